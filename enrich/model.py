@@ -1,0 +1,208 @@
+"""The cluster's objects, cut down to what policy and enrichment use. Values: frozen, hashable, slim.
+
+``enrich.objects`` makes them from the API's JSON and says what is wrong with what it refuses.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+Labels = Mapping[str, str]
+"""Label key to value. Treat as immutable; shared between objects with equal labels."""
+
+
+class Name(NamedTuple):
+    """What names an object within its kind. ``namespace`` is empty for cluster-scoped kinds."""
+
+    namespace: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.name}" if self.namespace else self.name
+
+
+class Protocol(enum.IntEnum):
+    """The transport protocols that policies name, by IANA number."""
+
+    TCP = 6
+    UDP = 17
+    SCTP = 132
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """The controller in ``metadata.ownerReferences``."""
+
+    kind: str
+    name: str
+    uid: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class NamedPort:
+    """A containerPort that has a name (``spec.containers[].ports[]``)."""
+
+    name: str
+    port: int
+    protocol: Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Pod:
+    """A pod. ``ips`` are canonical text, at most one a family, empty until assigned."""
+
+    namespace: str
+    name: str
+    uid: str
+    labels: Labels = field(hash=False)
+    ips: tuple[str, ...] = ()
+    node: str = ""
+    host_network: bool = False
+    terminated: bool = False
+    """Phase Succeeded or Failed: holds no IP any more."""
+    ports: tuple[NamedPort, ...] = ()
+    owner: Owner | None = None
+    started_ns: int = 0
+    """Wall clock; from when it has its IPs (PodReadyToStartContainers, else startTime); 0: not known."""
+
+    @property
+    def key(self) -> Name:
+        return Name(self.namespace, self.name)
+
+
+@dataclass(frozen=True, slots=True)
+class Namespace:
+    """A namespace; its labels always hold ``kubernetes.io/metadata.name``."""
+
+    name: str
+    uid: str
+    labels: Labels = field(hash=False)
+
+    @property
+    def key(self) -> Name:
+        return Name("", self.name)
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A node. ``zone`` is its label ``topology.kubernetes.io/zone``."""
+
+    name: str
+    uid: str
+    labels: Labels = field(hash=False)
+    ips: tuple[str, ...] = ()
+    zone: str = ""
+
+    @property
+    def key(self) -> Name:
+        return Name("", self.name)
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """A Service by the addresses that clients dial (``spec.clusterIPs``)."""
+
+    namespace: str
+    name: str
+    uid: str
+    cluster_ips: tuple[str, ...] = ()
+
+    @property
+    def key(self) -> Name:
+        return Name(self.namespace, self.name)
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """What owns pods and is owned in turn: a ReplicaSet (by a Deployment) or a Job (by a CronJob)."""
+
+    kind: str
+    namespace: str
+    name: str
+    uid: str
+    owner: Owner | None = None
+
+    @property
+    def key(self) -> Name:
+        return Name(self.namespace, f"{self.kind}/{self.name}")
+
+
+class Operator(enum.Enum):
+    """``LabelSelectorRequirement.operator``."""
+
+    IN = "In"
+    NOT_IN = "NotIn"
+    EXISTS = "Exists"
+    DOES_NOT_EXIST = "DoesNotExist"
+
+
+@dataclass(frozen=True, slots=True)
+class Requirement:
+    """One of ``matchExpressions``."""
+
+    key: str
+    operator: Operator
+    values: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Selector:
+    """A LabelSelector; ``matchLabels`` are requirements ``In`` of one value. No requirement matches everything."""
+
+    requirements: tuple[Requirement, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class IPBlock:
+    """``cidr`` without the addresses of ``excepts``; canonical text, host bits masked off."""
+
+    cidr: str
+    excepts: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """A NetworkPolicyPeer: either ``ip_block``, or one or both selectors."""
+
+    namespaces: Selector | None = None
+    pods: Selector | None = None
+    ip_block: IPBlock | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyPort:
+    """A NetworkPolicyPort. ``port`` None: every port of the protocol; text: a containerPort's name."""
+
+    protocol: Protocol
+    port: int | str | None = None
+    end_port: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """An ingress or egress rule. No peers: from or to anything. No ports: everything, every protocol."""
+
+    peers: tuple[Peer, ...] = ()
+    ports: tuple[PolicyPort, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkPolicy:
+    """A networking.k8s.io/v1 NetworkPolicy. ``ingress``/``egress`` None: does not isolate in that direction."""
+
+    namespace: str
+    name: str
+    uid: str
+    pods: Selector
+    ingress: tuple[Rule, ...] | None = None
+    egress: tuple[Rule, ...] | None = None
+
+    @property
+    def key(self) -> Name:
+        return Name(self.namespace, self.name)
+
+
+Object = Pod | Namespace | Node | Service | Workload | NetworkPolicy

@@ -1,0 +1,193 @@
+"""The wire: rows of verdicts, and the batch of rows that is one Kafka record.
+
+A row is ``struct verdict`` of ``bpf/event.h``; :data:`VERDICT` is its twin. A batch is a JSON header, one
+newline (JSON as we write it holds none), then the rows as they lay in the ring buffer. The header makes a batch
+stand alone: no reader needs another topic or the sender's memory to name what its rows refer to.
+
+Nothing here looks at a single row in Python; a batch is an array.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+import orjson
+
+VERSION: Final = 1
+"""Of the batch format. A reader takes this one only; keys may be added without a new number."""
+
+VERDICT: Final = np.dtype(
+    [
+        ("time_ns", "<u8"),
+        ("source", "u1", (16,)),
+        ("destination", "u1", (16,)),
+        ("dialled", "u1", (16,)),
+        ("source_port", "<u2"),
+        ("destination_port", "<u2"),
+        ("dialled_port", "<u2"),
+        ("protocol", "u1"),
+        ("tcp_flags", "u1"),
+        ("endpoint", "<u4"),
+        ("identity", "<u4"),
+        ("rule", "<u4"),
+        ("count", "<u4"),
+        ("span_ms", "<u4"),
+        ("verdict", "u1"),
+        ("reason", "u1"),
+        ("flags", "u1"),
+        ("padding", "u1"),
+    ]
+)
+"""``struct verdict``, 88 bytes, little endian; see ``bpf/event.h`` for the meaning of each field."""
+
+INGRESS: Final = 0x80
+"""Bit of ``verdict``: the packet was on its way into the pod."""
+
+AGGREGATED: Final = 0x01
+"""Bit of ``flags``: a flood's row, which counts packets and has no addresses."""
+
+
+class Verdict(enum.IntEnum):
+    """What was done with the packets of a row (``verdict`` without its direction bit)."""
+
+    ALLOW = 1
+    DENY = 2
+    AUDIT = 3
+
+
+class Reason(enum.IntEnum):
+    """Why; ``name.lower()`` is what a record says."""
+
+    UNKNOWN = 0
+    NO_POLICY = 1
+    POLICY = 2
+    DEFAULT_DENY = 3
+    EXPLICIT_DENY = 4
+    NODE = 5
+    SELF = 6
+    SPOOFED = 7
+    UNPARSABLE = 8
+    FRAGMENT = 9
+    NOT_READY = 10
+    ADOPTED = 11
+    FORBIDDEN_ND = 12
+    MAP_FULL = 13
+
+
+class EndpointRef(msgspec.Struct, frozen=True):
+    """The local pod behind an endpoint number."""
+
+    namespace: str
+    pod: str
+    uid: str = ""
+
+
+class PolicyRef(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One policy behind a rule number, and which of its rules (index into ingress or egress), if one did it."""
+
+    kind: str
+    namespace: str
+    name: str
+    rule: int | None = None
+
+
+class Header(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=False):
+    """The header of a batch. Unknown keys are ignored; readers are upgraded before probes."""
+
+    v: int
+    """Version of the format, :data:`VERSION`."""
+    cluster: str
+    """UID of the namespace kube-system, or what the setting says."""
+    node: str
+    ring: str
+    """Random id of the ring buffer that the rows came out of."""
+    first: int
+    """Number of the first row: its position in the ring divided by the stride. ``(ring, number)`` is a row's name."""
+    rows: int
+    row_bytes: int
+    """Bytes a row, at least 88; a reader uses the part that it knows."""
+    clock: int
+    """CLOCK_REALTIME - CLOCK_MONOTONIC in ns, when the batch was made."""
+    endpoints: dict[str, EndpointRef] = {}
+    """Endpoint number (decimal) to pod, for the numbers in these rows."""
+    rules: dict[str, list[PolicyRef]] = {}
+    """Rule number (decimal) to policies, for the numbers in these rows."""
+    lost: dict[str, tuple[int, int]] = {}
+    """For each reason the rows lost since the last batch, and in all."""
+    kept: list[tuple[int, int]] | None = None
+    """Of a batch that the full spool thinned: runs ``[number, rows]`` that it kept; ``first`` is the first kept."""
+
+
+class Batch(msgspec.Struct, frozen=True):
+    """A decoded batch: the header, and ``rows`` as a :data:`VERDICT` array that views the message's bytes."""
+
+    header: Header
+    rows: np.ndarray[Any, np.dtype[np.void]]
+
+    def numbers(self) -> np.ndarray[Any, np.dtype[np.uint64]]:
+        """The rows' numbers, one a row."""
+        header = self.header
+        if header.kept is None:
+            return np.arange(header.first, header.first + header.rows, dtype=np.uint64)
+        return np.concatenate(
+            [np.arange(first, first + rows, dtype=np.uint64) for first, rows in header.kept] or [np.empty(0, np.uint64)]
+        )
+
+
+class BadBatch(ValueError):
+    """The bytes are no batch that this reader takes; the message says why, ``reason`` in one word."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+
+
+_decode_header = msgspec.json.Decoder(Header).decode
+_OWN_BYTES: Final = VERDICT.itemsize
+
+
+def encode_batch(header: Header, rows: np.ndarray[Any, np.dtype[np.void]]) -> bytes:
+    """The Kafka value of a batch. ``rows`` is a contiguous :data:`VERDICT` array of ``header.rows`` rows."""
+    return orjson.dumps(msgspec.to_builtins(header)) + b"\n" + rows.tobytes()
+
+
+def decode_batch(value: bytes) -> Batch:
+    """The batch in a Kafka value. Raises :class:`BadBatch` for anything that is not whole and of this version."""
+    end = value.find(b"\n")
+    if end < 0:
+        raise BadBatch("no_header", "no newline ends the header")
+    try:
+        version = msgspec.json.decode(value[:end]).get("v")
+    except (msgspec.DecodeError, AttributeError, UnicodeDecodeError) as error:
+        raise BadBatch("bad_header", f"the header is no JSON object: {error}") from error
+    if version != VERSION:
+        raise BadBatch("unknown_version", f"version {version!r}, this reader takes {VERSION}")
+    try:
+        header = _decode_header(value[:end])
+    except msgspec.ValidationError as error:
+        raise BadBatch("bad_header", str(error)) from error
+    _check(header, len(value) - end - 1)
+    stride = header.row_bytes
+    known = np.dtype(
+        {
+            "names": VERDICT.names,
+            "formats": [VERDICT[name] for name in VERDICT.names or ()],
+            "offsets": [VERDICT.fields[name][1] for name in VERDICT.names or ()] if VERDICT.fields else [],
+            "itemsize": stride,
+        }
+    )
+    return Batch(header, np.frombuffer(value, known, header.rows, end + 1))
+
+
+def _check(header: Header, body: int) -> None:
+    if header.rows < 0 or header.first < 0 or header.first + header.rows >= 1 << 63:
+        raise BadBatch("bad_header", f"first {header.first}, rows {header.rows}")
+    if header.row_bytes < _OWN_BYTES:
+        raise BadBatch("bad_header", f"row_bytes {header.row_bytes}, at least {_OWN_BYTES}")
+    if body != header.rows * header.row_bytes:
+        raise BadBatch("wrong_length", f"{body} bytes of rows, {header.rows * header.row_bytes} announced")
+    if header.kept is not None and sum(rows for _, rows in header.kept) != header.rows:
+        raise BadBatch("bad_header", "kept does not add up to rows")

@@ -1,0 +1,1 @@
+"""The Faust application, the sinks, and the `weir` command for people."""
