@@ -137,7 +137,7 @@ class Batch(msgspec.Struct, frozen=True):
         )
 
 
-class BadBatch(ValueError):
+class BatchError(ValueError):
     """The bytes are no batch that this reader takes; the message says why, ``reason`` in one word."""
 
     def __init__(self, reason: str, detail: str) -> None:
@@ -155,20 +155,20 @@ def encode_batch(header: Header, rows: np.ndarray[Any, np.dtype[np.void]]) -> by
 
 
 def decode_batch(value: bytes) -> Batch:
-    """The batch in a Kafka value. Raises :class:`BadBatch` for anything that is not whole and of this version."""
+    """The batch in a Kafka value. Raises :class:`BatchError` for anything that is not whole and of this version."""
     end = value.find(b"\n")
     if end < 0:
-        raise BadBatch("no_header", "no newline ends the header")
+        raise BatchError("no_header", "no newline ends the header")
     try:
         version = msgspec.json.decode(value[:end]).get("v")
     except (msgspec.DecodeError, AttributeError, UnicodeDecodeError) as error:
-        raise BadBatch("bad_header", f"the header is no JSON object: {error}") from error
+        raise BatchError("bad_header", f"the header is no JSON object: {error}") from error
     if version != VERSION:
-        raise BadBatch("unknown_version", f"version {version!r}, this reader takes {VERSION}")
+        raise BatchError("unknown_version", f"version {version!r}, this reader takes {VERSION}")
     try:
         header = _decode_header(value[:end])
     except msgspec.ValidationError as error:
-        raise BadBatch("bad_header", str(error)) from error
+        raise BatchError("bad_header", str(error)) from error
     _check(header, len(value) - end - 1)
     stride = header.row_bytes
     known = np.dtype(
@@ -184,10 +184,10 @@ def decode_batch(value: bytes) -> Batch:
 
 def _check(header: Header, body: int) -> None:
     if header.rows < 0 or header.first < 0 or header.first + header.rows >= 1 << 63:
-        raise BadBatch("bad_header", f"first {header.first}, rows {header.rows}")
+        raise BatchError("bad_header", f"first {header.first}, rows {header.rows}")
     if header.row_bytes < _OWN_BYTES:
-        raise BadBatch("bad_header", f"row_bytes {header.row_bytes}, at least {_OWN_BYTES}")
+        raise BatchError("bad_header", f"row_bytes {header.row_bytes}, at least {_OWN_BYTES}")
     if body != header.rows * header.row_bytes:
-        raise BadBatch("wrong_length", f"{body} bytes of rows, {header.rows * header.row_bytes} announced")
+        raise BatchError("wrong_length", f"{body} bytes of rows, {header.rows * header.row_bytes} announced")
     if header.kept is not None and sum(rows for _, rows in header.kept) != header.rows:
-        raise BadBatch("bad_header", "kept does not add up to rows")
+        raise BatchError("bad_header", "kept does not add up to rows")
