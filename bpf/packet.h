@@ -1,0 +1,263 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * A frame to the fields that policy is about. Everything is read by
+ * bpf_skb_load_bytes, so that what is not linear is read too.
+ */
+#ifndef KUBEWEIR_PACKET_H
+#define KUBEWEIR_PACKET_H
+
+#define TCP_FIN 0x01
+#define TCP_SYN 0x02
+#define TCP_RST 0x04
+#define TCP_ACK 0x10
+
+#define PROTOCOL_ICMP 1
+#define PROTOCOL_TCP 6
+#define PROTOCOL_UDP 17
+#define PROTOCOL_ICMPV6 58
+#define PROTOCOL_SCTP 132
+
+#define ICMP_TYPE(packet) ((packet)->destination_port >> 8)
+
+/* The kernel itself walks any number; more than this many is nobody's honest packet. */
+#define EXTENSION_HEADERS 8
+
+struct packet {
+	u8 source[16];
+	u8 destination[16];
+	u16 source_port;      /* host order; ICMP: the echo's identifier */
+	u16 destination_port; /* host order; ICMP: type << 8 | code */
+	u8 protocol;
+	u8 tcp_flags;
+	u8 fragment;	      /* FRAGMENT_* */
+	u8 hops;	      /* TTL or hop limit */
+	u32 fragment_id;
+	u32 sequence;	      /* TCP */
+	u32 transport;	      /* offset of the transport header */
+} __attribute__((aligned(8)));
+
+#define FRAGMENT_NONE 0
+#define FRAGMENT_FIRST 1
+#define FRAGMENT_LATER 2
+
+enum parsed {
+	PARSED = 0,
+	PARSED_ARP = 1,
+	PARSED_NOT_IP = 2,
+	PARSED_UNPARSABLE = 3,
+};
+
+static __always_inline void map_v4(u8 *out, u32 address)
+{
+	u32 *words = (u32 *)out;
+
+	words[0] = 0;
+	words[1] = 0;
+	words[2] = htonl(0xffff);
+	words[3] = address;
+}
+
+static __always_inline bool is_mapped(const u8 *address)
+{
+	const u32 *words = (const u32 *)address;
+
+	return !words[0] && !words[1] && words[2] == htonl(0xffff);
+}
+
+/* Of a packet that an ICMP error quotes, the first 8 bytes behind the IP header are all that must be there (RFC 792). */
+static __always_inline int parse_ports(struct __sk_buff *skb, struct packet *packet, const bool quoted)
+{
+	u16 head[7] = {};
+	bool tcp = packet->protocol == PROTOCOL_TCP;
+	bool icmp = packet->protocol == PROTOCOL_ICMP || packet->protocol == PROTOCOL_ICMPV6;
+
+	if (!tcp && !icmp && packet->protocol != PROTOCOL_UDP && packet->protocol != PROTOCOL_SCTP)
+		return PARSED;
+	if (bpf_skb_load_bytes(skb, packet->transport, head, 8))
+		return PARSED_UNPARSABLE;
+	if (tcp && !quoted) {
+		if (bpf_skb_load_bytes(skb, packet->transport, head, 14))
+			return PARSED_UNPARSABLE;
+		packet->sequence = (u32)ntohs(head[2]) << 16 | ntohs(head[3]);
+		packet->tcp_flags = ntohs(head[6]) & 0xff;
+	}
+	/* One by one through locals: a choice between two places of an array is pointer arithmetic to the verifier. */
+	u16 first = ntohs(head[0]), second = ntohs(head[1]), third = ntohs(head[2]);
+
+	packet->source_port = icmp ? third : first;
+	packet->destination_port = icmp ? first : second;
+	return PARSED;
+}
+
+static __always_inline int parse_v4(struct __sk_buff *skb, u32 offset, struct packet *packet, const bool quoted)
+{
+	struct iphdr ip;
+
+	if (bpf_skb_load_bytes(skb, offset, &ip, sizeof(ip)))
+		return PARSED_UNPARSABLE;
+	if (ip.version != 4 || ip.ihl < 5)
+		return PARSED_UNPARSABLE;
+	map_v4(packet->source, ip.saddr);
+	map_v4(packet->destination, ip.daddr);
+	packet->protocol = ip.protocol;
+	packet->hops = ip.ttl;
+	packet->transport = offset + ip.ihl * 4;
+	packet->fragment_id = ntohs(ip.id);
+	/* RFC 791: three flag bits, the last says that more follow, then the offset in units of 8 bytes. */
+	if (ip.frag_off & htons(0x1fff)) {
+		packet->fragment = FRAGMENT_LATER;
+		return PARSED;
+	}
+	if (ip.frag_off & htons(0x2000))
+		packet->fragment = FRAGMENT_FIRST;
+	return parse_ports(skb, packet, quoted);
+}
+
+static __always_inline int parse_v6(struct __sk_buff *skb, u32 offset, struct packet *packet, const bool quoted)
+{
+	struct ipv6hdr ip;
+	u8 next;
+
+	if (bpf_skb_load_bytes(skb, offset, &ip, sizeof(ip)))
+		return PARSED_UNPARSABLE;
+	if (ip.version != 6)
+		return PARSED_UNPARSABLE;
+	__builtin_memcpy(packet->source, &ip.saddr, 16);
+	__builtin_memcpy(packet->destination, &ip.daddr, 16);
+	/* Inside, such an address is IPv4. On the wire it is nobody's (RFC 4942 section 2.2). */
+	if (is_mapped(packet->source) || is_mapped(packet->destination))
+		return PARSED_UNPARSABLE;
+	packet->hops = ip.hop_limit;
+	offset += sizeof(ip);
+	next = ip.nexthdr;
+#pragma unroll
+	for (int i = 0; i < EXTENSION_HEADERS; i++) {
+		u8 head[8];
+
+		/* RFC 8200 section 4.1: hop-by-hop 0, routing 43, fragment 44, authentication 51, destination 60. */
+		if (next != 0 && next != 43 && next != 44 && next != 51 && next != 60)
+			break;
+		if (bpf_skb_load_bytes(skb, offset, head, 8))
+			return PARSED_UNPARSABLE;
+		if (next == 44) {
+			packet->fragment_id = (u32)head[4] << 24 | (u32)head[5] << 16 | (u32)head[6] << 8 | head[7];
+			next = head[0];
+			offset += 8;
+			if (head[2] || head[3] & 0xf8) {
+				packet->protocol = next;
+				packet->fragment = FRAGMENT_LATER;
+				return PARSED;
+			}
+			if (head[3] & 1)
+				packet->fragment = FRAGMENT_FIRST;
+			continue;
+		}
+		/* RFC 4302 counts in 4 bytes less 2, the others in 8 bytes less 1. */
+		offset += next == 51 ? (head[1] + 2) * 4 : (head[1] + 1) * 8;
+		next = head[0];
+	}
+	if (next == 0 || next == 43 || next == 44 || next == 51 || next == 60)
+		return PARSED_UNPARSABLE;
+	packet->protocol = next;
+	packet->transport = offset;
+	return parse_ports(skb, packet, quoted);
+}
+
+/* Zero *packet first. */
+static __always_inline int parse(struct __sk_buff *skb, struct packet *packet)
+{
+	u32 offset = 14;
+	u16 type;
+
+	if (bpf_skb_load_bytes(skb, 12, &type, 2))
+		return PARSED_UNPARSABLE;
+#pragma unroll
+	for (int i = 0; i < 2; i++) {
+		/* 802.1Q and 802.1ad: the real type follows four bytes later. */
+		if (type != htons(0x8100) && type != htons(0x88a8))
+			break;
+		if (bpf_skb_load_bytes(skb, offset + 2, &type, 2))
+			return PARSED_UNPARSABLE;
+		offset += 4;
+	}
+	if (type == htons(0x0800))
+		return parse_v4(skb, offset, packet, 0);
+	if (type == htons(0x86dd))
+		return parse_v6(skb, offset, packet, 0);
+	if (type == htons(0x0806))
+		return PARSED_ARP;
+	return PARSED_NOT_IP;
+}
+
+static __always_inline bool same(const u8 *a, const u8 *b)
+{
+	const u64 *x = (const u64 *)a, *y = (const u64 *)b;
+
+	return x[0] == y[0] && x[1] == y[1];
+}
+
+static __always_inline bool is_zero(const u8 *a)
+{
+	const u64 *x = (const u64 *)a;
+
+	return !x[0] && !x[1];
+}
+
+static __always_inline bool is_link_local(const u8 *a)
+{
+	return a[0] == 0xfe && (a[1] & 0xc0) == 0x80;
+}
+
+/* ff00::/8, and 224.0.0.0/4 and 255.255.255.255 as they are mapped. */
+static __always_inline bool is_multicast(const u8 *a)
+{
+	const u32 *words = (const u32 *)a;
+
+	if (a[0] == 0xff)
+		return 1;
+	return is_mapped(a) && ((a[12] & 0xf0) == 0xe0 || words[3] == 0xffffffff);
+}
+
+/*
+ * RFC 4861: 133 to 137 with a hop limit of 255, which no router has let through.
+ * RFC 2710 and 3810: multicast listeners, 130 to 132 and 143, with a hop limit of 1.
+ */
+static __always_inline bool is_discovery(const struct packet *packet)
+{
+	u8 type = ICMP_TYPE(packet);
+
+	if (packet->protocol != PROTOCOL_ICMPV6 || packet->fragment != FRAGMENT_NONE)
+		return 0;
+	if (type >= 133 && type <= 137)
+		return packet->hops == 255;
+	return ((type >= 130 && type <= 132) || type == 143) && packet->hops == 1;
+}
+
+static __always_inline bool is_echo_request(const struct packet *packet)
+{
+	return (packet->protocol == PROTOCOL_ICMP && ICMP_TYPE(packet) == 8) ||
+	       (packet->protocol == PROTOCOL_ICMPV6 && ICMP_TYPE(packet) == 128);
+}
+
+static __always_inline bool is_echo_reply(const struct packet *packet)
+{
+	return (packet->protocol == PROTOCOL_ICMP && ICMP_TYPE(packet) == 0) ||
+	       (packet->protocol == PROTOCOL_ICMPV6 && ICMP_TYPE(packet) == 129);
+}
+
+/* Unreachable, time exceeded, parameter problem, and for IPv6 packet too big: they quote the packet they are about. */
+static __always_inline bool is_icmp_error(const struct packet *packet)
+{
+	u8 type = ICMP_TYPE(packet);
+
+	if (packet->protocol == PROTOCOL_ICMP)
+		return type == 3 || type == 11 || type == 12;
+	return packet->protocol == PROTOCOL_ICMPV6 && type >= 1 && type <= 4;
+}
+
+static __always_inline bool is_new_tcp(const struct packet *packet)
+{
+	return (packet->tcp_flags & (TCP_SYN | TCP_ACK | TCP_RST | TCP_FIN)) == TCP_SYN;
+}
+
+#endif
