@@ -1,0 +1,1 @@
+"""The kernel's side of the probe: compiling, maps, links. ``program`` alone imports bcc."""

@@ -1,0 +1,208 @@
+"""The bpf(2) system call, as far as the probe needs it, and membarrier(2).
+
+bcc compiles and loads; all else is here, for what is pinned outlives bcc's objects. Attribute layouts are those of
+``union bpf_attr`` in the kernel's UAPI; errors are :class:`OSError` with the command's name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import platform
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_SYS_BPF: Final = {"x86_64": 321, "aarch64": 280}
+_SYS_MEMBARRIER: Final = {"x86_64": 324, "aarch64": 283}
+
+_MAP_LOOKUP, _MAP_UPDATE, _MAP_DELETE, _MAP_NEXT = 1, 2, 3, 4
+_OBJ_PIN, _OBJ_GET, _PROG_RUN = 6, 7, 10
+_INFO_BY_FD, _MAP_LOOKUP_BATCH = 15, 24
+_LINK_CREATE, _LINK_UPDATE = 28, 29
+
+TCX_INGRESS: Final = 46
+TCX_EGRESS: Final = 47
+ANY: Final = 0
+NOEXIST: Final = 1
+
+
+def _bpf(command: int, attr: bytes, name: str) -> tuple[int, bytes]:
+    """The result and the attribute block as the kernel left it. Raises OSError."""
+    block = ctypes.create_string_buffer(attr, len(attr))
+    result = _libc.syscall(_SYS_BPF[platform.machine()], command, block, len(attr))
+    if result < 0:
+        code = ctypes.get_errno()
+        raise OSError(code, f"bpf({name}): {os.strerror(code)}")
+    return result, block.raw
+
+
+def _address(buffer: ctypes.Array[ctypes.c_char] | int) -> int:
+    return buffer if isinstance(buffer, int) else ctypes.addressof(buffer)
+
+
+def pin(fd: int, path: Path) -> None:
+    """Pin a map, program or link below bpffs."""
+    name = ctypes.create_string_buffer(os.fsencode(path))
+    _bpf(_OBJ_PIN, struct.pack("=QI", _address(name), fd), f"OBJ_PIN {path}")
+
+
+def get(path: Path) -> int:
+    """A descriptor of what is pinned there; FileNotFoundError if nothing is."""
+    name = ctypes.create_string_buffer(os.fsencode(path))
+    return _bpf(_OBJ_GET, struct.pack("=QI", _address(name), 0), f"OBJ_GET {path}")[0]
+
+
+@dataclass(frozen=True, slots=True)
+class MapInfo:
+    """The head of ``struct bpf_map_info``; sizes in bytes."""
+
+    kind: int
+    number: int
+    key_size: int
+    value_size: int
+    max_entries: int
+    flags: int
+
+
+def map_info(fd: int) -> MapInfo:
+    """What the kernel says of a map."""
+    return MapInfo(*struct.unpack_from("=6I", _info(fd, 88)))
+
+
+def link_ifindex(fd: int) -> tuple[int, int]:
+    """A TCX link's interface (0: the device is gone) and attach type (``struct bpf_link_info``)."""
+    return struct.unpack_from("=II", _info(fd, 32), 16)
+
+
+def program_id(fd: int) -> int:
+    """The number of a loaded program (``struct bpf_prog_info``)."""
+    return int(struct.unpack_from("=II", _info(fd, 8))[1])
+
+
+def link_program_id(fd: int) -> int:
+    """The number of the program that a link runs."""
+    return int(struct.unpack_from("=III", _info(fd, 12))[2])
+
+
+def _info(fd: int, size: int) -> bytes:
+    buffer = ctypes.create_string_buffer(size)
+    _bpf(_INFO_BY_FD, struct.pack("=IIQ", fd, size, _address(buffer)), "OBJ_GET_INFO_BY_FD")
+    return buffer.raw
+
+
+def lookup(fd: int, key: bytes, value_size: int) -> bytes | None:
+    """The value of a key (all CPUs' for a per-CPU map), None where there is none."""
+    key_buffer, value = ctypes.create_string_buffer(key, len(key)), ctypes.create_string_buffer(value_size)
+    attr = struct.pack("=I4xQQQ", fd, _address(key_buffer), _address(value), 0)
+    try:
+        _bpf(_MAP_LOOKUP, attr, "MAP_LOOKUP_ELEM")
+    except FileNotFoundError:
+        return None
+    return value.raw
+
+
+def update(fd: int, key: bytes, value: bytes, flags: int = ANY) -> None:
+    """Write one entry."""
+    key_buffer = ctypes.create_string_buffer(key, len(key))
+    value_buffer = ctypes.create_string_buffer(value, len(value))
+    attr = struct.pack("=I4xQQQ", fd, _address(key_buffer), _address(value_buffer), flags)
+    _bpf(_MAP_UPDATE, attr, "MAP_UPDATE_ELEM")
+
+
+def delete(fd: int, key: bytes) -> bool:
+    """Remove one entry; False where there was none."""
+    key_buffer = ctypes.create_string_buffer(key, len(key))
+    try:
+        _bpf(_MAP_DELETE, struct.pack("=I4xQQQ", fd, _address(key_buffer), 0, 0), "MAP_DELETE_ELEM")
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def keys(fd: int, key_size: int) -> Iterator[bytes]:
+    """Every key, by MAP_GET_NEXT_KEY; for maps that only user space writes, and for tries, which have no batches."""
+    previous = 0
+    holder: ctypes.Array[ctypes.c_char] | None = None
+    while True:
+        following = ctypes.create_string_buffer(key_size)
+        try:
+            _bpf(_MAP_NEXT, struct.pack("=I4xQQ", fd, previous, _address(following)), "MAP_GET_NEXT_KEY")
+        except FileNotFoundError:
+            return
+        holder = following
+        previous = _address(holder)
+        yield following.raw
+
+
+def entries_of_hash(fd: int, key_size: int, value_size: int, batch: int = 4096) -> Iterator[tuple[bytes, bytes]]:
+    """Runs of keys and values of a hash, each as one block of bytes (MAP_LOOKUP_BATCH, kernel 5.6)."""
+    cursor = ctypes.create_string_buffer(max(key_size, 8))
+    key_block, value_block = (ctypes.create_string_buffer(batch * size) for size in (key_size, value_size))
+    start = 0
+    while True:
+        attr = struct.pack(
+            "=QQQQIIQQ", start, _address(cursor), _address(key_block), _address(value_block), batch, fd, 0, 0
+        )
+        block = ctypes.create_string_buffer(attr, len(attr))
+        result = _libc.syscall(_SYS_BPF[platform.machine()], _MAP_LOOKUP_BATCH, block, len(attr))
+        code = ctypes.get_errno() if result < 0 else 0
+        # ENOENT: that was the last; what it filled still counts.
+        if code not in (0, 2):
+            raise OSError(code, f"bpf(MAP_LOOKUP_BATCH): {os.strerror(code)}")
+        found = struct.unpack_from("=I", block.raw, 32)[0]
+        if found:
+            yield key_block.raw[: found * key_size], value_block.raw[: found * value_size]
+        if code:
+            return
+        start = _address(cursor)
+
+
+def program_run(fd: int, data: bytes, repeat: int = 1, context: bytes = b"") -> tuple[int, int]:
+    """BPF_PROG_RUN on a frame: the program's return value and the mean nanoseconds of a run.
+
+    ``context`` is a ``struct __sk_buff`` (192 bytes) or nothing.
+    """
+    frame = ctypes.create_string_buffer(data, len(data))
+    given = ctypes.create_string_buffer(context, len(context)) if context else None
+    attr = struct.pack(
+        "=IIIIQQIIIIQQIII4x",
+        fd, 0, len(data), 0, _address(frame), 0, repeat, 0,
+        len(context), 0, _address(given) if given is not None else 0, 0, 0, 0, 0,
+    )  # fmt: skip
+    _, block = _bpf(_PROG_RUN, attr, "PROG_RUN")
+    return struct.unpack_from("=I", block, 4)[0], struct.unpack_from("=I", block, 36)[0]
+
+
+def link_create(program: int, ifindex: int, attach: int, *, first: bool = True) -> int:
+    """A TCX link (kernel 6.6), before all others of the device if ``first`` (BPF_F_BEFORE without a relative)."""
+    flags = 1 << 3 if first else 0
+    return _bpf(_LINK_CREATE, struct.pack("=IIIIIIQ", program, ifindex, attach, flags, 0, 0, 0), "LINK_CREATE")[0]
+
+
+def link_update(link: int, program: int) -> None:
+    """Put another program under a link; no packet sees none."""
+    _bpf(_LINK_UPDATE, struct.pack("=IIII", link, program, 0, 0), "LINK_UPDATE")
+
+
+def wait_for_programs() -> None:
+    """Return when no program that runs now can still be running: MEMBARRIER_CMD_GLOBAL is a synchronize_rcu().
+
+    (kernel/sched/membarrier.c; programs run below rcu_read_lock, net/core/dev.c.)
+    """
+    if _libc.syscall(_SYS_MEMBARRIER[platform.machine()], 1, 0, 0) < 0:
+        code = ctypes.get_errno()
+        raise OSError(code, f"membarrier: {os.strerror(code)}")
+
+
+@contextlib.contextmanager
+def closing(fd: int) -> Iterator[int]:
+    """Close a descriptor at the end of the block."""
+    try:
+        yield fd
+    finally:
+        os.close(fd)
