@@ -1,0 +1,86 @@
+"""Programs at the host's end of a veth: TCX links where the kernel has them (6.6), clsact filters elsewhere.
+
+A link is pinned beside the maps, so that enforcement goes on when the probe ends; the next start puts its own program
+under it in one step. A clsact filter lives as long as its device.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+from typing import Final, Literal
+
+from probe.kernel import bpf
+from probe.kernel.maps import Maps
+from probe.netlink import NodeNetwork
+
+Mode = Literal["tcx", "clsact"]
+
+_HOOKS: Final = (("pod_egress", "ingress", bpf.TCX_INGRESS), ("pod_ingress", "egress", bpf.TCX_EGRESS))
+"""What leaves the pod comes in at the host's end of its veth, and the other way round."""
+
+
+class Attachments:
+    """Both programs on each of the node's pod interfaces."""
+
+    def __init__(self, maps: Maps, network: NodeNetwork, mode: Mode | None = None) -> None:
+        """``mode`` None: what the kernel has."""
+        self._maps = maps
+        self._network = network
+        self._folder = maps.folder / "links"
+        self._folder.mkdir(exist_ok=True)
+        self.mode: Mode = mode or self._supported()
+
+    def attach(self, index: int) -> None:
+        """Put this probe's programs on an interface, in the place of an earlier probe's. Raises OSError."""
+        for program, hook, kind in _HOOKS:
+            fd = self._maps.programs[program]
+            if self.mode == "clsact":
+                self._network.add_filter(index, hook, fd, f"kubeweir_{program}")
+            else:
+                self._attach_link(index, program, fd, kind)
+
+    def detach(self, index: int) -> None:
+        """Take both programs away; the pod is then open."""
+        for program, hook, _ in _HOOKS:
+            self._pin(index, program).unlink(missing_ok=True)
+            self._network.remove_filter(index, hook)
+
+    def links(self) -> set[int]:
+        """Interfaces for which a link is pinned, alive or not."""
+        return {int(path.name.split("_")[0]) for path in self._folder.iterdir()}
+
+    def is_attached(self, index: int) -> bool:
+        """Whether both programs are on the interface now."""
+        return all(self._is_attached(index, program, hook) for program, hook, _ in _HOOKS)
+
+    def _is_attached(self, index: int, program: str, hook: str) -> bool:
+        if self.mode == "clsact":
+            return self._network.filter_name(index, hook) == f"kubeweir_{program}"
+        try:
+            with bpf.closing(bpf.get(self._pin(index, program))) as link:
+                return bpf.link_ifindex(link)[0] == index
+        except FileNotFoundError:
+            return False
+
+    def _attach_link(self, index: int, program: str, fd: int, kind: int) -> None:
+        path = self._pin(index, program)
+        if self._is_attached(index, program, ""):
+            with bpf.closing(bpf.get(path)) as link:
+                bpf.link_update(link, fd)
+            return
+        path.unlink(missing_ok=True)
+        with bpf.closing(self._network.run(bpf.link_create, fd, index, kind)) as link:
+            bpf.pin(link, path)
+
+    def _pin(self, index: int, program: str) -> Path:
+        return self._folder / f"{index}_{program}"
+
+    def _supported(self) -> Mode:
+        """Asks for a link on no device: a kernel without TCX does not know the attach type (EINVAL)."""
+        try:
+            os.close(self._network.run(bpf.link_create, self._maps.programs["pod_egress"], 0, bpf.TCX_INGRESS))
+        except OSError as error:
+            return "clsact" if error.errno == errno.EINVAL else "tcx"
+        return "tcx"

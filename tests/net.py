@@ -1,0 +1,177 @@
+"""Nodes, pods and the outside as network namespaces with veth pairs, for tests that send real packets.
+
+A pod hangs on its node as the CNI plugin ptp does it: a route to each of its addresses on the host's end, a link-local
+gateway in the pod. Everything has a random name and is gone when :meth:`Net.close` returns.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import secrets
+import socket
+import subprocess
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+T = TypeVar("T")
+
+GATEWAY_4 = "169.254.1.1"
+GATEWAY_6 = "fe80::1"
+
+
+@dataclass
+class Space:
+    """A network namespace that stands for a node, a pod or an outside host."""
+
+    name: str
+    addresses: tuple[str, ...] = ()
+    link: str = ""
+    """The name of the host's end of its veth, in the node's namespace."""
+    index: int = 0
+    """Interface index of the host's end, in the node's namespace."""
+
+    @property
+    def path(self) -> Path:
+        return Path("/run/netns") / self.name
+
+    def address(self, family: int) -> str:
+        """Its address of family 4 or 6."""
+        return next(a for a in self.addresses if (":" in a) == (family == 6))
+
+
+@dataclass
+class Net:
+    """The namespaces of one test."""
+
+    prefix: str = field(default_factory=lambda: f"wt{secrets.token_hex(2)}")
+    spaces: list[Space] = field(default_factory=list)
+
+    def node(self, addresses: Sequence[str] = ("192.0.2.1", "2001:db8:1::1")) -> Space:
+        """A node: forwarding is on, its own addresses are on lo."""
+        node = self._space("node", tuple(addresses))
+        run(node, "sysctl", "-qw", "net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1")
+        ip(node, "link set lo up", *(f"addr add {a}/{_bits(a)} dev lo" for a in addresses))
+        return node
+
+    def pod(self, node: Space, *addresses: str) -> Space:
+        """A pod (or, with addresses from elsewhere, an outside host) on a veth of the node."""
+        pod = self._space(f"p{len(self.spaces)}", addresses)
+        pod.link = f"v{len(self.spaces)}"
+        ip(node, f"link add {pod.link} type veth peer name eth0 netns {pod.name}")
+        # Up at once, without duplicate address detection: its two seconds are not what a test is about.
+        for space, device in ((node, pod.link), (pod, "eth0")):
+            run(space, "sysctl", "-qw", f"net.ipv6.conf.{device}.accept_dad=0")
+        ip(
+            node,
+            f"link set {pod.link} up",
+            f"addr add {GATEWAY_4}/32 dev {pod.link}",
+            f"addr add {GATEWAY_6}/64 dev {pod.link} nodad",
+            *(f"route add {a}/{_bits(a)} dev {pod.link}" for a in addresses),
+        )
+        ip(
+            pod,
+            "link set lo up",
+            "link set eth0 up",
+            *(f"addr add {a}/{_bits(a)} dev eth0{' nodad' if ':' in a else ''}" for a in addresses),
+            f"route add {GATEWAY_4} dev eth0",
+            f"route add default via {GATEWAY_4} dev eth0",
+            f"route add default via {GATEWAY_6} dev eth0",
+        )
+        pod.index = run_in(node, lambda: socket.if_nametoindex(pod.link))
+        return pod
+
+    def remove(self, space: Space) -> None:
+        """Delete a namespace and what is in it."""
+        subprocess.run(["ip", "netns", "del", space.name], check=False, capture_output=True)
+        self.spaces.remove(space)
+
+    def close(self) -> None:
+        """Delete every namespace of this test."""
+        for space in list(reversed(self.spaces)):
+            self.remove(space)
+
+    def _space(self, name: str, addresses: tuple[str, ...]) -> Space:
+        space = Space(f"{self.prefix}-{name}", addresses)
+        subprocess.run(["ip", "netns", "add", space.name], check=True)
+        self.spaces.append(space)
+        return space
+
+
+def ip(space: Space, *lines: str) -> None:
+    """Run lines of iproute2's ip in a namespace."""
+    subprocess.run(["ip", "-n", space.name, "-batch", "-"], input="\n".join(lines), text=True, check=True)
+
+
+def run(space: Space, *command: str) -> str:
+    """Run a program in a namespace; its output. Raises on failure."""
+    done = subprocess.run(
+        ["nsenter", f"--net={space.path}", *command], capture_output=True, text=True, check=False, timeout=60
+    )
+    if done.returncode:
+        raise RuntimeError(f"{command}: {done.stderr}")
+    return done.stdout
+
+
+def run_in(space: Space, call: Callable[[], T]) -> T:
+    """Call on a thread that lives in the namespace. A socket that is made there stays there."""
+    results: list[T] = []
+    errors: list[BaseException] = []
+
+    def work() -> None:
+        with contextlib.suppress(BaseException):
+            try:
+                descriptor = os.open(space.path, os.O_RDONLY)
+                try:
+                    if ctypes.CDLL(None, use_errno=True).setns(descriptor, 0x40000000):
+                        raise OSError(ctypes.get_errno(), "setns")
+                finally:
+                    os.close(descriptor)
+                results.append(call())
+            except BaseException as error:
+                errors.append(error)
+                raise
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    if errors:
+        raise errors[0]
+    return results[0]
+
+
+def open_socket(space: Space, family: int, kind: socket.SocketKind, protocol: int = 0) -> socket.socket:
+    """A socket in the namespace; ``family`` 4 or 6."""
+    made = run_in(space, lambda: socket.socket(socket.AF_INET6 if family == 6 else socket.AF_INET, kind, protocol))
+    made.settimeout(5)
+    return made
+
+
+def listen(space: Space, family: int, port: int) -> socket.socket:
+    """A TCP server on all of the namespace's addresses of a family."""
+    server = open_socket(space, family, socket.SOCK_STREAM)
+    server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if family == 6:
+        server.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+    server.bind(("::" if family == 6 else "0.0.0.0", port))  # noqa: S104 - a namespace of the test's own
+    server.listen(64)
+    return server
+
+
+def connects(source: Space, address: str, port: int, timeout_s: float = 0.4) -> bool:
+    """Whether a TCP connection gets through. Raises where it is refused: silence is what a denial is."""
+    with open_socket(source, 6 if ":" in address else 4, socket.SOCK_STREAM) as client:
+        client.settimeout(timeout_s)
+        try:
+            client.connect((address, port))
+        except TimeoutError:
+            return False
+        return True
+
+
+def _bits(address: str) -> int:
+    return 128 if ":" in address else 32
