@@ -127,7 +127,9 @@ class Installer:
             # Old and new entries stand side by side until the switch.
             needed = len(entries.keys() | installed.keys())
             if needed > limit:
-                raise InstallError(f"{needed} entries for the map {name}, which holds {limit}: raise WEIR_{name.upper()}")
+                raise InstallError(
+                    f"{needed} entries for the map {name}, which holds {limit}: raise WEIR_{name.upper()}"
+                )
 
     def _move_addresses(self, wanted: Mapping[bytes, Identity], side: int) -> list[bytes]:
         """Write the idle side of every address that changes; the keys."""

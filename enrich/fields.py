@@ -1,0 +1,142 @@
+"""A cursor over the API's JSON that knows where it is, so that what is refused is refused by its field's name."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, NoReturn
+
+_NAME: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?")
+_DNS: Final = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*")
+
+
+class InvalidObjectError(ValueError):
+    """The API server would refuse this object. ``field`` is the path as the server names it."""
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(f"{field}: {message}" if field else message)
+        self.field = field
+        self.message = message
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """A value and its path. Every reader raises :class:`InvalidObjectError` for a value of the wrong shape."""
+
+    path: str
+    value: Any
+
+    def fail(self, message: str) -> NoReturn:
+        """Refuse this field."""
+        raise InvalidObjectError(self.path, message)
+
+    def __getitem__(self, name: str) -> Field:
+        if self.value is None:
+            return Field(self._below(name), None)
+        if not isinstance(self.value, Mapping):
+            self.fail("must be an object")
+        return Field(self._below(name), self.value.get(name))
+
+    def _below(self, name: str) -> str:
+        return f"{self.path}.{name}" if self.path else name
+
+    def __contains__(self, name: str) -> bool:
+        return isinstance(self.value, Mapping) and self.value.get(name) is not None
+
+    @property
+    def is_set(self) -> bool:
+        """Whether there is a value; null counts as none, as in the API."""
+        return self.value is not None
+
+    def items(self) -> Iterator[Field]:
+        """The elements of a list; none where it is absent."""
+        if self.value is None:
+            return
+        if not isinstance(self.value, list):
+            self.fail("must be a list")
+        for index, element in enumerate(self.value):
+            yield Field(f"{self.path}[{index}]", element)
+
+    def text(self, default: str | None = None) -> str:
+        """A string; required without a default."""
+        if self.value is None and default is not None:
+            return default
+        if self.value is None:
+            self.fail("is required")
+        if not isinstance(self.value, str):
+            self.fail(f"must be a string, is {self.value!r}")
+        return self.value
+
+    def choice(self, *allowed: str, default: str | None = None) -> str:
+        """One of a few words."""
+        chosen = self.text(default)
+        if chosen not in allowed:
+            self.fail(f"must be one of {', '.join(allowed)}, is {chosen!r}")
+        return chosen
+
+    def port(self) -> int:
+        """A port number, 1 to 65535."""
+        if isinstance(self.value, bool) or not isinstance(self.value, int):
+            self.fail(f"must be a number, is {self.value!r}")
+        if not 1 <= self.value <= 65535:
+            self.fail(f"must be between 1 and 65535, is {self.value}")
+        return self.value
+
+    def boolean(self) -> bool:
+        """True or false; false where absent."""
+        if self.value is not None and not isinstance(self.value, bool):
+            self.fail("must be true or false")
+        return bool(self.value)
+
+    def name(self) -> str:
+        """A DNS subdomain (RFC 1123), as objects are named."""
+        name = self.text()
+        if len(name) > 253 or not _DNS.fullmatch(name):
+            self.fail(f"must be a lower-case DNS name, is {name!r}")
+        return name
+
+    def labels(self) -> dict[str, str]:
+        """A map of label keys to label values."""
+        if self.value is None:
+            return {}
+        if not isinstance(self.value, Mapping):
+            self.fail("must be an object")
+        for key, value in self.value.items():
+            Field(f"{self.path}", key).label_key()
+            Field(f"{self.path}[{key}]", value).label_value()
+        return dict(self.value)
+
+    def label_key(self) -> str:
+        """A qualified name: a name of up to 63 characters, perhaps behind a DNS prefix and a slash."""
+        key = self.text()
+        prefix, slash, name = key.rpartition("/")
+        if not _NAME.fullmatch(name) or (slash and (len(prefix) > 253 or not _DNS.fullmatch(prefix))):
+            self.fail(f"{key!r} is no label key")
+        return key
+
+    def label_value(self) -> str:
+        """Empty, or up to 63 characters that begin and end with a letter or digit."""
+        value = self.text()
+        if value and not _NAME.fullmatch(value):
+            self.fail(f"{value!r} is no label value")
+        return value
+
+    def network(self) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
+        """A CIDR. Host bits may be set, as the API still lets them be; they count for nothing."""
+        cidr = self.text()
+        if "/" not in cidr:
+            self.fail(f"{cidr!r} is no CIDR: it has no /bits")
+        try:
+            return ipaddress.ip_network(cidr, strict=False)
+        except ValueError:
+            self.fail(f"{cidr!r} is no CIDR, such as 10.0.0.0/8 or fd00::/64")
+
+    def ip(self) -> str:
+        """An IP address, in canonical text."""
+        text = self.text()
+        try:
+            return str(ipaddress.ip_address(text))
+        except ValueError:
+            self.fail(f"{text!r} is no IP address")

@@ -1,0 +1,240 @@
+"""Keeps the kernel's policy equal to the cluster's: finds the local pods' interfaces, compiles, installs, attaches.
+
+One thread reconciles whenever the cluster's objects or the node's links change; another ends the deny windows on time.
+What cannot be done now (a pod without an interface, a map that is too small) is reported, kept, and tried again: the
+state in force stays in force. Stopping leaves enforcement in place; :func:`detach` ends it on purpose.
+"""
+
+from __future__ import annotations
+
+import select
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Final
+
+import structlog
+from enrich.cluster import Cluster
+
+from enrich.model import Pod
+from enrich.policy import PolicyView
+from enrich.records import EndpointRef, PolicyRef
+from probe.binding import Binding, bind
+from probe.installer import Bound, Installer, InstallError
+from probe.kernel.attach import Attachments, Mode
+from probe.kernel.layout import Config
+from probe.kernel.maps import Maps
+from probe.netlink import NodeNetwork, Veth
+from probe.numbers import Numbers
+from probe.rules import Compiler
+from probe.windows import Windows
+
+log = structlog.get_logger("kubeweir.probe")
+
+_RETRY_S: Final = 1.0
+"""How often a pod's interface is looked for again: addresses inside a pod's namespace make no event outside."""
+_REPORT_S: Final = 30.0
+_SETTLE_S: Final = 0.02
+"""Changes that come together are compiled together."""
+
+
+class Names:
+    """What endpoint and rule numbers stand for, from the ledger."""
+
+    def __init__(self, numbers: Numbers) -> None:
+        self._numbers = numbers
+
+    def endpoint(self, number: int) -> EndpointRef | None:
+        """The pod behind an endpoint number."""
+        meaning = self._numbers.meaning("endpoint", number)
+        return EndpointRef(**meaning) if meaning else None
+
+    def rule(self, number: int) -> list[PolicyRef] | None:
+        """The policies behind a rule number."""
+        meaning = self._numbers.meaning("rule", number)
+        return [PolicyRef(**entry) for entry in meaning] if meaning is not None else None
+
+
+class Agent:
+    """The policy half of the probe."""
+
+    def __init__(
+        self, node: str, cluster: Cluster, network: NodeNetwork, maps: Maps, numbers: Numbers, mode: Mode | None = None
+    ) -> None:
+        self._node = node
+        self._cluster = cluster
+        self._network = network
+        self._maps = maps
+        self._numbers = numbers
+        self._compiler = Compiler(numbers)
+        self._installer = Installer(maps)
+        self._attachments = Attachments(maps, network, mode)
+        self._windows = Windows(maps)
+        self._binding = Binding()
+        self._attached: set[int] = set()
+        self._reported: dict[str, float] = {}
+        self._wake = threading.Event()
+        self._stop = threading.Event()
+        self.failed = threading.Event()
+        """Set when a thread died of something unforeseen; the process is to end."""
+        self._problem = "no policy has been installed yet"
+        self._threads: list[threading.Thread] = []
+        for kind, highest in self._installer.numbers().items():
+            numbers.floor(kind, highest)
+
+    @property
+    def mode(self) -> Mode:
+        """How the programs are attached."""
+        return self._attachments.mode
+
+    @property
+    def binding(self) -> Binding:
+        """The interfaces that are bound, and the pods that wait for one."""
+        return self._binding
+
+    def problem(self) -> str | None:
+        """Why the kernel does not have the cluster's policy, None if it has."""
+        return self._problem or None
+
+    def start(self, window_s: float) -> None:
+        """Begin to reconcile, and to end deny windows every ``window_s`` seconds."""
+        self._maps.configure(Config.WINDOW_NS, int(window_s * 1e9))
+        self._cluster.subscribe(lambda _kinds: self._wake.set())
+        for name, work in (
+            ("policy", self._reconcile_loop),
+            ("links", self._watch_links),
+            ("windows", lambda: self._window_loop(window_s)),
+        ):
+            thread = threading.Thread(target=self._guard, args=(work,), name=name)
+            thread.start()
+            self._threads.append(thread)
+
+    def stop(self) -> None:
+        """End the threads; closes the windows once more, so that their counts are in the ring. Enforcement stays."""
+        self._stop.set()
+        self._wake.set()
+        for thread in self._threads:
+            thread.join()
+        self._windows.rotate()
+
+    def reconcile(self) -> None:
+        """Bring the kernel to what the cluster says now. Raises InstallError, OSError."""
+        veths = self._network.veths()
+        view = self._view()
+        pods = [pod for pod in view.pods.values() if _is_local(pod, self._node)]
+        binding = bind(pods, veths, self._binding.bound)
+        bound = self._number(binding.bound)
+        desired = self._compiler.compile(view, list({pod.uid: pod for pod in binding.bound.values()}.values()))
+        done = self._installer.apply(desired, bound, time.monotonic_ns())
+        self._attach(binding.bound, {veth.index: veth for veth in veths})
+        self._binding = binding
+        self._problem = ""
+        self._report(binding)
+        if done.addresses or done.endpoints or done.rows or done.ports:
+            log.info(
+                "policy installed", epoch=done.epoch, endpoints=len(bound), policies=len(view.policies),
+                changed_addresses=done.addresses, changed_endpoints=done.endpoints, changed_rows=done.rows,
+                changed_ports=done.ports,
+            )  # fmt: skip
+
+    def _view(self) -> PolicyView:
+        cluster = self._cluster
+        return PolicyView(
+            pods=cluster.pods(), namespaces=cluster.namespaces(), nodes=cluster.nodes(),
+            policies=cluster.policies(), own_node=self._node,
+        )  # fmt: skip
+
+    def _number(self, bound: Mapping[int, Pod]) -> list[Bound]:
+        return [
+            Bound(
+                index,
+                self._numbers.of("endpoint", pod.uid, {"namespace": pod.namespace, "pod": pod.name, "uid": pod.uid}),
+                pod.uid,
+                pod.ips,
+            )
+            for index, pod in bound.items()
+        ]
+
+    def _attach(self, bound: Mapping[int, Pod], veths: Mapping[int, Veth]) -> None:
+        for index, pod in bound.items():
+            if index in self._attached and self._attachments.is_attached(index):
+                continue
+            self._attachments.attach(index)
+            self._attached.add(index)
+            log.info("pod attached", pod=str(pod.key), interface=veths[index].name, mode=self.mode)
+        for index in (self._attached | self._attachments.links()) - bound.keys():
+            # The interface is gone, and the filters with it; or the pod is, and nobody is to be judged there.
+            self._attachments.detach(index)
+            self._attached.discard(index)
+
+    def _report(self, binding: Binding) -> None:
+        now = time.monotonic()
+        waiting = {str(name): reason for name, reason in binding.waiting.items()}
+        self._reported = {name: at for name, at in self._reported.items() if name in waiting}
+        for name, reason in waiting.items():
+            if now - self._reported.get(name, -_REPORT_S) >= _REPORT_S:
+                self._reported[name] = now
+                log.warning("pod is not attached", pod=name, reason=reason, retry_s=_RETRY_S)
+
+    def _reconcile_loop(self) -> None:
+        while not self._stop.is_set() and not self._cluster.synced.wait(0.2):
+            self._problem = f"waiting for the first list of {', '.join(self._cluster.missing())}"
+        while not self._stop.is_set():
+            self._wake.clear()
+            try:
+                self.reconcile()
+            except (InstallError, OSError) as error:
+                self._problem = str(error)
+                log.error("policy not installed, the last one stays in force", error=str(error), retry_s=_RETRY_S)
+            failed = bool(self._problem or self._binding.waiting)
+            self._wake.wait(_RETRY_S if failed else _REPORT_S)
+            self._stop.wait(_SETTLE_S)
+
+    def _watch_links(self) -> None:
+        with self._network.subscribe() as events:
+            while not self._stop.is_set():
+                if not select.select([events], [], [], 0.5)[0]:
+                    continue
+                try:
+                    events.recv(1 << 16)
+                except OSError:
+                    # ENOBUFS: some were lost, which is all the same: everything is read again.
+                    log.debug("link events overran")
+                self._wake.set()
+
+    def _window_loop(self, window_s: float) -> None:
+        due = time.monotonic() + window_s
+        while not self._stop.wait(max(0.0, due - time.monotonic())):
+            self._windows.rotate()
+            due = max(due + window_s, time.monotonic())
+
+    def _guard(self, work: Callable[[], None]) -> None:
+        """An error that is not foreseen ends the process, loudly: half a probe would look healthy."""
+        try:
+            work()
+        except BaseException:
+            log.exception("the policy agent failed")
+            self.failed.set()
+            raise
+
+
+def _is_local(pod: Pod, node: str) -> bool:
+    return pod.node == node and not pod.host_network and not pod.terminated
+
+
+def detach(pins: Path, network: NodeNetwork) -> int:
+    """End enforcement on purpose: every filter, link and pin goes. Returns the number of interfaces set free."""
+    freed = 0
+    for veth in network.veths():
+        for hook in ("ingress", "egress"):
+            if (network.filter_name(veth.index, hook) or "").startswith("kubeweir_"):
+                network.remove_filter(veth.index, hook)
+                freed += hook == "egress"
+    links = list(pins.rglob("links/*"))
+    freed += len({path.name.split("_")[0] for path in links})
+    for path in sorted(pins.rglob("*"), key=lambda found: len(found.parts), reverse=True):
+        path.rmdir() if path.is_dir() else path.unlink()
+    if pins.exists():
+        pins.rmdir()
+    return freed

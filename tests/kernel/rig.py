@@ -1,0 +1,203 @@
+"""A node with pods, the loaded programs and the real compiler and installer: what the kernel tests turn."""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+import socket
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from enrich.model import Name, Namespace, NetworkPolicy, Node, Pod
+from enrich.objects import parse
+from enrich.policy import PolicyView
+from enrich.records import INGRESS, Reason, Verdict
+from probe.installer import Bound, Installed, Installer
+from probe.kernel.attach import Attachments, Mode
+from probe.kernel.layout import Config
+from probe.kernel.maps import Maps
+from probe.netlink import NodeNetwork
+from probe.numbers import Numbers
+from probe.ring import Ring
+from probe.rules import Compiler
+from probe.windows import Windows
+from tests.net import Net, Space
+
+SIZES = {
+    "RING_BYTES": 1 << 20,
+    "FLOWS": 65536,
+    "ADDRESSES": 16384,
+    "ROWS": 16384,
+    "PORTS": 16384,
+    "WINDOWS": 4096,
+    "ENDPOINTS": 256,
+}
+NODE = "n1"
+NODE_IPS = ("192.0.2.1", "2001:db8:1::1")
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A row in words."""
+
+    subject: str
+    direction: str
+    verdict: str
+    reason: str
+    source: str
+    destination: str
+    port: int
+    count: int
+    policies: tuple[str, ...]
+
+
+class Rig:
+    """One node. ``pods`` maps a name "namespace/name" to its namespace; policies are API objects."""
+
+    def __init__(self, folder: Path, mode: Mode, pins: Path | None = None, net: Net | None = None) -> None:
+        self.folder = folder
+        self.net = net or Net()
+        self.node = self.net.node(NODE_IPS)
+        self.pins = pins or Path("/sys/fs/bpf") / f"kubeweir-test-{secrets.token_hex(3)}"
+        self.mode = mode
+        self.pods: dict[str, Space] = {}
+        self.objects: dict[str, Pod] = {}
+        self.namespaces: dict[Name, Namespace] = {}
+        self.policies: dict[Name, NetworkPolicy] = {}
+        self.others: dict[Name, Pod] = {}
+        self.open()
+
+    def open(self) -> None:
+        """What a probe does at its start: also a second one, after :meth:`crash`."""
+        self.network = NodeNetwork(self.node.path)
+        self.maps = Maps.open(self.pins / "v1", SIZES)
+        self.maps.configure(Config.WINDOW_NS, 5 * 10**9)
+        self.maps.configure(Config.FIRSTS, 1000)
+        self.numbers = Numbers.open(self.folder / "ledger")
+        self.compiler = Compiler(self.numbers)
+        self.installer = Installer(self.maps)
+        self.attachments = Attachments(self.maps, self.network, self.mode)
+        self.windows = Windows(self.maps)
+        self.ring = Ring(self.maps)
+
+    def crash(self) -> None:
+        """Close everything as a killed process does: nothing is undone."""
+        self.ring.close()
+        self.maps.close()
+        self.network.close()
+        self.numbers.close()
+
+    def close(self) -> None:
+        self.crash()
+        self.net.close()
+        shutil.rmtree(self.pins, ignore_errors=True)
+
+    def pod(self, name: str, *addresses: str, labels: Mapping[str, str] | None = None, **spec: Any) -> Space:
+        """Make a pod, in the network and in the API."""
+        namespace, short = name.split("/")
+        self.namespace(namespace)
+        space = self.net.pod(self.node, *addresses)
+        made = parse(
+            {
+                "apiVersion": "v1",
+                "kind": "Pod",
+                "metadata": {"namespace": namespace, "name": short, "labels": dict(labels or {"app": short})},
+                "spec": {"nodeName": NODE, "containers": [{"name": "c", **spec}]},
+                "status": {"podIPs": [{"ip": address} for address in addresses], "phase": "Running"},
+            }
+        )
+        assert isinstance(made, Pod)
+        self.pods[name], self.objects[name] = space, made
+        return space
+
+    def namespace(self, name: str, **labels: str) -> None:
+        made = parse({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}})
+        assert isinstance(made, Namespace)
+        if labels or made.key not in self.namespaces:
+            self.namespaces[made.key] = made
+
+    def policy(self, name: str, **spec: Any) -> None:
+        """Put a NetworkPolicy, "namespace/name", in the place of one of the same name."""
+        namespace, short = name.split("/")
+        made = parse(
+            {
+                "apiVersion": "networking.k8s.io/v1",
+                "kind": "NetworkPolicy",
+                "metadata": {"namespace": namespace, "name": short},
+                "spec": {"podSelector": {}, **spec},
+            }
+        )
+        assert isinstance(made, NetworkPolicy)
+        self.policies[made.key] = made
+
+    def apply(self) -> Installed:
+        """Compile, install and attach, as the agent does."""
+        node = Node(NODE, "n1-uid", {}, NODE_IPS)
+        pods = {pod.key: pod for pod in self.objects.values()} | self.others
+        view = PolicyView(
+            pods=pods, namespaces=self.namespaces, nodes={node.key: node}, policies=self.policies, own_node=NODE
+        )
+        desired = self.compiler.compile(view, list(self.objects.values()))
+        bound = [
+            Bound(
+                self.pods[name].index,
+                self.numbers.of("endpoint", pod.uid, {"namespace": pod.namespace, "pod": pod.name, "uid": pod.uid}),
+                pod.uid,
+                pod.ips,
+            )
+            for name, pod in self.objects.items()
+        ]
+        done = self.installer.apply(desired, bound, time.monotonic_ns())
+        for end in bound:
+            if not self.attachments.is_attached(end.index):
+                self.attachments.attach(end.index)
+        return done
+
+    def drain(self) -> np.ndarray[Any, np.dtype[np.void]]:
+        """All rows that wait, released."""
+        first, rows = self.ring.read(1 << 20)
+        self.ring.release(first + len(rows))
+        return rows
+
+    def seen(self) -> list[Seen]:
+        """All rows that wait, in words."""
+        return [self._in_words(row) for row in self.drain()]
+
+    def _in_words(self, row: Any) -> Seen:
+        end = self.numbers.meaning("endpoint", int(row["endpoint"])) or {"namespace": "?", "pod": "?"}
+        rule = self.numbers.meaning("rule", int(row["rule"])) or ()
+        return Seen(
+            subject=f"{end['namespace']}/{end['pod']}",
+            direction="ingress" if row["verdict"] & INGRESS else "egress",
+            verdict=Verdict(row["verdict"] & 0x7F).name.lower(),
+            reason=Reason(row["reason"]).name.lower(),
+            source=_text(row["source"]),
+            destination=_text(row["destination"]),
+            port=int(row["destination_port"]),
+            count=int(row["count"]),
+            policies=tuple(f"{entry['namespace']}/{entry['name']}" for entry in rule),
+        )
+
+
+def of(rows: Iterable[Seen], **wanted: Any) -> list[Seen]:
+    """The rows whose fields are as wanted."""
+    return [row for row in rows if all(getattr(row, name) == value for name, value in wanted.items())]
+
+
+def _text(address: np.ndarray[Any, np.dtype[np.uint8]]) -> str:
+    raw = address.tobytes()
+    mapped = raw[:12] == bytes(10) + b"\xff\xff"
+    return socket.inet_ntop(socket.AF_INET if mapped else socket.AF_INET6, raw[12:] if mapped else raw)
+
+
+def both(rig: Rig, name: str, number: int, **spec: Any) -> Space:
+    """A pod of both families: 10.244.0.N and fd44::N."""
+    return rig.pod(name, f"10.244.0.{number}", f"fd44::{number:x}", **spec)
+
+
+FAMILIES: Sequence[int] = (4, 6)

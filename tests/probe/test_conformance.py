@@ -1,0 +1,84 @@
+"""Every NetworkPolicy case of the public suites, through the pure engine and through the compiled entries."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from enrich.model import Name, Pod, Protocol
+from enrich.policy import Direction, Endpoint, PolicyView, decide
+from enrich.records import Verdict
+from probe.numbers import Numbers
+from probe.rules import Compiler, Desired, lookup
+from tests.conformance import State, case_files, load, rows
+
+
+@pytest.mark.parametrize("family", [4, 6])
+@pytest.mark.parametrize("file", case_files())
+def test_engine_and_entries_agree_with_the_truth(file: Path, family: int, tmp_path: Path) -> None:
+    case = load(file, family)
+    state = State(case)
+    numbers = Numbers.open(tmp_path / "ledger")
+    wrong: list[Any] = []
+    checked = 0
+    for step in case["steps"]:
+        for action in step["actions"]:
+            state.apply(action)
+        views = {node: state.view(node) for node in state.nodes}
+        compiled = {node: _compile(numbers, view) for node, view in views.items()}
+        for source, destination, protocol, port, allowed in rows(step["expect"]):
+            checked += 1
+            sides = _sides(state, views, compiled, source, destination, protocol, port)
+            if any(engine != entries for engine, entries in sides) or all(e for e, _ in sides) != allowed:
+                wrong.append((case["id"], source, destination, protocol.name, port, allowed, sides))
+    numbers.close()
+    assert checked
+    assert not wrong
+
+
+def _compile(numbers: Numbers, view: PolicyView) -> Desired:
+    subjects = [pod for pod in view.pods.values() if pod.node == view.own_node and not pod.host_network]
+    return Compiler(numbers).compile(view, subjects)
+
+
+def _sides(
+    state: State,
+    views: dict[str, PolicyView],
+    compiled: dict[str, Desired],
+    source: str,
+    destination: str,
+    protocol: Protocol,
+    port: int,
+) -> list[tuple[bool, bool]]:
+    """What the engine and the entries say, of each end that is a pod with a policy of its own."""
+    sides = []
+    for direction, subject_name, peer_name in ((0, source, destination), (1, destination, source)):
+        pod = state.pods.get(subject_name)
+        if pod is None or pod.get("hostNetwork"):
+            continue
+        view = views[pod["node"]]
+        subject = view.pods[Name(pod["namespace"], pod["name"])]
+        peer = Endpoint(state.ip(peer_name), _pod(view, peer_name))
+        engine = decide(view, subject, Direction(direction), peer, protocol, port)
+        if engine.reason.name in ("NODE", "SELF"):
+            # What the kernel knows without a map: a packet that came from the node's own stack, or to oneself.
+            sides.append((engine.allowed, True))
+            continue
+        answer = lookup(compiled[pod["node"]], subject.uid, Direction(direction), peer.ip, protocol, port)
+        named = numbers_meaning(compiled[pod["node"]], answer.rule)
+        assert set(named) == set(engine.policies)
+        sides.append((engine.allowed, answer.verdict != Verdict.DENY))
+    return sides
+
+
+def numbers_meaning(desired: Desired, rule: int) -> tuple[Any, ...]:
+    return desired.rules.get(rule, ())
+
+
+def _pod(view: PolicyView, name: str) -> Pod | None:
+    if "/" not in name:
+        return None
+    pod = view.pods.get(Name(*name.split("/")))
+    return None if pod is None or pod.host_network else pod
