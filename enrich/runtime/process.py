@@ -1,0 +1,99 @@
+"""The shell of a service: exit codes, signals, one instance, logging."""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import fcntl
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import structlog
+
+
+class Exit(enum.IntEnum):
+    """What an exit code means; supervisors and tests rely on it."""
+
+    OK = 0
+    UNEXPECTED = 1
+    USAGE = 2
+    """A setting, or bad input at the start."""
+    UNABLE = 3
+    """Cannot run here: not root, no bpffs, a kernel that is too old."""
+    RUNNING = 4
+    """Another one runs already."""
+    KAFKA = 5
+    """A permanent Kafka error: start again, and it reads again."""
+
+
+class StopServiceError(Exception):
+    """Ends the service with a message for people and an exit code, without a stack trace."""
+
+    def __init__(self, message: str, code: Exit) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+def configure_logs(level: str, style: str) -> None:
+    """Structured lines on stderr: JSON, or readable on a terminal. ``style``: auto, json or console."""
+    number = logging.getLevelNamesMapping().get(level.upper())
+    if number is None:
+        raise StopServiceError(f"WEIR_LOG_LEVEL={level!r}: must be debug, info, warning or error", Exit.USAGE)
+    console = style == "console" or (style == "auto" and sys.stderr.isatty())
+    renderer = structlog.dev.ConsoleRenderer() if console else structlog.processors.JSONRenderer()
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            *([] if console else [structlog.processors.format_exc_info]),
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(number),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+
+
+@contextlib.contextmanager
+def only_instance(path: Path) -> Iterator[None]:
+    """Hold a lock for the block. Raises StopServiceError where another process holds it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            owner = file.read().strip() or "unknown"
+            raise StopServiceError(
+                f"another one runs already, with process id {owner} (lock {path}); "
+                "stop it, or give this one a WEIR_RUN_DIR of its own",
+                Exit.RUNNING,
+            ) from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+
+
+def stop_on_signals() -> threading.Event:
+    """An event that SIGTERM and SIGINT set. A second one ends the process at once."""
+    stop = threading.Event()
+
+    def on_signal(number: int, _frame: object) -> None:
+        if stop.is_set():
+            os._exit(128 + number)
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, on_signal)
+    return stop
+
+
+def fail(error: StopServiceError, program: str) -> int:
+    """Say why on stderr; the exit code."""
+    sys.stderr.write(f"{program}: {error}\n")
+    return int(error.code)
