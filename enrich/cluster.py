@@ -196,11 +196,8 @@ class Cluster:
         intervals = self._by_ip.get(ip)
         if not intervals:
             return PodAt()
-        near = {
-            one.pod.uid: one.pod
-            for one in intervals
-            if one.start_ns - self._skew_ns <= at_ns <= one.end_ns + self._skew_ns
-        }
+        skew = self._skew_ns
+        near = {one.pod.uid: one.pod for one in intervals if one.start_ns - skew <= at_ns <= one.end_ns + skew}
         if len(near) > 1:
             return PodAt(ambiguous=True)
         return PodAt(next(iter(near.values()), None))

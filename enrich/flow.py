@@ -1,0 +1,133 @@
+"""How a record's parts are written: the JSON fragments of ends, policies, addresses and times.
+
+Fragments are rendered once for what recurs (a pod, a list of policies, an address, a second) and spliced per row by
+:mod:`enrich.enricher`. The record is described field by field in ``schemas/flow.schema.json``; its names are those of
+GKE's network policy log where that has one.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Final
+
+import orjson
+
+from enrich.cluster import Cluster
+from enrich.model import Labels, Node, Pod
+from enrich.records import EndpointRef, PolicyRef
+
+SCHEMA_VERSION: Final = 1
+PROTOCOLS: Final = {1: "icmp", 6: "tcp", 17: "udp", 58: "icmpv6", 132: "sctp"}
+"""IANA number to the name in a record; others are their number as text."""
+WITH_PORTS: Final = frozenset({6, 17, 132})
+ICMP: Final = frozenset({1, 58})
+_CACHED: Final = 200_000
+DEFAULT_LABELS: Final = ("app", "k8s-app", "app.kubernetes.io/*")
+
+
+@dataclass(frozen=True, slots=True)
+class LabelChoice:
+    """Which labels of a pod are in a record: keys, prefixes that end in ``*``, or ``*`` alone for all."""
+
+    keys: frozenset[str]
+    prefixes: tuple[str, ...]
+
+    @classmethod
+    def of(cls, chosen: Iterable[str]) -> LabelChoice:
+        """From the setting's words."""
+        listed = list(chosen)
+        return cls(
+            frozenset(k for k in listed if not k.endswith("*")), tuple(k[:-1] for k in listed if k.endswith("*"))
+        )
+
+    def pick(self, labels: Labels) -> dict[str, str]:
+        """The labels that are chosen."""
+        return {k: v for k, v in labels.items() if k in self.keys or k.startswith(self.prefixes or ("\0",))}
+
+
+def address_text(raw: bytes) -> bytes:
+    """16 bytes, IPv4 v4-mapped, to the text of the address."""
+    if raw[:12] == b"\0\0\0\0\0\0\0\0\0\0\xff\xff":
+        return b"%d.%d.%d.%d" % tuple(raw[12:])
+    return str(ipaddress.IPv6Address(raw)).encode()
+
+
+def second_text(second: int) -> bytes:
+    """A second since the epoch as RFC 3339 text up to the point, UTC."""
+    return time.strftime("%Y-%m-%dT%H:%M:%S.", time.gmtime(second)).encode()
+
+
+def policies_json(refs: Iterable[PolicyRef]) -> bytes:
+    """A list of policies, each once, whichever of its rules it was."""
+    distinct = {(ref.kind, ref.namespace, ref.name): None for ref in refs}
+    return orjson.dumps([{"kind": k, **({"namespace": ns} if ns else {}), "name": name} for k, ns, name in distinct])
+
+
+class Ends:
+    """Renders the ends of connections from the index."""
+
+    def __init__(self, cluster: Cluster, labels: LabelChoice) -> None:
+        self._cluster = cluster
+        self._labels = labels
+        self._generation = -1
+        self._rendered: dict[tuple[str, str], bytes] = {}
+
+    def local(self, ref: EndpointRef | None, node: str) -> bytes:
+        """The end whose interface the verdict was taken at: certain, by UID."""
+        if ref is None:
+            return orjson.dumps({"node_name": node})
+        pod = self._cluster.pod_by_uid(ref.uid)
+        if pod is not None:
+            return self._once("pod", pod.uid, lambda: self._pod(pod))
+        base = {"pod_name": ref.pod, "namespace": ref.namespace, "pod_namespace": ref.namespace}
+        return orjson.dumps({**base, "pod_uid": ref.uid, "node_name": node})
+
+    def remote(self, ip: str, at_ns: int) -> bytes:
+        """The other end, by its address at the packet's time (wall clock)."""
+        found = self._cluster.pod_at(ip, at_ns)
+        pod = found.pod
+        if pod is not None:
+            return self._once("pod", pod.uid, lambda: self._pod(pod))
+        if found.ambiguous:
+            return orjson.dumps({"instance": ip, "ambiguous": True})
+        return self._once("address", ip, lambda: self._address(ip))
+
+    def _once(self, kind: str, name: str, make: Callable[[], dict[str, Any]]) -> bytes:
+        """Rendered again only when the index has changed."""
+        if self._generation != self._cluster.generation or len(self._rendered) > _CACHED:
+            self._generation = self._cluster.generation
+            self._rendered.clear()
+        found = self._rendered.get((kind, name))
+        if found is None:
+            found = self._rendered[kind, name] = orjson.dumps(make())
+        return found
+
+    def _address(self, ip: str) -> dict[str, Any]:
+        node = self._cluster.node_of_ip(ip)
+        return _node(node) if node else {"instance": ip}
+
+    def service(self, ip: str) -> dict[str, Any] | None:
+        """The Service that was dialled."""
+        service = self._cluster.service_of(ip)
+        return {"namespace": service.namespace, "name": service.name} if service else None
+
+    def _pod(self, pod: Pod) -> dict[str, Any]:
+        owner = self._cluster.workload_of(pod)
+        node = self._cluster.node(pod.node)
+        return {
+            "pod_name": pod.name,
+            "namespace": pod.namespace,
+            "pod_namespace": pod.namespace,
+            **({"workload_kind": owner.kind, "workload_name": owner.name} if owner else {}),
+            "pod_uid": pod.uid,
+            "labels": self._labels.pick(pod.labels),
+            **({"node_name": pod.node} if pod.node else {}),
+            **({"zone": node.zone} if node and node.zone else {}),
+        }
+
+
+def _node(node: Node) -> dict[str, Any]:
+    return {"node_name": node.name, **({"zone": node.zone} if node.zone else {})}
