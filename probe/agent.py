@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Final
 
 import structlog
-from enrich.cluster import Cluster
 
+from enrich.cluster import Cluster
 from enrich.model import Pod
 from enrich.policy import PolicyView
 from enrich.records import EndpointRef, PolicyRef

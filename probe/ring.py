@@ -79,6 +79,11 @@ class Ring:
         if position > int(self._consumed[0]):
             self._consumed[0] = position
 
+    def skip_to(self, number: int) -> None:
+        """Neither read nor keep the rows below this number: they are safe elsewhere."""
+        self.release(number)
+        self._next = max(self._next, number * STRIDE)
+
     def lost(self) -> dict[str, int]:
         """What the kernel could not put into the ring, in all, by reason."""
         return self._maps.lost()

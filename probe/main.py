@@ -1,0 +1,210 @@
+"""``weir-probe``: the node agent as a process. The one place where its parts are put together."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final
+
+import click
+import structlog
+from prometheus_client import CollectorRegistry
+
+from enrich.cluster import Cluster
+from enrich.model import Name
+from enrich.runtime.health import HealthServer
+from enrich.runtime.process import Exit, StopServiceError, configure_logs, fail, only_instance, stop_on_signals
+from enrich.runtime.settings import SettingsError, describe, load
+from enrich.sources.source import Source, SourceError, make_source
+from enrich.topics import Topics
+from probe.agent import Agent, Names, detach
+from probe.batcher import Limits
+from probe.delivery import Delivery
+from probe.kernel.attach import Mode
+from probe.kernel.layout import VERSION, Config
+from probe.kernel.maps import LayoutError, Maps
+from probe.kernel.program import LoadError
+from probe.metrics import ProbeCollector
+from probe.netlink import NetworkError, NodeNetwork
+from probe.numbers import Numbers
+from probe.publisher import Publisher
+from probe.ring import Ring
+from probe.settings import Settings
+from probe.spool import Spool
+
+log = structlog.get_logger("kubeweir.probe")
+
+_FLUSH_S: Final = 8.0
+"""What is not acknowledged by then stays in the spool, for the next start."""
+_MODES: Final[dict[str, Mode | None]] = {"auto": None, "tcx": "tcx", "clsact": "clsact"}
+
+
+def serve(settings: Settings) -> None:
+    """Run until SIGTERM. Raises StopServiceError."""
+    _check_machine(settings)
+    stop = stop_on_signals()
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(only_instance(settings.run_dir / "probe.lock"))
+        cluster = Cluster()
+        source = stack.enter_context(_started(settings, cluster))
+        network = NodeNetwork(settings.netns)
+        stack.callback(network.close)
+        maps = Maps.open(settings.pin_dir / VERSION, settings.sizes())
+        maps.configure(Config.FIRSTS, settings.firsts)
+        stack.callback(maps.close)
+        numbers = Numbers.open(settings.run_dir / "ledger")
+        stack.callback(numbers.close)
+        ring = Ring(maps)
+        stack.callback(ring.close)
+        spool = Spool(settings.state_dir / "spool", settings.spool_bytes)
+        stack.callback(spool.close)
+        while not cluster.synced.wait(0.2) and not stop.is_set():
+            pass  # the cluster's id is in the list of namespaces
+        delivery = Delivery(
+            ring, Names(numbers), spool, (_cluster_id(settings, cluster), settings.node), _limits(settings)
+        )
+        raw = Topics(settings.topic_prefix).specs(settings.partitions)[0]
+        publisher = Publisher(spool, raw, delivery.batcher.key, {"bootstrap.servers": settings.kafka})
+        delivery.publisher = publisher
+        agent = Agent(settings.node, cluster, network, maps, numbers, _MODES[settings.attach])
+        registry = CollectorRegistry()
+        registry.register(ProbeCollector(agent, maps, ring, delivery, spool, publisher))
+        ready = {
+            "source": source.problem,
+            "policy": agent.problem,
+            "spool": lambda: delivery.problem,
+            "kafka": lambda: publisher.problem,
+        }
+        stack.callback(HealthServer(settings.metrics, registry, ready).close)
+        agent.start(settings.deny_window)
+        delivery.start()
+        publisher.start()
+        log.info("started", node=settings.node, ring=ring.id, attach=agent.mode, kafka=settings.kafka,
+                 source=settings.source, metrics=settings.metrics)  # fmt: skip
+        failures = (agent.failed, delivery.failed, publisher.failed)
+        while not stop.wait(0.2) and not any(failed.is_set() for failed in failures):
+            pass
+        agent.stop()
+        delivery.stop()
+        flushed = publisher.stop(_FLUSH_S)
+        log.info("stopped", flushed=flushed, spooled_batches=spool.records, enforcement="stays in place")
+        if publisher.failed.is_set():
+            raise StopServiceError(f"Kafka refuses for good: {publisher.problem}", Exit.KAFKA)
+        if any(failed.is_set() for failed in failures):
+            raise StopServiceError("a part failed, see the log above", Exit.UNEXPECTED)
+
+
+@contextlib.contextmanager
+def _started(settings: Settings, cluster: Cluster) -> Iterator[Source]:
+    try:
+        source = make_source(settings.source, cluster)
+        source.start()
+    except SourceError as error:
+        raise StopServiceError(str(error), Exit.USAGE) from error
+    try:
+        yield source
+    finally:
+        source.stop()
+
+
+def _limits(settings: Settings) -> Limits:
+    return Limits(
+        rows=settings.batch_rows,
+        denied_s=settings.batch_denied,
+        allowed_s=settings.batch_allowed,
+        quiet_s=4 * settings.batch_allowed,
+        heartbeat_s=settings.heartbeat,
+    )
+
+
+def _cluster_id(settings: Settings, cluster: Cluster) -> str:
+    if settings.cluster:
+        return settings.cluster
+    system = cluster.namespaces().get(Name("", "kube-system"))
+    return system.uid if system else "default"
+
+
+def _check_machine(settings: Settings) -> None:
+    """What a person can mend is said in a line."""
+    if settings.attach not in _MODES:
+        raise StopServiceError(f"WEIR_ATTACH={settings.attach!r}: must be auto, tcx or clsact", Exit.USAGE)
+    if settings.ring_bytes < 4096 or settings.ring_bytes & (settings.ring_bytes - 1):
+        raise StopServiceError(f"WEIR_RING_BYTES={settings.ring_bytes}: must be a power of two from 4096", Exit.USAGE)
+    if os.geteuid() != 0:
+        raise StopServiceError("must run as root, or with the capabilities BPF, NET_ADMIN and PERFMON", Exit.UNABLE)
+    release = tuple(int(part) for part in os.uname().release.split("-")[0].split(".")[:2])
+    if release < (5, 10):
+        raise StopServiceError(f"kernel {os.uname().release} is too old: 5.10 is needed", Exit.UNABLE)
+    if not _is_bpffs(settings.pin_dir):
+        raise StopServiceError(
+            f"{settings.pin_dir} is not in a BPF file system: mount -t bpf bpf /sys/fs/bpf", Exit.UNABLE
+        )
+
+
+def _is_bpffs(path: Path) -> bool:
+    mounts = [line.split() for line in Path("/proc/mounts").read_text().splitlines()]
+    inside = [(len(fields[1]), fields[2]) for fields in mounts if path.is_relative_to(fields[1])]
+    return max(inside)[1] == "bpf"
+
+
+class _Command(click.Group):
+    def format_epilog(self, _ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        formatter.write("\nSettings, from the environment [default]:\n" + describe(Settings) + "\n")
+        formatter.write(
+            "\nExit codes: 0 stopped, 2 settings or bad input, 3 cannot run here, 4 runs already, 5 Kafka\n"
+        )
+
+
+@click.group(cls=_Command, invoke_without_command=True)
+@click.pass_context
+def command(context: click.Context) -> None:
+    """Enforce network policy at every pod of this node, and publish every verdict to Kafka.
+
+    Runs until SIGTERM. Enforcement stays in place when it ends: the next start adopts it, `weir-probe detach` ends it.
+    """
+    if context.invoked_subcommand is None:
+        context.exit(_shell(serve))
+
+
+@command.command("detach")
+@click.pass_context
+def detach_command(context: click.Context) -> None:
+    """End enforcement: remove every filter, link, map and pin. Pods are then open."""
+    context.exit(_shell(_detach))
+
+
+def _detach(settings: Settings) -> None:
+    _check_machine(settings)
+    with only_instance(settings.run_dir / "probe.lock"):
+        network = NodeNetwork(settings.netns)
+        try:
+            freed = detach(settings.pin_dir, network)
+        finally:
+            network.close()
+        (settings.run_dir / "ledger").unlink(missing_ok=True)
+    click.echo(f"weir-probe: enforcement ended on {freed} interfaces, nothing is pinned any more")
+
+
+def _shell(work: Callable[[Settings], None]) -> int:
+    try:
+        settings = load(Settings, os.environ)
+        configure_logs(settings.log_level, settings.log_format)
+        work(settings)
+    except SettingsError as error:
+        return fail(StopServiceError(str(error), Exit.USAGE), "weir-probe")
+    except StopServiceError as error:
+        return fail(error, "weir-probe")
+    except LoadError as error:
+        log.debug("the compiler said", log=error.log)
+        return fail(StopServiceError(str(error), Exit.UNABLE), "weir-probe")
+    except (LayoutError, NetworkError) as error:
+        return fail(StopServiceError(str(error), Exit.UNABLE), "weir-probe")
+    return Exit.OK
+
+
+def main() -> None:
+    """The console script."""
+    sys.exit(command())

@@ -1,0 +1,59 @@
+"""The probe's Prometheus metrics, read from its parts when they are asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from prometheus_client import Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from probe.agent import Agent
+from probe.delivery import Delivery
+from probe.kernel.maps import Maps
+from probe.publisher import Publisher
+from probe.ring import Ring
+from probe.spool import Spool
+
+
+class ProbeCollector(Collector):
+    """Everything that the probe counts."""
+
+    def __init__(
+        self, agent: Agent, maps: Maps, ring: Ring, delivery: Delivery, spool: Spool, publisher: Publisher
+    ) -> None:
+        self._agent, self._maps, self._ring = agent, maps, ring
+        self._delivery, self._spool, self._publisher = delivery, spool, publisher
+
+    def collect(self) -> Iterator[Metric]:
+        """One pass over the parts."""
+        delivery, publisher = self._delivery, self._publisher
+        yield CounterMetricFamily("kubeweir_probe_rows", "Verdicts read from the ring", value=delivery.rows)
+        yield CounterMetricFamily("kubeweir_probe_batches", "Batches spooled", value=delivery.batches)
+        yield CounterMetricFamily(
+            "kubeweir_probe_acked_batches", "Batches that Kafka acknowledged", value=publisher.acked_batches
+        )
+        yield CounterMetricFamily(
+            "kubeweir_probe_acked_bytes", "Bytes of batches that Kafka acknowledged", value=publisher.acked_bytes
+        )
+        lost = CounterMetricFamily("kubeweir_probe_lost", "Rows missing from the log", labels=["reason"])
+        for reason, total in delivery.lost().items():
+            lost.add_metric([reason], total)
+        yield lost
+        kernel = CounterMetricFamily("kubeweir_probe_kernel_events", "What the programs count", labels=["event"])
+        for counter, total in self._maps.counters().items():
+            kernel.add_metric([counter.name.lower()], total)
+        yield kernel
+        yield GaugeMetricFamily(
+            "kubeweir_probe_ring_unread_rows",
+            "Rows in the ring that are not spooled yet",
+            value=self._ring.producer_number - self._ring.consumer_number,
+        )
+        yield GaugeMetricFamily("kubeweir_probe_ring_capacity_rows", "Rows that fit", value=self._ring.capacity)
+        yield GaugeMetricFamily("kubeweir_probe_spool_batches", "Not acknowledged", value=self._spool.records)
+        yield GaugeMetricFamily("kubeweir_probe_spool_bytes", "Bytes of the spool on disk", value=self._spool.size)
+        binding = self._agent.binding
+        yield GaugeMetricFamily("kubeweir_probe_pods_attached", "Interfaces under policy", value=len(binding.bound))
+        yield GaugeMetricFamily(
+            "kubeweir_probe_pods_waiting", "Local pods without an interface", value=len(binding.waiting)
+        )

@@ -1,0 +1,194 @@
+"""Sends the spool to Kafka, in order, until the broker has acknowledged every batch; alone imports confluent_kafka.
+
+Kafka away: the spool holds, librdkafka tries for ever, a line says so now and then. Nothing is sent before the raw
+topic is there and right: a broker that makes topics by itself makes one of a single partition, for good.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Mapping
+from typing import Any, Final
+
+import structlog
+from confluent_kafka import KafkaError, KafkaException, Message, Producer
+from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType
+
+from enrich.records import decode_batch
+from enrich.topics import CHECKED, Topic
+from probe.spool import Place, Spool
+
+log = structlog.get_logger("kubeweir.probe")
+
+_IN_FLIGHT_RECORDS: Final = 500
+_IN_FLIGHT_BYTES: Final = 32 << 20
+_REPORT_S: Final = 10.0
+_RETRY_S: Final = 1.0
+_REFUSED: Final = frozenset({KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.INVALID_MSG, KafkaError.INVALID_RECORD})
+
+
+class Publisher:
+    """One thread that reads the spool and produces."""
+
+    def __init__(self, spool: Spool, topic: Topic, key: bytes, config: Mapping[str, Any]) -> None:
+        """``config``: librdkafka's settings for the connection."""
+        self._spool, self._topic, self._key = spool, topic, key
+        quiet = logging.getLogger("kubeweir.rdkafka")
+        quiet.addHandler(logging.NullHandler())
+        quiet.propagate = False
+        self._admin = AdminClient(dict(config), logger=quiet)
+        self._producer = Producer(
+            {
+                **config,
+                "enable.idempotence": True,
+                "acks": "all",
+                "delivery.timeout.ms": 0,
+                "compression.type": "lz4",
+                # A batch is large already: waiting for more only delays it.
+                "linger.ms": 5,
+                "message.max.bytes": 2 << 20,
+                "partitioner": "murmur2_random",
+                "queue.buffering.max.kbytes": 2 * _IN_FLIGHT_BYTES >> 10,
+                "error_cb": self._on_error,
+            },
+            logger=quiet,
+        )
+        self._waiting: dict[Place, int] = {}
+        self._done: set[Place] = set()
+        self._flying = 0
+        self._reported = 0.0
+        self._stop = threading.Event()
+        self.failed = threading.Event()
+        """Set at an error that trying again does not mend."""
+        self.problem: str | None = "Kafka has not been reached yet"
+        self.acked_batches = 0
+        self.acked_bytes = 0
+        self.refused_rows = 0
+        self.last_ack = time.monotonic()
+        self._thread = threading.Thread(target=self._run, name="publisher")
+
+    def start(self) -> None:
+        """Begin to send."""
+        self._thread.start()
+
+    def stop(self, patience_s: float) -> bool:
+        """Send what is in the spool, for ``patience_s`` at most, and end. True: Kafka has all of it."""
+        deadline = time.monotonic() + patience_s
+        while self._thread.is_alive() and self._spool.records and time.monotonic() < deadline:
+            time.sleep(0.02)
+        self._stop.set()
+        self._thread.join()
+        self._producer.purge()
+        self._producer.flush(1)
+        return self._spool.records == 0
+
+    def _run(self) -> None:
+        try:
+            while not self._stop.is_set() and not self._topic_is_right():
+                self._stop.wait(_RETRY_S)
+            while not self._stop.is_set():
+                self._step()
+        except KafkaException as error:
+            log.error("Kafka refuses for good", error=str(error))
+            self.problem = str(error)
+            self.failed.set()
+
+    def _step(self) -> None:
+        """Hand one batch over, or wait for acknowledgements."""
+        full = len(self._waiting) >= _IN_FLIGHT_RECORDS or self._flying >= _IN_FLIGHT_BYTES
+        found = None if full else self._spool.next(0 if self._waiting else 0.05)
+        if found is None:
+            self._producer.poll(0.02 if self._waiting else 0)
+            return
+        place, value = found
+        self._waiting[place] = len(value)
+        if not value:
+            self._finish(place)
+            return
+        self._flying += len(value)
+        while True:
+            try:
+                self._producer.produce(
+                    self._topic.name, value, self._key, on_delivery=lambda e, m, place=place: self._on_ack(e, m, place)
+                )
+                break
+            except BufferError:
+                self._producer.poll(0.05)
+        self._producer.poll(0)
+
+    def _on_ack(self, error: KafkaError | None, message: Message, place: Place) -> None:
+        size = self._waiting[place]
+        if error is not None and error.code() == KafkaError._PURGE_QUEUE:
+            return
+        if error is not None and error.code() in _REFUSED:
+            rows = decode_batch(bytes(message.value() or b"")).header.rows
+            self.refused_rows += rows
+            log.error("Kafka refuses a batch for what it is", error=error.str(), rows=rows, bytes=size)
+        elif error is not None:
+            raise KafkaException(error)
+        else:
+            self.acked_batches += 1
+            self.acked_bytes += size
+        self._flying -= size
+        self.problem = None
+        self.last_ack = time.monotonic()
+        self._finish(place)
+
+    def _finish(self, place: Place) -> None:
+        """Acknowledge to the spool what is done without a gap, in order."""
+        self._done.add(place)
+        last = None
+        for waiting in list(self._waiting):
+            if waiting not in self._done:
+                break
+            self._done.discard(waiting)
+            del self._waiting[waiting]
+            last = waiting
+        if last is not None:
+            self._spool.ack(last)
+
+    def _on_error(self, error: KafkaError) -> None:
+        if error.fatal():
+            self.problem = error.str()
+            self.failed.set()
+            return
+        self._report(f"Kafka cannot be reached ({error.str()}); verdicts are kept in the spool")
+
+    def _report(self, problem: str) -> None:
+        self.problem = problem
+        if time.monotonic() - self._reported > _REPORT_S:
+            self._reported = time.monotonic()
+            log.warning(problem, spooled_batches=self._spool.records, spooled_bytes=self._spool.size)
+
+    def _topic_is_right(self) -> bool:
+        try:
+            found = self._admin.list_topics(timeout=2).topics.get(self._topic.name)
+            if found is None or found.error is not None:
+                self._create()
+                return False
+            resource = ConfigResource(ResourceType.TOPIC, self._topic.name)
+            entries = self._admin.describe_configs([resource])[resource].result(5)
+        except KafkaException as error:
+            self._report(f"Kafka cannot be reached ({error.args[0].str()}); verdicts are kept in the spool")
+            return False
+        config = {name: entry.value for name, entry in entries.items()}
+        wrong = [f"{key} is {config[key]}" for key in CHECKED if config.get(key) != self._topic.config.get(key)]
+        if len(found.partitions) == 1 < self._topic.partitions:
+            # What a broker makes by itself: every node's verdicts would go to one worker, for good.
+            wrong.append(f"it has one partition, {self._topic.partitions} are wanted")
+        if wrong:
+            self._report(f"topic {self._topic.name} is not as it must be: {'; '.join(wrong)}. Make it anew")
+            return False
+        self.problem = None
+        return True
+
+    def _create(self) -> None:
+        new = NewTopic(self._topic.name, self._topic.partitions, config=dict(self._topic.config))
+        try:
+            self._admin.create_topics([new])[self._topic.name].result(10)
+            log.info("topic made", topic=self._topic.name, partitions=self._topic.partitions)
+        except KafkaException as error:
+            if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
+                self._report(f"topic {self._topic.name} cannot be made: {error.args[0].str()}")

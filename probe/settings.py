@@ -1,0 +1,83 @@
+"""The probe's settings, from the environment."""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+
+from enrich.runtime.settings import setting
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Read once, passed in."""
+
+    kafka: str = setting("WEIR_KAFKA", "127.0.0.1:9092")
+    """Kafka's bootstrap servers, host:port, comma separated."""
+    topic_prefix: str = setting("WEIR_TOPIC_PREFIX", "kubeweir")
+    """What the topics' names begin with."""
+    partitions: int = setting("WEIR_PARTITIONS", 32)
+    """Partitions of a topic that is made; fixed from then on."""
+    cluster: str = setting("WEIR_CLUSTER", "")
+    """The cluster's id; by default the UID of the namespace kube-system, else "default"."""
+    node: str = setting("WEIR_NODE", socket.gethostname())
+    """This node's name in the Kubernetes API."""
+    source: str = setting("WEIR_SOURCE", "kubernetes")
+    """Where the cluster's objects come from: kubernetes (kubeconfig or in-cluster account), or manifests:FOLDER."""
+    attach: str = setting("WEIR_ATTACH", "auto")
+    """How programs are attached: tcx (kernel 6.6), clsact, or auto."""
+    netns: Path | None = setting("WEIR_NETNS", None)
+    """The node's network namespace, where it is not the process' own (the demo, the tests)."""
+    pin_dir: Path = setting("WEIR_PIN_DIR", Path("/sys/fs/bpf/kubeweir"))
+    """Where maps, programs and links are pinned, in bpffs."""
+    run_dir: Path = setting("WEIR_RUN_DIR", Path("/run/kubeweir"))
+    """The lock, and the ledger of numbers, which must live as long as the pins: until a reboot."""
+    state_dir: Path = setting("WEIR_STATE_DIR", Path("/var/lib/kubeweir"))
+    """The spool of batches that Kafka has not acknowledged."""
+    spool_bytes: int = setting("WEIR_SPOOL_BYTES", 1 << 30)
+    """How much the spool may hold; past it allows are thinned out first, and counted."""
+    deny_window: float = setting("WEIR_DENY_WINDOW", 5.0)
+    """Seconds: a denied flow is logged at once, then once per window with a count."""
+    firsts: int = setting("WEIR_FIRSTS", 1000)
+    """New denied flows that a pod may log one by one in a window; more are counted without addresses."""
+    ring_bytes: int = setting("WEIR_RING_BYTES", 16 << 20)
+    """Size of the kernel's ring buffer, a power of two; a row takes 96 bytes."""
+    flows: int = setting("WEIR_FLOWS", 262_144)
+    """Connections that are remembered at once."""
+    addresses: int = setting("WEIR_ADDRESSES", 262_144)
+    """Addresses and blocks that the kernel can hold."""
+    rows: int = setting("WEIR_ROWS", 262_144)
+    """Rows of policy (policy set, direction, identity)."""
+    ports: int = setting("WEIR_PORTS", 262_144)
+    """Port entries of policy."""
+    windows: int = setting("WEIR_WINDOWS", 65_536)
+    """Denied flows that are counted one by one in a window."""
+    endpoints: int = setting("WEIR_ENDPOINTS", 1024)
+    """Local pods."""
+    batch_rows: int = setting("WEIR_BATCH_ROWS", 2000)
+    """Rows at which a batch ends."""
+    batch_denied: float = setting("WEIR_BATCH_DENIED", 0.1)
+    """Seconds that a denied row may wait for its batch."""
+    batch_allowed: float = setting("WEIR_BATCH_ALLOWED", 0.5)
+    """Seconds that allowed rows may wait for theirs; four times as long below 100 rows a second."""
+    heartbeat: float = setting("WEIR_HEARTBEAT", 10.0)
+    """Seconds without rows after which an empty batch says that the probe is alive."""
+    metrics: str = setting("WEIR_METRICS", "127.0.0.1:9701")
+    """host:port of /metrics, /healthz and /readyz."""
+    log_level: str = setting("WEIR_LOG_LEVEL", "info")
+    """debug, info, warning or error."""
+    log_format: str = setting("WEIR_LOG_FORMAT", "auto")
+    """json, console, or auto: console on a terminal."""
+
+    def sizes(self) -> dict[str, int]:
+        """The compile-time settings of ``bpf/policy.c``."""
+        return {
+            "RING_BYTES": self.ring_bytes,
+            "FLOWS": self.flows,
+            "ADDRESSES": self.addresses,
+            "ROWS": self.rows,
+            "PORTS": self.ports,
+            "WINDOWS": self.windows,
+            "ENDPOINTS": self.endpoints,
+        }
