@@ -19,7 +19,7 @@ from enrich.runtime.health import HealthServer
 from enrich.runtime.process import Exit, StopServiceError, configure_logs, fail, only_instance, stop_on_signals
 from enrich.runtime.settings import SettingsError, describe, load
 from enrich.sources.source import Source, SourceError, make_source
-from enrich.topics import Topics
+from enrich.topics import topics
 from probe.agent import Agent, Names, detach
 from probe.batcher import Limits
 from probe.delivery import Delivery
@@ -66,7 +66,7 @@ def serve(settings: Settings) -> None:
         delivery = Delivery(
             ring, Names(numbers), spool, (_cluster_id(settings, cluster), settings.node), _limits(settings)
         )
-        raw = Topics(settings.topic_prefix).specs(settings.partitions)[0]
+        raw = topics(settings.topic_prefix, settings.partitions).raw
         publisher = Publisher(spool, raw, delivery.batcher.key, {"bootstrap.servers": settings.kafka})
         delivery.publisher = publisher
         agent = Agent(settings.node, cluster, network, maps, numbers, _MODES[settings.attach])

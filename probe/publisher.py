@@ -17,7 +17,7 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType
 
 from enrich.records import decode_batch
-from enrich.topics import CHECKED, Topic
+from enrich.topics import Topic
 from probe.spool import Place, Spool
 
 log = structlog.get_logger("kubeweir.probe")
@@ -174,10 +174,7 @@ class Publisher:
             self._report(f"Kafka cannot be reached ({error.args[0].str()}); verdicts are kept in the spool")
             return False
         config = {name: entry.value for name, entry in entries.items()}
-        wrong = [f"{key} is {config[key]}" for key in CHECKED if config.get(key) != self._topic.config.get(key)]
-        if len(found.partitions) == 1 < self._topic.partitions:
-            # What a broker makes by itself: every node's verdicts would go to one worker, for good.
-            wrong.append(f"it has one partition, {self._topic.partitions} are wanted")
+        wrong = self._topic.differences(len(found.partitions), config)
         if wrong:
             self._report(f"topic {self._topic.name} is not as it must be: {'; '.join(wrong)}. Make it anew")
             return False
