@@ -1,11 +1,7 @@
 """The index of the cluster: every object in use by name, and who had which address when.
 
-One writer (the source), many readers. Readers get snapshots: a kind's mapping is replaced, never changed in place, so
-that a reader needs no lock and sees no half of a change.
-
-An address belongs to one pod for an interval. Intervals of pods that are gone are kept for ``tail`` so that a record
-that comes late is still named. Where two pods may have had it at a moment, none is named: a wrong name is worse than an
-address.
+Whoever writes (the source's threads) takes a lock. Readers get snapshots that never change once they are handed out, or
+look up single entries, and wait for no longer than a change takes.
 """
 
 from __future__ import annotations
@@ -13,14 +9,15 @@ from __future__ import annotations
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Final, Literal
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, Final, Literal, cast
 
+from enrich.addresses import Addresses, PodAt
 from enrich.model import Name, Namespace, NetworkPolicy, Node, Object, Owner, Pod, Service, Workload
 
 KINDS: Final[tuple[type, ...]] = (Pod, Namespace, Node, Service, Workload, NetworkPolicy)
-_FOREVER: Final = (1 << 63) - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,35 +29,29 @@ class Change:
 
 
 @dataclass(frozen=True, slots=True)
-class Interval:
-    """A pod had an address from ``start_ns`` until ``end_ns`` (wall clock)."""
+class Snapshot:
+    """Everything that policy is made of, as it was at one moment."""
 
-    start_ns: int
-    end_ns: int
-    pod: Pod
-
-
-@dataclass(frozen=True, slots=True)
-class PodAt:
-    """Who had an address at a moment. ``ambiguous``: more than one may have, and none is named."""
-
-    pod: Pod | None = None
-    ambiguous: bool = False
+    pods: Mapping[Name, Pod]
+    namespaces: Mapping[Name, Namespace]
+    nodes: Mapping[Name, Node]
+    policies: Mapping[Name, NetworkPolicy]
 
 
 class Cluster:
-    """The index. ``now_ns`` is the wall clock, for tests."""
+    """The index. ``tail_s``: for how long pods that are gone are remembered; ``skew_s``: how far the clocks of the
+    nodes and of the API server may differ; ``now_ns``: the wall clock, for tests."""
 
     def __init__(self, tail_s: float = 900.0, skew_s: float = 1.0, now_ns: Callable[[], int] = time.time_ns) -> None:
         self.synced = threading.Event()
         """Set when every kind has been listed once."""
         self.generation = 0
         """Grows with every change: what was looked up under an older one is to be looked up again."""
-        self._tail_ns, self._skew_ns, self._now_ns = int(tail_s * 1e9), int(skew_s * 1e9), now_ns
+        self._now_ns = now_ns
+        self._addresses = Addresses(int(tail_s * 1e9), int(skew_s * 1e9))
         self._objects: dict[type, dict[Name, Any]] = {kind: {} for kind in KINDS}
+        self._views: dict[type, Mapping[Name, Any]] = {}
         self._missing = set(KINDS)
-        self._by_ip: dict[str, tuple[Interval, ...]] = {}
-        self._by_uid: dict[str, Pod] = {}
         self._node_ips: dict[str, Node] = {}
         self._service_ips: dict[str, Service] = {}
         self._subscribers: list[Callable[[frozenset[type]], None]] = []
@@ -70,21 +61,29 @@ class Cluster:
 
     def replace(self, kind: type, objects: Iterable[Object]) -> None:
         """The complete list of one kind; what is not in it is gone."""
+        self.replace_all({kind: objects})
+
+    def replace_all(self, lists: Mapping[type, Iterable[Object]]) -> bool:
+        """The complete lists of some kinds, as one change; whether it changed anything."""
         with self._write:
-            wanted = {made.key: made for made in objects}
-            current = self._objects[kind]
-            gone = [Change("delete", made) for key, made in current.items() if key not in wanted]
-            new = [Change("set", made) for key, made in wanted.items() if current.get(key) != made]
-            first = kind in self._missing
-            self._missing.discard(kind)
-            self._apply([*gone, *new], first=first)
+            changes: list[Change] = []
+            for kind, objects in lists.items():
+                current, wanted = self._objects[kind], {made.key: made for made in objects}
+                changes += [Change("delete", made) for key, made in current.items() if key not in wanted]
+                changes += [Change("set", made) for made in wanted.values()]
+            first = self._missing & lists.keys()
+            touched = self._apply(changes, first) | first
+            self._missing -= first
             if not self._missing:
                 self.synced.set()
+        self._tell(touched)
+        return bool(touched)
 
     def apply(self, changes: Iterable[Change]) -> None:
-        """Some changes; subscribers are told once."""
+        """Some changes; subscribers are told once, and only of what really changed."""
         with self._write:
-            self._apply(list(changes), first=False)
+            touched = self._apply(changes, set())
+        self._tell(touched)
 
     def subscribe(self, callback: Callable[[frozenset[type]], None]) -> None:
         """Call back with the kinds that changed, on the writer's thread: be quick."""
@@ -92,100 +91,74 @@ class Cluster:
 
     def missing(self) -> list[str]:
         """Kinds that have not been listed yet."""
-        return sorted(kind.__name__ for kind in self._missing)
+        return sorted(kind.__name__ for kind in set(self._missing))
 
-    def _apply(self, changes: Sequence[Change], *, first: bool) -> None:
-        fresh: dict[type, dict[Name, Any]] = {}
-        for change in changes:
-            kind = type(change.object)
-            table = fresh.setdefault(kind, dict(self._objects[kind]))
-            before = table.get(change.object.key)
-            if change.op == "set":
-                table[change.object.key] = change.object
-            else:
-                table.pop(change.object.key, None)
-            if kind is Pod:
-                self._hold(before, change.object if change.op == "set" else None, first=first)
-        self._objects.update(fresh)
-        if Node in fresh:
-            self._node_ips = {ip: node for node in fresh[Node].values() for ip in node.ips}
-        if Service in fresh:
-            self._service_ips = {ip: made for made in fresh[Service].values() for ip in made.cluster_ips}
-        self.generation += 1
-        if fresh:
+    def _tell(self, touched: set[type]) -> None:
+        if touched:
             for callback in self._subscribers:
-                callback(frozenset(fresh))
+                callback(frozenset(touched))
 
-    def _hold(self, before: Pod | None, after: Any, *, first: bool) -> None:
-        """Close and open the intervals that a pod's change means."""
+    def _apply(self, changes: Iterable[Change], first: set[type]) -> set[type]:
+        """The kinds that changed. Status updates that change nothing that is kept are no changes."""
         now = self._now_ns()
-        same = before is not None and after is not None and before.uid == after.uid
-        held = set(_held_ips(before))
-        for ip in _held_ips(after):
-            if not (same and ip in held):
-                # Listed at the start it has it since it started; else since about now.
-                start = after.started_ns if first else min(after.started_ns or now, now)
-                self._open(ip, after, start)
+        touched: set[type] = set()
+        for op, made in ((change.op, change.object) for change in changes):
+            kind, table = type(made), self._objects[type(made)]
+            before = table.get(made.key)
+            after = made if op == "set" else None
+            if before == after:
+                continue
+            touched.add(kind)
+            if after is None:
+                table.pop(made.key)
             else:
-                self._by_ip[ip] = tuple(
-                    replace(one, pod=after) if one.pod.uid == after.uid else one for one in self._by_ip.get(ip, ())
-                )
-        for ip in held - (set(_held_ips(after)) if same else set()):
-            self._close(ip, before.uid if before else "", now)
-        if before is not None and not same:
-            self._forget_later(before)
-        if after is not None:
-            self._by_uid[after.uid] = after
-
-    def _open(self, ip: str, pod: Pod, start: int) -> None:
-        kept = [one for one in self._by_ip.get(ip, ()) if one.end_ns > self._now_ns() - self._tail_ns]
-        self._by_ip[ip] = (*kept, Interval(start, _FOREVER, pod))
-
-    def _close(self, ip: str, uid: str, now: int) -> None:
-        self._by_ip[ip] = tuple(
-            replace(one, end_ns=now) if one.pod.uid == uid and one.end_ns == _FOREVER else one
-            for one in self._by_ip.get(ip, ())
-        )
-
-    def _forget_later(self, pod: Pod) -> None:
-        """Pods that are gone for longer than the tail go from the table by UID, a few at a time."""
-        limit = self._now_ns() - self._tail_ns
-        stale = [
-            uid
-            for uid, old in list(self._by_uid.items())[:8]
-            if uid != pod.uid
-            and self._objects[Pod].get(old.key) is not old
-            and all(one.end_ns < limit for ip in old.ips for one in self._by_ip.get(ip, ()))
-        ]
-        for uid in stale:
-            for ip in self._by_uid.pop(uid).ips:
-                rest = tuple(one for one in self._by_ip.get(ip, ()) if one.pod.uid != uid)
-                if rest:
-                    self._by_ip[ip] = rest
-                else:
-                    self._by_ip.pop(ip, None)
+                table[made.key] = after
+            if kind is Pod:
+                self._addresses.change(before, cast("Pod | None", after), now, listed=Pod in first)
+        if Node in touched:
+            self._node_ips = {ip: node for node in self._objects[Node].values() for ip in node.ips}
+        if Service in touched:
+            self._service_ips = {ip: made for made in self._objects[Service].values() for ip in made.cluster_ips}
+        for kind in touched:
+            self._views.pop(kind, None)
+        self._addresses.forget(now)
+        self.generation += bool(touched)
+        return touched
 
     # --- reading
 
+    def _view(self, kind: type) -> Mapping[Name, Any]:
+        """A copy that never changes, made when first asked for after a change."""
+        found = self._views.get(kind)
+        if found is None:
+            with self._write:
+                found = self._views[kind] = MappingProxyType(dict(self._objects[kind]))
+        return found
+
+    def snapshot(self) -> Snapshot:
+        """What policy is made of, with no change in between."""
+        with self._write:
+            return Snapshot(self.pods(), self.namespaces(), self.nodes(), self.policies())
+
     def pods(self) -> Mapping[Name, Pod]:
-        """Every pod that exists."""
-        return self._objects[Pod]
+        """Every pod that exists. This and its like never change once they are handed out."""
+        return self._view(Pod)
 
     def namespaces(self) -> Mapping[Name, Namespace]:
         """Every namespace."""
-        return self._objects[Namespace]
+        return self._view(Namespace)
 
     def nodes(self) -> Mapping[Name, Node]:
         """Every node."""
-        return self._objects[Node]
+        return self._view(Node)
 
     def services(self) -> Mapping[Name, Service]:
         """Every service."""
-        return self._objects[Service]
+        return self._view(Service)
 
     def policies(self) -> Mapping[Name, NetworkPolicy]:
         """Every NetworkPolicy."""
-        return self._objects[NetworkPolicy]
+        return self._view(NetworkPolicy)
 
     def counts(self) -> dict[str, int]:
         """Objects by kind."""
@@ -193,18 +166,15 @@ class Cluster:
 
     def pod_at(self, ip: str, at_ns: int) -> PodAt:
         """Who had an address at a moment of the wall clock; clocks may differ by ``skew``."""
-        intervals = self._by_ip.get(ip)
-        if not intervals:
-            return PodAt()
-        skew = self._skew_ns
-        near = {one.pod.uid: one.pod for one in intervals if one.start_ns - skew <= at_ns <= one.end_ns + skew}
-        if len(near) > 1:
-            return PodAt(ambiguous=True)
-        return PodAt(next(iter(near.values()), None))
+        return self._addresses.pod_at(ip, at_ns)
+
+    def is_steady(self, ip: str, first_ns: int, last_ns: int) -> bool:
+        """Whether :meth:`pod_at` answers the same at every moment from ``first_ns`` to ``last_ns``."""
+        return self._addresses.is_steady(ip, first_ns, last_ns)
 
     def pod_by_uid(self, uid: str) -> Pod | None:
         """A pod that exists or did lately."""
-        return self._by_uid.get(uid)
+        return self._addresses.by_uid(uid)
 
     def node_of_ip(self, ip: str) -> Node | None:
         """The node that has an address."""
@@ -233,11 +203,6 @@ class Cluster:
             # A Deployment names its ReplicaSets so (kubernetes/pkg/controller/deployment/sync.go).
             return Owner("Deployment", owner.name.removesuffix(suffix))
         return owner
-
-
-def _held_ips(pod: Pod | None) -> tuple[str, ...]:
-    """Terminated pods hold no address; a hostNetwork pod's are its node's."""
-    return () if pod is None or pod.terminated or pod.host_network else pod.ips
 
 
 def group_by_kind(objects: Iterable[Object]) -> dict[type, list[Object]]:

@@ -7,7 +7,9 @@ force, and the problem is said, with file, document and field, until it is mende
 
 from __future__ import annotations
 
+import contextlib
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,10 @@ log = structlog.get_logger("kubeweir.source")
 _SUFFIXES = (".yaml", ".yml", ".json")
 _DEBOUNCE_MS = 100
 """Editors write a file in several steps."""
+_LOOK_MS = 500
+_RETRY_S = 0.2
+_SETTLED_S = 0.05
+_TRIES = 20
 
 
 class ManifestError(ValueError):
@@ -55,7 +61,7 @@ class ManifestSource:
             objects = read_folder(self._folder)
         except ManifestError as error:
             raise SourceError(str(error)) from error
-        self._put(objects)
+        self._cluster.replace_all(group_by_kind(objects))
         self._thread = threading.Thread(target=self._watch, name="manifests", daemon=True)
         self._thread.start()
 
@@ -69,36 +75,89 @@ class ManifestSource:
         """What is wrong with the folder now; the state in force is the last good one."""
         return self._problem
 
-    def _put(self, objects: list[Object]) -> None:
-        for kind, made in group_by_kind(objects).items():
-            self._cluster.replace(kind, made)
-
     def _watch(self) -> None:
-        for _changes in watchfiles.watch(
-            self._folder, stop_event=self._stop, debounce=_DEBOUNCE_MS, step=20, raise_interrupt=False
-        ):
+        try:
+            while not self._stop.is_set():
+                self._watch_folder()
+                self._stop.wait(_RETRY_S)
+        except Exception as error:
+            self._problem = f"the watch of {self._folder} ended: {error!r}"
+            log.exception("the watch of the manifests ended", folder=str(self._folder))
+
+    def _watch_folder(self) -> None:
+        """Reload at each change; returns when the folder is gone, and with it the kernel's watch of it."""
+        inode = _inode(self._folder)
+        if inode is None:
             self.reload()
+            return
+        changes = watchfiles.watch(
+            self._folder, watch_filter=None, stop_event=self._stop, debounce=_DEBOUNCE_MS, step=20,
+            rust_timeout=_LOOK_MS, yield_on_timeout=True, raise_interrupt=False,
+        )  # fmt: skip
+        looked = False
+        for changed in changes:
+            if _inode(self._folder) != inode:
+                self.reload()
+                return
+            # The first time out too: something may have changed before the kernel's watch was there.
+            if changed or not looked:
+                looked = True
+                self.reload()
 
     def reload(self) -> None:
         """Read the folder again; a wrong one changes nothing but :meth:`problem`."""
+        before = self._problem
         try:
-            objects = read_folder(self._folder)
+            objects = self._read_settled()
         except ManifestError as error:
             self._problem = str(error)
-            log.error("manifests refused, the last good state stays in force", problems=error.problems)
+            if self._problem != before:
+                log.error("manifests refused, the last good state stays in force", problems=error.problems)
             return
-        if self._problem:
+        if before:
             log.info("manifests are good again", folder=str(self._folder))
         self._problem = None
-        self._put(objects)
-        log.info("manifests read", folder=str(self._folder), objects=len(objects))
+        if self._cluster.replace_all(group_by_kind(objects)):
+            log.info("manifests read", folder=str(self._folder), objects=len(objects))
+
+    def _read_settled(self) -> list[Object]:
+        """The folder when nobody writes to it: a file that was just emptied is about to be filled."""
+        for _ in range(_TRIES):
+            before = _newest(self._folder)
+            if time.time() - before[0] > _SETTLED_S:
+                objects = read_folder(self._folder)
+                if _newest(self._folder) == before:
+                    return objects
+            self._stop.wait(_SETTLED_S)
+        return read_folder(self._folder)
+
+
+def _inode(folder: Path) -> int | None:
+    try:
+        return folder.stat().st_ino
+    except OSError:
+        return None
+
+
+def _newest(folder: Path) -> tuple[float, int]:
+    """When a file was changed last, and a sum that is another after a change."""
+    newest, seen = 0.0, []
+    for path in _files(folder):
+        with contextlib.suppress(OSError):
+            stat = path.stat()
+            newest = max(newest, stat.st_mtime)
+            seen.append((path, stat.st_ino, stat.st_size, stat.st_mtime_ns))
+    return newest, hash(tuple(seen))
 
 
 def read_folder(folder: Path) -> list[Object]:
     """Every object that is used, of every file. Raises :class:`ManifestError` with all that is wrong."""
+    if not folder.is_dir():
+        # Not an empty cluster: without its policies everything would be open.
+        raise ManifestError([f"{folder} is no folder"])
     objects: dict[tuple[type, Name], tuple[Object, str]] = {}
     problems: list[str] = []
-    for file in sorted(path for path in folder.rglob("*") if path.suffix in _SUFFIXES and path.is_file()):
+    for file in _files(folder):
         for where, document in _documents(file, file.relative_to(folder), problems):
             try:
                 made = parse(document)
@@ -106,6 +165,7 @@ def read_folder(folder: Path) -> list[Object]:
                 problems.append(f"{where}: {error}")
                 continue
             if made is None:
+                log.debug("kind not used", where=where, kind=document["kind"])
                 continue
             key = (type(made), made.key)
             if key in objects:
@@ -116,15 +176,26 @@ def read_folder(folder: Path) -> list[Object]:
     return [made for made, _ in objects.values()]
 
 
+def _files(folder: Path) -> list[Path]:
+    """Hidden files are editors' and, in a mounted ConfigMap, the second sight of every file."""
+    return sorted(
+        path
+        for path in folder.rglob("*")
+        if path.suffix in _SUFFIXES
+        and path.is_file()
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    )
+
+
 def _documents(file: Path, name: Path, problems: list[str]) -> Iterator[tuple[str, Any]]:
     """The documents of a file, each with the words that say where it stands."""
     try:
-        loaded = list(yaml.load_all(file.read_bytes(), yaml.CSafeLoader))
-    except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
+        loaded = list(_load(file.read_bytes()))
+    except (yaml.YAMLError, OSError, ValueError, RecursionError) as error:
         problems.append(f"{name}: not YAML: {' '.join(str(error).split())}")
         return
-    for number, document in enumerate(loaded, 1):
-        where = f"{name}, document {number}"
+    for number, (line, document) in enumerate(loaded, 1):
+        where = f"{name}, document {number} (line {line})"
         if document is None:
             continue
         if not isinstance(document, dict):
@@ -133,3 +204,28 @@ def _documents(file: Path, name: Path, problems: list[str]) -> Iterator[tuple[st
             yield from ((f"{where}, items[{index}]", item) for index, item in enumerate(document["items"]))
         else:
             yield where, document
+
+
+class _Loader(yaml.CSafeLoader):
+    """YAML as the API server reads it: a key that is there twice is a mistake, not an overwriting."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value != "<<":
+                if key.value in seen:
+                    raise yaml.constructor.ConstructorError(None, None, f"{key.value} is there twice", key.start_mark)
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def _load(content: bytes) -> Iterator[tuple[int, Any]]:
+    """Each document with the number of its first line."""
+    loader = _Loader(content)
+    try:
+        while loader.check_node():
+            node = loader.get_node()
+            if node is not None:
+                yield node.start_mark.line + 1, loader.construct_document(node)
+    finally:
+        loader.dispose()
