@@ -1,0 +1,98 @@
+"""The collections of the API that are watched, and how their elements become objects."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from dataclasses import dataclass
+from typing import Any, Final
+
+from enrich.cluster import Change, Cluster
+from enrich.fields import InvalidObjectError
+from enrich.model import Name, Namespace, NetworkPolicy, Node, Object, Pod, Service, Workload
+from enrich.objects import parse
+
+
+@dataclass(frozen=True, slots=True)
+class Resource:
+    """A collection of the API. ``kind`` and ``version`` are what its elements are, which lists leave out."""
+
+    path: str
+    version: str
+    kind: str
+    type: type
+    metadata_only: bool = False
+
+    def read(self, item: dict[str, Any]) -> Object:
+        """An element. Raises InvalidObjectError."""
+        made = parse({**item, "apiVersion": self.version, "kind": self.kind})
+        if made is None:
+            raise InvalidObjectError("kind", f"{self.kind} is not in use")
+        return made
+
+    def gone(self, item: dict[str, Any]) -> Object:
+        """What a deleted element is told by, whatever else is in it."""
+        return self.read({"metadata": item["metadata"], "spec": {"podSelector": {}}})
+
+    def closed(self, item: dict[str, Any]) -> Object | None:
+        """In place of an element that is not understood: a policy isolates, and allows nothing; all else is nothing."""
+        if self.type is not NetworkPolicy:
+            return None
+        spec = item.get("spec") or {}
+        both = ["Ingress", "Egress"]
+        for selector, types in ((spec.get("podSelector"), spec.get("policyTypes") or both), ({}, both)):
+            with contextlib.suppress(InvalidObjectError):
+                return self.read(
+                    {"metadata": item["metadata"], "spec": {"podSelector": selector, "policyTypes": types}}
+                )
+        return None
+
+
+RESOURCES: Final = (
+    Resource("/api/v1/namespaces", "v1", "Namespace", Namespace),
+    Resource("/api/v1/nodes", "v1", "Node", Node),
+    Resource("/api/v1/pods", "v1", "Pod", Pod),
+    Resource("/api/v1/services", "v1", "Service", Service),
+    Resource("/apis/apps/v1/replicasets", "apps/v1", "ReplicaSet", Workload, metadata_only=True),
+    Resource("/apis/batch/v1/jobs", "batch/v1", "Job", Workload, metadata_only=True),
+    Resource("/apis/networking.k8s.io/v1/networkpolicies", "networking.k8s.io/v1", "NetworkPolicy", NetworkPolicy),
+)
+
+
+class Index:
+    """Puts collections into a cluster's index; those that make one type of object together, as one list."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+        self._waiting: dict[type, set[str]] = {}
+        for resource in RESOURCES:
+            self._waiting.setdefault(resource.type, set()).add(resource.kind)
+        self._shared = {kind for kind, parts in self._waiting.items() if len(parts) > 1}
+        self._lists: dict[str, dict[Name, Object]] = {}
+        self._lock = threading.Lock()
+
+    def replace(self, resource: Resource, objects: list[Object]) -> None:
+        """The complete list of a collection."""
+        if resource.type not in self._shared:
+            self._cluster.replace(resource.type, objects)
+            return
+        with self._lock:
+            self._lists[resource.kind] = {made.key: made for made in objects}
+            self._waiting[resource.type].discard(resource.kind)
+            if not self._waiting[resource.type]:
+                parts = [r.kind for r in RESOURCES if r.type is resource.type]
+                self._cluster.replace(resource.type, [made for p in parts for made in self._lists[p].values()])
+
+    def apply(self, resource: Resource, change: Change) -> None:
+        """One element of a collection that was listed."""
+        if resource.type not in self._shared:
+            self._cluster.apply([change])
+            return
+        with self._lock:
+            listed = self._lists[resource.kind]
+            if change.op == "set":
+                listed[change.object.key] = change.object
+            else:
+                listed.pop(change.object.key, None)
+            if not self._waiting[resource.type]:
+                self._cluster.apply([change])
