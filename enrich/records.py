@@ -160,15 +160,11 @@ def decode_batch(value: bytes) -> Batch:
     if end < 0:
         raise BatchError("no_header", "no newline ends the header")
     try:
-        version = msgspec.json.decode(value[:end]).get("v")
-    except (msgspec.DecodeError, AttributeError, UnicodeDecodeError) as error:
-        raise BatchError("bad_header", f"the header is no JSON object: {error}") from error
-    if version != VERSION:
-        raise BatchError("unknown_version", f"version {version!r}, this reader takes {VERSION}")
-    try:
         header = _decode_header(value[:end])
-    except msgspec.ValidationError as error:
-        raise BatchError("bad_header", str(error)) from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise _bad_header(value[:end], error) from error
+    if header.v != VERSION:
+        raise BatchError("unknown_version", f"version {header.v}, this reader takes {VERSION}")
     _check(header, len(value) - end - 1)
     body = np.frombuffer(value, "u1", offset=end + 1)
     if header.row_bytes != _OWN_BYTES:
@@ -177,12 +173,36 @@ def decode_batch(value: bytes) -> Batch:
     return Batch(header, body.view(VERDICT))
 
 
+def _bad_header(text: bytes, error: Exception) -> BatchError:
+    """A header of another version may well look otherwise: then that is what is wrong with it."""
+    try:
+        version = msgspec.json.decode(text).get("v", VERSION)
+    except (msgspec.DecodeError, AttributeError, UnicodeDecodeError, RecursionError):
+        return BatchError("bad_header", f"the header is no JSON object: {error}")
+    if version != VERSION:
+        return BatchError("unknown_version", f"version {version!r}, this reader takes {VERSION}")
+    return BatchError("bad_header", str(error))
+
+
 def _check(header: Header, body: int) -> None:
     if header.rows < 0 or header.first < 0 or header.first + header.rows >= 1 << 63:
         raise BatchError("bad_header", f"first {header.first}, rows {header.rows}")
+    if abs(header.clock) >= 1 << 62:
+        raise BatchError("bad_header", f"clock {header.clock}")
     if header.row_bytes < _OWN_BYTES:
         raise BatchError("bad_header", f"row_bytes {header.row_bytes}, at least {_OWN_BYTES}")
     if body != header.rows * header.row_bytes:
         raise BatchError("wrong_length", f"{body} bytes of rows, {header.rows * header.row_bytes} announced")
-    if header.kept is not None and sum(rows for _, rows in header.kept) != header.rows:
+    if header.kept is not None:
+        _check_kept(header, header.kept)
+
+
+def _check_kept(header: Header, kept: list[tuple[int, int]]) -> None:
+    """Runs in rising order that add up to the rows, the first where the header says."""
+    if sum(rows for _, rows in kept) != header.rows:
         raise BatchError("bad_header", "kept does not add up to rows")
+    number = header.first
+    for first, rows in kept:
+        if rows < 1 or first < number or first + rows >= 1 << 63:
+            raise BatchError("bad_header", f"kept runs of rows must rise from first, not {first}, {rows}")
+        number = first + rows
