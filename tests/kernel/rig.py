@@ -26,7 +26,7 @@ from probe.numbers import Numbers
 from probe.ring import Ring
 from probe.rules import Compiler
 from probe.windows import Windows
-from tests.net import Net, Space
+from netns import Net, Space
 
 SIZES = {
     "RING_BYTES": 1 << 20,

@@ -1,4 +1,4 @@
-"""Nodes, pods and the outside as network namespaces with veth pairs, for tests that send real packets.
+"""Nodes, pods and the outside as network namespaces with veth pairs, for the demo and the tests: real packets.
 
 A pod hangs on its node as the CNI plugin ptp does it: a route to each of its addresses on the host's end, a link-local
 gateway in the pod. Everything has a random name and is gone when :meth:`Net.close` returns.
@@ -11,8 +11,10 @@ import ctypes
 import os
 import secrets
 import socket
+import struct
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -46,7 +48,7 @@ class Space:
 
 @dataclass
 class Net:
-    """The namespaces of one test."""
+    """The namespaces of one test, or of the demo."""
 
     prefix: str = field(default_factory=lambda: f"wt{secrets.token_hex(2)}")
     spaces: list[Space] = field(default_factory=list)
@@ -58,9 +60,9 @@ class Net:
         ip(node, "link set lo up", *(f"addr add {a}/{_bits(a)} dev lo" for a in addresses))
         return node
 
-    def pod(self, node: Space, *addresses: str) -> Space:
+    def pod(self, node: Space, *addresses: str, name: str = "") -> Space:
         """A pod (or, with addresses from elsewhere, an outside host) on a veth of the node."""
-        pod = self._space(f"p{len(self.spaces)}", addresses)
+        pod = self._space(name or f"p{len(self.spaces)}", addresses)
         pod.link = f"v{len(self.spaces)}"
         ip(node, f"link add {pod.link} type veth peer name eth0 netns {pod.name}")
         # Up at once, without duplicate address detection: its two seconds are not what a test is about.
@@ -175,3 +177,35 @@ def connects(source: Space, address: str, port: int, timeout_s: float = 0.4) -> 
 
 def _bits(address: str) -> int:
     return 128 if ":" in address else 32
+
+
+def ping(source: Space, address: str, timeout_s: float = 0.5) -> bool:
+    """Whether an ICMP or ICMPv6 echo request is answered."""
+    six = ":" in address
+    identifier = secrets.randbelow(1 << 16)
+    body = struct.pack("!BBHHH", 128 if six else 8, 0, 0, identifier, 1) + b"kubeweir"
+    if not six:
+        # The kernel fills in ICMPv6's checksum, which covers the addresses, and leaves ICMP's to us.
+        body = body[:2] + struct.pack("!H", checksum(body)) + body[4:]
+    with open_socket(source, 6 if six else 4, socket.SOCK_RAW, socket.IPPROTO_ICMPV6 if six else 1) as raw:
+        raw.settimeout(timeout_s)
+        raw.sendto(body, (address, 0))
+        deadline = time.monotonic() + timeout_s
+        while time.monotonic() < deadline:
+            try:
+                answer = raw.recv(2048)
+            except TimeoutError:
+                return False
+            answer = answer if six else answer[(answer[0] & 15) * 4 :]
+            if answer[0] == (129 if six else 0) and struct.unpack_from("!H", answer, 4)[0] == identifier:
+                return True
+    return False
+
+
+def checksum(data: bytes) -> int:
+    """The Internet checksum (RFC 1071)."""
+    total = sum(struct.unpack(f"!{len(data) // 2}H", data[: len(data) & ~1]))
+    total += data[-1] << 8 if len(data) % 2 else 0
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    return ~total & 0xFFFF

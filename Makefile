@@ -1,0 +1,33 @@
+# The targets that people use; `make` alone lists them.
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint unit bench clean
+PY := .venv/bin/python
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+
+setup: ## install what is missing (Debian packages, virtual environment, Apache Kafka); quick the second time
+	@deploy/local/setup
+
+demo: setup ## a small cluster, real traffic, the verdicts as they arrive; KEEP=1: until Ctrl-C
+	@KEEP=$(KEEP) $(PY) deploy/local/demo
+
+test: setup ## everything that is checked: format, lint, types, imports, all tests
+	@deploy/local/apiserver --in-background
+	@$(MAKE) --no-print-directory lint
+	@$(PY) -m pytest
+
+lint: setup ## format, lint, types and import contracts only
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+	.venv/bin/lint-imports
+
+unit: setup ## the tests without kernel, Kafka and API server
+	@$(PY) -m pytest -m "not kernel and not kafka and not cluster and not e2e"
+
+bench: setup ## measure: ring to Kafka, raw topic to records beside plain Faust, nanoseconds a packet
+	@$(PY) -m tests.bench
+
+clean: ## remove the virtual environment and tool caches; the cache of large downloads stays
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,0 +1,199 @@
+"""`make demo`: kubeweir on a small cluster of network namespaces, with real traffic, through a real Kafka.
+
+Ends by itself with a summary, or with KEEP=1 runs on until Ctrl-C. Leaves nothing behind, however it ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import signal
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from pods import ATTEMPTS, Pods
+from stack import HOME, PINS, ROOT, DemoError, Stack, free_port, script, sweep, wait_for_port
+from summary import complaint, lost, records, tell
+
+WINDOW_S = 2.0
+SETTLE_S = 30.0
+ROUND_EVERY_S = 10.0
+RESTART_S = 3.0
+
+
+def say(text: str) -> None:
+    """One line of what the demo is doing."""
+    print(f"demo: {text}", flush=True)
+
+
+def main() -> int:
+    if os.geteuid() != 0:
+        print("demo: must run as root: it makes network namespaces and loads programs", file=sys.stderr)
+        return 3
+    keep = os.environ.get("KEEP", "") not in ("", "0")
+    # Ctrl-C reaches the children too, which have sessions of their own for that reason; SIGTERM is the same wish.
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    HOME.mkdir(parents=True, exist_ok=True)
+    with (HOME / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print("demo: another demo runs already; end it first (Ctrl-C there)", file=sys.stderr)
+            return 4
+        for thing in sweep():
+            say(f"removed what an earlier demo left: {thing}")
+        try:
+            with contextlib.ExitStack() as stack:
+                return Demo(stack).run(keep=keep)
+        except DemoError as error:
+            print(f"demo: failed: {error}", file=sys.stderr)
+            return 1
+        except KeyboardInterrupt:
+            say("stopped")
+            return 0 if keep else 130
+        finally:
+            shutil.rmtree(HOME, ignore_errors=True)
+            say("cleaned up: no process, namespace, link or pinned object of the demo is left")
+
+
+class Demo:
+    """One run."""
+
+    def __init__(self, cleanup: contextlib.ExitStack) -> None:
+        self._cleanup = cleanup
+        self._stack = Stack()
+        self._ports = {name: free_port() for name in ("kafka", "probe", "streams")}
+        self._manifests = HOME / "manifests"
+        self._pods: Pods
+
+    def run(self, *, keep: bool) -> int:
+        self._cleanup.callback(self._remove_pins)
+        self._cleanup.callback(self._stack.close)
+        self._start_all()
+        wrong = self._traffic(report=True)
+        flows = self._settled()
+        wrong += [
+            f"{attempt.why} over IPv{family}: {problem}"
+            for attempt in ATTEMPTS
+            for family in (4, 6)
+            if (problem := complaint(attempt, family, flows))
+        ]
+        time.sleep(0.5)  # the table has had its last lines
+        missing = lost([self._url(name, "metrics") for name in ("probe", "streams")])
+        print(flush=True)
+        for line in tell(flows, missing):
+            say(line)
+        for problem in wrong:
+            say(f"WRONG: {problem}")
+        if wrong or missing:
+            return 1
+        say(f"all {2 * len(ATTEMPTS)} connections did what policy says, and every record names who and why")
+        if keep:
+            self._keep()
+        return 0
+
+    def _start_all(self) -> None:
+        kafka = str(self._ports["kafka"])
+        say(f"starting Apache Kafka on 127.0.0.1:{kafka}")
+        command = [sys.executable, "deploy/local/kafka", "run", "--dir", str(HOME / "kafka"), "--port", kafka]
+        self._stack.start("kafka", command, {})
+        say("making a node, four pods and a host outside, as network namespaces (IPv4 and IPv6)")
+        self._pods = Pods()
+        self._cleanup.callback(self._pods.close)
+        shutil.copytree(ROOT / "deploy" / "demo", self._manifests)
+        wait_for_port(self._stack, "kafka", self._ports["kafka"], 60)
+        say("starting weir-probe: compiling, loading and attaching the programs")
+        self._start_probe()
+        say("starting weir-streams")
+        self._stack.start("streams", [script("weir-streams")], self._env("streams"))
+        self._stack.wait_for("probe", self._url("probe", "readyz"), 60)
+        self._stack.wait_for("streams", self._url("streams", "readyz"), 60)
+        say("both services are ready; the verdicts as they arrive (weir observe --follow):\n")
+        self._stack.start(
+            "observe", [script("weir"), "observe", "--follow", "-o", "table"], self._env("streams"), show=True
+        )
+        time.sleep(1.5)
+
+    def _start_probe(self) -> None:
+        self._stack.start("probe", [script("weir-probe")], self._env("probe"))
+
+    def _traffic(self, *, report: bool) -> list[str]:
+        """Every connection, over both families; those that did not do what they should."""
+        wrong = []
+        for attempt in ATTEMPTS:
+            for family in (4, 6):
+                came = self._pods.attempt(attempt, family)
+                if came != attempt.allowed and report:
+                    wrong.append(f"{attempt.why} over IPv{family} {'got through' if came else 'got no answer'}")
+        return wrong
+
+    def _settled(self) -> list[dict[str, object]]:
+        """The records, once nothing of the traffic is on its way any more."""
+        time.sleep(WINDOW_S + 0.5)
+        deadline = time.monotonic() + SETTLE_S
+        flows = records(self._all_env())
+        while time.monotonic() < deadline:
+            if not any(complaint(attempt, family, flows) for attempt in ATTEMPTS for family in (4, 6)):
+                break
+            time.sleep(0.5)
+            flows = records(self._all_env())
+        return flows
+
+    def _keep(self) -> None:
+        port = self._ports["kafka"]
+        say("KEEP=1: goes on until Ctrl-C, with a round of connections every ten seconds. Try, in another terminal:")
+        say(f"  kcat -C -b 127.0.0.1:{port} -t kubeweir.flows -o end")
+        say("  ip netns exec weir-demo-web curl -m 2 http://10.244.0.20:8080/        (allowed)")
+        say("  ip netns exec weir-demo-outside curl -m 2 http://10.244.0.20:8080/    (denied)")
+        say(f"  edit {self._manifests}/policies.yaml: it is in force as soon as it is saved")
+        say(f"  kill -9 {self._stack.pid('probe')}    (weir-probe: enforcement stays, and it is started again)")
+        due = time.monotonic() + ROUND_EVERY_S
+        while True:
+            time.sleep(0.2)
+            for name in ("kafka", "streams", "observe"):
+                if not self._stack.is_alive(name):
+                    raise DemoError(f"{name} ended: {self._stack.last_lines(name)}")
+            if not self._stack.is_alive("probe"):
+                say(f"weir-probe has died; enforcement stays in place; starting it again in {RESTART_S:.0f} s")
+                time.sleep(RESTART_S)
+                self._start_probe()
+                self._stack.wait_for("probe", self._url("probe", "readyz"), 60)
+                say(f"weir-probe is back, with process id {self._stack.pid('probe')}")
+            if time.monotonic() >= due:
+                self._traffic(report=False)
+                due = time.monotonic() + ROUND_EVERY_S
+
+    def _env(self, service: str) -> dict[str, str]:
+        return {
+            "WEIR_KAFKA": f"127.0.0.1:{self._ports['kafka']}",
+            "WEIR_SOURCE": f"manifests:{self._manifests}",
+            "WEIR_NODE": "demo-node",
+            "WEIR_CLUSTER": "demo",
+            "WEIR_NETNS": "/run/netns/weir-demo-node",
+            "WEIR_PIN_DIR": str(PINS),
+            "WEIR_RUN_DIR": str(HOME / "run"),
+            "WEIR_STATE_DIR": str(HOME / "state"),
+            "WEIR_METRICS": f"127.0.0.1:{self._ports[service]}",
+            "WEIR_DENY_WINDOW": str(WINDOW_S),
+            "WEIR_PARTITIONS": "4",
+            "WEIR_LOG_FORMAT": "json",
+        }
+
+    def _all_env(self) -> dict[str, str]:
+        return {**os.environ, **self._env("streams")}
+
+    def _url(self, service: str, path: str) -> str:
+        return f"http://127.0.0.1:{self._ports[service]}/{path}"
+
+    @staticmethod
+    def _remove_pins() -> None:
+        shutil.rmtree(PINS, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,126 @@
+"""The demo's pods: namespaces with veth pairs, the servers in them, and the connections between them."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+from dataclasses import dataclass
+
+from netns import Net, Space, listen, open_socket, ping
+
+PREFIX = "weir-demo"
+NODE_IPS = ("192.0.2.1", "2001:db8:1::1")
+WEB, API, DB, REPORT, OUTSIDE = "web", "api", "db", "report", "outside"
+ADDRESSES = {
+    WEB: ("10.244.0.10", "fd44::10"),
+    API: ("10.244.0.20", "fd44::20"),
+    DB: ("10.244.0.30", "fd44::30"),
+    REPORT: ("10.244.0.40", "fd44::40"),
+    OUTSIDE: ("203.0.113.10", "2001:db8:f::10"),
+}
+POD_NAMES = {
+    WEB: "shop/web-7d9c5b6f4-x2x9p",
+    API: "shop/api-5f6bd7c9d8-k4m2t",
+    DB: "data/db-0",
+    REPORT: "batch/report-29401200-7wq5h",
+}
+_TCP_SERVERS = ((WEB, 8080), (API, 8080), (DB, 5432), (OUTSIDE, 443))
+_ANSWER = b"HTTP/1.0 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 6\r\n\r\nhello\n"
+_PATIENCE_S = 0.6
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """A connection that the demo makes, and what is to come of it."""
+
+    source: str
+    destination: str
+    protocol: str
+    """tcp, udp or icmp."""
+    port: int
+    allowed: bool
+    why: str
+    policies: tuple[str, ...] = ()
+    """What a record about it must name: all policies that allow it, or those that isolate the pod."""
+
+
+ATTEMPTS = (
+    Attempt(OUTSIDE, WEB, "tcp", 8080, True, "a customer", ("shop/web-from-outside",)),
+    Attempt(WEB, API, "tcp", 8080, True, "the web asks the API", ("shop/api-from-web",)),
+    Attempt(API, DB, "tcp", 5432, True, "the API asks the database", ("data/db-from-api", "data/db-from-shop")),
+    Attempt(REPORT, OUTSIDE, "udp", 53, True, "the report resolves a name", ("batch/only-dns",)),
+    Attempt(DB, OUTSIDE, "icmp", 0, True, "the database pings out: no policy for its egress"),
+    Attempt(OUTSIDE, API, "tcp", 8080, False, "a customer at the API", ("shop/api-from-web", "shop/default-deny")),
+    Attempt(WEB, DB, "tcp", 5432, False, "the web at the database", ("shop/default-deny", "shop/web-to-api")),
+    Attempt(REPORT, DB, "tcp", 5432, False, "the report at the database", ("batch/only-dns",)),
+    Attempt(REPORT, OUTSIDE, "tcp", 443, False, "the report phones home", ("batch/only-dns",)),
+    Attempt(OUTSIDE, WEB, "icmp", 0, False, "a ping from outside", ("shop/default-deny", "shop/web-from-outside")),
+)
+
+
+class Pods:
+    """The namespaces, and servers on threads of this process whose sockets live in them."""
+
+    def __init__(self) -> None:
+        self._net = Net(PREFIX)
+        self.node = self._net.node(NODE_IPS)
+        self._spaces: dict[str, Space] = {}
+        self._sockets: list[socket.socket] = []
+        for name, addresses in ADDRESSES.items():
+            self._spaces[name] = self._net.pod(self.node, *addresses, name=name)
+        for name, port in _TCP_SERVERS:
+            for family in (4, 6):
+                self._serve(listen(self._spaces[name], family, port), _serve_http)
+        for family in (4, 6):
+            resolver = open_socket(self._spaces[OUTSIDE], family, socket.SOCK_DGRAM)
+            if family == 6:
+                resolver.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            resolver.bind(("::" if family == 6 else "0.0.0.0", 53))
+            self._serve(resolver, _serve_udp)
+
+    def attempt(self, attempt: Attempt, family: int) -> bool:
+        """Make the connection; whether an answer came."""
+        source = self._spaces[attempt.source]
+        address = self._spaces[attempt.destination].address(family)
+        if attempt.protocol == "icmp":
+            return ping(source, address, _PATIENCE_S)
+        kind = socket.SOCK_STREAM if attempt.protocol == "tcp" else socket.SOCK_DGRAM
+        with open_socket(source, family, kind) as client:
+            client.settimeout(_PATIENCE_S)
+            try:
+                client.connect((address, attempt.port))
+                client.sendall(b"GET / HTTP/1.0\r\n\r\n")
+                return bool(client.recv(100))
+            except OSError:
+                return False
+
+    def close(self) -> None:
+        """End the servers and delete the namespaces."""
+        for server in self._sockets:
+            with contextlib.suppress(OSError):
+                server.shutdown(socket.SHUT_RDWR)
+            server.close()
+        self._net.close()
+
+    def _serve(self, server: socket.socket, answer: object) -> None:
+        server.settimeout(None)
+        self._sockets.append(server)
+        threading.Thread(target=answer, args=(server,), daemon=True).start()  # type: ignore[arg-type]  # a function
+
+
+def _serve_http(server: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        while True:
+            connection, _ = server.accept()
+            with connection, contextlib.suppress(OSError):
+                connection.settimeout(2)
+                connection.recv(4096)
+                connection.sendall(_ANSWER)
+
+
+def _serve_udp(server: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        while True:
+            data, sender = server.recvfrom(4096)
+            server.sendto(data, sender)

@@ -1,0 +1,159 @@
+"""The demo's processes: Kafka, weir-probe, weir-streams and weir observe, each as in production, all gone at the end.
+
+Each child asks the kernel to be killed when the demo dies (PR_SET_PDEATHSIG), and is written down with its start time,
+so that the next run finds what a killed one left.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[3]
+HOME = Path("/run/kubeweir-demo")
+PINS = Path("/sys/fs/bpf/kubeweir-demo")
+PREFIX = "weir-demo"
+_LIBC = ctypes.CDLL(None)
+
+
+class DemoError(RuntimeError):
+    """The demo cannot go on; the message says why."""
+
+
+def free_port() -> int:
+    """A port of loopback that nobody has now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Stack:
+    """The children, by name."""
+
+    def __init__(self) -> None:
+        self._children: dict[str, subprocess.Popen[bytes]] = {}
+
+    def start(self, name: str, command: list[str], env: Mapping[str, str], *, show: bool = False) -> None:
+        """Start a child; its output goes to a file, or to the user's terminal."""
+        log = None if show else (HOME / f"{name}.log").open("ab")
+        try:
+            self._children[name] = subprocess.Popen(
+                command, env={**os.environ, **env}, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                preexec_fn=_die_with_parent, start_new_session=True,
+            )  # fmt: skip
+        finally:
+            if log is not None:
+                log.close()
+        children = {n: [child.pid, _start_time(child.pid)] for n, child in self._children.items()}
+        (HOME / "children.json").write_text(json.dumps(children))
+
+    def is_alive(self, name: str) -> bool:
+        """Whether a child that was started still runs."""
+        return self._children[name].poll() is None
+
+    def pid(self, name: str) -> int:
+        """A child's process id."""
+        return self._children[name].pid
+
+    def wait_for(self, name: str, url: str, patience_s: float) -> None:
+        """Until a child's /readyz says yes. Raises DemoError with what it said last."""
+        deadline, said = time.monotonic() + patience_s, "nothing"
+        while time.monotonic() < deadline:
+            if not self.is_alive(name):
+                raise DemoError(f"{name} ended: {self.last_lines(name)}")
+            try:
+                with urllib.request.urlopen(url, timeout=2):  # noqa: S310 - loopback
+                    return
+            except urllib.error.HTTPError as error:
+                said = error.read().decode().strip()
+            except OSError as error:
+                said = str(error)
+            time.sleep(0.05)
+        raise DemoError(f"{name} is not ready after {patience_s:.0f} s: {said}; {self.last_lines(name)}")
+
+    def last_lines(self, name: str, count: int = 5) -> str:
+        """The end of a child's log."""
+        file = HOME / f"{name}.log"
+        return "\n".join(file.read_text(errors="replace").splitlines()[-count:]) if file.exists() else "no log"
+
+    def stop(self, name: str, patience_s: float = 10.0) -> int | None:
+        """SIGTERM, then SIGKILL; the exit code."""
+        child = self._children.pop(name, None)
+        if child is None:
+            return None
+        child.terminate()
+        try:
+            return child.wait(patience_s)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            return child.wait()
+
+    def close(self) -> None:
+        """Stop all, the last first; Kafka at once, for nothing of it is kept."""
+        for name in reversed(list(self._children)):
+            self.stop(name, 0.0 if name == "kafka" else 10.0)
+
+
+def wait_for_port(stack: Stack, name: str, port: int, patience_s: float) -> None:
+    """Until somebody listens on a port of loopback."""
+    deadline = time.monotonic() + patience_s
+    while time.monotonic() < deadline:
+        if not stack.is_alive(name):
+            raise DemoError(f"{name} ended: {stack.last_lines(name)}")
+        with contextlib.suppress(OSError):
+            socket.create_connection(("127.0.0.1", port), 0.2).close()
+            return
+        time.sleep(0.1)
+    raise DemoError(f"{name} does not answer on port {port}: {stack.last_lines(name)}")
+
+
+def sweep() -> list[str]:
+    """Remove what an earlier demo that was killed left behind; what that was, in words."""
+    found = []
+    with contextlib.suppress(FileNotFoundError, ValueError):
+        for name, (pid, started) in json.loads((HOME / "children.json").read_text()).items():
+            if _start_time(pid) == started:
+                os.kill(pid, signal.SIGKILL)
+                found.append(f"process {name}")
+    listed = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=False).stdout
+    for line in listed.splitlines():
+        space = line.split()[0]
+        if space.startswith(f"{PREFIX}-"):
+            subprocess.run(["ip", "netns", "del", space], check=False)
+            found.append(f"namespace {space}")
+    if PINS.exists():
+        shutil.rmtree(PINS, ignore_errors=True)
+        found.append(f"pins in {PINS}")
+    for path in HOME.iterdir() if HOME.exists() else ():
+        if path.name != "lock":
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    return found
+
+
+def _die_with_parent() -> None:
+    _LIBC.prctl(1, signal.SIGKILL)
+
+
+def _start_time(pid: int) -> str:
+    """Field 22 of /proc/PID/stat: tells a process from a later one with its id."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    except (OSError, IndexError):
+        return ""
+
+
+def script(name: str) -> str:
+    """A console script of the virtual environment that runs this."""
+    return str(Path(sys.prefix) / "bin" / name)

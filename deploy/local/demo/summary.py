@@ -1,0 +1,95 @@
+"""What the demo's records say, compared with what the connections saw."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import re
+import subprocess
+import urllib.request
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pods import ADDRESSES, POD_NAMES, Attempt
+from stack import script
+
+_LOST = re.compile(
+    r"^kubeweir_(?:probe_lost|streams_(?:gap_rows|lost_rows|dead_letters|expired_batches))_total(?:{[^}]*})? ([0-9.e+]+)$"
+)
+
+
+def records(env: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Every record of the flows topic."""
+    done = subprocess.run(
+        [script("weir"), "observe", "-o", "json", "--since", "1h"],
+        env=dict(env), capture_output=True, text=True, check=True, timeout=60,
+    )  # fmt: skip
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def lost(urls: Sequence[str]) -> int:
+    """What the services count as lost, missing or refused."""
+    total = 0.0
+    for url in urls:
+        with urllib.request.urlopen(url, timeout=5) as answer:  # noqa: S310 - loopback
+            for line in answer.read().decode().splitlines():
+                if found := _LOST.match(line):
+                    total += float(found.group(1))
+    return int(total)
+
+
+def about(attempt: Attempt, family: int, flows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The records about an attempt, at the ends that enforce."""
+    side = 1 if family == 6 else 0
+    source, destination = ADDRESSES[attempt.source][side], ADDRESSES[attempt.destination][side]
+    protocol = {"icmp": "icmpv6" if family == 6 else "icmp"}.get(attempt.protocol, attempt.protocol)
+    return [
+        flow
+        for flow in flows
+        if _ip(flow, "src_ip") == ipaddress.ip_address(source)
+        and _ip(flow, "dest_ip") == ipaddress.ip_address(destination)
+        and flow["connection"]["protocol"] == protocol
+        and flow["connection"].get("dest_port", 0) == attempt.port
+    ]
+
+
+def complaint(attempt: Attempt, family: int, flows: Sequence[Mapping[str, Any]]) -> str | None:
+    """What is wrong with the records about an attempt, None if nothing is."""
+    found = about(attempt, family, flows)
+    wanted = "allow" if attempt.allowed else "deny"
+    ends = [flow for flow in found if flow["disposition"] == wanted]
+    if not ends:
+        return f"no record says {wanted}"
+    if attempt.allowed and any(flow["disposition"] == "deny" for flow in found):
+        return "a record says deny"
+    named = {f"{p['namespace']}/{p['name']}" for flow in ends for p in flow["policies"] + flow["isolated_by"]}
+    if not set(attempt.policies) <= named:
+        return f"policies {sorted(named)}, expected {sorted(attempt.policies)}"
+    for flow in found:
+        for name, end in ((attempt.source, flow["src"]), (attempt.destination, flow["dest"])):
+            if name in POD_NAMES and f"{end.get('namespace')}/{end.get('pod_name')}" != POD_NAMES[name]:
+                return f"{name} is called {end}"
+    return None
+
+
+def tell(flows: Sequence[Mapping[str, Any]], lost_rows: int) -> list[str]:
+    """The summary, in lines."""
+    dispositions = Counter(flow["disposition"] for flow in flows)
+    packets = sum(flow["count"] for flow in flows if flow["disposition"] == "deny")
+    allowed, isolated = Counter[str](), Counter[str]()
+    for flow in flows:
+        allowed.update(f"{p['namespace']}/{p['name']}" for p in flow["policies"])
+        isolated.update(f"{p['namespace']}/{p['name']}" for p in flow["isolated_by"])
+    lines = [
+        f"{len(flows)} verdicts: {dispositions['allow']} allowed, {dispositions['deny']} denied ({packets} packets)",
+        *(f"  allowed by {name}: {count}" for name, count in sorted(allowed.items())),
+        *(f"  denied, isolated by {name}: {count}" for name, count in sorted(isolated.items())),
+        f"lost: {lost_rows or 'none'}",
+    ]
+    return lines
+
+
+def _ip(flow: Mapping[str, Any], end: str) -> Any:
+    text = flow["connection"].get(end)
+    return ipaddress.ip_address(text) if text else None

@@ -1,0 +1,91 @@
+"""What is shipped: four packages with the C and the schema in them, console scripts, and a lock that names no host."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import re
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="module")
+def project() -> dict[str, object]:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+def test_the_wheel_holds_the_four_packages_the_programs_and_the_schema(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+    tops = {name.split("/")[0] for name in names if ".dist-info" not in name}
+    assert tops == {"probe", "streams", "enrich", "bpf"}
+    for wanted in (
+        "bpf/policy.c",
+        "bpf/event.h",
+        "bpf/headers/include/linux/kconfig.h",
+        "enrich/schemas/flow.schema.json",
+    ):
+        assert wanted in names
+
+
+def test_the_packages_are_ours_and_not_namesakes_from_an_index() -> None:
+    for name in ("probe", "streams", "enrich", "bpf"):
+        found = importlib.util.find_spec(name)
+        assert found is not None
+        assert found.origin is not None
+        assert Path(found.origin).is_relative_to(ROOT)
+
+
+def test_every_console_script_starts(project: dict[str, dict[str, dict[str, str]]]) -> None:
+    scripts = project["project"]["scripts"]
+    assert set(scripts) == {"weir", "weir-probe", "weir-streams"}
+    for name, target in scripts.items():
+        module, function = target.split(":")
+        assert callable(getattr(importlib.import_module(module), function))
+        done = subprocess.run([Path(sys.prefix) / "bin" / name, "--help"], capture_output=True, text=True, check=True)
+        assert "Usage" in done.stdout
+
+
+def test_the_lock_pins_by_hash_and_names_no_host() -> None:
+    lock = (ROOT / "requirements.lock").read_text()
+    pinned = re.findall(r"^([a-z0-9._-]+)==\S+ \\$", lock, re.MULTILINE)
+    assert {"numpy", "orjson", "faust-streaming", "confluent-kafka", "kubernetes", "pytest"} <= set(pinned)
+    assert lock.count("--hash=sha256:") >= len(pinned)
+    assert "://" not in lock
+    # bcc comes from the operating system: the name on the index is another package, and so is its `enrich`.
+    assert not {"bcc", "enrich", "probe", "streams", "bpf"} & set(pinned)
+
+
+def test_import_contracts_hold() -> None:
+    done = subprocess.run(
+        [Path(sys.prefix) / "bin" / "lint-imports"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize(
+    ("library", "homes"),
+    [
+        ("bcc", {"probe/kernel/program.py"}),
+        ("pyroute2", {"probe/netlink.py"}),
+        ("kubernetes", {"enrich/sources/kubernetes.py"}),
+        ("confluent_kafka", {"probe/publisher.py", "streams/kafka.py"}),
+        ("faust", {"streams/app.py"}),
+    ],
+)
+def test_each_outside_world_has_one_module(library: str, homes: set[str]) -> None:
+    importing = re.compile(rf"^\s*(import|from) {library}\b", re.MULTILINE)
+    rooms = ("probe", "streams", "enrich", "bpf")
+    files = [file for room in rooms for file in (ROOT / room).rglob("*.py")]
+    found = {str(file.relative_to(ROOT)) for file in files if importing.search(file.read_text())}
+    assert found == homes
