@@ -15,16 +15,19 @@ for as metadata only.
 from __future__ import annotations
 
 import contextlib
+import os
 import random
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, Final
 
 import kubernetes
 import orjson
 import structlog
 import urllib3
+import yaml
 
 from enrich.cluster import Change, Cluster
 from enrich.fields import InvalidObjectError
@@ -223,13 +226,19 @@ class _Watch:
 
 
 def _configured() -> Any:
+    """A client by KUBECONFIG, ~/.kube/config or the pod's service account, in this order."""
+    configuration = kubernetes.client.Configuration()
+    named, usual = os.environ.get("KUBECONFIG"), Path.home() / ".kube/config"
     try:
-        kubernetes.config.load_config()
-    except kubernetes.config.ConfigException as error:
+        if named or usual.exists():
+            kubernetes.config.load_kube_config(named or str(usual), client_configuration=configuration)
+        else:
+            kubernetes.config.load_incluster_config(client_configuration=configuration)
+    except (kubernetes.config.ConfigException, OSError, ValueError, yaml.YAMLError) as error:
         raise SourceError(
             f"no Kubernetes configuration: {error}. Set KUBECONFIG, or run in a pod with a service account"
         ) from error
-    return kubernetes.client.ApiClient()
+    return kubernetes.client.ApiClient(configuration)
 
 
 def _lines(response: Any) -> Iterator[bytes]:

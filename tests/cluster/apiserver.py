@@ -1,0 +1,219 @@
+"""A real kube-apiserver and etcd on loopback, and a way to them that can be cut. No controllers, no nodes."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import socket
+import ssl
+import subprocess
+import threading
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+TOKENS = {"admin": "admin-token", "reader": "reader-token"}
+
+
+def free_port() -> int:
+    """A port nobody listens on now."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+class ApiServer:
+    """Both processes in a folder of their own. ``binaries`` holds etcd and kube-apiserver."""
+
+    def __init__(self, binaries: Path, folder: Path) -> None:
+        self._binaries, self._folder = binaries, folder
+        self._etcd_port, self.port = free_port(), free_port()
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+
+    def start(self) -> None:
+        """Start both and wait until the server is ready."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        key = self._folder / "account.key"
+        subprocess.run(["openssl", "genrsa", "-out", key, "2048"], check=True, capture_output=True)
+        (self._folder / "tokens.csv").write_text(
+            f'{TOKENS["admin"]},admin,1,"system:masters"\n{TOKENS["reader"]},reader,2,""\n'
+        )
+        client, peer = f"http://127.0.0.1:{self._etcd_port}", f"http://127.0.0.1:{free_port()}"
+        self._run(
+            "etcd", f"--data-dir={self._folder}/etcd", f"--listen-client-urls={client}",
+            f"--advertise-client-urls={client}", f"--listen-peer-urls={peer}",
+            f"--initial-advertise-peer-urls={peer}", f"--initial-cluster=default={peer}", "--unsafe-no-fsync=true",
+        )  # fmt: skip
+        self.start_server()
+
+    def start_server(self) -> None:
+        """Start kube-apiserver (again)."""
+        folder, key = self._folder, self._folder / "account.key"
+        self._run(
+            "kube-apiserver", f"--etcd-servers=http://127.0.0.1:{self._etcd_port}", f"--secure-port={self.port}",
+            "--bind-address=127.0.0.1", "--advertise-address=127.0.0.1", f"--cert-dir={folder}/certificates",
+            f"--token-auth-file={folder}/tokens.csv", "--authorization-mode=RBAC", "--etcd-compaction-interval=0",
+            "--service-account-issuer=https://kubeweir.local", f"--service-account-key-file={key}",
+            f"--service-account-signing-key-file={key}", "--service-cluster-ip-range=10.96.0.0/16",
+            "--disable-admission-plugins=ServiceAccount", "--endpoint-reconciler-type=none",
+        )  # fmt: skip
+        deadline = time.monotonic() + 90
+        while True:
+            with contextlib.suppress(OSError):
+                if self.get("/readyz", raw=True) == "ok" and self.get("/api/v1/namespaces/default"):
+                    return
+            if self._processes["kube-apiserver"].poll() is not None or time.monotonic() > deadline:
+                log = (self._folder / "kube-apiserver.log").read_text()
+                raise RuntimeError(f"kube-apiserver does not start: {log[-2000:]}")
+            time.sleep(0.1)
+
+    def kill_server(self) -> None:
+        """SIGKILL: with etcd gone it would linger for a minute."""
+        process = self._processes.pop("kube-apiserver")
+        process.kill()
+        process.wait()
+
+    def close(self) -> None:
+        """End both."""
+        for process in self._processes.values():
+            process.kill()
+            process.wait()
+
+    @property
+    def authority(self) -> Path:
+        """The certificate that the server made for itself."""
+        return self._folder / "certificates" / "apiserver.crt"
+
+    def kubeconfig(self, user: str, port: int | None = None) -> Path:
+        """A kubeconfig for a user, perhaps by way of another port."""
+        path = self._folder / f"kubeconfig-{user}-{port or self.port}"
+        server = {
+            "server": f"https://127.0.0.1:{port or self.port}",
+            "certificate-authority-data": base64.b64encode(self.authority.read_bytes()).decode(),
+        }
+        config = {
+            "apiVersion": "v1", "kind": "Config", "current-context": "test",
+            "clusters": [{"name": "test", "cluster": server}],
+            "users": [{"name": "test", "user": {"token": TOKENS[user]}}],
+            "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test"}}],
+        }  # fmt: skip
+        path.write_text(json.dumps(config))
+        return path
+
+    def compact(self) -> None:
+        """Make etcd forget every version but the last."""
+        status = self._etcd("/v3/maintenance/status", {})
+        self._etcd("/v3/kv/compaction", {"revision": status["header"]["revision"], "physical": True})
+
+    def _etcd(self, path: str, body: dict[str, Any]) -> Any:
+        url = f"http://127.0.0.1:{self._etcd_port}{path}"
+        with urllib.request.urlopen(urllib.request.Request(url, json.dumps(body).encode()), timeout=10) as answer:
+            return json.load(answer)
+
+    def get(self, path: str, *, raw: bool = False) -> Any:
+        """An object."""
+        return self.call("GET", path, raw=raw)
+
+    def create(self, path: str, body: dict[str, Any]) -> Any:
+        """A new object in a collection."""
+        return self.call("POST", path, body)
+
+    def patch(self, path: str, body: dict[str, Any]) -> Any:
+        """A merge patch (RFC 7386)."""
+        return self.call("PATCH", path, body, content="application/merge-patch+json")
+
+    def delete(self, path: str) -> Any:
+        """At once, without grace."""
+        return self.call("DELETE", f"{path}?gracePeriodSeconds=0")
+
+    def call(
+        self, method: str, path: str, body: Any = None, *, content: str = "application/json", raw: bool = False
+    ) -> Any:
+        """A request as the administrator."""
+        request = urllib.request.Request(
+            f"https://127.0.0.1:{self.port}{path}",
+            None if body is None else json.dumps(body).encode(),
+            {"Authorization": f"Bearer {TOKENS['admin']}", "Content-Type": content},
+            method=method,
+        )
+        context = ssl.create_default_context(cafile=str(self.authority))
+        try:
+            with urllib.request.urlopen(request, timeout=30, context=context) as answer:  # noqa: S310
+                text = answer.read().decode()
+        except urllib.error.HTTPError as error:
+            detail = error.read().decode()
+            error.close()
+            raise OSError(f"{method} {path}: {error.code} {detail}") from None
+        return text if raw else json.loads(text)
+
+    def _run(self, program: str, *arguments: str) -> None:
+        with (self._folder / f"{program}.log").open("ab") as log:
+            self._processes[program] = subprocess.Popen(
+                [self._binaries / program, *arguments], stdout=log, stderr=log, stdin=subprocess.DEVNULL
+            )
+
+
+class Way:
+    """A TCP way to a port that can be cut and mended."""
+
+    def __init__(self, target: int) -> None:
+        self._target = target
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = int(self._listener.getsockname()[1])
+        self._open = True
+        self._sockets: set[socket.socket] = set()
+        self._threads: list[threading.Thread] = []
+        self._start(self._accept)
+
+    def cut(self) -> None:
+        """End every connection and refuse new ones."""
+        self._open = False
+        for end in tuple(self._sockets):
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+    def mend(self) -> None:
+        """Let connections through again."""
+        self._open = True
+
+    def close(self) -> None:
+        """End all of it."""
+        self.cut()
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        for thread in self._threads:
+            thread.join(5)
+
+    def _start(self, work: Any, *arguments: Any) -> None:
+        thread = threading.Thread(target=work, args=arguments, daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                near, _ = self._listener.accept()
+            except OSError:
+                return
+            try:
+                if not self._open:
+                    raise ConnectionRefusedError
+                far = socket.create_connection(("127.0.0.1", self._target))
+            except OSError:
+                near.close()
+                continue
+            self._sockets |= {near, far}
+            self._start(self._pump, near, far)
+            self._start(self._pump, far, near)
+
+    def _pump(self, source: socket.socket, sink: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while block := source.recv(1 << 16):
+                sink.sendall(block)
+        with contextlib.suppress(OSError):
+            sink.shutdown(socket.SHUT_RDWR)
+        self._sockets.discard(source)
+        source.close()

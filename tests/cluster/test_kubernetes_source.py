@@ -1,0 +1,244 @@
+"""List and watch against a real kube-apiserver and etcd."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import kubernetes
+import orjson
+import pytest
+
+from enrich.cluster import Cluster
+from enrich.model import Name, Owner
+from enrich.sources.kubernetes import KubernetesSource
+from enrich.sources.source import SourceError, make_source
+from tests.cluster.apiserver import ApiServer, Way
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1800)]
+
+PODS = "/api/v1/namespaces/default/pods"
+POLICIES = "/apis/networking.k8s.io/v1/namespaces/default/networkpolicies"
+
+
+def make_pod(name: str, **labels: str) -> dict[str, Any]:
+    container = {"name": "main", "image": "none", "ports": [{"name": "http", "containerPort": 8080}]}
+    return {"metadata": {"name": name, "labels": labels}, "spec": {"nodeName": "n1", "containers": [container]}}
+
+
+def make_policy(name: str, *ports: int) -> dict[str, Any]:
+    ingress = [{"ports": [{"port": port} for port in ports]}]
+    return {"metadata": {"name": name}, "spec": {"podSelector": {}, "policyTypes": ["Ingress"], "ingress": ingress}}
+
+
+def give_ip(api: ApiServer, pod: str, ip: str) -> None:
+    api.patch(f"{PODS}/{pod}/status", {"status": {"podIP": ip, "podIPs": [{"ip": ip}], "phase": "Running"}})
+
+
+def eventually(what: Callable[[], bool], seconds: float = 30) -> None:
+    deadline = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < deadline, "did not come true"
+        time.sleep(0.02)
+
+
+def pod_name(name: str) -> Name:
+    return Name("default", name)
+
+
+class Watched:
+    """A source with its index, by a way that can be cut."""
+
+    def __init__(self, api: ApiServer, user: str = "admin") -> None:
+        self.cluster = Cluster()
+        self.way = Way(api.port)
+        client = kubernetes.config.new_client_from_config(str(api.kubeconfig(user, self.way.port)))
+        self.source = KubernetesSource(self.cluster, client)
+        self.source.start()
+
+    def close(self) -> None:
+        self.source.stop()
+        self.way.close()
+
+
+@pytest.fixture
+def watched(api: ApiServer) -> Iterator[Watched]:
+    made = Watched(api)
+    try:
+        assert made.cluster.synced.wait(30), made.source.problem()
+        eventually(lambda: made.source.problem() is None)
+        yield made
+    finally:
+        made.close()
+
+
+def test_pods_come_change_and_go(api: ApiServer, watched: Watched) -> None:
+    cluster = watched.cluster
+    api.create(PODS, make_pod("web", app="web"))
+    eventually(lambda: pod_name("web") in cluster.pods())
+    assert cluster.pod_at("10.0.0.1", time.time_ns()).pod is None
+    give_ip(api, "web", "10.0.0.1")
+    eventually(lambda: cluster.pod_at("10.0.0.1", time.time_ns()).pod is not None)
+    pod = cluster.pods()[pod_name("web")]
+    assert (pod.ips, pod.node, pod.labels, pod.ports[0].port) == (("10.0.0.1",), "n1", {"app": "web"}, 8080)
+    api.patch(f"{PODS}/web", {"metadata": {"labels": {"app": "api"}}})
+    eventually(lambda: cluster.pods()[pod_name("web")].labels == {"app": "api"})
+    api.delete(f"{PODS}/web")
+    eventually(lambda: pod_name("web") not in cluster.pods())
+    assert cluster.pod_by_uid(pod.uid) is not None
+
+
+def test_every_kind_is_watched(api: ApiServer, watched: Watched) -> None:
+    cluster = watched.cluster
+    api.create("/api/v1/namespaces", {"metadata": {"name": "shop", "labels": {"team": "a"}}})
+    api.create("/api/v1/nodes", {"metadata": {"name": "n1", "labels": {"topology.kubernetes.io/zone": "z1"}}})
+    api.patch("/api/v1/nodes/n1/status", {"status": {"addresses": [{"type": "InternalIP", "address": "192.0.2.1"}]}})
+    service = api.create("/api/v1/namespaces/default/services", {
+        "metadata": {"name": "web"}, "spec": {"ports": [{"port": 80}], "selector": {"app": "web"}},
+    })  # fmt: skip
+    api.create(POLICIES, make_policy("allow-web", 8080))
+    eventually(lambda: cluster.node_of_ip("192.0.2.1") is not None)
+    eventually(lambda: cluster.service_of(service["spec"]["clusterIP"]) is not None)
+    eventually(lambda: pod_name("allow-web") in cluster.policies())
+    eventually(lambda: Name("", "shop") in cluster.namespaces())
+    assert cluster.nodes()[Name("", "n1")].zone == "z1"
+    assert cluster.namespaces()[Name("", "shop")].labels["team"] == "a"
+    api.patch(f"{POLICIES}/allow-web", make_policy("allow-web", 9090))
+    eventually(lambda: cluster.policies()[pod_name("allow-web")].ingress[0].ports[0].port == 9090)  # type: ignore[index]
+    api.delete(f"{POLICIES}/allow-web")
+    eventually(lambda: pod_name("allow-web") not in cluster.policies())
+
+
+def test_workloads_come_as_metadata_and_name_what_runs_a_pod(api: ApiServer, watched: Watched) -> None:
+    cluster = watched.cluster
+    deployment = {"apiVersion": "apps/v1", "kind": "Deployment", "name": "web", "uid": "d-1", "controller": True}
+    template = {"metadata": {"labels": {"app": "x"}}, "spec": {"containers": [{"name": "c", "image": "none"}]}}
+    replicas = api.create("/apis/apps/v1/namespaces/default/replicasets", {
+        "metadata": {"name": "web-abc", "ownerReferences": [deployment]},
+        "spec": {"selector": {"matchLabels": {"app": "x"}}, "template": template},
+    })  # fmt: skip
+    owner = {"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "web-abc", "uid": replicas["metadata"]["uid"]}
+    pod = make_pod("web-abc-1")
+    pod["metadata"]["ownerReferences"] = [owner | {"controller": True}]
+    api.create(PODS, pod)
+    eventually(lambda: pod_name("web-abc-1") in cluster.pods() and cluster.counts()["Workload"] == 1)
+    found = cluster.workload_of(cluster.pods()[pod_name("web-abc-1")])
+    assert found == Owner("Deployment", "web", "d-1")
+    watch = next(w for w in watched.source._watches if w.resource.kind == "ReplicaSet")
+    with watch._get({"limit": "5"}, 10) as listed:
+        item = orjson.loads(listed.read())["items"][0]
+    assert item["metadata"]["name"] == "web-abc"
+    assert "spec" not in item
+    api.delete("/apis/apps/v1/namespaces/default/replicasets/web-abc")
+    eventually(lambda: cluster.counts()["Workload"] == 0)
+
+
+def test_lists_come_in_pages(api: ApiServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("enrich.sources.kubernetes._PAGE", 3)
+    for number in range(10):
+        api.create(PODS, make_pod(f"page-{number}"))
+    watched = Watched(api)
+    try:
+        assert watched.cluster.synced.wait(30)
+        assert {f"page-{n}" for n in range(10)} <= {name.name for name in watched.cluster.pods()}
+    finally:
+        watched.close()
+
+
+def test_a_cut_watch_goes_on_where_it_was(api: ApiServer, watched: Watched, capsys: pytest.CaptureFixture[str]) -> None:
+    cluster = watched.cluster
+    api.create(PODS, make_pod("before"))
+    eventually(lambda: pod_name("before") in cluster.pods())
+    capsys.readouterr()
+    watched.way.cut()
+    eventually(lambda: watched.source.problem() is not None)
+    api.create(PODS, make_pod("meanwhile"))
+    api.delete(f"{PODS}/before")
+    assert pod_name("before") in cluster.pods(), "the cache that is stale stays in service"
+    assert cluster.synced.is_set()
+    watched.way.mend()
+    eventually(lambda: pod_name("meanwhile") in cluster.pods() and pod_name("before") not in cluster.pods())
+    eventually(lambda: watched.source.problem() is None)
+    assert "listed" not in capsys.readouterr().out
+
+
+def test_a_version_that_is_compacted_is_listed_again(
+    api: ApiServer, watched: Watched, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cluster = watched.cluster
+    api.create(PODS, make_pod("old"))
+    eventually(lambda: pod_name("old") in cluster.pods())
+    watched.way.cut()
+    eventually(lambda: watched.source.problem() is not None)
+    api.delete(f"{PODS}/old")
+    api.create(PODS, make_pod("new"))
+    api.compact()
+    api.kill_server()  # its memory of older versions goes too
+    api.start_server()
+    capsys.readouterr()
+    watched.way.mend()
+    eventually(lambda: pod_name("new") in cluster.pods() and pod_name("old") not in cluster.pods())
+    assert "listing again" in capsys.readouterr().out
+
+
+def test_a_server_that_dies_and_comes_back(api: ApiServer, watched: Watched) -> None:
+    api.kill_server()
+    eventually(lambda: "cannot be reached" in (watched.source.problem() or ""))
+    api.start_server()
+    api.create(PODS, make_pod("after-restart"))
+    eventually(lambda: pod_name("after-restart") in watched.cluster.pods())
+    eventually(lambda: watched.source.problem() is None)
+
+
+def test_what_is_not_permitted_is_said_and_nothing_is_ready(api: ApiServer) -> None:
+    rules = [
+        {"apiGroups": ["", "apps", "batch"], "resources": ["*"], "verbs": ["get", "list", "watch"]},
+    ]
+    role, binding = "/apis/rbac.authorization.k8s.io/v1/clusterroles", "clusterrolebindings"
+    api.create(role, {"metadata": {"name": "reader"}, "rules": rules})
+    api.create(f"/apis/rbac.authorization.k8s.io/v1/{binding}", {
+        "metadata": {"name": "reader"},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "reader"},
+        "subjects": [{"kind": "User", "apiGroup": "rbac.authorization.k8s.io", "name": "reader"}],
+    })  # fmt: skip
+    watched = Watched(api, "reader")
+    try:
+        eventually(lambda: watched.cluster.missing() == ["NetworkPolicy"])
+        eventually(lambda: "networkpolicies: not permitted (403)" in (watched.source.problem() or ""))
+        assert not watched.cluster.synced.is_set()
+        rules.append({"apiGroups": ["networking.k8s.io"], "resources": ["*"], "verbs": ["get", "list", "watch"]})
+        api.patch(f"{role}/reader", {"rules": rules})
+        assert watched.cluster.synced.wait(30), watched.source.problem()
+        eventually(lambda: watched.source.problem() is None)
+    finally:
+        watched.close()
+
+
+def test_credentials_that_are_not_accepted_are_said(api: ApiServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = api.kubeconfig("reader")
+    config.write_text(config.read_text().replace("reader-token", "wrong"))
+    monkeypatch.setenv("KUBECONFIG", str(config))
+    source = make_source("kubernetes", Cluster())
+    source.start()
+    try:
+        eventually(lambda: "(401)" in (source.problem() or ""))
+    finally:
+        source.stop()
+
+
+def test_stop_does_not_wait_for_the_server(api: ApiServer) -> None:
+    watched = Watched(api)
+    assert watched.cluster.synced.wait(30)
+    eventually(lambda: watched.source.problem() is None)
+    watched.source.stop()
+    assert not any(watch.thread.is_alive() for watch in watched.source._watches)
+    watched.close()
+
+
+def test_no_configuration_is_an_error_that_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+    with pytest.raises(SourceError, match="Set KUBECONFIG"):
+        make_source("kubernetes", Cluster()).start()
