@@ -1,0 +1,97 @@
+"""The role `enrich`, put together: the cluster's index, the topics, the enricher, the Faust worker."""
+
+from __future__ import annotations
+
+import socket
+import threading
+
+import structlog
+from prometheus_client import CollectorRegistry
+
+from enrich.cluster import Cluster
+from enrich.enricher import Enricher
+from enrich.runtime.health import Check, HealthServer
+from enrich.runtime.process import Exit, StopServiceError
+from enrich.sources.source import Source, SourceError, make_source
+from streams.kafka import Output, prepare_topics
+from streams.metrics import EnrichMetrics
+from streams.pipeline import Pipeline
+from streams.settings import Settings
+
+log = structlog.get_logger("kubeweir.streams")
+
+
+def run_enrich(settings: Settings, stop: threading.Event) -> int:
+    """Run until ``stop`` or a signal; the exit code. Raises StopServiceError."""
+    # Faust takes long to import, and only this role needs it.
+    from streams.app import Enriching, quiet_libraries  # noqa: PLC0415 - as above
+
+    quiet_libraries()
+    registry = CollectorRegistry()
+    metrics = EnrichMetrics(registry)
+    cluster = Cluster()
+    source = _source(settings, cluster)
+    checks: dict[str, Check] = {"cluster": lambda: _cluster_problem(cluster, source), "kafka": _never_connected}
+    health = HealthServer(settings.metrics, registry, checks)
+    log.info("starting", role="enrich", metrics_port=health.port, kafka=settings.kafka, prefix=settings.prefix)
+    try:
+        _start(source)
+        _wait_synced(cluster, stop)
+        if not prepare_topics(settings.kafka, settings.topics, settings.replication, stop):
+            return Exit.OK
+        late: list[Enriching] = []
+        output = Output(settings.kafka, lambda error: late[0].fatal(error))  # noqa: PLW0108 - it comes later
+        pipeline = Pipeline(
+            settings.topics,
+            settings.cluster,
+            Enricher(cluster, settings.labels).records,
+            lambda uid: _node_of(cluster, uid),
+            output,
+            metrics,
+            socket.gethostname(),
+        )
+        worker = Enriching(settings, pipeline, output, metrics, stop)
+        late.append(worker)
+        checks["kafka"] = worker.problem
+        worker.run()
+        output.close(0)
+        log.info("stopped", role="enrich")
+        return Exit.OK
+    finally:
+        source.stop()
+        health.close()
+
+
+def _source(settings: Settings, cluster: Cluster) -> Source:
+    try:
+        return make_source(settings.source, cluster)
+    except SourceError as error:
+        raise StopServiceError(str(error), Exit.USAGE) from error
+
+
+def _start(source: Source) -> None:
+    try:
+        source.start()
+    except SourceError as error:
+        raise StopServiceError(str(error), Exit.USAGE) from error
+
+
+def _wait_synced(cluster: Cluster, stop: threading.Event) -> None:
+    """Nothing is named before the first list is complete."""
+    while not stop.is_set() and not cluster.synced.wait(0.1):
+        pass
+
+
+def _cluster_problem(cluster: Cluster, source: Source) -> str | None:
+    if not cluster.synced.is_set():
+        return f"not listed yet: {', '.join(cluster.missing())}"
+    return source.problem()
+
+
+def _never_connected() -> str:
+    return "Kafka has not been reached yet"
+
+
+def _node_of(cluster: Cluster, uid: str) -> str:
+    pod = cluster.pod_by_uid(uid)
+    return pod.node if pod else ""

@@ -1,0 +1,423 @@
+"""Kafka, for everything here but Faust's own consumer; alone imports confluent_kafka.
+
+Topics are made at the start, for a broker that makes one by itself makes one of a single partition. Output goes by one
+idempotent producer that never gives up on its own. A sink and `weir observe` read with consumers of their own.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+import structlog
+from confluent_kafka import (
+    OFFSET_END,
+    Consumer,
+    KafkaError,
+    KafkaException,
+    Message,
+    Producer,
+    TopicPartition,
+)
+from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType
+
+from enrich.runtime.process import Exit, StopServiceError
+from enrich.topics import Topic
+
+log = structlog.get_logger("kubeweir.streams")
+
+_CALL_S: Final = 10.0
+_REPORT_S: Final = 15.0
+_FIRST_WAIT_S: Final = 0.5
+_LONGEST_WAIT_S: Final = 10.0
+_REFUSED: Final = frozenset(
+    {
+        KafkaError.MSG_SIZE_TOO_LARGE,
+        KafkaError.INVALID_MSG,
+        KafkaError.INVALID_MSG_SIZE,
+        KafkaError.INVALID_TIMESTAMP,
+        KafkaError.INVALID_RECORD,
+    }
+)
+"""The record is at fault, not the broker or the rights: trying it again changes nothing."""
+
+
+def refused(error: KafkaError) -> bool:
+    """Whether Kafka will not take this record, whatever is done."""
+    return error.code() in _REFUSED
+
+
+def _quiet() -> logging.Logger:
+    """librdkafka's lines repeat what the callbacks tell, several times a second."""
+    logger = logging.getLogger("kubeweir.librdkafka")
+    logger.addHandler(logging.NullHandler())
+    logger.propagate = False
+    return logger
+
+
+class Waiter:
+    """Waits between tries, longer each time, and says what it waits for: at once, then now and then."""
+
+    def __init__(self, servers: str, stop: threading.Event) -> None:
+        self._servers, self._stop = servers, stop
+        self._wait, self._said = _FIRST_WAIT_S, float("-inf")
+
+    def wait(self, why: object) -> None:
+        """Until the next try, or the stop."""
+        now = time.monotonic()
+        if now - self._said >= _REPORT_S:
+            self._said = now
+            log.warning("Kafka cannot be reached, trying on", servers=self._servers, error=str(why))
+        self._stop.wait(self._wait)
+        self._wait = min(self._wait * 2, _LONGEST_WAIT_S)
+
+
+def prepare_topics(servers: str, wanted: Iterable[Topic], replication: int, stop: threading.Event) -> bool:
+    """Make what is missing, check what is there. Waits for Kafka; False: stopped meanwhile.
+
+    A topic that is not as it must be gets a line and is left alone. One that cannot be made ends the service.
+    """
+    admin = AdminClient({"bootstrap.servers": servers, "socket.connection.setup.timeout.ms": 5000}, logger=_quiet())
+    waiter = Waiter(servers, stop)
+    while not stop.is_set():
+        try:
+            known = admin.list_topics(timeout=3).topics
+            _make(admin, [topic for topic in wanted if topic.name not in known], replication)
+            _check(admin, [(topic, len(known[topic.name].partitions)) for topic in wanted if topic.name in known])
+        except KafkaException as error:
+            waiter.wait(error.args[0].str())
+        else:
+            return True
+    return False
+
+
+def _make(admin: AdminClient, missing: Sequence[Topic], replication: int) -> None:
+    if not missing:
+        return
+    new = [
+        NewTopic(topic.name, topic.partitions, replication_factor=replication or -1, config=dict(topic.config))
+        for topic in missing
+    ]
+    for name, future in admin.create_topics(new).items():
+        try:
+            future.result(_CALL_S)
+            log.info("topic made", topic=name)
+        except KafkaException as error:
+            code = error.args[0].code()
+            if code == KafkaError.TOPIC_ALREADY_EXISTS:
+                continue
+            if error.args[0].retriable() or code in {KafkaError._TRANSPORT, KafkaError._TIMED_OUT}:
+                raise
+            raise StopServiceError(f"topic {name} cannot be made: {error.args[0].str()}", Exit.KAFKA) from error
+
+
+def _check(admin: AdminClient, found: Sequence[tuple[Topic, int]]) -> None:
+    resources = [ConfigResource(ResourceType.TOPIC, topic.name) for topic, _ in found]
+    if not resources:
+        return
+    answers = {resource.name: future for resource, future in admin.describe_configs(resources).items()}
+    for topic, partitions in found:
+        config = {name: entry.value for name, entry in answers[topic.name].result(_CALL_S).items()}
+        wrong = topic.differences(partitions, config)
+        if wrong:
+            log.warning(
+                "a topic is not as it must be; it is left as it is: delete it and start again, or change the setting",
+                topic=topic.name,
+                problems=wrong,
+            )
+
+
+class Delivery(Protocol):
+    """A delivery callback: no error, or librdkafka's, and the message."""
+
+    def __call__(self, error: Any, message: Any, /) -> None: ...
+
+
+class Output:
+    """The enricher's producer, and the thread that polls it.
+
+    A second producer sends batches of one record: for those whose batch was refused, perhaps for a neighbour's sake.
+    """
+
+    def __init__(self, servers: str, on_fatal: Callable[[str], None]) -> None:
+        """``on_fatal`` is called on the poll thread, once librdkafka can send no more."""
+        self._on_fatal = on_fatal
+        config = {
+            "bootstrap.servers": servers,
+            "enable.idempotence": True,
+            "acks": "all",
+            "delivery.timeout.ms": 0,
+            "compression.type": "lz4",
+            "partitioner": "murmur2_random",
+            # What a record may weigh is the broker's to say: its answer names the record.
+            "message.max.bytes": 16 << 20,
+            "error_cb": self._on_error,
+        }
+        bounded = {"queue.buffering.max.messages": 200_000, "queue.buffering.max.kbytes": 256 << 10}
+        self._many = Producer({**config, **bounded, "linger.ms": 5}, logger=_quiet())
+        self._single = Producer({**config, "batch.num.messages": 1, "linger.ms": 0}, logger=_quiet())
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._poll, name="kafka-poll", daemon=True)
+        self._thread.start()
+
+    def offer(
+        self,
+        topic: str,
+        key: bytes,
+        value: bytes,
+        timestamp_ms: int,
+        on_delivery: Delivery,
+        headers: Sequence[tuple[str, bytes]] | None = None,
+    ) -> bool:
+        """Queue a record; False: the queue is full, wait and offer it again."""
+        return self._put(self._many, topic, key, value, timestamp_ms, on_delivery, headers)
+
+    def offer_alone(self, topic: str, key: bytes, value: bytes, timestamp_ms: int, on_delivery: Delivery) -> bool:
+        """As :meth:`offer`, in a batch of its own."""
+        return self._put(self._single, topic, key, value, timestamp_ms, on_delivery, None)
+
+    @staticmethod
+    def _put(
+        producer: Producer,
+        topic: str,
+        key: bytes,
+        value: bytes,
+        timestamp_ms: int,
+        on_delivery: Delivery,
+        headers: Sequence[tuple[str, bytes]] | None,
+    ) -> bool:
+        try:
+            if headers is None:
+                producer.produce(topic, value, key, on_delivery=on_delivery, timestamp=timestamp_ms)
+            else:
+                producer.produce(
+                    topic, value, key, on_delivery=on_delivery, timestamp=timestamp_ms, headers=list(headers)
+                )
+        except BufferError:
+            return False
+        except KafkaException as error:
+            on_delivery(error.args[0], Refused(topic, key, value, timestamp_ms))
+        return True
+
+    def close(self, patience_s: float) -> int:
+        """Send what is queued, for ``patience_s`` at most; how many records are left."""
+        left = self._many.flush(patience_s) + self._single.flush(0 if patience_s <= 0 else 1)
+        self._stop.set()
+        self._thread.join()
+        for producer in (self._many, self._single):
+            producer.purge()
+        return int(left)
+
+    def _poll(self) -> None:
+        while not self._stop.is_set():
+            self._many.poll(0.1)
+            if len(self._single):
+                self._single.poll(0.01)
+
+    def _on_error(self, error: KafkaError) -> None:
+        if error.fatal():
+            self._on_fatal(error.str())
+        elif error.code() == KafkaError._ALL_BROKERS_DOWN:
+            log.warning("Kafka is away; records wait", error=error.str())
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A record that librdkafka did not even queue, in the shape of its messages."""
+
+    _topic: str
+    _key: bytes
+    _value: bytes
+    _timestamp_ms: int
+
+    def topic(self) -> str:
+        """Its topic."""
+        return self._topic
+
+    def key(self) -> bytes:
+        """Its key."""
+        return self._key
+
+    def value(self) -> bytes:
+        """Its value."""
+        return self._value
+
+    def timestamp(self) -> tuple[int, int]:
+        """Kind (1: the sender's) and milliseconds, as librdkafka has it."""
+        return 1, self._timestamp_ms
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One record that was read."""
+
+    partition: int
+    offset: int
+    key: bytes
+    value: bytes
+    timestamp_ms: int
+    headers: tuple[tuple[str, bytes], ...] = ()
+
+
+class GroupReader:
+    """Reads a topic as a member of a group, and commits when it is told to."""
+
+    def __init__(self, servers: str, group: str, topic: str) -> None:
+        self.problem: str | None = "Kafka has not been reached yet"
+        self._topic = topic
+        self._consumer = Consumer(
+            {
+                "bootstrap.servers": servers,
+                "group.id": group,
+                "enable.auto.commit": False,
+                "enable.auto.offset.store": False,
+                "auto.offset.reset": "earliest",
+                # The far end may be away for long; being thrown out of the group meanwhile would help nobody.
+                "max.poll.interval.ms": 3_600_000,
+                "error_cb": self._on_error,
+            },
+            logger=_quiet(),
+        )
+        self._consumer.subscribe([topic], on_assign=self._on_assign)
+
+    def take(self, most: int, wait_s: float) -> list[Record]:
+        """What waits, at most so many; empty after ``wait_s`` without any. Raises StopServiceError."""
+        # consume(n, t) waits for n records or the whole of t: one first, then what is there.
+        found = self._consumer.consume(1, wait_s)
+        if found:
+            found += self._consumer.consume(most - 1, 0)
+        return _good(found)
+
+    def commit(self, records: Sequence[Record]) -> None:
+        """The far end has all of these, and all before them."""
+        last = {record.partition: record.offset for record in records}
+        offsets = [TopicPartition(self._topic, partition, offset + 1) for partition, offset in last.items()]
+        try:
+            self._consumer.commit(offsets=offsets, asynchronous=False)
+        except KafkaException as error:
+            # Not committed is read again: by us, or by who has the partition now.
+            log.warning("a commit failed; these records will come again", error=error.args[0].str())
+
+    def close(self) -> None:
+        """Leave the group."""
+        self._consumer.close()
+
+    def _on_assign(self, _consumer: Consumer, _partitions: Sequence[TopicPartition]) -> None:
+        self.problem = None
+
+    def _on_error(self, error: KafkaError) -> None:
+        if error.code() == KafkaError._ALL_BROKERS_DOWN:
+            self.problem = error.str()
+            log.warning("Kafka cannot be reached, trying on", error=error.str())
+
+
+def _good(messages: Iterable[Message]) -> list[Record]:
+    records = []
+    for message in messages:
+        error = message.error()
+        if error is None:
+            records.append(_record(message))
+        elif error.code() == KafkaError._PARTITION_EOF or error.retriable() or _passing(error):
+            continue
+        else:
+            raise StopServiceError(f"Kafka: {error.str()}", Exit.KAFKA)
+    return records
+
+
+def _passing(error: KafkaError) -> bool:
+    return error.code() in {
+        KafkaError._TRANSPORT,
+        KafkaError._ALL_BROKERS_DOWN,
+        KafkaError._TIMED_OUT,
+        KafkaError.UNKNOWN_TOPIC_OR_PART,
+        KafkaError._MAX_POLL_EXCEEDED,
+    }
+
+
+def _record(message: Message) -> Record:
+    return Record(
+        message.partition(),
+        message.offset(),
+        message.key() or b"",
+        message.value() or b"",
+        message.timestamp()[1],
+        tuple(message.headers() or ()),
+    )
+
+
+class TopicReader:
+    """Reads a topic without a group, from chosen offsets: for people. Raises :class:`ReadError`."""
+
+    def __init__(self, servers: str, topic: str, timeout_s: float = 5.0) -> None:
+        self._topic, self._timeout_s = topic, timeout_s
+        self._consumer = Consumer(
+            {
+                "bootstrap.servers": servers,
+                "group.id": "kubeweir.observe",
+                "enable.auto.commit": False,
+                "enable.auto.offset.store": False,
+                "enable.partition.eof": False,
+                "auto.offset.reset": "earliest",
+                "fetch.wait.max.ms": 100,
+                "socket.connection.setup.timeout.ms": 5000,
+            },
+            logger=_quiet(),
+        )
+        found = self._call(lambda: self._consumer.list_topics(topic, timeout=timeout_s), servers).topics[topic]
+        if found.error is not None:
+            raise ReadError(f"there is no topic {topic} at {servers}: has weir-streams run with this prefix?")
+        self._partitions = sorted(found.partitions)
+
+    def bounds(self) -> dict[int, tuple[int, int]]:
+        """For each partition the first offset that is kept, and the next one that will be written."""
+        return {
+            partition: self._call(
+                lambda partition=partition: self._consumer.get_watermark_offsets(  # type: ignore[misc]  # mypy cannot type a default
+                    TopicPartition(self._topic, partition), timeout=self._timeout_s
+                )
+            )
+            for partition in self._partitions
+        }
+
+    def at_time(self, timestamp_ms: int) -> dict[int, int]:
+        """For each partition the first offset with that timestamp or a later one; its end, where there is none."""
+        asked = [TopicPartition(self._topic, partition, timestamp_ms) for partition in self._partitions]
+        found = self._call(lambda: self._consumer.offsets_for_times(asked, timeout=self._timeout_s))
+        ends = self.bounds()
+        return {
+            one.partition: ends[one.partition][1] if one.offset in {OFFSET_END, -1} else one.offset for one in found
+        }
+
+    def start(self, offsets: Mapping[int, int]) -> None:
+        """Read from these offsets on."""
+        self._consumer.assign([TopicPartition(self._topic, partition, offset) for partition, offset in offsets.items()])
+
+    def take(self, most: int, wait_s: float) -> list[Record]:
+        """What is there; empty after ``wait_s`` without any."""
+        try:
+            found = self._consumer.consume(1, wait_s)
+            if found:
+                found += self._consumer.consume(most - 1, 0)
+            return _good(found)
+        except StopServiceError as error:
+            raise ReadError(str(error)) from error
+
+    def close(self) -> None:
+        """Disconnect."""
+        self._consumer.close()
+
+    @staticmethod
+    def _call(ask: Callable[[], Any], servers: str = "") -> Any:
+        try:
+            return ask()
+        except KafkaException as error:
+            where = f" at {servers}" if servers else ""
+            raise ReadError(f"Kafka cannot be reached{where}: {error.args[0].str()}") from error
+
+
+class ReadError(RuntimeError):
+    """Kafka cannot be read; the message says why, in one line."""

@@ -1,0 +1,37 @@
+"""The counters of a role. One registry a process, made where the process is put together."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge
+
+
+class EnrichMetrics:
+    """What the enricher counts."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        def counter(name: str, text: str, labels: tuple[str, ...] = ()) -> Counter:
+            return Counter(f"kubeweir_streams_{name}", text, labels, registry=registry)
+
+        def gauge(name: str, text: str, labels: tuple[str, ...] = ()) -> Gauge:
+            return Gauge(f"kubeweir_streams_{name}", text, labels, registry=registry)
+
+        self.batches = counter("batches", "Batches read from the raw topic")
+        self.heartbeats = counter("heartbeats", "Batches without rows: a probe that lives and has nothing to say")
+        self.rows = counter("rows", "Verdicts in batches that were taken")
+        self.records = counter("records", "Records that Kafka has acknowledged")
+        self.dead = counter("dead_letters", "Batches and records sent to the dead-letter topic, by reason", ("reason",))
+        self.gap_rows = counter("gap_rows", "Verdicts missing between two batches of one ring")
+        self.lost_rows = counter("lost_rows", "Verdicts that probes reported as lost, by reason", ("reason",))
+        self.expired = counter("expired_batches", "Batches that retention removed before they were read")
+        self.retried = counter("retried_records", "Records tried again alone, after a broker refused their batch")
+        self.in_flight_rows = gauge("in_flight_rows", "Verdicts read whose records Kafka has not acknowledged yet")
+        self.in_flight_bytes = gauge("in_flight_bytes", "Bytes of batches whose records Kafka has not acknowledged yet")
+        self.lag = gauge("lag_batches", "Batches in the raw topic that are not acknowledged yet", ("partition",))
+
+
+class SinkMetrics:
+    """What a sink counts."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.records = Counter("kubeweir_streams_sink_records", "Records that the far end has", registry=registry)
+        self.failures = Counter("kubeweir_streams_sink_failures", "Failed writes, each tried again", registry=registry)

@@ -1,0 +1,54 @@
+"""What `weir-streams` reads from the environment."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from enrich.runtime.settings import setting
+from enrich.topics import Topics, topics
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Every setting of every role."""
+
+    kafka: str = setting("WEIR_KAFKA", "127.0.0.1:9092")
+    """Kafka's bootstrap servers, host:port, comma between."""
+    prefix: str = setting("WEIR_TOPIC_PREFIX", "kubeweir")
+    """What the names of topics and consumer groups begin with."""
+    cluster: str = setting("WEIR_CLUSTER", "")
+    """Id of the cluster whose batches are taken; another's go to <prefix>.dead. Empty: every cluster's are taken."""
+    source: str = setting("WEIR_SOURCE", "kubernetes")
+    """Where pods and their names come from: kubernetes, or manifests:FOLDER."""
+    labels: tuple[str, ...] = setting("WEIR_LABELS", ("app", "k8s-app", "app.kubernetes.io/*"))
+    """Which pod labels are in a record, comma between; a * at the end for a prefix, * alone for all, - for none."""
+    sinks: tuple[str, ...] = setting("WEIR_SINKS", ())
+    """Sinks that run beside the enricher, comma between: stdout, file."""
+    file_path: str = setting("WEIR_FILE_PATH", "/var/log/network/policy_action.log")
+    """The file that the sink `file` writes, one JSON object a line. The default is where GKE writes its own."""
+    file_max_bytes: int = setting("WEIR_FILE_MAX_BYTES", 10_000_000)
+    """Bytes after which the file is rotated to .1, .2 and so on."""
+    file_keep: int = setting("WEIR_FILE_KEEP", 5)
+    """How many rotated files are kept."""
+    partitions: int = setting("WEIR_PARTITIONS", 32)
+    """Partitions of the topics that this service makes; those that exist are left as they are."""
+    replication: int = setting("WEIR_REPLICATION", 0)
+    """Replicas of the topics that this service makes; 0: what the brokers have as their default."""
+    in_flight_rows: int = setting("WEIR_IN_FLIGHT_ROWS", 100_000)
+    """Most verdicts that are read and whose records Kafka has not acknowledged yet."""
+    in_flight_bytes: int = setting("WEIR_IN_FLIGHT_BYTES", 67_108_864)
+    """Most bytes of batches that are read and whose records Kafka has not acknowledged yet."""
+    stop_seconds: float = setting("WEIR_STOP_SECONDS", 10.0)
+    """How long a stop waits for Kafka to acknowledge; what it has not by then is read again at the next start."""
+    metrics: str = setting("WEIR_METRICS", "127.0.0.1:9702")
+    """host:port of /metrics, /healthz and /readyz of the enricher; stdout has the next port, file the one after it.
+    Port 0: any free one."""
+    log_level: str = setting("WEIR_LOG_LEVEL", "info")
+    """debug, info, warning or error."""
+    log_format: str = setting("WEIR_LOG_FORMAT", "auto")
+    """json, console, or auto: console where stderr is a terminal."""
+
+    @property
+    def topics(self) -> Topics:
+        """The topics, as they are made."""
+        return topics(self.prefix, self.partitions)

@@ -1,0 +1,75 @@
+"""Makers: manifests of a small cluster, and batches of verdicts between its pods."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from enrich.records import INGRESS, VERDICT, EndpointRef, Header, PolicyRef, Reason, Verdict, encode_batch
+
+PODS = {"web-0": "10.0.0.10", "api-0": "10.0.0.20", "db-0": "10.0.0.30"}
+"""On node n1, in namespace shop, each with the label app."""
+
+_POD = """\
+---
+apiVersion: v1
+kind: Pod
+metadata: {{name: {name}, namespace: shop, uid: uid-{name}, labels: {{app: {app}}}}}
+spec: {{nodeName: n1, containers: [{{name: main, image: none}}]}}
+status: {{phase: Running, podIP: {ip}, podIPs: [{{ip: {ip}}}], startTime: "2026-01-01T00:00:00Z"}}
+"""
+
+
+def write_manifests(folder: Path) -> None:
+    """A namespace, a node and the pods."""
+    folder.mkdir(parents=True, exist_ok=True)
+    text = "apiVersion: v1\nkind: Namespace\nmetadata: {name: shop, uid: uid-shop}\n"
+    text += "---\napiVersion: v1\nkind: Node\nmetadata: {name: n1, uid: uid-n1}\n"
+    text += "".join(_POD.format(name=name, app=name.split("-")[0], ip=ip) for name, ip in PODS.items())
+    (folder / "cluster.yaml").write_text(text)
+
+
+def mapped(ip: str) -> list[int]:
+    """IPv4 text to the 16 bytes of its v4-mapped form."""
+    return [0] * 10 + [255, 255] + [int(part) for part in ip.split(".")]
+
+
+def make_rows(count: int, *, denied: bool = False, ingress: bool = False, age_s: float = 0.0, **fields: Any) -> Any:
+    """Rows of web-0 (endpoint 7): to api-0, or from it where ``ingress``."""
+    rows = np.zeros(count, VERDICT)
+    rows["time_ns"] = time.monotonic_ns() - int(age_s * 1e9) + np.arange(count)
+    own, peer = mapped(PODS["web-0"]), mapped(PODS["api-0"])
+    rows["source"], rows["destination"] = (peer, own) if ingress else (own, peer)
+    rows["source_port"], rows["destination_port"], rows["protocol"] = 40000, 8080, 6
+    rows["endpoint"], rows["identity"], rows["rule"], rows["count"] = 7, 3, 12, 1
+    verdict = Verdict.DENY if denied else Verdict.ALLOW
+    rows["verdict"] = verdict | (INGRESS if ingress else 0)
+    rows["reason"] = Reason.DEFAULT_DENY if denied else Reason.POLICY
+    for name, value in fields.items():
+        rows[name] = value
+    return rows
+
+
+def make_header(first: int, rows: int, **fields: Any) -> Header:
+    """Of node n1's ring r1."""
+    given: dict[str, Any] = {
+        "v": 1,
+        "cluster": "c1",
+        "node": "n1",
+        "ring": "r1",
+        "first": first,
+        "rows": rows,
+        "row_bytes": VERDICT.itemsize,
+        "clock": time.time_ns() - time.monotonic_ns(),
+        "endpoints": {"7": EndpointRef("shop", "web-0", "uid-web-0")},
+        "rules": {"12": [PolicyRef("NetworkPolicy", "shop", "web-allow-api", 0)]},
+    }
+    return Header(**{**given, **fields})
+
+
+def make_batch(first: int, count: int, header: dict[str, Any] | None = None, **fields: Any) -> bytes:
+    """A whole batch as its Kafka value."""
+    return encode_batch(make_header(first, count, **(header or {})), make_rows(count, **fields))
