@@ -22,7 +22,8 @@ ROLES: Final = ("enrich", "stdout", "file")
 """In the order of their metrics ports."""
 _PR_SET_PDEATHSIG: Final = 1
 
-_EXIT_CODES: Final = """\b
+_EXIT_CODES: Final = """\
+\b
 Exit codes:
   0  stopped by SIGTERM or SIGINT
   1  unexpected

@@ -1,0 +1,52 @@
+"""A real Apache Kafka for the tests, on a random loopback port; it ends with the test run, however that ends."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient
+
+PROGRAM = Path(__file__).parents[2] / "deploy" / "local" / "kafka"
+PATIENCE_S = 60
+
+
+def run_broker(folder: Path) -> Iterator[str]:
+    """host:port of a broker that answers."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    log = (folder / "broker.log").open("wb")
+    process = subprocess.Popen(
+        [sys.executable, str(PROGRAM), "run", "--dir", str(folder / "broker"), "--port", str(port)],
+        stdout=log,
+        stderr=subprocess.STDOUT,
+        stdin=subprocess.DEVNULL,
+    )
+    try:
+        _wait_until_it_answers(f"127.0.0.1:{port}", process, folder / "broker.log")
+        yield f"127.0.0.1:{port}"
+    finally:
+        process.kill()
+        process.wait()
+        log.close()
+
+
+def _wait_until_it_answers(server: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    admin = AdminClient({"bootstrap.servers": server, "log_level": 0})
+    deadline = time.monotonic() + PATIENCE_S
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise RuntimeError(f"Apache Kafka ended at once (has deploy/local/setup run?): {log.read_text()[-2000:]}")
+        try:
+            admin.list_topics(timeout=1)
+        except KafkaException:
+            time.sleep(0.1)
+        else:
+            return
+    raise RuntimeError(f"Apache Kafka does not answer: {log.read_text()[-2000:]}")

@@ -1,0 +1,28 @@
+"""Fixtures of the tests against a real Apache Kafka."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.kafka.batches import write_manifests
+from tests.kafka.broker import run_broker
+from tests.kafka.site import Site
+
+
+@pytest.fixture(scope="session")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """host:port of one Kafka for all tests."""
+    yield from run_broker(tmp_path_factory.mktemp("kafka"))
+
+
+@pytest.fixture
+def site(broker: str, tmp_path: Path) -> Iterator[Site]:
+    """Topics of a prefix of their own, and the services that a test starts on them."""
+    write_manifests(tmp_path / "manifests")
+    made = Site(broker, f"t{secrets.token_hex(4)}", tmp_path)
+    yield made
+    made.end()

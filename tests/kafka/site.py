@@ -1,0 +1,167 @@
+"""What a test does with Kafka and the services: start, send, read, stop."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import orjson
+from confluent_kafka import Consumer, Message, Producer, TopicPartition
+
+PATIENCE_S = 60
+T = TypeVar("T")
+
+
+class Service:
+    """A running `weir-streams`."""
+
+    def __init__(self, arguments: Sequence[str], env: dict[str, str], log: Path) -> None:
+        self.log = log
+        with log.open("ab") as file:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "streams.main", *arguments],
+                env=env,
+                stdout=file,
+                stderr=file,
+                stdin=subprocess.DEVNULL,
+            )
+
+    def lines(self) -> list[dict[str, Any]]:
+        """Its log so far."""
+        return [json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{")]
+
+    def wait_for(self, event: str, **fields: Any) -> dict[str, Any]:
+        """The first line with this event and these fields."""
+
+        def look() -> dict[str, Any] | None:
+            assert self.process.poll() is None, self.log.read_text()
+            for line in self.lines():
+                if line["event"] == event and fields.items() <= line.items():
+                    return line
+            return None
+
+        return until(look, f"the line {event!r} in {self.log.read_text()}")
+
+    def get(self, path: str, role: str = "enrich") -> tuple[int, str]:
+        """Status and text of a page of its health port."""
+        port = self.wait_for("starting", role=role)["metrics_port"]
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, error.read().decode()
+
+    def metric(self, name: str) -> float:
+        """A counter or gauge, with its labels in the name as they are printed."""
+        for line in self.get("/metrics")[1].splitlines():
+            if line.startswith(f"{name} "):
+                return float(line.split()[-1])
+        return 0.0
+
+    def stop(self) -> int:
+        """SIGTERM; the exit code."""
+        self.process.terminate()
+        return self.process.wait(PATIENCE_S)
+
+
+def until(look: Callable[[], T | None], what: str) -> T:
+    """The first answer that is not None."""
+    deadline = time.monotonic() + PATIENCE_S
+    while time.monotonic() < deadline:
+        found = look()
+        if found is not None:
+            return found
+        time.sleep(0.05)
+    raise AssertionError(f"waited in vain for {what}")
+
+
+class Site:
+    """Topics below one prefix."""
+
+    def __init__(self, broker: str, prefix: str, folder: Path) -> None:
+        self.broker, self.prefix, self.folder = broker, prefix, folder
+        self.services: list[Service] = []
+        self._producer: Producer | None = None
+
+    def env(self, **more: str) -> dict[str, str]:
+        """The environment of the services."""
+        return {
+            **os.environ,
+            "WEIR_KAFKA": self.broker,
+            "WEIR_TOPIC_PREFIX": self.prefix,
+            "WEIR_SOURCE": f"manifests:{self.folder / 'manifests'}",
+            "WEIR_METRICS": "127.0.0.1:0",
+            "WEIR_PARTITIONS": "4",
+            "WEIR_LOG_FORMAT": "json",
+            **more,
+        }
+
+    def start(self, *arguments: str, **more: str) -> Service:
+        """`weir-streams` with these arguments and settings."""
+        service = Service(arguments, self.env(**more), self.folder / f"service-{len(self.services)}.log")
+        self.services.append(service)
+        return service
+
+    def start_enrich(self, **more: str) -> Service:
+        """The enricher alone, reading."""
+        service = self.start("enrich", "--alone", **more)
+        service.wait_for("partitions assigned")
+        return service
+
+    def send(self, value: bytes | None, key: str = "c1/n1/r1") -> None:
+        """One record to the raw topic; :meth:`flush` waits for all."""
+        if self._producer is None:
+            self._producer = Producer({"bootstrap.servers": self.broker, "partitioner": "murmur2_random"})
+        self._producer.produce(f"{self.prefix}.verdicts.raw", value, key.encode())
+
+    def flush(self) -> None:
+        """Kafka has all that was sent."""
+        assert self._producer is not None
+        assert self._producer.flush(PATIENCE_S) == 0
+
+    def read(self, topic: str, enough: Callable[[list[Message]], bool]) -> list[Message]:
+        """All records of a topic from its beginning, until they are enough."""
+        consumer = Consumer({"bootstrap.servers": self.broker, "group.id": "test", "enable.auto.commit": False})
+        name = f"{self.prefix}.{topic}"
+        partitions = consumer.list_topics(name, timeout=10).topics[name].partitions
+        consumer.assign([TopicPartition(name, partition, 0) for partition in partitions])
+        found: list[Message] = []
+        deadline = time.monotonic() + PATIENCE_S
+        while not enough(found):
+            assert time.monotonic() < deadline, f"only {len(found)} records in {name}"
+            found += consumer.consume(5000, 0.2)
+        # A moment more: there may be more than there should be.
+        found += consumer.consume(5000, 0.5)
+        consumer.close()
+        return found
+
+    def read_flows(self, count: int, topic: str = "flows") -> list[dict[str, Any]]:
+        """Flows of at least ``count`` different ids, in the order of their partitions."""
+        seen: set[str] = set()
+        flows: list[dict[str, Any]] = []
+
+        def enough(found: list[Message]) -> bool:
+            for message in found[len(flows) :]:
+                flows.append(orjson.loads(message.value() or b""))
+                seen.add(flows[-1]["id"])
+            return len(seen) >= count
+
+        found = self.read(topic, enough)
+        enough(found)
+        return flows
+
+    def end(self) -> None:
+        """End what still runs."""
+        for service in self.services:
+            if service.process.poll() is None:
+                service.process.kill()
+                service.process.wait()

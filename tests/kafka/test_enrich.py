@@ -1,0 +1,245 @@
+"""The enricher as the process that it is, on a real Apache Kafka."""
+
+from __future__ import annotations
+
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import orjson
+import pytest
+from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType
+
+from enrich.records import encode_batch
+from tests.kafka.batches import make_batch, make_header, make_rows
+from tests.kafka.site import Site, until
+
+pytestmark = pytest.mark.kafka
+
+SCHEMA = Path(__file__).parents[2] / "enrich" / "schemas" / "flow.schema.json"
+
+
+def ids(flows: list[dict[str, Any]]) -> list[str]:
+    return [flow["id"] for flow in flows]
+
+
+def test_each_verdict_becomes_one_record_that_names_both_ends(site: Site) -> None:
+    service = site.start_enrich()
+    for number in range(10):
+        site.send(make_batch(number * 100, 100, denied=number % 2 == 1, ingress=number % 3 == 0))
+    site.flush()
+    flows = site.read_flows(1000)
+    assert ids(flows) == [f"r1-{number}" for number in range(1000)]
+    validator = jsonschema.Draft202012Validator(orjson.loads(SCHEMA.read_bytes()))
+    for flow in flows:
+        validator.validate(flow)
+    assert flows[100]["disposition"] == "deny"
+    assert flows[100]["isolated_by"] == [{"kind": "NetworkPolicy", "namespace": "shop", "name": "web-allow-api"}]
+    assert (flows[0]["src"]["pod_name"], flows[0]["dest"]["pod_name"]) == ("api-0", "web-0")
+    assert (flows[100]["src"]["pod_name"], flows[100]["dest"]["pod_name"]) == ("web-0", "api-0")
+    denied = site.read_flows(500, "flows.denied")
+    assert ids(denied) == [flow["id"] for flow in flows if flow["disposition"] == "deny"]
+    until(lambda: service.metric("kubeweir_streams_records_total") == 1500 or None, "1500 acknowledged records")
+    assert service.metric("kubeweir_streams_rows_total") == 1000
+    assert service.get("/readyz")[0] == 200
+    assert service.stop() == 0
+
+
+def test_records_are_keyed_by_the_local_pod_and_carry_the_event_time(site: Site) -> None:
+    site.start_enrich()
+    rows = make_rows(2)
+    rows["time_ns"][1] += 7_200_000_000_000
+    site.send(encode_batch(make_header(0, 2), rows))
+    site.flush()
+    early, future = site.read("flows", lambda found: len(found) >= 2)
+    assert early.key() == future.key() == b"shop/web-0"
+    now = time.time() * 1000
+    assert now - 60_000 < early.timestamp()[1] <= now
+    assert future.timestamp()[1] <= now, "a broker refuses what is far ahead, and its neighbours with it"
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        (b"junk", "no_header"),
+        (None, "no_value"),
+        (b"", "no_header"),
+        (b"[]\n", "bad_header"),
+        (b"{\xff}\n", "bad_header"),
+        (b'{"v": 2}\n', "unknown_version"),
+        (b'{"v": 1}\n', "bad_header"),
+        (make_batch(0, 3)[:-1], "wrong_length"),
+        (make_batch(0, 3) + b"x", "wrong_length"),
+        (make_batch(0, 1, {"cluster": "another"}), "foreign_cluster"),
+        (make_batch(0, 1, {"node": "n2"}), "wrong_node"),
+    ],
+)
+def test_a_bad_batch_is_a_dead_letter_and_the_worker_goes_on(bad: Site, value: bytes | None, reason: str) -> None:
+    ring = f"ring{time.monotonic_ns()}"
+    before = bad.read("dead", lambda _: True)
+    bad.send(value)
+    bad.send(make_batch(5, 5, {"ring": ring}))
+    bad.flush()
+    message = bad.read("dead", lambda found: len(found) > len(before))[-1]
+    headers = dict(message.headers() or [])
+    raw = f"{bad.prefix}.verdicts.raw"
+    assert headers["reason"] == reason.encode()
+    assert headers["topic"] == raw.encode()
+    assert headers["error"]
+    assert message.key() == b"/".join((raw.encode(), headers["partition"], headers["offset"]))
+    assert (message.value() or b"") == (value or b"")
+    sent = bad.read("verdicts.raw", lambda found: len(found) >= 2)
+    there = {(one.partition(), one.offset()): one.value() or b"" for one in sent}
+    assert there[int(headers["partition"]), int(headers["offset"])] == (value or b"")
+    bad.read("flows", lambda found: sum((one.value() or b"").count(ring.encode()) for one in found) >= 5)
+
+
+@pytest.fixture(scope="module")
+def bad(broker: str, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """One enricher that takes batches of cluster c1 only, for all kinds of bad ones."""
+    from tests.kafka.batches import write_manifests
+
+    folder = tmp_path_factory.mktemp("bad")
+    write_manifests(folder / "manifests")
+    site = Site(broker, f"bad{time.monotonic_ns()}", folder)
+    site.start_enrich(WEIR_CLUSTER="c1")
+    yield site
+    site.end()
+
+
+def test_kill_9_in_the_middle_loses_nothing_and_ids_tell_repeats(site: Site) -> None:
+    total, size = 120, 500
+    service = site.start_enrich()
+    for number in range(total):
+        site.send(make_batch(number * size, size))
+    site.flush()
+    until(lambda: service.metric("kubeweir_streams_rows_total") > 2 * size or None, "some rows")
+    for _ in range(2):
+        service.process.send_signal(signal.SIGKILL)
+        service.process.wait()
+        service = site.start_enrich()
+    flows = site.read_flows(total * size)
+    assert set(ids(flows)) == {f"r1-{number}" for number in range(total * size)}
+    first_seen = [int(name.split("-")[1]) for name in dict.fromkeys(ids(flows))]
+    assert first_seen == sorted(first_seen), "rows of one pod come in rising numbers"
+    assert service.stop() == 0
+
+
+def test_a_second_worker_takes_partitions_over_and_nothing_is_lost(site: Site) -> None:
+    first = site.start_enrich()
+    rings = [f"ring{number}" for number in range(8)]
+    for number in range(80):
+        for ring in rings:
+            site.send(make_batch(number * 50, 50, {"ring": ring}), key=f"c1/n1/{ring}")
+        if number == 40:
+            site.flush()
+            second = site.start_enrich()
+    site.flush()
+    flows = site.read_flows(80 * 50 * len(rings))
+    assert set(ids(flows)) == {f"{ring}-{number}" for ring in rings for number in range(80 * 50)}
+    assert second.metric("kubeweir_streams_rows_total") > 0, "the second worker had nothing to do"
+    assert second.stop() == 0
+    assert first.stop() == 0
+    for service in (first, second):
+        assert not [line for line in service.lines() if line["event"] == "verdicts lost"], "a false gap"
+
+
+def test_what_a_stop_leaves_behind_comes_at_the_next_start(site: Site) -> None:
+    service = site.start_enrich()
+    for number in range(60):
+        site.send(make_batch(number * 500, 500))
+    site.flush()
+    until(lambda: service.metric("kubeweir_streams_rows_total") > 0 or None, "some rows")
+    assert service.stop() == 0
+    assert service.log.read_text().count('"event": "stopped"') == 1, service.log.read_text()
+    again = site.start_enrich()
+    flows = site.read_flows(60 * 500)
+    assert len(set(ids(flows))) == 60 * 500
+    assert len(flows) == 60 * 500, "a clean stop repeats nothing"
+    assert again.stop() == 0
+
+
+def test_a_record_that_the_broker_refuses_spares_its_neighbours(site: Site) -> None:
+    admin = AdminClient({"bootstrap.servers": site.broker})
+    topic = NewTopic(f"{site.prefix}.flows", 4, 1, config={"message.timestamp.before.max.ms": "3600000"})
+    admin.create_topics([topic])[topic.topic].result(10)
+    service = site.start_enrich()
+    rows = make_rows(20)
+    rows["time_ns"][::2] -= 7_200_000_000_000
+    site.send(encode_batch(make_header(0, 20), rows))
+    site.send(make_batch(20, 5))
+    site.flush()
+    flows = site.read_flows(15)
+    assert set(ids(flows)) == {f"r1-{number}" for number in [*range(1, 20, 2), *range(20, 25)]}
+    dead = site.read("dead", lambda found: len(found) >= 10)
+    assert {dict(message.headers() or [])["reason"] for message in dead} == {b"refused"}
+    refused = {orjson.loads(message.value() or b"")["id"] for message in dead}
+    assert refused == {f"r1-{number}" for number in range(0, 20, 2)}
+    assert service.stop() == 0
+
+
+def test_a_topic_that_vanishes_stops_the_worker_with_its_own_code(site: Site) -> None:
+    service = site.start_enrich()
+    admin = AdminClient({"bootstrap.servers": site.broker})
+    name = f"{site.prefix}.flows"
+    admin.delete_topics([name])[name].result(10)
+    site.send(make_batch(0, 5))
+    site.flush()
+    assert service.process.wait(60) == 5
+    assert "Traceback" not in service.log.read_text()
+
+
+def test_gaps_losses_and_heartbeats_reach_the_status_topic(site: Site) -> None:
+    service = site.start_enrich()
+    site.send(make_batch(0, 10))
+    site.send(make_batch(15, 10, {"lost": {"ring_full": (3, 3)}}))
+    site.send(make_batch(15, 10, {"lost": {"ring_full": (3, 3)}}))
+    site.send(make_batch(25, 0))
+    site.flush()
+    told = [orjson.loads(one.value() or b"") for one in site.read("status", lambda found: len(found) >= 3)]
+    assert [one["type"] for one in told] == ["gap", "lost", "heartbeat"]
+    assert (told[0]["first"], told[0]["rows"]) == (10, 5)
+    assert (told[1]["reason"], told[1]["rows"]) == ("ring_full", 3)
+    assert service.metric("kubeweir_streams_gap_rows_total") == 5
+    assert service.metric('kubeweir_streams_lost_rows_total{reason="ring_full"}') == 3
+
+
+def test_topics_are_made_as_they_must_be_and_wrong_ones_are_told(site: Site) -> None:
+    admin = AdminClient({"bootstrap.servers": site.broker})
+    wrong = NewTopic(f"{site.prefix}.flows", 1, 1, config={"cleanup.policy": "compact"})
+    admin.create_topics([wrong])[wrong.topic].result(10)
+    service = site.start_enrich()
+    [problem] = [line for line in service.lines() if "as it must be" in line["event"]]
+    assert problem["topic"] == wrong.topic
+    assert len(problem["problems"]) == 2
+    raw = ConfigResource(ResourceType.TOPIC, f"{site.prefix}.verdicts.raw")
+    config = admin.describe_configs([raw])[raw].result(10)
+    assert config["message.timestamp.type"].value == "LogAppendTime"
+    assert config["retention.ms"].value == str(86_400_000)
+    assert len(admin.list_topics(timeout=10).topics[raw.name].partitions) == 4
+
+
+def test_without_kafka_it_waits_says_so_and_stops_when_told(site: Site) -> None:
+    service = site.start("enrich", "--alone", WEIR_KAFKA="127.0.0.1:1")
+    service.wait_for("Kafka cannot be reached, trying on")
+    status, text = service.get("/readyz")
+    assert (status, "kafka" in text) == (503, True)
+    assert service.get("/healthz")[0] == 200
+    assert service.stop() == 0
+    assert "Traceback" not in service.log.read_text()
+
+
+def test_a_wrong_setting_ends_with_2_and_names_it(site: Site) -> None:
+    service = site.start("enrich", WEIR_PARTITIONS="many")
+    assert service.process.wait(30) == 2
+    assert "WEIR_PARTITIONS" in service.log.read_text()
+
+
+def test_a_port_that_is_taken_ends_with_4(site: Site) -> None:
+    first = site.start("enrich", "--alone", WEIR_KAFKA="127.0.0.1:1")
+    port = first.wait_for("starting")["metrics_port"]
+    second = site.start("enrich", WEIR_METRICS=f"127.0.0.1:{port}")
+    assert second.process.wait(30) == 4
+    assert "another one may be running" in second.log.read_text()
