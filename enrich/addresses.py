@@ -87,21 +87,25 @@ class Addresses:
             if pod.uid not in self._existing:
                 self._by_uid.pop(pod.uid, None)
 
-    def pod_at(self, ip: str, at_ns: int) -> PodAt:
-        """Who had an address at a moment of the wall clock; clocks may differ by the skew."""
-        skew = self._skew_ns
-        near = {
-            one.pod.uid: one.pod for one in self._by_ip.get(ip, ()) if one.start_ns - skew <= at_ns <= one.end_ns + skew
-        }
-        if len(near) > 1:
-            return PodAt(ambiguous=True)
-        return PodAt(next(iter(near.values()), None))
+    def pod_around(self, ip: str, at_ns: int) -> tuple[PodAt, int, int]:
+        """Who had an address at a moment of the wall clock, and since and until when (not included) that is so.
 
-    def is_steady(self, ip: str, first_ns: int, last_ns: int) -> bool:
-        """Whether :meth:`pod_at` answers the same at every moment from ``first_ns`` to ``last_ns``."""
-        skew = self._skew_ns
-        turns = (turn for one in self._by_ip.get(ip, ()) for turn in (one.start_ns - skew, one.end_ns + skew))
-        return not any(first_ns <= turn <= last_ns for turn in turns)
+        Within the skew of a change of owner it is ambiguous: clocks may differ by so much.
+        """
+        skew, since, until = self._skew_ns, -_FOREVER, _FOREVER
+        near: dict[str, Pod] = {}
+        for one in self._by_ip.get(ip, ()):
+            start, end = one.start_ns - skew, min(one.end_ns, _FOREVER - skew - 1) + skew + 1
+            if start <= at_ns < end:
+                near[one.pod.uid] = one.pod
+            for turn in (start, end):
+                if turn <= at_ns:
+                    since = max(since, turn)
+                else:
+                    until = min(until, turn)
+        if len(near) > 1:
+            return PodAt(ambiguous=True), since, until
+        return PodAt(next(iter(near.values()), None)), since, until
 
     def by_uid(self, uid: str) -> Pod | None:
         """A pod that exists or did lately, as it was last seen."""

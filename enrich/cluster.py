@@ -166,11 +166,11 @@ class Cluster:
 
     def pod_at(self, ip: str, at_ns: int) -> PodAt:
         """Who had an address at a moment of the wall clock; clocks may differ by ``skew``."""
-        return self._addresses.pod_at(ip, at_ns)
+        return self._addresses.pod_around(ip, at_ns)[0]
 
-    def is_steady(self, ip: str, first_ns: int, last_ns: int) -> bool:
-        """Whether :meth:`pod_at` answers the same at every moment from ``first_ns`` to ``last_ns``."""
-        return self._addresses.is_steady(ip, first_ns, last_ns)
+    def pod_around(self, ip: str, at_ns: int) -> tuple[PodAt, int, int]:
+        """The same, and since and until when (not included) the answer is this one."""
+        return self._addresses.pod_around(ip, at_ns)
 
     def pod_by_uid(self, uid: str) -> Pod | None:
         """A pod that exists or did lately."""

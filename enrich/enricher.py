@@ -1,7 +1,7 @@
-"""A batch of rows to JSON records: what recurs is rendered once a batch, a row is one splice.
+"""A batch of rows to JSON records: what recurs is rendered once, a row is one splice.
 
-Rows that agree in everything but addresses, ports, count and time share a template (there are few of them in a batch);
-a row fills it in. So no dict is made and no JSON encoder called per row.
+Columns become lists once a batch; what each value stands for (a template, an address, a remote end, a Service) is in a
+cache that lives from batch to batch until the index changes. So no dict is made and no JSON encoder called per row.
 """
 
 from __future__ import annotations
@@ -9,31 +9,23 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import numpy as np
-import orjson
 
 from enrich.cluster import Cluster
-from enrich.flow import (
-    DEFAULT_LABELS,
-    ICMP,
-    PROTOCOLS,
-    SCHEMA_VERSION,
-    WITH_PORTS,
-    Ends,
-    LabelChoice,
-    address_text,
-    policies_json,
-    second_text,
-)
-from enrich.records import AGGREGATED, INGRESS, Batch, Header, Reason, Verdict
+from enrich.flow import DEFAULT_LABELS, Ends, LabelChoice, address_text, second_text
+from enrich.records import AGGREGATED, INGRESS, Batch, Header
+from enrich.template import Ring, Template
 
 _SECOND: Final = 1_000_000_000
-_DISPOSITIONS: Final = {int(v): v.name.lower() for v in Verdict}
-_REASONS: Final = {int(reason): reason.name.lower() for reason in Reason}
-_BY_POLICY: Final = frozenset({Reason.POLICY, Reason.EXPLICIT_DENY, Reason.ADOPTED})
-"""Reasons whose rule is the policies that decided; a default deny's are those that isolate."""
+_NOWHERE: Final = bytes(16)
+_EVER: Final = (-(1 << 63), 1 << 63)
+_CACHED: Final = 200_000
+"""Entries a cache may have; it is emptied then."""
+
+Rows = np.ndarray[Any, np.dtype[np.void]]
+Times = np.ndarray[Any, np.dtype[np.int64]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,20 +42,6 @@ class Records:
     """Wall clock of the first packet counted, never later than now: a broker refuses what is from the future."""
 
 
-class _Shape(NamedTuple):
-    """What rows with one template agree in."""
-
-    endpoint: int
-    rule: int
-    protocol: int
-    verdict: int
-    reason: int
-    flags: int
-
-
-_SHAPE: Final = list(_Shape._fields)
-
-
 class Enricher:
     """Renders batches. Not thread safe: its caches are its own."""
 
@@ -73,156 +51,156 @@ class Enricher:
         labels: Sequence[str] = DEFAULT_LABELS,
         now_ns: Callable[[], int] = time.time_ns,
     ) -> None:
+        self._cluster = cluster
         self._ends = Ends(cluster, LabelChoice.of(labels))
         self._now_ns = now_ns
-        self._seconds: dict[int, bytes] = {}
-        self._addresses: dict[bytes, bytes] = {}
+        self._addresses = _Texts()
+        self._generation = -1
+        self._rings: dict[tuple[str, str, str], Ring] = {}
+        self._remotes: dict[bytes, str] = {}
+        self._span = _EVER
+        self._dialled: dict[bytes, str] = {}
 
     def records(self, batch: Batch) -> Records:
         """One record a row. Never raises for a batch that :func:`enrich.records.decode_batch` took."""
         rows, header = batch.rows, batch.header
         if not len(rows):
             return Records([], [], [], [])
+        self._refresh()
         wall = rows["time_ns"].astype(np.int64) + header.clock
-        last = wall + rows["span_ms"].astype(np.int64) * 1_000_000
-        shapes, which = self._shapes(rows)
-        templates = [self._template(header, shape) for shape in shapes]
-        keys = [_key(header, shape) for shape in shapes]
-        denied = [shape.verdict & 0x7F in (Verdict.DENY, Verdict.AUDIT) for shape in shapes]
-        filled = zip(*self._columns(batch, wall, last), strict=True)
-        values = [templates[shape] % row for shape, row in zip(which, filled, strict=True)]
-        times = np.minimum(wall, self._now_ns()) // 1_000_000
-        return Records([keys[s] for s in which], values, [denied[s] for s in which], times.tolist())
-
-    def _shapes(self, rows: np.ndarray[Any, np.dtype[np.void]]) -> tuple[list[_Shape], list[int]]:
-        index: dict[tuple[int, ...], int] = {}
-        which = [
-            index.setdefault(shape, len(index)) for shape in zip(*(rows[name].tolist() for name in _SHAPE), strict=True)
-        ]
-        return [_Shape(*shape) for shape in index], which
-
-    def _columns(self, batch: Batch, wall: np.ndarray[Any, Any], last: np.ndarray[Any, Any]) -> list[list[Any]]:
-        """What a row fills into its template, a list a placeholder."""
-        rows = batch.rows
-        source, destination = _blocks(rows["source"]), _blocks(rows["destination"])
-        inward = (rows["verdict"] & INGRESS).astype(bool).tolist()
-        peers = [s if i else d for s, d, i in zip(source, destination, inward, strict=True)]
-        icmp = np.isin(rows["protocol"], list(ICMP))
-        first = np.where(icmp, rows["destination_port"] >> 8, rows["source_port"])
-        second = np.where(icmp, rows["destination_port"] & 0xFF, rows["destination_port"])
-        return [
-            first.tolist(),
-            second.tolist(),
-            [self._address(raw) for raw in source],
-            [self._address(raw) for raw in destination],
-            self._remote(peers, wall),
-            rows["count"].tolist(),
-            *self._times(wall),
-            *self._times(last),
-            batch.numbers().tolist(),
-            self._dialled(rows),
-        ]
-
-    def _address(self, raw: bytes) -> bytes:
-        text = self._addresses.get(raw)
-        if text is None:
-            if len(self._addresses) > 100_000:
-                self._addresses.clear()
-            text = self._addresses[raw] = address_text(raw)
-        return text
-
-    def _remote(self, peers: list[bytes], wall: np.ndarray[Any, Any]) -> list[bytes]:
-        """The other end of each row: once an address, unless its owner changed within the batch."""
-        first, last = int(wall.min()), int(wall.max())
-        known: dict[bytes, bytes | None] = {}
-        for raw in set(peers):
-            ip = self._address(raw).decode()
-            at_first, at_last = self._ends.remote(ip, first), self._ends.remote(ip, last)
-            known[raw] = at_first if at_first == at_last else None
-        found = [known[raw] for raw in peers]
-        return [
-            end if end is not None else self._ends.remote(self._address(raw).decode(), at)
-            for end, raw, at in zip(found, peers, wall.tolist(), strict=True)
-        ]
-
-    def _times(self, wall: np.ndarray[Any, Any]) -> tuple[list[bytes], list[int]]:
-        seconds, nanos = np.divmod(wall, _SECOND)
-        if len(self._seconds) > 10_000:
-            self._seconds.clear()
-        texts = {second: self._seconds.setdefault(second, second_text(second)) for second in set(seconds.tolist())}
-        return [texts[second] for second in seconds.tolist()], nanos.tolist()
-
-    def _dialled(self, rows: np.ndarray[Any, np.dtype[np.void]]) -> list[bytes]:
-        """The address before the Service's DNAT, where there was one."""
-        parts = [b""] * len(rows)
-        for index in np.flatnonzero(rows["dialled"].any(axis=1)).tolist():
-            ip = self._address(rows["dialled"][index].tobytes()).decode()
-            told: dict[str, Any] = {"dialled": {"ip": ip, "port": int(rows["dialled_port"][index])}}
-            service = self._ends.service(ip)
-            if service:
-                told["dialled"]["service"] = service
-            parts[index] = b"," + orjson.dumps(told)[1:-1]
-        return parts
-
-    def _template(self, header: Header, shape: _Shape) -> bytes:
-        """The record with a placeholder for each of :meth:`_columns`, in that order."""
-        inward = bool(shape.verdict & INGRESS)
-        local = _plain(self._ends.local(header.endpoints.get(str(shape.endpoint)), header.node))
-        named = _plain(policies_json(header.rules.get(str(shape.rule), [])))
-        by_policy = shape.reason in _BY_POLICY
-        remote = b"{}%.0b" if shape.flags & AGGREGATED else b"%b"
-        disposition = _DISPOSITIONS.get(shape.verdict & 0x7F, "unknown")
-        return b"".join(
-            (
-                b"{",
-                _connection(shape, b"ingress" if inward else b"egress"),
-                b',"disposition":"%b","reason":"%b"' % (disposition.encode(), _reason(shape).encode()),
-                b',"policies":' + (named if by_policy else b"[]"),
-                b',"isolated_by":' + (b"[]" if by_policy else named),
-                b',"src":' + (remote if inward else local),
-                b',"dest":' + (local if inward else remote),
-                b',"count":%d,"timestamp":"%b%09dZ","last_timestamp":"%b%09dZ"',
-                b',"node_name":' + _plain(orjson.dumps(header.node)),
-                b',"cluster":' + _plain(orjson.dumps(header.cluster)),
-                b',"schema":%d' % SCHEMA_VERSION,
-                b',"id":' + _plain(orjson.dumps(header.ring)[:-1]) + b'-%d"',
-                b',"aggregated":true' if shape.flags & AGGREGATED else b"",
-                b"%b}",
+        ring = self._ring(header)
+        templates = ring.templates(rows)
+        sources, destinations = _blocks(rows["source"]), _blocks(rows["destination"])
+        times = np.clip(wall, 0, self._now_ns()) // 1_000_000
+        values = [
+            f"{h}{a}{remote}{b}{count}{c}{first}{d}{last}{e}{number}{f}{dialled}}}".encode()
+            for h, (a, b, c, d, e, f), remote, count, first, last, number, dialled in zip(
+                self._heads(rows, templates, sources, destinations),
+                [template.tail for template in templates],
+                self._remote_ends(rows, sources, destinations, wall),
+                rows["count"].tolist(),
+                *_stamps(rows, wall),
+                batch.numbers().tolist(),
+                self._services(rows),
+                strict=True,
             )
-        )
+        ]
+        return Records([t.key for t in templates], values, [t.denied for t in templates], times.tolist())
+
+    def _refresh(self) -> None:
+        """Forget what was looked up in an older state of the index, and what has become too much."""
+        if len(self._addresses) > _CACHED:
+            self._addresses.clear()
+        if self._generation != self._cluster.generation or len(self._rings) > _CACHED >> 4:
+            self._generation = self._cluster.generation
+            self._rings.clear()
+            self._dialled.clear()
+            self._forget_remotes()
+
+    def _forget_remotes(self) -> None:
+        self._remotes.clear()
+        self._span = _EVER
+
+    def _ring(self, header: Header) -> Ring:
+        name = (header.cluster, header.node, header.ring)
+        ring = self._rings.get(name)
+        if ring is None:
+            ring = self._rings[name] = Ring(header, self._ends)
+        ring.learn(header)
+        return ring
+
+    def _heads(
+        self, rows: Rows, templates: list[Template], sources: list[bytes], destinations: list[bytes]
+    ) -> list[str]:
+        """The connection of each row."""
+        columns = (
+            list(map(self._addresses.__getitem__, sources)), list(map(self._addresses.__getitem__, destinations)),
+            rows["source_port"].tolist(), rows["destination_port"].tolist(),
+        )  # fmt: skip
+        if {template.plain for template in templates} == {True} and "" not in columns[0] and "" not in columns[1]:
+            heads = [template.head for template in templates]
+            return [
+                f"{o}{source}{p}{destination}{q}{a}{r}{b}{s}"
+                for (o, p, q, r, s), source, destination, a, b in zip(heads, *columns, strict=True)
+            ]
+        return [
+            template.filled(source, destination, a, b)
+            for template, source, destination, a, b in zip(templates, *columns, strict=True)
+        ]
+
+    def _remote_ends(self, rows: Rows, sources: list[bytes], destinations: list[bytes], wall: Times) -> list[str]:
+        """The other end of each row, as the index knows it at the row's time."""
+        inward = (rows["verdict"] & INGRESS).tolist()
+        peers = [s if i else d for s, d, i in zip(sources, destinations, inward, strict=True)]
+        aggregated = rows["flags"] & AGGREGATED
+        if aggregated.any():
+            peers = [_NOWHERE if flag else raw for raw, flag in zip(peers, aggregated.tolist(), strict=True)]
+        first, last = int(wall.min()), int(wall.max())
+        if not self._span[0] <= first <= last < self._span[1] or len(self._remotes) > _CACHED:
+            self._forget_remotes()
+        found = list(map(self._remotes.get, peers))
+        if None not in found:
+            return found  # type: ignore[return-value]  # None was ruled out
+        for raw in {raw for raw, end in zip(peers, found, strict=True) if end is None}:
+            self._find_remote(raw, first, last)
+        return [
+            self._remotes[raw] if raw in self._remotes else self._ends.remote(self._addresses[raw], at)[0]
+            for raw, at in zip(peers, wall.tolist(), strict=True)
+        ]
+
+    def _find_remote(self, raw: bytes, first: int, last: int) -> None:
+        """Keep an end that is the same at every moment of the batch, and for how long it is."""
+        end, since, until = self._ends.remote(self._addresses[raw], first)
+        if since <= first and last < until:
+            self._remotes[raw] = end
+            self._span = max(self._span[0], since), min(self._span[1], until)
+
+    def _services(self, rows: Rows) -> list[str]:
+        """The address before the Service's DNAT, where there was one."""
+        if not rows["dialled"].any():
+            return [""] * len(rows)
+        raw = np.empty(len(rows), _DIALLED)
+        raw["address"], raw["port"] = rows["dialled"], rows["dialled_port"]
+        wanted = raw.view(f"V{_DIALLED.itemsize}").tolist()
+        found = list(map(self._dialled.get, wanted))
+        if None not in found:
+            return found  # type: ignore[return-value]  # None was ruled out
+        if len(self._dialled) > _CACHED:
+            self._dialled.clear()
+        for one in {one for one in wanted if one not in self._dialled}:
+            address, port = one[:16], int.from_bytes(one[16:], "little")
+            self._dialled[one] = self._ends.dialled(self._addresses[address], port)
+        return [self._dialled[one] for one in wanted]
 
 
-_OMITTED: Final = b"%.0a"
-"""Takes any value and writes nothing of it."""
+_DIALLED: Final = np.dtype([("address", "u1", (16,)), ("port", "<u2")])
 
 
-def _connection(shape: _Shape, direction: bytes) -> bytes:
-    """The five-tuple as far as there is one: placeholders for ports or type and code, source and destination."""
-    if shape.flags & AGGREGATED:
-        return b'"connection":{%b"direction":"%b"}' % (_OMITTED * 4, direction)
-    protocol = PROTOCOLS.get(shape.protocol, str(shape.protocol)).encode()
-    addresses = b'"src_ip":"%%b","dest_ip":"%%b","protocol":"%b","direction":"%b"}' % (protocol, direction)
-    if shape.protocol in WITH_PORTS:
-        return b'"connection":{"src_port":%d,"dest_port":%d,' + addresses
-    if shape.protocol in ICMP:
-        return b'"icmp":{"type":%d,"code":%d},"connection":{' + addresses
-    return b'"connection":{' + _OMITTED * 2 + addresses
+class _Texts(dict[bytes, str]):
+    """16 bytes to the text of the address; none for none."""
 
-
-def _reason(shape: _Shape) -> str:
-    return _REASONS.get(shape.reason, "unknown")
-
-
-def _plain(text: bytes) -> bytes:
-    """Text for a template: a percent sign stands for itself."""
-    return text.replace(b"%", b"%%")
+    def __missing__(self, raw: bytes) -> str:
+        text = self[raw] = address_text(raw) if raw != _NOWHERE else ""
+        return text
 
 
 def _blocks(addresses: np.ndarray[Any, Any]) -> list[bytes]:
-    blob = addresses.tobytes()
-    return [blob[start : start + 16] for start in range(0, len(blob), 16)]
+    blocks: list[bytes] = np.ascontiguousarray(addresses).view("V16").ravel().tolist()
+    return blocks
 
 
-def _key(header: Header, shape: _Shape) -> bytes:
-    ref = header.endpoints.get(str(shape.endpoint))
-    return f"{ref.namespace}/{ref.pod}".encode() if ref else header.node.encode()
+def _stamps(rows: Rows, wall: Times) -> tuple[list[str], list[str]]:
+    """RFC 3339 text, without the zone, of the first and the last packet of each row."""
+    first = _stamp(wall)
+    spans = rows["span_ms"]
+    if not spans.any():
+        return first, first
+    return first, _stamp(wall + spans.astype(np.int64) * 1_000_000)
+
+
+def _stamp(wall: Times) -> list[str]:
+    seconds, nanos = np.divmod(wall, _SECOND)
+    listed = seconds.tolist()
+    texts = {second: second_text(second) for second in set(listed)}
+    # The leading 1 keeps the zeros.
+    return [texts[second] + str(nano)[1:] for second, nano in zip(listed, (nanos + _SECOND).tolist(), strict=True)]

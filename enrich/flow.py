@@ -20,10 +20,6 @@ from enrich.model import Labels, Node, Pod
 from enrich.records import EndpointRef, PolicyRef
 
 SCHEMA_VERSION: Final = 1
-PROTOCOLS: Final = {1: "icmp", 6: "tcp", 17: "udp", 58: "icmpv6", 132: "sctp"}
-"""IANA number to the name in a record; others are their number as text."""
-WITH_PORTS: Final = frozenset({6, 17, 132})
-ICMP: Final = frozenset({1, 58})
 _CACHED: Final = 200_000
 DEFAULT_LABELS: Final = ("app", "k8s-app", "app.kubernetes.io/*")
 
@@ -48,22 +44,22 @@ class LabelChoice:
         return {k: v for k, v in labels.items() if k in self.keys or k.startswith(self.prefixes or ("\0",))}
 
 
-def address_text(raw: bytes) -> bytes:
+def address_text(raw: bytes) -> str:
     """16 bytes, IPv4 v4-mapped, to the text of the address."""
     if raw[:12] == b"\0\0\0\0\0\0\0\0\0\0\xff\xff":
-        return b"%d.%d.%d.%d" % tuple(raw[12:])
-    return str(ipaddress.IPv6Address(raw)).encode()
+        return "%d.%d.%d.%d" % tuple(raw[12:])  # noqa: UP031 - shortest for four bytes
+    return str(ipaddress.IPv6Address(raw))
 
 
-def second_text(second: int) -> bytes:
+def second_text(second: int) -> str:
     """A second since the epoch as RFC 3339 text up to the point, UTC."""
-    return time.strftime("%Y-%m-%dT%H:%M:%S.", time.gmtime(second)).encode()
+    return time.strftime("%Y-%m-%dT%H:%M:%S.", time.gmtime(second))
 
 
-def policies_json(refs: Iterable[PolicyRef]) -> bytes:
+def policies_json(refs: Iterable[PolicyRef]) -> str:
     """A list of policies, each once, whichever of its rules it was."""
     distinct = {(ref.kind, ref.namespace, ref.name): None for ref in refs}
-    return orjson.dumps([{"kind": k, **({"namespace": ns} if ns else {}), "name": name} for k, ns, name in distinct])
+    return _json([{"kind": k, **({"namespace": ns} if ns else {}), "name": name} for k, ns, name in distinct])
 
 
 class Ends:
@@ -73,46 +69,51 @@ class Ends:
         self._cluster = cluster
         self._labels = labels
         self._generation = -1
-        self._rendered: dict[tuple[str, str], bytes] = {}
+        self._rendered: dict[tuple[str, str], str] = {}
 
-    def local(self, ref: EndpointRef | None, node: str) -> bytes:
+    def local(self, ref: EndpointRef | None, node: str) -> str:
         """The end whose interface the verdict was taken at: certain, by UID."""
         if ref is None:
-            return orjson.dumps({"node_name": node})
+            return _json({"node_name": node})
         pod = self._cluster.pod_by_uid(ref.uid)
         if pod is not None:
             return self._once("pod", pod.uid, lambda: self._pod(pod))
         base = {"pod_name": ref.pod, "namespace": ref.namespace, "pod_namespace": ref.namespace}
-        return orjson.dumps({**base, "pod_uid": ref.uid, "node_name": node})
+        return _json({**base, **({"pod_uid": ref.uid} if ref.uid else {}), "node_name": node})
 
-    def remote(self, ip: str, at_ns: int) -> bytes:
-        """The other end, by its address at the packet's time (wall clock)."""
-        found = self._cluster.pod_at(ip, at_ns)
+    def remote(self, ip: str, at_ns: int) -> tuple[str, int, int]:
+        """The other end, by its address at the packet's time (wall clock), and since and until when it is that."""
+        found, since, until = self._cluster.pod_around(ip, at_ns)
         pod = found.pod
         if pod is not None:
-            return self._once("pod", pod.uid, lambda: self._pod(pod))
+            return self._once("pod", pod.uid, lambda: self._pod(pod)), since, until
         if found.ambiguous:
-            return orjson.dumps({"instance": ip, "ambiguous": True})
-        return self._once("address", ip, lambda: self._address(ip))
+            return _json({"instance": ip, "ambiguous": True}), since, until
+        return self._once("address", ip, lambda: self._address(ip)), since, until
 
-    def _once(self, kind: str, name: str, make: Callable[[], dict[str, Any]]) -> bytes:
+    def dialled(self, ip: str, port: int) -> str:
+        """The address and port that were dialled, and the Service that is; nothing for no address."""
+        if not ip:
+            return ""
+        service = self._cluster.service_of(ip)
+        named = {"service": {"namespace": service.namespace, "name": service.name}} if service else {}
+        return f',"dialled":{_json({"ip": ip, "port": port, **named})}'
+
+    def _once(self, kind: str, name: str, make: Callable[[], dict[str, Any]]) -> str:
         """Rendered again only when the index has changed."""
         if self._generation != self._cluster.generation or len(self._rendered) > _CACHED:
             self._generation = self._cluster.generation
             self._rendered.clear()
         found = self._rendered.get((kind, name))
         if found is None:
-            found = self._rendered[kind, name] = orjson.dumps(make())
+            found = self._rendered[kind, name] = _json(make())
         return found
 
     def _address(self, ip: str) -> dict[str, Any]:
+        if not ip:
+            return {}
         node = self._cluster.node_of_ip(ip)
         return _node(node) if node else {"instance": ip}
-
-    def service(self, ip: str) -> dict[str, Any] | None:
-        """The Service that was dialled."""
-        service = self._cluster.service_of(ip)
-        return {"namespace": service.namespace, "name": service.name} if service else None
 
     def _pod(self, pod: Pod) -> dict[str, Any]:
         owner = self._cluster.workload_of(pod)
@@ -131,3 +132,7 @@ class Ends:
 
 def _node(node: Node) -> dict[str, Any]:
     return {"node_name": node.name, **({"zone": node.zone} if node.zone else {})}
+
+
+def _json(value: Any) -> str:
+    return orjson.dumps(value).decode()
