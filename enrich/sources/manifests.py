@@ -190,7 +190,12 @@ def _files(folder: Path) -> list[Path]:
 def _documents(file: Path, name: Path, problems: list[str]) -> Iterator[tuple[str, Any]]:
     """The documents of a file, each with the words that say where it stands."""
     try:
-        loaded = list(_load(file.read_bytes()))
+        content = file.read_bytes()
+        if not content.strip():
+            # Perhaps somebody is about to fill it; until then its policies are not to be forgotten.
+            problems.append(f"{name}: is empty")
+            return
+        loaded = list(_load(content))
     except (yaml.YAMLError, OSError, ValueError, RecursionError) as error:
         problems.append(f"{name}: not YAML: {' '.join(str(error).split())}")
         return

@@ -1,0 +1,256 @@
+"""A folder of manifests: what is read, what is refused and where it says so, and what a change does."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from enrich.cluster import Cluster
+from enrich.model import Name, NetworkPolicy, Pod
+from enrich.sources.manifests import ManifestError, ManifestSource, read_folder
+from enrich.sources.source import SourceError, make_source
+
+POD = """\
+apiVersion: v1
+kind: Pod
+metadata: {name: %s, namespace: shop, labels: {app: web}}
+spec: {nodeName: n1, containers: [{name: c, image: none}]}
+status: {podIP: %s, startTime: 2026-11-24T10:00:00Z}
+"""
+NAMESPACE = "apiVersion: v1\nkind: Namespace\nmetadata: {name: shop}\n"
+POLICY = """\
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: %s, namespace: shop}
+spec:
+  podSelector: {}
+  ingress:
+  - ports:
+    - port: %s
+"""
+
+
+def eventually(what: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 20
+    while not what():
+        assert time.monotonic() < deadline, "did not come true"
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    made = tmp_path / "manifests"
+    made.mkdir()
+    (made / "shop.yaml").write_text(f"{NAMESPACE}---\n{POD % ('web', '10.0.0.1')}")
+    return made
+
+
+@pytest.fixture
+def cluster() -> Cluster:
+    return Cluster()
+
+
+@pytest.fixture
+def source(folder: Path, cluster: Cluster) -> Iterator[ManifestSource]:
+    made = ManifestSource(folder, cluster)
+    made.start()
+    try:
+        yield made
+    finally:
+        made.stop()
+
+
+def problems(folder: Path) -> list[str]:
+    with pytest.raises(ManifestError) as raised:
+        read_folder(folder)
+    return raised.value.problems
+
+
+def names(folder: Path) -> set[str]:
+    return {str(made.key) for made in read_folder(folder)}
+
+
+# --- what is read
+
+
+def test_documents_lists_folders_and_json(folder: Path) -> None:
+    (folder / "deep" / "er").mkdir(parents=True)
+    (folder / "deep/er/list.yml").write_text(
+        "apiVersion: v1\nkind: List\nitems:\n"
+        "- {apiVersion: v1, kind: Namespace, metadata: {name: a}}\n"
+        "- {apiVersion: v1, kind: Namespace, metadata: {name: b}}\n"
+    )
+    (folder / "one.json").write_text('{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "c"}}')
+    (folder / "empty.yaml").write_text("---\n---\n# nothing\n")
+    assert names(folder) == {"shop", "shop/web", "a", "b", "c"}
+
+
+def test_kinds_that_nobody_uses_and_other_files_are_no_errors(folder: Path) -> None:
+    (folder / "deployment.yaml").write_text("apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: web}\nspec: 3\n")
+    (folder / "notes.txt").write_text("kind: nonsense: [")
+    assert names(folder) == {"shop", "shop/web"}
+
+
+def test_hidden_files_are_not_read(folder: Path) -> None:
+    """A mounted ConfigMap shows each file twice, below ..data and in the folder itself."""
+    (folder / "..2026").mkdir()
+    shutil.move(folder / "shop.yaml", folder / "..2026/shop.yaml")
+    (folder / "..data").symlink_to("..2026")
+    (folder / "shop.yaml").symlink_to("..data/shop.yaml")
+    (folder / ".#shop.yaml").symlink_to("nobody@nowhere")
+    assert names(folder) == {"shop", "shop/web"}
+
+
+# --- what is refused
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("kind: Pod\nmetadata: {name: x}\n", "bad.yaml, document 1 (line 1): apiVersion: is required"),
+        ("apiVersion: v1\n", "kind: is required"),
+        ("just text\n", "must be an object"),
+        ("[]\n", "must be an object"),
+        ("a: [1\n", "bad.yaml: not YAML"),
+        ("a: !!python/object:os.system {}\n", "not YAML"),
+        ("apiVersion: v1\nkind: Namespace\nkind: Pod\nmetadata: {name: x}\n", "kind is there twice"),
+        (POLICY % ("p", "70000"), "spec.ingress[0].ports[0].port"),
+        (NAMESPACE.replace("shop", "x, labels: {version: 1.10}"), "metadata.labels[version]: must be a string"),
+        (NAMESPACE.replace("shop", "x, labels: {day: 2026-01-01}"), "metadata.labels[day]: must be a string"),
+        (NAMESPACE.replace("shop", "x, labels: {on: 'y'}"), "metadata.labels"),
+        ("kind: List\nitems: [7]\n", "bad.yaml, document 1 (line 1), items[0]"),
+        ("\xff", "not YAML"),
+        ("", "is empty"),
+    ],
+)
+def test_a_wrong_document_is_named_by_file_document_and_field(folder: Path, text: str, said: str) -> None:
+    (folder / "bad.yaml").write_bytes(text.encode("latin-1"))
+    (found,) = problems(folder)
+    assert found.startswith("bad.yaml")
+    assert said in found
+
+
+def test_the_line_is_that_of_the_document(folder: Path) -> None:
+    (folder / "bad.yaml").write_text(f"{NAMESPACE.replace('shop', 'x')}---\nkind: Pod\n")
+    assert problems(folder) == ["bad.yaml, document 2 (line 5): apiVersion: is required"]
+
+
+def test_everything_that_is_wrong_is_told_at_once(folder: Path) -> None:
+    (folder / "a.yaml").write_text("kind: Pod\n---\napiVersion: v1\nkind: Pod\n")
+    (folder / "b.yaml").write_text("[")
+    assert [line.split(":")[0] for line in problems(folder)] == [
+        "a.yaml, document 1 (line 1)", "a.yaml, document 2 (line 3)", "b.yaml",
+    ]  # fmt: skip
+
+
+def test_an_object_in_two_files_names_both(folder: Path) -> None:
+    (folder / "more.yaml").write_text(POD % ("web", "10.0.0.2"))
+    (found,) = problems(folder)
+    assert "Pod shop/web" in found
+    assert "more.yaml" in found
+    assert "shop.yaml" in found
+
+
+def test_a_source_does_not_start_on_what_is_wrong(folder: Path, cluster: Cluster) -> None:
+    (folder / "bad.yaml").write_text("kind: Pod\n---\n[")
+    with pytest.raises(SourceError, match=r"bad\.yaml"):
+        ManifestSource(folder, cluster).start()
+    with pytest.raises(SourceError, match="no folder"):
+        make_source(f"manifests:{folder}/none", cluster).start()
+    assert not cluster.synced.is_set()
+
+
+@pytest.mark.parametrize("setting", ["", "manifests", "manifests:", "kubernetes:x", "etcd"])
+def test_a_setting_that_means_no_source_is_refused(setting: str, cluster: Cluster) -> None:
+    with pytest.raises(SourceError, match="must be kubernetes, or manifests:FOLDER"):
+        make_source(setting, cluster)
+
+
+# --- what a change does
+
+
+def test_a_started_source_has_everything(source: ManifestSource, cluster: Cluster) -> None:
+    assert cluster.synced.is_set()
+    assert source.problem() is None
+    assert cluster.pod_at("10.0.0.1", time.time_ns()).pod is not None
+
+
+def test_changes_are_taken_by_themselves(source: ManifestSource, cluster: Cluster, folder: Path) -> None:
+    (folder / "policy.yaml").write_text(POLICY % ("allow", 80))
+    eventually(lambda: Name("shop", "allow") in cluster.policies())
+    (folder / "policy.yaml").write_text(POLICY % ("other", 80))
+    eventually(lambda: set(cluster.policies()) == {Name("shop", "other")})
+    (folder / "new").mkdir()
+    (folder / "new/pod.yaml").write_text(POD % ("api", "10.0.0.2"))
+    eventually(lambda: Name("shop", "api") in cluster.pods())
+    (folder / "new/pod.yaml").unlink()
+    eventually(lambda: Name("shop", "api") not in cluster.pods())
+
+
+def test_a_file_that_is_renamed_into_place(source: ManifestSource, cluster: Cluster, folder: Path) -> None:
+    for port in range(1, 6):
+        part = folder / f".policy.yaml.{port}"
+        part.write_text(POLICY % ("allow", port))
+        part.replace(folder / "policy.yaml")
+    eventually(lambda: [_port(p) for p in cluster.policies().values()] == [5])
+
+
+def _port(policy: NetworkPolicy) -> int | str | None:
+    assert policy.ingress is not None
+    return policy.ingress[0].ports[0].port
+
+
+def test_a_change_is_one_change(source: ManifestSource, cluster: Cluster, folder: Path) -> None:
+    told: list[frozenset[type]] = []
+    cluster.subscribe(told.append)
+    (folder / "both.yaml").write_text(f"{POLICY % ('allow', 80)}---\n{POD % ('api', '10.0.0.2')}")
+    eventually(lambda: told)
+    assert told == [frozenset({Pod, NetworkPolicy})]
+
+
+def test_a_wrong_change_changes_nothing_until_it_is_mended(
+    source: ManifestSource, cluster: Cluster, folder: Path
+) -> None:
+    (folder / "policy.yaml").write_text(POLICY % ("allow", 80))
+    eventually(cluster.policies)
+    (folder / "shop.yaml").unlink()
+    (folder / "policy.yaml").write_text(POLICY % ("allow", "no"))
+    eventually(lambda: "policy.yaml, document 1 (line 1): spec.ingress[0]" in (source.problem() or ""))
+    assert [_port(policy) for policy in cluster.policies().values()] == [80]
+    assert cluster.pods(), "not even what is right of a folder that is wrong is taken"
+    (folder / "policy.yaml").write_text(POLICY % ("allow", 81))
+    eventually(lambda: source.problem() is None)
+    assert [_port(policy) for policy in cluster.policies().values()] == [81]
+    assert not cluster.pods()
+
+
+def test_a_file_that_is_being_written_does_not_open_anything(
+    source: ManifestSource, cluster: Cluster, folder: Path
+) -> None:
+    (folder / "policy.yaml").write_text(POLICY % ("allow", 80))
+    eventually(cluster.policies)
+    seen: list[int] = []
+    cluster.subscribe(lambda _: seen.append(len(cluster.policies())))
+    for port in range(1, 40):
+        (folder / "policy.yaml").write_text("")  # emptied, then filled, as an editor does
+        time.sleep(0.01)
+        (folder / "policy.yaml").write_text(POLICY % ("allow", port))
+        time.sleep(0.005)
+    eventually(lambda: [_port(policy) for policy in cluster.policies().values()] == [39])
+    assert set(seen) == {1}
+
+
+def test_a_folder_that_is_gone_is_no_empty_cluster(source: ManifestSource, cluster: Cluster, folder: Path) -> None:
+    folder.rename(folder.with_name("away"))
+    eventually(lambda: "is no folder" in (source.problem() or ""))
+    assert cluster.pods()
+    folder.mkdir()
+    (folder / "pod.yaml").write_text(POD % ("api", "10.0.0.2"))
+    eventually(lambda: set(cluster.pods()) == {Name("shop", "api")})
+    assert source.problem() is None
+    (folder / "more.yaml").write_text(POD % ("more", "10.0.0.3"))
+    eventually(lambda: len(cluster.pods()) == 2)
