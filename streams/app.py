@@ -24,7 +24,7 @@ from enrich.runtime.process import Exit
 from streams.delivery import Ledger, Tracked
 from streams.kafka import Output, refused
 from streams.metrics import EnrichMetrics
-from streams.pipeline import Pipeline
+from streams.pipeline import Pipeline, event_time_ms
 from streams.settings import Settings
 
 log = structlog.get_logger("kubeweir.streams")
@@ -239,7 +239,7 @@ class Enriching:
         """Alone: a broker refuses a batch whole, for one record of it."""
         self._metrics.retried.inc()
         answer = partial(self._on_alone, tracked)
-        topic, at = message.topic(), message.timestamp()[1]
+        topic, at = message.topic(), event_time_ms(message.value())
         while not self._output.offer_alone(topic, message.key(), message.value(), at, answer):  # noqa: ASYNC110 - librdkafka's queue tells nobody of room
             await asyncio.sleep(0.01)
 

@@ -41,6 +41,8 @@ _REFUSED: Final = frozenset(
         KafkaError.INVALID_MSG_SIZE,
         KafkaError.INVALID_TIMESTAMP,
         KafkaError.INVALID_RECORD,
+        # What librdkafka says of the neighbours: they are well, and are taken when they come alone.
+        KafkaError._INVALID_DIFFERENT_RECORD,
     }
 )
 """The record is at fault, not the broker or the rights: trying it again changes nothing."""
@@ -200,7 +202,7 @@ class Output:
         except BufferError:
             return False
         except KafkaException as error:
-            on_delivery(error.args[0], Refused(topic, key, value, timestamp_ms))
+            on_delivery(error.args[0], Refused(topic, key, value))
         return True
 
     def close(self, patience_s: float) -> int:
@@ -232,7 +234,6 @@ class Refused:
     _topic: str
     _key: bytes
     _value: bytes
-    _timestamp_ms: int
 
     def topic(self) -> str:
         """Its topic."""
@@ -245,10 +246,6 @@ class Refused:
     def value(self) -> bytes:
         """Its value."""
         return self._value
-
-    def timestamp(self) -> tuple[int, int]:
-        """Kind (1: the sender's) and milliseconds, as librdkafka has it."""
-        return 1, self._timestamp_ms
 
 
 @dataclass(frozen=True, slots=True)

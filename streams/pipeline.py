@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterable
+from datetime import datetime
 from typing import Any, Final, Protocol
 
 import orjson
@@ -158,6 +159,13 @@ class Pipeline:
         at = f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(seconds))}.{nanos:09d}Z"
         record = {"schema": 1, "timestamp": at, "worker": self._worker, **told}
         await self._send(tracked, self._topics.status.name, key.encode(), orjson.dumps(record), now // 1_000_000)
+
+
+def event_time_ms(value: bytes) -> int:
+    """When a record of ours says that it happened, never later than now. librdkafka forgets the time of a record that
+    was refused, so it is read back."""
+    at = datetime.fromisoformat(orjson.loads(value)["timestamp"])
+    return min(int(at.timestamp() * 1000), _now_ms())
 
 
 def _now_ms() -> int:
