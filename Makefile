@@ -10,7 +10,7 @@ setup: ## install what is missing (Debian packages, virtual environment, Apache 
 	@deploy/local/setup
 
 demo: setup ## a small cluster, real traffic, the verdicts as they arrive; KEEP=1: until Ctrl-C
-	@KEEP=$(KEEP) $(PY) deploy/local/demo
+	@$(PY) deploy/local/demo
 
 test: setup ## everything that is checked: format, lint, types, imports, all tests
 	@deploy/local/apiserver --in-background

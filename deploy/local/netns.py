@@ -52,6 +52,7 @@ class Net:
 
     prefix: str = field(default_factory=lambda: f"wt{secrets.token_hex(2)}")
     spaces: list[Space] = field(default_factory=list)
+    _made: int = 0
 
     def node(self, addresses: Sequence[str] = ("192.0.2.1", "2001:db8:1::1")) -> Space:
         """A node: forwarding is on, its own addresses are on lo."""
@@ -62,8 +63,9 @@ class Net:
 
     def pod(self, node: Space, *addresses: str, name: str = "") -> Space:
         """A pod (or, with addresses from elsewhere, an outside host) on a veth of the node."""
-        pod = self._space(name or f"p{len(self.spaces)}", addresses)
-        pod.link = f"v{len(self.spaces)}"
+        self._made += 1
+        pod = self._space(name or f"p{self._made}", addresses)
+        pod.link = f"v{self._made}"
         ip(node, f"link add {pod.link} type veth peer name eth0 netns {pod.name}")
         # Up at once, without duplicate address detection: its two seconds are not what a test is about.
         for space, device in ((node, pod.link), (pod, "eth0")):
@@ -88,7 +90,9 @@ class Net:
         return pod
 
     def remove(self, space: Space) -> None:
-        """Delete a namespace and what is in it."""
+        """Delete a namespace and what is in it; its veth first, for a namespace goes in its own time."""
+        if space.link:
+            subprocess.run(["ip", "-n", space.name, "link", "del", "eth0"], check=False, capture_output=True)
         subprocess.run(["ip", "netns", "del", space.name], check=False, capture_output=True)
         self.spaces.remove(space)
 

@@ -5,11 +5,10 @@ Ends by itself with a summary, or with KEEP=1 runs on until Ctrl-C. Leaves nothi
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import os
 import shutil
 import signal
+import socket
 import sys
 import time
 from pathlib import Path
@@ -18,12 +17,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from pods import ATTEMPTS, Pods
 from stack import HOME, PINS, ROOT, DemoError, Stack, free_port, script, sweep, wait_for_port
-from summary import complaint, lost, records, tell
+from summary import complaint, lost, missing_rows, records, tell
 
 WINDOW_S = 2.0
 SETTLE_S = 30.0
 ROUND_EVERY_S = 10.0
 RESTART_S = 3.0
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def say(text: str) -> None:
@@ -36,44 +36,62 @@ def main() -> int:
         print("demo: must run as root: it makes network namespaces and loads programs", file=sys.stderr)
         return 3
     keep = os.environ.get("KEEP", "") not in ("", "0")
-    # Ctrl-C reaches the children too, which have sessions of their own for that reason; SIGTERM is the same wish.
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
-    HOME.mkdir(parents=True, exist_ok=True)
-    with (HOME / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print("demo: another demo runs already; end it first (Ctrl-C there)", file=sys.stderr)
-            return 4
-        for thing in sweep():
-            say(f"removed what an earlier demo left: {thing}")
-        try:
-            with contextlib.ExitStack() as stack:
-                return Demo(stack).run(keep=keep)
-        except DemoError as error:
-            print(f"demo: failed: {error}", file=sys.stderr)
-            return 1
-        except KeyboardInterrupt:
-            say("stopped")
-            return 0 if keep else 130
-        finally:
-            shutil.rmtree(HOME, ignore_errors=True)
-            say("cleaned up: no process, namespace, link or pinned object of the demo is left")
+    # An abstract address goes with its process, however that ends: a lock without a file to leave behind.
+    lock = socket.socket(socket.AF_UNIX)
+    try:
+        lock.bind("\0kubeweir-demo")
+    except OSError:
+        print("demo: another demo runs already; end it first (Ctrl-C there)", file=sys.stderr)
+        return 4
+    for number in SIGNALS:
+        signal.signal(number, _interrupt)
+    for thing in sweep():
+        say(f"removed what an earlier demo left: {thing}")
+    HOME.mkdir()
+    demo = Demo()
+    try:
+        return demo.run(keep=keep)
+    except DemoError as error:
+        print(f"demo: failed: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        say("stopped")
+        return 0 if keep and demo.passed else 130
+    finally:
+        _hear_no_signals()
+        demo.close()
+        sweep()
+        say("cleaned up: no process, namespace, link or pinned object of the demo is left")
+
+
+def _interrupt(_number: int, _frame: object) -> None:
+    """The first signal ends the demo; one more would only end its cleaning up."""
+    _hear_no_signals()
+    raise KeyboardInterrupt
+
+
+def _hear_no_signals() -> None:
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 class Demo:
     """One run."""
 
-    def __init__(self, cleanup: contextlib.ExitStack) -> None:
-        self._cleanup = cleanup
+    def __init__(self) -> None:
+        self.passed = False
+        """Every connection and every record was as it should be."""
         self._stack = Stack()
         self._ports = {name: free_port() for name in ("kafka", "probe", "streams")}
         self._manifests = HOME / "manifests"
-        self._pods: Pods
+        self._pods = Pods()
+
+    def close(self) -> None:
+        """Stop the services, the probe with its pods still there; then the pods."""
+        self._stack.close()
+        self._pods.close()
 
     def run(self, *, keep: bool) -> int:
-        self._cleanup.callback(self._remove_pins)
-        self._cleanup.callback(self._stack.close)
         self._start_all()
         wrong = self._traffic(report=True)
         flows = self._settled()
@@ -84,14 +102,17 @@ class Demo:
             if (problem := complaint(attempt, family, flows))
         ]
         time.sleep(0.5)  # the table has had its last lines
-        missing = lost([self._url(name, "metrics") for name in ("probe", "streams")])
+        missing = lost(self._metrics()) + missing_rows(self._metrics(), flows)
         print(flush=True)
         for line in tell(flows, missing):
             say(line)
         for problem in wrong:
             say(f"WRONG: {problem}")
         if wrong or missing:
+            for name in ("probe", "streams"):
+                say(f"the end of {name}'s log:\n{self._stack.last_lines(name)}")
             return 1
+        self.passed = True
         say(f"all {2 * len(ATTEMPTS)} connections did what policy says, and every record names who and why")
         if keep:
             self._keep()
@@ -103,8 +124,7 @@ class Demo:
         command = [sys.executable, "deploy/local/kafka", "run", "--dir", str(HOME / "kafka"), "--port", kafka]
         self._stack.start("kafka", command, {})
         say("making a node, four pods and a host outside, as network namespaces (IPv4 and IPv6)")
-        self._pods = Pods()
-        self._cleanup.callback(self._pods.close)
+        self._pods.make()
         shutil.copytree(ROOT / "deploy" / "demo", self._manifests)
         wait_for_port(self._stack, "kafka", self._ports["kafka"], 60)
         say("starting weir-probe: compiling, loading and attaching the programs")
@@ -130,19 +150,31 @@ class Demo:
                 came = self._pods.attempt(attempt, family)
                 if came != attempt.allowed and report:
                     wrong.append(f"{attempt.why} over IPv{family} {'got through' if came else 'got no answer'}")
+        if report:
+            wrong += [f"{why} reached the server" for why in self._pods.reached_against_policy()]
         return wrong
 
     def _settled(self) -> list[dict[str, object]]:
         """The records, once nothing of the traffic is on its way any more."""
         time.sleep(WINDOW_S + 0.5)
         deadline = time.monotonic() + SETTLE_S
-        flows = records(self._all_env())
-        while time.monotonic() < deadline:
-            if not any(complaint(attempt, family, flows) for attempt in ATTEMPTS for family in (4, 6)):
-                break
-            time.sleep(0.5)
+        while True:
+            self._check_alive()
             flows = records(self._all_env())
-        return flows
+            late = missing_rows(self._metrics(), flows) or any(
+                complaint(attempt, family, flows) for attempt in ATTEMPTS for family in (4, 6)
+            )
+            if not late or time.monotonic() > deadline:
+                return flows
+            time.sleep(0.5)
+
+    def _metrics(self) -> list[str]:
+        return [self._url(name, "metrics") for name in ("probe", "streams")]
+
+    def _check_alive(self, *names: str) -> None:
+        for name in names or ("kafka", "probe", "streams", "observe"):
+            if not self._stack.is_alive(name):
+                raise DemoError(f"{name} ended: {self._stack.last_lines(name)}")
 
     def _keep(self) -> None:
         port = self._ports["kafka"]
@@ -151,13 +183,12 @@ class Demo:
         say("  ip netns exec weir-demo-web curl -m 2 http://10.244.0.20:8080/        (allowed)")
         say("  ip netns exec weir-demo-outside curl -m 2 http://10.244.0.20:8080/    (denied)")
         say(f"  edit {self._manifests}/policies.yaml: it is in force as soon as it is saved")
+        say(f"  tail -f {HOME}/probe.log    (what weir-probe says, of a mistake in a policy too)")
         say(f"  kill -9 {self._stack.pid('probe')}    (weir-probe: enforcement stays, and it is started again)")
         due = time.monotonic() + ROUND_EVERY_S
         while True:
             time.sleep(0.2)
-            for name in ("kafka", "streams", "observe"):
-                if not self._stack.is_alive(name):
-                    raise DemoError(f"{name} ended: {self._stack.last_lines(name)}")
+            self._check_alive("kafka", "streams", "observe")
             if not self._stack.is_alive("probe"):
                 say(f"weir-probe has died; enforcement stays in place; starting it again in {RESTART_S:.0f} s")
                 time.sleep(RESTART_S)
@@ -189,10 +220,6 @@ class Demo:
 
     def _url(self, service: str, path: str) -> str:
         return f"http://127.0.0.1:{self._ports[service]}/{path}"
-
-    @staticmethod
-    def _remove_pins() -> None:
-        shutil.rmtree(PINS, ignore_errors=True)
 
 
 if __name__ == "__main__":

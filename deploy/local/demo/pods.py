@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from netns import Net, Space, listen, open_socket, ping
@@ -64,20 +65,22 @@ class Pods:
 
     def __init__(self) -> None:
         self._net = Net(PREFIX)
-        self.node = self._net.node(NODE_IPS)
         self._spaces: dict[str, Space] = {}
         self._sockets: list[socket.socket] = []
+        self._served: set[tuple[str, int, str]] = set()
+        """What reached a server: its name, its port, the address that it came from."""
+
+    def make(self) -> None:
+        """The namespaces, and what listens in them."""
+        node = self._net.node(NODE_IPS)
         for name, addresses in ADDRESSES.items():
-            self._spaces[name] = self._net.pod(self.node, *addresses, name=name)
-        for name, port in _TCP_SERVERS:
-            for family in (4, 6):
-                self._serve(listen(self._spaces[name], family, port), _serve_http)
+            self._spaces[name] = self._net.pod(node, *addresses, name=name)
         for family in (4, 6):
+            for name, port in _TCP_SERVERS:
+                self._serve(self._serve_http, name, listen(self._spaces[name], family, port))
             resolver = open_socket(self._spaces[OUTSIDE], family, socket.SOCK_DGRAM)
-            if family == 6:
-                resolver.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            resolver.bind(("::" if family == 6 else "0.0.0.0", 53))
-            self._serve(resolver, _serve_udp)
+            resolver.bind((self._spaces[OUTSIDE].address(family), 53))
+            self._serve(self._serve_udp, OUTSIDE, resolver)
 
     def attempt(self, attempt: Attempt, family: int) -> bool:
         """Make the connection; whether an answer came."""
@@ -95,6 +98,15 @@ class Pods:
             except OSError:
                 return False
 
+    def reached_against_policy(self) -> list[str]:
+        """Attempts that are denied, and reached a server all the same, whatever the client saw."""
+        return [
+            attempt.why
+            for attempt in ATTEMPTS
+            if not attempt.allowed
+            and any((attempt.destination, attempt.port, source) in self._served for source in ADDRESSES[attempt.source])
+        ]
+
     def close(self) -> None:
         """End the servers and delete the namespaces."""
         for server in self._sockets:
@@ -103,24 +115,28 @@ class Pods:
             server.close()
         self._net.close()
 
-    def _serve(self, server: socket.socket, answer: object) -> None:
+    def _serve(self, answer: Callable[[str, socket.socket], None], name: str, server: socket.socket) -> None:
         server.settimeout(None)
         self._sockets.append(server)
-        threading.Thread(target=answer, args=(server,), daemon=True).start()  # type: ignore[arg-type]  # a function
+        threading.Thread(target=answer, args=(name, server), daemon=True).start()
 
+    def _serve_http(self, name: str, server: socket.socket) -> None:
+        port = server.getsockname()[1]
+        with contextlib.suppress(OSError):
+            while True:
+                connection, client = server.accept()
+                self._served.add((name, port, client[0]))
+                with connection, contextlib.suppress(OSError):
+                    connection.settimeout(2)
+                    connection.recv(4096)
+                    connection.sendall(_ANSWER)
 
-def _serve_http(server: socket.socket) -> None:
-    with contextlib.suppress(OSError):
-        while True:
-            connection, _ = server.accept()
-            with connection, contextlib.suppress(OSError):
-                connection.settimeout(2)
-                connection.recv(4096)
-                connection.sendall(_ANSWER)
-
-
-def _serve_udp(server: socket.socket) -> None:
-    with contextlib.suppress(OSError):
-        while True:
-            data, sender = server.recvfrom(4096)
-            server.sendto(data, sender)
+    def _serve_udp(self, name: str, server: socket.socket) -> None:
+        port = server.getsockname()[1]
+        with contextlib.suppress(OSError):
+            while True:
+                data, client = server.recvfrom(4096)
+                if client is None:
+                    return  # shut down
+                self._served.add((name, port, client[0]))
+                server.sendto(data, client)

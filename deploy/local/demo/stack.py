@@ -7,7 +7,6 @@ so that the next run finds what a killed one left.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import json
 import os
 import shutil
@@ -25,7 +24,6 @@ ROOT = Path(__file__).resolve().parents[3]
 HOME = Path("/run/kubeweir-demo")
 PINS = Path("/sys/fs/bpf/kubeweir-demo")
 PREFIX = "weir-demo"
-_LIBC = ctypes.CDLL(None)
 
 
 class DemoError(RuntimeError):
@@ -50,12 +48,13 @@ class Stack:
         log = None if show else (HOME / f"{name}.log").open("ab")
         try:
             self._children[name] = subprocess.Popen(
-                command, env={**os.environ, **env}, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                preexec_fn=_die_with_parent, start_new_session=True,
+                ["setpriv", "--pdeathsig", "KILL", "--", *command], env={**os.environ, **env}, cwd=ROOT,
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
         finally:
             if log is not None:
                 log.close()
+        # Ctrl-C reaches the terminal's whole foreground group: with sessions of their own, they are stopped in order.
         children = {n: [child.pid, _start_time(child.pid)] for n, child in self._children.items()}
         (HOME / "children.json").write_text(json.dumps(children))
 
@@ -120,11 +119,11 @@ def wait_for_port(stack: Stack, name: str, port: int, patience_s: float) -> None
 
 
 def sweep() -> list[str]:
-    """Remove what an earlier demo that was killed left behind; what that was, in words."""
+    """Remove all that a demo has made and has not removed; what that was, in words."""
     found = []
     with contextlib.suppress(FileNotFoundError, ValueError):
         for name, (pid, started) in json.loads((HOME / "children.json").read_text()).items():
-            if _start_time(pid) == started:
+            if started and _start_time(pid) == started:
                 os.kill(pid, signal.SIGKILL)
                 found.append(f"process {name}")
     listed = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=False).stdout
@@ -133,17 +132,11 @@ def sweep() -> list[str]:
         if space.startswith(f"{PREFIX}-"):
             subprocess.run(["ip", "netns", "del", space], check=False)
             found.append(f"namespace {space}")
-    if PINS.exists():
-        shutil.rmtree(PINS, ignore_errors=True)
-        found.append(f"pins in {PINS}")
-    for path in HOME.iterdir() if HOME.exists() else ():
-        if path.name != "lock":
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    for folder in (PINS, HOME):
+        if folder.exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            found.append(f"folder {folder}")
     return found
-
-
-def _die_with_parent() -> None:
-    _LIBC.prctl(1, signal.SIGKILL)
 
 
 def _start_time(pid: int) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ipaddress
 import json
-import re
 import subprocess
 import urllib.request
 from collections import Counter
@@ -12,11 +11,17 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pods import ADDRESSES, POD_NAMES, Attempt
-from stack import script
+from prometheus_client.parser import text_string_to_metric_families
+from stack import DemoError, script
 
-_LOST = re.compile(
-    r"^kubeweir_(?:probe_lost|streams_(?:gap_rows|lost_rows|dead_letters|expired_batches))_total(?:{[^}]*})? ([0-9.e+]+)$"
+_LOST = (
+    "kubeweir_probe_lost_total",
+    "kubeweir_streams_gap_rows_total",
+    "kubeweir_streams_lost_rows_total",
+    "kubeweir_streams_dead_letters_total",
+    "kubeweir_streams_expired_batches_total",
 )
+_ROWS = ("kubeweir_probe_rows_total",)
 
 
 def records(env: Mapping[str, str]) -> list[dict[str, Any]]:
@@ -30,12 +35,24 @@ def records(env: Mapping[str, str]) -> list[dict[str, Any]]:
 
 def lost(urls: Sequence[str]) -> int:
     """What the services count as lost, missing or refused."""
+    return _total(urls, _LOST)
+
+
+def missing_rows(urls: Sequence[str], flows: Sequence[Mapping[str, Any]]) -> int:
+    """How many rows the probe has read that are no record, whatever the counters of losses say."""
+    return max(0, _total(urls, _ROWS) - len({flow["id"] for flow in flows}))
+
+
+def _total(urls: Sequence[str], names: Sequence[str]) -> int:
+    """The sum of the samples of these names."""
     total = 0.0
     for url in urls:
-        with urllib.request.urlopen(url, timeout=5) as answer:  # noqa: S310 - loopback
-            for line in answer.read().decode().splitlines():
-                if found := _LOST.match(line):
-                    total += float(found.group(1))
+        try:
+            with urllib.request.urlopen(url, timeout=5) as answer:  # noqa: S310 - loopback
+                families = list(text_string_to_metric_families(answer.read().decode()))
+        except OSError as error:
+            raise DemoError(f"{url} does not answer: {error}") from error
+        total += sum(sample.value for family in families for sample in family.samples if sample.name in names)
     return int(total)
 
 
@@ -81,13 +98,12 @@ def tell(flows: Sequence[Mapping[str, Any]], lost_rows: int) -> list[str]:
     for flow in flows:
         allowed.update(f"{p['namespace']}/{p['name']}" for p in flow["policies"])
         isolated.update(f"{p['namespace']}/{p['name']}" for p in flow["isolated_by"])
-    lines = [
+    return [
         f"{len(flows)} verdicts: {dispositions['allow']} allowed, {dispositions['deny']} denied ({packets} packets)",
         *(f"  allowed by {name}: {count}" for name, count in sorted(allowed.items())),
         *(f"  denied, isolated by {name}: {count}" for name, count in sorted(isolated.items())),
         f"lost: {lost_rows or 'none'}",
     ]
-    return lines
 
 
 def _ip(flow: Mapping[str, Any], end: str) -> Any:
