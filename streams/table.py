@@ -11,7 +11,7 @@ from rich.text import Text
 from streams.filters import Flow
 
 HEADINGS: Final = ("TIME", "DIRECTION", "FROM", "TO", "PORT", "VERDICT", "POLICIES")
-_WIDTHS: Final = (12, 9, 22, 22, 9, 7, 0)
+_WIDTHS: Final = (12, 9, 28, 28, 10, 7, 0)
 _STYLES: Final = {"allow": "green", "deny": "bold red", "audit": "yellow"}
 
 
