@@ -21,6 +21,7 @@ lint: setup ## format, lint, types and import contracts only
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
+	MYPYPATH=deploy/local:deploy/local/demo .venv/bin/mypy --explicit-package-bases deploy/local/netns.py deploy/local/demo
 	.venv/bin/lint-imports
 
 unit: setup ## the tests without kernel, Kafka and API server
@@ -30,4 +31,5 @@ bench: setup ## measure: ring to Kafka, raw topic to records beside plain Faust,
 	@$(PY) -m tests.bench
 
 clean: ## remove the virtual environment and tool caches; the cache of large downloads stays
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	test ! -e .venv/kubeweir.making || rm -rf .venv
+	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
