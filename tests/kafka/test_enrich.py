@@ -60,53 +60,41 @@ def test_records_are_keyed_by_the_local_pod_and_carry_the_event_time(site: Site)
     assert future.timestamp()[1] <= now, "a broker refuses what is far ahead, and its neighbours with it"
 
 
-@pytest.mark.parametrize(
-    ("value", "reason"),
-    [
-        (b"junk", "no_header"),
-        (None, "no_value"),
-        (b"", "no_header"),
-        (b"[]\n", "bad_header"),
-        (b"{\xff}\n", "bad_header"),
-        (b'{"v": 2}\n', "unknown_version"),
-        (b'{"v": 1}\n', "bad_header"),
-        (make_batch(0, 3)[:-1], "wrong_length"),
-        (make_batch(0, 3) + b"x", "wrong_length"),
-        (make_batch(0, 1, {"cluster": "another"}), "foreign_cluster"),
-        (make_batch(0, 1, {"node": "n2"}), "wrong_node"),
-    ],
-)
-def test_a_bad_batch_is_a_dead_letter_and_the_worker_goes_on(bad: Site, value: bytes | None, reason: str) -> None:
-    ring = f"ring{time.monotonic_ns()}"
-    before = bad.read("dead", lambda _: True)
-    bad.send(value)
-    bad.send(make_batch(5, 5, {"ring": ring}))
-    bad.flush()
-    message = bad.read("dead", lambda found: len(found) > len(before))[-1]
-    headers = dict(message.headers() or [])
-    raw = f"{bad.prefix}.verdicts.raw"
-    assert headers["reason"] == reason.encode()
-    assert headers["topic"] == raw.encode()
-    assert headers["error"]
-    assert message.key() == b"/".join((raw.encode(), headers["partition"], headers["offset"]))
-    assert (message.value() or b"") == (value or b"")
-    sent = bad.read("verdicts.raw", lambda found: len(found) >= 2)
-    there = {(one.partition(), one.offset()): one.value() or b"" for one in sent}
-    assert there[int(headers["partition"]), int(headers["offset"])] == (value or b"")
-    bad.read("flows", lambda found: sum((one.value() or b"").count(ring.encode()) for one in found) >= 5)
+BAD: list[tuple[bytes | None, bytes]] = [
+    (b"junk", b"no_header"),
+    (None, b"no_value"),
+    (b"", b"no_header"),
+    (b"[]\n", b"bad_header"),
+    (b"{\xff}\n", b"bad_header"),
+    (b'{"v": 2}\n', b"unknown_version"),
+    (b'{"v": 1}\n', b"bad_header"),
+    (make_batch(0, 3)[:-1], b"wrong_length"),
+    (make_batch(0, 3) + b"x", b"wrong_length"),
+    (make_batch(0, 1, {"cluster": "another"}), b"foreign_cluster"),
+    (make_batch(0, 1, {"node": "n2"}), b"wrong_node"),
+]
 
 
-@pytest.fixture(scope="module")
-def bad(broker: str, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """One enricher that takes batches of cluster c1 only, for all kinds of bad ones."""
-    from tests.kafka.batches import write_manifests
-
-    folder = tmp_path_factory.mktemp("bad")
-    write_manifests(folder / "manifests")
-    site = Site(broker, f"bad{time.monotonic_ns()}", folder)
-    site.start_enrich(WEIR_CLUSTER="c1")
-    yield site
-    site.end()
+def test_bad_batches_are_dead_letters_with_reason_and_position_and_the_worker_goes_on(site: Site) -> None:
+    service = site.start_enrich(WEIR_CLUSTER="c1")
+    for number, (value, _) in enumerate(BAD):
+        site.send(value)
+        site.send(make_batch(number * 5, 5))
+    site.flush()
+    raw = f"{site.prefix}.verdicts.raw"
+    sent = {(one.partition(), one.offset()): one.value() for one in site.read("verdicts.raw", lambda f: len(f) >= 22)}
+    dead = site.read("dead", lambda found: len(found) >= len(BAD))
+    assert len(dead) == len(BAD)
+    for message, (value, reason) in zip(dead, BAD, strict=True):
+        headers: Any = dict(message.headers() or [])
+        assert (headers["reason"], headers["topic"]) == (reason, raw.encode())
+        assert headers["error"]
+        assert message.key() == b"/".join((raw.encode(), headers["partition"], headers["offset"]))
+        assert (message.value() or b"") == (value or b"")
+        assert (sent[int(headers["partition"]), int(headers["offset"])] or b"") == (value or b"")
+    assert ids(site.read_flows(5 * len(BAD))) == [f"r1-{number}" for number in range(5 * len(BAD))]
+    assert service.metric('kubeweir_streams_dead_letters_total{reason="bad_header"}') == 3
+    assert service.stop() == 0
 
 
 def test_kill_9_in_the_middle_loses_nothing_and_ids_tell_repeats(site: Site) -> None:

@@ -1,0 +1,89 @@
+"""The sinks, started by `weir-streams` beside the enricher."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+from tests.kafka.batches import make_batch
+from tests.kafka.site import Service, Site, until
+
+pytestmark = pytest.mark.kafka
+
+
+def lines_of(folder: Path) -> list[dict[str, Any]]:
+    """Every record in the sink's files, whole lines only."""
+    return [
+        orjson.loads(line) for file in sorted(folder.glob("flows.log*")) for line in file.read_bytes().split(b"\n")[:-1]
+    ]
+
+
+def pid_of(service: Service, role: str, nth: int = 0) -> int:
+    """The process of a role, the ``nth`` that was started."""
+
+    def look() -> int | None:
+        found = [line["pid"] for line in service.lines() if line["event"] == "started" and line["role"] == role]
+        return int(found[nth]) if len(found) > nth else None
+
+    return until(look, f"start {nth} of {role}")
+
+
+def gone(pid: int) -> bool | None:
+    stat = Path(f"/proc/{pid}/stat")
+    return True if not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] == "Z" else None
+
+
+def test_the_file_rotates_and_kill_9_of_its_process_loses_nothing(site: Site) -> None:
+    files = site.folder / "files"
+    service = site.start(
+        "enrich", "file",
+        WEIR_FILE_PATH=str(files / "flows.log"), WEIR_FILE_MAX_BYTES="200000", WEIR_FILE_KEEP="500",
+    )  # fmt: skip
+    service.wait_for("partitions assigned")
+    for number in range(40):
+        site.send(make_batch(number * 250, 250))
+    site.flush()
+    until(lambda: len(list(files.glob("flows.log.*"))) > 3 or None, "rotated files")
+    os.kill(pid_of(service, "file"), signal.SIGKILL)
+    expected = {f"r1-{number}" for number in range(10_000)}
+    until(lambda: {flow["id"] for flow in lines_of(files)} == expected or None, "all records in the files")
+    assert pid_of(service, "file", 1) != pid_of(service, "file")
+    assert all(file.stat().st_size <= 200_000 for file in files.iterdir())
+    children = [pid_of(service, "enrich"), pid_of(service, "file", 1)]
+    assert service.stop() == 0
+    assert all(gone(pid) for pid in children)
+
+
+def test_stdout_has_one_json_object_a_line(site: Site) -> None:
+    service = site.start(WEIR_SINKS="stdout")
+    service.wait_for("partitions assigned")
+    site.send(make_batch(0, 100))
+    site.flush()
+
+    def shown() -> bool | None:
+        flows = [line for line in service.lines() if "disposition" in line]
+        return {flow["id"] for flow in flows} == {f"r1-{number}" for number in range(100)} or None
+
+    until(shown, "100 records on stdout")
+    assert service.stop() == 0
+
+
+def test_roles_do_not_outlive_a_killed_supervisor(site: Site) -> None:
+    service = site.start("enrich")
+    pid = pid_of(service, "enrich")
+    service.wait_for("partitions assigned")
+    service.process.kill()
+    service.process.wait()
+    until(lambda: gone(pid), "the end of the enricher")
+
+
+def test_a_file_that_cannot_be_written_stops_all_with_2(site: Site) -> None:
+    service = site.start("enrich", "file", WEIR_FILE_PATH="/proc/no/such.log")
+    assert service.process.wait(60) == 2
+    assert "WEIR_FILE_PATH" in service.log.read_text()
+    assert "Traceback" not in service.log.read_text()
