@@ -57,7 +57,7 @@ class Addresses:
         self._existing.add(after.uid)
         held, wanted = _held_ips(before), _held_ips(after)
         # One that was there already has had its address since it started; a new one too, but not from the future.
-        start = after.started_ns if listed else min(after.started_ns or now, now)
+        start = (after.started_ns or -_FOREVER) if listed else min(after.started_ns or now, now)
         for ip in wanted - held:
             self._by_ip[ip] = (*self._by_ip.get(ip, ()), Interval(start, _FOREVER, after))
         for ip in wanted & held:

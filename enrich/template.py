@@ -57,12 +57,13 @@ class Template(NamedTuple):
             flow["src_ip"] = source
         if destination and not aggregated:
             flow["dest_ip"] = destination
-        if flow and self.protocol in WITH_PORTS:
+        parsed = bool(flow)
+        if parsed and self.protocol in WITH_PORTS:
             flow |= {"src_port": first, "dest_port": second}
         if self.protocol and not aggregated:
             flow["protocol"] = PROTOCOLS.get(self.protocol, str(self.protocol))
         head: dict[str, Any] = {"connection": {**flow, "direction": self.direction}}
-        if flow and self.protocol in ICMP:
+        if parsed and self.protocol in ICMP:
             head["icmp"] = {"type": second >> 8, "code": second & 0xFF}
         return orjson.dumps(head).decode()[:-1] + ","
 

@@ -6,7 +6,7 @@ import threading
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from enrich.cluster import KINDS, Change, Cluster
@@ -180,6 +180,7 @@ def test_an_address_that_is_used_at_once_again_survives_the_tail_of_its_last_own
 Step = tuple[str, int, int, int]
 
 
+@settings(deadline=None)
 @given(
     st.lists(
         st.tuples(st.sampled_from(["set", "delete"]), st.integers(0, 3), st.integers(0, 2), st.integers(0, 4 * S)),

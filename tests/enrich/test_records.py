@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 import orjson
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from enrich.records import (
@@ -178,6 +178,7 @@ def test_what_is_no_batch_is_refused_with_a_reason(value: bytes, reason: str) ->
     assert raised.value.reason == reason
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=400))
 def test_no_bytes_do_worse_than_a_batch_error(tail: bytes) -> None:
     for value in (tail, make_value()[: len(tail)] + tail, orjson.dumps({"v": 1}) + b"\n" + tail):
