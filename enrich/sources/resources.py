@@ -40,7 +40,8 @@ class Resource:
             return None
         spec = item.get("spec") or {}
         both = ["Ingress", "Egress"]
-        for selector, types in ((spec.get("podSelector"), spec.get("policyTypes") or both), ({}, both)):
+        types = spec.get("policyTypes") or both
+        for selector, directions in ((spec.get("podSelector"), types), ({}, types), ({}, both)):
             with contextlib.suppress(InvalidObjectError):
                 return self.read(
                     {"metadata": item["metadata"], "spec": {"podSelector": selector, "policyTypes": types}}

@@ -1,0 +1,221 @@
+"""The watch against a server that says by script what a real one says seldom. It speaks real bytes."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import kubernetes
+import pytest
+
+from enrich.cluster import Cluster
+from enrich.model import Name
+from enrich.sources.kubernetes import KubernetesSource
+
+PODS = "/api/v1/pods"
+POLICIES = "/apis/networking.k8s.io/v1/networkpolicies"
+
+
+def eventually(what: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 20
+    while not what():
+        assert time.monotonic() < deadline, "did not come true"
+        time.sleep(0.02)
+
+
+def pod(name: str, version: int, **status: Any) -> dict[str, Any]:
+    meta = {"name": name, "namespace": "shop", "uid": f"uid-{name}", "resourceVersion": str(version)}
+    return {"metadata": meta, "spec": {"nodeName": "n1"}, "status": status}
+
+
+def policy(spec: dict[str, Any]) -> dict[str, Any]:
+    return {"metadata": {"name": "p", "namespace": "shop", "uid": "u", "resourceVersion": "9"}, "spec": spec}
+
+
+def event(kind: str, item: dict[str, Any]) -> bytes:
+    return json.dumps({"type": kind, "object": item}).encode() + b"\n"
+
+
+class Script:
+    """What the server answers: pages of a list by path and token, and the watches of a path, one after the other."""
+
+    def __init__(self) -> None:
+        self.pages: dict[tuple[str, str], tuple[int, dict[str, Any]]] = {}
+        self.watches: dict[str, list[tuple[int, list[bytes]]]] = {}
+        self.asked: list[tuple[str, dict[str, str]]] = []
+        self.over = threading.Event()
+
+    def seen(self, path: str, **wanted: str) -> int:
+        """How often something was asked for."""
+        return sum(p == path and wanted.items() <= query.items() for p, query in list(self.asked))
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    script: Script
+
+    def do_GET(self) -> None:
+        parts = urlsplit(self.path)
+        query = {key: values[0] for key, values in parse_qs(parts.query).items()}
+        self.script.asked.append((parts.path, query))
+        if "watch" in query:
+            self.watch(parts.path)
+            return
+        empty: tuple[int, dict[str, Any]] = (200, {"metadata": {"resourceVersion": "1"}, "items": None})
+        status, page = self.script.pages.get((parts.path, query.get("continue", "")), empty)
+        body = json.dumps(page).encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def watch(self, path: str) -> None:
+        scripted = self.script.watches.get(path)
+        status, blocks = scripted.pop(0) if scripted else (200, [])
+        self.send_response(status)
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        with contextlib.suppress(OSError):
+            for block in blocks:
+                self.wfile.write(b"%x\r\n%b\r\n" % (len(block), block))
+                time.sleep(0.02)
+            if not scripted and status == 200 and not blocks:
+                self.script.over.wait()
+            self.wfile.write(b"0\r\n\r\n")
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class's name
+        pass
+
+
+@pytest.fixture
+def script() -> Script:
+    return Script()
+
+
+@pytest.fixture
+def source(script: Script, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[KubernetesSource, Cluster]]:
+    monkeypatch.setattr("enrich.sources.kubernetes._FIRST_WAIT_S", 0.02)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Scripted", (Handler,), {"script": script}))
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+    thread.start()
+    cluster = Cluster()
+    configuration = kubernetes.client.Configuration(host=f"http://127.0.0.1:{server.server_port}")
+    made = KubernetesSource(cluster, kubernetes.client.ApiClient(configuration))
+    try:
+        yield made, cluster
+    finally:
+        made.stop()
+        script.over.set()
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def start(source: tuple[KubernetesSource, Cluster]) -> Cluster:
+    made, cluster = source
+    made.start()
+    return cluster
+
+
+@pytest.mark.parametrize("how", ["status", "event"])
+def test_410_lists_again_and_diffs(script: Script, source: tuple[KubernetesSource, Cluster], how: str) -> None:
+    listed = {"metadata": {"resourceVersion": "5"}, "items": [pod("a", 2), pod("b", 3)]}
+    script.pages[PODS, ""] = (200, listed)
+    gone = event("ERROR", {"kind": "Status", "code": 410, "message": "too old"})
+    script.watches[PODS] = [(410, [b"{}"])] if how == "status" else [(200, [gone])]
+    told: list[frozenset[type]] = []
+    cluster = start(source)
+    assert cluster.synced.wait(20)
+    cluster.subscribe(told.append)
+    listed["items"] = [pod("b", 3), pod("c", 8)]
+    listed["metadata"] = {"resourceVersion": "9"}
+    eventually(lambda: {name.name for name in cluster.pods()} == {"b", "c"})
+    eventually(lambda: script.seen(PODS, watch="true", resourceVersion="9") == 1)
+
+
+def test_a_list_whose_token_is_too_old_begins_again(script: Script, source: tuple[KubernetesSource, Cluster]) -> None:
+    script.pages[PODS, ""] = (200, {"metadata": {"continue": "x", "resourceVersion": "5"}, "items": [pod("a", 2)]})
+    script.pages[PODS, "x"] = (410, {})
+    cluster = start(source)
+    eventually(lambda: script.seen(PODS, **{"continue": "x"}) >= 2)
+    assert cluster.missing() == ["Pod"]
+    script.pages[PODS, "x"] = (200, {"metadata": {"resourceVersion": "5"}, "items": [pod("b", 3)]})
+    eventually(lambda: {name.name for name in cluster.pods()} == {"a", "b"})
+
+
+def test_a_watch_goes_on_from_the_last_event_or_bookmark(
+    script: Script, source: tuple[KubernetesSource, Cluster]
+) -> None:
+    added = event("ADDED", pod("a", 7, podIP="10.0.0.1"))
+    bookmark = event("BOOKMARK", {"metadata": {"resourceVersion": "20"}})
+    error = event("ERROR", {"kind": "Status", "code": 500, "message": "etcd is away"})
+    script.watches[PODS] = [
+        (200, [added[:10], added[10:] + bookmark[:5], bookmark[5:]]),  # events do not end where reads do
+        (503, [b"busy"]),
+        (200, [event("MODIFIED", pod("a", 21, podIP="10.0.0.2")), error]),
+        (200, [event("DELETED", pod("a", 22)), b'{"type": "ADD']),
+    ]
+    cluster = start(source)
+    eventually(lambda: script.seen(PODS, watch="true", resourceVersion="20") == 2)
+    eventually(lambda: script.seen(PODS, watch="true", resourceVersion="22") >= 1)
+    assert script.seen(PODS, limit="500") == 1, "listed once"
+    assert not cluster.pods()
+    gone = cluster.pod_by_uid("uid-a")
+    assert gone is not None
+    assert gone.ips == ("10.0.0.2",)
+    assert script.seen(PODS, watch="true", allowWatchBookmarks="true") == script.seen(PODS, watch="true")
+
+
+def test_what_is_not_understood_is_left_out_and_told(script: Script, source: tuple[KubernetesSource, Cluster]) -> None:
+    odd = pod("odd", 3, podIP="not an address")
+    script.pages[PODS, ""] = (200, {"metadata": {"resourceVersion": "5"}, "items": [odd, pod("a", 2)]})
+    script.watches[PODS] = [(200, [event("DELETED", odd), event("ADDED", pod("b", 6, podIP="?"))])]
+    cluster = start(source)
+    eventually(lambda: source[0].refused() == ["Pod shop/b"])
+    assert {name.name for name in cluster.pods()} == {"a"}
+
+
+ODD_PEER = {"podSelector": {"matchLabels": {"a": "b"}}, "policyTypes": ["Ingress"], "ingress": [{"from": [{}]}]}
+ODD_SELECTOR = {"podSelector": {"matchExpressions": [{"key": "a", "operator": "Newer"}]}, "policyTypes": ["Egress"]}
+ODD_TYPE = {"podSelector": {}, "policyTypes": ["Sideways"]}
+
+
+@pytest.mark.parametrize(
+    ("spec", "directions", "selects"),
+    [(ODD_PEER, (True, False), 1), (ODD_SELECTOR, (False, True), 0), (ODD_TYPE, (True, True), 0)],
+)
+def test_a_policy_that_is_not_understood_isolates(
+    script: Script,
+    source: tuple[KubernetesSource, Cluster],
+    spec: dict[str, Any],
+    directions: tuple[bool, bool],
+    selects: int,
+) -> None:
+    script.pages[POLICIES, ""] = (200, {"metadata": {"resourceVersion": "5"}, "items": [policy(spec)]})
+    cluster = start(source)
+    assert cluster.synced.wait(20)
+    found = cluster.policies()[Name("shop", "p")]
+    assert (found.ingress == (), found.egress == ()) == directions
+    assert (found.ingress is not None, found.egress is not None) == directions
+    assert len(found.pods.requirements) == selects
+    assert source[0].refused() == ["NetworkPolicy shop/p"]
+
+
+def test_an_answer_that_is_no_kubernetes_is_tried_again(
+    script: Script, source: tuple[KubernetesSource, Cluster]
+) -> None:
+    script.pages[PODS, ""] = (200, {"html": "a proxy's page"})
+    cluster = start(source)
+    eventually(lambda: script.seen(PODS) >= 2)
+    assert cluster.missing() == ["Pod"]
+    assert "Pod" in (source[0].problem() or "")
+    del script.pages[PODS, ""]
+    assert cluster.synced.wait(20)
+    eventually(lambda: source[0].problem() is None)
