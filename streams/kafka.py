@@ -275,6 +275,8 @@ class GroupReader:
                 "auto.offset.reset": "earliest",
                 # The far end may be away for long; being thrown out of the group meanwhile would help nobody.
                 "max.poll.interval.ms": 3_600_000,
+                # How long a killed one holds on to its partitions.
+                "session.timeout.ms": 15_000,
                 "error_cb": self._on_error,
             },
             logger=_quiet(),

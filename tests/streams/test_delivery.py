@@ -1,0 +1,197 @@
+"""What may be acknowledged, and when."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from streams.delivery import Ledger, Tracked
+
+
+class Desk:
+    """A ledger with an event loop that runs when it is told to."""
+
+    def __init__(self, max_rows: int = 10_000, max_bytes: int = 1_000_000) -> None:
+        self.acked: list[tuple[int, int]] = []
+        self.failed: list[tuple[Tracked, Any, Any]] = []
+        self.soon: list[Callable[[], None]] = []
+        self.ledger = Ledger(max_rows, max_bytes, self.soon.append, lambda *failed: self.failed.append(failed))
+
+    def open(self, partition: int, offset: int, records: int, rows: int = 1) -> Tracked:
+        tracked = self.ledger.open(
+            partition, offset, rows, rows * 88, lambda done: self.acked.append((done.partition, done.offset))
+        )
+        for _ in range(records):
+            tracked.expect()
+        tracked.close()
+        return tracked
+
+    def run(self) -> None:
+        while self.soon:
+            self.soon.pop(0)()
+
+
+def deliver(tracked: Tracked, times: int = 1) -> None:
+    for _ in range(times):
+        tracked.on_delivery(None, object())
+
+
+def test_an_input_is_acknowledged_with_its_last_record() -> None:
+    desk = Desk()
+    tracked = desk.open(0, 7, 3)
+    deliver(tracked, 2)
+    desk.run()
+    assert desk.acked == []
+    deliver(tracked)
+    desk.run()
+    assert desk.acked == [(0, 7)]
+    assert (desk.ledger.rows, desk.ledger.bytes, len(desk.ledger)) == (0, 0, 0)
+
+
+def test_a_later_input_waits_for_an_earlier_one_of_its_partition_and_for_no_other() -> None:
+    desk = Desk()
+    first, second, other = desk.open(0, 1, 1), desk.open(0, 2, 1), desk.open(1, 9, 1)
+    deliver(second)
+    deliver(other)
+    desk.run()
+    assert desk.acked == [(1, 9)]
+    deliver(first)
+    desk.run()
+    assert desk.acked == [(1, 9), (0, 1), (0, 2)]
+
+
+def test_an_input_without_records_is_acknowledged_when_it_is_closed() -> None:
+    desk = Desk()
+    desk.open(0, 1, 0)
+    desk.run()
+    assert desk.acked == [(0, 1)]
+
+
+def test_nothing_is_acknowledged_before_it_is_closed() -> None:
+    desk = Desk()
+    tracked = desk.ledger.open(0, 1, 1, 88, lambda done: desk.acked.append((done.partition, done.offset)))
+    tracked.expect()
+    deliver(tracked)
+    desk.run()
+    assert desk.acked == [], "more records may come"
+    tracked.expect()
+    tracked.close()
+    deliver(tracked)
+    desk.run()
+    assert desk.acked == [(0, 1)]
+
+
+def test_a_failed_record_is_handed_on_and_holds_its_input_back() -> None:
+    desk = Desk()
+    tracked, later = desk.open(0, 1, 2), desk.open(0, 2, 1)
+    error = object()
+    deliver(tracked)
+    tracked.on_delivery(error, "message")
+    deliver(later)
+    desk.run()
+    assert desk.failed == [(tracked, error, "message")]
+    assert desk.acked == []
+    # A dead letter takes the record's place.
+    tracked.expect()
+    tracked.withdraw()
+    deliver(tracked)
+    desk.run()
+    assert desk.acked == [(0, 1), (0, 2)]
+
+
+def test_what_another_worker_took_over_is_never_acknowledged_here() -> None:
+    desk = Desk()
+    gone, kept = desk.open(0, 1, 1, rows=5), desk.open(1, 1, 1)
+    desk.ledger.forget([0])
+    assert desk.ledger.rows == 1
+    deliver(gone)
+    deliver(kept)
+    desk.run()
+    assert desk.acked == [(1, 1)]
+
+
+def test_many_deliveries_ask_the_loop_once() -> None:
+    desk = Desk()
+    tracked = [desk.open(0, offset, 1) for offset in range(100)]
+    for one in tracked:
+        deliver(one)
+    assert len(desk.soon) == 1
+    desk.run()
+    assert len(desk.acked) == 100
+    deliver(desk.open(0, 100, 1))
+    desk.run()
+    assert len(desk.acked) == 101, "it can be asked again"
+
+
+def test_room_is_made_by_acknowledgements_in_rows_and_in_bytes() -> None:
+    async def scenario(max_rows: int, max_bytes: int) -> None:
+        desk = Desk(max_rows, max_bytes)
+        first = desk.open(0, 1, 1, rows=10)
+        waiting = asyncio.create_task(desk.ledger.wait_for_room(5, 440))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        deliver(first)
+        desk.run()
+        await asyncio.wait_for(waiting, 5)
+
+    asyncio.run(scenario(12, 1_000_000))
+    asyncio.run(scenario(10_000, 900))
+
+
+def test_an_input_that_is_larger_than_the_bounds_fits_alone() -> None:
+    asyncio.run(asyncio.wait_for(Desk(max_rows=10).ledger.wait_for_room(5000, 440_000), 5))
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 2), st.integers(0, 4)), max_size=30),
+    st.randoms(use_true_random=False),
+)
+def test_in_any_order_of_deliveries_each_partition_is_acknowledged_in_order(
+    inputs: list[tuple[int, int]], random: Any
+) -> None:
+    desk = Desk()
+    opened = [desk.open(partition, offset, records) for offset, (partition, records) in enumerate(inputs)]
+    pending = [tracked for tracked, (_, records) in zip(opened, inputs, strict=True) for _ in range(records)]
+    random.shuffle(pending)
+    desk.run()
+    done: dict[Tracked, int] = {}
+    for tracked in pending:
+        deliver(tracked)
+        done[tracked] = done.get(tracked, 0) + 1
+        desk.run()
+        for partition in range(3):
+            acked = [offset for where, offset in desk.acked if where == partition]
+            mine = [(one, records) for one, (where, records) in zip(opened, inputs, strict=True) if where == partition]
+            ready = []
+            for one, records in mine:
+                if done.get(one, 0) < records:
+                    break
+                ready.append(one.offset)
+            assert acked == ready
+    assert len(desk.acked) == len(inputs)
+
+
+def test_deliveries_on_another_thread_are_all_counted() -> None:
+    desk = Desk()
+    tracked = [desk.ledger.open(0, offset, 1, 88, lambda d: desk.acked.append((0, d.offset))) for offset in range(500)]
+
+    def poll() -> None:
+        for one in tracked:
+            deliver(one, 4)
+
+    for one in tracked:
+        for _ in range(4):
+            one.expect()
+    thread = threading.Thread(target=poll)
+    thread.start()
+    for one in tracked:
+        one.close()
+    thread.join()
+    desk.run()
+    assert desk.acked == [(0, offset) for offset in range(500)]

@@ -1,0 +1,81 @@
+"""The rotated file, on a real file system."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from enrich.runtime.process import StopServiceError
+from streams.sinks.file import FileSink
+
+
+def values(first: int, count: int) -> list[bytes]:
+    return [b'{"n":%04d}' % number for number in range(first, first + count)]
+
+
+def all_lines(folder: Path) -> list[bytes]:
+    """Oldest first."""
+    files = sorted(folder.iterdir(), key=lambda file: -int(file.suffix[1:] if file.suffix != ".log" else 0))
+    return [line for file in files for line in file.read_bytes().splitlines()]
+
+
+def test_it_rotates_by_size_in_order_and_keeps_so_many(tmp_path: Path) -> None:
+    sink = FileSink(tmp_path / "a.log", 110, 3)
+    for first in range(0, 100, 7):
+        sink.write(values(first, 7))
+    sink.close()
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["a.log", "a.log.1", "a.log.2", "a.log.3"]
+    assert all(file.stat().st_size <= 110 for file in tmp_path.iterdir())
+    lines = all_lines(tmp_path)
+    assert lines == values(105 - len(lines), len(lines))
+
+
+def test_nothing_is_lost_while_enough_are_kept(tmp_path: Path) -> None:
+    sink = FileSink(tmp_path / "a.log", 64, 1000)
+    sink.write(values(0, 200))
+    sink.close()
+    assert all_lines(tmp_path) == values(0, 200)
+
+
+def test_none_kept_means_one_file(tmp_path: Path) -> None:
+    sink = FileSink(tmp_path / "a.log", 40, 0)
+    sink.write(values(0, 10))
+    sink.close()
+    assert [file.name for file in tmp_path.iterdir()] == ["a.log"]
+
+
+def test_a_record_larger_than_the_limit_is_written_all_the_same(tmp_path: Path) -> None:
+    sink = FileSink(tmp_path / "a.log", 5, 9)
+    sink.write(values(0, 3))
+    sink.close()
+    assert all_lines(tmp_path) == values(0, 3)
+
+
+def test_what_a_crash_cut_off_is_removed_and_whole_lines_stay(tmp_path: Path) -> None:
+    path = tmp_path / "a.log"
+    path.write_bytes(b'{"n":0001}\n{"n":00')
+    sink = FileSink(path, 10_000, 1)
+    sink.write(values(2, 1))
+    sink.close()
+    assert path.read_bytes() == b'{"n":0001}\n{"n":0002}\n'
+    path.write_bytes(b"x" * 200_000)
+    FileSink(path, 10_000, 1).close()
+    assert path.read_bytes() == b""
+
+
+def test_a_file_that_logrotate_moved_away_is_made_anew(tmp_path: Path) -> None:
+    path = tmp_path / "a.log"
+    sink = FileSink(path, 10_000, 1)
+    sink.write(values(0, 1))
+    path.rename(tmp_path / "moved")
+    sink.write(values(1, 1))
+    sink.close()
+    assert path.read_bytes() == b'{"n":0001}\n'
+    assert (tmp_path / "moved").read_bytes() == b'{"n":0000}\n'
+
+
+def test_a_path_that_cannot_be_is_told_with_its_setting(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StopServiceError, match="WEIR_FILE_PATH"):
+        FileSink(tmp_path / "file" / "a.log", 100, 1)

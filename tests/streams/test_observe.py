@@ -1,0 +1,173 @@
+"""What is shown, and how: pure."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import orjson
+import pytest
+from rich.console import Console
+
+from streams.filters import Filters
+from streams.kafka import Record
+from streams.observe import Selection, last_matching, parse_since, read_range
+from streams.table import FlowTable, flow_cells
+
+FLOW: dict[str, Any] = {
+    "connection": {
+        "src_ip": "10.0.0.1", "dest_ip": "10.0.0.2", "src_port": 40000, "dest_port": 8080, "protocol": "tcp",
+        "direction": "egress",
+    },
+    "disposition": "allow", "reason": "policy", "count": 1, "id": "r-1",
+    "policies": [{"kind": "NetworkPolicy", "namespace": "shop", "name": "web-allow-api"}], "isolated_by": [],
+    "src": {"pod_name": "web-0", "namespace": "shop", "labels": {"app": "web"}},
+    "dest": {"pod_name": "api-0", "namespace": "back", "labels": {"app": "api", "tier": "1"}},
+    "dialled": {"ip": "10.96.0.1", "port": 80}, "timestamp": "2026-11-24T16:27:28.838398086Z",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("fields", "shown"),
+    [
+        ({}, True),
+        ({"namespaces": ["back"]}, True),
+        ({"namespaces": ["other"]}, False),
+        ({"namespaces": ["other", "sho*"]}, True),
+        ({"pods": ["api-0"]}, True),
+        ({"pods": ["shop/api-0"]}, False),
+        ({"pods": ["back/api-*"]}, True),
+        ({"sources": ["web-0"]}, True),
+        ({"sources": ["api-0"]}, False),
+        ({"sources": ["10.0.0.1"]}, True),
+        ({"destinations": ["10.0.0.1"]}, False),
+        ({"destinations": ["back/*"]}, True),
+        ({"verdicts": ["deny", "audit"]}, False),
+        ({"verdicts": ["allow"]}, True),
+        ({"directions": ["ingress"]}, False),
+        ({"ports": [8080]}, True),
+        ({"ports": [80]}, True),
+        ({"ports": [40000]}, False),
+        ({"protocols": ["udp"]}, False),
+        ({"labels": ["tier"]}, True),
+        ({"labels": ["app=api"]}, True),
+        ({"labels": ["app=db"]}, False),
+        ({"policies": ["web-allow-api"]}, True),
+        ({"policies": ["shop/web-*"]}, True),
+        ({"policies": ["back/web-*"]}, False),
+        ({"namespaces": ["shop"], "verdicts": ["deny"]}, False),
+    ],
+)
+def test_filters(fields: dict[str, Any], shown: bool) -> None:
+    assert Filters(**fields).match(FLOW) is shown
+
+
+def test_a_policy_that_isolates_is_found_too_and_a_bare_flow_harms_nobody() -> None:
+    denied = {**FLOW, "policies": [], "isolated_by": FLOW["policies"]}
+    assert Filters(policies=["web-allow-api"]).match(denied)
+    everything = Filters(["a"], ["a"], ["a"], ["a"], ["deny"], ["egress"], [1], ["tcp"], ["a"], ["a"])
+    assert not everything.match({})
+    assert Filters().match({})
+    for name in ("namespaces", "pods", "sources", "destinations", "labels", "policies"):
+        assert not Filters(**{name: ["*"]}).match({}), name
+
+
+@pytest.mark.parametrize(
+    ("change", "cells"),
+    [
+        ({}, ("16:27:28.838", "egress", "shop/web-0", "back/api-0", "tcp/8080", "allow", "shop/web-allow-api")),
+        ({"count": 9}, ("allow x9",)),
+        ({"policies": [], "isolated_by": FLOW["policies"]}, ("isolated by shop/web-allow-api",)),
+        ({"policies": [], "reason": "no_policy"}, ("no policy",)),
+        ({"dest": {"instance": "10.0.0.2"}}, ("10.0.0.2",)),
+        ({"dest": {"node_name": "n1"}}, ("10.0.0.2 (n1)",)),
+        ({"connection": {"direction": "egress"}, "src": {}}, ("-",)),
+        ({"connection": {"protocol": "icmp"}, "icmp": {"type": 8, "code": 0}}, ("icmp/8",)),
+        ({"connection": {"protocol": "47"}}, ("47",)),
+    ],
+)
+def test_cells(change: dict[str, Any], cells: tuple[str, ...]) -> None:
+    assert set(cells) <= set(flow_cells({**FLOW, **change}))
+
+
+def test_the_table_has_one_heading_and_its_columns_only_grow() -> None:
+    out = io.StringIO()
+    table = FlowTable(Console(file=out, highlight=False))
+    long = {**FLOW, "src": {"pod_name": "a-pod-with-a-very-long-name-0123456789", "namespace": "shop"}}
+    for flow in (FLOW, long, FLOW):
+        table.write(flow)
+    heading, before, wide, after = out.getvalue().splitlines()
+    assert heading.startswith("TIME")
+    assert wide.index("back/api-0") == after.index("back/api-0") > before.index("back/api-0")
+    assert not any(line.endswith(" ") for line in (heading, before, wide, after))
+
+
+def test_since() -> None:
+    now = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
+    assert parse_since("90s", now) == now - timedelta(seconds=90)
+    assert parse_since("5m", now) == now - timedelta(minutes=5)
+    assert parse_since("1.5h", now) == now - timedelta(minutes=90)
+    assert parse_since("3d", now) == now - timedelta(days=3)
+    assert parse_since("2026-11-24T11:00:00Z", now) == now - timedelta(hours=1)
+    assert parse_since("2026-11-24T11:00:00", now) == now - timedelta(hours=1)
+    for wrong in ("", "5", "m", "-5m", "yesterday", "1.2.3s"):
+        with pytest.raises(ValueError, match="neither a duration"):
+            parse_since(wrong, now)
+
+
+class FakeTopic:
+    """Two partitions of records, given out a few at a time."""
+
+    def __init__(self, counts: Mapping[int, int], first: int = 0) -> None:
+        self.first, self.counts = first, counts
+        self.queue: list[Record] = []
+
+    def bounds(self) -> dict[int, tuple[int, int]]:
+        return {partition: (self.first, count) for partition, count in self.counts.items()}
+
+    def start(self, offsets: Mapping[int, int]) -> None:
+        self.queue = [
+            self._record(partition, offset)
+            for partition, start in offsets.items()
+            # One that was written since the bounds were asked comes too.
+            for offset in range(max(start, self.first), self.counts[partition] + 1)
+        ]
+
+    def take(self, most: int, _wait_s: float) -> list[Record]:
+        taken, self.queue = self.queue[: min(most, 3)], self.queue[min(most, 3) :]
+        return taken
+
+    def _record(self, partition: int, offset: int) -> Record:
+        verdict = "deny" if offset % 10 == 0 else "allow"
+        flow = {"id": f"p{partition}-{offset}", "disposition": verdict, "timestamp": f"{offset:05}.{partition}"}
+        return Record(partition, offset, b"", orjson.dumps(flow), 0)
+
+
+def test_a_range_ends_where_the_topic_ended_when_it_was_asked() -> None:
+    topic = FakeTopic({0: 5, 1: 8, 2: 0})
+    found = [(r.partition, r.offset) for r in read_range(topic, {0: 3, 1: 0, 2: 0}, {0: 5, 1: 8, 2: 0})]
+    assert found == [(0, 3), (0, 4), *((1, offset) for offset in range(8))]
+
+
+def test_a_range_that_retention_removed_ends_too() -> None:
+    topic = FakeTopic({0: 8}, first=9)
+    assert list(read_range(topic, {0: 0}, {0: 8})) == []
+
+
+def test_the_last_that_fit_are_found_however_far_back() -> None:
+    topic = FakeTopic({0: 200, 1: 200})
+    found = last_matching(topic, Filters(verdicts=["deny"]), 5)
+    assert [flow["id"] for flow in found] == ["p1-170", "p0-180", "p1-180", "p0-190", "p1-190"]
+    assert len(last_matching(topic, Filters(verdicts=["deny"]), 1000)) == 40
+    assert last_matching(topic, Filters(), 0) == []
+
+
+def test_a_selection_drops_repeats_and_what_is_no_flow() -> None:
+    selection = Selection(Filters())
+    value = orjson.dumps(FLOW)
+    assert selection.pick(value) == FLOW
+    assert selection.pick(value) is None
+    assert selection.pick(b"{") is None
+    assert selection.pick(b"[]") is None
