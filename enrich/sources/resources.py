@@ -44,7 +44,7 @@ class Resource:
         for selector, directions in ((spec.get("podSelector"), types), ({}, types), ({}, both)):
             with contextlib.suppress(InvalidObjectError):
                 return self.read(
-                    {"metadata": item["metadata"], "spec": {"podSelector": selector, "policyTypes": types}}
+                    {"metadata": item["metadata"], "spec": {"podSelector": selector, "policyTypes": directions}}
                 )
         return None
 
