@@ -1,14 +1,14 @@
 """The demo's processes: Kafka, weir-probe, weir-streams and weir observe, each as in production, all gone at the end.
 
-Each child asks the kernel to be killed when the demo dies (PR_SET_PDEATHSIG), and is written down with its start time,
-so that the next run finds what a killed one left.
+Each child asks the kernel to be killed when the demo dies (PR_SET_PDEATHSIG), and carries a mark in its environment, as
+its own children do, so that the next run finds what a killed one left.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
+import select
 import shutil
 import signal
 import socket
@@ -24,6 +24,7 @@ ROOT = Path(__file__).resolve().parents[3]
 HOME = Path("/run/kubeweir-demo")
 PINS = Path("/sys/fs/bpf/kubeweir-demo")
 PREFIX = "weir-demo"
+_MARK = "KUBEWEIR_DEMO"
 
 
 class DemoError(RuntimeError):
@@ -46,17 +47,15 @@ class Stack:
     def start(self, name: str, command: list[str], env: Mapping[str, str], *, show: bool = False) -> None:
         """Start a child; its output goes to a file, or to the user's terminal."""
         log = None if show else (HOME / f"{name}.log").open("ab")
+        # Ctrl-C reaches the terminal's whole foreground group: with sessions of their own, they are stopped in order.
         try:
             self._children[name] = subprocess.Popen(
-                ["setpriv", "--pdeathsig", "KILL", "--", *command], env={**os.environ, **env}, cwd=ROOT,
+                ["setpriv", "--pdeathsig", "KILL", "--", *command], env={**os.environ, **env, _MARK: "1"}, cwd=ROOT,
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
         finally:
             if log is not None:
                 log.close()
-        # Ctrl-C reaches the terminal's whole foreground group: with sessions of their own, they are stopped in order.
-        children = {n: [child.pid, _start_time(child.pid)] for n, child in self._children.items()}
-        (HOME / "children.json").write_text(json.dumps(children))
 
     def is_alive(self, name: str) -> bool:
         """Whether a child that was started still runs."""
@@ -121,11 +120,13 @@ def wait_for_port(stack: Stack, name: str, port: int, patience_s: float) -> None
 def sweep() -> list[str]:
     """Remove all that a demo has made and has not removed; what that was, in words."""
     found = []
-    with contextlib.suppress(FileNotFoundError, ValueError):
-        for name, (pid, started) in json.loads((HOME / "children.json").read_text()).items():
-            if started and _start_time(pid) == started:
-                os.kill(pid, signal.SIGKILL)
-                found.append(f"process {name}")
+    for pid in _marked():
+        with contextlib.suppress(ProcessLookupError):
+            process = os.pidfd_open(pid)
+            signal.pidfd_send_signal(process, signal.SIGKILL)
+            select.select([process], [], [], 10)
+            os.close(process)
+            found.append(f"process {pid}")
     listed = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=False).stdout
     for line in listed.splitlines():
         space = line.split()[0]
@@ -139,12 +140,14 @@ def sweep() -> list[str]:
     return found
 
 
-def _start_time(pid: int) -> str:
-    """Field 22 of /proc/PID/stat: tells a process from a later one with its id."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
-    except (OSError, IndexError):
-        return ""
+def _marked() -> list[int]:
+    """The processes that a demo has started, and theirs."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if f"{_MARK}=1".encode() in (process / "environ").read_bytes().split(b"\0"):
+                found.append(int(process.name))
+    return found
 
 
 def script(name: str) -> str:

@@ -1,0 +1,223 @@
+"""The demo as a user runs it: what it shows, and that nothing of it is left, however it ends."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import orjson
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+HOME = Path("/run/kubeweir-demo")
+PINS = Path("/sys/fs/bpf/kubeweir-demo")
+SCHEMA = orjson.loads((ROOT / "enrich/schemas/flow.schema.json").read_bytes())
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(150)]
+
+
+class Run:
+    """A demo that runs, and what it has said."""
+
+    def __init__(self, **env: str) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "deploy/local/demo"], cwd=ROOT, env={**os.environ, "KEEP": "", **env}, text=True,
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+        )  # fmt: skip
+        self._lines: list[str] = []
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    @property
+    def said(self) -> str:
+        return "".join(self._lines)
+
+    def wait_for(self, pattern: str, patience_s: float = 60) -> re.Match[str]:
+        """Until it has said something. Fails where it ends first."""
+        deadline = time.monotonic() + patience_s
+        while time.monotonic() < deadline:
+            ended = self.process.poll() is not None
+            if found := re.search(pattern, self.said):
+                return found
+            assert not ended, self.said
+            time.sleep(0.05)
+        pytest.fail(f"never said {pattern!r}:\n{self.said}")
+
+    def end(self, number: int | None = None, patience_s: float = 60) -> int:
+        """Send a signal, wait for the end; the exit code."""
+        if number is not None:
+            self.process.send_signal(number)
+        code = self.process.wait(patience_s)
+        self._reader.join()
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+        return code
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self._lines.append(line)
+
+
+@pytest.fixture
+def demo() -> Iterator[Callable[..., Run]]:
+    runs: list[Run] = []
+
+    def start(**env: str) -> Run:
+        runs.append(Run(**env))
+        return runs[-1]
+
+    yield start
+    for run in runs:
+        if run.process.poll() is None:
+            run.end(signal.SIGTERM)
+
+
+def leftovers() -> list[str]:
+    """All that a demo makes and that is there now."""
+    listed = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=True).stdout
+    found = [line.split()[0] for line in listed.splitlines() if line.startswith("weir-demo-")]
+    found += [str(path) for path in (HOME, PINS) if path.exists()]
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            about = (process / "environ").read_bytes() + (process / "cmdline").read_bytes()
+        except OSError:
+            continue
+        if os.fsencode(PINS) in about or os.fsencode(HOME) in about:
+            found.append(f"process {process.name}")
+    return found
+
+
+def links() -> set[Path]:
+    return set(Path("/sys/class/net").iterdir())
+
+
+def is_answered(space: str, url: str) -> bool:
+    """Whether an HTTP request from a pod's namespace is."""
+    command = ["ip", "netns", "exec", f"weir-demo-{space}", "curl", "-gsf", "-m", "1", url]
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
+def flows(kafka: str) -> list[dict[str, Any]]:
+    """Every record, by kcat."""
+    command = ["kcat", "-C", "-q", "-e", "-b", kafka, "-t", "kubeweir.flows", "-o", "beginning"]
+    done = subprocess.run(command, capture_output=True, check=True, timeout=30)
+    return [orjson.loads(line) for line in done.stdout.splitlines()]
+
+
+def until(condition: Callable[[], bool], patience_s: float = 20) -> bool:
+    deadline = time.monotonic() + patience_s
+    while not (true := condition()) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return true
+
+
+def named(refs: list[dict[str, str]]) -> set[str]:
+    return {f"{ref['namespace']}/{ref['name']}" for ref in refs}
+
+
+def test_the_demo_shows_both_verdicts_and_leaves_nothing(demo: Callable[..., Run]) -> None:
+    before = links()
+    run = demo()
+    assert run.end(patience_s=120) == 0, run.said
+    both = r"egress|ingress .*shop/api-\S+ +data/db-0 +tcp/5432 +allow +data/db-from-api, data/db-from-shop$"
+    assert len(re.findall(rf"^\S+ +(?:{both})", run.said, re.MULTILINE)) >= 2
+    assert len(re.findall(r" deny +isolated by batch/only-dns$", run.said, re.MULTILINE)) == 4
+    assert "lost: none" in run.said
+    assert not leftovers()
+    assert links() == before
+
+
+def test_keep_is_a_place_to_try_things(demo: Callable[..., Run]) -> None:
+    run = demo(KEEP="1")
+    kafka = run.wait_for(r"kcat -C -b (\S+)", 90).group(1)
+    second = demo()
+    assert second.end() == 4
+    assert "runs already" in second.said
+
+    records = flows(kafka)
+    for record in records:
+        jsonschema.validate(record, SCHEMA, cls=jsonschema.Draft202012Validator)
+    for web, api, db in (("10.244.0.10", "10.244.0.20", "10.244.0.30"), ("fd44::10", "fd44::20", "fd44::30")):
+        let_in = [
+            r
+            for r in records
+            if r["connection"] | {"src_ip": api, "dest_ip": db, "direction": "ingress"} == r["connection"]
+        ]
+        assert let_in
+        assert all(r["disposition"] == "allow" for r in let_in)
+        assert all(named(r["policies"]) == {"data/db-from-api", "data/db-from-shop"} for r in let_in)
+        kept_out = [r for r in records if r["connection"] | {"src_ip": web, "dest_ip": db} == r["connection"]]
+        assert kept_out
+        assert all(r["disposition"] == "deny" and not r["policies"] for r in kept_out)
+        assert all(named(r["isolated_by"]) == {"shop/default-deny", "shop/web-to-api"} for r in kept_out)
+
+    denied = [("outside", f"http://{api}:8080/") for api in ("10.244.0.20", "[fd44::20]")]
+    allowed = [("web", url) for _, url in denied]
+
+    def as_policy_says() -> bool:
+        return all(is_answered(*one) for one in allowed) and not any(is_answered(*one) for one in denied)
+
+    assert as_policy_says()
+    probe = int(run.wait_for(r"kill -9 (\d+)").group(1))
+    os.kill(probe, signal.SIGKILL)
+    run.wait_for("weir-probe has died")
+    assert as_policy_says()
+    assert "is back" not in run.said
+    run.wait_for("weir-probe is back")
+    assert as_policy_says()
+    known = {r["id"] for r in flows(kafka)}
+    assert known >= {r["id"] for r in records}
+    assert not is_answered(*denied[0])
+    assert until(lambda: any(r["id"] not in known and r["disposition"] == "deny" for r in flows(kafka)))
+
+    policy = HOME / "manifests/more.yaml"
+    policy.write_text(
+        "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {namespace: shop, name: api-from-all}\n"
+        "spec: {podSelector: {matchLabels: {app: api}}, ingress: [{}]}\n"
+    )
+    assert until(lambda: all(is_answered(*one) for one in denied))
+    policy.unlink()
+    assert until(lambda: not any(is_answered(*one) for one in denied))
+    assert run.end(signal.SIGINT) == 0
+    assert not leftovers()
+
+
+@pytest.mark.parametrize("moment", ["making a node", "starting weir-streams"])
+def test_ctrl_c_half_way_leaves_nothing(demo: Callable[..., Run], moment: str) -> None:
+    run = demo()
+    run.wait_for(moment)
+    assert run.end(signal.SIGINT) == 130, run.said
+    assert "Traceback" not in run.said
+    assert not leftovers()
+
+
+def test_a_failure_half_way_says_why_and_leaves_nothing(demo: Callable[..., Run], tmp_path: Path) -> None:
+    for tool in ("ip", "setpriv", "nsenter", "sysctl", "env", "python3"):
+        (tmp_path / tool).symlink_to(str(shutil.which(tool)))
+    run = demo(PATH=str(tmp_path))
+    assert run.end() == 1, run.said
+    assert "failed: kafka ended: kafka: there is no Java" in run.said
+    assert not leftovers()
+
+
+def test_the_next_run_removes_what_a_killed_one_left(demo: Callable[..., Run]) -> None:
+    killed = demo()
+    killed.wait_for("both services are ready")
+    killed.process.kill()
+    killed.end()
+    assert leftovers()
+    run = demo()
+    run.wait_for("removed what an earlier demo left: namespace weir-demo-node")
+    assert run.end(signal.SIGINT) == 130
+    assert not leftovers()

@@ -1,0 +1,76 @@
+"""The scripts below deploy/local: what they say, and that they leave alone what is not theirs."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import socket
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+LOCAL = ROOT / "deploy/local"
+
+
+def run(*command: object, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([str(c) for c in command], cwd=cwd, capture_output=True, text=True, check=False, timeout=100)
+
+
+def test_set_up_again_does_nothing_and_says_so() -> None:
+    before = {path: path.stat().st_mtime_ns for path in (ROOT / ".venv").iterdir()}
+    done = run(LOCAL / "setup")
+    assert done.returncode == 0, done.stderr
+    assert "setup: ready" in done.stdout
+    assert "installing" not in done.stdout
+    assert {path: path.stat().st_mtime_ns for path in (ROOT / ".venv").iterdir()} == before
+
+
+def test_set_up_leaves_a_foreign_environment_alone(tmp_path: Path) -> None:
+    (tmp_path / "deploy/local").mkdir(parents=True)
+    for name in ("setup", "kafka-pom.xml"):
+        shutil.copy(LOCAL / name, tmp_path / "deploy/local" / name)
+    for name in ("pyproject.toml", "requirements.lock"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    (tmp_path / ".venv").mkdir()
+    (tmp_path / ".venv/mine").touch()
+    done = run(tmp_path / "deploy/local/setup")
+    assert done.returncode == 3
+    assert ".venv is not of this set-up's making" in done.stderr
+    assert [path.name for path in (tmp_path / ".venv").iterdir()] == ["mine"]
+
+
+def test_set_up_wants_root() -> None:
+    done = run("setpriv", "--reuid", "65534", "--clear-groups", LOCAL / "setup")
+    assert done.returncode == 3
+    assert "must run as root" in done.stderr
+
+
+@pytest.mark.kafka
+def test_kafka_starts_answers_and_stops(tmp_path: Path) -> None:
+    started = run(LOCAL / "kafka", "start", "--dir", tmp_path / "k")
+    assert started.returncode == 0, started.stderr
+    address = started.stdout.strip()
+    try:
+        assert address.startswith("127.0.0.1:")
+        assert run("kcat", "-L", "-b", address).returncode == 0
+        # No topic comes into being by being named.
+        assert "Unknown topic" in run("kcat", "-C", "-e", "-b", address, "-t", "nobody-made-it").stderr
+        again = run(LOCAL / "kafka", "start", "--dir", tmp_path / "k")
+        assert (again.returncode, "already" in again.stderr) == (1, True)
+        port = address.rpartition(":")[2]
+        other = run(LOCAL / "kafka", "start", "--dir", tmp_path / "other", "--port", port)
+        assert (other.returncode, "is taken" in other.stderr) == (1, True)
+    finally:
+        assert run(LOCAL / "kafka", "stop", "--dir", tmp_path / "k").returncode == 0
+    with socket.socket() as client:
+        assert client.connect_ex(("127.0.0.1", int(port))) != 0
+    assert run(LOCAL / "kafka", "stop", "--dir", tmp_path / "k").returncode == 0
+
+
+def test_make_lists_its_targets() -> None:
+    listed = run("make", "--no-print-directory").stdout
+    phony = re.search(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert phony is not None
+    assert {line.split()[1] for line in listed.splitlines()} == set(phony.group(1).split())
