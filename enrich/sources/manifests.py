@@ -31,6 +31,7 @@ _DEBOUNCE_MS = 100
 """Editors write a file in several steps."""
 _LOOK_MS = 500
 _RETRY_S = 0.2
+_UNWATCHED_S = 5.0
 _SETTLED_S = 0.05
 _TRIES = 20
 
@@ -78,11 +79,23 @@ class ManifestSource:
     def _watch(self) -> None:
         try:
             while not self._stop.is_set():
-                self._watch_folder()
+                try:
+                    self._watch_folder()
+                except OSError as error:
+                    self._unwatched(error)
                 self._stop.wait(_RETRY_S)
         except Exception as error:
             self._problem = f"the watch of {self._folder} ended: {error!r}"
             log.exception("the watch of the manifests ended", folder=str(self._folder))
+
+    def _unwatched(self, error: OSError) -> None:
+        """The folder went away just then, or the kernel has no watch left (fs.inotify.max_user_watches)."""
+        if _inode(self._folder) is None:
+            self.reload()
+            return
+        self._problem = f"{self._folder} cannot be watched: {error}"
+        log.error("the folder of manifests cannot be watched, trying again", folder=str(self._folder), error=str(error))
+        self._stop.wait(_UNWATCHED_S)
 
     def _watch_folder(self) -> None:
         """Reload at each change; returns when the folder is gone, and with it the kernel's watch of it."""
