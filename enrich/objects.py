@@ -153,8 +153,8 @@ def _node(root: Field) -> Node:
 
 def _service(root: Field) -> Service:
     namespace, spec = _namespace_of(root), root["spec"]
-    given = [entry.text() for entry in spec["clusterIPs"].items()] or [spec["clusterIP"].text("")]
-    ips = tuple(ip for ip in given if ip not in ("", "None"))
+    given = list(spec["clusterIPs"].items()) or [spec["clusterIP"]]
+    ips = tuple(entry.ip() for entry in given if entry.text("") not in ("", "None"))
     return Service(namespace, root["metadata"]["name"].name(), _uid(root, namespace), ips)
 
 
