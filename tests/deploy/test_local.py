@@ -54,9 +54,11 @@ def test_kafka_starts_answers_and_stops(tmp_path: Path) -> None:
     address = started.stdout.strip()
     try:
         assert address.startswith("127.0.0.1:")
-        assert run("kcat", "-L", "-b", address).returncode == 0
+        listed = run("kcat", "-L", "-b", address)
+        assert listed.returncode == 0, listed.stderr
         # No topic comes into being by being named.
-        assert "Unknown topic" in run("kcat", "-C", "-e", "-b", address, "-t", "nobody-made-it").stderr
+        unknown = run("kcat", "-C", "-e", "-b", address, "-t", "nobody-made-it")
+        assert "Unknown topic" in unknown.stderr, unknown
         again = run(LOCAL / "kafka", "start", "--dir", tmp_path / "k")
         assert (again.returncode, "already" in again.stderr) == (1, True)
         port = address.rpartition(":")[2]

@@ -133,11 +133,10 @@ class Demo:
         self._stack.start("streams", [script("weir-streams")], self._env("streams"))
         self._stack.wait_for("probe", self._url("probe", "readyz"), 60)
         self._stack.wait_for("streams", self._url("streams", "readyz"), 60)
-        say("both services are ready; the verdicts as they arrive (weir observe --follow):\n")
-        self._stack.start(
-            "observe", [script("weir"), "observe", "--follow", "-o", "table"], self._env("streams"), show=True
-        )
-        time.sleep(1.5)
+        say(f"both services are ready; making {2 * len(ATTEMPTS)} connections, TCP, UDP and ICMP, over IPv4 and IPv6")
+        say("the verdicts as they arrive (weir observe --follow --since 1h):\n")
+        command = [script("weir"), "observe", "--follow", "--since", "1h"]
+        self._stack.start("observe", command, self._env("streams"), show=True)
 
     def _start_probe(self) -> None:
         self._stack.start("probe", [script("weir-probe")], self._env("probe"))

@@ -94,12 +94,15 @@ def tell(flows: Sequence[Mapping[str, Any]], lost_rows: int) -> list[str]:
     """The summary, in lines."""
     dispositions = Counter(flow["disposition"] for flow in flows)
     packets = sum(flow["count"] for flow in flows if flow["disposition"] == "deny")
-    allowed, isolated = Counter[str](), Counter[str]()
+    allowed, isolated, families = Counter[str](), Counter[str](), Counter[tuple[int, str]]()
     for flow in flows:
+        if address := _ip(flow, "src_ip"):
+            families[address.version, flow["disposition"]] += 1
         allowed.update(f"{p['namespace']}/{p['name']}" for p in flow["policies"])
         isolated.update(f"{p['namespace']}/{p['name']}" for p in flow["isolated_by"])
     return [
         f"{len(flows)} verdicts: {dispositions['allow']} allowed, {dispositions['deny']} denied ({packets} packets)",
+        *(f"  IPv{v}: {families[v, 'allow']} allowed, {families[v, 'deny']} denied" for v in (4, 6)),
         *(f"  allowed by {name}: {count}" for name, count in sorted(allowed.items())),
         *(f"  denied, isolated by {name}: {count}" for name, count in sorted(isolated.items())),
         f"lost: {lost_rows or 'none'}",
