@@ -169,7 +169,7 @@ class Enriching:
             # Faust asks for it: a request may wait as long as a rebalance.
             broker_request_timeout=90.0,
             broker_rebalance_timeout=60.0,
-            broker_session_timeout=15.0,
+            broker_session_timeout=10.0,
             worker_redirect_stdouts=False,
         )
         topic = app.topic(self._topic, key_serializer="raw", value_serializer="raw")

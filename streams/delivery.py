@@ -35,9 +35,9 @@ class Tracked:
         self._expected = self._done = 0
         self._closed = False
 
-    def expect(self) -> None:
-        """One more record is about to be sent (event loop)."""
-        self._expected += 1
+    def expect(self, records: int = 1) -> None:
+        """So many more records are about to be sent (event loop)."""
+        self._expected += records
 
     def withdraw(self) -> None:
         """One record that was expected will not come: another takes its place, expected on its own (event loop)."""

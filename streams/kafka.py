@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Final, Protocol
 
 import structlog
@@ -155,6 +156,8 @@ class Output:
             "delivery.timeout.ms": 0,
             "compression.type": "lz4",
             "partitioner": "murmur2_random",
+            # We made the topics: one that is unknown for that long was deleted.
+            "topic.metadata.propagation.max.ms": 10_000,
             # What a record may weigh is the broker's to say: its answer names the record.
             "message.max.bytes": 16 << 20,
             "error_cb": self._on_error,
@@ -177,6 +180,21 @@ class Output:
     ) -> bool:
         """Queue a record; False: the queue is full, wait and offer it again."""
         return self._put(self._many, topic, key, value, timestamp_ms, on_delivery, headers)
+
+    def offer_all(self, topic: str, rows: Sequence[tuple[bytes, bytes, int]], start: int, on_delivery: Delivery) -> int:
+        """Queue keys, values and milliseconds from ``start`` on, until the queue is full; where to go on.
+
+        The one loop that runs once a record: it calls librdkafka, and nothing of ours.
+        """
+        produce = self._many.produce
+        for number, (key, value, at) in enumerate(islice(rows, start, None), start):
+            try:
+                produce(topic, value, key, on_delivery=on_delivery, timestamp=at)
+            except BufferError:
+                return number
+            except KafkaException as error:
+                on_delivery(error.args[0], Refused(topic, key, value))
+        return len(rows)
 
     def offer_alone(self, topic: str, key: bytes, value: bytes, timestamp_ms: int, on_delivery: Delivery) -> bool:
         """As :meth:`offer`, in a batch of its own."""
@@ -276,7 +294,7 @@ class GroupReader:
                 # The far end may be away for long; being thrown out of the group meanwhile would help nobody.
                 "max.poll.interval.ms": 3_600_000,
                 # How long a killed one holds on to its partitions.
-                "session.timeout.ms": 15_000,
+                "session.timeout.ms": 10_000,
                 "error_cb": self._on_error,
             },
             logger=_quiet(),

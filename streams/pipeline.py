@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections.abc import Callable, Iterable
 from datetime import datetime
+from itertools import compress
 from typing import Any, Final, Protocol
 
 import orjson
@@ -34,7 +35,7 @@ class Output(Protocol):
         self, topic: str, key: bytes, value: bytes, timestamp_ms: int, on_delivery: Any, headers: Any = None
     ) -> bool: ...
 
-    def offer_alone(self, topic: str, key: bytes, value: bytes, timestamp_ms: int, on_delivery: Any) -> bool: ...
+    def offer_all(self, topic: str, rows: list[tuple[bytes, bytes, int]], start: int, on_delivery: Any) -> int: ...
 
 
 class Pipeline:
@@ -106,12 +107,18 @@ class Pipeline:
         return batch
 
     async def _send_records(self, tracked: Tracked, records: Records) -> None:
-        flows, denied_topic = self._topics.flows.name, self._topics.denied.name
         self._metrics.rows.inc(len(records.values))
-        for key, value, denied, at in zip(records.keys, records.values, records.denied, records.times_ms, strict=True):
-            await self._send(tracked, flows, key, value, at)
-            if denied:
-                await self._send(tracked, denied_topic, key, value, at)
+        rows = list(zip(records.keys, records.values, records.times_ms, strict=True))
+        await self._send_all(tracked, self._topics.flows.name, rows)
+        if any(records.denied):
+            await self._send_all(tracked, self._topics.denied.name, list(compress(rows, records.denied)))
+
+    async def _send_all(self, tracked: Tracked, topic: str, rows: list[tuple[bytes, bytes, int]]) -> None:
+        tracked.expect(len(rows))
+        sent = self._output.offer_all(topic, rows, 0, tracked.on_delivery)
+        while sent < len(rows):
+            await asyncio.sleep(_FULL_WAIT_S)
+            sent = self._output.offer_all(topic, rows, sent, tracked.on_delivery)
 
     async def _send(self, tracked: Tracked, topic: str, key: bytes, value: bytes, at: int, headers: Any = None) -> None:
         tracked.expect()

@@ -1,0 +1,122 @@
+"""One batch through the pipeline, with an output that can be full; what Kafka does is tested in tests/kafka."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import orjson
+import pytest
+from prometheus_client import CollectorRegistry
+
+from enrich.enricher import Records
+from enrich.records import Batch
+from enrich.topics import topics
+from streams.delivery import Ledger, Tracked
+from streams.metrics import EnrichMetrics
+from streams.pipeline import Pipeline, event_time_ms
+from tests.kafka.batches import make_batch
+
+TOPICS = topics("p", 4)
+
+
+class SmallQueue:
+    """An output with room for three records, which it delivers when it is full."""
+
+    def __init__(self) -> None:
+        self.taken: list[tuple[str, bytes, bytes, int, dict[str, bytes]]] = []
+        self._waiting: list[Callable[[Any, Any], None]] = []
+
+    def offer(
+        self, topic: str, key: bytes, value: bytes, timestamp_ms: int, on_delivery: Any, headers: Any = None
+    ) -> bool:
+        if len(self._waiting) == 3:
+            self.deliver()
+            return False
+        self.taken.append((topic, key, value, timestamp_ms, dict(headers or ())))
+        self._waiting.append(on_delivery)
+        return True
+
+    def offer_all(self, topic: str, rows: list[tuple[bytes, bytes, int]], start: int, on_delivery: Any) -> int:
+        for number in range(start, len(rows)):
+            if not self.offer(topic, *rows[number], on_delivery):
+                return number
+        return len(rows)
+
+    def deliver(self) -> None:
+        for done in self._waiting:
+            done(None, object())
+        self._waiting.clear()
+
+    def of(self, topic: str) -> list[bytes]:
+        return [value for where, _, value, _, _ in self.taken if where == topic]
+
+
+def enrich(batch: Batch) -> Records:
+    """A record a row: its number; every third is a deny."""
+    numbers = batch.numbers().tolist()
+    return Records(
+        [b"shop/web-0"] * len(numbers),
+        [b"%d" % n for n in numbers],
+        [n % 3 == 0 for n in numbers],
+        [1000] * len(numbers),
+    )
+
+
+def run(value: bytes | None, **changes: Any) -> tuple[SmallQueue, list[Tracked]]:
+    """The output, and what was acknowledged."""
+    output, acked = SmallQueue(), []
+    given: dict[str, Any] = {"cluster_id": "c1", "enrich": enrich, "node_of": lambda _uid: "n1", **changes}
+
+    async def scenario() -> None:
+        loop = asyncio.get_running_loop()
+        ledger = Ledger(1000, 10**6, loop.call_soon_threadsafe, lambda *_: pytest.fail("a record failed"))
+        pipeline = Pipeline(TOPICS, output=output, metrics=EnrichMetrics(CollectorRegistry()), worker="w", **given)
+        tracked = ledger.open(2, 77, 10, 880, acked.append)
+        await pipeline.take(tracked, value)
+        assert not acked, "the last records are still on their way"
+        output.deliver()
+        await asyncio.sleep(0)
+
+    asyncio.run(scenario())
+    return output, acked
+
+
+def test_a_full_queue_loses_nothing_and_keeps_the_order() -> None:
+    output, acked = run(make_batch(0, 50))
+    assert output.of("p.flows") == [b"%d" % n for n in range(50)]
+    assert output.of("p.flows.denied") == [b"%d" % n for n in range(0, 50, 3)]
+    assert [(one.partition, one.offset, one.records) for one in acked] == [(2, 77, 67)]
+
+
+def test_an_enricher_that_fails_makes_a_dead_letter_and_the_input_is_done() -> None:
+    def broken(_batch: Batch) -> Records:
+        raise ZeroDivisionError("a bug")
+
+    value = make_batch(0, 5)
+    output, acked = run(value, enrich=broken)
+    [(topic, key, body, _, headers)] = output.taken
+    assert (topic, key, body) == ("p.dead", b"p.verdicts.raw/2/77", value)
+    assert headers["reason"] == b"enrich_failed"
+    assert b"a bug" in headers["error"]
+    assert len(acked) == 1
+
+
+def test_a_heartbeat_is_told_and_makes_no_flow() -> None:
+    output, acked = run(make_batch(9, 0))
+    [(topic, key, body, _, _)] = output.taken
+    assert (topic, key) == ("p.status", b"n1")
+    assert orjson.loads(body)["type"] == "heartbeat"
+    assert len(acked) == 1
+
+
+def test_any_cluster_is_taken_where_none_is_set_and_unknown_pods_are_believed() -> None:
+    output, _ = run(make_batch(0, 3, {"cluster": "other"}), cluster_id="", node_of=lambda _uid: "")
+    assert len(output.of("p.flows")) == 3
+
+
+def test_the_time_of_a_record_is_read_back_to_the_millisecond() -> None:
+    assert event_time_ms(b'{"timestamp":"2026-01-02T03:04:05.678901234Z"}') == 1767323045678
+    soon = event_time_ms(b'{"timestamp":"2999-01-01T00:00:00.000000000Z"}')
+    assert soon < 32472144000000, "never from the future"
