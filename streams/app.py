@@ -12,6 +12,8 @@ import logging
 import os
 import signal
 import threading
+import time
+from collections import Counter
 from collections.abc import Iterable
 from functools import partial
 from typing import Any, Final
@@ -30,6 +32,8 @@ from streams.settings import Settings
 log = structlog.get_logger("kubeweir.streams")
 
 _LAG_EVERY_S: Final = 1.0
+_SAME_LINE_S: Final = 15.0
+_SILENT_S: Final = 15.0
 
 
 class EnrichApp(faust.App):  # type: ignore[misc]  # Faust is read as untyped
@@ -65,6 +69,7 @@ class Intake:
         self._waiting: list[tuple[Tracked, bytes | None, int]] = []
         self._some = asyncio.Event()
         self._read: dict[int, int] = {}
+        self.last_ack = time.monotonic()
         self.acked: dict[int, int] = {}
         """For each partition the offset after the last one acknowledged."""
 
@@ -75,6 +80,9 @@ class Intake:
         size = len(value or b"")
         rows = size // VERDICT.itemsize
         await self._ledger.wait_for_room(rows, size)
+        if not len(self._ledger):
+            # Nothing was waited for until now.
+            self.last_ack = time.monotonic()
         expected = self._read.get(message.partition, committed)
         expired = 0 if expected is None else max(0, message.offset - expected)
         self._read[message.partition] = max(expected or 0, message.offset + 1)
@@ -101,6 +109,7 @@ class Intake:
     def _ack(self, event: Any, tracked: Tracked) -> None:
         event.ack()
         self.acked[tracked.partition] = tracked.offset + 1
+        self.last_ack = time.monotonic()
         self._metrics.records.inc(tracked.records)
 
 
@@ -125,7 +134,12 @@ class Enriching:
 
     def problem(self) -> str | None:
         """What keeps it from reading, in words."""
-        return None if self._assigned else "no partitions of the raw topic have been assigned yet"
+        if not self._assigned:
+            return "no partitions of the raw topic have been assigned yet"
+        silent = time.monotonic() - self._intake.last_ack
+        if len(self._ledger) and silent > _SILENT_S:
+            return f"Kafka has acknowledged nothing for {silent:.0f} s"
+        return None
 
     def run(self) -> None:
         """Work until SIGTERM or SIGINT."""
@@ -258,12 +272,27 @@ class Enriching:
 
 
 class _Forward(logging.Handler):
-    """Lines of Faust, mode and aiokafka, as ours are written."""
+    """Lines of Faust, mode and aiokafka, as ours are written; the same one at most every so often.
+
+    While Kafka is away aiokafka writes dozens a second.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._said: dict[tuple[str, str], float] = {}
+        self._held: Counter[tuple[str, str]] = Counter()
 
     def emit(self, record: logging.LogRecord) -> None:
+        line = (record.name, str(record.msg))
+        now = time.monotonic()
+        if now - self._said.get(line, float("-inf")) < _SAME_LINE_S:
+            self._held[line] += 1
+            return
+        self._said[line] = now
+        held = self._held.pop(line, 0)
         error = record.exc_info[1] if record.exc_info else None
-        said = {"error": f"{type(error).__name__}: {error}"} if error else {}
-        log.log(record.levelno, record.getMessage().strip(), library=record.name, **said)
+        more = {"error": f"{type(error).__name__}: {error}"} if error else {}
+        log.log(record.levelno, record.getMessage().strip(), library=record.name, **more, repeated=held)
 
 
 def quiet_libraries() -> None:
