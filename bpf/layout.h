@@ -60,7 +60,7 @@ struct row {
 struct endpoint {
 	u32 number;
 	u32 ready;		 /* 0: no policy yet, everything is denied */
-	u64 attached_ns;	 /* CLOCK_MONOTONIC */
+	u64 attached_ns;	 /* CLOCK_MONOTONIC; 0: no older than its programs */
 	u8 address[2][16];	 /* v4-mapped IPv4, then IPv6; zero: has none */
 	u32 set[2];		 /* by side */
 	struct row defaults[2][2][KINDS]; /* by side, direction, kind of peer */
@@ -122,6 +122,7 @@ struct flow {
 	u8 verdict;
 	u8 reason;
 	u8 state;	/* FLOW_* */
+	u8 padding[4];
 };
 
 #define FLOW_REPLIED 0x01

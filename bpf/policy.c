@@ -345,14 +345,15 @@ static __always_inline bool is_about_known(struct __sk_buff *skb, const struct p
 
 /*
  * Older than the program: without a SYN TCP opens nothing, so that what is
- * seen first may be the reply. Without a TCP state only just after the attach:
- * else whoever may be called from a port may open any.
+ * seen first may be the reply. Without a TCP state only just after the attach,
+ * and only to a pod that was there before: else whoever may be called from a
+ * port may open any.
  */
 static __always_inline bool may_be_older(const struct endpoint *endpoint, const struct packet *packet, u64 now)
 {
 	if (packet->protocol == PROTOCOL_TCP)
 		return !is_new_tcp(packet);
-	return now - endpoint->attached_ns < ADOPTION && !is_echo_request(packet);
+	return endpoint->attached_ns && now - endpoint->attached_ns < ADOPTION && !is_echo_request(packet);
 }
 
 /* --- the way of a packet --------------------------------------------------- */

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import enum
 import ipaddress
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from enrich import selectors
-from enrich.model import IPBlock, Name, Namespace, NetworkPolicy, Node, Peer, Pod, PolicyPort, Protocol, Rule
+from enrich.model import IPBlock, Name, NamedPort, Namespace, NetworkPolicy, Node, Peer, Pod, PolicyPort, Protocol, Rule
 from enrich.records import PolicyRef, Reason
 
 
@@ -55,10 +55,14 @@ class Decision:
 def endpoint(view: PolicyView, ip: str) -> Endpoint:
     """Who has this address. Terminated pods hold none; a hostNetwork pod is its node."""
     canonical = str(ipaddress.ip_address(ip))
-    for pod in view.pods.values():
-        if canonical in pod.ips and not pod.host_network and not pod.terminated:
-            return Endpoint(canonical, pod)
-    return Endpoint(canonical)
+    holders = [pod for pod in newest_last(view.pods.values()) if canonical in pod.ips]
+    return Endpoint(canonical, holders[-1] if holders else None)
+
+
+def newest_last(pods: Iterable[Pod]) -> list[Pod]:
+    """Those that hold addresses of their own. Of two that claim one, the API has yet to take it from the older."""
+    holders = (pod for pod in pods if not pod.host_network and not pod.terminated and pod.ips)
+    return sorted(holders, key=lambda pod: (pod.started_ns, pod.uid))
 
 
 def connection(view: PolicyView, source: Endpoint, destination: Endpoint, protocol: Protocol, port: int) -> bool:
@@ -178,11 +182,10 @@ def port_matches(wanted: PolicyPort, destination: Pod | None, protocol: Protocol
         # "If this field is not provided, this matches all port names and numbers."
         return True
     if isinstance(wanted.port, str):
-        return port in resolve(destination, wanted.port, protocol)
+        return port in resolve(destination.ports if destination else (), wanted.port, protocol)
     return wanted.port <= port <= (wanted.end_port or wanted.port)
 
 
-def resolve(pod: Pod | None, name: str, protocol: Protocol) -> frozenset[int]:
-    """The numbers that a port's name has on a pod; none where it is no pod."""
-    ports = pod.ports if pod is not None else ()
-    return frozenset(p.port for p in ports if p.name == name and p.protocol is protocol)
+def resolve(ports: Sequence[NamedPort], name: str, protocol: Protocol) -> frozenset[int]:
+    """The numbers that a port's name has among a pod's named ports."""
+    return frozenset(one.port for one in ports if one.name == name and one.protocol is protocol)

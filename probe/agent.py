@@ -73,6 +73,7 @@ class Agent:
         self._windows = Windows(maps)
         self._binding = Binding()
         self._attached: set[int] = set()
+        self._older: frozenset[int] | None = None
         self._reported: dict[str, float] = {}
         self._wake = threading.Event()
         self._stop = threading.Event()
@@ -121,6 +122,8 @@ class Agent:
     def reconcile(self) -> None:
         """Bring the kernel to what the cluster says now. Raises InstallError, OSError."""
         veths = self._network.veths()
+        if self._older is None:
+            self._older = frozenset(veth.index for veth in veths)
         view = self._view()
         pods = [pod for pod in view.pods.values() if _is_local(pod, self._node)]
         binding = bind(pods, veths, self._binding.bound)
@@ -152,6 +155,7 @@ class Agent:
                 self._numbers.of("endpoint", pod.uid, {"namespace": pod.namespace, "pod": pod.name, "uid": pod.uid}),
                 pod.uid,
                 pod.ips,
+                older=index in (self._older or ()),
             )
             for index, pod in bound.items()
         ]

@@ -39,6 +39,8 @@ class Bound:
     number: int
     uid: str
     addresses: tuple[str, ...]
+    older: bool = False
+    """Its interface was there before the probe: for a minute, flows without a TCP state may be older ones' replies."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,7 +267,7 @@ def _endpoint(end: Bound, policy: PolicySet, old: bytes | None, side: int, now_n
     defaults = [[(row.ports, row.rule, row.verdict, row.reason, (0, 0)) for row in kinds] for kinds in policy.defaults]
     value["number"] = end.number
     value["ready"] = 1
-    value["attached_ns"] = kept["attached_ns"] if same and kept is not None else now_ns
+    value["attached_ns"] = kept["attached_ns"] if same and kept is not None else now_ns if end.older else 0
     for address in end.addresses:
         slot = 1 if ipaddress.ip_address(address).version == 6 else 0
         value["address"][0][slot] = np.frombuffer(packed(address), "u1")

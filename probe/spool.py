@@ -1,11 +1,12 @@
 """The bounded queue on disk between the ring and Kafka: what is in it survives the probe.
 
-Segments of records; a record is its length, a CRC-32 and the batch (``enrich.records``). A record's place is its
-segment and its ordinal there. After a kill, a torn tail is cut off: those rows are still in the ring, since the ring's
-position moves only after the append.
+Segments of records; a record is its length, the rows that were taken out of it, a CRC-32, and the batch
+(``enrich.records``). A record's place is its segment and its ordinal there. After a kill, a torn tail is cut off: those
+rows are still in the ring, since the ring's position moves only after the append.
 
 When it is full, allows are thinned out of the oldest batches that have not been handed to the sender; then whole
-batches, oldest first. Both are counted, and the next batch tells it.
+batches, oldest first. Both are counted, in the record that lost them, so that a count is never apart from its loss,
+whenever the process is killed; the next batch tells it.
 """
 
 from __future__ import annotations
@@ -24,11 +25,11 @@ import msgspec
 import numpy as np
 import structlog
 
-from enrich.records import BatchError, Header, Verdict, decode_batch, encode_batch
+from enrich.records import Batch, BatchError, Header, Verdict, decode_batch, encode_batch
 
 log = structlog.get_logger("kubeweir.probe")
 
-_HEAD: Final = struct.Struct("<II")
+_HEAD: Final = struct.Struct("<III")
 _SYNC_S: Final = 0.1
 
 
@@ -39,30 +40,51 @@ class Place(NamedTuple):
     ordinal: int
 
 
+class _Record(NamedTuple):
+    value: bytes
+    """The batch; empty where all of it was dropped."""
+    lost: int
+    """Rows that were taken out."""
+
+
+class _Acked(NamedTuple):
+    """What Kafka has, and what is known of segments that are deleted; the file ``acked``."""
+
+    place: Place
+    """The first record that Kafka may not have."""
+    lost: int
+    """Rows taken out of deleted segments."""
+    refused: int
+    """Rows that Kafka refused for what they are."""
+
+
 @dataclass(slots=True)
 class _Segment:
     path: Path
     records: int = 0
     bytes: int = 0
+    lost: int = 0
+    thinned: int = 0
+    """1: without its allows; 2: without its rows. So that a full spool is not searched again for what is gone."""
 
 
 class Spool:
     """One writer (the drain), one reader (the sender), which may be two threads."""
 
     def __init__(self, folder: Path, max_bytes: int = 1 << 30, segment_bytes: int = 16 << 20) -> None:
+        """Raises OSError where the folder cannot be made, read or written."""
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
-        self._max_bytes = max_bytes
+        self.max_bytes = max_bytes
         self._segment_bytes = min(segment_bytes, max(max_bytes // 4, 1))
         self._lock = threading.RLock()
         self._written = threading.Event()
-        self._dropped = 0
         self._last: Header | None = None
         self._segments: dict[int, _Segment] = {}
         self._file = -1
         self._acked = self._read_acked()
         self._recover()
-        self._cursor = max(self._acked, Place(min(self._segments), 0))
+        self._cursor = self._acked.place
         self._offset = self._offset_of(self._cursor)
         self._synced = time.monotonic()
 
@@ -75,20 +97,26 @@ class Spool:
 
     @property
     def lost_rows(self) -> int:
-        """Rows that were thinned out or dropped because the spool was full, since the start."""
-        return self._dropped
+        """Rows that were thinned out or dropped because the spool was full, in the spool's life."""
+        with self._lock:
+            return self._acked.lost + sum(segment.lost for segment in self._segments.values())
+
+    @property
+    def refused_rows(self) -> int:
+        """Rows that Kafka refused, in the spool's life."""
+        return self._acked.refused
 
     @property
     def size(self) -> int:
         """Bytes on disk."""
-        return sum(segment.bytes for segment in self._segments.values())
+        with self._lock:
+            return sum(segment.bytes for segment in self._segments.values())
 
     @property
     def records(self) -> int:
         """Batches that Kafka has not acknowledged."""
         with self._lock:
-            total = sum(s.records for number, s in self._segments.items() if number >= self._acked.segment)
-            return total - self._acked.ordinal
+            return sum(segment.records for segment in self._segments.values()) - self._acked.place.ordinal
 
     # --- writing
 
@@ -100,7 +128,7 @@ class Spool:
             if self._segments[number].bytes + len(value) > self._segment_bytes and self._segments[number].records:
                 number = self._begin(number + 1)
             segment = self._segments[number]
-            block = _HEAD.pack(len(value), zlib.crc32(value)) + value
+            block = _pack(_Record(value, 0))
             try:
                 _write_whole(self._file, block)
             except OSError:
@@ -109,18 +137,22 @@ class Spool:
             segment.bytes += len(block)
             segment.records += 1
             self._last = decode_batch(value).header
-            # A machine that loses power loses the ring too: the sync bounds what the disk may still owe.
-            if time.monotonic() - self._synced > _SYNC_S:
-                os.fdatasync(self._file)
-                self._synced = time.monotonic()
+            self._sync()
         self._written.set()
 
+    def _sync(self) -> None:
+        """A machine that loses power loses the ring too: this bounds what the disk may still owe."""
+        if time.monotonic() - self._synced > _SYNC_S:
+            os.fdatasync(self._file)
+            self._synced = time.monotonic()
+
     def _begin(self, number: int) -> int:
+        path = self._folder / f"{number:012d}.seg"
+        file = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o600)
         if self._file >= 0:
             os.fdatasync(self._file)
             os.close(self._file)
-        path = self._folder / f"{number:012d}.seg"
-        self._file = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o600)
+        self._file = file
         self._segments[number] = _Segment(path)
         return number
 
@@ -153,100 +185,128 @@ class Spool:
                 return self._next()
             with segment.path.open("rb") as file:
                 file.seek(self._offset)
-                length, _ = _HEAD.unpack(file.read(_HEAD.size))
+                length, _, _ = _HEAD.unpack(file.read(_HEAD.size))
                 value = file.read(length)
             self._cursor = Place(place.segment, place.ordinal + 1)
             self._offset += _HEAD.size + length
             return place, value
 
-    def ack(self, place: Place) -> None:
-        """Kafka has this batch and all before it. Segments behind are deleted; the last one stays."""
+    def ack(self, place: Place, refused: int = 0) -> None:
+        """Kafka has this batch and all before it, ``refused`` more rows of them excepted.
+
+        Segments behind are deleted; the last one stays.
+        """
         with self._lock:
-            self._acked = Place(place.segment, place.ordinal + 1)
-            for number in [n for n in self._segments if n < place.segment]:
-                self._segments.pop(number).path.unlink(missing_ok=True)
-            # May lag behind after a crash: what is sent again has the same numbers.
-            temporary = self._folder / "acked.new"
-            temporary.write_text(f"{place.segment} {place.ordinal + 1}")
-            temporary.rename(self._folder / "acked")
+            old = [number for number in self._segments if number < place.segment]
+            self._acked = _Acked(
+                Place(place.segment, place.ordinal + 1),
+                self._acked.lost + sum(self._segments[number].lost for number in old),
+                self._acked.refused + refused,
+            )
+            gone = [self._segments.pop(number).path for number in old]
+            try:
+                # May lag behind after a crash: what is sent again has the same numbers.
+                temporary = self._folder / "acked.new"
+                temporary.write_text(" ".join(map(str, (*self._acked.place, self._acked.lost, self._acked.refused))))
+                temporary.rename(self._folder / "acked")
+                for path in gone:
+                    path.unlink(missing_ok=True)
+            except OSError as error:
+                log.warning("what Kafka has cannot be noted, a restart sends it again", error=error.strerror)
 
     # --- room
 
     def _make_room(self, wanted: int) -> None:
-        if self.size + wanted <= self._max_bytes:
-            return
-        for keep_denied in (True, False):
-            for number in sorted(self._segments):
-                if number > self._cursor.segment or (number == self._cursor.segment and number < max(self._segments)):
-                    self._thin(number, keep_denied=keep_denied)
-                if self.size + wanted <= self._max_bytes:
-                    return
+        """Thin what is between the sender and the newest batch: that one's header tells the next start where to go on.
 
-    def _thin(self, number: int, *, keep_denied: bool) -> None:
-        """Rewrite a segment without its allows, or without anything; what the sender has taken stays as it is."""
+        The sender holds at most a quarter of the limit (see the publisher), a segment is a quarter: so there is room.
+        """
+        newest = max((number for number, segment in self._segments.items() if segment.records), default=0)
+        for level in (1, 2):
+            for number in sorted(self._segments):
+                if self.size + wanted <= self.max_bytes:
+                    return
+                if self._cursor.segment <= number < newest and self._segments[number].thinned < level:
+                    self._thin(number, level)
+
+    def _thin(self, number: int, level: int) -> None:
+        """Rewrite a segment without its allows (1) or its rows (2); what the sender has taken stays as it is."""
         segment = self._segments[number]
-        blocks = []
-        for ordinal, value in enumerate(list(_records(segment.path.read_bytes()))):
-            taken = Place(number, ordinal) < self._cursor
-            kept, lost = (value, 0) if taken or not value else (_denied_of(value) if keep_denied else _nothing(value))
-            self._dropped += lost
-            blocks.append(_HEAD.pack(len(kept), zlib.crc32(kept)) + kept)
-        block = b"".join(blocks)
-        if len(block) == segment.bytes:
-            return
-        if number == max(self._segments):
-            self._begin(number + 1)
+        thin = _without_allows if level == 1 else _without_rows
+        records = [
+            record if Place(number, ordinal) < self._cursor else thin(record)
+            for ordinal, record in enumerate(_records(segment.path.read_bytes()))
+        ]
+        block = b"".join(map(_pack, records))
         temporary = segment.path.with_suffix(".new")
-        temporary.write_bytes(block)
-        temporary.rename(segment.path)
-        log.warning("spool is full", segment=number, bytes_before=segment.bytes, bytes_after=len(block),
-                    lost_rows=self._dropped)  # fmt: skip
-        segment.bytes = len(block)
+        try:
+            with temporary.open("wb") as file:
+                file.write(block)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.rename(segment.path)
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            raise
+        before, segment.bytes = segment.bytes, len(block)
+        segment.lost = sum(record.lost for record in records)
+        segment.thinned = level
+        log.warning("spool is full", segment=number, bytes_before=before, bytes_after=segment.bytes,
+                    lost_rows=self.lost_rows)  # fmt: skip
 
     # --- start
 
-    def _read_acked(self) -> Place:
+    def _read_acked(self) -> _Acked:
         try:
-            segment, ordinal = (self._folder / "acked").read_text().split()
-            return Place(int(segment), int(ordinal))
+            segment, ordinal, lost, refused = map(int, (self._folder / "acked").read_text().split())
         except (FileNotFoundError, ValueError):
-            return Place(0, 0)
+            return _Acked(Place(0, 0), 0, 0)
+        return _Acked(Place(segment, ordinal), lost, refused)
 
     def _recover(self) -> None:
         for leftover in self._folder.glob("*.new"):
             leftover.unlink()
         for path in sorted(self._folder.glob("*.seg")):
+            if int(path.stem) < self._acked.place.segment:
+                path.unlink()  # its losses are in the file already
+                continue
             data = path.read_bytes()
-            values = list(_records(data))
-            whole = sum(_HEAD.size + len(value) for value in values)
+            records = list(_records(data))
+            whole = sum(_HEAD.size + len(record.value) for record in records)
             if whole < len(data):
                 log.warning("spool had a torn tail, cut off", segment=path.name, bytes=len(data) - whole)
                 os.truncate(path, whole)
-            self._segments[int(path.stem)] = _Segment(path, len(values), whole)
-            for value in values:
-                if value:
-                    self._last = decode_batch(value).header
+            lost = sum(record.lost for record in records)
+            self._segments[int(path.stem)] = _Segment(path, len(records), whole, lost)
+            self._last = next((h for r in reversed(records) if (h := _header_of(r.value))), self._last)
         # A new file to write to: the reader's ordinals of the old ones never change.
-        self._begin(max(self._segments, default=self._acked.segment) + 1)
+        first = min(self._segments, default=self._acked.place.segment + 1)
+        self._begin(max(self._segments, default=self._acked.place.segment) + 1)
+        place = self._acked.place
+        known = self._segments[place.segment].records if place.segment in self._segments else 0
+        place = Place(place.segment, min(place.ordinal, known)) if known else Place(first, 0)
+        self._acked = self._acked._replace(place=place)
 
     def _offset_of(self, place: Place) -> int:
-        segment = self._segments.get(place.segment)
-        if segment is None:
-            self._cursor = Place(min(self._segments), 0)
-            return 0
-        values = list(_records(segment.path.read_bytes()))[: place.ordinal]
-        return sum(_HEAD.size + len(value) for value in values)
+        records = list(_records(self._segments[place.segment].path.read_bytes()))[: place.ordinal]
+        return sum(_HEAD.size + len(record.value) for record in records)
 
 
-def _records(data: bytes) -> Iterator[bytes]:
+def _pack(record: _Record) -> bytes:
+    value, lost = record
+    return _HEAD.pack(len(value), lost, zlib.crc32(value, lost)) + value
+
+
+def _records(data: bytes) -> Iterator[_Record]:
     """The whole records of a segment, up to the first that is not."""
     offset = 0
     while offset + _HEAD.size <= len(data):
-        length, crc = _HEAD.unpack_from(data, offset)
+        length, lost, crc = _HEAD.unpack_from(data, offset)
         value = data[offset + _HEAD.size : offset + _HEAD.size + length]
-        if len(value) < length or zlib.crc32(value) != crc:
+        # Zeros are what a file system may leave at the end after a power cut: no record, though the sum is right.
+        if len(value) < length or zlib.crc32(value, lost) != crc or not (length or lost):
             return
-        yield value
+        yield _Record(value, lost)
         offset += _HEAD.size + length
 
 
@@ -256,19 +316,36 @@ def _write_whole(descriptor: int, block: bytes) -> None:
         view = view[os.write(descriptor, view) :]
 
 
-def _nothing(value: bytes) -> tuple[bytes, int]:
-    return b"", decode_batch(value).header.rows
-
-
-def _denied_of(value: bytes) -> tuple[bytes, int]:
-    """The batch with its denied and audited rows only, which says which numbers it kept; and how many it lost."""
+def _batch_of(value: bytes) -> Batch | None:
     try:
-        batch = decode_batch(value)
+        return decode_batch(value)
     except BatchError:
-        return value, 0
+        return None
+
+
+def _header_of(value: bytes) -> Header | None:
+    batch = _batch_of(value)
+    return batch.header if batch else None
+
+
+def _without_rows(record: _Record) -> _Record:
+    batch = _batch_of(record.value)
+    # A heartbeat says nothing that the next batch does not; one that holds no rows must not look like no record.
+    return record if batch is None or not batch.header.rows + record.lost else _dropped(batch.header, record.lost)
+
+
+def _dropped(header: Header, lost: int) -> _Record:
+    return _Record(b"", lost + header.rows)
+
+
+def _without_allows(record: _Record) -> _Record:
+    """The batch with its denied and audited rows only, which says which numbers it kept."""
+    batch = _batch_of(record.value)
+    if batch is None:
+        return record
     keep = (batch.rows["verdict"] & 0x7F) != Verdict.ALLOW
     if bool(keep.all()):
-        return value, 0
+        return record
     numbers = batch.numbers()[keep].astype(np.int64)
     edges = np.flatnonzero(np.diff(numbers) != 1) + 1
     runs = [(int(run[0]), len(run)) for run in np.split(numbers, edges) if len(run)]
@@ -276,4 +353,4 @@ def _denied_of(value: bytes) -> tuple[bytes, int]:
     header = msgspec.structs.replace(
         batch.header, rows=len(rows), kept=runs, first=runs[0][0] if runs else batch.header.first
     )
-    return encode_batch(header, rows), len(batch.rows) - len(rows)
+    return _Record(encode_batch(header, rows), record.lost + len(batch.rows) - len(rows))

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from netns import Net, Space
 
 from enrich.model import Name, Namespace, NetworkPolicy, Node, Pod
 from enrich.objects import parse
@@ -26,7 +27,6 @@ from probe.numbers import Numbers
 from probe.ring import Ring
 from probe.rules import Compiler
 from probe.windows import Windows
-from netns import Net, Space
 
 SIZES = {
     "RING_BYTES": 1 << 20,
@@ -92,6 +92,20 @@ class Rig:
         self.network.close()
         self.numbers.close()
 
+    def reset(self) -> None:
+        """Without pods and policies, as at the start; numbers go on."""
+        for space in self.pods.values():
+            self.net.remove(space)
+        for table in (self.pods, self.objects, self.policies, self.namespaces, self.others):
+            table.clear()
+        self.maps.configure(Config.FIRSTS, 1000)
+        self.apply()
+        for index in self.attachments.links():
+            self.attachments.detach(index)
+        self.windows.rotate()
+        self.windows.rotate()
+        self.drain()
+
     def close(self) -> None:
         self.crash()
         self.net.close()
@@ -135,8 +149,8 @@ class Rig:
         assert isinstance(made, NetworkPolicy)
         self.policies[made.key] = made
 
-    def apply(self) -> Installed:
-        """Compile, install and attach, as the agent does."""
+    def apply(self, *, older: bool = False) -> Installed:
+        """Compile, install and attach, as the agent does. ``older``: the pods were there before the probe."""
         node = Node(NODE, "n1-uid", {}, NODE_IPS)
         pods = {pod.key: pod for pod in self.objects.values()} | self.others
         view = PolicyView(
@@ -149,6 +163,7 @@ class Rig:
                 self.numbers.of("endpoint", pod.uid, {"namespace": pod.namespace, "pod": pod.name, "uid": pod.uid}),
                 pod.uid,
                 pod.ips,
+                older=older,
             )
             for name, pod in self.objects.items()
         ]

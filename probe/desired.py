@@ -1,0 +1,95 @@
+"""What the kernel's maps must hold, and what the kernel answers from it. Values; no cluster, no kernel."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple
+
+from enrich.policy import Direction
+from enrich.records import PolicyRef, Reason, Verdict
+
+POD, NODE, WORLD = 0, 1, 2
+"""Kinds of peer, as in ``bpf/layout.h``."""
+
+
+class Row(NamedTuple):
+    """The answer where no entry of ``ports`` matches; ``ports`` 0: there are none."""
+
+    ports: int
+    rule: int
+    verdict: int
+    reason: int
+
+
+class Answer(NamedTuple):
+    """The answer for a port."""
+
+    verdict: int
+    reason: int
+    rule: int
+
+
+class Identity(NamedTuple):
+    """What an address stands for."""
+
+    number: int
+    kind: int
+
+
+Defaults = tuple[tuple[Row, Row, Row], tuple[Row, Row, Row]]
+"""By direction (egress, ingress) and kind of peer."""
+
+OPEN: Final = Row(0, 0, Verdict.ALLOW, Reason.NO_POLICY)
+"""No policy selects the subject in this direction."""
+OWN_NODE: Final = Row(0, 0, Verdict.ALLOW, Reason.NODE)
+"""To the node that the subject runs on."""
+
+
+@dataclass(frozen=True, slots=True)
+class PolicySet:
+    """What applies to a subject."""
+
+    number: int
+    defaults: Defaults
+
+
+@dataclass(frozen=True, slots=True)
+class Desired:
+    """What the maps must hold. Addresses are 16 bytes, IPv4 as v4-mapped IPv6, prefixes 0 to 128."""
+
+    ipcache: Mapping[tuple[bytes, int], Identity] = field(default_factory=dict)
+    sets: Mapping[str, PolicySet] = field(default_factory=dict)
+    """By the subject's UID."""
+    rows: Mapping[tuple[int, int, int], Row] = field(default_factory=dict)
+    """(set, direction, identity), where it is not the set's default."""
+    ports: Mapping[tuple[int, int, int, int], Answer] = field(default_factory=dict)
+    """(row, protocol, port, bits): the ports that share the upper ``bits`` bits of ``port``."""
+    rules: Mapping[int, tuple[PolicyRef, ...]] = field(default_factory=dict)
+
+
+def lookup(desired: Desired, uid: str, direction: Direction, peer: str, protocol: int, port: int) -> Answer:
+    """What the kernel answers, by the same steps: address, row or the set's default, longest port prefix."""
+    number = int.from_bytes(host_key(peer)[0], "big")
+    identity = Identity(0, WORLD)
+    for length in range(128, -1, -1):
+        masked = (number >> (128 - length) << (128 - length)).to_bytes(16, "big")
+        if (masked, length) in desired.ipcache:
+            identity = desired.ipcache[masked, length]
+            break
+    policy_set = desired.sets[uid]
+    row = desired.rows.get(
+        (policy_set.number, int(direction), identity.number), policy_set.defaults[direction][identity.kind]
+    )
+    for bits in range(16, -1, -1) if row.ports else ():
+        answer = desired.ports.get((row.ports, protocol, port >> (16 - bits) << (16 - bits), bits))
+        if answer is not None:
+            return answer
+    return Answer(row.verdict, row.reason, row.rule)
+
+
+def host_key(ip: str) -> tuple[bytes, int]:
+    """The ipcache key of one address."""
+    address = ipaddress.ip_address(ip)
+    return (address.packed if address.version == 6 else bytes(10) + b"\xff\xff" + address.packed), 128
