@@ -73,7 +73,8 @@ def serve(settings: Settings) -> None:
             "spool": lambda: delivery.problem,
             "kafka": lambda: publisher.problem,
         }
-        stack.callback(HealthServer(settings.metrics, registry, ready).close)
+        health = HealthServer(settings.metrics, registry, ready)
+        stack.callback(health.close)
         failures = (agent.failed, delivery.failed, publisher.failed)
 
         def is_over() -> bool:
@@ -85,7 +86,7 @@ def serve(settings: Settings) -> None:
         if cluster_id is not None:
             delivery.start(cluster_id, settings.node)
             log.info("started", node=settings.node, cluster=cluster_id, ring=ring.id, attach=agent.mode,
-                     kafka=settings.kafka, source=settings.source, metrics=settings.metrics)  # fmt: skip
+                     kafka=settings.kafka, source=settings.source, metrics_port=health.port)  # fmt: skip
         while not is_over():
             stop.wait(0.2)
         agent.stop()

@@ -64,7 +64,7 @@ class Settings:
     heartbeat: float = setting("WEIR_HEARTBEAT", 10.0, least=0.1)
     """Seconds without rows after which an empty batch says that the probe is alive."""
     metrics: str = setting("WEIR_METRICS", "127.0.0.1:9701")
-    """host:port of /metrics, /healthz and /readyz."""
+    """host:port of /metrics, /healthz and /readyz. Port 0: any free one."""
     log_level: str = setting("WEIR_LOG_LEVEL", "info")
     """debug, info, warning or error."""
     log_format: str = setting("WEIR_LOG_FORMAT", "auto")
