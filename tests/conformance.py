@@ -20,15 +20,13 @@ FOLDER = Path(__file__).resolve().parents[2] / "shared" / "conformance"
 _ADDRESS = re.compile(r"^(\d+\.\d+\.\d+\.\d+)(/(\d+))?$")
 
 
-def case_files(*, cluster_policies: bool = True) -> list[Any]:
+def case_files() -> list[Any]:
     """The cases as pytest parameters; one that is skipped and says so where there is no folder."""
     if not (FOLDER / "cases").is_dir():
         reason = "no ../shared/conformance beside this checkout: the public policy cases did not run"
         return [pytest.param(None, marks=pytest.mark.skip(reason=reason))]
     files = sorted((FOLDER / "cases").rglob("*.json"))
-    return [
-        pytest.param(file, id=file.stem) for file in files if cluster_policies or "ClusterN" not in file.read_text()
-    ]
+    return [pytest.param(file, id=file.stem) for file in files]
 
 
 def load(file: Path, family: int) -> dict[str, Any]:
