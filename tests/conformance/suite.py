@@ -1,0 +1,27 @@
+"""The public cases beside this checkout, as pytest parameters."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+ROOT: Final = Path(__file__).resolve().parents[2]
+FOLDER: Final = ROOT.parent / "shared" / "conformance"
+OWN: Final = Path(__file__).with_name("cases")
+"""A few cases of this project's own, so that a clone without the others runs the runner too."""
+
+needs_public_cases = pytest.mark.skipif(
+    not (FOLDER / "cases").is_dir(),
+    reason="no ../shared/conformance beside this checkout: the public policy cases did not run",
+)
+
+
+def case_files(*, cluster_policies: bool = True) -> list[Any]:
+    """The public cases; one that is skipped and says so where there is no folder. The project's own besides."""
+    public = sorted((FOLDER / "cases").rglob("*.json"))
+    files = [*public, *sorted(OWN.rglob("*.json"))]
+    wanted = [file for file in files if cluster_policies or "ClusterN" not in file.read_text()]
+    params = [pytest.param(file, id=file.stem) for file in wanted]
+    return params if public else [*params, pytest.param(None, marks=needs_public_cases)]
