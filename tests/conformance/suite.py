@@ -18,10 +18,8 @@ needs_public_cases = pytest.mark.skipif(
 )
 
 
-def case_files(*, cluster_policies: bool = True) -> list[Any]:
+def case_files() -> list[Any]:
     """The public cases; one that is skipped and says so where there is no folder. The project's own besides."""
     public = sorted((FOLDER / "cases").rglob("*.json"))
-    files = [*public, *sorted(OWN.rglob("*.json"))]
-    wanted = [file for file in files if cluster_policies or "ClusterN" not in file.read_text()]
-    params = [pytest.param(file, id=file.stem) for file in wanted]
+    params = [pytest.param(file, id=file.stem) for file in [*public, *sorted(OWN.rglob("*.json"))]]
     return params if public else [*params, pytest.param(None, marks=needs_public_cases)]
