@@ -75,9 +75,12 @@ def connection(view: PolicyView, source: Endpoint, destination: Endpoint, protoc
 
 
 def decide(
-    view: PolicyView, subject: Pod, direction: Direction, peer: Endpoint, protocol: Protocol, port: int
+    view: PolicyView, subject: Pod, direction: Direction, peer: Endpoint, protocol: Protocol | None, port: int
 ) -> Decision:
-    """Whether the subject's policies let it connect to, or be connected from, the peer on the destination's port."""
+    """Whether the subject's policies let it connect to, or be connected from, the peer on the destination's port.
+
+    ``protocol`` None: one that no policy names, as ICMP, which only rules without ports match.
+    """
     if peer.ip in subject.ips:
         return Decision(allowed=True, reason=Reason.SELF)
     if _is_own_node(view, subject, peer):
@@ -120,7 +123,7 @@ def _allowing(
     direction: Direction,
     peer: Endpoint,
     destination: Pod | None,
-    protocol: Protocol,
+    protocol: Protocol | None,
     port: int,
 ) -> Iterator[PolicyRef]:
     """ "Traffic is allowed" if it "matches at least one rule across all of the NetworkPolicy objects"."""
@@ -135,7 +138,7 @@ def rule_matches(
     rule: Rule,
     peer: Endpoint,
     destination: Pod | None,
-    protocol: Protocol,
+    protocol: Protocol | None,
     port: int,
 ) -> bool:
     """ "This rule matches traffic if and only if the traffic matches both ports AND from/to"."""
@@ -174,9 +177,9 @@ def block_matches(block: IPBlock, ip: str) -> bool:
     return not any(address in ipaddress.ip_network(hole) for hole in block.excepts)
 
 
-def port_matches(wanted: PolicyPort, destination: Pod | None, protocol: Protocol, port: int) -> bool:
+def port_matches(wanted: PolicyPort, destination: Pod | None, protocol: Protocol | None, port: int) -> bool:
     """One NetworkPolicyPort. A name means the destination pod's container port of that name and protocol."""
-    if wanted.protocol is not protocol:
+    if protocol is None or wanted.protocol is not protocol:
         return False
     if wanted.port is None:
         # "If this field is not provided, this matches all port names and numbers."
