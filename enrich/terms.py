@@ -13,8 +13,22 @@ from typing import Final
 import msgspec
 
 from enrich import selectors
-from enrich.model import IPBlock, Labels, Name, Operator, Peer, Pod, PolicyPort, Protocol, Requirement, Rule, Selector
-from enrich.policy import Direction, Endpoint, PolicyView, peer_matches, port_matches, resolve
+from enrich.matching import Direction, Endpoint, PolicyView, namespace_matches, peer_matches, port_matches, resolve
+from enrich.model import (
+    ClusterRule,
+    IPBlock,
+    Labels,
+    Name,
+    Operator,
+    Peer,
+    Pod,
+    PolicyPort,
+    Protocol,
+    Requirement,
+    Rule,
+    Selector,
+)
+from enrich.policy import Traffic
 
 ICMP: Final = "ICMP"
 
@@ -28,46 +42,71 @@ class Miss(msgspec.Struct, frozen=True):
     """Why, in words."""
 
 
-def rule_misses(
-    view: PolicyView,
-    namespace: str,
-    rule: Rule,
-    direction: Direction,
-    ends: tuple[Endpoint, Pod | None],
-    protocol: Protocol | None,
-    port: int,
-) -> tuple[Miss, ...]:
-    """Every peer's first failed term, if no peer matches, and the ports, if none does. ``ends``: the peer, and the
-    destination's pod."""
-    peer, destination = ends
+def rule_misses(view: PolicyView, namespace: str, rule: Rule | ClusterRule, traffic: Traffic) -> tuple[Miss, ...]:
+    """Every peer's first failed term, if no peer matches, and the ports, if none does. ``namespace``: the policy's."""
+    side = "from" if traffic.direction is Direction.INGRESS else "to"
     misses: list[Miss] = []
-    if rule.peers and not any(peer_matches(view, namespace, wanted, peer) for wanted in rule.peers):
-        side = "from" if direction is Direction.INGRESS else "to"
-        for index, wanted in enumerate(rule.peers):
-            term, text = peer_miss(view, namespace, wanted, peer)
-            misses.append(Miss(f"{side}[{index}].{term}", text))
-    if rule.ports and not any(port_matches(wanted, destination, protocol, port) for wanted in rule.ports):
-        misses.append(Miss("ports", ports_miss(rule.ports, destination, protocol, port)))
+    if not any(peer_matches(view, namespace, wanted, traffic.peer) for wanted in rule.peers):
+        if isinstance(rule, ClusterRule):
+            # Not by index: each of a peer's networks is one of ours.
+            found = [cluster_peer_miss(view, wanted, traffic.peer) for wanted in rule.peers]
+            misses += [Miss(f"{side}.{term}", text) for term, text in found]
+            misses += [] if rule.peers else [Miss(side, "is not understood, and matches nothing")]
+        else:
+            found = [peer_miss(view, namespace, wanted, traffic.peer) for wanted in rule.peers]
+            misses += [Miss(f"{side}[{index}].{term}", text) for index, (term, text) in enumerate(found)]
+    ports = (traffic.destination, traffic.protocol, traffic.port)
+    if rule.ports and not any(port_matches(wanted, *ports) for wanted in rule.ports):
+        misses.append(Miss("ports", ports_miss(rule.ports, *ports)))
     return tuple(misses)
 
 
 def peer_miss(view: PolicyView, namespace: str, wanted: Peer, peer: Endpoint) -> tuple[str, str]:
-    """The first term of a peer that fails, and why."""
+    """The first term of a NetworkPolicy's peer that fails, and why."""
     if wanted.ip_block is not None:
         return "ipBlock", block_miss(wanted.ip_block, peer.ip)
     first = "podSelector" if wanted.namespaces is None else "namespaceSelector"
-    if peer.pod is None:
-        return first, f"selects pods, and {peer.ip} is no pod's own address"
+    if peer.pod is None or peer.pod.host_network:
+        return first, _no_pod(peer)
     if wanted.namespaces is None:
         if peer.pod.namespace != namespace:
             return first, f"means pods of namespace {namespace}, and {peer.pod.key} is in {peer.pod.namespace}"
-    else:
-        found = view.namespaces.get(Name("", peer.pod.namespace))
-        if found is None:
-            return first, f"wants {selector_words(wanted.namespaces)}, and namespace {peer.pod.namespace} is not known"
-        if not selectors.matches(wanted.namespaces, found.labels):
-            return first, selector_miss(wanted.namespaces, found.labels, f"namespace {found.name}")
+    elif not namespace_matches(view, wanted.namespaces, peer.pod.namespace):
+        return first, _namespace_miss(view, wanted.namespaces, peer.pod)
     return "podSelector", selector_miss(wanted.pods or Selector(), peer.pod.labels, f"pod {peer.pod.key}")
+
+
+def cluster_peer_miss(view: PolicyView, wanted: Peer, peer: Endpoint) -> tuple[str, str]:
+    """The first term of a ClusterNetworkPolicy's peer that fails, and why."""
+    if wanted.ip_block is not None:
+        return "networks", block_miss(wanted.ip_block, peer.ip)
+    if wanted.nodes is not None:
+        return "nodes", node_miss(view, wanted.nodes, peer)
+    kind = "pods" if wanted.pods and wanted.pods.requirements else "namespaces"
+    if peer.pod is None or peer.pod.host_network:
+        return kind, _no_pod(peer)
+    if wanted.namespaces is not None and not namespace_matches(view, wanted.namespaces, peer.pod.namespace):
+        return kind, _namespace_miss(view, wanted.namespaces, peer.pod)
+    return kind, selector_miss(wanted.pods or Selector(), peer.pod.labels, f"pod {peer.pod.key}")
+
+
+def _no_pod(peer: Endpoint) -> str:
+    return f"selects pods, and {peer.ip} is no pod's own address"
+
+
+def _namespace_miss(view: PolicyView, wanted: Selector, pod: Pod) -> str:
+    found = view.namespaces.get(Name("", pod.namespace))
+    if found is None:
+        return f"wants {selector_words(wanted)}, and namespace {pod.namespace} is not known"
+    return selector_miss(wanted, found.labels, f"namespace {found.name}")
+
+
+def node_miss(view: PolicyView, wanted: Selector, peer: Endpoint) -> str:
+    """Why an address is none of the nodes' that are selected."""
+    for node in view.nodes.values():
+        if peer.ip in node.ips and (peer.pod is None or peer.pod.host_network):
+            return selector_miss(wanted, node.labels, f"node {node.name}")
+    return f"selects nodes, and {peer.ip} is no node's address"
 
 
 def selector_miss(selector: Selector, labels: Labels, who: str) -> str:
@@ -119,16 +158,12 @@ def _listed(texts: Iterable[str]) -> str:
 # --- what a rule says
 
 
-def rule_words(rule: Rule, direction: Direction, peer_hits: Sequence[int], namespace: str) -> str:
+def rule_words(view: PolicyView, namespace: str, rule: Rule | ClusterRule, traffic: Traffic) -> str:
     """A rule that matches: the peers by which it does, and all its ports."""
-    side = "from" if direction is Direction.INGRESS else "to"
-    by = " and ".join(f"{side} {peer_words(rule.peers[index], namespace)}" for index in peer_hits) or f"{side} anywhere"
+    side = "from" if traffic.direction is Direction.INGRESS else "to"
+    hits = [peer_words(one, namespace) for one in rule.peers if peer_matches(view, namespace, one, traffic.peer)]
+    by = f"{side} {' and '.join(hits) or 'anywhere'}"
     return f"{by}, port {_listed(map(port_words, rule.ports))}" if rule.ports else f"{by}, every port and protocol"
-
-
-def matching_peers(view: PolicyView, namespace: str, rule: Rule, peer: Endpoint) -> list[int]:
-    """The peers of a rule that match, by index."""
-    return [index for index, wanted in enumerate(rule.peers) if peer_matches(view, namespace, wanted, peer)]
 
 
 def peer_words(peer: Peer, namespace: str) -> str:
@@ -136,6 +171,8 @@ def peer_words(peer: Peer, namespace: str) -> str:
     if peer.ip_block is not None:
         holes = f" except {_listed(peer.ip_block.excepts)}" if peer.ip_block.excepts else ""
         return f"{peer.ip_block.cidr}{holes}"
+    if peer.nodes is not None:
+        return f"nodes {selector_words(peer.nodes)}" if peer.nodes.requirements else "every node"
     pods = "all pods" if peer.pods is None or not peer.pods.requirements else f"pods {selector_words(peer.pods)}"
     if peer.namespaces is None:
         return f"{pods} in namespace {namespace}"

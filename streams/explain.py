@@ -50,7 +50,7 @@ def ask(settings: Settings, source: str, destination: str) -> Explanation:
 def explain_in(cluster: Cluster, notes: Iterable[str], source: Typed, destination: Typed) -> Explanation:
     """The answer from an index as it stands."""
     found = cluster.snapshot()
-    view = PolicyView(found.pods, found.namespaces, found.nodes, found.policies)
+    view = PolicyView(found.pods, found.namespaces, found.nodes, found.policies, found.cluster_policies)
     return explanation(view, cluster.services(), source, destination, notes)
 
 

@@ -8,7 +8,8 @@ from typing import Final
 from rich.console import Console
 from rich.text import Text
 
-from enrich.explain import PolicyAccount, RuleAccount, Side
+from enrich.accounts import PolicyAccount, RuleAccount, TierAccount, Unselecting
+from enrich.explain import Side
 from enrich.explanation import ALLOW, AUDIT, DENY, Answer, Explanation
 from enrich.terms import Miss
 
@@ -55,39 +56,71 @@ def _alike(one: Answer, other: Answer) -> bool:
 def _side(side: Side) -> Iterator[Line]:
     yield 0, "", ""
     yield 0, _STYLES[side.verdict], f"{side.direction} of {side.namespace}/{side.pod}: {side.text}"
-    for account in side.accounts:
-        yield from _policy(account, side)
+    tiers = [tier for tier in side.tiers if tier.policies]
+    alone = [tier.tier for tier in tiers] == ["NetworkPolicy"]
+    if side.verdict == AUDIT:
+        yield 1, "bold", "Were the audited policies enforced:"
+    for tier in tiers:
+        if not alone:
+            yield 1, "bold", f"{tier.tier} tier{'' if tier.asked else ' is not asked'}: {_outcome(tier)}"
+        # Of a tier that is not asked the outcome says enough.
+        for account in tier.policies if tier.asked else ():
+            yield from _policy(account, side, 1 if alone else 2)
     # Where nothing allows it, one of these may have been meant to.
-    rest = side.unselecting if side.reason in ("default_deny", "no_policy") else ()
+    rest = side.unselecting if side.reason in ("default_deny", "explicit_deny", "no_policy") else ()
     if rest:
-        yield 1, "dim", f"not about this, of the policies in {side.namespace}:"
+        yield 1, "dim", "not about this:"
     for other in rest[:_MOST]:
-        yield 2, "dim", f"{other.namespace}/{other.name}: {other.text}"
+        yield 2, "dim", f"{_named(other)}: {other.text}"
     if len(rest) > _MOST:
         yield 2, "dim", f"and {len(rest) - _MOST} more (-o json lists them)"
 
 
-def _policy(account: PolicyAccount, side: Side) -> Iterator[Line]:
-    name = f"{account.namespace}/{account.name}"
+def _outcome(tier: TierAccount) -> str:
+    would = "" if tier.asked else "would "
+    match tier.outcome:
+        case "accept":
+            return f"{would}allow it" if would else "allows it"
+        case "deny":
+            return f"{would}deny it" if would else "denies it"
+        case "pass":
+            return f"{would}pass it on" if would else "passes it on to the next tier"
+        case "node":
+            return "isolates the pod, and its own node is allowed all the same"
+        case _:
+            return "no rule matches" if tier.policies[0].kind == "ClusterNetworkPolicy" else "nothing is enforced"
+
+
+def _named(one: PolicyAccount | Unselecting) -> str:
+    return f"{one.namespace}/{one.name}" if one.namespace else f"{one.kind} {one.name}"
+
+
+def _policy(account: PolicyAccount, side: Side, depth: int) -> Iterator[Line]:
+    about = [] if account.priority is None else [f"priority {account.priority}"]
+    if account.audit:
+        about.append("audited, takes no part" if account.left_out else "audited")
+    name = f"{_named(account)} ({', '.join(about)})" if about else _named(account)
     if not account.rules:
-        yield 1, "", f"{name}: has no {side.direction} rule, so it isolates and allows nothing"
+        yield depth, "", f"{name}: has no {side.direction} rule, so it isolates and allows nothing"
         return
-    yield 1, "", f"{name}: {'allows it' if any(rule.matched for rule in account.rules) else 'no rule matches'}"
+    yield depth, "", f"{name}: {'matches' if any(rule.matched for rule in account.rules) else 'no rule matches'}"
     for rule in account.rules:
-        yield from _rule(rule)
+        yield from _rule(rule, depth + 1, left_out=account.left_out)
 
 
-def _rule(rule: RuleAccount) -> Iterator[Line]:
-    if rule.matched:
-        yield 2, "green", f"rule {rule.rule} matches: {rule.text}"
-        return
-    misses = list(_few(rule.failed))
-    if len(misses) == 1:
-        yield 2, "yellow", f"rule {rule.rule} does not: {misses[0]}"
-        return
-    yield 2, "yellow", f"rule {rule.rule} does not:"
-    for miss in misses:
-        yield 3, "yellow", miss
+def _rule(rule: RuleAccount, depth: int, *, left_out: bool) -> Iterator[Line]:
+    named = f" {rule.name!r}" if rule.name else ""
+    name = f"rule {rule.rule}{named}{f', {rule.action},' if rule.action else ''}"
+    if rule.matched and rule.shadowed_by is not None:
+        by = rule.shadowed_by
+        yield depth, "dim", f"{name} matches, after rule {by.rule} of {by.name} has taken it: {rule.text}"
+    elif rule.matched:
+        yield depth, "dim" if left_out else "red" if rule.action == "Deny" else "green", f"{name} matches: {rule.text}"
+    else:
+        misses = list(_few(rule.failed))
+        yield depth, "yellow", f"{name} does not: {misses[0]}" if len(misses) == 1 else f"{name} does not:"
+        for miss in misses if len(misses) > 1 else ():
+            yield depth + 1, "yellow", miss
 
 
 def _few(misses: tuple[Miss, ...]) -> Iterator[str]:
