@@ -157,16 +157,18 @@ def _by_name(view: PolicyView, name: Name) -> End:
 
 def near_names(view: PolicyView, name: Name) -> str:
     """What else the name may have meant, as the end of a sentence."""
-    names = sorted(str(pod) for pod in view.pods)
-    begin = [one for one in names if one.startswith(str(name)) or one.endswith(f"/{name.name}")]
-    near = list(dict.fromkeys([*begin, *difflib.get_close_matches(str(name), names, _NEAR, 0.6)]))[:_NEAR]
+    here = [pod for pod in sorted(view.pods) if pod.namespace == name.namespace]
+    alike = difflib.get_close_matches(name.name, [pod.name for pod in here], _NEAR, 0.6)
+    found = [pod for pod in here if pod.name.startswith(name.name)]
+    found += [Name(name.namespace, one) for one in alike]
+    found += [pod for pod in sorted(view.pods) if pod.name.startswith(name.name)]
+    near = list(dict.fromkeys(map(str, found)))[:_NEAR]
     if near:
         return f"; near it: {', '.join(near)}"
     if Name("", name.namespace) not in view.namespaces:
         known = ", ".join(sorted(made.name for made in view.namespaces.values())[:_NEAR])
         return f", and no namespace {name.namespace}; there are {known or 'none'}"
-    inside = [str(pod) for pod in sorted(view.pods) if pod.namespace == name.namespace][:_NEAR]
-    return f"; namespace {name.namespace} has {', '.join(inside) or 'none'}"
+    return f"; namespace {name.namespace} has {', '.join(map(str, here[:_NEAR])) or 'none'}"
 
 
 def _by_address(view: PolicyView, services: Mapping[Name, Service], ip: str) -> End:

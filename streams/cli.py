@@ -154,7 +154,7 @@ def explain(source: str, destination: str, origin: str | None, output: str) -> N
         settings = load(explaining.Settings, {**os.environ, **({"WEIR_SOURCE": origin} if origin else {})})
         found = explaining.ask(settings, source, destination)
         if output == "json":
-            sys.stdout.buffer.write(orjson.dumps(msgspec.to_builtins(found)) + b"\n")
+            sys.stdout.buffer.write(msgspec.json.encode(found) + b"\n")
             sys.stdout.buffer.flush()
         else:
             show(found, _Console(highlight=False))
