@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import random
+from collections.abc import Callable
 from dataclasses import replace
 from importlib import resources
 from typing import Any
@@ -347,74 +350,92 @@ def test_no_destination(text: str) -> None:
 # --- never another answer than the engine's
 
 KEYS, VALUES = ("app", "team"), ("a", "b")
-labels = st.dictionaries(st.sampled_from(KEYS), st.sampled_from(VALUES))
-requirements = st.one_of(
-    st.builds(Requirement, st.sampled_from(KEYS), st.sampled_from([Operator.IN, Operator.NOT_IN]),
-              st.lists(st.sampled_from(VALUES), min_size=1, max_size=2, unique=True).map(tuple)),
-    st.builds(Requirement, st.sampled_from(KEYS), st.sampled_from([Operator.EXISTS, Operator.DOES_NOT_EXIST])),
-)  # fmt: skip
-selectors_ = st.builds(Selector, st.lists(requirements, max_size=2).map(tuple))
-blocks = st.sampled_from([
+BLOCKS = (
     IPBlock("0.0.0.0/0", ("10.0.0.0/30",)), IPBlock("10.0.0.0/30"), IPBlock("192.0.2.0/24"), IPBlock("::/0"),
     IPBlock("8.0.0.0/8", ("8.8.0.0/16",)),
-])  # fmt: skip
-selecting = st.one_of(
-    st.builds(Peer, selectors_, st.none() | selectors_), st.builds(lambda pods: Peer(None, pods), selectors_)
-)
-peers = selecting | st.builds(lambda block: Peer(ip_block=block), blocks)
-cluster_peers = st.one_of(
-    st.builds(Peer, selectors_, selectors_),
-    st.builds(lambda block: Peer(ip_block=block), blocks),
-    st.builds(lambda nodes: Peer(nodes=nodes), selectors_),
-)
-ports = st.one_of(
-    st.builds(PolicyPort, st.sampled_from(Protocol), st.none() | st.sampled_from([80, 8080, "http", "dns"])),
-    st.just(PolicyPort(Protocol.TCP, 80, 90)),
-)
-rules_ = st.builds(Rule, st.lists(peers, max_size=2).map(tuple), st.lists(ports, max_size=2).map(tuple))
-several = st.none() | st.lists(rules_, max_size=2).map(tuple)
-policies_ = st.lists(
-    st.builds(NetworkPolicy, st.sampled_from(["shop", "data"]), st.sampled_from("pqr"), st.just("u"), selectors_,
-              several, several, st.booleans()),
-    max_size=3,
 )  # fmt: skip
-cluster_rules_ = st.lists(
-    st.builds(ClusterRule, st.sampled_from(Action), st.lists(cluster_peers, max_size=2).map(tuple),
-              st.lists(ports, max_size=1).map(tuple)),
-    max_size=3,
-).map(tuple)  # fmt: skip
-cluster_policies_ = st.lists(
-    st.builds(ClusterNetworkPolicy, st.sampled_from("xyz"), st.just("u"), st.sampled_from(Tier), st.integers(0, 2),
-              selectors_, selectors_, cluster_rules_, cluster_rules_, st.booleans()),
-    max_size=3,
-)  # fmt: skip
-homes = st.builds(
-    lambda name, given, audit: Namespace(name, "u", {**given, "kubernetes.io/metadata.name": name}, audit),
-    st.just("shop"), labels, st.booleans(),
-)  # fmt: skip
-ENDS = ("shop/web", "data/db", "shop/host", "192.0.2.1", "192.0.2.2", "8.8.8.8", "10.0.0.3")
+ENDS = ("shop/web", "data/db", "192.0.2.1", "shop/host", "8.8.8.8")
 
 
-@st.composite
-def clusters(draw: Any) -> PolicyView:
-    made = [draw(homes), Namespace("data", "u", draw(labels)), *draw(policies_), *draw(cluster_policies_)]
-    pods = [replace(one, labels=draw(labels)) for one in BASE if isinstance(one, Pod)]
-    return view(*BASE, *pods, *made)
+class Draw:
+    """A random cluster from a seed. Two of three selectors select everything, and half of all rules list no ports: else
+    nearly no connection would be selected by all that it takes to be judged."""
+
+    def __init__(self, seed: int) -> None:
+        self._random = random.Random(seed)  # noqa: S311 - to be had again
+        self.one = self._random.choice
+
+    def many(self, make: Callable[[], Any], most: int, least: int = 0) -> tuple[Any, ...]:
+        return tuple(make() for _ in range(self._random.randint(least, most)))
+
+    def view(self) -> PolicyView:
+        homes = [
+            Namespace(name, "u", {**self.labels(), "kubernetes.io/metadata.name": name}, self.one((True, False, False)))
+            for name in ("shop", "data")
+        ]
+        pods = [replace(one, labels=self.labels()) for one in BASE if isinstance(one, Pod)]
+        policies = (*self.many(self.policy, 3), *self.many(self.cluster_policy, 5))
+        return view(*BASE, *homes, *pods, *policies)
+
+    def labels(self) -> dict[str, str]:
+        return {key: self.one(VALUES) for key in KEYS if self.one((True, True, False))}
+
+    def selector(self) -> Selector:
+        return self.one((EVERY, EVERY, Selector(self.many(self.requirement, 2, 1))))
+
+    def requirement(self) -> Requirement:
+        operator = self.one(tuple(Operator))
+        values = self.one((("a",), ("b",), ("a", "b"))) if operator in (Operator.IN, Operator.NOT_IN) else ()
+        return Requirement(self.one(KEYS), operator, values)
+
+    def peer(self) -> Peer:
+        return self.one((
+            Peer(self.selector()), Peer(self.selector(), self.selector()), Peer(None, self.selector()),
+            Peer(ip_block=self.one(BLOCKS)),
+        ))  # fmt: skip
+
+    def cluster_peer(self) -> Peer:
+        block, nodes = Peer(ip_block=self.one(BLOCKS)), Peer(nodes=self.selector())
+        return self.one((Peer(self.selector(), self.selector()), Peer(EVERY, self.selector()), block, nodes))
+
+    def ports(self) -> tuple[PolicyPort, ...]:
+        return self.one(((), self.many(self.port, 2, 1)))
+
+    def port(self) -> PolicyPort:
+        number = self.one((None, 80, 8080, "http", "dns"))
+        return self.one((PolicyPort(self.one(tuple(Protocol)), number), PolicyPort(Protocol.TCP, 80, 90)))
+
+    def rules(self) -> tuple[Rule, ...] | None:
+        return self.one((None, self.many(lambda: Rule(self.many(self.peer, 2), self.ports()), 2)))
+
+    def cluster_rules(self) -> tuple[ClusterRule, ...]:
+        return self.many(lambda: ClusterRule(self.one(tuple(Action)), self.many(self.cluster_peer, 2), self.ports()), 3)
+
+    def policy(self) -> NetworkPolicy:
+        home, name, audit = self.one(("shop", "data")), self.one("pqr"), self.one((True, False, False))
+        return NetworkPolicy(home, name, "u", self.selector(), self.rules(), self.rules(), audit)
+
+    def cluster_policy(self) -> ClusterNetworkPolicy:
+        return ClusterNetworkPolicy(
+            self.one("vwxyz"), "u", self.one(tuple(Tier)), self.one((0, 1, 2)), self.selector(), self.selector(),
+            self.cluster_rules(), self.cluster_rules(), self.one((True, False, False)),
+        )  # fmt: skip
 
 
-@settings(deadline=None, max_examples=250)
-@given(clusters(), st.sampled_from(ENDS), st.sampled_from(ENDS), st.sampled_from([*Protocol, None]),
-       st.sampled_from([80, 85, 8080, 53]))  # fmt: skip
-def test_it_never_says_another_thing_than_the_engine(
-    state: PolicyView, source: str, destination: str, protocol: Protocol | None, port: int
-) -> None:
+clusters = st.integers(0, 1 << 32).map(lambda seed: Draw(seed).view())
+
+
+@settings(deadline=None, max_examples=200)
+@given(clusters, st.sampled_from([*Protocol, None]), st.sampled_from([80, 85, 8080, 53]))
+def test_it_never_says_another_thing_than_the_engine(state: PolicyView, protocol: Protocol | None, port: int) -> None:
     behind = f":{port}/{protocol.name}" if protocol else "/ICMP"
-    found = explanation(state, {}, read_source(source), read_destination(destination + behind))
-    for answer in found.answers:
-        for side in answer.sides:
-            agrees(state, side, answer.source_ip, answer.destination_ip, protocol, port if protocol else 0)
-        verdicts = {side.verdict for side in answer.sides}
-        assert answer.verdict == next((one for one in ("deny", "audit") if one in verdicts), "allow")
+    for source, destination in itertools.product(ENDS, ENDS):
+        found = explanation(state, {}, read_source(source), read_destination(destination + behind))
+        for answer in found.answers:
+            for side in answer.sides:
+                agrees(state, side, answer.source_ip, answer.destination_ip, protocol, port if protocol else 0)
+            verdicts = {side.verdict for side in answer.sides}
+            assert answer.verdict == next((one for one in ("deny", "audit") if one in verdicts), "allow")
 
 
 def agrees(
@@ -462,14 +483,14 @@ def took(tier: Any) -> set[tuple[str, str, str, int | None]]:
 
 
 @settings(deadline=None, max_examples=40)
-@given(clusters(), st.sampled_from(ENDS))
+@given(clusters, st.sampled_from(ENDS))
 def test_every_explanation_fits_the_schema(state: PolicyView, source: str) -> None:
     found = explanation(state, {}, read_source(source), read_destination("data/db:80"))
     CLOSED.validate(msgspec.json.decode(msgspec.json.encode(found)))
 
 
 @settings(deadline=None, max_examples=60)
-@given(clusters())
+@given(clusters)
 def test_without_the_audited_policies_nothing_is_audited(state: PolicyView) -> None:
     enforced = enforced_only(state)
     ends = Endpoint("10.0.0.1", state.pods[Name("shop", "web")]), Endpoint("10.0.0.2", state.pods[Name("data", "db")])
