@@ -37,6 +37,7 @@ SIZES = {
     "WINDOWS": 4096,
     "ENDPOINTS": 256,
 }
+WINDOW_NS = 5 * 10**9
 NODE = "n1"
 NODE_IPS = ("192.0.2.1", "2001:db8:1::1")
 
@@ -77,7 +78,7 @@ class Rig:
         """What a probe does at its start: also a second one, after :meth:`crash`."""
         self.network = NodeNetwork(self.node.path)
         self.maps = Maps.open(self.pins / "v1", SIZES)
-        self.maps.configure(Config.WINDOW_NS, 5 * 10**9)
+        self.maps.configure(Config.WINDOW_NS, WINDOW_NS)
         self.maps.configure(Config.FIRSTS, 1000)
         self.numbers = Numbers.open(self.folder / "ledger")
         self.compiler = Compiler(self.numbers)
@@ -103,8 +104,11 @@ class Rig:
         self.apply()
         for index in self.attachments.links():
             self.attachments.detach(index)
+        # Windows of any age are over, so that none goes on in the next test.
+        self.maps.configure(Config.WINDOW_NS, 0)
         self.windows.rotate()
         self.windows.rotate()
+        self.maps.configure(Config.WINDOW_NS, WINDOW_NS)
         self.drain()
 
     def close(self) -> None:
@@ -121,7 +125,13 @@ class Rig:
             {
                 "apiVersion": "v1",
                 "kind": "Pod",
-                "metadata": {"namespace": namespace, "name": short, "labels": dict(labels or {"app": short})},
+                "metadata": {
+                    "namespace": namespace,
+                    "name": short,
+                    # Another each time: by it the kernel's endpoint has its number, and its connections.
+                    "uid": secrets.token_hex(8),
+                    "labels": dict(labels or {"app": short}),
+                },
                 "spec": {"nodeName": NODE, "containers": [{"name": "c", **spec}]},
                 "status": {"podIPs": [{"ip": address} for address in addresses], "phase": "Running"},
             }
