@@ -6,6 +6,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as installed_version
@@ -136,9 +137,10 @@ def _show(
 @click.argument("source")
 @click.argument("destination")
 @click.option("--source", "origin", help="kubernetes, or manifests:FOLDER [WEIR_SOURCE, else kubernetes]")
+@click.option("--timeout", type=click.FloatRange(0), help="Seconds for the API server [WEIR_EXPLAIN_SECONDS, else 15]")
 @click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
-def explain(source: str, destination: str, origin: str | None, output: str) -> None:
-    r"""Say whether SOURCE may connect to DESTINATION, which policies decide, and why the others do not match.
+def explain(source: str, destination: str, origin: str | None, timeout: float | None, output: str) -> None:
+    """Say whether SOURCE may connect to DESTINATION, which policies decide, and why the others do not match.
 
     \b
     SOURCE       NAMESPACE/POD, or an address
@@ -152,6 +154,7 @@ def explain(source: str, destination: str, origin: str | None, output: str) -> N
         # The sources' own lines are for services; what a person must know is in the answer.
         configure_logs("critical", "console")
         settings = load(explaining.Settings, {**os.environ, **({"WEIR_SOURCE": origin} if origin else {})})
+        settings = settings if timeout is None else replace(settings, timeout_s=timeout)
         found = explaining.ask(settings, source, destination)
         if output == "json":
             sys.stdout.buffer.write(msgspec.json.encode(found) + b"\n")

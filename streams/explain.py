@@ -72,7 +72,7 @@ def read_cluster(settings: Settings) -> tuple[Cluster, tuple[str, ...]]:
             # Not stopped: its threads may wait for a server that does not answer, and end with the process.
             raise UnreadableError(
                 f"{', '.join(sorted(waiting))} not listed within {settings.timeout_s:g} s "
-                f"(WEIR_EXPLAIN_SECONDS): {_reasons(source.problem())}"
+                f"(--timeout): {_reasons(source.problem())}"
             )
         if set(cluster.missing()) - _UNUSED:
             changed.wait(min(left, 0.5))
