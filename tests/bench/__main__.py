@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final, NoReturn
 
@@ -67,24 +67,24 @@ def _end(number: int, _frame: object) -> NoReturn:
 
 
 def _measure(wanted: Sequence[str], scale: Scale, folder: Path) -> dict[str, Part]:
+    from tests.bench import packets, ring, streams
+    from tests.bench.node import made_node
+
     found: dict[str, Part] = {}
-    if "packets" in wanted:
-        # Before Kafka runs, whose threads would be in the way.
-        from tests.bench import packets
-
-        found["packets"] = packets.measure(scale, _room(folder, "packets"))
-    if {"ring", "streams"} & set(wanted):
-        with _kafka(folder) as servers:
-            for name in wanted:
-                if name != "packets":
-                    found[name] = _part(name)(scale, _room(folder, name), servers)
+    with contextlib.ExitStack() as stack:
+        if {"packets", "ring"} & set(wanted):
+            say("compiling, loading and filling the maps")
+            node = stack.enter_context(made_node(_room(folder, "node"), scale.other_pods))
+        if "packets" in wanted:
+            # Before Kafka runs, whose threads would be in the way.
+            found["packets"] = packets.measure(scale, node)
+        if {"ring", "streams"} & set(wanted):
+            servers = stack.enter_context(_kafka(folder))
+        if "ring" in wanted:
+            found["ring"] = ring.measure(scale, node, _room(folder, "ring"), servers)
+        if "streams" in wanted:
+            found["streams"] = streams.measure(scale, _room(folder, "streams"), servers)
     return found
-
-
-def _part(name: str) -> Callable[[Scale, Path, str], Part]:
-    from tests.bench import ring, streams
-
-    return {"ring": ring.measure, "streams": streams.measure}[name]
 
 
 def _room(folder: Path, name: str) -> Path:

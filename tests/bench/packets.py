@@ -12,11 +12,10 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Iterable
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 
-from tests.bench.node import CLOSED_PORT, DROP, OPEN_PORT, PASS, Node, ack, arp, made_node, syn
+from tests.bench.node import CLOSED_PORT, DROP, OPEN_PORT, PASS, Node, ack, arp, empty_program, syn
 from tests.bench.result import Figure, Part, expect, say
 from tests.bench.scale import Scale
 
@@ -25,16 +24,15 @@ _AIM_NS = 120.0
 _FIRST_PORT = 10_000
 
 
-def measure(scale: Scale, folder: Path) -> Part:
+def measure(scale: Scale, node: Node) -> Part:
     """Both families, some rounds."""
-    say("packets: compiling, loading and filling the maps")
-    with made_node(folder, scale.other_pods) as node:
-        bench = _Bench(node, scale)
-        for number in range(scale.packet_rounds):
-            say(f"packets: round {number + 1} of {scale.packet_rounds}")
-            for family in (4, 6):
-                node.inside(partial(bench.round, family, number))
-        bench.check_windows()
+    bench = _Bench(node, scale)
+    for number in range(scale.packet_rounds):
+        say(f"packets: round {number + 1} of {scale.packet_rounds}")
+        node.inside(bench.floor)
+        for family in (4, 6):
+            node.inside(partial(bench.round, family, number))
+    bench.check_windows()
     how = (
         f"BPF_PROG_RUN of pod_egress; maps of the probe's default sizes, {scale.other_pods:,} pods elsewhere, 20 "
         f"policies. In a row: mean of {scale.packets_in_a_row:,} runs on one frame. Alone: median of "
@@ -57,14 +55,18 @@ class _Bench:
         aims = {(f"established, v{family}", _IN_A_ROW): _AIM_NS for family in (4, 6)}
         return [Figure(*name, tuple(samples), aims.get(name)) for name, samples in self._samples.items()]
 
+    def floor(self) -> None:
+        """What no packet can be below: a program that does nothing, and ours on what it lets pass at once."""
+        with empty_program() as program:
+            self._in_a_row("a program that does nothing", arp(), 0, program)
+        self._in_a_row("passes at once (ARP)", arp(), PASS)
+        self._alone("passes at once (ARP)", [arp()] * self._scale.packets_alone, PASS)
+
     def round(self, family: int, number: int) -> None:
         """Everything once. Ports are used up: those of a round are no other round's."""
         alone = self._scale.packets_alone
         port = _FIRST_PORT + number * (alone + 2)
         name = f", v{family}"
-        if family == 4:
-            self._in_a_row("passes at once (ARP)", arp(), PASS)
-            self._alone("passes at once (ARP)", [arp()] * alone, PASS)
         self._opened(family, port)
         self._in_a_row(f"established{name}", ack(family, port, OPEN_PORT), PASS)
         self._alone(f"established{name}", [ack(family, port, OPEN_PORT)] * alone, PASS)
@@ -101,8 +103,8 @@ class _Bench:
         work()
         return int(self._node.rig.drain()["count"].astype(np.int64).sum())
 
-    def _in_a_row(self, case: str, frame: bytes, wanted: int) -> None:
-        answer, mean = self._node.run(frame, self._scale.packets_in_a_row)
+    def _in_a_row(self, case: str, frame: bytes, wanted: int, program: int | None = None) -> None:
+        answer, mean = self._node.run(frame, self._scale.packets_in_a_row, program)
         expect(answer, wanted, f"the program's answer, {case}")
         self._samples.setdefault((case, _IN_A_ROW), []).append(float(mean))
 

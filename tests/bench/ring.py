@@ -25,7 +25,7 @@ from probe.delivery import Delivery
 from probe.publisher import Publisher
 from probe.ring import Ring
 from probe.spool import Spool
-from tests.bench.node import OPEN_PORT, PASS, Node, made_node, syn
+from tests.bench.node import OPEN_PORT, PASS, Node, syn
 from tests.bench.result import BenchError, Figure, Part, expect, say
 from tests.bench.scale import Scale
 
@@ -37,14 +37,12 @@ _READ_ROWS: Final = 20_000
 _PORTS: Final = 50_000
 
 
-def measure(scale: Scale, folder: Path, servers: str) -> Part:
+def measure(scale: Scale, node: Node, folder: Path, servers: str) -> Part:
     """Fill, look at the full ring, then send it; some rounds."""
-    say("ring: compiling, loading and filling the maps")
-    with made_node(folder, scale.other_pods) as node:
-        bench = _Bench(node, folder, servers, scale.ring_batches * Limits().rows)
-        for number in range(scale.ring_rounds):
-            say(f"ring: round {number + 1} of {scale.ring_rounds}, {bench.rows:,} verdicts")
-            bench.round(number)
+    bench = _Bench(node, folder, servers, scale.ring_batches * Limits().rows)
+    for number in range(scale.ring_rounds):
+        say(f"ring: round {number + 1} of {scale.ring_rounds}, {bench.rows:,} verdicts")
+        bench.round(number)
     how = (
         f"{bench.rows:,} new connections, every second one IPv6, wait in a ring of the default size. Read: the rows "
         "are copied out. Batched: and put into batches with their names. To Kafka: drain, batcher, spool and publisher "
