@@ -11,17 +11,17 @@ import ctypes
 import ipaddress
 import os
 import secrets
+import shutil
 import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final, TypeVar
 
-from netns import run_in
+from netns import Net, run_in
 
 from enrich.model import Pod
 from enrich.objects import parse
 from probe.kernel import bpf
-from probe.kernel.attach import Mode
 from probe.kernel.layout import Config
 from probe.settings import Settings
 from tests.kernel.frames import ipv4, ipv6
@@ -65,29 +65,37 @@ class Node:
 
 @contextlib.contextmanager
 def made_node(folder: Path, other_pods: int) -> Iterator[Node]:
-    """A node for the block; it leaves no namespace, link or pin behind."""
-    name = f"weir-bench-{secrets.token_hex(2)}"
-    pins = Path("/sys/fs/bpf") / name
-    mode: Mode = "tcx"
-    rig = Rig(folder, mode, pins=pins, sizes=Settings().sizes())
+    """A node for the block; it leaves no namespace, link or pin behind, though it ends while it is being made."""
+    net = Net()
+    pins = Path("/sys/fs/bpf") / f"weir-bench-{secrets.token_hex(2)}"
     try:
-        both(rig, "shop/web", 10)
-        both(rig, "shop/api", 20, labels={"app": "app-0"})
-        for number in range(other_pods):
-            pod = _elsewhere(number)
-            rig.others[pod.key] = pod
-        for app in range(_APPS):
-            peer = [{"podSelector": {"matchLabels": {"app": f"app-{app}"}}}]
-            ports = [{"protocol": protocol, "port": OPEN_PORT + app} for protocol in ("TCP", "UDP")]
-            rig.policy(f"shop/web-to-{app}", podSelector={"matchLabels": {"app": "web"}}, policyTypes=["Egress"],
-                       egress=[{"to": peer, "ports": ports}])  # fmt: skip
-        rig.apply()
-        # Every first deny is to be told: what is past the budget takes another way.
-        rig.maps.configure(Config.FIRSTS, 1 << 40)
-        rig.drain()
-        yield Node(rig)
+        rig = Rig(folder, "tcx", pins=pins, net=net, sizes=Settings().sizes())
+        try:
+            _furnish(rig, other_pods)
+            yield Node(rig)
+        finally:
+            rig.close()
     finally:
-        rig.close()
+        net.close()
+        shutil.rmtree(pins, ignore_errors=True)
+
+
+def _furnish(rig: Rig, other_pods: int) -> None:
+    """Pods and policies, in force."""
+    both(rig, "shop/web", 10)
+    both(rig, "shop/api", 20, labels={"app": "app-0"})
+    for number in range(other_pods):
+        pod = _elsewhere(number)
+        rig.others[pod.key] = pod
+    for app in range(_APPS):
+        peer = [{"podSelector": {"matchLabels": {"app": f"app-{app}"}}}]
+        ports = [{"protocol": protocol, "port": OPEN_PORT + app} for protocol in ("TCP", "UDP")]
+        rig.policy(f"shop/web-to-{app}", podSelector={"matchLabels": {"app": "web"}}, policyTypes=["Egress"],
+                   egress=[{"to": peer, "ports": ports}])  # fmt: skip
+    rig.apply()
+    # Every first deny is to be told: what is past the budget takes another way.
+    rig.maps.configure(Config.FIRSTS, 1 << 40)
+    rig.drain()
 
 
 @contextlib.contextmanager
