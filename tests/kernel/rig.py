@@ -60,8 +60,16 @@ class Seen:
 class Rig:
     """One node. ``pods`` maps a name "namespace/name" to its namespace; policies are API objects."""
 
-    def __init__(self, folder: Path, mode: Mode, pins: Path | None = None, net: Net | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        mode: Mode,
+        pins: Path | None = None,
+        net: Net | None = None,
+        sizes: Mapping[str, int] = SIZES,
+    ) -> None:
         self.folder = folder
+        self.sizes = sizes
         self.net = net or Net()
         self.node = self.net.node(NODE_IPS)
         self.pins = pins or Path("/sys/fs/bpf") / f"kubeweir-test-{secrets.token_hex(3)}"
@@ -77,7 +85,7 @@ class Rig:
     def open(self) -> None:
         """What a probe does at its start: also a second one, after :meth:`crash`."""
         self.network = NodeNetwork(self.node.path)
-        self.maps = Maps.open(self.pins / "v1", SIZES)
+        self.maps = Maps.open(self.pins / "v1", self.sizes)
         self.maps.configure(Config.WINDOW_NS, WINDOW_NS)
         self.maps.configure(Config.FIRSTS, 1000)
         self.numbers = Numbers.open(self.folder / "ledger")
