@@ -135,6 +135,7 @@ class Fleet:
             network = NodeNetwork(space.path)
             maps = Maps.open(self._pins / str(number) / VERSION, _SIZES)
             maps.configure(Config.FIRSTS, 1000)
+            maps.configure(Config.FLOWS, 4096)
             numbers = Numbers.open(self._folder / f"ledger-{os.getpid()}-{number}")
             agent = Agent(name, self._cluster, network, maps, numbers)
             found = self._hosts[name, address] = Host(name, space, network, maps, numbers, agent)
