@@ -83,8 +83,10 @@ def read_cluster(settings: Settings) -> tuple[Cluster, tuple[str, ...]]:
 
 def _about_refused(name: str) -> str:
     """What became of an object that the server holds and we do not understand; ``name`` begins with its kind."""
-    became = "it isolates, and allows nothing" if "NetworkPolicy" in name else "it is left out"
-    return f"{name} is not understood: {became}"
+    if name.startswith(("NetworkPolicy ", "ClusterNetworkPolicy ", "Namespace ")):
+        # enrich.sources.resources.Resource.closed
+        return f"{name} is not understood: taken as closed, or, where only its kubeweir.io/mode is wrong, as enforced"
+    return f"{name} is not understood, and left out"
 
 
 def _reasons(problem: str | None) -> str:
