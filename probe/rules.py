@@ -106,9 +106,10 @@ class Compiler:
         self._family = self._family or _usual_family(view)
         seen = self._seen
         namespaces = take_in(seen.namespaces, view.namespaces)
-        elsewhere = self._selection.update(
-            view, take_in(seen.policies, view.policies), take_in(seen.cluster_policies, view.cluster_policies)
-        )
+        policies = take_in(seen.policies, view.policies)
+        cluster_policies = take_in(seen.cluster_policies, view.cluster_policies)
+        pods, nodes = take_in(seen.pods, view.pods), take_in(seen.nodes, view.nodes)
+        elsewhere = self._selection.update(view, policies, cluster_policies)
         born, dead = self._select(view, subjects, elsewhere, {_name(pair) for pair in namespaces})
         sides = {key: self._enact(key, subject) for key, subject in born.items()}
         for key in dead:
@@ -116,8 +117,8 @@ class Compiler:
         added, removed = self._terms.settle()
         came, went = self._peers.update(
             Changes(
-                pods=take_in(seen.pods, view.pods),
-                nodes=take_in(seen.nodes, view.nodes),
+                pods=pods,
+                nodes=nodes,
                 namespaces=seen.namespaces,
                 relabelled=frozenset(_name(pair) for pair in namespaces if _labels(pair[0]) != _labels(pair[1])),
                 own_node=view.own_node,
