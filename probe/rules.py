@@ -12,6 +12,7 @@ over the objects' names.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeVar
@@ -197,13 +198,26 @@ class Compiler:
 
 
 def take_in(seen: dict[K, V], now: Mapping[K, V]) -> list[tuple[V | None, V | None]]:
-    """Bring ``seen`` up to date. What differed, each as it was and as it is."""
-    changed = [(key, new) for key, new in now.items() if (old := seen.get(key)) is not new and old != new]
-    found: list[tuple[V | None, V | None]] = [(seen.get(key), new) for key, new in changed]
-    seen.update(changed)
-    if len(seen) > len(now):
-        gone = [key for key in seen if key not in now]
-        found += [(seen.pop(key), None) for key in gone]
+    """Bring ``seen`` up to date. What differed, each as it was and as it is.
+
+    The index keeps its order but for what comes and goes: as long as it does, no key is hashed.
+    """
+    if len(now) >= len(seen):
+        moved = [at for at, same in enumerate(map(operator.is_, seen.values(), now.values())) if not same]
+        if not moved and len(now) == len(seen):
+            return []
+        keys, after = list(seen), list(now.items())
+        if all(keys[at] == after[at][0] for at in moved):
+            changed = [after[at] for at in moved] + after[len(seen) :]
+            differing = [(seen.get(key), new) for key, new in changed]
+            seen.update(changed)
+            return [(old, new) for old, new in differing if old != new]
+    found: list[tuple[V | None, V | None]] = [
+        (old, new) for key, new in now.items() if (old := seen.get(key)) is not new and old != new
+    ]
+    found += [(old, None) for key, old in seen.items() if key not in now]
+    seen.clear()
+    seen.update(now)
     return found
 
 
