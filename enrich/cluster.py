@@ -15,9 +15,21 @@ from types import MappingProxyType
 from typing import Any, Final, Literal, cast
 
 from enrich.addresses import Addresses, PodAt
-from enrich.model import Name, Namespace, NetworkPolicy, Node, Object, Owner, Pod, Service, Workload
+from enrich.matching import PolicyView
+from enrich.model import (
+    ClusterNetworkPolicy,
+    Name,
+    Namespace,
+    NetworkPolicy,
+    Node,
+    Object,
+    Owner,
+    Pod,
+    Service,
+    Workload,
+)
 
-KINDS: Final[tuple[type, ...]] = (Pod, Namespace, Node, Service, Workload, NetworkPolicy)
+KINDS: Final[tuple[type, ...]] = (Pod, Namespace, Node, Service, Workload, NetworkPolicy, ClusterNetworkPolicy)
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,16 +38,6 @@ class Change:
 
     op: Literal["set", "delete"]
     object: Object
-
-
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    """Everything that policy is made of, as it was at one moment."""
-
-    pods: Mapping[Name, Pod]
-    namespaces: Mapping[Name, Namespace]
-    nodes: Mapping[Name, Node]
-    policies: Mapping[Name, NetworkPolicy]
 
 
 class Cluster:
@@ -135,10 +137,12 @@ class Cluster:
                 found = self._views[kind] = MappingProxyType(dict(self._objects[kind]))
         return found
 
-    def snapshot(self) -> Snapshot:
-        """What policy is made of, with no change in between."""
+    def snapshot(self, own_node: str = "") -> PolicyView:
+        """What policy is made of, with no change in between, as a node sees it."""
         with self._write:
-            return Snapshot(self.pods(), self.namespaces(), self.nodes(), self.policies())
+            return PolicyView(
+                self.pods(), self.namespaces(), self.nodes(), self.policies(), self.cluster_policies(), own_node
+            )
 
     def pods(self) -> Mapping[Name, Pod]:
         """Every pod that exists. This and its like never change once they are handed out."""
@@ -159,6 +163,10 @@ class Cluster:
     def policies(self) -> Mapping[Name, NetworkPolicy]:
         """Every NetworkPolicy."""
         return self._view(NetworkPolicy)
+
+    def cluster_policies(self) -> Mapping[Name, ClusterNetworkPolicy]:
+        """Every ClusterNetworkPolicy."""
+        return self._view(ClusterNetworkPolicy)
 
     def counts(self) -> dict[str, int]:
         """Objects by kind."""

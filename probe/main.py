@@ -54,6 +54,7 @@ def serve(settings: Settings) -> None:
         stack.callback(network.close)
         maps = Maps.open(settings.pin_dir / VERSION, settings.sizes())
         maps.configure(Config.FIRSTS, settings.firsts)
+        maps.configure(Config.FLOWS, settings.pod_flows)
         stack.callback(maps.close)
         numbers = Numbers.open(settings.run_dir / "ledger")
         stack.callback(numbers.close)
@@ -144,6 +145,9 @@ def _check_machine(settings: Settings) -> None:
     release = tuple(int(part) for part in os.uname().release.split("-")[0].split(".")[:2])
     if release < (5, 10):
         raise StopServiceError(f"kernel {os.uname().release} is too old: 5.10 is needed", Exit.UNABLE)
+    if release < (5, 11):
+        # From 5.11 the memory cgroup pays for maps. Before, bcc lifts the limit where the kernel lets it.
+        log.info("the maps' memory counts against RLIMIT_MEMLOCK on this kernel", kernel=os.uname().release)
     if not _is_bpffs(settings.pin_dir):
         raise StopServiceError(
             f"{settings.pin_dir} is not in a BPF file system: mount -t bpf bpf /sys/fs/bpf", Exit.UNABLE

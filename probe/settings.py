@@ -45,6 +45,8 @@ class Settings:
     """Size of the kernel's ring buffer, a power of two; a row takes 96 bytes."""
     flows: int = setting("WEIR_FLOWS", 262_144, least=1)
     """Connections that are remembered at once."""
+    pod_flows: int = setting("WEIR_POD_FLOWS", 16_384, least=1)
+    """Of these, how many one pod may have: past it its own oldest are forgotten, and nobody else's."""
     addresses: int = setting("WEIR_ADDRESSES", 262_144, least=1)
     """Addresses and blocks that the kernel can hold."""
     rows: int = setting("WEIR_ROWS", 262_144, least=1)
