@@ -86,7 +86,10 @@ class Broker:
             )  # fmt: skip
         admin = AdminClient({"bootstrap.servers": self.address, "log_level": 0})
 
+        process = self._process
+
         def answers() -> bool | None:
+            assert process.poll() is None, (self._folder / "broker.log").read_text()[-2000:]
             try:
                 return bool(admin.list_topics(timeout=1)) or None
             except KafkaException:
