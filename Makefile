@@ -1,10 +1,10 @@
 # The targets that people use; `make` alone lists them.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint unit bench clean
+.PHONY: help setup demo test lint unit bench bench-policy clean
 PY := .venv/bin/python
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 setup: ## install what is missing (Debian packages, virtual environment, Apache Kafka); quick the second time
 	@deploy/local/setup
@@ -29,6 +29,9 @@ unit: setup ## the tests without kernel, Kafka and API server
 
 bench: setup ## measure: ring to Kafka, raw topic to records beside plain Faust, nanoseconds a packet
 	@$(PY) -m tests.bench
+
+bench-policy: setup ## measure: policy from the index to the kernel's maps, at 100, 1,000 and 10,000 pods
+	@$(PY) -m tests.bench_policy
 
 clean: ## remove the virtual environment and tool caches; the cache of large downloads stays
 	test ! -e .venv/kubeweir.making || rm -rf .venv
