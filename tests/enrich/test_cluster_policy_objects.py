@@ -1,4 +1,4 @@
-"""What a ClusterNetworkPolicy may say, what is refused by which field, and what stands in for what is not understood."""
+"""What a ClusterNetworkPolicy may say, which field is refused, and what stands in for what is not understood."""
 
 from __future__ import annotations
 
