@@ -13,9 +13,10 @@ over the objects' names.
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple, TypeVar
 
-from enrich.model import Namespace, Pod
+from enrich.model import ClusterNetworkPolicy, Name, Namespace, NetworkPolicy, Node, Pod
 from enrich.policy import Direction, PolicyView
 from probe.desired import (
     NODE,
@@ -56,7 +57,17 @@ __all__ = [
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
-_NOTHING = PolicyView({}, {}, {}, {}, {})
+
+
+@dataclass(slots=True)
+class _Seen:
+    """The objects as the last compilation saw them; the caller's mappings may be others by now."""
+
+    pods: dict[Name, Pod] = field(default_factory=dict)
+    namespaces: dict[Name, Namespace] = field(default_factory=dict)
+    nodes: dict[Name, Node] = field(default_factory=dict)
+    policies: dict[Name, NetworkPolicy] = field(default_factory=dict)
+    cluster_policies: dict[Name, ClusterNetworkPolicy] = field(default_factory=dict)
 
 
 class _Subject(NamedTuple):
@@ -74,7 +85,7 @@ class Compiler:
     def __init__(self, numbers: Numbers) -> None:
         self._numbers = numbers
         self.desired = Desired()
-        self._view = _NOTHING
+        self._seen = _Seen()
         self._selection = Selection()
         self._terms = Terms()
         self._peers = Peers(numbers, self.desired.ipcache, self.desired.touched.addresses)
@@ -92,13 +103,11 @@ class Compiler:
 
     def compile(self, view: PolicyView, subjects: Sequence[Pod]) -> Desired:
         """The maps' content for ``subjects``, the local pods whose interfaces are known."""
-        before, self._view = self._view, view
         self._family = self._family or _usual_family(view)
-        namespaces = changes(before.namespaces, view.namespaces)
+        seen = self._seen
+        namespaces = take_in(seen.namespaces, view.namespaces)
         elsewhere = self._selection.update(
-            view,
-            changes(before.policies, view.policies),
-            changes(before.cluster_policies, view.cluster_policies),
+            view, take_in(seen.policies, view.policies), take_in(seen.cluster_policies, view.cluster_policies)
         )
         born, dead = self._select(view, subjects, elsewhere, {_name(pair) for pair in namespaces})
         sides = {key: self._enact(key, subject) for key, subject in born.items()}
@@ -107,9 +116,9 @@ class Compiler:
         added, removed = self._terms.settle()
         came, went = self._peers.update(
             Changes(
-                pods=changes(before.pods, view.pods),
-                nodes=changes(before.nodes, view.nodes),
-                namespaces=view.namespaces,
+                pods=take_in(seen.pods, view.pods),
+                nodes=take_in(seen.nodes, view.nodes),
+                namespaces=seen.namespaces,
                 relabelled=frozenset(_name(pair) for pair in namespaces if _labels(pair[0]) != _labels(pair[1])),
                 own_node=view.own_node,
             ),
@@ -186,13 +195,15 @@ class Compiler:
             table[uid] = self._sets[subject.key].policy_set
 
 
-def changes(before: Mapping[K, V], after: Mapping[K, V]) -> list[tuple[V | None, V | None]]:
-    """What differs, each as it was and as it is. Objects never change, so that the same object is no change."""
-    if before is after:
-        return []
-    found = [(old, new) for key, new in after.items() if (old := before.get(key)) is not new and old != new]
-    gone = [(old, None) for key, old in before.items() if key not in after]
-    return [*found, *gone]
+def take_in(seen: dict[K, V], now: Mapping[K, V]) -> list[tuple[V | None, V | None]]:
+    """Bring ``seen`` up to date. What differed, each as it was and as it is."""
+    changed = [(key, new) for key, new in now.items() if (old := seen.get(key)) is not new and old != new]
+    found: list[tuple[V | None, V | None]] = [(seen.get(key), new) for key, new in changed]
+    seen.update(changed)
+    if len(seen) > len(now):
+        gone = [key for key in seen if key not in now]
+        found += [(seen.pop(key), None) for key in gone]
+    return found
 
 
 def _name(pair: tuple[Namespace | None, Namespace | None]) -> str:

@@ -148,6 +148,7 @@ class Fleet:
         network = NodeNetwork(space.path)
         maps = Maps.open(self._pins / str(number) / VERSION, _SIZES)
         maps.configure(Config.FIRSTS, 1000)
+        maps.configure(Config.FLOWS, 4096)
         numbers = Numbers.open(self._folder / f"ledger-{number}")
         return Host(name, space, network, maps, numbers, Agent(name, self._cluster, network, maps, numbers))
 
