@@ -144,6 +144,8 @@ class Fleet:
 
     def _load(self, name: str, number: int) -> Host:
         space = self.net.node((), f"n{number}")
+        # Else of many refusals only the first would be sent, and the rest be taken for silence.
+        run(space, "sysctl", "-qw", "net.ipv4.icmp_ratelimit=0", "net.ipv6.icmp.ratelimit=0")
         self._join(space, number)
         network = NodeNetwork(space.path)
         maps = Maps.open(self._pins / str(number) / VERSION, _SIZES)
