@@ -42,7 +42,15 @@ class Cluster:
     """The index. ``tail_s``: for how long pods that are gone are remembered; ``skew_s``: how far the clocks of the
     nodes and of the API server may differ; ``now_ns``: the wall clock, for tests."""
 
-    def __init__(self, tail_s: float = 900.0, skew_s: float = 1.0, now_ns: Callable[[], int] = time.time_ns) -> None:
+    def __init__(
+        self,
+        tail_s: float = 900.0,
+        skew_s: float = 1.0,
+        now_ns: Callable[[], int] = time.time_ns,
+        kinds: Iterable[type] = KINDS,
+    ) -> None:
+        self.kinds = frozenset(kinds)
+        """What its source is to keep in it; all others stay empty."""
         self.synced = threading.Event()
         """Set when every kind has been listed once."""
         self.generation = 0
@@ -51,7 +59,7 @@ class Cluster:
         self._addresses = Addresses(int(tail_s * 1e9), int(skew_s * 1e9))
         self._objects: dict[type, dict[Name, Any]] = {kind: {} for kind in KINDS}
         self._views: dict[type, Mapping[Name, Any]] = {}
-        self._missing = set(KINDS)
+        self._missing = set(self.kinds)
         self._node_ips: dict[str, Node] = {}
         self._service_ips: dict[str, Service] = {}
         self._subscribers: list[Callable[[frozenset[type]], None]] = []

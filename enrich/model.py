@@ -67,6 +67,8 @@ class Pod:
     owner: Owner | None = None
     started_ns: int = 0
     """Wall clock; from when it has its IPs (PodReadyToStartContainers, else startTime); 0: not known."""
+    begun_ns: int = 0
+    """Wall clock; it had no IP before (startTime); 0: not known."""
 
     @property
     def key(self) -> Name:

@@ -100,6 +100,7 @@ def _pod(root: Field) -> Pod:
         ports=tuple(_container_ports(spec)),
         owner=_owner(root),
         started_ns=_started(status),
+        begun_ns=_nanoseconds(status["startTime"]),
     )
 
 

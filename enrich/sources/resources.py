@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
+
+import msgspec
+import orjson
+import structlog
 
 from enrich.cluster import Change, Cluster
 from enrich.fields import InvalidObjectError
 from enrich.model import Name, Namespace, NetworkPolicy, Node, Object, Pod, Service, Workload
 from enrich.objects import parse
+from enrich.sources.pods import PodJson, PodReader
+
+log = structlog.get_logger("kubeweir.source")
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +30,14 @@ class Resource:
     kind: str
     type: type
     metadata_only: bool = False
+    definition: str = ""
+    """The name of the CRD, of a kind that a cluster may do without."""
+    labels: str = ""
+    """A label selector: only these elements."""
+
+    def select(self, query: dict[str, str]) -> dict[str, str]:
+        """The query for those elements that are wanted."""
+        return {**query, "labelSelector": self.labels} if self.labels else query
 
     def read(self, item: dict[str, Any]) -> Object:
         """An element. Raises InvalidObjectError."""
@@ -60,13 +76,57 @@ RESOURCES: Final = (
 )
 
 
+class Reader:
+    """Elements of one collection, from their bytes, on one thread."""
+
+    def __init__(self, resource: Resource) -> None:
+        self.refused: set[str] = set()
+        """Names of elements that are not understood."""
+        self._resource = resource
+        self._pods = PodReader() if resource.type is Pod else None
+
+    def begin(self) -> None:
+        """A new list: what was not understood may be gone."""
+        self.refused.clear()
+
+    def forget(self, key: Name) -> None:
+        """It was deleted."""
+        self.refused.discard(str(key))
+
+    def read(self, raw: msgspec.Raw) -> tuple[str, Object | None]:
+        """The element's version, and the element; None for one that is left out."""
+        if self._pods is not None:
+            with contextlib.suppress(ValueError, LookupError, OSError):
+                item = _read_pod(raw)
+                made = self._pods.read(item)
+                if self.refused:
+                    self.refused.discard(str(made.key))
+                return item.metadata.resource_version, made
+        return self._read_with_care(orjson.loads(bytes(raw)))
+
+    def _read_with_care(self, item: dict[str, Any]) -> tuple[str, Object | None]:
+        meta = item["metadata"]
+        name, version = str(Name(meta.get("namespace", ""), meta["name"])), str(meta.get("resourceVersion") or "")
+        try:
+            made = self._resource.read(item)
+        except InvalidObjectError as error:
+            self.refused.add(name)
+            log.error("object not understood", kind=self._resource.kind, object=name, error=str(error))
+            return version, self._resource.closed(item)
+        self.refused.discard(name)
+        return version, made
+
+
+_read_pod = msgspec.json.Decoder(PodJson).decode
+
+
 class Index:
     """Puts collections into a cluster's index; those that make one type of object together, as one list."""
 
-    def __init__(self, cluster: Cluster) -> None:
-        self._cluster = cluster
+    def __init__(self, cluster: Cluster, resources: Sequence[Resource]) -> None:
+        self._cluster, self._resources = cluster, resources
         self._waiting: dict[type, set[str]] = {}
-        for resource in RESOURCES:
+        for resource in resources:
             self._waiting.setdefault(resource.type, set()).add(resource.kind)
         self._shared = {kind for kind, parts in self._waiting.items() if len(parts) > 1}
         self._lists: dict[str, dict[Name, Object]] = {}
@@ -81,7 +141,7 @@ class Index:
             self._lists[resource.kind] = {made.key: made for made in objects}
             self._waiting[resource.type].discard(resource.kind)
             if not self._waiting[resource.type]:
-                parts = [r.kind for r in RESOURCES if r.type is resource.type]
+                parts = [r.kind for r in self._resources if r.type is resource.type]
                 self._cluster.replace(resource.type, [made for p in parts for made in self._lists[p].values()])
 
     def apply(self, resource: Resource, change: Change) -> None:
