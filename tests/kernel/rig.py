@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from netns import Net, Space
 
-from enrich.model import Name, Namespace, NetworkPolicy, Node, Pod
+from enrich.model import ClusterNetworkPolicy, Name, Namespace, NetworkPolicy, Node, Pod
 from enrich.objects import parse
 from enrich.policy import PolicyView
 from enrich.records import INGRESS, Reason, Verdict
@@ -69,6 +69,7 @@ class Rig:
         self.objects: dict[str, Pod] = {}
         self.namespaces: dict[Name, Namespace] = {}
         self.policies: dict[Name, NetworkPolicy] = {}
+        self.cluster_policies: dict[Name, ClusterNetworkPolicy] = {}
         self.others: dict[Name, Pod] = {}
         self.open()
 
@@ -96,7 +97,7 @@ class Rig:
         """Without pods and policies, as at the start; numbers go on."""
         for space in self.pods.values():
             self.net.remove(space)
-        for table in (self.pods, self.objects, self.policies, self.namespaces, self.others):
+        for table in (self.pods, self.objects, self.policies, self.cluster_policies, self.namespaces, self.others):
             table.clear()
         self.maps.configure(Config.FIRSTS, 1000)
         self.apply()
@@ -149,12 +150,24 @@ class Rig:
         assert isinstance(made, NetworkPolicy)
         self.policies[made.key] = made
 
+    def cluster_policy(self, name: str, **spec: Any) -> None:
+        """Put a ClusterNetworkPolicy in the place of one of the same name."""
+        document = {"apiVersion": "policy.networking.k8s.io/v1alpha2", "kind": "ClusterNetworkPolicy"}
+        made = parse({**document, "metadata": {"name": name}, "spec": {"subject": {"namespaces": {}}, **spec}})
+        assert isinstance(made, ClusterNetworkPolicy)
+        self.cluster_policies[made.key] = made
+
     def apply(self, *, older: bool = False) -> Installed:
         """Compile, install and attach, as the agent does. ``older``: the pods were there before the probe."""
         node = Node(NODE, "n1-uid", {}, NODE_IPS)
         pods = {pod.key: pod for pod in self.objects.values()} | self.others
         view = PolicyView(
-            pods=pods, namespaces=self.namespaces, nodes={node.key: node}, policies=self.policies, own_node=NODE
+            pods=pods,
+            namespaces=self.namespaces,
+            nodes={node.key: node},
+            policies=self.policies,
+            cluster_policies=self.cluster_policies,
+            own_node=NODE,
         )
         desired = self.compiler.compile(view, list(self.objects.values()))
         bound = [
