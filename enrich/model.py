@@ -121,6 +121,21 @@ class Service:
 
 
 @dataclass(frozen=True, slots=True)
+class EndpointSlice:
+    """Addresses behind a Service, and no pods of this cluster: an EndpointSlice that somebody wrote."""
+
+    namespace: str
+    name: str
+    uid: str
+    service: str = ""
+    addresses: tuple[str, ...] = ()
+
+    @property
+    def key(self) -> Name:
+        return Name(self.namespace, self.name)
+
+
+@dataclass(frozen=True, slots=True)
 class Workload:
     """What owns pods and is owned in turn: a ReplicaSet (by a Deployment) or a Job (by a CronJob)."""
 
@@ -264,4 +279,4 @@ class ClusterNetworkPolicy:
         return Name("", self.name)
 
 
-Object = Pod | Namespace | Node | Service | Workload | NetworkPolicy | ClusterNetworkPolicy
+Object = Pod | Namespace | Node | Service | EndpointSlice | Workload | NetworkPolicy | ClusterNetworkPolicy

@@ -18,6 +18,7 @@ from enrich.fields import Field, InvalidObjectError
 from enrich.metadata import with_known_mode
 from enrich.model import (
     ClusterNetworkPolicy,
+    EndpointSlice,
     Name,
     Namespace,
     NetworkPolicy,
@@ -95,6 +96,14 @@ RESOURCES: Final = (
     Resource("/api/v1/nodes", "v1", "Node", Node),
     Resource("/api/v1/pods", "v1", "Pod", Pod),
     Resource("/api/v1/services", "v1", "Service", Service),
+    Resource(
+        "/apis/discovery.k8s.io/v1/endpointslices",
+        "discovery.k8s.io/v1",
+        "EndpointSlice",
+        EndpointSlice,
+        # Those of the controller say again of pods what the pods say, at each change of their readiness.
+        labels="endpointslice.kubernetes.io/managed-by!=endpointslice-controller.k8s.io",
+    ),
     Resource("/apis/apps/v1/replicasets", "apps/v1", "ReplicaSet", Workload, metadata_only=True),
     Resource("/apis/batch/v1/jobs", "batch/v1", "Job", Workload, metadata_only=True),
     Resource("/apis/networking.k8s.io/v1/networkpolicies", "networking.k8s.io/v1", "NetworkPolicy", NetworkPolicy),
