@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 
 import structlog
 from prometheus_client import CollectorRegistry
@@ -14,6 +15,7 @@ from enrich.runtime.health import Check, HealthServer
 from enrich.runtime.process import Exit, StopServiceError
 from enrich.runtime.watching import SourceCollector
 from enrich.sources.source import Source, SourceError, make_source
+from streams.holding import Holding
 from streams.kafka import Output, prepare_topics
 from streams.metrics import EnrichMetrics
 from streams.pipeline import Pipeline
@@ -43,14 +45,18 @@ def run_enrich(settings: Settings, stop: threading.Event) -> int:
             return Exit.OK
         late: list[Enriching] = []
         output = Output(settings.kafka, lambda error: late[0].fatal(error))  # noqa: PLW0108 - it comes later
+        enricher = Enricher(cluster, settings.labels)
+        holding = Holding(enricher, source.read_until_ns, int(settings.hold * 1e9), settings.hold_bytes, time.time_ns)
+        metrics.holding_bytes.set_function(lambda: holding.bytes)
         pipeline = Pipeline(
             settings.topics,
             settings.cluster,
-            Enricher(cluster, settings.labels).records,
+            enricher,
             lambda uid: _node_of(cluster, uid),
             output,
             metrics,
             socket.gethostname(),
+            holding,
         )
         worker = Enriching(settings, pipeline, output, metrics, stop)
         late.append(worker)
