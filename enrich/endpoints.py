@@ -6,6 +6,8 @@ which address when, of pods too that are gone from the API. A record without a v
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import msgspec
 
 from enrich.model import Owner, Pod
@@ -49,7 +51,7 @@ class Hold(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     @property
     def key(self) -> bytes:
         """The record's key: a pod's interval is one record, told again when it ends."""
-        return f"{self.node}/{self.ip}/{self.uid}".encode()
+        return f"{self.cluster}/{self.node}/{self.ip}/{self.uid}".encode()
 
     def as_pod(self) -> Pod:
         """The pod, for a reader that knows it from here only."""
@@ -76,7 +78,18 @@ def decode_hold(value: bytes) -> Hold:
     return hold
 
 
-def uid_and_ip(key: bytes) -> tuple[str, str] | None:
-    """Whose hold of what a key names."""
-    parts = key.decode(errors="replace").split("/")
-    return (parts[2], parts[1]) if len(parts) == 3 else None
+class HoldKey(NamedTuple):
+    """What a record's key says."""
+
+    cluster: str
+    node: str
+    ip: str
+    uid: str
+
+
+def decode_key(key: bytes) -> HoldKey:
+    """The parts of a key. Raises :class:`EndpointError`."""
+    parts = key.decode(errors="replace").rsplit("/", 3)
+    if len(parts) != 4:
+        raise EndpointError(f"{key!r} is no key of a hold")
+    return HoldKey(*parts)

@@ -24,6 +24,7 @@ from enrich.topics import topics
 from probe.agent import Agent, Names, detach
 from probe.batcher import Limits
 from probe.delivery import Delivery
+from probe.holds import Holds
 from probe.kernel.attach import Mode
 from probe.kernel.layout import VERSION, Config
 from probe.kernel.maps import LayoutError, Maps
@@ -31,13 +32,14 @@ from probe.kernel.program import LoadError
 from probe.metrics import ProbeCollector
 from probe.netlink import NetworkError, NodeNetwork
 from probe.numbers import Numbers
-from probe.publisher import Publisher
+from probe.publisher import EndpointPublisher, Publisher
 from probe.ring import Ring
 from probe.settings import Settings
 from probe.spool import Spool
 
 log = structlog.get_logger("kubeweir.probe")
 
+_LAST_WORD_S: Final = 1.0
 _FLUSH_S: Final = 8.0
 """What is not acknowledged by then stays in the spool, for the next start."""
 _MODES: Final[dict[str, Mode | None]] = {"auto": None, "tcx": "tcx", "clsact": "clsact"}
@@ -67,10 +69,13 @@ def serve(settings: Settings) -> None:
         delivery = Delivery(
             ring, Names(numbers), spool, (_cluster_id(settings, cluster), settings.node), _limits(settings)
         )
-        raw = topics(settings.topic_prefix, settings.partitions).raw
-        publisher = Publisher(spool, raw, delivery.batcher.key, {"bootstrap.servers": settings.kafka})
+        made = topics(settings.topic_prefix, settings.partitions)
+        publisher = Publisher(spool, made.raw, delivery.batcher.key, {"bootstrap.servers": settings.kafka})
+        endpoints = EndpointPublisher(made.endpoints, {"bootstrap.servers": settings.kafka})
+        holds = Holds(settings.node, settings.run_dir / "holds", endpoints.tell)
+        holds.begin(_cluster_id(settings, cluster))
         delivery.publisher = publisher
-        agent = Agent(settings.node, cluster, network, maps, numbers, _MODES[settings.attach])
+        agent = Agent(settings.node, cluster, network, maps, numbers, holds, _MODES[settings.attach])
         registry = CollectorRegistry()
         registry.register(SourceCollector("probe", source))
         registry.register(ProbeCollector(agent, maps, ring, delivery, spool, publisher))
@@ -92,6 +97,7 @@ def serve(settings: Settings) -> None:
         agent.stop()
         delivery.stop()
         flushed = publisher.stop(_FLUSH_S)
+        endpoints.stop(_LAST_WORD_S)
         log.info("stopped", flushed=flushed, spooled_batches=spool.records, enforcement="stays in place")
         if publisher.failed.is_set():
             raise StopServiceError(f"Kafka refuses for good: {publisher.problem}", Exit.KAFKA)
@@ -187,6 +193,7 @@ def _detach(settings: Settings) -> None:
         finally:
             network.close()
         (settings.run_dir / "ledger").unlink(missing_ok=True)
+        (settings.run_dir / "holds").unlink(missing_ok=True)
     click.echo(f"weir-probe: enforcement ended on {freed} interfaces, nothing is pinned any more")
 
 
