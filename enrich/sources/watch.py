@@ -103,12 +103,10 @@ class Watch:
             began = time.monotonic()
             failed = False
             try:
-                self._step()
+                failed = not self._attempt()
             except _GoneError:
                 self._version = ""
                 log.info("watch is too old, listing again", kind=self.resource.kind)
-            except _AbsentError:
-                failed = not self._wait_for_definition()
             except (AnswerError, urllib3.exceptions.HTTPError, OSError, ValueError) as error:
                 failed = True
                 self._report(error)
@@ -122,6 +120,14 @@ class Watch:
                 failures += 1
                 wait = min(_FIRST_WAIT_S * 2 ** (failures - 1), _LONGEST_WAIT_S)
                 self._stop.wait(wait * random.uniform(0.5, 1.0))  # noqa: S311 - spreads load
+
+    def _attempt(self) -> bool:
+        """Follow the kind, or wait for it where there is none. False: it is to come, and does not yet."""
+        try:
+            self._step()
+        except _AbsentError:
+            return self._wait_for_definition()
+        return True
 
     def _report(self, error: Exception) -> None:
         if not self._stop.is_set():
@@ -306,7 +312,7 @@ class Watch:
         try:
             with self._client.get(_DEFINITIONS, asked, _METADATA % "", _SILENT_S) as response:
                 self._response = response
-                for line in self._lines(response):
+                for line in self._lines(response) if not self._stop.is_set() else ():
                     if _read_event(line).type != "BOOKMARK":
                         return
         finally:
