@@ -1,6 +1,6 @@
 # The targets that people use; `make` alone lists them.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint unit bench bench-watch clean
+.PHONY: help setup demo test lint unit bench bench-watch conformance clean
 PY := .venv/bin/python
 
 help: ## list the targets
@@ -22,6 +22,7 @@ lint: setup ## format, lint, types and import contracts only
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 	MYPYPATH=deploy/local:deploy/local/demo .venv/bin/mypy --explicit-package-bases deploy/local/netns.py deploy/local/demo
+	MYPYPATH=deploy/local .venv/bin/mypy --follow-imports=silent -p tests.bench
 	.venv/bin/lint-imports
 
 unit: setup ## the tests without kernel, Kafka and API server
@@ -32,6 +33,10 @@ bench: setup ## measure: ring to Kafka, raw topic to records beside plain Faust,
 
 bench-watch: setup ## measure: the watch at 1,000 to 100,000 pods, beside the official client's informer
 	@$(PY) -m tests.bench_watch
+
+conformance: setup ## policy cases, with real packets; DIR=folder FAMILY=4|6 (both) MODE=wire|run ONLY=glob
+	@$(PY) -m tests.conformance --mode $(or $(MODE),wire) $(if $(FAMILY),--family $(FAMILY)) \
+		--only '$(or $(ONLY),*)' $(or $(DIR),../shared/conformance/cases)
 
 clean: ## remove the virtual environment and tool caches; the cache of large downloads stays
 	test ! -e .venv/kubeweir.making || rm -rf .venv

@@ -48,6 +48,7 @@ class Holds:
         """``path``: the file that lives as long as the pins."""
         self._node, self._path, self._tell, self._now_ns = node, path, tell, now_ns
         self._cluster: str | None = None
+        self._bound: Mapping[int, Pod] | None = None
         self._held: dict[_Key, Hold] = {}
         self._index: dict[_Key, int] = {}
         self._came: dict[int, int] = {}
@@ -67,6 +68,9 @@ class Holds:
                 log.error("the last probe's holds cannot be read; they stay as they are in the topic", error=str(error))
             self._held = {(hold.uid, hold.ip): hold for hold in left if hold.cluster == cluster}
             self._cluster = cluster
+            bound = self._bound
+        if bound is not None:
+            self.bound(bound)
 
     def links(self, message: bytes) -> None:
         """What netlink says of interfaces that came and went (RTM_NEWLINK, RTM_DELLINK)."""
@@ -83,6 +87,7 @@ class Holds:
     def bound(self, bound: Mapping[int, Pod]) -> None:
         """The interfaces that are bound to pods now."""
         with self._lock:
+            self._bound = bound
             if self._cluster is None:
                 return
             now = self._now_ns()
