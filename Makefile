@@ -1,6 +1,6 @@
 # The targets that people use; `make` alone lists them.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint unit bench conformance bench-policy clean
+.PHONY: help setup demo test lint unit bench conformance bench-policy bench-watch clean
 PY := .venv/bin/python
 
 help: ## list the targets
@@ -30,6 +30,9 @@ unit: setup ## the tests without kernel, Kafka and API server
 
 bench: setup ## measure: ring to Kafka, raw topic to records beside plain Faust, nanoseconds a packet
 	@$(PY) -m tests.bench
+
+bench-watch: setup ## measure: the watch at 1,000 to 100,000 pods, beside the official client's informer
+	@$(PY) -m tests.bench_watch
 
 conformance: setup ## policy cases, with real packets; DIR=folder FAMILY=4|6 (both) MODE=wire|run ONLY=glob
 	@$(PY) -m tests.conformance --mode $(or $(MODE),wire) $(if $(FAMILY),--family $(FAMILY)) \

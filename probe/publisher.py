@@ -214,3 +214,85 @@ class Publisher:
         except KafkaException as error:
             if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
                 self._report(f"topic {self._topic.name} cannot be made: {error.args[0].str()}")
+
+
+class EndpointPublisher:
+    """Sends the last word on each pod's hold of an address; a newer one takes the place of one that still waits."""
+
+    def __init__(self, topic: Topic, config: Mapping[str, Any]) -> None:
+        """``config``: librdkafka's settings for the connection."""
+        self._topic = topic
+        self._admin = AdminClient(dict(config), logger=logging.getLogger("kubeweir.rdkafka"))
+        self._producer = Producer(
+            {
+                **config, "enable.idempotence": True, "acks": "all", "delivery.timeout.ms": 0,
+                "compression.type": "lz4", "linger.ms": 5, "partitioner": "murmur2_random",
+            },
+            logger=logging.getLogger("kubeweir.rdkafka"),
+        )  # fmt: skip
+        self._waiting: dict[bytes, bytes | None] = {}
+        self._some = threading.Condition()
+        self._stop = threading.Event()
+        self.told = 0
+        """Records that Kafka has."""
+        self.problem: str | None = None
+        self._thread = threading.Thread(target=self._run, name="endpoints", daemon=True)
+        self._thread.start()
+
+    def tell(self, changes: Mapping[bytes, bytes | None]) -> None:
+        """Send these soon (any thread)."""
+        with self._some:
+            self._waiting |= changes
+            self._some.notify()
+
+    def stop(self, patience_s: float) -> None:
+        """Send what waits, for ``patience_s`` at most. The next probe tells again what was not taken."""
+        deadline = time.monotonic() + patience_s
+        while self._waiting and time.monotonic() < deadline:
+            time.sleep(0.02)
+        self._stop.set()
+        with self._some:
+            self._some.notify()
+        self._thread.join(2 * _RETRY_S + 5)
+        self._producer.flush(max(0.0, deadline - time.monotonic()))
+
+    def _run(self) -> None:
+        ready = False
+        while not self._stop.is_set():
+            with self._some:
+                self._some.wait_for(lambda: self._waiting or self._stop.is_set(), 0.5)
+                batch, self._waiting = self._waiting, {}
+            try:
+                ready = ready or not batch or self._make_topic()
+            except KafkaException as error:
+                self.problem = f"{self._topic.name}: {error.args[0].str()}"
+            if not ready or not self._send(batch):
+                with self._some:
+                    self._waiting = {**batch, **self._waiting}
+                self._stop.wait(_RETRY_S)
+            self._producer.poll(0)
+
+    def _make_topic(self) -> bool:
+        """Whether the topic is there: a broker that makes one by itself makes one that forgets."""
+        found = self._admin.list_topics(timeout=2).topics.get(self._topic.name)
+        if found is None or found.error is not None:
+            new = NewTopic(self._topic.name, self._topic.partitions, config=dict(self._topic.config))
+            self._admin.create_topics([new])[self._topic.name].result(10)
+        return True
+
+    def _send(self, batch: Mapping[bytes, bytes | None]) -> bool:
+        try:
+            for key, value in batch.items():
+                self._producer.produce(self._topic.name, value, key, on_delivery=self._on_answer)
+        except (BufferError, KafkaException) as error:
+            self.problem = f"{self._topic.name}: {error}"
+            return False
+        return True
+
+    def _on_answer(self, error: KafkaError | None, message: Message) -> None:
+        if error is None:
+            self.told += 1
+            self.problem = None
+        elif error.code() != KafkaError._PURGE_QUEUE:
+            self.problem = f"{self._topic.name}: {error.str()}"
+            log.error("Kafka refuses to remember who had an address", error=error.str(), key=str(message.key()))
