@@ -163,13 +163,13 @@ static __always_inline int parse_v6(struct __sk_buff *skb, u32 offset, struct pa
 	return parse_ports(skb, packet, quoted);
 }
 
-/* Zero *packet first. */
-static __always_inline int parse(struct __sk_buff *skb, struct packet *packet)
+/* Zero *packet first. ethernet: 0 on a device without link headers (a tunnel), whose packets begin with IP. */
+static __always_inline int parse(struct __sk_buff *skb, struct packet *packet, const bool ethernet)
 {
-	u32 offset = 14;
-	u16 type;
+	u32 offset = ethernet ? 14 : 0;
+	u16 type = skb->protocol;
 
-	if (bpf_skb_load_bytes(skb, 12, &type, 2))
+	if (ethernet && bpf_skb_load_bytes(skb, 12, &type, 2))
 		return PARSED_UNPARSABLE;
 #pragma unroll
 	for (int i = 0; i < 2; i++) {

@@ -27,6 +27,10 @@ _WORLD: Final = (0, 2)
 """Identity and kind of an address that no entry covers."""
 
 
+_SETTING: Final = {"locals": "endpoints"}
+"""Maps whose size follows from another's setting."""
+
+
 class InstallError(RuntimeError):
     """The wanted state does not fit the maps; what was in force stays. The message names the setting."""
 
@@ -69,6 +73,7 @@ class Installer:
         self._ports = maps["ports"].items()
         self._addresses = maps["addresses"].items()
         self._endpoints = maps["endpoints"].items()
+        self._locals = maps["locals"].items()
 
     @property
     def endpoints(self) -> dict[int, int]:
@@ -94,19 +99,27 @@ class Installer:
             "endpoint": int(ends["number"].max()),
         }
 
-    def apply(self, desired: Desired, bound: Iterable[Bound], now_ns: int) -> Installed:
-        """Bring the maps to ``desired`` for the pods in ``bound``. Raises InstallError before anything is in force."""
+    def apply(
+        self, desired: Desired, bound: Iterable[Bound], now_ns: int, node_addresses: Iterable[str] = ()
+    ) -> Installed:
+        """Bring the maps to ``desired`` for the pods in ``bound``. Raises InstallError before anything is in force.
+
+        ``node_addresses`` are all that the node has: behind any of them a masquerade may hide a pod.
+        """
         rows = {_row_key(*key): _row(row) for key, row in desired.rows.items()}
         ports = {_port_key(*key): _answer(answer) for key, answer in desired.ports.items()}
         peers = {as_bytes(ADDRESS_KEY, prefix, np.frombuffer(address, "u1")): entry
                  for (address, prefix), entry in desired.ipcache.items()}  # fmt: skip
         ends = {end.index.to_bytes(4, "little"): end for end in bound}
-        self._refuse_what_is_too_large(rows, ports, peers, ends)
+        local = {packed(address): (0).to_bytes(4, "little") for address in node_addresses}
+        local |= {packed(address): key for key, end in ends.items() for address in end.addresses}
+        self._refuse_what_is_too_large(rows, ports, peers, ends, local)
 
         epoch = self._maps.config(Config.EPOCH)
         side = epoch & 1
         new_ports = _put(self._maps["ports"], self._ports, ports)
         new_rows = _put(self._maps["rows"], self._rows, rows)
+        _put(self._maps["locals"], self._locals, local)
         moved = self._move_addresses(peers, side)
         changed = self._move_endpoints(ends, desired.sets, side, now_ns)
         if moved or changed:
@@ -116,22 +129,23 @@ class Installer:
             self._settle_addresses(peers, moved)
             self._settle_endpoints(ends, changed)
             bpf.wait_for_programs()
+        _drop(self._maps["locals"], self._locals, local)
         old_rows = _drop(self._maps["rows"], self._rows, rows)
         old_ports = _drop(self._maps["ports"], self._ports, ports)
         return Installed(len(moved), len(changed), new_rows + old_rows, new_ports + old_ports, epoch)
 
     def _refuse_what_is_too_large(self, *wanted: Mapping[bytes, object]) -> None:
-        settings = ("rows", "ports", "addresses", "endpoints")
-        for name, entries, installed in zip(
-            settings, wanted, (self._rows, self._ports, self._addresses, self._endpoints), strict=True
-        ):
+        tables = {
+            "rows": self._rows, "ports": self._ports, "addresses": self._addresses, "endpoints": self._endpoints,
+            "locals": self._locals,
+        }  # fmt: skip
+        for (name, installed), entries in zip(tables.items(), wanted, strict=True):
             limit = self._maps[name].max_entries
             # Old and new entries stand side by side until the switch.
             needed = len(entries.keys() | installed.keys())
             if needed > limit:
-                raise InstallError(
-                    f"{needed} entries for the map {name}, which holds {limit}: raise WEIR_{name.upper()}"
-                )
+                setting = f"WEIR_{_SETTING.get(name, name).upper()}"
+                raise InstallError(f"{needed} entries for the map {name}, which holds {limit}: raise {setting}")
 
     def _move_addresses(self, wanted: Mapping[bytes, Identity], side: int) -> list[bytes]:
         """Write the idle side of every address that changes; the keys."""

@@ -26,6 +26,7 @@ from probe.netlink import NodeNetwork
 from probe.numbers import Numbers
 from probe.ring import Ring
 from probe.rules import Compiler
+from probe.services import with_services
 from probe.windows import Windows
 
 SIZES = {
@@ -71,6 +72,7 @@ class Rig:
         self.namespaces: dict[Name, Namespace] = {}
         self.policies: dict[Name, NetworkPolicy] = {}
         self.others: dict[Name, Pod] = {}
+        self.services: list[str] = []
         self.open()
 
     def open(self) -> None:
@@ -100,6 +102,7 @@ class Rig:
             self.net.remove(space)
         for table in (self.pods, self.objects, self.policies, self.namespaces, self.others):
             table.clear()
+        self.services.clear()
         self.maps.configure(Config.FIRSTS, 1000)
         self.apply()
         for index in self.attachments.links():
@@ -178,10 +181,12 @@ class Rig:
             )
             for name, pod in self.objects.items()
         ]
-        done = self.installer.apply(desired, bound, time.monotonic_ns())
+        desired = with_services(desired, self.services)
+        done = self.installer.apply(desired, bound, time.monotonic_ns(), self.network.node_addresses())
         for end in bound:
             if not self.attachments.is_attached(end.index):
                 self.attachments.attach(end.index)
+        self.attachments.cover(self.network.devices(), {end.index for end in bound})
         return done
 
     def answer(self, name: str, direction: int, verdict: int, reason: int) -> None:
