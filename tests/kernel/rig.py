@@ -6,7 +6,7 @@ import secrets
 import shutil
 import socket
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,6 +56,8 @@ class Seen:
     port: int
     count: int
     policies: tuple[str, ...]
+    dialled: str
+    dialled_port: int
 
 
 class Rig:
@@ -73,6 +75,7 @@ class Rig:
         self.policies: dict[Name, NetworkPolicy] = {}
         self.others: dict[Name, Pod] = {}
         self.services: list[str] = []
+        self.connect: Callable[..., Space] = self.net.pod
         self.open()
 
     def open(self) -> None:
@@ -121,27 +124,17 @@ class Rig:
 
     def pod(self, name: str, *addresses: str, labels: Mapping[str, str] | None = None, **spec: Any) -> Space:
         """Make a pod, in the network and in the API."""
-        namespace, short = name.split("/")
-        self.namespace(namespace)
-        space = self.net.pod(self.node, *addresses)
-        made = parse(
-            {
-                "apiVersion": "v1",
-                "kind": "Pod",
-                "metadata": {
-                    "namespace": namespace,
-                    "name": short,
-                    # Another each time: by it the kernel's endpoint has its number, and its connections.
-                    "uid": secrets.token_hex(8),
-                    "labels": dict(labels or {"app": short}),
-                },
-                "spec": {"nodeName": NODE, "containers": [{"name": "c", **spec}]},
-                "status": {"podIPs": [{"ip": address} for address in addresses], "phase": "Running"},
-            }
-        )
-        assert isinstance(made, Pod)
-        self.pods[name], self.objects[name] = space, made
+        self.namespace(name.split("/", maxsplit=1)[0])
+        space = self.connect(self.node, *addresses)
+        self.objects[name] = _pod(name, addresses, NODE, labels, spec)
+        self.pods[name] = space
         return space
+
+    def elsewhere(self, name: str, *addresses: str) -> None:
+        """A pod of another node, in the API alone."""
+        self.namespace(name.split("/", maxsplit=1)[0])
+        made = _pod(name, addresses, "n2", None, {})
+        self.others[made.key] = made
 
     def namespace(self, name: str, **labels: str) -> None:
         made = parse({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}})
@@ -227,7 +220,32 @@ class Rig:
             port=int(row["destination_port"]),
             count=int(row["count"]),
             policies=tuple(f"{entry['namespace']}/{entry['name']}" for entry in rule),
+            dialled=_text(row["dialled"]) if row["dialled"].any() else "",
+            dialled_port=int(row["dialled_port"]),
         )
+
+
+def _pod(
+    name: str, addresses: Sequence[str], node: str, labels: Mapping[str, str] | None, spec: Mapping[str, Any]
+) -> Pod:
+    namespace, short = name.split("/")
+    made = parse(
+        {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {
+                "namespace": namespace,
+                "name": short,
+                # Another each time: by it the kernel's endpoint has its number, and its connections.
+                "uid": secrets.token_hex(8),
+                "labels": dict(labels or {"app": short}),
+            },
+            "spec": {"nodeName": node, "containers": [{"name": "c", **spec}]},
+            "status": {"podIPs": [{"ip": address} for address in addresses], "phase": "Running"},
+        }
+    )
+    assert isinstance(made, Pod)
+    return made
 
 
 def of(rows: Iterable[Seen], **wanted: Any) -> list[Seen]:
