@@ -614,8 +614,9 @@ static __always_inline void confirm(struct work *w)
 
 /* --- the way of a packet --------------------------------------------------- */
 
-/* masked: the packet's source is not the true one, which the origin has. */
-static __always_inline void describe(struct work *w, u32 direction, bool masked, u8 verdict, u8 reason, u32 rule)
+/* other: the far end, which NAT may show as another one in the key. */
+static __always_inline void describe(struct work *w, u32 direction, const u8 *other, u16 other_port, u8 verdict,
+				     u8 reason, u32 rule)
 {
 	struct window_key *what = &w->what;
 	const struct flow_key *key = &w->key;
@@ -623,14 +624,10 @@ static __always_inline void describe(struct work *w, u32 direction, bool masked,
 
 	what->endpoint = key->endpoint;
 	what->rule = rule;
-	__builtin_memcpy(what->source, out ? key->local : key->remote, 16);
-	__builtin_memcpy(what->destination, out ? key->remote : key->local, 16);
-	what->source_port = out ? key->local_port : key->remote_port;
-	what->destination_port = out ? key->remote_port : key->local_port;
-	if (masked) {
-		__builtin_memcpy(what->source, w->origin.source, 16);
-		what->source_port = w->origin.source_port;
-	}
+	__builtin_memcpy(out ? what->source : what->destination, key->local, 16);
+	__builtin_memcpy(out ? what->destination : what->source, other, 16);
+	what->source_port = out ? key->local_port : other_port;
+	what->destination_port = out ? other_port : key->local_port;
 	if (key->role) {
 		what->source_port = key->role >= ROLE_ICMP ? 0 : key->local_port;
 		what->destination_port = w->packet.destination_port;
@@ -644,7 +641,7 @@ static __always_inline void describe(struct work *w, u32 direction, bool masked,
 static __always_inline int refuse(struct work *w, u32 direction, u8 reason)
 {
 	w->decision.identity = 0;
-	describe(w, direction, 0, VERDICT_DENY, reason, 0);
+	describe(w, direction, w->key.remote, w->key.remote_port, VERDICT_DENY, reason, 0);
 	denied(w);
 	return TC_ACT_SHOT;
 }
@@ -711,10 +708,15 @@ static __always_inline bool admit(struct __sk_buff *skb, struct work *w, struct 
 	}
 	if (hook == POD_INGRESS && opened == INGRESS && known_source) {
 		peer = w->origin.source;
+		peer_port = w->origin.source_port;
 		masked = !same(w->origin.source, w->key.remote);
 	} else if (!forward && flow && flow->state & FLOW_OTHER) {
 		peer = flow->other;
 		peer_port = flow->other_port;
+		if (opened == EGRESS) {
+			__builtin_memcpy(w->dialled, w->key.remote, 16);
+			w->dialled_port = w->key.remote_port;
+		}
 	}
 	if (judging) {
 		judge(w, endpoint, opened, peer, peer_port, node, decision);
@@ -731,6 +733,8 @@ static __always_inline bool admit(struct __sk_buff *skb, struct work *w, struct 
 				*decision = other;
 				opened = !opened;
 				to_exit = forward = masked = 0;
+				peer = w->key.remote;
+				peer_port = w->key.remote_port;
 			}
 		}
 	}
@@ -784,7 +788,7 @@ static __always_inline bool admit(struct __sk_buff *skb, struct work *w, struct 
 		confirm(w);
 	if (pass && (deferred || (flow && !pending)))
 		return 1;
-	describe(w, opened, masked, decision->verdict, decision->reason, decision->rule);
+	describe(w, opened, peer, peer_port, decision->verdict, decision->reason, decision->rule);
 	if (!pass) {
 		denied(w);
 		return 0;

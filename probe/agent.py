@@ -21,7 +21,7 @@ from enrich.model import Pod
 from enrich.policy import PolicyView
 from enrich.records import EndpointRef, PolicyRef
 from probe.binding import Binding, bind
-from probe.installer import Bound, Installer, InstallError
+from probe.installer import Bound, Installer, InstallError, Surroundings
 from probe.kernel.attach import Attachments, Mode
 from probe.kernel.layout import Config
 from probe.kernel.maps import Maps
@@ -129,7 +129,9 @@ class Agent:
         binding = bind(pods, veths, self._binding.bound)
         bound = self._number(binding.bound)
         desired = self._compiler.compile(view, list({pod.uid: pod for pod in binding.bound.values()}.values()))
-        done = self._installer.apply(desired, bound, time.monotonic_ns(), self._network.node_addresses())
+        services = frozenset(ip for service in self._cluster.services().values() for ip in service.addresses)
+        around = Surroundings(services, self._network.node_addresses())
+        done = self._installer.apply(desired, bound, time.monotonic_ns(), around)
         self._attach(binding.bound, {veth.index: veth for veth in veths})
         covered = self._attachments.cover(self._network.devices(), binding.bound)
         if covered:
@@ -148,7 +150,7 @@ class Agent:
         cluster = self._cluster
         return PolicyView(
             pods=cluster.pods(), namespaces=cluster.namespaces(), nodes=cluster.nodes(),
-            policies=cluster.policies(), own_node=self._node,
+            policies=cluster.policies(), cluster_policies=cluster.cluster_policies(), own_node=self._node,
         )  # fmt: skip
 
     def _number(self, bound: Mapping[int, Pod]) -> list[Bound]:

@@ -76,6 +76,10 @@ class ManifestSource:
         """What is wrong with the folder now; the state in force is the last good one."""
         return self._problem
 
+    def refused(self) -> list[str]:
+        """None: a folder is taken whole or not at all."""
+        return []
+
     def _watch(self) -> None:
         try:
             while not self._stop.is_set():

@@ -24,6 +24,9 @@ class Source(Protocol):
     def problem(self) -> str | None:
         """What keeps the index from being up to date, in words; None if nothing does."""
 
+    def refused(self) -> list[str]:
+        """Objects that are there and not understood, as kind namespace/name."""
+
 
 def make_source(setting: str, cluster: Cluster) -> Source:
     """``manifests:FOLDER`` or ``kubernetes``. Raises :class:`SourceError`."""

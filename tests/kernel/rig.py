@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 from netns import Net, Space
 
-from enrich.model import Name, Namespace, NetworkPolicy, Node, Pod
+from enrich.model import ClusterNetworkPolicy, Name, Namespace, NetworkPolicy, Node, Pod
 from enrich.objects import parse
 from enrich.policy import PolicyView
 from enrich.records import INGRESS, Reason, Verdict
-from probe.installer import Bound, Installed, Installer
+from probe.installer import Bound, Installed, Installer, Surroundings
 from probe.kernel.attach import Attachments, Mode
 from probe.kernel.layout import ENDPOINT, VERSION, Config
 from probe.kernel.maps import Maps
@@ -26,7 +26,6 @@ from probe.netlink import NodeNetwork
 from probe.numbers import Numbers
 from probe.ring import Ring
 from probe.rules import Compiler
-from probe.services import with_services
 from probe.windows import Windows
 
 SIZES = {
@@ -63,8 +62,16 @@ class Seen:
 class Rig:
     """One node. ``pods`` maps a name "namespace/name" to its namespace; policies are API objects."""
 
-    def __init__(self, folder: Path, mode: Mode, pins: Path | None = None, net: Net | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        mode: Mode,
+        pins: Path | None = None,
+        net: Net | None = None,
+        sizes: Mapping[str, int] = SIZES,
+    ) -> None:
         self.folder = folder
+        self.sizes = sizes
         self.net = net or Net()
         self.node = self.net.node(NODE_IPS)
         self.pins = pins or Path("/sys/fs/bpf") / f"kubeweir-test-{secrets.token_hex(3)}"
@@ -73,6 +80,7 @@ class Rig:
         self.objects: dict[str, Pod] = {}
         self.namespaces: dict[Name, Namespace] = {}
         self.policies: dict[Name, NetworkPolicy] = {}
+        self.cluster_policies: dict[Name, ClusterNetworkPolicy] = {}
         self.others: dict[Name, Pod] = {}
         self.services: list[str] = []
         self.connect: Callable[..., Space] = self.net.pod
@@ -81,7 +89,7 @@ class Rig:
     def open(self) -> None:
         """What a probe does at its start: also a second one, after :meth:`crash`."""
         self.network = NodeNetwork(self.node.path)
-        self.maps = Maps.open(self.pins / VERSION, SIZES)
+        self.maps = Maps.open(self.pins / VERSION, self.sizes)
         self.maps.configure(Config.WINDOW_NS, WINDOW_NS)
         self.maps.configure(Config.FIRSTS, 1000)
         self.maps.configure(Config.FLOWS, 4096)
@@ -103,7 +111,7 @@ class Rig:
         """Without pods and policies, as at the start; numbers go on."""
         for space in self.pods.values():
             self.net.remove(space)
-        for table in (self.pods, self.objects, self.policies, self.namespaces, self.others):
+        for table in (self.pods, self.objects, self.policies, self.cluster_policies, self.namespaces, self.others):
             table.clear()
         self.services.clear()
         self.maps.configure(Config.FIRSTS, 1000)
@@ -156,12 +164,24 @@ class Rig:
         assert isinstance(made, NetworkPolicy)
         self.policies[made.key] = made
 
+    def cluster_policy(self, name: str, **spec: Any) -> None:
+        """Put a ClusterNetworkPolicy in the place of one of the same name."""
+        document = {"apiVersion": "policy.networking.k8s.io/v1alpha2", "kind": "ClusterNetworkPolicy"}
+        made = parse({**document, "metadata": {"name": name}, "spec": {"subject": {"namespaces": {}}, **spec}})
+        assert isinstance(made, ClusterNetworkPolicy)
+        self.cluster_policies[made.key] = made
+
     def apply(self, *, older: bool = False) -> Installed:
         """Compile, install and attach, as the agent does. ``older``: the pods were there before the probe."""
         node = Node(NODE, "n1-uid", {}, NODE_IPS)
         pods = {pod.key: pod for pod in self.objects.values()} | self.others
         view = PolicyView(
-            pods=pods, namespaces=self.namespaces, nodes={node.key: node}, policies=self.policies, own_node=NODE
+            pods=pods,
+            namespaces=self.namespaces,
+            nodes={node.key: node},
+            policies=self.policies,
+            cluster_policies=self.cluster_policies,
+            own_node=NODE,
         )
         desired = self.compiler.compile(view, list(self.objects.values()))
         bound = [
@@ -174,8 +194,8 @@ class Rig:
             )
             for name, pod in self.objects.items()
         ]
-        desired = with_services(desired, self.services)
-        done = self.installer.apply(desired, bound, time.monotonic_ns(), self.network.node_addresses())
+        around = Surroundings(frozenset(self.services), self.network.node_addresses())
+        done = self.installer.apply(desired, bound, time.monotonic_ns(), around)
         for end in bound:
             if not self.attachments.is_attached(end.index):
                 self.attachments.attach(end.index)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 from netns import Space, connects, listen, open_socket
@@ -34,9 +35,15 @@ def egress(rig: Rig, *to: str, port: int = 8080, protocol: str = "TCP") -> None:
     rig.apply()
 
 
-def told(rig: Rig, subject: str) -> list[Seen]:
-    """The subject's rows; a bridge's own multicast reports (IGMP) left out."""
-    return [row for row in of(rig.seen(), subject=subject) if not row.destination.startswith("224.")]
+def told(rig: Rig, subject: str, **wanted: str) -> list[Seen]:
+    """The subject's rows, without a bridge's own multicast reports (IGMP).
+
+    Of rows that say the same one after another the first: a connection that was closed before the policy changed may
+    have its last packets after that.
+    """
+    rows = [row for row in of(rig.seen(), subject=subject, **wanted) if not row.destination.startswith("224.")]
+    same = [replace(row, count=0) for row in rows]
+    return [row for number, row in enumerate(rows) if not number or same[number] != same[number - 1]]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -144,7 +151,7 @@ def test_a_node_port_from_a_pod_and_from_outside(site: Site, family: int, masque
         # From outside: masqueraded to the node's address or not, no node's call.
         assert not connects(site.other, node.address(family), NODE_PORT)
         assert connects(node, one.address(family), 8080)
-    backend = of(rig.seen(), destination=one.address(family), subject="a/client")
+    backend = told(rig, "a/client", destination=one.address(family))
     assert [(row.verdict, row.dialled, row.dialled_port) for row in backend] == [
         ("allow", node.address(family), NODE_PORT),
         ("deny", node.address(family), NODE_PORT),
