@@ -73,13 +73,13 @@ static __always_inline int parse_ports(struct __sk_buff *skb, struct packet *pac
 
 	if (!tcp && !icmp && packet->protocol != PROTOCOL_UDP && packet->protocol != PROTOCOL_SCTP)
 		return PARSED;
-	if (bpf_skb_load_bytes(skb, packet->transport, head, 8))
-		return PARSED_UNPARSABLE;
 	if (tcp && !quoted) {
 		if (bpf_skb_load_bytes(skb, packet->transport, head, 14))
 			return PARSED_UNPARSABLE;
 		packet->sequence = (u32)ntohs(head[2]) << 16 | ntohs(head[3]);
 		packet->tcp_flags = ntohs(head[6]) & 0xff;
+	} else if (bpf_skb_load_bytes(skb, packet->transport, head, 8)) {
+		return PARSED_UNPARSABLE;
 	}
 	/* One by one through locals: a choice between two places of an array is pointer arithmetic to the verifier. */
 	u16 first = ntohs(head[0]), second = ntohs(head[1]), third = ntohs(head[2]);

@@ -92,8 +92,8 @@ class NodeNetwork:
         return self.run(self._devices)
 
     def node_addresses(self) -> frozenset[str]:
-        """The node's own addresses, loopback and link-local ones left out."""
-        return self.run(lambda: frozenset(a for _, a in _addresses(None) if _is_routed(a)))
+        """The node's own addresses, loopback ones left out: a masquerade may take a link-local one of a veth."""
+        return self.run(lambda: frozenset(a for _, a in _addresses(None) if not ipaddress.ip_address(a).is_loopback))
 
     def subscribe(self) -> socket.socket:
         """A netlink socket that becomes readable when links or addresses of the node change."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import socket
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
-from netns import Space, connects, listen, open_socket
+from netns import Space, connects, ip, listen, open_socket, run
 
+from probe.kernel import layout
 from tests.kernel.frames import Wire, ipv4, ipv6, udp
 from tests.kernel.rig import FAMILIES, Rig, Seen, both, of
 from tests.kernel.site import NODE_PORT, VIP, Site, node_port, service
@@ -87,8 +89,6 @@ def test_without_an_endpoint_the_services_address_is_the_worlds(site: Site, fami
     rig = site.rig
     client = both(rig, "a/client", 1)
     device = "route add default via 10.99.0.2", "route add default via fd99::2 dev up0"
-    from netns import ip
-
     ip(rig.node, *device)
     egress(rig, "one")
     assert not connects(client, VIP[family], 80)
@@ -263,8 +263,6 @@ def test_a_forged_stamp_is_written_over(site: Site, stamp: int) -> None:
 
 
 def _forge(pod: Space, stamp: int) -> None:
-    from netns import run
-
     run(pod, "tc", "qdisc", "add", "dev", "eth0", "clsact")
     run(pod, "tc", "filter", "add", "dev", "eth0", "egress", "protocol", "all", "u32", "match", "u32", "0", "0",
         "classid", f"1:{stamp:x}")  # fmt: skip
@@ -291,3 +289,94 @@ def test_a_later_fragment_for_a_service_without_its_first_goes_nowhere(site: Sit
     wire.send(ipv4(client.address(4), VIP[4], 17, bytes(64), fragment=0x2005, number=77))
     wire.close()
     assert [row.reason for row in told(rig, "a/client")] == ["fragment"]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("masquerade", ["", "ct status dnat"])
+def test_a_stamp_that_another_filter_changes_is_replaced_by_the_hash(site: Site, family: int, masquerade: str) -> None:
+    rig, node = site.rig, site.rig.node
+    client, one, two = both(rig, "a/client", 1), both(rig, "a/one", 2), both(rig, "a/two", 3)
+    egress(rig, "one")
+    run(node, "sh", "-c", f"tc qdisc add dev {client.link} clsact 2>/dev/null; true")
+    run(node, "tc", "filter", "add", "dev", client.link, "ingress", "prio", "10", "protocol", "all",
+        "u32", "match", "u32", "0", "0", "classid", "1:7")  # fmt: skip
+    with listen(one, family, 8080), listen(two, family, 8080):
+        site.proxy(service(family, one), masquerade=masquerade)
+        assert connects(client, VIP[family], 80)
+        site.proxy(service(family, two), masquerade=masquerade)
+        assert not connects(client, VIP[family], 80)
+    rows = [(row.verdict, row.destination) for row in told(rig, "a/client", direction="egress")]
+    assert rows == [("allow", one.address(family)), ("deny", two.address(family))]
+
+
+@pytest.mark.parametrize("lost", [False, True], ids=["another's slot", "nothing is known"])
+def test_held_fragments_get_nobody_elses_policy(site: Site, lost: bool) -> None:
+    """A first fragment, then so many packets that its slot is another pod's, or so long that none fits; the last."""
+    rig = site.rig
+    client, free, one = both(rig, "a/client", 1), both(rig, "a/free", 3), both(rig, "a/one", 2)
+    site.proxy(service(4, one, 53, 8053, "udp"), masquerade="ct status dnat")
+    egress(rig)
+    wire = Wire(client, rig.node, *(["br0"] if site.wiring == "bridged" else []))
+    datagram = udp(53, data=bytes(56))
+    wire.send(ipv4(client.address(4), VIP[4], 17, datagram[:32], fragment=0x2000, number=9))
+    slots = rig.maps["slots"]
+    for number in range(layout.CHUNKS * 64):
+        key = number.to_bytes(4, "little")
+        slot = slots.get(key)
+        if slot is None or not slot["time_ns"]:
+            continue
+        taken = slot.copy()
+        if lost:
+            taken["time_ns"] = 1
+        else:
+            taken["hash"], taken["ifindex"] = int(slot["hash"]) ^ 1, free.index
+            taken["endpoint"] = rig.installer.endpoints[free.index]
+        slots.set(key, taken.tobytes())
+    if lost:
+        for key, _ in rig.maps["origins"].items().items():
+            rig.maps["origins"].drop(key)
+    rig.drain()
+    wire.send(ipv4(client.address(4), VIP[4], 17, datagram[32:], fragment=0x0004, number=9))
+    wire.close()
+    reasons = {row.reason for row in of(rig.seen(), verdict="deny")}
+    # The last fragment has a slot of its own, but of the datagram that is put together the first one's counts.
+    assert reasons == ({"no_origin"} if lost else {"default_deny"})
+
+
+def test_bulk_goes_through_a_service_whole(site: Site) -> None:
+    rig = site.rig
+    client, one = both(rig, "a/client", 1), both(rig, "a/one", 2)
+    site.proxy(service(4, one))
+    egress(rig, "one")
+    size = 8 << 20
+    with listen(one, 4, 8080) as listening, open_socket(client, 4, socket.SOCK_STREAM) as here:
+        here.connect((VIP[4], 80))
+        there, _ = listening.accept()
+        with there:
+            sender = threading.Thread(target=here.sendall, args=(bytes(size),))
+            sender.start()
+            got = 0
+            while got < size:
+                got += len(there.recv(1 << 20))
+            sender.join()
+    assert [row.verdict for row in told(rig, "a/client", direction="egress")] == ["allow"]
+
+
+def test_devices_that_come_and_go_are_covered(rig: Rig) -> None:
+    pod = both(rig, "a/client", 1)
+    rig.apply()
+    ip(rig.node, "link add late0 type veth peer name late1", "link add late2 type bridge", "link set late0 up")
+    names = {device.name for device in rig.network.devices()}
+    assert {"late0", "late1", pod.link} <= names
+    assert not {"late2", "lo"} & names
+    assert rig.attachments.cover(rig.network.devices(), {pod.index}) == 2
+    assert rig.attachments.cover(rig.network.devices(), {pod.index}) == 0
+    ip(rig.node, "link del late0", "link del late2")
+    rig.attachments.cover(rig.network.devices(), {pod.index})
+    assert not list((rig.pins / layout.VERSION / "links").glob("*_exit_*"))
+    # A pod's interface whose pod has gone is a device like others.
+    rig.attachments.detach(pod.index)
+    assert rig.attachments.cover(rig.network.devices(), set()) == 1
+    rig.attachments.attach(pod.index)
+    assert rig.attachments.is_attached(pod.index)
+    assert rig.attachments.cover(rig.network.devices(), {pod.index}) == 0
