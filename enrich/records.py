@@ -116,9 +116,15 @@ class Header(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=False):
     rules: dict[str, list[PolicyRef]] = {}
     """Rule number (decimal) to policies, for the numbers in these rows."""
     lost: dict[str, tuple[int, int]] = {}
-    """For each reason the rows lost since the last batch, and in all."""
+    """For each reason the rows lost since the last batch, and in all: in the life of what counts them, which is the
+    ring's for what the kernel lost, the spool's for what was lost behind it."""
     kept: list[tuple[int, int]] | None = None
     """Of a batch that the full spool thinned: runs ``[number, rows]`` that it kept; ``first`` is the first kept."""
+
+    @property
+    def key(self) -> bytes:
+        """The Kafka key: one ring is one key and one order."""
+        return f"{self.cluster}/{self.node}/{self.ring}".encode()
 
 
 class Batch(msgspec.Struct, frozen=True):
@@ -126,10 +132,28 @@ class Batch(msgspec.Struct, frozen=True):
 
     header: Header
     rows: np.ndarray[Any, np.dtype[np.void]]
+    picked: np.ndarray[Any, np.dtype[np.uint64]] | None = None
+    """The numbers of the rows, where they are not all that the header tells of."""
+
+    def pick(self, rows: np.ndarray[Any, Any]) -> Batch:
+        """A part of it: those rows, by a mask or by their places."""
+        return Batch(self.header, self.rows[rows], self.numbers()[rows])
+
+    def encode(self) -> bytes:
+        """The Kafka value of what is picked: as a batch of which no more was kept."""
+        numbers = self.numbers()
+        starts = np.flatnonzero(np.diff(numbers, prepend=numbers[:1] - 2) != 1)
+        kept = [(int(run[0]), len(run)) for run in np.split(numbers, starts[1:])]
+        header = msgspec.structs.replace(
+            self.header, first=kept[0][0], rows=len(self.rows), row_bytes=VERDICT.itemsize, kept=kept
+        )
+        return encode_batch(header, np.ascontiguousarray(self.rows))
 
     def numbers(self) -> np.ndarray[Any, np.dtype[np.uint64]]:
         """The rows' numbers, one a row."""
         header = self.header
+        if self.picked is not None:
+            return self.picked
         if header.kept is None:
             return np.arange(header.first, header.first + header.rows, dtype=np.uint64)
         return np.concatenate(

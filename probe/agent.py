@@ -21,6 +21,7 @@ from enrich.cluster import Cluster
 from enrich.model import Pod
 from enrich.records import EndpointRef, PolicyRef
 from probe.binding import Binding, bind
+from probe.holds import Holds
 from probe.installer import Bound, Installer, InstallError
 from probe.kernel.attach import Attachments, Mode
 from probe.kernel.layout import Config
@@ -61,13 +62,21 @@ class Agent:
     """The policy half of the probe."""
 
     def __init__(
-        self, node: str, cluster: Cluster, network: NodeNetwork, maps: Maps, numbers: Numbers, mode: Mode | None = None
+        self,
+        node: str,
+        cluster: Cluster,
+        network: NodeNetwork,
+        maps: Maps,
+        numbers: Numbers,
+        holds: Holds,
+        mode: Mode | None = None,
     ) -> None:
         self._node = node
         self._cluster = cluster
         self._network = network
         self._maps = maps
         self._numbers = numbers
+        self._holds = holds
         self._compiler = Compiler(numbers)
         self._installer = Installer(maps)
         self._attachments = Attachments(maps, network, mode)
@@ -136,6 +145,7 @@ class Agent:
         done = self._installer.apply(desired, bound, time.monotonic_ns())
         self._attach(binding.bound, {veth.index: veth for veth in veths})
         self._binding = binding
+        self._holds.bound(binding.bound)
         if self._problem:
             # What there is now lives long: without it, a collection does not stop a small change for 100 ms.
             gc.freeze()
@@ -223,7 +233,7 @@ class Agent:
                 if not select.select([events], [], [], 0.5)[0]:
                     continue
                 try:
-                    events.recv(1 << 16)
+                    self._holds.links(events.recv(1 << 16))
                 except OSError:
                     # ENOBUFS: some were lost, which is all the same: everything is read again.
                     log.debug("link events overran")

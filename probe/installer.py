@@ -230,7 +230,8 @@ class Installer:
         for key in moved:
             if key not in wanted:
                 table.drop(key)
-                del self._endpoints[key]
+                number = np.frombuffer(self._endpoints.pop(key), ENDPOINT)["number"]
+                self._maps["budgets"].drop(number.tobytes())
                 self._placed.pop(key, None)
                 continue
             value = np.frombuffer(self._endpoints[key], ENDPOINT).copy()

@@ -12,17 +12,20 @@ from typing import Final
 import click
 import structlog
 from prometheus_client import CollectorRegistry
+from prometheus_client.registry import Collector
 
-from enrich.cluster import Cluster
+from enrich.cluster import POLICY_KINDS, Cluster
 from enrich.model import Name
 from enrich.runtime.health import HealthServer
 from enrich.runtime.process import Exit, StopServiceError, configure_logs, fail, only_instance, stop_on_signals
 from enrich.runtime.settings import SettingsError, describe, load
+from enrich.runtime.watching import SourceCollector
 from enrich.sources.source import Source, SourceError, make_source
 from enrich.topics import topics
 from probe.agent import Agent, Names, detach
 from probe.batcher import Limits
 from probe.delivery import Delivery
+from probe.holds import Holds
 from probe.kernel.attach import Mode
 from probe.kernel.layout import VERSION, Config
 from probe.kernel.maps import LayoutError, Maps
@@ -30,13 +33,14 @@ from probe.kernel.program import LoadError
 from probe.metrics import ProbeCollector
 from probe.netlink import NetworkError, NodeNetwork
 from probe.numbers import Numbers
-from probe.publisher import Publisher
+from probe.publisher import EndpointPublisher, Publisher
 from probe.ring import Ring
 from probe.settings import Settings
 from probe.spool import Spool
 
 log = structlog.get_logger("kubeweir.probe")
 
+_LAST_WORD_S: Final = 1.0
 _FLUSH_S: Final = 8.0
 """What is not acknowledged by then stays in the spool, for the next start."""
 _MODES: Final[dict[str, Mode | None]] = {"auto": None, "tcx": "tcx", "clsact": "clsact"}
@@ -48,12 +52,13 @@ def serve(settings: Settings) -> None:
     stop = stop_on_signals()
     with contextlib.ExitStack() as stack:
         stack.enter_context(only_instance(settings.run_dir / "probe.lock"))
-        cluster = Cluster()
+        cluster = Cluster(kinds=POLICY_KINDS)
         source = stack.enter_context(_started(settings, cluster))
         network = NodeNetwork(settings.netns)
         stack.callback(network.close)
         maps = Maps.open(settings.pin_dir / VERSION, settings.sizes())
         maps.configure(Config.FIRSTS, settings.firsts)
+        maps.configure(Config.FLOWS, settings.pod_flows)
         stack.callback(maps.close)
         numbers = Numbers.open(settings.run_dir / "ledger")
         stack.callback(numbers.close)
@@ -61,40 +66,53 @@ def serve(settings: Settings) -> None:
         stack.callback(ring.close)
         spool = Spool(settings.state_dir / "spool", settings.spool_bytes)
         stack.callback(spool.close)
-        while not cluster.synced.wait(0.2) and not stop.is_set():
-            pass  # the cluster's id is in the list of namespaces
-        delivery = Delivery(
-            ring, Names(numbers), spool, (_cluster_id(settings, cluster), settings.node), _limits(settings)
-        )
-        raw = topics(settings.topic_prefix, settings.partitions).raw
-        publisher = Publisher(spool, raw, delivery.batcher.key, {"bootstrap.servers": settings.kafka})
-        delivery.publisher = publisher
-        agent = Agent(settings.node, cluster, network, maps, numbers, _MODES[settings.attach])
-        registry = CollectorRegistry()
-        registry.register(ProbeCollector(agent, maps, ring, delivery, spool, publisher))
+        made = topics(settings.topic_prefix, settings.partitions)
+        publisher = Publisher(spool, made.raw, {"bootstrap.servers": settings.kafka})
+        endpoints = EndpointPublisher(made.endpoints, {"bootstrap.servers": settings.kafka})
+        holds = Holds(settings.node, settings.run_dir / "holds", endpoints.tell)
+        delivery = Delivery(ring, Names(numbers), spool, _limits(settings))
+        agent = Agent(settings.node, cluster, network, maps, numbers, holds, _MODES[settings.attach])
+        registry = _registry(SourceCollector("probe", source),
+                             ProbeCollector(agent, maps, ring, delivery, spool, publisher))  # fmt: skip
         ready = {
             "source": source.problem,
             "policy": agent.problem,
             "spool": lambda: delivery.problem,
             "kafka": lambda: publisher.problem,
         }
-        stack.callback(HealthServer(settings.metrics, registry, ready).close)
-        agent.start(settings.deny_window)
-        delivery.start()
-        publisher.start()
-        log.info("started", node=settings.node, ring=ring.id, attach=agent.mode, kafka=settings.kafka,
-                 source=settings.source, metrics=settings.metrics)  # fmt: skip
+        health = HealthServer(settings.metrics, registry, ready)
+        stack.callback(health.close)
         failures = (agent.failed, delivery.failed, publisher.failed)
-        while not stop.wait(0.2) and not any(failed.is_set() for failed in failures):
-            pass
+
+        def is_over() -> bool:
+            return stop.is_set() or any(failed.is_set() for failed in failures)
+
+        agent.start(settings.deny_window)
+        publisher.start()
+        cluster_id = _cluster_id(settings, cluster, delivery.cluster, is_over)
+        if cluster_id is not None:
+            delivery.start(cluster_id, settings.node)
+            holds.begin(cluster_id)
+            log.info("started", node=settings.node, cluster=cluster_id, ring=ring.id, attach=agent.mode,
+                     kafka=settings.kafka, source=settings.source, metrics_port=health.port)  # fmt: skip
+        while not is_over():
+            stop.wait(0.2)
         agent.stop()
         delivery.stop()
         flushed = publisher.stop(_FLUSH_S)
+        endpoints.stop(_LAST_WORD_S)
         log.info("stopped", flushed=flushed, spooled_batches=spool.records, enforcement="stays in place")
         if publisher.failed.is_set():
-            raise StopServiceError(f"Kafka refuses for good: {publisher.problem}", Exit.KAFKA)
+            raise StopServiceError(f"{publisher.problem}", Exit.KAFKA)
         if any(failed.is_set() for failed in failures):
             raise StopServiceError("a part failed, see the log above", Exit.UNEXPECTED)
+
+
+def _registry(*collectors: Collector) -> CollectorRegistry:
+    registry = CollectorRegistry()
+    for collector in collectors:
+        registry.register(collector)
+    return registry
 
 
 @contextlib.contextmanager
@@ -120,9 +138,13 @@ def _limits(settings: Settings) -> Limits:
     )
 
 
-def _cluster_id(settings: Settings, cluster: Cluster) -> str:
-    if settings.cluster:
-        return settings.cluster
+def _cluster_id(settings: Settings, cluster: Cluster, known: str | None, is_over: Callable[[], bool]) -> str | None:
+    """The setting, or what is ``known`` since the ring was made, else what the source says. None: over before that."""
+    if settings.cluster or known:
+        return settings.cluster or known
+    while not cluster.synced.wait(0.2):
+        if is_over():
+            return None
     system = cluster.namespaces().get(Name("", "kube-system"))
     return system.uid if system else "default"
 
@@ -131,13 +153,16 @@ def _check_machine(settings: Settings) -> None:
     """What a person can mend is said in a line."""
     if settings.attach not in _MODES:
         raise StopServiceError(f"WEIR_ATTACH={settings.attach!r}: must be auto, tcx or clsact", Exit.USAGE)
-    if settings.ring_bytes < 4096 or settings.ring_bytes & (settings.ring_bytes - 1):
-        raise StopServiceError(f"WEIR_RING_BYTES={settings.ring_bytes}: must be a power of two from 4096", Exit.USAGE)
+    if settings.ring_bytes & (settings.ring_bytes - 1):
+        raise StopServiceError(f"WEIR_RING_BYTES={settings.ring_bytes}: must be a power of two", Exit.USAGE)
     if os.geteuid() != 0:
         raise StopServiceError("must run as root, or with the capabilities BPF, NET_ADMIN and PERFMON", Exit.UNABLE)
     release = tuple(int(part) for part in os.uname().release.split("-")[0].split(".")[:2])
     if release < (5, 10):
         raise StopServiceError(f"kernel {os.uname().release} is too old: 5.10 is needed", Exit.UNABLE)
+    if release < (5, 11):
+        # From 5.11 the memory cgroup pays for maps. Before, bcc lifts the limit where the kernel lets it.
+        log.info("the maps' memory counts against RLIMIT_MEMLOCK on this kernel", kernel=os.uname().release)
     if not _is_bpffs(settings.pin_dir):
         raise StopServiceError(
             f"{settings.pin_dir} is not in a BPF file system: mount -t bpf bpf /sys/fs/bpf", Exit.UNABLE
@@ -185,6 +210,7 @@ def _detach(settings: Settings) -> None:
         finally:
             network.close()
         (settings.run_dir / "ledger").unlink(missing_ok=True)
+        (settings.run_dir / "holds").unlink(missing_ok=True)
     click.echo(f"weir-probe: enforcement ended on {freed} interfaces, nothing is pinned any more")
 
 
@@ -202,6 +228,10 @@ def _shell(work: Callable[[Settings], None]) -> int:
         return fail(StopServiceError(str(error), Exit.UNABLE), "weir-probe")
     except (LayoutError, NetworkError) as error:
         return fail(StopServiceError(str(error), Exit.UNABLE), "weir-probe")
+    except OSError as error:
+        if error.filename is None:
+            raise
+        return fail(StopServiceError(f"{error.filename}: {error.strerror}", Exit.UNABLE), "weir-probe")
     return Exit.OK
 
 

@@ -1,0 +1,27 @@
+"""Why a row is as it is: what ``weir explain`` says of it."""
+
+from __future__ import annotations
+
+from enrich.ends import read_destination, read_source
+from enrich.explanation import explanation
+from tests.conformance.case import Row
+from tests.conformance.state import State
+
+
+def explain(state: State, row: Row) -> str:
+    """The verdict, and what each end with policies of its own says."""
+    source, destination = _typed(state, row.source), _typed(state, row.destination)
+    bracketed = f"[{destination}]" if ":" in destination else destination
+    port = f"{row.port}/{row.protocol.name}"
+    found = explanation(state.view(""), {}, read_source(source), read_destination(f"{bracketed}:{port}"))
+    sides = [
+        f"{side.direction} of {side.namespace}/{side.pod} {side.text}"
+        for answer in found.answers
+        for side in answer.sides
+    ]
+    return "; ".join([found.text, *sides])
+
+
+def _typed(state: State, end: str) -> str:
+    """As a person names it: a pod by its name, everything else by its address."""
+    return end if end in state.pods else state.ip(end)
