@@ -36,8 +36,8 @@ KINDS: Final[tuple[type, ...]] = (
 )  # fmt: skip
 NAMED_KINDS: Final[tuple[type, ...]] = (Pod, Node, Service, EndpointSlice, Workload)
 """What the names in a record are made of."""
-POLICY_KINDS: Final[tuple[type, ...]] = (Pod, Namespace, Node, NetworkPolicy, ClusterNetworkPolicy)
-"""What policy is made of."""
+POLICY_KINDS: Final[tuple[type, ...]] = (Pod, Namespace, Node, Service, NetworkPolicy, ClusterNetworkPolicy)
+"""What policy and its enforcement are made of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,9 @@ class Cluster:
         self.generation = 0
         """Grows with every change: what was looked up under an older one is to be looked up again."""
         self._now_ns = now_ns
-        self._addresses = Addresses(int(tail_s * 1e9), int(skew_s * 1e9))
+        self._tail_ns = int(tail_s * 1e9)
+        self._since_ns = 1 << 62
+        self._addresses = Addresses(self._tail_ns, int(skew_s * 1e9))
         self._objects: dict[type, dict[Name, Any]] = {kind: {} for kind in KINDS}
         self._views: dict[type, Mapping[Name, Any]] = {}
         self._missing = set(self.kinds)
@@ -93,7 +95,8 @@ class Cluster:
             first = self._missing & lists.keys()
             touched = self._apply(changes, first, known_ns) | first
             self._missing -= first
-            if not self._missing:
+            if not self._missing and not self.synced.is_set():
+                self._since_ns = min(self._since_ns, self._now_ns())
                 self.synced.set()
         self._tell(touched)
         return bool(touched)
@@ -218,6 +221,14 @@ class Cluster:
     def pod_around(self, ip: str, at_ns: int, node: str = "") -> tuple[PodAt, int, int]:
         """The same, and since and until when (not included) the answer is this one."""
         return self._addresses.pod_around(ip, at_ns, node)
+
+    def remembers_since(self, since_ns: int) -> None:
+        """Who had an address is known from this moment on, of pods too that were gone before the first list."""
+        self._since_ns = min(self._since_ns, since_ns)
+
+    def forgot(self, at_ns: int) -> bool:
+        """Whether pods that had an address at a moment may not be known, or not any more."""
+        return at_ns < max(self._since_ns, self._now_ns() - self._tail_ns)
 
     def may_be_pods(self, ip: str) -> bool:
         """Whether pods have addresses so near this one that it is likely a pod's too."""
