@@ -32,7 +32,8 @@ _IN_FLIGHT_BYTES: Final = 32 << 20
 _LARGEST: Final = 8 << 20
 """As the topic is made; a batch is under 512 kB, unless a single row needs more names than that."""
 _REPORT_S: Final = 10.0
-_RETRY_S: Final = 1.0
+_RETRY_S: Final = 0.5
+_LONGEST_RETRY_S: Final = 8.0
 _REFUSED: Final = frozenset(
     {KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.INVALID_MSG, KafkaError.INVALID_MSG_SIZE, KafkaError.INVALID_RECORD}
 )
@@ -44,7 +45,7 @@ class Publisher:
 
     def __init__(self, spool: Spool, topic: Topic, config: Mapping[str, Any]) -> None:
         """``config``: librdkafka's settings for the connection."""
-        self._spool, self._topic = spool, topic
+        self._spool, self._topic, self._servers = spool, topic, config["bootstrap.servers"]
         self._most_bytes = min(_IN_FLIGHT_BYTES, spool.max_bytes // 4)
         quiet = logging.getLogger("kubeweir.rdkafka")
         quiet.addHandler(logging.NullHandler())
@@ -99,8 +100,10 @@ class Publisher:
 
     def _run(self) -> None:
         try:
+            wait = _RETRY_S
             while not self._stop.is_set() and not self._topic_is_right():
-                self._stop.wait(_RETRY_S)
+                self._stop.wait(wait)
+                wait = min(2 * wait, _LONGEST_RETRY_S)
             while not self._stop.is_set():
                 self._step()
         except KafkaException as error:
@@ -176,7 +179,7 @@ class Publisher:
             self.problem = error.str()
             self.failed.set()
             return
-        self._report(f"Kafka cannot be reached ({error.str()}); verdicts are kept in the spool")
+        self._report(f"Kafka cannot be reached at {self._servers} ({error.str()}); verdicts are kept in the spool")
 
     def _report(self, problem: str) -> None:
         self.problem = problem
@@ -193,7 +196,7 @@ class Publisher:
             resource = ConfigResource(ResourceType.TOPIC, self._topic.name)
             entries = self._admin.describe_configs([resource])[resource].result(5)
         except KafkaException as error:
-            self._report(f"Kafka cannot be reached ({error.args[0].str()}); verdicts are kept in the spool")
+            self._on_error(error.args[0])
             return False
         config = {name: entry.value for name, entry in entries.items()}
         wrong = self._topic.differences(len(found.partitions), config)
