@@ -17,12 +17,14 @@ from probe.installer import Bound, Installer
 from probe.kernel.layout import Config
 from probe.kernel.maps import Map, Maps
 from tests.enrich.test_policy import made as made_of
-from tests.kernel.asked import frame, passes, row_of
+from tests.kernel.asked import frame, passes
 from tests.kernel.rig import Rig
 from tests.probe.clusters import OWN, Asked, World, changes, expected, questions, subjects, worlds
 
 pytestmark = pytest.mark.kernel
 
+Answer = tuple[int, int, tuple[PolicyRef, ...]]
+"""Verdict, reason, policies."""
 _FULL = 400
 """Denied connections after which the windows are emptied."""
 
@@ -65,23 +67,39 @@ def _install(rig: Rig, interfaces: dict[str, int], view: PolicyView) -> None:
 
 def _ask(rig: Rig, interfaces: dict[str, int], view: PolicyView) -> None:
     for number, asked in enumerate(questions(view)):
-        wanted = expected(view, asked)
-        if wanted is None:
+        if expected(view, asked) is None:
             continue
         if number % _FULL == 0:
             rig.windows.rotate()
             rig.windows.rotate()
             rig.drain()
-        assert _answer(rig, interfaces, asked) == wanted, asked
+        assert _answers(rig, interfaces, asked) == _judged(view, asked), asked
 
 
-def _answer(rig: Rig, interfaces: dict[str, int], asked: Asked) -> tuple[int, int, tuple[PolicyRef, ...]]:
+def _judged(view: PolicyView, asked: Asked) -> list[Answer]:
+    """What the rows must say. Where a local pod is the sender and no stamp says so, its egress is judged too."""
+    pod, direction, ip, protocol, port = asked
+    wanted = expected(view, asked)
+    assert wanted is not None
+    sender = next((one for one in subjects(view) if ip in one.ips), None)
+    if direction is Direction.EGRESS or sender is None:
+        return [wanted]
+    own = next(one for one in pod.ips if (":" in one) == (":" in ip))
+    sent = expected(view, (sender, Direction.EGRESS, own, protocol, port))
+    assert sent is not None
+    return [sent] if sent[0] == Verdict.DENY else [sent, wanted]
+
+
+def _answers(rig: Rig, interfaces: dict[str, int], asked: Asked) -> list[Answer]:
     passed = _passes(rig, interfaces, asked)
-    row = row_of(rig)
-    verdict = int(row["verdict"] & 0x7F)
-    assert passed == (verdict != Verdict.DENY)
-    refs = tuple(PolicyRef(**entry) for entry in rig.numbers.meaning("rule", int(row["rule"])) or ())
-    return verdict, int(row["reason"]), refs
+    rows = rig.drain()
+    verdicts = [int(row["verdict"] & 0x7F) for row in rows]
+    assert passed == (Verdict.DENY not in verdicts)
+    rules = [rig.numbers.meaning("rule", int(row["rule"])) or () for row in rows]
+    return [
+        (verdict, int(row["reason"]), tuple(PolicyRef(**entry) for entry in rule))
+        for verdict, row, rule in zip(verdicts, rows, rules, strict=True)
+    ]
 
 
 def _passes(rig: Rig, interfaces: dict[str, int], asked: Asked) -> bool:
@@ -111,9 +129,8 @@ class _Traffic:
         """A state is about to be installed."""
         found: dict[tuple[object, ...], bool] = {}
         for one in questions(view):
-            wanted = expected(view, one) if one[3] is Protocol.TCP and one[4] in (80, 443) else None
-            if wanted is not None:
-                found[(one[0].name, *one[1:])] = wanted[0] != Verdict.DENY
+            if one[3] is Protocol.TCP and one[4] in (80, 443) and expected(view, one) is not None:
+                found[(one[0].name, *one[1:])] = _judged(view, one)[-1][0] != Verdict.DENY
         self._questions = [one for one in questions(view) if (one[0].name, *one[1:]) in found]
         self._states.append(found)
 
