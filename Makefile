@@ -1,6 +1,6 @@
 # The targets that people use; `make` alone lists them.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo cluster cluster-down test lint unit bench clean
+.PHONY: help setup demo image cluster cluster-down test lint unit bench clean
 PY := .venv/bin/python
 
 help: ## list the targets
@@ -11,6 +11,9 @@ setup: ## install what is missing (Debian packages, virtual environment, Apache 
 
 demo: setup ## a small cluster, real traffic, the verdicts as they arrive; KEEP=1: until Ctrl-C
 	@$(PY) deploy/local/demo
+
+image: ## the container image of both services, into the cache
+	@deploy/image/build
 
 cluster: setup ## a real Kubernetes on this machine; NODES=2, CNI=ptp or bridge, PROXY=nftables or iptables
 	@deploy/local/cluster up $(if $(NODES),--nodes $(NODES)) $(if $(CNI),--cni $(CNI)) $(if $(PROXY),--proxy $(PROXY))
