@@ -15,9 +15,20 @@ from types import MappingProxyType
 from typing import Any, Final, Literal, cast
 
 from enrich.addresses import Addresses, PodAt
-from enrich.model import Name, Namespace, NetworkPolicy, Node, Object, Owner, Pod, Service, Workload
+from enrich.model import (
+    ClusterNetworkPolicy,
+    Name,
+    Namespace,
+    NetworkPolicy,
+    Node,
+    Object,
+    Owner,
+    Pod,
+    Service,
+    Workload,
+)
 
-KINDS: Final[tuple[type, ...]] = (Pod, Namespace, Node, Service, Workload, NetworkPolicy)
+KINDS: Final[tuple[type, ...]] = (Pod, Namespace, Node, Service, Workload, NetworkPolicy, ClusterNetworkPolicy)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +47,7 @@ class Snapshot:
     namespaces: Mapping[Name, Namespace]
     nodes: Mapping[Name, Node]
     policies: Mapping[Name, NetworkPolicy]
+    cluster_policies: Mapping[Name, ClusterNetworkPolicy]
 
 
 class Cluster:
@@ -138,7 +150,7 @@ class Cluster:
     def snapshot(self) -> Snapshot:
         """What policy is made of, with no change in between."""
         with self._write:
-            return Snapshot(self.pods(), self.namespaces(), self.nodes(), self.policies())
+            return Snapshot(self.pods(), self.namespaces(), self.nodes(), self.policies(), self.cluster_policies())
 
     def pods(self) -> Mapping[Name, Pod]:
         """Every pod that exists. This and its like never change once they are handed out."""
@@ -159,6 +171,10 @@ class Cluster:
     def policies(self) -> Mapping[Name, NetworkPolicy]:
         """Every NetworkPolicy."""
         return self._view(NetworkPolicy)
+
+    def cluster_policies(self) -> Mapping[Name, ClusterNetworkPolicy]:
+        """Every ClusterNetworkPolicy."""
+        return self._view(ClusterNetworkPolicy)
 
     def counts(self) -> dict[str, int]:
         """Objects by kind."""

@@ -50,12 +50,16 @@ class Field:
         """Whether there is a value; null counts as none, as in the API."""
         return self.value is not None
 
-    def items(self) -> Iterator[Field]:
-        """The elements of a list; none where it is absent."""
+    def items(self, least: int = 0, most: int | None = None) -> Iterator[Field]:
+        """The elements of a list; none where it is absent. One that is there has ``least`` to ``most``."""
         if self.value is None:
             return
         if not isinstance(self.value, list):
             self.fail("must be a list")
+        if len(self.value) < least:
+            self.fail(f"must have at least {least} element")
+        if most is not None and len(self.value) > most:
+            self.fail(f"must have at most {most} elements, has {len(self.value)}")
         for index, element in enumerate(self.value):
             yield Field(f"{self.path}[{index}]", element)
 
@@ -76,13 +80,27 @@ class Field:
             self.fail(f"must be one of {', '.join(allowed)}, is {chosen!r}")
         return chosen
 
-    def port(self) -> int:
-        """A port number, 1 to 65535."""
+    def only(self, *names: str) -> Field:
+        """The one field that is set, of those that may be ("exactly one field must be set")."""
+        if self.value is None:
+            self.fail("is required")
+        found = [self[name] for name in names if self[name].is_set]
+        others = sorted(key for key, value in self.value.items() if value is not None and key not in names)
+        if len(found) != 1 or others:
+            self.fail(f"must have exactly one of {', '.join(names)}, has {', '.join(map(str, self.value)) or 'none'}")
+        return found[0]
+
+    def whole(self, least: int, most: int) -> int:
+        """A whole number within bounds."""
         if isinstance(self.value, bool) or not isinstance(self.value, int):
             self.fail(f"must be a number, is {self.value!r}")
-        if not 1 <= self.value <= 65535:
-            self.fail(f"must be between 1 and 65535, is {self.value}")
+        if not least <= self.value <= most:
+            self.fail(f"must be between {least} and {most}, is {self.value}")
         return self.value
+
+    def port(self) -> int:
+        """A port number, 1 to 65535."""
+        return self.whole(1, 65535)
 
     def boolean(self) -> bool:
         """True or false; false where absent."""

@@ -80,6 +80,9 @@ class Namespace:
     name: str
     uid: str
     labels: Labels = field(hash=False)
+    audit: bool = False
+    """``kubeweir.io/mode: audit``: every NetworkPolicy in it is audited. A ClusterNetworkPolicy is not: it is the
+    cluster administrators', and who may annotate a namespace must not switch off what they deny there."""
 
     @property
     def key(self) -> Name:
@@ -165,11 +168,15 @@ class IPBlock:
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """A NetworkPolicyPeer: either ``ip_block``, or one or both selectors."""
+    """A peer of a rule: ``ip_block``, or ``nodes`` (of a ClusterNetworkPolicy only), or one or both selectors of pods.
+
+    A ClusterNetworkPolicy's ``networks`` are a peer a CIDR; its selectors of pods always have ``namespaces``.
+    """
 
     namespaces: Selector | None = None
     pods: Selector | None = None
     ip_block: IPBlock | None = None
+    nodes: Selector | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,10 +206,60 @@ class NetworkPolicy:
     pods: Selector
     ingress: tuple[Rule, ...] | None = None
     egress: tuple[Rule, ...] | None = None
+    audit: bool = False
+    """Its own annotation ``kubeweir.io/mode: audit``; its namespace's counts as well."""
 
     @property
     def key(self) -> Name:
         return Name(self.namespace, self.name)
 
 
-Object = Pod | Namespace | Node | Service | Workload | NetworkPolicy
+class Tier(enum.IntEnum):
+    """The tiers of ClusterNetworkPolicy; that of NetworkPolicy lies between."""
+
+    ADMIN = 0
+    BASELINE = 1
+
+
+class Action(enum.Enum):
+    """What a ClusterNetworkPolicy's rule does with the traffic that it matches."""
+
+    ACCEPT = "Accept"
+    DENY = "Deny"
+    PASS = "Pass"  # noqa: S105 - a word of the API
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterRule:
+    """An ingress or egress rule of a ClusterNetworkPolicy. No peers: matches nothing. No ports: every protocol."""
+
+    action: Action
+    peers: tuple[Peer, ...]
+    ports: tuple[PolicyPort, ...] = ()
+    name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterNetworkPolicy:
+    """A policy.networking.k8s.io/v1alpha2 ClusterNetworkPolicy. Selecting a pod does not isolate it."""
+
+    name: str
+    uid: str
+    tier: Tier
+    priority: int
+    """0 to 1000 within the tier, the lower one first."""
+    namespaces: Selector
+    """The subject's namespaces."""
+    pods: Selector
+    """The subject's pods in them; ``subject.namespaces`` means all of them."""
+    ingress: tuple[ClusterRule, ...] = ()
+    egress: tuple[ClusterRule, ...] = ()
+    audit: bool = False
+    """Its annotation ``kubeweir.io/mode: audit``."""
+
+    @property
+    def key(self) -> Name:
+        return Name("", self.name)
+
+
+Object = Pod | Namespace | Node | Service | Workload | NetworkPolicy | ClusterNetworkPolicy

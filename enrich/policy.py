@@ -1,68 +1,96 @@
-"""What a NetworkPolicy means, as pure functions: the reference that the kernel's maps are compared with.
+"""What network policy means, as pure functions: the reference that the kernel's maps are compared with.
 
-The wording in quotes is the API's (``networking.k8s.io/v1``, types.go). ``subject`` is the pod whose policy is judged,
+The tiers are asked in order, "Admin tier, NetworkPolicy tier, Baseline tier" (``policy.networking.k8s.io/v1alpha2``,
+whose wording is in quotes here beside that of ``networking.k8s.io/v1``). ``subject`` is the pod whose policy is judged,
 ``peer`` the other end. Nothing here is fast; :mod:`probe.rules` compiles the same meaning to map entries.
+
+A policy that is audited takes no part in the verdict. Where the others alone allow what all together would deny, the
+verdict is ``audit``, with the policies that would deny.
 """
 
 from __future__ import annotations
 
-import enum
-import ipaddress
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from enrich import selectors
-from enrich.model import IPBlock, Name, NamedPort, Namespace, NetworkPolicy, Node, Peer, Pod, PolicyPort, Protocol, Rule
-from enrich.records import PolicyRef, Reason
+from enrich.matching import (
+    Direction,
+    Endpoint,
+    PolicyView,
+    block_matches,
+    cluster_rule_matches,
+    endpoint,
+    namespace_matches,
+    newest_last,
+    node_matches,
+    peer_matches,
+    port_matches,
+    resolve,
+    rule_matches,
+)
+from enrich.model import Action, ClusterNetworkPolicy, ClusterRule, Name, NetworkPolicy, Pod, Protocol, Rule, Tier
+from enrich.records import PolicyRef, Reason, Verdict
 
-
-class Direction(enum.IntEnum):
-    """Of a connection, as the subject sees it; the numbers are the kernel's."""
-
-    EGRESS = 0
-    INGRESS = 1
+__all__ = [
+    "Decision",
+    "Direction",
+    "Endpoint",
+    "PolicyView",
+    "Traffic",
+    "block_matches",
+    "cluster_rule_matches",
+    "cluster_rules",
+    "connection",
+    "decide",
+    "endpoint",
+    "in_tier",
+    "is_audited",
+    "isolates",
+    "namespace_matches",
+    "newest_last",
+    "node_matches",
+    "order",
+    "peer_matches",
+    "port_matches",
+    "resolve",
+    "rule_matches",
+    "rules",
+    "selects",
+]
 
 
 @dataclass(frozen=True, slots=True)
-class PolicyView:
-    """The cluster's state that policy depends on."""
+class Traffic:
+    """A new connection as one side of it sees it; ``port`` is the one that is connected to."""
 
-    pods: Mapping[Name, Pod]
-    namespaces: Mapping[Name, Namespace]
-    nodes: Mapping[Name, Node]
-    policies: Mapping[Name, NetworkPolicy]
-    own_node: str = ""
-    """Name of the node that judges."""
+    subject: Pod
+    direction: Direction
+    peer: Endpoint
+    protocol: Protocol
+    port: int
 
-
-@dataclass(frozen=True, slots=True)
-class Endpoint:
-    """One end of a connection: an address, and the pod that holds it, if one does."""
-
-    ip: str
-    pod: Pod | None = None
+    @property
+    def destination(self) -> Pod | None:
+        """The pod whose named ports count."""
+        return self.peer.pod if self.direction is Direction.EGRESS else self.subject
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """The answer of one side, and the policies behind it: all that allow, or all that isolate."""
+    """The answer of one side, and the policies behind it: all that allow, the one that denies, or all that isolate.
 
-    allowed: bool
+    Of an ``audit``, reason and policies are those of the denial that there would be.
+    """
+
+    verdict: Verdict
     reason: Reason
     policies: tuple[PolicyRef, ...] = field(default=())
 
-
-def endpoint(view: PolicyView, ip: str) -> Endpoint:
-    """Who has this address. Terminated pods hold none; a hostNetwork pod is its node."""
-    canonical = str(ipaddress.ip_address(ip))
-    holders = [pod for pod in newest_last(view.pods.values()) if canonical in pod.ips]
-    return Endpoint(canonical, holders[-1] if holders else None)
-
-
-def newest_last(pods: Iterable[Pod]) -> list[Pod]:
-    """Those that hold addresses of their own. Of two that claim one, the API has yet to take it from the older."""
-    holders = (pod for pod in pods if not pod.host_network and not pod.terminated and pod.ips)
-    return sorted(holders, key=lambda pod: (pod.started_ns, pod.uid))
+    @property
+    def allowed(self) -> bool:
+        """Whether the traffic passes."""
+        return self.verdict is not Verdict.DENY
 
 
 def connection(view: PolicyView, source: Endpoint, destination: Endpoint, protocol: Protocol, port: int) -> bool:
@@ -79,21 +107,36 @@ def decide(
 ) -> Decision:
     """Whether the subject's policies let it connect to, or be connected from, the peer on the destination's port."""
     if peer.ip in subject.ips:
-        return Decision(allowed=True, reason=Reason.SELF)
-    if _is_own_node(view, subject, peer):
-        # "Traffic to and from the node where a Pod is running is always allowed" (the concept's page).
-        return Decision(allowed=True, reason=Reason.NODE)
-    isolating = [policy for policy in view.policies.values() if isolates(policy, subject, direction)]
-    if not isolating:
-        return Decision(allowed=True, reason=Reason.NO_POLICY)
-    destination = peer.pod if direction is Direction.EGRESS else subject
-    allowing = [
-        ref for policy in isolating for ref in _allowing(view, policy, direction, peer, destination, protocol, port)
+        return Decision(Verdict.ALLOW, Reason.SELF)
+    own_node = _is_own_node(view, subject, peer)
+    if own_node and direction is Direction.INGRESS:
+        # No peer of an ingress rule can be a node, and see below.
+        return Decision(Verdict.ALLOW, Reason.NODE)
+    traffic = Traffic(subject, direction, peer, protocol, port)
+    enforced = _judge(view, traffic, audited=False, own_node=own_node)
+    if not enforced.allowed:
+        return enforced
+    together = _judge(view, traffic, audited=True, own_node=own_node)
+    return enforced if together.allowed else Decision(Verdict.AUDIT, together.reason, together.policies)
+
+
+def _judge(view: PolicyView, traffic: Traffic, *, audited: bool, own_node: bool) -> Decision:
+    """The verdict of the policies that are enforced, or, with ``audited``, of all."""
+    decided = _in_tier(view, Tier.ADMIN, traffic, audited=audited)
+    if decided is not None:
+        return decided
+    isolating = [
+        policy
+        for policy in view.policies.values()
+        if isolates(policy, traffic.subject, traffic.direction) and (audited or not is_audited(view, policy))
     ]
-    if allowing:
-        return Decision(allowed=True, reason=Reason.POLICY, policies=tuple(sorted(allowing, key=order)))
-    refs = sorted((PolicyRef("NetworkPolicy", policy.namespace, policy.name) for policy in isolating), key=order)
-    return Decision(allowed=False, reason=Reason.DEFAULT_DENY, policies=tuple(refs))
+    if isolating and not own_node:
+        # "v1.NetworkPolicy always makes a final decision for selected pods."
+        return _isolated(view, isolating, traffic)
+    if not isolating:
+        decided = _in_tier(view, Tier.BASELINE, traffic, audited=audited)
+    # "Traffic to and from the node where a Pod is running is always allowed" (the concept's page).
+    return decided or Decision(Verdict.ALLOW, Reason.NODE if own_node else Reason.NO_POLICY)
 
 
 def order(ref: PolicyRef) -> tuple[str, str, str, int]:
@@ -101,91 +144,81 @@ def order(ref: PolicyRef) -> tuple[str, str, str, int]:
     return ref.kind, ref.namespace, ref.name, -1 if ref.rule is None else ref.rule
 
 
+def is_audited(view: PolicyView, policy: NetworkPolicy) -> bool:
+    """By its own annotation or its namespace's."""
+    home = view.namespaces.get(Name("", policy.namespace))
+    return policy.audit or (home is not None and home.audit)
+
+
+def rules(policy: NetworkPolicy, direction: Direction) -> tuple[Rule, ...] | None:
+    """The rules of a direction; None: the policy does not isolate in it."""
+    return policy.egress if direction is Direction.EGRESS else policy.ingress
+
+
 def isolates(policy: NetworkPolicy, subject: Pod, direction: Direction) -> bool:
     """ "podSelector selects the pods to which this NetworkPolicy object applies", in the policy's namespace."""
-    rules = policy.egress if direction is Direction.EGRESS else policy.ingress
-    if rules is None or policy.namespace != subject.namespace or subject.host_network:
+    if rules(policy, direction) is None or policy.namespace != subject.namespace or subject.host_network:
         return False
     return selectors.matches(policy.pods, subject.labels)
 
 
-def _is_own_node(view: PolicyView, subject: Pod, peer: Endpoint) -> bool:
-    node = view.nodes.get(Name("", subject.node))
-    return node is not None and peer.pod is None and peer.ip in node.ips
+def cluster_rules(policy: ClusterNetworkPolicy, direction: Direction) -> tuple[ClusterRule, ...]:
+    """The rules of a direction, which "will be determined by the order in which the rule is written"."""
+    return policy.egress if direction is Direction.EGRESS else policy.ingress
 
 
-def _allowing(
-    view: PolicyView,
-    policy: NetworkPolicy,
-    direction: Direction,
-    peer: Endpoint,
-    destination: Pod | None,
-    protocol: Protocol,
-    port: int,
-) -> Iterator[PolicyRef]:
+def selects(view: PolicyView, policy: ClusterNetworkPolicy, subject: Pod) -> bool:
+    """Whether the policy applies to the pod. "Host-networked pods are not included in subject selection"."""
+    if subject.host_network or not namespace_matches(view, policy.namespaces, subject.namespace):
+        return False
+    return selectors.matches(policy.pods, subject.labels)
+
+
+def in_tier(view: PolicyView, tier: Tier) -> list[ClusterNetworkPolicy]:
+    """The tier's policies, "lower priority values ... are checked before" higher ones.
+
+    Of equal priorities "the implementation can apply any": here the first by name, so that it is always the same.
+    """
+    found = (policy for policy in view.cluster_policies.values() if policy.tier is tier)
+    return sorted(found, key=lambda policy: (policy.priority, policy.name))
+
+
+def _in_tier(view: PolicyView, tier: Tier, traffic: Traffic, *, audited: bool) -> Decision | None:
+    """What the first rule of the tier that matches says; None where none does, or it is "Pass"."""
+    for policy in in_tier(view, tier):
+        if (policy.audit and not audited) or not selects(view, policy, traffic.subject):
+            continue
+        for index, rule in enumerate(cluster_rules(policy, traffic.direction)):
+            if not cluster_rule_matches(view, rule, traffic.peer, traffic.destination, traffic.protocol, traffic.port):
+                continue
+            if rule.action is Action.PASS:
+                # "Skips all further ClusterNetworkPolicy rules in the current tier for the selected traffic".
+                return None
+            named = (PolicyRef("ClusterNetworkPolicy", "", policy.name, index),)
+            if rule.action is Action.ACCEPT:
+                return Decision(Verdict.ALLOW, Reason.POLICY, named)
+            return Decision(Verdict.DENY, Reason.EXPLICIT_DENY, named)
+    return None
+
+
+def _isolated(view: PolicyView, isolating: list[NetworkPolicy], traffic: Traffic) -> Decision:
+    """Of a subject that NetworkPolicies isolate: all the rules that allow, else all that isolate."""
+    allowing = [ref for policy in isolating for ref in _allowing(view, policy, traffic)]
+    if allowing:
+        return Decision(Verdict.ALLOW, Reason.POLICY, tuple(sorted(allowing, key=order)))
+    refs = (PolicyRef("NetworkPolicy", policy.namespace, policy.name) for policy in isolating)
+    return Decision(Verdict.DENY, Reason.DEFAULT_DENY, tuple(sorted(refs, key=order)))
+
+
+def _allowing(view: PolicyView, policy: NetworkPolicy, traffic: Traffic) -> Iterator[PolicyRef]:
     """ "Traffic is allowed" if it "matches at least one rule across all of the NetworkPolicy objects"."""
-    for index, rule in enumerate((policy.egress if direction is Direction.EGRESS else policy.ingress) or ()):
-        if rule_matches(view, policy.namespace, rule, peer, destination, protocol, port):
+    for index, rule in enumerate(rules(policy, traffic.direction) or ()):
+        if rule_matches(
+            view, policy.namespace, rule, traffic.peer, traffic.destination, traffic.protocol, traffic.port
+        ):
             yield PolicyRef("NetworkPolicy", policy.namespace, policy.name, index)
 
 
-def rule_matches(
-    view: PolicyView,
-    namespace: str,
-    rule: Rule,
-    peer: Endpoint,
-    destination: Pod | None,
-    protocol: Protocol,
-    port: int,
-) -> bool:
-    """ "This rule matches traffic if and only if the traffic matches both ports AND from/to"."""
-    # "If this field is empty or missing, this rule matches all sources (destinations)."
-    by_peer = not rule.peers or any(peer_matches(view, namespace, wanted, peer) for wanted in rule.peers)
-    # "If this field is empty or missing, this rule matches all ports."
-    return by_peer and (not rule.ports or any(port_matches(p, destination, protocol, port) for p in rule.ports))
-
-
-def peer_matches(view: PolicyView, namespace: str, wanted: Peer, peer: Endpoint) -> bool:
-    """One NetworkPolicyPeer. Selectors see pods only; an ipBlock sees any address, a pod's too."""
-    if wanted.ip_block is not None:
-        return block_matches(wanted.ip_block, peer.ip)
-    if peer.pod is None:
-        return False
-    if wanted.namespaces is None:
-        # "Otherwise it selects the pods matching podSelector in the policy's own namespace."
-        if peer.pod.namespace != namespace:
-            return False
-    elif not _namespace_matches(view, wanted, peer.pod):
-        return False
-    # "If podSelector is also set ... Otherwise it selects all pods in the namespaces selected by namespaceSelector."
-    return wanted.pods is None or selectors.matches(wanted.pods, peer.pod.labels)
-
-
-def _namespace_matches(view: PolicyView, wanted: Peer, pod: Pod) -> bool:
-    found = view.namespaces.get(Name("", pod.namespace))
-    return found is not None and wanted.namespaces is not None and selectors.matches(wanted.namespaces, found.labels)
-
-
-def block_matches(block: IPBlock, ip: str) -> bool:
-    """ "except is a slice of CIDRs that should not be included within an IPBlock"."""
-    address = ipaddress.ip_address(ip)
-    if address not in ipaddress.ip_network(block.cidr):
-        return False
-    return not any(address in ipaddress.ip_network(hole) for hole in block.excepts)
-
-
-def port_matches(wanted: PolicyPort, destination: Pod | None, protocol: Protocol, port: int) -> bool:
-    """One NetworkPolicyPort. A name means the destination pod's container port of that name and protocol."""
-    if wanted.protocol is not protocol:
-        return False
-    if wanted.port is None:
-        # "If this field is not provided, this matches all port names and numbers."
-        return True
-    if isinstance(wanted.port, str):
-        return port in resolve(destination.ports if destination else (), wanted.port, protocol)
-    return wanted.port <= port <= (wanted.end_port or wanted.port)
-
-
-def resolve(ports: Sequence[NamedPort], name: str, protocol: Protocol) -> frozenset[int]:
-    """The numbers that a port's name has among a pod's named ports."""
-    return frozenset(one.port for one in ports if one.name == name and one.protocol is protocol)
+def _is_own_node(view: PolicyView, subject: Pod, peer: Endpoint) -> bool:
+    node = view.nodes.get(Name("", subject.node))
+    return node is not None and (peer.pod is None or peer.pod.host_network) and peer.ip in node.ips

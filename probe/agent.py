@@ -145,7 +145,7 @@ class Agent:
         cluster = self._cluster
         return PolicyView(
             pods=cluster.pods(), namespaces=cluster.namespaces(), nodes=cluster.nodes(),
-            policies=cluster.policies(), own_node=self._node,
+            policies=cluster.policies(), cluster_policies=cluster.cluster_policies(), own_node=self._node,
         )  # fmt: skip
 
     def _number(self, bound: Mapping[int, Pod]) -> list[Bound]:

@@ -2,8 +2,8 @@
 
 Peers that no rule in force tells apart are one *identity* (:mod:`probe.peers`); every address maps to its identity. A
 *set* is what applies to a subject; subjects with the same policies share it. For a set, a direction and an identity
-there is a *row*: the answer for every port that no port entry tells otherwise. The union of rules, their port ranges and
-names are flattened here; the kernel compares nothing.
+there is a *row*: the answer for every port that no port entry tells otherwise. The union of rules, their port ranges
+and names are flattened here; the kernel compares nothing.
 
 Sets and rows are numbered by their content, so that they never change under a number, and equal input gives equal
 output.

@@ -39,6 +39,8 @@ log = structlog.get_logger("kubeweir.source")
 
 _PAGE: Final = 500
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 30.0
+_ABSENT_S: Final = 10.0
+"""How often a collection that the server does not have is asked for."""
 _SHORT_S: Final = 1.0
 """A stream that ends sooner is not followed by the next one at once."""
 _METADATA: Final = "application/json;as=PartialObjectMetadata%s;g=meta.k8s.io;v=v1,application/json"
@@ -46,6 +48,10 @@ _METADATA: Final = "application/json;as=PartialObjectMetadata%s;g=meta.k8s.io;v=
 
 class _GoneError(Exception):
     """The version is too old to watch from: list again (410)."""
+
+
+class _AbsentError(Exception):
+    """The collection is optional and the server does not have it (404)."""
 
 
 class _AnswerError(Exception):
@@ -123,6 +129,8 @@ class _Watch:
             except _GoneError:
                 self._version = ""
                 log.info("watch is too old, listing again", kind=self.resource.kind)
+            except _AbsentError:
+                self._absent()
             except (_AnswerError, urllib3.exceptions.HTTPError, OSError, orjson.JSONDecodeError) as error:
                 failed = True
                 self._report(error)
@@ -136,6 +144,13 @@ class _Watch:
                 failures += 1
                 wait = min(_FIRST_WAIT_S * 2 ** (failures - 1), _LONGEST_WAIT_S)
                 self._stop.wait(wait * random.uniform(0.5, 1.0))  # noqa: S311 - spreads load
+
+    def _absent(self) -> None:
+        """Without its CRD a collection is empty; it is asked for again, for the CRD may come."""
+        self._version = ""
+        self.problem = None
+        self._index.replace(self.resource, [])
+        self._stop.wait(_ABSENT_S)
 
     def _report(self, error: Exception) -> None:
         if not self._stop.is_set():
@@ -216,6 +231,9 @@ class _Watch:
                 raise _AnswerError("stopped")
             if response.status == 410:
                 raise _GoneError
+            if response.status == 404 and self.resource.optional:
+                self.heard = time.monotonic()
+                raise _AbsentError
             if response.status != 200:
                 raise _AnswerError(_advice(response.status, response.reason, self.resource.path))
             self.heard = time.monotonic()

@@ -8,8 +8,20 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from enrich.cluster import Change, Cluster
-from enrich.fields import InvalidObjectError
-from enrich.model import Name, Namespace, NetworkPolicy, Node, Object, Pod, Service, Workload
+from enrich.cluster_policy_objects import closed_cluster_network_policy
+from enrich.fields import Field, InvalidObjectError
+from enrich.metadata import with_known_mode
+from enrich.model import (
+    ClusterNetworkPolicy,
+    Name,
+    Namespace,
+    NetworkPolicy,
+    Node,
+    Object,
+    Pod,
+    Service,
+    Workload,
+)
 from enrich.objects import parse
 
 
@@ -22,6 +34,8 @@ class Resource:
     kind: str
     type: type
     metadata_only: bool = False
+    optional: bool = False
+    """Of a CRD that a cluster may not have: no such collection is an empty one."""
 
     def read(self, item: dict[str, Any]) -> Object:
         """An element. Raises InvalidObjectError."""
@@ -32,10 +46,23 @@ class Resource:
 
     def gone(self, item: dict[str, Any]) -> Object:
         """What a deleted element is told by, whatever else is in it."""
-        return self.read({"metadata": item["metadata"], "spec": {"podSelector": {}}})
+        if self.type is ClusterNetworkPolicy:
+            spec = {"tier": "Admin", "priority": 0, "subject": {"namespaces": {}}}
+            return self.read({**with_known_mode(item), "spec": spec})
+        return self.read({"metadata": with_known_mode(item)["metadata"], "spec": {"podSelector": {}}})
 
     def closed(self, item: dict[str, Any]) -> Object | None:
-        """In place of an element that is not understood: a policy isolates, and allows nothing; all else is nothing."""
+        """In place of an element that is not understood: a policy is closed; all else is nothing.
+
+        A NetworkPolicy isolates, and allows nothing; of a ClusterNetworkPolicy, the rules that are not understood are
+        closed. Where only the mode is not understood, the object counts as if it had none: it is enforced.
+        """
+        item = with_known_mode(item)
+        with contextlib.suppress(InvalidObjectError):
+            return self.read(item)
+        if self.type is ClusterNetworkPolicy:
+            with contextlib.suppress(InvalidObjectError, TypeError):
+                return closed_cluster_network_policy(Field("", {**item, "kind": self.kind}))
         if self.type is not NetworkPolicy:
             return None
         spec = item.get("spec") or {}
@@ -57,6 +84,13 @@ RESOURCES: Final = (
     Resource("/apis/apps/v1/replicasets", "apps/v1", "ReplicaSet", Workload, metadata_only=True),
     Resource("/apis/batch/v1/jobs", "batch/v1", "Job", Workload, metadata_only=True),
     Resource("/apis/networking.k8s.io/v1/networkpolicies", "networking.k8s.io/v1", "NetworkPolicy", NetworkPolicy),
+    Resource(
+        "/apis/policy.networking.k8s.io/v1alpha2/clusternetworkpolicies",
+        "policy.networking.k8s.io/v1alpha2",
+        "ClusterNetworkPolicy",
+        ClusterNetworkPolicy,
+        optional=True,
+    ),
 )
 
 

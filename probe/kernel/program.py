@@ -62,7 +62,8 @@ def _advice(log: str) -> str:
     return f"the program was not loaded: {last[-1] if last else 'no message'}"
 
 
-def _flags(folder: str, sizes: Mapping[str, int]) -> list[str]:
+def flags(folder: str, sizes: Mapping[str, int]) -> list[str]:
+    """What the compiler is told: where headers are, where maps are pinned, how large they are."""
     triplet = sysconfig.get_config_var("MULTIARCH") or "x86_64-linux-gnu"
     return [
         f"-I{bpf.ROOT}",
@@ -84,7 +85,7 @@ def _main(request: str) -> None:
     os.environ["BCC_KERNEL_SOURCE"] = str(bpf.HEADERS)
     from bcc import BPF  # noqa: PLC0415 - reads the environment when it is imported
 
-    module = BPF(src_file=str(bpf.POLICY_SOURCE), cflags=_flags(asked["folder"], asked["sizes"]))
+    module = BPF(src_file=str(bpf.POLICY_SOURCE), cflags=flags(asked["folder"], asked["sizes"]))
     for name in PROGRAMS:
         program = module.load_func(name, BPF.SCHED_CLS)
         path = Path(asked["folder"]) / f"new_{name}"

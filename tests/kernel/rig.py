@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from netns import Net, Space
 
-from enrich.model import Name, Namespace, NetworkPolicy, Node, Pod
+from enrich.model import ClusterNetworkPolicy, Name, Namespace, NetworkPolicy, Node, Pod
 from enrich.objects import parse
 from enrich.policy import PolicyView
 from enrich.records import INGRESS, Reason, Verdict
@@ -37,6 +37,7 @@ SIZES = {
     "WINDOWS": 4096,
     "ENDPOINTS": 256,
 }
+WINDOW_NS = 5 * 10**9
 NODE = "n1"
 NODE_IPS = ("192.0.2.1", "2001:db8:1::1")
 
@@ -69,6 +70,7 @@ class Rig:
         self.objects: dict[str, Pod] = {}
         self.namespaces: dict[Name, Namespace] = {}
         self.policies: dict[Name, NetworkPolicy] = {}
+        self.cluster_policies: dict[Name, ClusterNetworkPolicy] = {}
         self.others: dict[Name, Pod] = {}
         self.open()
 
@@ -76,7 +78,7 @@ class Rig:
         """What a probe does at its start: also a second one, after :meth:`crash`."""
         self.network = NodeNetwork(self.node.path)
         self.maps = Maps.open(self.pins / "v1", SIZES)
-        self.maps.configure(Config.WINDOW_NS, 5 * 10**9)
+        self.maps.configure(Config.WINDOW_NS, WINDOW_NS)
         self.maps.configure(Config.FIRSTS, 1000)
         self.numbers = Numbers.open(self.folder / "ledger")
         self.compiler = Compiler(self.numbers)
@@ -96,14 +98,17 @@ class Rig:
         """Without pods and policies, as at the start; numbers go on."""
         for space in self.pods.values():
             self.net.remove(space)
-        for table in (self.pods, self.objects, self.policies, self.namespaces, self.others):
+        for table in (self.pods, self.objects, self.policies, self.cluster_policies, self.namespaces, self.others):
             table.clear()
         self.maps.configure(Config.FIRSTS, 1000)
         self.apply()
         for index in self.attachments.links():
             self.attachments.detach(index)
+        # Windows of any age are over, so that none goes on in the next test.
+        self.maps.configure(Config.WINDOW_NS, 0)
         self.windows.rotate()
         self.windows.rotate()
+        self.maps.configure(Config.WINDOW_NS, WINDOW_NS)
         self.drain()
 
     def close(self) -> None:
@@ -120,7 +125,13 @@ class Rig:
             {
                 "apiVersion": "v1",
                 "kind": "Pod",
-                "metadata": {"namespace": namespace, "name": short, "labels": dict(labels or {"app": short})},
+                "metadata": {
+                    "namespace": namespace,
+                    "name": short,
+                    # Another each time: by it the kernel's endpoint has its number, and its connections.
+                    "uid": secrets.token_hex(8),
+                    "labels": dict(labels or {"app": short}),
+                },
                 "spec": {"nodeName": NODE, "containers": [{"name": "c", **spec}]},
                 "status": {"podIPs": [{"ip": address} for address in addresses], "phase": "Running"},
             }
@@ -149,12 +160,24 @@ class Rig:
         assert isinstance(made, NetworkPolicy)
         self.policies[made.key] = made
 
+    def cluster_policy(self, name: str, **spec: Any) -> None:
+        """Put a ClusterNetworkPolicy in the place of one of the same name."""
+        document = {"apiVersion": "policy.networking.k8s.io/v1alpha2", "kind": "ClusterNetworkPolicy"}
+        made = parse({**document, "metadata": {"name": name}, "spec": {"subject": {"namespaces": {}}, **spec}})
+        assert isinstance(made, ClusterNetworkPolicy)
+        self.cluster_policies[made.key] = made
+
     def apply(self, *, older: bool = False) -> Installed:
         """Compile, install and attach, as the agent does. ``older``: the pods were there before the probe."""
         node = Node(NODE, "n1-uid", {}, NODE_IPS)
         pods = {pod.key: pod for pod in self.objects.values()} | self.others
         view = PolicyView(
-            pods=pods, namespaces=self.namespaces, nodes={node.key: node}, policies=self.policies, own_node=NODE
+            pods=pods,
+            namespaces=self.namespaces,
+            nodes={node.key: node},
+            policies=self.policies,
+            cluster_policies=self.cluster_policies,
+            own_node=NODE,
         )
         desired = self.compiler.compile(view, list(self.objects.values()))
         bound = [

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +12,7 @@ import pytest
 
 import bpf as paths
 from enrich.records import VERDICT, Reason, Verdict
-from probe.kernel import bpf, layout
+from probe.kernel import bpf, layout, program
 from tests.kernel.rig import Rig
 
 _STRUCTS = {
@@ -20,6 +22,7 @@ _STRUCTS = {
     "address_key": layout.ADDRESS_KEY,
     "peer": layout.PEER,
     "row_key": layout.ROW_KEY,
+    "port_key": layout.PORT_KEY,
     "answer": layout.ANSWER,
     "flow_key": layout.FLOW_KEY,
     "flow": layout.FLOW,
@@ -39,32 +42,48 @@ def test_the_loaded_maps_have_the_sizes_of_the_twins(rig: Rig) -> None:
         )  # fmt: skip
 
 
+_COMPILE = """
+import sys
+from bcc import BPF
+BPF(src_file=sys.argv[1], cflags=sys.argv[2:])
+"""
+
+
+def _compiled(assertions: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """By the compiler that the product uses, with its flags: what it lays out is what the kernel gets."""
+    source = folder / "offsets.c"
+    source.write_text(f'#include <uapi/linux/bpf.h>\n#include "event.h"\n#include "layout.h"\n{assertions}\n')
+    return subprocess.run(
+        [sys.executable, "-c", _COMPILE, source, *program.flags("/none", {})],
+        env={**os.environ, "BCC_KERNEL_SOURCE": str(paths.HEADERS)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def _assertions() -> str:
+    lines = []
+    for struct, twin in _STRUCTS.items():
+        lines.append(f'_Static_assert(sizeof(struct {struct}) == {twin.itemsize}, "size of {struct}");')
+        for field, (kind, offset, *_) in (twin.fields or {}).items():
+            place = f"__builtin_offsetof(struct {struct}, {field}) == {offset}"
+            size = f"sizeof(((struct {struct} *)0)->{field}) == {kind.itemsize}"
+            lines.append(f'_Static_assert({place} && {size}, "{struct}.{field}");')
+    return "\n".join(lines)
+
+
+@pytest.mark.kernel
 def test_every_field_stands_where_the_compiler_puts_it(tmp_path: Path) -> None:
-    """Field by field, by the C compiler's own offsetof."""
-    lines = [
-        f'printf("{struct}.{field} %zu\\n", offsetof(struct {struct}, {field}));'
-        for struct, twin in _STRUCTS.items()
-        for field in twin.names or ()
-        if struct != "port_key"
-    ]
-    source = tmp_path / "offsets.c"
-    source.write_text(
-        "#include <stddef.h>\n#include <stdio.h>\n#include <linux/types.h>\n"
-        "typedef __u8 u8; typedef __u16 u16; typedef __u32 u32; typedef __u64 u64;\n"
-        '#include "event.h"\n#include "layout.h"\nint main(void) {' + "\n".join(lines) + "}"
-    )
-    program = tmp_path / "offsets"
-    subprocess.run(["gcc", f"-I{paths.ROOT}", "-o", program, source], check=True)
-    told = dict(
-        line.split()
-        for line in subprocess.run([program], capture_output=True, text=True, check=True).stdout.splitlines()
-    )
-    twins = {
-        f"{struct}.{field}": str((twin.fields or {})[field][1])
-        for struct, twin in _STRUCTS.items()
-        for field in twin.names or ()
-    }
-    assert told == twins
+    done = _compiled(_assertions(), tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.kernel
+def test_the_comparison_of_fields_can_fail(tmp_path: Path) -> None:
+    done = _compiled('_Static_assert(__builtin_offsetof(struct peer, kind) == 7, "peer.kind");', tmp_path)
+    assert done.returncode != 0
+    assert "peer.kind" in done.stderr
 
 
 def test_the_golden_bytes_of_a_verdict() -> None:

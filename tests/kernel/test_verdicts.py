@@ -178,8 +178,8 @@ def test_a_connection_older_than_the_program_goes_on(rig: Rig) -> None:
 def test_an_older_answer_without_a_tcp_state_is_taken_for_a_minute_only_where_the_pod_is_older(rig: Rig) -> None:
     client, server = both(rig, "a/client", 1), both(rig, "a/server", 2)
     late = both(rig, "a/late", 3)
-    rig.policy("a/closed", podSelector={"matchExpressions": [{"key": "app", "operator": "NotIn", "values": ["server"]}]},
-               ingress=[])  # fmt: skip
+    not_the_server = {"key": "app", "operator": "NotIn", "values": ["server"]}
+    rig.policy("a/closed", podSelector={"matchExpressions": [not_the_server]}, ingress=[])
     with open_socket(server, 4, socket.SOCK_DGRAM) as there:
         there.bind((server.address(4), 53))
         for pod, older in ((client, True), (late, False)):
