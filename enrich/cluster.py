@@ -17,6 +17,7 @@ from typing import Any, Final, Literal, cast
 from enrich.addresses import Addresses, PodAt
 from enrich.model import (
     ClusterNetworkPolicy,
+    EndpointSlice,
     Name,
     Namespace,
     NetworkPolicy,
@@ -28,7 +29,13 @@ from enrich.model import (
     Workload,
 )
 
-KINDS: Final[tuple[type, ...]] = (Pod, Namespace, Node, Service, Workload, NetworkPolicy, ClusterNetworkPolicy)
+KINDS: Final[tuple[type, ...]] = (
+    Pod, Namespace, Node, Service, EndpointSlice, Workload, NetworkPolicy, ClusterNetworkPolicy,
+)  # fmt: skip
+NAMED_KINDS: Final[tuple[type, ...]] = (Pod, Node, Service, EndpointSlice, Workload)
+"""What the names in a record are made of."""
+POLICY_KINDS: Final[tuple[type, ...]] = (Pod, Namespace, Node, NetworkPolicy, ClusterNetworkPolicy)
+"""What policy is made of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +61,15 @@ class Cluster:
     """The index. ``tail_s``: for how long pods that are gone are remembered; ``skew_s``: how far the clocks of the
     nodes and of the API server may differ; ``now_ns``: the wall clock, for tests."""
 
-    def __init__(self, tail_s: float = 900.0, skew_s: float = 1.0, now_ns: Callable[[], int] = time.time_ns) -> None:
+    def __init__(
+        self,
+        tail_s: float = 900.0,
+        skew_s: float = 1.0,
+        now_ns: Callable[[], int] = time.time_ns,
+        kinds: Iterable[type] = KINDS,
+    ) -> None:
+        self.kinds = frozenset(kinds)
+        """What its source is to keep in it; all others stay empty."""
         self.synced = threading.Event()
         """Set when every kind has been listed once."""
         self.generation = 0
@@ -63,9 +78,10 @@ class Cluster:
         self._addresses = Addresses(int(tail_s * 1e9), int(skew_s * 1e9))
         self._objects: dict[type, dict[Name, Any]] = {kind: {} for kind in KINDS}
         self._views: dict[type, Mapping[Name, Any]] = {}
-        self._missing = set(KINDS)
+        self._missing = set(self.kinds)
         self._node_ips: dict[str, Node] = {}
         self._service_ips: dict[str, Service] = {}
+        self._outside: dict[str, set[Name]] = {}
         self._subscribers: list[Callable[[frozenset[type]], None]] = []
         self._write = threading.RLock()
 
@@ -131,6 +147,11 @@ class Cluster:
             self._node_ips = {ip: node for node in self._objects[Node].values() for ip in node.ips}
         if Service in touched:
             self._service_ips = {ip: made for made in self._objects[Service].values() for ip in made.cluster_ips}
+        if EndpointSlice in touched:
+            self._outside = defaultdict(set)
+            for made in self._objects[EndpointSlice].values():
+                for ip in made.addresses:
+                    self._outside[ip].add(Name(made.namespace, made.service))
         for kind in touched:
             self._views.pop(kind, None)
         self._addresses.forget(now)
@@ -204,6 +225,11 @@ class Cluster:
     def service_of(self, ip: str) -> Service | None:
         """The Service that has a cluster IP."""
         return self._service_ips.get(ip)
+
+    def service_behind(self, ip: str) -> Name | None:
+        """The one Service that an address which is no pod's stands behind."""
+        found = self._outside.get(ip, ())
+        return next(iter(found)) if len(found) == 1 else None
 
     def workload_of(self, pod: Pod) -> Owner | None:
         """What runs the pod, as people call it: the Deployment, not its ReplicaSet; the CronJob, not its Job."""

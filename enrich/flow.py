@@ -113,7 +113,11 @@ class Ends:
         if not ip:
             return {}
         node = self._cluster.node_of_ip(ip)
-        return _node(node) if node else {"instance": ip}
+        if node:
+            return _node(node)
+        service = self._cluster.service_behind(ip)
+        named = {"service": {"namespace": service.namespace, "name": service.name}} if service and service.name else {}
+        return {"instance": ip, **named}
 
     def _pod(self, pod: Pod) -> dict[str, Any]:
         owner = self._cluster.workload_of(pod)

@@ -67,6 +67,8 @@ class Pod:
     owner: Owner | None = None
     started_ns: int = 0
     """Wall clock; from when it has its IPs (PodReadyToStartContainers, else startTime); 0: not known."""
+    begun_ns: int = 0
+    """Wall clock; it had no IP before (startTime); 0: not known."""
 
     @property
     def key(self) -> Name:
@@ -112,6 +114,21 @@ class Service:
     name: str
     uid: str
     cluster_ips: tuple[str, ...] = ()
+
+    @property
+    def key(self) -> Name:
+        return Name(self.namespace, self.name)
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointSlice:
+    """Addresses behind a Service, and no pods of this cluster: an EndpointSlice that somebody wrote."""
+
+    namespace: str
+    name: str
+    uid: str
+    service: str = ""
+    addresses: tuple[str, ...] = ()
 
     @property
     def key(self) -> Name:
@@ -262,4 +279,4 @@ class ClusterNetworkPolicy:
         return Name("", self.name)
 
 
-Object = Pod | Namespace | Node | Service | Workload | NetworkPolicy | ClusterNetworkPolicy
+Object = Pod | Namespace | Node | Service | EndpointSlice | Workload | NetworkPolicy | ClusterNetworkPolicy

@@ -13,11 +13,12 @@ import click
 import structlog
 from prometheus_client import CollectorRegistry
 
-from enrich.cluster import Cluster
+from enrich.cluster import POLICY_KINDS, Cluster
 from enrich.model import Name
 from enrich.runtime.health import HealthServer
 from enrich.runtime.process import Exit, StopServiceError, configure_logs, fail, only_instance, stop_on_signals
 from enrich.runtime.settings import SettingsError, describe, load
+from enrich.runtime.watching import SourceCollector
 from enrich.sources.source import Source, SourceError, make_source
 from enrich.topics import topics
 from probe.agent import Agent, Names, detach
@@ -48,7 +49,7 @@ def serve(settings: Settings) -> None:
     stop = stop_on_signals()
     with contextlib.ExitStack() as stack:
         stack.enter_context(only_instance(settings.run_dir / "probe.lock"))
-        cluster = Cluster()
+        cluster = Cluster(kinds=POLICY_KINDS)
         source = stack.enter_context(_started(settings, cluster))
         network = NodeNetwork(settings.netns)
         stack.callback(network.close)
@@ -71,6 +72,7 @@ def serve(settings: Settings) -> None:
         delivery.publisher = publisher
         agent = Agent(settings.node, cluster, network, maps, numbers, _MODES[settings.attach])
         registry = CollectorRegistry()
+        registry.register(SourceCollector("probe", source))
         registry.register(ProbeCollector(agent, maps, ring, delivery, spool, publisher))
         ready = {
             "source": source.problem,

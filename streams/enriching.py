@@ -8,10 +8,11 @@ import threading
 import structlog
 from prometheus_client import CollectorRegistry
 
-from enrich.cluster import Cluster
+from enrich.cluster import NAMED_KINDS, Cluster
 from enrich.enricher import Enricher
 from enrich.runtime.health import Check, HealthServer
 from enrich.runtime.process import Exit, StopServiceError
+from enrich.runtime.watching import SourceCollector
 from enrich.sources.source import Source, SourceError, make_source
 from streams.kafka import Output, prepare_topics
 from streams.metrics import EnrichMetrics
@@ -29,8 +30,9 @@ def run_enrich(settings: Settings, stop: threading.Event) -> int:
     quiet_libraries()
     registry = CollectorRegistry()
     metrics = EnrichMetrics(registry)
-    cluster = Cluster()
+    cluster = Cluster(kinds=NAMED_KINDS)
     source = _source(settings, cluster)
+    registry.register(SourceCollector("streams", source))
     checks: dict[str, Check] = {"cluster": lambda: _cluster_problem(cluster, source), "kafka": _never_connected}
     health = HealthServer(settings.metrics, registry, checks)
     log.info("starting", role="enrich", metrics_port=health.port, kafka=settings.kafka, prefix=settings.prefix)

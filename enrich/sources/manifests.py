@@ -76,6 +76,18 @@ class ManifestSource:
         """What is wrong with the folder now; the state in force is the last good one."""
         return self._problem
 
+    def age_s(self) -> dict[str, float]:
+        """Files do not fall silent."""
+        return {}
+
+    def refused(self) -> list[str]:
+        """None: a folder is taken whole or not at all."""
+        return []
+
+    def read_until_ns(self) -> int:
+        """Always up to date: nobody else names these pods."""
+        return time.time_ns()
+
     def _watch(self) -> None:
         try:
             while not self._stop.is_set():

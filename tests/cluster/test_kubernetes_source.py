@@ -54,8 +54,8 @@ class Watched:
     def __init__(self, api: ApiServer, user: str = "admin") -> None:
         self.cluster = Cluster()
         self.way = Way(api.port)
-        client = kubernetes.config.new_client_from_config(str(api.kubeconfig(user, self.way.port)))
-        self.source = KubernetesSource(self.cluster, client)
+        config = str(api.kubeconfig(user, self.way.port))
+        self.source = KubernetesSource(self.cluster, lambda: kubernetes.config.new_client_from_config(config))
         self.source.start()
 
     def close(self) -> None:
@@ -136,7 +136,7 @@ def test_workloads_come_as_metadata_and_name_what_runs_a_pod(api: ApiServer, wat
 
 
 def test_lists_come_in_pages(api: ApiServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("enrich.sources.kubernetes._PAGE", 3)
+    monkeypatch.setattr("enrich.sources.watch._PAGE", 3)
     for number in range(10):
         api.create(PODS, make_pod(f"page-{number}"))
     watched = Watched(api)
