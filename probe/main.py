@@ -19,6 +19,7 @@ from enrich.runtime.health import HealthServer
 from enrich.runtime.process import Exit, StopServiceError, configure_logs, fail, only_instance, stop_on_signals
 from enrich.runtime.settings import SettingsError, describe, load
 from enrich.runtime.watching import SourceCollector
+from enrich.sources.client import Client
 from enrich.sources.source import Source, SourceError, make_source
 from enrich.topics import topics
 from probe.agent import Agent, Names, detach
@@ -31,6 +32,7 @@ from probe.kernel.program import LoadError
 from probe.metrics import ProbeCollector
 from probe.netlink import NetworkError, NodeNetwork
 from probe.numbers import Numbers
+from probe.ownership import Ownership
 from probe.publisher import Publisher
 from probe.ring import Ring
 from probe.settings import Settings
@@ -68,7 +70,7 @@ def serve(settings: Settings) -> None:
             ring, Names(numbers), spool, (_cluster_id(settings, cluster), settings.node), _limits(settings)
         )
         raw = topics(settings.topic_prefix, settings.partitions).raw
-        publisher = Publisher(spool, raw, delivery.batcher.key, {"bootstrap.servers": settings.kafka})
+        publisher = Publisher(spool, raw, delivery.batcher.key, settings.connection())
         delivery.publisher = publisher
         agent = Agent(settings.node, cluster, network, maps, numbers, _MODES[settings.attach])
         registry = CollectorRegistry()
@@ -81,6 +83,7 @@ def serve(settings: Settings) -> None:
             "kafka": lambda: publisher.problem,
         }
         stack.callback(HealthServer(settings.metrics, registry, ready).close)
+        owner = _owner(settings, stack)
         agent.start(settings.deny_window)
         delivery.start()
         publisher.start()
@@ -89,10 +92,14 @@ def serve(settings: Settings) -> None:
         failures = (agent.failed, delivery.failed, publisher.failed)
         while not stop.wait(0.2) and not any(failed.is_set() for failed in failures):
             pass
+        over = owner is not None and stop.is_set() and owner.is_over()
         agent.stop()
         delivery.stop()
         flushed = publisher.stop(_FLUSH_S)
-        log.info("stopped", flushed=flushed, spooled_batches=spool.records, enforcement="stays in place")
+        if over or (owner is not None and stop.is_set() and owner.is_over()):
+            log.info("our DaemonSet is deleted: enforcement ends", interfaces=_open(settings, network))
+        log.info("stopped", flushed=flushed, spooled_batches=spool.records,
+                 enforcement="stays in place" if settings.pin_dir.exists() else "ended")  # fmt: skip
         if publisher.failed.is_set():
             raise StopServiceError(f"Kafka refuses for good: {publisher.problem}", Exit.KAFKA)
         if any(failed.is_set() for failed in failures):
@@ -110,6 +117,21 @@ def _started(settings: Settings, cluster: Cluster) -> Iterator[Source]:
         yield source
     finally:
         source.stop()
+
+
+def _owner(settings: Settings, stack: contextlib.ExitStack) -> Ownership | None:
+    """The DaemonSet whose deletion ends enforcement, if there is one."""
+    if not settings.daemonset:
+        return None
+    client = Client()
+    try:
+        client.connect()
+    except SourceError as error:
+        raise StopServiceError(str(error), Exit.USAGE) from error
+    owner = Ownership(settings.daemonset, client)
+    owner.start()
+    stack.callback(owner.stop)
+    return owner
 
 
 def _limits(settings: Settings) -> Limits:
@@ -183,11 +205,17 @@ def _detach(settings: Settings) -> None:
     with only_instance(settings.run_dir / "probe.lock"):
         network = NodeNetwork(settings.netns)
         try:
-            freed = detach(settings.pin_dir, network)
+            freed = _open(settings, network)
         finally:
             network.close()
-        (settings.run_dir / "ledger").unlink(missing_ok=True)
     click.echo(f"weir-probe: enforcement ended on {freed} interfaces, nothing is pinned any more")
+
+
+def _open(settings: Settings, network: NodeNetwork) -> int:
+    """End enforcement; the number of interfaces that were set free. The numbers' ledger goes with what they name."""
+    freed = detach(settings.pin_dir, network)
+    (settings.run_dir / "ledger").unlink(missing_ok=True)
+    return freed
 
 
 def _shell(work: Callable[[Settings], None]) -> int:

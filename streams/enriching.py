@@ -39,10 +39,10 @@ def run_enrich(settings: Settings, stop: threading.Event) -> int:
     try:
         _start(source)
         _wait_synced(cluster, stop)
-        if not prepare_topics(settings.kafka, settings.topics, settings.replication, stop):
+        if not prepare_topics(settings.connection(), settings.topics, settings.replication, stop):
             return Exit.OK
         late: list[Enriching] = []
-        output = Output(settings.kafka, lambda error: late[0].fatal(error))  # noqa: PLW0108 - it comes later
+        output = Output(settings.connection(), lambda error: late[0].fatal(error))  # noqa: PLW0108 - it comes later
         pipeline = Pipeline(
             settings.topics,
             settings.cluster,
