@@ -1,8 +1,10 @@
-"""Leaves in the environment only what the services run on: no tools of development, no tests, no pip."""
+"""Leaves in the environment only what the services run on, compiled: no tools of development, no tests, no pip."""
 
 from __future__ import annotations
 
+import compileall
 import importlib.metadata
+import py_compile
 import shutil
 import subprocess
 import sys
@@ -35,6 +37,8 @@ def main() -> None:
     subprocess.run([sys.executable, "-m", "pip", "uninstall", "-qy", *(set(gone) - {"pip", "setuptools"})], check=True)
     for folder in (*SITE.glob("pip*"), *SITE.glob("setuptools*"), *SITE.rglob("tests"), *SITE.rglob("__pycache__")):
         shutil.rmtree(folder, ignore_errors=True)
+    # The services' root is read-only: without this, each start would compile everything again.
+    compileall.compile_dir(SITE, quiet=1, workers=0, invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH)
     print(f"kept {len(keep)} distributions, removed {len(gone)}: {', '.join(gone)}")
 
 
