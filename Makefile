@@ -1,10 +1,10 @@
 # The targets that people use; `make` alone lists them.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo image cluster cluster-down test lint unit bench clean
+.PHONY: help setup demo image cluster cluster-down e2e test lint unit bench clean
 PY := .venv/bin/python
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 setup: ## install what is missing (Debian packages, virtual environment, Apache Kafka); quick the second time
 	@deploy/local/setup
@@ -17,6 +17,9 @@ image: ## the container image of both services, into the cache
 
 cluster: setup ## a real Kubernetes on this machine; NODES=2, CNI=ptp or bridge, PROXY=nftables or iptables
 	@deploy/local/cluster up $(if $(NODES),--nodes $(NODES)) $(if $(CNI),--cni $(CNI)) $(if $(PROXY),--proxy $(PROXY))
+
+e2e: setup ## Kubernetes' own NetworkPolicy suite against kubeweir on a real cluster; CNI, PROXY as above; half an hour
+	@deploy/local/e2e $(if $(CNI),--cni $(CNI)) $(if $(PROXY),--proxy $(PROXY))
 
 cluster-down: ## remove it, and all that it has made
 	@deploy/local/cluster down

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from kube.plan import HOME, ClusterError
 
-_MARK = "KUBEWEIR_CLUSTER"
+MARK = "KUBEWEIR_CLUSTER"
+"""The variable in the environment of everything that a cluster has started, and of what that has started."""
 
 
 def logs() -> Path:
@@ -26,7 +27,7 @@ def start(name: str, command: Sequence[str | Path], env: Mapping[str, str] | Non
     with (logs() / f"{name}.log").open("ab") as log:
         process = subprocess.Popen(
             [str(word) for word in command], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-            env={**os.environ, **(env or {}), _MARK: name}, start_new_session=True, cwd="/",
+            env={**os.environ, **(env or {}), MARK: name}, start_new_session=True, cwd="/",
         )  # fmt: skip
     return process.pid
 
@@ -38,7 +39,7 @@ def running() -> dict[int, str]:
         with contextlib.suppress(OSError):
             for variable in (process / "environ").read_bytes().split(b"\0"):
                 name, _, value = variable.decode(errors="replace").partition("=")
-                if name == _MARK:
+                if name == MARK:
                     found[int(process.name)] = value
     return found
 

@@ -14,7 +14,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from kube import control, debian, images, node
+from kube import control, debian, images, install, node
 from kube.plan import CNIS, PROXIES, ROOT, ClusterError, Plan, kubeconfig
 from kube.processes import last_lines, logs, run, running, wait_for
 from kube.teardown import sweep
@@ -51,6 +51,7 @@ def parse() -> argparse.Namespace:
     load = commands.add_parser("load", help="load container images (docker-archive) on every node")
     load.add_argument("files", nargs="+", type=Path, metavar="FILE.tar")
     load.set_defaults(work=do_load)
+    commands.add_parser("install", help="put kubeweir on it, from the tree, with a Kafka").set_defaults(work=do_install)
     commands.add_parser("status", help="say what runs; exit code 1 if there is no cluster").set_defaults(work=do_status)
     on = commands.add_parser("on", help="run a command on a node, in its namespaces")
     on.add_argument("node", metavar="NODE")
@@ -139,6 +140,23 @@ def do_load(arguments: argparse.Namespace) -> int:
 def load_all(pool: concurrent.futures.Executor, plan: Plan, archives: Sequence[Path]) -> None:
     for done in [pool.submit(node.load, one, archive) for one in plan.nodes for archive in archives]:
         done.result()
+
+
+def do_install(_arguments: argparse.Namespace) -> int:
+    plan = the_plan()
+    kafka = install.start_kafka(say)
+    archive = install.build_image()
+    with concurrent.futures.ThreadPoolExecutor(plan.count) as pool:
+        load_all(pool, plan, [archive])
+    overlay = install.write_overlay(kafka)
+    say(f"kubectl apply -k {overlay}")
+    kubectl("apply", "-k", str(overlay))
+    for workload in ("ds/weir-probe", "deploy/weir-streams"):
+        say(f"waiting for {workload}")
+        kubectl("-n", "kubeweir", "rollout", "status", workload, "--timeout=300s")
+    say(f"kubeweir is installed; records are in Kafka at {kafka}: kcat -C -b {kafka} -t kubeweir.flows")
+    say(f"end it: kubectl delete -k {overlay}")
+    return 0
 
 
 def do_status(_arguments: argparse.Namespace) -> int:
