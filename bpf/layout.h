@@ -30,6 +30,7 @@ enum config_word {
 	CONFIG_WINDOW_NS = 2,	/* how long a deny window is */
 	CONFIG_FIRSTS = 3,	/* first denies an endpoint may log in a window */
 	CONFIG_RING_ID = 4,	/* random, of the ring buffer */
+	CONFIG_FLOWS = 5,	/* connections that an endpoint may have remembered */
 	CONFIG_WORDS = 8,
 };
 
@@ -106,11 +107,15 @@ struct flow_key {
 	u8 remote[16];
 	u32 endpoint;
 	u8 protocol;
-	u8 role;	/* 0; an echo: 1 + the direction of its requests; other ICMP: 3 */
+	u8 role;	/* ROLE_*: what never is a reply has its direction in the key */
 	u16 local_port;
 	u16 remote_port;
 	u16 padding[3];
 } __attribute__((aligned(8)));
+
+#define ROLE_NONE 0
+#define ROLE_ECHO 1	 /* + the direction of its requests */
+#define ROLE_ICMP 3	 /* + the packet's direction: neither answers the other */
 
 struct flow {
 	u64 last_ns;
@@ -163,9 +168,18 @@ struct window {
 	u8 padding[7];
 };
 
+/* What an endpoint has used of what it may. */
 struct budget {
-	u32 generation;
-	u32 used;
+	u32 generation;	/* of the deny windows in which it told */
+	u32 told;	/* first denies in that generation */
+	u32 next;	/* place that its next connection takes */
+	u32 padding;
+};
+
+/* One of the places that an endpoint's connections take in turn; CONFIG_FLOWS of them. */
+struct place {
+	u32 endpoint;
+	u32 number;
 };
 
 /* What BPF_PROG_RUN hands to close_windows: a frame's worth of nothing, then this. */

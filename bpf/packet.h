@@ -255,9 +255,10 @@ static __always_inline bool is_icmp_error(const struct packet *packet)
 	return packet->protocol == PROTOCOL_ICMPV6 && type >= 1 && type <= 4;
 }
 
+/* Also with FIN or RST, by which Linux drops it and others open a connection. */
 static __always_inline bool is_new_tcp(const struct packet *packet)
 {
-	return (packet->tcp_flags & (TCP_SYN | TCP_ACK | TCP_RST | TCP_FIN)) == TCP_SYN;
+	return (packet->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN;
 }
 
 #endif

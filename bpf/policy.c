@@ -37,7 +37,8 @@ PINNED("hash", struct window_key, struct window, windows_0, WINDOWS, 0);
 PINNED("hash", struct window_key, struct window, windows_1, WINDOWS, 0);
 PINNED("hash", struct window_key, struct window, floods_0, 8192, 0);
 PINNED("hash", struct window_key, struct window, floods_1, 8192, 0);
-PINNED("lru_hash", u32, struct budget, budgets, ENDPOINTS, 0);
+PINNED("lru_hash", struct place, struct flow_key, places, FLOWS, 0);
+PINNED("hash", u32, struct budget, budgets, 4 * ENDPOINTS, 0);
 
 struct events_table {
 	int key;
@@ -57,6 +58,8 @@ __attribute__((section("maps/ringbuf:" PIN "/events"))) struct events_table even
 #define TIMEOUT_TCP_CLOSING (120 * SECOND)
 #define TIMEOUT_ANSWERED (180 * SECOND)
 #define TIMEOUT_UNANSWERED (30 * SECOND)
+/* Places that a new connection looks at for one that is not in use. */
+#define SECOND_CHANCES 4
 /* How long after the attach a flow without a TCP state may be taken for an older one's reply. */
 #define ADOPTION (60 * SECOND)
 
@@ -160,19 +163,27 @@ static __always_inline void flood(struct window_key *what, u32 generation, u64 n
 	add(window, now);
 }
 
+static __always_inline struct budget *budget_of(u32 endpoint)
+{
+	struct budget fresh = {};
+
+	return budgets.lookup_or_try_init(&endpoint, &fresh);
+}
+
 /* A flood of random ports is all firsts: past its budget an endpoint's are counted, not told. */
 static __always_inline bool may_tell(u32 endpoint, u32 generation)
 {
-	struct budget *budget = budgets.lookup(&endpoint);
-	struct budget fresh = {.generation = generation, .used = 1};
+	struct budget *budget = budget_of(endpoint);
 
-	if (!budget || budget->generation != generation) {
-		budgets.update(&endpoint, &fresh);
-		return 1;
-	}
-	if (budget->used >= setting(CONFIG_FIRSTS))
+	if (!budget)
 		return 0;
-	budget->used += 1;
+	if (budget->generation != generation) {
+		budget->generation = generation;
+		budget->told = 0;
+	}
+	if (budget->told >= setting(CONFIG_FIRSTS))
+		return 0;
+	__sync_fetch_and_add(&budget->told, 1);
 	return 1;
 }
 
@@ -282,11 +293,11 @@ static __always_inline void flow_of(struct flow_key *key, const struct packet *p
 	if (packet->protocol != PROTOCOL_ICMP && packet->protocol != PROTOCOL_ICMPV6)
 		return;
 	/* An echo request is never a reply: the side that asks is part of the key. */
-	key->role = 3;
+	key->role = ROLE_ICMP + direction;
 	key->local_port = packet->destination_port;
 	key->remote_port = 0;
 	if (echo || is_echo_reply(packet)) {
-		key->role = 1 + (echo ? direction : !direction);
+		key->role = ROLE_ECHO + (echo ? direction : !direction);
 		key->local_port = packet->source_port;
 	}
 }
@@ -324,7 +335,11 @@ static __always_inline void touch(struct flow *flow, const struct packet *packet
 		flow->state |= FLOW_CLOSING;
 }
 
-/* True: an ICMP error about a flow that is known and allowed. The quoted packet went the other way. */
+/*
+ * True: an ICMP error about a flow that is known and allowed. The quoted packet
+ * went the other way, and who sent it is told: else the quotation would be a
+ * passport to anywhere.
+ */
 static __always_inline bool is_about_known(struct __sk_buff *skb, const struct packet *packet, u32 number, u32 direction)
 {
 	struct flow_key key = {.endpoint = number};
@@ -336,11 +351,49 @@ static __always_inline bool is_about_known(struct __sk_buff *skb, const struct p
 		parsed = parse_v4(skb, packet->transport + 8, &quoted, 1);
 	else
 		parsed = parse_v6(skb, packet->transport + 8, &quoted, 1);
-	if (parsed != PARSED || quoted.fragment == FRAGMENT_LATER)
+	if (parsed != PARSED || quoted.fragment == FRAGMENT_LATER || !same(packet->destination, quoted.source))
 		return 0;
 	flow_of(&key, &quoted, !direction);
 	flow = flows.lookup(&key);
 	return flow && flow->verdict != VERDICT_DENY;
+}
+
+static __always_inline bool is_in_use(const struct flow *flow, u8 protocol, u64 now)
+{
+	return (flow->state & FLOW_REPLIED) && !(flow->state & FLOW_CLOSING) && !is_over(flow, protocol, now);
+}
+
+/*
+ * A new connection takes its endpoint's next place, and what had the place is
+ * forgotten, so that one pod's scan pushes out its own and nobody else's. What
+ * is in use keeps its place while others near it are not.
+ */
+static __always_inline void take_place(const struct flow_key *key, u64 now)
+{
+	struct budget *budget = budget_of(key->endpoint);
+	struct place place = {.endpoint = key->endpoint};
+	u32 places_each = setting(CONFIG_FLOWS), next;
+
+	if (!budget || !places_each)
+		return;
+	next = budget->next;
+	for (int i = 0; i < SECOND_CHANCES; i++) {
+		struct flow_key *held;
+		struct flow *flow;
+
+		place.number = next++ % places_each;
+		held = places.lookup(&place);
+		if (!held)
+			break;
+		flow = flows.lookup(held);
+		if (flow && i < SECOND_CHANCES - 1 && is_in_use(flow, held->protocol, now))
+			continue;
+		if (flow)
+			flows.delete(held);
+		break;
+	}
+	budget->next = next;
+	places.update(&place, (struct flow_key *)key);
 }
 
 /*
@@ -354,6 +407,12 @@ static __always_inline bool may_be_older(const struct endpoint *endpoint, const 
 	if (packet->protocol == PROTOCOL_TCP)
 		return !is_new_tcp(packet);
 	return endpoint->attached_ns && now - endpoint->attached_ns < ADOPTION && !is_echo_request(packet);
+}
+
+static __always_inline bool is_own(const struct endpoint *endpoint, const u8 *address)
+{
+	/* A pod without a family has zeros there, which an IPv6 packet may have for its source. */
+	return !is_zero(address) && (same(address, endpoint->address[0]) || same(address, endpoint->address[1]));
 }
 
 /* --- the way of a packet --------------------------------------------------- */
@@ -370,7 +429,7 @@ static __always_inline void describe(struct window_key *what, const struct flow_
 	what->source_port = out ? key->local_port : key->remote_port;
 	what->destination_port = out ? key->remote_port : key->local_port;
 	if (key->role) {
-		what->source_port = key->role == 3 ? 0 : key->local_port;
+		what->source_port = key->role >= ROLE_ICMP ? 0 : key->local_port;
 		what->destination_port = packet->destination_port;
 	}
 	what->protocol = key->protocol;
@@ -399,7 +458,7 @@ static __always_inline int handle(struct __sk_buff *skb, const u32 direction)
 	struct decision decision = {};
 	bool from_node = direction == INGRESS && !skb->ingress_ifindex;
 	u32 opened = direction;
-	struct flow *flow;
+	struct flow *flow, *known;
 	int parsed = parse(skb, &packet);
 	bool own;
 	u8 pass;
@@ -417,7 +476,7 @@ static __always_inline int handle(struct __sk_buff *skb, const u32 direction)
 		return refuse(&what, &key, &packet, direction, REASON_UNPARSABLE, now);
 	}
 	flow_of(&key, &packet, direction);
-	own = endpoint && (same(key.local, endpoint->address[0]) || same(key.local, endpoint->address[1]));
+	own = endpoint && is_own(endpoint, key.local);
 	if (is_discovery(&packet)) {
 		if (direction == INGRESS)
 			return TC_ACT_UNSPEC;
@@ -455,7 +514,7 @@ static __always_inline int handle(struct __sk_buff *skb, const u32 direction)
 	if (is_icmp_error(&packet) && is_about_known(skb, &packet, key.endpoint, direction))
 		return TC_ACT_UNSPEC;
 
-	flow = flows.lookup(&key);
+	known = flow = flows.lookup(&key);
 	if (flow && (is_over(flow, packet.protocol, now) || !continues(flow, &packet, direction)))
 		flow = 0;
 	if (flow) {
@@ -470,12 +529,12 @@ static __always_inline int handle(struct __sk_buff *skb, const u32 direction)
 	}
 	if (!flow || flow->epoch != epoch) {
 		judge(endpoint, side, opened, &key, from_node && opened == INGRESS, &decision);
-		if (decision.verdict == VERDICT_DENY && !flow && opened == direction &&
+		if (decision.verdict != VERDICT_ALLOW && !flow && opened == direction &&
 		    may_be_older(endpoint, &packet, now)) {
 			struct decision other = {};
 
 			judge(endpoint, side, !opened, &key, 0, &other);
-			if (other.verdict != VERDICT_DENY) {
+			if (other.verdict == VERDICT_ALLOW) {
 				decision = other;
 				opened = !opened;
 			}
@@ -506,8 +565,11 @@ static __always_inline int handle(struct __sk_buff *skb, const u32 direction)
 
 		if (opened != direction || (packet.protocol == PROTOCOL_TCP && !is_new_tcp(&packet))) {
 			fresh.state |= FLOW_REPLIED;
-			decision.reason = REASON_ADOPTED;
+			if (decision.verdict == VERDICT_ALLOW)
+				decision.reason = REASON_ADOPTED;
 		}
+		if (!known)
+			take_place(&key, now);
 		if (flows.update(&key, &fresh)) {
 			count(COUNT_CONNTRACK_FULL);
 			return refuse(&what, &key, &packet, opened, REASON_MAP_FULL, now);

@@ -77,7 +77,7 @@ def rule_matches(
     rule: Rule,
     peer: Endpoint,
     destination: Pod | None,
-    protocol: Protocol,
+    protocol: Protocol | None,
     port: int,
 ) -> bool:
     """ "This rule matches traffic if and only if the traffic matches both ports AND from/to"."""
@@ -88,7 +88,7 @@ def rule_matches(
 
 
 def cluster_rule_matches(
-    view: PolicyView, rule: ClusterRule, peer: Endpoint, destination: Pod | None, protocol: Protocol, port: int
+    view: PolicyView, rule: ClusterRule, peer: Endpoint, destination: Pod | None, protocol: Protocol | None, port: int
 ) -> bool:
     """ "If any element matches ... then the specified action is applied", and any of the protocols, if there are."""
     if not any(peer_matches(view, "", wanted, peer) for wanted in rule.peers):
@@ -137,7 +137,7 @@ def block_matches(block: IPBlock, ip: str) -> bool:
     return not any(address in ipaddress.ip_network(hole) for hole in block.excepts)
 
 
-def port_matches(wanted: PolicyPort, destination: Pod | None, protocol: Protocol, port: int) -> bool:
+def port_matches(wanted: PolicyPort, destination: Pod | None, protocol: Protocol | None, port: int) -> bool:
     """One NetworkPolicyPort. A name means the destination pod's container port of that name and protocol."""
     if wanted.protocol is not protocol:
         return False
@@ -145,7 +145,7 @@ def port_matches(wanted: PolicyPort, destination: Pod | None, protocol: Protocol
         # "If this field is not provided, this matches all port names and numbers."
         return True
     if isinstance(wanted.port, str):
-        return port in resolve(destination.ports if destination else (), wanted.port, protocol)
+        return port in resolve(destination.ports if destination else (), wanted.port, wanted.protocol)
     return wanted.port <= port <= (wanted.end_port or wanted.port)
 
 

@@ -46,6 +46,7 @@ __all__ = [
     "endpoint",
     "in_tier",
     "is_audited",
+    "is_own_node",
     "isolates",
     "namespace_matches",
     "newest_last",
@@ -62,12 +63,15 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class Traffic:
-    """A new connection as one side of it sees it; ``port`` is the one that is connected to."""
+    """A new connection as one side of it sees it; ``port`` is the one that is connected to.
+
+    ``protocol`` None: one that no policy names, as ICMP, which only rules without ports match.
+    """
 
     subject: Pod
     direction: Direction
     peer: Endpoint
-    protocol: Protocol
+    protocol: Protocol | None
     port: int
 
     @property
@@ -103,12 +107,12 @@ def connection(view: PolicyView, source: Endpoint, destination: Endpoint, protoc
 
 
 def decide(
-    view: PolicyView, subject: Pod, direction: Direction, peer: Endpoint, protocol: Protocol, port: int
+    view: PolicyView, subject: Pod, direction: Direction, peer: Endpoint, protocol: Protocol | None, port: int
 ) -> Decision:
     """Whether the subject's policies let it connect to, or be connected from, the peer on the destination's port."""
     if peer.ip in subject.ips:
         return Decision(Verdict.ALLOW, Reason.SELF)
-    own_node = _is_own_node(view, subject, peer)
+    own_node = is_own_node(view, subject, peer)
     if own_node and direction is Direction.INGRESS:
         # No peer of an ingress rule can be a node, and see below.
         return Decision(Verdict.ALLOW, Reason.NODE)
@@ -219,6 +223,7 @@ def _allowing(view: PolicyView, policy: NetworkPolicy, traffic: Traffic) -> Iter
             yield PolicyRef("NetworkPolicy", policy.namespace, policy.name, index)
 
 
-def _is_own_node(view: PolicyView, subject: Pod, peer: Endpoint) -> bool:
+def is_own_node(view: PolicyView, subject: Pod, peer: Endpoint) -> bool:
+    """Whether the peer is the node that the subject runs on."""
     node = view.nodes.get(Name("", subject.node))
     return node is not None and (peer.pod is None or peer.pod.host_network) and peer.ip in node.ips

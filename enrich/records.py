@@ -116,9 +116,15 @@ class Header(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=False):
     rules: dict[str, list[PolicyRef]] = {}
     """Rule number (decimal) to policies, for the numbers in these rows."""
     lost: dict[str, tuple[int, int]] = {}
-    """For each reason the rows lost since the last batch, and in all."""
+    """For each reason the rows lost since the last batch, and in all: in the life of what counts them, which is the
+    ring's for what the kernel lost, the spool's for what was lost behind it."""
     kept: list[tuple[int, int]] | None = None
     """Of a batch that the full spool thinned: runs ``[number, rows]`` that it kept; ``first`` is the first kept."""
+
+    @property
+    def key(self) -> bytes:
+        """The Kafka key: one ring is one key and one order."""
+        return f"{self.cluster}/{self.node}/{self.ring}".encode()
 
 
 class Batch(msgspec.Struct, frozen=True):

@@ -29,7 +29,7 @@ class Names(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """When a batch ends: by rows, bytes of rows, or seconds after its first denied or allowed row."""
+    """When a batch ends: by rows, bytes with its header, or seconds after its first denied or allowed row."""
 
     rows: int = 2000
     bytes: int = 512_000
@@ -45,11 +45,10 @@ class Encoded:
 
     value: bytes
     end: int
-    rows: int
 
 
 class Batcher:
-    """Collects the rows of one ring. ``lost`` gives totals by reason; ``told`` is what the last batch told."""
+    """Collects the rows of one ring. ``lost`` gives totals by reason; ``told`` the totals that were told before."""
 
     def __init__(
         self,
@@ -70,11 +69,6 @@ class Batcher:
         self._first = 0
         self._due = clock() + self._limits.heartbeat_s
         self._seen: list[tuple[float, int]] = []
-
-    @property
-    def key(self) -> bytes:
-        """The Kafka key: one ring is one key and one order."""
-        return f"{self._cluster}/{self._node}/{self._ring}".encode()
 
     @property
     def waiting(self) -> int:
@@ -100,10 +94,10 @@ class Batcher:
         taken = []
         while len(self._rows) >= size:
             taken.append(self._cut(size))
-        if everything and len(self._rows):
+        if (everything and len(self._rows)) or self._clock() >= self._due:
             taken.append(self._cut(len(self._rows)))
-        if self._clock() >= self._due:
-            taken.append(self._cut(len(self._rows)))
+            while len(self._rows):
+                taken.append(self._cut(len(self._rows)))
         return taken
 
     def _patience(self, rows: Rows) -> float:
@@ -113,17 +107,23 @@ class Batcher:
         return self._limits.quiet_s if rate < _QUIET_ROWS_S else self._limits.allowed_s
 
     def _cut(self, count: int) -> Encoded:
-        rows, self._rows = self._rows[:count], self._rows[count:]
-        first, self._first = self._first, self._first + count
+        """The first ``count`` rows as a batch, fewer where so many names go with them that it would be too large."""
+        lost = dict(self._lost())
+        value = self._encode(self._rows[:count], lost)
+        while len(value) > self._limits.bytes and count > 1:
+            count //= 2
+            value = self._encode(self._rows[:count], lost)
+        self._told = lost
+        self._rows, self._first = self._rows[count:], self._first + count
         now = self._clock()
         self._due = now + (self._patience(self._rows) if len(self._rows) else self._limits.heartbeat_s)
-        header = self._header(first, rows)
-        return Encoded(encode_batch(header, rows), first + count, count)
+        return Encoded(value, self._first)
 
-    def _header(self, first: int, rows: Rows) -> Header:
-        lost = dict(self._lost())
+    def _encode(self, rows: Rows, lost: Mapping[str, int]) -> bytes:
+        return encode_batch(self._header(self._first, rows, lost), rows)
+
+    def _header(self, first: int, rows: Rows, lost: Mapping[str, int]) -> Header:
         since = {reason: (total - self._told.get(reason, 0), total) for reason, total in lost.items()}
-        self._told = lost
         endpoints = {number: self._names.endpoint(number) for number in np.unique(rows["endpoint"]).tolist()}
         rules = {number: self._names.rule(number) for number in np.unique(rows["rule"]).tolist()}
         return Header(

@@ -27,9 +27,9 @@ class Blocks:
         begin: dict[_Prefix, set[int]] = defaultdict(set)
         end: dict[_Prefix, set[int]] = defaultdict(set)
         for block, term in blocks.items():
-            begin[_prefix(block.cidr)].add(term)
+            begin[prefix_of(block.cidr)].add(term)
             for hole in block.excepts:
-                end[_prefix(hole)].add(term)
+                end[prefix_of(hole)].add(term)
         prefixes = {*begin, *end}
         if any(_masked(_V4[0], length) == address for address, length in prefixes if length < _V4[1]):
             # ::/0 is every IPv6 address and no IPv4 one, but the trie has both: here what holds IPv6 ends.
@@ -47,6 +47,10 @@ class Blocks:
         for (address, length), terms in self._terms.items():
             yield (address.to_bytes(16, "big"), length), terms
 
+    def at(self, key: tuple[bytes, int]) -> frozenset[int] | None:
+        """The terms that hold one of the prefixes; None for any other."""
+        return self._terms.get((int.from_bytes(key[0], "big"), key[1]))
+
     def terms_of(self, address: bytes) -> frozenset[int]:
         """The terms that hold one address of 16 bytes."""
         return self._longest(int.from_bytes(address, "big"))
@@ -60,7 +64,8 @@ class Blocks:
         return frozenset()
 
 
-def _prefix(cidr: str) -> _Prefix:
+def prefix_of(cidr: str) -> _Prefix:
+    """A CIDR among the 128-bit addresses of the maps: address and length."""
     network = ipaddress.ip_network(cidr)
     address, _ = host_key(str(network.network_address))
     return int.from_bytes(address, "big"), network.prefixlen + (96 if network.version == 4 else 0)

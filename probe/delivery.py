@@ -1,4 +1,9 @@
-"""From the ring to the spool: read, batch, append, and only then give the ring's place back."""
+"""From the ring to the spool: read, batch, append, and only then give the ring's place back.
+
+So a row is in the ring, or in the spool, or for a moment in both, whenever the process is killed; the next start goes
+on behind the last row in the spool. What is lost is counted where it is lost, and the last batch in the spool says what
+was told of it.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +15,6 @@ from typing import Final
 import structlog
 
 from probe.batcher import Batcher, Limits, Names
-from probe.publisher import Publisher
 from probe.ring import Ring
 from probe.spool import Spool
 
@@ -25,83 +29,78 @@ _REPORT_S: Final = 10.0
 class Delivery:
     """One thread that drains the ring for good."""
 
-    def __init__(
-        self, ring: Ring, names: Names, spool: Spool, identity: tuple[str, str], limits: Limits | None = None
-    ) -> None:
-        """``identity``: cluster and node."""
-        self._ring, self._spool = ring, spool
-        told = self._told()
-        self._spool_base = told.get("spool_full", 0)
-        self._refused_base = told.get("refused", 0)
-        self.batcher = Batcher((*identity, ring.id), names, self.lost, told, limits)
-        self.publisher: Publisher | None = None
+    def __init__(self, ring: Ring, names: Names, spool: Spool, limits: Limits | None = None) -> None:
+        self._ring, self._names, self._spool, self._limits = ring, names, spool, limits
+        last = spool.last
+        self._last = last if last is not None and last.ring == ring.id else None
+        """The last batch of this ring that was spooled, before this process."""
         self._stop = threading.Event()
         self.failed = threading.Event()
+        """Set when the thread died of something unforeseen; the process is to end."""
         self._stuck = 0.0
         self.rows = 0
         self.batches = 0
-        self.problem: str | None = None
-        self._thread = threading.Thread(target=self._run, name="delivery")
-        self._resume()
+        self.problem: str | None = "the cluster's id is not known yet, verdicts stay in the ring"
+        self._thread: threading.Thread | None = None
 
-    def start(self) -> None:
-        """Begin to drain."""
+    @property
+    def cluster(self) -> str | None:
+        """The cluster's id, if a batch of this ring is known: a restart need not wait for the API server to go on."""
+        return self._last.cluster if self._last else None
+
+    def start(self, cluster: str, node: str) -> None:
+        """Begin to drain, behind the last row in the spool: a killed probe may have left it in the ring as well."""
+        if self._last:
+            self._ring.skip_to(self._last.first + self._last.rows)
+        batcher = Batcher((cluster, node, self._ring.id), self._names, self.lost, self._told(), self._limits)
+        batcher.start_at(self._ring.consumer_number)
+        self.problem = None
+        self._thread = threading.Thread(target=self._run, args=(batcher,), name="delivery")
         self._thread.start()
 
     def stop(self) -> None:
         """Spool everything that is in the ring, and end."""
         self._stop.set()
-        self._thread.join()
+        if self._thread:
+            self._thread.join()
 
     def lost(self) -> Mapping[str, int]:
-        """What is missing from the log on this node since the ring was made, by reason."""
-        refused = self.publisher.refused_rows if self.publisher else 0
-        return {
-            **self._ring.lost(),
-            "spool_full": self._spool_base + self._spool.lost_rows,
-            "refused": self._refused_base + refused,
-        }
+        """What is missing from the log, by reason: in the ring's life before the spool, in the spool's life behind."""
+        return {**self._ring.lost(), **self._spool.lost()}
 
     def _told(self) -> dict[str, int]:
-        """What the last batch of this ring said of losses, before this process."""
+        """What was told of losses before this process. Of a ring that is gone only what the spool counts goes on."""
         last = self._spool.last
-        if last is None or last.ring != self._ring.id:
-            return {}
-        return {reason: total for reason, (_, total) in last.lost.items()}
+        told = {reason: total for reason, (_, total) in last.lost.items()} if last else {}
+        return told if self._last else {reason: told.get(reason, 0) for reason in self._spool.lost()}
 
-    def _resume(self) -> None:
-        """Go on after the last row in the spool: a killed probe may have appended it and not moved the ring."""
-        last = self._spool.last
-        if last is not None and last.ring == self._ring.id:
-            end = max(first + rows for first, rows in last.kept or [(last.first, last.rows)])
-            self._ring.skip_to(end)
-        self.batcher.start_at(self._ring.consumer_number)
-
-    def _run(self) -> None:
+    def _run(self, batcher: Batcher) -> None:
         try:
             while not self._stop.is_set():
-                if not self._step(everything=False):
+                if not self._step(batcher, everything=False):
                     self._stop.wait(_LOOK_S)
-            while self._step(everything=True):
+            while self._step(batcher, everything=True):
                 pass
+        except _CannotAppendError:
+            # What is in no batch of the spool is in the ring still, for the next start.
+            log.error("the spool cannot be written, rows stay in the ring", unread_rows=self._ring.unread)
         except BaseException:
             log.exception("draining the ring failed")
             self.failed.set()
             raise
 
-    def _step(self, *, everything: bool) -> int:
-        """Read and spool once; the rows that were read."""
+    def _step(self, batcher: Batcher, *, everything: bool) -> int:
+        """Read and spool once; the rows that were read. Raises _CannotAppendError."""
         first, rows = self._ring.read(_MOST_ROWS)
         self.rows += len(rows)
-        self.batcher.add(first, rows)
-        for batch in self.batcher.take(everything=everything and not len(rows)):
-            if not self._append(batch.value):
-                return 0
+        batcher.add(first, rows)
+        for batch in batcher.take(everything=everything and not len(rows)):
+            self._append(batch.value)
             self._ring.release(batch.end)
             self.batches += 1
         return len(rows)
 
-    def _append(self, value: bytes) -> bool:
+    def _append(self, value: bytes) -> None:
         """Spool a batch; while the disk does not take it, the ring holds its rows, and the kernel counts the rest."""
         while True:
             try:
@@ -112,7 +111,11 @@ class Delivery:
                     self._stuck = time.monotonic()
                     log.error("the spool cannot be written, trying again", error=error.strerror)
                 if self._stop.wait(1.0):
-                    return False
-                continue
-            self.problem = None
-            return True
+                    raise _CannotAppendError from error
+            else:
+                self.problem = None
+                return
+
+
+class _CannotAppendError(Exception):
+    """The process is to end, and the disk does not take the batch. None behind it may be taken either."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
@@ -12,6 +11,13 @@ from enrich.records import PolicyRef, Reason, Verdict
 
 POD, NODE, WORLD = 0, 1, 2
 """Kinds of peer, as in ``bpf/layout.h``."""
+
+AddressKey = tuple[bytes, int]
+"""16 bytes, IPv4 as v4-mapped IPv6, and the prefix's length, 0 to 128."""
+RowKey = tuple[int, int, int]
+"""Set, direction, identity."""
+PortKey = tuple[int, int, int, int]
+"""Row, protocol, port, bits: the ports that share the upper ``bits`` bits of ``port``."""
 
 
 class Row(NamedTuple):
@@ -43,8 +49,6 @@ Defaults = tuple[tuple[Row, Row, Row], tuple[Row, Row, Row]]
 
 OPEN: Final = Row(0, 0, Verdict.ALLOW, Reason.NO_POLICY)
 """No policy selects the subject in this direction."""
-OWN_NODE: Final = Row(0, 0, Verdict.ALLOW, Reason.NODE)
-"""To the node that the subject runs on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,18 +59,33 @@ class PolicySet:
     defaults: Defaults
 
 
+@dataclass(slots=True)
+class Touched:
+    """The keys whose entries changed since somebody last looked; who takes them clears them."""
+
+    addresses: set[AddressKey] = field(default_factory=set)
+    rows: set[RowKey] = field(default_factory=set)
+    ports: set[PortKey] = field(default_factory=set)
+
+    def clear(self) -> None:
+        """They have been taken."""
+        self.addresses.clear()
+        self.rows.clear()
+        self.ports.clear()
+
+
 @dataclass(frozen=True, slots=True)
 class Desired:
-    """What the maps must hold. Addresses are 16 bytes, IPv4 as v4-mapped IPv6, prefixes 0 to 128."""
+    """What the maps must hold. Kept by one compiler, which changes it in place."""
 
-    ipcache: Mapping[tuple[bytes, int], Identity] = field(default_factory=dict)
-    sets: Mapping[str, PolicySet] = field(default_factory=dict)
+    ipcache: dict[AddressKey, Identity] = field(default_factory=dict)
+    sets: dict[str, PolicySet] = field(default_factory=dict)
     """By the subject's UID."""
-    rows: Mapping[tuple[int, int, int], Row] = field(default_factory=dict)
-    """(set, direction, identity), where it is not the set's default."""
-    ports: Mapping[tuple[int, int, int, int], Answer] = field(default_factory=dict)
-    """(row, protocol, port, bits): the ports that share the upper ``bits`` bits of ``port``."""
-    rules: Mapping[int, tuple[PolicyRef, ...]] = field(default_factory=dict)
+    rows: dict[RowKey, Row] = field(default_factory=dict)
+    """Where it is not the set's default."""
+    ports: dict[PortKey, Answer] = field(default_factory=dict)
+    rules: dict[int, tuple[PolicyRef, ...]] = field(default_factory=dict)
+    touched: Touched = field(default_factory=Touched)
 
 
 def lookup(desired: Desired, uid: str, direction: Direction, peer: str, protocol: int, port: int) -> Answer:
@@ -89,7 +108,12 @@ def lookup(desired: Desired, uid: str, direction: Direction, peer: str, protocol
     return Answer(row.verdict, row.reason, row.rule)
 
 
-def host_key(ip: str) -> tuple[bytes, int]:
+def host_key(ip: str) -> AddressKey:
     """The ipcache key of one address."""
     address = ipaddress.ip_address(ip)
     return (address.packed if address.version == 6 else bytes(10) + b"\xff\xff" + address.packed), 128
+
+
+def family_of(key: AddressKey) -> int:
+    """4 or 6: whose addresses a key's prefix holds."""
+    return 4 if key[1] >= 96 and key[0][:12] == bytes(10) + b"\xff\xff" else 6

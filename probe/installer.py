@@ -6,6 +6,8 @@ side, that side too, and last what nothing refers to any more. A new address fir
 it, so that the old side goes on saying what it said.
 
 A crash between any two steps leaves the side in force whole; the next probe reads the maps back and goes on.
+
+The first change, and one after a failure, compares everything; any other looks at the touched keys only.
 """
 
 from __future__ import annotations
@@ -13,18 +15,17 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Final
 
 import numpy as np
 
-from probe.kernel import bpf
-from probe.kernel.layout import ADDRESS_KEY, ANSWER, ENDPOINT, PEER, PORT_KEY, ROW, ROW_KEY, Config
-from probe.kernel.maps import Map, Maps, as_bytes
-from probe.rules import Answer, Desired, Identity, PolicySet, Row
+from probe.cover import Cover
+from probe.desired import Desired, PolicySet
+from probe.kernel import bpf, entries
+from probe.kernel.entries import Peer
+from probe.kernel.layout import ANSWER, ENDPOINT, PEER, PORT_KEY, ROW, ROW_KEY, Config
+from probe.kernel.maps import Map, Maps
 
-_ZERO: Final = bytes(16)
-_WORLD: Final = (0, 2)
-"""Identity and kind of an address that no entry covers."""
+_TABLES = ("rows", "ports", "addresses", "endpoints")
 
 
 class InstallError(RuntimeError):
@@ -69,6 +70,11 @@ class Installer:
         self._ports = maps["ports"].items()
         self._addresses = maps["addresses"].items()
         self._endpoints = maps["endpoints"].items()
+        self._cover = Cover()
+        self._placed: dict[bytes, tuple[Bound, PolicySet]] = {}
+        """What the endpoints' entries were made of."""
+        self._installed: Desired | None = None
+        """What the maps equal, but for its touched keys."""
 
     @property
     def endpoints(self) -> dict[int, int]:
@@ -94,75 +100,99 @@ class Installer:
             "endpoint": int(ends["number"].max()),
         }
 
+    def usage(self) -> dict[str, tuple[int, int]]:
+        """For each map the entries in it, and how many it holds."""
+        tables = (self._rows, self._ports, self._addresses, self._endpoints)
+        return {name: (len(table), self._maps[name].max_entries) for name, table in zip(_TABLES, tables, strict=True)}
+
     def apply(self, desired: Desired, bound: Iterable[Bound], now_ns: int) -> Installed:
         """Bring the maps to ``desired`` for the pods in ``bound``. Raises InstallError before anything is in force."""
-        rows = {_row_key(*key): _row(row) for key, row in desired.rows.items()}
-        ports = {_port_key(*key): _answer(answer) for key, answer in desired.ports.items()}
-        peers = {as_bytes(ADDRESS_KEY, prefix, np.frombuffer(address, "u1")): entry
-                 for (address, prefix), entry in desired.ipcache.items()}  # fmt: skip
+        epoch = self._maps.config(Config.EPOCH)
+        side = epoch & 1
+        whole = desired is not self._installed
+        self._installed = None
+        if whole:
+            self._cover = Cover.of({key: entries.peer_on(value, side) for key, value in self._addresses.items()})
+        rows, ports, peers = self._changes(desired, whole=whole)
         ends = {end.index.to_bytes(4, "little"): end for end in bound}
         self._refuse_what_is_too_large(rows, ports, peers, ends)
 
-        epoch = self._maps.config(Config.EPOCH)
-        side = epoch & 1
-        new_ports = _put(self._maps["ports"], self._ports, ports)
-        new_rows = _put(self._maps["rows"], self._rows, rows)
-        moved = self._move_addresses(peers, side)
+        _put(self._maps["ports"], self._ports, ports)
+        _put(self._maps["rows"], self._rows, rows)
+        self._move_addresses(peers, side)
         changed = self._move_endpoints(ends, desired.sets, side, now_ns)
-        if moved or changed:
+        if peers or changed:
             epoch += 1
             self._maps.configure(Config.EPOCH, epoch)
             bpf.wait_for_programs()
-            self._settle_addresses(peers, moved)
+            self._settle_addresses(peers)
             self._settle_endpoints(ends, changed)
+        if any(value is None for value in (*rows.values(), *ports.values())):
             bpf.wait_for_programs()
-        old_rows = _drop(self._maps["rows"], self._rows, rows)
-        old_ports = _drop(self._maps["ports"], self._ports, ports)
-        return Installed(len(moved), len(changed), new_rows + old_rows, new_ports + old_ports, epoch)
+            _drop(self._maps["rows"], self._rows, rows)
+            _drop(self._maps["ports"], self._ports, ports)
+        desired.touched.clear()
+        self._installed = desired
+        return Installed(len(peers), len(changed), len(rows), len(ports), epoch)
+
+    def _changes(
+        self, desired: Desired, *, whole: bool
+    ) -> tuple[dict[bytes, bytes | None], dict[bytes, bytes | None], dict[bytes, Peer | None]]:
+        """What is to be written (None: removed) of rows, ports and addresses."""
+        touched = desired.touched
+        rows: dict[bytes, bytes | None] = dict.fromkeys(self._rows) if whole else {}
+        for row_key in desired.rows if whole else touched.rows:
+            row = desired.rows.get(row_key)
+            rows[entries.row_key(*row_key)] = None if row is None else entries.row(*row)
+        ports: dict[bytes, bytes | None] = dict.fromkeys(self._ports) if whole else {}
+        for port_key in desired.ports if whole else touched.ports:
+            answer = desired.ports.get(port_key)
+            ports[entries.port_key(*port_key)] = None if answer is None else entries.answer(*answer)
+        peers: dict[bytes, Peer | None] = dict.fromkeys(self._addresses) if whole else {}
+        for address in desired.ipcache if whole else touched.addresses:
+            identity = desired.ipcache.get(address)
+            peers[entries.address_key(*address)] = None if identity is None else (identity.number, identity.kind)
+        return (
+            {key: value for key, value in rows.items() if self._rows.get(key) != value},
+            {key: value for key, value in ports.items() if self._ports.get(key) != value},
+            {key: value for key, value in peers.items() if self._addresses.get(key) != _both(value)},
+        )
 
     def _refuse_what_is_too_large(self, *wanted: Mapping[bytes, object]) -> None:
-        settings = ("rows", "ports", "addresses", "endpoints")
-        for name, entries, installed in zip(
-            settings, wanted, (self._rows, self._ports, self._addresses, self._endpoints), strict=True
-        ):
+        tables = (self._rows, self._ports, self._addresses, self._endpoints)
+        for name, changes, installed in zip(_TABLES, wanted, tables, strict=True):
             limit = self._maps[name].max_entries
             # Old and new entries stand side by side until the switch.
-            needed = len(entries.keys() | installed.keys())
+            needed = len(installed) + sum(value is not None and key not in installed for key, value in changes.items())
             if needed > limit:
                 raise InstallError(
                     f"{needed} entries for the map {name}, which holds {limit}: raise WEIR_{name.upper()}"
                 )
 
-    def _move_addresses(self, wanted: Mapping[bytes, Identity], side: int) -> list[bytes]:
-        """Write the idle side of every address that changes; the keys."""
-        covering = _Cover(self._addresses, side)
-        # What covers a removed address afterwards is what is wanted for the shorter prefixes.
-        after = _Cover({key: _peer((entry.number, entry.kind)) for key, entry in wanted.items()}, side)
-        moved = []
-        table = self._maps["addresses"]
-        for key in wanted.keys() | self._addresses.keys():
-            entry = wanted.get(key)
-            new = (entry.number, entry.kind) if entry else after.of(key)
-            old = _side(self._addresses[key], side) if key in self._addresses else covering.of(key)
-            if entry and self._addresses.get(key) == _peer(new):
-                continue
-            value = _peer(old, new) if side == 0 else _peer(new, old)
-            table.set(key, value)
-            self._addresses[key] = value
-            moved.append(key)
-        return moved
+    def _move_addresses(self, wanted: Mapping[bytes, Peer | None], side: int) -> None:
+        """Write the idle side of every address that changes."""
+        before = {
+            key: entries.peer_on(self._addresses[key], side) if key in self._addresses else self._cover.of_key(key)
+            for key in wanted
+        }
+        for key, peer in wanted.items():
+            self._cover.set(key, peer)
+        for key, peer in wanted.items():
+            # A removed address is, from then on, what the shorter prefixes around it are.
+            old, new = before[key], peer or self._cover.of_key(key)
+            self._write_address(key, entries.peer(old, new) if side == 0 else entries.peer(new, old))
 
-    def _settle_addresses(self, wanted: Mapping[bytes, Identity], moved: Iterable[bytes]) -> None:
-        table = self._maps["addresses"]
-        for key in moved:
-            entry = wanted.get(key)
-            if entry is None:
-                table.drop(key)
+    def _settle_addresses(self, wanted: Mapping[bytes, Peer | None]) -> None:
+        for key, peer in wanted.items():
+            if peer is not None:
+                self._write_address(key, entries.peer(peer, peer))
+            elif key in self._addresses:
+                self._maps["addresses"].drop(key)
                 del self._addresses[key]
-                continue
-            value = _peer((entry.number, entry.kind))
-            table.set(key, value)
-            self._addresses[key] = value
+
+    def _write_address(self, key: bytes, value: bytes) -> None:
+        self._maps["addresses"].set(key, value)
+        self._addresses[key] = value
 
     def _move_endpoints(
         self, wanted: Mapping[bytes, Bound], sets: Mapping[str, PolicySet], side: int, now_ns: int
@@ -175,7 +205,11 @@ class Installer:
                 # Its interface is gone, or is another pod's: nothing is judged for it any more.
                 moved.append(key)
                 continue
+            made_of = (end, sets[end.uid])
+            if old is not None and self._placed.get(key) == made_of:
+                continue
             value = _endpoint(end, sets[end.uid], old, side, now_ns)
+            self._placed[key] = made_of
             if value == old:
                 continue
             table.set(key, value)
@@ -189,7 +223,9 @@ class Installer:
         for key in moved:
             if key not in wanted:
                 table.drop(key)
-                del self._endpoints[key]
+                number = np.frombuffer(self._endpoints.pop(key), ENDPOINT)["number"]
+                self._maps["budgets"].drop(number.tobytes())
+                self._placed.pop(key, None)
                 continue
             value = np.frombuffer(self._endpoints[key], ENDPOINT).copy()
             value["set"][0][1 - side] = value["set"][0][side]
@@ -198,65 +234,22 @@ class Installer:
             self._endpoints[key] = value.tobytes()
 
 
-class _Cover:
-    """The longest shorter prefix that covers an address block."""
-
-    def __init__(self, entries: Mapping[bytes, bytes], side: int) -> None:
-        self._by_length: dict[int, dict[int, tuple[int, int]]] = {}
-        for key, value in entries.items():
-            length = int.from_bytes(key[:4], "little")
-            block = int.from_bytes(key[4:20], "big") >> (128 - length)
-            self._by_length.setdefault(length, {})[block] = _side(value, side)
-        self._lengths = sorted(self._by_length, reverse=True)
-
-    def of(self, key: bytes) -> tuple[int, int]:
-        own, address = int.from_bytes(key[:4], "little"), int.from_bytes(key[4:20], "big")
-        for length in self._lengths:
-            if length < own and (found := self._by_length[length].get(address >> (128 - length))):
-                return found
-        return _WORLD
+def _put(table: Map, installed: dict[bytes, bytes], changes: Mapping[bytes, bytes | None]) -> None:
+    for key, value in changes.items():
+        if value is not None:
+            table.set(key, value)
+            installed[key] = value
 
 
-def _put(table: Map, installed: dict[bytes, bytes], wanted: Mapping[bytes, bytes]) -> int:
-    fresh = [item for item in wanted.items() if installed.get(item[0]) != item[1]]
-    for key, value in fresh:
-        table.set(key, value)
-        installed[key] = value
-    return len(fresh)
+def _drop(table: Map, installed: dict[bytes, bytes], changes: Mapping[bytes, bytes | None]) -> None:
+    for key, value in changes.items():
+        if value is None and key in installed:
+            table.drop(key)
+            del installed[key]
 
 
-def _drop(table: Map, installed: dict[bytes, bytes], wanted: Mapping[bytes, bytes]) -> int:
-    stale = [key for key in installed if key not in wanted]
-    for key in stale:
-        table.drop(key)
-        del installed[key]
-    return len(stale)
-
-
-def _row(row: Row) -> bytes:
-    return as_bytes(ROW, row.ports, row.rule, row.verdict, row.reason, (0, 0))
-
-
-def _row_key(number: int, direction: int, identity: int) -> bytes:
-    return as_bytes(ROW_KEY, number, identity, direction)
-
-
-def _port_key(row: int, protocol: int, port: int, bits: int) -> bytes:
-    return as_bytes(PORT_KEY, 40 + bits, row, protocol, port, 0)
-
-
-def _answer(answer: Answer) -> bytes:
-    return as_bytes(ANSWER, answer.rule, answer.verdict, answer.reason, (0, 0))
-
-
-def _peer(first: tuple[int, int], second: tuple[int, int] | None = None) -> bytes:
-    second = second or first
-    return as_bytes(PEER, (first[0], second[0]), (first[1], second[1]), (0, 0))
-
-
-def _side(value: bytes, side: int) -> tuple[int, int]:
-    peer = np.frombuffer(value, PEER)[0]
-    return int(peer["identity"][side]), int(peer["kind"][side])
+def _both(peer: Peer | None) -> bytes | None:
+    return None if peer is None else entries.peer(peer, peer)
 
 
 def _endpoint(end: Bound, policy: PolicySet, old: bytes | None, side: int, now_ns: int) -> bytes:

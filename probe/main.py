@@ -57,6 +57,7 @@ def serve(settings: Settings) -> None:
         stack.callback(network.close)
         maps = Maps.open(settings.pin_dir / VERSION, settings.sizes())
         maps.configure(Config.FIRSTS, settings.firsts)
+        maps.configure(Config.FLOWS, settings.pod_flows)
         stack.callback(maps.close)
         numbers = Numbers.open(settings.run_dir / "ledger")
         stack.callback(numbers.close)
@@ -64,14 +65,9 @@ def serve(settings: Settings) -> None:
         stack.callback(ring.close)
         spool = Spool(settings.state_dir / "spool", settings.spool_bytes)
         stack.callback(spool.close)
-        while not cluster.synced.wait(0.2) and not stop.is_set():
-            pass  # the cluster's id is in the list of namespaces
-        delivery = Delivery(
-            ring, Names(numbers), spool, (_cluster_id(settings, cluster), settings.node), _limits(settings)
-        )
         raw = topics(settings.topic_prefix, settings.partitions).raw
-        publisher = Publisher(spool, raw, delivery.batcher.key, settings.connection())
-        delivery.publisher = publisher
+        publisher = Publisher(spool, raw, settings.connection())
+        delivery = Delivery(ring, Names(numbers), spool, _limits(settings))
         agent = Agent(settings.node, cluster, network, maps, numbers, _MODES[settings.attach])
         registry = CollectorRegistry()
         registry.register(SourceCollector("probe", source))
@@ -82,16 +78,23 @@ def serve(settings: Settings) -> None:
             "spool": lambda: delivery.problem,
             "kafka": lambda: publisher.problem,
         }
-        stack.callback(HealthServer(settings.metrics, registry, ready).close)
+        health = HealthServer(settings.metrics, registry, ready)
+        stack.callback(health.close)
+        failures = (agent.failed, delivery.failed, publisher.failed)
+
+        def has_ended() -> bool:
+            return stop.is_set() or any(failed.is_set() for failed in failures)
+
         owner = _owner(settings, stack)
         agent.start(settings.deny_window)
-        delivery.start()
         publisher.start()
-        log.info("started", node=settings.node, ring=ring.id, attach=agent.mode, kafka=settings.kafka,
-                 source=settings.source, metrics=settings.metrics)  # fmt: skip
-        failures = (agent.failed, delivery.failed, publisher.failed)
-        while not stop.wait(0.2) and not any(failed.is_set() for failed in failures):
-            pass
+        cluster_id = _cluster_id(settings, cluster, delivery.cluster, has_ended)
+        if cluster_id is not None:
+            delivery.start(cluster_id, settings.node)
+            log.info("started", node=settings.node, cluster=cluster_id, ring=ring.id, attach=agent.mode,
+                     kafka=settings.kafka, source=settings.source, metrics_port=health.port)  # fmt: skip
+        while not has_ended():
+            stop.wait(0.2)
         over = owner is not None and stop.is_set() and owner.is_over()
         agent.stop()
         delivery.stop()
@@ -101,7 +104,7 @@ def serve(settings: Settings) -> None:
         log.info("stopped", flushed=flushed, spooled_batches=spool.records,
                  enforcement="stays in place" if settings.pin_dir.exists() else "ended")  # fmt: skip
         if publisher.failed.is_set():
-            raise StopServiceError(f"Kafka refuses for good: {publisher.problem}", Exit.KAFKA)
+            raise StopServiceError(f"{publisher.problem}", Exit.KAFKA)
         if any(failed.is_set() for failed in failures):
             raise StopServiceError("a part failed, see the log above", Exit.UNEXPECTED)
 
@@ -144,9 +147,13 @@ def _limits(settings: Settings) -> Limits:
     )
 
 
-def _cluster_id(settings: Settings, cluster: Cluster) -> str:
-    if settings.cluster:
-        return settings.cluster
+def _cluster_id(settings: Settings, cluster: Cluster, known: str | None, is_over: Callable[[], bool]) -> str | None:
+    """The setting, or what is ``known`` since the ring was made, else what the source says. None: over before that."""
+    if settings.cluster or known:
+        return settings.cluster or known
+    while not cluster.synced.wait(0.2):
+        if is_over():
+            return None
     system = cluster.namespaces().get(Name("", "kube-system"))
     return system.uid if system else "default"
 
@@ -155,13 +162,16 @@ def _check_machine(settings: Settings) -> None:
     """What a person can mend is said in a line."""
     if settings.attach not in _MODES:
         raise StopServiceError(f"WEIR_ATTACH={settings.attach!r}: must be auto, tcx or clsact", Exit.USAGE)
-    if settings.ring_bytes < 4096 or settings.ring_bytes & (settings.ring_bytes - 1):
-        raise StopServiceError(f"WEIR_RING_BYTES={settings.ring_bytes}: must be a power of two from 4096", Exit.USAGE)
+    if settings.ring_bytes & (settings.ring_bytes - 1):
+        raise StopServiceError(f"WEIR_RING_BYTES={settings.ring_bytes}: must be a power of two", Exit.USAGE)
     if os.geteuid() != 0:
         raise StopServiceError("must run as root, or with the capabilities BPF, NET_ADMIN and PERFMON", Exit.UNABLE)
     release = tuple(int(part) for part in os.uname().release.split("-")[0].split(".")[:2])
     if release < (5, 10):
         raise StopServiceError(f"kernel {os.uname().release} is too old: 5.10 is needed", Exit.UNABLE)
+    if release < (5, 11):
+        # From 5.11 the memory cgroup pays for maps. Before, bcc lifts the limit where the kernel lets it.
+        log.info("the maps' memory counts against RLIMIT_MEMLOCK on this kernel", kernel=os.uname().release)
     if not _is_bpffs(settings.pin_dir):
         raise StopServiceError(
             f"{settings.pin_dir} is not in a BPF file system: mount -t bpf bpf /sys/fs/bpf", Exit.UNABLE
@@ -232,6 +242,10 @@ def _shell(work: Callable[[Settings], None]) -> int:
         return fail(StopServiceError(str(error), Exit.UNABLE), "weir-probe")
     except (LayoutError, NetworkError) as error:
         return fail(StopServiceError(str(error), Exit.UNABLE), "weir-probe")
+    except OSError as error:
+        if error.filename is None:
+            raise
+        return fail(StopServiceError(f"{error.filename}: {error.strerror}", Exit.UNABLE), "weir-probe")
     return Exit.OK
 
 

@@ -47,7 +47,7 @@ class ProbeCollector(Collector):
         yield GaugeMetricFamily(
             "kubeweir_probe_ring_unread_rows",
             "Rows in the ring that are not spooled yet",
-            value=self._ring.producer_number - self._ring.consumer_number,
+            value=self._ring.unread,
         )
         yield GaugeMetricFamily("kubeweir_probe_ring_capacity_rows", "Rows that fit", value=self._ring.capacity)
         yield GaugeMetricFamily("kubeweir_probe_spool_batches", "Not acknowledged", value=self._spool.records)

@@ -1,125 +1,253 @@
-"""Which addresses a node's rules can tell apart.
+"""Which addresses a node's rules can tell apart, kept while pods, nodes, namespaces and terms change.
 
-A *term* is one distinct way in which a rule in force names peers: two selectors, or a CIDR with its exceptions. Peers
-that the same terms match, and on which the named ports in use have the same numbers, are one class. Selectors are
-evaluated once for all pods whose labels agree in the keys that any selector asks for: a pod-template-hash splits
-nothing.
+Peers of one kind and family that the same terms match, and on which the named ports in use have the same numbers, are
+one class, and each class has a number, the identity. A pod whose like is known costs its own entry and nothing else.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
 
 from enrich import selectors
-from enrich.model import IPBlock, Labels, Name, NamedPort, Namespace, NetworkPolicy, Peer, Pod, Protocol, Selector
-from enrich.policy import PolicyView, newest_last, resolve
-from probe.blocks import Blocks
-from probe.desired import NODE, POD, WORLD, host_key
+from enrich.model import IPBlock, Name, NamedPort, Namespace, Node, Pod
+from probe.blocks import Blocks, prefix_of
+from probe.desired import NODE, POD, WORLD, AddressKey, Identity, family_of, host_key
+from probe.groups import Groups
+from probe.numbers import Numbers
+from probe.sides import digest
+from probe.terms import EVERYWHERE, Match, Named, NodeTerm, PodTerm, PortName, Term, resolved
 
-Term = tuple[str, Selector | None, Selector | None] | IPBlock
-"""(namespace where the namespace selector is absent, namespace selector, pod selector), or a block."""
-PortName = tuple[str, Protocol]
-Named = tuple[tuple[str, Protocol, tuple[int, ...]], ...]
-"""(port name, protocol, its numbers on a pod)."""
+_Signature = tuple[int, Match]
+Holder = TypeVar("Holder", Pod, Node)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class PeerClass:
-    """Peers that no rule tells apart. One object a class within a compilation: compared by identity."""
+    """Peers that no rule tells apart."""
 
-    kind: int
-    terms: frozenset[int]
-    """Index into the terms that the compilation lists."""
-    named: Named = ()
-    own: bool = False
-    """The own node."""
+    identity: Identity
+    match: Match
+    members: int = 0
 
 
-def term_of(policy: NetworkPolicy, peer: Peer) -> Term:
-    """The term by which a policy's rule names a peer."""
-    if peer.ip_block is not None:
-        return peer.ip_block
-    return ("" if peer.namespaces is not None else policy.namespace, peer.namespaces, peer.pods)
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What changed between two states of the cluster, each with what was before and what is after."""
+
+    pods: Sequence[tuple[Pod | None, Pod | None]] = ()
+    nodes: Sequence[tuple[Node | None, Node | None]] = ()
+    namespaces: Mapping[Name, Namespace] = field(default_factory=dict)
+    """All of them, as they are now."""
+    relabelled: frozenset[str] = frozenset()
+    """Those that came, went or have other labels."""
+    own_node: str = ""
 
 
-def is_universal(term: Term) -> bool:
-    """Whether the term selects every pod."""
-    if isinstance(term, IPBlock) or term[1] is None or term[1].requirements:
-        return False
-    return term[2] is None or not term[2].requirements
+class Peers:
+    """The class of every address that is not just anywhere. Writes ``ipcache`` and says what it touched."""
 
+    def __init__(self, numbers: Numbers, ipcache: dict[AddressKey, Identity], touched: set[AddressKey]) -> None:
+        self._numbers = numbers
+        self._ipcache, self._touched = ipcache, touched
+        self._groups = Groups()
+        self._blocks = Blocks({})
+        self._block_terms: dict[IPBlock, int] = {}
+        self._everywhere: frozenset[int] = frozenset()
+        self._node_terms: dict[int, NodeTerm] = {}
+        self._digests: Mapping[int, bytes] = {}
+        self._names: list[PortName] = []
+        self._on_ports: dict[tuple[NamedPort, ...], Named] = {(): ()}
+        self._with_ports: dict[tuple[NamedPort, ...], set[Name]] = {}
+        self._namespaces: Mapping[Name, Namespace] = {}
+        self._pods: dict[Name, Pod] = {}
+        self._holders: dict[AddressKey, dict[Name, Pod]] = {}
+        self._nodes: dict[AddressKey, dict[Name, Node]] = {}
+        self._classes: dict[_Signature, PeerClass] = {}
+        self._of: dict[AddressKey, PeerClass] = {}
+        self._dirty: set[AddressKey] = set()
+        self._own_node = ""
 
-def resolved(ports: Sequence[NamedPort], names: Iterable[PortName]) -> Named:
-    """The numbers that those of the names have which a pod has."""
-    found = ((name, protocol, tuple(sorted(resolve(ports, name, protocol)))) for name, protocol in names)
-    return tuple(entry for entry in found if entry[2])
+    @property
+    def classes(self) -> Collection[PeerClass]:
+        """Those that have members."""
+        return self._classes.values()
 
+    def update(
+        self,
+        changes: Changes,
+        added: Mapping[int, Term],
+        removed: Mapping[int, Term],
+        digests: Mapping[int, bytes],
+        names: list[PortName],
+    ) -> tuple[list[PeerClass], list[PeerClass]]:
+        """Take in what changed. The classes that came and those that went."""
+        self._digests = digests
+        self._namespaces = changes.namespaces
+        self._update_groups(changes, added, removed)
+        self._update_nodes(changes, added, removed)
+        self._update_blocks(added, removed)
+        self._update_names(names)
+        for before, after in changes.pods:
+            self._change_pod(before, after)
+        return self._settle()
 
-def classify(
-    view: PolicyView, terms: Mapping[Term, int], names: Sequence[PortName]
-) -> dict[tuple[bytes, int], PeerClass]:
-    """The class of every address that is not just anywhere, by ipcache key."""
-    made: dict[tuple[int, frozenset[int], Named, bool], PeerClass] = {}
+    # --- what makes addresses dirty
 
-    def one(kind: int, matched: frozenset[int], named: Named = (), *, own: bool = False) -> PeerClass:
-        return made.setdefault((kind, matched, named, own), PeerClass(kind, matched, named, own))
+    def _update_groups(self, changes: Changes, added: Mapping[int, Term], removed: Mapping[int, Term]) -> None:
+        pod_terms = {number: term for number, term in added.items() if isinstance(term, PodTerm)}
+        gone = {number for number, term in removed.items() if isinstance(term, PodTerm)}
+        for pod in self._groups.update(changes.namespaces, set(changes.relabelled), pod_terms, gone):
+            self._dirty.update(map(host_key, self._pods[pod].ips))
+        for namespace in changes.relabelled:
+            # Whether a namespace is known makes a difference to its pods, even where no term does.
+            for pod in self._groups.pods_in(namespace):
+                self._dirty.update(map(host_key, self._pods[pod].ips))
 
-    blocks = Blocks({term: number for term, number in terms.items() if isinstance(term, IPBlock)})
-    found = {key: one(WORLD, matched) for key, matched in blocks.items()}
-    own = view.nodes.get(Name("", view.own_node))
-    for node in view.nodes.values():
-        for key in map(host_key, node.ips):
-            found[key] = one(NODE, blocks.terms_of(key[0]), own=node is own)
-    selected = _Selected(view.namespaces, terms)
-    on_ports: dict[tuple[NamedPort, ...], Named] = {}
-    for pod in newest_last(view.pods.values()):
-        if pod.ports not in on_ports:
-            on_ports[pod.ports] = resolved(pod.ports, names)
-        by_labels = selected.terms_of(pod)
-        for key in map(host_key, pod.ips):
-            found[key] = one(POD, by_labels | blocks.terms_of(key[0]), on_ports[pod.ports])
-    return found
+    def _change_pod(self, before: Pod | None, after: Pod | None) -> None:
+        before, after = _holding(before), _holding(after)
+        if before is not None:
+            self._groups.remove(before)
+            del self._pods[before.key]
+            self._with_ports[before.ports].discard(before.key)
+            self._dirty.update(_drop(self._holders, before))
+        if after is not None:
+            self._groups.add(after)
+            self._pods[after.key] = after
+            self._with_ports.setdefault(after.ports, set()).add(after.key)
+            self._dirty.update(_hold(self._holders, after))
 
+    def _update_nodes(self, changes: Changes, added: Mapping[int, Term], removed: Mapping[int, Term]) -> None:
+        came = {number: term for number, term in added.items() if isinstance(term, NodeTerm)}
+        gone = {number for number, term in removed.items() if isinstance(term, NodeTerm)}
+        if came or gone or changes.own_node != self._own_node:
+            self._own_node = changes.own_node
+            kept = {number: term for number, term in self._node_terms.items() if number not in gone}
+            self._node_terms = kept | came
+            self._dirty.update(self._nodes)
+        for before, after in changes.nodes:
+            if before is not None:
+                self._dirty.update(_drop(self._nodes, before))
+            if after is not None:
+                self._dirty.update(_hold(self._nodes, after))
 
-class _Selected:
-    """The terms that select a pod by its labels and its namespace's."""
+    def _update_blocks(self, added: Mapping[int, Term], removed: Mapping[int, Term]) -> None:
+        came = {term: number for number, term in added.items() if isinstance(term, IPBlock)}
+        gone = {term for term in removed.values() if isinstance(term, IPBlock)}
+        if not came and not gone:
+            return
+        before = dict(self._blocks.items())
+        self._block_terms = {term: n for term, n in self._block_terms.items() if term not in gone} | came
+        self._everywhere = frozenset(n for term, n in self._block_terms.items() if term in EVERYWHERE)
+        self._blocks = Blocks(self._block_terms)
+        after = dict(self._blocks.items())
+        self._dirty.update(key for key, _ in before.items() ^ after.items())
+        narrow = [block for block in (*came, *gone) if block not in EVERYWHERE]
+        hosts = {*self._holders, *self._nodes}
+        for block in narrow:
+            self._dirty.update(_within(block, hosts))
 
-    def __init__(self, namespaces: Mapping[Name, Namespace], terms: Mapping[Term, int]) -> None:
-        self._namespaces = namespaces
-        self._terms = [(term, number) for term, number in terms.items() if not isinstance(term, IPBlock)]
-        asked = (requirement.key for (_, _, pods), _ in self._terms if pods for requirement in pods.requirements)
-        self._keys = sorted(set(asked))
-        self._candidates: dict[str, list[tuple[Selector | None, frozenset[int]]]] = {}
-        self._found: dict[tuple[str, tuple[str | None, ...]], frozenset[int]] = {}
+    def _update_names(self, names: list[PortName]) -> None:
+        if names == self._names:
+            return
+        self._names = names
+        for ports in [ports for ports, pods in self._with_ports.items() if not pods]:
+            del self._with_ports[ports]
+        self._on_ports = {ports: named for ports, named in self._on_ports.items() if ports in self._with_ports}
+        for ports, before in list(self._on_ports.items()):
+            now = self._on_ports[ports] = resolved(ports, names)
+            if now != before:
+                for pod in self._with_ports[ports]:
+                    self._dirty.update(map(host_key, self._pods[pod].ips))
 
-    def terms_of(self, pod: Pod) -> frozenset[int]:
-        """By the pod's labels, as far as any selector asks for them."""
-        key = (pod.namespace, tuple(pod.labels.get(asked) for asked in self._keys))
-        found = self._found.get(key)
-        if found is None:
-            found = self._found[key] = self._evaluate(pod.namespace, pod.labels)
-        return found
+    # --- what dirty addresses become
 
-    def _evaluate(self, namespace: str, labels: Labels) -> frozenset[int]:
-        if namespace not in self._candidates:
-            self._candidates[namespace] = self._in_namespace(namespace)
-        matching = (
-            numbers
-            for selector, numbers in self._candidates[namespace]
-            if selector is None or selectors.matches(selector, labels)
+    def _settle(self) -> tuple[list[PeerClass], list[PeerClass]]:
+        came: list[PeerClass] = []
+        went: list[PeerClass] = []
+        for key in self._dirty:
+            before = self._of.get(key)
+            signature = self._signature(key)
+            after = None
+            if signature is not None:
+                after = self._classes.get(signature)
+                if after is None:
+                    after = self._classes[signature] = self._made(signature)
+                    came.append(after)
+                after.members += 1
+            if before is not None:
+                before.members -= 1
+                went += [before] if not before.members else []
+            if after is before:
+                continue
+            self._touched.add(key)
+            if after is None:
+                del self._of[key], self._ipcache[key]
+            else:
+                self._of[key] = after
+                self._ipcache[key] = after.identity
+        self._dirty.clear()
+        # A class may have lost its last member and won another since.
+        gone = [one for one in dict.fromkeys(went) if not one.members]
+        for one in gone:
+            del self._classes[one.identity.kind, one.match]
+        return [one for one in came if one.members], gone
+
+    def _made(self, signature: _Signature) -> PeerClass:
+        kind, match = signature
+        terms = sorted(self._digests[number] for number in match.terms)
+        number = self._numbers.of("identity", digest(kind, terms, *match[1:]))
+        return PeerClass(Identity(number, kind), match)
+
+    def _signature(self, key: AddressKey) -> _Signature | None:
+        family = family_of(key)
+        holders, nodes = self._holders.get(key), self._nodes.get(key)
+        if not holders and not nodes:
+            found = self._blocks.at(key)
+            return None if found is None else (WORLD, Match(found - self._everywhere, family=family))
+        blocks = self._blocks.terms_of(key[0]) - self._everywhere
+        if holders:
+            # Of two that claim one address, the API has yet to take it from the older.
+            pod = max(holders.values(), key=lambda one: (one.started_ns, one.uid))
+            named = self._on_ports.get(pod.ports)
+            if named is None:
+                named = self._on_ports[pod.ports] = resolved(pod.ports, self._names)
+            terms = self._groups.terms_of(pod.key) | blocks
+            return POD, Match(terms, Name("", pod.namespace) in self._namespaces, family, named)
+        there = (nodes or {}).values()
+        terms = frozenset(
+            number
+            for number, term in self._node_terms.items()
+            if any(selectors.matches(term.nodes, node.labels) for node in there)
         )
-        return frozenset().union(*matching)
+        own = any(node.name == self._own_node for node in there)
+        return NODE, Match(terms | blocks, family=family, own=own)
 
-    def _in_namespace(self, namespace: str) -> list[tuple[Selector | None, frozenset[int]]]:
-        """The pod selectors that count for the namespace's pods, and the terms of each."""
-        found = self._namespaces.get(Name("", namespace))
-        holds: dict[Selector, bool] = {}
-        by_selector: dict[Selector | None, set[int]] = defaultdict(set)
-        for (home, wanted, pods), number in self._terms:
-            if wanted is not None and wanted not in holds:
-                holds[wanted] = found is not None and selectors.matches(wanted, found.labels)
-            if home == namespace if wanted is None else holds[wanted]:
-                by_selector[pods].add(number)
-        return [(selector, frozenset(numbers)) for selector, numbers in by_selector.items()]
+
+def _hold(table: dict[AddressKey, dict[Name, Holder]], holder: Holder) -> list[AddressKey]:
+    keys = [host_key(ip) for ip in holder.ips]
+    for key in keys:
+        table.setdefault(key, {})[holder.key] = holder
+    return keys
+
+
+def _drop(table: dict[AddressKey, dict[Name, Holder]], holder: Holder) -> list[AddressKey]:
+    keys = [host_key(ip) for ip in holder.ips]
+    for key in keys:
+        table.get(key, {}).pop(holder.key, None)
+        if not table.get(key, True):
+            del table[key]
+    return keys
+
+
+def _holding(pod: Pod | None) -> Pod | None:
+    """Whether the pod holds addresses of its own: a terminated one holds none, a hostNetwork pod is its node."""
+    return None if pod is None or pod.host_network or pod.terminated or not pod.ips else pod
+
+
+def _within(block: IPBlock, hosts: Iterable[AddressKey]) -> Iterable[AddressKey]:
+    address, length = prefix_of(block.cidr)
+    shift = 128 - length
+    wanted = address >> shift
+    return [key for key in hosts if int.from_bytes(key[0], "big") >> shift == wanted]

@@ -1,11 +1,15 @@
 """Sends the spool to Kafka, in order, until the broker has acknowledged every batch; alone imports confluent_kafka.
 
+A batch goes alone, as a producer batch of one record, under its own ring's key: what Kafka refuses for what it is (too
+large) is counted lost, takes no neighbour with it, and the rest goes on.
+
 Kafka away: the spool holds, librdkafka tries for ever, a line says so now and then. Nothing is sent before the raw
 topic is there and right: a broker that makes topics by itself makes one of a single partition, for good.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -24,17 +28,24 @@ log = structlog.get_logger("kubeweir.probe")
 
 _IN_FLIGHT_RECORDS: Final = 500
 _IN_FLIGHT_BYTES: Final = 32 << 20
+"""At most; and no more than a quarter of the spool, which can make no room in what is in flight."""
+_LARGEST: Final = 8 << 20
+"""As the topic is made; a batch is under 512 kB, unless a single row needs more names than that."""
 _REPORT_S: Final = 10.0
 _RETRY_S: Final = 1.0
-_REFUSED: Final = frozenset({KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.INVALID_MSG, KafkaError.INVALID_RECORD})
+_REFUSED: Final = frozenset(
+    {KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.INVALID_MSG, KafkaError.INVALID_MSG_SIZE, KafkaError.INVALID_RECORD}
+)
+_PURGED: Final = frozenset({KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT})
 
 
 class Publisher:
     """One thread that reads the spool and produces."""
 
-    def __init__(self, spool: Spool, topic: Topic, key: bytes, config: Mapping[str, Any]) -> None:
+    def __init__(self, spool: Spool, topic: Topic, config: Mapping[str, Any]) -> None:
         """``config``: librdkafka's settings for the connection."""
-        self._spool, self._topic, self._key = spool, topic, key
+        self._spool, self._topic = spool, topic
+        self._most_bytes = min(_IN_FLIGHT_BYTES, spool.max_bytes // 4)
         quiet = logging.getLogger("kubeweir.rdkafka")
         quiet.addHandler(logging.NullHandler())
         quiet.propagate = False
@@ -46,9 +57,10 @@ class Publisher:
                 "acks": "all",
                 "delivery.timeout.ms": 0,
                 "compression.type": "lz4",
-                # A batch is large already: waiting for more only delays it.
-                "linger.ms": 5,
-                "message.max.bytes": 2 << 20,
+                # A batch is large already, and what is refused is refused with its neighbours.
+                "linger.ms": 0,
+                "batch.num.messages": 1,
+                "message.max.bytes": _LARGEST,
                 "partitioner": "murmur2_random",
                 "queue.buffering.max.kbytes": 2 * _IN_FLIGHT_BYTES >> 10,
                 "error_cb": self._on_error,
@@ -56,7 +68,9 @@ class Publisher:
             logger=quiet,
         )
         self._waiting: dict[Place, int] = {}
-        self._done: set[Place] = set()
+        """What was taken out of the spool, in order, with its bytes."""
+        self._done: dict[Place, int] = {}
+        """What Kafka has answered, with the rows that it refused."""
         self._flying = 0
         self._reported = 0.0
         self._stop = threading.Event()
@@ -65,8 +79,6 @@ class Publisher:
         self.problem: str | None = "Kafka has not been reached yet"
         self.acked_batches = 0
         self.acked_bytes = 0
-        self.refused_rows = 0
-        self.last_ack = time.monotonic()
         self._thread = threading.Thread(target=self._run, name="publisher")
 
     def start(self) -> None:
@@ -76,12 +88,13 @@ class Publisher:
     def stop(self, patience_s: float) -> bool:
         """Send what is in the spool, for ``patience_s`` at most, and end. True: Kafka has all of it."""
         deadline = time.monotonic() + patience_s
-        while self._thread.is_alive() and self._spool.records and time.monotonic() < deadline:
+        while not self.failed.is_set() and self._spool.records and time.monotonic() < deadline:
             time.sleep(0.02)
         self._stop.set()
         self._thread.join()
         self._producer.purge()
-        self._producer.flush(1)
+        with contextlib.suppress(KafkaException):  # what has no answer now stays in the spool
+            self._producer.flush(1)
         return self._spool.records == 0
 
     def _run(self) -> None:
@@ -91,63 +104,72 @@ class Publisher:
             while not self._stop.is_set():
                 self._step()
         except KafkaException as error:
-            log.error("Kafka refuses for good", error=str(error))
-            self.problem = str(error)
+            self.problem = f"Kafka refuses for good: {error.args[0].str()}"
             self.failed.set()
+        except BaseException:
+            log.exception("sending failed")
+            self.problem = "sending failed, see the log above"
+            self.failed.set()
+            raise
 
     def _step(self) -> None:
         """Hand one batch over, or wait for acknowledgements."""
-        full = len(self._waiting) >= _IN_FLIGHT_RECORDS or self._flying >= _IN_FLIGHT_BYTES
+        full = len(self._waiting) >= _IN_FLIGHT_RECORDS or self._flying >= self._most_bytes
         found = None if full else self._spool.next(0 if self._waiting else 0.05)
         if found is None:
             self._producer.poll(0.02 if self._waiting else 0)
             return
         place, value = found
         self._waiting[place] = len(value)
-        if not value:
-            self._finish(place)
-            return
         self._flying += len(value)
-        while True:
-            try:
-                self._producer.produce(
-                    self._topic.name, value, self._key, on_delivery=lambda e, m, place=place: self._on_ack(e, m, place)
-                )
-                break
-            except BufferError:
-                self._producer.poll(0.05)
+        if value:
+            self._produce(place, value)
+        else:
+            self._finish(place)
         self._producer.poll(0)
 
-    def _on_ack(self, error: KafkaError | None, message: Message, place: Place) -> None:
-        size = self._waiting[place]
-        if error is not None and error.code() == KafkaError._PURGE_QUEUE:
-            return
-        if error is not None and error.code() in _REFUSED:
-            rows = decode_batch(bytes(message.value() or b"")).header.rows
-            self.refused_rows += rows
-            log.error("Kafka refuses a batch for what it is", error=error.str(), rows=rows, bytes=size)
-        elif error is not None:
-            raise KafkaException(error)
-        else:
-            self.acked_batches += 1
-            self.acked_bytes += size
-        self._flying -= size
-        self.problem = None
-        self.last_ack = time.monotonic()
-        self._finish(place)
+    def _produce(self, place: Place, value: bytes) -> None:
+        header = decode_batch(value).header
 
-    def _finish(self, place: Place) -> None:
-        """Acknowledge to the spool what is done without a gap, in order."""
-        self._done.add(place)
-        last = None
-        for waiting in list(self._waiting):
-            if waiting not in self._done:
-                break
-            self._done.discard(waiting)
-            del self._waiting[waiting]
-            last = waiting
+        def on_answer(error: KafkaError | None, _message: Message) -> None:
+            self._on_answer(error, place, header.rows)
+
+        while True:
+            try:
+                self._producer.produce(self._topic.name, value, header.key, on_delivery=on_answer)
+            except BufferError:
+                self._producer.poll(0.05)
+            except KafkaException as error:
+                # librdkafka itself looks at the size.
+                self._on_answer(error.args[0], place, header.rows)
+                return
+            else:
+                return
+
+    def _on_answer(self, error: KafkaError | None, place: Place, rows: int) -> None:
+        if error is None:
+            self.acked_batches += 1
+            self.acked_bytes += self._waiting[place]
+            self.problem = None
+            self._finish(place)
+        elif error.code() in _REFUSED:
+            log.error(
+                "Kafka refuses a batch for what it is: its rows are lost, and counted",
+                error=error.str(), rows=rows, bytes=self._waiting[place],
+            )  # fmt: skip
+            self._finish(place, refused=rows)
+        elif error.code() not in _PURGED:
+            raise KafkaException(error)
+
+    def _finish(self, place: Place, refused: int = 0) -> None:
+        """Acknowledge to the spool what is answered without a gap, in order."""
+        self._done[place] = refused
+        last, total = None, 0
+        while self._waiting and (first := next(iter(self._waiting))) in self._done:
+            last, total = first, total + self._done.pop(first)
+            self._flying -= self._waiting.pop(first)
         if last is not None:
-            self._spool.ack(last)
+            self._spool.ack(last, total)
 
     def _on_error(self, error: KafkaError) -> None:
         if error.fatal():

@@ -52,6 +52,11 @@ class Ring:
         return int(self._produced[0]) // STRIDE
 
     @property
+    def unread(self) -> int:
+        """Rows that have not been released."""
+        return self.producer_number - self.consumer_number
+
+    @property
     def capacity(self) -> int:
         """Rows that fit."""
         return self._size // STRIDE

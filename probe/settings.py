@@ -16,7 +16,7 @@ class Settings(KafkaSettings):
 
     topic_prefix: str = setting("WEIR_TOPIC_PREFIX", "kubeweir")
     """What the topics' names begin with."""
-    partitions: int = setting("WEIR_PARTITIONS", 32)
+    partitions: int = setting("WEIR_PARTITIONS", 32, least=1)
     """Partitions of a topic that is made; fixed from then on."""
     cluster: str = setting("WEIR_CLUSTER", "")
     """The cluster's id; by default the UID of the namespace kube-system, else "default"."""
@@ -37,36 +37,38 @@ class Settings(KafkaSettings):
     """The lock, and the ledger of numbers, which must live as long as the pins: until a reboot."""
     state_dir: Path = setting("WEIR_STATE_DIR", Path("/var/lib/kubeweir"))
     """The spool of batches that Kafka has not acknowledged."""
-    spool_bytes: int = setting("WEIR_SPOOL_BYTES", 1 << 30)
+    spool_bytes: int = setting("WEIR_SPOOL_BYTES", 1 << 30, least=4 << 20)
     """How much the spool may hold; past it allows are thinned out first, and counted."""
-    deny_window: float = setting("WEIR_DENY_WINDOW", 5.0)
+    deny_window: float = setting("WEIR_DENY_WINDOW", 5.0, least=0.1)
     """Seconds: a denied flow is logged at once, then once per window with a count."""
     firsts: int = setting("WEIR_FIRSTS", 1000)
     """New denied flows that a pod may log one by one in a window; more are counted without addresses."""
-    ring_bytes: int = setting("WEIR_RING_BYTES", 16 << 20)
+    ring_bytes: int = setting("WEIR_RING_BYTES", 16 << 20, least=4096)
     """Size of the kernel's ring buffer, a power of two; a row takes 96 bytes."""
-    flows: int = setting("WEIR_FLOWS", 262_144)
+    flows: int = setting("WEIR_FLOWS", 262_144, least=1)
     """Connections that are remembered at once."""
-    addresses: int = setting("WEIR_ADDRESSES", 262_144)
+    pod_flows: int = setting("WEIR_POD_FLOWS", 16_384, least=1)
+    """Of these, how many one pod may have: past it its own oldest are forgotten, and nobody else's."""
+    addresses: int = setting("WEIR_ADDRESSES", 262_144, least=1)
     """Addresses and blocks that the kernel can hold."""
-    rows: int = setting("WEIR_ROWS", 262_144)
+    rows: int = setting("WEIR_ROWS", 262_144, least=1)
     """Rows of policy (policy set, direction, identity)."""
-    ports: int = setting("WEIR_PORTS", 262_144)
+    ports: int = setting("WEIR_PORTS", 262_144, least=1)
     """Port entries of policy."""
-    windows: int = setting("WEIR_WINDOWS", 65_536)
+    windows: int = setting("WEIR_WINDOWS", 65_536, least=1)
     """Denied flows that are counted one by one in a window."""
-    endpoints: int = setting("WEIR_ENDPOINTS", 1024)
+    endpoints: int = setting("WEIR_ENDPOINTS", 1024, least=1)
     """Local pods."""
-    batch_rows: int = setting("WEIR_BATCH_ROWS", 2000)
+    batch_rows: int = setting("WEIR_BATCH_ROWS", 2000, least=1)
     """Rows at which a batch ends."""
     batch_denied: float = setting("WEIR_BATCH_DENIED", 0.1)
     """Seconds that a denied row may wait for its batch."""
     batch_allowed: float = setting("WEIR_BATCH_ALLOWED", 0.5)
     """Seconds that allowed rows may wait for theirs; four times as long below 100 rows a second."""
-    heartbeat: float = setting("WEIR_HEARTBEAT", 10.0)
+    heartbeat: float = setting("WEIR_HEARTBEAT", 10.0, least=0.1)
     """Seconds without rows after which an empty batch says that the probe is alive."""
     metrics: str = setting("WEIR_METRICS", "127.0.0.1:9701")
-    """host:port of /metrics, /healthz and /readyz."""
+    """host:port of /metrics, /healthz and /readyz. Port 0: any free one."""
     log_level: str = setting("WEIR_LOG_LEVEL", "info")
     """debug, info, warning or error."""
     log_format: str = setting("WEIR_LOG_FORMAT", "auto")

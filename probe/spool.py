@@ -6,31 +6,36 @@ rows are still in the ring, since the ring's position moves only after the appen
 
 When it is full, allows are thinned out of the oldest batches that have not been handed to the sender; then whole
 batches, oldest first. Both are counted, in the record that lost them, so that a count is never apart from its loss,
-whenever the process is killed; the next batch tells it.
+whenever the process is killed; the next batch tells it. The counts are those of the spool's life, which outlasts a
+ring's.
+
+What Kafka has is a file of one record, written in place: a full disk must not keep the spool from getting empty.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import struct
 import threading
 import time
 import zlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple
 
-import msgspec
-import numpy as np
 import structlog
 
-from enrich.records import Batch, BatchError, Header, Verdict, decode_batch, encode_batch
+from enrich.records import Header, decode_batch
+from probe.segment import HEAD, Record, header_of, pack, records_of, without_allows, without_rows
 
 log = structlog.get_logger("kubeweir.probe")
 
-_HEAD: Final = struct.Struct("<III")
+_NOTE: Final = struct.Struct("<QQQQ")
+_CRC: Final = struct.Struct("<I")
 _SYNC_S: Final = 0.1
+_FULL: Final = "spool_full"
+_REFUSED: Final = "refused"
 
 
 class Place(NamedTuple):
@@ -40,15 +45,8 @@ class Place(NamedTuple):
     ordinal: int
 
 
-class _Record(NamedTuple):
-    value: bytes
-    """The batch; empty where all of it was dropped."""
-    lost: int
-    """Rows that were taken out."""
-
-
 class _Acked(NamedTuple):
-    """What Kafka has, and what is known of segments that are deleted; the file ``acked``."""
+    """What Kafka has, and what is to be known of segments that are deleted; the file ``acked``."""
 
     place: Place
     """The first record that Kafka may not have."""
@@ -82,8 +80,10 @@ class Spool:
         self._last: Header | None = None
         self._segments: dict[int, _Segment] = {}
         self._file = -1
-        self._acked = self._read_acked()
-        self._recover()
+        self._notes = os.open(folder / "acked", os.O_CREAT | os.O_RDWR, 0o600)
+        self._acked = self._recover(self._read_acked())
+        with contextlib.suppress(OSError):
+            self._note(self._acked)  # takes its place on the disk while there is some
         self._cursor = self._acked.place
         self._offset = self._offset_of(self._cursor)
         self._synced = time.monotonic()
@@ -95,16 +95,14 @@ class Spool:
         """The header of the last batch that was ever appended and is still known."""
         return self._last
 
-    @property
-    def lost_rows(self) -> int:
-        """Rows that were thinned out or dropped because the spool was full, in the spool's life."""
-        with self._lock:
-            return self._acked.lost + sum(segment.lost for segment in self._segments.values())
+    def lost(self) -> dict[str, int]:
+        """Rows that will not come to Kafka, by reason, in the spool's life.
 
-    @property
-    def refused_rows(self) -> int:
-        """Rows that Kafka refused, in the spool's life."""
-        return self._acked.refused
+        ``spool_full``: thinned out or dropped for room; ``refused``: Kafka would not have their batch.
+        """
+        with self._lock:
+            full = self._acked.lost + sum(segment.lost for segment in self._segments.values())
+            return {_FULL: full, _REFUSED: self._acked.refused}
 
     @property
     def size(self) -> int:
@@ -116,19 +114,20 @@ class Spool:
     def records(self) -> int:
         """Batches that Kafka has not acknowledged."""
         with self._lock:
-            return sum(segment.records for segment in self._segments.values()) - self._acked.place.ordinal
+            first, ordinal = self._acked.place
+            return sum(segment.records for number, segment in self._segments.items() if number >= first) - ordinal
 
     # --- writing
 
     def append(self, value: bytes) -> None:
         """Add a batch; when this returns it survives the process. Raises OSError: nothing was added."""
         with self._lock:
-            self._make_room(len(value) + _HEAD.size)
+            self._make_room(len(value) + HEAD.size)
             number = max(self._segments)
             if self._segments[number].bytes + len(value) > self._segment_bytes and self._segments[number].records:
                 number = self._begin(number + 1)
             segment = self._segments[number]
-            block = _pack(_Record(value, 0))
+            block = pack(Record(value, 0))
             try:
                 _write_whole(self._file, block)
             except OSError:
@@ -140,17 +139,22 @@ class Spool:
             self._sync()
         self._written.set()
 
-    def _sync(self) -> None:
+    def _sync(self, *, now: bool = False) -> None:
         """A machine that loses power loses the ring too: this bounds what the disk may still owe."""
-        if time.monotonic() - self._synced > _SYNC_S:
+        if not now and time.monotonic() - self._synced <= _SYNC_S:
+            return
+        self._synced = time.monotonic()
+        try:
             os.fdatasync(self._file)
-            self._synced = time.monotonic()
+        except OSError as error:
+            # The record is there, for this process and the next one: only a power cut could take it.
+            log.warning("the spool's disk does not keep up", error=error.strerror)
 
     def _begin(self, number: int) -> int:
         path = self._folder / f"{number:012d}.seg"
         file = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o600)
         if self._file >= 0:
-            os.fdatasync(self._file)
+            self._sync(now=True)
             os.close(self._file)
         self._file = file
         self._segments[number] = _Segment(path)
@@ -158,8 +162,9 @@ class Spool:
 
     def close(self) -> None:
         """Write all that is known to disk."""
-        os.fdatasync(self._file)
+        self._sync(now=True)
         os.close(self._file)
+        os.close(self._notes)
 
     # --- reading
 
@@ -185,172 +190,136 @@ class Spool:
                 return self._next()
             with segment.path.open("rb") as file:
                 file.seek(self._offset)
-                length, _, _ = _HEAD.unpack(file.read(_HEAD.size))
+                length, _, _ = HEAD.unpack(file.read(HEAD.size))
                 value = file.read(length)
             self._cursor = Place(place.segment, place.ordinal + 1)
-            self._offset += _HEAD.size + length
+            self._offset += HEAD.size + length
             return place, value
 
     def ack(self, place: Place, refused: int = 0) -> None:
-        """Kafka has this batch and all before it, ``refused`` more rows of them excepted.
+        """Kafka has this batch and all before it, but for ``refused`` rows more than it was told of before.
 
         Segments behind are deleted; the last one stays.
         """
         with self._lock:
-            old = [number for number in self._segments if number < place.segment]
-            self._acked = _Acked(
+            behind = [number for number in self._segments if number < place.segment]
+            acked = _Acked(
                 Place(place.segment, place.ordinal + 1),
-                self._acked.lost + sum(self._segments[number].lost for number in old),
+                self._acked.lost + sum(self._segments[number].lost for number in behind),
                 self._acked.refused + refused,
             )
-            gone = [self._segments.pop(number).path for number in old]
             try:
-                # May lag behind after a crash: what is sent again has the same numbers.
-                temporary = self._folder / "acked.new"
-                temporary.write_text(" ".join(map(str, (*self._acked.place, self._acked.lost, self._acked.refused))))
-                temporary.rename(self._folder / "acked")
-                for path in gone:
-                    path.unlink(missing_ok=True)
+                self._note(acked)
+                for number in behind:
+                    self._segments.pop(number).path.unlink(missing_ok=True)
             except OSError as error:
                 log.warning("what Kafka has cannot be noted, a restart sends it again", error=error.strerror)
+                self._acked = self._acked._replace(place=acked.place, refused=acked.refused)
+
+    def _note(self, acked: _Acked) -> None:
+        """One write of a few bytes: a kill leaves the old note or the new one. A loss goes to the disk at once."""
+        note = _NOTE.pack(*acked.place, acked.lost, acked.refused)
+        os.pwrite(self._notes, note + _CRC.pack(zlib.crc32(note)), 0)
+        if acked[1:] != self._acked[1:]:
+            os.fdatasync(self._notes)
+        self._acked = acked
 
     # --- room
 
     def _make_room(self, wanted: int) -> None:
         """Thin what is between the sender and the newest batch: that one's header tells the next start where to go on.
 
-        The sender holds at most a quarter of the limit (see the publisher), a segment is a quarter: so there is room.
+        The sender holds a quarter of the limit (see the publisher), and a segment is a quarter: so there is room.
         """
+        excess = self.size + wanted - self.max_bytes
         newest = max((number for number, segment in self._segments.items() if segment.records), default=0)
         for level in (1, 2):
-            for number in sorted(self._segments):
-                if self.size + wanted <= self.max_bytes:
+            for number, segment in sorted(self._segments.items()):
+                if excess <= 0:
                     return
-                if self._cursor.segment <= number < newest and self._segments[number].thinned < level:
+                if self._cursor.segment <= number < newest and segment.thinned < level:
+                    before = segment.bytes
                     self._thin(number, level)
+                    excess -= before - segment.bytes
 
     def _thin(self, number: int, level: int) -> None:
         """Rewrite a segment without its allows (1) or its rows (2); what the sender has taken stays as it is."""
         segment = self._segments[number]
-        thin = _without_allows if level == 1 else _without_rows
-        records = [
-            record if Place(number, ordinal) < self._cursor else thin(record)
-            for ordinal, record in enumerate(_records(segment.path.read_bytes()))
-        ]
-        block = b"".join(map(_pack, records))
+        records = list(records_of(segment.path.read_bytes()))
+        taken = self._cursor.ordinal if number == self._cursor.segment else 0
+        free = records[taken:]
+        thinned = records[:taken] + ([without_allows(record) for record in free] if level == 1 else without_rows(free))
+        if thinned != records:
+            self._rewrite(segment, thinned)
+        segment.thinned = level
+
+    def _rewrite(self, segment: _Segment, records: list[Record]) -> None:
         temporary = segment.path.with_suffix(".new")
         try:
             with temporary.open("wb") as file:
-                file.write(block)
+                file.write(b"".join(map(pack, records)))
                 file.flush()
                 os.fsync(file.fileno())
             temporary.rename(segment.path)
         except OSError:
             temporary.unlink(missing_ok=True)
             raise
-        before, segment.bytes = segment.bytes, len(block)
+        before = segment.bytes
+        segment.records = len(records)
+        segment.bytes = sum(record.bytes for record in records)
         segment.lost = sum(record.lost for record in records)
-        segment.thinned = level
-        log.warning("spool is full", segment=number, bytes_before=before, bytes_after=segment.bytes,
-                    lost_rows=self.lost_rows)  # fmt: skip
+        log.warning("spool is full", segment=segment.path.name, bytes_before=before, bytes_after=segment.bytes,
+                    lost_rows=self.lost()[_FULL])  # fmt: skip
 
     # --- start
 
-    def _read_acked(self) -> _Acked:
-        try:
-            segment, ordinal, lost, refused = map(int, (self._folder / "acked").read_text().split())
-        except (FileNotFoundError, ValueError):
-            return _Acked(Place(0, 0), 0, 0)
+    def _read_acked(self) -> _Acked | None:
+        note = os.pread(self._notes, _NOTE.size + _CRC.size, 0)
+        if len(note) < _NOTE.size + _CRC.size or _CRC.pack(zlib.crc32(note[: _NOTE.size])) != note[_NOTE.size :]:
+            return None
+        segment, ordinal, lost, refused = _NOTE.unpack_from(note)
         return _Acked(Place(segment, ordinal), lost, refused)
 
-    def _recover(self) -> None:
+    def _recover(self, noted: _Acked | None) -> _Acked:
+        """Read what is there, cut off what is torn, begin a segment. What Kafka has, as far as it is known."""
         for leftover in self._folder.glob("*.new"):
             leftover.unlink()
+        place = noted.place if noted else Place(0, 0)
         for path in sorted(self._folder.glob("*.seg")):
-            if int(path.stem) < self._acked.place.segment:
-                path.unlink()  # its losses are in the file already
-                continue
-            data = path.read_bytes()
-            records = list(_records(data))
-            whole = sum(_HEAD.size + len(record.value) for record in records)
-            if whole < len(data):
-                log.warning("spool had a torn tail, cut off", segment=path.name, bytes=len(data) - whole)
-                os.truncate(path, whole)
-            lost = sum(record.lost for record in records)
-            self._segments[int(path.stem)] = _Segment(path, len(records), whole, lost)
-            self._last = next((h for r in reversed(records) if (h := _header_of(r.value))), self._last)
-        # A new file to write to: the reader's ordinals of the old ones never change.
-        first = min(self._segments, default=self._acked.place.segment + 1)
-        self._begin(max(self._segments, default=self._acked.place.segment) + 1)
-        place = self._acked.place
+            if int(path.stem) < place.segment:
+                path.unlink()  # its losses are in the note already
+            else:
+                self._recover_segment(path)
+        first = min(self._segments, default=place.segment + 1)
         known = self._segments[place.segment].records if place.segment in self._segments else 0
         place = Place(place.segment, min(place.ordinal, known)) if known else Place(first, 0)
-        self._acked = self._acked._replace(place=place)
+        # A new file to write to: the reader's ordinals of the old ones never change.
+        self._begin(max(self._segments, default=place.segment - 1) + 1)
+        return noted._replace(place=place) if noted else self._as_told(place)
+
+    def _recover_segment(self, path: Path) -> None:
+        data = path.read_bytes()
+        records = list(records_of(data))
+        whole = sum(record.bytes for record in records)
+        if whole < len(data):
+            log.warning("spool had a torn tail, cut off", segment=path.name, bytes=len(data) - whole)
+            os.truncate(path, whole)
+        lost = sum(record.lost for record in records)
+        self._segments[int(path.stem)] = _Segment(path, len(records), whole, lost)
+        self._last = next((h for r in reversed(records) if (h := header_of(r.value))), self._last)
+
+    def _as_told(self, place: Place) -> _Acked:
+        """Without the note: all that is there is sent again, and no loss that was told is forgotten."""
+        told = {reason: total for reason, (_, total) in self._last.lost.items()} if self._last else {}
+        here = sum(segment.lost for segment in self._segments.values())
+        return _Acked(place, max(0, told.get(_FULL, 0) - here), told.get(_REFUSED, 0))
 
     def _offset_of(self, place: Place) -> int:
-        records = list(_records(self._segments[place.segment].path.read_bytes()))[: place.ordinal]
-        return sum(_HEAD.size + len(record.value) for record in records)
-
-
-def _pack(record: _Record) -> bytes:
-    value, lost = record
-    return _HEAD.pack(len(value), lost, zlib.crc32(value, lost)) + value
-
-
-def _records(data: bytes) -> Iterator[_Record]:
-    """The whole records of a segment, up to the first that is not."""
-    offset = 0
-    while offset + _HEAD.size <= len(data):
-        length, lost, crc = _HEAD.unpack_from(data, offset)
-        value = data[offset + _HEAD.size : offset + _HEAD.size + length]
-        # Zeros are what a file system may leave at the end after a power cut: no record, though the sum is right.
-        if len(value) < length or zlib.crc32(value, lost) != crc or not (length or lost):
-            return
-        yield _Record(value, lost)
-        offset += _HEAD.size + length
+        records = list(records_of(self._segments[place.segment].path.read_bytes()))[: place.ordinal]
+        return sum(record.bytes for record in records)
 
 
 def _write_whole(descriptor: int, block: bytes) -> None:
     view = memoryview(block)
     while view:
         view = view[os.write(descriptor, view) :]
-
-
-def _batch_of(value: bytes) -> Batch | None:
-    try:
-        return decode_batch(value)
-    except BatchError:
-        return None
-
-
-def _header_of(value: bytes) -> Header | None:
-    batch = _batch_of(value)
-    return batch.header if batch else None
-
-
-def _without_rows(record: _Record) -> _Record:
-    batch = _batch_of(record.value)
-    # A heartbeat says nothing that the next batch does not; one that holds no rows must not look like no record.
-    return record if batch is None or not batch.header.rows + record.lost else _dropped(batch.header, record.lost)
-
-
-def _dropped(header: Header, lost: int) -> _Record:
-    return _Record(b"", lost + header.rows)
-
-
-def _without_allows(record: _Record) -> _Record:
-    """The batch with its denied and audited rows only, which says which numbers it kept."""
-    batch = _batch_of(record.value)
-    if batch is None:
-        return record
-    keep = (batch.rows["verdict"] & 0x7F) != Verdict.ALLOW
-    if bool(keep.all()):
-        return record
-    numbers = batch.numbers()[keep].astype(np.int64)
-    edges = np.flatnonzero(np.diff(numbers) != 1) + 1
-    runs = [(int(run[0]), len(run)) for run in np.split(numbers, edges) if len(run)]
-    rows = batch.rows[keep]
-    header = msgspec.structs.replace(
-        batch.header, rows=len(rows), kept=runs, first=runs[0][0] if runs else batch.header.first
-    )
-    return _Record(encode_batch(header, rows), record.lost + len(batch.rows) - len(rows))

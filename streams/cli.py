@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as installed_version
 from typing import Any, Final
 
 import click
+import msgspec
 import orjson
 from rich.console import Console
 
-from enrich.runtime.process import Exit
+from enrich.ends import EndError
+from enrich.runtime.process import Exit, configure_logs
 from enrich.runtime.settings import SettingsError, load
+from streams import explain as explaining
+from streams.explain_text import show
 from streams.filters import Filters, Flow
 from streams.kafka import ReadError, TopicReader
 from streams.observe import Selection, follow, last_matching, parse_since, read_range
@@ -92,8 +98,7 @@ def observe(
     except KeyboardInterrupt:
         sys.exit(_INTERRUPTED)
     except BrokenPipeError:
-        # Python would complain once more when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _leave_stdout()
         sys.exit(Exit.OK)
 
 
@@ -127,6 +132,55 @@ def _show(
         follow(reader, ends, filters, write)
     elif not shown:
         click.echo("weir: no flows that fit", err=True)
+
+
+@command.command()
+@click.argument("source")
+@click.argument("destination")
+@click.option("--source", "origin", help="kubernetes, or manifests:FOLDER [WEIR_SOURCE, else kubernetes]")
+@click.option("--timeout", type=click.FloatRange(0), help="Seconds for the API server [WEIR_EXPLAIN_SECONDS, else 15]")
+@click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
+def explain(source: str, destination: str, origin: str | None, timeout: float | None, output: str) -> None:
+    """Say whether SOURCE may connect to DESTINATION, which policies decide, and why the others do not match.
+
+    \b
+    SOURCE       NAMESPACE/POD, or an address
+    DESTINATION  NAMESPACE/POD:PORT, ADDRESS:PORT or [V6ADDRESS]:PORT; PORT is a number or a name of the pod's;
+                 behind it /UDP or /SCTP (TCP unless you say so); NAMESPACE/POD/ICMP for ICMP
+
+    \b
+    Exit 0: allowed (audited too: it passes). 1: denied. 2: cannot say.
+    """
+    try:
+        # The sources' own lines are for services; what a person must know is in the answer.
+        configure_logs("critical", "console")
+        settings = load(explaining.Settings, {**os.environ, **({"WEIR_SOURCE": origin} if origin else {})})
+        settings = settings if timeout is None else replace(settings, timeout_s=timeout)
+        found = explaining.ask(settings, source, destination)
+        if output == "json":
+            sys.stdout.buffer.write(msgspec.json.encode(found) + b"\n")
+            sys.stdout.buffer.flush()
+        else:
+            show(found, _Console(highlight=False))
+    except (SettingsError, EndError) as error:
+        raise click.UsageError(str(error)) from error
+    except explaining.UnreadableError as error:
+        click.echo(f"weir: cannot say: {error}", err=True)
+        sys.exit(explaining.CANNOT_SAY)
+    except KeyboardInterrupt:
+        sys.exit(_INTERRUPTED)
+    except BrokenPipeError:
+        _leave_stdout()
+    except Exception:
+        # Exit 1 means denied, so that nothing else may end with it.
+        traceback.print_exc()
+        sys.exit(explaining.CANNOT_SAY)
+    sys.exit(explaining.EXITS.get(found.verdict, explaining.CANNOT_SAY))
+
+
+def _leave_stdout() -> None:
+    """Nobody reads it any more; Python would complain once more when it flushes at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class _Console(Console):

@@ -34,6 +34,7 @@ def test_the_wheel_holds_the_four_packages_the_programs_and_the_schema(tmp_path:
         "bpf/event.h",
         "bpf/headers/include/linux/kconfig.h",
         "enrich/schemas/flow.schema.json",
+        "enrich/schemas/explanation.schema.json",
     ):
         assert wanted in names
 

@@ -54,9 +54,9 @@ class Net:
     spaces: list[Space] = field(default_factory=list)
     _made: int = 0
 
-    def node(self, addresses: Sequence[str] = ("192.0.2.1", "2001:db8:1::1")) -> Space:
+    def node(self, addresses: Sequence[str] = ("192.0.2.1", "2001:db8:1::1"), name: str = "node") -> Space:
         """A node: forwarding is on, its own addresses are on lo."""
-        node = self._space("node", tuple(addresses))
+        node = self._space(name, tuple(addresses))
         run(node, "sysctl", "-qw", "net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1")
         ip(node, "link set lo up", *(f"addr add {a}/{_bits(a)} dev lo" for a in addresses))
         return node

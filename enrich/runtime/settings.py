@@ -25,9 +25,9 @@ class SettingsError(ValueError):
     """A variable has a value that cannot be; the message names it and says what it takes."""
 
 
-def setting(variable: str, default: Any) -> Any:
-    """A dataclass field that is read from an environment variable."""
-    return dataclasses.field(default=default, metadata={"variable": variable})
+def setting(variable: str, default: Any, least: float = 0) -> Any:
+    """A dataclass field that is read from an environment variable; a number is ``least`` or more."""
+    return dataclasses.field(default=default, metadata={"variable": variable, "least": least})
 
 
 def load(cls: type[T], env: Mapping[str, str]) -> T:
@@ -38,28 +38,28 @@ def load(cls: type[T], env: Mapping[str, str]) -> T:
         variable = field.metadata.get("variable")
         text = env.get(variable, "") if variable else ""
         if text:
-            values[field.name] = _read(str(variable), text, hints[field.name])
+            values[field.name] = _read(str(variable), text, hints[field.name], field.metadata["least"])
     return cls(**values)
 
 
-def _read(variable: str, text: str, kind: Any) -> Any:
+def _read(variable: str, text: str, kind: Any, least: float) -> Any:
     try:
         if kind is bool:
             return {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}[text.lower()]
         if kind is int:
-            return _positive(int(text))
+            return _not_under(least, int(text))
         if kind is float:
-            return _positive(float(text))
+            return _not_under(least, float(text))
         if kind == tuple[str, ...]:
             return tuple(part.strip() for part in text.split(",") if part.strip())
         return Path(text) if kind in (Path, Path | None) else text
     except (ValueError, KeyError):
-        wanted = {bool: "true or false", int: "a whole number", float: "a number"}[kind]
-        raise SettingsError(f"{variable}={text!r}: must be {wanted}, zero or more") from None
+        wanted = {bool: "true or false", int: f"a whole number from {least}", float: f"a number from {least}"}[kind]
+        raise SettingsError(f"{variable}={text!r}: must be {wanted}") from None
 
 
-def _positive(number: Any) -> Any:
-    if not number >= 0:
+def _not_under(least: float, number: Any) -> Any:
+    if not least <= number < float("inf"):
         raise ValueError
     return number
 

@@ -13,7 +13,7 @@ import numpy as np
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-VERSION: Final = "v1"
+VERSION: Final = "v2"
 """Of the layout; part of the pin path, so that a changed layout is built beside the old one."""
 
 
@@ -25,6 +25,7 @@ class Config(enum.IntEnum):
     WINDOW_NS = 2
     FIRSTS = 3
     RING_ID = 4
+    FLOWS = 5
 
 
 class Counter(enum.IntEnum):
@@ -123,7 +124,8 @@ WINDOW: Final = np.dtype(
         ("padding", "u1", (7,)),
     ]
 )
-BUDGET: Final = np.dtype([("generation", "<u4"), ("used", "<u4")])
+BUDGET: Final = np.dtype([("generation", "<u4"), ("told", "<u4"), ("next", "<u4"), ("padding", "<u4")])
+PLACE: Final = np.dtype([("endpoint", "<u4"), ("number", "<u4")])
 
 CLOSE_KEYS: Final = 48
 """Windows that one BPF_PROG_RUN of ``close_windows`` takes: what fits a page with a frame's head."""
@@ -156,6 +158,7 @@ MAPS: Final = {
     "windows_1": MapLayout(_HASH, WINDOW_KEY, WINDOW),
     "floods_0": MapLayout(_HASH, WINDOW_KEY, WINDOW),
     "floods_1": MapLayout(_HASH, WINDOW_KEY, WINDOW),
-    "budgets": MapLayout(_LRU_HASH, INDEX, BUDGET),
+    "places": MapLayout(_LRU_HASH, PLACE, FLOW_KEY),
+    "budgets": MapLayout(_HASH, INDEX, BUDGET),
 }
 """Name of a map, which is also its pin's name, to its layout; the ring ``events`` besides."""

@@ -12,7 +12,9 @@ from enrich.model import ClusterNetworkPolicy, Name, Namespace, NetworkPolicy, N
 from enrich.objects import InvalidObjectError, parse
 from enrich.policy import Direction, Endpoint, PolicyView, connection, decide
 from enrich.records import PolicyRef, Reason, Verdict
-from tests.conformance import FOLDER, State, case_files, load, rows
+from tests.conformance.case import load, rows
+from tests.conformance.state import State
+from tests.conformance.suite import FOLDER, case_files
 
 CLIENT, SERVER, WORLD, NODE_1, NODE_2 = "10.0.0.1", "10.0.0.2", "8.8.8.8", "192.168.0.1", "192.168.0.2"
 ANY_POD = [{"namespaces": {}}]
@@ -24,14 +26,14 @@ def test_the_engine_agrees_with_the_truth(file: Path, family: int) -> None:
     case = load(file, family)
     state = State(case)
     wrong: list[Any] = []
-    for step in case["steps"]:
-        for action in step["actions"]:
+    for step in case.steps:
+        for action in step.actions:
             state.apply(action)
         view = state.view("")
-        for source, destination, protocol, port, allowed in rows(step["expect"]):
+        for source, destination, protocol, port, allowed in rows(step.expect):
             ends = _end(state, view, source), _end(state, view, destination)
             if connection(view, *ends, protocol, port) != allowed:
-                wrong.append((case["id"], source, destination, protocol.name, port, allowed))
+                wrong.append((case.id, source, destination, protocol.name, port, allowed))
     assert not wrong
 
 

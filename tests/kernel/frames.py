@@ -32,6 +32,17 @@ def udp(port: int, source_port: int = 4000, data: bytes = b"x") -> bytes:
     return struct.pack("!HHHH", source_port, port, 8 + len(data), 0) + data
 
 
+def tcp(port: int, flags: int, source_port: int = 4000, sequence: int = 1) -> bytes:
+    """A TCP header without data and checksum: what a program sees is all that matters."""
+    return struct.pack("!HHIIBBHHH", source_port, port, sequence, 1, 5 << 4, flags, 1000, 0, 0)
+
+
+def icmp(kind: int, code: int = 0, rest: bytes = bytes(4), data: bytes = b"") -> bytes:
+    """An ICMP message, ``rest`` being the second word of its header."""
+    body = struct.pack("!BBH", kind, code, 0) + rest + data
+    return body[:2] + struct.pack("!H", checksum(body)) + body[4:]
+
+
 def sctp(port: int, source_port: int = 4000) -> bytes:
     """An SCTP common header and the head of an INIT chunk."""
     return struct.pack("!HHII", source_port, port, 0, 0) + bytes([1, 0, 0, 20])

@@ -20,7 +20,7 @@ from enrich.policy import PolicyView
 from enrich.records import INGRESS, Reason, Verdict
 from probe.installer import Bound, Installed, Installer
 from probe.kernel.attach import Attachments, Mode
-from probe.kernel.layout import Config
+from probe.kernel.layout import ENDPOINT, VERSION, Config
 from probe.kernel.maps import Maps
 from probe.netlink import NodeNetwork
 from probe.numbers import Numbers
@@ -60,8 +60,16 @@ class Seen:
 class Rig:
     """One node. ``pods`` maps a name "namespace/name" to its namespace; policies are API objects."""
 
-    def __init__(self, folder: Path, mode: Mode, pins: Path | None = None, net: Net | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        mode: Mode,
+        pins: Path | None = None,
+        net: Net | None = None,
+        sizes: Mapping[str, int] = SIZES,
+    ) -> None:
         self.folder = folder
+        self.sizes = sizes
         self.net = net or Net()
         self.node = self.net.node(NODE_IPS)
         self.pins = pins or Path("/sys/fs/bpf") / f"kubeweir-test-{secrets.token_hex(3)}"
@@ -77,9 +85,10 @@ class Rig:
     def open(self) -> None:
         """What a probe does at its start: also a second one, after :meth:`crash`."""
         self.network = NodeNetwork(self.node.path)
-        self.maps = Maps.open(self.pins / "v1", SIZES)
+        self.maps = Maps.open(self.pins / VERSION, self.sizes)
         self.maps.configure(Config.WINDOW_NS, WINDOW_NS)
         self.maps.configure(Config.FIRSTS, 1000)
+        self.maps.configure(Config.FLOWS, 4096)
         self.numbers = Numbers.open(self.folder / "ledger")
         self.compiler = Compiler(self.numbers)
         self.installer = Installer(self.maps)
@@ -195,6 +204,21 @@ class Rig:
             if not self.attachments.is_attached(end.index):
                 self.attachments.attach(end.index)
         return done
+
+    def answer(self, name: str, direction: int, verdict: int, reason: int) -> None:
+        """What a pod's set says of peers that no row names, changed in the map: as other kinds of policy compile it."""
+        key = self.pods[name].index.to_bytes(4, "little")
+        value = np.frombuffer(self.maps["endpoints"].items()[key], ENDPOINT).copy()
+        value["defaults"]["verdict"][:, :, direction] = verdict
+        value["defaults"]["reason"][:, :, direction] = reason
+        self.maps["endpoints"].set(key, value.tobytes())
+        self.maps.configure(Config.EPOCH, self.maps.config(Config.EPOCH) + 2)
+
+    def flows_of(self, name: str) -> np.ndarray[Any, np.dtype[np.void]]:
+        """The keys of the connections that are remembered for a pod."""
+        number = self.installer.endpoints[self.pods[name].index]
+        keys, _ = self.maps["flows"].entries()
+        return keys[keys["endpoint"] == number]
 
     def drain(self) -> np.ndarray[Any, np.dtype[np.void]]:
         """All rows that wait, released."""

@@ -30,6 +30,7 @@ _STRUCTS = {
     "window_key": layout.WINDOW_KEY,
     "window": layout.WINDOW,
     "budget": layout.BUDGET,
+    "place": layout.PLACE,
 }
 
 

@@ -1,0 +1,136 @@
+"""Tiers, priorities, Deny and Pass, audit, and overlapping ports, flattened to one answer a range of ports. Pure.
+
+The same steps as in :func:`enrich.policy.decide`, on a side and a match in place of a view and a peer.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+from enrich.model import Action, PolicyPort, Protocol
+from enrich.policy import order
+from enrich.records import PolicyRef, Reason, Verdict
+from probe.sides import Part, Rule, Side
+from probe.terms import Match, Named
+
+Range = tuple[int, int]
+
+
+class Decided(NamedTuple):
+    """A verdict and the policies behind it, in the order in which they are listed."""
+
+    verdict: Verdict
+    reason: Reason
+    refs: tuple[PolicyRef, ...] = ()
+
+
+def flatten(side: Side, match: Match) -> tuple[Decided, list[tuple[int, int, int, Decided]]]:
+    """The answer for what has no entry, and (protocol, low, high, answer) for the ports that have another."""
+    view = _Seen(side, match)
+    other = view.decide(lambda rule: not rule.ports)
+    return other, [
+        (int(protocol), low, high, found)
+        for protocol in Protocol
+        for low, high, found in view.ranges(protocol)
+        if found != other
+    ]
+
+
+class _Seen:
+    """The rules of a side that hold for a peer."""
+
+    def __init__(self, side: Side, match: Match) -> None:
+        self._own = match.own
+        self._admin, self._isolating, self._baseline = (
+            [part._replace(rules=tuple(rule for rule in part.rules if rule.peers.hold(match))) for part in parts]
+            for parts in (side.admin, side.isolating, side.baseline)
+        )
+        self._audits = side.audits
+        self._ranges: dict[Protocol, dict[int, list[Range]]] = defaultdict(dict)
+        for part in (*self._admin, *self._isolating, *self._baseline):
+            for rule in part.rules:
+                for port in rule.ports:
+                    self._ranges[port.protocol].setdefault(id(rule), []).extend(_numbers_of(port, match.named))
+
+    def ranges(self, protocol: Protocol) -> Iterator[tuple[int, int, Decided]]:
+        """Disjoint ranges of ports in order, each with its answer; neighbours differ."""
+        by_rule = self._ranges.get(protocol)
+        if not by_rule:
+            return
+        edges = {edge for found in by_rule.values() for low, high in found for edge in (low, high + 1)}
+        held: tuple[int, int, Decided] | None = None
+        for low, after in itertools.pairwise(sorted({0, 1 << 16, *edges})):
+            found = self.decide(_applies(by_rule, low, after - 1))
+            if held and held[2] == found:
+                held = (held[0], after - 1, found)
+                continue
+            if held:
+                yield held
+            held = (low, after - 1, found)
+        if held:
+            yield held
+
+    def decide(self, applies: Callable[[Rule], bool]) -> Decided:
+        """The answer where these rules' ports apply."""
+        enforced = self._judge(applies, audited=False)
+        if not self._audits or enforced.verdict is Verdict.DENY:
+            return enforced
+        together = self._judge(applies, audited=True)
+        return together._replace(verdict=Verdict.AUDIT) if together.verdict is Verdict.DENY else enforced
+
+    def _judge(self, applies: Callable[[Rule], bool], *, audited: bool) -> Decided:
+        decided = _in_tier(self._admin, applies, audited=audited)
+        if decided is not None:
+            return decided
+        isolating = [part for part in self._isolating if audited or not part.audited]
+        if isolating and not self._own:
+            return _isolated(isolating, applies)
+        if not isolating:
+            decided = _in_tier(self._baseline, applies, audited=audited)
+        return decided or Decided(Verdict.ALLOW, Reason.NODE if self._own else Reason.NO_POLICY)
+
+
+def _applies(by_rule: Mapping[int, Sequence[Range]], low: int, high: int) -> Callable[[Rule], bool]:
+    def holds(rule: Rule) -> bool:
+        return not rule.ports or any(first <= low and high <= last for first, last in by_rule.get(id(rule), ()))
+
+    return holds
+
+
+def _in_tier(parts: Sequence[Part], applies: Callable[[Rule], bool], *, audited: bool) -> Decided | None:
+    for part in parts:
+        if part.audited and not audited:
+            continue
+        for rule in part.rules:
+            if not applies(rule):
+                continue
+            if rule.action is Action.PASS:
+                return None
+            if rule.action is Action.ACCEPT:
+                return Decided(Verdict.ALLOW, Reason.POLICY, (rule.ref,))
+            return Decided(Verdict.DENY, Reason.EXPLICIT_DENY, (rule.ref,))
+    return None
+
+
+def _isolated(isolating: Sequence[Part], applies: Callable[[Rule], bool]) -> Decided:
+    allowing = [rule.ref for part in isolating for rule in part.rules if applies(rule)]
+    if allowing:
+        return Decided(Verdict.ALLOW, Reason.POLICY, tuple(sorted(allowing, key=order)))
+    return Decided(Verdict.DENY, Reason.DEFAULT_DENY, tuple(sorted((part.ref for part in isolating), key=order)))
+
+
+def _numbers_of(port: PolicyPort, named: Named) -> list[Range]:
+    """The ranges that a rule's port means."""
+    if port.port is None:
+        return [(0, 65535)]
+    if isinstance(port.port, str):
+        return [
+            (number, number)
+            for name, protocol, numbers in named
+            if name == port.port and protocol is port.protocol
+            for number in numbers
+        ]
+    return [(port.port, port.end_port or port.port)]

@@ -1,0 +1,150 @@
+"""A node under policy, as the probe makes one, and frames that its programs are run on by BPF_PROG_RUN.
+
+The maps have the sizes that the probe's settings give them, and hold the addresses of many pods elsewhere, so that
+look-ups cost what they cost in a cluster. Two pods are on real veths: the programs find an endpoint by its interface.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import ipaddress
+import os
+import secrets
+import shutil
+import struct
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final, TypeVar
+
+from netns import Net, run_in
+
+from enrich.model import Pod
+from enrich.objects import parse
+from probe.kernel import bpf
+from probe.kernel.layout import Config
+from probe.settings import Settings
+from tests.kernel.frames import ipv4, ipv6
+from tests.kernel.rig import Rig, both
+
+T = TypeVar("T")
+
+PASS: Final = 0xFFFFFFFF
+"""TC_ACT_UNSPEC."""
+DROP: Final = 2
+"""TC_ACT_SHOT."""
+OPEN_PORT: Final = 8080
+CLOSED_PORT: Final = 9999
+_WEB: Final = {4: "10.244.0.10", 6: "fd44::a"}
+_API: Final = {4: "10.244.0.20", 6: "fd44::14"}
+_APPS: Final = 20
+_ETHERNET: Final = bytes(12)
+_SKB_BYTES: Final = 192
+_PROG_LOAD: Final = 5
+_SYN, _ACK = 0x02, 0x10
+
+
+class Node:
+    """One rig with its policy in force."""
+
+    def __init__(self, rig: Rig) -> None:
+        self.rig = rig
+        self._context = bytearray(_SKB_BYTES)
+        # struct __sk_buff: ingress_ifindex at 36, ifindex at 40.
+        struct.pack_into("=II", self._context, 36, 0, rig.pods["shop/web"].index)
+
+    def inside(self, call: Callable[[], T]) -> T:
+        """Call in the node's network namespace: BPF_PROG_RUN looks the interface up in its caller's."""
+        return run_in(self.rig.node, call)
+
+    def run(self, frame: bytes, repeat: int = 1, program: int | None = None) -> tuple[int, int]:
+        """Run the program at web's interface, or another, on what web sends: its answer, and the mean nanoseconds."""
+        program = self.rig.maps.programs["pod_egress"] if program is None else program
+        return bpf.program_run(program, frame, repeat, bytes(self._context))
+
+
+@contextlib.contextmanager
+def made_node(folder: Path, other_pods: int) -> Iterator[Node]:
+    """A node for the block; it leaves no namespace, link or pin behind, though it ends while it is being made."""
+    net = Net()
+    pins = Path("/sys/fs/bpf") / f"weir-bench-{secrets.token_hex(2)}"
+    try:
+        rig = Rig(folder, "tcx", pins=pins, net=net, sizes=Settings().sizes())
+        try:
+            _furnish(rig, other_pods)
+            yield Node(rig)
+        finally:
+            rig.close()
+    finally:
+        net.close()
+        shutil.rmtree(pins, ignore_errors=True)
+
+
+def _furnish(rig: Rig, other_pods: int) -> None:
+    """Pods and policies, in force."""
+    both(rig, "shop/web", 10)
+    both(rig, "shop/api", 20, labels={"app": "app-0"})
+    for number in range(other_pods):
+        pod = _elsewhere(number)
+        rig.others[pod.key] = pod
+    for app in range(_APPS):
+        peer = [{"podSelector": {"matchLabels": {"app": f"app-{app}"}}}]
+        ports = [{"protocol": protocol, "port": OPEN_PORT + app} for protocol in ("TCP", "UDP")]
+        rig.policy(f"shop/web-to-{app}", podSelector={"matchLabels": {"app": "web"}}, policyTypes=["Egress"],
+                   egress=[{"to": peer, "ports": ports}])  # fmt: skip
+    rig.apply()
+    # Every first deny is to be told: what is past the budget takes another way.
+    rig.maps.configure(Config.FIRSTS, 1 << 40)
+    rig.drain()
+
+
+@contextlib.contextmanager
+def empty_program() -> Iterator[int]:
+    """Descriptor of a program that does nothing: what BPF_PROG_RUN itself costs on this machine."""
+    # r0 = 0; exit (BPF_ALU64 | BPF_MOV | BPF_K, BPF_JMP | BPF_EXIT), as BPF_PROG_TYPE_SCHED_CLS.
+    code = ctypes.create_string_buffer(bytes([0xB7, *bytes(7), 0x95, *bytes(7)]), 16)
+    licence = ctypes.create_string_buffer(b"GPL")
+    attributes = struct.pack("=IIQQ24x", 3, 2, ctypes.addressof(code), ctypes.addressof(licence))
+    program, _ = bpf._bpf(_PROG_LOAD, attributes, "PROG_LOAD")
+    try:
+        yield program
+    finally:
+        os.close(program)
+
+
+def _elsewhere(number: int) -> Pod:
+    """A pod of another node, in both families."""
+    addresses = [str(ipaddress.ip_address("10.245.0.0") + number), str(ipaddress.ip_address("fd45::") + number)]
+    made = parse(
+        {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {"namespace": "shop", "name": f"o{number}", "labels": {"app": f"app-{number % _APPS}"}},
+            "spec": {"nodeName": "n2", "containers": [{"name": "c"}]},
+            "status": {"podIPs": [{"ip": address} for address in addresses], "phase": "Running"},
+        }
+    )
+    assert isinstance(made, Pod)
+    return made
+
+
+def syn(family: int, source_port: int, port: int, sequence: int = 0) -> bytes:
+    """web opens a connection to api. Another sequence number is another connection."""
+    return _tcp(family, source_port, port, sequence, _SYN)
+
+
+def ack(family: int, source_port: int, port: int) -> bytes:
+    """A packet of a connection that is open."""
+    return _tcp(family, source_port, port, 1, _ACK)
+
+
+def arp() -> bytes:
+    """What passes before any look-up of policy: the least that the program does."""
+    return _ETHERNET + b"\x08\x06" + bytes(46)
+
+
+def _tcp(family: int, source_port: int, port: int, sequence: int, flags: int) -> bytes:
+    segment = struct.pack("!HHIIBBHHH", source_port, port, sequence, 0, 5 << 4, flags, 65535, 0, 0)
+    if family == 4:
+        return _ETHERNET + b"\x08\x00" + ipv4(_WEB[4], _API[4], 6, segment)
+    return _ETHERNET + b"\x86\xdd" + ipv6(_WEB[6], _API[6], 6, segment)

@@ -1,0 +1,94 @@
+"""The bench itself: its counts add up, its JSON has its shape, and plain Faust does the same work. No times."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+from enrich.cluster import Cluster
+from enrich.enricher import Enricher
+from enrich.flow import DEFAULT_LABELS, LabelChoice
+from enrich.records import decode_batch
+from enrich.sources.manifests import ManifestSource
+from tests.bench.plain import PlainEnricher
+from tests.bench.verdicts import batches_of, objects_of, rows_of, write_manifests
+
+ROOT = Path(__file__).parents[2]
+
+
+def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "tests.bench", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.kernel
+@pytest.mark.kafka
+@pytest.mark.timeout(400)
+def test_a_quick_bench_runs_counts_everything_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    done = bench("--quick", "--json", str(tmp_path / "bench.json"))
+    assert done.returncode == 0, done.stderr
+    assert "Nanoseconds a packet" in done.stdout
+    report = json.loads((tmp_path / "bench.json").read_text())
+    assert report["quick"] is True
+    assert {"cpu", "cores", "kernel", "kafka", "librdkafka", "faust-streaming"} <= set(report["machine"])
+    assert list(report["parts"]) == ["packets", "ring", "streams"]
+    for part in report["parts"].values():
+        for figure in part["figures"]:
+            assert set(figure) == {"case", "measure", "median", "min", "max", "samples", "aim"}
+            assert 0 < figure["min"] <= figure["median"] <= figure["max"]
+    assert_counts(**{name: part["counts"] for name, part in report["parts"].items()})
+    aims = {(f["case"], f["aim"]) for part in report["parts"].values() for f in part["figures"] if f["aim"]}
+    assert aims == {
+        ("established, v4", 120),
+        ("established, v6", 120),
+        ("ring to Kafka", 500_000),
+        ("weir-streams, batches of 1,000", 40),
+    }
+    assert not list(Path("/sys/fs/bpf").glob("weir-bench-*"))
+
+
+def assert_counts(packets: dict[str, int], ring: dict[str, int], streams: dict[str, int]) -> None:
+    assert packets["new_rows"] == packets["new"] > 0
+    assert packets["denied_counted"] == packets["denied"] > 0
+    assert ring["read_back"] == ring["acknowledged"] == ring["verdicts"] > 0
+    assert ring["lost"] == 0
+    assert streams["flows"] == streams["verdicts"] > 0
+    assert streams["flows_denied"] == streams["denied"] > 0
+
+
+def test_plain_faust_makes_the_records_that_ours_are(tmp_path: Path) -> None:
+    write_manifests(tmp_path / "manifests")
+    cluster = Cluster()
+    source = ManifestSource(tmp_path / "manifests", cluster)
+    source.start()
+    try:
+        rows = rows_of("n3", 200)
+        ours = records_of_batches(cluster, batches_of("n3", rows, 30))
+        plain = PlainEnricher(cluster, LabelChoice.of(DEFAULT_LABELS))
+        theirs = [plain.record(orjson.loads(value)) for value in objects_of("n3", rows)]
+    finally:
+        source.stop()
+    # The clocks' difference is taken anew for each; all else is the same.
+    for record in (*ours, *theirs):
+        assert record.pop("timestamp") == record.pop("last_timestamp")
+    assert ours == theirs
+    assert {record["disposition"] for record in ours} == {"allow", "deny"}
+    assert {"workload_name", "labels", "zone"} <= set(ours[0]["src"]) | set(ours[0]["dest"])
+
+
+def records_of_batches(cluster: Cluster, values: list[bytes]) -> list[dict[str, Any]]:
+    enricher = Enricher(cluster)
+    return [orjson.loads(value) for batch in values for value in enricher.records(decode_batch(batch)).values]
+
+
+def test_the_command_says_what_it_takes() -> None:
+    done = bench("--help")
+    assert done.returncode == 0
+    assert {"--only", "--quick", "--json"} <= set(done.stdout.split())
+    assert bench("--only", "nothing").returncode == 2

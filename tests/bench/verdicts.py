@@ -1,0 +1,159 @@
+"""A cluster of eight nodes as manifests, and verdicts between its pods: as batches, and as one JSON object a verdict.
+
+Rows are what a busy cluster has: either direction, many ports, one in ten denied, one in five with an end outside. The
+batches are cut and named by the probe's own :class:`probe.batcher.Batcher`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import orjson
+
+from enrich.flow import address_text
+from enrich.records import INGRESS, VERDICT, EndpointRef, PolicyRef, Reason, Verdict
+from probe.batcher import Batcher, Limits, Rows
+
+CLUSTER: Final = "bench"
+NODES: Final = tuple(f"n{number}" for number in range(8))
+DENIED: Final = 10
+"""One row in so many."""
+_PODS_A_NODE: Final = 25
+_NAMESPACES: Final = 10
+_RULES: Final = 20
+_OUTSIDE: Final = 5
+_TCP: Final = 6
+
+
+def ring_of(node: str) -> str:
+    """The id of a node's ring."""
+    return f"{NODES.index(node):016x}"
+
+
+def key_of(node: str) -> bytes:
+    """The Kafka key of a node's batches."""
+    return f"{CLUSTER}/{node}/{ring_of(node)}".encode()
+
+
+class _Pods:
+    """Pod number to its facts; a node's pods have numbers in a row, and endpoint numbers from 1."""
+
+    def reference(self, number: int) -> EndpointRef:
+        return EndpointRef(f"team-{number % _NAMESPACES}", f"app-{number % 40}-{number}", f"uid-{number}")
+
+    def address(self, number: int) -> str:
+        return f"10.244.{number >> 8}.{number & 255}"
+
+
+def write_manifests(folder: Path) -> None:
+    """Namespaces, nodes, pods and their ReplicaSets."""
+    folder.mkdir(parents=True)
+    objects = [_object("v1", "Namespace", f"team-{number}") for number in range(_NAMESPACES)]
+    objects += [_object("v1", "Node", name, labels={"topology.kubernetes.io/zone": "zone-a"}) for name in NODES]
+    for number in range(len(NODES) * _PODS_A_NODE):
+        ref, app = _Pods().reference(number), f"app-{number % 40}"
+        owner = {"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": app, "uid": f"rs-{app}", "controller": True}
+        labels = {"app": app, "k8s-app": app, "pod-template-hash": "5d9f8c"}
+        objects.append(
+            _object("v1", "Pod", ref.pod, namespace=ref.namespace, uid=ref.uid, labels=labels, ownerReferences=[owner])
+            | {
+                "spec": {"nodeName": NODES[number // _PODS_A_NODE], "containers": [{"name": "main"}]},
+                "status": {
+                    "phase": "Running",
+                    "podIPs": [{"ip": _Pods().address(number)}],
+                    "startTime": "2026-01-01T00:00:00Z",
+                },
+            }
+        )
+    (folder / "cluster.json").write_bytes(orjson.dumps({"apiVersion": "v1", "kind": "List", "items": objects}))
+
+
+def _object(version: str, kind: str, name: str, **metadata: Any) -> dict[str, Any]:
+    return {"apiVersion": version, "kind": kind, "metadata": {"uid": f"uid-{kind}-{name}", "name": name, **metadata}}
+
+
+class _Names:
+    """What the numbers in one node's rows stand for."""
+
+    def __init__(self, node: str) -> None:
+        self._first = NODES.index(node) * _PODS_A_NODE
+
+    def endpoint(self, number: int) -> EndpointRef:
+        return _Pods().reference(self._first + number - 1)
+
+    def rule(self, number: int) -> list[PolicyRef]:
+        return [PolicyRef("NetworkPolicy", f"team-{number % _NAMESPACES}", f"policy-{number}", 0)]
+
+
+def rows_of(node: str, count: int) -> Rows:
+    """Rows of a node's pods; the same for the same arguments, but for the time."""
+    chance = np.random.default_rng(NODES.index(node))
+    rows = np.zeros(count, VERDICT)
+    own = chance.integers(0, _PODS_A_NODE, count)
+    peers = chance.integers(0, len(NODES) * _PODS_A_NODE, count)
+    outside = chance.integers(0, _OUTSIDE, count) == 0
+    inward = chance.integers(0, 2, count) == 0
+    denied = np.arange(count) % DENIED == 0
+    local = _packed(NODES.index(node) * _PODS_A_NODE + own)
+    remote = np.where(outside[:, None], _packed(peers, prefix=(203, 0)), _packed(peers))
+    rows["source"] = np.where(inward[:, None], remote, local)
+    rows["destination"] = np.where(inward[:, None], local, remote)
+    rows["source_port"] = chance.integers(32_768, 61_000, count)
+    rows["destination_port"] = chance.choice([53, 80, 443, 5432, 8080], count)
+    rows["protocol"], rows["tcp_flags"], rows["count"] = _TCP, 2, 1
+    rows["endpoint"], rows["identity"], rows["rule"] = own + 1, peers, chance.integers(1, _RULES, count)
+    rows["verdict"] = np.where(denied, Verdict.DENY, Verdict.ALLOW) | np.where(inward, INGRESS, 0)
+    rows["reason"] = np.where(denied, Reason.DEFAULT_DENY, Reason.POLICY)
+    rows["time_ns"] = time.monotonic_ns() - 10_000_000_000 + np.arange(count) * 1000
+    return rows
+
+
+def _packed(numbers: np.ndarray[Any, Any], prefix: tuple[int, int] = (10, 244)) -> np.ndarray[Any, Any]:
+    addresses = np.zeros((len(numbers), 16), "u1")
+    addresses[:, 10:12] = 0xFF
+    addresses[:, 12:14] = prefix
+    addresses[:, 14], addresses[:, 15] = numbers >> 8, numbers & 255
+    return addresses
+
+
+def batches_of(node: str, rows: Rows, size: int) -> list[bytes]:
+    """Kafka values of ``size`` rows each, the last one perhaps of fewer."""
+    batcher = Batcher((CLUSTER, node, ring_of(node)), _Names(node), dict, {}, Limits(rows=size, bytes=1 << 30))
+    batcher.add(0, rows)
+    return [batch.value for batch in batcher.take(everything=True) if batch.rows]
+
+
+def objects_of(node: str, rows: Rows) -> Iterator[bytes]:
+    """The same as one JSON object a verdict: what a probe without batches would send."""
+    names, clock = _Names(node), time.time_ns() - time.monotonic_ns()
+    for number, row in enumerate(rows):
+        ref, inward = names.endpoint(int(row["endpoint"])), bool(row["verdict"] & INGRESS)
+        yield orjson.dumps(
+            {
+                "cluster": CLUSTER,
+                "node": node,
+                "ring": ring_of(node),
+                "number": number,
+                "time_ns": int(row["time_ns"]) + clock,
+                "span_ms": int(row["span_ms"]),
+                "source": address_text(row["source"].tobytes()),
+                "destination": address_text(row["destination"].tobytes()),
+                "source_port": int(row["source_port"]),
+                "destination_port": int(row["destination_port"]),
+                "protocol": "tcp",
+                "direction": "ingress" if inward else "egress",
+                "endpoint": {"namespace": ref.namespace, "pod": ref.pod, "uid": ref.uid},
+                "policies": _policies(names.rule(int(row["rule"]))),
+                "verdict": Verdict(row["verdict"] & ~np.uint8(INGRESS)).name.lower(),
+                "reason": Reason(row["reason"]).name.lower(),
+                "count": int(row["count"]),
+            }
+        )
+
+
+def _policies(refs: Sequence[PolicyRef]) -> list[dict[str, str]]:
+    return [{"kind": ref.kind, "namespace": ref.namespace, "name": ref.name} for ref in refs]

@@ -1,0 +1,57 @@
+"""`weir explain` asks a real kube-apiserver."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import orjson
+import pytest
+
+from tests.cluster.apiserver import ApiServer
+from tests.cluster.test_kubernetes_source import PODS, POLICIES, give_ip, make_pod, make_policy
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1800)]
+
+
+def explain(api: ApiServer, user: str, *arguments: str, seconds: int = 60) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [Path(sys.prefix) / "bin/weir", "explain", "--source", "kubernetes", *arguments],
+        env={**os.environ, "KUBECONFIG": str(api.kubeconfig(user)), "WEIR_EXPLAIN_SECONDS": str(seconds)},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def pods(api: ApiServer) -> None:
+    for name, ip in (("client", "10.0.0.1"), ("server", "10.0.0.2")):
+        api.create(PODS, make_pod(name, app=name))
+        give_ip(api, name, ip)
+
+
+@pytest.mark.usefixtures("pods")
+def test_the_verdict_follows_the_servers_policies(api: ApiServer) -> None:
+    before = explain(api, "admin", "default/client", "default/server:http", "-o", "json")
+    assert (before.returncode, before.stderr) == (0, "")
+    assert orjson.loads(before.stdout)["answers"][0]["sides"][1]["reason"] == "no_policy"
+    api.create(POLICIES, make_policy("only-9090", 9090))
+    after = explain(api, "admin", "default/client", "default/server:http")
+    assert (after.returncode, after.stderr) == (1, "")
+    assert (
+        "default/only-9090: no rule matches\n    rule 0 does not: port 8080/TCP is not among 9090/TCP" in after.stdout
+    )
+    service = api.create("/api/v1/namespaces/default/services", {
+        "metadata": {"name": "web"}, "spec": {"ports": [{"port": 80}], "selector": {"app": "server"}},
+    })["spec"]["clusterIP"]  # fmt: skip
+    dialled = explain(api, "admin", "default/client", f"{service}:80")
+    assert dialled.returncode == 2
+    assert f"{service} is the address of Service default/web" in dialled.stdout
+
+
+@pytest.mark.usefixtures("pods")
+def test_an_account_without_rights_is_2_and_says_so(api: ApiServer) -> None:
+    done = explain(api, "reader", "default/client", "default/server:http", seconds=5)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "/api/v1/pods: not permitted (403)" in done.stderr

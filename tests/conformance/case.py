@@ -1,0 +1,153 @@
+"""A case as it stands in its file: its shape, checked, and its addresses mapped to either family."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, NamedTuple
+
+import msgspec
+
+from enrich.model import Protocol
+
+_ADDRESS: Final = re.compile(r"^(\d+\.\d+\.\d+\.\d+)(/(\d+))?$")
+_PREFIX: Final = 0xFD00 << 112
+
+PortNumber = Annotated[int, msgspec.Meta(ge=1, le=65535)]
+
+
+class MalformedError(Exception):
+    """A file that is no case; the message says where it is wrong."""
+
+
+class Port(msgspec.Struct):
+    """What a pod or an external serves; not ``declared``: it listens, but it is not a containerPort."""
+
+    port: PortNumber
+    protocol: Literal["TCP", "UDP", "SCTP"]
+    name: str | None = None
+    declared: bool = True
+
+
+class PodSpec(msgspec.Struct, rename="camel"):
+    """A pod; one on the host's network has its node's address."""
+
+    namespace: str
+    name: str
+    ip: str
+    node: str
+    labels: dict[str, str] = {}
+    host_network: bool = False
+    ports: list[Port] = []
+
+
+class NodeSpec(msgspec.Struct):
+    """A node."""
+
+    name: str
+    ip: str
+    labels: dict[str, str] = {}
+
+
+class NamespaceSpec(msgspec.Struct):
+    """A namespace, whose name is its key."""
+
+    labels: dict[str, str] = {}
+
+
+class External(msgspec.Struct):
+    """An end outside the cluster."""
+
+    name: str
+    ip: str
+    ports: list[Port] = []
+
+
+class ClusterSpec(msgspec.Struct):
+    """What there is before the first step."""
+
+    namespaces: dict[str, NamespaceSpec]
+    nodes: list[NodeSpec]
+    pods: list[PodSpec]
+    externals: list[External] = []
+
+
+class Action(msgspec.Struct):
+    """One change of a step."""
+
+    op: Literal["create", "update", "delete"]
+    kind: Literal["NetworkPolicy", "ClusterNetworkPolicy", "Namespace", "Namespace labels", "Pod", "Pod labels"]
+    object: dict[str, Any]
+
+
+class Expect(msgspec.Struct):
+    """What holds after a step: source, destination, port/protocol, allowed."""
+
+    truth: list[tuple[str, str, str, bool]]
+    host_truth: list[tuple[str, str, str, bool]] = []
+
+
+class Step(msgspec.Struct):
+    """Changes, and what holds after them."""
+
+    expect: Expect
+    actions: list[Action] = []
+
+
+class Case(msgspec.Struct):
+    """One file."""
+
+    id: str
+    cluster: ClusterSpec
+    steps: Annotated[list[Step], msgspec.Meta(min_length=1)]
+
+
+class Row(NamedTuple):
+    """One line of a step's truth. Ends are "namespace/pod", "ext:name" or "node:name"."""
+
+    source: str
+    destination: str
+    protocol: Protocol
+    port: int
+    allowed: bool
+
+    def __str__(self) -> str:
+        return f"{self.source} -> {self.destination} {self.port}/{self.protocol.name}"
+
+
+def rows(expect: Expect) -> Iterator[Row]:
+    """Every row of a step's truth. Raises :class:`MalformedError`."""
+    for source, destination, probe, allowed in expect.truth + expect.host_truth:
+        port, _, protocol = probe.partition("/")
+        if protocol not in Protocol.__members__ or not port.isdecimal() or not 0 < int(port) < 65536:
+            raise MalformedError(f"{probe!r} of {source} -> {destination} is no port/protocol")
+        yield Row(source, destination, Protocol[protocol], int(port), allowed)
+
+
+def load(file: Path, family: int) -> Case:
+    """A case, with every address mapped to ``family``. Raises :class:`MalformedError`."""
+    try:
+        document = json.loads(file.read_bytes())
+        return msgspec.convert(_mapped(document) if family == 6 else document, Case)
+    except ValueError as error:  # also what msgspec raises
+        raise MalformedError(str(error)) from error
+
+
+def _mapped(value: Any) -> Any:
+    """The IPv6 twin of whatever is an IPv4 address or block."""
+    if isinstance(value, Mapping):
+        return {key: _mapped(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        mapped = [_mapped(inner) for inner in value]
+        # 0.0.0.0/0 beside ::/0 is ::/0 twice, which a ClusterNetworkPolicy's set of networks may not hold.
+        return list(dict.fromkeys(mapped)) if all(isinstance(one, str) for one in mapped) else mapped
+    if isinstance(value, str) and (found := _ADDRESS.match(value)):
+        address, slash, bits = found.groups()
+        if value == "0.0.0.0/0":
+            return "::/0"
+        twin = ipaddress.IPv6Address(_PREFIX + int(ipaddress.IPv4Address(address)))
+        return f"{twin}/{96 + int(bits)}" if slash else str(twin)
+    return value

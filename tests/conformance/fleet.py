@@ -1,0 +1,187 @@
+"""The nodes, pods and outside hosts of a case as namespaces, each node with the product's own path.
+
+Nodes are joined by an uplink: each hangs on one router, and so do the ends outside the cluster. What a node runs is
+what the probe runs: a pin folder of its own, :class:`~probe.agent.Agent` and everything below it; only Kafka is left
+out. Making a namespace and loading the program is dear, so both are used again by the cases that follow: an address
+keeps its namespace for as long as a pod has it on that node, and a pod that a step deletes goes with its namespace.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from netns import Net, Space, ip, run
+
+from enrich.cluster import Cluster, group_by_kind
+from probe.agent import Agent
+from probe.kernel.layout import VERSION, Config
+from probe.kernel.maps import Maps
+from probe.netlink import NodeNetwork
+from probe.numbers import Numbers
+from tests.conformance.state import State
+
+_SIZES: Final = {
+    "RING_BYTES": 1 << 20,
+    "FLOWS": 262_144,
+    "ADDRESSES": 16384,
+    "ROWS": 16384,
+    "PORTS": 16384,
+    "WINDOWS": 16384,
+    "ENDPOINTS": 1024,
+}
+_GATEWAY_4, _GATEWAY_6 = "169.254.0.1", "fe80::2"
+"""The router, as nodes see it: others than those that pods see, which are the node's own addresses."""
+_BPFFS: Final = Path("/sys/fs/bpf")
+
+
+class NotInForceError(Exception):
+    """The product did not take a step; the message says what it said."""
+
+
+@dataclass
+class Host:
+    """One node: its namespace, and the product in it."""
+
+    name: str
+    space: Space
+    network: NodeNetwork
+    maps: Maps
+    numbers: Numbers
+    agent: Agent
+    pods: dict[str, tuple[str, Space]] = field(default_factory=dict)
+    """Address to the pod's name and its namespace."""
+
+    def close(self) -> None:
+        """End it; what is pinned stays."""
+        self.maps.close()
+        self.network.close()
+        self.numbers.close()
+
+
+class Fleet:
+    """All namespaces of a run."""
+
+    def __init__(self, folder: Path) -> None:
+        """``folder`` holds the nodes' ledgers."""
+        self._folder = folder
+        self._pins = _BPFFS / f"kubeweir-conformance-{secrets.token_hex(3)}"
+        self.net = Net()
+        self.router = self.net.node((), "router")
+        self._cluster = Cluster()
+        self._hosts: dict[tuple[str, str], Host] = {}
+        self._outside: dict[str, Space] = {}
+        self._routes: dict[str, str] = {}
+        self._nodes: dict[str, Host] = {}
+
+    def arrange(self, state: State, *, fresh: bool) -> None:
+        """Make the namespaces as the state says. ``fresh``: of another case, whose pods are others at any rate."""
+        self._nodes = {node.name: self._host(node.name, node.ip) for node in state.nodes.values()}
+        wanted: dict[int, dict[str, str]] = {id(host): {} for host in self._hosts.values()}
+        for name in state.pods:
+            pod = state.pod(name)
+            if pod is not None:
+                wanted[id(self._nodes[pod.node])][pod.ip] = name
+        for host in self._hosts.values():
+            self._arrange_pods(host, wanted[id(host)], fresh=fresh)
+        outside = {one.ip for one in state.externals.values()}
+        for address in self._outside.keys() - outside:
+            self.net.remove(self._outside.pop(address))
+        for address in outside - self._outside.keys():
+            self._outside[address] = self.net.pod(self.router, address)
+        self._route()
+
+    def install(self, state: State) -> None:
+        """Tell the product what the cluster is; returns when it is in force on every node. Raises NotInForceError."""
+        self._cluster.replace_all(group_by_kind(state.objects()))
+        for host in self._nodes.values():
+            try:
+                host.agent.reconcile()
+            except Exception as error:  # whatever it is, it is the product's answer to this case
+                raise NotInForceError(f"{host.name}: {type(error).__name__}: {error}") from error
+            if host.agent.binding.waiting:
+                raise NotInForceError(f"{host.name}: {dict(host.agent.binding.waiting)}")
+
+    def host(self, node: str) -> Host:
+        """The node of a name, of the case at hand."""
+        return self._nodes[node]
+
+    def space(self, state: State, end: str) -> Space:
+        """Where an end of a row is."""
+        if end in state.externals:
+            return self._outside[state.ip(end)]
+        node = state.node_of(end)
+        assert node is not None
+        host = self._nodes[node]
+        return host.space if state.pod(end) is None else host.pods[state.ip(end)][1]
+
+    def close(self) -> None:
+        """Everything goes: namespaces, maps, programs."""
+        for host in self._hosts.values():
+            host.close()
+        self.net.close()
+        shutil.rmtree(self._pins, ignore_errors=True)
+
+    def _host(self, name: str, address: str) -> Host:
+        found = self._hosts.get((name, address))
+        if found is None:
+            number = len(self._hosts) + 1
+            space = self.net.node((address,), f"n{number}")
+            self._join(space, address, number)
+            network = NodeNetwork(space.path)
+            maps = Maps.open(self._pins / str(number) / VERSION, _SIZES)
+            maps.configure(Config.FIRSTS, 1000)
+            maps.configure(Config.FLOWS, 4096)
+            numbers = Numbers.open(self._folder / f"ledger-{os.getpid()}-{number}")
+            agent = Agent(name, self._cluster, network, maps, numbers)
+            found = self._hosts[name, address] = Host(name, space, network, maps, numbers, agent)
+            # Before there are pods: a flow at an interface that is older than the probe may be a reply.
+            found.agent.reconcile()
+        return found
+
+    def _join(self, node: Space, address: str, number: int) -> None:
+        """The uplink: a veth to the router, which is the way to everything that is not on the node."""
+        link, bits = f"n{number}", 128 if ":" in address else 32
+        node.link = link
+        ip(self.router, f"link add {link} type veth peer name eth0 netns {node.name}")
+        for space, device in ((self.router, link), (node, "eth0")):
+            run(space, "sysctl", "-qw", f"net.ipv6.conf.{device}.accept_dad=0")
+        ip(
+            self.router,
+            f"link set {link} up",
+            f"addr add {_GATEWAY_4}/32 dev {link}",
+            f"addr add {_GATEWAY_6}/64 dev {link} nodad",
+        )
+        ip(
+            node,
+            "link set eth0 up",
+            f"addr add {address}/{bits} dev eth0",
+            f"route add {_GATEWAY_4} dev eth0",
+            f"route add default via {_GATEWAY_4} dev eth0",
+            f"route add default via {_GATEWAY_6} dev eth0",
+        )
+
+    def _arrange_pods(self, host: Host, wanted: dict[str, str], *, fresh: bool) -> None:
+        for address, (name, space) in list(host.pods.items()):
+            if address not in wanted or (name != wanted[address] and not fresh):
+                self.net.remove(space)
+                del host.pods[address]
+        for address, name in wanted.items():
+            there = host.pods.get(address)
+            host.pods[address] = (name, there[1] if there else self.net.pod(host.space, address))
+
+    def _route(self) -> None:
+        """The router's ways to the nodes, and by them to the pods."""
+        nodes = {host.space.addresses[0]: host for host in self._nodes.values()}
+        wanted = {address: f"{address} dev {host.space.link}" for address, host in nodes.items()}
+        for way, host in nodes.items():
+            wanted |= {address: f"{address} via {way} dev {host.space.link}" for address in host.pods}
+        gone = [f"route del {address}" for address in self._routes.keys() - wanted.keys()]
+        new = [f"route replace {way}" for address, way in wanted.items() if self._routes.get(address) != way]
+        if gone or new:
+            ip(self.router, *gone, *new)
+        self._routes = wanted

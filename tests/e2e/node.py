@@ -1,0 +1,253 @@
+"""A node with a client and a server pod, `weir-probe` as the process that it is, and a Kafka that can be away."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from confluent_kafka import Consumer, KafkaException, TopicPartition
+from confluent_kafka.admin import AdminClient
+from netns import Net, open_socket
+
+from enrich.records import Batch, decode_batch
+from tests.kafka.site import until
+
+ROOT = Path(__file__).parents[2]
+OPEN, CLOSED = 10_000, 9
+"""Ports of the server: from OPEN on up to 65535 the policy lets UDP in, CLOSED it does not."""
+PREFIX = "e2e"
+_MANIFESTS = """\
+apiVersion: v1
+kind: Namespace
+metadata: {name: shop, uid: uid-shop}
+---
+apiVersion: v1
+kind: Node
+metadata: {name: n1, uid: uid-n1}
+status: {addresses: [{type: InternalIP, address: 192.0.2.1}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: client, namespace: shop, uid: uid-client, labels: {app: client}}
+spec: {nodeName: n1, containers: [{name: main, image: none}]}
+status: {phase: Running, podIP: 10.244.0.1, podIPs: [{ip: 10.244.0.1}, {ip: "fd44::1"}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: server, namespace: shop, uid: uid-server, labels: {app: server}}
+spec: {nodeName: n1, containers: [{name: main, image: none}]}
+status: {phase: Running, podIP: 10.244.0.2, podIPs: [{ip: 10.244.0.2}, {ip: "fd44::2"}]}
+---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: high-ports, namespace: shop}
+spec:
+  podSelector: {matchLabels: {app: server}}
+  ingress: [{from: [{podSelector: {}}], ports: [{protocol: UDP, port: 10000, endPort: 65535}]}]
+"""
+
+
+class Broker:
+    """Apache Kafka on one port, started and stopped at will; its data stays."""
+
+    def __init__(self, folder: Path) -> None:
+        with socket.socket() as found:
+            found.bind(("127.0.0.1", 0))
+            self._port = found.getsockname()[1]
+        self._folder = folder
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self._port}"
+
+    def start(self) -> None:
+        if self._process is not None:
+            return
+        program = ROOT / "deploy/local/kafka"
+        with (self._folder / "broker.log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, program, "run", "--dir", self._folder / "broker", "--port", str(self._port)],
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+            )  # fmt: skip
+        admin = AdminClient({"bootstrap.servers": self.address, "log_level": 0})
+
+        def answers() -> bool | None:
+            try:
+                return bool(admin.list_topics(timeout=1)) or None
+            except KafkaException:
+                return None
+
+        until(answers, "Apache Kafka")
+
+    def stop(self) -> None:
+        if self._process is not None:
+            self._process.terminate()
+            self._process.wait(60)
+            self._process = None
+
+    def batches(self, topic: str) -> list[Batch]:
+        """All that is on a topic, partition by partition."""
+        consumer = Consumer({"bootstrap.servers": self.address, "group.id": "e2e", "enable.auto.commit": False})
+        found = []
+        try:
+            for partition in consumer.list_topics(topic, timeout=10).topics[topic].partitions:
+                place = TopicPartition(topic, partition, 0)
+                end = consumer.get_watermark_offsets(place, timeout=10)[1]
+                consumer.assign([place])
+                deadline = time.monotonic() + 60
+                while consumer.position([place])[0].offset < end and (end or 0) > 0:
+                    assert time.monotonic() < deadline, f"{topic} cannot be read to its end"
+                    for message in consumer.consume(500, 0.5):
+                        assert message.error() is None, message.error()
+                        batch = decode_batch(message.value() or b"")
+                        assert message.key() == batch.header.key
+                        found.append(batch)
+        finally:
+            consumer.close()
+        return found
+
+
+class Probe:
+    """One run of `weir-probe`."""
+
+    def __init__(self, env: dict[str, str], log: Path) -> None:
+        self.log = log
+        with log.open("wb") as file:
+            self.process = subprocess.Popen(
+                [Path(sys.executable).with_name("weir-probe")], env=env,
+                stdin=subprocess.DEVNULL, stdout=file, stderr=file,
+            )  # fmt: skip
+
+    def lines(self, event: str) -> list[dict[str, Any]]:
+        """What it logged that begins so."""
+        found = (json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{"))
+        return [line for line in found if line["event"].startswith(event)]
+
+    def wait_for(self, event: str) -> dict[str, Any]:
+        def look() -> dict[str, Any] | None:
+            assert self.process.poll() is None, self.log.read_text()
+            return next(iter(self.lines(event)), None)
+
+        return until(look, f"{event!r} in {self.log.read_text()}")
+
+    def get(self, path: str) -> tuple[int, str]:
+        port = self.wait_for("started")["metrics_port"]
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, error.read().decode()
+
+    def metric(self, name: str) -> float:
+        return next(float(line.split()[-1]) for line in self.get("/metrics")[1].splitlines() if line.startswith(name))
+
+    def wait_until_enforced(self) -> None:
+        def enforced() -> bool | None:
+            if "policy:" in self.get("/readyz")[1] or self.metric("kubeweir_probe_pods_attached") != 2:
+                return None
+            return True
+
+        until(enforced, "both pods under policy")
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+    def stop(self) -> int:
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(60)
+
+
+class Node:
+    """Pods, manifests, pins and folders of one test."""
+
+    def __init__(self, broker: Broker, folder: Path) -> None:
+        self.broker, self.folder = broker, folder
+        self.topic_prefix = f"{PREFIX}{secrets.token_hex(4)}"
+        self.pins = Path("/sys/fs/bpf") / f"kubeweir-test-{secrets.token_hex(3)}"
+        (folder / "manifests").mkdir()
+        (folder / "manifests/all.yaml").write_text(_MANIFESTS)
+        self._net = Net()
+        self.space = self._net.node()
+        self._probes: list[Probe] = []
+
+    def begin(self, **settings: str) -> Probe:
+        """A probe, then the pods: a UDP flow that is older than the probe would be let go on for a minute."""
+        probe = self.start(**settings)
+        until(lambda: probe.metric("kubeweir_probe_pods_waiting") == 2 or None, "pods that have no interface")
+        self.client = self._net.pod(self.space, "10.244.0.1", "fd44::1")
+        self.server = self._net.pod(self.space, "10.244.0.2", "fd44::2")
+        probe.wait_until_enforced()
+        return probe
+
+    def start(self, **settings: str) -> Probe:
+        env = {
+            **os.environ,
+            "WEIR_KAFKA": self.broker.address,
+            "WEIR_TOPIC_PREFIX": self.topic_prefix,
+            "WEIR_PARTITIONS": "3",
+            "WEIR_NODE": "n1",
+            "WEIR_SOURCE": f"manifests:{self.folder / 'manifests'}",
+            "WEIR_NETNS": str(self.space.path),
+            "WEIR_PIN_DIR": str(self.pins),
+            "WEIR_RUN_DIR": str(self.folder / "run"),
+            "WEIR_STATE_DIR": str(self.folder / "state"),
+            "WEIR_METRICS": "127.0.0.1:0",
+            "WEIR_DENY_WINDOW": "1",
+            "WEIR_LOG_FORMAT": "json",
+            **settings,
+        }
+        probe = Probe(env, self.folder / f"probe-{len(self._probes)}.log")
+        self._probes.append(probe)
+        return probe
+
+    def batches(self) -> list[Batch]:
+        """What is on the raw topic."""
+        return self.broker.batches(f"{self.topic_prefix}.verdicts.raw")
+
+    def socket(self, port: int = 0, *, server: bool = False) -> socket.socket:
+        made = open_socket(self.server if server else self.client, 4, socket.SOCK_DGRAM)
+        made.bind(("0.0.0.0", port))  # noqa: S104 - a namespace of the test's own
+        return made
+
+    def close(self) -> None:
+        for probe in self._probes:
+            if probe.process.poll() is None:
+                probe.kill()
+        self._net.close()
+        shutil.rmtree(self.pins, ignore_errors=True)
+
+
+class Rows:
+    """What a log says, each row once."""
+
+    def __init__(self, batches: list[Batch]) -> None:
+        seen: dict[tuple[str, int], Any] = {}
+        for batch in batches:
+            names = {int(number): ref.pod for number, ref in batch.header.endpoints.items()}
+            for number, row in zip(batch.numbers().tolist(), batch.rows, strict=True):
+                found = (names[int(row["endpoint"])], row)
+                before = seen.setdefault((batch.header.ring, number), found)
+                assert (before[0], before[1].tobytes()) == (found[0], found[1].tobytes()), "one name, two rows"
+        self.numbers = sorted(number for _, number in seen)
+        self.rings = {ring for ring, _ in seen}
+        self._rows = list(seen.values())
+
+    def of(self, pod: str, verdict: int) -> Any:
+        """The rows of UDP that a pod's interface judged so."""
+        rows = [row for name, row in self._rows if name == pod and row["verdict"] & 0x7F == verdict]
+        return np.array([row for row in rows if row["protocol"] == 17], rows[0].dtype) if rows else np.empty(0)

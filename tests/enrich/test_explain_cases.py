@@ -1,0 +1,57 @@
+"""Every public policy case by what a person would type: `weir explain`'s answer is the truth, and the engine's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from enrich.ends import read_destination, read_source
+from enrich.explanation import explanation
+from enrich.model import Name
+from enrich.policy import Endpoint, PolicyView, connection
+from tests.conformance import State, case_files, load, rows
+
+
+@pytest.mark.parametrize("family", [4, 6])
+@pytest.mark.parametrize("file", case_files())
+def test_an_explanation_is_the_truth_and_the_engines_answer(file: Path, family: int) -> None:
+    case = load(file, family)
+    state = State(case)
+    wrong: list[Any] = []
+    asked = 0
+    for step in case["steps"]:
+        for action in step["actions"]:
+            state.apply(action)
+        view = state.view("")
+        for source, destination, protocol, port, allowed in rows(step["expect"]):
+            ends = _typed(state, source), f"{_typed(state, destination, bracket=True)}:{port}/{protocol.name}"
+            found = explanation(view, {}, read_source(ends[0]), read_destination(ends[1]))
+            asked += 1
+            engine = connection(view, _end(state, view, source), _end(state, view, destination), protocol, port)
+            if found.verdict != ("allow" if allowed else "deny") or engine != allowed:
+                wrong.append((case["id"], *ends, allowed, engine, found.verdict, found.text))
+            # Of a denial somebody is told why, at every rule of every policy that was asked.
+            wrong += [(case["id"], *ends, "unexplained") for answer in found.answers if not _explained(answer)]
+    assert asked
+    assert not wrong
+
+
+def _typed(state: State, name: str, *, bracket: bool = False) -> str:
+    if "/" in name:
+        return name
+    ip = state.ip(name)
+    return f"[{ip}]" if bracket and ":" in ip else ip
+
+
+def _end(state: State, view: PolicyView, name: str) -> Endpoint:
+    pod = view.pods.get(Name(*name.split("/"))) if "/" in name else None
+    return Endpoint(state.ip(name), None if pod is None or pod.host_network else pod)
+
+
+def _explained(answer: Any) -> bool:
+    accounts = [account for side in answer.sides for tier in side.tiers for account in tier.policies]
+    decided = {(a.kind, a.namespace, a.name) for a in accounts if a.decided}
+    named = {(p.kind, p.namespace, p.name) for side in answer.sides for p in side.policies}
+    return decided >= named and all(rule.matched or rule.failed for a in accounts for rule in a.rules)

@@ -1,0 +1,262 @@
+"""Random clusters and policies for hypothesis: few labels, many overlaps; and random changes of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from hypothesis import strategies as st
+
+from enrich.model import ClusterNetworkPolicy, Namespace, NetworkPolicy, Node, Object, Pod, Protocol
+from enrich.objects import parse
+from enrich.policy import Direction, Endpoint, PolicyView, decide, endpoint
+from enrich.records import PolicyRef, Reason
+
+OWN = "n0"
+NAMESPACES = ("a", "b")
+PORTS = (0, 1, 79, 80, 81, 443, 1024, 65535)
+NAMES = ("web", "dns")
+CIDRS = {
+    4: ["0.0.0.0/0", "10.0.0.0/8", "10.0.0.0/29", "10.0.0.3/31", "10.0.0.2/32", "192.168.0.0/30", "203.0.113.5/24"],
+    6: ["::/0", "fd00::/8", "fd00::/125", "fd00::2/127", "fd00::3/128", "2001:db8::/32", "::ffff:0:0/95"],
+}
+EXTERNALS = ("203.0.113.9", "8.8.8.8", "2001:db8::9", "2620::1")
+
+labels = st.dictionaries(st.sampled_from("xy"), st.sampled_from("12"), max_size=2)
+
+
+@st.composite
+def requirements(draw: st.DrawFn) -> dict[str, Any]:
+    operator = draw(st.sampled_from(["In", "NotIn", "Exists", "DoesNotExist"]))
+    made: dict[str, Any] = {"key": draw(st.sampled_from("xy")), "operator": operator}
+    if operator in ("In", "NotIn"):
+        made["values"] = draw(st.lists(st.sampled_from("12"), min_size=1, max_size=2, unique=True))
+    return made
+
+
+selectors = st.one_of(
+    st.just({}),
+    labels.map(lambda found: {"matchLabels": found}),
+    st.lists(requirements(), max_size=2).map(lambda found: {"matchExpressions": found}),
+)
+
+
+@st.composite
+def blocks(draw: st.DrawFn) -> dict[str, Any]:
+    import ipaddress
+
+    cidr = draw(st.sampled_from(CIDRS[draw(st.sampled_from([4, 6]))]))
+    outer = ipaddress.ip_network(cidr, strict=False)
+    inside = [
+        one
+        for family in CIDRS.values()
+        for one in family
+        if (found := ipaddress.ip_network(one, strict=False)).version == outer.version
+        and found != outer
+        and found.subnet_of(outer)  # type: ignore[arg-type]  # one version
+    ]
+    holes = draw(st.lists(st.sampled_from(inside), max_size=2, unique=True)) if inside else []
+    return {"cidr": cidr, "except": holes}
+
+
+@st.composite
+def np_peers(draw: st.DrawFn) -> dict[str, Any]:
+    kind = draw(st.integers(0, 3))
+    if kind == 0:
+        return {"ipBlock": draw(blocks())}
+    made = {}
+    if kind in (1, 3):
+        made["podSelector"] = draw(selectors)
+    if kind in (2, 3):
+        made["namespaceSelector"] = draw(selectors)
+    return made
+
+
+@st.composite
+def np_ports(draw: st.DrawFn) -> dict[str, Any]:
+    made: dict[str, Any] = {"protocol": draw(st.sampled_from(["TCP", "UDP", "SCTP"]))}
+    kind = draw(st.integers(0, 3))
+    if kind == 1:
+        made["port"] = draw(st.sampled_from(NAMES))
+    if kind >= 2:
+        made["port"] = draw(st.sampled_from(PORTS[1:]))
+    if kind == 3:
+        made["endPort"] = draw(st.sampled_from([port for port in PORTS if port >= made["port"]]))
+    return made
+
+
+def _np_rules(peers: str) -> st.SearchStrategy[list[dict[str, Any]]]:
+    rule = st.fixed_dictionaries({peers: st.lists(np_peers(), max_size=2), "ports": st.lists(np_ports(), max_size=2)})
+    return st.lists(rule, max_size=2)
+
+
+modes = st.sampled_from([{}, {}, {}, {"kubeweir.io/mode": "audit"}])
+
+
+@st.composite
+def network_policies(draw: st.DrawFn, name: str) -> Object:
+    namespace = draw(st.sampled_from(NAMESPACES))
+    spec = {
+        "podSelector": draw(selectors),
+        "policyTypes": draw(st.sampled_from([[], ["Ingress"], ["Egress"], ["Ingress", "Egress"]])),
+        "ingress": draw(_np_rules("from")),
+        "egress": draw(_np_rules("to")),
+    }
+    return _object(
+        "networking.k8s.io/v1", "NetworkPolicy", name, namespace=namespace, annotations=draw(modes), spec=spec
+    )
+
+
+@st.composite
+def cnp_peers(draw: st.DrawFn, *, egress: bool, named: bool) -> dict[str, Any]:
+    kind = draw(st.sampled_from(["namespaces", "pods", *(["nodes", "networks"] if egress and not named else [])]))
+    if kind == "pods":
+        return {"pods": {"namespaceSelector": draw(selectors), "podSelector": draw(selectors)}}
+    if kind == "networks":
+        every = [cidr for family in CIDRS.values() for cidr in family]
+        return {"networks": draw(st.lists(st.sampled_from(every), min_size=1, max_size=2, unique=True))}
+    return {kind: draw(selectors)}
+
+
+@st.composite
+def cnp_protocols(draw: st.DrawFn) -> dict[str, Any]:
+    if draw(st.integers(0, 3)) == 0:
+        return {"destinationNamedPort": draw(st.sampled_from(NAMES))}
+    first = draw(st.sampled_from(PORTS[1:-1]))
+    port: dict[str, Any] = {"number": first}
+    if draw(st.booleans()):
+        port = {"range": {"start": first, "end": draw(st.sampled_from([p for p in PORTS if p > first]))}}
+    return {draw(st.sampled_from(["tcp", "udp", "sctp"])): {"destinationPort": port}}
+
+
+@st.composite
+def cnp_rules(draw: st.DrawFn, *, egress: bool) -> dict[str, Any]:
+    protocols = draw(st.lists(cnp_protocols(), max_size=2))
+    named = any("destinationNamedPort" in one for one in protocols)
+    peers = draw(st.lists(cnp_peers(egress=egress, named=named), min_size=1, max_size=2))
+    made = {"action": draw(st.sampled_from(["Accept", "Deny", "Pass"])), "to" if egress else "from": peers}
+    return {**made, "protocols": protocols} if protocols else made
+
+
+@st.composite
+def cluster_policies(draw: st.DrawFn, name: str) -> Object:
+    pods = {"pods": {"namespaceSelector": draw(selectors), "podSelector": draw(selectors)}}
+    spec = {
+        "tier": draw(st.sampled_from(["Admin", "Baseline"])),
+        "priority": draw(st.integers(0, 2)),
+        "subject": draw(st.sampled_from([pods, {"namespaces": draw(selectors)}])),
+        "ingress": draw(st.lists(cnp_rules(egress=False), max_size=2)),
+        "egress": draw(st.lists(cnp_rules(egress=True), max_size=2)),
+    }
+    return _object(
+        "policy.networking.k8s.io/v1alpha2", "ClusterNetworkPolicy", name, annotations=draw(modes), spec=spec
+    )
+
+
+@st.composite
+def namespaces(draw: st.DrawFn, name: str) -> Object:
+    return _object("v1", "Namespace", name, labels=draw(labels), annotations=draw(modes))
+
+
+@st.composite
+def pods(draw: st.DrawFn, number: int) -> Object:
+    """Number 0 and 1 are local; addresses 1 to 6 of either family, so that two may claim one."""
+    last = draw(st.integers(1, 6))
+    ports = [
+        {"name": name, "containerPort": draw(st.sampled_from(PORTS[1:])),
+         "protocol": draw(st.sampled_from(["TCP", "UDP"]))}
+        for name in draw(st.lists(st.sampled_from(NAMES), max_size=2, unique=True))
+    ]  # fmt: skip
+    host = number > 1 and draw(st.integers(0, 5)) == 0
+    ips = ["192.168.0.1"] if host else [f"10.0.0.{last}", f"fd00::{last:x}"]
+    if number < 2:
+        ips = [f"10.0.0.{number + 8}", f"fd00::{number + 8:x}"]
+    return _object(
+        "v1", "Pod", f"p{number}", namespace=draw(st.sampled_from(NAMESPACES)), labels=draw(labels),
+        spec={"nodeName": OWN if number < 2 else "n1", "hostNetwork": host, "containers": [{"ports": ports}]},
+        status={"podIPs": [{"ip": ip} for ip in ips], "phase": "Running" if number < 2 else draw(
+            st.sampled_from(["Running"] * 4 + ["Failed"]))},
+    )  # fmt: skip
+
+
+@st.composite
+def nodes(draw: st.DrawFn, number: int) -> Object:
+    ips = [f"192.168.0.{number}", f"fd01::{number + 1:x}"]
+    addresses = [{"type": "InternalIP", "address": ip} for ip in (*ips, ips[0])]
+    return _object("v1", "Node", f"n{number}", labels=draw(labels), status={"addresses": addresses})
+
+
+def _object(version: str, kind: str, name: str, **rest: Any) -> Object:
+    meta = {"name": name, **{key: rest.pop(key) for key in ("namespace", "labels", "annotations") if key in rest}}
+    made = parse({"apiVersion": version, "kind": kind, "metadata": meta, **rest})
+    assert made is not None
+    return made
+
+
+@dataclass(frozen=True)
+class World:
+    """The objects by a slot each, so that a change is another object in a slot, or none."""
+
+    slots: dict[str, Object]
+
+    def view(self) -> PolicyView:
+        def of(kind: type) -> dict[Any, Any]:
+            return {made.key: made for made in self.slots.values() if isinstance(made, kind)}
+
+        return PolicyView(of(Pod), of(Namespace), of(Node), of(NetworkPolicy), of(ClusterNetworkPolicy), OWN)
+
+    def changed(self, slot: str, made: Object | None) -> World:
+        rest = {key: value for key, value in self.slots.items() if key != slot}
+        return replace(self, slots=rest if made is None else {**rest, slot: made})
+
+
+MAKERS: dict[str, st.SearchStrategy[Object]] = {
+    **{f"namespace {name}": namespaces(name) for name in NAMESPACES},
+    **{f"node {number}": nodes(number) for number in range(3)},
+    **{f"pod {number}": pods(number) for number in range(6)},
+    **{f"policy {number}": network_policies(f"np{number}") for number in range(4)},
+    **{f"cluster policy {number}": cluster_policies(f"cnp{number}") for number in range(4)},
+}
+FIXED = ("node 0", "pod 0", "pod 1")
+
+
+@st.composite
+def worlds(draw: st.DrawFn) -> World:
+    slots = {slot: draw(maker) for slot, maker in MAKERS.items() if slot in FIXED or draw(st.integers(0, 4))}
+    return World(slots)
+
+
+@st.composite
+def changes(draw: st.DrawFn) -> tuple[str, Object | None]:
+    slot = draw(st.sampled_from(sorted(MAKERS)))
+    gone = slot not in FIXED and draw(st.integers(0, 3)) == 0
+    return slot, None if gone else draw(MAKERS[slot])
+
+
+def subjects(view: PolicyView) -> list[Pod]:
+    return [pod for pod in view.pods.values() if pod.node == OWN]
+
+
+Asked = tuple[Pod, Direction, str, Protocol, int]
+
+
+def questions(view: PolicyView) -> Iterator[Asked]:
+    """Every local pod, both ways, with every address there is, at ports where answers change."""
+    ips = {ip for pod in view.pods.values() for ip in pod.ips} | {ip for node in view.nodes.values() for ip in node.ips}
+    for pod in subjects(view):
+        for direction in Direction:
+            for ip in sorted(ips | set(EXTERNALS)):
+                for protocol in Protocol:
+                    for port in PORTS:
+                        yield pod, direction, ip, protocol, port
+
+
+def expected(view: PolicyView, asked: Asked) -> tuple[int, int, tuple[PolicyRef, ...]] | None:
+    """What the engine says; None where the kernel knows without its maps (itself; from the own node's stack)."""
+    pod, direction, ip, protocol, port = asked
+    peer: Endpoint = endpoint(view, ip)
+    decision = decide(view, pod, direction, peer, protocol, port)
+    if decision.reason is Reason.SELF or (decision.reason is Reason.NODE and direction is Direction.INGRESS):
+        return None
+    return decision.verdict, decision.reason, decision.policies

@@ -1,0 +1,169 @@
+"""When a batch ends, and what its header says."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import pytest
+
+from enrich.records import Batch, EndpointRef, PolicyRef, Verdict, decode_batch
+from probe.batcher import Batcher, Limits
+from tests.kafka.batches import make_rows
+
+WEB = EndpointRef("shop", "web-0", "uid-web-0")
+ALLOW = [PolicyRef("NetworkPolicy", "shop", "web-allow-api", 0)]
+
+
+@dataclass
+class Names:
+    """Endpoint 7 and the rules that a test gives."""
+
+    rules: dict[int, Sequence[PolicyRef]] = field(default_factory=lambda: {12: ALLOW})
+
+    def endpoint(self, number: int) -> EndpointRef | None:
+        return WEB if number == 7 else None
+
+    def rule(self, number: int) -> Sequence[PolicyRef] | None:
+        return self.rules.get(number)
+
+
+class Bench:
+    """A batcher with a clock and losses that a test turns."""
+
+    def __init__(self, limits: Limits | None = None, names: Names | None = None, told: dict[str, int] | None = None):
+        self.now = 100.0
+        self.lost: dict[str, int] = {}
+        self.batcher = Batcher(
+            ("c1", "n1", "r1"), names or Names(), lambda: self.lost, told or {}, limits, lambda: self.now
+        )
+
+    def taken(self, *, everything: bool = False) -> list[Batch]:
+        return [decode_batch(one.value) for one in self.batcher.take(everything=everything)]
+
+
+@pytest.fixture
+def bench() -> Bench:
+    return Bench()
+
+
+def test_a_batch_ends_at_its_rows(bench: Bench) -> None:
+    bench.batcher.start_at(1000)
+    rows = make_rows(4500)
+    bench.batcher.add(1000, rows[:1999])
+    assert bench.taken() == []
+    bench.batcher.add(2999, rows[1999:])
+    full = bench.taken()
+    assert [(one.header.first, one.header.rows) for one in full] == [(1000, 2000), (3000, 2000)]
+    assert bench.batcher.waiting == 500
+    rest = bench.taken(everything=True)
+    assert [(one.header.first, one.header.rows) for one in rest] == [(5000, 500)]
+    assert b"".join(one.rows.tobytes() for one in full + rest) == rows.tobytes()
+
+
+def test_a_batch_ends_at_its_bytes_names_and_all() -> None:
+    names = Names(
+        {rule: [PolicyRef("NetworkPolicy", "shop", f"policy-{rule}-{'x' * 50}", 0)] * 4 for rule in range(64)}
+    )
+    bench = Bench(Limits(rows=64, bytes=8000), names)
+    rows = make_rows(64)
+    rows["rule"] = range(64)
+    bench.batcher.add(0, rows)
+    encoded = bench.batcher.take()
+    assert len(encoded) == 1
+    # What is due goes at once, in as many batches as it needs.
+    encoded += bench.batcher.take(everything=True)
+    batches = [decode_batch(one.value) for one in encoded]
+    assert all(len(one.value) <= 8000 for one in encoded)
+    assert [one.end for one in encoded] == [one.header.first + one.header.rows for one in batches]
+    assert [number for one in batches for number in one.numbers().tolist()] == list(range(64))
+    assert b"".join(one.rows.tobytes() for one in batches) == rows.tobytes()
+
+
+def test_a_row_whose_names_alone_are_too_large_goes_all_the_same() -> None:
+    names = Names({12: [PolicyRef("NetworkPolicy", "shop", f"policy-{n}", 0) for n in range(500)]})
+    bench = Bench(Limits(bytes=4000), names)
+    bench.batcher.add(0, make_rows(3))
+    assert [one.header.rows for one in bench.taken(everything=True)] == [1, 1, 1]
+
+
+@pytest.mark.parametrize("verdict", [Verdict.DENY, Verdict.AUDIT, Verdict.DENY | 0x80])
+def test_a_denied_row_waits_for_a_tenth_of_a_second(bench: Bench, verdict: int) -> None:
+    bench.batcher.add(0, make_rows(5))
+    bench.now += 0.01
+    bench.batcher.add(5, make_rows(1, verdict=verdict))
+    bench.now += 0.099
+    assert bench.taken() == []
+    bench.now += 0.002
+    assert [one.header.rows for one in bench.taken()] == [6]
+
+
+@pytest.mark.parametrize(("rows", "patience"), [(50, 2.0), (150, 0.5)])
+def test_allows_wait_longer_on_a_quiet_node(bench: Bench, rows: int, patience: float) -> None:
+    bench.batcher.add(0, make_rows(rows))
+    bench.now += patience - 0.01
+    assert bench.taken() == []
+    bench.now += 0.02
+    assert [one.header.rows for one in bench.taken()] == [rows]
+
+
+def test_rows_that_come_later_do_not_make_the_first_wait_longer(bench: Bench) -> None:
+    bench.batcher.add(0, make_rows(150))
+    for number in range(10):
+        bench.now += 0.051
+        bench.batcher.add(150 + number, make_rows(1))
+    assert [one.header.rows for one in bench.taken()] == [160]
+
+
+def test_a_node_with_nothing_to_say_sends_a_heartbeat(bench: Bench) -> None:
+    bench.batcher.start_at(77)
+    bench.now += 9.9
+    assert bench.taken() == []
+    bench.now += 0.2
+    (beat,) = bench.taken()
+    assert (beat.header.first, beat.header.rows, beat.header.node, beat.header.ring) == (77, 0, "n1", "r1")
+    assert bench.taken() == []
+    bench.now += 10.1
+    assert len(bench.taken()) == 1
+    # Rows that come after it have the next numbers.
+    bench.batcher.add(77, make_rows(1))
+    assert [one.header.first for one in bench.taken(everything=True)] == [77]
+
+
+def test_everything_of_nothing_is_no_batch(bench: Bench) -> None:
+    assert bench.taken(everything=True) == []
+
+
+def test_the_header_names_what_its_rows_refer_to_and_no_more(bench: Bench) -> None:
+    rows = make_rows(4)
+    rows["rule"] = [12, 99, 0, 12]
+    rows["endpoint"] = [7, 7, 8, 7]
+    bench.batcher.add(0, rows)
+    (found,) = bench.taken(everything=True)
+    assert found.header.endpoints == {"7": WEB}
+    assert found.header.rules == {"12": ALLOW}
+    assert (found.header.cluster, found.header.row_bytes) == ("c1", 88)
+
+
+def test_losses_are_told_as_since_the_last_batch_and_in_all() -> None:
+    bench = Bench(told={"ring_full": 10, "spool_full": 3})
+    told = []
+    for lost in (
+        {"ring_full": 10, "spool_full": 3},
+        {"ring_full": 15, "spool_full": 3},
+        {"ring_full": 15, "refused": 2},
+    ):
+        bench.lost = lost
+        bench.batcher.add(0, make_rows(1))
+        told += [one.header.lost for one in bench.taken(everything=True)]
+    assert told == [
+        {"ring_full": (0, 10), "spool_full": (0, 3)},
+        {"ring_full": (5, 15), "spool_full": (0, 3)},
+        {"ring_full": (0, 15), "refused": (2, 2)},
+    ]
+
+
+def test_a_loss_is_told_once_though_several_batches_end_at_once(bench: Bench) -> None:
+    bench.lost = {"ring_full": 4}
+    bench.batcher.add(0, make_rows(4001))
+    assert [one.header.lost["ring_full"] for one in bench.taken(everything=True)] == [(4, 4), (0, 4), (0, 4)]

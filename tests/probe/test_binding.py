@@ -1,0 +1,55 @@
+"""Which interface is whose, and what is not decided."""
+
+from __future__ import annotations
+
+from enrich.model import Name, Pod
+from probe.binding import bind
+from probe.netlink import Veth
+
+WEB = Pod("shop", "web", "uid-web", {}, ("10.0.0.1", "fd00::1"), "n1")
+API = Pod("shop", "api", "uid-api", {}, ("10.0.0.2",), "n1")
+
+
+def veth(index: int, *addresses: str) -> Veth:
+    return Veth(index, f"veth{index}", frozenset(addresses))
+
+
+def test_a_pod_is_bound_to_the_interface_with_its_addresses() -> None:
+    found = bind([WEB, API], [veth(3, "10.0.0.2", "fe80::5"), veth(4, "fd00::1"), veth(5, "10.9.9.9")], {})
+    assert found.bound == {3: API, 4: WEB}
+    assert found.waiting == {}
+
+
+def test_a_pod_without_an_interface_waits_and_says_why() -> None:
+    fresh = Pod("shop", "new", "uid-new", {}, (), "n1")
+    found = bind([WEB, fresh], [veth(3, "10.9.9.9")], {})
+    assert found.bound == {}
+    assert found.waiting == {
+        Name("shop", "web"): "no interface with its address yet",
+        Name("shop", "new"): "no address yet",
+    }
+
+
+def test_an_address_that_two_pods_claim_binds_nobody_anew() -> None:
+    follower = Pod("shop", "next", "uid-next", {}, ("10.0.0.1",), "n1")
+    found = bind([WEB, follower], [veth(3, "10.0.0.1")], {})
+    assert found.bound == {}
+    assert set(found.waiting) == {WEB.key, follower.key}
+    assert all("claimed by 2 pods (veth3)" in reason for reason in found.waiting.values())
+
+
+def test_an_address_that_two_pods_claim_stays_with_who_has_it() -> None:
+    follower = Pod("shop", "next", "uid-next", {}, ("10.0.0.1",), "n1")
+    found = bind([WEB, follower], [veth(3, "10.0.0.1"), veth(4, "10.0.0.1")], {3: WEB})
+    assert found.bound == {3: WEB}
+    assert follower.key in found.waiting
+
+
+def test_an_interface_whose_pod_is_gone_is_bound_to_its_successor() -> None:
+    follower = Pod("shop", "next", "uid-next", {}, ("10.0.0.1",), "n1")
+    assert bind([follower], [veth(3, "10.0.0.1")], {3: WEB}).bound == {3: follower}
+
+
+def test_a_pod_with_a_changed_object_is_the_same_pod() -> None:
+    changed = Pod("shop", "web", "uid-web", {"app": "web"}, WEB.ips, "n1")
+    assert bind([changed], [veth(3, "10.0.0.1")], {3: WEB}).bound[3].labels == {"app": "web"}

@@ -1,0 +1,85 @@
+"""For random clusters and policies, compiled entries answer every pair as the pure engine does."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from enrich.model import Object
+from enrich.policy import PolicyView
+from probe.desired import Desired, lookup
+from probe.numbers import Numbers
+from probe.rules import Compiler
+from tests.probe.clusters import World, changes, expected, questions, subjects, worlds
+
+
+@contextmanager
+def ledger() -> Iterator[Numbers]:
+    with tempfile.TemporaryDirectory() as folder:
+        numbers = Numbers.open(Path(folder) / "ledger")
+        try:
+            yield numbers
+        finally:
+            numbers.close()
+
+
+def assert_agrees(view: PolicyView, desired: Desired) -> None:
+    for asked in questions(view):
+        wanted = expected(view, asked)
+        if wanted is None:
+            continue
+        pod, direction, ip, protocol, port = asked
+        answer = lookup(desired, pod.uid, direction, ip, protocol, port)
+        named = desired.rules.get(answer.rule, ())
+        assert (answer.verdict, answer.reason, named) == wanted, (pod.key, direction, ip, protocol, port)
+
+
+@settings(max_examples=60, deadline=None)
+@given(worlds())
+def test_entries_and_engine_agree_on_every_pair(world: World) -> None:
+    with ledger() as numbers:
+        view = world.view()
+        assert_agrees(view, Compiler(numbers).compile(view, subjects(view)))
+
+
+@settings(max_examples=50, deadline=None)
+@given(worlds(), st.lists(st.lists(changes(), min_size=1, max_size=4), min_size=1, max_size=8))
+def test_change_upon_change_is_as_compiled_anew(world: World, steps: list[list[tuple[str, Object | None]]]) -> None:
+    """One compiler through all the changes, and a fresh one at each state: the same content, and nothing besides."""
+    with ledger() as numbers:
+        kept = Compiler(numbers)
+        shadow = Desired()
+        for step in [[], *steps]:
+            for slot, made in step:
+                world = world.changed(slot, made)
+            view = world.view()
+            desired = kept.compile(view, subjects(view))
+            fresh = Compiler(numbers)
+            assert _content(desired) == _content(fresh.compile(view, subjects(view)))
+            assert kept.identities == fresh.identities
+            _take_touched(desired, shadow)
+            assert (shadow.ipcache, shadow.rows, shadow.ports) == (desired.ipcache, desired.rows, desired.ports)
+
+
+def _content(desired: Desired) -> tuple[object, ...]:
+    return desired.ipcache, desired.sets, desired.rows, desired.ports
+
+
+def _take_touched(desired: Desired, shadow: Desired) -> None:
+    """What an installer sees that looks at the touched keys only."""
+    tables = (
+        (desired.touched.addresses, desired.ipcache, shadow.ipcache),
+        (desired.touched.rows, desired.rows, shadow.rows),
+        (desired.touched.ports, desired.ports, shadow.ports),
+    )
+    for keys, there, here in tables:
+        for key in keys:
+            here.pop(key, None)  # type: ignore[attr-defined]
+            if key in there:  # type: ignore[operator]
+                here[key] = there[key]  # type: ignore[index]
+    desired.touched.clear()

@@ -1,0 +1,339 @@
+"""The spool on a real disk: what a kill, a full disk and a full spool leave, and what is counted of it."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from enrich.records import Batch, Verdict, decode_batch, encode_batch
+from probe.segment import Record, pack, records_of, without_allows, without_rows
+from probe.spool import Place, Spool
+from tests.kafka.batches import make_batch, make_header, make_rows
+
+ROWS = 20
+
+
+@functools.cache
+def batch(number: int, *, denied: int = 0) -> bytes:
+    """The ``number``-th batch of ROWS rows; the last ``denied`` of them are denies."""
+    rows = make_rows(ROWS)
+    rows["verdict"][ROWS - denied :] = Verdict.DENY
+    return encode_batch(make_header(number * ROWS, ROWS), rows)
+
+
+SIZE = len(pack(Record(batch(10))))
+
+
+def drained(spool: Spool) -> list[bytes]:
+    found = []
+    while (taken := spool.next(0)) is not None:
+        found.append(taken[1])
+    return found
+
+
+def numbers(values: list[bytes]) -> list[int]:
+    """Of all rows in these batches, in order."""
+    return [number for value in values if value for number in decode_batch(value).numbers().tolist()]
+
+
+def denied_in(value: Batch) -> int:
+    return int(np.count_nonzero(value.rows["verdict"] == Verdict.DENY))
+
+
+def test_what_is_appended_comes_out_in_order_also_after_a_restart(tmp_path: Path) -> None:
+    wanted = [batch(number) for number in range(50)]
+    spool = Spool(tmp_path, segment_bytes=5 * SIZE)
+    for value in wanted[:30]:
+        spool.append(value)
+    first, value = spool.next(0) or (None, b"")
+    assert (first, value) == (Place(1, 0), wanted[0])
+    # Killed here: nothing is closed, nothing was acknowledged.
+    spool = Spool(tmp_path, segment_bytes=5 * SIZE)
+    for value in wanted[30:]:
+        spool.append(value)
+    assert spool.records == 50
+    assert drained(spool) == wanted
+    assert spool.last == decode_batch(wanted[-1]).header
+
+
+def test_the_sender_waits_for_what_is_appended(tmp_path: Path) -> None:
+    spool = Spool(tmp_path)
+    assert spool.next(0.01) is None
+    spool.append(batch(0))
+    assert spool.next(10) == (Place(1, 0), batch(0))
+
+
+@pytest.mark.parametrize("taken", [0, 1, 7, 12])
+def test_a_restart_goes_on_behind_what_kafka_has(tmp_path: Path, taken: int) -> None:
+    wanted = [batch(number) for number in range(12)]
+    spool = Spool(tmp_path, segment_bytes=3 * SIZE)
+    for value in wanted:
+        spool.append(value)
+    for _ in range(taken):
+        place, _ = spool.next(0) or pytest.fail("a batch is missing")
+        spool.ack(place)
+    # Twice, for the first restart begins a segment of its own.
+    for _ in range(2):
+        spool = Spool(tmp_path, segment_bytes=3 * SIZE)
+        assert spool.records == 12 - taken
+    assert drained(spool) == wanted[taken:]
+    assert spool.last == decode_batch(wanted[-1]).header
+
+
+def test_segments_that_kafka_has_are_deleted(tmp_path: Path) -> None:
+    spool = Spool(tmp_path, segment_bytes=3 * SIZE)
+    for number in range(12):
+        spool.append(batch(number))
+    while (found := spool.next(0)) is not None:
+        spool.ack(found[0])
+    assert spool.records == 0
+    assert len(list(tmp_path.glob("*.seg"))) == 1
+    assert spool.size <= 3 * SIZE
+
+
+def test_a_record_is_whole_or_not_there_wherever_it_was_torn() -> None:
+    records = [Record(batch(10)), Record(b"", 7), Record(batch(11), 3)]
+    data = b"".join(map(pack, records))
+    ends = [sum(len(pack(record)) for record in records[:count]) for count in range(4)]
+    for end in range(len(data)):
+        assert list(records_of(data[:end])) == records[: sum(whole <= end for whole in ends) - 1]
+    assert list(records_of(data)) == records
+
+
+@pytest.mark.parametrize("torn", [1, 2, SIZE // 2, SIZE - 13, SIZE - 12, SIZE - 11, SIZE - 1, SIZE])
+def test_a_torn_tail_is_cut_off_and_what_the_ring_still_holds_appended_again(tmp_path: Path, torn: int) -> None:
+    spool = Spool(tmp_path)
+    for number in (10, 11, 12):
+        spool.append(batch(number))
+    segment = next(tmp_path.glob("*.seg"))
+    os.truncate(segment, segment.stat().st_size - torn)
+    spool = Spool(tmp_path)
+    assert spool.last == decode_batch(batch(11)).header
+    spool.append(batch(12))
+    assert drained(spool) == [batch(10), batch(11), batch(12)]
+
+
+@pytest.mark.parametrize("zeros", [1, 11, 12, 24, 4096])
+def test_zeros_at_the_end_are_no_record(tmp_path: Path, zeros: int) -> None:
+    spool = Spool(tmp_path)
+    spool.append(batch(0))
+    with next(tmp_path.glob("*.seg")).open("ab") as file:
+        file.write(bytes(zeros))
+    spool = Spool(tmp_path)
+    spool.append(batch(1))
+    assert drained(spool) == [batch(0), batch(1)]
+
+
+def test_a_changed_byte_is_noticed(tmp_path: Path) -> None:
+    for at in range(SIZE):
+        data = bytearray(pack(Record(batch(10))))
+        data[at] ^= 0x40
+        assert list(records_of(bytes(data))) == []
+
+
+# --- the note of what Kafka has
+
+
+@pytest.mark.parametrize("damage", ["lost", "torn", "foreign"])
+def test_without_the_note_all_is_sent_again_and_no_told_loss_is_forgotten(tmp_path: Path, damage: str) -> None:
+    spool = Spool(tmp_path, segment_bytes=2 * SIZE)
+    for number in range(4):
+        spool.append(batch(number))
+    place, _ = spool.next(0) or pytest.fail("a batch is missing")
+    spool.ack(place, refused=ROWS)
+    told = {reason: (0, total) for reason, total in spool.lost().items()} | {"ring_full": (0, 5)}
+    spool.append(make_batch(4 * ROWS, ROWS, {"lost": told}))
+    note = tmp_path / "acked"
+    match damage:
+        case "lost":
+            note.unlink()
+        case "torn":
+            os.truncate(note, note.stat().st_size - 1)
+        case "foreign":
+            note.write_text("1 1 0 0\n")
+    spool = Spool(tmp_path, segment_bytes=2 * SIZE)
+    assert spool.lost() == {"spool_full": 0, "refused": ROWS}
+    assert numbers(drained(spool)) == list(range(5 * ROWS))
+
+
+def test_a_note_that_points_behind_the_end_loses_nothing_that_comes(tmp_path: Path) -> None:
+    spool = Spool(tmp_path)
+    for number in range(3):
+        spool.append(batch(number))
+        spool.ack((spool.next(0) or pytest.fail("none"))[0])
+    segment = next(tmp_path.glob("*.seg"))
+    os.truncate(segment, segment.stat().st_size - SIZE)
+    spool = Spool(tmp_path)
+    spool.append(batch(3))
+    assert drained(spool) == [batch(3)]
+
+
+# --- a full spool
+
+
+def test_allows_go_first_oldest_first_and_are_counted_exactly(tmp_path: Path) -> None:
+    spool = Spool(tmp_path, max_bytes=40 * SIZE)
+    for number in range(60):
+        spool.append(batch(number, denied=5))
+    assert spool.size <= 40 * SIZE
+    lost = spool.lost()["spool_full"]
+    found = [decode_batch(value) for value in drained(spool)]
+    assert sum(map(denied_in, found)) == 60 * 5
+    assert sum(len(one.rows) for one in found) + lost == 60 * ROWS
+    thinned = [one.header.kept is not None for one in found]
+    assert thinned == sorted(thinned, reverse=True)
+    assert any(thinned)
+    assert not all(thinned)
+    for number, one in enumerate(found):
+        if one.header.kept is not None:
+            assert one.header.kept == [(number * ROWS + ROWS - 5, 5)]
+            assert one.numbers().tolist() == list(range((number + 1) * ROWS - 5, (number + 1) * ROWS))
+
+
+def test_denies_go_last_oldest_first_and_are_counted_exactly(tmp_path: Path) -> None:
+    spool = Spool(tmp_path, max_bytes=40 * SIZE)
+    for number in range(200):
+        spool.append(batch(number, denied=ROWS))
+        assert spool.size <= 40 * SIZE
+    lost = spool.lost()["spool_full"]
+    assert lost > 0
+    assert lost % ROWS == 0
+    assert numbers(drained(spool)) == list(range(lost, 200 * ROWS))
+
+
+def test_no_outage_is_too_long_for_the_limit(tmp_path: Path) -> None:
+    spool = Spool(tmp_path, max_bytes=12 * SIZE)
+    for number in range(600):
+        # A node without traffic sends heartbeats.
+        spool.append(batch(number, denied=ROWS) if number % 3 else make_batch(number * ROWS, 0))
+        assert spool.size <= 12 * SIZE
+    assert len(numbers(drained(spool))) + spool.lost()["spool_full"] == 400 * ROWS
+
+
+def test_a_count_and_its_loss_are_never_apart(tmp_path: Path) -> None:
+    """Killed after each append, and with each batch acknowledged late: all rows are there, or counted, once."""
+    total = 0
+    sent: list[int] = []
+    for number in range(45):
+        spool = Spool(tmp_path, max_bytes=20 * SIZE)
+        spool.append(batch(number, denied=number % 3))
+        total += ROWS
+        if number % 4 == 3:
+            place, value = spool.next(0) or pytest.fail("none")
+            sent += numbers([value])
+            spool.ack(place)
+        here = numbers(drained(Spool(_copy(tmp_path))))
+        assert len(here) + len(sent) + spool.lost()["spool_full"] == total
+    assert spool.lost()["spool_full"] > 0
+    assert len(set(sent)) == len(sent)
+
+
+def _copy(folder: Path) -> Path:
+    copy = folder.with_name("copy")
+    shutil.rmtree(copy, ignore_errors=True)
+    shutil.copytree(folder, copy)
+    return copy
+
+
+def test_what_the_sender_holds_is_never_rewritten(tmp_path: Path) -> None:
+    spool = Spool(tmp_path, max_bytes=40 * SIZE)
+    for number in range(39):
+        spool.append(batch(number))
+    held = [spool.next(0) or pytest.fail("none") for _ in range(7)]
+    for number in range(39, 120):
+        spool.append(batch(number, denied=1))
+    rest = drained(spool)
+    for place, value in held:
+        assert decode_batch(value).header.kept is None
+        spool.ack(place)
+    lost = spool.lost()["spool_full"]
+    assert len(numbers([value for _, value in held] + rest)) + lost == 120 * ROWS
+    # Nothing was acknowledged but the held ones: a restart begins behind them.
+    assert numbers(drained(Spool(tmp_path, max_bytes=40 * SIZE))) == numbers(rest)
+
+
+def test_the_newest_batch_is_never_thinned_for_the_next_start_goes_on_behind_it(tmp_path: Path) -> None:
+    spool = Spool(tmp_path, max_bytes=12 * SIZE)
+    for number in range(100):
+        spool.append(batch(number))
+    last = Spool(tmp_path, max_bytes=12 * SIZE).last
+    assert last == decode_batch(batch(99)).header
+
+
+def test_losses_of_deleted_segments_stay_counted(tmp_path: Path) -> None:
+    spool = Spool(tmp_path, max_bytes=12 * SIZE)
+    for number in range(50):
+        spool.append(batch(number, denied=2))
+    lost = spool.lost()
+    places = []
+    while (found := spool.next(0)) is not None:
+        places.append(found[0])
+    for place in places:
+        spool.ack(place, refused=1)
+    assert lost["spool_full"] > 0
+    assert spool.lost() == {"spool_full": lost["spool_full"], "refused": len(places)}
+    assert Spool(tmp_path).lost() == spool.lost()
+
+
+def test_a_thinned_batch_names_only_what_its_rows_refer_to() -> None:
+    rows = make_rows(4)
+    rows["verdict"][1] = rows["verdict"][3] = Verdict.AUDIT
+    rows["endpoint"][0], rows["rule"][0] = 8, 13
+    full = make_header(100, 4)
+    header = make_header(
+        100, 4, endpoints=full.endpoints | {"8": full.endpoints["7"]}, rules=full.rules | {"13": full.rules["12"]}
+    )
+    thinned = without_allows(Record(encode_batch(header, rows), 3))
+    kept = decode_batch(thinned.value)
+    assert (kept.header.first, kept.header.rows, kept.header.kept) == (101, 2, [(101, 1), (103, 1)])
+    assert (kept.header.endpoints.keys(), kept.header.rules.keys()) == ({"7"}, {"12"})
+    assert thinned.lost == 5
+    assert without_allows(thinned) == thinned
+    assert without_rows([thinned, Record(b"", 10), Record(batch(0))]) == [Record(b"", 5 + 2 + 10 + ROWS)]
+    assert without_rows([]) == []
+
+
+# --- a full disk
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 256 kB."""
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", tmp_path], check=True)
+    yield tmp_path
+    subprocess.run(["umount", "-l", tmp_path], check=True)
+
+
+@pytest.mark.kernel
+def test_a_full_disk_takes_nothing_by_halves_and_gets_empty_again(small_disk: Path) -> None:
+    spool = Spool(small_disk / "spool", segment_bytes=4 * SIZE)
+    appended = _until_full(lambda number: spool.append(batch(number)))
+    with (small_disk / "filler").open("wb", buffering=0) as file:
+        _until_full(lambda _number: file.write(bytes(1)))
+    # Also a restart can read it, and what Kafka takes makes room.
+    spool = Spool(small_disk / "spool", segment_bytes=4 * SIZE)
+    sent = []
+    for _ in range(appended):
+        place, value = spool.next(0) or pytest.fail("none")
+        sent.append(value)
+        spool.ack(place)
+    spool.append(batch(appended))
+    assert numbers([*sent, *drained(spool)]) == list(range((appended + 1) * ROWS))
+    assert spool.lost() == {"spool_full": 0, "refused": 0}
+
+
+def _until_full(write: Callable[[int], object]) -> int:
+    """Write until the disk is full; how often it went well."""
+    done = 0
+    with pytest.raises(OSError, match="No space left"):  # noqa: PT012 - which write it is is not known
+        for done in itertools.count():
+            write(done)
+    return done

@@ -1,0 +1,186 @@
+"""`weir explain` as people run it: the console script, on the demo's folder of manifests."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import orjson
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+DEMO = ROOT / "deploy/demo"
+WEB, API = "shop/web-7d9c5b6f4-x2x9p", "shop/api-5f6bd7c9d8-k4m2t"
+REPORT = "batch/report-29401200-7wq5h"
+SCHEMA: dict[str, Any] = orjson.loads((resources.files("enrich") / "schemas/explanation.schema.json").read_bytes())
+
+
+def weir(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+    settings = {name: value for name, value in os.environ.items() if not name.startswith(("WEIR_", "KUBE"))}
+    return subprocess.run(
+        [Path(sys.prefix) / "bin/weir", "explain", *arguments],
+        env={**settings, "WEIR_SOURCE": f"manifests:{DEMO}", **env}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+def test_allowed_is_0_and_names_the_rules() -> None:
+    done = weir(API, "data/db-0:postgres")
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    assert lines[:3] == [
+        f"ALLOWED  {API} -> data/db-0, port 5432/TCP", "allowed", "note: postgres is 5432/TCP on data/db-0",
+    ]  # fmt: skip
+    assert f"egress of {API}: allowed by shop/api-to-db (rule 0)" in lines
+    assert "ingress of data/db-0: allowed by data/db-from-api (rule 0), data/db-from-shop (rule 0)" in lines
+    assert lines[-1] == "fd44::20 -> fd44::30: the same"
+
+
+def test_denied_is_1_and_says_which_term_failed() -> None:
+    done = weir(REPORT, "data/db-0:5432")
+    assert (done.returncode, done.stderr) == (1, "")
+    assert done.stdout.startswith(f"DENIED  {REPORT} -> data/db-0, port 5432/TCP\ndenied at the source (egress) and")
+    assert "    rule 0 does not: port 5432/TCP is not among 53/UDP\n" in done.stdout
+    wants = "from[0].namespaceSelector wants team=storefront, and namespace batch has team=analytics"
+    assert f"  data/db-from-api: no rule matches\n    rule 0 does not: {wants}\n" in done.stdout
+    assert "\x1b" not in done.stdout, "plain where it is no terminal"
+
+
+def test_a_terminal_gets_colour() -> None:
+    assert "\x1b[1;31mDENIED" in weir(REPORT, "data/db-0:5432", FORCE_COLOR="1").stdout
+
+
+@pytest.mark.parametrize(
+    ("source", "destination", "code"),
+    [
+        (API, "data/db-0:5432", 0),
+        (REPORT, "[fd44::30]:5432", 1),
+        ("shop/api", "data/db-0:1", 2),
+        ("1.1.1.1", "8.8.8.8:53/UDP", 2),
+    ],
+)
+def test_json_is_as_described(source: str, destination: str, code: int) -> None:
+    done = weir(source, destination, "-o", "json")
+    assert (done.returncode, done.stderr) == (code, "")
+    found = orjson.loads(done.stdout)
+    jsonschema.Draft202012Validator(SCHEMA, format_checker=jsonschema.FormatChecker()).validate(found)
+    assert found["verdict"] == ("allow", "deny", "unknown")[code]
+
+
+def test_tiers_and_audit(tmp_path: Path) -> None:
+    shutil.copytree(DEMO, tmp_path / "m")
+    (tmp_path / "m/cluster-policies.yaml").write_text("""
+apiVersion: policy.networking.k8s.io/v1alpha2
+kind: ClusterNetworkPolicy
+metadata: {name: guard-data}
+spec:
+  tier: Admin
+  priority: 10
+  subject: {namespaces: {matchLabels: {team: platform}}}
+  ingress:
+    - {name: storefront, action: Pass, from: [{namespaces: {matchLabels: {team: storefront}}}]}
+    - {name: others, action: Deny, from: [{namespaces: {}}]}
+---
+apiVersion: policy.networking.k8s.io/v1alpha2
+kind: ClusterNetworkPolicy
+metadata: {name: late}
+spec:
+  tier: Admin
+  priority: 20
+  subject: {namespaces: {}}
+  ingress: [{action: Accept, from: [{namespaces: {}}]}]
+---
+apiVersion: policy.networking.k8s.io/v1alpha2
+kind: ClusterNetworkPolicy
+metadata: {name: trial, annotations: {kubeweir.io/mode: audit}}
+spec:
+  tier: Admin
+  priority: 1
+  subject: {namespaces: {matchLabels: {team: storefront}}}
+  egress: [{action: Deny, to: [{pods: {podSelector: {matchLabels: {app: db}}}}]}]
+""")
+    origin = f"manifests:{tmp_path}/m"
+    denied = weir("--source", origin, REPORT, "data/db-0:5432")
+    assert denied.returncode == 1
+    assert "ingress of data/db-0: denied by ClusterNetworkPolicy guard-data (Admin tier, rule 1)" in denied.stdout
+    assert "rule 0, Accept, matches, after rule 1 of guard-data has taken it" in denied.stdout
+    assert "  NetworkPolicy tier is not asked: would deny it\n" in denied.stdout
+    audited = weir("--source", origin, API, "data/db-0:5432")
+    assert audited.returncode == 0
+    assert audited.stdout.startswith("AUDIT  ")
+    assert "would be denied by ClusterNetworkPolicy trial (Admin tier, rule 0). As it is, allowed by" in audited.stdout
+    assert "  Admin tier: passes it on to the next tier\n" in audited.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("web", "data/db-0:1"), "neither NAMESPACE/POD nor an address"),
+        ((API, "data/db-0"), "which port? Write data/db-0:PORT"),
+        ((API,), "Missing argument 'DESTINATION'"),
+        (("--source", "nowhere", API, "data/db-0:1"), "must be kubernetes, or manifests:FOLDER"),
+        (("--source", "manifests:/none", API, "data/db-0:1"), "/none is no folder of manifests"),
+    ],
+)
+def test_what_is_wrong_with_the_question_is_2_on_stderr(arguments: tuple[str, ...], said: str) -> None:
+    done = weir(*arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert said in done.stderr
+
+
+def test_a_wrong_manifest_is_2_and_names_file_and_field(tmp_path: Path) -> None:
+    (tmp_path / "p.yaml").write_text("apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: x}\n")
+    done = weir("--source", f"manifests:{tmp_path}", API, "data/db-0:1")
+    assert done.returncode == 2
+    assert "p.yaml" in done.stderr
+    assert "spec" in done.stderr
+
+
+def test_no_configuration_is_2_and_says_what_to_do(tmp_path: Path) -> None:
+    done = weir(API, "data/db-0:1", WEIR_SOURCE="kubernetes", HOME=str(tmp_path))
+    assert done.returncode == 2
+    assert "no Kubernetes configuration" in done.stderr
+    assert "Set KUBECONFIG" in done.stderr
+    assert "--source manifests:FOLDER" in done.stderr
+
+
+@pytest.mark.parametrize("refuses", [True, False])
+def test_a_server_that_cannot_be_reached_is_2_in_time(tmp_path: Path, refuses: bool) -> None:
+    """One that refuses, and one that takes the connection and says nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        if refuses:
+            silent.close()
+        config = {
+            "apiVersion": "v1", "kind": "Config", "current-context": "c",
+            "clusters": [{"name": "c", "cluster": {"server": f"http://127.0.0.1:{port}"}}],
+            "users": [{"name": "c", "user": {}}],
+            "contexts": [{"name": "c", "context": {"cluster": "c", "user": "c"}}],
+        }  # fmt: skip
+        (tmp_path / "config").write_bytes(orjson.dumps(config))
+        done = weir(
+            API, "data/db-0:1",
+            WEIR_SOURCE="kubernetes", KUBECONFIG=str(tmp_path / "config"), WEIR_EXPLAIN_SECONDS="1",
+        )  # fmt: skip
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "not listed within 1 s (--timeout, WEIR_EXPLAIN_SECONDS)" in done.stderr
+    assert "Traceback" not in done.stderr
+    if refuses:
+        assert "refused" in done.stderr
+
+
+def test_a_reader_that_goes_away_changes_no_verdict() -> None:
+    command = [Path(sys.prefix) / "bin/weir", "explain", "--source", f"manifests:{DEMO}", REPORT, "data/db-0:5432"]
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, check=False)
+    finally:
+        os.close(writing)
+    assert (done.returncode, done.stderr) == (1, b"")
