@@ -1,6 +1,6 @@
 # The targets that people use; `make` alone lists them.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo image cluster cluster-down e2e test lint unit bench clean
+.PHONY: help setup demo image cluster cluster-down e2e test lint unit bench conformance clean
 PY := .venv/bin/python
 
 help: ## list the targets
@@ -43,6 +43,10 @@ unit: setup ## the tests without kernel, Kafka and API server
 
 bench: setup ## measure: ring to Kafka, raw topic to records beside plain Faust, nanoseconds a packet
 	@$(PY) -m tests.bench
+
+conformance: setup ## policy cases, with real packets; DIR=folder FAMILY=4|6 (both) MODE=wire|run ONLY=glob
+	@$(PY) -m tests.conformance --mode $(or $(MODE),wire) $(if $(FAMILY),--family $(FAMILY)) \
+		--only '$(or $(ONLY),*)' $(or $(DIR),../shared/conformance/cases)
 
 clean: ## remove the virtual environment and tool caches; the cache of large downloads stays
 	test ! -e .venv/kubeweir.making || rm -rf .venv

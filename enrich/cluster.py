@@ -15,6 +15,7 @@ from types import MappingProxyType
 from typing import Any, Final, Literal, cast
 
 from enrich.addresses import Addresses, PodAt
+from enrich.matching import PolicyView
 from enrich.model import (
     ClusterNetworkPolicy,
     EndpointSlice,
@@ -44,17 +45,6 @@ class Change:
 
     op: Literal["set", "delete"]
     object: Object
-
-
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    """Everything that policy is made of, as it was at one moment."""
-
-    pods: Mapping[Name, Pod]
-    namespaces: Mapping[Name, Namespace]
-    nodes: Mapping[Name, Node]
-    policies: Mapping[Name, NetworkPolicy]
-    cluster_policies: Mapping[Name, ClusterNetworkPolicy]
 
 
 class Cluster:
@@ -168,10 +158,12 @@ class Cluster:
                 found = self._views[kind] = MappingProxyType(dict(self._objects[kind]))
         return found
 
-    def snapshot(self) -> Snapshot:
-        """What policy is made of, with no change in between."""
+    def snapshot(self, own_node: str = "") -> PolicyView:
+        """What policy is made of, with no change in between, as a node sees it."""
         with self._write:
-            return Snapshot(self.pods(), self.namespaces(), self.nodes(), self.policies(), self.cluster_policies())
+            return PolicyView(
+                self.pods(), self.namespaces(), self.nodes(), self.policies(), self.cluster_policies(), own_node
+            )
 
     def pods(self) -> Mapping[Name, Pod]:
         """Every pod that exists. This and its like never change once they are handed out."""

@@ -18,7 +18,6 @@ import structlog
 
 from enrich.cluster import Cluster
 from enrich.model import Pod
-from enrich.policy import PolicyView
 from enrich.records import EndpointRef, PolicyRef
 from probe.binding import Binding, bind
 from probe.installer import Bound, Installer, InstallError
@@ -124,7 +123,7 @@ class Agent:
         veths = self._network.veths()
         if self._older is None:
             self._older = frozenset(veth.index for veth in veths)
-        view = self._view()
+        view = self._cluster.snapshot(self._node)
         pods = [pod for pod in view.pods.values() if _is_local(pod, self._node)]
         binding = bind(pods, veths, self._binding.bound)
         bound = self._number(binding.bound)
@@ -140,13 +139,6 @@ class Agent:
                 changed_addresses=done.addresses, changed_endpoints=done.endpoints, changed_rows=done.rows,
                 changed_ports=done.ports,
             )  # fmt: skip
-
-    def _view(self) -> PolicyView:
-        cluster = self._cluster
-        return PolicyView(
-            pods=cluster.pods(), namespaces=cluster.namespaces(), nodes=cluster.nodes(),
-            policies=cluster.policies(), cluster_policies=cluster.cluster_policies(), own_node=self._node,
-        )  # fmt: skip
 
     def _number(self, bound: Mapping[int, Pod]) -> list[Bound]:
         return [

@@ -13,7 +13,7 @@ The first change, and one after a failure, compares everything; any other looks 
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -105,8 +105,13 @@ class Installer:
         tables = (self._rows, self._ports, self._addresses, self._endpoints)
         return {name: (len(table), self._maps[name].max_entries) for name, table in zip(_TABLES, tables, strict=True)}
 
-    def apply(self, desired: Desired, bound: Iterable[Bound], now_ns: int) -> Installed:
-        """Bring the maps to ``desired`` for the pods in ``bound``. Raises InstallError before anything is in force."""
+    def apply(
+        self, desired: Desired, bound: Iterable[Bound], now_ns: int, switched: Callable[[], None] | None = None
+    ) -> Installed:
+        """Bring the maps to ``desired`` for the pods in ``bound``. Raises InstallError before anything is in force.
+
+        ``switched`` is called when the new state is in force, before the old one is cleared away.
+        """
         epoch = self._maps.config(Config.EPOCH)
         side = epoch & 1
         whole = desired is not self._installed
@@ -124,6 +129,8 @@ class Installer:
         if peers or changed:
             epoch += 1
             self._maps.configure(Config.EPOCH, epoch)
+            if switched:
+                switched()
             bpf.wait_for_programs()
             self._settle_addresses(peers)
             self._settle_endpoints(ends, changed)

@@ -103,10 +103,14 @@ def serve(settings: Settings) -> None:
             log.info("our DaemonSet is deleted: enforcement ends", interfaces=_open(settings, network))
         log.info("stopped", flushed=flushed, spooled_batches=spool.records,
                  enforcement="stays in place" if settings.pin_dir.exists() else "ended")  # fmt: skip
-        if publisher.failed.is_set():
-            raise StopServiceError(f"{publisher.problem}", Exit.KAFKA)
-        if any(failed.is_set() for failed in failures):
-            raise StopServiceError("a part failed, see the log above", Exit.UNEXPECTED)
+        _check_end(publisher, any(failed.is_set() for failed in failures))
+
+
+def _check_end(publisher: Publisher, has_failed: bool) -> None:
+    if publisher.failed.is_set():
+        raise StopServiceError(f"{publisher.problem}", Exit.KAFKA)
+    if has_failed:
+        raise StopServiceError("a part failed, see the log above", Exit.UNEXPECTED)
 
 
 @contextlib.contextmanager

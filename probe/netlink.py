@@ -59,13 +59,14 @@ class NodeNetwork:
     """The network of one node, by its namespace (``None``: the process' own)."""
 
     def __init__(self, namespace: Path | None = None) -> None:
-        self._thread = ThreadPoolExecutor(1, "netlink", initializer=_enter, initargs=(namespace,))
+        self._thread = ThreadPoolExecutor(1, "netlink")
         try:
+            self.run(_enter, namespace)
             self._route: IPRoute = self.run(IPRoute)
         except Exception as error:
             self._thread.shutdown()
             where = f"namespace {namespace}" if namespace else "network"
-            raise NetworkError(f"the node's {where} cannot be entered: {error.__cause__ or error}") from error
+            raise NetworkError(f"the node's {where} cannot be entered: {error}") from error
 
     def run(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Call in the node's namespace and wait for the result."""

@@ -87,7 +87,7 @@ class Ownership:
                 self._stop.wait(_RETRY_S)
 
     def _watch(self) -> None:
-        """Without a version the server tells first what is there. A deletion between two watches is seen at the stop."""
+        """Without a version the server tells first what is there. What is deleted in between is seen at the stop."""
         query = {"watch": "true", "fieldSelector": f"metadata.name={self._name}", "timeoutSeconds": str(_WATCH_S)}
         with self._client.get(self._collection, query, "application/json", _WATCH_S + 15.0) as response:
             self._response = response

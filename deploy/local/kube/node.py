@@ -7,6 +7,7 @@ process of the node, and all its mounts are gone.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -16,12 +17,13 @@ from typing import Final
 from kube import debian
 from kube.control import PROXY_USER
 from kube.images import PAUSE
-from kube.plan import BRIDGE, HOST_4, HOST_6, PODS, ClusterError, Node, Plan, kubeconfig
+from kube.plan import BRIDGE, HOME, HOST_4, HOST_6, PODS, ClusterError, Node, Plan, kubeconfig
 from kube.processes import run, running, start, wait_for
 
 _HOLD: Final = """
 set -e
-mkdir -p "$1/lib/weir/kubernetes" "$1/lib/weir/debian"
+[ "$4" = disk ] || mount -t tmpfs -o mode=755 tmpfs "$1/lib"
+mkdir -p "$1/lib/weir/kubernetes" "$1/lib/weir/debian" "$1/lib/weir/cni" "$1/lib/kubelet"
 mount --bind "$2" "$1/lib/weir/kubernetes"
 mount --bind "$3" "$1/lib/weir/debian"
 mount --bind "$1/log" /var/log
@@ -33,17 +35,19 @@ touch /run/held
 exec /var/lib/weir/kubernetes/pause
 """
 _WEIR: Final = "/var/lib/weir"
+_MUCH_KIB: Final = 8 << 20
 _SOCKET: Final = "/run/containerd/containerd.sock"
 
 
 def make(node: Node, plan: Plan, binaries: Path) -> None:
     """Make the node's network and start its processes. Raises ClusterError."""
-    for folder in ("lib/weir/cni", "lib/kubelet", "log/pods"):
+    for folder in ("lib", "log/pods"):
         (node.home / folder).mkdir(parents=True)
     _make_network(node, plan)
     start(node.name, [
         "nsenter", f"--net=/run/netns/{node.name}", "unshare", "--mount", "--pid", "--fork", "--kill-child",
         "--mount-proc", "sh", "-c", _HOLD, "hold", node.home, binaries, debian.UNPACKED,
+        "memory" if _has_much_memory() else "disk",
     ])  # fmt: skip
     wait_for(node.name, lambda: None if _held(node) else "its namespaces", lambda _: None, 20)
     _configure(node, plan)
@@ -103,7 +107,7 @@ def _make_network(node: Node, plan: Plan) -> None:
 
 
 def _configure(node: Node, plan: Plan) -> None:
-    weir = node.lib / "weir"
+    weir = _root(node, _WEIR)
     (weir / "containerd.toml").write_text(_CONTAINERD)
     (weir / "cni/10-weir.conflist").write_text(json.dumps(_cni(node, plan.cni)))
     (weir / "kubelet.json").write_text(json.dumps(_KUBELET))
@@ -114,9 +118,26 @@ def _configure(node: Node, plan: Plan) -> None:
         file.write_text(kubeconfig(user).read_text())
 
 
+def _has_much_memory() -> bool:
+    """Unpacking images, and removing them again, is quicker in memory: a GiB a node with kubeweir's own."""
+    fields = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
+    return int(fields["MemAvailable"].split()[0]) > _MUCH_KIB
+
+
 def _start_on(node: Node, name: str, *words: str, path: str = "") -> None:
     env = {"PATH": path} if path else {}
     start(f"{node.name}.{name}", command(node, *words), env)
+
+
+def container_ids() -> set[str]:
+    """The containers that the nodes have had, for what runc leaves outside of the nodes' namespaces: cgroups."""
+    folder = "containerd/io.containerd.runtime.v2.task/k8s.io"
+    roots = [Path(f"/proc/{pid}/root/var/lib") for pid in running()] + list(HOME.glob("*/lib"))
+    found = set()
+    for root in roots:
+        with contextlib.suppress(OSError):
+            found |= {path.name for path in (root / folder).iterdir()}
+    return found
 
 
 def _first_process(node: Node) -> int:

@@ -55,11 +55,6 @@ class Node:
     def home(self) -> Path:
         return HOME / self.name
 
-    @property
-    def lib(self) -> Path:
-        """The node's own /var/lib."""
-        return self.home / "lib"
-
 
 @dataclass(frozen=True, slots=True)
 class Plan:

@@ -7,12 +7,14 @@ import json
 import shutil
 from pathlib import Path
 
+from kube.node import container_ids
 from kube.plan import BRIDGE, HOME, ClusterError, is_node
 from kube.processes import kill_all, run
 
 
 def sweep() -> list[str]:
     """Remove it; what was found, in words. Raises ClusterError where something would not go."""
+    containers = container_ids()
     found = [f"process {name}" for name in kill_all()]
     for space in _spaces():
         run("ip", "netns", "del", space)
@@ -21,7 +23,7 @@ def sweep() -> list[str]:
         # The other end may have gone with its namespace, and this one with it.
         run("ip", "link", "del", link, check=False)
         found.append(f"link {link}")
-    found += [f"cgroups of {count} containers" for count in (_remove_cgroups(),) if count]
+    found += [f"cgroups of {count} containers" for count in (_remove_cgroups(containers),) if count]
     if HOME.exists():
         shutil.rmtree(HOME)
         found.append(f"folder {HOME}")
@@ -40,9 +42,8 @@ def _links() -> list[str]:
     return [link["ifname"] for link in listed if link["ifname"] == BRIDGE or is_node(link["ifname"])]
 
 
-def _remove_cgroups() -> int:
+def _remove_cgroups(ids: set[str]) -> int:
     """runc's, by the ids of the containers that our nodes have had."""
-    ids = {path.name for path in HOME.glob("*/lib/containerd/io.containerd.runtime.v2.task/k8s.io/*")}
     removed = set()
     for folder in (*Path("/sys/fs/cgroup").glob("*/k8s.io/*"), *Path("/sys/fs/cgroup").glob("k8s.io/*")):
         if folder.name in ids:
