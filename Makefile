@@ -9,8 +9,8 @@ help: ## list the targets
 setup: ## install what is missing (Debian packages, virtual environment, Apache Kafka); quick the second time
 	@deploy/local/setup
 
-demo: setup ## a small cluster, real traffic, the verdicts as they arrive; KEEP=1: until Ctrl-C
-	@$(PY) deploy/local/demo
+demo: setup ## a small cluster, real traffic, the verdicts as they arrive; KEEP=1: until Ctrl-C; CLUSTER=1: on Kubernetes
+	@$(if $(CLUSTER),deploy/local/cluster demo,$(PY) deploy/local/demo)
 
 image: ## the container image of both services, into the cache
 	@deploy/image/build

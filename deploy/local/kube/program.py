@@ -14,7 +14,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from kube import control, debian, images, install, node
+from kube import control, debian, demo, images, install, node
 from kube.plan import CNIS, PROXIES, ROOT, ClusterError, Plan, kubeconfig
 from kube.processes import last_lines, logs, run, running, wait_for
 from kube.teardown import sweep
@@ -52,6 +52,9 @@ def parse() -> argparse.Namespace:
     load.add_argument("files", nargs="+", type=Path, metavar="FILE.tar")
     load.set_defaults(work=do_load)
     commands.add_parser("install", help="put kubeweir on it, from the tree, with a Kafka").set_defaults(work=do_install)
+    commands.add_parser("demo", help="make one, install kubeweir, show it on a shop; KEEP=1 leaves it").set_defaults(
+        work=do_demo, nodes=2, cni=CNIS[0], proxy=PROXIES[0]
+    )
     commands.add_parser("status", help="say what runs; exit code 1 if there is no cluster").set_defaults(work=do_status)
     on = commands.add_parser("on", help="run a command on a node, in its namespaces")
     on.add_argument("node", metavar="NODE")
@@ -159,6 +162,29 @@ def do_install(_arguments: argparse.Namespace) -> int:
     return 0
 
 
+def do_demo(arguments: argparse.Namespace) -> int:
+    keep = os.environ.get("KEEP", "") not in ("", "0")
+    if Plan.saved() is not None:
+        raise ClusterError("a cluster is up already: take it down first (make cluster-down)", 4)
+    try:
+        do_up(arguments)
+        do_install(arguments)
+        kafka = install.start_kafka(say)
+        demo.play(demo.Shop(kubectl, say), kubectl, kafka, say)
+        say("every connection did what policy says")
+        if keep:
+            demo.tell_what_to_try(kafka, say)
+    except KeyboardInterrupt:
+        raise ClusterError("stopped", 130) from None
+    except BaseException:
+        keep = False
+        raise
+    finally:
+        if not keep:
+            do_down(arguments)
+    return 0
+
+
 def do_status(_arguments: argparse.Namespace) -> int:
     plan = Plan.saved()
     if plan is None:
@@ -219,8 +245,8 @@ def missing_nodes() -> str | None:
     return None
 
 
-def kubectl(*words: str) -> str:
-    return run(find_binaries() / "kubectl", f"--kubeconfig={kubeconfig()}", *words).stdout
+def kubectl(*words: str, stdin: str | None = None) -> str:
+    return run(find_binaries() / "kubectl", f"--kubeconfig={kubeconfig()}", *words, stdin=stdin).stdout
 
 
 def find_binaries() -> Path:
