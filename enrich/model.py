@@ -108,12 +108,19 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """A Service by the addresses that clients dial (``spec.clusterIPs``)."""
+    """A Service by the addresses that clients dial."""
 
     namespace: str
     name: str
     uid: str
     cluster_ips: tuple[str, ...] = ()
+    """``spec.clusterIPs``."""
+    outer_ips: tuple[str, ...] = ()
+    """``spec.externalIPs`` and ``status.loadBalancer.ingress[].ip``."""
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        return self.cluster_ips + self.outer_ips
 
     @property
     def key(self) -> Name:

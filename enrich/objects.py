@@ -113,7 +113,9 @@ def _service(root: Field) -> Service:
     namespace, spec = namespace_of(root), root["spec"]
     given = list(spec["clusterIPs"].items()) or [spec["clusterIP"]]
     ips = tuple(entry.ip() for entry in given if entry.text("") not in ("", "None"))
-    return Service(namespace, root["metadata"]["name"].name(), uid_of(root, namespace), ips)
+    balanced = (entry["ip"] for entry in root["status"]["loadBalancer"]["ingress"].items())
+    outer = tuple(entry.ip() for entry in (*spec["externalIPs"].items(), *balanced) if entry.text(""))
+    return Service(namespace, root["metadata"]["name"].name(), uid_of(root, namespace), ips, outer)
 
 
 def _endpoint_slice(root: Field) -> EndpointSlice:

@@ -75,6 +75,7 @@ class Reason(enum.IntEnum):
     ADOPTED = 11
     FORBIDDEN_ND = 12
     MAP_FULL = 13
+    NO_ORIGIN = 14
 
 
 class EndpointRef(msgspec.Struct, frozen=True):

@@ -20,7 +20,7 @@ from enrich.cluster import Cluster
 from enrich.model import Pod
 from enrich.records import EndpointRef, PolicyRef
 from probe.binding import Binding, bind
-from probe.installer import Bound, Installer, InstallError
+from probe.installer import Bound, Installer, InstallError, Surroundings
 from probe.kernel.attach import Attachments, Mode
 from probe.kernel.layout import Config
 from probe.kernel.maps import Maps
@@ -128,8 +128,13 @@ class Agent:
         binding = bind(pods, veths, self._binding.bound)
         bound = self._number(binding.bound)
         desired = self._compiler.compile(view, list({pod.uid: pod for pod in binding.bound.values()}.values()))
-        done = self._installer.apply(desired, bound, time.monotonic_ns())
+        services = frozenset(ip for service in self._cluster.services().values() for ip in service.addresses)
+        around = Surroundings(services, self._network.node_addresses())
+        done = self._installer.apply(desired, bound, time.monotonic_ns(), around)
         self._attach(binding.bound, {veth.index: veth for veth in veths})
+        covered = self._attachments.cover(self._network.devices(), binding.bound)
+        if covered:
+            log.info("exits attached", devices=covered, mode=self.mode)
         self._binding = binding
         self._problem = ""
         self._report(binding)
@@ -222,13 +227,12 @@ def _is_local(pod: Pod, node: str) -> bool:
 def detach(pins: Path, network: NodeNetwork) -> int:
     """End enforcement on purpose: every filter, link and pin goes. Returns the number of interfaces set free."""
     freed = 0
-    for veth in network.veths():
+    for device in network.devices():
         for hook in ("ingress", "egress"):
-            if (network.filter_name(veth.index, hook) or "").startswith("kubeweir_"):
-                network.remove_filter(veth.index, hook)
-                freed += hook == "egress"
-    links = list(pins.rglob("links/*"))
-    freed += len({path.name.split("_")[0] for path in links})
+            if (network.filter_name(device.index, hook) or "").startswith("kubeweir_"):
+                network.remove_filter(device.index, hook)
+                freed += hook == "ingress"
+    freed += len(list(pins.rglob("links/*_pod_egress")))
     for path in sorted(pins.rglob("*"), key=lambda found: len(found.parts), reverse=True):
         path.rmdir() if path.is_dir() else path.unlink()
     if pins.exists():

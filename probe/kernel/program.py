@@ -21,7 +21,7 @@ from typing import Final
 import bpf
 from probe.kernel import bpf as kernel
 
-PROGRAMS: Final = ("pod_egress", "pod_ingress", "close_windows")
+PROGRAMS: Final = ("pod_egress", "pod_ingress", "exit_ethernet", "exit_tunnel", "close_windows")
 """The functions of ``bpf/policy.c`` that are entry points."""
 
 
