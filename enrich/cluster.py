@@ -35,8 +35,8 @@ KINDS: Final[tuple[type, ...]] = (
 )  # fmt: skip
 NAMED_KINDS: Final[tuple[type, ...]] = (Pod, Node, Service, EndpointSlice, Workload)
 """What the names in a record are made of."""
-POLICY_KINDS: Final[tuple[type, ...]] = (Pod, Namespace, Node, NetworkPolicy, ClusterNetworkPolicy)
-"""What policy is made of."""
+POLICY_KINDS: Final[tuple[type, ...]] = (Pod, Namespace, Node, Service, NetworkPolicy, ClusterNetworkPolicy)
+"""What policy is made of, and the Services that hide whom it is about."""
 
 
 @dataclass(frozen=True, slots=True)
