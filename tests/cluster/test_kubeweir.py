@@ -75,7 +75,7 @@ def install(real: Real) -> None:
     (overlay / "kustomization.yaml").write_text(json.dumps({
         "resources": ["../kubernetes"],
         "namespace": SYSTEM,
-        "configMapGenerator": [{"name": "kubeweir", "behavior": "merge", "literals": settings}],
+        "configMapGenerator": [{"name": "kubeweir-settings", "behavior": "merge", "literals": settings}],
     }))  # fmt: skip
     real.kubectl("create", "namespace", NAMESPACE)
     real.kubectl("apply", "-k", overlay, "--validate=strict")
@@ -320,7 +320,7 @@ def test_a_rolling_update_under_traffic_opens_nothing_and_cuts_nothing(
     until("traffic in both loops", lambda: all(c.get("allowed", 0) > 20 for c in counts()))
     before = counts()
     real.kubectl("-n", SYSTEM, "rollout", "restart", "ds/weir-probe")
-    real.kubectl("-n", SYSTEM, "rollout", "status", "ds/weir-probe", "--timeout=300s")
+    real.kubectl("-n", SYSTEM, "rollout", "status", "ds/weir-probe", "--timeout=240s")
     after = counts()
     for old, new in zip(before, after, strict=True):
         assert new["allowed"] > old["allowed"] + 20

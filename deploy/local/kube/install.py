@@ -53,7 +53,7 @@ def write_overlay(kafka: str) -> Path:
                 # kustomize takes no absolute path.
                 "resources": [os.path.relpath(ROOT / "deploy/kubernetes", OVERLAY)],
                 "namespace": "kubeweir",
-                "configMapGenerator": [{"name": "kubeweir", "behavior": "merge", "literals": settings}],
+                "configMapGenerator": [{"name": "kubeweir-settings", "behavior": "merge", "literals": settings}],
             }
         )
     )
