@@ -32,10 +32,16 @@ class Ownership:
         """``daemonset``: namespace/name. ``client`` is connected."""
         self._namespace, _, self._name = daemonset.partition("/")
         self._client = client
-        self._gone = False
+        self.seen_deleted = False
+        """Whether the last that the watch told was its deletion."""
         self._response: Any = None
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="ownership", daemon=True)
+
+    @property
+    def watching(self) -> bool:
+        """Whether a watch is open."""
+        return self._response is not None
 
     @property
     def _collection(self) -> str:
@@ -54,9 +60,9 @@ class Ownership:
         except _ERRORS as error:
             log.warning(
                 "the API server does not say whether our DaemonSet is deleted", error=str(error),
-                daemonset=f"{self._namespace}/{self._name}", seen_deleted=self._gone,
+                daemonset=f"{self._namespace}/{self._name}", seen_deleted=self.seen_deleted,
             )  # fmt: skip
-            return self._gone
+            return self.seen_deleted
 
     def stop(self) -> None:
         """End the watch."""
@@ -95,9 +101,9 @@ class Ownership:
                 for line in _lines(response):
                     event = orjson.loads(line)
                     if event["type"] in ("ADDED", "MODIFIED"):
-                        self._gone = "deletionTimestamp" in event["object"]["metadata"]
+                        self.seen_deleted = "deletionTimestamp" in event["object"]["metadata"]
                     elif event["type"] == "DELETED":
-                        self._gone = True
+                        self.seen_deleted = True
                         log.info("our DaemonSet was deleted; enforcement ends with this process")
             finally:
                 self._response = None
