@@ -15,6 +15,7 @@ from types import MappingProxyType
 from typing import Any, Final, Literal, cast
 
 from enrich.addresses import Addresses, PodAt
+from enrich.endpoints import Hold
 from enrich.matching import PolicyView
 from enrich.model import (
     ClusterNetworkPolicy,
@@ -77,11 +78,11 @@ class Cluster:
 
     # --- writing
 
-    def replace(self, kind: type, objects: Iterable[Object]) -> None:
-        """The complete list of one kind; what is not in it is gone."""
-        self.replace_all({kind: objects})
+    def replace(self, kind: type, objects: Iterable[Object], known_ns: int | None = None) -> None:
+        """The complete list of one kind; what is not in it is gone. ``known_ns`` as for :meth:`apply`."""
+        self.replace_all({kind: objects}, known_ns)
 
-    def replace_all(self, lists: Mapping[type, Iterable[Object]]) -> bool:
+    def replace_all(self, lists: Mapping[type, Iterable[Object]], known_ns: int | None = None) -> bool:
         """The complete lists of some kinds, as one change; whether it changed anything."""
         with self._write:
             changes: list[Change] = []
@@ -90,18 +91,33 @@ class Cluster:
                 changes += [Change("delete", made) for key, made in current.items() if key not in wanted]
                 changes += [Change("set", made) for made in wanted.values()]
             first = self._missing & lists.keys()
-            touched = self._apply(changes, first) | first
+            touched = self._apply(changes, first, known_ns) | first
             self._missing -= first
             if not self._missing:
                 self.synced.set()
         self._tell(touched)
         return bool(touched)
 
-    def apply(self, changes: Iterable[Change]) -> None:
-        """Some changes; subscribers are told once, and only of what really changed."""
+    def apply(self, changes: Iterable[Change], known_ns: int | None = None) -> None:
+        """Some changes; subscribers are told once, and only of what really changed.
+
+        ``known_ns``: until when on the wall clock everything was known: the changes were made after that. None: now.
+        """
         with self._write:
-            touched = self._apply(changes, set())
+            touched = self._apply(changes, set(), known_ns)
         self._tell(touched)
+
+    def hold(self, told: Hold) -> None:
+        """What the probe of a pod's node says of its hold of an address."""
+        with self._write:
+            self._addresses.hold(told, self._now_ns())
+            self.generation += 1
+
+    def forget_hold(self, uid: str, ip: str) -> None:
+        """The probe takes back what it said of a pod's hold of an address: it is long over."""
+        with self._write:
+            self._addresses.forget_hold(uid, ip)
+            self.generation += 1
 
     def subscribe(self, callback: Callable[[frozenset[type]], None]) -> None:
         """Call back with the kinds that changed, on the writer's thread: be quick."""
@@ -116,9 +132,10 @@ class Cluster:
             for callback in self._subscribers:
                 callback(frozenset(touched))
 
-    def _apply(self, changes: Iterable[Change], first: set[type]) -> set[type]:
+    def _apply(self, changes: Iterable[Change], first: set[type], known_ns: int | None) -> set[type]:
         """The kinds that changed. Status updates that change nothing that is kept are no changes."""
         now = self._now_ns()
+        known = now if known_ns is None else known_ns
         touched: set[type] = set()
         for op, made in ((change.op, change.object) for change in changes):
             kind, table = type(made), self._objects[type(made)]
@@ -132,7 +149,7 @@ class Cluster:
             else:
                 table[made.key] = after
             if kind is Pod:
-                self._addresses.change(before, cast("Pod | None", after), now, listed=Pod in first)
+                self._addresses.change(before, cast("Pod | None", after), now, known, listed=Pod in first)
         if Node in touched:
             self._node_ips = {ip: node for node in self._objects[Node].values() for ip in node.ips}
         if Service in touched:
@@ -193,13 +210,18 @@ class Cluster:
         """Objects by kind."""
         return {kind.__name__: len(table) for kind, table in self._objects.items()}
 
-    def pod_at(self, ip: str, at_ns: int) -> PodAt:
-        """Who had an address at a moment of the wall clock; clocks may differ by ``skew``."""
-        return self._addresses.pod_around(ip, at_ns)[0]
+    def pod_at(self, ip: str, at_ns: int, node: str = "") -> PodAt:
+        """Who had an address at a moment of the wall clock, of ``node`` if that is known; clocks may differ by
+        ``skew``."""
+        return self._addresses.pod_around(ip, at_ns, node)[0]
 
-    def pod_around(self, ip: str, at_ns: int) -> tuple[PodAt, int, int]:
+    def pod_around(self, ip: str, at_ns: int, node: str = "") -> tuple[PodAt, int, int]:
         """The same, and since and until when (not included) the answer is this one."""
-        return self._addresses.pod_around(ip, at_ns)
+        return self._addresses.pod_around(ip, at_ns, node)
+
+    def may_be_pods(self, ip: str) -> bool:
+        """Whether pods have addresses so near this one that it is likely a pod's too."""
+        return self._addresses.is_pods(ip)
 
     def pod_by_uid(self, uid: str) -> Pod | None:
         """A pod that exists or did lately."""

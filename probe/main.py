@@ -12,6 +12,7 @@ from typing import Final
 import click
 import structlog
 from prometheus_client import CollectorRegistry
+from prometheus_client.registry import Collector
 
 from enrich.cluster import POLICY_KINDS, Cluster
 from enrich.model import Name
@@ -25,6 +26,7 @@ from enrich.topics import topics
 from probe.agent import Agent, Names, detach
 from probe.batcher import Limits
 from probe.delivery import Delivery
+from probe.holds import Holds
 from probe.kernel.attach import Mode
 from probe.kernel.layout import VERSION, Config
 from probe.kernel.maps import LayoutError, Maps
@@ -33,13 +35,14 @@ from probe.metrics import ProbeCollector
 from probe.netlink import NetworkError, NodeNetwork
 from probe.numbers import Numbers
 from probe.ownership import Ownership
-from probe.publisher import Publisher
+from probe.publisher import EndpointPublisher, Publisher
 from probe.ring import Ring
 from probe.settings import Settings
 from probe.spool import Spool
 
 log = structlog.get_logger("kubeweir.probe")
 
+_LAST_WORD_S: Final = 1.0
 _FLUSH_S: Final = 8.0
 """What is not acknowledged by then stays in the spool, for the next start."""
 _MODES: Final[dict[str, Mode | None]] = {"auto": None, "tcx": "tcx", "clsact": "clsact"}
@@ -65,13 +68,14 @@ def serve(settings: Settings) -> None:
         stack.callback(ring.close)
         spool = Spool(settings.state_dir / "spool", settings.spool_bytes)
         stack.callback(spool.close)
-        raw = topics(settings.topic_prefix, settings.partitions).raw
-        publisher = Publisher(spool, raw, settings.connection())
+        made = topics(settings.topic_prefix, settings.partitions)
+        publisher = Publisher(spool, made.raw, settings.connection())
+        endpoints = EndpointPublisher(made.endpoints, settings.connection())
+        holds = Holds(settings.node, settings.run_dir / "holds", endpoints.tell)
         delivery = Delivery(ring, Names(numbers), spool, _limits(settings))
-        agent = Agent(settings.node, cluster, network, maps, numbers, _MODES[settings.attach])
-        registry = CollectorRegistry()
-        registry.register(SourceCollector("probe", source))
-        registry.register(ProbeCollector(agent, maps, ring, delivery, spool, publisher))
+        agent = Agent(settings.node, cluster, network, maps, numbers, holds, _MODES[settings.attach])
+        registry = _registry(SourceCollector("probe", source),
+                             ProbeCollector(agent, maps, ring, delivery, spool, publisher))  # fmt: skip
         ready = {
             "source": source.problem,
             "policy": agent.problem,
@@ -91,6 +95,7 @@ def serve(settings: Settings) -> None:
         cluster_id = _cluster_id(settings, cluster, delivery.cluster, has_ended)
         if cluster_id is not None:
             delivery.start(cluster_id, settings.node)
+            holds.begin(cluster_id)
             log.info("started", node=settings.node, cluster=cluster_id, ring=ring.id, attach=agent.mode,
                      kafka=settings.kafka, source=settings.source, metrics_port=health.port)  # fmt: skip
         while not has_ended():
@@ -99,6 +104,7 @@ def serve(settings: Settings) -> None:
         agent.stop()
         delivery.stop()
         flushed = publisher.stop(_FLUSH_S)
+        endpoints.stop(_LAST_WORD_S)
         if over or (owner is not None and stop.is_set() and owner.is_over()):
             log.info("our DaemonSet is deleted: enforcement ends", interfaces=_open(settings, network))
         log.info("stopped", flushed=flushed, spooled_batches=spool.records,
@@ -111,6 +117,13 @@ def _check_end(publisher: Publisher, has_failed: bool) -> None:
         raise StopServiceError(f"{publisher.problem}", Exit.KAFKA)
     if has_failed:
         raise StopServiceError("a part failed, see the log above", Exit.UNEXPECTED)
+
+
+def _registry(*collectors: Collector) -> CollectorRegistry:
+    registry = CollectorRegistry()
+    for collector in collectors:
+        registry.register(collector)
+    return registry
 
 
 @contextlib.contextmanager
@@ -226,9 +239,10 @@ def _detach(settings: Settings) -> None:
 
 
 def _open(settings: Settings, network: NodeNetwork) -> int:
-    """End enforcement; the number of interfaces that were set free. The numbers' ledger goes with what they name."""
+    """End enforcement; the number of interfaces that were set free. What is known of them goes with them."""
     freed = detach(settings.pin_dir, network)
-    (settings.run_dir / "ledger").unlink(missing_ok=True)
+    for name in ("ledger", "holds"):
+        (settings.run_dir / name).unlink(missing_ok=True)
     return freed
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 
 import structlog
 from prometheus_client import CollectorRegistry
@@ -14,7 +15,9 @@ from enrich.runtime.health import Check, HealthServer
 from enrich.runtime.process import Exit, StopServiceError
 from enrich.runtime.watching import SourceCollector
 from enrich.sources.source import Source, SourceError, make_source
-from streams.kafka import Output, prepare_topics
+from streams.history import History
+from streams.holding import Holding
+from streams.kafka import Output, TopicReader, prepare_topics
 from streams.metrics import EnrichMetrics
 from streams.pipeline import Pipeline
 from streams.settings import Settings
@@ -33,24 +36,34 @@ def run_enrich(settings: Settings, stop: threading.Event) -> int:
     cluster = Cluster(kinds=NAMED_KINDS)
     source = _source(settings, cluster)
     registry.register(SourceCollector("streams", source))
-    checks: dict[str, Check] = {"cluster": lambda: _cluster_problem(cluster, source), "kafka": _never_connected}
+    history = History(
+        lambda: TopicReader(settings.connection(), settings.topics.endpoints.name), cluster, settings.cluster, metrics
+    )
+    checks: dict[str, Check] = {"cluster": lambda: _cluster_problem(cluster, source), "kafka": _never_connected,
+                                "history": lambda: history.problem}  # fmt: skip
     health = HealthServer(settings.metrics, registry, checks)
     log.info("starting", role="enrich", metrics_port=health.port, kafka=settings.kafka, prefix=settings.prefix)
     try:
         _start(source)
-        _wait_synced(cluster, stop)
+        _wait(cluster.synced, stop)
         if not prepare_topics(settings.connection(), settings.topics, settings.replication, stop):
             return Exit.OK
+        history.start()
+        _wait(history.loaded, stop)
         late: list[Enriching] = []
         output = Output(settings.connection(), lambda error: late[0].fatal(error))  # noqa: PLW0108 - it comes later
+        enricher = Enricher(cluster, settings.labels)
+        holding = Holding(enricher, source.read_until_ns, int(settings.hold * 1e9), settings.hold_bytes, time.time_ns)
+        metrics.holding_bytes.set_function(lambda: holding.bytes)
         pipeline = Pipeline(
             settings.topics,
             settings.cluster,
-            Enricher(cluster, settings.labels).records,
+            enricher,
             lambda uid: _node_of(cluster, uid),
             output,
             metrics,
             socket.gethostname(),
+            holding,
         )
         worker = Enriching(settings, pipeline, output, metrics, stop)
         late.append(worker)
@@ -60,6 +73,7 @@ def run_enrich(settings: Settings, stop: threading.Event) -> int:
         log.info("stopped", role="enrich")
         return Exit.OK
     finally:
+        history.stop()
         source.stop()
         health.close()
 
@@ -78,9 +92,9 @@ def _start(source: Source) -> None:
         raise StopServiceError(str(error), Exit.USAGE) from error
 
 
-def _wait_synced(cluster: Cluster, stop: threading.Event) -> None:
-    """Nothing is named before the first list is complete."""
-    while not stop.is_set() and not cluster.synced.wait(0.1):
+def _wait(known: threading.Event, stop: threading.Event) -> None:
+    """Nothing is named before the first list is complete, and the history is read."""
+    while not stop.is_set() and not known.wait(0.1):
         pass
 
 

@@ -24,6 +24,15 @@ class EnrichMetrics:
         self.lost_rows = counter("lost_rows", "Verdicts that probes reported as lost, by reason", ("reason",))
         self.expired = counter("expired_batches", "Batches that retention removed before they were read")
         self.retried = counter("retried_records", "Records tried again alone, after a broker refused their batch")
+        self.holds = counter("endpoint_records", "Records read of pods' holds of addresses")
+        self.bad_holds = counter("bad_endpoint_records", "Records of pods' holds that were not understood")
+        self.held_rows = counter(
+            "held_rows",
+            "Verdicts that waited for the cluster's index: until it was settled, as long as they may (late), or until "
+            "too much waited (full)",
+            ("outcome",),
+        )
+        self.holding_bytes = gauge("holding_bytes", "Bytes of verdicts that wait for the cluster's index")
         self.in_flight_rows = gauge("in_flight_rows", "Verdicts read whose records Kafka has not acknowledged yet")
         self.in_flight_bytes = gauge("in_flight_bytes", "Bytes of batches whose records Kafka has not acknowledged yet")
         self.lag = gauge("lag_batches", "Batches in the raw topic that are not acknowledged yet", ("partition",))

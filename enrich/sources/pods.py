@@ -12,7 +12,7 @@ import ipaddress
 import socket
 import sys
 from collections.abc import Callable
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import msgspec
 
@@ -23,8 +23,6 @@ _MOST: Final = 100_000
 _READY: Final = "PodReadyToStartContainers"
 _PROTOCOLS: Final = {"": Protocol.TCP, **{protocol.name: protocol for protocol in Protocol}}
 _NONE: Final = msgspec.Raw()
-
-T = TypeVar("T")
 
 
 class _Meta(msgspec.Struct, gc=False, rename="camel"):
@@ -91,17 +89,17 @@ _labels_of = msgspec.json.Decoder(dict[str, str] | None).decode
 _owners_of = msgspec.json.Decoder(list[_Owner] | None).decode
 
 
-class Shared(dict[Any, Any]):
-    """Values by what they were read from, each once; bounded."""
+class _Shared(dict[Any, Any]):
+    """Values by what they are read from, each made once; bounded."""
 
-    def of(self, key: Any, make: Callable[[], T]) -> T:
-        """The value that was made of an equal key, or the one that is made now."""
-        found: T | None = self.get(key, self)  # itself, for none
-        if found is not self:
-            return found  # type: ignore[return-value]  # None is a value too
+    def __init__(self, make: Callable[[Any], Any]) -> None:
+        super().__init__()
+        self._make = make
+
+    def __missing__(self, key: Any) -> Any:
         if len(self) >= _MOST:
             self.clear()
-        made = self[key] = make()
+        made = self[key] = self._make(key)
         return made
 
 
@@ -109,7 +107,8 @@ class PodReader:
     """Makes pods that share what they have in common. One thread."""
 
     def __init__(self) -> None:
-        self._labels, self._owners, self._ports = Shared(), Shared(), Shared()
+        self._labels, self._owners = _Shared(_read_labels), _Shared(_controller)
+        self._ports, self._times = _Shared(_named_ports), _Shared(_nanoseconds)
 
     def read(self, item: PodJson) -> Pod:
         """The pod. Raises ValueError for values that the API server would not have taken."""
@@ -117,37 +116,41 @@ class PodReader:
         addresses = [_canonical(entry.ip) for entry in status.ips] if status.ips else []
         if not addresses and status.ip:
             addresses = [_canonical(status.ip)]
-        labels, owners = bytes(meta.labels), bytes(meta.owner_references)
-        begun = _nanoseconds(status.start)
+        begun = self._times[status.start]
         return Pod(
             sys.intern(meta.namespace),
             meta.name,
             meta.uid,
-            self._labels.of(labels, lambda: _read_labels(labels)),
+            self._labels[bytes(meta.labels)],
             tuple(addresses),
             sys.intern(spec.node_name),
             spec.host_network,
             status.phase in ("Succeeded", "Failed"),
-            self._read_ports(spec),
-            self._owners.of(owners, lambda: _controller(owners)) if owners else None,
-            _ready(status.conditions) or begun,
+            self._ports[_ports(spec)],
+            self._owners[bytes(meta.owner_references)],
+            self._times[_ready(status.conditions)] or begun,
             begun,
         )
 
-    def _read_ports(self, spec: _Spec) -> tuple[NamedPort, ...]:
-        # Init containers that go on running (restartPolicy Always) have ports too.
-        found = tuple(
+
+def _ports(spec: _Spec) -> tuple[tuple[str, int, str], ...]:
+    """Name, number and protocol; init containers that go on running (restartPolicy Always) have ports too."""
+    containers = spec.containers or []
+    if spec.init_containers:
+        containers = containers + [one for one in spec.init_containers if one.restart_policy == "Always"]
+    return tuple(
+        [
             (port.name, port.container_port, port.protocol)
-            for container in (
-                *(spec.containers or ()),
-                *(one for one in spec.init_containers or () if one.restart_policy == "Always"),
-            )
-            for port in container.ports or ()
+            for container in containers
+            if container.ports
+            for port in container.ports
             if port.name
-        )
-        if not found:
-            return ()
-        return self._ports.of(found, lambda: tuple(NamedPort(n, p, _PROTOCOLS[t]) for n, p, t in found))
+        ]
+    )
+
+
+def _named_ports(found: tuple[tuple[str, int, str], ...]) -> tuple[NamedPort, ...]:
+    return tuple(NamedPort(name, port, _PROTOCOLS[protocol]) for name, port, protocol in found)
 
 
 def _read_labels(raw: bytes) -> dict[str, str]:
@@ -156,7 +159,7 @@ def _read_labels(raw: bytes) -> dict[str, str]:
 
 
 def _controller(raw: bytes) -> Owner | None:
-    for reference in _owners_of(raw) or ():
+    for reference in (_owners_of(raw) if raw else None) or ():
         if reference.controller:
             return Owner(sys.intern(reference.kind), reference.name, reference.uid)
     return None
@@ -169,11 +172,11 @@ def _canonical(text: str) -> str:
     return text
 
 
-def _ready(conditions: list[_Condition] | None) -> int:
+def _ready(conditions: list[_Condition] | None) -> str | None:
     for condition in conditions or ():
         if condition.type == _READY and condition.status == "True":
-            return _nanoseconds(condition.last_transition_time)
-    return 0
+            return condition.last_transition_time
+    return None
 
 
 def _nanoseconds(text: str | None) -> int:

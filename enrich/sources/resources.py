@@ -173,10 +173,10 @@ class Index:
         self._lists: dict[str, dict[Name, Object]] = {}
         self._lock = threading.Lock()
 
-    def replace(self, resource: Resource, objects: list[Object]) -> None:
-        """The complete list of a collection."""
+    def replace(self, resource: Resource, objects: list[Object], known_ns: int) -> None:
+        """The complete list of a collection. ``known_ns``: until when we had been told everything."""
         if resource.type not in self._shared:
-            self._cluster.replace(resource.type, objects)
+            self._cluster.replace(resource.type, objects, known_ns)
             return
         with self._lock:
             self._lists[resource.kind] = {made.key: made for made in objects}
@@ -185,10 +185,10 @@ class Index:
                 parts = [r.kind for r in self._resources if r.type is resource.type]
                 self._cluster.replace(resource.type, [made for p in parts for made in self._lists[p].values()])
 
-    def apply(self, resource: Resource, change: Change) -> None:
+    def apply(self, resource: Resource, change: Change, known_ns: int) -> None:
         """One element of a collection that was listed."""
         if resource.type not in self._shared:
-            self._cluster.apply([change])
+            self._cluster.apply([change], known_ns)
             return
         with self._lock:
             listed = self._lists[resource.kind]

@@ -40,6 +40,8 @@ _SILENT_S: Final = 150.0
 _LIST_SILENT_S: Final = 60.0
 _IDLE_NS: Final = 500_000
 """A read that waited for so long found nothing waiting: until then all was read."""
+_RESUMED_NS: Final = 1_000_000_000
+"""The same, where the server has yet to send what happened since the version that we asked from."""
 _LATER_S: Final = 30.0
 _METADATA: Final = "application/json;as=PartialObjectMetadata%s;g=meta.k8s.io;v=v1,application/json"
 _DEFINITIONS: Final = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
@@ -75,6 +77,7 @@ class Watch:
         self._by_pages = False
         self._initial: list[Object] | None = None
         self._asking_ns = self._dry_ns = 0
+        self._idle_ns = _IDLE_NS
 
     @property
     def refused(self) -> set[str]:
@@ -92,7 +95,7 @@ class Watch:
     def read_until_ns(self) -> int:
         """Everything that the server told before this moment of the wall clock is in the index; 0: nothing is."""
         asking, now = self._asking_ns, time.time_ns()
-        return now if asking and now - asking > _IDLE_NS else self._dry_ns
+        return now - _IDLE_NS if asking and now - asking > self._idle_ns else self._dry_ns
 
     def _run(self) -> None:
         failures = 0
@@ -100,12 +103,10 @@ class Watch:
             began = time.monotonic()
             failed = False
             try:
-                self._step()
+                failed = not self._attempt()
             except _GoneError:
                 self._version = ""
                 log.info("watch is too old, listing again", kind=self.resource.kind)
-            except _AbsentError:
-                failed = not self._wait_for_definition()
             except (AnswerError, urllib3.exceptions.HTTPError, OSError, ValueError) as error:
                 failed = True
                 self._report(error)
@@ -119,6 +120,14 @@ class Watch:
                 failures += 1
                 wait = min(_FIRST_WAIT_S * 2 ** (failures - 1), _LONGEST_WAIT_S)
                 self._stop.wait(wait * random.uniform(0.5, 1.0))  # noqa: S311 - spreads load
+
+    def _attempt(self) -> bool:
+        """Follow the kind, or wait for it where there is none. False: it is to come, and does not yet."""
+        try:
+            self._step()
+        except _AbsentError:
+            return self._wait_for_definition()
+        return True
 
     def _report(self, error: Exception) -> None:
         if not self._stop.is_set():
@@ -171,7 +180,7 @@ class Watch:
         return page.metadata.version
 
     def _complete(self, objects: list[Object]) -> None:
-        self._index.replace(self.resource, objects)
+        self._index.replace(self.resource, objects, self._dry_ns)
         log.info("listed", kind=self.resource.kind, objects=len(objects))
 
     # --- the stream
@@ -181,6 +190,7 @@ class Watch:
         asked = {
             "watch": "true", "allowWatchBookmarks": "true", "timeoutSeconds": str(_server_timeout()), **query,
         }  # fmt: skip
+        self._idle_ns = _IDLE_NS if self._initial is not None else _RESUMED_NS
         try:
             with self._get(asked, _SILENT_S) as response:
                 if self._initial is None:
@@ -202,13 +212,14 @@ class Watch:
         rest = b""
         blocks = _blocks(response)
         while True:
-            asking = self._asking_ns = time.time_ns()
+            asking = time.time_ns()
+            # While the list is not complete, all that is known is that it is not.
+            self._asking_ns = asking if self._initial is None else 0
             block = next(blocks, None)
-            self._asking_ns = 0
+            now, self._asking_ns = time.time_ns(), 0
             self.heard = time.monotonic()
-            now = time.time_ns()
-            if now - asking > _IDLE_NS:
-                self._dry_ns = now - _IDLE_NS
+            if self._initial is None and now - asking > self._idle_ns:
+                self._dry_ns, self._idle_ns = now - _IDLE_NS, _IDLE_NS
             if block is None:
                 return
             *lines, rest = (rest + block).split(b"\n")
@@ -224,7 +235,7 @@ class Watch:
         if event.type in ("ADDED", "MODIFIED"):
             version, found = self._reader.read(event.object)
             if found is not None:
-                self._index.apply(self.resource, Change("set", found))
+                self._index.apply(self.resource, Change("set", found), self._dry_ns)
         elif event.type == "ERROR":
             raise _error(orjson.loads(bytes(event.object)))
         else:
@@ -238,7 +249,7 @@ class Watch:
         if kind == "DELETED":
             gone = self.resource.gone(item)
             self._reader.forget(gone.key)
-            self._index.apply(self.resource, Change("delete", gone))
+            self._index.apply(self.resource, Change("delete", gone), self._dry_ns)
         elif self._initial is not None:
             if (meta.get("annotations") or {}).get(_INITIAL_END) != "true":
                 return ""
@@ -297,10 +308,11 @@ class Watch:
         return True
 
     def _wait_for_change(self, asked: dict[str, str]) -> None:
+        self._idle_ns = _IDLE_NS
         try:
             with self._client.get(_DEFINITIONS, asked, _METADATA % "", _SILENT_S) as response:
                 self._response = response
-                for line in self._lines(response):
+                for line in self._lines(response) if not self._stop.is_set() else ():
                     if _read_event(line).type != "BOOKMARK":
                         return
         finally:
@@ -311,7 +323,7 @@ class Watch:
         if self._version or self.problem != problem:
             log.info("the server does not serve this kind: it counts as none", kind=self.resource.kind, why=why)
         self._version, self.problem = "", problem
-        self._index.replace(self.resource, [])
+        self._index.replace(self.resource, [], self._dry_ns)
 
 
 class _PageMeta(msgspec.Struct, gc=False):

@@ -57,6 +57,8 @@ def build(folder: Path, sizes: Mapping[str, int]) -> None:
         text=True,
         check=False,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        # Ctrl-C reaches the whole foreground group: it is to stop the probe, not to look like a program that is wrong.
+        start_new_session=True,
     )
     if done.returncode:
         log = done.stderr

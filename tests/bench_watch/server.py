@@ -6,6 +6,7 @@ pages. Every other collection is empty. A client sends changes by POST /change.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import multiprocessing
 import socket
@@ -46,8 +47,8 @@ def make_pod(number: int, version: int = 1, run: int = 0) -> dict[str, Any]:
                           "mountPath": "/var/run/secrets/kubernetes.io/serviceaccount"}],
         "terminationMessagePath": "/dev/termination-log", "terminationMessagePolicy": "File",
     }  # fmt: skip
-    conditions = [{"type": kind, "status": "True", "lastProbeTime": None, "lastTransitionTime": when}
-                  for kind in ("PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled")]  # fmt: skip
+    kinds = ("PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled")
+    conditions = [{"type": kind, "status": "True", "lastProbeTime": None, "lastTransitionTime": when} for kind in kinds]
     return {
         "kind": "Pod", "apiVersion": "v1",
         "metadata": {
@@ -114,8 +115,14 @@ class _State:
         self.changed = threading.Condition()
         self.changes: list[bytes] = []
 
+    def after(self, seen: int) -> list[bytes]:
+        """Changes after so many, once there are some."""
+        with self.changed:
+            self.changed.wait_for(lambda: len(self.changes) > seen)
+            return self.changes[seen:]
 
-def _serve(port: int, pods: int, watch_list: bool, ready: Any) -> None:  # noqa: FBT001 - a process takes positions
+
+def _serve(port: int, pods: int, watch_list: bool, ready: Any) -> None:
     state = _State(pods, watch_list=watch_list)
     server = ThreadingHTTPServer(("127.0.0.1", port), type("Canned", (_Handler,), {"state": state}))
     server.daemon_threads = True
@@ -126,6 +133,7 @@ def _serve(port: int, pods: int, watch_list: bool, ready: Any) -> None:  # noqa:
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     wbufsize = 0
+    disable_nagle_algorithm = True
     state: _State
 
     def do_GET(self) -> None:
@@ -133,7 +141,7 @@ class _Handler(BaseHTTPRequestHandler):
         query = {key: values[0] for key, values in parse_qs(parts.query).items()}
         pods = parts.path == "/api/v1/pods"
         if "watch" in query:
-            self._stream(pods, "sendInitialEvents" in query)
+            self._stream(pods, "sendInitialEvents" in query, int(query.get("resourceVersion", 0)))
         else:
             self._page(self.state.items if pods else [], query)
 
@@ -155,28 +163,29 @@ class _Handler(BaseHTTPRequestHandler):
         first, most = int(query.get("continue", 0)), int(query.get("limit", len(items) or 1))
         after = first + most
         token = b',"continue":"%d"' % after if after < len(items) else b""
-        head = b'{"kind":"List","apiVersion":"v1","metadata":{"resourceVersion":"1"%b},"items":[' % token
+        about = b'"resourceVersion":"%d"%b' % (1 + len(self.state.changes), token)
+        head = b'{"kind":"List","apiVersion":"v1","metadata":{%b},"items":[' % about
         self._answer(head + b",".join(items[first:after]) + b"]}")
 
-    def _stream(self, pods: bool, initial: bool) -> None:  # noqa: FBT001 - what the request says
+    def _stream(self, pods: bool, initial: bool, version: int) -> None:
         if initial and not self.state.watch_list:
             self._answer(b"{}", 422)
             return
         self.send_response(200)
         self.send_header("Transfer-Encoding", "chunked")
         self.end_headers()
-        seen = len(self.state.changes)
+        # A list's version is one more than the changes before it.
+        seen = version - 1 if 0 < version <= len(self.state.changes) else len(self.state.changes)
         if initial:
-            end = {"metadata": {"resourceVersion": "1", "annotations": {"k8s.io/initial-events-end": "true"}}}
+            end = {"metadata": {"resourceVersion": str(1 + seen), "annotations": {"k8s.io/initial-events-end": "true"}}}
             for block in _chunked([*(self.state.added if pods else []), event("BOOKMARK", end)]):
                 self.wfile.write(block)
-        while pods:
-            with self.state.changed:
-                self.state.changed.wait_for(lambda: len(self.state.changes) > seen)
-                new = self.state.changes[seen:]
+        with contextlib.suppress(OSError):  # the reader has gone
+            while pods:
+                new = self.state.after(seen)
                 seen += len(new)
-            for block in _chunked(new):
-                self.wfile.write(block)
+                for block in _chunked(new):
+                    self.wfile.write(block)
         threading.Event().wait()
 
     def log_message(self, *_args: object) -> None:

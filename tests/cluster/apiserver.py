@@ -46,6 +46,8 @@ class ApiServer:
             "etcd", f"--data-dir={self._folder}/etcd", f"--listen-client-urls={client}",
             f"--advertise-client-urls={client}", f"--listen-peer-urls={peer}",
             f"--initial-advertise-peer-urls={peer}", f"--initial-cluster=default={peer}", "--unsafe-no-fsync=true",
+            # What bookmarks are made of, where nothing happens.
+            "--watch-progress-notify-interval=1s",
         )  # fmt: skip
         self.start_server()
 
@@ -149,6 +151,18 @@ class ApiServer:
             raise OSError(f"{method} {path}: {error.code} {detail}") from None
         return text if raw else json.loads(text)
 
+    def status_with(self, token: str) -> int:
+        """What a request with that token is answered."""
+        url = f"https://127.0.0.1:{self.port}/api/v1/namespaces"
+        request = urllib.request.Request(url, headers={"Authorization": f"Bearer {token}"})
+        context = ssl.create_default_context(cafile=str(self.authority))
+        try:
+            with urllib.request.urlopen(request, timeout=30, context=context) as answer:  # noqa: S310
+                return int(answer.status)
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code
+
     def _run(self, program: str, *arguments: str) -> None:
         with (self._folder / f"{program}.log").open("ab") as log:
             self._processes[program] = subprocess.Popen(
@@ -165,6 +179,7 @@ class Way:
         self.port = int(self._listener.getsockname()[1])
         self._open = True
         self._sockets: set[socket.socket] = set()
+        self._hung: set[socket.socket] = set()
         self._threads: list[threading.Thread] = []
         self._start(self._accept)
 
@@ -174,6 +189,10 @@ class Way:
         for end in tuple(self._sockets):
             with contextlib.suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
+
+    def hang(self) -> None:
+        """Let nothing more through the connections that there are, without ending them."""
+        self._hung = set(self._sockets)
 
     def mend(self) -> None:
         """Let connections through again."""
@@ -212,7 +231,8 @@ class Way:
     def _pump(self, source: socket.socket, sink: socket.socket) -> None:
         with contextlib.suppress(OSError):
             while block := source.recv(1 << 16):
-                sink.sendall(block)
+                if source not in self._hung:
+                    sink.sendall(block)
         with contextlib.suppress(OSError):
             sink.shutdown(socket.SHUT_RDWR)
         self._sockets.discard(source)

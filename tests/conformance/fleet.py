@@ -35,6 +35,12 @@ _SIZES: Final = {
 }
 _GATEWAY_4, _GATEWAY_6 = "169.254.0.1", "fe80::2"
 """The router, as nodes see it: others than those that pods see, which are the node's own addresses."""
+_WAYS_OUT: Final = (
+    f"route replace {_GATEWAY_4} dev eth0",
+    f"route replace default via {_GATEWAY_4} dev eth0",
+    f"route replace default via {_GATEWAY_6} dev eth0",
+)
+"""A node's, by its uplink. IPv4 forgets them with an interface's last address."""
 _BPFFS: Final = Path("/sys/fs/bpf")
 
 
@@ -137,13 +143,15 @@ class Fleet:
             for other in self._hosts.values():
                 if address in other.addresses:
                     other.addresses.remove(address)
-                    ip(other.space, f"addr del {address}/{_bits(address)} dev eth0")
-            ip(found.space, f"addr add {address}/{_bits(address)} dev eth0{' nodad' if ':' in address else ''}")
+                    ip(other.space, f"addr del {address}/{_bits(address)} dev eth0", *_WAYS_OUT)
             found.addresses.add(address)
+            ip(found.space, f"addr add {address}/{_bits(address)} dev eth0{' nodad' if ':' in address else ''}")
         return found
 
     def _load(self, name: str, number: int) -> Host:
         space = self.net.node((), f"n{number}")
+        # Else of many refusals only the first would be sent, and the rest be taken for silence.
+        run(space, "sysctl", "-qw", "net.ipv4.icmp_ratelimit=0", "net.ipv6.icmp.ratelimit=0")
         self._join(space, number)
         network = NodeNetwork(space.path)
         maps = Maps.open(self._pins / str(number) / VERSION, _SIZES)
@@ -167,9 +175,7 @@ class Fleet:
         ip(
             node,
             "link set eth0 up",
-            f"route add {_GATEWAY_4} dev eth0",
-            f"route add default via {_GATEWAY_4} dev eth0",
-            f"route add default via {_GATEWAY_6} dev eth0",
+            *_WAYS_OUT,
         )
 
     def _arrange_pods(self, host: Host, wanted: dict[str, str], *, fresh: bool) -> None:

@@ -56,7 +56,7 @@ def test_batches_become_records_by_every_client(
     env = {**secure, "WEIR_KAFKA_MECHANISM": mechanism}
     spool = Spool(tmp_path / "spool")
     connection = load(KafkaSettings, env).connection()
-    publisher = Publisher(spool, topics(site.prefix, 4).raw, b"c1/n1/r1", connection)
+    publisher = Publisher(spool, topics(site.prefix, 4).raw, connection)
     publisher.start()
     spool.append(make_batch(0, 10))
     assert publisher.stop(PATIENCE_S), publisher.problem
@@ -77,7 +77,7 @@ def test_batches_become_records_by_every_client(
 def test_a_wrong_password_is_said_and_nothing_is_lost(site: Site, secure: dict[str, str], tmp_path: Path) -> None:
     spool = Spool(tmp_path / "spool")
     wrong = load(KafkaSettings, {**secure, "WEIR_KAFKA_PASSWORD": "wrong"}).connection()
-    publisher = Publisher(spool, topics(site.prefix, 4).raw, b"c1/n1/r1", wrong)
+    publisher = Publisher(spool, topics(site.prefix, 4).raw, wrong)
     publisher.start()
     spool.append(make_batch(0, 10))
     until(lambda: "cannot be reached" in (publisher.problem or "") or None, "a problem in words")
