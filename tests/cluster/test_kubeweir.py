@@ -32,7 +32,7 @@ from tests.cluster.real import (
     until,
 )  # fmt: skip
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1200)]
 
 AUDIT_LOG = Path("/var/lib/kubeweir-cluster/logs/audit.log")
 SYSTEM = "kubeweir"
