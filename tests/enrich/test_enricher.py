@@ -252,3 +252,8 @@ def test_every_row_says_what_a_plain_rendering_says(batches: list[list[dict[str,
         plain = Plain(batch)
         found = [orjson.loads(value) for value in enricher.records(batch).values]
         assert found == [plain.record(index) for index in range(len(rows))]
+
+
+def test_a_part_of_a_batch_keeps_the_numbers_of_its_rows(cluster: Cluster) -> None:
+    part = make_batch({}, {}, {}).pick([0, 2])  # type: ignore[arg-type]  # numpy takes a list of places
+    assert [record["id"] for record in enrich(part, cluster)] == ["9f%d3c-100", "9f%d3c-102"]
