@@ -76,11 +76,12 @@ class Addresses:
         self._by_uid[after.uid] = after
         self._existing.add(after.uid)
         held, wanted = _held_ips(before), _held_ips(after)
-        if wanted - held:
-            interval = _listed(after) if listed else _seen(after, now, known)
-            for ip in wanted - held:
-                self._watched[ip] = (*self._watched.get(ip, ()), interval)
-                self._blocks.add(_block(ip))
+        if held == wanted:
+            return
+        interval = _listed(after) if listed else _seen(after, now, known)
+        for ip in wanted - held:
+            self._watched[ip] = (*self._watched.get(ip, ()), interval)
+            self._blocks.add(_block(ip))
         if before is not None and held - wanted:
             self._release(before, held - wanted, now, known)
 

@@ -48,6 +48,10 @@ class Change:
     object: Object
 
 
+_Edit = tuple[type, Name, "Object | None"]
+"""Kind, name, and what is there from now on."""
+
+
 class Cluster:
     """The index. ``tail_s``: for how long pods that are gone are remembered; ``skew_s``: how far the clocks of the
     nodes and of the API server may differ; ``now_ns``: the wall clock, for tests."""
@@ -66,7 +70,9 @@ class Cluster:
         self.generation = 0
         """Grows with every change: what was looked up under an older one is to be looked up again."""
         self._now_ns = now_ns
-        self._addresses = Addresses(int(tail_s * 1e9), int(skew_s * 1e9))
+        self._tail_ns = int(tail_s * 1e9)
+        self._since_ns = 1 << 62
+        self._addresses = Addresses(self._tail_ns, int(skew_s * 1e9))
         self._objects: dict[type, dict[Name, Any]] = {kind: {} for kind in KINDS}
         self._views: dict[type, Mapping[Name, Any]] = {}
         self._missing = set(self.kinds)
@@ -85,15 +91,16 @@ class Cluster:
     def replace_all(self, lists: Mapping[type, Iterable[Object]], known_ns: int | None = None) -> bool:
         """The complete lists of some kinds, as one change; whether it changed anything."""
         with self._write:
-            changes: list[Change] = []
+            edits: list[_Edit] = []
             for kind, objects in lists.items():
                 current, wanted = self._objects[kind], {made.key: made for made in objects}
-                changes += [Change("delete", made) for key, made in current.items() if key not in wanted]
-                changes += [Change("set", made) for made in wanted.values()]
+                edits += [(kind, key, None) for key in current if key not in wanted]
+                edits += [(kind, key, made) for key, made in wanted.items()]
             first = self._missing & lists.keys()
-            touched = self._apply(changes, first, known_ns) | first
+            touched = self._apply(edits, first, known_ns) | first
             self._missing -= first
-            if not self._missing:
+            if not self._missing and not self.synced.is_set():
+                self._since_ns = min(self._since_ns, self._now_ns())
                 self.synced.set()
         self._tell(touched)
         return bool(touched)
@@ -104,7 +111,11 @@ class Cluster:
         ``known_ns``: until when on the wall clock everything was known: the changes were made after that. None: now.
         """
         with self._write:
-            touched = self._apply(changes, set(), known_ns)
+            edits = [
+                (type(change.object), change.object.key, change.object if change.op == "set" else None)
+                for change in changes
+            ]
+            touched = self._apply(edits, set(), known_ns)
         self._tell(touched)
 
     def hold(self, told: Hold) -> None:
@@ -132,33 +143,34 @@ class Cluster:
             for callback in self._subscribers:
                 callback(frozenset(touched))
 
-    def _apply(self, changes: Iterable[Change], first: set[type], known_ns: int | None) -> set[type]:
+    def _apply(self, edits: Iterable[_Edit], first: set[type], known_ns: int | None) -> set[type]:
         """The kinds that changed. Status updates that change nothing that is kept are no changes."""
         now = self._now_ns()
         known = now if known_ns is None else known_ns
         touched: set[type] = set()
-        for op, made in ((change.op, change.object) for change in changes):
-            kind, table = type(made), self._objects[type(made)]
-            before = table.get(made.key)
-            after = made if op == "set" else None
+        listed = Pod in first
+        for kind, key, after in edits:
+            table = self._objects[kind]
+            before = table.get(key)
             if before == after:
                 continue
             touched.add(kind)
             if after is None:
-                table.pop(made.key)
+                table.pop(key)
             else:
-                table[made.key] = after
+                table[key] = after
             if kind is Pod:
-                self._addresses.change(before, cast("Pod | None", after), now, known, listed=Pod in first)
+                self._addresses.change(before, cast("Pod | None", after), now, known, listed=listed)
         if Node in touched:
             self._node_ips = {ip: node for node in self._objects[Node].values() for ip in node.ips}
         if Service in touched:
             self._service_ips = {ip: made for made in self._objects[Service].values() for ip in made.cluster_ips}
         if EndpointSlice in touched:
-            self._outside = defaultdict(set)
+            outside: dict[str, set[Name]] = defaultdict(set)
             for made in self._objects[EndpointSlice].values():
                 for ip in made.addresses:
-                    self._outside[ip].add(Name(made.namespace, made.service))
+                    outside[ip].add(Name(made.namespace, made.service))
+            self._outside = outside
         for kind in touched:
             self._views.pop(kind, None)
         self._addresses.forget(now)
@@ -218,6 +230,14 @@ class Cluster:
     def pod_around(self, ip: str, at_ns: int, node: str = "") -> tuple[PodAt, int, int]:
         """The same, and since and until when (not included) the answer is this one."""
         return self._addresses.pod_around(ip, at_ns, node)
+
+    def remembers_since(self, since_ns: int) -> None:
+        """Who had an address is known from this moment on, of pods too that were gone before the first list."""
+        self._since_ns = min(self._since_ns, since_ns)
+
+    def forgot(self, at_ns: int) -> bool:
+        """Whether pods that had an address at a moment may not be known, or not any more."""
+        return at_ns < max(self._since_ns, self._now_ns() - self._tail_ns)
 
     def may_be_pods(self, ip: str) -> bool:
         """Whether pods have addresses so near this one that it is likely a pod's too."""

@@ -6,13 +6,15 @@ which address when, of pods too that are gone from the API. A record without a v
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import msgspec
 
 from enrich.model import Owner, Pod
 
-VERSION = 1
+VERSION: Final = 1
+HELD_NS: Final = 25 * 3600 * 1_000_000_000
+"""How long a hold stays in the topic after its end: as long as the raw topic keeps a batch, and some."""
 
 
 class EndpointError(ValueError):

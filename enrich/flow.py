@@ -100,6 +100,8 @@ class Ends:
         if found.ambiguous:
             return Remote(_json({"instance": ip, "ambiguous": True}), since, until, settled=False)
         settled = not self._cluster.may_be_pods(ip) or self._cluster.node_of_ip(ip) is not None
+        if not settled and self._cluster.forgot(at_ns):
+            return Remote(_json({"instance": ip, "ambiguous": True}), since, until)
         return Remote(self._once("address", ip, lambda: self._address(ip)), since, until, settled)
 
     def in_doubt(self, ip: str, end: str) -> str:

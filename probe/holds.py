@@ -20,14 +20,12 @@ from typing import Final
 import msgspec
 import structlog
 
-from enrich.endpoints import Hold, OwnerRef, encode_hold
+from enrich.endpoints import HELD_NS, Hold, OwnerRef, encode_hold
 from enrich.model import Pod
 
 log = structlog.get_logger("kubeweir.probe")
 
 _SECOND: Final = 1_000_000_000
-_TAIL_NS: Final = 25 * 3600 * _SECOND
-"""As long as the raw topic keeps a batch, and some: until then a worker may read of the pod."""
 _AGAIN_NS: Final = 24 * 3600 * _SECOND
 _CONFIRM_S: Final = 5.0
 _NEWLINK, _DELLINK = 16, 17
@@ -101,7 +99,7 @@ class Holds:
                 elif self._held[key].last is not None:
                     changed[key] = msgspec.structs.replace(self._held[key], end=None, last=None)
             self._held |= changed
-            over = [key for key, hold in self._held.items() if hold.last is not None and hold.last < now - _TAIL_NS]
+            over = [key for key, hold in self._held.items() if hold.last is not None and hold.last < now - HELD_NS]
             records: dict[bytes, bytes | None] = {self._held.pop(key).key: None for key in over}
             again = now - self._told > _AGAIN_NS
             told = self._held.values() if again else changed.values()

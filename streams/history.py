@@ -14,7 +14,7 @@ from typing import Final, Protocol
 import structlog
 
 from enrich.cluster import Cluster
-from enrich.endpoints import EndpointError, decode_hold, decode_key
+from enrich.endpoints import HELD_NS, EndpointError, decode_hold, decode_key
 from streams.kafka import ReadError, Record
 from streams.metrics import EnrichMetrics
 
@@ -99,6 +99,7 @@ class History:
                     missing.clear()
                 if not missing and not self.loaded.is_set():
                     log.info("history of addresses read", records=taken, seconds=round(time.monotonic() - began, 3))
+                    self._cluster.remembers_since(time.time_ns() - HELD_NS)
                     self.loaded.set()
                 if self.loaded.is_set():
                     self.problem = None

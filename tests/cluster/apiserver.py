@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import http.client
 import json
 import socket
 import ssl
@@ -168,6 +169,39 @@ class ApiServer:
             self._processes[program] = subprocess.Popen(
                 [self._binaries / program, *arguments], stdout=log, stderr=log, stdin=subprocess.DEVNULL
             )
+
+
+class Caller:
+    """Requests as the administrator on one connection: for thousands of them."""
+
+    def __init__(self, api: ApiServer) -> None:
+        context = ssl.create_default_context(cafile=str(api.authority))
+        self._connection = http.client.HTTPSConnection("127.0.0.1", api.port, context=context, timeout=60)
+
+    def call(self, method: str, path: str, body: Any = None, kind: str = "application/json") -> Any:
+        """The answer's object."""
+        headers = {"Authorization": f"Bearer {TOKENS['admin']}", "Content-Type": kind}
+        self._connection.request(method, path, None if body is None else json.dumps(body), headers)
+        answer = self._connection.getresponse()
+        text = answer.read()
+        assert answer.status < 300, (method, path, answer.status, text)
+        return json.loads(text)
+
+    def create(self, path: str, body: dict[str, Any]) -> str:
+        """A new object in a collection; its UID."""
+        return str(self.call("POST", path, body)["metadata"]["uid"])
+
+    def status(self, path: str, status: dict[str, Any]) -> None:
+        """Set parts of an object's status."""
+        self.call("PATCH", f"{path}/status", {"status": status}, "application/merge-patch+json")
+
+    def delete(self, path: str) -> None:
+        """At once, without grace."""
+        self.call("DELETE", f"{path}?gracePeriodSeconds=0")
+
+    def close(self) -> None:
+        """End the connection."""
+        self._connection.close()
 
 
 class Way:

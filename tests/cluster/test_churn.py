@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import http.client
-import json
 import random
-import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -24,7 +21,7 @@ from enrich.endpoints import Hold
 from enrich.enricher import Enricher
 from enrich.model import Pod
 from enrich.sources.kubernetes import KubernetesSource
-from tests.cluster.apiserver import TOKENS, ApiServer
+from tests.cluster.apiserver import ApiServer, Caller
 from tests.enrich.flows import make_batch
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
@@ -32,34 +29,6 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 S = 1_000_000_000
 PODS = "/api/v1/namespaces/default/pods"
 Watch = Callable[..., tuple[KubernetesSource, Cluster]]
-
-
-class Caller:
-    """Requests on one connection."""
-
-    def __init__(self, api: ApiServer) -> None:
-        context = ssl.create_default_context(cafile=str(api.authority))
-        self._connection = http.client.HTTPSConnection("127.0.0.1", api.port, context=context, timeout=60)
-
-    def call(self, method: str, path: str, body: Any = None, kind: str = "application/json") -> Any:
-        headers = {"Authorization": f"Bearer {TOKENS['admin']}", "Content-Type": kind}
-        self._connection.request(method, path, None if body is None else json.dumps(body), headers)
-        answer = self._connection.getresponse()
-        text = answer.read()
-        assert answer.status < 300, (method, path, answer.status, text)
-        return json.loads(text)
-
-    def create(self, pod: dict[str, Any]) -> str:
-        return str(self.call("POST", PODS, pod)["metadata"]["uid"])
-
-    def status(self, name: str, status: dict[str, Any]) -> None:
-        self.call("PATCH", f"{PODS}/{name}/status", {"status": status}, "application/merge-patch+json")
-
-    def delete(self, name: str) -> None:
-        self.call("DELETE", f"{PODS}/{name}?gracePeriodSeconds=0")
-
-    def close(self) -> None:
-        self._connection.close()
 
 
 def make_pod(name: str, node: str = "n1", **labels: str) -> dict[str, Any]:
@@ -99,14 +68,14 @@ def test_after_ten_thousand_changes_index_and_server_agree_object_by_object(api:
         caller, chance = Caller(api), random.Random(part)  # noqa: S311 - the same each time
         for number in range(625):
             name = f"churn-{part}-{number}"
-            caller.create(make_pod(name, f"n{number % 7}", app=f"a{chance.randrange(9)}"))
-            caller.status(name, {"podIP": f"10.{part}.{number // 250}.{number % 250}", "phase": "Running"})
+            caller.create(PODS, make_pod(name, f"n{number % 7}", app=f"a{chance.randrange(9)}"))
+            caller.status(f"{PODS}/{name}", {"podIP": f"10.{part}.{number // 250}.{number % 250}", "phase": "Running"})
             labels = {"app": f"b{chance.randrange(9)}", "extra": chance.choice(("x", None))}
             caller.call("PATCH", f"{PODS}/{name}", {"metadata": {"labels": labels}}, "application/merge-patch+json")
             if chance.random() < 0.7:
-                caller.delete(name)
+                caller.delete(f"{PODS}/{name}")
             else:
-                caller.status(name, {"phase": chance.choice(("Failed", "Running"))})
+                caller.status(f"{PODS}/{name}", {"phase": chance.choice(("Failed", "Running"))})
         caller.close()
 
     with ThreadPoolExecutor(4) as pool:
@@ -166,18 +135,18 @@ class Kubelet(threading.Thread):
         self._caller.close()
 
     def _one(self, name: str) -> None:
-        uid = self._caller.create(make_pod(name, self._node))
+        uid = self._caller.create(PODS, make_pod(name, self._node))
         begun = _text(time.time())
         self._pass(self._chance.random() * 0.3)
         start = time.time_ns()
         self._pass(self._chance.random() * 0.3)
         ready = {"type": "PodReadyToStartContainers", "status": "True", "lastTransitionTime": _text(time.time())}
         status = {"podIP": self._ip, "podIPs": [{"ip": self._ip}], "phase": "Running", "startTime": begun}
-        self._caller.status(name, {**status, "conditions": [ready]})
+        self._caller.status(f"{PODS}/{name}", {**status, "conditions": [ready]})
         self._pass(self._chance.choice((0.3, 1.5, 4.0)))
         self._account.held.append((self._ip, self._node, uid, start, time.time_ns()))
         self._pass(self._chance.random() * 0.4)
-        self._caller.delete(name)
+        self._caller.delete(f"{PODS}/{name}")
 
     def _pass(self, seconds: float) -> None:
         """Time, in which somebody sends to the address, whoever has it."""

@@ -6,10 +6,13 @@ import time
 
 import pytest
 from confluent_kafka import Producer
+from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType
 
 from enrich.endpoints import Hold, OwnerRef, encode_hold
+from enrich.topics import topics
+from probe.publisher import EndpointPublisher
 from tests.kafka.batches import make_batch, mapped
-from tests.kafka.site import Site
+from tests.kafka.site import Site, until
 
 pytestmark = pytest.mark.kafka
 S = 1_000_000_000
@@ -59,3 +62,19 @@ def test_a_pod_that_was_deleted_while_no_worker_ran_is_named(site: Site) -> None
     assert flows[3] == {"instance": "10.0.0.99", "ambiguous": True}, "within the skew of its end"
     assert flows[4] == {"instance": "10.0.0.98"}, "taken back"
     assert service.metric("kubeweir_streams_bad_endpoint_records_total") == 1
+
+
+def test_a_probe_makes_the_topic_and_tells_the_last_word_on_each_hold(site: Site) -> None:
+    topic = topics(site.prefix, 4).endpoints
+    publisher = EndpointPublisher(topic, {"bootstrap.servers": site.broker})
+    held = make_hold("web", "10.0.0.1", 5)
+    publisher.tell({held.key: encode_hold(held), b"c1/n2/10.0.0.2/uid-old": None})
+    until(lambda: True if publisher.told == 2 else None, f"two records: {publisher.problem}")
+    publisher.stop(5)
+    found = {message.key(): message.value() for message in site.read("endpoints", lambda read: len(read) >= 2)}
+    assert found == {held.key: encode_hold(held), b"c1/n2/10.0.0.2/uid-old": None}
+    resource = ConfigResource(ResourceType.TOPIC, topic.name)
+    admin = AdminClient({"bootstrap.servers": site.broker})
+    entries = admin.describe_configs([resource])[resource].result(30)
+    config = {name: entry.value for name, entry in entries.items()}
+    assert topic.differences(1, config) == []
