@@ -227,7 +227,7 @@ def test_an_init_container_is_under_the_pods_policy(real: Real, web: list[dict[s
 
 def bound(real: Real, node: str) -> set[str]:
     """Interfaces of a node that have links pinned, by index."""
-    names = real.on(node, "find", "/sys/fs/bpf/kubeweir", "-path", "*/links/*").split()
+    names = real.on(node, "find", "/sys/fs/bpf/kubeweir", "-path", "*/links/*_pod_egress").split()
     return {name.rsplit("/", 1)[1].split("_")[0] for name in names}
 
 
