@@ -222,7 +222,11 @@ def test_an_init_container_is_under_the_pods_policy(real: Real, web: list[dict[s
         }}},
     })  # fmt: skip
     real.kubectl("-n", NAMESPACE, "wait", "--for=condition=Complete", "job/job", "--timeout=120s")
-    assert real.record(dest_ip=closed, direction="egress", disposition="deny")["src"]["workload_name"] == "job"
+    denied = {"dest_ip": closed, "direction": "egress"}
+    until("a denial of the init container's", lambda: any(
+        denied.items() <= r["connection"].items() and r["src"].get("workload_name") == "job"
+        for r in real.records("flows.denied")
+    ))  # fmt: skip
 
 
 def bound(real: Real, node: str) -> set[str]:
