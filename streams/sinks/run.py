@@ -43,9 +43,9 @@ def run_sink(name: str, settings: Settings, stop: threading.Event) -> int:
     log.info("starting", role=name, metrics_port=health.port, kafka=settings.kafka, prefix=settings.prefix)
     try:
         sink = make_sink(name, settings)
-        if not prepare_topics(settings.kafka, [settings.topics.flows], settings.replication, stop):
+        if not prepare_topics(settings.connection(), [settings.topics.flows], settings.replication, stop):
             return Exit.OK
-        reader = GroupReader(settings.kafka, f"{settings.prefix}.sink.{name}", settings.topics.flows.name)
+        reader = GroupReader(settings.connection(), f"{settings.prefix}.sink.{name}", settings.topics.flows.name)
         try:
             while not stop.is_set():
                 records = reader.take(_MOST, _WAIT_S)
