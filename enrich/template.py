@@ -45,6 +45,12 @@ class Template(NamedTuple):
     direction: str
     key: bytes
     denied: bool
+    allowed: bool
+
+    def skeleton(self) -> str:
+        """A record of this template without what is its row's own, as JSON: for who must know what they share."""
+        a, b, c, d, e, f = self.tail
+        return f"{self.filled('', '', 0, 0)}{a}{{}}{b}0{c}{d}{e}0{f}}}"
 
     def filled(self, source: str, destination: str, first: int, second: int) -> str:
         """The head of any row; addresses that are not known are empty text."""
@@ -133,6 +139,7 @@ class Ring:
             direction=direction,
             key=f"{ref.namespace}/{ref.pod}".encode() if ref else header.node.encode(),
             denied=verdict in (Verdict.DENY, Verdict.AUDIT),
+            allowed=verdict == Verdict.ALLOW,
         )
 
 
