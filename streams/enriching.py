@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
+from collections.abc import Callable
 
 import structlog
 from prometheus_client import CollectorRegistry
@@ -16,6 +17,7 @@ from enrich.sources.source import Source, SourceError, make_source
 from streams.kafka import Output, prepare_topics
 from streams.metrics import EnrichMetrics
 from streams.pipeline import Pipeline
+from streams.routing import Routing
 from streams.settings import Settings
 
 log = structlog.get_logger("kubeweir.streams")
@@ -49,6 +51,7 @@ def run_enrich(settings: Settings, stop: threading.Event) -> int:
             output,
             metrics,
             socket.gethostname(),
+            _routing(settings, output, lambda error: late[0].fatal(error), metrics, checks, stop),  # noqa: PLW0108 - as above
         )
         worker = Enriching(settings, pipeline, output, metrics, stop)
         late.append(worker)
@@ -60,6 +63,21 @@ def run_enrich(settings: Settings, stop: threading.Event) -> int:
     finally:
         source.stop()
         health.close()
+
+
+def _routing(
+    settings: Settings,
+    output: Output,
+    fatal: Callable[[str], None],
+    metrics: EnrichMetrics,
+    checks: dict[str, Check],
+    stop: threading.Event,
+) -> Routing | None:
+    if not settings.routes:
+        return None
+    routing = Routing(settings, output, fatal, metrics, stop)
+    checks["routes"] = routing.problem
+    return routing
 
 
 def _source(settings: Settings, cluster: Cluster) -> Source:

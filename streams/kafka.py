@@ -134,6 +134,18 @@ def _check(admin: AdminClient, found: Sequence[tuple[Topic, int]]) -> None:
             )
 
 
+def existing_topics(servers: str, stop: threading.Event) -> frozenset[str]:
+    """The names of all topics. Waits for Kafka; none if it is stopped meanwhile."""
+    admin = AdminClient({"bootstrap.servers": servers, "socket.connection.setup.timeout.ms": 5000}, logger=_quiet())
+    waiter = Waiter(servers, stop)
+    while not stop.is_set():
+        try:
+            return frozenset(admin.list_topics(timeout=3).topics)
+        except KafkaException as error:
+            waiter.wait(error.args[0].str())
+    return frozenset()
+
+
 class Delivery(Protocol):
     """A delivery callback: no error, or librdkafka's, and the message."""
 
@@ -163,11 +175,21 @@ class Output:
             "error_cb": self._on_error,
         }
         bounded = {"queue.buffering.max.messages": 200_000, "queue.buffering.max.kbytes": 256 << 10}
-        self._many = Producer({**config, **bounded, "linger.ms": 5}, logger=_quiet())
+        self._config = {**config, **bounded, "linger.ms": 5}
+        self._many = Producer(self._config, logger=_quiet())
+        self._by_compression = {str(config["compression.type"]): self._many}
+        self._by_topic: dict[str, Producer] = {}
         self._single = Producer({**config, "batch.num.messages": 1, "linger.ms": 0}, logger=_quiet())
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._poll, name="kafka-poll", daemon=True)
         self._thread.start()
+
+    def compress(self, topic: str, compression: str) -> None:
+        """Have a topic's records compressed otherwise than by lz4. librdkafka has one way a producer."""
+        if compression not in self._by_compression:
+            made = Producer({**self._config, "compression.type": compression}, logger=_quiet())
+            self._by_compression = {**self._by_compression, compression: made}
+        self._by_topic[topic] = self._by_compression[compression]
 
     def offer(
         self,
@@ -181,12 +203,14 @@ class Output:
         """Queue a record; False: the queue is full, wait and offer it again."""
         return self._put(self._many, topic, key, value, timestamp_ms, on_delivery, headers)
 
-    def offer_all(self, topic: str, rows: Sequence[tuple[bytes, bytes, int]], start: int, on_delivery: Delivery) -> int:
+    def offer_all(
+        self, topic: str, rows: Sequence[tuple[bytes | None, bytes, int]], start: int, on_delivery: Delivery
+    ) -> int:
         """Queue keys, values and milliseconds from ``start`` on, until the queue is full; where to go on.
 
         The one loop that runs once a record: it calls librdkafka, and nothing of ours.
         """
-        produce = self._many.produce
+        produce = self._by_topic.get(topic, self._many).produce
         for number, (key, value, at) in enumerate(islice(rows, start, None), start):
             try:
                 produce(topic, value, key, on_delivery=on_delivery, timestamp=at)
@@ -196,7 +220,9 @@ class Output:
                 on_delivery(error.args[0], Refused(topic, key, value))
         return len(rows)
 
-    def offer_alone(self, topic: str, key: bytes, value: bytes, timestamp_ms: int, on_delivery: Delivery) -> bool:
+    def offer_alone(
+        self, topic: str, key: bytes | None, value: bytes, timestamp_ms: int, on_delivery: Delivery
+    ) -> bool:
         """As :meth:`offer`, in a batch of its own."""
         return self._put(self._single, topic, key, value, timestamp_ms, on_delivery, None)
 
@@ -204,7 +230,7 @@ class Output:
     def _put(
         producer: Producer,
         topic: str,
-        key: bytes,
+        key: bytes | None,
         value: bytes,
         timestamp_ms: int,
         on_delivery: Delivery,
@@ -225,18 +251,22 @@ class Output:
 
     def close(self, patience_s: float) -> int:
         """Send what is queued, for ``patience_s`` at most; how many records are left."""
-        left = self._many.flush(patience_s) + self._single.flush(0 if patience_s <= 0 else 1)
+        left = sum(producer.flush(patience_s) for producer in self._by_compression.values())
+        left += self._single.flush(0 if patience_s <= 0 else 1)
         self._stop.set()
         self._thread.join()
-        for producer in (self._many, self._single):
+        for producer in (*self._by_compression.values(), self._single):
             producer.purge()
         return int(left)
 
     def _poll(self) -> None:
+        """All of them on one thread: a record that is delivered is counted without a lock."""
         while not self._stop.is_set():
-            self._many.poll(0.1)
-            if len(self._single):
-                self._single.poll(0.01)
+            others = [one for one in (*self._by_compression.values(), self._single) if one is not self._many]
+            waiting = [one for one in others if len(one)]
+            self._many.poll(0.01 if waiting else 0.1)
+            for producer in waiting:
+                producer.poll(0)
 
     def _on_error(self, error: KafkaError) -> None:
         if error.fatal():
@@ -250,14 +280,14 @@ class Refused:
     """A record that librdkafka did not even queue, in the shape of its messages."""
 
     _topic: str
-    _key: bytes
+    _key: bytes | None
     _value: bytes
 
     def topic(self) -> str:
         """Its topic."""
         return self._topic
 
-    def key(self) -> bytes:
+    def key(self) -> bytes | None:
         """Its key."""
         return self._key
 

@@ -24,6 +24,11 @@ class EnrichMetrics:
         self.lost_rows = counter("lost_rows", "Verdicts that probes reported as lost, by reason", ("reason",))
         self.expired = counter("expired_batches", "Batches that retention removed before they were read")
         self.retried = counter("retried_records", "Records tried again alone, after a broker refused their batch")
+        self.routed = counter(
+            "routed_records",
+            "Records that a route took for a topic: routed, or why they have none (no_namespace, not_allowed, limit)",
+            ("route", "outcome"),
+        )
         self.in_flight_rows = gauge("in_flight_rows", "Verdicts read whose records Kafka has not acknowledged yet")
         self.in_flight_bytes = gauge("in_flight_bytes", "Bytes of batches whose records Kafka has not acknowledged yet")
         self.lag = gauge("lag_batches", "Batches in the raw topic that are not acknowledged yet", ("partition",))

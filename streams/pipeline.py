@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from itertools import compress
 from typing import Any, Final, Protocol
@@ -35,7 +35,17 @@ class Output(Protocol):
         self, topic: str, key: bytes, value: bytes, timestamp_ms: int, on_delivery: Any, headers: Any = None
     ) -> bool: ...
 
-    def offer_all(self, topic: str, rows: list[tuple[bytes, bytes, int]], start: int, on_delivery: Any) -> int: ...
+    def offer_all(
+        self, topic: str, rows: Sequence[tuple[bytes | None, bytes, int]], start: int, on_delivery: Any
+    ) -> int: ...
+
+
+class Routing(Protocol):
+    """Where else records go; see :class:`streams.routing.Routing`."""
+
+    def of(self, records: Records) -> Iterable[tuple[str, Sequence[tuple[bytes | None, bytes, int]]]]: ...
+
+    async def ready(self, topic: str) -> None: ...
 
 
 class Pipeline:
@@ -50,8 +60,10 @@ class Pipeline:
         output: Output,
         metrics: EnrichMetrics,
         worker: str,
+        routing: Routing | None = None,
     ) -> None:
         """``node_of``: the node of the pod with a UID, empty where it is not known."""
+        self._routing = routing
         self._topics, self._cluster_id = topics, cluster_id
         self._enrich, self._node_of, self._output = enrich, node_of, output
         self._metrics, self._worker = metrics, worker
@@ -112,8 +124,12 @@ class Pipeline:
         await self._send_all(tracked, self._topics.flows.name, rows)
         if any(records.denied):
             await self._send_all(tracked, self._topics.denied.name, list(compress(rows, records.denied)))
+        if self._routing is not None:
+            for topic, routed in self._routing.of(records):
+                await self._routing.ready(topic)
+                await self._send_all(tracked, topic, routed)
 
-    async def _send_all(self, tracked: Tracked, topic: str, rows: list[tuple[bytes, bytes, int]]) -> None:
+    async def _send_all(self, tracked: Tracked, topic: str, rows: Sequence[tuple[bytes | None, bytes, int]]) -> None:
         tracked.expect(len(rows))
         sent = self._output.offer_all(topic, rows, 0, tracked.on_delivery)
         while sent < len(rows):
@@ -171,7 +187,8 @@ class Pipeline:
 def event_time_ms(value: bytes) -> int:
     """When a record of ours says that it happened, never later than now. librdkafka forgets the time of a record that
     was refused, so it is read back."""
-    at = datetime.fromisoformat(orjson.loads(value)["timestamp"])
+    # Of JSON lines, the first.
+    at = datetime.fromisoformat(orjson.loads(value.partition(b"\n")[0])["timestamp"])
     return min(int(at.timestamp() * 1000), _now_ms())
 
 

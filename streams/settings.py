@@ -24,6 +24,8 @@ class Settings:
     """Which pod labels are in a record, comma between; a * at the end for a prefix, * alone for all, - for none."""
     sinks: tuple[str, ...] = setting("WEIR_SINKS", ())
     """Sinks that run beside the enricher, comma between: stdout, file."""
+    routes: str = setting("WEIR_ROUTES", "")
+    """A file of routes: which records go where besides (`weir routes check FILE`). Changes are taken over at once."""
     file_path: str = setting("WEIR_FILE_PATH", "/var/log/network/policy_action.log")
     """The file that the sink `file` writes, one JSON object a line. The default is where GKE writes its own."""
     file_max_bytes: int = setting("WEIR_FILE_MAX_BYTES", 10_000_000)

@@ -40,6 +40,7 @@ def check(routes: Routes, reserved: frozenset[str]) -> list[Problem]:
 def _check(routes: Routes, reserved: frozenset[str]) -> Iterator[Problem]:
     seen: set[str] = set()
     files: dict[str, str] = {}
+    topics: dict[str, Kafka] = {}
     for number, route in enumerate(routes.routes):
         at: Steps = ("routes", number)
         if route.name in seen:
@@ -47,7 +48,7 @@ def _check(routes: Routes, reserved: frozenset[str]) -> Iterator[Problem]:
         seen.add(route.name)
         yield from _check_matches((*at, "match"), route.match)
         yield from _check_matches((*at, "except"), route.excluded)
-        yield from _check_outputs((*at, "outputs"), route, reserved, files)
+        yield from _check_outputs((*at, "outputs"), route, reserved, files, topics)
 
 
 def _check_matches(at: Steps, given: Match | list[Match]) -> Iterator[Problem]:
@@ -92,7 +93,9 @@ def _check_end(at: Steps, end: End) -> Iterator[Problem]:
             yield Problem((*at, "labels", *steps), error.message)
 
 
-def _check_outputs(at: Steps, route: Route, reserved: frozenset[str], files: dict[str, str]) -> Iterator[Problem]:
+def _check_outputs(
+    at: Steps, route: Route, reserved: frozenset[str], files: dict[str, str], topics: dict[str, Kafka]
+) -> Iterator[Problem]:
     for index, output in enumerate(route.outputs):
         kinds = [name for name in output.__struct_fields__ if getattr(output, name) is not None]
         if len(kinds) != 1:
@@ -100,6 +103,8 @@ def _check_outputs(at: Steps, route: Route, reserved: frozenset[str], files: dic
             continue
         if output.kafka is not None:
             yield from _check_topic((*at, index, "kafka"), output.kafka, reserved)
+            if topics.setdefault(output.kafka.topic, output.kafka) != output.kafka:
+                yield Problem((*at, index, "kafka"), "another output writes this topic, and says otherwise of it")
         if output.file is not None:
             yield from _check_file((*at, index, "file"), output.file, route.name, files)
 
