@@ -1,10 +1,10 @@
 # The targets that people use; `make` alone lists them.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint unit bench clean
+.PHONY: help setup demo test lint unit bench conformance bench-policy bench-watch clean
 PY := .venv/bin/python
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 
 setup: ## install what is missing (Debian packages, virtual environment, Apache Kafka); quick the second time
 	@deploy/local/setup
@@ -30,6 +30,16 @@ unit: setup ## the tests without kernel, Kafka and API server
 
 bench: setup ## measure: ring to Kafka, raw topic to records beside plain Faust, nanoseconds a packet
 	@$(PY) -m tests.bench
+
+bench-watch: setup ## measure: the watch at 1,000 to 100,000 pods, beside the official client's informer
+	@$(PY) -m tests.bench_watch
+
+conformance: setup ## policy cases, with real packets; DIR=folder FAMILY=4|6 (both) MODE=wire|run ONLY=glob
+	@$(PY) -m tests.conformance --mode $(or $(MODE),wire) $(if $(FAMILY),--family $(FAMILY)) \
+		--only '$(or $(ONLY),*)' $(or $(DIR),../shared/conformance/cases)
+
+bench-policy: setup ## measure: policy from the index to the kernel's maps, at 100, 1,000 and 10,000 pods
+	@$(PY) -m tests.bench_policy
 
 clean: ## remove the virtual environment and tool caches; the cache of large downloads stays
 	test ! -e .venv/kubeweir.making || rm -rf .venv

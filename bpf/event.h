@@ -13,7 +13,7 @@
 
 struct verdict {
 	__u64 time_ns;		/* CLOCK_MONOTONIC of the first packet counted */
-	__u8 source[16];	/* as the packet says at this hook */
+	__u8 source[16];	/* the true one, where a masquerade hides it */
 	__u8 destination[16];
 	__u8 dialled[16];	/* the Service address before DNAT, or zero */
 	__u16 source_port;	/* ICMP: the echo identifier, else 0 */
@@ -60,6 +60,7 @@ enum verdict_reason {
 	REASON_ADOPTED = 11,	 /* allowed: older than the program */
 	REASON_FORBIDDEN_ND = 12, /* denied: router advertisement or redirect from a pod */
 	REASON_MAP_FULL = 13,	 /* denied: no room to remember the connection */
+	REASON_NO_ORIGIN = 14,	 /* denied: a pod's packet on its way out, and nothing says whose */
 };
 
 #endif

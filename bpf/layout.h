@@ -21,6 +21,28 @@ enum kind {
 	KIND_NODE = 1,
 	KIND_WORLD = 2,
 	KINDS = 3,
+	KIND_SERVICE = 3, /* a pod's only after kube-proxy's DNAT; without that, the world's */
+};
+
+/* __sk_buff.tc_index of what left a pod: 0 none of ours, 1 to SLOTS a slot's number, or judged. */
+#define CHUNK 64
+#define CHUNKS 1023 /* coprime with CPU_STRIDE, so that a CPU's chunks are all of them in turn */
+#define SLOTS (CHUNKS * CHUNK)
+#define STAMP_JUDGED 0xfffe
+
+/* Who sent a packet to where, for the hook by which it leaves the node: NAT may hide both. */
+struct origin {
+	u64 time_ns;
+	u8 source[16];
+	u8 destination[16];	/* as dialled */
+	u32 hash;		/* skb->hash, which NAT leaves alone */
+	u32 ifindex;		/* of the endpoint */
+	u32 endpoint;
+	u16 source_port;	/* as in struct packet */
+	u16 destination_port;
+	u8 protocol;
+	u8 confirm;		/* the dialled flow waits for what the exit finds */
+	u8 padding[6];
 };
 
 /* Index into config. Each is one aligned word: a write is seen whole. */
@@ -69,6 +91,11 @@ struct endpoint {
 
 struct address_key {
 	u32 prefix;
+	u8 address[16];
+};
+
+/* An address of this node or of a pod on it. */
+struct local_key {
 	u8 address[16];
 };
 
@@ -123,16 +150,24 @@ struct flow {
 	u32 rule;
 	u32 identity;
 	u32 sequence;	/* TCP: of the SYN, to tell a retransmission */
+	u32 hash;	/* under which its origin was written */
 	u8 direction;	/* in which it was opened */
-	u8 verdict;
+	u8 verdict;	/* 0: to be judged at the exit */
 	u8 reason;
 	u8 state;	/* FLOW_* */
-	u8 padding[4];
+	u8 other[16];	/* FLOW_OTHER: the backend behind what was dialled, or the source behind a masquerade */
+	u16 other_port;
+	u8 padding[6];
 };
+
+#define VERDICT_PENDING 0
 
 #define FLOW_REPLIED 0x01
 #define FLOW_CLOSING 0x02
-#define FLOW_FROM_NODE 0x04
+#define FLOW_FROM_NODE 0x04 /* the node called, or it is the node that answers */
+#define FLOW_DIALLED 0x08   /* to a Service's address: serves replies, once the exit has let it through */
+#define FLOW_EXIT 0x10	    /* judged at the exit too: not to a pod's address */
+#define FLOW_OTHER 0x20
 
 /* A later fragment follows its first. */
 struct fragment_key {
@@ -164,8 +199,10 @@ struct window {
 	u64 last_ns;	/* of any packet; kept when the count is taken */
 	u32 count;	/* not told yet */
 	u32 identity;
+	u16 dialled_port;
 	u8 tcp_flags;
-	u8 padding[7];
+	u8 padding[5];
+	u8 dialled[16];
 };
 
 /* What an endpoint has used of what it may. */

@@ -73,13 +73,13 @@ static __always_inline int parse_ports(struct __sk_buff *skb, struct packet *pac
 
 	if (!tcp && !icmp && packet->protocol != PROTOCOL_UDP && packet->protocol != PROTOCOL_SCTP)
 		return PARSED;
-	if (bpf_skb_load_bytes(skb, packet->transport, head, 8))
-		return PARSED_UNPARSABLE;
 	if (tcp && !quoted) {
 		if (bpf_skb_load_bytes(skb, packet->transport, head, 14))
 			return PARSED_UNPARSABLE;
 		packet->sequence = (u32)ntohs(head[2]) << 16 | ntohs(head[3]);
 		packet->tcp_flags = ntohs(head[6]) & 0xff;
+	} else if (bpf_skb_load_bytes(skb, packet->transport, head, 8)) {
+		return PARSED_UNPARSABLE;
 	}
 	/* One by one through locals: a choice between two places of an array is pointer arithmetic to the verifier. */
 	u16 first = ntohs(head[0]), second = ntohs(head[1]), third = ntohs(head[2]);
@@ -163,13 +163,13 @@ static __always_inline int parse_v6(struct __sk_buff *skb, u32 offset, struct pa
 	return parse_ports(skb, packet, quoted);
 }
 
-/* Zero *packet first. */
-static __always_inline int parse(struct __sk_buff *skb, struct packet *packet)
+/* Zero *packet first. ethernet: 0 on a device without link headers (a tunnel), whose packets begin with IP. */
+static __always_inline int parse(struct __sk_buff *skb, struct packet *packet, const bool ethernet)
 {
-	u32 offset = 14;
-	u16 type;
+	u32 offset = ethernet ? 14 : 0;
+	u16 type = skb->protocol;
 
-	if (bpf_skb_load_bytes(skb, 12, &type, 2))
+	if (ethernet && bpf_skb_load_bytes(skb, 12, &type, 2))
 		return PARSED_UNPARSABLE;
 #pragma unroll
 	for (int i = 0; i < 2; i++) {

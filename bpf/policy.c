@@ -8,10 +8,15 @@
  * the row. It builds every change on the idle side of the maps and switches
  * by one word, the epoch, which is read once, before any look-up.
  *
+ * What NAT may hide is judged where a packet leaves the node: to all but a
+ * pod's address, the pod's hook writes down who sent what to where, in a slot
+ * whose number goes along in skb->tc_index, which NAT leaves alone. The hook on
+ * the egress of every device judges by that and by the packet's destination.
+ *
  * Every map is pinned below PIN, so that enforcement outlives the probe.
  * What passes returns TC_ACT_UNSPEC: TC_ACT_OK would skip the filters of others.
  *
- * Compile-time settings: PIN, RING_BYTES, FLOWS, ADDRESSES, ROWS, PORTS, WINDOWS, ENDPOINTS.
+ * Compile-time settings: PIN, RING_BYTES, FLOWS, ADDRESSES, ROWS, PORTS, WINDOWS, ENDPOINTS, CPU_STRIDE.
  */
 #include <uapi/linux/bpf.h>
 #include <uapi/linux/if_ether.h>
@@ -39,6 +44,11 @@ PINNED("hash", struct window_key, struct window, floods_0, 8192, 0);
 PINNED("hash", struct window_key, struct window, floods_1, 8192, 0);
 PINNED("lru_hash", struct place, struct flow_key, places, FLOWS, 0);
 PINNED("hash", u32, struct budget, budgets, 4 * ENDPOINTS, 0);
+/* The node's own addresses: a local pod's with its interface, the node's with 0. */
+PINNED("hash", struct local_key, u32, locals, 8 * ENDPOINTS, 0);
+PINNED("array", u32, struct origin, slots, SLOTS, 0);
+PINNED("percpu_array", u32, u32, cursors, 1, 0);
+PINNED("lru_hash", u32, struct origin, origins, 65536, 0);
 
 struct events_table {
 	int key;
@@ -63,12 +73,40 @@ __attribute__((section("maps/ringbuf:" PIN "/events"))) struct events_table even
 /* How long after the attach a flow without a TCP state may be taken for an older one's reply. */
 #define ADOPTION (60 * SECOND)
 
+/* How long a stamp may be on its way: a packet behind a slow neighbour look-up was 2 s old. */
+#define STAMP_AGE (4 * SECOND)
+
 struct decision {
 	u32 rule;
 	u32 identity;
+	u32 kind;	/* of the peer */
 	u8 verdict;
 	u8 reason;
 };
+
+enum hook {
+	POD_EGRESS,	/* the pod's packet comes in */
+	DEVICE_EXIT,	/* it leaves the node, or goes to another pod of it */
+	POD_INGRESS,	/* into the pod */
+};
+
+/* What one run works on: more than the stack of 512 bytes holds. One a CPU; no run of ours interrupts another. */
+struct work {
+	struct packet packet;
+	struct flow_key key;
+	struct fragment_key fragment;
+	struct window_key what;
+	struct flow fresh;
+	struct origin origin;
+	struct decision decision;
+	u64 now;
+	u32 epoch;
+	u16 dialled_port;
+	u8 stamped;	/* the packet is to carry its origin to the exit */
+	u8 padding;
+	u8 dialled[16];	/* what DNAT changed, or zero */
+};
+BPF_F_TABLE("percpu_array", u32, struct work, works, 1, 0);
 
 static __always_inline u64 setting(u32 word)
 {
@@ -88,27 +126,26 @@ static __always_inline void count(u32 counter)
 /* --- rows --------------------------------------------------------------- */
 
 /* True: the row is in the ring. The reader looks by itself: a wake-up is dearer than all the rest of an event. */
-static __always_inline bool emit(const struct window_key *what, u64 first_ns, u64 last_ns, u32 packets, u32 identity,
-				 u8 tcp_flags)
+static __always_inline bool emit(const struct window_key *what, const struct window *window, u32 packets)
 {
 	struct verdict *row = events.ringbuf_reserve(sizeof(*row));
 
 	if (!row)
 		return 0;
-	row->time_ns = first_ns;
+	row->time_ns = window->first_ns;
 	__builtin_memcpy(row->source, what->source, 16);
 	__builtin_memcpy(row->destination, what->destination, 16);
-	__builtin_memset(row->dialled, 0, 16);
+	__builtin_memcpy(row->dialled, window->dialled, 16);
 	row->source_port = what->source_port;
 	row->destination_port = what->destination_port;
-	row->dialled_port = 0;
+	row->dialled_port = window->dialled_port;
 	row->protocol = what->protocol;
-	row->tcp_flags = tcp_flags;
+	row->tcp_flags = window->tcp_flags;
 	row->endpoint = what->endpoint;
-	row->identity = identity;
+	row->identity = window->identity;
 	row->rule = what->rule;
 	row->count = packets;
-	row->span_ms = (u32)((last_ns - first_ns) / 1000000);
+	row->span_ms = (u32)((window->last_ns - window->first_ns) / 1000000);
 	row->verdict = what->verdict;
 	row->reason = what->reason;
 	row->flags = what->flags;
@@ -187,28 +224,41 @@ static __always_inline bool may_tell(u32 endpoint, u32 generation)
 	return 1;
 }
 
-static __always_inline void denied(struct window_key *what, u64 now, u32 identity, u8 tcp_flags)
+/* A row of this packet alone, or the beginning of a window. */
+static __always_inline void first_of(struct window *fresh, const struct work *w)
+{
+	fresh->first_ns = w->now;
+	fresh->last_ns = w->now;
+	fresh->identity = w->decision.identity;
+	fresh->tcp_flags = w->packet.tcp_flags;
+	fresh->dialled_port = w->dialled_port;
+	__builtin_memcpy(fresh->dialled, w->dialled, 16);
+}
+
+static __always_inline void denied(struct work *w)
 {
 	u32 generation = setting(CONFIG_GENERATION), active = generation & 1;
-	struct window fresh = {.first_ns = now, .last_ns = now, .identity = identity, .tcp_flags = tcp_flags};
+	struct window_key *what = &w->what;
+	struct window fresh = {};
 	struct window *window = window_of(what, active);
 	bool told = window;
 
+	first_of(&fresh, w);
 	/* Told in the window before, which user space is about to close: goes on. */
 	if (!window && window_of(what, !active)) {
 		window_make(what, active, &fresh);
 		told = 1;
 	}
 	if (!told && may_tell(what->endpoint, generation) && !window_make(what, active, &fresh)) {
-		if (emit(what, now, now, 1, identity, tcp_flags))
+		if (emit(what, &fresh, 1))
 			return;
 		count(COUNT_DEFERRED);
 	}
 	window = window_of(what, active);
 	if (window)
-		add(window, now);
+		add(window, w->now);
 	else
-		flood(what, active, now);
+		flood(what, active, w->now);
 }
 
 /* --- policy -------------------------------------------------------------- */
@@ -222,48 +272,49 @@ static __always_inline void take_row(struct decision *out, const struct row *row
 }
 
 /*
- * May the pod's end of this flow be connected in this direction? port is the
- * one that is connected to. Reads the side that the epoch chose.
+ * May the pod's end of w->key be connected with this peer in this direction?
+ * peer and port are those of the other end: NAT may show another one in the
+ * key. Reads the side that the epoch chose.
  */
-static __always_inline void judge(struct endpoint *endpoint, u32 side, u32 direction, const struct flow_key *flow,
-				  bool from_node, struct decision *out)
+static __always_inline void judge(struct work *w, struct endpoint *endpoint, u32 direction, const u8 *peer_address,
+				  u16 peer_port, bool node, struct decision *out)
 {
+	u32 side = w->epoch & 1, entries;
 	struct address_key address = {.prefix = 128};
 	struct row_key key = {.set = endpoint->set[side], .direction = direction};
-	u16 port = direction == EGRESS ? flow->remote_port : flow->local_port;
-	u32 kind = KIND_WORLD, entries;
+	u16 port = direction == EGRESS ? peer_port : w->key.local_port;
 	struct answer *answer;
 	struct peer *peer;
 	struct row *row;
 
-	__builtin_memcpy(address.address, flow->remote, 16);
+	__builtin_memcpy(address.address, peer_address, 16);
 	peer = addresses.lookup(&address);
+	out->kind = KIND_WORLD;
 	if (peer) {
 		key.identity = peer->identity[side];
-		kind = peer->kind[side];
+		out->kind = peer->kind[side];
 	}
 	out->identity = key.identity;
 	out->rule = 0;
 	out->verdict = VERDICT_ALLOW;
-	if (from_node) {
+	if (node) {
 		out->reason = REASON_NODE;
 		return;
 	}
-	if (same(flow->local, flow->remote)) {
+	if (same(w->key.local, peer_address)) {
 		out->reason = REASON_SELF;
 		return;
 	}
-	if (kind >= KINDS)
-		kind = KIND_WORLD;
 	row = rows.lookup(&key);
 	if (row)
 		take_row(out, row, &entries);
 	else
-		take_row(out, &endpoint->defaults[side][direction & 1][kind], &entries);
+		take_row(out, &endpoint->defaults[side][direction & 1][out->kind < KINDS ? out->kind : KIND_WORLD],
+			 &entries);
 	if (!entries)
 		return;
 	struct port_key entry = {
-		.prefix = 56, .row = entries, .protocol = flow->protocol, .port = {port >> 8, port & 0xff}};
+		.prefix = 56, .row = entries, .protocol = w->key.protocol, .port = {port >> 8, port & 0xff}};
 	answer = ports.lookup(&entry);
 	if (!answer)
 		return;
@@ -415,22 +466,171 @@ static __always_inline bool is_own(const struct endpoint *endpoint, const u8 *ad
 	return !is_zero(address) && (same(address, endpoint->address[0]) || same(address, endpoint->address[1]));
 }
 
+static __always_inline bool passes(u8 verdict)
+{
+	return verdict == VERDICT_ALLOW || verdict == VERDICT_AUDIT;
+}
+
+/* --- stamps: what the pod's hook tells the exit ---------------------------- */
+
+static __always_inline void note_origin(struct __sk_buff *skb, struct work *w)
+{
+	struct origin *origin = &w->origin;
+
+	origin->time_ns = w->now;
+	__builtin_memcpy(origin->source, w->packet.source, 16);
+	__builtin_memcpy(origin->destination, w->packet.destination, 16);
+	origin->source_port = w->packet.source_port;
+	origin->destination_port = w->packet.destination_port;
+	origin->protocol = w->packet.protocol;
+	origin->endpoint = w->key.endpoint;
+	origin->ifindex = skb->ifindex;
+	origin->hash = bpf_get_hash_recalc(skb);
+}
+
+/* A slot a packet, in turn. Each CPU goes through all chunks by itself: that two write one slot at once is seldom, and
+ * seen by the hash. */
+static __always_inline void stamp(struct __sk_buff *skb, struct work *w)
+{
+	u32 zero = 0, *cursor = cursors.lookup(&zero), turn, index;
+	struct origin *slot;
+
+	if (!cursor)
+		return;
+	turn = (*cursor)++;
+	index = (turn / CHUNK * CPU_STRIDE + bpf_get_smp_processor_id()) % CHUNKS * CHUNK + turn % CHUNK;
+	slot = slots.lookup(&index);
+	if (!slot)
+		return;
+	*slot = w->origin;
+	skb->tc_index = index + 1;
+}
+
+/* By the flow, so that what tells the origin by hash alone is written once a second, not once a packet. */
+static __always_inline void stamp_flow(struct __sk_buff *skb, struct work *w, struct flow *flow, bool fresh)
+{
+	note_origin(skb, w);
+	w->origin.confirm = !(flow->state & FLOW_OTHER) || !passes(flow->verdict);
+	if (fresh || flow->hash != w->origin.hash || w->now >> 30 != flow->last_ns >> 30) {
+		flow->hash = w->origin.hash;
+		origins.update(&w->origin.hash, &w->origin);
+	}
+	stamp(skb, w);
+}
+
+enum found {
+	ORIGIN_NONE,	/* no local pod's packet */
+	ORIGIN_FOUND,
+	ORIGIN_HIDDEN,	/* a pod's, and nothing says whose */
+};
+
+static __always_inline bool fits(const struct origin *origin, const struct work *w, u32 hash)
+{
+	return origin->hash == hash && origin->protocol == w->packet.protocol && origin->time_ns <= w->now &&
+	       w->now - origin->time_ns < STAMP_AGE;
+}
+
+/* Who sent what leaves here: by the stamp, else by its hash, else by a pod's address that can be seen. */
+static __always_inline enum found find_origin(struct __sk_buff *skb, struct work *w, u32 stamped)
+{
+	u32 hash = bpf_get_hash_recalc(skb), index = stamped - 1, from = skb->ingress_ifindex;
+	struct local_key source = {};
+	struct endpoint *endpoint;
+	struct origin *origin;
+	u32 *local;
+
+	if (index < SLOTS) {
+		origin = slots.lookup(&index);
+		if (origin && fits(origin, w, hash)) {
+			w->origin = *origin;
+			return ORIGIN_FOUND;
+		}
+	}
+	__builtin_memcpy(source.address, w->packet.source, 16);
+	local = locals.lookup(&source);
+	origin = origins.lookup(&hash);
+	/* A hash may be a stranger's too: the source is the same, or a masquerade has put the node's there. */
+	if (origin && fits(origin, w, hash) &&
+	    (same(origin->source, w->packet.source) || (local && !*local))) {
+		w->origin = *origin;
+		return ORIGIN_FOUND;
+	}
+	if (local && *local) {
+		from = *local;
+		endpoint = endpoints.lookup(&from);
+		if (!endpoint)
+			return ORIGIN_NONE;
+		w->key.endpoint = endpoint->number;
+		note_origin(skb, w);
+		w->origin.ifindex = from;
+		w->origin.confirm = 0;
+		return ORIGIN_FOUND;
+	}
+	if (index >= SLOTS)
+		return ORIGIN_NONE;
+	endpoint = endpoints.lookup(&from);
+	if (endpoint)
+		w->key.endpoint = endpoint->number;
+	return endpoint || local ? ORIGIN_HIDDEN : ORIGIN_NONE;
+}
+
+/* The destination that was dialled, where DNAT has changed it. */
+static __always_inline void note_dialled(struct work *w)
+{
+	const struct origin *origin = &w->origin;
+
+	if (same(origin->destination, w->packet.destination) &&
+	    origin->destination_port == w->packet.destination_port)
+		return;
+	/* Of a later fragment no port is known. */
+	if (w->packet.fragment == FRAGMENT_LATER)
+		return;
+	__builtin_memcpy(w->dialled, origin->destination, 16);
+	w->dialled_port = w->key.role ? 0 : origin->destination_port;
+}
+
+/* What the exit found, for the flow of the dialled address: its replies pass by that, and are judged again by that. */
+static __always_inline void confirm(struct work *w)
+{
+	struct flow_key dialled = w->key;
+	struct flow *flow;
+
+	__builtin_memcpy(dialled.remote, w->dialled, 16);
+	dialled.remote_port = w->key.role ? 0 : w->dialled_port;
+	flow = flows.lookup(&dialled);
+	if (!flow || flow->direction != EGRESS)
+		return;
+	__builtin_memcpy(flow->other, w->key.remote, 16);
+	flow->other_port = w->key.remote_port;
+	flow->state = (flow->state | FLOW_OTHER) & ~FLOW_FROM_NODE;
+	if (!(flow->state & FLOW_DIALLED))
+		return;
+	flow->rule = w->decision.rule;
+	flow->identity = w->decision.identity;
+	flow->verdict = w->decision.verdict;
+	flow->reason = w->decision.reason;
+	flow->epoch = w->epoch;
+}
+
 /* --- the way of a packet --------------------------------------------------- */
 
-static __always_inline void describe(struct window_key *what, const struct flow_key *key, const struct packet *packet,
-				     u32 direction, u8 verdict, u8 reason, u32 rule)
+/* other: the far end, which NAT may show as another one in the key. */
+static __always_inline void describe(struct work *w, u32 direction, const u8 *other, u16 other_port, u8 verdict,
+				     u8 reason, u32 rule)
 {
+	struct window_key *what = &w->what;
+	const struct flow_key *key = &w->key;
 	bool out = direction == EGRESS;
 
 	what->endpoint = key->endpoint;
 	what->rule = rule;
-	__builtin_memcpy(what->source, out ? key->local : key->remote, 16);
-	__builtin_memcpy(what->destination, out ? key->remote : key->local, 16);
-	what->source_port = out ? key->local_port : key->remote_port;
-	what->destination_port = out ? key->remote_port : key->local_port;
+	__builtin_memcpy(out ? what->source : what->destination, key->local, 16);
+	__builtin_memcpy(out ? what->destination : what->source, other, 16);
+	what->source_port = out ? key->local_port : other_port;
+	what->destination_port = out ? other_port : key->local_port;
 	if (key->role) {
 		what->source_port = key->role >= ROLE_ICMP ? 0 : key->local_port;
-		what->destination_port = packet->destination_port;
+		what->destination_port = w->packet.destination_port;
 	}
 	what->protocol = key->protocol;
 	what->verdict = verdict | (out ? 0 : VERDICT_INGRESS);
@@ -438,163 +638,390 @@ static __always_inline void describe(struct window_key *what, const struct flow_
 	what->flags = 0;
 }
 
-static __always_inline int refuse(struct window_key *what, const struct flow_key *key, const struct packet *packet,
-				  u32 direction, u8 reason, u64 now)
+static __always_inline int refuse(struct work *w, u32 direction, u8 reason)
 {
-	describe(what, key, packet, direction, VERDICT_DENY, reason, 0);
-	denied(what, now, 0, packet->tcp_flags);
+	w->decision.identity = 0;
+	describe(w, direction, w->key.remote, w->key.remote_port, VERDICT_DENY, reason, 0);
+	denied(w);
 	return TC_ACT_SHOT;
 }
 
-static __always_inline int handle(struct __sk_buff *skb, const u32 direction)
+static __always_inline void keep(struct flow *flow, const struct decision *decision, u32 epoch)
 {
-	u64 now = bpf_ktime_get_ns();
-	u32 epoch = setting(CONFIG_EPOCH), side = epoch & 1, ifindex = skb->ifindex;
-	struct endpoint *endpoint = endpoints.lookup(&ifindex);
-	struct fragment_key fragment = {.direction = direction};
-	struct packet packet = {};
-	struct flow_key key = {};
-	struct window_key what = {};
-	struct decision decision = {};
-	bool from_node = direction == INGRESS && !skb->ingress_ifindex;
-	u32 opened = direction;
-	struct flow *flow, *known;
-	int parsed = parse(skb, &packet);
-	bool own;
-	u8 pass;
+	flow->rule = decision->rule;
+	flow->identity = decision->identity;
+	flow->verdict = decision->verdict;
+	flow->reason = decision->reason;
+	flow->epoch = epoch;
+}
 
-	if (parsed == PARSED_ARP)
-		return TC_ACT_UNSPEC;
+/*
+ * The connection of w->key, found or made, and judged under the epoch of now.
+ * True: it passes. node: the packet is the node's own. known_source: w->origin
+ * says who sent it.
+ */
+static __always_inline bool admit(struct __sk_buff *skb, struct work *w, struct endpoint *endpoint, const enum hook hook,
+				  bool node, bool known_source)
+{
+	const u32 direction = hook == POD_INGRESS ? INGRESS : EGRESS;
+	struct flow *known = flows.lookup(&w->key), *flow = known;
+	struct decision *decision = &w->decision;
+	const struct packet *packet = &w->packet;
+	const u8 *peer = w->key.remote;
+	u16 peer_port = w->key.remote_port;
+	bool pending = 0, judging, forward, pass, masked = 0, to_exit = 0, deferred = 0;
+	u32 opened = direction;
+
+	if (flow && (is_over(flow, w->key.protocol, w->now) || !continues(flow, packet, direction)))
+		flow = 0;
+	if (flow && hook == POD_INGRESS) {
+		if (flow->verdict == VERDICT_PENDING) {
+			/* No exit let it through: nobody's reply, but the node's own where DNAT chose the node. */
+			if (node)
+				flow->state |= FLOW_FROM_NODE;
+			else
+				flow = 0;
+		} else if (known_source && flow->direction == INGRESS &&
+			   !same(flow->state & FLOW_OTHER ? flow->other : w->key.remote, w->origin.source)) {
+			/* The masquerade has given another pod the same port. */
+			flow = 0;
+		}
+	}
+	if (flow) {
+		opened = flow->direction & 1;
+		node = flow->state & FLOW_FROM_NODE;
+		pending = flow->verdict == VERDICT_PENDING;
+		decision->rule = flow->rule;
+		decision->identity = flow->identity;
+		decision->verdict = flow->verdict;
+		decision->reason = flow->reason;
+	} else if ((packet->tcp_flags & (TCP_SYN | TCP_ACK)) == (TCP_SYN | TCP_ACK)) {
+		opened = !direction;
+		node = 0;
+	}
+	forward = opened == EGRESS && direction == EGRESS;
+	judging = !flow || flow->epoch != w->epoch || (pending && hook != POD_EGRESS) ||
+		  (hook == DEVICE_EXIT && forward && flow->state & FLOW_OTHER);
+	if (hook == POD_EGRESS && forward && flow) {
+		to_exit = flow->state & FLOW_EXIT;
+		deferred = flow->state & FLOW_DIALLED;
+	}
+	if (hook == POD_INGRESS && opened == INGRESS && known_source) {
+		peer = w->origin.source;
+		peer_port = w->origin.source_port;
+		masked = !same(w->origin.source, w->key.remote);
+	} else if (!forward && flow && flow->state & FLOW_OTHER) {
+		peer = flow->other;
+		peer_port = flow->other_port;
+		if (opened == EGRESS) {
+			__builtin_memcpy(w->dialled, w->key.remote, 16);
+			w->dialled_port = w->key.remote_port;
+		}
+	}
+	if (judging) {
+		judge(w, endpoint, opened, peer, peer_port, node, decision);
+		if (hook == POD_EGRESS && forward) {
+			to_exit = decision->kind != KIND_POD;
+			deferred = decision->kind == KIND_SERVICE;
+		}
+		if (!deferred && decision->verdict != VERDICT_ALLOW && !flow && opened == direction &&
+		    may_be_older(endpoint, packet, w->now)) {
+			struct decision other = {};
+
+			judge(w, endpoint, !opened, w->key.remote, w->key.remote_port, 0, &other);
+			if (other.verdict == VERDICT_ALLOW) {
+				*decision = other;
+				opened = !opened;
+				to_exit = forward = masked = 0;
+				peer = w->key.remote;
+				peer_port = w->key.remote_port;
+			}
+		}
+	}
+	pass = deferred || decision->verdict != VERDICT_DENY;
+	if (flow) {
+		if (judging && !deferred) {
+			keep(flow, decision, w->epoch);
+			if (hook == POD_EGRESS && forward)
+				flow->state = (flow->state & ~(FLOW_DIALLED | FLOW_EXIT)) | (to_exit ? FLOW_EXIT : 0);
+			if (hook == DEVICE_EXIT && forward)
+				flow->state &= ~FLOW_OTHER;
+		} else if (deferred && !(flow->state & FLOW_DIALLED)) {
+			flow->state |= FLOW_DIALLED | FLOW_EXIT;
+			flow->verdict = VERDICT_PENDING;
+		}
+		if (to_exit && pass)
+			stamp_flow(skb, w, flow, 0);
+		touch(flow, packet, direction, w->now);
+	} else if (pass) {
+		struct flow *fresh = &w->fresh;
+
+		if (deferred)
+			decision->verdict = VERDICT_PENDING;
+		__builtin_memset(fresh, 0, sizeof(*fresh));
+		keep(fresh, decision, w->epoch);
+		fresh->last_ns = w->now;
+		fresh->sequence = packet->sequence;
+		fresh->direction = opened;
+		fresh->state = (node ? FLOW_FROM_NODE : 0) | (to_exit ? FLOW_EXIT : 0) | (deferred ? FLOW_DIALLED : 0);
+		if (masked) {
+			fresh->state |= FLOW_OTHER;
+			__builtin_memcpy(fresh->other, w->origin.source, 16);
+			fresh->other_port = w->origin.source_port;
+		}
+		if (opened != direction || (w->key.protocol == PROTOCOL_TCP && !is_new_tcp(packet))) {
+			fresh->state |= FLOW_REPLIED;
+			if (decision->verdict == VERDICT_ALLOW)
+				decision->reason = REASON_ADOPTED;
+		}
+		if (to_exit)
+			stamp_flow(skb, w, fresh, 1);
+		if (!known)
+			take_place(&w->key, w->now);
+		if (flows.update(&w->key, fresh)) {
+			count(COUNT_CONNTRACK_FULL);
+			refuse(w, opened, REASON_MAP_FULL);
+			return 0;
+		}
+	}
+	if (hook == DEVICE_EXIT && forward && !is_zero(w->dialled) && (judging || w->origin.confirm))
+		confirm(w);
+	if (pass && (deferred || (flow && !pending)))
+		return 1;
+	describe(w, opened, peer, peer_port, decision->verdict, decision->reason, decision->rule);
+	if (!pass) {
+		denied(w);
+		return 0;
+	}
+	struct window once = {};
+
+	first_of(&once, w);
+	if (!emit(&w->what, &once, 1))
+		count(COUNT_RING_FULL);
+	return 1;
+}
+
+/* What a later fragment is to be found by. */
+static __always_inline void note_fragment(struct work *w, u32 hook)
+{
+	w->fragment.endpoint = w->key.endpoint;
+	w->fragment.id = w->packet.fragment_id;
+	w->fragment.direction = hook;
+	w->fragment.protocol = w->packet.protocol;
+	__builtin_memcpy(w->fragment.source, w->packet.source, 16);
+	__builtin_memcpy(w->fragment.destination, w->packet.destination, 16);
+}
+
+#define FRAGMENT_DENIED 0
+#define FRAGMENT_PASSED 1
+#define FRAGMENT_STAMPED 2
+
+/* A later fragment follows its first, at each hook on its own. */
+static __always_inline int follow(struct __sk_buff *skb, struct work *w, const enum hook hook)
+{
+	u8 *verdict;
+
+	note_fragment(w, hook);
+	verdict = fragments.lookup(&w->fragment);
+	if (!verdict)
+		return refuse(w, hook == POD_INGRESS ? INGRESS : EGRESS, REASON_FRAGMENT);
+	if (*verdict == FRAGMENT_DENIED) {
+		count(COUNT_FRAGMENT_DROPPED);
+		return TC_ACT_SHOT;
+	}
+	if (hook == POD_EGRESS && *verdict == FRAGMENT_STAMPED) {
+		note_origin(skb, w);
+		w->origin.confirm = 0;
+		stamp(skb, w);
+	}
+	return TC_ACT_UNSPEC;
+}
+
+/* Of a packet whose key and endpoint are known. */
+static __always_inline int judged(struct __sk_buff *skb, struct work *w, struct endpoint *endpoint, const enum hook hook,
+				  bool node, bool known_source)
+{
+	bool pass;
+	u8 verdict;
+
+	if (w->packet.fragment == FRAGMENT_LATER)
+		return follow(skb, w, hook);
+	pass = admit(skb, w, endpoint, hook, node, known_source);
+	if (w->packet.fragment == FRAGMENT_FIRST) {
+		note_fragment(w, hook);
+		verdict = !pass ? FRAGMENT_DENIED
+			  : hook == POD_EGRESS && skb->tc_index != STAMP_JUDGED ? FRAGMENT_STAMPED
+										 : FRAGMENT_PASSED;
+		fragments.update(&w->fragment, &verdict);
+	}
+	return pass ? TC_ACT_UNSPEC : TC_ACT_SHOT;
+}
+
+static __always_inline struct work *begin(void)
+{
+	u32 zero = 0;
+	struct work *w = works.lookup(&zero);
+
+	if (!w)
+		return 0;
+	__builtin_memset(&w->packet, 0, sizeof(w->packet));
+	__builtin_memset(&w->key, 0, sizeof(w->key));
+	__builtin_memset(w->dialled, 0, sizeof(w->dialled));
+	w->dialled_port = 0;
+	w->now = bpf_ktime_get_ns();
+	w->epoch = setting(CONFIG_EPOCH);
+	return w;
+}
+
+static __always_inline int unreadable(struct work *w, int parsed, u32 direction)
+{
 	if (parsed == PARSED_NOT_IP) {
 		count(COUNT_NOT_IP);
 		return TC_ACT_SHOT;
 	}
-	key.endpoint = endpoint ? endpoint->number : 0;
-	if (parsed == PARSED_UNPARSABLE) {
-		count(COUNT_UNPARSABLE);
-		__builtin_memset(&packet, 0, sizeof(packet));
-		return refuse(&what, &key, &packet, direction, REASON_UNPARSABLE, now);
-	}
-	flow_of(&key, &packet, direction);
-	own = endpoint && is_own(endpoint, key.local);
-	if (is_discovery(&packet)) {
-		if (direction == INGRESS)
-			return TC_ACT_UNSPEC;
-		if (ICMP_TYPE(&packet) == 134 || ICMP_TYPE(&packet) == 137)
-			return refuse(&what, &key, &packet, direction, REASON_FORBIDDEN_ND, now);
-		if (own || is_link_local(packet.source) || is_zero(packet.source))
-			return TC_ACT_UNSPEC;
-	}
-	if (!endpoint || !endpoint->ready)
-		return refuse(&what, &key, &packet, direction, REASON_NOT_READY, now);
-	if (direction == EGRESS && !own)
-		return refuse(&what, &key, &packet, direction, REASON_SPOOFED, now);
-	if (direction == INGRESS && !own && !is_multicast(key.local)) {
-		count(COUNT_FLOODED);
-		return TC_ACT_SHOT;
-	}
-
-	if (packet.fragment != FRAGMENT_NONE) {
-		fragment.endpoint = key.endpoint;
-		fragment.id = packet.fragment_id;
-		fragment.protocol = packet.protocol;
-		__builtin_memcpy(fragment.source, packet.source, 16);
-		__builtin_memcpy(fragment.destination, packet.destination, 16);
-	}
-	if (packet.fragment == FRAGMENT_LATER) {
-		u8 *verdict = fragments.lookup(&fragment);
-
-		if (!verdict)
-			return refuse(&what, &key, &packet, direction, REASON_FRAGMENT, now);
-		if (*verdict)
-			return TC_ACT_UNSPEC;
-		count(COUNT_FRAGMENT_DROPPED);
-		return TC_ACT_SHOT;
-	}
-	if (is_icmp_error(&packet) && is_about_known(skb, &packet, key.endpoint, direction))
-		return TC_ACT_UNSPEC;
-
-	known = flow = flows.lookup(&key);
-	if (flow && (is_over(flow, packet.protocol, now) || !continues(flow, &packet, direction)))
-		flow = 0;
-	if (flow) {
-		opened = flow->direction & 1;
-		from_node = flow->state & FLOW_FROM_NODE;
-		decision.rule = flow->rule;
-		decision.identity = flow->identity;
-		decision.verdict = flow->verdict;
-		decision.reason = flow->reason;
-	} else if ((packet.tcp_flags & (TCP_SYN | TCP_ACK)) == (TCP_SYN | TCP_ACK)) {
-		opened = !direction;
-	}
-	if (!flow || flow->epoch != epoch) {
-		judge(endpoint, side, opened, &key, from_node && opened == INGRESS, &decision);
-		if (decision.verdict != VERDICT_ALLOW && !flow && opened == direction &&
-		    may_be_older(endpoint, &packet, now)) {
-			struct decision other = {};
-
-			judge(endpoint, side, !opened, &key, 0, &other);
-			if (other.verdict == VERDICT_ALLOW) {
-				decision = other;
-				opened = !opened;
-			}
-		}
-	}
-	pass = decision.verdict != VERDICT_DENY;
-	if (flow) {
-		if (flow->epoch != epoch) {
-			flow->rule = decision.rule;
-			flow->identity = decision.identity;
-			flow->verdict = decision.verdict;
-			flow->reason = decision.reason;
-			flow->epoch = epoch;
-		}
-		touch(flow, &packet, direction, now);
-	} else if (pass) {
-		struct flow fresh = {
-			.last_ns = now,
-			.epoch = epoch,
-			.rule = decision.rule,
-			.identity = decision.identity,
-			.sequence = packet.sequence,
-			.direction = opened,
-			.verdict = decision.verdict,
-			.reason = decision.reason,
-			.state = from_node ? FLOW_FROM_NODE : 0,
-		};
-
-		if (opened != direction || (packet.protocol == PROTOCOL_TCP && !is_new_tcp(&packet))) {
-			fresh.state |= FLOW_REPLIED;
-			if (decision.verdict == VERDICT_ALLOW)
-				decision.reason = REASON_ADOPTED;
-		}
-		if (!known)
-			take_place(&key, now);
-		if (flows.update(&key, &fresh)) {
-			count(COUNT_CONNTRACK_FULL);
-			return refuse(&what, &key, &packet, opened, REASON_MAP_FULL, now);
-		}
-		describe(&what, &key, &packet, opened, decision.verdict, decision.reason, decision.rule);
-		if (!emit(&what, now, now, 1, decision.identity, packet.tcp_flags))
-			count(COUNT_RING_FULL);
-	}
-	if (packet.fragment == FRAGMENT_FIRST)
-		fragments.update(&fragment, &pass);
-	if (pass)
-		return TC_ACT_UNSPEC;
-	describe(&what, &key, &packet, opened, decision.verdict, decision.reason, decision.rule);
-	denied(&what, now, decision.identity, packet.tcp_flags);
-	return TC_ACT_SHOT;
+	count(COUNT_UNPARSABLE);
+	__builtin_memset(&w->packet, 0, sizeof(w->packet));
+	return refuse(w, direction, REASON_UNPARSABLE);
 }
 
 int pod_egress(struct __sk_buff *skb)
 {
-	return handle(skb, EGRESS);
+	u32 ifindex = skb->ifindex;
+	struct endpoint *endpoint = endpoints.lookup(&ifindex);
+	struct work *w = begin();
+	int parsed;
+	bool own;
+
+	if (!w)
+		return TC_ACT_SHOT;
+	/* Whatever the pod has written there. */
+	skb->tc_index = STAMP_JUDGED;
+	parsed = parse(skb, &w->packet, 1);
+	if (parsed == PARSED_ARP)
+		return TC_ACT_UNSPEC;
+	w->key.endpoint = endpoint ? endpoint->number : 0;
+	if (parsed != PARSED)
+		return unreadable(w, parsed, EGRESS);
+	flow_of(&w->key, &w->packet, EGRESS);
+	own = endpoint && is_own(endpoint, w->key.local);
+	if (is_discovery(&w->packet)) {
+		if (ICMP_TYPE(&w->packet) == 134 || ICMP_TYPE(&w->packet) == 137)
+			return refuse(w, EGRESS, REASON_FORBIDDEN_ND);
+		if (own || is_link_local(w->packet.source) || is_zero(w->packet.source)) {
+			/* A neighbour's address may be any. Where it is routed after all, the exit judges it. */
+			if (!is_link_local(w->packet.destination) && !is_multicast(w->packet.destination)) {
+				note_origin(skb, w);
+				w->origin.confirm = 0;
+				stamp(skb, w);
+			}
+			return TC_ACT_UNSPEC;
+		}
+	}
+	if (!endpoint || !endpoint->ready)
+		return refuse(w, EGRESS, REASON_NOT_READY);
+	if (!own)
+		return refuse(w, EGRESS, REASON_SPOOFED);
+	if (is_icmp_error(&w->packet) && is_about_known(skb, &w->packet, w->key.endpoint, EGRESS))
+		return TC_ACT_UNSPEC;
+	return judged(skb, w, endpoint, POD_EGRESS, 0, 0);
+}
+
+/* The egress of the pod that sent this, by the packet's destination of now. True in *found: w->origin says who. */
+static __always_inline int leave(struct __sk_buff *skb, struct work *w, u32 stamped, bool *found)
+{
+	enum found origin = find_origin(skb, w, stamped);
+	struct endpoint *endpoint;
+	u32 ifindex;
+
+	flow_of(&w->key, &w->packet, EGRESS);
+	if (origin == ORIGIN_HIDDEN)
+		return refuse(w, EGRESS, REASON_NO_ORIGIN);
+	if (origin == ORIGIN_NONE)
+		return TC_ACT_UNSPEC;
+	*found = 1;
+	w->key.endpoint = w->origin.endpoint;
+	__builtin_memcpy(w->key.local, w->origin.source, 16);
+	if (w->key.role < ROLE_ICMP)
+		w->key.local_port = w->origin.source_port;
+	note_dialled(w);
+	ifindex = w->origin.ifindex;
+	endpoint = endpoints.lookup(&ifindex);
+	if (!endpoint || !endpoint->ready || endpoint->number != w->origin.endpoint)
+		return refuse(w, EGRESS, REASON_NOT_READY);
+	return judged(skb, w, endpoint, DEVICE_EXIT, 0, 1);
 }
 
 int pod_ingress(struct __sk_buff *skb)
 {
-	return handle(skb, INGRESS);
+	u32 ifindex = skb->ifindex, stamped = skb->tc_index;
+	struct endpoint *endpoint = endpoints.lookup(&ifindex);
+	bool node = !skb->ingress_ifindex, found = 0;
+	struct work *w = begin();
+	int parsed;
+
+	if (!w)
+		return TC_ACT_SHOT;
+	/* It would go along into the pod, and out of it again. */
+	skb->tc_index = 0;
+	parsed = parse(skb, &w->packet, 1);
+	if (parsed == PARSED_ARP)
+		return TC_ACT_UNSPEC;
+	w->key.endpoint = endpoint ? endpoint->number : 0;
+	if (parsed != PARSED)
+		return unreadable(w, parsed, INGRESS);
+	if (is_discovery(&w->packet))
+		return TC_ACT_UNSPEC;
+	if (!endpoint || !endpoint->ready) {
+		flow_of(&w->key, &w->packet, INGRESS);
+		return refuse(w, INGRESS, REASON_NOT_READY);
+	}
+	if (!is_own(endpoint, w->packet.destination) && !is_multicast(w->packet.destination)) {
+		count(COUNT_FLOODED);
+		return TC_ACT_SHOT;
+	}
+	if (!node && stamped != STAMP_JUDGED) {
+		if (leave(skb, w, stamped, &found) == TC_ACT_SHOT)
+			return TC_ACT_SHOT;
+		__builtin_memset(&w->key, 0, sizeof(w->key));
+		w->key.endpoint = endpoint->number;
+	}
+	flow_of(&w->key, &w->packet, INGRESS);
+	if (is_icmp_error(&w->packet) && is_about_known(skb, &w->packet, w->key.endpoint, INGRESS))
+		return TC_ACT_UNSPEC;
+	return judged(skb, w, endpoint, POD_INGRESS, node, found);
+}
+
+static __always_inline int device_exit(struct __sk_buff *skb, const bool ethernet)
+{
+	u32 stamped = skb->tc_index;
+	bool found = 0;
+	struct work *w;
+	int parsed;
+
+	if (stamped)
+		skb->tc_index = 0;
+	/* What the node sends itself, and what it has wrapped for a tunnel, is nobody's egress. */
+	if (stamped == STAMP_JUDGED || !skb->ingress_ifindex)
+		return TC_ACT_UNSPEC;
+	w = begin();
+	if (!w)
+		return TC_ACT_SHOT;
+	parsed = parse(skb, &w->packet, ethernet);
+	if (parsed == PARSED_UNPARSABLE && stamped)
+		return unreadable(w, parsed, EGRESS);
+	if (parsed != PARSED || is_discovery(&w->packet))
+		return TC_ACT_UNSPEC;
+	return leave(skb, w, stamped, &found);
+}
+
+int exit_ethernet(struct __sk_buff *skb)
+{
+	return device_exit(skb, 1);
+}
+
+int exit_tunnel(struct __sk_buff *skb)
+{
+	return device_exit(skb, 0);
 }
 
 /* --- windows that end without another packet ------------------------------ */
@@ -609,7 +1036,7 @@ static __always_inline bool close_flow(struct window_key *what, u32 idle, u64 no
 	if (!window)
 		return 1;
 	packets = window->count;
-	if (packets && !emit(what, window->first_ns, window->last_ns, packets, window->identity, window->tcp_flags))
+	if (packets && !emit(what, window, packets))
 		return 0;
 	/* Goes on without being told at once again, until it was silent for a whole window. */
 	if (now - window->last_ns < setting(CONFIG_WINDOW_NS)) {
@@ -617,6 +1044,8 @@ static __always_inline bool close_flow(struct window_key *what, u32 idle, u64 no
 		carried.last_ns = window->last_ns;
 		carried.identity = window->identity;
 		carried.tcp_flags = window->tcp_flags;
+		carried.dialled_port = window->dialled_port;
+		__builtin_memcpy(carried.dialled, window->dialled, 16);
 		window_make(what, !idle, &carried);
 	}
 	if (idle)
@@ -632,7 +1061,7 @@ static __always_inline bool close_flood(struct window_key *what, u32 idle)
 
 	if (!window)
 		return 1;
-	if (!emit(what, window->first_ns, window->last_ns, window->count, 0, 0))
+	if (!emit(what, window, window->count))
 		return 0;
 	if (idle)
 		floods_1.delete(what);

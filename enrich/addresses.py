@@ -1,33 +1,48 @@
 """Who had which address when.
 
-An address belongs to one pod for an interval. Intervals of pods that are gone are kept for ``tail`` so that a record
-that comes late is still named. Where two pods may have had it at a moment, none is named: a wrong name is worse than an
-address. Terminated pods hold no address; a hostNetwork pod's are its node's.
+An address belongs to one pod for an interval. What is known of an interval has four times: the pod did not have the
+address before the first, had it between the second and the third, and not after the last. Between the first two and
+the last two nobody can say. The watch tells them roughly; the probe of the pod's node exactly, and its word counts for
+more. A pod is named for a moment that lies between the second and the third, where no other pod may have had the
+address; else none is: a wrong name is worse than an address. Clocks of different machines may differ by the skew.
+
+Intervals of pods that are gone are kept for the tail, so that a record that comes late is still named. Terminated pods
+hold no address; a hostNetwork pod's are its node's.
 """
 
 from __future__ import annotations
 
+import socket
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Final
 
+from enrich.endpoints import Hold
 from enrich.model import Pod
 
-_FOREVER: Final = (1 << 63) - 1
+FOREVER: Final = (1 << 63) - 1
+_SECOND: Final = 1_000_000_000
+"""The API's times have no fractions: what happened is up to a second later."""
+_UNCONFIRMED_NS: Final = 60 * _SECOND
+"""An interval that a probe left open, of a pod that the watch does not know by then, has ended who knows when."""
 
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A pod had an address from ``start_ns`` until ``end_ns`` (wall clock)."""
+    """A pod's hold of an address (wall clock); ``clock``: the node whose clock says so, empty for the API's."""
 
+    uid: str
+    first_ns: int
     start_ns: int
-    end_ns: int
-    pod: Pod
+    end_ns: int = FOREVER
+    last_ns: int = FOREVER
+    clock: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class PodAt:
-    """Who had an address at a moment. ``ambiguous``: more than one may have, and none is named."""
+    """Who had an address at a moment. ``ambiguous``: that is not certain, and nobody is named."""
 
     pod: Pod | None = None
     ambiguous: bool = False
@@ -38,74 +53,149 @@ class Addresses:
 
     def __init__(self, tail_ns: int, skew_ns: int) -> None:
         self._tail_ns, self._skew_ns = tail_ns, skew_ns
-        self._by_ip: dict[str, tuple[Interval, ...]] = {}
+        self._watched: dict[str, tuple[Interval, ...]] = {}
+        self._exact: dict[str, tuple[Interval, ...]] = {}
         self._by_uid: dict[str, Pod] = {}
         self._existing: set[str] = set()
-        self._departed: deque[tuple[int, Pod]] = deque()
+        self._departed: deque[tuple[int, str, tuple[str, ...]]] = deque()
+        self._unconfirmed: dict[tuple[str, str], int] = {}
+        self._blocks: set[bytes | str] = set()
 
-    def change(self, before: Pod | None, after: Pod | None, now: int, *, listed: bool) -> None:
-        """A pod of one name is another, or comes, or goes. ``listed``: it was there before we looked."""
+    # --- what the watch says
+
+    def change(self, before: Pod | None, after: Pod | None, now: int, known: int, *, listed: bool) -> None:
+        """A pod of one name is another, or comes, or goes. ``known``: until when the watch had told everything, so
+        that this happened between then and ``now``. ``listed``: it was there before we looked."""
+        known = min(known, now)
         if before is not None and (after is None or before.uid != after.uid):
-            for ip in _held_ips(before):
-                self._close(ip, before.uid, now)
             self._existing.discard(before.uid)
-            self._departed.append((now, before))
+            self._release(before, _held_ips(before), now, known)
             before = None
         if after is None:
             return
         self._by_uid[after.uid] = after
         self._existing.add(after.uid)
         held, wanted = _held_ips(before), _held_ips(after)
-        # One that was there already has had its address since it started; a new one too, but not from the future.
-        start = (after.started_ns or -_FOREVER) if listed else min(after.started_ns or now, now)
+        if held == wanted:
+            return
+        interval = _listed(after) if listed else _seen(after, now, known)
         for ip in wanted - held:
-            self._by_ip[ip] = (*self._by_ip.get(ip, ()), Interval(start, _FOREVER, after))
-        for ip in wanted & held:
-            self._by_ip[ip] = tuple(replace(i, pod=after) if i.pod.uid == after.uid else i for i in self._by_ip[ip])
-        for ip in held - wanted:
-            self._close(ip, after.uid, now)
+            self._watched[ip] = (*self._watched.get(ip, ()), interval)
+            self._blocks.add(_block(ip))
         if before is not None and held - wanted:
-            self._departed.append((now, before))
+            self._release(before, held - wanted, now, known)
 
-    def _close(self, ip: str, uid: str, now: int) -> None:
-        self._by_ip[ip] = tuple(
-            replace(one, end_ns=now) if one.pod.uid == uid and one.end_ns == _FOREVER else one
-            for one in self._by_ip.get(ip, ())
+    def _release(self, pod: Pod, ips: set[str], now: int, known: int) -> None:
+        # A pod is taken down before the API says so.
+        end = known - self._skew_ns
+        for ip in ips:
+            self._watched[ip] = tuple(_ended(one, pod.uid, end, now) for one in self._watched.get(ip, ()))
+            if ip in self._exact:
+                # What a probe that has died left open; one that lives will tell it exactly.
+                self._exact[ip] = tuple(_ended(one, pod.uid, end, now) for one in self._exact[ip])
+        self._departed.append((now, pod.uid, tuple(ips)))
+
+    # --- what probes say
+
+    def hold(self, told: Hold, now: int) -> None:
+        """A pod's interval, exactly."""
+        last = FOREVER if told.last is None else told.last
+        interval = Interval(
+            told.uid, told.first, told.start, FOREVER if told.end is None else told.end, last, told.node
         )
+        self._exact[told.ip] = (*self._others(told.ip, told.uid), interval)
+        self._blocks.add(_block(told.ip))
+        if told.uid not in self._by_uid:
+            self._by_uid[told.uid] = told.as_pod()
+        if last != FOREVER:
+            self._unconfirmed.pop((told.uid, told.ip), None)
+            self._departed.append((now, told.uid, (told.ip,)))
+        elif told.uid not in self._existing:
+            self._unconfirmed[told.uid, told.ip] = now
+
+    def forget_hold(self, uid: str, ip: str) -> None:
+        """The probe's word on it ends."""
+        if ip in self._exact:
+            self._keep_exact(ip, self._others(ip, uid))
+        self._unconfirmed.pop((uid, ip), None)
+        self._forget_pod(uid)
+
+    def _others(self, ip: str, uid: str) -> tuple[Interval, ...]:
+        return tuple(one for one in self._exact.get(ip, ()) if one.uid != uid)
+
+    def _keep_exact(self, ip: str, rest: tuple[Interval, ...]) -> None:
+        if rest:
+            self._exact[ip] = rest
+        else:
+            self._exact.pop(ip, None)
+
+    # --- what is over
 
     def forget(self, now: int) -> None:
         """Drop what ended longer ago than the tail."""
         limit = now - self._tail_ns
         while self._departed and self._departed[0][0] < limit:
-            pod = self._departed.popleft()[1]
-            for ip in pod.ips:
-                rest = tuple(one for one in self._by_ip.get(ip, ()) if one.end_ns >= limit)
+            _, uid, ips = self._departed.popleft()
+            for ip in ips:
+                rest = tuple(one for one in self._watched.get(ip, ()) if one.last_ns >= limit)
                 if rest:
-                    self._by_ip[ip] = rest
+                    self._watched[ip] = rest
                 else:
-                    self._by_ip.pop(ip, None)
-            if pod.uid not in self._existing:
-                self._by_uid.pop(pod.uid, None)
+                    self._watched.pop(ip, None)
+                self._keep_exact(ip, tuple(one for one in self._exact.get(ip, ()) if one.last_ns >= limit))
+            self._forget_pod(uid)
+        for (uid, ip), since in list(self._unconfirmed.items()):
+            if uid in self._existing:
+                del self._unconfirmed[uid, ip]
+            elif now - since > _UNCONFIRMED_NS:
+                del self._unconfirmed[uid, ip]
+                self._exact[ip] = tuple(_ended(one, uid, one.start_ns, now) for one in self._exact.get(ip, ()))
+                self._departed.append((now, uid, (ip,)))
 
-    def pod_around(self, ip: str, at_ns: int) -> tuple[PodAt, int, int]:
+    def _forget_pod(self, uid: str) -> None:
+        pod = self._by_uid.get(uid)
+        if (
+            pod is not None
+            and uid not in self._existing
+            and not any(one.uid == uid for ip in pod.ips for one in self._intervals(ip))
+        ):
+            del self._by_uid[uid]
+
+    # --- who it was
+
+    def _intervals(self, ip: str) -> Iterator[Interval]:
+        exact = self._exact.get(ip, ())
+        yield from exact
+        told = {one.uid for one in exact}
+        yield from (one for one in self._watched.get(ip, ()) if one.uid not in told)
+
+    def pod_around(self, ip: str, at_ns: int, node: str = "") -> tuple[PodAt, int, int]:
         """Who had an address at a moment of the wall clock, and since and until when (not included) that is so.
 
-        Within the skew of a change of owner it is ambiguous: clocks may differ by so much.
+        ``node``: whose clock the moment is of; empty: nobody's that is known.
         """
-        skew, since, until = self._skew_ns, -_FOREVER, _FOREVER
-        near: dict[str, Pod] = {}
-        for one in self._by_ip.get(ip, ()):
-            start, end = one.start_ns - skew, min(one.end_ns, _FOREVER - skew - 1) + skew + 1
-            if start <= at_ns < end:
-                near[one.pod.uid] = one.pod
-            for turn in (start, end):
+        since, until = -FOREVER, FOREVER
+        near: set[str] = set()
+        certain = False
+        for one in self._intervals(ip):
+            skew = 0 if one.clock and one.clock == node else self._skew_ns
+            first, after = one.first_ns - skew, one.last_ns + skew + 1
+            if first <= at_ns < after:
+                near.add(one.uid)
+                certain = certain or one.start_ns <= at_ns < one.end_ns
+            for turn in (first, one.start_ns, one.end_ns, after):
                 if turn <= at_ns:
                     since = max(since, turn)
                 else:
                     until = min(until, turn)
-        if len(near) > 1:
-            return PodAt(ambiguous=True), since, until
-        return PodAt(next(iter(near.values()), None)), since, until
+        if not near:
+            return PodAt(), since, until
+        pod = self._by_uid.get(next(iter(near))) if certain and len(near) == 1 else None
+        return PodAt(pod, ambiguous=pod is None), since, until
+
+    def is_pods(self, ip: str) -> bool:
+        """Whether pods have, or had, addresses in its neighbourhood (a /24, a /64): then it is likely a pod's."""
+        return bool(ip) and _block(ip) in self._blocks
 
     def by_uid(self, uid: str) -> Pod | None:
         """A pod that exists or did lately, as it was last seen."""
@@ -113,8 +203,33 @@ class Addresses:
 
     def size(self) -> int:
         """Addresses and pods that are remembered."""
-        return len(self._by_ip) + len(self._by_uid)
+        return len(self._watched) + len(self._exact) + len(self._by_uid)
+
+
+def _listed(pod: Pod) -> Interval:
+    """One that was there already: since it started, where that is known; nobody knows who was there before."""
+    if not pod.started_ns:
+        return Interval(pod.uid, -FOREVER, -FOREVER)
+    return Interval(pod.uid, pod.begun_ns or pod.started_ns, pod.started_ns + _SECOND)
+
+
+def _seen(pod: Pod, now: int, known: int) -> Interval:
+    """One that got its address under our eyes: since it started, or we saw it; but not in the future."""
+    start = min(pod.started_ns + _SECOND, now) if pod.started_ns else now
+    return Interval(pod.uid, min(pod.begun_ns or pod.started_ns or known, known, start), start)
+
+
+def _ended(one: Interval, uid: str, end: int, last: int) -> Interval:
+    if one.uid != uid or one.last_ns != FOREVER:
+        return one
+    return replace(one, end_ns=max(end, one.start_ns), last_ns=last)
 
 
 def _held_ips(pod: Pod | None) -> set[str]:
     return set() if pod is None or pod.terminated or pod.host_network else set(pod.ips)
+
+
+def _block(ip: str) -> bytes | str:
+    if ":" not in ip:
+        return ip.rpartition(".")[0]
+    return socket.inet_pton(socket.AF_INET6, ip)[:8]

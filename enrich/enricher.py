@@ -14,7 +14,7 @@ from typing import Any, Final
 import numpy as np
 
 from enrich.cluster import Cluster
-from enrich.flow import DEFAULT_LABELS, Ends, LabelChoice, address_text, second_text
+from enrich.flow import DEFAULT_LABELS, Ends, LabelChoice, Remote, address_text, second_text
 from enrich.records import AGGREGATED, INGRESS, Batch, Header
 from enrich.template import Ring, Template
 
@@ -56,6 +56,32 @@ class Records:
     facts: Facts | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Looked:
+    """What was looked up of a batch's rows, one entry a row."""
+
+    remotes: Sequence[str]
+    """The JSON of the other end."""
+    unsettled: Sequence[bool] | None
+    """Rows whose ends the index may be able to name, or to name better, in a moment; None: there are none."""
+
+
+class _Remotes:
+    """Other ends by their address, as they are by one node's clock for a span of time."""
+
+    def __init__(self) -> None:
+        self.ends: dict[bytes, str] = {}
+        self.unsettled: set[bytes] = set()
+        self.span = _EVER
+
+    def keep(self, raw: bytes, end: Remote) -> None:
+        """One that is the same for some time."""
+        self.ends[raw] = end.json
+        self.span = max(self.span[0], end.since_ns), min(self.span[1], end.until_ns)
+        if not end.settled:
+            self.unsettled.add(raw)
+
+
 class Enricher:
     """Renders batches. Not thread safe: its caches are its own."""
 
@@ -71,29 +97,58 @@ class Enricher:
         self._addresses = _Texts()
         self._generation = -1
         self._rings: dict[tuple[str, str, str], Ring] = {}
-        self._remotes: dict[bytes, str] = {}
-        self._span = _EVER
+        self._remotes: dict[str, _Remotes] = {}
+        self._found = 0
         self._dialled: dict[bytes, str] = {}
 
-    def records(self, batch: Batch) -> Records:
-        """One record a row. Never raises for a batch that :func:`enrich.records.decode_batch` took."""
+    @property
+    def generation(self) -> int:
+        """Grows when what is known of the cluster changes: then what was unsettled may not be any more."""
+        return self._cluster.generation
+
+    def look(self, batch: Batch, until_ns: int | None = None) -> Looked:
+        """Look up who the rows' other ends were. ``until_ns``: of what was later the index does not know all: pods may
+        have gone since, and so none is named."""
+        self._refresh()
+        rows, header = batch.rows, batch.header
+        wall = rows["time_ns"].astype(np.int64) + header.clock
+        remotes, unsettled = self._remote_ends(
+            rows, _blocks(rows["source"]), _blocks(rows["destination"]), wall, header
+        )
+        if until_ns is not None and (wall > until_ns).any():
+            inward = (rows["verdict"] & INGRESS).astype(bool)
+            peers = _blocks(np.where(inward[:, None], rows["source"], rows["destination"]))
+            remotes = [
+                self._ends.in_doubt(self._addresses[raw], end) if at > until_ns else end
+                for raw, end, at in zip(peers, remotes, wall.tolist(), strict=True)
+            ]
+        unknown = [int(number) for number, ref in header.endpoints.items() if not self._ends.knows(ref)]
+        if unknown:
+            strangers = np.isin(rows["endpoint"], unknown).tolist()
+            unsettled = [a or b for a, b in zip(unsettled, strangers, strict=True)] if unsettled else strangers
+        return Looked(remotes, unsettled if unsettled and any(unsettled) else None)
+
+    def records(self, batch: Batch, looked: Looked | None = None) -> Records:
+        """One record a row. Never raises for a batch that :func:`enrich.records.decode_batch` took. ``looked``: of the
+        same batch, just now."""
         rows, header = batch.rows, batch.header
         if not len(rows):
             return Records([], [], [], [])
-        self._refresh()
+        if looked is None:
+            looked = self.look(batch)
         wall = rows["time_ns"].astype(np.int64) + header.clock
         ring = self._ring(header)
         templates = ring.templates(rows)
         sources, destinations = _blocks(rows["source"]), _blocks(rows["destination"])
         # As np.clip does, which costs more than all the rest of a small batch's times.
         times = np.minimum(np.maximum(wall, 0), self._now_ns()) // 1_000_000
-        remotes, dialled = self._remote_ends(rows, sources, destinations, wall), self._services(rows)
+        dialled = self._services(rows)
         values = [
             f"{h}{a}{remote}{b}{count}{c}{first}{d}{last}{e}{number}{f}{service}}}".encode()
             for h, (a, b, c, d, e, f), remote, count, first, last, number, service in zip(
                 self._heads(rows, templates, sources, destinations),
                 [template.tail for template in templates],
-                remotes,
+                looked.remotes,
                 rows["count"].tolist(),
                 *_stamps(rows, wall),
                 _numbers(batch),
@@ -101,7 +156,7 @@ class Enricher:
                 strict=True,
             )
         ]
-        facts = Facts(header.node, rows, templates, remotes, dialled)
+        facts = Facts(header.node, rows, templates, looked.remotes, dialled)
         return Records([t.key for t in templates], values, [t.denied for t in templates], times.tolist(), facts)
 
     def _refresh(self) -> None:
@@ -112,11 +167,8 @@ class Enricher:
             self._generation = self._cluster.generation
             self._rings.clear()
             self._dialled.clear()
-            self._forget_remotes()
-
-    def _forget_remotes(self) -> None:
-        self._remotes.clear()
-        self._span = _EVER
+            self._remotes.clear()
+            self._found = 0
 
     def _ring(self, header: Header) -> Ring:
         name = (header.cluster, header.node, header.ring)
@@ -145,32 +197,56 @@ class Enricher:
             for template, source, destination, a, b in zip(templates, *columns, strict=True)
         ]
 
-    def _remote_ends(self, rows: Rows, sources: list[bytes], destinations: list[bytes], wall: Times) -> list[str]:
-        """The other end of each row, as the index knows it at the row's time."""
+    def _remote_ends(
+        self, rows: Rows, sources: list[bytes], destinations: list[bytes], wall: Times, header: Header
+    ) -> tuple[list[str], list[bool] | None]:
+        """The other end of each row, as the index knows it at the row's time; and which may be named better soon."""
+        if not len(rows):
+            return [], None
         inward = (rows["verdict"] & INGRESS).tolist()
         peers = [s if i else d for s, d, i in zip(sources, destinations, inward, strict=True)]
         aggregated = rows["flags"] & AGGREGATED
         if aggregated.any():
             peers = [_NOWHERE if flag else raw for raw, flag in zip(peers, aggregated.tolist(), strict=True)]
-        first, last = int(wall.min()), int(wall.max())
-        if not self._span[0] <= first <= last < self._span[1] or len(self._remotes) > _CACHED:
-            self._forget_remotes()
-        found = list(map(self._remotes.get, peers))
-        if None not in found:
-            return found  # type: ignore[return-value]  # None was ruled out
-        for raw in {raw for raw, end in zip(peers, found, strict=True) if end is None}:
-            self._find_remote(raw, first, last)
-        return [
-            self._remotes[raw] if raw in self._remotes else self._ends.remote(self._addresses[raw], at)[0]
-            for raw, at in zip(peers, wall.tolist(), strict=True)
-        ]
+        known = self._known_remotes(header.node, int(wall.min()), int(wall.max()))
+        found = list(map(known.ends.get, peers))
+        if None in found:
+            return self._find_remotes(known, peers, wall, header.node)
+        unsettled = known.unsettled
+        return found, [raw in unsettled for raw in peers] if unsettled else None  # type: ignore[return-value]  # None was ruled out
 
-    def _find_remote(self, raw: bytes, first: int, last: int) -> None:
-        """Keep an end that is the same at every moment of the batch, and for how long it is."""
-        end, since, until = self._ends.remote(self._addresses[raw], first)
-        if since <= first and last < until:
-            self._remotes[raw] = end
-            self._span = max(self._span[0], since), min(self._span[1], until)
+    def _known_remotes(self, node: str, first: int, last: int) -> _Remotes:
+        """Those that were found before, if they are the same from first to last."""
+        if self._found > _CACHED:
+            self._remotes.clear()
+            self._found = 0
+        known = self._remotes.get(node)
+        if known is None or not known.span[0] <= first <= last < known.span[1]:
+            known = self._remotes[node] = _Remotes()
+        return known
+
+    def _find_remotes(
+        self, known: _Remotes, peers: list[bytes], wall: Times, node: str
+    ) -> tuple[list[str], list[bool]]:
+        """Look up what is missing; what changes within the batch is looked up row by row, and not kept."""
+        first, last = int(wall.min()), int(wall.max())
+        for raw in set(peers) - known.ends.keys():
+            end = self._ends.remote(self._addresses[raw], first, node)
+            if end.since_ns <= first and last < end.until_ns:
+                known.keep(raw, end)
+                self._found += 1
+        ends: list[str] = []
+        unsettled: list[bool] = []
+        for raw, at in zip(peers, wall.tolist(), strict=True):
+            kept = known.ends.get(raw)
+            if kept is None:
+                end = self._ends.remote(self._addresses[raw], at, node)
+                ends.append(end.json)
+                unsettled.append(not end.settled)
+            else:
+                ends.append(kept)
+                unsettled.append(raw in known.unsettled)
+        return ends, unsettled
 
     def _services(self, rows: Rows) -> list[str]:
         """The address before the Service's DNAT, where there was one."""

@@ -11,7 +11,7 @@ import ipaddress
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import orjson
 
@@ -62,6 +62,16 @@ def policies_json(refs: Iterable[PolicyRef]) -> str:
     return _json([{"kind": k, **({"namespace": ns} if ns else {}), "name": name} for k, ns, name in distinct])
 
 
+class Remote(NamedTuple):
+    """An end by its address: its JSON, and since and until when (not included) it is that."""
+
+    json: str
+    since_ns: int
+    until_ns: int
+    settled: bool = True
+    """Nothing that the index may be told in a moment is likely to name it, or to name it better."""
+
+
 class Ends:
     """Renders the ends of connections from the index."""
 
@@ -81,15 +91,26 @@ class Ends:
         base = {"pod_name": ref.pod, "namespace": ref.namespace, "pod_namespace": ref.namespace}
         return _json({**base, **({"pod_uid": ref.uid} if ref.uid else {}), "node_name": node})
 
-    def remote(self, ip: str, at_ns: int) -> tuple[str, int, int]:
-        """The other end, by its address at the packet's time (wall clock), and since and until when it is that."""
-        found, since, until = self._cluster.pod_around(ip, at_ns)
+    def remote(self, ip: str, at_ns: int, node: str) -> Remote:
+        """The other end, by its address at the packet's time, by the clock of ``node``."""
+        found, since, until = self._cluster.pod_around(ip, at_ns, node)
         pod = found.pod
         if pod is not None:
-            return self._once("pod", pod.uid, lambda: self._pod(pod)), since, until
+            return Remote(self._once("pod", pod.uid, lambda: self._pod(pod)), since, until)
         if found.ambiguous:
-            return _json({"instance": ip, "ambiguous": True}), since, until
-        return self._once("address", ip, lambda: self._address(ip)), since, until
+            return Remote(_json({"instance": ip, "ambiguous": True}), since, until, settled=False)
+        settled = not self._cluster.may_be_pods(ip) or self._cluster.node_of_ip(ip) is not None
+        if not settled and self._cluster.forgot(at_ns):
+            return Remote(_json({"instance": ip, "ambiguous": True}), since, until)
+        return Remote(self._once("address", ip, lambda: self._address(ip)), since, until, settled)
+
+    def in_doubt(self, ip: str, end: str) -> str:
+        """The other end, where a pod may have come or gone that the index has not heard of."""
+        return _json({"instance": ip, "ambiguous": True}) if self._cluster.may_be_pods(ip) else end
+
+    def knows(self, ref: EndpointRef) -> bool:
+        """Whether the index has this pod, or has nothing to find it by."""
+        return not ref.uid or self._cluster.pod_by_uid(ref.uid) is not None
 
     def dialled(self, ip: str, port: int) -> str:
         """The address and port that were dialled, and the Service that is; nothing for no address."""
@@ -113,7 +134,11 @@ class Ends:
         if not ip:
             return {}
         node = self._cluster.node_of_ip(ip)
-        return _node(node) if node else {"instance": ip}
+        if node:
+            return _node(node)
+        service = self._cluster.service_behind(ip)
+        named = {"service": {"namespace": service.namespace, "name": service.name}} if service and service.name else {}
+        return {"instance": ip, **named}
 
     def _pod(self, pod: Pod) -> dict[str, Any]:
         owner = self._cluster.workload_of(pod)

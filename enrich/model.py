@@ -67,6 +67,8 @@ class Pod:
     owner: Owner | None = None
     started_ns: int = 0
     """Wall clock; from when it has its IPs (PodReadyToStartContainers, else startTime); 0: not known."""
+    begun_ns: int = 0
+    """Wall clock; it had no IP before (startTime); 0: not known."""
 
     @property
     def key(self) -> Name:
@@ -106,12 +108,34 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """A Service by the addresses that clients dial (``spec.clusterIPs``)."""
+    """A Service by the addresses that clients dial."""
 
     namespace: str
     name: str
     uid: str
     cluster_ips: tuple[str, ...] = ()
+    """``spec.clusterIPs``."""
+    outer_ips: tuple[str, ...] = ()
+    """``spec.externalIPs`` and ``status.loadBalancer.ingress[].ip``."""
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        return self.cluster_ips + self.outer_ips
+
+    @property
+    def key(self) -> Name:
+        return Name(self.namespace, self.name)
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointSlice:
+    """Addresses behind a Service, and no pods of this cluster: an EndpointSlice that somebody wrote."""
+
+    namespace: str
+    name: str
+    uid: str
+    service: str = ""
+    addresses: tuple[str, ...] = ()
 
     @property
     def key(self) -> Name:
@@ -262,4 +286,4 @@ class ClusterNetworkPolicy:
         return Name("", self.name)
 
 
-Object = Pod | Namespace | Node | Service | Workload | NetworkPolicy | ClusterNetworkPolicy
+Object = Pod | Namespace | Node | Service | EndpointSlice | Workload | NetworkPolicy | ClusterNetworkPolicy

@@ -13,12 +13,13 @@ from typing import Any, Final
 from enrich.cluster_policy_objects import cluster_network_policy
 from enrich.fields import Field, InvalidObjectError
 from enrich.metadata import is_audited, labels_of, namespace_of, owner_of, uid_of
-from enrich.model import NamedPort, Namespace, Node, Object, Pod, Protocol, Service, Workload
+from enrich.model import EndpointSlice, NamedPort, Namespace, Node, Object, Pod, Protocol, Service, Workload
 from enrich.policy_objects import network_policy
 
 __all__ = ["InvalidObjectError", "parse"]
 
 NAME_LABEL: Final = "kubernetes.io/metadata.name"
+_SERVICE_LABEL: Final = "kubernetes.io/service-name"
 _ZONE_LABEL: Final = "topology.kubernetes.io/zone"
 
 
@@ -56,6 +57,7 @@ def _pod(root: Field) -> Pod:
         ports=tuple(_container_ports(spec)),
         owner=owner_of(root),
         started_ns=_started(status),
+        begun_ns=_nanoseconds(status["startTime"]),
     )
 
 
@@ -111,7 +113,21 @@ def _service(root: Field) -> Service:
     namespace, spec = namespace_of(root), root["spec"]
     given = list(spec["clusterIPs"].items()) or [spec["clusterIP"]]
     ips = tuple(entry.ip() for entry in given if entry.text("") not in ("", "None"))
-    return Service(namespace, root["metadata"]["name"].name(), uid_of(root, namespace), ips)
+    balanced = (entry["ip"] for entry in root["status"]["loadBalancer"]["ingress"].items())
+    outer = tuple(entry.ip() for entry in (*spec["externalIPs"].items(), *balanced) if entry.text(""))
+    return Service(namespace, root["metadata"]["name"].name(), uid_of(root, namespace), ips, outer)
+
+
+def _endpoint_slice(root: Field) -> EndpointSlice:
+    namespace = namespace_of(root)
+    given = root["endpoints"].items() if root["addressType"].value in ("IPv4", "IPv6") else ()
+    return EndpointSlice(
+        namespace,
+        root["metadata"]["name"].name(),
+        uid_of(root, namespace),
+        labels_of(root).get(_SERVICE_LABEL, ""),
+        tuple(address.ip() for endpoint in given for address in endpoint["addresses"].items()),
+    )
 
 
 def _workload(root: Field) -> Workload:
@@ -125,10 +141,13 @@ _KINDS: Final[dict[str, tuple[str, Callable[[Field], Object]]]] = {
     "Namespace": ("v1", _namespace),
     "Node": ("v1", _node),
     "Service": ("v1", _service),
+    "EndpointSlice": ("discovery.k8s.io/v1", _endpoint_slice),
     "ReplicaSet": ("apps/v1", _workload),
     "Job": ("batch/v1", _workload),
     "NetworkPolicy": ("networking.k8s.io/v1", network_policy),
     "ClusterNetworkPolicy": ("policy.networking.k8s.io/v1alpha2", cluster_network_policy),
 }
-_OWN_GROUPS: Final = {"v1", "apps", "extensions", "batch", "networking.k8s.io", "policy.networking.k8s.io"}
+_OWN_GROUPS: Final = {
+    "v1", "apps", "extensions", "batch", "networking.k8s.io", "discovery.k8s.io", "policy.networking.k8s.io",
+}  # fmt: skip
 """Groups in which one of our kinds with another version is a mistake, not somebody else's kind (Knative's Service)."""

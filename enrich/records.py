@@ -75,6 +75,7 @@ class Reason(enum.IntEnum):
     ADOPTED = 11
     FORBIDDEN_ND = 12
     MAP_FULL = 13
+    NO_ORIGIN = 14
 
 
 class EndpointRef(msgspec.Struct, frozen=True):
@@ -132,10 +133,28 @@ class Batch(msgspec.Struct, frozen=True):
 
     header: Header
     rows: np.ndarray[Any, np.dtype[np.void]]
+    picked: np.ndarray[Any, np.dtype[np.uint64]] | None = None
+    """The numbers of the rows, where they are not all that the header tells of."""
+
+    def pick(self, rows: np.ndarray[Any, Any]) -> Batch:
+        """A part of it: those rows, by a mask or by their places."""
+        return Batch(self.header, self.rows[rows], self.numbers()[rows])
+
+    def encode(self) -> bytes:
+        """The Kafka value of what is picked: as a batch of which no more was kept."""
+        numbers = self.numbers()
+        starts = np.flatnonzero(np.diff(numbers, prepend=numbers[:1] - 2) != 1)
+        kept = [(int(run[0]), len(run)) for run in np.split(numbers, starts[1:])]
+        header = msgspec.structs.replace(
+            self.header, first=kept[0][0], rows=len(self.rows), row_bytes=VERDICT.itemsize, kept=kept
+        )
+        return encode_batch(header, np.ascontiguousarray(self.rows))
 
     def numbers(self) -> np.ndarray[Any, np.dtype[np.uint64]]:
         """The rows' numbers, one a row."""
         header = self.header
+        if self.picked is not None:
+            return self.picked
         if header.kept is None:
             return np.arange(header.first, header.first + header.rows, dtype=np.uint64)
         return np.concatenate(

@@ -13,6 +13,7 @@ from typing import Final
 _DAY_MS: Final = 86_400_000
 LARGE: Final = str(8 << 20)
 """Bytes a record: 10,000 rows with the names of 3,000 rules are 1.6 MB, more than a broker takes by default."""
+_ENDPOINTS: Final = {"message.timestamp.type": "LogAppendTime", "segment.ms": str(_DAY_MS)}
 _CHECKED: Final = ("cleanup.policy", "message.timestamp.type")
 """What must be as it is made, or records are lost; retention and sizes are the operator's business."""
 
@@ -50,9 +51,11 @@ class Topics:
     """What could not be taken, as it came; the reason in the headers."""
     status: Topic
     """Losses, gaps and heartbeats."""
+    endpoints: Topic
+    """Which pod had which address since when and until when."""
 
     def __iter__(self) -> Iterator[Topic]:
-        return iter((self.raw, self.flows, self.denied, self.dead, self.status))
+        return iter((self.raw, self.flows, self.denied, self.dead, self.status, self.endpoints))
 
 
 def topics(prefix: str, partitions: int) -> Topics:
@@ -70,4 +73,6 @@ def topics(prefix: str, partitions: int) -> Topics:
         denied=topic("flows.denied", partitions, 30),
         dead=topic("dead", 1, 14, {"max.message.bytes": LARGE}),
         status=topic("status", 1, 3),
+        # The last word on each hold, told again each day: what a node that is gone left is forgotten in a week.
+        endpoints=topic("endpoints", 1, 7, {"cleanup.policy": "compact,delete"} | _ENDPOINTS),
     )

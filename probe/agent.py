@@ -7,6 +7,7 @@ state in force stays in force. Stopping leaves enforcement in place; :func:`deta
 
 from __future__ import annotations
 
+import gc
 import select
 import threading
 import time
@@ -18,15 +19,16 @@ import structlog
 
 from enrich.cluster import Cluster
 from enrich.model import Pod
-from enrich.policy import PolicyView
 from enrich.records import EndpointRef, PolicyRef
 from probe.binding import Binding, bind
-from probe.installer import Bound, Installer, InstallError
+from probe.holds import Holds
+from probe.installer import Bound, Installer, InstallError, Surroundings
 from probe.kernel.attach import Attachments, Mode
 from probe.kernel.layout import Config
 from probe.kernel.maps import Maps
 from probe.netlink import NodeNetwork, Veth
 from probe.numbers import Numbers
+from probe.pressure import warnings
 from probe.rules import Compiler
 from probe.windows import Windows
 
@@ -35,8 +37,8 @@ log = structlog.get_logger("kubeweir.probe")
 _RETRY_S: Final = 1.0
 """How often a pod's interface is looked for again: addresses inside a pod's namespace make no event outside."""
 _REPORT_S: Final = 30.0
-_SETTLE_S: Final = 0.02
-"""Changes that come together are compiled together."""
+_SETTLE_S: Final = 0.002
+"""Changes that come together are compiled together, as are all that come while one is installed."""
 
 
 class Names:
@@ -60,13 +62,21 @@ class Agent:
     """The policy half of the probe."""
 
     def __init__(
-        self, node: str, cluster: Cluster, network: NodeNetwork, maps: Maps, numbers: Numbers, mode: Mode | None = None
+        self,
+        node: str,
+        cluster: Cluster,
+        network: NodeNetwork,
+        maps: Maps,
+        numbers: Numbers,
+        holds: Holds,
+        mode: Mode | None = None,
     ) -> None:
         self._node = node
         self._cluster = cluster
         self._network = network
         self._maps = maps
         self._numbers = numbers
+        self._holds = holds
         self._compiler = Compiler(numbers)
         self._installer = Installer(maps)
         self._attachments = Attachments(maps, network, mode)
@@ -76,6 +86,11 @@ class Agent:
         self._older: frozenset[int] | None = None
         self._reported: dict[str, float] = {}
         self._wake = threading.Event()
+        self._links_changed = threading.Event()
+        self._links_changed.set()
+        self._veths: list[Veth] = []
+        self._looked = 0.0
+        self._local: list[Pod] = []
         self._stop = threading.Event()
         self.failed = threading.Event()
         """Set when a thread died of something unforeseen; the process is to end."""
@@ -121,17 +136,24 @@ class Agent:
 
     def reconcile(self) -> None:
         """Bring the kernel to what the cluster says now. Raises InstallError, OSError."""
-        veths = self._network.veths()
-        if self._older is None:
-            self._older = frozenset(veth.index for veth in veths)
-        view = self._view()
+        view = self._cluster.snapshot(self._node)
         pods = [pod for pod in view.pods.values() if _is_local(pod, self._node)]
+        veths = self._look(pods)
         binding = bind(pods, veths, self._binding.bound)
         bound = self._number(binding.bound)
         desired = self._compiler.compile(view, list({pod.uid: pod for pod in binding.bound.values()}.values()))
-        done = self._installer.apply(desired, bound, time.monotonic_ns())
+        services = frozenset(ip for service in self._cluster.services().values() for ip in service.addresses)
+        around = Surroundings(services, self._network.node_addresses())
+        done = self._installer.apply(desired, bound, time.monotonic_ns(), around)
         self._attach(binding.bound, {veth.index: veth for veth in veths})
+        covered = self._attachments.cover(self._network.devices(), binding.bound)
+        if covered:
+            log.info("exits attached", devices=covered, mode=self.mode)
         self._binding = binding
+        self._holds.bound(binding.bound)
+        if self._problem:
+            # What there is now lives long: without it, a collection does not stop a small change for 100 ms.
+            gc.freeze()
         self._problem = ""
         self._report(binding)
         if done.addresses or done.endpoints or done.rows or done.ports:
@@ -141,12 +163,25 @@ class Agent:
                 changed_ports=done.ports,
             )  # fmt: skip
 
-    def _view(self) -> PolicyView:
-        cluster = self._cluster
-        return PolicyView(
-            pods=cluster.pods(), namespaces=cluster.namespaces(), nodes=cluster.nodes(),
-            policies=cluster.policies(), cluster_policies=cluster.cluster_policies(), own_node=self._node,
-        )  # fmt: skip
+    def usage(self) -> dict[str, tuple[int, int]]:
+        """For each policy map the entries in it, and how many it holds."""
+        return self._installer.usage()
+
+    @property
+    def identities(self) -> int:
+        """How many classes of peers the policies in force tell apart."""
+        return self._compiler.identities
+
+    def _look(self, pods: list[Pod]) -> list[Veth]:
+        """The node's veths. Looking into every pod's namespace takes time: only when something may be new there."""
+        now = time.monotonic()
+        moved = self._links_changed.is_set() or pods != self._local or self._binding.waiting or self._problem
+        if moved or now - self._looked >= _REPORT_S:
+            self._links_changed.clear()
+            self._veths, self._looked, self._local = self._network.veths(), now, pods
+        if self._older is None:
+            self._older = frozenset(veth.index for veth in self._veths)
+        return self._veths
 
     def _number(self, bound: Mapping[int, Pod]) -> list[Bound]:
         return [
@@ -174,12 +209,14 @@ class Agent:
 
     def _report(self, binding: Binding) -> None:
         now = time.monotonic()
-        waiting = {str(name): reason for name, reason in binding.waiting.items()}
-        self._reported = {name: at for name, at in self._reported.items() if name in waiting}
-        for name, reason in waiting.items():
+        told = {f"pod {name}": ("pod is not attached", reason) for name, reason in binding.waiting.items()}
+        for name, words in warnings(self.usage(), self.identities):
+            told[name] = ("policy is about to outgrow the maps", words)
+        self._reported = {name: at for name, at in self._reported.items() if name in told}
+        for name, (event, reason) in told.items():
             if now - self._reported.get(name, -_REPORT_S) >= _REPORT_S:
                 self._reported[name] = now
-                log.warning("pod is not attached", pod=name, reason=reason, retry_s=_RETRY_S)
+                log.warning(event, what=name, reason=reason)
 
     def _reconcile_loop(self) -> None:
         while not self._stop.is_set() and not self._cluster.synced.wait(0.2):
@@ -201,10 +238,11 @@ class Agent:
                 if not select.select([events], [], [], 0.5)[0]:
                     continue
                 try:
-                    events.recv(1 << 16)
+                    self._holds.links(events.recv(1 << 16))
                 except OSError:
                     # ENOBUFS: some were lost, which is all the same: everything is read again.
                     log.debug("link events overran")
+                self._links_changed.set()
                 self._wake.set()
 
     def _window_loop(self, window_s: float) -> None:
@@ -230,13 +268,12 @@ def _is_local(pod: Pod, node: str) -> bool:
 def detach(pins: Path, network: NodeNetwork) -> int:
     """End enforcement on purpose: every filter, link and pin goes. Returns the number of interfaces set free."""
     freed = 0
-    for veth in network.veths():
+    for device in network.devices():
         for hook in ("ingress", "egress"):
-            if (network.filter_name(veth.index, hook) or "").startswith("kubeweir_"):
-                network.remove_filter(veth.index, hook)
-                freed += hook == "egress"
-    links = list(pins.rglob("links/*"))
-    freed += len({path.name.split("_")[0] for path in links})
+            if (network.filter_name(device.index, hook) or "").startswith("kubeweir_"):
+                network.remove_filter(device.index, hook)
+                freed += hook == "ingress"
+    freed += len(list(pins.rglob("links/*_pod_egress")))
     for path in sorted(pins.rglob("*"), key=lambda found: len(found.parts), reverse=True):
         path.rmdir() if path.is_dir() else path.unlink()
     if pins.exists():

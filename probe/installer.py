@@ -13,7 +13,7 @@ The first change, and one after a failure, compares everything; any other looks 
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,8 +24,10 @@ from probe.kernel import bpf, entries
 from probe.kernel.entries import Peer
 from probe.kernel.layout import ANSWER, ENDPOINT, PEER, PORT_KEY, ROW, ROW_KEY, Config
 from probe.kernel.maps import Map, Maps
+from probe.services import Services
 
 _TABLES = ("rows", "ports", "addresses", "endpoints")
+"""Maps that a setting gives the size of."""
 
 
 class InstallError(RuntimeError):
@@ -42,6 +44,16 @@ class Bound:
     addresses: tuple[str, ...]
     older: bool = False
     """Its interface was there before the probe: for a minute, flows without a TCP state may be older ones' replies."""
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """Addresses that are no pod's."""
+
+    services: frozenset[str] = frozenset()
+    """What clients of Services dial: cluster IPs, external IPs, load balancers' IPs."""
+    node: frozenset[str] = frozenset()
+    """All that the node has: behind any of them a masquerade may hide a pod."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +82,8 @@ class Installer:
         self._ports = maps["ports"].items()
         self._addresses = maps["addresses"].items()
         self._endpoints = maps["endpoints"].items()
+        self._locals = maps["locals"].items()
+        self._services = Services()
         self._cover = Cover()
         self._placed: dict[bytes, tuple[Bound, PolicySet]] = {}
         """What the endpoints' entries were made of."""
@@ -105,25 +119,40 @@ class Installer:
         tables = (self._rows, self._ports, self._addresses, self._endpoints)
         return {name: (len(table), self._maps[name].max_entries) for name, table in zip(_TABLES, tables, strict=True)}
 
-    def apply(self, desired: Desired, bound: Iterable[Bound], now_ns: int) -> Installed:
-        """Bring the maps to ``desired`` for the pods in ``bound``. Raises InstallError before anything is in force."""
+    def apply(
+        self,
+        desired: Desired,
+        bound: Iterable[Bound],
+        now_ns: int,
+        surroundings: Surroundings | None = None,
+        switched: Callable[[], None] | None = None,
+    ) -> Installed:
+        """Bring the maps to ``desired`` for the pods in ``bound``. Raises InstallError before anything is in force.
+
+        ``switched`` is called when the new state is in force, before the old one is cleared away.
+        """
         epoch = self._maps.config(Config.EPOCH)
         side = epoch & 1
         whole = desired is not self._installed
         self._installed = None
         if whole:
             self._cover = Cover.of({key: entries.peer_on(value, side) for key, value in self._addresses.items()})
-        rows, ports, peers = self._changes(desired, whole=whole)
+        around = surroundings or Surroundings()
+        rows, ports, peers = self._changes(desired, around.services, whole=whole)
         ends = {end.index.to_bytes(4, "little"): end for end in bound}
         self._refuse_what_is_too_large(rows, ports, peers, ends)
+        local = _locals(ends, around.node)
 
         _put(self._maps["ports"], self._ports, ports)
         _put(self._maps["rows"], self._rows, rows)
+        _put(self._maps["locals"], self._locals, local)
         self._move_addresses(peers, side)
         changed = self._move_endpoints(ends, desired.sets, side, now_ns)
         if peers or changed:
             epoch += 1
             self._maps.configure(Config.EPOCH, epoch)
+            if switched:
+                switched()
             bpf.wait_for_programs()
             self._settle_addresses(peers)
             self._settle_endpoints(ends, changed)
@@ -131,12 +160,13 @@ class Installer:
             bpf.wait_for_programs()
             _drop(self._maps["rows"], self._rows, rows)
             _drop(self._maps["ports"], self._ports, ports)
+        _drop(self._maps["locals"], self._locals, {key: local.get(key) for key in self._locals})
         desired.touched.clear()
         self._installed = desired
         return Installed(len(peers), len(changed), len(rows), len(ports), epoch)
 
     def _changes(
-        self, desired: Desired, *, whole: bool
+        self, desired: Desired, services: Iterable[str], *, whole: bool
     ) -> tuple[dict[bytes, bytes | None], dict[bytes, bytes | None], dict[bytes, Peer | None]]:
         """What is to be written (None: removed) of rows, ports and addresses."""
         touched = desired.touched
@@ -151,6 +181,8 @@ class Installer:
         peers: dict[bytes, Peer | None] = dict.fromkeys(self._addresses) if whole else {}
         for address in desired.ipcache if whole else touched.addresses:
             identity = desired.ipcache.get(address)
+            peers[entries.address_key(*address)] = None if identity is None else (identity.number, identity.kind)
+        for address, identity in self._services.entries(desired, services, whole=whole).items():
             peers[entries.address_key(*address)] = None if identity is None else (identity.number, identity.kind)
         return (
             {key: value for key, value in rows.items() if self._rows.get(key) != value},
@@ -234,9 +266,15 @@ class Installer:
             self._endpoints[key] = value.tobytes()
 
 
+def _locals(ends: Mapping[bytes, Bound], node: Iterable[str]) -> dict[bytes, bytes | None]:
+    """Which interface an address of this node is behind; 0: the node's own."""
+    made: dict[bytes, bytes | None] = {packed(address): bytes(4) for address in node}
+    return made | {packed(address): key for key, end in ends.items() for address in end.addresses}
+
+
 def _put(table: Map, installed: dict[bytes, bytes], changes: Mapping[bytes, bytes | None]) -> None:
     for key, value in changes.items():
-        if value is not None:
+        if value is not None and installed.get(key) != value:
             table.set(key, value)
             installed[key] = value
 

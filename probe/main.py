@@ -12,17 +12,20 @@ from typing import Final
 import click
 import structlog
 from prometheus_client import CollectorRegistry
+from prometheus_client.registry import Collector
 
-from enrich.cluster import Cluster
+from enrich.cluster import POLICY_KINDS, Cluster
 from enrich.model import Name
 from enrich.runtime.health import HealthServer
 from enrich.runtime.process import Exit, StopServiceError, configure_logs, fail, only_instance, stop_on_signals
 from enrich.runtime.settings import SettingsError, describe, load
+from enrich.runtime.watching import SourceCollector
 from enrich.sources.source import Source, SourceError, make_source
 from enrich.topics import topics
 from probe.agent import Agent, Names, detach
 from probe.batcher import Limits
 from probe.delivery import Delivery
+from probe.holds import Holds
 from probe.kernel.attach import Mode
 from probe.kernel.layout import VERSION, Config
 from probe.kernel.maps import LayoutError, Maps
@@ -30,13 +33,14 @@ from probe.kernel.program import LoadError
 from probe.metrics import ProbeCollector
 from probe.netlink import NetworkError, NodeNetwork
 from probe.numbers import Numbers
-from probe.publisher import Publisher
+from probe.publisher import EndpointPublisher, Publisher
 from probe.ring import Ring
 from probe.settings import Settings
 from probe.spool import Spool
 
 log = structlog.get_logger("kubeweir.probe")
 
+_LAST_WORD_S: Final = 1.0
 _FLUSH_S: Final = 8.0
 """What is not acknowledged by then stays in the spool, for the next start."""
 _MODES: Final[dict[str, Mode | None]] = {"auto": None, "tcx": "tcx", "clsact": "clsact"}
@@ -48,7 +52,7 @@ def serve(settings: Settings) -> None:
     stop = stop_on_signals()
     with contextlib.ExitStack() as stack:
         stack.enter_context(only_instance(settings.run_dir / "probe.lock"))
-        cluster = Cluster()
+        cluster = Cluster(kinds=POLICY_KINDS)
         source = stack.enter_context(_started(settings, cluster))
         network = NodeNetwork(settings.netns)
         stack.callback(network.close)
@@ -62,12 +66,14 @@ def serve(settings: Settings) -> None:
         stack.callback(ring.close)
         spool = Spool(settings.state_dir / "spool", settings.spool_bytes)
         stack.callback(spool.close)
-        raw = topics(settings.topic_prefix, settings.partitions).raw
-        publisher = Publisher(spool, raw, {"bootstrap.servers": settings.kafka})
+        made = topics(settings.topic_prefix, settings.partitions)
+        publisher = Publisher(spool, made.raw, {"bootstrap.servers": settings.kafka})
+        endpoints = EndpointPublisher(made.endpoints, {"bootstrap.servers": settings.kafka})
+        holds = Holds(settings.node, settings.run_dir / "holds", endpoints.tell)
         delivery = Delivery(ring, Names(numbers), spool, _limits(settings))
-        agent = Agent(settings.node, cluster, network, maps, numbers, _MODES[settings.attach])
-        registry = CollectorRegistry()
-        registry.register(ProbeCollector(agent, maps, ring, delivery, spool, publisher))
+        agent = Agent(settings.node, cluster, network, maps, numbers, holds, _MODES[settings.attach])
+        registry = _registry(SourceCollector("probe", source),
+                             ProbeCollector(agent, maps, ring, delivery, spool, publisher))  # fmt: skip
         ready = {
             "source": source.problem,
             "policy": agent.problem,
@@ -86,6 +92,7 @@ def serve(settings: Settings) -> None:
         cluster_id = _cluster_id(settings, cluster, delivery.cluster, is_over)
         if cluster_id is not None:
             delivery.start(cluster_id, settings.node)
+            holds.begin(cluster_id)
             log.info("started", node=settings.node, cluster=cluster_id, ring=ring.id, attach=agent.mode,
                      kafka=settings.kafka, source=settings.source, metrics_port=health.port)  # fmt: skip
         while not is_over():
@@ -93,11 +100,19 @@ def serve(settings: Settings) -> None:
         agent.stop()
         delivery.stop()
         flushed = publisher.stop(_FLUSH_S)
+        endpoints.stop(_LAST_WORD_S)
         log.info("stopped", flushed=flushed, spooled_batches=spool.records, enforcement="stays in place")
         if publisher.failed.is_set():
             raise StopServiceError(f"{publisher.problem}", Exit.KAFKA)
         if any(failed.is_set() for failed in failures):
             raise StopServiceError("a part failed, see the log above", Exit.UNEXPECTED)
+
+
+def _registry(*collectors: Collector) -> CollectorRegistry:
+    registry = CollectorRegistry()
+    for collector in collectors:
+        registry.register(collector)
+    return registry
 
 
 @contextlib.contextmanager
@@ -195,6 +210,7 @@ def _detach(settings: Settings) -> None:
         finally:
             network.close()
         (settings.run_dir / "ledger").unlink(missing_ok=True)
+        (settings.run_dir / "holds").unlink(missing_ok=True)
     click.echo(f"weir-probe: enforcement ended on {freed} interfaces, nothing is pinned any more")
 
 

@@ -57,3 +57,13 @@ class ProbeCollector(Collector):
         yield GaugeMetricFamily(
             "kubeweir_probe_pods_waiting", "Local pods without an interface", value=len(binding.waiting)
         )
+        entries = GaugeMetricFamily("kubeweir_probe_map_entries", "Entries of a policy map", labels=["map"])
+        limits = GaugeMetricFamily("kubeweir_probe_map_capacity", "Entries that it holds", labels=["map"])
+        for name, (used, limit) in self._agent.usage().items():
+            entries.add_metric([name], used)
+            limits.add_metric([name], limit)
+        yield entries
+        yield limits
+        yield GaugeMetricFamily(
+            "kubeweir_probe_identities", "Classes of peers that policies tell apart", value=self._agent.identities
+        )

@@ -33,6 +33,8 @@ _RTM_GETADDR: Final = 22
 _DUMP_REQUEST: Final = 0x0301
 _DONE, _ERROR = 3, 2
 _IFA_ADDRESS, _IFA_LOCAL, _IFA_TARGET_NETNSID = 1, 2, 10
+_IFF_LOOPBACK: Final = 0x8
+_ARPHRD_ETHER: Final = 1
 _GROUPS: Final = 0x1 | 0x10 | 0x100
 """RTMGRP_LINK, RTMGRP_IPV4_IFADDR, RTMGRP_IPV6_IFADDR."""
 
@@ -55,17 +57,28 @@ class Veth:
     addresses: frozenset[str]
 
 
+@dataclass(frozen=True, slots=True)
+class Device:
+    """A device by which packets leave the node or go to another pod of it."""
+
+    index: int
+    name: str
+    ethernet: bool
+    """Its packets have an Ethernet header; a tunnel's have not."""
+
+
 class NodeNetwork:
     """The network of one node, by its namespace (``None``: the process' own)."""
 
     def __init__(self, namespace: Path | None = None) -> None:
-        self._thread = ThreadPoolExecutor(1, "netlink", initializer=_enter, initargs=(namespace,))
+        self._thread = ThreadPoolExecutor(1, "netlink")
         try:
+            self.run(_enter, namespace)
             self._route: IPRoute = self.run(IPRoute)
         except Exception as error:
             self._thread.shutdown()
             where = f"namespace {namespace}" if namespace else "network"
-            raise NetworkError(f"the node's {where} cannot be entered: {error.__cause__ or error}") from error
+            raise NetworkError(f"the node's {where} cannot be entered: {error}") from error
 
     def run(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Call in the node's namespace and wait for the result."""
@@ -75,9 +88,13 @@ class NodeNetwork:
         """Every veth whose other end is in another namespace, with the addresses there."""
         return self.run(self._veths)
 
+    def devices(self) -> list[Device]:
+        """Every device but the loopback, and but bridges: their ports are devices too."""
+        return self.run(self._devices)
+
     def node_addresses(self) -> frozenset[str]:
-        """The node's own addresses, loopback and link-local ones left out."""
-        return self.run(lambda: frozenset(a for _, a in _addresses(None) if _is_routed(a)))
+        """The node's own addresses, loopback ones left out: a masquerade may take a link-local one of a veth."""
+        return self.run(lambda: frozenset(a for _, a in _addresses(None) if not ipaddress.ip_address(a).is_loopback))
 
     def subscribe(self) -> socket.socket:
         """A netlink socket that becomes readable when links or addresses of the node change."""
@@ -111,6 +128,15 @@ class NodeNetwork:
                 peer = link.get_attr("IFLA_LINK")
                 addresses = frozenset(a for index, a in _addresses(namespace) if index == peer and _is_routed(a))
                 found.append(Veth(link["index"], link.get_attr("IFLA_IFNAME"), addresses))
+        return found
+
+    def _devices(self) -> list[Device]:
+        found = []
+        for link in self._route.get_links():
+            info = link.get_attr("IFLA_LINKINFO")
+            if link["flags"] & _IFF_LOOPBACK or (info and info.get_attr("IFLA_INFO_KIND") == "bridge"):
+                continue
+            found.append(Device(link["index"], link.get_attr("IFLA_IFNAME"), link["ifi_type"] == _ARPHRD_ETHER))
         return found
 
     def _add_filter(self, index: int, hook: str, program: int, name: str) -> None:

@@ -32,7 +32,8 @@ _IN_FLIGHT_BYTES: Final = 32 << 20
 _LARGEST: Final = 8 << 20
 """As the topic is made; a batch is under 512 kB, unless a single row needs more names than that."""
 _REPORT_S: Final = 10.0
-_RETRY_S: Final = 1.0
+_RETRY_S: Final = 0.5
+_LONGEST_RETRY_S: Final = 8.0
 _REFUSED: Final = frozenset(
     {KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.INVALID_MSG, KafkaError.INVALID_MSG_SIZE, KafkaError.INVALID_RECORD}
 )
@@ -44,7 +45,7 @@ class Publisher:
 
     def __init__(self, spool: Spool, topic: Topic, config: Mapping[str, Any]) -> None:
         """``config``: librdkafka's settings for the connection."""
-        self._spool, self._topic = spool, topic
+        self._spool, self._topic, self._servers = spool, topic, config["bootstrap.servers"]
         self._most_bytes = min(_IN_FLIGHT_BYTES, spool.max_bytes // 4)
         quiet = logging.getLogger("kubeweir.rdkafka")
         quiet.addHandler(logging.NullHandler())
@@ -99,8 +100,10 @@ class Publisher:
 
     def _run(self) -> None:
         try:
+            wait = _RETRY_S
             while not self._stop.is_set() and not self._topic_is_right():
-                self._stop.wait(_RETRY_S)
+                self._stop.wait(wait)
+                wait = min(2 * wait, _LONGEST_RETRY_S)
             while not self._stop.is_set():
                 self._step()
         except KafkaException as error:
@@ -176,7 +179,7 @@ class Publisher:
             self.problem = error.str()
             self.failed.set()
             return
-        self._report(f"Kafka cannot be reached ({error.str()}); verdicts are kept in the spool")
+        self._report(f"Kafka cannot be reached at {self._servers} ({error.str()}); verdicts are kept in the spool")
 
     def _report(self, problem: str) -> None:
         self.problem = problem
@@ -193,7 +196,7 @@ class Publisher:
             resource = ConfigResource(ResourceType.TOPIC, self._topic.name)
             entries = self._admin.describe_configs([resource])[resource].result(5)
         except KafkaException as error:
-            self._report(f"Kafka cannot be reached ({error.args[0].str()}); verdicts are kept in the spool")
+            self._on_error(error.args[0])
             return False
         config = {name: entry.value for name, entry in entries.items()}
         wrong = self._topic.differences(len(found.partitions), config)
@@ -211,3 +214,85 @@ class Publisher:
         except KafkaException as error:
             if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
                 self._report(f"topic {self._topic.name} cannot be made: {error.args[0].str()}")
+
+
+class EndpointPublisher:
+    """Sends the last word on each pod's hold of an address; a newer one takes the place of one that still waits."""
+
+    def __init__(self, topic: Topic, config: Mapping[str, Any]) -> None:
+        """``config``: librdkafka's settings for the connection."""
+        self._topic = topic
+        self._admin = AdminClient(dict(config), logger=logging.getLogger("kubeweir.rdkafka"))
+        self._producer = Producer(
+            {
+                **config, "enable.idempotence": True, "acks": "all", "delivery.timeout.ms": 0,
+                "compression.type": "lz4", "linger.ms": 5, "partitioner": "murmur2_random",
+            },
+            logger=logging.getLogger("kubeweir.rdkafka"),
+        )  # fmt: skip
+        self._waiting: dict[bytes, bytes | None] = {}
+        self._some = threading.Condition()
+        self._stop = threading.Event()
+        self.told = 0
+        """Records that Kafka has."""
+        self.problem: str | None = None
+        self._thread = threading.Thread(target=self._run, name="endpoints", daemon=True)
+        self._thread.start()
+
+    def tell(self, changes: Mapping[bytes, bytes | None]) -> None:
+        """Send these soon (any thread)."""
+        with self._some:
+            self._waiting |= changes
+            self._some.notify()
+
+    def stop(self, patience_s: float) -> None:
+        """Send what waits, for ``patience_s`` at most. The next probe tells again what was not taken."""
+        deadline = time.monotonic() + patience_s
+        while self._waiting and time.monotonic() < deadline:
+            time.sleep(0.02)
+        self._stop.set()
+        with self._some:
+            self._some.notify()
+        self._thread.join(2 * _RETRY_S + 5)
+        self._producer.flush(max(0.0, deadline - time.monotonic()))
+
+    def _run(self) -> None:
+        ready = False
+        while not self._stop.is_set():
+            with self._some:
+                self._some.wait_for(lambda: self._waiting or self._stop.is_set(), 0.5)
+                batch, self._waiting = self._waiting, {}
+            try:
+                ready = ready or not batch or self._make_topic()
+            except KafkaException as error:
+                self.problem = f"{self._topic.name}: {error.args[0].str()}"
+            if not ready or not self._send(batch):
+                with self._some:
+                    self._waiting = {**batch, **self._waiting}
+                self._stop.wait(_RETRY_S)
+            self._producer.poll(0)
+
+    def _make_topic(self) -> bool:
+        """Whether the topic is there: a broker that makes one by itself makes one that forgets."""
+        found = self._admin.list_topics(timeout=2).topics.get(self._topic.name)
+        if found is None or found.error is not None:
+            new = NewTopic(self._topic.name, self._topic.partitions, config=dict(self._topic.config))
+            self._admin.create_topics([new])[self._topic.name].result(10)
+        return True
+
+    def _send(self, batch: Mapping[bytes, bytes | None]) -> bool:
+        try:
+            for key, value in batch.items():
+                self._producer.produce(self._topic.name, value, key, on_delivery=self._on_answer)
+        except (BufferError, KafkaException) as error:
+            self.problem = f"{self._topic.name}: {error}"
+            return False
+        return True
+
+    def _on_answer(self, error: KafkaError | None, message: Message) -> None:
+        if error is None:
+            self.told += 1
+            self.problem = None
+        elif error.code() != KafkaError._PURGE_QUEUE:
+            self.problem = f"{self._topic.name}: {error.str()}"
+            log.error("Kafka refuses to remember who had an address", error=error.str(), key=str(message.key()))

@@ -12,6 +12,7 @@ over the objects' names.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeVar
@@ -106,9 +107,10 @@ class Compiler:
         self._family = self._family or _usual_family(view)
         seen = self._seen
         namespaces = take_in(seen.namespaces, view.namespaces)
-        elsewhere = self._selection.update(
-            view, take_in(seen.policies, view.policies), take_in(seen.cluster_policies, view.cluster_policies)
-        )
+        policies = take_in(seen.policies, view.policies)
+        cluster_policies = take_in(seen.cluster_policies, view.cluster_policies)
+        pods, nodes = take_in(seen.pods, view.pods), take_in(seen.nodes, view.nodes)
+        elsewhere = self._selection.update(view, policies, cluster_policies)
         born, dead = self._select(view, subjects, elsewhere, {_name(pair) for pair in namespaces})
         sides = {key: self._enact(key, subject) for key, subject in born.items()}
         for key in dead:
@@ -116,8 +118,8 @@ class Compiler:
         added, removed = self._terms.settle()
         came, went = self._peers.update(
             Changes(
-                pods=take_in(seen.pods, view.pods),
-                nodes=take_in(seen.nodes, view.nodes),
+                pods=pods,
+                nodes=nodes,
                 namespaces=seen.namespaces,
                 relabelled=frozenset(_name(pair) for pair in namespaces if _labels(pair[0]) != _labels(pair[1])),
                 own_node=view.own_node,
@@ -196,13 +198,26 @@ class Compiler:
 
 
 def take_in(seen: dict[K, V], now: Mapping[K, V]) -> list[tuple[V | None, V | None]]:
-    """Bring ``seen`` up to date. What differed, each as it was and as it is."""
-    changed = [(key, new) for key, new in now.items() if (old := seen.get(key)) is not new and old != new]
-    found: list[tuple[V | None, V | None]] = [(seen.get(key), new) for key, new in changed]
-    seen.update(changed)
-    if len(seen) > len(now):
-        gone = [key for key in seen if key not in now]
-        found += [(seen.pop(key), None) for key in gone]
+    """Bring ``seen`` up to date. What differed, each as it was and as it is.
+
+    The index keeps its order but for what comes and goes: as long as it does, no key is hashed.
+    """
+    if len(now) >= len(seen):
+        moved = [at for at, same in enumerate(map(operator.is_, seen.values(), now.values())) if not same]
+        if not moved and len(now) == len(seen):
+            return []
+        keys, after = list(seen), list(now.items())
+        if all(keys[at] == after[at][0] for at in moved):
+            changed = [after[at] for at in moved] + after[len(seen) :]
+            differing = [(seen.get(key), new) for key, new in changed]
+            seen.update(changed)
+            return [(old, new) for old, new in differing if old != new]
+    found: list[tuple[V | None, V | None]] = [
+        (old, new) for key, new in now.items() if (old := seen.get(key)) is not new and old != new
+    ]
+    found += [(old, None) for key, old in seen.items() if key not in now]
+    seen.clear()
+    seen.update(now)
     return found
 
 

@@ -109,6 +109,8 @@ class Rows:
 
     def _write(self, one: SetInForce, peer: PeerClass) -> None:
         for half in one.halves:
+            if half.side.is_blind(peer.match, half.defaults[peer.identity.kind]):
+                continue
             match = half.side.match(peer.match)
             default = half.defaults[peer.identity.kind]
             if match == default:

@@ -141,6 +141,14 @@ class Side:
     audits: bool
     """Whether any part is audited."""
 
+    def is_blind(self, seen: Match, usual: Match) -> bool:
+        """Whether the peer is to this side what ``usual``, which no rule names, is."""
+        if not self.relevant.isdisjoint(seen.terms) or (self.pods and seen.pod != usual.pod):
+            return False
+        if self.families and seen.family != usual.family:
+            return False
+        return self.direction is Direction.INGRESS or not (seen.own or (self.uses_names and seen.named))
+
     def match(self, seen: Match) -> Match:
         """The peer as this side sees it."""
         egress = self.direction is Direction.EGRESS

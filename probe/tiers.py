@@ -6,7 +6,6 @@ The same steps as in :func:`enrich.policy.decide`, on a side and a match in plac
 from __future__ import annotations
 
 import itertools
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -39,21 +38,26 @@ def flatten(side: Side, match: Match) -> tuple[Decided, list[tuple[int, int, int
     ]
 
 
+_Held = tuple[Part, list[Rule]]
+"""A policy, and those of its rules whose peers hold the peer."""
+
+
 class _Seen:
     """The rules of a side that hold for a peer."""
 
     def __init__(self, side: Side, match: Match) -> None:
         self._own = match.own
         self._admin, self._isolating, self._baseline = (
-            [part._replace(rules=tuple(rule for rule in part.rules if rule.peers.hold(match))) for part in parts]
+            [(part, [rule for rule in part.rules if rule.peers.hold(match)]) for part in parts]
             for parts in (side.admin, side.isolating, side.baseline)
         )
         self._audits = side.audits
-        self._ranges: dict[Protocol, dict[int, list[Range]]] = defaultdict(dict)
-        for part in (*self._admin, *self._isolating, *self._baseline):
-            for rule in part.rules:
+        self._ranges: dict[Protocol, dict[int, list[Range]]] = {}
+        for _, held in (*self._admin, *self._isolating, *self._baseline):
+            for rule in held:
                 for port in rule.ports:
-                    self._ranges[port.protocol].setdefault(id(rule), []).extend(_numbers_of(port, match.named))
+                    by_rule = self._ranges.setdefault(port.protocol, {})
+                    by_rule.setdefault(id(rule), []).extend(_numbers_of(port, match.named))
 
     def ranges(self, protocol: Protocol) -> Iterator[tuple[int, int, Decided]]:
         """Disjoint ranges of ports in order, each with its answer; neighbours differ."""
@@ -85,7 +89,7 @@ class _Seen:
         decided = _in_tier(self._admin, applies, audited=audited)
         if decided is not None:
             return decided
-        isolating = [part for part in self._isolating if audited or not part.audited]
+        isolating = [held for held in self._isolating if audited or not held[0].audited]
         if isolating and not self._own:
             return _isolated(isolating, applies)
         if not isolating:
@@ -100,11 +104,11 @@ def _applies(by_rule: Mapping[int, Sequence[Range]], low: int, high: int) -> Cal
     return holds
 
 
-def _in_tier(parts: Sequence[Part], applies: Callable[[Rule], bool], *, audited: bool) -> Decided | None:
-    for part in parts:
+def _in_tier(tier: Sequence[_Held], applies: Callable[[Rule], bool], *, audited: bool) -> Decided | None:
+    for part, held in tier:
         if part.audited and not audited:
             continue
-        for rule in part.rules:
+        for rule in held:
             if not applies(rule):
                 continue
             if rule.action is Action.PASS:
@@ -115,11 +119,11 @@ def _in_tier(parts: Sequence[Part], applies: Callable[[Rule], bool], *, audited:
     return None
 
 
-def _isolated(isolating: Sequence[Part], applies: Callable[[Rule], bool]) -> Decided:
-    allowing = [rule.ref for part in isolating for rule in part.rules if applies(rule)]
+def _isolated(isolating: Sequence[_Held], applies: Callable[[Rule], bool]) -> Decided:
+    allowing = [rule.ref for _, held in isolating for rule in held if applies(rule)]
     if allowing:
         return Decided(Verdict.ALLOW, Reason.POLICY, tuple(sorted(allowing, key=order)))
-    return Decided(Verdict.DENY, Reason.DEFAULT_DENY, tuple(sorted((part.ref for part in isolating), key=order)))
+    return Decided(Verdict.DENY, Reason.DEFAULT_DENY, tuple(sorted((part.ref for part, _ in isolating), key=order)))
 
 
 def _numbers_of(port: PolicyPort, named: Named) -> list[Range]:

@@ -32,6 +32,7 @@ from streams.settings import Settings
 log = structlog.get_logger("kubeweir.streams")
 
 _LAG_EVERY_S: Final = 1.0
+_RELEASE_EVERY_S: Final = 0.02
 _SAME_LINE_S: Final = 15.0
 _SILENT_S: Final = 15.0
 
@@ -189,6 +190,7 @@ class Enriching:
         topic = app.topic(self._topic, key_serializer="raw", value_serializer="raw")
         app.agent(topic, name="enrich", concurrency=1)(self._read)
         app.task(self._enrich)
+        app.task(self._release)
         app.task(self._measure)
         app.on_partitions_assigned.connect(self._on_assigned)
         app.on_partitions_revoked.connect(self._on_revoked)
@@ -208,6 +210,11 @@ class Enriching:
                 await self._pipeline.take(tracked, value)
                 # A turn for Faust: reading goes on while this works.
                 await asyncio.sleep(0)
+
+    async def _release(self) -> None:
+        while True:
+            await self._pipeline.release()
+            await asyncio.sleep(_RELEASE_EVERY_S)
 
     async def _measure(self) -> None:
         while True:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Callable
+import time
 
 import structlog
 from prometheus_client import CollectorRegistry
 
-from enrich.cluster import Cluster
+from enrich.cluster import NAMED_KINDS, Cluster
 from enrich.enricher import Enricher
 from enrich.runtime.health import Check, HealthServer
 from enrich.runtime.process import Exit, StopServiceError
+from enrich.runtime.watching import SourceCollector
 from enrich.sources.source import Source, SourceError, make_source
-from streams.kafka import Output, prepare_topics
+from streams.history import History
+from streams.holding import Holding
+from streams.kafka import Output, TopicReader, prepare_topics
 from streams.metrics import EnrichMetrics
 from streams.pipeline import Pipeline
 from streams.routing import Routing
@@ -31,53 +34,52 @@ def run_enrich(settings: Settings, stop: threading.Event) -> int:
     quiet_libraries()
     registry = CollectorRegistry()
     metrics = EnrichMetrics(registry)
-    cluster = Cluster()
+    cluster = Cluster(tail_s=settings.tail, kinds=NAMED_KINDS)
     source = _source(settings, cluster)
-    checks: dict[str, Check] = {"cluster": lambda: _cluster_problem(cluster, source), "kafka": _never_connected}
+    registry.register(SourceCollector("streams", source))
+    history = History(
+        lambda: TopicReader(settings.kafka, settings.topics.endpoints.name), cluster, settings.cluster, metrics
+    )
+    checks: dict[str, Check] = {"cluster": lambda: _cluster_problem(cluster, source), "kafka": _never_connected,
+                                "history": lambda: history.problem}  # fmt: skip
     health = HealthServer(settings.metrics, registry, checks)
     log.info("starting", role="enrich", metrics_port=health.port, kafka=settings.kafka, prefix=settings.prefix)
     try:
         _start(source)
-        _wait_synced(cluster, stop)
+        _wait(cluster.synced, stop)
         if not prepare_topics(settings.kafka, settings.topics, settings.replication, stop):
             return Exit.OK
+        history.start()
+        _wait(history.loaded, stop)
         late: list[Enriching] = []
         output = Output(settings.kafka, lambda error: late[0].fatal(error))  # noqa: PLW0108 - it comes later
+        enricher = Enricher(cluster, settings.labels)
+        holding = Holding(enricher, source.read_until_ns, int(settings.hold * 1e9), settings.hold_bytes, time.time_ns)
+        metrics.holding_bytes.set_function(lambda: holding.bytes)
         pipeline = Pipeline(
             settings.topics,
             settings.cluster,
-            Enricher(cluster, settings.labels).records,
+            enricher,
             lambda uid: _node_of(cluster, uid),
             output,
             metrics,
             socket.gethostname(),
-            _routing(settings, output, lambda error: late[0].fatal(error), metrics, checks, stop),  # noqa: PLW0108 - as above
+            holding,
         )
         worker = Enriching(settings, pipeline, output, metrics, stop)
         late.append(worker)
+        if settings.routes:
+            routing = pipeline.routing = Routing(settings, output, worker.fatal, metrics, stop)
+            checks["routes"] = routing.problem
         checks["kafka"] = worker.problem
         worker.run()
         output.close(0)
         log.info("stopped", role="enrich")
         return Exit.OK
     finally:
+        history.stop()
         source.stop()
         health.close()
-
-
-def _routing(
-    settings: Settings,
-    output: Output,
-    fatal: Callable[[str], None],
-    metrics: EnrichMetrics,
-    checks: dict[str, Check],
-    stop: threading.Event,
-) -> Routing | None:
-    if not settings.routes:
-        return None
-    routing = Routing(settings, output, fatal, metrics, stop)
-    checks["routes"] = routing.problem
-    return routing
 
 
 def _source(settings: Settings, cluster: Cluster) -> Source:
@@ -94,9 +96,9 @@ def _start(source: Source) -> None:
         raise StopServiceError(str(error), Exit.USAGE) from error
 
 
-def _wait_synced(cluster: Cluster, stop: threading.Event) -> None:
-    """Nothing is named before the first list is complete."""
-    while not stop.is_set() and not cluster.synced.wait(0.1):
+def _wait(known: threading.Event, stop: threading.Event) -> None:
+    """Nothing is named before the first list is complete, and the history is read."""
+    while not stop.is_set() and not known.wait(0.1):
         pass
 
 

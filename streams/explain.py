@@ -23,8 +23,8 @@ CANNOT_SAY: Final = 2
 EXITS: Final = {ALLOW: 0, AUDIT: 0, DENY: 1}
 """By verdict; every other one is :data:`CANNOT_SAY`."""
 
-_UNUSED: Final = {"Workload"}
-"""Kinds that policy is not made of: who may not list them can have an answer all the same."""
+_USED: Final = frozenset(("Pod", "Namespace", "Node", "Service", "NetworkPolicy", "ClusterNetworkPolicy"))
+"""Kinds that an answer is made of: who may not list the others can have one all the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,7 @@ def read_cluster(settings: Settings) -> tuple[Cluster, tuple[str, ...]]:
     except SourceError as error:
         raise UnreadableError(f"{error}. Or give --source manifests:FOLDER") from error
     deadline = time.monotonic() + settings.timeout_s
-    while waiting := set(cluster.missing()) - _UNUSED:
+    while waiting := _USED.intersection(cluster.missing()):
         changed.clear()
         left = deadline - time.monotonic()
         if left <= 0:
@@ -74,7 +74,7 @@ def read_cluster(settings: Settings) -> tuple[Cluster, tuple[str, ...]]:
                 f"{', '.join(sorted(waiting))} not listed within {settings.timeout_s:g} s "
                 f"(--timeout): {_reasons(source.problem())}"
             )
-        if set(cluster.missing()) - _UNUSED:
+        if _USED.intersection(cluster.missing()):
             changed.wait(min(left, 0.5))
     notes = tuple(_about_refused(name) for name in source.refused())
     source.stop()
@@ -83,8 +83,10 @@ def read_cluster(settings: Settings) -> tuple[Cluster, tuple[str, ...]]:
 
 def _about_refused(name: str) -> str:
     """What became of an object that the server holds and we do not understand; ``name`` begins with its kind."""
-    became = "it isolates, and allows nothing" if "NetworkPolicy" in name else "it is left out"
-    return f"{name} is not understood: {became}"
+    if name.startswith(("NetworkPolicy ", "ClusterNetworkPolicy ", "Namespace ")):
+        # enrich.sources.resources.Resource.closed
+        return f"{name} is not understood: taken as closed, or, where only its kubeweir.io/mode is wrong, as enforced"
+    return f"{name} is not understood, and left out"
 
 
 def _reasons(problem: str | None) -> str:

@@ -10,10 +10,10 @@ from rich.text import Text
 
 from enrich.accounts import PolicyAccount, RuleAccount, TierAccount, Unselecting
 from enrich.explain import Side
-from enrich.explanation import ALLOW, AUDIT, DENY, Answer, Explanation
+from enrich.explanation import ALLOW, AUDIT, DENY, MIXED, Answer, Explanation
 from enrich.terms import Miss
 
-_WORDS: Final = {ALLOW: "ALLOWED", DENY: "DENIED", AUDIT: "AUDIT"}
+_WORDS: Final = {ALLOW: "ALLOWED", DENY: "DENIED", AUDIT: "AUDIT", MIXED: "DEPENDS"}
 _STYLES: Final = {ALLOW: "bold green", DENY: "bold red", AUDIT: "bold yellow"}
 _CANNOT: Final = "CANNOT SAY"
 _MOST: Final = 8
@@ -41,9 +41,10 @@ def lines(found: Explanation) -> Iterator[Line]:
     for index, answer in enumerate(found.answers):
         yield 0, "", ""
         same = index and _alike(answer, found.answers[0])
-        yield 0, "dim", f"{answer.source_ip} -> {answer.destination_ip}{': the same' if same else ''}"
+        said = "the same" if same else _WORDS[answer.verdict]
+        yield 0, "dim" if same else _STYLES[answer.verdict], f"{answer.source_ip} -> {answer.destination_ip}: {said}"
         for side in () if same else answer.sides:
-            yield from _side(side)
+            yield from _side(side, answer)
 
 
 def _alike(one: Answer, other: Answer) -> bool:
@@ -53,7 +54,7 @@ def _alike(one: Answer, other: Answer) -> bool:
     ]
 
 
-def _side(side: Side) -> Iterator[Line]:
+def _side(side: Side, answer: Answer) -> Iterator[Line]:
     yield 0, "", ""
     yield 0, _STYLES[side.verdict], f"{side.direction} of {side.namespace}/{side.pod}: {side.text}"
     tiers = [tier for tier in side.tiers if tier.policies]
@@ -66,8 +67,9 @@ def _side(side: Side) -> Iterator[Line]:
         # Of a tier that is not asked the outcome says enough.
         for account in tier.policies if tier.asked else ():
             yield from _policy(account, side, 1 if alone else 2)
-    # Where nothing allows it, one of these may have been meant to.
-    rest = side.unselecting if side.reason in ("default_deny", "explicit_deny", "no_policy") else ()
+    # One of these may have been meant to allow what is denied, or to isolate where nothing does.
+    meant = side.verdict == DENY or (side.reason == "no_policy" and answer.verdict == ALLOW)
+    rest = side.unselecting if meant else ()
     if rest:
         yield 1, "dim", "not about this:"
     for other in rest[:_MOST]:

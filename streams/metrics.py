@@ -29,6 +29,15 @@ class EnrichMetrics:
             "Records that a route took for a topic: routed, or why they have none (no_namespace, not_allowed, limit)",
             ("route", "outcome"),
         )
+        self.holds = counter("endpoint_records", "Records read of pods' holds of addresses")
+        self.bad_holds = counter("bad_endpoint_records", "Records of pods' holds that were not understood")
+        self.held_rows = counter(
+            "held_rows",
+            "Verdicts that waited for the cluster's index: until it was settled, as long as they may (late), or until "
+            "too much waited (full)",
+            ("outcome",),
+        )
+        self.holding_bytes = gauge("holding_bytes", "Bytes of verdicts that wait for the cluster's index")
         self.in_flight_rows = gauge("in_flight_rows", "Verdicts read whose records Kafka has not acknowledged yet")
         self.in_flight_bytes = gauge("in_flight_bytes", "Bytes of batches whose records Kafka has not acknowledged yet")
         self.lag = gauge("lag_batches", "Batches in the raw topic that are not acknowledged yet", ("partition",))

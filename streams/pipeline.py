@@ -1,5 +1,8 @@
 """One batch in, its records out: decode, check, enrich, route, account. Knows no Faust, and Kafka by its output only.
 
+Rows that the cluster's index may be able to name better in a moment wait for it (:mod:`streams.holding`); their batch
+is not closed before they are out.
+
 Nothing here lets an exception out for the sake of what a batch holds: what cannot be taken goes to the dead-letter
 topic as it came, with the reason, and the worker goes on.
 """
@@ -16,10 +19,11 @@ from typing import Any, Final, Protocol
 import orjson
 import structlog
 
-from enrich.enricher import Records
+from enrich.enricher import Looked, Records
 from enrich.records import Batch, BatchError, Header, decode_batch
 from enrich.topics import Topics
 from streams.delivery import Tracked
+from streams.holding import Holding, Looker
 from streams.losses import Loss, Losses
 from streams.metrics import EnrichMetrics
 
@@ -48,6 +52,12 @@ class Routing(Protocol):
     async def ready(self, topic: str) -> None: ...
 
 
+class Renderer(Looker, Protocol):
+    """Makes records; see :class:`enrich.enricher.Enricher`."""
+
+    def records(self, batch: Batch, looked: Looked | None = None) -> Records: ...
+
+
 class Pipeline:
     """Takes the batches of a worker, one after the other."""
 
@@ -55,41 +65,84 @@ class Pipeline:
         self,
         topics: Topics,
         cluster_id: str,
-        enrich: Callable[[Batch], Records],
+        enricher: Renderer,
         node_of: Callable[[str], str],
         output: Output,
         metrics: EnrichMetrics,
         worker: str,
-        routing: Routing | None = None,
+        holding: Holding,
     ) -> None:
         """``node_of``: the node of the pod with a UID, empty where it is not known."""
-        self._routing = routing
+        self.routing: Routing | None = None
+        """Where records go besides."""
         self._topics, self._cluster_id = topics, cluster_id
-        self._enrich, self._node_of, self._output = enrich, node_of, output
+        self._enricher, self._node_of, self._output = enricher, node_of, output
         self._metrics, self._worker = metrics, worker
         self._losses = Losses()
+        self._holding = holding
+        self._turn = asyncio.Lock()
+        """Rows of a pod go out in their order: a batch, or what waited, but not both at a time."""
 
     async def take(self, tracked: Tracked, value: bytes | None) -> None:
         """Send all that comes of one raw record; then it is closed."""
         self._metrics.batches.inc()
+        async with self._turn:
+            await self._take(tracked, value)
+        if not self._holding.holds(tracked):
+            tracked.close()
+
+    async def release(self) -> None:
+        """Send what has waited for long enough."""
+        if not len(self._holding):
+            return
+        async with self._turn:
+            for tracked, batch, late, full in self._holding.release():
+                self._metrics.held_rows.labels("full" if full else "settled").inc(len(batch.rows) - late)
+                self._metrics.held_rows.labels("full" if full else "late").inc(late)
+                await self._send_released(tracked, batch)
+                if self._holding.done(tracked):
+                    tracked.close()
+
+    async def _send_released(self, tracked: Tracked, batch: Batch) -> None:
+        try:
+            records = self._rendered(batch)
+        except Exception as error:
+            log.exception("rows that waited could not be enriched", partition=tracked.partition, offset=tracked.offset)
+            await self._bury(tracked, batch.encode(), "enrich_failed", f"{type(error).__name__}: {error}")
+        else:
+            await self._send_records(tracked, records)
+
+    async def _take(self, tracked: Tracked, value: bytes | None) -> None:
         try:
             batch = self._decode(value)
-            records = self._enrich(batch) if len(batch.rows) else None
+            records = self._render(tracked, batch) if len(batch.rows) else None
         except BatchError as error:
             await self._bury(tracked, value or b"", error.reason, str(error))
         except Exception as error:
             # A bug of ours, not the batch's fault; but the same bytes would end every worker in turn.
             log.exception("a batch could not be enriched", partition=tracked.partition, offset=tracked.offset)
+            self._holding.abandon(tracked)
             await self._bury(tracked, value or b"", "enrich_failed", f"{type(error).__name__}: {error}")
         else:
             if records is not None:
                 await self._send_records(tracked, records)
             await self._account(tracked, batch.header)
-        tracked.close()
+
+    def _render(self, tracked: Tracked, batch: Batch) -> Records:
+        """Records of the rows that need not wait."""
+        looked = self._enricher.look(batch)
+        now = self._holding.split(tracked, batch, looked)
+        return self._enricher.records(batch, looked) if now is None else self._rendered(now)
+
+    def _rendered(self, batch: Batch) -> Records:
+        """Rows of which the index does not know all are named with doubt."""
+        return self._enricher.records(batch, self._enricher.look(batch, self._holding.until_ns()))
 
     def forget(self, partitions: Iterable[int]) -> None:
         """Another worker has these now."""
-        self._losses.forget(partitions)
+        gone = tuple(partitions)
+        self._losses.forget(gone)
+        self._holding.forget(gone)
 
     async def expired(self, tracked: Tracked, batches: int) -> None:
         """Retention removed so many batches before this one, unread."""
@@ -124,9 +177,9 @@ class Pipeline:
         await self._send_all(tracked, self._topics.flows.name, rows)
         if any(records.denied):
             await self._send_all(tracked, self._topics.denied.name, list(compress(rows, records.denied)))
-        if self._routing is not None:
-            for topic, routed in self._routing.of(records):
-                await self._routing.ready(topic)
+        if self.routing is not None:
+            for topic, routed in self.routing.of(records):
+                await self.routing.ready(topic)
                 await self._send_all(tracked, topic, routed)
 
     async def _send_all(self, tracked: Tracked, topic: str, rows: Sequence[tuple[bytes | None, bytes, int]]) -> None:

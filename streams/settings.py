@@ -40,6 +40,12 @@ class Settings:
     """Most verdicts that are read and whose records Kafka has not acknowledged yet."""
     in_flight_bytes: int = setting("WEIR_IN_FLIGHT_BYTES", 67_108_864)
     """Most bytes of batches that are read and whose records Kafka has not acknowledged yet."""
+    tail: float = setting("WEIR_TAIL", 3600.0)
+    """Seconds that pods which are gone are remembered: longer than this worker is ever behind."""
+    hold: float = setting("WEIR_HOLD", 2.0)
+    """Seconds, at most, that a verdict waits for the API server to tell of a pod that it is about."""
+    hold_bytes: int = setting("WEIR_HOLD_BYTES", 16_777_216)
+    """Most bytes of verdicts that wait so; past it the oldest go out, named as well as is known."""
     stop_seconds: float = setting("WEIR_STOP_SECONDS", 10.0)
     """How long a stop waits for Kafka to acknowledge; what it has not by then is read again at the next start."""
     metrics: str = setting("WEIR_METRICS", "127.0.0.1:9702")

@@ -79,7 +79,7 @@ def test_import_contracts_hold() -> None:
     [
         ("bcc", {"probe/kernel/program.py"}),
         ("pyroute2", {"probe/netlink.py"}),
-        ("kubernetes", {"enrich/sources/kubernetes.py"}),
+        ("kubernetes", {"enrich/sources/client.py"}),
         ("confluent_kafka", {"probe/publisher.py", "streams/kafka.py"}),
         ("faust", {"streams/app.py"}),
     ],

@@ -76,9 +76,17 @@ class ManifestSource:
         """What is wrong with the folder now; the state in force is the last good one."""
         return self._problem
 
+    def age_s(self) -> dict[str, float]:
+        """Files do not fall silent."""
+        return {}
+
     def refused(self) -> list[str]:
         """None: a folder is taken whole or not at all."""
         return []
+
+    def read_until_ns(self) -> int:
+        """Nothing is ever on its way: what the folder says, it says now."""
+        return 1 << 62
 
     def _watch(self) -> None:
         try:

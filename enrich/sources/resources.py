@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
+
+import msgspec
+import orjson
+import structlog
 
 from enrich.cluster import Change, Cluster
 from enrich.cluster_policy_objects import closed_cluster_network_policy
@@ -13,6 +18,7 @@ from enrich.fields import Field, InvalidObjectError
 from enrich.metadata import with_known_mode
 from enrich.model import (
     ClusterNetworkPolicy,
+    EndpointSlice,
     Name,
     Namespace,
     NetworkPolicy,
@@ -23,6 +29,9 @@ from enrich.model import (
     Workload,
 )
 from enrich.objects import parse
+from enrich.sources.pods import PodJson, PodReader
+
+log = structlog.get_logger("kubeweir.source")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +43,14 @@ class Resource:
     kind: str
     type: type
     metadata_only: bool = False
-    optional: bool = False
-    """Of a CRD that a cluster may not have: no such collection is an empty one."""
+    definition: str = ""
+    """The name of the CRD, of a kind that a cluster may do without."""
+    labels: str = ""
+    """A label selector: only these elements."""
+
+    def select(self, query: dict[str, str]) -> dict[str, str]:
+        """The query for those elements that are wanted."""
+        return {**query, "labelSelector": self.labels} if self.labels else query
 
     def read(self, item: dict[str, Any]) -> Object:
         """An element. Raises InvalidObjectError."""
@@ -81,6 +96,14 @@ RESOURCES: Final = (
     Resource("/api/v1/nodes", "v1", "Node", Node),
     Resource("/api/v1/pods", "v1", "Pod", Pod),
     Resource("/api/v1/services", "v1", "Service", Service),
+    Resource(
+        "/apis/discovery.k8s.io/v1/endpointslices",
+        "discovery.k8s.io/v1",
+        "EndpointSlice",
+        EndpointSlice,
+        # Those of the controller say again of pods what the pods say, at each change of their readiness.
+        labels="endpointslice.kubernetes.io/managed-by!=endpointslice-controller.k8s.io",
+    ),
     Resource("/apis/apps/v1/replicasets", "apps/v1", "ReplicaSet", Workload, metadata_only=True),
     Resource("/apis/batch/v1/jobs", "batch/v1", "Job", Workload, metadata_only=True),
     Resource("/apis/networking.k8s.io/v1/networkpolicies", "networking.k8s.io/v1", "NetworkPolicy", NetworkPolicy),
@@ -89,39 +112,83 @@ RESOURCES: Final = (
         "policy.networking.k8s.io/v1alpha2",
         "ClusterNetworkPolicy",
         ClusterNetworkPolicy,
-        optional=True,
+        definition="clusternetworkpolicies.policy.networking.k8s.io",
     ),
 )
+
+
+class Reader:
+    """Elements of one collection, from their bytes, on one thread."""
+
+    def __init__(self, resource: Resource) -> None:
+        self.refused: set[str] = set()
+        """Names of elements that are not understood."""
+        self._resource = resource
+        self._pods = PodReader() if resource.type is Pod else None
+
+    def begin(self) -> None:
+        """A new list: what was not understood may be gone."""
+        self.refused.clear()
+
+    def forget(self, key: Name) -> None:
+        """It was deleted."""
+        self.refused.discard(str(key))
+
+    def read(self, raw: msgspec.Raw) -> tuple[str, Object | None]:
+        """The element's version, and the element; None for one that is left out."""
+        if self._pods is not None:
+            with contextlib.suppress(ValueError, LookupError, OSError):
+                item = _read_pod(raw)
+                made = self._pods.read(item)
+                if self.refused:
+                    self.refused.discard(str(made.key))
+                return item.metadata.resource_version, made
+        return self._read_with_care(orjson.loads(bytes(raw)))
+
+    def _read_with_care(self, item: dict[str, Any]) -> tuple[str, Object | None]:
+        meta = item["metadata"]
+        name, version = str(Name(meta.get("namespace", ""), meta["name"])), str(meta.get("resourceVersion") or "")
+        try:
+            made = self._resource.read(item)
+        except InvalidObjectError as error:
+            self.refused.add(name)
+            log.error("object not understood", kind=self._resource.kind, object=name, error=str(error))
+            return version, self._resource.closed(item)
+        self.refused.discard(name)
+        return version, made
+
+
+_read_pod = msgspec.json.Decoder(PodJson).decode
 
 
 class Index:
     """Puts collections into a cluster's index; those that make one type of object together, as one list."""
 
-    def __init__(self, cluster: Cluster) -> None:
-        self._cluster = cluster
+    def __init__(self, cluster: Cluster, resources: Sequence[Resource]) -> None:
+        self._cluster, self._resources = cluster, resources
         self._waiting: dict[type, set[str]] = {}
-        for resource in RESOURCES:
+        for resource in resources:
             self._waiting.setdefault(resource.type, set()).add(resource.kind)
         self._shared = {kind for kind, parts in self._waiting.items() if len(parts) > 1}
         self._lists: dict[str, dict[Name, Object]] = {}
         self._lock = threading.Lock()
 
-    def replace(self, resource: Resource, objects: list[Object]) -> None:
-        """The complete list of a collection."""
+    def replace(self, resource: Resource, objects: list[Object], known_ns: int) -> None:
+        """The complete list of a collection. ``known_ns``: until when we had been told everything."""
         if resource.type not in self._shared:
-            self._cluster.replace(resource.type, objects)
+            self._cluster.replace(resource.type, objects, known_ns)
             return
         with self._lock:
             self._lists[resource.kind] = {made.key: made for made in objects}
             self._waiting[resource.type].discard(resource.kind)
             if not self._waiting[resource.type]:
-                parts = [r.kind for r in RESOURCES if r.type is resource.type]
+                parts = [r.kind for r in self._resources if r.type is resource.type]
                 self._cluster.replace(resource.type, [made for p in parts for made in self._lists[p].values()])
 
-    def apply(self, resource: Resource, change: Change) -> None:
+    def apply(self, resource: Resource, change: Change, known_ns: int) -> None:
         """One element of a collection that was listed."""
         if resource.type not in self._shared:
-            self._cluster.apply([change])
+            self._cluster.apply([change], known_ns)
             return
         with self._lock:
             listed = self._lists[resource.kind]

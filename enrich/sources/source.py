@@ -24,8 +24,14 @@ class Source(Protocol):
     def problem(self) -> str | None:
         """What keeps the index from being up to date, in words; None if nothing does."""
 
+    def age_s(self) -> dict[str, float]:
+        """For each kind the seconds since its origin was last heard of; empty where that has no meaning."""
+
     def refused(self) -> list[str]:
-        """Objects that are there and not understood, as kind namespace/name."""
+        """Objects that are there and are not understood, as kind namespace/name."""
+
+    def read_until_ns(self) -> int:
+        """All that happened before this moment of the wall clock, and was told, is in the index."""
 
 
 def make_source(setting: str, cluster: Cluster) -> Source:

@@ -42,6 +42,9 @@ class Counter(enum.IntEnum):
     CONNTRACK_FULL = 8
 
 
+CHUNKS: Final = 1023
+"""Runs of slots that a CPU takes one after another; in steps of a number that has no factor in common with this."""
+
 LOST: Final = (Counter.RING_FULL, Counter.WINDOWS_FULL)
 """What is missing from the log: rows of allows, and denied packets that no window could count."""
 
@@ -82,11 +85,14 @@ FLOW: Final = np.dtype(
         ("rule", "<u4"),
         ("identity", "<u4"),
         ("sequence", "<u4"),
+        ("hash", "<u4"),
         ("direction", "u1"),
         ("verdict", "u1"),
         ("reason", "u1"),
         ("state", "u1"),
-        ("padding", "u1", (4,)),
+        ("other", "u1", (16,)),
+        ("other_port", "<u2"),
+        ("padding", "u1", (6,)),
     ]
 )
 FRAGMENT_KEY: Final = np.dtype(
@@ -120,11 +126,29 @@ WINDOW: Final = np.dtype(
         ("last_ns", "<u8"),
         ("count", "<u4"),
         ("identity", "<u4"),
+        ("dialled_port", "<u2"),
         ("tcp_flags", "u1"),
-        ("padding", "u1", (7,)),
+        ("padding", "u1", (5,)),
+        ("dialled", "u1", (16,)),
     ]
 )
 BUDGET: Final = np.dtype([("generation", "<u4"), ("told", "<u4"), ("next", "<u4"), ("padding", "<u4")])
+LOCAL_KEY: Final = np.dtype([("address", "u1", (16,))])
+ORIGIN: Final = np.dtype(
+    [
+        ("time_ns", "<u8"),
+        ("source", "u1", (16,)),
+        ("destination", "u1", (16,)),
+        ("hash", "<u4"),
+        ("ifindex", "<u4"),
+        ("endpoint", "<u4"),
+        ("source_port", "<u2"),
+        ("destination_port", "<u2"),
+        ("protocol", "u1"),
+        ("confirm", "u1"),
+        ("padding", "u1", (6,)),
+    ]
+)
 PLACE: Final = np.dtype([("endpoint", "<u4"), ("number", "<u4")])
 
 CLOSE_KEYS: Final = 48
@@ -160,5 +184,9 @@ MAPS: Final = {
     "floods_1": MapLayout(_HASH, WINDOW_KEY, WINDOW),
     "places": MapLayout(_LRU_HASH, PLACE, FLOW_KEY),
     "budgets": MapLayout(_HASH, INDEX, BUDGET),
+    "locals": MapLayout(_HASH, LOCAL_KEY, INDEX),
+    "slots": MapLayout(_ARRAY, INDEX, ORIGIN),
+    "cursors": MapLayout(_PERCPU_ARRAY, INDEX, INDEX),
+    "origins": MapLayout(_LRU_HASH, INDEX, ORIGIN),
 }
 """Name of a map, which is also its pin's name, to its layout; the ring ``events`` besides."""

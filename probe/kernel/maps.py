@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import os
 import secrets
 from collections.abc import Mapping
@@ -12,7 +14,7 @@ from typing import Any, Self
 import numpy as np
 
 from probe.kernel import bpf, program
-from probe.kernel.layout import LOST, MAPS, RINGBUF, Array, Config, Counter, MapLayout
+from probe.kernel.layout import CHUNKS, LOST, MAPS, RINGBUF, Array, Config, Counter, MapLayout
 
 
 class LayoutError(RuntimeError):
@@ -71,7 +73,7 @@ class Maps:
         """
         folder.mkdir(parents=True, exist_ok=True)
         _check(folder)
-        program.build(folder, {**sizes, **_adopted_sizes(folder)})
+        program.build(folder, {**sizes, **_adopted_sizes(folder), "CPU_STRIDE": cpu_stride(_possible_cpus())})
         maps = {name: _open(folder, name, layout) for name, layout in MAPS.items()}
         programs = {name: bpf.get(folder / f"new_{name}") for name in program.PROGRAMS}
         for name in programs:
@@ -100,7 +102,7 @@ class Maps:
 
     def counters(self) -> dict[Counter, int]:
         """Every counter, summed over the CPUs."""
-        cpus = len(os.sched_getaffinity(0)) if not _POSSIBLE.exists() else _possible_cpus()
+        cpus = _possible_cpus()
         totals = {}
         for counter in Counter:
             raw = bpf.lookup(self["counters"].fd, int(counter).to_bytes(4, "little"), 8 * cpus)
@@ -125,6 +127,11 @@ def _possible_cpus() -> int:
     """Per-CPU values come for every possible CPU (Documentation/bpf/map_array.rst)."""
     runs = (run.split("-") for run in _POSSIBLE.read_text().strip().split(","))
     return sum(int(run[-1]) - int(run[0]) + 1 for run in runs)
+
+
+def cpu_stride(cpus: int) -> int:
+    """The step from one of a CPU's chunks of slots to its next: by it every CPU comes to all of them."""
+    return next(step for step in itertools.count(cpus) if math.gcd(step, CHUNKS) == 1)
 
 
 def _open(folder: Path, name: str, layout: MapLayout) -> Map:

@@ -21,7 +21,7 @@ from typing import Final
 import bpf
 from probe.kernel import bpf as kernel
 
-PROGRAMS: Final = ("pod_egress", "pod_ingress", "close_windows")
+PROGRAMS: Final = ("pod_egress", "pod_ingress", "exit_ethernet", "exit_tunnel", "close_windows")
 """The functions of ``bpf/policy.c`` that are entry points."""
 
 
@@ -45,6 +45,8 @@ def build(folder: Path, sizes: Mapping[str, int]) -> None:
         text=True,
         check=False,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        # Ctrl-C reaches the whole foreground group: it is to stop the probe, not to look like a program that is wrong.
+        start_new_session=True,
     )
     if done.returncode:
         log = done.stderr

@@ -18,7 +18,7 @@ Verdict = Literal["allow", "deny", "audit"]
 Direction = Literal["ingress", "egress"]
 Reason = Literal[
     "unknown", "no_policy", "policy", "default_deny", "explicit_deny", "node", "self", "spoofed", "unparsable",
-    "fragment", "not_ready", "adopted", "forbidden_nd", "map_full",
+    "fragment", "not_ready", "adopted", "forbidden_nd", "map_full", "no_origin",
 ]  # fmt: skip
 Port = Annotated[int, Meta(ge=0, le=65535)] | Annotated[str, Meta(pattern=r"^[0-9]{1,5}-[0-9]{1,5}$")]
 Age = Annotated[str, Meta(pattern=r"^[1-9][0-9]{0,5}[smhd]$", description="A number and s, m, h or d.")]

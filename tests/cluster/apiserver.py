@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import http.client
 import json
 import socket
 import ssl
@@ -46,6 +47,8 @@ class ApiServer:
             "etcd", f"--data-dir={self._folder}/etcd", f"--listen-client-urls={client}",
             f"--advertise-client-urls={client}", f"--listen-peer-urls={peer}",
             f"--initial-advertise-peer-urls={peer}", f"--initial-cluster=default={peer}", "--unsafe-no-fsync=true",
+            # What bookmarks are made of, where nothing happens.
+            "--watch-progress-notify-interval=1s",
         )  # fmt: skip
         self.start_server()
 
@@ -149,11 +152,56 @@ class ApiServer:
             raise OSError(f"{method} {path}: {error.code} {detail}") from None
         return text if raw else json.loads(text)
 
+    def status_with(self, token: str) -> int:
+        """What a request with that token is answered."""
+        url = f"https://127.0.0.1:{self.port}/api/v1/namespaces"
+        request = urllib.request.Request(url, headers={"Authorization": f"Bearer {token}"})
+        context = ssl.create_default_context(cafile=str(self.authority))
+        try:
+            with urllib.request.urlopen(request, timeout=30, context=context) as answer:  # noqa: S310
+                return int(answer.status)
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code
+
     def _run(self, program: str, *arguments: str) -> None:
         with (self._folder / f"{program}.log").open("ab") as log:
             self._processes[program] = subprocess.Popen(
                 [self._binaries / program, *arguments], stdout=log, stderr=log, stdin=subprocess.DEVNULL
             )
+
+
+class Caller:
+    """Requests as the administrator on one connection: for thousands of them."""
+
+    def __init__(self, api: ApiServer) -> None:
+        context = ssl.create_default_context(cafile=str(api.authority))
+        self._connection = http.client.HTTPSConnection("127.0.0.1", api.port, context=context, timeout=60)
+
+    def call(self, method: str, path: str, body: Any = None, kind: str = "application/json") -> Any:
+        """The answer's object."""
+        headers = {"Authorization": f"Bearer {TOKENS['admin']}", "Content-Type": kind}
+        self._connection.request(method, path, None if body is None else json.dumps(body), headers)
+        answer = self._connection.getresponse()
+        text = answer.read()
+        assert answer.status < 300, (method, path, answer.status, text)
+        return json.loads(text)
+
+    def create(self, path: str, body: dict[str, Any]) -> str:
+        """A new object in a collection; its UID."""
+        return str(self.call("POST", path, body)["metadata"]["uid"])
+
+    def status(self, path: str, status: dict[str, Any]) -> None:
+        """Set parts of an object's status."""
+        self.call("PATCH", f"{path}/status", {"status": status}, "application/merge-patch+json")
+
+    def delete(self, path: str) -> None:
+        """At once, without grace."""
+        self.call("DELETE", f"{path}?gracePeriodSeconds=0")
+
+    def close(self) -> None:
+        """End the connection."""
+        self._connection.close()
 
 
 class Way:
@@ -165,6 +213,7 @@ class Way:
         self.port = int(self._listener.getsockname()[1])
         self._open = True
         self._sockets: set[socket.socket] = set()
+        self._hung: set[socket.socket] = set()
         self._threads: list[threading.Thread] = []
         self._start(self._accept)
 
@@ -174,6 +223,10 @@ class Way:
         for end in tuple(self._sockets):
             with contextlib.suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
+
+    def hang(self) -> None:
+        """Let nothing more through the connections that there are, without ending them."""
+        self._hung = set(self._sockets)
 
     def mend(self) -> None:
         """Let connections through again."""
@@ -212,7 +265,8 @@ class Way:
     def _pump(self, source: socket.socket, sink: socket.socket) -> None:
         with contextlib.suppress(OSError):
             while block := source.recv(1 << 16):
-                sink.sendall(block)
+                if source not in self._hung:
+                    sink.sendall(block)
         with contextlib.suppress(OSError):
             sink.shutdown(socket.SHUT_RDWR)
         self._sockets.discard(source)

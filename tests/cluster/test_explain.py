@@ -42,6 +42,10 @@ def test_the_verdict_follows_the_servers_policies(api: ApiServer) -> None:
     assert (
         "default/only-9090: no rule matches\n    rule 0 does not: port 8080/TCP is not among 9090/TCP" in after.stdout
     )
+    api.patch(f"{POLICIES}/only-9090", {"metadata": {"annotations": {"kubeweir.io/mode": "adit"}}})
+    wrong = explain(api, "admin", "default/client", "default/server:http")
+    assert wrong.returncode == 1
+    assert "note: NetworkPolicy default/only-9090 is not understood: taken as closed, or" in wrong.stdout
     service = api.create("/api/v1/namespaces/default/services", {
         "metadata": {"name": "web"}, "spec": {"ports": [{"port": 80}], "selector": {"app": "server"}},
     })["spec"]["clusterIP"]  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -54,8 +55,8 @@ class Watched:
     def __init__(self, api: ApiServer, user: str = "admin") -> None:
         self.cluster = Cluster()
         self.way = Way(api.port)
-        client = kubernetes.config.new_client_from_config(str(api.kubeconfig(user, self.way.port)))
-        self.source = KubernetesSource(self.cluster, client)
+        config = str(api.kubeconfig(user, self.way.port))
+        self.source = KubernetesSource(self.cluster, lambda: kubernetes.config.new_client_from_config(config))
         self.source.start()
 
     def close(self) -> None:
@@ -136,7 +137,7 @@ def test_workloads_come_as_metadata_and_name_what_runs_a_pod(api: ApiServer, wat
 
 
 def test_lists_come_in_pages(api: ApiServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("enrich.sources.kubernetes._PAGE", 3)
+    monkeypatch.setattr("enrich.sources.watch._PAGE", 3)
     for number in range(10):
         api.create(PODS, make_pod(f"page-{number}"))
     watched = Watched(api)
@@ -194,7 +195,11 @@ def test_a_server_that_dies_and_comes_back(api: ApiServer, watched: Watched) -> 
 
 def test_what_is_not_permitted_is_said_and_nothing_is_ready(api: ApiServer) -> None:
     rules = [
-        {"apiGroups": ["", "apps", "batch"], "resources": ["*"], "verbs": ["get", "list", "watch"]},
+        {
+            "apiGroups": ["", "apps", "batch", "discovery.k8s.io", "policy.networking.k8s.io"],
+            "resources": ["*"],
+            "verbs": ["get", "list", "watch"],
+        },
     ]
     role, binding = "/apis/rbac.authorization.k8s.io/v1/clusterroles", "clusterrolebindings"
     api.create(role, {"metadata": {"name": "reader"}, "rules": rules})
@@ -214,6 +219,134 @@ def test_what_is_not_permitted_is_said_and_nothing_is_ready(api: ApiServer) -> N
         eventually(lambda: watched.source.problem() is None)
     finally:
         watched.close()
+
+
+def test_a_bookmark_moves_the_version_without_an_event(
+    api: ApiServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # A server sends one shortly before it ends a stream.
+    monkeypatch.setattr("enrich.sources.watch._server_timeout", lambda: 4)
+    watched = Watched(api)
+    try:
+        assert watched.cluster.synced.wait(30)
+        pods = next(w for w in watched.source._watches if w.resource.kind == "Pod")
+        before = pods._version
+        api.create("/api/v1/namespaces/default/configmaps", {"metadata": {"generateName": "noise-"}})
+        eventually(lambda: pods._version not in ("", before))
+        capsys.readouterr()
+        api.create(PODS, make_pod("after-bookmark"))
+        eventually(lambda: pod_name("after-bookmark") in watched.cluster.pods())
+        assert "kind=Pod" not in capsys.readouterr().out, "not listed again"
+    finally:
+        watched.close()
+
+
+def test_a_connection_that_hangs_is_left_for_another(
+    api: ApiServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("enrich.sources.watch._SILENT_S", 2.0)
+    watched = Watched(api)
+    try:
+        assert watched.cluster.synced.wait(30)
+        eventually(lambda: watched.source.problem() is None)
+        watched.way.hang()
+        api.create(PODS, make_pod("unheard"))
+        eventually(lambda: pod_name("unheard") in watched.cluster.pods())
+        assert "said nothing for long" in capsys.readouterr().out
+        assert watched.source.problem() is None
+    finally:
+        watched.close()
+
+
+def test_a_token_that_is_renewed_on_disk(api: ApiServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    accounts = "/api/v1/namespaces/default/serviceaccounts"
+    api.create(accounts, {"metadata": {"name": "probe"}})
+    api.create("/apis/rbac.authorization.k8s.io/v1/clusterrolebindings", {
+        "metadata": {"name": "probe"},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "cluster-admin"},
+        "subjects": [{"kind": "ServiceAccount", "name": "probe", "namespace": "default"}],
+    })  # fmt: skip
+    file = tmp_path / "token"
+
+    def renew(secret: str) -> str:
+        """A token that is good as long as a secret is there."""
+        made = api.create("/api/v1/namespaces/default/secrets", {"metadata": {"name": secret}})
+        bound = {"kind": "Secret", "apiVersion": "v1", "name": secret, "uid": made["metadata"]["uid"]}
+        spec = {"boundObjectRef": bound, "expirationSeconds": 600, "audiences": ["https://kubeweir.local"]}
+        token = str(api.create(f"{accounts}/probe/token", {"spec": spec})["status"]["token"])
+        file.write_text(token)
+        return token
+
+    old = renew("first")
+    way = Way(api.port)
+    monkeypatch.delenv("KUBECONFIG", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "127.0.0.1")
+    monkeypatch.setenv("KUBERNETES_SERVICE_PORT", str(way.port))
+    monkeypatch.setattr("kubernetes.config.incluster_config.SERVICE_TOKEN_FILENAME", str(file))
+    monkeypatch.setattr("kubernetes.config.incluster_config.SERVICE_CERT_FILENAME", str(api.authority))
+    monkeypatch.setattr("enrich.sources.client._RENEW_S", 0.5)
+    cluster = Cluster()
+    source = KubernetesSource(cluster)
+    source.start()
+    try:
+        assert cluster.synced.wait(30), source.problem()
+        renew("second")
+        api.delete("/api/v1/namespaces/default/secrets/first")
+        eventually(lambda: api.status_with(old) == 401)
+        way.cut()
+        eventually(lambda: source.problem() is not None)
+        way.mend()
+        api.create(PODS, make_pod("after-renewal"))
+        eventually(lambda: pod_name("after-renewal") in cluster.pods())
+        eventually(lambda: source.problem() is None)
+    finally:
+        source.stop()
+        way.close()
+
+
+DEFINITION = "clusternetworkpolicies.policy.networking.k8s.io"
+
+
+def make_definition(version: str) -> dict[str, Any]:
+    """Of the group and kind, and nothing else of it: whatever is in an object is kept."""
+    anything = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
+    return {
+        "metadata": {"name": DEFINITION, "annotations": {"api-approved.kubernetes.io": "unapproved, for a test"}},
+        "spec": {
+            "group": "policy.networking.k8s.io", "scope": "Cluster",
+            "names": {"plural": "clusternetworkpolicies", "kind": "ClusterNetworkPolicy"},
+            "versions": [{"name": version, "served": True, "storage": True, "schema": {"openAPIV3Schema": anything}}],
+        },
+    }  # fmt: skip
+
+
+def test_a_definition_that_comes_later_and_goes(api: ApiServer, watched: Watched) -> None:
+    cluster, source = watched.cluster, watched.source
+    definitions = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
+    assert cluster.cluster_policies() == {}
+    api.create(definitions, make_definition("v1alpha2"))
+    policies = "/apis/policy.networking.k8s.io/v1alpha2/clusternetworkpolicies"
+    spec = {"tier": "Admin", "priority": 5, "subject": {"namespaces": {}}}
+    policy = {"apiVersion": "policy.networking.k8s.io/v1alpha2", "kind": "ClusterNetworkPolicy",
+              "metadata": {"name": "guard"}, "spec": spec}  # fmt: skip
+
+    def created() -> bool:
+        with contextlib.suppress(OSError):  # 404: not served yet
+            return bool(api.create(policies, policy))
+        return False
+
+    eventually(created)
+    eventually(lambda: Name("", "guard") in cluster.cluster_policies())
+    eventually(lambda: source.problem() is None)
+    api.delete(f"{definitions}/{DEFINITION}")
+    eventually(lambda: not cluster.cluster_policies())
+    eventually(lambda: source.problem() is None)
+    api.create(definitions, make_definition("v9"))
+    eventually(lambda: "the cluster has v9" in (source.problem() or ""))
+    assert cluster.synced.is_set()
+    api.delete(f"{definitions}/{DEFINITION}")
+    eventually(lambda: source.problem() is None)
 
 
 def test_credentials_that_are_not_accepted_are_said(api: ApiServer, monkeypatch: pytest.MonkeyPatch) -> None:

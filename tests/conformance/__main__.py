@@ -48,12 +48,11 @@ def main(family: str | None, mode: str, only: str, folder: Path) -> None:
     try:
         files = select(folder, only)
         failed = set()
-        for number in families:
-            for file, lines in run(files, number, cast("Mode", mode)):
-                for line in lines:
-                    click.echo(line)
-                if lines:
-                    failed.add(file)
+        for file, lines in run(files, families, cast("Mode", mode)):
+            for line in lines:
+                click.echo(line)
+            if lines:
+                failed.add(file)
     except MalformedError as error:
         _end(str(error), Exit.USAGE)
     except LoadError as error:

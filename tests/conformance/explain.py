@@ -1,43 +1,27 @@
-"""Why a row is as it is, in the product's own words."""
+"""Why a row is as it is: what ``weir explain`` says of it."""
 
 from __future__ import annotations
 
-from enrich.model import Name
-from enrich.policy import Decision, Direction, Endpoint, decide
+from enrich.ends import read_destination, read_source
+from enrich.explanation import explanation
 from tests.conformance.case import Row
 from tests.conformance.state import State
 
 
 def explain(state: State, row: Row) -> str:
-    """What each end with policies of its own says of a row."""
+    """The verdict, and what each end with policies of its own says."""
+    source, destination = _typed(state, row.source), _typed(state, row.destination)
+    bracketed = f"[{destination}]" if ":" in destination else destination
+    port = f"{row.port}/{row.protocol.name}"
+    found = explanation(state.view(""), {}, read_source(source), read_destination(f"{bracketed}:{port}"))
     sides = [
-        _side(state, row, Direction.EGRESS, row.source, row.destination),
-        _side(state, row, Direction.INGRESS, row.destination, row.source),
+        f"{side.direction} of {side.namespace}/{side.pod} {side.text}"
+        for answer in found.answers
+        for side in answer.sides
     ]
-    return "; ".join(side for side in sides if side) or "no end has policies"
+    return "; ".join([found.text, *sides])
 
 
-def _side(state: State, row: Row, direction: Direction, subject: str, peer: str) -> str:
-    spec = state.pod(subject)
-    if spec is None:
-        return ""
-    view = state.view(spec.node)
-    seen = view.pods.get(Name(*peer.split("/"))) if state.pod(peer) else None
-    decision = decide(
-        view,
-        view.pods[Name(spec.namespace, spec.name)],
-        direction,
-        Endpoint(state.ip(peer), seen),
-        row.protocol,
-        row.port,
-    )
-    return f"{direction.name.lower()} of {subject}: {_in_words(decision)}"
-
-
-def _in_words(decision: Decision) -> str:
-    refs = ", ".join(
-        f"{ref.kind} {ref.namespace}/{ref.name}" + (f" rule {ref.rule}" if ref.rule is not None else "")
-        for ref in decision.policies
-    )
-    reason = decision.reason.name.lower().replace("_", " ")
-    return f"{'allow' if decision.allowed else 'deny'} ({reason}{': ' + refs if refs else ''})"
+def _typed(state: State, end: str) -> str:
+    """As a person names it: a pod by its name, everything else by its address."""
+    return end if end in state.pods else state.ip(end)

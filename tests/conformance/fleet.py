@@ -8,7 +8,6 @@ keeps its namespace for as long as a pod has it on that node, and a pod that a s
 
 from __future__ import annotations
 
-import os
 import secrets
 import shutil
 from dataclasses import dataclass, field
@@ -36,6 +35,12 @@ _SIZES: Final = {
 }
 _GATEWAY_4, _GATEWAY_6 = "169.254.0.1", "fe80::2"
 """The router, as nodes see it: others than those that pods see, which are the node's own addresses."""
+_WAYS_OUT: Final = (
+    f"route replace {_GATEWAY_4} dev eth0",
+    f"route replace default via {_GATEWAY_4} dev eth0",
+    f"route replace default via {_GATEWAY_6} dev eth0",
+)
+"""A node's, by its uplink. IPv4 forgets them with an interface's last address."""
 _BPFFS: Final = Path("/sys/fs/bpf")
 
 
@@ -53,6 +58,7 @@ class Host:
     maps: Maps
     numbers: Numbers
     agent: Agent
+    addresses: set[str] = field(default_factory=set)
     pods: dict[str, tuple[str, Space]] = field(default_factory=dict)
     """Address to the pod's name and its namespace."""
 
@@ -73,7 +79,7 @@ class Fleet:
         self.net = Net()
         self.router = self.net.node((), "router")
         self._cluster = Cluster()
-        self._hosts: dict[tuple[str, str], Host] = {}
+        self._hosts: dict[str, Host] = {}
         self._outside: dict[str, Space] = {}
         self._routes: dict[str, str] = {}
         self._nodes: dict[str, Host] = {}
@@ -93,7 +99,7 @@ class Fleet:
             self.net.remove(self._outside.pop(address))
         for address in outside - self._outside.keys():
             self._outside[address] = self.net.pod(self.router, address)
-        self._route()
+        self._route(state)
 
     def install(self, state: State) -> None:
         """Tell the product what the cluster is; returns when it is in force on every node. Raises NotInForceError."""
@@ -127,42 +133,49 @@ class Fleet:
         shutil.rmtree(self._pins, ignore_errors=True)
 
     def _host(self, name: str, address: str) -> Host:
-        found = self._hosts.get((name, address))
+        """A node by its name, which keeps its namespace and has every address that any case gave it."""
+        found = self._hosts.get(name)
         if found is None:
-            number = len(self._hosts) + 1
-            space = self.net.node((address,), f"n{number}")
-            self._join(space, address, number)
-            network = NodeNetwork(space.path)
-            maps = Maps.open(self._pins / str(number) / VERSION, _SIZES)
-            maps.configure(Config.FIRSTS, 1000)
-            maps.configure(Config.FLOWS, 4096)
-            numbers = Numbers.open(self._folder / f"ledger-{os.getpid()}-{number}")
-            agent = Agent(name, self._cluster, network, maps, numbers)
-            found = self._hosts[name, address] = Host(name, space, network, maps, numbers, agent)
+            found = self._hosts[name] = self._load(name, len(self._hosts) + 1)
             # Before there are pods: a flow at an interface that is older than the probe may be a reply.
             found.agent.reconcile()
+        if address not in found.addresses:
+            for other in self._hosts.values():
+                if address in other.addresses:
+                    other.addresses.remove(address)
+                    ip(other.space, f"addr del {address}/{_bits(address)} dev eth0", *_WAYS_OUT)
+            found.addresses.add(address)
+            ip(found.space, f"addr add {address}/{_bits(address)} dev eth0{' nodad' if ':' in address else ''}")
         return found
 
-    def _join(self, node: Space, address: str, number: int) -> None:
+    def _load(self, name: str, number: int) -> Host:
+        space = self.net.node((), f"n{number}")
+        # Else of many refusals only the first would be sent, and the rest be taken for silence.
+        run(space, "sysctl", "-qw", "net.ipv4.icmp_ratelimit=0", "net.ipv6.icmp.ratelimit=0")
+        self._join(space, number)
+        network = NodeNetwork(space.path)
+        maps = Maps.open(self._pins / str(number) / VERSION, _SIZES)
+        maps.configure(Config.FIRSTS, 1000)
+        maps.configure(Config.FLOWS, 4096)
+        numbers = Numbers.open(self._folder / f"ledger-{number}")
+        return Host(name, space, network, maps, numbers, Agent(name, self._cluster, network, maps, numbers))
+
+    def _join(self, node: Space, number: int) -> None:
         """The uplink: a veth to the router, which is the way to everything that is not on the node."""
-        link, bits = f"n{number}", 128 if ":" in address else 32
-        node.link = link
-        ip(self.router, f"link add {link} type veth peer name eth0 netns {node.name}")
-        for space, device in ((self.router, link), (node, "eth0")):
+        node.link = f"n{number}"
+        ip(self.router, f"link add {node.link} type veth peer name eth0 netns {node.name}")
+        for space, device in ((self.router, node.link), (node, "eth0")):
             run(space, "sysctl", "-qw", f"net.ipv6.conf.{device}.accept_dad=0")
         ip(
             self.router,
-            f"link set {link} up",
-            f"addr add {_GATEWAY_4}/32 dev {link}",
-            f"addr add {_GATEWAY_6}/64 dev {link} nodad",
+            f"link set {node.link} up",
+            f"addr add {_GATEWAY_4}/32 dev {node.link}",
+            f"addr add {_GATEWAY_6}/64 dev {node.link} nodad",
         )
         ip(
             node,
             "link set eth0 up",
-            f"addr add {address}/{bits} dev eth0",
-            f"route add {_GATEWAY_4} dev eth0",
-            f"route add default via {_GATEWAY_4} dev eth0",
-            f"route add default via {_GATEWAY_6} dev eth0",
+            *_WAYS_OUT,
         )
 
     def _arrange_pods(self, host: Host, wanted: dict[str, str], *, fresh: bool) -> None:
@@ -174,9 +187,9 @@ class Fleet:
             there = host.pods.get(address)
             host.pods[address] = (name, there[1] if there else self.net.pod(host.space, address))
 
-    def _route(self) -> None:
+    def _route(self, state: State) -> None:
         """The router's ways to the nodes, and by them to the pods."""
-        nodes = {host.space.addresses[0]: host for host in self._nodes.values()}
+        nodes = {node.ip: self._nodes[node.name] for node in state.nodes.values()}
         wanted = {address: f"{address} dev {host.space.link}" for address, host in nodes.items()}
         for way, host in nodes.items():
             wanted |= {address: f"{address} via {way} dev {host.space.link}" for address in host.pods}
@@ -185,3 +198,7 @@ class Fleet:
         if gone or new:
             ip(self.router, *gone, *new)
         self._routes = wanted
+
+
+def _bits(address: str) -> int:
+    return 128 if ":" in address else 32

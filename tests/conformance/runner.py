@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import itertools
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
@@ -65,14 +66,14 @@ def check(file: Path) -> Case:
     return case
 
 
-def run(files: Sequence[Path], family: int, mode: Mode) -> Iterator[tuple[Path, list[str]]]:
-    """Each case with a line for every row that fails; none: it passed."""
+def run(files: Sequence[Path], families: Sequence[int], mode: Mode) -> Iterator[tuple[Path, list[str]]]:
+    """Each case, in one family after the other, with a line for every row that fails; none: it passed."""
     with (
         tempfile.TemporaryDirectory(prefix="kubeweir-conformance-") as folder,
         closing(Fleet(Path(folder))) as fleet,
         closing(_PROBERS[mode](fleet)) as prober,
     ):
-        for file in files:
+        for family, file in itertools.product(families, files):
             case = load(file, family)
             failures = list(_failures(case, fleet, prober))
             if len(failures) > _SHOWN:

@@ -99,7 +99,7 @@ class Wire:
         run_in(space, work)
 
     def _connect(self, index: int, source: str, destination: str, port: int, observed: Observed) -> None:
-        client = sockets.bound(source, 0, socket.SOCK_STREAM)
+        client = sockets.bound(source, 0, socket.SOCK_STREAM, told_errors=True)
         self._clients.append(client)
         attempt = Connection(Protocol.TCP, source, client.getsockname()[1], destination, port)
         observed.expect(attempt, index)
@@ -110,8 +110,13 @@ class Wire:
 
         def on_done() -> None:
             self._selector.unregister(client)
+            # An ICMP error that comes while connect(2) is still at work is in the queue only (tcp_v6_err).
+            told = [why for _, _, why in sockets.errors(client)]
             code = client.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-            observed.refused(attempt, os.strerror(code)) if code else observed.answered(attempt)
+            if told or code:
+                observed.refused(attempt, told[0] if told else os.strerror(code))
+            else:
+                observed.answered(attempt)
 
         self._selector.register(client, selectors.EVENT_WRITE, on_done)
 

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import jsonschema
 import orjson
@@ -122,6 +123,22 @@ def until(condition: Callable[[], bool], patience_s: float = 20) -> bool:
     return true
 
 
+def essence(line: str) -> str:
+    """A line without what differs from run to run: the time, Kafka's port; and without the spaces of a table."""
+    return " ".join(re.sub(r"^\d\d:\d\d:\d\d\.\d{3}|(?<=127\.0\.0\.1:)\d+", "", line).split())
+
+
+def pictured() -> list[str]:
+    """The lines of the README's picture, top down."""
+    texts = ElementTree.parse(ROOT / "deploy/demo.svg").iter("{http://www.w3.org/2000/svg}text")  # noqa: S314 - our own
+    lines: dict[float, list[tuple[float, str]]] = {}
+    for text in texts:
+        lines.setdefault(float(text.get("y", 0)), []).append(
+            (float(text.get("x", 0)), "".join(text.itertext()).replace("\xa0", " "))
+        )
+    return ["".join(part for _, part in sorted(parts)) for _, parts in sorted(lines.items())]
+
+
 def named(refs: list[dict[str, str]]) -> set[str]:
     return {f"{ref['namespace']}/{ref['name']}" for ref in refs}
 
@@ -134,6 +151,9 @@ def test_the_demo_shows_both_verdicts_and_leaves_nothing(demo: Callable[..., Run
     assert len(re.findall(rf"^\S+ +(?:{both})", run.said, re.MULTILINE)) >= 2
     assert len(re.findall(r" deny +isolated by batch/only-dns$", run.said, re.MULTILINE)) == 4
     assert "lost: none" in run.said
+    told = re.compile(r"\d\d:\d\d:\d\d\.|demo: ")
+    shown = sorted(essence(line) for line in run.said.splitlines() if told.match(line) and "removed what" not in line)
+    assert sorted(essence(line) for line in pictured() if told.match(line)) == shown, "make the README's picture anew"
     assert not leftovers()
     assert links() == before
 

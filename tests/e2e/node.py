@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import secrets
@@ -13,6 +14,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +86,10 @@ class Broker:
             )  # fmt: skip
         admin = AdminClient({"bootstrap.servers": self.address, "log_level": 0})
 
+        process = self._process
+
         def answers() -> bool | None:
+            assert process.poll() is None, (self._folder / "broker.log").read_text()[-2000:]
             try:
                 return bool(admin.list_topics(timeout=1)) or None
             except KafkaException:
@@ -97,6 +102,16 @@ class Broker:
             self._process.terminate()
             self._process.wait(60)
             self._process = None
+
+    @contextlib.contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Connections stay open, and nobody answers."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self._process.send_signal(signal.SIGCONT)
 
     def batches(self, topic: str) -> list[Batch]:
         """All that is on a topic, partition by partition."""

@@ -165,3 +165,22 @@ def test_a_small_spool_keeps_the_denies_and_counts_each_allow_that_it_thins(node
     assert last.lost["spool_full"][1] == missing
     # The two flows that the server denied were allowed at the client.
     assert sum(len(rows.of(pod, Verdict.ALLOW)) for pod in ("client", "server")) + missing == 2 * connections + 2
+
+
+@pytest.mark.timeout(300)
+def test_a_kafka_that_answers_nothing_does_not_keep_the_probe_from_stopping(node: Node) -> None:
+    probe = node.begin()
+    traffic = Traffic(node)
+    until(lambda: probe.metric("kubeweir_probe_acked_batches_total") > 3 or None, "batches on Kafka")
+    with node.broker.frozen():
+        traffic.wait_for_more(500)
+        assert probe.stop() == 0, probe.log.read_text()
+        assert "Traceback" not in probe.log.read_text()
+        assert probe.lines("stopped")[0]["flushed"] is False
+    probe = node.start()
+    probe.wait_until_enforced()
+    traffic.stop()
+    assert probe.stop() == 0
+    rows = Rows(node.batches())
+    assert rows.numbers == list(range(len(rows.numbers)))
+    check(rows, traffic.allowed, traffic.denied)

@@ -39,8 +39,10 @@ RULES = {
 ENDPOINTS = {"7": EndpointRef("shop", "web-1", "uid-web"), "8": EndpointRef("gone", "100%b", "uid-gone")}
 
 
-def make_cluster() -> Cluster:
-    cluster = Cluster(now_ns=lambda: CLOCK)
+def make_cluster(since: int = -(1 << 63)) -> Cluster:
+    """``since``: from when on it knows of all pods."""
+    cluster = Cluster(tail_s=1e11, now_ns=lambda: CLOCK)
+    cluster.remembers_since(since)
     cluster.replace_all({
         **{kind: [] for kind in KINDS},
         Pod: PODS,

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from enrich.cluster import KINDS, Change, Cluster
+from enrich.endpoints import Hold, OwnerRef
 from enrich.model import Name, Namespace, NetworkPolicy, Node, Owner, Pod, Selector, Service, Workload
 
 S = 1_000_000_000
@@ -66,7 +67,14 @@ def test_a_pod_has_its_address_from_when_it_started_until_it_is_gone(cluster: Cl
     clock.now += 10 * S
     drop(cluster, pod)
     begin, end = clock.now - 15 * S, clock.now
-    assert [who(cluster, at) for at in (begin - 3 * S, begin, end, end + 3 * S)] == [None, "web", "web", None]
+    assert [who(cluster, at) for at in (begin - 3 * S, begin + S, end - 2 * S, end + 3 * S)] == [
+        None,
+        "web",
+        "web",
+        None,
+    ]
+    # The API's times are whole seconds, and it says that a pod is gone some time after it is.
+    assert [who(cluster, at) for at in (begin - S // 2, begin, end - S // 2, end + S)] == ["ambiguous"] * 4
 
 
 def test_a_pod_of_the_first_list_has_its_address_since_ever_if_nobody_says_since_when(clock: Clock) -> None:
@@ -153,11 +161,11 @@ def test_both_families_and_an_address_that_is_given_up(cluster: Cluster, clock: 
 def test_what_is_gone_is_remembered_for_the_tail_and_then_forgotten(cluster: Cluster, clock: Clock) -> None:
     empty = cluster._addresses.size()
     for number in range(100):
-        put(cluster, make_pod(f"p{number}", f"10.1.0.{number}"))
+        put(cluster, make_pod(f"p{number}", f"10.1.0.{number}", started_ns=clock.now - 60 * S))
         drop(cluster, make_pod(f"p{number}", f"10.1.0.{number}"))
     clock.now += 890 * S
     put(cluster, make_pod("stays", "10.2.0.1"))
-    assert who(cluster, clock.now - 890 * S, "10.1.0.7") == "p7"
+    assert who(cluster, clock.now - 900 * S, "10.1.0.7") == "p7"
     assert cluster.pod_by_uid("uid-p7") is not None
     clock.now += 20 * S
     put(cluster, make_pod("stays", "10.2.0.1", labels={"a": "b"}))
@@ -175,6 +183,98 @@ def test_an_address_that_is_used_at_once_again_survives_the_tail_of_its_last_own
     put(cluster, make_pod("other", "10.9.9.9"))
     assert who(cluster, clock.now) == "b"
     assert cluster.pod_by_uid("x") is not None
+
+
+# --- what happened while nobody looked, and what probes say
+
+
+def test_a_pod_that_went_while_the_watch_was_cut_had_its_address_nobody_knows_until_when(
+    cluster: Cluster, clock: Clock
+) -> None:
+    put(cluster, make_pod("a"))
+    clock.now += 100 * S
+    known = clock.now
+    clock.now += 60 * S
+    cluster.replace(Pod, [make_pod("b", started_ns=known + 30 * S, begun_ns=known + 28 * S)], known)
+    assert who(cluster, known - 2 * S) == "a"
+    assert [who(cluster, known + seconds * S) for seconds in (0, 5, 29, 35, 59)] == ["ambiguous"] * 5
+    assert who(cluster, clock.now + 2 * S) == "b"
+
+
+def test_an_event_that_comes_late_happened_since_the_watch_had_told_everything(cluster: Cluster, clock: Clock) -> None:
+    put(cluster, make_pod("a"))
+    clock.now += 100 * S
+    cluster.apply([Change("delete", make_pod("a"))], clock.now - 60 * S)
+    assert [who(cluster, clock.now - ago * S) for ago in (62, 50, 1)] == ["a", "ambiguous", "ambiguous"]
+
+
+def make_hold(pod: str, start: int, end: int | None = None, **facts: Any) -> Hold:
+    given: dict[str, Any] = {"cluster": "c", "node": "n1", "ip": IP, "uid": f"uid-{pod}", "namespace": "shop"}
+    return Hold(**{**given, "pod": pod, "first": start, "start": start, "end": end, "last": end, **facts})
+
+
+def test_what_probes_say_is_exact_on_their_own_clock_and_within_the_skew_on_others(
+    cluster: Cluster, clock: Clock
+) -> None:
+    start = clock.now
+    cluster.hold(make_hold("a", start, start + 100))
+    cluster.hold(make_hold("b", start + 200))
+    asked = (start - 1, start, start + 99, start + 150, start + 200, start + 10 * S)
+
+    def named(node: str) -> list[str | None]:
+        found = [cluster.pod_at(IP, at, node) for at in asked]
+        return ["ambiguous" if one.ambiguous else one.pod.name if one.pod else None for one in found]
+
+    assert named("n1") == [None, "a", "a", None, "b", "b"]
+    assert named("n2") == ["ambiguous"] * 5 + ["b"]
+
+
+def test_the_probes_word_counts_for_more_than_the_watch(cluster: Cluster, clock: Clock) -> None:
+    start = clock.now
+    put(cluster, make_pod("a", labels={"from": "watch"}))
+    cluster.hold(make_hold("a", start - 5 * S))
+    found = cluster.pod_at(IP, start - 3 * S)
+    assert found.pod is not None
+    assert found.pod.labels == {"from": "watch"}
+    clock.now += 20 * S
+    cluster.hold(make_hold("a", start - 5 * S, start + 10 * S))
+    assert [who(cluster, start + seconds * S) for seconds in (9, 10, 12)] == ["a", "ambiguous", None]
+
+
+def test_a_pod_that_was_gone_before_the_worker_came_is_named_by_what_its_probe_said(
+    cluster: Cluster, clock: Clock
+) -> None:
+    owner = OwnerRef("ReplicaSet", "web-5d4f")
+    labels = {"pod-template-hash": "5d4f"}
+    cluster.hold(make_hold("gone", clock.now - 60 * S, clock.now - 50 * S, labels=labels, owner=owner))
+    found = cluster.pod_at(IP, clock.now - 55 * S).pod
+    assert found is not None
+    assert (found.name, found.node) == ("gone", "n1")
+    assert cluster.workload_of(found) == Owner("Deployment", "web")
+    cluster.forget_hold("uid-gone", IP)
+    assert who(cluster, clock.now - 55 * S) is None
+    assert cluster.pod_by_uid("uid-gone") is None
+
+
+def test_what_a_dead_nodes_probe_left_open_is_closed_by_the_watch(cluster: Cluster, clock: Clock) -> None:
+    start = clock.now
+    put(cluster, make_pod("known"))
+    cluster.hold(make_hold("known", start))
+    cluster.hold(make_hold("unknown", start, ip="10.0.0.9"))
+    assert who(cluster, start + 2 * S, "10.0.0.9") == "unknown", "the watch may be about to tell of it"
+    clock.now += 100 * S
+    drop(cluster, make_pod("known"))
+    assert [who(cluster, at) for at in (start + 50 * S, clock.now, clock.now + 2 * S)] == ["known", "ambiguous", None]
+    assert who(cluster, start + 2 * S, "10.0.0.9") == "ambiguous"
+    clock.now += 2000 * S
+    put(cluster, make_pod("later", "10.9.9.9"))
+    assert cluster._addresses.size() == 2
+
+
+def test_an_address_among_pods_is_likely_a_pods(cluster: Cluster) -> None:
+    put(cluster, make_pod("web", IP, "fd00::1"))
+    asked = ("10.0.0.200", "10.0.1.1", "fd00::ffff", "fd00:0:0:1::1", "")
+    assert [cluster.may_be_pods(ip) for ip in asked] == [True, False, True, False, False]
 
 
 Step = tuple[str, int, int, int]

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from enrich.cluster import Change, Cluster
 from enrich.enricher import Enricher
-from enrich.model import Pod
+from enrich.model import EndpointSlice, Pod
 from enrich.records import AGGREGATED, INGRESS, Batch, EndpointRef, PolicyRef, Reason, Verdict
 from tests.enrich.flows import CLOCK, PODS, Plain, make_batch, make_cluster, rows_strategy
 
@@ -252,3 +252,24 @@ def test_every_row_says_what_a_plain_rendering_says(batches: list[list[dict[str,
         plain = Plain(batch)
         found = [orjson.loads(value) for value in enricher.records(batch).values]
         assert found == [plain.record(index) for index in range(len(rows))]
+
+
+def test_an_address_among_pods_that_may_have_been_forgotten_is_not_said_to_be_nobodys() -> None:
+    cluster = make_cluster(since=CLOCK)
+    row = {"time_ns": 0, "destination": "10.0.0.77"}
+    early = make_batch(row, clock=CLOCK - 10 * S)
+    assert enrich(early, cluster)[0]["dest"] == {"instance": "10.0.0.77", "ambiguous": True}
+    assert enrich(make_batch(row), cluster)[0]["dest"] == {"instance": "10.0.0.77"}
+    cluster.remembers_since(CLOCK - 20 * S)
+    assert enrich(early, cluster)[0]["dest"] == {"instance": "10.0.0.77"}
+
+
+def test_an_address_outside_that_an_endpoint_slice_puts_behind_a_service() -> None:
+    cluster = make_cluster()
+    outside = EndpointSlice("shop", "db-1", "u", "db", ("203.0.113.5",))
+    cluster.apply([Change("set", outside)])
+    row = {"destination": "203.0.113.5"}
+    service = {"namespace": "shop", "name": "db"}
+    assert enrich(make_batch(row), cluster)[0]["dest"] == {"instance": "203.0.113.5", "service": service}
+    cluster.apply([Change("set", EndpointSlice("bank", "x", "v", "ledger", ("203.0.113.5",)))])
+    assert enrich(make_batch(row), cluster)[0]["dest"] == {"instance": "203.0.113.5"}, "two Services: neither"

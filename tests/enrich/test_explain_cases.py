@@ -11,7 +11,9 @@ from enrich.ends import read_destination, read_source
 from enrich.explanation import explanation
 from enrich.model import Name
 from enrich.policy import Endpoint, PolicyView, connection
-from tests.conformance import State, case_files, load, rows
+from tests.conformance.case import load, rows
+from tests.conformance.state import State
+from tests.conformance.suite import case_files
 
 
 @pytest.mark.parametrize("family", [4, 6])
@@ -21,19 +23,19 @@ def test_an_explanation_is_the_truth_and_the_engines_answer(file: Path, family: 
     state = State(case)
     wrong: list[Any] = []
     asked = 0
-    for step in case["steps"]:
-        for action in step["actions"]:
+    for step in case.steps:
+        for action in step.actions:
             state.apply(action)
         view = state.view("")
-        for source, destination, protocol, port, allowed in rows(step["expect"]):
+        for source, destination, protocol, port, allowed in rows(step.expect):
             ends = _typed(state, source), f"{_typed(state, destination, bracket=True)}:{port}/{protocol.name}"
             found = explanation(view, {}, read_source(ends[0]), read_destination(ends[1]))
             asked += 1
             engine = connection(view, _end(state, view, source), _end(state, view, destination), protocol, port)
             if found.verdict != ("allow" if allowed else "deny") or engine != allowed:
-                wrong.append((case["id"], *ends, allowed, engine, found.verdict, found.text))
+                wrong.append((case.id, *ends, allowed, engine, found.verdict, found.text))
             # Of a denial somebody is told why, at every rule of every policy that was asked.
-            wrong += [(case["id"], *ends, "unexplained") for answer in found.answers if not _explained(answer)]
+            wrong += [(case.id, *ends, "unexplained") for answer in found.answers if not _explained(answer)]
     assert asked
     assert not wrong
 

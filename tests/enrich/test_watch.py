@@ -45,12 +45,14 @@ def event(kind: str, item: dict[str, Any]) -> bytes:
 class Script:
     """What the server answers: pages of a list by path and token, and the watches of a path, one after the other.
 
-    The last of some pages is answered again and again; after the last watch there is one that says nothing.
+    The last of some pages is answered again and again; after the last watch there is one that says nothing. Streams
+    with initial events are refused, as by a server without WatchList, where there are none.
     """
 
     def __init__(self) -> None:
         self.pages: dict[tuple[str, str], list[tuple[int, dict[str, Any]]]] = {}
         self.watches: dict[str, list[tuple[int, list[bytes]]]] = {}
+        self.initial: dict[str, list[tuple[int, list[bytes]]]] = {}
         self.asked: list[tuple[str, dict[str, str]]] = []
         self.over = threading.Event()
 
@@ -67,8 +69,13 @@ class Handler(BaseHTTPRequestHandler):
         parts = urlsplit(self.path)
         query = {key: values[0] for key, values in parse_qs(parts.query).items()}
         self.script.asked.append((parts.path, query))
+        if "sendInitialEvents" in query:
+            scripted = self.script.initial.get(parts.path) or [(422, [])]
+            self.stream(scripted, scripted.pop(0) if len(scripted) > 1 else scripted[0])
+            return
         if "watch" in query:
-            self.watch(parts.path)
+            scripted = self.script.watches.get(parts.path) or []
+            self.stream(scripted, scripted.pop(0) if scripted else (200, []))
             return
         empty: tuple[int, dict[str, Any]] = (200, {"metadata": {"resourceVersion": "1"}, "items": None})
         pages = self.script.pages.get((parts.path, query.get("continue", ""))) or [empty]
@@ -79,9 +86,8 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
-    def watch(self, path: str) -> None:
-        scripted = self.script.watches.get(path)
-        status, blocks = scripted.pop(0) if scripted else (200, [])
+    def stream(self, more: list[Any], answer: tuple[int, list[bytes]]) -> None:
+        status, blocks = answer
         self.send_response(status)
         self.send_header("Transfer-Encoding", "chunked")
         self.end_headers()
@@ -89,7 +95,7 @@ class Handler(BaseHTTPRequestHandler):
             for block in blocks:
                 self.wfile.write(b"%x\r\n%b\r\n" % (len(block), block))
                 time.sleep(0.02)
-            if not scripted and status == 200 and not blocks:
+            if not more and status == 200 and not blocks:
                 self.script.over.wait()
             self.wfile.write(b"0\r\n\r\n")
 
@@ -104,14 +110,14 @@ def script() -> Script:
 
 @pytest.fixture
 def source(script: Script, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[KubernetesSource, Cluster]]:
-    monkeypatch.setattr("enrich.sources.kubernetes._FIRST_WAIT_S", 0.02)
+    monkeypatch.setattr("enrich.sources.watch._FIRST_WAIT_S", 0.02)
     server = ThreadingHTTPServer(("127.0.0.1", 0), type("Scripted", (Handler,), {"script": script}))
     server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, args=(0.05,))
     thread.start()
     cluster = Cluster()
     configuration = kubernetes.client.Configuration(host=f"http://127.0.0.1:{server.server_port}")
-    made = KubernetesSource(cluster, kubernetes.client.ApiClient(configuration))
+    made = KubernetesSource(cluster, lambda: kubernetes.client.ApiClient(configuration))
     try:
         yield made, cluster
     finally:
@@ -172,6 +178,70 @@ def test_a_watch_goes_on_from_the_last_event_or_bookmark(
     assert gone is not None
     assert gone.ips == ("10.0.0.2",)
     assert script.seen(PODS, watch="true", allowWatchBookmarks="true") == script.seen(PODS, watch="true")
+
+
+END = event("BOOKMARK", {"metadata": {"resourceVersion": "9", "annotations": {"k8s.io/initial-events-end": "true"}}})
+
+
+def test_a_list_that_comes_as_a_stream_goes_on_as_the_watch(
+    script: Script, source: tuple[KubernetesSource, Cluster]
+) -> None:
+    plain = event("BOOKMARK", {"metadata": {"resourceVersion": "7"}})
+    later = event("MODIFIED", pod("a", 12, podIP="10.0.0.7"))
+    script.initial[PODS] = [(200, [event("ADDED", pod("a", 5)), plain, event("ADDED", pod("b", 2)), END, later])]
+    cluster = start(source)
+    eventually(lambda: script.seen(PODS, watch="true", resourceVersion="12") == 1)
+    assert script.seen(PODS, sendInitialEvents="true", resourceVersionMatch="NotOlderThan") == 1
+    assert script.seen(PODS, limit="500") == 0
+    assert {name.name: found.ips for name, found in cluster.pods().items()} == {"a": ("10.0.0.7",), "b": ()}
+
+
+def test_a_stream_that_breaks_off_before_the_list_is_complete_counts_for_nothing(
+    script: Script, source: tuple[KubernetesSource, Cluster]
+) -> None:
+    script.initial[PODS] = [(200, [event("ADDED", pod("a", 5))])]
+    script.pages[PODS, ""] = [(200, {"metadata": {"resourceVersion": "5"}, "items": [pod("b", 3)]})]
+    cluster = start(source)
+    eventually(lambda: {name.name for name in cluster.pods()} == {"b"})
+    assert cluster.pod_by_uid("uid-a") is None
+    eventually(lambda: script.seen(PODS, watch="true", resourceVersion="5") == 1)
+
+
+@pytest.mark.parametrize("how", ["status", "event"])
+def test_410_lists_again_as_a_stream_and_diffs(
+    script: Script, source: tuple[KubernetesSource, Cluster], how: str
+) -> None:
+    second = END.replace(b'"9"', b'"20"')
+    script.initial[PODS] = [
+        (200, [event("ADDED", pod("a", 5)), event("ADDED", pod("b", 2)), END]),
+        (200, [event("ADDED", pod("b", 2)), event("ADDED", pod("c", 15)), second]),
+    ]
+    gone = event("ERROR", {"kind": "Status", "code": 410, "message": "too old"})
+    script.watches[PODS] = [(410, [b"{}"])] if how == "status" else [(200, [gone])]
+    cluster = start(source)
+    eventually(lambda: cluster.pod_by_uid("uid-a"))
+    eventually(lambda: {name.name for name in cluster.pods()} == {"b", "c"})
+    eventually(lambda: script.seen(PODS, watch="true", resourceVersion="20") == 1)
+
+
+def test_a_server_that_falls_silent_is_asked_again_from_the_last_version(
+    script: Script, source: tuple[KubernetesSource, Cluster], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("enrich.sources.watch._SILENT_S", 0.3)
+    script.initial[PODS] = [(200, [event("ADDED", pod("a", 5)), END])]
+    start(source)
+    eventually(lambda: script.seen(PODS, watch="true", resourceVersion="9") >= 3)
+    assert source[0].problem() is None
+    assert source[0].age_s()["Pod"] < 20
+
+
+def test_how_far_the_index_is_read(script: Script, source: tuple[KubernetesSource, Cluster]) -> None:
+    script.initial[PODS] = [(503, [])]
+    cluster = start(source)
+    eventually(lambda: cluster.missing() == ["Pod"])
+    assert source[0].read_until_ns() == 0, "nothing is known of pods"
+    script.initial[PODS] = [(200, [END])]
+    eventually(lambda: time.time_ns() - source[0].read_until_ns() < 10**9)
 
 
 def test_what_is_not_understood_is_left_out_and_told(script: Script, source: tuple[KubernetesSource, Cluster]) -> None:

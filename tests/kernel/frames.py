@@ -12,9 +12,9 @@ from netns import Space, checksum, run, run_in
 class Wire:
     """Sends frames out of a pod's interface."""
 
-    def __init__(self, pod: Space, node: Space) -> None:
+    def __init__(self, pod: Space, node: Space, gateway: str = "") -> None:
         self._own = _mac(pod, "eth0")
-        self._gateway = _mac(node, pod.link)
+        self._gateway = _mac(node, gateway or pod.link)
         self._socket = run_in(pod, lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW))
         self._socket.bind(("eth0", 0))
 

@@ -6,7 +6,7 @@ import secrets
 import shutil
 import socket
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from enrich.model import ClusterNetworkPolicy, Name, Namespace, NetworkPolicy, N
 from enrich.objects import parse
 from enrich.policy import PolicyView
 from enrich.records import INGRESS, Reason, Verdict
-from probe.installer import Bound, Installed, Installer
+from probe.installer import Bound, Installed, Installer, Surroundings
 from probe.kernel.attach import Attachments, Mode
 from probe.kernel.layout import ENDPOINT, VERSION, Config
 from probe.kernel.maps import Maps
@@ -55,6 +55,8 @@ class Seen:
     port: int
     count: int
     policies: tuple[str, ...]
+    dialled: str
+    dialled_port: int
 
 
 class Rig:
@@ -80,6 +82,8 @@ class Rig:
         self.policies: dict[Name, NetworkPolicy] = {}
         self.cluster_policies: dict[Name, ClusterNetworkPolicy] = {}
         self.others: dict[Name, Pod] = {}
+        self.services: list[str] = []
+        self.connect: Callable[..., Space] = self.net.pod
         self.open()
 
     def open(self) -> None:
@@ -109,6 +113,7 @@ class Rig:
             self.net.remove(space)
         for table in (self.pods, self.objects, self.policies, self.cluster_policies, self.namespaces, self.others):
             table.clear()
+        self.services.clear()
         self.maps.configure(Config.FIRSTS, 1000)
         self.apply()
         for index in self.attachments.links():
@@ -127,27 +132,17 @@ class Rig:
 
     def pod(self, name: str, *addresses: str, labels: Mapping[str, str] | None = None, **spec: Any) -> Space:
         """Make a pod, in the network and in the API."""
-        namespace, short = name.split("/")
-        self.namespace(namespace)
-        space = self.net.pod(self.node, *addresses)
-        made = parse(
-            {
-                "apiVersion": "v1",
-                "kind": "Pod",
-                "metadata": {
-                    "namespace": namespace,
-                    "name": short,
-                    # Another each time: by it the kernel's endpoint has its number, and its connections.
-                    "uid": secrets.token_hex(8),
-                    "labels": dict(labels or {"app": short}),
-                },
-                "spec": {"nodeName": NODE, "containers": [{"name": "c", **spec}]},
-                "status": {"podIPs": [{"ip": address} for address in addresses], "phase": "Running"},
-            }
-        )
-        assert isinstance(made, Pod)
-        self.pods[name], self.objects[name] = space, made
+        self.namespace(name.split("/", maxsplit=1)[0])
+        space = self.connect(self.node, *addresses)
+        self.objects[name] = _pod(name, addresses, NODE, labels, spec)
+        self.pods[name] = space
         return space
+
+    def elsewhere(self, name: str, *addresses: str) -> None:
+        """A pod of another node, in the API alone."""
+        self.namespace(name.split("/", maxsplit=1)[0])
+        made = _pod(name, addresses, "n2", None, {})
+        self.others[made.key] = made
 
     def namespace(self, name: str, **labels: str) -> None:
         made = parse({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}})
@@ -199,10 +194,12 @@ class Rig:
             )
             for name, pod in self.objects.items()
         ]
-        done = self.installer.apply(desired, bound, time.monotonic_ns())
+        around = Surroundings(frozenset(self.services), self.network.node_addresses())
+        done = self.installer.apply(desired, bound, time.monotonic_ns(), around)
         for end in bound:
             if not self.attachments.is_attached(end.index):
                 self.attachments.attach(end.index)
+        self.attachments.cover(self.network.devices(), {end.index for end in bound})
         return done
 
     def answer(self, name: str, direction: int, verdict: int, reason: int) -> None:
@@ -243,7 +240,32 @@ class Rig:
             port=int(row["destination_port"]),
             count=int(row["count"]),
             policies=tuple(f"{entry['namespace']}/{entry['name']}" for entry in rule),
+            dialled=_text(row["dialled"]) if row["dialled"].any() else "",
+            dialled_port=int(row["dialled_port"]),
         )
+
+
+def _pod(
+    name: str, addresses: Sequence[str], node: str, labels: Mapping[str, str] | None, spec: Mapping[str, Any]
+) -> Pod:
+    namespace, short = name.split("/")
+    made = parse(
+        {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {
+                "namespace": namespace,
+                "name": short,
+                # Another each time: by it the kernel's endpoint has its number, and its connections.
+                "uid": secrets.token_hex(8),
+                "labels": dict(labels or {"app": short}),
+            },
+            "spec": {"nodeName": node, "containers": [{"name": "c", **spec}]},
+            "status": {"podIPs": [{"ip": address} for address in addresses], "phase": "Running"},
+        }
+    )
+    assert isinstance(made, Pod)
+    return made
 
 
 def of(rows: Iterable[Seen], **wanted: Any) -> list[Seen]:

@@ -31,6 +31,8 @@ _STRUCTS = {
     "window": layout.WINDOW,
     "budget": layout.BUDGET,
     "place": layout.PLACE,
+    "local_key": layout.LOCAL_KEY,
+    "origin": layout.ORIGIN,
 }
 
 

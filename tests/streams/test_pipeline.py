@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -10,10 +11,11 @@ import orjson
 import pytest
 from prometheus_client import CollectorRegistry
 
-from enrich.enricher import Records
+from enrich.enricher import Looked, Records
 from enrich.records import Batch
 from enrich.topics import topics
 from streams.delivery import Ledger, Tracked
+from streams.holding import Holding
 from streams.metrics import EnrichMetrics
 from streams.pipeline import Pipeline, event_time_ms
 from tests.kafka.batches import make_batch
@@ -53,26 +55,41 @@ class SmallQueue:
         return [value for where, _, value, _, _ in self.taken if where == topic]
 
 
-def enrich(batch: Batch) -> Records:
-    """A record a row: its number; every third is a deny."""
-    numbers = batch.numbers().tolist()
-    return Records(
-        [b"shop/web-0"] * len(numbers),
-        [b"%d" % n for n in numbers],
-        [n % 3 == 0 for n in numbers],
-        [1000] * len(numbers),
-    )
+class Numbers:
+    """A record a row: its number; every third is a deny. Nothing is unsettled."""
+
+    generation = 0
+
+    def look(self, batch: Batch, until_ns: int | None = None) -> Looked:
+        return Looked([""] * len(batch.rows), None)
+
+    def records(self, batch: Batch, looked: Looked | None = None) -> Records:
+        numbers = batch.numbers().tolist()
+        return Records(
+            [b"shop/web-0"] * len(numbers),
+            [b"%d" % n for n in numbers],
+            [n % 3 == 0 for n in numbers],
+            [1000] * len(numbers),
+        )
+
+
+class Broken(Numbers):
+    def records(self, batch: Batch, looked: Looked | None = None) -> Records:
+        raise ZeroDivisionError("a bug")
 
 
 def run(value: bytes | None, **changes: Any) -> tuple[SmallQueue, list[Tracked]]:
     """The output, and what was acknowledged."""
     output, acked = SmallQueue(), []
-    given: dict[str, Any] = {"cluster_id": "c1", "enrich": enrich, "node_of": lambda _uid: "n1", **changes}
+    enricher = changes.pop("enricher", Numbers())
+    holding = Holding(enricher, lambda: 1 << 62, 10**9, 10**6, time.time_ns)
+    given: dict[str, Any] = {"cluster_id": "c1", "node_of": lambda _uid: "n1", "holding": holding, **changes}
 
     async def scenario() -> None:
         loop = asyncio.get_running_loop()
         ledger = Ledger(1000, 10**6, loop.call_soon_threadsafe, lambda *_: pytest.fail("a record failed"))
-        pipeline = Pipeline(TOPICS, output=output, metrics=EnrichMetrics(CollectorRegistry()), worker="w", **given)
+        pipeline = Pipeline(TOPICS, output=output, metrics=EnrichMetrics(CollectorRegistry()), worker="w",
+                            enricher=enricher, **given)  # fmt: skip
         tracked = ledger.open(2, 77, 10, 880, acked.append)
         await pipeline.take(tracked, value)
         assert not acked, "the last records are still on their way"
@@ -91,11 +108,8 @@ def test_a_full_queue_loses_nothing_and_keeps_the_order() -> None:
 
 
 def test_an_enricher_that_fails_makes_a_dead_letter_and_the_input_is_done() -> None:
-    def broken(_batch: Batch) -> Records:
-        raise ZeroDivisionError("a bug")
-
     value = make_batch(0, 5)
-    output, acked = run(value, enrich=broken)
+    output, acked = run(value, enricher=Broken())
     [(topic, key, body, _, headers)] = output.taken
     assert (topic, key, body) == ("p.dead", b"p.verdicts.raw/2/77", value)
     assert headers["reason"] == b"enrich_failed"

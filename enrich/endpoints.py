@@ -1,0 +1,97 @@
+"""A pod's hold of an address, as the probe of its node tells it on the topic ``<prefix>.endpoints``.
+
+The topic is compacted: its last record a key is a pod's whole interval, so that a worker that starts knows who had
+which address when, of pods too that are gone from the API. A record without a value ends the memory of it.
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+import msgspec
+
+from enrich.model import Owner, Pod
+
+VERSION: Final = 1
+HELD_NS: Final = 25 * 3600 * 1_000_000_000
+"""How long a hold stays in the topic after its end: as long as the raw topic keeps a batch, and some."""
+
+
+class EndpointError(ValueError):
+    """The bytes are no such record; the message says why."""
+
+
+class OwnerRef(msgspec.Struct, frozen=True):
+    """The pod's controller."""
+
+    kind: str
+    name: str
+    uid: str = ""
+
+
+class Hold(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """One pod and one of its addresses. Times are nanoseconds of the node's wall clock."""
+
+    v: int = VERSION
+    cluster: str
+    node: str
+    ip: str
+    uid: str
+    namespace: str
+    pod: str
+    first: int
+    """It did not have the address before."""
+    start: int
+    """It has it from here on; with ``first`` what the probe saw, apart where the probe came later than the pod."""
+    end: int | None = None
+    """It had it up to here; None: it has it still."""
+    last: int | None = None
+    """It did not have it after this."""
+    labels: dict[str, str] = {}
+    owner: OwnerRef | None = None
+
+    @property
+    def key(self) -> bytes:
+        """The record's key: a pod's interval is one record, told again when it ends."""
+        return f"{self.cluster}/{self.node}/{self.ip}/{self.uid}".encode()
+
+    def as_pod(self) -> Pod:
+        """The pod, for a reader that knows it from here only."""
+        owner = Owner(self.owner.kind, self.owner.name, self.owner.uid) if self.owner else None
+        return Pod(self.namespace, self.pod, self.uid, self.labels, (self.ip,), self.node, owner=owner)
+
+
+_decode = msgspec.json.Decoder(Hold).decode
+
+
+def encode_hold(hold: Hold) -> bytes:
+    """The Kafka value."""
+    return msgspec.json.encode(hold)
+
+
+def decode_hold(value: bytes) -> Hold:
+    """The interval in a Kafka value. Raises :class:`EndpointError`."""
+    try:
+        hold = _decode(value)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise EndpointError(str(error)) from error
+    if hold.v != VERSION:
+        raise EndpointError(f"version {hold.v}, this reader takes {VERSION}")
+    return hold
+
+
+class HoldKey(NamedTuple):
+    """What a record's key says."""
+
+    cluster: str
+    node: str
+    ip: str
+    uid: str
+
+
+def decode_key(key: bytes) -> HoldKey:
+    """The parts of a key. Raises :class:`EndpointError`."""
+    parts = key.decode(errors="replace").rsplit("/", 3)
+    if len(parts) != 4:
+        raise EndpointError(f"{key!r} is no key of a hold")
+    return HoldKey(*parts)

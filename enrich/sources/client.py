@@ -1,0 +1,127 @@
+"""The API server by the official client, which gives configuration and authentication; alone imports kubernetes.
+
+Its models are not used: an answer is handed on as the bytes that it is. The service account's token is read again from
+disk by the client each minute. Anything else that is renewed on disk (a kubeconfig's certificate, its token file, the
+authority) is found when the server no longer accepts what we have: then the configuration is read again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import kubernetes
+import structlog
+import yaml
+
+from enrich.sources.source import SourceError
+
+log = structlog.get_logger("kubeweir.source")
+
+_CONNECT_S: Final = 10.0
+_RENEW_S: Final = 5.0
+"""The configuration is not read more often: all watches are refused at once."""
+_CONNECTIONS: Final = 32
+_KEEPALIVE: Final = [
+    # A peer that went away without a word is found in a minute, though nothing is ever sent on a watch.
+    (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 30),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 10),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
+]
+
+Configure = Callable[[], Any]
+"""Makes a ``kubernetes.client.ApiClient``. Raises :class:`SourceError`."""
+
+
+class AnswerError(Exception):
+    """The server answered with an error, or not at all; the message says what to do. ``status``: 0 for no answer."""
+
+    def __init__(self, message: str, status: int = 0) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class Client:
+    """GET requests, for any number of threads."""
+
+    def __init__(self, configure: Configure | None = None) -> None:
+        """``configure``: None for KUBECONFIG, ~/.kube/config or the pod's service account, in this order."""
+        self._configure = configure or configured
+        self._client: Any = None
+        self._lock = threading.Lock()
+        self._read_at = 0.0
+
+    def connect(self) -> None:
+        """Read the configuration. Raises :class:`SourceError`."""
+        self._client = self._configure()
+        self._read_at = time.monotonic()
+
+    @contextlib.contextmanager
+    def get(self, path: str, query: Mapping[str, str], accept: str, silence_s: float) -> Iterator[Any]:
+        """The urllib3 response of status 200, not read yet. ``silence_s``: how long the server may say nothing.
+
+        Raises :class:`AnswerError`, or what urllib3 and the socket raise.
+        """
+        client = self._client
+        request = client.param_serialize(
+            method="GET", resource_path=path, query_params=list(query.items()),
+            header_params={"Accept": accept}, auth_settings=["BearerToken"],
+        )  # fmt: skip
+        try:
+            response = client.call_api(*request, _request_timeout=(_CONNECT_S, silence_s)).response
+        except kubernetes.client.ApiException as error:  # TLS
+            self._renew(client)
+            raise AnswerError(f"the API server cannot be reached: {error.reason}") from error
+        try:
+            if response.status == 401:
+                self._renew(client)
+            if response.status != 200:
+                raise AnswerError(_advice(response.status, response.reason, path), response.status)
+            yield response
+        finally:
+            response.close()
+
+    def _renew(self, refused: Any) -> None:
+        """Read the configuration again: what was refused may have been renewed on disk."""
+        with self._lock:
+            if self._client is not refused or time.monotonic() - self._read_at < _RENEW_S:
+                return
+            self._read_at = time.monotonic()
+            try:
+                self._client = self._configure()
+            except SourceError as error:
+                log.error("the configuration cannot be read again", error=str(error))
+
+
+def configured() -> Any:
+    """A client by KUBECONFIG, ~/.kube/config or the pod's service account, in this order."""
+    configuration = kubernetes.client.Configuration(socket_options=_KEEPALIVE, connection_pool_maxsize=_CONNECTIONS)
+    named, usual = os.environ.get("KUBECONFIG"), Path.home() / ".kube/config"
+    try:
+        if named or usual.exists():
+            kubernetes.config.load_kube_config(named or str(usual), client_configuration=configuration)
+        else:
+            kubernetes.config.load_incluster_config(client_configuration=configuration)
+    except (kubernetes.config.ConfigException, OSError, ValueError, yaml.YAMLError) as error:
+        raise SourceError(
+            f"no Kubernetes configuration: {error}. Set KUBECONFIG, or run in a pod with a service account"
+        ) from error
+    return kubernetes.client.ApiClient(configuration)
+
+
+def _advice(status: int, reason: str, path: str) -> str:
+    match status:
+        case 401:
+            return f"{path}: the API server does not accept our credentials (401): renew the token or certificate"
+        case 403:
+            return f"{path}: not permitted (403): our account needs get, list and watch there, see the project's RBAC"
+        case _:
+            return f"{path}: the API server answered {status} {reason}"

@@ -1,0 +1,188 @@
+"""The runner: it reads any folder, passes what is right, and fails what is not."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conformance.case import MalformedError
+from tests.conformance.runner import check, select
+from tests.conformance.suite import FOLDER, OWN, ROOT, needs_public_cases
+
+SAMPLE = (
+    "cyclonus-example-001*",  # a namespace and a pod come and go; 3,900 rows in a step
+    "cyclonus-portprotocol-052*",  # SCTP, a range of ports
+    "cyclonus-peers-057*",  # a block with an exception
+    "e2e-tcp-21*",  # a namespace is relabelled
+    "e2e-tcp-38*",  # SCTP is not TCP
+    "e2e-udp-44*",
+    "e2e-sctp-47*",
+    "k8sdocs-01*",  # outside hosts in several blocks
+    "nodes-0[145]*",  # two nodes, pods on the host's network
+    "npapi-02*",  # ClusterNetworkPolicy: nodes and networks as peers
+    "npapi-12*",  # all tiers, step by step
+    "npapi-pola-1[03]*",
+    "recipe-09-named*",
+    "recipe-11*",
+)
+"""Of the public cases, by real packets: each source, and each kind of end."""
+
+
+def conformance(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "tests.conformance", *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=1500)
+
+
+def passed(done: subprocess.CompletedProcess[str], cases: int) -> None:
+    assert done.returncode == 0, done.stdout[-20000:] + done.stderr
+    assert done.stdout == f"{cases} passed, 0 failed\n"
+
+
+@needs_public_cases
+@pytest.mark.kernel
+@pytest.mark.timeout(1600)
+def test_the_program_agrees_with_every_public_case() -> None:
+    passed(conformance("--mode", "run", FOLDER / "cases"), len(list((FOLDER / "cases").rglob("*.json"))))
+
+
+@needs_public_cases
+@pytest.mark.kernel
+@pytest.mark.timeout(1600)
+def test_packets_agree_with_a_sample_of_the_public_cases(tmp_path: Path) -> None:
+    files = [file for glob in SAMPLE for file in (FOLDER / "cases").rglob(f"{glob}.json")]
+    for file in files:
+        (tmp_path / file.name).symlink_to(file)
+    assert {file.parent.name for file in files} == {folder.name for folder in (FOLDER / "cases").iterdir()}
+    passed(conformance("--mode", "wire", tmp_path), len(files))
+
+
+@pytest.mark.kernel
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("mode", ["run", "wire"])
+def test_own_cases_pass(mode: str) -> None:
+    passed(conformance("--mode", mode, OWN), len(list(OWN.rglob("*.json"))))
+
+
+@pytest.fixture
+def edited(tmp_path: Path) -> Callable[[Callable[[Any], object]], Path]:
+    """A folder with one case that was right until it was edited."""
+
+    def make(edit: Callable[[Any], object]) -> Path:
+        case = json.loads((OWN / "own-nodes-and-blocks.json").read_text())
+        edit(case)
+        (tmp_path / "case.json").write_text(json.dumps(case))
+        return tmp_path
+
+    return make
+
+
+@pytest.mark.kernel
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("mode", ["run", "wire"])
+def test_rows_that_are_wrong_fail_and_are_explained(mode: str, edited: Callable[..., Path]) -> None:
+    wrong = {
+        ("shop/web", "shop/db", "80/TCP"): False,
+        ("shop/web", "shop/db", "53/UDP"): True,
+        ("shop/web", "shop/db", "9000/SCTP"): False,
+        ("shop/web", "ext:near", "443/TCP"): True,
+    }
+    host = {("node:n2", "shop/db", "53/UDP"): False}
+
+    def edit(case: Any) -> None:
+        expect = case["steps"][0]["expect"]
+        for rows, lies in ((expect["truth"], wrong), (expect["host_truth"], host)):
+            for row in rows:
+                row[3] = lies.get(tuple(row[:3]), row[3])
+
+    folder = edited(edit)
+    (folder / "right.json").write_text((OWN / "own-tiers.json").read_text())
+    done = conformance("--mode", mode, "--family", "6", folder)
+    assert done.returncode == 1, done.stdout + done.stderr
+    *lines, last = done.stdout.splitlines()
+    assert last == "1 passed, 1 failed"
+    assert len(lines) == len(wrong) + len(host)
+    for (source, destination, port), expected in (wrong | host).items():
+        words = ("allowed", "denied") if expected else ("denied", "allowed")
+        begin = f"FAIL own-nodes-and-blocks (IPv6): step 1: {source} -> {destination} {port}: "
+        (line,) = [line for line in lines if line.startswith(begin)]
+        assert f"expected {words[0]}, seen {words[1]}; explain: " in line
+    assert "shop/web" in next(line for line in lines if "ext:near" in line).partition("explain")[2]
+
+
+@pytest.mark.kernel
+def test_a_policy_that_the_product_refuses_fails_its_case(edited: Callable[..., Path]) -> None:
+    def edit(case: Any) -> None:
+        case["steps"][0]["actions"][0]["object"]["spec"]["ingress"] = [{"ports": [{"port": 70000}]}]
+
+    done = conformance("--mode", "run", "--family", "4", edited(edit))
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "not in force: spec.ingress[0].ports[0].port" in done.stdout
+    assert done.stdout.splitlines()[-1] == "0 passed, 1 failed"
+
+
+def test_a_folder_without_cases_is_no_success(tmp_path: Path) -> None:
+    for folder, told in ((tmp_path, "there is no case"), (tmp_path / "absent", "there is no such folder")):
+        done = conformance(folder)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert str(folder) in done.stderr
+        assert told in done.stderr
+
+
+def test_a_malformed_case_is_told_before_anything_runs(edited: Callable[..., Path]) -> None:
+    done = conformance(edited(lambda case: case["cluster"]["pods"][0].pop("ip")))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "case.json: Object missing required field `ip` - at `$.cluster.pods[0]`" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("edit", "told"),
+    [
+        (lambda case: case.update(steps=[]), "steps"),
+        (lambda case: case["steps"][0].pop("expect"), "Object missing required field `expect`"),
+        (lambda case: case["steps"][0]["actions"][0].update(kind="Secret"), "Invalid enum value 'Secret'"),
+        (lambda case: case["steps"][0]["expect"]["truth"][0].pop(), "truth[0]"),
+        (lambda case: case["steps"][0]["expect"]["truth"].append(["shop/x", "shop/db", "80/TCP", True]), "'shop/x'"),
+        (lambda case: case["steps"][0]["expect"]["truth"].append(["shop/web", "shop/db", "80", True]), "'80'"),
+        (lambda case: case["steps"][0]["expect"]["truth"].append(["shop/web", "shop/db", "80/ICMP", True]), "ICMP"),
+        (lambda case: case["cluster"]["pods"][0].update(node="n9"), "there is no node 'n9'"),
+        (lambda case: case["cluster"]["pods"][0].update(ip="10.1.2.2"), "has the address of"),
+        (lambda case: case["cluster"]["pods"][0].update(ip="10.1.2"), "10.1.2"),
+        (lambda case: case["cluster"]["pods"][2].update(ip="10.1.9.9"), "on the host's network"),
+        (lambda case: case["steps"][0]["actions"].append(
+            {"op": "update", "kind": "Pod labels", "object": {"metadata": {"namespace": "shop", "name": "x"}}}
+        ), "there is no pod shop/x"),
+        (lambda case: case["steps"][0]["actions"].append(
+            {"op": "delete", "kind": "NetworkPolicy", "object": {}}
+        ), "the object has no name"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_with_a_case_is_named(
+    edit: Callable[[Any], object], told: str, edited: Callable[..., Path]
+) -> None:
+    file = edited(edit) / "case.json"
+    with pytest.raises(MalformedError, match=r"case\.json") as caught:
+        check(file)
+    assert told in str(caught.value)
+
+
+def test_what_is_no_json_is_malformed(tmp_path: Path) -> None:
+    (tmp_path / "broken.json").write_text('{"id": ')
+    with pytest.raises(MalformedError, match=r"broken\.json"):
+        select(tmp_path)
+
+
+def test_cases_are_selected_by_id_or_by_path(tmp_path: Path) -> None:
+    (tmp_path / "below").mkdir()
+    (tmp_path / "below" / "one.json").symlink_to(OWN / "own-steps.json")
+    (tmp_path / "two.json").symlink_to(OWN / "own-tiers.json")
+    assert [file.name for file in select(tmp_path)] == ["one.json", "two.json"]
+    assert [file.name for file in select(tmp_path, "own-t*")] == ["two.json"]
+    assert [file.name for file in select(tmp_path, "below/*")] == ["one.json"]
+    with pytest.raises(MalformedError, match="no case of 2 fits 'absent'"):
+        select(tmp_path, "absent")

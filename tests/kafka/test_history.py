@@ -1,0 +1,80 @@
+"""The history of addresses through a real Kafka: a worker names pods that were gone before it came."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from confluent_kafka import Producer
+from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType
+
+from enrich.endpoints import Hold, OwnerRef, encode_hold
+from enrich.topics import topics
+from probe.publisher import EndpointPublisher
+from tests.kafka.batches import make_batch, mapped
+from tests.kafka.site import Site, until
+
+pytestmark = pytest.mark.kafka
+S = 1_000_000_000
+
+
+def make_hold(pod: str, ip: str, start: int, end: int | None = None, **facts: object) -> Hold:
+    labels, owner = {"app": "gone"}, OwnerRef("StatefulSet", "db")
+    return Hold(
+        cluster=str(facts.get("cluster", "c1")), node="n2", ip=ip, uid=f"uid-{pod}", namespace="shop", pod=pod,
+        first=start, start=start, end=end, last=end, labels=labels, owner=owner,
+    )  # fmt: skip
+
+
+def test_a_pod_that_was_deleted_while_no_worker_ran_is_named(site: Site) -> None:
+    service = site.start_enrich(WEIR_CLUSTER="c1")
+    service.wait_for("history of addresses read", records=0)
+    assert service.stop() == 0
+    now = time.time_ns()
+    producer = Producer({"bootstrap.servers": site.broker, "partitioner": "murmur2_random"})
+    topic = f"{site.prefix}.endpoints"
+    told = [
+        make_hold("first", "10.0.0.99", now - 100 * S, now - 60 * S),
+        make_hold("second", "10.0.0.99", now - 50 * S, now - 20 * S),
+        make_hold("theirs", "10.0.0.99", now - 100 * S, cluster="c2"),
+        make_hold("back", "10.0.0.98", now - 100 * S, now - 60 * S),
+    ]
+    for hold in told:
+        producer.produce(topic, encode_hold(hold), hold.key)
+    producer.produce(topic, None, told[3].key)
+    producer.produce(topic, b"?", b"c1/n2/10.0.0.97/uid-x")
+    assert producer.flush(30) == 0
+    ages = ((80, "10.0.0.99"), (55, "10.0.0.99"), (30, "10.0.0.99"), (59.5, "10.0.0.99"), (80, "10.0.0.98"))
+    for number, (age, ip) in enumerate(ages):
+        since = (time.time_ns() - now) / S
+        site.send(make_batch(number, 1, age_s=age + since, destination=mapped(ip)))
+    site.flush()
+    service = site.start_enrich(WEIR_CLUSTER="c1")
+    service.wait_for("history of addresses read", records=6)
+    flows = {int(flow["id"].rpartition("-")[2]): flow["dest"] for flow in site.read_flows(len(ages))}
+    assert [flows[0]["pod_name"], flows[2]["pod_name"]] == ["first", "second"]
+    assert (flows[0]["workload_kind"], flows[0]["labels"], flows[0]["node_name"]) == (
+        "StatefulSet",
+        {"app": "gone"},
+        "n2",
+    )
+    assert flows[1] == {"instance": "10.0.0.99"}, "nobody had it then"
+    assert flows[3] == {"instance": "10.0.0.99", "ambiguous": True}, "within the skew of its end"
+    assert flows[4] == {"instance": "10.0.0.98"}, "taken back"
+    assert service.metric("kubeweir_streams_bad_endpoint_records_total") == 1
+
+
+def test_a_probe_makes_the_topic_and_tells_the_last_word_on_each_hold(site: Site) -> None:
+    topic = topics(site.prefix, 4).endpoints
+    publisher = EndpointPublisher(topic, {"bootstrap.servers": site.broker})
+    held = make_hold("web", "10.0.0.1", 5)
+    publisher.tell({held.key: encode_hold(held), b"c1/n2/10.0.0.2/uid-old": None})
+    until(lambda: True if publisher.told == 2 else None, f"two records: {publisher.problem}")
+    publisher.stop(5)
+    found = {message.key(): message.value() for message in site.read("endpoints", lambda read: len(read) >= 2)}
+    assert found == {held.key: encode_hold(held), b"c1/n2/10.0.0.2/uid-old": None}
+    resource = ConfigResource(ResourceType.TOPIC, topic.name)
+    admin = AdminClient({"bootstrap.servers": site.broker})
+    entries = admin.describe_configs([resource])[resource].result(30)
+    config = {name: entry.value for name, entry in entries.items()}
+    assert topic.differences(1, config) == []

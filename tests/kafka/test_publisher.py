@@ -1,0 +1,121 @@
+"""The probe's sender on a real Apache Kafka: order, keys, what Kafka refuses, and a topic that is not right."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pytest
+from confluent_kafka.admin import AdminClient, NewTopic
+
+from enrich.records import decode_batch
+from enrich.topics import Topic, topics
+from probe.publisher import Publisher
+from probe.spool import Spool
+from tests.kafka.batches import make_batch
+from tests.kafka.site import Site, until
+
+pytestmark = pytest.mark.kafka
+
+ROWS = 10
+
+
+def raw(site: Site) -> Topic:
+    return topics(site.prefix, 4).raw
+
+
+def make_topic(site: Site, partitions: int, config: Mapping[str, str]) -> None:
+    admin = AdminClient({"bootstrap.servers": site.broker})
+    admin.create_topics([NewTopic(raw(site).name, partitions, config=dict(config))])[raw(site).name].result(30)
+
+
+def publisher_of(site: Site, spool: Spool) -> Publisher:
+    return Publisher(spool, raw(site), {"bootstrap.servers": site.broker})
+
+
+def test_the_topic_is_made_and_batches_go_in_order_under_their_own_rings_key(site: Site) -> None:
+    spool = Spool(site.folder / "spool")
+    # What an outage left, of the ring before a reboot and of the one after it.
+    for number in range(300):
+        spool.append(make_batch(number * ROWS, ROWS, {"ring": "old" if number < 150 else "new"}))
+    publisher = publisher_of(site, spool)
+    publisher.start()
+    assert publisher.stop(60)
+    messages = site.read("verdicts.raw", lambda found: len(found) >= 300)
+    assert len(messages) == 300
+    for ring, first in (("old", 0), ("new", 150)):
+        mine = [message for message in messages if message.key() == f"c1/n1/{ring}".encode()]
+        assert len({message.partition() for message in mine}) == 1
+        headers = [decode_batch(message.value() or b"").header for message in mine]
+        assert [(one.ring, one.first) for one in headers] == [(ring, n * ROWS) for n in range(first, first + 150)]
+    assert (spool.records, publisher.acked_batches, publisher.problem) == (0, 300, None)
+
+
+def test_a_refused_batch_is_counted_and_takes_no_neighbour_with_it(site: Site) -> None:
+    make_topic(site, 4, {**raw(site).config, "max.message.bytes": "5000"})
+    spool = Spool(site.folder / "spool")
+    sizes = [ROWS, ROWS, 2000, ROWS, 1500, ROWS]
+    for number, rows in enumerate(sizes):
+        # Ports at random, so that compression does not make it small.
+        spool.append(make_batch(number * 10_000, rows, source_port=_noise(rows), time_ns=_noise(rows)))
+    publisher = publisher_of(site, spool)
+    publisher.start()
+    assert publisher.stop(60)
+    assert not publisher.failed.is_set()
+    assert spool.lost() == {"spool_full": 0, "refused": 3500}
+    assert Spool(site.folder / "spool").lost() == spool.lost()
+    messages = site.read("verdicts.raw", lambda found: len(found) >= 4)
+    headers = [decode_batch(message.value() or b"").header for message in messages]
+    assert [one.first for one in headers] == [0, 10_000, 30_000, 50_000]
+
+
+def _noise(rows: int) -> object:
+    import numpy as np
+
+    return np.random.default_rng(rows).integers(0, 1 << 16, rows)
+
+
+def test_a_batch_that_is_too_large_for_librdkafka_is_counted_too(site: Site) -> None:
+    spool = Spool(site.folder / "spool")
+    spool.append(make_batch(0, ROWS))
+    spool.append(make_batch(1000, 100_000))
+    spool.append(make_batch(200_000, ROWS))
+    publisher = publisher_of(site, spool)
+    publisher.start()
+    assert publisher.stop(60)
+    assert spool.lost()["refused"] == 100_000
+    assert len(site.read("verdicts.raw", lambda found: len(found) >= 2)) == 2
+
+
+def test_nothing_is_sent_to_a_topic_that_is_not_right(site: Site) -> None:
+    make_topic(site, 1, {})
+    spool = Spool(site.folder / "spool")
+    spool.append(make_batch(0, ROWS))
+    publisher = publisher_of(site, spool)
+    publisher.start()
+    until(lambda: "not as it must be" in (publisher.problem or "") or None, "the problem")
+    problem = publisher.problem or ""
+    assert "it has 1 partitions, not 4" in problem
+    assert "message.timestamp.type is CreateTime, not LogAppendTime" in problem
+    assert not publisher.stop(0.1)
+    assert spool.records == 1
+    # Made anew, it is sent.
+    admin = AdminClient({"bootstrap.servers": site.broker})
+    admin.delete_topics([raw(site).name])[raw(site).name].result(30)
+    publisher = publisher_of(site, spool_again := Spool(site.folder / "spool"))
+    publisher.start()
+    assert publisher.stop(60)
+    assert spool_again.records == 0
+
+
+def test_no_more_is_in_flight_than_a_quarter_of_the_spool(site: Site) -> None:
+    spool = Spool(site.folder / "spool", max_bytes=200_000)
+    value = make_batch(0, ROWS)
+    for _ in range(100):
+        spool.append(value)
+    publisher = Publisher(spool, raw(site), {"bootstrap.servers": "127.0.0.1:1"})
+    # As its thread does, which would look for the topic first.
+    for _ in range(100):
+        publisher._step()
+    held = sum(publisher._waiting.values())
+    assert 50_000 <= held < 50_000 + len(value)
+    publisher._producer.purge()

@@ -1,0 +1,77 @@
+"""Identities that explode, and maps that fill up: right all the same, bounded, and said in time."""
+
+from __future__ import annotations
+
+import random
+
+from enrich.model import Name, Namespace, Node, Pod, Protocol
+from enrich.policy import Direction, Endpoint, PolicyView, decide
+from probe.desired import lookup
+from probe.pressure import MANY_IDENTITIES, warnings
+from probe.rules import Compiler
+from tests.enrich.test_policy import made
+from tests.probe.test_property import ledger
+
+_SELECTORS, _PODS = 20, 3000
+
+
+def _crowded() -> PolicyView:
+    """Twenty selectors of which every pod has its own mixture, each in a policy with a port of its own."""
+    chance = random.Random(4)  # noqa: S311 - a mixture, no secret
+    pods = [made("Pod", "a/subject", metadata={"labels": {}}, spec={"nodeName": "n1"}, status={"podIP": "10.1.0.1"})]
+    for number in range(_PODS):
+        labels = {f"l{n}": "1" for n in range(_SELECTORS) if chance.random() < 0.5}
+        ip = f"10.0.{number >> 8}.{number & 255}"
+        pods.append(made("Pod", f"a/p{number}", metadata={"labels": labels}, status={"podIP": ip}))
+    policies = [
+        made("NetworkPolicy", f"a/np{n}", spec={"podSelector": {"matchExpressions": [
+            {"key": "l0", "operator": "DoesNotExist"}]}, "ingress": [
+            {"from": [{"podSelector": {"matchLabels": {f"l{n}": "1"}}}], "ports": [{"port": 1000 + n}]}]})
+        for n in range(_SELECTORS)
+    ]  # fmt: skip
+    home = made("Namespace", "a")
+    node = made("Node", "n1")
+
+    def by_key(objects: list[object]) -> dict[Name, object]:
+        return {one.key: one for one in objects}  # type: ignore[attr-defined]
+
+    view = PolicyView(by_key(pods), by_key([home]), by_key([node]), by_key(policies), {}, "n1")  # type: ignore[arg-type]
+    assert all(isinstance(one, kind) for kind, table in ((Pod, view.pods), (Namespace, view.namespaces),
+                                                         (Node, view.nodes)) for one in table.values())  # fmt: skip
+    return view
+
+
+def test_independent_selectors_make_an_identity_a_pod_at_most_and_stay_right() -> None:
+    view = _crowded()
+    subject = view.pods[Name("a", "subject")]
+    with ledger() as numbers:
+        compiler = Compiler(numbers)
+        desired = compiler.compile(view, [subject])
+        assert _PODS * 0.9 < compiler.identities <= len(view.pods)
+        assert len(desired.rows) <= compiler.identities
+        for number in range(0, _PODS, 37):
+            peer = view.pods[Name("a", f"p{number}")]
+            for port in (999, 1000 + number % _SELECTORS, 1000 + (number + 7) % _SELECTORS):
+                wanted = decide(view, subject, Direction.INGRESS, Endpoint(peer.ips[0], peer), Protocol.TCP, port)
+                answer = lookup(desired, subject.uid, Direction.INGRESS, peer.ips[0], Protocol.TCP, port)
+                assert (answer.verdict, answer.reason) == (wanted.verdict, wanted.reason)
+                assert desired.rules.get(answer.rule, ()) == wanted.policies
+
+
+def test_what_nobody_needs_any_more_is_gone() -> None:
+    view = _crowded()
+    empty = PolicyView(view.pods, view.namespaces, view.nodes, {}, {}, "n1")
+    with ledger() as numbers:
+        compiler = Compiler(numbers)
+        compiler.compile(view, [view.pods[Name("a", "subject")]])
+        desired = compiler.compile(empty, [view.pods[Name("a", "subject")]])
+        assert compiler.identities == 1
+        assert not desired.rows
+        assert not desired.ports
+
+
+def test_maps_are_reported_before_they_are_full() -> None:
+    assert list(warnings({"rows": (80, 100), "ports": (1, 100)}, MANY_IDENTITIES)) == []
+    told = dict(warnings({"rows": (81, 100), "ports": (1, 100)}, MANY_IDENTITIES + 1))
+    assert set(told) == {"rows", "identities"}
+    assert "WEIR_ROWS" in told["rows"]

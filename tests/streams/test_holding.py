@@ -1,0 +1,219 @@
+"""What waits for the index: for how long, whom it holds back, in which order it goes, and when it is acknowledged."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry
+
+from enrich.cluster import KINDS, Change, Cluster
+from enrich.enricher import Enricher
+from enrich.model import Pod
+from enrich.records import decode_batch
+from enrich.topics import topics
+from streams.delivery import Ledger, Tracked
+from streams.holding import Holding
+from streams.metrics import EnrichMetrics
+from streams.pipeline import Pipeline
+from tests.enrich.flows import CLOCK, make_batch
+
+S = 1_000_000_000
+WEB = Pod("shop", "web-1", "uid-web", {}, ("10.0.0.1",), "n1", started_ns=CLOCK - 100 * S)
+LATE = Pod("shop", "late", "uid-late", {}, ("10.0.0.9",), "n2", started_ns=CLOCK - 10 * S, begun_ns=CLOCK - 10 * S)
+REFS = {"7": {"namespace": "shop", "pod": "web-1", "uid": "uid-web"}, "9": {"namespace": "x", "pod": "y", "uid": ""}}
+
+
+class Site:
+    """A pipeline with a clock and an index by hand; what it sends is acknowledged at once."""
+
+    def __init__(self, max_bytes: int = 10**6) -> None:
+        self.now, self.until = CLOCK + 10 * S, 1 << 62
+        self.sent: list[dict[str, Any]] = []
+        self.acked: list[int] = []
+        self.cluster = Cluster(now_ns=lambda: self.now)
+        self.cluster.replace_all({**{kind: [] for kind in KINDS}, Pod: [WEB]})
+        self.cluster.remembers_since(0)
+        enricher = Enricher(self.cluster, now_ns=lambda: self.now)
+        self.holding = Holding(enricher, lambda: self.until, 2 * S, max_bytes, lambda: self.now)
+        self.ledger = Ledger(10**6, 10**9, lambda step: step(), lambda *_: pytest.fail("refused"))
+        metrics = EnrichMetrics(CollectorRegistry())
+        self.metrics = metrics
+        self.pipeline = Pipeline(
+            topics("p", 1),
+            "",
+            enricher,
+            lambda _uid: "",
+            self,
+            metrics,
+            "w",
+            self.holding,  # type: ignore[arg-type]  # this is the output
+        )
+        self.offset = 0
+
+    def offer(self, topic: str, key: bytes, value: bytes, at: int, on_delivery: Any, headers: Any = None) -> bool:
+        on_delivery(None, None)
+        return True
+
+    def offer_all(self, topic: str, rows: list[Any], start: int, on_delivery: Any) -> int:
+        for _, value, _ in rows:
+            if topic == "p.flows":
+                self.sent.append(orjson.loads(value))
+            on_delivery(None, None)
+        return len(rows)
+
+    def take(self, *rows: dict[str, Any], first: int = 100, **header: Any) -> None:
+        batch = make_batch(*rows, first=first, **header)
+        tracked = self.ledger.open(0, self.offset, len(rows), 88, self._ack)
+        self.offset += 1
+        asyncio.run(self.pipeline.take(tracked, batch.encode()))
+
+    def _ack(self, tracked: Tracked) -> None:
+        self.acked.append(tracked.offset)
+
+    def release(self) -> list[int]:
+        asyncio.run(self.pipeline.release())
+        return self.numbers()
+
+    def numbers(self) -> list[int]:
+        return [int(record["id"].rpartition("-")[2]) for record in self.sent]
+
+
+def row(age_s: float = 0.0, **fields: Any) -> dict[str, Any]:
+    """A row of web-1 to an address, that old when the test begins."""
+    return {"time_ns": int((10 - age_s) * S), "destination": "203.0.113.9", **fields}
+
+
+def test_a_row_about_a_pod_that_nobody_knows_yet_waits_until_it_is_known() -> None:
+    site = Site()
+    site.take(row(0.5, destination=LATE.ips[0]))
+    assert site.release() == []
+    assert site.acked == []
+    site.now += S
+    site.cluster.apply([Change("set", LATE)])
+    assert site.release() == [100]
+    assert site.sent[0]["dest"]["pod_name"] == "late"
+    assert site.acked == [0]
+
+
+def test_it_waits_no_longer_than_it_may_and_is_then_as_it_is() -> None:
+    site = Site()
+    site.take(row(0.5, destination="10.0.0.77"))
+    site.now += int(1.4 * S)
+    assert site.release() == []
+    site.now += int(0.2 * S)
+    assert site.release() == [100]
+    assert site.sent[0]["dest"] == {"instance": "10.0.0.77"}
+    assert site.metrics.held_rows.labels("late")._value.get() == 1
+
+
+def test_old_rows_and_addresses_far_from_pods_do_not_wait() -> None:
+    site = Site()
+    site.take(row(3, destination="10.0.0.77"), row(0, destination="203.0.113.7"))
+    assert site.numbers() == [100, 101]
+    assert site.acked == [0]
+
+
+def test_it_holds_back_later_rows_of_its_own_pod_only() -> None:
+    site = Site()
+    own, other = {"endpoint": 7}, {"endpoint": 9}
+    site.take(row(0.5, **own), row(0.4, destination="10.0.0.77", **own), row(0.3, **other), row(0.3, **own),
+              endpoints=REFS)  # fmt: skip
+    assert site.numbers() == [100, 102]
+    site.take(row(0.2, **own), row(0.2, **other), first=104, endpoints=REFS)
+    assert site.numbers() == [100, 102, 105]
+    site.take(row(0.2, **own), first=900, ring="another", endpoints=REFS)
+    assert site.numbers() == [100, 102, 105, 900]
+    site.now += 2 * S
+    assert site.release() == [100, 102, 105, 900, 101, 103, 104]
+    assert site.acked == [0, 1, 2]
+
+
+def test_a_row_waits_until_the_index_was_told_of_its_time() -> None:
+    site = Site()
+    site.until = site.now
+    site.take(row(1), row(0.05, endpoint=9), row(0), endpoints=REFS)
+    assert site.numbers() == [100]
+    site.until = site.now = site.now + S // 5
+    assert site.release() == [100, 101, 102]
+
+
+def test_what_the_index_never_heard_of_is_not_named() -> None:
+    site = Site()
+    site.cluster.apply([Change("set", LATE)])
+    site.until = site.now - 5 * S
+    site.take(row(1, destination=LATE.ips[0]), row(1), row(7, destination=LATE.ips[0], endpoint=8))
+    site.now += 2 * S
+    site.release()
+    ends = {int(record["id"].rpartition("-")[2]): record["dest"] for record in site.sent}
+    assert ends[100] == {"instance": LATE.ips[0], "ambiguous": True}, "it may have gone since"
+    assert ends[101] == {"instance": "203.0.113.9"}
+    assert ends[102]["pod_name"] == "late"
+
+
+def test_a_clock_that_is_ahead_holds_nothing_for_longer() -> None:
+    site = Site()
+    site.until = site.now
+    site.take(row(-3600))
+    site.now += 2 * S
+    assert site.release() == [100]
+
+
+def test_when_too_much_waits_the_oldest_go() -> None:
+    site = Site(max_bytes=88 * 5)
+    for first in (100, 200, 300):
+        site.take(*[row(0, destination="10.0.0.77")] * 3, first=first, ring=str(first))
+    assert site.release() == [100, 101, 102, 200, 201, 202]
+    assert site.holding.bytes == 88 * 3
+    assert site.metrics.held_rows.labels("full")._value.get() == 6
+
+
+def test_what_another_worker_has_now_is_forgotten() -> None:
+    site = Site()
+    site.take(row(0, destination="10.0.0.77"))
+    site.pipeline.forget([0])
+    site.now += 5 * S
+    assert site.release() == []
+    assert (len(site.holding), site.holding.bytes, site.acked) == (0, 0, [])
+
+
+def test_a_part_of_a_batch_is_a_batch() -> None:
+    batch = make_batch(*[row(n) for n in range(6)], first=50)
+    part = decode_batch(batch.pick([0, 1, 4]).encode())
+    assert part.numbers().tolist() == [50, 51, 54]
+    assert part.rows["time_ns"].tolist() == batch.rows["time_ns"][[0, 1, 4]].tolist()
+
+
+_rows = st.lists(
+    st.tuples(st.sampled_from((7, 8, 9)), st.sampled_from(("10.0.0.77", "10.0.0.9", "203.0.113.9")), st.integers(0, 3)),
+    min_size=1,
+    max_size=8,
+)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(st.tuples(_rows, st.integers(0, 1200), st.booleans()), max_size=8))
+def test_all_rows_go_once_and_those_of_a_pod_in_order(steps: list[Any]) -> None:
+    site = Site(max_bytes=88 * 20)
+    first = 0
+    for rows, wait_ms, known in steps:
+        age = 10 - (site.now - CLOCK) / S
+        site.take(*[row(age + back, destination=to, endpoint=own) for own, to, back in rows], first=first)
+        first += len(rows)
+        site.now += wait_ms * 1_000_000
+        if known:
+            site.cluster.apply([Change("set", LATE)])
+        site.release()
+    site.now += 10 * S
+    numbers = site.release()
+    assert sorted(numbers) == list(range(first))
+    owners = [own for rows, _, _ in steps for own, _, _ in rows]
+    for endpoint in (7, 8, 9):
+        own = [number for number in numbers if owners[number] == endpoint]
+        assert own == sorted(own)
+    assert site.acked == list(range(len(steps)))
+    assert (len(site.holding), site.holding.bytes) == (0, 0)
