@@ -314,6 +314,7 @@ class GroupReader:
     def __init__(self, servers: str, group: str, topic: str) -> None:
         self.problem: str | None = "Kafka has not been reached yet"
         self._topic = topic
+        self._committed: dict[int, int] = {}
         self._consumer = Consumer(
             {
                 "bootstrap.servers": servers,
@@ -345,9 +346,21 @@ class GroupReader:
         offsets = [TopicPartition(self._topic, partition, offset + 1) for partition, offset in last.items()]
         try:
             self._consumer.commit(offsets=offsets, asynchronous=False)
+            self._committed |= {one.partition: one.offset for one in offsets}
         except KafkaException as error:
             # Not committed is read again: by us, or by who has the partition now.
             log.warning("a commit failed; these records will come again", error=error.args[0].str())
+
+    def lag(self) -> int | None:
+        """Records of our partitions that are not committed yet, by what the last fetch said; None: not known yet."""
+        behind = 0
+        for partition, done in self._committed.items():
+            try:
+                _, end = self._consumer.get_watermark_offsets(TopicPartition(self._topic, partition), cached=True)
+            except KafkaException:
+                return None
+            behind += max(0, end - done)
+        return behind if self._committed else None
 
     def close(self) -> None:
         """Leave the group."""
@@ -355,11 +368,50 @@ class GroupReader:
 
     def _on_assign(self, _consumer: Consumer, _partitions: Sequence[TopicPartition]) -> None:
         self.problem = None
+        self._committed.clear()
 
     def _on_error(self, error: KafkaError) -> None:
         if error.code() == KafkaError._ALL_BROKERS_DOWN:
             self.problem = error.str()
             log.warning("Kafka cannot be reached, trying on", error=error.str())
+
+
+class DeadLetters:
+    """Sends what a far end refuses for good to the dead-letter topic, as it came."""
+
+    def __init__(self, servers: str, topic: str, stop: threading.Event) -> None:
+        self._topic, self._stop, self._lock = topic, stop, threading.Lock()
+        config = {
+            "bootstrap.servers": servers,
+            "enable.idempotence": True,
+            "acks": "all",
+            "delivery.timeout.ms": 0,
+            "compression.type": "lz4",
+            "partitioner": "murmur2_random",
+            "message.max.bytes": 16 << 20,
+        }
+        self._producer = Producer(config, logger=_quiet())
+
+    def bury(self, source: str, record: Record, reason: str, error: str) -> bool:
+        """Returns when Kafka has it; False: stopped before. ``source``: the topic that it came from.
+
+        Raises StopServiceError if Kafka will not have it."""
+        errors: list[KafkaError | None] = []
+        at = {"topic": source, "partition": str(record.partition), "offset": str(record.offset)}
+        headers = {"reason": reason, **at, "error": error}
+        with self._lock:
+            self._producer.produce(
+                self._topic,
+                record.value,
+                "/".join(at.values()).encode(),
+                headers=[(name, text.encode()) for name, text in headers.items()],
+                on_delivery=lambda error, _message: errors.append(error),
+            )
+            while not errors and not self._stop.is_set():
+                self._producer.poll(0.2)
+        if errors and errors[0] is not None:
+            raise StopServiceError(f"{self._topic}: {errors[0].str()}", Exit.KAFKA)
+        return bool(errors)
 
 
 def _good(messages: Iterable[Message]) -> list[Record]:

@@ -44,8 +44,16 @@ class EnrichMetrics:
 
 
 class SinkMetrics:
-    """What a sink counts."""
+    """What sinks count."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        self.records = Counter("kubeweir_streams_sink_records", "Records that the far end has", registry=registry)
-        self.failures = Counter("kubeweir_streams_sink_failures", "Failed writes, each tried again", registry=registry)
+        def counter(name: str, text: str) -> Counter:
+            return Counter(f"kubeweir_streams_sink_{name}", text, ("sink",), registry=registry)
+
+        self.records = counter("records", "Records that the far end has")
+        self.failures = counter("failures", "Failed writes, each tried again")
+        self.refused = counter("refused", "Records that the far end refuses for good, sent to the dead-letter topic")
+        self.lag = Gauge(
+            "kubeweir_streams_sink_lag_records", "Records of its topic that are not committed yet", ("sink",),
+            registry=registry,
+        )  # fmt: skip

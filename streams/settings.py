@@ -49,7 +49,8 @@ class Settings:
     stop_seconds: float = setting("WEIR_STOP_SECONDS", 10.0)
     """How long a stop waits for Kafka to acknowledge; what it has not by then is read again at the next start."""
     metrics: str = setting("WEIR_METRICS", "127.0.0.1:9702")
-    """host:port of /metrics, /healthz and /readyz of the enricher; stdout has the next port, file the one after it.
+    """host:port of /metrics, /healthz and /readyz of the enricher; stdout has the next port, file and
+    routes those after it.
     Port 0: any free one."""
     log_level: str = setting("WEIR_LOG_LEVEL", "info")
     """debug, info, warning or error."""

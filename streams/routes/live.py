@@ -37,15 +37,19 @@ class LiveRoutes(Generic[T]):
         self._content = b""
         self.current: T
 
-    def start(self) -> None:
-        """Read it the first time. Raises StopServiceError for a file that is wrong."""
+    def read(self) -> Routes:
+        """The file as it is. Raises StopServiceError for one that is wrong."""
         try:
             self._content = self._path.read_bytes()
-            self.current = self._make(read(self._content, str(self._path), self._reserved))
+            return read(self._content, str(self._path), self._reserved)
         except OSError as error:
             raise StopServiceError(f"WEIR_ROUTES={str(self._path)!r}: {error.strerror}", Exit.USAGE) from error
         except RoutesError as error:
             raise StopServiceError(str(error), Exit.USAGE) from error
+
+    def start(self) -> None:
+        """Take it over the first time, and then whenever it changes. Raises StopServiceError."""
+        self.current = self._make(self.read())
         self._thread = threading.Thread(target=self._watch, name="routes", daemon=True)
         self._thread.start()
 

@@ -114,12 +114,25 @@ class Stdout(_Strict, frozen=True):
     """JSON lines on the standard output."""
 
 
+class Otlp(_Strict, frozen=True):
+    """OpenTelemetry logs, by OTLP over HTTP."""
+
+    endpoint: Annotated[
+        str, Meta(pattern=r"^https?://[^ ]+$", description="The whole URL, such as http://collector:4318/v1/logs.")
+    ]
+    headers: Annotated[
+        dict[str, str], Meta(description="Header to the environment variable that has its value, so that none is here.")
+    ] = {}
+    timeout: Annotated[Age, Meta(description="For one request with its retries.")] = "10s"
+
+
 class Output(_Strict, frozen=True):
     """Exactly one of them."""
 
     kafka: Kafka | None = None
     file: File | None = None
     stdout: Stdout | None = None
+    otlp: Otlp | None = None
 
     @property
     def kind(self) -> str:
