@@ -46,11 +46,10 @@ class Template(NamedTuple):
     key: bytes
     denied: bool
     allowed: bool
-
-    def skeleton(self) -> str:
-        """A record of this template without what is its row's own, as JSON: for who must know what they share."""
-        a, b, c, d, e, f = self.tail
-        return f"{self.filled('', '', 0, 0)}{a}{{}}{b}0{c}{d}{e}0{f}}}"
+    about: str
+    """A record as JSON with nothing but what its rows share, and without ends: for who must know what they share."""
+    local: str
+    """The JSON of the end whose policy was judged."""
 
     def filled(self, source: str, destination: str, first: int, second: int) -> str:
         """The head of any row; addresses that are not known are empty text."""
@@ -140,7 +139,17 @@ class Ring:
             key=f"{ref.namespace}/{ref.pod}".encode() if ref else header.node.encode(),
             denied=verdict in (Verdict.DENY, Verdict.AUDIT),
             allowed=verdict == Verdict.ALLOW,
+            about=self._about(
+                direction, 0 if flags & AGGREGATED else protocol, before, aggregated=bool(flags & AGGREGATED)
+            ),
+            local=local,
         )
+
+    def _about(self, direction: str, protocol: int, before: str, *, aggregated: bool) -> str:
+        named = f'"protocol":"{PROTOCOLS.get(protocol, str(protocol))}",' if protocol else ""
+        told = ',"aggregated":true' if aggregated else ""
+        node = _json(self._header.node)
+        return f'{{"connection":{{{named}"direction":"{direction}"}},{before}"node_name":{node}{told}}}'
 
 
 def _learn(known: dict[str, _Meaning], told: dict[str, _Meaning]) -> bool:

@@ -8,7 +8,6 @@ kind, by the record of its first row. So nothing here decides anything itself, a
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any, Final, Generic, TypeVar
 
@@ -16,13 +15,11 @@ import numpy as np
 import orjson
 
 from enrich.enricher import Facts, Records
-from enrich.flow import address_text
 from enrich.template import Template
 from streams.routes import sampling
 from streams.routes.match import Block, EndTest, Matcher, Network
 
 _CACHED: Final = 200_000
-_NOWHERE: Final = bytes(16)
 T = TypeVar("T", bound=Hashable)
 Column = Sequence[Hashable]
 
@@ -34,14 +31,14 @@ class Compiled:
         self._matchers = matchers
         blocks = [block for one in matchers for block in (*one.wanted, *one.excluded)]
         ends = [end for block in blocks for end in block.ends]
-        self._templates = _Templates(blocks, ends)
-        self._remotes = _Kinds[str](lambda text: _of_end(ends, orjson.loads(text)))
+        self._ends = _Kinds[str](lambda text: _of_end(ends, orjson.loads(text)))
+        self._templates = _Templates(blocks, self._ends)
         ranges = [given for block in blocks for given in block.ports]
         self._ports = _port_kinds(ranges) if ranges else None
         services = [block for block in blocks if block.service]
         self._dialled = _Kinds[str](lambda text: self._of_dialled(services, text)) if services or ranges else None
         networks = tuple(dict.fromkeys(network for end in ends for network in end.networks))
-        self._addresses = _Kinds[bytes](lambda raw: _of_address(networks, raw)) if networks else None
+        self._networks = [_Networks(networks[first : first + 62]) for first in range(0, len(networks), 62)]
         self._limits = [(1 << bit, sampling.limit(one.sample)) for bit, one in enumerate(matchers) if one.sample < 1]
         self._decided: dict[tuple[Hashable, ...], int] = {}
 
@@ -59,18 +56,16 @@ class Compiled:
         return self._sampled(masks, facts) if self._limits else masks
 
     def _columns(self, facts: Facts) -> list[Column]:
-        columns: list[Column] = [self._templates.of(facts.templates), self._remotes.of(facts.remotes)]
+        columns: list[Column] = [self._templates.of(facts.templates), self._ends.of(facts.remotes)]
+        if self._ports is not None or self._networks:
+            both = [sampling.words(facts.rows[name]) for name in ("source", "destination")]
         if self._ports is not None:
             kinds = self._ports[facts.rows["destination_port"]]
             # Where no address is known there is no port.
-            known = sampling.words(facts.rows["source"]) | sampling.words(facts.rows["destination"])
-            columns.append((kinds * known.any(axis=1)).tolist())
-        if self._dialled is not None:
+            columns.append((kinds * (both[0] | both[1]).any(axis=1)).tolist())
+        if self._dialled is not None and any(facts.dialled):
             columns.append(self._dialled.of(facts.dialled))
-        if self._addresses is not None:
-            for name in ("source", "destination"):
-                raw = np.ascontiguousarray(facts.rows[name]).view("V16").ravel().tolist()
-                columns.append(self._addresses.of(raw))
+        columns += [networks.of(words) for networks in self._networks for words in both]
         return columns
 
     def _decide(self, kinds: list[tuple[Hashable, ...]], records: Records) -> None:
@@ -85,10 +80,12 @@ class Compiled:
         self, masks: np.ndarray[Any, np.dtype[np.uint64]], facts: Facts
     ) -> np.ndarray[Any, np.dtype[np.uint64]]:
         """Allowed connections that are in no sample taken out."""
-        allowed = np.array([template.allowed for template in facts.templates])
-        hashes = sampling.hashes(facts.rows)
         for bit, limit in self._limits:
-            masks[allowed & (hashes >= np.uint64(limit))] &= ~np.uint64(bit)
+            chosen = np.flatnonzero(masks & np.uint64(bit))
+            if len(chosen):
+                allowed = np.array([facts.templates[index].allowed for index in chosen.tolist()])
+                out = allowed & (sampling.hashes(facts.rows[chosen]) >= np.uint64(limit))
+                masks[chosen[out]] &= ~np.uint64(bit)
         return masks
 
     def _of_dialled(self, services: Sequence[Block], text: str) -> Hashable:
@@ -124,10 +121,13 @@ class _Kinds(Generic[T]):
 
 
 class _Templates:
-    """As :class:`_Kinds`, by identity: to hash a template is to hash all its texts."""
+    """As :class:`_Kinds`, by identity: to hash a template is to hash all its texts.
 
-    def __init__(self, blocks: Sequence[Block], ends: Sequence[EndTest]) -> None:
-        self._blocks, self._ends = blocks, ends
+    Templates are many, and new ones come with each change in the cluster; what they are made of is little."""
+
+    def __init__(self, blocks: Sequence[Block], ends: _Kinds[str]) -> None:
+        self._ends = ends
+        self._abouts = _Kinds[str](lambda text: _of_record(blocks, orjson.loads(text)))
         self._numbers: dict[Hashable, int] = {}
         self._known: dict[int, int] = {}
         self._kept: list[Template] = []
@@ -141,35 +141,58 @@ class _Templates:
         if len(self._kept) > _CACHED:
             self._known.clear()
             self._kept.clear()
-        for name, template in dict(zip(names, templates, strict=True)).items():
-            if name not in self._known:
-                self._known[name] = self._numbers.setdefault(self._kind(template), len(self._numbers))
-                # As long as it lives its id is its own.
-                self._kept.append(template)
+        fresh = [one for name, one in dict(zip(names, templates, strict=True)).items() if name not in self._known]
+        abouts = self._abouts.of([one.about for one in fresh])
+        locals_ = self._ends.of([one.local for one in fresh])
+        for template, about, local in zip(fresh, abouts, locals_, strict=True):
+            kind = (about, local, template.plain)
+            self._known[id(template)] = self._numbers.setdefault(kind, len(self._numbers))
+        # As long as they live their ids are their own.
+        self._kept += fresh
         return [self._known[name] for name in names]
 
-    def _kind(self, template: Template) -> Hashable:
-        flow = orjson.loads(template.skeleton())
-        connection = flow["connection"]
-        inward = connection["direction"] == "ingress"
-        return (
-            inward,
-            template.plain,
-            flow.get("aggregated", False),
-            tuple(all(one.holds(flow) for one in block.about) for block in self._blocks),
-            _of_end(self._ends, flow["dest" if inward else "src"]),
-        )
+
+def _of_record(blocks: Sequence[Block], flow: Any) -> Hashable:
+    return (
+        flow["connection"]["direction"],
+        flow.get("aggregated", False),
+        tuple(all(one.holds(flow) for one in block.about) for block in blocks),
+    )
 
 
 def _of_end(ends: Sequence[EndTest], end: Any) -> Hashable:
     return tuple(one.named(end) for one in ends)
 
 
-def _of_address(networks: Sequence[Network], raw: bytes) -> Hashable:
-    if raw == _NOWHERE:
-        return None
-    address = ipaddress.ip_address(address_text(raw))
-    return tuple(address in network for network in networks)
+class _Networks:
+    """Which of some networks an address is in, a bit each, in a column of 62 at most."""
+
+    def __init__(self, networks: Sequence[Network]) -> None:
+        self._rules = [(np.int64(1 << bit), *_bounds(network)) for bit, network in enumerate(networks)]
+
+    def of(self, words: np.ndarray[Any, np.dtype[np.uint64]]) -> list[int]:
+        """The kind of each. No address is in no network."""
+        kinds = np.zeros(len(words), np.int64)
+        for bit, mask, value in self._rules:
+            kinds |= ((words & mask) == value).all(axis=1) * bit
+        kinds[~words.any(axis=1)] = -1
+        found: list[int] = kinds.tolist()
+        return found
+
+
+def _bounds(
+    network: Network,
+) -> tuple[np.ndarray[Any, np.dtype[np.uint64]], np.ndarray[Any, np.dtype[np.uint64]]]:
+    """Mask and value of the two words of an address, IPv4 as v4-mapped."""
+    if network.version == 4:
+        prefix, mask = b"\0" * 10 + b"\xff\xff", b"\xff" * 12
+        value = prefix + network.network_address.packed
+        return _two(mask + network.netmask.packed), _two(value)
+    return _two(network.netmask.packed), _two(network.network_address.packed)
+
+
+def _two(raw: bytes) -> np.ndarray[Any, np.dtype[np.uint64]]:
+    return np.frombuffer(raw, "<u8")
 
 
 def _port_kinds(ranges: Sequence[tuple[int, int]]) -> np.ndarray[Any, np.dtype[np.int64]]:
