@@ -138,6 +138,10 @@ class _Loop:
             self._pump.run()
         except StopServiceError as error:
             self.failed = error
+        except Exception as error:
+            # A bug of ours; a thread that ends in silence would leave its sink behind.
+            log.exception("a sink ended", sink=self._wanted.name)
+            self.failed = StopServiceError(f"sink {self._wanted.name}: {error!r}", Exit.UNEXPECTED)
 
 
 class RoutedSinks:
