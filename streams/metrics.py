@@ -53,6 +53,12 @@ class SinkMetrics:
         self.records = counter("records", "Records that the far end has")
         self.failures = counter("failures", "Failed writes, each tried again")
         self.refused = counter("refused", "Records that the far end refuses for good, sent to the dead-letter topic")
+        self.suppressed = Counter(
+            "kubeweir_streams_sink_suppressed",
+            "Records that made no Event of their own: repeated, rate (too many), old, or without a pod (no_pod)",
+            ("sink", "why"),
+            registry=registry,
+        )
         self.lag = Gauge(
             "kubeweir_streams_sink_lag_records", "Records of its topic that are not committed yet", ("sink",),
             registry=registry,

@@ -126,6 +126,15 @@ class Otlp(_Strict, frozen=True):
     timeout: Annotated[Age, Meta(description="For one request with its retries.")] = "10s"
 
 
+class Events(_Strict, frozen=True):
+    """Kubernetes Events on the subject pod. Allows make none."""
+
+    every: Annotated[
+        Age, Meta(description="Equal denies (pod, reason, other end, port) make one Event in so long a time.")
+    ] = "10m"
+    per_minute: Annotated[Positive, Meta(description="Most Events a minute, of this worker.")] = 60
+
+
 class Output(_Strict, frozen=True):
     """Exactly one of them."""
 
@@ -133,6 +142,7 @@ class Output(_Strict, frozen=True):
     file: File | None = None
     stdout: Stdout | None = None
     otlp: Otlp | None = None
+    events: Events | None = None
 
     @property
     def kind(self) -> str:

@@ -15,11 +15,14 @@ import orjson
 import structlog
 
 from enrich.runtime.process import Exit, StopServiceError
+from enrich.sources.client import Client
+from enrich.sources.source import SourceError
 from streams.kafka import DeadLetters, GroupReader
 from streams.metrics import SinkMetrics
 from streams.routes.match import Matcher
-from streams.routes.model import GKE_PATH, Match, Otlp, Output, Route, Routes, Verdict, listed, seconds
+from streams.routes.model import GKE_PATH, Events, Match, Otlp, Output, Route, Routes, Verdict, listed, seconds
 from streams.settings import Settings
+from streams.sinks.events import EventSink
 from streams.sinks.file import FileSink
 from streams.sinks.pump import Feed, Pump
 from streams.sinks.sink import Sink
@@ -63,8 +66,11 @@ def only_denied(route: Route) -> bool:
     return all(match.verdict is not None for match in matches) and not any("allow" in one for one in verdicts)
 
 
-def make_sink(wanted: Wanted) -> Sink:
+def make_sink(wanted: Wanted, metrics: SinkMetrics) -> Sink:
     """Raises StopServiceError."""
+    events = wanted.output.events
+    if events is not None:
+        return _events(wanted.name, events, metrics)
     if wanted.output.otlp is not None:
         return _otlp(wanted.route.name, wanted.output.otlp)
     file = wanted.output.file
@@ -74,6 +80,19 @@ def make_sink(wanted: Wanted) -> Sink:
     age = seconds(file.max_age) if file.max_age else None
     named = f"route {wanted.route.name}: {str(path)!r}"
     return FileSink(path, file.max_bytes, file.keep, max_age_s=age, compress=file.gzip, named=named)
+
+
+def _events(name: str, events: Events, metrics: SinkMetrics) -> Sink:
+    client = Client()
+    try:
+        client.connect()
+    except SourceError as error:
+        raise StopServiceError(f"sink {name}: {error}", Exit.USAGE) from error
+
+    def suppressed(why: str) -> None:
+        metrics.suppressed.labels(name, why).inc()
+
+    return EventSink(client.post, seconds(events.every), events.per_minute, suppressed)
 
 
 def _otlp(route: str, otlp: Otlp) -> Sink:
@@ -103,7 +122,7 @@ class _Loop:
         self.failed: StopServiceError | None = None
         self._wanted, self._settings, self._metrics, self._dead = wanted, settings, metrics, dead
         self._stop = threading.Event()
-        self._sink = make_sink(wanted)
+        self._sink = make_sink(wanted, metrics)
         if isinstance(self._sink, FileSink):
             # Another one may be at work on the same file until this one starts; it opens again when it writes.
             self._sink.close()
