@@ -35,6 +35,7 @@ _CALL_S: Final = 10.0
 _REPORT_S: Final = 15.0
 _FIRST_WAIT_S: Final = 0.5
 _LONGEST_WAIT_S: Final = 10.0
+_ROUTED_LINGER_MS: Final = 100
 _REFUSED: Final = frozenset(
     {
         KafkaError.MSG_SIZE_TOO_LARGE,
@@ -177,7 +178,7 @@ class Output:
         bounded = {"queue.buffering.max.messages": 200_000, "queue.buffering.max.kbytes": 256 << 10}
         self._config = {**config, **bounded, "linger.ms": 5}
         self._many = Producer(self._config, logger=_quiet())
-        self._by_compression = {str(config["compression.type"]): self._many}
+        self._routed: dict[str, Producer] = {}
         self._by_topic: dict[str, Producer] = {}
         self._single = Producer({**config, "batch.num.messages": 1, "linger.ms": 0}, logger=_quiet())
         self._stop = threading.Event()
@@ -185,11 +186,14 @@ class Output:
         self._thread.start()
 
     def compress(self, topic: str, compression: str) -> None:
-        """Have a topic's records compressed otherwise than by lz4. librdkafka has one way a producer."""
-        if compression not in self._by_compression:
-            made = Producer({**self._config, "compression.type": compression}, logger=_quiet())
-            self._by_compression = {**self._by_compression, compression: made}
-        self._by_topic[topic] = self._by_compression[compression]
+        """A topic beside the flows, and how its records are compressed: librdkafka has one way a producer.
+
+        Such topics have few records in many partitions. They wait a little longer for their neighbours: a batch of its
+        own for each cost more than all else of a route."""
+        if compression not in self._routed:
+            config = {**self._config, "compression.type": compression, "linger.ms": _ROUTED_LINGER_MS}
+            self._routed = {**self._routed, compression: Producer(config, logger=_quiet())}
+        self._by_topic[topic] = self._routed[compression]
 
     def offer(
         self,
@@ -251,19 +255,18 @@ class Output:
 
     def close(self, patience_s: float) -> int:
         """Send what is queued, for ``patience_s`` at most; how many records are left."""
-        left = sum(producer.flush(patience_s) for producer in self._by_compression.values())
+        left = sum(producer.flush(patience_s) for producer in (self._many, *self._routed.values()))
         left += self._single.flush(0 if patience_s <= 0 else 1)
         self._stop.set()
         self._thread.join()
-        for producer in (*self._by_compression.values(), self._single):
+        for producer in (self._many, *self._routed.values(), self._single):
             producer.purge()
         return int(left)
 
     def _poll(self) -> None:
         """All of them on one thread: a record that is delivered is counted without a lock."""
         while not self._stop.is_set():
-            others = [one for one in (*self._by_compression.values(), self._single) if one is not self._many]
-            waiting = [one for one in others if len(one)]
+            waiting = [one for one in (*self._routed.values(), self._single) if len(one)]
             self._many.poll(0.01 if waiting else 0.1)
             for producer in waiting:
                 producer.poll(0)

@@ -35,6 +35,7 @@ class Routing:
         self._settings, self._output, self._fatal = settings, output, fatal
         self._metrics, self._stop = metrics, stop
         self._reserved = frozenset(topic.name for topic in settings.topics)
+        self._made: set[str] = set()
         self._ready: dict[str, str] = {}
         self._wanted: dict[str, tuple[Topic, str]] = {}
         self._live = LiveRoutes(Path(settings.routes), self._reserved, self._place)
@@ -51,10 +52,11 @@ class Routing:
         wanted, compression = self._wanted[topic]
         if self._ready.get(topic) == compression:
             return
-        try:
-            await asyncio.to_thread(self._prepare, wanted)
-        except StopServiceError as error:
-            self._fatal(str(error))
+        if topic not in self._made:
+            try:
+                await asyncio.to_thread(self._prepare, wanted)
+            except StopServiceError as error:
+                self._fatal(str(error))
         self._output.compress(topic, compression)
         self._ready[topic] = compression
 
@@ -69,7 +71,8 @@ class Routing:
         return placing
 
     def _prepare(self, *wanted: Topic) -> None:
-        prepare_topics(self._settings.kafka, wanted, self._settings.replication, self._stop)
+        if prepare_topics(self._settings.kafka, wanted, self._settings.replication, self._stop):
+            self._made |= {topic.name for topic in wanted}
 
     def _count(self, route: str, outcome: str, records: int) -> None:
         self._metrics.routed.labels(route, outcome).inc(records)
