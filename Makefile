@@ -1,19 +1,31 @@
 # The targets that people use; `make` alone lists them.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint unit bench conformance bench-policy bench-watch clean
+.PHONY: help setup demo image cluster cluster-down e2e test lint unit bench conformance bench-policy bench-watch clean
 PY := .venv/bin/python
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 
 setup: ## install what is missing (Debian packages, virtual environment, Apache Kafka); quick the second time
 	@deploy/local/setup
 
-demo: setup ## a small cluster, real traffic, the verdicts as they arrive; KEEP=1: until Ctrl-C
-	@$(PY) deploy/local/demo
+demo: setup ## a small cluster, real traffic, the verdicts as they arrive; KEEP=1: until Ctrl-C; CLUSTER=1: on Kubernetes
+	@$(if $(CLUSTER),deploy/local/cluster demo,$(PY) deploy/local/demo)
+
+image: ## the container image of both services, into the cache
+	@deploy/image/build
+
+cluster: setup ## a real Kubernetes on this machine; NODES=2, CNI=ptp or bridge, PROXY=nftables or iptables
+	@deploy/local/cluster up $(if $(NODES),--nodes $(NODES)) $(if $(CNI),--cni $(CNI)) $(if $(PROXY),--proxy $(PROXY))
+
+e2e: setup ## Kubernetes' own NetworkPolicy suite against kubeweir on a real cluster; CNI, PROXY as above; half an hour
+	@deploy/local/e2e $(if $(CNI),--cni $(CNI)) $(if $(PROXY),--proxy $(PROXY))
+
+cluster-down: ## remove it, and all that it has made
+	@deploy/local/cluster down
 
 test: setup ## everything that is checked: format, lint, types, imports, all tests
-	@deploy/local/apiserver --in-background
+	@deploy/local/binaries --in-background cluster
 	@$(MAKE) --no-print-directory lint
 	@$(PY) -m pytest
 
@@ -21,7 +33,8 @@ lint: setup ## format, lint, types and import contracts only
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
-	MYPYPATH=deploy/local:deploy/local/demo .venv/bin/mypy --explicit-package-bases deploy/local/netns.py deploy/local/demo
+	MYPYPATH=deploy/local:deploy/local/demo .venv/bin/mypy --explicit-package-bases deploy/local/netns.py deploy/local/demo \
+	  deploy/local/kube
 	MYPYPATH=deploy/local .venv/bin/mypy --follow-imports=silent -p tests.bench
 	.venv/bin/lint-imports
 

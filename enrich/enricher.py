@@ -278,9 +278,12 @@ class _Texts(dict[bytes, str]):
 
 
 def _numbers(batch: Batch) -> Iterable[int]:
-    """The rows' numbers; an array is made only for a batch that was thinned."""
+    """The rows' numbers; an array is made only for a batch that was thinned, or is a part of one."""
     header = batch.header
-    return range(header.first, header.first + header.rows) if header.kept is None else batch.numbers().tolist()
+    if header.kept is None and batch.picked is None:
+        return range(header.first, header.first + header.rows)
+    numbers: list[int] = batch.numbers().tolist()
+    return numbers
 
 
 def _blocks(addresses: np.ndarray[Any, Any]) -> list[bytes]:

@@ -20,6 +20,7 @@ from enrich.runtime.health import HealthServer
 from enrich.runtime.process import Exit, StopServiceError, configure_logs, fail, only_instance, stop_on_signals
 from enrich.runtime.settings import SettingsError, describe, load
 from enrich.runtime.watching import SourceCollector
+from enrich.sources.client import Client
 from enrich.sources.source import Source, SourceError, make_source
 from enrich.topics import topics
 from probe.agent import Agent, Names, detach
@@ -33,6 +34,7 @@ from probe.kernel.program import LoadError
 from probe.metrics import ProbeCollector
 from probe.netlink import NetworkError, NodeNetwork
 from probe.numbers import Numbers
+from probe.ownership import Ownership
 from probe.publisher import EndpointPublisher, Publisher
 from probe.ring import Ring
 from probe.settings import Settings
@@ -67,8 +69,8 @@ def serve(settings: Settings) -> None:
         spool = Spool(settings.state_dir / "spool", settings.spool_bytes)
         stack.callback(spool.close)
         made = topics(settings.topic_prefix, settings.partitions)
-        publisher = Publisher(spool, made.raw, {"bootstrap.servers": settings.kafka})
-        endpoints = EndpointPublisher(made.endpoints, {"bootstrap.servers": settings.kafka})
+        publisher = Publisher(spool, made.raw, settings.connection())
+        endpoints = EndpointPublisher(made.endpoints, settings.connection())
         holds = Holds(settings.node, settings.run_dir / "holds", endpoints.tell)
         delivery = Delivery(ring, Names(numbers), spool, _limits(settings))
         agent = Agent(settings.node, cluster, network, maps, numbers, holds, _MODES[settings.attach])
@@ -84,28 +86,37 @@ def serve(settings: Settings) -> None:
         stack.callback(health.close)
         failures = (agent.failed, delivery.failed, publisher.failed)
 
-        def is_over() -> bool:
+        def has_ended() -> bool:
             return stop.is_set() or any(failed.is_set() for failed in failures)
 
+        owner = _owner(settings, stack)
         agent.start(settings.deny_window)
         publisher.start()
-        cluster_id = _cluster_id(settings, cluster, delivery.cluster, is_over)
+        cluster_id = _cluster_id(settings, cluster, delivery.cluster, has_ended)
         if cluster_id is not None:
             delivery.start(cluster_id, settings.node)
             holds.begin(cluster_id)
             log.info("started", node=settings.node, cluster=cluster_id, ring=ring.id, attach=agent.mode,
                      kafka=settings.kafka, source=settings.source, metrics_port=health.port)  # fmt: skip
-        while not is_over():
+        while not has_ended():
             stop.wait(0.2)
+        over = owner is not None and stop.is_set() and owner.is_over()
         agent.stop()
         delivery.stop()
         flushed = publisher.stop(_FLUSH_S)
         endpoints.stop(_LAST_WORD_S)
-        log.info("stopped", flushed=flushed, spooled_batches=spool.records, enforcement="stays in place")
-        if publisher.failed.is_set():
-            raise StopServiceError(f"{publisher.problem}", Exit.KAFKA)
-        if any(failed.is_set() for failed in failures):
-            raise StopServiceError("a part failed, see the log above", Exit.UNEXPECTED)
+        if over or (owner is not None and stop.is_set() and owner.is_over()):
+            log.info("our DaemonSet is deleted: enforcement ends", interfaces=_open(settings, network))
+        log.info("stopped", flushed=flushed, spooled_batches=spool.records,
+                 enforcement="stays in place" if settings.pin_dir.exists() else "ended")  # fmt: skip
+        _check_end(publisher, any(failed.is_set() for failed in failures))
+
+
+def _check_end(publisher: Publisher, has_failed: bool) -> None:
+    if publisher.failed.is_set():
+        raise StopServiceError(f"{publisher.problem}", Exit.KAFKA)
+    if has_failed:
+        raise StopServiceError("a part failed, see the log above", Exit.UNEXPECTED)
 
 
 def _registry(*collectors: Collector) -> CollectorRegistry:
@@ -126,6 +137,21 @@ def _started(settings: Settings, cluster: Cluster) -> Iterator[Source]:
         yield source
     finally:
         source.stop()
+
+
+def _owner(settings: Settings, stack: contextlib.ExitStack) -> Ownership | None:
+    """The DaemonSet whose deletion ends enforcement, if there is one."""
+    if not settings.daemonset:
+        return None
+    client = Client()
+    try:
+        client.connect()
+    except SourceError as error:
+        raise StopServiceError(str(error), Exit.USAGE) from error
+    owner = Ownership(settings.daemonset, client)
+    owner.start()
+    stack.callback(owner.stop)
+    return owner
 
 
 def _limits(settings: Settings) -> Limits:
@@ -206,12 +232,18 @@ def _detach(settings: Settings) -> None:
     with only_instance(settings.run_dir / "probe.lock"):
         network = NodeNetwork(settings.netns)
         try:
-            freed = detach(settings.pin_dir, network)
+            freed = _open(settings, network)
         finally:
             network.close()
-        (settings.run_dir / "ledger").unlink(missing_ok=True)
-        (settings.run_dir / "holds").unlink(missing_ok=True)
     click.echo(f"weir-probe: enforcement ended on {freed} interfaces, nothing is pinned any more")
+
+
+def _open(settings: Settings, network: NodeNetwork) -> int:
+    """End enforcement; the number of interfaces that were set free. What is known of them goes with them."""
+    freed = detach(settings.pin_dir, network)
+    for name in ("ledger", "holds"):
+        (settings.run_dir / name).unlink(missing_ok=True)
+    return freed
 
 
 def _shell(work: Callable[[Settings], None]) -> int:

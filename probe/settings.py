@@ -6,15 +6,14 @@ import socket
 from dataclasses import dataclass
 from pathlib import Path
 
+from enrich.runtime.connection import KafkaSettings
 from enrich.runtime.settings import setting
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class Settings(KafkaSettings):
     """Read once, passed in."""
 
-    kafka: str = setting("WEIR_KAFKA", "127.0.0.1:9092")
-    """Kafka's bootstrap servers, host:port, comma separated."""
     topic_prefix: str = setting("WEIR_TOPIC_PREFIX", "kubeweir")
     """What the topics' names begin with."""
     partitions: int = setting("WEIR_PARTITIONS", 32, least=1)
@@ -23,6 +22,9 @@ class Settings:
     """The cluster's id; by default the UID of the namespace kube-system, else "default"."""
     node: str = setting("WEIR_NODE", socket.gethostname())
     """This node's name in the Kubernetes API."""
+    daemonset: str = setting("WEIR_DAEMONSET", "")
+    """namespace/name of the DaemonSet that runs this probe: when that is deleted, enforcement ends. By default nothing
+    ends it but `weir-probe detach`."""
     source: str = setting("WEIR_SOURCE", "kubernetes")
     """Where the cluster's objects come from: kubernetes (kubeconfig or in-cluster account), or manifests:FOLDER."""
     attach: str = setting("WEIR_ATTACH", "auto")

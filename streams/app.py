@@ -11,6 +11,7 @@ import asyncio
 import logging
 import os
 import signal
+import ssl
 import threading
 import time
 from collections import Counter
@@ -168,6 +169,7 @@ class Enriching:
             f"{settings.prefix}.enrich",
             loop=self._loop,
             broker=[f"kafka://{server.strip()}" for server in settings.kafka.split(",")],
+            broker_credentials=credentials(settings),
             store="memory://",
             web_enabled=False,
             topic_disable_leader=True,
@@ -276,6 +278,24 @@ class Enriching:
             "stopping without Kafka's answer; what is not acknowledged will be read again", held=len(self._ledger)
         )
         os._exit(Exit.OK)
+
+
+def credentials(settings: Settings) -> faust.SASLCredentials | faust.SSLCredentials | None:
+    """Faust's form of the connection's settings, which it hands to aiokafka."""
+    context = _tls(settings) if settings.uses_tls else None
+    if settings.uses_sasl:
+        return faust.SASLCredentials(
+            username=settings.kafka_username, password=settings.kafka_password, ssl_context=context,
+            mechanism=settings.kafka_mechanism,
+        )  # fmt: skip
+    return faust.SSLCredentials(context) if context else None
+
+
+def _tls(settings: Settings) -> ssl.SSLContext:
+    context = ssl.create_default_context(cafile=settings.kafka_ca)
+    if settings.kafka_certificate is not None:
+        context.load_cert_chain(settings.kafka_certificate, settings.kafka_key)
+    return context
 
 
 class _Forward(logging.Handler):

@@ -87,13 +87,14 @@ def observe(
     env = {**os.environ, **{k: v for k, v in (("WEIR_KAFKA", kafka), ("WEIR_TOPIC_PREFIX", prefix)) if v}}
     try:
         settings = load(Settings, env)
+        connection = settings.connection()
         start = parse_since(since, datetime.now(UTC)) if since else None
     except (SettingsError, ValueError) as error:
         raise click.UsageError(str(error)) from error
     if start is not None and last is not None:
         raise click.UsageError("--since and --last exclude each other")
     try:
-        reader = TopicReader(settings.kafka, settings.topics.flows.name)
+        reader = TopicReader(connection, settings.topics.flows.name)
         _show(reader, Filters(**fields), _writer(output), start, last, following=following)
     except ReadError as error:
         click.echo(f"weir: {error}", err=True)

@@ -38,7 +38,7 @@ def run_enrich(settings: Settings, stop: threading.Event) -> int:
     source = _source(settings, cluster)
     registry.register(SourceCollector("streams", source))
     history = History(
-        lambda: TopicReader(settings.kafka, settings.topics.endpoints.name), cluster, settings.cluster, metrics
+        lambda: TopicReader(settings.connection(), settings.topics.endpoints.name), cluster, settings.cluster, metrics
     )
     checks: dict[str, Check] = {"cluster": lambda: _cluster_problem(cluster, source), "kafka": _never_connected,
                                 "history": lambda: history.problem}  # fmt: skip
@@ -47,12 +47,12 @@ def run_enrich(settings: Settings, stop: threading.Event) -> int:
     try:
         _start(source)
         _wait(cluster.synced, stop)
-        if not prepare_topics(settings.kafka, settings.topics, settings.replication, stop):
+        if not prepare_topics(settings.connection(), settings.topics, settings.replication, stop):
             return Exit.OK
         history.start()
         _wait(history.loaded, stop)
         late: list[Enriching] = []
-        output = Output(settings.kafka, lambda error: late[0].fatal(error))  # noqa: PLW0108 - it comes later
+        output = Output(settings.connection(), lambda error: late[0].fatal(error))  # noqa: PLW0108 - it comes later
         enricher = Enricher(cluster, settings.labels)
         holding = Holding(enricher, source.read_until_ns, int(settings.hold * 1e9), settings.hold_bytes, time.time_ns)
         metrics.holding_bytes.set_function(lambda: holding.bytes)

@@ -31,6 +31,9 @@ from enrich.topics import Topic
 
 log = structlog.get_logger("kubeweir.streams")
 
+Connection = Mapping[str, str]
+"""librdkafka's settings of how Kafka is reached; ``bootstrap.servers`` at least."""
+
 _CALL_S: Final = 10.0
 _REPORT_S: Final = 15.0
 _FIRST_WAIT_S: Final = 0.5
@@ -80,13 +83,13 @@ class Waiter:
         self._wait = min(self._wait * 2, _LONGEST_WAIT_S)
 
 
-def prepare_topics(servers: str, wanted: Iterable[Topic], replication: int, stop: threading.Event) -> bool:
+def prepare_topics(connection: Connection, wanted: Iterable[Topic], replication: int, stop: threading.Event) -> bool:
     """Make what is missing, check what is there. Waits for Kafka; False: stopped meanwhile.
 
     A topic that is not as it must be gets a line and is left alone. One that cannot be made ends the service.
     """
-    admin = AdminClient({"bootstrap.servers": servers, "socket.connection.setup.timeout.ms": 5000}, logger=_quiet())
-    waiter = Waiter(servers, stop)
+    admin = AdminClient({**connection, "socket.connection.setup.timeout.ms": 5000}, logger=_quiet())
+    waiter = Waiter(connection["bootstrap.servers"], stop)
     while not stop.is_set():
         try:
             known = admin.list_topics(timeout=3).topics
@@ -135,10 +138,10 @@ def _check(admin: AdminClient, found: Sequence[tuple[Topic, int]]) -> None:
             )
 
 
-def existing_topics(servers: str, stop: threading.Event) -> frozenset[str]:
+def existing_topics(connection: Connection, stop: threading.Event) -> frozenset[str]:
     """The names of all topics. Waits for Kafka; none if it is stopped meanwhile."""
-    admin = AdminClient({"bootstrap.servers": servers, "socket.connection.setup.timeout.ms": 5000}, logger=_quiet())
-    waiter = Waiter(servers, stop)
+    admin = AdminClient({**connection, "socket.connection.setup.timeout.ms": 5000}, logger=_quiet())
+    waiter = Waiter(connection["bootstrap.servers"], stop)
     while not stop.is_set():
         try:
             return frozenset(admin.list_topics(timeout=3).topics)
@@ -159,11 +162,11 @@ class Output:
     A second producer sends batches of one record: for those whose batch was refused, perhaps for a neighbour's sake.
     """
 
-    def __init__(self, servers: str, on_fatal: Callable[[str], None]) -> None:
+    def __init__(self, connection: Connection, on_fatal: Callable[[str], None]) -> None:
         """``on_fatal`` is called on the poll thread, once librdkafka can send no more."""
         self._on_fatal = on_fatal
         config = {
-            "bootstrap.servers": servers,
+            **connection,
             "enable.idempotence": True,
             "acks": "all",
             "delivery.timeout.ms": 0,
@@ -314,13 +317,13 @@ class Record:
 class GroupReader:
     """Reads a topic as a member of a group, and commits when it is told to."""
 
-    def __init__(self, servers: str, group: str, topic: str) -> None:
+    def __init__(self, connection: Connection, group: str, topic: str) -> None:
         self.problem: str | None = "Kafka has not been reached yet"
         self._topic = topic
         self._committed: dict[int, int] = {}
         self._consumer = Consumer(
             {
-                "bootstrap.servers": servers,
+                **connection,
                 "group.id": group,
                 "enable.auto.commit": False,
                 "enable.auto.offset.store": False,
@@ -382,10 +385,10 @@ class GroupReader:
 class DeadLetters:
     """Sends what a far end refuses for good to the dead-letter topic, as it came."""
 
-    def __init__(self, servers: str, topic: str, stop: threading.Event) -> None:
+    def __init__(self, connection: Connection, topic: str, stop: threading.Event) -> None:
         self._topic, self._stop, self._lock = topic, stop, threading.Lock()
         config = {
-            "bootstrap.servers": servers,
+            **connection,
             "enable.idempotence": True,
             "acks": "all",
             "delivery.timeout.ms": 0,
@@ -454,11 +457,12 @@ def _record(message: Message) -> Record:
 class TopicReader:
     """Reads a topic without a group, from chosen offsets: for people. Raises :class:`ReadError`."""
 
-    def __init__(self, servers: str, topic: str, timeout_s: float = 5.0) -> None:
+    def __init__(self, connection: Connection, topic: str, timeout_s: float = 5.0) -> None:
         self._topic, self._timeout_s = topic, timeout_s
+        servers = connection["bootstrap.servers"]
         self._consumer = Consumer(
             {
-                "bootstrap.servers": servers,
+                **connection,
                 "group.id": "kubeweir.observe",
                 "enable.auto.commit": False,
                 "enable.auto.offset.store": False,

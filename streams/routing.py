@@ -65,13 +65,13 @@ class Routing:
         return self._live.problem()
 
     def _place(self, routes: Routes) -> Placing:
-        existing = existing_topics(self._settings.kafka, self._stop)
+        existing = existing_topics(self._settings.connection(), self._stop)
         placing = Placing(routes, self._reserved, existing, self._count)
         self._prepare(*placing.topics())
         return placing
 
     def _prepare(self, *wanted: Topic) -> None:
-        if prepare_topics(self._settings.kafka, wanted, self._settings.replication, self._stop):
+        if prepare_topics(self._settings.connection(), wanted, self._settings.replication, self._stop):
             self._made |= {topic.name for topic in wanted}
 
     def _count(self, route: str, outcome: str, records: int) -> None:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from enrich.runtime.connection import KafkaSettings
 from enrich.runtime.settings import setting
 from enrich.topics import Topics, topics
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class Settings(KafkaSettings):
     """Every setting of every role."""
 
-    kafka: str = setting("WEIR_KAFKA", "127.0.0.1:9092")
-    """Kafka's bootstrap servers, host:port, comma between."""
     prefix: str = setting("WEIR_TOPIC_PREFIX", "kubeweir")
     """What the names of topics and consumer groups begin with."""
     cluster: str = setting("WEIR_CLUSTER", "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -25,7 +26,7 @@ class HealthServer:
             raise StopServiceError(f"WEIR_METRICS={address!r}: must be host:port", Exit.USAGE)
         handler = _handler(registry, ready)
         try:
-            self._server = ThreadingHTTPServer((host or "127.0.0.1", int(port)), handler)
+            self._server = _server(host.strip("[]") or "127.0.0.1", int(port), handler)
         except OSError as error:
             raise StopServiceError(
                 f"{address} cannot be listened on ({error.strerror}): another one may be running; "
@@ -46,6 +47,13 @@ class HealthServer:
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
+
+
+def _server(host: str, port: int, handler: type[BaseHTTPRequestHandler]) -> ThreadingHTTPServer:
+    class Server(ThreadingHTTPServer):
+        address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
+
+    return Server((host, port), handler)
 
 
 def _handler(registry: CollectorRegistry, ready: dict[str, Check]) -> type[BaseHTTPRequestHandler]:

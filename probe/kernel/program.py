@@ -4,11 +4,16 @@ Run as a process of its own (``python -m probe.kernel.program``): the compiler i
 starts to work, and what it prints stays off the user's screen unless it fails. Maps that are pinned already are used
 again, contents and all. The programs are pinned as ``new_NAME``, so that a failure half way changes nothing.
 
+bcc itself would take a pinned map by its id, which the kernel allows to CAP_SYS_ADMIN only (kernel/bpf/syscall.c,
+bpf_map_get_fd_by_id). So it pins all maps in a folder of their own; those that were missing move to their place, and in
+the programs' instructions the others give way to what is pinned there.
+
 No kernel headers: ``bpf/headers`` stands in for them, with Debian's linux-libc-dev behind it.
 """
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import subprocess
@@ -16,13 +21,20 @@ import sys
 import sysconfig
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
+
+import numpy as np
 
 import bpf
 from probe.kernel import bpf as kernel
 
 PROGRAMS: Final = ("pod_egress", "pod_ingress", "exit_ethernet", "exit_tunnel", "close_windows")
 """The functions of ``bpf/policy.c`` that are entry points."""
+
+
+_INSN: Final = np.dtype([("code", "u1"), ("registers", "u1"), ("offset", "<i2"), ("imm", "<i4")])
+"""struct bpf_insn; of ``registers`` the upper half is the source (little-endian machines)."""
+_LD_IMM64, _PSEUDO_MAP_FD = 0x18, 1
 
 
 class LoadError(RuntimeError):
@@ -87,12 +99,57 @@ def _main(request: str) -> None:
     os.environ["BCC_KERNEL_SOURCE"] = str(bpf.HEADERS)
     from bcc import BPF  # noqa: PLC0415 - reads the environment when it is imported
 
-    module = BPF(src_file=str(bpf.POLICY_SOURCE), cflags=flags(asked["folder"], asked["sizes"]))
+    folder = Path(asked["folder"])
+    fresh = folder / "fresh"
+    _clear(fresh)
+    fresh.mkdir()
+    module = BPF(src_file=str(bpf.POLICY_SOURCE), cflags=flags(str(fresh), asked["sizes"]))
+    adopted = _adopt(module, fresh, folder)
     for name in PROGRAMS:
-        program = module.load_func(name, BPF.SCHED_CLS)
-        path = Path(asked["folder"]) / f"new_{name}"
+        path = folder / f"new_{name}"
         path.unlink(missing_ok=True)
-        kernel.pin(program.fd, path)
+        kernel.pin(_load(module, name, adopted), path)
+    _clear(fresh)
+
+
+def _clear(folder: Path) -> None:
+    if folder.exists():
+        for path in folder.iterdir():
+            path.unlink()
+        folder.rmdir()
+
+
+def _adopt(module: Any, fresh: Path, folder: Path) -> dict[int, int]:
+    """Pin the maps that were missing. For the others: the descriptor that bcc has made, and that of what is there."""
+    from bcc.libbcc import lib  # noqa: PLC0415 - as in _main
+
+    adopted = {}
+    for path in list(fresh.iterdir()):
+        place = folder / path.name
+        if place.exists():
+            adopted[lib.bpf_table_fd(module.module, path.name.encode())] = kernel.get(place)
+        else:
+            path.rename(place)
+    return adopted
+
+
+def _load(module: Any, name: str, adopted: Mapping[int, int]) -> int:
+    """Load a program with other maps than those it was compiled with; its descriptor."""
+    from bcc import BPF  # noqa: PLC0415 - as in _main
+    from bcc.libbcc import lib  # noqa: PLC0415 - as in _main
+
+    start = lib.bpf_function_start(module.module, name.encode())
+    code = np.frombuffer(ctypes.string_at(start, lib.bpf_function_size(module.module, name.encode())), _INSN).copy()
+    is_map = (code["code"] == _LD_IMM64) & (code["registers"] >> 4 == _PSEUDO_MAP_FD)
+    code["imm"][is_map] = [adopted.get(int(fd), int(fd)) for fd in code["imm"][is_map]]
+    fd: int = lib.bcc_func_load(
+        module.module, BPF.SCHED_CLS, name.encode(), code.ctypes.data, code.nbytes,
+        lib.bpf_module_license(module.module), lib.bpf_module_kern_version(module.module), 0, None, 0, None, -1,
+    )  # fmt: skip
+    if fd < 0:
+        error = ctypes.get_errno()
+        raise OSError(error, f"{name}: {os.strerror(error)}")
+    return fd
 
 
 if __name__ == "__main__":

@@ -97,9 +97,7 @@ class FileSink:
     def _rotate(self) -> None:
         self._file.close()
         if self._keep:
-            for number in range(self._keep - 1, 0, -1):
-                self._shift(number)
-            self._discard(1)
+            self._shift()
             self._path.replace(self._numbered(1))
             if self._compress:
                 _compress(self._numbered(1))
@@ -107,16 +105,19 @@ class FileSink:
             self._path.unlink()
         self._file, self._size = self._open()
 
-    def _shift(self, number: int) -> None:
-        for ending in ("", ".gz"):
-            older = self._numbered(number, ending)
-            if older.exists():
-                self._discard(number + 1)
-                older.replace(self._numbered(number + 1, ending))
-
-    def _discard(self, number: int) -> None:
-        for ending in ("", ".gz"):
-            self._numbered(number, ending).unlink(missing_ok=True)
+    def _shift(self) -> None:
+        """Each rotated file becomes one older; the oldest goes."""
+        start = len(self._path.name) + 1
+        found = []
+        for name in os.listdir(self._path.parent):  # noqa: PTH208 - names are enough
+            digits, dot, kind = name[start:].partition(".")
+            if name.startswith(f"{self._path.name}.") and digits.isdigit() and kind in ("", "gz"):
+                found.append((int(digits), f"{dot}{kind}"))
+        for number, ending in sorted(found, reverse=True):
+            if number < self._keep:
+                self._numbered(number, ending).replace(self._numbered(number + 1, ending))
+            else:
+                self._numbered(number, ending).unlink()
 
     def _numbered(self, number: int, ending: str = "") -> Path:
         return self._path.with_name(f"{self._path.name}.{number}{ending}")

@@ -140,7 +140,7 @@ class _Loop:
         topic = topics.denied.name if only_denied(self._wanted.route) else topics.flows.name
         group = f"{self._settings.prefix}.route.{self._wanted.name}"
         feed = Feed(self._wanted.name, partial(takes, Matcher(self._wanted.route)))
-        reader = GroupReader(self._settings.kafka, group, topic)
+        reader = GroupReader(self._settings.connection(), group, topic)
         self._pump = Pump(feed, self._sink, reader, partial(self._dead.bury, topic), self._metrics, self._stop)
         self._thread.start()
         log.info("sink started", sink=self._wanted.name, topic=topic, group=group)

@@ -39,11 +39,11 @@ def run_sink(name: str, settings: Settings, stop: threading.Event) -> int:
     def work(metrics: SinkMetrics, problems: list[Callable[[], str | None]], dead: DeadLetters) -> None:
         sink = make_sink(name, settings)
         if not prepare_topics(
-            settings.kafka, [settings.topics.flows, settings.topics.dead], settings.replication, stop
+            settings.connection(), [settings.topics.flows, settings.topics.dead], settings.replication, stop
         ):
             return
         flows = settings.topics.flows.name
-        reader = GroupReader(settings.kafka, f"{settings.prefix}.sink.{name}", flows)
+        reader = GroupReader(settings.connection(), f"{settings.prefix}.sink.{name}", flows)
         pump = Pump(Feed(name, lambda _: True), sink, reader, partial(dead.bury, flows), metrics, stop)
         problems[:] = [pump.problem]
         pump.run()
@@ -62,7 +62,9 @@ def run_routes(settings: Settings, stop: threading.Event) -> int:
         # Told before the wait for Kafka: a wrong file is no reason to wait.
         live = LiveRoutes(Path(settings.routes), [topic.name for topic in topics], sinks.take_over)
         live.read()
-        if not prepare_topics(settings.kafka, [topics.flows, topics.denied, topics.dead], settings.replication, stop):
+        if not prepare_topics(
+            settings.connection(), [topics.flows, topics.denied, topics.dead], settings.replication, stop
+        ):
             return
         live.start()
         problems[:] = [live.problem, sinks.problem]
@@ -88,7 +90,7 @@ def _run(
     checks = {role: lambda: next((told for check in problems if (told := check())), None)}
     health = HealthServer(settings.metrics, registry, checks)
     log.info("starting", role=role, metrics_port=health.port, kafka=settings.kafka, prefix=settings.prefix)
-    dead = DeadLetters(settings.kafka, settings.topics.dead.name, stop)
+    dead = DeadLetters(settings.connection(), settings.topics.dead.name, stop)
     try:
         work(metrics, problems, dead)
         log.info("stopped", role=role)

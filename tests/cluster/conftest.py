@@ -11,7 +11,7 @@ import pytest
 
 from tests.cluster.apiserver import ApiServer
 
-_PROGRAM = Path(__file__).parents[2] / "deploy/local/apiserver"
+_PROGRAM = Path(__file__).parents[2] / "deploy/local/binaries"
 
 
 @pytest.fixture(scope="session")
@@ -20,7 +20,7 @@ def binaries() -> Path:
     built = subprocess.run([_PROGRAM, "--if-built"], capture_output=True, text=True, check=False)
     if built.returncode != 0:
         if shutil.which("go") is None:
-            pytest.skip("needs Go, to build etcd and kube-apiserver (deploy/local/apiserver)")
+            pytest.skip("needs Go, to build etcd and kube-apiserver (deploy/local/binaries)")
         built = subprocess.run([_PROGRAM], stdout=subprocess.PIPE, text=True, check=True)
     return Path(built.stdout.strip())
 

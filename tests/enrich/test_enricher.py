@@ -273,3 +273,8 @@ def test_an_address_outside_that_an_endpoint_slice_puts_behind_a_service() -> No
     assert enrich(make_batch(row), cluster)[0]["dest"] == {"instance": "203.0.113.5", "service": service}
     cluster.apply([Change("set", EndpointSlice("bank", "x", "v", "ledger", ("203.0.113.5",)))])
     assert enrich(make_batch(row), cluster)[0]["dest"] == {"instance": "203.0.113.5"}, "two Services: neither"
+
+
+def test_a_part_of_a_batch_keeps_the_numbers_of_its_rows(cluster: Cluster) -> None:
+    part = make_batch({}, {}, {}).pick([0, 2])  # type: ignore[arg-type]  # numpy takes a list of places
+    assert [record["id"] for record in enrich(part, cluster)] == ["9f%d3c-100", "9f%d3c-102"]

@@ -16,20 +16,22 @@ PROGRAM = Path(__file__).parents[2] / "deploy" / "local" / "kafka"
 PATIENCE_S = 60
 
 
-def run_broker(folder: Path) -> Iterator[str]:
-    """host:port of a broker that answers."""
+def run_broker(folder: Path, *options: str, client: dict[str, str] | None = None) -> Iterator[str]:
+    """host:port of a broker that answers. ``client``: what else librdkafka must be told to reach it."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     log = (folder / "broker.log").open("wb")
     process = subprocess.Popen(
-        [sys.executable, str(PROGRAM), "run", "--dir", str(folder / "broker"), "--port", str(port)],
+        [sys.executable, str(PROGRAM), "run", "--dir", str(folder / "broker"), "--port", str(port), *options],
         stdout=log,
         stderr=subprocess.STDOUT,
         stdin=subprocess.DEVNULL,
     )
     try:
-        _wait_until_it_answers(f"127.0.0.1:{port}", process, folder / "broker.log")
+        _wait_until_it_answers(
+            {"bootstrap.servers": f"127.0.0.1:{port}", **(client or {})}, process, folder / "broker.log"
+        )
         yield f"127.0.0.1:{port}"
     finally:
         process.kill()
@@ -37,14 +39,14 @@ def run_broker(folder: Path) -> Iterator[str]:
         log.close()
 
 
-def _wait_until_it_answers(server: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    admin = AdminClient({"bootstrap.servers": server, "log_level": 0})
+def _wait_until_it_answers(connection: dict[str, str], process: subprocess.Popen[bytes], log: Path) -> None:
     deadline = time.monotonic() + PATIENCE_S
     while time.monotonic() < deadline:
         if process.poll() is not None:
             raise RuntimeError(f"Apache Kafka ended at once (has deploy/local/setup run?): {log.read_text()[-2000:]}")
         try:
-            admin.list_topics(timeout=1)
+            # An authority's file that the broker has not made yet is an error too.
+            AdminClient({**connection, "log_level": 0}).list_topics(timeout=1)
         except KafkaException:
             time.sleep(0.1)
         else:

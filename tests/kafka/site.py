@@ -87,8 +87,10 @@ def until(look: Callable[[], T | None], what: str) -> T:
 class Site:
     """Topics below one prefix."""
 
-    def __init__(self, broker: str, prefix: str, folder: Path) -> None:
+    def __init__(self, broker: str, prefix: str, folder: Path, connection: dict[str, str] | None = None) -> None:
+        """``connection``: librdkafka's settings, where the address is not enough."""
         self.broker, self.prefix, self.folder = broker, prefix, folder
+        self.connection = connection or {"bootstrap.servers": broker}
         self.services: list[Service] = []
         self._producer: Producer | None = None
 
@@ -120,7 +122,7 @@ class Site:
     def send(self, value: bytes | None, key: str = "c1/n1/r1") -> None:
         """One record to the raw topic; :meth:`flush` waits for all."""
         if self._producer is None:
-            self._producer = Producer({"bootstrap.servers": self.broker, "partitioner": "murmur2_random"})
+            self._producer = Producer({**self.connection, "partitioner": "murmur2_random"})
         self._producer.produce(f"{self.prefix}.verdicts.raw", value, key.encode())
 
     def flush(self) -> None:
@@ -130,7 +132,7 @@ class Site:
 
     def read(self, topic: str, enough: Callable[[list[Message]], bool]) -> list[Message]:
         """All records of a topic from its beginning, until they are enough."""
-        consumer = Consumer({"bootstrap.servers": self.broker, "group.id": "test", "enable.auto.commit": False})
+        consumer = Consumer({**self.connection, "group.id": "test", "enable.auto.commit": False})
         name = f"{self.prefix}.{topic}"
         partitions = consumer.list_topics(name, timeout=10).topics[name].partitions
         consumer.assign([TopicPartition(name, partition, 0) for partition in partitions])

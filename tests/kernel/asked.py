@@ -1,10 +1,10 @@
-"""Asks the loaded program by BPF_PROG_RUN: a frame of a new connection, and the row that it makes."""
+"""Asks the loaded program by BPF_PROG_RUN: a frame of a new connection."""
 
 from __future__ import annotations
 
 import itertools
 import struct
-from typing import Any, Final
+from typing import Final
 
 from enrich.model import Protocol
 from enrich.policy import Direction
@@ -41,10 +41,3 @@ def passes(rig: Rig, index: int, direction: Direction, sent: bytes) -> bool:
     came_by = index if direction is Direction.EGRESS else _UPLINK
     # struct __sk_buff: ingress_ifindex at offset 36, ifindex at 40.
     return bpf.program_run(program, sent, 1, struct.pack("=36xII148x", came_by, index))[0] != SHOT
-
-
-def row_of(rig: Rig) -> Any:
-    """The one row that waits."""
-    rows = rig.drain()
-    assert len(rows) == 1
-    return rows[0]

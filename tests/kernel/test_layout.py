@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import secrets
+import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +16,7 @@ import pytest
 import bpf as paths
 from enrich.records import VERDICT, Reason, Verdict
 from probe.kernel import bpf, layout, program
-from tests.kernel.rig import Rig
+from tests.kernel.rig import SIZES, Rig
 
 _STRUCTS = {
     "verdict": VERDICT,
@@ -118,3 +121,25 @@ def test_the_numbers_of_verdicts_and_reasons_are_the_headers() -> None:
     for reason in Reason:
         assert f"REASON_{reason.name} = {reason}," in text
     assert text.count("\tREASON_") == len(Reason)
+
+
+@pytest.mark.kernel
+def test_three_capabilities_are_enough_to_load_and_to_adopt(pins: Path) -> None:
+    """As the container has them: without SYS_ADMIN, by which the kernel would give a map by its id."""
+    script = (
+        f"from probe.kernel.maps import Maps; Maps.open(__import__('pathlib').Path({str(pins)!r}), {SIZES!r}).close()"
+    )
+    for _ in range(2):
+        subprocess.run(
+            ["setpriv", "--bounding-set", "-all,+bpf,+net_admin,+perfmon", "--", sys.executable, "-c", script],
+            check=True, timeout=120,
+        )  # fmt: skip
+    assert not (pins / "fresh").exists()
+
+
+@pytest.fixture
+def pins() -> Iterator[Path]:
+    """A pin folder of the test's own."""
+    folder = Path("/sys/fs/bpf") / f"kubeweir-test-{secrets.token_hex(3)}"
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)

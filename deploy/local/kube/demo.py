@@ -1,0 +1,129 @@
+"""`make demo CLUSTER=1`: a shop on a real cluster, its policies one by one, and the verdicts as they change."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+from kube.plan import HOST_4, ROOT, ClusterError
+
+Kubectl = Callable[..., str]
+
+_SHOP: Final = ROOT / "deploy/demo/shop.yaml"
+_PATIENCE_S: Final = 60
+_WAYS: Final = (("web", "api", 8080), ("api", "db", 5432), ("web", "db", 5432))
+"""Who asks whom, on which port: the last one is nobody's business."""
+
+
+def _policy(name: str, app: str | None, **spec: Any) -> dict[str, Any]:
+    selector = {"matchLabels": {"app": app}} if app else {}
+    return {
+        "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": {"name": name, "namespace": "shop"},
+        "spec": {"podSelector": selector, **spec},
+    }  # fmt: skip
+
+
+def _from(app: str) -> list[dict[str, Any]]:
+    return [{"from": [{"podSelector": {"matchLabels": {"app": app}}}]}]
+
+
+STEPS: Final = (
+    ("no policy: everybody may talk to everybody", None, (True, True, True)),
+    ("default-deny: nobody is let in", _policy("default-deny", None, policyTypes=["Ingress"]), (False, False, False)),
+    ("api-from-web", _policy("api-from-web", "api", ingress=_from("web")), (True, False, False)),
+    ("db-from-api", _policy("db-from-api", "db", ingress=_from("api")), (True, True, False)),
+)
+
+
+class Shop:
+    """The shop, and whether its pods reach each other."""
+
+    def __init__(self, kubectl: Kubectl, say: Callable[[str], None]) -> None:
+        self._kubectl, self._say = kubectl, say
+
+    def open(self) -> None:
+        """Deploy it and wait for its pods."""
+        self._kubectl("apply", "-f", str(_SHOP))
+        self._kubectl("-n", "shop", "wait", "--for=condition=Available", "deploy", "--all", "--timeout=120s")
+
+    def step(self, title: str, policy: dict[str, Any] | None, expected: tuple[bool, ...]) -> None:
+        """Apply a policy and wait for what it is to change. Raises ClusterError."""
+        self._say(title)
+        if policy is not None:
+            self._kubectl("apply", "-f", "-", stdin=json.dumps(policy))
+        deadline = time.monotonic() + _PATIENCE_S
+        while (seen := self._look()) != expected:
+            if time.monotonic() > deadline:
+                raise ClusterError(f"{title}: {_in_words(seen)}, where it should be {_in_words(expected)}")
+        self._say(f"{title}: {_in_words(seen)}")
+
+    def hold(self, expected: tuple[bool, ...], is_over: Callable[[], bool]) -> int:
+        """Ask on and on until something is over; how often. Raises ClusterError when an answer is another one."""
+        rounds = 0
+        while not is_over():
+            if (seen := self._look()) != expected:
+                raise ClusterError(f"in between: {_in_words(seen)}, where it should be {_in_words(expected)}")
+            rounds += 1
+        return rounds
+
+    def _look(self) -> tuple[bool, ...]:
+        pods = json.loads(self._kubectl("-n", "shop", "get", "pods", "-o", "json"))["items"]
+        by_app = {pod["metadata"]["labels"]["app"]: pod for pod in pods if "podIP" in pod["status"]}
+        return tuple(
+            self._connects(by_app[source]["metadata"]["name"], entry["ip"], port)
+            for source, target, port in _WAYS
+            for entry in by_app[target]["status"]["podIPs"][:1]
+        )
+
+    def _connects(self, pod: str, address: str, port: int) -> bool:
+        try:
+            self._kubectl(
+                "-n", "shop", "exec", pod, "--", "/agnhost", "connect", f"{address}:{port}", "--timeout=500ms"
+            )
+        except ClusterError as error:
+            if "TIMEOUT" in str(error):
+                return False
+            raise
+        return True
+
+
+def play(shop: Shop, kubectl: Kubectl, kafka: str, say: Callable[[str], None]) -> None:
+    """All steps, with the verdicts below them as they come. Raises ClusterError."""
+    shop.open()
+    observe = subprocess.Popen(
+        [ROOT / ".venv/bin/weir", "observe", "--follow", "--kafka", kafka, "--namespace", "shop"],
+        stdin=subprocess.DEVNULL,
+    )
+    try:
+        for step in STEPS:
+            shop.step(*step)
+        say("kubectl rollout restart ds/weir-probe: nothing opens, nothing is cut")
+        kubectl("-n", "kubeweir", "rollout", "restart", "ds/weir-probe")
+        rounds = shop.hold(STEPS[-1][2], lambda: _is_rolled_out(kubectl))
+        say(f"rolled out; {rounds} rounds of {len(_WAYS)} connections meanwhile, each as policy says")
+        time.sleep(3)  # the last verdicts are on their way
+    finally:
+        observe.terminate()
+        observe.wait()
+
+
+def tell_what_to_try(kafka: str, say: Callable[[str], None]) -> None:
+    """For KEEP=1."""
+    say('play on: eval "$(deploy/local/cluster env)"; kubectl -n shop get pods -o wide; kubectl -n shop get netpol')
+    say(f".venv/bin/weir observe --follow --kafka {kafka}; API server {HOST_4}; the end: make cluster-down")
+
+
+def _is_rolled_out(kubectl: Kubectl) -> bool:
+    probe = json.loads(kubectl("-n", "kubeweir", "get", "ds/weir-probe", "-o", "json"))
+    status, wanted = probe["status"], probe["status"]["desiredNumberScheduled"]
+    return bool(status.get("observedGeneration") == probe["metadata"]["generation"]) and status.get(
+        "updatedNumberScheduled", 0
+    ) == wanted == status.get("numberAvailable", 0)
+
+
+def _in_words(seen: tuple[bool, ...]) -> str:
+    ways = zip(_WAYS, seen, strict=True)
+    return ", ".join(f"{source} -> {target} {'allowed' if yes else 'denied'}" for (source, target, _), yes in ways)

@@ -1,0 +1,240 @@
+"""A node: namespaces of network, mounts and processes, with containerd, kubelet and kube-proxy in them.
+
+It has a /run, /var/lib, /var/log and BPF file system of its own, as a machine has, so that what is deployed to it needs
+no change for sharing a machine. Its first process holds the namespaces: when that is killed, the kernel ends every
+process of the node, and all its mounts are gone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import Final
+
+from kube import debian
+from kube.control import PROXY_USER
+from kube.images import PAUSE
+from kube.plan import BRIDGE, HOME, HOST_4, HOST_6, PODS, ClusterError, Node, Plan, kubeconfig
+from kube.processes import run, running, start, wait_for
+
+_HOLD: Final = """
+set -e
+[ "$4" = disk ] || mount -t tmpfs -o mode=755 tmpfs "$1/lib"
+mkdir -p "$1/lib/weir/kubernetes" "$1/lib/weir/debian" "$1/lib/weir/cni" "$1/lib/kubelet"
+mount --bind "$2" "$1/lib/weir/kubernetes"
+mount --bind "$3" "$1/lib/weir/debian"
+mount --bind "$1/log" /var/log
+mount -t bpf -o mode=700 bpf /sys/fs/bpf
+mount --rbind "$1/lib" /var/lib
+mount -t tmpfs -o mode=755 tmpfs /run
+mkdir -p /run/netns /run/lock
+touch /run/held
+exec /var/lib/weir/kubernetes/pause
+"""
+_WEIR: Final = "/var/lib/weir"
+_MUCH_KIB: Final = 8 << 20
+_SOCKET: Final = "/run/containerd/containerd.sock"
+
+
+def make(node: Node, plan: Plan, binaries: Path) -> None:
+    """Make the node's network and start its processes. Raises ClusterError."""
+    for folder in ("lib", "log/pods"):
+        (node.home / folder).mkdir(parents=True)
+    _make_network(node, plan)
+    start(node.name, [
+        "nsenter", f"--net=/run/netns/{node.name}", "unshare", "--mount", "--pid", "--fork", "--kill-child",
+        "--mount-proc", "sh", "-c", _HOLD, "hold", node.home, binaries, debian.UNPACKED,
+        "memory" if _has_much_memory() else "disk",
+    ])  # fmt: skip
+    wait_for(node.name, lambda: None if _held(node) else "its namespaces", lambda _: None, 20)
+    _configure(node, plan)
+    path = f"{_WEIR}/debian/usr/bin:{_WEIR}/debian/usr/sbin:{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
+    _start_on(
+        node, "containerd", f"{_WEIR}/debian/usr/bin/containerd", "--config", f"{_WEIR}/containerd.toml", path=path
+    )
+    wait_for(node.name, lambda: None if _root(node, _SOCKET).exists() else "containerd", lambda _: None, 60)
+
+
+def start_kubelet(node: Node) -> None:
+    """Start what needs the API server, and images."""
+    _start_on(
+        node, "kubelet", f"{_WEIR}/kubernetes/kubelet", f"--config={_WEIR}/kubelet.json", "--root-dir=/var/lib/kubelet",
+        f"--kubeconfig={_WEIR}/kubelet.kubeconfig", "--cert-dir=/var/lib/kubelet/pki", "--runtime-cgroups=/",
+        f"--hostname-override={node.name}", f"--node-ip={','.join(node.addresses)}",
+    )  # fmt: skip
+    _start_on(
+        node, "kube-proxy", f"{_WEIR}/kubernetes/kube-proxy", f"--config={_WEIR}/kube-proxy.json",
+        f"--hostname-override={node.name}",
+    )  # fmt: skip
+
+
+def command(node: Node, *words: str) -> list[str]:
+    """A command line that runs another one on the node, as a login there would."""
+    return ["nsenter", "-t", str(_first_process(node)), "-m", "-n", "-p", "--", *words]
+
+
+def load(node: Node, archive: Path) -> None:
+    """Import a container image from an archive."""
+    ctr = f"{_WEIR}/debian/usr/bin/ctr"
+    words = command(node, ctr, "--address", _SOCKET, "--namespace", "k8s.io", "images", "import", "-")
+    with archive.open("rb") as file:
+        done = subprocess.run(words, stdin=file, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise ClusterError(f"{archive} cannot be loaded on {node.name}: {(done.stderr or done.stdout).strip()}")
+
+
+def _make_network(node: Node, plan: Plan) -> None:
+    four, six = node.addresses
+    run("ip", "netns", "add", node.name)
+    inside = ["nsenter", f"--net=/run/netns/{node.name}"]
+    run(
+        *inside, "sysctl", "-qw", "net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1",
+        "net.ipv6.conf.default.accept_dad=0", "net.ipv4.ping_group_range=0 2147483647",
+    )  # fmt: skip
+    run("ip", "link", "add", node.name, "type", "veth", "peer", "name", "eth0", "netns", node.name)
+    run("ip", "link", "set", node.name, "master", BRIDGE, "up")
+    lines = ["link set lo up", f"addr add {four}/24 dev eth0", f"addr add {six}/64 dev eth0 nodad", "link set eth0 up"]
+    lines += [f"route add default via {HOST_4}", f"route add default via {HOST_6}"]
+    for other in plan.nodes:
+        if other != node:
+            lines += [f"route add {pods} via {via}" for pods, via in zip(other.pods, other.addresses, strict=True)]
+    run("ip", "-n", node.name, "-batch", "-", stdin="\n".join(lines))
+    for pods, via in zip(node.pods, node.addresses, strict=True):
+        run("ip", "route", "add", pods, "via", via)
+
+
+def _configure(node: Node, plan: Plan) -> None:
+    weir = _root(node, _WEIR)
+    (weir / "containerd.toml").write_text(_CONTAINERD)
+    (weir / "cni/10-weir.conflist").write_text(json.dumps(_cni(node, plan.cni)))
+    (weir / "kubelet.json").write_text(json.dumps(_KUBELET))
+    (weir / "kube-proxy.json").write_text(json.dumps(_proxy(plan.proxy)))
+    for name, user in (("kubelet", f"system:node:{node.name}"), ("kube-proxy", PROXY_USER)):
+        file = weir / f"{name}.kubeconfig"
+        file.touch(mode=0o600)
+        file.write_text(kubeconfig(user).read_text())
+
+
+def _has_much_memory() -> bool:
+    """Unpacking images, and removing them again, is quicker in memory: a GiB a node with kubeweir's own."""
+    fields = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
+    return int(fields["MemAvailable"].split()[0]) > _MUCH_KIB
+
+
+def _start_on(node: Node, name: str, *words: str, path: str = "") -> None:
+    env = {"PATH": path} if path else {}
+    start(f"{node.name}.{name}", command(node, *words), env)
+
+
+def container_ids() -> set[str]:
+    """The containers that the nodes have had, for what runc leaves outside of the nodes' namespaces: cgroups."""
+    folder = "containerd/io.containerd.runtime.v2.task/k8s.io"
+    roots = [Path(f"/proc/{pid}/root/var/lib") for pid in running()] + list(HOME.glob("*/lib"))
+    found = set()
+    for root in roots:
+        with contextlib.suppress(OSError):
+            found |= {path.name for path in (root / folder).iterdir()}
+    return found
+
+
+def _first_process(node: Node) -> int:
+    """The process that holds the node's namespaces: the child of the one that was started."""
+    for pid, name in running().items():
+        if name == node.name:
+            children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+            if children:
+                return int(children[0])
+    raise ClusterError(f"{node.name} does not run")
+
+
+def _root(node: Node, path: str) -> Path:
+    """A file of the node, from outside."""
+    return Path(f"/proc/{_first_process(node)}/root{path}")
+
+
+def _held(node: Node) -> bool:
+    try:
+        return _root(node, "/run/held").exists()
+    except (ClusterError, OSError):
+        return False
+
+
+_CONTAINERD: Final = f"""version = 2
+root = "/var/lib/containerd"
+state = "/run/containerd"
+disabled_plugins = ["io.containerd.internal.v1.opt", "io.containerd.snapshotter.v1.btrfs",
+  "io.containerd.snapshotter.v1.zfs", "io.containerd.snapshotter.v1.devmapper", "io.containerd.snapshotter.v1.aufs"]
+[grpc]
+  address = "{_SOCKET}"
+[plugins."io.containerd.grpc.v1.cri"]
+  sandbox_image = "{PAUSE}"
+  # Where we are confined ourselves, scores cannot be lowered: runc says "can't get final child's PID from pipe: EOF".
+  restrict_oom_score_adj = true
+  [plugins."io.containerd.grpc.v1.cri".containerd]
+    snapshotter = "overlayfs"
+    [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
+      runtime_type = "io.containerd.runc.v2"
+      [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]
+        BinaryName = "{_WEIR}/debian/usr/sbin/runc"
+  [plugins."io.containerd.grpc.v1.cri".cni]
+    bin_dir = "{_WEIR}/debian/usr/lib/cni"
+    conf_dir = "{_WEIR}/cni"
+"""
+
+
+def _cni(node: Node, kind: str) -> dict[str, object]:
+    ipam = {
+        "type": "host-local", "dataDir": "/run/cni-addresses", "ranges": [[{"subnet": pods}] for pods in node.pods],
+        "routes": [{"dst": "0.0.0.0/0"}, {"dst": "::/0"}],
+    }  # fmt: skip
+    shape: dict[str, object] = {"type": "ptp", "ipMasq": False, "ipam": ipam}
+    if kind == "bridge":
+        # Hairpin: a pod reaches itself through its Service by its own port of the bridge.
+        shape = {
+            "type": "bridge",
+            "bridge": "cni0",
+            "isGateway": True,
+            "hairpinMode": True,
+            "ipMasq": False,
+            "ipam": ipam,
+        }
+    return {
+        "cniVersion": "0.4.0", "name": "weir",
+        "plugins": [shape, {"type": "portmap", "capabilities": {"portMappings": True}}],
+    }  # fmt: skip
+
+
+_KUBELET: Final = {
+    "apiVersion": "kubelet.config.k8s.io/v1beta1",
+    "kind": "KubeletConfiguration",
+    "authentication": {"anonymous": {"enabled": True}, "webhook": {"enabled": False}},
+    "authorization": {"mode": "AlwaysAllow"},
+    "cgroupDriver": "cgroupfs",
+    # The machine's cgroups are not ours to divide.
+    "cgroupsPerQOS": False,
+    "enforceNodeAllocatable": [],
+    "failSwapOn": False,
+    "failCgroupV1": False,
+    "resolvConf": "",
+    # The disk is the machine's: how full it is says nothing of the node.
+    "evictionHard": {"imagefs.available": "0%", "nodefs.available": "0%", "memory.available": "50Mi"},
+    "imageGCHighThresholdPercent": 100,
+    "containerRuntimeEndpoint": f"unix://{_SOCKET}",
+    "podLogsDir": "/var/log/pods",
+    "serializeImagePulls": False,
+}
+
+
+def _proxy(mode: str) -> dict[str, object]:
+    return {
+        "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
+        "kind": "KubeProxyConfiguration",
+        "clientConnection": {"kubeconfig": f"{_WEIR}/kube-proxy.kubeconfig"},
+        "mode": mode,
+        "clusterCIDR": ",".join(PODS),
+        # Conntrack's size is one for the whole machine.
+        "conntrack": {"maxPerCore": 0, "min": 0},
+    }

@@ -1,0 +1,58 @@
+"""Removes all that a cluster has made, found by name, whatever state it is in."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+from pathlib import Path
+
+from kube.node import container_ids
+from kube.plan import BRIDGE, HOME, ClusterError, is_node
+from kube.processes import kill_all, run
+
+
+def sweep() -> list[str]:
+    """Remove it; what was found, in words. Raises ClusterError where something would not go."""
+    containers = container_ids()
+    found = [f"process {name}" for name in kill_all()]
+    for space in _spaces():
+        run("ip", "netns", "del", space)
+        found.append(f"namespace {space}")
+    for link in _links():
+        # The other end may have gone with its namespace, and this one with it.
+        run("ip", "link", "del", link, check=False)
+        found.append(f"link {link}")
+    found += [f"cgroups of {count} containers" for count in (_remove_cgroups(containers),) if count]
+    if HOME.exists():
+        shutil.rmtree(HOME)
+        found.append(f"folder {HOME}")
+    if left := [*_spaces(), *_links()]:
+        raise ClusterError(f"could not be removed: {', '.join(left)}")
+    return found
+
+
+def _spaces() -> list[str]:
+    listed = run("ip", "netns", "list").stdout.splitlines()
+    return [line.split()[0] for line in listed if is_node(line)]
+
+
+def _links() -> list[str]:
+    listed = json.loads(run("ip", "-j", "link", "show").stdout or "[]")
+    return [link["ifname"] for link in listed if link["ifname"] == BRIDGE or is_node(link["ifname"])]
+
+
+def _remove_cgroups(ids: set[str]) -> int:
+    """runc's, by the ids of the containers that our nodes have had."""
+    removed = set()
+    for folder in (*Path("/sys/fs/cgroup").glob("*/k8s.io/*"), *Path("/sys/fs/cgroup").glob("k8s.io/*")):
+        if folder.name in ids:
+            with contextlib.suppress(OSError):
+                for inner in sorted(folder.rglob("*/"), reverse=True):
+                    inner.rmdir()
+                folder.rmdir()
+                removed.add(folder.name)
+    for parent in {*Path("/sys/fs/cgroup").glob("*/k8s.io"), *Path("/sys/fs/cgroup").glob("k8s.io")} if ids else ():
+        with contextlib.suppress(OSError):
+            parent.rmdir()
+    return len(removed)
