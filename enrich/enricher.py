@@ -29,6 +29,19 @@ Times = np.ndarray[Any, np.dtype[np.int64]]
 
 
 @dataclass(frozen=True, slots=True)
+class Facts:
+    """What records were rendered from, one entry a record: for who must choose among them without reading them."""
+
+    node: str
+    rows: Rows
+    templates: Sequence[Template]
+    remotes: Sequence[str]
+    """The JSON of the other end."""
+    dialled: Sequence[str]
+    """The JSON of the member ``dialled`` behind its comma, or nothing."""
+
+
+@dataclass(frozen=True, slots=True)
 class Records:
     """The records of a batch, in the order of its rows: four lists of one length."""
 
@@ -40,6 +53,7 @@ class Records:
     """Denied, or would have been."""
     times_ms: Sequence[int]
     """Wall clock of the first packet counted, never later than now: a broker refuses what is from the future."""
+    facts: Facts | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,20 +142,22 @@ class Enricher:
         sources, destinations = _blocks(rows["source"]), _blocks(rows["destination"])
         # As np.clip does, which costs more than all the rest of a small batch's times.
         times = np.minimum(np.maximum(wall, 0), self._now_ns()) // 1_000_000
+        dialled = self._services(rows)
         values = [
-            f"{h}{a}{remote}{b}{count}{c}{first}{d}{last}{e}{number}{f}{dialled}}}".encode()
-            for h, (a, b, c, d, e, f), remote, count, first, last, number, dialled in zip(
+            f"{h}{a}{remote}{b}{count}{c}{first}{d}{last}{e}{number}{f}{service}}}".encode()
+            for h, (a, b, c, d, e, f), remote, count, first, last, number, service in zip(
                 self._heads(rows, templates, sources, destinations),
                 [template.tail for template in templates],
                 looked.remotes,
                 rows["count"].tolist(),
                 *_stamps(rows, wall),
                 _numbers(batch),
-                self._services(rows),
+                dialled,
                 strict=True,
             )
         ]
-        return Records([t.key for t in templates], values, [t.denied for t in templates], times.tolist())
+        facts = Facts(header.node, rows, templates, looked.remotes, dialled)
+        return Records([t.key for t in templates], values, [t.denied for t in templates], times.tolist(), facts)
 
     def _refresh(self) -> None:
         """Forget what was looked up in an older state of the index, and what has become too much."""

@@ -45,6 +45,11 @@ class Template(NamedTuple):
     direction: str
     key: bytes
     denied: bool
+    allowed: bool
+    about: str
+    """A record as JSON with nothing but what its rows share, and without ends: for who must know what they share."""
+    local: str
+    """The JSON of the end whose policy was judged."""
 
     def filled(self, source: str, destination: str, first: int, second: int) -> str:
         """The head of any row; addresses that are not known are empty text."""
@@ -133,7 +138,18 @@ class Ring:
             direction=direction,
             key=f"{ref.namespace}/{ref.pod}".encode() if ref else header.node.encode(),
             denied=verdict in (Verdict.DENY, Verdict.AUDIT),
+            allowed=verdict == Verdict.ALLOW,
+            about=self._about(
+                direction, 0 if flags & AGGREGATED else protocol, before, aggregated=bool(flags & AGGREGATED)
+            ),
+            local=local,
         )
+
+    def _about(self, direction: str, protocol: int, before: str, *, aggregated: bool) -> str:
+        named = f'"protocol":"{PROTOCOLS.get(protocol, str(protocol))}",' if protocol else ""
+        told = ',"aggregated":true' if aggregated else ""
+        node = _json(self._header.node)
+        return f'{{"connection":{{{named}"direction":"{direction}"}},{before}"node_name":{node}{told}}}'
 
 
 def _learn(known: dict[str, _Meaning], told: dict[str, _Meaning]) -> bool:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 _DAY_MS: Final = 86_400_000
-_LARGE: Final = str(8 << 20)
+LARGE: Final = str(8 << 20)
 """Bytes a record: 10,000 rows with the names of 3,000 rules are 1.6 MB, more than a broker takes by default."""
 _ENDPOINTS: Final = {"message.timestamp.type": "LogAppendTime", "segment.ms": str(_DAY_MS)}
 _CHECKED: Final = ("cleanup.policy", "message.timestamp.type")
@@ -66,12 +66,12 @@ def topics(prefix: str, partitions: int) -> Topics:
         return Topic(f"{prefix}.{name}", count, {**kept, **(more or {})})
 
     # The broker's time: a probe whose clock is ahead would else get its whole producer batch refused.
-    broker_time = {"message.timestamp.type": "LogAppendTime", "max.message.bytes": _LARGE}
+    broker_time = {"message.timestamp.type": "LogAppendTime", "max.message.bytes": LARGE}
     return Topics(
         raw=topic("verdicts.raw", partitions, 1, broker_time),
         flows=topic("flows", partitions, 3),
         denied=topic("flows.denied", partitions, 30),
-        dead=topic("dead", 1, 14, {"max.message.bytes": _LARGE}),
+        dead=topic("dead", 1, 14, {"max.message.bytes": LARGE}),
         status=topic("status", 1, 3),
         # The last word on each hold, told again each day: what a node that is gone left is forgotten in a week.
         endpoints=topic("endpoints", 1, 7, {"cleanup.policy": "compact,delete"} | _ENDPOINTS),

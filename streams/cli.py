@@ -25,6 +25,7 @@ from streams.explain_text import show
 from streams.filters import Filters, Flow
 from streams.kafka import ReadError, TopicReader
 from streams.observe import Selection, follow, last_matching, parse_since, read_range
+from streams.routes_command import routes
 from streams.settings import Settings
 from streams.table import FlowTable
 
@@ -35,6 +36,9 @@ _INTERRUPTED: Final = 130
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def command() -> None:
     """Look at what network policy decides."""
+
+
+command.add_command(routes)
 
 
 @command.command()

@@ -20,6 +20,7 @@ from streams.holding import Holding
 from streams.kafka import Output, TopicReader, prepare_topics
 from streams.metrics import EnrichMetrics
 from streams.pipeline import Pipeline
+from streams.routing import Routing
 from streams.settings import Settings
 
 log = structlog.get_logger("kubeweir.streams")
@@ -67,6 +68,9 @@ def run_enrich(settings: Settings, stop: threading.Event) -> int:
         )
         worker = Enriching(settings, pipeline, output, metrics, stop)
         late.append(worker)
+        if settings.routes:
+            routing = pipeline.routing = Routing(settings, output, worker.fatal, metrics, stop)
+            checks["routes"] = routing.problem
         checks["kafka"] = worker.problem
         worker.run()
         output.close(0)

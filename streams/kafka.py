@@ -38,6 +38,7 @@ _CALL_S: Final = 10.0
 _REPORT_S: Final = 15.0
 _FIRST_WAIT_S: Final = 0.5
 _LONGEST_WAIT_S: Final = 10.0
+_ROUTED_LINGER_MS: Final = 100
 _REFUSED: Final = frozenset(
     {
         KafkaError.MSG_SIZE_TOO_LARGE,
@@ -137,6 +138,18 @@ def _check(admin: AdminClient, found: Sequence[tuple[Topic, int]]) -> None:
             )
 
 
+def existing_topics(connection: Connection, stop: threading.Event) -> frozenset[str]:
+    """The names of all topics. Waits for Kafka; none if it is stopped meanwhile."""
+    admin = AdminClient({**connection, "socket.connection.setup.timeout.ms": 5000}, logger=_quiet())
+    waiter = Waiter(connection["bootstrap.servers"], stop)
+    while not stop.is_set():
+        try:
+            return frozenset(admin.list_topics(timeout=3).topics)
+        except KafkaException as error:
+            waiter.wait(error.args[0].str())
+    return frozenset()
+
+
 class Delivery(Protocol):
     """A delivery callback: no error, or librdkafka's, and the message."""
 
@@ -166,11 +179,24 @@ class Output:
             "error_cb": self._on_error,
         }
         bounded = {"queue.buffering.max.messages": 200_000, "queue.buffering.max.kbytes": 256 << 10}
-        self._many = Producer({**config, **bounded, "linger.ms": 5}, logger=_quiet())
+        self._config = {**config, **bounded, "linger.ms": 5}
+        self._many = Producer(self._config, logger=_quiet())
+        self._routed: dict[str, Producer] = {}
+        self._by_topic: dict[str, Producer] = {}
         self._single = Producer({**config, "batch.num.messages": 1, "linger.ms": 0}, logger=_quiet())
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._poll, name="kafka-poll", daemon=True)
         self._thread.start()
+
+    def compress(self, topic: str, compression: str) -> None:
+        """A topic beside the flows, and how its records are compressed: librdkafka has one way a producer.
+
+        Such topics have few records in many partitions. They wait a little longer for their neighbours: a batch of its
+        own for each cost more than all else of a route."""
+        if compression not in self._routed:
+            config = {**self._config, "compression.type": compression, "linger.ms": _ROUTED_LINGER_MS}
+            self._routed = {**self._routed, compression: Producer(config, logger=_quiet())}
+        self._by_topic[topic] = self._routed[compression]
 
     def offer(
         self,
@@ -184,12 +210,14 @@ class Output:
         """Queue a record; False: the queue is full, wait and offer it again."""
         return self._put(self._many, topic, key, value, timestamp_ms, on_delivery, headers)
 
-    def offer_all(self, topic: str, rows: Sequence[tuple[bytes, bytes, int]], start: int, on_delivery: Delivery) -> int:
+    def offer_all(
+        self, topic: str, rows: Sequence[tuple[bytes | None, bytes, int]], start: int, on_delivery: Delivery
+    ) -> int:
         """Queue keys, values and milliseconds from ``start`` on, until the queue is full; where to go on.
 
         The one loop that runs once a record: it calls librdkafka, and nothing of ours.
         """
-        produce = self._many.produce
+        produce = self._by_topic.get(topic, self._many).produce
         for number, (key, value, at) in enumerate(islice(rows, start, None), start):
             try:
                 produce(topic, value, key, on_delivery=on_delivery, timestamp=at)
@@ -199,7 +227,9 @@ class Output:
                 on_delivery(error.args[0], Refused(topic, key, value))
         return len(rows)
 
-    def offer_alone(self, topic: str, key: bytes, value: bytes, timestamp_ms: int, on_delivery: Delivery) -> bool:
+    def offer_alone(
+        self, topic: str, key: bytes | None, value: bytes, timestamp_ms: int, on_delivery: Delivery
+    ) -> bool:
         """As :meth:`offer`, in a batch of its own."""
         return self._put(self._single, topic, key, value, timestamp_ms, on_delivery, None)
 
@@ -207,7 +237,7 @@ class Output:
     def _put(
         producer: Producer,
         topic: str,
-        key: bytes,
+        key: bytes | None,
         value: bytes,
         timestamp_ms: int,
         on_delivery: Delivery,
@@ -228,18 +258,21 @@ class Output:
 
     def close(self, patience_s: float) -> int:
         """Send what is queued, for ``patience_s`` at most; how many records are left."""
-        left = self._many.flush(patience_s) + self._single.flush(0 if patience_s <= 0 else 1)
+        left = sum(producer.flush(patience_s) for producer in (self._many, *self._routed.values()))
+        left += self._single.flush(0 if patience_s <= 0 else 1)
         self._stop.set()
         self._thread.join()
-        for producer in (self._many, self._single):
+        for producer in (self._many, *self._routed.values(), self._single):
             producer.purge()
         return int(left)
 
     def _poll(self) -> None:
+        """All of them on one thread: a record that is delivered is counted without a lock."""
         while not self._stop.is_set():
-            self._many.poll(0.1)
-            if len(self._single):
-                self._single.poll(0.01)
+            waiting = [one for one in (*self._routed.values(), self._single) if len(one)]
+            self._many.poll(0.01 if waiting else 0.1)
+            for producer in waiting:
+                producer.poll(0)
 
     def _on_error(self, error: KafkaError) -> None:
         if error.fatal():
@@ -253,14 +286,14 @@ class Refused:
     """A record that librdkafka did not even queue, in the shape of its messages."""
 
     _topic: str
-    _key: bytes
+    _key: bytes | None
     _value: bytes
 
     def topic(self) -> str:
         """Its topic."""
         return self._topic
 
-    def key(self) -> bytes:
+    def key(self) -> bytes | None:
         """Its key."""
         return self._key
 
@@ -287,6 +320,7 @@ class GroupReader:
     def __init__(self, connection: Connection, group: str, topic: str) -> None:
         self.problem: str | None = "Kafka has not been reached yet"
         self._topic = topic
+        self._committed: dict[int, int] = {}
         self._consumer = Consumer(
             {
                 **connection,
@@ -318,9 +352,21 @@ class GroupReader:
         offsets = [TopicPartition(self._topic, partition, offset + 1) for partition, offset in last.items()]
         try:
             self._consumer.commit(offsets=offsets, asynchronous=False)
+            self._committed |= {one.partition: one.offset for one in offsets}
         except KafkaException as error:
             # Not committed is read again: by us, or by who has the partition now.
             log.warning("a commit failed; these records will come again", error=error.args[0].str())
+
+    def lag(self) -> int | None:
+        """Records of our partitions that are not committed yet, by what the last fetch said; None: not known yet."""
+        behind = 0
+        for partition, done in self._committed.items():
+            try:
+                _, end = self._consumer.get_watermark_offsets(TopicPartition(self._topic, partition), cached=True)
+            except KafkaException:
+                return None
+            behind += max(0, end - done)
+        return behind if self._committed else None
 
     def close(self) -> None:
         """Leave the group."""
@@ -328,11 +374,50 @@ class GroupReader:
 
     def _on_assign(self, _consumer: Consumer, _partitions: Sequence[TopicPartition]) -> None:
         self.problem = None
+        self._committed.clear()
 
     def _on_error(self, error: KafkaError) -> None:
         if error.code() == KafkaError._ALL_BROKERS_DOWN:
             self.problem = error.str()
             log.warning("Kafka cannot be reached, trying on", error=error.str())
+
+
+class DeadLetters:
+    """Sends what a far end refuses for good to the dead-letter topic, as it came."""
+
+    def __init__(self, connection: Connection, topic: str, stop: threading.Event) -> None:
+        self._topic, self._stop, self._lock = topic, stop, threading.Lock()
+        config = {
+            **connection,
+            "enable.idempotence": True,
+            "acks": "all",
+            "delivery.timeout.ms": 0,
+            "compression.type": "lz4",
+            "partitioner": "murmur2_random",
+            "message.max.bytes": 16 << 20,
+        }
+        self._producer = Producer(config, logger=_quiet())
+
+    def bury(self, source: str, record: Record, reason: str, error: str) -> bool:
+        """Returns when Kafka has it; False: stopped before. ``source``: the topic that it came from.
+
+        Raises StopServiceError if Kafka will not have it."""
+        errors: list[KafkaError | None] = []
+        at = {"topic": source, "partition": str(record.partition), "offset": str(record.offset)}
+        headers = {"reason": reason, **at, "error": error}
+        with self._lock:
+            self._producer.produce(
+                self._topic,
+                record.value,
+                "/".join(at.values()).encode(),
+                headers=[(name, text.encode()) for name, text in headers.items()],
+                on_delivery=lambda error, _message: errors.append(error),
+            )
+            while not errors and not self._stop.is_set():
+                self._producer.poll(0.2)
+        if errors and errors[0] is not None:
+            raise StopServiceError(f"{self._topic}: {errors[0].str()}", Exit.KAFKA)
+        return bool(errors)
 
 
 def _good(messages: Iterable[Message]) -> list[Record]:

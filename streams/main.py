@@ -18,7 +18,7 @@ from enrich.runtime.settings import SettingsError, describe, load
 from streams.settings import Settings
 from streams.supervisor import supervise
 
-ROLES: Final = ("enrich", "stdout", "file")
+ROLES: Final = ("enrich", "stdout", "file", "routes")
 """In the order of their metrics ports."""
 _PR_SET_PDEATHSIG: Final = 1
 
@@ -44,14 +44,15 @@ Exit codes:
 def command(roles: Sequence[str], alone: bool) -> None:
     """Enrich verdicts and hand the records to sinks.
 
-    ROLE is enrich (raw batches in, one record a verdict out), stdout or file (sinks of those records). Without one: the
-    enricher, and the sinks that WEIR_SINKS names. Each role is a process of its own. One that ends unexpectedly is
+    ROLE is enrich (raw batches in, one record a verdict out, and the topics of routes), stdout or file (sinks of those
+    records), or routes (the other outputs of routes). Without one: the enricher, the sinks that WEIR_SINKS names, and
+    routes if there is a WEIR_ROUTES. Each role is a process of its own. One that ends unexpectedly is
     started again, after 1 s and up to 30 s; exit codes 2 to 5 end all.
     """
     try:
         settings = load(Settings, os.environ)
         configure_logs(settings.log_level, settings.log_format)
-        wanted = list(dict.fromkeys(roles or ("enrich", *settings.sinks)))
+        wanted = list(dict.fromkeys(roles or ("enrich", *settings.sinks, *(["routes"] if settings.routes else []))))
         _check(wanted, alone=alone)
         stop = stop_on_signals()
         code = run_role(wanted[0], settings, stop) if alone else supervise(wanted, stop)
@@ -82,9 +83,9 @@ def run_role(role: str, settings: Settings, stop: threading.Event) -> int:
         from streams.enriching import run_enrich  # noqa: PLC0415 - a role loads what it needs
 
         return run_enrich(settings, stop)
-    from streams.sinks.run import run_sink  # noqa: PLC0415 - as above
+    from streams.sinks.run import run_routes, run_sink  # noqa: PLC0415 - as above
 
-    return run_sink(role, settings, stop)
+    return run_routes(settings, stop) if role == "routes" else run_sink(role, settings, stop)
 
 
 def main() -> None:

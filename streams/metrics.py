@@ -24,6 +24,11 @@ class EnrichMetrics:
         self.lost_rows = counter("lost_rows", "Verdicts that probes reported as lost, by reason", ("reason",))
         self.expired = counter("expired_batches", "Batches that retention removed before they were read")
         self.retried = counter("retried_records", "Records tried again alone, after a broker refused their batch")
+        self.routed = counter(
+            "routed_records",
+            "Records that a route took for a topic: routed, or why they have none (no_namespace, not_allowed, limit)",
+            ("route", "outcome"),
+        )
         self.holds = counter("endpoint_records", "Records read of pods' holds of addresses")
         self.bad_holds = counter("bad_endpoint_records", "Records of pods' holds that were not understood")
         self.held_rows = counter(
@@ -39,8 +44,22 @@ class EnrichMetrics:
 
 
 class SinkMetrics:
-    """What a sink counts."""
+    """What sinks count."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        self.records = Counter("kubeweir_streams_sink_records", "Records that the far end has", registry=registry)
-        self.failures = Counter("kubeweir_streams_sink_failures", "Failed writes, each tried again", registry=registry)
+        def counter(name: str, text: str) -> Counter:
+            return Counter(f"kubeweir_streams_sink_{name}", text, ("sink",), registry=registry)
+
+        self.records = counter("records", "Records that the far end has")
+        self.failures = counter("failures", "Failed writes, each tried again")
+        self.refused = counter("refused", "Records that the far end refuses for good, sent to the dead-letter topic")
+        self.suppressed = Counter(
+            "kubeweir_streams_sink_suppressed",
+            "Records that made no Event of their own: repeated, rate (too many), old, or without a pod (no_pod)",
+            ("sink", "why"),
+            registry=registry,
+        )
+        self.lag = Gauge(
+            "kubeweir_streams_sink_lag_records", "Records of its topic that are not committed yet", ("sink",),
+            registry=registry,
+        )  # fmt: skip

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from itertools import compress
 from typing import Any, Final, Protocol
@@ -39,7 +39,17 @@ class Output(Protocol):
         self, topic: str, key: bytes, value: bytes, timestamp_ms: int, on_delivery: Any, headers: Any = None
     ) -> bool: ...
 
-    def offer_all(self, topic: str, rows: list[tuple[bytes, bytes, int]], start: int, on_delivery: Any) -> int: ...
+    def offer_all(
+        self, topic: str, rows: Sequence[tuple[bytes | None, bytes, int]], start: int, on_delivery: Any
+    ) -> int: ...
+
+
+class Routing(Protocol):
+    """Where else records go; see :class:`streams.routing.Routing`."""
+
+    def of(self, records: Records) -> Iterable[tuple[str, Sequence[tuple[bytes | None, bytes, int]]]]: ...
+
+    async def ready(self, topic: str) -> None: ...
 
 
 class Renderer(Looker, Protocol):
@@ -63,6 +73,8 @@ class Pipeline:
         holding: Holding,
     ) -> None:
         """``node_of``: the node of the pod with a UID, empty where it is not known."""
+        self.routing: Routing | None = None
+        """Where records go besides."""
         self._topics, self._cluster_id = topics, cluster_id
         self._enricher, self._node_of, self._output = enricher, node_of, output
         self._metrics, self._worker = metrics, worker
@@ -165,8 +177,12 @@ class Pipeline:
         await self._send_all(tracked, self._topics.flows.name, rows)
         if any(records.denied):
             await self._send_all(tracked, self._topics.denied.name, list(compress(rows, records.denied)))
+        if self.routing is not None:
+            for topic, routed in self.routing.of(records):
+                await self.routing.ready(topic)
+                await self._send_all(tracked, topic, routed)
 
-    async def _send_all(self, tracked: Tracked, topic: str, rows: list[tuple[bytes, bytes, int]]) -> None:
+    async def _send_all(self, tracked: Tracked, topic: str, rows: Sequence[tuple[bytes | None, bytes, int]]) -> None:
         tracked.expect(len(rows))
         sent = self._output.offer_all(topic, rows, 0, tracked.on_delivery)
         while sent < len(rows):
@@ -224,7 +240,8 @@ class Pipeline:
 def event_time_ms(value: bytes) -> int:
     """When a record of ours says that it happened, never later than now. librdkafka forgets the time of a record that
     was refused, so it is read back."""
-    at = datetime.fromisoformat(orjson.loads(value)["timestamp"])
+    # Of JSON lines, the first.
+    at = datetime.fromisoformat(orjson.loads(value.partition(b"\n")[0])["timestamp"])
     return min(int(at.timestamp() * 1000), _now_ms())
 
 

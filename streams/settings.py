@@ -23,6 +23,8 @@ class Settings(KafkaSettings):
     """Which pod labels are in a record, comma between; a * at the end for a prefix, * alone for all, - for none."""
     sinks: tuple[str, ...] = setting("WEIR_SINKS", ())
     """Sinks that run beside the enricher, comma between: stdout, file."""
+    routes: str = setting("WEIR_ROUTES", "")
+    """A file of routes: which records go where besides (`weir routes check FILE`). Changes are taken over at once."""
     file_path: str = setting("WEIR_FILE_PATH", "/var/log/network/policy_action.log")
     """The file that the sink `file` writes, one JSON object a line. The default is where GKE writes its own."""
     file_max_bytes: int = setting("WEIR_FILE_MAX_BYTES", 10_000_000)
@@ -46,7 +48,8 @@ class Settings(KafkaSettings):
     stop_seconds: float = setting("WEIR_STOP_SECONDS", 10.0)
     """How long a stop waits for Kafka to acknowledge; what it has not by then is read again at the next start."""
     metrics: str = setting("WEIR_METRICS", "127.0.0.1:9702")
-    """host:port of /metrics, /healthz and /readyz of the enricher; stdout has the next port, file the one after it.
+    """host:port of /metrics, /healthz and /readyz of the enricher; stdout has the next port, file and
+    routes those after it.
     Port 0: any free one."""
     log_level: str = setting("WEIR_LOG_LEVEL", "info")
     """debug, info, warning or error."""

@@ -82,6 +82,7 @@ def test_import_contracts_hold() -> None:
         ("kubernetes", {"enrich/sources/client.py"}),
         ("confluent_kafka", {"probe/publisher.py", "streams/kafka.py"}),
         ("faust", {"streams/app.py"}),
+        ("opentelemetry", {"streams/sinks/otlp.py"}),
     ],
 )
 def test_each_outside_world_has_one_module(library: str, homes: set[str]) -> None:

@@ -18,6 +18,7 @@ from typing import Any, Final
 
 import kubernetes
 import structlog
+import urllib3
 import yaml
 
 from enrich.sources.source import SourceError
@@ -50,7 +51,7 @@ class AnswerError(Exception):
 
 
 class Client:
-    """GET requests, for any number of threads."""
+    """Requests, for any number of threads."""
 
     def __init__(self, configure: Configure | None = None) -> None:
         """``configure``: None for KUBECONFIG, ~/.kube/config or the pod's service account, in this order."""
@@ -88,6 +89,27 @@ class Client:
             yield response
         finally:
             response.close()
+
+    def post(self, path: str, body: Any) -> None:
+        """Create an object; one that is there already is as good.
+
+        Raises :class:`AnswerError`, with status 0 where the server cannot be reached."""
+        client = self._client
+        request = client.param_serialize(
+            method="POST", resource_path=path, body=body, auth_settings=["BearerToken"],
+            header_params={"Accept": "application/json", "Content-Type": "application/json"},
+        )  # fmt: skip
+        try:
+            response = client.call_api(*request, _request_timeout=(_CONNECT_S, _CONNECT_S)).response
+            status, told = response.status, bytes(response.read() or b"")[:300].decode(errors="replace")
+        except (kubernetes.client.ApiException, urllib3.exceptions.HTTPError, OSError) as error:
+            self._renew(client)
+            raise AnswerError(f"the API server cannot be reached: {error}") from error
+        response.close()
+        if status == 401:
+            self._renew(client)
+        if status not in (200, 201, 409):
+            raise AnswerError(f"{path}: the API server answered {status}: {told}", status)
 
     def _renew(self, refused: Any) -> None:
         """Read the configuration again: what was refused may have been renewed on disk."""

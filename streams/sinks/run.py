@@ -1,29 +1,29 @@
-"""The role of a sink: read flows, give them to the far end, commit what it has."""
+"""The roles of sinks: `file` and `stdout` of the settings, and `routes`, which has those of the routes file."""
 
 from __future__ import annotations
 
 import sys
 import threading
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Final
 
 import structlog
 from prometheus_client import CollectorRegistry
 
-from enrich.runtime.health import Check, HealthServer
-from enrich.runtime.process import Exit
-from streams.kafka import GroupReader, Record, prepare_topics
+from enrich.runtime.health import HealthServer
+from enrich.runtime.process import Exit, StopServiceError
+from streams.kafka import DeadLetters, GroupReader, prepare_topics
 from streams.metrics import SinkMetrics
+from streams.routes.live import LiveRoutes
 from streams.settings import Settings
 from streams.sinks.file import FileSink
-from streams.sinks.sink import Sink, SinkError
+from streams.sinks.pump import Feed, Pump
+from streams.sinks.routed import RoutedSinks
+from streams.sinks.sink import Sink
 from streams.sinks.stdout import StdoutSink
 
 log = structlog.get_logger("kubeweir.streams")
-
-_MOST: Final = 2000
-_WAIT_S: Final = 0.5
-_LONGEST_RETRY_S: Final = 10.0
 
 
 def make_sink(name: str, settings: Settings) -> Sink:
@@ -34,50 +34,66 @@ def make_sink(name: str, settings: Settings) -> Sink:
 
 
 def run_sink(name: str, settings: Settings, stop: threading.Event) -> int:
-    """Run until ``stop``; the exit code. Raises StopServiceError."""
+    """Run one sink until ``stop``; the exit code. Raises StopServiceError."""
+
+    def work(metrics: SinkMetrics, problems: list[Callable[[], str | None]], dead: DeadLetters) -> None:
+        sink = make_sink(name, settings)
+        if not prepare_topics(
+            settings.connection(), [settings.topics.flows, settings.topics.dead], settings.replication, stop
+        ):
+            return
+        flows = settings.topics.flows.name
+        reader = GroupReader(settings.connection(), f"{settings.prefix}.sink.{name}", flows)
+        pump = Pump(Feed(name, lambda _: True), sink, reader, partial(dead.bury, flows), metrics, stop)
+        problems[:] = [pump.problem]
+        pump.run()
+
+    return _run(name, settings, stop, work)
+
+
+def run_routes(settings: Settings, stop: threading.Event) -> int:
+    """Run the sinks of the routes file until ``stop``; the exit code. Raises StopServiceError."""
+
+    def work(metrics: SinkMetrics, problems: list[Callable[[], str | None]], dead: DeadLetters) -> None:
+        if not settings.routes:
+            raise StopServiceError("WEIR_ROUTES is empty, and the role routes needs it", Exit.USAGE)
+        topics = settings.topics
+        sinks = RoutedSinks(settings, metrics, dead)
+        # Told before the wait for Kafka: a wrong file is no reason to wait.
+        live = LiveRoutes(Path(settings.routes), [topic.name for topic in topics], sinks.take_over)
+        live.read()
+        if not prepare_topics(
+            settings.connection(), [topics.flows, topics.denied, topics.dead], settings.replication, stop
+        ):
+            return
+        live.start()
+        problems[:] = [live.problem, sinks.problem]
+        try:
+            while not stop.wait(0.1):
+                sinks.check()
+        finally:
+            live.stop()
+            sinks.stop()
+
+    return _run("routes", settings, stop, work)
+
+
+def _run(
+    role: str,
+    settings: Settings,
+    stop: threading.Event,
+    work: Callable[[SinkMetrics, list[Callable[[], str | None]], DeadLetters], None],
+) -> int:
     registry = CollectorRegistry()
     metrics = SinkMetrics(registry)
-    problems: dict[str, str | None] = {"kafka": "Kafka has not been reached yet", "far end": None}
-    checks: dict[str, Check] = {what: (lambda what=what: problems[what]) for what in problems}  # type: ignore[misc]  # mypy cannot type a default
+    problems: list[Callable[[], str | None]] = [lambda: "Kafka has not been reached yet"]
+    checks = {role: lambda: next((told for check in problems if (told := check())), None)}
     health = HealthServer(settings.metrics, registry, checks)
-    log.info("starting", role=name, metrics_port=health.port, kafka=settings.kafka, prefix=settings.prefix)
+    log.info("starting", role=role, metrics_port=health.port, kafka=settings.kafka, prefix=settings.prefix)
+    dead = DeadLetters(settings.connection(), settings.topics.dead.name, stop)
     try:
-        sink = make_sink(name, settings)
-        if not prepare_topics(settings.connection(), [settings.topics.flows], settings.replication, stop):
-            return Exit.OK
-        reader = GroupReader(settings.connection(), f"{settings.prefix}.sink.{name}", settings.topics.flows.name)
-        try:
-            while not stop.is_set():
-                records = reader.take(_MOST, _WAIT_S)
-                problems["kafka"] = reader.problem
-                if records and _deliver(sink, records, metrics, problems, stop):
-                    reader.commit(records)
-        finally:
-            reader.close()
-            sink.close()
-        log.info("stopped", role=name)
+        work(metrics, problems, dead)
+        log.info("stopped", role=role)
         return Exit.OK
     finally:
         health.close()
-
-
-def _deliver(
-    sink: Sink, records: list[Record], metrics: SinkMetrics, problems: dict[str, str | None], stop: threading.Event
-) -> bool:
-    """Until the far end has them. False: stopped before."""
-    wait = 0.5
-    while True:
-        try:
-            sink.write([record.value for record in records])
-        except SinkError as error:
-            metrics.failures.inc()
-            if problems["far end"] is None:
-                log.error("the far end cannot take records, trying on", error=str(error))
-            problems["far end"] = str(error)
-            if stop.wait(wait):
-                return False
-            wait = min(wait * 2, _LONGEST_RETRY_S)
-        else:
-            problems["far end"] = None
-            metrics.records.inc(len(records))
-            return True

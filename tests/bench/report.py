@@ -42,7 +42,7 @@ def _numbers(figure: Figure) -> tuple[str, str, str]:
 
 
 def _number(value: float) -> str:
-    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 2 else f"{value:.2f}"
 
 
 def write_json(path: Path, parts: Mapping[str, Part], machine: Mapping[str, Any], *, quick: bool) -> None:

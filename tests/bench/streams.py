@@ -24,15 +24,20 @@ from confluent_kafka.admin import AdminClient, OffsetSpec
 from enrich.topics import Topic, Topics, topics
 from streams.kafka import prepare_topics
 from tests.bench.result import BenchError, Figure, Part, expect, say
+from tests.bench.routes import write_routes
 from tests.bench.scale import Scale
 from tests.bench.verdicts import DENIED, NODES, batches_of, key_of, objects_of, rows_of, write_manifests
 
 _ROOT: Final = Path(__file__).parents[2]
 _AIM_TIMES: Final = {1000: 40.0}
+_ROUTED_SIZE: Final = 1000
+_AIM_ROUTED: Final = 0.85
 _PARTITIONS: Final = 8
 _PATIENCE_S: Final = 120.0
 _LOOK_S: Final = 0.02
 _PLAIN: Final = "plain Faust, one JSON a verdict"
+_ROUTED: Final = f"the same with ten routes, batches of {_ROUTED_SIZE:,}"
+_WITHOUT: Final = "share of that with none"
 _WALL, _CPU = "verdicts/s", "verdicts/CPU s"
 _CPUCLOCK_SCHED: Final = 2
 _NOT_YET: Final = frozenset(
@@ -55,7 +60,8 @@ def measure(scale: Scale, folder: Path, servers: str) -> Part:
     how = (
         "A worker catches up with a full raw topic of 8 partitions; one record in ten goes to flows.denied too. "
         "Batches: `weir-streams enrich` as a process. Plain Faust: the same index, the same records, one JSON verdict "
-        "in and one topic.send out at a time. CPU is the worker's; Kafka runs on the same cores. Counted at the end "
+        "in and one topic.send out at a time. Ten routes: the same worker with a file of ten, "
+        "for topics of their own. CPU is the worker's; Kafka runs on the same cores. Counted at the end "
         "offsets of flows."
     )
     return Part("Raw topic to one record a verdict", how, bench.figures(), bench.counts)
@@ -73,6 +79,7 @@ class _Bench:
     def figures(self) -> list[Figure]:
         """In the order in which they were first taken."""
         aims = {(_case(size), "times plain Faust"): aim for size, aim in _AIM_TIMES.items()}
+        aims[_ROUTED, _WITHOUT] = _AIM_ROUTED
         return [Figure(*name, tuple(samples), aims.get(name)) for name, samples in self._samples.items()]
 
     def plain(self, rows: int) -> tuple[float, float]:
@@ -94,6 +101,21 @@ class _Bench:
         wall, cpu = self._catch_up(_case(size), made, command, share * len(NODES))
         self._note(_case(size), "times plain Faust", wall / plain[0])
         self._note(_case(size), "times plain Faust, CPU", cpu / plain[1])
+        if size == _ROUTED_SIZE:
+            self._routed(rows, (wall, cpu))
+
+    def _routed(self, rows: int, without: tuple[float, float]) -> None:
+        """The same once more with ten routes, compared with what it was just before without."""
+        made = self._topics()
+        share = rows // len(NODES)
+        values = ((key_of(node), v) for node in NODES for v in batches_of(node, rows_of(node, share), _ROUTED_SIZE))
+        self._fill(made.raw, values)
+        path = self._folder / "routes.yaml"
+        write_routes(path, made.raw.name.removesuffix(".verdicts.raw"))
+        command = [sys.executable, "-m", "streams.main", "enrich", "--alone"]
+        wall, cpu = self._catch_up(_ROUTED, made, command, share * len(NODES), WEIR_ROUTES=str(path))
+        self._note(_ROUTED, _WITHOUT, wall / without[0])
+        self._note(_ROUTED, f"{_WITHOUT}, CPU", cpu / without[1])
 
     def _note(self, case: str, measure: str, sample: float) -> None:
         self._samples.setdefault((case, measure), []).append(sample)
@@ -118,7 +140,7 @@ class _Bench:
                     producer.poll(0.1)
         expect(producer.flush(_PATIENCE_S), 0, "raw records that Kafka did not take")
 
-    def _catch_up(self, case: str, made: Topics, command: Sequence[str], rows: int) -> tuple[float, float]:
+    def _catch_up(self, case: str, made: Topics, command: Sequence[str], rows: int, **more: str) -> tuple[float, float]:
         prefix = made.raw.name.removesuffix(".verdicts.raw")
         env = {
             **os.environ,
@@ -131,6 +153,7 @@ class _Bench:
             "WEIR_LOG_LEVEL": "warning",
             # It goes when the bench does, even by kill -9.
             "WEIR_SUPERVISED": "1",
+            **more,
         }
         log = self._folder / f"{prefix}.log"
         with log.open("wb") as file:

@@ -15,7 +15,7 @@ import numpy as np
 import orjson
 
 from enrich.flow import address_text
-from enrich.records import INGRESS, VERDICT, EndpointRef, PolicyRef, Reason, Verdict
+from enrich.records import INGRESS, VERDICT, EndpointRef, PolicyRef, Reason, Verdict, decode_batch
 from probe.batcher import Batcher, Limits, Rows
 
 CLUSTER: Final = "bench"
@@ -124,7 +124,7 @@ def batches_of(node: str, rows: Rows, size: int) -> list[bytes]:
     """Kafka values of ``size`` rows each, the last one perhaps of fewer."""
     batcher = Batcher((CLUSTER, node, ring_of(node)), _Names(node), dict, {}, Limits(rows=size, bytes=1 << 30))
     batcher.add(0, rows)
-    return [batch.value for batch in batcher.take(everything=True) if batch.rows]
+    return [batch.value for batch in batcher.take(everything=True) if decode_batch(batch.value).header.rows]
 
 
 def objects_of(node: str, rows: Rows) -> Iterator[bytes]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 
 import pytest
@@ -79,3 +80,34 @@ def test_a_path_that_cannot_be_is_told_with_its_setting(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StopServiceError, match="WEIR_FILE_PATH"):
         FileSink(tmp_path / "file" / "a.log", 100, 1)
+
+
+def test_it_rotates_by_age_of_the_first_record_and_compresses_what_it_rotates(tmp_path: Path) -> None:
+    path = tmp_path / "a.log"
+    old, young = b'{"timestamp":"2026-01-01T00:00:00.000000000Z"}', b'{"timestamp":"2999-01-01T00:00:00.000000000Z"}'
+    path.write_bytes(old + b"\n")
+    sink = FileSink(path, 10_000, 2, max_age_s=3600, compress=True)
+    sink.write([])
+    assert not path.read_bytes()
+    assert gzip.decompress((tmp_path / "a.log.1.gz").read_bytes()) == old + b"\n"
+    for _ in range(3):
+        sink.write([young])
+    assert path.read_bytes() == (young + b"\n") * 3
+    sink.close()
+    for first in range(0, 90, 10):
+        sink = FileSink(path, 100, 2, compress=True)
+        sink.write(values(first, 9))
+        sink.close()
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["a.log", "a.log.1.gz", "a.log.2.gz"]
+
+
+def test_a_rotation_finds_files_that_were_rotated_without_compression(tmp_path: Path) -> None:
+    path = tmp_path / "a.log"
+    for number in (1, 2):
+        (tmp_path / f"a.log.{number}").write_bytes(b"%d" % number)
+    sink = FileSink(path, 20, 3, compress=True)
+    sink.write(values(0, 1))
+    sink.write(values(1, 1))
+    sink.close()
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["a.log", "a.log.1.gz", "a.log.2", "a.log.3"]
+    assert (tmp_path / "a.log.3").read_bytes() == b"2"

@@ -1,0 +1,37 @@
+"""Ten routes as an operator may have them: they look at every field, and together take about one record in six."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+
+COUNT: Final = 10
+
+
+def write_routes(path: Path, prefix: str) -> None:
+    """The file; topics are below the prefix."""
+    matches: list[tuple[dict[str, Any], dict[str, Any]]] = [
+        ({"verdict": "deny", "subject": {"namespace": "team-1"}}, {}),
+        ({"verdict": ["deny", "audit"], "direction": "ingress", "port": ["1-1023"]}, {"format": "lines"}),
+        ({"verdict": "deny", "peer": {"cidr": "203.0.0.0/16"}}, {}),
+        ({"either": {"labels": {"matchLabels": {"app": "app-7"}}}, "port": 5432}, {"format": "lines"}),
+        ({"subject": {"workload": "ReplicaSet/app-12"}}, {}),
+        ({"policy": "team-3/policy-3", "verdict": "deny"}, {"compression": "zstd"}),
+        ({"node": "n3", "reason": "default_deny", "protocol": "tcp"}, {"format": "lines"}),
+        ({"src": {"pod": "team-2/app-2-*"}, "dest": {"namespace": "team-2"}}, {}),
+        ({"service": "team-1/*"}, {}),
+        ({"direction": "egress", "peer": {"cidr": ["203.0.0.0/16", "fd00::/8"]}}, {"format": "lines"}),
+    ]
+    routes = [
+        {
+            "name": f"route-{number}",
+            "match": match,
+            "outputs": [{"kafka": {"topic": f"{prefix}.route-{number}"} | more}],
+        }
+        for number, (match, more) in enumerate(matches)
+    ]
+    # Allowed connections to the outside by sample.
+    routes[9]["sample"] = 0.1
+    path.write_text(yaml.safe_dump({"version": 1, "routes": routes}))

@@ -1,0 +1,145 @@
+"""The sinks of the routes file as the process that they are, on a real Apache Kafka, with a real far end each.
+
+The OTLP receiver is an HTTP server of ours that speaks the protocol's own messages.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import orjson
+import pytest
+
+from tests.kafka.batches import make_batch
+from tests.kafka.receiver import Receiver
+from tests.kafka.site import Site, until
+
+pytestmark = pytest.mark.kafka
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    made = Receiver()
+    yield made
+    made.close()
+
+
+def write(site: Site, *routes: dict[str, object]) -> str:
+    path = site.folder / "routes" / "routes.yaml"
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(orjson.dumps({"version": 1, "routes": routes}))
+    return str(path)
+
+
+def send(site: Site, first: int, batches: int, size: int = 100) -> None:
+    """Every second batch is denied."""
+    for number in range(first, first + batches):
+        site.send(make_batch(number * size, size, denied=number % 2 == 1))
+    site.flush()
+
+
+def ids_of(path: Path) -> set[str]:
+    return {
+        orjson.loads(line)["id"]
+        for file in path.parent.glob(f"{path.name}*")
+        for line in file.read_bytes().splitlines()
+    }
+
+
+def test_files_and_logs_have_what_their_routes_take_through_kill_9_and_an_outage(
+    site: Site, receiver: Receiver
+) -> None:
+    every, denied = site.folder / "out" / "all.log", site.folder / "out" / "denied.log"
+    path = write(
+        site,
+        {"name": "all", "outputs": [{"file": {"path": str(every), "max_bytes": 300_000, "keep": 500}}]},
+        {"name": "denied", "match": {"verdict": "deny"}, "outputs": [
+            {"file": {"path": str(denied)}}, {"otlp": {"endpoint": receiver.url, "timeout": "1s"}},
+        ]},
+    )  # fmt: skip
+    enricher = site.start_enrich(WEIR_ROUTES=path)
+    sinks = site.start("routes", "--alone", WEIR_ROUTES=path)
+    send(site, 0, 20)
+    odd = {f"r1-{number}" for number in range(2000) if number // 100 % 2}
+    until(lambda: ids_of(denied) == odd or None, "the denied in the file")
+    until(lambda: {uid(log) for log in receiver.logs} == odd or None, "the denied in the receiver")
+    receiver.away = True
+    send(site, 20, 20)
+    sinks.wait_for("the far end cannot take records, trying on", sink="denied.otlp")
+    everything = {f"r1-{number}" for number in range(4000)}
+    until(lambda: ids_of(every) == everything or None, "all in the file, whatever the receiver does")
+    status, text = sinks.get("/readyz", "routes")
+    assert (status, "denied.otlp" in text, "503" in text) == (503, True, True)
+    sinks.process.send_signal(signal.SIGKILL)
+    sinks.process.wait()
+    sinks = site.start("routes", "--alone", WEIR_ROUTES=path)
+    sinks.wait_for("the far end cannot take records, trying on", sink="denied.otlp")
+    time.sleep(3)  # an outage takes its time
+    receiver.away = False
+    odd = {f"r1-{number}" for number in range(4000) if number // 100 % 2}
+    until(lambda: {uid(log) for log in receiver.logs} == odd or None, "the denied in the receiver")
+    until(lambda: ids_of(denied) == odd or None, "the denied in the file")
+    assert ids_of(every) == everything
+    lag = 'kubeweir_streams_sink_lag_records{sink="denied.otlp"} 0.0'
+    until(lambda: lag in sinks.get("/metrics", "routes")[1] or None, "no lag")
+    assert 'kubeweir_streams_sink_failures_total{sink="denied.otlp"}' in sinks.get("/metrics", "routes")[1]
+    assert sinks.stop() == 0
+    assert enricher.stop() == 0
+
+
+def uid(log: object) -> str:
+    return str(attributes(log)["log.record.uid"])
+
+
+def attributes(log: object) -> dict[str, object]:
+    return {one.key: getattr(one.value, one.value.WhichOneof("value")) for one in log.attributes}  # type: ignore[attr-defined]
+
+
+def test_what_the_receiver_refuses_for_good_is_a_dead_letter_and_the_rest_arrives(
+    site: Site, receiver: Receiver
+) -> None:
+    receiver.refuses = lambda log: uid(log) == "r1-3"
+    receiver.rejects = lambda log: uid(log) in ("r1-7", "r1-8")
+    path = write(site, {"name": "all", "outputs": [{"otlp": {"endpoint": receiver.url}}]})
+    service = site.start(WEIR_ROUTES=path)
+    service.wait_for("partitions assigned")
+    send(site, 0, 1, 20)
+    rest = {f"r1-{number}" for number in range(20)} - {"r1-3", "r1-7", "r1-8"}
+    until(lambda: {uid(log) for log in receiver.logs} == rest or None, "the rest")
+    dead = site.read("dead", lambda found: len(found) >= 3)
+    assert {orjson.loads(one.value() or b"")["id"] for one in dead} == {"r1-3", "r1-7", "r1-8"}
+    for one in dead:
+        headers = dict(one.headers() or [])
+        assert headers["reason"] == b"sink_refused"
+        assert headers["topic"] == f"{site.prefix}.flows".encode()
+    log = receiver.logs[0]
+    shown = attributes(log)
+    assert (shown["source.address"], shown["k8s.pod.name"], shown["destination.port"]) == ("10.0.0.10", "web-0", 8080)
+    assert (log.event_name, log.severity_text) == ("kubeweir.verdict", "INFO")
+    flow = orjson.loads(log.body.string_value)
+    assert flow["id"] == shown["log.record.uid"]
+    resource = receiver.requests[0].resource_logs[0].resource.attributes
+    assert {one.key: one.value.string_value for one in resource}["k8s.node.name"] == "n1"
+    assert service.stop() == 0
+
+
+def test_a_changed_file_starts_and_stops_sinks_and_a_bad_one_changes_nothing(site: Site) -> None:
+    one, two = site.folder / "one.log", site.folder / "two.log"
+    path = write(site, {"name": "one", "outputs": [{"file": {"path": str(one)}}]})
+    site.start_enrich()
+    sinks = site.start("routes", "--alone", WEIR_ROUTES=path)
+    send(site, 0, 2)
+    until(lambda: len(ids_of(one)) == 200 or None, "the records")
+    write(site, {"name": "one", "outputs": [{"file": {"path": "/proc/no/such.log"}}]})
+    sinks.wait_for("the routes file is refused, the last good one stays in force")
+    send(site, 2, 2)
+    until(lambda: len(ids_of(one)) == 400 or None, "the records of the last good file")
+    write(site, {"name": "two", "match": {"verdict": "deny"}, "outputs": [{"file": {"path": str(two)}}]})
+    sinks.wait_for("sink stopped", sink="one.file")
+    send(site, 4, 2)
+    until(lambda: len(ids_of(two)) == 300 or None, "the denied")
+    assert len(ids_of(one)) == 400
+    assert sinks.stop() == 0

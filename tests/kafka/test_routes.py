@@ -1,0 +1,125 @@
+"""Routes to Kafka topics by the enricher as the process that it is, on a real Apache Kafka."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+from confluent_kafka import Message
+from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType
+
+from tests.kafka.batches import make_batch
+from tests.kafka.site import Site, until
+
+pytestmark = pytest.mark.kafka
+
+
+def write(site: Site, text: str) -> str:
+    """The routes file; topics are named below the site's prefix."""
+    path = site.folder / "routes" / "routes.yaml"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("version: 1\nroutes:\n" + text.replace("PREFIX", site.prefix))
+    return str(path)
+
+
+def route(name: str, match: str, kafka: str) -> str:
+    return f"  - name: {name}\n    match: {match}\n    outputs: [{{kafka: {kafka}}}]\n"
+
+
+def flows(found: list[Message]) -> list[dict[str, Any]]:
+    return [orjson.loads(line) for one in found for line in (one.value() or b"").split(b"\n")]
+
+
+def ids(found: list[Message]) -> set[str]:
+    return {flow["id"] for flow in flows(found)}
+
+
+def test_topics_are_made_as_the_route_says_and_take_what_it_matches(site: Site) -> None:
+    path = write(
+        site,
+        route(
+            "lines",
+            "{verdict: deny}",
+            "{topic: PREFIX.lines, format: lines, compression: gzip, partitions: 3, retention: 7d}",
+        )
+        + route(
+            "teams", "{direction: ingress}", "{topic: 'PREFIX.team.{namespace}', namespaces: [sh*], key: namespace}"
+        )
+        + route("others", "{}", "{topic: 'PREFIX.other.{namespace}', namespaces: [data]}"),
+    )
+    service = site.start_enrich(WEIR_ROUTES=path)
+    for number in range(6):
+        site.send(make_batch(number * 100, 100, denied=number % 2 == 1, ingress=number % 3 == 0))
+    site.flush()
+    lines = site.read("lines", lambda found: len(flows(found)) >= 300)
+    assert ids(lines) == {f"r1-{number}" for number in range(600) if number // 100 % 2 == 1}
+    assert len(lines) == 3, "one record a batch"
+    assert {one.key() for one in lines} == {b"n1"}
+    team = site.read("team.shop", lambda found: len(found) >= 200)
+    assert ids(team) == {f"r1-{number}" for number in range(600) if number // 100 % 3 == 0}
+    assert {one.key() for one in team} == {b"shop"}
+    admin = AdminClient({"bootstrap.servers": site.broker})
+    topics = admin.list_topics(timeout=10).topics
+    assert len(topics[f"{site.prefix}.lines"].partitions) == 3
+    assert f"{site.prefix}.other.shop" not in topics
+    resource = ConfigResource(ResourceType.TOPIC, f"{site.prefix}.lines")
+    assert admin.describe_configs([resource])[resource].result(10)["retention.ms"].value == str(7 * 86_400_000)
+    routed = 'kubeweir_streams_routed_records_total{{outcome="{}",route="{}"}}'
+    assert service.metric(routed.format("not_allowed", "others")) == 600
+    assert service.metric(routed.format("routed", "teams")) == 200
+    until(lambda: service.metric("kubeweir_streams_records_total") == 600 + 300 + 3 + 200 or None, "acknowledgements")
+    assert service.stop() == 0
+
+
+def test_kill_9_loses_nothing_in_any_topic(site: Site) -> None:
+    path = write(
+        site,
+        route("all", "{}", "{topic: PREFIX.all, compression: zstd}")
+        + route("lines", "{}", "{topic: PREFIX.lines, format: lines}"),
+    )
+    service = site.start_enrich(WEIR_ROUTES=path)
+    for number in range(100):
+        site.send(make_batch(number * 300, 300))
+    site.flush()
+    until(lambda: service.metric("kubeweir_streams_rows_total") > 600 or None, "some rows")
+    for _ in range(2):
+        service.process.send_signal(signal.SIGKILL)
+        service.process.wait()
+        service = site.start_enrich(WEIR_ROUTES=path)
+    expected = {f"r1-{number}" for number in range(30_000)}
+    for topic in ("flows", "all", "lines"):
+        assert ids(site.read(topic, lambda found: len(ids(found)) >= 30_000)) == expected
+    assert service.stop() == 0
+
+
+def test_a_changed_file_is_taken_over_and_a_bad_one_is_told_and_changes_nothing(site: Site) -> None:
+    path = write(site, route("one", "{}", "{topic: PREFIX.one}"))
+    service = site.start_enrich(WEIR_ROUTES=path)
+    assert service.get("/readyz")[0] == 200
+    Path(path).write_text("version: 1\nroutes:\n  - name: one\n    match: {verdicts: deny}\n    outputs: []\n")
+    line = service.wait_for("the routes file is refused, the last good one stays in force")
+    assert line["problems"] == [f"{path}:4: routes[0].match.verdicts: there is no such field"]
+    status, text = service.get("/readyz")
+    assert status == 503
+    assert "routes.yaml:4: routes[0].match.verdicts" in text
+    site.send(make_batch(0, 10))
+    site.flush()
+    assert len(ids(site.read("one", lambda found: len(found) >= 10))) == 10
+    write(site, route("two", "{}", "{topic: PREFIX.two}"))
+    service.wait_for("routes taken over")
+    assert service.get("/readyz")[0] == 200
+    site.send(make_batch(10, 10))
+    site.flush()
+    assert ids(site.read("two", lambda found: len(found) >= 10)) == {f"r1-{number}" for number in range(10, 20)}
+    assert len(site.read("one", lambda found: len(found) >= 10)) == 10
+    assert service.stop() == 0
+
+
+def test_a_wrong_file_at_the_start_ends_with_2(site: Site) -> None:
+    path = write(site, route("one", "{}", "{topic: PREFIX.flows}"))
+    service = site.start("enrich", WEIR_ROUTES=path)
+    assert service.process.wait(60) == 2
+    assert f"{path}:5: routes[0].outputs[0].kafka.topic: {site.prefix}.flows is one" in service.log.read_text()

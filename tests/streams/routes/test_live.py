@@ -1,0 +1,90 @@
+"""The routes file in use, on a real file system: replaced as editors and ConfigMaps do, removed, and brought back."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from enrich.runtime.process import Exit, StopServiceError
+from streams.routes.live import LiveRoutes
+from streams.routes.model import Routes
+
+
+def text(*names: str) -> str:
+    return "version: 1\nroutes:\n" + "".join(f"  - {{name: {name}, outputs: [{{stdout: {{}}}}]}}\n" for name in names)
+
+
+def names(routes: Routes) -> list[str]:
+    if routes.routes[0].name == "impossible":
+        raise StopServiceError("that cannot be", Exit.UNABLE)
+    return [route.name for route in routes.routes]
+
+
+def until(look: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not look():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """As a mounted ConfigMap has it: a link to a link to a folder."""
+    (tmp_path / "v1").mkdir()
+    (tmp_path / "v1" / "routes.yaml").write_text(text("a"))
+    (tmp_path / "..data").symlink_to("v1")
+    (tmp_path / "routes.yaml").symlink_to("..data/routes.yaml")
+    return tmp_path / "routes.yaml"
+
+
+@pytest.fixture
+def live(path: Path) -> Iterator[LiveRoutes[list[str]]]:
+    made = LiveRoutes(path, (), names)
+    made.start()
+    yield made
+    made.stop()
+
+
+def test_a_config_map_that_changes_is_taken_over(path: Path, live: LiveRoutes[list[str]]) -> None:
+    assert live.current == ["a"]
+    (path.parent / "v2").mkdir()
+    (path.parent / "v2" / "routes.yaml").write_text(text("a", "b"))
+    (path.parent / "..new").symlink_to("v2")
+    (path.parent / "..new").rename(path.parent / "..data")
+    until(lambda: live.current == ["a", "b"])
+    assert live.problem() is None
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"), [(text("a", "a"), "routes[1].name"), ("", "is empty"), (text("impossible"), "that cannot be")]
+)
+def test_one_that_cannot_be_changes_nothing_until_it_is_mended(
+    path: Path, live: LiveRoutes[list[str]], wrong: str, told: str
+) -> None:
+    path.write_text(wrong)
+    until(lambda: told in (live.problem() or ""))
+    assert live.current == ["a"]
+    path.write_text(text("c"))
+    until(lambda: live.problem() is None)
+    assert live.current == ["c"]
+
+
+def test_one_that_vanishes_stays_in_force_and_is_told_until_it_is_back(path: Path, live: LiveRoutes[list[str]]) -> None:
+    path.unlink()
+    until(lambda: "No such file" in (live.problem() or ""))
+    assert live.current == ["a"]
+    path.write_text(text("a"))
+    until(lambda: live.problem() is None)
+
+
+def test_a_wrong_one_at_the_start_is_refused_with_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "routes.yaml"
+    with pytest.raises(StopServiceError, match="No such file"):
+        LiveRoutes(path, (), names).start()
+    path.write_text("version: 1\nroutes: 3\n")
+    with pytest.raises(StopServiceError, match=r"routes\.yaml:2: routes: expected `array`") as caught:
+        LiveRoutes(path, (), names).start()
+    assert caught.value.code == Exit.USAGE

@@ -1,0 +1,60 @@
+"""Which topic, key and value a routed record gets, and which records get none."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import msgspec
+
+from enrich.enricher import Enricher
+from streams.routes.model import Routes
+from streams.routes.placing import Placing, Sending
+from tests.enrich.flows import make_batch, make_cluster
+
+COUNTED: Counter[tuple[str, str]] = Counter()
+
+
+def placing(existing: tuple[str, ...] = (), **kafka: Any) -> Placing:
+    COUNTED.clear()
+    file = {"version": 1, "routes": [{"name": "r", "outputs": [{"kafka": kafka}]}]}
+    routes = msgspec.convert(file, Routes)
+    return Placing(
+        routes, {"p.flows"}, existing, lambda route, outcome, count: COUNTED.update({(route, outcome): count})
+    )
+
+
+def send(made: Placing, *rows: dict[str, Any]) -> list[Sending]:
+    return list(made.of(Enricher(make_cluster()).records(make_batch(*rows))))
+
+
+def test_a_namespace_gets_a_topic_only_from_the_list_up_to_the_limit_and_never_one_of_ours() -> None:
+    made = placing(topic="p.{namespace}", namespaces=["sh*", "gone", "flows"], limit=1)
+    [sending] = send(made, {}, {"endpoint": 8}, {"endpoint": 99}, {})
+    assert (sending.topic.name, len(sending.rows)) == ("p.shop", 2)
+    assert COUNTED == {("r", "routed"): 2, ("r", "limit"): 1, ("r", "no_namespace"): 1}
+    [sending] = send(placing(topic="p.{namespace}", namespaces="gone"), {}, {"endpoint": 8})
+    assert sending.topic.name == "p.gone"
+    assert COUNTED == {("r", "routed"): 1, ("r", "not_allowed"): 1}
+
+
+def test_topics_that_are_there_count_against_the_limit() -> None:
+    made = placing(("p.shop", "p.flows", "other"), topic="p.{namespace}", namespaces="*", limit=1)
+    assert [one.topic.name for one in send(made, {"endpoint": 8}, {})] == ["p.shop"]
+    assert COUNTED == {("r", "routed"): 1, ("r", "limit"): 1}
+
+
+def test_lines_of_one_key_are_one_record_that_a_broker_takes() -> None:
+    [sending] = send(placing(topic="t", format="lines"), *({} for _ in range(2000)))
+    assert {key for key, _, _ in sending.rows} == {b"n1"}
+    assert 1 < len(sending.rows) < 6
+    assert all(len(value) < 600_000 for _, value, _ in sending.rows)
+    assert b"\n".join(value for _, value, _ in sending.rows).count(b"\n") == 1999
+    [sending] = send(placing(topic="t", format="lines", key="pod"), {}, {"endpoint": 8}, {})
+    assert [(key, value.count(b"\n")) for key, value, _ in sending.rows] == [(b"shop/web-1", 1), (b"gone/100%b", 0)]
+
+
+def test_a_record_has_the_pods_key_unless_it_says_otherwise() -> None:
+    for key, wanted in ((None, b"shop/web-1"), ("pod", b"shop/web-1"), ("namespace", b"shop"), ("none", None)):
+        [sending] = send(placing(topic="t", key=key), {})
+        assert [found for found, _, _ in sending.rows] == [wanted]

@@ -1,0 +1,125 @@
+"""The routes file: what is wrong is told with its line and field; the published schema says the same."""
+
+# ruff: noqa: E501 - a table of messages
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, get_args
+
+import jsonschema
+import orjson
+import pytest
+import yaml
+
+from enrich.records import Reason
+from streams.routes import model
+from streams.routes.read import RoutesError, read
+
+ROOT = Path(__file__).parents[3]
+SCHEMA = ROOT / "streams" / "schemas" / "routes.schema.json"
+EXAMPLE = ROOT / "deploy" / "routes.yaml"
+
+
+def route(text: str) -> str:
+    """A file whose one route has these lines, the first of them line 4."""
+    lines = "".join(f"    {line}\n" for line in text.splitlines())
+    return f"version: 1\nroutes:\n  - name: one\n{lines}"
+
+
+OUT = "outputs: [{stdout: {}}]\n"
+WRONG = [
+    ("", "1: is empty"),
+    ("version: 2\n", "1: version: invalid enum value 2"),
+    ("routes: []\n", "1: object missing required field `version`"),
+    ("version: 1\nroute: []\n", "2: route: there is no such field"),
+    ("version: 1\nroutes: {\n", "3: did not find expected node content"),
+    ("version: 1\nroutes:\n\t- name: a\n", "3: found character that cannot start any token"),
+    (route("outputs: []"), "4: routes[0].outputs: expected `array` of length >= 1"),
+    (route("match: {verdict: deny}"), "3: routes[0]: object missing required field `outputs`"),
+    (route(f"{OUT}match:\n  verdict:\n    - deny\n    - denied"), "8: routes[0].match.verdict[1]: invalid enum value 'denied'"),
+    (route(f"{OUT}match:\n  verdict: deny\n  verdict: allow"), "7: routes[0].match.verdict: is there twice"),
+    (route(f"{OUT}matches: {{}}"), "5: routes[0].matches: there is no such field"),
+    (route(f"{OUT}match:\n  port: 70000"), "6: routes[0].match.port: expected `int` <= 65535"),
+    (route(f"{OUT}match:\n  port: 9-70000"), "6: routes[0].match.port: 9-70000: a port is at most 65535"),
+    (route(f"{OUT}match:\n  port: [80, 9-8]"), "6: routes[0].match.port[1]: 9-8: the first port is larger than the last"),
+    (route(f"{OUT}match:\n  protocol: [tcp, tpc]"), "6: routes[0].match.protocol[1]: 'tpc' is no protocol: tcp, udp, sctp, icmp, icmpv6, or a number to 255"),
+    (route(f"{OUT}except:\n  - peer:\n      cidr: 10.0.0.0/40"), "7: routes[0].except[0].peer.cidr: '10.0.0.0/40' is no CIDR, such as 10.0.0.0/8 or fd00::/64"),
+    (route(f"{OUT}match:\n  src:\n    labels:\n      matchLabels: {{app: 3}}"), "8: routes[0].match.src.labels.matchLabels[...]: expected `str`, got `int`"),
+    (route(f"{OUT}match:\n  src:\n    labels:\n      matchExpressions:\n        - key: a\n          operator: In"), "9: routes[0].match.src.labels.matchExpressions[0].values: must be specified when operator is In"),
+    (route(f"{OUT}sample: 0"), "5: routes[0].sample: expected `float` > 0.0"),
+    (route("outputs:\n  - stdout: {}\n    file: {path: /a}"), "5: routes[0].outputs[0]: must be exactly one of"),
+    (route("outputs:\n  - file: {}"), "5: routes[0].outputs[0].file: must have exactly one of path, preset"),
+    (route("outputs:\n  - file: {path: /a}\n  - file: {path: /a}"), "6: routes[0].outputs[1].file.path: route one writes this file"),
+    (route("outputs:\n  - kafka:\n      topic: p.flows"), "6: routes[0].outputs[0].kafka.topic: p.flows is one of kubeweir's own"),
+    (route("outputs:\n  - kafka: {topic: a/b}"), "5: routes[0].outputs[0].kafka.topic: may have letters, digits, . _ - and {namespace}"),
+    (route("outputs:\n  - kafka: {topic: 'a.{namespace}'}"), "5: routes[0].outputs[0].kafka.namespaces: is required with {namespace}: the namespaces that may have a topic"),
+    (route("outputs:\n  - kafka: {topic: a, namespaces: b}"), "5: routes[0].outputs[0].kafka.namespaces: says nothing without {namespace} in the topic; use match"),
+    (route("outputs:\n  - kafka: {topic: a, retention: 3 days}"), "5: routes[0].outputs[0].kafka.retention: expected `str` matching regex"),
+    (route(f"{OUT}") + "  - name: one\n    outputs: [{stdout: {}}]\n", "5: routes[1].name: another route is called one"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "told"), WRONG, ids=[told for _, told in WRONG])
+def test_a_mistake_is_told_with_its_line_and_field(text: str, told: str) -> None:
+    with pytest.raises(RoutesError) as caught:
+        read(text.encode(), "routes.yaml", ["p.flows"])
+    assert len(caught.value.problems) == 1
+    assert caught.value.problems[0].startswith(f"routes.yaml:{told}")
+
+
+def test_all_mistakes_of_meaning_are_told_at_once() -> None:
+    with pytest.raises(RoutesError) as caught:
+        read(route("match: {port: 9-8, protocol: x}\noutputs: [{file: {}}]").encode(), "f")
+    assert [problem.split(" ")[0] for problem in caught.value.problems] == [
+        "f:4:", "f:4:", "f:5:",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "junk",
+    [
+        b"\xff\xfe\xff",
+        b"\0",
+        b"- 1\n- 2\n",
+        b"a: &x [*x]\n",
+        b"--- 1\n--- 2\n",
+        b"? [a]\n: b\n",
+        b"!!python/object:x {}",
+    ],
+)
+def test_no_file_makes_it_fail_otherwise(junk: bytes) -> None:
+    with pytest.raises(RoutesError, match=r"^f:"):
+        read(junk, "f")
+
+
+def test_the_published_schema_is_that_of_the_types() -> None:
+    assert orjson.loads(SCHEMA.read_bytes()) == model.schema()
+    jsonschema.Draft202012Validator.check_schema(model.schema())
+
+
+def test_the_example_is_good_for_both() -> None:
+    assert len(read(EXAMPLE.read_bytes(), "routes.yaml").routes) == 5
+    jsonschema.Draft202012Validator(model.schema()).validate(yaml.safe_load(EXAMPLE.read_bytes()))
+
+
+SHAPES: list[tuple[dict[str, Any], bool]] = [
+    ({"version": 1, "routes": [{"name": "a", "outputs": [{"stdout": {}}], "match": {"port": [1, "2-3"]}}]}, True),
+    ({"version": 1, "routes": [{"name": "a", "outputs": [{"stdout": {}}], "match": {"port": "2"}}]}, False),
+    ({"version": 1, "routes": [{"name": "A", "outputs": [{"stdout": {}}]}]}, False),
+    ({"version": 1, "routes": [{"name": "a", "outputs": [{"stdout": {}}], "except": [{"reason": "x"}]}]}, False),
+]
+
+
+@pytest.mark.parametrize(("file", "good"), SHAPES)
+def test_the_published_schema_and_the_reader_agree(file: dict[str, Any], good: bool) -> None:
+    assert jsonschema.Draft202012Validator(model.schema()).is_valid(file) is good
+    if good:
+        read(orjson.dumps(file), "f")
+    else:
+        with pytest.raises(RoutesError):
+            read(orjson.dumps(file), "f")
+
+
+def test_every_reason_may_be_named() -> None:
+    assert set(get_args(model.Reason)) == {reason.name.lower() for reason in Reason}

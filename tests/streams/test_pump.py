@@ -1,0 +1,116 @@
+"""The loop of a sink, with a reader and a far end that do as they are told; Kafka's part is tested in tests/kafka."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from streams.kafka import Record
+from streams.metrics import SinkMetrics
+from streams.sinks import pump as pumping
+from streams.sinks.pump import Feed, Pump
+from streams.sinks.sink import RefusedError, SinkError
+
+
+class Topic:
+    """Ten records a take, as often as there are some; then the loop is stopped."""
+
+    problem = None
+
+    def __init__(self, values: Sequence[bytes], stop: threading.Event) -> None:
+        self.records = [Record(0, offset, b"", value, 0) for offset, value in enumerate(values)]
+        self.committed, self._read, self._stop = 0, 0, stop
+
+    def take(self, most: int, wait_s: float) -> list[Record]:
+        taken = self.records[self._read : self._read + 10]
+        self._read += len(taken)
+        if not taken:
+            self._stop.set()
+        return taken
+
+    def commit(self, records: Sequence[Record]) -> None:
+        self.committed = records[-1].offset + 1
+
+    def lag(self) -> int:
+        return len(self.records) - self.committed
+
+    def close(self) -> None:
+        pass
+
+
+class FarEnd:
+    def __init__(self, answer: Callable[[Sequence[bytes]], Exception | None]) -> None:
+        self.has: list[bytes] = []
+        self._answer = answer
+
+    def write(self, values: Sequence[bytes]) -> None:
+        error = self._answer(values)
+        if error:
+            raise error
+        self.has += values
+
+    def close(self) -> None:
+        pass
+
+
+def run(
+    far: FarEnd, values: Sequence[bytes], takes: Callable[[bytes], bool] = lambda _: True
+) -> tuple[Topic, list[tuple[bytes, str]], SinkMetrics]:
+    stop, dead = threading.Event(), []
+
+    def bury(record: Record, reason: str, error: str) -> bool:
+        dead.append((record.value, reason))
+        return True
+
+    topic, metrics = Topic(values, stop), SinkMetrics(CollectorRegistry())
+    Pump(Feed("f", takes), far, topic, bury, metrics, stop).run()
+    return topic, dead, metrics
+
+
+VALUES = [b"%d" % number for number in range(25)]
+
+
+def test_what_is_refused_for_good_is_found_among_its_neighbours_and_buried() -> None:
+    bad = {b"3", b"4", b"24"}
+    far = FarEnd(lambda values: RefusedError("no") if bad & set(values) else None)
+    topic, dead, metrics = run(far, VALUES)
+    assert far.has == [value for value in VALUES if value not in bad]
+    assert dead == [(b"3", "sink_refused"), (b"4", "sink_refused"), (b"24", "sink_refused")]
+    assert topic.committed == 25
+    assert metrics.refused.labels("f")._value.get() == 3
+    assert metrics.lag.labels("f")._value.get() == 0
+
+
+def test_a_far_end_that_is_away_gets_all_when_it_is_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pumping, "_FIRST_RETRY_S", 0.01)
+    tries = iter(range(100))
+    far = FarEnd(lambda values: SinkError("away") if values and next(tries) % 3 else None)
+    topic, dead, metrics = run(far, VALUES)
+    assert (far.has, dead, topic.committed) == (VALUES, [], 25)
+    assert metrics.failures.labels("f")._value.get() == 4
+
+
+def test_a_stop_while_the_far_end_is_away_commits_nothing() -> None:
+    stop = threading.Event()
+
+    def away(_: Sequence[bytes]) -> Exception:
+        stop.set()
+        return SinkError("away")
+
+    topic = Topic(VALUES, stop)
+    Pump(Feed("f", lambda _: True), FarEnd(away), topic, lambda *_: True, SinkMetrics(CollectorRegistry()), stop).run()
+    assert topic.committed == 0
+
+
+def test_what_is_not_for_it_is_committed_and_what_is_no_record_buried() -> None:
+    def takes(value: bytes) -> bool:
+        return int(value) % 2 == 0
+
+    far = FarEnd(lambda _: None)
+    topic, dead, _ = run(far, [*VALUES[:5], b"junk", *VALUES[5:]], takes)
+    assert far.has == VALUES[::2]
+    assert dead == [(b"junk", "no_record")]
+    assert topic.committed == 26
