@@ -101,7 +101,7 @@ def policy(number: int, namespaces: int, port: int = 8080) -> Any:
 def cluster_policy(number: int) -> Any:
     """Of the administrators: metrics from everywhere, no metadata service, no database from elsewhere."""
     spec: dict[str, Any] = {"tier": "Admin", "priority": number, "subject": {"namespaces": {}}}
-    everybody = [{"namespaces": {}}]
+    everybody: list[dict[str, Any]] = [{"namespaces": {}}]
     match number:
         case 0:
             spec["ingress"] = [{"action": "Accept", "from": everybody,
@@ -120,7 +120,7 @@ def _ip(first: int, number: int) -> str:
 
 
 def _object(version: str, kind: str, name: str, **rest: Any) -> Any:
-    meta = {"name": name, **{key: rest.pop(key) for key in ("namespace", "labels") if key in rest}}
+    meta: dict[str, Any] = {"name": name, **{key: rest.pop(key) for key in ("namespace", "labels") if key in rest}}
     return parse({"apiVersion": version, "kind": kind, "metadata": meta, **rest})
 
 

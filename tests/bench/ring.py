@@ -29,6 +29,8 @@ from tests.bench.node import OPEN_PORT, PASS, Node, syn
 from tests.bench.result import BenchError, Figure, Part, expect, say
 from tests.bench.scale import Scale
 
+_IDENTITY: Final = ("bench", "n1")
+"""Cluster and node."""
 _AIM_PER_S: Final = 500_000.0
 _PATIENCE_S: Final = 60.0
 _PARTITIONS: Final = 8
@@ -103,27 +105,28 @@ class _Bench:
 
     def _batch(self) -> int:
         ring = Ring(self._node.rig.maps)
-        batcher = Batcher(("bench", "n1", ring.id), self._names, ring.lost, {})
-        batched = 0
+        batcher = Batcher((*_IDENTITY, ring.id), self._names, ring.lost, {})
+        begin = end = ring.consumer_number
+        batcher.start_at(begin)
         try:
             for first, rows in _runs(ring):
                 batcher.add(first, rows)
-                batched += sum(batch.rows for batch in batcher.take())
+                for batch in batcher.take():
+                    end = batch.end
         finally:
             ring.close()
-        return batched
+        return end - begin
 
     def _send(self, folder: Path) -> None:
         ring = Ring(self._node.rig.maps)
         spool = Spool(folder)
-        delivery = Delivery(ring, self._names, spool, ("bench", "n1"))
-        publisher = Publisher(spool, self._topic, delivery.batcher.key, {"bootstrap.servers": self._servers})
-        delivery.publisher = publisher
+        delivery = Delivery(ring, self._names, spool)
+        publisher = Publisher(spool, self._topic, {"bootstrap.servers": self._servers})
         publisher.start()
         try:
             self._warm(spool, ring)
             began, cpu = time.perf_counter(), time.process_time()
-            delivery.start()
+            delivery.start(*_IDENTITY)
             try:
                 _wait(lambda: delivery.rows == self.rows and not spool.records and not _left(ring))
                 self._note("ring to Kafka", time.perf_counter() - began, time.process_time() - cpu)
@@ -139,7 +142,7 @@ class _Bench:
 
     def _warm(self, spool: Spool, ring: Ring) -> None:
         """An empty batch, acknowledged: the topic is made and the connection is open."""
-        batcher = Batcher(("bench", "n1", ring.id), self._names, ring.lost, {}, Limits(heartbeat_s=0))
+        batcher = Batcher((*_IDENTITY, ring.id), self._names, ring.lost, {}, Limits(heartbeat_s=0))
         for batch in batcher.take():
             spool.append(batch.value)
         _wait(lambda: not spool.records)

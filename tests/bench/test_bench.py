@@ -52,6 +52,7 @@ def test_a_quick_bench_runs_counts_everything_and_leaves_nothing_behind(tmp_path
         ("the same with ten routes, batches of 1,000", 0.85),
     }
     assert not list(Path("/sys/fs/bpf").glob("weir-bench-*"))
+    assert not list(ROOT.glob("bench*.enrich-data")), "Faust's folders"
 
 
 def assert_counts(packets: dict[str, int], ring: dict[str, int], streams: dict[str, int]) -> None:
@@ -70,7 +71,10 @@ def test_plain_faust_makes_the_records_that_ours_are(tmp_path: Path) -> None:
     source.start()
     try:
         rows = rows_of("n3", 200)
-        ours = records_of_batches(cluster, batches_of("n3", rows, 30))
+        batches = [decode_batch(value) for value in batches_of("n3", rows, 30)]
+        enricher = Enricher(cluster)
+        assert [enricher.look(batch).unsettled for batch in batches] == [None] * len(batches), "none has to wait"
+        ours = [orjson.loads(value) for batch in batches for value in enricher.records(batch).values]
         plain = PlainEnricher(cluster, LabelChoice.of(DEFAULT_LABELS))
         theirs = [plain.record(orjson.loads(value)) for value in objects_of("n3", rows)]
     finally:
@@ -81,11 +85,6 @@ def test_plain_faust_makes_the_records_that_ours_are(tmp_path: Path) -> None:
     assert ours == theirs
     assert {record["disposition"] for record in ours} == {"allow", "deny"}
     assert {"workload_name", "labels", "zone"} <= set(ours[0]["src"]) | set(ours[0]["dest"])
-
-
-def records_of_batches(cluster: Cluster, values: list[bytes]) -> list[dict[str, Any]]:
-    enricher = Enricher(cluster)
-    return [orjson.loads(value) for batch in values for value in enricher.records(decode_batch(batch)).values]
 
 
 def test_the_command_says_what_it_takes() -> None:

@@ -34,7 +34,9 @@ def make_pod(number: int, version: int = 1, run: int = 0) -> dict[str, Any]:
     owner = {"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": f"app-{app:05d}-6d4cf56db6",
              "uid": f"5b0c6a4e-0000-4000-8000-{app:012x}", "controller": True, "blockOwnerDeletion": True}  # fmt: skip
     when = "2026-01-01T00:00:00Z"
-    fields = {f"f:{key}": {} for key in ("name", "image", "ports", "resources", "env", "volumeMounts", "args")}
+    fields: dict[str, Any] = {
+        f"f:{key}": {} for key in ("name", "image", "ports", "resources", "env", "volumeMounts", "args")
+    }
     managed = [{"manager": m, "operation": "Update", "apiVersion": "v1", "time": when, "fieldsType": "FieldsV1",
                 "fieldsV1": {"f:metadata": {"f:labels": fields}, "f:spec": {"f:containers": fields}}}
                for m in ("kube-controller-manager", "kubelet")]  # fmt: skip
