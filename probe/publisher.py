@@ -96,6 +96,7 @@ class Publisher:
         self._producer.purge()
         with contextlib.suppress(KafkaException):  # what has no answer now stays in the spool
             self._producer.flush(1)
+        self._acknowledge()
         return self._spool.records == 0
 
     def _run(self) -> None:
@@ -106,6 +107,7 @@ class Publisher:
                 wait = min(2 * wait, _LONGEST_RETRY_S)
             while not self._stop.is_set():
                 self._step()
+                self._acknowledge()
         except KafkaException as error:
             self.problem = f"Kafka refuses for good: {error.args[0].str()}"
             self.failed.set()
@@ -165,8 +167,11 @@ class Publisher:
             raise KafkaException(error)
 
     def _finish(self, place: Place, refused: int = 0) -> None:
-        """Acknowledge to the spool what is answered without a gap, in order."""
+        """Remember an answer: :meth:`_acknowledge` writes, once for all that one poll brought."""
         self._done[place] = refused
+
+    def _acknowledge(self) -> None:
+        """Tell the spool what is answered without a gap, in order."""
         last, total = None, 0
         while self._waiting and (first := next(iter(self._waiting))) in self._done:
             last, total = first, total + self._done.pop(first)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 import os
@@ -123,8 +124,9 @@ class Maps:
 _POSSIBLE = Path("/sys/devices/system/cpu/possible")
 
 
+@functools.cache
 def _possible_cpus() -> int:
-    """Per-CPU values come for every possible CPU (Documentation/bpf/map_array.rst)."""
+    """Per-CPU values come for every possible CPU (Documentation/bpf/map_array.rst), the same until a reboot."""
     runs = (run.split("-") for run in _POSSIBLE.read_text().strip().split(","))
     return sum(int(run[-1]) - int(run[0]) + 1 for run in runs)
 
