@@ -98,6 +98,8 @@ class Holding:
 
     def split(self, tracked: Tracked, batch: Batch, looked: Looked) -> Batch | None:
         """Keep the rows that are to wait; the others, or None where none has to wait."""
+        if looked.unsettled is None and not self._parts and _last_ns(batch) <= self.until_ns():
+            return None  # the usual case by far, and it is once a batch
         now = self._now_ns()
         unsettled = np.zeros(len(batch.rows), bool) if looked.unsettled is None else np.asarray(looked.unsettled)
         before = {endpoint for part in self._parts if _same_ring(part, batch) for endpoint in _endpoints(part.batch)}
@@ -177,6 +179,11 @@ def wall_times(batch: Batch) -> Times:
     """The wall clock's nanoseconds of each row."""
     times: Times = batch.rows["time_ns"].astype(np.int64) + batch.header.clock
     return times
+
+
+def _last_ns(batch: Batch) -> int:
+    """The latest of :func:`wall_times`."""
+    return int(batch.rows["time_ns"].max(initial=0)) + batch.header.clock
 
 
 def _same_ring(part: _Part, batch: Batch) -> bool:
