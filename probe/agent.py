@@ -199,7 +199,11 @@ class Agent:
         for index, pod in bound.items():
             if index in self._attached and self._attachments.is_attached(index):
                 continue
-            self._attachments.attach(index)
+            if not self._attachments.attach(index):
+                # The next look at the links misses it too, and unbinds the pod.
+                self._links_changed.set()
+                self._wake.set()
+                continue
             self._attached.add(index)
             log.info("pod attached", pod=str(pod.key), interface=veths[index].name, mode=self.mode)
         for index in (self._attached | self._attachments.links()) - bound.keys():

@@ -81,8 +81,12 @@ class NodeNetwork:
             raise NetworkError(f"the node's {where} cannot be entered: {error}") from error
 
     def run(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Call in the node's namespace and wait for the result."""
-        return self._thread.submit(call, *args, **kwargs).result()
+        """Call in the node's namespace and wait for the result. Raises OSError."""
+        try:
+            return self._thread.submit(call, *args, **kwargs).result()
+        except NetlinkError as error:
+            # pyroute2's is none: a device that goes, or a dump that a change interrupts, is the network's everyday.
+            raise OSError(error.code, str(error)) from error
 
     def veths(self) -> list[Veth]:
         """Every veth whose other end is in another namespace, with the addresses there."""

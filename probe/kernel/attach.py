@@ -24,6 +24,8 @@ _HOOKS: Final = (("pod_egress", "ingress", bpf.TCX_INGRESS), ("pod_ingress", "eg
 
 
 _EXITS: Final = ("exit_ethernet", "exit_tunnel")
+_GONE: Final = (errno.ENODEV, errno.ENOLINK)
+"""No such device; or a link whose device went after we looked (kernel/bpf/tcx.c, tcx_link_update)."""
 
 
 class Attachments:
@@ -38,13 +40,17 @@ class Attachments:
         self._covered: set[int] = set()
         self.mode: Mode = mode or self._supported()
 
-    def attach(self, index: int) -> None:
-        """Put this probe's programs on an interface, in the place of an earlier probe's. Raises OSError."""
-        for program, hook, kind in _HOOKS:
-            self._attach(index, program, hook, kind)
+    def attach(self, index: int) -> bool:
+        """Put this probe's programs on an interface, in the place of an earlier probe's. Raises OSError.
+
+        False: it is gone meanwhile.
+        """
+        if not all(self._attach(index, program, hook, kind) for program, hook, kind in _HOOKS):
+            return False
         # Only now: what leaves by it is judged all the while.
         for program in _EXITS:
             self._pin(index, program).unlink(missing_ok=True)
+        return True
 
     def detach(self, index: int) -> None:
         """Take both programs away; the pod is then open."""
@@ -63,14 +69,9 @@ class Attachments:
             program = "exit_ethernet" if device.ethernet else "exit_tunnel"
             if index in self._covered and self._is_attached(index, program, "egress"):
                 continue
-            try:
-                self._attach(index, program, "egress", bpf.TCX_EGRESS)
-            except OSError as error:
-                if error.errno == errno.ENODEV:
-                    continue
-                raise
-            self._covered.add(index)
-            fresh += 1
+            if self._attach(index, program, "egress", bpf.TCX_EGRESS):
+                self._covered.add(index)
+                fresh += 1
         self._covered &= alive.keys()
         for path in self._folder.iterdir():
             if path.name.endswith(_EXITS) and _index(path) not in alive:
@@ -94,12 +95,19 @@ class Attachments:
         except FileNotFoundError:
             return False
 
-    def _attach(self, index: int, program: str, hook: str, kind: int) -> None:
+    def _attach(self, index: int, program: str, hook: str, kind: int) -> bool:
+        """False: the device is gone. A device goes at any time, which is no failure of policy."""
         fd = self._maps.programs[program]
-        if self.mode == "clsact":
-            self._network.add_filter(index, hook, fd, f"kubeweir_{program}")
-        else:
-            self._attach_link(index, program, fd, kind)
+        try:
+            if self.mode == "clsact":
+                self._network.add_filter(index, hook, fd, f"kubeweir_{program}")
+            else:
+                self._attach_link(index, program, fd, kind)
+        except OSError as error:
+            if error.errno not in _GONE:
+                raise
+            return False
+        return True
 
     def _attach_link(self, index: int, program: str, fd: int, kind: int) -> None:
         path = self._pin(index, program)

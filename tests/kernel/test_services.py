@@ -383,3 +383,17 @@ def test_devices_that_come_and_go_are_covered(rig: Rig) -> None:
     rig.attachments.attach(pod.index)
     assert rig.attachments.is_attached(pod.index)
     assert rig.attachments.cover(rig.network.devices(), {pod.index}) == 0
+
+
+def test_a_device_that_went_meanwhile_is_passed_over(rig: Rig) -> None:
+    """Between the look at the node's links and the attaching of programs; one of a pod, and one of nobody."""
+    pod = both(rig, "a/client", 1)
+    rig.apply()
+    ip(rig.node, "link add late0 type veth peer name late1")
+    devices = rig.network.devices()
+    late = next(device for device in devices if device.name == "late0")
+    ip(rig.node, "link del late0")
+    assert rig.attachments.attach(late.index) is False
+    assert rig.attachments.cover(devices, {pod.index}) == 0
+    assert rig.attachments.attach(pod.index) is True
+    assert not rig.attachments.is_attached(late.index)
