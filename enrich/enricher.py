@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
@@ -64,6 +64,16 @@ class Looked:
     """The JSON of the other end."""
     unsettled: Sequence[bool] | None
     """Rows whose ends the index may be able to name, or to name better, in a moment; None: there are none."""
+    columns: _Columns | None = None
+    """What was taken out of the rows for it; None: to be taken anew."""
+
+
+class _Columns(NamedTuple):
+    """Of a batch's rows."""
+
+    wall: Times
+    sources: list[bytes]
+    destinations: list[bytes]
 
 
 class _Remotes:
@@ -111,10 +121,8 @@ class Enricher:
         have gone since, and so none is named."""
         self._refresh()
         rows, header = batch.rows, batch.header
-        wall = rows["time_ns"].astype(np.int64) + header.clock
-        remotes, unsettled = self._remote_ends(
-            rows, _blocks(rows["source"]), _blocks(rows["destination"]), wall, header
-        )
+        columns = wall, sources, destinations = _columns(batch)
+        remotes, unsettled = self._remote_ends(rows, sources, destinations, wall, header)
         if until_ns is not None and (wall > until_ns).any():
             inward = (rows["verdict"] & INGRESS).astype(bool)
             peers = _blocks(np.where(inward[:, None], rows["source"], rows["destination"]))
@@ -126,7 +134,7 @@ class Enricher:
         if unknown:
             strangers = np.isin(rows["endpoint"], unknown).tolist()
             unsettled = [a or b for a, b in zip(unsettled, strangers, strict=True)] if unsettled else strangers
-        return Looked(remotes, unsettled if unsettled and any(unsettled) else None)
+        return Looked(remotes, unsettled if unsettled and any(unsettled) else None, columns)
 
     def records(self, batch: Batch, looked: Looked | None = None) -> Records:
         """One record a row. Never raises for a batch that :func:`enrich.records.decode_batch` took. ``looked``: of the
@@ -136,10 +144,9 @@ class Enricher:
             return Records([], [], [], [])
         if looked is None:
             looked = self.look(batch)
-        wall = rows["time_ns"].astype(np.int64) + header.clock
+        wall, sources, destinations = looked.columns or _columns(batch)
         ring = self._ring(header)
         templates = ring.templates(rows)
-        sources, destinations = _blocks(rows["source"]), _blocks(rows["destination"])
         # As np.clip does, which costs more than all the rest of a small batch's times.
         times = np.minimum(np.maximum(wall, 0), self._now_ns()) // 1_000_000
         dialled = self._services(rows)
@@ -284,6 +291,12 @@ def _numbers(batch: Batch) -> Iterable[int]:
         return range(header.first, header.first + header.rows)
     numbers: list[int] = batch.numbers().tolist()
     return numbers
+
+
+def _columns(batch: Batch) -> _Columns:
+    rows = batch.rows
+    wall = rows["time_ns"].astype(np.int64) + batch.header.clock
+    return _Columns(wall, _blocks(rows["source"]), _blocks(rows["destination"]))
 
 
 def _blocks(addresses: np.ndarray[Any, Any]) -> list[bytes]:
