@@ -18,6 +18,7 @@ from netns import Net, Space, ip, run
 
 from enrich.cluster import Cluster, group_by_kind
 from probe.agent import Agent
+from probe.holds import Holds
 from probe.kernel.layout import VERSION, Config
 from probe.kernel.maps import Maps
 from probe.netlink import NodeNetwork
@@ -158,7 +159,9 @@ class Fleet:
         maps.configure(Config.FIRSTS, 1000)
         maps.configure(Config.FLOWS, 4096)
         numbers = Numbers.open(self._folder / f"ledger-{number}")
-        return Host(name, space, network, maps, numbers, Agent(name, self._cluster, network, maps, numbers))
+        # Never begun, so it tells nobody anything: what it tells is Kafka's.
+        holds = Holds(name, self._folder / f"holds-{number}", lambda _: None)
+        return Host(name, space, network, maps, numbers, Agent(name, self._cluster, network, maps, numbers, holds))
 
     def _join(self, node: Space, number: int) -> None:
         """The uplink: a veth to the router, which is the way to everything that is not on the node."""
