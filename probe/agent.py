@@ -7,6 +7,7 @@ state in force stays in force. Stopping leaves enforcement in place; :func:`deta
 
 from __future__ import annotations
 
+import errno
 import gc
 import select
 import threading
@@ -134,6 +135,11 @@ class Agent:
             thread.join()
         self._windows.rotate()
 
+    def links_moved(self) -> None:
+        """Interfaces came or went: the next time, all are looked at again."""
+        self._links_changed.set()
+        self._wake.set()
+
     def reconcile(self) -> None:
         """Bring the kernel to what the cluster says now. Raises InstallError, OSError."""
         view = self._cluster.snapshot(self._node)
@@ -199,7 +205,14 @@ class Agent:
         for index, pod in bound.items():
             if index in self._attached and self._attachments.is_attached(index):
                 continue
-            self._attachments.attach(index)
+            try:
+                self._attachments.attach(index)
+            except OSError as error:
+                if error.errno != errno.ENODEV:
+                    raise
+                # It went since it was looked at; the others' pods do not wait for that.
+                self.links_moved()
+                continue
             self._attached.add(index)
             log.info("pod attached", pod=str(pod.key), interface=veths[index].name, mode=self.mode)
         for index in (self._attached | self._attachments.links()) - bound.keys():
@@ -242,8 +255,7 @@ class Agent:
                 except OSError:
                     # ENOBUFS: some were lost, which is all the same: everything is read again.
                     log.debug("link events overran")
-                self._links_changed.set()
-                self._wake.set()
+                self.links_moved()
 
     def _window_loop(self, window_s: float) -> None:
         due = time.monotonic() + window_s

@@ -101,7 +101,7 @@ class NodeNetwork:
         return self.run(_subscribe)
 
     def add_filter(self, index: int, hook: str, program: int, name: str) -> None:
-        """A clsact filter at the head, put in the place of ours if that is there. ``hook``: ingress or egress."""
+        """A clsact filter at the head, put in the place of ours if that is there. ``hook``: ingress or egress. Raises OSError."""
         self.run(self._add_filter, index, hook, program, name)
 
     def remove_filter(self, index: int, hook: str) -> None:
@@ -142,10 +142,11 @@ class NodeNetwork:
     def _add_filter(self, index: int, hook: str, program: int, name: str) -> None:
         with _unless(errno.EEXIST):
             self._route.tc("add", "clsact", index)
-        self._route.tc(
-            "replace-filter", "bpf", index, 1, prio=_PRIORITY, fd=program, name=name, parent=_PARENT[hook],
-            classid=1, direct_action=True, protocol=3,
-        )  # fmt: skip
+        with _unless():
+            self._route.tc(
+                "replace-filter", "bpf", index, 1, prio=_PRIORITY, fd=program, name=name, parent=_PARENT[hook],
+                classid=1, direct_action=True, protocol=3,
+            )  # fmt: skip
 
     def _remove_filter(self, index: int, hook: str) -> None:
         with _unless(errno.ENOENT, errno.EINVAL, errno.ENODEV):
@@ -163,11 +164,12 @@ class NodeNetwork:
 
 @contextlib.contextmanager
 def _unless(*codes: int) -> Iterator[None]:
+    """Raises OSError, as system calls do, for any other code."""
     try:
         yield
     except NetlinkError as error:
         if error.code not in codes:
-            raise
+            raise OSError(error.code, f"netlink: {os.strerror(error.code)}") from error
 
 
 def _enter(namespace: Path | None) -> None:

@@ -182,6 +182,9 @@ class Fleet:
         )
 
     def _arrange_pods(self, host: Host, wanted: dict[str, str], *, fresh: bool) -> None:
+        """Make and take away. The agent is told, as by the kernel when it runs: no other sign may be left of a pod that
+        went and came in cases between which its node had no part."""
+        host.agent.links_moved()
         for address, (name, space) in list(host.pods.items()):
             if address not in wanted or (name != wanted[address] and not fresh):
                 self.net.remove(space)
