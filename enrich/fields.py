@@ -148,8 +148,9 @@ class Field:
         """A CIDR, as ``isCIDR`` of a CRD's rules has it. Host bits may be set; they count for nothing."""
         cidr = self.text()
         found = self._network(cidr)
-        if getattr(ipaddress.ip_address(cidr.partition("/")[0]), "ipv4_mapped", None):
-            self.fail(f"{cidr!r} is an IPv4 block written as one of IPv6")
+        address, _, bits = cidr.partition("/")
+        if bits != str(found.prefixlen) or getattr(ipaddress.ip_address(address), "ipv4_mapped", None):
+            self.fail(f"{cidr!r} is no CIDR as it is usually written: {found}")
         return found
 
     def old_network(self) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
@@ -168,11 +169,9 @@ class Field:
             self.fail(f"{cidr!r} is no CIDR: it has no /bits")
         try:
             # Python takes netmasks and zones besides.
-            if _CIDR.fullmatch(cidr):
-                return ipaddress.ip_network(cidr, strict=False)
+            return ipaddress.ip_network(cidr if _CIDR.fullmatch(cidr) else "", strict=False)
         except ValueError:
-            pass
-        self.fail(f"{cidr!r} is no CIDR, such as 10.0.0.0/8 or fd00::/64")
+            self.fail(f"{cidr!r} is no CIDR, such as 10.0.0.0/8 or fd00::/64")
 
     def ip(self) -> str:
         """An IP address, in canonical text."""

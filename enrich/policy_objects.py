@@ -10,7 +10,7 @@ from enrich.fields import Field
 from enrich.metadata import is_audited, namespace_of, uid_of
 from enrich.model import IPBlock, NetworkPolicy, Operator, Peer, PolicyPort, Protocol, Requirement, Rule, Selector
 
-PORT_NAME: Final = re.compile(r"(?=[a-z0-9-]{1,15}\Z)(?=.*[a-z])[a-z0-9]+(-[a-z0-9]+)*")
+_PORT_NAME: Final = re.compile(r"(?=[a-z0-9-]{1,15}\Z)(?=.*[a-z])[a-z0-9]+(-[a-z0-9]+)*")
 """``IsValidPortName`` (apimachinery, util/validation)."""
 
 
@@ -65,7 +65,7 @@ def _port(port: Field) -> PolicyPort:
     protocol = Protocol[port["protocol"].choice("TCP", "UDP", "SCTP", default="TCP")]
     number, end = port["port"], port["endPort"]
     if isinstance(number.value, str):
-        if not PORT_NAME.fullmatch(number.value):
+        if not _PORT_NAME.fullmatch(number.value):
             number.fail(f"{number.value!r} is neither a number nor a port's name")
         if end.is_set:
             end.fail("may not be specified when port is a name")

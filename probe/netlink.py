@@ -101,7 +101,10 @@ class NodeNetwork:
         return self.run(_subscribe)
 
     def add_filter(self, index: int, hook: str, program: int, name: str) -> None:
-        """A clsact filter at the head, put in the place of ours if that is there. ``hook``: ingress or egress. Raises OSError."""
+        """A clsact filter at the head, put in the place of ours if that is there. Raises OSError.
+
+        ``hook``: ingress or egress.
+        """
         self.run(self._add_filter, index, hook, program, name)
 
     def remove_filter(self, index: int, hook: str) -> None:
