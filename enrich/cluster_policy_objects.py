@@ -24,7 +24,7 @@ from enrich.model import (
     Selector,
     Tier,
 )
-from enrich.policy_objects import PORT_NAME, read_selector
+from enrich.policy_objects import read_selector
 
 _MOST: Final = 25
 """Rules, peers of a rule, protocols of a rule, networks of a peer (``MaxItems``)."""
@@ -139,8 +139,9 @@ def _ports(protocol: Field) -> list[PolicyPort]:
     field = protocol.only("tcp", "udp", "sctp", "destinationNamedPort")
     kind = field.path.rpartition(".")[2]
     if kind == "destinationNamedPort":
-        if not PORT_NAME.fullmatch(field.text()):
-            field.fail(f"{field.value!r} is no port's name")
+        # The CRD takes any text; one that can be no port's name is no pod's either, and matches nothing.
+        if not field.text():
+            field.fail("must not be empty")
         return [PolicyPort(each, field.text()) for each in Protocol]
     port = field.only("destinationPort").only("number", "range")
     wanted = Protocol[kind.upper()]

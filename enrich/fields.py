@@ -9,7 +9,10 @@ from dataclasses import dataclass
 from typing import Any, Final, NoReturn
 
 _NAME: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?")
-_DNS: Final = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*")
+_DNS: Final = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*")
+"""``IsDNS1123Subdomain`` (apimachinery, util/validation), which bounds the whole and not its labels."""
+_CIDR: Final = re.compile(r"[0-9A-Fa-f.:]+/[0-9]{1,3}")
+_ZEROS: Final = re.compile(r"(?<![0-9])0+(?=[0-9])")
 
 
 class InvalidObjectError(ValueError):
@@ -142,12 +145,31 @@ class Field:
         return value
 
     def network(self) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
-        """A CIDR. Host bits may be set, as the API still lets them be; they count for nothing."""
+        """A CIDR, as ``isCIDR`` of a CRD's rules has it. Host bits may be set; they count for nothing."""
         cidr = self.text()
+        found = self._network(cidr)
+        address, _, bits = cidr.partition("/")
+        if bits != str(found.prefixlen) or getattr(ipaddress.ip_address(address), "ipv4_mapped", None):
+            self.fail(f"{cidr!r} is no CIDR as it is usually written: {found}")
+        return found
+
+    def old_network(self) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
+        """A CIDR as ``ParseCIDRSloppy`` (k8s.io/utils/net) reads it, by which NetworkPolicy's are judged for ever.
+
+        010.0.0.0/8 is 10.0.0.0/8, and so is ::ffff:10.0.0.0/104: an IPv4-mapped block is one of IPv4 in Go.
+        """
+        cidr = self.text()
+        found = self._network(cidr if ":" in cidr else _ZEROS.sub("", cidr))
+        if isinstance(found, ipaddress.IPv6Network) and found.prefixlen >= 96 and found[0].ipv4_mapped:
+            return ipaddress.IPv4Network((int(found[0].ipv4_mapped), found.prefixlen - 96))
+        return found
+
+    def _network(self, cidr: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
         if "/" not in cidr:
             self.fail(f"{cidr!r} is no CIDR: it has no /bits")
         try:
-            return ipaddress.ip_network(cidr, strict=False)
+            # Python takes netmasks and zones besides.
+            return ipaddress.ip_network(cidr if _CIDR.fullmatch(cidr) else "", strict=False)
         except ValueError:
             self.fail(f"{cidr!r} is no CIDR, such as 10.0.0.0/8 or fd00::/64")
 

@@ -10,16 +10,15 @@ from enrich.fields import Field
 from enrich.metadata import is_audited, namespace_of, uid_of
 from enrich.model import IPBlock, NetworkPolicy, Operator, Peer, PolicyPort, Protocol, Requirement, Rule, Selector
 
-PORT_NAME: Final = re.compile(r"(?=[a-z0-9-]{1,15}$)(?!.*--)[a-z0-9-]*[a-z][a-z0-9-]*")
+_PORT_NAME: Final = re.compile(r"(?=[a-z0-9-]{1,15}\Z)(?=.*[a-z])[a-z0-9]+(-[a-z0-9]+)*")
 """``IsValidPortName`` (apimachinery, util/validation)."""
 
 
 def network_policy(root: Field) -> NetworkPolicy:
     """A networking.k8s.io/v1 NetworkPolicy."""
     namespace, spec = namespace_of(root), root["spec"]
-    if not spec.is_set:
-        spec.fail("is required")
-    types = [entry.choice("Ingress", "Egress") for entry in spec["policyTypes"].items()]
+    # No spec at all is an empty one to the API server: it selects every pod, and isolates on ingress.
+    types = [entry.choice("Ingress", "Egress") for entry in spec["policyTypes"].items(most=2)]
     if not types:
         # "If this field is not specified, it will default based on the existence of ingress or egress rules;
         # policies that contain an egress section are assumed to affect egress, and all policies (whether or not they
@@ -54,19 +53,19 @@ def _peer(peer: Field) -> Peer:
         )
     if namespaces.is_set or pods.is_set:
         peer.fail("may not specify both ipBlock and another peer")
-    cidr = block["cidr"].network()
+    cidr = block["cidr"].old_network()
     for hole in block["except"].items():
-        inner = hole.network()
+        inner = hole.old_network()
         if inner.version != cidr.version or not inner.subnet_of(cidr) or inner == cidr:  # type: ignore[arg-type]  # one version
             hole.fail(f"must be a strict subset of {cidr}, is {inner}")
-    return Peer(ip_block=IPBlock(str(cidr), tuple(str(hole.network()) for hole in block["except"].items())))
+    return Peer(ip_block=IPBlock(str(cidr), tuple(str(hole.old_network()) for hole in block["except"].items())))
 
 
 def _port(port: Field) -> PolicyPort:
     protocol = Protocol[port["protocol"].choice("TCP", "UDP", "SCTP", default="TCP")]
     number, end = port["port"], port["endPort"]
     if isinstance(number.value, str):
-        if not PORT_NAME.fullmatch(number.value):
+        if not _PORT_NAME.fullmatch(number.value):
             number.fail(f"{number.value!r} is neither a number nor a port's name")
         if end.is_set:
             end.fail("may not be specified when port is a name")

@@ -134,6 +134,11 @@ class Agent:
             thread.join()
         self._windows.rotate()
 
+    def links_moved(self) -> None:
+        """Interfaces came or went: the next time, all are looked at again."""
+        self._links_changed.set()
+        self._wake.set()
+
     def reconcile(self) -> None:
         """Bring the kernel to what the cluster says now. Raises InstallError, OSError."""
         view = self._cluster.snapshot(self._node)
@@ -201,8 +206,7 @@ class Agent:
                 continue
             if not self._attachments.attach(index):
                 # The next look at the links misses it too, and unbinds the pod.
-                self._links_changed.set()
-                self._wake.set()
+                self.links_moved()
                 continue
             self._attached.add(index)
             log.info("pod attached", pod=str(pod.key), interface=veths[index].name, mode=self.mode)
@@ -246,8 +250,7 @@ class Agent:
                 except OSError:
                     # ENOBUFS: some were lost, which is all the same: everything is read again.
                     log.debug("link events overran")
-                self._links_changed.set()
-                self._wake.set()
+                self.links_moved()
 
     def _window_loop(self, window_s: float) -> None:
         due = time.monotonic() + window_s

@@ -24,7 +24,7 @@ def write_routes(path: Path, prefix: str) -> None:
         ({"service": "team-1/*"}, {}),
         ({"direction": "egress", "peer": {"cidr": ["203.0.0.0/16", "fd00::/8"]}}, {"format": "lines"}),
     ]
-    routes = [
+    routes: list[dict[str, Any]] = [
         {
             "name": f"route-{number}",
             "match": match,

@@ -159,7 +159,8 @@ class Fleet:
         maps.configure(Config.FIRSTS, 1000)
         maps.configure(Config.FLOWS, 4096)
         numbers = Numbers.open(self._folder / f"ledger-{number}")
-        holds = Holds(name, self._folder / f"holds-{number}", lambda _changes: None)
+        # Never begun, so it tells nobody anything: what it tells is Kafka's.
+        holds = Holds(name, self._folder / f"holds-{number}", lambda _: None)
         return Host(name, space, network, maps, numbers, Agent(name, self._cluster, network, maps, numbers, holds))
 
     def _join(self, node: Space, number: int) -> None:
@@ -181,6 +182,9 @@ class Fleet:
         )
 
     def _arrange_pods(self, host: Host, wanted: dict[str, str], *, fresh: bool) -> None:
+        """Make and take away. The agent is told, as by the kernel when it runs: no other sign may be left of a pod that
+        went and came in cases between which its node had no part."""
+        host.agent.links_moved()
         for address, (name, space) in list(host.pods.items()):
             if address not in wanted or (name != wanted[address] and not fresh):
                 self.net.remove(space)

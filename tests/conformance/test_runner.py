@@ -69,6 +69,14 @@ def test_own_cases_pass(mode: str) -> None:
     passed(conformance("--mode", mode, OWN), len(list(OWN.rglob("*.json"))))
 
 
+@pytest.mark.kernel
+@pytest.mark.timeout(600)
+def test_pods_come_again_on_a_node_that_had_no_part_in_the_case_between(tmp_path: Path) -> None:
+    for name, case in (("1", "own-v6-around-v4"), ("2", "own-steps"), ("3", "own-v6-around-v4")):
+        (tmp_path / f"{name}.json").symlink_to(OWN / f"{case}.json")
+    passed(conformance("--mode", "run", "--family", 4, tmp_path), 3)
+
+
 @pytest.fixture
 def edited(tmp_path: Path) -> Callable[[Callable[[Any], object]], Path]:
     """A folder with one case that was right until it was edited."""
