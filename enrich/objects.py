@@ -147,6 +147,8 @@ _KINDS: Final[dict[str, tuple[str, Callable[[Field], Object]]]] = {
     "NetworkPolicy": ("networking.k8s.io/v1", network_policy),
     "ClusterNetworkPolicy": ("policy.networking.k8s.io/v1alpha2", cluster_network_policy),
 }
+READ: Final = ", ".join(_KINDS)
+"""The kinds that are read, in words."""
 _OWN_GROUPS: Final = {
     "v1", "apps", "extensions", "batch", "networking.k8s.io", "discovery.k8s.io", "policy.networking.k8s.io",
 }  # fmt: skip

@@ -21,7 +21,7 @@ import yaml
 from enrich.cluster import Cluster, group_by_kind
 from enrich.fields import InvalidObjectError
 from enrich.model import Name, Object
-from enrich.objects import parse
+from enrich.objects import READ, parse
 from enrich.sources.source import SourceError
 
 log = structlog.get_logger("kubeweir.source")
@@ -190,7 +190,9 @@ def read_folder(folder: Path) -> list[Object]:
                 problems.append(f"{where}: {error}")
                 continue
             if made is None:
-                log.debug("kind not used", where=where, kind=document["kind"])
+                # A policy whose kind is misspelt would be no policy, in silence.
+                kind = f"{document['apiVersion']} {document['kind']}"
+                problems.append(f"{where}: kind: {kind} is none of {READ}: keep it out of this folder")
                 continue
             key = (type(made), made.key)
             if key in objects:

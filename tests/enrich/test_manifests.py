@@ -89,8 +89,7 @@ def test_documents_lists_folders_and_json(folder: Path) -> None:
     assert names(folder) == {"shop", "shop/web", "a", "b", "c"}
 
 
-def test_kinds_that_nobody_uses_and_other_files_are_no_errors(folder: Path) -> None:
-    (folder / "deployment.yaml").write_text("apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: web}\nspec: 3\n")
+def test_other_files_are_no_errors(folder: Path) -> None:
     (folder / "notes.txt").write_text("kind: nonsense: [")
     assert names(folder) == {"shop", "shop/web"}
 
@@ -113,6 +112,14 @@ def test_hidden_files_are_not_read(folder: Path) -> None:
     [
         ("kind: Pod\nmetadata: {name: x}\n", "bad.yaml, document 1 (line 1): apiVersion: is required"),
         ("apiVersion: v1\n", "kind: is required"),
+        (
+            POLICY.replace("kind: NetworkPolicy", "kind: NetworkPolicies") % ("p", "80"),
+            "kind: networking.k8s.io/v1 NetworkPolicies is none of",
+        ),
+        (
+            "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: web}\n",
+            "kind: apps/v1 Deployment is none of Pod, Name",
+        ),
         ("just text\n", "must be an object"),
         ("[]\n", "must be an object"),
         ("a: [1\n", "bad.yaml: not YAML"),
