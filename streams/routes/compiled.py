@@ -8,6 +8,7 @@ kind, by the record of its first row. So nothing here decides anything itself, a
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any, Final, Generic, TypeVar
 
@@ -168,13 +169,17 @@ class _Networks:
     """Which of some networks an address is in, a bit each, in a column of 62 at most."""
 
     def __init__(self, networks: Sequence[Network]) -> None:
-        self._rules = [(np.int64(1 << bit), *_bounds(network)) for bit, network in enumerate(networks)]
+        self._rules = [
+            (np.int64(1 << bit), network.version == 4, *_bounds(network)) for bit, network in enumerate(networks)
+        ]
 
     def of(self, words: np.ndarray[Any, np.dtype[np.uint64]]) -> list[int]:
         """The kind of each. No address is in no network."""
         kinds = np.zeros(len(words), np.int64)
-        for bit, mask, value in self._rules:
-            kinds |= ((words & mask) == value).all(axis=1) * bit
+        # IPv4 lies among the addresses of IPv6 here, and is in none of its networks.
+        four = ((words & _MAPPED[0]) == _MAPPED[1]).all(axis=1)
+        for bit, is_four, mask, value in self._rules:
+            kinds |= (((words & mask) == value).all(axis=1) & (four == is_four)) * bit
         kinds[~words.any(axis=1)] = -1
         found: list[int] = kinds.tolist()
         return found
@@ -193,6 +198,9 @@ def _bounds(
 
 def _two(raw: bytes) -> np.ndarray[Any, np.dtype[np.uint64]]:
     return np.frombuffer(raw, "<u8")
+
+
+_MAPPED: Final = _bounds(ipaddress.IPv4Network("0.0.0.0/0"))
 
 
 def _port_kinds(ranges: Sequence[tuple[int, int]]) -> np.ndarray[Any, np.dtype[np.int64]]:

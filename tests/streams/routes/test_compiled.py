@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 import orjson
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from enrich.enricher import Enricher
@@ -89,6 +89,7 @@ def rows_of(chance: random.Random, count: int) -> list[dict[str, Any]]:
 
 
 @settings(max_examples=80, deadline=None)
+@example([{"match": {"dest": {"cidr": "::/0"}}, "except": [], "sample": 1.0}], 0)
 @given(routes, st.integers(0, 1 << 32))
 def test_it_agrees_with_the_matcher_of_records(given_routes: list[dict[str, Any]], seed: int) -> None:
     chance = random.Random(seed)  # noqa: S311 - rows of a test
