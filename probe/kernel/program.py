@@ -16,6 +16,7 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import signal
 import subprocess
 import sys
 import sysconfig
@@ -37,6 +38,9 @@ _INSN: Final = np.dtype([("code", "u1"), ("registers", "u1"), ("offset", "<i2"),
 _LD_IMM64, _PSEUDO_MAP_FD = 0x18, 1
 
 
+_PR_SET_PDEATHSIG: Final = 1
+
+
 class LoadError(RuntimeError):
     """The programs could not be compiled or loaded; the message says what to do, ``log`` is the compiler's."""
 
@@ -50,7 +54,7 @@ def build(folder: Path, sizes: Mapping[str, int]) -> None:
 
     Raises :class:`LoadError`.
     """
-    request = json.dumps({"folder": str(folder), "sizes": dict(sizes)})
+    request = json.dumps({"folder": str(folder), "sizes": dict(sizes), "parent": os.getpid()})
     done = subprocess.run(
         [sys.executable, "-m", "probe.kernel.program", request],
         capture_output=True,
@@ -95,6 +99,10 @@ def flags(folder: str, sizes: Mapping[str, int]) -> list[str]:
 
 def _main(request: str) -> None:
     asked = json.loads(request)
+    # A killed probe's compiler would meet the next probe's at the same pins.
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != asked["parent"]:
+        return
     # bcc looks for headers of the running kernel, of which there need not be any.
     os.environ["BCC_KERNEL_SOURCE"] = str(bpf.HEADERS)
     from bcc import BPF  # noqa: PLC0415 - reads the environment when it is imported

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -44,7 +45,6 @@ selectors = st.one_of(
 
 @st.composite
 def blocks(draw: st.DrawFn) -> dict[str, Any]:
-    import ipaddress
 
     cidr = draw(st.sampled_from(CIDRS[draw(st.sampled_from([4, 6]))]))
     outer = ipaddress.ip_network(cidr, strict=False)
@@ -114,7 +114,7 @@ def cnp_peers(draw: st.DrawFn, *, egress: bool, named: bool) -> dict[str, Any]:
     if kind == "pods":
         return {"pods": {"namespaceSelector": draw(selectors), "podSelector": draw(selectors)}}
     if kind == "networks":
-        every = [cidr for family in CIDRS.values() for cidr in family]
+        every = [str(ipaddress.ip_network(cidr, strict=False)) for family in CIDRS.values() for cidr in family]
         return {"networks": draw(st.lists(st.sampled_from(every), min_size=1, max_size=2, unique=True))}
     return {kind: draw(selectors)}
 
