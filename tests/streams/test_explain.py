@@ -160,7 +160,8 @@ def test_what_is_wrong_with_the_question_is_2_on_stderr(arguments: tuple[str, ..
 
 
 def test_a_wrong_manifest_is_2_and_names_file_and_field(tmp_path: Path) -> None:
-    (tmp_path / "p.yaml").write_text("apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: x}\nspec: 3\n")
+    head = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: x}\n"
+    (tmp_path / "p.yaml").write_text(f"{head}spec: 3\n")
     done = weir("--source", f"manifests:{tmp_path}", API, "data/db-0:1")
     assert done.returncode == 2
     assert "p.yaml" in done.stderr
