@@ -24,6 +24,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from enrich.cluster import KINDS, Change, Cluster
 from enrich.model import ClusterNetworkPolicy, Name, Namespace, NetworkPolicy, Pod, Rule
 from enrich.objects import parse
@@ -201,7 +203,7 @@ def _new_pod(bench: Bench, number: int, grouped: dict[type, list[Any]]) -> dict[
     elsewhere = [made for made in grouped[Pod] if made.node != "node0"]
     old: Pod = elsewhere[number % len(elsewhere)]
     name = f"new{number}"
-    made = replace(old, name=name, uid=name, ips=(_ip(11, number + 1),))
+    made = msgspec.structs.replace(old, name=name, uid=name, ips=(_ip(11, number + 1),))
     bench.cluster.apply([Change("set", made)])
     return bench.run()
 

@@ -1,4 +1,4 @@
-"""``make bench-watch``: how long the watch takes, what it holds, beside the official client's informer.
+"""``make bench-watch``: how long the watch takes, what it holds, beside the official client's informer and nobody.
 
 The large sizes come from a server of canned bytes that speaks the real protocol, for a real one takes minutes to be
 filled; 1,000 and 10,000 pods are listed from a real kube-apiserver as well, where it is built. Each measurement is a
@@ -21,6 +21,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from tests.bench_watch.readers import READERS
 from tests.bench_watch.server import CannedServer, make_pod
 
 _ROOT: Final = Path(__file__).parents[2]
@@ -28,8 +29,8 @@ _AIMS: Final = {"sync_s": 3.0, "memory_mb": 250.0, "event_ms_p99": 5.0}
 """At 100,000 pods, from a local server."""
 _COLUMNS: Final = (
     ("server", "server"), ("what", "reader"), ("pods", "pods"), ("sync_s", "in sync s"), ("sync_cpu_s", "CPU s"),
-    ("memory_mb", "MB"), ("event_ms_p50", "event ms p50"), ("event_ms_p99", "p99"),
-    ("churn_cpu_percent", "CPU % at 100/s"), ("churn_bytes_per_s", "bytes/s"),
+    ("memory_mb", "MB"), ("event_ms_p50", "event ms p50"), ("event_ms_p99", "p99"), ("list_mb", "list MB"),
+    ("standing_cpu_percent", "CPU % standing"), ("churn_cpu_percent", "at 100/s"), ("churn_bytes_per_s", "bytes/s"),
 )  # fmt: skip
 
 
@@ -48,10 +49,8 @@ def _measure(server: str, what: str, where: str, pods: int, rate: int, seconds: 
 def _canned(pods: int, most_informer: int, rate: int, seconds: float) -> list[dict[str, Any]]:
     server = CannedServer(pods)
     try:
-        rows = [_measure("canned", "ours", str(server.port), pods, rate, seconds)]
-        if pods <= most_informer:
-            rows.append(_measure("canned", "informer", str(server.port), pods, 0, 0))
-        return rows
+        readers = ["nobody", "ours", *(["informer"] if pods <= most_informer else [])]
+        return [_measure("canned", what, str(server.port), pods, rate, seconds) for what in readers]
     finally:
         server.close()
 
@@ -76,7 +75,7 @@ def _real(sizes: list[int]) -> list[dict[str, Any]]:
                 _fill(server, filled, pods)
                 filled = pods
                 config = str(server.kubeconfig("admin"))
-                rows += [_measure("kube-apiserver", what, config, pods, 0, 0) for what in ("ours", "informer")]
+                rows += [_measure("kube-apiserver", what, config, pods, 0, 0) for what in READERS]
         finally:
             server.close()
     return rows
@@ -110,7 +109,7 @@ def _show(rows: list[dict[str, Any]]) -> None:
         cells = [row.get(name, "") for name, _ in _COLUMNS]
         table.add_row(*(f"{cell:,.1f}" if isinstance(cell, float) else f"{cell:,}" if isinstance(cell, int) else cell
                         for cell in cells))  # fmt: skip
-    Console().print(table)
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
 
 
 @click.command()
@@ -124,9 +123,10 @@ def main(*, quick: bool, path: Path | None) -> None:
     _show(rows)
     load = os.getloadavg()[0]
     if not quick:
-        largest = next(row for row in rows if row["pods"] == sizes[-1])
+        nobody, largest = (next(row for row in rows if (row["what"], row["pods"]) == (what, sizes[-1]))
+                           for what in ("nobody", "ours"))  # fmt: skip
         for name, aim in _AIMS.items():
-            click.echo(f"{name} at {sizes[-1]:,} pods: {largest[name]:.1f}, aim {aim:g}")
+            click.echo(f"{name} at {sizes[-1]:,} pods: {largest[name]:.1f}, aim {aim:g}; nobody's {nobody[name]:.1f}")
         click.echo("The informer is not measured at 100,000 pods: by its growth it would take minutes and 6 GB.")
     if load > 1:
         click.echo(f"The machine was busy (load {load:.1f}): compare rows of this run with each other only.")
