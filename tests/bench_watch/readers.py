@@ -86,14 +86,17 @@ class Informer:
 
 
 class Nobody:
-    """Takes the bytes of a WatchList from the socket, and looks for marks in those that come after it."""
+    """Takes the bytes of a WatchList from the socket, and looks for marks in those that come after it.
 
-    def __init__(self, where: str) -> None:
+    ``seen``: when each mark came."""
+
+    def __init__(self, where: str, collection: str = "/api/v1/pods", mark: re.Pattern[bytes] = _MARK) -> None:
         self.changed = threading.Event()
+        self.seen: dict[str, float] = {}
+        self._pattern = mark
         self._synced = threading.Event()
         self._socket, head = _connect(where)
-        self._head = f"GET /api/v1/pods?{_QUERY} HTTP/1.1\r\nHost: 127.0.0.1\r\n{head}\r\n".encode()
-        self._mark = ""
+        self._head = f"GET {collection}?{_QUERY} HTTP/1.1\r\nHost: 127.0.0.1\r\n{head}\r\n".encode()
         self._bytes = 0
         self._thread = threading.Thread(target=self._read, daemon=True)
 
@@ -106,7 +109,7 @@ class Nobody:
 
     def has(self, _name: Name, mark: str) -> bool:
         """Whether a change has come."""
-        return self._mark == mark
+        return mark in self.seen
 
     def facts(self) -> dict[str, Any]:
         """How large the list is."""
@@ -116,16 +119,18 @@ class Nobody:
         self._socket.sendall(self._head)
         block, tail = bytearray(1 << 18), b""
         while size := self._socket.recv_into(block):
-            tail = tail[-4096:] + block[max(0, size - 8192) : size]
             if self._synced.is_set():
-                if found := _MARK.findall(tail):
-                    self._mark = found[-1].decode()
-                    self.changed.set()
-                continue
+                self._find(tail + block[:size])
             self._bytes += size
-            if _END in tail:
-                tail = b""
+            tail = bytes(block[max(0, size - 4096) : size])
+            if not self._synced.is_set() and _END in tail:
                 self._synced.set()
+
+    def _find(self, block: bytes) -> None:
+        now = time.perf_counter()
+        for found in self._pattern.findall(block):
+            self.seen.setdefault(found.decode(), now)
+        self.changed.set()
 
 
 def _connect(where: str) -> tuple[socket.socket, str]:
