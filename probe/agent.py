@@ -37,6 +37,8 @@ log = structlog.get_logger("kubeweir.probe")
 
 _RETRY_S: Final = 1.0
 """How often a pod's interface is looked for again: addresses inside a pod's namespace make no event outside."""
+_LINKS_S: Final = 0.05
+"""How often it is noted that no link has come or gone: so long, at most, nobody is named where a pod begins or ends."""
 _REPORT_S: Final = 30.0
 _SETTLE_S: Final = 0.002
 """Changes that come together are compiled together, as are all that come while one is installed."""
@@ -270,11 +272,15 @@ class Agent:
 
     def _watch_links(self) -> None:
         with self._network.subscribe() as events:
+            dry = 0
             while not self._stop.is_set():
-                if not select.select([events], [], [], 0.5)[0]:
-                    continue
+                asked = time.time_ns()
+                if not select.select([events], [], [], 0)[0]:
+                    dry = asked
+                    if not select.select([events], [], [], _LINKS_S)[0]:
+                        continue
                 try:
-                    self._holds.links(events.recv(1 << 16))
+                    self._holds.links(events.recv(1 << 16), dry)
                 except OSError:
                     # ENOBUFS: some were lost, which is all the same: everything is read again.
                     log.debug("link events overran")
