@@ -132,7 +132,7 @@ class Enricher:
             ]
         own = rows["reason"] == Reason.NODE
         if own.any():
-            # The kernel saw that it was the pod's own node, whichever of its addresses that took: kubelet has a bridge's.
+            # The kernel saw that it was the own node, by whichever of its addresses: kubelet takes a bridge's.
             node, is_own = self._ends.node(header.node), own.tolist()
             remotes = [node if told else end for told, end in zip(is_own, remotes, strict=True)]
             unsettled = unsettled and [a and not told for told, a in zip(is_own, unsettled, strict=True)]
