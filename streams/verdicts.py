@@ -61,9 +61,10 @@ class Verdicts:
     def count(self, templates: Sequence[Shared]) -> None:
         """One verdict a template."""
         # By identity: to hash a template is to hash all its text.
-        distinct = {id(template): template for template in templates}
-        for one, rows in Counter(map(id, templates)).items():
-            self._of(distinct[one]).inc(rows)
+        names = list(map(id, templates))
+        distinct = dict(zip(names, templates, strict=True))
+        for name, rows in Counter(names).items():
+            self._of(distinct[name]).inc(rows)
 
     def _of(self, shared: Shared) -> Any:
         key = (shared.about, shared.local)
