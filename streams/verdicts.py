@@ -23,7 +23,7 @@ _LABELS: Final[dict[By, tuple[str, ...]]] = {
     "namespace": ("namespace",),
     "workload": ("namespace", "workload"),
 }
-_CACHED: Final = 50_000
+_CACHED: Final = 5_000
 _MOST_REMEMBERED: Final = 100_000
 """Names beyond the bound that are remembered, so that each is counted once."""
 
@@ -56,23 +56,24 @@ class Verdicts:
         )
         self._own: set[tuple[str, ...]] = set()
         self._others: set[tuple[str, ...]] = set()
-        self._series: dict[tuple[str, str], Any] = {}
+        self._series: dict[int, tuple[Shared, Any]] = {}
+        """By a template's identity, which is its own for as long as it is kept here."""
 
     def count(self, templates: Sequence[Shared]) -> None:
         """One verdict a template."""
         # By identity: to hash a template is to hash all its text.
-        distinct = {id(template): template for template in templates}
-        for one, rows in Counter(map(id, templates)).items():
-            self._of(distinct[one]).inc(rows)
+        counted = Counter(map(id, templates))
+        if not counted.keys() <= self._series.keys():
+            self._learn(templates)
+        for name, rows in counted.items():
+            self._series[name][1].inc(rows)
 
-    def _of(self, shared: Shared) -> Any:
-        key = (shared.about, shared.local)
-        series = self._series.get(key)
-        if series is None:
-            if len(self._series) >= _CACHED:
-                self._series.clear()
-            series = self._series[key] = self._make(shared)
-        return series
+    def _learn(self, templates: Sequence[Shared]) -> None:
+        if len(self._series) >= _CACHED:
+            self._series.clear()
+        for template in templates:
+            if id(template) not in self._series:
+                self._series[id(template)] = template, self._make(template)
 
     def _make(self, shared: Shared) -> Any:
         about = orjson.loads(shared.about)

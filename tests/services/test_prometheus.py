@@ -7,7 +7,6 @@ import json
 import subprocess
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,21 +14,14 @@ import pytest
 import yaml
 
 from tests.daemons import daemon
-from tests.e2e.node import CLOSED, OPEN, Broker, Node
-from tests.kafka.site import Service, Site, until
-from tests.prometheus.queries import RULES, dashboard_queries, rules, selectors
+from tests.kafka.site import Service, until
+from tests.services.conftest import Running
+from tests.services.queries import RULES, dashboard_queries, rules, selectors
 
 pytestmark = pytest.mark.e2e
 
 _WATCH = "watch_age_seconds"
 """Of an API server only, and here is none: tests/cluster asks a watch of a real one."""
-_ROUTES = """\
-version: 1
-routes:
-  - name: denied
-    match: {verdict: deny}
-    outputs: [{kafka: {topic: PREFIX.denied}}, {file: {path: FILE}}]
-"""
 
 
 class Prometheus:
@@ -81,22 +73,6 @@ class Prometheus:
         self._process.wait(60)
 
 
-@contextlib.contextmanager
-def running(folder: Path) -> Iterator[tuple[Node, Site]]:
-    """A Kafka, and a node that is to be begun."""
-    broker = Broker(folder)
-    broker.start()
-    (folder / "node").mkdir()
-    node = Node(broker, folder / "node")
-    site = Site(broker.address, node.topic_prefix, folder / "node")
-    try:
-        yield node, site
-    finally:
-        site.end()
-        node.close()
-        broker.stop()
-
-
 def lint(text: str) -> str:
     """What promtool has against metrics; nothing if all is well."""
     done = subprocess.run(
@@ -110,33 +86,25 @@ def port(service: Service, role: str) -> str:
 
 
 @pytest.mark.timeout(300)
-def test_every_query_of_the_dashboard_and_of_the_rules_has_its_series(tmp_path: Path) -> None:
-    with running(tmp_path) as (node, site):
-        routes = tmp_path / "routes.yaml"
-        routes.write_text(_ROUTES.replace("PREFIX", site.prefix).replace("FILE", str(tmp_path / "denied.log")))
-        service = site.start("enrich", "routes", WEIR_ROUTES=str(routes), WEIR_VERDICTS_BY="workload")
-        probe = node.begin(WEIR_PARTITIONS="4")
-        targets = {
-            "weir-probe": [f"127.0.0.1:{probe.wait_for('started')['metrics_port']}"],
-            "weir-streams": [port(service, "enrich"), port(service, "routes")],
-        }
-        pages = [probe.get("/metrics")[1], service.get("/metrics")[1], service.get("/metrics", "routes")[1]]
-        assert [lint(page) for page in pages] == ["", "", ""]
-        prometheus = Prometheus(tmp_path, targets)
-        try:
-            with node.socket() as sender:
-                silent = wait_for_series(prometheus, sender, node.server.address(4))
-            assert not silent
-            assert not prometheus.unhealthy()
-            denied = prometheus.ask('kubeweir_streams_verdicts_total{disposition="deny"}')
-            assert {one["metric"]["namespace"] for one in denied} == {"shop"}
-        finally:
-            prometheus.stop()
-        assert service.stop() == 0
-        assert probe.stop() == 0
+def test_every_query_of_the_dashboard_and_of_the_rules_has_its_series(running: Running, tmp_path: Path) -> None:
+    service, probe = running.service, running.probe
+    targets = {
+        "weir-probe": [f"127.0.0.1:{probe.wait_for('started')['metrics_port']}"],
+        "weir-streams": [port(service, "enrich"), port(service, "routes")],
+    }
+    pages = [probe.get("/metrics")[1], service.get("/metrics")[1], service.get("/metrics", "routes")[1]]
+    assert [lint(page) for page in pages] == ["", "", ""]
+    prometheus = Prometheus(tmp_path, targets)
+    try:
+        assert not wait_for_series(prometheus, running)
+        assert not prometheus.unhealthy()
+        denied = prometheus.ask('kubeweir_streams_verdicts_total{disposition="deny"}')
+        assert {one["metric"]["namespace"] for one in denied} == {"shop"}
+    finally:
+        prometheus.stop()
 
 
-def wait_for_series(prometheus: Prometheus, sender: Any, server: str) -> dict[str, str]:
+def wait_for_series(prometheus: Prometheus, running: Running) -> dict[str, str]:
     """Sends packets until every query has an answer; those that have none after all that time, by what they are of."""
     wanted = {f"dashboard: {title}: {query}": query for title, query in dashboard_queries() if _WATCH not in query}
     for rule in rules():
@@ -145,13 +113,9 @@ def wait_for_series(prometheus: Prometheus, sender: Any, server: str) -> dict[st
         else:
             # An alert's comparison has no answer while all is well: what it compares is to be there.
             wanted |= {f"alert {rule['alert']}: {one}": one for one in selectors(rule["expr"]) if _WATCH not in one}
-    sent = 0
 
     def all_answered() -> bool | None:
-        nonlocal sent
-        for number in (OPEN + sent % 1000, CLOSED):
-            sender.sendto(b"x", (server, number))
-        sent += 1
+        running.send()
         for name, query in list(wanted.items()):
             if prometheus.ask(query):
                 del wanted[name]

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from tests.daemons import daemon
-from tests.prometheus.queries import DASHBOARD, RULES, dashboard_queries, rules, selectors
+from tests.services.queries import DASHBOARD, RULES, dashboard_queries, rules, selectors
 
 CASES = Path(__file__).with_name("rules.test.yml")
 
