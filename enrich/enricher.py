@@ -15,7 +15,7 @@ import numpy as np
 
 from enrich.cluster import Cluster
 from enrich.flow import DEFAULT_LABELS, Ends, LabelChoice, Remote, address_text, second_text
-from enrich.records import AGGREGATED, INGRESS, Batch, Header
+from enrich.records import AGGREGATED, INGRESS, Batch, Header, Reason
 from enrich.template import Ring, Template
 
 _SECOND: Final = 1_000_000_000
@@ -130,6 +130,12 @@ class Enricher:
                 self._ends.in_doubt(self._addresses[raw], end) if at > until_ns else end
                 for raw, end, at in zip(peers, remotes, wall.tolist(), strict=True)
             ]
+        own = rows["reason"] == Reason.NODE
+        if own.any():
+            # The kernel saw that it was the own node, by whichever of its addresses: kubelet takes a bridge's.
+            node, is_own = self._ends.node(header.node), own.tolist()
+            remotes = [node if told else end for told, end in zip(is_own, remotes, strict=True)]
+            unsettled = unsettled and [a and not told for told, a in zip(is_own, unsettled, strict=True)]
         unknown = [int(number) for number, ref in header.endpoints.items() if not self._ends.knows(ref)]
         if unknown:
             strangers = np.isin(rows["endpoint"], unknown).tolist()

@@ -173,6 +173,8 @@ class Pipeline:
 
     async def _send_records(self, tracked: Tracked, records: Records) -> None:
         self._metrics.rows.inc(len(records.values))
+        if records.facts is not None:
+            self._metrics.verdicts.count(records.facts.templates)
         rows = list(zip(records.keys, records.values, records.times_ms, strict=True))
         await self._send_all(tracked, self._topics.flows.name, rows)
         if any(records.denied):

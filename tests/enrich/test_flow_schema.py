@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib import resources
 from typing import Any
 
 import jsonschema
@@ -10,27 +9,15 @@ import orjson
 import pytest
 from hypothesis import given, settings
 
+from enrich.cluster import Change
 from enrich.enricher import Enricher
-from enrich.records import Reason
-from tests.enrich.flows import make_batch, make_cluster, rows_strategy
+from enrich.model import EndpointSlice
+from enrich.records import AGGREGATED, INGRESS, Reason
+from tests.enrich.flows import CLOCK, make_batch, make_cluster, rows_strategy
+from tests.schemas import described, load, produced, validator
 
-SCHEMA: dict[str, Any] = orjson.loads((resources.files("enrich") / "schemas/flow.schema.json").read_bytes())
-VALIDATOR = jsonschema.Draft202012Validator(SCHEMA, format_checker=jsonschema.FormatChecker())
-
-
-def closed(schema: Any) -> Any:
-    """The schema with no keys but those that it describes."""
-    if isinstance(schema, list):
-        return [closed(part) for part in schema]
-    if not isinstance(schema, dict):
-        return schema
-    made = {key: closed(value) for key, value in schema.items()}
-    if "properties" in made and "additionalProperties" not in made:
-        made["additionalProperties"] = False
-    return made
-
-
-CLOSED = jsonschema.Draft202012Validator(closed(SCHEMA), format_checker=jsonschema.FormatChecker())
+SCHEMA = load("flow")
+VALIDATOR, CLOSED = validator(SCHEMA), validator(SCHEMA, closed=True)
 
 
 def a_record() -> dict[str, Any]:
@@ -47,6 +34,28 @@ def test_the_schema_is_one() -> None:
 def test_every_record_fits_and_has_no_key_that_is_not_described(rows: list[dict[str, Any]]) -> None:
     for value in Enricher(make_cluster()).records(make_batch(*rows)).values:
         CLOSED.validate(orjson.loads(value))
+
+
+def test_every_key_that_is_described_is_in_some_record() -> None:
+    cluster = make_cluster(since=CLOCK)
+    cluster.apply([Change("set", EndpointSlice("shop", "db-1", "u", "db", ("203.0.113.5",)))])
+    enricher = Enricher(cluster)
+    everything = make_batch(
+        {"verdict": 2 | INGRESS, "rule": 2, "reason": Reason.DEFAULT_DENY},
+        {"protocol": 1, "destination_port": 8 << 8},
+        {"flags": AGGREGATED},
+        {"dialled": "10.96.0.1", "dialled_port": 80},
+        {"destination": "203.0.113.5"},
+        {"verdict": 1 | INGRESS, "source": "203.0.113.5"},
+    )
+    in_doubt = make_batch(
+        {"time_ns": 0, "destination": "10.0.0.77"},
+        {"time_ns": 0, "source": "10.0.0.77", "verdict": 1 | INGRESS},
+        clock=CLOCK - 10_000_000_000,
+    )
+    records = [orjson.loads(value) for batch in (everything, in_doubt) for value in enricher.records(batch).values]
+    found = {path for record in records for path in produced(record, SCHEMA)}
+    assert found == set(described(SCHEMA))
 
 
 def test_it_grows_by_added_keys() -> None:

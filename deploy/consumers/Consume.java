@@ -1,0 +1,73 @@
+import com.fasterxml.jackson.databind.JsonNode;
+import com.fasterxml.jackson.databind.ObjectMapper;
+import java.time.Duration;
+import java.util.ArrayList;
+import java.util.HashMap;
+import java.util.List;
+import java.util.Map;
+import java.util.Properties;
+import org.apache.kafka.clients.consumer.ConsumerRecord;
+import org.apache.kafka.clients.consumer.ConsumerRecords;
+import org.apache.kafka.clients.consumer.KafkaConsumer;
+import org.apache.kafka.common.serialization.StringDeserializer;
+
+/**
+ * Prints each denied connection once: id, verdict, who, to where, which policies isolate.
+ *
+ * <p>usage: java -cp 'JARS/*' Consume.java BROKERS TOPIC GROUP, where JARS has kafka-clients, slf4j-api and
+ * jackson-databind with what it needs.
+ */
+public class Consume {
+  public static void main(String[] args) throws Exception {
+    Properties settings = new Properties();
+    settings.put("bootstrap.servers", args[0]);
+    settings.put("group.id", args[2]);
+    settings.put("auto.offset.reset", "earliest");
+    settings.put("enable.auto.commit", "false");
+    settings.put("session.timeout.ms", "6000");
+    ObjectMapper json = new ObjectMapper();
+    // Of each ring and pod the number that came last: the numbers of a pod rise, so what is not above it is a repeat.
+    Map<String, Long> last = new HashMap<>();
+    try (KafkaConsumer<String, String> consumer =
+        new KafkaConsumer<>(settings, new StringDeserializer(), new StringDeserializer())) {
+      consumer.subscribe(List.of(args[1]));
+      while (true) {
+        ConsumerRecords<String, String> records = consumer.poll(Duration.ofSeconds(1));
+        for (ConsumerRecord<String, String> record : records) {
+          JsonNode flow = json.readTree(record.value());
+          String id = flow.get("id").asText();
+          int dash = id.lastIndexOf('-');
+          boolean inward = flow.get("connection").get("direction").asText().equals("ingress");
+          String uid = flow.get(inward ? "dest" : "src").path("pod_uid").asText(record.key());
+          long number = Long.parseLong(id.substring(dash + 1));
+          if (number > last.getOrDefault(id.substring(0, dash) + "/" + uid, -1L)) {
+            last.put(id.substring(0, dash) + "/" + uid, number);
+            System.out.println(line(flow));
+          }
+        }
+        System.out.flush();
+        // After they are printed: a crash repeats, and loses nothing.
+        if (!records.isEmpty()) consumer.commitSync();
+      }
+    }
+  }
+
+  private static String line(JsonNode flow) {
+    List<String> policies = new ArrayList<>();
+    for (String key : List.of("isolated_by", "policies"))
+      for (JsonNode policy : flow.get(key)) policies.add(policy.get("name").asText());
+    return String.join(
+        "\t",
+        flow.get("id").asText(),
+        flow.get("disposition").asText(),
+        end(flow.get("src")),
+        end(flow.get("dest")) + ":" + flow.get("connection").path("dest_port").asText(""),
+        String.join(",", policies));
+  }
+
+  /** A pod, a node, or an address. */
+  private static String end(JsonNode side) {
+    if (side.has("pod_name")) return side.get("namespace").asText() + "/" + side.get("pod_name").asText();
+    return side.path("node_name").asText(side.path("instance").asText("?"));
+  }
+}

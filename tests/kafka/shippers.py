@@ -1,0 +1,118 @@
+"""The log shippers of deploy/shippers as processes, by the files as they are published, and what far ends have."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+from opentelemetry.proto.common.v1.common_pb2 import AnyValue
+
+from tests.daemons import UNPACKED, daemon
+from tests.kafka.receiver import Receiver
+from tests.schemas import ROOT
+
+FOLDER = ROOT / "deploy/shippers"
+Flow = dict[str, Any]
+
+
+@dataclass
+class Shipper:
+    """One of them: how it is started, and what its far end has."""
+
+    name: str
+    command: list[str]
+    env: dict[str, str]
+    log: Path
+    received: Callable[[], list[Flow]]
+    process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                self.command, env={**os.environ, **self.env}, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            )
+
+    def kill(self) -> None:
+        """-9."""
+        if self.process is not None:
+            self.process.send_signal(signal.SIGKILL)
+            self.process.wait()
+
+    def check(self) -> None:
+        """It runs."""
+        assert self.process is not None
+        assert self.process.poll() is None, f"{self.name} has ended: {self.log.read_text()[-3000:]}"
+
+
+def lines(path: Path) -> list[Flow]:
+    """The whole lines of a file."""
+    return [orjson.loads(line) for line in path.read_bytes().split(b"\n")[:-1]] if path.exists() else []
+
+
+def bodies(receiver: Receiver) -> list[Flow]:
+    """The records that are the bodies of logs: as their text, or as a map."""
+    return [orjson.loads(made) if isinstance(made := plain(log.body), str) else made for log in list(receiver.logs)]
+
+
+def plain(value: AnyValue) -> Any:
+    """A value of OTLP as Python has it."""
+    kind = value.WhichOneof("value")
+    if kind == "kvlist_value":
+        return {pair.key: plain(pair.value) for pair in value.kvlist_value.values}
+    if kind == "array_value":
+        return [plain(item) for item in value.array_value.values]
+    return getattr(value, kind) if kind else None
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+def rsyslog(folder: Path, env: dict[str, str]) -> Shipper:
+    file = folder / "rsyslog.log"
+    libraries = UNPACKED / "usr/lib/x86_64-linux-gnu"
+    command = [
+        daemon("usr/sbin/rsyslogd"),
+        "-n",
+        "-i",
+        "NONE",
+        "-M",
+        libraries / "rsyslog",
+        "-f",
+        FOLDER / "rsyslog.conf",
+    ]
+    own = {"LD_LIBRARY_PATH": str(libraries), "FILE": str(file), "WORK": str(folder)}
+    return Shipper("rsyslog", [str(word) for word in command], env | own, folder / "rsyslog.err", lambda: lines(file))
+
+
+def connect(folder: Path, env: dict[str, str]) -> Shipper:
+    file = folder / "connect.log"
+    (jars,) = UNPACKED.parent.glob("connect-*")
+    command = [
+        "java", "-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp", f"{jars}/*",
+        "org.apache.kafka.connect.cli.ConnectStandalone", FOLDER / "connect-worker.properties",
+        FOLDER / "connect-file-sink.properties",
+    ]  # fmt: skip
+    own = {"FILE": str(file), "WORK": str(folder), "REST_PORT": str(free_port())}
+    return Shipper("connect", [str(word) for word in command], env | own, folder / "connect.err", lambda: lines(file))
+
+
+def collector_binary() -> str | None:
+    """Of the OpenTelemetry Collector, if it has been built."""
+    built = subprocess.run([ROOT / "deploy/local/collector", "--if-built"], capture_output=True, text=True, check=False)
+    return built.stdout.strip() if built.returncode == 0 else None
+
+
+def collector(binary: str, file: str, folder: Path, env: dict[str, str], receiver: Receiver) -> Shipper:
+    command = [binary, "--config", str(FOLDER / f"{file}.yaml")]
+    own = {"FAR_END": receiver.url.removesuffix("/v1/logs")}
+    return Shipper(file, command, env | own, folder / f"{file}.err", lambda: bodies(receiver))

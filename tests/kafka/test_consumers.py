@@ -1,0 +1,108 @@
+"""The examples of deploy/consumers on a real Kafka: each record once, whatever is sent twice, and none is lost."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.kafka.batches import make_batch
+from tests.kafka.site import Site, until
+from tests.schemas import ROOT
+
+pytestmark = pytest.mark.kafka
+
+EXAMPLES = ROOT / "deploy/consumers"
+CACHE = Path(os.environ.get("KUBEWEIR_CACHE", "/var/cache/kubeweir"))
+
+
+def commands() -> dict[str, list[str]]:
+    """How each example is started."""
+    found = {
+        "python": [sys.executable, str(EXAMPLES / "consume.py")],
+        "shell": ["sh", str(EXAMPLES / "consume.sh")],
+    }
+    modules = subprocess.run(["java", "--list-modules"], capture_output=True, text=True, check=True).stdout
+    if "jdk.compiler" in modules:
+        (jars,) = CACHE.glob("kafka-*")
+        found["java"] = ["java", "-XX:TieredStopAtLevel=1", "-cp", f"{jars}/*", str(EXAMPLES / "Consume.java")]
+    return found
+
+
+class Example:
+    """A running consumer, and the lines that it has printed."""
+
+    def __init__(self, command: list[str], site: Site, name: str, run: int) -> None:
+        self._out = site.folder / f"{name}-{run}.out"
+        with self._out.open("wb") as out, (site.folder / f"{name}-{run}.err").open("wb") as err:
+            self._process = subprocess.Popen(
+                [*command, site.broker, f"{site.prefix}.flows.denied", f"{site.prefix}.{name}"],
+                stdin=subprocess.DEVNULL, stdout=out, stderr=err, start_new_session=True,
+            )  # fmt: skip
+
+    def lines(self) -> list[list[str]]:
+        return [line.split("\t") for line in self._out.read_text().split("\n")[:-1]]
+
+    def ids(self) -> list[str]:
+        return [line[0] for line in self.lines()]
+
+    def kill(self) -> None:
+        """All of it: a pipe is more than one process."""
+        if self._process.poll() is None:
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+
+
+@pytest.fixture
+def examples(site: Site) -> Iterator[dict[str, list[Example]]]:
+    """By name the runs of each, the last one at work."""
+    made: dict[str, list[Example]] = {}
+    yield made
+    for runs in made.values():
+        for run in runs:
+            run.kill()
+
+
+def begin(examples: dict[str, list[Example]], site: Site) -> None:
+    for name, command in commands().items():
+        runs = examples.setdefault(name, [])
+        runs.append(Example(command, site, name, len(runs)))
+
+
+def names(*numbers: range) -> set[str]:
+    return {f"r1-{number}" for some in numbers for number in some}
+
+
+@pytest.mark.timeout(300)
+def test_each_prints_every_denied_connection_once_and_goes_on_after_kill_9(
+    site: Site, examples: dict[str, list[Example]]
+) -> None:
+    assert shutil.which("jq"), "run deploy/local/setup"
+    site.start_enrich()
+    first = make_batch(0, 100, denied=True, ingress=True)
+    for value in (first, make_batch(100, 50), first, make_batch(150, 50, denied=True)):
+        site.send(value)
+    site.flush()
+    begin(examples, site)
+    for name, (run,) in examples.items():
+        until(lambda run=run: len(run.ids()) >= 150 or None, f"the lines of {name}")  # type: ignore[misc]
+        assert run.lines()[0] == ["r1-0", "deny", "shop/api-0", "shop/web-0:8080", "web-allow-api"]
+        run.kill()
+    for value in (make_batch(200, 100, denied=True), make_batch(200, 100, denied=True)):
+        site.send(value)
+    site.flush()
+    begin(examples, site)
+    for name, runs in examples.items():
+        second = runs[1]
+        until(lambda run=second: names(range(200, 300)) <= set(run.ids()) or None, f"the lines of {name}")  # type: ignore[misc]
+        for run in runs:
+            assert len(set(run.ids())) == len(run.ids()), f"{name} printed a repeat"
+        assert {one for run in runs for one in run.ids()} == names(range(100), range(150, 300))
+    if "java" not in examples:
+        pytest.skip("this Java has no compiler (jdk.compiler): the example in Java was not run, the others were")

@@ -1,0 +1,174 @@
+"""The documents for consumers say what the code does: schemas and AsyncAPI against structs, topics and real records."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import msgspec
+import orjson
+import pytest
+import yaml
+from prometheus_client import CollectorRegistry
+
+from enrich.endpoints import Hold, OwnerRef, encode_hold
+from enrich.enricher import Enricher
+from enrich.records import EndpointRef, Header, PolicyRef
+from enrich.topics import topics
+from streams.delivery import Ledger
+from streams.holding import Holding
+from streams.metrics import EnrichMetrics
+from streams.pipeline import Pipeline
+from tests.enrich.flows import make_cluster
+from tests.kafka.batches import make_batch, make_header
+from tests.schemas import ROOT, described, files, load, produced, validator
+
+FOLDER = ROOT / "streams/schemas"
+DOCUMENT: dict[str, Any] = yaml.safe_load((FOLDER / "asyncapi.yaml").read_text())
+READ_BY_US = {"routes", "rules", "alerts"}
+"""Schemas of files that people write for us, not of records."""
+
+
+@pytest.mark.parametrize("path", files(), ids=lambda path: path.name)
+def test_every_schema_is_one_and_says_what_it_is_about(path: Path) -> None:
+    schema = orjson.loads(path.read_bytes())
+    jsonschema.Draft202012Validator.check_schema(schema)
+    assert schema["$schema"] == "https://json-schema.org/draft/2020-12/schema"
+    assert schema["title"]
+    for name, part in schema.get("properties", {}).items():
+        assert part.keys() & {"description", "$ref", "properties", "type", "const", "enum"}, name
+
+
+# --- structs
+
+
+@pytest.mark.parametrize(("name", "struct"), [("batch", Header), ("endpoint", Hold)])
+def test_a_schema_has_the_keys_of_its_struct(name: str, struct: type) -> None:
+    of_code = msgspec.json.schema(struct)
+    of_code = {**of_code, **of_code["$defs"][struct.__name__]}
+    assert set(described(load(name))) == set(described(plain(of_code)))
+    assert set(load(name)["required"]) == set(of_code["required"])
+
+
+def plain(schema: Any) -> Any:
+    """A schema that msgspec made, without what may also be null."""
+    if isinstance(schema, list):
+        return [plain(part) for part in schema]
+    if not isinstance(schema, dict):
+        return schema
+    given = schema.get("anyOf", ())
+    if {"type": "null"} in given:
+        (rest,) = [part for part in given if part != {"type": "null"}]
+        schema = {**{key: value for key, value in schema.items() if key != "anyOf"}, **rest}
+    return {key: plain(value) for key, value in schema.items()}
+
+
+def test_what_is_written_is_what_the_schemas_say() -> None:
+    header = make_header(
+        7, 3, kept=[(7, 2), (10, 1)], lost={"ring_full": (1, 2)},
+        endpoints={"7": EndpointRef("shop", "web-0", "u")}, rules={"1": [PolicyRef("NetworkPolicy", "shop", "a", 0)]},
+    )  # fmt: skip
+    told = orjson.loads(msgspec.json.encode(header))
+    validator(load("batch"), closed=True).validate(told)
+    assert set(produced(told, load("batch"))) == set(described(load("batch")))
+    hold = Hold(
+        v=1, cluster="c", node="n", ip="10.0.0.1", uid="u", namespace="shop", pod="web-0", first=1, start=2, end=3,
+        last=4, labels={"app": "web"}, owner=OwnerRef("ReplicaSet", "web-abc", "o"),
+    )  # fmt: skip
+    told = orjson.loads(encode_hold(hold))
+    validator(load("endpoint"), closed=True).validate(told)
+    assert set(produced(told, load("endpoint"))) | {".v"} == set(described(load("endpoint")))
+
+
+# --- status
+
+
+class Kept:
+    """An output that has room for everything."""
+
+    def __init__(self) -> None:
+        self.values: list[bytes] = []
+
+    def offer(self, _topic: str, _key: bytes, value: bytes, *_: Any, **__: Any) -> bool:
+        self.values.append(value)
+        return True
+
+    def offer_all(self, _topic: str, rows: Any, *_: Any) -> int:
+        return len(rows)
+
+
+def told_of(*values: bytes) -> list[dict[str, Any]]:
+    """The status records of batches, and of batches that expired before them."""
+    output = Kept()
+
+    async def scenario() -> None:
+        ledger = Ledger(10**6, 10**9, asyncio.get_running_loop().call_soon_threadsafe, lambda *_: None)
+        enricher = Enricher(make_cluster())
+        pipeline = Pipeline(
+            topics("p", 4), "c1", enricher, lambda _uid: "", output, EnrichMetrics(CollectorRegistry()), "w",
+            Holding(enricher, lambda: 1 << 62, 0, 10**6, time.time_ns),
+        )  # fmt: skip
+        await pipeline.expired(ledger.open(0, 0, 0, 0, lambda _: None), 3)
+        for offset, value in enumerate(values):
+            await pipeline.take(ledger.open(0, offset, 0, 0, lambda _: None), value)
+
+    asyncio.run(scenario())
+    return [orjson.loads(value) for value in output.values]
+
+
+def test_every_status_record_fits_and_together_they_have_every_key() -> None:
+    told = told_of(make_batch(0, 5), make_batch(9, 5, {"lost": {"ring_full": (3, 3)}}), make_batch(14, 0))
+    assert [one["type"] for one in told] == ["expired", "gap", "lost", "heartbeat"]
+    for one in told:
+        validator(load("status"), closed=True).validate(one)
+    assert {path for one in told for path in produced(one, load("status"))} == set(described(load("status")))
+
+
+# --- AsyncAPI
+
+
+def test_every_topic_is_a_channel_as_it_is_made() -> None:
+    made = {topic.name: topic for topic in topics("kubeweir", 32)}
+    channels = {one["address"].replace("{prefix}", "kubeweir"): one for one in DOCUMENT["channels"].values()}
+    assert channels.keys() == made.keys()
+    for name, one in channels.items():
+        kafka, topic = one["bindings"]["kafka"], made[name]
+        assert kafka["partitions"] == topic.partitions
+        wanted = {key: topic.config[key] for key in kafka["topicConfiguration"]}
+        told = {
+            key: ",".join(value) if isinstance(value, list) else str(value)
+            for key, value in kafka["topicConfiguration"].items()
+        }
+        assert told == wanted
+        assert {"retention.ms", "cleanup.policy"} <= told.keys()
+        assert ("max.message.bytes" in told) == ("max.message.bytes" in topic.config)
+
+
+def test_every_reference_leads_somewhere_and_every_schema_of_records_is_used() -> None:
+    used: set[str] = set()
+
+    def follow(part: Any) -> None:
+        if isinstance(part, list):
+            for item in part:
+                follow(item)
+        if isinstance(part, dict):
+            for key, value in part.items():
+                if key == "$ref":
+                    used.add(target(value))
+                follow(value)
+
+    def target(reference: str) -> str:
+        if reference.startswith("#/"):
+            found: Any = DOCUMENT
+            for step in reference[2:].split("/"):
+                found = found[step]
+            return reference
+        assert (FOLDER / reference).is_file(), reference
+        return Path(reference).name
+
+    follow(DOCUMENT)
+    records = {path.name for path in FOLDER.glob("*.schema.json") if path.name.partition(".")[0] not in READ_BY_US}
+    assert {"flow.schema.json", "endpoint.schema.json"} | records <= used
