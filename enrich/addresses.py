@@ -15,8 +15,10 @@ from __future__ import annotations
 import socket
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from enrich.endpoints import Hold
 from enrich.model import Pod
@@ -28,8 +30,7 @@ _UNCONFIRMED_NS: Final = 60 * _SECOND
 """An interval that a probe left open, of a pod that the watch does not know by then, has ended who knows when."""
 
 
-@dataclass(frozen=True, slots=True)
-class Interval:
+class Interval(msgspec.Struct, frozen=True, gc=False):
     """A pod's hold of an address (wall clock); ``clock``: the node whose clock says so, empty for the API's."""
 
     uid: str
@@ -79,13 +80,15 @@ class Addresses:
         if held == wanted:
             return
         interval = _listed(after) if listed else _seen(after, now, known)
-        for ip in wanted - held:
-            self._watched[ip] = (*self._watched.get(ip, ()), interval)
-            self._blocks.add(_block(ip))
-        if before is not None and held - wanted:
-            self._release(before, held - wanted, now, known)
+        for ip in wanted:
+            if ip not in held:
+                self._watched[ip] = (*self._watched.get(ip, ()), interval)
+                self._blocks.add(_block(ip))
+        lost = tuple(ip for ip in held if ip not in wanted)
+        if before is not None and lost:
+            self._release(before, lost, now, known)
 
-    def _release(self, pod: Pod, ips: set[str], now: int, known: int) -> None:
+    def _release(self, pod: Pod, ips: tuple[str, ...], now: int, known: int) -> None:
         # A pod is taken down before the API says so.
         end = known - self._skew_ns
         for ip in ips:
@@ -93,7 +96,7 @@ class Addresses:
             if ip in self._exact:
                 # What a probe that has died left open; one that lives will tell it exactly.
                 self._exact[ip] = tuple(_ended(one, pod.uid, end, now) for one in self._exact[ip])
-        self._departed.append((now, pod.uid, tuple(ips)))
+        self._departed.append((now, pod.uid, ips))
 
     # --- what probes say
 
@@ -222,11 +225,11 @@ def _seen(pod: Pod, now: int, known: int) -> Interval:
 def _ended(one: Interval, uid: str, end: int, last: int) -> Interval:
     if one.uid != uid or one.last_ns != FOREVER:
         return one
-    return replace(one, end_ns=max(end, one.start_ns), last_ns=last)
+    return msgspec.structs.replace(one, end_ns=max(end, one.start_ns), last_ns=last)
 
 
-def _held_ips(pod: Pod | None) -> set[str]:
-    return set() if pod is None or pod.terminated or pod.host_network else set(pod.ips)
+def _held_ips(pod: Pod | None) -> tuple[str, ...]:
+    return () if pod is None or pod.terminated or pod.host_network else pod.ips
 
 
 def _block(ip: str) -> bytes | str:

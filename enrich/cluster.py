@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Final, Literal, cast
@@ -91,11 +91,7 @@ class Cluster:
     def replace_all(self, lists: Mapping[type, Iterable[Object]], known_ns: int | None = None) -> bool:
         """The complete lists of some kinds, as one change; whether it changed anything."""
         with self._write:
-            edits: list[_Edit] = []
-            for kind, objects in lists.items():
-                current, wanted = self._objects[kind], {made.key: made for made in objects}
-                edits += [(kind, key, None) for key in current if key not in wanted]
-                edits += [(kind, key, made) for key, made in wanted.items()]
+            edits = (edit for kind, made in lists.items() for edit in _difference(kind, self._objects[kind], made))
             first = self._missing & lists.keys()
             touched = self._apply(edits, first, known_ns) | first
             self._missing -= first
@@ -279,6 +275,15 @@ class Cluster:
             # A Deployment names its ReplicaSets so (kubernetes/pkg/controller/deployment/sync.go).
             return Owner("Deployment", owner.name.removesuffix(suffix))
         return owner
+
+
+def _difference(kind: type, current: Mapping[Name, Object], objects: Iterable[Object]) -> Iterator[_Edit]:
+    """What makes a table hold these objects, and no others; ``current`` may be changed meanwhile."""
+    wanted = {made.key: made for made in objects}
+    for key in [key for key in current if key not in wanted]:
+        yield kind, key, None
+    for key, made in wanted.items():
+        yield kind, key, made
 
 
 def group_by_kind(objects: Iterable[Object]) -> dict[type, list[Object]]:

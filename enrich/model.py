@@ -1,6 +1,7 @@
 """The cluster's objects, cut down to what policy and enrichment use. Values: frozen, hashable, slim.
 
-``enrich.objects`` makes them from the API's JSON and says what is wrong with what it refuses.
+``enrich.objects`` makes them from the API's JSON and says what is wrong with what it refuses. A pod is a Struct of
+msgspec, all else a dataclass: there are a hundred thousand pods, and a Struct is made in a twentieth of the time.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
+
+import msgspec
 
 Labels = Mapping[str, str]
 """Label key to value. Treat as immutable; shared between objects with equal labels."""
@@ -50,14 +53,13 @@ class NamedPort:
     protocol: Protocol
 
 
-@dataclass(frozen=True, slots=True)
-class Pod:
+class Pod(msgspec.Struct, frozen=True, gc=False):
     """A pod. ``ips`` are canonical text, at most one a family, empty until assigned."""
 
     namespace: str
     name: str
     uid: str
-    labels: Labels = field(hash=False)
+    labels: Labels
     ips: tuple[str, ...] = ()
     node: str = ""
     host_network: bool = False
@@ -69,6 +71,9 @@ class Pod:
     """Wall clock; from when it has its IPs (PodReadyToStartContainers, else startTime); 0: not known."""
     begun_ns: int = 0
     """Wall clock; it had no IP before (startTime); 0: not known."""
+
+    def __hash__(self) -> int:
+        return hash(self.uid)
 
     @property
     def key(self) -> Name:

@@ -12,13 +12,14 @@ import select
 import threading
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import structlog
 
 from enrich.cluster import Cluster
-from enrich.model import Pod
+from enrich.model import Name, Pod, Service
 from enrich.records import EndpointRef, PolicyRef
 from probe.binding import Binding, bind
 from probe.holds import Holds
@@ -26,7 +27,7 @@ from probe.installer import Bound, Installer, InstallError, Surroundings
 from probe.kernel.attach import Attachments, Mode
 from probe.kernel.layout import Config
 from probe.kernel.maps import Maps
-from probe.netlink import NodeNetwork, Veth
+from probe.netlink import Device, NodeNetwork, Veth
 from probe.numbers import Numbers
 from probe.pressure import warnings
 from probe.rules import Compiler
@@ -36,9 +37,20 @@ log = structlog.get_logger("kubeweir.probe")
 
 _RETRY_S: Final = 1.0
 """How often a pod's interface is looked for again: addresses inside a pod's namespace make no event outside."""
+_LINKS_S: Final = 0.05
+"""How often it is noted that no link has come or gone: so long, at most, nobody is named where a pod begins or ends."""
 _REPORT_S: Final = 30.0
 _SETTLE_S: Final = 0.002
 """Changes that come together are compiled together, as are all that come while one is installed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Looked:
+    """What a look at the node's network found."""
+
+    veths: tuple[Veth, ...] = ()
+    addresses: frozenset[str] = frozenset()
+    devices: tuple[Device, ...] = ()
 
 
 class Names:
@@ -88,9 +100,11 @@ class Agent:
         self._wake = threading.Event()
         self._links_changed = threading.Event()
         self._links_changed.set()
-        self._veths: list[Veth] = []
-        self._looked = 0.0
+        self._looked = Looked()
+        self._looked_at = 0.0
         self._local: list[Pod] = []
+        self._services: Mapping[Name, Service] = {}
+        self._service_addresses: frozenset[str] = frozenset()
         self._stop = threading.Event()
         self.failed = threading.Event()
         """Set when a thread died of something unforeseen; the process is to end."""
@@ -143,17 +157,14 @@ class Agent:
         """Bring the kernel to what the cluster says now. Raises InstallError, OSError."""
         view = self._cluster.snapshot(self._node)
         pods = [pod for pod in view.pods.values() if _is_local(pod, self._node)]
-        veths = self._look(pods)
-        binding = bind(pods, veths, self._binding.bound)
+        is_new = self._look(pods)
+        binding = bind(pods, self._looked.veths, self._binding.bound)
         bound = self._number(binding.bound)
         desired = self._compiler.compile(view, list({pod.uid: pod for pod in binding.bound.values()}.values()))
-        services = frozenset(ip for service in self._cluster.services().values() for ip in service.addresses)
-        around = Surroundings(services, self._network.node_addresses())
+        around = Surroundings(self._dialled(), self._looked.addresses)
         done = self._installer.apply(desired, bound, time.monotonic_ns(), around)
-        self._attach(binding.bound, {veth.index: veth for veth in veths})
-        covered = self._attachments.cover(self._network.devices(), binding.bound)
-        if covered:
-            log.info("exits attached", devices=covered, mode=self.mode)
+        if is_new:
+            self._attach_all(binding.bound)
         self._binding = binding
         self._holds.bound(binding.bound)
         if self._problem:
@@ -177,16 +188,28 @@ class Agent:
         """How many classes of peers the policies in force tell apart."""
         return self._compiler.identities
 
-    def _look(self, pods: list[Pod]) -> list[Veth]:
-        """The node's veths. Looking into every pod's namespace takes time: only when something may be new there."""
+    def _look(self, pods: list[Pod]) -> bool:
+        """Look at the node's network, if something may be new there: at a hundred pods it takes longer than most
+        changes of policy. Whether it was looked at."""
         now = time.monotonic()
         moved = self._links_changed.is_set() or pods != self._local or self._binding.waiting or self._problem
-        if moved or now - self._looked >= _REPORT_S:
-            self._links_changed.clear()
-            self._veths, self._looked, self._local = self._network.veths(), now, pods
+        if not moved and now - self._looked_at < _REPORT_S:
+            return False
+        self._links_changed.clear()
+        network = self._network
+        self._looked = Looked(tuple(network.veths()), network.node_addresses(), tuple(network.devices()))
+        self._looked_at, self._local = now, pods
         if self._older is None:
-            self._older = frozenset(veth.index for veth in self._veths)
-        return self._veths
+            self._older = frozenset(veth.index for veth in self._looked.veths)
+        return True
+
+    def _dialled(self) -> frozenset[str]:
+        """The addresses of Services."""
+        services = self._cluster.services()
+        if services is not self._services:
+            self._services = services
+            self._service_addresses = frozenset(ip for one in services.values() for ip in one.addresses)
+        return self._service_addresses
 
     def _number(self, bound: Mapping[int, Pod]) -> list[Bound]:
         return [
@@ -200,7 +223,14 @@ class Agent:
             for index, pod in bound.items()
         ]
 
-    def _attach(self, bound: Mapping[int, Pod], veths: Mapping[int, Veth]) -> None:
+    def _attach_all(self, bound: Mapping[int, Pod]) -> None:
+        self._attach(bound)
+        covered = self._attachments.cover(self._looked.devices, bound)
+        if covered:
+            log.info("exits attached", devices=covered, mode=self.mode)
+
+    def _attach(self, bound: Mapping[int, Pod]) -> None:
+        names = {veth.index: veth.name for veth in self._looked.veths}
         for index, pod in bound.items():
             if index in self._attached and self._attachments.is_attached(index):
                 continue
@@ -209,7 +239,7 @@ class Agent:
                 self.links_moved()
                 continue
             self._attached.add(index)
-            log.info("pod attached", pod=str(pod.key), interface=veths[index].name, mode=self.mode)
+            log.info("pod attached", pod=str(pod.key), interface=names[index], mode=self.mode)
         for index in (self._attached | self._attachments.links()) - bound.keys():
             # The interface is gone, and the filters with it; or the pod is, and nobody is to be judged there.
             self._attachments.detach(index)
@@ -242,11 +272,15 @@ class Agent:
 
     def _watch_links(self) -> None:
         with self._network.subscribe() as events:
+            dry = 0
             while not self._stop.is_set():
-                if not select.select([events], [], [], 0.5)[0]:
-                    continue
+                asked = time.time_ns()
+                if not select.select([events], [], [], 0)[0]:
+                    dry = asked
+                    if not select.select([events], [], [], _LINKS_S)[0]:
+                        continue
                 try:
-                    self._holds.links(events.recv(1 << 16))
+                    self._holds.links(events.recv(1 << 16), dry)
                 except OSError:
                     # ENOBUFS: some were lost, which is all the same: everything is read again.
                     log.debug("link events overran")

@@ -1,7 +1,9 @@
 """Since when and until when the node's pods have their addresses: what workers name remote ends by.
 
-A pod's hold of an address begins when its interface appears and ends when that goes, both told by the kernel at once.
-Where the probe was not there, the times are apart: the pod's own start, or the last time that the pod was seen. What
+A pod's hold of an address begins when its interface appears and ends when that goes. The kernel tells both at once, but
+not when they were: only that they came after nothing was to be told yet, and before they were read. So each has two
+times, a moment apart; further where the probe was held up, and where it was not there: the pod's own start, or the last
+time that the pod was seen. Between the two nobody is named. What
 was told is written down beside the ledger, so that the next probe ends what went while there was none, and begins
 nothing anew. Each hold is told once a day, for the topic forgets what is a week old, and taken back a day after it
 ended. Knows no Kafka: ``tell`` is :class:`probe.publisher.EndpointPublisher`.
@@ -29,6 +31,8 @@ _SECOND: Final = 1_000_000_000
 _AGAIN_NS: Final = 24 * 3600 * _SECOND
 _CONFIRM_S: Final = 5.0
 _NEWLINK, _DELLINK = 16, 17
+_IS_NEW: Final = 0xFFFFFFFF
+"""``ifi_change`` of an interface that was made, or came from another namespace; any other message is about a change."""
 _MOST_LINKS: Final = 10_000
 
 Changes = Mapping[bytes, bytes | None]
@@ -49,8 +53,8 @@ class Holds:
         self._bound: Mapping[int, Pod] | None = None
         self._held: dict[_Key, Hold] = {}
         self._index: dict[_Key, int] = {}
-        self._came: dict[int, int] = {}
-        self._went: dict[int, int] = {}
+        self._came: dict[int, tuple[int, int]] = {}
+        self._went: dict[int, tuple[int, int]] = {}
         self._confirmed = self._told = self._saved = 0
         self._lock = threading.Lock()
 
@@ -70,14 +74,14 @@ class Holds:
         if bound is not None:
             self.bound(bound)
 
-    def links(self, message: bytes) -> None:
-        """What netlink says of interfaces that came and went (RTM_NEWLINK, RTM_DELLINK)."""
-        now = self._now_ns()
-        for kind, index in _links(message):
-            if kind == _NEWLINK:
-                self._came.setdefault(index, now)
-            else:
-                self._went[index] = now
+    def links(self, message: bytes, since_ns: int) -> None:
+        """What netlink says of interfaces that came and went (RTM_NEWLINK, RTM_DELLINK), all after ``since_ns``."""
+        between = since_ns, self._now_ns()
+        for kind, index, changed in _links(message):
+            if kind == _DELLINK:
+                self._went[index] = between
+            elif changed == _IS_NEW:
+                self._came.setdefault(index, between)
         for known in (self._came, self._went):
             while len(known) > _MOST_LINKS:
                 del known[next(iter(known))]
@@ -115,7 +119,7 @@ class Holds:
         owner = OwnerRef(pod.owner.kind, pod.owner.name, pod.owner.uid) if pod.owner else None
         came = self._came.get(index)
         if came is not None:
-            first = start = came
+            first, start = came
         else:
             first, start = pod.begun_ns, min(pod.started_ns + _SECOND, now) if pod.started_ns else now
         return Hold(
@@ -126,7 +130,7 @@ class Holds:
     def _ended(self, key: _Key, now: int) -> Hold:
         hold = self._held[key]
         went = self._went.get(self._index.get(key, -1))
-        end, last = (went, went) if went is not None else (self._confirmed, now)
+        end, last = went if went is not None else (self._confirmed, now)
         return msgspec.structs.replace(hold, end=max(end, hold.start), last=max(last, hold.start))
 
     def _save(self, now: int, *, changed: bool) -> None:
@@ -142,12 +146,13 @@ class Holds:
         self._saved = now
 
 
-def _links(message: bytes) -> Iterator[tuple[int, int]]:
-    """Type and interface index of each message about a link (struct nlmsghdr, struct ifinfomsg)."""
+def _links(message: bytes) -> Iterator[tuple[int, int, int]]:
+    """Type, interface index and ``ifi_change`` of each message about a link (struct nlmsghdr, struct ifinfomsg)."""
     while len(message) >= 32:
         length, kind = struct.unpack_from("=IH", message)
         if length < 16:
             return
         if kind in (_NEWLINK, _DELLINK):
-            yield kind, struct.unpack_from("=i", message, 20)[0]
+            index, _, changed = struct.unpack_from("=iII", message, 20)
+            yield kind, index, changed
         message = message[(length + 3) & ~3 :]

@@ -24,6 +24,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from enrich.cluster import KINDS, Change, Cluster
 from enrich.model import ClusterNetworkPolicy, Name, Namespace, NetworkPolicy, Pod, Rule
 from enrich.objects import parse
@@ -45,7 +47,12 @@ MAP_SIZES = {
 
 
 def objects(pods: int, local: int) -> list[Any]:
-    """A cluster as they are: namespaces of five deployments, ten policies each, some for the whole cluster."""
+    """A cluster as they are, as the index keeps it."""
+    return [parse(document) for document in documents(pods, local)]
+
+
+def documents(pods: int, local: int) -> list[dict[str, Any]]:
+    """The API's objects: namespaces of five deployments, ten policies each, some for the whole cluster."""
     policies = max(10, pods // 10)
     namespaces = max(1, policies // 10)
     made = [_object("v1", "Namespace", f"ns{n}", labels={"team": f"t{n % 7}"}) for n in range(namespaces)]
@@ -61,18 +68,20 @@ def objects(pods: int, local: int) -> list[Any]:
     return made
 
 
-def pod(number: int, namespaces: int, node: str) -> Any:
+def pod(number: int, namespaces: int, node: str) -> dict[str, Any]:
     """One of a deployment's; every deployment has its own template hash."""
     namespace, app = number % namespaces, APPS[number // namespaces % len(APPS)]
     labels = {"app": app, "tier": "front" if app == "web" else "back", "pod-template-hash": f"{namespace:x}{app}"}
     return _object(
         "v1", "Pod", f"p{number}", namespace=f"ns{namespace}", labels=labels,
-        spec={"nodeName": node, "containers": [{"ports": [{"name": "http", "containerPort": 8080}]}]},
+        spec={"nodeName": node, "containers": [
+            {"name": "main", "image": "none", "ports": [{"name": "http", "containerPort": 8080, "protocol": "TCP"}]},
+        ]},
         status={"podIPs": [{"ip": _ip(10, number + 1)}], "phase": "Running"},
     )  # fmt: skip
 
 
-def policy(number: int, namespaces: int, port: int = 8080) -> Any:
+def policy(number: int, namespaces: int, port: int = 8080) -> dict[str, Any]:
     """Of ten everyday kinds."""
     app = APPS[number // namespaces % len(APPS)]
     spec: dict[str, Any] = {"podSelector": {"matchLabels": {"app": app}}, "policyTypes": ["Ingress"]}
@@ -98,7 +107,7 @@ def policy(number: int, namespaces: int, port: int = 8080) -> Any:
     )
 
 
-def cluster_policy(number: int) -> Any:
+def cluster_policy(number: int) -> dict[str, Any]:
     """Of the administrators: metrics from everywhere, no metadata service, no database from elsewhere."""
     spec: dict[str, Any] = {"tier": "Admin", "priority": number, "subject": {"namespaces": {}}}
     everybody: list[dict[str, Any]] = [{"namespaces": {}}]
@@ -119,9 +128,9 @@ def _ip(first: int, number: int) -> str:
     return f"{first}.{number >> 16 & 255}.{number >> 8 & 255}.{number & 255}"
 
 
-def _object(version: str, kind: str, name: str, **rest: Any) -> Any:
+def _object(version: str, kind: str, name: str, **rest: Any) -> dict[str, Any]:
     meta: dict[str, Any] = {"name": name, **{key: rest.pop(key) for key in ("namespace", "labels") if key in rest}}
-    return parse({"apiVersion": version, "kind": kind, "metadata": meta, **rest})
+    return {"apiVersion": version, "kind": kind, "metadata": meta, **rest}
 
 
 @dataclass
@@ -201,7 +210,7 @@ def _new_pod(bench: Bench, number: int, grouped: dict[type, list[Any]]) -> dict[
     elsewhere = [made for made in grouped[Pod] if made.node != "node0"]
     old: Pod = elsewhere[number % len(elsewhere)]
     name = f"new{number}"
-    made = replace(old, name=name, uid=name, ips=(_ip(11, number + 1),))
+    made = msgspec.structs.replace(old, name=name, uid=name, ips=(_ip(11, number + 1),))
     bench.cluster.apply([Change("set", made)])
     return bench.run()
 
@@ -217,8 +226,8 @@ def _changed_policy(bench: Bench, number: int, grouped: dict[type, list[Any]]) -
     ]
     old: NetworkPolicy = mine[number % len(mine)]
     namespaces = len(grouped[Namespace])
-    friend = policy(namespaces * (1 + number % 4), namespaces, port=7000 + number).ingress
-    rules: tuple[Rule, ...] = (*(old.ingress or ()), *(friend or ()))
+    friend: Any = parse(policy(namespaces * (1 + number % 4), namespaces, port=7000 + number))
+    rules: tuple[Rule, ...] = (*(old.ingress or ()), *(friend.ingress or ()))
     bench.cluster.apply([Change("set", replace(old, ingress=rules))])
     return bench.run()
 

@@ -134,16 +134,27 @@ class Reader:
         """It was deleted."""
         self.refused.discard(str(key))
 
+    def read_event(self, line: bytes) -> tuple[str, str, Object] | None:
+        """An event of a watch in one go: its type, the element's version, and the element. None for one that must be
+        read with care, and for everything but pods."""
+        if self._pods is not None:
+            with contextlib.suppress(ValueError, LookupError, OSError):
+                event = _read_pod_event(line)
+                return event.type, event.object.metadata.resource_version, self._made(self._pods.read(event.object))
+        return None
+
     def read(self, raw: msgspec.Raw) -> tuple[str, Object | None]:
         """The element's version, and the element; None for one that is left out."""
         if self._pods is not None:
             with contextlib.suppress(ValueError, LookupError, OSError):
                 item = _read_pod(raw)
-                made = self._pods.read(item)
-                if self.refused:
-                    self.refused.discard(str(made.key))
-                return item.metadata.resource_version, made
+                return item.metadata.resource_version, self._made(self._pods.read(item))
         return self._read_with_care(orjson.loads(bytes(raw)))
+
+    def _made(self, pod: Pod) -> Pod:
+        if self.refused:
+            self.refused.discard(str(pod.key))
+        return pod
 
     def _read_with_care(self, item: dict[str, Any]) -> tuple[str, Object | None]:
         meta = item["metadata"]
@@ -158,7 +169,13 @@ class Reader:
         return version, made
 
 
+class _PodEvent(msgspec.Struct, gc=False):
+    type: str
+    object: PodJson
+
+
 _read_pod = msgspec.json.Decoder(PodJson).decode
+_read_pod_event = msgspec.json.Decoder(_PodEvent).decode
 
 
 class Index:

@@ -28,6 +28,7 @@ from enrich.cluster import Change
 from enrich.model import Object
 from enrich.sources.client import AnswerError, Client
 from enrich.sources.resources import Index, Reader, Resource
+from enrich.sources.stream import blocks
 
 log = structlog.get_logger("kubeweir.source")
 
@@ -45,6 +46,7 @@ _RESUMED_NS: Final = 1_000_000_000
 _LATER_S: Final = 30.0
 _METADATA: Final = "application/json;as=PartialObjectMetadata%s;g=meta.k8s.io;v=v1,application/json"
 _DEFINITIONS: Final = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
+_SETS: Final = ("ADDED", "MODIFIED")
 _INITIAL_END: Final = "k8s.io/initial-events-end"
 _NO_WATCH_LIST: Final = frozenset({400, 422, 500})
 """Invalid where the feature is off or unknown; 500 where etcd is too old for it."""
@@ -200,7 +202,7 @@ class Watch:
                     if quick is not None and self._initial is None:
                         quick.close()
                         quick = None
-        except urllib3.exceptions.ReadTimeoutError:
+        except (urllib3.exceptions.ReadTimeoutError, TimeoutError):
             log.info("the server has said nothing for long, asking again", kind=self.resource.kind)
         finally:
             self._asking_ns = 0
@@ -210,12 +212,12 @@ class Watch:
     def _lines(self, response: Any) -> Iterator[bytes]:
         """The lines of a stream, one event each (an event may be larger than a read)."""
         rest = b""
-        blocks = _blocks(response)
+        came = blocks(response)
         while True:
             asking = time.time_ns()
             # While the list is not complete, all that is known is that it is not.
             self._asking_ns = asking if self._initial is None else 0
-            block = next(blocks, None)
+            block = next(came, None)
             now, self._asking_ns = time.time_ns(), 0
             self.heard = time.monotonic()
             if self._initial is None and now - asking > self._idle_ns:
@@ -226,25 +228,29 @@ class Watch:
             yield from (line for line in lines if line)
 
     def _take(self, line: bytes) -> None:
-        event = _read_event(line)
-        if event.type == "ADDED" and self._initial is not None:
-            made = self._reader.read(event.object)[1]
-            if made is not None:
-                self._initial.append(made)
-            return
-        if event.type in ("ADDED", "MODIFIED"):
-            version, found = self._reader.read(event.object)
-            if found is not None:
-                self._index.apply(self.resource, Change("set", found), self._dry_ns)
-        elif event.type == "ERROR":
-            raise _error(orjson.loads(bytes(event.object)))
+        found: Object | None
+        if (read := self._reader.read_event(line)) and read[0] in _SETS:
+            kind, version, found = read
         else:
-            version = self._take_rest(event.type, orjson.loads(bytes(event.object)))
+            event = _read_event(line)
+            kind = event.type
+            if kind not in _SETS:
+                self._version = self._take_rest(kind, orjson.loads(bytes(event.object))) or self._version
+                return
+            version, found = self._reader.read(event.object)
+        if kind == "ADDED" and self._initial is not None:
+            if found is not None:
+                self._initial.append(found)
+            return
+        if found is not None:
+            self._index.apply(self.resource, Change("set", found), self._dry_ns)
         # Kept at each event: to watch again from an older one would bring back what is over.
         self._version = version or self._version
 
     def _take_rest(self, kind: str, item: dict[str, Any]) -> str:
-        """Deletions and bookmarks; the version."""
+        """Deletions, bookmarks and errors; the version."""
+        if kind == "ERROR":
+            raise _error(item)
         meta = item["metadata"]
         if kind == "DELETED":
             gone = self.resource.gone(item)
@@ -352,10 +358,6 @@ def _server_timeout() -> int:
 def _error(status: dict[str, Any]) -> Exception:
     code = status.get("code")
     return _GoneError() if code == 410 else AnswerError(str(status.get("message") or status), code or 0)
-
-
-def _blocks(response: Any) -> Iterator[bytes]:
-    return iter(response.stream(1 << 16, decode_content=True))
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import http.client
+import itertools
 import json
 import socket
 import ssl
@@ -13,10 +14,19 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+_COLLECTIONS = {
+    "Namespace": "namespaces", "Node": "minions", "Pod": "pods", "NetworkPolicy": "networkpolicies",
+}  # fmt: skip
+"""What the API server calls them in etcd."""
 TOKENS = {"admin": "admin-token", "reader": "reader-token"}
+
+
+_MOST_IN_ONE = 100
+"""etcd takes 128 writes as one."""
 
 
 def free_port() -> int:
@@ -111,6 +121,24 @@ class ApiServer:
         status = self._etcd("/v3/maintenance/status", {})
         self._etcd("/v3/kv/compaction", {"revision": status["header"]["revision"], "physical": True})
 
+    def load(self, objects: Iterable[dict[str, Any]]) -> None:
+        """Put many objects into etcd as they are, status and UID too: a hundred times as fast as by the server, which
+        reads JSON there as well as what it writes itself."""
+        for some in _batches(objects, _MOST_IN_ONE):
+            puts = [
+                {"requestPut": {"key": _base64(_etcd_key(one).encode()), "value": _base64(json.dumps(one).encode())}}
+                for one in some
+            ]
+            self._etcd("/v3/kv/txn", {"success": puts})
+
+    def wait_for_pods(self, count: int) -> None:
+        """Until the server has read so many pods of those that were loaded."""
+        deadline = time.monotonic() + 300
+        while 1 + self.get("/api/v1/pods?limit=1")["metadata"].get("remainingItemCount", 0) < count:
+            if time.monotonic() > deadline:
+                raise RuntimeError("the server does not read what is in etcd")
+            time.sleep(0.2)
+
     def _etcd(self, path: str, body: dict[str, Any]) -> Any:
         url = f"http://127.0.0.1:{self._etcd_port}{path}"
         with urllib.request.urlopen(urllib.request.Request(url, json.dumps(body).encode()), timeout=10) as answer:
@@ -169,6 +197,22 @@ class ApiServer:
             self._processes[program] = subprocess.Popen(
                 [self._binaries / program, *arguments], stdout=log, stderr=log, stdin=subprocess.DEVNULL
             )
+
+
+def _batches(objects: Iterable[dict[str, Any]], size: int) -> Iterator[list[dict[str, Any]]]:
+    rest = iter(objects)
+    while some := list(itertools.islice(rest, size)):
+        yield some
+
+
+def _etcd_key(item: dict[str, Any]) -> str:
+    meta = item["metadata"]
+    place = f"{meta['namespace']}/" if "namespace" in meta else ""
+    return f"/registry/{_COLLECTIONS[item['kind']]}/{place}{meta['name']}"
+
+
+def _base64(raw: bytes) -> str:
+    return base64.b64encode(raw).decode()
 
 
 class Caller:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import random
 from collections.abc import Callable
-from dataclasses import replace
 from importlib import resources
 from typing import Any
 
@@ -308,7 +307,7 @@ def test_notes_say_who_an_end_is(end: str, note: str) -> None:
 
 
 def test_an_address_that_a_later_pod_has_taken_is_told() -> None:
-    late = replace(pod("shop/late", "10.0.0.1"), started_ns=5)
+    late = msgspec.structs.replace(pod("shop/late", "10.0.0.1"), started_ns=5)
     notes = ask("shop/web", "data/db:80", late).notes
     assert any("10.0.0.1 of shop/web is also claimed by shop/late" in note for note in notes)
 
@@ -373,7 +372,7 @@ class Draw:
             Namespace(name, "u", {**self.labels(), "kubernetes.io/metadata.name": name}, self.one((True, False, False)))
             for name in ("shop", "data")
         ]
-        pods = [replace(one, labels=self.labels()) for one in BASE if isinstance(one, Pod)]
+        pods = [msgspec.structs.replace(one, labels=self.labels()) for one in BASE if isinstance(one, Pod)]
         policies = (*self.many(self.policy, 3), *self.many(self.cluster_policy, 5))
         return view(*BASE, *homes, *pods, *policies)
 

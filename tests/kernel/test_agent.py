@@ -1,31 +1,82 @@
-"""The agent on a real node: what goes while it is looked at holds up nothing else."""
+"""The agent on a real node: when it looks at the network, and what goes while it does."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
-from enrich.cluster import Cluster, group_by_kind
+import pytest
+
+from enrich.cluster import Change, Cluster, group_by_kind
+from enrich.model import Service
 from enrich.objects import parse
 from probe.agent import Agent
 from probe.holds import Holds
+from probe.kernel.layout import Config
+from probe.netlink import Device
 from tests.kernel.rig import NODE, Rig
 
 
-def test_a_pod_that_went_since_the_look_does_not_hold_up_the_others(rig: Rig, tmp_path: Path) -> None:
+@pytest.fixture
+def cluster(rig: Rig) -> Cluster:
+    """With two pods, that are on the node."""
     rig.pod("shop/a", "10.244.0.2")
     rig.pod("shop/b", "10.244.0.3")
-    cluster = Cluster()
     made = [*rig.objects.values(), parse({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "shop"}})]
+    cluster = Cluster()
     cluster.replace_all(group_by_kind([one for one in made if one]))
-    agent = Agent(
-        NODE, cluster, rig.network, rig.maps, rig.numbers, Holds(NODE, tmp_path / "h", lambda _: None), rig.mode
-    )
+    return cluster
+
+
+@pytest.fixture
+def agent(rig: Rig, cluster: Cluster, tmp_path: Path) -> Agent:
+    """One that has done its first work."""
+    holds = Holds(NODE, tmp_path / "h", lambda _: None)
+    agent = Agent(NODE, cluster, rig.network, rig.maps, rig.numbers, holds, rig.mode)
     agent.reconcile()
+    return agent
+
+
+def test_a_pod_that_goes_while_it_is_looked_at_does_not_hold_up_the_others(
+    rig: Rig, agent: Agent, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for index in agent.binding.bound:
         rig.attachments.detach(index)
     by_name = {pod.name: index for index, pod in agent.binding.bound.items()}
-    rig.net.remove(rig.pods.pop("shop/a"))
-    agent.reconcile()  # which still has the interfaces of the last look
+    devices = rig.network.devices
+
+    def leave() -> list[Device]:
+        if "shop/a" in rig.pods:
+            rig.net.remove(rig.pods.pop("shop/a"))
+        return devices()
+
+    monkeypatch.setattr(rig.network, "devices", leave)
+    agent.links_moved()
+    agent.reconcile()
     assert rig.attachments.is_attached(by_name["b"])
     agent.reconcile()
     assert "shop/a" in map(str, agent.binding.waiting)
+
+
+def test_policy_and_services_change_without_a_look_at_the_network(
+    rig: Rig, cluster: Cluster, agent: Agent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def look(*_: Any) -> None:
+        raise AssertionError("netlink was asked")
+
+    epoch, (used, _) = rig.maps.config(Config.EPOCH), agent.usage()["addresses"]
+    monkeypatch.setattr(rig.network, "run", look)
+    rig.policy("shop/closed", policyTypes=["Ingress"])
+    cluster.apply([Change("set", made) for made in rig.policies.values()])
+    cluster.apply([Change("set", Service("shop", "web", "u", ("10.96.0.7",), ("192.0.2.70",)))])
+    agent.reconcile()
+    assert rig.maps.config(Config.EPOCH) == epoch + 1
+    assert agent.usage()["addresses"][0] == used + 2
+
+
+def test_what_came_and_was_told_is_looked_at(rig: Rig, cluster: Cluster, agent: Agent) -> None:
+    rig.pod("shop/c", "10.244.0.4")
+    cluster.apply([Change("set", rig.objects["shop/c"])])
+    agent.reconcile()
+    assert {pod.name for pod in agent.binding.bound.values()} == {"a", "b", "c"}
+    assert all(rig.attachments.is_attached(index) for index in agent.binding.bound)

@@ -36,9 +36,9 @@ class Node:
             last |= changes
         return {decode_key(key).ip: decode_hold(value) if value else None for key, value in last.items()}
 
-    def link(self, index: int, kind: int = 16) -> None:
-        message = struct.pack("=IHHIIBBHi", 32, kind, 0, 0, 0, 0, 0, 1, index)
-        self.holds.links(message + bytes(8))
+    def link(self, index: int, kind: int = 16, changed: int = 0xFFFFFFFF, held_up: int = 0) -> None:
+        message = struct.pack("=IHHIIBBHiII", 32, kind, 0, 0, 0, 0, 0, 1, index, 0, changed)
+        self.holds.links(message, self.now - held_up)
 
 
 @pytest.fixture
@@ -69,6 +69,28 @@ def test_a_hold_is_as_long_as_the_interface(node: Node) -> None:
     hold = node.said()["10.0.0.1"]
     assert hold is not None
     assert (hold.end, hold.last) == (went, went)
+
+
+def test_a_probe_that_was_held_up_does_not_know_exactly(node: Node) -> None:
+    node.link(5, held_up=4 * S)
+    came = node.now
+    node.holds.bound({5: make_pod("web", "10.0.0.1")})
+    node.now += 60 * S
+    node.link(5, kind=17, held_up=3 * S)
+    node.holds.bound({})
+    hold = node.said()["10.0.0.1"]
+    assert hold is not None
+    assert (hold.first, hold.start) == (came - 4 * S, came)
+    assert (hold.end, hold.last) == (node.now - 3 * S, node.now)
+
+
+def test_an_interface_that_changes_has_not_come(node: Node) -> None:
+    node.link(5, changed=1)
+    begun = node.now - 100 * S
+    node.holds.bound({5: make_pod("web", "10.0.0.1", started_ns=begun, begun_ns=begun)})
+    hold = node.said()["10.0.0.1"]
+    assert hold is not None
+    assert (hold.first, hold.start) == (begun, begun + S)
 
 
 def test_nothing_is_told_twice_but_once_a_day(node: Node) -> None:
