@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 
 from enrich.enricher import Enricher
+from enrich.joined import join
 from enrich.records import Reason
 from tests.enrich.flows import make_batch, make_cluster, rows_strategy
 
@@ -34,7 +35,7 @@ CLOSED = jsonschema.Draft202012Validator(closed(SCHEMA), format_checker=jsonsche
 
 
 def a_record() -> dict[str, Any]:
-    record: dict[str, Any] = orjson.loads(Enricher(make_cluster()).records(make_batch({})).values[0])
+    record: dict[str, Any] = orjson.loads(Enricher(make_cluster()).records(join(make_batch({}))).values[0])
     return record
 
 
@@ -45,7 +46,7 @@ def test_the_schema_is_one() -> None:
 @settings(deadline=None)
 @given(rows_strategy)
 def test_every_record_fits_and_has_no_key_that_is_not_described(rows: list[dict[str, Any]]) -> None:
-    for value in Enricher(make_cluster()).records(make_batch(*rows)).values:
+    for value in Enricher(make_cluster()).records(join(make_batch(*rows))).values:
         CLOSED.validate(orjson.loads(value))
 
 
