@@ -18,7 +18,7 @@ from enrich.cluster import Cluster
 from enrich.flow import DEFAULT_LABELS, Ends, LabelChoice, Remote, address_text, second_text
 from enrich.joined import Joined, Mask, Rows, Whole
 from enrich.numbered import Numbered, Numbers
-from enrich.records import AGGREGATED, INGRESS, Header
+from enrich.records import AGGREGATED, INGRESS, Header, Reason
 from enrich.template import Ring, Templates, shapes_of
 
 _SECOND: Final = 1_000_000_000
@@ -144,9 +144,12 @@ class Enricher:
         sources, destinations = _blocks(batch.rows["source"]), _blocks(batch.rows["destination"])
         peers = _peers(batch.rows, sources, destinations)
         remote = np.array(self._other_ends(batch, peers), np.int64)
-        if until_ns is not None:
-            self._doubt(remote, peers, batch.wall > until_ns)
+        own = batch.rows["reason"] == Reason.NODE
+        if own.any():
+            self._name_nodes(remote, batch, own)
         unsettled = self._others.unsettled(remote)
+        if until_ns is not None:
+            self._doubt(remote, peers, (batch.wall > until_ns) & ~own)
         strangers = self._strangers(batch)
         if strangers is not None:
             unsettled = strangers if unsettled is None else unsettled | strangers
@@ -281,6 +284,11 @@ class Enricher:
         for row in np.flatnonzero(late).tolist():
             end = self._ends.in_doubt(self._addresses[peers[row]], self._others[remote[row]])
             remote[row] = self._others.number(end, settled=True)
+
+    def _name_nodes(self, remote: Numbers, batch: Joined, own: Mask) -> None:
+        """The kernel saw that it was the own node, by whichever of its addresses: kubelet takes a bridge's."""
+        for _, header, span in batch.parts():
+            remote[span][own[span]] = self._others.number(self._ends.node(header.node), settled=True)
 
     def _strangers(self, batch: Joined) -> Mask | None:
         """Rows of local pods that the index does not know; None: none."""

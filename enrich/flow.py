@@ -91,6 +91,11 @@ class Ends:
         base = {"pod_name": ref.pod, "namespace": ref.namespace, "pod_namespace": ref.namespace}
         return _json({**base, **({"pod_uid": ref.uid} if ref.uid else {}), "node_name": node})
 
+    def node(self, name: str) -> str:
+        """A node by its name."""
+        node = self._cluster.node(name)
+        return _json(_node(node) if node else {"node_name": name})
+
     def remote(self, ip: str, at_ns: int, node: str) -> Remote:
         """The other end, by its address at the packet's time, by the clock of ``node``."""
         found, since, until = self._cluster.pod_around(ip, at_ns, node)

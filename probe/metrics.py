@@ -36,7 +36,9 @@ class ProbeCollector(Collector):
         yield CounterMetricFamily(
             "kubeweir_probe_acked_bytes", "Bytes of batches that Kafka acknowledged", value=publisher.acked_bytes
         )
-        lost = CounterMetricFamily("kubeweir_probe_lost", "Rows missing from the log", labels=["reason"])
+        lost = CounterMetricFamily(
+            "kubeweir_probe_lost_rows", "Rows missing from the log, by reason", labels=["reason"]
+        )
         for reason, total in delivery.lost().items():
             lost.add_metric([reason], total)
         yield lost
@@ -49,16 +51,25 @@ class ProbeCollector(Collector):
             "Rows in the ring that are not spooled yet",
             value=self._ring.unread,
         )
-        yield GaugeMetricFamily("kubeweir_probe_ring_capacity_rows", "Rows that fit", value=self._ring.capacity)
-        yield GaugeMetricFamily("kubeweir_probe_spool_batches", "Not acknowledged", value=self._spool.records)
-        yield GaugeMetricFamily("kubeweir_probe_spool_bytes", "Bytes of the spool on disk", value=self._spool.size)
-        binding = self._agent.binding
-        yield GaugeMetricFamily("kubeweir_probe_pods_attached", "Interfaces under policy", value=len(binding.bound))
         yield GaugeMetricFamily(
-            "kubeweir_probe_pods_waiting", "Local pods without an interface", value=len(binding.waiting)
+            "kubeweir_probe_ring_capacity_rows", "Rows that the ring can hold", value=self._ring.capacity
+        )
+        yield GaugeMetricFamily("kubeweir_probe_spool_batches", "Batches not acknowledged", value=self._spool.records)
+        yield GaugeMetricFamily("kubeweir_probe_spool_bytes", "Bytes of the spool on disk", value=self._spool.size)
+        yield GaugeMetricFamily(
+            "kubeweir_probe_spool_capacity_bytes", "Bytes that the spool may have", value=self._spool.max_bytes
+        )
+        binding = self._agent.binding
+        yield GaugeMetricFamily(
+            "kubeweir_probe_attached_pods", "Local pods whose interface is under policy", value=len(binding.bound)
+        )
+        yield GaugeMetricFamily(
+            "kubeweir_probe_waiting_pods", "Local pods without an interface", value=len(binding.waiting)
         )
         entries = GaugeMetricFamily("kubeweir_probe_map_entries", "Entries of a policy map", labels=["map"])
-        limits = GaugeMetricFamily("kubeweir_probe_map_capacity", "Entries that it holds", labels=["map"])
+        limits = GaugeMetricFamily(
+            "kubeweir_probe_map_capacity_entries", "Entries that a policy map can hold", labels=["map"]
+        )
         for name, (used, limit) in self._agent.usage().items():
             entries.add_metric([name], used)
             limits.add_metric([name], limit)

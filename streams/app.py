@@ -249,6 +249,9 @@ class Enriching:
         self._intake.forget(partitions)
         self._ledger.forget(partitions)
         self._pipeline.forget(partitions)
+        for partition in partitions:
+            # Another worker tells it now.
+            self._metrics.lag.remove(partition)
 
     def _on_error(self, tracked: Tracked, error: Any, message: Any) -> None:
         """A record that was not taken (poll thread)."""

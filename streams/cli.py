@@ -65,6 +65,8 @@ def _many(*names: str, **options: Any) -> Callable[[Any], Any]:
 @_many("--protocol", "protocols", help="tcp, udp, sctp, icmp, icmpv6.")
 @_many("-l", "--label", "labels", help="key=value, or key, on either end.")
 @_many("--policy", "policies", help="A policy that decided or isolates: name or namespace/name.")
+@_many("--reason", "reasons", help="Why: policy, default_deny, node, ...")
+@_many("--except-reason", "except_reasons", help="Leave these out: node is kubelet's probes, mostly.")
 @click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table", show_default=True)
 @click.option("--since", help="From then on: 90s, 5m, 2h, 3d ago, or an RFC 3339 time.")
 @click.option("--last", type=click.IntRange(0), help=f"The last N that fit [{_LAST}, unless --since or -f is given].")

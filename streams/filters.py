@@ -36,6 +36,10 @@ class Filters:
     """``key=value``, or ``key``: on either end."""
     policies: Sequence[str] = ()
     """Name, or namespace/name, of a policy that decided or that isolates."""
+    reasons: Sequence[str] = ()
+    """policy, default_deny, node, and so on."""
+    except_reasons: Sequence[str] = ()
+    """None of these: `node` leaves out what a node asks its own pods, which is mostly kubelet's probes."""
 
     def match(self, flow: Flow) -> bool:
         """Whether this record is to be shown."""
@@ -62,6 +66,10 @@ class Filters:
             yield lambda flow: any(_has_label(end, wanted) for end in _ends(flow) for wanted in self.labels)
         if self.policies:
             yield lambda flow: _fits(_policy_names(flow), self.policies)
+        if self.reasons:
+            yield lambda flow: flow.get("reason") in self.reasons
+        if self.except_reasons:
+            yield lambda flow: flow.get("reason") not in self.except_reasons
 
 
 def _connection(flow: Flow) -> Mapping[str, Any]:

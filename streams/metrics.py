@@ -1,14 +1,30 @@
-"""The counters of a role. One registry a process, made where the process is put together."""
+"""The counters of a role. One registry a process, made where the process is put together.
+
+Names and units are as Prometheus' documentation has them (https://prometheus.io/docs/practices/naming/). A counter of
+errors is there before the first error, with each reason that is known: else no rule could see it come.
+"""
 
 from __future__ import annotations
 
+from typing import Final
+
 from prometheus_client import CollectorRegistry, Counter, Gauge
+
+from streams.verdicts import By, Verdicts
+
+DEAD_LETTER_REASONS: Final = (
+    "no_value", "no_header", "bad_header", "unknown_version", "wrong_length", "foreign_cluster", "wrong_node",
+    "enrich_failed", "refused",
+)  # fmt: skip
+"""Why a batch or a record of one is sent to the dead-letter topic."""
+_LOSSES: Final = ("ring_full", "windows_full", "spool_full", "refused")
+"""Reasons that probes have for losses, as far as this version knows; a newer probe may have more."""
 
 
 class EnrichMetrics:
-    """What the enricher counts."""
+    """What the enricher counts. ``by`` and ``most``: see :class:`streams.verdicts.Verdicts`."""
 
-    def __init__(self, registry: CollectorRegistry) -> None:
+    def __init__(self, registry: CollectorRegistry, by: By = "none", most: int = 0) -> None:
         def counter(name: str, text: str, labels: tuple[str, ...] = ()) -> Counter:
             return Counter(f"kubeweir_streams_{name}", text, labels, registry=registry)
 
@@ -18,6 +34,7 @@ class EnrichMetrics:
         self.batches = counter("batches", "Batches read from the raw topic")
         self.heartbeats = counter("heartbeats", "Batches without rows: a probe that lives and has nothing to say")
         self.rows = counter("rows", "Verdicts in batches that were taken")
+        self.verdicts = Verdicts(registry, by, most)
         self.records = counter("records", "Records that Kafka has acknowledged")
         self.dead = counter("dead_letters", "Batches and records sent to the dead-letter topic, by reason", ("reason",))
         self.gap_rows = counter("gap_rows", "Verdicts missing between two batches of one ring")
@@ -41,6 +58,13 @@ class EnrichMetrics:
         self.in_flight_rows = gauge("in_flight_rows", "Verdicts read whose records Kafka has not acknowledged yet")
         self.in_flight_bytes = gauge("in_flight_bytes", "Bytes of batches whose records Kafka has not acknowledged yet")
         self.lag = gauge("lag_batches", "Batches in the raw topic that are not acknowledged yet", ("partition",))
+        for labelled, values in (
+            (self.dead, DEAD_LETTER_REASONS),
+            (self.lost_rows, _LOSSES),
+            (self.held_rows, ("settled", "late", "full")),
+        ):
+            for value in values:
+                labelled.labels(value)
 
 
 class SinkMetrics:
@@ -54,12 +78,21 @@ class SinkMetrics:
         self.failures = counter("failures", "Failed writes, each tried again")
         self.refused = counter("refused", "Records that the far end refuses for good, sent to the dead-letter topic")
         self.suppressed = Counter(
-            "kubeweir_streams_sink_suppressed",
+            "kubeweir_streams_sink_suppressed_records",
             "Records that made no Event of their own: repeated, rate (too many), old, or without a pod (no_pod)",
-            ("sink", "why"),
+            ("sink", "reason"),
             registry=registry,
         )
         self.lag = Gauge(
             "kubeweir_streams_sink_lag_records", "Records of its topic that are not committed yet", ("sink",),
             registry=registry,
         )  # fmt: skip
+
+    def begin(self, sink: str) -> None:
+        """A sink starts: its counters are there before the first error."""
+        for labelled in (self.records, self.failures, self.refused):
+            labelled.labels(sink)
+
+    def end(self, sink: str) -> None:
+        """A sink has ended: nothing is behind any more. Its counts stay."""
+        self.lag.remove(sink)

@@ -210,6 +210,8 @@ class Pipeline:
         if not records.values:
             return
         self._metrics.rows.inc(len(records.values))
+        if records.facts is not None:
+            self._metrics.verdicts.count(records.facts.templates, records.facts.template)
         every = Outgoing(records.keys, records.values, records.times_ms, records.owners)
         await self._send_all(inputs, self._topics.flows.name, every)
         if any(records.denied):

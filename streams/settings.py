@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enrich.runtime.connection import KafkaSettings
 from enrich.runtime.settings import setting
 from enrich.topics import Topics, topics
+from streams.verdicts import By
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +52,11 @@ class Settings(KafkaSettings):
     """host:port of /metrics, /healthz and /readyz of the enricher; stdout has the next port, file and
     routes those after it.
     Port 0: any free one."""
+    verdicts_by: By = setting("WEIR_VERDICTS_BY", "none")
+    """What the metric of verdicts has labels for besides what was decided: none, namespace or workload (with its
+    namespace) of the pod whose policy decided."""
+    verdicts_most: int = setting("WEIR_VERDICTS_MOST", 1000)
+    """How many namespaces or workloads have a label of their own there; the rest share the label _other."""
     log_level: str = setting("WEIR_LOG_LEVEL", "info")
     """debug, info, warning or error."""
     log_format: str = setting("WEIR_LOG_FORMAT", "auto")

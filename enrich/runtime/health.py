@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, Metric, ProcessCollector
+from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.registry import Collector
 
 from enrich.runtime.process import Exit, StopServiceError
 
@@ -16,14 +18,32 @@ Check = Callable[[], str | None]
 """None: all is well; else what is not, in words."""
 
 
+class ReadyCollector(Collector):
+    """What /readyz says, for rules."""
+
+    def __init__(self, ready: Mapping[str, Check]) -> None:
+        self._ready = ready
+
+    def collect(self) -> Iterator[Metric]:
+        """One family."""
+        family = GaugeMetricFamily(
+            "kubeweir_ready", "1: this check is passed; 0: /readyz says why not", labels=["check"]
+        )
+        for name, check in tuple(self._ready.items()):
+            family.add_metric([name], 0 if check() else 1)
+        yield family
+
+
 class HealthServer:
-    """Serves on a thread. ``ready`` maps a check's name to it."""
+    """Serves on a thread. ``ready`` maps a check's name to it. Adds to the registry what every process tells."""
 
     def __init__(self, address: str, registry: CollectorRegistry, ready: dict[str, Check]) -> None:
         """``address`` is host:port. Raises StopServiceError where the port is taken."""
         host, _, port = address.rpartition(":")
         if not port.isdigit():
             raise StopServiceError(f"WEIR_METRICS={address!r}: must be host:port", Exit.USAGE)
+        registry.register(ReadyCollector(ready))
+        ProcessCollector(registry=registry)
         handler = _handler(registry, ready)
         try:
             self._server = _server(host.strip("[]") or "127.0.0.1", int(port), handler)

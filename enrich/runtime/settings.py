@@ -16,7 +16,7 @@ import inspect
 import textwrap
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 T = TypeVar("T")
 
@@ -44,6 +44,8 @@ def load(cls: type[T], env: Mapping[str, str]) -> T:
 
 def _read(variable: str, text: str, kind: Any, least: float) -> Any:
     try:
+        if get_origin(kind) is Literal:
+            return {choice: choice for choice in get_args(kind)}[text]
         if kind is bool:
             return {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}[text.lower()]
         if kind is int:
@@ -54,6 +56,8 @@ def _read(variable: str, text: str, kind: Any, least: float) -> Any:
             return tuple(part.strip() for part in text.split(",") if part.strip())
         return Path(text) if kind in (Path, Path | None) else text
     except (ValueError, KeyError):
+        if get_origin(kind) is Literal:
+            raise SettingsError(f"{variable}={text!r}: must be {', '.join(get_args(kind))}") from None
         wanted = {bool: "true or false", int: f"a whole number from {least}", float: f"a number from {least}"}[kind]
         raise SettingsError(f"{variable}={text!r}: must be {wanted}") from None
 

@@ -11,9 +11,11 @@ from typing import Any
 import kubernetes
 import orjson
 import pytest
+from prometheus_client import CollectorRegistry
 
 from enrich.cluster import Cluster
 from enrich.model import Name, Owner
+from enrich.runtime.watching import SourceCollector
 from enrich.sources.kubernetes import KubernetesSource
 from enrich.sources.source import SourceError, make_source
 from tests.cluster.apiserver import ApiServer, Way
@@ -110,6 +112,15 @@ def test_every_kind_is_watched(api: ApiServer, watched: Watched) -> None:
     eventually(lambda: cluster.policies()[pod_name("allow-web")].ingress[0].ports[0].port == 9090)  # type: ignore[index]
     api.delete(f"{POLICIES}/allow-web")
     eventually(lambda: pod_name("allow-web") not in cluster.policies())
+
+
+def test_the_age_of_each_kind_is_a_metric(watched: Watched) -> None:
+    registry = CollectorRegistry()
+    registry.register(SourceCollector("streams", watched.source))
+    for kind in ("Pod", "Node", "Service"):
+        age = registry.get_sample_value("kubeweir_streams_watch_age_seconds", {"kind": kind})
+        assert age is not None
+        assert 0 <= age < 150
 
 
 def test_workloads_come_as_metadata_and_name_what_runs_a_pod(api: ApiServer, watched: Watched) -> None:

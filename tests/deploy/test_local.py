@@ -29,7 +29,7 @@ def test_set_up_again_does_nothing_and_says_so() -> None:
 
 def test_set_up_leaves_a_foreign_environment_alone(tmp_path: Path) -> None:
     (tmp_path / "deploy/local").mkdir(parents=True)
-    for name in ("setup", "kafka-pom.xml"):
+    for name in ("setup", "kafka-pom.xml", "connect-pom.xml"):
         shutil.copy(LOCAL / name, tmp_path / "deploy/local" / name)
     for name in ("pyproject.toml", "requirements.lock"):
         shutil.copy(ROOT / name, tmp_path / name)

@@ -172,7 +172,7 @@ class Probe:
 
     def wait_until_enforced(self) -> None:
         def enforced() -> bool | None:
-            if "policy:" in self.get("/readyz")[1] or self.metric("kubeweir_probe_pods_attached") != 2:
+            if "policy:" in self.get("/readyz")[1] or self.metric("kubeweir_probe_attached_pods") != 2:
                 return None
             return True
 
@@ -203,7 +203,7 @@ class Node:
     def begin(self, **settings: str) -> Probe:
         """A probe, then the pods: a UDP flow that is older than the probe would be let go on for a minute."""
         probe = self.start(**settings)
-        until(lambda: probe.metric("kubeweir_probe_pods_waiting") == 2 or None, "pods that have no interface")
+        until(lambda: probe.metric("kubeweir_probe_waiting_pods") == 2 or None, "pods that have no interface")
         self.client = self._net.pod(self.space, "10.244.0.1", "fd44::1")
         self.server = self._net.pod(self.space, "10.244.0.2", "fd44::2")
         probe.wait_until_enforced()

@@ -137,7 +137,7 @@ def test_a_small_spool_keeps_the_denies_and_counts_each_allow_that_it_thins(node
                 refused.sendto(b"x", (node.server.address(4), CLOSED))
             if number % 5000 == 0:
                 until(lambda: probe.metric("kubeweir_probe_ring_unread_rows") < 10_000 or None, "an empty ring")
-    until(lambda: probe.metric('kubeweir_probe_lost_total{reason="spool_full"}') > 0 or None, "a full spool")
+    until(lambda: probe.metric('kubeweir_probe_lost_rows_total{reason="spool_full"}') > 0 or None, "a full spool")
     assert probe.metric("kubeweir_probe_spool_bytes") <= 4 << 20
     # A kill between: what was taken out is known all the same.
     probe.kill()

@@ -127,7 +127,7 @@ class Plain:
         policies = [p for i, p in enumerate(policies) if p not in policies[:i]]
         by_policy = int(row["reason"]) in (Reason.POLICY, Reason.EXPLICIT_DENY, Reason.ADOPTED)
         local = self._local(header.endpoints.get(str(row["endpoint"])))
-        remote = _remote(source if inward else destination)
+        remote = _remote("192.0.2.1" if row["reason"] == Reason.NODE else source if inward else destination)
         wall = _signed(int(row["time_ns"]) + header.clock)
         record = {
             "connection": self._connection(row, source, destination, aggregated=aggregated),

@@ -87,6 +87,24 @@ def test_an_end_that_is_no_pod(address: str, end: dict[str, Any]) -> None:
     assert one(destination=address)["dest"] == end
 
 
+@pytest.mark.parametrize("until_ns", [None, 0])
+def test_what_the_kernel_knows_as_the_node_is_named_so_and_waits_for_nobody(until_ns: int | None) -> None:
+    made = Enricher(make_cluster())
+    # A bridge's address, from the range of the pods.
+    batch = join(
+        make_batch(
+            {"verdict": 0x81, "reason": Reason.NODE, "source": "10.0.0.200", "destination": "10.0.0.1"},
+            {"verdict": 0x81, "source": "10.0.0.200", "destination": "10.0.0.1"},
+        )
+    )
+    looked = made.look(batch, until_ns)
+    kubelet, other = (orjson.loads(value) for value in made.records(batch, looked).values)
+    assert kubelet["src"] == {"node_name": "n1", "zone": "zone-a"}
+    assert looked.unsettled is not None
+    assert looked.unsettled.tolist() == [False, True]
+    assert other["src"]["instance"] == "10.0.0.200"
+
+
 @pytest.mark.parametrize(
     ("protocol", "port", "connection", "icmp"),
     [

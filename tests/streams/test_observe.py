@@ -57,6 +57,10 @@ FLOW: dict[str, Any] = {
         ({"policies": ["web-allow-api"]}, True),
         ({"policies": ["shop/web-*"]}, True),
         ({"policies": ["back/web-*"]}, False),
+        ({"reasons": ["node", "policy"]}, True),
+        ({"reasons": ["node"]}, False),
+        ({"except_reasons": ["node"]}, True),
+        ({"except_reasons": ["node", "policy"]}, False),
         ({"namespaces": ["shop"], "verdicts": ["deny"]}, False),
     ],
 )

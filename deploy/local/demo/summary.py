@@ -15,7 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from stack import DemoError, script
 
 _LOST = (
-    "kubeweir_probe_lost_total",
+    "kubeweir_probe_lost_rows_total",
     "kubeweir_streams_gap_rows_total",
     "kubeweir_streams_lost_rows_total",
     "kubeweir_streams_dead_letters_total",

@@ -93,8 +93,9 @@ class Shop:
 def play(shop: Shop, kubectl: Kubectl, kafka: str, say: Callable[[str], None]) -> None:
     """All steps, with the verdicts below them as they come. Raises ClusterError."""
     shop.open()
+    say("the verdicts below leave out kubelet's probes of its own pods: weir observe --except-reason node")
     observe = subprocess.Popen(
-        [ROOT / ".venv/bin/weir", "observe", "--follow", "--kafka", kafka, "--namespace", "shop"],
+        [ROOT / ".venv/bin/weir", "observe", "--follow", "--kafka", kafka, "--namespace=shop", "--except-reason=node"],
         stdin=subprocess.DEVNULL,
     )
     try:
@@ -113,7 +114,8 @@ def play(shop: Shop, kubectl: Kubectl, kafka: str, say: Callable[[str], None]) -
 def tell_what_to_try(kafka: str, say: Callable[[str], None]) -> None:
     """For KEEP=1."""
     say('play on: eval "$(deploy/local/cluster env)"; kubectl -n shop get pods -o wide; kubectl -n shop get netpol')
-    say(f".venv/bin/weir observe --follow --kafka {kafka}; API server {HOST_4}; the end: make cluster-down")
+    say(f".venv/bin/weir observe --follow --except-reason node --kafka {kafka}")
+    say(f"the API server is {HOST_4}; the end: make cluster-down")
 
 
 def _is_rolled_out(kubectl: Kubectl) -> bool:

@@ -110,6 +110,7 @@ def _configure(node: Node, plan: Plan) -> None:
     weir = _root(node, _WEIR)
     (weir / "containerd.toml").write_text(_CONTAINERD)
     (weir / "cni/10-weir.conflist").write_text(json.dumps(_cni(node, plan.cni)))
+    (weir / "manifests").mkdir()
     (weir / "kubelet.json").write_text(json.dumps(_KUBELET))
     (weir / "kube-proxy.json").write_text(json.dumps(_proxy(plan.proxy)))
     for name, user in (("kubelet", f"system:node:{node.name}"), ("kube-proxy", PROXY_USER)):
@@ -224,6 +225,7 @@ _KUBELET: Final = {
     "imageGCHighThresholdPercent": 100,
     "containerRuntimeEndpoint": f"unix://{_SOCKET}",
     "podLogsDir": "/var/log/pods",
+    "staticPodPath": f"{_WEIR}/manifests",
     "serializeImagePulls": False,
 }
 

@@ -8,16 +8,17 @@ import subprocess
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import orjson
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 PROGRAM = ROOT / "deploy/local/cluster"
-HOST = "10.99.0.1"
+HOST, HOST_6 = "10.99.0.1", "fd99::1"
+"""This machine, on the nodes' network: the API server is there, and to pods it is the world outside."""
 PATIENCE_S = 120
 AGNHOST = "registry.k8s.io/e2e-test-images/agnhost:2.56"
-NAMESPACE = "shop"
+NAMESPACE, SYSTEM = "shop", "kubeweir"
 PORT = 8080
 
 
@@ -43,12 +44,27 @@ class Real:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.overlay = folder / "overlay"
         self.kafka = ""
+        self.moved: set[str] = set()
+        """UIDs of pods whose sandbox a test had made anew: they have had other addresses."""
+        self._watch: subprocess.Popen[bytes] | None = None
+        self._seen: IO[bytes] | None = None
         lines = run(PROGRAM, "env").splitlines()
         pairs = (line.removeprefix("export ").partition("=") for line in lines)
         values = {name: value.strip('"') for name, _, value in pairs}
         self._env = {**os.environ, "KUBECONFIG": values["KUBECONFIG"]}
         self._kubectl = Path(values["PATH"].partition(":")[0]) / "kubectl"
+
+    def write_overlay(self, *settings: str) -> None:
+        """A user's own: settings, and the optional part."""
+        self.overlay.mkdir(exist_ok=True)
+        (self.overlay / "kustomization.yaml").write_text(json.dumps({
+            "resources": ["../kubernetes"],
+            "components": ["../kubernetes/components/events"],
+            "namespace": SYSTEM,
+            "configMapGenerator": [{"name": "kubeweir-settings", "behavior": "merge", "literals": list(settings)}],
+        }))  # fmt: skip
 
     # --- kubectl
 
@@ -74,6 +90,30 @@ class Real:
         """The pods of an app that are not going."""
         items = self.get("pods", "-l", f"{label}={app}", namespace=namespace)["items"]
         return [pod for pod in items if "deletionTimestamp" not in pod["metadata"]]
+
+    def watch_pods(self) -> None:
+        """From here on, keep what kubectl says of every pod, for those that are gone at the end."""
+        self._seen = (self.folder / "pods.json").open("wb")
+        words = [self._kubectl, "get", "pods", "--all-namespaces", "--watch", "-o", "json"]
+        self._watch = subprocess.Popen(words, env=self._env, stdout=self._seen)
+
+    def seen_pods(self) -> list[dict[str, Any]]:
+        """What kubectl has said, in its order: a pod as often as it changed."""
+        text, decode, at, found = (self.folder / "pods.json").read_text(), json.JSONDecoder().raw_decode, 0, []
+        while (at := text.find("{", at)) >= 0:
+            try:
+                pod, at = decode(text, at)
+            except ValueError:
+                break  # the last one, half written
+            found.append(pod)
+        return found
+
+    def close(self) -> None:
+        """End the watch."""
+        if self._watch is not None and self._seen is not None:
+            self._watch.terminate()
+            self._watch.wait()
+            self._seen.close()
 
     def wait_ready(self, *apps: str) -> None:
         """Until all pods of these apps are ready."""
@@ -107,9 +147,9 @@ class Real:
         name = client["metadata"]["name"]
         until(f"{name} to {address} denied", lambda: not self.connects(client, address, **more))
 
-    def on(self, node: str, *words: object) -> str:
+    def on(self, node: str, *words: object, stdin: str | None = None) -> str:
         """A command on a node."""
-        return run(PROGRAM, "on", node, "--", *words)
+        return run(PROGRAM, "on", node, "--", *words, stdin=stdin)
 
     def nodes(self) -> list[str]:
         """The nodes' names."""
@@ -124,14 +164,18 @@ class Real:
 
     def record(self, **connection: Any) -> dict[str, Any]:
         """The newest record of a connection with these fields, once it is there."""
+        return self.records_with(1, **connection)[-1]
+
+    def records_with(self, least: int = 1, **connection: Any) -> list[dict[str, Any]]:
+        """The records of connections with these fields, once there are so many."""
         found: list[dict[str, Any]] = []
 
         def look() -> bool:
             found[:] = [r for r in self.records() if connection.items() <= {**r["connection"], **r}.items()]
-            return bool(found)
+            return len(found) >= least
 
-        until(f"a record with {connection}", look, 60)
-        return found[-1]
+        until(f"{least} records with {connection}", look, 60)
+        return found
 
 
 def addresses(pod: dict[str, Any]) -> list[str]:
@@ -158,6 +202,17 @@ def deployment(app: str, replicas: int = 1, **spec: Any) -> dict[str, Any]:
         "spec": {
             "replicas": replicas, "selector": {"matchLabels": labels},
             "template": {"metadata": {"labels": labels}, "spec": pod},
+        },
+    }  # fmt: skip
+
+
+def service(name: str, app: str = "", port: int = 80, target: int | str = "http", **spec: Any) -> dict[str, Any]:
+    """A Service of both families."""
+    return {
+        "apiVersion": "v1", "kind": "Service", "metadata": {"name": name},
+        "spec": {
+            "selector": {"app": app or name}, "ports": [{"name": "main", "port": port, "targetPort": target}],
+            "ipFamilyPolicy": "RequireDualStack", **spec,
         },
     }  # fmt: skip
 

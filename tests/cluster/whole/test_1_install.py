@@ -1,0 +1,59 @@
+"""Installed by its manifests from its image: the first policy, and what the records say of it."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.cluster.whole.real import NAMESPACE, SYSTEM, Real, addresses, until
+from tests.cluster.whole.story import Pod, all_pairs, assert_named, at_once
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1800)]
+
+
+def test_without_policy_all_is_open(real: Real, web: list[Pod], clients: list[Pod]) -> None:
+    assert all(at_once(real.connects, all_pairs(clients, web)))
+
+
+def test_a_policy_lets_one_in_and_keeps_the_others_out(
+    real: Real, guarded: None, web: list[Pod], clients: list[Pod], stranger: Pod
+) -> None:
+    assert all(at_once(real.connects, all_pairs(clients, web)))
+    assert not any(at_once(real.connects, all_pairs([stranger], web)))
+    for address in addresses(web[0]):
+        assert not real.connects(clients[0], address, protocol="udp")
+
+
+def test_records_name_what_kubectl_names(
+    real: Real, guarded: None, web: list[Pod], clients: list[Pod], stranger: Pod
+) -> None:
+    for source, app, disposition in ((clients[0], "client", "allow"), (stranger, "stranger", "deny")):
+        for server in web:
+            for ip, there in zip(addresses(source), addresses(server), strict=True):
+                record = real.record(src_ip=ip, dest_ip=there, direction="ingress", disposition=disposition,
+                                     protocol="tcp")  # fmt: skip
+                assert_named(record, "src", source, app)
+                assert_named(record, "dest", server, "web")
+                assert record["node_name"] == server["spec"]["nodeName"]
+                named = record["policies"] if disposition == "allow" else record["isolated_by"]
+                assert [(p["namespace"], p["name"]) for p in named] == [(NAMESPACE, "web-from-client")]
+
+
+def test_a_denial_is_an_event_on_the_pod(real: Real, guarded: None, web: list[Pod], stranger: Pod) -> None:
+    """The optional component: its route and its right."""
+    wanted = {(pod["metadata"]["uid"], "ConnectionDenied") for pod in web}
+
+    def told() -> bool:
+        events = real.get("events", "--field-selector=involvedObject.kind=Pod")["items"]
+        return wanted <= {(e["involvedObject"]["uid"], e["reason"]) for e in events
+                          if f"{NAMESPACE}/{stranger['metadata']['name']}" in e["message"]}  # fmt: skip
+
+    until("an event on each pod that denied", told)
+
+
+def test_both_services_serve_metrics_behind_their_services(real: Real, clients: list[Pod]) -> None:
+    for name, port in (("weir-probe", 9701), ("weir-streams", 9702)):
+        slices = real.get("endpointslices", "-l", f"kubernetes.io/service-name={name}", namespace=SYSTEM)["items"]
+        found = [address for one in slices for entry in one["endpoints"] for address in entry["addresses"]]
+        assert len(found) >= 2
+        for address in found:
+            assert real.connects(clients[0], address, port=port)

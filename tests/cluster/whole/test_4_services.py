@@ -1,0 +1,205 @@
+"""What goes through a Service is judged at the backend that kube-proxy chose, and the record names both."""
+
+from __future__ import annotations
+
+import socket
+from typing import Any
+
+import pytest
+
+from tests.cluster.whole.real import (
+    HOST,
+    HOST_6,
+    NAMESPACE,
+    PORT,
+    ROOT,
+    Real,
+    addresses,
+    deployment,
+    policy,
+    run,
+    service,
+    until,
+)
+from tests.cluster.whole.story import Pod, assert_named
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1800), pytest.mark.usefixtures("guarded")]
+
+
+def dialled(real: Real, name: str, address: str, port: int = 80, namespace: str = NAMESPACE) -> dict[str, Any]:
+    """What a record says of a Service that was dialled; kubectl knows the address as the Service's."""
+    assert address in real.get("service", name, namespace=namespace)["spec"]["clusterIPs"]
+    return {"ip": address, "port": port, "service": {"namespace": namespace, "name": name}}
+
+
+def reaches(address: str, port: int) -> bool:
+    """Whether this machine, outside of the nodes, gets through."""
+    try:
+        socket.create_connection((address, port), 1).close()
+    except TimeoutError:
+        return False
+    return True
+
+
+def test_a_service_is_judged_at_its_backends(real: Real, web: list[Pod], clients: list[Pod], stranger: Pod) -> None:
+    for address in real.get("service", "web")["spec"]["clusterIPs"]:
+        there = dialled(real, "web", address)
+
+        def answered(there: dict[str, Any] = there, address: str = address) -> bool:
+            """On the client's own node and on the other."""
+            assert real.connects(clients[0], address, port=80)
+            records = real.records_with(dialled=there, disposition="allow", direction="egress")
+            return {r["dest"]["pod_name"] for r in records} == {pod["metadata"]["name"] for pod in web}
+
+        until(f"both backends of {address}", answered)
+        assert not any(real.connects(stranger, address, port=80) for _ in range(2))
+        # The Service is known where it was dialled; the backend may be on another node, and refuses there.
+        asked = real.record(dialled=there, direction="egress", src_ip=addresses(stranger)[":" in address])
+        refused = real.record(
+            direction="ingress",
+            **{key: asked["connection"][key] for key in ("src_ip", "src_port", "dest_ip", "dest_port")},
+        )
+        assert refused["disposition"] == "deny"
+        (backend,) = [pod for pod in web if asked["connection"]["dest_ip"] in addresses(pod)]
+        for record in (asked, refused):
+            assert_named(record, "src", stranger, "stranger")
+            assert_named(record, "dest", backend, "web")
+
+
+def test_a_pod_reaches_itself_through_its_service(real: Real, web: list[Pod], stranger: Pod) -> None:
+    """Under policies that let nobody in and nothing out: hairpin, masqueraded by kube-proxy."""
+    real.apply(deployment("solo"), service("solo"), policy("solo-closed", "solo", policyTypes=["Ingress", "Egress"]))
+    real.wait_ready("solo")
+    (solo,) = real.pods("solo")
+    real.closes(solo, addresses(web[0])[0])
+    for address in real.get("service", "solo")["spec"]["clusterIPs"]:
+        real.opens(solo, address, port=80)
+        real.closes(stranger, address, port=80)
+        for record in real.records_with(2, dialled=dialled(real, "solo", address), reason="self"):
+            for side in ("src", "dest"):
+                assert_named(record, side, solo, "solo")
+
+
+def test_session_affinity_keeps_a_client_at_its_backend(real: Real, clients: list[Pod]) -> None:
+    real.apply(service("sticky", "web", sessionAffinity="ClientIP"))
+    for address in real.get("service", "sticky")["spec"]["clusterIPs"]:
+        real.opens(clients[0], address, port=80)
+        for _ in range(7):
+            assert real.connects(clients[0], address, port=80)
+        there = dialled(real, "sticky", address)
+        records = real.records_with(8, dialled=there, disposition="allow", direction="egress")
+        assert len({record["dest"]["pod_uid"] for record in records}) == 1
+
+
+def test_a_node_port_is_under_policy_from_pods_and_from_outside(
+    real: Real, web: list[Pod], clients: list[Pod], stranger: Pod
+) -> None:
+    port = real.get("service", "web")["spec"]["ports"][0]["nodePort"]
+    nodes = {n["metadata"]["name"]: [a["address"] for a in n["status"]["addresses"] if a["type"] == "InternalIP"]
+             for n in real.get("nodes")["items"]}  # fmt: skip
+    for address in (address for entry in nodes.values() for address in entry):
+        # kube-proxy masquerades it to the node, which is always let in: not so who stands behind it.
+        assert not reaches(address, port)
+    for pod, may in ((clients[0], True), (stranger, False)):
+        for address in nodes[pod["spec"]["nodeName"]]:
+            assert real.connects(pod, address, port=port) == may
+    # Only with this policy of the Service does a backend's node see where it came from.
+    real.apply(service("web", type="NodePort", externalTrafficPolicy="Local"))
+    outside = [{"ipBlock": {"cidr": f"{HOST}/32"}}, {"ipBlock": {"cidr": f"{HOST_6}/128"}}]
+    real.apply(policy("web-from-outside", "web", ingress=[{"from": outside}]))
+    port = real.get("service", "web")["spec"]["ports"][0]["nodePort"]
+    for node, entry in nodes.items():
+        for address, here in zip(entry, (HOST, HOST_6), strict=True):
+            until(f"{address} open to outside", lambda address=address: reaches(address, port))
+            record = real.record(src_ip=here, node_name=node, dest_port=PORT, disposition="allow", protocol="tcp")
+            assert record["src"] == {"instance": here}
+            (backend,) = [pod for pod in web if pod["spec"]["nodeName"] == node]
+            assert_named(record, "dest", backend, "web")
+            assert [p["name"] for p in record["policies"]] == ["web-from-outside"]
+    real.kubectl("-n", NAMESPACE, "delete", "networkpolicy/web-from-outside")
+    for address in (address for entry in nodes.values() for address in entry):
+        until(f"{address} closed to outside", lambda address=address: not reaches(address, port))
+
+
+NAME_SERVER = """
+import ipaddress, socket, struct
+server = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+server.bind(("::", 5353))
+answers = {1: ipaddress.ip_address("192.0.2.7").packed, 28: ipaddress.ip_address("2001:db8::7").packed}
+while True:
+    query, peer = server.recvfrom(512)
+    end = query.index(0, 12) + 5
+    found = answers.get(struct.unpack("!H", query[end - 4:end - 2])[0])
+    head = query[:2] + struct.pack("!HHHHH", 0x8580, 1, 1 if found else 0, 0, 0)
+    record = b"\\xc0\\x0c" + query[end - 4:end] + struct.pack("!IH", 60, len(found)) + found if found else b""
+    server.sendto(head + query[12:end] + record, peer)
+"""
+RESOLVE = """
+import socket, sys
+def resolves():
+    try:
+        return sorted({entry[4][0] for entry in socket.getaddrinfo("any.test.", 1)})
+    except socket.gaierror as error:
+        return [str(error.errno)]
+def connects(address, port):
+    try:
+        socket.create_connection((address, port), 1).close()
+    except TimeoutError:
+        return False
+    return True
+print(resolves() == ["192.0.2.7", "2001:db8::7"], *(connects(*one.split(",")) for one in sys.argv[1:]))
+"""
+
+
+def python_pod(app: str, program: str, **spec: Any) -> dict[str, Any]:
+    """A Deployment that runs a Python program, in the image that every node has: kubeweir's own."""
+    made = deployment(app, **spec)
+    container = made["spec"]["template"]["spec"]["containers"][0]
+    for key in ("args", "ports", "readinessProbe", "livenessProbe"):
+        del container[key]
+    container |= {"image": run(ROOT / "deploy/image/build", "--name").strip(), "command": ["python3", "-c", program]}
+    return made
+
+
+def test_a_policy_for_dns_and_the_api_server_allows_just_these(real: Real, web: list[Pod]) -> None:
+    names = service("dns", port=53, target=5353)
+    names["spec"]["ports"] = [
+        {"name": p, "protocol": p.upper(), "port": 53, "targetPort": 5353} for p in ("udp", "tcp")
+    ]
+    real.apply(python_pod("dns", NAME_SERVER), names)
+    servers = real.get("service", "dns")["spec"]["clusterIPs"]
+    apps = {server: f"asks-{6 if ':' in server else 4}" for server in servers}
+    api = {"to": [{"ipBlock": {"cidr": f"{HOST}/32"}}], "ports": [{"port": 6443}]}
+    to_dns = {"to": [{"podSelector": {"matchLabels": {"app": "dns"}}}], "ports": [{"port": 5353, "protocol": "UDP"}]}
+    for server, app in apps.items():
+        asks = {
+            "nameservers": [server],
+            "options": [{"name": "timeout", "value": "1"}, {"name": "attempts", "value": "1"}],
+        }
+        real.apply(
+            policy(app, app, policyTypes=["Egress"], egress=[to_dns, api]),
+            python_pod(app, "import signal; signal.pause()", dnsPolicy="None", dnsConfig=asks),
+        )  # fmt: skip
+    real.wait_ready("dns", *apps.values())
+    (name_server,) = real.pods("dns")
+    (api_server,) = real.get("service", "kubernetes", namespace="default")["spec"]["clusterIPs"]
+
+    for server, app in apps.items():
+        (pod,) = real.pods(app)
+
+        def asked(app: str = app, pod: Pod = pod) -> list[str]:
+            others = [f"{addresses(web[0])[0]},{PORT}", f"{servers[0]},53", f"{servers[1]},53"]
+            words = ["python3", "-c", RESOLVE, f"{api_server},443", *others]
+            # It fails where kube-proxy does not know the Service yet.
+            return real.kubectl("-n", NAMESPACE, "exec", pod["metadata"]["name"], "--", *words, check=False).split()
+
+        until(f"{app} resolves names", lambda asked=asked: asked() == ["True", "True", "False", "False", "False"])
+        there, ip = dialled(real, "dns", server, 53), addresses(pod)[servers.index(server)]
+        record = real.record(dialled=there, protocol="udp", direction="egress", dest_port=5353, src_ip=ip)
+        assert_named(record, "src", pod, app)
+        assert_named(record, "dest", name_server, "dns")
+        there = dialled(real, "kubernetes", api_server, 443, "default")
+        record = real.record(dialled=there, direction="egress", dest_ip=HOST, dest_port=6443, src_ip=addresses(pod)[0])
+        assert_named(record, "src", pod, app)
+        real.apply(policy(app, app, policyTypes=["Egress"], egress=[api]))
+        until(f"{app} does not any more", lambda asked=asked: asked()[:2] == ["False", "True"])

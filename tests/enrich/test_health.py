@@ -1,0 +1,35 @@
+"""The health port: what its pages say."""
+
+from __future__ import annotations
+
+import urllib.error
+import urllib.request
+
+from prometheus_client import CollectorRegistry
+
+from enrich.runtime.health import Check, HealthServer
+
+
+def get(port: int, path: str) -> tuple[int, str]:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read().decode()
+
+
+def test_readiness_is_a_page_and_a_metric() -> None:
+    problems: dict[str, str | None] = {"kafka": "is away", "source": None}
+    checks: dict[str, Check] = {name: (lambda name=name: problems[name]) for name in problems}  # type: ignore[misc]
+    server = HealthServer("127.0.0.1:0", CollectorRegistry(), checks)
+    try:
+        assert get(server.port, "/readyz") == (503, "kafka: is away\n")
+        metrics = get(server.port, "/metrics")[1].splitlines()
+        assert {'kubeweir_ready{check="kafka"} 0.0', 'kubeweir_ready{check="source"} 1.0'} <= set(metrics)
+        assert any(line.startswith("process_cpu_seconds_total ") for line in metrics)
+        problems["kafka"] = None
+        assert get(server.port, "/readyz") == (200, "ok\n")
+        assert 'kubeweir_ready{check="kafka"} 1.0' in get(server.port, "/metrics")[1]
+    finally:
+        server.close()

@@ -1,0 +1,162 @@
+"""A real Prometheus scrapes the real services: every query of the dashboard and of the rules finds its series."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.daemons import daemon
+from tests.e2e.node import CLOSED, OPEN, Broker, Node
+from tests.kafka.site import Service, Site, until
+from tests.prometheus.queries import RULES, dashboard_queries, rules, selectors
+
+pytestmark = pytest.mark.e2e
+
+_WATCH = "watch_age_seconds"
+"""Of an API server only, and here is none: tests/cluster asks a watch of a real one."""
+_ROUTES = """\
+version: 1
+routes:
+  - name: denied
+    match: {verdict: deny}
+    outputs: [{kafka: {topic: PREFIX.denied}}, {file: {path: FILE}}]
+"""
+
+
+class Prometheus:
+    """The daemon, with the project's rules."""
+
+    def __init__(self, folder: Path, targets: dict[str, list[str]]) -> None:
+        """``targets``: host:port by the job's name."""
+        self.log = folder / "prometheus.log"
+        configuration = {
+            "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
+            "rule_files": [str(RULES)],
+            "scrape_configs": [
+                {"job_name": job, "static_configs": [{"targets": listed}]} for job, listed in targets.items()
+            ],
+        }
+        (folder / "prometheus.yml").write_text(yaml.safe_dump(configuration))
+        with self.log.open("wb") as log:
+            self._process = subprocess.Popen(
+                [
+                    daemon("usr/bin/prometheus"), f"--config.file={folder / 'prometheus.yml'}",
+                    f"--storage.tsdb.path={folder / 'tsdb'}", "--web.listen-address=127.0.0.1:0",
+                ],
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+            )  # fmt: skip
+        self._address = until(self._listening, "Prometheus")
+
+    def _listening(self) -> str | None:
+        assert self._process.poll() is None, self.log.read_text()
+        for line in self.log.read_text().splitlines():
+            if "Listening on" in line:
+                return line.partition("address=")[2].split()[0]
+        return None
+
+    def ask(self, query: str) -> list[dict[str, Any]]:
+        """The samples of an instant query."""
+        url = f"http://{self._address}/api/v1/query?{urllib.parse.urlencode({'query': query})}"
+        with urllib.request.urlopen(url, timeout=10) as answer:
+            found: list[dict[str, Any]] = json.load(answer)["data"]["result"]
+        return found
+
+    def unhealthy(self) -> list[dict[str, Any]]:
+        """Rules whose last evaluation failed."""
+        with urllib.request.urlopen(f"http://{self._address}/api/v1/rules", timeout=10) as answer:
+            groups = json.load(answer)["data"]["groups"]
+        return [rule for group in groups for rule in group["rules"] if rule["health"] == "err"]
+
+    def stop(self) -> None:
+        self._process.terminate()
+        self._process.wait(60)
+
+
+@contextlib.contextmanager
+def running(folder: Path) -> Iterator[tuple[Node, Site]]:
+    """A Kafka, and a node that is to be begun."""
+    broker = Broker(folder)
+    broker.start()
+    (folder / "node").mkdir()
+    node = Node(broker, folder / "node")
+    site = Site(broker.address, node.topic_prefix, folder / "node")
+    try:
+        yield node, site
+    finally:
+        site.end()
+        node.close()
+        broker.stop()
+
+
+def lint(text: str) -> str:
+    """What promtool has against metrics; nothing if all is well."""
+    done = subprocess.run(
+        [daemon("usr/bin/promtool"), "check", "metrics"], input=text, capture_output=True, text=True, check=False
+    )
+    return done.stdout + done.stderr
+
+
+def port(service: Service, role: str) -> str:
+    return f"127.0.0.1:{service.wait_for('starting', role=role)['metrics_port']}"
+
+
+@pytest.mark.timeout(300)
+def test_every_query_of_the_dashboard_and_of_the_rules_has_its_series(tmp_path: Path) -> None:
+    with running(tmp_path) as (node, site):
+        routes = tmp_path / "routes.yaml"
+        routes.write_text(_ROUTES.replace("PREFIX", site.prefix).replace("FILE", str(tmp_path / "denied.log")))
+        service = site.start("enrich", "routes", WEIR_ROUTES=str(routes), WEIR_VERDICTS_BY="workload")
+        probe = node.begin(WEIR_PARTITIONS="4")
+        targets = {
+            "weir-probe": [f"127.0.0.1:{probe.wait_for('started')['metrics_port']}"],
+            "weir-streams": [port(service, "enrich"), port(service, "routes")],
+        }
+        pages = [probe.get("/metrics")[1], service.get("/metrics")[1], service.get("/metrics", "routes")[1]]
+        assert [lint(page) for page in pages] == ["", "", ""]
+        prometheus = Prometheus(tmp_path, targets)
+        try:
+            with node.socket() as sender:
+                silent = wait_for_series(prometheus, sender, node.server.address(4))
+            assert not silent
+            assert not prometheus.unhealthy()
+            denied = prometheus.ask('kubeweir_streams_verdicts_total{disposition="deny"}')
+            assert {one["metric"]["namespace"] for one in denied} == {"shop"}
+        finally:
+            prometheus.stop()
+        assert service.stop() == 0
+        assert probe.stop() == 0
+
+
+def wait_for_series(prometheus: Prometheus, sender: Any, server: str) -> dict[str, str]:
+    """Sends packets until every query has an answer; those that have none after all that time, by what they are of."""
+    wanted = {f"dashboard: {title}: {query}": query for title, query in dashboard_queries() if _WATCH not in query}
+    for rule in rules():
+        if "record" in rule:
+            wanted[f"rule {rule['record']}"] = rule["record"]
+        else:
+            # An alert's comparison has no answer while all is well: what it compares is to be there.
+            wanted |= {f"alert {rule['alert']}: {one}": one for one in selectors(rule["expr"]) if _WATCH not in one}
+    sent = 0
+
+    def all_answered() -> bool | None:
+        nonlocal sent
+        for number in (OPEN + sent % 1000, CLOSED):
+            sender.sendto(b"x", (server, number))
+        sent += 1
+        for name, query in list(wanted.items()):
+            if prometheus.ask(query):
+                del wanted[name]
+        return not wanted or None
+
+    with contextlib.suppress(AssertionError):
+        until(all_answered, "answers")
+    return wanted
