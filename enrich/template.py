@@ -6,12 +6,14 @@ once for each combination of endpoint, rule, protocol, verdict, reason and flags
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final, NamedTuple, TypeVar
 
 import numpy as np
 import orjson
 
 from enrich.flow import SCHEMA_VERSION, Ends, policies_json
+from enrich.numbered import Numbered
 from enrich.records import AGGREGATED, INGRESS, EndpointRef, Header, PolicyRef, Reason, Verdict
 
 PROTOCOLS: Final = {1: "icmp", 6: "tcp", 17: "udp", 58: "icmpv6", 132: "sctp"}
@@ -73,41 +75,57 @@ class Template(NamedTuple):
         return orjson.dumps(head).decode()[:-1] + ","
 
 
+class Templates(Numbered[Template]):
+    """Templates by number, and the parts of them that are wanted a row."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads: Numbered[tuple[str, str, str, str, str]] = Numbered()
+        self.tails: Numbered[tuple[str, str, str, str, str, str]] = Numbered()
+        self.keys: Numbered[bytes] = Numbered()
+        self.denied: Numbered[bool] = Numbered()
+        self.plain: Numbered[bool] = Numbered()
+
+    def add(self, value: Template) -> int:
+        """The number of a new one."""
+        self.heads.add(value.head)
+        self.tails.add(value.tail)
+        self.keys.add(value.key)
+        self.denied.add(value.denied)
+        self.plain.add(value.plain)
+        return super().add(value)
+
+
 class Ring:
     """The templates of one ring. Numbers mean one thing for the life of a ring, and so are not looked up again."""
 
-    def __init__(self, header: Header, ends: Ends) -> None:
+    def __init__(self, header: Header, ends: Ends, templates: Templates) -> None:
         self._header, self._ends = header, ends
         self._endpoints: dict[str, EndpointRef] = {}
         self._rules: dict[str, list[PolicyRef]] = {}
-        self._templates: dict[bytes, Template] = {}
+        self._templates = templates
+        self._known: dict[bytes, int] = {}
 
     def learn(self, header: Header) -> None:
         """Take in what a header says of its numbers. One that says otherwise than the last is believed."""
         if _learn(self._endpoints, header.endpoints) | _learn(self._rules, header.rules):
-            self._templates.clear()
+            self._known.clear()
 
-    def templates(self, rows: np.ndarray[Any, np.dtype[np.void]]) -> list[Template]:
-        """The template of each row."""
-        shapes = np.empty(len(rows), SHAPE)
-        for name in SHAPE.fields or ():
-            shapes[name] = rows[name]
-        raw = shapes.view(f"V{SHAPE.itemsize}").tolist()
-        found = list(map(self._templates.get, raw))
+    def templates(self, shapes: Sequence[bytes]) -> list[int]:
+        """The number of the template of each row, by its :data:`SHAPE`."""
+        found = list(map(self._known.get, shapes))
         if None in found:
-            made: dict[bytes, Template] = {}
-            for shape in {shape for shape, template in zip(raw, found, strict=True) if template is None}:
-                made[shape] = self._make(shape)
-            return [template or made[shape] for shape, template in zip(raw, found, strict=True)]
+            made = {shape: self._make(shape) for shape in set(shapes) - self._known.keys()}
+            return [made[shape] if number is None else number for shape, number in zip(shapes, found, strict=True)]
         return found  # type: ignore[return-value]  # None was ruled out
 
-    def _make(self, raw: bytes) -> Template:
-        endpoint, rule, protocol, kind, reason, flags = np.frombuffer(raw, SHAPE)[0].tolist()
+    def _make(self, shape: bytes) -> int:
+        endpoint, rule, protocol, kind, reason, flags = np.frombuffer(shape, SHAPE)[0].tolist()
         ref, refs = self._endpoints.get(str(endpoint)), self._rules.get(str(rule))
-        made = self._render(ref, refs or [], (protocol, kind, reason, flags))
+        number = self._templates.add(self._render(ref, refs or [], (protocol, kind, reason, flags)))
         if (ref or not endpoint) and (refs is not None or not rule):
-            self._templates[raw] = made
-        return made
+            self._known[shape] = number
+        return number
 
     def _render(self, ref: EndpointRef | None, refs: list[PolicyRef], facts: tuple[int, int, int, int]) -> Template:
         protocol, kind, reason, flags = facts
@@ -150,6 +168,15 @@ class Ring:
         told = ',"aggregated":true' if aggregated else ""
         node = _json(self._header.node)
         return f'{{"connection":{{{named}"direction":"{direction}"}},{before}"node_name":{node}{told}}}'
+
+
+def shapes_of(rows: np.ndarray[Any, np.dtype[np.void]]) -> list[bytes]:
+    """The :data:`SHAPE` of each row."""
+    shapes = np.empty(len(rows), SHAPE)
+    for name in SHAPE.fields or ():
+        shapes[name] = rows[name]
+    found: list[bytes] = shapes.view(f"V{SHAPE.itemsize}").tolist()
+    return found
 
 
 def _learn(known: dict[str, _Meaning], told: dict[str, _Meaning]) -> bool:

@@ -28,6 +28,7 @@ from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, Resourc
 
 from enrich.runtime.process import Exit, StopServiceError
 from enrich.topics import Topic
+from streams.outgoing import Outgoing
 
 log = structlog.get_logger("kubeweir.streams")
 
@@ -210,22 +211,21 @@ class Output:
         """Queue a record; False: the queue is full, wait and offer it again."""
         return self._put(self._many, topic, key, value, timestamp_ms, on_delivery, headers)
 
-    def offer_all(
-        self, topic: str, rows: Sequence[tuple[bytes | None, bytes, int]], start: int, on_delivery: Delivery
-    ) -> int:
-        """Queue keys, values and milliseconds from ``start`` on, until the queue is full; where to go on.
+    def offer_all(self, topic: str, outgoing: Outgoing, deliveries: Sequence[Delivery], start: int) -> int:
+        """Queue records from ``start`` on, each with its delivery callback, until the queue is full; where to go on.
 
         The one loop that runs once a record: it calls librdkafka, and nothing of ours.
         """
         produce = self._by_topic.get(topic, self._many).produce
-        for number, (key, value, at) in enumerate(islice(rows, start, None), start):
+        columns = zip(outgoing.keys, outgoing.values, outgoing.times_ms, deliveries, strict=True)
+        for number, (key, value, at, delivered) in enumerate(islice(columns, start, None), start):
             try:
-                produce(topic, value, key, on_delivery=on_delivery, timestamp=at)
+                produce(topic, value, key, on_delivery=delivered, timestamp=at)
             except BufferError:
                 return number
             except KafkaException as error:
-                on_delivery(error.args[0], Refused(topic, key, value))
-        return len(rows)
+                delivered(error.args[0], Refused(topic, key, value))
+        return len(outgoing.values)
 
     def offer_alone(
         self, topic: str, key: bytes | None, value: bytes, timestamp_ms: int, on_delivery: Delivery

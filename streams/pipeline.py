@@ -1,4 +1,7 @@
-"""One batch in, its records out: decode, check, enrich, route, account. Knows no Faust, and Kafka by its output only.
+"""Batches in, their records out: decode, check, enrich, route, account. Knows no Faust, and Kafka by its output only.
+
+Batches that wait together are enriched and sent as one array: ten rows by themselves cost four times as much. Each
+is still an input of its own, which is acknowledged, told of, or made a dead letter for itself.
 
 Rows that the cluster's index may be able to name better in a moment wait for it (:mod:`streams.holding`); their batch
 is not closed before they are out.
@@ -11,21 +14,23 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
-from itertools import compress
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 import orjson
 import structlog
 
 from enrich.enricher import Looked, Records
+from enrich.joined import Joined, join
 from enrich.records import Batch, BatchError, Header, decode_batch
 from enrich.topics import Topics
 from streams.delivery import Tracked
 from streams.holding import Holding, Looker
 from streams.losses import Loss, Losses
 from streams.metrics import EnrichMetrics
+from streams.outgoing import Outgoing
 
 log = structlog.get_logger("kubeweir.streams")
 
@@ -39,15 +44,13 @@ class Output(Protocol):
         self, topic: str, key: bytes, value: bytes, timestamp_ms: int, on_delivery: Any, headers: Any = None
     ) -> bool: ...
 
-    def offer_all(
-        self, topic: str, rows: Sequence[tuple[bytes | None, bytes, int]], start: int, on_delivery: Any
-    ) -> int: ...
+    def offer_all(self, topic: str, outgoing: Outgoing, deliveries: Sequence[Any], start: int) -> int: ...
 
 
 class Routing(Protocol):
     """Where else records go; see :class:`streams.routing.Routing`."""
 
-    def of(self, records: Records) -> Iterable[tuple[str, Sequence[tuple[bytes | None, bytes, int]]]]: ...
+    def of(self, records: Records) -> Iterable[tuple[str, Outgoing]]: ...
 
     async def ready(self, topic: str) -> None: ...
 
@@ -55,7 +58,15 @@ class Routing(Protocol):
 class Renderer(Looker, Protocol):
     """Makes records; see :class:`enrich.enricher.Enricher`."""
 
-    def records(self, batch: Batch, looked: Looked | None = None) -> Records: ...
+    def records(self, batch: Joined, looked: Looked | None = None) -> Records: ...
+
+
+class _Input(NamedTuple):
+    """A batch that can be read, and what it is accounted to."""
+
+    tracked: Tracked
+    value: bytes
+    batch: Batch
 
 
 class Pipeline:
@@ -83,58 +94,82 @@ class Pipeline:
         self._turn = asyncio.Lock()
         """Rows of a pod go out in their order: a batch, or what waited, but not both at a time."""
 
-    async def take(self, tracked: Tracked, value: bytes | None) -> None:
-        """Send all that comes of one raw record; then it is closed."""
-        self._metrics.batches.inc()
+    async def take(self, inputs: Sequence[tuple[Tracked, bytes | None]]) -> None:
+        """Send all that comes of some raw records; then they are closed."""
+        self._metrics.batches.inc(len(inputs))
         async with self._turn:
-            await self._take(tracked, value)
-        if not self._holding.holds(tracked):
-            tracked.close()
+            await self._take(inputs)
+        for tracked, _ in inputs:
+            if not self._holding.holds(tracked):
+                tracked.close()
 
     async def release(self) -> None:
         """Send what has waited for long enough."""
         if not len(self._holding):
             return
         async with self._turn:
-            for tracked, batch, late, full in self._holding.release():
-                self._metrics.held_rows.labels("full" if full else "settled").inc(len(batch.rows) - late)
+            for released in self._holding.release():
+                rows, late, full = len(released.batch.rows), released.late, released.full
+                self._metrics.held_rows.labels("full" if full else "settled").inc(rows - late)
                 self._metrics.held_rows.labels("full" if full else "late").inc(late)
-                await self._send_released(tracked, batch)
-                if self._holding.done(tracked):
+                await self._send_released(released.inputs, released.batch)
+                for tracked in self._holding.done(released):
                     tracked.close()
 
-    async def _send_released(self, tracked: Tracked, batch: Batch) -> None:
+    async def _send_released(self, inputs: Sequence[Tracked], batch: Joined) -> None:
         try:
             records = self._rendered(batch)
         except Exception as error:
-            log.exception("rows that waited could not be enriched", partition=tracked.partition, offset=tracked.offset)
-            await self._bury(tracked, batch.encode(), "enrich_failed", f"{type(error).__name__}: {error}")
+            log.exception("rows that waited could not be enriched", rows=len(batch.rows))
+            for place, _, _ in batch.parts():
+                value = batch.batch(place).encode()
+                await self._bury(inputs[place], value, "enrich_failed", f"{type(error).__name__}: {error}")
         else:
-            await self._send_records(tracked, records)
+            await self._send_records(inputs, records)
 
-    async def _take(self, tracked: Tracked, value: bytes | None) -> None:
+    async def _take(self, inputs: Sequence[tuple[Tracked, bytes | None]]) -> None:
+        good: list[_Input] = []
+        for tracked, value in inputs:
+            try:
+                good.append(_Input(tracked, value or b"", self._decode(value)))
+            except BatchError as error:
+                await self._bury(tracked, value or b"", error.reason, str(error))
+            except Exception as error:
+                await self._bury_failed(tracked, value or b"", error)
+        if good:
+            await self._enrich(good)
+
+    async def _enrich(self, inputs: Sequence[_Input]) -> None:
+        tracked = [one.tracked for one in inputs]
         try:
-            batch = self._decode(value)
-            records = self._render(tracked, batch) if len(batch.rows) else None
-        except BatchError as error:
-            await self._bury(tracked, value or b"", error.reason, str(error))
+            records = self._render(tracked, join(*(one.batch for one in inputs)))
         except Exception as error:
-            # A bug of ours, not the batch's fault; but the same bytes would end every worker in turn.
-            log.exception("a batch could not be enriched", partition=tracked.partition, offset=tracked.offset)
             self._holding.abandon(tracked)
-            await self._bury(tracked, value or b"", "enrich_failed", f"{type(error).__name__}: {error}")
-        else:
-            if records is not None:
-                await self._send_records(tracked, records)
-            await self._account(tracked, batch.header)
+            if len(inputs) == 1:
+                await self._bury_failed(tracked[0], inputs[0].value, error)
+            else:
+                # One of them is at fault: it is to be found, and the others are not to suffer for it.
+                for one in inputs:
+                    await self._enrich([one])
+            return
+        await self._send_records(tracked, records)
+        for one in inputs:
+            await self._account(one.tracked, one.batch.header)
 
-    def _render(self, tracked: Tracked, batch: Batch) -> Records:
+    async def _bury_failed(self, tracked: Tracked, value: bytes, error: Exception) -> None:
+        # A bug of ours, not the batch's fault; but the same bytes would end every worker in turn.
+        log.error("a batch could not be enriched", partition=tracked.partition, offset=tracked.offset, exc_info=error)
+        await self._bury(tracked, value, "enrich_failed", f"{type(error).__name__}: {error}")
+
+    def _render(self, inputs: Sequence[Tracked], batch: Joined) -> Records:
         """Records of the rows that need not wait."""
+        if not len(batch.rows):
+            return self._enricher.records(batch)
         looked = self._enricher.look(batch)
-        now = self._holding.split(tracked, batch, looked)
+        now = self._holding.split(inputs, batch, looked)
         return self._enricher.records(batch, looked) if now is None else self._rendered(now)
 
-    def _rendered(self, batch: Batch) -> Records:
+    def _rendered(self, batch: Joined) -> Records:
         """Rows of which the index does not know all are named with doubt."""
         return self._enricher.records(batch, self._enricher.look(batch, self._holding.until_ns()))
 
@@ -171,25 +206,30 @@ class Pipeline:
                 )
         return batch
 
-    async def _send_records(self, tracked: Tracked, records: Records) -> None:
+    async def _send_records(self, inputs: Sequence[Tracked], records: Records) -> None:
+        if not records.values:
+            return
         self._metrics.rows.inc(len(records.values))
         if records.facts is not None:
-            self._metrics.verdicts.count(records.facts.templates)
-        rows = list(zip(records.keys, records.values, records.times_ms, strict=True))
-        await self._send_all(tracked, self._topics.flows.name, rows)
+            self._metrics.verdicts.count(records.facts.templates, records.facts.template)
+        every = Outgoing(records.keys, records.values, records.times_ms, records.owners)
+        await self._send_all(inputs, self._topics.flows.name, every)
         if any(records.denied):
-            await self._send_all(tracked, self._topics.denied.name, list(compress(rows, records.denied)))
+            await self._send_all(inputs, self._topics.denied.name, every.only(records.denied))
         if self.routing is not None:
             for topic, routed in self.routing.of(records):
                 await self.routing.ready(topic)
-                await self._send_all(tracked, topic, routed)
+                await self._send_all(inputs, topic, routed)
 
-    async def _send_all(self, tracked: Tracked, topic: str, rows: Sequence[tuple[bytes | None, bytes, int]]) -> None:
-        tracked.expect(len(rows))
-        sent = self._output.offer_all(topic, rows, 0, tracked.on_delivery)
-        while sent < len(rows):
+    async def _send_all(self, inputs: Sequence[Tracked], topic: str, outgoing: Outgoing) -> None:
+        for owner, records in Counter(outgoing.owners).items():
+            inputs[owner].expect(records)
+        callbacks = [one.on_delivery for one in inputs]
+        deliveries = [callbacks[owner] for owner in outgoing.owners]
+        sent = self._output.offer_all(topic, outgoing, deliveries, 0)
+        while sent < len(deliveries):
             await asyncio.sleep(_FULL_WAIT_S)
-            sent = self._output.offer_all(topic, rows, sent, tracked.on_delivery)
+            sent = self._output.offer_all(topic, outgoing, deliveries, sent)
 
     async def _send(self, tracked: Tracked, topic: str, key: bytes, value: bytes, at: int, headers: Any = None) -> None:
         tracked.expect()

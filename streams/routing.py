@@ -12,14 +12,15 @@ from enrich.runtime.process import StopServiceError
 from enrich.topics import Topic
 from streams.kafka import Output, existing_topics, prepare_topics
 from streams.metrics import EnrichMetrics
+from streams.outgoing import Outgoing
 from streams.routes.live import LiveRoutes
 from streams.routes.model import Routes
-from streams.routes.placing import Placing, Row
+from streams.routes.placing import Placing
 from streams.settings import Settings
 
 
 class Routing:
-    """Says what a batch's records make for the routes' topics."""
+    """Says what records make for the routes' topics."""
 
     def __init__(
         self,
@@ -41,11 +42,11 @@ class Routing:
         self._live = LiveRoutes(Path(settings.routes), self._reserved, self._place)
         self._live.start()
 
-    def of(self, records: Records) -> Iterator[tuple[str, list[Row]]]:
+    def of(self, records: Records) -> Iterator[tuple[str, Outgoing]]:
         """Topics and their records. :meth:`ready` is to be asked before they are sent."""
         for sending in self._live.current.of(records):
             self._wanted[sending.topic.name] = (sending.topic, sending.compression)
-            yield sending.topic.name, sending.rows
+            yield sending.topic.name, sending.records
 
     async def ready(self, topic: str) -> None:
         """Returns when the topic is there. Waits for Kafka."""

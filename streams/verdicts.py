@@ -6,13 +6,15 @@ at most ``most``, first come, first served; the rest share the label ``_other``,
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
-from typing import Any, Final, Literal, Protocol, get_args
+from typing import Any, Final, Literal, get_args
 
+import numpy as np
 import orjson
 import prometheus_client
 from prometheus_client import CollectorRegistry
+
+from enrich.numbered import Numbered, Numbers
+from enrich.template import Template
 
 By = Literal["none", "namespace", "workload"]
 """What the counter has labels for besides what was decided. A workload has its namespace beside it."""
@@ -23,19 +25,9 @@ _LABELS: Final[dict[By, tuple[str, ...]]] = {
     "namespace": ("namespace",),
     "workload": ("namespace", "workload"),
 }
-_CACHED: Final = 5_000
+_CACHED: Final = 50_000
 _MOST_REMEMBERED: Final = 100_000
 """Names beyond the bound that are remembered, so that each is counted once."""
-
-
-class Shared(Protocol):
-    """What rows of one kind have in common; see :class:`enrich.template.Template`."""
-
-    @property
-    def about(self) -> str: ...
-
-    @property
-    def local(self) -> str: ...
 
 
 class Verdicts:
@@ -56,26 +48,25 @@ class Verdicts:
         )
         self._own: set[tuple[str, ...]] = set()
         self._others: set[tuple[str, ...]] = set()
-        self._series: dict[int, tuple[Shared, Any]] = {}
-        """By a template's identity, which is its own for as long as it is kept here."""
+        self._series: dict[tuple[str, str], Any] = {}
 
-    def count(self, templates: Sequence[Shared]) -> None:
-        """One verdict a template."""
-        # By identity: to hash a template is to hash all its text.
-        counted = Counter(map(id, templates))
-        if not counted.keys() <= self._series.keys():
-            self._learn(templates)
-        for name, rows in counted.items():
-            self._series[name][1].inc(rows)
+    def count(self, templates: Numbered[Template], numbers: Numbers) -> None:
+        """One verdict a number of a template."""
+        rows = np.bincount(numbers)
+        distinct = np.flatnonzero(rows)
+        for template, count in zip(templates.of(distinct), rows[distinct].tolist(), strict=True):
+            self._of(template).inc(count)
 
-    def _learn(self, templates: Sequence[Shared]) -> None:
-        if len(self._series) >= _CACHED:
-            self._series.clear()
-        for template in templates:
-            if id(template) not in self._series:
-                self._series[id(template)] = template, self._make(template)
+    def _of(self, shared: Template) -> Any:
+        key = (shared.about, shared.local)
+        series = self._series.get(key)
+        if series is None:
+            if len(self._series) >= _CACHED:
+                self._series.clear()
+            series = self._series[key] = self._make(shared)
+        return series
 
-    def _make(self, shared: Shared) -> Any:
+    def _make(self, shared: Template) -> Any:
         about = orjson.loads(shared.about)
         decided = (about["disposition"], about["connection"]["direction"], about["reason"])
         return self._total.labels(*decided, *self._subject(orjson.loads(shared.local)))

@@ -1,90 +1,114 @@
-"""Routes over a batch of records, without a look into each.
+"""Routes over many records, without a look into each.
 
 Rows that no condition of any route can tell apart are of one kind. A row's kind is a few small numbers: what the
 conditions say of its template, of its other end, of its Service, which of the ranges its port is in, which of the
 networks its addresses. Each is looked up once for what recurs, and :mod:`streams.routes.match` decides once for each
-kind, by the record of its first row. So nothing here decides anything itself, and what is decided is exact.
+kind, by the record of its first row. So nothing here decides anything itself, and what is decided is exact. A row costs
+a few look-ups in arrays, and no object of Python's.
 """
 
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any, Final, Generic, TypeVar
 
 import numpy as np
 import orjson
 
 from enrich.enricher import Facts, Records
+from enrich.numbered import Numbered, Numbers
 from enrich.template import Template
 from streams.routes import sampling
 from streams.routes.match import Block, EndTest, Matcher, Network
 
 _CACHED: Final = 200_000
+_CELLS: Final = 1 << 22
+_NETWORKS: Final = 8
+"""In a column: few enough that most combinations are of low numbers."""
 T = TypeVar("T", bound=Hashable)
-Column = Sequence[Hashable]
+Masks = np.ndarray[Any, np.dtype[np.uint64]]
 
 
 class Compiled:
-    """Says of each record of a batch which routes take it. Not thread safe: its caches are its own."""
+    """Says of each record which routes take it. Not thread safe: its caches are its own."""
 
     def __init__(self, matchers: Sequence[Matcher]) -> None:
         self._matchers = matchers
         blocks = [block for one in matchers for block in (*one.wanted, *one.excluded)]
         ends = [end for block in blocks for end in block.ends]
-        self._ends = _Kinds[str](lambda text: _of_end(ends, orjson.loads(text)))
-        self._templates = _Templates(blocks, self._ends)
+        self._end_kinds = _Kinds[str](lambda text: _of_end(ends, orjson.loads(text)))
+        self._templates = _Column[Template](_TemplateKinds(blocks, self._end_kinds))
+        self._remotes = _Column[str](self._end_kinds.of)
         ranges = [given for block in blocks for given in block.ports]
         self._ports = _port_kinds(ranges) if ranges else None
         services = [block for block in blocks if block.service]
         self._dialled = _Kinds[str](lambda text: self._of_dialled(services, text)) if services or ranges else None
         networks = tuple(dict.fromkeys(network for end in ends for network in end.networks))
-        self._networks = [_Networks(networks[first : first + 62]) for first in range(0, len(networks), 62)]
+        self._networks = [
+            _Networks(networks[first : first + _NETWORKS]) for first in range(0, len(networks), _NETWORKS)
+        ]
         self._limits = [(1 << bit, sampling.limit(one.sample)) for bit, one in enumerate(matchers) if one.sample < 1]
-        self._decided: dict[tuple[Hashable, ...], int] = {}
+        self._forget()
 
-    def masks(self, records: Records) -> np.ndarray[Any, np.dtype[np.uint64]]:
+    def _forget(self) -> None:
+        self._pairs: list[_Pairs] = []
+        self._decided = np.empty(0, np.uint64)
+
+    def masks(self, records: Records) -> Masks:
         """For each record the routes that take it, a bit each."""
         facts = records.facts
         if facts is None or not self._matchers:
             return np.zeros(len(records.values), np.uint64)
-        kinds = list(zip(*self._columns(facts), strict=True))
-        found = list(map(self._decided.get, kinds))
-        if None in found:
+        if len(self._decided) > _CACHED or any(len(one) > _CACHED for one in self._pairs):
+            self._forget()
+        kinds = self._kinds(facts)
+        if int(kinds.max()) >= len(self._decided):
             self._decide(kinds, records)
-            found = [self._decided[kind] for kind in kinds]
-        masks = np.array(found, np.uint64)
+        masks = self._decided[kinds]
         return self._sampled(masks, facts) if self._limits else masks
 
-    def _columns(self, facts: Facts) -> list[Column]:
-        columns: list[Column] = [self._templates.of(facts.templates), self._ends.of(facts.remotes)]
+    def _kinds(self, facts: Facts) -> Numbers:
+        """The kind of each row: its columns' numbers taken together, two at a time."""
+        kinds = self._templates.of(facts.templates, facts.template)
+        for place, column in enumerate(self._columns(facts)):
+            if place == len(self._pairs):
+                self._pairs.append(_Pairs())
+            kinds = self._pairs[place].of(kinds, column)
+        return kinds
+
+    def _columns(self, facts: Facts) -> Iterator[Numbers]:
+        """Always the same ones, in one order."""
+        yield self._remotes.of(facts.remotes, facts.remote)
         if self._ports is not None or self._networks:
-            both = [sampling.words(facts.rows[name]) for name in ("source", "destination")]
+            both = [_Words(facts.rows[name]) for name in ("source", "destination")]
         if self._ports is not None:
-            kinds = self._ports[facts.rows["destination_port"]]
             # Where no address is known there is no port.
-            columns.append((kinds * (both[0] | both[1]).any(axis=1)).tolist())
-        if self._dialled is not None and any(facts.dialled):
-            columns.append(self._dialled.of(facts.dialled))
-        columns += [networks.of(words) for networks in self._networks for words in both]
-        return columns
+            yield self._ports[facts.rows["destination_port"]] * (both[0].some | both[1].some)
+        if self._dialled is not None:
+            known = any(facts.dialled)
+            yield self._dialled.of(facts.dialled) if known else np.repeat(self._dialled.of([""]), len(facts.rows))
+        for networks in self._networks:
+            for words in both:
+                yield networks.of(words)
 
-    def _decide(self, kinds: list[tuple[Hashable, ...]], records: Records) -> None:
-        if len(self._decided) > _CACHED:
-            self._decided.clear()
-        for kind, value in zip(kinds, records.values, strict=True):
-            if kind not in self._decided:
-                flow = orjson.loads(value)
-                self._decided[kind] = sum(one.fits(flow) << bit for bit, one in enumerate(self._matchers))
+    def _decide(self, kinds: Numbers, records: Records) -> None:
+        """Those that are new, by the first record of each."""
+        found, first = np.unique(kinds, return_index=True)
+        new = found >= len(self._decided)
+        masks = np.zeros(int(found[-1]) + 1, np.uint64)
+        masks[: len(self._decided)] = self._decided
+        for kind, row in zip(found[new].tolist(), first[new].tolist(), strict=True):
+            flow = orjson.loads(records.values[row])
+            masks[kind] = sum(one.fits(flow) << bit for bit, one in enumerate(self._matchers))
+        self._decided = masks
 
-    def _sampled(
-        self, masks: np.ndarray[Any, np.dtype[np.uint64]], facts: Facts
-    ) -> np.ndarray[Any, np.dtype[np.uint64]]:
+    def _sampled(self, masks: Masks, facts: Facts) -> Masks:
         """Allowed connections that are in no sample taken out."""
         for bit, limit in self._limits:
             chosen = np.flatnonzero(masks & np.uint64(bit))
             if len(chosen):
-                allowed = np.array([facts.templates[index].allowed for index in chosen.tolist()])
+                allowed = np.array([one.allowed for one in facts.templates.of(facts.template[chosen])])
                 out = allowed & (sampling.hashes(facts.rows[chosen]) >= np.uint64(limit))
                 masks[chosen[out]] &= ~np.uint64(bit)
         return masks
@@ -108,49 +132,77 @@ class _Kinds(Generic[T]):
         self._numbers: dict[Hashable, int] = {}
         self._known: dict[T, int] = {}
 
-    def of(self, values: Sequence[T]) -> list[int]:
+    def of(self, values: Sequence[T]) -> Numbers:
         """The kind of each."""
-        found = list(map(self._known.get, values))
-        if None not in found:
-            return found  # type: ignore[return-value]  # None was ruled out
         if len(self._known) > _CACHED:
             self._known.clear()
-        for value in set(values):
-            if value not in self._known:
-                self._known[value] = self._numbers.setdefault(self._kind_of(value), len(self._numbers))
-        return [self._known[value] for value in values]
+        for value in set(values) - self._known.keys():
+            self._known[value] = self._numbers.setdefault(self._kind_of(value), len(self._numbers))
+        return np.fromiter(map(self._known.__getitem__, values), np.int64, len(values))
 
 
-class _Templates:
-    """As :class:`_Kinds`, by identity: to hash a template is to hash all its texts.
+class _Column(Generic[T]):
+    """The kinds of a table's numbers."""
 
-    Templates are many, and new ones come with each change in the cluster; what they are made of is little."""
+    def __init__(self, kinds_of: Callable[[Sequence[T]], Numbers]) -> None:
+        self._kinds_of = kinds_of
+        self._table: Numbered[T] | None = None
+        self._kinds = np.empty(0, np.int64)
+
+    def of(self, table: Numbered[T], numbers: Numbers) -> Numbers:
+        """The kind of each."""
+        if table is not self._table:
+            self._table, self._kinds = table, np.empty(0, np.int64)
+        if len(table) > len(self._kinds):
+            self._kinds = np.concatenate([self._kinds, self._kinds_of(table.since(len(self._kinds)))])
+        kinds: Numbers = self._kinds[numbers]
+        return kinds
+
+
+class _TemplateKinds:
+    """Templates are many, and new ones come with each change in the cluster; what they are made of is little."""
 
     def __init__(self, blocks: Sequence[Block], ends: _Kinds[str]) -> None:
         self._ends = ends
         self._abouts = _Kinds[str](lambda text: _of_record(blocks, orjson.loads(text)))
         self._numbers: dict[Hashable, int] = {}
-        self._known: dict[int, int] = {}
-        self._kept: list[Template] = []
 
-    def of(self, templates: Sequence[Template]) -> list[int]:
+    def __call__(self, templates: Sequence[Template]) -> Numbers:
         """The kind of each."""
-        names = list(map(id, templates))
-        found = list(map(self._known.get, names))
-        if None not in found:
-            return found  # type: ignore[return-value]  # None was ruled out
-        if len(self._kept) > _CACHED:
-            self._known.clear()
-            self._kept.clear()
-        fresh = [one for name, one in dict(zip(names, templates, strict=True)).items() if name not in self._known]
-        abouts = self._abouts.of([one.about for one in fresh])
-        locals_ = self._ends.of([one.local for one in fresh])
-        for template, about, local in zip(fresh, abouts, locals_, strict=True):
-            kind = (about, local, template.plain)
-            self._known[id(template)] = self._numbers.setdefault(kind, len(self._numbers))
-        # As long as they live their ids are their own.
-        self._kept += fresh
-        return [self._known[name] for name in names]
+        abouts = self._abouts.of([one.about for one in templates]).tolist()
+        locals_ = self._ends.of([one.local for one in templates]).tolist()
+        kinds = zip(abouts, locals_, (one.plain for one in templates), strict=True)
+        return np.array([self._numbers.setdefault(kind, len(self._numbers)) for kind in kinds], np.int64)
+
+
+class _Pairs:
+    """Pairs of numbers to numbers; those of low ones by a table."""
+
+    def __init__(self) -> None:
+        self._numbers: dict[int, int] = {}
+        self._table = np.full((1, 1), -1, np.int64)
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def of(self, left: Numbers, right: Numbers) -> Numbers:
+        """The number of each pair."""
+        rows, columns = int(left.max()) + 1, int(right.max()) + 1
+        if rows > self._table.shape[0] or columns > self._table.shape[1]:
+            rows, columns = (_power(max(sizes)) for sizes in zip((rows, columns), self._table.shape, strict=True))
+            if rows * columns > _CELLS:
+                return self._each(left, right)
+            self._table = np.full((rows, columns), -1, np.int64)
+        found: Numbers = self._table[left, right]
+        new = found < 0
+        if new.any():
+            found[new] = self._table[left[new], right[new]] = self._each(left[new], right[new])
+        return found
+
+    def _each(self, left: Numbers, right: Numbers) -> Numbers:
+        numbers = self._numbers
+        pairs = (left << 32 | right).tolist()
+        return np.array([numbers.setdefault(pair, len(numbers)) for pair in pairs], np.int64)
 
 
 def _of_record(blocks: Sequence[Block], flow: Any) -> Hashable:
@@ -165,42 +217,51 @@ def _of_end(ends: Sequence[EndTest], end: Any) -> Hashable:
     return tuple(one.named(end) for one in ends)
 
 
+def _power(size: int) -> int:
+    """The power of two that is not below it."""
+    return 1 << (size - 1).bit_length()
+
+
+class _Words:
+    """Addresses as numbers; IPv4 lies among those of IPv6 here (::ffff:0:0/96), and is in none of its networks."""
+
+    def __init__(self, addresses: np.ndarray[Any, Any]) -> None:
+        words = sampling.words(addresses)
+        self.high, self.low = words[:, 0], words[:, 1]
+        self.some = (self.high | self.low) != 0
+        mapped = (self.high == 0) & (self.low & _FOUR_MASK == _FOUR)
+        self.of_version = {4: mapped, 6: ~mapped}
+
+
 class _Networks:
-    """Which of some networks an address is in, a bit each, in a column of 62 at most."""
+    """Which of some networks an address is in, a bit each."""
 
     def __init__(self, networks: Sequence[Network]) -> None:
         self._rules = [
-            (np.int64(1 << bit), network.version == 4, *_bounds(network)) for bit, network in enumerate(networks)
+            (1 << bit, network.version, *_words(network.netmask), *_words(network.network_address))
+            for bit, network in enumerate(networks)
         ]
 
-    def of(self, words: np.ndarray[Any, np.dtype[np.uint64]]) -> list[int]:
+    def of(self, words: _Words) -> Numbers:
         """The kind of each. No address is in no network."""
-        kinds = np.zeros(len(words), np.int64)
-        # IPv4 lies among the addresses of IPv6 here, and is in none of its networks.
-        four = ((words & _MAPPED[0]) == _MAPPED[1]).all(axis=1)
-        for bit, is_four, mask, value in self._rules:
-            kinds |= (((words & mask) == value).all(axis=1) & (four == is_four)) * bit
-        kinds[~words.any(axis=1)] = -1
-        found: list[int] = kinds.tolist()
-        return found
+        kinds = np.zeros(len(words.low), np.int64)
+        for bit, version, high_mask, low_mask, high, low in self._rules:
+            inside = words.of_version[version] & (words.low & low_mask == low)
+            if version == 6:
+                inside &= words.high & high_mask == high
+            kinds |= (inside & words.some) * np.int64(bit)
+        return kinds
 
 
-def _bounds(
-    network: Network,
-) -> tuple[np.ndarray[Any, np.dtype[np.uint64]], np.ndarray[Any, np.dtype[np.uint64]]]:
-    """Mask and value of the two words of an address, IPv4 as v4-mapped."""
-    if network.version == 4:
-        prefix, mask = b"\0" * 10 + b"\xff\xff", b"\xff" * 12
-        value = prefix + network.network_address.packed
-        return _two(mask + network.netmask.packed), _two(value)
-    return _two(network.netmask.packed), _two(network.network_address.packed)
+def _words(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> tuple[np.uint64, np.uint64]:
+    """The two numbers of an address or a mask, IPv4 behind its prefix, whose own mask is all ones."""
+    packed = address.packed if address.version == 6 else b"\0" * 10 + b"\xff\xff" + address.packed
+    high, low = np.frombuffer(packed, "<u8")
+    return high, low
 
 
-def _two(raw: bytes) -> np.ndarray[Any, np.dtype[np.uint64]]:
-    return np.frombuffer(raw, "<u8")
-
-
-_MAPPED: Final = _bounds(ipaddress.IPv4Network("0.0.0.0/0"))
+_FOUR: Final = _words(ipaddress.IPv4Address(0))[1]
+_FOUR_MASK: Final = np.frombuffer(b"\xff\xff\xff\xff\0\0\0\0", "<u8")[0]
 
 
 def _port_kinds(ranges: Sequence[tuple[int, int]]) -> np.ndarray[Any, np.dtype[np.int64]]:

@@ -1,4 +1,4 @@
-"""Which records of a batch go to which topics, with which keys: the Kafka outputs of all routes. Values only."""
+"""Which records go to which topics, with which keys: the Kafka outputs of all routes. Values only."""
 
 from __future__ import annotations
 
@@ -11,13 +11,12 @@ import numpy as np
 
 from enrich.enricher import Records
 from enrich.topics import LARGE, Topic
+from streams.outgoing import Outgoing
 from streams.routes.check import NAMESPACE
 from streams.routes.compiled import Compiled
 from streams.routes.match import Matcher, pattern_test
 from streams.routes.model import Kafka, Routes, listed, seconds
 
-Row = tuple[bytes | None, bytes, int]
-"""Key, value, milliseconds."""
 Indexes = Sequence[int]
 _MOST: Final = 500_000
 """Bytes of JSON lines in one record; a broker takes a million by default."""
@@ -25,11 +24,11 @@ _MOST: Final = 500_000
 
 @dataclass(frozen=True, slots=True)
 class Sending:
-    """Records for one topic, in the order of the batch."""
+    """Records for one topic, in the order of their rows."""
 
     topic: Topic
     compression: str
-    rows: list[Row]
+    records: Outgoing
 
 
 class Placing:
@@ -60,7 +59,7 @@ class Placing:
                 yield target.fixed
 
     def of(self, records: Records) -> Iterator[Sending]:
-        """What the routes send of a batch."""
+        """What the routes send."""
         if not self._outputs:
             return
         masks = self._compiled.masks(records)
@@ -74,7 +73,7 @@ class Placing:
                     self._count(name, topic, len(indexes))
                 else:
                     self._count(name, "routed", len(indexes))
-                    yield Sending(topic, target.compression, target.rows(records, indexes))
+                    yield Sending(topic, target.compression, target.outgoing(records, indexes))
 
 
 class _Target:
@@ -104,30 +103,40 @@ class _Target:
             found[_namespace(keys[index])].append(index)
         return [(self._of(namespace), indexes) for namespace, indexes in found.items()]
 
-    def rows(self, records: Records, indexes: Indexes) -> list[Row]:
+    def outgoing(self, records: Records, indexes: Indexes) -> Outgoing:
         """Their Kafka records."""
-        keys, values, times = records.keys, records.values, records.times_ms
         if self._kafka.format == "lines":
-            return list(self._lines(records, indexes))
-        if self._key is _pod:
-            return [(keys[index], values[index], times[index]) for index in indexes]
-        return [(self._key(records, index), values[index], times[index]) for index in indexes]
+            columns = list(zip(*self._lines(records, indexes), strict=True))
+            return Outgoing(*columns)
+        keys = (
+            [records.keys[index] for index in indexes]
+            if self._key is _pod
+            else [self._key(records, index) for index in indexes]
+        )
+        values, times, owners = records.values, records.times_ms, records.owners
+        return Outgoing(
+            keys,
+            [values[index] for index in indexes],
+            [times[index] for index in indexes],
+            [owners[index] for index in indexes],
+        )
 
-    def _lines(self, records: Records, indexes: Indexes) -> Iterator[Row]:
-        by_key: defaultdict[bytes | None, list[int]] = defaultdict(list)
+    def _lines(self, records: Records, indexes: Indexes) -> Iterator[tuple[bytes | None, bytes, int, int]]:
+        """Key, value, milliseconds and owner: what is in one record has one of each."""
+        by_key: defaultdict[tuple[int, bytes | None], list[int]] = defaultdict(list)
         for index in indexes:
-            by_key[self._key(records, index)].append(index)
-        for key, members in by_key.items():
+            by_key[records.owners[index], self._key(records, index)].append(index)
+        for (owner, key), members in by_key.items():
             lines: list[bytes] = []
             size, at = 0, records.times_ms[members[0]]
             for index in members:
                 value = records.values[index]
                 if lines and size + len(value) > _MOST:
-                    yield key, b"\n".join(lines), at
+                    yield key, b"\n".join(lines), at, owner
                     lines, size, at = [], 0, records.times_ms[index]
                 lines.append(value)
                 size += len(value) + 1
-            yield key, b"\n".join(lines), at
+            yield key, b"\n".join(lines), at, owner
 
     def _of(self, namespace: str) -> Topic | str:
         known = self._by_namespace.get(namespace)
@@ -168,6 +177,6 @@ def _pod(records: Records, index: int) -> bytes | None:
 _KEYS: Final[dict[str, Callable[[Any, int], bytes | None]]] = {
     "pod": _pod,
     "namespace": lambda records, index: records.keys[index].partition(b"/")[0],
-    "node": lambda records, _: records.facts.node.encode(),
+    "node": lambda records, index: records.facts.headers[records.owners[index]].node.encode(),
     "none": lambda _, __: None,
 }

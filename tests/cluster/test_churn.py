@@ -20,6 +20,7 @@ import pytest
 from enrich.cluster import NAMED_KINDS, Cluster
 from enrich.endpoints import Hold
 from enrich.enricher import Enricher
+from enrich.joined import join
 from enrich.model import Pod
 from enrich.sources.kubernetes import KubernetesSource
 from tests.cluster.apiserver import ApiServer, Caller
@@ -192,7 +193,7 @@ def _names(cluster: Cluster, account: Account, node: str) -> tuple[int, int, int
         clock=0, node=node, endpoints={"7": {"namespace": "a", "pod": "b", "uid": ""}},
     )  # fmt: skip
     right = none = wrong = 0
-    for (ip, at), value in zip(account.packets, enricher.records(batch).values, strict=True):
+    for (ip, at), value in zip(account.packets, enricher.records(join(batch)).values, strict=True):
         named = orjson.loads(value)["dest"].get("pod_uid")
         right += named is not None and named == account.who(ip, at)
         wrong += named is not None and named != account.who(ip, at)

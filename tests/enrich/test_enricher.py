@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from enrich.cluster import Change, Cluster
 from enrich.enricher import Enricher
+from enrich.joined import join
 from enrich.model import EndpointSlice, Pod
 from enrich.records import AGGREGATED, INGRESS, Batch, EndpointRef, PolicyRef, Reason, Verdict
 from tests.enrich.flows import CLOCK, PODS, Plain, make_batch, make_cluster, rows_strategy
@@ -25,7 +26,7 @@ def cluster() -> Cluster:
 
 def enrich(batch: Batch, cluster: Cluster | None = None, *labels: str) -> list[dict[str, Any]]:
     made = Enricher(cluster or make_cluster(), labels) if labels else Enricher(cluster or make_cluster())
-    return [orjson.loads(value) for value in made.records(batch).values]
+    return [orjson.loads(value) for value in made.records(join(batch)).values]
 
 
 def one(**row: Any) -> dict[str, Any]:
@@ -90,14 +91,17 @@ def test_an_end_that_is_no_pod(address: str, end: dict[str, Any]) -> None:
 def test_what_the_kernel_knows_as_the_node_is_named_so_and_waits_for_nobody(until_ns: int | None) -> None:
     made = Enricher(make_cluster())
     # A bridge's address, from the range of the pods.
-    batch = make_batch(
-        {"verdict": Verdict.ALLOW | INGRESS, "reason": Reason.NODE, "source": "10.0.0.200", "destination": "10.0.0.1"},
-        {"verdict": Verdict.ALLOW | INGRESS, "source": "10.0.0.200", "destination": "10.0.0.1"},
+    batch = join(
+        make_batch(
+            {"verdict": 0x81, "reason": Reason.NODE, "source": "10.0.0.200", "destination": "10.0.0.1"},
+            {"verdict": 0x81, "source": "10.0.0.200", "destination": "10.0.0.1"},
+        )
     )
     looked = made.look(batch, until_ns)
     kubelet, other = (orjson.loads(value) for value in made.records(batch, looked).values)
     assert kubelet["src"] == {"node_name": "n1", "zone": "zone-a"}
-    assert looked.unsettled == [False, True]
+    assert looked.unsettled is not None
+    assert looked.unsettled.tolist() == [False, True]
     assert other["src"]["instance"] == "10.0.0.200"
 
 
@@ -138,7 +142,7 @@ def test_a_flood_has_no_addresses() -> None:
 
 def test_numbers_that_the_header_does_not_explain_are_not_guessed() -> None:
     batch = make_batch({"endpoint": 99, "rule": 99})
-    records = Enricher(make_cluster()).records(batch)
+    records = Enricher(make_cluster()).records(join(batch))
     record = orjson.loads(records.values[0])
     assert records.keys == [b"n1"]
     assert (record["src"], record["policies"]) == ({"node_name": "n1"}, [])
@@ -162,7 +166,7 @@ def test_keys_denies_and_times() -> None:
         {"verdict": Verdict.DENY | INGRESS, "endpoint": 8},
         {"verdict": Verdict.AUDIT, "endpoint": 0},
     )
-    records = Enricher(make_cluster()).records(batch)
+    records = Enricher(make_cluster()).records(join(batch))
     assert records.keys == [b"shop/web-1", b"gone/100%b", b"n1"]
     assert records.denied == [False, True, True]
     assert records.times_ms[0] == CLOCK // 1_000_000 + 5_999
@@ -171,7 +175,7 @@ def test_keys_denies_and_times() -> None:
 def test_no_time_is_in_the_future_or_before_all_time() -> None:
     batch = make_batch({}, {"time_ns": (1 << 63) - 1 - CLOCK}, {"time_ns": 1 << 63})
     now = CLOCK + 2 * S
-    assert Enricher(make_cluster(), now_ns=lambda: now).records(batch).times_ms == [now // 10**6, now // 10**6, 0]
+    assert Enricher(make_cluster(), now_ns=lambda: now).records(join(batch)).times_ms == [now // 10**6, now // 10**6, 0]
 
 
 @pytest.mark.parametrize(
@@ -188,7 +192,7 @@ def test_the_labels_that_a_setting_lists(chosen: tuple[str, ...], labels: dict[s
 
 
 def test_no_labels_at_all() -> None:
-    value = Enricher(make_cluster(), ()).records(make_batch({})).values[0]
+    value = Enricher(make_cluster(), ()).records(join(make_batch({}))).values[0]
     assert orjson.loads(value)["src"]["labels"] == {}
 
 
@@ -198,7 +202,7 @@ def test_a_thinned_batch_keeps_its_numbers() -> None:
 
 
 def test_an_empty_batch_has_no_records() -> None:
-    assert Enricher(make_cluster()).records(make_batch()).values == []
+    assert Enricher(make_cluster()).records(join(make_batch())).values == []
 
 
 # --- time
@@ -219,20 +223,20 @@ def test_the_remote_end_is_who_had_the_address_then() -> None:
     # Each row by itself says the same: no cache outlives the moment that it is for.
     enricher = Enricher(cluster)
     for second, end in [*zip(times, ends, strict=True), *zip(times, ends, strict=True)][::-1]:
-        value = enricher.records(make_batch({"time_ns": second * S})).values[0]
+        value = enricher.records(join(make_batch({"time_ns": second * S}))).values[0]
         assert orjson.loads(value)["dest"] == end
 
 
 def test_what_the_index_learns_is_in_the_next_batch(cluster: Cluster) -> None:
     enricher = Enricher(cluster)
     row = {"destination": "10.0.0.9", "dialled": "10.96.0.1", "dialled_port": 1}
-    before = orjson.loads(enricher.records(make_batch(row)).values[0])
+    before = orjson.loads(enricher.records(join(make_batch(row))).values[0])
     cluster.apply([
         Change("set", Pod("shop", "late", "uid-late", {}, ("10.0.0.9",), started_ns=CLOCK)),
         Change("set", Pod("shop", "web-1", "uid-web", {"app": "new"}, PODS[0].ips, "n1")),
         Change("delete", next(iter(cluster.services().values()))),
     ])  # fmt: skip
-    after = orjson.loads(enricher.records(make_batch(row)).values[0])
+    after = orjson.loads(enricher.records(join(make_batch(row))).values[0])
     assert (before["dest"], after["dest"]["pod_name"]) == ({"instance": "10.0.0.9"}, "late")
     assert (before["src"]["labels"]["app"], after["src"]["labels"]["app"]) == ("web", "new")
     assert ("service" in before["dialled"], "service" in after["dialled"]) == (True, False)
@@ -242,17 +246,17 @@ def test_rings_do_not_share_numbers(cluster: Cluster) -> None:
     enricher = Enricher(cluster)
     other = {"endpoints": {"7": EndpointRef("x", "other", "u")}, "rules": {"1": [PolicyRef("K", "x", "p")]}}
     for _ in range(2):
-        assert enricher.records(make_batch({})).keys == [b"shop/web-1"]
-        records = enricher.records(make_batch({}, ring="other", **other))
+        assert enricher.records(join(make_batch({}))).keys == [b"shop/web-1"]
+        records = enricher.records(join(make_batch({}, ring="other", **other)))
         assert records.keys == [b"x/other"]
         assert orjson.loads(records.values[0])["policies"] == [{"kind": "K", "namespace": "x", "name": "p"}]
 
 
 def test_a_header_that_explains_late_or_otherwise_is_believed(cluster: Cluster) -> None:
     enricher = Enricher(cluster)
-    assert enricher.records(make_batch({}, endpoints={}, rules={})).keys == [b"n1"]
-    assert enricher.records(make_batch({})).keys == [b"shop/web-1"]
-    assert enricher.records(make_batch({}, endpoints={"7": EndpointRef("x", "other", "u")})).keys == [b"x/other"]
+    assert enricher.records(join(make_batch({}, endpoints={}, rules={}))).keys == [b"n1"]
+    assert enricher.records(join(make_batch({}))).keys == [b"shop/web-1"]
+    assert enricher.records(join(make_batch({}, endpoints={"7": EndpointRef("x", "other", "u")}))).keys == [b"x/other"]
 
 
 # --- haste
@@ -265,8 +269,30 @@ def test_every_row_says_what_a_plain_rendering_says(batches: list[list[dict[str,
     for number, rows in enumerate(batches):
         batch = make_batch(*rows, clock=clock, first=number * 1000)
         plain = Plain(batch)
-        found = [orjson.loads(value) for value in enricher.records(batch).values]
+        found = [orjson.loads(value) for value in enricher.records(join(batch)).values]
         assert found == [plain.record(index) for index in range(len(rows))]
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.lists(
+        st.tuples(rows_strategy, st.sampled_from(("r1", "r2")), st.integers(0, 2), st.booleans()),
+        min_size=1,
+        max_size=5,
+    )
+)
+def test_batches_as_one_array_make_the_records_that_each_alone_makes(given_batches: list[Any]) -> None:
+    batches = []
+    for number, (rows, ring, hours, other) in enumerate(given_batches):
+        named = {"endpoints": {"7": EndpointRef("x", "other", "u")}} if other else {}
+        batch = make_batch(*rows, clock=CLOCK + hours * 3600 * S, ring=ring, first=number * 1000, **named)
+        batches.append(batch.pick(batch.rows["protocol"] != 17) if other else batch)
+    together, alone = (Enricher(make_cluster(), now_ns=lambda: CLOCK) for _ in range(2))
+    found = together.records(join(*batches))
+    apart = [alone.records(join(batch)) for batch in batches]
+    for column in ("keys", "values", "denied", "times_ms"):
+        assert getattr(found, column) == [value for one in apart for value in getattr(one, column)]
+    assert found.owners == [number for number, one in enumerate(apart) for _ in one.values]
 
 
 def test_an_address_among_pods_that_may_have_been_forgotten_is_not_said_to_be_nobodys() -> None:

@@ -5,12 +5,9 @@ from __future__ import annotations
 import itertools
 import random
 from collections.abc import Callable
-from importlib import resources
 from typing import Any
 
-import jsonschema
 import msgspec
-import orjson
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -41,10 +38,9 @@ from enrich.model import (
 )
 from enrich.policy import Direction, Endpoint, PolicyView, decide
 from enrich.records import Reason, Verdict
-from tests.enrich.test_flow_schema import closed
+from tests.schemas import load, validator
 
-SCHEMA: dict[str, Any] = orjson.loads((resources.files("enrich") / "schemas/explanation.schema.json").read_bytes())
-CLOSED = jsonschema.Draft202012Validator(closed(SCHEMA), format_checker=jsonschema.FormatChecker())
+CLOSED = validator(load("explanation"), closed=True)
 
 EVERY = Selector()
 HTTP = NamedPort("http", 8080, Protocol.TCP)

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 
 from enrich.cluster import Change
 from enrich.enricher import Enricher
+from enrich.joined import join
 from enrich.model import EndpointSlice
 from enrich.records import AGGREGATED, INGRESS, Reason
 from tests.enrich.flows import CLOCK, make_batch, make_cluster, rows_strategy
@@ -21,7 +22,7 @@ VALIDATOR, CLOSED = validator(SCHEMA), validator(SCHEMA, closed=True)
 
 
 def a_record() -> dict[str, Any]:
-    record: dict[str, Any] = orjson.loads(Enricher(make_cluster()).records(make_batch({})).values[0])
+    record: dict[str, Any] = orjson.loads(Enricher(make_cluster()).records(join(make_batch({}))).values[0])
     return record
 
 
@@ -32,7 +33,7 @@ def test_the_schema_is_one() -> None:
 @settings(deadline=None)
 @given(rows_strategy)
 def test_every_record_fits_and_has_no_key_that_is_not_described(rows: list[dict[str, Any]]) -> None:
-    for value in Enricher(make_cluster()).records(make_batch(*rows)).values:
+    for value in Enricher(make_cluster()).records(join(make_batch(*rows))).values:
         CLOSED.validate(orjson.loads(value))
 
 
@@ -53,7 +54,9 @@ def test_every_key_that_is_described_is_in_some_record() -> None:
         {"time_ns": 0, "source": "10.0.0.77", "verdict": 1 | INGRESS},
         clock=CLOCK - 10_000_000_000,
     )
-    records = [orjson.loads(value) for batch in (everything, in_doubt) for value in enricher.records(batch).values]
+    records = [
+        orjson.loads(value) for batch in (everything, in_doubt) for value in enricher.records(join(batch)).values
+    ]
     found = {path for record in records for path in produced(record, SCHEMA)}
     assert found == set(described(SCHEMA))
 

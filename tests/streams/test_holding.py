@@ -14,11 +14,12 @@ from prometheus_client import CollectorRegistry
 from enrich.cluster import KINDS, Change, Cluster
 from enrich.enricher import Enricher
 from enrich.model import Pod
-from enrich.records import decode_batch
+from enrich.records import Batch, decode_batch
 from enrich.topics import topics
 from streams.delivery import Ledger, Tracked
 from streams.holding import Holding
 from streams.metrics import EnrichMetrics
+from streams.outgoing import Outgoing
 from streams.pipeline import Pipeline
 from tests.enrich.flows import CLOCK, make_batch
 
@@ -59,18 +60,23 @@ class Site:
         on_delivery(None, None)
         return True
 
-    def offer_all(self, topic: str, rows: list[Any], start: int, on_delivery: Any) -> int:
-        for _, value, _ in rows:
+    def offer_all(self, topic: str, outgoing: Outgoing, deliveries: list[Any], start: int) -> int:
+        for value, delivered in zip(outgoing.values, deliveries, strict=True):
             if topic == "p.flows":
                 self.sent.append(orjson.loads(value))
-            on_delivery(None, None)
-        return len(rows)
+            delivered(None, None)
+        return len(deliveries)
 
     def take(self, *rows: dict[str, Any], first: int = 100, **header: Any) -> None:
-        batch = make_batch(*rows, first=first, **header)
-        tracked = self.ledger.open(0, self.offset, len(rows), 88, self._ack)
-        self.offset += 1
-        asyncio.run(self.pipeline.take(tracked, batch.encode()))
+        self.take_together(make_batch(*rows, first=first, **header))
+
+    def take_together(self, *batches: Batch) -> None:
+        inputs = []
+        for batch in batches:
+            tracked = self.ledger.open(0, self.offset, len(batch.rows), 88, self._ack)
+            self.offset += 1
+            inputs.append((tracked, batch.encode()))
+        asyncio.run(self.pipeline.take(inputs))
 
     def _ack(self, tracked: Tracked) -> None:
         self.acked.append(tracked.offset)
@@ -195,25 +201,48 @@ _rows = st.lists(
 )
 
 
+_batches = st.lists(_rows, min_size=1, max_size=3)
+
+
 @settings(deadline=None, max_examples=60)
-@given(st.lists(st.tuples(_rows, st.integers(0, 1200), st.booleans()), max_size=8))
+@given(st.lists(st.tuples(_batches, st.integers(0, 1200), st.booleans()), max_size=8))
 def test_all_rows_go_once_and_those_of_a_pod_in_order(steps: list[Any]) -> None:
     site = Site(max_bytes=88 * 20)
-    first = 0
-    for rows, wait_ms, known in steps:
+    owners: list[int] = []
+    for batches, wait_ms, known in steps:
         age = 10 - (site.now - CLOCK) / S
-        site.take(*[row(age + back, destination=to, endpoint=own) for own, to, back in rows], first=first)
-        first += len(rows)
+        made = []
+        for rows in batches:
+            made.append(
+                make_batch(
+                    *[row(age + back, destination=to, endpoint=own) for own, to, back in rows], first=len(owners)
+                )
+            )
+            owners += [own for own, _, _ in rows]
+        site.take_together(*made)
         site.now += wait_ms * 1_000_000
         if known:
             site.cluster.apply([Change("set", LATE)])
         site.release()
     site.now += 10 * S
     numbers = site.release()
-    assert sorted(numbers) == list(range(first))
-    owners = [own for rows, _, _ in steps for own, _, _ in rows]
+    assert sorted(numbers) == list(range(len(owners)))
     for endpoint in (7, 8, 9):
         own = [number for number in numbers if owners[number] == endpoint]
         assert own == sorted(own)
-    assert site.acked == list(range(len(steps)))
+    assert site.acked == list(range(sum(len(batches) for batches, _, _ in steps)))
     assert (len(site.holding), site.holding.bytes) == (0, 0)
+
+
+def test_a_wait_of_one_ring_holds_back_no_pod_of_another_that_came_with_it() -> None:
+    site = Site()
+    site.take_together(
+        make_batch(row(0.5, destination="10.0.0.77"), first=100),
+        make_batch(row(0.4), first=500, ring="another"),
+        make_batch(row(0.3), first=101),
+    )
+    assert site.numbers() == [500]
+    assert site.acked == [], "offsets go in order"
+    site.now += 2 * S
+    assert site.release() == [500, 100, 101]
+    assert site.acked == [0, 1, 2]

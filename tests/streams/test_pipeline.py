@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import orjson
 import pytest
 from prometheus_client import CollectorRegistry
 
 from enrich.enricher import Looked, Records
-from enrich.records import Batch
+from enrich.joined import Joined
+from enrich.numbered import Numbered
 from enrich.topics import topics
 from streams.delivery import Ledger, Tracked
 from streams.holding import Holding
 from streams.metrics import EnrichMetrics
+from streams.outgoing import Outgoing
 from streams.pipeline import Pipeline, event_time_ms
 from tests.kafka.batches import make_batch
 
@@ -40,9 +43,10 @@ class SmallQueue:
         self._waiting.append(on_delivery)
         return True
 
-    def offer_all(self, topic: str, rows: list[tuple[bytes, bytes, int]], start: int, on_delivery: Any) -> int:
+    def offer_all(self, topic: str, outgoing: Outgoing, deliveries: Sequence[Any], start: int) -> int:
+        rows = list(zip(outgoing.keys, outgoing.values, outgoing.times_ms, deliveries, strict=True))
         for number in range(start, len(rows)):
-            if not self.offer(topic, *rows[number], on_delivery):
+            if not self.offer(topic, *rows[number]):  # type: ignore[arg-type]  # no key is None here
                 return number
         return len(rows)
 
@@ -60,26 +64,31 @@ class Numbers:
 
     generation = 0
 
-    def look(self, batch: Batch, until_ns: int | None = None) -> Looked:
-        return Looked([""] * len(batch.rows), None)
+    def look(self, batch: Joined, until_ns: int | None = None) -> Looked:
+        return Looked(Numbered(), np.zeros(len(batch.rows), np.int64), None)
 
-    def records(self, batch: Batch, looked: Looked | None = None) -> Records:
-        numbers = batch.numbers().tolist()
+    def records(self, batch: Joined, looked: Looked | None = None) -> Records:
+        numbers = batch.numbers.tolist()
         return Records(
             [b"shop/web-0"] * len(numbers),
             [b"%d" % n for n in numbers],
             [n % 3 == 0 for n in numbers],
             [1000] * len(numbers),
+            batch.owner.tolist(),
         )
 
 
 class Broken(Numbers):
-    def records(self, batch: Batch, looked: Looked | None = None) -> Records:
-        raise ZeroDivisionError("a bug")
+    """Fails for what has a row of number 4 in it."""
+
+    def records(self, batch: Joined, looked: Looked | None = None) -> Records:
+        if 4 in batch.numbers:
+            raise ZeroDivisionError("a bug")
+        return super().records(batch, looked)
 
 
-def run(value: bytes | None, **changes: Any) -> tuple[SmallQueue, list[Tracked]]:
-    """The output, and what was acknowledged."""
+def run(*values: bytes | None, **changes: Any) -> tuple[SmallQueue, list[Tracked]]:
+    """The output, and what was acknowledged, of batches that wait together."""
     output, acked = SmallQueue(), []
     enricher = changes.pop("enricher", Numbers())
     holding = Holding(enricher, lambda: 1 << 62, 10**9, 10**6, time.time_ns)
@@ -90,8 +99,8 @@ def run(value: bytes | None, **changes: Any) -> tuple[SmallQueue, list[Tracked]]
         ledger = Ledger(1000, 10**6, loop.call_soon_threadsafe, lambda *_: pytest.fail("a record failed"))
         pipeline = Pipeline(TOPICS, output=output, metrics=EnrichMetrics(CollectorRegistry()), worker="w",
                             enricher=enricher, **given)  # fmt: skip
-        tracked = ledger.open(2, 77, 10, 880, acked.append)
-        await pipeline.take(tracked, value)
+        tracked = [ledger.open(2, 77 + number, 10, 880, acked.append) for number in range(len(values))]
+        await pipeline.take(list(zip(tracked, values, strict=True)))
         assert not acked, "the last records are still on their way"
         output.deliver()
         await asyncio.sleep(0)
@@ -115,6 +124,22 @@ def test_an_enricher_that_fails_makes_a_dead_letter_and_the_input_is_done() -> N
     assert headers["reason"] == b"enrich_failed"
     assert b"a bug" in headers["error"]
     assert len(acked) == 1
+
+
+def test_of_batches_that_wait_together_one_that_is_wrong_and_one_that_fails_harm_no_other() -> None:
+    foreign = make_batch(0, 2, {"cluster": "c2"})
+    values = (make_batch(0, 3), foreign, make_batch(3, 3), b"no batch", make_batch(6, 3), make_batch(9, 0))
+    output, acked = run(*values, enricher=Broken())
+    assert output.of("p.flows") == [b"0", b"1", b"2", b"6", b"7", b"8"]
+    assert output.of("p.flows.denied") == [b"0", b"6"]
+    dead = {key: (body, headers["reason"]) for topic, key, body, _, headers in output.taken if topic == "p.dead"}
+    assert dead == {
+        b"p.verdicts.raw/2/78": (foreign, b"foreign_cluster"),
+        b"p.verdicts.raw/2/79": (values[2], b"enrich_failed"),
+        b"p.verdicts.raw/2/80": (b"no batch", b"no_header"),
+    }
+    assert [orjson.loads(told)["type"] for told in output.of("p.status")] == ["gap", "heartbeat"]
+    assert [(one.offset, one.records) for one in acked] == [(77, 4), (78, 1), (79, 1), (80, 1), (81, 5), (82, 1)]
 
 
 def test_a_heartbeat_is_told_and_makes_no_flow() -> None:

@@ -8,6 +8,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from enrich.enricher import Enricher, Records
+from enrich.joined import join
 from enrich.records import AGGREGATED, INGRESS, EndpointRef, Reason, Verdict
 from enrich.runtime.settings import SettingsError, load
 from streams.settings import Settings
@@ -18,7 +19,7 @@ DENIED = {"verdict": Verdict.DENY | INGRESS, "reason": Reason.DEFAULT_DENY, "rul
 
 
 def records(*rows: dict[str, Any], **header: Any) -> Records:
-    return Enricher(make_cluster()).records(make_batch(*rows, **header))
+    return Enricher(make_cluster()).records(join(make_batch(*rows, **header)))
 
 
 def counted(by: By, most: int, *batches: Records) -> tuple[dict[tuple[str, ...], float], float]:
@@ -27,7 +28,7 @@ def counted(by: By, most: int, *batches: Records) -> tuple[dict[tuple[str, ...],
     verdicts = Verdicts(registry, by, most)
     for batch in batches:
         assert batch.facts is not None
-        verdicts.count(batch.facts.templates)
+        verdicts.count(batch.facts.templates, batch.facts.template)
     found = {
         tuple(sample.labels.values()): sample.value
         for family in registry.collect()

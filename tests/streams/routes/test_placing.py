@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from enrich.enricher import Enricher
+from enrich.joined import join
 from streams.routes.model import Routes
 from streams.routes.placing import Placing, Sending
 from tests.enrich.flows import make_batch, make_cluster
@@ -25,13 +26,13 @@ def placing(existing: tuple[str, ...] = (), **kafka: Any) -> Placing:
 
 
 def send(made: Placing, *rows: dict[str, Any]) -> list[Sending]:
-    return list(made.of(Enricher(make_cluster()).records(make_batch(*rows))))
+    return list(made.of(Enricher(make_cluster()).records(join(make_batch(*rows)))))
 
 
 def test_a_namespace_gets_a_topic_only_from_the_list_up_to_the_limit_and_never_one_of_ours() -> None:
     made = placing(topic="p.{namespace}", namespaces=["sh*", "gone", "flows"], limit=1)
     [sending] = send(made, {}, {"endpoint": 8}, {"endpoint": 99}, {})
-    assert (sending.topic.name, len(sending.rows)) == ("p.shop", 2)
+    assert (sending.topic.name, len(sending.records.values)) == ("p.shop", 2)
     assert COUNTED == {("r", "routed"): 2, ("r", "limit"): 1, ("r", "no_namespace"): 1}
     [sending] = send(placing(topic="p.{namespace}", namespaces="gone"), {}, {"endpoint": 8})
     assert sending.topic.name == "p.gone"
@@ -46,15 +47,16 @@ def test_topics_that_are_there_count_against_the_limit() -> None:
 
 def test_lines_of_one_key_are_one_record_that_a_broker_takes() -> None:
     [sending] = send(placing(topic="t", format="lines"), *({} for _ in range(2000)))
-    assert {key for key, _, _ in sending.rows} == {b"n1"}
-    assert 1 < len(sending.rows) < 6
-    assert all(len(value) < 600_000 for _, value, _ in sending.rows)
-    assert b"\n".join(value for _, value, _ in sending.rows).count(b"\n") == 1999
+    assert set(sending.records.keys) == {b"n1"}
+    assert 1 < len(sending.records.values) < 6
+    assert all(len(value) < 600_000 for value in sending.records.values)
+    assert b"\n".join(sending.records.values).count(b"\n") == 1999
     [sending] = send(placing(topic="t", format="lines", key="pod"), {}, {"endpoint": 8}, {})
-    assert [(key, value.count(b"\n")) for key, value, _ in sending.rows] == [(b"shop/web-1", 1), (b"gone/100%b", 0)]
+    assert list(sending.records.keys) == [b"shop/web-1", b"gone/100%b"]
+    assert [value.count(b"\n") for value in sending.records.values] == [1, 0]
 
 
 def test_a_record_has_the_pods_key_unless_it_says_otherwise() -> None:
     for key, wanted in ((None, b"shop/web-1"), ("pod", b"shop/web-1"), ("namespace", b"shop"), ("none", None)):
         [sending] = send(placing(topic="t", key=key), {})
-        assert [found for found, _, _ in sending.rows] == [wanted]
+        assert sending.records.keys == [wanted]

@@ -1,0 +1,45 @@
+"""Values by number: a column of numbers is quicker to make, to choose from and to compare than one of values."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+
+T = TypeVar("T")
+Numbers = np.ndarray[Any, np.dtype[np.int64]]
+
+
+class Numbered(Generic[T]):
+    """Grows only: a number means one thing for its life."""
+
+    def __init__(self) -> None:
+        self._values = np.empty(64, object)
+        self._count = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    def add(self, value: T) -> int:
+        """The number of a new value."""
+        number = self._count
+        if number == len(self._values):
+            self._values = np.concatenate([self._values, np.empty(number, object)])
+        self._values[number] = value
+        self._count = number + 1
+        return number
+
+    def __getitem__(self, number: int) -> T:
+        value: T = self._values[number]
+        return value
+
+    def since(self, number: int) -> Sequence[T]:
+        """All from this number on."""
+        values: list[T] = self._values[number : self._count].tolist()
+        return values
+
+    def of(self, numbers: Numbers) -> list[T]:
+        """The value of each."""
+        values: list[T] = self._values[numbers].tolist()
+        return values
