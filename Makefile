@@ -24,10 +24,10 @@ e2e: setup ## Kubernetes' own NetworkPolicy suite against kubeweir on a real clu
 cluster-down: ## remove it, and all that it has made
 	@deploy/local/cluster down
 
-test: setup ## everything that is checked: format, lint, types, imports, all tests
+test: setup ## everything that is checked: format, lint, types, imports, all tests (two at a time: tests/__main__.py)
 	@deploy/local/binaries --in-background cluster
 	@$(MAKE) --no-print-directory lint
-	@$(PY) -m pytest
+	@$(PY) -m tests
 
 test-cluster: setup ## of these only the install on a real cluster of two nodes; CNI, PROXY as above; needs Go
 	@$(PY) -m pytest tests/cluster/whole

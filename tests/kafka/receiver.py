@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import threading
 from collections.abc import Callable
@@ -18,6 +19,8 @@ class Receiver:
         self.logs: list[LogRecord] = []
         self.requests: list[ExportLogsServiceRequest] = []
         self.away = False
+        self.mute = False
+        """Takes, and never answers."""
         self.refuses: Callable[[LogRecord], bool] = lambda _: False
         """With 400, as a receiver that cannot read a request."""
         self.rejects: Callable[[LogRecord], bool] = lambda _: False
@@ -54,7 +57,12 @@ class Receiver:
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 plain = gzip.decompress(body) if self.headers.get("Content-Encoding") == "gzip" else body
+                mute = receiver.mute
                 code, answer = receiver.take(ExportLogsServiceRequest.FromString(plain))
+                if mute:
+                    with contextlib.suppress(ConnectionError):
+                        self.rfile.read(1)  # until the sender is gone
+                    return
                 self.send_response(code)
                 self.send_header("Content-Type", "application/x-protobuf")
                 self.send_header("Content-Length", str(len(answer)))

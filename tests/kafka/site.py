@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -35,8 +36,9 @@ class Service:
             )
 
     def lines(self) -> list[dict[str, Any]]:
-        """Its log so far."""
-        return [json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{")]
+        """Its log so far, whole lines only."""
+        text = self.log.read_text()
+        return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines() if line.startswith("{")]
 
     def wait_for(self, event: str, **fields: Any) -> dict[str, Any]:
         """The first line with this event and these fields."""
@@ -82,6 +84,22 @@ def until(look: Callable[[], T | None], what: str) -> T:
             return found
         time.sleep(0.05)
     raise AssertionError(f"waited in vain for {what}")
+
+
+def written(path: Path) -> list[bytes]:
+    """The whole lines in a file and in those that were rotated from it: what one look at a folder at work can tell.
+
+    A file that is renamed meanwhile is missed, or read twice: wait until all that is expected is there."""
+    found = []
+    for file in path.parent.glob(f"{path.name}*"):
+        with contextlib.suppress(FileNotFoundError):
+            found += file.read_bytes().split(b"\n")[:-1]
+    return found
+
+
+def ids_of(path: Path) -> set[str]:
+    """Of the records that were written."""
+    return {orjson.loads(line)["id"] for line in written(path)}
 
 
 class Site:

@@ -8,16 +8,18 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import orjson
 import pytest
 
 from tests.kafka.batches import make_batch
 from tests.kafka.receiver import Receiver
-from tests.kafka.site import Site, until
+from tests.kafka.site import Site, ids_of, until
 
 pytestmark = pytest.mark.kafka
+
+_OUTAGE_S = 20.0
+"""How long the far end is away, really: longer than any wait between two tries."""
 
 
 @pytest.fixture
@@ -41,14 +43,6 @@ def send(site: Site, first: int, batches: int, size: int = 100) -> None:
     site.flush()
 
 
-def ids_of(path: Path) -> set[str]:
-    return {
-        orjson.loads(line)["id"]
-        for file in path.parent.glob(f"{path.name}*")
-        for line in file.read_bytes().splitlines()
-    }
-
-
 def test_files_and_logs_have_what_their_routes_take_through_kill_9_and_an_outage(
     site: Site, receiver: Receiver
 ) -> None:
@@ -66,7 +60,7 @@ def test_files_and_logs_have_what_their_routes_take_through_kill_9_and_an_outage
     odd = {f"r1-{number}" for number in range(2000) if number // 100 % 2}
     until(lambda: ids_of(denied) == odd or None, "the denied in the file")
     until(lambda: {uid(log) for log in receiver.logs} == odd or None, "the denied in the receiver")
-    receiver.away = True
+    receiver.away, away_since = True, time.monotonic()
     send(site, 20, 20)
     sinks.wait_for("the far end cannot take records, trying on", sink="denied.otlp")
     everything = {f"r1-{number}" for number in range(4000)}
@@ -77,15 +71,38 @@ def test_files_and_logs_have_what_their_routes_take_through_kill_9_and_an_outage
     sinks.process.wait()
     sinks = site.start("routes", "--alone", WEIR_ROUTES=path)
     sinks.wait_for("the far end cannot take records, trying on", sink="denied.otlp")
-    time.sleep(3)  # an outage takes its time
+    time.sleep(max(0.0, away_since + _OUTAGE_S - time.monotonic()))
     receiver.away = False
     odd = {f"r1-{number}" for number in range(4000) if number // 100 % 2}
     until(lambda: {uid(log) for log in receiver.logs} == odd or None, "the denied in the receiver")
     until(lambda: ids_of(denied) == odd or None, "the denied in the file")
-    assert ids_of(every) == everything
+    until(lambda: ids_of(every) == everything or None, "still all in the file, whatever was repeated")
     lag = 'kubeweir_streams_sink_lag_records{sink="denied.otlp"} 0.0'
     until(lambda: lag in sinks.get("/metrics", "routes")[1] or None, "no lag")
     assert 'kubeweir_streams_sink_failures_total{sink="denied.otlp"}' in sinks.get("/metrics", "routes")[1]
+    assert sinks.stop() == 0
+    assert enricher.stop() == 0
+
+
+def test_kill_9_when_the_receiver_has_records_and_has_not_said_so_loses_none_and_repeats_the_same(
+    site: Site, receiver: Receiver
+) -> None:
+    path = write(site, {"name": "all", "outputs": [{"otlp": {"endpoint": receiver.url, "timeout": "60s"}}]})
+    enricher = site.start_enrich(WEIR_ROUTES=path)
+    sinks = site.start("routes", "--alone", WEIR_ROUTES=path)
+    send(site, 0, 10)
+    until(lambda: {uid(log) for log in receiver.logs} == {f"r1-{number}" for number in range(1000)} or None, "a half")
+    receiver.mute = True
+    before = len(receiver.logs)
+    send(site, 10, 10)
+    until(lambda: len(receiver.logs) > before or None, "records that are there and not acknowledged")
+    sinks.process.send_signal(signal.SIGKILL)
+    sinks.process.wait()
+    receiver.mute = False
+    sinks = site.start("routes", "--alone", WEIR_ROUTES=path)
+    until(lambda: {uid(log) for log in receiver.logs} == {f"r1-{number}" for number in range(2000)} or None, "all")
+    bodies = {(uid(log), log.body.string_value) for log in receiver.logs}
+    assert len(receiver.logs) > len(bodies) == 2000, "some came twice, and were the same"
     assert sinks.stop() == 0
     assert enricher.stop() == 0
 
