@@ -253,6 +253,8 @@ static __always_inline bool admit(struct __sk_buff *skb, struct work *w, struct 
 	c.pass = c.deferred || w->decision.verdict != VERDICT_DENY;
 	if (c.flow) {
 		go_on(skb, &c, w, hook);
+		if (hook != DEVICE_EXIT && !c.judging && passes(w->decision.verdict))
+			remember_passage(skb, w, direction_of(hook), c.to_exit);
 	} else if (c.pass && !begin_flow(skb, &c, w, hook)) {
 		count(COUNT_CONNTRACK_FULL);
 		refuse(w, c.opened, REASON_MAP_FULL);

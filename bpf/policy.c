@@ -32,17 +32,22 @@
 #include "judge.h"
 #include "connections.h"
 #include "stamps.h"
+#include "recent.h"
 #include "admit.h"
 #include "fragments.h"
 
-static __always_inline struct work *begin(void)
+/* plain: 0, or the packet as it is known already. */
+static __always_inline struct work *begin(const struct packet *plain)
 {
 	u32 zero = 0;
 	struct work *w = works.lookup(&zero);
 
 	if (!w)
 		return 0;
-	__builtin_memset(&w->packet, 0, sizeof(w->packet));
+	if (plain)
+		w->packet = *plain;
+	else
+		__builtin_memset(&w->packet, 0, sizeof(w->packet));
 	__builtin_memset(&w->key, 0, sizeof(w->key));
 	__builtin_memset(w->dialled, 0, sizeof(w->dialled));
 	w->dialled_port = 0;
@@ -65,18 +70,24 @@ static __always_inline int unreadable(struct work *w, int parsed, u32 direction)
 int pod_egress(struct __sk_buff *skb)
 {
 	u32 ifindex = skb->ifindex;
-	struct endpoint *endpoint = endpoints.lookup(&ifindex);
-	struct work *w = begin();
+	struct endpoint *endpoint;
+	struct packet packet = {};
+	struct work *w;
+	bool plain, own;
 	int parsed;
-	bool own;
 
-	if (!w)
-		return TC_ACT_SHOT;
 	/* Whatever the pod has written there. */
 	skb->tc_index = STAMP_JUDGED;
-	parsed = parse(skb, &w->packet, 1);
+	plain = parse_plain(skb, &packet);
+	if (plain && passed_lately(skb, &packet, EGRESS))
+		return TC_ACT_UNSPEC;
+	w = begin(plain ? &packet : 0);
+	if (!w)
+		return TC_ACT_SHOT;
+	parsed = plain ? PARSED : parse(skb, &w->packet, 1);
 	if (parsed == PARSED_ARP)
 		return TC_ACT_UNSPEC;
+	endpoint = endpoints.lookup(&ifindex);
 	w->key.endpoint = endpoint ? endpoint->number : 0;
 	if (parsed != PARSED)
 		return unreadable(w, parsed, EGRESS);
@@ -132,18 +143,25 @@ static __always_inline int leave(struct __sk_buff *skb, struct work *w, u32 stam
 int pod_ingress(struct __sk_buff *skb)
 {
 	u32 ifindex = skb->ifindex, stamped = skb->tc_index;
-	struct endpoint *endpoint = endpoints.lookup(&ifindex);
-	bool node = !skb->ingress_ifindex, found = 0;
-	struct work *w = begin();
+	bool node = !skb->ingress_ifindex, found = 0, plain;
+	struct packet packet = {};
+	struct endpoint *endpoint;
+	struct work *w;
 	int parsed;
 
-	if (!w)
-		return TC_ACT_SHOT;
 	/* It would go along into the pod, and out of it again. */
 	skb->tc_index = 0;
-	parsed = parse(skb, &w->packet, 1);
+	/* What nobody has judged on its way out is judged here first. */
+	plain = parse_plain(skb, &packet);
+	if (plain && (node || stamped == STAMP_JUDGED) && passed_lately(skb, &packet, INGRESS))
+		return TC_ACT_UNSPEC;
+	w = begin(plain ? &packet : 0);
+	if (!w)
+		return TC_ACT_SHOT;
+	parsed = plain ? PARSED : parse(skb, &w->packet, 1);
 	if (parsed == PARSED_ARP)
 		return TC_ACT_UNSPEC;
+	endpoint = endpoints.lookup(&ifindex);
 	w->key.endpoint = endpoint ? endpoint->number : 0;
 	if (parsed != PARSED)
 		return unreadable(w, parsed, INGRESS);
@@ -172,7 +190,8 @@ int pod_ingress(struct __sk_buff *skb)
 static __always_inline int device_exit(struct __sk_buff *skb, const bool ethernet)
 {
 	u32 stamped = skb->tc_index;
-	bool found = 0;
+	struct packet packet = {};
+	bool found = 0, plain;
 	struct work *w;
 	int parsed;
 
@@ -181,10 +200,11 @@ static __always_inline int device_exit(struct __sk_buff *skb, const bool etherne
 	/* What the node sends itself, and what it has wrapped for a tunnel, is nobody's egress. */
 	if (stamped == STAMP_JUDGED || !skb->ingress_ifindex)
 		return TC_ACT_UNSPEC;
-	w = begin();
+	plain = ethernet && parse_plain(skb, &packet);
+	w = begin(plain ? &packet : 0);
 	if (!w)
 		return TC_ACT_SHOT;
-	parsed = parse(skb, &w->packet, ethernet);
+	parsed = plain ? PARSED : parse(skb, &w->packet, ethernet);
 	if (parsed == PARSED_UNPARSABLE && stamped)
 		return unreadable(w, parsed, EGRESS);
 	if (parsed != PARSED || is_discovery(&w->packet))

@@ -9,37 +9,48 @@
 /* How long a stamp may be on its way: a packet behind a slow neighbour look-up was 2 s old. */
 #define STAMP_AGE (4 * SECOND)
 
-static __always_inline void note_origin(struct __sk_buff *skb, struct work *w)
+static __always_inline void write_origin(struct origin *origin, struct __sk_buff *skb, const struct packet *packet,
+					 u32 endpoint, u32 hash, u64 now)
 {
-	struct origin *origin = &w->origin;
-
-	origin->time_ns = w->now;
-	__builtin_memcpy(origin->source, w->packet.source, 16);
-	__builtin_memcpy(origin->destination, w->packet.destination, 16);
-	origin->source_port = w->packet.source_port;
-	origin->destination_port = w->packet.destination_port;
-	origin->protocol = w->packet.protocol;
-	origin->endpoint = w->key.endpoint;
+	origin->time_ns = now;
+	__builtin_memcpy(origin->source, packet->source, 16);
+	__builtin_memcpy(origin->destination, packet->destination, 16);
+	origin->source_port = packet->source_port;
+	origin->destination_port = packet->destination_port;
+	origin->protocol = packet->protocol;
+	origin->endpoint = endpoint;
 	origin->ifindex = skb->ifindex;
-	origin->hash = bpf_get_hash_recalc(skb);
+	origin->hash = hash;
 }
 
-/* A slot a packet, in turn. Each CPU goes through all chunks by itself: that two write one slot at once is seldom, and
- * seen by the hash. */
-static __always_inline void stamp(struct __sk_buff *skb, struct work *w)
+static __always_inline void note_origin(struct __sk_buff *skb, struct work *w)
+{
+	write_origin(&w->origin, skb, &w->packet, w->key.endpoint, bpf_get_hash_recalc(skb), w->now);
+}
+
+/* A slot a packet, in turn, and its number into the packet. Each CPU goes through all chunks by itself: that two write
+ * one slot at once is seldom, and seen by the hash. */
+static __always_inline struct origin *take_slot(struct __sk_buff *skb)
 {
 	u32 zero = 0, *cursor = cursors.lookup(&zero), turn, index;
 	struct origin *slot;
 
 	if (!cursor)
-		return;
+		return 0;
 	turn = (*cursor)++;
 	index = (turn / CHUNK * CPU_STRIDE + bpf_get_smp_processor_id()) % CHUNKS * CHUNK + turn % CHUNK;
 	slot = slots.lookup(&index);
-	if (!slot)
-		return;
-	*slot = w->origin;
-	skb->tc_index = index + 1;
+	if (slot)
+		skb->tc_index = index + 1;
+	return slot;
+}
+
+static __always_inline void stamp(struct __sk_buff *skb, struct work *w)
+{
+	struct origin *slot = take_slot(skb);
+
+	if (slot)
+		*slot = w->origin;
 }
 
 /* By the flow, so that what tells the origin by hash alone is written once a second, not once a packet. */
