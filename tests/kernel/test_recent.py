@@ -16,6 +16,7 @@ import pytest
 from netns import Space, run_in
 
 from probe.kernel import bpf
+from probe.kernel.layout import ENDPOINT, Config
 from tests.kernel.asked import SHOT
 from tests.kernel.frames import ipv4, ipv6, tcp, udp
 from tests.kernel.rig import FAMILIES, Rig, both
@@ -92,6 +93,21 @@ def test_a_change_of_policy_reaches_the_very_next_packet(client: Client) -> None
         assert client.run(client.frame(ACK), BURST) is allowed
 
 
+def test_a_switch_of_the_epoch_reaches_the_very_next_packet(client: Client) -> None:
+    """The other side, on which the pod may reach nobody, lies ready: one write is all that comes between."""
+    maps, key = client.rig.maps, client.pod.index.to_bytes(4, "little")
+    epoch = maps.config(Config.EPOCH)
+    value = np.frombuffer(maps["endpoints"].items()[key], ENDPOINT).copy()
+    value["set"][:, 1 - epoch % 2] = 1 << 31
+    maps["endpoints"].set(key, value.tobytes())
+    for _ in range(50):
+        assert client.run(client.frame(ACK), BURST)
+        maps.configure(Config.EPOCH, epoch + 1)
+        assert not client.run(client.frame(ACK))
+        epoch += 2
+        maps.configure(Config.EPOCH, epoch)
+
+
 def test_another_syn_is_another_connection(client: Client) -> None:
     assert client.run(client.frame(SYN, sequence=77))
     assert [row.verdict for row in client.rig.seen()] == ["allow"]
@@ -111,8 +127,10 @@ def test_another_port_or_protocol_is_judged(client: Client) -> None:
 
 
 def test_another_pod_has_no_part_in_it(client: Client) -> None:
-    assert not client.run(client.frame(ACK), pod=client.server)
-    assert [row.reason for row in client.rig.seen()] == ["spoofed"]
+    for _ in range(10):
+        assert client.run(client.frame(ACK), BURST)
+        assert not client.run(client.frame(ACK), pod=client.server)
+    assert {row.reason for row in client.rig.seen()} == {"spoofed"}
 
 
 def test_ipv4_in_the_clothes_of_ipv6_is_nobodys(client: Client) -> None:
