@@ -28,6 +28,7 @@ import numpy as np
 
 import bpf
 from probe.kernel import bpf as kernel
+from probe.kernel.source import joined
 
 PROGRAMS: Final = ("pod_egress", "pod_ingress", "exit_ethernet", "exit_tunnel", "close_windows")
 """The functions of ``bpf/policy.c`` that are entry points."""
@@ -111,7 +112,7 @@ def _main(request: str) -> None:
     fresh = folder / "fresh"
     _clear(fresh)
     fresh.mkdir()
-    module = BPF(src_file=str(bpf.POLICY_SOURCE), cflags=flags(str(fresh), asked["sizes"]))
+    module = BPF(text=joined(bpf.POLICY_SOURCE), cflags=flags(str(fresh), asked["sizes"]))
     adopted = _adopt(module, fresh, folder)
     for name in PROGRAMS:
         path = folder / f"new_{name}"

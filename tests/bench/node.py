@@ -24,7 +24,7 @@ from enrich.objects import parse
 from probe.kernel import bpf
 from probe.kernel.layout import Config
 from probe.settings import Settings
-from tests.kernel.frames import ipv4, ipv6
+from tests.kernel.frames import extension, ipv4, ipv6
 from tests.kernel.rig import Rig, both
 
 T = TypeVar("T")
@@ -37,6 +37,8 @@ OPEN_PORT: Final = 8080
 CLOSED_PORT: Final = 9999
 _WEB: Final = {4: "10.244.0.10", 6: "fd44::a"}
 _API: Final = {4: "10.244.0.20", 6: "fd44::14"}
+WORLD: Final = {4: "203.0.113.9", 6: "2001:db8:f::9"}
+"""An address of nobody's, to which web may connect: where its packets leave the node they are judged again."""
 _APPS: Final = 20
 _ETHERNET: Final = bytes(12)
 _SKB_BYTES: Final = 192
@@ -92,6 +94,9 @@ def _furnish(rig: Rig, other_pods: int) -> None:
         ports = [{"protocol": protocol, "port": OPEN_PORT + app} for protocol in ("TCP", "UDP")]
         rig.policy(f"shop/web-to-{app}", podSelector={"matchLabels": {"app": "web"}}, policyTypes=["Egress"],
                    egress=[{"to": peer, "ports": ports}])  # fmt: skip
+    blocks = [{"ipBlock": {"cidr": f"{address}/{bits}"}} for address, bits in ((WORLD[4], 32), (WORLD[6], 128))]
+    rig.policy("shop/web-to-world", podSelector={"matchLabels": {"app": "web"}}, policyTypes=["Egress"],
+               egress=[{"to": blocks}])  # fmt: skip
     rig.apply()
     # Every first deny is to be told: what is past the budget takes another way.
     rig.maps.configure(Config.FIRSTS, 1 << 40)
@@ -128,14 +133,22 @@ def _elsewhere(number: int) -> Pod:
     return made
 
 
-def syn(family: int, source_port: int, port: int, sequence: int = 0) -> bytes:
-    """web opens a connection to api. Another sequence number is another connection."""
-    return _tcp(family, source_port, port, sequence, _SYN)
+def syn(family: int, source_port: int, port: int, sequence: int = 0, to: str = "") -> bytes:
+    """web opens a connection to api, or elsewhere. Another sequence number is another connection."""
+    return _frame(family, _segment(source_port, port, sequence, _SYN), to)
 
 
-def ack(family: int, source_port: int, port: int) -> bytes:
+def ack(family: int, source_port: int, port: int, to: str = "") -> bytes:
     """A packet of a connection that is open."""
-    return _tcp(family, source_port, port, 1, _ACK)
+    return _frame(family, _segment(source_port, port, 1, _ACK), to)
+
+
+def ack_with_options(family: int, source_port: int, port: int) -> bytes:
+    """The same, with what the short way does not take: IPv4 options, an IPv6 extension header."""
+    segment = _segment(source_port, port, 1, _ACK)
+    if family == 4:
+        return _ETHERNET + b"\x08\x00" + ipv4(_WEB[4], _API[4], 6, segment, options=b"\x01" * 4)
+    return _ETHERNET + b"\x86\xdd" + ipv6(_WEB[6], _API[6], 60, extension(6) + segment)
 
 
 def arp() -> bytes:
@@ -143,8 +156,11 @@ def arp() -> bytes:
     return _ETHERNET + b"\x08\x06" + bytes(46)
 
 
-def _tcp(family: int, source_port: int, port: int, sequence: int, flags: int) -> bytes:
-    segment = struct.pack("!HHIIBBHHH", source_port, port, sequence, 0, 5 << 4, flags, 65535, 0, 0)
+def _segment(source_port: int, port: int, sequence: int, flags: int) -> bytes:
+    return struct.pack("!HHIIBBHHH", source_port, port, sequence, 0, 5 << 4, flags, 65535, 0, 0)
+
+
+def _frame(family: int, segment: bytes, to: str) -> bytes:
     if family == 4:
-        return _ETHERNET + b"\x08\x00" + ipv4(_WEB[4], _API[4], 6, segment)
-    return _ETHERNET + b"\x86\xdd" + ipv6(_WEB[6], _API[6], 6, segment)
+        return _ETHERNET + b"\x08\x00" + ipv4(_WEB[4], to or _API[4], 6, segment)
+    return _ETHERNET + b"\x86\xdd" + ipv6(_WEB[6], to or _API[6], 6, segment)

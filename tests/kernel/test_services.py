@@ -323,10 +323,8 @@ def test_held_fragments_get_nobody_elses_policy(site: Site, lost: bool) -> None:
     number = secrets.randbelow(1 << 15) + 100
     wire.send(ipv4(client.address(4), VIP[4], 17, datagram[:32], fragment=0x2000, number=number))
     slots = rig.maps["slots"]
-    for slot_number in range(layout.CHUNKS * 64):
-        key = slot_number.to_bytes(4, "little")
-        slot = slots.get(key)
-        if slot is None or not slot["time_ns"]:
+    for index, slot in zip(*slots.entries(), strict=True):
+        if not slot["time_ns"]:
             continue
         taken = slot.copy()
         if lost:
@@ -334,7 +332,7 @@ def test_held_fragments_get_nobody_elses_policy(site: Site, lost: bool) -> None:
         else:
             taken["hash"], taken["ifindex"] = int(slot["hash"]) ^ 1, free.index
             taken["endpoint"] = rig.installer.endpoints[free.index]
-        slots.set(key, taken.tobytes())
+        slots.set(index.tobytes(), taken.tobytes())
     if lost:
         for key, _ in rig.maps["origins"].items().items():
             rig.maps["origins"].drop(key)

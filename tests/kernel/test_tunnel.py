@@ -1,0 +1,117 @@
+"""The way out by a device without link headers: a real tun device, whose packets begin with IP."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import select
+import socket
+import struct
+import time
+from collections.abc import Iterator
+
+import pytest
+from netns import Space, ip, open_socket, run, run_in
+
+from tests.kernel.rig import FAMILIES, Rig, both, of
+from tests.kernel.site import VIP, Site
+
+pytestmark = pytest.mark.kernel
+
+FAR = {4: "10.244.2.9", 6: "fd46::9"}
+_TUNSETIFF, _IFF_TUN, _IFF_NO_PI = 0x400454CA, 1, 0x1000
+"""linux/if_tun.h: IP packets, without a header of the device's own."""
+
+
+class Tunnel:
+    """A device of the node's behind which are pods of another node: what leaves by it can be read."""
+
+    def __init__(self, node: Space) -> None:
+        self._file = run_in(node, self._make)
+        run(node, "sysctl", "-qw", "net.ipv6.conf.far0.accept_dad=0")
+        ip(node, "link set far0 up", *(f"route add {address} dev far0" for address in FAR.values()))
+
+    @staticmethod
+    def _make() -> int:
+        made = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK)
+        fcntl.ioctl(made, _TUNSETIFF, struct.pack("16sH22x", b"far0", _IFF_TUN | _IFF_NO_PI))
+        return made
+
+    def left(self, family: int, marks: list[bytes], seconds: float = 20) -> list[bytes]:
+        """Which of the marks left by it, in order, up to the last one of the list."""
+        found: list[bytes] = []
+        deadline = time.monotonic() + seconds
+        while marks[-1] not in found:
+            assert select.select([self._file], [], [], max(deadline - time.monotonic(), 0))[0], found
+            packet = os.read(self._file, 65535)
+            if packet[0] >> 4 == family:
+                found += [mark for mark in marks if packet.endswith(mark)]
+        return found
+
+    def close(self) -> None:
+        """The device goes with its file."""
+        os.close(self._file)
+
+
+@pytest.fixture
+def tunnel(rig: Rig) -> Iterator[Tunnel]:
+    made = Tunnel(rig.node)
+    rig.elsewhere("a/far", *FAR.values())
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def site(rig: Rig) -> Iterator[Site]:
+    made = Site(rig, "routed")
+    rig.services += VIP.values()
+    yield made
+    made.close()
+
+
+def _send(pod: Space, family: int, address: str, port: int, mark: bytes) -> None:
+    with contextlib.closing(open_socket(pod, family, socket.SOCK_DGRAM)) as sender:
+        sender.sendto(mark, (address, port))
+
+
+def _allow(rig: Rig, port: int) -> None:
+    """The client may reach the far pod's port, and nothing else."""
+    to = [{"podSelector": {"matchLabels": {"app": "far"}}}]
+    rig.policy("a/out", podSelector={"matchLabels": {"app": "client"}}, policyTypes=["Egress"],
+               egress=[{"to": to, "ports": [{"port": port, "protocol": "UDP"}]}])  # fmt: skip
+    rig.apply()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_service_behind_a_tunnel_is_judged_there(site: Site, tunnel: Tunnel, family: int) -> None:
+    """Of an address that DNAT has yet to turn into a pod's, nothing but the hook at the tunnel can decide."""
+    rig = site.rig
+    client = both(rig, "a/client", 1)
+    name, target = ("ip6", f"[{FAR[6]}]") if family == 6 else ("ip", FAR[4])
+    site.proxy(*(f"{name} daddr {VIP[family]} udp dport {port} dnat {name} to {target}:{port + 8000}"
+                 for port in (80, 90)))  # fmt: skip
+    _allow(rig, 8080)
+    (device,) = (device for device in rig.network.devices() if device.name == "far0")
+    assert rig.attachments._is_attached(device.index, "exit_tunnel", "egress")
+    for mark, port in ((b"denied", 90), (b"allowed", 80)):
+        _send(client, family, VIP[family], port, mark)
+    assert tunnel.left(family, [b"denied", b"allowed"]) == [b"allowed"]
+    rows = of(rig.seen(), subject="a/client", dialled=VIP[family])
+    assert [(row.direction, row.verdict, row.destination, row.port, row.dialled_port) for row in rows] == [
+        ("egress", "deny", FAR[family], 8090, 90),
+        ("egress", "allow", FAR[family], 8080, 80),
+    ]
+    _allow(rig, 8090)
+    for mark, port in ((b"cut", 80), (b"mended", 90)):
+        _send(client, family, VIP[family], port, mark)
+    assert tunnel.left(family, [b"cut", b"mended"]) == [b"mended"]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_is_judged_at_the_pod_passes_the_tunnel(rig: Rig, tunnel: Tunnel, family: int) -> None:
+    client = both(rig, "a/client", 1)
+    rig.apply()
+    _send(client, family, FAR[family], 53, b"to a pod")
+    assert tunnel.left(family, [b"to a pod"]) == [b"to a pod"]
+    assert [(row.verdict, row.destination) for row in of(rig.seen(), port=53)] == [("allow", FAR[family])]
