@@ -72,7 +72,7 @@ def start_kubelet(node: Node) -> None:
 
 
 def weigh_containers() -> None:
-    """All containers are in one cgroup, which weighs as much as one process: on a busy machine the cluster would starve."""
+    """All containers are in one cgroup that weighs as much as a process: on a busy machine they would starve."""
     for root, file, weight in (("cpu", "cpu.shares", 4096), (".", "cpu.weight", 400)):
         folder = Path("/sys/fs/cgroup") / root
         if (folder / "cgroup.procs").exists():
