@@ -56,14 +56,15 @@ class Real:
         self._env = {**os.environ, "KUBECONFIG": values["KUBECONFIG"]}
         self._kubectl = Path(values["PATH"].partition(":")[0]) / "kubectl"
 
-    def write_overlay(self, *settings: str) -> None:
-        """A user's own: settings, and the optional part."""
-        self.overlay.mkdir(exist_ok=True)
+    def write_overlay(self) -> None:
+        """A user's own: settings, and the optional part. Verdicts are to come soon, also where there are few."""
+        self.overlay.mkdir()
+        settings = [f"WEIR_KAFKA={self.kafka}", "WEIR_PARTITIONS=4", "WEIR_BATCH_ALLOWED=0.1"]
         (self.overlay / "kustomization.yaml").write_text(json.dumps({
             "resources": ["../kubernetes"],
             "components": ["../kubernetes/components/events"],
             "namespace": SYSTEM,
-            "configMapGenerator": [{"name": "kubeweir-settings", "behavior": "merge", "literals": list(settings)}],
+            "configMapGenerator": [{"name": "kubeweir-settings", "behavior": "merge", "literals": settings}],
         }))  # fmt: skip
 
     # --- kubectl
