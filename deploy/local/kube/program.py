@@ -111,6 +111,7 @@ def start_all(plan: Plan) -> None:
         load_all(pool, plan, archives)
     control.wait_for_server(say)
     control.start_controllers(binaries)
+    node.weigh_containers()
     for one in plan.nodes:
         node.start_kubelet(one)
     plan.save()

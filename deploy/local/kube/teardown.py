@@ -52,7 +52,8 @@ def _remove_cgroups(ids: set[str]) -> int:
                     inner.rmdir()
                 folder.rmdir()
                 removed.add(folder.name)
-    for parent in {*Path("/sys/fs/cgroup").glob("*/k8s.io"), *Path("/sys/fs/cgroup").glob("k8s.io")} if ids else ():
+    parents = {*Path("/sys/fs/cgroup").glob("*/k8s.io"), *Path("/sys/fs/cgroup").glob("k8s.io")}
+    for parent in parents if HOME.exists() else ():
         with contextlib.suppress(OSError):
             parent.rmdir()
     return len(removed)

@@ -59,7 +59,7 @@ def real(image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Real]
 def install(real: Real) -> None:
     """As a user does it: their settings in an overlay."""
     shutil.copytree(ROOT / "deploy/kubernetes", real.folder / "kubernetes")
-    real.write_overlay(f"WEIR_KAFKA={real.kafka}", "WEIR_PARTITIONS=4")
+    real.write_overlay()
     real.kubectl("apply", "-k", real.overlay, "--validate=strict")
     real.kubectl("-n", SYSTEM, "rollout", "status", "ds/weir-probe", "--timeout=240s")
     real.apply(deployment("web", 2), service("web", type="NodePort"))

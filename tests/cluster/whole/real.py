@@ -56,14 +56,15 @@ class Real:
         self._env = {**os.environ, "KUBECONFIG": values["KUBECONFIG"]}
         self._kubectl = Path(values["PATH"].partition(":")[0]) / "kubectl"
 
-    def write_overlay(self, *settings: str) -> None:
-        """A user's own: settings, and the optional part."""
-        self.overlay.mkdir(exist_ok=True)
+    def write_overlay(self) -> None:
+        """A user's own: settings, and the optional part. Verdicts are to come soon, also where there are few."""
+        self.overlay.mkdir()
+        settings = [f"WEIR_KAFKA={self.kafka}", "WEIR_PARTITIONS=4", "WEIR_BATCH_ALLOWED=0.1"]
         (self.overlay / "kustomization.yaml").write_text(json.dumps({
             "resources": ["../kubernetes"],
             "components": ["../kubernetes/components/events"],
             "namespace": SYSTEM,
-            "configMapGenerator": [{"name": "kubeweir-settings", "behavior": "merge", "literals": list(settings)}],
+            "configMapGenerator": [{"name": "kubeweir-settings", "behavior": "merge", "literals": settings}],
         }))  # fmt: skip
 
     # --- kubectl
@@ -190,6 +191,8 @@ def deployment(app: str, replicas: int = 1, **spec: Any) -> dict[str, Any]:
         "ports": [{"name": "http", "containerPort": PORT}],
         "readinessProbe": {"httpGet": {"path": "/healthz", "port": PORT}, "periodSeconds": 1},
         "livenessProbe": {"tcpSocket": {"port": PORT}, "periodSeconds": 2, "failureThreshold": 3},
+        # Without it, a container gets next to nothing of a busy machine.
+        "resources": {"requests": {"cpu": "50m"}},
     }  # fmt: skip
     labels = {"app": app}
     spread = {

@@ -134,7 +134,7 @@ def veths(real: Real, node: str) -> set[str]:
 
 def test_pods_that_come_and_go_fast_leave_nothing_and_are_closed(real: Real, stranger: Pod) -> None:
     real.apply(policy("churn-closed", "churn", policyTypes=["Ingress"]))
-    for _ in range(3):
+    for _ in range(2):
         real.apply(deployment("churn", 6))
         until("a few pods with addresses", lambda: sum("podIP" in p["status"] for p in real.pods("churn")) >= 3)
         real.kubectl("-n", NAMESPACE, "delete", "deploy/churn", "--wait=false")

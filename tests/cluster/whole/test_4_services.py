@@ -21,7 +21,7 @@ from tests.cluster.whole.real import (
     service,
     until,
 )
-from tests.cluster.whole.story import Pod, assert_named
+from tests.cluster.whole.story import Pod, assert_named, at_once
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1800), pytest.mark.usefixtures("guarded")]
 
@@ -84,8 +84,7 @@ def test_session_affinity_keeps_a_client_at_its_backend(real: Real, clients: lis
     real.apply(service("sticky", "web", sessionAffinity="ClientIP"))
     for address in real.get("service", "sticky")["spec"]["clusterIPs"]:
         real.opens(clients[0], address, port=80)
-        for _ in range(7):
-            assert real.connects(clients[0], address, port=80)
+        assert all(at_once(lambda pod, to: real.connects(pod, to, port=80), [(clients[0], address)] * 7))
         there = dialled(real, "sticky", address)
         records = real.records_with(8, dialled=there, disposition="allow", direction="egress")
         assert len({record["dest"]["pod_uid"] for record in records}) == 1
@@ -112,7 +111,7 @@ def test_a_node_port_is_under_policy_from_pods_and_from_outside(
         for address, here in zip(entry, (HOST, HOST_6), strict=True):
             until(f"{address} open to outside", lambda address=address: reaches(address, port))
             record = real.record(src_ip=here, node_name=node, dest_port=PORT, disposition="allow", protocol="tcp")
-            assert record["src"] == {"instance": here}
+            assert record["src"]["instance"] == here
             (backend,) = [pod for pod in web if pod["spec"]["nodeName"] == node]
             assert_named(record, "dest", backend, "web")
             assert [p["name"] for p in record["policies"]] == ["web-from-outside"]
