@@ -84,6 +84,17 @@ def test_a_probe_that_was_held_up_does_not_know_exactly(node: Node) -> None:
     assert (hold.end, hold.last) == (node.now - 3 * S, node.now)
 
 
+def test_a_pod_was_seen_when_the_interfaces_were_looked_at(node: Node) -> None:
+    pods, looked = {5: make_pod("web", "10.0.0.1")}, node.now
+    for _ in range(2):
+        node.holds.bound(pods, looked)
+        node.now += 10 * S
+    node.holds.bound({}, node.now)
+    hold = node.said()["10.0.0.1"]
+    assert hold is not None
+    assert (hold.end, hold.last) == (looked, node.now)
+
+
 def test_an_interface_that_changes_has_not_come(node: Node) -> None:
     node.link(5, changed=1)
     begun = node.now - 100 * S
