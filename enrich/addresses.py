@@ -13,6 +13,7 @@ hold no address; a hostNetwork pod's are its node's.
 from __future__ import annotations
 
 import socket
+import sys
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -103,9 +104,8 @@ class Addresses:
     def hold(self, told: Hold, now: int) -> None:
         """A pod's interval, exactly."""
         last = FOREVER if told.last is None else told.last
-        interval = Interval(
-            told.uid, told.first, told.start, FOREVER if told.end is None else told.end, last, told.node
-        )
+        end = FOREVER if told.end is None else told.end
+        interval = Interval(told.uid, told.first, told.start, end, last, sys.intern(told.node))
         self._exact[told.ip] = (*self._others(told.ip, told.uid), interval)
         self._blocks.add(_block(told.ip))
         if told.uid not in self._by_uid:

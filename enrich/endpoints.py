@@ -6,15 +6,20 @@ which address when, of pods too that are gone from the API. A record without a v
 
 from __future__ import annotations
 
+import functools
+import sys
 from typing import Final, NamedTuple
 
 import msgspec
 
-from enrich.model import Owner, Pod
+from enrich.model import Labels, Owner, Pod
 
 VERSION: Final = 1
 HELD_NS: Final = 25 * 3600 * 1_000_000_000
 """How long a hold stays in the topic after its end: as long as the raw topic keeps a batch, and some."""
+
+_MOST: Final = 100_000
+"""Distinct labels or owners that are shared."""
 
 
 class EndpointError(ValueError):
@@ -56,9 +61,22 @@ class Hold(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
         return f"{self.cluster}/{self.node}/{self.ip}/{self.uid}".encode()
 
     def as_pod(self) -> Pod:
-        """The pod, for a reader that knows it from here only."""
-        owner = Owner(self.owner.kind, self.owner.name, self.owner.uid) if self.owner else None
-        return Pod(self.namespace, self.pod, self.uid, self.labels, (self.ip,), self.node, owner=owner)
+        """The pod, for a reader that knows it from here only. A Deployment's pods share what they have in common."""
+        owner = _shared_owner(self.owner.kind, self.owner.name, self.owner.uid) if self.owner else None
+        labels = _shared_labels(tuple(self.labels.items()))
+        return Pod(
+            sys.intern(self.namespace), self.pod, self.uid, labels, (self.ip,), sys.intern(self.node), owner=owner
+        )
+
+
+@functools.lru_cache(_MOST)
+def _shared_labels(labels: tuple[tuple[str, str], ...]) -> Labels:
+    return {sys.intern(key): sys.intern(value) for key, value in labels}
+
+
+@functools.lru_cache(_MOST)
+def _shared_owner(kind: str, name: str, uid: str) -> Owner:
+    return Owner(kind, name, uid)
 
 
 _decode = msgspec.json.Decoder(Hold).decode

@@ -46,8 +46,9 @@ _SETTLE_S: Final = 0.002
 
 @dataclass(frozen=True, slots=True)
 class Looked:
-    """What a look at the node's network found."""
+    """What a look at the node's network found; ``at_ns``: when on the wall clock."""
 
+    at_ns: int = 0
     veths: tuple[Veth, ...] = ()
     addresses: frozenset[str] = frozenset()
     devices: tuple[Device, ...] = ()
@@ -102,6 +103,8 @@ class Agent:
         self._links_changed.set()
         self._looked = Looked()
         self._looked_at = 0.0
+        self._dry_ns = 0
+        """Until when on the wall clock every change of a link has been told."""
         self._local: list[Pod] = []
         self._services: Mapping[Name, Service] = {}
         self._service_addresses: frozenset[str] = frozenset()
@@ -158,7 +161,8 @@ class Agent:
         view = self._cluster.snapshot(self._node)
         pods = [pod for pod in view.pods.values() if _is_local(pod, self._node)]
         is_new = self._look(pods)
-        binding = bind(pods, self._looked.veths, self._binding.bound)
+        last = self._adopted(pods) if self._problem and not self._binding.bound else self._binding
+        binding = bind(pods, self._looked.veths, last, time.monotonic())
         bound = self._number(binding.bound)
         desired = self._compiler.compile(view, list({pod.uid: pod for pod in binding.bound.values()}.values()))
         around = Surroundings(self._dialled(), self._looked.addresses)
@@ -166,7 +170,7 @@ class Agent:
         if is_new:
             self._attach_all(binding.bound)
         self._binding = binding
-        self._holds.bound(binding.bound)
+        self._holds.bound(binding.bound, self._seen_ns())
         if self._problem:
             # What there is now lives long: without it, a collection does not stop a small change for 100 ms.
             gc.freeze()
@@ -197,11 +201,18 @@ class Agent:
             return False
         self._links_changed.clear()
         network = self._network
-        self._looked = Looked(tuple(network.veths()), network.node_addresses(), tuple(network.devices()))
+        self._looked = Looked(
+            time.time_ns(), tuple(network.veths()), network.node_addresses(), tuple(network.devices())
+        )
         self._looked_at, self._local = now, pods
         if self._older is None:
             self._older = frozenset(veth.index for veth in self._looked.veths)
         return True
+
+    def _seen_ns(self) -> int:
+        """Until when the interfaces were as they were looked at last."""
+        dry = self._dry_ns
+        return self._looked.at_ns if self._links_changed.is_set() else max(dry, self._looked.at_ns)
 
     def _dialled(self) -> frozenset[str]:
         """The addresses of Services."""
@@ -210,6 +221,12 @@ class Agent:
             self._services = services
             self._service_addresses = frozenset(ip for one in services.values() for ip in one.addresses)
         return self._service_addresses
+
+    def _adopted(self, pods: list[Pod]) -> Binding:
+        """What the last probe bound, as the maps have it."""
+        by_uid = {pod.uid: pod for pod in pods}
+        known = {index: self._numbers.meaning("endpoint", end) for index, end in self._installer.endpoints.items()}
+        return Binding({index: by_uid[one["uid"]] for index, one in known.items() if one and one["uid"] in by_uid})
 
     def _number(self, bound: Mapping[int, Pod]) -> list[Bound]:
         return [
@@ -272,15 +289,14 @@ class Agent:
 
     def _watch_links(self) -> None:
         with self._network.subscribe() as events:
-            dry = 0
             while not self._stop.is_set():
                 asked = time.time_ns()
                 if not select.select([events], [], [], 0)[0]:
-                    dry = asked
+                    self._dry_ns = asked
                     if not select.select([events], [], [], _LINKS_S)[0]:
                         continue
                 try:
-                    self._holds.links(events.recv(1 << 16), dry)
+                    self._holds.links(events.recv(1 << 16), self._dry_ns)
                 except OSError:
                     # ENOBUFS: some were lost, which is all the same: everything is read again.
                     log.debug("link events overran")

@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Final
 
 from enrich.model import Name, Pod
 from probe.netlink import Veth
+
+_NEWS_S: Final = 5.0
+"""So long, at most, the API server may take to tell what became of a pod whose interface went."""
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """A pod whose interface went."""
+
+    index: int
+    pod: Pod
+    """As the API told it then."""
+    at: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,33 +31,64 @@ class Binding:
     """Interface index to pod."""
     waiting: Mapping[Name, str] = field(default_factory=dict)
     """Pods that have no interface yet, with the reason in words."""
+    left: Mapping[str, Left] = field(default_factory=dict)
+    """By UID."""
 
 
-def bind(pods: Iterable[Pod], veths: Iterable[Veth], before: Mapping[int, Pod]) -> Binding:
+def bind(pods: Iterable[Pod], veths: Iterable[Veth], last: Binding, now: float = 0.0) -> Binding:
     """Bind each pod to the one veth that has its addresses inside.
 
-    ``pods`` are the node's own, without hostNetwork and terminated ones. ``before`` is the last outcome: where an
+    ``pods`` are the node's own, without hostNetwork and terminated ones. ``last`` is the last outcome: where an
     address is claimed by two pods at once (an IP used again while the API still shows it on the old pod), an interface
     that is bound stays with its pod, and a new one goes to no pod until the claim is settled: a wrong binding would
-    enforce, and log, one pod's policy for another.
+    enforce, and log, one pod's policy for another. For that reason too a pod whose interface went claims no other one
+    until the API has told something new of it, or ``now``, in seconds, is a while later.
     """
-    local = list(pods)
+    local, present = list(pods), {veth.index: veth for veth in veths}
+    left = _left(local, present, last, now)
     claims: dict[str, list[Pod]] = {}
     for pod in local:
         for address in pod.ips:
             claims.setdefault(address, []).append(pod)
     bound: dict[int, Pod] = {}
-    waiting = {pod.key: "no address yet" if not pod.ips else "no interface with its address yet" for pod in local}
-    for veth in veths:
-        candidates = {pod.uid: pod for address in veth.addresses for pod in claims.get(address, ())}
-        chosen = _choose(candidates, before.get(veth.index))
+    waiting = {pod.key: _why(pod, left) for pod in local}
+    for veth in present.values():
+        before = last.bound.get(veth.index)
+        candidates = {
+            pod.uid: pod
+            for address in veth.addresses
+            for pod in claims.get(address, ())
+            if pod.uid not in left or veth.index == left[pod.uid].index or (before and before.uid == pod.uid)
+        }
+        chosen = _choose(candidates, before)
         if chosen is not None:
             bound[veth.index] = chosen
             waiting.pop(chosen.key, None)
             continue
         for candidate in candidates.values():
             waiting[candidate.key] = f"its address is claimed by {len(candidates)} pods ({veth.name})"
-    return Binding(bound, waiting)
+    return Binding(bound, waiting, left)
+
+
+def _left(pods: Iterable[Pod], present: Container[int], last: Binding, now: float) -> dict[str, Left]:
+    known = {**last.left, **{pod.uid: Left(at, pod, now) for at, pod in last.bound.items() if at not in present}}
+    return {
+        pod.uid: was
+        for pod in pods
+        if (was := known.get(pod.uid)) and _told(was.pod) == _told(pod) and now - was.at < _NEWS_S
+    }
+
+
+def _told(pod: Pod) -> tuple[object, ...]:
+    return pod.ips, pod.started_ns, pod.begun_ns
+
+
+def _why(pod: Pod, left: Mapping[str, Left]) -> str:
+    if not pod.ips:
+        return "no address yet"
+    return (
+        "its interface went, and the API has yet to say why" if pod.uid in left else "no interface with its address yet"
+    )
 
 
 def _choose(candidates: Mapping[str, Pod], before: Pod | None) -> Pod | None:

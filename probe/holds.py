@@ -55,7 +55,7 @@ class Holds:
         self._index: dict[_Key, int] = {}
         self._came: dict[int, tuple[int, int]] = {}
         self._went: dict[int, tuple[int, int]] = {}
-        self._confirmed = self._told = self._saved = 0
+        self._confirmed = self._seen = self._told = self._saved = 0
         self._lock = threading.Lock()
 
     def begin(self, cluster: str) -> None:
@@ -70,9 +70,9 @@ class Holds:
                 log.error("the last probe's holds cannot be read; they stay as they are in the topic", error=str(error))
             self._held = {(hold.uid, hold.ip): hold for hold in left if hold.cluster == cluster}
             self._cluster = cluster
-            bound = self._bound
+            bound, seen = self._bound, self._seen
         if bound is not None:
-            self.bound(bound)
+            self.bound(bound, seen)
 
     def links(self, message: bytes, since_ns: int) -> None:
         """What netlink says of interfaces that came and went (RTM_NEWLINK, RTM_DELLINK), all after ``since_ns``."""
@@ -86,10 +86,10 @@ class Holds:
             while len(known) > _MOST_LINKS:
                 del known[next(iter(known))]
 
-    def bound(self, bound: Mapping[int, Pod]) -> None:
-        """The interfaces that are bound to pods now."""
+    def bound(self, bound: Mapping[int, Pod], seen_ns: int) -> None:
+        """The interfaces that are bound to pods now; they were there at ``seen_ns``."""
         with self._lock:
-            self._bound = bound
+            self._bound, self._seen = bound, seen_ns
             if self._cluster is None:
                 return
             now = self._now_ns()
@@ -110,7 +110,7 @@ class Holds:
             records |= {hold.key: encode_hold(hold) for hold in told}
             self._told = now if again else self._told
             self._index = {key: self._index[key] for key in wanted}
-            self._confirmed = now
+            self._confirmed = max(self._confirmed, seen_ns)
             self._save(now, changed=bool(records))
         if records:
             self._tell(records)
@@ -137,12 +137,13 @@ class Holds:
         if changed:
             new = self._path.with_suffix(".new")
             new.write_bytes(msgspec.json.encode(list(self._held.values())))
-            new.replace(self._path)
         elif now - self._saved > _CONFIRM_S * _SECOND and self._path.exists():
-            # The file's time is when the pods were seen last.
-            os.utime(self._path, ns=(now, now))
+            new = self._path
         else:
             return
+        # The file's time is when the pods were seen last.
+        os.utime(new, ns=(self._confirmed, self._confirmed))
+        new.replace(self._path)
         self._saved = now
 
 

@@ -115,7 +115,7 @@ def _probe(server: ApiServer, folder: Path, node: Path, local: int) -> Iterator[
     probe = Probe(env, folder / "probe.log")
     try:
         deadline = time.monotonic() + _WAIT_S
-        while probe.metric("kubeweir_probe_pods_attached") < local or "policy:" in probe.get("/readyz")[1]:
+        while probe.metric("kubeweir_probe_attached_pods") < local or "policy:" in probe.get("/readyz")[1]:
             if time.monotonic() > deadline:
                 raise RuntimeError(probe.log.read_text()[-2000:])
             time.sleep(0.5)

@@ -31,7 +31,11 @@ def cluster(rig: Rig) -> Cluster:
 @pytest.fixture
 def agent(rig: Rig, cluster: Cluster, tmp_path: Path) -> Agent:
     """One that has done its first work."""
-    holds = Holds(NODE, tmp_path / "h", lambda _: None)
+    return start(rig, cluster, tmp_path)
+
+
+def start(rig: Rig, cluster: Cluster, folder: Path) -> Agent:
+    holds = Holds(NODE, folder / "h", lambda _: None)
     agent = Agent(NODE, cluster, rig.network, rig.maps, rig.numbers, holds, rig.mode)
     agent.reconcile()
     return agent
@@ -80,3 +84,12 @@ def test_what_came_and_was_told_is_looked_at(rig: Rig, cluster: Cluster, agent: 
     agent.reconcile()
     assert {pod.name for pod in agent.binding.bound.values()} == {"a", "b", "c"}
     assert all(rig.attachments.is_attached(index) for index in agent.binding.bound)
+
+
+@pytest.mark.usefixtures("agent")
+def test_the_next_probe_knows_whose_interface_went(rig: Rig, cluster: Cluster, tmp_path: Path) -> None:
+    rig.net.remove(rig.pods.pop("shop/a"))
+    rig.pods["shop/next"] = rig.net.pod(rig.node, "10.244.0.2")  # of which the API does not know yet
+    second = start(rig, cluster, tmp_path)
+    assert {pod.name for pod in second.binding.bound.values()} == {"b"}
+    assert "its interface went" in next(iter(second.binding.waiting.values()))

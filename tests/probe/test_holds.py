@@ -55,7 +55,7 @@ def test_a_hold_is_as_long_as_the_interface(node: Node) -> None:
     node.link(5)
     node.now += 3 * S
     pod = make_pod("web", "10.0.0.1", "fd00::1")
-    node.holds.bound({5: pod})
+    node.holds.bound({5: pod}, node.now)
     for ip in pod.ips:
         hold = node.said()[ip]
         assert hold is not None
@@ -65,7 +65,7 @@ def test_a_hold_is_as_long_as_the_interface(node: Node) -> None:
     node.link(5, kind=17)
     went = node.now
     node.now += 2 * S
-    node.holds.bound({})
+    node.holds.bound({}, node.now)
     hold = node.said()["10.0.0.1"]
     assert hold is not None
     assert (hold.end, hold.last) == (went, went)
@@ -74,39 +74,50 @@ def test_a_hold_is_as_long_as_the_interface(node: Node) -> None:
 def test_a_probe_that_was_held_up_does_not_know_exactly(node: Node) -> None:
     node.link(5, held_up=4 * S)
     came = node.now
-    node.holds.bound({5: make_pod("web", "10.0.0.1")})
+    node.holds.bound({5: make_pod("web", "10.0.0.1")}, node.now)
     node.now += 60 * S
     node.link(5, kind=17, held_up=3 * S)
-    node.holds.bound({})
+    node.holds.bound({}, node.now)
     hold = node.said()["10.0.0.1"]
     assert hold is not None
     assert (hold.first, hold.start) == (came - 4 * S, came)
     assert (hold.end, hold.last) == (node.now - 3 * S, node.now)
 
 
+def test_a_pod_was_seen_when_the_interfaces_were_looked_at(node: Node) -> None:
+    pods, looked = {5: make_pod("web", "10.0.0.1")}, node.now
+    for _ in range(2):
+        node.holds.bound(pods, looked)
+        node.now += 10 * S
+    node.holds.bound({}, node.now)
+    hold = node.said()["10.0.0.1"]
+    assert hold is not None
+    assert (hold.end, hold.last) == (looked, node.now)
+
+
 def test_an_interface_that_changes_has_not_come(node: Node) -> None:
     node.link(5, changed=1)
     begun = node.now - 100 * S
-    node.holds.bound({5: make_pod("web", "10.0.0.1", started_ns=begun, begun_ns=begun)})
+    node.holds.bound({5: make_pod("web", "10.0.0.1", started_ns=begun, begun_ns=begun)}, node.now)
     hold = node.said()["10.0.0.1"]
     assert hold is not None
     assert (hold.first, hold.start) == (begun, begun + S)
 
 
 def test_nothing_is_told_twice_but_once_a_day(node: Node) -> None:
-    node.holds.bound({5: make_pod("web", "10.0.0.1")})
+    node.holds.bound({5: make_pod("web", "10.0.0.1")}, node.now)
     for _ in range(3):
         node.now += 30 * S
-        node.holds.bound({5: make_pod("web", "10.0.0.1")})
+        node.holds.bound({5: make_pod("web", "10.0.0.1")}, node.now)
     assert len(node.told) == 1
     node.now += DAY
-    node.holds.bound({5: make_pod("web", "10.0.0.1")})
+    node.holds.bound({5: make_pod("web", "10.0.0.1")}, node.now)
     assert len(node.told) == 2
 
 
 def test_a_pod_that_was_there_before_the_probe_began_who_knows_when(node: Node) -> None:
     begun = node.now - 100 * S
-    node.holds.bound({5: make_pod("web", "10.0.0.1", started_ns=begun + 5 * S, begun_ns=begun)})
+    node.holds.bound({5: make_pod("web", "10.0.0.1", started_ns=begun + 5 * S, begun_ns=begun)}, node.now)
     hold = node.said()["10.0.0.1"]
     assert hold is not None
     assert (hold.first, hold.start) == (begun, begun + 6 * S)
@@ -116,12 +127,12 @@ def test_the_next_probe_ends_what_went_meanwhile_and_begins_nothing_anew(node: N
     node.link(5)
     came = node.now
     pods = {5: make_pod("stays", "10.0.0.1"), 6: make_pod("goes", "10.0.0.2")}
-    node.holds.bound(pods)
+    node.holds.bound(pods, node.now)
     seen = node.now = node.now + 50 * S
-    node.holds.bound(pods)
+    node.holds.bound(pods, node.now)
     node.now += 30 * S
     node.start()
-    node.holds.bound({5: pods[5]})
+    node.holds.bound({5: pods[5]}, node.now)
     stays, goes = node.said()["10.0.0.1"], node.said()["10.0.0.2"]
     assert stays is not None
     assert goes is not None
@@ -131,16 +142,16 @@ def test_the_next_probe_ends_what_went_meanwhile_and_begins_nothing_anew(node: N
 
 
 def test_a_hold_is_taken_back_a_day_after_its_end(node: Node) -> None:
-    node.holds.bound({5: make_pod("web", "10.0.0.1")})
+    node.holds.bound({5: make_pod("web", "10.0.0.1")}, node.now)
     node.now += 10 * S
-    node.holds.bound({})
+    node.holds.bound({}, node.now)
     assert node.said()["10.0.0.1"] is not None
     node.now += 26 * DAY // 24
-    node.holds.bound({})
+    node.holds.bound({}, node.now)
     assert node.said() == {"10.0.0.1": None}
     node.now += DAY
     node.start()
-    node.holds.bound({})
+    node.holds.bound({}, node.now)
     assert node.said() == {"10.0.0.1": None}
 
 
@@ -148,6 +159,6 @@ def test_a_file_that_is_broken_is_told_and_left(node: Node, capsys: pytest.Captu
     node.path.write_text("{")
     node.start()
     assert "cannot be read" in capsys.readouterr().out
-    node.holds.bound({5: make_pod("web", "10.0.0.1")})
+    node.holds.bound({5: make_pod("web", "10.0.0.1")}, node.now)
     assert node.said()["10.0.0.1"] is not None
     assert list(node.path.parent.iterdir()) == [node.path]
