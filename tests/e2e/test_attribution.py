@@ -246,11 +246,12 @@ def _compare(flows: list[dict[str, Any]], account: Account) -> None:
             none += named is None
             certain += account.surely(ip, at) is not None
             if named is not None and named not in account.may_be(ip, at):
-                wrong.append(f"{end} {ip} named {named} at {at}, {account.near(ip, at)}")
+                what = flow["connection"]["direction"], flow["reason"], flow["connection"]["protocol"]
+                wrong.append(f"{what} {end} {ip} named {named} at {at}; milliseconds from then: {account.near(ip, at)}")
     told = (f"{len(account.held)} pods, {len(flows)} flows: {right} ends right, {none} not named, {len(wrong)} wrong; "
             f"{certain} of them surely somebody's")  # fmt: skip
     print(f"\n{told}")
-    assert wrong == [], told
+    assert not wrong, "\n".join([told, *wrong[:20]])
     assert len(account.held) >= 3 * len(REUSED)
     assert right > certain / 2 > 100
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from enrich.records import Batch, EndpointRef, PolicyRef, Verdict, decode_batch
-from probe.batcher import Batcher, Limits
+from probe.batcher import Batcher, Limits, clock_offset_ns
 from tests.kafka.batches import make_rows
 
 WEB = EndpointRef("shop", "web-0", "uid-web-0")
@@ -167,3 +167,16 @@ def test_a_loss_is_told_once_though_several_batches_end_at_once(bench: Bench) ->
     bench.lost = {"ring_full": 4}
     bench.batcher.add(0, make_rows(4001))
     assert [one.header.lost["ring_full"] for one in bench.taken(everything=True)] == [(4, 4), (0, 4), (0, 4)]
+
+
+def test_a_probe_that_is_held_up_between_two_clocks_misdates_no_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, waits = 0, iter([0, 0, 10**9, 10, 10, 10, 0, 10**9, 0])
+
+    def read(offset: int) -> int:
+        nonlocal now
+        now += next(waits)
+        return now + offset
+
+    monkeypatch.setattr("time.monotonic_ns", lambda: read(0))
+    monkeypatch.setattr("time.time_ns", lambda: read(5_000))
+    assert abs(clock_offset_ns() - 5_000) <= 10
