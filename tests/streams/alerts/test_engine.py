@@ -150,8 +150,12 @@ def test_pairs_are_bounded_and_those_go_that_were_seen_longest_ago() -> None:
 
 
 def after() -> Rule:
-    return rule(group_by=["subject.workload", "port"], resolve_after="30s",
-                after_change={"within": "20s", "quiet": "60s"}, annotations={"why": "{{ policy }} {{ change }}"})  # fmt: skip
+    return rule(
+        group_by=["subject.workload", "port"],
+        after_change={"within": "20s", "quiet": "60s"},
+        resolve_after="30s",
+        annotations={"why": "{{ policy }} {{ change }}"},
+    )
 
 
 NAMED = "NetworkPolicy shop/default-deny"
