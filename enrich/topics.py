@@ -14,6 +14,8 @@ _DAY_MS: Final = 86_400_000
 LARGE: Final = str(8 << 20)
 """Bytes a record: 10,000 rows with the names of 3,000 rules are 1.6 MB, more than a broker takes by default."""
 _ENDPOINTS: Final = {"message.timestamp.type": "LogAppendTime", "segment.ms": str(_DAY_MS)}
+_ALERTS: Final = 8
+_STATE: Final = {"cleanup.policy": "compact", "segment.ms": str(_DAY_MS)}
 _CHECKED: Final = ("cleanup.policy", "message.timestamp.type")
 """What must be as it is made, or records are lost; retention and sizes are the operator's business."""
 
@@ -53,9 +55,20 @@ class Topics:
     """Losses, gaps and heartbeats."""
     endpoints: Topic
     """Which pod had which address since when and until when."""
+    alerts: Topic
+    """Alerts' changes of state."""
+    deltas: Topic
+    """How much more of each group that alerts are about, by second."""
+    alert_state: Topic
+    """What fires, and what is known of groups; partition by partition that of the deltas."""
 
     def __iter__(self) -> Iterator[Topic]:
-        return iter((self.raw, self.flows, self.denied, self.dead, self.status, self.endpoints))
+        return iter(
+            (
+                self.raw, self.flows, self.denied, self.dead, self.status, self.endpoints,
+                self.alerts, self.deltas, self.alert_state,
+            )
+        )  # fmt: skip
 
 
 def topics(prefix: str, partitions: int) -> Topics:
@@ -75,4 +88,8 @@ def topics(prefix: str, partitions: int) -> Topics:
         status=topic("status", 1, 3),
         # The last word on each hold, told again each day: what a node that is gone left is forgotten in a week.
         endpoints=topic("endpoints", 1, 7, {"cleanup.policy": "compact,delete"} | _ENDPOINTS),
+        alerts=topic("alerts", 1, 30),
+        # Few: a transaction has a mark in each that it writes.
+        deltas=topic("alerts.deltas", min(partitions, _ALERTS), 1),
+        alert_state=topic("alerts.state", min(partitions, _ALERTS), 1, _STATE),
     )

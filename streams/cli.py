@@ -21,6 +21,7 @@ from enrich.ends import EndError
 from enrich.runtime.process import Exit, configure_logs
 from enrich.runtime.settings import SettingsError, load
 from streams import explain as explaining
+from streams.alerts_command import alerts
 from streams.explain_text import show
 from streams.filters import Filters, Flow
 from streams.kafka import ReadError, TopicReader
@@ -39,6 +40,7 @@ def command() -> None:
 
 
 command.add_command(routes)
+command.add_command(alerts)
 
 
 @command.command()

@@ -18,7 +18,7 @@ from enrich.runtime.settings import SettingsError, describe, load
 from streams.settings import Settings
 from streams.supervisor import supervise
 
-ROLES: Final = ("enrich", "stdout", "file", "routes")
+ROLES: Final = ("enrich", "stdout", "file", "routes", "alerts")
 """In the order of their metrics ports."""
 _PR_SET_PDEATHSIG: Final = 1
 
@@ -45,14 +45,14 @@ def command(roles: Sequence[str], alone: bool) -> None:
     """Enrich verdicts and hand the records to sinks.
 
     ROLE is enrich (raw batches in, one record a verdict out, and the topics of routes), stdout or file (sinks of those
-    records), or routes (the other outputs of routes). Without one: the enricher, the sinks that WEIR_SINKS names, and
-    routes if there is a WEIR_ROUTES. Each role is a process of its own. One that ends unexpectedly is
-    started again, after 1 s and up to 30 s; exit codes 2 to 5 end all.
+    records), routes (the other outputs of routes), or alerts. Without one: the enricher, the sinks that WEIR_SINKS
+    names, routes if there is a WEIR_ROUTES, and alerts. Each role is a process of its own. One that ends unexpectedly
+    is started again, after 1 s and up to 30 s; exit codes 2 to 5 end all.
     """
     try:
         settings = load(Settings, os.environ)
         configure_logs(settings.log_level, settings.log_format)
-        wanted = list(dict.fromkeys(roles or ("enrich", *settings.sinks, *(["routes"] if settings.routes else []))))
+        wanted = list(dict.fromkeys(roles or _default_roles(settings)))
         _check(wanted, alone=alone)
         stop = stop_on_signals()
         code = run_role(wanted[0], settings, stop) if alone else supervise(wanted, stop)
@@ -61,6 +61,11 @@ def command(roles: Sequence[str], alone: bool) -> None:
     except StopServiceError as error:
         code = fail(error, "weir-streams")
     sys.exit(int(code))
+
+
+def _default_roles(settings: Settings) -> list[str]:
+    routes = ["routes"] if settings.routes else []
+    return ["enrich", *settings.sinks, *routes, *(["alerts"] if settings.alerts != "-" else [])]
 
 
 def _check(wanted: Sequence[str], *, alone: bool) -> None:
@@ -83,6 +88,10 @@ def run_role(role: str, settings: Settings, stop: threading.Event) -> int:
         from streams.enriching import run_enrich  # noqa: PLC0415 - a role loads what it needs
 
         return run_enrich(settings, stop)
+    if role == "alerts":
+        from streams.alerts.run import run_alerts  # noqa: PLC0415 - as above
+
+        return run_alerts(settings, stop)
     from streams.sinks.run import run_routes, run_sink  # noqa: PLC0415 - as above
 
     return run_routes(settings, stop) if role == "routes" else run_sink(role, settings, stop)

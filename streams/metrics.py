@@ -6,9 +6,12 @@ errors is there before the first error, with each reason that is known: else no 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Counter, Gauge
+from prometheus_client import CollectorRegistry, Counter, Gauge, Metric
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
 
 from streams.verdicts import By, Verdicts
 
@@ -65,6 +68,58 @@ class EnrichMetrics:
         ):
             for value in values:
                 labelled.labels(value)
+
+
+class AlertMetrics:
+    """What the role of alerts counts."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.counted = Counter(
+            "kubeweir_streams_alerts_counted",
+            "Records of denies and losses (records), those that came before (repeats), deltas made of them, and what "
+            "was none (bad_records, bad_deltas)",
+            ("what",),
+            registry=registry,
+        )
+        self.events = Counter(
+            "kubeweir_streams_alerts_events",
+            "Of a rule: buckets and groups too old to fire (late), groups dropped or refused for lack of room, values "
+            "of a group that took another's place (squeezed), deltas of another version of the rule (stale)",
+            ("rule", "what"),
+            registry=registry,
+        )
+        self.restarts = Counter(
+            "kubeweir_streams_alerts_restarts",
+            "Times that a half began anew from what was committed: a transaction failed, or the rules changed",
+            ("half",),
+            registry=registry,
+        )
+        self.lag = Gauge(
+            "kubeweir_streams_alerts_lag_records", "Records of its topics that a half has not taken yet", ("half",),
+            registry=registry,
+        )  # fmt: skip
+        self._registry = registry
+
+    def watch(self, look: Callable[[], tuple[Mapping[str, int], Mapping[str, int]]]) -> None:
+        """``look``: groups and firing alerts, by rule, here and now."""
+        self._registry.register(_AlertCollector(look))
+
+
+class _AlertCollector(Collector):
+    def __init__(self, look: Callable[[], tuple[Mapping[str, int], Mapping[str, int]]]) -> None:
+        self._look = look
+
+    def collect(self) -> Iterator[Metric]:
+        """Two families."""
+        groups, firing = self._look()
+        for name, text, found in (
+            ("groups", "Groups of a rule that this worker keeps", groups),
+            ("firing", "Alerts of a rule that fire, of those that this worker keeps", firing),
+        ):
+            family = GaugeMetricFamily(f"kubeweir_streams_alerts_{name}", text, labels=["rule"])
+            for rule, number in found.items():
+                family.add_metric([rule], number)
+            yield family
 
 
 class SinkMetrics:

@@ -26,6 +26,13 @@ class Settings(KafkaSettings):
     """Sinks that run beside the enricher, comma between: stdout, file."""
     routes: str = setting("WEIR_ROUTES", "")
     """A file of routes: which records go where besides (`weir routes check FILE`). Changes are taken over at once."""
+    alerts: str = setting("WEIR_ALERTS", "")
+    """A file of alert rules and of who is told (`weir alerts check FILE`). Changes are taken over at once. Empty: the
+    built-in rules. -: no alerts, unless the role is named."""
+    alertmanager: tuple[str, ...] = setting("WEIR_ALERTMANAGER", ())
+    """Addresses of Alertmanagers besides those of the file, such as http://alertmanager:9093, comma between."""
+    alert_groups: int = setting("WEIR_ALERT_GROUPS", 100_000, least=100)
+    """Most groups that an alert rule has in one worker; past it those go that were quiet for longest."""
     file_path: str = setting("WEIR_FILE_PATH", "/var/log/network/policy_action.log")
     """The file that the sink `file` writes, one JSON object a line. The default is where GKE writes its own."""
     file_max_bytes: int = setting("WEIR_FILE_MAX_BYTES", 10_000_000)
@@ -49,8 +56,8 @@ class Settings(KafkaSettings):
     stop_seconds: float = setting("WEIR_STOP_SECONDS", 10.0)
     """How long a stop waits for Kafka to acknowledge; what it has not by then is read again at the next start."""
     metrics: str = setting("WEIR_METRICS", "127.0.0.1:9702")
-    """host:port of /metrics, /healthz and /readyz of the enricher; stdout has the next port, file and
-    routes those after it.
+    """host:port of /metrics, /healthz and /readyz of the enricher; stdout has the next port, file, routes
+    and alerts those after it.
     Port 0: any free one."""
     verdicts_by: By = setting("WEIR_VERDICTS_BY", "none")
     """What the metric of verdicts has labels for besides what was decided: none, namespace or workload (with its

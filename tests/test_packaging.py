@@ -35,6 +35,8 @@ def test_the_wheel_holds_the_four_packages_the_programs_and_the_schema(tmp_path:
         "bpf/headers/include/linux/kconfig.h",
         "enrich/schemas/flow.schema.json",
         "enrich/schemas/explanation.schema.json",
+        "streams/schemas/alert.schema.json",
+        "streams/alerts/defaults.yaml",
     ):
         assert wanted in names
 

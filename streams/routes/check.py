@@ -5,7 +5,6 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any, Final
 
 import msgspec
@@ -14,22 +13,14 @@ from enrich.fields import Field, InvalidObjectError
 from enrich.model import Selector
 from enrich.policy_objects import read_selector
 from enrich.template import PROTOCOLS
+from streams.checked import Problem, Steps
 from streams.routes.model import End, File, Kafka, Labels, Match, Route, Routes, listed
 
-Steps = tuple[str | int, ...]
 SIDES: Final = ("src", "dest", "subject", "peer", "either")
 NAMESPACE: Final = "{namespace}"
 _TOPIC: Final = re.compile(r"[A-Za-z0-9._-]+")
 _LONGEST: Final = 249
 """Characters of a topic's name (Kafka's Topic.java); a namespace has up to 63 of them."""
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """One mistake: the steps from the top of the file to the field, and what is wrong with it."""
-
-    steps: Steps
-    text: str
 
 
 def check(routes: Routes, reserved: frozenset[str]) -> list[Problem]:
@@ -46,12 +37,13 @@ def _check(routes: Routes, reserved: frozenset[str]) -> Iterator[Problem]:
         if route.name in seen:
             yield Problem((*at, "name"), f"another route is called {route.name}")
         seen.add(route.name)
-        yield from _check_matches((*at, "match"), route.match)
-        yield from _check_matches((*at, "except"), route.excluded)
+        yield from check_matches((*at, "match"), route.match)
+        yield from check_matches((*at, "except"), route.excluded)
         yield from _check_outputs((*at, "outputs"), route, reserved, files, topics)
 
 
-def _check_matches(at: Steps, given: Match | list[Match]) -> Iterator[Problem]:
+def check_matches(at: Steps, given: Match | list[Match]) -> Iterator[Problem]:
+    """Of a ``match`` or an ``except``, which alert rules have too."""
     for index, match in enumerate(listed(given)):
         below = (*at, index) if isinstance(given, list) else at
         yield from _check_ports((*below, "port"), match)

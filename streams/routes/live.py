@@ -1,119 +1,22 @@
-"""The routes file while it is in use: a good change is taken over, a bad one changes nothing and is told."""
+"""The routes file while it is in use."""
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Final, Generic, TypeVar
+from typing import TypeVar
 
-import structlog
-import watchfiles
-
-from enrich.runtime.process import Exit, StopServiceError
+from streams.live import LiveFile
 from streams.routes.model import Routes
-from streams.routes.read import RoutesError, read
+from streams.routes.read import read
 
-log = structlog.get_logger("kubeweir.streams")
-
-_LOOK_MS: Final = 500
-_SETTLED_S: Final = 0.05
-_RETRY_S: Final = 0.5
 T = TypeVar("T")
 
 
-class LiveRoutes(Generic[T]):
-    """Reads the file, has something made of it, and does so again whenever it changes.
-
-    ``current`` is exchanged in one assignment, by a thread of its own: who uses it reads it once a batch.
-    """
+class LiveRoutes(LiveFile[Routes, T]):
+    """See :class:`streams.live.LiveFile`."""
 
     def __init__(self, path: Path, reserved: Iterable[str], make: Callable[[Routes], T]) -> None:
-        """``make`` may take its time, and raise StopServiceError for what cannot be."""
-        self._path, self._reserved, self._make = path, tuple(reserved), make
-        self._stop = threading.Event()
-        self._thread: threading.Thread | None = None
-        self._problem: str | None = None
-        self._content = b""
-        self.current: T
-
-    def read(self) -> Routes:
-        """The file as it is. Raises StopServiceError for one that is wrong."""
-        try:
-            self._content = self._path.read_bytes()
-            return read(self._content, str(self._path), self._reserved)
-        except OSError as error:
-            raise StopServiceError(f"WEIR_ROUTES={str(self._path)!r}: {error.strerror}", Exit.USAGE) from error
-        except RoutesError as error:
-            raise StopServiceError(str(error), Exit.USAGE) from error
-
-    def start(self) -> None:
-        """Take it over the first time, and then whenever it changes. Raises StopServiceError."""
-        self.current = self._make(self.read())
-        self._thread = threading.Thread(target=self._watch, name="routes", daemon=True)
-        self._thread.start()
-
-    def stop(self) -> None:
-        """End the watch."""
-        self._stop.set()
-        if self._thread is not None:
-            self._thread.join()
-
-    def problem(self) -> str | None:
-        """What is wrong with the file now; the last good one is in force."""
-        return self._problem
-
-    def _watch(self) -> None:
-        while not self._stop.is_set():
-            try:
-                # The folder: editors, and Kubernetes for a ConfigMap, put another file in its place.
-                for _ in watchfiles.watch(
-                    self._path.parent, watch_filter=None, stop_event=self._stop, debounce=100, step=20,
-                    rust_timeout=_LOOK_MS, yield_on_timeout=True, raise_interrupt=False, recursive=False,
-                ):  # fmt: skip
-                    self.look()
-            except OSError as error:
-                self._tell(f"{self._path.parent} cannot be watched: {error}")
-            except Exception as error:
-                log.exception("the routes file could not be taken over")
-                self._tell(f"{type(error).__name__}: {error}")
-            self._stop.wait(_RETRY_S)
-
-    def look(self) -> None:
-        """Take the file over if it is another than it was."""
-        try:
-            content = self._read_settled()
-        except OSError as error:
-            # Should it come back as it was, it is taken over once more.
-            self._content = b""
-            self._tell(f"{self._path}: {error.strerror}")
-            return
-        if content == self._content:
-            return
-        self._content = content
-        try:
-            self.current = self._make(read(content, str(self._path), self._reserved))
-        except (RoutesError, StopServiceError) as error:
-            self._tell(str(error))
-        else:
-            self._good()
-
-    def _good(self) -> None:
-        self._problem = None
-        log.info("routes taken over", path=str(self._path))
-
-    def _tell(self, problem: str) -> None:
-        if problem != self._problem:
-            self._problem = problem
-            log.error("the routes file is refused, the last good one stays in force", problems=problem.splitlines())
-
-    def _read_settled(self) -> bytes:
-        """The file when nobody writes to it: one that was just emptied is about to be filled."""
-        before = self._path.read_bytes()
-        while before != self._content:
-            self._stop.wait(_SETTLED_S)
-            now = self._path.read_bytes()
-            if now == before:
-                break
-            before = now
-        return before
+        """``reserved``: topics that no route may write."""
+        kept = tuple(reserved)
+        super().__init__("routes", "WEIR_ROUTES", path, lambda content, name: read(content, name, kept), make)

@@ -22,7 +22,7 @@ from tests.bench.scale import FULL, QUICK, Scale
 from tests.kafka.broker import run_broker
 
 _ROOT: Final = Path(__file__).parents[2]
-PARTS: Final = ("packets", "ring", "streams")
+PARTS: Final = ("packets", "ring", "streams", "alerts")
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -40,8 +40,9 @@ def command(only: Sequence[str], quick: bool, path: Path) -> None:
     """Measure kubeweir on this machine: some five minutes on two cores.
 
     packets: nanoseconds a packet of the kernel program. ring: verdicts a second from the ring buffer to acknowledged
-    Kafka batches. streams: verdicts a second from the raw topic to one record each, beside plain Faust. Needs root, and
-    what `make setup` installs. Nothing else should run meanwhile.
+    Kafka batches. streams: verdicts a second from the raw topic to one record each, beside plain Faust. alerts: seconds
+    from the packet to Alertmanager, and megabytes for many groups. Needs root, and what `make setup` installs. Nothing
+    else should run meanwhile.
     """
     wanted = [part for part in PARTS if not only or part in only]
     if os.geteuid() != 0 and {"packets", "ring"} & set(wanted):
@@ -67,7 +68,7 @@ def _end(number: int, _frame: object) -> NoReturn:
 
 
 def _measure(wanted: Sequence[str], scale: Scale, folder: Path) -> dict[str, Part]:
-    from tests.bench import packets, ring, streams
+    from tests.bench import alerts, packets, ring, streams
     from tests.bench.node import made_node
 
     found: dict[str, Part] = {}
@@ -78,12 +79,14 @@ def _measure(wanted: Sequence[str], scale: Scale, folder: Path) -> dict[str, Par
         if "packets" in wanted:
             # Before Kafka runs, whose threads would be in the way.
             found["packets"] = packets.measure(scale, node)
-        if {"ring", "streams"} & set(wanted):
+        if {"ring", "streams", "alerts"} & set(wanted):
             servers = stack.enter_context(_kafka(folder))
         if "ring" in wanted:
             found["ring"] = ring.measure(scale, node, _room(folder, "ring"), servers)
         if "streams" in wanted:
             found["streams"] = streams.measure(scale, _room(folder, "streams"), servers)
+        if "alerts" in wanted:
+            found["alerts"] = alerts.measure(scale, _room(folder, "alerts"), servers)
     return found
 
 

@@ -23,6 +23,12 @@ class Scale:
     """Rows in the raw topic, by the rows of a batch."""
     plain_rows: int
     """JSON records in the raw topic, for plain Faust."""
+    alert_groups: int
+    """Groups of one alert rule."""
+    denies_a_second: int
+    alert_warm_s: float
+    """Of denies, before the first sample."""
+    alert_samples: int
 
 
 FULL: Final = Scale(
@@ -35,6 +41,10 @@ FULL: Final = Scale(
     streams_rounds=3,
     streams_rows={10: 60_000, 100: 250_000, 1000: 600_000},
     plain_rows=24_000,
+    alert_groups=100_000,
+    denies_a_second=10_000,
+    alert_warm_s=10.0,
+    alert_samples=15,
 )
 QUICK: Final = Scale(
     other_pods=50,
@@ -46,4 +56,8 @@ QUICK: Final = Scale(
     streams_rounds=1,
     streams_rows={10: 1000, 100: 4000, 1000: 16_000},
     plain_rows=1000,
+    alert_groups=1000,
+    denies_a_second=800,
+    alert_warm_s=1.0,
+    alert_samples=2,
 )

@@ -180,12 +180,12 @@ class _Bench:
         deadline = time.monotonic() + _PATIENCE_S
         began = (0.0, 0.0)
         while True:
-            now = (time.perf_counter(), _cpu_s(worker))
+            now = (time.perf_counter(), cpu_seconds(worker))
             found = self._ends(flows)
             if not found:
                 began = now
             elif found >= rows:
-                return time.perf_counter() - began[0], _cpu_s(worker) - began[1]
+                return time.perf_counter() - began[0], cpu_seconds(worker) - began[1]
             if time.monotonic() > deadline:
                 raise BenchError(f"{found:,} of {rows:,} records after {_PATIENCE_S:.0f} s: {log.read_text()[-2000:]}")
             if worker.poll() is not None:
@@ -229,6 +229,6 @@ def _routed_case(taken: str) -> str:
     return f"the same with ten routes, {TAKEN[taken]}"
 
 
-def _cpu_s(process: subprocess.Popen[bytes]) -> float:
+def cpu_seconds(process: subprocess.Popen[bytes]) -> float:
     """CPU time of all threads of another process: its clock's id is made of its pid (clock_getcpuclockid(3))."""
     return time.clock_gettime((~process.pid << 3) | _CPUCLOCK_SCHED)

@@ -16,6 +16,7 @@ from enrich.flow import DEFAULT_LABELS, LabelChoice
 from enrich.joined import join
 from enrich.records import decode_batch
 from enrich.sources.manifests import ManifestSource
+from tests.bench.groups import CASES
 from tests.bench.plain import PlainEnricher
 from tests.bench.verdicts import batches_of, objects_of, rows_of, write_manifests
 
@@ -37,7 +38,7 @@ def test_a_quick_bench_runs_counts_everything_and_leaves_nothing_behind(tmp_path
     report = json.loads((tmp_path / "bench.json").read_text())
     assert report["quick"] is True
     assert {"cpu", "cores", "kernel", "kafka", "librdkafka", "faust-streaming"} <= set(report["machine"])
-    assert list(report["parts"]) == ["packets", "ring", "streams"]
+    assert list(report["parts"]) == ["packets", "ring", "streams", "alerts"]
     for part in report["parts"].values():
         for figure in part["figures"]:
             assert set(figure) == {"case", "measure", "median", "min", "max", "samples", "aim"}
@@ -50,18 +51,24 @@ def test_a_quick_bench_runs_counts_everything_and_leaves_nothing_behind(tmp_path
         ("ring to Kafka", 500_000),
         ("weir-streams, batches of 1,000", 40),
         ("the same with ten routes, that take 1 in 7", 0.85),
+        ("800 denies a second", 3),
+        *((f"1,000 groups in a window, {case}", 200) for case in CASES),
     }
     assert not list(Path("/sys/fs/bpf").glob("weir-bench-*"))
     assert not list(ROOT.glob("bench*.enrich-data")), "Faust's folders"
 
 
-def assert_counts(packets: dict[str, int], ring: dict[str, int], streams: dict[str, int]) -> None:
+def assert_counts(
+    packets: dict[str, int], ring: dict[str, int], streams: dict[str, int], alerts: dict[str, int]
+) -> None:
     assert packets["new_rows"] == packets["new"] > 0
     assert packets["denied_counted"] == packets["denied"] > 0
     assert ring["read_back"] == ring["acknowledged"] == ring["verdicts"] > 0
     assert ring["lost"] == 0
     assert streams["flows"] == streams["verdicts"] > 0
     assert streams["flows_denied"] == streams["denied"] > 0
+    assert alerts["denies_counted"] == alerts["denies"] > 0
+    assert alerts["groups_kept"] == alerts["groups"] > 0
 
 
 def test_plain_faust_makes_the_records_that_ours_are(tmp_path: Path) -> None:

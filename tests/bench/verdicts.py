@@ -120,10 +120,10 @@ def _packed(numbers: np.ndarray[Any, Any], prefix: tuple[int, int] = (10, 244)) 
     return addresses
 
 
-def batches_of(node: str, rows: Rows, size: int) -> list[bytes]:
-    """Kafka values of ``size`` rows each, the last one perhaps of fewer."""
+def batches_of(node: str, rows: Rows, size: int, first: int = 0) -> list[bytes]:
+    """Kafka values of ``size`` rows each, the last one perhaps of fewer; ``first``: the number of the first row."""
     batcher = Batcher((CLUSTER, node, ring_of(node)), _Names(node), dict, {}, Limits(rows=size, bytes=1 << 30))
-    batcher.add(0, rows)
+    batcher.add(first, rows)
     return [batch.value for batch in batcher.take(everything=True)]
 
 

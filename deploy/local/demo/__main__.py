@@ -11,11 +11,13 @@ import signal
 import socket
 import sys
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from pods import ATTEMPTS, Pods
+from alerting import wait_until
+from pods import ATTEMPTS, SCANNED, Pods
 from stack import HOME, PINS, ROOT, DemoError, Stack, free_port, script, sweep, wait_for_port
 from summary import complaint, lost, missing_rows, records, tell
 
@@ -23,6 +25,8 @@ WINDOW_S = 2.0
 SETTLE_S = 30.0
 ROUND_EVERY_S = 10.0
 RESTART_S = 3.0
+ALERTS_PORT = 4
+"""The role's, behind the enricher's (streams.main.ROLES)."""
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -82,7 +86,8 @@ class Demo:
         self.passed = False
         """Every connection and every record was as it should be."""
         self._stack = Stack()
-        self._ports = {name: free_port() for name in ("kafka", "probe", "streams")}
+        self._ports = {name: free_port() for name in ("kafka", "probe", "streams", "alertmanager")}
+        self._alertmanager = f"http://127.0.0.1:{self._ports['alertmanager']}"
         self._manifests = HOME / "manifests"
         self._pods = Pods()
 
@@ -93,6 +98,8 @@ class Demo:
 
     def run(self, *, keep: bool) -> int:
         self._start_all()
+        self._scan()
+        self._observe()
         wrong = self._traffic(report=True)
         flows = self._settled()
         wrong += [
@@ -108,6 +115,8 @@ class Demo:
             say(line)
         for problem in wrong:
             say(f"WRONG: {problem}")
+        wait_until(self._alertmanager, fires=False)
+        say("the alert port-scan has resolved in Alertmanager: the scan is over")
         if wrong or missing:
             for name in ("probe", "streams"):
                 say(f"the end of {name}'s log:\n{self._stack.last_lines(name)}")
@@ -123,19 +132,41 @@ class Demo:
         say(f"starting Apache Kafka on 127.0.0.1:{kafka}")
         command = [sys.executable, "deploy/local/kafka", "run", "--dir", str(HOME / "kafka"), "--port", kafka]
         self._stack.start("kafka", command, {})
+        port = str(self._ports["alertmanager"])
+        command = [
+            sys.executable,
+            "deploy/local/alertmanager",
+            "run",
+            "--dir",
+            str(HOME / "alertmanager"),
+            "--port",
+            port,
+        ]
+        self._stack.start("alertmanager", command, {})
         say("making a node, four pods and a host outside, as network namespaces (IPv4 and IPv6)")
         self._pods.make()
         shutil.copytree(ROOT / "deploy" / "demo", self._manifests)
         wait_for_port(self._stack, "kafka", self._ports["kafka"], 60)
         say("starting weir-probe: compiling, loading and attaching the programs")
         self._start_probe()
-        say("starting weir-streams")
+        say("starting weir-streams, and Alertmanager, which it is to tell of alerts")
         self._stack.start("streams", [script("weir-streams")], self._env("streams"))
         self._stack.wait_for("probe", self._url("probe", "readyz"), 60)
         self._stack.wait_for("streams", self._url("streams", "readyz"), 60)
-        say(f"both services are ready; making {2 * len(ATTEMPTS)} connections, TCP, UDP and ICMP, over IPv4 and IPv6")
-        say("the verdicts as they arrive (weir observe --follow --since 1h):\n")
-        command = [script("weir"), "observe", "--follow", "--since", "1h"]
+        self._stack.wait_for("streams", f"http://127.0.0.1:{self._ports['streams'] + ALERTS_PORT}/readyz", 60)
+        self._stack.wait_for("alertmanager", f"{self._alertmanager}/-/ready", 60)
+
+    def _scan(self) -> None:
+        """A port scan, until Alertmanager has its alert."""
+        say(f"both services are ready; a port scan: the report tries {len(SCANNED)} ports of a host outside")
+        self._pods.scan()
+        (alert,) = wait_until(self._alertmanager, fires=True)
+        say(f"Alertmanager has the alert {alert['labels']['alertname']}: {alert['annotations']['summary']}")
+
+    def _observe(self) -> None:
+        say(f"making {2 * len(ATTEMPTS)} connections, TCP, UDP and ICMP, over IPv4 and IPv6")
+        say("the verdicts as they arrive (weir observe --follow --since TIME):\n")
+        command = [script("weir"), "observe", "--follow", "--since", datetime.now(UTC).isoformat()]
         self._stack.start("observe", command, self._env("streams"), show=True)
 
     def _start_probe(self) -> None:
@@ -179,6 +210,7 @@ class Demo:
         port = self._ports["kafka"]
         say("KEEP=1: goes on until Ctrl-C, with a round of connections every ten seconds. Try, in another terminal:")
         say(f"  kcat -C -b 127.0.0.1:{port} -t kubeweir.flows -o end")
+        say(f"  curl {self._alertmanager}/api/v2/alerts")
         say("  ip netns exec weir-demo-web curl -m 2 http://10.244.0.20:8080/        (allowed)")
         say("  ip netns exec weir-demo-outside curl -m 2 http://10.244.0.20:8080/    (denied)")
         say(f"  edit {self._manifests}/policies.yaml: it is in force as soon as it is saved")
@@ -211,6 +243,8 @@ class Demo:
             "WEIR_METRICS": f"127.0.0.1:{self._ports[service]}",
             "WEIR_DENY_WINDOW": str(WINDOW_S),
             "WEIR_PARTITIONS": "4",
+            "WEIR_ALERTS": str(Path(__file__).with_name("alerts.yaml")),
+            "WEIR_ALERTMANAGER": self._alertmanager,
             "WEIR_LOG_FORMAT": "json",
         }
 

@@ -26,6 +26,7 @@ POD_NAMES = {
     DB: "data/db-0",
     REPORT: "batch/report-29401200-7wq5h",
 }
+SCANNED = range(7000, 7020)
 _TCP_SERVERS = ((WEB, 8080), (API, 8080), (DB, 5432), (OUTSIDE, 443))
 _ANSWER = b"HTTP/1.0 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 6\r\n\r\nhello\n"
 _PATIENCE_S = 0.6
@@ -97,6 +98,14 @@ class Pods:
                 return bool(client.recv(100))
             except OSError:
                 return False
+
+    def scan(self) -> None:
+        """One pod tries many ports of the host outside, at once, and waits for none."""
+        address = self._spaces[OUTSIDE].address(4)
+        for port in SCANNED:
+            with open_socket(self._spaces[REPORT], 4, socket.SOCK_STREAM) as client:
+                client.setblocking(False)
+                client.connect_ex((address, port))
 
     def reached_against_policy(self) -> list[str]:
         """Attempts that are denied, and reached a server all the same, whatever the client saw."""

@@ -1,0 +1,126 @@
+"""A file that people write, while it is in use: a good change is taken over, a bad one changes nothing and is told."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final, Generic, TypeVar
+
+import structlog
+import watchfiles
+
+from enrich.runtime.process import Exit, StopServiceError
+from streams.checked import FileError
+
+log = structlog.get_logger("kubeweir.streams")
+
+_LOOK_MS: Final = 500
+_SETTLED_S: Final = 0.05
+_RETRY_S: Final = 0.5
+S = TypeVar("S")
+T = TypeVar("T")
+
+
+class LiveFile(Generic[S, T]):
+    """Reads the file, has something made of it, and does so again whenever it changes.
+
+    ``current`` is exchanged in one assignment, by a thread of its own: who uses it reads it once a batch.
+    """
+
+    def __init__(
+        self, what: str, setting: str, path: Path, read: Callable[[bytes, str], S], make: Callable[[S], T]
+    ) -> None:
+        """``what``: its name in lines of the log; ``setting``: the variable that names it. ``read`` makes values of
+        content and name, and raises FileError; ``make`` may take its time, and raise StopServiceError for what cannot
+        be."""
+        self._what, self._setting = what, setting
+        self._path, self._parse, self._make = path, read, make
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._problem: str | None = None
+        self._content = b""
+        self.current: T
+
+    def read(self) -> S:
+        """The file as it is. Raises StopServiceError for one that is wrong."""
+        try:
+            self._content = self._path.read_bytes()
+            return self._parse(self._content, str(self._path))
+        except OSError as error:
+            raise StopServiceError(f"{self._setting}={str(self._path)!r}: {error.strerror}", Exit.USAGE) from error
+        except FileError as error:
+            raise StopServiceError(str(error), Exit.USAGE) from error
+
+    def start(self) -> None:
+        """Take it over the first time, and then whenever it changes. Raises StopServiceError."""
+        self.current = self._make(self.read())
+        self._thread = threading.Thread(target=self._watch, name=self._what, daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the watch."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    def problem(self) -> str | None:
+        """What is wrong with the file now; the last good one is in force."""
+        return self._problem
+
+    def _watch(self) -> None:
+        while not self._stop.is_set():
+            try:
+                # The folder: editors, and Kubernetes for a ConfigMap, put another file in its place.
+                for _ in watchfiles.watch(
+                    self._path.parent, watch_filter=None, stop_event=self._stop, debounce=100, step=20,
+                    rust_timeout=_LOOK_MS, yield_on_timeout=True, raise_interrupt=False, recursive=False,
+                ):  # fmt: skip
+                    self.look()
+            except OSError as error:
+                self._tell(f"{self._path.parent} cannot be watched: {error}")
+            except Exception as error:
+                log.exception(f"the {self._what} file could not be taken over")
+                self._tell(f"{type(error).__name__}: {error}")
+            self._stop.wait(_RETRY_S)
+
+    def look(self) -> None:
+        """Take the file over if it is another than it was."""
+        try:
+            content = self._read_settled()
+        except OSError as error:
+            # Should it come back as it was, it is taken over once more.
+            self._content = b""
+            self._tell(f"{self._path}: {error.strerror}")
+            return
+        if content == self._content:
+            return
+        self._content = content
+        try:
+            self.current = self._make(self._parse(content, str(self._path)))
+        except (FileError, StopServiceError) as error:
+            self._tell(str(error))
+        else:
+            self._good()
+
+    def _good(self) -> None:
+        self._problem = None
+        log.info(f"{self._what} taken over", path=str(self._path))
+
+    def _tell(self, problem: str) -> None:
+        if problem != self._problem:
+            self._problem = problem
+            log.error(
+                f"the {self._what} file is refused, the last good one stays in force", problems=problem.splitlines()
+            )
+
+    def _read_settled(self) -> bytes:
+        """The file when nobody writes to it: one that was just emptied is about to be filled."""
+        before = self._path.read_bytes()
+        while before != self._content:
+            self._stop.wait(_SETTLED_S)
+            now = self._path.read_bytes()
+            if now == before:
+                break
+            before = now
+        return before

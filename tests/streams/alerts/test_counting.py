@@ -1,0 +1,130 @@
+"""Records to deltas: what is counted under which group, what is a repeat, and how deltas travel."""
+
+from __future__ import annotations
+
+import jsonschema
+import pytest
+
+from streams.alerts.counting import Counter, Repeats, parse
+from streams.alerts.deltas import Delta, DeltaError, decode, encode, partition_of, version_of
+from streams.alerts.fields import FLOW_FIELDS, flow_field
+from tests.streams.alerts.makers import FLOW_SCHEMA, T0, flow, loss, rule
+
+
+def test_the_makers_records_are_records() -> None:
+    jsonschema.validate(flow(), FLOW_SCHEMA, cls=jsonschema.Draft202012Validator)
+
+
+def test_a_delta_has_amounts_by_second_and_the_last_second_of_each_value() -> None:
+    counter = Counter([rule(above={"threshold": 1, "distinct": ["port"]}), rule(above={"threshold": 1})])
+    counter.flow(flow(T0, count=3))
+    counter.flow(flow(T0 + 2.5, count=4))
+    counter.flow(flow(T0, port=80))
+    values, plain = counter.drain()
+    assert plain.amounts == values.amounts == {T0: 4, T0 + 2: 4}
+    assert sorted(values.distinct.values()) == [T0, T0 + 2]
+    assert plain.distinct == {}
+    assert plain.group == ["c1", "shop"]
+    assert counter.drain() == []
+
+
+def test_records_that_do_not_match_or_are_excepted_count_for_nothing() -> None:
+    counter = Counter(
+        [rule(above={"threshold": 1}, match={"port": 5432}, **{"except": {"peer": {"namespace": "monitoring"}}})]
+    )
+    counter.flow(flow(port=80))
+    counter.flow(flow(dest="monitoring/agent"))
+    assert counter.drain() == []
+    counter.flow(flow())
+    assert len(counter.drain()) == 1
+
+
+FIELDS = {
+    "cluster": "c1", "verdict": "deny", "reason": "default_deny", "node": "n1", "direction": "egress",
+    "protocol": "tcp", "port": "5432", "policy": "NetworkPolicy shop/default-deny", "service": "",
+    "src.name": "shop/Deployment/web", "peer.name": "data/Deployment/db", "subject.workload": "Deployment/web",
+    "subject.pod": "web-0", "peer.ip": "10.0.0.2", "dest.node": "n1", "src.labels.app": "web", "src.labels.no": "",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "text"), FIELDS.items())
+def test_fields(name: str, text: str) -> None:
+    read = flow_field(name)
+    assert read is not None
+    assert read(flow()) == text
+
+
+def test_a_field_of_an_end_that_is_no_pod() -> None:
+    outside = flow()
+    outside["dest"] = {"instance": "192.0.2.7"}
+    outside["connection"]["dest_ip"] = "192.0.2.7"
+    assert [FLOW_FIELDS[f"dest.{name}"](outside) for name in ("name", "workload", "pod")] == ["192.0.2.7", "", ""]
+    outside["dest"] = {"node_name": "n2"}
+    assert FLOW_FIELDS["peer.name"](outside) == "Node/n2"
+    bare = flow()
+    del bare["src"]["workload_name"], bare["src"]["workload_kind"]
+    assert FLOW_FIELDS["src.name"](bare) == "shop/Pod/web-0"
+
+
+def test_a_repeat_counts_once() -> None:
+    seen = Repeats()
+    first, second, other = flow(), flow(), flow(src="shop/api")
+    assert [seen.is_one(one) for one in (first, second, other)] == [False, False, False]
+    assert [seen.is_one(one) for one in (second, first, other)] == [True, True, True]
+    assert not seen.is_one(flow())
+    anonymous = flow()
+    anonymous["src"] = {"node_name": "n1"}
+    assert [seen.is_one(anonymous), seen.is_one(anonymous)] == [False, True]
+
+
+def test_pods_that_were_seen_longest_ago_are_forgotten_first() -> None:
+    seen = Repeats(most=10)
+    old = [flow(src=f"shop/a{number}") for number in range(10)]
+    for one in (*old, old[0], flow(src="shop/b")):
+        seen.is_one(one)
+    assert seen.is_one(old[0])
+    assert not seen.is_one(old[1])
+
+
+@pytest.mark.parametrize("junk", [b"", b"[]", b"3", b"{}", b'{"id": "x"}', b'{"connection": 3, "last_timestamp": "x"}'])
+def test_what_is_no_record_is_a_value_error(junk: bytes) -> None:
+    counter = Counter([rule(above={"threshold": 1})])
+    with pytest.raises(ValueError):  # noqa: PT011 - any one says no
+        counter.flow(parse(junk))
+
+
+def test_status_records_that_are_no_losses_count_for_nothing() -> None:
+    counter = Counter([rule(of="lost", group_by=["kind"], above={"threshold": 1})])
+    counter.status(loss(type="heartbeat"))
+    assert counter.drain() == []
+    counter.status(loss(type="expired", batches=3, reason=""))
+    (delta,) = counter.drain()
+    assert (delta.group, list(delta.amounts.values())) == (["c1", "expired"], [3])
+
+
+def test_deltas_travel_in_few_records_each_in_its_groups_partition() -> None:
+    counter = Counter([rule(group_by=["port"], above={"threshold": 1, "distinct": ["src.ip"]})])
+    for port in range(3000):
+        counter.flow(flow(port=port))
+    deltas = counter.drain()
+    sent = list(encode(deltas, 4))
+    assert 4 <= len(sent) < 30
+    assert all(len(value) < 900_000 for _, value in sent)
+    found = [(partition, delta) for partition, value in sent for delta in decode(value)]
+    assert sorted(delta.group for _, delta in found) == sorted(delta.group for delta in deltas)
+    assert all(partition == partition_of(delta.rule, delta.group, 4) for partition, delta in found)
+    assert found[0][1].distinct
+
+
+@pytest.mark.parametrize("junk", [b"", b"{}", b'{"v":2,"deltas":[]}', b'{"v":1,"deltas":[["a"]]}'])
+def test_what_are_no_deltas_is_an_error_of_its_own(junk: bytes) -> None:
+    with pytest.raises(DeltaError):
+        decode(junk)
+
+
+def test_the_version_is_that_of_what_is_counted() -> None:
+    one = rule(above={"threshold": 1})
+    assert version_of(one) == version_of(rule(above={"threshold": 9, "window": "5m"}, severity="info"))
+    assert version_of(one) != version_of(rule(above={"threshold": 1}, match={"port": 1}))
+    assert version_of(one) != version_of(rule(above={"threshold": 1, "count": "records"}))
+    assert isinstance(Delta("a", "b", [], {}), Delta)

@@ -1,0 +1,104 @@
+"""The file of alert rules: what is wrong is told with its line and field; the published schema says the same."""
+
+# ruff: noqa: E501 - a table of messages
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import orjson
+import pytest
+import yaml
+
+from streams.alerts import model
+from streams.alerts.read import builtin, in_force, read
+from streams.checked import FileError
+
+ROOT = Path(__file__).parents[3]
+SCHEMA = ROOT / "streams" / "schemas" / "alerts.schema.json"
+EXAMPLE = ROOT / "deploy" / "alerts.yaml"
+
+
+def rule(text: str) -> str:
+    """A file whose one rule has these lines, the first of them line 4."""
+    lines = "".join(f"    {line}\n" for line in text.splitlines())
+    return f"version: 1\nrules:\n  - name: one\n{lines}"
+
+
+UP = "above: {threshold: 3}\n"
+WRONG = [
+    ("", "1: is empty"),
+    ("version: 1\nrule: []\n", "2: rule: there is no such field"),
+    ("version: 1\ndisable: [deny-bursts]\n", "2: disable[0]: no built-in rule is called deny-bursts; there are deny-burst, "),
+    (rule("severity: warning"), "3: rules[0]: must have exactly one of above, first, after_change"),
+    (rule(f"{UP}first: {{}}"), "3: rules[0]: must have exactly one of above, first, after_change"),
+    (rule("above: {threshold: 0}"), "4: rules[0].above.threshold: expected `int` >= 1"),
+    (rule("above: {threshold: 1, window: 1 m}"), "4: rules[0].above.window: expected `str` matching regex"),
+    (rule("above: {threshold: 1, window: 7h}"), "4: rules[0].above.window: is at most 6h"),
+    (rule("above: {threshold: 2000, distinct: [port]}"), "4: rules[0].above.threshold: of distinct values is at most 1000"),
+    (rule("above:\n  threshold: 2\n  distinct: [ports]"), "6: rules[0].above.distinct[0]: 'ports' is no field of a record: cluster, "),
+    (rule(f"{UP}group_by: [node, src.pods]"), "5: rules[0].group_by[1]: 'src.pods' is no field of a record"),
+    (rule(f"{UP}group_by: [node, node]"), "5: rules[0].group_by[1]: node is there twice"),
+    (rule(f"{UP}of: lost\ngroup_by: [port]"), "6: rules[0].group_by[0]: 'port' is no field of a loss: cluster, node"),
+    (rule(f"{UP}of: lost\nmatch: {{verdict: deny}}"), "6: rules[0].match: is about connections, not about losses"),
+    (rule("of: lost\nafter_change: {}"), "4: rules[0].of: what is lost is no policy's doing"),
+    (rule(f"{UP}match: {{verdict: [deny, allow]}}"), "5: rules[0].match.verdict: alerts are about denied and audited connections: no allow"),
+    (rule(f"{UP}match: {{port: 9-8}}"), "5: rules[0].match.port: 9-8: the first port is larger than the last"),
+    (rule(f"{UP}labels:\n  team: '{{{{ node }}}}'"), "6: rules[0].labels.team: there is no 'node' here; there are cluster, rule, severity, count, example, threshold, window"),
+    (rule(f"{UP}annotations:\n  a: '{{{{ count }}}} {{{{ count'"), "6: rules[0].annotations.a: braces that are no {{ field }}"),
+    (rule(f"{UP}annotations:\n  a: '{{{{ count.__class__ }}}}'"), "6: rules[0].annotations.a: there is no 'count.__class__' here"),
+    (rule(f"{UP}annotations:\n  a: '{{{{ 1 + 1 }}}}'"), "6: rules[0].annotations.a: braces that are no {{ field }}"),
+    (rule(f"{UP}labels:\n  n: '{{{{ count }}}} of {{{{ rule }}}}'"), "6: rules[0].labels.n: an alert keeps its labels: count and example are for annotations"),
+    (rule(f"{UP}labels:\n  severity: high"), "6: rules[0].labels.severity: is a label that every alert of this rule has already"),
+    (rule(f"{UP}labels:\n  a-b: high"), "5: rules[0].labels: expected `str` matching regex"),
+    (rule(UP) + "  - name: one\n    above: {threshold: 1}\n", "5: rules[1].name: another one is called one"),
+    ("version: 1\noutputs:\n  - name: a\n", "3: outputs[0]: must be exactly one of alertmanager, webhook"),
+    ("version: 1\noutputs:\n  - name: a\n    webhook: {url: 'ftp://x'}\n", "4: outputs[0].webhook.url: expected `str` matching regex"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "told"), WRONG, ids=[told for _, told in WRONG])
+def test_a_mistake_is_told_with_its_line_and_field(text: str, told: str) -> None:
+    with pytest.raises(FileError) as caught:
+        read(text.encode(), "alerts.yaml")
+    assert len(caught.value.problems) == 1
+    assert caught.value.problems[0].startswith(f"alerts.yaml:{told}")
+
+
+def test_the_published_schema_is_that_of_the_types() -> None:
+    assert orjson.loads(SCHEMA.read_bytes()) == model.schema()
+    jsonschema.Draft202012Validator.check_schema(model.schema())
+
+
+def test_the_example_is_good_for_both() -> None:
+    assert read(EXAMPLE.read_bytes(), "alerts.yaml").rules
+    jsonschema.Draft202012Validator(model.schema()).validate(yaml.safe_load(EXAMPLE.read_bytes()))
+
+
+SHAPES: list[tuple[dict[str, Any], bool]] = [
+    ({"version": 1, "rules": [{"name": "a", "above": {"threshold": 1, "for": "0s"}}]}, True),
+    ({"version": 1, "rules": [{"name": "a", "above": {"threshold": 1, "window": "0s"}}]}, False),
+    ({"version": 1, "rules": [{"name": "a", "first": {}, "severity": "high"}]}, False),
+    ({"version": 1, "outputs": [{"name": "a", "alertmanager": {"url": "http://a:9093"}}]}, True),
+]
+
+
+@pytest.mark.parametrize(("file", "good"), SHAPES)
+def test_the_published_schema_and_the_reader_agree(file: dict[str, Any], good: bool) -> None:
+    assert jsonschema.Draft202012Validator(model.schema()).is_valid(file) is good
+    if good:
+        read(orjson.dumps(file), "f")
+    else:
+        with pytest.raises(FileError):
+            read(orjson.dumps(file), "f")
+
+
+def test_a_rule_of_the_file_takes_the_place_of_a_built_in_one_and_may_switch_it_off() -> None:
+    file = {"version": 1, "disable": ["host-scan"], "rules": [{"name": "port-scan", "above": {"threshold": 7}}]}
+    found = {one.name: one for one in in_force(read(orjson.dumps(file), "f")).rules}
+    assert set(found) == {one.name for one in builtin()} - {"host-scan"}
+    above = found["port-scan"].above
+    assert above is not None
+    assert above.threshold == 7
