@@ -90,10 +90,10 @@ def test_every_query_of_the_dashboard_and_of_the_rules_has_its_series(running: R
     service, probe = running.service, running.probe
     targets = {
         "weir-probe": [f"127.0.0.1:{probe.wait_for('started')['metrics_port']}"],
-        "weir-streams": [port(service, "enrich"), port(service, "routes")],
+        "weir-streams": [port(service, role) for role in ("enrich", "routes", "alerts")],
     }
-    pages = [probe.get("/metrics")[1], service.get("/metrics")[1], service.get("/metrics", "routes")[1]]
-    assert [lint(page) for page in pages] == ["", "", ""]
+    pages = [probe.get("/metrics")[1], *(service.get("/metrics", role)[1] for role in ("enrich", "routes", "alerts"))]
+    assert [lint(page) for page in pages] == [""] * 4
     prometheus = Prometheus(tmp_path, targets)
     try:
         assert not wait_for_series(prometheus, running)

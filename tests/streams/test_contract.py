@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -96,8 +97,8 @@ class Kept:
         self.values.append(value)
         return True
 
-    def offer_all(self, _topic: str, rows: Any, *_: Any) -> int:
-        return len(rows)
+    def offer_all(self, _topic: str, _outgoing: Any, deliveries: Sequence[Any], _start: int) -> int:
+        return len(deliveries)
 
 
 def told_of(*values: bytes) -> list[dict[str, Any]]:
@@ -113,7 +114,7 @@ def told_of(*values: bytes) -> list[dict[str, Any]]:
         )  # fmt: skip
         await pipeline.expired(ledger.open(0, 0, 0, 0, lambda _: None), 3)
         for offset, value in enumerate(values):
-            await pipeline.take(ledger.open(0, offset, 0, 0, lambda _: None), value)
+            await pipeline.take([(ledger.open(0, offset, 0, 0, lambda _: None), value)])
 
     asyncio.run(scenario())
     return [orjson.loads(value) for value in output.values]
