@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -14,13 +14,14 @@ _NEWS_S: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True)
-class Left:
-    """A pod whose interface went."""
+class Had:
+    """A pod that has an interface, or had one a moment ago."""
 
     index: int
     pod: Pod
     """As the API told it then."""
     at: float
+    """When it was bound last."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +32,7 @@ class Binding:
     """Interface index to pod."""
     waiting: Mapping[Name, str] = field(default_factory=dict)
     """Pods that have no interface yet, with the reason in words."""
-    left: Mapping[str, Left] = field(default_factory=dict)
+    had: Mapping[str, Had] = field(default_factory=dict)
     """By UID."""
 
 
@@ -40,25 +41,26 @@ def bind(pods: Iterable[Pod], veths: Iterable[Veth], last: Binding, now: float =
 
     ``pods`` are the node's own, without hostNetwork and terminated ones. ``last`` is the last outcome: where an
     address is claimed by two pods at once (an IP used again while the API still shows it on the old pod), an interface
-    that is bound stays with its pod, and a new one goes to no pod until the claim is settled: a wrong binding would
-    enforce, and log, one pod's policy for another. For that reason too a pod whose interface went claims no other one
-    until the API has told something new of it, or ``now``, in seconds, is a while later.
+    that is bound stays with its pod, and one that either may have goes to none until that is settled: a wrong binding
+    would enforce, and log, one pod's policy for another. For that reason too a pod that had an interface claims no
+    other one until the API has told something new of it, or ``now``, in seconds, is a while later. It is not enough to
+    look at those that went: an interface that is about to go loses its addresses first.
     """
-    local, present = list(pods), {veth.index: veth for veth in veths}
-    left = _left(local, present, last, now)
+    local = list(pods)
+    had = _had(local, last, now)
     claims: dict[str, list[Pod]] = {}
     for pod in local:
         for address in pod.ips:
             claims.setdefault(address, []).append(pod)
     bound: dict[int, Pod] = {}
-    waiting = {pod.key: _why(pod, left) for pod in local}
-    for veth in present.values():
+    waiting = {pod.key: _why(pod, had) for pod in local}
+    for veth in veths:
         before = last.bound.get(veth.index)
         candidates = {
             pod.uid: pod
             for address in veth.addresses
             for pod in claims.get(address, ())
-            if pod.uid not in left or veth.index == left[pod.uid].index or (before and before.uid == pod.uid)
+            if pod.uid not in had or veth.index == had[pod.uid].index or (before and before.uid == pod.uid)
         }
         chosen = _choose(candidates, before)
         if chosen is not None:
@@ -67,11 +69,11 @@ def bind(pods: Iterable[Pod], veths: Iterable[Veth], last: Binding, now: float =
             continue
         for candidate in candidates.values():
             waiting[candidate.key] = f"its address is claimed by {len(candidates)} pods ({veth.name})"
-    return Binding(bound, waiting, left)
+    return Binding(bound, waiting, had)
 
 
-def _left(pods: Iterable[Pod], present: Container[int], last: Binding, now: float) -> dict[str, Left]:
-    known = {**last.left, **{pod.uid: Left(at, pod, now) for at, pod in last.bound.items() if at not in present}}
+def _had(pods: Iterable[Pod], last: Binding, now: float) -> dict[str, Had]:
+    known = {**last.had, **{pod.uid: Had(at, pod, now) for at, pod in last.bound.items()}}
     return {
         pod.uid: was
         for pod in pods
@@ -83,11 +85,11 @@ def _told(pod: Pod) -> tuple[object, ...]:
     return pod.ips, pod.started_ns, pod.begun_ns
 
 
-def _why(pod: Pod, left: Mapping[str, Left]) -> str:
+def _why(pod: Pod, had: Mapping[str, Had]) -> str:
     if not pod.ips:
         return "no address yet"
     return (
-        "its interface went, and the API has yet to say why" if pod.uid in left else "no interface with its address yet"
+        "its interface went, and the API has yet to say why" if pod.uid in had else "no interface with its address yet"
     )
 
 

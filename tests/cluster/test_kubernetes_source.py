@@ -18,6 +18,7 @@ from enrich.model import Name, Owner
 from enrich.runtime.watching import SourceCollector
 from enrich.sources.kubernetes import KubernetesSource
 from enrich.sources.source import SourceError, make_source
+from enrich.sources.watch import Watch
 from tests.cluster.apiserver import ApiServer, Way
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1800)]
@@ -147,14 +148,36 @@ def test_workloads_come_as_metadata_and_name_what_runs_a_pod(api: ApiServer, wat
     eventually(lambda: cluster.counts()["Workload"] == 0)
 
 
-def test_lists_come_in_pages(api: ApiServer, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, str]]:
+    """The queries that watches send."""
+    queries: list[dict[str, str]] = []
+    get = Watch._get
+
+    def noting(watch: Watch, query: dict[str, str], silence_s: float) -> Any:
+        queries.append(dict(query))
+        return get(watch, query, silence_s)
+
+    monkeypatch.setattr(Watch, "_get", noting)
+    return queries
+
+
+@pytest.mark.parametrize("way", ["WatchList", "pages"])
+def test_lists_come_by_watch_list_and_in_pages(
+    api: ApiServer, monkeypatch: pytest.MonkeyPatch, asked: list[dict[str, str]], way: str
+) -> None:
     monkeypatch.setattr("enrich.sources.watch._PAGE", 3)
+    if way == "pages":
+        monkeypatch.setattr(Watch, "_watch_list", lambda _: False)
     for number in range(10):
-        api.create(PODS, make_pod(f"page-{number}"))
+        api.create(PODS, make_pod(f"{way.lower()}-{number}"))
     watched = Watched(api)
     try:
         assert watched.cluster.synced.wait(30)
-        assert {f"page-{n}" for n in range(10)} <= {name.name for name in watched.cluster.pods()}
+        assert {f"{way.lower()}-{n}" for n in range(10)} <= {name.name for name in watched.cluster.pods()}
+        assert sum("continue" in query for query in asked) >= (3 if way == "pages" else 0)
+        assert any("sendInitialEvents" in query for query in asked) == (way == "WatchList")
+        assert any("limit" in query for query in asked) == (way == "pages")
     finally:
         watched.close()
 

@@ -40,9 +40,11 @@ def test_an_address_that_two_pods_claim_binds_nobody_anew() -> None:
 
 def test_an_address_that_two_pods_claim_stays_with_who_has_it() -> None:
     follower = Pod("shop", "next", "uid-next", {}, ("10.0.0.1",), "n1")
-    found = bind([WEB, follower], [veth(3, "10.0.0.1"), veth(4, "10.0.0.1")], Binding({3: WEB}))
+    found = bind([WEB, follower], [veth(3, "10.0.0.1")], Binding({3: WEB}))
     assert found.bound == {3: WEB}
     assert follower.key in found.waiting
+    both = bind([WEB, follower], [veth(3, "10.0.0.1"), veth(4, "10.0.0.1")], found)
+    assert both.bound == {3: WEB, 4: follower}, "who has one does not claim the other"
 
 
 def test_an_interface_whose_pod_is_gone_is_bound_to_its_successor() -> None:
@@ -72,3 +74,10 @@ def test_a_pod_whose_interface_went_has_another_when_the_api_says_more_of_it() -
     assert bind([again], [veth(4, "10.0.0.1")], gone, 10.1).bound == {4: again}
     assert bind([WEB], [veth(4, "10.0.0.1")], gone, 20.0).bound == {4: WEB}, "or when it has had its time"
     assert bind([WEB], [veth(3, "10.0.0.1")], gone, 10.1).bound == {3: WEB}, "or its own is back"
+
+
+def test_an_interface_that_goes_loses_its_addresses_first() -> None:
+    going = bind([WEB], [veth(3)], Binding({3: WEB}), 10.0)
+    assert going.bound == {}
+    assert bind([WEB], [veth(4, "10.0.0.1")], going, 10.1).bound == {}
+    assert bind([WEB], [veth(3), veth(4, "10.0.0.1")], Binding({3: WEB}), 10.0).bound == {}
