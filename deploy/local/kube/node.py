@@ -226,6 +226,8 @@ _KUBELET: Final = {
     "cgroupDriver": "cgroupfs",
     # The machine's cgroups are not ours to divide.
     "cgroupsPerQOS": False,
+    # Without a pod's cgroup, kubelet 1.34 dies of a resize that it believes to be due (doPodResizeAction).
+    "featureGates": {"InPlacePodVerticalScaling": False},
     "enforceNodeAllocatable": [],
     "failSwapOn": False,
     "failCgroupV1": False,

@@ -191,8 +191,6 @@ def deployment(app: str, replicas: int = 1, **spec: Any) -> dict[str, Any]:
         "ports": [{"name": "http", "containerPort": PORT}],
         "readinessProbe": {"httpGet": {"path": "/healthz", "port": PORT}, "periodSeconds": 1},
         "livenessProbe": {"tcpSocket": {"port": PORT}, "periodSeconds": 2, "failureThreshold": 3},
-        # Without it, a container gets next to nothing of a busy machine.
-        "resources": {"requests": {"cpu": "50m"}},
     }  # fmt: skip
     labels = {"app": app}
     spread = {
