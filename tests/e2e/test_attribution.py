@@ -187,8 +187,8 @@ def test_no_name_is_wrong_from_the_interface_to_a_worker_that_comes_later(
     spaces = {ip: [net._space(f"k{part}{turn}", (ip,)) for turn in range(SPACES)] for part, ip in enumerate(REUSED)}
     kubelets = [Kubelet(api, node, spaces[ip], ip, account) for ip in REUSED]
     probes = Probes(site, node, Path("/sys/fs/bpf") / f"kubeweir-test-{net.prefix}", config)
-    probes.start()
     try:
+        probes.start()
         sender = Sender(_client(api, net, node))
         probes.wait_for(1)
         for thread in (sender, *kubelets):
