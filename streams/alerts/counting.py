@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 import orjson
@@ -35,6 +36,35 @@ _SHOWN: Final = (
 _SHOWN_END: Final = ("namespace", "pod_name", "workload_kind", "workload_name", "node_name", "instance", "service")
 
 
+# What differs between records of one kind, where the enricher puts it (enrich.template). No text that somebody chose
+# can look so: there are quotes in it that would be escaped there, and numbers without quotes where labels have texts.
+_HEAD: Final = re.compile(rb'\{"connection":\{"src_ip":"[^"]*","dest_ip":"[^"]*",("src_port":\d+,)')
+_TAIL: Final = re.compile(
+    rb',"count":(\d+),"timestamp":"[^"]{30}","last_timestamp":"([^"]{30})"(,"node_name":"[^{}]*)"id":"([^"\\]*)-(\d+)"'
+)
+_KINDS: Final = 10_000
+
+
+class Kind(NamedTuple):
+    """What all records have in common that differ in ports of the source, in times, counts and ids only."""
+
+    uid: str | None
+    """Of the pod whose policy was judged."""
+    fits: tuple[tuple[_Counted, tuple[str, ...], int | None, list[str], str], ...]
+    """Rules that count them, and under which group and value; policies and namespace for rules about changes."""
+
+
+class Seen(NamedTuple):
+    """A record of a denied or audited connection, as far as it matters."""
+
+    kind: Kind
+    ring: str
+    number: int
+    second: int
+    amount: int
+    value: bytes
+
+
 class Counter:
     """The counts of some rules since they were last drained."""
 
@@ -42,14 +72,60 @@ class Counter:
         self._denied = [_Counted(rule, flow_field) for rule in rules if rule.of == "denied"]
         self._lost = [_Counted(rule, LOSS_FIELDS.get) for rule in rules if rule.of == "lost"]
         self._seconds: dict[str, int] = {}
+        self._kinds: dict[bytes, Kind] = {}
 
     def flow(self, flow: Flow) -> None:
         """A record of a denied or audited connection. Raises ValueError for what is none."""
+        # By the last packet's time: it is nearer to when the record comes, for a count comes out a window later.
+        self.count(self._read(flow))
+
+    def read(self, value: bytes) -> Seen:
+        """A record of a denied or audited connection, looked into no further than need be. Raises ValueError."""
+        head, tail = _HEAD.match(value), _TAIL.search(value)
+        if tail is None:
+            return self._read(parse(value))
+        cut = (0, 0) if head is None else head.span(1)
+        kind_of = b"".join((value[: cut[0]], value[cut[1] : tail.start()], tail[3], value[tail.end() :]))
+        kind = self._kinds.get(kind_of)
+        if kind is None:
+            kind = self._kind(parse(value))
+            if len(self._kinds) >= _KINDS:
+                self._kinds.clear()
+            self._kinds[kind_of] = kind
+        return Seen(kind, tail[4].decode(), int(tail[5]), self._second(tail[2].decode()), int(tail[1]), value)
+
+    def count(self, seen: Seen) -> None:
+        """Count what was read."""
+        example: msgspec.Raw | None = None
+        for counted, group, value, policies, namespace in seen.kind.fits:
+            delta = counted.more(group, value, seen.second, seen.amount)
+            if len(delta.examples) < EXAMPLES:
+                if example is None:
+                    example = msgspec.Raw(msgspec.json.encode(_example(parse(seen.value))))
+                delta.examples.append(example)
+            if counted.about_changes:
+                delta.policies, delta.namespace = policies, namespace
+
+    def _read(self, flow: Flow) -> Seen:
         try:
-            # Nearer to when it comes than the first packet's: a count may come out a window later.
+            ring, _, number = flow["id"].rpartition("-")
             second, amount = self._second(flow["last_timestamp"]), flow["count"]
+            return Seen(self._kind(flow), ring, int(number), second, amount, orjson.dumps(flow))
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{type(error).__name__}: {error}") from error
+
+    def _kind(self, flow: Flow) -> Kind:
+        """What all records have in common that differ in nothing that a rule may look at."""
+        try:
+            subject = _subject(flow)
+            fits = []
             for counted in self._denied:
-                counted.flow(flow, second, amount)
+                if counted.fits(flow):
+                    about = counted.about_changes
+                    policies = policy_refs(flow) if about else []
+                    namespace = subject.get("namespace", "") if about else ""
+                    fits.append((counted, counted.group_of(flow), counted.value_of(flow), policies, namespace))
+            return Kind(subject.get("pod_uid"), tuple(fits))
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{type(error).__name__}: {error}") from error
 
@@ -61,7 +137,7 @@ class Counter:
                 return
             second, amount = self._second(told["timestamp"]), told[where]
             for counted in self._lost:
-                counted.add(told, second, amount)
+                counted.more(counted.group_of(told), None, second, amount)
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{type(error).__name__}: {error}") from error
 
@@ -86,38 +162,33 @@ class _Counted:
     def __init__(self, rule: Rule, read: Callable[[str], Read | None]) -> None:
         self._rule, self._version = rule.name, version_of(rule)
         matcher = Matcher(Route(name=rule.name, outputs=[], match=rule.match, excluded=rule.excluded))
-        self._fits = matcher.fits
+        self.fits = matcher.fits
         self._fields = [_known(read, name) for name in rule.fields]
         above = rule.above
         self._distinct = [_known(read, name) for name in above.distinct] if above else []
         self._each = above is not None and above.count == "records"
-        self._about_changes = rule.after_change is not None
+        self.about_changes = rule.after_change is not None
         self._deltas: dict[tuple[str, ...], Delta] = {}
 
-    def flow(self, flow: Flow, second: int, amount: int) -> None:
-        """A record, if it is one for this rule."""
-        if self._fits(flow):
-            delta = self.add(flow, second, amount)
-            if len(delta.examples) < EXAMPLES:
-                delta.examples.append(msgspec.Raw(msgspec.json.encode(_example(flow))))
-            if self._about_changes:
-                delta.policies = policy_refs(flow)
-                delta.namespace = _subject(flow).get("namespace", "")
+    def group_of(self, record: Flow) -> tuple[str, ...]:
+        """The group of a record that is one for this rule."""
+        return tuple([read(record)[:_LONGEST_VALUE] for read in self._fields])
 
-    def add(self, record: Flow, second: int, amount: int) -> Delta:
+    def value_of(self, record: Flow) -> int | None:
+        """Of a rule that counts different values."""
+        values = [read(record) for read in self._distinct]
+        # A flood is counted without addresses and ports: it says nothing of how many there were.
+        return hash_of("\0".join(values)) if values and all(values) else None
+
+    def more(self, group: tuple[str, ...], value: int | None, second: int, amount: int) -> Delta:
         """Count one."""
-        group = tuple([read(record)[:_LONGEST_VALUE] for read in self._fields])
         delta = self._deltas.get(group)
         if delta is None:
             delta = self._deltas[group] = Delta(self._rule, self._version, list(group), {}, {}, [])
         amounts = delta.amounts
         amounts[second] = amounts.get(second, 0) + (1 if self._each else amount)
-        if self._distinct:
-            values = [read(record) for read in self._distinct]
-            # A flood is counted without addresses and ports: it says nothing of how many there were.
-            if all(values) and len(delta.distinct) < _MOST_DISTINCT:
-                value = hash_of("\0".join(values))
-                delta.distinct[value] = max(second, delta.distinct.get(value, 0))
+        if value is not None and len(delta.distinct) < _MOST_DISTINCT:
+            delta.distinct[value] = max(second, delta.distinct.get(value, 0))
         return delta
 
     def drain(self) -> Iterator[Delta]:
@@ -134,20 +205,19 @@ class Repeats:
         self._last: dict[tuple[str, str], int] = {}
         self._ids: dict[str, None] = {}
 
-    def is_one(self, flow: Flow) -> bool:
+    def is_one(self, seen: Seen) -> bool:
         """Whether this record came before; from now on it did."""
-        ring, _, number = flow["id"].rpartition("-")
-        uid = _subject(flow).get("pod_uid")
-        if uid is None:
-            known = flow["id"] in self._ids
-            self._ids[flow["id"]] = None
+        if seen.kind.uid is None:
+            name = f"{seen.ring}-{seen.number}"
+            known = name in self._ids
+            self._ids[name] = None
             _shrink(self._ids, self._most)
             return known
-        pod = (ring, uid)
+        pod = (seen.ring, seen.kind.uid)
         last = self._last.pop(pod, -1)
-        self._last[pod] = max(last, int(number))
+        self._last[pod] = max(last, seen.number)
         _shrink(self._last, self._most)
-        return int(number) <= last
+        return seen.number <= last
 
 
 def parse(value: bytes) -> Flow:

@@ -12,7 +12,7 @@ import threading
 import time
 from collections import Counter as Tally
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 import msgspec
 import orjson
@@ -20,7 +20,7 @@ import structlog
 
 from streams.alerts.alert import State, stamp
 from streams.alerts.changes import Change
-from streams.alerts.counting import Counter, Repeats, parse
+from streams.alerts.counting import Counter, Repeats, Seen, parse
 from streams.alerts.deltas import DeltaError, decode, encode
 from streams.alerts.engine import Engine
 from streams.alerts.model import Rule
@@ -110,27 +110,28 @@ class CountLoop:
             return True
         if record.topic == self._denied:
             try:
-                self._is_repeat(record, parse(record.value))
-            except (ValueError, KeyError, TypeError):
+                self._is_repeat(record, self._counter.read(record.value))
+            except ValueError:
                 log.debug("a bad record was told when it first came", offset=record.offset)
         return False
 
     def _take(self, record: Record) -> None:
         try:
-            told = parse(record.value)
             if record.topic != self._denied:
-                self._counter.status(told)
-            elif self._is_repeat(record, told):
+                self._counter.status(parse(record.value))
+                return
+            seen = self._counter.read(record.value)
+            if self._is_repeat(record, seen):
                 self._count("repeats", 1)
             else:
-                self._counter.flow(told)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+                self._counter.count(seen)
+        except ValueError as error:
             self._count("bad_records", 1)
             log.warning("dead letter", reason="no_record", topic=record.topic, offset=record.offset, error=str(error))
             self._bury(record, "no_record", str(error))
 
-    def _is_repeat(self, record: Record, flow: Any) -> bool:
-        return self._repeats.setdefault(record.partition, Repeats()).is_one(flow)
+    def _is_repeat(self, record: Record, seen: Seen) -> bool:
+        return self._repeats.setdefault(record.partition, Repeats()).is_one(seen)
 
 
 class KeepLoop:

@@ -44,7 +44,7 @@ FULL: Final = Scale(
     alert_groups=100_000,
     denies_a_second=10_000,
     alert_warm_s=10.0,
-    alert_samples=15,
+    alert_samples=8,
 )
 QUICK: Final = Scale(
     other_pods=50,

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import jsonschema
+import numpy as np
+import orjson
 import pytest
 
-from streams.alerts.counting import Counter, Repeats, parse
+from enrich.cluster import Cluster
+from enrich.enricher import Enricher
+from enrich.records import INGRESS, decode_batch, encode_batch
+from streams.alerts.counting import Counter, Repeats
 from streams.alerts.deltas import Delta, DeltaError, decode, encode, partition_of, version_of
 from streams.alerts.fields import FLOW_FIELDS, flow_field
+from tests.kafka.batches import make_header, make_rows
 from tests.streams.alerts.makers import FLOW_SCHEMA, T0, flow, loss, rule
 
 
@@ -67,20 +73,21 @@ def test_a_field_of_an_end_that_is_no_pod() -> None:
 
 
 def test_a_repeat_counts_once() -> None:
-    seen = Repeats()
-    first, second, other = flow(), flow(), flow(src="shop/api")
+    seen, read = Repeats(), Counter([]).read
+    first, second, other = (read(orjson.dumps(one)) for one in (flow(), flow(), flow(src="shop/api")))
     assert [seen.is_one(one) for one in (first, second, other)] == [False, False, False]
     assert [seen.is_one(one) for one in (second, first, other)] == [True, True, True]
-    assert not seen.is_one(flow())
-    anonymous = flow()
-    anonymous["src"] = {"node_name": "n1"}
+    assert not seen.is_one(read(orjson.dumps(flow())))
+    nobody = flow()
+    nobody["src"] = {"node_name": "n1"}
+    anonymous = read(orjson.dumps(nobody))
     assert [seen.is_one(anonymous), seen.is_one(anonymous)] == [False, True]
 
 
 def test_pods_that_were_seen_longest_ago_are_forgotten_first() -> None:
-    seen = Repeats(most=10)
-    old = [flow(src=f"shop/a{number}") for number in range(10)]
-    for one in (*old, old[0], flow(src="shop/b")):
+    seen, read = Repeats(most=10), Counter([]).read
+    old = [read(orjson.dumps(flow(src=f"shop/a{number}"))) for number in range(10)]
+    for one in (*old, old[0], read(orjson.dumps(flow(src="shop/b")))):
         seen.is_one(one)
     assert seen.is_one(old[0])
     assert not seen.is_one(old[1])
@@ -90,7 +97,7 @@ def test_pods_that_were_seen_longest_ago_are_forgotten_first() -> None:
 def test_what_is_no_record_is_a_value_error(junk: bytes) -> None:
     counter = Counter([rule(above={"threshold": 1})])
     with pytest.raises(ValueError):  # noqa: PT011 - any one says no
-        counter.flow(parse(junk))
+        counter.count(counter.read(junk))
 
 
 def test_status_records_that_are_no_losses_count_for_nothing() -> None:
@@ -128,3 +135,36 @@ def test_the_version_is_that_of_what_is_counted() -> None:
     assert version_of(one) != version_of(rule(above={"threshold": 1}, match={"port": 1}))
     assert version_of(one) != version_of(rule(above={"threshold": 1, "count": "records"}))
     assert isinstance(Delta("a", "b", [], {}), Delta)
+
+
+def test_what_is_read_of_the_enrichers_bytes_is_what_is_read_of_the_record() -> None:
+    """Kinds are found in bytes; a counter that takes every record apart must count the same."""
+    rules = [
+        rule(name="a", group_by=["src.name", "dest.name", "port", "reason"], above={"threshold": 1}),
+        rule(name="b", group_by=["subject.pod"], above={"threshold": 1, "distinct": ["dest.ip", "port"]}),
+        rule(name="c", match={"direction": "ingress"}, group_by=["peer.name", "service", "policy"], first={}),
+        rule(name="d", group_by=["node", "src.labels.app"], after_change={}),
+    ]
+    fast, slow = Counter(rules), Counter(rules)
+    values = enriched()
+    for value in (*values, *values):
+        fast.count(fast.read(value))
+        slow.flow(orjson.loads(value))
+    counted = fast.drain()
+    assert counted == slow.drain()
+    assert len(counted) > 10
+    assert 0 < len(fast._kinds) < len(values)
+    seen = fast.read(values[0])
+    assert f"{seen.ring}-{seen.number}" == orjson.loads(values[0])["id"]
+
+
+def enriched() -> list[bytes]:
+    """Records as the enricher writes them, with ports of the source that differ and counts."""
+    enricher = Enricher(Cluster(kinds=()))
+    rows = make_rows(60, denied=True)
+    rows["source_port"] = range(40000, 40060)
+    rows["destination_port"] = np.repeat([80, 443, 5432], 20)
+    rows["count"] = np.arange(60) % 4 + 1
+    rows["verdict"][::7] |= INGRESS
+    rows["protocol"][::11] = 1
+    return [bytes(value) for value in enricher.records(decode_batch(encode_batch(make_header(5, 60), rows))).values]
