@@ -14,9 +14,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from msgspec import structs
 from netns import Net, Space, ip, run
 
 from enrich.cluster import Cluster, group_by_kind
+from enrich.model import Object, Pod
 from probe.agent import Agent
 from probe.holds import Holds
 from probe.kernel.layout import VERSION, Config
@@ -84,9 +86,11 @@ class Fleet:
         self._outside: dict[str, Space] = {}
         self._routes: dict[str, str] = {}
         self._nodes: dict[str, Host] = {}
+        self._case = 0
 
     def arrange(self, state: State, *, fresh: bool) -> None:
         """Make the namespaces as the state says. ``fresh``: of another case, whose pods are others at any rate."""
+        self._case += fresh
         self._nodes = {node.name: self._host(node.name, node.ip) for node in state.nodes.values()}
         wanted: dict[int, dict[str, str]] = {id(host): {} for host in self._hosts.values()}
         for name in state.pods:
@@ -104,7 +108,7 @@ class Fleet:
 
     def install(self, state: State) -> None:
         """Tell the product what the cluster is; returns when it is in force on every node. Raises NotInForceError."""
-        self._cluster.replace_all(group_by_kind(state.objects()))
+        self._cluster.replace_all(group_by_kind(self._of_this_case(made) for made in state.objects()))
         for host in self._nodes.values():
             try:
                 host.agent.reconcile()
@@ -112,6 +116,10 @@ class Fleet:
                 raise NotInForceError(f"{host.name}: {type(error).__name__}: {error}") from error
             if host.agent.binding.waiting:
                 raise NotInForceError(f"{host.name}: {dict(host.agent.binding.waiting)}")
+
+    def _of_this_case(self, made: Object) -> Object:
+        """A pod of the same name in another case is another pod, as the API server would say it."""
+        return structs.replace(made, uid=f"{made.uid}-{self._case}") if isinstance(made, Pod) else made
 
     def host(self, node: str) -> Host:
         """The node of a name, of the case at hand."""

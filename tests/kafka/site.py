@@ -152,7 +152,9 @@ class Site:
         """All records of a topic from its beginning, until they are enough."""
         consumer = Consumer({**self.connection, "group.id": "test", "enable.auto.commit": False})
         name = f"{self.prefix}.{topic}"
-        partitions = consumer.list_topics(name, timeout=10).topics[name].partitions
+        partitions = until(
+            lambda: consumer.list_topics(name, timeout=10).topics[name].partitions or None, f"the topic {name}"
+        )
         consumer.assign([TopicPartition(name, partition, 0) for partition in partitions])
         found: list[Message] = []
         deadline = time.monotonic() + PATIENCE_S

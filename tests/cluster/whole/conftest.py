@@ -24,7 +24,7 @@ def image() -> str:
     if shutil.which("go") is None and subprocess.run([ROOT / "deploy/local/binaries", "--if-built", "cluster"],
                                                      capture_output=True, check=False).returncode:  # fmt: skip
         pytest.skip("needs Go, to build Kubernetes (deploy/local/binaries): no test ran on a real cluster")
-    return run(ROOT / "deploy/image/build", patience_s=900).strip()
+    return run(ROOT / "deploy/image/build", patience_s=3600).strip()
 
 
 @pytest.fixture(scope="package")
@@ -36,7 +36,7 @@ def real(image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Real]
     options = [f"--{name.lower()}={os.environ[name]}" for name in ("CNI", "PROXY") if os.environ.get(name)]
     made = None
     try:
-        run(PROGRAM, "up", *options, patience_s=900)
+        run(PROGRAM, "up", *options, patience_s=3600)
         made = Real(folder)
         with ThreadPoolExecutor(2) as pool:
             kafka = pool.submit(run, ROOT / "deploy/local/kafka", "start", "--host", HOST, "--dir", folder / "kafka")

@@ -7,7 +7,7 @@ import pytest
 from tests.cluster.whole.real import NAMESPACE, SYSTEM, Real, addresses, until
 from tests.cluster.whole.story import Pod, all_pairs, assert_named, at_once
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(5400)]
 
 
 def test_without_policy_all_is_open(real: Real, web: list[Pod], clients: list[Pod]) -> None:

@@ -22,7 +22,7 @@ from tests.cluster.whole.real import (
 )
 from tests.cluster.whole.story import Pod, assert_named, static_pod
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1800), pytest.mark.usefixtures("guarded")]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(5400), pytest.mark.usefixtures("guarded")]
 
 CTR = ("/var/lib/weir/debian/usr/bin/ctr", "-n", "k8s.io")
 

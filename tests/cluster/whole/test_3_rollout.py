@@ -21,7 +21,7 @@ from tests.cluster.whole.real import (
 )
 from tests.cluster.whole.story import Pod
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1800), pytest.mark.usefixtures("guarded")]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(5400), pytest.mark.usefixtures("guarded")]
 
 TRAFFIC = """
 import socket, sys, time

@@ -12,7 +12,7 @@ import pytest
 from tests.cluster.whole.real import ROOT, SYSTEM, Real, addresses, until
 from tests.cluster.whole.story import Pod
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1800), pytest.mark.usefixtures("guarded")]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(5400), pytest.mark.usefixtures("guarded")]
 
 AUDIT_LOG = Path("/var/lib/kubeweir-cluster/logs/audit.log")
 SCHEMA = ROOT / "enrich/schemas/flow.schema.json"
