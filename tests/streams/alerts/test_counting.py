@@ -9,6 +9,7 @@ import pytest
 
 from enrich.cluster import Cluster
 from enrich.enricher import Enricher
+from enrich.joined import join
 from enrich.records import INGRESS, decode_batch, encode_batch
 from streams.alerts.counting import Counter, Repeats
 from streams.alerts.deltas import Delta, DeltaError, decode, encode, partition_of, version_of
@@ -167,4 +168,4 @@ def enriched() -> list[bytes]:
     rows["count"] = np.arange(60) % 4 + 1
     rows["verdict"][::7] |= INGRESS
     rows["protocol"][::11] = 1
-    return [bytes(value) for value in enricher.records(decode_batch(encode_batch(make_header(5, 60), rows))).values]
+    return [bytes(value) for value in enricher.records(join(decode_batch(encode_batch(make_header(5, 60), rows)))).values]
