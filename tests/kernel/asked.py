@@ -15,7 +15,7 @@ from tests.kernel.rig import Rig
 SHOT: Final = 2
 """TC_ACT_SHOT: dropped."""
 _UPLINK: Final = 1
-"""An ``ingress_ifindex`` that is neither a pod's nor the 0 of what the node itself sends, of a device older than pods'."""
+"""An ``ingress_ifindex`` that is neither a pod's nor the 0 of what the node itself sends: a device older than pods'."""
 _source_ports = itertools.cycle(range(10_000, 60_000))
 
 
