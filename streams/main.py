@@ -52,7 +52,7 @@ def command(roles: Sequence[str], alone: bool) -> None:
     try:
         settings = load(Settings, os.environ)
         configure_logs(settings.log_level, settings.log_format)
-        wanted = list(dict.fromkeys(roles or _default_roles(settings)))
+        wanted = list(dict.fromkeys(roles or default_roles(settings)))
         _check(wanted, alone=alone)
         stop = stop_on_signals()
         code = run_role(wanted[0], settings, stop) if alone else supervise(wanted, stop)
@@ -63,7 +63,8 @@ def command(roles: Sequence[str], alone: bool) -> None:
     sys.exit(int(code))
 
 
-def _default_roles(settings: Settings) -> list[str]:
+def default_roles(settings: Settings) -> list[str]:
+    """What runs when no role is named."""
     routes = ["routes"] if settings.routes else []
     return ["enrich", *settings.sinks, *routes, *(["alerts"] if settings.alerts != "-" else [])]
 

@@ -38,7 +38,8 @@ class Compiled:
         blocks = [block for one in matchers for block in (*one.wanted, *one.excluded)]
         ends = [end for block in blocks for end in block.ends]
         self._end_kinds = _Kinds[str](lambda text: _of_end(ends, orjson.loads(text)))
-        self._templates = _Column[Template](_TemplateKinds(blocks, self._end_kinds))
+        self._template_kinds = _TemplateKinds(matchers, self._end_kinds)
+        self._templates = _Column[Template](self._template_kinds)
         self._remotes = _Column[str](self._end_kinds.of)
         ranges = [given for block in blocks for given in block.ports]
         self._ports = _port_kinds(ranges) if ranges else None
@@ -62,15 +63,18 @@ class Compiled:
             return np.zeros(len(records.values), np.uint64)
         if len(self._decided) > _CACHED or any(len(one) > _CACHED for one in self._pairs):
             self._forget()
-        kinds = self._kinds(facts)
+        templates = self._templates.of(facts.templates, facts.template)
+        possible = self._template_kinds.possible[templates]
+        if not possible.any():
+            return possible
+        kinds = self._kinds(templates, facts)
         if int(kinds.max()) >= len(self._decided):
-            self._decide(kinds, records)
+            self._decide(kinds, records, possible)
         masks = self._decided[kinds]
         return self._sampled(masks, facts) if self._limits else masks
 
-    def _kinds(self, facts: Facts) -> Numbers:
-        """The kind of each row: its columns' numbers taken together, two at a time."""
-        kinds = self._templates.of(facts.templates, facts.template)
+    def _kinds(self, kinds: Numbers, facts: Facts) -> Numbers:
+        """The kind of each row: its columns' numbers taken together, two at a time; the templates' come first."""
         for place, column in enumerate(self._columns(facts)):
             if place == len(self._pairs):
                 self._pairs.append(_Pairs())
@@ -92,15 +96,17 @@ class Compiled:
             for words in both:
                 yield networks.of(words)
 
-    def _decide(self, kinds: Numbers, records: Records) -> None:
-        """Those that are new, by the first record of each."""
+    def _decide(self, kinds: Numbers, records: Records, possible: Masks) -> None:
+        """Those that are new, by the first record of each; only routes that its template leaves are asked."""
         found, first = np.unique(kinds, return_index=True)
         new = found >= len(self._decided)
         masks = np.zeros(int(found[-1]) + 1, np.uint64)
         masks[: len(self._decided)] = self._decided
         for kind, row in zip(found[new].tolist(), first[new].tolist(), strict=True):
-            flow = orjson.loads(records.values[row])
-            masks[kind] = sum(one.fits(flow) << bit for bit, one in enumerate(self._matchers))
+            left = int(possible[row])
+            if left:
+                flow = orjson.loads(records.values[row])
+                masks[kind] = sum(one.fits(flow) << bit for bit, one in enumerate(self._matchers) if left >> bit & 1)
         self._decided = masks
 
     def _sampled(self, masks: Masks, facts: Facts) -> Masks:
@@ -160,19 +166,38 @@ class _Column(Generic[T]):
 
 
 class _TemplateKinds:
-    """Templates are many, and new ones come with each change in the cluster; what they are made of is little."""
+    """Templates are many, and new ones come with each change in the cluster; what they are made of is little.
 
-    def __init__(self, blocks: Sequence[Block], ends: _Kinds[str]) -> None:
-        self._ends = ends
+    A template says much of its rows: what their verdict, policies and node are, and which pod's they are. Routes that
+    want others are ruled out for all of them here, before anything is looked up."""
+
+    def __init__(self, matchers: Sequence[Matcher], ends: _Kinds[str]) -> None:
+        self._matchers, self._ends = matchers, ends
+        blocks = [block for one in matchers for block in (*one.wanted, *one.excluded)]
         self._abouts = _Kinds[str](lambda text: _of_record(blocks, orjson.loads(text)))
         self._numbers: dict[Hashable, int] = {}
+        self.possible: Masks = np.empty(0, np.uint64)
+        """For each kind the routes that may take a row of it, a bit each."""
 
     def __call__(self, templates: Sequence[Template]) -> Numbers:
         """The kind of each."""
         abouts = self._abouts.of([one.about for one in templates]).tolist()
         locals_ = self._ends.of([one.local for one in templates]).tolist()
-        kinds = zip(abouts, locals_, (one.plain for one in templates), strict=True)
-        return np.array([self._numbers.setdefault(kind, len(self._numbers)) for kind in kinds], np.int64)
+        numbers: list[int] = []
+        possible: list[int] = []
+        for about, local, template in zip(abouts, locals_, templates, strict=True):
+            kind = (about, local, template.plain)
+            number = self._numbers.setdefault(kind, len(self._numbers))
+            if number == len(self.possible) + len(possible):
+                possible.append(self._left(orjson.loads(template.about), orjson.loads(template.local)))
+            numbers.append(number)
+        self.possible = np.concatenate([self.possible, np.array(possible, np.uint64)])
+        return np.array(numbers, np.int64)
+
+    def _left(self, about: Any, local: Any) -> int:
+        return sum(
+            any(block.possible(about, local) for block in one.wanted) << bit for bit, one in enumerate(self._matchers)
+        )
 
 
 class _Pairs:

@@ -113,6 +113,15 @@ class Block:
             and all(end.holds(flow) for end in self.ends)
         )
 
+    def possible(self, about: Flow, local: Side) -> bool:
+        """Whether it may hold for a record of which no more is known than what rows of one template share, and the
+        end whose policy was judged."""
+        direction = about["connection"]["direction"]
+        own = sides("subject", direction)
+        return all(one.holds(about) for one in self.about) and all(
+            end.named(local) for end in self.ends if sides(end.side, direction) == own
+        )
+
     def miss(self, flow: Flow) -> str:
         """The first that does not, in words."""
         conditions = [*self.about, *([self.service] if self.service else [])]

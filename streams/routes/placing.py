@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
@@ -91,7 +91,7 @@ class _Target:
         }  # fmt: skip
         self._by_namespace: dict[str, Topic | str] = {}
         key = kafka.key or ("pod" if kafka.format == "record" else "node")
-        self._key: Callable[[Records, int], bytes | None] = _KEYS[key]
+        self._keys: Callable[[Records, Indexes], Sequence[bytes | None]] = _KEYS[key]
 
     def split(self, records: Records, chosen: Indexes) -> Iterable[tuple[Topic | str, Indexes]]:
         """By topic; text in its place says why there is none."""
@@ -108,14 +108,9 @@ class _Target:
         if self._kafka.format == "lines":
             columns = list(zip(*self._lines(records, indexes), strict=True))
             return Outgoing(*columns)
-        keys = (
-            [records.keys[index] for index in indexes]
-            if self._key is _pod
-            else [self._key(records, index) for index in indexes]
-        )
         values, times, owners = records.values, records.times_ms, records.owners
         return Outgoing(
-            keys,
+            self._keys(records, indexes),
             [values[index] for index in indexes],
             [times[index] for index in indexes],
             [owners[index] for index in indexes],
@@ -124,8 +119,8 @@ class _Target:
     def _lines(self, records: Records, indexes: Indexes) -> Iterator[tuple[bytes | None, bytes, int, int]]:
         """Key, value, milliseconds and owner: what is in one record has one of each."""
         by_key: defaultdict[tuple[int, bytes | None], list[int]] = defaultdict(list)
-        for index in indexes:
-            by_key[records.owners[index], self._key(records, index)].append(index)
+        for index, key in zip(indexes, self._keys(records, indexes), strict=True):
+            by_key[records.owners[index], key].append(index)
         for (owner, key), members in by_key.items():
             lines: list[bytes] = []
             size, at = 0, records.times_ms[members[0]]
@@ -170,13 +165,20 @@ def _namespace(key: bytes) -> str:
     return namespace.decode() if slash else ""
 
 
-def _pod(records: Records, index: int) -> bytes | None:
-    return records.keys[index]
+def _pods(records: Records, indexes: Indexes) -> Sequence[bytes]:
+    keys = records.keys
+    return [keys[index] for index in indexes]
 
 
-_KEYS: Final[dict[str, Callable[[Any, int], bytes | None]]] = {
-    "pod": _pod,
-    "namespace": lambda records, index: records.keys[index].partition(b"/")[0],
-    "node": lambda records, index: records.facts.headers[records.owners[index]].node.encode(),
-    "none": lambda _, __: None,
+def _nodes(records: Records, indexes: Indexes) -> Sequence[bytes]:
+    nodes = [header.node.encode() for header in records.facts.headers] if records.facts is not None else []
+    owners = records.owners
+    return [nodes[owners[index]] for index in indexes]
+
+
+_KEYS: Final[dict[str, Callable[[Records, Indexes], Sequence[bytes | None]]]] = {
+    "pod": _pods,
+    "namespace": lambda records, indexes: [key.partition(b"/")[0] for key in _pods(records, indexes)],
+    "node": _nodes,
+    "none": lambda _, indexes: [None] * len(indexes),
 }

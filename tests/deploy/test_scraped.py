@@ -1,0 +1,72 @@
+"""What a Prometheus in the cluster scrapes is what runs: the Services' ports, the containers' and the roles' agree."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from enrich.runtime.settings import load
+from streams.main import ROLES, default_roles
+from streams.settings import Settings
+
+DEPLOY = Path(__file__).parents[2] / "deploy"
+EVENTS = "components/events"
+
+
+def objects(*names: str) -> list[dict[str, Any]]:
+    return [one for name in names for one in yaml.safe_load_all((DEPLOY / "kubernetes" / name).read_text())]
+
+
+def container(workload: dict[str, Any]) -> dict[str, Any]:
+    [one] = workload["spec"]["template"]["spec"]["containers"]
+    return dict(one)
+
+
+def exposed(name: str, *patches: str) -> dict[str, int]:
+    """The ports that a Service leads to, by their names; patches add to it, as they do to the containers."""
+    found = objects("metrics.yaml", f"{name}.yaml", *patches)
+    services = [one for one in found if one["kind"] == "Service" and one["metadata"]["name"] == name]
+    workloads = [one for one in found if one["kind"] in {"DaemonSet", "Deployment"}]
+    open_ports = {port["name"]: port["containerPort"] for one in workloads for port in container(one).get("ports", [])}
+    wanted = [port for one in services for port in one["spec"]["ports"]]
+    # Without a selector of the workload's pods there is nothing behind a Service.
+    assert services[0]["spec"]["selector"] == workloads[0]["spec"]["template"]["metadata"]["labels"]
+    assert {port["targetPort"] for port in wanted} == {one for one in open_ports if one.startswith("metrics")}
+    assert all(port["port"] == open_ports[port["targetPort"]] for port in wanted)
+    return {port["name"]: port["port"] for port in wanted}
+
+
+def served(**more: str) -> set[int]:
+    """The ports of the roles that run with the settings of the manifests."""
+    lines = (DEPLOY / "kubernetes/settings.env").read_text().splitlines()
+    given = dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
+    [workload] = objects("weir-streams.yaml")
+    given |= {one["name"]: one["value"] for one in container(workload)["env"] if "value" in one}
+    settings = load(Settings, {**given, **more})
+    first = int(settings.metrics.rpartition(":")[2])
+    return {first + ROLES.index(role) for role in default_roles(settings)}
+
+
+def routes_setting() -> dict[str, str]:
+    [component] = objects(f"{EVENTS}/kustomization.yaml")
+    literals = [one for made in component["configMapGenerator"] for one in made.get("literals", [])]
+    return dict(one.split("=", 1) for one in literals)
+
+
+def test_every_role_that_runs_by_default_can_be_scraped_and_no_other() -> None:
+    assert set(exposed("weir-streams").values()) == served()
+
+
+def test_the_role_that_the_component_starts_can_be_scraped_too() -> None:
+    assert set(exposed("weir-streams", f"{EVENTS}/weir-streams.yaml").values()) == served(**routes_setting())
+
+
+@pytest.mark.parametrize(("name", "patches"), [("weir-probe", ()), ("weir-streams", (f"{EVENTS}/weir-streams.yaml",))])
+def test_prometheus_keeps_each_of_their_ports(name: str, patches: tuple[str, ...]) -> None:
+    [scraped] = yaml.safe_load((DEPLOY / "prometheus/prometheus.yml").read_text())["scrape_configs"]
+    [kept] = [one["regex"] for one in scraped["relabel_configs"] if one.get("action") == "keep"]
+    assert all(re.fullmatch(kept, f"{name};{port}") for port in exposed(name, *patches))
