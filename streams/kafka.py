@@ -40,7 +40,7 @@ _CALL_S: Final = 10.0
 _REPORT_S: Final = 15.0
 _FIRST_WAIT_S: Final = 0.5
 _LONGEST_WAIT_S: Final = 10.0
-_ROUTED_LINGER_MS: Final = 100
+_ROUTED_LINGER_MS: Final = 250
 _REFUSED: Final = frozenset(
     {
         KafkaError.MSG_SIZE_TOO_LARGE,
@@ -193,8 +193,9 @@ class Output:
     def compress(self, topic: str, compression: str) -> None:
         """A topic beside the flows, and how its records are compressed: librdkafka has one way a producer.
 
-        Such topics have few records in many partitions. They wait a little longer for their neighbours: a batch of its
-        own for each cost more than all else of a route."""
+        Such topics have few records in many partitions, and a broker is asked once for each batch of each partition:
+        ten routes cost it more than the flows do. So their records wait a little longer for their neighbours; no longer
+        than :attr:`streams.settings.Settings.in_flight_rows` allows, for their input waits with them."""
         if compression not in self._routed:
             config = {**self._config, "compression.type": compression, "linger.ms": _ROUTED_LINGER_MS}
             self._routed = {**self._routed, compression: Producer(config, logger=_quiet())}

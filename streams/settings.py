@@ -43,7 +43,7 @@ class Settings(KafkaSettings):
     """Partitions of the topics that this service makes; those that exist are left as they are."""
     replication: int = setting("WEIR_REPLICATION", 0)
     """Replicas of the topics that this service makes; 0: what the brokers have as their default."""
-    in_flight_rows: int = setting("WEIR_IN_FLIGHT_ROWS", 100_000)
+    in_flight_rows: int = setting("WEIR_IN_FLIGHT_ROWS", 200_000)
     """Most verdicts that are read and whose records Kafka has not acknowledged yet."""
     in_flight_bytes: int = setting("WEIR_IN_FLIGHT_BYTES", 67_108_864)
     """Most bytes of batches that are read and whose records Kafka has not acknowledged yet."""

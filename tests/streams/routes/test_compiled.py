@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 import orjson
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -110,6 +111,18 @@ def test_64_routes_have_a_bit_each() -> None:
     batch = make_batch({"destination_port": 8000}, {"destination_port": 8063})
     records = Enricher(make_cluster()).records(join(batch))
     assert Compiled(naive).masks(records).tolist() == [1, 1 << 63]
+
+
+@pytest.mark.parametrize("match", [{"node": "n2"}, {"subject": {"namespace": "gone"}}, {"src": {"pod": "api-*"}}])
+def test_a_route_that_a_template_rules_out_is_not_asked(match: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr(Matcher, "fits", lambda _, flow: asked.append(flow) or True)
+    records = Enricher(make_cluster()).records(join(make_batch({}, {"destination_port": 1})))
+    other, every = matchers([{"match": match}, {}])
+    assert Compiled([other]).masks(records).tolist() == [0, 0]
+    assert not asked
+    assert Compiled([other, every]).masks(records).tolist() == [2, 2]
+    assert asked
 
 
 def test_no_routes_take_nothing() -> None:
