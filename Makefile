@@ -36,9 +36,6 @@ lint: setup ## format, lint, types and import contracts only
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
-	MYPYPATH=deploy/local:deploy/local/demo .venv/bin/mypy --explicit-package-bases deploy/local/netns.py deploy/local/demo \
-	  deploy/local/kube
-	MYPYPATH=deploy/local .venv/bin/mypy --follow-imports=silent -p tests.bench -p tests.bench_watch -m tests.bench_policy
 	.venv/bin/lint-imports
 
 unit: setup ## the tests without kernel, Kafka and API server

@@ -118,10 +118,13 @@ int pod_egress(struct __sk_buff *skb)
 /* The egress of the pod that sent this, by the packet's destination of now. True in *found: w->origin says who. */
 static __always_inline int leave(struct __sk_buff *skb, struct work *w, u32 stamped, bool *found)
 {
-	enum found origin = find_origin(skb, w, stamped);
+	enum found origin;
 	struct endpoint *endpoint;
 	u32 ifindex;
 
+	/* Not whom it is for. */
+	w->key.endpoint = 0;
+	origin = find_origin(skb, w, stamped);
 	flow_of(&w->key, &w->packet, EGRESS);
 	if (origin == ORIGIN_HIDDEN)
 		return refuse(w, EGRESS, REASON_NO_ORIGIN);

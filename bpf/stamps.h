@@ -71,6 +71,33 @@ enum found {
 	ORIGIN_HIDDEN,	/* a pod's, and nothing says whose */
 };
 
+/* Of libc's headers, and of the kernel's own. */
+#define AF_INET 2
+#define ENODEV 19
+
+/*
+ * Whether what came without a stamp that fits can be of the pod behind this
+ * interface. Its address, and a flow's hash, are the next pod's as soon as that
+ * has the same address, which user space hears later. What came in by the
+ * interface itself is its pod's. By another one only through a device that a
+ * packet crosses on its way, a bridge: one that is younger than the interface
+ * is the next pod's. Or the next pod's is behind the bridge too: then the
+ * interface is gone, for no two ports have one address. The kernel is asked for
+ * a route from it, of which but one answer counts: no such device (net/core/
+ * filter.c, bpf_ipv4_fib_lookup, looks it up before all else, whatever the
+ * packet's family).
+ */
+static __always_inline bool may_be_from(struct __sk_buff *skb, u32 ifindex)
+{
+	struct bpf_fib_lookup asked = {.family = AF_INET, .ifindex = ifindex};
+
+	if (skb->ingress_ifindex == ifindex)
+		return 1;
+	if (skb->ingress_ifindex > ifindex)
+		return 0;
+	return bpf_fib_lookup(skb, &asked, sizeof(asked), BPF_FIB_LOOKUP_DIRECT) != -ENODEV;
+}
+
 static __always_inline bool fits(const struct origin *origin, const struct work *w, u32 hash)
 {
 	return origin->hash == hash && origin->protocol == w->packet.protocol && origin->time_ns <= w->now &&
@@ -98,15 +125,16 @@ static __always_inline enum found find_origin(struct __sk_buff *skb, struct work
 	origin = origins.lookup(&hash);
 	/* A hash may be a stranger's too: the source is the same, or a masquerade has put the node's there. */
 	if (origin && fits(origin, w, hash) &&
-	    (same(origin->source, w->packet.source) || (local && !*local))) {
+	    (same(origin->source, w->packet.source) || (local && !*local)) && may_be_from(skb, origin->ifindex)) {
 		w->origin = *origin;
 		return ORIGIN_FOUND;
 	}
 	if (local && *local) {
 		from = *local;
 		endpoint = endpoints.lookup(&from);
-		if (!endpoint)
-			return ORIGIN_NONE;
+		/* Nobody's yet, or nobody's any more. */
+		if (!endpoint || !may_be_from(skb, from))
+			return ORIGIN_HIDDEN;
 		w->key.endpoint = endpoint->number;
 		note_origin(skb, w);
 		w->origin.ifindex = from;

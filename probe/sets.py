@@ -20,9 +20,11 @@ from probe.peers import PeerClass
 from probe.ports import prefixes
 from probe.sides import Side, digest
 from probe.terms import Match
-from probe.tiers import Decided, flatten
+from probe.tiers import Decided, Seen, flatten, seen_of
 
 _NOBODY: Final = Match(frozenset())
+_Content = tuple[list[tuple[int, int, int, int, int, int]], Answer]
+"""Of a row: (protocol, low, high, verdict, reason, rule) of ports, and the answer for all others."""
 
 
 @dataclass(slots=True)
@@ -42,6 +44,8 @@ class _Half:
     """By kind of peer."""
     own: dict[int, Match] = field(default_factory=dict)
     """By identity, where the row is not the default."""
+    flattened: dict[Seen, _Content] = field(default_factory=dict)
+    """While rows are written: many peers that rules name are the same to all the rules together."""
 
 
 @dataclass(slots=True, eq=False)
@@ -84,6 +88,8 @@ class Rows:
         self._sets.append(made)
         for peer in peers:
             self._write(made, peer)
+        for half in halves:
+            half.flattened.clear()
         return made
 
     def remove(self, gone: SetInForce) -> None:
@@ -106,6 +112,8 @@ class Rows:
                         self._release(half, match)
             for peer in came:
                 self._write(one, peer)
+            for half in one.halves:
+                half.flattened.clear()
 
     def _write(self, one: SetInForce, peer: PeerClass) -> None:
         for half in one.halves:
@@ -133,7 +141,7 @@ class Rows:
     def _use(self, half: _Half, match: Match) -> Row:
         found = half.by_match.get(match)
         if found is None:
-            found = half.by_match[match] = _Use(self._row(half.side, match))
+            found = half.by_match[match] = _Use(self._row(half, match))
         found.users += 1
         return found.row
 
@@ -144,11 +152,18 @@ class Rows:
             del half.by_match[match]
             self._leave_ports(found.row.ports)
 
-    def _row(self, side: Side, match: Match) -> Row:
+    def _row(self, half: _Half, match: Match) -> Row:
+        seen = seen_of(half.side, match)
+        found = half.flattened.get(seen)
+        if found is None:
+            found = half.flattened[seen] = self._content(half.side, match)
+        parts, answer = found
+        return Row(self._use_ports(parts), answer.rule, answer.verdict, answer.reason)
+
+    def _content(self, side: Side, match: Match) -> _Content:
         other, ranges = flatten(side, match)
         parts = [(protocol, low, high, *self._answer(found)) for protocol, low, high, found in ranges]
-        answer = self._answer(other)
-        return Row(self._use_ports(parts), answer.rule, answer.verdict, answer.reason)
+        return parts, self._answer(other)
 
     def _use_ports(self, parts: Sequence[tuple[int, int, int, int, int, int]]) -> int:
         """The number under which the ports stand, 0 where there are none."""

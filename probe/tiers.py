@@ -26,6 +26,16 @@ class Decided(NamedTuple):
     refs: tuple[PolicyRef, ...] = ()
 
 
+Seen = tuple[tuple[bool, ...], Named, bool]
+"""Which of a side's rules hold for a peer, its named ports, and whether it is the subject's node."""
+
+
+def seen_of(side: Side, match: Match) -> Seen:
+    """All that :func:`flatten` looks at in a match: its answer for equal ones is equal."""
+    parts = (*side.admin, *side.isolating, *side.baseline)
+    return tuple([rule.peers.hold(match) for part in parts for rule in part.rules]), match.named, match.own
+
+
 def flatten(side: Side, match: Match) -> tuple[Decided, list[tuple[int, int, int, Decided]]]:
     """The answer for what has no entry, and (protocol, low, high, answer) for the ports that have another."""
     view = _Seen(side, match)

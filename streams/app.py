@@ -35,6 +35,9 @@ log = structlog.get_logger("kubeweir.streams")
 _TOGETHER_ROWS: Final = 4_000
 """More at a time make a row no cheaper, and keep Faust waiting for longer."""
 _TOGETHER_BYTES: Final = 4 << 20
+_GATHER_S: Final = 0.001
+"""What Faust gets to hand on more of what it has read: it needs several turns of the loop for each record, so that
+without them every record would be taken alone."""
 _LAG_EVERY_S: Final = 1.0
 _RELEASE_EVERY_S: Final = 0.02
 _SAME_LINE_S: Final = 15.0
@@ -74,6 +77,7 @@ class Intake:
         self._waiting: deque[tuple[Tracked, bytes | None, int]] = deque()
         self._some = asyncio.Event()
         self._read: dict[int, int] = {}
+        self._rows = 0
         self.last_ack = time.monotonic()
         self.acked: dict[int, int] = {}
         """For each partition the offset after the last one acknowledged."""
@@ -93,14 +97,21 @@ class Intake:
         self._read[message.partition] = max(expected or 0, message.offset + 1)
         tracked = self._ledger.open(message.partition, message.offset, rows, size, partial(self._ack, event))
         self._waiting.append((tracked, value, expired))
+        self._rows += rows
         self._some.set()
 
     async def take(self) -> list[tuple[Tracked, bytes | None, int]]:
         """What waits, at least one, and no more than is well taken together: what to account to it, its bytes, how
         many offsets before it were skipped."""
-        while not self._waiting:
-            self._some.clear()
-            await self._some.wait()
+        while True:
+            while not self._waiting:
+                self._some.clear()
+                await self._some.wait()
+            if self._rows < _TOGETHER_ROWS:
+                await asyncio.sleep(_GATHER_S)
+            # It may have been forgotten meanwhile.
+            if self._waiting:
+                break
         taken = [self._waiting.popleft()]
         rows, size = taken[0][0].rows, taken[0][0].size
         while self._waiting:
@@ -109,12 +120,14 @@ class Intake:
             if rows > _TOGETHER_ROWS or size > _TOGETHER_BYTES:
                 break
             taken.append(self._waiting.popleft())
+        self._rows -= sum(tracked.rows for tracked, _, _ in taken)
         return taken
 
     def forget(self, partitions: Iterable[int]) -> None:
         """Another worker has these now."""
         gone = set(partitions)
         self._waiting = deque(item for item in self._waiting if item[0].partition not in gone)
+        self._rows = sum(tracked.rows for tracked, _, _ in self._waiting)
         for partition in gone:
             self._read.pop(partition, None)
             self.acked.pop(partition, None)

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final, Generic, TypeVar
 
 import structlog
-import watchfiles
 
+from enrich.runtime.folder import FolderWatch
 from enrich.runtime.process import Exit, StopServiceError
 from streams.checked import FileError
 
 log = structlog.get_logger("kubeweir.streams")
 
-_LOOK_MS: Final = 500
 _SETTLED_S: Final = 0.05
-_RETRY_S: Final = 0.5
 S = TypeVar("S")
 T = TypeVar("T")
 
@@ -36,8 +33,8 @@ class LiveFile(Generic[S, T]):
         be."""
         self._what, self._setting = what, setting
         self._path, self._parse, self._make = path, read, make
-        self._stop = threading.Event()
-        self._thread: threading.Thread | None = None
+        # The folder: editors, and Kubernetes for a ConfigMap, put another file in its place.
+        self._watch = FolderWatch(what, path.parent, self.look, whole=False)
         self._problem: str | None = None
         self._content = b""
         self.current: T
@@ -55,34 +52,15 @@ class LiveFile(Generic[S, T]):
     def start(self) -> None:
         """Take it over the first time, and then whenever it changes. Raises StopServiceError."""
         self.current = self._make(self.read())
-        self._thread = threading.Thread(target=self._watch, name=self._what, daemon=True)
-        self._thread.start()
+        self._watch.start()
 
     def stop(self) -> None:
         """End the watch."""
-        self._stop.set()
-        if self._thread is not None:
-            self._thread.join()
+        self._watch.stop()
 
     def problem(self) -> str | None:
         """What is wrong with the file now; the last good one is in force."""
-        return self._problem
-
-    def _watch(self) -> None:
-        while not self._stop.is_set():
-            try:
-                # The folder: editors, and Kubernetes for a ConfigMap, put another file in its place.
-                for _ in watchfiles.watch(
-                    self._path.parent, watch_filter=None, stop_event=self._stop, debounce=100, step=20,
-                    rust_timeout=_LOOK_MS, yield_on_timeout=True, raise_interrupt=False, recursive=False,
-                ):  # fmt: skip
-                    self.look()
-            except OSError as error:
-                self._tell(f"{self._path.parent} cannot be watched: {error}")
-            except Exception as error:
-                log.exception(f"the {self._what} file could not be taken over")
-                self._tell(f"{type(error).__name__}: {error}")
-            self._stop.wait(_RETRY_S)
+        return self._watch.problem or self._problem
 
     def look(self) -> None:
         """Take the file over if it is another than it was."""
@@ -100,6 +78,9 @@ class LiveFile(Generic[S, T]):
             self.current = self._make(self._parse(content, str(self._path)))
         except (FileError, StopServiceError) as error:
             self._tell(str(error))
+        except Exception as error:
+            log.exception(f"the {self._what} file could not be taken over")
+            self._tell(f"{type(error).__name__}: {error}")
         else:
             self._good()
 
@@ -118,7 +99,7 @@ class LiveFile(Generic[S, T]):
         """The file when nobody writes to it: one that was just emptied is about to be filled."""
         before = self._path.read_bytes()
         while before != self._content:
-            self._stop.wait(_SETTLED_S)
+            self._watch.wait(_SETTLED_S)
             now = self._path.read_bytes()
             if now == before:
                 break

@@ -48,28 +48,42 @@ class Verdicts:
         )
         self._own: set[tuple[str, ...]] = set()
         self._others: set[tuple[str, ...]] = set()
-        self._series: dict[tuple[str, str], Any] = {}
+        self._series: dict[tuple[str, ...], int] = {}
+        self._counters: list[Any] = []
+        self._known: dict[tuple[str, str], int] = {}
+        self._table: Numbered[Template] | None = None
+        self._of_template = np.empty(0, np.int64)
 
     def count(self, templates: Numbered[Template], numbers: Numbers) -> None:
         """One verdict a number of a template."""
-        rows = np.bincount(numbers)
-        distinct = np.flatnonzero(rows)
-        for template, count in zip(templates.of(distinct), rows[distinct].tolist(), strict=True):
-            self._of(template).inc(count)
+        if templates is not self._table:
+            self._table, self._of_template = templates, np.empty(0, np.int64)
+        new = templates.since(len(self._of_template))
+        if new:
+            self._of_template = np.concatenate([self._of_template, np.array([self._number(one) for one in new])])
+        # Templates are many, and each is in few rows of a batch; series are few.
+        rows = np.bincount(self._of_template[numbers])
+        for series in np.flatnonzero(rows).tolist():
+            self._counters[series].inc(int(rows[series]))
 
-    def _of(self, shared: Template) -> Any:
+    def _number(self, shared: Template) -> int:
+        """The number of the series of a template."""
         key = (shared.about, shared.local)
-        series = self._series.get(key)
-        if series is None:
-            if len(self._series) >= _CACHED:
-                self._series.clear()
-            series = self._series[key] = self._make(shared)
-        return series
+        number = self._known.get(key)
+        if number is None:
+            if len(self._known) >= _CACHED:
+                self._known.clear()
+            number = self._known[key] = self._make(shared)
+        return number
 
-    def _make(self, shared: Template) -> Any:
+    def _make(self, shared: Template) -> int:
         about = orjson.loads(shared.about)
         decided = (about["disposition"], about["connection"]["direction"], about["reason"])
-        return self._total.labels(*decided, *self._subject(orjson.loads(shared.local)))
+        labels = (*decided, *self._subject(orjson.loads(shared.local)))
+        if labels not in self._series:
+            self._series[labels] = len(self._counters)
+            self._counters.append(self._total.labels(*labels))
+        return self._series[labels]
 
     def _subject(self, end: dict[str, str]) -> tuple[str, ...]:
         if self._by == "none":

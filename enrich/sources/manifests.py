@@ -8,30 +8,24 @@ force, and the problem is said, with file, document and field, until it is mende
 from __future__ import annotations
 
 import contextlib
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import structlog
-import watchfiles
 import yaml
 
 from enrich.cluster import Cluster, group_by_kind
 from enrich.fields import InvalidObjectError
 from enrich.model import Name, Object
 from enrich.objects import READ, parse
+from enrich.runtime.folder import FolderWatch
 from enrich.sources.source import SourceError
 
 log = structlog.get_logger("kubeweir.source")
 
 _SUFFIXES = (".yaml", ".yml", ".json")
-_DEBOUNCE_MS = 100
-"""Editors write a file in several steps."""
-_LOOK_MS = 500
-_RETRY_S = 0.2
-_UNWATCHED_S = 5.0
 _SETTLED_S = 0.05
 _TRIES = 20
 
@@ -50,8 +44,7 @@ class ManifestSource:
     def __init__(self, folder: Path, cluster: Cluster) -> None:
         self._folder = folder
         self._cluster = cluster
-        self._stop = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._watch = FolderWatch("manifests", folder, self.reload, whole=True)
         self._problem: str | None = None
 
     def start(self) -> None:
@@ -63,18 +56,15 @@ class ManifestSource:
         except ManifestError as error:
             raise SourceError(str(error)) from error
         self._cluster.replace_all(group_by_kind(objects))
-        self._thread = threading.Thread(target=self._watch, name="manifests", daemon=True)
-        self._thread.start()
+        self._watch.start()
 
     def stop(self) -> None:
         """End the watch."""
-        self._stop.set()
-        if self._thread is not None:
-            self._thread.join()
+        self._watch.stop()
 
     def problem(self) -> str | None:
         """What is wrong with the folder now; the state in force is the last good one."""
-        return self._problem
+        return self._watch.problem or self._problem
 
     def age_s(self) -> dict[str, float]:
         """Files do not fall silent."""
@@ -87,47 +77,6 @@ class ManifestSource:
     def read_until_ns(self) -> int:
         """Nothing is ever on its way: what the folder says, it says now."""
         return 1 << 62
-
-    def _watch(self) -> None:
-        try:
-            while not self._stop.is_set():
-                try:
-                    self._watch_folder()
-                except OSError as error:
-                    self._unwatched(error)
-                self._stop.wait(_RETRY_S)
-        except Exception as error:
-            self._problem = f"the watch of {self._folder} ended: {error!r}"
-            log.exception("the watch of the manifests ended", folder=str(self._folder))
-
-    def _unwatched(self, error: OSError) -> None:
-        """The folder went away just then, or the kernel has no watch left (fs.inotify.max_user_watches)."""
-        if _inode(self._folder) is None:
-            self.reload()
-            return
-        self._problem = f"{self._folder} cannot be watched: {error}"
-        log.error("the folder of manifests cannot be watched, trying again", folder=str(self._folder), error=str(error))
-        self._stop.wait(_UNWATCHED_S)
-
-    def _watch_folder(self) -> None:
-        """Reload at each change; returns when the folder is gone, and with it the kernel's watch of it."""
-        inode = _inode(self._folder)
-        if inode is None:
-            self.reload()
-            return
-        changes = watchfiles.watch(
-            self._folder, watch_filter=None, stop_event=self._stop, debounce=_DEBOUNCE_MS, step=20,
-            rust_timeout=_LOOK_MS, yield_on_timeout=True, raise_interrupt=False,
-        )  # fmt: skip
-        looked = False
-        for changed in changes:
-            if _inode(self._folder) != inode:
-                self.reload()
-                return
-            # The first time out too: something may have changed before the kernel's watch was there.
-            if changed or not looked:
-                looked = True
-                self.reload()
 
     def reload(self) -> None:
         """Read the folder again; a wrong one changes nothing but :meth:`problem`."""
@@ -153,15 +102,8 @@ class ManifestSource:
                 objects = read_folder(self._folder)
                 if _newest(self._folder) == before:
                     return objects
-            self._stop.wait(_SETTLED_S)
+            self._watch.wait(_SETTLED_S)
         return read_folder(self._folder)
-
-
-def _inode(folder: Path) -> int | None:
-    try:
-        return folder.stat().st_ino
-    except OSError:
-        return None
 
 
 def _newest(folder: Path) -> tuple[float, int]:

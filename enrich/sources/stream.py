@@ -2,12 +2,19 @@
 
 The API server makes a chunk of every event, and urllib3 gives a chunk at a time: of a hundred thousand pods, a fifth of
 the time. So the connection's own buffer is read, and the chunks' framing (RFC 9112, 7.1) is taken off here.
+
+Nothing public gives that buffer: `read1` of urllib3 and of http.client end at each chunk too. Where a later urllib3
+keeps it elsewhere, its chunks are taken, which is right and slow; a test fails then.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any, Final
+
+import structlog
+
+log = structlog.get_logger("kubeweir.source")
 
 _BLOCK: Final = 1 << 18
 _LONGEST_FRAME: Final = 1 << 14
@@ -26,7 +33,13 @@ def blocks(response: Any) -> Iterator[bytes]:
     if not response.chunked or "content-encoding" in response.headers:
         yield from response.stream(_BLOCK, decode_content=True)
         return
-    read, framing = response._fp.fp.read1, Chunks()
+    try:
+        read = response._fp.fp.read1
+    except AttributeError as error:
+        log.warning("this urllib3 does not show its connection's buffer, the watch is slower", error=str(error))
+        yield from response.stream(_BLOCK, decode_content=True)
+        return
+    framing = Chunks()
     while not framing.ended:
         got = read(_BLOCK)
         if not got:

@@ -7,7 +7,7 @@ import socket
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from netns import Space, run_in
 
@@ -21,6 +21,9 @@ class Place(NamedTuple):
 
     space: str
     address: str
+
+
+_Key = TypeVar("_Key", tuple[Place, Protocol], tuple[Place, Protocol, int])
 
 
 class Servers:
@@ -38,9 +41,8 @@ class Servers:
     ) -> None:
         """Have these ports answered, and tell ``observed`` what arrives. Places not in ``spaces`` are left."""
         self._observed = observed
-        for table in (self._listening, self._sniffing):
-            for key in [key for key in table if key[0] not in spaces]:
-                self._close(table.pop(key))
+        self._leave(self._listening, spaces)
+        self._leave(self._sniffing, spaces)
         missing: dict[Place, list[tuple[Protocol, int]]] = defaultdict(list)
         for place, protocol, port in ports:
             if protocol is not Protocol.SCTP and (place, protocol, port) not in self._listening:
@@ -77,6 +79,10 @@ class Servers:
     def _on(self, made: socket.socket, handler: Callable[..., None], *about: object) -> socket.socket:
         self._selector.register(made, selectors.EVENT_READ, partial(handler, made, *about))
         return made
+
+    def _leave(self, table: dict[_Key, socket.socket], spaces: Mapping[Place, Space]) -> None:
+        for key in [key for key in table if key[0] not in spaces]:
+            self._close(table.pop(key))
 
     def _close(self, ended: socket.socket) -> None:
         self._selector.unregister(ended)

@@ -131,7 +131,7 @@ class Wire:
             try:
                 client.recv(16)
             except OSError as error:
-                observed.refused(attempt, error.strerror)
+                observed.refused(attempt, error.strerror or str(error))
             else:
                 observed.answered(attempt)
 
@@ -139,7 +139,7 @@ class Wire:
             client.connect((destination, port))
             client.send(b"?")
         except OSError as error:
-            observed.refused(attempt, error.strerror)
+            observed.refused(attempt, error.strerror or str(error))
             return
         self._selector.register(client, selectors.EVENT_READ, on_answer)
 

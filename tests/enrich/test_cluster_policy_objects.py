@@ -11,7 +11,7 @@ from enrich.objects import InvalidObjectError, parse
 from enrich.sources.resources import RESOURCES, Resource
 
 VERSION = "policy.networking.k8s.io/v1alpha2"
-PODS = [{"namespaces": {}}]
+PODS: list[dict[str, Any]] = [{"namespaces": {}}]
 ANY = {"action": "Deny", "from": PODS}
 
 
@@ -88,20 +88,23 @@ def _resource(kind: type) -> Resource:
 
 
 @pytest.mark.parametrize("kind", [ClusterNetworkPolicy, NetworkPolicy, Namespace])
-def test_what_the_server_holds_with_an_unknown_mode_is_enforced_as_written(kind: type) -> None:
+def test_what_the_server_holds_with_an_unknown_mode_is_enforced_as_written(
+    kind: type[ClusterNetworkPolicy | NetworkPolicy | Namespace],
+) -> None:
     spec = document(ingress=[ANY])["spec"] if kind is ClusterNetworkPolicy else {"podSelector": {}, "ingress": [{}]}
     meta = {"name": "p", "namespace": "shop", "labels": {"team": "a"}, "annotations": {"kubeweir.io/mode": "Audit"}}
     found = _resource(kind).closed({"metadata": meta, "spec": spec})
     assert isinstance(found, kind)
-    assert not found.audit  # type: ignore[attr-defined]
+    assert not found.audit
     if isinstance(found, Namespace):
         assert found.labels["team"] == "a"
     else:
-        assert len(found.ingress) == 1  # type: ignore[attr-defined]
+        assert found.ingress is not None
+        assert len(found.ingress) == 1
 
 
 def test_rules_that_are_not_understood_are_closed_and_the_others_stand() -> None:
-    odd = {"somethingNew": {}}
+    odd: dict[str, Any] = {"somethingNew": {}}
     spec = {
         "tier": "Baseline", "priority": 7, "subject": {"namespaces": {"matchLabels": {"a": "b"}}},
         "ingress": [

@@ -25,6 +25,7 @@ from enrich.model import (
     Namespace,
     NetworkPolicy,
     Node,
+    Object,
     Operator,
     Peer,
     Pod,
@@ -55,7 +56,7 @@ def pod(name: str, *ips: str, labels: dict[str, str] | None = None, node: str = 
     return Pod(namespace, short, f"uid-{name}", labels or {"app": short}, ips, node, **rest)
 
 
-def view(*objects: Any) -> PolicyView:
+def view(*objects: Object) -> PolicyView:
     def of(kind: type) -> dict[Any, Any]:
         return {one.key: one for one in objects if isinstance(one, kind)}
 

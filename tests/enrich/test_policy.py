@@ -17,7 +17,7 @@ from tests.conformance.state import State
 from tests.conformance.suite import FOLDER, case_files
 
 CLIENT, SERVER, WORLD, NODE_1, NODE_2 = "10.0.0.1", "10.0.0.2", "8.8.8.8", "192.168.0.1", "192.168.0.2"
-ANY_POD = [{"namespaces": {}}]
+ANY_POD: list[dict[str, Any]] = [{"namespaces": {}}]
 
 
 @pytest.mark.parametrize("family", [4, 6])

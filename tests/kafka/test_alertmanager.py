@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.kafka.alertmanager import Alertmanager
-from tests.kafka.site import Site, until
+from tests.kafka.site import Service, Site, until
 from tests.kafka.test_alerts import ALL, BURST, alerts, send, start, write
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(240)]
@@ -85,7 +85,7 @@ def test_an_outage_of_20_s_delays_and_loses_nothing(site: Site, am: Alertmanager
     assert service.stop() == 0
 
 
-def start_anew(site: Site, path: str) -> object:
+def start_anew(site: Site, path: str) -> Service:
     """Not ready, for its far end is away; at work all the same."""
     service = site.start("alerts", "--alone", WEIR_ALERTS=path)
     service.wait_for("alerts are kept here", firing=2)

@@ -66,7 +66,7 @@ def test_batches_become_records_by_every_client(
     until(lambda: enrich.get("/readyz")[0] == 200 or None, "ready")
     sink = site.start("stdout", "--alone", **env)
     until(lambda: sink.log.read_text().count('"disposition"') == 10 or None, "ten lines of the sink")
-    observe = [Path(sys.prefix) / "bin/weir", "observe", "--last", "20", "--output", "json"]
+    observe = [f"{sys.prefix}/bin/weir", "observe", "--last", "20", "--output", "json"]
     shown = subprocess.run(
         observe, env=site.env(**env), capture_output=True, text=True, check=False, timeout=PATIENCE_S
     )

@@ -14,8 +14,8 @@ from tests.kernel.rig import Rig
 
 SHOT: Final = 2
 """TC_ACT_SHOT: dropped."""
-_UPLINK: Final = 1 << 20
-"""An ``ingress_ifindex`` that is neither a pod's nor the 0 of what the node itself sends."""
+_UPLINK: Final = 1
+"""An ``ingress_ifindex`` that is neither a pod's nor the 0 of what the node itself sends: a device older than pods'."""
 _source_ports = itertools.cycle(range(10_000, 60_000))
 
 

@@ -215,7 +215,8 @@ class Rig:
         """The keys of the connections that are remembered for a pod."""
         number = self.installer.endpoints[self.pods[name].index]
         keys, _ = self.maps["flows"].entries()
-        return keys[keys["endpoint"] == number]
+        found: np.ndarray[Any, np.dtype[np.void]] = keys[keys["endpoint"] == number]
+        return found
 
     def drain(self) -> np.ndarray[Any, np.dtype[np.void]]:
         """All rows that wait, released."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import struct
 
+import numpy as np
 import pytest
 from netns import Space, connects, listen, open_socket, ping
 
@@ -193,7 +194,7 @@ def test_the_node_can_be_denied_to_a_pod_and_still_reaches_it(rig: Rig, pods: tu
     rig.policy("a/out", **TO_SERVER, policyTypes=["Ingress", "Egress"])
     rig.apply()
     for key, value in rig.maps["rows"].items().items():
-        if value[ROW.fields["reason"][1]] == Reason.NODE:
+        if np.frombuffer(value, ROW)["reason"] == Reason.NODE:
             changed = value[:8] + bytes([Verdict.DENY, Reason.EXPLICIT_DENY]) + value[10:]
             rig.maps["rows"].set(key, changed)
     with listen(server, family, 80), listen(rig.node, family, 8080):

@@ -62,7 +62,9 @@ class Client:
         """What is remembered of the one connection to the server."""
         keys, values = self.rig.maps["flows"].entries()
         number = self.rig.installer.endpoints[self.pod.index]
-        (entry,) = values[(keys["endpoint"] == number) & (keys["remote_port"] == OPEN) & (keys["protocol"] == 6)]
+        theirs = (keys["endpoint"] == number) & (keys["remote_port"] == OPEN) & (keys["protocol"] == 6)
+        found: list[np.void] = list(values[theirs])
+        (entry,) = found
         return entry
 
 

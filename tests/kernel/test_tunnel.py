@@ -11,6 +11,7 @@ import struct
 import time
 from collections.abc import Iterator
 
+import msgspec
 import pytest
 from netns import Space, ip, open_socket, run, run_in
 
@@ -115,3 +116,21 @@ def test_what_is_judged_at_the_pod_passes_the_tunnel(rig: Rig, tunnel: Tunnel, f
     _send(client, family, FAR[family], 53, b"to a pod")
     assert tunnel.left(family, [b"to a pod"]) == [b"to a pod"]
     assert [(row.verdict, row.destination) for row in of(rig.seen(), port=53)] == [("allow", FAR[family])]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_an_unknown_successor_is_not_the_last_pod_at_the_tunnel(rig: Rig, tunnel: Tunnel, family: int) -> None:
+    """The kernel is asked by the tunnel's own hook whether the last pod's interface is there."""
+    client = both(rig, "a/client", 1)
+    rig.apply()
+    rig.net.remove(rig.pods.pop("a/client"))
+    successor = rig.pods["a/successor"] = rig.connect(rig.node, *client.addresses)
+    _send(successor, family, FAR[family], 53, b"not yet")
+    rig.objects["a/successor"] = msgspec.structs.replace(rig.objects.pop("a/client"), name="successor", uid="another")
+    rig.apply()
+    _send(successor, family, FAR[family], 53, b"bound")
+    assert tunnel.left(family, [b"not yet", b"bound"]) == [b"bound"]
+    assert [(row.subject, row.reason) for row in of(rig.seen(), port=53)] == [
+        ("?/?", "no_origin"),
+        ("a/successor", "no_policy"),
+    ]

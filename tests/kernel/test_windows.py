@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 
+import numpy as np
 import pytest
 from netns import open_socket
 
@@ -109,15 +110,9 @@ def test_a_full_ring_loses_no_denied_packet_and_counts_each_allow(rig: Rig) -> N
     assert len(rows) == capacity
     while rig.windows.rotate():
         more = rig.drain()
-        rows = _joined(rows, more)
+        rows = np.concatenate((rows, more))
     kinds = rows["verdict"] & 0x7F
     lost = rig.maps.counters()[Counter.RING_FULL] - before[Counter.RING_FULL]
     assert int(rows[kinds == 2]["count"].sum()) == packets
     assert int((kinds == 1).sum()) + lost == packets
     assert lost > 0
-
-
-def _joined(*parts):  # type: ignore[no-untyped-def]  # arrays of rows
-    import numpy as np
-
-    return np.concatenate(parts)

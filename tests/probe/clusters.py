@@ -188,7 +188,8 @@ def nodes(draw: st.DrawFn, number: int) -> Object:
 
 
 def _object(version: str, kind: str, name: str, **rest: Any) -> Object:
-    meta = {"name": name, **{key: rest.pop(key) for key in ("namespace", "labels", "annotations") if key in rest}}
+    named: tuple[str, ...] = ("namespace", "labels", "annotations")
+    meta = {"name": name, **{key: rest.pop(key) for key in named if key in rest}}
     made = parse({"apiVersion": version, "kind": kind, "metadata": meta, **rest})
     assert made is not None
     return made

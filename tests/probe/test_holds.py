@@ -46,8 +46,11 @@ def node(tmp_path: Path) -> Node:
     return Node(tmp_path / "holds")
 
 
-def make_pod(name: str, *ips: str, **facts: int) -> Pod:
-    return Pod("shop", name, f"uid-{name}", {"app": name}, ips, "n1", owner=Owner("ReplicaSet", "r"), **facts)
+def make_pod(name: str, *ips: str, started_ns: int = 0, begun_ns: int = 0) -> Pod:
+    return Pod(
+        "shop", name, f"uid-{name}", {"app": name}, ips, "n1", owner=Owner("ReplicaSet", "r"), started_ns=started_ns,
+        begun_ns=begun_ns,
+    )  # fmt: skip
 
 
 def test_a_hold_is_as_long_as_the_interface(node: Node) -> None:

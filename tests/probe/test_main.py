@@ -14,7 +14,11 @@ import pytest
 PROGRAM = Path(sys.executable).with_name("weir-probe")
 
 
-def run(*arguments: str, wrap: tuple[str, ...] = (), **env: str) -> subprocess.CompletedProcess[str]:
+def run(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+    return run_by((), *arguments, **env)
+
+
+def run_by(wrap: tuple[str, ...], /, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
     given = {name: value for name, value in os.environ.items() if not name.startswith("WEIR_")}
     done = subprocess.run(
         [*wrap, str(PROGRAM), *arguments], env=given | env, capture_output=True, text=True, check=False, timeout=100
@@ -72,7 +76,7 @@ def test_an_unknown_command_is_refused() -> None:
 
 @pytest.mark.kernel
 def test_it_wants_root() -> None:
-    done = run(wrap=("setpriv", "--reuid", "65534", "--clear-groups"))
+    done = run_by(("setpriv", "--reuid", "65534", "--clear-groups"))
     assert (done.returncode, "must run as root" in done.stderr) == (3, True), done.stderr
 
 

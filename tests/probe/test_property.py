@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,6 +17,9 @@ from probe.desired import Desired, lookup
 from probe.numbers import Numbers
 from probe.rules import Compiler
 from tests.probe.clusters import World, changes, expected, questions, subjects, worlds
+
+_Key = TypeVar("_Key")
+_Value = TypeVar("_Value")
 
 
 @contextmanager
@@ -72,14 +76,14 @@ def _content(desired: Desired) -> tuple[object, ...]:
 
 def _take_touched(desired: Desired, shadow: Desired) -> None:
     """What an installer sees that looks at the touched keys only."""
-    tables = (
-        (desired.touched.addresses, desired.ipcache, shadow.ipcache),
-        (desired.touched.rows, desired.rows, shadow.rows),
-        (desired.touched.ports, desired.ports, shadow.ports),
-    )
-    for keys, there, here in tables:
-        for key in keys:
-            here.pop(key, None)  # type: ignore[attr-defined]
-            if key in there:  # type: ignore[operator]
-                here[key] = there[key]  # type: ignore[index]
+    _take(desired.touched.addresses, desired.ipcache, shadow.ipcache)
+    _take(desired.touched.rows, desired.rows, shadow.rows)
+    _take(desired.touched.ports, desired.ports, shadow.ports)
     desired.touched.clear()
+
+
+def _take(keys: Iterable[_Key], there: Mapping[_Key, _Value], here: dict[_Key, _Value]) -> None:
+    for key in keys:
+        here.pop(key, None)
+        if key in there:
+            here[key] = there[key]

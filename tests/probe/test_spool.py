@@ -294,7 +294,7 @@ def test_a_thinned_batch_names_only_what_its_rows_refer_to() -> None:
     thinned = without_allows(Record(encode_batch(header, rows), 3))
     kept = decode_batch(thinned.value)
     assert (kept.header.first, kept.header.rows, kept.header.kept) == (101, 2, [(101, 1), (103, 1)])
-    assert (kept.header.endpoints.keys(), kept.header.rules.keys()) == ({"7"}, {"12"})
+    assert (set(kept.header.endpoints), set(kept.header.rules)) == ({"7"}, {"12"})
     assert thinned.lost == 5
     assert without_allows(thinned) == thinned
     assert without_rows([thinned, Record(b"", 10), Record(batch(0))]) == [Record(b"", 5 + 2 + 10 + ROWS)]

@@ -22,6 +22,7 @@ from enrich.topics import topics
 from streams.delivery import Ledger
 from streams.holding import Holding
 from streams.metrics import EnrichMetrics
+from streams.outgoing import Outgoing
 from streams.pipeline import Pipeline
 from tests.enrich.flows import make_cluster
 from tests.kafka.batches import make_batch, make_header
@@ -93,11 +94,13 @@ class Kept:
     def __init__(self) -> None:
         self.values: list[bytes] = []
 
-    def offer(self, _topic: str, _key: bytes, value: bytes, *_: Any, **__: Any) -> bool:
+    def offer(
+        self, topic: str, key: bytes, value: bytes, timestamp_ms: int, on_delivery: Any, headers: Any = None
+    ) -> bool:
         self.values.append(value)
         return True
 
-    def offer_all(self, _topic: str, _outgoing: Any, deliveries: Sequence[Any], _start: int) -> int:
+    def offer_all(self, topic: str, outgoing: Outgoing, deliveries: Sequence[Any], start: int) -> int:
         return len(deliveries)
 
 

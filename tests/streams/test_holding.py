@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import orjson
 import pytest
 from hypothesis import given, settings
@@ -44,23 +46,14 @@ class Site:
         self.ledger = Ledger(10**6, 10**9, lambda step: step(), lambda *_: pytest.fail("refused"))
         metrics = EnrichMetrics(CollectorRegistry())
         self.metrics = metrics
-        self.pipeline = Pipeline(
-            topics("p", 1),
-            "",
-            enricher,
-            lambda _uid: "",
-            self,
-            metrics,
-            "w",
-            self.holding,  # type: ignore[arg-type]  # this is the output
-        )
+        self.pipeline = Pipeline(topics("p", 1), "", enricher, lambda _uid: "", self, metrics, "w", self.holding)
         self.offset = 0
 
     def offer(self, topic: str, key: bytes, value: bytes, at: int, on_delivery: Any, headers: Any = None) -> bool:
         on_delivery(None, None)
         return True
 
-    def offer_all(self, topic: str, outgoing: Outgoing, deliveries: list[Any], start: int) -> int:
+    def offer_all(self, topic: str, outgoing: Outgoing, deliveries: Sequence[Any], start: int) -> int:
         for value, delivered in zip(outgoing.values, deliveries, strict=True):
             if topic == "p.flows":
                 self.sent.append(orjson.loads(value))
@@ -189,7 +182,7 @@ def test_what_another_worker_has_now_is_forgotten() -> None:
 
 def test_a_part_of_a_batch_is_a_batch() -> None:
     batch = make_batch(*[row(n) for n in range(6)], first=50)
-    part = decode_batch(batch.pick([0, 1, 4]).encode())
+    part = decode_batch(batch.pick(np.array([0, 1, 4])).encode())
     assert part.numbers().tolist() == [50, 51, 54]
     assert part.rows["time_ns"].tolist() == batch.rows["time_ns"][[0, 1, 4]].tolist()
 

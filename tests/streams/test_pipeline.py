@@ -89,7 +89,7 @@ class Broken(Numbers):
 
 def run(*values: bytes | None, **changes: Any) -> tuple[SmallQueue, list[Tracked]]:
     """The output, and what was acknowledged, of batches that wait together."""
-    output, acked = SmallQueue(), []
+    output, acked = SmallQueue(), list[Tracked]()
     enricher = changes.pop("enricher", Numbers())
     holding = Holding(enricher, lambda: 1 << 62, 10**9, 10**6, time.time_ns)
     given: dict[str, Any] = {"cluster_id": "c1", "node_of": lambda _uid: "n1", "holding": holding, **changes}

@@ -18,7 +18,7 @@ from streams.sinks.sink import RefusedError, SinkError
 class Topic:
     """Ten records a take, as often as there are some; then the loop is stopped."""
 
-    problem = None
+    problem: str | None = None
 
     def __init__(self, values: Sequence[bytes], stop: threading.Event) -> None:
         self.records = [Record(0, offset, b"", value, 0) for offset, value in enumerate(values)]

@@ -95,7 +95,7 @@ class Real:
     def watch_pods(self) -> None:
         """From here on, keep what kubectl says of every pod, for those that are gone at the end."""
         self._seen = (self.folder / "pods.json").open("wb")
-        words = [self._kubectl, "get", "pods", "--all-namespaces", "--watch", "-o", "json"]
+        words = [str(self._kubectl), "get", "pods", "--all-namespaces", "--watch", "-o", "json"]
         self._watch = subprocess.Popen(words, env=self._env, stdout=self._seen)
 
     def seen_pods(self) -> list[dict[str, Any]]:

@@ -144,7 +144,11 @@ def test_pods_that_come_and_go_fast_leave_nothing_and_are_closed(real: Real, str
         real.closes(stranger, addresses(pod)[0])
     real.kubectl("-n", NAMESPACE, "delete", "deploy/churn", "networkpolicy/churn-closed")
     for node in real.nodes():
-        until(f"no more links than pods on {node}", lambda node=node: bound(real, node) == veths(real, node))
+
+        def as_many(node: str = node) -> bool:
+            return bound(real, node) == veths(real, node)
+
+        until(f"no more links than pods on {node}", as_many)
 
 
 def test_a_sandbox_made_anew_is_judged_at_its_new_address(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -118,7 +120,7 @@ def test_a_node_port_is_under_policy_from_pods_and_from_outside(
     port = real.get("service", "web")["spec"]["ports"][0]["nodePort"]
     for node, entry in nodes.items():
         for address, here in zip(entry, (HOST, HOST_6), strict=True):
-            until(f"{address} open to outside", lambda address=address: reaches(address, port))
+            until(f"{address} open to outside", partial(reaches, address, port))
             record = real.record(src_ip=here, node_name=node, dest_port=PORT, disposition="allow", protocol="tcp")
             assert record["src"]["instance"] == here
             (backend,) = [pod for pod in web if pod["spec"]["nodeName"] == node]
@@ -126,7 +128,11 @@ def test_a_node_port_is_under_policy_from_pods_and_from_outside(
             assert [p["name"] for p in record["policies"]] == ["web-from-outside"]
     real.kubectl("-n", NAMESPACE, "delete", "networkpolicy/web-from-outside")
     for address in (address for entry in nodes.values() for address in entry):
-        until(f"{address} closed to outside", lambda address=address: not reaches(address, port))
+
+        def closed(address: str = address) -> bool:
+            return not reaches(address, port)
+
+        until(f"{address} closed to outside", closed)
 
 
 NAME_SERVER = """
@@ -195,13 +201,16 @@ def test_a_policy_for_dns_and_the_api_server_allows_just_these(real: Real, web: 
     for server, app in apps.items():
         (pod,) = real.pods(app)
 
-        def asked(app: str = app, pod: Pod = pod) -> list[str]:
+        def asked(pod: Pod = pod) -> list[str]:
             others = [f"{addresses(web[0])[0]},{PORT}", f"{servers[0]},53", f"{servers[1]},53"]
             words = ["python3", "-c", RESOLVE, f"{api_server},443", *others]
             # It fails where kube-proxy does not know the Service yet.
             return real.kubectl("-n", NAMESPACE, "exec", pod["metadata"]["name"], "--", *words, check=False).split()
 
-        until(f"{app} resolves names", lambda asked=asked: asked() == ["True", "True", "False", "False", "False"])
+        def says(*answers: str, asked: Callable[[], list[str]] = asked) -> bool:
+            return asked()[: len(answers)] == list(answers)
+
+        until(f"{app} resolves names", partial(says, "True", "True", "False", "False", "False"))
         there, ip = dialled(real, "dns", server, 53), addresses(pod)[servers.index(server)]
         record = real.record(dialled=there, protocol="udp", direction="egress", dest_port=5353, src_ip=ip)
         assert_named(record, "src", pod, app)
@@ -210,4 +219,4 @@ def test_a_policy_for_dns_and_the_api_server_allows_just_these(real: Real, web: 
         record = real.record(dialled=there, direction="egress", dest_ip=HOST, dest_port=6443, src_ip=addresses(pod)[0])
         assert_named(record, "src", pod, app)
         real.apply(policy(app, app, policyTypes=["Egress"], egress=[api]))
-        until(f"{app} does not any more", lambda asked=asked: asked()[:2] == ["False", "True"])
+        until(f"{app} does not any more", partial(says, "False", "True"))

@@ -168,4 +168,5 @@ def enriched() -> list[bytes]:
     rows["count"] = np.arange(60) % 4 + 1
     rows["verdict"][::7] |= INGRESS
     rows["protocol"][::11] = 1
-    return [bytes(value) for value in enricher.records(join(decode_batch(encode_batch(make_header(5, 60), rows)))).values]
+    batch = decode_batch(encode_batch(make_header(5, 60), rows))
+    return [bytes(value) for value in enricher.records(join(batch)).values]

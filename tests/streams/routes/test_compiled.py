@@ -19,7 +19,7 @@ from streams.routes.match import Matcher
 from streams.routes.model import Routes
 from tests.enrich.flows import make_batch, make_cluster
 
-OUTPUTS = [{"stdout": {}}]
+OUTPUTS: list[dict[str, Any]] = [{"stdout": {}}]
 
 
 def words(*choices: Any) -> st.SearchStrategy[Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,10 @@ def until(look: Callable[[], bool]) -> None:
     while not look():
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+def is_current(live: LiveRoutes[list[str]], name: str) -> bool:
+    return live.current == [name]
 
 
 @pytest.fixture
@@ -78,6 +83,25 @@ def test_one_that_vanishes_stays_in_force_and_is_told_until_it_is_back(path: Pat
     assert live.current == ["a"]
     path.write_text(text("a"))
     until(lambda: live.problem() is None)
+
+
+def test_another_folder_in_the_place_of_its_own_is_watched(tmp_path: Path) -> None:
+    folder = tmp_path / "routes"
+    folder.mkdir()
+    (folder / "routes.yaml").write_text(text("a"))
+    live = LiveRoutes(folder / "routes.yaml", (), names)
+    live.start()
+    try:
+        folder.rename(tmp_path / "away")
+        until(lambda: "No such file" in (live.problem() or ""))
+        assert live.current == ["a"]
+        folder.mkdir()
+        for name in ("b", "c"):
+            (folder / "routes.yaml").write_text(text(name))
+            until(partial(is_current, live, name))
+        assert live.problem() is None
+    finally:
+        live.stop()
 
 
 def test_a_wrong_one_at_the_start_is_refused_with_its_line(tmp_path: Path) -> None:
