@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final, Generic, TypeVar
@@ -15,6 +17,8 @@ from streams.checked import FileError
 log = structlog.get_logger("kubeweir.streams")
 
 _SETTLED_S: Final = 0.05
+_AGAIN_S: Final = 10.0
+"""What cannot be made of a good file may be possible later: Kafka may be away."""
 S = TypeVar("S")
 T = TypeVar("T")
 
@@ -37,6 +41,7 @@ class LiveFile(Generic[S, T]):
         self._watch = FolderWatch(what, path.parent, self.look, whole=False)
         self._problem: str | None = None
         self._content = b""
+        self._again = math.inf
         self.current: T
 
     def read(self) -> S:
@@ -63,7 +68,7 @@ class LiveFile(Generic[S, T]):
         return self._watch.problem or self._problem
 
     def look(self) -> None:
-        """Take the file over if it is another than it was."""
+        """Take the file over if it is another than it was, or if nothing could be made of it a while ago."""
         try:
             content = self._read_settled()
         except OSError as error:
@@ -71,28 +76,36 @@ class LiveFile(Generic[S, T]):
             self._content = b""
             self._tell(f"{self._path}: {error.strerror}")
             return
-        if content == self._content:
+        if content == self._content and time.monotonic() < self._again:
             return
-        self._content = content
+        self._content, self._again = content, math.inf
         try:
-            self.current = self._make(self._parse(content, str(self._path)))
-        except (FileError, StopServiceError) as error:
+            parsed = self._parse(content, str(self._path))
+        except FileError as error:
+            self._tell(str(error))
+            return
+        try:
+            self.current = self._make(parsed)
+        except StopServiceError as error:
             self._tell(str(error))
         except Exception as error:
-            log.exception(f"the {self._what} file could not be taken over")
-            self._tell(f"{type(error).__name__}: {error}")
+            self._tell(f"{type(error).__name__}: {error}", error)
         else:
             self._good()
+            return
+        self._again = time.monotonic() + _AGAIN_S
 
     def _good(self) -> None:
         self._problem = None
         log.info(f"{self._what} taken over", path=str(self._path))
 
-    def _tell(self, problem: str) -> None:
+    def _tell(self, problem: str, unexpected: Exception | None = None) -> None:
         if problem != self._problem:
             self._problem = problem
             log.error(
-                f"the {self._what} file is refused, the last good one stays in force", problems=problem.splitlines()
+                f"the {self._what} file is refused, the last good one stays in force",
+                problems=problem.splitlines(),
+                exc_info=unexpected,
             )
 
     def _read_settled(self) -> bytes:

@@ -116,7 +116,12 @@ def test_64_routes_have_a_bit_each() -> None:
 @pytest.mark.parametrize("match", [{"node": "n2"}, {"subject": {"namespace": "gone"}}, {"src": {"pod": "api-*"}}])
 def test_a_route_that_a_template_rules_out_is_not_asked(match: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Any] = []
-    monkeypatch.setattr(Matcher, "fits", lambda _, flow: asked.append(flow) or True)
+
+    def fits(_: Matcher, flow: Any) -> bool:
+        asked.append(flow)
+        return True
+
+    monkeypatch.setattr(Matcher, "fits", fits)
     records = Enricher(make_cluster()).records(join(make_batch({}, {"destination_port": 1})))
     other, every = matchers([{"match": match}, {}])
     assert Compiled([other]).masks(records).tolist() == [0, 0]

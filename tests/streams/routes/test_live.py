@@ -77,6 +77,30 @@ def test_one_that_cannot_be_changes_nothing_until_it_is_mended(
     assert live.current == ["c"]
 
 
+def test_what_could_not_be_made_of_a_good_file_is_tried_again(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As topics while Kafka is away."""
+    monkeypatch.setattr("streams.live._AGAIN_S", 0.2)
+    away: list[str] = []
+
+    def make(routes: Routes) -> list[str]:
+        if away:
+            raise StopServiceError("Kafka is away", Exit.UNABLE)
+        return names(routes)
+
+    made = LiveRoutes(path, (), make)
+    made.start()
+    try:
+        away.append("yes")
+        path.write_text(text("b"))
+        until(lambda: made.problem() == "Kafka is away")
+        assert made.current == ["a"]
+        away.clear()
+        until(lambda: made.problem() is None)
+        assert made.current == ["b"]
+    finally:
+        made.stop()
+
+
 def test_one_that_vanishes_stays_in_force_and_is_told_until_it_is_back(path: Path, live: LiveRoutes[list[str]]) -> None:
     path.unlink()
     until(lambda: "No such file" in (live.problem() or ""))
