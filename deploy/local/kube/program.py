@@ -19,6 +19,10 @@ from kube.plan import CNIS, PROXIES, ROOT, ClusterError, Plan, kubeconfig
 from kube.processes import last_lines, logs, run, running, wait_for
 from kube.teardown import sweep
 
+_LOOKS = 10
+_LOOK_S = 0.1
+"""What is missing was missing every time."""
+
 
 def main() -> int:
     arguments = parse()
@@ -218,10 +222,16 @@ def the_plan() -> Plan:
 
 
 def missing_processes() -> list[str]:
-    wanted = {"etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler"}
+    missing = {"etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler"}
     for one in the_plan().nodes:
-        wanted |= {one.name, *(f"{one.name}.{part}" for part in ("containerd", "kubelet", "kube-proxy"))}
-    return sorted(wanted - set(running().values()))
+        missing |= {one.name, *(f"{one.name}.{part}" for part in ("containerd", "kubelet", "kube-proxy"))}
+    # While the kernel loads a program (execve), the process's environment reads as empty.
+    for _ in range(_LOOKS):
+        missing -= set(running().values())
+        if not missing:
+            break
+        time.sleep(_LOOK_S)
+    return sorted(missing)
 
 
 def missing_nodes() -> str | None:
