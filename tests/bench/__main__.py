@@ -37,7 +37,7 @@ PARTS: Final = ("packets", "ring", "streams", "alerts")
     help="Where the figures go as JSON.",
 )
 def command(only: Sequence[str], quick: bool, path: Path) -> None:
-    """Measure kubeweir on this machine: some five minutes on two cores.
+    """Measure kubeweir on this machine: a quarter of an hour on two cores.
 
     packets: nanoseconds a packet of the kernel program. ring: verdicts a second from the ring buffer to acknowledged
     Kafka batches. streams: verdicts a second from the raw topic to one record each, beside plain Faust. alerts: seconds
