@@ -436,6 +436,7 @@ class ExactlyOnce:
         self._topics, self._back_to_ms, self._on_owned = topics, back_to_ms, on_owned
         self._done: dict[Place, int] = {}
         self._next: dict[Place, int] = {}
+        self._failed: KafkaError | None = None
         self._producer = Producer(
             {
                 **connection,
@@ -489,6 +490,8 @@ class ExactlyOnce:
                 found += self._consumer.consume(most - 1, 0)
         except KafkaException as error:
             raise AgainError(error.args[0].str()) from error
+        if self._failed is not None:
+            raise AgainError(self._failed.str())
         records = _good(found)
         for record in records:
             place = (record.topic, record.partition)
@@ -548,6 +551,13 @@ class ExactlyOnce:
                 return
 
     def _assign(self, consumer: Consumer, partitions: Sequence[TopicPartition]) -> None:
+        # What a callback raises as KafkaException comes out of consume() as a KafkaError, which nothing can catch.
+        try:
+            self._take_over(consumer, partitions)
+        except KafkaException as error:
+            self._failed = error.args[0]
+
+    def _take_over(self, consumer: Consumer, partitions: Sequence[TopicPartition]) -> None:
         # A transaction of the one who had them before may be about to end: this waits for it.
         done = {(one.topic, one.partition): one.offset for one in consumer.committed(list(partitions), _CALL_S)}
         asked = [TopicPartition(one.topic, one.partition, self._back_to_ms(one.topic)) for one in partitions]
