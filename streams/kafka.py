@@ -436,7 +436,6 @@ class ExactlyOnce:
         self._topics, self._back_to_ms, self._on_owned = topics, back_to_ms, on_owned
         self._done: dict[Place, int] = {}
         self._next: dict[Place, int] = {}
-        self._failed: KafkaError | None = None
         self._producer = Producer(
             {
                 **connection,
@@ -490,8 +489,6 @@ class ExactlyOnce:
                 found += self._consumer.consume(most - 1, 0)
         except KafkaException as error:
             raise AgainError(error.args[0].str()) from error
-        if self._failed is not None:
-            raise AgainError(self._failed.str())
         records = _good(found)
         for record in records:
             place = (record.topic, record.partition)
@@ -551,11 +548,12 @@ class ExactlyOnce:
                 return
 
     def _assign(self, consumer: Consumer, partitions: Sequence[TopicPartition]) -> None:
-        # What a callback raises as KafkaException comes out of consume() as a KafkaError, which nothing can catch.
+        # What the client itself raises in its callback comes out of consume() as a KafkaError, which is no exception
+        # and cannot be caught; what is raised in Python comes through.
         try:
             self._take_over(consumer, partitions)
         except KafkaException as error:
-            self._failed = error.args[0]
+            raise AgainError(error.args[0].str()) from error
 
     def _take_over(self, consumer: Consumer, partitions: Sequence[TopicPartition]) -> None:
         # A transaction of the one who had them before may be about to end: this waits for it.
