@@ -86,10 +86,7 @@ class Rows:
         )
         made = SetInForce((halves[0], halves[1]), sources, policy_set)
         self._sets.append(made)
-        for peer in peers:
-            self._write(made, peer)
-        for half in halves:
-            half.flattened.clear()
+        self._write_all(made, peers)
         return made
 
     def remove(self, gone: SetInForce) -> None:
@@ -110,10 +107,13 @@ class Rows:
                     if match is not None:
                         self._drop((one.policy_set.number, int(half.side.direction), peer.identity.number))
                         self._release(half, match)
-            for peer in came:
-                self._write(one, peer)
-            for half in one.halves:
-                half.flattened.clear()
+            self._write_all(one, came)
+
+    def _write_all(self, one: SetInForce, peers: Iterable[PeerClass]) -> None:
+        for peer in peers:
+            self._write(one, peer)
+        for half in one.halves:
+            half.flattened.clear()
 
     def _write(self, one: SetInForce, peer: PeerClass) -> None:
         for half in one.halves:
@@ -156,12 +156,12 @@ class Rows:
         seen = seen_of(half.side, match)
         found = half.flattened.get(seen)
         if found is None:
-            found = half.flattened[seen] = self._content(half.side, match)
+            found = half.flattened[seen] = self._content(half.side, seen)
         parts, answer = found
         return Row(self._use_ports(parts), answer.rule, answer.verdict, answer.reason)
 
-    def _content(self, side: Side, match: Match) -> _Content:
-        other, ranges = flatten(side, match)
+    def _content(self, side: Side, seen: Seen) -> _Content:
+        other, ranges = flatten(side, seen)
         parts = [(protocol, low, high, *self._answer(found)) for protocol, low, high, found in ranges]
         return parts, self._answer(other)
 

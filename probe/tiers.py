@@ -26,19 +26,25 @@ class Decided(NamedTuple):
     refs: tuple[PolicyRef, ...] = ()
 
 
-Seen = tuple[tuple[bool, ...], Named, bool]
-"""Which of a side's rules hold for a peer, its named ports, and whether it is the subject's node."""
+class Seen(NamedTuple):
+    """What a side sees of a peer; many peers are the same to it."""
+
+    holds: tuple[bool, ...]
+    """For each rule of the side whether its peers hold the peer."""
+    named: Named
+    """The peer's named ports."""
+    own: bool
+    """Whether it is the subject's node."""
 
 
 def seen_of(side: Side, match: Match) -> Seen:
-    """All that :func:`flatten` looks at in a match: its answer for equal ones is equal."""
-    parts = (*side.admin, *side.isolating, *side.baseline)
-    return tuple([rule.peers.hold(match) for part in parts for rule in part.rules]), match.named, match.own
+    """A match, as :func:`flatten` looks at it."""
+    return Seen(tuple([rule.peers.hold(match) for rule in _rules(side)]), match.named, match.own)
 
 
-def flatten(side: Side, match: Match) -> tuple[Decided, list[tuple[int, int, int, Decided]]]:
+def flatten(side: Side, seen: Seen) -> tuple[Decided, list[tuple[int, int, int, Decided]]]:
     """The answer for what has no entry, and (protocol, low, high, answer) for the ports that have another."""
-    view = _Seen(side, match)
+    view = _View(side, seen)
     other = view.decide(lambda rule: not rule.ports)
     return other, [
         (int(protocol), low, high, found)
@@ -48,17 +54,22 @@ def flatten(side: Side, match: Match) -> tuple[Decided, list[tuple[int, int, int
     ]
 
 
+def _rules(side: Side) -> Iterator[Rule]:
+    return (rule for part in (*side.admin, *side.isolating, *side.baseline) for rule in part.rules)
+
+
 _Held = tuple[Part, list[Rule]]
 """A policy, and those of its rules whose peers hold the peer."""
 
 
-class _Seen:
+class _View:
     """The rules of a side that hold for a peer."""
 
-    def __init__(self, side: Side, match: Match) -> None:
-        self._own = match.own
+    def __init__(self, side: Side, seen: Seen) -> None:
+        self._own = seen.own
+        holds = {id(rule) for rule, held in zip(_rules(side), seen.holds, strict=True) if held}
         self._admin, self._isolating, self._baseline = (
-            [(part, [rule for rule in part.rules if rule.peers.hold(match)]) for part in parts]
+            [(part, [rule for rule in part.rules if id(rule) in holds]) for part in parts]
             for parts in (side.admin, side.isolating, side.baseline)
         )
         self._audits = side.audits
@@ -67,7 +78,7 @@ class _Seen:
             for rule in held:
                 for port in rule.ports:
                     by_rule = self._ranges.setdefault(port.protocol, {})
-                    by_rule.setdefault(id(rule), []).extend(_numbers_of(port, match.named))
+                    by_rule.setdefault(id(rule), []).extend(_numbers_of(port, seen.named))
 
     def ranges(self, protocol: Protocol) -> Iterator[tuple[int, int, Decided]]:
         """Disjoint ranges of ports in order, each with its answer; neighbours differ."""
