@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -43,3 +43,21 @@ class Numbered(Generic[T]):
         """The value of each."""
         values: list[T] = self._values[numbers].tolist()
         return values
+
+
+class Kinds(Generic[T]):
+    """The kinds of a table's numbers, each looked up once."""
+
+    def __init__(self, kinds_of: Callable[[Sequence[T]], Numbers]) -> None:
+        self._kinds_of = kinds_of
+        self._table: Numbered[T] | None = None
+        self._kinds = np.empty(0, np.int64)
+
+    def of(self, table: Numbered[T], numbers: Numbers) -> Numbers:
+        """The kind of each."""
+        if table is not self._table:
+            self._table, self._kinds = table, np.empty(0, np.int64)
+        if len(table) > len(self._kinds):
+            self._kinds = np.concatenate([self._kinds, self._kinds_of(table.since(len(self._kinds)))])
+        kinds: Numbers = self._kinds[numbers]
+        return kinds

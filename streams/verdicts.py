@@ -13,7 +13,7 @@ import orjson
 import prometheus_client
 from prometheus_client import CollectorRegistry
 
-from enrich.numbered import Numbered, Numbers
+from enrich.numbered import Kinds, Numbered, Numbers
 from enrich.template import Template
 
 By = Literal["none", "namespace", "workload"]
@@ -51,18 +51,14 @@ class Verdicts:
         self._series: dict[tuple[str, ...], int] = {}
         self._counters: list[Any] = []
         self._known: dict[tuple[str, str], int] = {}
-        self._table: Numbered[Template] | None = None
-        self._of_template = np.empty(0, np.int64)
+        self._of_template = Kinds[Template](
+            lambda templates: np.array([self._number(one) for one in templates], np.int64)
+        )
 
     def count(self, templates: Numbered[Template], numbers: Numbers) -> None:
         """One verdict a number of a template."""
-        if templates is not self._table:
-            self._table, self._of_template = templates, np.empty(0, np.int64)
-        new = templates.since(len(self._of_template))
-        if new:
-            self._of_template = np.concatenate([self._of_template, np.array([self._number(one) for one in new])])
         # Templates are many, and each is in few rows of a batch; series are few.
-        rows = np.bincount(self._of_template[numbers])
+        rows = np.bincount(self._of_template.of(templates, numbers))
         for series in np.flatnonzero(rows).tolist():
             self._counters[series].inc(int(rows[series]))
 

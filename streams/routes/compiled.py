@@ -17,7 +17,7 @@ import numpy as np
 import orjson
 
 from enrich.enricher import Facts, Records
-from enrich.numbered import Numbered, Numbers
+from enrich.numbered import Kinds, Numbers
 from enrich.template import Template
 from streams.routes import sampling
 from streams.routes.match import Block, EndTest, Matcher, Network
@@ -38,9 +38,9 @@ class Compiled:
         blocks = [block for one in matchers for block in (*one.wanted, *one.excluded)]
         ends = [end for block in blocks for end in block.ends]
         self._end_kinds = _Kinds[str](lambda text: _of_end(ends, orjson.loads(text)))
-        self._template_kinds = _TemplateKinds(matchers, self._end_kinds)
-        self._templates = _Column[Template](self._template_kinds)
-        self._remotes = _Column[str](self._end_kinds.of)
+        self._template_kinds = _TemplateKinds(matchers, blocks, self._end_kinds)
+        self._templates = Kinds[Template](self._template_kinds)
+        self._remotes = Kinds[str](self._end_kinds.of)
         ranges = [given for block in blocks for given in block.ports]
         self._ports = _port_kinds(ranges) if ranges else None
         services = [block for block in blocks if block.service]
@@ -147,33 +147,14 @@ class _Kinds(Generic[T]):
         return np.fromiter(map(self._known.__getitem__, values), np.int64, len(values))
 
 
-class _Column(Generic[T]):
-    """The kinds of a table's numbers."""
-
-    def __init__(self, kinds_of: Callable[[Sequence[T]], Numbers]) -> None:
-        self._kinds_of = kinds_of
-        self._table: Numbered[T] | None = None
-        self._kinds = np.empty(0, np.int64)
-
-    def of(self, table: Numbered[T], numbers: Numbers) -> Numbers:
-        """The kind of each."""
-        if table is not self._table:
-            self._table, self._kinds = table, np.empty(0, np.int64)
-        if len(table) > len(self._kinds):
-            self._kinds = np.concatenate([self._kinds, self._kinds_of(table.since(len(self._kinds)))])
-        kinds: Numbers = self._kinds[numbers]
-        return kinds
-
-
 class _TemplateKinds:
     """Templates are many, and new ones come with each change in the cluster; what they are made of is little.
 
     A template says much of its rows: what their verdict, policies and node are, and which pod's they are. Routes that
     want others are ruled out for all of them here, before anything is looked up."""
 
-    def __init__(self, matchers: Sequence[Matcher], ends: _Kinds[str]) -> None:
+    def __init__(self, matchers: Sequence[Matcher], blocks: Sequence[Block], ends: _Kinds[str]) -> None:
         self._matchers, self._ends = matchers, ends
-        blocks = [block for one in matchers for block in (*one.wanted, *one.excluded)]
         self._abouts = _Kinds[str](lambda text: _of_record(blocks, orjson.loads(text)))
         self._numbers: dict[Hashable, int] = {}
         self.possible: Masks = np.empty(0, np.uint64)
