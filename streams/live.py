@@ -78,22 +78,16 @@ class LiveFile(Generic[S, T]):
             return
         if content == self._content and time.monotonic() < self._again:
             return
-        self._content, self._again = content, math.inf
+        self._content = content
         try:
-            parsed = self._parse(content, str(self._path))
-        except FileError as error:
-            self._tell(str(error))
-            return
-        try:
-            self.current = self._make(parsed)
-        except StopServiceError as error:
+            self.current = self._make(self._parse(content, str(self._path)))
+        except (FileError, StopServiceError) as error:
             self._tell(str(error))
         except Exception as error:
             self._tell(f"{type(error).__name__}: {error}", error)
         else:
             self._good()
-            return
-        self._again = time.monotonic() + _AGAIN_S
+        self._again = math.inf if self._problem is None else time.monotonic() + _AGAIN_S
 
     def _good(self) -> None:
         self._problem = None
