@@ -8,6 +8,7 @@ agent's body lets no exception out, for Faust would count its event as done.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import os
 import signal
@@ -77,7 +78,6 @@ class Intake:
         self._waiting: deque[tuple[Tracked, bytes | None, int]] = deque()
         self._some = asyncio.Event()
         self._read: dict[int, int] = {}
-        self._rows = 0
         self.last_ack = time.monotonic()
         self.acked: dict[int, int] = {}
         """For each partition the offset after the last one acknowledged."""
@@ -97,7 +97,6 @@ class Intake:
         self._read[message.partition] = max(expected or 0, message.offset + 1)
         tracked = self._ledger.open(message.partition, message.offset, rows, size, partial(self._ack, event))
         self._waiting.append((tracked, value, expired))
-        self._rows += rows
         self._some.set()
 
     async def take(self) -> list[tuple[Tracked, bytes | None, int]]:
@@ -107,7 +106,7 @@ class Intake:
             while not self._waiting:
                 self._some.clear()
                 await self._some.wait()
-            if self._rows < _TOGETHER_ROWS:
+            if not self._is_full():
                 await asyncio.sleep(_GATHER_S)
             # It may have been forgotten meanwhile.
             if self._waiting:
@@ -120,14 +119,16 @@ class Intake:
             if rows > _TOGETHER_ROWS or size > _TOGETHER_BYTES:
                 break
             taken.append(self._waiting.popleft())
-        self._rows -= sum(tracked.rows for tracked, _, _ in taken)
         return taken
+
+    def _is_full(self) -> bool:
+        rows = itertools.accumulate(tracked.rows for tracked, _, _ in self._waiting)
+        return any(so_far >= _TOGETHER_ROWS for so_far in rows)
 
     def forget(self, partitions: Iterable[int]) -> None:
         """Another worker has these now."""
         gone = set(partitions)
         self._waiting = deque(item for item in self._waiting if item[0].partition not in gone)
-        self._rows = sum(tracked.rows for tracked, _, _ in self._waiting)
         for partition in gone:
             self._read.pop(partition, None)
             self.acked.pop(partition, None)
