@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -31,11 +31,13 @@ def run(*words: object, check: bool = True, stdin: str | None = None, patience_s
     return done.stdout
 
 
-def until(what: str, true: Callable[[], bool], patience_s: float = PATIENCE_S) -> None:
-    """Wait for a condition."""
+def until(
+    what: str, true: Callable[[], bool], patience_s: float = PATIENCE_S, describe: Callable[[], object] = str
+) -> None:
+    """Wait for a condition; ``describe`` says what there was instead."""
     deadline = time.monotonic() + patience_s
     while not true():
-        assert time.monotonic() < deadline, f"waited in vain for: {what}"
+        assert time.monotonic() < deadline, f"waited in vain for: {what} {describe()}"
         time.sleep(0.2)
 
 
@@ -235,15 +237,25 @@ def from_app(app: str, port: int | str | None = PORT, protocol: str = "TCP") -> 
     return rule | ({"ports": [{"port": port, "protocol": protocol}]} if port else {})
 
 
-def missing_numbers(records: Iterable[dict[str, Any]]) -> list[str]:
-    """Numbers that a ring's records leave out between the first and the last, which is what a loss looks like."""
+def last_numbers(records: Iterable[dict[str, Any]]) -> dict[str, int]:
+    """The highest number of each ring."""
+    last: dict[str, int] = {}
+    for record in records:
+        ring, _, number = record["id"].rpartition("-")
+        last[ring] = max(last.get(ring, 0), int(number))
+    return last
+
+
+def missing_numbers(records: Iterable[dict[str, Any]], up_to: Mapping[str, int]) -> list[str]:
+    """Numbers that the records of these rings leave out, from the first to the one given: what a loss looks like.
+    Beyond it, while more come, some are always on their way."""
     rings: dict[str, set[int]] = {}
     for record in records:
         ring, _, number = record["id"].rpartition("-")
         rings.setdefault(ring, set()).add(int(number))
     return [
         f"{ring}-{number}"
-        for ring, numbers in rings.items()
-        for number in range(min(numbers), max(numbers) + 1)
-        if number not in numbers
+        for ring, last in up_to.items()
+        for number in range(min(rings[ring]), last + 1)
+        if number not in rings[ring]
     ]
