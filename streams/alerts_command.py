@@ -19,7 +19,9 @@ from streams.alerts.model import Alerts
 from streams.alerts.read import builtin, in_force, read
 from streams.alerts.rehearsal import Rehearsal
 from streams.checked import FileError
-from streams.kafka import ReadError, partitions_of, read_committed
+from streams.kafka.connection import ReadError
+from streams.kafka.reading import read_committed
+from streams.kafka.topics import partitions_of
 from streams.observe import parse_since
 from streams.settings import Settings
 

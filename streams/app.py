@@ -26,7 +26,7 @@ import structlog
 from enrich.records import VERDICT
 from enrich.runtime.process import Exit
 from streams.delivery import Ledger, Tracked
-from streams.kafka import Output, refused
+from streams.kafka.output import Output, refused
 from streams.metrics import EnrichMetrics
 from streams.pipeline import Pipeline, event_time_ms
 from streams.settings import Settings

@@ -24,7 +24,8 @@ from streams import explain as explaining
 from streams.alerts_command import alerts
 from streams.explain_text import show
 from streams.filters import Filters, Flow
-from streams.kafka import ReadError, TopicReader
+from streams.kafka.connection import ReadError
+from streams.kafka.reading import TopicReader
 from streams.observe import Selection, follow, last_matching, parse_since, read_range
 from streams.routes_command import routes
 from streams.settings import Settings

@@ -17,7 +17,9 @@ from enrich.runtime.watching import SourceCollector
 from enrich.sources.source import Source, SourceError, make_source
 from streams.history import History
 from streams.holding import Holding
-from streams.kafka import Output, TopicReader, prepare_topics
+from streams.kafka.output import Output
+from streams.kafka.reading import TopicReader
+from streams.kafka.topics import prepare_topics
 from streams.metrics import EnrichMetrics
 from streams.pipeline import Pipeline
 from streams.routing import Routing

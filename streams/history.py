@@ -15,7 +15,8 @@ import structlog
 
 from enrich.cluster import Cluster
 from enrich.endpoints import HELD_NS, EndpointError, decode_hold, decode_key
-from streams.kafka import ReadError, Record
+from streams.kafka.connection import ReadError
+from streams.kafka.records import Record
 from streams.metrics import EnrichMetrics
 
 log = structlog.get_logger("kubeweir.streams")
@@ -28,7 +29,7 @@ _GONE_S: Final = 5.0
 
 
 class Reader(Protocol):
-    """See :class:`streams.kafka.TopicReader`."""
+    """See :class:`streams.kafka.reading.TopicReader`."""
 
     def bounds(self) -> dict[int, tuple[int, int]]: ...
 

@@ -18,7 +18,7 @@ _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 class Record(Protocol):
-    """What a reader gives; see :class:`streams.kafka.Record`."""
+    """What a reader gives; see :class:`streams.kafka.records.Record`."""
 
     @property
     def partition(self) -> int: ...
@@ -31,7 +31,7 @@ class Record(Protocol):
 
 
 class Reader(Protocol):
-    """See :class:`streams.kafka.TopicReader`."""
+    """See :class:`streams.kafka.reading.TopicReader`."""
 
     def bounds(self) -> dict[int, tuple[int, int]]: ...
 

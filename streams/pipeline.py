@@ -38,7 +38,7 @@ _FULL_WAIT_S: Final = 0.01
 
 
 class Output(Protocol):
-    """Where records go; see :class:`streams.kafka.Output`."""
+    """Where records go; see :class:`streams.kafka.output.Output`."""
 
     def offer(
         self, topic: str, key: bytes, value: bytes, timestamp_ms: int, on_delivery: Any, headers: Any = None

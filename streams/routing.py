@@ -10,7 +10,8 @@ from pathlib import Path
 from enrich.enricher import Records
 from enrich.runtime.process import StopServiceError
 from enrich.topics import Topic
-from streams.kafka import Output, existing_topics, prepare_topics
+from streams.kafka.output import Output
+from streams.kafka.topics import existing_topics, prepare_topics
 from streams.metrics import EnrichMetrics
 from streams.outgoing import Outgoing
 from streams.routes.live import LiveRoutes

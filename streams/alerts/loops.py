@@ -24,7 +24,9 @@ from streams.alerts.counting import Counter, Repeats, Seen, parse
 from streams.alerts.deltas import DeltaError, decode, encode
 from streams.alerts.engine import Engine
 from streams.alerts.model import Rule
-from streams.kafka import AgainError, Place, ReadError, Record, Write
+from streams.kafka.connection import ReadError
+from streams.kafka.exactly_once import AgainError, Place, Write
+from streams.kafka.records import Record
 
 log = structlog.get_logger("kubeweir.streams")
 
@@ -40,7 +42,7 @@ _CHANGE: Final = b"change/"
 
 
 class Bus(Protocol):
-    """See :class:`streams.kafka.ExactlyOnce`."""
+    """See :class:`streams.kafka.exactly_once.ExactlyOnce`."""
 
     def take(self, most: int, wait_s: float) -> list[Record]: ...
 

@@ -22,16 +22,12 @@ from streams.alerts.loops import CountLoop, KeepLoop
 from streams.alerts.model import Alerts, Rule
 from streams.alerts.read import in_force, read
 from streams.alerts.watch import PolicyWatch
-from streams.kafka import (
-    AgainError,
-    DeadLetters,
-    ExactlyOnce,
-    ReadError,
-    Record,
-    partitions_of,
-    prepare_topics,
-    read_committed,
-)
+from streams.kafka.connection import ReadError
+from streams.kafka.dead_letters import DeadLetters
+from streams.kafka.exactly_once import AgainError, ExactlyOnce
+from streams.kafka.reading import read_committed
+from streams.kafka.records import Record
+from streams.kafka.topics import partitions_of, prepare_topics
 from streams.live import LiveFile
 from streams.metrics import AlertMetrics, SinkMetrics
 from streams.settings import Settings

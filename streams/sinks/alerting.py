@@ -14,7 +14,12 @@ import structlog
 from enrich.runtime.process import Exit, StopServiceError
 from streams.alerts.alert import State
 from streams.alerts.model import Alertmanager, Alerts, Output
-from streams.kafka import AgainError, DeadLetters, GroupReader, ReadError, partitions_of, read_committed
+from streams.kafka.connection import ReadError
+from streams.kafka.dead_letters import DeadLetters
+from streams.kafka.exactly_once import AgainError
+from streams.kafka.group import GroupReader
+from streams.kafka.reading import read_committed
+from streams.kafka.topics import partitions_of
 from streams.metrics import SinkMetrics
 from streams.routes.model import seconds
 from streams.settings import Settings

@@ -13,7 +13,7 @@ from typing import Final, Protocol
 
 import structlog
 
-from streams.kafka import Record
+from streams.kafka.records import Record
 from streams.metrics import SinkMetrics
 from streams.sinks.sink import RefusedError, Sink, SinkError
 
@@ -26,7 +26,7 @@ _LONGEST_RETRY_S: Final = 10.0
 
 
 class Reader(Protocol):
-    """See :class:`streams.kafka.GroupReader`."""
+    """See :class:`streams.kafka.group.GroupReader`."""
 
     problem: str | None
 

@@ -17,7 +17,8 @@ import structlog
 from enrich.runtime.process import Exit, StopServiceError
 from enrich.sources.client import Client
 from enrich.sources.source import SourceError
-from streams.kafka import DeadLetters, GroupReader
+from streams.kafka.dead_letters import DeadLetters
+from streams.kafka.group import GroupReader
 from streams.metrics import SinkMetrics
 from streams.routes.match import Matcher
 from streams.routes.model import GKE_PATH, Events, Match, Otlp, Output, Route, Routes, Verdict, listed, seconds

@@ -13,7 +13,9 @@ from prometheus_client import CollectorRegistry
 
 from enrich.runtime.health import HealthServer
 from enrich.runtime.process import Exit, StopServiceError
-from streams.kafka import DeadLetters, GroupReader, prepare_topics
+from streams.kafka.dead_letters import DeadLetters
+from streams.kafka.group import GroupReader
+from streams.kafka.topics import prepare_topics
 from streams.metrics import SinkMetrics
 from streams.routes.live import LiveRoutes
 from streams.settings import Settings

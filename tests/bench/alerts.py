@@ -28,7 +28,7 @@ from confluent_kafka import Producer
 from enrich.records import INGRESS, Reason, Verdict
 from enrich.topics import topics
 from probe.batcher import Rows
-from streams.kafka import prepare_topics
+from streams.kafka.topics import prepare_topics
 from tests.bench.groups import CASES
 from tests.bench.result import BenchError, Figure, Part, expect, say
 from tests.bench.scale import Scale

@@ -23,7 +23,7 @@ from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec
 
 from enrich.topics import Topic, Topics, topics
-from streams.kafka import prepare_topics
+from streams.kafka.topics import prepare_topics
 from tests.bench.result import BenchError, Figure, Part, expect, say
 from tests.bench.routes import TAKEN, write_routes
 from tests.bench.scale import Scale

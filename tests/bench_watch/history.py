@@ -24,7 +24,7 @@ from enrich.cluster import NAMED_KINDS, Cluster
 from enrich.endpoints import Hold, OwnerRef, encode_hold
 from enrich.topics import topics
 from streams.history import History
-from streams.kafka import TopicReader
+from streams.kafka.reading import TopicReader
 from streams.metrics import EnrichMetrics
 from tests.bench_watch.server import address
 from tests.kafka.broker import run_broker

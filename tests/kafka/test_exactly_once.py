@@ -9,7 +9,7 @@ import pytest
 from confluent_kafka import Consumer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
-from streams.kafka import AgainError, ExactlyOnce
+from streams.kafka.exactly_once import AgainError, ExactlyOnce
 from tests.kafka.site import PATIENCE_S, Site
 
 pytestmark = pytest.mark.kafka

@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from streams.filters import Filters
-from streams.kafka import Record
+from streams.kafka.records import Record
 from streams.observe import Selection, last_matching, parse_since, read_range
 from streams.table import FlowTable, flow_cells
 

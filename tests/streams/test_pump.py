@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import pytest
 from prometheus_client import CollectorRegistry
 
-from streams.kafka import Record
+from streams.kafka.records import Record
 from streams.metrics import SinkMetrics
 from streams.sinks import pump as pumping
 from streams.sinks.pump import Feed, Pump
