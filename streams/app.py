@@ -1,31 +1,27 @@
 """The Faust application that enriches: raw batches in, acknowledged only when Kafka has every record made of them.
 
-Faust as shipped acknowledges what failed, so nothing of its output is used here: the agent only hands events on to a
-list, a second task takes what waits there, and :mod:`streams.delivery` says when an event may be acknowledged. The
-agent's body lets no exception out, for Faust would count its event as done.
+Faust as shipped acknowledges what failed, so nothing of its output is used here: the agent only hands events on to
+:mod:`streams.intake`, a second task takes what waits there, and :mod:`streams.delivery` says when an event may be
+acknowledged. The agent's body lets no exception out, for Faust would count its event as done.
 """
 
 from __future__ import annotations
 
 import asyncio
-import itertools
-import logging
 import os
 import signal
 import ssl
 import threading
 import time
-from collections import Counter, deque
-from collections.abc import Iterable
 from functools import partial
 from typing import Any, Final
 
 import faust
 import structlog
 
-from enrich.records import VERDICT
 from enrich.runtime.process import Exit
 from streams.delivery import Ledger, Tracked
+from streams.intake import Intake
 from streams.kafka.output import Output, refused
 from streams.metrics import EnrichMetrics
 from streams.pipeline import Pipeline, event_time_ms
@@ -33,15 +29,8 @@ from streams.settings import Settings
 
 log = structlog.get_logger("kubeweir.streams")
 
-_TOGETHER_ROWS: Final = 4_000
-"""More at a time make a row no cheaper, and keep Faust waiting for longer."""
-_TOGETHER_BYTES: Final = 4 << 20
-_GATHER_S: Final = 0.001
-"""What Faust gets to hand on more of what it has read: it needs several turns of the loop for each record, so that
-without them every record would be taken alone."""
 _LAG_EVERY_S: Final = 1.0
 _RELEASE_EVERY_S: Final = 0.02
-_SAME_LINE_S: Final = 15.0
 _SILENT_S: Final = 15.0
 
 
@@ -68,76 +57,6 @@ class _Worker(faust.Worker):  # type: ignore[misc]  # as above
     def _schedule_shutdown(self, number: signal.Signals) -> None:
         self._stop_asked.set()
         super()._schedule_shutdown(number)
-
-
-class Intake:
-    """Between Faust's agent and the task that enriches: what was read, bounded by what is in flight."""
-
-    def __init__(self, ledger: Ledger, metrics: EnrichMetrics) -> None:
-        self._ledger, self._metrics = ledger, metrics
-        self._waiting: deque[tuple[Tracked, bytes | None, int]] = deque()
-        self._some = asyncio.Event()
-        self._read: dict[int, int] = {}
-        self.last_ack = time.monotonic()
-        self.acked: dict[int, int] = {}
-        """For each partition the offset after the last one acknowledged."""
-
-    async def put(self, event: Any, committed: int | None) -> None:
-        """Take over an event, once there is room. ``committed``: its partition's committed offset, if there is one."""
-        message = event.message
-        value: bytes | None = event.value
-        size = len(value or b"")
-        rows = size // VERDICT.itemsize
-        await self._ledger.wait_for_room(rows, size)
-        if not len(self._ledger):
-            # Nothing was waited for until now.
-            self.last_ack = time.monotonic()
-        expected = self._read.get(message.partition, committed)
-        expired = 0 if expected is None else max(0, message.offset - expected)
-        self._read[message.partition] = max(expected or 0, message.offset + 1)
-        tracked = self._ledger.open(message.partition, message.offset, rows, size, partial(self._ack, event))
-        self._waiting.append((tracked, value, expired))
-        self._some.set()
-
-    async def take(self) -> list[tuple[Tracked, bytes | None, int]]:
-        """What waits, at least one, and no more than is well taken together: what to account to it, its bytes, how
-        many offsets before it were skipped."""
-        while True:
-            while not self._waiting:
-                self._some.clear()
-                await self._some.wait()
-            if not self._is_full():
-                await asyncio.sleep(_GATHER_S)
-            # It may have been forgotten meanwhile.
-            if self._waiting:
-                break
-        taken = [self._waiting.popleft()]
-        rows, size = taken[0][0].rows, taken[0][0].size
-        while self._waiting:
-            rows += self._waiting[0][0].rows
-            size += self._waiting[0][0].size
-            if rows > _TOGETHER_ROWS or size > _TOGETHER_BYTES:
-                break
-            taken.append(self._waiting.popleft())
-        return taken
-
-    def _is_full(self) -> bool:
-        rows = itertools.accumulate(tracked.rows for tracked, _, _ in self._waiting)
-        return any(so_far >= _TOGETHER_ROWS for so_far in rows)
-
-    def forget(self, partitions: Iterable[int]) -> None:
-        """Another worker has these now."""
-        gone = set(partitions)
-        self._waiting = deque(item for item in self._waiting if item[0].partition not in gone)
-        for partition in gone:
-            self._read.pop(partition, None)
-            self.acked.pop(partition, None)
-
-    def _ack(self, event: Any, tracked: Tracked) -> None:
-        event.ack()
-        self.acked[tracked.partition] = tracked.offset + 1
-        self.last_ack = time.monotonic()
-        self._metrics.records.inc(tracked.records)
 
 
 class Enriching:
@@ -325,36 +244,3 @@ def _tls(settings: Settings) -> ssl.SSLContext:
     if settings.kafka_certificate is not None:
         context.load_cert_chain(settings.kafka_certificate, settings.kafka_key)
     return context
-
-
-class _Forward(logging.Handler):
-    """Lines of Faust, mode and aiokafka, as ours are written; the same one at most every so often.
-
-    While Kafka is away aiokafka writes dozens a second.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._said: dict[tuple[str, str], float] = {}
-        self._held: Counter[tuple[str, str]] = Counter()
-
-    def emit(self, record: logging.LogRecord) -> None:
-        line = (record.name, str(record.msg))
-        now = time.monotonic()
-        if now - self._said.get(line, float("-inf")) < _SAME_LINE_S:
-            self._held[line] += 1
-            return
-        self._said[line] = now
-        held = self._held.pop(line, 0)
-        error = record.exc_info[1] if record.exc_info else None
-        more = {"error": f"{type(error).__name__}: {error}"} if error else {}
-        log.log(record.levelno, record.getMessage().strip(), library=record.name, **more, repeated=held)
-
-
-def quiet_libraries() -> None:
-    """Warnings and worse only, and through our own logs."""
-    root = logging.getLogger()
-    root.handlers = [_Forward()]
-    root.setLevel(logging.WARNING)
-    for name in ("faust", "mode", "aiokafka"):
-        logging.getLogger(name).setLevel(logging.WARNING)

@@ -20,6 +20,7 @@ from streams.holding import Holding
 from streams.kafka.output import Output
 from streams.kafka.reading import TopicReader
 from streams.kafka.topics import prepare_topics
+from streams.library_logs import quiet_libraries
 from streams.metrics import EnrichMetrics
 from streams.pipeline import Pipeline
 from streams.routing import Routing
@@ -31,7 +32,7 @@ log = structlog.get_logger("kubeweir.streams")
 def run_enrich(settings: Settings, stop: threading.Event) -> int:
     """Run until ``stop`` or a signal; the exit code. Raises StopServiceError."""
     # Faust takes long to import, and only this role needs it.
-    from streams.app import Enriching, quiet_libraries  # noqa: PLC0415 - as above
+    from streams.app import Enriching  # noqa: PLC0415 - as above
 
     quiet_libraries()
     registry = CollectorRegistry()

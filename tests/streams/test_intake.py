@@ -10,9 +10,8 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from enrich.records import VERDICT
-from streams import app
-from streams.app import _TOGETHER_ROWS, Intake
 from streams.delivery import Ledger
+from streams.intake import _TOGETHER_ROWS, Intake
 from streams.metrics import EnrichMetrics
 
 _MANY = 1 << 30
@@ -35,7 +34,7 @@ def offsets(taken: Any) -> list[int]:
 
 def test_what_comes_within_some_turns_of_the_loop_is_taken_together(monkeypatch: pytest.MonkeyPatch) -> None:
     # However busy the machine is.
-    monkeypatch.setattr(app, "_GATHER_S", 0.5)
+    monkeypatch.setattr("streams.intake._GATHER_S", 0.5)
 
     async def run() -> list[int]:
         desk = intake()
