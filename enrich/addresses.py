@@ -32,7 +32,8 @@ _UNCONFIRMED_NS: Final = 60 * _SECOND
 
 
 class Interval(msgspec.Struct, frozen=True, gc=False):
-    """A pod's hold of an address (wall clock); ``clock``: the node whose clock says so, empty for the API's."""
+    """A pod's hold of an address (wall clock); ``clock``: the node whose clock says so, empty for the API's;
+    ``told_ns``: when the watch told it, 0 where it was there before we looked."""
 
     uid: str
     first_ns: int
@@ -40,6 +41,7 @@ class Interval(msgspec.Struct, frozen=True, gc=False):
     end_ns: int = FOREVER
     last_ns: int = FOREVER
     clock: str = ""
+    told_ns: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,6 +202,15 @@ class Addresses:
         """Whether pods have, or had, addresses in its neighbourhood (a /24, a /64): then it is likely a pod's."""
         return bool(ip) and _block(ip) in self._blocks
 
+    def told_ns(self, uid: str, ip: str) -> int:
+        """When the watch told that a pod has an address, where a kubelet says so; 0: it was listed, or is not known.
+
+        What is in a manifest without a status is told before it is so. A sandbox that is made anew may keep the
+        address: that its pod has one again (PodReadyToStartContainers) says nothing of when it got that."""
+        pod = self._by_uid.get(uid)
+        told = max((one.told_ns for one in self._watched.get(ip, ()) if one.uid == uid), default=0)
+        return told if pod is not None and pod.begun_ns and pod.started_ns <= told else 0
+
     def by_uid(self, uid: str) -> Pod | None:
         """A pod that exists or did lately, as it was last seen."""
         return self._by_uid.get(uid)
@@ -219,7 +230,8 @@ def _listed(pod: Pod) -> Interval:
 def _seen(pod: Pod, now: int, known: int) -> Interval:
     """One that got its address under our eyes: since it started, or we saw it; but not in the future."""
     start = min(pod.started_ns + _SECOND, now) if pod.started_ns else now
-    return Interval(pod.uid, min(pod.begun_ns or pod.started_ns or known, known, start), start)
+    first = min(pod.begun_ns or pod.started_ns or known, known, start)
+    return Interval(pod.uid, first, start, told_ns=now)
 
 
 def _ended(one: Interval, uid: str, end: int, last: int) -> Interval:

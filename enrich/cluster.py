@@ -239,6 +239,10 @@ class Cluster:
         """Whether pods have addresses so near this one that it is likely a pod's too."""
         return self._addresses.is_pods(ip)
 
+    def told_ns(self, uid: str, ip: str) -> int:
+        """When the watch told that a pod has an address, where a kubelet says so; 0: it was listed, or is not known."""
+        return self._addresses.told_ns(uid, ip)
+
     def pod_by_uid(self, uid: str) -> Pod | None:
         """A pod that exists or did lately."""
         return self._addresses.by_uid(uid)

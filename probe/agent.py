@@ -21,7 +21,7 @@ import structlog
 from enrich.cluster import Cluster
 from enrich.model import Name, Pod, Service
 from enrich.records import EndpointRef, PolicyRef
-from probe.binding import Binding, bind
+from probe.binding import NEWS_S, Binding, bind
 from probe.holds import Holds
 from probe.installer import Bound, Installer, InstallError, Surroundings
 from probe.kernel.attach import Attachments, Mode
@@ -162,7 +162,7 @@ class Agent:
         pods = [pod for pod in view.pods.values() if _is_local(pod, self._node)]
         is_new = self._look(pods)
         last = self._adopted(pods) if self._problem and not self._binding.bound else self._binding
-        binding = bind(pods, self._looked.veths, last, time.monotonic())
+        binding = bind(pods, self._looked.veths, last, time.monotonic(), self._is_later)
         bound = self._number(binding.bound)
         desired = self._compiler.compile(view, list({pod.uid: pod for pod in binding.bound.values()}.values()))
         around = Surroundings(self._dialled(), self._looked.addresses)
@@ -213,6 +213,12 @@ class Agent:
         """Until when the interfaces were as they were looked at last."""
         dry = self._dry_ns
         return self._looked.at_ns if self._links_changed.is_set() else max(dry, self._looked.at_ns)
+
+    def _is_later(self, index: int, pod: Pod) -> bool:
+        """Whether an interface came after the API had told the pod's address."""
+        came = self._holds.came_ns(index)
+        told = [at for ip in pod.ips if (at := self._cluster.told_ns(pod.uid, ip))]
+        return bool(told) and max(told) <= came and time.time_ns() - came < NEWS_S * 1e9
 
     def _dialled(self) -> frozenset[str]:
         """The addresses of Services."""

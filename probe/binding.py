@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
 from enrich.model import Name, Pod
 from probe.netlink import Veth
 
-_NEWS_S: Final = 5.0
+NEWS_S: Final = 5.0
 """So long, at most, the API server may take to tell what became of a pod whose interface went."""
 
 
@@ -36,7 +36,13 @@ class Binding:
     """By UID."""
 
 
-def bind(pods: Iterable[Pod], veths: Iterable[Veth], last: Binding, now: float = 0.0) -> Binding:
+def bind(
+    pods: Iterable[Pod],
+    veths: Iterable[Veth],
+    last: Binding,
+    now: float = 0.0,
+    is_later: Callable[[int, Pod], bool] = lambda _index, _pod: False,
+) -> Binding:
     """Bind each pod to the one veth that has its addresses inside.
 
     ``pods`` are the node's own, without hostNetwork and terminated ones. ``last`` is the last outcome: where an
@@ -45,6 +51,9 @@ def bind(pods: Iterable[Pod], veths: Iterable[Veth], last: Binding, now: float =
     would enforce, and log, one pod's policy for another. For that reason too a pod that had an interface claims no
     other one until the API has told something new of it, or ``now``, in seconds, is a while later. It is not enough to
     look at those that went: an interface that is about to go loses its addresses first.
+
+    ``is_later`` says of an interface that it came after the API had told the pod's address. A kubelet tells it once the
+    pod has its interface, so that one is another pod's: this one's came and went before anybody looked.
     """
     local = list(pods)
     had = _had(local, last, now)
@@ -60,7 +69,8 @@ def bind(pods: Iterable[Pod], veths: Iterable[Veth], last: Binding, now: float =
             pod.uid: pod
             for address in veth.addresses
             for pod in claims.get(address, ())
-            if pod.uid not in had or veth.index == had[pod.uid].index or (before and before.uid == pod.uid)
+            if (before and before.uid == pod.uid)
+            or ((pod.uid not in had or veth.index == had[pod.uid].index) and not is_later(veth.index, pod))
         }
         chosen = _choose(candidates, before)
         if chosen is not None:
@@ -77,7 +87,7 @@ def _had(pods: Iterable[Pod], last: Binding, now: float) -> dict[str, Had]:
     return {
         pod.uid: was
         for pod in pods
-        if (was := known.get(pod.uid)) and _told(was.pod) == _told(pod) and now - was.at < _NEWS_S
+        if (was := known.get(pod.uid)) and _told(was.pod) == _told(pod) and now - was.at < NEWS_S
     }
 
 

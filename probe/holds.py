@@ -86,6 +86,10 @@ class Holds:
             while len(known) > _MOST_LINKS:
                 del known[next(iter(known))]
 
+    def came_ns(self, index: int) -> int:
+        """Before when an interface surely had not come; 0: it was there before anybody watched."""
+        return self._came.get(index, (0, 0))[0]
+
     def bound(self, bound: Mapping[int, Pod], seen_ns: int) -> None:
         """The interfaces that are bound to pods now; they were there at ``seen_ns``."""
         with self._lock:

@@ -415,3 +415,21 @@ def test_readers_see_all_of_a_change_or_nothing(cluster: Cluster) -> None:
     done.set()
     reader.join()
     assert not wrong
+
+
+def test_when_a_pods_address_was_told_is_known_where_a_kubelet_told_it(cluster: Cluster, clock: Clock) -> None:
+    told = clock.now
+    put(cluster, make_pod("web", started_ns=told - 2 * S, begun_ns=told - 3 * S), make_pod("file", "10.0.0.2"))
+    clock.now += 60 * S
+    put(cluster, make_pod("web", started_ns=told - 2 * S, begun_ns=told - 3 * S, labels={"app": "web"}))
+    assert cluster.told_ns("uid-web", IP) == told
+    assert cluster.told_ns("uid-file", "10.0.0.2") == 0, "a manifest says it before it is so"
+    assert cluster.told_ns("uid-other", IP) == 0
+    put(cluster, make_pod("web", started_ns=told + 5 * S, begun_ns=told - 3 * S))
+    assert cluster.told_ns("uid-web", IP) == 0, "its sandbox was made anew"
+
+
+def test_when_the_address_of_a_pod_was_told_that_was_there_before_is_not_known(clock: Clock) -> None:
+    cluster = Cluster(tail_s=900, skew_s=1, now_ns=clock)
+    cluster.replace_all({kind: [] for kind in KINDS} | {Pod: [make_pod(started_ns=5 * S, begun_ns=5 * S)]})
+    assert cluster.told_ns("uid-web", IP) == 0

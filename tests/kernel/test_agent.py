@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from enrich.cluster import Change, Cluster, group_by_kind
-from enrich.model import Service
+from enrich.model import Pod, Service
 from enrich.objects import parse
 from probe.agent import Agent
 from probe.holds import Holds
@@ -39,6 +41,14 @@ def start(rig: Rig, cluster: Cluster, folder: Path) -> Agent:
     agent = Agent(NODE, cluster, rig.network, rig.maps, rig.numbers, holds, rig.mode)
     agent.reconcile()
     return agent
+
+
+def until(true: Callable[[], bool]) -> None:
+    """Wait for what the agent's threads do."""
+    deadline = time.monotonic() + 60
+    while not true():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.01)
 
 
 def test_a_pod_that_goes_while_it_is_looked_at_does_not_hold_up_the_others(
@@ -93,3 +103,32 @@ def test_the_next_probe_knows_whose_interface_went(rig: Rig, cluster: Cluster, t
     second = start(rig, cluster, tmp_path)
     assert {pod.name for pod in second.binding.bound.values()} == {"b"}
     assert "its interface went" in next(iter(second.binding.waiting.values()))
+
+
+def test_an_interface_that_came_after_a_kubelet_told_a_pods_address_is_anothers(
+    rig: Rig, cluster: Cluster, tmp_path: Path
+) -> None:
+    """The pod's own was there too shortly for a probe that is held up to look at it."""
+    agent = start(rig, cluster, tmp_path)
+    now = time.time_ns()
+    missed = Pod("shop", "missed", "uid-missed", {}, ("10.244.0.4",), NODE, started_ns=now, begun_ns=now)
+    agent.start(1.0)
+    try:
+        cluster.apply([Change("set", missed)])
+        until(lambda: missed.key in agent.binding.waiting)
+        told = time.time_ns()
+        until(lambda: agent._dry_ns > told)  # before that, what comes may have come before it was told
+        rig.pod("shop/next", "10.244.0.4")  # of which the API does not know yet
+        (index,) = [veth.index for veth in rig.network.veths() if "10.244.0.4" in veth.addresses]
+        came = time.time_ns()
+        agent.links_moved()
+        until(lambda: agent._looked.at_ns > came)
+        agent.links_moved()
+        came = time.time_ns()
+        until(lambda: agent._looked.at_ns > came)  # and what was looked at before is done
+        assert index not in agent.binding.bound
+        cluster.apply([Change("set", rig.objects["shop/next"])])
+        until(lambda: index in agent.binding.bound)
+        assert agent.binding.bound[index].name == "next"
+    finally:
+        agent.stop()

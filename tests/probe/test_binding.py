@@ -81,3 +81,20 @@ def test_an_interface_that_goes_loses_its_addresses_first() -> None:
     assert going.bound == {}
     assert bind([WEB], [veth(4, "10.0.0.1")], going, 10.1).bound == {}
     assert bind([WEB], [veth(3), veth(4, "10.0.0.1")], Binding({3: WEB}), 10.0).bound == {}
+
+
+def test_an_interface_that_came_after_a_pods_address_was_told_is_not_that_pods() -> None:
+    """The pod's own came and went before anybody looked, so nothing of it is known."""
+
+    def is_later(index: int, pod: Pod) -> bool:
+        return (index, pod.uid) == (4, WEB.uid)
+
+    follower = Pod("shop", "next", "uid-next", {}, (), "n1")
+    early = bind([WEB, follower], [veth(4, "10.0.0.1")], Binding({}), 10.0, is_later)
+    assert early.bound == {}, "the API does not know yet whose it is"
+    assert early.waiting.keys() == {WEB.key, follower.key}
+    told = Pod("shop", "next", "uid-next", {}, ("10.0.0.1",), "n1")
+    assert bind([WEB, told], [veth(4, "10.0.0.1")], early, 10.1, is_later).bound == {4: told}
+    assert bind([WEB], [veth(4, "10.0.0.1")], Binding({4: WEB}), 10.1, is_later).bound == {4: WEB}, (
+        "what is bound stays"
+    )
