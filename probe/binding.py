@@ -63,14 +63,19 @@ def bind(
             claims.setdefault(address, []).append(pod)
     bound: dict[int, Pod] = {}
     waiting = {pod.key: _why(pod, had) for pod in local}
+
+    def may_have(pod: Pod, index: int, before: Pod | None) -> bool:
+        if before is not None and before.uid == pod.uid:
+            return True
+        return (pod.uid not in had or had[pod.uid].index == index) and not is_later(index, pod)
+
     for veth in veths:
         before = last.bound.get(veth.index)
         candidates = {
             pod.uid: pod
             for address in veth.addresses
             for pod in claims.get(address, ())
-            if (before and before.uid == pod.uid)
-            or ((pod.uid not in had or veth.index == had[pod.uid].index) and not is_later(veth.index, pod))
+            if may_have(pod, veth.index, before)
         }
         chosen = _choose(candidates, before)
         if chosen is not None:

@@ -87,7 +87,7 @@ class Holds:
                 del known[next(iter(known))]
 
     def came_ns(self, index: int) -> int:
-        """Before when an interface surely had not come; 0: it was there before anybody watched."""
+        """Before which moment an interface had not come; 0: it was there before anybody watched."""
         return self._came.get(index, (0, 0))[0]
 
     def bound(self, bound: Mapping[int, Pod], seen_ns: int) -> None:
