@@ -63,7 +63,7 @@ def shippers(site: Site, receivers: list[Receiver]) -> Iterator[list[Shipper]]:
         shipper.kill()
 
 
-@pytest.mark.timeout(900)  # with the build of the Collector
+@pytest.mark.timeout(2700)  # with the build of the Collector, beside that of Kubernetes
 def test_what_was_sent_is_there_after_kill_9_and_twenty_seconds_without_a_far_end(
     site: Site, receivers: list[Receiver], shippers: list[Shipper]
 ) -> None:
