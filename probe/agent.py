@@ -217,8 +217,8 @@ class Agent:
     def _is_later(self, index: int, pod: Pod) -> bool:
         """Whether an interface came after the API had told the pod's address."""
         came = self._holds.came_ns(index)
-        told = [at for ip in pod.ips if (at := self._cluster.told_ns(pod.uid, ip))]
-        return bool(told) and max(told) <= came and time.time_ns() - came < NEWS_S * 1e9
+        told = max(self._cluster.told_ns(pod.uid, ip) for ip in pod.ips)
+        return 0 < told <= came and time.time_ns() - came < NEWS_S * 1e9
 
     def _dialled(self) -> frozenset[str]:
         """The addresses of Services."""

@@ -64,20 +64,17 @@ def bind(
     bound: dict[int, Pod] = {}
     waiting = {pod.key: _why(pod, had) for pod in local}
 
-    def may_have(pod: Pod, index: int, before: Pod | None) -> bool:
+    def may_have(pod: Pod, index: int) -> bool:
+        before = last.bound.get(index)
         if before is not None and before.uid == pod.uid:
             return True
         return (pod.uid not in had or had[pod.uid].index == index) and not is_later(index, pod)
 
     for veth in veths:
-        before = last.bound.get(veth.index)
         candidates = {
-            pod.uid: pod
-            for address in veth.addresses
-            for pod in claims.get(address, ())
-            if may_have(pod, veth.index, before)
+            pod.uid: pod for address in veth.addresses for pod in claims.get(address, ()) if may_have(pod, veth.index)
         }
-        chosen = _choose(candidates, before)
+        chosen = _choose(candidates, last.bound.get(veth.index))
         if chosen is not None:
             bound[veth.index] = chosen
             waiting.pop(chosen.key, None)

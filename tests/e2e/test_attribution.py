@@ -259,8 +259,7 @@ def _compare(flows: list[dict[str, Any]], account: Account) -> None:
     print(f"\n{told}")
     assert not peers + subjects, "\n".join([told, *wrong["peer"][:20], *wrong["subject"][:20]])
     assert len(account.held) >= 3 * len(REUSED)
-    # A busy machine's probe has not looked at many of them before they were gone.
-    assert right > certain / 10 > 100
+    assert right > certain / 4 > 100
 
 
 def _nanoseconds(text: str) -> int:

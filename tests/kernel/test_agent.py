@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from probe.holds import Holds
 from probe.kernel.layout import Config
 from probe.netlink import Device
 from tests.kernel.rig import NODE, Rig
+from tests.waiting import until
 
 
 @pytest.fixture
@@ -41,14 +41,6 @@ def start(rig: Rig, cluster: Cluster, folder: Path) -> Agent:
     agent = Agent(NODE, cluster, rig.network, rig.maps, rig.numbers, holds, rig.mode)
     agent.reconcile()
     return agent
-
-
-def until(true: Callable[[], bool]) -> None:
-    """Wait for what the agent's threads do."""
-    deadline = time.monotonic() + 60
-    while not true():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.01)
 
 
 def test_a_pod_that_goes_while_it_is_looked_at_does_not_hold_up_the_others(

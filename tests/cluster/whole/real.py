@@ -237,25 +237,21 @@ def from_app(app: str, port: int | str | None = PORT, protocol: str = "TCP") -> 
     return rule | ({"ports": [{"port": port, "protocol": protocol}]} if port else {})
 
 
-def last_numbers(records: Iterable[dict[str, Any]]) -> dict[str, int]:
-    """The highest number of each ring."""
-    last: dict[str, int] = {}
-    for record in records:
-        ring, _, number = record["id"].rpartition("-")
-        last[ring] = max(last.get(ring, 0), int(number))
-    return last
-
-
-def missing_numbers(records: Iterable[dict[str, Any]], up_to: Mapping[str, int]) -> list[str]:
-    """Numbers that the records of these rings leave out, from the first to the one given: what a loss looks like.
-    Beyond it, while more come, some are always on their way."""
+def numbers(records: Iterable[dict[str, Any]]) -> dict[str, set[int]]:
+    """The rows' numbers, by ring."""
     rings: dict[str, set[int]] = {}
     for record in records:
         ring, _, number = record["id"].rpartition("-")
         rings.setdefault(ring, set()).add(int(number))
+    return rings
+
+
+def missing_numbers(now: Mapping[str, set[int]], before: Mapping[str, set[int]]) -> list[str]:
+    """Numbers that are left out up to the highest that was there ``before``: what a loss looks like. Beyond it, while
+    more come, some are always on their way."""
     return [
         f"{ring}-{number}"
-        for ring, last in up_to.items()
-        for number in range(min(rings[ring]), last + 1)
-        if number not in rings[ring]
+        for ring, seen in before.items()
+        for number in range(min(now[ring]), max(seen) + 1)
+        if number not in now[ring]
     ]

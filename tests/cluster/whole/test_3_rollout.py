@@ -14,8 +14,8 @@ from tests.cluster.whole.real import (
     addresses,
     deployment,
     from_app,
-    last_numbers,
     missing_numbers,
+    numbers,
     policy,
     run,
     until,
@@ -75,12 +75,12 @@ def test_a_rolling_update_under_traffic_opens_nothing_and_cuts_nothing(
         assert new["through"] == old["through"], (old, new)
         assert new["refused"] == old["refused"], (old, new)
     real.kubectl("-n", NAMESPACE, "delete", "deploy/client-loop")
-    up_to = last_numbers(real.records())
+    so_far = numbers(real.records())
     missing: list[str] = []
 
     def complete() -> bool:
-        missing[:] = missing_numbers(real.records(), up_to)
+        missing[:] = missing_numbers(numbers(real.records()), so_far)
         return not missing
 
-    until("every record up to here", complete, describe=lambda: f"missing of {up_to}: {missing}")
+    until("every record up to here", complete, describe=lambda: missing)
     assert not [r for r in real.records("status") if r.get("lost")]

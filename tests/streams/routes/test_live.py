@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import pytest
 from enrich.runtime.process import Exit, StopServiceError
 from streams.routes.live import LiveRoutes
 from streams.routes.model import Routes
+from tests.waiting import until
 
 
 def text(*names: str) -> str:
@@ -22,13 +22,6 @@ def names(routes: Routes) -> list[str]:
     if routes.routes[0].name == "impossible":
         raise StopServiceError("that cannot be", Exit.UNABLE)
     return [route.name for route in routes.routes]
-
-
-def until(look: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not look():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def is_current(live: LiveRoutes[list[str]], name: str) -> bool:
