@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
  * struct verdict: one row of the ring buffer, of a batch on Kafka and of the
- * numpy dtype enrich.records.VERDICT. tests/enrich/test_records.py pins the
+ * numpy dtype enrich.wire.batch.VERDICT. tests/enrich/test_records.py pins the
  * three to the same bytes.
  *
  * 88 bytes, little endian, no implicit padding. Addresses are 16 bytes, IPv4
@@ -44,7 +44,7 @@ enum verdict_kind {
 /* verdict.flags */
 #define VERDICT_AGGREGATED 0x01 /* a flood: counts without addresses */
 
-/* Why. The names are what a record's "reason" says (enrich.records.Reason). */
+/* Why. The names are what a record's "reason" says (enrich.wire.batch.Reason). */
 enum verdict_reason {
 	REASON_UNKNOWN = 0,
 	REASON_NO_POLICY = 1,	 /* allowed: no policy selects the pod in this direction */

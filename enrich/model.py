@@ -1,6 +1,7 @@
 """The cluster's objects, cut down to what policy and enrichment use. Values: frozen, hashable, slim.
 
-``enrich.objects`` makes them from the API's JSON and says what is wrong with what it refuses. A pod is a Struct of
+``enrich.parse.objects`` makes them from the API's JSON and says what is wrong with what it refuses. A pod is a Struct
+of
 msgspec, all else a dataclass: there are a hundred thousand pods, and a Struct is made in a twentieth of the time.
 """
 

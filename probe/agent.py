@@ -18,20 +18,20 @@ from typing import Final
 
 import structlog
 
-from enrich.cluster import Cluster
+from enrich.index.cluster import Cluster
 from enrich.model import Name, Pod, Service
-from enrich.records import EndpointRef, PolicyRef
-from probe.binding import NEWS_S, Binding, bind
-from probe.holds import Holds
-from probe.installer import Bound, Installer, InstallError, Surroundings
+from enrich.wire.batch import EndpointRef, PolicyRef
 from probe.kernel.attach import Attachments, Mode
+from probe.kernel.deny_windows import Windows
+from probe.kernel.installer import Bound, Installer, InstallError, Surroundings
 from probe.kernel.layout import Config
 from probe.kernel.maps import Maps
-from probe.netlink import Device, NodeNetwork, Veth
-from probe.numbers import Numbers
-from probe.pressure import warnings
-from probe.rules import Compiler
-from probe.windows import Windows
+from probe.ledger import Numbers
+from probe.node.address_intervals import Holds
+from probe.node.binding import NEWS_S, Binding, bind
+from probe.node.netlink import Device, NodeNetwork, Veth
+from probe.policy.capacity import warnings
+from probe.policy.compiler import Compiler
 
 log = structlog.get_logger("kubeweir.probe")
 

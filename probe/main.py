@@ -14,7 +14,7 @@ import structlog
 from prometheus_client import CollectorRegistry
 from prometheus_client.registry import Collector
 
-from enrich.cluster import POLICY_KINDS, Cluster
+from enrich.index.cluster import POLICY_KINDS, Cluster
 from enrich.model import Name
 from enrich.runtime.health import HealthServer
 from enrich.runtime.process import Exit, StopServiceError, configure_logs, fail, only_instance, stop_on_signals
@@ -22,23 +22,23 @@ from enrich.runtime.settings import SettingsError, describe, load
 from enrich.runtime.watching import SourceCollector
 from enrich.sources.client import Client
 from enrich.sources.source import Source, SourceError, make_source
-from enrich.topics import topics
+from enrich.wire.topics import topics
 from probe.agent import Agent, Names, detach
-from probe.batcher import Limits
-from probe.delivery import Delivery
-from probe.holds import Holds
+from probe.export.batcher import Limits
+from probe.export.drain import Delivery
+from probe.export.publisher import EndpointPublisher, Publisher
+from probe.export.ring import Ring
+from probe.export.spool import Spool
 from probe.kernel.attach import Mode
 from probe.kernel.layout import VERSION, Config
 from probe.kernel.maps import LayoutError, Maps
 from probe.kernel.program import LoadError
+from probe.ledger import Numbers
 from probe.metrics import ProbeCollector
-from probe.netlink import NetworkError, NodeNetwork
-from probe.numbers import Numbers
-from probe.ownership import Ownership
-from probe.publisher import EndpointPublisher, Publisher
-from probe.ring import Ring
+from probe.node.address_intervals import Holds
+from probe.node.netlink import NetworkError, NodeNetwork
+from probe.node.ownership import Ownership
 from probe.settings import Settings
-from probe.spool import Spool
 
 log = structlog.get_logger("kubeweir.probe")
 

@@ -9,11 +9,11 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from probe.agent import Agent
-from probe.delivery import Delivery
+from probe.export.drain import Delivery
+from probe.export.publisher import Publisher
+from probe.export.ring import Ring
+from probe.export.spool import Spool
 from probe.kernel.maps import Maps
-from probe.publisher import Publisher
-from probe.ring import Ring
-from probe.spool import Spool
 
 
 class ProbeCollector(Collector):

@@ -15,8 +15,8 @@ import click
 
 from enrich.runtime.process import Exit, StopServiceError, configure_logs, fail, stop_on_signals
 from enrich.runtime.settings import SettingsError, describe, load
+from streams.roles.supervisor import supervise
 from streams.settings import Settings
-from streams.supervisor import supervise
 
 ROLES: Final = ("enrich", "stdout", "file", "routes", "alerts")
 """In the order of their metrics ports."""
@@ -86,14 +86,14 @@ def run_role(role: str, settings: Settings, stop: threading.Event) -> int:
     if port.isdigit() and int(port):
         settings = replace(settings, metrics=f"{host}:{int(port) + ROLES.index(role)}")
     if role == "enrich":
-        from streams.enriching import run_enrich  # noqa: PLC0415 - a role loads what it needs
+        from streams.roles.enrich import run_enrich  # noqa: PLC0415 - a role loads what it needs
 
         return run_enrich(settings, stop)
     if role == "alerts":
-        from streams.alerts.run import run_alerts  # noqa: PLC0415 - as above
+        from streams.roles.alerts import run_alerts  # noqa: PLC0415 - as above
 
         return run_alerts(settings, stop)
-    from streams.sinks.run import run_routes, run_sink  # noqa: PLC0415 - as above
+    from streams.roles.sinks import run_routes, run_sink  # noqa: PLC0415 - as above
 
     return run_routes(settings, stop) if role == "routes" else run_sink(role, settings, stop)
 

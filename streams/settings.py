@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from enrich.runtime.connection import KafkaSettings
 from enrich.runtime.settings import setting
-from enrich.topics import Topics, topics
-from streams.verdicts import By
+from enrich.wire.topics import Topics, topics
+from streams.metrics.verdicts import By
 
 
 @dataclass(frozen=True, slots=True)

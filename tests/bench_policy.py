@@ -26,15 +26,15 @@ from typing import Any
 
 import msgspec
 
-from enrich.cluster import KINDS, Change, Cluster
+from enrich.index.cluster import KINDS, Change, Cluster
 from enrich.model import ClusterNetworkPolicy, Name, Namespace, NetworkPolicy, Pod, Rule
-from enrich.objects import parse
-from enrich.policy import Direction, PolicyView, isolates
-from probe.installer import Bound, Installer
+from enrich.parse.objects import parse
+from enrich.policy.decide import Direction, PolicyView, isolates
+from probe.kernel.installer import Bound, Installer
 from probe.kernel.layout import Config
 from probe.kernel.maps import Maps
-from probe.numbers import Numbers
-from probe.rules import Compiler
+from probe.ledger import Numbers
+from probe.policy.compiler import Compiler
 
 SIZES = (100, 1_000, 10_000)
 LIMITS_MS = {"first compile": 3000.0, "new pod": 20.0, "changed policy": 100.0}

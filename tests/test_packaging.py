@@ -80,10 +80,10 @@ def test_import_contracts_hold() -> None:
     ("library", "homes"),
     [
         ("bcc", {"probe/kernel/program.py"}),
-        ("pyroute2", {"probe/netlink.py"}),
+        ("pyroute2", {"probe/node/netlink.py"}),
         ("kubernetes", {"enrich/sources/client.py"}),
-        ("confluent_kafka", {"probe/publisher.py", "streams/kafka"}),
-        ("faust", {"streams/app.py"}),
+        ("confluent_kafka", {"probe/export/publisher.py", "streams/kafka"}),
+        ("faust", {"streams/worker/faust_app.py"}),
         ("opentelemetry", {"streams/sinks/otlp.py"}),
         ("watchfiles", {"enrich/runtime/folder.py"}),
     ],

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 
-from enrich.cluster import Cluster
+from enrich.index.cluster import Cluster
 from enrich.sources.client import Client, Configure
 from enrich.sources.resources import RESOURCES, Index
 from enrich.sources.watch import Watch

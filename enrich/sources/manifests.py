@@ -16,10 +16,10 @@ from typing import Any
 import structlog
 import yaml
 
-from enrich.cluster import Cluster, group_by_kind
-from enrich.fields import InvalidObjectError
+from enrich.index.cluster import Cluster, group_by_kind
 from enrich.model import Name, Object
-from enrich.objects import READ, parse
+from enrich.parse.cursor import InvalidObjectError
+from enrich.parse.objects import READ, parse
 from enrich.runtime.folder import FolderWatch
 from enrich.sources.source import SourceError
 

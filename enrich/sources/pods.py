@@ -2,7 +2,8 @@
 
 The bytes are decoded straight into the few fields that are kept; all else is skipped, not built. Labels, owners and
 ports recur (a Deployment's pods have the same), so equal ones are one object. What the API server has checked is not
-checked again. A pod that does not fit these shapes is None here: :mod:`enrich.objects` says what is wrong with it.
+checked again. A pod that does not fit these shapes is None here: :mod:`enrich.parse.objects` says what is wrong with
+it.
 """
 
 from __future__ import annotations

@@ -12,10 +12,7 @@ import msgspec
 import orjson
 import structlog
 
-from enrich.cluster import Change, Cluster
-from enrich.cluster_policy_objects import closed_cluster_network_policy
-from enrich.fields import Field, InvalidObjectError
-from enrich.metadata import with_known_mode
+from enrich.index.cluster import Change, Cluster
 from enrich.model import (
     ClusterNetworkPolicy,
     EndpointSlice,
@@ -28,7 +25,10 @@ from enrich.model import (
     Service,
     Workload,
 )
-from enrich.objects import parse
+from enrich.parse.cluster_network_policy import closed_cluster_network_policy
+from enrich.parse.cursor import Field, InvalidObjectError
+from enrich.parse.metadata import with_known_mode
+from enrich.parse.objects import parse
 from enrich.sources.pods import PodJson, PodReader
 
 log = structlog.get_logger("kubeweir.source")

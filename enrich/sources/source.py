@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Protocol
 
-from enrich.cluster import Cluster
+from enrich.index.cluster import Cluster
 
 
 class SourceError(RuntimeError):

@@ -24,7 +24,7 @@ import orjson
 import structlog
 import urllib3
 
-from enrich.cluster import Change
+from enrich.index.cluster import Change
 from enrich.model import Object
 from enrich.sources.client import AnswerError, Client
 from enrich.sources.resources import Index, Reader, Resource

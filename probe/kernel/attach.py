@@ -15,7 +15,7 @@ from typing import Final, Literal
 
 from probe.kernel import bpf
 from probe.kernel.maps import Maps
-from probe.netlink import Device, NodeNetwork
+from probe.node.netlink import Device, NodeNetwork
 
 Mode = Literal["tcx", "clsact"]
 

@@ -8,7 +8,7 @@ from typing import Final
 from streams.alerts.fields import FLOW_FIELDS, LOSS_FIELDS, flow_field, label_name
 from streams.alerts.model import KINDS, Alerts, Output, Rule
 from streams.alerts.template import gaps, mistakes
-from streams.checked import Problem, Steps
+from streams.config.yaml_file import Problem, Steps
 from streams.routes.check import check_matches
 from streams.routes.model import Match, Verdict, listed, seconds
 

@@ -13,8 +13,8 @@ import orjson
 from streams.alerts.deltas import Delta, hash_of, version_of
 from streams.alerts.fields import LOSS_FIELDS, Read, flow_field, policy_refs
 from streams.alerts.model import Rule
-from streams.filters import Flow
-from streams.routes.match import Matcher
+from streams.cli.filters import Flow
+from streams.matching.matcher import Matcher
 from streams.routes.model import Route
 
 EXAMPLES: Final = 3
@@ -36,7 +36,8 @@ _SHOWN: Final = (
 _SHOWN_END: Final = ("namespace", "pod_name", "workload_kind", "workload_name", "node_name", "instance", "service")
 
 
-# What differs between records of one kind, where the enricher puts it (enrich.template). No text that somebody chose
+# What differs between records of one kind, where the enricher puts it (enrich.render.template). No text that somebody
+# chose
 # can look so: there are quotes in it that would be escaped there, and numbers without quotes where labels have texts.
 _HEAD: Final = re.compile(rb'\{"connection":\{"src_ip":"[^"]*","dest_ip":"[^"]*",("src_port":\d+,)')
 _TAIL: Final = re.compile(

@@ -6,13 +6,13 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from streams.alerts.above import AboveTracker
-from streams.alerts.after import AfterTracker
+from streams.alerts.after_change import AfterTracker
 from streams.alerts.alert import State
-from streams.alerts.changes import Change
 from streams.alerts.deltas import Delta
-from streams.alerts.first import FirstTracker
+from streams.alerts.first_seen import FirstTracker
 from streams.alerts.model import Rule
+from streams.alerts.policy_changes import Change
+from streams.alerts.threshold import AboveTracker
 from streams.alerts.tracker import Count, Outbox, Tracker, resolve_orphan
 
 _KINDS: Final[dict[str, type[AboveTracker] | type[FirstTracker] | type[AfterTracker]]] = {

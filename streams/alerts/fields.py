@@ -6,8 +6,8 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from streams.filters import Flow
-from streams.routes.match import sides
+from streams.cli.filters import Flow
+from streams.matching.matcher import sides
 
 Read = Callable[[Any], str]
 """A record, as JSON, to a field's text."""

@@ -19,11 +19,11 @@ import orjson
 import structlog
 
 from streams.alerts.alert import State, stamp
-from streams.alerts.changes import Change
 from streams.alerts.counting import Counter, Repeats, Seen, parse
 from streams.alerts.deltas import DeltaError, decode, encode
 from streams.alerts.engine import Engine
 from streams.alerts.model import Rule
+from streams.alerts.policy_changes import Change
 from streams.kafka.connection import ReadError
 from streams.kafka.exactly_once import AgainError, Place, Write
 from streams.kafka.records import Record

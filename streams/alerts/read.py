@@ -10,7 +10,7 @@ import msgspec
 
 from streams.alerts.check import check
 from streams.alerts.model import Alerts, Rule
-from streams.checked import read_checked
+from streams.config.yaml_file import read_checked
 
 _DEFAULTS: Final = Path(__file__).with_name("defaults.yaml")
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from streams.alerts.alert import Alert, State, alert_of, record_of, resolved_of, state_of
-from streams.alerts.changes import Change
 from streams.alerts.counting import EXAMPLES
 from streams.alerts.deltas import Delta, fingerprint, version_of
 from streams.alerts.model import Rule
+from streams.alerts.policy_changes import Change
 from streams.routes.model import seconds
 
 LATENESS_S: Final = 7

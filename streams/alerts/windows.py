@@ -5,7 +5,7 @@ latest record, or ``lateness`` ago if that is later: a record may come that much
 so late has to be seen as one. So a window ends between ``lateness`` ago and now. What is older than any such window is
 late, and is not counted.
 
-A group is a row, given by :class:`streams.alerts.groups.Groups`; rows are used again.
+A group is a row, given by :class:`streams.alerts.group_table.Groups`; rows are used again.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ import structlog
 from confluent_kafka import KafkaError, KafkaException, Producer
 
 from streams.kafka.connection import RELIABLE, Connection, quiet
-from streams.outgoing import Outgoing
+from streams.kafka.outgoing import Outgoing
 
 log = structlog.get_logger("kubeweir.streams")
 

@@ -10,7 +10,7 @@ from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType
 
 from enrich.runtime.process import Exit, StopServiceError
-from enrich.topics import Topic
+from enrich.wire.topics import Topic
 from streams.kafka.connection import CALL_S, Connection, ReadError, Waiter, admin_of
 
 log = structlog.get_logger("kubeweir.streams")

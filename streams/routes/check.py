@@ -9,11 +9,11 @@ from typing import Any, Final
 
 import msgspec
 
-from enrich.fields import Field, InvalidObjectError
 from enrich.model import Selector
-from enrich.policy_objects import read_selector
-from enrich.template import PROTOCOLS
-from streams.checked import Problem, Steps
+from enrich.parse.cursor import Field, InvalidObjectError
+from enrich.parse.network_policy import read_selector
+from enrich.render.template import PROTOCOLS
+from streams.config.yaml_file import Problem, Steps
 from streams.routes.model import End, File, Kafka, Labels, Match, Route, Routes, listed
 
 SIDES: Final = ("src", "dest", "subject", "peer", "either")

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TypeVar
 
-from streams.live import LiveFile
+from streams.config.hot_reload import LiveFile
 from streams.routes.model import Routes
 from streams.routes.read import read
 
@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 class LiveRoutes(LiveFile[Routes, T]):
-    """See :class:`streams.live.LiveFile`."""
+    """See :class:`streams.config.hot_reload.LiveFile`."""
 
     def __init__(self, path: Path, reserved: Iterable[str], make: Callable[[Routes], T]) -> None:
         """``reserved``: topics that no route may write."""

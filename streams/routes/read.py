@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from functools import partial
 
-from streams.checked import FileError, read_checked
+from streams.config.yaml_file import FileError, read_checked
 from streams.routes.check import check
 from streams.routes.model import Routes
 

@@ -16,7 +16,7 @@ from typing import Any, Final
 import orjson
 
 from enrich.sources.client import AnswerError
-from streams.filters import Flow
+from streams.cli.filters import Flow
 from streams.sinks.sink import RefusedError, SinkError
 
 _OLD_S: Final = 600

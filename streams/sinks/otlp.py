@@ -24,7 +24,7 @@ from opentelemetry.sdk._logs.export import LogRecordExportResult
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
-from streams.filters import Flow
+from streams.cli.filters import Flow
 from streams.sinks.sink import RefusedError, SinkError
 
 _MOST: Final = 500

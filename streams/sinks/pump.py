@@ -14,7 +14,7 @@ from typing import Final, Protocol
 import structlog
 
 from streams.kafka.records import Record
-from streams.metrics import SinkMetrics
+from streams.metrics.roles import SinkMetrics
 from streams.sinks.sink import RefusedError, Sink, SinkError
 
 log = structlog.get_logger("kubeweir.streams")

@@ -25,9 +25,9 @@ import numpy as np
 import orjson
 from confluent_kafka import Producer
 
-from enrich.records import INGRESS, Reason, Verdict
-from enrich.topics import topics
-from probe.batcher import Rows
+from enrich.wire.batch import INGRESS, Reason, Verdict
+from enrich.wire.topics import topics
+from probe.export.batcher import Rows
 from streams.kafka.topics import prepare_topics
 from tests.bench.groups import CASES
 from tests.bench.result import BenchError, Figure, Part, expect, say

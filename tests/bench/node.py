@@ -20,7 +20,7 @@ from typing import Final, TypeVar
 from netns import Net, run_in
 
 from enrich.model import Pod
-from enrich.objects import parse
+from enrich.parse.objects import parse
 from probe.kernel import bpf
 from probe.kernel.layout import Config
 from probe.settings import Settings

@@ -2,7 +2,8 @@
 
 As Faust's own documentation has it: JSON values, `async for`, `await topic.send()`. It has the same index of the same
 cluster and makes the same records (a test compares them), one dict each. No batches, and none of the care that
-:mod:`streams.app` takes that nothing is lost. Run as a process: ``python -m tests.bench.plain``, with the settings of
+:mod:`streams.worker.faust_app` takes that nothing is lost. Run as a process: ``python -m tests.bench.plain``, with the
+settings of
 `weir-streams`.
 """
 
@@ -16,9 +17,9 @@ from typing import Any, Final
 
 import faust
 
-from enrich.cluster import Cluster
-from enrich.flow import SCHEMA_VERSION, LabelChoice, second_text
+from enrich.index.cluster import Cluster
 from enrich.model import Pod
+from enrich.render.fragments import SCHEMA_VERSION, LabelChoice, second_text
 from enrich.runtime.settings import load
 from enrich.sources.source import make_source
 from streams.settings import Settings

@@ -17,14 +17,14 @@ from typing import Final
 
 from confluent_kafka import Consumer, TopicPartition
 
-from enrich.records import Batch, decode_batch
-from enrich.topics import Topic, topics
+from enrich.wire.batch import Batch, decode_batch
+from enrich.wire.topics import Topic, topics
 from probe.agent import Names
-from probe.batcher import Batcher, Limits, Rows
-from probe.delivery import Delivery
-from probe.publisher import Publisher
-from probe.ring import Ring
-from probe.spool import Spool
+from probe.export.batcher import Batcher, Limits, Rows
+from probe.export.drain import Delivery
+from probe.export.publisher import Publisher
+from probe.export.ring import Ring
+from probe.export.spool import Spool
 from tests.bench.node import OPEN_PORT, PASS, Node, syn
 from tests.bench.result import BenchError, Figure, Part, expect, say
 from tests.bench.scale import Scale

@@ -4,7 +4,7 @@ The raw topic is filled, then a worker is started on it as a process and catches
 looked at from outside, many times a second: time and CPU count from the last look that found nothing to the one that
 found everything, so that starting and joining are not in it. Every round does all cases, plain Faust first, so that the
 ratios compare what ran next to each other. No row has to wait for the cluster's index: it knows every pod, and the rows
-are older than :mod:`streams.holding` would let them wait.
+are older than :mod:`streams.worker.pending` would let them wait.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Final
 from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec
 
-from enrich.topics import Topic, Topics, topics
+from enrich.wire.topics import Topic, Topics, topics
 from streams.kafka.topics import prepare_topics
 from tests.bench.result import BenchError, Figure, Part, expect, say
 from tests.bench.routes import TAKEN, write_routes

@@ -10,12 +10,12 @@ from pathlib import Path
 import orjson
 import pytest
 
-from enrich.cluster import Cluster
-from enrich.enricher import Enricher
-from enrich.flow import DEFAULT_LABELS, LabelChoice
-from enrich.joined import join
-from enrich.records import decode_batch
+from enrich.index.cluster import Cluster
+from enrich.render.enricher import Enricher
+from enrich.render.fragments import DEFAULT_LABELS, LabelChoice
+from enrich.render.merged_batch import join
 from enrich.sources.manifests import ManifestSource
+from enrich.wire.batch import decode_batch
 from tests.bench.groups import CASES
 from tests.bench.plain import PlainEnricher
 from tests.bench.verdicts import batches_of, objects_of, rows_of, write_manifests

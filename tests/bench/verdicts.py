@@ -1,7 +1,7 @@
 """A cluster of eight nodes as manifests, and verdicts between its pods: as batches, and as one JSON object a verdict.
 
 Rows are what a busy cluster has: either direction, many ports, one in ten denied, one in five with an end outside. The
-batches are cut and named by the probe's own :class:`probe.batcher.Batcher`.
+batches are cut and named by the probe's own :class:`probe.export.batcher.Batcher`.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from typing import Any, Final
 import numpy as np
 import orjson
 
-from enrich.flow import address_text
-from enrich.records import INGRESS, VERDICT, EndpointRef, PolicyRef, Reason, Verdict
-from probe.batcher import Batcher, Limits, Rows
+from enrich.render.fragments import address_text
+from enrich.wire.batch import INGRESS, VERDICT, EndpointRef, PolicyRef, Reason, Verdict
+from probe.export.batcher import Batcher, Limits, Rows
 
 CLUSTER: Final = "bench"
 NODES: Final = tuple(f"n{number}" for number in range(8))

@@ -20,12 +20,12 @@ from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, NewTopic
 from prometheus_client import CollectorRegistry
 
-from enrich.cluster import NAMED_KINDS, Cluster
-from enrich.endpoints import Hold, OwnerRef, encode_hold
-from enrich.topics import topics
-from streams.history import History
+from enrich.index.cluster import NAMED_KINDS, Cluster
+from enrich.wire.address_interval import Hold, OwnerRef, encode_hold
+from enrich.wire.topics import topics
 from streams.kafka.reading import TopicReader
-from streams.metrics import EnrichMetrics
+from streams.metrics.roles import EnrichMetrics
+from streams.worker.address_history import History
 from tests.bench_watch.server import address
 from tests.kafka.broker import run_broker
 

@@ -17,7 +17,7 @@ from typing import Any, Final
 
 import kubernetes
 
-from enrich.cluster import Cluster
+from enrich.index.cluster import Cluster
 from enrich.model import Name, Pod
 from enrich.sources.kubernetes import KubernetesSource
 

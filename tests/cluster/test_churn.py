@@ -17,12 +17,12 @@ import kubernetes
 import orjson
 import pytest
 
-from enrich.cluster import NAMED_KINDS, Cluster
-from enrich.endpoints import Hold
-from enrich.enricher import Enricher
-from enrich.joined import join
+from enrich.index.cluster import NAMED_KINDS, Cluster
 from enrich.model import Pod
+from enrich.render.enricher import Enricher
+from enrich.render.merged_batch import join
 from enrich.sources.kubernetes import KubernetesSource
+from enrich.wire.address_interval import Hold
 from tests.cluster.apiserver import ApiServer, Caller
 from tests.enrich.flows import make_batch
 

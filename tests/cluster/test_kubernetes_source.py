@@ -13,7 +13,7 @@ import orjson
 import pytest
 from prometheus_client import CollectorRegistry
 
-from enrich.cluster import Cluster
+from enrich.index.cluster import Cluster
 from enrich.model import Name, Owner
 from enrich.runtime.watching import SourceCollector
 from enrich.sources.kubernetes import KubernetesSource

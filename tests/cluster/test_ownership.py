@@ -9,7 +9,7 @@ import kubernetes
 import pytest
 
 from enrich.sources.client import Client
-from probe.ownership import Ownership
+from probe.node.ownership import Ownership
 from tests.cluster.apiserver import ApiServer, Way
 from tests.cluster.test_kubernetes_source import eventually
 

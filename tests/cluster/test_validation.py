@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from enrich.objects import InvalidObjectError, parse
+from enrich.parse.objects import InvalidObjectError, parse
 from tests.cluster.apiserver import ApiServer
 from tests.enrich.test_policy_objects import SPECS, policy
 

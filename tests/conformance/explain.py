@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from enrich.ends import read_destination, read_source
-from enrich.explanation import explanation
+from enrich.explain.explanation import explanation
+from enrich.explain.query import read_destination, read_source
 from tests.conformance.case import Row
 from tests.conformance.state import State
 

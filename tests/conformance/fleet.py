@@ -17,14 +17,14 @@ from typing import Final
 from msgspec import structs
 from netns import Net, Space, ip, run
 
-from enrich.cluster import Cluster, group_by_kind
+from enrich.index.cluster import Cluster, group_by_kind
 from enrich.model import Object, Pod
 from probe.agent import Agent
-from probe.holds import Holds
 from probe.kernel.layout import VERSION, Config
 from probe.kernel.maps import Maps
-from probe.netlink import NodeNetwork
-from probe.numbers import Numbers
+from probe.ledger import Numbers
+from probe.node.address_intervals import Holds
+from probe.node.netlink import NodeNetwork
 from tests.conformance.state import State
 
 _SIZES: Final = {

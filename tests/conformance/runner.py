@@ -10,7 +10,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Final, Literal, Protocol
 
-from enrich.fields import InvalidObjectError
+from enrich.parse.cursor import InvalidObjectError
 from tests.conformance.case import Case, MalformedError, Row, load, rows
 from tests.conformance.explain import explain
 from tests.conformance.fleet import Fleet, NotInForceError

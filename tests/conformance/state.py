@@ -9,10 +9,10 @@ from typing import Any
 
 import msgspec
 
-from enrich.fields import InvalidObjectError
 from enrich.model import ClusterNetworkPolicy, Namespace, NetworkPolicy, Node, Object, Pod
-from enrich.objects import parse
-from enrich.policy import PolicyView
+from enrich.parse.cursor import InvalidObjectError
+from enrich.parse.objects import parse
+from enrich.policy.decide import PolicyView
 from tests.conformance.case import Action, Case, Expect, MalformedError, PodSpec, rows
 
 

@@ -23,7 +23,7 @@ from confluent_kafka import Consumer, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
 from netns import Net, open_socket
 
-from enrich.records import Batch, decode_batch
+from enrich.wire.batch import Batch, decode_batch
 from tests.kafka.site import until
 
 ROOT = Path(__file__).parents[2]

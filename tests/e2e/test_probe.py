@@ -8,7 +8,7 @@ from collections import Counter
 
 import pytest
 
-from enrich.records import Verdict
+from enrich.wire.batch import Verdict
 from tests.e2e.node import CLOSED, OPEN, Node, Rows
 from tests.kafka.site import until
 

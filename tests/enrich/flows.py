@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
-from enrich.cluster import KINDS, Cluster
+from enrich.index.cluster import KINDS, Cluster
 from enrich.model import Node, Owner, Pod, Service, Workload
-from enrich.records import (
+from enrich.wire.batch import (
     AGGREGATED,
     INGRESS,
     VERDICT,

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from enrich.cluster import KINDS, Change, Cluster
-from enrich.endpoints import Hold, OwnerRef
+from enrich.index.cluster import KINDS, Change, Cluster
 from enrich.model import Name, Namespace, NetworkPolicy, Node, Owner, Pod, Selector, Service, Workload
+from enrich.wire.address_interval import Hold, OwnerRef
 
 S = 1_000_000_000
 IP = "10.0.0.1"

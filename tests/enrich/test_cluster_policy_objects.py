@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from enrich.model import Action, ClusterNetworkPolicy, Namespace, NetworkPolicy, Tier
-from enrich.objects import InvalidObjectError, parse
+from enrich.parse.objects import InvalidObjectError, parse
 from enrich.sources.resources import RESOURCES, Resource
 
 VERSION = "policy.networking.k8s.io/v1alpha2"

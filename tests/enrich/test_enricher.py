@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from enrich.cluster import Change, Cluster
-from enrich.enricher import Enricher
-from enrich.joined import join
+from enrich.index.cluster import Change, Cluster
 from enrich.model import EndpointSlice, Pod
-from enrich.records import AGGREGATED, INGRESS, Batch, EndpointRef, PolicyRef, Reason, Verdict
+from enrich.render.enricher import Enricher
+from enrich.render.merged_batch import join
+from enrich.wire.batch import AGGREGATED, INGRESS, Batch, EndpointRef, PolicyRef, Reason, Verdict
 from tests.enrich.flows import CLOCK, PODS, Plain, make_batch, make_cluster, rows_strategy
 
 S = 1_000_000_000

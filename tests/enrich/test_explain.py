@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from enrich.ends import EndError, read_destination, read_source
-from enrich.explain import Connection, Side, enforced_only, sides
-from enrich.explanation import Explanation, explanation
+from enrich.explain.explanation import Explanation, explanation
+from enrich.explain.one_end import Connection, Side, enforced_only, sides
+from enrich.explain.query import EndError, read_destination, read_source
 from enrich.model import (
     Action,
     ClusterNetworkPolicy,
@@ -37,8 +37,8 @@ from enrich.model import (
     Service,
     Tier,
 )
-from enrich.policy import Direction, Endpoint, PolicyView, decide
-from enrich.records import Reason, Verdict
+from enrich.policy.decide import Direction, Endpoint, PolicyView, decide
+from enrich.wire.batch import Reason, Verdict
 from tests.schemas import load, validator
 
 CLOSED = validator(load("explanation"), closed=True)

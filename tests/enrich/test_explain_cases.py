@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from enrich.ends import read_destination, read_source
-from enrich.explanation import explanation
+from enrich.explain.explanation import explanation
+from enrich.explain.query import read_destination, read_source
 from enrich.model import Name
-from enrich.policy import Endpoint, PolicyView, connection
+from enrich.policy.decide import Endpoint, PolicyView, connection
 from tests.conformance.case import load, rows
 from tests.conformance.state import State
 from tests.conformance.suite import case_files

@@ -9,11 +9,11 @@ import orjson
 import pytest
 from hypothesis import given, settings
 
-from enrich.cluster import Change
-from enrich.enricher import Enricher
-from enrich.joined import join
+from enrich.index.cluster import Change
 from enrich.model import EndpointSlice
-from enrich.records import AGGREGATED, INGRESS, Reason
+from enrich.render.enricher import Enricher
+from enrich.render.merged_batch import join
+from enrich.wire.batch import AGGREGATED, INGRESS, Reason
 from tests.enrich.flows import CLOCK, make_batch, make_cluster, rows_strategy
 from tests.schemas import described, load, produced, validator
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from enrich.cluster import Cluster
+from enrich.index.cluster import Cluster
 from enrich.model import Name, NetworkPolicy, Pod
 from enrich.sources.manifests import ManifestError, ManifestSource, read_folder
 from enrich.sources.source import SourceError, make_source

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from enrich.model import ClusterNetworkPolicy, Name, Namespace, NetworkPolicy, Node, Object, Pod, Protocol
-from enrich.objects import InvalidObjectError, parse
-from enrich.policy import Direction, Endpoint, PolicyView, connection, decide
-from enrich.records import PolicyRef, Reason, Verdict
+from enrich.parse.objects import InvalidObjectError, parse
+from enrich.policy.decide import Direction, Endpoint, PolicyView, connection, decide
+from enrich.wire.batch import PolicyRef, Reason, Verdict
 from tests.conformance.case import load, rows
 from tests.conformance.state import State
 from tests.conformance.suite import FOLDER, case_files

@@ -7,7 +7,7 @@ from typing import Any, Final
 import pytest
 
 from enrich.model import IPBlock, NetworkPolicy
-from enrich.objects import InvalidObjectError, parse
+from enrich.parse.objects import InvalidObjectError, parse
 
 
 def _egress(**port: Any) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from enrich.records import (
+from enrich.wire.batch import (
     AGGREGATED,
     INGRESS,
     VERDICT,

@@ -14,7 +14,7 @@ from urllib.parse import parse_qs, urlsplit
 import kubernetes
 import pytest
 
-from enrich.cluster import Cluster
+from enrich.index.cluster import Cluster
 from enrich.model import Name
 from enrich.sources.kubernetes import KubernetesSource
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from enrich.records import INGRESS, VERDICT, EndpointRef, Header, PolicyRef, Reason, Verdict, encode_batch
+from enrich.wire.batch import INGRESS, VERDICT, EndpointRef, Header, PolicyRef, Reason, Verdict, encode_batch
 
 PODS = {"web-0": "10.0.0.10", "api-0": "10.0.0.20", "db-0": "10.0.0.30"}
 """On node n1, in namespace shop, each with the label app."""

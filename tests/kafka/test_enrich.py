@@ -12,7 +12,7 @@ import orjson
 import pytest
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType
 
-from enrich.records import encode_batch
+from enrich.wire.batch import encode_batch
 from tests.kafka.batches import make_batch, make_header, make_rows
 from tests.kafka.site import Site, until
 

@@ -8,9 +8,9 @@ import pytest
 from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType
 
-from enrich.endpoints import Hold, OwnerRef, encode_hold
-from enrich.topics import topics
-from probe.publisher import EndpointPublisher
+from enrich.wire.address_interval import Hold, OwnerRef, encode_hold
+from enrich.wire.topics import topics
+from probe.export.publisher import EndpointPublisher
 from tests.kafka.batches import make_batch, mapped
 from tests.kafka.site import Site, until
 

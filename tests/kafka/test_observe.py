@@ -36,7 +36,7 @@ def filled(broker: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Si
 
 def command(site: Site, *arguments: str) -> list[str]:
     return [
-        sys.executable, "-m", "streams.cli", "observe", "--kafka", site.broker, "--topic-prefix", site.prefix,
+        sys.executable, "-m", "streams.cli.main", "observe", "--kafka", site.broker, "--topic-prefix", site.prefix,
         *arguments,
     ]  # fmt: skip
 

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 import pytest
 from confluent_kafka.admin import AdminClient, NewTopic
 
-from enrich.records import decode_batch
-from enrich.topics import Topic, topics
-from probe.publisher import Publisher
-from probe.spool import Spool
+from enrich.wire.batch import decode_batch
+from enrich.wire.topics import Topic, topics
+from probe.export.publisher import Publisher
+from probe.export.spool import Spool
 from tests.kafka.batches import make_batch
 from tests.kafka.site import Site, until
 

@@ -13,9 +13,9 @@ import pytest
 
 from enrich.runtime.connection import KafkaSettings
 from enrich.runtime.settings import SettingsError, load
-from enrich.topics import topics
-from probe.publisher import Publisher
-from probe.spool import Spool
+from enrich.wire.topics import topics
+from probe.export.publisher import Publisher
+from probe.export.spool import Spool
 from tests.kafka.batches import make_batch, write_manifests
 from tests.kafka.broker import run_broker
 from tests.kafka.site import PATIENCE_S, Site, until

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from enrich.records import EndpointRef
+from enrich.wire.batch import EndpointRef
 from tests.kafka.batches import make_batch
 from tests.kafka.receiver import Receiver
 from tests.kafka.shippers import Shipper, collector, collector_binary, connect, free_port, rsyslog

@@ -15,18 +15,18 @@ import numpy as np
 from netns import Net, Space
 
 from enrich.model import ClusterNetworkPolicy, Name, Namespace, NetworkPolicy, Node, Pod
-from enrich.objects import parse
-from enrich.policy import PolicyView
-from enrich.records import INGRESS, Reason, Verdict
-from probe.installer import Bound, Installed, Installer, Surroundings
+from enrich.parse.objects import parse
+from enrich.policy.decide import PolicyView
+from enrich.wire.batch import INGRESS, Reason, Verdict
+from probe.export.ring import Ring
 from probe.kernel.attach import Attachments, Mode
+from probe.kernel.deny_windows import Windows
+from probe.kernel.installer import Bound, Installed, Installer, Surroundings
 from probe.kernel.layout import ENDPOINT, VERSION, Config
 from probe.kernel.maps import Maps
-from probe.netlink import NodeNetwork
-from probe.numbers import Numbers
-from probe.ring import Ring
-from probe.rules import Compiler
-from probe.windows import Windows
+from probe.ledger import Numbers
+from probe.node.netlink import NodeNetwork
+from probe.policy.compiler import Compiler
 
 SIZES = {
     "RING_BYTES": 1 << 20,

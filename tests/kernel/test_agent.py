@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from enrich.cluster import Change, Cluster, group_by_kind
+from enrich.index.cluster import Change, Cluster, group_by_kind
 from enrich.model import Pod, Service
-from enrich.objects import parse
+from enrich.parse.objects import parse
 from probe.agent import Agent
-from probe.holds import Holds
 from probe.kernel.layout import Config
-from probe.netlink import Device
+from probe.node.address_intervals import Holds
+from probe.node.netlink import Device
 from tests.kernel.rig import NODE, Rig
 from tests.waiting import until
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from netns import Space, connects, listen, open_socket, ping
 
-from enrich.policy import Direction
-from enrich.records import Reason, Verdict
+from enrich.policy.decide import Direction
+from enrich.wire.batch import Reason, Verdict
 from probe.kernel.layout import ROW, Config
 from tests.kernel.frames import Wire, icmp, ipv4, ipv6, tcp, udp
 from tests.kernel.rig import FAMILIES, Rig, both, of

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import bpf as paths
-from enrich.records import VERDICT, Reason, Verdict
+from enrich.wire.batch import VERDICT, Reason, Verdict
 from probe.kernel import bpf, layout, program
 from tests.kernel.rig import SIZES, Rig
 

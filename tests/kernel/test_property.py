@@ -11,9 +11,9 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from enrich.model import Object, Protocol
-from enrich.policy import Direction, PolicyView
-from enrich.records import PolicyRef, Verdict
-from probe.installer import Bound, Installer
+from enrich.policy.decide import Direction, PolicyView
+from enrich.wire.batch import PolicyRef, Verdict
+from probe.kernel.installer import Bound, Installer
 from probe.kernel.layout import Config
 from probe.kernel.maps import Map, Maps
 from tests.enrich.test_policy import made as made_of

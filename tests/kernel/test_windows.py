@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from netns import open_socket
 
-from enrich.records import AGGREGATED
+from enrich.wire.batch import AGGREGATED
 from probe.kernel.layout import Config, Counter
 from tests.kernel.rig import FAMILIES, Rig, both, of
 

@@ -10,9 +10,9 @@ from typing import Any
 from hypothesis import strategies as st
 
 from enrich.model import ClusterNetworkPolicy, Namespace, NetworkPolicy, Node, Object, Pod, Protocol
-from enrich.objects import parse
-from enrich.policy import Direction, Endpoint, PolicyView, decide, endpoint
-from enrich.records import PolicyRef, Reason
+from enrich.parse.objects import parse
+from enrich.policy.decide import Direction, Endpoint, PolicyView, decide, endpoint
+from enrich.wire.batch import PolicyRef, Reason
 
 OWN = "n0"
 NAMESPACES = ("a", "b")

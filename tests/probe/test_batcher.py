@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from enrich.records import Batch, EndpointRef, PolicyRef, Verdict, decode_batch
-from probe.batcher import Batcher, Limits, clock_offset_ns
+from enrich.wire.batch import Batch, EndpointRef, PolicyRef, Verdict, decode_batch
+from probe.export.batcher import Batcher, Limits, clock_offset_ns
 from tests.kafka.batches import make_rows
 
 WEB = EndpointRef("shop", "web-0", "uid-web-0")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from enrich.model import Name, Pod
-from probe.binding import Binding, bind
-from probe.netlink import Veth
+from probe.node.binding import Binding, bind
+from probe.node.netlink import Veth
 
 WEB = Pod("shop", "web", "uid-web", {}, ("10.0.0.1", "fd00::1"), "n1")
 API = Pod("shop", "api", "uid-api", {}, ("10.0.0.2",), "n1")

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from enrich.model import IPBlock
-from probe.blocks import Blocks
-from probe.desired import host_key
+from probe.policy.cidr_index import Blocks
+from probe.policy.desired import host_key
 
 
 @st.composite

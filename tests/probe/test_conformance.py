@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from enrich.model import Name, Pod, Protocol
-from enrich.policy import Direction, Endpoint, PolicyView, decide
-from enrich.records import Reason
-from probe.numbers import Numbers
-from probe.rules import Compiler, Desired, lookup
+from enrich.policy.decide import Direction, Endpoint, PolicyView, decide
+from enrich.wire.batch import Reason
+from probe.ledger import Numbers
+from probe.policy.compiler import Compiler, Desired, lookup
 from tests.conformance.case import load, rows
 from tests.conformance.state import State
 from tests.conformance.suite import case_files

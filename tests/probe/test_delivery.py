@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from enrich.records import EndpointRef, Header, PolicyRef, decode_batch
-from probe.batcher import Limits
-from probe.delivery import Delivery
-from probe.spool import Spool
+from enrich.wire.batch import EndpointRef, Header, PolicyRef, decode_batch
+from probe.export.batcher import Limits
+from probe.export.drain import Delivery
+from probe.export.spool import Spool
 from tests.kafka.batches import make_rows
 from tests.kafka.site import until
 
@@ -19,7 +19,7 @@ LIMITS = Limits(rows=10, denied_s=0.01, allowed_s=0.01, quiet_s=0.01, heartbeat_
 
 
 class Ring:
-    """What ``probe.ring.Ring`` is to its reader, over an array. ``steps`` records what was asked of it."""
+    """What ``probe.export.ring.Ring`` is to its reader, over an array. ``steps`` records what was asked of it."""
 
     def __init__(self, rows: Any, ring: str = "r1", consumed: int = 0, lost: int = 0) -> None:
         self.id, self.rows = ring, rows

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from enrich.endpoints import Hold, decode_hold, decode_key
 from enrich.model import Owner, Pod
-from probe.holds import Holds
+from enrich.wire.address_interval import Hold, decode_hold, decode_key
+from probe.node.address_intervals import Holds
 
 S = 1_000_000_000
 DAY = 86_400 * S

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from probe.numbers import Numbers
+from probe.ledger import Numbers
 
 
 def ledger(path: Path) -> contextlib.closing[Numbers]:

@@ -7,7 +7,7 @@ import itertools
 from hypothesis import given
 from hypothesis import strategies as st
 
-from probe.ports import prefixes, segments
+from probe.policy.port_prefixes import prefixes, segments
 
 PORT = st.integers(0, 65535)
 RANGE = st.tuples(PORT, PORT).map(lambda pair: (min(pair), max(pair)))

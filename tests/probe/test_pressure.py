@@ -5,10 +5,10 @@ from __future__ import annotations
 import random
 
 from enrich.model import Name, Namespace, Node, Pod, Protocol
-from enrich.policy import Direction, Endpoint, PolicyView, decide
-from probe.desired import lookup
-from probe.pressure import MANY_IDENTITIES, warnings
-from probe.rules import Compiler
+from enrich.policy.decide import Direction, Endpoint, PolicyView, decide
+from probe.policy.capacity import MANY_IDENTITIES, warnings
+from probe.policy.compiler import Compiler
+from probe.policy.desired import lookup
 from tests.enrich.test_policy import made
 from tests.probe.test_property import ledger
 

@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from enrich.model import Object
-from enrich.policy import PolicyView
-from probe.desired import Desired, lookup
-from probe.numbers import Numbers
-from probe.rules import Compiler
+from enrich.policy.decide import PolicyView
+from probe.ledger import Numbers
+from probe.policy.compiler import Compiler
+from probe.policy.desired import Desired, lookup
 from tests.probe.clusters import World, changes, expected, questions, subjects, worlds
 
 _Key = TypeVar("_Key")

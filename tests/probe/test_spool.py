@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from enrich.records import Batch, Verdict, decode_batch, encode_batch
-from probe.segment import Record, pack, records_of, without_allows, without_rows
-from probe.spool import Place, Spool
+from enrich.wire.batch import Batch, Verdict, decode_batch, encode_batch
+from probe.export.segment import Record, pack, records_of, without_allows, without_rows
+from probe.export.spool import Place, Spool
 from tests.kafka.batches import make_batch, make_header, make_rows
 
 ROWS = 20

@@ -15,15 +15,15 @@ import pytest
 import yaml
 from prometheus_client import CollectorRegistry
 
-from enrich.endpoints import Hold, OwnerRef, encode_hold
-from enrich.enricher import Enricher
-from enrich.records import EndpointRef, Header, PolicyRef
-from enrich.topics import topics
-from streams.delivery import Ledger
-from streams.holding import Holding
-from streams.metrics import EnrichMetrics
-from streams.outgoing import Outgoing
-from streams.pipeline import Pipeline
+from enrich.render.enricher import Enricher
+from enrich.wire.address_interval import Hold, OwnerRef, encode_hold
+from enrich.wire.batch import EndpointRef, Header, PolicyRef
+from enrich.wire.topics import topics
+from streams.kafka.outgoing import Outgoing
+from streams.metrics.roles import EnrichMetrics
+from streams.worker.inflight import Ledger
+from streams.worker.pending import Holding
+from streams.worker.pipeline import Pipeline
 from tests.enrich.flows import make_cluster
 from tests.kafka.batches import make_batch, make_header
 from tests.schemas import ROOT, described, files, load, produced, validator

@@ -10,7 +10,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.delivery import Ledger, Tracked
+from streams.worker.inflight import Ledger, Tracked
 
 
 class Desk:

@@ -16,7 +16,7 @@ import orjson
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-DEMO = ROOT / "deploy/demo"
+DEMO = ROOT / "deploy/examples/demo"
 WEB, API = "shop/web-7d9c5b6f4-x2x9p", "shop/api-5f6bd7c9d8-k4m2t"
 REPORT = "batch/report-29401200-7wq5h"
 SCHEMA: dict[str, Any] = orjson.loads((resources.files("enrich") / "schemas/explanation.schema.json").read_bytes())

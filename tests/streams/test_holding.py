@@ -13,16 +13,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 
-from enrich.cluster import KINDS, Change, Cluster
-from enrich.enricher import Enricher
+from enrich.index.cluster import KINDS, Change, Cluster
 from enrich.model import Pod
-from enrich.records import Batch, decode_batch
-from enrich.topics import topics
-from streams.delivery import Ledger, Tracked
-from streams.holding import Holding
-from streams.metrics import EnrichMetrics
-from streams.outgoing import Outgoing
-from streams.pipeline import Pipeline
+from enrich.render.enricher import Enricher
+from enrich.wire.batch import Batch, decode_batch
+from enrich.wire.topics import topics
+from streams.kafka.outgoing import Outgoing
+from streams.metrics.roles import EnrichMetrics
+from streams.worker.inflight import Ledger, Tracked
+from streams.worker.pending import Holding
+from streams.worker.pipeline import Pipeline
 from tests.enrich.flows import CLOCK, make_batch
 
 S = 1_000_000_000

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry
 
-from enrich.records import VERDICT
-from streams.delivery import Ledger
-from streams.intake import _TOGETHER_ROWS, Intake
-from streams.metrics import EnrichMetrics
+from enrich.wire.batch import VERDICT
+from streams.metrics.roles import EnrichMetrics
+from streams.worker.inflight import Ledger
+from streams.worker.intake import _TOGETHER_ROWS, Intake
 
 _MANY = 1 << 30
 
@@ -34,7 +34,7 @@ def offsets(taken: Any) -> list[int]:
 
 def test_what_comes_within_some_turns_of_the_loop_is_taken_together(monkeypatch: pytest.MonkeyPatch) -> None:
     # However busy the machine is.
-    monkeypatch.setattr("streams.intake._GATHER_S", 0.5)
+    monkeypatch.setattr("streams.worker.intake._GATHER_S", 0.5)
 
     async def run() -> list[int]:
         desk = intake()

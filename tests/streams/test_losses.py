@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from enrich.records import VERDICT, Header
-from streams.losses import Loss, Losses
+from enrich.wire.batch import VERDICT, Header
+from streams.worker.losses import Loss, Losses
 
 
 def header(

@@ -11,10 +11,10 @@ import orjson
 import pytest
 from rich.console import Console
 
-from streams.filters import Filters
+from streams.cli.filters import Filters
+from streams.cli.observe import Selection, last_matching, parse_since, read_range
+from streams.cli.table import FlowTable, flow_cells
 from streams.kafka.records import Record
-from streams.observe import Selection, last_matching, parse_since, read_range
-from streams.table import FlowTable, flow_cells
 
 FLOW: dict[str, Any] = {
     "connection": {

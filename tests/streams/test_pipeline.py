@@ -12,15 +12,15 @@ import orjson
 import pytest
 from prometheus_client import CollectorRegistry
 
-from enrich.enricher import Looked, Records
-from enrich.joined import Joined
-from enrich.numbered import Numbered
-from enrich.topics import topics
-from streams.delivery import Ledger, Tracked
-from streams.holding import Holding
-from streams.metrics import EnrichMetrics
-from streams.outgoing import Outgoing
-from streams.pipeline import Pipeline, event_time_ms
+from enrich.render.enricher import Looked, Records
+from enrich.render.interning import Numbered
+from enrich.render.merged_batch import Joined
+from enrich.wire.topics import topics
+from streams.kafka.outgoing import Outgoing
+from streams.metrics.roles import EnrichMetrics
+from streams.worker.inflight import Ledger, Tracked
+from streams.worker.pending import Holding
+from streams.worker.pipeline import Pipeline, event_time_ms
 from tests.kafka.batches import make_batch
 
 TOPICS = topics("p", 4)

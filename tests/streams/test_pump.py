@@ -9,7 +9,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from streams.kafka.records import Record
-from streams.metrics import SinkMetrics
+from streams.metrics.roles import SinkMetrics
 from streams.sinks import pump as pumping
 from streams.sinks.pump import Feed, Pump
 from streams.sinks.sink import RefusedError, SinkError

@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry
 
-from enrich.enricher import Enricher, Records
-from enrich.joined import join
-from enrich.records import AGGREGATED, INGRESS, EndpointRef, Reason, Verdict
+from enrich.render.enricher import Enricher, Records
+from enrich.render.merged_batch import join
 from enrich.runtime.settings import SettingsError, load
+from enrich.wire.batch import AGGREGATED, INGRESS, EndpointRef, Reason, Verdict
+from streams.metrics.verdicts import By, Verdicts
 from streams.settings import Settings
-from streams.verdicts import By, Verdicts
 from tests.enrich.flows import make_batch, make_cluster
 
 DENIED = {"verdict": Verdict.DENY | INGRESS, "reason": Reason.DEFAULT_DENY, "rule": 2}

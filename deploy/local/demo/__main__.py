@@ -145,7 +145,7 @@ class Demo:
         self._stack.start("alertmanager", command, {})
         say("making a node, four pods and a host outside, as network namespaces (IPv4 and IPv6)")
         self._pods.make()
-        shutil.copytree(ROOT / "deploy" / "demo", self._manifests)
+        shutil.copytree(ROOT / "deploy" / "examples" / "demo", self._manifests)
         wait_for_port(self._stack, "kafka", self._ports["kafka"], 60)
         say("starting weir-probe: compiling, loading and attaching the programs")
         self._start_probe()

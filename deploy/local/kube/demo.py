@@ -12,7 +12,7 @@ from kube.plan import HOST_4, ROOT, ClusterError
 
 Kubectl = Callable[..., str]
 
-_SHOP: Final = ROOT / "deploy/shop/shop.yaml"
+_SHOP: Final = ROOT / "deploy/examples/shop/shop.yaml"
 _PATIENCE_S: Final = 60
 _WAYS: Final = (("web", "api", 8080), ("api", "db", 5432), ("web", "db", 5432))
 """Who asks whom, on which port: the last one is nobody's business."""

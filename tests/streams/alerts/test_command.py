@@ -8,7 +8,7 @@ import orjson
 import pytest
 from click.testing import CliRunner, Result
 
-from streams.cli import command
+from streams.cli.main import command
 from tests.streams.alerts.makers import T0, flow, loss
 
 FILE = """\

@@ -7,10 +7,10 @@ import numpy as np
 import orjson
 import pytest
 
-from enrich.cluster import Cluster
-from enrich.enricher import Enricher
-from enrich.joined import join
-from enrich.records import INGRESS, decode_batch, encode_batch
+from enrich.index.cluster import Cluster
+from enrich.render.enricher import Enricher
+from enrich.render.merged_batch import join
+from enrich.wire.batch import INGRESS, decode_batch, encode_batch
 from streams.alerts.counting import Counter, Repeats
 from streams.alerts.deltas import Delta, DeltaError, decode, encode, partition_of, version_of
 from streams.alerts.fields import FLOW_FIELDS, flow_field

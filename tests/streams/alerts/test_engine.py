@@ -9,8 +9,8 @@ import jsonschema
 import orjson
 import pytest
 
-from streams.alerts.changes import Change
 from streams.alerts.model import Rule
+from streams.alerts.policy_changes import Change
 from streams.alerts.read import builtin
 from tests.streams.alerts.makers import T0, World, flow, loss, rule
 

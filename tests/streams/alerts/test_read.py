@@ -14,7 +14,7 @@ import yaml
 
 from streams.alerts import model
 from streams.alerts.read import builtin, in_force, read
-from streams.checked import FileError
+from streams.config.yaml_file import FileError
 
 ROOT = Path(__file__).parents[3]
 SCHEMA = ROOT / "streams" / "schemas" / "alerts.schema.json"

@@ -9,7 +9,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streams.alerts.groups import Groups
+from streams.alerts.group_table import Groups
 from streams.alerts.windows import Amounts, Clock, Values
 
 WINDOWS = (3, 10, 60, 61, 200)

@@ -8,9 +8,9 @@ import orjson
 import pytest
 from click.testing import CliRunner, Result
 
-from enrich.enricher import Enricher
-from enrich.joined import join
-from streams.cli import command
+from enrich.render.enricher import Enricher
+from enrich.render.merged_batch import join
+from streams.cli.main import command
 from tests.enrich.flows import make_batch, make_cluster
 
 FILE = """\

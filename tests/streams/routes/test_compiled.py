@@ -11,11 +11,11 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from enrich.enricher import Enricher
-from enrich.joined import join
+from enrich.render.enricher import Enricher
+from enrich.render.merged_batch import join
+from streams.matching.matcher import Matcher
 from streams.routes.check import check
-from streams.routes.compiled import Compiled
-from streams.routes.match import Matcher
+from streams.routes.classifier import Compiled
 from streams.routes.model import Routes
 from tests.enrich.flows import make_batch, make_cluster
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import msgspec
 
-from enrich.enricher import Enricher
-from enrich.joined import join
+from enrich.render.enricher import Enricher
+from enrich.render.merged_batch import join
 from streams.routes.model import Routes
-from streams.routes.placing import Placing, Sending
+from streams.routes.topic_router import Placing, Sending
 from tests.enrich.flows import make_batch, make_cluster
 
 COUNTED: Counter[tuple[str, str]] = Counter()

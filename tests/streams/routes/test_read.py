@@ -12,7 +12,7 @@ import orjson
 import pytest
 import yaml
 
-from enrich.records import Reason
+from enrich.wire.batch import Reason
 from streams.routes import model
 from streams.routes.read import RoutesError, read
 

@@ -1,0 +1,1 @@
+"""API objects, as JSON, to the slim values of :mod:`enrich.model`."""

@@ -1,0 +1,99 @@
+"""A NetworkPolicy's JSON to :mod:`enrich.model`, refusing what the API server would refuse (pkg/apis/networking)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Final
+
+from enrich.model import IPBlock, NetworkPolicy, Operator, Peer, PolicyPort, Protocol, Requirement, Rule, Selector
+from enrich.parse.cursor import Field
+from enrich.parse.metadata import is_audited, namespace_of, uid_of
+
+_PORT_NAME: Final = re.compile(r"(?=[a-z0-9-]{1,15}\Z)(?=.*[a-z])[a-z0-9]+(-[a-z0-9]+)*")
+"""``IsValidPortName`` (apimachinery, util/validation)."""
+
+
+def network_policy(root: Field) -> NetworkPolicy:
+    """A networking.k8s.io/v1 NetworkPolicy."""
+    namespace, spec = namespace_of(root), root["spec"]
+    # No spec at all is an empty one to the API server: it selects every pod, and isolates on ingress.
+    types = [entry.choice("Ingress", "Egress") for entry in spec["policyTypes"].items(most=2)]
+    if not types:
+        # "If this field is not specified, it will default based on the existence of ingress or egress rules;
+        # policies that contain an egress section are assumed to affect egress, and all policies (whether or not they
+        # contain an ingress section) are assumed to affect ingress."
+        types = ["Ingress", *(["Egress"] if next(spec["egress"].items(), None) else [])]
+    ingress = tuple(_rule(rule, "from") for rule in spec["ingress"].items())
+    egress = tuple(_rule(rule, "to") for rule in spec["egress"].items())
+    return NetworkPolicy(
+        namespace=namespace,
+        name=root["metadata"]["name"].name(),
+        uid=uid_of(root, namespace),
+        pods=read_selector(spec["podSelector"]),
+        ingress=ingress if "Ingress" in types else None,
+        egress=egress if "Egress" in types else None,
+        audit=is_audited(root),
+    )
+
+
+def _rule(rule: Field, peers: str) -> Rule:
+    return Rule(
+        tuple(_peer(peer) for peer in rule[peers].items()), tuple(_port(port) for port in rule["ports"].items())
+    )
+
+
+def _peer(peer: Field) -> Peer:
+    block, namespaces, pods = peer["ipBlock"], peer["namespaceSelector"], peer["podSelector"]
+    if not (block.is_set or namespaces.is_set or pods.is_set):
+        peer.fail("must specify a peer: podSelector, namespaceSelector or ipBlock")
+    if not block.is_set:
+        return Peer(
+            read_selector(namespaces) if namespaces.is_set else None, read_selector(pods) if pods.is_set else None, None
+        )
+    if namespaces.is_set or pods.is_set:
+        peer.fail("may not specify both ipBlock and another peer")
+    cidr = block["cidr"].old_network()
+    for hole in block["except"].items():
+        inner = hole.old_network()
+        if inner.version != cidr.version or not inner.subnet_of(cidr) or inner == cidr:  # type: ignore[arg-type]  # one version
+            hole.fail(f"must be a strict subset of {cidr}, is {inner}")
+    return Peer(ip_block=IPBlock(str(cidr), tuple(str(hole.old_network()) for hole in block["except"].items())))
+
+
+def _port(port: Field) -> PolicyPort:
+    protocol = Protocol[port["protocol"].choice("TCP", "UDP", "SCTP", default="TCP")]
+    number, end = port["port"], port["endPort"]
+    if isinstance(number.value, str):
+        if not _PORT_NAME.fullmatch(number.value):
+            number.fail(f"{number.value!r} is neither a number nor a port's name")
+        if end.is_set:
+            end.fail("may not be specified when port is a name")
+        return PolicyPort(protocol, number.value)
+    if not number.is_set:
+        if end.is_set:
+            end.fail("may not be specified when port is not specified")
+        return PolicyPort(protocol)
+    first = number.port()
+    if not end.is_set:
+        return PolicyPort(protocol, first)
+    last = end.port()
+    if last < first:
+        end.fail(f"must be greater than or equal to port {first}, is {last}")
+    return PolicyPort(protocol, first, last)
+
+
+def read_selector(field: Field) -> Selector:
+    """A ``metav1.LabelSelector``; an absent one is an empty one."""
+    if field.is_set and not isinstance(field.value, Mapping):
+        field.fail("must be an object")
+    wanted = [Requirement(key, Operator.IN, (value,)) for key, value in sorted(field["matchLabels"].labels().items())]
+    for expression in field["matchExpressions"].items():
+        operator = Operator(expression["operator"].choice(*(o.value for o in Operator)))
+        values = tuple(value.label_value() for value in expression["values"].items())
+        if operator in (Operator.IN, Operator.NOT_IN) and not values:
+            expression["values"].fail(f"must be specified when operator is {operator.value}")
+        if operator in (Operator.EXISTS, Operator.DOES_NOT_EXIST) and values:
+            expression["values"].fail(f"may not be specified when operator is {operator.value}")
+        wanted.append(Requirement(expression["key"].label_key(), operator, values))
+    return Selector(tuple(wanted))

@@ -1,0 +1,155 @@
+"""The API's JSON to the slim objects of :mod:`enrich.model`, refusing what the API server would refuse.
+
+Only what policy and enrichment use is read and checked. Kinds that they do not use are None, not errors.
+"""
+
+from __future__ import annotations
+
+import datetime
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from enrich.model import EndpointSlice, NamedPort, Namespace, Node, Object, Pod, Protocol, Service, Workload
+from enrich.parse.cluster_network_policy import cluster_network_policy
+from enrich.parse.cursor import Field, InvalidObjectError
+from enrich.parse.metadata import is_audited, labels_of, namespace_of, owner_of, uid_of
+from enrich.parse.network_policy import network_policy
+
+__all__ = ["InvalidObjectError", "parse"]
+
+NAME_LABEL: Final = "kubernetes.io/metadata.name"
+_SERVICE_LABEL: Final = "kubernetes.io/service-name"
+_ZONE_LABEL: Final = "topology.kubernetes.io/zone"
+
+
+def parse(document: Mapping[str, Any]) -> Object | None:
+    """The object, or None for a kind that nobody here uses. Raises :class:`InvalidObjectError`."""
+    root = Field("", document)
+    if not isinstance(document, Mapping):
+        root.fail("must be an object")
+    version, kind = root["apiVersion"].text(), root["kind"].text()
+    known = _KINDS.get(kind)
+    if known is None:
+        return None
+    wanted, read = known
+    if version != wanted:
+        if version.partition("/")[0] not in _OWN_GROUPS:
+            return None
+        root["apiVersion"].fail(f"{kind} is {wanted}, not {version}")
+    return read(root)
+
+
+def _pod(root: Field) -> Pod:
+    namespace, spec, status = namespace_of(root), root["spec"], root["status"]
+    given = [entry["ip"].ip() for entry in status["podIPs"].items()]
+    if not given and status["podIP"].value:
+        given = [status["podIP"].ip()]
+    return Pod(
+        namespace=sys.intern(namespace),
+        name=root["metadata"]["name"].name(),
+        uid=uid_of(root, namespace),
+        labels=labels_of(root),
+        ips=tuple(given),
+        node=sys.intern(spec["nodeName"].text("")),
+        host_network=spec["hostNetwork"].boolean(),
+        terminated=status["phase"].text("") in ("Succeeded", "Failed"),
+        ports=tuple(_container_ports(spec)),
+        owner=owner_of(root),
+        started_ns=_started(status),
+        begun_ns=_nanoseconds(status["startTime"]),
+    )
+
+
+def _container_ports(spec: Field) -> list[NamedPort]:
+    """Named ports of the containers, and of init containers that go on running (restartPolicy Always)."""
+    found = []
+    containers = list(spec["containers"].items())
+    containers += [c for c in spec["initContainers"].items() if c["restartPolicy"].value == "Always"]
+    for container in containers:
+        for port in container["ports"].items():
+            number = port["containerPort"].port()
+            protocol = Protocol[port["protocol"].choice("TCP", "UDP", "SCTP", default="TCP")]
+            if port["name"].is_set:
+                found.append(NamedPort(port["name"].text(), number, protocol))
+    return found
+
+
+def _started(status: Field) -> int:
+    for condition in status["conditions"].items():
+        if condition["type"].value == "PodReadyToStartContainers" and condition["status"].value == "True":
+            return _nanoseconds(condition["lastTransitionTime"])
+    return _nanoseconds(status["startTime"])
+
+
+def _nanoseconds(field: Field) -> int:
+    if not field.is_set:
+        return 0
+    # YAML reads an unquoted time as a time.
+    when = field.value
+    if not isinstance(when, datetime.datetime):
+        try:
+            when = datetime.datetime.fromisoformat(field.text())
+        except ValueError:
+            field.fail(f"{field.value!r} is no RFC 3339 time")
+    if when.tzinfo is None:
+        when = when.replace(tzinfo=datetime.UTC)
+    return int(when.timestamp()) * 1_000_000_000
+
+
+def _namespace(root: Field) -> Namespace:
+    name = root["metadata"]["name"].name()
+    return Namespace(name, uid_of(root, ""), {**labels_of(root), NAME_LABEL: name}, is_audited(root))
+
+
+def _node(root: Field) -> Node:
+    labels = labels_of(root)
+    addresses = root["status"]["addresses"].items()
+    ips = tuple(a["address"].ip() for a in addresses if a["type"].value in ("InternalIP", "ExternalIP"))
+    return Node(root["metadata"]["name"].name(), uid_of(root, ""), labels, ips, labels.get(_ZONE_LABEL, ""))
+
+
+def _service(root: Field) -> Service:
+    namespace, spec = namespace_of(root), root["spec"]
+    given = list(spec["clusterIPs"].items()) or [spec["clusterIP"]]
+    ips = tuple(entry.ip() for entry in given if entry.text("") not in ("", "None"))
+    balanced = (entry["ip"] for entry in root["status"]["loadBalancer"]["ingress"].items())
+    outer = tuple(entry.ip() for entry in (*spec["externalIPs"].items(), *balanced) if entry.text(""))
+    return Service(namespace, root["metadata"]["name"].name(), uid_of(root, namespace), ips, outer)
+
+
+def _endpoint_slice(root: Field) -> EndpointSlice:
+    namespace = namespace_of(root)
+    given = root["endpoints"].items() if root["addressType"].value in ("IPv4", "IPv6") else ()
+    return EndpointSlice(
+        namespace,
+        root["metadata"]["name"].name(),
+        uid_of(root, namespace),
+        labels_of(root).get(_SERVICE_LABEL, ""),
+        tuple(address.ip() for endpoint in given for address in endpoint["addresses"].items()),
+    )
+
+
+def _workload(root: Field) -> Workload:
+    namespace = namespace_of(root)
+    name = root["metadata"]["name"].name()
+    return Workload(root["kind"].text(), namespace, name, uid_of(root, namespace), owner_of(root))
+
+
+_KINDS: Final[dict[str, tuple[str, Callable[[Field], Object]]]] = {
+    "Pod": ("v1", _pod),
+    "Namespace": ("v1", _namespace),
+    "Node": ("v1", _node),
+    "Service": ("v1", _service),
+    "EndpointSlice": ("discovery.k8s.io/v1", _endpoint_slice),
+    "ReplicaSet": ("apps/v1", _workload),
+    "Job": ("batch/v1", _workload),
+    "NetworkPolicy": ("networking.k8s.io/v1", network_policy),
+    "ClusterNetworkPolicy": ("policy.networking.k8s.io/v1alpha2", cluster_network_policy),
+}
+READ: Final = ", ".join(_KINDS)
+"""The kinds that are read, in words."""
+_OWN_GROUPS: Final = {
+    "v1", "apps", "extensions", "batch", "networking.k8s.io", "discovery.k8s.io", "policy.networking.k8s.io",
+}  # fmt: skip
+"""Groups in which one of our kinds with another version is a mistake, not somebody else's kind (Knative's Service)."""

@@ -1,0 +1,169 @@
+"""How a record's parts are written: the JSON fragments of ends, policies, addresses and times.
+
+Fragments are rendered once for what recurs (a pod, a list of policies, an address, a second) and spliced per row by
+:mod:`enrich.render.enricher`. The record is described field by field in ``schemas/flow.schema.json``; its names are
+those of
+GKE's network policy log where that has one.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
+
+import orjson
+
+from enrich.index.cluster import Cluster
+from enrich.model import Labels, Node, Pod
+from enrich.wire.batch import EndpointRef, PolicyRef
+
+SCHEMA_VERSION: Final = 1
+_CACHED: Final = 200_000
+DEFAULT_LABELS: Final = ("app", "k8s-app", "app.kubernetes.io/*")
+
+
+@dataclass(frozen=True, slots=True)
+class LabelChoice:
+    """Which labels of a pod are in a record: keys, prefixes that end in ``*``, or ``*`` alone for all."""
+
+    keys: frozenset[str]
+    prefixes: tuple[str, ...]
+
+    @classmethod
+    def of(cls, chosen: Iterable[str]) -> LabelChoice:
+        """From the setting's words."""
+        listed = list(chosen)
+        return cls(
+            frozenset(k for k in listed if not k.endswith("*")), tuple(k[:-1] for k in listed if k.endswith("*"))
+        )
+
+    def pick(self, labels: Labels) -> dict[str, str]:
+        """The labels that are chosen."""
+        return {k: v for k, v in labels.items() if k in self.keys or k.startswith(self.prefixes or ("\0",))}
+
+
+def address_text(raw: bytes) -> str:
+    """16 bytes, IPv4 v4-mapped, to the text of the address."""
+    if raw[:12] == b"\0\0\0\0\0\0\0\0\0\0\xff\xff":
+        return "%d.%d.%d.%d" % tuple(raw[12:])  # noqa: UP031 - shortest for four bytes
+    return str(ipaddress.IPv6Address(raw))
+
+
+def second_text(second: int) -> str:
+    """A second since the epoch as RFC 3339 text up to the point, UTC."""
+    return time.strftime("%Y-%m-%dT%H:%M:%S.", time.gmtime(second))
+
+
+def policies_json(refs: Iterable[PolicyRef]) -> str:
+    """A list of policies, each once, whichever of its rules it was."""
+    distinct = {(ref.kind, ref.namespace, ref.name): None for ref in refs}
+    return _json([{"kind": k, **({"namespace": ns} if ns else {}), "name": name} for k, ns, name in distinct])
+
+
+class Remote(NamedTuple):
+    """An end by its address: its JSON, and since and until when (not included) it is that."""
+
+    json: str
+    since_ns: int
+    until_ns: int
+    settled: bool = True
+    """Nothing that the index may be told in a moment is likely to name it, or to name it better."""
+
+
+class Ends:
+    """Renders the ends of connections from the index."""
+
+    def __init__(self, cluster: Cluster, labels: LabelChoice) -> None:
+        self._cluster = cluster
+        self._labels = labels
+        self._generation = -1
+        self._rendered: dict[tuple[str, str], str] = {}
+
+    def local(self, ref: EndpointRef | None, node: str) -> str:
+        """The end whose interface the verdict was taken at: certain, by UID."""
+        if ref is None:
+            return _json({"node_name": node})
+        pod = self._cluster.pod_by_uid(ref.uid)
+        if pod is not None:
+            return self._once("pod", pod.uid, lambda: self._pod(pod))
+        base = {"pod_name": ref.pod, "namespace": ref.namespace, "pod_namespace": ref.namespace}
+        return _json({**base, **({"pod_uid": ref.uid} if ref.uid else {}), "node_name": node})
+
+    def node(self, name: str) -> str:
+        """A node by its name."""
+        node = self._cluster.node(name)
+        return _json(_node(node) if node else {"node_name": name})
+
+    def remote(self, ip: str, at_ns: int, node: str) -> Remote:
+        """The other end, by its address at the packet's time, by the clock of ``node``."""
+        found, since, until = self._cluster.pod_around(ip, at_ns, node)
+        pod = found.pod
+        if pod is not None:
+            return Remote(self._once("pod", pod.uid, lambda: self._pod(pod)), since, until)
+        if found.ambiguous:
+            return Remote(_json({"instance": ip, "ambiguous": True}), since, until, settled=False)
+        settled = not self._cluster.may_be_pods(ip) or self._cluster.node_of_ip(ip) is not None
+        if not settled and self._cluster.forgot(at_ns):
+            return Remote(_json({"instance": ip, "ambiguous": True}), since, until)
+        return Remote(self._once("address", ip, lambda: self._address(ip)), since, until, settled)
+
+    def in_doubt(self, ip: str, end: str) -> str:
+        """The other end, where a pod may have come or gone that the index has not heard of."""
+        return _json({"instance": ip, "ambiguous": True}) if self._cluster.may_be_pods(ip) else end
+
+    def knows(self, ref: EndpointRef) -> bool:
+        """Whether the index has this pod, or has nothing to find it by."""
+        return not ref.uid or self._cluster.pod_by_uid(ref.uid) is not None
+
+    def dialled(self, ip: str, port: int) -> str:
+        """The address and port that were dialled, and the Service that is; nothing for no address."""
+        if not ip:
+            return ""
+        service = self._cluster.service_of(ip)
+        named = {"service": {"namespace": service.namespace, "name": service.name}} if service else {}
+        return f',"dialled":{_json({"ip": ip, "port": port, **named})}'
+
+    def _once(self, kind: str, name: str, make: Callable[[], dict[str, Any]]) -> str:
+        """Rendered again only when the index has changed."""
+        if self._generation != self._cluster.generation or len(self._rendered) > _CACHED:
+            self._generation = self._cluster.generation
+            self._rendered.clear()
+        found = self._rendered.get((kind, name))
+        if found is None:
+            found = self._rendered[kind, name] = _json(make())
+        return found
+
+    def _address(self, ip: str) -> dict[str, Any]:
+        if not ip:
+            return {}
+        node = self._cluster.node_of_ip(ip)
+        if node:
+            return _node(node)
+        service = self._cluster.service_behind(ip)
+        named = {"service": {"namespace": service.namespace, "name": service.name}} if service and service.name else {}
+        return {"instance": ip, **named}
+
+    def _pod(self, pod: Pod) -> dict[str, Any]:
+        owner = self._cluster.workload_of(pod)
+        node = self._cluster.node(pod.node)
+        return {
+            "pod_name": pod.name,
+            "namespace": pod.namespace,
+            "pod_namespace": pod.namespace,
+            **({"workload_kind": owner.kind, "workload_name": owner.name} if owner else {}),
+            "pod_uid": pod.uid,
+            "labels": self._labels.pick(pod.labels),
+            **({"node_name": pod.node} if pod.node else {}),
+            **({"zone": node.zone} if node and node.zone else {}),
+        }
+
+
+def _node(node: Node) -> dict[str, Any]:
+    return {"node_name": node.name, **({"zone": node.zone} if node.zone else {})}
+
+
+def _json(value: Any) -> str:
+    return orjson.dumps(value).decode()

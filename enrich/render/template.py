@@ -1,0 +1,204 @@
+"""What rows that agree in all but addresses, ports, counts and times share: the text of their records, with gaps.
+
+A row's record is ``head + tail``: the head is the connection, the tail all else. The text between the gaps is rendered
+once for each combination of endpoint, rule, protocol, verdict, reason and flags.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple, TypeVar
+
+import numpy as np
+import orjson
+
+from enrich.render.fragments import SCHEMA_VERSION, Ends, policies_json
+from enrich.render.interning import Numbered
+from enrich.wire.batch import AGGREGATED, INGRESS, EndpointRef, Header, PolicyRef, Reason, Verdict
+
+PROTOCOLS: Final = {1: "icmp", 6: "tcp", 17: "udp", 58: "icmpv6", 132: "sctp"}
+"""IANA number to the name in a record; others are their number as text."""
+WITH_PORTS: Final = frozenset({6, 17, 132})
+ICMP: Final = frozenset({1, 58})
+
+SHAPE: Final = np.dtype(
+    [("endpoint", "<u4"), ("rule", "<u4"), ("protocol", "u1"), ("verdict", "u1"), ("reason", "u1"), ("flags", "u1")]
+)
+"""The fields of a row that choose its template."""
+
+_Meaning = TypeVar("_Meaning")
+_DISPOSITIONS: Final = {int(v): v.name.lower() for v in Verdict}
+_REASONS: Final = {int(reason): reason.name.lower() for reason in Reason}
+_BY_POLICY: Final = frozenset({Reason.POLICY, Reason.EXPLICIT_DENY, Reason.ADOPTED})
+"""Reasons whose rule is the policies that decided; a default deny's are those that isolate."""
+
+
+class Template(NamedTuple):
+    """Text and facts that rows of one shape share. ``tail`` has gaps for the remote end, count, both times, number and
+    the dialled address, in this order."""
+
+    head: tuple[str, str, str, str, str]
+    """Gaps for source port, destination port, source and destination address."""
+    tail: tuple[str, str, str, str, str, str]
+    plain: bool
+    """The head has all four gaps."""
+    protocol: int
+    flags: int
+    direction: str
+    key: bytes
+    denied: bool
+    allowed: bool
+    about: str
+    """A record as JSON with nothing but what its rows share, and without ends: for who must know what they share."""
+    local: str
+    """The JSON of the end whose policy was judged."""
+
+    def filled(self, source: str, destination: str, first: int, second: int) -> str:
+        """The head of any row; addresses that are not known are empty text."""
+        if self.plain and source and destination:
+            o, p, q, r, s = self.head
+            return f"{o}{source}{p}{destination}{q}{first}{r}{second}{s}"
+        aggregated = self.flags & AGGREGATED
+        flow: dict[str, Any] = {}
+        if source and not aggregated:
+            flow["src_ip"] = source
+        if destination and not aggregated:
+            flow["dest_ip"] = destination
+        parsed = bool(flow)
+        if parsed and self.protocol in WITH_PORTS:
+            flow |= {"src_port": first, "dest_port": second}
+        if self.protocol and not aggregated:
+            flow["protocol"] = PROTOCOLS.get(self.protocol, str(self.protocol))
+        head: dict[str, Any] = {"connection": {**flow, "direction": self.direction}}
+        if parsed and self.protocol in ICMP:
+            head["icmp"] = {"type": second >> 8, "code": second & 0xFF}
+        return orjson.dumps(head).decode()[:-1] + ","
+
+
+class Templates(Numbered[Template]):
+    """Templates by number, and the parts of them that are wanted a row."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads: Numbered[tuple[str, str, str, str, str]] = Numbered()
+        self.tails: Numbered[tuple[str, str, str, str, str, str]] = Numbered()
+        self.keys: Numbered[bytes] = Numbered()
+        self.denied: Numbered[bool] = Numbered()
+        self.plain: Numbered[bool] = Numbered()
+
+    def add(self, value: Template) -> int:
+        """The number of a new one."""
+        self.heads.add(value.head)
+        self.tails.add(value.tail)
+        self.keys.add(value.key)
+        self.denied.add(value.denied)
+        self.plain.add(value.plain)
+        return super().add(value)
+
+
+class Ring:
+    """The templates of one ring. Numbers mean one thing for the life of a ring, and so are not looked up again."""
+
+    def __init__(self, header: Header, ends: Ends, templates: Templates) -> None:
+        self._header, self._ends = header, ends
+        self._endpoints: dict[str, EndpointRef] = {}
+        self._rules: dict[str, list[PolicyRef]] = {}
+        self._templates = templates
+        self._known: dict[bytes, int] = {}
+
+    def learn(self, header: Header) -> None:
+        """Take in what a header says of its numbers. One that says otherwise than the last is believed."""
+        if _learn(self._endpoints, header.endpoints) | _learn(self._rules, header.rules):
+            self._known.clear()
+
+    def templates(self, shapes: Sequence[bytes]) -> list[int]:
+        """The number of the template of each row, by its :data:`SHAPE`."""
+        found = list(map(self._known.get, shapes))
+        if None in found:
+            made = {shape: self._make(shape) for shape in set(shapes) - self._known.keys()}
+            return [made[shape] if number is None else number for shape, number in zip(shapes, found, strict=True)]
+        return found  # type: ignore[return-value]  # None was ruled out
+
+    def _make(self, shape: bytes) -> int:
+        endpoint, rule, protocol, kind, reason, flags = np.frombuffer(shape, SHAPE)[0].tolist()
+        ref, refs = self._endpoints.get(str(endpoint)), self._rules.get(str(rule))
+        number = self._templates.add(self._render(ref, refs or [], (protocol, kind, reason, flags)))
+        if (ref or not endpoint) and (refs is not None or not rule):
+            self._known[shape] = number
+        return number
+
+    def _render(self, ref: EndpointRef | None, refs: list[PolicyRef], facts: tuple[int, int, int, int]) -> Template:
+        protocol, kind, reason, flags = facts
+        header, inward, verdict = self._header, bool(kind & INGRESS), kind & ~INGRESS
+        named, by_policy = policies_json(refs), reason in _BY_POLICY
+        before = "".join(
+            (
+                f'"disposition":"{_DISPOSITIONS.get(verdict, "unknown")}","reason":"{_REASONS.get(reason, "unknown")}"',
+                f',"policies":{named if by_policy else "[]"},"isolated_by":{"[]" if by_policy else named},',
+            )
+        )
+        local = self._ends.local(ref, header.node)
+        after = "".join(
+            (
+                f'Z","node_name":{_json(header.node)},"cluster":{_json(header.cluster)},"schema":{SCHEMA_VERSION}',
+                ',"aggregated":true' if flags & AGGREGATED else "",
+                f',"id":{_json(header.ring)[:-1]}-',
+            )
+        )
+        opening, closing = (f'{before}"src":', f',"dest":{local}') if inward else (f'{before}"src":{local},"dest":', "")
+        direction = "ingress" if inward else "egress"
+        return Template(
+            head=_head(protocol, direction),
+            tail=(opening, f'{closing},"count":', ',"timestamp":"', 'Z","last_timestamp":"', after, '"'),
+            plain=protocol in WITH_PORTS and not flags & AGGREGATED,
+            protocol=protocol,
+            flags=flags,
+            direction=direction,
+            key=f"{ref.namespace}/{ref.pod}".encode() if ref else header.node.encode(),
+            denied=verdict in (Verdict.DENY, Verdict.AUDIT),
+            allowed=verdict == Verdict.ALLOW,
+            about=self._about(
+                direction, 0 if flags & AGGREGATED else protocol, before, aggregated=bool(flags & AGGREGATED)
+            ),
+            local=local,
+        )
+
+    def _about(self, direction: str, protocol: int, before: str, *, aggregated: bool) -> str:
+        named = f'"protocol":"{PROTOCOLS.get(protocol, str(protocol))}",' if protocol else ""
+        told = ',"aggregated":true' if aggregated else ""
+        node = _json(self._header.node)
+        return f'{{"connection":{{{named}"direction":"{direction}"}},{before}"node_name":{node}{told}}}'
+
+
+def shapes_of(rows: np.ndarray[Any, np.dtype[np.void]]) -> list[bytes]:
+    """The :data:`SHAPE` of each row."""
+    shapes = np.empty(len(rows), SHAPE)
+    for name in SHAPE.fields or ():
+        shapes[name] = rows[name]
+    found: list[bytes] = shapes.view(f"V{SHAPE.itemsize}").tolist()
+    return found
+
+
+def _learn(known: dict[str, _Meaning], told: dict[str, _Meaning]) -> bool:
+    """Whether something that was known is another now."""
+    changed = False
+    for number, meaning in told.items():
+        if known.setdefault(number, meaning) != meaning:
+            known[number] = meaning
+            changed = True
+    return changed
+
+
+def _head(protocol: int, direction: str) -> tuple[str, str, str, str, str]:
+    name = PROTOCOLS.get(protocol, str(protocol))
+    return (
+        '{"connection":{"src_ip":"',
+        '","dest_ip":"',
+        '","src_port":',
+        ',"dest_port":',
+        f',"protocol":"{name}","direction":"{direction}"}},',
+    )
+
+
+def _json(text: str) -> str:
+    return orjson.dumps(text).decode()

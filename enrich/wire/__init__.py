@@ -1,0 +1,1 @@
+"""What travels over Kafka: batches of verdicts, address intervals, the topics."""

@@ -1,0 +1,58 @@
+"""Which policies apply to a pod, in the order in which they are listed and asked; kept while policies change."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from enrich.model import ClusterNetworkPolicy, Name, NetworkPolicy, Pod, Tier
+from enrich.policy.decide import Direction, PolicyView, in_tier, is_audited, isolates, selects
+from probe.policy.ruleset import Policy, Source, digest
+
+
+class Selection:
+    """The policies that exist."""
+
+    def __init__(self) -> None:
+        self._by_namespace: dict[str, dict[Name, NetworkPolicy]] = {}
+        self._in_tiers: list[ClusterNetworkPolicy] = []
+        self._digests: dict[tuple[type, Name], tuple[Policy, str]] = {}
+
+    def update(
+        self,
+        view: PolicyView,
+        policies: Iterable[tuple[NetworkPolicy | None, NetworkPolicy | None]],
+        cluster_policies: Iterable[tuple[ClusterNetworkPolicy | None, ClusterNetworkPolicy | None]],
+    ) -> set[str] | None:
+        """Take in what changed; the namespaces whose pods may have other policies now, None for all."""
+        namespaces = set()
+        for before, after in policies:
+            if before is not None:
+                self._by_namespace[before.namespace].pop(before.key)
+                self._digests.pop((NetworkPolicy, before.key), None)
+                namespaces.add(before.namespace)
+            if after is not None:
+                self._by_namespace.setdefault(after.namespace, {})[after.key] = after
+                namespaces.add(after.namespace)
+        changed = [before or after for before, after in cluster_policies]
+        for policy in changed:
+            if policy is not None:
+                self._digests.pop((ClusterNetworkPolicy, policy.key), None)
+        if not changed:
+            return namespaces
+        self._in_tiers = [policy for tier in Tier for policy in in_tier(view, tier)]
+        return None
+
+    def of(self, view: PolicyView, pod: Pod) -> tuple[Source, ...]:
+        """The policies that apply to a pod."""
+        found = sorted(self._by_namespace.get(pod.namespace, {}).items())
+        isolating = (policy for _, policy in found if any(isolates(policy, pod, direction) for direction in Direction))
+        ours = [self._source(policy, audited=is_audited(view, policy)) for policy in isolating]
+        above = [self._source(policy, audited=policy.audit) for policy in self._in_tiers if selects(view, policy, pod)]
+        return (*above, *ours)
+
+    def _source(self, policy: Policy, *, audited: bool) -> Source:
+        key = (type(policy), policy.key)
+        known = self._digests.get(key)
+        if known is None or known[0] is not policy:
+            known = self._digests[key] = (policy, digest(policy))
+        return Source(policy, audited, f"{known[1]}{'a' if audited else ''}")

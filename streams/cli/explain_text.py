@@ -1,0 +1,133 @@
+"""An explanation for people: the verdict first, then each end, then policy by policy what matched and what did not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from rich.console import Console
+from rich.text import Text
+
+from enrich.explain.accounts import PolicyAccount, RuleAccount, TierAccount, Unselecting
+from enrich.explain.explanation import ALLOW, AUDIT, DENY, MIXED, Answer, Explanation
+from enrich.explain.mismatch import Miss
+from enrich.explain.one_end import Side
+
+_WORDS: Final = {ALLOW: "ALLOWED", DENY: "DENIED", AUDIT: "AUDIT", MIXED: "DEPENDS"}
+_STYLES: Final = {ALLOW: "bold green", DENY: "bold red", AUDIT: "bold yellow"}
+_CANNOT: Final = "CANNOT SAY"
+_MOST: Final = 8
+"""Lines of one kind; the JSON has them all."""
+
+Line = tuple[int, str, str]
+"""Depth, style, text."""
+
+
+def show(found: Explanation, console: Console) -> None:
+    """Write all of it."""
+    for depth, style, text in lines(found):
+        # soft_wrap: a line that is too long is the terminal's to wrap, and whole in a pipe.
+        console.print(Text("  " * depth + text, style=style), soft_wrap=True)
+
+
+def lines(found: Explanation) -> Iterator[Line]:
+    """The lines, the answer first."""
+    port = f", port {found.port}/{found.protocol}" if found.port else f", {found.protocol}"
+    where = f"{found.source.name} -> {found.destination.name}{port if found.answers else ''}"
+    yield 0, _STYLES.get(found.verdict, "bold magenta"), f"{_WORDS.get(found.verdict, _CANNOT)}  {where}"
+    yield 0, "", found.text
+    for note in found.notes:
+        yield 0, "cyan", f"note: {note}"
+    for index, answer in enumerate(found.answers):
+        yield 0, "", ""
+        same = index and _alike(answer, found.answers[0])
+        said = "the same" if same else _WORDS[answer.verdict]
+        yield 0, "dim" if same else _STYLES[answer.verdict], f"{answer.source_ip} -> {answer.destination_ip}: {said}"
+        for side in () if same else answer.sides:
+            yield from _side(side, answer)
+
+
+def _alike(one: Answer, other: Answer) -> bool:
+    """Whether a person needs to read only one of the two."""
+    return [(s.verdict, s.reason, s.policies) for s in one.sides] == [
+        (s.verdict, s.reason, s.policies) for s in other.sides
+    ]
+
+
+def _side(side: Side, answer: Answer) -> Iterator[Line]:
+    yield 0, "", ""
+    yield 0, _STYLES[side.verdict], f"{side.direction} of {side.namespace}/{side.pod}: {side.text}"
+    tiers = [tier for tier in side.tiers if tier.policies]
+    alone = [tier.tier for tier in tiers] == ["NetworkPolicy"]
+    if side.verdict == AUDIT:
+        yield 1, "bold", "Were the audited policies enforced:"
+    for tier in tiers:
+        if not alone:
+            yield 1, "bold", f"{tier.tier} tier{'' if tier.asked else ' is not asked'}: {_outcome(tier)}"
+        # Of a tier that is not asked the outcome says enough.
+        for account in tier.policies if tier.asked else ():
+            yield from _policy(account, side, 1 if alone else 2)
+    # One of these may have been meant to allow what is denied, or to isolate where nothing does.
+    meant = side.verdict == DENY or (side.reason == "no_policy" and answer.verdict == ALLOW)
+    rest = side.unselecting if meant else ()
+    if rest:
+        yield 1, "dim", "not about this:"
+    for other in rest[:_MOST]:
+        yield 2, "dim", f"{_named(other)}: {other.text}"
+    if len(rest) > _MOST:
+        yield 2, "dim", f"and {len(rest) - _MOST} more (-o json lists them)"
+
+
+def _outcome(tier: TierAccount) -> str:
+    would = "" if tier.asked else "would "
+    match tier.outcome:
+        case "accept":
+            return f"{would}allow it" if would else "allows it"
+        case "deny":
+            return f"{would}deny it" if would else "denies it"
+        case "pass":
+            return f"{would}pass it on" if would else "passes it on to the next tier"
+        case "node":
+            return "isolates the pod, and its own node is allowed all the same"
+        case _:
+            return "no rule matches" if tier.policies[0].kind == "ClusterNetworkPolicy" else "nothing is enforced"
+
+
+def _named(one: PolicyAccount | Unselecting) -> str:
+    return f"{one.namespace}/{one.name}" if one.namespace else f"{one.kind} {one.name}"
+
+
+def _policy(account: PolicyAccount, side: Side, depth: int) -> Iterator[Line]:
+    about = [] if account.priority is None else [f"priority {account.priority}"]
+    if account.audit:
+        about.append("audited, takes no part" if account.left_out else "audited")
+    name = f"{_named(account)} ({', '.join(about)})" if about else _named(account)
+    if not account.rules:
+        yield depth, "", f"{name}: has no {side.direction} rule, so it isolates and allows nothing"
+        return
+    yield depth, "", f"{name}: {'matches' if any(rule.matched for rule in account.rules) else 'no rule matches'}"
+    for rule in account.rules:
+        yield from _rule(rule, depth + 1, left_out=account.left_out)
+
+
+def _rule(rule: RuleAccount, depth: int, *, left_out: bool) -> Iterator[Line]:
+    named = f" {rule.name!r}" if rule.name else ""
+    name = f"rule {rule.rule}{named}{f', {rule.action},' if rule.action else ''}"
+    if rule.matched and rule.shadowed_by is not None:
+        by = rule.shadowed_by
+        yield depth, "dim", f"{name} matches, after rule {by.rule} of {by.name} has taken it: {rule.text}"
+    elif rule.matched:
+        yield depth, "dim" if left_out else "red" if rule.action == "Deny" else "green", f"{name} matches: {rule.text}"
+    else:
+        misses = list(_few(rule.failed))
+        yield depth, "yellow", f"{name} does not: {misses[0]}" if len(misses) == 1 else f"{name} does not:"
+        for miss in misses if len(misses) > 1 else ():
+            yield depth + 1, "yellow", miss
+
+
+def _few(misses: tuple[Miss, ...]) -> Iterator[str]:
+    peers = [f"{miss.term} {miss.text}" for miss in misses if miss.term != "ports"]
+    yield from peers[:_MOST]
+    if len(peers) > _MOST:
+        yield f"and {len(peers) - _MOST} more peers (-o json lists them)"
+    yield from (miss.text for miss in misses if miss.term == "ports")

@@ -1,0 +1,1 @@
+"""Files that people write: YAML with checked fields, reloaded while the process runs."""

@@ -1,0 +1,1 @@
+"""Conditions over a record, shared by routes and alerts."""

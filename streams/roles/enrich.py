@@ -1,0 +1,120 @@
+"""The role `enrich`, put together: the cluster's index, the topics, the enricher, the Faust worker."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+
+import structlog
+from prometheus_client import CollectorRegistry
+
+from enrich.index.cluster import NAMED_KINDS, Cluster
+from enrich.render.enricher import Enricher
+from enrich.runtime.health import Check, HealthServer
+from enrich.runtime.process import Exit, StopServiceError
+from enrich.runtime.watching import SourceCollector
+from enrich.sources.source import Source, SourceError, make_source
+from streams.kafka.output import Output
+from streams.kafka.reading import TopicReader
+from streams.kafka.topics import prepare_topics
+from streams.metrics.roles import EnrichMetrics
+from streams.routes.topics import Routing
+from streams.settings import Settings
+from streams.worker.address_history import History
+from streams.worker.library_logs import quiet_libraries
+from streams.worker.pending import Holding
+from streams.worker.pipeline import Pipeline
+
+log = structlog.get_logger("kubeweir.streams")
+
+
+def run_enrich(settings: Settings, stop: threading.Event) -> int:
+    """Run until ``stop`` or a signal; the exit code. Raises StopServiceError."""
+    # Faust takes long to import, and only this role needs it.
+    from streams.worker.faust_app import Enriching  # noqa: PLC0415 - as above
+
+    quiet_libraries()
+    registry = CollectorRegistry()
+    metrics = EnrichMetrics(registry, settings.verdicts_by, settings.verdicts_most)
+    cluster = Cluster(tail_s=settings.tail, kinds=NAMED_KINDS)
+    source = _source(settings, cluster)
+    registry.register(SourceCollector("streams", source))
+    history = History(
+        lambda: TopicReader(settings.connection(), settings.topics.endpoints.name), cluster, settings.cluster, metrics
+    )
+    checks: dict[str, Check] = {"cluster": lambda: _cluster_problem(cluster, source), "kafka": _never_connected,
+                                "history": lambda: history.problem}  # fmt: skip
+    health = HealthServer(settings.metrics, registry, checks)
+    log.info("starting", role="enrich", metrics_port=health.port, kafka=settings.kafka, prefix=settings.prefix)
+    try:
+        _start(source)
+        _wait(cluster.synced, stop)
+        if not prepare_topics(settings.connection(), settings.topics, settings.replication, stop):
+            return Exit.OK
+        history.start()
+        _wait(history.loaded, stop)
+        late: list[Enriching] = []
+        output = Output(settings.connection(), lambda error: late[0].fatal(error))  # noqa: PLW0108 - it comes later
+        enricher = Enricher(cluster, settings.labels)
+        holding = Holding(enricher, source.read_until_ns, int(settings.hold * 1e9), settings.hold_bytes, time.time_ns)
+        metrics.holding_bytes.set_function(lambda: holding.bytes)
+        pipeline = Pipeline(
+            settings.topics,
+            settings.cluster,
+            enricher,
+            lambda uid: _node_of(cluster, uid),
+            output,
+            metrics,
+            socket.gethostname(),
+            holding,
+        )
+        worker = Enriching(settings, pipeline, output, metrics, stop)
+        late.append(worker)
+        if settings.routes:
+            routing = pipeline.routing = Routing(settings, output, worker.fatal, metrics, stop)
+            checks["routes"] = routing.problem
+        checks["kafka"] = worker.problem
+        worker.run()
+        output.close(0)
+        log.info("stopped", role="enrich")
+        return Exit.OK
+    finally:
+        history.stop()
+        source.stop()
+        health.close()
+
+
+def _source(settings: Settings, cluster: Cluster) -> Source:
+    try:
+        return make_source(settings.source, cluster)
+    except SourceError as error:
+        raise StopServiceError(str(error), Exit.USAGE) from error
+
+
+def _start(source: Source) -> None:
+    try:
+        source.start()
+    except SourceError as error:
+        raise StopServiceError(str(error), Exit.USAGE) from error
+
+
+def _wait(known: threading.Event, stop: threading.Event) -> None:
+    """Nothing is named before the first list is complete, and the history is read."""
+    while not stop.is_set() and not known.wait(0.1):
+        pass
+
+
+def _cluster_problem(cluster: Cluster, source: Source) -> str | None:
+    if not cluster.synced.is_set():
+        return f"not listed yet: {', '.join(cluster.missing())}"
+    return source.problem()
+
+
+def _never_connected() -> str:
+    return "Kafka has not been reached yet"
+
+
+def _node_of(cluster: Cluster, uid: str) -> str:
+    pod = cluster.pod_by_uid(uid)
+    return pod.node if pod else ""

@@ -1,0 +1,101 @@
+"""The roles of sinks: `file` and `stdout` of the settings, and `routes`, which has those of the routes file."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import structlog
+from prometheus_client import CollectorRegistry
+
+from enrich.runtime.health import HealthServer
+from enrich.runtime.process import Exit, StopServiceError
+from streams.kafka.dead_letters import DeadLetters
+from streams.kafka.group import GroupReader
+from streams.kafka.topics import prepare_topics
+from streams.metrics.roles import SinkMetrics
+from streams.routes.live import LiveRoutes
+from streams.routes.outputs import RoutedSinks
+from streams.settings import Settings
+from streams.sinks.file import FileSink
+from streams.sinks.pump import Feed, Pump
+from streams.sinks.sink import Sink
+from streams.sinks.stdout import StdoutSink
+
+log = structlog.get_logger("kubeweir.streams")
+
+
+def make_sink(name: str, settings: Settings) -> Sink:
+    """The sink of that name. Raises StopServiceError."""
+    if name == "file":
+        return FileSink(Path(settings.file_path), settings.file_max_bytes, settings.file_keep)
+    return StdoutSink(sys.stdout.buffer)
+
+
+def run_sink(name: str, settings: Settings, stop: threading.Event) -> int:
+    """Run one sink until ``stop``; the exit code. Raises StopServiceError."""
+
+    def work(metrics: SinkMetrics, problems: list[Callable[[], str | None]], dead: DeadLetters) -> None:
+        sink = make_sink(name, settings)
+        if not prepare_topics(
+            settings.connection(), [settings.topics.flows, settings.topics.dead], settings.replication, stop
+        ):
+            return
+        flows = settings.topics.flows.name
+        reader = GroupReader(settings.connection(), f"{settings.prefix}.sink.{name}", flows)
+        pump = Pump(Feed(name, lambda _: True), sink, reader, partial(dead.bury, flows), metrics, stop)
+        problems[:] = [pump.problem]
+        pump.run()
+
+    return _run(name, settings, stop, work)
+
+
+def run_routes(settings: Settings, stop: threading.Event) -> int:
+    """Run the sinks of the routes file until ``stop``; the exit code. Raises StopServiceError."""
+
+    def work(metrics: SinkMetrics, problems: list[Callable[[], str | None]], dead: DeadLetters) -> None:
+        if not settings.routes:
+            raise StopServiceError("WEIR_ROUTES is empty, and the role routes needs it", Exit.USAGE)
+        topics = settings.topics
+        sinks = RoutedSinks(settings, metrics, dead)
+        # Told before the wait for Kafka: a wrong file is no reason to wait.
+        live = LiveRoutes(Path(settings.routes), [topic.name for topic in topics], sinks.take_over)
+        live.read()
+        if not prepare_topics(
+            settings.connection(), [topics.flows, topics.denied, topics.dead], settings.replication, stop
+        ):
+            return
+        live.start()
+        problems[:] = [live.problem, sinks.problem]
+        try:
+            while not stop.wait(0.1):
+                sinks.check()
+        finally:
+            live.stop()
+            sinks.stop()
+
+    return _run("routes", settings, stop, work)
+
+
+def _run(
+    role: str,
+    settings: Settings,
+    stop: threading.Event,
+    work: Callable[[SinkMetrics, list[Callable[[], str | None]], DeadLetters], None],
+) -> int:
+    registry = CollectorRegistry()
+    metrics = SinkMetrics(registry)
+    problems: list[Callable[[], str | None]] = [lambda: "Kafka has not been reached yet"]
+    checks = {role: lambda: next((told for check in problems if (told := check())), None)}
+    health = HealthServer(settings.metrics, registry, checks)
+    log.info("starting", role=role, metrics_port=health.port, kafka=settings.kafka, prefix=settings.prefix)
+    dead = DeadLetters(settings.connection(), settings.topics.dead.name, stop)
+    try:
+        work(metrics, problems, dead)
+        log.info("stopped", role=role)
+        return Exit.OK
+    finally:
+        health.close()

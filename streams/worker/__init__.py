@@ -1,0 +1,1 @@
+"""The Faust application that enriches: batches in, records out."""
