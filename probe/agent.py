@@ -26,7 +26,7 @@ from probe.kernel.deny_windows import Windows
 from probe.kernel.installer import Bound, Installer, InstallError, Surroundings
 from probe.kernel.layout import Config
 from probe.kernel.maps import Maps
-from probe.ledger import Numbers
+from probe.ledger import Ledger
 from probe.node.address_intervals import Holds
 from probe.node.binding import NEWS_S, Binding, bind
 from probe.node.netlink import Device, NodeNetwork, Veth
@@ -57,7 +57,7 @@ class Looked:
 class Names:
     """What endpoint and rule numbers stand for, from the ledger."""
 
-    def __init__(self, numbers: Numbers) -> None:
+    def __init__(self, numbers: Ledger) -> None:
         self._numbers = numbers
 
     def endpoint(self, number: int) -> EndpointRef | None:
@@ -80,7 +80,7 @@ class Agent:
         cluster: Cluster,
         network: NodeNetwork,
         maps: Maps,
-        numbers: Numbers,
+        numbers: Ledger,
         holds: Holds,
         mode: Mode | None = None,
     ) -> None:
@@ -217,7 +217,7 @@ class Agent:
     def _is_later(self, index: int, pod: Pod) -> bool:
         """Whether an interface came after the API had told the pod's address."""
         came = self._holds.came_ns(index)
-        told = max(self._cluster.told_ns(pod.uid, ip) for ip in pod.ips)
+        told = max(self._cluster.published_ns(pod.uid, ip) for ip in pod.ips)
         return 0 < told <= came and time.time_ns() - came < NEWS_S * 1e9
 
     def _dialled(self) -> frozenset[str]:

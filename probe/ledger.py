@@ -17,7 +17,7 @@ KINDS: Final = ("identity", "set", "row", "rule", "endpoint")
 """What is numbered, each from 1; 0 stands for none."""
 
 
-class Numbers:
+class Ledger:
     """The ledger, in memory and on disk. One writer; :meth:`meaning` may be called from other threads."""
 
     def __init__(self, path: Path, entries: list[tuple[str, int, str, Any]]) -> None:

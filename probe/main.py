@@ -25,7 +25,7 @@ from enrich.sources.source import Source, SourceError, make_source
 from enrich.wire.topics import topics
 from probe.agent import Agent, Names, detach
 from probe.export.batcher import Limits
-from probe.export.drain import Delivery
+from probe.export.drain import Drain
 from probe.export.publisher import EndpointPublisher, Publisher
 from probe.export.ring import Ring
 from probe.export.spool import Spool
@@ -33,7 +33,7 @@ from probe.kernel.attach import Mode
 from probe.kernel.layout import VERSION, Config
 from probe.kernel.maps import LayoutError, Maps
 from probe.kernel.program import LoadError
-from probe.ledger import Numbers
+from probe.ledger import Ledger
 from probe.metrics import ProbeCollector
 from probe.node.address_intervals import Holds
 from probe.node.netlink import NetworkError, NodeNetwork
@@ -59,10 +59,10 @@ def serve(settings: Settings) -> None:
         network = NodeNetwork(settings.netns)
         stack.callback(network.close)
         maps = Maps.open(settings.pin_dir / VERSION, settings.sizes())
-        maps.configure(Config.FIRSTS, settings.firsts)
-        maps.configure(Config.FLOWS, settings.pod_flows)
+        maps.configure(Config.FIRSTS, settings.pod_denied_flows)
+        maps.configure(Config.FLOWS, settings.pod_connections)
         stack.callback(maps.close)
-        numbers = Numbers.open(settings.run_dir / "ledger")
+        numbers = Ledger.open(settings.run_dir / "ledger")
         stack.callback(numbers.close)
         ring = Ring(maps)
         stack.callback(ring.close)
@@ -72,7 +72,7 @@ def serve(settings: Settings) -> None:
         publisher = Publisher(spool, made.raw, settings.connection())
         endpoints = EndpointPublisher(made.endpoints, settings.connection())
         holds = Holds(settings.node, settings.run_dir / "holds", endpoints.tell)
-        delivery = Delivery(ring, Names(numbers), spool, _limits(settings))
+        delivery = Drain(ring, Names(numbers), spool, _limits(settings))
         agent = Agent(settings.node, cluster, network, maps, numbers, holds, _MODES[settings.attach])
         registry = _registry(SourceCollector("probe", source),
                              ProbeCollector(agent, maps, ring, delivery, spool, publisher))  # fmt: skip
@@ -156,7 +156,7 @@ def _owner(settings: Settings, stack: contextlib.ExitStack) -> Ownership | None:
 
 def _limits(settings: Settings) -> Limits:
     return Limits(
-        rows=settings.batch_rows,
+        verdicts=settings.batch_verdicts,
         denied_s=settings.batch_denied,
         allowed_s=settings.batch_allowed,
         quiet_s=4 * settings.batch_allowed,

@@ -9,7 +9,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from probe.agent import Agent
-from probe.export.drain import Delivery
+from probe.export.drain import Drain
 from probe.export.publisher import Publisher
 from probe.export.ring import Ring
 from probe.export.spool import Spool
@@ -20,7 +20,7 @@ class ProbeCollector(Collector):
     """Everything that the probe counts."""
 
     def __init__(
-        self, agent: Agent, maps: Maps, ring: Ring, delivery: Delivery, spool: Spool, publisher: Publisher
+        self, agent: Agent, maps: Maps, ring: Ring, delivery: Drain, spool: Spool, publisher: Publisher
     ) -> None:
         self._agent, self._maps, self._ring = agent, maps, ring
         self._delivery, self._spool, self._publisher = delivery, spool, publisher
@@ -28,7 +28,7 @@ class ProbeCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         """One pass over the parts."""
         delivery, publisher = self._delivery, self._publisher
-        yield CounterMetricFamily("kubeweir_probe_rows", "Verdicts read from the ring", value=delivery.rows)
+        yield CounterMetricFamily("kubeweir_probe_verdicts", "Verdicts read from the ring", value=delivery.verdicts)
         yield CounterMetricFamily("kubeweir_probe_batches", "Batches spooled", value=delivery.batches)
         yield CounterMetricFamily(
             "kubeweir_probe_acked_batches", "Batches that Kafka acknowledged", value=publisher.acked_batches
@@ -37,7 +37,7 @@ class ProbeCollector(Collector):
             "kubeweir_probe_acked_bytes", "Bytes of batches that Kafka acknowledged", value=publisher.acked_bytes
         )
         lost = CounterMetricFamily(
-            "kubeweir_probe_lost_rows", "Rows missing from the log, by reason", labels=["reason"]
+            "kubeweir_probe_lost_verdicts", "Rows missing from the log, by reason", labels=["reason"]
         )
         for reason, total in delivery.lost().items():
             lost.add_metric([reason], total)
@@ -47,12 +47,12 @@ class ProbeCollector(Collector):
             kernel.add_metric([counter.name.lower()], total)
         yield kernel
         yield GaugeMetricFamily(
-            "kubeweir_probe_ring_unread_rows",
+            "kubeweir_probe_ring_unread_verdicts",
             "Rows in the ring that are not spooled yet",
             value=self._ring.unread,
         )
         yield GaugeMetricFamily(
-            "kubeweir_probe_ring_capacity_rows", "Rows that the ring can hold", value=self._ring.capacity
+            "kubeweir_probe_ring_capacity_verdicts", "Rows that the ring can hold", value=self._ring.capacity
         )
         yield GaugeMetricFamily("kubeweir_probe_spool_batches", "Batches not acknowledged", value=self._spool.records)
         yield GaugeMetricFamily("kubeweir_probe_spool_bytes", "Bytes of the spool on disk", value=self._spool.size)
@@ -64,7 +64,7 @@ class ProbeCollector(Collector):
             "kubeweir_probe_attached_pods", "Local pods whose interface is under policy", value=len(binding.bound)
         )
         yield GaugeMetricFamily(
-            "kubeweir_probe_waiting_pods", "Local pods without an interface", value=len(binding.waiting)
+            "kubeweir_probe_unattached_pods", "Local pods without an interface", value=len(binding.waiting)
         )
         entries = GaugeMetricFamily("kubeweir_probe_map_entries", "Entries of a policy map", labels=["map"])
         limits = GaugeMetricFamily(

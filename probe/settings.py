@@ -41,25 +41,25 @@ class Settings(KafkaSettings):
     """How much the spool may hold; past it allows are thinned out first, and counted."""
     deny_window: float = setting("WEIR_DENY_WINDOW", 5.0, least=0.1)
     """Seconds: a denied flow is logged at once, then once per window with a count."""
-    firsts: int = setting("WEIR_FIRSTS", 1000)
+    pod_denied_flows: int = setting("WEIR_POD_DENIED_FLOWS", 1000)
     """New denied flows that a pod may log one by one in a window; more are counted without addresses."""
     ring_bytes: int = setting("WEIR_RING_BYTES", 16 << 20, least=4096)
     """Size of the kernel's ring buffer, a power of two; a row takes 96 bytes."""
-    flows: int = setting("WEIR_FLOWS", 262_144, least=1)
+    connections: int = setting("WEIR_CONNECTIONS", 262_144, least=1)
     """Connections that are remembered at once."""
-    pod_flows: int = setting("WEIR_POD_FLOWS", 16_384, least=1)
+    pod_connections: int = setting("WEIR_POD_CONNECTIONS", 16_384, least=1)
     """Of these, how many one pod may have: past it its own oldest are forgotten, and nobody else's."""
     addresses: int = setting("WEIR_ADDRESSES", 262_144, least=1)
     """Addresses and blocks that the kernel can hold."""
-    rows: int = setting("WEIR_ROWS", 262_144, least=1)
+    policy_entries: int = setting("WEIR_POLICY_ENTRIES", 262_144, least=1)
     """Rows of policy (policy set, direction, identity)."""
-    ports: int = setting("WEIR_PORTS", 262_144, least=1)
+    port_entries: int = setting("WEIR_PORT_ENTRIES", 262_144, least=1)
     """Port entries of policy."""
-    windows: int = setting("WEIR_WINDOWS", 65_536, least=1)
+    denied_flows: int = setting("WEIR_DENIED_FLOWS", 65_536, least=1)
     """Denied flows that are counted one by one in a window."""
     endpoints: int = setting("WEIR_ENDPOINTS", 1024, least=1)
     """Local pods."""
-    batch_rows: int = setting("WEIR_BATCH_ROWS", 2000, least=1)
+    batch_verdicts: int = setting("WEIR_BATCH_VERDICTS", 2000, least=1)
     """Rows at which a batch ends."""
     batch_denied: float = setting("WEIR_BATCH_DENIED", 0.1)
     """Seconds that a denied row may wait for its batch."""
@@ -78,10 +78,10 @@ class Settings(KafkaSettings):
         """The compile-time settings of ``bpf/policy.c``."""
         return {
             "RING_BYTES": self.ring_bytes,
-            "FLOWS": self.flows,
+            "FLOWS": self.connections,
             "ADDRESSES": self.addresses,
-            "ROWS": self.rows,
-            "PORTS": self.ports,
-            "WINDOWS": self.windows,
+            "ROWS": self.policy_entries,
+            "PORTS": self.port_entries,
+            "WINDOWS": self.denied_flows,
             "ENDPOINTS": self.endpoints,
         }

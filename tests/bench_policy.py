@@ -33,7 +33,7 @@ from enrich.policy.decide import Direction, PolicyView, isolates
 from probe.kernel.installer import Bound, Installer
 from probe.kernel.layout import Config
 from probe.kernel.maps import Maps
-from probe.ledger import Numbers
+from probe.ledger import Ledger
 from probe.policy.compiler import Compiler
 
 SIZES = (100, 1_000, 10_000)
@@ -139,7 +139,7 @@ class Bench:
 
     cluster: Cluster
     maps: Maps
-    numbers: Numbers
+    numbers: Ledger
 
     def __post_init__(self) -> None:
         self.compiler = Compiler(self.numbers)
@@ -176,7 +176,7 @@ def measure(size: int, rounds: int, folder: Path, pins: Path) -> dict[str, Any]:
         grouped[type(made)].append(made)
     cluster.replace_all(grouped)
     maps = Maps.open(pins / "v1", MAP_SIZES)
-    numbers = Numbers.open(folder / "ledger")
+    numbers = Ledger.open(folder / "ledger")
     try:
         bench = Bench(cluster, maps, numbers)
         gc.collect()

@@ -22,7 +22,7 @@ from typing import Final
 import msgspec
 
 from enrich.model import Pod
-from enrich.wire.address_interval import Hold
+from enrich.wire.address_interval import AddressInterval
 
 FOREVER: Final = (1 << 63) - 1
 _SECOND: Final = 1_000_000_000
@@ -41,7 +41,7 @@ class Interval(msgspec.Struct, frozen=True, gc=False):
     end_ns: int = FOREVER
     last_ns: int = FOREVER
     clock: str = ""
-    told_ns: int = 0
+    published_ns: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +103,7 @@ class Addresses:
 
     # --- what probes say
 
-    def hold(self, told: Hold, now: int) -> None:
+    def hold(self, told: AddressInterval, now: int) -> None:
         """A pod's interval, exactly."""
         last = FOREVER if told.last is None else told.last
         end = FOREVER if told.end is None else told.end
@@ -118,7 +118,7 @@ class Addresses:
         elif told.uid not in self._existing:
             self._unconfirmed[told.uid, told.ip] = now
 
-    def forget_hold(self, uid: str, ip: str) -> None:
+    def forget_interval(self, uid: str, ip: str) -> None:
         """The probe's word on it ends."""
         if ip in self._exact:
             self._keep_exact(ip, self._others(ip, uid))
@@ -202,13 +202,13 @@ class Addresses:
         """Whether pods have, or had, addresses in its neighbourhood (a /24, a /64): then it is likely a pod's."""
         return bool(ip) and _block(ip) in self._blocks
 
-    def told_ns(self, uid: str, ip: str) -> int:
+    def published_ns(self, uid: str, ip: str) -> int:
         """When the watch told that a pod has an address, where a kubelet says so; 0: it was listed, or is not known.
 
         What is in a manifest without a status is told before it is so. A sandbox that is made anew may keep the
         address: that its pod has one again (PodReadyToStartContainers) says nothing of when it got that."""
         pod = self._by_uid.get(uid)
-        told = max((one.told_ns for one in self._watched.get(ip, ()) if one.uid == uid), default=0)
+        told = max((one.published_ns for one in self._watched.get(ip, ()) if one.uid == uid), default=0)
         return told if pod is not None and pod.begun_ns and pod.started_ns <= told else 0
 
     def by_uid(self, uid: str) -> Pod | None:
@@ -231,7 +231,7 @@ def _seen(pod: Pod, now: int, known: int) -> Interval:
     """One that got its address under our eyes: since it started, or we saw it; but not in the future."""
     start = min(pod.started_ns + _SECOND, now) if pod.started_ns else now
     first = min(pod.begun_ns or pod.started_ns or known, known, start)
-    return Interval(pod.uid, first, start, told_ns=now)
+    return Interval(pod.uid, first, start, published_ns=now)
 
 
 def _ended(one: Interval, uid: str, end: int, last: int) -> Interval:

@@ -29,7 +29,7 @@ from enrich.model import (
     Workload,
 )
 from enrich.policy.matching import PolicyView
-from enrich.wire.address_interval import Hold
+from enrich.wire.address_interval import AddressInterval
 
 KINDS: Final[tuple[type, ...]] = (
     Pod, Namespace, Node, Service, EndpointSlice, Workload, NetworkPolicy, ClusterNetworkPolicy,
@@ -114,16 +114,16 @@ class Cluster:
             touched = self._apply(edits, set(), known_ns)
         self._tell(touched)
 
-    def hold(self, told: Hold) -> None:
+    def hold(self, told: AddressInterval) -> None:
         """What the probe of a pod's node says of its hold of an address."""
         with self._write:
             self._addresses.hold(told, self._now_ns())
             self.generation += 1
 
-    def forget_hold(self, uid: str, ip: str) -> None:
+    def forget_interval(self, uid: str, ip: str) -> None:
         """The probe takes back what it said of a pod's hold of an address: it is long over."""
         with self._write:
-            self._addresses.forget_hold(uid, ip)
+            self._addresses.forget_interval(uid, ip)
             self.generation += 1
 
     def subscribe(self, callback: Callable[[frozenset[type]], None]) -> None:
@@ -239,9 +239,9 @@ class Cluster:
         """Whether pods have addresses so near this one that it is likely a pod's too."""
         return self._addresses.is_pods(ip)
 
-    def told_ns(self, uid: str, ip: str) -> int:
+    def published_ns(self, uid: str, ip: str) -> int:
         """When the watch told that a pod has an address, where a kubelet says so; 0: it was listed, or is not known."""
-        return self._addresses.told_ns(uid, ip)
+        return self._addresses.published_ns(uid, ip)
 
     def pod_by_uid(self, uid: str) -> Pod | None:
         """A pod that exists or did lately."""

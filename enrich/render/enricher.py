@@ -16,8 +16,8 @@ import numpy as np
 
 from enrich.index.cluster import Cluster
 from enrich.render.fragments import DEFAULT_LABELS, Ends, LabelChoice, Remote, address_text, second_text
-from enrich.render.interning import Numbered, Numbers
-from enrich.render.merged_batch import Joined, Mask, Rows, Whole
+from enrich.render.interning import InternTable, Numbers
+from enrich.render.merged_batch import Mask, MergedBatch, Verdicts, Whole
 from enrich.render.template import Ring, Templates, shapes_of
 from enrich.wire.batch import AGGREGATED, INGRESS, Header, Reason
 
@@ -33,11 +33,11 @@ class Facts:
     """What records were rendered from, one entry a record: for who must choose among them without reading them."""
 
     headers: Sequence[Header]
-    rows: Rows
+    verdicts: Verdicts
     templates: Templates
     template: Numbers
     """The number of each one's template."""
-    remotes: Numbered[str]
+    remotes: InternTable[str]
     """Other ends, as JSON."""
     remote: Numbers
     """The number of each one's other end."""
@@ -63,10 +63,10 @@ class Records:
 
 
 @dataclass(frozen=True, slots=True)
-class Looked:
+class Lookup:
     """What was looked up of rows, one entry a row."""
 
-    remotes: Numbered[str]
+    remotes: InternTable[str]
     remote: Numbers
     """The number of the other end."""
     unsettled: Mask | None
@@ -75,13 +75,13 @@ class Looked:
     destinations: Sequence[bytes] = ()
 
 
-class _Others(Numbered[str]):
+class _Others(InternTable[str]):
     """Other ends as JSON."""
 
     def __init__(self) -> None:
         super().__init__()
         self._numbers: dict[tuple[str, bool], int] = {}
-        self._unsettled: Numbered[bool] = Numbered()
+        self._unsettled: InternTable[bool] = InternTable()
         self._any_unsettled = False
 
     def number(self, end: str, *, settled: bool) -> int:
@@ -137,14 +137,14 @@ class Enricher:
         """Grows when what is known of the cluster changes: then what was unsettled may not be any more."""
         return self._cluster.generation
 
-    def look(self, batch: Joined, until_ns: int | None = None) -> Looked:
+    def lookup(self, batch: MergedBatch, until_ns: int | None = None) -> Lookup:
         """Look up who the rows' other ends were. ``until_ns``: of what was later the index does not know all: pods may
         have gone since, and so none is named."""
         self._refresh()
-        sources, destinations = _blocks(batch.rows["source"]), _blocks(batch.rows["destination"])
-        peers = _peers(batch.rows, sources, destinations)
+        sources, destinations = _blocks(batch.verdicts["source"]), _blocks(batch.verdicts["destination"])
+        peers = _peers(batch.verdicts, sources, destinations)
         remote = np.array(self._other_ends(batch, peers), np.int64)
-        own = batch.rows["reason"] == Reason.NODE
+        own = batch.verdicts["reason"] == Reason.NODE
         if own.any():
             self._name_nodes(remote, batch, own)
         unsettled = self._others.unsettled(remote)
@@ -155,36 +155,38 @@ class Enricher:
             unsettled = strangers if unsettled is None else unsettled | strangers
         if unsettled is not None and not unsettled.any():
             unsettled = None
-        return Looked(self._others, remote, unsettled, sources, destinations)
+        return Lookup(self._others, remote, unsettled, sources, destinations)
 
-    def records(self, batch: Joined, looked: Looked | None = None) -> Records:
+    def records(self, batch: MergedBatch, lookup_result: Lookup | None = None) -> Records:
         """One record a row. Never raises for batches that :func:`enrich.wire.batch.decode_batch` took. ``looked``: of
         the
         same rows, just now."""
-        rows = batch.rows
-        if not len(rows):
+        verdicts = batch.verdicts
+        if not len(verdicts):
             return Records([], [], [], [], [])
-        if looked is None:
-            looked = self.look(batch)
+        if lookup_result is None:
+            lookup_result = self.lookup(batch)
         templates = self._templates
         template = self._template_numbers(batch)
         # As np.clip does, which costs more than all the rest of a small batch's times.
         times = np.minimum(np.maximum(batch.wall, 0), self._now_ns()) // 1_000_000
-        dialled = self._services(rows)
+        dialled = self._services(verdicts)
         values = [
             f"{h}{a}{remote}{b}{count}{c}{first}{d}{last}{e}{number}{f}{service}}}".encode()
             for h, (a, b, c, d, e, f), remote, count, first, last, number, service in zip(
-                self._heads(rows, template, looked),
+                self._heads(verdicts, template, lookup_result),
                 templates.tails.of(template),
-                looked.remotes.of(looked.remote),
-                rows["count"].tolist(),
-                *_stamps(rows, batch.wall),
+                lookup_result.remotes.of(lookup_result.remote),
+                verdicts["count"].tolist(),
+                *_stamps(verdicts, batch.wall),
                 batch.numbers.tolist(),
                 dialled,
                 strict=True,
             )
         ]
-        facts = Facts(batch.headers, rows, templates, template, looked.remotes, looked.remote, dialled)
+        facts = Facts(
+            batch.headers, verdicts, templates, template, lookup_result.remotes, lookup_result.remote, dialled
+        )
         keys, denied = templates.keys.of(template), templates.denied.of(template)
         return Records(keys, values, denied, times.tolist(), batch.owner.tolist(), facts)
 
@@ -205,9 +207,9 @@ class Enricher:
         self._others = _Others()
         self._found = 0
 
-    def _template_numbers(self, batch: Joined) -> Numbers:
+    def _template_numbers(self, batch: MergedBatch) -> Numbers:
         """The number of each row's template."""
-        shapes = shapes_of(batch.rows)
+        shapes = shapes_of(batch.verdicts)
         found: list[int] = []
         for _, header, span in batch.parts():
             found += self._ring(header).templates(shapes[span])
@@ -221,12 +223,12 @@ class Enricher:
         ring.learn(header)
         return ring
 
-    def _heads(self, rows: Rows, template: Numbers, looked: Looked) -> list[str]:
+    def _heads(self, verdicts: Verdicts, template: Numbers, lookup_result: Lookup) -> list[str]:
         """The connection of each row."""
         columns = (
-            list(map(self._addresses.__getitem__, looked.sources)),
-            list(map(self._addresses.__getitem__, looked.destinations)),
-            rows["source_port"].tolist(), rows["destination_port"].tolist(),
+            list(map(self._addresses.__getitem__, lookup_result.sources)),
+            list(map(self._addresses.__getitem__, lookup_result.destinations)),
+            verdicts["source_port"].tolist(), verdicts["destination_port"].tolist(),
         )  # fmt: skip
         if all(self._templates.plain.of(template)) and "" not in columns[0] and "" not in columns[1]:
             heads = self._templates.heads.of(template)
@@ -239,7 +241,7 @@ class Enricher:
             for one, source, destination, a, b in zip(self._templates.of(template), *columns, strict=True)
         ]
 
-    def _other_ends(self, batch: Joined, peers: list[bytes]) -> list[int]:
+    def _other_ends(self, batch: MergedBatch, peers: list[bytes]) -> list[int]:
         """The number of the other end of each row, as the index knows it at the row's time."""
         if self._found > _CACHED:
             self._forget_remotes()
@@ -282,31 +284,31 @@ class Enricher:
 
     def _doubt(self, remote: Numbers, peers: list[bytes], late: Mask) -> None:
         """Put in place of the other ends of late rows what may be said of them."""
-        for row in np.flatnonzero(late).tolist():
-            end = self._ends.in_doubt(self._addresses[peers[row]], self._others[remote[row]])
-            remote[row] = self._others.number(end, settled=True)
+        for verdict in np.flatnonzero(late).tolist():
+            end = self._ends.in_doubt(self._addresses[peers[verdict]], self._others[remote[verdict]])
+            remote[verdict] = self._others.number(end, settled=True)
 
-    def _name_nodes(self, remote: Numbers, batch: Joined, own: Mask) -> None:
+    def _name_nodes(self, remote: Numbers, batch: MergedBatch, own: Mask) -> None:
         """The kernel saw that it was the own node, by whichever of its addresses: kubelet takes a bridge's."""
         for _, header, span in batch.parts():
             remote[span][own[span]] = self._others.number(self._ends.node(header.node), settled=True)
 
-    def _strangers(self, batch: Joined) -> Mask | None:
+    def _strangers(self, batch: MergedBatch) -> Mask | None:
         """Rows of local pods that the index does not know; None: none."""
         found: Mask | None = None
         for _, header, span in batch.parts():
             unknown = [int(number) for number, ref in header.endpoints.items() if not self._ends.knows(ref)]
             if unknown:
-                found = np.zeros(len(batch.rows), bool) if found is None else found
-                found[span] = np.isin(batch.rows["endpoint"][span], unknown)
+                found = np.zeros(len(batch.verdicts), bool) if found is None else found
+                found[span] = np.isin(batch.verdicts["endpoint"][span], unknown)
         return found
 
-    def _services(self, rows: Rows) -> list[str]:
+    def _services(self, verdicts: Verdicts) -> list[str]:
         """The address before the Service's DNAT, where there was one."""
-        if not rows["dialled"].any():
-            return [""] * len(rows)
-        raw = np.empty(len(rows), _DIALLED)
-        raw["address"], raw["port"] = rows["dialled"], rows["dialled_port"]
+        if not verdicts["dialled"].any():
+            return [""] * len(verdicts)
+        raw = np.empty(len(verdicts), _DIALLED)
+        raw["address"], raw["port"] = verdicts["dialled"], verdicts["dialled_port"]
         wanted = raw.view(f"V{_DIALLED.itemsize}").tolist()
         found = list(map(self._dialled.get, wanted))
         if None not in found:
@@ -330,11 +332,11 @@ class _Texts(dict[bytes, str]):
         return text
 
 
-def _peers(rows: Rows, sources: list[bytes], destinations: list[bytes]) -> list[bytes]:
+def _peers(verdicts: Verdicts, sources: list[bytes], destinations: list[bytes]) -> list[bytes]:
     """The address of each row's other end."""
-    inward = (rows["verdict"] & INGRESS).tolist()
+    inward = (verdicts["verdict"] & INGRESS).tolist()
     peers = [s if i else d for s, d, i in zip(sources, destinations, inward, strict=True)]
-    aggregated = rows["flags"] & AGGREGATED
+    aggregated = verdicts["flags"] & AGGREGATED
     if aggregated.any():
         peers = [_NOWHERE if flag else raw for raw, flag in zip(peers, aggregated.tolist(), strict=True)]
     return peers
@@ -345,10 +347,10 @@ def _blocks(addresses: np.ndarray[Any, Any]) -> list[bytes]:
     return blocks
 
 
-def _stamps(rows: Rows, wall: Whole) -> tuple[list[str], list[str]]:
+def _stamps(verdicts: Verdicts, wall: Whole) -> tuple[list[str], list[str]]:
     """RFC 3339 text, without the zone, of the first and the last packet of each row."""
     first = _stamp(wall)
-    spans = rows["span_ms"]
+    spans = verdicts["span_ms"]
     if not spans.any():
         return first, first
     return first, _stamp(wall + spans.astype(np.int64) * 1_000_000)

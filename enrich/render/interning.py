@@ -11,7 +11,7 @@ T = TypeVar("T")
 Numbers = np.ndarray[Any, np.dtype[np.int64]]
 
 
-class Numbered(Generic[T]):
+class InternTable(Generic[T]):
     """Grows only: a number means one thing for its life."""
 
     def __init__(self) -> None:
@@ -50,10 +50,10 @@ class Kinds(Generic[T]):
 
     def __init__(self, kinds_of: Callable[[Sequence[T]], Numbers]) -> None:
         self._kinds_of = kinds_of
-        self._table: Numbered[T] | None = None
+        self._table: InternTable[T] | None = None
         self._kinds = np.empty(0, np.int64)
 
-    def of(self, table: Numbered[T], numbers: Numbers) -> Numbers:
+    def of(self, table: InternTable[T], numbers: Numbers) -> Numbers:
         """The kind of each."""
         if table is not self._table:
             self._table, self._kinds = table, np.empty(0, np.int64)

@@ -14,17 +14,17 @@ import numpy as np
 
 from enrich.wire.batch import VERDICT, Batch, Header
 
-Rows = np.ndarray[Any, np.dtype[np.void]]
+Verdicts = np.ndarray[Any, np.dtype[np.void]]
 Whole = np.ndarray[Any, np.dtype[np.int64]]
 Mask = np.ndarray[Any, np.dtype[np.bool_]]
 
 
 @dataclass(frozen=True, slots=True)
-class Joined:
+class MergedBatch:
     """Rows of some batches; all arrays are of one length."""
 
     headers: Sequence[Header]
-    rows: Rows
+    verdicts: Verdicts
     owner: Whole
     """For each row, the place of its batch's header; it never falls."""
     numbers: np.ndarray[Any, np.dtype[np.uint64]]
@@ -32,9 +32,11 @@ class Joined:
     wall: Whole
     """Nanoseconds of the wall clock."""
 
-    def pick(self, rows: Mask) -> Joined:
+    def pick(self, verdicts: Mask) -> MergedBatch:
         """A part of it, with the same headers."""
-        return Joined(self.headers, self.rows[rows], self.owner[rows], self.numbers[rows], self.wall[rows])
+        return MergedBatch(
+            self.headers, self.verdicts[verdicts], self.owner[verdicts], self.numbers[verdicts], self.wall[verdicts]
+        )
 
     def parts(self) -> Iterator[tuple[int, Header, slice]]:
         """Each batch that has rows here: its place, its header, and where its rows are."""
@@ -47,21 +49,21 @@ class Joined:
 
     def batch(self, place: int) -> Batch:
         """What is here of one batch, as a batch."""
-        rows = self.owner == place
-        return Batch(self.headers[place], self.rows[rows], self.numbers[rows])
+        verdicts = self.owner == place
+        return Batch(self.headers[place], self.verdicts[verdicts], self.numbers[verdicts])
 
 
-def join(*batches: Batch) -> Joined:
+def merge(*batches: Batch) -> MergedBatch:
     """Batches one behind the other."""
-    counts = np.array([len(batch.rows) for batch in batches])
+    counts = np.array([len(batch.verdicts) for batch in batches])
     headers = [batch.header for batch in batches]
-    rows = batches[0].rows if len(batches) == 1 else _concatenated([batch.rows for batch in batches])
+    verdicts = batches[0].verdicts if len(batches) == 1 else _concatenated([batch.verdicts for batch in batches])
     clocks = np.array([header.clock for header in headers], np.int64)
-    wall = rows["time_ns"].astype(np.int64) + np.repeat(clocks, counts)
-    return Joined(headers, rows, np.repeat(np.arange(len(batches)), counts), _numbers(batches, counts), wall)
+    wall = verdicts["time_ns"].astype(np.int64) + np.repeat(clocks, counts)
+    return MergedBatch(headers, verdicts, np.repeat(np.arange(len(batches)), counts), _numbers(batches, counts), wall)
 
 
-def _concatenated(arrays: list[Any]) -> Rows:
+def _concatenated(arrays: list[Any]) -> Verdicts:
     # numpy.concatenate takes 25 us for each array of records.
     return np.frombuffer(b"".join(arrays), VERDICT)
 
@@ -69,6 +71,6 @@ def _concatenated(arrays: list[Any]) -> Rows:
 def _numbers(batches: Sequence[Batch], counts: Whole) -> np.ndarray[Any, np.dtype[np.uint64]]:
     if any(batch.picked is not None or batch.header.kept is not None for batch in batches):
         return np.concatenate([batch.numbers() for batch in batches])
-    firsts = np.array([batch.header.first for batch in batches], np.int64) - (counts.cumsum() - counts)
-    numbers = np.repeat(firsts, counts) + np.arange(counts.sum())
+    pod_denied_flows = np.array([batch.header.first for batch in batches], np.int64) - (counts.cumsum() - counts)
+    numbers = np.repeat(pod_denied_flows, counts) + np.arange(counts.sum())
     return numbers.astype(np.uint64)

@@ -13,7 +13,7 @@ import numpy as np
 import orjson
 
 from enrich.render.fragments import SCHEMA_VERSION, Ends, policies_json
-from enrich.render.interning import Numbered
+from enrich.render.interning import InternTable
 from enrich.wire.batch import AGGREGATED, INGRESS, EndpointRef, Header, PolicyRef, Reason, Verdict
 
 PROTOCOLS: Final = {1: "icmp", 6: "tcp", 17: "udp", 58: "icmpv6", 132: "sctp"}
@@ -75,16 +75,16 @@ class Template(NamedTuple):
         return orjson.dumps(head).decode()[:-1] + ","
 
 
-class Templates(Numbered[Template]):
+class Templates(InternTable[Template]):
     """Templates by number, and the parts of them that are wanted a row."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.heads: Numbered[tuple[str, str, str, str, str]] = Numbered()
-        self.tails: Numbered[tuple[str, str, str, str, str, str]] = Numbered()
-        self.keys: Numbered[bytes] = Numbered()
-        self.denied: Numbered[bool] = Numbered()
-        self.plain: Numbered[bool] = Numbered()
+        self.heads: InternTable[tuple[str, str, str, str, str]] = InternTable()
+        self.tails: InternTable[tuple[str, str, str, str, str, str]] = InternTable()
+        self.keys: InternTable[bytes] = InternTable()
+        self.denied: InternTable[bool] = InternTable()
+        self.plain: InternTable[bool] = InternTable()
 
     def add(self, value: Template) -> int:
         """The number of a new one."""
@@ -170,11 +170,11 @@ class Ring:
         return f'{{"connection":{{{named}"direction":"{direction}"}},{before}"node_name":{node}{told}}}'
 
 
-def shapes_of(rows: np.ndarray[Any, np.dtype[np.void]]) -> list[bytes]:
+def shapes_of(verdicts: np.ndarray[Any, np.dtype[np.void]]) -> list[bytes]:
     """The :data:`SHAPE` of each row."""
-    shapes = np.empty(len(rows), SHAPE)
+    shapes = np.empty(len(verdicts), SHAPE)
     for name in SHAPE.fields or ():
-        shapes[name] = rows[name]
+        shapes[name] = verdicts[name]
     found: list[bytes] = shapes.view(f"V{SHAPE.itemsize}").tolist()
     return found
 

@@ -54,6 +54,6 @@ class KubernetesSource:
         now = time.monotonic()
         return {watch.resource.kind: now - watch.heard for watch in self._watches}
 
-    def read_until_ns(self) -> int:
+    def synced_until_ns(self) -> int:
         """All that the server told before this moment of the wall clock is in the index."""
-        return min(watch.read_until_ns() for watch in self._watches)
+        return min(watch.synced_until_ns() for watch in self._watches)

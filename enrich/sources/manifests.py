@@ -74,7 +74,7 @@ class ManifestSource:
         """None: a folder is taken whole or not at all."""
         return []
 
-    def read_until_ns(self) -> int:
+    def synced_until_ns(self) -> int:
         """Nothing is ever on its way: what the folder says, it says now."""
         return 1 << 62
 

@@ -30,7 +30,7 @@ class Source(Protocol):
     def refused(self) -> list[str]:
         """Objects that are there and are not understood, as kind namespace/name."""
 
-    def read_until_ns(self) -> int:
+    def synced_until_ns(self) -> int:
         """All that happened before this moment of the wall clock, and was told, is in the index."""
 
 

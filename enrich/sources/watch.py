@@ -94,7 +94,7 @@ class Watch:
             with contextlib.suppress(Exception):
                 response.shutdown()
 
-    def read_until_ns(self) -> int:
+    def synced_until_ns(self) -> int:
         """Everything that the server told before this moment of the wall clock is in the index; 0: nothing is."""
         asking, now = self._asking_ns, time.time_ns()
         return now - _IDLE_NS if asking and now - asking > self._idle_ns else self._dry_ns

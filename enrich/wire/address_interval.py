@@ -15,14 +15,14 @@ import msgspec
 from enrich.model import Labels, Owner, Pod
 
 VERSION: Final = 1
-HELD_NS: Final = 25 * 3600 * 1_000_000_000
+INTERVAL_RETENTION_NS: Final = 25 * 3600 * 1_000_000_000
 """How long a hold stays in the topic after its end: as long as the raw topic keeps a batch, and some."""
 
 _MOST: Final = 100_000
 """Distinct labels or owners that are shared."""
 
 
-class EndpointError(ValueError):
+class AddressIntervalError(ValueError):
     """The bytes are no such record; the message says why."""
 
 
@@ -34,7 +34,7 @@ class OwnerRef(msgspec.Struct, frozen=True):
     uid: str = ""
 
 
-class Hold(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+class AddressInterval(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """One pod and one of its addresses. Times are nanoseconds of the node's wall clock."""
 
     v: int = VERSION
@@ -79,26 +79,26 @@ def _shared_owner(kind: str, name: str, uid: str) -> Owner:
     return Owner(kind, name, uid)
 
 
-_decode = msgspec.json.Decoder(Hold).decode
+_decode = msgspec.json.Decoder(AddressInterval).decode
 
 
-def encode_hold(hold: Hold) -> bytes:
+def encode_interval(hold: AddressInterval) -> bytes:
     """The Kafka value."""
     return msgspec.json.encode(hold)
 
 
-def decode_hold(value: bytes) -> Hold:
+def decode_interval(value: bytes) -> AddressInterval:
     """The interval in a Kafka value. Raises :class:`EndpointError`."""
     try:
         hold = _decode(value)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise EndpointError(str(error)) from error
+        raise AddressIntervalError(str(error)) from error
     if hold.v != VERSION:
-        raise EndpointError(f"version {hold.v}, this reader takes {VERSION}")
+        raise AddressIntervalError(f"version {hold.v}, this reader takes {VERSION}")
     return hold
 
 
-class HoldKey(NamedTuple):
+class AddressIntervalKey(NamedTuple):
     """What a record's key says."""
 
     cluster: str
@@ -107,9 +107,9 @@ class HoldKey(NamedTuple):
     uid: str
 
 
-def decode_key(key: bytes) -> HoldKey:
+def decode_interval_key(key: bytes) -> AddressIntervalKey:
     """The parts of a key. Raises :class:`EndpointError`."""
     parts = key.decode(errors="replace").rsplit("/", 3)
     if len(parts) != 4:
-        raise EndpointError(f"{key!r} is no key of a hold")
-    return HoldKey(*parts)
+        raise AddressIntervalError(f"{key!r} is no key of a hold")
+    return AddressIntervalKey(*parts)

@@ -107,8 +107,8 @@ class Header(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=False):
     """Random id of the ring buffer that the rows came out of."""
     first: int
     """Number of the first row: its position in the ring divided by the stride. ``(ring, number)`` is a row's name."""
-    rows: int
-    row_bytes: int
+    verdicts: int
+    verdict_bytes: int
     """Bytes a row, at least 88; a reader uses the part that it knows."""
     clock: int
     """CLOCK_REALTIME - CLOCK_MONOTONIC in ns, when the batch was made."""
@@ -120,7 +120,7 @@ class Header(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=False):
     """For each reason the rows lost since the last batch, and in all: in the life of what counts them, which is the
     ring's for what the kernel lost, the spool's for what was lost behind it."""
     kept: list[tuple[int, int]] | None = None
-    """Of a batch that the full spool thinned: runs ``[number, rows]`` that it kept; ``first`` is the first kept."""
+    """Of a batch that the full spool thinned: runs ``[number, verdicts]`` that it kept; ``first`` is the first kept."""
 
     @property
     def key(self) -> bytes:
@@ -132,13 +132,13 @@ class Batch(msgspec.Struct, frozen=True):
     """A decoded batch: the header, and ``rows`` as a :data:`VERDICT` array that views the message's bytes."""
 
     header: Header
-    rows: np.ndarray[Any, np.dtype[np.void]]
+    verdicts: np.ndarray[Any, np.dtype[np.void]]
     picked: np.ndarray[Any, np.dtype[np.uint64]] | None = None
     """The numbers of the rows, where they are not all that the header tells of."""
 
-    def pick(self, rows: np.ndarray[Any, Any]) -> Batch:
+    def pick(self, verdicts: np.ndarray[Any, Any]) -> Batch:
         """A part of it: those rows, by a mask or by their places."""
-        return Batch(self.header, self.rows[rows], self.numbers()[rows])
+        return Batch(self.header, self.verdicts[verdicts], self.numbers()[verdicts])
 
     def encode(self) -> bytes:
         """The Kafka value of what is picked: as a batch of which no more was kept."""
@@ -146,9 +146,9 @@ class Batch(msgspec.Struct, frozen=True):
         starts = np.flatnonzero(np.diff(numbers, prepend=numbers[:1] - 2) != 1)
         kept = [(int(run[0]), len(run)) for run in np.split(numbers, starts[1:])]
         header = msgspec.structs.replace(
-            self.header, first=kept[0][0], rows=len(self.rows), row_bytes=VERDICT.itemsize, kept=kept
+            self.header, first=kept[0][0], verdicts=len(self.verdicts), verdict_bytes=VERDICT.itemsize, kept=kept
         )
-        return encode_batch(header, np.ascontiguousarray(self.rows))
+        return encode_batch(header, np.ascontiguousarray(self.verdicts))
 
     def numbers(self) -> np.ndarray[Any, np.dtype[np.uint64]]:
         """The rows' numbers, one a row."""
@@ -156,9 +156,10 @@ class Batch(msgspec.Struct, frozen=True):
         if self.picked is not None:
             return self.picked
         if header.kept is None:
-            return np.arange(header.first, header.first + header.rows, dtype=np.uint64)
+            return np.arange(header.first, header.first + header.verdicts, dtype=np.uint64)
         return np.concatenate(
-            [np.arange(first, first + rows, dtype=np.uint64) for first, rows in header.kept] or [np.empty(0, np.uint64)]
+            [np.arange(first, first + verdicts, dtype=np.uint64) for first, verdicts in header.kept]
+            or [np.empty(0, np.uint64)]
         )
 
 
@@ -174,9 +175,9 @@ _decode_header = msgspec.json.Decoder(Header).decode
 _OWN_BYTES: Final = VERDICT.itemsize
 
 
-def encode_batch(header: Header, rows: np.ndarray[Any, np.dtype[np.void]]) -> bytes:
+def encode_batch(header: Header, verdicts: np.ndarray[Any, np.dtype[np.void]]) -> bytes:
     """The Kafka value of a batch. ``rows`` is a contiguous :data:`VERDICT` array of ``header.rows`` rows."""
-    return orjson.dumps(msgspec.to_builtins(header)) + b"\n" + rows.tobytes()
+    return orjson.dumps(msgspec.to_builtins(header)) + b"\n" + verdicts.tobytes()
 
 
 def decode_batch(value: bytes) -> Batch:
@@ -192,9 +193,9 @@ def decode_batch(value: bytes) -> Batch:
         raise BatchError("unknown_version", f"version {header.v}, this reader takes {VERSION}")
     _check(header, len(value) - end - 1)
     body = np.frombuffer(value, "u1", offset=end + 1)
-    if header.row_bytes != _OWN_BYTES:
+    if header.verdict_bytes != _OWN_BYTES:
         # A newer sender's rows are longer: their head is the part that is known here.
-        body = np.ascontiguousarray(body.reshape(header.rows, header.row_bytes)[:, :_OWN_BYTES]).ravel()
+        body = np.ascontiguousarray(body.reshape(header.verdicts, header.verdict_bytes)[:, :_OWN_BYTES]).ravel()
     return Batch(header, body.view(VERDICT))
 
 
@@ -210,24 +211,26 @@ def _bad_header(text: bytes, error: Exception) -> BatchError:
 
 
 def _check(header: Header, body: int) -> None:
-    if header.rows < 0 or header.first < 0 or header.first + header.rows >= 1 << 63:
-        raise BatchError("bad_header", f"first {header.first}, rows {header.rows}")
+    if header.verdicts < 0 or header.first < 0 or header.first + header.verdicts >= 1 << 63:
+        raise BatchError("bad_header", f"first {header.first}, verdicts {header.verdicts}")
     if abs(header.clock) >= 1 << 62:
         raise BatchError("bad_header", f"clock {header.clock}")
-    if header.row_bytes < _OWN_BYTES:
-        raise BatchError("bad_header", f"row_bytes {header.row_bytes}, at least {_OWN_BYTES}")
-    if body != header.rows * header.row_bytes:
-        raise BatchError("wrong_length", f"{body} bytes of rows, {header.rows * header.row_bytes} announced")
+    if header.verdict_bytes < _OWN_BYTES:
+        raise BatchError("bad_header", f"verdict_bytes {header.verdict_bytes}, at least {_OWN_BYTES}")
+    if body != header.verdicts * header.verdict_bytes:
+        raise BatchError(
+            "wrong_length", f"{body} bytes of verdicts, {header.verdicts * header.verdict_bytes} announced"
+        )
     if header.kept is not None:
         _check_kept(header, header.kept)
 
 
 def _check_kept(header: Header, kept: list[tuple[int, int]]) -> None:
     """Runs in rising order that add up to the rows, the first where the header says."""
-    if sum(rows for _, rows in kept) != header.rows:
-        raise BatchError("bad_header", "kept does not add up to rows")
+    if sum(verdicts for _, verdicts in kept) != header.verdicts:
+        raise BatchError("bad_header", "kept does not add up to verdicts")
     number = header.first
-    for first, rows in kept:
-        if rows < 1 or first < number or first + rows >= 1 << 63:
-            raise BatchError("bad_header", f"kept runs of rows must rise from first, not {first}, {rows}")
-        number = first + rows
+    for first, verdicts in kept:
+        if verdicts < 1 or first < number or first + verdicts >= 1 << 63:
+            raise BatchError("bad_header", f"kept runs of verdicts must rise from first, not {first}, {verdicts}")
+        number = first + verdicts

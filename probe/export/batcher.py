@@ -16,7 +16,7 @@ _QUIET_ROWS_S: Final = 100.0
 
 _READINGS: Final = 3
 
-Rows = np.ndarray[Any, np.dtype[np.void]]
+Verdicts = np.ndarray[Any, np.dtype[np.void]]
 
 
 def clock_offset_ns() -> int:
@@ -43,7 +43,7 @@ class Names(Protocol):
 class Limits:
     """When a batch ends: by rows, bytes with its header, or seconds after its first denied or allowed row."""
 
-    rows: int = 2000
+    verdicts: int = 2000
     bytes: int = 512_000
     denied_s: float = 0.1
     allowed_s: float = 0.5
@@ -77,7 +77,7 @@ class Batcher:
         self._lost, self._told = lost, dict(told)
         self._limits = limits or Limits()
         self._clock = clock
-        self._rows: Rows = np.empty(0, VERDICT)
+        self._rows: Verdicts = np.empty(0, VERDICT)
         self._first = 0
         self._due = clock() + self._limits.heartbeat_s
         self._seen: list[tuple[float, int]] = []
@@ -87,22 +87,22 @@ class Batcher:
         """Rows that are in no batch yet."""
         return len(self._rows)
 
-    def add(self, first: int, rows: Rows) -> None:
+    def add(self, first: int, verdicts: Verdicts) -> None:
         """Rows behind those added before, numbered from ``first``."""
         now = self._clock()
         if not len(self._rows):
             self._first = first
-        if len(rows):
+        if len(verdicts):
             was = len(self._rows)
-            self._rows = np.concatenate([self._rows, rows]) if was else rows
+            self._rows = np.concatenate([self._rows, verdicts]) if was else verdicts
             self._seen = [(at, n) for at, n in self._seen if now - at < 1.0]
-            self._seen.append((now, len(rows)))
-            wait = self._patience(rows)
+            self._seen.append((now, len(verdicts)))
+            wait = self._patience(verdicts)
             self._due = min(self._due, now + wait) if was else now + wait
 
     def take(self, *, everything: bool = False) -> list[Encoded]:
         """The batches that are due; all of what waits if ``everything``."""
-        size = min(self._limits.rows, max(1, self._limits.bytes // VERDICT.itemsize))
+        size = min(self._limits.verdicts, max(1, self._limits.bytes // VERDICT.itemsize))
         taken = []
         while len(self._rows) >= size:
             taken.append(self._cut(size))
@@ -112,8 +112,8 @@ class Batcher:
                 taken.append(self._cut(len(self._rows)))
         return taken
 
-    def _patience(self, rows: Rows) -> float:
-        if bool(np.any((rows["verdict"] & 0x7F) != Verdict.ALLOW)):
+    def _patience(self, verdicts: Verdicts) -> float:
+        if bool(np.any((verdicts["verdict"] & 0x7F) != Verdict.ALLOW)):
             return self._limits.denied_s
         rate = sum(n for _, n in self._seen)
         return self._limits.quiet_s if rate < _QUIET_ROWS_S else self._limits.allowed_s
@@ -131,21 +131,21 @@ class Batcher:
         self._due = now + (self._patience(self._rows) if len(self._rows) else self._limits.heartbeat_s)
         return Encoded(value, self._first)
 
-    def _encode(self, rows: Rows, lost: Mapping[str, int]) -> bytes:
-        return encode_batch(self._header(self._first, rows, lost), rows)
+    def _encode(self, verdicts: Verdicts, lost: Mapping[str, int]) -> bytes:
+        return encode_batch(self._header(self._first, verdicts, lost), verdicts)
 
-    def _header(self, first: int, rows: Rows, lost: Mapping[str, int]) -> Header:
+    def _header(self, first: int, verdicts: Verdicts, lost: Mapping[str, int]) -> Header:
         since = {reason: (total - self._told.get(reason, 0), total) for reason, total in lost.items()}
-        endpoints = {number: self._names.endpoint(number) for number in np.unique(rows["endpoint"]).tolist()}
-        rules = {number: self._names.rule(number) for number in np.unique(rows["rule"]).tolist()}
+        endpoints = {number: self._names.endpoint(number) for number in np.unique(verdicts["endpoint"]).tolist()}
+        rules = {number: self._names.rule(number) for number in np.unique(verdicts["rule"]).tolist()}
         return Header(
             v=VERSION,
             cluster=self._cluster,
             node=self._node,
             ring=self._ring,
             first=first,
-            rows=len(rows),
-            row_bytes=VERDICT.itemsize,
+            verdicts=len(verdicts),
+            verdict_bytes=VERDICT.itemsize,
             clock=clock_offset_ns(),
             endpoints={str(number): ref for number, ref in endpoints.items() if ref is not None},
             rules={str(number): list(refs) for number, refs in rules.items() if refs is not None},

@@ -26,7 +26,7 @@ _MOST_ROWS: Final = 20_000
 _REPORT_S: Final = 10.0
 
 
-class Delivery:
+class Drain:
     """One thread that drains the ring for good."""
 
     def __init__(self, ring: Ring, names: Names, spool: Spool, limits: Limits | None = None) -> None:
@@ -38,7 +38,7 @@ class Delivery:
         self.failed = threading.Event()
         """Set when the thread died of something unforeseen; the process is to end."""
         self._stuck = 0.0
-        self.rows = 0
+        self.verdicts = 0
         self.batches = 0
         self.problem: str | None = "the cluster's id is not known yet, verdicts stay in the ring"
         self._thread: threading.Thread | None = None
@@ -51,7 +51,7 @@ class Delivery:
     def start(self, cluster: str, node: str) -> None:
         """Begin to drain, behind the last row in the spool: a killed probe may have left it in the ring as well."""
         if self._last:
-            self._ring.skip_to(self._last.first + self._last.rows)
+            self._ring.skip_to(self._last.first + self._last.verdicts)
         batcher = Batcher((cluster, node, self._ring.id), self._names, self.lost, self._told(), self._limits)
         batcher.start_at(self._ring.consumer_number)
         self.problem = None
@@ -83,7 +83,7 @@ class Delivery:
                 pass
         except _CannotAppendError:
             # What is in no batch of the spool is in the ring still, for the next start.
-            log.error("the spool cannot be written, rows stay in the ring", unread_rows=self._ring.unread)
+            log.error("the spool cannot be written, rows stay in the ring", unread_verdicts=self._ring.unread)
         except BaseException:
             log.exception("draining the ring failed")
             self.failed.set()
@@ -91,14 +91,14 @@ class Delivery:
 
     def _step(self, batcher: Batcher, *, everything: bool) -> int:
         """Read and spool once; the rows that were read. Raises _CannotAppendError."""
-        first, rows = self._ring.read(_MOST_ROWS)
-        self.rows += len(rows)
-        batcher.add(first, rows)
-        for batch in batcher.take(everything=everything and not len(rows)):
+        first, verdicts = self._ring.read(_MOST_ROWS)
+        self.verdicts += len(verdicts)
+        batcher.add(first, verdicts)
+        for batch in batcher.take(everything=everything and not len(verdicts)):
             self._append(batch.value)
             self._ring.release(batch.end)
             self.batches += 1
-        return len(rows)
+        return len(verdicts)
 
     def _append(self, value: bytes) -> None:
         """Spool a batch; while the disk does not take it, the ring holds its rows, and the kernel counts the rest."""

@@ -137,7 +137,7 @@ class Publisher:
         header = decode_batch(value).header
 
         def on_answer(error: KafkaError | None, _message: Message) -> None:
-            self._on_answer(error, place, header.rows)
+            self._on_answer(error, place, header.verdicts)
 
         while True:
             try:
@@ -146,12 +146,12 @@ class Publisher:
                 self._producer.poll(0.05)
             except KafkaException as error:
                 # librdkafka itself looks at the size.
-                self._on_answer(error.args[0], place, header.rows)
+                self._on_answer(error.args[0], place, header.verdicts)
                 return
             else:
                 return
 
-    def _on_answer(self, error: KafkaError | None, place: Place, rows: int) -> None:
+    def _on_answer(self, error: KafkaError | None, place: Place, verdicts: int) -> None:
         if error is None:
             self.acked_batches += 1
             self.acked_bytes += self._waiting[place]
@@ -160,9 +160,9 @@ class Publisher:
         elif error.code() in _REFUSED:
             log.error(
                 "Kafka refuses a batch for what it is: its rows are lost, and counted",
-                error=error.str(), rows=rows, bytes=self._waiting[place],
+                error=error.str(), verdicts=verdicts, bytes=self._waiting[place],
             )  # fmt: skip
-            self._finish(place, refused=rows)
+            self._finish(place, refused=verdicts)
         elif error.code() not in _PURGED:
             raise KafkaException(error)
 

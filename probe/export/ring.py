@@ -61,22 +61,22 @@ class Ring:
         """Rows that fit."""
         return self._size // STRIDE
 
-    def read(self, max_rows: int) -> tuple[int, np.ndarray[Any, np.dtype[np.void]]]:
+    def read(self, max_verdicts: int) -> tuple[int, np.ndarray[Any, np.dtype[np.void]]]:
         """The number of the first, and a copy of, the finished rows behind those read before; at most ``max_rows``.
 
         Does not free their place: :meth:`release` does.
         """
         start = self._next
-        waiting = min((int(self._produced[0]) - start) // STRIDE, max_rows)
+        waiting = min((int(self._produced[0]) - start) // STRIDE, max_verdicts)
         if waiting <= 0:
             return start // STRIDE, np.empty(0, VERDICT)
         offset = mmap.PAGESIZE + start % self._size
         records = np.frombuffer(self._data, _RECORD, waiting, offset)
         busy = np.flatnonzero(records["length"] & _BUSY)
         finished = int(busy[0]) if len(busy) else waiting
-        rows = records["row"][:finished].copy()
+        verdicts = records["row"][:finished].copy()
         self._next = start + finished * STRIDE
-        return start // STRIDE, rows
+        return start // STRIDE, verdicts
 
     def release(self, up_to_number: int) -> None:
         """Give the place of all rows below this number back to the kernel."""

@@ -67,29 +67,29 @@ def without_allows(record: Record) -> Record:
     batch = _batch_of(record.value)
     if batch is None:
         return record
-    keep = (batch.rows["verdict"] & 0x7F) != Verdict.ALLOW
+    keep = (batch.verdicts["verdict"] & 0x7F) != Verdict.ALLOW
     if bool(keep.all()):
         return record
     numbers = batch.numbers()[keep].astype(np.int64)
     edges = np.flatnonzero(np.diff(numbers) != 1) + 1
     runs = [(int(run[0]), len(run)) for run in np.split(numbers, edges) if len(run)]
-    rows = batch.rows[keep]
+    verdicts = batch.verdicts[keep]
     was = batch.header
     header = msgspec.structs.replace(
         was,
         first=runs[0][0] if runs else was.first,
-        rows=len(rows),
+        verdicts=len(verdicts),
         kept=runs,
-        endpoints={str(n): was.endpoints[str(n)] for n in np.unique(rows["endpoint"]) if str(n) in was.endpoints},
-        rules={str(n): was.rules[str(n)] for n in np.unique(rows["rule"]) if str(n) in was.rules},
+        endpoints={str(n): was.endpoints[str(n)] for n in np.unique(verdicts["endpoint"]) if str(n) in was.endpoints},
+        rules={str(n): was.rules[str(n)] for n in np.unique(verdicts["rule"]) if str(n) in was.rules},
     )
-    return Record(encode_batch(header, rows), record.lost + len(batch.rows) - len(rows))
+    return Record(encode_batch(header, verdicts), record.lost + len(batch.verdicts) - len(verdicts))
 
 
-def without_rows(records: Sequence[Record]) -> list[Record]:
+def without_verdicts(records: Sequence[Record]) -> list[Record]:
     """One record that counts for all of them: what is left of dropped batches must not fill a disk either."""
     headers = (header_of(record.value) for record in records)
-    lost = sum(record.lost for record in records) + sum(header.rows for header in headers if header)
+    lost = sum(record.lost for record in records) + sum(header.verdicts for header in headers if header)
     return [Record(b"", lost)] if records else []
 
 

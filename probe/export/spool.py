@@ -28,7 +28,7 @@ from typing import Final, NamedTuple
 import structlog
 
 from enrich.wire.batch import Header, decode_batch
-from probe.export.segment import HEAD, Record, header_of, pack, records_of, without_allows, without_rows
+from probe.export.segment import HEAD, Record, header_of, pack, records_of, without_allows, without_verdicts
 
 log = structlog.get_logger("kubeweir.probe")
 
@@ -249,7 +249,9 @@ class Spool:
         records = list(records_of(segment.path.read_bytes()))
         taken = self._cursor.ordinal if number == self._cursor.segment else 0
         free = records[taken:]
-        thinned = records[:taken] + ([without_allows(record) for record in free] if level == 1 else without_rows(free))
+        thinned = records[:taken] + (
+            [without_allows(record) for record in free] if level == 1 else without_verdicts(free)
+        )
         if thinned != records:
             self._rewrite(segment, thinned)
         segment.thinned = level
@@ -270,7 +272,7 @@ class Spool:
         segment.bytes = sum(record.bytes for record in records)
         segment.lost = sum(record.lost for record in records)
         log.warning("spool is full", segment=segment.path.name, bytes_before=before, bytes_after=segment.bytes,
-                    lost_rows=self.lost()[_FULL])  # fmt: skip
+                    lost_verdicts=self.lost()[_FULL])  # fmt: skip
 
     # --- start
 

@@ -23,7 +23,7 @@ import msgspec
 import structlog
 
 from enrich.model import Pod
-from enrich.wire.address_interval import HELD_NS, Hold, OwnerRef, encode_hold
+from enrich.wire.address_interval import INTERVAL_RETENTION_NS, AddressInterval, OwnerRef, encode_interval
 
 log = structlog.get_logger("kubeweir.probe")
 
@@ -38,7 +38,7 @@ _MOST_LINKS: Final = 10_000
 Changes = Mapping[bytes, bytes | None]
 """Records for the topic by key; None: a tombstone."""
 _Key = tuple[str, str]
-_read = msgspec.json.Decoder(list[Hold]).decode
+_read = msgspec.json.Decoder(list[AddressInterval]).decode
 
 
 class Holds:
@@ -51,7 +51,7 @@ class Holds:
         self._node, self._path, self._tell, self._now_ns = node, path, tell, now_ns
         self._cluster: str | None = None
         self._bound: Mapping[int, Pod] | None = None
-        self._held: dict[_Key, Hold] = {}
+        self._held: dict[_Key, AddressInterval] = {}
         self._index: dict[_Key, int] = {}
         self._came: dict[int, tuple[int, int]] = {}
         self._went: dict[int, tuple[int, int]] = {}
@@ -107,11 +107,15 @@ class Holds:
                 elif self._held[key].last is not None:
                     changed[key] = msgspec.structs.replace(self._held[key], end=None, last=None)
             self._held |= changed
-            over = [key for key, hold in self._held.items() if hold.last is not None and hold.last < now - HELD_NS]
+            over = [
+                key
+                for key, hold in self._held.items()
+                if hold.last is not None and hold.last < now - INTERVAL_RETENTION_NS
+            ]
             records: dict[bytes, bytes | None] = {self._held.pop(key).key: None for key in over}
             again = now - self._told > _AGAIN_NS
             told = self._held.values() if again else changed.values()
-            records |= {hold.key: encode_hold(hold) for hold in told}
+            records |= {hold.key: encode_interval(hold) for hold in told}
             self._told = now if again else self._told
             self._index = {key: self._index[key] for key in wanted}
             self._confirmed = max(self._confirmed, seen_ns)
@@ -119,19 +123,19 @@ class Holds:
         if records:
             self._tell(records)
 
-    def _begun(self, ip: str, pod: Pod, index: int, now: int, cluster: str) -> Hold:
+    def _begun(self, ip: str, pod: Pod, index: int, now: int, cluster: str) -> AddressInterval:
         owner = OwnerRef(pod.owner.kind, pod.owner.name, pod.owner.uid) if pod.owner else None
         came = self._came.get(index)
         if came is not None:
             first, start = came
         else:
             first, start = pod.begun_ns, min(pod.started_ns + _SECOND, now) if pod.started_ns else now
-        return Hold(
+        return AddressInterval(
             cluster=cluster, node=self._node, ip=ip, uid=pod.uid, namespace=pod.namespace, pod=pod.name,
             first=first, start=max(first, start), labels=dict(pod.labels), owner=owner,
         )  # fmt: skip
 
-    def _ended(self, key: _Key, now: int) -> Hold:
+    def _ended(self, key: _Key, now: int) -> AddressInterval:
         hold = self._held[key]
         went = self._went.get(self._index.get(key, -1))
         end, last = went if went is not None else (self._confirmed, now)

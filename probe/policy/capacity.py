@@ -10,12 +10,17 @@ NEARLY: Final = 0.8
 MANY_IDENTITIES: Final = 4096
 """Classes of peers. Everyday policies make some hundreds for 10,000 pods; independent selectors can make one a pod."""
 
+_SETTINGS: Final = {"rows": "WEIR_POLICY_ENTRIES", "ports": "WEIR_PORT_ENTRIES"}
+
 
 def warnings(usage: Mapping[str, tuple[int, int]], identities: int) -> Iterator[tuple[str, str]]:
     """Each thing that is nearly full: its name, and in words what to do. ``usage``: entries and limit of each map."""
     for name, (used, limit) in usage.items():
         if used > NEARLY * limit:
-            yield name, f"the map {name} holds {used} of {limit} entries: raise WEIR_{name.upper()} before it is full"
+            yield (
+                name,
+                f"the map {name} holds {used} of {limit} entries: raise {_SETTINGS.get(name, f'WEIR_{name.upper()}')} before it is full",
+            )
     if identities > MANY_IDENTITIES:
         yield (
             "identities",

@@ -20,7 +20,7 @@ from typing import NamedTuple, TypeVar
 
 from enrich.model import ClusterNetworkPolicy, Name, Namespace, NetworkPolicy, Node, Pod
 from enrich.policy.decide import Direction, PolicyView
-from probe.ledger import Numbers
+from probe.ledger import Ledger
 from probe.policy.desired import (
     NODE,
     OPEN,
@@ -84,7 +84,7 @@ class _Subject(NamedTuple):
 class Compiler:
     """Compiles again and again with the same numbers. What it returns is its own, and changes with the next call."""
 
-    def __init__(self, numbers: Numbers) -> None:
+    def __init__(self, numbers: Ledger) -> None:
         self._numbers = numbers
         self.desired = Desired()
         self._seen = _Seen()

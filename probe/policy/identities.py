@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from enrich.model import IPBlock, Name, NamedPort, Namespace, Node, Pod
 from enrich.policy import selectors
-from probe.ledger import Numbers
+from probe.ledger import Ledger
 from probe.policy.cidr_index import Blocks, prefix_of
 from probe.policy.desired import NODE, POD, WORLD, AddressKey, Identity, family_of, host_key
 from probe.policy.label_groups import Groups
@@ -48,7 +48,7 @@ class Changes:
 class Peers:
     """The class of every address that is not just anywhere. Writes ``ipcache`` and says what it touched."""
 
-    def __init__(self, numbers: Numbers, ipcache: dict[AddressKey, Identity], touched: set[AddressKey]) -> None:
+    def __init__(self, numbers: Ledger, ipcache: dict[AddressKey, Identity], touched: set[AddressKey]) -> None:
         self._numbers = numbers
         self._ipcache, self._touched = ipcache, touched
         self._groups = Groups()

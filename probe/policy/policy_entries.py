@@ -14,7 +14,7 @@ from typing import Final
 import msgspec
 
 from enrich.wire.batch import PolicyRef
-from probe.ledger import Numbers
+from probe.ledger import Ledger
 from probe.policy.desired import Answer, Desired, PolicySet, PortKey, Row, RowKey
 from probe.policy.flatten import Decided, Seen, flatten, seen_of
 from probe.policy.identities import PeerClass
@@ -61,7 +61,7 @@ class SetInForce:
 class Rows:
     """Writes the rows, ports and rules of ``desired``, and says what it touched."""
 
-    def __init__(self, numbers: Numbers, desired: Desired) -> None:
+    def __init__(self, numbers: Ledger, desired: Desired) -> None:
         self._numbers = numbers
         self._desired = desired
         self._ports: dict[int, list[PortKey]] = {}

@@ -18,7 +18,7 @@ from streams.matching.matcher import Matcher
 from streams.routes.model import Route
 
 EXAMPLES: Final = 3
-_LOSSES: Final = {"gap": "rows", "lost": "rows", "expired": "batches", "alerts_dropped": "groups"}
+_LOSSES: Final = {"gap": "verdicts", "lost": "verdicts", "expired": "batches", "alerts_dropped": "groups"}
 """Types of status records that tell a loss, and where they say how much."""
 _LONGEST_VALUE: Final = 256
 _MOST_DISTINCT: Final = 1000

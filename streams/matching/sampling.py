@@ -56,15 +56,15 @@ def _mix(value: int) -> int:
     return value ^ (value >> 31)
 
 
-def hashes(rows: np.ndarray[Any, np.dtype[np.void]]) -> np.ndarray[Any, np.dtype[np.uint64]]:
+def hashes(verdicts: np.ndarray[Any, np.dtype[np.void]]) -> np.ndarray[Any, np.dtype[np.uint64]]:
     """The hash of each row; what a record would not show (a flood's addresses, ICMP's type) counts as zero."""
-    shown = (rows["flags"] & AGGREGATED) == 0
-    sources, destinations = words(rows["source"]), words(rows["destination"])
+    shown = (verdicts["flags"] & AGGREGATED) == 0
+    sources, destinations = words(verdicts["source"]), words(verdicts["destination"])
     known = sources.any(axis=1) | destinations.any(axis=1)
-    protocol = rows["protocol"].astype(_U) * shown
-    ported = known & shown & np.isin(rows["protocol"], tuple(WITH_PORTS))
-    ends = _ends(sources * shown[:, None], rows["source_port"] * ported)
-    ends += _ends(destinations * shown[:, None], rows["destination_port"] * ported)
+    protocol = verdicts["protocol"].astype(_U) * shown
+    ported = known & shown & np.isin(verdicts["protocol"], tuple(WITH_PORTS))
+    ends = _ends(sources * shown[:, None], verdicts["source_port"] * ported)
+    ends += _ends(destinations * shown[:, None], verdicts["destination_port"] * ported)
     return _mixed(ends + protocol)
 
 

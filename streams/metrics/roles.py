@@ -36,12 +36,12 @@ class EnrichMetrics:
 
         self.batches = counter("batches", "Batches read from the raw topic")
         self.heartbeats = counter("heartbeats", "Batches without rows: a probe that lives and has nothing to say")
-        self.rows = counter("rows", "Verdicts in batches that were taken")
+        self.read_verdicts = counter("read_verdicts", "Verdicts in batches that were taken")
         self.verdicts = Verdicts(registry, by, most)
         self.records = counter("records", "Records that Kafka has acknowledged")
         self.dead = counter("dead_letters", "Batches and records sent to the dead-letter topic, by reason", ("reason",))
-        self.gap_rows = counter("gap_rows", "Verdicts missing between two batches of one ring")
-        self.lost_rows = counter("lost_rows", "Verdicts that probes reported as lost, by reason", ("reason",))
+        self.gap_verdicts = counter("gap_verdicts", "Verdicts missing between two batches of one ring")
+        self.lost_verdicts = counter("lost_verdicts", "Verdicts that probes reported as lost, by reason", ("reason",))
         self.expired = counter("expired_batches", "Batches that retention removed before they were read")
         self.retried = counter("retried_records", "Records tried again alone, after a broker refused their batch")
         self.routed = counter(
@@ -49,22 +49,26 @@ class EnrichMetrics:
             "Records that a route took for a topic: routed, or why they have none (no_namespace, not_allowed, limit)",
             ("route", "outcome"),
         )
-        self.holds = counter("endpoint_records", "Records read of pods' holds of addresses")
-        self.bad_holds = counter("bad_endpoint_records", "Records of pods' holds that were not understood")
-        self.held_rows = counter(
-            "held_rows",
+        self.address_intervals = counter("address_interval_records", "Records read of pods' holds of addresses")
+        self.bad_address_intervals = counter(
+            "bad_address_interval_records", "Records of pods' holds that were not understood"
+        )
+        self.pending_verdicts = counter(
+            "pending_verdicts",
             "Verdicts that waited for the cluster's index: until it was settled, as long as they may (late), or until "
             "too much waited (full)",
             ("outcome",),
         )
-        self.holding_bytes = gauge("holding_bytes", "Bytes of verdicts that wait for the cluster's index")
-        self.in_flight_rows = gauge("in_flight_rows", "Verdicts read whose records Kafka has not acknowledged yet")
+        self.pending_bytes = gauge("pending_bytes", "Bytes of verdicts that wait for the cluster's index")
+        self.in_flight_verdicts = gauge(
+            "in_flight_verdicts", "Verdicts read whose records Kafka has not acknowledged yet"
+        )
         self.in_flight_bytes = gauge("in_flight_bytes", "Bytes of batches whose records Kafka has not acknowledged yet")
         self.lag = gauge("lag_batches", "Batches in the raw topic that are not acknowledged yet", ("partition",))
         for labelled, values in (
             (self.dead, DEAD_LETTER_REASONS),
-            (self.lost_rows, _LOSSES),
-            (self.held_rows, ("settled", "late", "full")),
+            (self.lost_verdicts, _LOSSES),
+            (self.pending_verdicts, ("settled", "late", "full")),
         ):
             for value in values:
                 labelled.labels(value)

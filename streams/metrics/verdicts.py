@@ -13,7 +13,7 @@ import orjson
 import prometheus_client
 from prometheus_client import CollectorRegistry
 
-from enrich.render.interning import Kinds, Numbered, Numbers
+from enrich.render.interning import InternTable, Kinds, Numbers
 from enrich.render.template import Template
 
 By = Literal["none", "namespace", "workload"]
@@ -43,7 +43,7 @@ class Verdicts:
         )
         self._more = prometheus_client.Counter(
             "kubeweir_streams_verdict_subjects_over_limit",
-            "Namespaces or workloads that share the label _other, because WEIR_VERDICTS_MOST have their own",
+            "Namespaces or workloads that share the label _other, because WEIR_VERDICTS_LIMIT have their own",
             registry=registry,
         )
         self._own: set[tuple[str, ...]] = set()
@@ -55,12 +55,12 @@ class Verdicts:
             lambda templates: np.array([self._number(one) for one in templates], np.int64)
         )
 
-    def count(self, templates: Numbered[Template], numbers: Numbers) -> None:
+    def count(self, templates: InternTable[Template], numbers: Numbers) -> None:
         """One verdict a number of a template."""
         # Templates are many, and each is in few rows of a batch; series are few.
-        rows = np.bincount(self._of_template.of(templates, numbers))
-        for series in np.flatnonzero(rows).tolist():
-            self._counters[series].inc(int(rows[series]))
+        verdicts = np.bincount(self._of_template.of(templates, numbers))
+        for series in np.flatnonzero(verdicts).tolist():
+            self._counters[series].inc(int(verdicts[series]))
 
     def _number(self, shared: Template) -> int:
         """The number of the series of a template."""

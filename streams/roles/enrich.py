@@ -21,9 +21,9 @@ from streams.kafka.topics import prepare_topics
 from streams.metrics.roles import EnrichMetrics
 from streams.routes.topics import Routing
 from streams.settings import Settings
-from streams.worker.address_history import History
+from streams.worker.address_history import AddressHistory
 from streams.worker.library_logs import quiet_libraries
-from streams.worker.pending import Holding
+from streams.worker.pending import PendingVerdicts
 from streams.worker.pipeline import Pipeline
 
 log = structlog.get_logger("kubeweir.streams")
@@ -36,11 +36,11 @@ def run_enrich(settings: Settings, stop: threading.Event) -> int:
 
     quiet_libraries()
     registry = CollectorRegistry()
-    metrics = EnrichMetrics(registry, settings.verdicts_by, settings.verdicts_most)
+    metrics = EnrichMetrics(registry, settings.verdicts_by, settings.verdicts_limit)
     cluster = Cluster(tail_s=settings.tail, kinds=NAMED_KINDS)
     source = _source(settings, cluster)
     registry.register(SourceCollector("streams", source))
-    history = History(
+    history = AddressHistory(
         lambda: TopicReader(settings.connection(), settings.topics.endpoints.name), cluster, settings.cluster, metrics
     )
     checks: dict[str, Check] = {"cluster": lambda: _cluster_problem(cluster, source), "kafka": _never_connected,
@@ -57,8 +57,10 @@ def run_enrich(settings: Settings, stop: threading.Event) -> int:
         late: list[Enriching] = []
         output = Output(settings.connection(), lambda error: late[0].fatal(error))  # noqa: PLW0108 - it comes later
         enricher = Enricher(cluster, settings.labels)
-        holding = Holding(enricher, source.read_until_ns, int(settings.hold * 1e9), settings.hold_bytes, time.time_ns)
-        metrics.holding_bytes.set_function(lambda: holding.bytes)
+        holding = PendingVerdicts(
+            enricher, source.synced_until_ns, int(settings.attribution_wait * 1e9), settings.pending_bytes, time.time_ns
+        )
+        metrics.pending_bytes.set_function(lambda: holding.bytes)
         pipeline = Pipeline(
             settings.topics,
             settings.cluster,

@@ -86,13 +86,13 @@ class Compiled:
         """Always the same ones, in one order."""
         yield self._remotes.of(facts.remotes, facts.remote)
         if self._ports is not None or self._networks:
-            both = [_Words(facts.rows[name]) for name in ("source", "destination")]
+            both = [_Words(facts.verdicts[name]) for name in ("source", "destination")]
         if self._ports is not None:
             # Where no address is known there is no port.
-            yield self._ports[facts.rows["destination_port"]] * (both[0].some | both[1].some)
+            yield self._ports[facts.verdicts["destination_port"]] * (both[0].some | both[1].some)
         if self._dialled is not None:
             known = any(facts.dialled)
-            yield self._dialled.of(facts.dialled) if known else np.repeat(self._dialled.of([""]), len(facts.rows))
+            yield self._dialled.of(facts.dialled) if known else np.repeat(self._dialled.of([""]), len(facts.verdicts))
         for networks in self._networks:
             for words in both:
                 yield networks.of(words)
@@ -116,7 +116,7 @@ class Compiled:
             chosen = np.flatnonzero(masks & np.uint64(bit))
             if len(chosen):
                 allowed = np.array([one.allowed for one in facts.templates.of(facts.template[chosen])])
-                out = allowed & (sampling.hashes(facts.rows[chosen]) >= np.uint64(limit))
+                out = allowed & (sampling.hashes(facts.verdicts[chosen]) >= np.uint64(limit))
                 masks[chosen[out]] &= ~np.uint64(bit)
         return masks
 

@@ -14,7 +14,12 @@ from typing import Final, Protocol
 import structlog
 
 from enrich.index.cluster import Cluster
-from enrich.wire.address_interval import HELD_NS, EndpointError, decode_hold, decode_key
+from enrich.wire.address_interval import (
+    INTERVAL_RETENTION_NS,
+    AddressIntervalError,
+    decode_interval,
+    decode_interval_key,
+)
 from streams.kafka.connection import ReadError
 from streams.kafka.records import Record
 from streams.metrics.roles import EnrichMetrics
@@ -40,7 +45,7 @@ class Reader(Protocol):
     def close(self) -> None: ...
 
 
-class History:
+class AddressHistory:
     """Reads the topic on a thread of its own."""
 
     def __init__(
@@ -66,7 +71,7 @@ class History:
         if self._thread.ident is not None:
             self._thread.join(5)
 
-    def read_until_ns(self) -> int:
+    def synced_until_ns(self) -> int:
         """What was told before this moment of the wall clock is in the index."""
         return self._read_ns
 
@@ -100,7 +105,7 @@ class History:
                     missing.clear()
                 if not missing and not self.loaded.is_set():
                     log.info("history of addresses read", records=taken, seconds=round(time.monotonic() - began, 3))
-                    self._cluster.remembers_since(time.time_ns() - HELD_NS)
+                    self._cluster.remembers_since(time.time_ns() - INTERVAL_RETENTION_NS)
                     self.loaded.set()
                 if self.loaded.is_set():
                     self.problem = None
@@ -110,15 +115,15 @@ class History:
 
     def _take(self, record: Record) -> None:
         try:
-            key = decode_key(record.key)
+            key = decode_interval_key(record.key)
             if self._cluster_id and key.cluster != self._cluster_id:
                 return
             if record.value:
-                self._cluster.hold(decode_hold(record.value))
+                self._cluster.hold(decode_interval(record.value))
             else:
-                self._cluster.forget_hold(key.uid, key.ip)
-        except EndpointError as error:
-            self._metrics.bad_holds.inc()
+                self._cluster.forget_interval(key.uid, key.ip)
+        except AddressIntervalError as error:
+            self._metrics.bad_address_intervals.inc()
             log.warning("a hold of an address is not understood", offset=record.offset, error=str(error))
         else:
-            self._metrics.holds.inc()
+            self._metrics.address_intervals.inc()

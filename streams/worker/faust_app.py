@@ -24,7 +24,7 @@ from enrich.runtime.process import Exit
 from streams.kafka.output import Output, refused
 from streams.metrics.roles import EnrichMetrics
 from streams.settings import Settings
-from streams.worker.inflight import Ledger, Tracked
+from streams.worker.inflight import InFlightTracker, TrackedInput
 from streams.worker.intake import Intake
 from streams.worker.pipeline import Pipeline, event_time_ms
 
@@ -70,8 +70,8 @@ class Enriching:
         self._stop = stop
         self._loop = asyncio.new_event_loop()
         asyncio.set_event_loop(self._loop)
-        self._ledger = Ledger(
-            settings.in_flight_rows, settings.in_flight_bytes, self._loop.call_soon_threadsafe, self._on_error
+        self._ledger = InFlightTracker(
+            settings.in_flight_verdicts, settings.in_flight_bytes, self._loop.call_soon_threadsafe, self._on_error
         )
         self._intake = Intake(self._ledger, metrics)
         self._retries: set[asyncio.Task[None]] = set()
@@ -166,7 +166,7 @@ class Enriching:
 
     async def _measure(self) -> None:
         while True:
-            self._metrics.in_flight_rows.set(self._ledger.rows)
+            self._metrics.in_flight_verdicts.set(self._ledger.verdicts)
             self._metrics.in_flight_bytes.set(self._ledger.bytes)
             for tp in self._app.consumer.assignment() if self._assigned else ():
                 end, done = self._app.consumer.highwater(tp), self._intake.acked.get(tp.partition)
@@ -187,13 +187,13 @@ class Enriching:
             # Another worker tells it now.
             self._metrics.lag.remove(partition)
 
-    def _on_error(self, tracked: Tracked, error: Any, message: Any) -> None:
+    def _on_error(self, tracked: TrackedInput, error: Any, message: Any) -> None:
         """A record that was not taken (poll thread)."""
         if not refused(error) or message.topic() == self._settings.topics.dead.name:
             self.fatal(f"{message.topic()}: {error.str()}")
         self._loop.call_soon_threadsafe(self._later, self._retry, tracked, message, error)
 
-    def _on_alone(self, tracked: Tracked, error: Any, message: Any) -> None:
+    def _on_alone(self, tracked: TrackedInput, error: Any, message: Any) -> None:
         """The answer for a record that was sent alone (poll thread)."""
         if error is None:
             tracked.on_delivery(None, message)
@@ -207,7 +207,7 @@ class Enriching:
         self._retries.add(task)
         task.add_done_callback(self._retries.discard)
 
-    async def _retry(self, tracked: Tracked, message: Any, _error: Any) -> None:
+    async def _retry(self, tracked: TrackedInput, message: Any, _error: Any) -> None:
         """Alone: a broker refuses a batch whole, for one record of it."""
         self._metrics.retried.inc()
         answer = partial(self._on_alone, tracked)
@@ -215,7 +215,7 @@ class Enriching:
         while not self._output.offer_alone(topic, message.key(), message.value(), at, answer):  # noqa: ASYNC110 - librdkafka's queue tells nobody of room
             await asyncio.sleep(0.01)
 
-    async def _bury(self, tracked: Tracked, message: Any, error: Any) -> None:
+    async def _bury(self, tracked: TrackedInput, message: Any, error: Any) -> None:
         await self._pipeline.bury_refused(tracked, message.topic(), message.value(), error.str())
 
     def _watch_stop(self) -> None:

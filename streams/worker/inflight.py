@@ -17,20 +17,22 @@ from typing import Any, Protocol
 class OnError(Protocol):
     """Called on the poll thread for a record that Kafka did not take: ``error`` and ``message`` are librdkafka's."""
 
-    def __call__(self, tracked: Tracked, error: Any, message: Any) -> None: ...
+    def __call__(self, tracked: TrackedInput, error: Any, message: Any) -> None: ...
 
 
-Ack = Callable[["Tracked"], Any]
+Ack = Callable[["TrackedInput"], Any]
 """Tells the reader that an input need not come again."""
 
 
-class Tracked:
+class TrackedInput:
     """One input record, and how many of the records made from it Kafka has not acknowledged yet."""
 
-    __slots__ = ("_ack", "_closed", "_done", "_expected", "_ledger", "offset", "partition", "rows", "size")
+    __slots__ = ("_ack", "_closed", "_done", "_expected", "_ledger", "offset", "partition", "size", "verdicts")
 
-    def __init__(self, ledger: Ledger, partition: int, offset: int, rows: int, size: int, ack: Ack) -> None:
-        self.partition, self.offset, self.rows, self.size = partition, offset, rows, size
+    def __init__(
+        self, ledger: InFlightTracker, partition: int, offset: int, verdicts: int, size: int, ack: Ack
+    ) -> None:
+        self.partition, self.offset, self.verdicts, self.size = partition, offset, verdicts, size
         self._ledger, self._ack = ledger, ack
         self._expected = self._done = 0
         self._closed = False
@@ -73,39 +75,39 @@ class Tracked:
         self._ack(self)
 
 
-class Ledger:
+class InFlightTracker:
     """All that is in flight, by partition, bounded in rows and bytes."""
 
     def __init__(
         self,
-        max_rows: int,
+        max_verdicts: int,
         max_bytes: int,
         call_soon: Callable[[Callable[[], None]], Any],
         on_error: OnError,
     ) -> None:
         """``call_soon`` runs a function on the event loop, from any thread."""
-        self.rows = self.bytes = 0
+        self.verdicts = self.bytes = 0
         self.on_error = on_error
-        self._max_rows, self._max_bytes = max_rows, max_bytes
+        self._max_verdicts, self._max_bytes = max_verdicts, max_bytes
         self._call_soon = call_soon
-        self._queues: dict[int, deque[Tracked]] = {}
+        self._queues: dict[int, deque[TrackedInput]] = {}
         self._woken = False
         self._room = asyncio.Event()
 
     def __len__(self) -> int:
         return sum(len(queue) for queue in self._queues.values())
 
-    def open(self, partition: int, offset: int, rows: int, size: int, ack: Ack) -> Tracked:
+    def open(self, partition: int, offset: int, verdicts: int, size: int, ack: Ack) -> TrackedInput:
         """A new input; inputs of one partition are opened in the order of their offsets."""
-        tracked = Tracked(self, partition, offset, rows, size, ack)
+        tracked = TrackedInput(self, partition, offset, verdicts, size, ack)
         self._queues.setdefault(partition, deque()).append(tracked)
-        self.rows += rows
+        self.verdicts += verdicts
         self.bytes += size
         return tracked
 
-    async def wait_for_room(self, rows: int, size: int) -> None:
+    async def wait_for_room(self, verdicts: int, size: int) -> None:
         """Until an input of that size fits. One that is larger than the bounds fits when nothing else is in flight."""
-        while len(self) and (self.rows + rows > self._max_rows or self.bytes + size > self._max_bytes):
+        while len(self) and (self.verdicts + verdicts > self._max_verdicts or self.bytes + size > self._max_bytes):
             self._room.clear()
             await self._room.wait()
 
@@ -130,7 +132,7 @@ class Ledger:
             for tracked in self._queues.pop(partition, ()):
                 self._drop(tracked)
 
-    def _drop(self, tracked: Tracked) -> None:
-        self.rows -= tracked.rows
+    def _drop(self, tracked: TrackedInput) -> None:
+        self.verdicts -= tracked.verdicts
         self.bytes -= tracked.size
         self._room.set()

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from enrich.wire.batch import VERDICT
 from streams.metrics.roles import EnrichMetrics
-from streams.worker.inflight import Ledger, Tracked
+from streams.worker.inflight import InFlightTracker, TrackedInput
 
 _TOGETHER_ROWS: Final = 4_000
 """More at a time make a row no cheaper, and keep Faust waiting for longer."""
@@ -25,9 +25,9 @@ without them every record would be taken alone."""
 class Intake:
     """Between Faust's agent and the task that enriches: what was read, bounded by what is in flight."""
 
-    def __init__(self, ledger: Ledger, metrics: EnrichMetrics) -> None:
+    def __init__(self, ledger: InFlightTracker, metrics: EnrichMetrics) -> None:
         self._ledger, self._metrics = ledger, metrics
-        self._waiting: deque[tuple[Tracked, bytes | None, int]] = deque()
+        self._waiting: deque[tuple[TrackedInput, bytes | None, int]] = deque()
         self._some = asyncio.Event()
         self._read: dict[int, int] = {}
         self.last_ack = time.monotonic()
@@ -39,19 +39,19 @@ class Intake:
         message = event.message
         value: bytes | None = event.value
         size = len(value or b"")
-        rows = size // VERDICT.itemsize
-        await self._ledger.wait_for_room(rows, size)
+        verdicts = size // VERDICT.itemsize
+        await self._ledger.wait_for_room(verdicts, size)
         if not len(self._ledger):
             # Nothing was waited for until now.
             self.last_ack = time.monotonic()
         expected = self._read.get(message.partition, committed)
         expired = 0 if expected is None else max(0, message.offset - expected)
         self._read[message.partition] = max(expected or 0, message.offset + 1)
-        tracked = self._ledger.open(message.partition, message.offset, rows, size, partial(self._ack, event))
+        tracked = self._ledger.open(message.partition, message.offset, verdicts, size, partial(self._ack, event))
         self._waiting.append((tracked, value, expired))
         self._some.set()
 
-    async def take(self) -> list[tuple[Tracked, bytes | None, int]]:
+    async def take(self) -> list[tuple[TrackedInput, bytes | None, int]]:
         """What waits, at least one, and no more than is well taken together: what to account to it, its bytes, how
         many offsets before it were skipped."""
         while True:
@@ -64,18 +64,18 @@ class Intake:
             if self._waiting:
                 break
         taken = [self._waiting.popleft()]
-        rows, size = taken[0][0].rows, taken[0][0].size
+        verdicts, size = taken[0][0].verdicts, taken[0][0].size
         while self._waiting:
-            rows += self._waiting[0][0].rows
+            verdicts += self._waiting[0][0].verdicts
             size += self._waiting[0][0].size
-            if rows > _TOGETHER_ROWS or size > _TOGETHER_BYTES:
+            if verdicts > _TOGETHER_ROWS or size > _TOGETHER_BYTES:
                 break
             taken.append(self._waiting.popleft())
         return taken
 
     def _is_full(self) -> bool:
-        rows = itertools.accumulate(tracked.rows for tracked, _, _ in self._waiting)
-        return any(so_far >= _TOGETHER_ROWS for so_far in rows)
+        verdicts = itertools.accumulate(tracked.verdicts for tracked, _, _ in self._waiting)
+        return any(so_far >= _TOGETHER_ROWS for so_far in verdicts)
 
     def forget(self, partitions: Iterable[int]) -> None:
         """Another worker has these now."""
@@ -85,7 +85,7 @@ class Intake:
             self._read.pop(partition, None)
             self.acked.pop(partition, None)
 
-    def _ack(self, event: Any, tracked: Tracked) -> None:
+    def _ack(self, event: Any, tracked: TrackedInput) -> None:
         event.ack()
         self.acked[tracked.partition] = tracked.offset + 1
         self.last_ack = time.monotonic()

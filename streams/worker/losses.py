@@ -15,7 +15,7 @@ class Loss:
     kind: str
     """gap: missing between two batches. lost: reported by the probe."""
     reason: str
-    rows: int
+    verdicts: int
     first: int | None = None
 
 
@@ -37,15 +37,15 @@ class Losses:
         ring = self._rings.get(key)
         if ring is None:
             self._rings[key] = _Ring(_end(header), {reason: total for reason, (_, total) in header.lost.items()})
-            return [Loss("lost", reason, rows) for reason, (rows, _) in header.lost.items() if rows]
+            return [Loss("lost", reason, verdicts) for reason, (verdicts, _) in header.lost.items() if verdicts]
         news = header.first >= ring.expected
         found = []
         if header.first > ring.expected:
             found.append(Loss("gap", "gap", header.first - ring.expected, ring.expected))
-        for reason, (rows, total) in header.lost.items():
+        for reason, (verdicts, total) in header.lost.items():
             before = ring.totals.get(reason, 0)
             # A total that fell in a batch with new rows is a probe that began to count again.
-            delta = total - before if total >= before else (rows if news else 0)
+            delta = total - before if total >= before else (verdicts if news else 0)
             if news or total > before:
                 ring.totals[reason] = total
             if delta > 0:
@@ -62,6 +62,6 @@ class Losses:
 
 def _end(header: Header) -> int:
     if header.kept:
-        first, rows = header.kept[-1]
-        return first + rows
-    return header.first + header.rows
+        first, verdicts = header.kept[-1]
+        return first + verdicts
+    return header.first + header.verdicts

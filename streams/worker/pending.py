@@ -15,9 +15,9 @@ from typing import Any, Final, NamedTuple, Protocol
 
 import numpy as np
 
-from enrich.render.enricher import Looked
-from enrich.render.merged_batch import Joined, Mask
-from streams.worker.inflight import Tracked
+from enrich.render.enricher import Lookup
+from enrich.render.merged_batch import Mask, MergedBatch
+from streams.worker.inflight import TrackedInput
 
 GUARD_NS: Final = 100_000_000
 """What a kubelet and the API server take to tell what a node's kernel knows already."""
@@ -32,15 +32,15 @@ class Looker(Protocol):
     @property
     def generation(self) -> int: ...
 
-    def look(self, batch: Joined, until_ns: int | None = None) -> Looked: ...
+    def lookup(self, batch: MergedBatch, until_ns: int | None = None) -> Lookup: ...
 
 
 @dataclass(slots=True, eq=False)
 class _Part:
     """Rows that came together and wait, and what was looked up of them in a state of the index."""
 
-    inputs: Sequence[Tracked]
-    batch: Joined
+    inputs: Sequence[TrackedInput]
+    batch: MergedBatch
     came_ns: int
     generation: int
     unsettled: Mask
@@ -50,31 +50,31 @@ class _Part:
 class Released(NamedTuple):
     """Rows that need not wait any longer."""
 
-    inputs: Sequence[Tracked]
+    inputs: Sequence[TrackedInput]
     """What they came in, by the rows' ``owner``."""
-    batch: Joined
+    batch: MergedBatch
     late: int
     """How many of them go because they have waited for as long as they may."""
     full: bool
     """They go because too much waits."""
 
 
-class Holding:
+class PendingVerdicts:
     """What waits, in the order in which it came."""
 
     def __init__(
         self,
         looker: Looker,
-        read_until_ns: Callable[[], int],
+        synced_until_ns: Callable[[], int],
         hold_ns: int,
         max_bytes: int,
         now_ns: Callable[[], int],
     ) -> None:
         self.bytes = 0
-        self._looker, self._read_until_ns = looker, read_until_ns
+        self._looker, self._read_until_ns = looker, synced_until_ns
         self._hold_ns, self._max_bytes, self._now_ns = hold_ns, max_bytes, now_ns
         self._parts: list[_Part] = []
-        self._open: dict[Tracked, int] = {}
+        self._open: dict[TrackedInput, int] = {}
         """How many rows of an input wait, or are on their way out."""
 
     def __len__(self) -> int:
@@ -84,7 +84,7 @@ class Holding:
         """Up to which row's time the index knows everything."""
         return self._read_until_ns() - GUARD_NS
 
-    def holds(self, tracked: Tracked) -> bool:
+    def holds(self, tracked: TrackedInput) -> bool:
         """Whether rows of this input wait, or are on their way out."""
         return tracked in self._open
 
@@ -93,7 +93,7 @@ class Holding:
         gone = set(partitions)
         self.abandon({one for part in self._parts for one in part.inputs if one.partition in gone})
 
-    def abandon(self, inputs: Iterable[Tracked]) -> None:
+    def abandon(self, inputs: Iterable[TrackedInput]) -> None:
         """Their rows need not go out any more."""
         gone = set(inputs)
         for part in tuple(self._parts):
@@ -103,13 +103,13 @@ class Holding:
         for tracked in gone:
             self._open.pop(tracked, None)
 
-    def split(self, inputs: Sequence[Tracked], batch: Joined, looked: Looked) -> Joined | None:
+    def split(self, inputs: Sequence[TrackedInput], batch: MergedBatch, lookup_result: Lookup) -> MergedBatch | None:
         """Keep the rows that are to wait; the others, or None where none has to wait."""
         until = self.until_ns()
-        if looked.unsettled is None and not self._parts and batch.wall.max() <= until:
+        if lookup_result.unsettled is None and not self._parts and batch.wall.max() <= until:
             return None  # the usual case by far
         now = self._now_ns()
-        unsettled = np.zeros(len(batch.rows), bool) if looked.unsettled is None else looked.unsettled
+        unsettled = np.zeros(len(batch.verdicts), bool) if lookup_result.unsettled is None else lookup_result.unsettled
         before = {pod for part in self._parts for pod in part.pods}
         waits = self._waits(batch, unsettled, now, now, until, before)
         if waits is None:
@@ -117,9 +117,9 @@ class Holding:
         kept = batch.pick(waits)
         part = _Part(inputs, kept, now, self._looker.generation, unsettled[waits], _pods(kept))
         self._parts.append(part)
-        self.bytes += kept.rows.nbytes
-        for tracked, rows in _counts(inputs, kept):
-            self._open[tracked] = self._open.get(tracked, 0) + rows
+        self.bytes += kept.verdicts.nbytes
+        for tracked, verdicts in _counts(inputs, kept):
+            self._open[tracked] = self._open.get(tracked, 0) + verdicts
         return batch.pick(~waits)
 
     def release(self) -> Iterator[Released]:
@@ -135,14 +135,14 @@ class Holding:
             going = part.batch if waits is None else part.batch.pick(~waits)
             self._keep(part, waits)
             before |= part.pods
-            if len(going.rows):
+            if len(going.verdicts):
                 yield Released(part.inputs, going, late, full)
 
-    def done(self, released: Released) -> Iterator[Tracked]:
+    def done(self, released: Released) -> Iterator[TrackedInput]:
         """Rows that were let go are out; those inputs of which no row is left."""
-        for tracked, rows in _counts(released.inputs, released.batch):
+        for tracked, verdicts in _counts(released.inputs, released.batch):
             if tracked in self._open:
-                self._open[tracked] -= rows
+                self._open[tracked] -= verdicts
                 if not self._open[tracked]:
                     del self._open[tracked]
                     yield tracked
@@ -150,11 +150,13 @@ class Holding:
     def _still_waits(self, part: _Part, now: int, until: int, before: set[Pod]) -> Mask | None:
         if part.generation != self._looker.generation:
             part.generation = self._looker.generation
-            looked = self._looker.look(part.batch).unsettled
-            part.unsettled = np.zeros(len(part.batch.rows), bool) if looked is None else looked
+            lookup_result = self._looker.lookup(part.batch).unsettled
+            part.unsettled = np.zeros(len(part.batch.verdicts), bool) if lookup_result is None else lookup_result
         return self._waits(part.batch, part.unsettled, part.came_ns, now, until, before)
 
-    def _waits(self, batch: Joined, unsettled: Mask, came: int, now: int, until: int, before: set[Pod]) -> Mask | None:
+    def _waits(
+        self, batch: MergedBatch, unsettled: Mask, came: int, now: int, until: int, before: set[Pod]
+    ) -> Mask | None:
         """Which rows wait; None: none."""
         wall = batch.wall
         # A clock that is ahead does not make its rows wait for longer.
@@ -180,39 +182,39 @@ class Holding:
         late = part.unsettled | (part.batch.wall > until)
         return int(np.count_nonzero(late if waits is None else late & ~waits))
 
-    def _keep(self, part: _Part, rows: Mask | None) -> None:
+    def _keep(self, part: _Part, verdicts: Mask | None) -> None:
         """No more than these of a part; None: nothing."""
-        if rows is not None and rows.all():
+        if verdicts is not None and verdicts.all():
             return
-        self.bytes -= part.batch.rows.nbytes
-        if rows is None or not rows.any():
+        self.bytes -= part.batch.verdicts.nbytes
+        if verdicts is None or not verdicts.any():
             part.pods = frozenset()
             self._parts.remove(part)
             return
-        part.batch, part.unsettled = part.batch.pick(rows), part.unsettled[rows]
+        part.batch, part.unsettled = part.batch.pick(verdicts), part.unsettled[verdicts]
         part.pods = _pods(part.batch)
-        self.bytes += part.batch.rows.nbytes
+        self.bytes += part.batch.verdicts.nbytes
 
 
-def _counts(inputs: Sequence[Tracked], batch: Joined) -> Iterator[tuple[Tracked, int]]:
+def _counts(inputs: Sequence[TrackedInput], batch: MergedBatch) -> Iterator[tuple[TrackedInput, int]]:
     """How many rows are here of each input that has any."""
     counts = np.bincount(batch.owner).tolist()
-    return ((inputs[place], rows) for place, rows in enumerate(counts) if rows)
+    return ((inputs[place], verdicts) for place, verdicts in enumerate(counts) if verdicts)
 
 
-def _rings(batch: Joined) -> dict[str, int]:
+def _rings(batch: MergedBatch) -> dict[str, int]:
     """The rings of some batches, numbered."""
     return {ring: number for number, ring in enumerate(dict.fromkeys(header.ring for header in batch.headers))}
 
 
-def _codes(batch: Joined, rings: dict[str, int]) -> np.ndarray[Any, np.dtype[np.int64]]:
+def _codes(batch: MergedBatch, rings: dict[str, int]) -> np.ndarray[Any, np.dtype[np.int64]]:
     """One number for the local pod of each row."""
     ring = np.array([rings[header.ring] for header in batch.headers], np.int64)
-    codes: np.ndarray[Any, np.dtype[np.int64]] = ring[batch.owner] << 32 | batch.rows["endpoint"]
+    codes: np.ndarray[Any, np.dtype[np.int64]] = ring[batch.owner] << 32 | batch.verdicts["endpoint"]
     return codes
 
 
-def _pods(batch: Joined) -> frozenset[Pod]:
+def _pods(batch: MergedBatch) -> frozenset[Pod]:
     rings = _rings(batch)
     names = list(rings)
     return frozenset((names[code >> 32], code & 0xFFFFFFFF) for code in np.unique(_codes(batch, rings)).tolist())

@@ -23,15 +23,15 @@ from typing import Any, Final, NamedTuple, Protocol
 import orjson
 import structlog
 
-from enrich.render.enricher import Looked, Records
-from enrich.render.merged_batch import Joined, join
+from enrich.render.enricher import Lookup, Records
+from enrich.render.merged_batch import MergedBatch, merge
 from enrich.wire.batch import Batch, BatchError, Header, decode_batch
 from enrich.wire.topics import Topics
 from streams.kafka.outgoing import Outgoing
 from streams.metrics.roles import EnrichMetrics
-from streams.worker.inflight import Tracked
+from streams.worker.inflight import TrackedInput
 from streams.worker.losses import Loss, Losses
-from streams.worker.pending import Holding, Looker
+from streams.worker.pending import Looker, PendingVerdicts
 
 log = structlog.get_logger("kubeweir.streams")
 
@@ -59,13 +59,13 @@ class Routing(Protocol):
 class Renderer(Looker, Protocol):
     """Makes records; see :class:`enrich.render.enricher.Enricher`."""
 
-    def records(self, batch: Joined, looked: Looked | None = None) -> Records: ...
+    def records(self, batch: MergedBatch, lookup_result: Lookup | None = None) -> Records: ...
 
 
 class _Input(NamedTuple):
     """A batch that can be read, and what it is accounted to."""
 
-    tracked: Tracked
+    tracked: TrackedInput
     value: bytes
     batch: Batch
 
@@ -82,7 +82,7 @@ class Pipeline:
         output: Output,
         metrics: EnrichMetrics,
         worker: str,
-        holding: Holding,
+        holding: PendingVerdicts,
     ) -> None:
         """``node_of``: the node of the pod with a UID, empty where it is not known."""
         self.routing: Routing | None = None
@@ -95,7 +95,7 @@ class Pipeline:
         self._turn = asyncio.Lock()
         """Rows of a pod go out in their order: a batch, or what waited, but not both at a time."""
 
-    async def take(self, inputs: Sequence[tuple[Tracked, bytes | None]]) -> None:
+    async def take(self, inputs: Sequence[tuple[TrackedInput, bytes | None]]) -> None:
         """Send all that comes of some raw records; then they are closed."""
         self._metrics.batches.inc(len(inputs))
         async with self._turn:
@@ -110,25 +110,25 @@ class Pipeline:
             return
         async with self._turn:
             for released in self._holding.release():
-                rows, late, full = len(released.batch.rows), released.late, released.full
-                self._metrics.held_rows.labels("full" if full else "settled").inc(rows - late)
-                self._metrics.held_rows.labels("full" if full else "late").inc(late)
+                verdicts, late, full = len(released.batch.verdicts), released.late, released.full
+                self._metrics.pending_verdicts.labels("full" if full else "settled").inc(verdicts - late)
+                self._metrics.pending_verdicts.labels("full" if full else "late").inc(late)
                 await self._send_released(released.inputs, released.batch)
                 for tracked in self._holding.done(released):
                     tracked.close()
 
-    async def _send_released(self, inputs: Sequence[Tracked], batch: Joined) -> None:
+    async def _send_released(self, inputs: Sequence[TrackedInput], batch: MergedBatch) -> None:
         try:
             records = self._rendered(batch)
         except Exception as error:
-            log.exception("rows that waited could not be enriched", rows=len(batch.rows))
+            log.exception("rows that waited could not be enriched", verdicts=len(batch.verdicts))
             for place, _, _ in batch.parts():
                 value = batch.batch(place).encode()
                 await self._bury(inputs[place], value, "enrich_failed", f"{type(error).__name__}: {error}")
         else:
             await self._send_records(inputs, records)
 
-    async def _take(self, inputs: Sequence[tuple[Tracked, bytes | None]]) -> None:
+    async def _take(self, inputs: Sequence[tuple[TrackedInput, bytes | None]]) -> None:
         good: list[_Input] = []
         for tracked, value in inputs:
             try:
@@ -143,7 +143,7 @@ class Pipeline:
     async def _enrich(self, inputs: Sequence[_Input]) -> None:
         tracked = [one.tracked for one in inputs]
         try:
-            records = self._render(tracked, join(*(one.batch for one in inputs)))
+            records = self._render(tracked, merge(*(one.batch for one in inputs)))
         except Exception as error:
             self._holding.abandon(tracked)
             if len(inputs) == 1:
@@ -157,22 +157,22 @@ class Pipeline:
         for one in inputs:
             await self._account(one.tracked, one.batch.header)
 
-    async def _bury_failed(self, tracked: Tracked, value: bytes, error: Exception) -> None:
+    async def _bury_failed(self, tracked: TrackedInput, value: bytes, error: Exception) -> None:
         # A bug of ours, not the batch's fault; but the same bytes would end every worker in turn.
         log.error("a batch could not be enriched", partition=tracked.partition, offset=tracked.offset, exc_info=error)
         await self._bury(tracked, value, "enrich_failed", f"{type(error).__name__}: {error}")
 
-    def _render(self, inputs: Sequence[Tracked], batch: Joined) -> Records:
+    def _render(self, inputs: Sequence[TrackedInput], batch: MergedBatch) -> Records:
         """Records of the rows that need not wait."""
-        if not len(batch.rows):
+        if not len(batch.verdicts):
             return self._enricher.records(batch)
-        looked = self._enricher.look(batch)
-        now = self._holding.split(inputs, batch, looked)
-        return self._enricher.records(batch, looked) if now is None else self._rendered(now)
+        lookup_result = self._enricher.lookup(batch)
+        now = self._holding.split(inputs, batch, lookup_result)
+        return self._enricher.records(batch, lookup_result) if now is None else self._rendered(now)
 
-    def _rendered(self, batch: Joined) -> Records:
+    def _rendered(self, batch: MergedBatch) -> Records:
         """Rows of which the index does not know all are named with doubt."""
-        return self._enricher.records(batch, self._enricher.look(batch, self._holding.until_ns()))
+        return self._enricher.records(batch, self._enricher.lookup(batch, self._holding.until_ns()))
 
     def forget(self, partitions: Iterable[int]) -> None:
         """Another worker has these now."""
@@ -180,14 +180,14 @@ class Pipeline:
         self._losses.forget(gone)
         self._holding.forget(gone)
 
-    async def expired(self, tracked: Tracked, batches: int) -> None:
+    async def expired(self, tracked: TrackedInput, batches: int) -> None:
         """Retention removed so many batches before this one, unread."""
         self._metrics.expired.inc(batches)
         log.error("batches expired before they were read", partition=tracked.partition, batches=batches)
         told = {"type": "expired", "partition": tracked.partition, "batches": batches}
         await self._tell(tracked, self._worker, told)
 
-    async def bury_refused(self, tracked: Tracked, topic: str, value: bytes, error: str) -> None:
+    async def bury_refused(self, tracked: TrackedInput, topic: str, value: bytes, error: str) -> None:
         """A record that Kafka refuses for what it is."""
         await self._bury(tracked, value, "refused", f"{topic}: {error}")
         tracked.withdraw()
@@ -207,10 +207,10 @@ class Pipeline:
                 )
         return batch
 
-    async def _send_records(self, inputs: Sequence[Tracked], records: Records) -> None:
+    async def _send_records(self, inputs: Sequence[TrackedInput], records: Records) -> None:
         if not records.values:
             return
-        self._metrics.rows.inc(len(records.values))
+        self._metrics.read_verdicts.inc(len(records.values))
         if records.facts is not None:
             self._metrics.verdicts.count(records.facts.templates, records.facts.template)
         every = Outgoing(records.keys, records.values, records.times_ms, records.owners)
@@ -222,7 +222,7 @@ class Pipeline:
                 await self.routing.ready(topic)
                 await self._send_all(inputs, topic, routed)
 
-    async def _send_all(self, inputs: Sequence[Tracked], topic: str, outgoing: Outgoing) -> None:
+    async def _send_all(self, inputs: Sequence[TrackedInput], topic: str, outgoing: Outgoing) -> None:
         for owner, records in Counter(outgoing.owners).items():
             inputs[owner].expect(records)
         callbacks = [one.on_delivery for one in inputs]
@@ -232,13 +232,15 @@ class Pipeline:
             await asyncio.sleep(_FULL_WAIT_S)
             sent = self._output.offer_all(topic, outgoing, deliveries, sent)
 
-    async def _send(self, tracked: Tracked, topic: str, key: bytes, value: bytes, at: int, headers: Any = None) -> None:
+    async def _send(
+        self, tracked: TrackedInput, topic: str, key: bytes, value: bytes, at: int, headers: Any = None
+    ) -> None:
         tracked.expect()
         # librdkafka's queue tells nobody when it has room again.
         while not self._output.offer(topic, key, value, at, tracked.on_delivery, headers):  # noqa: ASYNC110 - see above
             await asyncio.sleep(_FULL_WAIT_S)
 
-    async def _bury(self, tracked: Tracked, value: bytes, reason: str, error: str) -> None:
+    async def _bury(self, tracked: TrackedInput, value: bytes, reason: str, error: str) -> None:
         topic, partition, offset = self._topics.raw.name, str(tracked.partition), str(tracked.offset)
         self._metrics.dead.labels(reason).inc()
         log.warning("dead letter", reason=reason, topic=topic, partition=partition, offset=offset, error=error)
@@ -252,26 +254,28 @@ class Pipeline:
         key = f"{topic}/{partition}/{offset}".encode()
         await self._send(tracked, self._topics.dead.name, key, value, _now_ms(), headers)
 
-    async def _account(self, tracked: Tracked, header: Header) -> None:
+    async def _account(self, tracked: TrackedInput, header: Header) -> None:
         about = {"cluster": header.cluster, "node": header.node, "ring": header.ring}
         for loss in self._losses.see(tracked.partition, header):
             self._count(loss)
-            log.warning("verdicts lost", **about, kind=loss.kind, reason=loss.reason, rows=loss.rows, first=loss.first)
-            told: dict[str, Any] = {"type": loss.kind, "reason": loss.reason, "rows": loss.rows}
+            log.warning(
+                "verdicts lost", **about, kind=loss.kind, reason=loss.reason, verdicts=loss.verdicts, first=loss.first
+            )
+            told: dict[str, Any] = {"type": loss.kind, "reason": loss.reason, "verdicts": loss.verdicts}
             if loss.first is not None:
                 told["first"] = loss.first
             await self._tell(tracked, header.node, {**told, **about})
-        if not header.rows:
+        if not header.verdicts:
             self._metrics.heartbeats.inc()
             await self._tell(tracked, header.node, {"type": "heartbeat", "next": header.first, **about})
 
     def _count(self, loss: Loss) -> None:
         if loss.kind == "gap":
-            self._metrics.gap_rows.inc(loss.rows)
+            self._metrics.gap_verdicts.inc(loss.verdicts)
         else:
-            self._metrics.lost_rows.labels(loss.reason).inc(loss.rows)
+            self._metrics.lost_verdicts.labels(loss.reason).inc(loss.verdicts)
 
-    async def _tell(self, tracked: Tracked, key: str, told: dict[str, Any]) -> None:
+    async def _tell(self, tracked: TrackedInput, key: str, told: dict[str, Any]) -> None:
         """A record on the status topic, in flight with the batch that told it."""
         now = time.time_ns()
         seconds, nanos = divmod(now, 1_000_000_000)

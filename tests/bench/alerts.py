@@ -27,7 +27,7 @@ from confluent_kafka import Producer
 
 from enrich.wire.batch import INGRESS, Reason, Verdict
 from enrich.wire.topics import topics
-from probe.export.batcher import Rows
+from probe.export.batcher import Verdicts
 from streams.kafka.topics import prepare_topics
 from tests.bench.groups import CASES
 from tests.bench.result import BenchError, Figure, Part, expect, say
@@ -217,8 +217,8 @@ class _Stream:
                 process.wait()
 
 
-def _denied(node: str, count: int) -> Rows:
-    """Rows of now, all denied."""
+def _denied(node: str, count: int) -> Verdicts:
+    """Verdicts of now, all denied."""
     rows = rows_of(node, count)
     rows["verdict"] = Verdict.DENY | (rows["verdict"] & INGRESS)
     rows["reason"] = Reason.DEFAULT_DENY

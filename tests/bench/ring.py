@@ -20,8 +20,8 @@ from confluent_kafka import Consumer, TopicPartition
 from enrich.wire.batch import Batch, decode_batch
 from enrich.wire.topics import Topic, topics
 from probe.agent import Names
-from probe.export.batcher import Batcher, Limits, Rows
-from probe.export.drain import Delivery
+from probe.export.batcher import Batcher, Limits, Verdicts
+from probe.export.drain import Drain
 from probe.export.publisher import Publisher
 from probe.export.ring import Ring
 from probe.export.spool import Spool
@@ -41,7 +41,7 @@ _PORTS: Final = 50_000
 
 def measure(scale: Scale, node: Node, folder: Path, servers: str) -> Part:
     """Fill, look at the full ring, then send it; some rounds."""
-    bench = _Bench(node, folder, servers, scale.ring_batches * Limits().rows)
+    bench = _Bench(node, folder, servers, scale.ring_batches * Limits().verdicts)
     for number in range(scale.ring_rounds):
         say(f"ring: round {number + 1} of {scale.ring_rounds}, {bench.rows:,} verdicts")
         bench.round(number)
@@ -120,7 +120,7 @@ class _Bench:
     def _send(self, folder: Path) -> None:
         ring = Ring(self._node.rig.maps)
         spool = Spool(folder)
-        delivery = Delivery(ring, self._names, spool)
+        delivery = Drain(ring, self._names, spool)
         publisher = Publisher(spool, self._topic, {"bootstrap.servers": self._servers})
         publisher.start()
         try:
@@ -128,11 +128,11 @@ class _Bench:
             began, cpu = time.perf_counter(), time.process_time()
             delivery.start(*_IDENTITY)
             try:
-                _wait(lambda: delivery.rows == self.rows and not spool.records and not _left(ring))
+                _wait(lambda: delivery.verdicts == self.rows and not spool.records and not _left(ring))
                 self._note("ring to Kafka", time.perf_counter() - began, time.process_time() - cpu)
             finally:
                 delivery.stop()
-            self.counts["acknowledged"] += delivery.rows
+            self.counts["acknowledged"] += delivery.verdicts
             self.counts["lost"] += sum(delivery.lost().values())
         finally:
             publisher.stop(1.0)
@@ -157,11 +157,11 @@ class _Bench:
 
 
 def _left(ring: Ring) -> int:
-    """Rows whose place was not given back."""
+    """Verdicts whose place was not given back."""
     return ring.producer_number - ring.consumer_number
 
 
-def _runs(ring: Ring) -> Iterator[tuple[int, Rows]]:
+def _runs(ring: Ring) -> Iterator[tuple[int, Verdicts]]:
     while True:
         first, rows = ring.read(_READ_ROWS)
         if not len(rows):

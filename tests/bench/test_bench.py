@@ -13,7 +13,7 @@ import pytest
 from enrich.index.cluster import Cluster
 from enrich.render.enricher import Enricher
 from enrich.render.fragments import DEFAULT_LABELS, LabelChoice
-from enrich.render.merged_batch import join
+from enrich.render.merged_batch import merge
 from enrich.sources.manifests import ManifestSource
 from enrich.wire.batch import decode_batch
 from tests.bench.groups import CASES
@@ -80,8 +80,10 @@ def test_plain_faust_makes_the_records_that_ours_are(tmp_path: Path) -> None:
         rows = rows_of("n3", 200)
         batches = [decode_batch(value) for value in batches_of("n3", rows, 30)]
         enricher = Enricher(cluster)
-        assert [enricher.look(join(batch)).unsettled for batch in batches] == [None] * len(batches), "none has to wait"
-        ours = [orjson.loads(value) for batch in batches for value in enricher.records(join(batch)).values]
+        assert [enricher.lookup(merge(batch)).unsettled for batch in batches] == [None] * len(batches), (
+            "none has to wait"
+        )
+        ours = [orjson.loads(value) for batch in batches for value in enricher.records(merge(batch)).values]
         plain = PlainEnricher(cluster, LabelChoice.of(DEFAULT_LABELS))
         theirs = [plain.record(orjson.loads(value)) for value in objects_of("n3", rows)]
     finally:

@@ -16,7 +16,7 @@ import orjson
 
 from enrich.render.fragments import address_text
 from enrich.wire.batch import INGRESS, VERDICT, EndpointRef, PolicyRef, Reason, Verdict
-from probe.export.batcher import Batcher, Limits, Rows
+from probe.export.batcher import Batcher, Limits, Verdicts
 
 CLUSTER: Final = "bench"
 NODES: Final = tuple(f"n{number}" for number in range(8))
@@ -89,10 +89,10 @@ class _Names:
         return [PolicyRef("NetworkPolicy", f"team-{number % _NAMESPACES}", f"policy-{number}", 0)]
 
 
-def rows_of(node: str, count: int) -> Rows:
+def rows_of(node: str, count: int) -> Verdicts:
     """Rows of a node's pods, some seconds old; the same for the same arguments, but for the time."""
     chance = np.random.default_rng(NODES.index(node))
-    rows = np.zeros(count, VERDICT)
+    verdicts = np.zeros(count, VERDICT)
     own = chance.integers(0, _PODS_A_NODE, count)
     peers = chance.integers(0, len(NODES) * _PODS_A_NODE, count)
     outside = chance.integers(0, _OUTSIDE, count) == 0
@@ -100,16 +100,16 @@ def rows_of(node: str, count: int) -> Rows:
     denied = np.arange(count) % DENIED == 0
     local = _packed(NODES.index(node) * _PODS_A_NODE + own)
     remote = np.where(outside[:, None], _packed(peers, prefix=(203, 0)), _packed(peers))
-    rows["source"] = np.where(inward[:, None], remote, local)
-    rows["destination"] = np.where(inward[:, None], local, remote)
-    rows["source_port"] = chance.integers(32_768, 61_000, count)
-    rows["destination_port"] = chance.choice([53, 80, 443, 5432, 8080], count)
-    rows["protocol"], rows["tcp_flags"], rows["count"] = _TCP, 2, 1
-    rows["endpoint"], rows["identity"], rows["rule"] = own + 1, peers, chance.integers(1, _RULES, count)
-    rows["verdict"] = np.where(denied, Verdict.DENY, Verdict.ALLOW) | np.where(inward, INGRESS, 0)
-    rows["reason"] = np.where(denied, Reason.DEFAULT_DENY, Reason.POLICY)
-    rows["time_ns"] = time.monotonic_ns() - 10_000_000_000 + np.arange(count) * 1000
-    return rows
+    verdicts["source"] = np.where(inward[:, None], remote, local)
+    verdicts["destination"] = np.where(inward[:, None], local, remote)
+    verdicts["source_port"] = chance.integers(32_768, 61_000, count)
+    verdicts["destination_port"] = chance.choice([53, 80, 443, 5432, 8080], count)
+    verdicts["protocol"], verdicts["tcp_flags"], verdicts["count"] = _TCP, 2, 1
+    verdicts["endpoint"], verdicts["identity"], verdicts["rule"] = own + 1, peers, chance.integers(1, _RULES, count)
+    verdicts["verdict"] = np.where(denied, Verdict.DENY, Verdict.ALLOW) | np.where(inward, INGRESS, 0)
+    verdicts["reason"] = np.where(denied, Reason.DEFAULT_DENY, Reason.POLICY)
+    verdicts["time_ns"] = time.monotonic_ns() - 10_000_000_000 + np.arange(count) * 1000
+    return verdicts
 
 
 def _packed(numbers: np.ndarray[Any, Any], prefix: tuple[int, int] = (10, 244)) -> np.ndarray[Any, Any]:
@@ -120,37 +120,37 @@ def _packed(numbers: np.ndarray[Any, Any], prefix: tuple[int, int] = (10, 244)) 
     return addresses
 
 
-def batches_of(node: str, rows: Rows, size: int, first: int = 0) -> list[bytes]:
+def batches_of(node: str, verdicts: Verdicts, size: int, first: int = 0) -> list[bytes]:
     """Kafka values of ``size`` rows each, the last one perhaps of fewer; ``first``: the number of the first row."""
-    batcher = Batcher((CLUSTER, node, ring_of(node)), _Names(node), dict, {}, Limits(rows=size, bytes=1 << 30))
-    batcher.add(first, rows)
+    batcher = Batcher((CLUSTER, node, ring_of(node)), _Names(node), dict, {}, Limits(verdicts=size, bytes=1 << 30))
+    batcher.add(first, verdicts)
     return [batch.value for batch in batcher.take(everything=True)]
 
 
-def objects_of(node: str, rows: Rows) -> Iterator[bytes]:
+def objects_of(node: str, verdicts: Verdicts) -> Iterator[bytes]:
     """The same as one JSON object a verdict: what a probe without batches would send."""
     names, clock = _Names(node), time.time_ns() - time.monotonic_ns()
-    for number, row in enumerate(rows):
-        ref, inward = names.endpoint(int(row["endpoint"])), bool(row["verdict"] & INGRESS)
+    for number, verdict in enumerate(verdicts):
+        ref, inward = names.endpoint(int(verdict["endpoint"])), bool(verdict["verdict"] & INGRESS)
         yield orjson.dumps(
             {
                 "cluster": CLUSTER,
                 "node": node,
                 "ring": ring_of(node),
                 "number": number,
-                "time_ns": int(row["time_ns"]) + clock,
-                "span_ms": int(row["span_ms"]),
-                "source": address_text(row["source"].tobytes()),
-                "destination": address_text(row["destination"].tobytes()),
-                "source_port": int(row["source_port"]),
-                "destination_port": int(row["destination_port"]),
+                "time_ns": int(verdict["time_ns"]) + clock,
+                "span_ms": int(verdict["span_ms"]),
+                "source": address_text(verdict["source"].tobytes()),
+                "destination": address_text(verdict["destination"].tobytes()),
+                "source_port": int(verdict["source_port"]),
+                "destination_port": int(verdict["destination_port"]),
                 "protocol": "tcp",
                 "direction": "ingress" if inward else "egress",
                 "endpoint": {"namespace": ref.namespace, "pod": ref.pod, "uid": ref.uid},
-                "policies": _policies(names.rule(int(row["rule"]))),
-                "verdict": Verdict(row["verdict"] & ~np.uint8(INGRESS)).name.lower(),
-                "reason": Reason(row["reason"]).name.lower(),
-                "count": int(row["count"]),
+                "policies": _policies(names.rule(int(verdict["rule"]))),
+                "verdict": Verdict(verdict["verdict"] & ~np.uint8(INGRESS)).name.lower(),
+                "reason": Reason(verdict["reason"]).name.lower(),
+                "count": int(verdict["count"]),
             }
         )
 

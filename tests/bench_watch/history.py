@@ -21,11 +21,11 @@ from confluent_kafka.admin import AdminClient, NewTopic
 from prometheus_client import CollectorRegistry
 
 from enrich.index.cluster import NAMED_KINDS, Cluster
-from enrich.wire.address_interval import Hold, OwnerRef, encode_hold
+from enrich.wire.address_interval import AddressInterval, OwnerRef, encode_interval
 from enrich.wire.topics import topics
 from streams.kafka.reading import TopicReader
 from streams.metrics.roles import EnrichMetrics
-from streams.worker.address_history import History
+from streams.worker.address_history import AddressHistory
 from tests.bench_watch.server import address
 from tests.kafka.broker import run_broker
 
@@ -34,13 +34,13 @@ _SIZES: Final = (100_000, 1_000_000)
 _S: Final = 1_000_000_000
 
 
-def _hold(number: int, count: int, now: int) -> Hold:
+def _hold(number: int, count: int, now: int) -> AddressInterval:
     """A third as many addresses as intervals: each was held by three pods, one after the other."""
     third = count // 3 or 1
     start = now - 3600 * _S * (3 - number // third) + number * 1000
     end = None if number // third >= 2 else start + 3500 * _S
     app = number % third // 20
-    return Hold(
+    return AddressInterval(
         cluster="c1", node=f"node-{number % third // 20:05d}", ip=address(number % third), first=start, start=start,
         uid=f"{number:08x}-0000-4000-8000-000000000000", namespace=f"team-{app % 97}",
         pod=f"app-{app:05d}-6d4cf56db6-{number:06x}", end=end, last=end,
@@ -58,7 +58,7 @@ def _fill(broker: str, prefix: str, count: int) -> float:
     producer, now, size = Producer({"bootstrap.servers": broker, "linger.ms": 50}), time.time_ns(), 0
     for number in range(count):
         hold = _hold(number, count, now)
-        value = encode_hold(hold)
+        value = encode_interval(hold)
         size += len(value) + len(hold.key)
         while True:
             try:
@@ -75,7 +75,7 @@ def _read(broker: str, prefix: str) -> dict[str, Any]:
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(40))
     name = topics(prefix, 1).endpoints.name
     cluster, metrics = Cluster(tail_s=86_400.0, kinds=NAMED_KINDS), EnrichMetrics(CollectorRegistry())
-    history = History(lambda: TopicReader({"bootstrap.servers": broker}, name), cluster, "c1", metrics)
+    history = AddressHistory(lambda: TopicReader({"bootstrap.servers": broker}, name), cluster, "c1", metrics)
     memory, cpu, began = _memory(), time.process_time(), time.perf_counter()
     history.start()
     if not history.loaded.wait(600):

@@ -20,9 +20,9 @@ import pytest
 from enrich.index.cluster import NAMED_KINDS, Cluster
 from enrich.model import Pod
 from enrich.render.enricher import Enricher
-from enrich.render.merged_batch import join
+from enrich.render.merged_batch import merge
 from enrich.sources.kubernetes import KubernetesSource
-from enrich.wire.address_interval import Hold
+from enrich.wire.address_interval import AddressInterval
 from tests.cluster.apiserver import ApiServer, Caller
 from tests.enrich.flows import make_batch
 
@@ -193,7 +193,7 @@ def _names(cluster: Cluster, account: Account, node: str) -> tuple[int, int, int
         clock=0, node=node, endpoints={"7": {"namespace": "a", "pod": "b", "uid": ""}},
     )  # fmt: skip
     right = none = wrong = 0
-    for (ip, at), value in zip(account.packets, enricher.records(join(batch)).values, strict=True):
+    for (ip, at), value in zip(account.packets, enricher.records(merge(batch)).values, strict=True):
         named = orjson.loads(value)["dest"].get("pod_uid")
         right += named is not None and named == account.who(ip, at)
         wrong += named is not None and named != account.who(ip, at)
@@ -212,7 +212,8 @@ def test_no_name_is_wrong_though_addresses_are_used_again_at_once(api: ApiServer
         node.join()
     time.sleep(1)  # nothing waits for this: the kubelets' last words come by watch
     holds = [
-        Hold(cluster="c", node=node, ip=ip, uid=uid, namespace="default", pod=uid, first=start, start=start, end=end,
+        AddressInterval(cluster="c", node=node, ip=ip, uid=uid, namespace="default", pod=uid, first=start,
+        start=start, end=end,
              last=end)
         for ip, node, uid, start, end in account.held
     ]  # fmt: skip

@@ -22,7 +22,7 @@ from enrich.model import Object, Pod
 from probe.agent import Agent
 from probe.kernel.layout import VERSION, Config
 from probe.kernel.maps import Maps
-from probe.ledger import Numbers
+from probe.ledger import Ledger
 from probe.node.address_intervals import Holds
 from probe.node.netlink import NodeNetwork
 from tests.conformance.state import State
@@ -59,7 +59,7 @@ class Host:
     space: Space
     network: NodeNetwork
     maps: Maps
-    numbers: Numbers
+    numbers: Ledger
     agent: Agent
     addresses: set[str] = field(default_factory=set)
     pods: dict[str, tuple[str, Space]] = field(default_factory=dict)
@@ -166,7 +166,7 @@ class Fleet:
         maps = Maps.open(self._pins / str(number) / VERSION, _SIZES)
         maps.configure(Config.FIRSTS, 1000)
         maps.configure(Config.FLOWS, 4096)
-        numbers = Numbers.open(self._folder / f"ledger-{number}")
+        numbers = Ledger.open(self._folder / f"ledger-{number}")
         # Never begun, so it tells nobody anything: what it tells is Kafka's.
         holds = Holds(name, self._folder / f"holds-{number}", lambda _: None)
         return Host(name, space, network, maps, numbers, Agent(name, self._cluster, network, maps, numbers, holds))

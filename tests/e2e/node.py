@@ -203,7 +203,7 @@ class Node:
     def begin(self, **settings: str) -> Probe:
         """A probe, then the pods: a UDP flow that is older than the probe would be let go on for a minute."""
         probe = self.start(**settings)
-        until(lambda: probe.metric("kubeweir_probe_waiting_pods") == 2 or None, "pods that have no interface")
+        until(lambda: probe.metric("kubeweir_probe_unattached_pods") == 2 or None, "pods that have no interface")
         self.client = self._net.pod(self.space, "10.244.0.1", "fd44::1")
         self.server = self._net.pod(self.space, "10.244.0.2", "fd44::2")
         probe.wait_until_enforced()
@@ -254,7 +254,7 @@ class Rows:
         seen: dict[tuple[str, int], Any] = {}
         for batch in batches:
             names = {int(number): ref.pod for number, ref in batch.header.endpoints.items()}
-            for number, row in zip(batch.numbers().tolist(), batch.rows, strict=True):
+            for number, row in zip(batch.numbers().tolist(), batch.verdicts, strict=True):
                 found = (names[int(row["endpoint"])], row)
                 before = seen.setdefault((batch.header.ring, number), found)
                 assert (before[0], before[1].tobytes()) == (found[0], found[1].tobytes()), "one name, two rows"

@@ -121,8 +121,8 @@ def test_while_kafka_is_away_the_spool_holds_and_is_sent_in_order(node: Node) ->
     rows = Rows(batches)
     assert rows.numbers == list(range(len(rows.numbers)))
     check(rows, traffic.allowed, traffic.denied)
-    firsts = [batch.header.first for batch in batches]
-    assert firsts == sorted(firsts)
+    pod_denied_flows = [batch.header.first for batch in batches]
+    assert pod_denied_flows == sorted(pod_denied_flows)
 
 
 @pytest.mark.timeout(300)
@@ -136,8 +136,8 @@ def test_a_small_spool_keeps_the_denies_and_counts_each_allow_that_it_thins(node
             if number < denied:
                 refused.sendto(b"x", (node.server.address(4), CLOSED))
             if number % 5000 == 0:
-                until(lambda: probe.metric("kubeweir_probe_ring_unread_rows") < 10_000 or None, "an empty ring")
-    until(lambda: probe.metric('kubeweir_probe_lost_rows_total{reason="spool_full"}') > 0 or None, "a full spool")
+                until(lambda: probe.metric("kubeweir_probe_ring_unread_verdicts") < 10_000 or None, "an empty ring")
+    until(lambda: probe.metric('kubeweir_probe_lost_verdicts_total{reason="spool_full"}') > 0 or None, "a full spool")
     assert probe.metric("kubeweir_probe_spool_bytes") <= 4 << 20
     # A kill between: what was taken out is known all the same.
     probe.kill()
@@ -154,7 +154,7 @@ def test_a_small_spool_keeps_the_denies_and_counts_each_allow_that_it_thins(node
     rows = Rows(batches)
     assert int(rows.of("server", Verdict.DENY)["count"].sum()) == denied
     last = batches[-1].header
-    missing = last.first + last.rows - len(rows.numbers)
+    missing = last.first + last.verdicts - len(rows.numbers)
     assert missing > 0
     assert last.lost == {
         "ring_full": (0, 0),

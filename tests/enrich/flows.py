@@ -61,10 +61,10 @@ def packed(address: str) -> bytes:
     return parsed.packed if parsed.version == 6 else b"\0" * 10 + b"\xff\xff" + parsed.packed
 
 
-def make_batch(*rows: dict[str, Any], **header: Any) -> Batch:
+def make_batch(*verdicts: dict[str, Any], **header: Any) -> Batch:
     """A batch that went over the wire."""
-    array = np.zeros(len(rows), VERDICT)
-    for index, given in enumerate(rows):
+    array = np.zeros(len(verdicts), VERDICT)
+    for index, given in enumerate(verdicts):
         facts: dict[str, Any] = {
             "time_ns": 5_000_000_001, "source": "10.0.0.1", "destination": "10.0.0.2", "source_port": 40000,
             "destination_port": 8080, "protocol": 6, "endpoint": 7, "rule": 1, "count": 1,
@@ -74,7 +74,8 @@ def make_batch(*rows: dict[str, Any], **header: Any) -> Batch:
             is_address = name in ("source", "destination", "dialled")
             array[name][index] = np.frombuffer(packed(value), "u1") if is_address else value
     facts = {
-        "v": 1, "cluster": "c-1", "node": "n1", "ring": "9f%d3c", "first": 100, "rows": len(rows), "row_bytes": 88,
+        "v": 1, "cluster": "c-1", "node": "n1", "ring": "9f%d3c", "first": 100, "verdicts": len(verdicts),
+        "verdict_bytes": 88,
         "clock": CLOCK, "endpoints": ENDPOINTS, "rules": RULES,
     }  # fmt: skip
     return decode_batch(encode_batch(Header(**(facts | header)), array))
@@ -117,29 +118,29 @@ class Plain:
         self.batch = batch
 
     def record(self, index: int) -> dict[str, Any]:
-        row, header = self.batch.rows[index], self.batch.header
-        inward, aggregated = bool(row["verdict"] & INGRESS), bool(row["flags"] & AGGREGATED)
-        source, destination = ("", "") if aggregated else (_text(row["source"]), _text(row["destination"]))
+        verdict, header = self.batch.verdicts[index], self.batch.header
+        inward, aggregated = bool(verdict["verdict"] & INGRESS), bool(verdict["flags"] & AGGREGATED)
+        source, destination = ("", "") if aggregated else (_text(verdict["source"]), _text(verdict["destination"]))
         policies = [
             {k: v for k, v in {"kind": p.kind, "namespace": p.namespace, "name": p.name}.items() if v}
-            for p in header.rules.get(str(row["rule"]), [])
+            for p in header.rules.get(str(verdict["rule"]), [])
         ]
         policies = [p for i, p in enumerate(policies) if p not in policies[:i]]
-        by_policy = int(row["reason"]) in (Reason.POLICY, Reason.EXPLICIT_DENY, Reason.ADOPTED)
-        local = self._local(header.endpoints.get(str(row["endpoint"])))
-        remote = _remote("192.0.2.1" if row["reason"] == Reason.NODE else source if inward else destination)
-        wall = _signed(int(row["time_ns"]) + header.clock)
+        by_policy = int(verdict["reason"]) in (Reason.POLICY, Reason.EXPLICIT_DENY, Reason.ADOPTED)
+        local = self._local(header.endpoints.get(str(verdict["endpoint"])))
+        remote = _remote("192.0.2.1" if verdict["reason"] == Reason.NODE else source if inward else destination)
+        wall = _signed(int(verdict["time_ns"]) + header.clock)
         record = {
-            "connection": self._connection(row, source, destination, aggregated=aggregated),
-            "disposition": {1: "allow", 2: "deny", 3: "audit"}.get(int(row["verdict"]) & 0x7F, "unknown"),
-            "reason": Reason(row["reason"]).name.lower() if row["reason"] <= max(Reason) else "unknown",
+            "connection": self._connection(verdict, source, destination, aggregated=aggregated),
+            "disposition": {1: "allow", 2: "deny", 3: "audit"}.get(int(verdict["verdict"]) & 0x7F, "unknown"),
+            "reason": Reason(verdict["reason"]).name.lower() if verdict["reason"] <= max(Reason) else "unknown",
             "policies": policies if by_policy else [],
             "isolated_by": [] if by_policy else policies,
             "src": remote if inward else local,
             "dest": local if inward else remote,
-            "count": int(row["count"]),
+            "count": int(verdict["count"]),
             "timestamp": _time(wall),
-            "last_timestamp": _time(_signed(wall + int(row["span_ms"]) * 1_000_000)),
+            "last_timestamp": _time(_signed(wall + int(verdict["span_ms"]) * 1_000_000)),
             "node_name": header.node,
             "cluster": header.cluster,
             "schema": 1,
@@ -147,25 +148,28 @@ class Plain:
         }
         if aggregated:
             record["aggregated"] = True
-        if (source or destination) and row["protocol"] in (1, 58):
-            record["icmp"] = {"type": int(row["destination_port"]) >> 8, "code": int(row["destination_port"]) & 255}
-        dialled = _text(row["dialled"])
+        if (source or destination) and verdict["protocol"] in (1, 58):
+            record["icmp"] = {
+                "type": int(verdict["destination_port"]) >> 8,
+                "code": int(verdict["destination_port"]) & 255,
+            }
+        dialled = _text(verdict["dialled"])
         if dialled:
             known = {"service": {"namespace": "shop", "name": "api"}} if dialled == "10.96.0.1" else {}
-            record["dialled"] = {"ip": dialled, "port": int(row["dialled_port"]), **known}
+            record["dialled"] = {"ip": dialled, "port": int(verdict["dialled_port"]), **known}
         return record
 
-    def _connection(self, row: Any, source: str, destination: str, *, aggregated: bool) -> dict[str, Any]:
-        connection: dict[str, Any] = {"direction": "ingress" if row["verdict"] & INGRESS else "egress"}
+    def _connection(self, verdict: Any, source: str, destination: str, *, aggregated: bool) -> dict[str, Any]:
+        connection: dict[str, Any] = {"direction": "ingress" if verdict["verdict"] & INGRESS else "egress"}
         if aggregated:
             return connection
         if source:
             connection["src_ip"] = source
         if destination:
             connection["dest_ip"] = destination
-        number = int(row["protocol"])
+        number = int(verdict["protocol"])
         if number in (6, 17, 132) and (source or destination):
-            connection |= {"src_port": int(row["source_port"]), "dest_port": int(row["destination_port"])}
+            connection |= {"src_port": int(verdict["source_port"]), "dest_port": int(verdict["destination_port"])}
         if number:
             names = {1: "icmp", 6: "tcp", 17: "udp", 58: "icmpv6", 132: "sctp"}
             connection["protocol"] = names.get(number, str(number))

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from enrich.index.cluster import KINDS, Change, Cluster
 from enrich.model import Name, Namespace, NetworkPolicy, Node, Owner, Pod, Selector, Service, Workload
-from enrich.wire.address_interval import Hold, OwnerRef
+from enrich.wire.address_interval import AddressInterval, OwnerRef
 
 S = 1_000_000_000
 IP = "10.0.0.1"
@@ -208,9 +208,9 @@ def test_an_event_that_comes_late_happened_since_the_watch_had_told_everything(c
     assert [who(cluster, clock.now - ago * S) for ago in (62, 50, 1)] == ["a", "ambiguous", "ambiguous"]
 
 
-def make_hold(pod: str, start: int, end: int | None = None, **facts: Any) -> Hold:
+def make_hold(pod: str, start: int, end: int | None = None, **facts: Any) -> AddressInterval:
     given: dict[str, Any] = {"cluster": "c", "node": "n1", "ip": IP, "uid": f"uid-{pod}", "namespace": "shop"}
-    return Hold(**{**given, "pod": pod, "first": start, "start": start, "end": end, "last": end, **facts})
+    return AddressInterval(**{**given, "pod": pod, "first": start, "start": start, "end": end, "last": end, **facts})
 
 
 def test_what_probes_say_is_exact_on_their_own_clock_and_within_the_skew_on_others(
@@ -251,7 +251,7 @@ def test_a_pod_that_was_gone_before_the_worker_came_is_named_by_what_its_probe_s
     assert found is not None
     assert (found.name, found.node) == ("gone", "n1")
     assert cluster.workload_of(found) == Owner("Deployment", "web")
-    cluster.forget_hold("uid-gone", IP)
+    cluster.forget_interval("uid-gone", IP)
     assert who(cluster, clock.now - 55 * S) is None
     assert cluster.pod_by_uid("uid-gone") is None
 
@@ -422,14 +422,14 @@ def test_when_a_pods_address_was_told_is_known_where_a_kubelet_told_it(cluster: 
     put(cluster, make_pod("web", started_ns=told - 2 * S, begun_ns=told - 3 * S), make_pod("file", "10.0.0.2"))
     clock.now += 60 * S
     put(cluster, make_pod("web", started_ns=told - 2 * S, begun_ns=told - 3 * S, labels={"app": "web"}))
-    assert cluster.told_ns("uid-web", IP) == told
-    assert cluster.told_ns("uid-file", "10.0.0.2") == 0, "a manifest says it before it is so"
-    assert cluster.told_ns("uid-other", IP) == 0
+    assert cluster.published_ns("uid-web", IP) == told
+    assert cluster.published_ns("uid-file", "10.0.0.2") == 0, "a manifest says it before it is so"
+    assert cluster.published_ns("uid-other", IP) == 0
     put(cluster, make_pod("web", started_ns=told + 5 * S, begun_ns=told - 3 * S))
-    assert cluster.told_ns("uid-web", IP) == 0, "its sandbox was made anew"
+    assert cluster.published_ns("uid-web", IP) == 0, "its sandbox was made anew"
 
 
 def test_when_the_address_of_a_pod_was_told_that_was_there_before_is_not_known(clock: Clock) -> None:
     cluster = Cluster(tail_s=900, skew_s=1, now_ns=clock)
     cluster.replace_all({kind: [] for kind in KINDS} | {Pod: [make_pod(started_ns=5 * S, begun_ns=5 * S)]})
-    assert cluster.told_ns("uid-web", IP) == 0
+    assert cluster.published_ns("uid-web", IP) == 0

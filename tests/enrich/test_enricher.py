@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from enrich.index.cluster import Change, Cluster
 from enrich.model import EndpointSlice, Pod
 from enrich.render.enricher import Enricher
-from enrich.render.merged_batch import join
+from enrich.render.merged_batch import merge
 from enrich.wire.batch import AGGREGATED, INGRESS, Batch, EndpointRef, PolicyRef, Reason, Verdict
 from tests.enrich.flows import CLOCK, PODS, Plain, make_batch, make_cluster, rows_strategy
 
@@ -26,11 +26,11 @@ def cluster() -> Cluster:
 
 def enrich(batch: Batch, cluster: Cluster | None = None, *labels: str) -> list[dict[str, Any]]:
     made = Enricher(cluster or make_cluster(), labels) if labels else Enricher(cluster or make_cluster())
-    return [orjson.loads(value) for value in made.records(join(batch)).values]
+    return [orjson.loads(value) for value in made.records(merge(batch)).values]
 
 
-def one(**row: Any) -> dict[str, Any]:
-    return enrich(make_batch(row))[0]
+def one(**verdict: Any) -> dict[str, Any]:
+    return enrich(make_batch(verdict))[0]
 
 
 def test_an_allowed_connection_between_two_pods() -> None:
@@ -91,13 +91,13 @@ def test_an_end_that_is_no_pod(address: str, end: dict[str, Any]) -> None:
 def test_what_the_kernel_knows_as_the_node_is_named_so_and_waits_for_nobody(until_ns: int | None) -> None:
     made = Enricher(make_cluster())
     # A bridge's address, from the range of the pods.
-    batch = join(
+    batch = merge(
         make_batch(
             {"verdict": 0x81, "reason": Reason.NODE, "source": "10.0.0.200", "destination": "10.0.0.1"},
             {"verdict": 0x81, "source": "10.0.0.200", "destination": "10.0.0.1"},
         )
     )
-    looked = made.look(batch, until_ns)
+    looked = made.lookup(batch, until_ns)
     kubelet, other = (orjson.loads(value) for value in made.records(batch, looked).values)
     assert kubelet["src"] == {"node_name": "n1", "zone": "zone-a"}
     assert looked.unsettled is not None
@@ -142,7 +142,7 @@ def test_a_flood_has_no_addresses() -> None:
 
 def test_numbers_that_the_header_does_not_explain_are_not_guessed() -> None:
     batch = make_batch({"endpoint": 99, "rule": 99})
-    records = Enricher(make_cluster()).records(join(batch))
+    records = Enricher(make_cluster()).records(merge(batch))
     record = orjson.loads(records.values[0])
     assert records.keys == [b"n1"]
     assert (record["src"], record["policies"]) == ({"node_name": "n1"}, [])
@@ -166,7 +166,7 @@ def test_keys_denies_and_times() -> None:
         {"verdict": Verdict.DENY | INGRESS, "endpoint": 8},
         {"verdict": Verdict.AUDIT, "endpoint": 0},
     )
-    records = Enricher(make_cluster()).records(join(batch))
+    records = Enricher(make_cluster()).records(merge(batch))
     assert records.keys == [b"shop/web-1", b"gone/100%b", b"n1"]
     assert records.denied == [False, True, True]
     assert records.times_ms[0] == CLOCK // 1_000_000 + 5_999
@@ -175,7 +175,11 @@ def test_keys_denies_and_times() -> None:
 def test_no_time_is_in_the_future_or_before_all_time() -> None:
     batch = make_batch({}, {"time_ns": (1 << 63) - 1 - CLOCK}, {"time_ns": 1 << 63})
     now = CLOCK + 2 * S
-    assert Enricher(make_cluster(), now_ns=lambda: now).records(join(batch)).times_ms == [now // 10**6, now // 10**6, 0]
+    assert Enricher(make_cluster(), now_ns=lambda: now).records(merge(batch)).times_ms == [
+        now // 10**6,
+        now // 10**6,
+        0,
+    ]
 
 
 @pytest.mark.parametrize(
@@ -192,7 +196,7 @@ def test_the_labels_that_a_setting_lists(chosen: tuple[str, ...], labels: dict[s
 
 
 def test_no_labels_at_all() -> None:
-    value = Enricher(make_cluster(), ()).records(join(make_batch({}))).values[0]
+    value = Enricher(make_cluster(), ()).records(merge(make_batch({}))).values[0]
     assert orjson.loads(value)["src"]["labels"] == {}
 
 
@@ -202,7 +206,7 @@ def test_a_thinned_batch_keeps_its_numbers() -> None:
 
 
 def test_an_empty_batch_has_no_records() -> None:
-    assert Enricher(make_cluster()).records(join(make_batch())).values == []
+    assert Enricher(make_cluster()).records(merge(make_batch())).values == []
 
 
 # --- time
@@ -223,20 +227,20 @@ def test_the_remote_end_is_who_had_the_address_then() -> None:
     # Each row by itself says the same: no cache outlives the moment that it is for.
     enricher = Enricher(cluster)
     for second, end in [*zip(times, ends, strict=True), *zip(times, ends, strict=True)][::-1]:
-        value = enricher.records(join(make_batch({"time_ns": second * S}))).values[0]
+        value = enricher.records(merge(make_batch({"time_ns": second * S}))).values[0]
         assert orjson.loads(value)["dest"] == end
 
 
 def test_what_the_index_learns_is_in_the_next_batch(cluster: Cluster) -> None:
     enricher = Enricher(cluster)
-    row = {"destination": "10.0.0.9", "dialled": "10.96.0.1", "dialled_port": 1}
-    before = orjson.loads(enricher.records(join(make_batch(row))).values[0])
+    verdict = {"destination": "10.0.0.9", "dialled": "10.96.0.1", "dialled_port": 1}
+    before = orjson.loads(enricher.records(merge(make_batch(verdict))).values[0])
     cluster.apply([
         Change("set", Pod("shop", "late", "uid-late", {}, ("10.0.0.9",), started_ns=CLOCK)),
         Change("set", Pod("shop", "web-1", "uid-web", {"app": "new"}, PODS[0].ips, "n1")),
         Change("delete", next(iter(cluster.services().values()))),
     ])  # fmt: skip
-    after = orjson.loads(enricher.records(join(make_batch(row))).values[0])
+    after = orjson.loads(enricher.records(merge(make_batch(verdict))).values[0])
     assert (before["dest"], after["dest"]["pod_name"]) == ({"instance": "10.0.0.9"}, "late")
     assert (before["src"]["labels"]["app"], after["src"]["labels"]["app"]) == ("web", "new")
     assert ("service" in before["dialled"], "service" in after["dialled"]) == (True, False)
@@ -246,17 +250,17 @@ def test_rings_do_not_share_numbers(cluster: Cluster) -> None:
     enricher = Enricher(cluster)
     other = {"endpoints": {"7": EndpointRef("x", "other", "u")}, "rules": {"1": [PolicyRef("K", "x", "p")]}}
     for _ in range(2):
-        assert enricher.records(join(make_batch({}))).keys == [b"shop/web-1"]
-        records = enricher.records(join(make_batch({}, ring="other", **other)))
+        assert enricher.records(merge(make_batch({}))).keys == [b"shop/web-1"]
+        records = enricher.records(merge(make_batch({}, ring="other", **other)))
         assert records.keys == [b"x/other"]
         assert orjson.loads(records.values[0])["policies"] == [{"kind": "K", "namespace": "x", "name": "p"}]
 
 
 def test_a_header_that_explains_late_or_otherwise_is_believed(cluster: Cluster) -> None:
     enricher = Enricher(cluster)
-    assert enricher.records(join(make_batch({}, endpoints={}, rules={}))).keys == [b"n1"]
-    assert enricher.records(join(make_batch({}))).keys == [b"shop/web-1"]
-    assert enricher.records(join(make_batch({}, endpoints={"7": EndpointRef("x", "other", "u")}))).keys == [b"x/other"]
+    assert enricher.records(merge(make_batch({}, endpoints={}, rules={}))).keys == [b"n1"]
+    assert enricher.records(merge(make_batch({}))).keys == [b"shop/web-1"]
+    assert enricher.records(merge(make_batch({}, endpoints={"7": EndpointRef("x", "other", "u")}))).keys == [b"x/other"]
 
 
 # --- haste
@@ -266,11 +270,11 @@ def test_a_header_that_explains_late_or_otherwise_is_believed(cluster: Cluster) 
 @given(st.lists(rows_strategy, min_size=1, max_size=3), st.integers(-(1 << 62) + 1, (1 << 62) - 1) | st.just(CLOCK))
 def test_every_row_says_what_a_plain_rendering_says(batches: list[list[dict[str, Any]]], clock: int) -> None:
     enricher = Enricher(make_cluster())
-    for number, rows in enumerate(batches):
-        batch = make_batch(*rows, clock=clock, first=number * 1000)
+    for number, verdicts in enumerate(batches):
+        batch = make_batch(*verdicts, clock=clock, first=number * 1000)
         plain = Plain(batch)
-        found = [orjson.loads(value) for value in enricher.records(join(batch)).values]
-        assert found == [plain.record(index) for index in range(len(rows))]
+        found = [orjson.loads(value) for value in enricher.records(merge(batch)).values]
+        assert found == [plain.record(index) for index in range(len(verdicts))]
 
 
 @settings(deadline=None, max_examples=60)
@@ -283,13 +287,13 @@ def test_every_row_says_what_a_plain_rendering_says(batches: list[list[dict[str,
 )
 def test_batches_as_one_array_make_the_records_that_each_alone_makes(given_batches: list[Any]) -> None:
     batches = []
-    for number, (rows, ring, hours, other) in enumerate(given_batches):
+    for number, (verdicts, ring, hours, other) in enumerate(given_batches):
         named = {"endpoints": {"7": EndpointRef("x", "other", "u")}} if other else {}
-        batch = make_batch(*rows, clock=CLOCK + hours * 3600 * S, ring=ring, first=number * 1000, **named)
-        batches.append(batch.pick(batch.rows["protocol"] != 17) if other else batch)
+        batch = make_batch(*verdicts, clock=CLOCK + hours * 3600 * S, ring=ring, first=number * 1000, **named)
+        batches.append(batch.pick(batch.verdicts["protocol"] != 17) if other else batch)
     together, alone = (Enricher(make_cluster(), now_ns=lambda: CLOCK) for _ in range(2))
-    found = together.records(join(*batches))
-    apart = [alone.records(join(batch)) for batch in batches]
+    found = together.records(merge(*batches))
+    apart = [alone.records(merge(batch)) for batch in batches]
     for column in ("keys", "values", "denied", "times_ms"):
         assert getattr(found, column) == [value for one in apart for value in getattr(one, column)]
     assert found.owners == [number for number, one in enumerate(apart) for _ in one.values]
@@ -297,10 +301,10 @@ def test_batches_as_one_array_make_the_records_that_each_alone_makes(given_batch
 
 def test_an_address_among_pods_that_may_have_been_forgotten_is_not_said_to_be_nobodys() -> None:
     cluster = make_cluster(since=CLOCK)
-    row = {"time_ns": 0, "destination": "10.0.0.77"}
-    early = make_batch(row, clock=CLOCK - 10 * S)
+    verdict = {"time_ns": 0, "destination": "10.0.0.77"}
+    early = make_batch(verdict, clock=CLOCK - 10 * S)
     assert enrich(early, cluster)[0]["dest"] == {"instance": "10.0.0.77", "ambiguous": True}
-    assert enrich(make_batch(row), cluster)[0]["dest"] == {"instance": "10.0.0.77"}
+    assert enrich(make_batch(verdict), cluster)[0]["dest"] == {"instance": "10.0.0.77"}
     cluster.remembers_since(CLOCK - 20 * S)
     assert enrich(early, cluster)[0]["dest"] == {"instance": "10.0.0.77"}
 
@@ -309,11 +313,11 @@ def test_an_address_outside_that_an_endpoint_slice_puts_behind_a_service() -> No
     cluster = make_cluster()
     outside = EndpointSlice("shop", "db-1", "u", "db", ("203.0.113.5",))
     cluster.apply([Change("set", outside)])
-    row = {"destination": "203.0.113.5"}
+    verdict = {"destination": "203.0.113.5"}
     service = {"namespace": "shop", "name": "db"}
-    assert enrich(make_batch(row), cluster)[0]["dest"] == {"instance": "203.0.113.5", "service": service}
+    assert enrich(make_batch(verdict), cluster)[0]["dest"] == {"instance": "203.0.113.5", "service": service}
     cluster.apply([Change("set", EndpointSlice("bank", "x", "v", "ledger", ("203.0.113.5",)))])
-    assert enrich(make_batch(row), cluster)[0]["dest"] == {"instance": "203.0.113.5"}, "two Services: neither"
+    assert enrich(make_batch(verdict), cluster)[0]["dest"] == {"instance": "203.0.113.5"}, "two Services: neither"
 
 
 def test_a_part_of_a_batch_keeps_the_numbers_of_its_rows(cluster: Cluster) -> None:

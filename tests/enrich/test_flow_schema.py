@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from enrich.index.cluster import Change
 from enrich.model import EndpointSlice
 from enrich.render.enricher import Enricher
-from enrich.render.merged_batch import join
+from enrich.render.merged_batch import merge
 from enrich.wire.batch import AGGREGATED, INGRESS, Reason
 from tests.enrich.flows import CLOCK, make_batch, make_cluster, rows_strategy
 from tests.schemas import described, load, produced, validator
@@ -22,7 +22,7 @@ VALIDATOR, CLOSED = validator(SCHEMA), validator(SCHEMA, closed=True)
 
 
 def a_record() -> dict[str, Any]:
-    record: dict[str, Any] = orjson.loads(Enricher(make_cluster()).records(join(make_batch({}))).values[0])
+    record: dict[str, Any] = orjson.loads(Enricher(make_cluster()).records(merge(make_batch({}))).values[0])
     return record
 
 
@@ -32,8 +32,8 @@ def test_the_schema_is_one() -> None:
 
 @settings(deadline=None)
 @given(rows_strategy)
-def test_every_record_fits_and_has_no_key_that_is_not_described(rows: list[dict[str, Any]]) -> None:
-    for value in Enricher(make_cluster()).records(join(make_batch(*rows))).values:
+def test_every_record_fits_and_has_no_key_that_is_not_described(verdicts: list[dict[str, Any]]) -> None:
+    for value in Enricher(make_cluster()).records(merge(make_batch(*verdicts))).values:
         CLOSED.validate(orjson.loads(value))
 
 
@@ -55,7 +55,7 @@ def test_every_key_that_is_described_is_in_some_record() -> None:
         clock=CLOCK - 10_000_000_000,
     )
     records = [
-        orjson.loads(value) for batch in (everything, in_doubt) for value in enricher.records(join(batch)).values
+        orjson.loads(value) for batch in (everything, in_doubt) for value in enricher.records(merge(batch)).values
     ]
     found = {path for record in records for path in produced(record, SCHEMA)}
     assert found == set(described(SCHEMA))

@@ -42,14 +42,14 @@ GOLDEN = bytes.fromhex(
 
 def make_header(**given: Any) -> Header:
     facts: dict[str, Any] = {
-        "v": 1, "cluster": "c", "node": "n1", "ring": "9f", "first": 5, "rows": 2, "row_bytes": 88, "clock": 7,
+        "v": 1, "cluster": "c", "node": "n1", "ring": "9f", "first": 5, "verdicts": 2, "verdict_bytes": 88, "clock": 7,
     }  # fmt: skip
     return Header(**(facts | given))
 
 
 def make_value(**given: Any) -> bytes:
     header = make_header(**given)
-    return encode_batch(header, np.zeros(header.rows, VERDICT))
+    return encode_batch(header, np.zeros(header.verdicts, VERDICT))
 
 
 def with_key(value: bytes, **changed: Any) -> bytes:
@@ -58,16 +58,21 @@ def with_key(value: bytes, **changed: Any) -> bytes:
 
 
 def test_a_row_is_these_bytes() -> None:
-    row = np.frombuffer(GOLDEN, VERDICT)[0]
+    verdict = np.frombuffer(GOLDEN, VERDICT)[0]
     assert len(GOLDEN) == VERDICT.itemsize == 88
-    assert row["time_ns"] == 0x0807060504030201
-    assert bytes(row["source"])[12:] == bytes([10, 0, 0, 1])
-    assert bytes(row["destination"])[12:] == bytes([10, 0, 0, 2])
-    assert bytes(row["dialled"])[:4] == bytes.fromhex("20010db8")
+    assert verdict["time_ns"] == 0x0807060504030201
+    assert bytes(verdict["source"])[12:] == bytes([10, 0, 0, 1])
+    assert bytes(verdict["destination"])[12:] == bytes([10, 0, 0, 2])
+    assert bytes(verdict["dialled"])[:4] == bytes.fromhex("20010db8")
     names = ("source_port", "destination_port", "dialled_port", "protocol", "tcp_flags")
-    assert [row[name] for name in names] == [0x1234, 0x5678, 443, 6, 0x12]
-    assert [row[name] for name in ("endpoint", "identity", "rule", "count", "span_ms")] == [7, 8, 9, 10, 11]
-    assert (row["verdict"], row["reason"], row["flags"], row["padding"]) == (Verdict.DENY | INGRESS, 7, 255, 0)
+    assert [verdict[name] for name in names] == [0x1234, 0x5678, 443, 6, 0x12]
+    assert [verdict[name] for name in ("endpoint", "identity", "rule", "count", "span_ms")] == [7, 8, 9, 10, 11]
+    assert (verdict["verdict"], verdict["reason"], verdict["flags"], verdict["padding"]) == (
+        Verdict.DENY | INGRESS,
+        7,
+        255,
+        0,
+    )
 
 
 @pytest.mark.skipif(shutil.which("gcc") is None, reason="needs gcc, to ask it for the struct's layout")
@@ -112,26 +117,26 @@ def test_a_batch_comes_back_as_it_went() -> None:
         rules={"12": [PolicyRef("NetworkPolicy", "shop", "allow", 0), PolicyRef("NetworkPolicy", "shop", "none")]},
         lost={"ring_full": (1, 17)},
     )
-    rows = np.zeros(2, VERDICT)
-    rows["count"] = [3, 4]
-    batch = decode_batch(encode_batch(header, rows))
+    verdicts = np.zeros(2, VERDICT)
+    verdicts["count"] = [3, 4]
+    batch = decode_batch(encode_batch(header, verdicts))
     assert batch.header == header
-    assert batch.rows["count"].tolist() == [3, 4]
+    assert batch.verdicts["count"].tolist() == [3, 4]
     assert batch.numbers().tolist() == [5, 6]
 
 
 def test_an_empty_batch_is_a_heartbeat() -> None:
-    batch = decode_batch(make_value(rows=0))
-    assert len(batch.rows) == len(batch.numbers()) == 0
+    batch = decode_batch(make_value(verdicts=0))
+    assert len(batch.verdicts) == len(batch.numbers()) == 0
 
 
 def test_longer_rows_are_read_as_far_as_they_are_known() -> None:
-    rows = np.zeros(3, VERDICT)
-    rows["rule"] = [1, 2, 3]
-    longer = b"".join(row.tobytes() + b"newer..." for row in rows)
-    value = with_key(make_value(rows=0), rows=3, row_bytes=96) + longer
-    assert decode_batch(value).rows["rule"].tolist() == [1, 2, 3]
-    assert len(decode_batch(with_key(make_value(rows=0), row_bytes=96)).rows) == 0
+    verdicts = np.zeros(3, VERDICT)
+    verdicts["rule"] = [1, 2, 3]
+    longer = b"".join(verdict.tobytes() + b"newer..." for verdict in verdicts)
+    value = with_key(make_value(verdicts=0), verdicts=3, verdict_bytes=96) + longer
+    assert decode_batch(value).verdicts["rule"].tolist() == [1, 2, 3]
+    assert len(decode_batch(with_key(make_value(verdicts=0), verdict_bytes=96)).verdicts) == 0
 
 
 def test_unknown_header_keys_are_ignored() -> None:
@@ -139,9 +144,9 @@ def test_unknown_header_keys_are_ignored() -> None:
 
 
 def test_a_thinned_batch_numbers_what_it_kept() -> None:
-    value = make_value(rows=5, first=10, kept=[(10, 2), (20, 3)])
+    value = make_value(verdicts=5, first=10, kept=[(10, 2), (20, 3)])
     assert decode_batch(value).numbers().tolist() == [10, 11, 20, 21, 22]
-    assert decode_batch(make_value(rows=0, kept=[])).numbers().tolist() == []
+    assert decode_batch(make_value(verdicts=0, kept=[])).numbers().tolist() == []
 
 
 @pytest.mark.parametrize(
@@ -159,15 +164,15 @@ def test_a_thinned_batch_numbers_what_it_kept() -> None:
         (with_key(make_value(), v=2), "unknown_version"),
         (with_key(make_value(), first=-1), "bad_header"),
         (with_key(make_value(), first=(1 << 63) - 2), "bad_header"),
-        (with_key(make_value(), rows=-1), "bad_header"),
-        (with_key(make_value(), rows="2"), "bad_header"),
-        (with_key(make_value(), row_bytes=80), "bad_header"),
+        (with_key(make_value(), verdicts=-1), "bad_header"),
+        (with_key(make_value(), verdicts="2"), "bad_header"),
+        (with_key(make_value(), verdict_bytes=80), "bad_header"),
         (with_key(make_value(), clock=1 << 63), "bad_header"),
         (with_key(make_value(), kept=[[5, 1]]), "bad_header"),
         (with_key(make_value(), kept=[[5, 10], [20, -8]]), "bad_header"),
         (with_key(make_value(), kept=[[5, 1], [5, 1]]), "bad_header"),
         (with_key(make_value(), kept=[[4, 2]]), "bad_header"),
-        (with_key(make_value(), rows=3), "wrong_length"),
+        (with_key(make_value(), verdicts=3), "wrong_length"),
         (make_value()[:-1], "wrong_length"),
         (make_value() + b"x", "wrong_length"),
     ],
@@ -188,5 +193,6 @@ def test_no_bytes_do_worse_than_a_batch_error(tail: bytes) -> None:
 
 def test_the_header_as_json_has_the_names_that_are_published() -> None:
     assert set(msgspec.to_builtins(make_header())) == {
-        "v", "cluster", "node", "ring", "first", "rows", "row_bytes", "clock", "endpoints", "rules", "lost", "kept",
+        "v", "cluster", "node", "ring", "first", "verdicts", "verdict_bytes", "clock", "endpoints", "rules", "lost",
+        "kept",
     }  # fmt: skip

@@ -240,9 +240,9 @@ def test_how_far_the_index_is_read(script: Script, source: tuple[KubernetesSourc
     script.initial[PODS] = [(503, [])]
     cluster = start(source)
     eventually(lambda: cluster.missing() == ["Pod"])
-    assert source[0].read_until_ns() == 0, "nothing is known of pods"
+    assert source[0].synced_until_ns() == 0, "nothing is known of pods"
     script.initial[PODS] = [(200, [END])]
-    eventually(lambda: time.time_ns() - source[0].read_until_ns() < 10**9)
+    eventually(lambda: time.time_ns() - source[0].synced_until_ns() < 10**9)
 
 
 def test_what_is_not_understood_is_left_out_and_told(script: Script, source: tuple[KubernetesSource, Cluster]) -> None:

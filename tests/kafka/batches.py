@@ -39,21 +39,21 @@ def mapped(ip: str) -> list[int]:
 
 def make_rows(count: int, *, denied: bool = False, ingress: bool = False, age_s: float = 0.0, **fields: Any) -> Any:
     """Rows of web-0 (endpoint 7): to api-0, or from it where ``ingress``."""
-    rows = np.zeros(count, VERDICT)
-    rows["time_ns"] = time.monotonic_ns() - int(age_s * 1e9) + np.arange(count)
+    verdicts = np.zeros(count, VERDICT)
+    verdicts["time_ns"] = time.monotonic_ns() - int(age_s * 1e9) + np.arange(count)
     own, peer = mapped(PODS["web-0"]), mapped(PODS["api-0"])
-    rows["source"], rows["destination"] = (peer, own) if ingress else (own, peer)
-    rows["source_port"], rows["destination_port"], rows["protocol"] = 40000, 8080, 6
-    rows["endpoint"], rows["identity"], rows["rule"], rows["count"] = 7, 3, 12, 1
+    verdicts["source"], verdicts["destination"] = (peer, own) if ingress else (own, peer)
+    verdicts["source_port"], verdicts["destination_port"], verdicts["protocol"] = 40000, 8080, 6
+    verdicts["endpoint"], verdicts["identity"], verdicts["rule"], verdicts["count"] = 7, 3, 12, 1
     verdict = Verdict.DENY if denied else Verdict.ALLOW
-    rows["verdict"] = verdict | (INGRESS if ingress else 0)
-    rows["reason"] = Reason.DEFAULT_DENY if denied else Reason.POLICY
+    verdicts["verdict"] = verdict | (INGRESS if ingress else 0)
+    verdicts["reason"] = Reason.DEFAULT_DENY if denied else Reason.POLICY
     for name, value in fields.items():
-        rows[name] = value
-    return rows
+        verdicts[name] = value
+    return verdicts
 
 
-def make_header(first: int, rows: int, **fields: Any) -> Header:
+def make_header(first: int, verdicts: int, **fields: Any) -> Header:
     """Of node n1's ring r1."""
     given: dict[str, Any] = {
         "v": 1,
@@ -61,8 +61,8 @@ def make_header(first: int, rows: int, **fields: Any) -> Header:
         "node": "n1",
         "ring": "r1",
         "first": first,
-        "rows": rows,
-        "row_bytes": VERDICT.itemsize,
+        "verdicts": verdicts,
+        "verdict_bytes": VERDICT.itemsize,
         "clock": time.time_ns() - time.monotonic_ns(),
         "endpoints": {"7": EndpointRef("shop", "web-0", "uid-web-0")},
         "rules": {"12": [PolicyRef("NetworkPolicy", "shop", "web-allow-api", 0)]},

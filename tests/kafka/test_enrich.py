@@ -42,16 +42,16 @@ def test_each_verdict_becomes_one_record_that_names_both_ends(site: Site) -> Non
     denied = site.read_flows(500, "flows.denied")
     assert ids(denied) == [flow["id"] for flow in flows if flow["disposition"] == "deny"]
     until(lambda: service.metric("kubeweir_streams_records_total") == 1500 or None, "1500 acknowledged records")
-    assert service.metric("kubeweir_streams_rows_total") == 1000
+    assert service.metric("kubeweir_streams_read_verdicts_total") == 1000
     assert service.get("/readyz")[0] == 200
     assert service.stop() == 0
 
 
 def test_records_are_keyed_by_the_local_pod_and_carry_the_event_time(site: Site) -> None:
     site.start_enrich()
-    rows = make_rows(2)
-    rows["time_ns"][1] += 7_200_000_000_000
-    site.send(encode_batch(make_header(0, 2), rows))
+    verdicts = make_rows(2)
+    verdicts["time_ns"][1] += 7_200_000_000_000
+    site.send(encode_batch(make_header(0, 2), verdicts))
     site.flush()
     early, future = site.read("flows", lambda found: len(found) >= 2)
     assert early.key() == future.key() == b"shop/web-0"
@@ -103,7 +103,7 @@ def test_kill_9_in_the_middle_loses_nothing_and_ids_tell_repeats(site: Site) -> 
     for number in range(total):
         site.send(make_batch(number * size, size))
     site.flush()
-    until(lambda: service.metric("kubeweir_streams_rows_total") > 2 * size or None, "some rows")
+    until(lambda: service.metric("kubeweir_streams_read_verdicts_total") > 2 * size or None, "some rows")
     for _ in range(2):
         service.process.send_signal(signal.SIGKILL)
         service.process.wait()
@@ -127,7 +127,7 @@ def test_a_second_worker_takes_partitions_over_and_nothing_is_lost(site: Site) -
     site.flush()
     flows = site.read_flows(80 * 50 * len(rings))
     assert set(ids(flows)) == {f"{ring}-{number}" for ring in rings for number in range(80 * 50)}
-    assert second.metric("kubeweir_streams_rows_total") > 0, "the second worker had nothing to do"
+    assert second.metric("kubeweir_streams_read_verdicts_total") > 0, "the second worker had nothing to do"
     assert second.stop() == 0
     assert first.stop() == 0
     for service in (first, second):
@@ -139,7 +139,7 @@ def test_what_a_stop_leaves_behind_comes_at_the_next_start(site: Site) -> None:
     for number in range(60):
         site.send(make_batch(number * 500, 500))
     site.flush()
-    until(lambda: service.metric("kubeweir_streams_rows_total") > 0 or None, "some rows")
+    until(lambda: service.metric("kubeweir_streams_read_verdicts_total") > 0 or None, "some rows")
     assert service.stop() == 0
     assert service.log.read_text().count('"event": "stopped"') == 1, service.log.read_text()
     again = site.start_enrich()
@@ -154,9 +154,9 @@ def test_a_record_that_the_broker_refuses_spares_its_neighbours(site: Site) -> N
     topic = NewTopic(f"{site.prefix}.flows", 4, 1, config={"message.timestamp.before.max.ms": "3600000"})
     admin.create_topics([topic])[topic.topic].result(10)
     service = site.start_enrich()
-    rows = make_rows(20)
-    rows["time_ns"][::2] -= 7_200_000_000_000
-    site.send(encode_batch(make_header(0, 20), rows))
+    verdicts = make_rows(20)
+    verdicts["time_ns"][::2] -= 7_200_000_000_000
+    site.send(encode_batch(make_header(0, 20), verdicts))
     site.send(make_batch(20, 5))
     site.flush()
     flows = site.read_flows(15)
@@ -188,10 +188,10 @@ def test_gaps_losses_and_heartbeats_reach_the_status_topic(site: Site) -> None:
     site.flush()
     told = [orjson.loads(one.value() or b"") for one in site.read("status", lambda found: len(found) >= 3)]
     assert [one["type"] for one in told] == ["gap", "lost", "heartbeat"]
-    assert (told[0]["first"], told[0]["rows"]) == (10, 5)
-    assert (told[1]["reason"], told[1]["rows"]) == ("ring_full", 3)
-    assert service.metric("kubeweir_streams_gap_rows_total") == 5
-    assert service.metric('kubeweir_streams_lost_rows_total{reason="ring_full"}') == 3
+    assert (told[0]["first"], told[0]["verdicts"]) == (10, 5)
+    assert (told[1]["reason"], told[1]["verdicts"]) == ("ring_full", 3)
+    assert service.metric("kubeweir_streams_gap_verdicts_total") == 5
+    assert service.metric('kubeweir_streams_lost_verdicts_total{reason="ring_full"}') == 3
 
 
 def test_topics_are_made_as_they_must_be_and_wrong_ones_are_told(site: Site) -> None:

@@ -8,7 +8,7 @@ import pytest
 from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType
 
-from enrich.wire.address_interval import Hold, OwnerRef, encode_hold
+from enrich.wire.address_interval import AddressInterval, OwnerRef, encode_interval
 from enrich.wire.topics import topics
 from probe.export.publisher import EndpointPublisher
 from tests.kafka.batches import make_batch, mapped
@@ -18,9 +18,9 @@ pytestmark = pytest.mark.kafka
 S = 1_000_000_000
 
 
-def make_hold(pod: str, ip: str, start: int, end: int | None = None, **facts: object) -> Hold:
+def make_hold(pod: str, ip: str, start: int, end: int | None = None, **facts: object) -> AddressInterval:
     labels, owner = {"app": "gone"}, OwnerRef("StatefulSet", "db")
-    return Hold(
+    return AddressInterval(
         cluster=str(facts.get("cluster", "c1")), node="n2", ip=ip, uid=f"uid-{pod}", namespace="shop", pod=pod,
         first=start, start=start, end=end, last=end, labels=labels, owner=owner,
     )  # fmt: skip
@@ -40,7 +40,7 @@ def test_a_pod_that_was_deleted_while_no_worker_ran_is_named(site: Site) -> None
         make_hold("back", "10.0.0.98", now - 100 * S, now - 60 * S),
     ]
     for hold in told:
-        producer.produce(topic, encode_hold(hold), hold.key)
+        producer.produce(topic, encode_interval(hold), hold.key)
     producer.produce(topic, None, told[3].key)
     producer.produce(topic, b"?", b"c1/n2/10.0.0.97/uid-x")
     assert producer.flush(30) == 0
@@ -61,18 +61,18 @@ def test_a_pod_that_was_deleted_while_no_worker_ran_is_named(site: Site) -> None
     assert flows[1] == {"instance": "10.0.0.99"}, "nobody had it then"
     assert flows[3] == {"instance": "10.0.0.99", "ambiguous": True}, "within the skew of its end"
     assert flows[4] == {"instance": "10.0.0.98"}, "taken back"
-    assert service.metric("kubeweir_streams_bad_endpoint_records_total") == 1
+    assert service.metric("kubeweir_streams_bad_address_interval_records_total") == 1
 
 
 def test_a_probe_makes_the_topic_and_tells_the_last_word_on_each_hold(site: Site) -> None:
     topic = topics(site.prefix, 4).endpoints
     publisher = EndpointPublisher(topic, {"bootstrap.servers": site.broker})
     held = make_hold("web", "10.0.0.1", 5)
-    publisher.tell({held.key: encode_hold(held), b"c1/n2/10.0.0.2/uid-old": None})
+    publisher.tell({held.key: encode_interval(held), b"c1/n2/10.0.0.2/uid-old": None})
     until(lambda: True if publisher.told == 2 else None, f"two records: {publisher.problem}")
     publisher.stop(5)
     found = {message.key(): message.value() for message in site.read("endpoints", lambda read: len(read) >= 2)}
-    assert found == {held.key: encode_hold(held), b"c1/n2/10.0.0.2/uid-old": None}
+    assert found == {held.key: encode_interval(held), b"c1/n2/10.0.0.2/uid-old": None}
     resource = ConfigResource(ResourceType.TOPIC, topic.name)
     admin = AdminClient({"bootstrap.servers": site.broker})
     entries = admin.describe_configs([resource])[resource].result(30)

@@ -54,9 +54,9 @@ def test_a_refused_batch_is_counted_and_takes_no_neighbour_with_it(site: Site) -
     make_topic(site, 4, {**raw(site).config, "max.message.bytes": "5000"})
     spool = Spool(site.folder / "spool")
     sizes = [ROWS, ROWS, 2000, ROWS, 1500, ROWS]
-    for number, rows in enumerate(sizes):
+    for number, verdicts in enumerate(sizes):
         # Ports at random, so that compression does not make it small.
-        spool.append(make_batch(number * 10_000, rows, source_port=_noise(rows), time_ns=_noise(rows)))
+        spool.append(make_batch(number * 10_000, verdicts, source_port=_noise(verdicts), time_ns=_noise(verdicts)))
     publisher = publisher_of(site, spool)
     publisher.start()
     assert publisher.stop(60)
@@ -68,10 +68,10 @@ def test_a_refused_batch_is_counted_and_takes_no_neighbour_with_it(site: Site) -
     assert [one.first for one in headers] == [0, 10_000, 30_000, 50_000]
 
 
-def _noise(rows: int) -> object:
+def _noise(verdicts: int) -> object:
     import numpy as np
 
-    return np.random.default_rng(rows).integers(0, 1 << 16, rows)
+    return np.random.default_rng(verdicts).integers(0, 1 << 16, verdicts)
 
 
 def test_a_batch_that_is_too_large_for_librdkafka_is_counted_too(site: Site) -> None:

@@ -84,7 +84,7 @@ def test_kill_9_loses_nothing_in_any_topic(site: Site) -> None:
     for number in range(100):
         site.send(make_batch(number * 300, 300))
     site.flush()
-    until(lambda: service.metric("kubeweir_streams_rows_total") > 600 or None, "some rows")
+    until(lambda: service.metric("kubeweir_streams_read_verdicts_total") > 600 or None, "some rows")
     for _ in range(2):
         service.process.send_signal(signal.SIGKILL)
         service.process.wait()

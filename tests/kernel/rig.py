@@ -24,7 +24,7 @@ from probe.kernel.deny_windows import Windows
 from probe.kernel.installer import Bound, Installed, Installer, Surroundings
 from probe.kernel.layout import ENDPOINT, VERSION, Config
 from probe.kernel.maps import Maps
-from probe.ledger import Numbers
+from probe.ledger import Ledger
 from probe.node.netlink import NodeNetwork
 from probe.policy.compiler import Compiler
 
@@ -93,7 +93,7 @@ class Rig:
         self.maps.configure(Config.WINDOW_NS, WINDOW_NS)
         self.maps.configure(Config.FIRSTS, 1000)
         self.maps.configure(Config.FLOWS, 4096)
-        self.numbers = Numbers.open(self.folder / "ledger")
+        self.numbers = Ledger.open(self.folder / "ledger")
         self.compiler = Compiler(self.numbers)
         self.installer = Installer(self.maps)
         self.attachments = Attachments(self.maps, self.network, self.mode)

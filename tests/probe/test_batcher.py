@@ -49,42 +49,42 @@ def bench() -> Bench:
 
 def test_a_batch_ends_at_its_rows(bench: Bench) -> None:
     bench.batcher.start_at(1000)
-    rows = make_rows(4500)
-    bench.batcher.add(1000, rows[:1999])
+    verdicts = make_rows(4500)
+    bench.batcher.add(1000, verdicts[:1999])
     assert bench.taken() == []
-    bench.batcher.add(2999, rows[1999:])
+    bench.batcher.add(2999, verdicts[1999:])
     full = bench.taken()
-    assert [(one.header.first, one.header.rows) for one in full] == [(1000, 2000), (3000, 2000)]
+    assert [(one.header.first, one.header.verdicts) for one in full] == [(1000, 2000), (3000, 2000)]
     assert bench.batcher.waiting == 500
     rest = bench.taken(everything=True)
-    assert [(one.header.first, one.header.rows) for one in rest] == [(5000, 500)]
-    assert b"".join(one.rows.tobytes() for one in full + rest) == rows.tobytes()
+    assert [(one.header.first, one.header.verdicts) for one in rest] == [(5000, 500)]
+    assert b"".join(one.verdicts.tobytes() for one in full + rest) == verdicts.tobytes()
 
 
 def test_a_batch_ends_at_its_bytes_names_and_all() -> None:
     names = Names(
         {rule: [PolicyRef("NetworkPolicy", "shop", f"policy-{rule}-{'x' * 50}", 0)] * 4 for rule in range(64)}
     )
-    bench = Bench(Limits(rows=64, bytes=8000), names)
-    rows = make_rows(64)
-    rows["rule"] = range(64)
-    bench.batcher.add(0, rows)
+    bench = Bench(Limits(verdicts=64, bytes=8000), names)
+    verdicts = make_rows(64)
+    verdicts["rule"] = range(64)
+    bench.batcher.add(0, verdicts)
     encoded = bench.batcher.take()
     assert len(encoded) == 1
     # What is due goes at once, in as many batches as it needs.
     encoded += bench.batcher.take(everything=True)
     batches = [decode_batch(one.value) for one in encoded]
     assert all(len(one.value) <= 8000 for one in encoded)
-    assert [one.end for one in encoded] == [one.header.first + one.header.rows for one in batches]
+    assert [one.end for one in encoded] == [one.header.first + one.header.verdicts for one in batches]
     assert [number for one in batches for number in one.numbers().tolist()] == list(range(64))
-    assert b"".join(one.rows.tobytes() for one in batches) == rows.tobytes()
+    assert b"".join(one.verdicts.tobytes() for one in batches) == verdicts.tobytes()
 
 
 def test_a_row_whose_names_alone_are_too_large_goes_all_the_same() -> None:
     names = Names({12: [PolicyRef("NetworkPolicy", "shop", f"policy-{n}", 0) for n in range(500)]})
     bench = Bench(Limits(bytes=4000), names)
     bench.batcher.add(0, make_rows(3))
-    assert [one.header.rows for one in bench.taken(everything=True)] == [1, 1, 1]
+    assert [one.header.verdicts for one in bench.taken(everything=True)] == [1, 1, 1]
 
 
 @pytest.mark.parametrize("verdict", [Verdict.DENY, Verdict.AUDIT, Verdict.DENY | 0x80])
@@ -95,16 +95,16 @@ def test_a_denied_row_waits_for_a_tenth_of_a_second(bench: Bench, verdict: int) 
     bench.now += 0.099
     assert bench.taken() == []
     bench.now += 0.002
-    assert [one.header.rows for one in bench.taken()] == [6]
+    assert [one.header.verdicts for one in bench.taken()] == [6]
 
 
-@pytest.mark.parametrize(("rows", "patience"), [(50, 2.0), (150, 0.5)])
-def test_allows_wait_longer_on_a_quiet_node(bench: Bench, rows: int, patience: float) -> None:
-    bench.batcher.add(0, make_rows(rows))
+@pytest.mark.parametrize(("verdicts", "patience"), [(50, 2.0), (150, 0.5)])
+def test_allows_wait_longer_on_a_quiet_node(bench: Bench, verdicts: int, patience: float) -> None:
+    bench.batcher.add(0, make_rows(verdicts))
     bench.now += patience - 0.01
     assert bench.taken() == []
     bench.now += 0.02
-    assert [one.header.rows for one in bench.taken()] == [rows]
+    assert [one.header.verdicts for one in bench.taken()] == [verdicts]
 
 
 def test_rows_that_come_later_do_not_make_the_first_wait_longer(bench: Bench) -> None:
@@ -112,7 +112,7 @@ def test_rows_that_come_later_do_not_make_the_first_wait_longer(bench: Bench) ->
     for number in range(10):
         bench.now += 0.051
         bench.batcher.add(150 + number, make_rows(1))
-    assert [one.header.rows for one in bench.taken()] == [160]
+    assert [one.header.verdicts for one in bench.taken()] == [160]
 
 
 def test_a_node_with_nothing_to_say_sends_a_heartbeat(bench: Bench) -> None:
@@ -121,7 +121,7 @@ def test_a_node_with_nothing_to_say_sends_a_heartbeat(bench: Bench) -> None:
     assert bench.taken() == []
     bench.now += 0.2
     (beat,) = bench.taken()
-    assert (beat.header.first, beat.header.rows, beat.header.node, beat.header.ring) == (77, 0, "n1", "r1")
+    assert (beat.header.first, beat.header.verdicts, beat.header.node, beat.header.ring) == (77, 0, "n1", "r1")
     assert bench.taken() == []
     bench.now += 10.1
     assert len(bench.taken()) == 1
@@ -135,14 +135,14 @@ def test_everything_of_nothing_is_no_batch(bench: Bench) -> None:
 
 
 def test_the_header_names_what_its_rows_refer_to_and_no_more(bench: Bench) -> None:
-    rows = make_rows(4)
-    rows["rule"] = [12, 99, 0, 12]
-    rows["endpoint"] = [7, 7, 8, 7]
-    bench.batcher.add(0, rows)
+    verdicts = make_rows(4)
+    verdicts["rule"] = [12, 99, 0, 12]
+    verdicts["endpoint"] = [7, 7, 8, 7]
+    bench.batcher.add(0, verdicts)
     (found,) = bench.taken(everything=True)
     assert found.header.endpoints == {"7": WEB}
     assert found.header.rules == {"12": ALLOW}
-    assert (found.header.cluster, found.header.row_bytes) == ("c1", 88)
+    assert (found.header.cluster, found.header.verdict_bytes) == ("c1", 88)
 
 
 def test_losses_are_told_as_since_the_last_batch_and_in_all() -> None:

@@ -10,7 +10,7 @@ import pytest
 from enrich.model import Name, Pod, Protocol
 from enrich.policy.decide import Direction, Endpoint, PolicyView, decide
 from enrich.wire.batch import Reason
-from probe.ledger import Numbers
+from probe.ledger import Ledger
 from probe.policy.compiler import Compiler, Desired, lookup
 from tests.conformance.case import load, rows
 from tests.conformance.state import State
@@ -22,7 +22,7 @@ from tests.conformance.suite import case_files
 def test_engine_and_entries_agree_with_the_truth(file: Path, family: int, tmp_path: Path) -> None:
     case = load(file, family)
     state = State(case)
-    numbers = Numbers.open(tmp_path / "ledger")
+    numbers = Ledger.open(tmp_path / "ledger")
     wrong: list[Any] = []
     checked = 0
     for step in case.steps:
@@ -40,7 +40,7 @@ def test_engine_and_entries_agree_with_the_truth(file: Path, family: int, tmp_pa
     assert not wrong
 
 
-def _compile(numbers: Numbers, view: PolicyView) -> Desired:
+def _compile(numbers: Ledger, view: PolicyView) -> Desired:
     subjects = [pod for pod in view.pods.values() if pod.node == view.own_node and not pod.host_network]
     return Compiler(numbers).compile(view, subjects)
 

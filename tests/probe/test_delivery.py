@@ -10,32 +10,32 @@ import pytest
 
 from enrich.wire.batch import EndpointRef, Header, PolicyRef, decode_batch
 from probe.export.batcher import Limits
-from probe.export.drain import Delivery
+from probe.export.drain import Drain
 from probe.export.spool import Spool
 from tests.kafka.batches import make_rows
 from tests.kafka.site import until
 
-LIMITS = Limits(rows=10, denied_s=0.01, allowed_s=0.01, quiet_s=0.01, heartbeat_s=3600)
+LIMITS = Limits(verdicts=10, denied_s=0.01, allowed_s=0.01, quiet_s=0.01, heartbeat_s=3600)
 
 
 class Ring:
     """What ``probe.export.ring.Ring`` is to its reader, over an array. ``steps`` records what was asked of it."""
 
-    def __init__(self, rows: Any, ring: str = "r1", consumed: int = 0, lost: int = 0) -> None:
-        self.id, self.rows = ring, rows
+    def __init__(self, verdicts: Any, ring: str = "r1", consumed: int = 0, lost: int = 0) -> None:
+        self.id, self.verdicts = ring, verdicts
         self.consumer_number = self._next = consumed
         self.steps: list[tuple[str, int]] = []
         self._lost = lost
 
     @property
     def unread(self) -> int:
-        return len(self.rows) - self.consumer_number
+        return len(self.verdicts) - self.consumer_number
 
-    def read(self, max_rows: int) -> tuple[int, Any]:
+    def read(self, max_verdicts: int) -> tuple[int, Any]:
         first = self._next
-        rows = self.rows[first : first + max_rows]
-        self._next += len(rows)
-        return first, rows
+        verdicts = self.verdicts[first : first + max_verdicts]
+        self._next += len(verdicts)
+        return first, verdicts
 
     def release(self, up_to_number: int) -> None:
         self.steps.append(("release", up_to_number))
@@ -59,7 +59,7 @@ class NoNames:
 
 def deliver(ring: Ring, spool: Spool) -> None:
     """All that is in the ring, as a probe that stops does it."""
-    delivery = Delivery(ring, NoNames(), spool, LIMITS)  # type: ignore[arg-type]
+    delivery = Drain(ring, NoNames(), spool, LIMITS)  # type: ignore[arg-type]
     delivery.start("c1", "n1")
     delivery.stop()
     assert not delivery.failed.is_set()
@@ -73,7 +73,7 @@ def headers(spool: Spool) -> list[Header]:
 
 
 def numbers(spool: Spool) -> list[int]:
-    return [number for one in headers(spool) for number in range(one.first, one.first + one.rows)]
+    return [number for one in headers(spool) for number in range(one.first, one.first + one.verdicts)]
 
 
 def test_the_ring_gives_back_only_what_is_appended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,7 +83,7 @@ def test_the_ring_gives_back_only_what_is_appended(tmp_path: Path, monkeypatch: 
     def noted(self: Spool, value: bytes) -> None:
         append(self, value)
         header = decode_batch(value).header
-        ring.steps.append(("append", header.first + header.rows))
+        ring.steps.append(("append", header.first + header.verdicts))
 
     monkeypatch.setattr(Spool, "append", noted)
     deliver(ring, Spool(tmp_path))
@@ -92,10 +92,10 @@ def test_the_ring_gives_back_only_what_is_appended(tmp_path: Path, monkeypatch: 
 
 @pytest.mark.parametrize(("appended", "released"), [(0, 0), (10, 0), (10, 10), (35, 0), (35, 10), (35, 35)])
 def test_a_restart_goes_on_behind_the_last_row_in_the_spool(tmp_path: Path, appended: int, released: int) -> None:
-    rows = make_rows(50)
-    deliver(Ring(rows[:appended]), Spool(tmp_path))
+    verdicts = make_rows(50)
+    deliver(Ring(verdicts[:appended]), Spool(tmp_path))
     # Killed between the append of the last batch and the release; begun again, with more rows in the ring by now.
-    ring = Ring(rows, consumed=released)
+    ring = Ring(verdicts, consumed=released)
     spool = Spool(tmp_path)
     deliver(ring, spool)
     assert numbers(spool) == list(range(50))
@@ -103,13 +103,13 @@ def test_a_restart_goes_on_behind_the_last_row_in_the_spool(tmp_path: Path, appe
 
 
 def test_a_torn_last_batch_is_read_from_the_ring_again(tmp_path: Path) -> None:
-    rows = make_rows(20)
-    deliver(Ring(rows), Spool(tmp_path))
+    verdicts = make_rows(20)
+    deliver(Ring(verdicts), Spool(tmp_path))
     segment = next(tmp_path.glob("*.seg"))
     with segment.open("r+b") as file:
         file.truncate(segment.stat().st_size - 5)
     spool = Spool(tmp_path)
-    deliver(Ring(rows, consumed=10), spool)
+    deliver(Ring(verdicts, consumed=10), spool)
     assert numbers(spool) == list(range(20))
 
 
@@ -118,7 +118,7 @@ def test_another_ring_begins_at_its_own_numbers(tmp_path: Path) -> None:
     spool = Spool(tmp_path)
     deliver(Ring(make_rows(5), "r2"), spool)
     found = headers(spool)
-    assert [(one.ring, one.first, one.rows) for one in found][-1] == ("r2", 0, 5)
+    assert [(one.ring, one.first, one.verdicts) for one in found][-1] == ("r2", 0, 5)
     assert [one.key for one in found] == [b"c1/n1/r1"] * 3 + [b"c1/n1/r2"]
 
 
@@ -128,19 +128,19 @@ def test_a_loss_is_told_once_over_restarts_and_a_new_ring(tmp_path: Path) -> Non
         return headers(spool)[-1].lost
 
     spool = Spool(tmp_path)
-    rows = make_rows(30)
-    assert told(Ring(rows[:10], lost=4), spool)["ring_full"] == (4, 4)
+    verdicts = make_rows(30)
+    assert told(Ring(verdicts[:10], lost=4), spool)["ring_full"] == (4, 4)
     place, _ = Spool(tmp_path).next(0) or pytest.fail("none")
     spool.ack(place, refused=6)
     spool = Spool(tmp_path)
-    lost = told(Ring(rows[:20], lost=5), spool)
+    lost = told(Ring(verdicts[:20], lost=5), spool)
     assert (lost["ring_full"], lost["refused"]) == ((1, 5), (6, 6))
     spool = Spool(tmp_path)
-    lost = told(Ring(rows, lost=5), spool)
+    lost = told(Ring(verdicts, lost=5), spool)
     assert (lost["ring_full"], lost["refused"]) == ((0, 5), (0, 6))
     # After a reboot: the ring's counters begin again, the spool's go on.
     spool = Spool(tmp_path)
-    lost = told(Ring(rows[:3], "r2", lost=2), spool)
+    lost = told(Ring(verdicts[:3], "r2", lost=2), spool)
     assert (lost["ring_full"], lost["refused"]) == ((2, 2), (0, 6))
 
 
@@ -155,7 +155,7 @@ def test_nothing_goes_past_a_batch_that_the_disk_does_not_take(tmp_path: Path, m
         append(self, value)
 
     monkeypatch.setattr(Spool, "append", full_for_one)
-    delivery = Delivery(ring, NoNames(), spool, LIMITS)  # type: ignore[arg-type]
+    delivery = Drain(ring, NoNames(), spool, LIMITS)  # type: ignore[arg-type]
     delivery.start("c1", "n1")
     assert refused.wait(10)
     until(lambda: delivery.problem or None, "the problem")
@@ -165,5 +165,5 @@ def test_nothing_goes_past_a_batch_that_the_disk_does_not_take(tmp_path: Path, m
     assert not delivery.failed.is_set()
     monkeypatch.undo()
     spool = Spool(tmp_path)
-    deliver(Ring(ring.rows, consumed=ring.consumer_number), spool)
+    deliver(Ring(ring.verdicts, consumed=ring.consumer_number), spool)
     assert numbers(spool) == list(range(50))

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from enrich.model import Owner, Pod
-from enrich.wire.address_interval import Hold, decode_hold, decode_key
+from enrich.wire.address_interval import AddressInterval, decode_interval, decode_interval_key
 from probe.node.address_intervals import Holds
 
 S = 1_000_000_000
@@ -29,12 +29,12 @@ class Node:
         self.holds = Holds("n1", self.path, lambda changes: self.told.append(dict(changes)), lambda: self.now)
         self.holds.begin("c1")
 
-    def said(self) -> dict[str, Hold | None]:
+    def said(self) -> dict[str, AddressInterval | None]:
         """The topic after compaction, by address."""
         last: dict[bytes, bytes | None] = {}
         for changes in self.told:
             last |= changes
-        return {decode_key(key).ip: decode_hold(value) if value else None for key, value in last.items()}
+        return {decode_interval_key(key).ip: decode_interval(value) if value else None for key, value in last.items()}
 
     def link(self, index: int, kind: int = 16, changed: int = 0xFFFFFFFF, held_up: int = 0) -> None:
         message = struct.pack("=IHHIIBBHiII", 32, kind, 0, 0, 0, 0, 0, 1, index, 0, changed)

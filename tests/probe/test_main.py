@@ -47,8 +47,8 @@ def test_help_lists_every_setting_with_its_default() -> None:
 @pytest.mark.parametrize(
     ("setting", "value", "says"),
     [
-        ("WEIR_BATCH_ROWS", "0", "WEIR_BATCH_ROWS='0': must be a whole number from 1"),
-        ("WEIR_BATCH_ROWS", "many", "WEIR_BATCH_ROWS='many': must be a whole number from 1"),
+        ("WEIR_BATCH_VERDICTS", "0", "WEIR_BATCH_VERDICTS='0': must be a whole number from 1"),
+        ("WEIR_BATCH_VERDICTS", "many", "WEIR_BATCH_VERDICTS='many': must be a whole number from 1"),
         ("WEIR_SPOOL_BYTES", "1000", "must be a whole number from 4194304"),
         ("WEIR_DENY_WINDOW", "nan", "must be a number from 0.1"),
         ("WEIR_HEARTBEAT", "inf", "must be a number from 0.1"),

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from probe.ledger import Numbers
+from probe.ledger import Ledger
 
 
-def ledger(path: Path) -> contextlib.closing[Numbers]:
-    return contextlib.closing(Numbers.open(path))
+def ledger(path: Path) -> contextlib.closing[Ledger]:
+    return contextlib.closing(Ledger.open(path))
 
 
 def test_a_number_keeps_its_meaning_over_a_restart(tmp_path: Path) -> None:

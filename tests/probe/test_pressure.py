@@ -74,4 +74,4 @@ def test_maps_are_reported_before_they_are_full() -> None:
     assert list(warnings({"rows": (80, 100), "ports": (1, 100)}, MANY_IDENTITIES)) == []
     told = dict(warnings({"rows": (81, 100), "ports": (1, 100)}, MANY_IDENTITIES + 1))
     assert set(told) == {"rows", "identities"}
-    assert "WEIR_ROWS" in told["rows"]
+    assert "WEIR_POLICY_ENTRIES" in told["rows"]

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from enrich.model import Object
 from enrich.policy.decide import PolicyView
-from probe.ledger import Numbers
+from probe.ledger import Ledger
 from probe.policy.compiler import Compiler
 from probe.policy.desired import Desired, lookup
 from tests.probe.clusters import World, changes, expected, questions, subjects, worlds
@@ -23,9 +23,9 @@ _Value = TypeVar("_Value")
 
 
 @contextmanager
-def ledger() -> Iterator[Numbers]:
+def ledger() -> Iterator[Ledger]:
     with tempfile.TemporaryDirectory() as folder:
-        numbers = Numbers.open(Path(folder) / "ledger")
+        numbers = Ledger.open(Path(folder) / "ledger")
         try:
             yield numbers
         finally:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from enrich.wire.batch import Batch, Verdict, decode_batch, encode_batch
-from probe.export.segment import Record, pack, records_of, without_allows, without_rows
+from probe.export.segment import Record, pack, records_of, without_allows, without_verdicts
 from probe.export.spool import Place, Spool
 from tests.kafka.batches import make_batch, make_header, make_rows
 
@@ -24,9 +24,9 @@ ROWS = 20
 @functools.cache
 def batch(number: int, *, denied: int = 0) -> bytes:
     """The ``number``-th batch of ROWS rows; the last ``denied`` of them are denies."""
-    rows = make_rows(ROWS)
-    rows["verdict"][ROWS - denied :] = Verdict.DENY
-    return encode_batch(make_header(number * ROWS, ROWS), rows)
+    verdicts = make_rows(ROWS)
+    verdicts["verdict"][ROWS - denied :] = Verdict.DENY
+    return encode_batch(make_header(number * ROWS, ROWS), verdicts)
 
 
 SIZE = len(pack(Record(batch(10))))
@@ -45,7 +45,7 @@ def numbers(values: list[bytes]) -> list[int]:
 
 
 def denied_in(value: Batch) -> int:
-    return int(np.count_nonzero(value.rows["verdict"] == Verdict.DENY))
+    return int(np.count_nonzero(value.verdicts["verdict"] == Verdict.DENY))
 
 
 def test_what_is_appended_comes_out_in_order_also_after_a_restart(tmp_path: Path) -> None:
@@ -187,7 +187,7 @@ def test_allows_go_first_oldest_first_and_are_counted_exactly(tmp_path: Path) ->
     lost = spool.lost()["spool_full"]
     found = [decode_batch(value) for value in drained(spool)]
     assert sum(map(denied_in, found)) == 60 * 5
-    assert sum(len(one.rows) for one in found) + lost == 60 * ROWS
+    assert sum(len(one.verdicts) for one in found) + lost == 60 * ROWS
     thinned = [one.header.kept is not None for one in found]
     assert thinned == sorted(thinned, reverse=True)
     assert any(thinned)
@@ -284,21 +284,21 @@ def test_losses_of_deleted_segments_stay_counted(tmp_path: Path) -> None:
 
 
 def test_a_thinned_batch_names_only_what_its_rows_refer_to() -> None:
-    rows = make_rows(4)
-    rows["verdict"][1] = rows["verdict"][3] = Verdict.AUDIT
-    rows["endpoint"][0], rows["rule"][0] = 8, 13
+    verdicts = make_rows(4)
+    verdicts["verdict"][1] = verdicts["verdict"][3] = Verdict.AUDIT
+    verdicts["endpoint"][0], verdicts["rule"][0] = 8, 13
     full = make_header(100, 4)
     header = make_header(
         100, 4, endpoints=full.endpoints | {"8": full.endpoints["7"]}, rules=full.rules | {"13": full.rules["12"]}
     )
-    thinned = without_allows(Record(encode_batch(header, rows), 3))
+    thinned = without_allows(Record(encode_batch(header, verdicts), 3))
     kept = decode_batch(thinned.value)
-    assert (kept.header.first, kept.header.rows, kept.header.kept) == (101, 2, [(101, 1), (103, 1)])
+    assert (kept.header.first, kept.header.verdicts, kept.header.kept) == (101, 2, [(101, 1), (103, 1)])
     assert (set(kept.header.endpoints), set(kept.header.rules)) == ({"7"}, {"12"})
     assert thinned.lost == 5
     assert without_allows(thinned) == thinned
-    assert without_rows([thinned, Record(b"", 10), Record(batch(0))]) == [Record(b"", 5 + 2 + 10 + ROWS)]
-    assert without_rows([]) == []
+    assert without_verdicts([thinned, Record(b"", 10), Record(batch(0))]) == [Record(b"", 5 + 2 + 10 + ROWS)]
+    assert without_verdicts([]) == []
 
 
 # --- a full disk

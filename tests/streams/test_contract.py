@@ -16,13 +16,13 @@ import yaml
 from prometheus_client import CollectorRegistry
 
 from enrich.render.enricher import Enricher
-from enrich.wire.address_interval import Hold, OwnerRef, encode_hold
+from enrich.wire.address_interval import AddressInterval, OwnerRef, encode_interval
 from enrich.wire.batch import EndpointRef, Header, PolicyRef
 from enrich.wire.topics import topics
 from streams.kafka.outgoing import Outgoing
 from streams.metrics.roles import EnrichMetrics
-from streams.worker.inflight import Ledger
-from streams.worker.pending import Holding
+from streams.worker.inflight import InFlightTracker
+from streams.worker.pending import PendingVerdicts
 from streams.worker.pipeline import Pipeline
 from tests.enrich.flows import make_cluster
 from tests.kafka.batches import make_batch, make_header
@@ -47,7 +47,7 @@ def test_every_schema_is_one_and_says_what_it_is_about(path: Path) -> None:
 # --- structs
 
 
-@pytest.mark.parametrize(("name", "struct"), [("batch", Header), ("endpoint", Hold)])
+@pytest.mark.parametrize(("name", "struct"), [("batch", Header), ("endpoint", AddressInterval)])
 def test_a_schema_has_the_keys_of_its_struct(name: str, struct: type) -> None:
     of_code = msgspec.json.schema(struct)
     of_code = {**of_code, **of_code["$defs"][struct.__name__]}
@@ -76,11 +76,11 @@ def test_what_is_written_is_what_the_schemas_say() -> None:
     told = orjson.loads(msgspec.json.encode(header))
     validator(load("batch"), closed=True).validate(told)
     assert set(produced(told, load("batch"))) == set(described(load("batch")))
-    hold = Hold(
+    hold = AddressInterval(
         v=1, cluster="c", node="n", ip="10.0.0.1", uid="u", namespace="shop", pod="web-0", first=1, start=2, end=3,
         last=4, labels={"app": "web"}, owner=OwnerRef("ReplicaSet", "web-abc", "o"),
     )  # fmt: skip
-    told = orjson.loads(encode_hold(hold))
+    told = orjson.loads(encode_interval(hold))
     validator(load("endpoint"), closed=True).validate(told)
     assert set(produced(told, load("endpoint"))) | {".v"} == set(described(load("endpoint")))
 
@@ -109,11 +109,11 @@ def told_of(*values: bytes) -> list[dict[str, Any]]:
     output = Kept()
 
     async def scenario() -> None:
-        ledger = Ledger(10**6, 10**9, asyncio.get_running_loop().call_soon_threadsafe, lambda *_: None)
+        ledger = InFlightTracker(10**6, 10**9, asyncio.get_running_loop().call_soon_threadsafe, lambda *_: None)
         enricher = Enricher(make_cluster())
         pipeline = Pipeline(
             topics("p", 4), "c1", enricher, lambda _uid: "", output, EnrichMetrics(CollectorRegistry()), "w",
-            Holding(enricher, lambda: 1 << 62, 0, 10**6, time.time_ns),
+            PendingVerdicts(enricher, lambda: 1 << 62, 0, 10**6, time.time_ns),
         )  # fmt: skip
         await pipeline.expired(ledger.open(0, 0, 0, 0, lambda _: None), 3)
         for offset, value in enumerate(values):

@@ -10,21 +10,23 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.worker.inflight import Ledger, Tracked
+from streams.worker.inflight import InFlightTracker, TrackedInput
 
 
 class Desk:
     """A ledger with an event loop that runs when it is told to."""
 
-    def __init__(self, max_rows: int = 10_000, max_bytes: int = 1_000_000) -> None:
+    def __init__(self, max_verdicts: int = 10_000, max_bytes: int = 1_000_000) -> None:
         self.acked: list[tuple[int, int]] = []
-        self.failed: list[tuple[Tracked, Any, Any]] = []
+        self.failed: list[tuple[TrackedInput, Any, Any]] = []
         self.soon: list[Callable[[], None]] = []
-        self.ledger = Ledger(max_rows, max_bytes, self.soon.append, lambda *failed: self.failed.append(failed))
+        self.ledger = InFlightTracker(
+            max_verdicts, max_bytes, self.soon.append, lambda *failed: self.failed.append(failed)
+        )
 
-    def open(self, partition: int, offset: int, records: int, rows: int = 1) -> Tracked:
+    def open(self, partition: int, offset: int, records: int, verdicts: int = 1) -> TrackedInput:
         tracked = self.ledger.open(
-            partition, offset, rows, rows * 88, lambda done: self.acked.append((done.partition, done.offset))
+            partition, offset, verdicts, verdicts * 88, lambda done: self.acked.append((done.partition, done.offset))
         )
         for _ in range(records):
             tracked.expect()
@@ -36,7 +38,7 @@ class Desk:
             self.soon.pop(0)()
 
 
-def deliver(tracked: Tracked, times: int = 1) -> None:
+def deliver(tracked: TrackedInput, times: int = 1) -> None:
     for _ in range(times):
         tracked.on_delivery(None, object())
 
@@ -50,7 +52,7 @@ def test_an_input_is_acknowledged_with_its_last_record() -> None:
     deliver(tracked)
     desk.run()
     assert desk.acked == [(0, 7)]
-    assert (desk.ledger.rows, desk.ledger.bytes, len(desk.ledger)) == (0, 0, 0)
+    assert (desk.ledger.verdicts, desk.ledger.bytes, len(desk.ledger)) == (0, 0, 0)
 
 
 def test_a_later_input_waits_for_an_earlier_one_of_its_partition_and_for_no_other() -> None:
@@ -106,9 +108,9 @@ def test_a_failed_record_is_handed_on_and_holds_its_input_back() -> None:
 
 def test_what_another_worker_took_over_is_never_acknowledged_here() -> None:
     desk = Desk()
-    gone, kept = desk.open(0, 1, 1, rows=5), desk.open(1, 1, 1)
+    gone, kept = desk.open(0, 1, 1, verdicts=5), desk.open(1, 1, 1)
     desk.ledger.forget([0])
-    assert desk.ledger.rows == 1
+    assert desk.ledger.verdicts == 1
     deliver(gone)
     deliver(kept)
     desk.run()
@@ -129,9 +131,9 @@ def test_many_deliveries_ask_the_loop_once() -> None:
 
 
 def test_room_is_made_by_acknowledgements_in_rows_and_in_bytes() -> None:
-    async def scenario(max_rows: int, max_bytes: int) -> None:
-        desk = Desk(max_rows, max_bytes)
-        first = desk.open(0, 1, 1, rows=10)
+    async def scenario(max_verdicts: int, max_bytes: int) -> None:
+        desk = Desk(max_verdicts, max_bytes)
+        first = desk.open(0, 1, 1, verdicts=10)
         waiting = asyncio.create_task(desk.ledger.wait_for_room(5, 440))
         await asyncio.sleep(0)
         await asyncio.sleep(0)
@@ -145,7 +147,7 @@ def test_room_is_made_by_acknowledgements_in_rows_and_in_bytes() -> None:
 
 
 def test_an_input_that_is_larger_than_the_bounds_fits_alone() -> None:
-    asyncio.run(asyncio.wait_for(Desk(max_rows=10).ledger.wait_for_room(5000, 440_000), 5))
+    asyncio.run(asyncio.wait_for(Desk(max_verdicts=10).ledger.wait_for_room(5000, 440_000), 5))
 
 
 @given(
@@ -160,7 +162,7 @@ def test_in_any_order_of_deliveries_each_partition_is_acknowledged_in_order(
     pending = [tracked for tracked, (_, records) in zip(opened, inputs, strict=True) for _ in range(records)]
     random.shuffle(pending)
     desk.run()
-    done: dict[Tracked, int] = {}
+    done: dict[TrackedInput, int] = {}
     for tracked in pending:
         deliver(tracked)
         done[tracked] = done.get(tracked, 0) + 1

@@ -20,8 +20,8 @@ from enrich.wire.batch import Batch, decode_batch
 from enrich.wire.topics import topics
 from streams.kafka.outgoing import Outgoing
 from streams.metrics.roles import EnrichMetrics
-from streams.worker.inflight import Ledger, Tracked
-from streams.worker.pending import Holding
+from streams.worker.inflight import InFlightTracker, TrackedInput
+from streams.worker.pending import PendingVerdicts
 from streams.worker.pipeline import Pipeline
 from tests.enrich.flows import CLOCK, make_batch
 
@@ -42,8 +42,8 @@ class Site:
         self.cluster.replace_all({**{kind: [] for kind in KINDS}, Pod: [WEB]})
         self.cluster.remembers_since(0)
         enricher = Enricher(self.cluster, now_ns=lambda: self.now)
-        self.holding = Holding(enricher, lambda: self.until, 2 * S, max_bytes, lambda: self.now)
-        self.ledger = Ledger(10**6, 10**9, lambda step: step(), lambda *_: pytest.fail("refused"))
+        self.holding = PendingVerdicts(enricher, lambda: self.until, 2 * S, max_bytes, lambda: self.now)
+        self.ledger = InFlightTracker(10**6, 10**9, lambda step: step(), lambda *_: pytest.fail("refused"))
         metrics = EnrichMetrics(CollectorRegistry())
         self.metrics = metrics
         self.pipeline = Pipeline(topics("p", 1), "", enricher, lambda _uid: "", self, metrics, "w", self.holding)
@@ -60,18 +60,18 @@ class Site:
             delivered(None, None)
         return len(deliveries)
 
-    def take(self, *rows: dict[str, Any], first: int = 100, **header: Any) -> None:
-        self.take_together(make_batch(*rows, first=first, **header))
+    def take(self, *verdicts: dict[str, Any], first: int = 100, **header: Any) -> None:
+        self.take_together(make_batch(*verdicts, first=first, **header))
 
     def take_together(self, *batches: Batch) -> None:
         inputs = []
         for batch in batches:
-            tracked = self.ledger.open(0, self.offset, len(batch.rows), 88, self._ack)
+            tracked = self.ledger.open(0, self.offset, len(batch.verdicts), 88, self._ack)
             self.offset += 1
             inputs.append((tracked, batch.encode()))
         asyncio.run(self.pipeline.take(inputs))
 
-    def _ack(self, tracked: Tracked) -> None:
+    def _ack(self, tracked: TrackedInput) -> None:
         self.acked.append(tracked.offset)
 
     def release(self) -> list[int]:
@@ -82,14 +82,14 @@ class Site:
         return [int(record["id"].rpartition("-")[2]) for record in self.sent]
 
 
-def row(age_s: float = 0.0, **fields: Any) -> dict[str, Any]:
+def verdict(age_s: float = 0.0, **fields: Any) -> dict[str, Any]:
     """A row of web-1 to an address, that old when the test begins."""
     return {"time_ns": int((10 - age_s) * S), "destination": "203.0.113.9", **fields}
 
 
 def test_a_row_about_a_pod_that_nobody_knows_yet_waits_until_it_is_known() -> None:
     site = Site()
-    site.take(row(0.5, destination=LATE.ips[0]))
+    site.take(verdict(0.5, destination=LATE.ips[0]))
     assert site.release() == []
     assert site.acked == []
     site.now += S
@@ -101,18 +101,18 @@ def test_a_row_about_a_pod_that_nobody_knows_yet_waits_until_it_is_known() -> No
 
 def test_it_waits_no_longer_than_it_may_and_is_then_as_it_is() -> None:
     site = Site()
-    site.take(row(0.5, destination="10.0.0.77"))
+    site.take(verdict(0.5, destination="10.0.0.77"))
     site.now += int(1.4 * S)
     assert site.release() == []
     site.now += int(0.2 * S)
     assert site.release() == [100]
     assert site.sent[0]["dest"] == {"instance": "10.0.0.77"}
-    assert site.metrics.held_rows.labels("late")._value.get() == 1
+    assert site.metrics.pending_verdicts.labels("late")._value.get() == 1
 
 
 def test_old_rows_and_addresses_far_from_pods_do_not_wait() -> None:
     site = Site()
-    site.take(row(3, destination="10.0.0.77"), row(0, destination="203.0.113.7"))
+    site.take(verdict(3, destination="10.0.0.77"), verdict(0, destination="203.0.113.7"))
     assert site.numbers() == [100, 101]
     assert site.acked == [0]
 
@@ -120,12 +120,13 @@ def test_old_rows_and_addresses_far_from_pods_do_not_wait() -> None:
 def test_it_holds_back_later_rows_of_its_own_pod_only() -> None:
     site = Site()
     own, other = {"endpoint": 7}, {"endpoint": 9}
-    site.take(row(0.5, **own), row(0.4, destination="10.0.0.77", **own), row(0.3, **other), row(0.3, **own),
+    site.take(verdict(0.5, **own), verdict(0.4, destination="10.0.0.77", **own), verdict(0.3, **other), verdict(0.3,
+    **own),
               endpoints=REFS)  # fmt: skip
     assert site.numbers() == [100, 102]
-    site.take(row(0.2, **own), row(0.2, **other), first=104, endpoints=REFS)
+    site.take(verdict(0.2, **own), verdict(0.2, **other), first=104, endpoints=REFS)
     assert site.numbers() == [100, 102, 105]
-    site.take(row(0.2, **own), first=900, ring="another", endpoints=REFS)
+    site.take(verdict(0.2, **own), first=900, ring="another", endpoints=REFS)
     assert site.numbers() == [100, 102, 105, 900]
     site.now += 2 * S
     assert site.release() == [100, 102, 105, 900, 101, 103, 104]
@@ -135,7 +136,7 @@ def test_it_holds_back_later_rows_of_its_own_pod_only() -> None:
 def test_a_row_waits_until_the_index_was_told_of_its_time() -> None:
     site = Site()
     site.until = site.now
-    site.take(row(1), row(0.05, endpoint=9), row(0), endpoints=REFS)
+    site.take(verdict(1), verdict(0.05, endpoint=9), verdict(0), endpoints=REFS)
     assert site.numbers() == [100]
     site.until = site.now = site.now + S // 5
     assert site.release() == [100, 101, 102]
@@ -145,7 +146,7 @@ def test_what_the_index_never_heard_of_is_not_named() -> None:
     site = Site()
     site.cluster.apply([Change("set", LATE)])
     site.until = site.now - 5 * S
-    site.take(row(1, destination=LATE.ips[0]), row(1), row(7, destination=LATE.ips[0], endpoint=8))
+    site.take(verdict(1, destination=LATE.ips[0]), verdict(1), verdict(7, destination=LATE.ips[0], endpoint=8))
     site.now += 2 * S
     site.release()
     ends = {int(record["id"].rpartition("-")[2]): record["dest"] for record in site.sent}
@@ -157,7 +158,7 @@ def test_what_the_index_never_heard_of_is_not_named() -> None:
 def test_a_clock_that_is_ahead_holds_nothing_for_longer() -> None:
     site = Site()
     site.until = site.now
-    site.take(row(-3600))
+    site.take(verdict(-3600))
     site.now += 2 * S
     assert site.release() == [100]
 
@@ -165,15 +166,15 @@ def test_a_clock_that_is_ahead_holds_nothing_for_longer() -> None:
 def test_when_too_much_waits_the_oldest_go() -> None:
     site = Site(max_bytes=88 * 5)
     for first in (100, 200, 300):
-        site.take(*[row(0, destination="10.0.0.77")] * 3, first=first, ring=str(first))
+        site.take(*[verdict(0, destination="10.0.0.77")] * 3, first=first, ring=str(first))
     assert site.release() == [100, 101, 102, 200, 201, 202]
     assert site.holding.bytes == 88 * 3
-    assert site.metrics.held_rows.labels("full")._value.get() == 6
+    assert site.metrics.pending_verdicts.labels("full")._value.get() == 6
 
 
 def test_what_another_worker_has_now_is_forgotten() -> None:
     site = Site()
-    site.take(row(0, destination="10.0.0.77"))
+    site.take(verdict(0, destination="10.0.0.77"))
     site.pipeline.forget([0])
     site.now += 5 * S
     assert site.release() == []
@@ -181,10 +182,10 @@ def test_what_another_worker_has_now_is_forgotten() -> None:
 
 
 def test_a_part_of_a_batch_is_a_batch() -> None:
-    batch = make_batch(*[row(n) for n in range(6)], first=50)
+    batch = make_batch(*[verdict(n) for n in range(6)], first=50)
     part = decode_batch(batch.pick(np.array([0, 1, 4])).encode())
     assert part.numbers().tolist() == [50, 51, 54]
-    assert part.rows["time_ns"].tolist() == batch.rows["time_ns"][[0, 1, 4]].tolist()
+    assert part.verdicts["time_ns"].tolist() == batch.verdicts["time_ns"][[0, 1, 4]].tolist()
 
 
 _rows = st.lists(
@@ -205,13 +206,14 @@ def test_all_rows_go_once_and_those_of_a_pod_in_order(steps: list[Any]) -> None:
     for batches, wait_ms, known in steps:
         age = 10 - (site.now - CLOCK) / S
         made = []
-        for rows in batches:
+        for verdicts in batches:
             made.append(
                 make_batch(
-                    *[row(age + back, destination=to, endpoint=own) for own, to, back in rows], first=len(owners)
+                    *[verdict(age + back, destination=to, endpoint=own) for own, to, back in verdicts],
+                    first=len(owners),
                 )
             )
-            owners += [own for own, _, _ in rows]
+            owners += [own for own, _, _ in verdicts]
         site.take_together(*made)
         site.now += wait_ms * 1_000_000
         if known:
@@ -230,9 +232,9 @@ def test_all_rows_go_once_and_those_of_a_pod_in_order(steps: list[Any]) -> None:
 def test_a_wait_of_one_ring_holds_back_no_pod_of_another_that_came_with_it() -> None:
     site = Site()
     site.take_together(
-        make_batch(row(0.5, destination="10.0.0.77"), first=100),
-        make_batch(row(0.4), first=500, ring="another"),
-        make_batch(row(0.3), first=101),
+        make_batch(verdict(0.5, destination="10.0.0.77"), first=100),
+        make_batch(verdict(0.4), first=500, ring="another"),
+        make_batch(verdict(0.3), first=101),
     )
     assert site.numbers() == [500]
     assert site.acked == [], "offsets go in order"

@@ -11,20 +11,20 @@ from prometheus_client import CollectorRegistry
 
 from enrich.wire.batch import VERDICT
 from streams.metrics.roles import EnrichMetrics
-from streams.worker.inflight import Ledger
+from streams.worker.inflight import InFlightTracker
 from streams.worker.intake import _TOGETHER_ROWS, Intake
 
 _MANY = 1 << 30
 
 
-def event(offset: int, partition: int = 0, rows: int = 1) -> Any:
+def event(offset: int, partition: int = 0, verdicts: int = 1) -> Any:
     """An event of Faust's."""
     message = SimpleNamespace(partition=partition, offset=offset)
-    return SimpleNamespace(message=message, value=bytes(rows * VERDICT.itemsize))
+    return SimpleNamespace(message=message, value=bytes(verdicts * VERDICT.itemsize))
 
 
 def intake() -> Intake:
-    ledger = Ledger(_MANY, _MANY, asyncio.get_running_loop().call_soon_threadsafe, lambda *_: None)
+    ledger = InFlightTracker(_MANY, _MANY, asyncio.get_running_loop().call_soon_threadsafe, lambda *_: None)
     return Intake(ledger, EnrichMetrics(CollectorRegistry()))
 
 
@@ -51,7 +51,7 @@ def test_what_is_full_is_taken_at_once_and_no_more_than_is_well_taken() -> None:
     async def run() -> list[list[int]]:
         desk = intake()
         for offset in range(5):
-            await desk.put(event(offset, rows=_TOGETHER_ROWS // 2), None)
+            await desk.put(event(offset, verdicts=_TOGETHER_ROWS // 2), None)
         return [offsets(await desk.take()) for _ in range(3)]
 
     assert asyncio.run(run()) == [[0, 1], [2, 3], [4]]

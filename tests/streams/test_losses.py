@@ -8,13 +8,13 @@ from streams.worker.losses import Loss, Losses
 
 def header(
     first: int,
-    rows: int,
+    verdicts: int,
     lost: dict[str, tuple[int, int]] | None = None,
     kept: list[tuple[int, int]] | None = None,
     ring: str = "r",
 ) -> Header:
     return Header(
-        v=1, cluster="c", node="n", ring=ring, first=first, rows=rows, row_bytes=VERDICT.itemsize, clock=0,
+        v=1, cluster="c", node="n", ring=ring, first=first, verdicts=verdicts, verdict_bytes=VERDICT.itemsize, clock=0,
         lost=lost or {}, kept=kept,
     )  # fmt: skip
 

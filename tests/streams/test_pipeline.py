@@ -12,14 +12,14 @@ import orjson
 import pytest
 from prometheus_client import CollectorRegistry
 
-from enrich.render.enricher import Looked, Records
-from enrich.render.interning import Numbered
-from enrich.render.merged_batch import Joined
+from enrich.render.enricher import Lookup, Records
+from enrich.render.interning import InternTable
+from enrich.render.merged_batch import MergedBatch
 from enrich.wire.topics import topics
 from streams.kafka.outgoing import Outgoing
 from streams.metrics.roles import EnrichMetrics
-from streams.worker.inflight import Ledger, Tracked
-from streams.worker.pending import Holding
+from streams.worker.inflight import InFlightTracker, TrackedInput
+from streams.worker.pending import PendingVerdicts
 from streams.worker.pipeline import Pipeline, event_time_ms
 from tests.kafka.batches import make_batch
 
@@ -44,11 +44,11 @@ class SmallQueue:
         return True
 
     def offer_all(self, topic: str, outgoing: Outgoing, deliveries: Sequence[Any], start: int) -> int:
-        rows = list(zip(outgoing.keys, outgoing.values, outgoing.times_ms, deliveries, strict=True))
-        for number in range(start, len(rows)):
-            if not self.offer(topic, *rows[number]):  # type: ignore[arg-type]  # no key is None here
+        verdicts = list(zip(outgoing.keys, outgoing.values, outgoing.times_ms, deliveries, strict=True))
+        for number in range(start, len(verdicts)):
+            if not self.offer(topic, *verdicts[number]):  # type: ignore[arg-type]  # no key is None here
                 return number
-        return len(rows)
+        return len(verdicts)
 
     def deliver(self) -> None:
         for done in self._waiting:
@@ -64,10 +64,10 @@ class Numbers:
 
     generation = 0
 
-    def look(self, batch: Joined, until_ns: int | None = None) -> Looked:
-        return Looked(Numbered(), np.zeros(len(batch.rows), np.int64), None)
+    def lookup(self, batch: MergedBatch, until_ns: int | None = None) -> Lookup:
+        return Lookup(InternTable(), np.zeros(len(batch.verdicts), np.int64), None)
 
-    def records(self, batch: Joined, looked: Looked | None = None) -> Records:
+    def records(self, batch: MergedBatch, lookup_result: Lookup | None = None) -> Records:
         numbers = batch.numbers.tolist()
         return Records(
             [b"shop/web-0"] * len(numbers),
@@ -81,22 +81,22 @@ class Numbers:
 class Broken(Numbers):
     """Fails for what has a row of number 4 in it."""
 
-    def records(self, batch: Joined, looked: Looked | None = None) -> Records:
+    def records(self, batch: MergedBatch, lookup_result: Lookup | None = None) -> Records:
         if 4 in batch.numbers:
             raise ZeroDivisionError("a bug")
-        return super().records(batch, looked)
+        return super().records(batch, lookup_result)
 
 
-def run(*values: bytes | None, **changes: Any) -> tuple[SmallQueue, list[Tracked]]:
+def run(*values: bytes | None, **changes: Any) -> tuple[SmallQueue, list[TrackedInput]]:
     """The output, and what was acknowledged, of batches that wait together."""
-    output, acked = SmallQueue(), list[Tracked]()
+    output, acked = SmallQueue(), list[TrackedInput]()
     enricher = changes.pop("enricher", Numbers())
-    holding = Holding(enricher, lambda: 1 << 62, 10**9, 10**6, time.time_ns)
+    holding = PendingVerdicts(enricher, lambda: 1 << 62, 10**9, 10**6, time.time_ns)
     given: dict[str, Any] = {"cluster_id": "c1", "node_of": lambda _uid: "n1", "holding": holding, **changes}
 
     async def scenario() -> None:
         loop = asyncio.get_running_loop()
-        ledger = Ledger(1000, 10**6, loop.call_soon_threadsafe, lambda *_: pytest.fail("a record failed"))
+        ledger = InFlightTracker(1000, 10**6, loop.call_soon_threadsafe, lambda *_: pytest.fail("a record failed"))
         pipeline = Pipeline(TOPICS, output=output, metrics=EnrichMetrics(CollectorRegistry()), worker="w",
                             enricher=enricher, **given)  # fmt: skip
         tracked = [ledger.open(2, 77 + number, 10, 880, acked.append) for number in range(len(values))]

@@ -8,7 +8,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from enrich.render.enricher import Enricher, Records
-from enrich.render.merged_batch import join
+from enrich.render.merged_batch import merge
 from enrich.runtime.settings import SettingsError, load
 from enrich.wire.batch import AGGREGATED, INGRESS, EndpointRef, Reason, Verdict
 from streams.metrics.verdicts import By, Verdicts
@@ -18,8 +18,8 @@ from tests.enrich.flows import make_batch, make_cluster
 DENIED = {"verdict": Verdict.DENY | INGRESS, "reason": Reason.DEFAULT_DENY, "rule": 2}
 
 
-def records(*rows: dict[str, Any], **header: Any) -> Records:
-    return Enricher(make_cluster()).records(join(make_batch(*rows, **header)))
+def records(*verdicts: dict[str, Any], **header: Any) -> Records:
+    return Enricher(make_cluster()).records(merge(make_batch(*verdicts, **header)))
 
 
 def counted(by: By, most: int, *batches: Records) -> tuple[dict[tuple[str, ...], float], float]:

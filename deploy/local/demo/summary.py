@@ -15,13 +15,13 @@ from prometheus_client.parser import text_string_to_metric_families
 from stack import DemoError, script
 
 _LOST = (
-    "kubeweir_probe_lost_rows_total",
-    "kubeweir_streams_gap_rows_total",
-    "kubeweir_streams_lost_rows_total",
+    "kubeweir_probe_lost_verdicts_total",
+    "kubeweir_streams_gap_verdicts_total",
+    "kubeweir_streams_lost_verdicts_total",
     "kubeweir_streams_dead_letters_total",
     "kubeweir_streams_expired_batches_total",
 )
-_ROWS = ("kubeweir_probe_rows_total",)
+_ROWS = ("kubeweir_probe_verdicts_total",)
 
 
 def records(env: Mapping[str, str]) -> list[dict[str, Any]]:
@@ -90,7 +90,7 @@ def complaint(attempt: Attempt, family: int, flows: Sequence[Mapping[str, Any]])
     return None
 
 
-def tell(flows: Sequence[Mapping[str, Any]], lost_rows: int) -> list[str]:
+def tell(flows: Sequence[Mapping[str, Any]], lost_verdicts: int) -> list[str]:
     """The summary, in lines."""
     dispositions = Counter(flow["disposition"] for flow in flows)
     packets = sum(flow["count"] for flow in flows if flow["disposition"] == "deny")
@@ -105,7 +105,7 @@ def tell(flows: Sequence[Mapping[str, Any]], lost_rows: int) -> list[str]:
         *(f"  IPv{v}: {families[v, 'allow']} allowed, {families[v, 'deny']} denied" for v in (4, 6)),
         *(f"  allowed by {name}: {count}" for name, count in sorted(allowed.items())),
         *(f"  denied, isolated by {name}: {count}" for name, count in sorted(isolated.items())),
-        f"lost: {lost_rows or 'none'}",
+        f"lost: {lost_verdicts or 'none'}",
     ]
 
 

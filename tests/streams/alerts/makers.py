@@ -52,7 +52,7 @@ def flow(
 
 def loss(at: float = T0, **more: Any) -> dict[str, Any]:
     """A status record that tells a loss."""
-    told = {"schema": 1, "timestamp": stamp(at), "worker": "w1", "type": "lost", "reason": "ring_full", "rows": 5}
+    told = {"schema": 1, "timestamp": stamp(at), "worker": "w1", "type": "lost", "reason": "ring_full", "verdicts": 5}
     return {**told, "cluster": "c1", "node": "n1", "ring": "r1", **more}
 
 

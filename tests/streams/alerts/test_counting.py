@@ -9,7 +9,7 @@ import pytest
 
 from enrich.index.cluster import Cluster
 from enrich.render.enricher import Enricher
-from enrich.render.merged_batch import join
+from enrich.render.merged_batch import merge
 from enrich.wire.batch import INGRESS, decode_batch, encode_batch
 from streams.alerts.counting import Counter, Repeats
 from streams.alerts.deltas import Delta, DeltaError, decode, encode, partition_of, version_of
@@ -169,4 +169,4 @@ def enriched() -> list[bytes]:
     rows["verdict"][::7] |= INGRESS
     rows["protocol"][::11] = 1
     batch = decode_batch(encode_batch(make_header(5, 60), rows))
-    return [bytes(value) for value in enricher.records(join(batch)).values]
+    return [bytes(value) for value in enricher.records(merge(batch)).values]

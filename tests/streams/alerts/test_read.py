@@ -18,7 +18,7 @@ from streams.config.yaml_file import FileError
 
 ROOT = Path(__file__).parents[3]
 SCHEMA = ROOT / "streams" / "schemas" / "alerts.schema.json"
-EXAMPLE = ROOT / "deploy" / "alerts.yaml"
+EXAMPLE = ROOT / "deploy" / "examples" / "alerts.yaml"
 
 
 def rule(text: str) -> str:

@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from enrich.render.enricher import Enricher
-from enrich.render.merged_batch import join
+from enrich.render.merged_batch import merge
 from streams.cli.main import command
 from tests.enrich.flows import make_batch, make_cluster
 
@@ -41,7 +41,7 @@ def run(*arguments: str, stdin: bytes = b"") -> Result:
 
 
 def records(*rows: dict[str, object]) -> bytes:
-    return b"\n".join(Enricher(make_cluster()).records(join(make_batch(*rows))).values)
+    return b"\n".join(Enricher(make_cluster()).records(merge(make_batch(*rows))).values)
 
 
 def test_a_good_file_ends_with_0_and_a_wrong_one_with_2_and_its_lines(file: Path) -> None:

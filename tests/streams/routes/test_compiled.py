@@ -12,7 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from enrich.render.enricher import Enricher
-from enrich.render.merged_batch import join
+from enrich.render.merged_batch import merge
 from streams.matching.matcher import Matcher
 from streams.routes.check import check
 from streams.routes.classifier import Compiled
@@ -98,7 +98,7 @@ def test_it_agrees_with_the_matcher_of_records(given_routes: list[dict[str, Any]
     naive = matchers(given_routes)
     compiled, enricher = Compiled(naive), Enricher(make_cluster())
     for _ in range(2):
-        records = enricher.records(join(make_batch(*rows_of(chance, 60))))
+        records = enricher.records(merge(make_batch(*rows_of(chance, 60))))
         masks = compiled.masks(records).tolist()
         for value, mask in zip(records.values, masks, strict=True):
             flow = orjson.loads(value)
@@ -109,7 +109,7 @@ def test_it_agrees_with_the_matcher_of_records(given_routes: list[dict[str, Any]
 def test_64_routes_have_a_bit_each() -> None:
     naive = matchers([{"match": {"port": 8000 + number}} for number in range(64)])
     batch = make_batch({"destination_port": 8000}, {"destination_port": 8063})
-    records = Enricher(make_cluster()).records(join(batch))
+    records = Enricher(make_cluster()).records(merge(batch))
     assert Compiled(naive).masks(records).tolist() == [1, 1 << 63]
 
 
@@ -122,7 +122,7 @@ def test_a_route_that_a_template_rules_out_is_not_asked(match: dict[str, Any], m
         return True
 
     monkeypatch.setattr(Matcher, "fits", fits)
-    records = Enricher(make_cluster()).records(join(make_batch({}, {"destination_port": 1})))
+    records = Enricher(make_cluster()).records(merge(make_batch({}, {"destination_port": 1})))
     other, every = matchers([{"match": match}, {}])
     assert Compiled([other]).masks(records).tolist() == [0, 0]
     assert not asked
@@ -131,7 +131,7 @@ def test_a_route_that_a_template_rules_out_is_not_asked(match: dict[str, Any], m
 
 
 def test_no_routes_take_nothing() -> None:
-    records = Enricher(make_cluster()).records(join(make_batch({}, {})))
+    records = Enricher(make_cluster()).records(merge(make_batch({}, {})))
     assert Compiled([]).masks(records).tolist() == [0, 0]
 
 
@@ -139,10 +139,10 @@ def test_a_sample_takes_both_records_of_a_connection_about_its_share_and_every_d
     [matcher] = matchers([{"match": {}, "sample": 0.25}])
     enricher = Enricher(make_cluster())
     rows = [{"source_port": port} for port in range(1000, 3000)]
-    egress = Compiled([matcher]).masks(enricher.records(join(make_batch(*rows)))).tolist()
+    egress = Compiled([matcher]).masks(enricher.records(merge(make_batch(*rows)))).tolist()
     turned = make_batch(*({**row, "verdict": 0x81} for row in rows))
-    ingress = Compiled([matcher]).masks(enricher.records(join(turned))).tolist()
+    ingress = Compiled([matcher]).masks(enricher.records(merge(turned))).tolist()
     assert egress == ingress
     assert 400 < sum(egress) < 600
-    denied = enricher.records(join(make_batch(*({**row, "verdict": 2} for row in rows))))
+    denied = enricher.records(merge(make_batch(*({**row, "verdict": 2} for row in rows))))
     assert sum(Compiled([matcher]).masks(denied).tolist()) == 2000

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from enrich.render.enricher import Enricher
-from enrich.render.merged_batch import join
+from enrich.render.merged_batch import merge
 from streams.routes.model import Routes
 from streams.routes.topic_router import Placing, Sending
 from tests.enrich.flows import make_batch, make_cluster
@@ -26,7 +26,7 @@ def placing(existing: tuple[str, ...] = (), **kafka: Any) -> Placing:
 
 
 def send(made: Placing, *rows: dict[str, Any]) -> list[Sending]:
-    return list(made.of(Enricher(make_cluster()).records(join(make_batch(*rows)))))
+    return list(made.of(Enricher(make_cluster()).records(merge(make_batch(*rows)))))
 
 
 def test_a_namespace_gets_a_topic_only_from_the_list_up_to_the_limit_and_never_one_of_ours() -> None:

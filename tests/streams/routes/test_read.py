@@ -18,7 +18,7 @@ from streams.routes.read import RoutesError, read
 
 ROOT = Path(__file__).parents[3]
 SCHEMA = ROOT / "streams" / "schemas" / "routes.schema.json"
-EXAMPLE = ROOT / "deploy" / "routes.yaml"
+EXAMPLE = ROOT / "deploy" / "examples" / "routes.yaml"
 
 
 def route(text: str) -> str:
