@@ -17,10 +17,8 @@ def warnings(usage: Mapping[str, tuple[int, int]], identities: int) -> Iterator[
     """Each thing that is nearly full: its name, and in words what to do. ``usage``: entries and limit of each map."""
     for name, (used, limit) in usage.items():
         if used > NEARLY * limit:
-            yield (
-                name,
-                f"the map {name} holds {used} of {limit} entries: raise {_SETTINGS.get(name, f'WEIR_{name.upper()}')} before it is full",
-            )
+            setting = _SETTINGS.get(name, f"WEIR_{name.upper()}")
+            yield name, f"the map {name} holds {used} of {limit} entries: raise {setting} before it is full"
     if identities > MANY_IDENTITIES:
         yield (
             "identities",
