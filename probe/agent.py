@@ -27,7 +27,7 @@ from probe.kernel.installer import Bound, Installer, InstallError, Surroundings
 from probe.kernel.layout import Config
 from probe.kernel.maps import Maps
 from probe.ledger import Ledger
-from probe.node.address_intervals import Holds
+from probe.node.address_intervals import AddressIntervals
 from probe.node.binding import NEWS_S, Binding, bind
 from probe.node.netlink import Device, NodeNetwork, Veth
 from probe.policy.capacity import warnings
@@ -54,7 +54,7 @@ class Looked:
     devices: tuple[Device, ...] = ()
 
 
-class Names:
+class LedgerReferences:
     """What endpoint and rule numbers stand for, from the ledger."""
 
     def __init__(self, numbers: Ledger) -> None:
@@ -81,7 +81,7 @@ class Agent:
         network: NodeNetwork,
         maps: Maps,
         numbers: Ledger,
-        holds: Holds,
+        holds: AddressIntervals,
         mode: Mode | None = None,
     ) -> None:
         self._node = node
@@ -114,7 +114,7 @@ class Agent:
         self._problem = "no policy has been installed yet"
         self._threads: list[threading.Thread] = []
         for kind, highest in self._installer.numbers().items():
-            numbers.floor(kind, highest)
+            numbers.reserve(kind, highest)
 
     @property
     def mode(self) -> Mode:
@@ -151,7 +151,7 @@ class Agent:
             thread.join()
         self._windows.rotate()
 
-    def links_moved(self) -> None:
+    def links_changed(self) -> None:
         """Interfaces came or went: the next time, all are looked at again."""
         self._links_changed.set()
         self._wake.set()
@@ -238,7 +238,9 @@ class Agent:
         return [
             Bound(
                 index,
-                self._numbers.of("endpoint", pod.uid, {"namespace": pod.namespace, "pod": pod.name, "uid": pod.uid}),
+                self._numbers.number_of(
+                    "endpoint", pod.uid, {"namespace": pod.namespace, "pod": pod.name, "uid": pod.uid}
+                ),
                 pod.uid,
                 pod.ips,
                 older=index in (self._older or ()),
@@ -259,7 +261,7 @@ class Agent:
                 continue
             if not self._attachments.attach(index):
                 # The next look at the links misses it too, and unbinds the pod.
-                self.links_moved()
+                self.links_changed()
                 continue
             self._attached.add(index)
             log.info("pod attached", pod=str(pod.key), interface=names[index], mode=self.mode)
@@ -306,7 +308,7 @@ class Agent:
                 except OSError:
                     # ENOBUFS: some were lost, which is all the same: everything is read again.
                     log.debug("link events overran")
-                self.links_moved()
+                self.links_changed()
 
     def _window_loop(self, window_s: float) -> None:
         due = time.monotonic() + window_s

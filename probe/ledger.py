@@ -40,7 +40,7 @@ class Ledger:
                 file.truncate(whole)
         return cls(path, [tuple(orjson.loads(line)) for line in text[:whole].splitlines()])
 
-    def of(self, kind: str, signature: str, meaning: Any = None) -> int:
+    def number_of(self, kind: str, signature: str, meaning: Any = None) -> int:
         """The number of what has this signature; a new one if there is none. In use only after :meth:`flush`."""
         known = self._by_signature.get((kind, signature))
         if known is not None:
@@ -61,7 +61,7 @@ class Ledger:
         """What was given with the number, None where nothing was or it is not known."""
         return self._meanings.get((kind, number))
 
-    def floor(self, kind: str, highest: int) -> None:
+    def reserve(self, kind: str, highest: int) -> None:
         """Begin above ``highest``: numbers that maps refer to, but a ledger that was lost does not know."""
         self._next[kind] = max(self._next[kind], highest + 1)
 

@@ -23,10 +23,10 @@ from enrich.runtime.watching import SourceCollector
 from enrich.sources.client import Client
 from enrich.sources.source import Source, SourceError, make_source
 from enrich.wire.topics import topics
-from probe.agent import Agent, Names, detach
+from probe.agent import Agent, LedgerReferences, detach
 from probe.export.batcher import Limits
 from probe.export.drain import Drain
-from probe.export.publisher import EndpointPublisher, Publisher
+from probe.export.publisher import AddressIntervalPublisher, Publisher
 from probe.export.ring import Ring
 from probe.export.spool import Spool
 from probe.kernel.attach import Mode
@@ -35,7 +35,7 @@ from probe.kernel.maps import LayoutError, Maps
 from probe.kernel.program import LoadError
 from probe.ledger import Ledger
 from probe.metrics import ProbeCollector
-from probe.node.address_intervals import Holds
+from probe.node.address_intervals import AddressIntervals
 from probe.node.netlink import NetworkError, NodeNetwork
 from probe.node.ownership import Ownership
 from probe.settings import Settings
@@ -70,9 +70,9 @@ def serve(settings: Settings) -> None:
         stack.callback(spool.close)
         made = topics(settings.topic_prefix, settings.partitions)
         publisher = Publisher(spool, made.raw, settings.connection())
-        endpoints = EndpointPublisher(made.endpoints, settings.connection())
-        holds = Holds(settings.node, settings.run_dir / "holds", endpoints.tell)
-        delivery = Drain(ring, Names(numbers), spool, _limits(settings))
+        endpoints = AddressIntervalPublisher(made.endpoints, settings.connection())
+        holds = AddressIntervals(settings.node, settings.run_dir / "holds", endpoints.publish)
+        delivery = Drain(ring, LedgerReferences(numbers), spool, _limits(settings))
         agent = Agent(settings.node, cluster, network, maps, numbers, holds, _MODES[settings.attach])
         registry = _registry(SourceCollector("probe", source),
                              ProbeCollector(agent, maps, ring, delivery, spool, publisher))  # fmt: skip
@@ -107,7 +107,7 @@ def serve(settings: Settings) -> None:
         endpoints.stop(_LAST_WORD_S)
         if over or (owner is not None and stop.is_set() and owner.is_over()):
             log.info("our DaemonSet is deleted: enforcement ends", interfaces=_open(settings, network))
-        log.info("stopped", flushed=flushed, spooled_batches=spool.records,
+        log.info("stopped", flushed=flushed, spooled_batches=spool.unacked_batches,
                  enforcement="stays in place" if settings.pin_dir.exists() else "ended")  # fmt: skip
         _check_end(publisher, any(failed.is_set() for failed in failures))
 

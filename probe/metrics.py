@@ -54,7 +54,9 @@ class ProbeCollector(Collector):
         yield GaugeMetricFamily(
             "kubeweir_probe_ring_capacity_verdicts", "Rows that the ring can hold", value=self._ring.capacity
         )
-        yield GaugeMetricFamily("kubeweir_probe_spool_batches", "Batches not acknowledged", value=self._spool.records)
+        yield GaugeMetricFamily(
+            "kubeweir_probe_spool_batches", "Batches not acknowledged", value=self._spool.unacked_batches
+        )
         yield GaugeMetricFamily("kubeweir_probe_spool_bytes", "Bytes of the spool on disk", value=self._spool.size)
         yield GaugeMetricFamily(
             "kubeweir_probe_spool_capacity_bytes", "Bytes that the spool may have", value=self._spool.max_bytes

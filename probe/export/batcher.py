@@ -29,7 +29,7 @@ def clock_offset_ns() -> int:
     return min(found)[1]
 
 
-class Names(Protocol):
+class References(Protocol):
     """What numbers in rows stand for."""
 
     def endpoint(self, number: int) -> EndpointRef | None:
@@ -52,7 +52,7 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
-class Encoded:
+class EncodedBatch:
     """A batch ready for the spool. ``end`` is the number behind its last row."""
 
     value: bytes
@@ -65,7 +65,7 @@ class Batcher:
     def __init__(
         self,
         identity: tuple[str, str, str],
-        names: Names,
+        names: References,
         lost: Callable[[], Mapping[str, int]],
         told: Mapping[str, int],
         limits: Limits | None = None,
@@ -100,7 +100,7 @@ class Batcher:
             wait = self._patience(verdicts)
             self._due = min(self._due, now + wait) if was else now + wait
 
-    def take(self, *, everything: bool = False) -> list[Encoded]:
+    def take(self, *, everything: bool = False) -> list[EncodedBatch]:
         """The batches that are due; all of what waits if ``everything``."""
         size = min(self._limits.verdicts, max(1, self._limits.bytes // VERDICT.itemsize))
         taken = []
@@ -118,7 +118,7 @@ class Batcher:
         rate = sum(n for _, n in self._seen)
         return self._limits.quiet_s if rate < _QUIET_ROWS_S else self._limits.allowed_s
 
-    def _cut(self, count: int) -> Encoded:
+    def _cut(self, count: int) -> EncodedBatch:
         """The first ``count`` rows as a batch, fewer where so many names go with them that it would be too large."""
         lost = dict(self._lost())
         value = self._encode(self._rows[:count], lost)
@@ -129,7 +129,7 @@ class Batcher:
         self._rows, self._first = self._rows[count:], self._first + count
         now = self._clock()
         self._due = now + (self._patience(self._rows) if len(self._rows) else self._limits.heartbeat_s)
-        return Encoded(value, self._first)
+        return EncodedBatch(value, self._first)
 
     def _encode(self, verdicts: Verdicts, lost: Mapping[str, int]) -> bytes:
         return encode_batch(self._header(self._first, verdicts, lost), verdicts)

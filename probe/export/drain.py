@@ -14,7 +14,7 @@ from typing import Final
 
 import structlog
 
-from probe.export.batcher import Batcher, Limits, Names
+from probe.export.batcher import Batcher, Limits, References
 from probe.export.ring import Ring
 from probe.export.spool import Spool
 
@@ -29,7 +29,7 @@ _REPORT_S: Final = 10.0
 class Drain:
     """One thread that drains the ring for good."""
 
-    def __init__(self, ring: Ring, names: Names, spool: Spool, limits: Limits | None = None) -> None:
+    def __init__(self, ring: Ring, names: References, spool: Spool, limits: Limits | None = None) -> None:
         self._ring, self._names, self._spool, self._limits = ring, names, spool, limits
         last = spool.last
         self._last = last if last is not None and last.ring == ring.id else None

@@ -22,7 +22,7 @@ from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, Resourc
 
 from enrich.wire.batch import decode_batch
 from enrich.wire.topics import Topic
-from probe.export.spool import Place, Spool
+from probe.export.spool import Spool, SpoolPosition
 
 log = structlog.get_logger("kubeweir.probe")
 
@@ -68,9 +68,9 @@ class Publisher:
             },
             logger=quiet,
         )
-        self._waiting: dict[Place, int] = {}
+        self._waiting: dict[SpoolPosition, int] = {}
         """What was taken out of the spool, in order, with its bytes."""
-        self._done: dict[Place, int] = {}
+        self._done: dict[SpoolPosition, int] = {}
         """What Kafka has answered, with the rows that it refused."""
         self._flying = 0
         self._reported = 0.0
@@ -89,7 +89,7 @@ class Publisher:
     def stop(self, patience_s: float) -> bool:
         """Send what is in the spool, for ``patience_s`` at most, and end. True: Kafka has all of it."""
         deadline = time.monotonic() + patience_s
-        while not self.failed.is_set() and self._spool.records and time.monotonic() < deadline:
+        while not self.failed.is_set() and self._spool.unacked_batches and time.monotonic() < deadline:
             time.sleep(0.02)
         self._stop.set()
         self._thread.join()
@@ -97,7 +97,7 @@ class Publisher:
         with contextlib.suppress(KafkaException):  # what has no answer now stays in the spool
             self._producer.flush(1)
         self._acknowledge()
-        return self._spool.records == 0
+        return self._spool.unacked_batches == 0
 
     def _run(self) -> None:
         try:
@@ -133,7 +133,7 @@ class Publisher:
             self._finish(place)
         self._producer.poll(0)
 
-    def _produce(self, place: Place, value: bytes) -> None:
+    def _produce(self, place: SpoolPosition, value: bytes) -> None:
         header = decode_batch(value).header
 
         def on_answer(error: KafkaError | None, _message: Message) -> None:
@@ -151,7 +151,7 @@ class Publisher:
             else:
                 return
 
-    def _on_answer(self, error: KafkaError | None, place: Place, verdicts: int) -> None:
+    def _on_answer(self, error: KafkaError | None, place: SpoolPosition, verdicts: int) -> None:
         if error is None:
             self.acked_batches += 1
             self.acked_bytes += self._waiting[place]
@@ -166,7 +166,7 @@ class Publisher:
         elif error.code() not in _PURGED:
             raise KafkaException(error)
 
-    def _finish(self, place: Place, refused: int = 0) -> None:
+    def _finish(self, place: SpoolPosition, refused: int = 0) -> None:
         """Remember an answer: :meth:`_acknowledge` writes, once for all that one poll brought."""
         self._done[place] = refused
 
@@ -190,7 +190,7 @@ class Publisher:
         self.problem = problem
         if time.monotonic() - self._reported > _REPORT_S:
             self._reported = time.monotonic()
-            log.warning(problem, spooled_batches=self._spool.records, spooled_bytes=self._spool.size)
+            log.warning(problem, spooled_batches=self._spool.unacked_batches, spooled_bytes=self._spool.size)
 
     def _topic_is_right(self) -> bool:
         try:
@@ -221,7 +221,7 @@ class Publisher:
                 self._report(f"topic {self._topic.name} cannot be made: {error.args[0].str()}")
 
 
-class EndpointPublisher:
+class AddressIntervalPublisher:
     """Sends the last word on each pod's hold of an address; a newer one takes the place of one that still waits."""
 
     def __init__(self, topic: Topic, config: Mapping[str, Any]) -> None:
@@ -238,13 +238,13 @@ class EndpointPublisher:
         self._waiting: dict[bytes, bytes | None] = {}
         self._some = threading.Condition()
         self._stop = threading.Event()
-        self.told = 0
+        self.published = 0
         """Records that Kafka has."""
         self.problem: str | None = None
         self._thread = threading.Thread(target=self._run, name="endpoints", daemon=True)
         self._thread.start()
 
-    def tell(self, changes: Mapping[bytes, bytes | None]) -> None:
+    def publish(self, changes: Mapping[bytes, bytes | None]) -> None:
         """Send these soon (any thread)."""
         with self._some:
             self._waiting |= changes
@@ -296,7 +296,7 @@ class EndpointPublisher:
 
     def _on_answer(self, error: KafkaError | None, message: Message) -> None:
         if error is None:
-            self.told += 1
+            self.published += 1
             self.problem = None
         elif error.code() != KafkaError._PURGE_QUEUE:
             self.problem = f"{self._topic.name}: {error.str()}"

@@ -19,7 +19,7 @@ HEAD: Final = struct.Struct("<III")
 """Length of the batch, rows lost, checksum."""
 
 
-class Record(NamedTuple):
+class SpooledBatch(NamedTuple):
     """One batch, or what is left of it."""
 
     value: bytes
@@ -33,13 +33,13 @@ class Record(NamedTuple):
         return HEAD.size + len(self.value)
 
 
-def pack(record: Record) -> bytes:
+def pack(record: SpooledBatch) -> bytes:
     """The record as it stands in the file."""
     value, lost = record
     return HEAD.pack(len(value), lost, _checksum(value, lost)) + value
 
 
-def records_of(data: bytes) -> Iterator[Record]:
+def whole_batches(data: bytes) -> Iterator[SpooledBatch]:
     """The whole records of a segment, up to the first that is not."""
     offset = 0
     while offset + HEAD.size <= len(data):
@@ -47,7 +47,7 @@ def records_of(data: bytes) -> Iterator[Record]:
         value = data[offset + HEAD.size : offset + HEAD.size + length]
         if len(value) < length or _checksum(value, lost) != checksum:
             return
-        yield Record(value, lost)
+        yield SpooledBatch(value, lost)
         offset += HEAD.size + length
 
 
@@ -62,7 +62,7 @@ def header_of(value: bytes) -> Header | None:
     return batch.header if batch else None
 
 
-def without_allows(record: Record) -> Record:
+def without_allows(record: SpooledBatch) -> SpooledBatch:
     """The batch with its denied and audited rows only, which says which numbers it kept."""
     batch = _batch_of(record.value)
     if batch is None:
@@ -83,14 +83,14 @@ def without_allows(record: Record) -> Record:
         endpoints={str(n): was.endpoints[str(n)] for n in np.unique(verdicts["endpoint"]) if str(n) in was.endpoints},
         rules={str(n): was.rules[str(n)] for n in np.unique(verdicts["rule"]) if str(n) in was.rules},
     )
-    return Record(encode_batch(header, verdicts), record.lost + len(batch.verdicts) - len(verdicts))
+    return SpooledBatch(encode_batch(header, verdicts), record.lost + len(batch.verdicts) - len(verdicts))
 
 
-def without_verdicts(records: Sequence[Record]) -> list[Record]:
+def without_verdicts(records: Sequence[SpooledBatch]) -> list[SpooledBatch]:
     """One record that counts for all of them: what is left of dropped batches must not fill a disk either."""
     headers = (header_of(record.value) for record in records)
     lost = sum(record.lost for record in records) + sum(header.verdicts for header in headers if header)
-    return [Record(b"", lost)] if records else []
+    return [SpooledBatch(b"", lost)] if records else []
 
 
 def _batch_of(value: bytes) -> Batch | None:

@@ -28,7 +28,7 @@ from typing import Final, NamedTuple
 import structlog
 
 from enrich.wire.batch import Header, decode_batch
-from probe.export.segment import HEAD, Record, header_of, pack, records_of, without_allows, without_verdicts
+from probe.export.segment import HEAD, SpooledBatch, header_of, pack, whole_batches, without_allows, without_verdicts
 
 log = structlog.get_logger("kubeweir.probe")
 
@@ -39,7 +39,7 @@ _FULL: Final = "spool_full"
 _REFUSED: Final = "refused"
 
 
-class Place(NamedTuple):
+class SpoolPosition(NamedTuple):
     """Where a record stands."""
 
     segment: int
@@ -49,7 +49,7 @@ class Place(NamedTuple):
 class _Acked(NamedTuple):
     """What Kafka has, and what is to be known of segments that are deleted; the file ``acked``."""
 
-    place: Place
+    place: SpoolPosition
     """The first record that Kafka may not have."""
     lost: int
     """Rows taken out of deleted segments."""
@@ -112,7 +112,7 @@ class Spool:
             return sum(segment.bytes for segment in self._segments.values())
 
     @property
-    def records(self) -> int:
+    def unacked_batches(self) -> int:
         """Batches that Kafka has not acknowledged."""
         with self._lock:
             first, ordinal = self._acked.place
@@ -128,7 +128,7 @@ class Spool:
             if self._segments[number].bytes + len(value) > self._segment_bytes and self._segments[number].records:
                 number = self._begin(number + 1)
             segment = self._segments[number]
-            block = pack(Record(value, 0))
+            block = pack(SpooledBatch(value, 0))
             try:
                 _write_whole(self._file, block)
             except OSError:
@@ -169,7 +169,7 @@ class Spool:
 
     # --- reading
 
-    def next(self, timeout_s: float) -> tuple[Place, bytes] | None:
+    def next(self, timeout_s: float) -> tuple[SpoolPosition, bytes] | None:
         """The next batch for the sender, None if none comes in time. Empty bytes: dropped, only to be acknowledged."""
         found = self._next()
         if found is None and timeout_s > 0:
@@ -179,7 +179,7 @@ class Spool:
                 found = self._next()
         return found
 
-    def _next(self) -> tuple[Place, bytes] | None:
+    def _next(self) -> tuple[SpoolPosition, bytes] | None:
         with self._lock:
             place = self._cursor
             segment = self._segments[place.segment]
@@ -187,17 +187,17 @@ class Spool:
                 later = [number for number in self._segments if number > place.segment]
                 if not later:
                     return None
-                self._cursor, self._offset = Place(min(later), 0), 0
+                self._cursor, self._offset = SpoolPosition(min(later), 0), 0
                 return self._next()
             with segment.path.open("rb") as file:
                 file.seek(self._offset)
                 length, _, _ = HEAD.unpack(file.read(HEAD.size))
                 value = file.read(length)
-            self._cursor = Place(place.segment, place.ordinal + 1)
+            self._cursor = SpoolPosition(place.segment, place.ordinal + 1)
             self._offset += HEAD.size + length
             return place, value
 
-    def ack(self, place: Place, refused: int = 0) -> None:
+    def ack(self, place: SpoolPosition, refused: int = 0) -> None:
         """Kafka has this batch and all before it, but for ``refused`` rows more than it was told of before.
 
         Segments behind are deleted; the last one stays.
@@ -205,7 +205,7 @@ class Spool:
         with self._lock:
             behind = [number for number in self._segments if number < place.segment]
             acked = _Acked(
-                Place(place.segment, place.ordinal + 1),
+                SpoolPosition(place.segment, place.ordinal + 1),
                 self._acked.lost + sum(self._segments[number].lost for number in behind),
                 self._acked.refused + refused,
             )
@@ -246,7 +246,7 @@ class Spool:
     def _thin(self, number: int, level: int) -> None:
         """Rewrite a segment without its allows (1) or its rows (2); what the sender has taken stays as it is."""
         segment = self._segments[number]
-        records = list(records_of(segment.path.read_bytes()))
+        records = list(whole_batches(segment.path.read_bytes()))
         taken = self._cursor.ordinal if number == self._cursor.segment else 0
         free = records[taken:]
         thinned = records[:taken] + (
@@ -256,7 +256,7 @@ class Spool:
             self._rewrite(segment, thinned)
         segment.thinned = level
 
-    def _rewrite(self, segment: _Segment, records: list[Record]) -> None:
+    def _rewrite(self, segment: _Segment, records: list[SpooledBatch]) -> None:
         temporary = segment.path.with_suffix(".new")
         try:
             with temporary.open("wb") as file:
@@ -281,13 +281,13 @@ class Spool:
         if len(note) < _NOTE.size + _CRC.size or _CRC.pack(zlib.crc32(note[: _NOTE.size])) != note[_NOTE.size :]:
             return None
         segment, ordinal, lost, refused = _NOTE.unpack_from(note)
-        return _Acked(Place(segment, ordinal), lost, refused)
+        return _Acked(SpoolPosition(segment, ordinal), lost, refused)
 
     def _recover(self, noted: _Acked | None) -> _Acked:
         """Read what is there, cut off what is torn, begin a segment. What Kafka has, as far as it is known."""
         for leftover in self._folder.glob("*.new"):
             leftover.unlink()
-        place = noted.place if noted else Place(0, 0)
+        place = noted.place if noted else SpoolPosition(0, 0)
         for path in sorted(self._folder.glob("*.seg")):
             if int(path.stem) < place.segment:
                 path.unlink()  # its losses are in the note already
@@ -295,14 +295,14 @@ class Spool:
                 self._recover_segment(path)
         first = min(self._segments, default=place.segment + 1)
         known = self._segments[place.segment].records if place.segment in self._segments else 0
-        place = Place(place.segment, min(place.ordinal, known)) if known else Place(first, 0)
+        place = SpoolPosition(place.segment, min(place.ordinal, known)) if known else SpoolPosition(first, 0)
         # A new file to write to: the reader's ordinals of the old ones never change.
         self._begin(max(self._segments, default=place.segment - 1) + 1)
         return noted._replace(place=place) if noted else self._as_told(place)
 
     def _recover_segment(self, path: Path) -> None:
         data = path.read_bytes()
-        records = list(records_of(data))
+        records = list(whole_batches(data))
         whole = sum(record.bytes for record in records)
         if whole < len(data):
             log.warning("spool had a torn tail, cut off", segment=path.name, bytes=len(data) - whole)
@@ -311,14 +311,14 @@ class Spool:
         self._segments[int(path.stem)] = _Segment(path, len(records), whole, lost)
         self._last = next((h for r in reversed(records) if (h := header_of(r.value))), self._last)
 
-    def _as_told(self, place: Place) -> _Acked:
+    def _as_told(self, place: SpoolPosition) -> _Acked:
         """Without the note: all that is there is sent again, and no loss that was told is forgotten."""
         told = {reason: total for reason, (_, total) in self._last.lost.items()} if self._last else {}
         here = sum(segment.lost for segment in self._segments.values())
         return _Acked(place, max(0, told.get(_FULL, 0) - here), told.get(_REFUSED, 0))
 
-    def _offset_of(self, place: Place) -> int:
-        records = list(records_of(self._segments[place.segment].path.read_bytes()))[: place.ordinal]
+    def _offset_of(self, place: SpoolPosition) -> int:
+        records = list(whole_batches(self._segments[place.segment].path.read_bytes()))[: place.ordinal]
         return sum(record.bytes for record in records)
 
 

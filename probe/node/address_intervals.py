@@ -6,7 +6,7 @@ times, a moment apart; further where the probe was held up, and where it was not
 time that the pod was seen. Between the two nobody is named. What
 was told is written down beside the ledger, so that the next probe ends what went while there was none, and begins
 nothing anew. Each hold is told once a day, for the topic forgets what is a week old, and taken back a day after it
-ended. Knows no Kafka: ``tell`` is :class:`probe.export.publisher.EndpointPublisher`.
+ended. Knows no Kafka: ``tell`` is :class:`probe.export.publisher.AddressIntervalPublisher`.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _Key = tuple[str, str]
 _read = msgspec.json.Decoder(list[AddressInterval]).decode
 
 
-class Holds:
+class AddressIntervals:
     """The holds of this node's pods."""
 
     def __init__(

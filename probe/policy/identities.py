@@ -197,7 +197,7 @@ class Peers:
     def _made(self, signature: _Signature) -> PeerClass:
         kind, match = signature
         terms = sorted(self._digests[number] for number in match.terms)
-        number = self._numbers.of("identity", digest(kind, terms, *match[1:]))
+        number = self._numbers.number_of("identity", digest(kind, terms, *match[1:]))
         return PeerClass(Identity(number, kind), match)
 
     def _signature(self, key: AddressKey) -> _Signature | None:

@@ -82,7 +82,8 @@ class Rows:
             halves.append(half)
         egress, ingress = ([half.by_match[match].row for match in half.defaults] for half in halves)
         policy_set = PolicySet(
-            self._numbers.of("set", key), ((egress[0], egress[1], egress[2]), (ingress[0], ingress[1], ingress[2]))
+            self._numbers.number_of("set", key),
+            ((egress[0], egress[1], egress[2]), (ingress[0], ingress[1], ingress[2])),
         )
         made = SetInForce((halves[0], halves[1]), sources, policy_set)
         self._sets.append(made)
@@ -169,7 +170,7 @@ class Rows:
         """The number under which the ports stand, 0 where there are none."""
         if not parts:
             return 0
-        number = self._numbers.of("row", digest([tuple(map(int, part)) for part in parts]))
+        number = self._numbers.number_of("row", digest([tuple(map(int, part)) for part in parts]))
         self._port_users[number] = self._port_users.get(number, 0) + 1
         if number not in self._ports:
             keys = self._ports[number] = []
@@ -197,6 +198,6 @@ class Rows:
         number = self._rule_of.get(refs)
         if number is None:
             meaning = msgspec.to_builtins(refs)
-            number = self._rule_of[refs] = self._numbers.of("rule", digest(meaning), list(meaning))
+            number = self._rule_of[refs] = self._numbers.number_of("rule", digest(meaning), list(meaning))
             self._desired.rules[number] = refs
         return number

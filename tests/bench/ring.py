@@ -19,7 +19,7 @@ from confluent_kafka import Consumer, TopicPartition
 
 from enrich.wire.batch import Batch, decode_batch
 from enrich.wire.topics import Topic, topics
-from probe.agent import Names
+from probe.agent import LedgerReferences
 from probe.export.batcher import Batcher, Limits, Verdicts
 from probe.export.drain import Drain
 from probe.export.publisher import Publisher
@@ -60,7 +60,7 @@ class _Bench:
     def __init__(self, node: Node, folder: Path, servers: str, rows: int) -> None:
         self._node, self._folder, self._servers = node, folder, servers
         self.rows = rows
-        self._names = Names(node.rig.numbers)
+        self._names = LedgerReferences(node.rig.numbers)
         self._topic = topics(f"bench{secrets.token_hex(3)}", _PARTITIONS).raw
         self._sequence = itertools.count(1)
         self._samples: dict[tuple[str, str], list[float]] = {}
@@ -128,7 +128,7 @@ class _Bench:
             began, cpu = time.perf_counter(), time.process_time()
             delivery.start(*_IDENTITY)
             try:
-                _wait(lambda: delivery.verdicts == self.rows and not spool.records and not _left(ring))
+                _wait(lambda: delivery.verdicts == self.rows and not spool.unacked_batches and not _left(ring))
                 self._note("ring to Kafka", time.perf_counter() - began, time.process_time() - cpu)
             finally:
                 delivery.stop()
@@ -145,7 +145,7 @@ class _Bench:
         batcher = Batcher((*_IDENTITY, ring.id), self._names, ring.lost, {}, Limits(heartbeat_s=0))
         for batch in batcher.take():
             spool.append(batch.value)
-        _wait(lambda: not spool.records)
+        _wait(lambda: not spool.unacked_batches)
 
     def _read_back(self) -> None:
         """Every number once, in order."""

@@ -23,7 +23,7 @@ from probe.agent import Agent
 from probe.kernel.layout import VERSION, Config
 from probe.kernel.maps import Maps
 from probe.ledger import Ledger
-from probe.node.address_intervals import Holds
+from probe.node.address_intervals import AddressIntervals
 from probe.node.netlink import NodeNetwork
 from tests.conformance.state import State
 
@@ -168,7 +168,7 @@ class Fleet:
         maps.configure(Config.FLOWS, 4096)
         numbers = Ledger.open(self._folder / f"ledger-{number}")
         # Never begun, so it tells nobody anything: what it tells is Kafka's.
-        holds = Holds(name, self._folder / f"holds-{number}", lambda _: None)
+        holds = AddressIntervals(name, self._folder / f"holds-{number}", lambda _: None)
         return Host(name, space, network, maps, numbers, Agent(name, self._cluster, network, maps, numbers, holds))
 
     def _join(self, node: Space, number: int) -> None:
@@ -192,7 +192,7 @@ class Fleet:
     def _arrange_pods(self, host: Host, wanted: dict[str, str], *, fresh: bool) -> None:
         """Make and take away. The agent is told, as by the kernel when it runs: no other sign may be left of a pod that
         went and came in cases between which its node had no part."""
-        host.agent.links_moved()
+        host.agent.links_changed()
         for address, (name, space) in list(host.pods.items()):
             if address not in wanted or (name != wanted[address] and not fresh):
                 self.net.remove(space)

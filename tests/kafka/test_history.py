@@ -10,7 +10,7 @@ from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType
 
 from enrich.wire.address_interval import AddressInterval, OwnerRef, encode_interval
 from enrich.wire.topics import topics
-from probe.export.publisher import EndpointPublisher
+from probe.export.publisher import AddressIntervalPublisher
 from tests.kafka.batches import make_batch, mapped
 from tests.kafka.site import Site, until
 
@@ -66,10 +66,10 @@ def test_a_pod_that_was_deleted_while_no_worker_ran_is_named(site: Site) -> None
 
 def test_a_probe_makes_the_topic_and_tells_the_last_word_on_each_hold(site: Site) -> None:
     topic = topics(site.prefix, 4).endpoints
-    publisher = EndpointPublisher(topic, {"bootstrap.servers": site.broker})
+    publisher = AddressIntervalPublisher(topic, {"bootstrap.servers": site.broker})
     held = make_hold("web", "10.0.0.1", 5)
-    publisher.tell({held.key: encode_interval(held), b"c1/n2/10.0.0.2/uid-old": None})
-    until(lambda: True if publisher.told == 2 else None, f"two records: {publisher.problem}")
+    publisher.publish({held.key: encode_interval(held), b"c1/n2/10.0.0.2/uid-old": None})
+    until(lambda: True if publisher.published == 2 else None, f"two records: {publisher.problem}")
     publisher.stop(5)
     found = {message.key(): message.value() for message in site.read("endpoints", lambda read: len(read) >= 2)}
     assert found == {held.key: encode_interval(held), b"c1/n2/10.0.0.2/uid-old": None}

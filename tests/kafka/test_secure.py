@@ -82,7 +82,7 @@ def test_a_wrong_password_is_said_and_nothing_is_lost(site: Site, secure: dict[s
     spool.append(make_batch(0, 10))
     until(lambda: "cannot be reached" in (publisher.problem or "") or None, "a problem in words")
     assert not publisher.stop(0)
-    assert spool.records == 1
+    assert spool.unacked_batches == 1
     spool.close()
     service = site.start("enrich", "--alone", **{**secure, "WEIR_KAFKA_PASSWORD": "wrong"})
     service.wait_for("Kafka cannot be reached, trying on")

@@ -187,7 +187,9 @@ class Rig:
         bound = [
             Bound(
                 self.pods[name].index,
-                self.numbers.of("endpoint", pod.uid, {"namespace": pod.namespace, "pod": pod.name, "uid": pod.uid}),
+                self.numbers.number_of(
+                    "endpoint", pod.uid, {"namespace": pod.namespace, "pod": pod.name, "uid": pod.uid}
+                ),
                 pod.uid,
                 pod.ips,
                 older=older,

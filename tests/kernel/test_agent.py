@@ -13,7 +13,7 @@ from enrich.model import Pod, Service
 from enrich.parse.objects import parse
 from probe.agent import Agent
 from probe.kernel.layout import Config
-from probe.node.address_intervals import Holds
+from probe.node.address_intervals import AddressIntervals
 from probe.node.netlink import Device
 from tests.kernel.rig import NODE, Rig
 from tests.waiting import until
@@ -37,7 +37,7 @@ def agent(rig: Rig, cluster: Cluster, tmp_path: Path) -> Agent:
 
 
 def start(rig: Rig, cluster: Cluster, folder: Path) -> Agent:
-    holds = Holds(NODE, folder / "h", lambda _: None)
+    holds = AddressIntervals(NODE, folder / "h", lambda _: None)
     agent = Agent(NODE, cluster, rig.network, rig.maps, rig.numbers, holds, rig.mode)
     agent.reconcile()
     return agent
@@ -57,7 +57,7 @@ def test_a_pod_that_goes_while_it_is_looked_at_does_not_hold_up_the_others(
         return devices()
 
     monkeypatch.setattr(rig.network, "devices", leave)
-    agent.links_moved()
+    agent.links_changed()
     agent.reconcile()
     assert rig.attachments.is_attached(by_name["b"])
     agent.reconcile()
@@ -113,9 +113,9 @@ def test_an_interface_that_came_after_a_kubelet_told_a_pods_address_is_anothers(
         rig.pod("shop/next", "10.244.0.4")  # of which the API does not know yet
         (index,) = [veth.index for veth in rig.network.veths() if "10.244.0.4" in veth.addresses]
         came = time.time_ns()
-        agent.links_moved()
+        agent.links_changed()
         until(lambda: agent._looked.at_ns > came)
-        agent.links_moved()
+        agent.links_changed()
         came = time.time_ns()
         until(lambda: agent._looked.at_ns > came)  # and what was looked at before is done
         assert index not in agent.binding.bound

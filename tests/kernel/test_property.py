@@ -58,7 +58,9 @@ def test_program_and_engine_agree_on_every_pair(rig: Rig, interfaces: dict[str, 
 
 def _install_and_ask(rig: Rig, interfaces: dict[str, int], view: PolicyView) -> None:
     local = subjects(view)
-    bound = [Bound(interfaces[pod.name], rig.numbers.of("endpoint", pod.uid, {}), pod.uid, pod.ips) for pod in local]
+    bound = [
+        Bound(interfaces[pod.name], rig.numbers.number_of("endpoint", pod.uid, {}), pod.uid, pod.ips) for pod in local
+    ]
     rig.installer.apply(rig.compiler.compile(view, local), bound, time.monotonic_ns())
     rig.drain()
     rig.network.run(lambda: _ask(rig, interfaces, view))
@@ -66,7 +68,9 @@ def _install_and_ask(rig: Rig, interfaces: dict[str, int], view: PolicyView) -> 
 
 def _install(rig: Rig, interfaces: dict[str, int], view: PolicyView) -> None:
     local = subjects(view)
-    bound = [Bound(interfaces[pod.name], rig.numbers.of("endpoint", pod.uid, {}), pod.uid, pod.ips) for pod in local]
+    bound = [
+        Bound(interfaces[pod.name], rig.numbers.number_of("endpoint", pod.uid, {}), pod.uid, pod.ips) for pod in local
+    ]
     rig.installer.apply(rig.compiler.compile(view, local), bound, time.monotonic_ns())
 
 

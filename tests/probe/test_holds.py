@@ -9,7 +9,7 @@ import pytest
 
 from enrich.model import Owner, Pod
 from enrich.wire.address_interval import AddressInterval, decode_interval, decode_interval_key
-from probe.node.address_intervals import Holds
+from probe.node.address_intervals import AddressIntervals
 
 S = 1_000_000_000
 DAY = 86_400 * S
@@ -26,7 +26,9 @@ class Node:
 
     def start(self) -> None:
         """A (new) probe."""
-        self.holds = Holds("n1", self.path, lambda changes: self.told.append(dict(changes)), lambda: self.now)
+        self.holds = AddressIntervals(
+            "n1", self.path, lambda changes: self.told.append(dict(changes)), lambda: self.now
+        )
         self.holds.begin("c1")
 
     def said(self) -> dict[str, AddressInterval | None]:

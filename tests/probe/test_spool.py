@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from enrich.wire.batch import Batch, Verdict, decode_batch, encode_batch
-from probe.export.segment import Record, pack, records_of, without_allows, without_verdicts
-from probe.export.spool import Place, Spool
+from probe.export.segment import SpooledBatch, pack, whole_batches, without_allows, without_verdicts
+from probe.export.spool import Spool, SpoolPosition
 from tests.kafka.batches import make_batch, make_header, make_rows
 
 ROWS = 20
@@ -29,7 +29,7 @@ def batch(number: int, *, denied: int = 0) -> bytes:
     return encode_batch(make_header(number * ROWS, ROWS), verdicts)
 
 
-SIZE = len(pack(Record(batch(10))))
+SIZE = len(pack(SpooledBatch(batch(10))))
 
 
 def drained(spool: Spool) -> list[bytes]:
@@ -54,12 +54,12 @@ def test_what_is_appended_comes_out_in_order_also_after_a_restart(tmp_path: Path
     for value in wanted[:30]:
         spool.append(value)
     first, value = spool.next(0) or (None, b"")
-    assert (first, value) == (Place(1, 0), wanted[0])
+    assert (first, value) == (SpoolPosition(1, 0), wanted[0])
     # Killed here: nothing is closed, nothing was acknowledged.
     spool = Spool(tmp_path, segment_bytes=5 * SIZE)
     for value in wanted[30:]:
         spool.append(value)
-    assert spool.records == 50
+    assert spool.unacked_batches == 50
     assert drained(spool) == wanted
     assert spool.last == decode_batch(wanted[-1]).header
 
@@ -68,7 +68,7 @@ def test_the_sender_waits_for_what_is_appended(tmp_path: Path) -> None:
     spool = Spool(tmp_path)
     assert spool.next(0.01) is None
     spool.append(batch(0))
-    assert spool.next(10) == (Place(1, 0), batch(0))
+    assert spool.next(10) == (SpoolPosition(1, 0), batch(0))
 
 
 @pytest.mark.parametrize("taken", [0, 1, 7, 12])
@@ -83,7 +83,7 @@ def test_a_restart_goes_on_behind_what_kafka_has(tmp_path: Path, taken: int) -> 
     # Twice, for the first restart begins a segment of its own.
     for _ in range(2):
         spool = Spool(tmp_path, segment_bytes=3 * SIZE)
-        assert spool.records == 12 - taken
+        assert spool.unacked_batches == 12 - taken
     assert drained(spool) == wanted[taken:]
     assert spool.last == decode_batch(wanted[-1]).header
 
@@ -94,18 +94,18 @@ def test_segments_that_kafka_has_are_deleted(tmp_path: Path) -> None:
         spool.append(batch(number))
     while (found := spool.next(0)) is not None:
         spool.ack(found[0])
-    assert spool.records == 0
+    assert spool.unacked_batches == 0
     assert len(list(tmp_path.glob("*.seg"))) == 1
     assert spool.size <= 3 * SIZE
 
 
 def test_a_record_is_whole_or_not_there_wherever_it_was_torn() -> None:
-    records = [Record(batch(10)), Record(b"", 7), Record(batch(11), 3)]
+    records = [SpooledBatch(batch(10)), SpooledBatch(b"", 7), SpooledBatch(batch(11), 3)]
     data = b"".join(map(pack, records))
     ends = [sum(len(pack(record)) for record in records[:count]) for count in range(4)]
     for end in range(len(data)):
-        assert list(records_of(data[:end])) == records[: sum(whole <= end for whole in ends) - 1]
-    assert list(records_of(data)) == records
+        assert list(whole_batches(data[:end])) == records[: sum(whole <= end for whole in ends) - 1]
+    assert list(whole_batches(data)) == records
 
 
 @pytest.mark.parametrize("torn", [1, 2, SIZE // 2, SIZE - 13, SIZE - 12, SIZE - 11, SIZE - 1, SIZE])
@@ -134,9 +134,9 @@ def test_zeros_at_the_end_are_no_record(tmp_path: Path, zeros: int) -> None:
 
 def test_a_changed_byte_is_noticed(tmp_path: Path) -> None:
     for at in range(SIZE):
-        data = bytearray(pack(Record(batch(10))))
+        data = bytearray(pack(SpooledBatch(batch(10))))
         data[at] ^= 0x40
-        assert list(records_of(bytes(data))) == []
+        assert list(whole_batches(bytes(data))) == []
 
 
 # --- the note of what Kafka has
@@ -291,13 +291,15 @@ def test_a_thinned_batch_names_only_what_its_rows_refer_to() -> None:
     header = make_header(
         100, 4, endpoints=full.endpoints | {"8": full.endpoints["7"]}, rules=full.rules | {"13": full.rules["12"]}
     )
-    thinned = without_allows(Record(encode_batch(header, verdicts), 3))
+    thinned = without_allows(SpooledBatch(encode_batch(header, verdicts), 3))
     kept = decode_batch(thinned.value)
     assert (kept.header.first, kept.header.verdicts, kept.header.kept) == (101, 2, [(101, 1), (103, 1)])
     assert (set(kept.header.endpoints), set(kept.header.rules)) == ({"7"}, {"12"})
     assert thinned.lost == 5
     assert without_allows(thinned) == thinned
-    assert without_verdicts([thinned, Record(b"", 10), Record(batch(0))]) == [Record(b"", 5 + 2 + 10 + ROWS)]
+    assert without_verdicts([thinned, SpooledBatch(b"", 10), SpooledBatch(batch(0))]) == [
+        SpooledBatch(b"", 5 + 2 + 10 + ROWS)
+    ]
     assert without_verdicts([]) == []
 
 
