@@ -66,13 +66,13 @@ class CountLoop:
         rules: Rules,
         denied: str,
         deltas: tuple[str, int],
-        bury: Callable[[Record, str, str], bool],
+        send_dead_letter: Callable[[Record, str, str], bool],
         count: Callable[[str, int], None],
     ) -> None:
         """``denied``: the topic; all else that comes is of the status topic. ``deltas``: topic and partitions.
         ``count`` is told records, repeats, deltas and bad_records."""
         self._rules, self._denied, self._deltas = rules, denied, deltas
-        self._bury, self._count = bury, count
+        self._send_dead_letter, self._count = send_dead_letter, count
         self._repeats: dict[int, Repeats] = {}
         self._known: Sequence[Rule] = ()
         self._counter = Counter(())
@@ -130,7 +130,7 @@ class CountLoop:
         except ValueError as error:
             self._count("bad_records", 1)
             log.warning("dead letter", reason="no_record", topic=record.topic, offset=record.offset, error=str(error))
-            self._bury(record, "no_record", str(error))
+            self._send_dead_letter(record, "no_record", str(error))
 
     def _is_repeat(self, record: Record, seen: Seen) -> bool:
         return self._repeats.setdefault(record.partition, Repeats()).is_one(seen)

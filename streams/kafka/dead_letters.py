@@ -18,7 +18,7 @@ class DeadLetters:
         self._topic, self._stop, self._lock = topic, stop, threading.Lock()
         self._producer = Producer({**connection, **RELIABLE}, logger=quiet())
 
-    def bury(self, source: str, record: Record, reason: str, error: str) -> bool:
+    def send(self, source: str, record: Record, reason: str, error: str) -> bool:
         """Returns when Kafka has it; False: stopped before. ``source``: the topic that it came from.
 
         Raises StopServiceError if Kafka will not have it."""

@@ -20,18 +20,20 @@ from enrich.runtime.process import Exit, StopServiceError
 from streams.alerts.engine import Engine
 from streams.alerts.loops import CountLoop, KeepLoop
 from streams.alerts.model import Alerts, Rule
-from streams.alerts.outputs import AlertSinks
+from streams.alerts.outputs import sink_definitions
 from streams.alerts.policy_watch import PolicyWatch
 from streams.alerts.read import in_force, read
 from streams.config.hot_reload import LiveFile
 from streams.kafka.connection import ReadError
 from streams.kafka.dead_letters import DeadLetters
 from streams.kafka.exactly_once import AgainError, ExactlyOnce
+from streams.kafka.group import GroupReader
 from streams.kafka.reading import read_committed
 from streams.kafka.records import Record
 from streams.kafka.topics import partitions_of, prepare_topics
 from streams.metrics.roles import AlertMetrics, SinkMetrics
 from streams.settings import Settings
+from streams.sinks.registry import SinkRegistry
 
 log = structlog.get_logger("kubeweir.streams")
 
@@ -128,11 +130,11 @@ def _work(
     rules = _Rules()
     topics = settings.topics
     dead = DeadLetters(settings.connection(), topics.dead.name, stop)
-    sinks = AlertSinks(settings, SinkMetrics(registry), dead)
+    sinks = SinkRegistry(partial(GroupReader, settings.connection()), dead.send, SinkMetrics(registry))
 
     def take_over(alerts: Alerts) -> Alerts:
         found = in_force(alerts)
-        sinks.take_over(found)
+        sinks.apply(sink_definitions(found, settings))
         rules.current = found.rules
         return found
 
@@ -189,13 +191,13 @@ def _halves(
 
     def bad(record: Record, error: str) -> None:
         metrics.counted.labels("bad_deltas").inc()
-        dead.bury(topics.deltas.name, record, "no_deltas", error)
+        dead.send(topics.deltas.name, record, "no_deltas", error)
 
     counting = CountLoop(
         rules,
         topics.denied.name,
         (topics.deltas.name, partitions),
-        lambda record, reason, error: dead.bury(record.topic, record, reason, error),
+        lambda record, reason, error: dead.send(record.topic, record, reason, error),
         lambda what, number: metrics.counted.labels(what).inc(number),
     )
     keeping = KeepLoop(

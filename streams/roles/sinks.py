@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
+from typing import Final
 
 import structlog
 from prometheus_client import CollectorRegistry
@@ -18,21 +19,31 @@ from streams.kafka.group import GroupReader
 from streams.kafka.topics import prepare_topics
 from streams.metrics.roles import SinkMetrics
 from streams.routes.live import LiveRoutes
-from streams.routes.outputs import RoutedSinks
+from streams.routes.model import Routes
+from streams.routes.outputs import sink_definitions
 from streams.settings import Settings
 from streams.sinks.file import FileSink
 from streams.sinks.pump import Feed, Pump
+from streams.sinks.registry import SinkRegistry
 from streams.sinks.sink import Sink
 from streams.sinks.stdout import StdoutSink
 
 log = structlog.get_logger("kubeweir.streams")
 
 
+SINK_MAKERS: Final[Mapping[str, Callable[[Settings], Sink]]] = {
+    "stdout": lambda _settings: StdoutSink(sys.stdout.buffer),
+    "file": lambda settings: FileSink(Path(settings.file_path), settings.file_max_bytes, settings.file_keep),
+}
+"""How each sink that is a role of its own is made from the settings."""
+
+
 def make_sink(name: str, settings: Settings) -> Sink:
-    """The sink of that name. Raises StopServiceError."""
-    if name == "file":
-        return FileSink(Path(settings.file_path), settings.file_max_bytes, settings.file_keep)
-    return StdoutSink(sys.stdout.buffer)
+    """Make the sink of that name. Raises StopServiceError if no sink has the name, or if the sink cannot be made."""
+    maker = SINK_MAKERS.get(name)
+    if maker is None:
+        raise StopServiceError(f"there is no sink {name!r}: the sinks are {', '.join(SINK_MAKERS)}", Exit.USAGE)
+    return maker(settings)
 
 
 def run_sink(name: str, settings: Settings, stop: threading.Event) -> int:
@@ -46,7 +57,7 @@ def run_sink(name: str, settings: Settings, stop: threading.Event) -> int:
             return
         flows = settings.topics.flows.name
         reader = GroupReader(settings.connection(), f"{settings.prefix}.sink.{name}", flows)
-        pump = Pump(Feed(name, lambda _: True), sink, reader, partial(dead.bury, flows), metrics, stop)
+        pump = Pump(Feed(name, lambda _: True), sink, reader, partial(dead.send, flows), metrics, stop)
         problems[:] = [pump.problem]
         pump.run()
 
@@ -60,9 +71,13 @@ def run_routes(settings: Settings, stop: threading.Event) -> int:
         if not settings.routes:
             raise StopServiceError("WEIR_ROUTES is empty, and the role routes needs it", Exit.USAGE)
         topics = settings.topics
-        sinks = RoutedSinks(settings, metrics, dead)
+        sinks = SinkRegistry(partial(GroupReader, settings.connection()), dead.send, metrics)
+
+        def apply(routes: Routes) -> None:
+            sinks.apply(sink_definitions(routes, settings, metrics))
+
         # Told before the wait for Kafka: a wrong file is no reason to wait.
-        live = LiveRoutes(Path(settings.routes), [topic.name for topic in topics], sinks.take_over)
+        live = LiveRoutes(Path(settings.routes), [topic.name for topic in topics], apply)
         live.read()
         if not prepare_topics(
             settings.connection(), [topics.flows, topics.denied, topics.dead], settings.replication, stop

@@ -1,10 +1,9 @@
-"""The sinks of the routes file: each a loop of its own with a group of its own, started and stopped as it says."""
+"""The sinks that a routes file names, each with a consumer group of its own."""
 
 from __future__ import annotations
 
 import os
 import sys
-import threading
 from collections import Counter
 from dataclasses import dataclass
 from functools import partial
@@ -12,24 +11,19 @@ from pathlib import Path
 
 import msgspec
 import orjson
-import structlog
 
 from enrich.runtime.process import Exit, StopServiceError
 from enrich.sources.client import Client
 from enrich.sources.source import SourceError
-from streams.kafka.dead_letters import DeadLetters
-from streams.kafka.group import GroupReader
 from streams.matching.matcher import Matcher
 from streams.metrics.roles import SinkMetrics
 from streams.routes.model import GKE_PATH, Events, Match, Otlp, Output, Route, Routes, Verdict, listed, seconds
 from streams.settings import Settings
 from streams.sinks.events import EventSink
 from streams.sinks.file import FileSink
-from streams.sinks.pump import Feed, Pump
+from streams.sinks.registry import MadeSink, SinkDefinition
 from streams.sinks.sink import Sink
 from streams.sinks.stdout import StdoutSink
-
-log = structlog.get_logger("kubeweir.streams")
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,92 +109,18 @@ def takes(matcher: Matcher, value: bytes) -> bool:
         raise ValueError(f"{type(error).__name__}: {error}") from error
 
 
-class _Loop:
-    """A sink at work on its thread."""
-
-    def __init__(self, wanted: Wanted, settings: Settings, metrics: SinkMetrics, dead: DeadLetters) -> None:
-        self.content = wanted.content
-        self.failed: StopServiceError | None = None
-        self._wanted, self._settings, self._metrics, self._dead = wanted, settings, metrics, dead
-        self._stop = threading.Event()
-        self._sink = make_sink(wanted, metrics)
-        if isinstance(self._sink, FileSink):
-            # Another one may be at work on the same file until this one starts; it opens again when it writes.
-            self._sink.close()
-        self._thread = threading.Thread(target=self._run, name=wanted.name, daemon=True)
-        self._pump: Pump | None = None
-
-    def problem(self) -> str | None:
-        """What keeps it from its work."""
-        told = self._pump.problem() if self._pump else None
-        return f"{self._wanted.name}: {told}" if told else None
-
-    def start(self) -> None:
-        """Begin."""
-        topics = self._settings.topics
-        topic = topics.denied.name if only_denied(self._wanted.route) else topics.flows.name
-        group = f"{self._settings.prefix}.route.{self._wanted.name}"
-        feed = Feed(self._wanted.name, partial(takes, Matcher(self._wanted.route)))
-        reader = GroupReader(self._settings.connection(), group, topic)
-        self._pump = Pump(feed, self._sink, reader, partial(self._dead.bury, topic), self._metrics, self._stop)
-        self._thread.start()
-        log.info("sink started", sink=self._wanted.name, topic=topic, group=group)
-
-    def stop(self) -> None:
-        """End; what is not committed comes again."""
-        self._stop.set()
-        if self._thread.is_alive():
-            self._thread.join()
-
-    def _run(self) -> None:
-        assert self._pump is not None  # noqa: S101 - made by start
-        try:
-            self._pump.run()
-        except StopServiceError as error:
-            self.failed = error
-        except Exception as error:
-            # A bug of ours; a thread that ends in silence would leave its sink behind.
-            log.exception("a sink ended", sink=self._wanted.name)
-            self.failed = StopServiceError(f"sink {self._wanted.name}: {error!r}", Exit.UNEXPECTED)
+def sink_definitions(routes: Routes, settings: Settings, metrics: SinkMetrics) -> list[SinkDefinition]:
+    """The sinks of a routes file, for :class:`streams.sinks.registry.SinkRegistry`."""
+    return [_definition(wanted, settings, metrics) for wanted in wanted_sinks(routes)]
 
 
-class RoutedSinks:
-    """All of them."""
+def _definition(wanted: Wanted, settings: Settings, metrics: SinkMetrics) -> SinkDefinition:
+    def make() -> MadeSink:
+        sink = make_sink(wanted, metrics)
+        if isinstance(sink, FileSink):
+            # Its predecessor may still write the same file; a closed file sink opens its file at its first write.
+            sink.close()
+        return MadeSink(sink, partial(takes, Matcher(wanted.route)))
 
-    def __init__(self, settings: Settings, metrics: SinkMetrics, dead: DeadLetters) -> None:
-        self._settings, self._metrics, self._dead = settings, metrics, dead
-        self._loops: dict[str, _Loop] = {}
-
-    def take_over(self, routes: Routes) -> None:
-        """Stop what is no longer wanted, start what is new. Raises StopServiceError, and then nothing has changed."""
-        wanted = {one.name: one for one in wanted_sinks(routes)}
-        loops = {
-            name: loop for name, loop in self._loops.items() if name in wanted and loop.content == wanted[name].content
-        }
-        fresh = {
-            name: _Loop(one, self._settings, self._metrics, self._dead)
-            for name, one in wanted.items()
-            if name not in loops
-        }
-        for name, loop in self._loops.items():
-            if name not in loops:
-                loop.stop()
-                log.info("sink stopped", sink=name)
-        for loop in fresh.values():
-            loop.start()
-        self._loops = {**loops, **fresh}
-
-    def problem(self) -> str | None:
-        """What keeps any of them from its work."""
-        return "; ".join(told for loop in self._loops.values() if (told := loop.problem())) or None
-
-    def check(self) -> None:
-        """Raises StopServiceError if one has ended for good."""
-        for loop in self._loops.values():
-            if loop.failed is not None:
-                raise loop.failed
-
-    def stop(self) -> None:
-        """End all."""
-        for loop in self._loops.values():
-            loop.stop()
+    topic = settings.topics.denied if only_denied(wanted.route) else settings.topics.flows
+    return SinkDefinition(wanted.name, topic.name, f"{settings.prefix}.route.{wanted.name}", wanted.content, make)

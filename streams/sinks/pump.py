@@ -50,18 +50,21 @@ class Feed:
 
 
 class Pump:
-    """One sink at work. ``bury`` is told a record and why, and returns when Kafka has it; False: stopped before."""
+    """One sink at work.
+
+    ``send_dead_letter`` takes record, reason and error. It returns True when Kafka has the record, False if the
+    service was stopped before."""
 
     def __init__(
         self,
         feed: Feed,
         sink: Sink,
         reader: Reader,
-        bury: Callable[[Record, str, str], bool],
+        send_dead_letter: Callable[[Record, str, str], bool],
         metrics: SinkMetrics,
         stop: threading.Event,
     ) -> None:
-        self._feed, self._sink, self._reader, self._bury = feed, sink, reader, bury
+        self._feed, self._sink, self._reader, self._send_dead_letter = feed, sink, reader, send_dead_letter
         self._metrics, self._stop = metrics, stop
         self._far_end: str | None = None
 
@@ -123,4 +126,4 @@ class Pump:
     def _refuse(self, record: Record, reason: str, error: str) -> bool:
         self._metrics.refused.labels(self._feed.name).inc()
         log.warning("dead letter", sink=self._feed.name, reason=reason, error=error, offset=record.offset)
-        return self._bury(record, reason, error)
+        return self._send_dead_letter(record, reason, error)

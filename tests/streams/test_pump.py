@@ -61,12 +61,12 @@ def run(
 ) -> tuple[Topic, list[tuple[bytes, str]], SinkMetrics]:
     stop, dead = threading.Event(), []
 
-    def bury(record: Record, reason: str, error: str) -> bool:
+    def send_dead_letter(record: Record, reason: str, error: str) -> bool:
         dead.append((record.value, reason))
         return True
 
     topic, metrics = Topic(values, stop), SinkMetrics(CollectorRegistry())
-    Pump(Feed("f", takes), far, topic, bury, metrics, stop).run()
+    Pump(Feed("f", takes), far, topic, send_dead_letter, metrics, stop).run()
     return topic, dead, metrics
 
 

@@ -1,0 +1,160 @@
+"""The sinks that a configuration file names, each on its own thread: started, kept and stopped as the file changes.
+
+Theory of operation. :meth:`SinkRegistry.apply` takes the sinks of the new file and works in three steps:
+
+1. It makes every sink that is new or whose content changed. If one cannot be made (its header's variable is missing
+   from the environment, its folder cannot be written), it closes those just made and raises: every old sink keeps
+   running, as the log then says.
+2. It stops the sinks that the file no longer names, and the old sink of each that changed. They leave their groups.
+3. It starts the new sinks. A new sink joins the consumer group of its predecessor only now, so that the two never
+   share the partitions of their topic.
+
+A sink whose content is the same is not touched: its far end sees no pause, and its group does not rebalance.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
+
+import structlog
+
+from enrich.runtime.process import Exit, StopServiceError
+from streams.kafka.records import Record
+from streams.metrics.roles import SinkMetrics
+from streams.sinks.pump import Feed, Pump, Reader
+from streams.sinks.sink import Sink
+
+log = structlog.get_logger("kubeweir.streams")
+
+OnOwned = Callable[[Sequence[int]], None]
+"""Called with the partitions that a sink's consumer reads from now on."""
+
+
+class OpenReader(Protocol):
+    """Joins a consumer group of a topic; see :class:`streams.kafka.group.GroupReader`."""
+
+    def __call__(self, group: str, topic: str, on_owned: OnOwned | None, /) -> Reader: ...
+
+
+@dataclass(frozen=True, slots=True)
+class MadeSink:
+    """A sink that is ready to run."""
+
+    sink: Sink
+    takes: Callable[[bytes], bool] = lambda _: True
+    """Whether the sink wants a record. Raises ValueError if the value is not a record."""
+    on_owned: OnOwned | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SinkDefinition:
+    """One sink that the file names."""
+
+    name: str
+    """Unique in the registry; the ``sink`` of log lines and metrics."""
+    topic: str
+    group: str
+    """The consumer group that reads the topic for this sink."""
+    content: object
+    """Everything in the file that the sink is made from. A sink of equal content keeps running through a reload."""
+    make: Callable[[], MadeSink]
+    """Make the sink without starting anything. Raises StopServiceError if it cannot be made."""
+
+
+class SinkRegistry:
+    """The running sinks, by name."""
+
+    def __init__(
+        self,
+        open_reader: OpenReader,
+        send_dead_letter: Callable[[str, Record, str, str], bool],
+        metrics: SinkMetrics,
+    ) -> None:
+        """``send_dead_letter`` takes topic, record, reason and error; see
+        :meth:`streams.kafka.dead_letters.DeadLetters.send`."""
+        self._open_reader, self._send_dead_letter, self._metrics = open_reader, send_dead_letter, metrics
+        self._running: dict[str, _RunningSink] = {}
+
+    def apply(self, definitions: Iterable[SinkDefinition]) -> None:
+        """Run exactly these sinks. Raises StopServiceError if one cannot be made; then nothing has changed."""
+        expected = {definition.name: definition for definition in definitions}
+        kept = {
+            name: sink
+            for name, sink in self._running.items()
+            if name in expected and sink.definition.content == expected[name].content
+        }
+        made = _make_all([definition for name, definition in expected.items() if name not in kept])
+        for name, sink in self._running.items():
+            if name not in kept:
+                sink.stop()
+                log.info("sink stopped", sink=name)
+        self._running = {**kept, **{definition.name: self._start(definition, sink) for definition, sink in made}}
+
+    def problem(self) -> str | None:
+        """Return what keeps any of the sinks from its work, or None."""
+        return "; ".join(problem for sink in self._running.values() if (problem := sink.problem())) or None
+
+    def check(self) -> None:
+        """Raise StopServiceError if a sink has ended for good."""
+        for sink in self._running.values():
+            if sink.failed is not None:
+                raise sink.failed
+
+    def stop(self) -> None:
+        """Stop all sinks. Records that are not committed are read again at the next start."""
+        for sink in self._running.values():
+            sink.stop()
+
+    def _start(self, definition: SinkDefinition, made: MadeSink) -> _RunningSink:
+        stop = threading.Event()
+        reader = self._open_reader(definition.group, definition.topic, made.on_owned)
+        feed = Feed(definition.name, made.takes)
+        send_dead_letter = partial(self._send_dead_letter, definition.topic)
+        return _RunningSink(definition, Pump(feed, made.sink, reader, send_dead_letter, self._metrics, stop), stop)
+
+
+def _make_all(definitions: Sequence[SinkDefinition]) -> list[tuple[SinkDefinition, MadeSink]]:
+    """Make all of the sinks, or none."""
+    made: list[tuple[SinkDefinition, MadeSink]] = []
+    try:
+        for definition in definitions:
+            made.append((definition, definition.make()))
+    except BaseException:
+        for _, one in made:
+            one.sink.close()
+        raise
+    return made
+
+
+class _RunningSink:
+    """A sink at work on its thread."""
+
+    def __init__(self, definition: SinkDefinition, pump: Pump, stop: threading.Event) -> None:
+        self.definition = definition
+        self.failed: StopServiceError | None = None
+        self._pump, self._stop = pump, stop
+        self._thread = threading.Thread(target=self._run, name=definition.name, daemon=True)
+        self._thread.start()
+        log.info("sink started", sink=definition.name, topic=definition.topic, group=definition.group)
+
+    def problem(self) -> str | None:
+        problem = self._pump.problem()
+        return f"{self.definition.name}: {problem}" if problem else None
+
+    def stop(self) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            self._pump.run()
+        except StopServiceError as error:
+            self.failed = error
+        except Exception as error:
+            # A bug of ours. A thread that ended silently would leave its sink behind without a word.
+            log.exception("a sink ended", sink=self.definition.name)
+            self.failed = StopServiceError(f"sink {self.definition.name}: {error!r}", Exit.UNEXPECTED)
