@@ -20,7 +20,7 @@ class Settings(KafkaSettings):
     """Partitions of a topic that is made; fixed from then on."""
     cluster: str = setting("WEIR_CLUSTER", "")
     """The cluster's id; by default the UID of the namespace kube-system, else "default"."""
-    node: str = setting("WEIR_NODE", socket.gethostname())
+    node: str = setting("WEIR_NODE", socket.gethostname(), default_text="the host name")
     """This node's name in the Kubernetes API."""
     daemonset: str = setting("WEIR_DAEMONSET", "")
     """namespace/name of the DaemonSet that runs this probe: when that is deleted, enforcement ends. By default nothing
@@ -41,25 +41,25 @@ class Settings(KafkaSettings):
     """How much the spool may hold; past it allows are thinned out first, and counted."""
     deny_window: float = setting("WEIR_DENY_WINDOW", 5.0, least=0.1)
     """Seconds: a denied flow is logged at once, then once per window with a count."""
-    pod_denied_flows: int = setting("WEIR_POD_DENIED_FLOWS", 1000)
+    pod_denied_flows: int = setting("WEIR_POD_DENIED_FLOWS", 1000, formerly=("WEIR_FIRSTS",))
     """New denied flows that a pod may log one by one in a window; more are counted without addresses."""
     ring_bytes: int = setting("WEIR_RING_BYTES", 16 << 20, least=4096)
     """Size of the kernel's ring buffer, a power of two; a row takes 96 bytes."""
-    connections: int = setting("WEIR_CONNECTIONS", 262_144, least=1)
+    connections: int = setting("WEIR_CONNECTIONS", 262_144, least=1, formerly=("WEIR_FLOWS",))
     """Connections that are remembered at once."""
-    pod_connections: int = setting("WEIR_POD_CONNECTIONS", 16_384, least=1)
+    pod_connections: int = setting("WEIR_POD_CONNECTIONS", 16_384, least=1, formerly=("WEIR_POD_FLOWS",))
     """Of these, how many one pod may have: past it its own oldest are forgotten, and nobody else's."""
     addresses: int = setting("WEIR_ADDRESSES", 262_144, least=1)
     """Addresses and blocks that the kernel can hold."""
-    policy_entries: int = setting("WEIR_POLICY_ENTRIES", 262_144, least=1)
+    policy_entries: int = setting("WEIR_POLICY_ENTRIES", 262_144, least=1, formerly=("WEIR_ROWS",))
     """Rows of policy (policy set, direction, identity)."""
-    port_entries: int = setting("WEIR_PORT_ENTRIES", 262_144, least=1)
+    port_entries: int = setting("WEIR_PORT_ENTRIES", 262_144, least=1, formerly=("WEIR_PORTS",))
     """Port entries of policy."""
-    denied_flows: int = setting("WEIR_DENIED_FLOWS", 65_536, least=1)
+    denied_flows: int = setting("WEIR_DENIED_FLOWS", 65_536, least=1, formerly=("WEIR_WINDOWS",))
     """Denied flows that are counted one by one in a window."""
     endpoints: int = setting("WEIR_ENDPOINTS", 1024, least=1)
     """Local pods."""
-    batch_verdicts: int = setting("WEIR_BATCH_VERDICTS", 2000, least=1)
+    batch_verdicts: int = setting("WEIR_BATCH_VERDICTS", 2000, least=1, formerly=("WEIR_BATCH_ROWS",))
     """Rows at which a batch ends."""
     batch_denied: float = setting("WEIR_BATCH_DENIED", 0.1)
     """Seconds that a denied row may wait for its batch."""

@@ -43,15 +43,15 @@ class Settings(KafkaSettings):
     """Partitions of the topics that this service makes; those that exist are left as they are."""
     replication: int = setting("WEIR_REPLICATION", 0)
     """Replicas of the topics that this service makes; 0: what the brokers have as their default."""
-    in_flight_verdicts: int = setting("WEIR_IN_FLIGHT_VERDICTS", 200_000)
+    in_flight_verdicts: int = setting("WEIR_IN_FLIGHT_VERDICTS", 200_000, formerly=("WEIR_IN_FLIGHT_ROWS",))
     """Most verdicts that are read and whose records Kafka has not acknowledged yet."""
     in_flight_bytes: int = setting("WEIR_IN_FLIGHT_BYTES", 67_108_864)
     """Most bytes of batches that are read and whose records Kafka has not acknowledged yet."""
     tail: float = setting("WEIR_TAIL", 3600.0)
     """Seconds that pods which are gone are remembered: longer than this worker is ever behind."""
-    attribution_wait: float = setting("WEIR_ATTRIBUTION_WAIT", 2.0)
+    attribution_wait: float = setting("WEIR_ATTRIBUTION_WAIT", 2.0, formerly=("WEIR_HOLD",))
     """Seconds, at most, that a verdict waits for the API server to tell of a pod that it is about."""
-    pending_bytes: int = setting("WEIR_PENDING_BYTES", 16_777_216)
+    pending_bytes: int = setting("WEIR_PENDING_BYTES", 16_777_216, formerly=("WEIR_HOLD_BYTES",))
     """Most bytes of verdicts that wait so; past it the oldest go out, named as well as is known."""
     stop_seconds: float = setting("WEIR_STOP_SECONDS", 10.0)
     """How long a stop waits for Kafka to acknowledge; what it has not by then is read again at the next start."""
@@ -62,7 +62,7 @@ class Settings(KafkaSettings):
     verdicts_by: By = setting("WEIR_VERDICTS_BY", "none")
     """What the metric of verdicts has labels for besides what was decided: none, namespace or workload (with its
     namespace) of the pod whose policy decided."""
-    verdicts_limit: int = setting("WEIR_VERDICTS_LIMIT", 1000)
+    verdicts_limit: int = setting("WEIR_VERDICTS_LIMIT", 1000, formerly=("WEIR_VERDICTS_MOST",))
     """How many namespaces or workloads have a label of their own there; the rest share the label _other."""
     log_level: str = setting("WEIR_LOG_LEVEL", "info")
     """debug, info, warning or error."""

@@ -1,11 +1,15 @@
-"""Settings from the environment: frozen dataclasses whose fields name their variable.
+"""Settings read from environment variables into frozen dataclasses, one field for each variable.
 
     @dataclass(frozen=True, slots=True)
     class Settings:
         kafka: str = setting("WEIR_KAFKA", "127.0.0.1:9092")
         \"\"\"Bootstrap servers.\"\"\"
 
-A field's docstring is what ``--help`` says of it.
+    settings = load(Settings, os.environ)
+
+The docstring below a field is its description in ``--help`` and in the reference of settings. A variable that was
+renamed is refused under its old name, because a value that is silently ignored is worse than a service that does not
+start. Values are never taken from files or from the command line.
 """
 
 from __future__ import annotations
@@ -16,84 +20,164 @@ import inspect
 import textwrap
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, Final, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 T = TypeVar("T")
 
+_BOOLEANS: Final = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
+
 
 class SettingsError(ValueError):
-    """A variable has a value that cannot be; the message names it and says what it takes."""
+    """A variable cannot be used; the message names it, and says what it takes or what it is called now."""
 
 
-def setting(variable: str, default: Any, least: float = 0) -> Any:
-    """A dataclass field that is read from an environment variable; a number is ``least`` or more."""
-    return dataclasses.field(default=default, metadata={"variable": variable, "least": least})
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Metadata:
+    """What :func:`setting` keeps about a field beside its default."""
+
+    variable: str
+    least: float
+    formerly: tuple[str, ...]
+    default_text: str | None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Described:
+    """One setting, described for people: a line of ``--help``, a row of the reference."""
+
+    variable: str
+    kind: str
+    """What it takes, in words: "text", "whole number", "comma-separated list", "none, namespace or workload"."""
+    default: str
+    """Empty: unset, or no text."""
+    least: float | None
+    """The smallest number that is accepted; None for settings that are not numbers."""
+    formerly: tuple[str, ...]
+    """Names under which it is refused."""
+    description: str
+    """The field's docstring on one line."""
+
+
+def setting(
+    variable: str,
+    default: Any,
+    least: float = 0,
+    *,
+    formerly: tuple[str, ...] = (),
+    default_text: str | None = None,
+) -> Any:
+    """Declare a dataclass field that is read from the environment variable ``variable``.
+
+    A number below ``least`` is refused, and so is a variable of one of the names in ``formerly``. ``default_text``
+    describes a default that differs between machines.
+    """
+    metadata = {"setting": _Metadata(variable, least, formerly, default_text)}
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 def load(cls: type[T], env: Mapping[str, str]) -> T:
-    """An instance from the environment; an empty variable counts as unset. Raises :class:`SettingsError`."""
+    """Read an instance of ``cls`` from the environment; an empty variable counts as unset.
+
+    Raises :class:`SettingsError` for the first value that is not accepted, and for a variable under its old name.
+    """
     hints = get_type_hints(cls)
     values = {}
-    for field in dataclasses.fields(cls):  # type: ignore[arg-type]  # every caller passes a dataclass
-        variable = field.metadata.get("variable")
-        text = env.get(variable, "") if variable else ""
+    for field, metadata in _settings(cls):
+        for old in metadata.formerly:
+            if env.get(old):
+                raise SettingsError(f"{old} is now {metadata.variable}: set that, and remove {old}")
+        text = env.get(metadata.variable)
         if text:
-            values[field.name] = _read(str(variable), text, hints[field.name], field.metadata["least"])
+            values[field.name] = _read(metadata.variable, text, hints[field.name], metadata.least)
     return cls(**values)
 
 
+def described(cls: type) -> list[Described]:
+    """Describe the settings of ``cls`` in the order of its fields."""
+    hints, docs = get_type_hints(cls), _docstrings(cls)
+    return [
+        Described(
+            variable=metadata.variable,
+            kind=_kind_in_words(hints[field.name]),
+            default=_default_in_words(field.default) if metadata.default_text is None else metadata.default_text,
+            least=metadata.least if hints[field.name] in (int, float) else None,
+            formerly=metadata.formerly,
+            description=docs.get(field.name, ""),
+        )
+        for field, metadata in _settings(cls)
+    ]
+
+
+def describe(cls: type) -> str:
+    """Format the settings of ``cls`` as the text that ``--help`` shows."""
+    lines = []
+    for one in described(cls):
+        lines.append(f"  {one.variable} [{one.default}]" if one.default else f"  {one.variable}")
+        lines += textwrap.wrap(one.description, 92, initial_indent=" " * 6, subsequent_indent=" " * 6)
+    return "\n".join(lines)
+
+
+def _settings(cls: type) -> list[tuple[dataclasses.Field[Any], _Metadata]]:
+    """Return the fields that :func:`setting` made; other fields are not read from the environment."""
+    return [(field, field.metadata["setting"]) for field in dataclasses.fields(cls) if "setting" in field.metadata]
+
+
 def _read(variable: str, text: str, kind: Any, least: float) -> Any:
+    """Convert a variable's text to the type of its field."""
     try:
         if get_origin(kind) is Literal:
             return {choice: choice for choice in get_args(kind)}[text]
         if kind is bool:
-            return {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}[text.lower()]
+            return _BOOLEANS[text.lower()]
         if kind is int:
-            return _not_under(least, int(text))
+            return _at_least(least, int(text))
         if kind is float:
-            return _not_under(least, float(text))
+            return _at_least(least, float(text))
         if kind == tuple[str, ...]:
             return tuple(part.strip() for part in text.split(",") if part.strip())
         return Path(text) if kind in (Path, Path | None) else text
     except (ValueError, KeyError):
         if get_origin(kind) is Literal:
             raise SettingsError(f"{variable}={text!r}: must be {', '.join(get_args(kind))}") from None
-        wanted = {bool: "true or false", int: f"a whole number from {least}", float: f"a number from {least}"}[kind]
-        raise SettingsError(f"{variable}={text!r}: must be {wanted}") from None
+        expected = {bool: "true or false", int: f"a whole number from {least}", float: f"a number from {least}"}[kind]
+        raise SettingsError(f"{variable}={text!r}: must be {expected}") from None
 
 
-def _not_under(least: float, number: Any) -> Any:
+def _at_least(least: float, number: Any) -> Any:
     if not least <= number < float("inf"):
         raise ValueError
     return number
 
 
-def describe(cls: type) -> str:
-    """A table of the variables, for ``--help``."""
-    docs = _docstrings(cls)
-    lines = []
-    for field in dataclasses.fields(cls):
-        variable = field.metadata.get("variable")
-        if variable is None:
-            continue
-        default = ",".join(field.default) if isinstance(field.default, tuple) else field.default
-        shown = "" if default in (None, "") else f" [{default}]"
-        lines.append(f"  {variable}{shown}")
-        lines += textwrap.wrap(docs.get(field.name, ""), 92, initial_indent=" " * 6, subsequent_indent=" " * 6)
-    return "\n".join(lines)
+def _kind_in_words(kind: Any) -> str:
+    if get_origin(kind) is Literal:
+        *most, last = get_args(kind)
+        return f"{', '.join(most)} or {last}" if most else str(last)
+    if kind in (Path, Path | None):
+        return "path"
+    words = {bool: "true or false", int: "whole number", float: "number", tuple[str, ...]: "comma-separated list"}
+    return words.get(kind, "text")
+
+
+def _default_in_words(default: Any) -> str:
+    if default is None:
+        return ""
+    if isinstance(default, bool):
+        return str(default).lower()
+    return ",".join(default) if isinstance(default, tuple) else str(default)
 
 
 def _docstrings(cls: type) -> dict[str, str]:
-    """The string that stands below each field (dataclasses keep none)."""
+    """Return the string that stands below each field, by field name (dataclasses do not keep it)."""
     found: dict[str, str] = {}
     for base in reversed(cls.__mro__):
         if not dataclasses.is_dataclass(base):
             continue
         body = ast.parse(textwrap.dedent(inspect.getsource(base))).body[0]
-        assert isinstance(body, ast.ClassDef)  # noqa: S101 - what getsource of a class gives
-        for before, after in zip(body.body, body.body[1:], strict=False):
-            if isinstance(before, ast.AnnAssign) and isinstance(after, ast.Expr):
-                name, doc = before.target, after.value
+        assert isinstance(body, ast.ClassDef)  # noqa: S101 - the source of a class is a class definition
+        for statement, following in zip(body.body, body.body[1:], strict=False):
+            if isinstance(statement, ast.AnnAssign) and isinstance(following, ast.Expr):
+                name, doc = statement.target, following.value
                 if isinstance(name, ast.Name) and isinstance(doc, ast.Constant):
                     found[name.id] = " ".join(str(doc.value).split())
     return found
