@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import compress
 from typing import Any, Final
 
 import numpy as np
@@ -74,6 +75,17 @@ class Lookup:
     sources: Sequence[bytes] = ()
     destinations: Sequence[bytes] = ()
 
+    def pick(self, verdicts: Mask) -> Lookup:
+        """Return the part of the lookup that belongs to ``MergedBatch.pick(verdicts)``."""
+        unsettled = None if self.unsettled is None else self.unsettled[verdicts]
+        return Lookup(
+            self.remotes,
+            self.remote[verdicts],
+            unsettled,
+            list(compress(self.sources, verdicts)),
+            list(compress(self.destinations, verdicts)),
+        )
+
 
 class _Others(InternTable[str]):
     """Other ends as JSON."""
@@ -137,9 +149,8 @@ class Enricher:
         """Grows when what is known of the cluster changes: then what was unsettled may not be any more."""
         return self._cluster.generation
 
-    def lookup(self, batch: MergedBatch, until_ns: int | None = None) -> Lookup:
-        """Look up who the rows' other ends were. ``until_ns``: of what was later the index does not know all: pods may
-        have gone since, and so none is named."""
+    def lookup(self, batch: MergedBatch) -> Lookup:
+        """Look up who the verdicts' remote ends were, as far as the index knows now."""
         self._refresh()
         sources, destinations = _blocks(batch.verdicts["source"]), _blocks(batch.verdicts["destination"])
         peers = _peers(batch.verdicts, sources, destinations)
@@ -148,14 +159,24 @@ class Enricher:
         if own.any():
             self._name_nodes(remote, batch, own)
         unsettled = self._others.unsettled(remote)
-        if until_ns is not None:
-            self._doubt(remote, peers, (batch.wall > until_ns) & ~own)
         strangers = self._strangers(batch)
         if strangers is not None:
             unsettled = strangers if unsettled is None else unsettled | strangers
         if unsettled is not None and not unsettled.any():
             unsettled = None
         return Lookup(self._others, remote, unsettled, sources, destinations)
+
+    def mark_ambiguous(self, batch: MergedBatch, found: Lookup, until_ns: int) -> None:
+        """Withdraw the names of remote ends in verdicts later than ``until_ns``: the index is not synced up to their
+        time, so their pods may have disappeared already. ``found``, the latest lookup of this enricher or a part of
+        it, is changed in place. The own node keeps its name: the kernel saw it."""
+        late = batch.wall > until_ns
+        if late.any():
+            peers = _peers(batch.verdicts, found.sources, found.destinations)
+            late &= batch.verdicts["reason"] != Reason.NODE
+            for verdict in np.flatnonzero(late).tolist():
+                end = self._ends.in_doubt(self._addresses[peers[verdict]], found.remotes[found.remote[verdict]])
+                found.remote[verdict] = self._others.number(end, settled=True)
 
     def records(self, batch: MergedBatch, lookup_result: Lookup | None = None) -> Records:
         """One record a row. Never raises for batches that :func:`enrich.wire.batch.decode_batch` took. ``looked``: of
@@ -282,12 +303,6 @@ class Enricher:
             found.append(number)
         return found
 
-    def _doubt(self, remote: Numbers, peers: list[bytes], late: Mask) -> None:
-        """Put in place of the other ends of late rows what may be said of them."""
-        for verdict in np.flatnonzero(late).tolist():
-            end = self._ends.in_doubt(self._addresses[peers[verdict]], self._others[remote[verdict]])
-            remote[verdict] = self._others.number(end, settled=True)
-
     def _name_nodes(self, remote: Numbers, batch: MergedBatch, own: Mask) -> None:
         """The kernel saw that it was the own node, by whichever of its addresses: kubelet takes a bridge's."""
         for _, header, span in batch.parts():
@@ -332,7 +347,7 @@ class _Texts(dict[bytes, str]):
         return text
 
 
-def _peers(verdicts: Verdicts, sources: list[bytes], destinations: list[bytes]) -> list[bytes]:
+def _peers(verdicts: Verdicts, sources: Sequence[bytes], destinations: Sequence[bytes]) -> list[bytes]:
     """The address of each row's other end."""
     inward = (verdicts["verdict"] & INGRESS).tolist()
     peers = [s if i else d for s, d, i in zip(sources, destinations, inward, strict=True)]

@@ -32,7 +32,7 @@ class Looker(Protocol):
     @property
     def generation(self) -> int: ...
 
-    def lookup(self, batch: MergedBatch, until_ns: int | None = None) -> Lookup: ...
+    def lookup(self, batch: MergedBatch) -> Lookup: ...
 
 
 @dataclass(slots=True, eq=False)
@@ -103,15 +103,19 @@ class PendingVerdicts:
         for tracked in gone:
             self._open.pop(tracked, None)
 
-    def split(self, inputs: Sequence[TrackedInput], batch: MergedBatch, lookup_result: Lookup) -> MergedBatch | None:
-        """Keep the rows that are to wait; the others, or None where none has to wait."""
-        until = self.until_ns()
-        if lookup_result.unsettled is None and not self._parts and batch.wall.max() <= until:
+    def split(
+        self, inputs: Sequence[TrackedInput], batch: MergedBatch, unsettled: Mask | None, until_ns: int
+    ) -> Mask | None:
+        """Keep the verdicts that must wait. Return which verdicts go out now, or None if all of them do.
+
+        ``unsettled`` is what a lookup found; ``until_ns`` is :meth:`until_ns` as it was before that lookup."""
+        if unsettled is None and not self._parts and batch.wall.max() <= until_ns:
             return None  # the usual case by far
         now = self._now_ns()
-        unsettled = np.zeros(len(batch.verdicts), bool) if lookup_result.unsettled is None else lookup_result.unsettled
+        if unsettled is None:
+            unsettled = np.zeros(len(batch.verdicts), bool)
         before = {pod for part in self._parts for pod in part.pods}
-        waits = self._waits(batch, unsettled, now, now, until, before)
+        waits = self._waits(batch, unsettled, now, now, until_ns, before)
         if waits is None:
             return None
         kept = batch.pick(waits)
@@ -120,7 +124,7 @@ class PendingVerdicts:
         self.bytes += kept.verdicts.nbytes
         for tracked, verdicts in _counts(inputs, kept):
             self._open[tracked] = self._open.get(tracked, 0) + verdicts
-        return batch.pick(~waits)
+        return ~waits
 
     def release(self) -> Iterator[Released]:
         """What need not wait any longer, a pod's rows in their order; :meth:`done` is to be told when it is out."""

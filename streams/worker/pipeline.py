@@ -61,6 +61,8 @@ class Renderer(Looker, Protocol):
 
     def records(self, batch: MergedBatch, lookup_result: Lookup | None = None) -> Records: ...
 
+    def mark_ambiguous(self, batch: MergedBatch, found: Lookup, until_ns: int) -> None: ...
+
 
 class _Input(NamedTuple):
     """A batch that can be read, and what it is accounted to."""
@@ -163,16 +165,24 @@ class Pipeline:
         await self._bury(tracked, value, "enrich_failed", f"{type(error).__name__}: {error}")
 
     def _render(self, inputs: Sequence[TrackedInput], batch: MergedBatch) -> Records:
-        """Records of the rows that need not wait."""
+        """Return the records of the verdicts that need not wait."""
         if not len(batch.verdicts):
             return self._enricher.records(batch)
-        lookup_result = self._enricher.lookup(batch)
-        now = self._holding.split(inputs, batch, lookup_result)
-        return self._enricher.records(batch, lookup_result) if now is None else self._rendered(now)
+        # Read before the lookup: the index may be synced further meanwhile, the lookup is not.
+        until_ns = self._holding.until_ns()
+        found = self._enricher.lookup(batch)
+        now = self._holding.split(inputs, batch, found.unsettled, until_ns)
+        if now is not None:
+            batch, found = batch.pick(now), found.pick(now)
+        self._enricher.mark_ambiguous(batch, found, until_ns)
+        return self._enricher.records(batch, found)
 
     def _rendered(self, batch: MergedBatch) -> Records:
-        """Rows of which the index does not know all are named with doubt."""
-        return self._enricher.records(batch, self._enricher.lookup(batch, self._holding.until_ns()))
+        """Return the records of verdicts that have waited."""
+        until_ns = self._holding.until_ns()
+        found = self._enricher.lookup(batch)
+        self._enricher.mark_ambiguous(batch, found, until_ns)
+        return self._enricher.records(batch, found)
 
     def forget(self, partitions: Iterable[int]) -> None:
         """Another worker has these now."""

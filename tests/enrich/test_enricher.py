@@ -97,7 +97,9 @@ def test_what_the_kernel_knows_as_the_node_is_named_so_and_waits_for_nobody(unti
             {"verdict": 0x81, "source": "10.0.0.200", "destination": "10.0.0.1"},
         )
     )
-    looked = made.lookup(batch, until_ns)
+    looked = made.lookup(batch)
+    if until_ns is not None:
+        made.mark_ambiguous(batch, looked, until_ns)
     kubelet, other = (orjson.loads(value) for value in made.records(batch, looked).values)
     assert kubelet["src"] == {"node_name": "n1", "zone": "zone-a"}
     assert looked.unsettled is not None

@@ -15,7 +15,8 @@ from prometheus_client import CollectorRegistry
 
 from enrich.index.cluster import KINDS, Change, Cluster
 from enrich.model import Pod
-from enrich.render.enricher import Enricher
+from enrich.render.enricher import Enricher, Lookup
+from enrich.render.merged_batch import MergedBatch
 from enrich.wire.batch import Batch, decode_batch
 from enrich.wire.topics import topics
 from streams.kafka.outgoing import Outgoing
@@ -153,6 +154,42 @@ def test_what_the_index_never_heard_of_is_not_named() -> None:
     assert ends[100] == {"instance": LATE.ips[0], "ambiguous": True}, "it may have gone since"
     assert ends[101] == {"instance": "203.0.113.9"}
     assert ends[102]["pod_name"] == "late"
+
+
+@pytest.mark.parametrize("waiting", [True, False])
+def test_a_verdict_too_old_to_wait_is_not_named_beyond_what_the_index_knows(*, waiting: bool) -> None:
+    site = Site()
+    site.cluster.apply([Change("set", LATE)])
+    site.until = site.now - 5 * S
+    old = verdict(3, destination=LATE.ips[0], endpoint=8), verdict(6, destination=LATE.ips[0], endpoint=8)
+    site.take(*old, *[verdict(0)] * waiting)
+    ends = [record["dest"] for record in site.sent]
+    assert ends[0] == {"instance": LATE.ips[0], "ambiguous": True}, "the pod may have disappeared since"
+    assert ends[1]["pod_name"] == "late"
+    assert (len(ends), len(site.holding)) == (2, int(waiting))
+
+
+def test_verdicts_that_go_out_beside_those_that_wait_are_looked_up_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked_up: list[int] = []
+    lookup = Enricher.lookup
+
+    def counted(enricher: Enricher, batch: MergedBatch) -> Lookup:
+        looked_up.append(len(batch.verdicts))
+        return lookup(enricher, batch)
+
+    monkeypatch.setattr(Enricher, "lookup", counted)
+    others = [verdict(1, destination=to, endpoint=9) for to in ("203.0.113.9", WEB.ips[0], "203.0.113.8")]
+    beside, alone = Site(), Site()
+    beside.take(others[0], verdict(1, destination=LATE.ips[0]), *others[1:], endpoints=REFS)
+    alone.take(*others, endpoints=REFS)
+    assert looked_up == [4, 3]
+    assert beside.numbers() == [100, 102, 103]
+    numbered = ("id", "number")
+    assert [strip(record, numbered) for record in beside.sent] == [strip(record, numbered) for record in alone.sent]
+
+
+def strip(record: dict[str, Any], fields: tuple[str, ...]) -> dict[str, Any]:
+    return {name: value for name, value in record.items() if name not in fields}
 
 
 def test_a_clock_that_is_ahead_holds_nothing_for_longer() -> None:

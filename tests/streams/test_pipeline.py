@@ -64,8 +64,10 @@ class Numbers:
 
     generation = 0
 
-    def lookup(self, batch: MergedBatch, until_ns: int | None = None) -> Lookup:
+    def lookup(self, batch: MergedBatch) -> Lookup:
         return Lookup(InternTable(), np.zeros(len(batch.verdicts), np.int64), None)
+
+    def mark_ambiguous(self, batch: MergedBatch, found: Lookup, until_ns: int) -> None: ...
 
     def records(self, batch: MergedBatch, lookup_result: Lookup | None = None) -> Records:
         numbers = batch.numbers.tolist()
