@@ -21,7 +21,8 @@ from enrich.runtime.process import Exit, StopServiceError, configure_logs, fail,
 from enrich.runtime.settings import SettingsError, describe, load
 from enrich.runtime.watching import SourceCollector
 from enrich.sources.client import Client
-from enrich.sources.source import Source, SourceError, make_source
+from enrich.sources.factory import make_source
+from enrich.sources.source import Source, SourceError
 from enrich.wire.topics import topics
 from probe.agent import Agent, LedgerReferences, detach
 from probe.export.batcher import Limits

@@ -1,11 +1,11 @@
-"""What a source of the cluster's objects is, and which one a setting means."""
+"""The interface of a source: something that fills a cluster's index and keeps it current.
+
+:mod:`enrich.sources.factory` makes the source that a setting names.
+"""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Protocol
-
-from enrich.index.cluster import Cluster
 
 
 class SourceError(RuntimeError):
@@ -13,36 +13,22 @@ class SourceError(RuntimeError):
 
 
 class Source(Protocol):
-    """Fills a cluster's index and keeps it up to date, on threads of its own."""
+    """Fills a cluster's index and keeps it current, on threads of its own."""
 
     def start(self) -> None:
-        """Begin. Raises :class:`SourceError` for what only a person can mend."""
+        """Start the threads. Raises :class:`SourceError` for a mistake that only a person can correct."""
 
     def stop(self) -> None:
-        """End the threads."""
+        """Stop the threads and wait for them."""
 
     def problem(self) -> str | None:
-        """What keeps the index from being up to date, in words; None if nothing does."""
+        """Say what keeps the index from being current; None if nothing does."""
 
     def age_s(self) -> dict[str, float]:
-        """For each kind the seconds since its origin was last heard of; empty where that has no meaning."""
+        """Return the seconds since the origin of each kind last sent anything; empty for a source of files."""
 
     def refused(self) -> list[str]:
-        """Objects that are there and are not understood, as kind namespace/name."""
+        """Name the objects that exist and cannot be parsed, as ``kind namespace/name``."""
 
     def synced_until_ns(self) -> int:
-        """All that happened before this moment of the wall clock, and was told, is in the index."""
-
-
-def make_source(setting: str, cluster: Cluster) -> Source:
-    """``manifests:FOLDER`` or ``kubernetes``. Raises :class:`SourceError`."""
-    kind, _, rest = setting.partition(":")
-    if kind == "manifests" and rest:
-        from enrich.sources.manifests import ManifestSource  # noqa: PLC0415 - one source's libraries, not both
-
-        return ManifestSource(Path(rest), cluster)
-    if kind == "kubernetes" and not rest:
-        from enrich.sources.kubernetes import KubernetesSource  # noqa: PLC0415 - as above
-
-        return KubernetesSource(cluster)
-    raise SourceError(f"WEIR_SOURCE={setting!r}: must be kubernetes, or manifests:FOLDER")
+        """Return the moment of the wall clock before which every published change is in the index."""

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from enrich.index.cluster import Cluster
 from enrich.model import ClusterNetworkPolicy, NetworkPolicy
 from enrich.runtime.process import Exit, StopServiceError
-from enrich.sources.source import SourceError, make_source
+from enrich.sources.factory import make_source
+from enrich.sources.source import SourceError
 from streams.alerts.policy_changes import Change, Policies, Policy, changes, named
 
 

@@ -17,7 +17,8 @@ from enrich.explain.query import Typed, read_destination, read_source
 from enrich.index.cluster import Cluster
 from enrich.policy.decide import PolicyView
 from enrich.runtime.settings import setting
-from enrich.sources.source import SourceError, make_source
+from enrich.sources.factory import make_source
+from enrich.sources.source import SourceError
 
 CANNOT_SAY: Final = 2
 EXITS: Final = {ALLOW: 0, AUDIT: 0, DENY: 1}

@@ -14,7 +14,8 @@ from enrich.render.enricher import Enricher
 from enrich.runtime.health import Check, HealthServer
 from enrich.runtime.process import Exit, StopServiceError
 from enrich.runtime.watching import SourceCollector
-from enrich.sources.source import Source, SourceError, make_source
+from enrich.sources.factory import make_source
+from enrich.sources.source import Source, SourceError
 from streams.kafka.output import Output
 from streams.kafka.reading import TopicReader
 from streams.kafka.topics import prepare_topics

@@ -21,7 +21,7 @@ from enrich.index.cluster import Cluster
 from enrich.model import Pod
 from enrich.render.fragments import SCHEMA_VERSION, LabelChoice, second_text
 from enrich.runtime.settings import load
-from enrich.sources.source import make_source
+from enrich.sources.factory import make_source
 from streams.settings import Settings
 
 _BY_POLICY: Final = frozenset({"policy", "explicit_deny", "adopted"})

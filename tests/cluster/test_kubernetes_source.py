@@ -16,8 +16,9 @@ from prometheus_client import CollectorRegistry
 from enrich.index.cluster import Cluster
 from enrich.model import Name, Owner
 from enrich.runtime.watching import SourceCollector
+from enrich.sources.factory import make_source
 from enrich.sources.kubernetes import KubernetesSource
-from enrich.sources.source import SourceError, make_source
+from enrich.sources.source import SourceError
 from enrich.sources.watch import Watch
 from tests.cluster.apiserver import ApiServer, Way
 

@@ -11,8 +11,9 @@ import pytest
 
 from enrich.index.cluster import Cluster
 from enrich.model import Name, NetworkPolicy, Pod
+from enrich.sources.factory import make_source
 from enrich.sources.manifests import ManifestError, ManifestSource, read_folder
-from enrich.sources.source import SourceError, make_source
+from enrich.sources.source import SourceError
 
 POD = """\
 apiVersion: v1

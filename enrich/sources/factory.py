@@ -1,0 +1,29 @@
+"""Makes the source that ``WEIR_SOURCE`` names.
+
+This module alone knows every kind of source, and imports one only when it is used: importing the official Kubernetes
+client takes a third of a second, which a demo with a folder of manifests does not need.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from enrich.index.cluster import Cluster
+from enrich.sources.source import Source, SourceError
+
+
+def make_source(setting: str, cluster: Cluster) -> Source:
+    """Make the source that fills ``cluster``; ``setting`` is ``kubernetes`` or ``manifests:FOLDER``.
+
+    Raises :class:`SourceError` for any other text. The source is not started.
+    """
+    kind, _, rest = setting.partition(":")
+    if kind == "manifests" and rest:
+        from enrich.sources.manifests import ManifestSource  # noqa: PLC0415 - the libraries of one source, not of both
+
+        return ManifestSource(Path(rest), cluster)
+    if kind == "kubernetes" and not rest:
+        from enrich.sources.kubernetes import KubernetesSource  # noqa: PLC0415 - as above
+
+        return KubernetesSource(cluster)
+    raise SourceError(f"WEIR_SOURCE={setting!r}: must be kubernetes, or manifests:FOLDER")
