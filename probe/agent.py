@@ -30,7 +30,7 @@ from probe.ledger import Ledger
 from probe.node.address_intervals import AddressIntervals
 from probe.node.binding import NEWS_S, Binding, bind
 from probe.node.netlink import Device, NodeNetwork, Veth
-from probe.policy.capacity import warnings
+from probe.policy.capacity import capacity_warnings
 from probe.policy.compiler import Compiler
 
 log = structlog.get_logger("kubeweir.probe")
@@ -190,7 +190,7 @@ class Agent:
     @property
     def identities(self) -> int:
         """How many classes of peers the policies in force tell apart."""
-        return self._compiler.identities
+        return self._compiler.identity_count
 
     def _look(self, pods: list[Pod]) -> bool:
         """Look at the node's network, if something may be new there: at a hundred pods it takes longer than most
@@ -273,7 +273,7 @@ class Agent:
     def _report(self, binding: Binding) -> None:
         now = time.monotonic()
         told = {f"pod {name}": ("pod is not attached", reason) for name, reason in binding.waiting.items()}
-        for name, words in warnings(self.usage(), self.identities):
+        for name, words in capacity_warnings(self.usage(), self.identities):
             told[name] = ("policy is about to outgrow the maps", words)
         self._reported = {name: at for name, at in self._reported.items() if name in told}
         for name, (event, reason) in told.items():

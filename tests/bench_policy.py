@@ -186,7 +186,7 @@ def measure(size: int, rounds: int, folder: Path, pins: Path) -> dict[str, Any]:
         found: dict[str, Any] = {
             "pods": size, "policies": sum(map(len, (grouped[NetworkPolicy], grouped[ClusterNetworkPolicy]))),
             "local": local, "first compile": first["compile"], "first whole": first["whole"],
-            "identities": bench.compiler.identities, "epoch": maps.config(Config.EPOCH),
+            "identities": bench.compiler.identity_count, "epoch": maps.config(Config.EPOCH),
             **{name: used for name, (used, _) in bench.installer.usage().items()},
         }  # fmt: skip
         for name, change in (

@@ -11,7 +11,7 @@ from typing import Final
 
 import msgspec
 
-from enrich.explain.mismatch import Miss, rule_misses, rule_words, selector_miss
+from enrich.explain.mismatch import Mismatch, rule_mismatches, rule_text, selector_mismatch
 from enrich.model import ClusterNetworkPolicy, Name, NetworkPolicy, Tier
 from enrich.policy import selectors
 from enrich.policy.decide import (
@@ -19,11 +19,11 @@ from enrich.policy.decide import (
     Direction,
     PolicyView,
     Traffic,
-    cluster_rules,
-    in_tier,
+    cluster_rules_in,
     is_audited,
     is_own_node,
     isolates,
+    policies_in_tier,
     rules,
     selects,
 )
@@ -48,7 +48,7 @@ class RuleAccount(msgspec.Struct, frozen=True, omit_defaults=True):
     matched: bool
     text: str = ""
     """What the rule says, of one that matches."""
-    failed: tuple[Miss, ...] = ()
+    failed: tuple[Mismatch, ...] = ()
     """The terms that failed, of one that does not."""
     action: str = ""
     """Of a ClusterNetworkPolicy's rule: Accept, Deny or Pass."""
@@ -83,7 +83,7 @@ class TierAccount(msgspec.Struct, frozen=True, omit_defaults=True):
     policies: tuple[PolicyAccount, ...] = ()
 
 
-class Unselecting(msgspec.Struct, frozen=True):
+class NonSelectingPolicy(msgspec.Struct, frozen=True):
     """A policy that has no say here, and why."""
 
     kind: str
@@ -133,9 +133,9 @@ def _network_rules(view: PolicyView, policy: NetworkPolicy, traffic: Traffic) ->
     question = (traffic.peer, traffic.destination, traffic.protocol, traffic.port)
     for index, rule in enumerate(rules(policy, traffic.direction) or ()):
         if rule_matches(view, policy.namespace, rule, *question):
-            account = RuleAccount(index, True, rule_words(view, policy.namespace, rule, traffic))  # noqa: FBT003
+            account = RuleAccount(index, True, rule_text(view, policy.namespace, rule, traffic))  # noqa: FBT003
         else:
-            account = RuleAccount(index, False, failed=rule_misses(view, policy.namespace, rule, traffic))  # noqa: FBT003
+            account = RuleAccount(index, False, failed=rule_mismatches(view, policy.namespace, rule, traffic))  # noqa: FBT003
         accounts.append(account)
     return tuple(accounts)
 
@@ -146,8 +146,8 @@ def _cluster_tier(
     found = []
     taken: PolicyRef | None = None
     outcome = NONE
-    for policy in in_tier(view, tier):
-        if not selects(view, policy, traffic.subject) or not cluster_rules(policy, traffic.direction):
+    for policy in policies_in_tier(view, tier):
+        if not selects(view, policy, traffic.subject) or not cluster_rules_in(policy, traffic.direction):
             continue
         counts = audited or not policy.audit
         accounts = _cluster_rules(view, policy, traffic, taken if counts else None, counts=counts)
@@ -175,14 +175,14 @@ def _cluster_rules(
 ) -> tuple[RuleAccount, ...]:
     accounts = []
     question = (traffic.peer, traffic.destination, traffic.protocol, traffic.port)
-    for index, rule in enumerate(cluster_rules(policy, traffic.direction)):
+    for index, rule in enumerate(cluster_rules_in(policy, traffic.direction)):
         matched = cluster_rule_matches(view, rule, *question)
         accounts.append(
             RuleAccount(
                 index,
                 matched,
-                rule_words(view, "", rule, traffic) if matched else "",
-                () if matched else rule_misses(view, "", rule, traffic),
+                rule_text(view, "", rule, traffic) if matched else "",
+                () if matched else rule_mismatches(view, "", rule, traffic),
                 rule.action.value,
                 rule.name,
                 taken if matched else None,
@@ -196,7 +196,7 @@ def _cluster_rules(
 # --- those that have no say
 
 
-def unselecting(view: PolicyView, traffic: Traffic) -> tuple[Unselecting, ...]:
+def unselecting(view: PolicyView, traffic: Traffic) -> tuple[NonSelectingPolicy, ...]:
     """Policies of the subject's namespace, and of the cluster, that are not about it: where a mistyped label shows."""
     subject, found = traffic.subject, []
     for policy in sorted(view.policies.values(), key=lambda policy: policy.name):
@@ -204,16 +204,16 @@ def unselecting(view: PolicyView, traffic: Traffic) -> tuple[Unselecting, ...]:
             if selectors.matches(policy.pods, subject.labels):
                 text = _other_only(traffic.direction)
             else:
-                text = f"podSelector {selector_miss(policy.pods, subject.labels, 'the pod')}"
-            found.append(Unselecting(_NETWORK, policy.namespace, policy.name, text))
-    for cluster_policy in (*in_tier(view, Tier.ADMIN), *in_tier(view, Tier.BASELINE)):
+                text = f"podSelector {selector_mismatch(policy.pods, subject.labels, 'the pod')}"
+            found.append(NonSelectingPolicy(_NETWORK, policy.namespace, policy.name, text))
+    for cluster_policy in (*policies_in_tier(view, Tier.ADMIN), *policies_in_tier(view, Tier.BASELINE)):
         if not selects(view, cluster_policy, subject):
             text = f"subject {_subject_miss(view, cluster_policy, traffic)}"
-        elif not cluster_rules(cluster_policy, traffic.direction):
+        elif not cluster_rules_in(cluster_policy, traffic.direction):
             text = _other_only(traffic.direction)
         else:
             continue
-        found.append(Unselecting(_CLUSTER, "", cluster_policy.name, text))
+        found.append(NonSelectingPolicy(_CLUSTER, "", cluster_policy.name, text))
     return tuple(found)
 
 
@@ -227,5 +227,5 @@ def _subject_miss(view: PolicyView, policy: ClusterNetworkPolicy, traffic: Traff
     if home is None:
         return f"selects namespaces, and {namespace} is not known"
     if not namespace_matches(view, policy.namespaces, namespace):
-        return selector_miss(policy.namespaces, home.labels, f"namespace {namespace}")
-    return selector_miss(policy.pods, traffic.subject.labels, "the pod")
+        return selector_mismatch(policy.namespaces, home.labels, f"namespace {namespace}")
+    return selector_mismatch(policy.pods, traffic.subject.labels, "the pod")

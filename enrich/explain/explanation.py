@@ -11,8 +11,8 @@ from typing import Final
 
 import msgspec
 
-from enrich.explain.one_end import Connection, Side, sides
-from enrich.explain.query import End, Typed, UnknownEndError, find, number_of
+from enrich.explain.one_end import Connection, EndDecision, end_decisions
+from enrich.explain.query import End, EndQuery, UnanswerableError, destination_port, find
 from enrich.model import Name, Service
 from enrich.policy.decide import Endpoint, PolicyView
 
@@ -33,13 +33,13 @@ class EndReport(msgspec.Struct, frozen=True):
     ips: tuple[str, ...] = ()
 
 
-class Answer(msgspec.Struct, frozen=True):
+class AddressPairAnswer(msgspec.Struct, frozen=True):
     """The answer for a pair of addresses."""
 
     source_ip: str
     destination_ip: str
     verdict: str
-    sides: tuple[Side, ...]
+    sides: tuple[EndDecision, ...]
 
 
 class Explanation(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,20 +54,24 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
     """allow, deny, audit (passes, and would be denied), mixed (differs by address family), unknown."""
     text: str
     """The verdict in a sentence; of unknown, why, and what to do."""
-    answers: tuple[Answer, ...] = ()
+    answers: tuple[AddressPairAnswer, ...] = ()
     notes: tuple[str, ...] = ()
 
 
-def explanation(
-    view: PolicyView, services: Mapping[Name, Service], source: Typed, destination: Typed, notes: Iterable[str] = ()
+def explain_connection(
+    view: PolicyView,
+    services: Mapping[Name, Service],
+    source: EndQuery,
+    destination: EndQuery,
+    notes: Iterable[str] = (),
 ) -> Explanation:
     """Never raises for what the cluster does not know: the verdict is unknown then."""
     protocol = destination.protocol.name if destination.protocol else "ICMP"
     try:
         ends = find(view, services, source), find(view, services, destination)
-        port, about_port = number_of(ends[1], destination)
+        port, about_port = destination_port(ends[1], destination)
         answers = _answers(view, *ends, destination, port)
-    except UnknownEndError as error:
+    except UnanswerableError as error:
         return Explanation(
             source=_typed(source), destination=_typed(destination), protocol=protocol,
             port=int(destination.port) if destination.port.isdigit() else None,
@@ -82,27 +86,29 @@ def explanation(
     )  # fmt: skip
 
 
-def _typed(typed: Typed) -> EndReport:
+def _typed(typed: EndQuery) -> EndReport:
     return EndReport(UNKNOWN, typed.text)
 
 
-def _answers(view: PolicyView, source: End, destination: End, typed: Typed, port: int) -> tuple[Answer, ...]:
+def _answers(
+    view: PolicyView, source: End, destination: End, typed: EndQuery, port: int
+) -> tuple[AddressPairAnswer, ...]:
     for end in (source, destination):
         if end.kind == "service":
-            raise UnknownEndError(_about_service(end, is_source=end is source))
+            raise UnanswerableError(_about_service(end, is_source=end is source))
     if source.pod is None and destination.pod is None and not {source.kind, destination.kind} & {"hostNetwork"}:
-        raise UnknownEndError(f"neither {source.name} nor {destination.name} is a pod: no policy judges this")
+        raise UnanswerableError(f"neither {source.name} nor {destination.name} is a pod: no policy judges this")
     pairs = [(a, b) for a in source.ips for b in destination.ips if _version(a) == _version(b)]
     if not pairs:
-        raise UnknownEndError(
+        raise UnanswerableError(
             f"no address family in common: {source.name} has {', '.join(source.ips)}, "
             f"{destination.name} has {', '.join(destination.ips)}"
         )
     answers = []
     for source_ip, destination_ip in pairs:
         ends = Endpoint(source_ip, source.pod), Endpoint(destination_ip, destination.pod)
-        found = sides(view, Connection(*ends, typed.protocol, port))
-        answers.append(Answer(source_ip, destination_ip, _verdict(found), found))
+        found = end_decisions(view, Connection(*ends, typed.protocol, port))
+        answers.append(AddressPairAnswer(source_ip, destination_ip, _verdict(found), found))
     return tuple(answers)
 
 
@@ -110,7 +116,7 @@ def _version(ip: str) -> int:
     return ipaddress.ip_address(ip).version
 
 
-def _verdict(found: tuple[Side, ...]) -> str:
+def _verdict(found: tuple[EndDecision, ...]) -> str:
     """Of both ends: each has to allow."""
     verdicts = {side.verdict for side in found}
     return DENY if DENY in verdicts else AUDIT if AUDIT in verdicts else ALLOW
@@ -124,7 +130,7 @@ def overall(verdicts: Iterable[str]) -> str:
     return AUDIT if AUDIT in found else ALLOW
 
 
-def _sentence(verdict: str, answers: tuple[Answer, ...]) -> str:
+def _sentence(verdict: str, answers: tuple[AddressPairAnswer, ...]) -> str:
     if verdict == MIXED:
         each = (f"{a.destination_ip} {'denied' if a.verdict == DENY else 'allowed'}" for a in answers)
         return f"it depends on the address: {', '.join(each)}"

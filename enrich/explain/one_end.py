@@ -11,13 +11,13 @@ from typing import Final
 
 import msgspec
 
-from enrich.explain.accounts import TierAccount, Unselecting, tier_accounts, unselecting
+from enrich.explain.accounts import NonSelectingPolicy, TierAccount, tier_accounts, unselecting
 from enrich.model import Name, Protocol
 from enrich.policy.decide import Decision, Direction, Endpoint, PolicyView, Traffic, decide, is_audited
 from enrich.wire.batch import PolicyRef, Reason, Verdict
 
 
-class Side(msgspec.Struct, frozen=True, kw_only=True):
+class EndDecision(msgspec.Struct, frozen=True, kw_only=True):
     """What the policies of one end say."""
 
     direction: str
@@ -35,7 +35,7 @@ class Side(msgspec.Struct, frozen=True, kw_only=True):
     """Those that decided, as in a flow record: all that allow, the one that denies, or all that isolate."""
     tiers: tuple[TierAccount, ...]
     """In the order in which they are asked; none where no policy is asked."""
-    unselecting: tuple[Unselecting, ...]
+    unselecting: tuple[NonSelectingPolicy, ...]
     """Policies of the pod's namespace and of the cluster that are not about this."""
 
 
@@ -49,7 +49,7 @@ class Connection:
     port: int
 
 
-def sides(view: PolicyView, connection: Connection) -> tuple[Side, ...]:
+def end_decisions(view: PolicyView, connection: Connection) -> tuple[EndDecision, ...]:
     """What each end says that is a pod with policies of its own: egress of the source, ingress of the destination."""
     source, destination = connection.source, connection.destination
     rest = (connection.protocol, connection.port)
@@ -61,12 +61,12 @@ def sides(view: PolicyView, connection: Connection) -> tuple[Side, ...]:
     return tuple(found)
 
 
-def _side(view: PolicyView, traffic: Traffic) -> Side:
+def _side(view: PolicyView, traffic: Traffic) -> EndDecision:
     decision = _decide(view, traffic)
     audited = decision.verdict is Verdict.AUDIT
     ingress_of_node = decision.reason is Reason.NODE and traffic.direction is Direction.INGRESS
     asked = decision.reason is not Reason.SELF and not ingress_of_node
-    return Side(
+    return EndDecision(
         direction=traffic.direction.name.lower(),
         namespace=traffic.subject.namespace,
         pod=traffic.subject.name,
@@ -84,7 +84,7 @@ def _decide(view: PolicyView, traffic: Traffic) -> Decision:
     return decide(view, traffic.subject, traffic.direction, traffic.peer, traffic.protocol, traffic.port)
 
 
-def enforced_only(view: PolicyView) -> PolicyView:
+def without_audited(view: PolicyView) -> PolicyView:
     """The same cluster without the policies that are audited."""
     return replace(
         view,
@@ -99,7 +99,7 @@ def _words(view: PolicyView, traffic: Traffic, decision: Decision) -> str:
 
 def _audited(view: PolicyView, traffic: Traffic, decision: Decision) -> str:
     """Enforcing would give the decision's reason; what passes it today is what the rest says."""
-    today = _decide(enforced_only(view), traffic)
+    today = _decide(without_audited(view), traffic)
     return f"passes, audited: would be {_words(view, traffic, decision)}. As it is, {_words(view, traffic, today)}"
 
 

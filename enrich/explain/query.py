@@ -16,7 +16,8 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from enrich.model import Name, Pod, Protocol, Service
-from enrich.policy.decide import PolicyView, endpoint, resolve
+from enrich.policy.decide import PolicyView
+from enrich.policy.matching import endpoint_at, resolve_named_port
 
 _SHAPE: Final = re.compile(
     r"(?:\[(?P<six>[^\]]+)\]|(?P<pod>[^/:.\[\]]+/[^/:\[\]]+)|(?P<other>[^/:\[\]]+))"
@@ -25,16 +26,16 @@ _SHAPE: Final = re.compile(
 _NEAR: Final = 5
 
 
-class EndError(ValueError):
+class QuerySyntaxError(ValueError):
     """The words name no end of a connection; the message says what to write."""
 
 
-class UnknownEndError(Exception):
+class UnanswerableError(Exception):
     """The words are good, and the cluster cannot say who or what is meant; the message says why and what to do."""
 
 
 @dataclass(frozen=True, slots=True)
-class Typed:
+class EndQuery:
     """What was typed, taken apart. One of ``pod`` and ``ip`` is given. ``protocol`` None: ICMP."""
 
     text: str
@@ -59,39 +60,41 @@ class End:
     notes: tuple[str, ...] = field(default=())
 
 
-def read_source(text: str) -> Typed:
+def parse_source(text: str) -> EndQuery:
     """A pod or an address. Raises EndError."""
     typed = _read(text)
     if typed.port or typed.protocol is not Protocol.TCP:
-        raise EndError(f"{text!r}: the source has no port; write NAMESPACE/POD or an address")
+        raise QuerySyntaxError(f"{text!r}: the source has no port; write NAMESPACE/POD or an address")
     return typed
 
 
-def read_destination(text: str) -> Typed:
+def parse_destination(text: str) -> EndQuery:
     """A pod or an address, with a port unless it is ICMP. Raises EndError."""
     typed = _read(text)
     if typed.protocol is None and typed.port:
-        raise EndError(f"{text!r}: ICMP has no port; write {text.replace(f':{typed.port}', '')}")
+        raise QuerySyntaxError(f"{text!r}: ICMP has no port; write {text.replace(f':{typed.port}', '')}")
     if typed.protocol is not None and not typed.port:
         shown = "[V6ADDRESS]" if ":" in typed.ip else typed.ip or str(typed.pod)
-        raise EndError(f"{text!r}: which port? Write {shown}:PORT, {shown}:PORT/UDP or {shown}/ICMP")
+        raise QuerySyntaxError(f"{text!r}: which port? Write {shown}:PORT, {shown}:PORT/UDP or {shown}/ICMP")
     return typed
 
 
-def _read(text: str) -> Typed:
+def _read(text: str) -> EndQuery:
     bare = _address(text)
     if bare is not None:
-        return Typed(text, ip=bare)
+        return EndQuery(text, ip=bare)
     found = _SHAPE.fullmatch(text)
     if found is None:
-        raise EndError(f"{text!r}: write NAMESPACE/POD:PORT, ADDRESS:PORT or [V6ADDRESS]:PORT, /UDP or /SCTP behind it")
+        raise QuerySyntaxError(
+            f"{text!r}: write NAMESPACE/POD:PORT, ADDRESS:PORT or [V6ADDRESS]:PORT, /UDP or /SCTP behind it"
+        )
     port, protocol = _port(text, found["port"]), _protocol(text, found["protocol"])
     if found["pod"]:
-        return Typed(text, pod=Name(*found["pod"].split("/")), port=port, protocol=protocol)
+        return EndQuery(text, pod=Name(*found["pod"].split("/")), port=port, protocol=protocol)
     ip = _address(found["six"] or found["other"])
     if ip is None:
-        raise EndError(f"{text!r}: {found['six'] or found['other']!r} is neither NAMESPACE/POD nor an address")
-    return Typed(text, ip=ip, port=port, protocol=protocol)
+        raise QuerySyntaxError(f"{text!r}: {found['six'] or found['other']!r} is neither NAMESPACE/POD nor an address")
+    return EndQuery(text, ip=ip, port=port, protocol=protocol)
 
 
 def _address(text: str) -> str | None:
@@ -108,7 +111,7 @@ def _port(text: str, port: str | None) -> str:
         return ""
     if port.isdigit():
         if not 0 < int(port) < 1 << 16:
-            raise EndError(f"{text!r}: a port is 1 to 65535")
+            raise QuerySyntaxError(f"{text!r}: a port is 1 to 65535")
         return str(int(port))
     return port
 
@@ -118,14 +121,14 @@ def _protocol(text: str, protocol: str | None) -> Protocol | None:
     if name in ("ICMP", "ICMPV6"):
         return None
     if name not in Protocol.__members__:
-        raise EndError(f"{text!r}: {protocol} is no protocol here; write TCP, UDP, SCTP or ICMP")
+        raise QuerySyntaxError(f"{text!r}: {protocol} is no protocol here; write TCP, UDP, SCTP or ICMP")
     return Protocol[name]
 
 
 # --- who it is
 
 
-def find(view: PolicyView, services: Mapping[Name, Service], typed: Typed) -> End:
+def find(view: PolicyView, services: Mapping[Name, Service], typed: EndQuery) -> End:
     """Who was meant. Raises UnknownEndError."""
     return _by_name(view, typed.pod) if typed.pod is not None else _by_address(view, services, typed.ip)
 
@@ -133,29 +136,29 @@ def find(view: PolicyView, services: Mapping[Name, Service], typed: Typed) -> En
 def _by_name(view: PolicyView, name: Name) -> End:
     pod = view.pods.get(name)
     if pod is None:
-        raise UnknownEndError(f"there is no pod {name}{near_names(view, name)}")
+        raise UnanswerableError(f"there is no pod {name}{similar_names(view, name)}")
     if pod.host_network:
         node = view.nodes.get(Name("", pod.node))
         ips = pod.ips or (node.ips if node else ())
         if not ips:
-            raise UnknownEndError(f"{name} has hostNetwork, and the addresses of its node {pod.node} are not known")
+            raise UnanswerableError(f"{name} has hostNetwork, and the addresses of its node {pod.node} are not known")
         note = f"{name} has hostNetwork: to policies it is its node, {pod.node}, and none selects it"
         return End("hostNetwork", str(name), ips, notes=(note,))
     if pod.terminated:
-        raise UnknownEndError(f"{name} has terminated (Succeeded or Failed): it has no address and no connections")
+        raise UnanswerableError(f"{name} has terminated (Succeeded or Failed): it has no address and no connections")
     if not pod.ips:
-        raise UnknownEndError(
+        raise UnanswerableError(
             f"{name} has no address yet (status.podIPs): wait until it runs, or give the manifest a status"
         )
     notes = [
         f"{ip} of {name} is also claimed by {holder.key}, which started later: the dataplane takes it for that one"
         for ip in pod.ips
-        if (holder := endpoint(view, ip).pod) is not None and holder.key != name
+        if (holder := endpoint_at(view, ip).pod) is not None and holder.key != name
     ]
     return End("pod", str(name), pod.ips, pod, tuple(notes))
 
 
-def near_names(view: PolicyView, name: Name) -> str:
+def similar_names(view: PolicyView, name: Name) -> str:
     """What else the name may have meant, as the end of a sentence."""
     here = [pod for pod in sorted(view.pods) if pod.namespace == name.namespace]
     alike = difflib.get_close_matches(name.name, [pod.name for pod in here], _NEAR, 0.6)
@@ -172,7 +175,7 @@ def near_names(view: PolicyView, name: Name) -> str:
 
 
 def _by_address(view: PolicyView, services: Mapping[Name, Service], ip: str) -> End:
-    pod = endpoint(view, ip).pod
+    pod = endpoint_at(view, ip).pod
     if pod is not None:
         return End("pod", str(pod.key), (ip,), pod, (f"{ip} is pod {pod.key}",))
     for service in services.values():
@@ -188,18 +191,18 @@ def _by_address(view: PolicyView, services: Mapping[Name, Service], ip: str) -> 
     return End("address", ip, (ip,), notes=(f"{ip} is no pod's, node's or Service's known here: an outside address",))
 
 
-def number_of(end: End, typed: Typed) -> tuple[int, tuple[str, ...]]:
+def destination_port(end: End, typed: EndQuery) -> tuple[int, tuple[str, ...]]:
     """The destination port's number, and what to say of a name. Raises UnknownEndError."""
     if typed.protocol is None:
         return 0, ("ICMP has no port, so no rule that lists ports matches it: only a rule without ports does",)
     if typed.port.isdigit():
         return int(typed.port), ()
     named = end.pod.ports if end.pod else ()
-    numbers = sorted(resolve(named, typed.port, typed.protocol))
+    numbers = sorted(resolve_named_port(named, typed.port, typed.protocol))
     if len(numbers) == 1:
         return numbers[0], (f"{typed.port} is {numbers[0]}/{typed.protocol.name} on {end.name}",)
     what = f"{typed.port!r} is several {typed.protocol.name} ports" if numbers else (
         f"no {typed.protocol.name} port is named {typed.port!r}"
     )  # fmt: skip
     has = ", ".join(f"{one.name}={one.port}/{one.protocol.name}" for one in named) or "no named ports"
-    raise UnknownEndError(f"{what} on {end.name}, which has {has}; write the port's number")
+    raise UnanswerableError(f"{what} on {end.name}, which has {has}; write the port's number")

@@ -19,15 +19,8 @@ from enrich.policy.matching import (
     Direction,
     Endpoint,
     PolicyView,
-    block_matches,
     cluster_rule_matches,
-    endpoint,
     namespace_matches,
-    newest_last,
-    node_matches,
-    peer_matches,
-    port_matches,
-    resolve,
     rule_matches,
 )
 from enrich.wire.batch import PolicyRef, Reason, Verdict
@@ -38,24 +31,14 @@ __all__ = [
     "Endpoint",
     "PolicyView",
     "Traffic",
-    "block_matches",
-    "cluster_rule_matches",
-    "cluster_rules",
-    "connection",
+    "cluster_rules_in",
     "decide",
-    "endpoint",
-    "in_tier",
     "is_audited",
+    "is_connection_allowed",
     "is_own_node",
     "isolates",
-    "namespace_matches",
-    "newest_last",
-    "node_matches",
-    "order",
-    "peer_matches",
-    "port_matches",
-    "resolve",
-    "rule_matches",
+    "listing_order",
+    "policies_in_tier",
     "rules",
     "selects",
 ]
@@ -97,7 +80,9 @@ class Decision:
         return self.verdict is not Verdict.DENY
 
 
-def connection(view: PolicyView, source: Endpoint, destination: Endpoint, protocol: Protocol, port: int) -> bool:
+def is_connection_allowed(
+    view: PolicyView, source: Endpoint, destination: Endpoint, protocol: Protocol, port: int
+) -> bool:
     """Whether both ends let a new connection be. "Pods are isolated" at each end of their own."""
     sides = (
         decide(view, source.pod, Direction.EGRESS, destination, protocol, port) if source.pod else None,
@@ -143,7 +128,7 @@ def _judge(view: PolicyView, traffic: Traffic, *, audited: bool, own_node: bool)
     return decided or Decision(Verdict.ALLOW, Reason.NODE if own_node else Reason.NO_POLICY)
 
 
-def order(ref: PolicyRef) -> tuple[str, str, str, int]:
+def listing_order(ref: PolicyRef) -> tuple[str, str, str, int]:
     """How policies are listed."""
     return ref.kind, ref.namespace, ref.name, -1 if ref.rule is None else ref.rule
 
@@ -166,7 +151,7 @@ def isolates(policy: NetworkPolicy, subject: Pod, direction: Direction) -> bool:
     return selectors.matches(policy.pods, subject.labels)
 
 
-def cluster_rules(policy: ClusterNetworkPolicy, direction: Direction) -> tuple[ClusterRule, ...]:
+def cluster_rules_in(policy: ClusterNetworkPolicy, direction: Direction) -> tuple[ClusterRule, ...]:
     """The rules of a direction, which "will be determined by the order in which the rule is written"."""
     return policy.egress if direction is Direction.EGRESS else policy.ingress
 
@@ -178,7 +163,7 @@ def selects(view: PolicyView, policy: ClusterNetworkPolicy, subject: Pod) -> boo
     return selectors.matches(policy.pods, subject.labels)
 
 
-def in_tier(view: PolicyView, tier: Tier) -> list[ClusterNetworkPolicy]:
+def policies_in_tier(view: PolicyView, tier: Tier) -> list[ClusterNetworkPolicy]:
     """The tier's policies, "lower priority values ... are checked before" higher ones.
 
     Of equal priorities "the implementation can apply any": here the first by name, so that it is always the same.
@@ -189,10 +174,10 @@ def in_tier(view: PolicyView, tier: Tier) -> list[ClusterNetworkPolicy]:
 
 def _in_tier(view: PolicyView, tier: Tier, traffic: Traffic, *, audited: bool) -> Decision | None:
     """What the first rule of the tier that matches says; None where none does, or it is "Pass"."""
-    for policy in in_tier(view, tier):
+    for policy in policies_in_tier(view, tier):
         if (policy.audit and not audited) or not selects(view, policy, traffic.subject):
             continue
-        for index, rule in enumerate(cluster_rules(policy, traffic.direction)):
+        for index, rule in enumerate(cluster_rules_in(policy, traffic.direction)):
             if not cluster_rule_matches(view, rule, traffic.peer, traffic.destination, traffic.protocol, traffic.port):
                 continue
             if rule.action is Action.PASS:
@@ -209,9 +194,9 @@ def _isolated(view: PolicyView, isolating: list[NetworkPolicy], traffic: Traffic
     """Of a subject that NetworkPolicies isolate: all the rules that allow, else all that isolate."""
     allowing = [ref for policy in isolating for ref in _allowing(view, policy, traffic)]
     if allowing:
-        return Decision(Verdict.ALLOW, Reason.POLICY, tuple(sorted(allowing, key=order)))
+        return Decision(Verdict.ALLOW, Reason.POLICY, tuple(sorted(allowing, key=listing_order)))
     refs = (PolicyRef("NetworkPolicy", policy.namespace, policy.name) for policy in isolating)
-    return Decision(Verdict.DENY, Reason.DEFAULT_DENY, tuple(sorted(refs, key=order)))
+    return Decision(Verdict.DENY, Reason.DEFAULT_DENY, tuple(sorted(refs, key=listing_order)))
 
 
 def _allowing(view: PolicyView, policy: NetworkPolicy, traffic: Traffic) -> Iterator[PolicyRef]:

@@ -58,14 +58,14 @@ class Endpoint:
     pod: Pod | None = None
 
 
-def endpoint(view: PolicyView, ip: str) -> Endpoint:
+def endpoint_at(view: PolicyView, ip: str) -> Endpoint:
     """Who has this address. Terminated pods hold none; a hostNetwork pod is its node."""
     canonical = str(ipaddress.ip_address(ip))
-    holders = [pod for pod in newest_last(view.pods.values()) if canonical in pod.ips]
+    holders = [pod for pod in address_holders(view.pods.values()) if canonical in pod.ips]
     return Endpoint(canonical, holders[-1] if holders else None)
 
 
-def newest_last(pods: Iterable[Pod]) -> list[Pod]:
+def address_holders(pods: Iterable[Pod]) -> list[Pod]:
     """Those that hold addresses of their own. Of two that claim one, the API has yet to take it from the older."""
     holders = (pod for pod in pods if not pod.host_network and not pod.terminated and pod.ips)
     return sorted(holders, key=lambda pod: (pod.started_ns, pod.uid))
@@ -145,10 +145,10 @@ def port_matches(wanted: PolicyPort, destination: Pod | None, protocol: Protocol
         # "If this field is not provided, this matches all port names and numbers."
         return True
     if isinstance(wanted.port, str):
-        return port in resolve(destination.ports if destination else (), wanted.port, wanted.protocol)
+        return port in resolve_named_port(destination.ports if destination else (), wanted.port, wanted.protocol)
     return wanted.port <= port <= (wanted.end_port or wanted.port)
 
 
-def resolve(ports: Sequence[NamedPort], name: str, protocol: Protocol) -> frozenset[int]:
+def resolve_named_port(ports: Sequence[NamedPort], name: str, protocol: Protocol) -> frozenset[int]:
     """The numbers that a port's name has among a pod's named ports."""
     return frozenset(one.port for one in ports if one.name == name and one.protocol is protocol)

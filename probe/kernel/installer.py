@@ -24,7 +24,7 @@ from probe.kernel.layout import ANSWER, ENDPOINT, PEER, PORT_KEY, ROW, ROW_KEY, 
 from probe.kernel.lpm import Cover
 from probe.kernel.maps import Map, Maps
 from probe.policy.desired import Desired, PolicySet
-from probe.policy.service_addresses import Services
+from probe.policy.service_addresses import ServiceAddresses
 
 _TABLES = ("rows", "ports", "addresses", "endpoints")
 """Maps that a setting gives the size of."""
@@ -51,7 +51,7 @@ class Surroundings:
     """Addresses that are no pod's."""
 
     services: frozenset[str] = frozenset()
-    """What clients of Services dial: cluster IPs, external IPs, load balancers' IPs."""
+    """What clients of ServiceAddresses dial: cluster IPs, external IPs, load balancers' IPs."""
     node: frozenset[str] = frozenset()
     """All that the node has: behind any of them a masquerade may hide a pod."""
 
@@ -83,7 +83,7 @@ class Installer:
         self._addresses = maps["addresses"].items()
         self._endpoints = maps["endpoints"].items()
         self._locals = maps["locals"].items()
-        self._services = Services()
+        self._services = ServiceAddresses()
         self._cover = Cover()
         self._placed: dict[bytes, tuple[Bound, PolicySet]] = {}
         """What the endpoints' entries were made of."""
@@ -147,7 +147,7 @@ class Installer:
         _put(self._maps["rows"], self._rows, rows)
         _put(self._maps["locals"], self._locals, local)
         self._move_addresses(peers, side)
-        changed = self._move_endpoints(ends, desired.sets, side, now_ns)
+        changed = self._move_endpoints(ends, desired.policy_sets, side, now_ns)
         if peers or changed:
             epoch += 1
             self._maps.configure(Config.EPOCH, epoch)
@@ -161,7 +161,7 @@ class Installer:
             _drop(self._maps["rows"], self._rows, rows)
             _drop(self._maps["ports"], self._ports, ports)
         _drop(self._maps["locals"], self._locals, {key: local.get(key) for key in self._locals})
-        desired.touched.clear()
+        desired.changed_keys.clear()
         self._installed = desired
         return Installed(len(peers), len(changed), len(rows), len(ports), epoch)
 
@@ -169,20 +169,20 @@ class Installer:
         self, desired: Desired, services: Iterable[str], *, whole: bool
     ) -> tuple[dict[bytes, bytes | None], dict[bytes, bytes | None], dict[bytes, Peer | None]]:
         """What is to be written (None: removed) of rows, ports and addresses."""
-        touched = desired.touched
+        changed_keys = desired.changed_keys
         rows: dict[bytes, bytes | None] = dict.fromkeys(self._rows) if whole else {}
-        for row_key in desired.rows if whole else touched.rows:
-            row = desired.rows.get(row_key)
+        for row_key in desired.policy_entries if whole else changed_keys.policy_entries:
+            row = desired.policy_entries.get(row_key)
             rows[entries.row_key(*row_key)] = None if row is None else entries.row(*row)
         ports: dict[bytes, bytes | None] = dict.fromkeys(self._ports) if whole else {}
-        for port_key in desired.ports if whole else touched.ports:
-            answer = desired.ports.get(port_key)
+        for port_key in desired.port_entries if whole else changed_keys.port_entries:
+            answer = desired.port_entries.get(port_key)
             ports[entries.port_key(*port_key)] = None if answer is None else entries.answer(*answer)
         peers: dict[bytes, Peer | None] = dict.fromkeys(self._addresses) if whole else {}
-        for address in desired.ipcache if whole else touched.addresses:
+        for address in desired.ipcache if whole else changed_keys.addresses:
             identity = desired.ipcache.get(address)
             peers[entries.address_key(*address)] = None if identity is None else (identity.number, identity.kind)
-        for address, identity in self._services.entries(desired, services, whole=whole).items():
+        for address, identity in self._services.changed_entries(desired, services, whole=whole).items():
             peers[entries.address_key(*address)] = None if identity is None else (identity.number, identity.kind)
         return (
             {key: value for key, value in rows.items() if self._rows.get(key) != value},
@@ -295,7 +295,9 @@ def _endpoint(end: Bound, policy: PolicySet, old: bytes | None, side: int, now_n
     value = np.zeros(1, ENDPOINT)
     kept = np.frombuffer(old, ENDPOINT) if old else None
     same = kept is not None and int(kept["number"][0]) == end.number
-    defaults = [[(row.ports, row.rule, row.verdict, row.reason, (0, 0)) for row in kinds] for kinds in policy.defaults]
+    defaults = [
+        [(row.port_list, row.rule, row.verdict, row.reason, (0, 0)) for row in kinds] for kinds in policy.defaults
+    ]
     value["number"] = end.number
     value["ready"] = 1
     value["attached_ns"] = kept["attached_ns"] if same and kept is not None else now_ns if end.older else 0

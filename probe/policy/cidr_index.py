@@ -20,7 +20,7 @@ _V4: Final = (0xFFFF << 32, 96)
 _Prefix = tuple[int, int]
 
 
-class Blocks:
+class CidrIndex:
     """Which of some blocks, each with its term's number, hold an address. Made once, then read."""
 
     def __init__(self, blocks: Mapping[IPBlock, int]) -> None:

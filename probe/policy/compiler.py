@@ -21,41 +21,20 @@ from typing import NamedTuple, TypeVar
 from enrich.model import ClusterNetworkPolicy, Name, Namespace, NetworkPolicy, Node, Pod
 from enrich.policy.decide import Direction, PolicyView
 from probe.ledger import Ledger
-from probe.policy.desired import (
-    NODE,
-    OPEN,
-    POD,
-    WORLD,
-    Answer,
-    Defaults,
-    Desired,
-    Identity,
-    PolicySet,
-    Row,
-    host_key,
-    lookup,
+from probe.policy.desired import Desired
+from probe.policy.identities import ClusterChanges, Identities
+from probe.policy.peer_selectors import NamedPortNumbers, PeerSelectors, PortName, resolve_named_ports
+from probe.policy.policy_entries import PolicyEntries, PolicySetInUse
+from probe.policy.ruleset import (
+    AppliedPolicy,
+    CompiledPolicy,
+    Ruleset,
+    build_ruleset,
+    compile_policy,
+    digest,
+    named_ports,
 )
-from probe.policy.identities import Changes, Peers
-from probe.policy.peer_selectors import Named, PortName, Terms, resolved
-from probe.policy.policy_entries import Rows, SetInForce
-from probe.policy.ruleset import Compiled, Side, Source, compiled, digest, named_ports, side_of
-from probe.policy.selection import Selection
-
-__all__ = [
-    "NODE",
-    "OPEN",
-    "POD",
-    "WORLD",
-    "Answer",
-    "Compiler",
-    "Defaults",
-    "Desired",
-    "Identity",
-    "PolicySet",
-    "Row",
-    "host_key",
-    "lookup",
-]
+from probe.policy.selection import PolicySelection
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
@@ -74,8 +53,8 @@ class _Seen:
 
 class _Subject(NamedTuple):
     pod: Pod
-    policies: tuple[Source, ...]
-    named: Named
+    policies: tuple[AppliedPolicy, ...]
+    named: NamedPortNumbers
     """Its own named ports, as far as the policies ask for them."""
     key: str
     """Of its set."""
@@ -88,18 +67,18 @@ class Compiler:
         self._numbers = numbers
         self.desired = Desired()
         self._seen = _Seen()
-        self._selection = Selection()
-        self._terms = Terms()
-        self._peers = Peers(numbers, self.desired.ipcache, self.desired.touched.addresses)
-        self._rows = Rows(numbers, self.desired)
+        self._selection = PolicySelection()
+        self._terms = PeerSelectors()
+        self._peers = Identities(numbers, self.desired.ipcache, self.desired.changed_keys.addresses)
+        self._rows = PolicyEntries(numbers, self.desired)
         self._subjects: dict[str, _Subject] = {}
-        self._in_force: dict[str, tuple[Compiled, set[str]]] = {}
+        self._in_force: dict[str, tuple[CompiledPolicy, set[str]]] = {}
         """A policy by its digest, and the keys of the sets that it is in."""
-        self._sets: dict[str, SetInForce] = {}
+        self._sets: dict[str, PolicySetInUse] = {}
         self._family = 0
 
     @property
-    def identities(self) -> int:
+    def identity_count(self) -> int:
         """How many classes of peers there are."""
         return len(self._peers.classes)
 
@@ -107,10 +86,10 @@ class Compiler:
         """The maps' content for ``subjects``, the local pods whose interfaces are known."""
         self._family = self._family or _usual_family(view)
         seen = self._seen
-        namespaces = take_in(seen.namespaces, view.namespaces)
-        policies = take_in(seen.policies, view.policies)
-        cluster_policies = take_in(seen.cluster_policies, view.cluster_policies)
-        pods, nodes = take_in(seen.pods, view.pods), take_in(seen.nodes, view.nodes)
+        namespaces = diff_and_update(seen.namespaces, view.namespaces)
+        policies = diff_and_update(seen.policies, view.policies)
+        cluster_policies = diff_and_update(seen.cluster_policies, view.cluster_policies)
+        pods, nodes = diff_and_update(seen.pods, view.pods), diff_and_update(seen.nodes, view.nodes)
         elsewhere = self._selection.update(view, policies, cluster_policies)
         born, dead = self._select(view, subjects, elsewhere, {_name(pair) for pair in namespaces})
         sides = {key: self._enact(key, subject) for key, subject in born.items()}
@@ -118,7 +97,7 @@ class Compiler:
             self._revoke(key)
         added, removed = self._terms.settle()
         came, went = self._peers.update(
-            Changes(
+            ClusterChanges(
                 pods=pods,
                 nodes=nodes,
                 namespaces=seen.namespaces,
@@ -154,7 +133,7 @@ class Compiler:
                 now[pod.uid] = known
                 continue
             policies = self._selection.of(view, pod)
-            named = resolved(pod.ports, named_ports((one.policy for one in policies), Direction.INGRESS))
+            named = resolve_named_ports(pod.ports, named_ports((one.policy for one in policies), Direction.INGRESS))
             content = [one.digest for one in policies]
             now[pod.uid] = _Subject(pod, policies, named, digest(content, named, self._family))
         self._subjects = now
@@ -162,17 +141,17 @@ class Compiler:
         born = {key: subject for key, subject in by_key.items() if key not in self._sets}
         return born, self._sets.keys() - by_key.keys()
 
-    def _enact(self, key: str, subject: _Subject) -> tuple[Side, Side]:
+    def _enact(self, key: str, subject: _Subject) -> tuple[Ruleset, Ruleset]:
         """A set that nobody had: its policies are in force."""
         taken = []
         for source in subject.policies:
             if source.digest not in self._in_force:
-                self._in_force[source.digest] = (compiled(source, self._terms), set())
+                self._in_force[source.digest] = (compile_policy(source, self._terms), set())
             found, users = self._in_force[source.digest]
             users.add(key)
             taken.append(found)
         egress, ingress = (
-            side_of([part for one in taken if (part := one.parts[way]) is not None], way, subject.named)
+            build_ruleset([part for one in taken if (part := one.parts[way]) is not None], way, subject.named)
             for way in Direction
         )
         return egress, ingress
@@ -183,7 +162,7 @@ class Compiler:
             found, users = self._in_force[source]
             users.discard(key)
             if not users:
-                self._terms.leave(found.terms)
+                self._terms.release(found.terms)
                 del self._in_force[source]
 
     def _names(self) -> list[PortName]:
@@ -191,14 +170,14 @@ class Compiler:
 
     def _assign(self) -> None:
         """Every subject its set."""
-        table = self.desired.sets
+        table = self.desired.policy_sets
         for uid in table.keys() - self._subjects.keys():
             del table[uid]
         for uid, subject in self._subjects.items():
             table[uid] = self._sets[subject.key].policy_set
 
 
-def take_in(seen: dict[K, V], now: Mapping[K, V]) -> list[tuple[V | None, V | None]]:
+def diff_and_update(seen: dict[K, V], now: Mapping[K, V]) -> list[tuple[V | None, V | None]]:
     """Bring ``seen`` up to date. What differed, each as it was and as it is.
 
     The index keeps its order but for what comes and goes: as long as it does, no key is hashed.

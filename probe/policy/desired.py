@@ -6,7 +6,6 @@ import ipaddress
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
-from enrich.policy.decide import Direction
 from enrich.wire.batch import PolicyRef, Reason, Verdict
 
 POD, NODE, WORLD = 0, 1, 2
@@ -14,22 +13,22 @@ POD, NODE, WORLD = 0, 1, 2
 
 AddressKey = tuple[bytes, int]
 """16 bytes, IPv4 as v4-mapped IPv6, and the prefix's length, 0 to 128."""
-RowKey = tuple[int, int, int]
+PolicyKey = tuple[int, int, int]
 """Set, direction, identity."""
 PortKey = tuple[int, int, int, int]
 """Row, protocol, port, bits: the ports that share the upper ``bits`` bits of ``port``."""
 
 
-class Row(NamedTuple):
+class PolicyEntry(NamedTuple):
     """The answer where no entry of ``ports`` matches; ``ports`` 0: there are none."""
 
-    ports: int
+    port_list: int
     rule: int
     verdict: int
     reason: int
 
 
-class Answer(NamedTuple):
+class PortEntry(NamedTuple):
     """The answer for a port."""
 
     verdict: int
@@ -44,10 +43,10 @@ class Identity(NamedTuple):
     kind: int
 
 
-Defaults = tuple[tuple[Row, Row, Row], tuple[Row, Row, Row]]
+Defaults = tuple[tuple[PolicyEntry, PolicyEntry, PolicyEntry], tuple[PolicyEntry, PolicyEntry, PolicyEntry]]
 """By direction (egress, ingress) and kind of peer."""
 
-OPEN: Final = Row(0, 0, Verdict.ALLOW, Reason.NO_POLICY)
+OPEN: Final = PolicyEntry(0, 0, Verdict.ALLOW, Reason.NO_POLICY)
 """No policy selects the subject in this direction."""
 
 
@@ -60,18 +59,18 @@ class PolicySet:
 
 
 @dataclass(slots=True)
-class Touched:
+class ChangedKeys:
     """The keys whose entries changed since somebody last looked; who takes them clears them."""
 
     addresses: set[AddressKey] = field(default_factory=set)
-    rows: set[RowKey] = field(default_factory=set)
-    ports: set[PortKey] = field(default_factory=set)
+    policy_entries: set[PolicyKey] = field(default_factory=set)
+    port_entries: set[PortKey] = field(default_factory=set)
 
     def clear(self) -> None:
         """They have been taken."""
         self.addresses.clear()
-        self.rows.clear()
-        self.ports.clear()
+        self.policy_entries.clear()
+        self.port_entries.clear()
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,33 +78,13 @@ class Desired:
     """What the maps must hold. Kept by one compiler, which changes it in place."""
 
     ipcache: dict[AddressKey, Identity] = field(default_factory=dict)
-    sets: dict[str, PolicySet] = field(default_factory=dict)
+    policy_sets: dict[str, PolicySet] = field(default_factory=dict)
     """By the subject's UID."""
-    rows: dict[RowKey, Row] = field(default_factory=dict)
+    policy_entries: dict[PolicyKey, PolicyEntry] = field(default_factory=dict)
     """Where it is not the set's default."""
-    ports: dict[PortKey, Answer] = field(default_factory=dict)
+    port_entries: dict[PortKey, PortEntry] = field(default_factory=dict)
     rules: dict[int, tuple[PolicyRef, ...]] = field(default_factory=dict)
-    touched: Touched = field(default_factory=Touched)
-
-
-def lookup(desired: Desired, uid: str, direction: Direction, peer: str, protocol: int, port: int) -> Answer:
-    """What the kernel answers, by the same steps: address, row or the set's default, longest port prefix."""
-    number = int.from_bytes(host_key(peer)[0], "big")
-    identity = Identity(0, WORLD)
-    for length in range(128, -1, -1):
-        masked = (number >> (128 - length) << (128 - length)).to_bytes(16, "big")
-        if (masked, length) in desired.ipcache:
-            identity = desired.ipcache[masked, length]
-            break
-    policy_set = desired.sets[uid]
-    row = desired.rows.get(
-        (policy_set.number, int(direction), identity.number), policy_set.defaults[direction][identity.kind]
-    )
-    for bits in range(16, -1, -1) if row.ports else ():
-        answer = desired.ports.get((row.ports, protocol, port >> (16 - bits) << (16 - bits), bits))
-        if answer is not None:
-            return answer
-    return Answer(row.verdict, row.reason, row.rule)
+    changed_keys: ChangedKeys = field(default_factory=ChangedKeys)
 
 
 def host_key(ip: str) -> AddressKey:

@@ -10,15 +10,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from enrich.model import Action, PolicyPort, Protocol
-from enrich.policy.decide import order
+from enrich.policy.decide import listing_order
 from enrich.wire.batch import PolicyRef, Reason, Verdict
-from probe.policy.peer_selectors import Match, Named
-from probe.policy.ruleset import Part, Rule, Side
+from probe.policy.peer_selectors import NamedPortNumbers, PeerTraits
+from probe.policy.ruleset import CompiledRule, PolicyRules, Ruleset
 
 Range = tuple[int, int]
 
 
-class Decided(NamedTuple):
+class FlatDecision(NamedTuple):
     """A verdict and the policies behind it, in the order in which they are listed."""
 
     verdict: Verdict
@@ -26,23 +26,23 @@ class Decided(NamedTuple):
     refs: tuple[PolicyRef, ...] = ()
 
 
-class Seen(NamedTuple):
+class MatchedRules(NamedTuple):
     """What a side sees of a peer; many peers are the same to it."""
 
     holds: tuple[bool, ...]
     """For each rule of the side whether its peers hold the peer."""
-    named: Named
+    named: NamedPortNumbers
     """The peer's named ports."""
     own: bool
     """Whether it is the subject's node."""
 
 
-def seen_of(side: Side, match: Match) -> Seen:
+def matched_rules(side: Ruleset, match: PeerTraits) -> MatchedRules:
     """A match, as :func:`flatten` looks at it."""
-    return Seen(tuple([rule.peers.hold(match) for rule in _rules(side)]), match.named, match.own)
+    return MatchedRules(tuple([rule.peers.hold(match) for rule in _rules(side)]), match.named, match.own)
 
 
-def flatten(side: Side, seen: Seen) -> tuple[Decided, list[tuple[int, int, int, Decided]]]:
+def flatten(side: Ruleset, seen: MatchedRules) -> tuple[FlatDecision, list[tuple[int, int, int, FlatDecision]]]:
     """The answer for what has no entry, and (protocol, low, high, answer) for the ports that have another."""
     view = _View(side, seen)
     other = view.decide(lambda rule: not rule.ports)
@@ -54,18 +54,18 @@ def flatten(side: Side, seen: Seen) -> tuple[Decided, list[tuple[int, int, int, 
     ]
 
 
-def _rules(side: Side) -> Iterator[Rule]:
+def _rules(side: Ruleset) -> Iterator[CompiledRule]:
     return (rule for part in (*side.admin, *side.isolating, *side.baseline) for rule in part.rules)
 
 
-_Held = tuple[Part, list[Rule]]
+_Held = tuple[PolicyRules, list[CompiledRule]]
 """A policy, and those of its rules whose peers hold the peer."""
 
 
 class _View:
     """The rules of a side that hold for a peer."""
 
-    def __init__(self, side: Side, seen: Seen) -> None:
+    def __init__(self, side: Ruleset, seen: MatchedRules) -> None:
         self._own = seen.own
         holds = {id(rule) for rule, held in zip(_rules(side), seen.holds, strict=True) if held}
         self._admin, self._isolating, self._baseline = (
@@ -80,13 +80,13 @@ class _View:
                     by_rule = self._ranges.setdefault(port.protocol, {})
                     by_rule.setdefault(id(rule), []).extend(_numbers_of(port, seen.named))
 
-    def ranges(self, protocol: Protocol) -> Iterator[tuple[int, int, Decided]]:
+    def ranges(self, protocol: Protocol) -> Iterator[tuple[int, int, FlatDecision]]:
         """Disjoint ranges of ports in order, each with its answer; neighbours differ."""
         by_rule = self._ranges.get(protocol)
         if not by_rule:
             return
         edges = {edge for found in by_rule.values() for low, high in found for edge in (low, high + 1)}
-        held: tuple[int, int, Decided] | None = None
+        held: tuple[int, int, FlatDecision] | None = None
         for low, after in itertools.pairwise(sorted({0, 1 << 16, *edges})):
             found = self.decide(_applies(by_rule, low, after - 1))
             if held and held[2] == found:
@@ -98,7 +98,7 @@ class _View:
         if held:
             yield held
 
-    def decide(self, applies: Callable[[Rule], bool]) -> Decided:
+    def decide(self, applies: Callable[[CompiledRule], bool]) -> FlatDecision:
         """The answer where these rules' ports apply."""
         enforced = self._judge(applies, audited=False)
         if not self._audits or enforced.verdict is Verdict.DENY:
@@ -106,7 +106,7 @@ class _View:
         together = self._judge(applies, audited=True)
         return together._replace(verdict=Verdict.AUDIT) if together.verdict is Verdict.DENY else enforced
 
-    def _judge(self, applies: Callable[[Rule], bool], *, audited: bool) -> Decided:
+    def _judge(self, applies: Callable[[CompiledRule], bool], *, audited: bool) -> FlatDecision:
         decided = _in_tier(self._admin, applies, audited=audited)
         if decided is not None:
             return decided
@@ -115,17 +115,17 @@ class _View:
             return _isolated(isolating, applies)
         if not isolating:
             decided = _in_tier(self._baseline, applies, audited=audited)
-        return decided or Decided(Verdict.ALLOW, Reason.NODE if self._own else Reason.NO_POLICY)
+        return decided or FlatDecision(Verdict.ALLOW, Reason.NODE if self._own else Reason.NO_POLICY)
 
 
-def _applies(by_rule: Mapping[int, Sequence[Range]], low: int, high: int) -> Callable[[Rule], bool]:
-    def holds(rule: Rule) -> bool:
+def _applies(by_rule: Mapping[int, Sequence[Range]], low: int, high: int) -> Callable[[CompiledRule], bool]:
+    def holds(rule: CompiledRule) -> bool:
         return not rule.ports or any(first <= low and high <= last for first, last in by_rule.get(id(rule), ()))
 
     return holds
 
 
-def _in_tier(tier: Sequence[_Held], applies: Callable[[Rule], bool], *, audited: bool) -> Decided | None:
+def _in_tier(tier: Sequence[_Held], applies: Callable[[CompiledRule], bool], *, audited: bool) -> FlatDecision | None:
     for part, held in tier:
         if part.audited and not audited:
             continue
@@ -135,19 +135,21 @@ def _in_tier(tier: Sequence[_Held], applies: Callable[[Rule], bool], *, audited:
             if rule.action is Action.PASS:
                 return None
             if rule.action is Action.ACCEPT:
-                return Decided(Verdict.ALLOW, Reason.POLICY, (rule.ref,))
-            return Decided(Verdict.DENY, Reason.EXPLICIT_DENY, (rule.ref,))
+                return FlatDecision(Verdict.ALLOW, Reason.POLICY, (rule.ref,))
+            return FlatDecision(Verdict.DENY, Reason.EXPLICIT_DENY, (rule.ref,))
     return None
 
 
-def _isolated(isolating: Sequence[_Held], applies: Callable[[Rule], bool]) -> Decided:
+def _isolated(isolating: Sequence[_Held], applies: Callable[[CompiledRule], bool]) -> FlatDecision:
     allowing = [rule.ref for _, held in isolating for rule in held if applies(rule)]
     if allowing:
-        return Decided(Verdict.ALLOW, Reason.POLICY, tuple(sorted(allowing, key=order)))
-    return Decided(Verdict.DENY, Reason.DEFAULT_DENY, tuple(sorted((part.ref for part, _ in isolating), key=order)))
+        return FlatDecision(Verdict.ALLOW, Reason.POLICY, tuple(sorted(allowing, key=listing_order)))
+    return FlatDecision(
+        Verdict.DENY, Reason.DEFAULT_DENY, tuple(sorted((part.ref for part, _ in isolating), key=listing_order))
+    )
 
 
-def _numbers_of(port: PolicyPort, named: Named) -> list[Range]:
+def _numbers_of(port: PolicyPort, named: NamedPortNumbers) -> list[Range]:
     """The ranges that a rule's port means."""
     if port.port is None:
         return [(0, 65535)]

@@ -13,27 +13,36 @@ from typing import TypeVar
 from enrich.model import IPBlock, Name, NamedPort, Namespace, Node, Pod
 from enrich.policy import selectors
 from probe.ledger import Ledger
-from probe.policy.cidr_index import Blocks, prefix_of
+from probe.policy.cidr_index import CidrIndex, prefix_of
 from probe.policy.desired import NODE, POD, WORLD, AddressKey, Identity, family_of, host_key
-from probe.policy.label_groups import Groups
-from probe.policy.peer_selectors import EVERYWHERE, Match, Named, NodeTerm, PodTerm, PortName, Term, resolved
+from probe.policy.label_groups import LabelGroups
+from probe.policy.peer_selectors import (
+    ALL_ADDRESSES,
+    NamedPortNumbers,
+    NodePeerSelector,
+    PeerSelector,
+    PeerTraits,
+    PodPeerSelector,
+    PortName,
+    resolve_named_ports,
+)
 from probe.policy.ruleset import digest
 
-_Signature = tuple[int, Match]
+_Signature = tuple[int, PeerTraits]
 Holder = TypeVar("Holder", Pod, Node)
 
 
 @dataclass(slots=True, eq=False)
-class PeerClass:
+class IdentityInUse:
     """Peers that no rule tells apart."""
 
     identity: Identity
-    match: Match
+    match: PeerTraits
     members: int = 0
 
 
 @dataclass(frozen=True, slots=True)
-class Changes:
+class ClusterChanges:
     """What changed between two states of the cluster, each with what was before and what is after."""
 
     pods: Sequence[tuple[Pod | None, Pod | None]] = ()
@@ -45,43 +54,43 @@ class Changes:
     own_node: str = ""
 
 
-class Peers:
+class Identities:
     """The class of every address that is not just anywhere. Writes ``ipcache`` and says what it touched."""
 
-    def __init__(self, numbers: Ledger, ipcache: dict[AddressKey, Identity], touched: set[AddressKey]) -> None:
+    def __init__(self, numbers: Ledger, ipcache: dict[AddressKey, Identity], changed_keys: set[AddressKey]) -> None:
         self._numbers = numbers
-        self._ipcache, self._touched = ipcache, touched
-        self._groups = Groups()
-        self._blocks = Blocks({})
+        self._ipcache, self._touched = ipcache, changed_keys
+        self._groups = LabelGroups()
+        self._blocks = CidrIndex({})
         self._block_terms: dict[IPBlock, int] = {}
         self._everywhere: frozenset[int] = frozenset()
-        self._node_terms: dict[int, NodeTerm] = {}
+        self._node_terms: dict[int, NodePeerSelector] = {}
         self._digests: Mapping[int, bytes] = {}
         self._names: list[PortName] = []
-        self._on_ports: dict[tuple[NamedPort, ...], Named] = {(): ()}
+        self._on_ports: dict[tuple[NamedPort, ...], NamedPortNumbers] = {(): ()}
         self._with_ports: dict[tuple[NamedPort, ...], set[Name]] = {}
         self._namespaces: Mapping[Name, Namespace] = {}
         self._pods: dict[Name, Pod] = {}
         self._holders: dict[AddressKey, dict[Name, Pod]] = {}
         self._nodes: dict[AddressKey, dict[Name, Node]] = {}
-        self._classes: dict[_Signature, PeerClass] = {}
-        self._of: dict[AddressKey, PeerClass] = {}
+        self._classes: dict[_Signature, IdentityInUse] = {}
+        self._of: dict[AddressKey, IdentityInUse] = {}
         self._dirty: set[AddressKey] = set()
         self._own_node = ""
 
     @property
-    def classes(self) -> Collection[PeerClass]:
+    def classes(self) -> Collection[IdentityInUse]:
         """Those that have members."""
         return self._classes.values()
 
     def update(
         self,
-        changes: Changes,
-        added: Mapping[int, Term],
-        removed: Mapping[int, Term],
+        changes: ClusterChanges,
+        added: Mapping[int, PeerSelector],
+        removed: Mapping[int, PeerSelector],
         digests: Mapping[int, bytes],
         names: list[PortName],
-    ) -> tuple[list[PeerClass], list[PeerClass]]:
+    ) -> tuple[list[IdentityInUse], list[IdentityInUse]]:
         """Take in what changed. The classes that came and those that went."""
         self._digests = digests
         self._namespaces = changes.namespaces
@@ -95,9 +104,11 @@ class Peers:
 
     # --- what makes addresses dirty
 
-    def _update_groups(self, changes: Changes, added: Mapping[int, Term], removed: Mapping[int, Term]) -> None:
-        pod_terms = {number: term for number, term in added.items() if isinstance(term, PodTerm)}
-        gone = {number for number, term in removed.items() if isinstance(term, PodTerm)}
+    def _update_groups(
+        self, changes: ClusterChanges, added: Mapping[int, PeerSelector], removed: Mapping[int, PeerSelector]
+    ) -> None:
+        pod_terms = {number: term for number, term in added.items() if isinstance(term, PodPeerSelector)}
+        gone = {number for number, term in removed.items() if isinstance(term, PodPeerSelector)}
         for pod in self._groups.update(changes.namespaces, set(changes.relabelled), pod_terms, gone):
             self._dirty.update(map(host_key, self._pods[pod].ips))
         for namespace in changes.relabelled:
@@ -118,9 +129,11 @@ class Peers:
             self._with_ports.setdefault(after.ports, set()).add(after.key)
             self._dirty.update(_hold(self._holders, after))
 
-    def _update_nodes(self, changes: Changes, added: Mapping[int, Term], removed: Mapping[int, Term]) -> None:
-        came = {number: term for number, term in added.items() if isinstance(term, NodeTerm)}
-        gone = {number for number, term in removed.items() if isinstance(term, NodeTerm)}
+    def _update_nodes(
+        self, changes: ClusterChanges, added: Mapping[int, PeerSelector], removed: Mapping[int, PeerSelector]
+    ) -> None:
+        came = {number: term for number, term in added.items() if isinstance(term, NodePeerSelector)}
+        gone = {number for number, term in removed.items() if isinstance(term, NodePeerSelector)}
         if came or gone or changes.own_node != self._own_node:
             self._own_node = changes.own_node
             kept = {number: term for number, term in self._node_terms.items() if number not in gone}
@@ -132,18 +145,18 @@ class Peers:
             if after is not None:
                 self._dirty.update(_hold(self._nodes, after))
 
-    def _update_blocks(self, added: Mapping[int, Term], removed: Mapping[int, Term]) -> None:
+    def _update_blocks(self, added: Mapping[int, PeerSelector], removed: Mapping[int, PeerSelector]) -> None:
         came = {term: number for number, term in added.items() if isinstance(term, IPBlock)}
         gone = {term for term in removed.values() if isinstance(term, IPBlock)}
         if not came and not gone:
             return
         before = dict(self._blocks.items())
         self._block_terms = {term: n for term, n in self._block_terms.items() if term not in gone} | came
-        self._everywhere = frozenset(n for term, n in self._block_terms.items() if term in EVERYWHERE)
-        self._blocks = Blocks(self._block_terms)
+        self._everywhere = frozenset(n for term, n in self._block_terms.items() if term in ALL_ADDRESSES)
+        self._blocks = CidrIndex(self._block_terms)
         after = dict(self._blocks.items())
         self._dirty.update(key for key, _ in before.items() ^ after.items())
-        narrow = [block for block in (*came, *gone) if block not in EVERYWHERE]
+        narrow = [block for block in (*came, *gone) if block not in ALL_ADDRESSES]
         hosts = {*self._holders, *self._nodes}
         for block in narrow:
             self._dirty.update(_within(block, hosts))
@@ -156,16 +169,16 @@ class Peers:
             del self._with_ports[ports]
         self._on_ports = {ports: named for ports, named in self._on_ports.items() if ports in self._with_ports}
         for ports, before in list(self._on_ports.items()):
-            now = self._on_ports[ports] = resolved(ports, names)
+            now = self._on_ports[ports] = resolve_named_ports(ports, names)
             if now != before:
                 for pod in self._with_ports[ports]:
                     self._dirty.update(map(host_key, self._pods[pod].ips))
 
     # --- what dirty addresses become
 
-    def _settle(self) -> tuple[list[PeerClass], list[PeerClass]]:
-        came: list[PeerClass] = []
-        went: list[PeerClass] = []
+    def _settle(self) -> tuple[list[IdentityInUse], list[IdentityInUse]]:
+        came: list[IdentityInUse] = []
+        went: list[IdentityInUse] = []
         for key in self._dirty:
             before = self._of.get(key)
             signature = self._signature(key)
@@ -194,27 +207,27 @@ class Peers:
             del self._classes[one.identity.kind, one.match]
         return [one for one in came if one.members], gone
 
-    def _made(self, signature: _Signature) -> PeerClass:
+    def _made(self, signature: _Signature) -> IdentityInUse:
         kind, match = signature
         terms = sorted(self._digests[number] for number in match.terms)
         number = self._numbers.number_of("identity", digest(kind, terms, *match[1:]))
-        return PeerClass(Identity(number, kind), match)
+        return IdentityInUse(Identity(number, kind), match)
 
     def _signature(self, key: AddressKey) -> _Signature | None:
         family = family_of(key)
         holders, nodes = self._holders.get(key), self._nodes.get(key)
         if not holders and not nodes:
             found = self._blocks.at(key)
-            return None if found is None else (WORLD, Match(found - self._everywhere, family=family))
+            return None if found is None else (WORLD, PeerTraits(found - self._everywhere, family=family))
         blocks = self._blocks.terms_of(key[0]) - self._everywhere
         if holders:
             # Of two that claim one address, the API has yet to take it from the older.
             pod = max(holders.values(), key=lambda one: (one.started_ns, one.uid))
             named = self._on_ports.get(pod.ports)
             if named is None:
-                named = self._on_ports[pod.ports] = resolved(pod.ports, self._names)
+                named = self._on_ports[pod.ports] = resolve_named_ports(pod.ports, self._names)
             terms = self._groups.terms_of(pod.key) | blocks
-            return POD, Match(terms, Name("", pod.namespace) in self._namespaces, family, named)
+            return POD, PeerTraits(terms, Name("", pod.namespace) in self._namespaces, family, named)
         there = (nodes or {}).values()
         terms = frozenset(
             number
@@ -222,7 +235,7 @@ class Peers:
             if any(selectors.matches(term.nodes, node.labels) for node in there)
         )
         own = any(node.name == self._own_node for node in there)
-        return NODE, Match(terms | blocks, family=family, own=own)
+        return NODE, PeerTraits(terms | blocks, family=family, own=own)
 
 
 def _hold(table: dict[AddressKey, dict[Name, Holder]], holder: Holder) -> list[AddressKey]:

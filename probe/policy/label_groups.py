@@ -11,13 +11,13 @@ from collections.abc import Iterator, Mapping
 
 from enrich.model import Labels, Name, Namespace, Pod, Selector
 from enrich.policy import selectors
-from probe.policy.peer_selectors import PodTerm
+from probe.policy.peer_selectors import PodPeerSelector
 
 _MANY = 12
 """Terms at once, from which on everything is evaluated anew."""
 
 
-class Group:
+class LabelGroup:
     """Pods of one namespace with equal labels."""
 
     __slots__ = ("labels", "members", "namespace", "terms")
@@ -29,14 +29,14 @@ class Group:
         self.terms: frozenset[int] = frozenset()
 
 
-class Groups:
+class LabelGroups:
     """The pods that exist and hold addresses, by group."""
 
     def __init__(self) -> None:
         self._namespaces: Mapping[Name, Namespace] = {}
-        self._groups: dict[str, dict[frozenset[tuple[str, str]], Group]] = {}
-        self._of: dict[Name, Group] = {}
-        self._terms: dict[int, PodTerm] = {}
+        self._groups: dict[str, dict[frozenset[tuple[str, str]], LabelGroup]] = {}
+        self._of: dict[Name, LabelGroup] = {}
+        self._terms: dict[int, PodPeerSelector] = {}
         self._memo = _Memo({}, {})
 
     def add(self, pod: Pod) -> None:
@@ -45,7 +45,7 @@ class Groups:
         key = frozenset(pod.labels.items())
         group = of_namespace.get(key)
         if group is None:
-            group = of_namespace[key] = Group(pod.namespace, pod.labels)
+            group = of_namespace[key] = LabelGroup(pod.namespace, pod.labels)
             group.terms = self._memo.terms_of(group)
         group.members.add(pod.key)
         self._of[pod.key] = group
@@ -72,7 +72,7 @@ class Groups:
         self,
         namespaces: Mapping[Name, Namespace],
         relabelled: set[str],
-        added: Mapping[int, PodTerm],
+        added: Mapping[int, PodPeerSelector],
         removed: set[int],
     ) -> set[Name]:
         """Terms or namespaces that changed; the pods whose terms did, among those that are there already."""
@@ -98,16 +98,16 @@ class Groups:
                     self._assign(group, group.terms | {number}, changed)
         return changed
 
-    def _assign(self, group: Group, terms: frozenset[int], changed: set[Name]) -> None:
+    def _assign(self, group: LabelGroup, terms: frozenset[int], changed: set[Name]) -> None:
         if terms != group.terms:
             group.terms = terms
             changed |= group.members
 
-    def _all(self) -> Iterator[Group]:
+    def _all(self) -> Iterator[LabelGroup]:
         for of_namespace in self._groups.values():
             yield from of_namespace.values()
 
-    def _candidates(self, term: PodTerm) -> Iterator[Group]:
+    def _candidates(self, term: PodPeerSelector) -> Iterator[LabelGroup]:
         """The groups of the namespaces that a term is about."""
         if term.namespaces is None:
             yield from self._groups.get(term.home, {}).values()
@@ -121,14 +121,14 @@ class Groups:
 class _Memo:
     """Evaluations under one state of namespaces and terms."""
 
-    def __init__(self, namespaces: Mapping[Name, Namespace], terms: Mapping[int, PodTerm]) -> None:
+    def __init__(self, namespaces: Mapping[Name, Namespace], terms: Mapping[int, PodPeerSelector]) -> None:
         self._namespaces, self._terms = namespaces, terms
         asked = {need.key for term in terms.values() if term.pods for need in term.pods.requirements}
         self._keys = sorted(asked)
         self._candidates: dict[str, list[tuple[Selector | None, frozenset[int]]]] = {}
         self._found: dict[tuple[str, tuple[str | None, ...]], frozenset[int]] = {}
 
-    def terms_of(self, group: Group) -> frozenset[int]:
+    def terms_of(self, group: LabelGroup) -> frozenset[int]:
         """By the group's labels, as far as any selector asks for them."""
         key = (group.namespace, tuple([group.labels.get(asked) for asked in self._keys]))
         found = self._found.get(key)

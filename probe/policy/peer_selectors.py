@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from enrich.model import IPBlock, NamedPort, Peer, Protocol, Selector
-from enrich.policy.decide import resolve
+from enrich.policy.matching import resolve_named_port
 
-EVERYWHERE: Final = {IPBlock("0.0.0.0/0"): 4, IPBlock("::/0"): 6}
+ALL_ADDRESSES: Final = {IPBlock("0.0.0.0/0"): 4, IPBlock("::/0"): 6}
 
 
 @dataclass(frozen=True, slots=True)
-class PodTerm:
+class PodPeerSelector:
     """Pods by selectors; ``home`` is the namespace where the namespace selector is absent."""
 
     home: str
@@ -27,55 +27,55 @@ class PodTerm:
 
 
 @dataclass(frozen=True, slots=True)
-class NodeTerm:
+class NodePeerSelector:
     """Nodes by a selector."""
 
     nodes: Selector
 
 
-Term = PodTerm | NodeTerm | IPBlock
+PeerSelector = PodPeerSelector | NodePeerSelector | IPBlock
 PortName = tuple[str, Protocol]
-Named = tuple[tuple[str, Protocol, tuple[int, ...]], ...]
+NamedPortNumbers = tuple[tuple[str, Protocol, tuple[int, ...]], ...]
 """(port name, protocol, its numbers on a pod)."""
 
 
-class Match(NamedTuple):
+class PeerTraits(NamedTuple):
     """A peer, as far as a side tells peers apart."""
 
     terms: frozenset[int]
     pod: bool = False
     family: int = 0
-    named: Named = ()
+    named: NamedPortNumbers = ()
     own: bool = False
     """The subject's node, on egress."""
 
 
-class Peers(NamedTuple):
+class RulePeers(NamedTuple):
     """The peers of a rule. ``terms`` None: anybody."""
 
     terms: frozenset[int] | None
     pods: bool = False
     families: frozenset[int] = frozenset()
 
-    def hold(self, match: Match) -> bool:
+    def hold(self, match: PeerTraits) -> bool:
         """Whether the peer is one of them."""
         if self.terms is None or (self.pods and match.pod) or match.family in self.families:
             return True
         return not self.terms.isdisjoint(match.terms)
 
 
-class Terms:
+class PeerSelectors:
     """The terms in use, each with the number of its users."""
 
     def __init__(self) -> None:
-        self._numbers: dict[Term, int] = {}
+        self._numbers: dict[PeerSelector, int] = {}
         self._users: dict[int, int] = {}
         self._next = 1
-        self.by_number: dict[int, Term] = {}
+        self.by_number: dict[int, PeerSelector] = {}
         self.digests: dict[int, bytes] = {}
         self._added: set[int] = set()
 
-    def use(self, term: Term) -> int:
+    def acquire(self, term: PeerSelector) -> int:
         """The term's number; one more user."""
         number = self._numbers.get(term)
         if number is None:
@@ -88,12 +88,12 @@ class Terms:
         self._users[number] += 1
         return number
 
-    def leave(self, numbers: Iterable[int]) -> None:
+    def release(self, numbers: Iterable[int]) -> None:
         """One user less of each; a term is only forgotten when all have come that may want it again."""
         for number in numbers:
             self._users[number] -= 1
 
-    def settle(self) -> tuple[set[int], dict[int, Term]]:
+    def settle(self) -> tuple[set[int], dict[int, PeerSelector]]:
         """The terms that came and those that are gone since last time."""
         removed = {number: self.by_number[number] for number, users in self._users.items() if not users}
         for number, term in removed.items():
@@ -104,23 +104,23 @@ class Terms:
         return added, gone
 
 
-def term_of(home: str, peer: Peer) -> Term:
+def peer_selector_of(home: str, peer: Peer) -> PeerSelector:
     """The term by which a rule of a policy in namespace ``home`` names a peer."""
     if peer.ip_block is not None:
         return peer.ip_block
     if peer.nodes is not None:
-        return NodeTerm(peer.nodes)
-    return PodTerm("" if peer.namespaces is not None else home, peer.namespaces, peer.pods)
+        return NodePeerSelector(peer.nodes)
+    return PodPeerSelector("" if peer.namespaces is not None else home, peer.namespaces, peer.pods)
 
 
-def is_every_pod(term: Term) -> bool:
+def selects_every_pod(term: PeerSelector) -> bool:
     """Whether the term selects every pod of a namespace that is known."""
-    if not isinstance(term, PodTerm) or term.namespaces is None or term.namespaces.requirements:
+    if not isinstance(term, PodPeerSelector) or term.namespaces is None or term.namespaces.requirements:
         return False
     return term.pods is None or not term.pods.requirements
 
 
-def resolved(ports: Sequence[NamedPort], names: Iterable[PortName]) -> Named:
+def resolve_named_ports(ports: Sequence[NamedPort], names: Iterable[PortName]) -> NamedPortNumbers:
     """The numbers that those of the names have which a pod has."""
-    found = ((name, protocol, tuple(sorted(resolve(ports, name, protocol)))) for name, protocol in names)
+    found = ((name, protocol, tuple(sorted(resolve_named_port(ports, name, protocol)))) for name, protocol in names)
     return tuple(entry for entry in found if entry[2])

@@ -13,32 +13,41 @@ from typing import NamedTuple
 
 from enrich.model import Action, ClusterNetworkPolicy, ClusterRule, IPBlock, NetworkPolicy, Peer, PolicyPort, Tier
 from enrich.model import Rule as NetworkRule
-from enrich.policy.decide import Direction, cluster_rules, rules
+from enrich.policy.decide import Direction, cluster_rules_in, rules
 from enrich.wire.batch import PolicyRef
-from probe.policy.peer_selectors import EVERYWHERE, Match, Named, Peers, PortName, Terms, is_every_pod, term_of
+from probe.policy.peer_selectors import (
+    ALL_ADDRESSES,
+    NamedPortNumbers,
+    PeerSelectors,
+    PeerTraits,
+    PortName,
+    RulePeers,
+    peer_selector_of,
+    selects_every_pod,
+)
 
 Policy = NetworkPolicy | ClusterNetworkPolicy
 
 
-class Rule(NamedTuple):
+class CompiledRule(NamedTuple):
     """A rule. ``action`` None: a NetworkPolicy's, which allows."""
 
     ref: PolicyRef
-    peers: Peers
+    peers: RulePeers
     ports: tuple[PolicyPort, ...]
     action: Action | None
 
 
-class Part(NamedTuple):
+class PolicyRules(NamedTuple):
     """A policy in one direction. ``ref`` is the policy itself."""
 
     ref: PolicyRef
     tier: Tier | None
     audited: bool
-    rules: tuple[Rule, ...]
+    rules: tuple[CompiledRule, ...]
 
 
-class Source(NamedTuple):
+class AppliedPolicy(NamedTuple):
     """A policy that applies to somebody, and whether it is audited; equal digests are equal content."""
 
     policy: Policy
@@ -47,10 +56,10 @@ class Source(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Compiled:
+class CompiledPolicy:
     """A policy in force."""
 
-    parts: tuple[Part | None, Part | None]
+    parts: tuple[PolicyRules | None, PolicyRules | None]
     """By direction; None: it says nothing there."""
     terms: tuple[int, ...]
     """One for each use, to be given back."""
@@ -63,50 +72,50 @@ def digest(*content: object) -> str:
     return hashlib.sha256(repr(content).encode()).hexdigest()[:32]
 
 
-def compiled(source: Source, terms: Terms) -> Compiled:
+def compile_policy(source: AppliedPolicy, terms: PeerSelectors) -> CompiledPolicy:
     """Number a policy's terms; it uses them until they are given back."""
     used: list[int] = []
     parts = tuple(_part(source, direction, terms, used) for direction in Direction)
-    return Compiled((parts[0], parts[1]), tuple(used), frozenset(named_ports([source.policy], Direction.EGRESS)))
+    return CompiledPolicy((parts[0], parts[1]), tuple(used), frozenset(named_ports([source.policy], Direction.EGRESS)))
 
 
-def _part(source: Source, direction: Direction, terms: Terms, used: list[int]) -> Part | None:
+def _part(source: AppliedPolicy, direction: Direction, terms: PeerSelectors, used: list[int]) -> PolicyRules | None:
     policy = source.policy
     listed: Sequence[NetworkRule] | Sequence[ClusterRule] | None
     if isinstance(policy, NetworkPolicy):
         home, tier, listed = policy.namespace, None, rules(policy, direction)
     else:
-        home, tier, listed = "", policy.tier, cluster_rules(policy, direction) or None
+        home, tier, listed = "", policy.tier, cluster_rules_in(policy, direction) or None
     if listed is None:
         return None
     kind = type(policy).__name__
-    made: list[Rule] = []
+    made: list[CompiledRule] = []
     every: Iterable[NetworkRule | ClusterRule] = listed
     for index, rule in enumerate(every):
         # A NetworkPolicy's rule without peers is for anybody, a ClusterNetworkPolicy's for nobody.
         anybody = isinstance(rule, NetworkRule) and not rule.peers
-        peers = Peers(None) if anybody else _peers(home, rule.peers, terms, used)
+        peers = RulePeers(None) if anybody else _peers(home, rule.peers, terms, used)
         action = rule.action if isinstance(rule, ClusterRule) else None
-        made.append(Rule(PolicyRef(kind, home, policy.name, index), peers, rule.ports, action))
-    return Part(PolicyRef(kind, home, policy.name), tier, source.audited, tuple(made))
+        made.append(CompiledRule(PolicyRef(kind, home, policy.name, index), peers, rule.ports, action))
+    return PolicyRules(PolicyRef(kind, home, policy.name), tier, source.audited, tuple(made))
 
 
-def _peers(home: str, peers: Iterable[Peer], terms: Terms, used: list[int]) -> Peers:
+def _peers(home: str, peers: Iterable[Peer], terms: PeerSelectors, used: list[int]) -> RulePeers:
     numbers: set[int] = set()
     families: set[int] = set()
     pods = False
     for peer in peers:
-        term = term_of(home, peer)
-        if isinstance(term, IPBlock) and term in EVERYWHERE:
-            families.add(EVERYWHERE[term])
-        elif is_every_pod(term):
+        term = peer_selector_of(home, peer)
+        if isinstance(term, IPBlock) and term in ALL_ADDRESSES:
+            families.add(ALL_ADDRESSES[term])
+        elif selects_every_pod(term):
             pods = True
             continue
-        number = terms.use(term)
+        number = terms.acquire(term)
         used.append(number)
-        if not (isinstance(term, IPBlock) and term in EVERYWHERE):
+        if not (isinstance(term, IPBlock) and term in ALL_ADDRESSES):
             numbers.add(number)
-    return Peers(frozenset(numbers), pods, frozenset(families))
+    return RulePeers(frozenset(numbers), pods, frozenset(families))
 
 
 def named_ports(policies: Iterable[Policy], direction: Direction) -> list[PortName]:
@@ -115,7 +124,7 @@ def named_ports(policies: Iterable[Policy], direction: Direction) -> list[PortNa
         (port.port, port.protocol)
         for policy in policies
         for rule in (
-            rules(policy, direction) or () if isinstance(policy, NetworkPolicy) else cluster_rules(policy, direction)
+            rules(policy, direction) or () if isinstance(policy, NetworkPolicy) else cluster_rules_in(policy, direction)
         )
         for port in rule.ports
         if isinstance(port.port, str)
@@ -124,14 +133,14 @@ def named_ports(policies: Iterable[Policy], direction: Direction) -> list[PortNa
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Side:
+class Ruleset:
     """What decides about a subject's traffic in one direction."""
 
     direction: Direction
-    admin: tuple[Part, ...]
-    isolating: tuple[Part, ...]
-    baseline: tuple[Part, ...]
-    own_named: Named
+    admin: tuple[PolicyRules, ...]
+    isolating: tuple[PolicyRules, ...]
+    baseline: tuple[PolicyRules, ...]
+    own_named_ports: NamedPortNumbers
     """The subject's own named ports."""
     relevant: frozenset[int]
     """Every term of the rules."""
@@ -141,7 +150,7 @@ class Side:
     audits: bool
     """Whether any part is audited."""
 
-    def is_blind(self, seen: Match, usual: Match) -> bool:
+    def treats_alike(self, seen: PeerTraits, usual: PeerTraits) -> bool:
         """Whether the peer is to this side what ``usual``, which no rule names, is."""
         if not self.relevant.isdisjoint(seen.terms) or (self.pods and seen.pod != usual.pod):
             return False
@@ -149,12 +158,12 @@ class Side:
             return False
         return self.direction is Direction.INGRESS or not (seen.own or (self.uses_names and seen.named))
 
-    def match(self, seen: Match) -> Match:
+    def match(self, seen: PeerTraits) -> PeerTraits:
         """The peer as this side sees it."""
         egress = self.direction is Direction.EGRESS
         # An egress rule's names mean the peer's ports, an ingress rule's the subject's own.
-        named = (seen.named if egress else self.own_named) if self.uses_names else ()
-        return Match(
+        named = (seen.named if egress else self.own_named_ports) if self.uses_names else ()
+        return PeerTraits(
             seen.terms & self.relevant,
             seen.pod and self.pods,
             seen.family if self.families else 0,
@@ -163,15 +172,15 @@ class Side:
         )
 
 
-def side_of(parts: Sequence[Part], direction: Direction, own_named: Named) -> Side:
+def build_ruleset(parts: Sequence[PolicyRules], direction: Direction, own_named_ports: NamedPortNumbers) -> Ruleset:
     """``parts`` in the order in which policies are listed and asked."""
     listed = [rule for part in parts for rule in part.rules]
-    return Side(
+    return Ruleset(
         direction=direction,
         admin=tuple(part for part in parts if part.tier is Tier.ADMIN),
         isolating=tuple(part for part in parts if part.tier is None),
         baseline=tuple(part for part in parts if part.tier is Tier.BASELINE),
-        own_named=own_named,
+        own_named_ports=own_named_ports,
         relevant=frozenset().union(*(rule.peers.terms for rule in listed if rule.peers.terms)),
         pods=any(rule.peers.pods for rule in listed),
         families=any(rule.peers.families for rule in listed),

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from enrich.model import ClusterNetworkPolicy, Name, NetworkPolicy, Pod, Tier
-from enrich.policy.decide import Direction, PolicyView, in_tier, is_audited, isolates, selects
-from probe.policy.ruleset import Policy, Source, digest
+from enrich.policy.decide import Direction, PolicyView, is_audited, isolates, policies_in_tier, selects
+from probe.policy.ruleset import AppliedPolicy, Policy, digest
 
 
-class Selection:
+class PolicySelection:
     """The policies that exist."""
 
     def __init__(self) -> None:
@@ -39,10 +39,10 @@ class Selection:
                 self._digests.pop((ClusterNetworkPolicy, policy.key), None)
         if not changed:
             return namespaces
-        self._in_tiers = [policy for tier in Tier for policy in in_tier(view, tier)]
+        self._in_tiers = [policy for tier in Tier for policy in policies_in_tier(view, tier)]
         return None
 
-    def of(self, view: PolicyView, pod: Pod) -> tuple[Source, ...]:
+    def of(self, view: PolicyView, pod: Pod) -> tuple[AppliedPolicy, ...]:
         """The policies that apply to a pod."""
         found = sorted(self._by_namespace.get(pod.namespace, {}).items())
         isolating = (policy for _, policy in found if any(isolates(policy, pod, direction) for direction in Direction))
@@ -50,9 +50,9 @@ class Selection:
         above = [self._source(policy, audited=policy.audit) for policy in self._in_tiers if selects(view, policy, pod)]
         return (*above, *ours)
 
-    def _source(self, policy: Policy, *, audited: bool) -> Source:
+    def _source(self, policy: Policy, *, audited: bool) -> AppliedPolicy:
         key = (type(policy), policy.key)
         known = self._digests.get(key)
         if known is None or known[0] is not policy:
             known = self._digests[key] = (policy, digest(policy))
-        return Source(policy, audited, f"{known[1]}{'a' if audited else ''}")
+        return AppliedPolicy(policy, audited, f"{known[1]}{'a' if audited else ''}")

@@ -17,21 +17,23 @@ SERVICE: Final = 3
 """Kind of peer, as in ``bpf/layout.h``."""
 
 
-class Services:
+class ServiceAddresses:
     """Which addresses are Services', from one change to the next."""
 
     def __init__(self) -> None:
         self._keys: frozenset[AddressKey] = frozenset()
 
-    def entries(self, desired: Desired, addresses: Iterable[str], *, whole: bool) -> dict[AddressKey, Identity | None]:
+    def changed_entries(
+        self, desired: Desired, addresses: Iterable[str], *, whole: bool
+    ) -> dict[AddressKey, Identity | None]:
         """What ``addresses`` make of the entries of ``desired`` (None: removed); ``whole``: not only of the touched."""
         keys, before = frozenset(map(host_key, addresses)), self._keys
-        touched = desired.touched.addresses
+        changed_keys = desired.changed_keys.addresses
         self._keys = keys
-        if whole or any(length != 128 for _, length in touched):
+        if whole or any(length != 128 for _, length in changed_keys):
             checked = keys | before
         else:
-            checked = (keys ^ before) | (keys & touched)
+            checked = (keys ^ before) | (keys & changed_keys)
         if not checked:
             return {}
         lengths = sorted({length for _, length in desired.ipcache}, reverse=True)

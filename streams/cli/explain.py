@@ -12,8 +12,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from enrich.explain.explanation import ALLOW, AUDIT, DENY, Explanation, explanation
-from enrich.explain.query import Typed, read_destination, read_source
+from enrich.explain.explanation import ALLOW, AUDIT, DENY, Explanation, explain_connection
+from enrich.explain.query import EndQuery, parse_destination, parse_source
 from enrich.index.cluster import Cluster
 from enrich.policy.decide import PolicyView
 from enrich.runtime.settings import setting
@@ -44,15 +44,15 @@ class UnreadableError(Exception):
 
 def ask(settings: Settings, source: str, destination: str) -> Explanation:
     """The answer. Raises :class:`enrich.explain.query.EndError` for bad syntax, :class:`UnreadableError`."""
-    ends = read_source(source), read_destination(destination)
+    ends = parse_source(source), parse_destination(destination)
     return explain_in(*read_cluster(settings), *ends)
 
 
-def explain_in(cluster: Cluster, notes: Iterable[str], source: Typed, destination: Typed) -> Explanation:
+def explain_in(cluster: Cluster, notes: Iterable[str], source: EndQuery, destination: EndQuery) -> Explanation:
     """The answer from an index as it stands."""
     found = cluster.snapshot()
     view = PolicyView(found.pods, found.namespaces, found.nodes, found.policies, found.cluster_policies)
-    return explanation(view, cluster.services(), source, destination, notes)
+    return explain_connection(view, cluster.services(), source, destination, notes)
 
 
 def read_cluster(settings: Settings) -> tuple[Cluster, tuple[str, ...]]:

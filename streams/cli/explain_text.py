@@ -8,10 +8,10 @@ from typing import Final
 from rich.console import Console
 from rich.text import Text
 
-from enrich.explain.accounts import PolicyAccount, RuleAccount, TierAccount, Unselecting
-from enrich.explain.explanation import ALLOW, AUDIT, DENY, MIXED, Answer, Explanation
-from enrich.explain.mismatch import Miss
-from enrich.explain.one_end import Side
+from enrich.explain.accounts import NonSelectingPolicy, PolicyAccount, RuleAccount, TierAccount
+from enrich.explain.explanation import ALLOW, AUDIT, DENY, MIXED, AddressPairAnswer, Explanation
+from enrich.explain.mismatch import Mismatch
+from enrich.explain.one_end import EndDecision
 
 _WORDS: Final = {ALLOW: "ALLOWED", DENY: "DENIED", AUDIT: "AUDIT", MIXED: "DEPENDS"}
 _STYLES: Final = {ALLOW: "bold green", DENY: "bold red", AUDIT: "bold yellow"}
@@ -47,14 +47,14 @@ def lines(found: Explanation) -> Iterator[Line]:
             yield from _side(side, answer)
 
 
-def _alike(one: Answer, other: Answer) -> bool:
+def _alike(one: AddressPairAnswer, other: AddressPairAnswer) -> bool:
     """Whether a person needs to read only one of the two."""
     return [(s.verdict, s.reason, s.policies) for s in one.sides] == [
         (s.verdict, s.reason, s.policies) for s in other.sides
     ]
 
 
-def _side(side: Side, answer: Answer) -> Iterator[Line]:
+def _side(side: EndDecision, answer: AddressPairAnswer) -> Iterator[Line]:
     yield 0, "", ""
     yield 0, _STYLES[side.verdict], f"{side.direction} of {side.namespace}/{side.pod}: {side.text}"
     tiers = [tier for tier in side.tiers if tier.policies]
@@ -93,11 +93,11 @@ def _outcome(tier: TierAccount) -> str:
             return "no rule matches" if tier.policies[0].kind == "ClusterNetworkPolicy" else "nothing is enforced"
 
 
-def _named(one: PolicyAccount | Unselecting) -> str:
+def _named(one: PolicyAccount | NonSelectingPolicy) -> str:
     return f"{one.namespace}/{one.name}" if one.namespace else f"{one.kind} {one.name}"
 
 
-def _policy(account: PolicyAccount, side: Side, depth: int) -> Iterator[Line]:
+def _policy(account: PolicyAccount, side: EndDecision, depth: int) -> Iterator[Line]:
     about = [] if account.priority is None else [f"priority {account.priority}"]
     if account.audit:
         about.append("audited, takes no part" if account.left_out else "audited")
@@ -125,7 +125,7 @@ def _rule(rule: RuleAccount, depth: int, *, left_out: bool) -> Iterator[Line]:
             yield depth + 1, "yellow", miss
 
 
-def _few(misses: tuple[Miss, ...]) -> Iterator[str]:
+def _few(misses: tuple[Mismatch, ...]) -> Iterator[str]:
     peers = [f"{miss.term} {miss.text}" for miss in misses if miss.term != "ports"]
     yield from peers[:_MOST]
     if len(peers) > _MOST:

@@ -17,7 +17,7 @@ import msgspec
 import orjson
 from rich.console import Console
 
-from enrich.explain.query import EndError
+from enrich.explain.query import QuerySyntaxError
 from enrich.runtime.process import Exit, configure_logs
 from enrich.runtime.settings import SettingsError, load
 from streams.cli import explain as explaining
@@ -171,7 +171,7 @@ def explain(source: str, destination: str, origin: str | None, timeout: float | 
             sys.stdout.buffer.flush()
         else:
             show(found, _Console(highlight=False))
-    except (SettingsError, EndError) as error:
+    except (SettingsError, QuerySyntaxError) as error:
         raise click.UsageError(str(error)) from error
     except explaining.UnreadableError as error:
         click.echo(f"weir: cannot say: {error}", err=True)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from fnmatch import translate
 from typing import Any, Final
 
-from enrich.explain.mismatch import selector_words
+from enrich.explain.mismatch import selector_text
 from enrich.model import Selector
 from enrich.policy import selectors
 from streams.cli.filters import Flow
@@ -90,7 +90,7 @@ class EndTest:
                 return one.miss(end)
         if not self.named(end):
             found = ", ".join(f"{key}={value}" for key, value in end.get("labels", {}).items())
-            return f"labels wants {selector_words(self.labels)}, and has {found or 'none'}"
+            return f"labels wants {selector_text(self.labels)}, and has {found or 'none'}"
         return f"cidr wants {', '.join(map(str, self.networks))}, and has {ip or 'none'}"
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from enrich.explain.explanation import explanation
-from enrich.explain.query import read_destination, read_source
+from enrich.explain.explanation import explain_connection
+from enrich.explain.query import parse_destination, parse_source
 from tests.conformance.case import Row
 from tests.conformance.state import State
 
@@ -13,7 +13,7 @@ def explain(state: State, row: Row) -> str:
     source, destination = _typed(state, row.source), _typed(state, row.destination)
     bracketed = f"[{destination}]" if ":" in destination else destination
     port = f"{row.port}/{row.protocol.name}"
-    found = explanation(state.view(""), {}, read_source(source), read_destination(f"{bracketed}:{port}"))
+    found = explain_connection(state.view(""), {}, parse_source(source), parse_destination(f"{bracketed}:{port}"))
     sides = [
         f"{side.direction} of {side.namespace}/{side.pod} {side.text}"
         for answer in found.answers

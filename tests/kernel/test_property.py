@@ -16,10 +16,10 @@ from enrich.wire.batch import PolicyRef, Verdict
 from probe.kernel.installer import Bound, Installer
 from probe.kernel.layout import Config
 from probe.kernel.maps import Map, Maps
-from tests.enrich.test_policy import made as made_of
+from tests.enrich.policy.test_decide import made as made_of
 from tests.kernel.asked import frame, passes
 from tests.kernel.rig import Rig
-from tests.probe.clusters import OWN, Asked, World, changes, expected, questions, subjects, worlds
+from tests.probe.policy.random_clusters import OWN, Asked, World, changes, expected, questions, subjects, worlds
 
 pytestmark = pytest.mark.kernel
 

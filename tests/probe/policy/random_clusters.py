@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from enrich.model import ClusterNetworkPolicy, Namespace, NetworkPolicy, Node, Object, Pod, Protocol
 from enrich.parse.objects import parse
-from enrich.policy.decide import Direction, Endpoint, PolicyView, decide, endpoint
+from enrich.policy.decide import Direction, Endpoint, PolicyView, decide
+from enrich.policy.matching import endpoint_at
 from enrich.wire.batch import PolicyRef, Reason
 
 OWN = "n0"
@@ -256,7 +257,7 @@ def questions(view: PolicyView) -> Iterator[Asked]:
 def expected(view: PolicyView, asked: Asked) -> tuple[int, int, tuple[PolicyRef, ...]] | None:
     """What the engine says; None where the kernel knows without its maps (itself; from the own node's stack)."""
     pod, direction, ip, protocol, port = asked
-    peer: Endpoint = endpoint(view, ip)
+    peer: Endpoint = endpoint_at(view, ip)
     decision = decide(view, pod, direction, peer, protocol, port)
     if decision.reason is Reason.SELF or (decision.reason is Reason.NODE and direction is Direction.INGRESS):
         return None

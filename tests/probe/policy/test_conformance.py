@@ -11,10 +11,12 @@ from enrich.model import Name, Pod, Protocol
 from enrich.policy.decide import Direction, Endpoint, PolicyView, decide
 from enrich.wire.batch import Reason
 from probe.ledger import Ledger
-from probe.policy.compiler import Compiler, Desired, lookup
+from probe.policy.compiler import Compiler
+from probe.policy.desired import Desired
 from tests.conformance.case import load, rows
 from tests.conformance.state import State
 from tests.conformance.suite import case_files
+from tests.probe.policy.kernel_model import kernel_outcome
 
 
 @pytest.mark.parametrize("family", [4, 6])
@@ -68,7 +70,7 @@ def _sides(
             # What the kernel knows without a map: a packet that came from the node's own stack, or to oneself.
             sides.append((engine.allowed, True))
             continue
-        answer = lookup(compiled[pod.node], subject.uid, Direction(direction), peer.ip, protocol, port)
+        answer = kernel_outcome(compiled[pod.node], subject.uid, Direction(direction), peer.ip, protocol, port)
         named = numbers_meaning(compiled[pod.node], answer.rule)
         assert (answer.verdict, answer.reason, named) == (engine.verdict, engine.reason, engine.policies)
         sides.append((engine.allowed, engine.allowed))

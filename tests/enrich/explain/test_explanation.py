@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from enrich.explain.explanation import Explanation, explanation
-from enrich.explain.one_end import Connection, Side, enforced_only, sides
-from enrich.explain.query import EndError, read_destination, read_source
+from enrich.explain.explanation import Explanation, explain_connection
+from enrich.explain.one_end import Connection, EndDecision, end_decisions, without_audited
+from enrich.explain.query import QuerySyntaxError, parse_destination, parse_source
 from enrich.model import (
     Action,
     ClusterNetworkPolicy,
@@ -79,7 +79,7 @@ SERVICES = {Name("data", "db"): Service("data", "db", "u", ("10.96.0.1",))}
 
 
 def ask(source: str, destination: str, *policies: Any) -> Explanation:
-    found = explanation(view(*BASE, *policies), SERVICES, read_source(source), read_destination(destination))
+    found = explain_connection(view(*BASE, *policies), SERVICES, parse_source(source), parse_destination(destination))
     CLOSED.validate(msgspec.json.decode(msgspec.json.encode(found)))
     return found
 
@@ -189,7 +189,7 @@ def test_icmp_is_matched_by_rules_without_ports_only() -> None:
 # --- tiers
 
 
-def the_side(found: Explanation) -> Side:
+def the_side(found: Explanation) -> EndDecision:
     (side,) = [side for side in found.answers[0].sides if side.direction == "ingress"]
     return side
 
@@ -321,8 +321,8 @@ def test_each_family_has_an_answer_and_where_they_differ_nobody_guesses() -> Non
 
 @pytest.mark.parametrize("text", ["web", "shop/web:80", "shop/web/udp", "a/b/c/d", "", "10.0.0.1/24", "[10.0.0.1", "/"])
 def test_no_source(text: str) -> None:
-    with pytest.raises(EndError):
-        read_source(text)
+    with pytest.raises(QuerySyntaxError):
+        parse_source(text)
 
 
 @pytest.mark.parametrize(
@@ -339,8 +339,8 @@ def test_no_source(text: str) -> None:
     ],
 )
 def test_no_destination(text: str) -> None:
-    with pytest.raises(EndError):
-        read_destination(text)
+    with pytest.raises(QuerySyntaxError):
+        parse_destination(text)
 
 
 # --- never another answer than the engine's
@@ -426,7 +426,7 @@ clusters = st.integers(0, 1 << 32).map(lambda seed: Draw(seed).view())
 def test_it_never_says_another_thing_than_the_engine(state: PolicyView, protocol: Protocol | None, port: int) -> None:
     behind = f":{port}/{protocol.name}" if protocol else "/ICMP"
     for source, destination in itertools.product(ENDS, ENDS):
-        found = explanation(state, {}, read_source(source), read_destination(destination + behind))
+        found = explain_connection(state, {}, parse_source(source), parse_destination(destination + behind))
         for answer in found.answers:
             for side in answer.sides:
                 agrees(state, side, answer.source_ip, answer.destination_ip, protocol, port if protocol else 0)
@@ -435,7 +435,7 @@ def test_it_never_says_another_thing_than_the_engine(state: PolicyView, protocol
 
 
 def agrees(
-    state: PolicyView, side: Side, source_ip: str, destination_ip: str, protocol: Protocol | None, port: int
+    state: PolicyView, side: EndDecision, source_ip: str, destination_ip: str, protocol: Protocol | None, port: int
 ) -> None:
     """The side is the engine's decision, and follows from its own accounts."""
     direction = Direction[side.direction.upper()]
@@ -481,16 +481,16 @@ def took(tier: Any) -> set[tuple[str, str, str, int | None]]:
 @settings(deadline=None, max_examples=40)
 @given(clusters, st.sampled_from(ENDS))
 def test_every_explanation_fits_the_schema(state: PolicyView, source: str) -> None:
-    found = explanation(state, {}, read_source(source), read_destination("data/db:80"))
+    found = explain_connection(state, {}, parse_source(source), parse_destination("data/db:80"))
     CLOSED.validate(msgspec.json.decode(msgspec.json.encode(found)))
 
 
 @settings(deadline=None, max_examples=60)
 @given(clusters)
 def test_without_the_audited_policies_nothing_is_audited(state: PolicyView) -> None:
-    enforced = enforced_only(state)
+    enforced = without_audited(state)
     ends = Endpoint("10.0.0.1", state.pods[Name("shop", "web")]), Endpoint("10.0.0.2", state.pods[Name("data", "db")])
     asked = Connection(*ends, Protocol.TCP, 80)
-    assert [side.verdict != "deny" for side in sides(state, asked)] == [
-        side.verdict == "allow" for side in sides(enforced, asked)
+    assert [side.verdict != "deny" for side in end_decisions(state, asked)] == [
+        side.verdict == "allow" for side in end_decisions(enforced, asked)
     ]

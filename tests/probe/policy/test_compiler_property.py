@@ -15,8 +15,9 @@ from enrich.model import Object
 from enrich.policy.decide import PolicyView
 from probe.ledger import Ledger
 from probe.policy.compiler import Compiler
-from probe.policy.desired import Desired, lookup
-from tests.probe.clusters import World, changes, expected, questions, subjects, worlds
+from probe.policy.desired import Desired
+from tests.probe.policy.kernel_model import kernel_outcome
+from tests.probe.policy.random_clusters import World, changes, expected, questions, subjects, worlds
 
 _Key = TypeVar("_Key")
 _Value = TypeVar("_Value")
@@ -38,7 +39,7 @@ def assert_agrees(view: PolicyView, desired: Desired) -> None:
         if wanted is None:
             continue
         pod, direction, ip, protocol, port = asked
-        answer = lookup(desired, pod.uid, direction, ip, protocol, port)
+        answer = kernel_outcome(desired, pod.uid, direction, ip, protocol, port)
         named = desired.rules.get(answer.rule, ())
         assert (answer.verdict, answer.reason, named) == wanted, (pod.key, direction, ip, protocol, port)
 
@@ -65,21 +66,25 @@ def test_change_upon_change_is_as_compiled_anew(world: World, steps: list[list[t
             desired = kept.compile(view, subjects(view))
             fresh = Compiler(numbers)
             assert _content(desired) == _content(fresh.compile(view, subjects(view)))
-            assert kept.identities == fresh.identities
+            assert kept.identity_count == fresh.identity_count
             _take_touched(desired, shadow)
-            assert (shadow.ipcache, shadow.rows, shadow.ports) == (desired.ipcache, desired.rows, desired.ports)
+            assert (shadow.ipcache, shadow.policy_entries, shadow.port_entries) == (
+                desired.ipcache,
+                desired.policy_entries,
+                desired.port_entries,
+            )
 
 
 def _content(desired: Desired) -> tuple[object, ...]:
-    return desired.ipcache, desired.sets, desired.rows, desired.ports
+    return desired.ipcache, desired.policy_sets, desired.policy_entries, desired.port_entries
 
 
 def _take_touched(desired: Desired, shadow: Desired) -> None:
     """What an installer sees that looks at the touched keys only."""
-    _take(desired.touched.addresses, desired.ipcache, shadow.ipcache)
-    _take(desired.touched.rows, desired.rows, shadow.rows)
-    _take(desired.touched.ports, desired.ports, shadow.ports)
-    desired.touched.clear()
+    _take(desired.changed_keys.addresses, desired.ipcache, shadow.ipcache)
+    _take(desired.changed_keys.policy_entries, desired.policy_entries, shadow.policy_entries)
+    _take(desired.changed_keys.port_entries, desired.port_entries, shadow.port_entries)
+    desired.changed_keys.clear()
 
 
 def _take(keys: Iterable[_Key], there: Mapping[_Key, _Value], here: dict[_Key, _Value]) -> None:

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from enrich.explain.explanation import explanation
-from enrich.explain.query import read_destination, read_source
+from enrich.explain.explanation import explain_connection
+from enrich.explain.query import parse_destination, parse_source
 from enrich.model import Name
-from enrich.policy.decide import Endpoint, PolicyView, connection
+from enrich.policy.decide import Endpoint, PolicyView, is_connection_allowed
 from tests.conformance.case import load, rows
 from tests.conformance.state import State
 from tests.conformance.suite import case_files
@@ -29,9 +29,11 @@ def test_an_explanation_is_the_truth_and_the_engines_answer(file: Path, family: 
         view = state.view("")
         for source, destination, protocol, port, allowed in rows(step.expect):
             ends = _typed(state, source), f"{_typed(state, destination, bracket=True)}:{port}/{protocol.name}"
-            found = explanation(view, {}, read_source(ends[0]), read_destination(ends[1]))
+            found = explain_connection(view, {}, parse_source(ends[0]), parse_destination(ends[1]))
             asked += 1
-            engine = connection(view, _end(state, view, source), _end(state, view, destination), protocol, port)
+            engine = is_connection_allowed(
+                view, _end(state, view, source), _end(state, view, destination), protocol, port
+            )
             if found.verdict != ("allow" if allowed else "deny") or engine != allowed:
                 wrong.append((case.id, *ends, allowed, engine, found.verdict, found.text))
             # Of a denial somebody is told why, at every rule of every policy that was asked.

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from enrich.model import IPBlock
-from probe.policy.cidr_index import Blocks
+from probe.policy.cidr_index import CidrIndex
 from probe.policy.desired import host_key
 
 
@@ -45,7 +45,7 @@ ADDRESS = st.one_of(
 @given(st.lists(blocks(), max_size=6, unique=True), st.lists(ADDRESS, min_size=1, max_size=12))
 def test_an_address_is_in_the_blocks_that_hold_it(given_blocks: list[IPBlock], addresses: list[str]) -> None:
     terms = {block: number for number, block in enumerate(given_blocks)}
-    found = Blocks(terms)
+    found = CidrIndex(terms)
     for text in addresses:
         address = ipaddress.ip_address(text)
         wanted = {
@@ -58,7 +58,7 @@ def test_an_address_is_in_the_blocks_that_hold_it(given_blocks: list[IPBlock], a
         assert _longest_match(found, host_key(text)[0]) == wanted
 
 
-def _longest_match(found: Blocks, address: bytes) -> frozenset[int]:
+def _longest_match(found: CidrIndex, address: bytes) -> frozenset[int]:
     """What the kernel's trie answers, from the entries alone."""
     number = int.from_bytes(address, "big")
     best = -1, frozenset[int]()

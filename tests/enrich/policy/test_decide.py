@@ -10,7 +10,7 @@ import pytest
 
 from enrich.model import ClusterNetworkPolicy, Name, Namespace, NetworkPolicy, Node, Object, Pod, Protocol
 from enrich.parse.objects import InvalidObjectError, parse
-from enrich.policy.decide import Direction, Endpoint, PolicyView, connection, decide
+from enrich.policy.decide import Direction, Endpoint, PolicyView, decide, is_connection_allowed
 from enrich.wire.batch import PolicyRef, Reason, Verdict
 from tests.conformance.case import load, rows
 from tests.conformance.state import State
@@ -32,7 +32,7 @@ def test_the_engine_agrees_with_the_truth(file: Path, family: int) -> None:
         view = state.view("")
         for source, destination, protocol, port, allowed in rows(step.expect):
             ends = _end(state, view, source), _end(state, view, destination)
-            if connection(view, *ends, protocol, port) != allowed:
+            if is_connection_allowed(view, *ends, protocol, port) != allowed:
                 wrong.append((case.id, source, destination, protocol.name, port, allowed))
     assert not wrong
 

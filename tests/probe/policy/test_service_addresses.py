@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from probe.policy.desired import NODE, POD, WORLD, AddressKey, Desired, Identity, host_key
-from probe.policy.service_addresses import SERVICE, Services
+from probe.policy.service_addresses import SERVICE, ServiceAddresses
 
 VIP, POD_IP, NODE_IP = "10.96.0.10", "10.244.0.1", "192.0.2.1"
 BLOCK: AddressKey = (host_key("10.96.0.0")[0], 96 + 16)
@@ -18,7 +18,7 @@ def _desired() -> Desired:
 
 
 def test_a_services_address_is_the_world_around_it_and_a_pods_and_a_nodes_stay() -> None:
-    found = Services().entries(_desired(), [VIP, POD_IP, NODE_IP, "203.0.113.1"], whole=True)
+    found = ServiceAddresses().changed_entries(_desired(), [VIP, POD_IP, NODE_IP, "203.0.113.1"], whole=True)
     assert found == {
         host_key(VIP): Identity(7, SERVICE),
         host_key(POD_IP): Identity(8, POD),
@@ -28,26 +28,26 @@ def test_a_services_address_is_the_world_around_it_and_a_pods_and_a_nodes_stay()
 
 
 def test_a_block_that_changes_is_looked_at_again_and_a_pod_that_comes_is_not() -> None:
-    desired, services = _desired(), Services()
-    services.entries(desired, [VIP], whole=True)
-    desired.touched.addresses.add(host_key(POD_IP))
-    assert services.entries(desired, [VIP], whole=False) == {}
+    desired, services = _desired(), ServiceAddresses()
+    services.changed_entries(desired, [VIP], whole=True)
+    desired.changed_keys.addresses.add(host_key(POD_IP))
+    assert services.changed_entries(desired, [VIP], whole=False) == {}
     desired.ipcache[BLOCK] = Identity(17, WORLD)
-    desired.touched.addresses.add(BLOCK)
-    assert services.entries(desired, [VIP], whole=False) == {host_key(VIP): Identity(17, SERVICE)}
+    desired.changed_keys.addresses.add(BLOCK)
+    assert services.changed_entries(desired, [VIP], whole=False) == {host_key(VIP): Identity(17, SERVICE)}
 
 
 def test_a_block_of_one_address_that_is_a_services_is_its_identity() -> None:
     desired = _desired()
     desired.ipcache[host_key(VIP)] = Identity(21, WORLD)
-    assert Services().entries(desired, [VIP], whole=True) == {host_key(VIP): Identity(21, SERVICE)}
+    assert ServiceAddresses().changed_entries(desired, [VIP], whole=True) == {host_key(VIP): Identity(21, SERVICE)}
 
 
 def test_a_service_that_goes_leaves_what_the_compiler_says() -> None:
-    desired, services = _desired(), Services()
+    desired, services = _desired(), ServiceAddresses()
     desired.ipcache[host_key("10.96.0.11")] = Identity(5, WORLD)
-    services.entries(desired, [VIP, "10.96.0.11"], whole=True)
-    assert services.entries(desired, [], whole=False) == {
+    services.changed_entries(desired, [VIP, "10.96.0.11"], whole=True)
+    assert services.changed_entries(desired, [], whole=False) == {
         host_key(VIP): None,
         host_key("10.96.0.11"): Identity(5, WORLD),
     }

@@ -6,11 +6,11 @@ import random
 
 from enrich.model import Name, Namespace, Node, Pod, Protocol
 from enrich.policy.decide import Direction, Endpoint, PolicyView, decide
-from probe.policy.capacity import MANY_IDENTITIES, warnings
+from probe.policy.capacity import MANY_IDENTITIES, capacity_warnings
 from probe.policy.compiler import Compiler
-from probe.policy.desired import lookup
-from tests.enrich.test_policy import made
-from tests.probe.test_property import ledger
+from tests.enrich.policy.test_decide import made
+from tests.probe.policy.kernel_model import kernel_outcome
+from tests.probe.policy.test_compiler_property import ledger
 
 _SELECTORS, _PODS = 20, 3000
 
@@ -47,13 +47,13 @@ def test_independent_selectors_make_an_identity_a_pod_at_most_and_stay_right() -
     with ledger() as numbers:
         compiler = Compiler(numbers)
         desired = compiler.compile(view, [subject])
-        assert _PODS * 0.9 < compiler.identities <= len(view.pods)
-        assert len(desired.rows) <= compiler.identities
+        assert _PODS * 0.9 < compiler.identity_count <= len(view.pods)
+        assert len(desired.policy_entries) <= compiler.identity_count
         for number in range(0, _PODS, 37):
             peer = view.pods[Name("a", f"p{number}")]
             for port in (999, 1000 + number % _SELECTORS, 1000 + (number + 7) % _SELECTORS):
                 wanted = decide(view, subject, Direction.INGRESS, Endpoint(peer.ips[0], peer), Protocol.TCP, port)
-                answer = lookup(desired, subject.uid, Direction.INGRESS, peer.ips[0], Protocol.TCP, port)
+                answer = kernel_outcome(desired, subject.uid, Direction.INGRESS, peer.ips[0], Protocol.TCP, port)
                 assert (answer.verdict, answer.reason) == (wanted.verdict, wanted.reason)
                 assert desired.rules.get(answer.rule, ()) == wanted.policies
 
@@ -65,13 +65,13 @@ def test_what_nobody_needs_any_more_is_gone() -> None:
         compiler = Compiler(numbers)
         compiler.compile(view, [view.pods[Name("a", "subject")]])
         desired = compiler.compile(empty, [view.pods[Name("a", "subject")]])
-        assert compiler.identities == 1
-        assert not desired.rows
-        assert not desired.ports
+        assert compiler.identity_count == 1
+        assert not desired.policy_entries
+        assert not desired.port_entries
 
 
 def test_maps_are_reported_before_they_are_full() -> None:
-    assert list(warnings({"rows": (80, 100), "ports": (1, 100)}, MANY_IDENTITIES)) == []
-    told = dict(warnings({"rows": (81, 100), "ports": (1, 100)}, MANY_IDENTITIES + 1))
+    assert list(capacity_warnings({"rows": (80, 100), "ports": (1, 100)}, MANY_IDENTITIES)) == []
+    told = dict(capacity_warnings({"rows": (81, 100), "ports": (1, 100)}, MANY_IDENTITIES + 1))
     assert set(told) == {"rows", "identities"}
     assert "WEIR_POLICY_ENTRIES" in told["rows"]
