@@ -16,10 +16,10 @@ from typing import Any, Final
 import numpy as np
 
 from enrich.index.cluster import Cluster
-from enrich.render.fragments import DEFAULT_LABELS, Ends, LabelChoice, Remote, address_text, second_text
-from enrich.render.interning import InternTable, Numbers
-from enrich.render.merged_batch import Mask, MergedBatch, Verdicts, Whole
-from enrich.render.template import Ring, Templates, shapes_of
+from enrich.render.fragments import DEFAULT_LABELS, EndRenderer, LabelChoice, RenderedPeer, address_text, second_text
+from enrich.render.interning import Int64Array, InternTable
+from enrich.render.merged_batch import Mask, MergedBatch, VerdictArray
+from enrich.render.template import RingTemplates, Templates, shapes_of
 from enrich.wire.batch import AGGREGATED, INGRESS, Header, Reason
 
 _SECOND: Final = 1_000_000_000
@@ -30,18 +30,18 @@ _CACHED: Final = 200_000
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
-    """What records were rendered from, one entry a record: for who must choose among them without reading them."""
+class RecordColumns:
+    """The columns that records were rendered from, one entry a record: routes choose by them without parsing JSON."""
 
     headers: Sequence[Header]
-    verdicts: Verdicts
+    verdicts: VerdictArray
     templates: Templates
-    template: Numbers
-    """The number of each one's template."""
-    remotes: InternTable[str]
-    """Other ends, as JSON."""
-    remote: Numbers
-    """The number of each one's other end."""
+    template: Int64Array
+    """The number of each record's template."""
+    peers: InternTable[str]
+    """The peers as JSON."""
+    peer: Int64Array
+    """The number of each record's peer."""
     dialled: Sequence[str]
     """The JSON of the member ``dialled`` behind its comma, or nothing."""
 
@@ -60,15 +60,15 @@ class Records:
     """Wall clock of the first packet counted, never later than now: a broker refuses what is from the future."""
     owners: Sequence[int]
     """The place of the batch that it is of."""
-    facts: Facts | None = None
+    columns: RecordColumns | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Lookup:
     """What was looked up of rows, one entry a row."""
 
-    remotes: InternTable[str]
-    remote: Numbers
+    peers: InternTable[str]
+    peer: Int64Array
     """The number of the other end."""
     unsettled: Mask | None
     """Rows whose ends the index may be able to name, or to name better, in a moment; None: there are none."""
@@ -79,8 +79,8 @@ class Lookup:
         """Return the part of the lookup that belongs to ``MergedBatch.pick(verdicts)``."""
         unsettled = None if self.unsettled is None else self.unsettled[verdicts]
         return Lookup(
-            self.remotes,
-            self.remote[verdicts],
+            self.peers,
+            self.peer[verdicts],
             unsettled,
             list(compress(self.sources, verdicts)),
             list(compress(self.destinations, verdicts)),
@@ -105,7 +105,7 @@ class _Others(InternTable[str]):
             self._any_unsettled = self._any_unsettled or not settled
         return number
 
-    def unsettled(self, numbers: Numbers) -> Mask | None:
+    def unsettled(self, numbers: Int64Array) -> Mask | None:
         """Which of them the index may name better soon; None: none."""
         return np.array(self._unsettled.of(numbers), bool) if self._any_unsettled else None
 
@@ -117,7 +117,7 @@ class _Remotes:
         self.numbers: dict[bytes, int] = {}
         self.span = _EVER
 
-    def keep(self, raw: bytes, number: int, end: Remote) -> None:
+    def keep(self, raw: bytes, number: int, end: RenderedPeer) -> None:
         """One that is the same for some time."""
         self.numbers[raw] = number
         self.span = max(self.span[0], end.since_ns), min(self.span[1], end.until_ns)
@@ -133,11 +133,11 @@ class Enricher:
         now_ns: Callable[[], int] = time.time_ns,
     ) -> None:
         self._cluster = cluster
-        self._ends = Ends(cluster, LabelChoice.of(labels))
+        self._ends = EndRenderer(cluster, LabelChoice.of(labels))
         self._now_ns = now_ns
         self._addresses = _Texts()
         self._generation = -1
-        self._rings: dict[tuple[str, str, str], Ring] = {}
+        self._rings: dict[tuple[str, str, str], RingTemplates] = {}
         self._templates = Templates()
         self._remotes: dict[str, _Remotes] = {}
         self._others = _Others()
@@ -154,17 +154,17 @@ class Enricher:
         self._refresh()
         sources, destinations = _blocks(batch.verdicts["source"]), _blocks(batch.verdicts["destination"])
         peers = _peers(batch.verdicts, sources, destinations)
-        remote = np.array(self._other_ends(batch, peers), np.int64)
+        peer = np.array(self._other_ends(batch, peers), np.int64)
         own = batch.verdicts["reason"] == Reason.NODE
         if own.any():
-            self._name_nodes(remote, batch, own)
-        unsettled = self._others.unsettled(remote)
+            self._name_nodes(peer, batch, own)
+        unsettled = self._others.unsettled(peer)
         strangers = self._strangers(batch)
         if strangers is not None:
             unsettled = strangers if unsettled is None else unsettled | strangers
         if unsettled is not None and not unsettled.any():
             unsettled = None
-        return Lookup(self._others, remote, unsettled, sources, destinations)
+        return Lookup(self._others, peer, unsettled, sources, destinations)
 
     def mark_ambiguous(self, batch: MergedBatch, found: Lookup, until_ns: int) -> None:
         """Withdraw the names of remote ends in verdicts later than ``until_ns``: the index is not synced up to their
@@ -175,8 +175,8 @@ class Enricher:
             peers = _peers(batch.verdicts, found.sources, found.destinations)
             late &= batch.verdicts["reason"] != Reason.NODE
             for verdict in np.flatnonzero(late).tolist():
-                end = self._ends.in_doubt(self._addresses[peers[verdict]], found.remotes[found.remote[verdict]])
-                found.remote[verdict] = self._others.number(end, settled=True)
+                end = self._ends.in_doubt(self._addresses[peers[verdict]], found.peers[found.peer[verdict]])
+                found.peer[verdict] = self._others.number(end, settled=True)
 
     def records(self, batch: MergedBatch, lookup_result: Lookup | None = None) -> Records:
         """One record a row. Never raises for batches that :func:`enrich.wire.batch.decode_batch` took. ``looked``: of
@@ -193,11 +193,11 @@ class Enricher:
         times = np.minimum(np.maximum(batch.wall, 0), self._now_ns()) // 1_000_000
         dialled = self._services(verdicts)
         values = [
-            f"{h}{a}{remote}{b}{count}{c}{first}{d}{last}{e}{number}{f}{service}}}".encode()
-            for h, (a, b, c, d, e, f), remote, count, first, last, number, service in zip(
+            f"{h}{a}{peer}{b}{count}{c}{first}{d}{last}{e}{number}{f}{service}}}".encode()
+            for h, (a, b, c, d, e, f), peer, count, first, last, number, service in zip(
                 self._heads(verdicts, template, lookup_result),
                 templates.tails.of(template),
-                lookup_result.remotes.of(lookup_result.remote),
+                lookup_result.peers.of(lookup_result.peer),
                 verdicts["count"].tolist(),
                 *_stamps(verdicts, batch.wall),
                 batch.numbers.tolist(),
@@ -205,11 +205,11 @@ class Enricher:
                 strict=True,
             )
         ]
-        facts = Facts(
-            batch.headers, verdicts, templates, template, lookup_result.remotes, lookup_result.remote, dialled
+        columns = RecordColumns(
+            batch.headers, verdicts, templates, template, lookup_result.peers, lookup_result.peer, dialled
         )
         keys, denied = templates.keys.of(template), templates.denied.of(template)
-        return Records(keys, values, denied, times.tolist(), batch.owner.tolist(), facts)
+        return Records(keys, values, denied, times.tolist(), batch.owner.tolist(), columns)
 
     def _refresh(self) -> None:
         """Forget what was looked up in an older state of the index, and what has become too much."""
@@ -228,7 +228,7 @@ class Enricher:
         self._others = _Others()
         self._found = 0
 
-    def _template_numbers(self, batch: MergedBatch) -> Numbers:
+    def _template_numbers(self, batch: MergedBatch) -> Int64Array:
         """The number of each row's template."""
         shapes = shapes_of(batch.verdicts)
         found: list[int] = []
@@ -236,15 +236,15 @@ class Enricher:
             found += self._ring(header).templates(shapes[span])
         return np.array(found, np.int64)
 
-    def _ring(self, header: Header) -> Ring:
+    def _ring(self, header: Header) -> RingTemplates:
         name = (header.cluster, header.node, header.ring)
         ring = self._rings.get(name)
         if ring is None:
-            ring = self._rings[name] = Ring(header, self._ends, self._templates)
+            ring = self._rings[name] = RingTemplates(header, self._ends, self._templates)
         ring.learn(header)
         return ring
 
-    def _heads(self, verdicts: Verdicts, template: Numbers, lookup_result: Lookup) -> list[str]:
+    def _heads(self, verdicts: VerdictArray, template: Int64Array, lookup_result: Lookup) -> list[str]:
         """The connection of each row."""
         columns = (
             list(map(self._addresses.__getitem__, lookup_result.sources)),
@@ -271,7 +271,7 @@ class Enricher:
             found += self._ends_of_node(header.node, peers[span], batch.wall[span])
         return found
 
-    def _ends_of_node(self, node: str, peers: list[bytes], wall: Whole) -> list[int]:
+    def _ends_of_node(self, node: str, peers: list[bytes], wall: Int64Array) -> list[int]:
         first, last = int(wall.min()), int(wall.max())
         known = self._known_remotes(node, first, last)
         found = list(map(known.numbers.get, peers))
@@ -286,11 +286,11 @@ class Enricher:
             known = self._remotes[node] = _Remotes()
         return known
 
-    def _find_remotes(self, known: _Remotes, peers: list[bytes], wall: Whole, node: str) -> list[int]:
+    def _find_remotes(self, known: _Remotes, peers: list[bytes], wall: Int64Array, node: str) -> list[int]:
         """Look up what is missing; what changes within the batch is looked up row by row, and not kept."""
         first, last = int(wall.min()), int(wall.max())
         for raw in set(peers) - known.numbers.keys():
-            end = self._ends.remote(self._addresses[raw], first, node)
+            end = self._ends.peer(self._addresses[raw], first, node)
             if end.since_ns <= first and last < end.until_ns:
                 known.keep(raw, self._others.number(end.json, settled=end.settled), end)
                 self._found += 1
@@ -298,15 +298,15 @@ class Enricher:
         for raw, at in zip(peers, wall.tolist(), strict=True):
             number = known.numbers.get(raw)
             if number is None:
-                end = self._ends.remote(self._addresses[raw], at, node)
+                end = self._ends.peer(self._addresses[raw], at, node)
                 number = self._others.number(end.json, settled=end.settled)
             found.append(number)
         return found
 
-    def _name_nodes(self, remote: Numbers, batch: MergedBatch, own: Mask) -> None:
+    def _name_nodes(self, peer: Int64Array, batch: MergedBatch, own: Mask) -> None:
         """The kernel saw that it was the own node, by whichever of its addresses: kubelet takes a bridge's."""
         for _, header, span in batch.parts():
-            remote[span][own[span]] = self._others.number(self._ends.node(header.node), settled=True)
+            peer[span][own[span]] = self._others.number(self._ends.node(header.node), settled=True)
 
     def _strangers(self, batch: MergedBatch) -> Mask | None:
         """Rows of local pods that the index does not know; None: none."""
@@ -318,7 +318,7 @@ class Enricher:
                 found[span] = np.isin(batch.verdicts["endpoint"][span], unknown)
         return found
 
-    def _services(self, verdicts: Verdicts) -> list[str]:
+    def _services(self, verdicts: VerdictArray) -> list[str]:
         """The address before the Service's DNAT, where there was one."""
         if not verdicts["dialled"].any():
             return [""] * len(verdicts)
@@ -347,7 +347,7 @@ class _Texts(dict[bytes, str]):
         return text
 
 
-def _peers(verdicts: Verdicts, sources: Sequence[bytes], destinations: Sequence[bytes]) -> list[bytes]:
+def _peers(verdicts: VerdictArray, sources: Sequence[bytes], destinations: Sequence[bytes]) -> list[bytes]:
     """The address of each row's other end."""
     inward = (verdicts["verdict"] & INGRESS).tolist()
     peers = [s if i else d for s, d, i in zip(sources, destinations, inward, strict=True)]
@@ -362,7 +362,7 @@ def _blocks(addresses: np.ndarray[Any, Any]) -> list[bytes]:
     return blocks
 
 
-def _stamps(verdicts: Verdicts, wall: Whole) -> tuple[list[str], list[str]]:
+def _stamps(verdicts: VerdictArray, wall: Int64Array) -> tuple[list[str], list[str]]:
     """RFC 3339 text, without the zone, of the first and the last packet of each row."""
     first = _stamp(wall)
     spans = verdicts["span_ms"]
@@ -371,7 +371,7 @@ def _stamps(verdicts: Verdicts, wall: Whole) -> tuple[list[str], list[str]]:
     return first, _stamp(wall + spans.astype(np.int64) * 1_000_000)
 
 
-def _stamp(wall: Whole) -> list[str]:
+def _stamp(wall: Int64Array) -> list[str]:
     seconds, nanos = np.divmod(wall, _SECOND)
     listed = seconds.tolist()
     texts = {second: second_text(second) for second in set(listed)}

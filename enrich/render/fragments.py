@@ -63,7 +63,7 @@ def policies_json(refs: Iterable[PolicyRef]) -> str:
     return _json([{"kind": k, **({"namespace": ns} if ns else {}), "name": name} for k, ns, name in distinct])
 
 
-class Remote(NamedTuple):
+class RenderedPeer(NamedTuple):
     """An end by its address: its JSON, and since and until when (not included) it is that."""
 
     json: str
@@ -73,7 +73,7 @@ class Remote(NamedTuple):
     """Nothing that the index may be told in a moment is likely to name it, or to name it better."""
 
 
-class Ends:
+class EndRenderer:
     """Renders the ends of connections from the index."""
 
     def __init__(self, cluster: Cluster, labels: LabelChoice) -> None:
@@ -97,18 +97,18 @@ class Ends:
         node = self._cluster.node(name)
         return _json(_node(node) if node else {"node_name": name})
 
-    def remote(self, ip: str, at_ns: int, node: str) -> Remote:
+    def peer(self, ip: str, at_ns: int, node: str) -> RenderedPeer:
         """The other end, by its address at the packet's time, by the clock of ``node``."""
         found, since, until = self._cluster.pod_around(ip, at_ns, node)
         pod = found.pod
         if pod is not None:
-            return Remote(self._once("pod", pod.uid, lambda: self._pod(pod)), since, until)
+            return RenderedPeer(self._once("pod", pod.uid, lambda: self._pod(pod)), since, until)
         if found.ambiguous:
-            return Remote(_json({"instance": ip, "ambiguous": True}), since, until, settled=False)
+            return RenderedPeer(_json({"instance": ip, "ambiguous": True}), since, until, settled=False)
         settled = not self._cluster.may_be_pods(ip) or self._cluster.node_of_ip(ip) is not None
         if not settled and self._cluster.forgot(at_ns):
-            return Remote(_json({"instance": ip, "ambiguous": True}), since, until)
-        return Remote(self._once("address", ip, lambda: self._address(ip)), since, until, settled)
+            return RenderedPeer(_json({"instance": ip, "ambiguous": True}), since, until)
+        return RenderedPeer(self._once("address", ip, lambda: self._address(ip)), since, until, settled)
 
     def in_doubt(self, ip: str, end: str) -> str:
         """The other end, where a pod may have come or gone that the index has not heard of."""

@@ -8,7 +8,7 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 
 T = TypeVar("T")
-Numbers = np.ndarray[Any, np.dtype[np.int64]]
+Int64Array = np.ndarray[Any, np.dtype[np.int64]]
 
 
 class InternTable(Generic[T]):
@@ -39,25 +39,25 @@ class InternTable(Generic[T]):
         values: list[T] = self._values[number : self._count].tolist()
         return values
 
-    def of(self, numbers: Numbers) -> list[T]:
+    def of(self, numbers: Int64Array) -> list[T]:
         """The value of each."""
         values: list[T] = self._values[numbers].tolist()
         return values
 
 
-class Kinds(Generic[T]):
+class InternMap(Generic[T]):
     """The kinds of a table's numbers, each looked up once."""
 
-    def __init__(self, kinds_of: Callable[[Sequence[T]], Numbers]) -> None:
+    def __init__(self, kinds_of: Callable[[Sequence[T]], Int64Array]) -> None:
         self._kinds_of = kinds_of
         self._table: InternTable[T] | None = None
         self._kinds = np.empty(0, np.int64)
 
-    def of(self, table: InternTable[T], numbers: Numbers) -> Numbers:
+    def of(self, table: InternTable[T], numbers: Int64Array) -> Int64Array:
         """The kind of each."""
         if table is not self._table:
             self._table, self._kinds = table, np.empty(0, np.int64)
         if len(table) > len(self._kinds):
             self._kinds = np.concatenate([self._kinds, self._kinds_of(table.since(len(self._kinds)))])
-        kinds: Numbers = self._kinds[numbers]
+        kinds: Int64Array = self._kinds[numbers]
         return kinds

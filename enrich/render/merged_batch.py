@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from enrich.render.interning import Int64Array
 from enrich.wire.batch import VERDICT, Batch, Header
 
-Verdicts = np.ndarray[Any, np.dtype[np.void]]
-Whole = np.ndarray[Any, np.dtype[np.int64]]
+VerdictArray = np.ndarray[Any, np.dtype[np.void]]
 Mask = np.ndarray[Any, np.dtype[np.bool_]]
 
 
@@ -24,12 +24,12 @@ class MergedBatch:
     """Rows of some batches; all arrays are of one length."""
 
     headers: Sequence[Header]
-    verdicts: Verdicts
-    owner: Whole
+    verdicts: VerdictArray
+    owner: Int64Array
     """For each row, the place of its batch's header; it never falls."""
     numbers: np.ndarray[Any, np.dtype[np.uint64]]
     """In the ring."""
-    wall: Whole
+    wall: Int64Array
     """Nanoseconds of the wall clock."""
 
     def pick(self, verdicts: Mask) -> MergedBatch:
@@ -63,14 +63,14 @@ def merge(*batches: Batch) -> MergedBatch:
     return MergedBatch(headers, verdicts, np.repeat(np.arange(len(batches)), counts), _numbers(batches, counts), wall)
 
 
-def _concatenated(arrays: list[Any]) -> Verdicts:
+def _concatenated(arrays: list[Any]) -> VerdictArray:
     # numpy.concatenate takes 25 us for each array of records.
     return np.frombuffer(b"".join(arrays), VERDICT)
 
 
-def _numbers(batches: Sequence[Batch], counts: Whole) -> np.ndarray[Any, np.dtype[np.uint64]]:
+def _numbers(batches: Sequence[Batch], counts: Int64Array) -> np.ndarray[Any, np.dtype[np.uint64]]:
     if any(batch.picked is not None or batch.header.kept is not None for batch in batches):
         return np.concatenate([batch.numbers() for batch in batches])
-    pod_denied_flows = np.array([batch.header.first for batch in batches], np.int64) - (counts.cumsum() - counts)
-    numbers = np.repeat(pod_denied_flows, counts) + np.arange(counts.sum())
+    offsets = np.array([batch.header.first for batch in batches], np.int64) - (counts.cumsum() - counts)
+    numbers = np.repeat(offsets, counts) + np.arange(counts.sum())
     return numbers.astype(np.uint64)

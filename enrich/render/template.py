@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 import numpy as np
 import orjson
 
-from enrich.render.fragments import SCHEMA_VERSION, Ends, policies_json
+from enrich.render.fragments import SCHEMA_VERSION, EndRenderer, policies_json
 from enrich.render.interning import InternTable
 from enrich.wire.batch import AGGREGATED, INGRESS, EndpointRef, Header, PolicyRef, Reason, Verdict
 
@@ -96,10 +96,10 @@ class Templates(InternTable[Template]):
         return super().add(value)
 
 
-class Ring:
+class RingTemplates:
     """The templates of one ring. Numbers mean one thing for the life of a ring, and so are not looked up again."""
 
-    def __init__(self, header: Header, ends: Ends, templates: Templates) -> None:
+    def __init__(self, header: Header, ends: EndRenderer, templates: Templates) -> None:
         self._header, self._ends = header, ends
         self._endpoints: dict[str, EndpointRef] = {}
         self._rules: dict[str, list[PolicyRef]] = {}

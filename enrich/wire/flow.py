@@ -1,8 +1,8 @@
 """The flow record as a value: what one verdict says, as it travels on the topics of flows.
 
 ``enrich/schemas/flow.schema.json`` describes the record field by field; its names are those of GKE's network policy log
-where that log has one. :func:`decode_flow` is the only place that reads a record from JSON. It ignores keys that it does
-not know, because the schema grows by added keys, and refuses a record without a key that the schema requires.
+where that log has one. :func:`decode_flow` is the only place that reads a record from JSON. It ignores keys that it
+does not know, because the schema grows by added keys, and refuses a record without a key that the schema requires.
 """
 
 from __future__ import annotations

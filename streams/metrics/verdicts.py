@@ -13,7 +13,7 @@ import orjson
 import prometheus_client
 from prometheus_client import CollectorRegistry
 
-from enrich.render.interning import InternTable, Kinds, Numbers
+from enrich.render.interning import Int64Array, InternMap, InternTable
 from enrich.render.template import Template
 
 By = Literal["none", "namespace", "workload"]
@@ -51,11 +51,11 @@ class Verdicts:
         self._series: dict[tuple[str, ...], int] = {}
         self._counters: list[Any] = []
         self._known: dict[tuple[str, str], int] = {}
-        self._of_template = Kinds[Template](
+        self._of_template = InternMap[Template](
             lambda templates: np.array([self._number(one) for one in templates], np.int64)
         )
 
-    def count(self, templates: InternTable[Template], numbers: Numbers) -> None:
+    def count(self, templates: InternTable[Template], numbers: Int64Array) -> None:
         """One verdict a number of a template."""
         # Templates are many, and each is in few rows of a batch; series are few.
         verdicts = np.bincount(self._of_template.of(templates, numbers))

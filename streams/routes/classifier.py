@@ -17,8 +17,8 @@ from typing import Any, Final, Generic, TypeVar
 import numpy as np
 import orjson
 
-from enrich.render.enricher import Facts, Records
-from enrich.render.interning import Kinds, Numbers
+from enrich.render.enricher import RecordColumns, Records
+from enrich.render.interning import Int64Array, InternMap
 from enrich.render.template import Template
 from streams.matching import sampling
 from streams.matching.matcher import Block, EndTest, Matcher, Network
@@ -40,8 +40,8 @@ class Compiled:
         ends = [end for block in blocks for end in block.ends]
         self._end_kinds = _Kinds[str](lambda text: _of_end(ends, orjson.loads(text)))
         self._template_kinds = _TemplateKinds(matchers, blocks, self._end_kinds)
-        self._templates = Kinds[Template](self._template_kinds)
-        self._remotes = Kinds[str](self._end_kinds.of)
+        self._templates = InternMap[Template](self._template_kinds)
+        self._remotes = InternMap[str](self._end_kinds.of)
         ranges = [given for block in blocks for given in block.ports]
         self._ports = _port_kinds(ranges) if ranges else None
         services = [block for block in blocks if block.service]
@@ -59,45 +59,47 @@ class Compiled:
 
     def masks(self, records: Records) -> Masks:
         """For each record the routes that take it, a bit each."""
-        facts = records.facts
-        if facts is None or not self._matchers:
+        columns = records.columns
+        if columns is None or not self._matchers:
             return np.zeros(len(records.values), np.uint64)
         if len(self._decided) > _CACHED or any(len(one) > _CACHED for one in self._pairs):
             self._forget()
-        templates = self._templates.of(facts.templates, facts.template)
+        templates = self._templates.of(columns.templates, columns.template)
         possible = self._template_kinds.possible[templates]
         if not possible.any():
             return possible
-        kinds = self._kinds(templates, facts)
+        kinds = self._kinds(templates, columns)
         if int(kinds.max()) >= len(self._decided):
             self._decide(kinds, records, possible)
         masks = self._decided[kinds]
-        return self._sampled(masks, facts) if self._limits else masks
+        return self._sampled(masks, columns) if self._limits else masks
 
-    def _kinds(self, kinds: Numbers, facts: Facts) -> Numbers:
+    def _kinds(self, kinds: Int64Array, columns: RecordColumns) -> Int64Array:
         """The kind of each row: its columns' numbers taken together, two at a time; the templates' come first."""
-        for place, column in enumerate(self._columns(facts)):
+        for place, column in enumerate(self._columns(columns)):
             if place == len(self._pairs):
                 self._pairs.append(_Pairs())
             kinds = self._pairs[place].of(kinds, column)
         return kinds
 
-    def _columns(self, facts: Facts) -> Iterator[Numbers]:
+    def _columns(self, columns: RecordColumns) -> Iterator[Int64Array]:
         """Always the same ones, in one order."""
-        yield self._remotes.of(facts.remotes, facts.remote)
+        yield self._remotes.of(columns.peers, columns.peer)
         if self._ports is not None or self._networks:
-            both = [_Words(facts.verdicts[name]) for name in ("source", "destination")]
+            both = [_Words(columns.verdicts[name]) for name in ("source", "destination")]
         if self._ports is not None:
             # Where no address is known there is no port.
-            yield self._ports[facts.verdicts["destination_port"]] * (both[0].some | both[1].some)
+            yield self._ports[columns.verdicts["destination_port"]] * (both[0].some | both[1].some)
         if self._dialled is not None:
-            known = any(facts.dialled)
-            yield self._dialled.of(facts.dialled) if known else np.repeat(self._dialled.of([""]), len(facts.verdicts))
+            known = any(columns.dialled)
+            yield (
+                self._dialled.of(columns.dialled) if known else np.repeat(self._dialled.of([""]), len(columns.verdicts))
+            )
         for networks in self._networks:
             for words in both:
                 yield networks.of(words)
 
-    def _decide(self, kinds: Numbers, records: Records, possible: Masks) -> None:
+    def _decide(self, kinds: Int64Array, records: Records, possible: Masks) -> None:
         """Those that are new, by the first record of each; only routes that its template leaves are asked."""
         found, first = np.unique(kinds, return_index=True)
         new = found >= len(self._decided)
@@ -110,13 +112,13 @@ class Compiled:
                 masks[kind] = sum(one.fits(flow) << bit for bit, one in enumerate(self._matchers) if left >> bit & 1)
         self._decided = masks
 
-    def _sampled(self, masks: Masks, facts: Facts) -> Masks:
+    def _sampled(self, masks: Masks, columns: RecordColumns) -> Masks:
         """Allowed connections that are in no sample taken out."""
         for bit, limit in self._limits:
             chosen = np.flatnonzero(masks & np.uint64(bit))
             if len(chosen):
-                allowed = np.array([one.allowed for one in facts.templates.of(facts.template[chosen])])
-                out = allowed & (sampling.hashes(facts.verdicts[chosen]) >= np.uint64(limit))
+                allowed = np.array([one.allowed for one in columns.templates.of(columns.template[chosen])])
+                out = allowed & (sampling.hashes(columns.verdicts[chosen]) >= np.uint64(limit))
                 masks[chosen[out]] &= ~np.uint64(bit)
         return masks
 
@@ -139,7 +141,7 @@ class _Kinds(Generic[T]):
         self._numbers: dict[Hashable, int] = {}
         self._known: dict[T, int] = {}
 
-    def of(self, values: Sequence[T]) -> Numbers:
+    def of(self, values: Sequence[T]) -> Int64Array:
         """The kind of each."""
         if len(self._known) > _CACHED:
             self._known.clear()
@@ -161,7 +163,7 @@ class _TemplateKinds:
         self.possible: Masks = np.empty(0, np.uint64)
         """For each kind the routes that may take a row of it, a bit each."""
 
-    def __call__(self, templates: Sequence[Template]) -> Numbers:
+    def __call__(self, templates: Sequence[Template]) -> Int64Array:
         """The kind of each."""
         abouts = self._abouts.of([one.about for one in templates]).tolist()
         locals_ = self._ends.of([one.local for one in templates]).tolist()
@@ -192,7 +194,7 @@ class _Pairs:
     def __len__(self) -> int:
         return len(self._numbers)
 
-    def of(self, left: Numbers, right: Numbers) -> Numbers:
+    def of(self, left: Int64Array, right: Int64Array) -> Int64Array:
         """The number of each pair."""
         rows, columns = int(left.max()) + 1, int(right.max()) + 1
         if rows > self._table.shape[0] or columns > self._table.shape[1]:
@@ -200,13 +202,13 @@ class _Pairs:
             if rows * columns > _CELLS:
                 return self._each(left, right)
             self._table = np.full((rows, columns), -1, np.int64)
-        found: Numbers = self._table[left, right]
+        found: Int64Array = self._table[left, right]
         new = found < 0
         if new.any():
             found[new] = self._table[left[new], right[new]] = self._each(left[new], right[new])
         return found
 
-    def _each(self, left: Numbers, right: Numbers) -> Numbers:
+    def _each(self, left: Int64Array, right: Int64Array) -> Int64Array:
         numbers = self._numbers
         pairs = (left << 32 | right).tolist()
         return np.array([numbers.setdefault(pair, len(numbers)) for pair in pairs], np.int64)
@@ -249,7 +251,7 @@ class _Networks:
             for bit, network in enumerate(networks)
         ]
 
-    def of(self, words: _Words) -> Numbers:
+    def of(self, words: _Words) -> Int64Array:
         """The kind of each. No address is in no network."""
         kinds = np.zeros(len(words.low), np.int64)
         for bit, version, high_mask, low_mask, high, low in self._rules:

@@ -221,8 +221,8 @@ class Pipeline:
         if not records.values:
             return
         self._metrics.read_verdicts.inc(len(records.values))
-        if records.facts is not None:
-            self._metrics.verdicts.count(records.facts.templates, records.facts.template)
+        if records.columns is not None:
+            self._metrics.verdicts.count(records.columns.templates, records.columns.template)
         every = Outgoing(records.keys, records.values, records.times_ms, records.owners)
         await self._send_all(inputs, self._topics.flows.name, every)
         if any(records.denied):

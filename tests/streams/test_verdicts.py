@@ -27,8 +27,8 @@ def counted(by: By, most: int, *batches: Records) -> tuple[dict[tuple[str, ...],
     registry = CollectorRegistry()
     verdicts = Verdicts(registry, by, most)
     for batch in batches:
-        assert batch.facts is not None
-        verdicts.count(batch.facts.templates, batch.facts.template)
+        assert batch.columns is not None
+        verdicts.count(batch.columns.templates, batch.columns.template)
     found = {
         tuple(sample.labels.values()): sample.value
         for family in registry.collect()
