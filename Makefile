@@ -1,6 +1,6 @@
 # The targets that people use; `make` alone lists them.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo image cluster cluster-down e2e test test-cluster lint unit bench conformance bench-policy bench-watch clean
+.PHONY: help setup demo image cluster cluster-down e2e test test-cluster lint unit hunt bench conformance bench-policy bench-watch clean
 PY := .venv/bin/python
 
 help: ## list the targets
@@ -42,6 +42,9 @@ lint: setup ## format, lint, types and import contracts only
 unit: setup ## the tests without kernel, Kafka and API server
 	@$(PY) -m pytest -m "not kernel and not kafka and not cluster and not e2e"
 
+hunt: setup ## search for inputs that break a property, with fresh seeds; MINUTES=30, ONLY='tests/kernel -k install'
+	@$(PY) -m tests.hunt --minutes $(or $(MINUTES),30) -- $(ONLY)
+
 bench: setup ## measure: ring to Kafka, raw topic to records beside plain Faust, nanoseconds a packet
 	@$(PY) -m tests.bench
 
@@ -50,7 +53,7 @@ bench-watch: setup ## measure: the watch at 1,000 to 100,000 pods, beside the of
 
 conformance: setup ## policy cases, with real packets; DIR=folder FAMILY=4|6 (both) MODE=wire|run ONLY=glob
 	@$(PY) -m tests.conformance --mode $(or $(MODE),wire) $(if $(FAMILY),--family $(FAMILY)) \
-		--only '$(or $(ONLY),*)' $(or $(DIR),../shared/conformance/cases)
+		--only '$(or $(ONLY),*)' $(or $(DIR),tests/conformance/cases)
 
 bench-policy: setup ## measure: policy from the index to the kernel's maps, at 100, 1,000 and 10,000 pods
 	@$(PY) -m tests.bench_policy

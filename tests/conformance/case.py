@@ -83,11 +83,38 @@ class Action(msgspec.Struct):
     object: dict[str, Any]
 
 
-class Expect(msgspec.Struct):
-    """What holds after a step: source, destination, port/protocol, allowed."""
+Truth = tuple[str, str, str, bool]
+"""Source, destination, port/protocol, allowed."""
 
-    truth: list[tuple[str, str, str, bool]]
-    host_truth: list[tuple[str, str, str, bool]] = []
+
+class Table(msgspec.Struct):
+    """The truth of some probes in short: for each source one character per destination in ``to``, ``+`` allowed,
+    ``-`` denied, ``.`` not part of the case."""
+
+    probes: list[str]
+    to: list[str]
+    sources: Annotated[dict[str, Annotated[str, msgspec.Meta(pattern=r"^[-+.]*$")]], msgspec.Meta(min_length=1)] = (
+        msgspec.field(name="from")
+    )
+
+    def truth(self) -> Iterator[Truth]:
+        """Yield a tuple for each cell that is part of the case. Raises :class:`MalformedError`."""
+        for source, marks in self.sources.items():
+            if len(marks) != len(self.to):
+                raise MalformedError(f"the table of {source!r} has {len(marks)} marks for {len(self.to)} destinations")
+            for probe in self.probes:
+                for destination, mark in zip(self.to, marks, strict=True):
+                    if mark != ".":
+                        yield source, destination, probe, mark == "+"
+
+
+class Expect(msgspec.Struct):
+    """What holds after a step, as tuples or, shorter, as tables."""
+
+    truth: list[Truth] = []
+    host_truth: list[Truth] = []
+    tables: list[Table] = []
+    host_tables: list[Table] = []
 
 
 class Step(msgspec.Struct):
@@ -120,7 +147,11 @@ class Row(NamedTuple):
 
 def rows(expect: Expect) -> Iterator[Row]:
     """Every row of a step's truth. Raises :class:`MalformedError`."""
-    for source, destination, probe, allowed in expect.truth + expect.host_truth:
+    tables = [cell for table in expect.tables + expect.host_tables for cell in table.truth()]
+    truth = [*expect.truth, *expect.host_truth, *tables]
+    if not truth:
+        raise MalformedError("a step expects nothing")
+    for source, destination, probe, allowed in truth:
         port, _, protocol = probe.partition("/")
         if protocol not in Protocol.__members__ or not port.isdecimal() or not 0 < int(port) < 65536:
             raise MalformedError(f"{probe!r} of {source} -> {destination} is no port/protocol")

@@ -1,4 +1,4 @@
-"""The public cases beside this checkout, as pytest parameters."""
+"""The policy cases that come with the project, as pytest parameters."""
 
 from __future__ import annotations
 
@@ -8,18 +8,13 @@ from typing import Any, Final
 import pytest
 
 ROOT: Final = Path(__file__).resolve().parents[2]
-FOLDER: Final = ROOT.parent / "shared" / "conformance"
-OWN: Final = Path(__file__).with_name("cases")
-"""A few cases of this project's own, so that a clone without the others runs the runner too."""
-
-needs_public_cases = pytest.mark.skipif(
-    not (FOLDER / "cases").is_dir(),
-    reason="no ../shared/conformance beside this checkout: the public policy cases did not run",
-)
+CASES: Final = Path(__file__).with_name("cases")
+PUBLIC: Final = CASES / "public"
+"""Cases derived from public test suites; ``origin`` in each file names the suite."""
+OWN: Final = CASES / "own"
+"""Cases that this project found missing in the public suites."""
 
 
 def case_files() -> list[Any]:
-    """The public cases; one that is skipped and says so where there is no folder. The project's own besides."""
-    public = sorted((FOLDER / "cases").rglob("*.json"))
-    params = [pytest.param(file, id=file.stem) for file in [*public, *sorted(OWN.rglob("*.json"))]]
-    return params if public else [*params, pytest.param(None, marks=needs_public_cases)]
+    """Return one parameter for each case, public cases first."""
+    return [pytest.param(file, id=file.stem) for folder in (PUBLIC, OWN) for file in sorted(folder.rglob("*.json"))]

@@ -13,7 +13,7 @@ import pytest
 
 from tests.conformance.case import MalformedError
 from tests.conformance.runner import check, select
-from tests.conformance.suite import FOLDER, OWN, ROOT, needs_public_cases
+from tests.conformance.suite import OWN, PUBLIC, ROOT
 
 SAMPLE = (
     "cyclonus-example-001*",  # a namespace and a pod come and go; 3,900 rows in a step
@@ -34,6 +34,10 @@ SAMPLE = (
 """Of the public cases, by real packets: each source, and each kind of end."""
 
 
+def table(marks: str) -> dict[str, Any]:
+    return {"probes": ["80/TCP"], "to": ["shop/db"], "from": {"shop/web": marks}}
+
+
 def conformance(*arguments: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "tests.conformance", *map(str, arguments)]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=1500)
@@ -44,21 +48,19 @@ def passed(done: subprocess.CompletedProcess[str], cases: int) -> None:
     assert done.stdout == f"{cases} passed, 0 failed\n"
 
 
-@needs_public_cases
 @pytest.mark.kernel
 @pytest.mark.timeout(1600)
 def test_the_program_agrees_with_every_public_case() -> None:
-    passed(conformance("--mode", "run", FOLDER / "cases"), len(list((FOLDER / "cases").rglob("*.json"))))
+    passed(conformance("--mode", "run", PUBLIC), len(list(PUBLIC.rglob("*.json"))))
 
 
-@needs_public_cases
 @pytest.mark.kernel
 @pytest.mark.timeout(1600)
 def test_packets_agree_with_a_sample_of_the_public_cases(tmp_path: Path) -> None:
-    files = [file for glob in SAMPLE for file in (FOLDER / "cases").rglob(f"{glob}.json")]
+    files = [file for glob in SAMPLE for file in PUBLIC.rglob(f"{glob}.json")]
     for file in files:
         (tmp_path / file.name).symlink_to(file)
-    assert {file.parent.name for file in files} == {folder.name for folder in (FOLDER / "cases").iterdir()}
+    assert {file.parent.name for file in files} == {folder.name for folder in PUBLIC.iterdir()}
     passed(conformance("--mode", "wire", tmp_path), len(files))
 
 
@@ -155,6 +157,9 @@ def test_a_malformed_case_is_told_before_anything_runs(edited: Callable[..., Pat
         (lambda case: case["steps"][0].pop("expect"), "Object missing required field `expect`"),
         (lambda case: case["steps"][0]["actions"][0].update(kind="Secret"), "Invalid enum value 'Secret'"),
         (lambda case: case["steps"][0]["expect"]["truth"][0].pop(), "truth[0]"),
+        (lambda case: case["steps"][0].update(expect={}), "a step expects nothing"),
+        (lambda case: case["steps"][0]["expect"].update(tables=[table("+-")]), "2 marks for 1"),
+        (lambda case: case["steps"][0]["expect"].update(tables=[table("x")]), "tables[0]"),
         (lambda case: case["steps"][0]["expect"]["truth"].append(["shop/x", "shop/db", "80/TCP", True]), "'shop/x'"),
         (lambda case: case["steps"][0]["expect"]["truth"].append(["shop/web", "shop/db", "80", True]), "'80'"),
         (lambda case: case["steps"][0]["expect"]["truth"].append(["shop/web", "shop/db", "80/ICMP", True]), "ICMP"),

@@ -9,7 +9,14 @@ import pytest
 from tests.kernel.rig import Rig
 
 
-@pytest.fixture(scope="session", params=["tcx", "clsact"])
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run each test that uses a rig once for each way of attaching, those marked ``one_mode`` once."""
+    if "_rig" in metafunc.fixturenames:
+        one_mode = metafunc.definition.get_closest_marker("one_mode") is not None
+        metafunc.parametrize("_rig", ["tcx"] if one_mode else ["tcx", "clsact"], indirect=True, scope="session")
+
+
+@pytest.fixture(scope="session")
 def _rig(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
     rig = Rig(tmp_path_factory.mktemp("rig"), request.param)
     yield rig

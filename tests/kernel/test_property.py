@@ -21,7 +21,7 @@ from tests.kernel.asked import frame, passes
 from tests.kernel.rig import Rig
 from tests.probe.policy.random_clusters import OWN, Asked, World, changes, expected, questions, subjects, worlds
 
-pytestmark = pytest.mark.kernel
+pytestmark = [pytest.mark.kernel, pytest.mark.property, pytest.mark.one_mode]
 
 Answer = tuple[int, int, tuple[PolicyRef, ...]]
 """Verdict, reason, policies."""
@@ -32,8 +32,6 @@ _FULL = 400
 @pytest.fixture
 def interfaces(rig: Rig) -> Iterator[dict[str, int]]:
     """Of the two local pods. How programs are attached makes no difference to one that is asked by BPF_PROG_RUN."""
-    if rig.mode != "tcx":
-        pytest.skip("asked once, not once for each way of attaching")
     pods = [rig.net.pod(rig.node) for _ in range(2)]
     yield {f"p{number}": pod.index for number, pod in enumerate(pods)}
     for pod in pods:

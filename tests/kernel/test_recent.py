@@ -21,7 +21,7 @@ from tests.kernel.asked import SHOT
 from tests.kernel.frames import ipv4, ipv6, tcp, udp
 from tests.kernel.rig import FAMILIES, Rig, both
 
-pytestmark = pytest.mark.kernel
+pytestmark = [pytest.mark.kernel, pytest.mark.one_mode]
 
 SYN, ACK, FIN, RST = 2, 16, 1, 4
 OPEN, CLOSED, SOURCE = 8080, 9090, 4000
@@ -70,8 +70,6 @@ class Client:
 
 @pytest.fixture(params=FAMILIES)
 def client(rig: Rig, request: pytest.FixtureRequest) -> Client:
-    if rig.mode != "tcx":
-        pytest.skip("asked once, not once for each way of attaching")
     made = Client(rig, both(rig, "a/client", 1), both(rig, "a/server", 2), request.param)
     to = [{"podSelector": {"matchLabels": {"app": "server"}}}, *({"ipBlock": {"cidr": f"{ip}/{bits}"}} for ip, bits in
            ((WORLD[4], 32), (WORLD[6], 128)))]  # fmt: skip
