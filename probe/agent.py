@@ -217,7 +217,7 @@ class Agent:
     def _is_later(self, index: int, pod: Pod) -> bool:
         """Whether an interface came after the API had told the pod's address."""
         came = self._holds.came_ns(index)
-        told = max(self._cluster.published_ns(pod.uid, ip) for ip in pod.ips)
+        told = max(self._cluster.addresses.published_ns(pod.uid, ip) for ip in pod.ips)
         return 0 < told <= came and time.time_ns() - came < NEWS_S * 1e9
 
     def _dialled(self) -> frozenset[str]:

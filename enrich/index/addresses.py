@@ -1,143 +1,173 @@
-"""Who had which address when.
+"""Which pod had which address when.
 
-An address belongs to one pod for an interval. What is known of an interval has four times: the pod did not have the
-address before the first, had it between the second and the third, and not after the last. Between the first two and
-the last two nobody can say. The watch tells them roughly; the probe of the pod's node exactly, and its word counts for
-more. A pod is named for a moment that lies between the second and the third, where no other pod may have had the
-address; else none is: a wrong name is worse than an address. Clocks of different machines may differ by the skew.
+THEORY OF OPERATION
 
-Intervals of pods that are gone are kept for the tail, so that a record that comes late is still named. Terminated pods
-hold no address; a hostNetwork pod's are its node's.
+An address belongs to one pod for an interval of time. Both ends of the interval are blurred, because the API server
+reports a change after it happened, so an interval has four times: ``first`` <= ``start`` <= ``end`` <= ``last``. The
+pod surely had the address from ``start`` to ``end``, and surely not before ``first`` or after ``last``. A pod is named
+for a moment between ``start`` and ``end`` if no other pod may have had the address then. Otherwise the answer is
+ambiguous: a wrong name is worse than an address without a name.
+
+An example, in seconds after 12:00:00, with clocks that may differ by 1 s (``skew``):
+
+1. The watch receives pod a with 10.0.0.1 at 9.0. It had been in sync until 8.5. The pod's status says startTime 5 and
+   PodReadyToStartContainers 7. The interval's ``first`` is 5; its ``start`` is 8, because the API cuts fractions off.
+2. The watch receives the deletion at 30.0, having been in sync until 29.5. ``end`` is 28.5: the sandbox is taken down
+   before the API says so, by another machine's clock. ``last`` is 30.0.
+3. Verdicts about 10.0.0.1: at 20 the other end is pod a. At 7 and at 29 it is ambiguous. At 3 (before ``first`` - skew)
+   and at 32 it is no pod.
+4. Pod b gets 10.0.0.1 at 30. A verdict at 29.5 might be about either: ambiguous. So is one at 30.5, within a's skew.
+5. The probe of the node publishes what it saw of a's interface: 6.2 to 28.4, by the clock of node n1. This replaces the
+   watch's interval of a, and verdicts of n1 need no skew: one at 28.0 names pod a.
+
+Intervals that have ended stay for the tail, so that a late verdict still finds its pod; then :meth:`Addresses.evict`
+removes them. A probe's open interval of a pod that the watch does not know is ended after a minute: its probe died.
 """
 
 from __future__ import annotations
 
 import socket
 import sys
+import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
-import msgspec
-
+from enrich.index.intervals import (
+    FOREVER,
+    SECOND,
+    Interval,
+    ended,
+    held_ips,
+    listed_interval,
+    observed_interval,
+)
 from enrich.model import Pod
 from enrich.wire.address_interval import AddressInterval
 
-FOREVER: Final = (1 << 63) - 1
-_SECOND: Final = 1_000_000_000
-"""The API's times have no fractions: what happened is up to a second later."""
-_UNCONFIRMED_NS: Final = 60 * _SECOND
-"""An interval that a probe left open, of a pod that the watch does not know by then, has ended who knows when."""
-
-
-class Interval(msgspec.Struct, frozen=True, gc=False):
-    """A pod's hold of an address (wall clock); ``clock``: the node whose clock says so, empty for the API's;
-    ``told_ns``: when the watch told it, 0 where it was there before we looked."""
-
-    uid: str
-    first_ns: int
-    start_ns: int
-    end_ns: int = FOREVER
-    last_ns: int = FOREVER
-    clock: str = ""
-    published_ns: int = 0
+_UNCONFIRMED_NS: Final = 60 * SECOND
+"""How long a probe's open interval of a pod that the watch does not know is believed."""
 
 
 @dataclass(frozen=True, slots=True)
-class PodAt:
-    """Who had an address at a moment. ``ambiguous``: that is not certain, and nobody is named."""
+class AddressOwner:
+    """Who had an address at a moment; neither a pod nor ``ambiguous``: no pod had it."""
 
     pod: Pod | None = None
     ambiguous: bool = False
+    """A pod may have had it, and nobody can say which."""
 
 
 class Addresses:
-    """The intervals of every address, and the pods by UID. One writer; readers need no lock."""
+    """The intervals of every address, and the pods by UID, also of pods that are gone for less than the tail.
 
-    def __init__(self, tail_ns: int, skew_ns: int) -> None:
-        self._tail_ns, self._skew_ns = tail_ns, skew_ns
+    Writers hold ``lock``, the lock of the cluster's index; readers need none, because every value that they read is
+    replaced and never changed. ``on_change`` is called under the lock after each change that a probe reported.
+    """
+
+    def __init__(
+        self,
+        tail_ns: int,
+        skew_ns: int,
+        now_ns: Callable[[], int],
+        lock: threading.RLock,
+        on_change: Callable[[], None],
+    ) -> None:
+        self._tail_ns, self._skew_ns, self._now_ns = tail_ns, skew_ns, now_ns
+        self._lock, self._on_change = lock, on_change
+        self._complete_since_ns = 1 << 62
         self._watched: dict[str, tuple[Interval, ...]] = {}
         self._exact: dict[str, tuple[Interval, ...]] = {}
         self._by_uid: dict[str, Pod] = {}
         self._existing: set[str] = set()
         self._departed: deque[tuple[int, str, tuple[str, ...]]] = deque()
         self._unconfirmed: dict[tuple[str, str], int] = {}
-        self._blocks: set[bytes | str] = set()
+        self._neighbourhoods: set[bytes | str] = set()
 
-    # --- what the watch says
+    # --- what the watch reports
 
-    def change(self, before: Pod | None, after: Pod | None, now: int, known: int, *, listed: bool) -> None:
-        """A pod of one name is another, or comes, or goes. ``known``: until when the watch had told everything, so
-        that this happened between then and ``now``. ``listed``: it was there before we looked."""
-        known = min(known, now)
+    def update_pod(self, before: Pod | None, after: Pod | None, now: int, synced_until: int, *, listed: bool) -> None:
+        """Take over a change of the pod of one name, observed at ``now``; the index calls this under its lock.
+
+        ``synced_until``: until when the index had every change, so that this one happened between then and ``now``.
+        ``listed``: the pod was in the first list, and may have had its addresses for long."""
+        synced_until = min(synced_until, now)
         if before is not None and (after is None or before.uid != after.uid):
             self._existing.discard(before.uid)
-            self._release(before, _held_ips(before), now, known)
+            self._release(before, held_ips(before), now, synced_until)
             before = None
         if after is None:
             return
         self._by_uid[after.uid] = after
         self._existing.add(after.uid)
-        held, wanted = _held_ips(before), _held_ips(after)
-        if held == wanted:
+        held, expected = held_ips(before), held_ips(after)
+        if held == expected:
             return
-        interval = _listed(after) if listed else _seen(after, now, known)
-        for ip in wanted:
+        interval = listed_interval(after) if listed else observed_interval(after, now, synced_until)
+        for ip in expected:
             if ip not in held:
                 self._watched[ip] = (*self._watched.get(ip, ()), interval)
-                self._blocks.add(_block(ip))
-        lost = tuple(ip for ip in held if ip not in wanted)
+                self._neighbourhoods.add(_neighbourhood(ip))
+        lost = tuple(ip for ip in held if ip not in expected)
         if before is not None and lost:
-            self._release(before, lost, now, known)
+            self._release(before, lost, now, synced_until)
 
-    def _release(self, pod: Pod, ips: tuple[str, ...], now: int, known: int) -> None:
-        # A pod is taken down before the API says so.
-        end = known - self._skew_ns
+    def _release(self, pod: Pod, ips: tuple[str, ...], now: int, synced_until: int) -> None:
+        # A pod's sandbox is taken down before the API says so.
+        end = synced_until - self._skew_ns
         for ip in ips:
-            self._watched[ip] = tuple(_ended(one, pod.uid, end, now) for one in self._watched.get(ip, ()))
+            self._watched[ip] = tuple(ended(one, pod.uid, end, now) for one in self._watched.get(ip, ()))
             if ip in self._exact:
-                # What a probe that has died left open; one that lives will tell it exactly.
-                self._exact[ip] = tuple(_ended(one, pod.uid, end, now) for one in self._exact[ip])
+                # A probe that has died left its interval open; a living one will publish the exact end.
+                self._exact[ip] = tuple(ended(one, pod.uid, end, now) for one in self._exact[ip])
         self._departed.append((now, pod.uid, ips))
 
-    # --- what probes say
+    # --- what probes report
 
-    def hold(self, told: AddressInterval, now: int) -> None:
-        """A pod's interval, exactly."""
-        last = FOREVER if told.last is None else told.last
-        end = FOREVER if told.end is None else told.end
-        interval = Interval(told.uid, told.first, told.start, end, last, sys.intern(told.node))
-        self._exact[told.ip] = (*self._others(told.ip, told.uid), interval)
-        self._blocks.add(_block(told.ip))
-        if told.uid not in self._by_uid:
-            self._by_uid[told.uid] = told.as_pod()
+    def add_interval(self, interval: AddressInterval) -> None:
+        """Take over the exact interval that the probe of a pod's node published; it replaces the watch's."""
+        with self._lock:
+            self._add(interval, self._now_ns())
+            self._on_change()
+
+    def _add(self, interval: AddressInterval, now: int) -> None:
+        uid, ip = interval.uid, interval.ip
+        last = FOREVER if interval.last is None else interval.last
+        end = FOREVER if interval.end is None else interval.end
+        exact = Interval(uid, interval.first, interval.start, end, last, sys.intern(interval.node))
+        self._exact[ip] = (*self._others(ip, uid), exact)
+        self._neighbourhoods.add(_neighbourhood(ip))
+        if uid not in self._by_uid:
+            self._by_uid[uid] = interval.as_pod()
         if last != FOREVER:
-            self._unconfirmed.pop((told.uid, told.ip), None)
-            self._departed.append((now, told.uid, (told.ip,)))
-        elif told.uid not in self._existing:
-            self._unconfirmed[told.uid, told.ip] = now
+            self._unconfirmed.pop((uid, ip), None)
+            self._departed.append((now, uid, (ip,)))
+        elif uid not in self._existing:
+            self._unconfirmed[uid, ip] = now
 
-    def forget_interval(self, uid: str, ip: str) -> None:
-        """The probe's word on it ends."""
-        if ip in self._exact:
-            self._keep_exact(ip, self._others(ip, uid))
-        self._unconfirmed.pop((uid, ip), None)
-        self._forget_pod(uid)
+    def remove_interval(self, uid: str, ip: str) -> None:
+        """Forget the interval that a probe published of a pod and an address."""
+        with self._lock:
+            if ip in self._exact:
+                self._set_exact(ip, self._others(ip, uid))
+            self._unconfirmed.pop((uid, ip), None)
+            self._evict_pod(uid)
+            self._on_change()
 
     def _others(self, ip: str, uid: str) -> tuple[Interval, ...]:
         return tuple(one for one in self._exact.get(ip, ()) if one.uid != uid)
 
-    def _keep_exact(self, ip: str, rest: tuple[Interval, ...]) -> None:
+    def _set_exact(self, ip: str, rest: tuple[Interval, ...]) -> None:
         if rest:
             self._exact[ip] = rest
         else:
             self._exact.pop(ip, None)
 
-    # --- what is over
+    # --- eviction
 
-    def forget(self, now: int) -> None:
-        """Drop what ended longer ago than the tail."""
+    def evict(self, now: int) -> None:
+        """Remove what ended longer ago than the tail; the index calls this under its lock."""
         limit = now - self._tail_ns
         while self._departed and self._departed[0][0] < limit:
             _, uid, ips = self._departed.popleft()
@@ -147,17 +177,17 @@ class Addresses:
                     self._watched[ip] = rest
                 else:
                     self._watched.pop(ip, None)
-                self._keep_exact(ip, tuple(one for one in self._exact.get(ip, ()) if one.last_ns >= limit))
-            self._forget_pod(uid)
+                self._set_exact(ip, tuple(one for one in self._exact.get(ip, ()) if one.last_ns >= limit))
+            self._evict_pod(uid)
         for (uid, ip), since in list(self._unconfirmed.items()):
             if uid in self._existing:
                 del self._unconfirmed[uid, ip]
             elif now - since > _UNCONFIRMED_NS:
                 del self._unconfirmed[uid, ip]
-                self._exact[ip] = tuple(_ended(one, uid, one.start_ns, now) for one in self._exact.get(ip, ()))
+                self._exact[ip] = tuple(ended(one, uid, one.start_ns, now) for one in self._exact.get(ip, ()))
                 self._departed.append((now, uid, (ip,)))
 
-    def _forget_pod(self, uid: str) -> None:
+    def _evict_pod(self, uid: str) -> None:
         pod = self._by_uid.get(uid)
         if (
             pod is not None
@@ -166,19 +196,32 @@ class Addresses:
         ):
             del self._by_uid[uid]
 
-    # --- who it was
+    # --- completeness
+
+    def set_complete_since(self, since_ns: int) -> None:
+        """Declare that intervals are known from this moment on, also of pods that were gone before the first list."""
+        with self._lock:
+            self._complete_since_ns = min(self._complete_since_ns, since_ns)
+
+    def may_be_incomplete(self, at_ns: int) -> bool:
+        """Whether pods that had an address at a moment may be unknown: never learnt, or evicted since."""
+        return at_ns < max(self._complete_since_ns, self._now_ns() - self._tail_ns)
+
+    # --- reading
 
     def _intervals(self, ip: str) -> Iterator[Interval]:
         exact = self._exact.get(ip, ())
         yield from exact
-        told = {one.uid for one in exact}
-        yield from (one for one in self._watched.get(ip, ()) if one.uid not in told)
+        reported = {one.uid for one in exact}
+        yield from (one for one in self._watched.get(ip, ()) if one.uid not in reported)
 
-    def pod_around(self, ip: str, at_ns: int, node: str = "") -> tuple[PodAt, int, int]:
-        """Who had an address at a moment of the wall clock, and since and until when (not included) that is so.
+    def owner_at(self, ip: str, at_ns: int, node: str = "") -> AddressOwner:
+        """Return who had an address at a moment; see :meth:`owner_around`."""
+        return self.owner_around(ip, at_ns, node)[0]
 
-        ``node``: whose clock the moment is of; empty: nobody's that is known.
-        """
+    def owner_around(self, ip: str, at_ns: int, node: str = "") -> tuple[AddressOwner, int, int]:
+        """Return who had an address at a moment of the wall clock, and since and until when (not included) the answer
+        is the same. ``node``: the node whose clock measured the moment; empty if that is not known."""
         since, until = -FOREVER, FOREVER
         near: set[str] = set()
         certain = False
@@ -194,57 +237,34 @@ class Addresses:
                 else:
                     until = min(until, turn)
         if not near:
-            return PodAt(), since, until
+            return AddressOwner(), since, until
         pod = self._by_uid.get(next(iter(near))) if certain and len(near) == 1 else None
-        return PodAt(pod, ambiguous=pod is None), since, until
+        return AddressOwner(pod, ambiguous=pod is None), since, until
 
-    def is_pods(self, ip: str) -> bool:
-        """Whether pods have, or had, addresses in its neighbourhood (a /24, a /64): then it is likely a pod's."""
-        return bool(ip) and _block(ip) in self._blocks
+    def near_pods(self, ip: str) -> bool:
+        """Whether pods have or had addresses in the same /24 or /64, so that this one is likely a pod's too."""
+        return bool(ip) and _neighbourhood(ip) in self._neighbourhoods
 
     def published_ns(self, uid: str, ip: str) -> int:
-        """When the watch told that a pod has an address, where a kubelet says so; 0: it was listed, or is not known.
+        """Return when the API server published that a pod has an address; 0 if that cannot be said.
 
-        What is in a manifest without a status is told before it is so. A sandbox that is made anew may keep the
-        address: that its pod has one again (PodReadyToStartContainers) says nothing of when it got that."""
+        It cannot for a pod of the first list, for one from a manifest without a status, which is published before it
+        is so, and for one whose sandbox was made anew: the sandbox may keep the address, and the later
+        PodReadyToStartContainers does not say when it got it."""
         pod = self._by_uid.get(uid)
-        told = max((one.published_ns for one in self._watched.get(ip, ()) if one.uid == uid), default=0)
-        return told if pod is not None and pod.begun_ns and pod.started_ns <= told else 0
+        published = max((one.published_ns for one in self._watched.get(ip, ()) if one.uid == uid), default=0)
+        return published if pod is not None and pod.begun_ns and pod.started_ns <= published else 0
 
-    def by_uid(self, uid: str) -> Pod | None:
-        """A pod that exists or did lately, as it was last seen."""
+    def pod_by_uid(self, uid: str) -> Pod | None:
+        """Return a pod that exists, or did within the tail, as it was last seen."""
         return self._by_uid.get(uid)
 
     def size(self) -> int:
-        """Addresses and pods that are remembered."""
+        """Count the addresses and pods in memory."""
         return len(self._watched) + len(self._exact) + len(self._by_uid)
 
 
-def _listed(pod: Pod) -> Interval:
-    """One that was there already: since it started, where that is known; nobody knows who was there before."""
-    if not pod.started_ns:
-        return Interval(pod.uid, -FOREVER, -FOREVER)
-    return Interval(pod.uid, pod.begun_ns or pod.started_ns, pod.started_ns + _SECOND)
-
-
-def _seen(pod: Pod, now: int, known: int) -> Interval:
-    """One that got its address under our eyes: since it started, or we saw it; but not in the future."""
-    start = min(pod.started_ns + _SECOND, now) if pod.started_ns else now
-    first = min(pod.begun_ns or pod.started_ns or known, known, start)
-    return Interval(pod.uid, first, start, published_ns=now)
-
-
-def _ended(one: Interval, uid: str, end: int, last: int) -> Interval:
-    if one.uid != uid or one.last_ns != FOREVER:
-        return one
-    return msgspec.structs.replace(one, end_ns=max(end, one.start_ns), last_ns=last)
-
-
-def _held_ips(pod: Pod | None) -> tuple[str, ...]:
-    return () if pod is None or pod.terminated or pod.host_network else pod.ips
-
-
-def _block(ip: str) -> bytes | str:
+def _neighbourhood(ip: str) -> bytes | str:
     if ":" not in ip:
         return ip.rpartition(".")[0]
     return socket.inet_pton(socket.AF_INET6, ip)[:8]

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Final, Literal, cast
 
-from enrich.index.addresses import Addresses, PodAt
+from enrich.index.addresses import Addresses
 from enrich.model import (
     ClusterNetworkPolicy,
     EndpointSlice,
@@ -29,7 +29,6 @@ from enrich.model import (
     Workload,
 )
 from enrich.policy.matching import PolicyView
-from enrich.wire.address_interval import AddressInterval
 
 KINDS: Final[tuple[type, ...]] = (
     Pod, Namespace, Node, Service, EndpointSlice, Workload, NetworkPolicy, ClusterNetworkPolicy,
@@ -70,9 +69,9 @@ class Cluster:
         self.generation = 0
         """Grows with every change: what was looked up under an older one is to be looked up again."""
         self._now_ns = now_ns
-        self._tail_ns = int(tail_s * 1e9)
-        self._since_ns = 1 << 62
-        self._addresses = Addresses(self._tail_ns, int(skew_s * 1e9))
+        self._write = threading.RLock()
+        self.addresses = Addresses(int(tail_s * 1e9), int(skew_s * 1e9), now_ns, self._write, self._bump_generation)
+        """Which pod had which address when."""
         self._objects: dict[type, dict[Name, Any]] = {kind: {} for kind in KINDS}
         self._views: dict[type, Mapping[Name, Any]] = {}
         self._missing = set(self.kinds)
@@ -80,7 +79,6 @@ class Cluster:
         self._service_ips: dict[str, Service] = {}
         self._outside: dict[str, set[Name]] = {}
         self._subscribers: list[Callable[[frozenset[type]], None]] = []
-        self._write = threading.RLock()
 
     # --- writing
 
@@ -96,7 +94,7 @@ class Cluster:
             touched = self._apply(edits, first, known_ns) | first
             self._missing -= first
             if not self._missing and not self.synced.is_set():
-                self._since_ns = min(self._since_ns, self._now_ns())
+                self.addresses.set_complete_since(self._now_ns())
                 self.synced.set()
         self._tell(touched)
         return bool(touched)
@@ -114,18 +112,6 @@ class Cluster:
             touched = self._apply(edits, set(), known_ns)
         self._tell(touched)
 
-    def hold(self, told: AddressInterval) -> None:
-        """What the probe of a pod's node says of its hold of an address."""
-        with self._write:
-            self._addresses.hold(told, self._now_ns())
-            self.generation += 1
-
-    def forget_interval(self, uid: str, ip: str) -> None:
-        """The probe takes back what it said of a pod's hold of an address: it is long over."""
-        with self._write:
-            self._addresses.forget_interval(uid, ip)
-            self.generation += 1
-
     def subscribe(self, callback: Callable[[frozenset[type]], None]) -> None:
         """Call back with the kinds that changed, on the writer's thread: be quick."""
         self._subscribers.append(callback)
@@ -133,6 +119,9 @@ class Cluster:
     def missing(self) -> list[str]:
         """Kinds that have not been listed yet."""
         return sorted(kind.__name__ for kind in set(self._missing))
+
+    def _bump_generation(self) -> None:
+        self.generation += 1
 
     def _tell(self, touched: set[type]) -> None:
         if touched:
@@ -156,7 +145,7 @@ class Cluster:
             else:
                 table[key] = after
             if kind is Pod:
-                self._addresses.change(before, cast("Pod | None", after), now, known, listed=listed)
+                self.addresses.update_pod(before, cast("Pod | None", after), now, known, listed=listed)
         if Node in touched:
             self._node_ips = {ip: node for node in self._objects[Node].values() for ip in node.ips}
         if Service in touched:
@@ -169,7 +158,7 @@ class Cluster:
             self._outside = outside
         for kind in touched:
             self._views.pop(kind, None)
-        self._addresses.forget(now)
+        self.addresses.evict(now)
         self.generation += bool(touched)
         return touched
 
@@ -217,35 +206,6 @@ class Cluster:
     def counts(self) -> dict[str, int]:
         """Objects by kind."""
         return {kind.__name__: len(table) for kind, table in self._objects.items()}
-
-    def pod_at(self, ip: str, at_ns: int, node: str = "") -> PodAt:
-        """Who had an address at a moment of the wall clock, of ``node`` if that is known; clocks may differ by
-        ``skew``."""
-        return self._addresses.pod_around(ip, at_ns, node)[0]
-
-    def pod_around(self, ip: str, at_ns: int, node: str = "") -> tuple[PodAt, int, int]:
-        """The same, and since and until when (not included) the answer is this one."""
-        return self._addresses.pod_around(ip, at_ns, node)
-
-    def remembers_since(self, since_ns: int) -> None:
-        """Who had an address is known from this moment on, of pods too that were gone before the first list."""
-        self._since_ns = min(self._since_ns, since_ns)
-
-    def forgot(self, at_ns: int) -> bool:
-        """Whether pods that had an address at a moment may not be known, or not any more."""
-        return at_ns < max(self._since_ns, self._now_ns() - self._tail_ns)
-
-    def may_be_pods(self, ip: str) -> bool:
-        """Whether pods have addresses so near this one that it is likely a pod's too."""
-        return self._addresses.is_pods(ip)
-
-    def published_ns(self, uid: str, ip: str) -> int:
-        """When the watch told that a pod has an address, where a kubelet says so; 0: it was listed, or is not known."""
-        return self._addresses.published_ns(uid, ip)
-
-    def pod_by_uid(self, uid: str) -> Pod | None:
-        """A pod that exists or did lately."""
-        return self._addresses.by_uid(uid)
 
     def node_of_ip(self, ip: str) -> Node | None:
         """The node that has an address."""

@@ -86,7 +86,7 @@ class EndRenderer:
         """The end whose interface the verdict was taken at: certain, by UID."""
         if ref is None:
             return _json({"node_name": node})
-        pod = self._cluster.pod_by_uid(ref.uid)
+        pod = self._cluster.addresses.pod_by_uid(ref.uid)
         if pod is not None:
             return self._once("pod", pod.uid, lambda: self._pod(pod))
         base = {"pod_name": ref.pod, "namespace": ref.namespace, "pod_namespace": ref.namespace}
@@ -99,24 +99,24 @@ class EndRenderer:
 
     def peer(self, ip: str, at_ns: int, node: str) -> RenderedPeer:
         """The other end, by its address at the packet's time, by the clock of ``node``."""
-        found, since, until = self._cluster.pod_around(ip, at_ns, node)
+        found, since, until = self._cluster.addresses.owner_around(ip, at_ns, node)
         pod = found.pod
         if pod is not None:
             return RenderedPeer(self._once("pod", pod.uid, lambda: self._pod(pod)), since, until)
         if found.ambiguous:
             return RenderedPeer(_json({"instance": ip, "ambiguous": True}), since, until, settled=False)
-        settled = not self._cluster.may_be_pods(ip) or self._cluster.node_of_ip(ip) is not None
-        if not settled and self._cluster.forgot(at_ns):
+        settled = not self._cluster.addresses.near_pods(ip) or self._cluster.node_of_ip(ip) is not None
+        if not settled and self._cluster.addresses.may_be_incomplete(at_ns):
             return RenderedPeer(_json({"instance": ip, "ambiguous": True}), since, until)
         return RenderedPeer(self._once("address", ip, lambda: self._address(ip)), since, until, settled)
 
     def in_doubt(self, ip: str, end: str) -> str:
         """The other end, where a pod may have come or gone that the index has not heard of."""
-        return _json({"instance": ip, "ambiguous": True}) if self._cluster.may_be_pods(ip) else end
+        return _json({"instance": ip, "ambiguous": True}) if self._cluster.addresses.near_pods(ip) else end
 
     def knows(self, ref: EndpointRef) -> bool:
         """Whether the index has this pod, or has nothing to find it by."""
-        return not ref.uid or self._cluster.pod_by_uid(ref.uid) is not None
+        return not ref.uid or self._cluster.addresses.pod_by_uid(ref.uid) is not None
 
     def dialled(self, ip: str, port: int) -> str:
         """The address and port that were dialled, and the Service that is; nothing for no address."""

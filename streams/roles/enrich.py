@@ -119,5 +119,5 @@ def _never_connected() -> str:
 
 
 def _node_of(cluster: Cluster, uid: str) -> str:
-    pod = cluster.pod_by_uid(uid)
+    pod = cluster.addresses.pod_by_uid(uid)
     return pod.node if pod else ""

@@ -105,7 +105,7 @@ class AddressHistory:
                     missing.clear()
                 if not missing and not self.loaded.is_set():
                     log.info("history of addresses read", records=taken, seconds=round(time.monotonic() - began, 3))
-                    self._cluster.remembers_since(time.time_ns() - INTERVAL_RETENTION_NS)
+                    self._cluster.addresses.set_complete_since(time.time_ns() - INTERVAL_RETENTION_NS)
                     self.loaded.set()
                 if self.loaded.is_set():
                     self.problem = None
@@ -119,9 +119,9 @@ class AddressHistory:
             if self._cluster_id and key.cluster != self._cluster_id:
                 return
             if record.value:
-                self._cluster.hold(decode_interval(record.value))
+                self._cluster.addresses.add_interval(decode_interval(record.value))
             else:
-                self._cluster.forget_interval(key.uid, key.ip)
+                self._cluster.addresses.remove_interval(key.uid, key.ip)
         except AddressIntervalError as error:
             self._metrics.bad_address_intervals.inc()
             log.warning("a hold of an address is not understood", offset=record.offset, error=str(error))

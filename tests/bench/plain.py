@@ -66,13 +66,13 @@ class PlainEnricher:
         }
 
     def _local(self, endpoint: dict[str, str], node: str) -> dict[str, Any]:
-        pod = self._cluster.pod_by_uid(endpoint["uid"])
+        pod = self._cluster.addresses.pod_by_uid(endpoint["uid"])
         if pod is None:
             return {"pod_name": endpoint["pod"], "namespace": endpoint["namespace"], "node_name": node}
         return self._pod(pod)
 
     def _remote(self, ip: str, at_ns: int) -> dict[str, Any]:
-        pod = self._cluster.pod_at(ip, at_ns).pod
+        pod = self._cluster.addresses.owner_at(ip, at_ns).pod
         if pod is not None:
             return self._pod(pod)
         node = self._cluster.node_of_ip(ip)

@@ -122,7 +122,7 @@ def test_after_ten_thousand_changes_index_and_server_agree_object_by_object(api:
     now = time.time_ns()
     for name, (uid, _, _, ips, over) in wanted.items():
         for ip in ips:
-            found = cluster.pod_at(ip, now + 3 * S).pod
+            found = cluster.addresses.owner_at(ip, now + 3 * S).pod
             assert (found.uid if found else None) == (None if over else uid), name
 
 
@@ -220,8 +220,8 @@ def test_no_name_is_wrong_though_addresses_are_used_again_at_once(api: ApiServer
     # A worker that comes later, after all of those pods: it has what probes told, and nothing else.
     _, later = watch()
     for hold in holds:
-        told.hold(hold)
-        later.hold(hold)
+        told.addresses.add_interval(hold)
+        later.addresses.add_interval(hold)
     held = sum(account.who(ip, at) is not None for ip, at in account.packets)
     assert len(account.held) > 40
     assert held > 500

@@ -83,16 +83,16 @@ def test_pods_come_change_and_go(api: ApiServer, watched: Watched) -> None:
     cluster = watched.cluster
     api.create(PODS, make_pod("web", app="web"))
     eventually(lambda: pod_name("web") in cluster.pods())
-    assert cluster.pod_at("10.0.0.1", time.time_ns()).pod is None
+    assert cluster.addresses.owner_at("10.0.0.1", time.time_ns()).pod is None
     give_ip(api, "web", "10.0.0.1")
-    eventually(lambda: cluster.pod_at("10.0.0.1", time.time_ns()).pod is not None)
+    eventually(lambda: cluster.addresses.owner_at("10.0.0.1", time.time_ns()).pod is not None)
     pod = cluster.pods()[pod_name("web")]
     assert (pod.ips, pod.node, pod.labels, pod.ports[0].port) == (("10.0.0.1",), "n1", {"app": "web"}, 8080)
     api.patch(f"{PODS}/web", {"metadata": {"labels": {"app": "api"}}})
     eventually(lambda: cluster.pods()[pod_name("web")].labels == {"app": "api"})
     api.delete(f"{PODS}/web")
     eventually(lambda: pod_name("web") not in cluster.pods())
-    assert cluster.pod_by_uid(pod.uid) is not None
+    assert cluster.addresses.pod_by_uid(pod.uid) is not None
 
 
 def test_every_kind_is_watched(api: ApiServer, watched: Watched) -> None:

@@ -42,7 +42,7 @@ ENDPOINTS = {"7": EndpointRef("shop", "web-1", "uid-web"), "8": EndpointRef("gon
 def make_cluster(since: int = -(1 << 63)) -> Cluster:
     """``since``: from when on it knows of all pods."""
     cluster = Cluster(tail_s=1e11, now_ns=lambda: CLOCK)
-    cluster.remembers_since(since)
+    cluster.addresses.set_complete_since(since)
     cluster.replace_all({
         **{kind: [] for kind in KINDS},
         Pod: PODS,

@@ -53,7 +53,7 @@ def drop(cluster: Cluster, *pods: Pod) -> None:
 
 
 def who(cluster: Cluster, at: int, ip: str = IP) -> str | None:
-    found = cluster.pod_at(ip, at)
+    found = cluster.addresses.owner_at(ip, at)
     return "ambiguous" if found.ambiguous else found.pod.name if found.pod else None
 
 
@@ -116,9 +116,9 @@ def test_a_stateful_pod_under_the_same_name_is_another(cluster: Cluster, clock: 
     clock.now += 100 * S
     put(cluster, make_pod("db-0", uid="2", labels={"run": "2"}))
     clock.now += 100 * S
-    old, new = cluster.pod_at(IP, clock.now - 150 * S).pod, cluster.pod_at(IP, clock.now).pod
+    old, new = cluster.addresses.owner_at(IP, clock.now - 150 * S).pod, cluster.addresses.owner_at(IP, clock.now).pod
     assert (old and old.uid, new and new.uid) == ("1", "2")
-    assert cluster.pod_by_uid("1") is not None
+    assert cluster.addresses.pod_by_uid("1") is not None
 
 
 def test_a_pod_that_terminated_holds_no_address(cluster: Cluster, clock: Clock) -> None:
@@ -144,7 +144,7 @@ def test_new_labels_do_not_move_an_interval(cluster: Cluster, clock: Clock) -> N
     put(cluster, make_pod())
     clock.now += 10 * S
     put(cluster, make_pod(labels={"app": "web"}))
-    found = cluster.pod_at(IP, clock.now - 9 * S).pod
+    found = cluster.addresses.owner_at(IP, clock.now - 9 * S).pod
     assert found is not None
     assert found.labels == {"app": "web"}
 
@@ -159,18 +159,18 @@ def test_both_families_and_an_address_that_is_given_up(cluster: Cluster, clock: 
 
 
 def test_what_is_gone_is_remembered_for_the_tail_and_then_forgotten(cluster: Cluster, clock: Clock) -> None:
-    empty = cluster._addresses.size()
+    empty = cluster.addresses.size()
     for number in range(100):
         put(cluster, make_pod(f"p{number}", f"10.1.0.{number}", started_ns=clock.now - 60 * S))
         drop(cluster, make_pod(f"p{number}", f"10.1.0.{number}"))
     clock.now += 890 * S
     put(cluster, make_pod("stays", "10.2.0.1"))
     assert who(cluster, clock.now - 900 * S, "10.1.0.7") == "p7"
-    assert cluster.pod_by_uid("uid-p7") is not None
+    assert cluster.addresses.pod_by_uid("uid-p7") is not None
     clock.now += 20 * S
     put(cluster, make_pod("stays", "10.2.0.1", labels={"a": "b"}))
-    assert cluster.pod_by_uid("uid-p7") is None
-    assert cluster._addresses.size() == empty + 2
+    assert cluster.addresses.pod_by_uid("uid-p7") is None
+    assert cluster.addresses.size() == empty + 2
 
 
 def test_an_address_that_is_used_at_once_again_survives_the_tail_of_its_last_owner(
@@ -182,7 +182,7 @@ def test_an_address_that_is_used_at_once_again_survives_the_tail_of_its_last_own
     clock.now += 1000 * S
     put(cluster, make_pod("other", "10.9.9.9"))
     assert who(cluster, clock.now) == "b"
-    assert cluster.pod_by_uid("x") is not None
+    assert cluster.addresses.pod_by_uid("x") is not None
 
 
 # --- what happened while nobody looked, and what probes say
@@ -217,12 +217,12 @@ def test_what_probes_say_is_exact_on_their_own_clock_and_within_the_skew_on_othe
     cluster: Cluster, clock: Clock
 ) -> None:
     start = clock.now
-    cluster.hold(make_hold("a", start, start + 100))
-    cluster.hold(make_hold("b", start + 200))
+    cluster.addresses.add_interval(make_hold("a", start, start + 100))
+    cluster.addresses.add_interval(make_hold("b", start + 200))
     asked = (start - 1, start, start + 99, start + 150, start + 200, start + 10 * S)
 
     def named(node: str) -> list[str | None]:
-        found = [cluster.pod_at(IP, at, node) for at in asked]
+        found = [cluster.addresses.owner_at(IP, at, node) for at in asked]
         return ["ambiguous" if one.ambiguous else one.pod.name if one.pod else None for one in found]
 
     assert named("n1") == [None, "a", "a", None, "b", "b"]
@@ -232,12 +232,12 @@ def test_what_probes_say_is_exact_on_their_own_clock_and_within_the_skew_on_othe
 def test_the_probes_word_counts_for_more_than_the_watch(cluster: Cluster, clock: Clock) -> None:
     start = clock.now
     put(cluster, make_pod("a", labels={"from": "watch"}))
-    cluster.hold(make_hold("a", start - 5 * S))
-    found = cluster.pod_at(IP, start - 3 * S)
+    cluster.addresses.add_interval(make_hold("a", start - 5 * S))
+    found = cluster.addresses.owner_at(IP, start - 3 * S)
     assert found.pod is not None
     assert found.pod.labels == {"from": "watch"}
     clock.now += 20 * S
-    cluster.hold(make_hold("a", start - 5 * S, start + 10 * S))
+    cluster.addresses.add_interval(make_hold("a", start - 5 * S, start + 10 * S))
     assert [who(cluster, start + seconds * S) for seconds in (9, 10, 12)] == ["a", "ambiguous", None]
 
 
@@ -246,21 +246,23 @@ def test_a_pod_that_was_gone_before_the_worker_came_is_named_by_what_its_probe_s
 ) -> None:
     owner = OwnerRef("ReplicaSet", "web-5d4f")
     labels = {"pod-template-hash": "5d4f"}
-    cluster.hold(make_hold("gone", clock.now - 60 * S, clock.now - 50 * S, labels=labels, owner=owner))
-    found = cluster.pod_at(IP, clock.now - 55 * S).pod
+    cluster.addresses.add_interval(
+        make_hold("gone", clock.now - 60 * S, clock.now - 50 * S, labels=labels, owner=owner)
+    )
+    found = cluster.addresses.owner_at(IP, clock.now - 55 * S).pod
     assert found is not None
     assert (found.name, found.node) == ("gone", "n1")
     assert cluster.workload_of(found) == Owner("Deployment", "web")
-    cluster.forget_interval("uid-gone", IP)
+    cluster.addresses.remove_interval("uid-gone", IP)
     assert who(cluster, clock.now - 55 * S) is None
-    assert cluster.pod_by_uid("uid-gone") is None
+    assert cluster.addresses.pod_by_uid("uid-gone") is None
 
 
 def test_what_a_dead_nodes_probe_left_open_is_closed_by_the_watch(cluster: Cluster, clock: Clock) -> None:
     start = clock.now
     put(cluster, make_pod("known"))
-    cluster.hold(make_hold("known", start))
-    cluster.hold(make_hold("unknown", start, ip="10.0.0.9"))
+    cluster.addresses.add_interval(make_hold("known", start))
+    cluster.addresses.add_interval(make_hold("unknown", start, ip="10.0.0.9"))
     assert who(cluster, start + 2 * S, "10.0.0.9") == "unknown", "the watch may be about to tell of it"
     clock.now += 100 * S
     drop(cluster, make_pod("known"))
@@ -268,13 +270,13 @@ def test_what_a_dead_nodes_probe_left_open_is_closed_by_the_watch(cluster: Clust
     assert who(cluster, start + 2 * S, "10.0.0.9") == "ambiguous"
     clock.now += 2000 * S
     put(cluster, make_pod("later", "10.9.9.9"))
-    assert cluster._addresses.size() == 2
+    assert cluster.addresses.size() == 2
 
 
 def test_an_address_among_pods_is_likely_a_pods(cluster: Cluster) -> None:
     put(cluster, make_pod("web", IP, "fd00::1"))
     asked = ("10.0.0.200", "10.0.1.1", "fd00::ffff", "fd00:0:0:1::1", "")
-    assert [cluster.may_be_pods(ip) for ip in asked] == [True, False, True, False, False]
+    assert [cluster.addresses.near_pods(ip) for ip in asked] == [True, False, True, False, False]
 
 
 Step = tuple[str, int, int, int]
@@ -298,10 +300,10 @@ def test_the_answer_holds_for_as_long_as_it_says(steps: list[Step], offset: int)
         cluster.apply([Change("set" if op == "set" else "delete", pod)])
     at = 10_000 * S + offset
     for ip in ("10.0.0.0", "10.0.0.1", "10.0.0.2"):
-        found, since, until = cluster.pod_around(ip, at)
+        found, since, until = cluster.addresses.owner_around(ip, at)
         assert since <= at < until
         for moment in {max(since, 0), (max(since, 0) + at) // 2, at, min(until, 1 << 60) - 1}:
-            assert cluster.pod_at(ip, moment) == found
+            assert cluster.addresses.owner_at(ip, moment) == found
 
 
 # --- owners
@@ -422,14 +424,14 @@ def test_when_a_pods_address_was_told_is_known_where_a_kubelet_told_it(cluster: 
     put(cluster, make_pod("web", started_ns=told - 2 * S, begun_ns=told - 3 * S), make_pod("file", "10.0.0.2"))
     clock.now += 60 * S
     put(cluster, make_pod("web", started_ns=told - 2 * S, begun_ns=told - 3 * S, labels={"app": "web"}))
-    assert cluster.published_ns("uid-web", IP) == told
-    assert cluster.published_ns("uid-file", "10.0.0.2") == 0, "a manifest says it before it is so"
-    assert cluster.published_ns("uid-other", IP) == 0
+    assert cluster.addresses.published_ns("uid-web", IP) == told
+    assert cluster.addresses.published_ns("uid-file", "10.0.0.2") == 0, "a manifest says it before it is so"
+    assert cluster.addresses.published_ns("uid-other", IP) == 0
     put(cluster, make_pod("web", started_ns=told + 5 * S, begun_ns=told - 3 * S))
-    assert cluster.published_ns("uid-web", IP) == 0, "its sandbox was made anew"
+    assert cluster.addresses.published_ns("uid-web", IP) == 0, "its sandbox was made anew"
 
 
 def test_when_the_address_of_a_pod_was_told_that_was_there_before_is_not_known(clock: Clock) -> None:
     cluster = Cluster(tail_s=900, skew_s=1, now_ns=clock)
     cluster.replace_all({kind: [] for kind in KINDS} | {Pod: [make_pod(started_ns=5 * S, begun_ns=5 * S)]})
-    assert cluster.published_ns("uid-web", IP) == 0
+    assert cluster.addresses.published_ns("uid-web", IP) == 0

@@ -307,7 +307,7 @@ def test_an_address_among_pods_that_may_have_been_forgotten_is_not_said_to_be_no
     early = make_batch(verdict, clock=CLOCK - 10 * S)
     assert enrich(early, cluster)[0]["dest"] == {"instance": "10.0.0.77", "ambiguous": True}
     assert enrich(make_batch(verdict), cluster)[0]["dest"] == {"instance": "10.0.0.77"}
-    cluster.remembers_since(CLOCK - 20 * S)
+    cluster.addresses.set_complete_since(CLOCK - 20 * S)
     assert enrich(early, cluster)[0]["dest"] == {"instance": "10.0.0.77"}
 
 

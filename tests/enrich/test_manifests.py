@@ -184,7 +184,7 @@ def test_a_setting_that_means_no_source_is_refused(setting: str, cluster: Cluste
 def test_a_started_source_has_everything(source: ManifestSource, cluster: Cluster) -> None:
     assert cluster.synced.is_set()
     assert source.problem() is None
-    assert cluster.pod_at("10.0.0.1", time.time_ns()).pod is not None
+    assert cluster.addresses.owner_at("10.0.0.1", time.time_ns()).pod is not None
 
 
 def test_changes_are_taken_by_themselves(source: ManifestSource, cluster: Cluster, folder: Path) -> None:

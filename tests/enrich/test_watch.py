@@ -142,7 +142,7 @@ def test_410_lists_again_and_diffs(script: Script, source: tuple[KubernetesSourc
     gone = event("ERROR", {"kind": "Status", "code": 410, "message": "too old"})
     script.watches[PODS] = [(410, [b"{}"])] if how == "status" else [(200, [gone])]
     cluster = start(source)
-    eventually(lambda: cluster.pod_by_uid("uid-a"))
+    eventually(lambda: cluster.addresses.pod_by_uid("uid-a"))
     eventually(lambda: {name.name for name in cluster.pods()} == {"b", "c"})
     eventually(lambda: script.seen(PODS, watch="true", resourceVersion="9") == 1)
 
@@ -174,7 +174,7 @@ def test_a_watch_goes_on_from_the_last_event_or_bookmark(
     eventually(lambda: script.seen(PODS, watch="true", resourceVersion="22") >= 1)
     assert script.seen(PODS, limit="500") == 1, "listed once"
     assert not cluster.pods()
-    gone = cluster.pod_by_uid("uid-a")
+    gone = cluster.addresses.pod_by_uid("uid-a")
     assert gone is not None
     assert gone.ips == ("10.0.0.2",)
     assert script.seen(PODS, watch="true", allowWatchBookmarks="true") == script.seen(PODS, watch="true")
@@ -203,7 +203,7 @@ def test_a_stream_that_breaks_off_before_the_list_is_complete_counts_for_nothing
     script.pages[PODS, ""] = [(200, {"metadata": {"resourceVersion": "5"}, "items": [pod("b", 3)]})]
     cluster = start(source)
     eventually(lambda: {name.name for name in cluster.pods()} == {"b"})
-    assert cluster.pod_by_uid("uid-a") is None
+    assert cluster.addresses.pod_by_uid("uid-a") is None
     eventually(lambda: script.seen(PODS, watch="true", resourceVersion="5") == 1)
 
 
@@ -219,7 +219,7 @@ def test_410_lists_again_as_a_stream_and_diffs(
     gone = event("ERROR", {"kind": "Status", "code": 410, "message": "too old"})
     script.watches[PODS] = [(410, [b"{}"])] if how == "status" else [(200, [gone])]
     cluster = start(source)
-    eventually(lambda: cluster.pod_by_uid("uid-a"))
+    eventually(lambda: cluster.addresses.pod_by_uid("uid-a"))
     eventually(lambda: {name.name for name in cluster.pods()} == {"b", "c"})
     eventually(lambda: script.seen(PODS, watch="true", resourceVersion="20") == 1)
 

@@ -41,7 +41,7 @@ class Site:
         self.acked: list[int] = []
         self.cluster = Cluster(now_ns=lambda: self.now)
         self.cluster.replace_all({**{kind: [] for kind in KINDS}, Pod: [WEB]})
-        self.cluster.remembers_since(0)
+        self.cluster.addresses.set_complete_since(0)
         enricher = Enricher(self.cluster, now_ns=lambda: self.now)
         self.holding = PendingVerdicts(enricher, lambda: self.until, 2 * S, max_bytes, lambda: self.now)
         self.ledger = InFlightTracker(10**6, 10**9, lambda step: step(), lambda *_: pytest.fail("refused"))
