@@ -53,7 +53,7 @@ class Settings(KafkaSettings):
     """Seconds, at most, that a verdict waits for the API server to tell of a pod that it is about."""
     pending_bytes: int = setting("WEIR_PENDING_BYTES", 16_777_216, formerly=("WEIR_HOLD_BYTES",))
     """Most bytes of verdicts that wait so; past it the oldest go out, named as well as is known."""
-    stop_seconds: float = setting("WEIR_STOP_SECONDS", 10.0)
+    stop_timeout: float = setting("WEIR_STOP_TIMEOUT", 10.0, formerly=("WEIR_STOP_SECONDS",))
     """How long a stop waits for Kafka to acknowledge; what it has not by then is read again at the next start."""
     metrics: str = setting("WEIR_METRICS", "127.0.0.1:9702")
     """host:port of /metrics, /healthz and /readyz of the enricher; stdout has the next port, file, routes

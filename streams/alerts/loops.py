@@ -25,7 +25,7 @@ from streams.alerts.engine import Engine
 from streams.alerts.model import Rule
 from streams.alerts.policy_changes import Change
 from streams.kafka.connection import ReadError
-from streams.kafka.exactly_once import AgainError, Place, Write
+from streams.kafka.exactly_once import TopicAndPartition, TransactionAbortedError, Write
 from streams.kafka.records import Record
 
 log = structlog.get_logger("kubeweir.streams")
@@ -78,17 +78,17 @@ class CountLoop:
         self._counter = Counter(())
 
     @staticmethod
-    def back_to_ms(topic: str) -> int:
+    def replay_from_ms(topic: str) -> int:
         """From when on records are read once more: a repeat comes soon after."""
         del topic
         return int(time.time() * 1000) - _REPEATS_MS
 
-    def owned(self, partitions: Sequence[Place]) -> None:
+    def owned(self, partitions: Sequence[TopicAndPartition]) -> None:
         """These are read from now on."""
         self._repeats = {partition: Repeats() for topic, partition in partitions if topic == self._denied}
 
     def step(self, bus: Bus) -> None:
-        """Some records. Raises AgainError, StopServiceError."""
+        """Some records. Raises TransactionAbortedError, StopServiceError."""
         began = time.monotonic()
         records = bus.take(_MOST, _WAIT_S)
         if not records:
@@ -165,7 +165,7 @@ class KeepLoop:
         self._known = rules.current
         self.engine = make_engine(self._known)
 
-    def back_to_ms(self, topic: str) -> int:
+    def replay_from_ms(self, topic: str) -> int:
         """From when on deltas are read once more: as far as any window goes."""
         del topic
         return int((time.time() - self.engine.span_s) * 1000)
@@ -175,8 +175,8 @@ class KeepLoop:
         with self._lock:
             self._heard.append(change)
 
-    def owned(self, partitions: Sequence[Place]) -> None:
-        """These are kept here from now on: what is known of them is read. Raises AgainError."""
+    def owned(self, partitions: Sequence[TopicAndPartition]) -> None:
+        """These are kept here from now on: what is known of them is read. Raises TransactionAbortedError."""
         self._known = self._rules.current
         self.engine = self._make_engine(self._known)
         self._own = sorted(partition for _, partition in partitions)
@@ -185,7 +185,7 @@ class KeepLoop:
         try:
             latest = {record.key: record.value for record in self._read_state(self._own)}
         except ReadError as error:
-            raise AgainError(str(error)) from error
+            raise TransactionAbortedError(str(error)) from error
         for key, value in latest.items():
             if value:
                 self._load(key, value, now)
@@ -193,12 +193,12 @@ class KeepLoop:
             log.info("alerts are kept here", partitions=self._own, firing=sum(self.engine.firing().values()))
 
     def step(self, bus: Bus) -> None:
-        """Some deltas, and the time that passes. Raises AgainError, StopServiceError."""
+        """Some deltas, and the time that passes. Raises TransactionAbortedError, StopServiceError."""
         records = bus.take(_MOST, _WAIT_S)
         if not self._own:
             return
         if self._rules.current is not self._known:
-            raise AgainError("the rules have changed")
+            raise TransactionAbortedError("the rules have changed")
         now = time.time()
         for record in records:
             try:

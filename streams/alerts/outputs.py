@@ -13,7 +13,7 @@ from enrich.runtime.process import Exit, StopServiceError
 from streams.alerts.alert import State
 from streams.alerts.model import Alertmanager, Alerts, Output
 from streams.kafka.connection import ReadError
-from streams.kafka.exactly_once import AgainError
+from streams.kafka.exactly_once import TransactionAbortedError
 from streams.kafka.reading import read_committed
 from streams.kafka.topics import partitions_of
 from streams.routes.model import seconds
@@ -43,8 +43,8 @@ def sink_definitions(alerts: Alerts, settings: Settings) -> list[SinkDefinition]
 def _definition(output: Output, settings: Settings) -> SinkDefinition:
     def make() -> MadeSink:
         sink = _make_sink(output)
-        on_owned = partial(_on_owned, sink, settings) if isinstance(sink, AlertmanagerSink) else None
-        return MadeSink(sink, on_owned=on_owned)
+        on_assigned = partial(_on_assigned, sink, settings) if isinstance(sink, AlertmanagerSink) else None
+        return MadeSink(sink, on_assigned=on_assigned)
 
     group = f"{settings.prefix}.alerts.to.{output.name}"
     return SinkDefinition(f"alerts.{output.name}", settings.topics.alerts.name, group, output, make)
@@ -64,7 +64,7 @@ def _make_sink(output: Output) -> Sink:
     return WebhookSink(Poster(end.url, headers, seconds(end.timeout)))
 
 
-def _on_owned(sink: AlertmanagerSink, settings: Settings, partitions: Sequence[int]) -> None:
+def _on_assigned(sink: AlertmanagerSink, settings: Settings, partitions: Sequence[int]) -> None:
     """Let the worker that reads the topic, which has one partition, repeat the firing alerts; no other one does."""
     sink.own(_firing(settings) if partitions else ())
 
@@ -74,7 +74,7 @@ def _firing(settings: Settings) -> list[Mapping[str, object]]:
     try:
         records = list(read_committed(connection, topic, range(partitions_of(connection, [topic])[topic])))
     except ReadError as error:
-        raise AgainError(str(error)) from error
+        raise TransactionAbortedError(str(error)) from error
     latest = {record.key: record.value for record in records if not record.key.startswith(b"change/")}
     states = [msgspec.json.decode(value, type=State) for value in latest.values() if value]
     return [state.record for state in states if state.status == "firing"]

@@ -23,7 +23,7 @@ S = TypeVar("S")
 T = TypeVar("T")
 
 
-class LiveFile(Generic[S, T]):
+class HotReloadedFile(Generic[S, T]):
     """Reads the file, has something made of it, and does so again whenever it changes.
 
     ``current`` is exchanged in one assignment, by a thread of its own: who uses it reads it once a batch.

@@ -1,5 +1,6 @@
-"""Kafka, for everything here but Faust's own consumer; alone imports confluent_kafka.
+"""Everything that talks to Kafka, except Faust's own consumer. Only this package imports confluent_kafka.
 
-Topics are made at the start, for a broker that makes one by itself makes one of a single partition. Output goes by one
-idempotent producer that never gives up on its own. A sink and `weir observe` read with consumers of their own.
+- The service creates its topics at the start, because a broker that creates a topic by itself gives it one partition.
+- The enricher writes with an idempotent producer that retries until the broker answers.
+- Sinks, alerts and `weir observe` read with consumers of their own, so that a slow reader delays nobody else.
 """

@@ -1,4 +1,4 @@
-"""How Kafka is reached, and what is said while it is not."""
+"""How Kafka is reached, and what the log says while it cannot be reached."""
 
 from __future__ import annotations
 
@@ -14,56 +14,58 @@ from confluent_kafka.admin import AdminClient
 log = structlog.get_logger("kubeweir.streams")
 
 Connection = Mapping[str, str]
-"""librdkafka's settings of how Kafka is reached; ``bootstrap.servers`` at least."""
+"""librdkafka's connection settings: at least ``bootstrap.servers``, and TLS and SASL where they are configured."""
 
-CALL_S: Final = 10.0
-"""What a call to Kafka may take."""
+CALL_TIMEOUT_S: Final = 10.0
+"""Timeout of a single call to Kafka."""
 _REPORT_S: Final = 15.0
-_FIRST_WAIT_S: Final = 0.5
-_LONGEST_WAIT_S: Final = 10.0
+_FIRST_BACKOFF_S: Final = 0.5
+_LONGEST_BACKOFF_S: Final = 10.0
 
 
-RELIABLE: Final = {
+RELIABLE_PRODUCER: Final = {
     "enable.idempotence": True,
     "acks": "all",
     "delivery.timeout.ms": 0,
     "compression.type": "lz4",
     "partitioner": "murmur2_random",
-    # What a record may weigh is the broker's to say: its answer names the record.
+    # The broker limits the size of a record. Its answer names the record that is too large; librdkafka's would not.
     "message.max.bytes": 16 << 20,
 }
-"""A producer that never gives up on its own."""
+"""Settings of a producer that retries until the broker has answered, however long that takes."""
 
 
-def quiet() -> logging.Logger:
-    """librdkafka's lines repeat what the callbacks tell, several times a second."""
+def silent_logger() -> logging.Logger:
+    """Return a logger that drops librdkafka's lines: several times a second, they repeat what its callbacks report."""
     logger = logging.getLogger("kubeweir.librdkafka")
     logger.addHandler(logging.NullHandler())
     logger.propagate = False
     return logger
 
 
-def admin_of(connection: Connection) -> AdminClient:
-    """A client that asks for topics."""
-    return AdminClient({**connection, "socket.connection.setup.timeout.ms": 5000}, logger=quiet())
+def admin_client(connection: Connection) -> AdminClient:
+    """Return a client that lists, describes and creates topics."""
+    return AdminClient({**connection, "socket.connection.setup.timeout.ms": 5000}, logger=silent_logger())
 
 
-class Waiter:
-    """Waits between tries, longer each time, and says what it waits for: at once, then now and then."""
+class Backoff:
+    """Exponential backoff between attempts to reach Kafka.
+
+    It logs the error at the first attempt, then every 15 s at most."""
 
     def __init__(self, servers: str, stop: threading.Event) -> None:
         self._servers, self._stop = servers, stop
-        self._wait, self._said = _FIRST_WAIT_S, float("-inf")
+        self._backoff_s, self._logged_at = _FIRST_BACKOFF_S, float("-inf")
 
     def wait(self, why: object) -> None:
-        """Until the next try, or the stop."""
+        """Wait until the next attempt is due, or until the service stops. ``why``: the error of the last attempt."""
         now = time.monotonic()
-        if now - self._said >= _REPORT_S:
-            self._said = now
-            log.warning("Kafka cannot be reached, trying on", servers=self._servers, error=str(why))
-        self._stop.wait(self._wait)
-        self._wait = min(self._wait * 2, _LONGEST_WAIT_S)
+        if now - self._logged_at >= _REPORT_S:
+            self._logged_at = now
+            log.warning("Kafka cannot be reached; retrying", servers=self._servers, error=str(why))
+        self._stop.wait(self._backoff_s)
+        self._backoff_s = min(self._backoff_s * 2, _LONGEST_BACKOFF_S)
 
 
 class ReadError(RuntimeError):
-    """Kafka cannot be read; the message says why, in one line."""
+    """A topic cannot be read. The message says why, in one line."""

@@ -1,4 +1,4 @@
-"""What a far end refuses for good."""
+"""The dead-letter topic: records that no retry will get through."""
 
 from __future__ import annotations
 
@@ -7,23 +7,24 @@ import threading
 from confluent_kafka import KafkaError, Producer
 
 from enrich.runtime.process import Exit, StopServiceError
-from streams.kafka.connection import RELIABLE, Connection, quiet
+from streams.kafka.connection import RELIABLE_PRODUCER, Connection, silent_logger
 from streams.kafka.records import Record
 
 
 class DeadLetters:
-    """Sends what a far end refuses for good to the dead-letter topic, as it came."""
+    """Sends records that are refused for good to the dead-letter topic, unchanged, with the reason in their headers."""
 
     def __init__(self, connection: Connection, topic: str, stop: threading.Event) -> None:
         self._topic, self._stop, self._lock = topic, stop, threading.Lock()
-        self._producer = Producer({**connection, **RELIABLE}, logger=quiet())
+        self._producer = Producer({**connection, **RELIABLE_PRODUCER}, logger=silent_logger())
 
-    def send(self, source: str, record: Record, reason: str, error: str) -> bool:
-        """Returns when Kafka has it; False: stopped before. ``source``: the topic that it came from.
+    def send(self, topic: str, record: Record, reason: str, error: str) -> bool:
+        """Send a record and wait until Kafka has it. Return False if the service stops before that.
 
-        Raises StopServiceError if Kafka will not have it."""
+        ``topic`` is where the record was read. ``reason`` is a word for metrics and filters, ``error`` the details.
+        Raises StopServiceError if Kafka refuses the dead letter."""
         errors: list[KafkaError | None] = []
-        at = {"topic": source, "partition": str(record.partition), "offset": str(record.offset)}
+        at = {"topic": topic, "partition": str(record.partition), "offset": str(record.offset)}
         headers = {"reason": reason, **at, "error": error}
         with self._lock:
             self._producer.produce(

@@ -1,4 +1,23 @@
-"""Topics read, and what comes of them written, in one transaction."""
+"""Exactly-once processing: the records of some topics are read, and everything made from them is written, atomically.
+
+Theory of operation. A worker repeats read, process, commit:
+
+1. :meth:`ExactlyOnce.take` reads the next records, say offsets 100 to 149 of ``deltas`` partition 3.
+2. The caller computes what they change, in memory.
+3. :meth:`ExactlyOnce.commit` opens a Kafka transaction, writes the results, adds the offset 150 of partition 3 to the
+   same transaction, and commits it. Readers with ``isolation.level=read_committed`` see all of the results or none.
+
+So a crash between any two steps leaves Kafka as it was at the last commit, and the next worker reads from 100 again.
+Three cases need more than that:
+
+- *Another worker takes the partition over while this one is frozen.* The offsets carry the group's generation. The
+  broker has a newer generation by then and refuses the transaction (this is how a zombie is fenced, KIP-447).
+- *A transaction fails.* Memory is then ahead of Kafka. :class:`TransactionAbortedError` tells the caller to drop all of
+  its state, make a new :class:`ExactlyOnce`, and rebuild from what was committed.
+- *State that is not in Kafka must be rebuilt*, such as which records were seen in the last minutes. The caller names a
+  time in ``replay_from_ms``; records from then up to the committed offset are read once more, and
+  :meth:`ExactlyOnce.is_replayed` is true for them: they update the state and produce nothing.
+"""
 
 from __future__ import annotations
 
@@ -11,23 +30,23 @@ import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 
 from enrich.runtime.process import Exit, StopServiceError
-from streams.kafka.connection import CALL_S, Connection, quiet
+from streams.kafka.connection import CALL_TIMEOUT_S, Connection, silent_logger
 from streams.kafka.records import Record, take
 
 log = structlog.get_logger("kubeweir.streams")
 
 
-class AgainError(RuntimeError):
-    """A transaction came to nothing: what was read since the last one is to be read again, from the beginning."""
+class TransactionAbortedError(RuntimeError):
+    """A transaction was aborted. Drop all state, make a new :class:`ExactlyOnce`, and begin from the last commit."""
 
 
-Place = tuple[str, int]
-"""A topic and a partition."""
+TopicAndPartition = tuple[str, int]
+"""The name of a topic and the number of one of its partitions."""
 
 
 @dataclass(frozen=True, slots=True)
 class Write:
-    """One record to be written in a transaction."""
+    """One record to write in a transaction. ``partition`` -1: chosen by the hash of the key."""
 
     topic: str
     key: bytes | None
@@ -36,10 +55,7 @@ class Write:
 
 
 class ExactlyOnce:
-    """Reads topics as a member of a group; what comes of it is written in one transaction with the offsets.
-
-    Who has lost a partition, or was frozen meanwhile, cannot commit: the broker compares the group's generation. Where
-    that or anything else ends a transaction, :class:`AgainError` is raised, and another one of these is to be made."""
+    """A consumer in a group and a transactional producer, used together on one thread."""
 
     def __init__(
         self,
@@ -47,16 +63,18 @@ class ExactlyOnce:
         group: str,
         topics: Sequence[str],
         name: str,
-        back_to_ms: Callable[[str], int],
-        on_owned: Callable[[Sequence[Place]], None],
+        replay_from_ms: Callable[[str], int],
+        on_assigned: Callable[[Sequence[TopicAndPartition]], None],
     ) -> None:
-        """``name``: of this writer, another one for each. ``back_to_ms``: from which time on a topic's records are to
-        be read once more, for :meth:`is_replayed` ones tell what was known before. ``on_owned`` is told, in
-        :meth:`take`, which partitions are read here from now on."""
+        """``name`` is the producer's transactional id; no other worker may have the same. ``replay_from_ms`` returns,
+        for a topic, the Unix time from which its records are read once more. ``on_assigned`` is called, inside
+        :meth:`take`, with the partitions that this worker reads from now on."""
         self.problem: str | None = "Kafka has not been reached yet"
-        self._topics, self._back_to_ms, self._on_owned = topics, back_to_ms, on_owned
-        self._done: dict[Place, int] = {}
-        self._next: dict[Place, int] = {}
+        self._topics, self._replay_from_ms, self._on_assigned = topics, replay_from_ms, on_assigned
+        self._replayed_until: dict[TopicAndPartition, int] = {}
+        """Offsets that were committed when the partition was assigned."""
+        self._next: dict[TopicAndPartition, int] = {}
+        """Offsets that the next transaction commits."""
         self._producer = Producer(
             {
                 **connection,
@@ -68,7 +86,7 @@ class ExactlyOnce:
                 "linger.ms": 1,
                 "message.max.bytes": 4 << 20,
             },
-            logger=quiet(),
+            logger=silent_logger(),
         )
         self._consumer = Consumer(
             {
@@ -78,20 +96,20 @@ class ExactlyOnce:
                 "enable.auto.offset.store": False,
                 "auto.offset.reset": "earliest",
                 "isolation.level": "read_committed",
-                # How long a killed one holds on to its partitions; the least that brokers take by default.
+                # After a kill -9, the partitions wait this long for their next owner. Brokers refuse less by default.
                 "session.timeout.ms": 6_000,
                 "heartbeat.interval.ms": 2_000,
                 "fetch.wait.max.ms": 100,
                 "error_cb": self._on_error,
             },
-            logger=quiet(),
+            logger=silent_logger(),
         )
 
     def start(self, stop: threading.Event) -> bool:
-        """Join; False: stopped before Kafka was there. Raises StopServiceError."""
+        """Join the group. Return False if the service stops before Kafka can be reached. Raises StopServiceError."""
         while not stop.is_set():
             try:
-                self._producer.init_transactions(CALL_S)
+                self._producer.init_transactions(CALL_TIMEOUT_S)
             except KafkaException as error:
                 if not error.args[0].retriable():
                     raise StopServiceError(f"transactions: {error.args[0].str()}", Exit.KAFKA) from error
@@ -102,37 +120,41 @@ class ExactlyOnce:
                 return True
         return False
 
-    def take(self, most: int, wait_s: float) -> list[Record]:
-        """What waits, at most so many; empty after ``wait_s`` without any. Raises StopServiceError, AgainError."""
+    def take(self, max_records: int, wait_s: float) -> list[Record]:
+        """Return up to ``max_records`` records; an empty list after ``wait_s`` without any.
+
+        Raises StopServiceError or TransactionAbortedError."""
         try:
-            records = take(self._consumer, most, wait_s)
+            records = take(self._consumer, max_records, wait_s)
         except KafkaException as error:
-            raise AgainError(error.args[0].str()) from error
+            raise TransactionAbortedError(error.args[0].str()) from error
         for record in records:
-            place = (record.topic, record.partition)
-            self._next[place] = max(self._next.get(place, 0), record.offset + 1)
+            key = (record.topic, record.partition)
+            self._next[key] = max(self._next.get(key, 0), record.offset + 1)
         return records
 
     def is_replayed(self, record: Record) -> bool:
-        """Whether it was read, and what came of it committed, before."""
-        return record.offset < self._done.get((record.topic, record.partition), 0)
+        """Return whether a record was processed, and its results committed, before this worker got the partition."""
+        return record.offset < self._replayed_until.get((record.topic, record.partition), 0)
 
     def commit(self, writes: Iterable[Write]) -> None:
-        """These, and that all that was taken is done, or nothing. Raises AgainError."""
-        ended: list[KafkaError] = []
+        """Commit the writes and the offsets of everything taken since the last commit, atomically.
+
+        Raises TransactionAbortedError; then neither is committed."""
+        errors: list[KafkaError] = []
         try:
             self._producer.begin_transaction()
             for write in writes:
-                self._write(write, ended)
+                self._write(write, errors)
             offsets = [TopicPartition(topic, partition, after) for (topic, partition), after in self._next.items()]
             metadata = self._consumer.consumer_group_metadata()
-            _retried(lambda: self._producer.send_offsets_to_transaction(offsets, metadata, CALL_S))
-            _retried(lambda: self._producer.commit_transaction(CALL_S))
+            _retry(lambda: self._producer.send_offsets_to_transaction(offsets, metadata, CALL_TIMEOUT_S))
+            _retry(lambda: self._producer.commit_transaction(CALL_TIMEOUT_S))
         except KafkaException as error:
-            raise AgainError((ended[0] if ended else error.args[0]).str()) from error
+            raise TransactionAbortedError((errors[0] if errors else error.args[0]).str()) from error
 
     def lag(self) -> int | None:
-        """Records of our partitions that are not taken yet, by what the last fetch said; None: not known yet."""
+        """Return how many records of our partitions are not taken yet, as of the last fetch; None if unknown."""
         behind = 0
         for (topic, partition), done in self._next.items():
             try:
@@ -143,22 +165,22 @@ class ExactlyOnce:
         return behind if self._next else None
 
     def close(self) -> None:
-        """Leave the group. A transaction that was begun is aborted by the broker in time, if not now."""
+        """Leave the group. The broker aborts an open transaction after its timeout if it cannot be aborted now."""
         try:
             self._producer.abort_transaction(1)
         except KafkaException as error:
             log.debug("no transaction was open", error=error.args[0].str())
         self._consumer.close()
 
-    def _write(self, write: Write, ended: list[KafkaError]) -> None:
-        def answered(error: KafkaError | None, _message: Message) -> None:
+    def _write(self, write: Write, errors: list[KafkaError]) -> None:
+        def on_delivery(error: KafkaError | None, _message: Message) -> None:
             if error is not None:
-                ended.append(error)
+                errors.append(error)
 
         while True:
             try:
                 self._producer.produce(
-                    write.topic, write.value, write.key, partition=write.partition, on_delivery=answered
+                    write.topic, write.value, write.key, partition=write.partition, on_delivery=on_delivery
                 )
             except BufferError:
                 self._producer.poll(0.05)
@@ -166,45 +188,48 @@ class ExactlyOnce:
                 return
 
     def _assign(self, consumer: Consumer, partitions: Sequence[TopicPartition]) -> None:
-        # What the client itself raises in its callback comes out of consume() as a KafkaError, which is no exception
-        # and cannot be caught; what is raised in Python comes through.
+        # A KafkaException that the client raises inside this callback leaves consume() as a KafkaError, which is not an
+        # exception and cannot be caught. Exceptions of our own pass through.
         try:
             self._take_over(consumer, partitions)
         except KafkaException as error:
-            raise AgainError(error.args[0].str()) from error
+            raise TransactionAbortedError(error.args[0].str()) from error
 
     def _take_over(self, consumer: Consumer, partitions: Sequence[TopicPartition]) -> None:
-        # A transaction of the one who had them before may be about to end: this waits for it.
-        done = {(one.topic, one.partition): one.offset for one in consumer.committed(list(partitions), CALL_S)}
-        asked = [TopicPartition(one.topic, one.partition, self._back_to_ms(one.topic)) for one in partitions]
-        back = {(one.topic, one.partition): one.offset for one in consumer.offsets_for_times(asked, CALL_S)}
+        # The previous owner's transaction may be committing right now: committed() waits until it has ended.
+        committed_offsets = {
+            (one.topic, one.partition): one.offset for one in consumer.committed(list(partitions), CALL_TIMEOUT_S)
+        }
+        since = [TopicPartition(one.topic, one.partition, self._replay_from_ms(one.topic)) for one in partitions]
+        replay = {(one.topic, one.partition): one.offset for one in consumer.offsets_for_times(since, CALL_TIMEOUT_S)}
         starts = []
-        self._done.clear()
+        self._replayed_until.clear()
         self._next.clear()
-        for place, committed in done.items():
-            first, _ = consumer.get_watermark_offsets(TopicPartition(*place), CALL_S)
-            # None is committed, or retention has passed what is.
-            self._done[place] = self._next[place] = max(first, committed)
-            start = self._done[place] if back[place] < 0 else max(first, min(self._done[place], back[place]))
-            starts.append(TopicPartition(*place, start))
-        self._on_owned(list(done))
+        for key, committed in committed_offsets.items():
+            first, _ = consumer.get_watermark_offsets(TopicPartition(*key), CALL_TIMEOUT_S)
+            # Nothing is committed yet, or retention has removed the records at the committed offset.
+            after_commit = max(first, committed)
+            self._replayed_until[key] = self._next[key] = after_commit
+            start = after_commit if replay[key] < 0 else max(first, min(after_commit, replay[key]))
+            starts.append(TopicPartition(*key, start))
+        self._on_assigned(list(committed_offsets))
         consumer.assign(starts)
         self.problem = None
 
     def _revoke(self, _consumer: Consumer, _partitions: Sequence[TopicPartition]) -> None:
-        self._done.clear()
+        self._replayed_until.clear()
         self._next.clear()
-        self._on_owned([])
+        self._on_assigned([])
 
     def _on_error(self, error: KafkaError) -> None:
         if error.code() == KafkaError._ALL_BROKERS_DOWN:
             self.problem = error.str()
-            log.warning("Kafka cannot be reached, trying on", error=error.str())
+            log.warning("Kafka cannot be reached; retrying", error=error.str())
 
 
-def _retried(call: Callable[[], None]) -> None:
-    """The steps that end a transaction may be tried again as they are, where the library says so."""
-    deadline = time.monotonic() + 2 * CALL_S
+def _retry(call: Callable[[], None]) -> None:
+    """Run one of the calls that end a transaction, again if librdkafka says that the error is retriable."""
+    deadline = time.monotonic() + 2 * CALL_TIMEOUT_S
     while True:
         try:
             return call()

@@ -1,4 +1,4 @@
-"""A topic read as a member of a group, for what is sent on."""
+"""A consumer of one topic that is a member of a group: every sink reads through one of its own."""
 
 from __future__ import annotations
 
@@ -7,25 +7,25 @@ from collections.abc import Callable, Sequence
 import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
-from streams.kafka.connection import Connection, quiet
+from streams.kafka.connection import Connection, silent_logger
 from streams.kafka.records import Record, take
 
 log = structlog.get_logger("kubeweir.streams")
 
 
 class GroupReader:
-    """Reads a topic as a member of a group, and commits when it is told to."""
+    """Reads a topic as a member of a group. It commits only through :meth:`commit`, never by itself."""
 
     def __init__(
         self,
         connection: Connection,
         group: str,
         topic: str,
-        on_owned: Callable[[Sequence[int]], None] | None = None,
+        on_assigned: Callable[[Sequence[int]], None] | None = None,
     ) -> None:
-        """``on_owned`` is told, in :meth:`take`, which partitions are read here from now on."""
+        """``on_assigned`` is called, inside :meth:`take`, with the partitions that this consumer reads from now on."""
         self.problem: str | None = "Kafka has not been reached yet"
-        self._topic, self._on_owned = topic, on_owned or (lambda _: None)
+        self._topic, self._on_assigned = topic, on_assigned or (lambda _: None)
         self._committed: dict[int, int] = {}
         self._consumer = Consumer(
             {
@@ -34,33 +34,34 @@ class GroupReader:
                 "enable.auto.commit": False,
                 "enable.auto.offset.store": False,
                 "auto.offset.reset": "earliest",
-                # The far end may be away for long; being thrown out of the group meanwhile would help nobody.
+                # A far end may be down for an hour. Kafka would evict this consumer from its group meanwhile, and the
+                # next owner of its partitions would have to wait for the same far end.
                 "max.poll.interval.ms": 3_600_000,
-                # How long a killed one holds on to its partitions.
+                # After a kill -9, the partitions wait this long for their next owner.
                 "session.timeout.ms": 10_000,
                 "error_cb": self._on_error,
             },
-            logger=quiet(),
+            logger=silent_logger(),
         )
         self._consumer.subscribe([topic], on_assign=self._on_assign, on_revoke=self._on_revoke)
 
-    def take(self, most: int, wait_s: float) -> list[Record]:
-        """What waits, at most so many; empty after ``wait_s`` without any. Raises StopServiceError."""
-        return take(self._consumer, most, wait_s)
+    def take(self, max_records: int, wait_s: float) -> list[Record]:
+        """Return up to ``max_records`` records; an empty list after ``wait_s`` without any. Raises StopServiceError."""
+        return take(self._consumer, max_records, wait_s)
 
     def commit(self, records: Sequence[Record]) -> None:
-        """The far end has all of these, and all before them."""
+        """Commit the offsets of these records, and so of all records before them."""
         last = {record.partition: record.offset for record in records}
         offsets = [TopicPartition(self._topic, partition, offset + 1) for partition, offset in last.items()]
         try:
             self._consumer.commit(offsets=offsets, asynchronous=False)
             self._committed |= {one.partition: one.offset for one in offsets}
         except KafkaException as error:
-            # Not committed is read again: by us, or by who has the partition now.
-            log.warning("a commit failed; these records will come again", error=error.args[0].str())
+            # These records are read again: by this consumer, or by the one that has the partition now.
+            log.warning("a commit failed; these records will be read again", error=error.args[0].str())
 
     def lag(self) -> int | None:
-        """Records of our partitions that are not committed yet, by what the last fetch said; None: not known yet."""
+        """Return how many records of our partitions are not committed, as of the last fetch; None if unknown."""
         behind = 0
         for partition, done in self._committed.items():
             try:
@@ -71,18 +72,18 @@ class GroupReader:
         return behind if self._committed else None
 
     def close(self) -> None:
-        """Leave the group."""
+        """Leave the group and disconnect."""
         self._consumer.close()
 
     def _on_assign(self, _consumer: Consumer, partitions: Sequence[TopicPartition]) -> None:
         self.problem = None
         self._committed.clear()
-        self._on_owned([one.partition for one in partitions])
+        self._on_assigned([one.partition for one in partitions])
 
     def _on_revoke(self, _consumer: Consumer, _partitions: Sequence[TopicPartition]) -> None:
-        self._on_owned([])
+        self._on_assigned([])
 
     def _on_error(self, error: KafkaError) -> None:
         if error.code() == KafkaError._ALL_BROKERS_DOWN:
             self.problem = error.str()
-            log.warning("Kafka cannot be reached, trying on", error=error.str())
+            log.warning("Kafka cannot be reached; retrying", error=error.str())

@@ -1,4 +1,4 @@
-"""Topics read without a group."""
+"""Topics read without a consumer group: from chosen offsets, committing nothing."""
 
 from __future__ import annotations
 
@@ -9,14 +9,16 @@ from typing import Any
 from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, Consumer, KafkaError, KafkaException, TopicPartition
 
 from enrich.runtime.process import StopServiceError
-from streams.kafka.connection import CALL_S, Connection, ReadError, quiet
-from streams.kafka.records import Record, good, take
+from streams.kafka.connection import CALL_TIMEOUT_S, Connection, ReadError, silent_logger
+from streams.kafka.records import Record, records_of, take
 
 
 def read_committed(
     connection: Connection, topic: str, partitions: Iterable[int], since_ms: int = 0
 ) -> Iterator[Record]:
-    """All that is committed in some partitions, from a time on, to the last one. Raises :class:`ReadError`."""
+    """Yield every committed record of some partitions, from ``since_ms`` (Unix time) to their end.
+
+    Raises :class:`ReadError`."""
     missing = set(partitions)
     if not missing:
         return
@@ -29,20 +31,20 @@ def read_committed(
             "isolation.level": "read_committed",
             "fetch.wait.max.ms": 100,
         },
-        logger=quiet(),
+        logger=silent_logger(),
     )
-    heard = time.monotonic()
+    progress_at = time.monotonic()
     try:
-        asked = [TopicPartition(topic, partition, since_ms) for partition in missing]
-        # Where there is none so late it begins at the end.
-        consumer.assign(consumer.offsets_for_times(asked, CALL_S) if since_ms else _beginning(asked))
+        requests = [TopicPartition(topic, partition, since_ms) for partition in missing]
+        # A partition without a record that late begins at its end.
+        consumer.assign(consumer.offsets_for_times(requests, CALL_TIMEOUT_S) if since_ms else _beginning(requests))
         while missing:
             found = consumer.consume(5000, 0.1)
             ends = [one for one in found if one.error() and one.error().code() == KafkaError._PARTITION_EOF]
             missing -= {one.partition() for one in ends}
-            yield from good(one for one in found if one not in ends)
-            heard = time.monotonic() if found else heard
-            if time.monotonic() - heard > 2 * CALL_S:
+            yield from records_of(one for one in found if one not in ends)
+            progress_at = time.monotonic() if found else progress_at
+            if time.monotonic() - progress_at > 2 * CALL_TIMEOUT_S:
                 raise ReadError(f"{topic} cannot be read to its end")
     except KafkaException as error:
         raise ReadError(f"{topic}: {error.args[0].str()}") from error
@@ -57,7 +59,7 @@ def _beginning(partitions: Iterable[TopicPartition]) -> list[TopicPartition]:
 
 
 class TopicReader:
-    """Reads a topic without a group, from chosen offsets: for people. Raises :class:`ReadError`."""
+    """Reads one topic from chosen offsets. Every method but :meth:`close` raises :class:`ReadError`."""
 
     def __init__(self, connection: Connection, topic: str, timeout_s: float = 5.0) -> None:
         self._topic, self._timeout_s = topic, timeout_s
@@ -73,15 +75,17 @@ class TopicReader:
                 "fetch.wait.max.ms": 100,
                 "socket.connection.setup.timeout.ms": 5000,
             },
-            logger=quiet(),
+            logger=silent_logger(),
         )
         found = self._call(lambda: self._consumer.list_topics(topic, timeout=timeout_s), servers).topics[topic]
         if found.error is not None:
-            raise ReadError(f"there is no topic {topic} at {servers}: has weir-streams run with this prefix?")
+            raise ReadError(
+                f"there is no topic {topic} at {servers}: has weir-streams run there with this WEIR_TOPIC_PREFIX?"
+            )
         self._partitions = sorted(found.partitions)
 
     def bounds(self) -> dict[int, tuple[int, int]]:
-        """For each partition the first offset that is kept, and the next one that will be written."""
+        """Return, for each partition, the first offset that retention has kept and the next one to be written."""
         return {
             partition: self._call(
                 lambda partition=partition: self._consumer.get_watermark_offsets(  # type: ignore[misc]  # mypy cannot type a default
@@ -92,22 +96,22 @@ class TopicReader:
         }
 
     def at_time(self, timestamp_ms: int) -> dict[int, int]:
-        """For each partition the first offset with that timestamp or a later one; its end, where there is none."""
-        asked = [TopicPartition(self._topic, partition, timestamp_ms) for partition in self._partitions]
-        found = self._call(lambda: self._consumer.offsets_for_times(asked, timeout=self._timeout_s))
+        """Return, for each partition, the first offset at or after this time, or its end if there is none."""
+        requests = [TopicPartition(self._topic, partition, timestamp_ms) for partition in self._partitions]
+        found = self._call(lambda: self._consumer.offsets_for_times(requests, timeout=self._timeout_s))
         ends = self.bounds()
         return {
             one.partition: ends[one.partition][1] if one.offset in {OFFSET_END, -1} else one.offset for one in found
         }
 
     def start(self, offsets: Mapping[int, int]) -> None:
-        """Read from these offsets on."""
+        """Begin to read, each partition from its offset."""
         self._consumer.assign([TopicPartition(self._topic, partition, offset) for partition, offset in offsets.items()])
 
-    def take(self, most: int, wait_s: float) -> list[Record]:
-        """What is there; empty after ``wait_s`` without any."""
+    def take(self, max_records: int, wait_s: float) -> list[Record]:
+        """Return up to ``max_records`` records; an empty list after ``wait_s`` without any."""
         try:
-            return take(self._consumer, most, wait_s)
+            return take(self._consumer, max_records, wait_s)
         except StopServiceError as error:
             raise ReadError(str(error)) from error
 
@@ -116,9 +120,9 @@ class TopicReader:
         self._consumer.close()
 
     @staticmethod
-    def _call(ask: Callable[[], Any], servers: str = "") -> Any:
+    def _call(request: Callable[[], Any], servers: str = "") -> Any:
         try:
-            return ask()
+            return request()
         except KafkaException as error:
             where = f" at {servers}" if servers else ""
             raise ReadError(f"Kafka cannot be reached{where}: {error.args[0].str()}") from error

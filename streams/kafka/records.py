@@ -1,4 +1,4 @@
-"""Records that were read."""
+"""Records that a consumer has read."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from enrich.runtime.process import Exit, StopServiceError
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One record that was read."""
+    """One record, copied out of librdkafka's message. ``key`` and ``value`` are empty where Kafka has null."""
 
     partition: int
     offset: int
@@ -23,30 +23,30 @@ class Record:
     topic: str = ""
 
 
-def take(consumer: Consumer, most: int, wait_s: float) -> list[Record]:
-    """What waits, at most so many; empty after ``wait_s`` without any. Raises StopServiceError."""
-    # consume(n, t) waits for n records or the whole of t: one first, then what is there.
+def take(consumer: Consumer, max_records: int, wait_s: float) -> list[Record]:
+    """Return up to ``max_records`` records; an empty list after ``wait_s`` without any. Raises StopServiceError."""
+    # consume(n, t) waits until it has n records or t has passed. So wait for one, then take what is already fetched.
     found = consumer.consume(1, wait_s)
     if found:
-        found += consumer.consume(most - 1, 0)
-    return good(found)
+        found += consumer.consume(max_records - 1, 0)
+    return records_of(found)
 
 
-def good(messages: Iterable[Message]) -> list[Record]:
-    """These, without what passes by itself. Raises StopServiceError for what does not."""
+def records_of(messages: Iterable[Message]) -> list[Record]:
+    """Return the records among some messages. Transient errors are skipped; any other raises StopServiceError."""
     records = []
     for message in messages:
         error = message.error()
         if error is None:
             records.append(_record(message))
-        elif error.code() == KafkaError._PARTITION_EOF or error.retriable() or _passing(error):
+        elif error.code() == KafkaError._PARTITION_EOF or error.retriable() or _is_transient(error):
             continue
         else:
             raise StopServiceError(f"Kafka: {error.str()}", Exit.KAFKA)
     return records
 
 
-def _passing(error: KafkaError) -> bool:
+def _is_transient(error: KafkaError) -> bool:
     return error.code() in {
         KafkaError._TRANSPORT,
         KafkaError._ALL_BROKERS_DOWN,

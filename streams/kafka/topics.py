@@ -1,4 +1,4 @@
-"""Topics: made where they are missing, compared with what they must be."""
+"""Topics: the missing ones are created, the existing ones compared with what the service needs."""
 
 from __future__ import annotations
 
@@ -11,31 +11,32 @@ from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, Resourc
 
 from enrich.runtime.process import Exit, StopServiceError
 from enrich.wire.topics import Topic
-from streams.kafka.connection import CALL_S, Connection, ReadError, Waiter, admin_of
+from streams.kafka.connection import CALL_TIMEOUT_S, Backoff, Connection, ReadError, admin_client
 
 log = structlog.get_logger("kubeweir.streams")
 
 
-def prepare_topics(connection: Connection, wanted: Iterable[Topic], replication: int, stop: threading.Event) -> bool:
-    """Make what is missing, check what is there. Waits for Kafka; False: stopped meanwhile.
+def prepare_topics(connection: Connection, topics: Iterable[Topic], replication: int, stop: threading.Event) -> bool:
+    """Create the topics that are missing and check the others. Waits for Kafka; returns False if stopped meanwhile.
 
-    A topic that is not as it must be gets a line and is left alone. One that cannot be made ends the service.
+    ``replication`` 0 takes the broker's default. A topic whose configuration differs is reported in the log and left
+    as it is. Raises StopServiceError if a topic cannot be created.
     """
-    admin = admin_of(connection)
-    waiter = Waiter(connection["bootstrap.servers"], stop)
+    admin = admin_client(connection)
+    backoff = Backoff(connection["bootstrap.servers"], stop)
     while not stop.is_set():
         try:
             known = admin.list_topics(timeout=3).topics
-            _make(admin, [topic for topic in wanted if topic.name not in known], replication)
-            _check(admin, [(topic, len(known[topic.name].partitions)) for topic in wanted if topic.name in known])
+            _create(admin, [topic for topic in topics if topic.name not in known], replication)
+            _check(admin, [(topic, len(known[topic.name].partitions)) for topic in topics if topic.name in known])
         except KafkaException as error:
-            waiter.wait(error.args[0].str())
+            backoff.wait(error.args[0].str())
         else:
             return True
     return False
 
 
-def _make(admin: AdminClient, missing: Sequence[Topic], replication: int) -> None:
+def _create(admin: AdminClient, missing: Sequence[Topic], replication: int) -> None:
     if not missing:
         return
     new = [
@@ -44,15 +45,15 @@ def _make(admin: AdminClient, missing: Sequence[Topic], replication: int) -> Non
     ]
     for name, future in admin.create_topics(new).items():
         try:
-            future.result(CALL_S)
-            log.info("topic made", topic=name)
+            future.result(CALL_TIMEOUT_S)
+            log.info("topic created", topic=name)
         except KafkaException as error:
             code = error.args[0].code()
             if code == KafkaError.TOPIC_ALREADY_EXISTS:
                 continue
             if error.args[0].retriable() or code in {KafkaError._TRANSPORT, KafkaError._TIMED_OUT}:
                 raise
-            raise StopServiceError(f"topic {name} cannot be made: {error.args[0].str()}", Exit.KAFKA) from error
+            raise StopServiceError(f"topic {name} cannot be created: {error.args[0].str()}", Exit.KAFKA) from error
 
 
 def _check(admin: AdminClient, found: Sequence[tuple[Topic, int]]) -> None:
@@ -61,33 +62,34 @@ def _check(admin: AdminClient, found: Sequence[tuple[Topic, int]]) -> None:
         return
     answers = {resource.name: future for resource, future in admin.describe_configs(resources).items()}
     for topic, partitions in found:
-        config = {name: entry.value for name, entry in answers[topic.name].result(CALL_S).items()}
-        wrong = topic.differences(partitions, config)
-        if wrong:
+        config = {name: entry.value for name, entry in answers[topic.name].result(CALL_TIMEOUT_S).items()}
+        differences = topic.differences(partitions, config)
+        if differences:
             log.warning(
-                "a topic is not as it must be; it is left as it is: delete it and start again, or change the setting",
+                "a topic differs from what the service needs and is left as it is: "
+                "alter it, or delete it and restart, or change the setting that names the difference",
                 topic=topic.name,
-                problems=wrong,
+                problems=differences,
             )
 
 
 def existing_topics(connection: Connection, stop: threading.Event) -> frozenset[str]:
-    """The names of all topics. Waits for Kafka; none if it is stopped meanwhile."""
-    admin = admin_of(connection)
-    waiter = Waiter(connection["bootstrap.servers"], stop)
+    """Return the names of all topics. Waits for Kafka; returns none if the service stops meanwhile."""
+    admin = admin_client(connection)
+    backoff = Backoff(connection["bootstrap.servers"], stop)
     while not stop.is_set():
         try:
             return frozenset(admin.list_topics(timeout=3).topics)
         except KafkaException as error:
-            waiter.wait(error.args[0].str())
+            backoff.wait(error.args[0].str())
     return frozenset()
 
 
 def partitions_of(connection: Connection, topics: Sequence[str]) -> dict[str, int]:
-    """How many each of these topics has. Raises :class:`ReadError`."""
-    admin = admin_of(connection)
+    """Return how many partitions each topic has, 0 for a topic that does not exist. Raises :class:`ReadError`."""
+    admin = admin_client(connection)
     try:
-        found = admin.list_topics(timeout=CALL_S).topics
+        found = admin.list_topics(timeout=CALL_TIMEOUT_S).topics
     except KafkaException as error:
         raise ReadError(f"Kafka cannot be reached: {error.args[0].str()}") from error
     return {topic: len(found[topic].partitions) if topic in found else 0 for topic in topics}

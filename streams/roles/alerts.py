@@ -23,10 +23,10 @@ from streams.alerts.model import Alerts, Rule
 from streams.alerts.outputs import sink_definitions
 from streams.alerts.policy_watch import PolicyWatch
 from streams.alerts.read import in_force, read
-from streams.config.hot_reload import LiveFile
+from streams.config.hot_reload import HotReloadedFile
 from streams.kafka.connection import ReadError
 from streams.kafka.dead_letters import DeadLetters
-from streams.kafka.exactly_once import AgainError, ExactlyOnce
+from streams.kafka.exactly_once import ExactlyOnce, TransactionAbortedError
 from streams.kafka.group import GroupReader
 from streams.kafka.reading import read_committed
 from streams.kafka.records import Record
@@ -96,7 +96,7 @@ class _Half:
                 lag = bus.lag()
                 if lag is not None:
                     self._metrics.lag.labels(self._name).set(lag)
-        except AgainError as error:
+        except TransactionAbortedError as error:
             self._metrics.restarts.labels(self._name).inc()
             self._problem = str(error)
             log.warning("alerts begin anew, with what was committed", half=self._name, error=str(error))
@@ -166,10 +166,10 @@ def _work(
                 raise half.failed
 
 
-def _live(settings: Settings, make: Callable[[Alerts], Alerts]) -> LiveFile[Alerts, Alerts] | None:
+def _live(settings: Settings, make: Callable[[Alerts], Alerts]) -> HotReloadedFile[Alerts, Alerts] | None:
     if settings.alerts in ("", "-"):
         return None
-    return LiveFile("alerts", "WEIR_ALERTS", Path(settings.alerts), read, make)
+    return HotReloadedFile("alerts", "WEIR_ALERTS", Path(settings.alerts), read, make)
 
 
 def _halves(
@@ -214,7 +214,7 @@ def _halves(
     def bus(name: str, read_topics: Sequence[str], loop: CountLoop | KeepLoop) -> ExactlyOnce:
         writer = f"{settings.prefix}.alerts.{name}.{worker}.{uuid.uuid4().hex[:8]}"
         group = f"{settings.prefix}.alerts.{name}"
-        return ExactlyOnce(connection, group, read_topics, writer, loop.back_to_ms, loop.owned)
+        return ExactlyOnce(connection, group, read_topics, writer, loop.replay_from_ms, loop.owned)
 
     sources = (topics.denied.name, topics.status.name)
     return (

@@ -16,7 +16,7 @@ from enrich.runtime.process import Exit, StopServiceError
 from enrich.runtime.watching import SourceCollector
 from enrich.sources.factory import make_source
 from enrich.sources.source import Source, SourceError
-from streams.kafka.output import Output
+from streams.kafka.producer import RecordProducer
 from streams.kafka.reading import TopicReader
 from streams.kafka.topics import prepare_topics
 from streams.metrics.roles import EnrichMetrics
@@ -33,7 +33,7 @@ log = structlog.get_logger("kubeweir.streams")
 def run_enrich(settings: Settings, stop: threading.Event) -> int:
     """Run until ``stop`` or a signal; the exit code. Raises StopServiceError."""
     # Faust takes long to import, and only this role needs it.
-    from streams.worker.faust_app import Enriching  # noqa: PLC0415 - as above
+    from streams.worker.faust_app import EnrichWorker  # noqa: PLC0415 - as above
 
     quiet_libraries()
     registry = CollectorRegistry()
@@ -55,13 +55,13 @@ def run_enrich(settings: Settings, stop: threading.Event) -> int:
             return Exit.OK
         history.start()
         _wait(history.loaded, stop)
-        late: list[Enriching] = []
-        output = Output(settings.connection(), lambda error: late[0].fatal(error))  # noqa: PLW0108 - it comes later
+        late: list[EnrichWorker] = []
+        output = RecordProducer(settings.connection(), lambda error: late[0].fatal(error))  # noqa: PLW0108 - it comes later
         enricher = Enricher(cluster, settings.labels)
-        holding = PendingVerdicts(
+        pending = PendingVerdicts(
             enricher, source.synced_until_ns, int(settings.attribution_wait * 1e9), settings.pending_bytes, time.time_ns
         )
-        metrics.pending_bytes.set_function(lambda: holding.bytes)
+        metrics.pending_bytes.set_function(lambda: pending.bytes)
         pipeline = Pipeline(
             settings.topics,
             settings.cluster,
@@ -70,9 +70,9 @@ def run_enrich(settings: Settings, stop: threading.Event) -> int:
             output,
             metrics,
             socket.gethostname(),
-            holding,
+            pending,
         )
-        worker = Enriching(settings, pipeline, output, metrics, stop)
+        worker = EnrichWorker(settings, pipeline, output, metrics, stop)
         late.append(worker)
         if settings.routes:
             routing = pipeline.routing = Routing(settings, output, worker.fatal, metrics, stop)

@@ -88,7 +88,7 @@ def _stop(children: Sequence[_Child]) -> int:
     running = [child for child in children if child.process.poll() is None]
     for child in running:
         child.process.terminate()
-    patience = float(os.environ.get("WEIR_STOP_SECONDS") or 10) + _GRACE_S
+    patience = float(os.environ.get("WEIR_STOP_TIMEOUT") or 10) + _GRACE_S
     deadline = time.monotonic() + patience
     code = 0
     for child in running:

@@ -6,15 +6,15 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TypeVar
 
-from streams.config.hot_reload import LiveFile
+from streams.config.hot_reload import HotReloadedFile
 from streams.routes.model import Routes
 from streams.routes.read import read
 
 T = TypeVar("T")
 
 
-class LiveRoutes(LiveFile[Routes, T]):
-    """See :class:`streams.config.hot_reload.LiveFile`."""
+class LiveRoutes(HotReloadedFile[Routes, T]):
+    """See :class:`streams.config.hot_reload.HotReloadedFile`."""
 
     def __init__(self, path: Path, reserved: Iterable[str], make: Callable[[Routes], T]) -> None:
         """``reserved``: topics that no route may write."""

@@ -11,7 +11,7 @@ import numpy as np
 
 from enrich.render.enricher import Records
 from enrich.wire.topics import LARGE, Topic
-from streams.kafka.outgoing import Outgoing
+from streams.kafka.record_columns import RecordColumns
 from streams.matching.matcher import Matcher, pattern_test
 from streams.routes.check import NAMESPACE
 from streams.routes.classifier import Compiled
@@ -28,7 +28,7 @@ class Sending:
 
     topic: Topic
     compression: str
-    records: Outgoing
+    records: RecordColumns
 
 
 class Placing:
@@ -103,13 +103,13 @@ class _Target:
             found[_namespace(keys[index])].append(index)
         return [(self._of(namespace), indexes) for namespace, indexes in found.items()]
 
-    def outgoing(self, records: Records, indexes: Indexes) -> Outgoing:
+    def outgoing(self, records: Records, indexes: Indexes) -> RecordColumns:
         """Their Kafka records."""
         if self._kafka.format == "lines":
             columns = list(zip(*self._lines(records, indexes), strict=True))
-            return Outgoing(*columns)
+            return RecordColumns(*columns)
         values, times, owners = records.values, records.times_ms, records.owners
-        return Outgoing(
+        return RecordColumns(
             self._keys(records, indexes),
             [values[index] for index in indexes],
             [times[index] for index in indexes],

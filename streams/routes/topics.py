@@ -10,8 +10,8 @@ from pathlib import Path
 from enrich.render.enricher import Records
 from enrich.runtime.process import StopServiceError
 from enrich.wire.topics import Topic
-from streams.kafka.outgoing import Outgoing
-from streams.kafka.output import Output
+from streams.kafka.producer import RecordProducer
+from streams.kafka.record_columns import RecordColumns
 from streams.kafka.topics import existing_topics, prepare_topics
 from streams.metrics.roles import EnrichMetrics
 from streams.routes.live import LiveRoutes
@@ -26,7 +26,7 @@ class Routing:
     def __init__(
         self,
         settings: Settings,
-        output: Output,
+        output: RecordProducer,
         fatal: Callable[[str], None],
         metrics: EnrichMetrics,
         stop: threading.Event,
@@ -43,13 +43,13 @@ class Routing:
         self._live = LiveRoutes(Path(settings.routes), self._reserved, self._place)
         self._live.start()
 
-    def of(self, records: Records) -> Iterator[tuple[str, Outgoing]]:
-        """Topics and their records. :meth:`ready` is to be asked before they are sent."""
+    def route(self, records: Records) -> Iterator[tuple[str, RecordColumns]]:
+        """Topics and their records. :meth:`wait_until_ready` is to be awaited before they are sent."""
         for sending in self._live.current.of(records):
             self._wanted[sending.topic.name] = (sending.topic, sending.compression)
             yield sending.topic.name, sending.records
 
-    async def ready(self, topic: str) -> None:
+    async def wait_until_ready(self, topic: str) -> None:
         """Returns when the topic is there. Waits for Kafka."""
         wanted, compression = self._wanted[topic]
         if self._ready.get(topic) == compression:

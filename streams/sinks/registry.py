@@ -30,14 +30,14 @@ from streams.sinks.sink import Sink
 
 log = structlog.get_logger("kubeweir.streams")
 
-OnOwned = Callable[[Sequence[int]], None]
+OnAssigned = Callable[[Sequence[int]], None]
 """Called with the partitions that a sink's consumer reads from now on."""
 
 
 class OpenReader(Protocol):
     """Joins a consumer group of a topic; see :class:`streams.kafka.group.GroupReader`."""
 
-    def __call__(self, group: str, topic: str, on_owned: OnOwned | None, /) -> Reader: ...
+    def __call__(self, group: str, topic: str, on_assigned: OnAssigned | None, /) -> Reader: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ class MadeSink:
     sink: Sink
     takes: Callable[[bytes], bool] = lambda _: True
     """Whether the sink wants a record. Raises ValueError if the value is not a record."""
-    on_owned: OnOwned | None = None
+    on_assigned: OnAssigned | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +111,7 @@ class SinkRegistry:
 
     def _start(self, definition: SinkDefinition, made: MadeSink) -> _RunningSink:
         stop = threading.Event()
-        reader = self._open_reader(definition.group, definition.topic, made.on_owned)
+        reader = self._open_reader(definition.group, definition.topic, made.on_assigned)
         feed = Feed(definition.name, made.takes)
         send_dead_letter = partial(self._send_dead_letter, definition.topic)
         return _RunningSink(definition, Pump(feed, made.sink, reader, send_dead_letter, self._metrics, stop), stop)

@@ -21,7 +21,7 @@ import faust
 import structlog
 
 from enrich.runtime.process import Exit
-from streams.kafka.output import Output, refused
+from streams.kafka.producer import RecordProducer, is_refused
 from streams.metrics.roles import EnrichMetrics
 from streams.settings import Settings
 from streams.worker.inflight import InFlightTracker, TrackedInput
@@ -60,11 +60,16 @@ class _Worker(faust.Worker):  # type: ignore[misc]  # as above
         super()._schedule_shutdown(number)
 
 
-class Enriching:
+class EnrichWorker:
     """The worker: Faust app, intake, ledger and pipeline put together on one event loop."""
 
     def __init__(
-        self, settings: Settings, pipeline: Pipeline, output: Output, metrics: EnrichMetrics, stop: threading.Event
+        self,
+        settings: Settings,
+        pipeline: Pipeline,
+        output: RecordProducer,
+        metrics: EnrichMetrics,
+        stop: threading.Event,
     ) -> None:
         self._settings, self._pipeline, self._output, self._metrics = settings, pipeline, output, metrics
         self._stop = stop
@@ -189,7 +194,7 @@ class Enriching:
 
     def _on_error(self, tracked: TrackedInput, error: Any, message: Any) -> None:
         """A record that was not taken (poll thread)."""
-        if not refused(error) or message.topic() == self._settings.topics.dead.name:
+        if not is_refused(error) or message.topic() == self._settings.topics.dead.name:
             self.fatal(f"{message.topic()}: {error.str()}")
         self._loop.call_soon_threadsafe(self._later, self._retry, tracked, message, error)
 
@@ -197,7 +202,7 @@ class Enriching:
         """The answer for a record that was sent alone (poll thread)."""
         if error is None:
             tracked.on_delivery(None, message)
-        elif refused(error):
+        elif is_refused(error):
             self._loop.call_soon_threadsafe(self._later, self._bury, tracked, message, error)
         else:
             self.fatal(f"{message.topic()}: {error.str()}")
@@ -222,7 +227,7 @@ class Enriching:
         """Kafka may be away when we are to stop: then waiting for its acknowledgements would never end."""
         self._stop.wait()
         ended = threading.Event()
-        ended.wait(self._settings.stop_seconds)
+        ended.wait(self._settings.stop_timeout)
         log.warning(
             "stopping without Kafka's answer; what is not acknowledged will be read again", held=len(self._ledger)
         )

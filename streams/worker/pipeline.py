@@ -27,7 +27,7 @@ from enrich.render.enricher import Lookup, Records
 from enrich.render.merged_batch import MergedBatch, merge
 from enrich.wire.batch import Batch, BatchError, Header, decode_batch
 from enrich.wire.topics import Topics
-from streams.kafka.outgoing import Outgoing
+from streams.kafka.record_columns import RecordColumns
 from streams.metrics.roles import EnrichMetrics
 from streams.worker.inflight import TrackedInput
 from streams.worker.losses import Loss, Losses
@@ -38,22 +38,22 @@ log = structlog.get_logger("kubeweir.streams")
 _FULL_WAIT_S: Final = 0.01
 
 
-class Output(Protocol):
-    """Where records go; see :class:`streams.kafka.output.Output`."""
+class Producer(Protocol):
+    """Where records go; see :class:`streams.kafka.producer.RecordProducer`."""
 
     def offer(
         self, topic: str, key: bytes, value: bytes, timestamp_ms: int, on_delivery: Any, headers: Any = None
     ) -> bool: ...
 
-    def offer_all(self, topic: str, outgoing: Outgoing, deliveries: Sequence[Any], start: int) -> int: ...
+    def offer_all(self, topic: str, outgoing: RecordColumns, deliveries: Sequence[Any], start: int) -> int: ...
 
 
 class Routing(Protocol):
     """Where else records go; see :class:`streams.routes.topics.Routing`."""
 
-    def of(self, records: Records) -> Iterable[tuple[str, Outgoing]]: ...
+    def route(self, records: Records) -> Iterable[tuple[str, RecordColumns]]: ...
 
-    async def ready(self, topic: str) -> None: ...
+    async def wait_until_ready(self, topic: str) -> None: ...
 
 
 class Renderer(Looker, Protocol):
@@ -81,10 +81,10 @@ class Pipeline:
         cluster_id: str,
         enricher: Renderer,
         node_of: Callable[[str], str],
-        output: Output,
+        output: Producer,
         metrics: EnrichMetrics,
         worker: str,
-        holding: PendingVerdicts,
+        pending: PendingVerdicts,
     ) -> None:
         """``node_of``: the node of the pod with a UID, empty where it is not known."""
         self.routing: Routing | None = None
@@ -93,7 +93,7 @@ class Pipeline:
         self._enricher, self._node_of, self._output = enricher, node_of, output
         self._metrics, self._worker = metrics, worker
         self._losses = Losses()
-        self._holding = holding
+        self._pending = pending
         self._turn = asyncio.Lock()
         """Rows of a pod go out in their order: a batch, or what waited, but not both at a time."""
 
@@ -103,20 +103,20 @@ class Pipeline:
         async with self._turn:
             await self._take(inputs)
         for tracked, _ in inputs:
-            if not self._holding.holds(tracked):
+            if not self._pending.holds(tracked):
                 tracked.close()
 
     async def release(self) -> None:
         """Send what has waited for long enough."""
-        if not len(self._holding):
+        if not len(self._pending):
             return
         async with self._turn:
-            for released in self._holding.release():
+            for released in self._pending.release():
                 verdicts, late, full = len(released.batch.verdicts), released.late, released.full
                 self._metrics.pending_verdicts.labels("full" if full else "settled").inc(verdicts - late)
                 self._metrics.pending_verdicts.labels("full" if full else "late").inc(late)
                 await self._send_released(released.inputs, released.batch)
-                for tracked in self._holding.done(released):
+                for tracked in self._pending.done(released):
                     tracked.close()
 
     async def _send_released(self, inputs: Sequence[TrackedInput], batch: MergedBatch) -> None:
@@ -147,7 +147,7 @@ class Pipeline:
         try:
             records = self._render(tracked, merge(*(one.batch for one in inputs)))
         except Exception as error:
-            self._holding.abandon(tracked)
+            self._pending.abandon(tracked)
             if len(inputs) == 1:
                 await self._bury_failed(tracked[0], inputs[0].value, error)
             else:
@@ -169,9 +169,9 @@ class Pipeline:
         if not len(batch.verdicts):
             return self._enricher.records(batch)
         # Read before the lookup: the index may be synced further meanwhile, the lookup is not.
-        until_ns = self._holding.until_ns()
+        until_ns = self._pending.until_ns()
         found = self._enricher.lookup(batch)
-        now = self._holding.split(inputs, batch, found.unsettled, until_ns)
+        now = self._pending.split(inputs, batch, found.unsettled, until_ns)
         if now is not None:
             batch, found = batch.pick(now), found.pick(now)
         self._enricher.mark_ambiguous(batch, found, until_ns)
@@ -179,7 +179,7 @@ class Pipeline:
 
     def _rendered(self, batch: MergedBatch) -> Records:
         """Return the records of verdicts that have waited."""
-        until_ns = self._holding.until_ns()
+        until_ns = self._pending.until_ns()
         found = self._enricher.lookup(batch)
         self._enricher.mark_ambiguous(batch, found, until_ns)
         return self._enricher.records(batch, found)
@@ -188,7 +188,7 @@ class Pipeline:
         """Another worker has these now."""
         gone = tuple(partitions)
         self._losses.forget(gone)
-        self._holding.forget(gone)
+        self._pending.forget(gone)
 
     async def expired(self, tracked: TrackedInput, batches: int) -> None:
         """Retention removed so many batches before this one, unread."""
@@ -223,16 +223,16 @@ class Pipeline:
         self._metrics.read_verdicts.inc(len(records.values))
         if records.columns is not None:
             self._metrics.verdicts.count(records.columns.templates, records.columns.template)
-        every = Outgoing(records.keys, records.values, records.times_ms, records.owners)
+        every = RecordColumns(records.keys, records.values, records.times_ms, records.owners)
         await self._send_all(inputs, self._topics.flows.name, every)
         if any(records.denied):
-            await self._send_all(inputs, self._topics.denied.name, every.only(records.denied))
+            await self._send_all(inputs, self._topics.denied.name, every.pick(records.denied))
         if self.routing is not None:
-            for topic, routed in self.routing.of(records):
-                await self.routing.ready(topic)
+            for topic, routed in self.routing.route(records):
+                await self.routing.wait_until_ready(topic)
                 await self._send_all(inputs, topic, routed)
 
-    async def _send_all(self, inputs: Sequence[TrackedInput], topic: str, outgoing: Outgoing) -> None:
+    async def _send_all(self, inputs: Sequence[TrackedInput], topic: str, outgoing: RecordColumns) -> None:
         for owner, records in Counter(outgoing.owners).items():
             inputs[owner].expect(records)
         callbacks = [one.on_delivery for one in inputs]

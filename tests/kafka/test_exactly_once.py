@@ -9,7 +9,7 @@ import pytest
 from confluent_kafka import Consumer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
-from streams.kafka.exactly_once import AgainError, ExactlyOnce
+from streams.kafka.exactly_once import ExactlyOnce, TransactionAbortedError
 from tests.kafka.site import PATIENCE_S, Site
 
 pytestmark = pytest.mark.kafka
@@ -31,7 +31,7 @@ def test_a_call_that_fails_while_partitions_are_taken_over_is_told_and_ends_nobo
     bus = ExactlyOnce(site.connection, site.prefix, [topic], site.prefix, away, lambda _owned: None)
     try:
         assert bus.start(threading.Event())
-        with pytest.raises(AgainError, match="committed offsets"):
+        with pytest.raises(TransactionAbortedError, match="committed offsets"):
             take_for(bus, PATIENCE_S)
     finally:
         bus.close()

@@ -19,7 +19,7 @@ from enrich.render.enricher import Enricher
 from enrich.wire.address_interval import AddressInterval, OwnerRef, encode_interval
 from enrich.wire.batch import EndpointRef, Header, PolicyRef
 from enrich.wire.topics import topics
-from streams.kafka.outgoing import Outgoing
+from streams.kafka.record_columns import RecordColumns
 from streams.metrics.roles import EnrichMetrics
 from streams.worker.inflight import InFlightTracker
 from streams.worker.pending import PendingVerdicts
@@ -100,7 +100,7 @@ class Kept:
         self.values.append(value)
         return True
 
-    def offer_all(self, topic: str, outgoing: Outgoing, deliveries: Sequence[Any], start: int) -> int:
+    def offer_all(self, topic: str, outgoing: RecordColumns, deliveries: Sequence[Any], start: int) -> int:
         return len(deliveries)
 
 

@@ -14,7 +14,7 @@ from streams.alerts.outputs import sink_definitions
 from streams.kafka.records import Record
 from streams.metrics.roles import SinkMetrics
 from streams.settings import Settings
-from streams.sinks.registry import MadeSink, OnOwned, SinkDefinition, SinkRegistry
+from streams.sinks.registry import MadeSink, OnAssigned, SinkDefinition, SinkRegistry
 
 Event = tuple[str, str]
 
@@ -26,7 +26,7 @@ class Journal:
         self.events: list[Event] = []
         self.readers: list[QuietReader] = []
 
-    def open_reader(self, group: str, topic: str, on_owned: OnOwned | None) -> QuietReader:
+    def open_reader(self, group: str, topic: str, on_assigned: OnAssigned | None) -> QuietReader:
         self.events.append(("joined", group))
         self.readers.append(QuietReader(self, group))
         return self.readers[-1]

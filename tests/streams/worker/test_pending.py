@@ -19,7 +19,7 @@ from enrich.render.enricher import Enricher, Lookup
 from enrich.render.merged_batch import MergedBatch
 from enrich.wire.batch import Batch, decode_batch
 from enrich.wire.topics import topics
-from streams.kafka.outgoing import Outgoing
+from streams.kafka.record_columns import RecordColumns
 from streams.metrics.roles import EnrichMetrics
 from streams.worker.inflight import InFlightTracker, TrackedInput
 from streams.worker.pending import PendingVerdicts
@@ -43,18 +43,18 @@ class Site:
         self.cluster.replace_all({**{kind: [] for kind in KINDS}, Pod: [WEB]})
         self.cluster.addresses.set_complete_since(0)
         enricher = Enricher(self.cluster, now_ns=lambda: self.now)
-        self.holding = PendingVerdicts(enricher, lambda: self.until, 2 * S, max_bytes, lambda: self.now)
+        self.pending = PendingVerdicts(enricher, lambda: self.until, 2 * S, max_bytes, lambda: self.now)
         self.ledger = InFlightTracker(10**6, 10**9, lambda step: step(), lambda *_: pytest.fail("refused"))
         metrics = EnrichMetrics(CollectorRegistry())
         self.metrics = metrics
-        self.pipeline = Pipeline(topics("p", 1), "", enricher, lambda _uid: "", self, metrics, "w", self.holding)
+        self.pipeline = Pipeline(topics("p", 1), "", enricher, lambda _uid: "", self, metrics, "w", self.pending)
         self.offset = 0
 
     def offer(self, topic: str, key: bytes, value: bytes, at: int, on_delivery: Any, headers: Any = None) -> bool:
         on_delivery(None, None)
         return True
 
-    def offer_all(self, topic: str, outgoing: Outgoing, deliveries: Sequence[Any], start: int) -> int:
+    def offer_all(self, topic: str, outgoing: RecordColumns, deliveries: Sequence[Any], start: int) -> int:
         for value, delivered in zip(outgoing.values, deliveries, strict=True):
             if topic == "p.flows":
                 self.sent.append(orjson.loads(value))
@@ -166,7 +166,7 @@ def test_a_verdict_too_old_to_wait_is_not_named_beyond_what_the_index_knows(*, w
     ends = [record["dest"] for record in site.sent]
     assert ends[0] == {"instance": LATE.ips[0], "ambiguous": True}, "the pod may have disappeared since"
     assert ends[1]["pod_name"] == "late"
-    assert (len(ends), len(site.holding)) == (2, int(waiting))
+    assert (len(ends), len(site.pending)) == (2, int(waiting))
 
 
 def test_verdicts_that_go_out_beside_those_that_wait_are_looked_up_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -205,7 +205,7 @@ def test_when_too_much_waits_the_oldest_go() -> None:
     for first in (100, 200, 300):
         site.take(*[verdict(0, destination="10.0.0.77")] * 3, first=first, ring=str(first))
     assert site.release() == [100, 101, 102, 200, 201, 202]
-    assert site.holding.bytes == 88 * 3
+    assert site.pending.bytes == 88 * 3
     assert site.metrics.pending_verdicts.labels("full")._value.get() == 6
 
 
@@ -215,7 +215,7 @@ def test_what_another_worker_has_now_is_forgotten() -> None:
     site.pipeline.forget([0])
     site.now += 5 * S
     assert site.release() == []
-    assert (len(site.holding), site.holding.bytes, site.acked) == (0, 0, [])
+    assert (len(site.pending), site.pending.bytes, site.acked) == (0, 0, [])
 
 
 def test_a_part_of_a_batch_is_a_batch() -> None:
@@ -263,7 +263,7 @@ def test_all_rows_go_once_and_those_of_a_pod_in_order(steps: list[Any]) -> None:
         own = [number for number in numbers if owners[number] == endpoint]
         assert own == sorted(own)
     assert site.acked == list(range(sum(len(batches) for batches, _, _ in steps)))
-    assert (len(site.holding), site.holding.bytes) == (0, 0)
+    assert (len(site.pending), site.pending.bytes) == (0, 0)
 
 
 def test_a_wait_of_one_ring_holds_back_no_pod_of_another_that_came_with_it() -> None:

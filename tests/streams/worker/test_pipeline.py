@@ -16,7 +16,7 @@ from enrich.render.enricher import Lookup, Records
 from enrich.render.interning import InternTable
 from enrich.render.merged_batch import MergedBatch
 from enrich.wire.topics import topics
-from streams.kafka.outgoing import Outgoing
+from streams.kafka.record_columns import RecordColumns
 from streams.metrics.roles import EnrichMetrics
 from streams.worker.inflight import InFlightTracker, TrackedInput
 from streams.worker.pending import PendingVerdicts
@@ -43,7 +43,7 @@ class SmallQueue:
         self._waiting.append(on_delivery)
         return True
 
-    def offer_all(self, topic: str, outgoing: Outgoing, deliveries: Sequence[Any], start: int) -> int:
+    def offer_all(self, topic: str, outgoing: RecordColumns, deliveries: Sequence[Any], start: int) -> int:
         verdicts = list(zip(outgoing.keys, outgoing.values, outgoing.times_ms, deliveries, strict=True))
         for number in range(start, len(verdicts)):
             if not self.offer(topic, *verdicts[number]):  # type: ignore[arg-type]  # no key is None here
@@ -93,8 +93,8 @@ def run(*values: bytes | None, **changes: Any) -> tuple[SmallQueue, list[Tracked
     """The output, and what was acknowledged, of batches that wait together."""
     output, acked = SmallQueue(), list[TrackedInput]()
     enricher = changes.pop("enricher", Numbers())
-    holding = PendingVerdicts(enricher, lambda: 1 << 62, 10**9, 10**6, time.time_ns)
-    given: dict[str, Any] = {"cluster_id": "c1", "node_of": lambda _uid: "n1", "holding": holding, **changes}
+    pending = PendingVerdicts(enricher, lambda: 1 << 62, 10**9, 10**6, time.time_ns)
+    given: dict[str, Any] = {"cluster_id": "c1", "node_of": lambda _uid: "n1", "pending": pending, **changes}
 
     async def scenario() -> None:
         loop = asyncio.get_running_loop()

@@ -1,0 +1,186 @@
+"""The enricher's producer."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, Final, Protocol
+
+import structlog
+from confluent_kafka import KafkaError, KafkaException, Producer
+
+from streams.kafka.connection import RELIABLE_PRODUCER, Connection, silent_logger
+from streams.kafka.record_columns import RecordColumns
+
+log = structlog.get_logger("kubeweir.streams")
+
+_ROUTED_LINGER_MS: Final = 250
+
+_REFUSED: Final = frozenset(
+    {
+        KafkaError.MSG_SIZE_TOO_LARGE,
+        KafkaError.INVALID_MSG,
+        KafkaError.INVALID_MSG_SIZE,
+        KafkaError.INVALID_TIMESTAMP,
+        KafkaError.INVALID_RECORD,
+        # librdkafka's error for the other records of a refused batch. Nothing is wrong with them: each is accepted
+        # when it is sent in a batch of its own.
+        KafkaError._INVALID_DIFFERENT_RECORD,
+    }
+)
+"""Errors that a record causes, not the broker or missing rights: a retry of the same batch would fail again."""
+
+
+def is_refused(error: KafkaError) -> bool:
+    """Return whether Kafka refuses the record itself, so that a retry in the same batch is useless."""
+    return error.code() in _REFUSED
+
+
+class OnDelivery(Protocol):
+    """A delivery callback: ``error`` is None or librdkafka's error, ``message`` librdkafka's message."""
+
+    def __call__(self, error: Any, message: Any, /) -> None: ...
+
+
+class RecordProducer:
+    """Sends records, and runs the thread that polls librdkafka for delivery callbacks.
+
+    It has several of librdkafka's producers: one for nearly everything; one per compression for the topics of routes;
+    and one that sends batches of a single record, for records whose batch was refused because of another record.
+    """
+
+    def __init__(self, connection: Connection, on_fatal: Callable[[str], None]) -> None:
+        """``on_fatal`` is called on the poll thread when librdkafka can send nothing more, ever."""
+        self._on_fatal = on_fatal
+        config = {
+            **connection,
+            **RELIABLE_PRODUCER,
+            # The service created its topics at the start: one that stays unknown for this long was deleted.
+            "topic.metadata.propagation.max.ms": 10_000,
+            "error_cb": self._on_error,
+        }
+        bounded = {"queue.buffering.max.messages": 200_000, "queue.buffering.max.kbytes": 256 << 10}
+        self._config = {**config, **bounded, "linger.ms": 5}
+        self._many = Producer(self._config, logger=silent_logger())
+        self._routed: dict[str, Producer] = {}
+        self._by_topic: dict[str, Producer] = {}
+        self._single = Producer({**config, "batch.num.messages": 1, "linger.ms": 0}, logger=silent_logger())
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._poll, name="kafka-poll", daemon=True)
+        self._thread.start()
+
+    def compress(self, topic: str, compression: str) -> None:
+        """Choose the compression of a route's topic; in librdkafka, compression is a setting of the producer.
+
+        The topics of routes get few records in many partitions, and each batch of each partition is a request: with
+        the linger of the flows, ten routes cost the broker more than the flows do. Their records linger for 250 ms
+        instead. ``Settings.in_flight_verdicts`` must allow for that, because their inputs are in flight as long."""
+        if compression not in self._routed:
+            config = {**self._config, "compression.type": compression, "linger.ms": _ROUTED_LINGER_MS}
+            self._routed = {**self._routed, compression: Producer(config, logger=silent_logger())}
+        self._by_topic[topic] = self._routed[compression]
+
+    def offer(
+        self,
+        topic: str,
+        key: bytes,
+        value: bytes,
+        timestamp_ms: int,
+        on_delivery: OnDelivery,
+        headers: Sequence[tuple[str, bytes]] | None = None,
+    ) -> bool:
+        """Queue a record. Return False if the queue is full: wait, then offer the record again."""
+        return self._put(self._many, topic, key, value, timestamp_ms, on_delivery, headers)
+
+    def offer_all(self, topic: str, records: RecordColumns, callbacks: Sequence[OnDelivery], start: int) -> int:
+        """Queue records from index ``start`` on, each with its delivery callback, until the queue is full.
+
+        Return the index to continue at. This is the only loop in the enricher that runs once per record, so it calls
+        librdkafka and nothing else.
+        """
+        produce = self._by_topic.get(topic, self._many).produce
+        columns = zip(records.keys, records.values, records.times_ms, callbacks, strict=True)
+        for index, (key, value, timestamp_ms, on_delivery) in enumerate(islice(columns, start, None), start):
+            try:
+                produce(topic, value, key, on_delivery=on_delivery, timestamp=timestamp_ms)
+            except BufferError:
+                return index
+            except KafkaException as error:
+                on_delivery(error.args[0], RefusedMessage(topic, key, value))
+        return len(records.values)
+
+    def offer_alone(
+        self, topic: str, key: bytes | None, value: bytes, timestamp_ms: int, on_delivery: OnDelivery
+    ) -> bool:
+        """Do as :meth:`offer`, but send the record in a batch of its own."""
+        return self._put(self._single, topic, key, value, timestamp_ms, on_delivery, None)
+
+    @staticmethod
+    def _put(
+        producer: Producer,
+        topic: str,
+        key: bytes | None,
+        value: bytes,
+        timestamp_ms: int,
+        on_delivery: OnDelivery,
+        headers: Sequence[tuple[str, bytes]] | None,
+    ) -> bool:
+        try:
+            if headers is None:
+                producer.produce(topic, value, key, on_delivery=on_delivery, timestamp=timestamp_ms)
+            else:
+                producer.produce(
+                    topic, value, key, on_delivery=on_delivery, timestamp=timestamp_ms, headers=list(headers)
+                )
+        except BufferError:
+            return False
+        except KafkaException as error:
+            on_delivery(error.args[0], RefusedMessage(topic, key, value))
+        return True
+
+    def close(self, timeout_s: float) -> int:
+        """Flush for ``timeout_s`` at most, then drop what is still queued. Return how many records that are."""
+        left = sum(producer.flush(timeout_s) for producer in (self._many, *self._routed.values()))
+        left += self._single.flush(0 if timeout_s <= 0 else 1)
+        self._stop.set()
+        self._thread.join()
+        for producer in (self._many, *self._routed.values(), self._single):
+            producer.purge()
+        return int(left)
+
+    def _poll(self) -> None:
+        """Poll all producers on one thread, so that a delivery callback may count without a lock."""
+        while not self._stop.is_set():
+            busy = [one for one in (*self._routed.values(), self._single) if len(one)]
+            self._many.poll(0.01 if busy else 0.1)
+            for producer in busy:
+                producer.poll(0)
+
+    def _on_error(self, error: KafkaError) -> None:
+        if error.fatal():
+            self._on_fatal(error.str())
+        elif error.code() == KafkaError._ALL_BROKERS_DOWN:
+            log.warning("Kafka cannot be reached; records wait", error=error.str())
+
+
+@dataclass(frozen=True, slots=True)
+class RefusedMessage:
+    """A record that librdkafka refused to queue, in the shape of librdkafka's messages."""
+
+    _topic: str
+    _key: bytes | None
+    _value: bytes
+
+    def topic(self) -> str:
+        """Return the topic."""
+        return self._topic
+
+    def key(self) -> bytes | None:
+        """Return the key."""
+        return self._key
+
+    def value(self) -> bytes:
+        """Return the value."""
+        return self._value
