@@ -1,6 +1,6 @@
 """`make demo`: kubeweir on a small cluster of network namespaces, with real traffic, through a real Kafka.
 
-Ends by itself with a summary, or with KEEP=1 runs on until Ctrl-C. Leaves nothing behind, however it ends.
+The demo ends by itself with a summary; with KEEP=1 it runs until Ctrl-C. It leaves nothing behind, however it ends.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from alerting import wait_until
 from pods import ATTEMPTS, SCANNED, Pods
 from stack import HOME, PINS, ROOT, DemoError, Stack, free_port, script, sweep, wait_for_port
-from summary import complaint, lost, missing_rows, records, tell
+from summary import complaint, lost, missing_verdicts, records, summarize
 
 WINDOW_S = 2.0
 SETTLE_S = 30.0
 ROUND_EVERY_S = 10.0
 RESTART_S = 3.0
 ALERTS_PORT = 4
-"""The role's, behind the enricher's (streams.main.ROLES)."""
+"""The port of the role `alerts` is the enricher's port plus this (streams.main.ROLES)."""
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def say(text: str) -> None:
-    """One line of what the demo is doing."""
+    """Print one line about what the demo does."""
     print(f"demo: {text}", flush=True)
 
 
@@ -40,17 +40,17 @@ def main() -> int:
         print("demo: must run as root: it makes network namespaces and loads programs", file=sys.stderr)
         return 3
     keep = os.environ.get("KEEP", "") not in ("", "0")
-    # An abstract address goes with its process, however that ends: a lock without a file to leave behind.
+    # The kernel frees an abstract address when its process ends, however it ends: a lock that leaves no file behind.
     lock = socket.socket(socket.AF_UNIX)
     try:
         lock.bind("\0kubeweir-demo")
     except OSError:
-        print("demo: another demo runs already; end it first (Ctrl-C there)", file=sys.stderr)
+        print("demo: another demo is already running; end it first (Ctrl-C there)", file=sys.stderr)
         return 4
     for number in SIGNALS:
         signal.signal(number, _interrupt)
     for thing in sweep():
-        say(f"removed what an earlier demo left: {thing}")
+        say(f"removed a leftover of an earlier demo: {thing}")
     HOME.mkdir()
     demo = Demo()
     try:
@@ -62,19 +62,19 @@ def main() -> int:
         say("stopped")
         return 0 if keep and demo.passed else 130
     finally:
-        _hear_no_signals()
+        _ignore_signals()
         demo.close()
         sweep()
-        say("cleaned up: no process, namespace, link or pinned object of the demo is left")
+        say("cleaned up: no process, namespace, link or pinned object of the demo remains")
 
 
 def _interrupt(_number: int, _frame: object) -> None:
-    """The first signal ends the demo; one more would only end its cleaning up."""
-    _hear_no_signals()
+    """End the demo at the first signal; a second one would only interrupt the clean-up."""
+    _ignore_signals()
     raise KeyboardInterrupt
 
 
-def _hear_no_signals() -> None:
+def _ignore_signals() -> None:
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 
@@ -84,7 +84,7 @@ class Demo:
 
     def __init__(self) -> None:
         self.passed = False
-        """Every connection and every record was as it should be."""
+        """Whether every connection and every record was as expected."""
         self._stack = Stack()
         self._ports = {name: free_port() for name in ("kafka", "probe", "streams", "alertmanager")}
         self._alertmanager = f"http://127.0.0.1:{self._ports['alertmanager']}"
@@ -92,7 +92,7 @@ class Demo:
         self._pods = Pods()
 
     def close(self) -> None:
-        """Stop the services, the probe with its pods still there; then the pods."""
+        """Stop the services while the pods still exist, then remove the pods."""
         self._stack.close()
         self._pods.close()
 
@@ -108,21 +108,23 @@ class Demo:
             for family in (4, 6)
             if (problem := complaint(attempt, family, flows))
         ]
-        time.sleep(0.5)  # the table has had its last lines
-        missing = lost(self._metrics()) + missing_rows(self._metrics(), flows)
+        time.sleep(0.5)  # so that the last lines of the table come before the summary
+        missing = lost(self._metrics()) + missing_verdicts(self._metrics(), flows)
         print(flush=True)
-        for line in tell(flows, missing):
+        for line in summarize(flows, missing):
             say(line)
         for problem in wrong:
             say(f"WRONG: {problem}")
         wait_until(self._alertmanager, fires=False)
-        say("the alert port-scan has resolved in Alertmanager: the scan is over")
+        say("the alert port-scan is resolved in Alertmanager, because the scan is over")
         if wrong or missing:
             for name in ("probe", "streams"):
-                say(f"the end of {name}'s log:\n{self._stack.last_lines(name)}")
+                say(f"the last lines of {name}'s log:\n{self._stack.last_lines(name)}")
             return 1
         self.passed = True
-        say(f"all {2 * len(ATTEMPTS)} connections did what policy says, and every record names who and why")
+        say(
+            f"all {2 * len(ATTEMPTS)} connections went as policy says, and every record names the pods and the policies"
+        )
         if keep:
             self._keep()
         return 0
@@ -143,13 +145,13 @@ class Demo:
             port,
         ]
         self._stack.start("alertmanager", command, {})
-        say("making a node, four pods and a host outside, as network namespaces (IPv4 and IPv6)")
+        say("making a node, four pods and an outside host as network namespaces (IPv4 and IPv6)")
         self._pods.make()
         shutil.copytree(ROOT / "deploy" / "examples" / "demo", self._manifests)
         wait_for_port(self._stack, "kafka", self._ports["kafka"], 60)
-        say("starting weir-probe: compiling, loading and attaching the programs")
+        say("starting weir-probe, which compiles, loads and attaches the eBPF programs")
         self._start_probe()
-        say("starting weir-streams, and Alertmanager, which it is to tell of alerts")
+        say("starting weir-streams, and Alertmanager to receive its alerts")
         self._stack.start("streams", [script("weir-streams")], self._env("streams"))
         self._stack.wait_for("probe", self._url("probe", "readyz"), 60)
         self._stack.wait_for("streams", self._url("streams", "readyz"), 60)
@@ -157,8 +159,8 @@ class Demo:
         self._stack.wait_for("alertmanager", f"{self._alertmanager}/-/ready", 60)
 
     def _scan(self) -> None:
-        """A port scan, until Alertmanager has its alert."""
-        say(f"both services are ready; a port scan: the report tries {len(SCANNED)} ports of a host outside")
+        """Scan ports until Alertmanager has the alert."""
+        say(f"both services are ready; a port scan: the pod report tries {len(SCANNED)} ports of the outside host")
         self._pods.scan()
         (alert,) = wait_until(self._alertmanager, fires=True)
         say(f"Alertmanager has the alert {alert['labels']['alertname']}: {alert['annotations']['summary']}")
@@ -173,25 +175,25 @@ class Demo:
         self._stack.start("probe", [script("weir-probe")], self._env("probe"))
 
     def _traffic(self, *, report: bool) -> list[str]:
-        """Every connection, over both families; those that did not do what they should."""
+        """Make every connection over both families and return what did not go as expected."""
         wrong = []
         for attempt in ATTEMPTS:
             for family in (4, 6):
-                came = self._pods.attempt(attempt, family)
-                if came != attempt.allowed and report:
-                    wrong.append(f"{attempt.why} over IPv{family} {'got through' if came else 'got no answer'}")
+                answered = self._pods.attempt(attempt, family)
+                if answered != attempt.allowed and report:
+                    wrong.append(f"{attempt.why} over IPv{family} {'got through' if answered else 'got no answer'}")
         if report:
             wrong += [f"{why} reached the server" for why in self._pods.reached_against_policy()]
         return wrong
 
     def _settled(self) -> list[dict[str, object]]:
-        """The records, once nothing of the traffic is on its way any more."""
+        """Return the records once no verdict of the traffic is still on its way."""
         time.sleep(WINDOW_S + 0.5)
         deadline = time.monotonic() + SETTLE_S
         while True:
             self._check_alive()
             flows = records(self._all_env())
-            late = missing_rows(self._metrics(), flows) or any(
+            late = missing_verdicts(self._metrics(), flows) or any(
                 complaint(attempt, family, flows) for attempt in ATTEMPTS for family in (4, 6)
             )
             if not late or time.monotonic() > deadline:
@@ -208,24 +210,24 @@ class Demo:
 
     def _keep(self) -> None:
         port = self._ports["kafka"]
-        say("KEEP=1: goes on until Ctrl-C, with a round of connections every ten seconds. Try, in another terminal:")
+        say("KEEP=1: running until Ctrl-C, with a round of connections every ten seconds. Try in another terminal:")
         say(f"  kcat -C -b 127.0.0.1:{port} -t kubeweir.flows -o end")
         say(f"  curl {self._alertmanager}/api/v2/alerts")
         say("  ip netns exec weir-demo-web curl -m 2 http://10.244.0.20:8080/        (allowed)")
         say("  ip netns exec weir-demo-outside curl -m 2 http://10.244.0.20:8080/    (denied)")
-        say(f"  edit {self._manifests}/policies.yaml: it is in force as soon as it is saved")
-        say(f"  tail -f {HOME}/probe.log    (what weir-probe says, of a mistake in a policy too)")
-        say(f"  kill -9 {self._stack.pid('probe')}    (weir-probe: enforcement stays, and it is started again)")
+        say(f"  edit {self._manifests}/policies.yaml    (a change is enforced as soon as the file is saved)")
+        say(f"  tail -f {HOME}/probe.log    (the log of weir-probe; it also names mistakes in a policy)")
+        say(f"  kill -9 {self._stack.pid('probe')}    (enforcement stays, and the demo starts weir-probe again)")
         due = time.monotonic() + ROUND_EVERY_S
         while True:
             time.sleep(0.2)
             self._check_alive("kafka", "streams", "observe")
             if not self._stack.is_alive("probe"):
-                say(f"weir-probe has died; enforcement stays in place; starting it again in {RESTART_S:.0f} s")
+                say(f"weir-probe was killed; enforcement stays in place; starting it again in {RESTART_S:.0f} s")
                 time.sleep(RESTART_S)
                 self._start_probe()
                 self._stack.wait_for("probe", self._url("probe", "readyz"), 60)
-                say(f"weir-probe is back, with process id {self._stack.pid('probe')}")
+                say(f"weir-probe runs again with process id {self._stack.pid('probe')}")
             if time.monotonic() >= due:
                 self._traffic(report=False)
                 due = time.monotonic() + ROUND_EVERY_S

@@ -1,4 +1,4 @@
-"""The demo's Alertmanager, asked what it has."""
+"""Queries to the demo's Alertmanager."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 
 from stack import DemoError
 
-_PATIENCE_S = 60.0
+_TIMEOUT_S = 60.0
 
 
 def active(url: str) -> list[dict[str, Any]]:
-    """The alerts that fire there."""
+    """Return the alerts that fire in Alertmanager. Raises DemoError."""
     try:
         with urllib.request.urlopen(f"{url}/api/v2/alerts?active=true", timeout=5) as answer:  # noqa: S310 - loopback
             found: list[dict[str, Any]] = json.load(answer)
@@ -23,10 +23,10 @@ def active(url: str) -> list[dict[str, Any]]:
 
 
 def wait_until(url: str, *, fires: bool) -> list[dict[str, Any]]:
-    """Until something fires there, or nothing does any more."""
-    deadline = time.monotonic() + _PATIENCE_S
+    """Wait until some alert fires, or until none does, and return what fires then. Raises DemoError."""
+    deadline = time.monotonic() + _TIMEOUT_S
     while bool(found := active(url)) != fires:
         if time.monotonic() > deadline:
-            raise DemoError(f"Alertmanager has {len(found)} alerts after {_PATIENCE_S:.0f} s")
+            raise DemoError(f"Alertmanager has {len(found)} alerts after {_TIMEOUT_S:.0f} s")
         time.sleep(0.1)
     return found

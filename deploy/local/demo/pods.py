@@ -29,12 +29,12 @@ POD_NAMES = {
 SCANNED = range(7000, 7020)
 _TCP_SERVERS = ((WEB, 8080), (API, 8080), (DB, 5432), (OUTSIDE, 443))
 _ANSWER = b"HTTP/1.0 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 6\r\n\r\nhello\n"
-_PATIENCE_S = 0.6
+_TIMEOUT_S = 0.6
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """A connection that the demo makes, and what is to come of it."""
+    """A connection that the demo makes, and the expected outcome."""
 
     source: str
     destination: str
@@ -44,7 +44,7 @@ class Attempt:
     allowed: bool
     why: str
     policies: tuple[str, ...] = ()
-    """What a record about it must name: all policies that allow it, or those that isolate the pod."""
+    """Policies that a record about it must name: all that allow it, or all that isolate the pod."""
 
 
 ATTEMPTS = (
@@ -69,10 +69,10 @@ class Pods:
         self._spaces: dict[str, Space] = {}
         self._sockets: list[socket.socket] = []
         self._served: set[tuple[str, int, str]] = set()
-        """What reached a server: its name, its port, the address that it came from."""
+        """Connections that reached a server: server name, port, client address."""
 
     def make(self) -> None:
-        """The namespaces, and what listens in them."""
+        """Make the namespaces and start the servers in them."""
         node = self._net.node(NODE_IPS)
         for name, addresses in ADDRESSES.items():
             self._spaces[name] = self._net.pod(node, *addresses, name=name)
@@ -84,14 +84,14 @@ class Pods:
             self._serve(self._serve_udp, OUTSIDE, resolver)
 
     def attempt(self, attempt: Attempt, family: int) -> bool:
-        """Make the connection; whether an answer came."""
+        """Make the connection and return whether it got an answer."""
         source = self._spaces[attempt.source]
         address = self._spaces[attempt.destination].address(family)
         if attempt.protocol == "icmp":
-            return ping(source, address, _PATIENCE_S)
+            return ping(source, address, _TIMEOUT_S)
         kind = socket.SOCK_STREAM if attempt.protocol == "tcp" else socket.SOCK_DGRAM
         with open_socket(source, family, kind) as client:
-            client.settimeout(_PATIENCE_S)
+            client.settimeout(_TIMEOUT_S)
             try:
                 client.connect((address, attempt.port))
                 client.sendall(b"GET / HTTP/1.0\r\n\r\n")
@@ -100,7 +100,7 @@ class Pods:
                 return False
 
     def scan(self) -> None:
-        """One pod tries many ports of the host outside, at once, and waits for none."""
+        """Let one pod try many ports of the outside host at once, without waiting for any."""
         address = self._spaces[OUTSIDE].address(4)
         for port in SCANNED:
             with open_socket(self._spaces[REPORT], 4, socket.SOCK_STREAM) as client:
@@ -108,7 +108,7 @@ class Pods:
                 client.connect_ex((address, port))
 
     def reached_against_policy(self) -> list[str]:
-        """Attempts that are denied, and reached a server all the same, whatever the client saw."""
+        """Return the denied attempts that reached a server nevertheless, whatever the client saw."""
         return [
             attempt.why
             for attempt in ATTEMPTS

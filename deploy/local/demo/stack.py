@@ -1,7 +1,7 @@
 """The demo's processes: Kafka, weir-probe, weir-streams and weir observe, each as in production, all gone at the end.
 
-Each child asks the kernel to be killed when the demo dies (PR_SET_PDEATHSIG), and carries a mark in its environment, as
-its own children do, so that the next run finds what a killed one left.
+The kernel kills each child when the demo dies (PR_SET_PDEATHSIG). Each child and its own children carry a mark in their
+environment, so that the next run finds what a killed demo left behind.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ _MARK = "KUBEWEIR_DEMO"
 
 
 class DemoError(RuntimeError):
-    """The demo cannot go on; the message says why."""
+    """The demo cannot continue; the message says why."""
 
 
 def free_port() -> int:
-    """A port of loopback that nobody has now."""
+    """Return a free port of the loopback interface."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -45,9 +45,10 @@ class Stack:
         self._children: dict[str, subprocess.Popen[bytes]] = {}
 
     def start(self, name: str, command: list[str], env: Mapping[str, str], *, show: bool = False) -> None:
-        """Start a child; its output goes to a file, or to the user's terminal."""
+        """Start a child with its output in a log file, or with ``show`` on the user's terminal."""
         log = None if show else (HOME / f"{name}.log").open("ab")
-        # Ctrl-C reaches the terminal's whole foreground group: with sessions of their own, they are stopped in order.
+        # Ctrl-C reaches the whole foreground group of the terminal. Children have sessions of their own, so that the
+        # demo can stop them in order.
         try:
             self._children[name] = subprocess.Popen(
                 ["setpriv", "--pdeathsig", "KILL", "--", *command], env={**os.environ, **env, _MARK: "1"}, cwd=ROOT,
@@ -58,16 +59,16 @@ class Stack:
                 log.close()
 
     def is_alive(self, name: str) -> bool:
-        """Whether a child that was started still runs."""
+        """Return whether a child still runs."""
         return self._children[name].poll() is None
 
     def pid(self, name: str) -> int:
-        """A child's process id."""
+        """Return a child's process id."""
         return self._children[name].pid
 
-    def wait_for(self, name: str, url: str, patience_s: float) -> None:
-        """Until a child's /readyz says yes. Raises DemoError with what it said last."""
-        deadline, said = time.monotonic() + patience_s, "nothing"
+    def wait_for(self, name: str, url: str, timeout_s: float) -> None:
+        """Wait until a child's /readyz answers 200. Raises DemoError with its last answer."""
+        deadline, answer = time.monotonic() + timeout_s, "no answer"
         while time.monotonic() < deadline:
             if not self.is_alive(name):
                 raise DemoError(f"{name} ended: {self.last_lines(name)}")
@@ -75,38 +76,38 @@ class Stack:
                 with urllib.request.urlopen(url, timeout=2):  # noqa: S310 - loopback
                     return
             except urllib.error.HTTPError as error:
-                said = error.read().decode().strip()
+                answer = error.read().decode().strip()
             except OSError as error:
-                said = str(error)
+                answer = str(error)
             time.sleep(0.05)
-        raise DemoError(f"{name} is not ready after {patience_s:.0f} s: {said}; {self.last_lines(name)}")
+        raise DemoError(f"{name} is not ready after {timeout_s:.0f} s: {answer}; {self.last_lines(name)}")
 
     def last_lines(self, name: str, count: int = 5) -> str:
-        """The end of a child's log."""
+        """Return the last lines of a child's log."""
         file = HOME / f"{name}.log"
         return "\n".join(file.read_text(errors="replace").splitlines()[-count:]) if file.exists() else "no log"
 
-    def stop(self, name: str, patience_s: float = 10.0) -> int | None:
-        """SIGTERM, then SIGKILL; the exit code."""
+    def stop(self, name: str, timeout_s: float = 10.0) -> int | None:
+        """Send SIGTERM, after a timeout SIGKILL, and return the exit code."""
         child = self._children.pop(name, None)
         if child is None:
             return None
         child.terminate()
         try:
-            return child.wait(patience_s)
+            return child.wait(timeout_s)
         except subprocess.TimeoutExpired:
             child.kill()
             return child.wait()
 
     def close(self) -> None:
-        """Stop all, the last first; Kafka at once, for nothing of it is kept."""
+        """Stop all children, the last one first. Kafka is killed at once, because none of its data is kept."""
         for name in reversed(list(self._children)):
             self.stop(name, 0.0 if name == "kafka" else 10.0)
 
 
-def wait_for_port(stack: Stack, name: str, port: int, patience_s: float) -> None:
-    """Until somebody listens on a port of loopback."""
-    deadline = time.monotonic() + patience_s
+def wait_for_port(stack: Stack, name: str, port: int, timeout_s: float) -> None:
+    """Wait until a loopback port accepts connections. Raises DemoError."""
+    deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
         if not stack.is_alive(name):
             raise DemoError(f"{name} ended: {stack.last_lines(name)}")
@@ -118,7 +119,7 @@ def wait_for_port(stack: Stack, name: str, port: int, patience_s: float) -> None
 
 
 def sweep() -> list[str]:
-    """Remove all that a demo has made and has not removed; what that was, in words."""
+    """Remove everything that an earlier demo left behind, and return a description of each thing."""
     found = []
     for pid in _marked():
         with contextlib.suppress(ProcessLookupError):
@@ -141,7 +142,7 @@ def sweep() -> list[str]:
 
 
 def _marked() -> list[int]:
-    """The processes that a demo has started, and theirs."""
+    """Return the process ids of everything that a demo has started."""
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
@@ -151,5 +152,5 @@ def _marked() -> list[int]:
 
 
 def script(name: str) -> str:
-    """A console script of the virtual environment that runs this."""
+    """Return the path of a console script in this virtual environment."""
     return str(Path(sys.prefix) / "bin" / name)

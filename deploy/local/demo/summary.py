@@ -1,4 +1,4 @@
-"""What the demo's records say, compared with what the connections saw."""
+"""The demo's summary: compares its records with what the connections saw."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ _LOST = (
     "kubeweir_streams_dead_letters_total",
     "kubeweir_streams_expired_batches_total",
 )
-_ROWS = ("kubeweir_probe_verdicts_total",)
+_VERDICTS = ("kubeweir_probe_verdicts_total",)
 
 
 def records(env: Mapping[str, str]) -> list[dict[str, Any]]:
-    """Every record of the flows topic."""
+    """Return every record of the flows topic."""
     done = subprocess.run(
         [script("weir"), "observe", "-o", "json", "--since", "1h"],
         env=dict(env), capture_output=True, text=True, check=True, timeout=60,
@@ -34,17 +34,17 @@ def records(env: Mapping[str, str]) -> list[dict[str, Any]]:
 
 
 def lost(urls: Sequence[str]) -> int:
-    """What the services count as lost, missing or refused."""
+    """Return how many verdicts or batches the services count as lost, missing or refused."""
     return _total(urls, _LOST)
 
 
-def missing_rows(urls: Sequence[str], flows: Sequence[Mapping[str, Any]]) -> int:
-    """How many rows the probe has read that are no record, whatever the counters of losses say."""
-    return max(0, _total(urls, _ROWS) - len({flow["id"] for flow in flows}))
+def missing_verdicts(urls: Sequence[str], flows: Sequence[Mapping[str, Any]]) -> int:
+    """Return how many verdicts the probe has read that are not a record, whatever the loss counters say."""
+    return max(0, _total(urls, _VERDICTS) - len({flow["id"] for flow in flows}))
 
 
 def _total(urls: Sequence[str], names: Sequence[str]) -> int:
-    """The sum of the samples of these names."""
+    """Return the sum of the samples of these metrics. Raises DemoError."""
     total = 0.0
     for url in urls:
         try:
@@ -56,10 +56,10 @@ def _total(urls: Sequence[str], names: Sequence[str]) -> int:
     return int(total)
 
 
-def about(attempt: Attempt, family: int, flows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """The records about an attempt, at the ends that enforce."""
-    side = 1 if family == 6 else 0
-    source, destination = ADDRESSES[attempt.source][side], ADDRESSES[attempt.destination][side]
+def records_of(attempt: Attempt, family: int, flows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return the records about an attempt, from either end."""
+    index = 1 if family == 6 else 0
+    source, destination = ADDRESSES[attempt.source][index], ADDRESSES[attempt.destination][index]
     protocol = {"icmp": "icmpv6" if family == 6 else "icmp"}.get(attempt.protocol, attempt.protocol)
     return [
         flow
@@ -72,12 +72,12 @@ def about(attempt: Attempt, family: int, flows: Sequence[Mapping[str, Any]]) -> 
 
 
 def complaint(attempt: Attempt, family: int, flows: Sequence[Mapping[str, Any]]) -> str | None:
-    """What is wrong with the records about an attempt, None if nothing is."""
-    found = about(attempt, family, flows)
-    wanted = "allow" if attempt.allowed else "deny"
-    ends = [flow for flow in found if flow["disposition"] == wanted]
+    """Return what is wrong with the records about an attempt, None if nothing is."""
+    found = records_of(attempt, family, flows)
+    expected = "allow" if attempt.allowed else "deny"
+    ends = [flow for flow in found if flow["disposition"] == expected]
     if not ends:
-        return f"no record says {wanted}"
+        return f"no record says {expected}"
     if attempt.allowed and any(flow["disposition"] == "deny" for flow in found):
         return "a record says deny"
     named = {f"{p['namespace']}/{p['name']}" for flow in ends for p in flow["policies"] + flow["isolated_by"]}
@@ -90,8 +90,8 @@ def complaint(attempt: Attempt, family: int, flows: Sequence[Mapping[str, Any]])
     return None
 
 
-def tell(flows: Sequence[Mapping[str, Any]], lost_verdicts: int) -> list[str]:
-    """The summary, in lines."""
+def summarize(flows: Sequence[Mapping[str, Any]], lost_verdicts: int) -> list[str]:
+    """Render the summary, one string per line."""
     dispositions = Counter(flow["disposition"] for flow in flows)
     packets = sum(flow["count"] for flow in flows if flow["disposition"] == "deny")
     allowed, isolated, families = Counter[str](), Counter[str](), Counter[tuple[int, str]]()
