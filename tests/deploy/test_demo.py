@@ -152,7 +152,7 @@ def test_the_demo_shows_both_verdicts_and_leaves_nothing(demo: Callable[..., Run
     assert len(re.findall(r" deny +isolated by batch/only-dns$", run.said, re.MULTILINE)) == 4
     assert "lost: none" in run.said
     told = re.compile(r"\d\d:\d\d:\d\d\.|demo: ")
-    shown = sorted(essence(line) for line in run.said.splitlines() if told.match(line) and "removed what" not in line)
+    shown = sorted(essence(line) for line in run.said.splitlines() if told.match(line) and "removed a leftover" not in line)
     assert sorted(essence(line) for line in pictured() if told.match(line)) == shown, "make the README's picture anew"
     assert not leftovers()
     assert links() == before
@@ -238,6 +238,6 @@ def test_the_next_run_removes_what_a_killed_one_left(demo: Callable[..., Run]) -
     killed.end()
     assert leftovers()
     run = demo()
-    run.wait_for("removed what an earlier demo left: namespace weir-demo-node")
+    run.wait_for("removed a leftover of an earlier demo: namespace weir-demo-node")
     assert run.end(signal.SIGINT) == 130
     assert not leftovers()

@@ -19,9 +19,9 @@ from kube.plan import CNIS, PROXIES, ROOT, ClusterError, Plan, kubeconfig
 from kube.processes import last_lines, logs, run, running, wait_for
 from kube.teardown import sweep
 
-_LOOKS = 10
-_LOOK_S = 0.1
-"""What is missing was missing every time."""
+_ATTEMPTS = 10
+_PAUSE_S = 0.1
+"""A process counts as missing only if none of the attempts finds it."""
 
 
 def main() -> int:
@@ -43,23 +43,27 @@ def check_root() -> None:
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="cluster", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    up = commands.add_parser("up", help="start it, and say how to use it; builds what it needs the first time")
+    up = commands.add_parser("up", help="start a cluster and print how to use it; the first time, build what it needs")
     up.add_argument("--nodes", type=int, default=2, choices=range(1, 10), metavar="N", help="default: 2")
     up.add_argument("--cni", choices=CNIS, default=CNIS[0], help="default: ptp")
     up.add_argument("--proxy", choices=PROXIES, default=PROXIES[0], help="kube-proxy's mode, default: nftables")
     up.set_defaults(work=do_up)
-    commands.add_parser("down", help="remove all that it has made").set_defaults(work=do_down)
-    commands.add_parser("env", help='print what a shell needs: eval "$(deploy/local/cluster env)"').set_defaults(
-        work=do_env
-    )
+    commands.add_parser("down", help="remove the cluster and everything that it has made").set_defaults(work=do_down)
+    commands.add_parser(
+        "env", help='print the environment for a shell: eval "$(deploy/local/cluster env)"'
+    ).set_defaults(work=do_env)
     load = commands.add_parser("load", help="load container images (docker-archive) on every node")
     load.add_argument("files", nargs="+", type=Path, metavar="FILE.tar")
     load.set_defaults(work=do_load)
-    commands.add_parser("install", help="put kubeweir on it, from the tree, with a Kafka").set_defaults(work=do_install)
-    commands.add_parser("demo", help="make one, install kubeweir, show it on a shop; KEEP=1 leaves it").set_defaults(
-        work=do_demo, nodes=2, cni=CNIS[0], proxy=PROXIES[0]
+    commands.add_parser("install", help="install kubeweir from this checkout, and a Kafka for it").set_defaults(
+        work=do_install
     )
-    commands.add_parser("status", help="say what runs; exit code 1 if there is no cluster").set_defaults(work=do_status)
+    commands.add_parser(
+        "demo", help="start a cluster, install kubeweir and show it on a small shop; KEEP=1 keeps the cluster"
+    ).set_defaults(work=do_demo, nodes=2, cni=CNIS[0], proxy=PROXIES[0])
+    commands.add_parser("status", help="list what runs; exit code 1 if there is no cluster").set_defaults(
+        work=do_status
+    )
     on = commands.add_parser("on", help="run a command on a node, in its namespaces")
     on.add_argument("node", metavar="NODE")
     on.add_argument("words", nargs=argparse.REMAINDER, metavar="COMMAND")
@@ -76,27 +80,29 @@ def do_up(arguments: argparse.Namespace) -> int:
     with only_one():
         if Plan.saved() is not None and not missing_processes():
             if Plan.saved() != plan:
-                raise ClusterError(f"one is up already, with {Plan.saved()}: take it down first", 4)
-            say("is up already")
-            tell_how_to_use()
+                raise ClusterError(
+                    f"a cluster with {Plan.saved()} is already running: remove it first (make cluster-down)", 4
+                )
+            say("already running")
+            print_usage()
             return 0
         for number in (signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, interrupt)
         for thing in sweep():
-            say(f"removed what an earlier one left: {thing}")
-        began = time.monotonic()
+            say(f"removed a leftover of an earlier cluster: {thing}")
+        started = time.monotonic()
         try:
             start_all(plan)
         except (ClusterError, KeyboardInterrupt) as error:
             for name in ("kube-apiserver", *(f"{one.name}.kubelet" for one in plan.nodes)):
                 if isinstance(error, ClusterError) and (end := last_lines(name, 3)) != "no log":
-                    say(f"the end of {name}'s log:\n{end}")
+                    say(f"the last lines of {name}'s log:\n{end}")
             sweep()
             if isinstance(error, KeyboardInterrupt):
-                raise ClusterError("stopped; nothing of it is left", 130) from None
+                raise ClusterError("stopped; nothing of the cluster remains", 130) from None
             raise
-        say(f"up in {time.monotonic() - began:.0f} s: {plan}")
-        tell_how_to_use()
+        say(f"started in {time.monotonic() - started:.0f} s: {plan}")
+        print_usage()
     return 0
 
 
@@ -125,7 +131,7 @@ def start_all(plan: Plan) -> None:
 def do_down(_arguments: argparse.Namespace) -> int:
     with only_one():
         found = sweep()
-    say(f"removed {len(found)} things: {', '.join(found)}" if found else "there is none")
+    say(f"removed {len(found)} things: {', '.join(found)}" if found else "there is no cluster")
     return 0
 
 
@@ -138,7 +144,7 @@ def do_load(arguments: argparse.Namespace) -> int:
     plan = the_plan()
     for file in arguments.files:
         if not file.is_file():
-            raise ClusterError(f"there is no file {file}", 2)
+            raise ClusterError(f"{file} does not exist", 2)
         with concurrent.futures.ThreadPoolExecutor(plan.count) as pool:
             load_all(pool, plan, [file])
         say(f"loaded {file} on {plan.count} nodes")
@@ -163,22 +169,22 @@ def do_install(_arguments: argparse.Namespace) -> int:
         say(f"waiting for {workload}")
         kubectl("-n", "kubeweir", "rollout", "status", workload, "--timeout=300s")
     say(f"kubeweir is installed; records are in Kafka at {kafka}: kcat -C -b {kafka} -t kubeweir.flows")
-    say(f"end it: kubectl delete -k {overlay}")
+    say(f"to uninstall it: kubectl delete -k {overlay}")
     return 0
 
 
 def do_demo(arguments: argparse.Namespace) -> int:
     keep = os.environ.get("KEEP", "") not in ("", "0")
     if Plan.saved() is not None:
-        raise ClusterError("a cluster is up already: take it down first (make cluster-down)", 4)
+        raise ClusterError("a cluster is already running: remove it first (make cluster-down)", 4)
     try:
         do_up(arguments)
         do_install(arguments)
         kafka = install.start_kafka(say)
         demo.play(demo.Shop(kubectl, say), kubectl, kafka, say)
-        say("every connection did what policy says")
+        say("every connection went as policy says")
         if keep:
-            demo.tell_what_to_try(kafka, say)
+            demo.print_suggestions(kafka, say)
     except KeyboardInterrupt:
         raise ClusterError("stopped", 130) from None
     except BaseException:
@@ -193,14 +199,14 @@ def do_demo(arguments: argparse.Namespace) -> int:
 def do_status(_arguments: argparse.Namespace) -> int:
     plan = Plan.saved()
     if plan is None:
-        say("there is none" + (", but processes of one" if running() else ""))
+        say("there is no cluster" + (", but processes of one still run" if running() else ""))
         return 1
     say(str(plan))
     missing = missing_processes()
     for name in sorted(set(running().values())):
-        say(f"runs: {name}")
+        say(f"running: {name}")
     for name in missing:
-        say(f"DOES NOT RUN: {name}")
+        say(f"NOT RUNNING: {name}")
     if not missing:
         print(kubectl("get", "nodes", "-o", "wide"), end="")
     return 1 if missing else 0
@@ -209,7 +215,9 @@ def do_status(_arguments: argparse.Namespace) -> int:
 def do_on(arguments: argparse.Namespace) -> int:
     chosen = next((one for one in the_plan().nodes if one.name == arguments.node), None)
     if chosen is None:
-        raise ClusterError(f"no node {arguments.node}; there are {', '.join(n.name for n in the_plan().nodes)}", 2)
+        raise ClusterError(
+            f"there is no node {arguments.node}; the nodes are {', '.join(n.name for n in the_plan().nodes)}", 2
+        )
     words = arguments.words[1:] if arguments.words[:1] == ["--"] else arguments.words
     return subprocess.run(node.command(chosen, *(words or ["sh"])), check=False).returncode
 
@@ -217,7 +225,7 @@ def do_on(arguments: argparse.Namespace) -> int:
 def the_plan() -> Plan:
     plan = Plan.saved()
     if plan is None:
-        raise ClusterError("there is no cluster: deploy/local/cluster up", 1)
+        raise ClusterError("there is no cluster: start one with deploy/local/cluster up", 1)
     return plan
 
 
@@ -225,19 +233,19 @@ def missing_processes() -> list[str]:
     missing = {"etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler"}
     for one in the_plan().nodes:
         missing |= {one.name, *(f"{one.name}.{part}" for part in ("containerd", "kubelet", "kube-proxy"))}
-    # While the kernel loads a program (execve), the process's environment reads as empty.
-    for _ in range(_LOOKS):
+    # While the kernel loads a program (execve), the environment of its process reads as empty.
+    for _ in range(_ATTEMPTS):
         missing -= set(running().values())
         if not missing:
             break
-        time.sleep(_LOOK_S)
+        time.sleep(_PAUSE_S)
     return sorted(missing)
 
 
 def missing_nodes() -> str | None:
     ended = missing_processes()
     if ended:
-        raise ClusterError(f"{ended[0]} has ended: {last_lines(ended[0])}")
+        raise ClusterError(f"{ended[0]} is not running: {last_lines(ended[0])}")
     try:
         listed = json.loads(kubectl("get", "nodes", "-o", "json"))["items"]
         kubectl("get", "serviceaccount", "default")
@@ -267,20 +275,20 @@ def find_binaries() -> Path:
     return Path(done.stdout.strip())
 
 
-def tell_how_to_use() -> None:
-    say('use it: eval "$(deploy/local/cluster env)"; kubectl get nodes -o wide')
-    say("images: deploy/local/cluster load FILE.tar; what runs: deploy/local/cluster status; a node's own view:")
-    say("deploy/local/cluster on NODE COMMAND; the end: deploy/local/cluster down")
+def print_usage() -> None:
+    say('to use it: eval "$(deploy/local/cluster env)"; kubectl get nodes -o wide')
+    say("load an image: deploy/local/cluster load FILE.tar; list what runs: deploy/local/cluster status")
+    say("run a command on a node: deploy/local/cluster on NODE COMMAND; remove it all: deploy/local/cluster down")
 
 
 def only_one() -> socket.socket:
-    """An abstract address goes with its process, however that ends: a lock without a file to leave behind."""
+    """Return a lock that the kernel frees when this process ends, however it ends: an abstract socket address."""
     lock = socket.socket(socket.AF_UNIX)
     try:
         lock.bind("\0kubeweir-cluster")
     except OSError:
         lock.close()
-        raise ClusterError("another one is coming up or going down: wait for it", 4) from None
+        raise ClusterError("another cluster is just starting or being removed: wait for it", 4) from None
     return lock
 
 
