@@ -152,7 +152,8 @@ def test_the_demo_shows_both_verdicts_and_leaves_nothing(demo: Callable[..., Run
     assert len(re.findall(r" deny +isolated by batch/only-dns$", run.said, re.MULTILINE)) == 4
     assert "lost: none" in run.said
     told = re.compile(r"\d\d:\d\d:\d\d\.|demo: ")
-    shown = sorted(essence(line) for line in run.said.splitlines() if told.match(line) and "removed a leftover" not in line)
+    lines = [line for line in run.said.splitlines() if told.match(line) and "removed a leftover" not in line]
+    shown = sorted(map(essence, lines))
     assert sorted(essence(line) for line in pictured() if told.match(line)) == shown, "make the README's picture anew"
     assert not leftovers()
     assert links() == before
