@@ -27,7 +27,8 @@ from enrich.wire.topics import topics
 from probe.agent import Agent, LedgerReferences, detach
 from probe.export.batcher import Limits
 from probe.export.drain import Drain
-from probe.export.publisher import AddressIntervalPublisher, Publisher
+from probe.export.interval_publisher import AddressIntervalPublisher
+from probe.export.publisher import Publisher
 from probe.export.ring import Ring
 from probe.export.spool import Spool
 from probe.kernel.attach import Mode

@@ -1,1 +1,1 @@
-"""The way of verdicts from the ring buffer to Kafka: ring, batcher, spool, publisher."""
+"""The export of verdicts from the kernel's ring buffer to Kafka: ring, drain, batcher, spool, publisher."""

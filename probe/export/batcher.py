@@ -1,4 +1,7 @@
-"""Rows to batches: when a batch ends, and the header that makes it stand alone. Nothing is done once a row."""
+"""Cuts the verdicts of one ring into batches: decides when a batch ends, and makes the header that lets it stand alone.
+
+The work is done per batch with arrays, never per verdict.
+"""
 
 from __future__ import annotations
 
@@ -11,147 +14,162 @@ import numpy as np
 
 from enrich.wire.batch import VERDICT, VERSION, EndpointRef, Header, PolicyRef, Verdict, encode_batch
 
-_QUIET_ROWS_S: Final = 100.0
-"""Below this rate allows may wait for longer: a fleet of quiet nodes must not send many tiny batches."""
-
-_READINGS: Final = 3
+_QUIET_VERDICTS_PER_S: Final = 100.0
+"""Below this rate allows wait longer: a fleet of quiet nodes must not send many tiny batches."""
+_RATE_WINDOW_S: Final = 1.0
+_CLOCK_READINGS: Final = 3
 
 Verdicts = np.ndarray[Any, np.dtype[np.void]]
 
 
 def clock_offset_ns() -> int:
-    """The wall clock less the kernel's, by the closest of a few readings: between the two, one may be held up, and so
-    much would every row of the batch be misdated."""
-    found = []
-    for _ in range(_READINGS):
+    """Return CLOCK_REALTIME minus CLOCK_MONOTONIC in nanoseconds.
+
+    The reading with the shortest time between the two clocks is used: if the process is suspended between them, the
+    offset, and so the time of every verdict in the batch, is wrong by as much.
+    """
+    readings = []
+    for _ in range(_CLOCK_READINGS):
         before, wall, after = time.monotonic_ns(), time.time_ns(), time.monotonic_ns()
-        found.append((after - before, wall - (before + after) // 2))
-    return min(found)[1]
+        readings.append((after - before, wall - (before + after) // 2))
+    return min(readings)[1]
 
 
 class References(Protocol):
-    """What numbers in rows stand for."""
+    """Resolves the numbers in verdicts to what they refer to."""
 
     def endpoint(self, number: int) -> EndpointRef | None:
-        """The pod behind an endpoint number."""
+        """Return the pod of an endpoint number, None if it is unknown."""
 
     def rule(self, number: int) -> Sequence[PolicyRef] | None:
-        """The policies behind a rule number."""
+        """Return the policies of a rule number, None if it is unknown."""
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """When a batch ends: by rows, bytes with its header, or seconds after its first denied or allowed row."""
+    """A batch ends at the first of these limits."""
 
     verdicts: int = 2000
     bytes: int = 512_000
+    """Of the encoded batch, header included."""
     denied_s: float = 0.1
+    """Seconds after its first denied or audited verdict."""
     allowed_s: float = 0.5
+    """Seconds after its first verdict, if all are allows."""
     quiet_s: float = 2.0
+    """In place of ``allowed_s`` on a node with fewer than 100 verdicts a second."""
     heartbeat_s: float = 10.0
+    """Seconds without verdicts after which an empty batch is cut."""
 
 
 @dataclass(frozen=True, slots=True)
 class EncodedBatch:
-    """A batch ready for the spool. ``end`` is the number behind its last row."""
+    """A batch ready for the spool: the Kafka value, and the header that it begins with."""
 
     value: bytes
-    end: int
+    header: Header
+
+    @property
+    def end(self) -> int:
+        """The number behind its last verdict."""
+        return self.header.first + self.header.verdicts
 
 
 class Batcher:
-    """Collects the rows of one ring. ``lost`` gives totals by reason; ``told`` the totals that were told before."""
+    """Collects the verdicts of one ring until a batch is due."""
 
     def __init__(
         self,
         identity: tuple[str, str, str],
-        names: References,
+        references: References,
         lost: Callable[[], Mapping[str, int]],
-        told: Mapping[str, int],
+        reported: Mapping[str, int],
         limits: Limits | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """``identity``: cluster, node, ring."""
+        """``identity`` is (cluster, node, ring). ``lost`` returns the total of lost verdicts by reason; ``reported``
+        are the totals in the last batch of the process before."""
         self._cluster, self._node, self._ring = identity
-        self._names = names
-        self._lost, self._told = lost, dict(told)
+        self._references = references
+        self._lost, self._reported = lost, dict(reported)
         self._limits = limits or Limits()
         self._clock = clock
-        self._rows: Verdicts = np.empty(0, VERDICT)
+        self._collected: Verdicts = np.empty(0, VERDICT)
         self._first = 0
         self._due = clock() + self._limits.heartbeat_s
-        self._seen: list[tuple[float, int]] = []
+        self._recent: list[tuple[float, int]] = []
+        """When verdicts were added in the last second, and how many."""
 
     @property
     def waiting(self) -> int:
-        """Rows that are in no batch yet."""
-        return len(self._rows)
+        """The number of verdicts that are in no batch yet."""
+        return len(self._collected)
+
+    def start_at(self, number: int) -> None:
+        """Set the number of the next verdict, before any is added: heartbeats give it too."""
+        self._first = number
 
     def add(self, first: int, verdicts: Verdicts) -> None:
-        """Rows behind those added before, numbered from ``first``."""
+        """Add verdicts, numbered from ``first``, that follow those added before."""
         now = self._clock()
-        if not len(self._rows):
+        if not len(self._collected):
             self._first = first
         if len(verdicts):
-            was = len(self._rows)
-            self._rows = np.concatenate([self._rows, verdicts]) if was else verdicts
-            self._seen = [(at, n) for at, n in self._seen if now - at < 1.0]
-            self._seen.append((now, len(verdicts)))
-            wait = self._patience(verdicts)
-            self._due = min(self._due, now + wait) if was else now + wait
+            before = len(self._collected)
+            self._collected = np.concatenate([self._collected, verdicts]) if before else verdicts
+            self._recent = [(at, n) for at, n in self._recent if now - at < _RATE_WINDOW_S]
+            self._recent.append((now, len(verdicts)))
+            wait = self._longest_wait(verdicts)
+            self._due = min(self._due, now + wait) if before else now + wait
 
     def take(self, *, everything: bool = False) -> list[EncodedBatch]:
-        """The batches that are due; all of what waits if ``everything``."""
+        """Return the batches that are due; with ``everything``, all verdicts that wait."""
         size = min(self._limits.verdicts, max(1, self._limits.bytes // VERDICT.itemsize))
         taken = []
-        while len(self._rows) >= size:
+        while len(self._collected) >= size:
             taken.append(self._cut(size))
-        if (everything and len(self._rows)) or self._clock() >= self._due:
-            taken.append(self._cut(len(self._rows)))
-            while len(self._rows):
-                taken.append(self._cut(len(self._rows)))
+        if (everything and len(self._collected)) or self._clock() >= self._due:
+            taken.append(self._cut(len(self._collected)))
+            while len(self._collected):
+                taken.append(self._cut(len(self._collected)))
         return taken
 
-    def _patience(self, verdicts: Verdicts) -> float:
+    def _longest_wait(self, verdicts: Verdicts) -> float:
         if bool(np.any((verdicts["verdict"] & 0x7F) != Verdict.ALLOW)):
             return self._limits.denied_s
-        rate = sum(n for _, n in self._seen)
-        return self._limits.quiet_s if rate < _QUIET_ROWS_S else self._limits.allowed_s
+        rate = sum(n for _, n in self._recent)
+        return self._limits.quiet_s if rate < _QUIET_VERDICTS_PER_S else self._limits.allowed_s
 
     def _cut(self, count: int) -> EncodedBatch:
-        """The first ``count`` rows as a batch, fewer where so many names go with them that it would be too large."""
+        """Cut a batch of the first ``count`` verdicts, or of fewer if their references make it too large."""
         lost = dict(self._lost())
-        value = self._encode(self._rows[:count], lost)
-        while len(value) > self._limits.bytes and count > 1:
+        batch = self._encode(self._collected[:count], lost)
+        while len(batch.value) > self._limits.bytes and count > 1:
             count //= 2
-            value = self._encode(self._rows[:count], lost)
-        self._told = lost
-        self._rows, self._first = self._rows[count:], self._first + count
+            batch = self._encode(self._collected[:count], lost)
+        self._reported = lost
+        self._collected, self._first = self._collected[count:], batch.end
         now = self._clock()
-        self._due = now + (self._patience(self._rows) if len(self._rows) else self._limits.heartbeat_s)
-        return EncodedBatch(value, self._first)
+        self._due = now + (self._longest_wait(self._collected) if len(self._collected) else self._limits.heartbeat_s)
+        return batch
 
-    def _encode(self, verdicts: Verdicts, lost: Mapping[str, int]) -> bytes:
-        return encode_batch(self._header(self._first, verdicts, lost), verdicts)
+    def _encode(self, verdicts: Verdicts, lost: Mapping[str, int]) -> EncodedBatch:
+        header = self._header(verdicts, lost)
+        return EncodedBatch(encode_batch(header, verdicts), header)
 
-    def _header(self, first: int, verdicts: Verdicts, lost: Mapping[str, int]) -> Header:
-        since = {reason: (total - self._told.get(reason, 0), total) for reason, total in lost.items()}
-        endpoints = {number: self._names.endpoint(number) for number in np.unique(verdicts["endpoint"]).tolist()}
-        rules = {number: self._names.rule(number) for number in np.unique(verdicts["rule"]).tolist()}
+    def _header(self, verdicts: Verdicts, lost: Mapping[str, int]) -> Header:
+        endpoints = {n: self._references.endpoint(n) for n in np.unique(verdicts["endpoint"]).tolist()}
+        rules = {n: self._references.rule(n) for n in np.unique(verdicts["rule"]).tolist()}
         return Header(
             v=VERSION,
             cluster=self._cluster,
             node=self._node,
             ring=self._ring,
-            first=first,
+            first=self._first,
             verdicts=len(verdicts),
             verdict_bytes=VERDICT.itemsize,
             clock=clock_offset_ns(),
             endpoints={str(number): ref for number, ref in endpoints.items() if ref is not None},
             rules={str(number): list(refs) for number, refs in rules.items() if refs is not None},
-            lost=since,
+            lost={reason: (total - self._reported.get(reason, 0), total) for reason, total in lost.items()},
         )
-
-    def start_at(self, number: int) -> None:
-        """The number that the next row will have, before any was added."""
-        self._first = number

@@ -1,10 +1,11 @@
-"""Sends the spool to Kafka, in order, until the broker has acknowledged every batch; alone imports confluent_kafka.
+"""Sends the spool's batches to Kafka in order, and retries until the broker has acknowledged each.
 
-A batch goes alone, as a producer batch of one record, under its own ring's key: what Kafka refuses for what it is (too
-large) is counted lost, takes no neighbour with it, and the rest goes on.
+Every batch is a Kafka record of its own, and a producer batch of one record, under the key of its ring. So a batch that
+Kafka refuses (it is too large, say) takes no other with it: its verdicts are counted as lost, and the rest goes on.
 
-Kafka away: the spool holds, librdkafka tries for ever, a line says so now and then. Nothing is sent before the raw
-topic is there and right: a broker that makes topics by itself makes one of a single partition, for good.
+While Kafka cannot be reached, the spool keeps the batches, librdkafka retries without end, and a log line says so now
+and then. Nothing is sent until the raw topic exists with the right settings: a broker that creates topics automatically
+would create it with one partition, and a topic's number of partitions decides for good which key is where.
 """
 
 from __future__ import annotations
@@ -20,20 +21,21 @@ import structlog
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType
 
-from enrich.wire.batch import decode_batch
+from enrich.wire.batch import Header
 from enrich.wire.topics import Topic
-from probe.export.spool import Spool, SpoolPosition
+from probe.export.segment import SpoolPosition
+from probe.export.spool import Spool
 
 log = structlog.get_logger("kubeweir.probe")
 
-_IN_FLIGHT_RECORDS: Final = 500
-_IN_FLIGHT_BYTES: Final = 32 << 20
-"""At most; and no more than a quarter of the spool, which can make no room in what is in flight."""
-_LARGEST: Final = 8 << 20
-"""As the topic is made; a batch is under 512 kB, unless a single row needs more names than that."""
+_MAX_IN_FLIGHT_BATCHES: Final = 500
+_MAX_IN_FLIGHT_BYTES: Final = 32 << 20
+"""A small spool allows a quarter of its size only, because it cannot remove verdicts from batches in flight."""
+_MAX_BATCH_BYTES: Final = 8 << 20
+"""The topic has the same limit. Batches stay under 512 kB unless one verdict alone refers to too many policies."""
 _REPORT_S: Final = 10.0
-_RETRY_S: Final = 0.5
-_LONGEST_RETRY_S: Final = 8.0
+_BACKOFF_S: Final = 0.5
+_MAX_BACKOFF_S: Final = 8.0
 _REFUSED: Final = frozenset(
     {KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.INVALID_MSG, KafkaError.INVALID_MSG_SIZE, KafkaError.INVALID_RECORD}
 )
@@ -41,12 +43,12 @@ _PURGED: Final = frozenset({KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT}
 
 
 class Publisher:
-    """One thread that reads the spool and produces."""
+    """One thread that takes batches from the spool and produces them."""
 
     def __init__(self, spool: Spool, topic: Topic, config: Mapping[str, Any]) -> None:
-        """``config``: librdkafka's settings for the connection."""
+        """``config`` has librdkafka's settings for the connection."""
         self._spool, self._topic, self._servers = spool, topic, config["bootstrap.servers"]
-        self._most_bytes = min(_IN_FLIGHT_BYTES, spool.max_bytes // 4)
+        self._max_in_flight_bytes = min(_MAX_IN_FLIGHT_BYTES, spool.max_bytes // 4)
         quiet = logging.getLogger("kubeweir.rdkafka")
         quiet.addHandler(logging.NullHandler())
         quiet.propagate = False
@@ -58,86 +60,86 @@ class Publisher:
                 "acks": "all",
                 "delivery.timeout.ms": 0,
                 "compression.type": "lz4",
-                # A batch is large already, and what is refused is refused with its neighbours.
+                # The broker refuses a whole producer batch, so each holds one record. Ours are large already.
                 "linger.ms": 0,
                 "batch.num.messages": 1,
-                "message.max.bytes": _LARGEST,
+                "message.max.bytes": _MAX_BATCH_BYTES,
                 "partitioner": "murmur2_random",
-                "queue.buffering.max.kbytes": 2 * _IN_FLIGHT_BYTES >> 10,
+                "queue.buffering.max.kbytes": 2 * _MAX_IN_FLIGHT_BYTES >> 10,
                 "error_cb": self._on_error,
             },
             logger=quiet,
         )
-        self._waiting: dict[SpoolPosition, int] = {}
-        """What was taken out of the spool, in order, with its bytes."""
-        self._done: dict[SpoolPosition, int] = {}
-        """What Kafka has answered, with the rows that it refused."""
-        self._flying = 0
-        self._reported = 0.0
+        self._in_flight: dict[SpoolPosition, int] = {}
+        """The batches taken from the spool that are not acknowledged there, in order, with their bytes."""
+        self._answered: dict[SpoolPosition, int] = {}
+        """Those of them that Kafka has answered, with the number of verdicts that it refused."""
+        self._in_flight_bytes = 0
+        self._reported_at = 0.0
         self._stop = threading.Event()
         self.failed = threading.Event()
-        """Set at an error that trying again does not mend."""
+        """Set at an error that a retry cannot solve; then the process is to end."""
         self.problem: str | None = "Kafka has not been reached yet"
         self.acked_batches = 0
         self.acked_bytes = 0
         self._thread = threading.Thread(target=self._run, name="publisher")
 
     def start(self) -> None:
-        """Begin to send."""
+        """Start to send."""
         self._thread.start()
 
     def stop(self, patience_s: float) -> bool:
-        """Send what is in the spool, for ``patience_s`` at most, and end. True: Kafka has all of it."""
+        """Send what is in the spool for at most ``patience_s`` seconds, and end. Return whether Kafka has all of it."""
         deadline = time.monotonic() + patience_s
         while not self.failed.is_set() and self._spool.unacked_batches and time.monotonic() < deadline:
             time.sleep(0.02)
         self._stop.set()
         self._thread.join()
         self._producer.purge()
-        with contextlib.suppress(KafkaException):  # what has no answer now stays in the spool
+        with contextlib.suppress(KafkaException):  # batches without an answer stay in the spool
             self._producer.flush(1)
         self._acknowledge()
         return self._spool.unacked_batches == 0
 
     def _run(self) -> None:
         try:
-            wait = _RETRY_S
+            backoff = _BACKOFF_S
             while not self._stop.is_set() and not self._topic_is_right():
-                self._stop.wait(wait)
-                wait = min(2 * wait, _LONGEST_RETRY_S)
+                self._stop.wait(backoff)
+                backoff = min(2 * backoff, _MAX_BACKOFF_S)
             while not self._stop.is_set():
                 self._step()
                 self._acknowledge()
         except KafkaException as error:
-            self.problem = f"Kafka refuses for good: {error.args[0].str()}"
+            self.problem = f"Kafka refuses this producer, and a retry cannot help: {error.args[0].str()}"
             self.failed.set()
         except BaseException:
-            log.exception("sending failed")
-            self.problem = "sending failed, see the log above"
+            log.exception("sending verdicts to Kafka failed")
+            self.problem = "sending verdicts to Kafka failed, see the log above"
             self.failed.set()
             raise
 
     def _step(self) -> None:
-        """Hand one batch over, or wait for acknowledgements."""
-        full = len(self._waiting) >= _IN_FLIGHT_RECORDS or self._flying >= self._most_bytes
-        found = None if full else self._spool.next(0 if self._waiting else 0.05)
-        if found is None:
-            self._producer.poll(0.02 if self._waiting else 0)
+        """Hand one batch to librdkafka, or wait for acknowledgements if none can be sent now."""
+        full = len(self._in_flight) >= _MAX_IN_FLIGHT_BATCHES or self._in_flight_bytes >= self._max_in_flight_bytes
+        unsent = None if full else self._spool.next(0 if self._in_flight else 0.05)
+        if unsent is None:
+            self._producer.poll(0.02 if self._in_flight else 0)
             return
-        place, value = found
-        self._waiting[place] = len(value)
-        self._flying += len(value)
-        if value:
-            self._produce(place, value)
+        position, value, header = unsent
+        self._in_flight[position] = len(value)
+        self._in_flight_bytes += len(value)
+        if header:
+            self._produce(position, value, header)
         else:
-            self._finish(place)
+            self._finish(position)
         self._producer.poll(0)
 
-    def _produce(self, place: SpoolPosition, value: bytes) -> None:
-        header = decode_batch(value).header
+    def _produce(self, position: SpoolPosition, value: bytes, header: Header) -> None:
+        verdicts = header.verdicts
 
         def on_answer(error: KafkaError | None, _message: Message) -> None:
-            self._on_answer(error, place, header.verdicts)
+            self._on_answer(error, position, verdicts)
 
         while True:
             try:
@@ -145,51 +147,51 @@ class Publisher:
             except BufferError:
                 self._producer.poll(0.05)
             except KafkaException as error:
-                # librdkafka itself looks at the size.
-                self._on_answer(error.args[0], place, header.verdicts)
+                # librdkafka itself refuses a record that is too large.
+                self._on_answer(error.args[0], position, verdicts)
                 return
             else:
                 return
 
-    def _on_answer(self, error: KafkaError | None, place: SpoolPosition, verdicts: int) -> None:
+    def _on_answer(self, error: KafkaError | None, position: SpoolPosition, verdicts: int) -> None:
         if error is None:
             self.acked_batches += 1
-            self.acked_bytes += self._waiting[place]
+            self.acked_bytes += self._in_flight[position]
             self.problem = None
-            self._finish(place)
+            self._finish(position)
         elif error.code() in _REFUSED:
             log.error(
-                "Kafka refuses a batch for what it is: its rows are lost, and counted",
-                error=error.str(), verdicts=verdicts, bytes=self._waiting[place],
+                "Kafka refused a batch: its verdicts are lost, and counted as `refused`",
+                error=error.str(), verdicts=verdicts, bytes=self._in_flight[position], topic=self._topic.name,
             )  # fmt: skip
-            self._finish(place, refused=verdicts)
+            self._finish(position, refused=verdicts)
         elif error.code() not in _PURGED:
             raise KafkaException(error)
 
-    def _finish(self, place: SpoolPosition, refused: int = 0) -> None:
-        """Remember an answer: :meth:`_acknowledge` writes, once for all that one poll brought."""
-        self._done[place] = refused
+    def _finish(self, position: SpoolPosition, refused: int = 0) -> None:
+        """Remember an answer; :meth:`_acknowledge` tells the spool once for all answers of a poll."""
+        self._answered[position] = refused
 
     def _acknowledge(self) -> None:
-        """Tell the spool what is answered without a gap, in order."""
-        last, total = None, 0
-        while self._waiting and (first := next(iter(self._waiting))) in self._done:
-            last, total = first, total + self._done.pop(first)
-            self._flying -= self._waiting.pop(first)
+        """Acknowledge in the spool the batches that are answered without a gap, in order."""
+        last, refused = None, 0
+        while self._in_flight and (first := next(iter(self._in_flight))) in self._answered:
+            last, refused = first, refused + self._answered.pop(first)
+            self._in_flight_bytes -= self._in_flight.pop(first)
         if last is not None:
-            self._spool.ack(last, total)
+            self._spool.ack(last, refused)
 
     def _on_error(self, error: KafkaError) -> None:
         if error.fatal():
             self.problem = error.str()
             self.failed.set()
             return
-        self._report(f"Kafka cannot be reached at {self._servers} ({error.str()}); verdicts are kept in the spool")
+        self._report(f"Kafka cannot be reached at {self._servers} ({error.str()}); verdicts stay in the spool")
 
     def _report(self, problem: str) -> None:
         self.problem = problem
-        if time.monotonic() - self._reported > _REPORT_S:
-            self._reported = time.monotonic()
+        if time.monotonic() - self._reported_at > _REPORT_S:
+            self._reported_at = time.monotonic()
             log.warning(problem, spooled_batches=self._spool.unacked_batches, spooled_bytes=self._spool.size)
 
     def _topic_is_right(self) -> bool:
@@ -206,7 +208,10 @@ class Publisher:
         config = {name: entry.value for name, entry in entries.items()}
         wrong = self._topic.differences(len(found.partitions), config)
         if wrong:
-            self._report(f"topic {self._topic.name} is not as it must be: {'; '.join(wrong)}. Make it anew")
+            differences = "; ".join(wrong)
+            self._report(
+                f"topic {self._topic.name} is not as it must be: {differences}. Delete it: the probe creates it"
+            )
             return False
         self.problem = None
         return True
@@ -215,89 +220,7 @@ class Publisher:
         new = NewTopic(self._topic.name, self._topic.partitions, config=dict(self._topic.config))
         try:
             self._admin.create_topics([new])[self._topic.name].result(10)
-            log.info("topic made", topic=self._topic.name, partitions=self._topic.partitions)
+            log.info("topic created", topic=self._topic.name, partitions=self._topic.partitions)
         except KafkaException as error:
             if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
-                self._report(f"topic {self._topic.name} cannot be made: {error.args[0].str()}")
-
-
-class AddressIntervalPublisher:
-    """Sends the last word on each pod's hold of an address; a newer one takes the place of one that still waits."""
-
-    def __init__(self, topic: Topic, config: Mapping[str, Any]) -> None:
-        """``config``: librdkafka's settings for the connection."""
-        self._topic = topic
-        self._admin = AdminClient(dict(config), logger=logging.getLogger("kubeweir.rdkafka"))
-        self._producer = Producer(
-            {
-                **config, "enable.idempotence": True, "acks": "all", "delivery.timeout.ms": 0,
-                "compression.type": "lz4", "linger.ms": 5, "partitioner": "murmur2_random",
-            },
-            logger=logging.getLogger("kubeweir.rdkafka"),
-        )  # fmt: skip
-        self._waiting: dict[bytes, bytes | None] = {}
-        self._some = threading.Condition()
-        self._stop = threading.Event()
-        self.published = 0
-        """Records that Kafka has."""
-        self.problem: str | None = None
-        self._thread = threading.Thread(target=self._run, name="endpoints", daemon=True)
-        self._thread.start()
-
-    def publish(self, changes: Mapping[bytes, bytes | None]) -> None:
-        """Send these soon (any thread)."""
-        with self._some:
-            self._waiting |= changes
-            self._some.notify()
-
-    def stop(self, patience_s: float) -> None:
-        """Send what waits, for ``patience_s`` at most. The next probe tells again what was not taken."""
-        deadline = time.monotonic() + patience_s
-        while self._waiting and time.monotonic() < deadline:
-            time.sleep(0.02)
-        self._stop.set()
-        with self._some:
-            self._some.notify()
-        self._thread.join(2 * _RETRY_S + 5)
-        self._producer.flush(max(0.0, deadline - time.monotonic()))
-
-    def _run(self) -> None:
-        ready = False
-        while not self._stop.is_set():
-            with self._some:
-                self._some.wait_for(lambda: self._waiting or self._stop.is_set(), 0.5)
-                batch, self._waiting = self._waiting, {}
-            try:
-                ready = ready or not batch or self._make_topic()
-            except KafkaException as error:
-                self.problem = f"{self._topic.name}: {error.args[0].str()}"
-            if not ready or not self._send(batch):
-                with self._some:
-                    self._waiting = {**batch, **self._waiting}
-                self._stop.wait(_RETRY_S)
-            self._producer.poll(0)
-
-    def _make_topic(self) -> bool:
-        """Whether the topic is there: a broker that makes one by itself makes one that forgets."""
-        found = self._admin.list_topics(timeout=2).topics.get(self._topic.name)
-        if found is None or found.error is not None:
-            new = NewTopic(self._topic.name, self._topic.partitions, config=dict(self._topic.config))
-            self._admin.create_topics([new])[self._topic.name].result(10)
-        return True
-
-    def _send(self, batch: Mapping[bytes, bytes | None]) -> bool:
-        try:
-            for key, value in batch.items():
-                self._producer.produce(self._topic.name, value, key, on_delivery=self._on_answer)
-        except (BufferError, KafkaException) as error:
-            self.problem = f"{self._topic.name}: {error}"
-            return False
-        return True
-
-    def _on_answer(self, error: KafkaError | None, message: Message) -> None:
-        if error is None:
-            self.published += 1
-            self.problem = None
-        elif error.code() != KafkaError._PURGE_QUEUE:
-            self.problem = f"{self._topic.name}: {error.str()}"
-            log.error("Kafka refuses to remember who had an address", error=error.str(), key=str(message.key()))
+                self._report(f"topic {self._topic.name} cannot be created: {error.args[0].str()}")

@@ -1,11 +1,12 @@
-"""The ring buffer of verdicts, read by mapping its pages: finished rows leave it as one array.
+"""The ring buffer of verdicts, read through a memory map of its pages: finished verdicts leave it as one array.
 
-Layout (kernel, Documentation/bpf/ringbuf.rst): one page with the consumer's position; then, read-only, one page with
-the producer's position and the data, which is mapped twice in a row so that no record wraps. A record is an 8-byte
-header (length, with bit 31 while it is being written and bit 30 if discarded) and the payload. Ours are all of one
-size, so a run of records is a strided array.
+The layout is the kernel's (Documentation/bpf/ringbuf.rst): one page with the consumer's position; then, read-only, one
+page with the producer's position, and the data, which is mapped twice in a row so that no entry wraps. An entry is an
+8-byte header (the length, with bit 31 set while it is being written) and the payload. Our programs discard no entry and
+write one size only, so a run of entries is a strided array.
 
-A row's number is its position divided by the stride, for ever: positions only grow.
+Positions are byte counts that only grow. The number of a verdict is its position divided by the stride of 96 bytes: the
+verdict at position 192,000 is number 2000, also after the ring has been written over many times.
 """
 
 from __future__ import annotations
@@ -21,13 +22,13 @@ from probe.kernel.maps import Maps
 
 _HEADER: Final = 8
 STRIDE: Final = _HEADER + VERDICT.itemsize
-"""Bytes from a record to the next; a record is rounded up to 8, which 96 is."""
+"""Bytes from one entry to the next. The kernel rounds entries up to a multiple of 8, which 96 is."""
 _BUSY: Final = np.uint32(1 << 31)
-_RECORD: Final = np.dtype([("length", "<u4"), ("page", "<u4"), ("row", VERDICT)])
+_ENTRY: Final = np.dtype([("length", "<u4"), ("page", "<u4"), ("verdict", VERDICT)])
 
 
 class Ring:
-    """The reader's end. Not thread safe; there is one reader."""
+    """The reader's end of the ring. There is one reader; the class is not thread safe."""
 
     def __init__(self, maps: Maps) -> None:
         self.id = maps.ring_id
@@ -43,58 +44,59 @@ class Ring:
 
     @property
     def consumer_number(self) -> int:
-        """Number of the first row that has not been released."""
+        """The number of the first verdict that has not been released."""
         return int(self._consumed[0]) // STRIDE
 
     @property
     def producer_number(self) -> int:
-        """Number that the next row will get."""
+        """The number that the next verdict will get."""
         return int(self._produced[0]) // STRIDE
 
     @property
     def unread(self) -> int:
-        """Rows that have not been released."""
+        """How many verdicts have not been released."""
         return self.producer_number - self.consumer_number
 
     @property
     def capacity(self) -> int:
-        """Rows that fit."""
+        """How many verdicts fit."""
         return self._size // STRIDE
 
     def read(self, max_verdicts: int) -> tuple[int, np.ndarray[Any, np.dtype[np.void]]]:
-        """The number of the first, and a copy of, the finished rows behind those read before; at most ``max_rows``.
+        """Return a copy of the finished verdicts behind those read before, and the number of the first.
 
-        Does not free their place: :meth:`release` does.
+        There are at most ``max_verdicts`` of them, and the array is a :data:`VERDICT` array. Their place in the ring
+        stays taken until :meth:`release`.
         """
         start = self._next
         waiting = min((int(self._produced[0]) - start) // STRIDE, max_verdicts)
         if waiting <= 0:
             return start // STRIDE, np.empty(0, VERDICT)
         offset = mmap.PAGESIZE + start % self._size
-        records = np.frombuffer(self._data, _RECORD, waiting, offset)
-        busy = np.flatnonzero(records["length"] & _BUSY)
+        entries = np.frombuffer(self._data, _ENTRY, waiting, offset)
+        busy = np.flatnonzero(entries["length"] & _BUSY)
         finished = int(busy[0]) if len(busy) else waiting
-        verdicts = records["row"][:finished].copy()
+        verdicts = entries["verdict"][:finished].copy()
         self._next = start + finished * STRIDE
         return start // STRIDE, verdicts
 
     def release(self, up_to_number: int) -> None:
-        """Give the place of all rows below this number back to the kernel."""
+        """Advance the ring position: the kernel may write over all verdicts below this number."""
         position = up_to_number * STRIDE
         if position > int(self._consumed[0]):
             self._consumed[0] = position
 
     def skip_to(self, number: int) -> None:
-        """Neither read nor keep the rows below this number: they are safe elsewhere."""
+        """Release the verdicts below this number without reading them: the spool has them already."""
         self.release(number)
         self._next = max(self._next, number * STRIDE)
 
     def lost(self) -> dict[str, int]:
-        """What the kernel could not put into the ring, in all, by reason."""
+        """Return how many verdicts the kernel could not write to the ring, as totals of its life by reason."""
         return self._maps.lost()
 
     def close(self) -> None:
-        """Unmap. What is not released will be read by the next reader."""
+        """Unmap the ring. The next reader starts at what was not released."""
         del self._consumed, self._produced
         self._consumer.close()
         self._data.close()

@@ -1,6 +1,13 @@
-"""The records of a spool's segment: bytes to records and back, and what is taken out of them for room. Pure.
+"""The content of the spool's segment files: batches to bytes and back, and what a full spool removes. Pure functions.
 
-A record is its length, the rows that were taken out of it, a CRC-32, and the batch (``enrich.wire.batch``).
+A segment is a file of stored batches, one behind the other. Each is a head of 12 bytes (:data:`HEAD`) and the batch as
+``enrich.wire.batch`` encodes it:
+
+    length of the batch | verdicts removed from it | CRC-32 of both | batch
+         4 bytes        |         4 bytes          |    4 bytes     | length bytes
+
+The number of removed verdicts stands in the same checksummed entry as the verdicts that remain, so that after a kill a
+loss and its count are either both on disk or both not.
 """
 
 from __future__ import annotations
@@ -8,6 +15,8 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Final, NamedTuple
 
 import msgspec
@@ -16,31 +25,51 @@ import numpy as np
 from enrich.wire.batch import Batch, BatchError, Header, Verdict, decode_batch, encode_batch
 
 HEAD: Final = struct.Struct("<III")
-"""Length of the batch, rows lost, checksum."""
+"""Length of the batch, verdicts removed from it, checksum."""
+
+
+class SpoolPosition(NamedTuple):
+    """The place of a stored batch in the spool: the number of its segment, and how many batches precede it there."""
+
+    segment: int
+    ordinal: int
 
 
 class SpooledBatch(NamedTuple):
-    """One batch, or what is left of it."""
+    """A stored batch, or what is left of one or more."""
 
     value: bytes
-    """The batch; empty where one or more were dropped."""
+    """The batch; empty if all its verdicts were removed."""
     lost: int = 0
-    """Rows that were taken out."""
+    """How many verdicts were removed."""
 
     @property
-    def bytes(self) -> int:
-        """What it takes on disk."""
+    def stored_bytes(self) -> int:
+        """Return its size on disk."""
         return HEAD.size + len(self.value)
 
 
-def pack(record: SpooledBatch) -> bytes:
-    """The record as it stands in the file."""
-    value, lost = record
+@dataclass(slots=True)
+class Segment:
+    """What the spool knows of one segment file without reading it."""
+
+    path: Path
+    batches: int = 0
+    bytes: int = 0
+    lost: int = 0
+    """Verdicts removed from its batches."""
+    thinned: int = 0
+    """How far it was thinned: 0 not, 1 its allows are gone, 2 all its verdicts. A full spool skips what is thinned."""
+
+
+def pack(batch: SpooledBatch) -> bytes:
+    """Return the bytes that store a batch."""
+    value, lost = batch
     return HEAD.pack(len(value), lost, _checksum(value, lost)) + value
 
 
 def whole_batches(data: bytes) -> Iterator[SpooledBatch]:
-    """The whole records of a segment, up to the first that is not."""
+    """Yield the stored batches of a segment up to the first that is torn or damaged."""
     offset = 0
     while offset + HEAD.size <= len(data):
         length, lost, checksum = HEAD.unpack_from(data, offset)
@@ -52,45 +81,49 @@ def whole_batches(data: bytes) -> Iterator[SpooledBatch]:
 
 
 def _checksum(value: bytes, lost: int) -> int:
-    """Never 0 for nothing: zeros are what a file system may leave at the end of a file after a power cut."""
+    """Return the checksum of an entry.
+
+    It starts from ``lost + 1``, so that an entry of zeros is invalid: after a power cut a file system may leave zeros
+    at the end of a file.
+    """
     return zlib.crc32(value, (lost + 1) & 0xFFFFFFFF)
 
 
 def header_of(value: bytes) -> Header | None:
-    """The batch's header, None where there is no batch."""
+    """Return the header of a stored batch, None if its verdicts were removed or this version cannot decode it."""
     batch = _batch_of(value)
     return batch.header if batch else None
 
 
-def without_allows(record: SpooledBatch) -> SpooledBatch:
-    """The batch with its denied and audited rows only, which says which numbers it kept."""
-    batch = _batch_of(record.value)
+def without_allows(stored: SpooledBatch) -> SpooledBatch:
+    """Return the batch with its denied and audited verdicts only; the header's ``kept`` lists their numbers."""
+    batch = _batch_of(stored.value)
     if batch is None:
-        return record
+        return stored
     keep = (batch.verdicts["verdict"] & 0x7F) != Verdict.ALLOW
     if bool(keep.all()):
-        return record
+        return stored
     numbers = batch.numbers()[keep].astype(np.int64)
     edges = np.flatnonzero(np.diff(numbers) != 1) + 1
     runs = [(int(run[0]), len(run)) for run in np.split(numbers, edges) if len(run)]
     verdicts = batch.verdicts[keep]
-    was = batch.header
+    full = batch.header
     header = msgspec.structs.replace(
-        was,
-        first=runs[0][0] if runs else was.first,
+        full,
+        first=runs[0][0] if runs else full.first,
         verdicts=len(verdicts),
         kept=runs,
-        endpoints={str(n): was.endpoints[str(n)] for n in np.unique(verdicts["endpoint"]) if str(n) in was.endpoints},
-        rules={str(n): was.rules[str(n)] for n in np.unique(verdicts["rule"]) if str(n) in was.rules},
+        endpoints={str(n): full.endpoints[str(n)] for n in np.unique(verdicts["endpoint"]) if str(n) in full.endpoints},
+        rules={str(n): full.rules[str(n)] for n in np.unique(verdicts["rule"]) if str(n) in full.rules},
     )
-    return SpooledBatch(encode_batch(header, verdicts), record.lost + len(batch.verdicts) - len(verdicts))
+    return SpooledBatch(encode_batch(header, verdicts), stored.lost + len(batch.verdicts) - len(verdicts))
 
 
-def without_verdicts(records: Sequence[SpooledBatch]) -> list[SpooledBatch]:
-    """One record that counts for all of them: what is left of dropped batches must not fill a disk either."""
-    headers = (header_of(record.value) for record in records)
-    lost = sum(record.lost for record in records) + sum(header.verdicts for header in headers if header)
-    return [SpooledBatch(b"", lost)] if records else []
+def without_verdicts(stored: Sequence[SpooledBatch]) -> list[SpooledBatch]:
+    """Return one empty entry that counts the verdicts of all: entries of dropped batches must not fill the disk."""
+    headers = (header_of(batch.value) for batch in stored)
+    lost = sum(batch.lost for batch in stored) + sum(header.verdicts for header in headers if header)
+    return [SpooledBatch(b"", lost)] if stored else []
 
 
 def _batch_of(value: bytes) -> Batch | None:

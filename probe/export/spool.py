@@ -1,132 +1,135 @@
-"""The bounded queue on disk between the ring and Kafka: what is in it survives the probe.
+"""The bounded queue on disk between the ring buffer and Kafka. A batch in it survives the probe.
 
-Segments of records; a record is its length, the rows that were taken out of it, a CRC-32, and the batch
-(``enrich.wire.batch``). A record's place is its segment and its ordinal there. After a kill, a torn tail is cut off:
-those
-rows are still in the ring, since the ring's position moves only after the append.
+Theory of operation, by an example: Kafka has all verdicts below number 1000, the ring holds those from 1000 to 2999.
 
-When it is full, allows are thinned out of the oldest batches that have not been handed to the sender; then whole
-batches, oldest first. Both are counted, in the record that lost them, so that a count is never apart from its loss,
-whenever the process is killed; the next batch tells it. The counts are those of the spool's life, which outlasts a
-ring's.
+1. The drain reads them and appends batch A (1000 to 1999) and batch B (2000 to 2999). An append ends with write(2) to
+   the newest segment file, after which the batch survives a kill of the process.
+2. After each append, and not before, the drain advances the ring position: to 2000 after A, to 3000 after B. The
+   kernel may then write over those verdicts. So a verdict is in the ring, in the spool, or for a moment in both.
+3. The publisher takes A and B with :meth:`Spool.next` and sends them. When Kafka has acknowledged A, :meth:`Spool.ack`
+   writes the position behind A into the file ``acked``. A segment is deleted once Kafka has all its batches.
 
-What Kafka has is a file of one record, written in place: a full disk must not keep the spool from getting empty.
+What a kill at each moment leaves for the next start:
+
+- While B is being appended: its checksum is wrong, so the torn tail is cut off. The ring position is still 2000; the
+  drain reads 2000 to 2999 again, and they keep their numbers.
+- Between the append of B and the release: the spool's last header says "first 2000, 1000 verdicts", so the drain moves
+  the ring position to 3000 before it reads.
+- After Kafka has B and before that is noted: B is sent again. Readers deduplicate by ring and verdict number.
+
+A full spool first removes the allows from its oldest batches that the publisher has not taken, then whole batches,
+oldest first. Each removal is counted in the stored entry that lost the verdicts (see ``probe.export.segment``), and the
+header of the next batch reports it. These counts are totals of the spool's life, which is longer than a ring's.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import struct
 import threading
 import time
-import zlib
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple
 
 import structlog
 
 from enrich.wire.batch import Header, decode_batch
-from probe.export.segment import HEAD, SpooledBatch, header_of, pack, whole_batches, without_allows, without_verdicts
+from probe.export.acknowledged import Acknowledged, AcknowledgedFile
+from probe.export.recovery import recover
+from probe.export.segment import (
+    HEAD,
+    Segment,
+    SpooledBatch,
+    SpoolPosition,
+    pack,
+    whole_batches,
+    without_allows,
+    without_verdicts,
+)
 
 log = structlog.get_logger("kubeweir.probe")
 
-_NOTE: Final = struct.Struct("<QQQQ")
-_CRC: Final = struct.Struct("<I")
 _SYNC_S: Final = 0.1
 _FULL: Final = "spool_full"
 _REFUSED: Final = "refused"
+_MAX_HANDED_ON_HEADERS: Final = 256
+"""Headers of appended batches that are kept for the publisher; with a longer backlog it decodes them from disk."""
 
 
-class SpoolPosition(NamedTuple):
-    """Where a record stands."""
+class UnsentBatch(NamedTuple):
+    """A batch for the publisher. Its verdicts may all have been removed: then ``value`` is empty and there is no
+    header, and the position only has to be acknowledged."""
 
-    segment: int
-    ordinal: int
-
-
-class _Acked(NamedTuple):
-    """What Kafka has, and what is to be known of segments that are deleted; the file ``acked``."""
-
-    place: SpoolPosition
-    """The first record that Kafka may not have."""
-    lost: int
-    """Rows taken out of deleted segments."""
-    refused: int
-    """Rows that Kafka refused for what they are."""
-
-
-@dataclass(slots=True)
-class _Segment:
-    path: Path
-    records: int = 0
-    bytes: int = 0
-    lost: int = 0
-    thinned: int = 0
-    """1: without its allows; 2: without its rows. So that a full spool is not searched again for what is gone."""
+    position: SpoolPosition
+    value: bytes
+    header: Header | None
 
 
 class Spool:
-    """One writer (the drain), one reader (the sender), which may be two threads."""
+    """The queue. It has one writer (the drain) and one reader (the publisher), which may be two threads."""
 
     def __init__(self, folder: Path, max_bytes: int = 1 << 30, segment_bytes: int = 16 << 20) -> None:
-        """Raises OSError where the folder cannot be made, read or written."""
+        """Open the spool in ``folder``, or create it. Raises OSError if the folder cannot be made, read or written."""
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
         self.max_bytes = max_bytes
         self._segment_bytes = min(segment_bytes, max(max_bytes // 4, 1))
         self._lock = threading.RLock()
-        self._written = threading.Event()
-        self._last: Header | None = None
-        self._segments: dict[int, _Segment] = {}
+        self._appended = threading.Event()
+        self._headers: dict[SpoolPosition, Header] = {}
         self._file = -1
-        self._notes = os.open(folder / "acked", os.O_CREAT | os.O_RDWR, 0o600)
-        self._acked = self._recover(self._read_acked())
+        self._acknowledged_file = AcknowledgedFile(folder / "acked")
+        self._segments, self._last_header, self._acknowledged = recover(folder, self._acknowledged_file.read())
+        # Appends go to a new file, so that the ordinals of the old ones never change under the reader.
+        self._start_segment(max(self._segments, default=self._acknowledged.position.segment - 1) + 1)
         with contextlib.suppress(OSError):
-            self._note(self._acked)  # takes its place on the disk while there is some
-        self._cursor = self._acked.place
+            # Written at once, so that the file has its block while the disk has one to give.
+            self._write_acknowledged(self._acknowledged)
+        self._cursor = self._acknowledged.position
         self._offset = self._offset_of(self._cursor)
         self._synced = time.monotonic()
 
     # --- state
 
     @property
-    def last(self) -> Header | None:
-        """The header of the last batch that was ever appended and is still known."""
-        return self._last
+    def last_header(self) -> Header | None:
+        """The header of the newest batch, sent or not; None if no segment holds one."""
+        return self._last_header
 
     def lost(self) -> dict[str, int]:
-        """Rows that will not come to Kafka, by reason, in the spool's life.
+        """Return the verdicts that will not reach Kafka, by reason, as totals of the spool's life.
 
-        ``spool_full``: thinned out or dropped for room; ``refused``: Kafka would not have their batch.
+        ``spool_full``: removed to make room; ``refused``: Kafka refused their batch.
         """
         with self._lock:
-            full = self._acked.lost + sum(segment.lost for segment in self._segments.values())
-            return {_FULL: full, _REFUSED: self._acked.refused}
+            full = self._acknowledged.lost + sum(segment.lost for segment in self._segments.values())
+            return {_FULL: full, _REFUSED: self._acknowledged.refused}
 
     @property
     def size(self) -> int:
-        """Bytes on disk."""
+        """The bytes of all segments on disk."""
         with self._lock:
             return sum(segment.bytes for segment in self._segments.values())
 
     @property
     def unacked_batches(self) -> int:
-        """Batches that Kafka has not acknowledged."""
+        """The number of batches that Kafka has not acknowledged."""
         with self._lock:
-            first, ordinal = self._acked.place
-            return sum(segment.records for number, segment in self._segments.items() if number >= first) - ordinal
+            first, ordinal = self._acknowledged.position
+            return sum(segment.batches for number, segment in self._segments.items() if number >= first) - ordinal
 
     # --- writing
 
-    def append(self, value: bytes) -> None:
-        """Add a batch; when this returns it survives the process. Raises OSError: nothing was added."""
+    def append(self, value: bytes, header: Header) -> None:
+        """Append an encoded batch, whose header is ``header``; when this returns, the batch survives the process.
+
+        Raises OSError if the disk does not take it; then nothing was appended.
+        """
         with self._lock:
             self._make_room(len(value) + HEAD.size)
             number = max(self._segments)
-            if self._segments[number].bytes + len(value) > self._segment_bytes and self._segments[number].records:
-                number = self._begin(number + 1)
+            if self._segments[number].bytes + len(value) > self._segment_bytes and self._segments[number].batches:
+                number = self._start_segment(number + 1)
             segment = self._segments[number]
             block = pack(SpooledBatch(value, 0))
             try:
@@ -134,57 +137,64 @@ class Spool:
             except OSError:
                 os.ftruncate(self._file, segment.bytes)
                 raise
+            if len(self._headers) < _MAX_HANDED_ON_HEADERS:
+                self._headers[SpoolPosition(number, segment.batches)] = header
             segment.bytes += len(block)
-            segment.records += 1
-            self._last = decode_batch(value).header
+            segment.batches += 1
+            self._last_header = header
             self._sync()
-        self._written.set()
+        self._appended.set()
 
     def _sync(self, *, now: bool = False) -> None:
-        """A machine that loses power loses the ring too: this bounds what the disk may still owe."""
+        """Force the segment to the disk if the last time was a while ago.
+
+        A kill loses nothing that was written. A power cut loses what the disk has not taken yet, and the ring as well:
+        this bounds that loss to ``_SYNC_S``.
+        """
         if not now and time.monotonic() - self._synced <= _SYNC_S:
             return
         self._synced = time.monotonic()
         try:
             os.fdatasync(self._file)
         except OSError as error:
-            # The record is there, for this process and the next one: only a power cut could take it.
-            log.warning("the spool's disk does not keep up", error=error.strerror)
+            log.warning(
+                "the spool's disk does not keep up: a power cut now would lose the newest batches", error=error.strerror
+            )
 
-    def _begin(self, number: int) -> int:
+    def _start_segment(self, number: int) -> int:
         path = self._folder / f"{number:012d}.seg"
         file = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o600)
         if self._file >= 0:
             self._sync(now=True)
             os.close(self._file)
         self._file = file
-        self._segments[number] = _Segment(path)
+        self._segments[number] = Segment(path)
         return number
 
     def close(self) -> None:
-        """Write all that is known to disk."""
+        """Force everything to the disk and close the files."""
         self._sync(now=True)
         os.close(self._file)
-        os.close(self._notes)
+        self._acknowledged_file.close()
 
     # --- reading
 
-    def next(self, timeout_s: float) -> tuple[SpoolPosition, bytes] | None:
-        """The next batch for the sender, None if none comes in time. Empty bytes: dropped, only to be acknowledged."""
+    def next(self, timeout_s: float) -> UnsentBatch | None:
+        """Return the next batch to send, None if none is appended within the timeout."""
         found = self._next()
         if found is None and timeout_s > 0:
-            self._written.clear()
+            self._appended.clear()
             found = self._next()
-            if found is None and self._written.wait(timeout_s):
+            if found is None and self._appended.wait(timeout_s):
                 found = self._next()
         return found
 
-    def _next(self) -> tuple[SpoolPosition, bytes] | None:
+    def _next(self) -> UnsentBatch | None:
         with self._lock:
-            place = self._cursor
-            segment = self._segments[place.segment]
-            if place.ordinal >= segment.records:
-                later = [number for number in self._segments if number > place.segment]
+            position = self._cursor
+            segment = self._segments[position.segment]
+            if position.ordinal >= segment.batches:
+                later = [number for number in self._segments if number > position.segment]
                 if not later:
                     return None
                 self._cursor, self._offset = SpoolPosition(min(later), 0), 0
@@ -193,47 +203,51 @@ class Spool:
                 file.seek(self._offset)
                 length, _, _ = HEAD.unpack(file.read(HEAD.size))
                 value = file.read(length)
-            self._cursor = SpoolPosition(place.segment, place.ordinal + 1)
+            self._cursor = SpoolPosition(position.segment, position.ordinal + 1)
             self._offset += HEAD.size + length
-            return place, value
+            header = self._headers.pop(position, None) or (decode_batch(value).header if value else None)
+            return UnsentBatch(position, value, header)
 
-    def ack(self, place: SpoolPosition, refused: int = 0) -> None:
-        """Kafka has this batch and all before it, but for ``refused`` rows more than it was told of before.
+    def ack(self, position: SpoolPosition, refused: int = 0) -> None:
+        """Note that Kafka has answered for this batch and all before it, and delete the segments before its own.
 
-        Segments behind are deleted; the last one stays.
+        ``refused`` is the number of verdicts in batches that Kafka refused since the last call.
         """
         with self._lock:
-            behind = [number for number in self._segments if number < place.segment]
-            acked = _Acked(
-                SpoolPosition(place.segment, place.ordinal + 1),
-                self._acked.lost + sum(self._segments[number].lost for number in behind),
-                self._acked.refused + refused,
+            answered = [number for number in self._segments if number < position.segment]
+            acknowledged = Acknowledged(
+                SpoolPosition(position.segment, position.ordinal + 1),
+                self._acknowledged.lost + sum(self._segments[number].lost for number in answered),
+                self._acknowledged.refused + refused,
             )
             try:
-                self._note(acked)
-                for number in behind:
+                self._write_acknowledged(acknowledged)
+                for number in answered:
                     self._segments.pop(number).path.unlink(missing_ok=True)
             except OSError as error:
-                log.warning("what Kafka has cannot be noted, a restart sends it again", error=error.strerror)
-                self._acked = self._acked._replace(place=acked.place, refused=acked.refused)
+                log.warning(
+                    "the spool cannot note what Kafka has acknowledged: a restart would send it again",
+                    error=error.strerror, folder=str(self._folder),
+                )  # fmt: skip
+                self._acknowledged = self._acknowledged._replace(
+                    position=acknowledged.position, refused=acknowledged.refused
+                )
 
-    def _note(self, acked: _Acked) -> None:
-        """One write of a few bytes: a kill leaves the old note or the new one. A loss goes to the disk at once."""
-        note = _NOTE.pack(*acked.place, acked.lost, acked.refused)
-        os.pwrite(self._notes, note + _CRC.pack(zlib.crc32(note)), 0)
-        if acked[1:] != self._acked[1:]:
-            os.fdatasync(self._notes)
-        self._acked = acked
+    def _write_acknowledged(self, acknowledged: Acknowledged) -> None:
+        """Write the file ``acked``; changed counts of losses are forced to the disk at once."""
+        self._acknowledged_file.write(acknowledged, sync=acknowledged[1:] != self._acknowledged[1:])
+        self._acknowledged = acknowledged
 
-    # --- room
+    # --- making room
 
-    def _make_room(self, wanted: int) -> None:
-        """Thin what is between the sender and the newest batch: that one's header tells the next start where to go on.
+    def _make_room(self, needed: int) -> None:
+        """Thin out what lies between the publisher and the newest batch until ``needed`` bytes fit.
 
-        The sender holds a quarter of the limit (see the publisher), and a segment is a quarter: so there is room.
+        The newest batch stays whole, because the next start goes on behind the number that its header gives. There is
+        always room: what the publisher has taken is at most a quarter of the limit, and so is a segment.
         """
-        excess = self.size + wanted - self.max_bytes
-        newest = max((number for number, segment in self._segments.items() if segment.records), default=0)
+        excess = self.size + needed - self.max_bytes
+        newest = max((number for number, segment in self._segments.items() if segment.batches), default=0)
         for level in (1, 2):
             for number, segment in sorted(self._segments.items()):
                 if excess <= 0:
@@ -244,23 +258,22 @@ class Spool:
                     excess -= before - segment.bytes
 
     def _thin(self, number: int, level: int) -> None:
-        """Rewrite a segment without its allows (1) or its rows (2); what the sender has taken stays as it is."""
+        """Rewrite a segment without its allows (1) or its verdicts (2), except what the publisher has taken."""
         segment = self._segments[number]
-        records = list(whole_batches(segment.path.read_bytes()))
+        stored = list(whole_batches(segment.path.read_bytes()))
         taken = self._cursor.ordinal if number == self._cursor.segment else 0
-        free = records[taken:]
-        thinned = records[:taken] + (
-            [without_allows(record) for record in free] if level == 1 else without_verdicts(free)
-        )
-        if thinned != records:
+        free = stored[taken:]
+        thinned = stored[:taken] + ([without_allows(batch) for batch in free] if level == 1 else without_verdicts(free))
+        if thinned != stored:
             self._rewrite(segment, thinned)
+            self._headers = {position: header for position, header in self._headers.items() if position[0] != number}
         segment.thinned = level
 
-    def _rewrite(self, segment: _Segment, records: list[SpooledBatch]) -> None:
+    def _rewrite(self, segment: Segment, stored: list[SpooledBatch]) -> None:
         temporary = segment.path.with_suffix(".new")
         try:
             with temporary.open("wb") as file:
-                file.write(b"".join(map(pack, records)))
+                file.write(b"".join(map(pack, stored)))
                 file.flush()
                 os.fsync(file.fileno())
             temporary.rename(segment.path)
@@ -268,58 +281,16 @@ class Spool:
             temporary.unlink(missing_ok=True)
             raise
         before = segment.bytes
-        segment.records = len(records)
-        segment.bytes = sum(record.bytes for record in records)
-        segment.lost = sum(record.lost for record in records)
-        log.warning("spool is full", segment=segment.path.name, bytes_before=before, bytes_after=segment.bytes,
-                    lost_verdicts=self.lost()[_FULL])  # fmt: skip
+        segment.batches = len(stored)
+        segment.bytes = sum(batch.stored_bytes for batch in stored)
+        segment.lost = sum(batch.lost for batch in stored)
+        log.warning("the spool is full: verdicts were removed from its oldest batches, allowed ones first",
+                    segment=segment.path.name, bytes_before=before, bytes_after=segment.bytes,
+                    lost_verdicts=self.lost()[_FULL], setting="WEIR_SPOOL_BYTES")  # fmt: skip
 
-    # --- start
-
-    def _read_acked(self) -> _Acked | None:
-        note = os.pread(self._notes, _NOTE.size + _CRC.size, 0)
-        if len(note) < _NOTE.size + _CRC.size or _CRC.pack(zlib.crc32(note[: _NOTE.size])) != note[_NOTE.size :]:
-            return None
-        segment, ordinal, lost, refused = _NOTE.unpack_from(note)
-        return _Acked(SpoolPosition(segment, ordinal), lost, refused)
-
-    def _recover(self, noted: _Acked | None) -> _Acked:
-        """Read what is there, cut off what is torn, begin a segment. What Kafka has, as far as it is known."""
-        for leftover in self._folder.glob("*.new"):
-            leftover.unlink()
-        place = noted.place if noted else SpoolPosition(0, 0)
-        for path in sorted(self._folder.glob("*.seg")):
-            if int(path.stem) < place.segment:
-                path.unlink()  # its losses are in the note already
-            else:
-                self._recover_segment(path)
-        first = min(self._segments, default=place.segment + 1)
-        known = self._segments[place.segment].records if place.segment in self._segments else 0
-        place = SpoolPosition(place.segment, min(place.ordinal, known)) if known else SpoolPosition(first, 0)
-        # A new file to write to: the reader's ordinals of the old ones never change.
-        self._begin(max(self._segments, default=place.segment - 1) + 1)
-        return noted._replace(place=place) if noted else self._as_told(place)
-
-    def _recover_segment(self, path: Path) -> None:
-        data = path.read_bytes()
-        records = list(whole_batches(data))
-        whole = sum(record.bytes for record in records)
-        if whole < len(data):
-            log.warning("spool had a torn tail, cut off", segment=path.name, bytes=len(data) - whole)
-            os.truncate(path, whole)
-        lost = sum(record.lost for record in records)
-        self._segments[int(path.stem)] = _Segment(path, len(records), whole, lost)
-        self._last = next((h for r in reversed(records) if (h := header_of(r.value))), self._last)
-
-    def _as_told(self, place: SpoolPosition) -> _Acked:
-        """Without the note: all that is there is sent again, and no loss that was told is forgotten."""
-        told = {reason: total for reason, (_, total) in self._last.lost.items()} if self._last else {}
-        here = sum(segment.lost for segment in self._segments.values())
-        return _Acked(place, max(0, told.get(_FULL, 0) - here), told.get(_REFUSED, 0))
-
-    def _offset_of(self, place: SpoolPosition) -> int:
-        records = list(whole_batches(self._segments[place.segment].path.read_bytes()))[: place.ordinal]
-        return sum(record.bytes for record in records)
+    def _offset_of(self, position: SpoolPosition) -> int:
+        stored = list(whole_batches(self._segments[position.segment].path.read_bytes()))[: position.ordinal]
+        return sum(batch.stored_bytes for batch in stored)
 
 
 def _write_whole(descriptor: int, block: bytes) -> None:

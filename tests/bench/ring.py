@@ -144,7 +144,7 @@ class _Bench:
         """An empty batch, acknowledged: the topic is made and the connection is open."""
         batcher = Batcher((*_IDENTITY, ring.id), self._names, ring.lost, {}, Limits(heartbeat_s=0))
         for batch in batcher.take():
-            spool.append(batch.value)
+            spool.append(batch.value, batch.header)
         _wait(lambda: not spool.unacked_batches)
 
     def _read_back(self) -> None:

@@ -10,7 +10,7 @@ from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType
 
 from enrich.wire.address_interval import AddressInterval, OwnerRef, encode_interval
 from enrich.wire.topics import topics
-from probe.export.publisher import AddressIntervalPublisher
+from probe.export.interval_publisher import AddressIntervalPublisher
 from tests.kafka.batches import make_batch, mapped
 from tests.kafka.site import Site, until
 

@@ -13,6 +13,7 @@ from probe.export.publisher import Publisher
 from probe.export.spool import Spool
 from tests.kafka.batches import make_batch
 from tests.kafka.site import Site, until
+from tests.probe.export.spooling import append
 
 pytestmark = pytest.mark.kafka
 
@@ -36,7 +37,7 @@ def test_the_topic_is_made_and_batches_go_in_order_under_their_own_rings_key(sit
     spool = Spool(site.folder / "spool")
     # What an outage left, of the ring before a reboot and of the one after it.
     for number in range(300):
-        spool.append(make_batch(number * ROWS, ROWS, {"ring": "old" if number < 150 else "new"}))
+        append(spool, make_batch(number * ROWS, ROWS, {"ring": "old" if number < 150 else "new"}))
     publisher = publisher_of(site, spool)
     publisher.start()
     assert publisher.stop(60)
@@ -56,7 +57,7 @@ def test_a_refused_batch_is_counted_and_takes_no_neighbour_with_it(site: Site) -
     sizes = [ROWS, ROWS, 2000, ROWS, 1500, ROWS]
     for number, verdicts in enumerate(sizes):
         # Ports at random, so that compression does not make it small.
-        spool.append(make_batch(number * 10_000, verdicts, source_port=_noise(verdicts), time_ns=_noise(verdicts)))
+        append(spool, make_batch(number * 10_000, verdicts, source_port=_noise(verdicts), time_ns=_noise(verdicts)))
     publisher = publisher_of(site, spool)
     publisher.start()
     assert publisher.stop(60)
@@ -76,9 +77,9 @@ def _noise(verdicts: int) -> object:
 
 def test_a_batch_that_is_too_large_for_librdkafka_is_counted_too(site: Site) -> None:
     spool = Spool(site.folder / "spool")
-    spool.append(make_batch(0, ROWS))
-    spool.append(make_batch(1000, 100_000))
-    spool.append(make_batch(200_000, ROWS))
+    append(spool, make_batch(0, ROWS))
+    append(spool, make_batch(1000, 100_000))
+    append(spool, make_batch(200_000, ROWS))
     publisher = publisher_of(site, spool)
     publisher.start()
     assert publisher.stop(60)
@@ -89,7 +90,7 @@ def test_a_batch_that_is_too_large_for_librdkafka_is_counted_too(site: Site) -> 
 def test_nothing_is_sent_to_a_topic_that_is_not_right(site: Site) -> None:
     make_topic(site, 1, {})
     spool = Spool(site.folder / "spool")
-    spool.append(make_batch(0, ROWS))
+    append(spool, make_batch(0, ROWS))
     publisher = publisher_of(site, spool)
     publisher.start()
     until(lambda: "not as it must be" in (publisher.problem or "") or None, "the problem")
@@ -111,11 +112,11 @@ def test_no_more_is_in_flight_than_a_quarter_of_the_spool(site: Site) -> None:
     spool = Spool(site.folder / "spool", max_bytes=200_000)
     value = make_batch(0, ROWS)
     for _ in range(100):
-        spool.append(value)
+        append(spool, value)
     publisher = Publisher(spool, raw(site), {"bootstrap.servers": "127.0.0.1:1"})
     # As its thread does, which would look for the topic first.
     for _ in range(100):
         publisher._step()
-    held = sum(publisher._waiting.values())
+    held = sum(publisher._in_flight.values())
     assert 50_000 <= held < 50_000 + len(value)
     publisher._producer.purge()

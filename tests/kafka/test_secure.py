@@ -19,6 +19,7 @@ from probe.export.spool import Spool
 from tests.kafka.batches import make_batch, write_manifests
 from tests.kafka.broker import run_broker
 from tests.kafka.site import PATIENCE_S, Site, until
+from tests.probe.export.spooling import append
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +59,7 @@ def test_batches_become_records_by_every_client(
     connection = load(KafkaSettings, env).connection()
     publisher = Publisher(spool, topics(site.prefix, 4).raw, connection)
     publisher.start()
-    spool.append(make_batch(0, 10))
+    append(spool, make_batch(0, 10))
     assert publisher.stop(PATIENCE_S), publisher.problem
     spool.close()
     enrich = site.start_enrich(**env)
@@ -79,7 +80,7 @@ def test_a_wrong_password_is_said_and_nothing_is_lost(site: Site, secure: dict[s
     wrong = load(KafkaSettings, {**secure, "WEIR_KAFKA_PASSWORD": "wrong"}).connection()
     publisher = Publisher(spool, topics(site.prefix, 4).raw, wrong)
     publisher.start()
-    spool.append(make_batch(0, 10))
+    append(spool, make_batch(0, 10))
     until(lambda: "cannot be reached" in (publisher.problem or "") or None, "a problem in words")
     assert not publisher.stop(0)
     assert spool.unacked_batches == 1

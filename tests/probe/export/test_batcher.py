@@ -16,8 +16,8 @@ ALLOW = [PolicyRef("NetworkPolicy", "shop", "web-allow-api", 0)]
 
 
 @dataclass
-class Names:
-    """Endpoint 7 and the rules that a test gives."""
+class References:
+    """Knows endpoint 7 and the rules that a test gives."""
 
     rules: dict[int, Sequence[PolicyRef]] = field(default_factory=lambda: {12: ALLOW})
 
@@ -29,16 +29,21 @@ class Names:
 
 
 class Bench:
-    """A batcher with a clock and losses that a test turns."""
+    """A batcher whose clock and losses a test sets."""
 
-    def __init__(self, limits: Limits | None = None, names: Names | None = None, told: dict[str, int] | None = None):
+    def __init__(
+        self,
+        limits: Limits | None = None,
+        references: References | None = None,
+        reported: dict[str, int] | None = None,
+    ) -> None:
         self.now = 100.0
         self.lost: dict[str, int] = {}
         self.batcher = Batcher(
-            ("c1", "n1", "r1"), names or Names(), lambda: self.lost, told or {}, limits, lambda: self.now
+            ("c1", "n1", "r1"), references or References(), lambda: self.lost, reported or {}, limits, lambda: self.now
         )
 
-    def taken(self, *, everything: bool = False) -> list[Batch]:
+    def take(self, *, everything: bool = False) -> list[Batch]:
         return [decode_batch(one.value) for one in self.batcher.take(everything=everything)]
 
 
@@ -47,31 +52,31 @@ def bench() -> Bench:
     return Bench()
 
 
-def test_a_batch_ends_at_its_rows(bench: Bench) -> None:
+def test_a_batch_ends_at_the_limit_of_verdicts(bench: Bench) -> None:
     bench.batcher.start_at(1000)
     verdicts = make_rows(4500)
     bench.batcher.add(1000, verdicts[:1999])
-    assert bench.taken() == []
+    assert bench.take() == []
     bench.batcher.add(2999, verdicts[1999:])
-    full = bench.taken()
+    full = bench.take()
     assert [(one.header.first, one.header.verdicts) for one in full] == [(1000, 2000), (3000, 2000)]
     assert bench.batcher.waiting == 500
-    rest = bench.taken(everything=True)
+    rest = bench.take(everything=True)
     assert [(one.header.first, one.header.verdicts) for one in rest] == [(5000, 500)]
     assert b"".join(one.verdicts.tobytes() for one in full + rest) == verdicts.tobytes()
 
 
-def test_a_batch_ends_at_its_bytes_names_and_all() -> None:
-    names = Names(
+def test_a_batch_ends_at_the_limit_of_bytes_references_included() -> None:
+    references = References(
         {rule: [PolicyRef("NetworkPolicy", "shop", f"policy-{rule}-{'x' * 50}", 0)] * 4 for rule in range(64)}
     )
-    bench = Bench(Limits(verdicts=64, bytes=8000), names)
+    bench = Bench(Limits(verdicts=64, bytes=8000), references)
     verdicts = make_rows(64)
     verdicts["rule"] = range(64)
     bench.batcher.add(0, verdicts)
     encoded = bench.batcher.take()
     assert len(encoded) == 1
-    # What is due goes at once, in as many batches as it needs.
+    # What is due is taken at once, in as many batches as it needs.
     encoded += bench.batcher.take(everything=True)
     batches = [decode_batch(one.value) for one in encoded]
     assert all(len(one.value) <= 8000 for one in encoded)
@@ -80,74 +85,74 @@ def test_a_batch_ends_at_its_bytes_names_and_all() -> None:
     assert b"".join(one.verdicts.tobytes() for one in batches) == verdicts.tobytes()
 
 
-def test_a_row_whose_names_alone_are_too_large_goes_all_the_same() -> None:
-    names = Names({12: [PolicyRef("NetworkPolicy", "shop", f"policy-{n}", 0) for n in range(500)]})
-    bench = Bench(Limits(bytes=4000), names)
+def test_a_verdict_whose_references_alone_exceed_the_limit_is_a_batch_of_its_own() -> None:
+    references = References({12: [PolicyRef("NetworkPolicy", "shop", f"policy-{n}", 0) for n in range(500)]})
+    bench = Bench(Limits(bytes=4000), references)
     bench.batcher.add(0, make_rows(3))
-    assert [one.header.verdicts for one in bench.taken(everything=True)] == [1, 1, 1]
+    assert [one.header.verdicts for one in bench.take(everything=True)] == [1, 1, 1]
 
 
 @pytest.mark.parametrize("verdict", [Verdict.DENY, Verdict.AUDIT, Verdict.DENY | 0x80])
-def test_a_denied_row_waits_for_a_tenth_of_a_second(bench: Bench, verdict: int) -> None:
+def test_a_denied_verdict_waits_a_tenth_of_a_second(bench: Bench, verdict: int) -> None:
     bench.batcher.add(0, make_rows(5))
     bench.now += 0.01
     bench.batcher.add(5, make_rows(1, verdict=verdict))
     bench.now += 0.099
-    assert bench.taken() == []
+    assert bench.take() == []
     bench.now += 0.002
-    assert [one.header.verdicts for one in bench.taken()] == [6]
+    assert [one.header.verdicts for one in bench.take()] == [6]
 
 
 @pytest.mark.parametrize(("verdicts", "patience"), [(50, 2.0), (150, 0.5)])
 def test_allows_wait_longer_on_a_quiet_node(bench: Bench, verdicts: int, patience: float) -> None:
     bench.batcher.add(0, make_rows(verdicts))
     bench.now += patience - 0.01
-    assert bench.taken() == []
+    assert bench.take() == []
     bench.now += 0.02
-    assert [one.header.verdicts for one in bench.taken()] == [verdicts]
+    assert [one.header.verdicts for one in bench.take()] == [verdicts]
 
 
-def test_rows_that_come_later_do_not_make_the_first_wait_longer(bench: Bench) -> None:
+def test_later_verdicts_do_not_make_the_first_wait_longer(bench: Bench) -> None:
     bench.batcher.add(0, make_rows(150))
     for number in range(10):
         bench.now += 0.051
         bench.batcher.add(150 + number, make_rows(1))
-    assert [one.header.verdicts for one in bench.taken()] == [160]
+    assert [one.header.verdicts for one in bench.take()] == [160]
 
 
-def test_a_node_with_nothing_to_say_sends_a_heartbeat(bench: Bench) -> None:
+def test_a_node_without_verdicts_sends_a_heartbeat(bench: Bench) -> None:
     bench.batcher.start_at(77)
     bench.now += 9.9
-    assert bench.taken() == []
+    assert bench.take() == []
     bench.now += 0.2
-    (beat,) = bench.taken()
+    (beat,) = bench.take()
     assert (beat.header.first, beat.header.verdicts, beat.header.node, beat.header.ring) == (77, 0, "n1", "r1")
-    assert bench.taken() == []
+    assert bench.take() == []
     bench.now += 10.1
-    assert len(bench.taken()) == 1
-    # Rows that come after it have the next numbers.
+    assert len(bench.take()) == 1
+    # Verdicts after it have the next numbers.
     bench.batcher.add(77, make_rows(1))
-    assert [one.header.first for one in bench.taken(everything=True)] == [77]
+    assert [one.header.first for one in bench.take(everything=True)] == [77]
 
 
-def test_everything_of_nothing_is_no_batch(bench: Bench) -> None:
-    assert bench.taken(everything=True) == []
+def test_taking_everything_gives_nothing_if_there_are_no_verdicts(bench: Bench) -> None:
+    assert bench.take(everything=True) == []
 
 
-def test_the_header_names_what_its_rows_refer_to_and_no_more(bench: Bench) -> None:
+def test_the_header_has_the_references_of_its_verdicts_only(bench: Bench) -> None:
     verdicts = make_rows(4)
     verdicts["rule"] = [12, 99, 0, 12]
     verdicts["endpoint"] = [7, 7, 8, 7]
     bench.batcher.add(0, verdicts)
-    (found,) = bench.taken(everything=True)
+    (found,) = bench.take(everything=True)
     assert found.header.endpoints == {"7": WEB}
     assert found.header.rules == {"12": ALLOW}
     assert (found.header.cluster, found.header.verdict_bytes) == ("c1", 88)
 
 
-def test_losses_are_told_as_since_the_last_batch_and_in_all() -> None:
-    bench = Bench(told={"ring_full": 10, "spool_full": 3})
-    told = []
+def test_losses_are_reported_since_the_last_batch_and_as_totals() -> None:
+    bench = Bench(reported={"ring_full": 10, "spool_full": 3})
+    reported = []
     for lost in (
         {"ring_full": 10, "spool_full": 3},
         {"ring_full": 15, "spool_full": 3},
@@ -155,21 +160,21 @@ def test_losses_are_told_as_since_the_last_batch_and_in_all() -> None:
     ):
         bench.lost = lost
         bench.batcher.add(0, make_rows(1))
-        told += [one.header.lost for one in bench.taken(everything=True)]
-    assert told == [
+        reported += [one.header.lost for one in bench.take(everything=True)]
+    assert reported == [
         {"ring_full": (0, 10), "spool_full": (0, 3)},
         {"ring_full": (5, 15), "spool_full": (0, 3)},
         {"ring_full": (0, 15), "refused": (2, 2)},
     ]
 
 
-def test_a_loss_is_told_once_though_several_batches_end_at_once(bench: Bench) -> None:
+def test_a_loss_is_reported_once_if_several_batches_end_at_once(bench: Bench) -> None:
     bench.lost = {"ring_full": 4}
     bench.batcher.add(0, make_rows(4001))
-    assert [one.header.lost["ring_full"] for one in bench.taken(everything=True)] == [(4, 4), (0, 4), (0, 4)]
+    assert [one.header.lost["ring_full"] for one in bench.take(everything=True)] == [(4, 4), (0, 4), (0, 4)]
 
 
-def test_a_probe_that_is_held_up_between_two_clocks_misdates_no_row(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_probe_suspended_between_two_clock_readings_misdates_no_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
     now, waits = 0, iter([0, 0, 10**9, 10, 10, 10, 0, 10**9, 0])
 
     def read(offset: int) -> int:

@@ -1,4 +1,4 @@
-"""From a ring in memory to a real spool: the order of append and release, and where a restart goes on."""
+"""The drain from a ring in memory to a real spool: the order of append and release, and where a restart goes on."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LIMITS = Limits(verdicts=10, denied_s=0.01, allowed_s=0.01, quiet_s=0.01, heartb
 
 
 class Ring:
-    """What ``probe.export.ring.Ring`` is to its reader, over an array. ``steps`` records what was asked of it."""
+    """Stands in for ``probe.export.ring.Ring`` over an array; ``steps`` lists the releases."""
 
     def __init__(self, verdicts: Any, ring: str = "r1", consumed: int = 0, lost: int = 0) -> None:
         self.id, self.verdicts = ring, verdicts
@@ -49,7 +49,9 @@ class Ring:
         return {"ring_full": self._lost, "windows_full": 0}
 
 
-class NoNames:
+class NoReferences:
+    """Knows no endpoint and no rule."""
+
     def endpoint(self, _number: int) -> EndpointRef | None:
         return None
 
@@ -57,18 +59,18 @@ class NoNames:
         return None
 
 
-def deliver(ring: Ring, spool: Spool) -> None:
-    """All that is in the ring, as a probe that stops does it."""
-    delivery = Drain(ring, NoNames(), spool, LIMITS)  # type: ignore[arg-type]
-    delivery.start("c1", "n1")
-    delivery.stop()
-    assert not delivery.failed.is_set()
+def drain(ring: Ring, spool: Spool) -> None:
+    """Append all that is in the ring, as a probe does when it stops."""
+    draining = Drain(ring, NoReferences(), spool, LIMITS)  # type: ignore[arg-type]
+    draining.start("c1", "n1")
+    draining.stop()
+    assert not draining.failed.is_set()
 
 
 def headers(spool: Spool) -> list[Header]:
     found = []
-    while (taken := spool.next(0)) is not None:
-        found.append(decode_batch(taken[1]).header)
+    while (unsent := spool.next(0)) is not None:
+        found.append(decode_batch(unsent.value).header)
     return found
 
 
@@ -76,94 +78,95 @@ def numbers(spool: Spool) -> list[int]:
     return [number for one in headers(spool) for number in range(one.first, one.first + one.verdicts)]
 
 
-def test_the_ring_gives_back_only_what_is_appended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_append_comes_before_its_release(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ring = Ring(make_rows(35))
     append = Spool.append
 
-    def noted(self: Spool, value: bytes) -> None:
-        append(self, value)
-        header = decode_batch(value).header
+    def noted(self: Spool, value: bytes, header: Header) -> None:
+        append(self, value, header)
+        assert header == decode_batch(value).header
         ring.steps.append(("append", header.first + header.verdicts))
 
     monkeypatch.setattr(Spool, "append", noted)
-    deliver(ring, Spool(tmp_path))
+    drain(ring, Spool(tmp_path))
     assert ring.steps == [(step, end) for end in (10, 20, 30, 35) for step in ("append", "release")]
 
 
 @pytest.mark.parametrize(("appended", "released"), [(0, 0), (10, 0), (10, 10), (35, 0), (35, 10), (35, 35)])
-def test_a_restart_goes_on_behind_the_last_row_in_the_spool(tmp_path: Path, appended: int, released: int) -> None:
+def test_a_restart_goes_on_behind_the_last_verdict_in_the_spool(tmp_path: Path, appended: int, released: int) -> None:
     verdicts = make_rows(50)
-    deliver(Ring(verdicts[:appended]), Spool(tmp_path))
-    # Killed between the append of the last batch and the release; begun again, with more rows in the ring by now.
+    drain(Ring(verdicts[:appended]), Spool(tmp_path))
+    # Killed between the append of the last batch and its release; started again with more verdicts in the ring.
     ring = Ring(verdicts, consumed=released)
     spool = Spool(tmp_path)
-    deliver(ring, spool)
+    drain(ring, spool)
     assert numbers(spool) == list(range(50))
     assert ring.consumer_number == 50
 
 
 def test_a_torn_last_batch_is_read_from_the_ring_again(tmp_path: Path) -> None:
     verdicts = make_rows(20)
-    deliver(Ring(verdicts), Spool(tmp_path))
+    drain(Ring(verdicts), Spool(tmp_path))
     segment = next(tmp_path.glob("*.seg"))
     with segment.open("r+b") as file:
         file.truncate(segment.stat().st_size - 5)
     spool = Spool(tmp_path)
-    deliver(Ring(verdicts, consumed=10), spool)
+    drain(Ring(verdicts, consumed=10), spool)
     assert numbers(spool) == list(range(20))
 
 
-def test_another_ring_begins_at_its_own_numbers(tmp_path: Path) -> None:
-    deliver(Ring(make_rows(30)), Spool(tmp_path))
+def test_a_new_ring_starts_with_its_own_numbers(tmp_path: Path) -> None:
+    drain(Ring(make_rows(30)), Spool(tmp_path))
     spool = Spool(tmp_path)
-    deliver(Ring(make_rows(5), "r2"), spool)
+    drain(Ring(make_rows(5), "r2"), spool)
     found = headers(spool)
     assert [(one.ring, one.first, one.verdicts) for one in found][-1] == ("r2", 0, 5)
     assert [one.key for one in found] == [b"c1/n1/r1"] * 3 + [b"c1/n1/r2"]
 
 
-def test_a_loss_is_told_once_over_restarts_and_a_new_ring(tmp_path: Path) -> None:
-    def told(ring: Ring, spool: Spool) -> dict[str, tuple[int, int]]:
-        deliver(ring, spool)
+def test_a_loss_is_reported_once_over_restarts_and_a_new_ring(tmp_path: Path) -> None:
+    def reported(ring: Ring, spool: Spool) -> dict[str, tuple[int, int]]:
+        drain(ring, spool)
         return headers(spool)[-1].lost
 
     spool = Spool(tmp_path)
     verdicts = make_rows(30)
-    assert told(Ring(verdicts[:10], lost=4), spool)["ring_full"] == (4, 4)
-    place, _ = Spool(tmp_path).next(0) or pytest.fail("none")
-    spool.ack(place, refused=6)
+    assert reported(Ring(verdicts[:10], lost=4), spool)["ring_full"] == (4, 4)
+    unsent = Spool(tmp_path).next(0)
+    assert unsent is not None
+    spool.ack(unsent.position, refused=6)
     spool = Spool(tmp_path)
-    lost = told(Ring(verdicts[:20], lost=5), spool)
+    lost = reported(Ring(verdicts[:20], lost=5), spool)
     assert (lost["ring_full"], lost["refused"]) == ((1, 5), (6, 6))
     spool = Spool(tmp_path)
-    lost = told(Ring(verdicts, lost=5), spool)
+    lost = reported(Ring(verdicts, lost=5), spool)
     assert (lost["ring_full"], lost["refused"]) == ((0, 5), (0, 6))
-    # After a reboot: the ring's counters begin again, the spool's go on.
+    # After a reboot the ring's counters start at 0, and the spool's go on.
     spool = Spool(tmp_path)
-    lost = told(Ring(verdicts[:3], "r2", lost=2), spool)
+    lost = reported(Ring(verdicts[:3], "r2", lost=2), spool)
     assert (lost["ring_full"], lost["refused"]) == ((2, 2), (0, 6))
 
 
-def test_nothing_goes_past_a_batch_that_the_disk_does_not_take(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_batch_overtakes_one_that_the_disk_does_not_take(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ring, spool = Ring(make_rows(50)), Spool(tmp_path)
     append, refused = Spool.append, threading.Event()
 
-    def full_for_one(self: Spool, value: bytes) -> None:
-        if decode_batch(value).header.first == 20 and not refused.is_set():
+    def full_for_one(self: Spool, value: bytes, header: Header) -> None:
+        if header.first == 20 and not refused.is_set():
             refused.set()
             raise OSError(28, "No space left on device")
-        append(self, value)
+        append(self, value, header)
 
     monkeypatch.setattr(Spool, "append", full_for_one)
-    delivery = Drain(ring, NoNames(), spool, LIMITS)  # type: ignore[arg-type]
-    delivery.start("c1", "n1")
+    draining = Drain(ring, NoReferences(), spool, LIMITS)  # type: ignore[arg-type]
+    draining.start("c1", "n1")
     assert refused.wait(10)
-    until(lambda: delivery.problem or None, "the problem")
-    delivery.stop()
-    # It was stopped before it tried again, or after: the ring holds all that is not in the spool, without a gap.
+    until(lambda: draining.problem or None, "the problem")
+    draining.stop()
+    # Whether it was stopped before the retry or after: the ring has all that is not in the spool, without a gap.
     assert numbers(spool) == list(range(ring.consumer_number))
-    assert not delivery.failed.is_set()
+    assert not draining.failed.is_set()
     monkeypatch.undo()
     spool = Spool(tmp_path)
-    deliver(Ring(ring.verdicts, consumed=ring.consumer_number), spool)
+    drain(Ring(ring.verdicts, consumed=ring.consumer_number), spool)
     assert numbers(spool) == list(range(50))
