@@ -70,7 +70,7 @@ class Pod(msgspec.Struct, frozen=True, gc=False):
     owner: Owner | None = None
     started_ns: int = 0
     """Wall clock; from when it has its IPs (PodReadyToStartContainers, else startTime); 0: not known."""
-    begun_ns: int = 0
+    acknowledged_ns: int = 0
     """Wall clock; it had no IP before (startTime); 0: not known."""
 
     def __hash__(self) -> int:

@@ -253,7 +253,7 @@ class Addresses:
         PodReadyToStartContainers does not say when it got it."""
         pod = self._by_uid.get(uid)
         published = max((one.published_ns for one in self._watched.get(ip, ()) if one.uid == uid), default=0)
-        return published if pod is not None and pod.begun_ns and pod.started_ns <= published else 0
+        return published if pod is not None and pod.acknowledged_ns and pod.started_ns <= published else 0
 
     def pod_by_uid(self, uid: str) -> Pod | None:
         """Return a pod that exists, or did within the tail, as it was last seen."""

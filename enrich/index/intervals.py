@@ -36,7 +36,7 @@ def listed_interval(pod: Pod) -> Interval:
     """Make the interval of a pod that was in the first list: who had the address before it is not known."""
     if not pod.started_ns:
         return Interval(pod.uid, -FOREVER, -FOREVER)
-    return Interval(pod.uid, pod.begun_ns or pod.started_ns, pod.started_ns + SECOND)
+    return Interval(pod.uid, pod.acknowledged_ns or pod.started_ns, pod.started_ns + SECOND)
 
 
 def observed_interval(pod: Pod, now: int, synced_until: int) -> Interval:
@@ -45,7 +45,7 @@ def observed_interval(pod: Pod, now: int, synced_until: int) -> Interval:
     The API's times have no fractions, so that the start is up to a second later than they say; it is never later than
     its observation."""
     start = min(pod.started_ns + SECOND, now) if pod.started_ns else now
-    first = min(pod.begun_ns or pod.started_ns or synced_until, synced_until, start)
+    first = min(pod.acknowledged_ns or pod.started_ns or synced_until, synced_until, start)
     return Interval(pod.uid, first, start, published_ns=now)
 
 

@@ -57,7 +57,7 @@ def _pod(root: Field) -> Pod:
         ports=tuple(_container_ports(spec)),
         owner=owner_of(root),
         started_ns=_started(status),
-        begun_ns=_nanoseconds(status["startTime"]),
+        acknowledged_ns=_nanoseconds(status["startTime"]),
     )
 
 

@@ -129,7 +129,7 @@ class AddressIntervals:
         if came is not None:
             first, start = came
         else:
-            first, start = pod.begun_ns, min(pod.started_ns + _SECOND, now) if pod.started_ns else now
+            first, start = pod.acknowledged_ns, min(pod.started_ns + _SECOND, now) if pod.started_ns else now
         return AddressInterval(
             cluster=cluster, node=self._node, ip=ip, uid=pod.uid, namespace=pod.namespace, pod=pod.name,
             first=first, start=max(first, start), labels=dict(pod.labels), owner=owner,

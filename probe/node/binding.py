@@ -94,7 +94,7 @@ def _had(pods: Iterable[Pod], last: Binding, now: float) -> dict[str, Had]:
 
 
 def _told(pod: Pod) -> tuple[object, ...]:
-    return pod.ips, pod.started_ns, pod.begun_ns
+    return pod.ips, pod.started_ns, pod.acknowledged_ns
 
 
 def _why(pod: Pod, had: Mapping[str, Had]) -> str:

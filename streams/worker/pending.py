@@ -15,8 +15,8 @@ from typing import Any, Final, NamedTuple, Protocol
 
 import numpy as np
 
-from enrich.render.enricher import Lookup
 from enrich.render.merged_batch import Mask, MergedBatch
+from enrich.render.peer_lookup import Lookup
 from streams.worker.inflight import TrackedInput
 
 GUARD_NS: Final = 100_000_000

@@ -23,8 +23,9 @@ from typing import Any, Final, NamedTuple, Protocol
 import orjson
 import structlog
 
-from enrich.render.enricher import Lookup, Records
+from enrich.render.enricher import Records
 from enrich.render.merged_batch import MergedBatch, merge
+from enrich.render.peer_lookup import Lookup
 from enrich.wire.batch import Batch, BatchError, Header, decode_batch
 from enrich.wire.topics import Topics
 from streams.kafka.record_columns import RecordColumns

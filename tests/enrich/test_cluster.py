@@ -195,7 +195,7 @@ def test_a_pod_that_went_while_the_watch_was_cut_had_its_address_nobody_knows_un
     clock.now += 100 * S
     known = clock.now
     clock.now += 60 * S
-    cluster.replace(Pod, [make_pod("b", started_ns=known + 30 * S, begun_ns=known + 28 * S)], known)
+    cluster.replace(Pod, [make_pod("b", started_ns=known + 30 * S, acknowledged_ns=known + 28 * S)], known)
     assert who(cluster, known - 2 * S) == "a"
     assert [who(cluster, known + seconds * S) for seconds in (0, 5, 29, 35, 59)] == ["ambiguous"] * 5
     assert who(cluster, clock.now + 2 * S) == "b"
@@ -421,17 +421,17 @@ def test_readers_see_all_of_a_change_or_nothing(cluster: Cluster) -> None:
 
 def test_when_a_pods_address_was_told_is_known_where_a_kubelet_told_it(cluster: Cluster, clock: Clock) -> None:
     told = clock.now
-    put(cluster, make_pod("web", started_ns=told - 2 * S, begun_ns=told - 3 * S), make_pod("file", "10.0.0.2"))
+    put(cluster, make_pod("web", started_ns=told - 2 * S, acknowledged_ns=told - 3 * S), make_pod("file", "10.0.0.2"))
     clock.now += 60 * S
-    put(cluster, make_pod("web", started_ns=told - 2 * S, begun_ns=told - 3 * S, labels={"app": "web"}))
+    put(cluster, make_pod("web", started_ns=told - 2 * S, acknowledged_ns=told - 3 * S, labels={"app": "web"}))
     assert cluster.addresses.published_ns("uid-web", IP) == told
     assert cluster.addresses.published_ns("uid-file", "10.0.0.2") == 0, "a manifest says it before it is so"
     assert cluster.addresses.published_ns("uid-other", IP) == 0
-    put(cluster, make_pod("web", started_ns=told + 5 * S, begun_ns=told - 3 * S))
+    put(cluster, make_pod("web", started_ns=told + 5 * S, acknowledged_ns=told - 3 * S))
     assert cluster.addresses.published_ns("uid-web", IP) == 0, "its sandbox was made anew"
 
 
 def test_when_the_address_of_a_pod_was_told_that_was_there_before_is_not_known(clock: Clock) -> None:
     cluster = Cluster(tail_s=900, skew_s=1, now_ns=clock)
-    cluster.replace_all({kind: [] for kind in KINDS} | {Pod: [make_pod(started_ns=5 * S, begun_ns=5 * S)]})
+    cluster.replace_all({kind: [] for kind in KINDS} | {Pod: [make_pod(started_ns=5 * S, acknowledged_ns=5 * S)]})
     assert cluster.addresses.published_ns("uid-web", IP) == 0

@@ -103,7 +103,7 @@ def test_an_interface_that_came_after_a_kubelet_told_a_pods_address_is_anothers(
     """The pod's own was there too shortly for a probe that is held up to look at it."""
     agent = start(rig, cluster, tmp_path)
     now = time.time_ns()
-    missed = Pod("shop", "missed", "uid-missed", {}, ("10.244.0.4",), NODE, started_ns=now, begun_ns=now)
+    missed = Pod("shop", "missed", "uid-missed", {}, ("10.244.0.4",), NODE, started_ns=now, acknowledged_ns=now)
     agent.start(1.0)
     try:
         cluster.apply([Change("set", missed)])

@@ -48,10 +48,10 @@ def node(tmp_path: Path) -> Node:
     return Node(tmp_path / "holds")
 
 
-def make_pod(name: str, *ips: str, started_ns: int = 0, begun_ns: int = 0) -> Pod:
+def make_pod(name: str, *ips: str, started_ns: int = 0, acknowledged_ns: int = 0) -> Pod:
     return Pod(
         "shop", name, f"uid-{name}", {"app": name}, ips, "n1", owner=Owner("ReplicaSet", "r"), started_ns=started_ns,
-        begun_ns=begun_ns,
+        acknowledged_ns=acknowledged_ns,
     )  # fmt: skip
 
 
@@ -103,7 +103,7 @@ def test_a_pod_was_seen_when_the_interfaces_were_looked_at(node: Node) -> None:
 def test_an_interface_that_changes_has_not_come(node: Node) -> None:
     node.link(5, changed=1)
     begun = node.now - 100 * S
-    node.holds.bound({5: make_pod("web", "10.0.0.1", started_ns=begun, begun_ns=begun)}, node.now)
+    node.holds.bound({5: make_pod("web", "10.0.0.1", started_ns=begun, acknowledged_ns=begun)}, node.now)
     hold = node.said()["10.0.0.1"]
     assert hold is not None
     assert (hold.first, hold.start) == (begun, begun + S)
@@ -122,7 +122,7 @@ def test_nothing_is_told_twice_but_once_a_day(node: Node) -> None:
 
 def test_a_pod_that_was_there_before_the_probe_began_who_knows_when(node: Node) -> None:
     begun = node.now - 100 * S
-    node.holds.bound({5: make_pod("web", "10.0.0.1", started_ns=begun + 5 * S, begun_ns=begun)}, node.now)
+    node.holds.bound({5: make_pod("web", "10.0.0.1", started_ns=begun + 5 * S, acknowledged_ns=begun)}, node.now)
     hold = node.said()["10.0.0.1"]
     assert hold is not None
     assert (hold.first, hold.start) == (begun, begun + 6 * S)

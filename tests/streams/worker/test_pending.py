@@ -15,8 +15,9 @@ from prometheus_client import CollectorRegistry
 
 from enrich.index.cluster import KINDS, Change, Cluster
 from enrich.model import Pod
-from enrich.render.enricher import Enricher, Lookup
+from enrich.render.enricher import Enricher
 from enrich.render.merged_batch import MergedBatch
+from enrich.render.peer_lookup import Lookup
 from enrich.wire.batch import Batch, decode_batch
 from enrich.wire.topics import topics
 from streams.kafka.record_columns import RecordColumns
@@ -28,7 +29,9 @@ from tests.enrich.flows import CLOCK, make_batch
 
 S = 1_000_000_000
 WEB = Pod("shop", "web-1", "uid-web", {}, ("10.0.0.1",), "n1", started_ns=CLOCK - 100 * S)
-LATE = Pod("shop", "late", "uid-late", {}, ("10.0.0.9",), "n2", started_ns=CLOCK - 10 * S, begun_ns=CLOCK - 10 * S)
+LATE = Pod(
+    "shop", "late", "uid-late", {}, ("10.0.0.9",), "n2", started_ns=CLOCK - 10 * S, acknowledged_ns=CLOCK - 10 * S
+)
 REFS = {"7": {"namespace": "shop", "pod": "web-1", "uid": "uid-web"}, "9": {"namespace": "x", "pod": "y", "uid": ""}}
 
 

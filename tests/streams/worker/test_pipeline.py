@@ -12,9 +12,10 @@ import orjson
 import pytest
 from prometheus_client import CollectorRegistry
 
-from enrich.render.enricher import Lookup, Records
+from enrich.render.enricher import Records
 from enrich.render.interning import InternTable
 from enrich.render.merged_batch import MergedBatch
+from enrich.render.peer_lookup import Lookup
 from enrich.wire.topics import topics
 from streams.kafka.record_columns import RecordColumns
 from streams.metrics.roles import EnrichMetrics
