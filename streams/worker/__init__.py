@@ -1,1 +1,1 @@
-"""The Faust application that enriches: batches in, records out."""
+"""The Faust application that enriches: it reads batches of verdicts and writes one record per verdict."""

@@ -1,7 +1,16 @@
-"""Who had which address before this worker was there: the topic of holds, read into the index, and then followed.
+"""Which pod had which address before this worker started, from the compacted topic of address intervals.
 
-The whole topic is read before anything is named. A worker that starts, on whatever machine, then knows what its
-predecessor knew, of pods too that were deleted while no worker ran.
+Theory of operation. A worker may have to name pods that were deleted before it started: it crashed, moved to another
+machine, or is hours behind. The API server has forgotten them, but every probe publishes the address intervals of its
+pods (an address, a pod, from when to when), and compaction keeps the last record for each key.
+
+1. At the start, the worker notes the end offset of each partition and reads from the first offset.
+2. When it has every record before these ends, the intervals are in the cluster's index, and ``loaded`` is set. Nothing
+   is enriched before that. Compaction may have removed the very last records, so a partition also counts as read when
+   nothing more has arrived for 5 s.
+3. From then on it follows the topic. Whenever a read returns nothing, everything published before that read is in
+   the index: this is :meth:`AddressHistory.synced_until_ns`.
+4. A tombstone (a key without a value) removes the interval. A record that cannot be decoded is counted and skipped.
 """
 
 from __future__ import annotations
@@ -26,11 +35,11 @@ from streams.metrics.roles import EnrichMetrics
 
 log = structlog.get_logger("kubeweir.streams")
 
-_MOST: Final = 5_000
+_MAX_RECORDS: Final = 5_000
 _WAIT_S: Final = 0.05
 _RETRY_S: Final = 1.0
-_GONE_S: Final = 5.0
-"""The last offset that is told may have been compacted away: after so long it is not waited for any more."""
+_COMPACTED_END_S: Final = 5.0
+"""How long the last records before the end offset are waited for: compaction may have removed them."""
 
 
 class Reader(Protocol):
@@ -40,24 +49,24 @@ class Reader(Protocol):
 
     def start(self, offsets: dict[int, int]) -> None: ...
 
-    def take(self, most: int, wait_s: float) -> list[Record]: ...
+    def take(self, max_records: int, wait_s: float) -> list[Record]: ...
 
     def close(self) -> None: ...
 
 
 class AddressHistory:
-    """Reads the topic on a thread of its own."""
+    """Reads the topic on a thread of its own and keeps the cluster's index up to date."""
 
     def __init__(
         self, open_reader: Callable[[], Reader], cluster: Cluster, cluster_id: str, metrics: EnrichMetrics
     ) -> None:
-        """``cluster_id``: whose holds are taken; empty for every cluster's."""
+        """``cluster_id``: the only cluster whose intervals are used, empty for any."""
         self.loaded = threading.Event()
-        """All that was there at the start is in the index."""
-        self.problem: str | None = "who had which address is not read yet"
+        """Set when everything that the topic held at the start is in the index."""
+        self.problem: str | None = "the address history has not been read yet"
         self._open_reader, self._cluster, self._cluster_id = open_reader, cluster, cluster_id
         self._metrics = metrics
-        self._read_ns = 0
+        self._synced_until_ns = 0
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="history", daemon=True)
 
@@ -66,14 +75,14 @@ class AddressHistory:
         self._thread.start()
 
     def stop(self) -> None:
-        """End it."""
+        """Stop reading."""
         self._stop.set()
         if self._thread.ident is not None:
             self._thread.join(5)
 
     def synced_until_ns(self) -> int:
-        """What was told before this moment of the wall clock is in the index."""
-        return self._read_ns
+        """Return a wall-clock time: everything published before it is in the index."""
+        return self._synced_until_ns
 
     def _run(self) -> None:
         while not self._stop.is_set():
@@ -81,7 +90,7 @@ class AddressHistory:
                 self._follow(self._open_reader())
             except ReadError as error:
                 self.problem = str(error)
-                log.warning("the history of addresses cannot be read, trying again", error=str(error))
+                log.warning("the address history cannot be read; retrying", error=str(error))
                 self._stop.wait(_RETRY_S)
 
     def _follow(self, reader: Reader) -> None:
@@ -89,31 +98,31 @@ class AddressHistory:
             bounds = reader.bounds()
             reader.start({partition: first for partition, (first, _) in bounds.items()})
             missing = {partition: end for partition, (first, end) in bounds.items() if end > first}
-            began = heard = time.monotonic()
-            taken = 0
+            started_at = progress_at = time.monotonic()
+            count = 0
             while not self._stop.is_set():
-                asked = time.time_ns()
-                records = reader.take(_MOST, _WAIT_S)
+                requested_ns = time.time_ns()
+                records = reader.take(_MAX_RECORDS, _WAIT_S)
                 for record in records:
-                    self._take(record)
+                    self._apply(record)
                     if record.offset + 1 >= missing.get(record.partition, record.offset + 2):
                         del missing[record.partition]
-                taken += len(records)
+                count += len(records)
                 if records:
-                    heard = time.monotonic()
-                elif time.monotonic() - heard > _GONE_S:
+                    progress_at = time.monotonic()
+                elif time.monotonic() - progress_at > _COMPACTED_END_S:
                     missing.clear()
                 if not missing and not self.loaded.is_set():
-                    log.info("history of addresses read", records=taken, seconds=round(time.monotonic() - began, 3))
+                    log.info("address history read", records=count, seconds=round(time.monotonic() - started_at, 3))
                     self._cluster.addresses.set_complete_since(time.time_ns() - INTERVAL_RETENTION_NS)
                     self.loaded.set()
                 if self.loaded.is_set():
                     self.problem = None
-                    self._read_ns = self._read_ns if records else asked
+                    self._synced_until_ns = self._synced_until_ns if records else requested_ns
         finally:
             reader.close()
 
-    def _take(self, record: Record) -> None:
+    def _apply(self, record: Record) -> None:
         try:
             key = decode_interval_key(record.key)
             if self._cluster_id and key.cluster != self._cluster_id:
@@ -124,6 +133,6 @@ class AddressHistory:
                 self._cluster.addresses.remove_interval(key.uid, key.ip)
         except AddressIntervalError as error:
             self._metrics.bad_address_intervals.inc()
-            log.warning("a hold of an address is not understood", offset=record.offset, error=str(error))
+            log.warning("an address interval cannot be decoded; skipped", offset=record.offset, error=str(error))
         else:
             self._metrics.address_intervals.inc()

@@ -1,9 +1,17 @@
-"""The Faust application that enriches: raw batches in, acknowledged only when Kafka has every record made of them.
+"""The Faust application that enriches. It acknowledges a raw batch only when Kafka has every record made from it.
 
-Faust as shipped acknowledges what failed, so nothing of its output is used here: the agent only hands events on to
-:mod:`streams.worker.intake`, a second task takes what waits there, and :mod:`streams.worker.inflight` says when an
-event may be
-acknowledged. The agent's body lets no exception out, for Faust would count its event as done.
+Faust as shipped acknowledges an event even if the agent failed, and commits before its own producer has sent. So this
+application uses Faust for the consumer, the group and the commits only:
+
+1. The agent hands each event to :mod:`streams.worker.intake` and does nothing else. No exception may leave the agent,
+   because Faust would count the event as done.
+2. A task takes what waits there through the :class:`~streams.worker.pipeline.Pipeline`, which sends the records with a
+   producer of its own.
+3. :mod:`streams.worker.inflight` decides when an event may be acknowledged, and bounds what is in flight.
+4. Another task releases pending verdicts.
+
+A record that Kafka refuses because of its content is retried once in a batch of its own, since its batch may have been
+refused because of another record; if it is refused again, a dead letter takes its place. Any other refusal is fatal.
 """
 
 from __future__ import annotations
@@ -26,42 +34,44 @@ from streams.metrics.roles import EnrichMetrics
 from streams.settings import Settings
 from streams.worker.inflight import InFlightTracker, TrackedInput
 from streams.worker.intake import Intake
-from streams.worker.pipeline import Pipeline, event_time_ms
+from streams.worker.pipeline import Pipeline
+from streams.worker.sender import event_time_ms
 
 log = structlog.get_logger("kubeweir.streams")
 
 _LAG_EVERY_S: Final = 1.0
 _RELEASE_EVERY_S: Final = 0.02
-_SILENT_S: Final = 15.0
+_ACK_OVERDUE_S: Final = 15.0
+_FULL_QUEUE_WAIT_S: Final = 0.01
 
 
-class EnrichApp(faust.App):  # type: ignore[misc]  # Faust is read as untyped
+class EnrichApp(faust.App):  # type: ignore[misc]  # Faust has no types
     """A Faust app that keeps nothing on disk."""
 
     def _create_directories(self) -> None:
-        """Faust would make them in the working directory; there are no tables to put there."""
+        """Create nothing. Faust would create folders for its tables in the working directory; there are no tables."""
 
 
 class _Worker(faust.Worker):  # type: ignore[misc]  # as above
-    """A Faust worker whose stop also counts when it was asked for before Faust could hear it."""
+    """A Faust worker that also stops if the signal arrived before Faust had installed its handlers."""
 
     def __init__(self, app: faust.App, stop: threading.Event, **options: Any) -> None:
         super().__init__(app, **options)
-        self._stop_asked = stop
+        self._stop_requested = stop
         self.spinner = None
 
     def install_signal_handlers(self) -> None:
         super().install_signal_handlers()
-        if self._stop_asked.is_set():
+        if self._stop_requested.is_set():
             self._schedule_shutdown(signal.SIGTERM)
 
     def _schedule_shutdown(self, number: signal.Signals) -> None:
-        self._stop_asked.set()
+        self._stop_requested.set()
         super()._schedule_shutdown(number)
 
 
 class EnrichWorker:
-    """The worker: Faust app, intake, ledger and pipeline put together on one event loop."""
+    """The worker: Faust application, intake, in-flight tracker and pipeline, on one event loop."""
 
     def __init__(
         self,
@@ -75,26 +85,26 @@ class EnrichWorker:
         self._stop = stop
         self._loop = asyncio.new_event_loop()
         asyncio.set_event_loop(self._loop)
-        self._ledger = InFlightTracker(
+        self._tracker = InFlightTracker(
             settings.in_flight_verdicts, settings.in_flight_bytes, self._loop.call_soon_threadsafe, self._on_error
         )
-        self._intake = Intake(self._ledger, metrics)
+        self._intake = Intake(self._tracker, metrics)
         self._retries: set[asyncio.Task[None]] = set()
         self._topic = settings.topics.raw.name
         self._assigned = False
         self._app = self._build()
 
     def problem(self) -> str | None:
-        """What keeps it from reading, in words."""
+        """Return what keeps the worker from making progress, or None."""
         if not self._assigned:
             return "no partitions of the raw topic have been assigned yet"
-        silent = time.monotonic() - self._intake.last_ack
-        if len(self._ledger) and silent > _SILENT_S:
-            return f"Kafka has acknowledged nothing for {silent:.0f} s"
+        overdue = time.monotonic() - self._intake.last_ack
+        if len(self._tracker) and overdue > _ACK_OVERDUE_S:
+            return f"Kafka has acknowledged nothing for {overdue:.0f} s"
         return None
 
     def run(self) -> None:
-        """Work until SIGTERM or SIGINT."""
+        """Run until SIGTERM or SIGINT."""
         worker = _Worker(
             self._app, self._stop, loop=self._loop, quiet=True, override_logging=False, redirect_stdouts=False
         )
@@ -109,8 +119,10 @@ class EnrichWorker:
             worker.stop_and_shutdown()
 
     def fatal(self, error: str) -> None:
-        """Kafka can take no more: end, without the wait for acknowledgements that will not come (any thread)."""
-        log.error("Kafka refuses for good; stopping, what is not acknowledged will be read again", error=error)
+        """Exit at once, because Kafka will acknowledge nothing more (any thread)."""
+        log.error(
+            "Kafka refuses to take records; stopping. Batches that are not acknowledged will be read again", error=error
+        )
         os._exit(Exit.KAFKA)
 
     def _build(self) -> faust.App:
@@ -133,7 +145,7 @@ class EnrichWorker:
             broker_commit_interval=1.0,
             stream_buffer_maxsize=128,
             stream_wait_empty=True,
-            # Faust asks for it: a request may wait as long as a rebalance.
+            # Faust requires more than the rebalance timeout: a request may wait for a rebalance to end.
             broker_request_timeout=90.0,
             broker_rebalance_timeout=60.0,
             broker_session_timeout=10.0,
@@ -149,7 +161,7 @@ class EnrichWorker:
         return app
 
     async def _read(self, stream: Any) -> None:
-        # Faust keeps the committed offset of each partition, and gives no other way to it.
+        # There is no public way to the committed offsets that Faust keeps.
         committed = self._app.consumer._committed_offset
         async for event in stream.noack().events():
             await self._intake.put(event, committed.get(event.message.tp))
@@ -159,9 +171,9 @@ class EnrichWorker:
             taken = await self._intake.take()
             for tracked, _, expired in taken:
                 if expired:
-                    await self._pipeline.expired(tracked, expired)
+                    await self._pipeline.report_expired(tracked, expired)
             await self._pipeline.take([(tracked, value) for tracked, value, _ in taken])
-            # A turn for Faust: reading goes on while this works.
+            # Let Faust run: it keeps reading while this task is busy.
             await asyncio.sleep(0)
 
     async def _release(self) -> None:
@@ -171,8 +183,8 @@ class EnrichWorker:
 
     async def _measure(self) -> None:
         while True:
-            self._metrics.in_flight_verdicts.set(self._ledger.verdicts)
-            self._metrics.in_flight_bytes.set(self._ledger.bytes)
+            self._metrics.in_flight_verdicts.set(self._tracker.verdicts)
+            self._metrics.in_flight_bytes.set(self._tracker.bytes)
             for tp in self._app.consumer.assignment() if self._assigned else ():
                 end, done = self._app.consumer.highwater(tp), self._intake.acked.get(tp.partition)
                 if done is not None and end:
@@ -186,56 +198,56 @@ class EnrichWorker:
     async def _on_revoked(self, _app: Any, revoked: Any, **_: Any) -> None:
         partitions = [tp.partition for tp in revoked]
         self._intake.forget(partitions)
-        self._ledger.forget(partitions)
+        self._tracker.forget(partitions)
         self._pipeline.forget(partitions)
         for partition in partitions:
-            # Another worker tells it now.
+            # The partition's next owner reports its lag.
             self._metrics.lag.remove(partition)
 
     def _on_error(self, tracked: TrackedInput, error: Any, message: Any) -> None:
-        """A record that was not taken (poll thread)."""
+        """Retry a record that Kafka did not take, or exit (poll thread)."""
         if not is_refused(error) or message.topic() == self._settings.topics.dead.name:
             self.fatal(f"{message.topic()}: {error.str()}")
-        self._loop.call_soon_threadsafe(self._later, self._retry, tracked, message, error)
+        self._loop.call_soon_threadsafe(self._run_soon, self._retry, tracked, message)
 
-    def _on_alone(self, tracked: TrackedInput, error: Any, message: Any) -> None:
-        """The answer for a record that was sent alone (poll thread)."""
+    def _on_retried(self, tracked: TrackedInput, error: Any, message: Any) -> None:
+        """Take the delivery report of a record that was retried in a batch of its own (poll thread)."""
         if error is None:
             tracked.on_delivery(None, message)
         elif is_refused(error):
-            self._loop.call_soon_threadsafe(self._later, self._bury, tracked, message, error)
+            self._loop.call_soon_threadsafe(self._run_soon, self._replace, tracked, message, error)
         else:
             self.fatal(f"{message.topic()}: {error.str()}")
 
-    def _later(self, step: Any, *arguments: Any) -> None:
+    def _run_soon(self, step: Any, *arguments: Any) -> None:
         task = self._loop.create_task(step(*arguments))
         self._retries.add(task)
         task.add_done_callback(self._retries.discard)
 
-    async def _retry(self, tracked: TrackedInput, message: Any, _error: Any) -> None:
-        """Alone: a broker refuses a batch whole, for one record of it."""
+    async def _retry(self, tracked: TrackedInput, message: Any) -> None:
+        """Send the record in a batch of its own: a broker refuses a whole batch because of one record in it."""
         self._metrics.retried.inc()
-        answer = partial(self._on_alone, tracked)
-        topic, at = message.topic(), event_time_ms(message.value())
-        while not self._output.offer_alone(topic, message.key(), message.value(), at, answer):  # noqa: ASYNC110 - librdkafka's queue tells nobody of room
-            await asyncio.sleep(0.01)
+        callback = partial(self._on_retried, tracked)
+        topic, timestamp_ms = message.topic(), event_time_ms(message.value())
+        while not self._output.offer_alone(topic, message.key(), message.value(), timestamp_ms, callback):  # noqa: ASYNC110 - librdkafka has no event for it
+            await asyncio.sleep(_FULL_QUEUE_WAIT_S)
 
-    async def _bury(self, tracked: TrackedInput, message: Any, error: Any) -> None:
-        await self._pipeline.bury_refused(tracked, message.topic(), message.value(), error.str())
+    async def _replace(self, tracked: TrackedInput, message: Any, error: Any) -> None:
+        await self._pipeline.replace_refused(tracked, message.topic(), message.value(), error.str())
 
     def _watch_stop(self) -> None:
-        """Kafka may be away when we are to stop: then waiting for its acknowledgements would never end."""
+        """Exit when a stop takes too long: without Kafka, Faust would wait for acknowledgements for ever."""
         self._stop.wait()
-        ended = threading.Event()
-        ended.wait(self._settings.stop_timeout)
+        time.sleep(self._settings.stop_timeout)
         log.warning(
-            "stopping without Kafka's answer; what is not acknowledged will be read again", held=len(self._ledger)
+            "stopped waiting for Kafka; batches that are not acknowledged will be read again",
+            in_flight=len(self._tracker),
         )
         os._exit(Exit.OK)
 
 
 def credentials(settings: Settings) -> faust.SASLCredentials | faust.SSLCredentials | None:
-    """Faust's form of the connection's settings, which it hands to aiokafka."""
+    """Return the credentials of the Kafka connection in the form that Faust hands to aiokafka, or None."""
     context = _tls(settings) if settings.uses_tls else None
     if settings.uses_sasl:
         return faust.SASLCredentials(

@@ -1,9 +1,21 @@
-"""What is in flight: which input may be acknowledged, because Kafka has every record that was made from it.
+"""Which inputs are in flight: read, but not acknowledged, because records made from them are still on their way.
 
-Faust acknowledges by input record; our output is many records an input, acknowledged by librdkafka on its own thread,
-in any order. Here each input counts its records down; inputs are acknowledged strictly in the order of their offsets in
-a partition, for Faust commits the highest offset that it was told. Two threads meet here: the event loop opens, expects
-and closes; the poll thread delivers. Each number has one writer, so no lock is needed.
+Theory of operation. Faust acknowledges an input when the agent is done with it. That is too early here: one input, a
+batch, becomes hundreds of records, which librdkafka sends and acknowledges later, on its own thread, in any order. And
+Faust commits the highest offset that was acknowledged, so an early one would also commit the inputs before it. An
+example with two inputs of partition 2:
+
+1. The event loop opens input 77, then 78. Both count as in flight, in verdicts and bytes.
+2. It sends 3 records of input 77 (``expect(3)``) and 1 of input 78 (``expect()``), and closes both.
+3. The poll thread gets the acknowledgement for the record of 78. Input 78 is finished, but waits behind 77.
+4. The poll thread gets the third acknowledgement for 77 and wakes the event loop.
+5. The event loop drains the queue of partition 2 from its head: it acknowledges 77, then 78. Faust commits 79.
+
+If the process dies before step 5, both inputs are read again, and records that Kafka has already are repeated, with the
+same id and bytes. The bounds on what is in flight are the backpressure: at a full tracker, Faust stops reading.
+
+Each counter is written by one thread only (``_expected`` by the event loop, ``_delivered`` by the poll thread), so no
+lock is needed.
 """
 
 from __future__ import annotations
@@ -15,68 +27,68 @@ from typing import Any, Protocol
 
 
 class OnError(Protocol):
-    """Called on the poll thread for a record that Kafka did not take: ``error`` and ``message`` are librdkafka's."""
+    """Called on the poll thread when Kafka did not take a record; ``error`` and ``message`` are librdkafka's."""
 
     def __call__(self, tracked: TrackedInput, error: Any, message: Any) -> None: ...
 
 
 Ack = Callable[["TrackedInput"], Any]
-"""Tells the reader that an input need not come again."""
+"""Acknowledges an input to its reader, which may then commit its offset."""
 
 
 class TrackedInput:
-    """One input record, and how many of the records made from it Kafka has not acknowledged yet."""
+    """One input, and how many of the records made from it Kafka has not acknowledged yet."""
 
-    __slots__ = ("_ack", "_closed", "_done", "_expected", "_ledger", "offset", "partition", "size", "verdicts")
+    __slots__ = ("_ack", "_closed", "_delivered", "_expected", "_tracker", "offset", "partition", "size", "verdicts")
 
     def __init__(
-        self, ledger: InFlightTracker, partition: int, offset: int, verdicts: int, size: int, ack: Ack
+        self, tracker: InFlightTracker, partition: int, offset: int, verdicts: int, size: int, ack: Ack
     ) -> None:
         self.partition, self.offset, self.verdicts, self.size = partition, offset, verdicts, size
-        self._ledger, self._ack = ledger, ack
-        self._expected = self._done = 0
+        self._tracker, self._ack = tracker, ack
+        self._expected = self._delivered = 0
         self._closed = False
 
     def expect(self, records: int = 1) -> None:
-        """So many more records are about to be sent (event loop)."""
+        """Count records that are about to be sent (event loop)."""
         self._expected += records
 
     def withdraw(self) -> None:
-        """One record that was expected will not come: another takes its place, expected on its own (event loop)."""
+        """Stop expecting one record: another one, expected by itself, was sent in its place (event loop)."""
         self._expected -= 1
 
     @property
     def records(self) -> int:
-        """How many were made from it."""
+        """How many records were made from the input."""
         return self._expected
 
     def on_delivery(self, error: Any, message: Any) -> None:
-        """The delivery callback of one record (poll thread)."""
+        """Take librdkafka's delivery report of one record (poll thread)."""
         if error is not None:
-            self._ledger.on_error(self, error, message)
+            self._tracker.on_error(self, error, message)
             return
-        self._done += 1
-        if self._closed and self._done == self._expected:
-            self._ledger.wake()
+        self._delivered += 1
+        if self._closed and self._delivered == self._expected:
+            self._tracker.wake()
 
     def close(self) -> None:
-        """No more records will be made from it (event loop)."""
+        """Declare that no more records will be made from the input (event loop)."""
         self._closed = True
-        if self._done == self._expected:
-            self._ledger.wake()
+        if self._delivered == self._expected:
+            self._tracker.wake()
 
     @property
     def finished(self) -> bool:
-        """Kafka has all of it."""
-        return self._closed and self._done == self._expected
+        """Whether the input is closed and Kafka has all of its records."""
+        return self._closed and self._delivered == self._expected
 
     def acknowledge(self) -> None:
-        """Tell the reader that it need not come again."""
+        """Acknowledge the input to its reader."""
         self._ack(self)
 
 
 class InFlightTracker:
-    """All that is in flight, by partition, bounded in rows and bytes."""
+    """Everything in flight, queued by partition, with bounds in verdicts and bytes."""
 
     def __init__(
         self,
@@ -85,20 +97,20 @@ class InFlightTracker:
         call_soon: Callable[[Callable[[], None]], Any],
         on_error: OnError,
     ) -> None:
-        """``call_soon`` runs a function on the event loop, from any thread."""
+        """``call_soon`` schedules a function on the event loop, from any thread."""
         self.verdicts = self.bytes = 0
         self.on_error = on_error
         self._max_verdicts, self._max_bytes = max_verdicts, max_bytes
         self._call_soon = call_soon
         self._queues: dict[int, deque[TrackedInput]] = {}
-        self._woken = False
+        self._drain_scheduled = False
         self._room = asyncio.Event()
 
     def __len__(self) -> int:
         return sum(len(queue) for queue in self._queues.values())
 
     def open(self, partition: int, offset: int, verdicts: int, size: int, ack: Ack) -> TrackedInput:
-        """A new input; inputs of one partition are opened in the order of their offsets."""
+        """Track a new input. The inputs of a partition must be opened in the order of their offsets."""
         tracked = TrackedInput(self, partition, offset, verdicts, size, ack)
         self._queues.setdefault(partition, deque()).append(tracked)
         self.verdicts += verdicts
@@ -106,33 +118,33 @@ class InFlightTracker:
         return tracked
 
     async def wait_for_room(self, verdicts: int, size: int) -> None:
-        """Until an input of that size fits. One that is larger than the bounds fits when nothing else is in flight."""
+        """Wait until an input of that size fits. One larger than the bounds fits when nothing else is in flight."""
         while len(self) and (self.verdicts + verdicts > self._max_verdicts or self.bytes + size > self._max_bytes):
             self._room.clear()
             await self._room.wait()
 
     def wake(self) -> None:
-        """Drain soon, once however often it is asked (any thread)."""
-        if not self._woken:
-            self._woken = True
+        """Schedule :meth:`drain`, unless it is scheduled already (any thread)."""
+        if not self._drain_scheduled:
+            self._drain_scheduled = True
             self._call_soon(self.drain)
 
     def drain(self) -> None:
-        """Acknowledge what may be (event loop)."""
-        self._woken = False
+        """Acknowledge the finished inputs at the head of each queue (event loop)."""
+        self._drain_scheduled = False
         for queue in self._queues.values():
             while queue and queue[0].finished:
                 tracked = queue.popleft()
-                self._drop(tracked)
+                self._release(tracked)
                 tracked.acknowledge()
 
     def forget(self, partitions: Iterable[int]) -> None:
-        """Another worker has these now: what is in flight of them is never acknowledged here."""
+        """Drop the inputs of revoked partitions: they are never acknowledged here, and their next owner reads them."""
         for partition in partitions:
             for tracked in self._queues.pop(partition, ()):
-                self._drop(tracked)
+                self._release(tracked)
 
-    def _drop(self, tracked: TrackedInput) -> None:
+    def _release(self, tracked: TrackedInput) -> None:
         self.verdicts -= tracked.verdicts
         self.bytes -= tracked.size
         self._room.set()

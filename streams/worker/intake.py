@@ -1,4 +1,4 @@
-"""What Faust has read and waits to be enriched: bounded by what is in flight, and taken together."""
+"""The queue between Faust's agent and the task that enriches: bounded by what is in flight, emptied in groups."""
 
 from __future__ import annotations
 
@@ -8,81 +8,89 @@ import time
 from collections import deque
 from collections.abc import Iterable
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from enrich.wire.batch import VERDICT
 from streams.metrics.roles import EnrichMetrics
 from streams.worker.inflight import InFlightTracker, TrackedInput
 
-_TOGETHER_ROWS: Final = 4_000
-"""More at a time make a row no cheaper, and keep Faust waiting for longer."""
-_TOGETHER_BYTES: Final = 4 << 20
+_MERGE_VERDICTS: Final = 4_000
+"""Merging more verdicts than this makes none of them cheaper, and keeps Faust waiting longer."""
+_MERGE_BYTES: Final = 4 << 20
 _GATHER_S: Final = 0.001
-"""What Faust gets to hand on more of what it has read: it needs several turns of the loop for each record, so that
-without them every record would be taken alone."""
+"""How long :meth:`Intake.take` waits for more inputs. Faust needs several turns of the event loop to hand over each
+record it has fetched; without this wait, every input would be enriched alone."""
+
+
+class QueuedInput(NamedTuple):
+    """An input that waits to be enriched."""
+
+    tracked: TrackedInput
+    value: bytes | None
+    expired: int
+    """How many offsets just before this one were never read, because retention removed them."""
 
 
 class Intake:
-    """Between Faust's agent and the task that enriches: what was read, bounded by what is in flight."""
+    """Takes events from Faust, counts them as in flight, and hands them on in groups."""
 
-    def __init__(self, ledger: InFlightTracker, metrics: EnrichMetrics) -> None:
-        self._ledger, self._metrics = ledger, metrics
-        self._waiting: deque[tuple[TrackedInput, bytes | None, int]] = deque()
-        self._some = asyncio.Event()
-        self._read: dict[int, int] = {}
+    def __init__(self, tracker: InFlightTracker, metrics: EnrichMetrics) -> None:
+        self._tracker, self._metrics = tracker, metrics
+        self._queue: deque[QueuedInput] = deque()
+        self._not_empty = asyncio.Event()
+        self._next_offset: dict[int, int] = {}
         self.last_ack = time.monotonic()
         self.acked: dict[int, int] = {}
-        """For each partition the offset after the last one acknowledged."""
+        """For each partition, the offset after the last acknowledged input."""
 
     async def put(self, event: Any, committed: int | None) -> None:
-        """Take over an event, once there is room. ``committed``: its partition's committed offset, if there is one."""
+        """Queue an event as soon as there is room. ``committed`` is its partition's committed offset, if it has one."""
         message = event.message
         value: bytes | None = event.value
         size = len(value or b"")
         verdicts = size // VERDICT.itemsize
-        await self._ledger.wait_for_room(verdicts, size)
-        if not len(self._ledger):
-            # Nothing was waited for until now.
+        await self._tracker.wait_for_room(verdicts, size)
+        if not len(self._tracker):
+            # Nothing was in flight until now, so no acknowledgement was due.
             self.last_ack = time.monotonic()
-        expected = self._read.get(message.partition, committed)
+        expected = self._next_offset.get(message.partition, committed)
         expired = 0 if expected is None else max(0, message.offset - expected)
-        self._read[message.partition] = max(expected or 0, message.offset + 1)
-        tracked = self._ledger.open(message.partition, message.offset, verdicts, size, partial(self._ack, event))
-        self._waiting.append((tracked, value, expired))
-        self._some.set()
+        self._next_offset[message.partition] = max(expected or 0, message.offset + 1)
+        tracked = self._tracker.open(message.partition, message.offset, verdicts, size, partial(self._ack, event))
+        self._queue.append(QueuedInput(tracked, value, expired))
+        self._not_empty.set()
 
-    async def take(self) -> list[tuple[TrackedInput, bytes | None, int]]:
-        """What waits, at least one, and no more than is well taken together: what to account to it, its bytes, how
-        many offsets before it were skipped."""
+    async def take(self) -> list[QueuedInput]:
+        """Wait for inputs; return at least one, and no more than are worth merging."""
         while True:
-            while not self._waiting:
-                self._some.clear()
-                await self._some.wait()
-            if not self._is_full():
+            while not self._queue:
+                self._not_empty.clear()
+                await self._not_empty.wait()
+            if not self._has_enough():
                 await asyncio.sleep(_GATHER_S)
-            # It may have been forgotten meanwhile.
-            if self._waiting:
+            # The partitions of the queued inputs may have been revoked meanwhile.
+            if self._queue:
                 break
-        taken = [self._waiting.popleft()]
-        verdicts, size = taken[0][0].verdicts, taken[0][0].size
-        while self._waiting:
-            verdicts += self._waiting[0][0].verdicts
-            size += self._waiting[0][0].size
-            if verdicts > _TOGETHER_ROWS or size > _TOGETHER_BYTES:
+        taken = [self._queue.popleft()]
+        verdicts, size = taken[0].tracked.verdicts, taken[0].tracked.size
+        while self._queue:
+            verdicts += self._queue[0].tracked.verdicts
+            size += self._queue[0].tracked.size
+            if verdicts > _MERGE_VERDICTS or size > _MERGE_BYTES:
                 break
-            taken.append(self._waiting.popleft())
+            taken.append(self._queue.popleft())
         return taken
 
-    def _is_full(self) -> bool:
-        verdicts = itertools.accumulate(tracked.verdicts for tracked, _, _ in self._waiting)
-        return any(so_far >= _TOGETHER_ROWS for so_far in verdicts)
+    def _has_enough(self) -> bool:
+        verdicts = itertools.accumulate(queued.tracked.verdicts for queued in self._queue)
+        return any(so_far >= _MERGE_VERDICTS for so_far in verdicts)
 
     def forget(self, partitions: Iterable[int]) -> None:
-        """Another worker has these now."""
-        gone = set(partitions)
-        self._waiting = deque(item for item in self._waiting if item[0].partition not in gone)
-        for partition in gone:
-            self._read.pop(partition, None)
+        """Drop the inputs of revoked partitions."""
+        revoked = set(partitions)
+        self._queue = deque(queued for queued in self._queue if queued.tracked.partition not in revoked)
+        for partition in revoked:
+            self._next_offset.pop(partition, None)
             self.acked.pop(partition, None)
 
     def _ack(self, event: Any, tracked: TrackedInput) -> None:

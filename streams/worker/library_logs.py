@@ -1,4 +1,4 @@
-"""What Faust and what it is made of have to say, as lines of ours."""
+"""Log lines of Faust and the libraries below it, written in this project's format."""
 
 from __future__ import annotations
 
@@ -15,31 +15,31 @@ _SAME_LINE_S: Final = 15.0
 
 
 class _Forward(logging.Handler):
-    """Lines of Faust, mode and aiokafka, as ours are written; the same one at most every so often.
+    """Forwards lines of Faust, mode and aiokafka to structlog, with a rate limit: the same line every 15 s at most.
 
-    While Kafka is away aiokafka writes dozens a second.
+    While Kafka cannot be reached, aiokafka logs dozens of lines a second.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self._said: dict[tuple[str, str], float] = {}
-        self._held: Counter[tuple[str, str]] = Counter()
+        self._logged_at: dict[tuple[str, str], float] = {}
+        self._suppressed: Counter[tuple[str, str]] = Counter()
 
     def emit(self, record: logging.LogRecord) -> None:
         line = (record.name, str(record.msg))
         now = time.monotonic()
-        if now - self._said.get(line, float("-inf")) < _SAME_LINE_S:
-            self._held[line] += 1
+        if now - self._logged_at.get(line, float("-inf")) < _SAME_LINE_S:
+            self._suppressed[line] += 1
             return
-        self._said[line] = now
-        held = self._held.pop(line, 0)
+        self._logged_at[line] = now
         error = record.exc_info[1] if record.exc_info else None
         more = {"error": f"{type(error).__name__}: {error}"} if error else {}
-        log.log(record.levelno, record.getMessage().strip(), library=record.name, **more, repeated=held)
+        repeated = self._suppressed.pop(line, 0)
+        log.log(record.levelno, record.getMessage().strip(), library=record.name, **more, repeated=repeated)
 
 
 def quiet_libraries() -> None:
-    """Warnings and worse only, and through our own logs."""
+    """Let the libraries log warnings and errors only, through our own logger."""
     root = logging.getLogger()
     root.handlers = [_Forward()]
     root.setLevel(logging.WARNING)

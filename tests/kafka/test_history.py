@@ -18,7 +18,7 @@ pytestmark = pytest.mark.kafka
 S = 1_000_000_000
 
 
-def make_hold(pod: str, ip: str, start: int, end: int | None = None, **facts: object) -> AddressInterval:
+def make_interval(pod: str, ip: str, start: int, end: int | None = None, **facts: object) -> AddressInterval:
     labels, owner = {"app": "gone"}, OwnerRef("StatefulSet", "db")
     return AddressInterval(
         cluster=str(facts.get("cluster", "c1")), node="n2", ip=ip, uid=f"uid-{pod}", namespace="shop", pod=pod,
@@ -28,20 +28,20 @@ def make_hold(pod: str, ip: str, start: int, end: int | None = None, **facts: ob
 
 def test_a_pod_that_was_deleted_while_no_worker_ran_is_named(site: Site) -> None:
     service = site.start_enrich(WEIR_CLUSTER="c1")
-    service.wait_for("history of addresses read", records=0)
+    service.wait_for("address history read", records=0)
     assert service.stop() == 0
     now = time.time_ns()
     producer = Producer({"bootstrap.servers": site.broker, "partitioner": "murmur2_random"})
     topic = f"{site.prefix}.endpoints"
-    told = [
-        make_hold("first", "10.0.0.99", now - 100 * S, now - 60 * S),
-        make_hold("second", "10.0.0.99", now - 50 * S, now - 20 * S),
-        make_hold("theirs", "10.0.0.99", now - 100 * S, cluster="c2"),
-        make_hold("back", "10.0.0.98", now - 100 * S, now - 60 * S),
+    published = [
+        make_interval("first", "10.0.0.99", now - 100 * S, now - 60 * S),
+        make_interval("second", "10.0.0.99", now - 50 * S, now - 20 * S),
+        make_interval("theirs", "10.0.0.99", now - 100 * S, cluster="c2"),
+        make_interval("back", "10.0.0.98", now - 100 * S, now - 60 * S),
     ]
-    for hold in told:
-        producer.produce(topic, encode_interval(hold), hold.key)
-    producer.produce(topic, None, told[3].key)
+    for interval in published:
+        producer.produce(topic, encode_interval(interval), interval.key)
+    producer.produce(topic, None, published[3].key)
     producer.produce(topic, b"?", b"c1/n2/10.0.0.97/uid-x")
     assert producer.flush(30) == 0
     ages = ((80, "10.0.0.99"), (55, "10.0.0.99"), (30, "10.0.0.99"), (59.5, "10.0.0.99"), (80, "10.0.0.98"))
@@ -50,7 +50,7 @@ def test_a_pod_that_was_deleted_while_no_worker_ran_is_named(site: Site) -> None
         site.send(make_batch(number, 1, age_s=age + since, destination=mapped(ip)))
     site.flush()
     service = site.start_enrich(WEIR_CLUSTER="c1")
-    service.wait_for("history of addresses read", records=6)
+    service.wait_for("address history read", records=6)
     flows = {int(flow["id"].rpartition("-")[2]): flow["dest"] for flow in site.read_flows(len(ages))}
     assert [flows[0]["pod_name"], flows[2]["pod_name"]] == ["first", "second"]
     assert (flows[0]["workload_kind"], flows[0]["labels"], flows[0]["node_name"]) == (
@@ -67,7 +67,7 @@ def test_a_pod_that_was_deleted_while_no_worker_ran_is_named(site: Site) -> None
 def test_a_probe_makes_the_topic_and_tells_the_last_word_on_each_hold(site: Site) -> None:
     topic = topics(site.prefix, 4).endpoints
     publisher = AddressIntervalPublisher(topic, {"bootstrap.servers": site.broker})
-    held = make_hold("web", "10.0.0.1", 5)
+    held = make_interval("web", "10.0.0.1", 5)
     publisher.publish({held.key: encode_interval(held), b"c1/n2/10.0.0.2/uid-old": None})
     until(lambda: True if publisher.published == 2 else None, f"two records: {publisher.problem}")
     publisher.stop(5)

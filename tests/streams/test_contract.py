@@ -115,7 +115,7 @@ def told_of(*values: bytes) -> list[dict[str, Any]]:
             topics("p", 4), "c1", enricher, lambda _uid: "", output, EnrichMetrics(CollectorRegistry()), "w",
             PendingVerdicts(enricher, lambda: 1 << 62, 0, 10**6, time.time_ns),
         )  # fmt: skip
-        await pipeline.expired(ledger.open(0, 0, 0, 0, lambda _: None), 3)
+        await pipeline.report_expired(ledger.open(0, 0, 0, 0, lambda _: None), 3)
         for offset, value in enumerate(values):
             await pipeline.take([(ledger.open(0, offset, 0, 0, lambda _: None), value)])
 

@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry
 from enrich.wire.batch import VERDICT
 from streams.metrics.roles import EnrichMetrics
 from streams.worker.inflight import InFlightTracker
-from streams.worker.intake import _TOGETHER_ROWS, Intake
+from streams.worker.intake import _MERGE_VERDICTS, Intake
 
 _MANY = 1 << 30
 
@@ -51,7 +51,7 @@ def test_what_is_full_is_taken_at_once_and_no_more_than_is_well_taken() -> None:
     async def run() -> list[list[int]]:
         desk = intake()
         for offset in range(5):
-            await desk.put(event(offset, verdicts=_TOGETHER_ROWS // 2), None)
+            await desk.put(event(offset, verdicts=_MERGE_VERDICTS // 2), None)
         return [offsets(await desk.take()) for _ in range(3)]
 
     assert asyncio.run(run()) == [[0, 1], [2, 3], [4]]

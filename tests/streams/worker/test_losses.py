@@ -21,56 +21,56 @@ def header(
 
 def test_consecutive_batches_show_no_gap_and_a_hole_is_told_with_its_first_number() -> None:
     losses = Losses()
-    assert losses.see(0, header(100, 10)) == []
-    assert losses.see(0, header(110, 5)) == []
-    assert losses.see(0, header(120, 5)) == [Loss("gap", "gap", 5, 115)]
-    assert losses.see(0, header(125, 5)) == []
+    assert losses.detect(0, header(100, 10)) == []
+    assert losses.detect(0, header(110, 5)) == []
+    assert losses.detect(0, header(120, 5)) == [Loss("gap", "gap", 5, 115)]
+    assert losses.detect(0, header(125, 5)) == []
 
 
 def test_a_batch_that_comes_again_is_no_gap_now_or_after() -> None:
     losses = Losses()
-    losses.see(0, header(0, 10))
-    losses.see(0, header(10, 10))
-    assert losses.see(0, header(0, 10)) == []
-    assert losses.see(0, header(20, 10)) == []
+    losses.detect(0, header(0, 10))
+    losses.detect(0, header(10, 10))
+    assert losses.detect(0, header(0, 10)) == []
+    assert losses.detect(0, header(20, 10)) == []
 
 
 def test_rings_and_partitions_do_not_mix() -> None:
     losses = Losses()
-    losses.see(0, header(0, 10))
-    assert losses.see(0, header(500, 1, ring="s")) == []
-    assert losses.see(1, header(700, 1)) == []
+    losses.detect(0, header(0, 10))
+    assert losses.detect(0, header(500, 1, ring="s")) == []
+    assert losses.detect(1, header(700, 1)) == []
 
 
 def test_what_the_full_spool_thinned_ends_where_its_last_run_ends() -> None:
     losses = Losses()
-    losses.see(0, header(0, 4, kept=[(0, 1), (7, 3)]))
-    assert losses.see(0, header(10, 1)) == []
+    losses.detect(0, header(0, 4, kept=[(0, 1), (7, 3)]))
+    assert losses.detect(0, header(10, 1)) == []
 
 
 def test_reported_losses_count_once_though_the_batch_comes_twice() -> None:
     losses = Losses()
-    assert losses.see(0, header(0, 1, {"ring_full": (5, 5)})) == [Loss("lost", "ring_full", 5)]
-    assert losses.see(0, header(1, 1, {"ring_full": (2, 7)})) == [Loss("lost", "ring_full", 2)]
-    assert losses.see(0, header(1, 1, {"ring_full": (2, 7)})) == []
-    assert losses.see(0, header(2, 1, {"ring_full": (0, 7)})) == []
+    assert losses.detect(0, header(0, 1, {"ring_full": (5, 5)})) == [Loss("lost", "ring_full", 5)]
+    assert losses.detect(0, header(1, 1, {"ring_full": (2, 7)})) == [Loss("lost", "ring_full", 2)]
+    assert losses.detect(0, header(1, 1, {"ring_full": (2, 7)})) == []
+    assert losses.detect(0, header(2, 1, {"ring_full": (0, 7)})) == []
 
 
 def test_losses_of_batches_in_between_are_in_the_total() -> None:
     losses = Losses()
-    losses.see(0, header(0, 1, {"ring_full": (0, 10)}))
-    assert Loss("lost", "ring_full", 9) in losses.see(0, header(5, 1, {"ring_full": (1, 19)}))
+    losses.detect(0, header(0, 1, {"ring_full": (0, 10)}))
+    assert Loss("lost", "ring_full", 9) in losses.detect(0, header(5, 1, {"ring_full": (1, 19)}))
 
 
 def test_a_probe_that_counts_anew_is_believed() -> None:
     losses = Losses()
-    losses.see(0, header(0, 1, {"ring_full": (0, 10)}))
-    assert losses.see(0, header(1, 1, {"ring_full": (3, 3)})) == [Loss("lost", "ring_full", 3)]
-    assert losses.see(0, header(2, 1, {"ring_full": (1, 4)})) == [Loss("lost", "ring_full", 1)]
+    losses.detect(0, header(0, 1, {"ring_full": (0, 10)}))
+    assert losses.detect(0, header(1, 1, {"ring_full": (3, 3)})) == [Loss("lost", "ring_full", 3)]
+    assert losses.detect(0, header(2, 1, {"ring_full": (1, 4)})) == [Loss("lost", "ring_full", 1)]
 
 
 def test_a_partition_that_came_back_shows_no_gap_of_others_reading() -> None:
     losses = Losses()
-    losses.see(3, header(0, 1))
+    losses.detect(3, header(0, 1))
     losses.forget([3])
-    assert losses.see(3, header(900, 1)) == []
+    assert losses.detect(3, header(900, 1)) == []

@@ -21,7 +21,8 @@ from streams.kafka.record_columns import RecordColumns
 from streams.metrics.roles import EnrichMetrics
 from streams.worker.inflight import InFlightTracker, TrackedInput
 from streams.worker.pending import PendingVerdicts
-from streams.worker.pipeline import Pipeline, event_time_ms
+from streams.worker.pipeline import Pipeline
+from streams.worker.sender import event_time_ms
 from tests.kafka.batches import make_batch
 
 TOPICS = topics("p", 4)

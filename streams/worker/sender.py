@@ -1,0 +1,100 @@
+"""Sends what is made from an input, with backpressure, and counts it as expected from that input.
+
+Every record, dead letter and status record is expected before it is offered to the producer, so that the input stays in
+flight until Kafka has all of them (:mod:`streams.worker.inflight`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any, Final, Protocol
+
+import orjson
+import structlog
+
+from enrich.wire.topics import Topics
+from streams.kafka.record_columns import RecordColumns
+from streams.metrics.roles import EnrichMetrics
+from streams.worker.inflight import TrackedInput
+
+log = structlog.get_logger("kubeweir.streams")
+
+_FULL_QUEUE_WAIT_S: Final = 0.01
+"""librdkafka does not say when its full queue has room again, so it is asked this often."""
+
+
+class Producer(Protocol):
+    """See :class:`streams.kafka.producer.RecordProducer`."""
+
+    def offer(
+        self, topic: str, key: bytes, value: bytes, timestamp_ms: int, on_delivery: Any, headers: Any = None
+    ) -> bool: ...
+
+    def offer_all(self, topic: str, records: RecordColumns, callbacks: Sequence[Any], start: int) -> int: ...
+
+
+class Sender:
+    """Sends to the topics of one enricher."""
+
+    def __init__(self, producer: Producer, topics: Topics, metrics: EnrichMetrics, worker: str) -> None:
+        """``worker`` names this process in status records."""
+        self._producer, self._topics, self._metrics, self._worker = producer, topics, metrics, worker
+
+    async def send_all(self, inputs: Sequence[TrackedInput], topic: str, records: RecordColumns) -> None:
+        """Send records, each made from the input that ``records.owners`` names by its index in ``inputs``."""
+        for owner, count in Counter(records.owners).items():
+            inputs[owner].expect(count)
+        by_owner = [tracked.on_delivery for tracked in inputs]
+        callbacks = [by_owner[owner] for owner in records.owners]
+        sent = self._producer.offer_all(topic, records, callbacks, 0)
+        while sent < len(callbacks):
+            await asyncio.sleep(_FULL_QUEUE_WAIT_S)
+            sent = self._producer.offer_all(topic, records, callbacks, sent)
+
+    async def send_dead_letter(self, tracked: TrackedInput, value: bytes, reason: str, error: str) -> None:
+        """Send ``value`` to the dead-letter topic, with the place of its input and the reason as headers."""
+        topic, partition, offset = self._topics.raw.name, str(tracked.partition), str(tracked.offset)
+        self._metrics.dead.labels(reason).inc()
+        log.warning("dead letter", reason=reason, topic=topic, partition=partition, offset=offset, error=error)
+        headers = [
+            ("reason", reason.encode()),
+            ("topic", topic.encode()),
+            ("partition", partition.encode()),
+            ("offset", offset.encode()),
+            ("error", error.encode()),
+        ]
+        key = f"{topic}/{partition}/{offset}".encode()
+        await self._send(tracked, self._topics.dead.name, key, value, now_ms(), headers)
+
+    async def send_status(self, tracked: TrackedInput, key: str, status: Mapping[str, Any]) -> None:
+        """Send a record to the status topic."""
+        now = time.time_ns()
+        seconds, nanos = divmod(now, 1_000_000_000)
+        timestamp = f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(seconds))}.{nanos:09d}Z"
+        record = {"schema": 1, "timestamp": timestamp, "worker": self._worker, **status}
+        await self._send(tracked, self._topics.status.name, key.encode(), orjson.dumps(record), now // 1_000_000)
+
+    async def _send(
+        self, tracked: TrackedInput, topic: str, key: bytes, value: bytes, timestamp_ms: int, headers: Any = None
+    ) -> None:
+        tracked.expect()
+        while not self._producer.offer(topic, key, value, timestamp_ms, tracked.on_delivery, headers):  # noqa: ASYNC110 - librdkafka has no event for it
+            await asyncio.sleep(_FULL_QUEUE_WAIT_S)
+
+
+def event_time_ms(value: bytes) -> int:
+    """Return the Unix time of one of our records, never later than now.
+
+    librdkafka drops the timestamp of a record that was refused, so a retry reads it back from the record. For JSON
+    lines, the first line counts."""
+    timestamp = datetime.fromisoformat(orjson.loads(value.partition(b"\n")[0])["timestamp"])
+    return min(int(timestamp.timestamp() * 1000), now_ms())
+
+
+def now_ms() -> int:
+    """Return the Unix time in milliseconds."""
+    return time.time_ns() // 1_000_000
