@@ -16,7 +16,7 @@ from streams.alerts.deltas import Delta
 from streams.alerts.model import Rule
 from streams.alerts.policy_changes import Change
 from streams.alerts.tracker import LATENESS_S, Count, Outbox, Tracker
-from streams.routes.model import seconds
+from streams.config.fields import seconds
 
 _SKEW_S: Final = 5.0
 """A node may enforce a change that much before we hear of it, by its own clock."""

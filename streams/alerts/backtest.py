@@ -7,14 +7,15 @@ on: what really came late is taken as if it had not. After the last record it go
 from __future__ import annotations
 
 from collections import Counter as Tally
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
 from streams.alerts.counting import Counter
 from streams.alerts.engine import Engine
 from streams.alerts.model import Rule
-from streams.cli.filters import Flow
+
+Flow = Mapping[str, Any]
 
 
 class Rehearsal:

@@ -8,9 +8,10 @@ from typing import Final
 from streams.alerts.fields import FLOW_FIELDS, LOSS_FIELDS, flow_field, label_name
 from streams.alerts.model import KINDS, Alerts, Output, Rule
 from streams.alerts.template import gaps, mistakes
+from streams.config.fields import seconds
 from streams.config.yaml_file import Problem, Steps
-from streams.routes.check import check_matches
-from streams.routes.model import Match, Verdict, listed, seconds
+from streams.matching.check import check_matches
+from streams.matching.model import Match, Verdict, as_list
 
 _LONGEST_S: Final = 6 * 3600
 _MOST_DISTINCT: Final = 1000
@@ -70,8 +71,8 @@ def _check_records(at: Steps, rule: Rule) -> Iterator[Problem]:
         yield Problem((*at, "match" if rule.match != Match() else "except"), "is about connections, not about losses")
     yield from check_matches((*at, "match"), rule.match)
     yield from check_matches((*at, "except"), rule.excluded)
-    for number, match in enumerate(listed(rule.match)):
-        verdicts: list[Verdict] = listed(match.verdict)
+    for number, match in enumerate(as_list(rule.match)):
+        verdicts: list[Verdict] = as_list(match.verdict)
         if "allow" in verdicts:
             below = (*at, "match", number) if isinstance(rule.match, list) else (*at, "match")
             yield Problem((*below, "verdict"), "alerts are about denied and audited connections: no allow")

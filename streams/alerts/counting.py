@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final, NamedTuple
 
 import msgspec
 import orjson
 
+from enrich.wire.flow import Flow as FlowRecord
 from streams.alerts.deltas import Delta, hash_of, version_of
 from streams.alerts.fields import LOSS_FIELDS, Read, flow_field, policy_refs
 from streams.alerts.model import Rule
-from streams.cli.filters import Flow
 from streams.matching.matcher import Matcher
-from streams.routes.model import Route
+
+Flow = Mapping[str, Any]
 
 EXAMPLES: Final = 3
 _LOSSES: Final = {"gap": "verdicts", "lost": "verdicts", "expired": "batches", "alerts_dropped": "groups"}
@@ -162,14 +163,17 @@ class _Counted:
 
     def __init__(self, rule: Rule, read: Callable[[str], Read | None]) -> None:
         self._rule, self._version = rule.name, version_of(rule)
-        matcher = Matcher(Route(name=rule.name, outputs=[], match=rule.match, excluded=rule.excluded))
-        self.fits = matcher.fits
+        self._matcher = Matcher(rule.name, rule.match, rule.excluded)
         self._fields = [_known(read, name) for name in rule.fields]
         above = rule.above
         self._distinct = [_known(read, name) for name in above.distinct] if above else []
         self._each = above is not None and above.count == "records"
         self.about_changes = rule.after_change is not None
         self._deltas: dict[tuple[str, ...], Delta] = {}
+
+    def fits(self, record: Flow) -> bool:
+        """Return whether the rule counts a record."""
+        return self._matcher.fits(msgspec.convert(record, FlowRecord))
 
     def group_of(self, record: Flow) -> tuple[str, ...]:
         """The group of a record that is one for this rule."""

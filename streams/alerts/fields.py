@@ -6,8 +6,9 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from streams.cli.filters import Flow
-from streams.matching.matcher import sides
+from enrich.wire.flow import sides
+
+Flow = Mapping[str, Any]
 
 Read = Callable[[Any], str]
 """A record, as JSON, to a field's text."""

@@ -10,7 +10,7 @@ from streams.alerts.alert import Alert, State
 from streams.alerts.deltas import Delta, fingerprint
 from streams.alerts.model import Rule
 from streams.alerts.tracker import LATENESS_S, Count, Outbox, Tracker
-from streams.routes.model import seconds
+from streams.config.fields import seconds
 
 _DAY_S: Final = 86_400
 

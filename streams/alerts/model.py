@@ -11,7 +11,10 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 from msgspec import Meta
 
-from streams.routes.model import Age, Match, Positive, RouteName
+from streams.config.fields import Duration as Age
+from streams.config.fields import EntryName as RouteName
+from streams.config.fields import Positive
+from streams.matching.model import Match
 
 Severity = Literal["info", "warning", "critical"]
 Wait = Annotated[str, Meta(pattern=r"^[0-9]{1,6}[smhd]$", description="A number and s, m, h or d; 0s for none.")]

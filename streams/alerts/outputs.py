@@ -12,11 +12,11 @@ import msgspec
 from enrich.runtime.process import Exit, StopServiceError
 from streams.alerts.alert import State
 from streams.alerts.model import Alertmanager, Alerts, Output
+from streams.config.fields import seconds
 from streams.kafka.connection import ReadError
 from streams.kafka.exactly_once import TransactionAbortedError
 from streams.kafka.reading import read_committed
 from streams.kafka.topics import partitions_of
-from streams.routes.model import seconds
 from streams.settings import Settings
 from streams.sinks.alertmanager import AlertmanagerSink
 from streams.sinks.http import Poster

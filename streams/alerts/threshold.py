@@ -14,7 +14,7 @@ from streams.alerts.group_table import Groups
 from streams.alerts.model import Rule
 from streams.alerts.tracker import LATENESS_S, Count, Outbox, Tracker
 from streams.alerts.windows import Amounts, Clock, Ints, Values
-from streams.routes.model import seconds
+from streams.config.fields import seconds
 
 _MOST_VALUES: Final = 1000
 _VALUES_PER_GROUP: Final = 20

@@ -12,7 +12,7 @@ from streams.alerts.counting import EXAMPLES
 from streams.alerts.deltas import Delta, fingerprint, version_of
 from streams.alerts.model import Rule
 from streams.alerts.policy_changes import Change
-from streams.routes.model import seconds
+from streams.config.fields import seconds
 
 LATENESS_S: Final = 7
 """A deny window (5 s) and 2 s: a count comes out so much after its time, with no fault anywhere."""

@@ -2,113 +2,92 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any
 
-Flow = Mapping[str, Any]
-"""One record of the flows topic, as JSON (``enrich/schemas/flow.schema.json``)."""
+from enrich.wire.flow import End, Flow, Side
+from streams.matching.matcher import policy_names
 
 
 @dataclass(frozen=True, slots=True)
 class Filters:
-    """What to show. Each field that is given must fit; of the values of one field any one may. ``*`` stands for any
-    text in names. A pod is ``name`` or ``namespace/name``."""
+    """What to show. Every field that is given must fit; of the values of one field any one may fit. In names, ``*``
+    stands for any text. A pod is written as ``NAME`` or ``NAMESPACE/NAME``."""
 
     namespaces: Sequence[str] = ()
-    """Of either end."""
+    """The namespace of either end."""
     pods: Sequence[str] = ()
-    """Either end."""
+    """The pod at either end."""
     sources: Sequence[str] = ()
-    """The end that the packet came from: a pod, or an address."""
+    """The end that the packets came from: a pod, or an address."""
     destinations: Sequence[str] = ()
-    """The end that it went to."""
+    """The end that the packets went to: a pod, or an address."""
     verdicts: Sequence[str] = ()
     """allow, deny, audit."""
     directions: Sequence[str] = ()
-    """ingress, egress: seen from the pod whose policy was judged."""
+    """ingress or egress, as the pod sees it whose policy decided."""
     ports: Sequence[int] = ()
-    """Destination port, or the port that was dialled."""
+    """The destination port, or the port that was dialled."""
     protocols: Sequence[str] = ()
     """tcp, udp, icmp, ..."""
     labels: Sequence[str] = ()
-    """``key=value``, or ``key``: on either end."""
+    """``KEY=VALUE``, or ``KEY``, on either end."""
     policies: Sequence[str] = ()
-    """Name, or namespace/name, of a policy that decided or that isolates."""
+    """``NAME`` or ``NAMESPACE/NAME`` of a policy that decided, or that isolates the pod."""
     reasons: Sequence[str] = ()
-    """policy, default_deny, node, and so on."""
+    """policy, default_deny, node, ..."""
     except_reasons: Sequence[str] = ()
-    """None of these: `node` leaves out what a node asks its own pods, which is mostly kubelet's probes."""
+    """Reasons to leave out. `node` leaves out what a node asks its own pods, which is mostly the kubelet's probes."""
 
     def match(self, flow: Flow) -> bool:
-        """Whether this record is to be shown."""
+        """Return whether to show a record."""
         return all(test(flow) for test in self._tests())
 
     def _tests(self) -> Iterable[Callable[[Flow], bool]]:
         if self.verdicts:
-            yield lambda flow: flow.get("disposition") in self.verdicts
+            yield lambda flow: flow.disposition in self.verdicts
         if self.directions:
-            yield lambda flow: _connection(flow).get("direction") in self.directions
+            yield lambda flow: flow.direction in self.directions
         if self.namespaces:
-            yield lambda flow: _fits((end.get("namespace") for end in _ends(flow)), self.namespaces)
+            yield lambda flow: _fits((end.namespace for end in _ends(flow)), self.namespaces)
         if self.pods:
-            yield lambda flow: any(_is_pod(end, wanted) for end in _ends(flow) for wanted in self.pods)
+            yield lambda flow: any(_is_pod(end, pod) for end in _ends(flow) for pod in self.pods)
         if self.sources:
             yield lambda flow: _is_end(flow, "src", self.sources)
         if self.destinations:
             yield lambda flow: _is_end(flow, "dest", self.destinations)
         if self.ports:
-            yield lambda flow: not set(self.ports).isdisjoint(_ports(flow))
+            yield lambda flow: not set(self.ports).isdisjoint(flow.ports)
         if self.protocols:
-            yield lambda flow: _connection(flow).get("protocol") in self.protocols
+            yield lambda flow: flow.protocol in self.protocols
         if self.labels:
-            yield lambda flow: any(_has_label(end, wanted) for end in _ends(flow) for wanted in self.labels)
+            yield lambda flow: any(_has_label(end, label) for end in _ends(flow) for label in self.labels)
         if self.policies:
-            yield lambda flow: _fits(_policy_names(flow), self.policies)
+            yield lambda flow: _fits(policy_names(flow), self.policies)
         if self.reasons:
-            yield lambda flow: flow.get("reason") in self.reasons
+            yield lambda flow: flow.reason in self.reasons
         if self.except_reasons:
-            yield lambda flow: flow.get("reason") not in self.except_reasons
+            yield lambda flow: flow.reason not in self.except_reasons
 
 
-def _connection(flow: Flow) -> Mapping[str, Any]:
-    found: Mapping[str, Any] = flow.get("connection", {})
-    return found
+def _ends(flow: Flow) -> tuple[End, End]:
+    return flow.src, flow.dest
 
 
-def _ends(flow: Flow) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-    return flow.get("src", {}), flow.get("dest", {})
-
-
-def _fits(texts: Iterable[Any], patterns: Sequence[str]) -> bool:
+def _fits(texts: Iterable[str], patterns: Sequence[str]) -> bool:
     return any(text and fnmatchcase(text, pattern) for text in texts for pattern in patterns)
 
 
-def _is_pod(end: Mapping[str, Any], wanted: str) -> bool:
-    name = end.get("pod_name")
-    if not name:
-        return False
-    return fnmatchcase(f"{end.get('namespace')}/{name}" if "/" in wanted else name, wanted)
+def _is_pod(end: End, pattern: str) -> bool:
+    return bool(end.pod_name) and fnmatchcase(end.pod if "/" in pattern else end.pod_name, pattern)
 
 
-def _is_end(flow: Flow, side: str, wanted: Sequence[str]) -> bool:
-    address = _connection(flow).get(f"{side}_ip")
-    return any(_is_pod(flow.get(side, {}), one) or address == one for one in wanted)
+def _is_end(flow: Flow, side: Side, patterns: Sequence[str]) -> bool:
+    return any(_is_pod(flow.end(side), pattern) or flow.ip(side) == pattern for pattern in patterns)
 
 
-def _ports(flow: Flow) -> set[Any]:
-    return {_connection(flow).get("dest_port"), flow.get("dialled", {}).get("port")}
-
-
-def _has_label(end: Mapping[str, Any], wanted: str) -> bool:
-    key, given, value = wanted.partition("=")
-    labels = end.get("labels", {})
+def _has_label(end: End, label: str) -> bool:
+    key, given, value = label.partition("=")
+    labels = end.labels or {}
     return key in labels and (not given or labels[key] == value)
-
-
-def _policy_names(flow: Flow) -> Iterable[str]:
-    for policy in (*flow.get("policies", ()), *flow.get("isolated_by", ())):
-        yield policy["name"]
-        if policy.get("namespace"):
-            yield f"{policy['namespace']}/{policy['name']}"

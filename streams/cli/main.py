@@ -1,4 +1,4 @@
-"""`weir`: the command for people."""
+"""`weir`: the command that people use to look at flows, policies, routes and alert rules."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from typing import Any, Final
 
 import click
 import msgspec
-import orjson
 from rich.console import Console
 
 from enrich.explain.query import QuerySyntaxError
@@ -23,8 +22,8 @@ from enrich.runtime.settings import SettingsError, load
 from streams.cli import explain as explaining
 from streams.cli.alerts import alerts
 from streams.cli.explain_text import show
-from streams.cli.filters import Filters, Flow
-from streams.cli.observe import Selection, follow, last_matching, parse_since, read_range
+from streams.cli.filters import Filters
+from streams.cli.observe import Selection, Shown, follow, last_matching, parse_since, read_range
 from streams.cli.routes import routes
 from streams.cli.table import FlowTable
 from streams.kafka.connection import ReadError
@@ -37,7 +36,7 @@ _INTERRUPTED: Final = 130
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def command() -> None:
-    """Look at what network policy decides."""
+    """Look at what network policies decide, and check the files of routes and alert rules."""
 
 
 command.add_command(routes)
@@ -46,11 +45,11 @@ command.add_command(alerts)
 
 @command.command()
 def version() -> None:
-    """Say which kubeweir this is."""
+    """Print the version of kubeweir."""
     try:
         click.echo(installed_version("kubeweir"))
     except PackageNotFoundError:
-        click.echo("unknown (runs from a source tree that is not installed)")
+        click.echo("unknown (kubeweir runs from a source tree and is not installed)")
 
 
 def _many(*names: str, **options: Any) -> Callable[[Any], Any]:
@@ -59,23 +58,32 @@ def _many(*names: str, **options: Any) -> Callable[[Any], Any]:
 
 @command.command()
 @_many("-n", "--namespace", "namespaces", help="Namespace of either end.")
-@_many("--pod", "pods", help="Either end: name or namespace/name, * for any text.")
-@_many("--from", "sources", help="The end that the packet came from: a pod, or an address.")
-@_many("--to", "destinations", help="The end that it went to.")
+@_many("--pod", "pods", help="Pod at either end: NAME or NAMESPACE/NAME.")
+@_many("--from", "sources", help="End that the packets came from: a pod, or an address.")
+@_many("--to", "destinations", help="End that the packets went to: a pod, or an address.")
 @_many("--verdict", "verdicts", type=click.Choice(["allow", "deny", "audit"]), help="What was decided.")
-@_many("--direction", "directions", type=click.Choice(["ingress", "egress"]), help="Seen from the pod judged.")
-@_many("--port", "ports", type=click.IntRange(0, 65535), help="Destination port, or the one that was dialled.")
-@_many("--protocol", "protocols", help="tcp, udp, sctp, icmp, icmpv6.")
-@_many("-l", "--label", "labels", help="key=value, or key, on either end.")
-@_many("--policy", "policies", help="A policy that decided or isolates: name or namespace/name.")
-@_many("--reason", "reasons", help="Why: policy, default_deny, node, ...")
-@_many("--except-reason", "except_reasons", help="Leave these out: node is kubelet's probes, mostly.")
-@click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table", show_default=True)
-@click.option("--since", help="From then on: 90s, 5m, 2h, 3d ago, or an RFC 3339 time.")
-@click.option("--last", type=click.IntRange(0), help=f"The last N that fit [{_LAST}, unless --since or -f is given].")
-@click.option("-f", "--follow", "following", is_flag=True, help="Go on with what comes, until Ctrl-C.")
-@click.option("--kafka", help="Bootstrap servers [WEIR_KAFKA, else 127.0.0.1:9092].")
-@click.option("--topic-prefix", "prefix", help="[WEIR_TOPIC_PREFIX, else kubeweir]")
+@_many("--direction", "directions", type=click.Choice(["ingress", "egress"]), help="As the pod sees it that decided.")
+@_many("--port", "ports", type=click.IntRange(0, 65535), help="Destination port, or the port that was dialled.")
+@_many("--protocol", "protocols", help="tcp, udp, sctp, icmp, icmpv6, or an IANA number.")
+@_many("-l", "--label", "labels", help="KEY=VALUE or KEY: a label of either end.")
+@_many("--policy", "policies", help="Policy that decided or isolates the pod: NAME or NAMESPACE/NAME.")
+@_many("--reason", "reasons", help="Why it was decided so: policy, default_deny, node, ...")
+@_many("--except-reason", "except_reasons", help="Reason to leave out; node is mostly the kubelet's probes.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Choice(["table", "json"]),
+    default="table",
+    show_default=True,
+    help="A table, or the records as they are on Kafka, one on a line.",
+)
+@click.option("--since", help="Show flows from this time on: 90s, 5m, 2h, 3d ago, or an RFC 3339 time.")
+@click.option(
+    "--last", type=click.IntRange(0), help=f"Show the last N flows that fit. [{_LAST}, unless --since or -f is given]"
+)
+@click.option("-f", "--follow", "following", is_flag=True, help="Then show flows as they arrive, until Ctrl-C.")
+@click.option("--kafka", help="Kafka bootstrap servers. [WEIR_KAFKA, else 127.0.0.1:9092]")
+@click.option("--topic-prefix", "prefix", help="Prefix of the topics. [WEIR_TOPIC_PREFIX, else kubeweir]")
 def observe(
     output: str,
     since: str | None,
@@ -87,7 +95,8 @@ def observe(
 ) -> None:
     """Show flows: who talked to whom, what was decided, and by which policies.
 
-    Options of one kind add up: --port 80 --port 443 is either. Options of two kinds narrow down.
+    An option that is given twice shows both: --port 80 --port 443. Different options narrow the choice down. In names,
+    * stands for any text.
     """
     env = {**os.environ, **{k: v for k, v in (("WEIR_KAFKA", kafka), ("WEIR_TOPIC_PREFIX", prefix)) if v}}
     try:
@@ -97,7 +106,7 @@ def observe(
     except (SettingsError, ValueError) as error:
         raise click.UsageError(str(error)) from error
     if start is not None and last is not None:
-        raise click.UsageError("--since and --last exclude each other")
+        raise click.UsageError("--since and --last cannot be used together: choose one")
     try:
         reader = TopicReader(connection, settings.topics.flows.name)
         _show(reader, Filters(**fields), _writer(output), start, last, following=following)
@@ -114,7 +123,7 @@ def observe(
 def _show(
     reader: TopicReader,
     filters: Filters,
-    write: Callable[[Flow], None],
+    write: Callable[[Shown], None],
     since: datetime | None,
     last: int | None,
     *,
@@ -140,7 +149,7 @@ def _show(
     if following:
         follow(reader, ends, filters, write)
     elif not shown:
-        click.echo("weir: no flows that fit", err=True)
+        click.echo("weir: no flows match", err=True)
 
 
 @command.command()
@@ -188,30 +197,30 @@ def explain(source: str, destination: str, origin: str | None, timeout: float | 
 
 
 def _leave_stdout() -> None:
-    """Nobody reads it any more; Python would complain once more when it flushes at exit."""
+    """Point standard output at nothing: its reader has gone away, and Python flushes once more at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class _Console(Console):
-    """A console that leaves a broken pipe to the caller; rich's own ends with 1."""
+    """A console that raises BrokenPipeError; rich would end the process with exit code 1."""
 
     def on_broken_pipe(self) -> None:
         raise BrokenPipeError
 
 
-def _writer(output: str) -> Callable[[Flow], None]:
+def _writer(output: str) -> Callable[[Shown], None]:
     if output == "table":
         return FlowTable(_Console(highlight=False)).write
 
-    def write(flow: Flow) -> None:
-        sys.stdout.buffer.write(orjson.dumps(flow) + b"\n")
+    def write(shown: Shown) -> None:
+        sys.stdout.buffer.write(shown.value + b"\n")
         sys.stdout.buffer.flush()
 
     return write
 
 
 def main() -> None:
-    """The console script."""
+    """Run the console script."""
     command()
 
 

@@ -1,24 +1,23 @@
-"""What `weir observe` does: read flows from chosen offsets, keep those that fit, hand them to a writer."""
+"""What `weir observe` does: read flows from chosen offsets, keep those that fit, and hand them to a writer."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
-import orjson
+from enrich.wire.flow import Flow, decode_flow
+from streams.cli.filters import Filters
 
-from streams.cli.filters import Filters, Flow
-
-_MOST: Final = 1000
+_RECORDS_PER_READ: Final = 1000
 _QUIET_S: Final = 0.2
-_REMEMBERED: Final = 100_000
+_REMEMBERED_IDS: Final = 100_000
 _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 class Record(Protocol):
-    """What a reader gives; see :class:`streams.kafka.records.Record`."""
+    """A record as a reader gives it; see :class:`streams.kafka.records.Record`."""
 
     @property
     def partition(self) -> int: ...
@@ -31,7 +30,7 @@ class Record(Protocol):
 
 
 class Reader(Protocol):
-    """See :class:`streams.kafka.reading.TopicReader`."""
+    """Reads a topic; see :class:`streams.kafka.reading.TopicReader`."""
 
     def bounds(self) -> dict[int, tuple[int, int]]: ...
 
@@ -40,8 +39,18 @@ class Reader(Protocol):
     def take(self, most: int, wait_s: float) -> list[Any]: ...
 
 
+class Shown(NamedTuple):
+    """A flow to show."""
+
+    flow: Flow
+    value: bytes
+    """The record as it is on Kafka, with keys that this version may not know."""
+
+
 def parse_since(text: str, now: datetime) -> datetime:
-    """``90s``, ``5m``, ``2h``, ``3d`` before ``now``, or an RFC 3339 time. Raises ValueError."""
+    """Return the time that ``text`` means: ``90s``, ``5m``, ``2h`` or ``3d`` before ``now``, or an RFC 3339 time.
+
+    Raises ValueError."""
     number, unit = text[:-1], text[-1:]
     if unit in _UNITS and number.replace(".", "", 1).isdigit():
         return now - timedelta(seconds=float(number) * _UNITS[unit])
@@ -53,38 +62,35 @@ def parse_since(text: str, now: datetime) -> datetime:
 
 
 class Selection:
-    """Decodes, filters, and drops what came before: a worker that is killed sends a part of its records twice."""
+    """Decodes records, filters them, and drops repeats: a worker that is killed sends some of its records twice."""
 
     def __init__(self, filters: Filters) -> None:
         self._filters = filters
         self._seen: OrderedDict[str, None] = OrderedDict()
 
-    def pick(self, value: bytes) -> Flow | None:
-        """The record in a Kafka value, if it is to be shown. What is no JSON object is not ours and is passed over."""
+    def pick(self, value: bytes) -> Shown | None:
+        """Return the flow in a Kafka value if it is to be shown. A value that is not a flow record is passed over,
+        because anybody who may write to the topic can put one there."""
         try:
-            flow = orjson.loads(value)
-        except orjson.JSONDecodeError:
+            flow = decode_flow(value)
+        except ValueError:
             return None
-        if not isinstance(flow, dict) or not self._filters.match(flow):
+        if not self._filters.match(flow) or flow.id in self._seen:
             return None
-        name = flow.get("id")
-        if name is not None:
-            if name in self._seen:
-                return None
-            self._seen[name] = None
-            if len(self._seen) > _REMEMBERED:
-                self._seen.popitem(last=False)
-        return flow
+        self._seen[flow.id] = None
+        if len(self._seen) > _REMEMBERED_IDS:
+            self._seen.popitem(last=False)
+        return Shown(flow, value)
 
 
 def read_range(reader: Reader, start: Mapping[int, int], ends: Mapping[int, int]) -> Iterator[Record]:
-    """All records from ``start`` up to, not including, ``ends``; offsets by partition."""
+    """Yield all records from ``start`` up to, not including, ``ends``. Both are offsets by partition."""
     left = {partition: end for partition, end in ends.items() if start[partition] < end}
     reader.start({partition: start[partition] for partition in left})
     while left:
-        taken = reader.take(_MOST, _QUIET_S)
+        taken = reader.take(_RECORDS_PER_READ, _QUIET_S)
         if not taken:
-            # What retention has removed meanwhile never comes; and this fails where Kafka has gone away.
+            # Records that retention has removed meanwhile never come. Asking also raises if Kafka has gone away.
             bounds = reader.bounds()
             left = {partition: end for partition, end in left.items() if bounds[partition][0] < end}
         for record in taken:
@@ -97,27 +103,28 @@ def read_range(reader: Reader, start: Mapping[int, int], ends: Mapping[int, int]
                 del left[record.partition]
 
 
-def last_matching(reader: Reader, filters: Filters, count: int) -> list[Flow]:
-    """The last ``count`` flows that fit, oldest first: looks further back until there are so many, or no more."""
+def last_matching(reader: Reader, filters: Filters, count: int) -> list[Shown]:
+    """Return the last ``count`` flows that fit, oldest first. Few may fit, so this looks eight times further back until
+    it has found so many, or has read the whole topic."""
     bounds = reader.bounds()
     ends = {partition: end for partition, (_, end) in bounds.items()}
     span = count
     while True:
         start = {partition: max(first, end - span) for partition, (first, end) in bounds.items()}
         selection = Selection(filters)
-        found = [flow for record in read_range(reader, start, ends) if (flow := selection.pick(record.value))]
+        found = [shown for record in read_range(reader, start, ends) if (shown := selection.pick(record.value))]
         if len(found) >= count or all(start[partition] == first for partition, (first, _) in bounds.items()):
-            found.sort(key=lambda flow: str(flow.get("timestamp", "")))
+            found.sort(key=lambda shown: shown.flow.timestamp)
             return found[-count:] if count else []
         span *= 8
 
 
-def follow(reader: Reader, start: Mapping[int, int], filters: Filters, write: Callable[[Flow], None]) -> None:
-    """Show what comes, until interrupted."""
+def follow(reader: Reader, start: Mapping[int, int], filters: Filters, write: Callable[[Shown], None]) -> None:
+    """Show flows as they arrive, until interrupted."""
     selection = Selection(filters)
     reader.start(start)
     while True:
-        for record in reader.take(_MOST, _QUIET_S):
-            flow = selection.pick(record.value)
-            if flow is not None:
-                write(flow)
+        for record in reader.take(_RECORDS_PER_READ, _QUIET_S):
+            shown = selection.pick(record.value)
+            if shown is not None:
+                write(shown)

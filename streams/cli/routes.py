@@ -1,4 +1,4 @@
-"""`weir routes`: check a file of routes, and try it on records."""
+"""`weir routes`: check a routes file, and try it on records."""
 
 from __future__ import annotations
 
@@ -6,38 +6,43 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, Final, NoReturn
+from typing import BinaryIO, Final, NoReturn
 
 import click
 import msgspec
-import orjson
 
 from enrich.runtime.process import Exit
+from enrich.wire.flow import Flow, decode_flow
 from enrich.wire.topics import topics
 from streams.matching.matcher import Matcher
 from streams.routes.model import Routes
 from streams.routes.read import RoutesError, read
 
-_UNTAKEN: Final = 1
+_NOT_TAKEN: Final = 1
 _FILE: Final = click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
 _PREFIX: Final = click.option(
-    "--topic-prefix", "prefix", envvar="WEIR_TOPIC_PREFIX", default="kubeweir", show_default=True
+    "--topic-prefix",
+    "prefix",
+    envvar="WEIR_TOPIC_PREFIX",
+    default="kubeweir",
+    show_default=True,
+    help="Prefix of kubeweir's own topics, which a route must not write. [WEIR_TOPIC_PREFIX]",
 )
 
 
 @click.group()
 def routes() -> None:
-    """Check a file of routes, or try it on records."""
+    """Check a routes file, or try it on records."""
 
 
 @routes.command()
 @_FILE
 @_PREFIX
 def check(file: Path, prefix: str) -> None:
-    """Check FILE; every mistake with line and field.
+    """Check the routes file FILE, and print every mistake with its line and field.
 
     \b
-    Exit 0: good. 2: not.
+    Exit 0: the file is good. 2: it is not.
     """
     found = _read(file, prefix)
     outputs = sum(len(route.outputs) for route in found.routes)
@@ -49,36 +54,37 @@ def check(file: Path, prefix: str) -> None:
 @_PREFIX
 @click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
 def try_(file: Path, prefix: str, output: str) -> None:
-    """Say of each record on the standard input which routes of FILE take it, and why the others do not.
+    """For each record on standard input, print which routes of FILE take it, and why the others do not.
 
-    A record is one JSON object a line, as on kubeweir.flows and from `weir observe -o json`.
+    A record is one JSON object on a line, as on the topic kubeweir.flows and from `weir observe -o json`.
 
     \b
-    Exit 0: every record is taken by some route. 1: some are by none. 2: FILE, or a record, is wrong.
+    Exit 0: each record is taken by some route. 1: some records are not. 2: FILE, or a record, is wrong.
     """
-    matchers = [Matcher(route) for route in _read(file, prefix).routes]
-    untaken = False
+    matchers = [route.matcher() for route in _read(file, prefix).routes]
+    exit_code: int = Exit.OK
     try:
         for number, line in enumerate(_lines(sys.stdin.buffer), 1):
-            taken, missed = _answer(matchers, line, number)
-            untaken = untaken or not taken
-            _show(line, taken, missed, output)
+            flow, missed = _answer(matchers, line, number)
+            taken = [one.name for one in matchers if one.name not in missed]
+            exit_code = exit_code if taken else _NOT_TAKEN
+            _show(flow, taken, missed, output)
     except BrokenPipeError:
-        # Nobody reads it any more; Python would complain once more when it flushes at exit.
+        # The reader has gone away. Python flushes once more at exit, and would complain again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    sys.exit(_UNTAKEN if untaken else Exit.OK)
+    sys.exit(exit_code)
 
 
 def _read(file: Path, prefix: str) -> Routes:
     try:
         return read(file.read_bytes(), str(file), (topic.name for topic in topics(prefix, 1)))
     except OSError as error:
-        _wrong(f"{file}: {error.strerror}")
+        _fail(f"{file}: {error.strerror}")
     except RoutesError as error:
-        _wrong(str(error))
+        _fail(str(error))
 
 
-def _wrong(text: str) -> NoReturn:
+def _fail(text: str) -> NoReturn:
     click.echo(text, err=True)
     sys.exit(Exit.USAGE)
 
@@ -87,35 +93,22 @@ def _lines(stream: BinaryIO) -> Iterator[bytes]:
     return (line for line in stream if line.strip())
 
 
-def _answer(matchers: list[Matcher], line: bytes, number: int) -> tuple[list[str], dict[str, str]]:
-    """The routes that take a record; the others with why not."""
+def _answer(matchers: list[Matcher], line: bytes, number: int) -> tuple[Flow, dict[str, str]]:
+    """Return a record, and the routes that do not take it with the reason."""
     try:
-        flow = orjson.loads(line)
-        missed = {one.name: why for one in matchers if (why := one.why_not(flow)) is not None}
-    except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError, ValueError) as error:
-        _wrong(f"line {number} is no record: {type(error).__name__}: {error}")
-    return [one.name for one in matchers if one.name not in missed], missed
+        flow = decode_flow(line)
+        return flow, {one.name: why for one in matchers if (why := one.why_not(flow)) is not None}
+    except ValueError as error:
+        _fail(f"line {number} is not a flow record: {error}")
 
 
-def _show(line: bytes, taken: list[str], missed: dict[str, str], output: str) -> None:
-    flow = orjson.loads(line)
+def _show(flow: Flow, taken: list[str], missed: dict[str, str], output: str) -> None:
     if output == "json":
-        click.echo(msgspec.json.encode({"id": flow.get("id"), "taken": taken, "missed": missed}))
+        click.echo(msgspec.json.encode({"id": flow.id, "taken": taken, "missed": missed}))
         return
-    connection = flow["connection"]
-    port = f":{connection['dest_port']}" if "dest_port" in connection else ""
-    click.echo(
-        f"{flow.get('id', '?')}  {flow['disposition']} {connection['direction']} {_end(flow, 'src')} -> "
-        f"{_end(flow, 'dest')}{port}"
-    )
+    port = f":{flow.connection.dest_port}" if flow.connection.dest_port is not None else ""
+    click.echo(f"{flow.id}  {flow.disposition} {flow.direction} {flow.text('src')} -> {flow.text('dest')}{port}")
     for name in taken:
-        click.echo(f"  takes it: {name}")
+        click.echo(f"  taken by {name}")
     for name, why in missed.items():
-        click.echo(f"  does not: {name}: {why}")
-
-
-def _end(flow: Any, side: str) -> str:
-    end = flow[side]
-    if end.get("pod_name"):
-        return f"{end.get('namespace', '')}/{end['pod_name']}"
-    return str(flow["connection"].get(f"{side}_ip") or end.get("node_name") or "-")
+        click.echo(f"  not taken by {name}: {why}")

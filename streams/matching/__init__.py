@@ -1,1 +1,1 @@
-"""Conditions over a record, shared by routes and alerts."""
+"""Conditions on a flow record, which routes and alert rules share. It knows neither."""

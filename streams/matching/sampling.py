@@ -1,7 +1,13 @@
-"""Which connections are in a sample: by a hash of the five-tuple, so that all records of one are, or none.
+"""Which connections are in a sample: a hash of the five-tuple decides, so that all records of a connection agree.
 
-The two ends of a connection are added up, so that either one may come first. The same function is here twice, over
-columns and over a record as JSON; a test compares them.
+1. Each end is hashed by itself: address and port to 64 bits.
+2. The hashes of both ends and the protocol are added and hashed again. A sum has no order, so the record that the
+   destination's policy made hashes as the record that the source's policy made does.
+3. The connection is in a sample of the share ``s`` if its hash is below ``s * 2**64``. So a connection that is in a
+   sample of 0.01 is in every larger one too, on every worker and after every restart.
+
+The function is written twice: over columns (:func:`hashes`) for the enricher, and for one record (:func:`keeps`) for
+consumers of JSON. A test compares the two.
 """
 
 from __future__ import annotations
@@ -13,34 +19,33 @@ import numpy as np
 
 from enrich.render.template import PROTOCOLS, WITH_PORTS
 from enrich.wire.batch import AGGREGATED
-from streams.cli.filters import Flow
+from enrich.wire.flow import Connection
 
 _MASK: Final = (1 << 64) - 1
 _NUMBERS: Final = {name: number for number, name in PROTOCOLS.items()}
 # The constants of splitmix64 (Steele, Lea and Flood, 2014).
-_STEP: Final = 0x9E3779B97F4A7C15
-_FIRST: Final = 0xBF58476D1CE4E5B9
-_SECOND: Final = 0x94D049BB133111EB
+_INCREMENT: Final = 0x9E3779B97F4A7C15
+_MULTIPLIER_1: Final = 0xBF58476D1CE4E5B9
+_MULTIPLIER_2: Final = 0x94D049BB133111EB
 _U: Final = np.uint64
 
 
 def limit(share: float) -> int:
-    """The hash below which a connection is in the sample."""
+    """Return the hash below which a connection is in a sample of this share."""
     return min(_MASK, int(share * (_MASK + 1)))
 
 
-def keeps(flow: Flow, share: float) -> bool:
-    """Whether a record's connection is in the sample."""
-    connection = flow["connection"]
-    source = _end(connection.get("src_ip"), connection.get("src_port", 0))
-    destination = _end(connection.get("dest_ip"), connection.get("dest_port", 0))
-    name = connection.get("protocol", "0")
+def keeps(connection: Connection, share: float) -> bool:
+    """Return whether a connection is in a sample of this share."""
+    source = _hash_end(connection.src_ip, connection.src_port or 0)
+    destination = _hash_end(connection.dest_ip, connection.dest_port or 0)
+    name = connection.protocol or "0"
     protocol = _NUMBERS.get(name)
     number = int(name) if protocol is None else protocol
     return _mix((source + destination + number) & _MASK) < limit(share)
 
 
-def _end(ip: str | None, port: int) -> int:
+def _hash_end(ip: str, port: int) -> int:
     raw = bytes(16)
     if ip:
         address = ipaddress.ip_address(ip)
@@ -50,37 +55,39 @@ def _end(ip: str | None, port: int) -> int:
 
 
 def _mix(value: int) -> int:
-    value = (value + _STEP) & _MASK
-    value = ((value ^ (value >> 30)) * _FIRST) & _MASK
-    value = ((value ^ (value >> 27)) * _SECOND) & _MASK
+    """Return the next output of splitmix64 for a state."""
+    value = (value + _INCREMENT) & _MASK
+    value = ((value ^ (value >> 30)) * _MULTIPLIER_1) & _MASK
+    value = ((value ^ (value >> 27)) * _MULTIPLIER_2) & _MASK
     return value ^ (value >> 31)
 
 
 def hashes(verdicts: np.ndarray[Any, np.dtype[np.void]]) -> np.ndarray[Any, np.dtype[np.uint64]]:
-    """The hash of each row; what a record would not show (a flood's addresses, ICMP's type) counts as zero."""
+    """Return the hash of each verdict. What its record does not show counts as zero, as it does for :func:`keeps`: the
+    addresses of an aggregated verdict, and the type of ICMP, which the kernel puts in place of the ports."""
     shown = (verdicts["flags"] & AGGREGATED) == 0
     sources, destinations = words(verdicts["source"]), words(verdicts["destination"])
     known = sources.any(axis=1) | destinations.any(axis=1)
     protocol = verdicts["protocol"].astype(_U) * shown
     ported = known & shown & np.isin(verdicts["protocol"], tuple(WITH_PORTS))
-    ends = _ends(sources * shown[:, None], verdicts["source_port"] * ported)
-    ends += _ends(destinations * shown[:, None], verdicts["destination_port"] * ported)
-    return _mixed(ends + protocol)
+    ends = _hash_ends(sources * shown[:, None], verdicts["source_port"] * ported)
+    ends += _hash_ends(destinations * shown[:, None], verdicts["destination_port"] * ported)
+    return _mix_all(ends + protocol)
 
 
 def words(addresses: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.uint64]]:
-    """16 bytes an address as two numbers."""
+    """Return addresses of 16 bytes as two numbers each: the first eight bytes and the last, little-endian."""
     return np.ascontiguousarray(addresses).view("<u8")
 
 
-def _ends(
+def _hash_ends(
     addresses: np.ndarray[Any, np.dtype[np.uint64]], ports: np.ndarray[Any, Any]
 ) -> np.ndarray[Any, np.dtype[np.uint64]]:
-    return _mixed(addresses[:, 1] ^ _mixed(addresses[:, 0] + ports.astype(_U)))
+    return _mix_all(addresses[:, 1] ^ _mix_all(addresses[:, 0] + ports.astype(_U)))
 
 
-def _mixed(values: np.ndarray[Any, np.dtype[np.uint64]]) -> np.ndarray[Any, np.dtype[np.uint64]]:
-    values = values + _U(_STEP)
-    values = (values ^ (values >> _U(30))) * _U(_FIRST)
-    values = (values ^ (values >> _U(27))) * _U(_SECOND)
+def _mix_all(values: np.ndarray[Any, np.dtype[np.uint64]]) -> np.ndarray[Any, np.dtype[np.uint64]]:
+    values = values + _U(_INCREMENT)
+    values = (values ^ (values >> _U(30))) * _U(_MULTIPLIER_1)
+    values = (values ^ (values >> _U(27))) * _U(_MULTIPLIER_2)
     return values ^ (values >> _U(31))

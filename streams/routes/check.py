@@ -1,30 +1,26 @@
-"""What the types of a routes file cannot say: values that cannot be, and fields that do not go together."""
+"""Checks of a routes file that its types cannot make: topics, files, and fields that do not go together."""
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Final
 
-import msgspec
-
-from enrich.model import Selector
-from enrich.parse.cursor import Field, InvalidObjectError
-from enrich.parse.network_policy import read_selector
-from enrich.render.template import PROTOCOLS
 from streams.config.yaml_file import Problem, Steps
-from streams.routes.model import End, File, Kafka, Labels, Match, Route, Routes, listed
+from streams.matching.check import check_matches
+from streams.matching.model import as_list
+from streams.routes.model import File, Kafka, Route, Routes
 
-SIDES: Final = ("src", "dest", "subject", "peer", "either")
 NAMESPACE: Final = "{namespace}"
 _TOPIC: Final = re.compile(r"[A-Za-z0-9._-]+")
-_LONGEST: Final = 249
-"""Characters of a topic's name (Kafka's Topic.java); a namespace has up to 63 of them."""
+_MAX_TOPIC_NAME: Final = 249
+"""Characters; Kafka's Topic.java."""
+_MAX_NAMESPACE_NAME: Final = 63
+"""Characters; a namespace is named by a DNS label (RFC 1123)."""
 
 
 def check(routes: Routes, reserved: frozenset[str]) -> list[Problem]:
-    """All that is wrong. ``reserved``: topics that no route may write."""
+    """Return every mistake. ``reserved`` are the topics that routes must not write."""
     return list(_check(routes, reserved))
 
 
@@ -42,49 +38,6 @@ def _check(routes: Routes, reserved: frozenset[str]) -> Iterator[Problem]:
         yield from _check_outputs((*at, "outputs"), route, reserved, files, topics)
 
 
-def check_matches(at: Steps, given: Match | list[Match]) -> Iterator[Problem]:
-    """Of a ``match`` or an ``except``, which alert rules have too."""
-    for index, match in enumerate(listed(given)):
-        below = (*at, index) if isinstance(given, list) else at
-        yield from _check_ports((*below, "port"), match)
-        known = {*PROTOCOLS.values(), *(str(number) for number in range(256))}
-        for where, word in _each((*below, "protocol"), match.protocol):
-            if word not in known:
-                yield Problem(where, f"{word!r} is no protocol: tcp, udp, sctp, icmp, icmpv6, or a number to 255")
-        for side in SIDES:
-            end: End | None = getattr(match, side)
-            if end is not None:
-                yield from _check_end((*below, side), end)
-
-
-def _each(at: Steps, given: Any) -> Iterator[tuple[Steps, Any]]:
-    for index, word in enumerate(listed(given)):
-        yield (*at, index) if isinstance(given, list) else at, word
-
-
-def _check_ports(at: Steps, match: Match) -> Iterator[Problem]:
-    for where, port in _each(at, match.port):
-        first, last = port_range(port)
-        if last > 65535:
-            yield Problem(where, f"{port}: a port is at most 65535")
-        elif first > last:
-            yield Problem(where, f"{port}: the first port is larger than the last")
-
-
-def _check_end(at: Steps, end: End) -> Iterator[Problem]:
-    for where, cidr in _each((*at, "cidr"), end.cidr):
-        try:
-            ipaddress.ip_network(cidr, strict=False)
-        except ValueError:
-            yield Problem(where, f"{cidr!r} is no CIDR, such as 10.0.0.0/8 or fd00::/64")
-    if end.labels is not None:
-        try:
-            selector(end.labels)
-        except InvalidObjectError as error:
-            steps = tuple(int(s) if s.isdigit() else s for s in re.findall(r"[^.\[\]]+", error.field))
-            yield Problem((*at, "labels", *steps), error.message)
-
-
 def _check_outputs(
     at: Steps, route: Route, reserved: frozenset[str], files: dict[str, str], topics: dict[str, Kafka]
 ) -> Iterator[Problem]:
@@ -96,7 +49,9 @@ def _check_outputs(
         if output.kafka is not None:
             yield from _check_topic((*at, index, "kafka"), output.kafka, reserved)
             if topics.setdefault(output.kafka.topic, output.kafka) != output.kafka:
-                yield Problem((*at, index, "kafka"), "another output writes this topic, and says otherwise of it")
+                yield Problem(
+                    (*at, index, "kafka"), "another output writes this topic with other settings; give both the same"
+                )
         if output.file is not None:
             yield from _check_file((*at, index, "file"), output.file, route.name, files)
 
@@ -105,17 +60,19 @@ def _check_topic(at: Steps, kafka: Kafka, reserved: frozenset[str]) -> Iterator[
     plain = kafka.topic.replace(NAMESPACE, "")
     named = plain != kafka.topic
     if not _TOPIC.fullmatch(plain or "x") or not kafka.topic or kafka.topic in (".", ".."):
-        yield Problem((*at, "topic"), "may have letters, digits, . _ - and {namespace}")
-    elif len(plain) + (63 if named else 0) > _LONGEST:
-        yield Problem((*at, "topic"), f"is too long: a topic's name has at most {_LONGEST} characters")
+        yield Problem((*at, "topic"), f"may have letters, digits, '.', '_', '-' and {NAMESPACE} only")
+    elif len(plain) + (_MAX_NAMESPACE_NAME if named else 0) > _MAX_TOPIC_NAME:
+        yield Problem((*at, "topic"), f"is too long: the name of a topic has at most {_MAX_TOPIC_NAME} characters")
     elif kafka.topic in reserved:
-        yield Problem((*at, "topic"), f"{kafka.topic} is one of kubeweir's own")
-    if named and not listed(kafka.namespaces):
-        yield Problem((*at, "namespaces"), "is required with {namespace}: the namespaces that may have a topic")
+        yield Problem((*at, "topic"), f"{kafka.topic} is one of kubeweir's own topics; choose another")
+    if named and not as_list(kafka.namespaces):
+        yield Problem(
+            (*at, "namespaces"), f"is required with {NAMESPACE} in the topic: list the namespaces that may have a topic"
+        )
     if not named and kafka.namespaces is not None:
-        yield Problem((*at, "namespaces"), "says nothing without {namespace} in the topic; use match")
+        yield Problem((*at, "namespaces"), f"has no effect without {NAMESPACE} in the topic; use match")
     if kafka.format == "record" and kafka.key == "node":
-        yield Problem((*at, "key"), "a record of its own has the key pod, namespace or none")
+        yield Problem((*at, "key"), "must be pod, namespace or none with `format: record`")
 
 
 def _check_file(at: Steps, file: File, route: str, files: dict[str, str]) -> Iterator[Problem]:
@@ -124,18 +81,5 @@ def _check_file(at: Steps, file: File, route: str, files: dict[str, str]) -> Ite
         return
     path = file.path or str(file.preset)
     if path in files:
-        yield Problem((*at, "path" if file.path else "preset"), f"route {files[path]} writes this file")
+        yield Problem((*at, "path" if file.path else "preset"), f"route {files[path]} writes this file already")
     files[path] = route
-
-
-def port_range(port: int | str) -> tuple[int, int]:
-    """First and last port."""
-    if isinstance(port, int):
-        return port, port
-    first, _, last = port.partition("-")
-    return int(first), int(last)
-
-
-def selector(labels: Labels) -> Selector:
-    """As the engine evaluates it. Raises InvalidObjectError."""
-    return read_selector(Field("", msgspec.to_builtins(labels)))

@@ -1,11 +1,34 @@
-"""Routes over many records, without a look into each.
+"""Which routes take which records, decided once for each class of records instead of once for each record.
 
-Rows that no condition of any route can tell apart are of one kind. A row's kind is a few small numbers: what the
-conditions say of its template, of its other end, of its Service, which of the ranges its port is in, which of the
-networks its addresses. Each is looked up once for what recurs, and :mod:`streams.matching.matcher` decides once for
-each
-kind, by the record of its first row. So nothing here decides anything itself, and what is decided is exact. A row costs
-a few look-ups in arrays, and no object of Python's.
+Theory of operation
+-------------------
+Two verdicts are in one class if no condition of any route can tell them apart. All records of a class therefore go the
+same way, and :mod:`streams.matching.matcher` is asked about the first record of each class only. Nothing here decides
+anything itself, so the answer is exact. It works like this:
+
+1. Each part of a verdict that a condition can look at becomes a small number, looked up once for each distinct value:
+   its template (decision and subject), its peer, its destination port, the address that was dialled, and the networks
+   that its two addresses are in. Equal numbers mean that every condition answers alike.
+2. The columns of numbers are combined two at a time. Each new pair of numbers gets the next free number, so that the
+   last column holds the class of each verdict.
+3. A table says for each class which routes take it: one bit for each route. New classes are decided by the matcher.
+4. Samples depend on the connection, not on the class. They are applied at the end, to the records that a sampled route
+   took.
+
+An example with two routes, ``denied`` (``{verdict: deny}``, bit 0) and ``office`` (``{port: 8000-8999, peer: {cidr:
+203.0.113.0/24}}``, bit 1). The range cuts the ports into three stretches: 0-7999 is 1, 8000-8999 is 2, 9000-65535 is 3.
+
+====================================== ======== ==== ==== ======= ======= ===== ======
+verdict                                template peer port source  dest    class routes
+====================================== ======== ==== ==== ======= ======= ===== ======
+allow egress web-1 -> 203.0.113.9:8080 0        0    2    0       1       0     0b10
+allow egress web-2 -> 203.0.113.7:8443 0        0    2    0       1       0     0b10
+deny egress web-1 -> 203.0.113.9:8080  1        0    2    0       1       1     0b11
+allow egress web-1 -> 10.0.0.2:8080    0        0    2    0       0       2     0b00
+====================================== ======== ==== ==== ======= ======= ===== ======
+
+No condition looks at names, so web-1 and web-2 have one template class, and the matcher is asked three times for four
+verdicts; in production it is a few times for millions. A verdict costs some look-ups in arrays, and no Python object.
 """
 
 from __future__ import annotations
@@ -14,107 +37,118 @@ import ipaddress
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any, Final, Generic, TypeVar
 
+import msgspec
 import numpy as np
-import orjson
 
 from enrich.render.enricher import RecordColumns, Records
 from enrich.render.interning import Int64Array, InternMap
 from enrich.render.template import Template
+from enrich.wire.flow import Connection, Decision, Dialled, End, NamedPolicy, decode_flow
 from streams.matching import sampling
-from streams.matching.matcher import Block, EndTest, Matcher, Network
+from streams.matching.matcher import ConditionSet, EndConditions, Matcher, Network
 
 _CACHED: Final = 200_000
-_CELLS: Final = 1 << 22
-_NETWORKS: Final = 8
-"""In a column: few enough that most combinations are of low numbers."""
+"""Entries that a cache may have. It is emptied then."""
+_MAX_TABLE_CELLS: Final = 1 << 22
+_NETWORKS_PER_COLUMN: Final = 8
+"""A bit each. With few bits most combinations are small numbers, which a table can look up."""
 T = TypeVar("T", bound=Hashable)
-Masks = np.ndarray[Any, np.dtype[np.uint64]]
+RouteMasks = np.ndarray[Any, np.dtype[np.uint64]]
 
 
-class Compiled:
-    """Says of each record which routes take it. Not thread safe: its caches are its own."""
+class Classifier:
+    """Says of each record which routes take it. Not thread safe, because it fills its caches while it answers."""
 
     def __init__(self, matchers: Sequence[Matcher]) -> None:
+        """The place of a matcher is its bit in the masks."""
         self._matchers = matchers
-        blocks = [block for one in matchers for block in (*one.wanted, *one.excluded)]
-        ends = [end for block in blocks for end in block.ends]
-        self._end_kinds = _Kinds[str](lambda text: _of_end(ends, orjson.loads(text)))
-        self._template_kinds = _TemplateKinds(matchers, blocks, self._end_kinds)
-        self._templates = InternMap[Template](self._template_kinds)
-        self._remotes = InternMap[str](self._end_kinds.of)
-        ranges = [given for block in blocks for given in block.ports]
-        self._ports = _port_kinds(ranges) if ranges else None
-        services = [block for block in blocks if block.service]
-        self._dialled = _Kinds[str](lambda text: self._of_dialled(services, text)) if services or ranges else None
+        sets = [one for matcher in matchers for one in (*matcher.included, *matcher.excluded)]
+        ends = [end for one in sets for end in one.ends]
+        end_classes = _ClassTable[str](lambda text: _answers_about_end(ends, _end_of(text)))
+        self._template_classes = _TemplateClasses(matchers, sets, end_classes)
+        self._templates = InternMap[Template](self._template_classes)
+        self._peers = InternMap[str](end_classes.of)
+        ranges = [given for one in sets for given in one.ports]
+        self._port_classes = _classes_of_ports(ranges) if ranges else None
+        services = [one for one in sets if one.service]
+        self._dialled_classes = (
+            _ClassTable[str](lambda text: self._answers_about_dialled(services, text)) if services or ranges else None
+        )
         networks = tuple(dict.fromkeys(network for end in ends for network in end.networks))
         self._networks = [
-            _Networks(networks[first : first + _NETWORKS]) for first in range(0, len(networks), _NETWORKS)
+            _Networks(networks[first : first + _NETWORKS_PER_COLUMN])
+            for first in range(0, len(networks), _NETWORKS_PER_COLUMN)
         ]
-        self._limits = [(1 << bit, sampling.limit(one.sample)) for bit, one in enumerate(matchers) if one.sample < 1]
-        self._forget()
+        self._sample_limits = [
+            (1 << bit, sampling.limit(one.sample)) for bit, one in enumerate(matchers) if one.sample < 1
+        ]
+        self._forget_classes()
 
-    def _forget(self) -> None:
-        self._pairs: list[_Pairs] = []
-        self._decided = np.empty(0, np.uint64)
+    def _forget_classes(self) -> None:
+        self._pair_tables: list[_PairTable] = []
+        self._decided: RouteMasks = np.empty(0, np.uint64)
 
-    def masks(self, records: Records) -> Masks:
-        """For each record the routes that take it, a bit each."""
+    def masks(self, records: Records) -> RouteMasks:
+        """Return for each record the routes that take it, a bit each."""
         columns = records.columns
         if columns is None or not self._matchers:
             return np.zeros(len(records.values), np.uint64)
-        if len(self._decided) > _CACHED or any(len(one) > _CACHED for one in self._pairs):
-            self._forget()
+        if len(self._decided) > _CACHED or any(len(one) > _CACHED for one in self._pair_tables):
+            self._forget_classes()
         templates = self._templates.of(columns.templates, columns.template)
-        possible = self._template_kinds.possible[templates]
+        possible = self._template_classes.possible[templates]
         if not possible.any():
             return possible
-        kinds = self._kinds(templates, columns)
-        if int(kinds.max()) >= len(self._decided):
-            self._decide(kinds, records, possible)
-        masks = self._decided[kinds]
-        return self._sampled(masks, columns) if self._limits else masks
+        classes = self._classes(templates, columns)
+        if int(classes.max()) >= len(self._decided):
+            self._decide(classes, records, possible)
+        masks = self._decided[classes]
+        return self._sampled(masks, columns) if self._sample_limits else masks
 
-    def _kinds(self, kinds: Int64Array, columns: RecordColumns) -> Int64Array:
-        """The kind of each row: its columns' numbers taken together, two at a time; the templates' come first."""
+    def _classes(self, classes: Int64Array, columns: RecordColumns) -> Int64Array:
+        """Return the class of each verdict. ``classes`` are those of the templates, the first column."""
         for place, column in enumerate(self._columns(columns)):
-            if place == len(self._pairs):
-                self._pairs.append(_Pairs())
-            kinds = self._pairs[place].of(kinds, column)
-        return kinds
+            if place == len(self._pair_tables):
+                self._pair_tables.append(_PairTable())
+            classes = self._pair_tables[place].of(classes, column)
+        return classes
 
     def _columns(self, columns: RecordColumns) -> Iterator[Int64Array]:
-        """Always the same ones, in one order."""
-        yield self._remotes.of(columns.peers, columns.peer)
-        if self._ports is not None or self._networks:
-            both = [_Words(columns.verdicts[name]) for name in ("source", "destination")]
-        if self._ports is not None:
-            # Where no address is known there is no port.
-            yield self._ports[columns.verdicts["destination_port"]] * (both[0].some | both[1].some)
-        if self._dialled is not None:
-            known = any(columns.dialled)
+        """Yield the other columns of numbers, always the same ones in the same order."""
+        yield self._peers.of(columns.peers, columns.peer)
+        if self._port_classes is not None or self._networks:
+            addresses = [_Addresses(columns.verdicts[name]) for name in ("source", "destination")]
+        if self._port_classes is not None:
+            # A verdict without any address was not parsed, and its record has no ports.
+            known = addresses[0].known | addresses[1].known
+            yield self._port_classes[columns.verdicts["destination_port"]] * known
+        if self._dialled_classes is not None:
+            dialled = columns.dialled
             yield (
-                self._dialled.of(columns.dialled) if known else np.repeat(self._dialled.of([""]), len(columns.verdicts))
+                self._dialled_classes.of(dialled)
+                if any(dialled)
+                else np.repeat(self._dialled_classes.of([""]), len(columns.verdicts))
             )
         for networks in self._networks:
-            for words in both:
-                yield networks.of(words)
+            for one in addresses:
+                yield networks.of(one)
 
-    def _decide(self, kinds: Int64Array, records: Records, possible: Masks) -> None:
-        """Those that are new, by the first record of each; only routes that its template leaves are asked."""
-        found, first = np.unique(kinds, return_index=True)
+    def _decide(self, classes: Int64Array, records: Records, possible: RouteMasks) -> None:
+        """Ask the matchers about the first record of each new class. ``possible`` are the routes that may take it."""
+        found, first = np.unique(classes, return_index=True)
         new = found >= len(self._decided)
         masks = np.zeros(int(found[-1]) + 1, np.uint64)
         masks[: len(self._decided)] = self._decided
-        for kind, row in zip(found[new].tolist(), first[new].tolist(), strict=True):
-            left = int(possible[row])
+        for number, place in zip(found[new].tolist(), first[new].tolist(), strict=True):
+            left = int(possible[place])
             if left:
-                flow = orjson.loads(records.values[row])
-                masks[kind] = sum(one.fits(flow) << bit for bit, one in enumerate(self._matchers) if left >> bit & 1)
+                flow = decode_flow(records.values[place])
+                masks[number] = sum(one.fits(flow) << bit for bit, one in enumerate(self._matchers) if left >> bit & 1)
         self._decided = masks
 
-    def _sampled(self, masks: Masks, columns: RecordColumns) -> Masks:
-        """Allowed connections that are in no sample taken out."""
-        for bit, limit in self._limits:
+    def _sampled(self, masks: RouteMasks, columns: RecordColumns) -> RouteMasks:
+        """Take out the allowed connections that are not in the sample of a route."""
+        for bit, limit in self._sample_limits:
             chosen = np.flatnonzero(masks & np.uint64(bit))
             if len(chosen):
                 allowed = np.array([one.allowed for one in columns.templates.of(columns.template[chosen])])
@@ -122,70 +156,103 @@ class Compiled:
                 masks[chosen[out]] &= ~np.uint64(bit)
         return masks
 
-    def _of_dialled(self, services: Sequence[Block], text: str) -> Hashable:
+    def _answers_about_dialled(self, services: Sequence[ConditionSet], text: str) -> Hashable:
         if not text:
             return None
-        flow = orjson.loads(f"{{{text[1:]}}}")
-        port = flow["dialled"]["port"]
+        dialled = msgspec.json.decode(f"{{{text[1:]}}}", type=_HasDialled)
         return (
-            0 if self._ports is None else int(self._ports[port]),
-            tuple(block.service is not None and block.service.holds(flow) for block in services),
+            0 if self._port_classes is None else int(self._port_classes[dialled.dialled.port]),
+            tuple(one.service is not None and one.service.holds(dialled) for one in services),
         )
 
 
-class _Kinds(Generic[T]):
-    """A value to the number of its kind, looked up once."""
+class _HasDialled(msgspec.Struct):
+    dialled: Dialled
 
-    def __init__(self, kind_of: Callable[[T], Hashable]) -> None:
-        self._kind_of = kind_of
+
+def _end_of(text: str) -> End:
+    return msgspec.json.decode(text, type=End)
+
+
+class _About(msgspec.Struct):
+    connection: Connection
+    disposition: str
+    reason: str
+    policies: tuple[NamedPolicy, ...]
+    isolated_by: tuple[NamedPolicy, ...]
+    node_name: str
+    aggregated: bool = False
+
+
+def _decision_of(text: str) -> Decision:
+    about = msgspec.json.decode(text, type=_About)
+    return Decision(
+        direction=about.connection.direction,
+        protocol=about.connection.protocol,
+        disposition=about.disposition,
+        reason=about.reason,
+        policies=about.policies,
+        isolated_by=about.isolated_by,
+        node_name=about.node_name,
+        aggregated=about.aggregated,
+    )
+
+
+class _ClassTable(Generic[T]):
+    """The class of each value of a part of verdicts. Values with equal answers to all conditions have one class."""
+
+    def __init__(self, answers_of: Callable[[T], Hashable]) -> None:
+        self._answers_of = answers_of
         self._numbers: dict[Hashable, int] = {}
         self._known: dict[T, int] = {}
 
     def of(self, values: Sequence[T]) -> Int64Array:
-        """The kind of each."""
+        """Return the class of each value."""
         if len(self._known) > _CACHED:
             self._known.clear()
         for value in set(values) - self._known.keys():
-            self._known[value] = self._numbers.setdefault(self._kind_of(value), len(self._numbers))
+            self._known[value] = self._numbers.setdefault(self._answers_of(value), len(self._numbers))
         return np.fromiter(map(self._known.__getitem__, values), np.int64, len(values))
 
 
-class _TemplateKinds:
-    """Templates are many, and new ones come with each change in the cluster; what they are made of is little.
+class _TemplateClasses:
+    """The classes of templates, and the routes that may take a verdict of each.
 
-    A template says much of its rows: what their verdict, policies and node are, and which pod's they are. Routes that
-    want others are ruled out for all of them here, before anything is looked up."""
+    New templates come with each change in the cluster, but their decisions and subjects recur. A template says much of
+    its verdicts: decision, policies, node and subject. A route that expects others is ruled out for all of them here,
+    before anything else is looked up."""
 
-    def __init__(self, matchers: Sequence[Matcher], blocks: Sequence[Block], ends: _Kinds[str]) -> None:
+    def __init__(self, matchers: Sequence[Matcher], sets: Sequence[ConditionSet], ends: _ClassTable[str]) -> None:
         self._matchers, self._ends = matchers, ends
-        self._abouts = _Kinds[str](lambda text: _of_record(blocks, orjson.loads(text)))
+        self._decisions = _ClassTable[str](lambda text: _answers_about_decision(sets, _decision_of(text)))
         self._numbers: dict[Hashable, int] = {}
-        self.possible: Masks = np.empty(0, np.uint64)
-        """For each kind the routes that may take a row of it, a bit each."""
+        self.possible: RouteMasks = np.empty(0, np.uint64)
+        """For each class the routes that may take a verdict of it, a bit each."""
 
     def __call__(self, templates: Sequence[Template]) -> Int64Array:
-        """The kind of each."""
-        abouts = self._abouts.of([one.about for one in templates]).tolist()
-        locals_ = self._ends.of([one.local for one in templates]).tolist()
+        """Return the class of each template."""
+        decisions = self._decisions.of([one.about for one in templates]).tolist()
+        subjects = self._ends.of([one.local for one in templates]).tolist()
         numbers: list[int] = []
         possible: list[int] = []
-        for about, local, template in zip(abouts, locals_, templates, strict=True):
-            kind = (about, local, template.plain)
-            number = self._numbers.setdefault(kind, len(self._numbers))
+        for decision, subject, template in zip(decisions, subjects, templates, strict=True):
+            answers = (decision, subject, template.plain)
+            number = self._numbers.setdefault(answers, len(self._numbers))
             if number == len(self.possible) + len(possible):
-                possible.append(self._left(orjson.loads(template.about), orjson.loads(template.local)))
+                possible.append(self._possible(_decision_of(template.about), _end_of(template.local)))
             numbers.append(number)
         self.possible = np.concatenate([self.possible, np.array(possible, np.uint64)])
         return np.array(numbers, np.int64)
 
-    def _left(self, about: Any, local: Any) -> int:
+    def _possible(self, decision: Decision, subject: End) -> int:
         return sum(
-            any(block.possible(about, local) for block in one.wanted) << bit for bit, one in enumerate(self._matchers)
+            any(one.may_hold(decision, subject) for one in matcher.included) << bit
+            for bit, matcher in enumerate(self._matchers)
         )
 
 
-class _Pairs:
-    """Pairs of numbers to numbers; those of low ones by a table."""
+class _PairTable:
+    """Numbers pairs of numbers. Pairs of small numbers are looked up in an array, all others in a dict."""
 
     def __init__(self) -> None:
         self._numbers: dict[int, int] = {}
@@ -195,13 +262,15 @@ class _Pairs:
         return len(self._numbers)
 
     def of(self, left: Int64Array, right: Int64Array) -> Int64Array:
-        """The number of each pair."""
-        rows, columns = int(left.max()) + 1, int(right.max()) + 1
-        if rows > self._table.shape[0] or columns > self._table.shape[1]:
-            rows, columns = (_power(max(sizes)) for sizes in zip((rows, columns), self._table.shape, strict=True))
-            if rows * columns > _CELLS:
+        """Return the number of each pair."""
+        height, width = int(left.max()) + 1, int(right.max()) + 1
+        if height > self._table.shape[0] or width > self._table.shape[1]:
+            height, width = (
+                _power_of_two(max(sizes)) for sizes in zip((height, width), self._table.shape, strict=True)
+            )
+            if height * width > _MAX_TABLE_CELLS:
                 return self._each(left, right)
-            self._table = np.full((rows, columns), -1, np.int64)
+            self._table = np.full((height, width), -1, np.int64)
         found: Int64Array = self._table[left, right]
         new = found < 0
         if new.any():
@@ -214,31 +283,31 @@ class _Pairs:
         return np.array([numbers.setdefault(pair, len(numbers)) for pair in pairs], np.int64)
 
 
-def _of_record(blocks: Sequence[Block], flow: Any) -> Hashable:
+def _answers_about_decision(sets: Sequence[ConditionSet], decision: Decision) -> Hashable:
     return (
-        flow["connection"]["direction"],
-        flow.get("aggregated", False),
-        tuple(all(one.holds(flow) for one in block.about) for block in blocks),
+        decision.direction,
+        decision.aggregated,
+        tuple(all(condition.holds(decision) for condition in one.decision) for one in sets),
     )
 
 
-def _of_end(ends: Sequence[EndTest], end: Any) -> Hashable:
-    return tuple(one.named(end) for one in ends)
+def _answers_about_end(ends: Sequence[EndConditions], end: End) -> Hashable:
+    return tuple(one.fits_end(end) for one in ends)
 
 
-def _power(size: int) -> int:
-    """The power of two that is not below it."""
+def _power_of_two(size: int) -> int:
+    """Return the smallest power of two that is not below ``size``."""
     return 1 << (size - 1).bit_length()
 
 
-class _Words:
-    """Addresses as numbers; IPv4 lies among those of IPv6 here (::ffff:0:0/96), and is in none of its networks."""
+class _Addresses:
+    """A column of addresses as two numbers each. IPv4 is v4-mapped (::ffff:0:0/96) and is in no IPv6 network."""
 
     def __init__(self, addresses: np.ndarray[Any, Any]) -> None:
         words = sampling.words(addresses)
         self.high, self.low = words[:, 0], words[:, 1]
-        self.some = (self.high | self.low) != 0
-        mapped = (self.high == 0) & (self.low & _FOUR_MASK == _FOUR)
+        self.known = (self.high | self.low) != 0
+        mapped = (self.high == 0) & (self.low & _MAPPED_MASK == _MAPPED_PREFIX)
         self.of_version = {4: mapped, 6: ~mapped}
 
 
@@ -246,36 +315,37 @@ class _Networks:
     """Which of some networks an address is in, a bit each."""
 
     def __init__(self, networks: Sequence[Network]) -> None:
-        self._rules = [
+        self._networks = [
             (1 << bit, network.version, *_words(network.netmask), *_words(network.network_address))
             for bit, network in enumerate(networks)
         ]
 
-    def of(self, words: _Words) -> Int64Array:
-        """The kind of each. No address is in no network."""
-        kinds = np.zeros(len(words.low), np.int64)
-        for bit, version, high_mask, low_mask, high, low in self._rules:
-            inside = words.of_version[version] & (words.low & low_mask == low)
+    def of(self, addresses: _Addresses) -> Int64Array:
+        """Return the bits of each address. An address that is not known is in no network."""
+        bits = np.zeros(len(addresses.low), np.int64)
+        for bit, version, high_mask, low_mask, high, low in self._networks:
+            inside = addresses.of_version[version] & (addresses.low & low_mask == low)
             if version == 6:
-                inside &= words.high & high_mask == high
-            kinds |= (inside & words.some) * np.int64(bit)
-        return kinds
+                inside &= addresses.high & high_mask == high
+            bits |= (inside & addresses.known) * np.int64(bit)
+        return bits
 
 
 def _words(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> tuple[np.uint64, np.uint64]:
-    """The two numbers of an address or a mask, IPv4 behind its prefix, whose own mask is all ones."""
+    """Return the two numbers of an address or a mask. IPv4 stands behind the v4-mapped prefix; the prefix of a mask is
+    not compared, because the version was."""
     packed = address.packed if address.version == 6 else b"\0" * 10 + b"\xff\xff" + address.packed
     high, low = np.frombuffer(packed, "<u8")
     return high, low
 
 
-_FOUR: Final = _words(ipaddress.IPv4Address(0))[1]
-_FOUR_MASK: Final = np.frombuffer(b"\xff\xff\xff\xff\0\0\0\0", "<u8")[0]
+_MAPPED_PREFIX: Final = _words(ipaddress.IPv4Address(0))[1]
+_MAPPED_MASK: Final = np.frombuffer(b"\xff\xff\xff\xff\0\0\0\0", "<u8")[0]
 
 
-def _port_kinds(ranges: Sequence[tuple[int, int]]) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """For each port the number of the stretch that it is in, from 1: all ranges begin and end between stretches."""
-    turns = np.zeros(65537, np.int64)
+def _classes_of_ports(ranges: Sequence[tuple[int, int]]) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """Return for each port the number of its stretch, from 1. Every range begins and ends between two stretches."""
+    edges = np.zeros(65537, np.int64)
     for first, last in ranges:
-        turns[first] = turns[last + 1] = 1
-    return 1 + np.cumsum(turns[:65536])
+        edges[first] = edges[last + 1] = 1
+    return 1 + np.cumsum(edges[:65536])

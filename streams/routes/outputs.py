@@ -10,14 +10,16 @@ from functools import partial
 from pathlib import Path
 
 import msgspec
-import orjson
 
 from enrich.runtime.process import Exit, StopServiceError
 from enrich.sources.client import Client
 from enrich.sources.source import SourceError
+from enrich.wire.flow import decode_flow
+from streams.config.fields import seconds
 from streams.matching.matcher import Matcher
+from streams.matching.model import Match, Verdict, as_list
 from streams.metrics.roles import SinkMetrics
-from streams.routes.model import GKE_PATH, Events, Match, Otlp, Output, Route, Routes, Verdict, listed, seconds
+from streams.routes.model import GKE_PATH, Events, Otlp, Route, RouteOutput, Routes
 from streams.settings import Settings
 from streams.sinks.events import EventSink
 from streams.sinks.file import FileSink
@@ -33,7 +35,7 @@ class Wanted:
     name: str
     """<route>.<kind>, and a number behind it if it is not the first of its kind: the group's name too."""
     route: Route
-    output: Output
+    output: RouteOutput
 
     @property
     def content(self) -> bytes:
@@ -56,8 +58,8 @@ def wanted_sinks(routes: Routes) -> list[Wanted]:
 
 def only_denied(route: Route) -> bool:
     """Whether all that a route takes is on the topic of denied flows."""
-    matches: list[Match] = listed(route.match)
-    verdicts: list[list[Verdict]] = [listed(match.verdict) for match in matches]
+    matches: list[Match] = as_list(route.match)
+    verdicts: list[list[Verdict]] = [as_list(match.verdict) for match in matches]
     return all(match.verdict is not None for match in matches) and not any("allow" in one for one in verdicts)
 
 
@@ -102,11 +104,8 @@ def _otlp(route: str, otlp: Otlp) -> Sink:
 
 
 def takes(matcher: Matcher, value: bytes) -> bool:
-    """Whether a route takes a record. Raises ValueError for what is none."""
-    try:
-        return matcher.takes(orjson.loads(value))
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{type(error).__name__}: {error}") from error
+    """Return whether a route takes a record. Raises ValueError for bytes that are not a record."""
+    return matcher.takes(decode_flow(value))
 
 
 def sink_definitions(routes: Routes, settings: Settings, metrics: SinkMetrics) -> list[SinkDefinition]:
@@ -120,7 +119,7 @@ def _definition(wanted: Wanted, settings: Settings, metrics: SinkMetrics) -> Sin
         if isinstance(sink, FileSink):
             # Its predecessor may still write the same file; a closed file sink opens its file at its first write.
             sink.close()
-        return MadeSink(sink, partial(takes, Matcher(wanted.route)))
+        return MadeSink(sink, partial(takes, wanted.route.matcher()))
 
     topic = settings.topics.denied if only_denied(wanted.route) else settings.topics.flows
     return SinkDefinition(wanted.name, topic.name, f"{settings.prefix}.route.{wanted.name}", wanted.content, make)

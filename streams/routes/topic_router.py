@@ -11,11 +11,13 @@ import numpy as np
 
 from enrich.render.enricher import Records
 from enrich.wire.topics import LARGE, Topic
+from streams.config.fields import seconds
 from streams.kafka.record_columns import RecordColumns
-from streams.matching.matcher import Matcher, pattern_test
+from streams.matching.matcher import pattern_test
+from streams.matching.model import as_list
 from streams.routes.check import NAMESPACE
-from streams.routes.classifier import Compiled
-from streams.routes.model import Kafka, Routes, listed, seconds
+from streams.routes.classifier import Classifier
+from streams.routes.model import Kafka, Routes
 
 Indexes = Sequence[int]
 _MOST: Final = 500_000
@@ -44,7 +46,7 @@ class Placing:
         """``reserved``: topics that no route may write. ``existing``: those that are there. ``count`` is told route,
         outcome and number of records: routed, or why one has no topic."""
         self._count = count
-        self._compiled = Compiled([Matcher(route) for route in routes.routes])
+        self._classifier = Classifier([route.matcher() for route in routes.routes])
         self._outputs = [
             (np.uint64(1 << bit), route.name, _Target(output.kafka, reserved, existing))
             for bit, route in enumerate(routes.routes)
@@ -62,7 +64,7 @@ class Placing:
         """What the routes send."""
         if not self._outputs:
             return
-        masks = self._compiled.masks(records)
+        masks = self._classifier.masks(records)
         every = int(np.bitwise_or.reduce(masks))
         for bit, name, target in self._outputs:
             if not every & int(bit):
@@ -83,7 +85,7 @@ class _Target:
         self.compression = kafka.compression
         self._kafka, self._reserved = kafka, reserved
         self.fixed = None if NAMESPACE in kafka.topic else self._topic(kafka.topic)
-        self._allowed = pattern_test(listed(kafka.namespaces))
+        self._allowed = pattern_test(as_list(kafka.namespaces))
         before, _, after = kafka.topic.partition(NAMESPACE)
         self._made = {
             name for name in existing if self.fixed is None and name.startswith(before) and name.endswith(after)

@@ -9,15 +9,16 @@ from __future__ import annotations
 import hashlib
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 
 import orjson
 
 from enrich.sources.client import AnswerError
-from streams.cli.filters import Flow
 from streams.sinks.sink import RefusedError, SinkError
+
+Flow = Mapping[str, Any]
 
 _OLD_S: Final = 600
 _REMEMBERED: Final = 50_000

@@ -24,8 +24,9 @@ from opentelemetry.sdk._logs.export import LogRecordExportResult
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
-from streams.cli.filters import Flow
 from streams.sinks.sink import RefusedError, SinkError
+
+Flow = Mapping[str, Any]
 
 _MOST: Final = 500
 """Records a request: a record is about 1.5 kB, and receivers take 4 MiB at least."""

@@ -45,7 +45,7 @@ def observe(site: Site, *arguments: str) -> list[dict[str, Any]]:
     done = subprocess.run(command(site, "-o", "json", *arguments), capture_output=True, timeout=PATIENCE_S, check=False)
     assert done.returncode == 0, done.stderr
     if not done.stdout:
-        assert b"no flows that fit" in done.stderr
+        assert b"no flows match" in done.stderr
     return [orjson.loads(line) for line in done.stdout.splitlines()]
 
 

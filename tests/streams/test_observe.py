@@ -1,4 +1,4 @@
-"""What is shown, and how: pure."""
+"""Which flows `weir observe` shows, and how; no Kafka."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ import orjson
 import pytest
 from rich.console import Console
 
+from enrich.wire.flow import Flow, decode_flow
 from streams.cli.filters import Filters
-from streams.cli.observe import Selection, last_matching, parse_since, read_range
+from streams.cli.observe import Selection, Shown, last_matching, parse_since, read_range
 from streams.cli.table import FlowTable, flow_cells
 from streams.kafka.records import Record
 
-FLOW: dict[str, Any] = {
+RECORD: dict[str, Any] = {
     "connection": {
         "src_ip": "10.0.0.1", "dest_ip": "10.0.0.2", "src_port": 40000, "dest_port": 8080, "protocol": "tcp",
         "direction": "egress",
@@ -26,7 +27,16 @@ FLOW: dict[str, Any] = {
     "src": {"pod_name": "web-0", "namespace": "shop", "labels": {"app": "web"}},
     "dest": {"pod_name": "api-0", "namespace": "back", "labels": {"app": "api", "tier": "1"}},
     "dialled": {"ip": "10.96.0.1", "port": 80}, "timestamp": "2026-11-24T16:27:28.838398086Z",
+    "last_timestamp": "2026-11-24T16:27:28.838000000Z", "node_name": "n1", "cluster": "c1", "schema": 1,
 }  # fmt: skip
+
+
+def make_value(**changes: Any) -> bytes:
+    return orjson.dumps({**RECORD, **changes})
+
+
+def make_flow(**changes: Any) -> Flow:
+    return decode_flow(make_value(**changes))
 
 
 @pytest.mark.parametrize(
@@ -65,21 +75,25 @@ FLOW: dict[str, Any] = {
     ],
 )
 def test_filters(fields: dict[str, Any], shown: bool) -> None:
-    assert Filters(**fields).match(FLOW) is shown
+    assert Filters(**fields).match(make_flow()) is shown
 
 
-def test_a_policy_that_isolates_is_found_too_and_a_bare_flow_harms_nobody() -> None:
-    denied = {**FLOW, "policies": [], "isolated_by": FLOW["policies"]}
+def test_a_policy_that_isolates_is_found_too() -> None:
+    denied = make_flow(policies=[], isolated_by=RECORD["policies"])
     assert Filters(policies=["web-allow-api"]).match(denied)
+
+
+def test_a_pattern_does_not_fit_what_a_flow_does_not_have() -> None:
+    bare = make_flow(connection={"direction": "ingress"}, src={}, dest={}, policies=[])
     everything = Filters(["a"], ["a"], ["a"], ["a"], ["deny"], ["egress"], [1], ["tcp"], ["a"], ["a"])
-    assert not everything.match({})
-    assert Filters().match({})
+    assert not everything.match(bare)
+    assert Filters().match(bare)
     of_names = (
         Filters(namespaces=["*"]), Filters(pods=["*"]), Filters(sources=["*"]), Filters(destinations=["*"]),
         Filters(labels=["*"]), Filters(policies=["*"]),
     )  # fmt: skip
     for filters in of_names:
-        assert not filters.match({}), filters
+        assert not filters.match(bare), filters
 
 
 @pytest.mark.parametrize(
@@ -87,25 +101,26 @@ def test_a_policy_that_isolates_is_found_too_and_a_bare_flow_harms_nobody() -> N
     [
         ({}, ("16:27:28.838", "egress", "shop/web-0", "back/api-0", "tcp/8080", "allow", "shop/web-allow-api")),
         ({"count": 9}, ("allow x9",)),
-        ({"policies": [], "isolated_by": FLOW["policies"]}, ("isolated by shop/web-allow-api",)),
+        ({"policies": [], "isolated_by": RECORD["policies"]}, ("isolated by shop/web-allow-api",)),
         ({"policies": [], "reason": "no_policy"}, ("no policy",)),
         ({"dest": {"instance": "10.0.0.2"}}, ("10.0.0.2",)),
         ({"dest": {"node_name": "n1"}}, ("10.0.0.2 (n1)",)),
         ({"connection": {"direction": "egress"}, "src": {}}, ("-",)),
-        ({"connection": {"protocol": "icmp"}, "icmp": {"type": 8, "code": 0}}, ("icmp/8",)),
-        ({"connection": {"protocol": "47"}}, ("47",)),
+        ({"connection": {"protocol": "icmp", "direction": "egress"}, "icmp": {"type": 8, "code": 0}}, ("icmp/8",)),
+        ({"connection": {"protocol": "47", "direction": "egress"}}, ("47",)),
     ],
 )
 def test_cells(change: dict[str, Any], cells: tuple[str, ...]) -> None:
-    assert set(cells) <= set(flow_cells({**FLOW, **change}))
+    assert set(cells) <= set(flow_cells(make_flow(**change)))
 
 
 def test_the_table_has_one_heading_and_its_columns_only_grow() -> None:
     out = io.StringIO()
     table = FlowTable(Console(file=out, highlight=False))
-    long = {**FLOW, "src": {"pod_name": "a-pod-with-a-very-long-name-0123456789", "namespace": "shop"}}
-    for flow in (FLOW, long, FLOW):
-        table.write(flow)
+    short = make_flow()
+    long = make_flow(src={"pod_name": "a-pod-with-a-very-long-name-0123456789", "namespace": "shop"})
+    for flow in (short, long, short):
+        table.write(Shown(flow, b""))
     heading, before, wide, after = out.getvalue().splitlines()
     assert heading.startswith("TIME")
     assert wide.index("back/api-0") == after.index("back/api-0") > before.index("back/api-0")
@@ -149,8 +164,8 @@ class FakeTopic:
 
     def _record(self, partition: int, offset: int) -> Record:
         verdict = "deny" if offset % 10 == 0 else "allow"
-        flow = {"id": f"p{partition}-{offset}", "disposition": verdict, "timestamp": f"{offset:05}.{partition}"}
-        return Record(partition, offset, b"", orjson.dumps(flow), 0)
+        value = make_value(id=f"p{partition}-{offset}", disposition=verdict, timestamp=f"{offset:05}.{partition}")
+        return Record(partition, offset, b"", value, 0)
 
 
 def test_a_range_ends_where_the_topic_ended_when_it_was_asked() -> None:
@@ -167,15 +182,16 @@ def test_a_range_that_retention_removed_ends_too() -> None:
 def test_the_last_that_fit_are_found_however_far_back() -> None:
     topic = FakeTopic({0: 200, 1: 200})
     found = last_matching(topic, Filters(verdicts=["deny"]), 5)
-    assert [flow["id"] for flow in found] == ["p1-170", "p0-180", "p1-180", "p0-190", "p1-190"]
+    assert [shown.flow.id for shown in found] == ["p1-170", "p0-180", "p1-180", "p0-190", "p1-190"]
     assert len(last_matching(topic, Filters(verdicts=["deny"]), 1000)) == 40
     assert last_matching(topic, Filters(), 0) == []
 
 
 def test_a_selection_drops_repeats_and_what_is_no_flow() -> None:
     selection = Selection(Filters())
-    value = orjson.dumps(FLOW)
-    assert selection.pick(value) == FLOW
+    value = make_value(later={"a": 1})
+    assert selection.pick(value) == Shown(decode_flow(value), value)
     assert selection.pick(value) is None
     assert selection.pick(b"{") is None
     assert selection.pick(b"[]") is None
+    assert selection.pick(b'{"id": "r-2"}') is None

@@ -59,18 +59,18 @@ def test_it_says_which_routes_take_a_record_and_why_the_others_do_not(file: Path
     assert done.exit_code == 0
     assert done.output.splitlines() == [
         "9f%d3c-100  deny egress shop/web-1 -> shop/api-1:8080",
-        "  takes it: denied",
-        "  takes it: web",
+        "  taken by denied",
+        "  taken by web",
         "9f%d3c-101  allow egress shop/web-1 -> shop/api-1:9001",
-        "  takes it: web",
-        "  does not: denied: match.verdict wants deny, and has allow",
+        "  taken by web",
+        "  not taken by denied: match.verdict must be deny, but is allow",
     ]
 
 
 MISSES = [
-    ({"destination_port": 443}, "match.port wants 8080, 9000-9009, and has 443"),
-    ({"protocol": 1}, "match.port wants 8080, 9000-9009, and has none"),
-    ({"endpoint": 8}, "match.subject.namespace wants shop, and has gone"),
+    ({"destination_port": 443}, "match.port must be 8080, 9000-9009, but is 443"),
+    ({"protocol": 1}, "match.port must be 8080, 9000-9009, but is none"),
+    ({"endpoint": 8}, "match.subject.namespace must be shop, but is gone"),
     ({"destination": "203.0.113.9"}, "except[0] fits"),
 ]
 
@@ -86,4 +86,4 @@ def test_a_record_that_no_route_takes_ends_with_1(file: Path, row: dict[str, obj
 def test_what_is_no_record_ends_with_2(file: Path, junk: bytes) -> None:
     done = run("try", str(file), stdin=junk)
     assert done.exit_code == 2
-    assert "line 1 is no record" in done.stderr
+    assert "line 1 is not a flow record" in done.stderr

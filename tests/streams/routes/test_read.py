@@ -1,4 +1,4 @@
-"""The routes file: what is wrong is told with its line and field; the published schema says the same."""
+"""The routes file: every mistake is reported with its line and field, and the published schema agrees."""
 
 # ruff: noqa: E501 - a table of messages
 
@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from enrich.wire.batch import Reason
+from streams.matching.model import Reason as Reasons
 from streams.routes import model
 from streams.routes.read import RoutesError, read
 
@@ -43,18 +44,18 @@ WRONG = [
     (route(f"{OUT}match:\n  port: 70000"), "6: routes[0].match.port: expected `int` <= 65535"),
     (route(f"{OUT}match:\n  port: 9-70000"), "6: routes[0].match.port: 9-70000: a port is at most 65535"),
     (route(f"{OUT}match:\n  port: [80, 9-8]"), "6: routes[0].match.port[1]: 9-8: the first port is larger than the last"),
-    (route(f"{OUT}match:\n  protocol: [tcp, tpc]"), "6: routes[0].match.protocol[1]: 'tpc' is no protocol: tcp, udp, sctp, icmp, icmpv6, or a number to 255"),
-    (route(f"{OUT}except:\n  - peer:\n      cidr: 10.0.0.0/40"), "7: routes[0].except[0].peer.cidr: '10.0.0.0/40' is no CIDR, such as 10.0.0.0/8 or fd00::/64"),
+    (route(f"{OUT}match:\n  protocol: [tcp, tpc]"), "6: routes[0].match.protocol[1]: 'tpc' is not a protocol: use tcp, udp, sctp, icmp, icmpv6, or a number up to 255"),
+    (route(f"{OUT}except:\n  - peer:\n      cidr: 10.0.0.0/40"), "7: routes[0].except[0].peer.cidr: '10.0.0.0/40' is not a network; write one as 10.0.0.0/8 or fd00::/64"),
     (route(f"{OUT}match:\n  src:\n    labels:\n      matchLabels: {{app: 3}}"), "8: routes[0].match.src.labels.matchLabels[...]: expected `str`, got `int`"),
     (route(f"{OUT}match:\n  src:\n    labels:\n      matchExpressions:\n        - key: a\n          operator: In"), "9: routes[0].match.src.labels.matchExpressions[0].values: must be specified when operator is In"),
     (route(f"{OUT}sample: 0"), "5: routes[0].sample: expected `float` > 0.0"),
     (route("outputs:\n  - stdout: {}\n    file: {path: /a}"), "5: routes[0].outputs[0]: must be exactly one of"),
     (route("outputs:\n  - file: {}"), "5: routes[0].outputs[0].file: must have exactly one of path, preset"),
-    (route("outputs:\n  - file: {path: /a}\n  - file: {path: /a}"), "6: routes[0].outputs[1].file.path: route one writes this file"),
-    (route("outputs:\n  - kafka:\n      topic: p.flows"), "6: routes[0].outputs[0].kafka.topic: p.flows is one of kubeweir's own"),
-    (route("outputs:\n  - kafka: {topic: a/b}"), "5: routes[0].outputs[0].kafka.topic: may have letters, digits, . _ - and {namespace}"),
-    (route("outputs:\n  - kafka: {topic: 'a.{namespace}'}"), "5: routes[0].outputs[0].kafka.namespaces: is required with {namespace}: the namespaces that may have a topic"),
-    (route("outputs:\n  - kafka: {topic: a, namespaces: b}"), "5: routes[0].outputs[0].kafka.namespaces: says nothing without {namespace} in the topic; use match"),
+    (route("outputs:\n  - file: {path: /a}\n  - file: {path: /a}"), "6: routes[0].outputs[1].file.path: route one writes this file already"),
+    (route("outputs:\n  - kafka:\n      topic: p.flows"), "6: routes[0].outputs[0].kafka.topic: p.flows is one of kubeweir's own topics; choose another"),
+    (route("outputs:\n  - kafka: {topic: a/b}"), "5: routes[0].outputs[0].kafka.topic: may have letters, digits, '.', '_', '-' and {namespace} only"),
+    (route("outputs:\n  - kafka: {topic: 'a.{namespace}'}"), "5: routes[0].outputs[0].kafka.namespaces: is required with {namespace} in the topic: list the namespaces that may have a topic"),
+    (route("outputs:\n  - kafka: {topic: a, namespaces: b}"), "5: routes[0].outputs[0].kafka.namespaces: has no effect without {namespace} in the topic; use match"),
     (route("outputs:\n  - kafka: {topic: a, retention: 3 days}"), "5: routes[0].outputs[0].kafka.retention: expected `str` matching regex"),
     (route(f"{OUT}") + "  - name: one\n    outputs: [{stdout: {}}]\n", "5: routes[1].name: another route is called one"),
 ]  # fmt: skip
@@ -122,4 +123,4 @@ def test_the_published_schema_and_the_reader_agree(file: dict[str, Any], good: b
 
 
 def test_every_reason_may_be_named() -> None:
-    assert set(get_args(model.Reason)) == {reason.name.lower() for reason in Reason}
+    assert set(get_args(Reasons)) == {reason.name.lower() for reason in Reason}

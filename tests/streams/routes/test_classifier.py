@@ -1,4 +1,4 @@
-"""What is decided once a kind of row is what is decided record by record, on any rows and any routes."""
+"""Deciding once for each class of records gives what the matcher says record by record, for any rows and routes."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import random
 from typing import Any
 
 import msgspec
-import orjson
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from enrich.render.enricher import Enricher
 from enrich.render.merged_batch import merge
+from enrich.wire.flow import decode_flow
 from streams.matching.matcher import Matcher
 from streams.routes.check import check
-from streams.routes.classifier import Compiled
+from streams.routes.classifier import Classifier
 from streams.routes.model import Routes
 from tests.enrich.flows import make_batch, make_cluster
 
@@ -74,11 +74,11 @@ def matchers(given_routes: list[dict[str, Any]]) -> list[Matcher]:
     listed = [{"name": f"r{number}", "outputs": OUTPUTS, **one} for number, one in enumerate(given_routes)]
     made = msgspec.convert({"version": 1, "routes": listed}, Routes)
     assert not check(made, frozenset())
-    return [Matcher(route) for route in made.routes]
+    return [route.matcher() for route in made.routes]
 
 
 def rows_of(chance: random.Random, count: int) -> list[dict[str, Any]]:
-    """Rows that are of few values, so that what differs in one field only is among them."""
+    """Rows of few distinct values, so that some differ in one field only."""
     addresses = ("", "", "10.0.0.1", "10.0.0.2", "fd00::1", "192.0.2.1", "203.0.113.9", "2001:db8::9")
     pools: dict[str, tuple[Any, ...]] = {
         "source": addresses, "destination": addresses, "dialled": ("", "", "10.96.0.1", "10.96.0.9"),
@@ -96,12 +96,12 @@ def rows_of(chance: random.Random, count: int) -> list[dict[str, Any]]:
 def test_it_agrees_with_the_matcher_of_records(given_routes: list[dict[str, Any]], seed: int) -> None:
     chance = random.Random(seed)  # noqa: S311 - rows of a test
     naive = matchers(given_routes)
-    compiled, enricher = Compiled(naive), Enricher(make_cluster())
+    classifier, enricher = Classifier(naive), Enricher(make_cluster())
     for _ in range(2):
         records = enricher.records(merge(make_batch(*rows_of(chance, 60))))
-        masks = compiled.masks(records).tolist()
+        masks = classifier.masks(records).tolist()
         for value, mask in zip(records.values, masks, strict=True):
-            flow = orjson.loads(value)
+            flow = decode_flow(value)
             assert [bool(mask >> bit & 1) for bit in range(len(naive))] == [one.takes(flow) for one in naive], flow
             assert [one.why_not(flow) is None for one in naive] == [one.takes(flow) for one in naive]
 
@@ -110,7 +110,7 @@ def test_64_routes_have_a_bit_each() -> None:
     naive = matchers([{"match": {"port": 8000 + number}} for number in range(64)])
     batch = make_batch({"destination_port": 8000}, {"destination_port": 8063})
     records = Enricher(make_cluster()).records(merge(batch))
-    assert Compiled(naive).masks(records).tolist() == [1, 1 << 63]
+    assert Classifier(naive).masks(records).tolist() == [1, 1 << 63]
 
 
 @pytest.mark.parametrize("match", [{"node": "n2"}, {"subject": {"namespace": "gone"}}, {"src": {"pod": "api-*"}}])
@@ -124,25 +124,25 @@ def test_a_route_that_a_template_rules_out_is_not_asked(match: dict[str, Any], m
     monkeypatch.setattr(Matcher, "fits", fits)
     records = Enricher(make_cluster()).records(merge(make_batch({}, {"destination_port": 1})))
     other, every = matchers([{"match": match}, {}])
-    assert Compiled([other]).masks(records).tolist() == [0, 0]
+    assert Classifier([other]).masks(records).tolist() == [0, 0]
     assert not asked
-    assert Compiled([other, every]).masks(records).tolist() == [2, 2]
+    assert Classifier([other, every]).masks(records).tolist() == [2, 2]
     assert asked
 
 
 def test_no_routes_take_nothing() -> None:
     records = Enricher(make_cluster()).records(merge(make_batch({}, {})))
-    assert Compiled([]).masks(records).tolist() == [0, 0]
+    assert Classifier([]).masks(records).tolist() == [0, 0]
 
 
 def test_a_sample_takes_both_records_of_a_connection_about_its_share_and_every_deny() -> None:
     [matcher] = matchers([{"match": {}, "sample": 0.25}])
     enricher = Enricher(make_cluster())
     rows = [{"source_port": port} for port in range(1000, 3000)]
-    egress = Compiled([matcher]).masks(enricher.records(merge(make_batch(*rows)))).tolist()
+    egress = Classifier([matcher]).masks(enricher.records(merge(make_batch(*rows)))).tolist()
     turned = make_batch(*({**row, "verdict": 0x81} for row in rows))
-    ingress = Compiled([matcher]).masks(enricher.records(merge(turned))).tolist()
+    ingress = Classifier([matcher]).masks(enricher.records(merge(turned))).tolist()
     assert egress == ingress
     assert 400 < sum(egress) < 600
     denied = enricher.records(merge(make_batch(*({**row, "verdict": 2} for row in rows))))
-    assert sum(Compiled([matcher]).masks(denied).tolist()) == 2000
+    assert sum(Classifier([matcher]).masks(denied).tolist()) == 2000
