@@ -292,4 +292,6 @@ class ClusterNetworkPolicy:
         return Name("", self.name)
 
 
+Policy = NetworkPolicy | ClusterNetworkPolicy
+"""Every kind of policy that is enforced."""
 Object = Pod | Namespace | Node | Service | EndpointSlice | Workload | NetworkPolicy | ClusterNetworkPolicy

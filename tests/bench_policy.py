@@ -29,7 +29,8 @@ import msgspec
 from enrich.index.cluster import KINDS, Change, Cluster
 from enrich.model import ClusterNetworkPolicy, Name, Namespace, NetworkPolicy, Pod, Rule
 from enrich.parse.objects import parse
-from enrich.policy.decide import Direction, PolicyView, isolates
+from enrich.policy.decide import isolates
+from enrich.policy.matching import Direction, PolicyView
 from probe.kernel.installer import Bound, Installer
 from probe.kernel.layout import Config
 from probe.kernel.maps import Maps

@@ -16,18 +16,16 @@ from enrich.model import ClusterNetworkPolicy, Name, NetworkPolicy, Tier
 from enrich.policy import selectors
 from enrich.policy.decide import (
     Decision,
-    Direction,
-    PolicyView,
     Traffic,
     cluster_rules_in,
     is_audited,
     is_own_node,
     isolates,
     policies_in_tier,
-    rules,
+    rules_in,
     selects,
 )
-from enrich.policy.matching import cluster_rule_matches, namespace_matches, rule_matches
+from enrich.policy.matching import Direction, PolicyView, cluster_rule_matches, namespace_matches, rule_matches
 from enrich.wire.batch import PolicyRef
 
 ACCEPT: Final = "accept"
@@ -131,7 +129,7 @@ def _network_tier(
 def _network_rules(view: PolicyView, policy: NetworkPolicy, traffic: Traffic) -> tuple[RuleAccount, ...]:
     accounts = []
     question = (traffic.peer, traffic.destination, traffic.protocol, traffic.port)
-    for index, rule in enumerate(rules(policy, traffic.direction) or ()):
+    for index, rule in enumerate(rules_in(policy, traffic.direction) or ()):
         if rule_matches(view, policy.namespace, rule, *question):
             account = RuleAccount(index, True, rule_text(view, policy.namespace, rule, traffic))  # noqa: FBT003
         else:

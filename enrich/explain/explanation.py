@@ -14,7 +14,7 @@ import msgspec
 from enrich.explain.one_end import Connection, EndDecision, end_decisions
 from enrich.explain.query import End, EndQuery, UnanswerableError, destination_port, find
 from enrich.model import Name, Service
-from enrich.policy.decide import Endpoint, PolicyView
+from enrich.policy.matching import Endpoint, PolicyView
 
 ALLOW: Final = "allow"
 DENY: Final = "deny"

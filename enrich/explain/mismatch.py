@@ -122,7 +122,7 @@ def node_mismatch(view: PolicyView, wanted: Selector, peer: Endpoint) -> str:
 
 def selector_mismatch(selector: Selector, labels: Labels, who: str) -> str:
     """The requirements that do not hold, and what is there instead."""
-    failed = [one for one in selector.requirements if not selectors.holds(one, labels)]
+    failed = [one for one in selector.requirements if not selectors.requirement_matches(one, labels)]
     wanted = ", ".join(requirement_text(one) for one in failed)
     found = ", ".join(dict.fromkeys(_label(one.key, labels) for one in failed))
     return f"wants {wanted}, and {who} has {found}"

@@ -13,7 +13,8 @@ import msgspec
 
 from enrich.explain.accounts import NonSelectingPolicy, TierAccount, tier_accounts, unselecting
 from enrich.model import Name, Protocol
-from enrich.policy.decide import Decision, Direction, Endpoint, PolicyView, Traffic, decide, is_audited
+from enrich.policy.decide import Decision, Traffic, decide, is_audited
+from enrich.policy.matching import Direction, Endpoint, PolicyView
 from enrich.wire.batch import PolicyRef, Reason, Verdict
 
 

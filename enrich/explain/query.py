@@ -16,8 +16,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from enrich.model import Name, Pod, Protocol, Service
-from enrich.policy.decide import PolicyView
-from enrich.policy.matching import endpoint_at, resolve_named_port
+from enrich.policy.matching import PolicyView, endpoint_at, resolve_named_port
 
 _SHAPE: Final = re.compile(
     r"(?:\[(?P<six>[^\]]+)\]|(?P<pod>[^/:.\[\]]+/[^/:\[\]]+)|(?P<other>[^/:\[\]]+))"

@@ -1,1 +1,1 @@
-"""What the policy APIs mean. Pure: the reference that every compiled form must agree with."""
+"""What the policy APIs mean, as pure functions: the reference that every compiled form must agree with."""

@@ -6,12 +6,15 @@ from enrich.model import Labels, Operator, Requirement, Selector
 
 
 def matches(selector: Selector, labels: Labels) -> bool:
-    """Whether every requirement holds."""
-    return all(holds(requirement, labels) for requirement in selector.requirements)
+    """Return whether the labels meet every requirement."""
+    return all(requirement_matches(requirement, labels) for requirement in selector.requirements)
 
 
-def holds(requirement: Requirement, labels: Labels) -> bool:
-    """One requirement. NotIn and DoesNotExist hold for labels without the key (apimachinery, labels.Requirement)."""
+def requirement_matches(requirement: Requirement, labels: Labels) -> bool:
+    """Return whether the labels meet one requirement.
+
+    NotIn and DoesNotExist are met by labels without the key (``labels.Requirement`` in apimachinery).
+    """
     value = labels.get(requirement.key)
     match requirement.operator:
         case Operator.IN:

@@ -9,9 +9,10 @@ from typing import Any, Final
 
 import numpy as np
 
-from enrich.render.fragments import address_text, second_text
+from enrich.render.fragments import second_text
 from enrich.render.interning import Int64Array
 from enrich.render.merged_batch import VerdictArray
+from enrich.wire.mapped_address import address_text
 
 NO_ADDRESS: Final = bytes(16)
 _SECOND: Final = 1_000_000_000

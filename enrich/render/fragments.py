@@ -8,7 +8,6 @@ GKE's network policy log where that has one.
 
 from __future__ import annotations
 
-import ipaddress
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -43,13 +42,6 @@ class LabelChoice:
     def pick(self, labels: Labels) -> dict[str, str]:
         """The labels that are chosen."""
         return {k: v for k, v in labels.items() if k in self.keys or k.startswith(self.prefixes or ("\0",))}
-
-
-def address_text(raw: bytes) -> str:
-    """16 bytes, IPv4 v4-mapped, to the text of the address."""
-    if raw[:12] == b"\0\0\0\0\0\0\0\0\0\0\xff\xff":
-        return "%d.%d.%d.%d" % tuple(raw[12:])  # noqa: UP031 - shortest for four bytes
-    return str(ipaddress.IPv6Address(raw))
 
 
 def second_text(second: int) -> str:

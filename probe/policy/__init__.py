@@ -1,1 +1,4 @@
-"""Cluster policy to the desired content of the kernel's maps. Pure: no kernel, no netlink, no Kafka."""
+"""From the cluster's policies to the desired content of the kernel's maps. Imports no kernel, no netlink and no Kafka.
+
+Start reading in :mod:`probe.policy.compiler`, whose docstring follows one policy through all modules.
+"""

@@ -1,4 +1,8 @@
-"""What is about to be too much for the maps, said before it is. Pure."""
+"""Warns before the policy maps are full.
+
+A change that does not fit is refused as a whole and the last policy stays in force, so an operator must hear of a full
+map before it is full.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +10,16 @@ from collections.abc import Iterator, Mapping
 from typing import Final
 
 NEARLY_FULL: Final = 0.8
-"""The part of a map that may be in use without a word: a change needs room for old and new side by side."""
+"""Fraction of a map in use above which a warning is due. A change needs room for old and new entries side by side."""
 MANY_IDENTITIES: Final = 4096
-"""Classes of peers. Everyday policies make some hundreds for 10,000 pods; independent selectors can make one a pod."""
+"""Number of identities above which a warning is due. Everyday policies make some hundreds for 10,000 pods; selectors
+on independent labels can make one per pod."""
 
 _SETTINGS: Final = {"rows": "WEIR_POLICY_ENTRIES", "ports": "WEIR_PORT_ENTRIES"}
 
 
 def capacity_warnings(usage: Mapping[str, tuple[int, int]], identities: int) -> Iterator[tuple[str, str]]:
-    """Each thing that is nearly full: its name, and in words what to do. ``usage``: entries and limit of each map."""
+    """Yield (name, message) of each thing that is nearly full. ``usage`` is (entries, limit) by the map's name."""
     for name, (used, limit) in usage.items():
         if used > NEARLY_FULL * limit:
             setting = _SETTINGS.get(name, f"WEIR_{name.upper()}")
@@ -22,6 +27,6 @@ def capacity_warnings(usage: Mapping[str, tuple[int, int]], identities: int) -> 
     if identities > MANY_IDENTITIES:
         yield (
             "identities",
-            f"{identities} classes of peers that policies tell apart, each with a row in every policy set that names "
-            "it: selectors that overlap at random do this; name pods by fewer labels",
+            f"policies divide the peers into {identities} identities, and each has an entry in every policy set whose "
+            "rules name it; selectors on many independent labels cause this: select pods by fewer labels",
         )

@@ -1,35 +1,41 @@
-"""What the kernel's maps must hold, and what the kernel answers from it. Values; no cluster, no kernel."""
+"""The desired content of the kernel's policy maps, as plain values.
+
+The compiler keeps one :class:`Desired` and changes it in place; the installer writes the difference to the maps. Every
+key and value here has a struct of the same meaning in ``bpf/layout.h``. This module knows neither cluster nor kernel.
+"""
 
 from __future__ import annotations
 
-import ipaddress
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
-from enrich.wire.batch import PolicyRef, Reason, Verdict
+from enrich.wire.batch import PolicyRef
+from enrich.wire.mapped_address import IPV4_BITS, is_ipv4, packed_address
 
-POD, NODE, WORLD = 0, 1, 2
-"""Kinds of peer, as in ``bpf/layout.h``."""
+POD, NODE, WORLD, SERVICE = 0, 1, 2, 3
+"""Kinds of identity (``enum kind`` in ``bpf/layout.h``). WORLD is every address that is neither a pod's nor a node's.
+The compiler never makes SERVICE; :mod:`probe.policy.service_addresses` does."""
 
 AddressKey = tuple[bytes, int]
-"""16 bytes, IPv4 as v4-mapped IPv6, and the prefix's length, 0 to 128."""
+"""A prefix: 16 bytes (IPv4 as IPv4-mapped IPv6) and a length of 0 to 128 bits."""
 PolicyKey = tuple[int, int, int]
-"""Set, direction, identity."""
+"""(policy set, direction, identity)."""
 PortKey = tuple[int, int, int, int]
-"""Row, protocol, port, bits: the ports that share the upper ``bits`` bits of ``port``."""
+"""(port list, protocol, port, bits): the ports that share the upper ``bits`` of the 16 bits of ``port``."""
 
 
 class PolicyEntry(NamedTuple):
-    """The answer where no entry of ``ports`` matches; ``ports`` 0: there are none."""
+    """What a policy set does with the connections between its subjects and one identity, in one direction."""
 
     port_list: int
+    """Number of the port entries that are looked up first; 0 if the entry is the same for every port."""
     rule: int
     verdict: int
     reason: int
 
 
 class PortEntry(NamedTuple):
-    """The answer for a port."""
+    """What applies to one prefix of ports, in place of the policy entry that refers to the port list."""
 
     verdict: int
     reason: int
@@ -37,22 +43,19 @@ class PortEntry(NamedTuple):
 
 
 class Identity(NamedTuple):
-    """What an address stands for."""
+    """The class of peers that an address belongs to: a number, and one of the kinds above."""
 
     number: int
     kind: int
 
 
 Defaults = tuple[tuple[PolicyEntry, PolicyEntry, PolicyEntry], tuple[PolicyEntry, PolicyEntry, PolicyEntry]]
-"""By direction (egress, ingress) and kind of peer."""
-
-OPEN: Final = PolicyEntry(0, 0, Verdict.ALLOW, Reason.NO_POLICY)
-"""No policy selects the subject in this direction."""
+"""By direction (egress, ingress), then by kind (POD, NODE, WORLD): what applies where no policy entry exists."""
 
 
 @dataclass(frozen=True, slots=True)
 class PolicySet:
-    """What applies to a subject."""
+    """All policies that apply to a subject. Subjects with the same policies share one set."""
 
     number: int
     defaults: Defaults
@@ -60,14 +63,14 @@ class PolicySet:
 
 @dataclass(slots=True)
 class ChangedKeys:
-    """The keys whose entries changed since somebody last looked; who takes them clears them."""
+    """Keys whose entries were added, changed or removed since the installer last called :meth:`clear`."""
 
     addresses: set[AddressKey] = field(default_factory=set)
     policy_entries: set[PolicyKey] = field(default_factory=set)
     port_entries: set[PortKey] = field(default_factory=set)
 
     def clear(self) -> None:
-        """They have been taken."""
+        """Forget all keys: the maps equal the desired content again."""
         self.addresses.clear()
         self.policy_entries.clear()
         self.port_entries.clear()
@@ -75,24 +78,25 @@ class ChangedKeys:
 
 @dataclass(frozen=True, slots=True)
 class Desired:
-    """What the maps must hold. Kept by one compiler, which changes it in place."""
+    """What the maps must hold. One compiler owns it and changes it in place."""
 
     ipcache: dict[AddressKey, Identity] = field(default_factory=dict)
+    """Identity by prefix; the longest prefix that contains an address applies."""
     policy_sets: dict[str, PolicySet] = field(default_factory=dict)
-    """By the subject's UID."""
+    """Policy set by the subject's UID."""
     policy_entries: dict[PolicyKey, PolicyEntry] = field(default_factory=dict)
-    """Where it is not the set's default."""
+    """Only the entries that differ from their set's default."""
     port_entries: dict[PortKey, PortEntry] = field(default_factory=dict)
     rules: dict[int, tuple[PolicyRef, ...]] = field(default_factory=dict)
+    """The policies behind a rule number, as a record names them. No map holds them; the ledger does."""
     changed_keys: ChangedKeys = field(default_factory=ChangedKeys)
 
 
 def host_key(ip: str) -> AddressKey:
-    """The ipcache key of one address."""
-    address = ipaddress.ip_address(ip)
-    return (address.packed if address.version == 6 else bytes(10) + b"\xff\xff" + address.packed), 128
+    """Return the key of a single address."""
+    return packed_address(ip), 128
 
 
 def family_of(key: AddressKey) -> int:
-    """4 or 6: whose addresses a key's prefix holds."""
-    return 4 if key[1] >= 96 and key[0][:12] == bytes(10) + b"\xff\xff" else 6
+    """Return 4 or 6: the family whose addresses a prefix contains."""
+    return 4 if key[1] >= IPV4_BITS and is_ipv4(key[0]) else 6

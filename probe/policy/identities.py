@@ -1,7 +1,18 @@
-"""Which addresses a node's rules can tell apart, kept while pods, nodes, namespaces and terms change.
+"""Divides the addresses of the cluster into identities: classes of peers that no rule in force can tell apart.
 
-Peers of one kind and family that the same terms match, and on which the named ports in use have the same numbers, are
-one class, and each class has a number, the identity. A pod whose like is known costs its own entry and nothing else.
+Theory of operation:
+
+1. The *traits* of an address (:class:`PeerTraits`) are all that a rule can depend on: the peer selectors that select
+   it, whether it is a pod of a known namespace, its family, the numbers of its named ports, whether it is the node that
+   the probe runs on. Addresses of one kind with equal traits are one identity.
+2. A pod that holds an address, or a node, takes precedence over the IP blocks around the address; the blocks that
+   contain it are among its traits. An address outside the cluster has no entry of its own: the prefixes of the blocks
+   in the rules have one each, and the rest of the world is identity 0.
+3. A change marks the addresses *dirty* whose traits it may have changed; then only the dirty ones are computed again.
+   The 500 pods of a Deployment are one identity, so a policy that names them costs one policy entry; a pod that joins
+   them costs one ipcache entry.
+4. The identity's number comes from the ledger, by kind and traits. Peer selectors count by their content, because
+   their numbers differ from one process to the next.
 """
 
 from __future__ import annotations
@@ -28,224 +39,234 @@ from probe.policy.peer_selectors import (
 )
 from probe.policy.ruleset import digest
 
-_Signature = tuple[int, PeerTraits]
+_KindAndTraits = tuple[int, PeerTraits]
 Holder = TypeVar("Holder", Pod, Node)
 
 
 @dataclass(slots=True, eq=False)
 class IdentityInUse:
-    """Peers that no rule tells apart."""
+    """An identity that at least one prefix of the ipcache has."""
 
     identity: Identity
-    match: PeerTraits
+    traits: PeerTraits
     members: int = 0
+    """How many prefixes have it."""
 
 
 @dataclass(frozen=True, slots=True)
 class ClusterChanges:
-    """What changed between two states of the cluster, each with what was before and what is after."""
+    """What changed between two states of the cluster, each object as (before, after)."""
 
     pods: Sequence[tuple[Pod | None, Pod | None]] = ()
     nodes: Sequence[tuple[Node | None, Node | None]] = ()
     namespaces: Mapping[Name, Namespace] = field(default_factory=dict)
-    """All of them, as they are now."""
+    """All namespaces as they are now, changed or not."""
     relabelled: frozenset[str] = frozenset()
-    """Those that came, went or have other labels."""
+    """Namespaces that appeared, disappeared or have other labels."""
     own_node: str = ""
 
 
-class Identities:
-    """The class of every address that is not just anywhere. Writes ``ipcache`` and says what it touched."""
+@dataclass(frozen=True, slots=True)
+class SelectorChanges:
+    """Which peer selectors and port names the rules in force use."""
 
-    def __init__(self, numbers: Ledger, ipcache: dict[AddressKey, Identity], changed_keys: set[AddressKey]) -> None:
-        self._numbers = numbers
-        self._ipcache, self._touched = ipcache, changed_keys
-        self._groups = LabelGroups()
-        self._blocks = CidrIndex({})
-        self._block_terms: dict[IPBlock, int] = {}
-        self._everywhere: frozenset[int] = frozenset()
-        self._node_terms: dict[int, NodePeerSelector] = {}
+    added: Mapping[int, PeerSelector]
+    removed: Mapping[int, PeerSelector]
+    digests: Mapping[int, bytes]
+    """Of all peer selectors in use, by number."""
+    port_names: list[PortName]
+    """All port names in egress rules, sorted."""
+
+
+class Identities:
+    """The writer of ``ipcache`` and of its changed keys."""
+
+    def __init__(self, ledger: Ledger, ipcache: dict[AddressKey, Identity], changed_keys: set[AddressKey]) -> None:
+        self._ledger = ledger
+        self._ipcache, self._changed_keys = ipcache, changed_keys
+        self._label_groups = LabelGroups()
+        self._cidr_index = CidrIndex({})
+        self._block_numbers: dict[IPBlock, int] = {}
+        self._all_address_numbers: frozenset[int] = frozenset()
+        """Numbers of 0.0.0.0/0 and ::/0, which are no part of an identity's traits."""
+        self._node_selectors: dict[int, NodePeerSelector] = {}
         self._digests: Mapping[int, bytes] = {}
-        self._names: list[PortName] = []
-        self._on_ports: dict[tuple[NamedPort, ...], NamedPortNumbers] = {(): ()}
-        self._with_ports: dict[tuple[NamedPort, ...], set[Name]] = {}
+        self._port_names: list[PortName] = []
+        self._named_ports: dict[tuple[NamedPort, ...], NamedPortNumbers] = {(): ()}
+        """Memo: the port names in use, resolved on a pod's container ports."""
+        self._pods_with_ports: dict[tuple[NamedPort, ...], set[Name]] = {}
         self._namespaces: Mapping[Name, Namespace] = {}
         self._pods: dict[Name, Pod] = {}
-        self._holders: dict[AddressKey, dict[Name, Pod]] = {}
-        self._nodes: dict[AddressKey, dict[Name, Node]] = {}
-        self._classes: dict[_Signature, IdentityInUse] = {}
-        self._of: dict[AddressKey, IdentityInUse] = {}
+        self._pods_at: dict[AddressKey, dict[Name, Pod]] = {}
+        self._nodes_at: dict[AddressKey, dict[Name, Node]] = {}
+        self._identities: dict[_KindAndTraits, IdentityInUse] = {}
+        self._identity_at: dict[AddressKey, IdentityInUse] = {}
         self._dirty: set[AddressKey] = set()
         self._own_node = ""
 
     @property
-    def classes(self) -> Collection[IdentityInUse]:
-        """Those that have members."""
-        return self._classes.values()
+    def in_use(self) -> Collection[IdentityInUse]:
+        """All identities that some prefix has."""
+        return self._identities.values()
 
     def update(
-        self,
-        changes: ClusterChanges,
-        added: Mapping[int, PeerSelector],
-        removed: Mapping[int, PeerSelector],
-        digests: Mapping[int, bytes],
-        names: list[PortName],
+        self, cluster: ClusterChanges, selector_changes: SelectorChanges
     ) -> tuple[list[IdentityInUse], list[IdentityInUse]]:
-        """Take in what changed. The classes that came and those that went."""
-        self._digests = digests
-        self._namespaces = changes.namespaces
-        self._update_groups(changes, added, removed)
-        self._update_nodes(changes, added, removed)
-        self._update_blocks(added, removed)
-        self._update_names(names)
-        for before, after in changes.pods:
+        """Apply changes to ``ipcache``. Return the identities that appeared and those that disappeared."""
+        self._digests = selector_changes.digests
+        self._namespaces = cluster.namespaces
+        self._update_label_groups(cluster, selector_changes)
+        self._update_nodes(cluster, selector_changes)
+        self._update_blocks(selector_changes)
+        self._update_port_names(selector_changes.port_names)
+        for before, after in cluster.pods:
             self._change_pod(before, after)
         return self._settle()
 
-    # --- what makes addresses dirty
+    # --- which addresses a change makes dirty
 
-    def _update_groups(
-        self, changes: ClusterChanges, added: Mapping[int, PeerSelector], removed: Mapping[int, PeerSelector]
-    ) -> None:
-        pod_terms = {number: term for number, term in added.items() if isinstance(term, PodPeerSelector)}
-        gone = {number for number, term in removed.items() if isinstance(term, PodPeerSelector)}
-        for pod in self._groups.update(changes.namespaces, set(changes.relabelled), pod_terms, gone):
+    def _update_label_groups(self, cluster: ClusterChanges, changes: SelectorChanges) -> None:
+        added = {n: selector for n, selector in changes.added.items() if isinstance(selector, PodPeerSelector)}
+        removed = {n for n, selector in changes.removed.items() if isinstance(selector, PodPeerSelector)}
+        for pod in self._label_groups.update(cluster.namespaces, set(cluster.relabelled), added, removed):
             self._dirty.update(map(host_key, self._pods[pod].ips))
-        for namespace in changes.relabelled:
-            # Whether a namespace is known makes a difference to its pods, even where no term does.
-            for pod in self._groups.pods_in(namespace):
+        for namespace in cluster.relabelled:
+            # Whether its namespace is known is a trait of a pod, even where no selector depends on the labels.
+            for pod in self._label_groups.pods_in(namespace):
                 self._dirty.update(map(host_key, self._pods[pod].ips))
 
     def _change_pod(self, before: Pod | None, after: Pod | None) -> None:
-        before, after = _holding(before), _holding(after)
+        before, after = _if_address_holder(before), _if_address_holder(after)
         if before is not None:
-            self._groups.remove(before)
+            self._label_groups.remove(before)
             del self._pods[before.key]
-            self._with_ports[before.ports].discard(before.key)
-            self._dirty.update(_drop(self._holders, before))
+            self._pods_with_ports[before.ports].discard(before.key)
+            self._dirty.update(_remove_holder(self._pods_at, before))
         if after is not None:
-            self._groups.add(after)
+            self._label_groups.add(after)
             self._pods[after.key] = after
-            self._with_ports.setdefault(after.ports, set()).add(after.key)
-            self._dirty.update(_hold(self._holders, after))
+            self._pods_with_ports.setdefault(after.ports, set()).add(after.key)
+            self._dirty.update(_add_holder(self._pods_at, after))
 
-    def _update_nodes(
-        self, changes: ClusterChanges, added: Mapping[int, PeerSelector], removed: Mapping[int, PeerSelector]
-    ) -> None:
-        came = {number: term for number, term in added.items() if isinstance(term, NodePeerSelector)}
-        gone = {number for number, term in removed.items() if isinstance(term, NodePeerSelector)}
-        if came or gone or changes.own_node != self._own_node:
-            self._own_node = changes.own_node
-            kept = {number: term for number, term in self._node_terms.items() if number not in gone}
-            self._node_terms = kept | came
-            self._dirty.update(self._nodes)
-        for before, after in changes.nodes:
+    def _update_nodes(self, cluster: ClusterChanges, changes: SelectorChanges) -> None:
+        added = {n: selector for n, selector in changes.added.items() if isinstance(selector, NodePeerSelector)}
+        removed = {n for n, selector in changes.removed.items() if isinstance(selector, NodePeerSelector)}
+        if added or removed or cluster.own_node != self._own_node:
+            self._own_node = cluster.own_node
+            kept = {n: selector for n, selector in self._node_selectors.items() if n not in removed}
+            self._node_selectors = kept | added
+            self._dirty.update(self._nodes_at)
+        for before, after in cluster.nodes:
             if before is not None:
-                self._dirty.update(_drop(self._nodes, before))
+                self._dirty.update(_remove_holder(self._nodes_at, before))
             if after is not None:
-                self._dirty.update(_hold(self._nodes, after))
+                self._dirty.update(_add_holder(self._nodes_at, after))
 
-    def _update_blocks(self, added: Mapping[int, PeerSelector], removed: Mapping[int, PeerSelector]) -> None:
-        came = {term: number for number, term in added.items() if isinstance(term, IPBlock)}
-        gone = {term for term in removed.values() if isinstance(term, IPBlock)}
-        if not came and not gone:
+    def _update_blocks(self, changes: SelectorChanges) -> None:
+        added = {selector: n for n, selector in changes.added.items() if isinstance(selector, IPBlock)}
+        removed = {selector for selector in changes.removed.values() if isinstance(selector, IPBlock)}
+        if not added and not removed:
             return
-        before = dict(self._blocks.items())
-        self._block_terms = {term: n for term, n in self._block_terms.items() if term not in gone} | came
-        self._everywhere = frozenset(n for term, n in self._block_terms.items() if term in ALL_ADDRESSES)
-        self._blocks = CidrIndex(self._block_terms)
-        after = dict(self._blocks.items())
+        before = dict(self._cidr_index.items())
+        self._block_numbers = {block: n for block, n in self._block_numbers.items() if block not in removed} | added
+        self._all_address_numbers = frozenset(n for block, n in self._block_numbers.items() if block in ALL_ADDRESSES)
+        self._cidr_index = CidrIndex(self._block_numbers)
+        after = dict(self._cidr_index.items())
         self._dirty.update(key for key, _ in before.items() ^ after.items())
-        narrow = [block for block in (*came, *gone) if block not in ALL_ADDRESSES]
-        hosts = {*self._holders, *self._nodes}
-        for block in narrow:
-            self._dirty.update(_within(block, hosts))
+        hosts = {*self._pods_at, *self._nodes_at}
+        for block in (*added, *removed):
+            if block not in ALL_ADDRESSES:
+                self._dirty.update(_hosts_inside(block, hosts))
 
-    def _update_names(self, names: list[PortName]) -> None:
-        if names == self._names:
+    def _update_port_names(self, names: list[PortName]) -> None:
+        if names == self._port_names:
             return
-        self._names = names
-        for ports in [ports for ports, pods in self._with_ports.items() if not pods]:
-            del self._with_ports[ports]
-        self._on_ports = {ports: named for ports, named in self._on_ports.items() if ports in self._with_ports}
-        for ports, before in list(self._on_ports.items()):
-            now = self._on_ports[ports] = resolve_named_ports(ports, names)
-            if now != before:
-                for pod in self._with_ports[ports]:
+        self._port_names = names
+        for ports in [ports for ports, pods in self._pods_with_ports.items() if not pods]:
+            del self._pods_with_ports[ports]
+        self._named_ports = {
+            ports: numbers for ports, numbers in self._named_ports.items() if ports in self._pods_with_ports
+        }
+        for ports, before in list(self._named_ports.items()):
+            after = self._named_ports[ports] = resolve_named_ports(ports, names)
+            if after != before:
+                for pod in self._pods_with_ports[ports]:
                     self._dirty.update(map(host_key, self._pods[pod].ips))
 
-    # --- what dirty addresses become
+    # --- the identities of dirty addresses
 
     def _settle(self) -> tuple[list[IdentityInUse], list[IdentityInUse]]:
-        came: list[IdentityInUse] = []
-        went: list[IdentityInUse] = []
+        appeared: list[IdentityInUse] = []
+        emptied: list[IdentityInUse] = []
         for key in self._dirty:
-            before = self._of.get(key)
-            signature = self._signature(key)
+            before = self._identity_at.get(key)
+            kind_and_traits = self._kind_and_traits(key)
             after = None
-            if signature is not None:
-                after = self._classes.get(signature)
+            if kind_and_traits is not None:
+                after = self._identities.get(kind_and_traits)
                 if after is None:
-                    after = self._classes[signature] = self._made(signature)
-                    came.append(after)
+                    after = self._identities[kind_and_traits] = self._new_identity(*kind_and_traits)
+                    appeared.append(after)
                 after.members += 1
             if before is not None:
                 before.members -= 1
-                went += [before] if not before.members else []
+                emptied += [before] if not before.members else []
             if after is before:
                 continue
-            self._touched.add(key)
+            self._changed_keys.add(key)
             if after is None:
-                del self._of[key], self._ipcache[key]
+                del self._identity_at[key], self._ipcache[key]
             else:
-                self._of[key] = after
+                self._identity_at[key] = after
                 self._ipcache[key] = after.identity
         self._dirty.clear()
-        # A class may have lost its last member and won another since.
-        gone = [one for one in dict.fromkeys(went) if not one.members]
-        for one in gone:
-            del self._classes[one.identity.kind, one.match]
-        return [one for one in came if one.members], gone
+        # An identity may have lost its last member and then gained another.
+        disappeared = [identity for identity in dict.fromkeys(emptied) if not identity.members]
+        for identity in disappeared:
+            del self._identities[identity.identity.kind, identity.traits]
+        return [identity for identity in appeared if identity.members], disappeared
 
-    def _made(self, signature: _Signature) -> IdentityInUse:
-        kind, match = signature
-        terms = sorted(self._digests[number] for number in match.terms)
-        number = self._numbers.number_of("identity", digest(kind, terms, *match[1:]))
-        return IdentityInUse(Identity(number, kind), match)
+    def _new_identity(self, kind: int, traits: PeerTraits) -> IdentityInUse:
+        selector_digests = sorted(self._digests[number] for number in traits.selectors)
+        number = self._ledger.number_of("identity", digest(kind, selector_digests, *traits[1:]))
+        return IdentityInUse(Identity(number, kind), traits)
 
-    def _signature(self, key: AddressKey) -> _Signature | None:
+    def _kind_and_traits(self, key: AddressKey) -> _KindAndTraits | None:
+        """Return what a prefix is; None if it is neither a pod's, nor a node's, nor an IP block's or an exception's."""
         family = family_of(key)
-        holders, nodes = self._holders.get(key), self._nodes.get(key)
-        if not holders and not nodes:
-            found = self._blocks.at(key)
-            return None if found is None else (WORLD, PeerTraits(found - self._everywhere, family=family))
-        blocks = self._blocks.terms_of(key[0]) - self._everywhere
-        if holders:
-            # Of two that claim one address, the API has yet to take it from the older.
-            pod = max(holders.values(), key=lambda one: (one.started_ns, one.uid))
-            named = self._on_ports.get(pod.ports)
-            if named is None:
-                named = self._on_ports[pod.ports] = resolve_named_ports(pod.ports, self._names)
-            terms = self._groups.terms_of(pod.key) | blocks
-            return POD, PeerTraits(terms, Name("", pod.namespace) in self._namespaces, family, named)
-        there = (nodes or {}).values()
-        terms = frozenset(
+        pods, nodes = self._pods_at.get(key), self._nodes_at.get(key)
+        if not pods and not nodes:
+            numbers = self._cidr_index.at(key)
+            if numbers is None:
+                return None
+            return WORLD, PeerTraits(numbers - self._all_address_numbers, family=family)
+        blocks = self._cidr_index.selectors_of(key[0]) - self._all_address_numbers
+        if pods:
+            # Two pods claim one address while the API server still lists a former holder: the one started last has it.
+            pod = max(pods.values(), key=lambda claimant: (claimant.started_ns, claimant.uid))
+            named_ports = self._named_ports.get(pod.ports)
+            if named_ports is None:
+                named_ports = self._named_ports[pod.ports] = resolve_named_ports(pod.ports, self._port_names)
+            numbers = self._label_groups.selectors_of(pod.key) | blocks
+            return POD, PeerTraits(numbers, Name("", pod.namespace) in self._namespaces, family, named_ports)
+        here = (nodes or {}).values()
+        numbers = frozenset(
             number
-            for number, term in self._node_terms.items()
-            if any(selectors.matches(term.nodes, node.labels) for node in there)
+            for number, selector in self._node_selectors.items()
+            if any(selectors.matches(selector.nodes, node.labels) for node in here)
         )
-        own = any(node.name == self._own_node for node in there)
-        return NODE, PeerTraits(terms | blocks, family=family, own=own)
+        own_node = any(node.name == self._own_node for node in here)
+        return NODE, PeerTraits(numbers | blocks, family=family, own_node=own_node)
 
 
-def _hold(table: dict[AddressKey, dict[Name, Holder]], holder: Holder) -> list[AddressKey]:
+def _add_holder(table: dict[AddressKey, dict[Name, Holder]], holder: Holder) -> list[AddressKey]:
     keys = [host_key(ip) for ip in holder.ips]
     for key in keys:
         table.setdefault(key, {})[holder.key] = holder
     return keys
 
 
-def _drop(table: dict[AddressKey, dict[Name, Holder]], holder: Holder) -> list[AddressKey]:
+def _remove_holder(table: dict[AddressKey, dict[Name, Holder]], holder: Holder) -> list[AddressKey]:
     keys = [host_key(ip) for ip in holder.ips]
     for key in keys:
         table.get(key, {}).pop(holder.key, None)
@@ -254,13 +275,13 @@ def _drop(table: dict[AddressKey, dict[Name, Holder]], holder: Holder) -> list[A
     return keys
 
 
-def _holding(pod: Pod | None) -> Pod | None:
-    """Whether the pod holds addresses of its own: a terminated one holds none, a hostNetwork pod is its node."""
+def _if_address_holder(pod: Pod | None) -> Pod | None:
+    """Return the pod if it holds addresses of its own: a terminated pod holds none, a hostNetwork pod its node's."""
     return None if pod is None or pod.host_network or pod.terminated or not pod.ips else pod
 
 
-def _within(block: IPBlock, hosts: Iterable[AddressKey]) -> Iterable[AddressKey]:
+def _hosts_inside(block: IPBlock, hosts: Iterable[AddressKey]) -> list[AddressKey]:
     address, length = prefix_of(block.cidr)
     shift = 128 - length
-    wanted = address >> shift
-    return [key for key in hosts if int.from_bytes(key[0], "big") >> shift == wanted]
+    prefix = address >> shift
+    return [key for key in hosts if int.from_bytes(key[0], "big") >> shift == prefix]

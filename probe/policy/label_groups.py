@@ -1,58 +1,68 @@
-"""Which terms select a pod, kept while pods, namespaces and terms change.
+"""Finds which pod peer selectors select each pod, while pods, namespaces and selectors change.
 
-Pods of one namespace with equal labels are a group; selectors are evaluated once a group, and a term that comes or goes
-is evaluated alone. Where many come at once (the first compilation), groups whose labels agree in the keys that any
-selector asks for share an evaluation: a pod-template-hash costs nothing.
+Theory of operation: pods of one namespace with equal labels form a label group, and a selector is evaluated once per
+group, not once per pod. A Deployment of 500 replicas is one group. So:
+
+1. A pod that appears costs one dict lookup if its group exists, and one evaluation of the selectors otherwise.
+2. A selector that appears is evaluated on the groups of the namespaces that it can select.
+3. A namespace whose labels change costs an evaluation of its own groups.
+
+Where much is new at once (the first compilation, a large policy), groups of different Deployments share evaluations
+too: groups of a namespace that agree in every label key which some selector names are selected by the same selectors
+(:class:`_Evaluations`). The labels ``app=web, pod-template-hash=7d4`` and ``app=web, pod-template-hash=9f1`` are two
+groups and, unless a policy names ``pod-template-hash``, one evaluation.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import Final
 
 from enrich.model import Labels, Name, Namespace, Pod, Selector
 from enrich.policy import selectors
 from probe.policy.peer_selectors import PodPeerSelector
 
-_MANY = 12
-"""Terms at once, from which on everything is evaluated anew."""
+_EVALUATE_ALL_FROM: Final = 12
+"""More new selectors than this at once, and it is cheaper to evaluate every group again."""
 
 
 class LabelGroup:
     """Pods of one namespace with equal labels."""
 
-    __slots__ = ("labels", "members", "namespace", "terms")
+    __slots__ = ("labels", "members", "namespace", "selectors")
 
     def __init__(self, namespace: str, labels: Labels) -> None:
         self.namespace = namespace
         self.labels = labels
         self.members: set[Name] = set()
-        self.terms: frozenset[int] = frozenset()
+        self.selectors: frozenset[int] = frozenset()
 
 
 class LabelGroups:
-    """The pods that exist and hold addresses, by group."""
+    """The pods that hold addresses, in label groups."""
 
     def __init__(self) -> None:
         self._namespaces: Mapping[Name, Namespace] = {}
         self._groups: dict[str, dict[frozenset[tuple[str, str]], LabelGroup]] = {}
-        self._of: dict[Name, LabelGroup] = {}
-        self._terms: dict[int, PodPeerSelector] = {}
-        self._memo = _Memo({}, {})
+        """By namespace, then by labels."""
+        self._group_of: dict[Name, LabelGroup] = {}
+        self._selectors: dict[int, PodPeerSelector] = {}
+        self._evaluations = _Evaluations({}, {})
 
     def add(self, pod: Pod) -> None:
-        """A pod that was not there."""
-        of_namespace = self._groups.setdefault(pod.namespace, {})
+        """Add a pod that is not in a group yet."""
+        in_namespace = self._groups.setdefault(pod.namespace, {})
         key = frozenset(pod.labels.items())
-        group = of_namespace.get(key)
+        group = in_namespace.get(key)
         if group is None:
-            group = of_namespace[key] = LabelGroup(pod.namespace, pod.labels)
-            group.terms = self._memo.terms_of(group)
+            group = in_namespace[key] = LabelGroup(pod.namespace, pod.labels)
+            group.selectors = self._evaluations.selectors_of(group)
         group.members.add(pod.key)
-        self._of[pod.key] = group
+        self._group_of[pod.key] = group
 
     def remove(self, pod: Pod) -> None:
-        """A pod that was there."""
-        group = self._of.pop(pod.key)
+        """Remove a pod that was added."""
+        group = self._group_of.pop(pod.key)
         group.members.discard(pod.key)
         if not group.members:
             del self._groups[group.namespace][frozenset(group.labels.items())]
@@ -60,13 +70,13 @@ class LabelGroups:
                 del self._groups[group.namespace]
 
     def pods_in(self, namespace: str) -> Iterator[Name]:
-        """A namespace's pods."""
+        """Yield the pods of a namespace."""
         for group in self._groups.get(namespace, {}).values():
             yield from group.members
 
-    def terms_of(self, pod: Name) -> frozenset[int]:
-        """The terms that select a pod."""
-        return self._of[pod].terms
+    def selectors_of(self, pod: Name) -> frozenset[int]:
+        """Return the numbers of the peer selectors that select a pod."""
+        return self._group_of[pod].selectors
 
     def update(
         self,
@@ -75,66 +85,74 @@ class LabelGroups:
         added: Mapping[int, PodPeerSelector],
         removed: set[int],
     ) -> set[Name]:
-        """Terms or namespaces that changed; the pods whose terms did, among those that are there already."""
+        """Apply changes of selectors and namespaces. Return the pods that other selectors select now."""
         self._namespaces = namespaces
-        self._terms = {**{n: t for n, t in self._terms.items() if n not in removed}, **added}
+        kept = {number: selector for number, selector in self._selectors.items() if number not in removed}
+        self._selectors = {**kept, **added}
         if added or removed or relabelled:
-            self._memo = _Memo(namespaces, self._terms)
+            self._evaluations = _Evaluations(namespaces, self._selectors)
         changed: set[Name] = set()
-        if len(added) > _MANY:
-            for group in self._all():
-                self._assign(group, self._memo.terms_of(group), changed)
+        if len(added) > _EVALUATE_ALL_FROM:
+            for group in self._all_groups():
+                self._assign(group, self._evaluations.selectors_of(group), changed)
             return changed
         for namespace in relabelled:
             for group in self._groups.get(namespace, {}).values():
-                self._assign(group, self._memo.terms_of(group), changed)
+                self._assign(group, self._evaluations.selectors_of(group), changed)
         if removed:
-            for group in self._all():
-                if not group.terms.isdisjoint(removed):
-                    self._assign(group, group.terms - removed, changed)
-        for number, term in added.items():
-            for group in self._candidates(term):
-                if term.pods is None or selectors.matches(term.pods, group.labels):
-                    self._assign(group, group.terms | {number}, changed)
+            for group in self._all_groups():
+                if not group.selectors.isdisjoint(removed):
+                    self._assign(group, group.selectors - removed, changed)
+        for number, selector in added.items():
+            for group in self._selectable_groups(selector):
+                if selector.pods is None or selectors.matches(selector.pods, group.labels):
+                    self._assign(group, group.selectors | {number}, changed)
         return changed
 
-    def _assign(self, group: LabelGroup, terms: frozenset[int], changed: set[Name]) -> None:
-        if terms != group.terms:
-            group.terms = terms
+    def _assign(self, group: LabelGroup, numbers: frozenset[int], changed: set[Name]) -> None:
+        if numbers != group.selectors:
+            group.selectors = numbers
             changed |= group.members
 
-    def _all(self) -> Iterator[LabelGroup]:
-        for of_namespace in self._groups.values():
-            yield from of_namespace.values()
+    def _all_groups(self) -> Iterator[LabelGroup]:
+        for in_namespace in self._groups.values():
+            yield from in_namespace.values()
 
-    def _candidates(self, term: PodPeerSelector) -> Iterator[LabelGroup]:
-        """The groups of the namespaces that a term is about."""
-        if term.namespaces is None:
-            yield from self._groups.get(term.home, {}).values()
+    def _selectable_groups(self, selector: PodPeerSelector) -> Iterator[LabelGroup]:
+        """Yield the groups of the namespaces that a selector selects."""
+        if selector.namespaces is None:
+            yield from self._groups.get(selector.home, {}).values()
             return
-        for namespace, groups in self._groups.items():
-            found = self._namespaces.get(Name("", namespace))
-            if found is not None and selectors.matches(term.namespaces, found.labels):
+        for name, groups in self._groups.items():
+            namespace = self._namespaces.get(Name("", name))
+            if namespace is not None and selectors.matches(selector.namespaces, namespace.labels):
                 yield from groups.values()
 
 
-class _Memo:
-    """Evaluations under one state of namespaces and terms."""
+class _Evaluations:
+    """Memoized evaluations of all selectors, valid for one state of the namespaces and the selectors."""
 
-    def __init__(self, namespaces: Mapping[Name, Namespace], terms: Mapping[int, PodPeerSelector]) -> None:
-        self._namespaces, self._terms = namespaces, terms
-        asked = {need.key for term in terms.values() if term.pods for need in term.pods.requirements}
-        self._keys = sorted(asked)
+    def __init__(self, namespaces: Mapping[Name, Namespace], pod_selectors: Mapping[int, PodPeerSelector]) -> None:
+        self._namespaces, self._selectors = namespaces, pod_selectors
+        self._keys = sorted(
+            {
+                requirement.key
+                for selector in pod_selectors.values()
+                if selector.pods
+                for requirement in selector.pods.requirements
+            }
+        )
+        """The label keys that any selector names."""
         self._candidates: dict[str, list[tuple[Selector | None, frozenset[int]]]] = {}
         self._found: dict[tuple[str, tuple[str | None, ...]], frozenset[int]] = {}
 
-    def terms_of(self, group: LabelGroup) -> frozenset[int]:
-        """By the group's labels, as far as any selector asks for them."""
-        key = (group.namespace, tuple([group.labels.get(asked) for asked in self._keys]))
+    def selectors_of(self, group: LabelGroup) -> frozenset[int]:
+        """Return the numbers of the selectors that select a group."""
+        key = (group.namespace, tuple([group.labels.get(label) for label in self._keys]))
         found = self._found.get(key)
         if found is None:
             if group.namespace not in self._candidates:
-                self._candidates[group.namespace] = self._in_namespace(group.namespace)
+                self._candidates[group.namespace] = self._candidates_in(group.namespace)
             matching = (
                 numbers
                 for selector, numbers in self._candidates[group.namespace]
@@ -143,15 +161,15 @@ class _Memo:
             found = self._found[key] = frozenset().union(*matching)
         return found
 
-    def _in_namespace(self, namespace: str) -> list[tuple[Selector | None, frozenset[int]]]:
-        """The pod selectors that count for the namespace's pods, and the terms of each."""
+    def _candidates_in(self, namespace: str) -> list[tuple[Selector | None, frozenset[int]]]:
+        """Return the distinct label selectors that can select pods of a namespace, with the numbers of each."""
         home = self._namespaces.get(Name("", namespace))
-        holds: dict[Selector, bool] = {}
-        by_selector: dict[Selector | None, set[int]] = {}
-        for number, term in self._terms.items():
-            wanted = term.namespaces
-            if wanted is not None and wanted not in holds:
-                holds[wanted] = home is not None and selectors.matches(wanted, home.labels)
-            if term.home == namespace if wanted is None else holds[wanted]:
-                by_selector.setdefault(term.pods, set()).add(number)
-        return [(selector, frozenset(numbers)) for selector, numbers in by_selector.items()]
+        selects_namespace: dict[Selector, bool] = {}
+        by_labels: dict[Selector | None, set[int]] = {}
+        for number, selector in self._selectors.items():
+            wanted = selector.namespaces
+            if wanted is not None and wanted not in selects_namespace:
+                selects_namespace[wanted] = home is not None and selectors.matches(wanted, home.labels)
+            if selector.home == namespace if wanted is None else selects_namespace[wanted]:
+                by_labels.setdefault(selector.pods, set()).add(number)
+        return [(labels, frozenset(numbers)) for labels, numbers in by_labels.items()]

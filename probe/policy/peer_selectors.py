@@ -1,7 +1,11 @@
-"""Terms: the distinct ways in which the rules in force name peers.
+"""Peer selectors: the distinct ways in which the rules in force name their peers, each with a number.
 
-A term has a number while a policy in force uses it. Three ways tell nobody of a kind apart: every pod, every IPv4
-address, every IPv6 address. They are no part of an identity, so that the first policy to use one changes no address's.
+A peer selector is a pod selector in a namespace, a node selector, or an IP block. Two rules that name the same peers
+share one. Its number lives as long as a policy in force uses it, and is valid in this process only; the ledger never
+sees it.
+
+Three peer selectors get no number in an identity, because they select everything of one kind: every pod, every IPv4
+address and every IPv6 address. So the first policy that allows 0.0.0.0/0 changes the identity of no address.
 """
 
 from __future__ import annotations
@@ -15,11 +19,12 @@ from enrich.model import IPBlock, NamedPort, Peer, Protocol, Selector
 from enrich.policy.matching import resolve_named_port
 
 ALL_ADDRESSES: Final = {IPBlock("0.0.0.0/0"): 4, IPBlock("::/0"): 6}
+"""The IP blocks that contain a whole family, and which."""
 
 
 @dataclass(frozen=True, slots=True)
 class PodPeerSelector:
-    """Pods by selectors; ``home`` is the namespace where the namespace selector is absent."""
+    """Pods by namespace and labels. If ``namespaces`` is None, the pods of the namespace ``home``."""
 
     home: str
     namespaces: Selector | None
@@ -28,7 +33,7 @@ class PodPeerSelector:
 
 @dataclass(frozen=True, slots=True)
 class NodePeerSelector:
-    """Nodes by a selector."""
+    """Nodes by labels."""
 
     nodes: Selector
 
@@ -36,36 +41,43 @@ class NodePeerSelector:
 PeerSelector = PodPeerSelector | NodePeerSelector | IPBlock
 PortName = tuple[str, Protocol]
 NamedPortNumbers = tuple[tuple[str, Protocol, tuple[int, ...]], ...]
-"""(port name, protocol, its numbers on a pod)."""
+"""(port name, protocol, the numbers that a pod's container ports have under this name)."""
 
 
 class PeerTraits(NamedTuple):
-    """A peer, as far as a side tells peers apart."""
+    """Everything about a peer that a rule could depend on. Peers with equal traits share an identity."""
 
-    terms: frozenset[int]
+    selectors: frozenset[int]
+    """Numbers of the peer selectors that select the peer."""
     pod: bool = False
+    """Whether the peer is a pod of a known namespace, and so selected by "every pod"."""
     family: int = 0
-    named: NamedPortNumbers = ()
-    own: bool = False
-    """The subject's node, on egress."""
+    """4 or 6; 0 if rules cannot depend on it."""
+    named_ports: NamedPortNumbers = ()
+    own_node: bool = False
+    """Whether the peer is the subject's node. Policy never blocks traffic between a pod and its node."""
 
 
 class RulePeers(NamedTuple):
-    """The peers of a rule. ``terms`` None: anybody."""
+    """The peers of one rule. ``selectors`` None means anybody."""
 
-    terms: frozenset[int] | None
-    pods: bool = False
+    selectors: frozenset[int] | None
+    every_pod: bool = False
     families: frozenset[int] = frozenset()
 
-    def hold(self, match: PeerTraits) -> bool:
-        """Whether the peer is one of them."""
-        if self.terms is None or (self.pods and match.pod) or match.family in self.families:
+    def contains(self, traits: PeerTraits) -> bool:
+        """Return whether a peer with these traits is one of them."""
+        if self.selectors is None or (self.every_pod and traits.pod) or traits.family in self.families:
             return True
-        return not self.terms.isdisjoint(match.terms)
+        return not self.selectors.isdisjoint(traits.selectors)
 
 
 class PeerSelectors:
-    """The terms in use, each with the number of its users."""
+    """The peer selectors that policies in force use, counted by use.
+
+    :meth:`release` only decrements. :meth:`settle` frees what nobody uses any more, so that a selector which the same
+    update releases with an old policy and acquires with a new one keeps its number, and no identity changes.
+    """
 
     def __init__(self) -> None:
         self._numbers: dict[PeerSelector, int] = {}
@@ -73,39 +85,40 @@ class PeerSelectors:
         self._next = 1
         self.by_number: dict[int, PeerSelector] = {}
         self.digests: dict[int, bytes] = {}
+        """Content hashes, by which the ledger knows an identity across restarts."""
         self._added: set[int] = set()
 
-    def acquire(self, term: PeerSelector) -> int:
-        """The term's number; one more user."""
-        number = self._numbers.get(term)
+    def acquire(self, selector: PeerSelector) -> int:
+        """Add one reference and return the selector's number."""
+        number = self._numbers.get(selector)
         if number is None:
-            number = self._numbers[term] = self._next
+            number = self._numbers[selector] = self._next
             self._next += 1
             self._users[number] = 0
-            self.by_number[number] = term
-            self.digests[number] = hashlib.sha256(repr(term).encode()).digest()[:16]
+            self.by_number[number] = selector
+            self.digests[number] = hashlib.sha256(repr(selector).encode()).digest()[:16]
             self._added.add(number)
         self._users[number] += 1
         return number
 
     def release(self, numbers: Iterable[int]) -> None:
-        """One user less of each; a term is only forgotten when all have come that may want it again."""
+        """Release one reference to each selector."""
         for number in numbers:
             self._users[number] -= 1
 
     def settle(self) -> tuple[set[int], dict[int, PeerSelector]]:
-        """The terms that came and those that are gone since last time."""
-        removed = {number: self.by_number[number] for number, users in self._users.items() if not users}
-        for number, term in removed.items():
-            del self._numbers[term], self._users[number], self.by_number[number], self.digests[number]
-        added = self._added - removed.keys()
-        gone = {number: term for number, term in removed.items() if number not in self._added}
+        """Free the unreferenced selectors. Return the numbers added, and the selectors freed, since the last call."""
+        freed = {number: self.by_number[number] for number, users in self._users.items() if not users}
+        for number, selector in freed.items():
+            del self._numbers[selector], self._users[number], self.by_number[number], self.digests[number]
+        added = self._added - freed.keys()
+        removed = {number: selector for number, selector in freed.items() if number not in self._added}
         self._added = set()
-        return added, gone
+        return added, removed
 
 
 def peer_selector_of(home: str, peer: Peer) -> PeerSelector:
-    """The term by which a rule of a policy in namespace ``home`` names a peer."""
+    """Return the peer selector of one entry of ``from`` or ``to``, in a policy of the namespace ``home``."""
     if peer.ip_block is not None:
         return peer.ip_block
     if peer.nodes is not None:
@@ -113,14 +126,14 @@ def peer_selector_of(home: str, peer: Peer) -> PeerSelector:
     return PodPeerSelector("" if peer.namespaces is not None else home, peer.namespaces, peer.pods)
 
 
-def selects_every_pod(term: PeerSelector) -> bool:
-    """Whether the term selects every pod of a namespace that is known."""
-    if not isinstance(term, PodPeerSelector) or term.namespaces is None or term.namespaces.requirements:
+def selects_every_pod(selector: PeerSelector) -> bool:
+    """Return whether the selector selects every pod whose namespace is known."""
+    if not isinstance(selector, PodPeerSelector) or selector.namespaces is None or selector.namespaces.requirements:
         return False
-    return term.pods is None or not term.pods.requirements
+    return selector.pods is None or not selector.pods.requirements
 
 
 def resolve_named_ports(ports: Sequence[NamedPort], names: Iterable[PortName]) -> NamedPortNumbers:
-    """The numbers that those of the names have which a pod has."""
-    found = ((name, protocol, tuple(sorted(resolve_named_port(ports, name, protocol)))) for name, protocol in names)
-    return tuple(entry for entry in found if entry[2])
+    """Return the numbers that a pod's container ports have for each name; names that the pod lacks are left out."""
+    resolved = ((name, protocol, tuple(sorted(resolve_named_port(ports, name, protocol)))) for name, protocol in names)
+    return tuple(entry for entry in resolved if entry[2])

@@ -1,8 +1,17 @@
-"""The rows of the sets in force: what is written for which peers, and what nobody needs any more.
+"""Keeps the policy entries, port entries and rule numbers of the policy sets in use.
 
-A set has a default row a direction and kind of peer; a peer whose row is another has it written. The default of pods is
-that of a pod which no rule names, of the family that most pods have: rules for every pod, or for 0.0.0.0/0, write no
-row a peer.
+Theory of operation, for one policy set, one direction and all identities:
+
+1. Each set has a default entry for each kind of identity. The default for pods is what a pod gets that no peer selector
+   selects, in the family that most pods have. So a rule for every pod, or for 0.0.0.0/0, changes the default instead of
+   adding an entry for each identity.
+2. An identity that no rule can tell from the default (:meth:`Ruleset.treats_alike`) has no entry. Most have none.
+3. For the others, the ruleset reduces the identity's traits to those that it can see. Identities with equal visible
+   traits share one :class:`_SharedEntry`, and its content is flattened once.
+4. The port ranges of a flattened policy are split into prefixes, and stored under a number that the ledger derives from
+   their content: the *port list*. Equal port ranges, in whatever policy set, are stored once.
+5. Everything is counted by use, and removed with its last user. An entry never changes under its number; a changed
+   policy makes another set, other port lists and other rules beside the old ones, and the endpoints switch to them.
 """
 
 from __future__ import annotations
@@ -22,187 +31,199 @@ from probe.policy.peer_selectors import PeerTraits
 from probe.policy.port_prefixes import port_prefixes
 from probe.policy.ruleset import Ruleset, digest
 
-_NOBODY: Final = PeerTraits(frozenset())
-_Content = tuple[list[tuple[int, int, int, int, int, int]], PortEntry]
-"""Of a row: (protocol, low, high, verdict, reason, rule) of ports, and the answer for all others."""
+_NO_TRAITS: Final = PeerTraits(frozenset())
+"""A peer that no rule names and that is neither a pod nor of a family."""
+_PortRange = tuple[int, int, int, int, int, int]
+"""(protocol, first port, last port, verdict, reason, rule)."""
+_EntryContent = tuple[list[_PortRange], PortEntry]
+"""A flattened policy with rule numbers: the port ranges, and what applies to all other ports."""
 
 
 @dataclass(slots=True)
 class _SharedEntry:
-    row: PolicyEntry
+    entry: PolicyEntry
     users: int = 0
-    """Identities and defaults that have it."""
+    """How many identities and defaults use it."""
 
 
 @dataclass(slots=True, eq=False)
-class _Direction:
-    """A set in one direction."""
+class _DirectionEntries:
+    """The entries of a policy set in one direction."""
 
-    side: Ruleset
-    by_match: dict[PeerTraits, _SharedEntry] = field(default_factory=dict)
-    defaults: tuple[PeerTraits, PeerTraits, PeerTraits] = (_NOBODY, _NOBODY, _NOBODY)
-    """By kind of peer."""
-    own: dict[int, PeerTraits] = field(default_factory=dict)
-    """By identity, where the row is not the default."""
-    flattened: dict[MatchedRules, _Content] = field(default_factory=dict)
-    """While rows are written: many peers that rules name are the same to all the rules together."""
+    ruleset: Ruleset
+    by_traits: dict[PeerTraits, _SharedEntry] = field(default_factory=dict)
+    """By visible traits."""
+    defaults: tuple[PeerTraits, PeerTraits, PeerTraits] = (_NO_TRAITS, _NO_TRAITS, _NO_TRAITS)
+    """The visible traits of the default peer of each kind."""
+    stored: dict[int, PeerTraits] = field(default_factory=dict)
+    """The visible traits of the identities that have an entry of their own, by identity number."""
+    flattened: dict[MatchedRules, _EntryContent] = field(default_factory=dict)
+    """Memo while entries are added: different visible traits often match the same rules."""
 
 
 @dataclass(slots=True, eq=False)
 class PolicySetInUse:
-    """What applies to a subject."""
+    """A policy set that at least one subject has."""
 
-    halves: tuple[_Direction, _Direction]
-    sources: tuple[str, ...]
+    directions: tuple[_DirectionEntries, _DirectionEntries]
+    policies: tuple[str, ...]
     """Digests of its policies."""
     policy_set: PolicySet
 
 
 class PolicyEntries:
-    """Writes the rows, ports and rules of ``desired``, and says what it touched."""
+    """The writer of ``policy_entries``, ``port_entries`` and ``rules`` of a :class:`Desired`."""
 
-    def __init__(self, numbers: Ledger, desired: Desired) -> None:
-        self._numbers = numbers
+    def __init__(self, ledger: Ledger, desired: Desired) -> None:
+        self._ledger = ledger
         self._desired = desired
-        self._ports: dict[int, list[PortKey]] = {}
-        self._port_users: dict[int, int] = {}
-        self._rule_of: dict[tuple[PolicyRef, ...], int] = {}
+        self._port_keys: dict[int, list[PortKey]] = {}
+        """By port list."""
+        self._port_list_users: dict[int, int] = {}
+        self._rule_numbers: dict[tuple[PolicyRef, ...], int] = {}
         self._sets: list[PolicySetInUse] = []
 
-    def add(
+    def add_set(
         self,
         key: str,
-        sides: tuple[Ruleset, Ruleset],
-        sources: tuple[str, ...],
+        rulesets: tuple[Ruleset, Ruleset],
+        policies: tuple[str, ...],
         family: int,
-        peers: Iterable[IdentityInUse],
+        identities: Iterable[IdentityInUse],
     ) -> PolicySetInUse:
-        """A set that comes into force, known by ``key``; ``family``: the one that most pods have."""
-        pod = _NOBODY._replace(pod=True, family=family)
-        halves = []
-        for side in sides:
-            half = _Direction(side, defaults=(side.match(pod), side.match(_NOBODY), side.match(_NOBODY)))
-            for match in half.defaults:
-                self._use(half, match)
-            halves.append(half)
-        egress, ingress = ([half.by_match[match].row for match in half.defaults] for half in halves)
+        """Add a policy set with its entries. The ledger knows it by ``key``; most pods have ``family`` (4 or 6)."""
+        default_pod = _NO_TRAITS._replace(pod=True, family=family)
+        directions = []
+        for ruleset in rulesets:
+            defaults = tuple(map(ruleset.visible_traits, (default_pod, _NO_TRAITS, _NO_TRAITS)))
+            entries = _DirectionEntries(ruleset, defaults=(defaults[0], defaults[1], defaults[2]))
+            for traits in entries.defaults:
+                self._acquire(entries, traits)
+            directions.append(entries)
+        egress, ingress = ([one.by_traits[traits].entry for traits in one.defaults] for one in directions)
         policy_set = PolicySet(
-            self._numbers.number_of("set", key),
+            self._ledger.number_of("set", key),
             ((egress[0], egress[1], egress[2]), (ingress[0], ingress[1], ingress[2])),
         )
-        made = PolicySetInUse((halves[0], halves[1]), sources, policy_set)
-        self._sets.append(made)
-        self._write_all(made, peers)
-        return made
+        added = PolicySetInUse((directions[0], directions[1]), policies, policy_set)
+        self._sets.append(added)
+        self._add_identities(added, identities)
+        return added
 
-    def remove(self, gone: PolicySetInUse) -> None:
-        """A set that nobody has any more."""
-        self._sets.remove(gone)
-        for half in gone.halves:
-            for identity in half.own:
-                self._drop((gone.policy_set.number, int(half.side.direction), identity))
-            for use in half.by_match.values():
-                self._leave_ports(use.row.port_list)
+    def remove_set(self, removed: PolicySetInUse) -> None:
+        """Remove a policy set that no subject has any more, with its entries."""
+        self._sets.remove(removed)
+        for entries in removed.directions:
+            for identity in entries.stored:
+                self._delete((removed.policy_set.number, int(entries.ruleset.direction), identity))
+            for shared in entries.by_traits.values():
+                self._release_port_list(shared.entry.port_list)
 
-    def change(self, went: Sequence[IdentityInUse], came: Sequence[IdentityInUse]) -> None:
-        """Classes of peers that went and came."""
-        for one in self._sets:
-            for half in one.halves:
-                for peer in went:
-                    match = half.own.pop(peer.identity.number, None)
-                    if match is not None:
-                        self._drop((one.policy_set.number, int(half.side.direction), peer.identity.number))
-                        self._release(half, match)
-            self._write_all(one, came)
+    def update_identities(self, disappeared: Sequence[IdentityInUse], appeared: Sequence[IdentityInUse]) -> None:
+        """Remove and add the entries of identities that disappeared and appeared, in every policy set."""
+        for policy_set in self._sets:
+            for entries in policy_set.directions:
+                for peer in disappeared:
+                    traits = entries.stored.pop(peer.identity.number, None)
+                    if traits is not None:
+                        direction = int(entries.ruleset.direction)
+                        self._delete((policy_set.policy_set.number, direction, peer.identity.number))
+                        self._release(entries, traits)
+            self._add_identities(policy_set, appeared)
 
-    def _write_all(self, one: PolicySetInUse, peers: Iterable[IdentityInUse]) -> None:
-        for peer in peers:
-            self._write(one, peer)
-        for half in one.halves:
-            half.flattened.clear()
+    def _add_identities(self, policy_set: PolicySetInUse, identities: Iterable[IdentityInUse]) -> None:
+        for peer in identities:
+            self._add_identity(policy_set, peer)
+        for entries in policy_set.directions:
+            entries.flattened.clear()
 
-    def _write(self, one: PolicySetInUse, peer: IdentityInUse) -> None:
-        for half in one.halves:
-            if half.side.treats_alike(peer.match, half.defaults[peer.identity.kind]):
+    def _add_identity(self, policy_set: PolicySetInUse, peer: IdentityInUse) -> None:
+        for entries in policy_set.directions:
+            default = entries.defaults[peer.identity.kind]
+            if entries.ruleset.treats_alike(peer.traits, default):
                 continue
-            match = half.side.match(peer.match)
-            default = half.defaults[peer.identity.kind]
-            if match == default:
+            traits = entries.ruleset.visible_traits(peer.traits)
+            if traits == default:
                 continue
-            row = self._use(half, match)
-            if row == half.by_match[default].row:
-                self._release(half, match)
+            entry = self._acquire(entries, traits)
+            if entry == entries.by_traits[default].entry:
+                self._release(entries, traits)
                 continue
-            key = (one.policy_set.number, int(half.side.direction), peer.identity.number)
-            half.own[peer.identity.number] = match
-            self._desired.policy_entries[key] = row
+            key = (policy_set.policy_set.number, int(entries.ruleset.direction), peer.identity.number)
+            entries.stored[peer.identity.number] = traits
+            self._desired.policy_entries[key] = entry
             self._desired.changed_keys.policy_entries.add(key)
 
-    def _drop(self, key: PolicyKey) -> None:
+    def _delete(self, key: PolicyKey) -> None:
         del self._desired.policy_entries[key]
         self._desired.changed_keys.policy_entries.add(key)
 
-    # --- rows by what their side sees of a peer
+    # --- shared entries, by visible traits
 
-    def _use(self, half: _Direction, match: PeerTraits) -> PolicyEntry:
-        found = half.by_match.get(match)
-        if found is None:
-            found = half.by_match[match] = _SharedEntry(self._row(half, match))
-        found.users += 1
-        return found.row
+    def _acquire(self, entries: _DirectionEntries, traits: PeerTraits) -> PolicyEntry:
+        shared = entries.by_traits.get(traits)
+        if shared is None:
+            shared = entries.by_traits[traits] = _SharedEntry(self._entry(entries, traits))
+        shared.users += 1
+        return shared.entry
 
-    def _release(self, half: _Direction, match: PeerTraits) -> None:
-        found = half.by_match[match]
-        found.users -= 1
-        if not found.users:
-            del half.by_match[match]
-            self._leave_ports(found.row.port_list)
+    def _release(self, entries: _DirectionEntries, traits: PeerTraits) -> None:
+        shared = entries.by_traits[traits]
+        shared.users -= 1
+        if not shared.users:
+            del entries.by_traits[traits]
+            self._release_port_list(shared.entry.port_list)
 
-    def _row(self, half: _Direction, match: PeerTraits) -> PolicyEntry:
-        seen = matched_rules(half.side, match)
-        found = half.flattened.get(seen)
-        if found is None:
-            found = half.flattened[seen] = self._content(half.side, seen)
-        parts, answer = found
-        return PolicyEntry(self._use_ports(parts), answer.rule, answer.verdict, answer.reason)
+    def _entry(self, entries: _DirectionEntries, traits: PeerTraits) -> PolicyEntry:
+        matched = matched_rules(entries.ruleset, traits)
+        content = entries.flattened.get(matched)
+        if content is None:
+            content = entries.flattened[matched] = self._content(entries.ruleset, matched)
+        ranges, other = content
+        return PolicyEntry(self._acquire_port_list(ranges), other.rule, other.verdict, other.reason)
 
-    def _content(self, side: Ruleset, seen: MatchedRules) -> _Content:
-        other, ranges = flatten(side, seen)
-        parts = [(protocol, low, high, *self._answer(found)) for protocol, low, high, found in ranges]
-        return parts, self._answer(other)
+    def _content(self, ruleset: Ruleset, matched: MatchedRules) -> _EntryContent:
+        other, ranges = flatten(ruleset, matched)
+        numbered = [(protocol, low, high, *self._port_entry(found)) for protocol, low, high, found in ranges]
+        return numbered, self._port_entry(other)
 
-    def _use_ports(self, parts: Sequence[tuple[int, int, int, int, int, int]]) -> int:
-        """The number under which the ports stand, 0 where there are none."""
-        if not parts:
+    # --- port lists and rules, by content
+
+    def _acquire_port_list(self, ranges: Sequence[_PortRange]) -> int:
+        """Return the number of the port list with these ranges, 0 if there are none."""
+        if not ranges:
             return 0
-        number = self._numbers.number_of("row", digest([tuple(map(int, part)) for part in parts]))
-        self._port_users[number] = self._port_users.get(number, 0) + 1
-        if number not in self._ports:
-            keys = self._ports[number] = []
-            for protocol, low, high, *answer in parts:
+        # The ledger's kind for port lists is "row".
+        number = self._ledger.number_of("row", digest([tuple(map(int, found)) for found in ranges]))
+        self._port_list_users[number] = self._port_list_users.get(number, 0) + 1
+        if number not in self._port_keys:
+            keys = self._port_keys[number] = []
+            for protocol, low, high, *entry in ranges:
                 for port, bits in port_prefixes(low, high):
                     keys.append((number, protocol, port, bits))
-                    self._desired.port_entries[keys[-1]] = PortEntry(*answer)
+                    self._desired.port_entries[keys[-1]] = PortEntry(*entry)
             self._desired.changed_keys.port_entries.update(keys)
         return number
 
-    def _leave_ports(self, number: int) -> None:
+    def _release_port_list(self, number: int) -> None:
         if not number:
             return
-        self._port_users[number] -= 1
-        if not self._port_users[number]:
-            del self._port_users[number]
-            for key in self._ports.pop(number):
+        self._port_list_users[number] -= 1
+        if not self._port_list_users[number]:
+            del self._port_list_users[number]
+            for key in self._port_keys.pop(number):
                 del self._desired.port_entries[key]
                 self._desired.changed_keys.port_entries.add(key)
 
-    def _answer(self, found: FlatDecision) -> PortEntry:
-        return PortEntry(found.verdict, found.reason, self._rule(found.refs) if found.refs else 0)
+    def _port_entry(self, decision: FlatDecision) -> PortEntry:
+        rule = self._rule_number(decision.refs) if decision.refs else 0
+        return PortEntry(decision.verdict, decision.reason, rule)
 
-    def _rule(self, refs: tuple[PolicyRef, ...]) -> int:
-        number = self._rule_of.get(refs)
+    def _rule_number(self, refs: tuple[PolicyRef, ...]) -> int:
+        """Return the number of a list of policies. The ledger keeps the list for verdicts that outlive this process."""
+        number = self._rule_numbers.get(refs)
         if number is None:
             meaning = msgspec.to_builtins(refs)
-            number = self._rule_of[refs] = self._numbers.number_of("rule", digest(meaning), list(meaning))
+            number = self._rule_numbers[refs] = self._ledger.number_of("rule", digest(meaning), list(meaning))
             self._desired.rules[number] = refs
         return number

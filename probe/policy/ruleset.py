@@ -1,7 +1,12 @@
-"""Policies as the compiler uses them: rules whose peers are numbers of terms, in the order in which they decide.
+"""Policies in compiled form, and rulesets: all that decides about a subject in one direction.
 
-A *side* is what decides about a subject in one direction. It knows which differences between peers count for it: to all
-others it is blind, and they share its rows.
+A compiled policy names its peers by peer selector numbers instead of label selectors. A ruleset puts the compiled
+policies of one subject and one direction into the order in which they decide: the admin tier, the NetworkPolicies that
+isolate the subject, the baseline tier.
+
+A ruleset also knows which differences between peers it can see at all (:meth:`Ruleset.visible_traits`). Identities that
+differ only in traits it cannot see share one policy entry's content. That keeps the entries of a cluster with many
+identities few.
 """
 
 from __future__ import annotations
@@ -11,9 +16,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from enrich.model import Action, ClusterNetworkPolicy, ClusterRule, IPBlock, NetworkPolicy, Peer, PolicyPort, Tier
-from enrich.model import Rule as NetworkRule
-from enrich.policy.decide import Direction, cluster_rules_in, rules
+from enrich.model import Action, ClusterRule, IPBlock, NetworkPolicy, Peer, Policy, PolicyPort, Rule, Tier
+from enrich.policy.decide import cluster_rules_in, rules_in
+from enrich.policy.matching import Direction
 from enrich.wire.batch import PolicyRef
 from probe.policy.peer_selectors import (
     ALL_ADDRESSES,
@@ -26,11 +31,9 @@ from probe.policy.peer_selectors import (
     selects_every_pod,
 )
 
-Policy = NetworkPolicy | ClusterNetworkPolicy
-
 
 class CompiledRule(NamedTuple):
-    """A rule. ``action`` None: a NetworkPolicy's, which allows."""
+    """One rule of a policy. ``action`` is None for a NetworkPolicy's rule, which can only allow."""
 
     ref: PolicyRef
     peers: RulePeers
@@ -39,16 +42,18 @@ class CompiledRule(NamedTuple):
 
 
 class PolicyRules(NamedTuple):
-    """A policy in one direction. ``ref`` is the policy itself."""
+    """The rules of one policy in one direction."""
 
     ref: PolicyRef
+    """The policy itself, which a default deny names."""
     tier: Tier | None
+    """None for a NetworkPolicy."""
     audited: bool
     rules: tuple[CompiledRule, ...]
 
 
 class AppliedPolicy(NamedTuple):
-    """A policy that applies to somebody, and whether it is audited; equal digests are equal content."""
+    """A policy that applies to some subject. Equal digests mean equal content and equal ``audited``."""
 
     policy: Policy
     audited: bool
@@ -57,133 +62,142 @@ class AppliedPolicy(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class CompiledPolicy:
-    """A policy in force."""
+    """A policy in force, with the references that it holds."""
 
-    parts: tuple[PolicyRules | None, PolicyRules | None]
-    """By direction; None: it says nothing there."""
-    terms: tuple[int, ...]
-    """One for each use, to be given back."""
-    named: frozenset[PortName]
-    """Names that egress rules ask for: the peers' ports."""
+    directions: tuple[PolicyRules | None, PolicyRules | None]
+    """By direction (egress, ingress); None where the policy says nothing."""
+    selectors: tuple[int, ...]
+    """Peer selectors to release when the policy is no longer in force, one entry for each reference."""
+    egress_port_names: frozenset[PortName]
+    """Port names in egress rules. They are resolved on the peers, so they are part of the peers' identities."""
 
 
 def digest(*content: object) -> str:
-    """What content is known by in the ledger."""
+    """Return the hash by which the ledger recognizes content."""
     return hashlib.sha256(repr(content).encode()).hexdigest()[:32]
 
 
-def compile_policy(source: AppliedPolicy, terms: PeerSelectors) -> CompiledPolicy:
-    """Number a policy's terms; it uses them until they are given back."""
-    used: list[int] = []
-    parts = tuple(_part(source, direction, terms, used) for direction in Direction)
-    return CompiledPolicy((parts[0], parts[1]), tuple(used), frozenset(named_ports([source.policy], Direction.EGRESS)))
+def compile_policy(applied: AppliedPolicy, selectors: PeerSelectors) -> CompiledPolicy:
+    """Compile a policy, acquiring its peer selectors. The caller releases ``CompiledPolicy.selectors`` later."""
+    acquired: list[int] = []
+    egress, ingress = (_policy_rules(applied, direction, selectors, acquired) for direction in Direction)
+    names = port_names([applied.policy], Direction.EGRESS)
+    return CompiledPolicy((egress, ingress), tuple(acquired), frozenset(names))
 
 
-def _part(source: AppliedPolicy, direction: Direction, terms: PeerSelectors, used: list[int]) -> PolicyRules | None:
-    policy = source.policy
-    listed: Sequence[NetworkRule] | Sequence[ClusterRule] | None
+def _policy_rules(
+    applied: AppliedPolicy, direction: Direction, selectors: PeerSelectors, acquired: list[int]
+) -> PolicyRules | None:
+    policy = applied.policy
+    rules: Sequence[Rule] | Sequence[ClusterRule] | None
     if isinstance(policy, NetworkPolicy):
-        home, tier, listed = policy.namespace, None, rules(policy, direction)
+        home, tier, rules = policy.namespace, None, rules_in(policy, direction)
     else:
-        home, tier, listed = "", policy.tier, cluster_rules_in(policy, direction) or None
-    if listed is None:
+        home, tier, rules = "", policy.tier, cluster_rules_in(policy, direction) or None
+    if rules is None:
         return None
     kind = type(policy).__name__
-    made: list[CompiledRule] = []
-    every: Iterable[NetworkRule | ClusterRule] = listed
-    for index, rule in enumerate(every):
-        # A NetworkPolicy's rule without peers is for anybody, a ClusterNetworkPolicy's for nobody.
-        anybody = isinstance(rule, NetworkRule) and not rule.peers
-        peers = RulePeers(None) if anybody else _peers(home, rule.peers, terms, used)
+    compiled: list[CompiledRule] = []
+    for index, rule in enumerate[Rule | ClusterRule](rules):
+        # A NetworkPolicy's rule without peers means anybody, a ClusterNetworkPolicy's means nobody.
+        anybody = isinstance(rule, Rule) and not rule.peers
+        peers = RulePeers(None) if anybody else _rule_peers(home, rule.peers, selectors, acquired)
         action = rule.action if isinstance(rule, ClusterRule) else None
-        made.append(CompiledRule(PolicyRef(kind, home, policy.name, index), peers, rule.ports, action))
-    return PolicyRules(PolicyRef(kind, home, policy.name), tier, source.audited, tuple(made))
+        compiled.append(CompiledRule(PolicyRef(kind, home, policy.name, index), peers, rule.ports, action))
+    return PolicyRules(PolicyRef(kind, home, policy.name), tier, applied.audited, tuple(compiled))
 
 
-def _peers(home: str, peers: Iterable[Peer], terms: PeerSelectors, used: list[int]) -> RulePeers:
+def _rule_peers(home: str, peers: Iterable[Peer], selectors: PeerSelectors, acquired: list[int]) -> RulePeers:
     numbers: set[int] = set()
     families: set[int] = set()
-    pods = False
+    every_pod = False
     for peer in peers:
-        term = peer_selector_of(home, peer)
-        if isinstance(term, IPBlock) and term in ALL_ADDRESSES:
-            families.add(ALL_ADDRESSES[term])
-        elif selects_every_pod(term):
-            pods = True
+        selector = peer_selector_of(home, peer)
+        if selects_every_pod(selector):
+            every_pod = True
             continue
-        number = terms.acquire(term)
-        used.append(number)
-        if not (isinstance(term, IPBlock) and term in ALL_ADDRESSES):
+        number = selectors.acquire(selector)
+        acquired.append(number)
+        if isinstance(selector, IPBlock) and selector in ALL_ADDRESSES:
+            # It has a number because 0.0.0.0/0 is a prefix in the ipcache, but no identity contains it.
+            families.add(ALL_ADDRESSES[selector])
+        else:
             numbers.add(number)
-    return RulePeers(frozenset(numbers), pods, frozenset(families))
+    return RulePeers(frozenset(numbers), every_pod, frozenset(families))
 
 
-def named_ports(policies: Iterable[Policy], direction: Direction) -> list[PortName]:
-    """The ports' names that rules of a direction ask for."""
-    named = {
+def port_names(policies: Iterable[Policy], direction: Direction) -> list[PortName]:
+    """Return the port names in the rules of one direction, sorted and without repeats."""
+    names = {
         (port.port, port.protocol)
         for policy in policies
         for rule in (
-            rules(policy, direction) or () if isinstance(policy, NetworkPolicy) else cluster_rules_in(policy, direction)
+            rules_in(policy, direction) or ()
+            if isinstance(policy, NetworkPolicy)
+            else cluster_rules_in(policy, direction)
         )
         for port in rule.ports
         if isinstance(port.port, str)
     }
-    return sorted(named)
+    return sorted(names)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Ruleset:
-    """What decides about a subject's traffic in one direction."""
+    """All that decides about a subject's traffic in one direction, and which traits of peers it depends on."""
 
     direction: Direction
     admin: tuple[PolicyRules, ...]
     isolating: tuple[PolicyRules, ...]
     baseline: tuple[PolicyRules, ...]
     own_named_ports: NamedPortNumbers
-    """The subject's own named ports."""
-    relevant: frozenset[int]
-    """Every term of the rules."""
-    pods: bool
-    families: bool
-    uses_names: bool
-    audits: bool
-    """Whether any part is audited."""
+    """The subject's named ports, which ingress rules mean."""
+    selectors: frozenset[int]
+    """Every peer selector in the rules."""
+    uses_every_pod: bool
+    uses_families: bool
+    uses_port_names: bool
+    has_audited: bool
 
-    def treats_alike(self, seen: PeerTraits, usual: PeerTraits) -> bool:
-        """Whether the peer is to this side what ``usual``, which no rule names, is."""
-        if not self.relevant.isdisjoint(seen.terms) or (self.pods and seen.pod != usual.pod):
-            return False
-        if self.families and seen.family != usual.family:
-            return False
-        return self.direction is Direction.INGRESS or not (seen.own or (self.uses_names and seen.named))
+    def treats_alike(self, traits: PeerTraits, default: PeerTraits) -> bool:
+        """Return whether no rule can tell a peer from ``default``, which no peer selector selects.
 
-    def match(self, seen: PeerTraits) -> PeerTraits:
-        """The peer as this side sees it."""
+        This is the cheap test that skips most identities; :meth:`visible_traits` is the exact one.
+        """
+        if not self.selectors.isdisjoint(traits.selectors) or (self.uses_every_pod and traits.pod != default.pod):
+            return False
+        if self.uses_families and traits.family != default.family:
+            return False
+        return self.direction is Direction.INGRESS or not (
+            traits.own_node or (self.uses_port_names and traits.named_ports)
+        )
+
+    def visible_traits(self, traits: PeerTraits) -> PeerTraits:
+        """Return the traits without those that no rule depends on. Peers with equal results get equal entries."""
         egress = self.direction is Direction.EGRESS
-        # An egress rule's names mean the peer's ports, an ingress rule's the subject's own.
-        named = (seen.named if egress else self.own_named_ports) if self.uses_names else ()
+        # A port name in an egress rule means the peer's container port, in an ingress rule the subject's own.
+        named_ports = (traits.named_ports if egress else self.own_named_ports) if self.uses_port_names else ()
         return PeerTraits(
-            seen.terms & self.relevant,
-            seen.pod and self.pods,
-            seen.family if self.families else 0,
-            named,
-            seen.own and egress,
+            traits.selectors & self.selectors,
+            traits.pod and self.uses_every_pod,
+            traits.family if self.uses_families else 0,
+            named_ports,
+            traits.own_node and egress,
         )
 
 
-def build_ruleset(parts: Sequence[PolicyRules], direction: Direction, own_named_ports: NamedPortNumbers) -> Ruleset:
-    """``parts`` in the order in which policies are listed and asked."""
-    listed = [rule for part in parts for rule in part.rules]
+def build_ruleset(policies: Sequence[PolicyRules], direction: Direction, own_named_ports: NamedPortNumbers) -> Ruleset:
+    """Return the ruleset of ``policies``, which are in the order in which they decide within their tier."""
+    rules = [rule for policy in policies for rule in policy.rules]
     return Ruleset(
         direction=direction,
-        admin=tuple(part for part in parts if part.tier is Tier.ADMIN),
-        isolating=tuple(part for part in parts if part.tier is None),
-        baseline=tuple(part for part in parts if part.tier is Tier.BASELINE),
+        admin=tuple(policy for policy in policies if policy.tier is Tier.ADMIN),
+        isolating=tuple(policy for policy in policies if policy.tier is None),
+        baseline=tuple(policy for policy in policies if policy.tier is Tier.BASELINE),
         own_named_ports=own_named_ports,
-        relevant=frozenset().union(*(rule.peers.terms for rule in listed if rule.peers.terms)),
-        pods=any(rule.peers.pods for rule in listed),
-        families=any(rule.peers.families for rule in listed),
-        uses_names=any(isinstance(port.port, str) for rule in listed for port in rule.ports),
-        audits=any(part.audited for part in parts),
+        selectors=frozenset().union(*(rule.peers.selectors for rule in rules if rule.peers.selectors)),
+        uses_every_pod=any(rule.peers.every_pod for rule in rules),
+        uses_families=any(rule.peers.families for rule in rules),
+        uses_port_names=any(isinstance(port.port, str) for rule in rules for port in rule.ports),
+        has_audited=any(policy.audited for policy in policies),
     )

@@ -1,24 +1,24 @@
-"""The addresses of Services in the kernel's table of addresses. Pure.
+"""Marks the addresses of Services in the kernel's table of addresses.
 
-Such an address becomes a pod's only by kube-proxy's DNAT, so that what goes there is judged where it leaves the node,
-by the destination that it has then (``bpf/policy.c``). Where nothing translates it, it is an address of the world's: it
-keeps the identity of the blocks around it. A pod's and a node's address stay what they are; a node's is judged as that,
-and again where the packet leaves, as a NodePort is.
+A packet to a Service's address reaches a pod only after kube-proxy's DNAT. So the kernel program decides where the
+packet leaves the node, by the destination that it has then (``bpf/policy.c``). The mark is the kind SERVICE:
+
+- Where nothing translates the address, it is an address outside the cluster. It keeps the identity of the IP blocks
+  that contain it.
+- An address that is also a pod's or a node's keeps that identity. A connection to a node's address is judged as such
+  at once, and again where the packet leaves the node, as that of a NodePort is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Final
+from collections.abc import Iterable
 
-from probe.policy.desired import WORLD, AddressKey, Desired, Identity, host_key
-
-SERVICE: Final = 3
-"""Kind of peer, as in ``bpf/layout.h``."""
+from probe.policy.desired import SERVICE, WORLD, AddressKey, Desired, Identity, host_key
+from probe.policy.lpm import PrefixTable
 
 
 class ServiceAddresses:
-    """Which addresses are Services', from one change to the next."""
+    """Remembers which addresses were marked, to return only what changed since the last call."""
 
     def __init__(self) -> None:
         self._keys: frozenset[AddressKey] = frozenset()
@@ -26,30 +26,33 @@ class ServiceAddresses:
     def changed_entries(
         self, desired: Desired, addresses: Iterable[str], *, whole: bool
     ) -> dict[AddressKey, Identity | None]:
-        """What ``addresses`` make of the entries of ``desired`` (None: removed); ``whole``: not only of the touched."""
+        """Return what the map must hold for each key that Services or ``desired`` changed; None removes the entry.
+
+        ``addresses`` are those of all Services now. ``whole`` returns every Service's address, changed or not.
+        """
         keys, before = frozenset(map(host_key, addresses)), self._keys
-        changed_keys = desired.changed_keys.addresses
+        changed = desired.changed_keys.addresses
         self._keys = keys
-        if whole or any(length != 128 for _, length in changed_keys):
+        # A changed block may change the identity of every Service's address inside it.
+        if whole or any(length != 128 for _, length in changed):
             checked = keys | before
         else:
-            checked = (keys ^ before) | (keys & changed_keys)
+            checked = (keys ^ before) | (keys & changed)
         if not checked:
             return {}
-        lengths = sorted({length for _, length in desired.ipcache}, reverse=True)
+        blocks: PrefixTable[Identity] = PrefixTable()
+        for (address, length), identity in desired.ipcache.items():
+            if length != 128:
+                blocks.set(int.from_bytes(address, "big"), length, identity)
         return {
-            key: _identity(desired.ipcache, key, lengths) if key in keys else desired.ipcache.get(key)
+            key: _service_identity(desired, key, blocks) if key in keys else desired.ipcache.get(key)
             for key in checked
-        }
+        }  # fmt: skip
 
 
-def _identity(entries: Mapping[AddressKey, Identity], key: AddressKey, lengths: Iterable[int]) -> Identity:
-    own = entries.get(key)
+def _service_identity(desired: Desired, key: AddressKey, blocks: PrefixTable[Identity]) -> Identity:
+    own = desired.ipcache.get(key)
     if own is not None and own.kind != WORLD:
         return own
-    number = int.from_bytes(key[0], "big")
-    for length in lengths:
-        found = entries.get(((number >> (128 - length) << (128 - length)).to_bytes(16, "big"), length))
-        if found is not None:
-            return Identity(found.number, SERVICE)
-    return Identity(0, SERVICE)
+    around = own or blocks.longest(int.from_bytes(key[0], "big"))
+    return Identity(around.number if around else 0, SERVICE)

@@ -15,7 +15,7 @@ from typing import Final
 from enrich.explain.explanation import ALLOW, AUDIT, DENY, Explanation, explain_connection
 from enrich.explain.query import EndQuery, parse_destination, parse_source
 from enrich.index.cluster import Cluster
-from enrich.policy.decide import PolicyView
+from enrich.policy.matching import PolicyView
 from enrich.runtime.settings import setting
 from enrich.sources.factory import make_source
 from enrich.sources.source import SourceError

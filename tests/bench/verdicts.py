@@ -14,8 +14,8 @@ from typing import Any, Final
 import numpy as np
 import orjson
 
-from enrich.render.fragments import address_text
 from enrich.wire.batch import INGRESS, VERDICT, EndpointRef, PolicyRef, Reason, Verdict
+from enrich.wire.mapped_address import address_text
 from probe.export.batcher import Batcher, Limits, Verdicts
 
 CLUSTER: Final = "bench"

@@ -12,7 +12,7 @@ import msgspec
 from enrich.model import ClusterNetworkPolicy, Namespace, NetworkPolicy, Node, Object, Pod
 from enrich.parse.cursor import InvalidObjectError
 from enrich.parse.objects import parse
-from enrich.policy.decide import PolicyView
+from enrich.policy.matching import PolicyView
 from tests.conformance.case import Action, Case, Expect, MalformedError, PodSpec, rows
 
 

@@ -7,7 +7,7 @@ import struct
 from typing import Final
 
 from enrich.model import Protocol
-from enrich.policy.decide import Direction
+from enrich.policy.matching import Direction
 from probe.kernel import bpf
 from tests.kernel.frames import ipv4, ipv6, sctp, udp
 from tests.kernel.rig import Rig

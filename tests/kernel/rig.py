@@ -16,7 +16,7 @@ from netns import Net, Space
 
 from enrich.model import ClusterNetworkPolicy, Name, Namespace, NetworkPolicy, Node, Pod
 from enrich.parse.objects import parse
-from enrich.policy.decide import PolicyView
+from enrich.policy.matching import PolicyView
 from enrich.wire.batch import INGRESS, Reason, Verdict
 from probe.export.ring import Ring
 from probe.kernel.attach import Attachments, Mode

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from netns import Space, connects, listen, open_socket, ping
 
-from enrich.policy.decide import Direction
+from enrich.policy.matching import Direction
 from enrich.wire.batch import Reason, Verdict
 from probe.kernel.layout import ROW, Config
 from tests.kernel.frames import Wire, icmp, ipv4, ipv6, tcp, udp

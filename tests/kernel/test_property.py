@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from enrich.model import Object, Protocol
-from enrich.policy.decide import Direction, PolicyView
+from enrich.policy.matching import Direction, PolicyView
 from enrich.wire.batch import PolicyRef, Verdict
 from probe.kernel.installer import Bound, Installer
 from probe.kernel.layout import Config

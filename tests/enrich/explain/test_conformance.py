@@ -10,7 +10,8 @@ import pytest
 from enrich.explain.explanation import explain_connection
 from enrich.explain.query import parse_destination, parse_source
 from enrich.model import Name
-from enrich.policy.decide import Endpoint, PolicyView, is_connection_allowed
+from enrich.policy.decide import is_connection_allowed
+from enrich.policy.matching import Endpoint, PolicyView
 from tests.conformance.case import load, rows
 from tests.conformance.state import State
 from tests.conformance.suite import case_files

@@ -37,7 +37,8 @@ from enrich.model import (
     Service,
     Tier,
 )
-from enrich.policy.decide import Direction, Endpoint, PolicyView, decide
+from enrich.policy.decide import decide
+from enrich.policy.matching import Direction, Endpoint, PolicyView
 from enrich.wire.batch import Reason, Verdict
 from tests.schemas import load, validator
 

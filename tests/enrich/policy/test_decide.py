@@ -10,7 +10,8 @@ import pytest
 
 from enrich.model import ClusterNetworkPolicy, Name, Namespace, NetworkPolicy, Node, Object, Pod, Protocol
 from enrich.parse.objects import InvalidObjectError, parse
-from enrich.policy.decide import Direction, Endpoint, PolicyView, decide, is_connection_allowed
+from enrich.policy.decide import decide, is_connection_allowed
+from enrich.policy.matching import Direction, Endpoint, PolicyView
 from enrich.wire.batch import PolicyRef, Reason, Verdict
 from tests.conformance.case import load, rows
 from tests.conformance.state import State

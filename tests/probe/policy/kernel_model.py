@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from enrich.policy.decide import Direction
+from enrich.policy.matching import Direction
 from probe.policy.desired import WORLD, Desired, Identity, host_key
 
 

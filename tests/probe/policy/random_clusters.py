@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from enrich.model import ClusterNetworkPolicy, Namespace, NetworkPolicy, Node, Object, Pod, Protocol
 from enrich.parse.objects import parse
-from enrich.policy.decide import Direction, Endpoint, PolicyView, decide
-from enrich.policy.matching import endpoint_at
+from enrich.policy.decide import decide
+from enrich.policy.matching import Direction, Endpoint, PolicyView, endpoint_at
 from enrich.wire.batch import PolicyRef, Reason
 
 OWN = "n0"

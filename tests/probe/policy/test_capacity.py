@@ -5,7 +5,8 @@ from __future__ import annotations
 import random
 
 from enrich.model import Name, Namespace, Node, Pod, Protocol
-from enrich.policy.decide import Direction, Endpoint, PolicyView, decide
+from enrich.policy.decide import decide
+from enrich.policy.matching import Direction, Endpoint, PolicyView
 from probe.policy.capacity import MANY_IDENTITIES, capacity_warnings
 from probe.policy.compiler import Compiler
 from tests.enrich.policy.test_decide import made

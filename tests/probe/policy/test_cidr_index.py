@@ -54,7 +54,7 @@ def test_an_address_is_in_the_blocks_that_hold_it(given_blocks: list[IPBlock], a
             if address in ipaddress.ip_network(block.cidr)
             and not any(address in ipaddress.ip_network(hole) for hole in block.excepts)
         }
-        assert found.terms_of(host_key(text)[0]) == wanted
+        assert found.selectors_of(host_key(text)[0]) == wanted
         assert _longest_match(found, host_key(text)[0]) == wanted
 
 

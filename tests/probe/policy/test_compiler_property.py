@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from enrich.model import Object
-from enrich.policy.decide import PolicyView
+from enrich.policy.matching import PolicyView
 from probe.ledger import Ledger
 from probe.policy.compiler import Compiler
 from probe.policy.desired import Desired

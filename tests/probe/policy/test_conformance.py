@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from enrich.model import Name, Pod, Protocol
-from enrich.policy.decide import Direction, Endpoint, PolicyView, decide
+from enrich.policy.decide import decide
+from enrich.policy.matching import Direction, Endpoint, PolicyView
 from enrich.wire.batch import Reason
 from probe.ledger import Ledger
 from probe.policy.compiler import Compiler

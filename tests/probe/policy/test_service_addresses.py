@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from probe.policy.desired import NODE, POD, WORLD, AddressKey, Desired, Identity, host_key
-from probe.policy.service_addresses import SERVICE, ServiceAddresses
+from probe.policy.desired import NODE, POD, SERVICE, WORLD, AddressKey, Desired, Identity, host_key
+from probe.policy.service_addresses import ServiceAddresses
 
 VIP, POD_IP, NODE_IP = "10.96.0.10", "10.244.0.1", "192.0.2.1"
 BLOCK: AddressKey = (host_key("10.96.0.0")[0], 96 + 16)
