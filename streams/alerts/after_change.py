@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from enrich.model import ClusterNetworkPolicy
 from streams.alerts.alert import Alert
 from streams.alerts.deltas import Delta
 from streams.alerts.model import Rule
@@ -123,6 +124,6 @@ def _rank(change: Change, seen: _Seen) -> int:
         return 3
     if change.what == "created":
         return 0  # the records would name it
-    if change.kind == "ClusterNetworkPolicy":
+    if change.kind == ClusterNetworkPolicy.__name__:
         return 1
     return 2 if change.namespace == seen.namespace else 0

@@ -6,11 +6,11 @@ import time
 from collections.abc import Callable
 
 from enrich.index.cluster import Cluster
-from enrich.model import ClusterNetworkPolicy, NetworkPolicy
+from enrich.model import POLICY_API_VERSIONS, Policy
 from enrich.runtime.process import Exit, StopServiceError
 from enrich.sources.factory import make_source
 from enrich.sources.source import SourceError
-from streams.alerts.policy_changes import Change, Policies, Policy, changes, named
+from streams.alerts.policy_changes import Change, Policies, changes, named
 
 
 class PolicyWatch:
@@ -20,7 +20,7 @@ class PolicyWatch:
         """``source`` as the setting has it. Raises StopServiceError."""
         self._tell = tell
         self._before: Policies | None = None
-        self._cluster = Cluster(kinds=(NetworkPolicy, ClusterNetworkPolicy))
+        self._cluster = Cluster(kinds=POLICY_API_VERSIONS)
         self._cluster.subscribe(self._look)
         try:
             self._source = make_source(source, self._cluster)
