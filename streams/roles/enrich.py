@@ -38,7 +38,7 @@ def run_enrich(settings: Settings, stop: threading.Event) -> int:
     quiet_libraries()
     registry = CollectorRegistry()
     metrics = EnrichMetrics(registry, settings.verdicts_by, settings.verdicts_limit)
-    cluster = Cluster(tail_s=settings.tail, kinds=NAMED_KINDS)
+    cluster = Cluster(tail_s=settings.pod_retention, kinds=NAMED_KINDS)
     source = _source(settings, cluster)
     registry.register(SourceCollector("streams", source))
     history = AddressHistory(

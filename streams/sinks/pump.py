@@ -74,7 +74,7 @@ class Pump:
 
     def run(self) -> None:
         """Until ``stop``. Raises StopServiceError."""
-        self._metrics.begin(self._feed.name)
+        self._metrics.add_sink(self._feed.name)
         try:
             while not self._stop.is_set():
                 records = self._reader.take(_MOST, _WAIT_S)
@@ -84,7 +84,7 @@ class Pump:
                 if lag is not None:
                     self._metrics.lag.labels(self._feed.name).set(lag)
         finally:
-            self._metrics.end(self._feed.name)
+            self._metrics.remove_sink(self._feed.name)
             self._reader.close()
             self._sink.close()
 

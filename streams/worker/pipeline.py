@@ -117,7 +117,7 @@ class Pipeline:
 
     async def report_expired(self, tracked: TrackedInput, batches: int) -> None:
         """Report that retention removed batches just before this input, unread."""
-        self._metrics.expired.inc(batches)
+        self._metrics.expired_batches.inc(batches)
         log.error("batches expired before they were read", partition=tracked.partition, batches=batches)
         status = {"type": "expired", "partition": tracked.partition, "batches": batches}
         await self._sender.send_status(tracked, self._worker, status)
