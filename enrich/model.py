@@ -10,7 +10,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 
@@ -293,10 +293,5 @@ class ClusterNetworkPolicy:
 
 
 Policy = NetworkPolicy | ClusterNetworkPolicy
-"""A policy of any kind that is enforced."""
-POLICY_API_VERSIONS: Final[Mapping[type[Policy], str]] = {
-    NetworkPolicy: "networking.k8s.io/v1",
-    ClusterNetworkPolicy: "policy.networking.k8s.io/v1alpha2",
-}
-"""The kinds of policy that are enforced, each with its API version: the one list of them."""
+"""Every kind of policy that is enforced."""
 Object = Pod | Namespace | Node | Service | EndpointSlice | Workload | NetworkPolicy | ClusterNetworkPolicy

@@ -18,7 +18,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from enrich.wire.mapped_address import packed_address
 from probe.kernel import bpf, entries
 from probe.kernel.entries import Peer
 from probe.kernel.layout import ANSWER, ENDPOINT, PEER, PORT_KEY, ROW, ROW_KEY, Config
@@ -66,6 +65,12 @@ class Installed:
     rows: int
     ports: int
     epoch: int
+
+
+def packed(address: str) -> bytes:
+    """16 bytes, IPv4 as v4-mapped IPv6."""
+    parsed = ipaddress.ip_address(address)
+    return parsed.packed if parsed.version == 6 else bytes(10) + b"\xff\xff" + parsed.packed
 
 
 class Installer:
@@ -263,8 +268,8 @@ class Installer:
 
 def _locals(ends: Mapping[bytes, Bound], node: Iterable[str]) -> dict[bytes, bytes | None]:
     """Which interface an address of this node is behind; 0: the node's own."""
-    made: dict[bytes, bytes | None] = {packed_address(address): bytes(4) for address in node}
-    return made | {packed_address(address): key for key, end in ends.items() for address in end.addresses}
+    made: dict[bytes, bytes | None] = {packed(address): bytes(4) for address in node}
+    return made | {packed(address): key for key, end in ends.items() for address in end.addresses}
 
 
 def _put(table: Map, installed: dict[bytes, bytes], changes: Mapping[bytes, bytes | None]) -> None:
@@ -298,7 +303,7 @@ def _endpoint(end: Bound, policy: PolicySet, old: bytes | None, side: int, now_n
     value["attached_ns"] = kept["attached_ns"] if same and kept is not None else now_ns if end.older else 0
     for address in end.addresses:
         slot = 1 if ipaddress.ip_address(address).version == 6 else 0
-        value["address"][0][slot] = np.frombuffer(packed_address(address), "u1")
+        value["address"][0][slot] = np.frombuffer(packed(address), "u1")
     value["set"] = policy.number
     for number in (0, 1):
         for direction in (0, 1):

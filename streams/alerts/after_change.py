@@ -1,8 +1,19 @@
-"""Rules of the kind `after_change`: a group's records began right after a policy changed that may be why.
+"""Rules of the kind ``after_change``: a group's records begin shortly after a policy change that can have caused them.
 
-A policy may be why if the records name it. If it was deleted, or does not select the pod any more, no record does: then
-it may be why if it is of the pod's namespace, or of the whole cluster. A record may come before the change is heard of:
-both are remembered for a while, and each looks for the other.
+THEORY OF OPERATION
+
+Example: ``after_change: {within: 2m, quiet: 10m}``. At 12:00:00 somebody deletes NetworkPolicy shop/allow-db, and at
+12:00:03 the first denied connections of shop/web arrive.
+
+1. The group shop/web had no records for 10 minutes, so its records *begin* at 12:00:03. Had it been denied at 11:55,
+   the change could not be the cause.
+2. Candidates are the changes from ``within`` before the begin to 5 s after it. After it, because a node may enforce a
+   change before this worker observes it, and because clocks differ.
+3. Candidates are ranked: best a policy that the records name; then one in the pod's namespace that no record names,
+   because it was deleted or no longer selects the pod; then a ClusterNetworkPolicy. A policy that was created and is
+   not named by the records is no candidate. Of equal candidates the latest counts.
+4. Records and changes may arrive in either order. Both are remembered, and each arrival searches for the other.
+5. Each begin fires at most one alert.
 """
 
 from __future__ import annotations
@@ -11,119 +22,120 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from enrich.model import ClusterNetworkPolicy
 from streams.alerts.alert import Alert
 from streams.alerts.deltas import Delta
-from streams.alerts.model import Rule
-from streams.alerts.policy_changes import Change
-from streams.alerts.tracker import LATENESS_S, Count, Outbox, Tracker
+from streams.alerts.model import AlertRule
+from streams.alerts.policy_changes import PolicyChange
+from streams.alerts.tracker import LATENESS_S, CountEvent, Outbox, Tracker
 from streams.config.fields import seconds
 
 _SKEW_S: Final = 5.0
-"""A node may enforce a change that much before we hear of it, by its own clock."""
+"""A node's clock may show a record this long before the worker's clock shows the change that caused it."""
 
 
 @dataclass(slots=True)
-class _Seen:
-    """A group's records since they began."""
+class _Episode:
+    """A group's records since they began, after a quiet time."""
 
-    began: float
+    started: float
     latest: float
     amount: int
     policies: list[str]
     namespace: str
-    told: bool = False
-    """That they began has had its alert."""
+    fired: bool = False
+    """An alert has fired for this episode."""
 
 
-class AfterTracker(Tracker):
-    """Groups by when their records began; changes by when they were heard of."""
+class AfterChangeTracker(Tracker):
+    """Keeps the current episode of each group, and the recent changes of policies."""
 
-    def __init__(self, rule: Rule, most: int, out: Outbox, count: Count) -> None:
+    def __init__(self, rule: AlertRule, limit: int, out: Outbox, count: CountEvent) -> None:
         super().__init__(rule, out, count)
         assert rule.after_change is not None  # noqa: S101 - its kind
         self._within_s, self._quiet_s = seconds(rule.after_change.within), seconds(rule.after_change.quiet)
         self._threshold = rule.after_change.threshold
-        self._most = most
-        # In the order in which they were heard of last.
-        self._groups: dict[tuple[str, ...], _Seen] = {}
-        self._changes: list[Change] = []
+        self._limit = limit
+        # Ordered by their last delta, the oldest first.
+        self._episodes: dict[tuple[str, ...], _Episode] = {}
+        self._changes: list[PolicyChange] = []
 
     @property
-    def span_s(self) -> int:
+    def history_s(self) -> int:
         return self._quiet_s + self._within_s + LATENESS_S
 
     @property
     def groups(self) -> int:
-        return len(self._groups)
+        return len(self._episodes)
 
-    def changed(self, change: Change, now: float) -> None:
-        self._changes = [one for one in self._changes if one.at > now - self.span_s]
+    def policy_changed(self, change: PolicyChange, now: float) -> None:
+        self._changes = [one for one in self._changes if one.at > now - self.history_s]
         self._changes.append(change)
-        for group, seen in self._groups.items():
-            if seen.began >= change.at - _SKEW_S:
-                self._look(group, seen, now)
+        for group, episode in self._episodes.items():
+            if episode.started >= change.at - _SKEW_S:
+                self._evaluate(group, episode, now)
 
     def take(self, deltas: Sequence[Delta], now: float, *, replayed: bool) -> None:
         for delta in deltas:
-            self._remember(delta)
+            self._keep_examples(delta)
             group = tuple(delta.group)
-            seen = self._add(group, delta, now)
+            episode = self._add(group, delta, now)
             alert = self.alerts.get(group)
             if alert is not None:
-                alert.last_true = max(alert.last_true, seen.latest)
-                seen.told = True
+                alert.last_true = max(alert.last_true, episode.latest)
+                episode.fired = True
             elif not replayed:
-                self._look(group, seen, now)
+                self._evaluate(group, episode, now)
 
     def tick(self, now: float) -> None:
-        for alert in self._over(now):
+        for alert in self._expired(now):
             self._resolve(alert, now)
 
-    def _add(self, group: tuple[str, ...], delta: Delta, now: float) -> _Seen:
-        seen = self._groups.pop(group, None)
+    def _add(self, group: tuple[str, ...], delta: Delta, now: float) -> _Episode:
+        episode = self._episodes.pop(group, None)
         for second, amount in sorted(delta.amounts.items()):
             at = min(second, now)
-            if seen is None or at - seen.latest > self._quiet_s:
-                seen = _Seen(at, at, 0, [], "")
-            seen.latest, seen.amount = max(seen.latest, at), seen.amount + amount
-        assert seen is not None  # noqa: S101 - a delta has an amount
-        seen.policies, seen.namespace = delta.policies, delta.namespace
-        self._groups[group] = seen
-        if len(self._groups) > self._most:
-            self._shrink(now)
-        return seen
+            if episode is None or at - episode.latest > self._quiet_s:
+                episode = _Episode(at, at, 0, [], "")
+            episode.latest, episode.amount = max(episode.latest, at), episode.amount + amount
+        assert episode is not None  # noqa: S101 - a delta has an amount
+        episode.policies, episode.namespace = delta.policies, delta.namespace
+        self._episodes[group] = episode
+        if len(self._episodes) > self._limit:
+            self._evict(now)
+        return episode
 
-    def _look(self, group: tuple[str, ...], seen: _Seen, now: float) -> None:
-        """Whether a change may be why they began."""
-        if seen.told or seen.amount < self._threshold or seen.began < now - self.span_s:
+    def _evaluate(self, group: tuple[str, ...], episode: _Episode, now: float) -> None:
+        """Fire if a change can have caused the episode."""
+        if episode.fired or episode.amount < self._threshold or episode.started < now - self.history_s:
             return
-        found = [one for one in self._changes if -_SKEW_S <= seen.began - one.at <= self._within_s]
-        why = max((one for one in found if _rank(one, seen)), key=lambda one: (_rank(one, seen), one.at), default=None)
-        if why is not None:
-            seen.told = True
-            alert = Alert(group, "firing", now, seen.began, seen.latest, seen.amount)
-            alert.policy, alert.change = why.policy, why.what
+        near = [one for one in self._changes if -_SKEW_S <= episode.started - one.at <= self._within_s]
+        cause = max(
+            (one for one in near if _rank(one, episode)), key=lambda one: (_rank(one, episode), one.at), default=None
+        )
+        if cause is not None:
+            episode.fired = True
+            alert = Alert(group, "firing", now, episode.started, episode.latest, episode.amount)
+            alert.policy, alert.change = cause.policy, cause.what
             self._fire(alert, now)
 
-    def _shrink(self, now: float) -> None:
-        """Those that are quiet need not be known any more; past the bound those that were heard of longest ago go."""
-        quiet = [group for group, seen in self._groups.items() if now - seen.latest > self.span_s]
+    def _evict(self, now: float) -> None:
+        """Forget groups that have been quiet for so long that nothing depends on them; then evict the oldest 2 %."""
+        quiet = [group for group, episode in self._episodes.items() if now - episode.latest > self.history_s]
         for group in quiet:
-            del self._groups[group]
-        dropped = list(self._groups)[: max(0, len(self._groups) - self._most + self._most // 50)]
-        if len(self._groups) > self._most:
-            for group in dropped:
-                del self._groups[group]
-            self._count(self.rule.name, "dropped_groups", len(dropped))
+            del self._episodes[group]
+        evicted = list(self._episodes)[: max(0, len(self._episodes) - self._limit + self._limit // 50)]
+        if len(self._episodes) > self._limit:
+            for group in evicted:
+                del self._episodes[group]
+            self._count(self.rule.name, "evicted_groups", len(evicted))
 
 
-def _rank(change: Change, seen: _Seen) -> int:
-    """How likely a change is why: named by the records, of the pod's namespace, of the whole cluster, or not at all."""
-    if change.policy in seen.policies:
+def _rank(change: PolicyChange, episode: _Episode) -> int:
+    """Return how likely the change caused the episode, from 3 (named by the records) to 0 (it did not)."""
+    if change.policy in episode.policies:
         return 3
     if change.what == "created":
-        return 0  # the records would name it
-    if change.kind == ClusterNetworkPolicy.__name__:
+        return 0  # A new policy that decided would be named.
+    if change.kind == "ClusterNetworkPolicy":
         return 1
-    return 2 if change.namespace == seen.namespace else 0
+    return 2 if change.namespace == episode.namespace else 0

@@ -1,19 +1,19 @@
-"""One alert: its state while it lasts, the record of a change of it, and what of it outlives the process."""
+"""One alert: its state while it lasts, the records of its changes of state, and what outlives the process."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 import msgspec
-import orjson
 
 from streams.alerts.deltas import fingerprint, version_of
+from streams.alerts.example import Example, decode_example
 from streams.alerts.fields import label_name
-from streams.alerts.model import Rule
+from streams.alerts.model import AlertRule
 from streams.alerts.template import render
+from streams.timestamps import rfc3339
 
 SCHEMA_VERSION: Final = 1
 Status = Literal["pending", "firing", "known"]
@@ -21,26 +21,27 @@ Status = Literal["pending", "firing", "known"]
 
 @dataclass(slots=True)
 class Alert:
-    """A rule's condition holds for a group, or did a moment ago. Times are seconds of the wall clock."""
+    """A rule's condition holds for a group, or held until a moment ago. Times are seconds since the epoch."""
 
     group: tuple[str, ...]
     status: Status
     since: float
-    """When it was first seen to hold."""
+    """When the condition was first found to hold, by the worker's clock."""
     started: float
-    """The records' own time of that."""
+    """When the condition began to hold, by the records' own time."""
     last_true: float
+    """When the condition was last found to hold."""
     count: int = 0
     examples: list[bytes] = field(default_factory=list)
-    """Records as JSON, cut down."""
+    """Shortened records as JSON."""
     policy: str = ""
     change: str = ""
     record: dict[str, Any] | None = None
-    """What was told when it fired."""
+    """The record that was written when the alert fired."""
 
 
-class State(msgspec.Struct, omit_defaults=True):
-    """A record of ``<prefix>.alerts.state``; its key is :func:`key_of`."""
+class AlertState(msgspec.Struct, omit_defaults=True):
+    """The value of a record of ``<prefix>.alerts.state``; its key is ``<rule>/<fingerprint>``."""
 
     v: int
     rule: str
@@ -50,39 +51,41 @@ class State(msgspec.Struct, omit_defaults=True):
     since: float = 0
     started: float = 0
     record: Any = None
-    """What was told when it fired."""
+    """The record that was written when the alert fired."""
     seen: float = 0
-    """Of rules about what comes first: the latest record, to the day."""
+    """Only for first rules: the time of the group's latest record, to the day."""
 
 
-def key_of(rule: str, group: Sequence[str]) -> str:
-    """Names an alert: the key of its records."""
-    return f"{rule}/{fingerprint(rule, group)}"
-
-
-def state_of(rule: Rule, alert: Alert, seen: float = 0) -> State:
-    """What is to outlive the process."""
-    return State(
+def to_state(rule: AlertRule, alert: Alert, seen: float = 0) -> AlertState:
+    """Return the part of an alert that outlives the process."""
+    return AlertState(
         1, rule.name, version_of(rule), list(alert.group), alert.status, alert.since, alert.started, alert.record, seen
     )
 
 
-def alert_of(state: State, now: float) -> Alert:
-    """The alert as it was; whether its condition holds is to be seen."""
+def from_state(state: AlertState, now: float) -> Alert:
+    """Restore an alert. Its condition counts as true now; the next tick evaluates it."""
     return Alert(tuple(state.group), state.status, state.since, state.started, now, record=state.record)
 
 
-def resolved_of(record: Mapping[str, Any], now: float, why: str) -> dict[str, Any]:
-    """The record that it is over. Labels and all else are as it was told when it fired, whatever the rule says now."""
-    resolved = {"id": f"{record['id'].removesuffix('-firing')}-resolved", "status": "resolved", "timestamp": stamp(now)}
-    return {**record, **resolved, "endsAt": stamp(now), "resolved": why}
+def resolved_record(record: Mapping[str, Any], now: float, why: str) -> dict[str, Any]:
+    """Return the record that the alert is resolved. ``record`` is the one written when it fired.
+
+    Labels and annotations are repeated from that record, even if the rule has changed since: receivers identify the
+    alert by them."""
+    resolved = {
+        "id": f"{record['id'].removesuffix('-firing')}-resolved",
+        "status": "resolved",
+        "timestamp": rfc3339(now),
+    }
+    return {**record, **resolved, "endsAt": rfc3339(now), "resolved": why}
 
 
-def record_of(rule: Rule, alert: Alert, now: float) -> dict[str, Any]:
-    """The record that it fires, as it is on ``<prefix>.alerts`` (``streams/schemas/alert.schema.json``)."""
+def firing_record(rule: AlertRule, alert: Alert, now: float) -> dict[str, Any]:
+    """Return the record that the alert fires, as ``streams/schemas/alert.schema.json`` defines it."""
     group = dict(zip(rule.fields, alert.group, strict=True))
-    examples = [orjson.loads(one) for one in alert.examples]
-    values = _values(rule, alert, group, examples)
+    examples = [decode_example(one) for one in alert.examples]
+    values = _template_values(rule, alert, group, examples)
     name = fingerprint(rule.name, alert.group)
     record: dict[str, Any] = {
         "schema": SCHEMA_VERSION,
@@ -94,20 +97,20 @@ def record_of(rule: Rule, alert: Alert, now: float) -> dict[str, Any]:
         "group": group,
         "labels": _labels(rule, alert, group, values),
         "annotations": {key: render(text, values) for key, text in rule.annotations.items()},
-        "timestamp": stamp(now),
-        "startsAt": stamp(alert.started),
+        "timestamp": rfc3339(now),
+        "startsAt": rfc3339(alert.started),
         "count": alert.count,
-        "examples": examples,
+        "examples": [msgspec.to_builtins(example) for example in examples],
     }
     if alert.policy:
         record |= {"policy": alert.policy, "change": alert.change}
     return record
 
 
-def _values(
-    rule: Rule, alert: Alert, group: Mapping[str, str], examples: Sequence[Mapping[str, Any]]
+def _template_values(
+    rule: AlertRule, alert: Alert, group: Mapping[str, str], examples: Sequence[Example]
 ) -> dict[str, str]:
-    """What the templates may name."""
+    """Return the values of all fields that :func:`streams.alerts.check.template_fields` allows, at least."""
     return {
         **group,
         "rule": rule.name,
@@ -117,37 +120,15 @@ def _values(
         "window": rule.above.window if rule.above else "",
         "policy": alert.policy,
         "change": alert.change,
-        "example": sentence(examples[0]) if examples else "",
+        "example": examples[0].sentence() if examples else "",
     }
 
 
-def _labels(rule: Rule, alert: Alert, group: Mapping[str, str], values: Mapping[str, str]) -> dict[str, str]:
-    """They name the alert for Alertmanager, so they are the same when it fires and when it is resolved."""
+def _labels(rule: AlertRule, alert: Alert, group: Mapping[str, str], values: Mapping[str, str]) -> dict[str, str]:
+    """Return the labels by which Alertmanager identifies the alert; they must not change while it fires."""
     labels = {key: render(text, values) for key, text in rule.labels.items()}
     labels |= {label_name(name): text for name, text in group.items()}
     labels |= {"alertname": rule.name, "severity": rule.severity}
     if alert.policy:
         labels |= {"policy": alert.policy}
     return {name: text for name, text in labels.items() if text}
-
-
-def sentence(flow: Mapping[str, Any]) -> str:
-    """A record in a line."""
-    connection = flow["connection"]
-    port = f":{connection['dest_port']}" if "dest_port" in connection else ""
-    protocol = f" {connection['protocol']}" if "protocol" in connection else ""
-    ends = " -> ".join(_end(flow, side) for side in ("src", "dest"))
-    return f"{flow['disposition']} {connection['direction']} {ends}{port}{protocol} ({flow['reason']})"
-
-
-def _end(flow: Mapping[str, Any], side: str) -> str:
-    end = flow[side]
-    if end.get("pod_name"):
-        return f"{end.get('namespace', '')}/{end['pod_name']}"
-    return str(flow["connection"].get(f"{side}_ip") or end.get("node_name") or "many")
-
-
-def stamp(seconds: float) -> str:
-    """RFC 3339, UTC, milliseconds."""
-    whole, part = divmod(int(seconds * 1000), 1000)
-    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(whole))}.{part:03d}Z"

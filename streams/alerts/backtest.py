@@ -1,76 +1,96 @@
-"""Rules over records that are past: when they would have fired and resolved. Values only.
+"""Backtest: run rules over records of the past, and say when they would have fired and resolved.
 
-Each record comes at its own time, all of a second together, and time passes second by second while anything is going
-on: what really came late is taken as if it had not. After the last record it goes on until all is resolved.
+THEORY OF OPERATION
+
+1. All records are added first, in any order, and counted per second of their own time. A repeated id counts once.
+2. :meth:`Backtest.run` then moves a simulated clock from second to second. The records of second 100 are given to the
+   engine when the clock shows 101, as if they had arrived without delay. Records that really arrived late are thus
+   treated as if they had been on time, and nothing is counted as late.
+3. Seconds without records are skipped unless an alert exists: then each is a tick, because the alert may fire
+   (``for``) or be resolved in it.
+4. After the last record the clock goes on until every alert is resolved.
+
+Rules of the kind after_change cannot be tested like this: records do not contain changes of policies.
 """
 
 from __future__ import annotations
 
-from collections import Counter as Tally
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
-from streams.alerts.counting import Counter
+import msgspec
+
+from enrich.wire.flow import decode_flow
+from streams.alerts.counting import RecordCounter
 from streams.alerts.engine import Engine
-from streams.alerts.model import Rule
-
-Flow = Mapping[str, Any]
+from streams.alerts.model import AlertRule
 
 
-class Rehearsal:
-    """Takes records in any order, then runs."""
+class _Kind(msgspec.Struct):
+    """What tells a flow record, which has a connection, from a status record."""
 
-    def __init__(self, rules: Sequence[Rule], groups: int) -> None:
-        """``groups``: most of a rule."""
+    timestamp: str
+    connection: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+
+
+_KIND_DECODER: Final = msgspec.json.Decoder(_Kind)
+
+
+class Backtest:
+    """Takes records in any order, then runs once."""
+
+    def __init__(self, rules: Sequence[AlertRule], limit: int) -> None:
+        """``limit`` is the maximum number of groups of each rule."""
         self.records = 0
-        self.happened = Tally[tuple[str, str]]()
-        """By rule and what: see :data:`streams.alerts.tracker.Count`."""
+        self.events = Counter[tuple[str, str]]()
+        """Rule and event to how often it happened: see :data:`streams.alerts.tracker.CountEvent`."""
         self._rules = rules
-        self._engine = Engine(rules, groups, self._count)
-        self._seconds: dict[int, Counter] = {}
+        self._engine = Engine(rules, limit, self._count)
+        self._seconds: dict[int, RecordCounter] = {}
         self._ids: set[str] = set()
 
-    def add(self, record: Flow) -> None:
-        """A flow, or a loss of the status topic. A repeat counts once; an allow for nothing. Raises ValueError."""
-        try:
-            is_flow = "connection" in record
-            if is_flow and (record["id"] in self._ids or record["disposition"] == "allow"):
-                return
-            stamp = record["last_timestamp" if is_flow else "timestamp"]
-            second = int(datetime.fromisoformat(f"{stamp[:19]}+00:00").timestamp())
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"{type(error).__name__}: {error}") from error
-        counter = self._seconds.get(second)
-        if counter is None:
-            counter = self._seconds[second] = Counter(self._rules)
-        if is_flow:
-            self._ids.add(record["id"])
-            counter.flow(record)
+    def add(self, value: bytes) -> None:
+        """Add a flow record or a status record as JSON. Repeats and allowed connections are ignored.
+
+        Raises ValueError for anything else."""
+        kind = _KIND_DECODER.decode(value)
+        if kind.connection is msgspec.UNSET:
+            self._counter(kind.timestamp).count_status(value)
         else:
-            counter.status(record)
+            flow = decode_flow(value)
+            if flow.id in self._ids or flow.disposition == "allow":
+                return
+            self._ids.add(flow.id)
+            counter = self._counter(flow.last_timestamp)
+            counter.count_flow(counter.read_flow(value))
         self.records += 1
 
+    def _counter(self, timestamp: str) -> RecordCounter:
+        second = int(datetime.fromisoformat(f"{timestamp[:19]}+00:00").timestamp())
+        counter = self._seconds.get(second)
+        if counter is None:
+            counter = self._seconds[second] = RecordCounter(self._rules)
+        return counter
+
     def run(self) -> Iterator[dict[str, Any]]:
-        """Alerts' changes of state, in the order of time."""
+        """Yield the alert records, ordered by time."""
         now = 0
         for second in sorted(self._seconds):
-            yield from self._pass(now, second)
+            yield from self._advance(now, second)
             now = second + 1
             self._engine.take(self._seconds.pop(second).drain(), now)
             self._engine.tick(now)
-            yield from self._said()
-        yield from self._pass(now, None)
+            yield from self._engine.drain().alerts
+        yield from self._advance(now, None)
 
-    def _pass(self, now: int, until: int | None) -> Iterable[dict[str, Any]]:
-        """Seconds without records, as long as any alert waits for one."""
+    def _advance(self, now: int, until: int | None) -> Iterable[dict[str, Any]]:
+        """Tick through the seconds without records for as long as there is an alert."""
         while (until is None or now < until) and any(one.alerts for one in self._engine.trackers.values()):
             now += 1
             self._engine.tick(now)
-            yield from self._said()
+            yield from self._engine.drain().alerts
 
-    def _said(self) -> list[dict[str, Any]]:
-        return self._engine.drain().alerts
-
-    def _count(self, rule: str, what: str, number: int) -> None:
-        self.happened[rule, what] += number
+    def _count(self, rule: str, event: str, number: int) -> None:
+        self.events[rule, event] += number

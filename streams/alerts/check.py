@@ -1,4 +1,4 @@
-"""What the types of a file of alert rules cannot say: fields that are not there, and those that do not go together."""
+"""Checks what the types of a file of alert rules cannot express: unknown fields, and values that exclude each other."""
 
 from __future__ import annotations
 
@@ -6,106 +6,122 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import Final
 
 from streams.alerts.fields import FLOW_FIELDS, LOSS_FIELDS, flow_field, label_name
-from streams.alerts.model import KINDS, Alerts, Output, Rule
-from streams.alerts.template import gaps, mistakes
+from streams.alerts.model import KINDS, AlertOutput, AlertRule, Alerts
+from streams.alerts.template import mistakes, placeholders
 from streams.config.fields import seconds
 from streams.config.yaml_file import Problem, Steps
 from streams.matching.check import check_matches
 from streams.matching.model import Match, Verdict, as_list
 
-_LONGEST_S: Final = 6 * 3600
-_MOST_DISTINCT: Final = 1000
-_OWN: Final = frozenset({"alertname", "severity", "policy", "change"})
+_MAX_WINDOW_S: Final = 6 * 3600
+_MAX_DISTINCT: Final = 1000
+_BUILT_IN_LABELS: Final = frozenset({"alertname", "severity", "policy", "change"})
+_FIELDS_OF_KIND: Final = {"above": ("threshold", "window"), "first": (), "after_change": ("policy", "change")}
+"""What the templates of a rule may name because of its condition."""
 
 
 def check(alerts: Alerts, builtin: Collection[str]) -> list[Problem]:
-    """All that is wrong. ``builtin``: the names of the built-in rules."""
+    """Return every mistake in the file. ``builtin`` has the names of the built-in rules."""
     return list(_check(alerts, builtin))
 
 
-def words(rule: Rule) -> list[str]:
-    """What a rule's templates may name."""
-    more = {"above": ["threshold", "window"], "first": [], "after_change": ["policy", "change"]}
-    return [*rule.fields, "rule", "severity", "count", "example", *more[rule.kind]]
+def template_fields(rule: AlertRule) -> list[str]:
+    """Return the fields that the rule's templates may name."""
+    return [*rule.fields, "rule", "severity", "count", "example", *_FIELDS_OF_KIND[rule.kind]]
 
 
 def _check(alerts: Alerts, builtin: Collection[str]) -> Iterator[Problem]:
     for number, name in enumerate(alerts.disable):
         if name not in builtin:
-            yield Problem(("disable", number), f"no built-in rule is called {name}; there are {', '.join(builtin)}")
-    named = {"rules": [rule.name for rule in alerts.rules], "outputs": [output.name for output in alerts.outputs]}
-    for kind, names in named.items():
+            yield Problem(
+                ("disable", number), f"there is no built-in rule {name}; the built-in rules are {', '.join(builtin)}"
+            )
+    sections = {"rules": [rule.name for rule in alerts.rules], "outputs": [output.name for output in alerts.outputs]}
+    for section, names in sections.items():
         for number, name in enumerate(names):
             if name in names[:number]:
-                yield Problem((kind, number, "name"), f"another one is called {name}")
+                yield Problem(
+                    (section, number, "name"), f"{name} is used twice: names must be unique among the {section}"
+                )
     for number, rule in enumerate(alerts.rules):
         yield from _check_rule(("rules", number), rule)
     for number, output in enumerate(alerts.outputs):
         yield from _check_output(("outputs", number), output)
 
 
-def _check_rule(at: Steps, rule: Rule) -> Iterator[Problem]:
+def _check_rule(at: Steps, rule: AlertRule) -> Iterator[Problem]:
     kinds = [kind for kind in KINDS if getattr(rule, kind) is not None]
     if len(kinds) != 1:
-        yield Problem(at, f"must have exactly one of {', '.join(KINDS)}")
+        yield Problem(at, f"a rule must have exactly one of {', '.join(KINDS)}; this one has {len(kinds)}")
         return
     yield from _check_records(at, rule)
     yield from _check_fields((*at, "group_by"), rule.group_by, rule)
     if rule.above is not None:
         yield from _check_fields((*at, "above", "distinct"), rule.above.distinct, rule)
-        if rule.above.distinct and rule.above.threshold > _MOST_DISTINCT:
-            yield Problem((*at, "above", "threshold"), f"of distinct values is at most {_MOST_DISTINCT}")
-        if seconds(rule.above.window) > _LONGEST_S:
-            yield Problem((*at, "above", "window"), "is at most 6h")
+        if rule.above.distinct and rule.above.threshold > _MAX_DISTINCT:
+            yield Problem(
+                (*at, "above", "threshold"), f"a threshold of distinct values must be {_MAX_DISTINCT} or less"
+            )
+        if seconds(rule.above.window) > _MAX_WINDOW_S:
+            yield Problem((*at, "above", "window"), "a window must be 6h or less")
     if rule.after_change is not None:
         for name in ("within", "quiet"):
-            if seconds(getattr(rule.after_change, name)) > _LONGEST_S:
-                yield Problem((*at, "after_change", name), "is at most 6h")
+            if seconds(getattr(rule.after_change, name)) > _MAX_WINDOW_S:
+                yield Problem((*at, "after_change", name), f"{name} must be 6h or less")
         if rule.of == "lost":
-            yield Problem((*at, "of"), "what is lost is no policy's doing")
+            yield Problem(
+                (*at, "of"),
+                "after_change cannot be used with `of: lost`: losses are not caused by policy changes",
+            )
     yield from _check_templates(at, rule)
 
 
-def _check_records(at: Steps, rule: Rule) -> Iterator[Problem]:
+def _check_records(at: Steps, rule: AlertRule) -> Iterator[Problem]:
     if rule.of == "lost" and (rule.match != Match() or rule.excluded != []):
-        yield Problem((*at, "match" if rule.match != Match() else "except"), "is about connections, not about losses")
+        field = "match" if rule.match != Match() else "except"
+        yield Problem((*at, field), f"{field} cannot be used with `of: lost`: it selects connections, not losses")
     yield from check_matches((*at, "match"), rule.match)
     yield from check_matches((*at, "except"), rule.excluded)
     for number, match in enumerate(as_list(rule.match)):
         verdicts: list[Verdict] = as_list(match.verdict)
         if "allow" in verdicts:
             below = (*at, "match", number) if isinstance(rule.match, list) else (*at, "match")
-            yield Problem((*below, "verdict"), "alerts are about denied and audited connections: no allow")
+            yield Problem(
+                (*below, "verdict"), "allow cannot be matched: alerts see denied and audited connections only"
+            )
 
 
-def _check_fields(at: Steps, names: list[str], rule: Rule) -> Iterator[Problem]:
+def _check_fields(at: Steps, names: list[str], rule: AlertRule) -> Iterator[Problem]:
     for number, name in enumerate(names):
         if rule.of == "lost":
             if name not in LOSS_FIELDS:
-                yield Problem((*at, number), f"{name!r} is no field of a loss: {', '.join(LOSS_FIELDS)}")
+                yield Problem((*at, number), f"a loss has no field {name!r}; its fields are {', '.join(LOSS_FIELDS)}")
         elif flow_field(name) is None:
-            yield Problem(
-                (*at, number), f"{name!r} is no field of a record: {', '.join(FLOW_FIELDS)}, or SIDE.labels.KEY"
-            )
+            known = ", ".join(FLOW_FIELDS)
+            yield Problem((*at, number), f"a record has no field {name!r}; its fields are {known}, and SIDE.labels.KEY")
         if name in names[:number]:
-            yield Problem((*at, number), f"{name} is there twice")
+            yield Problem((*at, number), f"{name} is listed twice")
 
 
-def _check_templates(at: Steps, rule: Rule) -> Iterator[Problem]:
-    known = words(rule)
-    taken = _OWN | {label_name(name) for name in rule.fields}
-    texts: tuple[tuple[str, Mapping[str, str]], ...] = (("labels", rule.labels), ("annotations", rule.annotations))
-    for kind, given in texts:
-        for name, text in given.items():
-            for wrong in mistakes(text, known):
-                yield Problem((*at, kind, name), wrong)
+def _check_templates(at: Steps, rule: AlertRule) -> Iterator[Problem]:
+    known = template_fields(rule)
+    taken = _BUILT_IN_LABELS | {label_name(name) for name in rule.fields}
+    sections: tuple[tuple[str, Mapping[str, str]], ...] = (("labels", rule.labels), ("annotations", rule.annotations))
+    for section, texts in sections:
+        for name, text in texts.items():
+            for mistake in mistakes(text, known):
+                yield Problem((*at, section, name), mistake)
     for name, text in rule.labels.items():
         if name in taken:
-            yield Problem((*at, "labels", name), "is a label that every alert of this rule has already")
-        if {"count", "example"} & set(gaps(text)):
-            yield Problem((*at, "labels", name), "an alert keeps its labels: count and example are for annotations")
+            yield Problem((*at, "labels", name), f"every alert of this rule already has a label {name}; choose another")
+        if {"count", "example"} & set(placeholders(text)):
+            # Alertmanager identifies an alert by its labels: one that changes makes a second alert.
+            yield Problem(
+                (*at, "labels", name),
+                "labels must not change while an alert fires: use count and example in annotations",
+            )
 
 
-def _check_output(at: Steps, output: Output) -> Iterator[Problem]:
+def _check_output(at: Steps, output: AlertOutput) -> Iterator[Problem]:
     if (output.alertmanager is None) == (output.webhook is None):
-        yield Problem(at, "must be exactly one of alertmanager, webhook")
+        yield Problem(at, "an output must have exactly one of alertmanager, webhook")

@@ -1,258 +1,205 @@
-"""Records in, deltas out: which rules a record counts for, and under which group. Values only."""
+"""The counting half's core: flow and status records in, deltas out.
+
+THEORY OF OPERATION
+
+Example: a rule groups by ``src.name`` and ``port``, and 10,000 denied connections a second arrive from one scanner.
+
+1. :meth:`RecordCounter.read_flow` decodes the outline of a record and looks its key up. Records that differ only in the
+   source port, times, count and id share a key, and so a :class:`RecordClass`.
+2. For a new key the whole record is decoded and every rule is evaluated once: does it match, and under which group and
+   distinct value does it count? The answer is the record class, kept for the next records of the key.
+3. :meth:`RecordCounter.count_flow` adds the record's count to the delta of each group, in the second of the record's
+   last packet.
+4. :meth:`RecordCounter.drain` returns the deltas: for the scanner one per port, with a few seconds each, however many
+   records there were.
+
+A record that was delivered twice has the same id. :class:`Deduplicator` recognizes it without remembering every id.
+"""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
-from typing import Any, Final, NamedTuple
+from typing import Final, Generic, NamedTuple, TypeVar
 
 import msgspec
-import orjson
 
-from enrich.wire.flow import Flow as FlowRecord
-from streams.alerts.deltas import Delta, hash_of, version_of
-from streams.alerts.fields import LOSS_FIELDS, Read, flow_field, policy_refs
-from streams.alerts.model import Rule
+from enrich.wire.flow import Flow, decode_flow
+from enrich.wire.flow_outline import FlowKey, decode_outline
+from streams.alerts.deltas import Delta, value_hash, version_of
+from streams.alerts.example import shorten
+from streams.alerts.fields import LOSS_FIELDS, StatusRecord, flow_field, policy_names
+from streams.alerts.model import AlertRule
 from streams.matching.matcher import Matcher
 
-Flow = Mapping[str, Any]
-
-EXAMPLES: Final = 3
-_LOSSES: Final = {"gap": "verdicts", "lost": "verdicts", "expired": "batches", "alerts_dropped": "groups"}
-"""Types of status records that tell a loss, and where they say how much."""
-_LONGEST_VALUE: Final = 256
-_MOST_DISTINCT: Final = 1000
-_SHOWN: Final = (
-    "id",
-    "timestamp",
-    "connection",
-    "disposition",
-    "reason",
-    "policies",
-    "isolated_by",
-    "count",
-    "dialled",
-)
-_SHOWN_END: Final = ("namespace", "pod_name", "workload_kind", "workload_name", "node_name", "instance", "service")
+MAX_EXAMPLES: Final = 3
+_MAX_VALUE_LENGTH: Final = 256
+"""Characters of a group's value; longer values are cut."""
+_MAX_DISTINCT_PER_DELTA: Final = 1000
+_MAX_CLASSES: Final = 10_000
+_MAX_TIMES: Final = 10_000
+_STATUS_DECODER: Final = msgspec.json.Decoder(StatusRecord)
+R = TypeVar("R", Flow, StatusRecord)
 
 
-# What differs between records of one kind, where the enricher puts it (enrich.render.template). No text that somebody
-# chose
-# can look so: there are quotes in it that would be escaped there, and numbers without quotes where labels have texts.
-_HEAD: Final = re.compile(rb'\{"connection":\{"src_ip":"[^"]*","dest_ip":"[^"]*",("src_port":\d+,)')
-_TAIL: Final = re.compile(
-    rb',"count":(\d+),"timestamp":"[^"]{30}","last_timestamp":"([^"]{30})"(,"node_name":"[^{}]*)"id":"([^"\\]*)-(\d+)"'
-)
-_KINDS: Final = 10_000
+class _GroupCounter(Generic[R]):
+    """Counts what one rule counts, by group."""
+
+    def __init__(self, rule: AlertRule, field: Callable[[str], Callable[[R], str] | None]) -> None:
+        """``field`` returns the function that reads a field, as the check of the file ensures for every field."""
+        above = rule.above
+        self._rule, self._version = rule.name, version_of(rule)
+        self._fields: list[Callable[[R], str]] = [_reader(field, name) for name in rule.fields]
+        self._distinct: list[Callable[[R], str]] = [_reader(field, name) for name in above.distinct] if above else []
+        self._count_records = above is not None and above.count == "records"
+        self._deltas: dict[tuple[str, ...], Delta] = {}
+
+    def group_of(self, record: R) -> tuple[str, ...]:
+        """Return the group under which the rule counts a record."""
+        return tuple([read(record)[:_MAX_VALUE_LENGTH] for read in self._fields])
+
+    def value_of(self, record: R) -> int | None:
+        """Return the hash of the distinct value; None if the rule counts amounts, or the record lacks a part of it."""
+        values = [read(record) for read in self._distinct]
+        # A flood is reported without addresses and ports, so it does not say how many there were.
+        return value_hash("\0".join(values)) if values and all(values) else None
+
+    def add(self, group: tuple[str, ...], value: int | None, second: int, amount: int) -> Delta:
+        """Count a record, and return the delta of its group."""
+        delta = self._deltas.get(group)
+        if delta is None:
+            delta = self._deltas[group] = Delta(self._rule, self._version, list(group), {}, {}, [])
+        amounts = delta.amounts
+        amounts[second] = amounts.get(second, 0) + (1 if self._count_records else amount)
+        if value is not None and len(delta.distinct) < _MAX_DISTINCT_PER_DELTA:
+            delta.distinct[value] = max(second, delta.distinct.get(value, 0))
+        return delta
+
+    def drain(self) -> Iterator[Delta]:
+        """Return the deltas since the last drain."""
+        deltas, self._deltas = self._deltas, {}
+        return iter(deltas.values())
 
 
-class Kind(NamedTuple):
-    """What all records have in common that differ in ports of the source, in times, counts and ids only."""
+class _DeniedRule:
+    """A rule that counts flow records."""
 
-    uid: str | None
-    """Of the pod whose policy was judged."""
-    fits: tuple[tuple[_Counted, tuple[str, ...], int | None, list[str], str], ...]
-    """Rules that count them, and under which group and value; policies and namespace for rules about changes."""
+    def __init__(self, rule: AlertRule) -> None:
+        self.counter = _GroupCounter(rule, flow_field)
+        self.matches = Matcher(rule.name, rule.match, rule.excluded).fits
+        self.after_change = rule.after_change is not None
 
 
-class Seen(NamedTuple):
-    """A record of a denied or audited connection, as far as it matters."""
+class RuleMatch(NamedTuple):
+    """One rule that counts a class of records."""
 
-    kind: Kind
+    counter: _GroupCounter[Flow]
+    group: tuple[str, ...]
+    value: int | None
+    """The hash of the distinct value, for rules that count them."""
+    policies: list[str] | None
+    """The policies that the records name, for after_change rules."""
+    namespace: str
+    """The subject's namespace, for after_change rules."""
+
+
+class RecordClass(NamedTuple):
+    """What all records with the same key have in common."""
+
+    pod_uid: str
+    """The UID of the subject; empty if it is not known."""
+    matches: tuple[RuleMatch, ...]
+
+
+class ParsedFlow(NamedTuple):
+    """A flow record of a denied or audited connection, as far as counting needs it."""
+
+    record_class: RecordClass
     ring: str
+    """The first part of the id."""
     number: int
+    """The second part of the id."""
     second: int
     amount: int
     value: bytes
 
 
-class Counter:
-    """The counts of some rules since they were last drained."""
+class RecordCounter:
+    """Counts records for rules, and returns what was counted since it was last drained."""
 
-    def __init__(self, rules: Sequence[Rule]) -> None:
-        self._denied = [_Counted(rule, flow_field) for rule in rules if rule.of == "denied"]
-        self._lost = [_Counted(rule, LOSS_FIELDS.get) for rule in rules if rule.of == "lost"]
+    def __init__(self, rules: Sequence[AlertRule]) -> None:
+        self._denied = [_DeniedRule(rule) for rule in rules if rule.of == "denied"]
+        self._lost = [_GroupCounter(rule, LOSS_FIELDS.get) for rule in rules if rule.of == "lost"]
         self._seconds: dict[str, int] = {}
-        self._kinds: dict[bytes, Kind] = {}
+        self._classes: dict[FlowKey, RecordClass] = {}
 
-    def flow(self, flow: Flow) -> None:
-        """A record of a denied or audited connection. Raises ValueError for what is none."""
-        # By the last packet's time: it is nearer to when the record comes, for a count comes out a window later.
-        self.count(self._read(flow))
+    def read_flow(self, value: bytes) -> ParsedFlow:
+        """Parse a flow record. Raises ValueError."""
+        outline = decode_outline(value)
+        key = outline.key
+        record_class = self._classes.get(key)
+        if record_class is None:
+            record_class = self._classify(value)
+            if len(self._classes) >= _MAX_CLASSES:
+                self._classes.clear()
+            self._classes[key] = record_class
+        ring, _, number = outline.id.rpartition("-")
+        # The last packet's time: a flow's count is reported when its window ends, which is nearest to its arrival.
+        second = self._second(outline.last_timestamp)
+        return ParsedFlow(record_class, ring, int(number), second, outline.count, value)
 
-    def read(self, value: bytes) -> Seen:
-        """A record of a denied or audited connection, looked into no further than need be. Raises ValueError."""
-        head, tail = _HEAD.match(value), _TAIL.search(value)
-        if tail is None:
-            return self._read(parse(value))
-        cut = (0, 0) if head is None else head.span(1)
-        kind_of = b"".join((value[: cut[0]], value[cut[1] : tail.start()], tail[3], value[tail.end() :]))
-        kind = self._kinds.get(kind_of)
-        if kind is None:
-            kind = self._kind(parse(value))
-            if len(self._kinds) >= _KINDS:
-                self._kinds.clear()
-            self._kinds[kind_of] = kind
-        return Seen(kind, tail[4].decode(), int(tail[5]), self._second(tail[2].decode()), int(tail[1]), value)
-
-    def count(self, seen: Seen) -> None:
-        """Count what was read."""
+    def count_flow(self, flow: ParsedFlow) -> None:
+        """Count a record that :meth:`read_flow` of this counter returned."""
         example: msgspec.Raw | None = None
-        for counted, group, value, policies, namespace in seen.kind.fits:
-            delta = counted.more(group, value, seen.second, seen.amount)
-            if len(delta.examples) < EXAMPLES:
+        for counter, group, value, policies, namespace in flow.record_class.matches:
+            delta = counter.add(group, value, flow.second, flow.amount)
+            if len(delta.examples) < MAX_EXAMPLES:
                 if example is None:
-                    example = msgspec.Raw(msgspec.json.encode(_example(parse(seen.value))))
+                    example = shorten(flow.value)
                 delta.examples.append(example)
-            if counted.about_changes:
+            if policies is not None:
                 delta.policies, delta.namespace = policies, namespace
 
-    def _read(self, flow: Flow) -> Seen:
-        try:
-            ring, _, number = flow["id"].rpartition("-")
-            second, amount = self._second(flow["last_timestamp"]), flow["count"]
-            return Seen(self._kind(flow), ring, int(number), second, amount, orjson.dumps(flow))
-        except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"{type(error).__name__}: {error}") from error
-
-    def _kind(self, flow: Flow) -> Kind:
-        """What all records have in common that differ in nothing that a rule may look at."""
-        try:
-            subject = _subject(flow)
-            fits = []
-            for counted in self._denied:
-                if counted.fits(flow):
-                    about = counted.about_changes
-                    policies = policy_refs(flow) if about else []
-                    namespace = subject.get("namespace", "") if about else ""
-                    fits.append((counted, counted.group_of(flow), counted.value_of(flow), policies, namespace))
-            return Kind(subject.get("pod_uid"), tuple(fits))
-        except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"{type(error).__name__}: {error}") from error
-
-    def status(self, told: Flow) -> None:
-        """A record of the status topic, of which only losses count. Raises ValueError for what is none."""
-        try:
-            where = _LOSSES.get(told["type"])
-            if where is None:
-                return
-            second, amount = self._second(told["timestamp"]), told[where]
-            for counted in self._lost:
-                counted.more(counted.group_of(told), None, second, amount)
-        except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"{type(error).__name__}: {error}") from error
+    def count_status(self, value: bytes) -> None:
+        """Count a record of the status topic if it reports a loss. Raises ValueError."""
+        status = _STATUS_DECODER.decode(value)
+        lost = status.amount_lost()
+        if lost is None:
+            return
+        second = self._second(status.timestamp)
+        for counter in self._lost:
+            counter.add(counter.group_of(status), None, second, lost)
 
     def drain(self) -> list[Delta]:
-        """What was counted; then nothing is."""
-        return [delta for counted in (*self._denied, *self._lost) for delta in counted.drain()]
+        """Return the deltas since the last drain."""
+        denied = [delta for rule in self._denied for delta in rule.counter.drain()]
+        return [*denied, *(delta for counter in self._lost for delta in counter.drain())]
 
-    def _second(self, stamp: str) -> int:
-        """Since the epoch, of an RFC 3339 time in UTC."""
-        whole = stamp[:19]
-        found = self._seconds.get(whole)
-        if found is None:
-            if len(self._seconds) > 10_000:
+    def _classify(self, value: bytes) -> RecordClass:
+        """Evaluate every rule for the records with the same key as this one."""
+        flow = decode_flow(value)
+        matches = []
+        for rule in self._denied:
+            if rule.matches(flow):
+                counter = rule.counter
+                policies = policy_names(flow) if rule.after_change else None
+                matches.append(
+                    RuleMatch(counter, counter.group_of(flow), counter.value_of(flow), policies, flow.subject.namespace)
+                )
+        return RecordClass(flow.subject.pod_uid, tuple(matches))
+
+    def _second(self, timestamp: str) -> int:
+        """Return the second since the epoch of an RFC 3339 time in UTC. Raises ValueError."""
+        text = timestamp[:19]
+        second = self._seconds.get(text)
+        if second is None:
+            if len(self._seconds) >= _MAX_TIMES:
                 self._seconds.clear()
-            found = self._seconds[whole] = int(datetime.fromisoformat(f"{whole}+00:00").timestamp())
-        return found
+            second = self._seconds[text] = int(datetime.fromisoformat(f"{text}+00:00").timestamp())
+        return second
 
 
-class _Counted:
-    """One rule."""
-
-    def __init__(self, rule: Rule, read: Callable[[str], Read | None]) -> None:
-        self._rule, self._version = rule.name, version_of(rule)
-        self._matcher = Matcher(rule.name, rule.match, rule.excluded)
-        self._fields = [_known(read, name) for name in rule.fields]
-        above = rule.above
-        self._distinct = [_known(read, name) for name in above.distinct] if above else []
-        self._each = above is not None and above.count == "records"
-        self.about_changes = rule.after_change is not None
-        self._deltas: dict[tuple[str, ...], Delta] = {}
-
-    def fits(self, record: Flow) -> bool:
-        """Return whether the rule counts a record."""
-        return self._matcher.fits(msgspec.convert(record, FlowRecord))
-
-    def group_of(self, record: Flow) -> tuple[str, ...]:
-        """The group of a record that is one for this rule."""
-        return tuple([read(record)[:_LONGEST_VALUE] for read in self._fields])
-
-    def value_of(self, record: Flow) -> int | None:
-        """Of a rule that counts different values."""
-        values = [read(record) for read in self._distinct]
-        # A flood is counted without addresses and ports: it says nothing of how many there were.
-        return hash_of("\0".join(values)) if values and all(values) else None
-
-    def more(self, group: tuple[str, ...], value: int | None, second: int, amount: int) -> Delta:
-        """Count one."""
-        delta = self._deltas.get(group)
-        if delta is None:
-            delta = self._deltas[group] = Delta(self._rule, self._version, list(group), {}, {}, [])
-        amounts = delta.amounts
-        amounts[second] = amounts.get(second, 0) + (1 if self._each else amount)
-        if value is not None and len(delta.distinct) < _MOST_DISTINCT:
-            delta.distinct[value] = max(second, delta.distinct.get(value, 0))
-        return delta
-
-    def drain(self) -> Iterator[Delta]:
-        """See :meth:`Counter.drain`."""
-        deltas, self._deltas = self._deltas, {}
-        return iter(deltas.values())
-
-
-class Repeats:
-    """Records that came before, of one partition: numbers of a pod rise, so what does not is a repeat."""
-
-    def __init__(self, most: int = 100_000) -> None:
-        self._most = most
-        self._last: dict[tuple[str, str], int] = {}
-        self._ids: dict[str, None] = {}
-
-    def is_one(self, seen: Seen) -> bool:
-        """Whether this record came before; from now on it did."""
-        if seen.kind.uid is None:
-            name = f"{seen.ring}-{seen.number}"
-            known = name in self._ids
-            self._ids[name] = None
-            _shrink(self._ids, self._most)
-            return known
-        pod = (seen.ring, seen.kind.uid)
-        last = self._last.pop(pod, -1)
-        self._last[pod] = max(last, seen.number)
-        _shrink(self._last, self._most)
-        return seen.number <= last
-
-
-def parse(value: bytes) -> Flow:
-    """A record as JSON. Raises ValueError."""
-    found = orjson.loads(value)
-    if not isinstance(found, dict):
-        raise ValueError("not an object")  # noqa: TRY004 - whatever it is, it is no record
+def _reader(field: Callable[[str], Callable[[R], str] | None], name: str) -> Callable[[R], str]:
+    found = field(name)
+    assert found is not None  # noqa: S101 - streams.alerts.check refuses unknown fields
     return found
-
-
-def _shrink(kept: dict[Any, Any], most: int) -> None:
-    """The ones that were there for longest go."""
-    if len(kept) > most:
-        for key in list(kept)[: most // 10]:
-            del kept[key]
-
-
-def _known(read: Callable[[str], Read | None], name: str) -> Read:
-    found = read(name)
-    assert found is not None  # noqa: S101 - the file was checked
-    return found
-
-
-def _subject(flow: Flow) -> dict[str, Any]:
-    found: dict[str, Any] = flow["dest" if flow["connection"]["direction"] == "ingress" else "src"]
-    return found
-
-
-def _example(flow: Flow) -> dict[str, Any]:
-    """A record, cut down to what people look for."""
-    shown = {name: flow[name] for name in _SHOWN if name in flow}
-    ends = {side: {name: flow[side][name] for name in _SHOWN_END if name in flow[side]} for side in ("src", "dest")}
-    return {**shown, **ends}

@@ -1,8 +1,8 @@
-"""What the counting half tells the keeping half: how much more of each group there is, by second.
+"""Deltas: what the counting half sends to the engine half, a group's new counts by second.
 
-Records of one group come from many partitions of the flows; their deltas all go to one partition of
-``<prefix>.alerts.deltas``, chosen by rule and group, and the state of the group lives in the same number of
-``<prefix>.alerts.state``. One Kafka record has many deltas: what a record costs is paid once.
+Records of one group come from many partitions of the flows. All its deltas go to one partition of
+``<prefix>.alerts.deltas``, chosen by a hash of rule and group, and its state lives in the partition of the same number
+of ``<prefix>.alerts.state``. One Kafka record carries many deltas, so that the cost of a record is paid once.
 """
 
 from __future__ import annotations
@@ -14,34 +14,34 @@ from typing import Final
 
 import msgspec
 
-from streams.alerts.model import Rule
+from streams.alerts.model import AlertRule
 
 VERSION: Final = 1
-_MOST: Final = 400_000
-"""Bytes of a record, about; a broker takes a million by default."""
+_MAX_RECORD_BYTES: Final = 400_000
+"""Approximate; a broker accepts a million by default (``message.max.bytes``)."""
 
 
 class DeltaError(ValueError):
-    """These bytes are no deltas of a version that is known."""
+    """The bytes are not deltas of a version that this worker knows."""
 
 
 class Delta(msgspec.Struct, array_like=True):
-    """More of one group."""
+    """New counts of one group."""
 
     rule: str
     version: str
     """See :func:`version_of`."""
     group: list[str]
     amounts: dict[int, int]
-    """By second since the epoch."""
+    """Second since the epoch to the amount counted in it."""
     distinct: dict[int, int] = {}
-    """Hash of a value to the last second in which it was seen; of rules that count different values."""
+    """Only for rules that count distinct values: hash of a value to the last second in which it occurred."""
     examples: list[msgspec.Raw] = []
-    """Records as JSON, cut down."""
+    """Shortened records as JSON."""
     policies: list[str] = []
-    """That the group's records name; of rules about changes."""
+    """Only for after_change rules: the policies that the group's records name."""
     namespace: str = ""
-    """Of the pod whose policy was judged; likewise."""
+    """Only for after_change rules: the namespace of the subject."""
 
 
 class _Deltas(msgspec.Struct):
@@ -53,60 +53,62 @@ _ENCODER: Final = msgspec.json.Encoder()
 _DECODER: Final = msgspec.json.Decoder(_Deltas)
 
 
-def version_of(rule: Rule) -> str:
-    """Of what a rule counts: counts of another version are none of its."""
+def version_of(rule: AlertRule) -> str:
+    """Hash the inputs that define what the rule counts. Deltas and state with another hash are ignored.
+
+    A changed threshold or window keeps the version; a changed match, grouping or kind does not."""
     above = rule.above
-    # What is known of a first time holds whatever else is looked at from now on.
-    about = () if rule.first is not None else (rule.match, rule.excluded)
-    counted = (rule.kind, rule.of, rule.fields, about, above and (above.count, above.distinct))
-    return hashlib.blake2b(msgspec.json.encode(counted), digest_size=4).hexdigest()
+    # Groups that a first rule has seen stay known when its match changes.
+    selection = () if rule.first is not None else (rule.match, rule.excluded)
+    inputs = (rule.kind, rule.of, rule.fields, selection, above and (above.count, above.distinct))
+    return hashlib.blake2b(msgspec.json.encode(inputs), digest_size=4).hexdigest()
 
 
 def fingerprint(rule: str, group: Sequence[str]) -> str:
-    """Names an alert: the same rule and group have the same one, always."""
+    """Return the stable id of a rule's group, and so of its alert: 16 hexadecimal digits."""
     return hashlib.blake2b("\0".join((rule, *group)).encode(), digest_size=8).hexdigest()
 
 
 def partition_of(rule: str, group: Sequence[str], partitions: int) -> int:
-    """Where a group is counted and kept."""
+    """Return the partition of the deltas and of the state of a group."""
     return int(fingerprint(rule, group), 16) % partitions
 
 
-def hash_of(value: str) -> int:
-    """Of a value of which only is asked whether it was there before."""
+def value_hash(value: str) -> int:
+    """Hash a value to 56 bits; distinct values are only compared, never shown."""
     return int.from_bytes(hashlib.blake2b(value.encode(), digest_size=7).digest(), "little")
 
 
 def encode(deltas: Iterable[Delta], partitions: int) -> Iterator[tuple[int, bytes]]:
-    """Partitions and values of the Kafka records that carry these."""
+    """Yield the partition and the value of each Kafka record that carries the deltas."""
     by_partition: defaultdict[int, list[Delta]] = defaultdict(list)
     for delta in deltas:
         by_partition[partition_of(delta.rule, delta.group, partitions)].append(delta)
     for partition, members in sorted(by_partition.items()):
-        for part in _parts(members):
-            yield partition, b'{"v":%d,"deltas":[%b]}' % (VERSION, b",".join(part))
+        for chunk in _chunks(members):
+            yield partition, b'{"v":%d,"deltas":[%b]}' % (VERSION, b",".join(chunk))
 
 
-def _parts(members: Iterable[Delta]) -> Iterator[list[bytes]]:
-    part: list[bytes] = []
+def _chunks(members: Iterable[Delta]) -> Iterator[list[bytes]]:
+    chunk: list[bytes] = []
     size = 0
     for delta in members:
-        made = _ENCODER.encode(delta)
-        if part and size + len(made) > _MOST:
-            yield part
-            part, size = [], 0
-        part.append(made)
-        size += len(made)
-    if part:
-        yield part
+        encoded = _ENCODER.encode(delta)
+        if chunk and size + len(encoded) > _MAX_RECORD_BYTES:
+            yield chunk
+            chunk, size = [], 0
+        chunk.append(encoded)
+        size += len(encoded)
+    if chunk:
+        yield chunk
 
 
 def decode(value: bytes) -> list[Delta]:
-    """Raises DeltaError."""
+    """Decode the value of one Kafka record. Raises DeltaError."""
     try:
         found = _DECODER.decode(value)
     except msgspec.DecodeError as error:
         raise DeltaError(str(error)) from error
     if found.v != VERSION:
-        raise DeltaError(f"version {found.v}, this is {VERSION}")
+        raise DeltaError(f"the deltas have version {found.v}, and this worker reads version {VERSION}")
     return found.deltas

@@ -1,58 +1,67 @@
-"""All rules at work: deltas, changes of policies and the passing of time in; records of alerts and of state out."""
+"""Evaluates all rules: takes deltas, changes of policies and the passing of time; returns alert and state records."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from typing import Final
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final, Protocol
 
-from streams.alerts.after_change import AfterTracker
-from streams.alerts.alert import State
+from streams.alerts.after_change import AfterChangeTracker
+from streams.alerts.alert import AlertState
 from streams.alerts.deltas import Delta
-from streams.alerts.first_seen import FirstTracker
-from streams.alerts.model import Rule
-from streams.alerts.policy_changes import Change
-from streams.alerts.threshold import AboveTracker
-from streams.alerts.tracker import Count, Outbox, Tracker, resolve_orphan
+from streams.alerts.first_seen import FirstSeenTracker
+from streams.alerts.model import KINDS, AlertRule
+from streams.alerts.policy_changes import PolicyChange
+from streams.alerts.threshold import ThresholdTracker
+from streams.alerts.tracker import CountEvent, Outbox, Tracker, resolve_orphan
 
-_KINDS: Final[dict[str, type[AboveTracker] | type[FirstTracker] | type[AfterTracker]]] = {
-    "above": AboveTracker,
-    "first": FirstTracker,
-    "after_change": AfterTracker,
-}
+
+class MakeTracker(Protocol):
+    """The constructor that all trackers share; ``limit`` is the maximum number of groups."""
+
+    def __call__(self, rule: AlertRule, limit: int, out: Outbox, count: CountEvent) -> Tracker: ...
+
+
+def tracker_registry(makers: Mapping[str, MakeTracker]) -> Mapping[str, MakeTracker]:
+    """Return ``makers``, one for each kind of rule. Raises RuntimeError if they are not exactly :data:`KINDS`."""
+    wrong = sorted(set(KINDS) ^ makers.keys())
+    if wrong:
+        raise RuntimeError(f"kinds of alert rules and trackers must be the same; only one side has {', '.join(wrong)}")
+    return makers
+
+
+# Checked at import: a kind without a tracker stops the process at its start, not when a rule of the kind is loaded.
+_TRACKERS: Final = tracker_registry(
+    {"above": ThresholdTracker, "first": FirstSeenTracker, "after_change": AfterChangeTracker}
+)
 
 
 class Engine:
-    """The rules of one file. Times are seconds of the wall clock; nothing here looks at a clock."""
+    """The rules of one file at work. Times are seconds of the wall clock, passed in; the engine reads no clock."""
 
-    def __init__(self, rules: Sequence[Rule], most: int, count: Count) -> None:
-        """``most``: groups of a rule."""
+    def __init__(self, rules: Sequence[AlertRule], limit: int, count: CountEvent) -> None:
+        """``limit`` is the maximum number of groups of each rule."""
         self._out = Outbox()
         self._count = count
         self.trackers: dict[str, Tracker] = {
-            rule.name: _KINDS[rule.kind](rule, most, self._out, count) for rule in rules
+            rule.name: _TRACKERS[rule.kind](rule, limit, self._out, count) for rule in rules
         }
 
     @property
-    def span_s(self) -> int:
-        """How far back deltas are to be read when it begins."""
-        return max((tracker.span_s for tracker in self.trackers.values()), default=0)
-
-    @property
-    def wants_changes(self) -> bool:
-        """Whether a rule is about changes of policies."""
-        return any(isinstance(tracker, AfterTracker) for tracker in self.trackers.values())
+    def history_s(self) -> int:
+        """How many seconds of deltas must be read again when the engine starts."""
+        return max((tracker.history_s for tracker in self.trackers.values()), default=0)
 
     def groups(self) -> dict[str, int]:
-        """How many each rule has."""
+        """Return the number of groups of each rule."""
         return {name: tracker.groups for name, tracker in self.trackers.items()}
 
     def firing(self) -> dict[str, int]:
-        """How many alerts of each rule fire."""
+        """Return the number of firing alerts of each rule."""
         return {name: _firing(tracker) for name, tracker in self.trackers.items()}
 
-    def load(self, name: str, state: State, now: float) -> None:
-        """What was kept of a group; ``name``: its fingerprint."""
+    def load(self, name: str, state: AlertState, now: float) -> None:
+        """Restore the state of a group; ``name`` is its fingerprint. An alert whose rule is gone is resolved."""
         tracker = self.trackers.get(state.rule)
         if tracker is None or tracker.version != state.version:
             resolve_orphan(name, state, now, self._out)
@@ -60,30 +69,31 @@ class Engine:
             tracker.load(name, state, now)
 
     def take(self, deltas: Iterable[Delta], now: float, *, replayed: bool = False) -> None:
-        """More of some groups. ``replayed``: it was told before, and what came of it is known."""
+        """Process deltas. ``replayed``: they were processed before a restart, and alerts that came of them are part of
+        the state that was loaded."""
         by_rule: defaultdict[str, list[Delta]] = defaultdict(list)
         for delta in deltas:
             by_rule[delta.rule].append(delta)
         for name, members in by_rule.items():
             tracker = self.trackers.get(name)
-            known = [] if tracker is None else [one for one in members if one.version == tracker.version]
-            if len(known) < len(members) and not replayed:
-                self._count(name, "stale", len(members) - len(known))
-            if tracker is not None and known:
-                tracker.take(known, now, replayed=replayed)
+            current = [] if tracker is None else [one for one in members if one.version == tracker.version]
+            if len(current) < len(members) and not replayed:
+                self._count(name, "stale", len(members) - len(current))
+            if tracker is not None and current:
+                tracker.take(current, now, replayed=replayed)
 
-    def changed(self, change: Change, now: float) -> None:
-        """A policy has changed."""
+    def policy_changed(self, change: PolicyChange, now: float) -> None:
+        """Process a change of a policy."""
         for tracker in self.trackers.values():
-            tracker.changed(change, now)
+            tracker.policy_changed(change, now)
 
     def tick(self, now: float) -> None:
-        """Time has passed."""
+        """Evaluate conditions that depend on the passing of time."""
         for tracker in self.trackers.values():
             tracker.tick(now)
 
     def drain(self) -> Outbox:
-        """What is to be written; then nothing is."""
+        """Return the records to write, and empty the outbox."""
         found = Outbox(self._out.alerts[:], self._out.states[:])
         self._out.alerts.clear()
         self._out.states.clear()

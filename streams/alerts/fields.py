@@ -1,116 +1,139 @@
-"""The fields of a record by which alert rules group, count and speak: name to text, empty where there is none."""
+"""The fields of records by which alert rules group and count, and which templates name.
+
+Every field is text, and empty where the record has no value. ``SIDE.labels.KEY`` is a field for every label key.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import Final
 
-from enrich.wire.flow import sides
+import msgspec
 
-Flow = Mapping[str, Any]
+from enrich.wire.flow import End, Flow, sides
 
-Read = Callable[[Any], str]
-"""A record, as JSON, to a field's text."""
+ReadFlow = Callable[[Flow], str]
+ReadEnd = Callable[[End, str], str]
+"""Takes an end and its address, which may be empty."""
 _SIDES: Final = ("src", "dest", "subject", "peer")
 
 
-def _of_connection(name: str) -> Read:
-    return lambda flow: str(flow["connection"].get(name, ""))
+class StatusRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """A record of ``<prefix>.status``, as far as alerts look at it: see ``streams/schemas/status.schema.json``."""
+
+    type: str
+    timestamp: str
+    cluster: str = ""
+    node: str = ""
+    worker: str = ""
+    reason: str = ""
+    verdicts: int | None = None
+    batches: int | None = None
+    groups: int | None = None
+
+    def amount_lost(self) -> int | None:
+        """Return how much was lost, in the unit of the type; None if the record does not report a loss.
+
+        Raises ValueError if it reports a loss without the amount."""
+        match self.type:
+            case "gap" | "lost":
+                amount = self.verdicts
+            case "expired":
+                amount = self.batches
+            case "alerts_dropped":
+                amount = self.groups
+            case _:
+                return None
+        if amount is None:
+            raise ValueError(f"a status record of the type {self.type} must say how much was lost")
+        return amount
 
 
-def _of_record(name: str) -> Read:
-    return lambda flow: str(flow.get(name, ""))
+ReadLoss = Callable[[StatusRecord], str]
 
 
-def _policies(flow: Flow) -> str:
-    return ", ".join(policy_refs(flow))
+def policy_names(flow: Flow) -> list[str]:
+    """Return the policies that decided or isolate, each ``KIND NAMESPACE/NAME`` or ``KIND NAME``, without repeats."""
+    return list(dict.fromkeys(f"{policy.kind} {policy.path}" for policy in (*flow.policies, *flow.isolated_by)))
 
 
-def policy_refs(flow: Flow) -> list[str]:
-    """The policies that decided or that isolate, each ``KIND NAMESPACE/NAME``, or ``KIND NAME``."""
-    refs = (*flow["policies"], *flow["isolated_by"])
-    named = (f"{ref['kind']} {ref['namespace']}/{ref['name']}" if ref.get("namespace") else _bare(ref) for ref in refs)
-    return list(dict.fromkeys(named))
-
-
-def _bare(ref: Mapping[str, str]) -> str:
-    return f"{ref['kind']} {ref['name']}"
+def _port(flow: Flow) -> str:
+    return "" if flow.connection.dest_port is None else str(flow.connection.dest_port)
 
 
 def _service(flow: Flow) -> str:
-    service = flow.get("dialled", {}).get("service")
-    return f"{service['namespace']}/{service['name']}" if service else ""
+    return flow.dialled.service.path if flow.dialled is not None and flow.dialled.service is not None else ""
 
 
-def _workload(end: Mapping[str, Any], _ip: str) -> str:
-    if end.get("workload_name"):
-        return f"{end['workload_kind']}/{end['workload_name']}"
-    return f"Pod/{end['pod_name']}" if end.get("pod_name") else ""
+def _workload(end: End, _ip: str) -> str:
+    if end.workload_name:
+        return f"{end.workload_kind}/{end.workload_name}"
+    return f"Pod/{end.pod_name}" if end.pod_name else ""
 
 
-def _name(end: Mapping[str, Any], ip: str) -> str:
+def _name(end: End, ip: str) -> str:
     workload = _workload(end, ip)
     if workload:
-        return f"{end.get('namespace', '')}/{workload}"
-    return f"Node/{end['node_name']}" if end.get("node_name") else ip
+        return f"{end.namespace}/{workload}"
+    return f"Node/{end.node_name}" if end.node_name else ip
 
 
-_ENDS: Final[dict[str, Callable[[Mapping[str, Any], str], str]]] = {
-    "namespace": lambda end, _: str(end.get("namespace", "")),
-    "pod": lambda end, _: str(end.get("pod_name", "")),
+_END_FIELDS: Final[Mapping[str, ReadEnd]] = {
+    "namespace": lambda end, _: end.namespace,
+    "pod": lambda end, _: end.pod_name,
     "workload": _workload,
     "name": _name,
-    "node": lambda end, _: str(end.get("node_name", "")),
-    "zone": lambda end, _: str(end.get("zone", "")),
+    "node": lambda end, _: end.node_name,
+    "zone": lambda end, _: end.zone,
     "ip": lambda _, ip: ip,
 }
-"""``workload``: KIND/NAME, Pod/NAME for a pod of its own. ``name``: NAMESPACE/WORKLOAD, Node/NAME, or the address."""
+"""``workload`` is KIND/NAME, or Pod/NAME for a pod without a workload. ``name`` is NAMESPACE/WORKLOAD, Node/NAME or the
+address."""
 
 
-def _of_end(side: str, about: Callable[[Mapping[str, Any], str], str]) -> Read:
+def _of_end(role: str, read_end: ReadEnd) -> ReadFlow:
     def read(flow: Flow) -> str:
-        connection = flow["connection"]
-        which = side if side in ("src", "dest") else sides(side, connection["direction"])[0]
-        return about(flow[which], connection.get(f"{which}_ip", ""))
+        (side,) = sides(role, flow.connection.direction)
+        return read_end(flow.end(side), flow.ip(side))
 
     return read
 
 
-FLOW_FIELDS: Final[dict[str, Read]] = {
-    "cluster": _of_record("cluster"),
-    "verdict": _of_record("disposition"),
-    "reason": _of_record("reason"),
-    "node": _of_record("node_name"),
-    "direction": _of_connection("direction"),
-    "protocol": _of_connection("protocol"),
-    "port": _of_connection("dest_port"),
-    "policy": _policies,
+FLOW_FIELDS: Final[Mapping[str, ReadFlow]] = {
+    "cluster": lambda flow: flow.cluster,
+    "verdict": lambda flow: flow.disposition,
+    "reason": lambda flow: flow.reason,
+    "node": lambda flow: flow.node_name,
+    "direction": lambda flow: flow.direction,
+    "protocol": lambda flow: flow.protocol,
+    "port": _port,
+    "policy": lambda flow: ", ".join(policy_names(flow)),
     "service": _service,
-    **{f"{side}.{name}": _of_end(side, about) for side in _SIDES for name, about in _ENDS.items()},
+    **{f"{side}.{name}": _of_end(side, read_end) for side in _SIDES for name, read_end in _END_FIELDS.items()},
 }
-"""Of records on ``<prefix>.flows.denied``."""
-LOSS_FIELDS: Final[dict[str, Read]] = {
-    "cluster": _of_record("cluster"),
-    "node": _of_record("node"),
-    "worker": _of_record("worker"),
-    "kind": _of_record("type"),
-    "reason": _of_record("reason"),
+"""Fields of records of ``<prefix>.flows.denied``, besides labels."""
+LOSS_FIELDS: Final[Mapping[str, ReadLoss]] = {
+    "cluster": lambda status: status.cluster,
+    "node": lambda status: status.node,
+    "worker": lambda status: status.worker,
+    "kind": lambda status: status.type,
+    "reason": lambda status: status.reason,
 }
-"""Of losses on ``<prefix>.status``."""
+"""Fields of losses on ``<prefix>.status``."""
 
 _LABEL: Final = re.compile(r"(src|dest|subject|peer)\.labels\.(.+)")
 
 
-def flow_field(name: str) -> Read | None:
-    """How to read a field of a flow; None: there is no such field. ``SIDE.labels.KEY`` is one too."""
-    found = _LABEL.fullmatch(name)
-    if found is None:
+def flow_field(name: str) -> ReadFlow | None:
+    """Return the function that reads a field of a flow, or None if there is no such field."""
+    label = _LABEL.fullmatch(name)
+    if label is None:
         return FLOW_FIELDS.get(name)
-    side, key = found.groups()
-    return _of_end(side, lambda end, _: str(end.get("labels", {}).get(key, "")))
+    side, key = label.groups()
+    return _of_end(side, lambda end, _: (end.labels or {}).get(key, ""))
 
 
 def label_name(field: str) -> str:
-    """A field as the name of a Prometheus label."""
+    """Return a field's name as a Prometheus label name: ``src.namespace`` becomes ``src_namespace``."""
     return re.sub(r"[^A-Za-z0-9_]", "_", field)

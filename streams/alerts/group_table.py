@@ -1,8 +1,17 @@
-"""The groups of a rule, each with a row in the rule's columns, as many as there may be.
+"""A bounded table of a rule's groups, each with a row in the rule's columns.
 
-Where there is no room for one more, those of which nothing was heard for longest go, some at once; a group that has an
-alert never does, nor one that was heard of just now. Where there are no others, the new group is refused. Both are
-counted by who asks.
+THEORY OF OPERATION
+
+The limit is WEIR_ALERT_GROUPS, say 100,000. When group 100,001 appears:
+
+1. Candidates for eviction are all groups except those that are pinned (they have an alert) and those used by the batch
+   of deltas that is being processed.
+2. The least recently used 2 % of the limit (2,000 groups) are evicted at once, because finding the oldest means looking
+   at all of them: doing so for each new group of a flood would be quadratic.
+3. Their rows are cleared in every column and reused.
+4. If there are no candidates, the new group is refused.
+
+Callers count evictions (:attr:`GroupTable.evicted`) and refusals: either makes an alert possibly missing.
 """
 
 from __future__ import annotations
@@ -13,82 +22,83 @@ from typing import Any, Final
 import numpy as np
 
 Ints = np.ndarray[Any, np.dtype[np.int64]]
-_FIRST_ROWS: Final = 64
+_INITIAL_ROWS: Final = 64
 
 
-class Groups:
-    """Key to row. Keys are the groups' values, joined."""
+class GroupTable:
+    """Maps a key to a row. A key is the group's values, joined."""
 
     def __init__(
         self,
-        most: int,
+        limit: int,
         grow: Callable[[int], None],
         clear: Callable[[Ints], None],
         pinned: Callable[[], Iterable[str]],
     ) -> None:
-        """``grow``: there are so many rows; ``clear``: rows are free again; ``pinned``: keys of groups that stay."""
-        self._most, self._grow, self._clear, self._pinned = most, grow, clear, pinned
+        """``grow`` is called with the new number of rows, ``clear`` with rows that were evicted; ``pinned`` returns the
+        keys that must not be evicted."""
+        self._limit, self._grow, self._clear, self._pinned = limit, grow, clear, pinned
         self._rows: dict[str, int] = {}
         self._keys: list[str | None] = []
         self._free: list[int] = []
-        self._heard = np.zeros(0, np.int64)
-        self._turn = 0
-        self.dropped = 0
-        """Groups that went to make room."""
+        self._last_used = np.zeros(0, np.int64)
+        """The batch in which each row was last used."""
+        self._batch = 0
+        self.evicted = 0
+        """Groups evicted since the start."""
 
     def __len__(self) -> int:
         return len(self._rows)
 
-    def begin(self) -> None:
-        """What is heard of from now on is later than all before."""
-        self._turn += 1
+    def start_batch(self) -> None:
+        """Begin a batch of uses. Groups used in the same batch do not evict each other."""
+        self._batch += 1
 
     def find(self, key: str) -> int | None:
-        """The row of a group that is there."""
+        """Return the row of a group, without counting as a use; None if the group is not in the table."""
         return self._rows.get(key)
 
     def key(self, row: int) -> str:
-        """The group of a row."""
+        """Return the key of the group in a row that is in use."""
         found = self._keys[row]
-        assert found is not None  # noqa: S101 - rows of groups only
+        assert found is not None  # noqa: S101 - callers pass rows in use only
         return found
 
-    def row(self, key: str) -> int | None:
-        """The row of a group, which is heard of now; None: there is no room."""
+    def use(self, key: str) -> int | None:
+        """Return the row of a group, adding the group if necessary; None if the table is full and nothing can go."""
         row = self._rows.get(key)
         if row is None:
-            if len(self._rows) >= self._most:
-                self._make_room()
-            if len(self._rows) >= self._most:
+            if len(self._rows) >= self._limit:
+                self._evict()
+            if len(self._rows) >= self._limit:
                 return None
             row = self._add(key)
-        self._heard[row] = self._turn
+        self._last_used[row] = self._batch
         return row
 
     def _add(self, key: str) -> int:
         if not self._free:
             before = len(self._keys)
-            count = min(self._most, max(_FIRST_ROWS, before * 3 // 2))
+            count = min(self._limit, max(_INITIAL_ROWS, before * 3 // 2))
             self._grow(count)
             self._keys += [None] * (count - before)
-            self._heard = np.concatenate([self._heard, np.zeros(count - before, np.int64)])
+            self._last_used = np.concatenate([self._last_used, np.zeros(count - before, np.int64)])
             self._free = list(range(count - 1, before - 1, -1))
         row = self._free.pop()
         self._rows[key], self._keys[row] = row, key
         return row
 
-    def _make_room(self) -> None:
-        """Some at once: to look for those is to look at all."""
+    def _evict(self) -> None:
         rows = np.fromiter(self._rows.values(), np.int64, len(self._rows))
-        rows = rows[self._heard[rows] < self._turn]
+        rows = rows[self._last_used[rows] < self._batch]
         rows = np.setdiff1d(rows, [row for key in self._pinned() if (row := self._rows.get(key)) is not None])
-        count = min(len(rows), max(1, self._most // 50))
+        count = min(len(rows), max(1, self._limit // 50))
         if not count:
             return
-        oldest = rows[np.argpartition(self._heard[rows], count - 1)[:count]]
+        oldest = rows[np.argpartition(self._last_used[rows], count - 1)[:count]]
         self._clear(oldest)
         for row in oldest.tolist():
             del self._rows[self.key(row)]
             self._keys[row] = None
             self._free.append(row)
-        self.dropped += count
+        self.evicted += count

@@ -1,7 +1,7 @@
-"""The file of alert rules as values. ``streams/schemas/alerts.schema.json`` is made from these types; a test compares
-the two.
+"""The types of a file of alert rules.
 
-What a type cannot say is checked in :mod:`streams.alerts.check`.
+``streams/schemas/alerts.schema.json`` is generated from these types, and a test compares the two. Rules that a type
+cannot express, such as fields that exclude each other, are checked in :mod:`streams.alerts.check`.
 """
 
 from __future__ import annotations
@@ -11,109 +11,130 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 from msgspec import Meta
 
-from streams.config.fields import Duration as Age
-from streams.config.fields import EntryName as RouteName
-from streams.config.fields import Positive
+from streams.config.fields import Duration, EntryName, Positive
 from streams.matching.model import Match
 
 Severity = Literal["info", "warning", "critical"]
-Wait = Annotated[str, Meta(pattern=r"^[0-9]{1,6}[smhd]$", description="A number and s, m, h or d; 0s for none.")]
+Wait = Annotated[
+    str, Meta(pattern=r"^[0-9]{1,6}[smhd]$", description="A number and s, m, h or d; 0s means no waiting time.")
+]
 LabelName = Annotated[str, Meta(pattern=r"^[a-zA-Z_][a-zA-Z0-9_]*$")]
 Template = Annotated[str, Meta(max_length=4096)]
 KINDS: Final = ("above", "first", "after_change")
+"""The conditions that a rule can have, by field name. :mod:`streams.alerts.engine` has a tracker for each."""
 
 
 class _Strict(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """A mistyped field is a mistake, not a default."""
+    """Refuses unknown fields, so that a mistyped field is an error rather than a default."""
 
 
-class Above(_Strict, frozen=True, rename={"hold": "for"}):
-    """So many within a sliding window of the records' own time."""
+class Threshold(_Strict, frozen=True, rename={"hold": "for"}):
+    """Fires when the count within a sliding window reaches the threshold. Time is the records' own time."""
 
     threshold: Annotated[Positive, Meta(le=1_000_000_000)]
-    window: Age = "1m"
+    window: Duration = "1m"
     count: Annotated[
         Literal["attempts", "records"],
-        Meta(description="attempts: packets of denied connections, as the records' count says. Of losses: rows."),
+        Meta(
+            description="attempts: denied packets, the sum of the records' count field; for losses, lost verdicts. "
+            "records: the number of records."
+        ),
     ] = "attempts"
     distinct: Annotated[
-        list[str], Meta(max_length=4, description="Count how many different values these fields have together.")
+        list[str],
+        Meta(max_length=4, description="Count how many different combinations of these fields there are, instead."),
     ] = []
-    hold: Annotated[Wait, Meta(description="Fire when it has been so for that long.")] = "0s"
+    hold: Annotated[Wait, Meta(description="Fire only after the condition has held continuously for this long.")] = "0s"
 
 
-class First(_Strict, frozen=True):
-    """The group was never seen before."""
+class FirstSeen(_Strict, frozen=True):
+    """Fires when a group appears that was never seen before."""
 
-    remember: Annotated[Age, Meta(description="A group that is not seen for so long is forgotten.")] = "30d"
-    fresh: Annotated[Age, Meta(description="Records older than that make a group known, and fire nothing.")] = "5m"
+    remember: Annotated[Duration, Meta(description="A group that does not appear for this long is forgotten.")] = "30d"
+    fresh: Annotated[
+        Duration, Meta(description="Records older than this make a group known without firing an alert.")
+    ] = "5m"
 
 
 class AfterChange(_Strict, frozen=True):
-    """The group's records began right after a policy changed that names them, or that named them before."""
+    """Fires when a group's records begin shortly after a change of a policy that can have caused them.
 
-    within: Annotated[Age, Meta(description="So soon after the change.")] = "2m"
-    quiet: Annotated[Age, Meta(description="They began: there was none for that long before.")] = "10m"
+    A policy can have caused them if the records name it, or if it no longer applies to the pod but did before."""
+
+    within: Annotated[Duration, Meta(description="The records begin at most this long after the change.")] = "2m"
+    quiet: Annotated[
+        Duration, Meta(description="The group had no records for at least this long before they began.")
+    ] = "10m"
     threshold: Positive = 1
 
 
-class Rule(_Strict, frozen=True, rename={"excluded": "except"}):
-    """One rule. An alert is a rule and the values of ``group_by``."""
+class AlertRule(_Strict, frozen=True, rename={"excluded": "except"}):
+    """One rule with exactly one of the conditions above, first and after_change.
 
-    name: RouteName
+    Each combination of values of ``group_by`` is an alert of its own."""
+
+    name: EntryName
     of: Annotated[
         Literal["denied", "lost"],
-        Meta(
-            description="denied: records of denied and audited connections. lost: what the pipeline says it has lost."
-        ),
+        Meta(description="denied: records of denied and audited connections. lost: losses that the pipeline reports."),
     ] = "denied"
     match: Match | list[Match] = Match()
     excluded: Match | list[Match] = []
-    group_by: Annotated[list[str], Meta(max_length=12, description="The cluster is always one of them.")] = []
-    above: Above | None = None
-    first: First | None = None
+    group_by: Annotated[
+        list[str], Meta(max_length=12, description="The fields that make a group. The cluster is always one of them.")
+    ] = []
+    above: Threshold | None = None
+    first: FirstSeen | None = None
     after_change: AfterChange | None = None
-    resolve_after: Annotated[Wait, Meta(description="Resolved when it has not been so for that long.")] = "5m"
+    resolve_after: Annotated[
+        Wait, Meta(description="A firing alert is resolved when its condition has not held for this long.")
+    ] = "5m"
     severity: Severity = "warning"
     labels: dict[LabelName, Template] = {}
     annotations: dict[LabelName, Template] = {}
 
     @property
     def kind(self) -> str:
-        """The name of the one condition that is set."""
+        """The name of the condition that is set, one of :data:`KINDS`."""
         return next((name for name in KINDS if getattr(self, name) is not None), "")
 
     @property
     def fields(self) -> tuple[str, ...]:
-        """What its groups are made of."""
+        """The fields that make a group: the cluster, then ``group_by``."""
         return ("cluster", *(name for name in self.group_by if name != "cluster"))
 
 
-class Alertmanager(_Strict, frozen=True):
-    """Alertmanager's API v2. Several of one cluster are an output each."""
+class AlertmanagerOutput(_Strict, frozen=True):
+    """Alertmanager's API v2. Each member of an Alertmanager cluster needs an output of its own."""
 
-    url: Annotated[str, Meta(pattern=r"^https?://[^ ]+$", description="Without /api/v2, such as http://am:9093.")]
-    resend: Annotated[Age, Meta(description="A firing alert is told again so often.")] = "1m"
+    url: Annotated[
+        str, Meta(pattern=r"^https?://[^ ]+$", description="The base URL without /api/v2, such as http://am:9093.")
+    ]
+    resend: Annotated[Duration, Meta(description="How often a firing alert is sent again.")] = "1m"
     headers: Annotated[
-        dict[str, str], Meta(description="Header to the environment variable that has its value, so that none is here.")
+        dict[str, str],
+        Meta(
+            description="HTTP header to the name of the environment variable that holds its value, so that this file "
+            "contains no secret."
+        ),
     ] = {}
-    timeout: Age = "10s"
+    timeout: Duration = "10s"
 
 
-class Webhook(_Strict, frozen=True):
-    """POST of a JSON array of alerts, as they are on the topic; any answer of 200 to 299 takes them."""
+class WebhookOutput(_Strict, frozen=True):
+    """POSTs a JSON array of alert records as they are on the topic. Any answer from 200 to 299 accepts them."""
 
     url: Annotated[str, Meta(pattern=r"^https?://[^ ]+$")]
-    headers: Annotated[dict[str, str], Meta(description="As of alertmanager.")] = {}
-    timeout: Age = "10s"
+    headers: Annotated[dict[str, str], Meta(description="As for alertmanager.")] = {}
+    timeout: Duration = "10s"
 
 
-class Output(_Strict, frozen=True):
-    """Exactly one far end. Its name is its consumer group's."""
+class AlertOutput(_Strict, frozen=True):
+    """A destination of alerts: exactly one of alertmanager and webhook. Its name is part of its consumer group."""
 
-    name: RouteName
-    alertmanager: Alertmanager | None = None
-    webhook: Webhook | None = None
+    name: EntryName
+    alertmanager: AlertmanagerOutput | None = None
+    webhook: WebhookOutput | None = None
 
 
 class Alerts(_Strict, frozen=True):
@@ -121,14 +142,14 @@ class Alerts(_Strict, frozen=True):
 
     version: Literal[1]
     rules: Annotated[
-        list[Rule], Meta(max_length=64, description="One with the name of a built-in rule takes its place.")
+        list[AlertRule], Meta(max_length=64, description="A rule with the name of a built-in rule replaces it.")
     ] = []
-    disable: Annotated[list[RouteName], Meta(description="Built-in rules that are not wanted.")] = []
-    outputs: Annotated[list[Output], Meta(max_length=16)] = []
+    disable: Annotated[list[EntryName], Meta(description="Names of built-in rules to switch off.")] = []
+    outputs: Annotated[list[AlertOutput], Meta(max_length=16)] = []
 
 
 def schema() -> dict[str, Any]:
-    """The JSON Schema of the file."""
+    """Return the JSON Schema of the file."""
     made = msgspec.json.schema(Alerts)
     about = {
         "$schema": "https://json-schema.org/draft/2020-12/schema",

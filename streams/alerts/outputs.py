@@ -10,8 +10,8 @@ from functools import partial
 import msgspec
 
 from enrich.runtime.process import Exit, StopServiceError
-from streams.alerts.alert import State
-from streams.alerts.model import Alertmanager, Alerts, Output
+from streams.alerts.alert import AlertState
+from streams.alerts.model import AlertmanagerOutput, AlertOutput, Alerts
 from streams.config.fields import seconds
 from streams.kafka.connection import ReadError
 from streams.kafka.exactly_once import TransactionAbortedError
@@ -25,22 +25,22 @@ from streams.sinks.sink import Sink
 from streams.sinks.webhook import WebhookSink
 
 
-def wanted_outputs(alerts: Alerts, settings: Settings) -> dict[str, Output]:
-    """Those of the file, and the Alertmanagers that the setting names."""
-    named = {output.name: output for output in alerts.outputs}
+def configured_outputs(alerts: Alerts, settings: Settings) -> dict[str, AlertOutput]:
+    """Return the outputs of the file and the Alertmanagers of the setting WEIR_ALERTMANAGER, by name."""
+    outputs = {output.name: output for output in alerts.outputs}
     for url in settings.alertmanager:
-        # By its address: another order in the setting must not swap their groups.
+        # Named by a hash of the address: reordering the setting must not swap the consumer groups.
         name = f"setting-{hashlib.blake2b(url.encode(), digest_size=4).hexdigest()}"
-        named[name] = Output(name=name, alertmanager=Alertmanager(url=url))
-    return named
+        outputs[name] = AlertOutput(name=name, alertmanager=AlertmanagerOutput(url=url))
+    return outputs
 
 
 def sink_definitions(alerts: Alerts, settings: Settings) -> list[SinkDefinition]:
-    """The sinks of an alerts file, for :class:`streams.sinks.registry.SinkRegistry`."""
-    return [_definition(output, settings) for output in wanted_outputs(alerts, settings).values()]
+    """Return the sinks of an alerts file, for :class:`streams.sinks.registry.SinkRegistry`."""
+    return [_definition(output, settings) for output in configured_outputs(alerts, settings).values()]
 
 
-def _definition(output: Output, settings: Settings) -> SinkDefinition:
+def _definition(output: AlertOutput, settings: Settings) -> SinkDefinition:
     def make() -> MadeSink:
         sink = _make_sink(output)
         on_assigned = partial(_on_assigned, sink, settings) if isinstance(sink, AlertmanagerSink) else None
@@ -50,31 +50,32 @@ def _definition(output: Output, settings: Settings) -> SinkDefinition:
     return SinkDefinition(f"alerts.{output.name}", settings.topics.alerts.name, group, output, make)
 
 
-def _make_sink(output: Output) -> Sink:
+def _make_sink(output: AlertOutput) -> Sink:
     """Raises StopServiceError if a header's variable is not in the environment."""
-    end = output.alertmanager or output.webhook
-    assert end is not None  # noqa: S101 - the file was checked
-    missing = [name for name in end.headers.values() if name not in os.environ]
+    target = output.alertmanager or output.webhook
+    assert target is not None  # noqa: S101 - streams.alerts.check requires one of them
+    missing = [variable for variable in target.headers.values() if variable not in os.environ]
     if missing:
         raise StopServiceError(f"output {output.name}: headers: {missing[0]} is not in the environment", Exit.USAGE)
-    headers = {header: os.environ[name] for header, name in end.headers.items()}
-    if isinstance(end, Alertmanager):
-        poster = Poster(f"{end.url.rstrip('/')}/api/v2/alerts", headers, seconds(end.timeout))
-        return AlertmanagerSink(poster, seconds(end.resend))
-    return WebhookSink(Poster(end.url, headers, seconds(end.timeout)))
+    headers = {header: os.environ[variable] for header, variable in target.headers.items()}
+    if isinstance(target, AlertmanagerOutput):
+        poster = Poster(f"{target.url.rstrip('/')}/api/v2/alerts", headers, seconds(target.timeout))
+        return AlertmanagerSink(poster, seconds(target.resend))
+    return WebhookSink(Poster(target.url, headers, seconds(target.timeout)))
 
 
 def _on_assigned(sink: AlertmanagerSink, settings: Settings, partitions: Sequence[int]) -> None:
-    """Let the worker that reads the topic, which has one partition, repeat the firing alerts; no other one does."""
+    """Let the worker that reads the topic, which has one partition, repeat the firing alerts; no other worker does."""
     sink.own(_firing(settings) if partitions else ())
 
 
 def _firing(settings: Settings) -> list[Mapping[str, object]]:
+    """Return the records of all firing alerts, from the topic of states. Raises TransactionAbortedError."""
     topic, connection = settings.topics.alert_state.name, settings.connection()
     try:
         records = list(read_committed(connection, topic, range(partitions_of(connection, [topic])[topic])))
     except ReadError as error:
         raise TransactionAbortedError(str(error)) from error
     latest = {record.key: record.value for record in records if not record.key.startswith(b"change/")}
-    states = [msgspec.json.decode(value, type=State) for value in latest.values() if value]
+    states = [msgspec.json.decode(value, type=AlertState) for value in latest.values() if value]
     return [state.record for state in states if state.status == "firing"]

@@ -1,4 +1,4 @@
-"""Changes of policies: what is different between two states of the cluster, in words. Values only."""
+"""Changes of policies: the difference between two states of the cluster, in words."""
 
 from __future__ import annotations
 
@@ -7,20 +7,22 @@ from typing import Any
 
 import msgspec
 
-from enrich.model import Policy
+from enrich.model import ClusterNetworkPolicy, NetworkPolicy
 
+Policy = NetworkPolicy | ClusterNetworkPolicy
 Policies = Mapping[str, Policy]
-"""By name as :func:`named` has it."""
+"""Policies by :func:`policy_name`."""
 
 
-class Change(msgspec.Struct, frozen=True):
-    """One policy, and what became of it."""
+class PolicyChange(msgspec.Struct, frozen=True):
+    """One policy and what happened to it."""
 
     policy: str
-    """KIND NAMESPACE/NAME, or KIND NAME: as records' policies are named here."""
+    """``KIND NAMESPACE/NAME`` or ``KIND NAME``, as :func:`policy_name` returns it."""
     what: str
+    """``created``, ``deleted``, ``replaced`` or ``updated (…)`` with the parts that changed."""
     at: float
-    """When it was heard of, in seconds of the wall clock."""
+    """When this worker observed it, in seconds of the wall clock."""
 
     @property
     def kind(self) -> str:
@@ -29,47 +31,46 @@ class Change(msgspec.Struct, frozen=True):
 
     @property
     def namespace(self) -> str:
-        """Empty for a ClusterNetworkPolicy."""
+        """The policy's namespace; empty for a ClusterNetworkPolicy."""
         name = self.policy.partition(" ")[2]
         return name.partition("/")[0] if "/" in name else ""
 
 
-def named(policy: Policy) -> str:
-    """The name of a policy."""
+def policy_name(policy: Policy) -> str:
+    """Return ``KIND NAMESPACE/NAME``, or ``KIND NAME`` for a ClusterNetworkPolicy."""
     return f"{type(policy).__name__} {policy.key}"
 
 
-def changes(before: Policies, after: Policies, at: float) -> Iterator[Change]:
-    """What is different."""
+def diff_policies(before: Policies, after: Policies, at: float) -> Iterator[PolicyChange]:
+    """Yield a change for each policy that differs between the two states."""
     for name, policy in after.items():
-        was = before.get(name)
-        if was is None:
-            yield Change(name, "created", at)
-        elif was != policy:
-            yield Change(name, _updated(was, policy), at)
+        old = before.get(name)
+        if old is None:
+            yield PolicyChange(name, "created", at)
+        elif old != policy:
+            yield PolicyChange(name, _updated(old, policy), at)
     for name in before:
         if name not in after:
-            yield Change(name, "deleted", at)
+            yield PolicyChange(name, "deleted", at)
 
 
-def _updated(was: Policy, policy: Policy) -> str:
-    """Which parts of it."""
-    if was.uid != policy.uid:
+def _updated(old: Policy, new: Policy) -> str:
+    if old.uid != new.uid:
         return "replaced"
-    parts = [_part(name, was, policy) for name in ("ingress", "egress") if getattr(was, name) != getattr(policy, name)]
-    if was.pods != policy.pods or getattr(was, "namespaces", None) != getattr(policy, "namespaces", None):
-        parts.append("whom it selects")
-    if was.audit != policy.audit:
-        parts.append("audited from now on" if policy.audit else "enforced from now on")
-    if (getattr(was, "tier", 0), getattr(was, "priority", 0)) != (
-        getattr(policy, "tier", 0),
-        getattr(policy, "priority", 0),
+    parts = [_part(name, old, new) for name in ("ingress", "egress") if getattr(old, name) != getattr(new, name)]
+    if old.pods != new.pods or getattr(old, "namespaces", None) != getattr(new, "namespaces", None):
+        parts.append("the pods it selects")
+    if old.audit != new.audit:
+        parts.append("audited from now on" if new.audit else "enforced from now on")
+    if (getattr(old, "tier", 0), getattr(old, "priority", 0)) != (
+        getattr(new, "tier", 0),
+        getattr(new, "priority", 0),
     ):
         parts.append("its priority")
     return f"updated ({', '.join(parts)})" if parts else "updated"
 
 
-def _part(name: str, was: Policy, policy: Policy) -> str:
-    rules: tuple[Any, Any] = (getattr(was, name), getattr(policy, name))
+def _part(name: str, old: Policy, new: Policy) -> str:
+    rules: tuple[Any, Any] = (getattr(old, name), getattr(new, name))
     before, after = (0 if found is None else len(found) for found in rules)
     return f"{name}: {before} rules, then {after}" if before != after else f"{name}: other rules"

@@ -1,4 +1,8 @@
-"""Which policies change, by a watch of our own: the enricher has none, for batches name the policies behind a row."""
+"""Watches policies and reports their changes, for rules of the kind ``after_change``.
+
+The workers that enrich records do not watch policies: batches of verdicts name the policies that decided. So this role
+runs a watch of its own.
+"""
 
 from __future__ import annotations
 
@@ -6,22 +10,22 @@ import time
 from collections.abc import Callable
 
 from enrich.index.cluster import Cluster
-from enrich.model import POLICY_API_VERSIONS, Policy
+from enrich.model import ClusterNetworkPolicy, NetworkPolicy
 from enrich.runtime.process import Exit, StopServiceError
 from enrich.sources.factory import make_source
 from enrich.sources.source import SourceError
-from streams.alerts.policy_changes import Change, Policies, changes, named
+from streams.alerts.policy_changes import Policies, Policy, PolicyChange, diff_policies, policy_name
 
 
 class PolicyWatch:
-    """Tells of each change, on a thread of the source's. What is there at the start is no change."""
+    """Calls ``on_change`` for each change, on a thread of the source. Policies in the first list are not changes."""
 
-    def __init__(self, source: str, tell: Callable[[Change], None]) -> None:
-        """``source`` as the setting has it. Raises StopServiceError."""
-        self._tell = tell
+    def __init__(self, source: str, on_change: Callable[[PolicyChange], None]) -> None:
+        """``source`` has the form of the setting WEIR_SOURCE. Raises StopServiceError."""
+        self._on_change = on_change
         self._before: Policies | None = None
-        self._cluster = Cluster(kinds=POLICY_API_VERSIONS)
-        self._cluster.subscribe(self._look)
+        self._cluster = Cluster(kinds=(NetworkPolicy, ClusterNetworkPolicy))
+        self._cluster.subscribe(self._compare)
         try:
             self._source = make_source(source, self._cluster)
             self._source.start()
@@ -29,24 +33,24 @@ class PolicyWatch:
             raise StopServiceError(str(error), Exit.USAGE) from error
 
     def problem(self) -> str | None:
-        """What keeps it from seeing changes."""
+        """Return why changes are not seen at the moment, or None."""
         if not self._cluster.synced.is_set():
             return f"not listed yet: {', '.join(self._cluster.missing())}"
         return self._source.problem()
 
     def stop(self) -> None:
-        """End it."""
+        """Stop the watch."""
         self._source.stop()
 
-    def _look(self, _kinds: frozenset[type]) -> None:
+    def _compare(self, _kinds: frozenset[type]) -> None:
         if not self._cluster.synced.is_set():
             return
         found: tuple[Policy, ...] = (
             *self._cluster.policies().values(),
             *self._cluster.cluster_policies().values(),
         )
-        after = {named(policy): policy for policy in found}
+        after = {policy_name(policy): policy for policy in found}
         before, self._before = self._before, after
         if before is not None:
-            for change in changes(before, after, time.time()):
-                self._tell(change)
+            for change in diff_policies(before, after, time.time()):
+                self._on_change(change)

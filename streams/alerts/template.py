@@ -1,4 +1,8 @@
-"""Texts with ``{{ field }}`` in them. A field is replaced by its text, and nothing else happens: no code at all."""
+"""Templates for labels and annotations: ``{{ field }}`` is replaced by the field's text.
+
+Nothing else is supported: a template cannot call functions, read attributes or loop, because rule files may come from
+people who must not run code in the worker.
+"""
 
 from __future__ import annotations
 
@@ -6,23 +10,27 @@ import re
 from collections.abc import Collection, Mapping
 from typing import Final
 
-_GAP: Final = re.compile(r"\{\{\s*([A-Za-z0-9_./-]+)\s*\}\}")
+_PLACEHOLDER: Final = re.compile(r"\{\{\s*([A-Za-z0-9_./-]+)\s*\}\}")
 
 
-def gaps(text: str) -> list[str]:
-    """The fields that a template names."""
-    return _GAP.findall(text)
+def placeholders(text: str) -> list[str]:
+    """Return the fields that a template names."""
+    return _PLACEHOLDER.findall(text)
 
 
 def mistakes(text: str, known: Collection[str]) -> list[str]:
-    """In words, what is wrong with a template; ``known``: the fields that it may name."""
-    found = [f"there is no {name!r} here; there are {', '.join(known)}" for name in gaps(text) if name not in known]
-    rest = _GAP.sub("", text)
+    """Return a message for each mistake in a template that may name the ``known`` fields."""
+    found = [
+        f"{name!r} cannot be used here; the fields are {', '.join(known)}"
+        for name in placeholders(text)
+        if name not in known
+    ]
+    rest = _PLACEHOLDER.sub("", text)
     if "{{" in rest or "}}" in rest:
-        found.append("braces that are no {{ field }}")
+        found.append("the braces do not form a {{ field }}")
     return found
 
 
 def render(text: str, values: Mapping[str, str]) -> str:
-    """The text with its gaps filled. What a value holds is not looked at again."""
-    return _GAP.sub(lambda gap: values[gap[1]], text)
+    """Replace each placeholder by its value. Braces inside a value are not expanded again."""
+    return _PLACEHOLDER.sub(lambda placeholder: values[placeholder[1]], text)

@@ -1,4 +1,20 @@
-"""Rules of the kind `above`: so many in a window, or so many different values."""
+"""Rules of the kind ``above``: a count within a sliding window, or a number of distinct values, reaches a threshold.
+
+THEORY OF OPERATION
+
+Example: ``above: {threshold: 5, window: 10s, for: 20s}``, ``resolve_after: 5m``.
+
+1. Deltas arrive. Amounts that are older than any window (:mod:`streams.alerts.windows`) are counted as late and
+   dropped; the others are added to the group's buckets.
+2. The totals of the groups that changed are compared with the threshold. A group with 5 or more gets an alert. It is
+   pending because of ``for``; without ``for`` it fires at once.
+3. Every tick evaluates all groups with an alert again, because a window also empties as time passes. A pending alert
+   that falls below the threshold is dropped without a record; one that has held for 20 s fires.
+4. A firing alert is resolved when its total has been below the threshold for 5 minutes.
+
+Deltas that are replayed after a restart are only added up; the groups are evaluated at the next tick. Evaluating in the
+middle of a replay would see windows that are half filled.
+"""
 
 from __future__ import annotations
 
@@ -8,64 +24,66 @@ from typing import Final
 
 import numpy as np
 
-from streams.alerts.alert import Alert, State, state_of
+from streams.alerts.alert import Alert, AlertState, to_state
 from streams.alerts.deltas import Delta
-from streams.alerts.group_table import Groups
-from streams.alerts.model import Rule
-from streams.alerts.tracker import LATENESS_S, Count, Outbox, Tracker
-from streams.alerts.windows import Amounts, Clock, Ints, Values
+from streams.alerts.group_table import GroupTable
+from streams.alerts.model import AlertRule
+from streams.alerts.tracker import LATENESS_S, CountEvent, Outbox, Tracker
+from streams.alerts.windows import DistinctValues, Ints, WindowClock, WindowSums
 from streams.config.fields import seconds
 
-_MOST_VALUES: Final = 1000
-_VALUES_PER_GROUP: Final = 20
-"""On average, at the most groups."""
+_MAX_DISTINCT_PER_GROUP: Final = 1000
+_MEAN_DISTINCT_PER_GROUP: Final = 20
+"""Bounds the memory of all groups together, when there are as many groups as allowed."""
 
 
-class AboveTracker(Tracker):
-    """Groups in columns; those that are above the threshold, or were, have an alert."""
+class ThresholdTracker(Tracker):
+    """Keeps groups in columns. A group whose total reaches the threshold, or did a moment ago, has an alert."""
 
-    def __init__(self, rule: Rule, most: int, out: Outbox, count: Count) -> None:
-        """``most``: groups."""
+    def __init__(self, rule: AlertRule, limit: int, out: Outbox, count: CountEvent) -> None:
+        """``limit`` is the maximum number of groups."""
         super().__init__(rule, out, count)
         assert rule.above is not None  # noqa: S101 - its kind
         self._threshold, self._hold_s = rule.above.threshold, seconds(rule.above.hold)
-        self._clock = Clock(seconds(rule.above.window), LATENESS_S)
+        self._clock = WindowClock(seconds(rule.above.window), LATENESS_S)
         self._values = (
-            Values(self._clock, min(_MOST_VALUES, 2 * self._threshold), most * _VALUES_PER_GROUP)
+            DistinctValues(
+                self._clock, min(_MAX_DISTINCT_PER_GROUP, 2 * self._threshold), limit * _MEAN_DISTINCT_PER_GROUP
+            )
             if rule.above.distinct
             else None
         )
-        self._amounts = Amounts(self._clock) if self._values is None else None
-        self._groups = Groups(most, self._grow, self._clear, lambda: map(_key, self.alerts))
-        self._unsettled: set[int] = set()
+        self._sums = WindowSums(self._clock) if self._values is None else None
+        self._groups = GroupTable(limit, self._grow, self._clear, lambda: map(_key, self.alerts))
+        self._unevaluated: set[int] = set()
+        """Rows changed by a replay, to be evaluated at the next tick."""
 
     @property
-    def span_s(self) -> int:
+    def history_s(self) -> int:
         return self._clock.columns * self._clock.width
 
     @property
     def groups(self) -> int:
-        """How many there are."""
         return len(self._groups)
 
-    def load(self, name: str, state: State, now: float) -> None:
+    def load(self, name: str, state: AlertState, now: float) -> None:
         self._advance(now)
-        if self._groups.row(_key(state.group)) is not None:
+        if self._groups.use(_key(state.group)) is not None:
             super().load(name, state, now)
 
     def take(self, deltas: Sequence[Delta], now: float, *, replayed: bool) -> None:
         self._advance(now)
-        self._groups.begin()
-        if self._amounts is not None:
-            self._take_amounts(self._amounts, deltas, now, replayed=replayed)
+        self._groups.start_batch()
+        if self._sums is not None:
+            self._take_amounts(self._sums, deltas, now, replayed=replayed)
         elif self._values is not None:
             self._take_values(self._values, deltas, now, replayed=replayed)
 
     def tick(self, now: float) -> None:
         self._advance(now)
-        if self._unsettled:
-            rows, self._unsettled = np.array(sorted(self._unsettled), np.int64), set()
-            self._look(rows, now)
+        if self._unevaluated:
+            rows, self._unevaluated = np.array(sorted(self._unevaluated), np.int64), set()
+            self._evaluate(rows, now)
         if not self.alerts:
             return
         alerts = list(self.alerts.values())
@@ -77,65 +95,65 @@ class AboveTracker(Tracker):
                     self._fire(alert, now)
             elif alert.status == "pending":
                 del self.alerts[alert.group]
-                self._keep(alert.group, None)
-        for alert in self._over(now):
+                self._store(alert.group, None)
+        for alert in self._expired(now):
             self._resolve(alert, now)
 
-    def _take_amounts(self, counts: Amounts, deltas: Iterable[Delta], now: float, *, replayed: bool) -> None:
-        found: defaultdict[int, defaultdict[int, int]] = defaultdict(lambda: defaultdict(int))
+    def _take_amounts(self, sums: WindowSums, deltas: Iterable[Delta], now: float, *, replayed: bool) -> None:
+        by_bucket: defaultdict[int, defaultdict[int, int]] = defaultdict(lambda: defaultdict(int))
         for delta in deltas:
-            fresh = self._fresh(delta.amounts, now)
-            row = self._row_of(delta) if fresh else None
+            in_time = self._in_time(delta.amounts, now)
+            row = self._row_of(delta) if in_time else None
             if row is not None:
-                for bucket, amount in fresh:
-                    found[bucket][row] += amount
-        for bucket, amounts in sorted(found.items()):
+                for bucket, amount in in_time:
+                    by_bucket[bucket][row] += amount
+        for bucket, amounts in sorted(by_bucket.items()):
             rows = np.fromiter(amounts.keys(), np.int64, len(amounts))
-            counts.add(rows, bucket, np.fromiter(amounts.values(), np.int64, len(amounts)))
-            self._seen(rows, bucket, now, replayed=replayed)
+            sums.add(rows, bucket, np.fromiter(amounts.values(), np.int64, len(amounts)))
+            self._changed(rows, bucket, now, replayed=replayed)
 
-    def _take_values(self, values: Values, deltas: Iterable[Delta], now: float, *, replayed: bool) -> None:
-        found: defaultdict[int, list[tuple[int, int]]] = defaultdict(list)
+    def _take_values(self, values: DistinctValues, deltas: Iterable[Delta], now: float, *, replayed: bool) -> None:
+        by_bucket: defaultdict[int, list[tuple[int, int]]] = defaultdict(list)
         for delta in deltas:
             seconds_of = dict.fromkeys(delta.distinct.values(), 0)
-            fresh = {bucket for bucket, _ in self._fresh(seconds_of, now)}
-            row = self._row_of(delta) if fresh else None
+            in_time = {bucket for bucket, _ in self._in_time(seconds_of, now)}
+            row = self._row_of(delta) if in_time else None
             if row is not None:
                 for value, second in delta.distinct.items():
                     bucket = self._bucket(second, now)
-                    if bucket in fresh:
-                        found[bucket].append((row, value))
-        before = values.squeezed
-        for bucket, pairs in sorted(found.items()):
+                    if bucket in in_time:
+                        by_bucket[bucket].append((row, value))
+        evicted_before = values.evicted
+        for bucket, pairs in sorted(by_bucket.items()):
             for row, value in pairs:
                 values.add(row, bucket, value)
-            self._seen(np.unique(np.array([row for row, _ in pairs], np.int64)), bucket, now, replayed=replayed)
-        if values.squeezed > before:
-            self._count(self.rule.name, "squeezed", values.squeezed - before)
+            self._changed(np.unique(np.array([row for row, _ in pairs], np.int64)), bucket, now, replayed=replayed)
+        if values.evicted > evicted_before:
+            self._count(self.rule.name, "evicted_values", values.evicted - evicted_before)
 
-    def _fresh(self, amounts: Mapping[int, int], now: float) -> list[tuple[int, int]]:
-        """Buckets and amounts that are not too late; others are counted."""
+    def _in_time(self, amounts: Mapping[int, int], now: float) -> list[tuple[int, int]]:
+        """Return buckets and amounts, without those that are late, which are counted."""
         first = self._clock.head - self._clock.columns
         found = [(self._bucket(second, now), amount) for second, amount in amounts.items()]
-        fresh = [one for one in found if one[0] > first]
-        if len(fresh) < len(found):
-            self._count(self.rule.name, "late", len(found) - len(fresh))
-        return fresh
+        in_time = [one for one in found if one[0] > first]
+        if len(in_time) < len(found):
+            self._count(self.rule.name, "late", len(found) - len(in_time))
+        return in_time
 
     def _bucket(self, second: int, now: float) -> int:
-        """A clock that is ahead does not make a record count for longer."""
+        # A node whose clock is ahead must not make its records count for longer than others.
         return self._clock.bucket(min(second, now))
 
-    def _seen(self, rows: Ints, bucket: int, now: float, *, replayed: bool) -> None:
-        self._clock.see(rows, np.full(len(rows), bucket, np.int64))
+    def _changed(self, rows: Ints, bucket: int, now: float, *, replayed: bool) -> None:
+        self._clock.observe(rows, np.full(len(rows), bucket, np.int64))
         if replayed:
-            # More of the same window may come yet.
-            self._unsettled.update(rows.tolist())
+            # The replay may hold more of the same window.
+            self._unevaluated.update(rows.tolist())
         else:
-            self._look(rows, now)
+            self._evaluate(rows, now)
 
-    def _look(self, rows: Ints, now: float) -> None:
-        """Whether any of these is above the threshold now."""
+    def _evaluate(self, rows: Ints, now: float) -> None:
+        """Compare the totals of these rows with the threshold, and make alerts."""
         totals = self._totals(rows)
         above = totals >= self._threshold
         for row, total, end in zip(
@@ -146,50 +164,50 @@ class AboveTracker(Tracker):
             if alert is not None:
                 alert.last_true, alert.count = now, max(alert.count, total)
                 continue
-            started = min(now, float(self._clock.begin(end)))
+            started = min(now, float(self._clock.bucket_start(end)))
             alert = self.alerts[group] = Alert(group, "pending", now, started, now, total)
             if self._hold_s:
-                self._keep(group, state_of(self.rule, alert))
+                self._store(group, to_state(self.rule, alert))
             else:
                 self._fire(alert, now)
 
     def _totals(self, rows: Ints) -> Ints:
         if self._values is not None:
             return self._values.totals(rows)
-        assert self._amounts is not None  # noqa: S101 - one of the two
-        return self._amounts.totals(rows)
+        assert self._sums is not None  # noqa: S101 - one of the two
+        return self._sums.totals(rows)
 
     def _row_of(self, delta: Delta) -> int | None:
-        before = self._groups.dropped
-        row = self._groups.row(_key(delta.group))
-        if self._groups.dropped > before:
-            self._count(self.rule.name, "dropped_groups", self._groups.dropped - before)
+        evicted_before = self._groups.evicted
+        row = self._groups.use(_key(delta.group))
+        if self._groups.evicted > evicted_before:
+            self._count(self.rule.name, "evicted_groups", self._groups.evicted - evicted_before)
         if row is None:
             self._count(self.rule.name, "refused_groups", 1)
         else:
-            self._remember(delta)
+            self._keep_examples(delta)
         return row
 
     def _advance(self, now: float) -> None:
         head = self._clock.bucket(now)
-        # Never back: a wall clock that was set back would empty what is there.
+        # Never backwards: if the wall clock was set back, moving the head would zero buckets that are in use.
         if head > self._clock.head:
             before, self._clock.head = self._clock.head, head
-            if self._amounts is not None:
-                self._amounts.advance(before, head)
+            if self._sums is not None:
+                self._sums.advance(before, head)
 
     def _grow(self, rows: int) -> None:
         self._clock.grow(rows)
-        if self._amounts is not None:
-            self._amounts.grow(rows)
+        if self._sums is not None:
+            self._sums.grow(rows)
         if self._values is not None:
             self._values.grow(rows)
 
     def _clear(self, rows: Ints) -> None:
         self._clock.clear(rows)
-        self._unsettled.difference_update(rows.tolist())
-        if self._amounts is not None:
-            self._amounts.clear(rows)
+        self._unevaluated.difference_update(rows.tolist())
+        if self._sums is not None:
+            self._sums.clear(rows)
         if self._values is not None:
             self._values.clear(rows)
 

@@ -1,4 +1,4 @@
-"""`weir alerts`: check a file of alert rules, and run it over records that are past."""
+"""The command `weir alerts`: check a file of alert rules, and backtest it over records of the past."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ import orjson
 
 from enrich.runtime.process import Exit
 from enrich.runtime.settings import SettingsError, load
-from streams.alerts.backtest import Rehearsal
-from streams.alerts.counting import parse
+from streams.alerts.backtest import Backtest
 from streams.alerts.model import Alerts
 from streams.alerts.read import builtin, in_force, read
 from streams.cli.observe import parse_since
@@ -26,75 +25,83 @@ from streams.kafka.topics import partitions_of
 from streams.settings import Settings
 
 _PATH: Final = click.Path(dir_okay=False, path_type=Path)
+_MAX_GROUPS: Final = 100_000
 
 
 @click.group()
 def alerts() -> None:
-    """Check a file of alert rules, or run it over records that are past."""
+    """Check a file of alert rules, or test it on records of the past."""
 
 
 @alerts.command()
 @click.argument("file", type=_PATH)
 def check(file: Path) -> None:
-    """Check FILE; every mistake with line and field; and say which rules are in force with it.
+    """Check FILE, and list the rules that are in force with it.
+
+    Every mistake is reported with its line and field.
 
     \b
-    Exit 0: good. 2: not.
+    Exit 0: the file is valid. 2: it is not, or cannot be read.
     """
     found = _read(file)
     whole = in_force(found)
     own = {rule.name for rule in found.rules}
-    click.echo(f"{file}: good: {len(whole.rules)} rules in force, {len(whole.outputs)} outputs")
+    click.echo(f"{file}: valid: {len(whole.rules)} rules in force, {len(whole.outputs)} outputs")
     for rule in whole.rules:
-        replaced = " (in place of the built-in one)" if rule.name in {one.name for one in builtin()} & own else ""
-        click.echo(f"  {rule.name}: {rule.severity}{replaced if rule.name in own else ' (built in)'}")
+        replaces = " (replaces the built-in rule)" if rule.name in {one.name for one in builtin()} & own else ""
+        click.echo(f"  {rule.name}: {rule.severity}{replaces if rule.name in own else ' (built-in)'}")
     for name in found.disable:
-        click.echo(f"  {name}: switched off")
+        click.echo(f"  {name}: disabled")
 
 
 @alerts.command()
 @click.argument("rules", type=_PATH, required=False)
-@click.option("--records", type=_PATH, help="A file of records, one JSON object a line [the standard input].")
-@click.option("--kafka", "from_kafka", is_flag=True, help="Kafka's past: <prefix>.flows.denied and <prefix>.status.")
-@click.option("--since", default="1h", show_default=True, help="Of --kafka: 90s, 5m, 2h, 3d ago, or a time.")
+@click.option("--records", type=_PATH, help="Read records from this file, one JSON object per line [standard input].")
+@click.option(
+    "--kafka", "from_kafka", is_flag=True, help="Read the topics <prefix>.flows.denied and <prefix>.status instead."
+)
+@click.option(
+    "--since", default="1h", show_default=True, help="With --kafka, where to begin: 90s, 5m, 2h, 3d ago, or a time."
+)
 @click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
 def test(rules: Path | None, records: Path | None, from_kafka: bool, since: str, output: str) -> None:
-    """Run the rules that are in force with RULES over records, and say when they would have fired and resolved.
+    """Backtest: run rules over records of the past, and show when alerts would have fired and been resolved.
 
-    Without RULES: the built-in ones. Records are as on kubeweir.flows.denied and from `weir observe -o json`, and
-    losses as on kubeweir.status; in any order. Rules of the kind after_change are left out: no record tells of a
-    change.
+    The rules are those of RULES and the built-in ones that it leaves in force; without RULES only the built-in ones.
+    Records are flow records, as on kubeweir.flows.denied or from `weir observe -o json`, and status records, as on
+    kubeweir.status; their order does not matter. Rules of the kind after_change are skipped, because records do not
+    contain changes of policies.
 
     \b
-    Exit 0: it ran. 2: RULES, or a record, is wrong; or Kafka cannot be read.
+    Exit 0: the backtest ran. 2: RULES or a record is invalid, or Kafka cannot be read.
     """
     if from_kafka and records:
-        raise click.UsageError("--kafka and --records exclude each other")
+        raise click.UsageError("--kafka and --records cannot be used together")
     whole = in_force(Alerts(version=1) if rules is None else _read(rules))
     chosen = [rule for rule in whole.rules if rule.after_change is None]
-    rehearsal = Rehearsal(chosen, 100_000)
+    backtest = Backtest(chosen, _MAX_GROUPS)
     for number, line in enumerate(_kafka(since) if from_kafka else _lines(records), 1):
         try:
-            rehearsal.add(parse(line))
-        except (ValueError, AttributeError) as error:
-            _wrong(f"line {number} is no record: {error}")
+            backtest.add(line)
+        except ValueError as error:
+            _fail(f"record {number} is invalid: {error}")
     try:
-        fired = _show(rehearsal, output)
+        fired = _show(backtest, output)
     except BrokenPipeError:
-        # Nobody reads it any more; Python would complain once more when it flushes at exit.
+        # The reader has gone. Python would report the broken pipe once more when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(Exit.OK)
-    left_out = ", ".join(rule.name for rule in whole.rules if rule.after_change is not None)
-    click.echo(f"{rehearsal.records} records of denies and losses, {fired} alerts, {len(chosen)} rules", err=True)
-    if left_out:
-        click.echo(f"left out, for records tell of no change: {left_out}", err=True)
-    for (rule, what), count in sorted(rehearsal.happened.items()):
-        click.echo(f"{rule}: {what.replace('_', ' ')}: {count}", err=True)
+    skipped = ", ".join(rule.name for rule in whole.rules if rule.after_change is not None)
+    click.echo(f"{len(chosen)} rules over {backtest.records} records: {fired} alerts fired", err=True)
+    if skipped:
+        click.echo(f"skipped, because records do not contain changes of policies: {skipped}", err=True)
+    for (rule, event), count in sorted(backtest.events.items()):
+        click.echo(f"{rule}: {event.replace('_', ' ')}: {count}", err=True)
 
 
-def _show(rehearsal: Rehearsal, output: str) -> int:
+def _show(backtest: Backtest, output: str) -> int:
     fired = 0
-    for record in rehearsal.run():
+    for record in backtest.run():
         fired += record["status"] == "firing"
         if output == "json":
             click.echo(orjson.dumps(record))
@@ -104,39 +111,39 @@ def _show(rehearsal: Rehearsal, output: str) -> int:
 
 
 def line_of(record: dict[str, Any]) -> str:
-    """An alert's change of state, for people."""
+    """Return an alert record in one line, for people."""
     group = ", ".join(f"{name}={text}" for name, text in record["group"].items() if text)
     summary = record["annotations"].get("summary", f"{record['count']}")
-    told = summary if record["status"] == "firing" else f"since {record['startsAt']}"
-    return f"{record['timestamp']}  {record['status']:8}  {record['rule']}  {group}  {told}"
+    text = summary if record["status"] == "firing" else f"since {record['startsAt']}"
+    return f"{record['timestamp']}  {record['status']:8}  {record['rule']}  {group}  {text}"
 
 
 def _read(file: Path) -> Alerts:
     try:
         return read(file.read_bytes(), str(file))
     except OSError as error:
-        _wrong(f"{file}: {error.strerror}")
+        _fail(f"{file}: {error.strerror}")
     except FileError as error:
-        _wrong(str(error))
+        _fail(str(error))
 
 
-def _wrong(text: str) -> NoReturn:
+def _fail(text: str) -> NoReturn:
     click.echo(text, err=True)
     sys.exit(Exit.USAGE)
 
 
 def _lines(file: Path | None) -> Iterator[bytes]:
     if file is None:
-        yield from _filled(sys.stdin.buffer)
+        yield from _without_blanks(sys.stdin.buffer)
         return
     try:
         with file.open("rb") as stream:
-            yield from _filled(stream)
+            yield from _without_blanks(stream)
     except OSError as error:
-        _wrong(f"{file}: {error.strerror}")
+        _fail(f"{file}: {error.strerror}")
 
 
-def _filled(stream: BinaryIO) -> Iterator[bytes]:
+def _without_blanks(stream: BinaryIO) -> Iterator[bytes]:
     return (line for line in stream if line.strip())
 
 
@@ -151,8 +158,8 @@ def _kafka(since: str) -> Iterator[bytes]:
         names = [settings.topics.denied.name, settings.topics.status.name]
         for topic, partitions in partitions_of(connection, names).items():
             if not partitions:
-                _wrong(f"weir: there is no topic {topic}: has weir-streams run with this prefix?")
+                _fail(f"weir: the topic {topic} does not exist: has weir-streams run with this WEIR_TOPIC_PREFIX?")
             for record in read_committed(connection, topic, range(partitions), start):
                 yield record.value
     except ReadError as error:
-        _wrong(f"weir: {error}")
+        _fail(f"weir: {error}")

@@ -1,11 +1,4 @@
-"""The role `alerts`: puts the rules in force, the two loops, the watch of policy changes and the outputs together.
-
-The loops share nothing but Kafka, so that each can be scaled and restarted by itself. Both are exactly-once
-(:mod:`streams.kafka.exactly_once`):
-
-- *count* reads denied flows and losses, and writes to the topic of deltas how many of them each group of a rule got.
-- *keep* reads deltas, keeps the windows of the groups, and writes alerts and the state to resume from.
-"""
+"""The role `alerts`, put together: the rules in force, the two loops, the watch of policies, and the far ends."""
 
 from __future__ import annotations
 
@@ -25,8 +18,8 @@ from prometheus_client import CollectorRegistry
 from enrich.runtime.health import HealthServer
 from enrich.runtime.process import Exit, StopServiceError
 from streams.alerts.engine import Engine
-from streams.alerts.loops import CountLoop, KeepLoop
-from streams.alerts.model import Alerts, Rule
+from streams.alerts.loops import CountLoop, EngineLoop
+from streams.alerts.model import AlertRule, Alerts
 from streams.alerts.outputs import sink_definitions
 from streams.alerts.policy_watch import PolicyWatch
 from streams.alerts.read import in_force, read
@@ -44,18 +37,18 @@ from streams.sinks.registry import SinkRegistry
 
 log = structlog.get_logger("kubeweir.streams")
 
-_RESTART_DELAY_S: Final = 0.5
+_AGAIN_S: Final = 0.5
 
 
 class _Rules:
-    """The rules in force. A reload replaces them in one assignment."""
+    """The rules in force, exchanged in one assignment."""
 
     def __init__(self) -> None:
-        self.current: Sequence[Rule] = ()
+        self.current: Sequence[AlertRule] = ()
 
 
-class _LoopThread:
-    """Runs one loop on a thread, and restarts it from its last commit when a transaction is aborted."""
+class _Half:
+    """One loop at work on its thread; it begins anew where a transaction failed."""
 
     def __init__(
         self, name: str, make: Callable[[], ExactlyOnce], step: Callable[[ExactlyOnce], None], metrics: AlertMetrics
@@ -63,24 +56,24 @@ class _LoopThread:
         self.failed: StopServiceError | None = None
         self._name, self._make, self._step, self._metrics = name, make, step, metrics
         self._problem: str | None = "Kafka has not been reached yet"
-        self._transactions: ExactlyOnce | None = None
+        self._bus: ExactlyOnce | None = None
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"alerts-{name}", daemon=True)
 
     def start(self) -> None:
-        """Start the thread."""
+        """Begin."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop the thread. Records that are not committed are read again at the next start."""
+        """End; what is not committed comes again."""
         self._stop.set()
         if self._thread.ident is not None:
             self._thread.join()
 
     def problem(self) -> str | None:
-        """Return what keeps the loop from making progress, or None."""
-        problem = self._problem or (self._transactions.problem if self._transactions else None)
-        return f"{self._name}: {problem}" if problem else None
+        """What keeps it from its work."""
+        told = self._problem or (self._bus.problem if self._bus else None)
+        return f"{self._name}: {told}" if told else None
 
     def _run(self) -> None:
         try:
@@ -89,34 +82,34 @@ class _LoopThread:
         except StopServiceError as error:
             self.failed = error
         except Exception as error:
-            log.exception("a loop of the alerts ended", loop=self._name)
+            log.exception("alerts ended", half=self._name)
             self.failed = StopServiceError(f"alerts, {self._name}: {error!r}", Exit.UNEXPECTED)
 
     def _work(self) -> None:
-        """Run the loop until the stop, or until a transaction is aborted."""
-        transactions = self._transactions = self._make()
+        """Until the stop, or until it is to begin anew."""
+        bus = self._bus = self._make()
         try:
-            if transactions.start(self._stop):
+            if bus.start(self._stop):
                 self._problem = None
             while not self._stop.is_set():
-                self._step(transactions)
-                lag = transactions.lag()
+                self._step(bus)
+                lag = bus.lag()
                 if lag is not None:
                     self._metrics.lag.labels(self._name).set(lag)
         except TransactionAbortedError as error:
             self._metrics.restarts.labels(self._name).inc()
             self._problem = str(error)
-            log.warning("a loop of the alerts restarts from its last commit", loop=self._name, error=str(error))
-            self._stop.wait(_RESTART_DELAY_S)
+            log.warning("alerts begin anew, with what was committed", half=self._name, error=str(error))
+            self._stop.wait(_AGAIN_S)
         finally:
-            transactions.close()
+            bus.close()
 
 
 def run_alerts(settings: Settings, stop: threading.Event) -> int:
-    """Run until ``stop``; return the exit code. Raises StopServiceError."""
+    """Run until ``stop``; the exit code. Raises StopServiceError."""
     registry = CollectorRegistry()
     problems: list[Callable[[], str | None]] = [lambda: "Kafka has not been reached yet"]
-    checks = {"alerts": lambda: next(filter(None, (check() for check in problems)), None)}
+    checks = {"alerts": lambda: next((told for check in problems if (told := check())), None)}
     health = HealthServer(settings.metrics, registry, checks)
     log.info("starting", role="alerts", metrics_port=health.port, kafka=settings.kafka, prefix=settings.prefix)
     with contextlib.ExitStack() as stack:
@@ -139,64 +132,70 @@ def _work(
     dead = DeadLetters(settings.connection(), topics.dead.name, stop)
     sinks = SinkRegistry(partial(GroupReader, settings.connection()), dead.send, SinkMetrics(registry))
 
-    def apply(alerts: Alerts) -> Alerts:
-        effective = in_force(alerts)
-        sinks.apply(sink_definitions(effective, settings))
-        rules.current = effective.rules
-        return effective
+    def take_over(alerts: Alerts) -> Alerts:
+        found = in_force(alerts)
+        sinks.apply(sink_definitions(found, settings))
+        rules.current = found.rules
+        return found
 
-    file = _alerts_file(settings, apply)
-    # A mistake in the file is reported at once, not only when Kafka can be reached.
-    first = file.read() if file else Alerts(version=1)
-    needed = (topics.denied, topics.status, topics.dead, topics.alerts, topics.deltas, topics.alert_state)
-    if not prepare_topics(settings.connection(), needed, settings.replication, stop):
+    live = _live(settings, take_over)
+    # Told before the wait for Kafka: a wrong file is no reason to wait.
+    first = live.read() if live else Alerts(version=1)
+    wanted = (topics.denied, topics.status, topics.dead, topics.alerts, topics.deltas, topics.alert_state)
+    if not prepare_topics(settings.connection(), wanted, settings.replication, stop):
         return
     rules.current = in_force(first).rules
-    counting, keeping, keeper = _loop_threads(settings, rules, metrics, dead, stop)
-    watch = PolicyWatch(settings.source, keeper.hear)
+    counting, evaluating, engine_loop = _halves(settings, rules, metrics, dead, stop)
+    watch = PolicyWatch(settings.source, engine_loop.add_policy_change)
     stack.callback(watch.stop)
     stack.callback(sinks.stop)
-    if file:
-        file.start()
-        stack.callback(file.stop)
+    if live:
+        live.start()
+        stack.callback(live.stop)
     else:
-        apply(first)
-    for thread in (counting, keeping):
-        thread.start()
-        stack.callback(thread.stop)
-    problems[:] = [*([file.problem] if file else []), watch.problem, counting.problem, keeping.problem, sinks.problem]
-    metrics.watch(lambda: (keeper.engine.groups(), keeper.engine.firing()))
+        take_over(first)
+    for half in (counting, evaluating):
+        half.start()
+        stack.callback(half.stop)
+    problems[:] = [
+        *([live.problem] if live else []),
+        watch.problem,
+        counting.problem,
+        evaluating.problem,
+        sinks.problem,
+    ]
+    metrics.watch(lambda: (engine_loop.engine.groups(), engine_loop.engine.firing()))
     while not stop.wait(0.1):
         sinks.check()
-        for thread in (counting, keeping):
-            if thread.failed is not None:
-                raise thread.failed
+        for half in (counting, evaluating):
+            if half.failed is not None:
+                raise half.failed
 
 
-def _alerts_file(settings: Settings, apply: Callable[[Alerts], Alerts]) -> HotReloadedFile[Alerts, Alerts] | None:
+def _live(settings: Settings, make: Callable[[Alerts], Alerts]) -> HotReloadedFile[Alerts, Alerts] | None:
     if settings.alerts in ("", "-"):
         return None
-    return HotReloadedFile("alerts", "WEIR_ALERTS", Path(settings.alerts), read, apply)
+    return HotReloadedFile("alerts", "WEIR_ALERTS", Path(settings.alerts), read, make)
 
 
-def _loop_threads(
+def _halves(
     settings: Settings, rules: _Rules, metrics: AlertMetrics, dead: DeadLetters, stop: threading.Event
-) -> tuple[_LoopThread, _LoopThread, KeepLoop]:
+) -> tuple[_Half, _Half, EngineLoop]:
     topics, connection, worker = settings.topics, settings.connection(), socket.gethostname()
     partitions = _partitions(settings, stop)
-    dropped = Tally[str]()
+    evicted = Tally[str]()
 
     def count_event(rule: str, what: str, number: int) -> None:
         metrics.events.labels(rule, what).inc(number)
-        if what in ("dropped_groups", "refused_groups"):
-            dropped[rule] += number
+        if what in ("evicted_groups", "refused_groups"):
+            evicted[rule] += number
 
-    def take_dropped() -> Tally[str]:
-        found = dropped.copy()
-        dropped.clear()
+    def take_evicted() -> Tally[str]:
+        found = evicted.copy()
+        evicted.clear()
         return found
 
-    def on_bad_deltas(record: Record, error: str) -> None:
+    def bad_delta(record: Record, error: str) -> None:
         metrics.counted.labels("bad_deltas").inc()
         dead.send(topics.deltas.name, record, "no_deltas", error)
 
@@ -207,35 +206,35 @@ def _loop_threads(
         lambda record, reason, error: dead.send(record.topic, record, reason, error),
         lambda what, number: metrics.counted.labels(what).inc(number),
     )
-    keeping = KeepLoop(
+    engine_loop = EngineLoop(
         rules,
         (topics.alerts.name, topics.alert_state.name, topics.status.name),
         partitions,
         worker,
         lambda found: Engine(found, settings.alert_groups, count_event),
         partial(read_committed, connection, topics.alert_state.name),
-        take_dropped,
-        on_bad_deltas,
+        take_evicted,
+        bad_delta,
     )
 
-    def transactions(name: str, read_topics: Sequence[str], loop: CountLoop | KeepLoop) -> ExactlyOnce:
+    def bus(name: str, read_topics: Sequence[str], loop: CountLoop | EngineLoop) -> ExactlyOnce:
         writer = f"{settings.prefix}.alerts.{name}.{worker}.{uuid.uuid4().hex[:8]}"
         group = f"{settings.prefix}.alerts.{name}"
-        return ExactlyOnce(connection, group, read_topics, writer, loop.replay_from_ms, loop.owned)
+        return ExactlyOnce(connection, group, read_topics, writer, loop.replay_from_ms, loop.on_assigned)
 
     sources = (topics.denied.name, topics.status.name)
     return (
-        _LoopThread("count", lambda: transactions("count", sources, counting), counting.step, metrics),
-        _LoopThread("keep", lambda: transactions("keep", (topics.deltas.name,), keeping), keeping.step, metrics),
-        keeping,
+        _Half("count", lambda: bus("count", sources, counting), counting.step, metrics),
+        _Half("engine", lambda: bus("engine", (topics.deltas.name,), engine_loop), engine_loop.step, metrics),
+        engine_loop,
     )
 
 
 def _partitions(settings: Settings, stop: threading.Event) -> int:
-    """Return how many partitions the topics of deltas and of state have. Raises StopServiceError if they differ."""
+    """Of deltas and state, as they are. Raises StopServiceError where they differ."""
     deltas, state = settings.topics.deltas.name, settings.topics.alert_state.name
     found = {deltas: 0}
-    # A broker may not know a topic yet that was created just now.
+    # A broker may not know yet of a topic that was made just now.
     while not all(found.values()) and not stop.wait(0.1):
         with contextlib.suppress(ReadError):
             found = partitions_of(settings.connection(), [deltas, state])
@@ -244,7 +243,7 @@ def _partitions(settings: Settings, stop: threading.Event) -> int:
     if found[deltas] != found[state]:
         raise StopServiceError(
             f"{deltas} has {found[deltas]} partitions and {state} has {found[state]}, but the numbers must be equal: "
-            "delete both topics and restart",
+            "delete both topics, and the worker makes them again",
             Exit.USAGE,
         )
     return found[deltas]

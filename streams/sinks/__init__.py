@@ -1,1 +1,5 @@
-"""Where flows go besides Kafka: each sink a consumer loop of its own, with a group of its own."""
+"""Sinks: destinations of records besides Kafka. Each is read and written by a loop with a consumer group of its own.
+
+A sink has two methods (:mod:`.sink`); :mod:`.pump` is the loop, and :mod:`.registry` starts and stops sinks as the
+configuration changes. Sinks do not know routes or alerts.
+"""

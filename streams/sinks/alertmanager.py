@@ -1,9 +1,14 @@
-"""Alerts to Alertmanager, by its API v2, as Prometheus sends them.
+"""Sends alerts to Alertmanager by its API v2, as Prometheus does (https://prometheus.io/docs/alerting/latest/clients/).
 
-What fires is sent again and again, each time with an end that is four times as far ahead: an alert that nobody repeats
-is over then, and an Alertmanager that restarts is told of all. What is resolved is sent with its end, and again for a
-while, in case that it came back without its memory.
-(https://prometheus.io/docs/alerting/latest/clients/)
+Alertmanager expects its clients to repeat firing alerts: it resolves an alert whose ``endsAt`` has passed, and it may
+lose its memory in a restart. So this sink:
+
+1. sends a change as soon as it is read from the topic;
+2. sends every firing alert again each ``resend`` (1 m by default), with an ``endsAt`` four times that far ahead: if the
+   workers are gone for longer than 4 m, Alertmanager resolves the alert by itself;
+3. repeats a resolved alert with its ``endsAt`` for 15 minutes, in case Alertmanager restarted without its memory.
+
+The topic of alerts has one partition. The worker that reads it repeats; :meth:`AlertmanagerSink.own` tells the sink.
 """
 
 from __future__ import annotations
@@ -15,73 +20,74 @@ from typing import Any, Final
 import orjson
 import structlog
 
-from streams.alerts.alert import stamp
 from streams.sinks.http import Poster
 from streams.sinks.sink import RefusedError
+from streams.timestamps import rfc3339
 
 log = structlog.get_logger("kubeweir.streams")
 
-_MOST: Final = 256
-_ENDS: Final = 4
-_RESOLVED_S: Final = 900
-"""For how long Prometheus repeats what is resolved."""
-Record = Mapping[str, Any]
+_MAX_ALERTS_PER_REQUEST: Final = 256
+_ENDS_AFTER_RESENDS: Final = 4
+_REPEAT_RESOLVED_S: Final = 900
+"""Prometheus repeats a resolved alert for as long."""
+AlertRecord = Mapping[str, Any]
+"""A record of the topic of alerts, or what the topic of states keeps of it; it is handed on as JSON."""
 
 
 class AlertmanagerSink:
-    """One Alertmanager."""
+    """Sends alerts to one Alertmanager."""
 
     def __init__(self, poster: Poster, resend_s: float, clock: Callable[[], float] = time.time) -> None:
         self._poster, self._resend_s, self._clock = poster, resend_s, clock
-        self._known: dict[str, Record] = {}
-        self._over: dict[str, float] = {}
-        self._due = float("-inf")
+        self._repeated: dict[str, AlertRecord] = {}
+        self._resolved_at: dict[str, float] = {}
+        self._next_resend = float("-inf")
 
-    def own(self, firing: Iterable[Record]) -> None:
-        """What this one repeats from now on: these, and what :meth:`write` is given. None: another one does."""
-        self._known = {record["fingerprint"]: record for record in firing}
-        self._over, self._due = {}, float("-inf")
+    def own(self, firing: Iterable[AlertRecord]) -> None:
+        """Repeat these alerts from now on, and what :meth:`write` is given; empty if another worker repeats them."""
+        self._repeated = {record["fingerprint"]: record for record in firing}
+        self._resolved_at, self._next_resend = {}, float("-inf")
 
     def write(self, values: Sequence[bytes]) -> None:
-        """Send changes, and what is due again."""
+        """Send the changes, and repeat alerts if it is time. Raises SinkError, RefusedError."""
         records = [orjson.loads(value) for value in values]
-        for first in range(0, len(records), _MOST):
-            self._poster.post([self._made(record) for record in records[first : first + _MOST]])
+        for first in range(0, len(records), _MAX_ALERTS_PER_REQUEST):
+            self._poster.post([self._to_api(record) for record in records[first : first + _MAX_ALERTS_PER_REQUEST]])
         for record in records:
-            self._note(record)
-        if self._clock() >= self._due:
+            self._remember(record)
+        if self._clock() >= self._next_resend:
             self._resend()
 
     def close(self) -> None:
-        """Disconnect."""
+        """Close the connection."""
         self._poster.close()
 
-    def _note(self, record: Record) -> None:
+    def _remember(self, record: AlertRecord) -> None:
         name = record["fingerprint"]
-        self._known[name] = record
-        self._over.pop(name, None)
+        self._repeated[name] = record
+        self._resolved_at.pop(name, None)
         if record["status"] == "resolved":
-            self._over[name] = self._clock()
+            self._resolved_at[name] = self._clock()
 
     def _resend(self) -> None:
         now = self._clock()
-        for name in [name for name, at in self._over.items() if now - at > _RESOLVED_S]:
-            del self._known[name], self._over[name]
-        known = list(self._known.values())
-        for first in range(0, len(known), _MOST):
+        for name in [name for name, at in self._resolved_at.items() if now - at > _REPEAT_RESOLVED_S]:
+            del self._repeated[name], self._resolved_at[name]
+        repeated = list(self._repeated.values())
+        for first in range(0, len(repeated), _MAX_ALERTS_PER_REQUEST):
             try:
-                self._poster.post([self._made(record) for record in known[first : first + _MOST]])
+                chunk = repeated[first : first + _MAX_ALERTS_PER_REQUEST]
+                self._poster.post([self._to_api(record) for record in chunk])
             except RefusedError as error:
-                # They were taken once, each; it has taken what it still takes.
-                log.error("alerts that were taken are refused when they are sent again", error=str(error))
-        self._due = now + self._resend_s
+                # Each was accepted when it was new. Refusing here must not send records to the dead-letter topic.
+                log.error("Alertmanager refuses to take alerts again that it accepted before", error=str(error))
+        self._next_resend = now + self._resend_s
 
-    def _made(self, record: Record) -> dict[str, Any]:
-        """As the API has it."""
-        ends = record.get("endsAt") or stamp(self._clock() + _ENDS * self._resend_s)
+    def _to_api(self, record: AlertRecord) -> dict[str, Any]:
+        ends_at = record.get("endsAt") or rfc3339(self._clock() + _ENDS_AFTER_RESENDS * self._resend_s)
         return {
             "labels": record["labels"],
             "annotations": record["annotations"],
             "startsAt": record["startsAt"],
-            "endsAt": ends,
+            "endsAt": ends_at,
         }

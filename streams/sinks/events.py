@@ -1,33 +1,34 @@
 """Denied connections as Kubernetes Events on the pod whose policy decided: `kubectl describe pod` shows them.
 
-Events are for people and few: equal ones make one in a while, there is a most a minute, and what is old makes none. The
-account needs `create` on `events` (core) in the namespaces of the pods.
-"""
+Events are read by people and stored in etcd, so they are limited: equal denials make one Event in ``every_s`` seconds,
+at most ``per_minute`` Events are made, and records older than ten minutes make none. The service account needs the verb
+``create`` on ``events`` (core API group) in the namespaces of the pods."""
 
 from __future__ import annotations
 
 import hashlib
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any, Final
 
-import orjson
-
 from enrich.sources.client import AnswerError
-from streams.sinks.sink import RefusedError, SinkError
+from enrich.wire.flow import Flow, sides
+from streams.sinks.sink import RefusedError, SinkError, decode
 
-Flow = Mapping[str, Any]
-
-_OLD_S: Final = 600
-_REMEMBERED: Final = 50_000
-_AGAIN: Final = frozenset({0, 401, 403, 408, 429})
-"""And whatever begins with 5: what passes, or the operator can mend."""
+_MAX_AGE_S: Final = 600
+_MAX_REMEMBERED: Final = 50_000
+"""Denials remembered, to recognize repeated ones."""
+_MAX_COUNT: Final = (1 << 31) - 1
+"""An Event's count is an int32."""
+_RETRIED_STATUSES: Final = frozenset({0, 401, 403, 408, 429})
+"""Retried like every 5xx: the cause passes, or an operator can remove it (a missing permission)."""
+EventKey = tuple[str | int | None, ...]
 
 
 class EventSink:
-    """Creates Events. ``suppressed`` is told why a record makes none of its own."""
+    """Creates Events, at a limited rate (a token bucket of ``per_minute`` tokens)."""
 
     def __init__(
         self,
@@ -37,111 +38,102 @@ class EventSink:
         suppressed: Callable[[str], None],
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """``post`` creates an object at a path, as :meth:`enrich.sources.client.Client.post` does."""
+        """``post`` creates an object at a path, as :meth:`enrich.sources.client.Client.post` does. ``suppressed`` is
+        called with the reason for each record without an Event: no_pod, old, repeated, rate."""
         self._post, self._every_s, self._per_minute = post, every_s, per_minute
         self._suppressed, self._clock = suppressed, clock
-        self._told: OrderedDict[tuple[Any, ...], float] = OrderedDict()
-        self._left, self._filled = float(per_minute), clock()
+        self._sent_at: OrderedDict[EventKey, float] = OrderedDict()
+        self._tokens, self._filled_at = float(per_minute), clock()
 
     def write(self, values: Sequence[bytes]) -> None:
-        """An Event for each that is worth one."""
+        """Create an Event for each record that is not suppressed. Raises SinkError, RefusedError."""
         for value in values:
-            flow = orjson.loads(value)
-            why = self._why_none(flow)
-            if why is not None:
-                self._suppressed(why)
+            flow = decode(value)
+            reason = self._suppression_reason(flow)
+            if reason is not None:
+                self._suppressed(reason)
                 continue
             self._send(flow)
-            self._told[_likeness(flow)] = self._clock()
-            self._left -= 1
-            if len(self._told) > _REMEMBERED:
-                self._told.popitem(last=False)
+            self._sent_at[_event_key(flow)] = self._clock()
+            self._tokens -= 1
+            if len(self._sent_at) > _MAX_REMEMBERED:
+                self._sent_at.popitem(last=False)
 
     def close(self) -> None:
-        """Nothing to let go."""
+        """Do nothing: the client belongs to the caller."""
 
-    def _why_none(self, flow: Flow) -> str | None:
+    def _suppression_reason(self, flow: Flow) -> str | None:
         now = self._clock()
-        self._left = min(float(self._per_minute), self._left + (now - self._filled) * self._per_minute / 60)
-        self._filled = now
-        subject = _subject(flow)
-        if flow["disposition"] == "allow" or "pod_uid" not in subject:
+        self._tokens = min(float(self._per_minute), self._tokens + (now - self._filled_at) * self._per_minute / 60)
+        self._filled_at = now
+        if flow.disposition == "allow" or not flow.subject.pod_uid:
             return "no_pod"
-        if now - datetime.fromisoformat(flow["last_timestamp"]).timestamp() > _OLD_S:
+        if now - datetime.fromisoformat(flow.last_timestamp).timestamp() > _MAX_AGE_S:
             return "old"
-        if now - self._told.get(_likeness(flow), float("-inf")) < self._every_s:
+        if now - self._sent_at.get(_event_key(flow), float("-inf")) < self._every_s:
             return "repeated"
-        return None if self._left >= 1 else "rate"
+        return None if self._tokens >= 1 else "rate"
 
     def _send(self, flow: Flow) -> None:
         event = event_of(flow)
         try:
             self._post(f"/api/v1/namespaces/{event['metadata']['namespace']}/events", event)
         except AnswerError as error:
-            if error.status in _AGAIN or error.status >= 500:
+            if error.status in _RETRIED_STATUSES or error.status >= 500:
                 raise SinkError(str(error)) from error
             raise RefusedError(str(error)) from error
 
 
 def event_of(flow: Flow) -> dict[str, Any]:
-    """The Event of a record. Its name is made of the record's id: a repeat is the same Event."""
-    subject = _subject(flow)
-    digest = hashlib.sha256(flow["id"].encode()).hexdigest()[:16]
-    seconds = f"{flow['timestamp'][:19]}Z"
+    """Return the Event of a record. Its name is derived from the record's id, so that a repeat is the same Event."""
+    subject = flow.subject
+    digest = hashlib.sha256(flow.id.encode()).hexdigest()[:16]
     return {
         "apiVersion": "v1",
         "kind": "Event",
-        "metadata": {"namespace": subject["namespace"], "name": f"{subject['pod_name'][:230]}.{digest}"},
+        # An object's name has at most 253 characters; the digest needs 17.
+        "metadata": {"namespace": subject.namespace, "name": f"{subject.pod_name[:230]}.{digest}"},
         "involvedObject": {
             "apiVersion": "v1",
             "kind": "Pod",
-            "namespace": subject["namespace"],
-            "name": subject["pod_name"],
-            "uid": subject["pod_uid"],
+            "namespace": subject.namespace,
+            "name": subject.pod_name,
+            "uid": subject.pod_uid,
         },
-        "type": "Warning" if flow["disposition"] == "deny" else "Normal",
-        "reason": "ConnectionDenied" if flow["disposition"] == "deny" else "ConnectionAudited",
+        "type": "Warning" if flow.disposition == "deny" else "Normal",
+        "reason": "ConnectionDenied" if flow.disposition == "deny" else "ConnectionAudited",
         "message": _message(flow),
-        "firstTimestamp": seconds,
-        "lastTimestamp": f"{flow['last_timestamp'][:19]}Z",
-        "count": max(1, min(flow["count"], (1 << 31) - 1)),
-        "source": {"component": "kubeweir", "host": flow["node_name"]},
+        "firstTimestamp": f"{flow.timestamp[:19]}Z",
+        "lastTimestamp": f"{flow.last_timestamp[:19]}Z",
+        "count": max(1, min(flow.count, _MAX_COUNT)),
+        "source": {"component": "kubeweir", "host": flow.node_name},
         "reportingComponent": "kubeweir",
-        "reportingInstance": flow["node_name"],
+        "reportingInstance": flow.node_name,
     }
 
 
-def _subject(flow: Flow) -> dict[str, Any]:
-    found: dict[str, Any] = flow["dest" if flow["connection"]["direction"] == "ingress" else "src"]
-    return found
-
-
-def _likeness(flow: Flow) -> tuple[Any, ...]:
-    connection = flow["connection"]
+def _event_key(flow: Flow) -> EventKey:
+    """Return what two denials have in common that make one Event."""
     return (
-        _subject(flow)["pod_uid"],
-        connection["direction"],
-        flow["disposition"],
-        flow["reason"],
-        _peer(flow),
-        connection.get("protocol"),
-        connection.get("dest_port"),
+        flow.subject.pod_uid,
+        flow.direction,
+        flow.disposition,
+        flow.reason,
+        _peer_text(flow),
+        flow.protocol,
+        flow.connection.dest_port,
     )
 
 
-def _peer(flow: Flow) -> str:
-    side = "src" if flow["connection"]["direction"] == "ingress" else "dest"
-    end = flow[side]
-    if end.get("pod_name"):
-        return f"{end['namespace']}/{end['pod_name']}"
-    return str(flow["connection"].get(f"{side}_ip") or end.get("node_name") or "many")
+def _peer_text(flow: Flow) -> str:
+    (side,) = sides("peer", flow.direction)
+    return flow.text(side, "many")
 
 
 def _message(flow: Flow) -> str:
-    connection = flow["connection"]
-    what = "was denied" if flow["disposition"] == "deny" else "would be denied"
-    way = "from" if connection["direction"] == "ingress" else "to"
-    port = f", port {connection['dest_port']}/{connection['protocol']}" if "dest_port" in connection else ""
-    refs = flow["policies"] or flow["isolated_by"]
-    by = ", ".join(f"{ref['kind']} {ref.get('namespace', '')}/{ref['name']}".replace(" /", " ") for ref in refs[:5])
-    return f"connection {way} {_peer(flow)}{port} {what}: {flow['reason'].replace('_', ' ')}{f' ({by})' if by else ''}"
+    what = "was denied" if flow.disposition == "deny" else "would be denied"
+    preposition = "from" if flow.direction == "ingress" else "to"
+    port = f", port {flow.connection.dest_port}/{flow.protocol}" if flow.connection.dest_port is not None else ""
+    policies = ", ".join(f"{policy.kind} {policy.path}" for policy in (flow.policies or flow.isolated_by)[:5])
+    by = f" ({policies})" if policies else ""
+    return f"connection {preposition} {_peer_text(flow)}{port} {what}: {flow.reason.replace('_', ' ')}{by}"

@@ -1,8 +1,8 @@
-"""Records as JSON lines in a file that is rotated by size, and by age if so wished: what GKE's policy logger writes,
-where it writes it.
+"""Writes records as JSON lines to a file that is rotated by size, and by age if configured.
 
-A batch is written, flushed and synced before its offsets are committed. What a crash cut off in mid-line was not
-committed and comes again, so it is removed at the next start.
+With the preset ``gke`` it is the file that GKE's network policy logger writes. A batch is written and synced to disk
+before its offsets are committed. A crash may leave a line that is cut off: it was not committed and will be written
+again, so the next start truncates the file to its last whole line.
 """
 
 from __future__ import annotations
@@ -14,18 +14,22 @@ import time
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Final
 
-import orjson
+import msgspec
 
 from enrich.runtime.process import Exit, StopServiceError
 from streams.sinks.sink import SinkError
 
-_TAIL = 1 << 16
+_CHUNK_BYTES: Final = 1 << 16
+
+
+class _FirstRecord(msgspec.Struct):
+    timestamp: str
 
 
 class FileSink:
-    """``path``, and ``path.1`` (the youngest) to ``path.<keep>``, ``.gz`` behind them if they are compressed."""
+    """Writes ``path``; rotated files are ``path.1`` (the latest) to ``path.<keep>``, with ``.gz`` if compressed."""
 
     def __init__(
         self,
@@ -37,8 +41,8 @@ class FileSink:
         compress: bool = False,
         named: str = "",
     ) -> None:
-        """``max_bytes``: a file is not grown past it, unless one record alone is larger. ``max_age_s``: nor longer than
-        that after its first record. ``named``: what to call it in a message. Raises StopServiceError."""
+        """A file is rotated before it would exceed ``max_bytes`` (a single larger record excepted), and ``max_age_s``
+        after its first record. ``named`` is its name in error messages. Raises StopServiceError."""
         self._path, self._max_bytes, self._keep = path, max(1, max_bytes), keep
         self._max_age_s, self._compress = max_age_s, compress
         try:
@@ -49,11 +53,11 @@ class FileSink:
             raise StopServiceError(f"{what} cannot be written: {error.strerror}", Exit.USAGE) from error
 
     def write(self, values: Sequence[bytes]) -> None:
-        """Write, rotate where it is due, and sync."""
+        """Write the records, rotating as necessary, and sync them to disk. Raises SinkError."""
         try:
-            if self._moved():
+            if self._must_reopen():
                 self._reopen()
-            if self._size and self._max_age_s is not None and time.time() - self._began >= self._max_age_s:
+            if self._size and self._max_age_s is not None and time.time() - self._started_at >= self._max_age_s:
                 self._rotate()
             for chunk in self._chunks(values):
                 if self._size and self._size + len(chunk) > self._max_bytes:
@@ -67,7 +71,7 @@ class FileSink:
         self._file.close()
 
     def _chunks(self, values: Sequence[bytes]) -> Iterator[bytes]:
-        """The lines, as many in one as a file has room for."""
+        """Join records to chunks of lines, each of which fits into one file."""
         lines: list[bytes] = []
         size = self._size
         for value in values:
@@ -87,11 +91,11 @@ class FileSink:
                 rest = rest[os.write(self._file.fileno(), rest) :]
             os.fsync(self._file.fileno())
         except OSError:
-            # A part may have come down (a full disk); it is offered again whole.
+            # A part may have been written (a full disk). The pump offers the whole batch again.
             os.ftruncate(self._file.fileno(), self._size)
             raise
         if not self._size:
-            self._began = time.time()
+            self._started_at = time.time()
         self._size += len(chunk)
 
     def _rotate(self) -> None:
@@ -106,10 +110,10 @@ class FileSink:
         self._file, self._size = self._open()
 
     def _shift(self) -> None:
-        """Each rotated file becomes one older; the oldest goes."""
+        """Rename each rotated file to the next number, and delete the oldest."""
         start = len(self._path.name) + 1
         found = []
-        for name in os.listdir(self._path.parent):  # noqa: PTH208 - names are enough
+        for name in os.listdir(self._path.parent):  # noqa: PTH208 - only names are needed
             digits, dot, kind = name[start:].partition(".")
             if name.startswith(f"{self._path.name}.") and digits.isdigit() and kind in ("", "gz"):
                 found.append((int(digits), f"{dot}{kind}"))
@@ -122,8 +126,8 @@ class FileSink:
     def _numbered(self, number: int, ending: str = "") -> Path:
         return self._path.with_name(f"{self._path.name}.{number}{ending}")
 
-    def _moved(self) -> bool:
-        """Whether someone else (logrotate) has moved the file away, or a rotation of ours failed half way."""
+    def _must_reopen(self) -> bool:
+        """Return whether another program (logrotate) moved the file away, or an earlier rotation failed half way."""
         if self._file.closed:
             return True
         try:
@@ -138,41 +142,41 @@ class FileSink:
         self._file, self._size = self._open()
 
     def _open(self) -> tuple[BinaryIO, int]:
-        # Unbuffered: a write that fails must leave nothing behind that a later one would bring along.
+        # Unbuffered: a failed write must not leave bytes in a buffer that a later write would flush.
         file = self._path.open("ab", buffering=0)
         size = _whole_lines(self._path)
         os.ftruncate(file.fileno(), size)
-        self._began = _began(self._path)
+        self._started_at = _first_record_time(self._path)
         return file, size
 
 
 def _compress(path: Path) -> None:
-    """Put a compressed file in its place; what a crash leaves half done is no file of a number."""
+    """Replace a file by its compressed copy. A copy that a crash leaves unfinished has no number, and is ignored."""
     made = path.with_name(f"{path.name}.gz.tmp")
-    with path.open("rb") as plain, gzip.open(made, "wb", 6) as packed:
-        shutil.copyfileobj(plain, packed, 1 << 20)
+    with path.open("rb") as plain, gzip.open(made, "wb", 6) as compressed:
+        shutil.copyfileobj(plain, compressed, 1 << 20)
     with made.open("rb") as file:
         os.fsync(file.fileno())
     made.replace(path.with_name(f"{path.name}.gz"))
     path.unlink()
 
 
-def _began(path: Path) -> float:
-    """When a file's first record was written: as it says itself, for no file system keeps that for us."""
+def _first_record_time(path: Path) -> float:
+    """Return the time of a file's first record. Not every file system stores when a file was created."""
     with path.open("rb") as file:
-        first = file.readline(_TAIL)
+        first = file.readline(_CHUNK_BYTES)
     try:
-        return datetime.fromisoformat(orjson.loads(first)["timestamp"]).timestamp()
-    except (orjson.JSONDecodeError, KeyError, TypeError, ValueError):
+        return datetime.fromisoformat(msgspec.json.decode(first, type=_FirstRecord).timestamp).timestamp()
+    except ValueError:
         return path.stat().st_mtime
 
 
 def _whole_lines(path: Path) -> int:
-    """Bytes up to the end of the last whole line."""
+    """Return the number of bytes up to the end of the last whole line."""
     with path.open("rb") as file:
         end = file.seek(0, os.SEEK_END)
         while end:
-            start = max(0, end - _TAIL)
+            start = max(0, end - _CHUNK_BYTES)
             file.seek(start)
             found = file.read(end - start).rfind(b"\n")
             if found >= 0:

@@ -1,26 +1,39 @@
-"""What a sink is: two methods, and two ways to say no."""
+"""What a sink is: two methods, and two errors."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Protocol
 
+from enrich.wire.flow import Flow, decode_flow
+
 
 class SinkError(RuntimeError):
-    """The far end cannot take records now; they are offered again. The message says why."""
+    """The destination cannot take records at the moment; the caller retries. The message says why."""
 
 
 class RefusedError(RuntimeError):
-    """The far end will never take one of these records, or some. The message says why."""
+    """The destination will never accept at least one of the records; the caller must not retry them all together.
+
+    The message says why."""
 
 
 class Sink(Protocol):
     """Takes records at least once, in the order of their partitions."""
 
     def write(self, values: Sequence[bytes]) -> None:
-        """Returns when the far end has them for good. Raises SinkError, or RefusedError: it has none or some of them.
+        """Return when the destination has stored the records.
 
-        With none it is called now and then, where there is nothing to write."""
+        Raises SinkError, or RefusedError, after which the destination may have some of the records. The caller also
+        calls it without any records from time to time, so that a sink can do periodic work."""
 
     def close(self) -> None:
-        """Let go of the far end."""
+        """Release the connection or file."""
+
+
+def decode(value: bytes) -> Flow:
+    """Decode a flow record for a sink. Raises RefusedError for a value that is not one."""
+    try:
+        return decode_flow(value)
+    except ValueError as error:
+        raise RefusedError(f"the value is not a flow record: {error}") from error

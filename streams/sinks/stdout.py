@@ -1,4 +1,4 @@
-"""Records as JSON lines on stdout."""
+"""Writes records to the standard output, one JSON object per line."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from enrich.runtime.process import Exit, StopServiceError
 
 
 class StdoutSink:
-    """One JSON object a line."""
+    """Writes JSON lines to a stream."""
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
 
     def write(self, values: Sequence[bytes]) -> None:
-        """Write and flush."""
+        """Write and flush. Raises StopServiceError if the reader of a pipe has gone."""
         try:
             self._stream.write(b"".join(value + b"\n" for value in values))
             self._stream.flush()
         except BrokenPipeError as error:
-            raise StopServiceError("nobody reads the standard output any more", Exit.UNABLE) from error
+            raise StopServiceError("the reader of the standard output has gone", Exit.UNABLE) from error
 
     def close(self) -> None:
-        """Nothing to let go."""
+        """Do nothing: the stream belongs to the process."""

@@ -1,4 +1,4 @@
-"""Alerts to any webhook: a JSON array of records as they are on the topic."""
+"""Sends alerts to a webhook, as a JSON array of records as they are on the topic."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ import orjson
 
 from streams.sinks.http import Poster
 
-_MOST: Final = 100
+_MAX_ALERTS_PER_REQUEST: Final = 100
 
 
 class WebhookSink:
-    """One address. A change is sent once, and once more only if it is not known whether it was taken."""
+    """Sends each change of an alert once, and again only if the answer to the first request was lost."""
 
     def __init__(self, poster: Poster) -> None:
         self._poster = poster
 
     def write(self, values: Sequence[bytes]) -> None:
-        """Some requests."""
-        for first in range(0, len(values), _MOST):
-            self._poster.post([orjson.loads(value) for value in values[first : first + _MOST]])
+        """POST the records. Raises SinkError, RefusedError."""
+        for first in range(0, len(values), _MAX_ALERTS_PER_REQUEST):
+            self._poster.post([orjson.loads(value) for value in values[first : first + _MAX_ALERTS_PER_REQUEST]])
 
     def close(self) -> None:
-        """Disconnect."""
+        """Close the connection."""
         self._poster.close()

@@ -16,9 +16,9 @@ from typing import Final
 
 import orjson
 
-from streams.alerts.deltas import Delta, hash_of, version_of
+from streams.alerts.deltas import Delta, value_hash, version_of
 from streams.alerts.engine import Engine
-from streams.alerts.model import Rule
+from streams.alerts.model import AlertRule
 from streams.alerts.read import read
 
 _PAGE: Final = os.sysconf("SC_PAGE_SIZE")
@@ -39,8 +39,8 @@ def main() -> None:
     """One case."""
     case, groups = sys.argv[1], int(sys.argv[2])
     rule = read(orjson.dumps({"version": 1, "rules": [{"name": "bench", **CASES[case]}]}), "bench").rules[0]
-    happened: list[tuple[str, str, int]] = []
-    engine = Engine([rule], groups, lambda *what: happened.append(what))
+    events: list[tuple[str, str, int]] = []
+    engine = Engine([rule], groups, lambda *what: events.append(what))
     gc.collect()
     before, now, spent = _resident(), 1_790_000_000, 0.0
     # A pair that is known already says nothing: the first time of each is long ago.
@@ -57,19 +57,19 @@ def main() -> None:
         "groups": sum(engine.groups().values()),
         "megabytes": (_resident() - before) / 1e6,
         "deltas_a_second": groups * len(ages) / spent,
-        "dropped": [one for one in happened if one[1] != "late"],
+        "dropped": [one for one in events if one[1] != "late"],
     }
     sys.stdout.write(orjson.dumps(found).decode())
 
 
-def _deltas(rule: Rule, groups: int, second: int, number: int) -> Iterator[list[Delta]]:
+def _deltas(rule: AlertRule, groups: int, second: int, number: int) -> Iterator[list[Delta]]:
     version = version_of(rule)
     for first in range(0, groups, _AT_ONCE):
         yield [
             Delta(
                 rule.name, version,
                 ["bench", f"team-{one % 50}/Deployment/app-{one}", f"data/StatefulSet/db-{one % 700}"],
-                {second: 3}, {hash_of(str(number)): second}, policies=["NetworkPolicy data/default-deny"],
+                {second: 3}, {value_hash(str(number)): second}, policies=["NetworkPolicy data/default-deny"],
                 namespace="data",
             )
             for one in range(first, min(first + _AT_ONCE, groups))

@@ -69,7 +69,7 @@ def test_an_outage_of_20_s_delays_and_loses_nothing(site: Site, am: Alertmanager
     am.kill()
     down = time.monotonic()
     send(site, 50, 50, destination_port=2)
-    service.wait_for("the far end cannot take records, trying on", sink="alerts.am")
+    service.wait_for("the destination cannot take records; retrying", sink="alerts.am")
     # The rest goes on meanwhile: the topic has it.
     assert len(alerts(site, 2)) == 2
     service.process.send_signal(signal.SIGKILL)

@@ -169,7 +169,7 @@ def test_what_cannot_be_delivered_waits_and_what_is_refused_for_good_is_a_dead_l
     site.start_enrich()
     service = start(site, WEIR_ALERTS=path)
     send(site, 0, 50)
-    service.wait_for("the far end cannot take records, trying on", sink="alerts.hook")
+    service.wait_for("the destination cannot take records; retrying", sink="alerts.hook")
     assert service.get("/readyz", "alerts")[0] == 503
     hook.status = 200
     until(lambda: hook.alerts or None, "the alert")

@@ -62,7 +62,7 @@ def test_files_and_logs_have_what_their_routes_take_through_kill_9_and_an_outage
     until(lambda: {uid(log) for log in receiver.logs} == odd or None, "the denied in the receiver")
     receiver.away, away_since = True, time.monotonic()
     send(site, 20, 20)
-    sinks.wait_for("the far end cannot take records, trying on", sink="denied.otlp")
+    sinks.wait_for("the destination cannot take records; retrying", sink="denied.otlp")
     everything = {f"r1-{number}" for number in range(4000)}
     until(lambda: ids_of(every) == everything or None, "all in the file, whatever the receiver does")
     status, text = sinks.get("/readyz", "routes")
@@ -70,7 +70,7 @@ def test_files_and_logs_have_what_their_routes_take_through_kill_9_and_an_outage
     sinks.process.send_signal(signal.SIGKILL)
     sinks.process.wait()
     sinks = site.start("routes", "--alone", WEIR_ROUTES=path)
-    sinks.wait_for("the far end cannot take records, trying on", sink="denied.otlp")
+    sinks.wait_for("the destination cannot take records; retrying", sink="denied.otlp")
     time.sleep(max(0.0, away_since + _OUTAGE_S - time.monotonic()))
     receiver.away = False
     odd = {f"r1-{number}" for number in range(4000) if number // 100 % 2}

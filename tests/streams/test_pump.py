@@ -85,7 +85,7 @@ def test_what_is_refused_for_good_is_found_among_its_neighbours_and_buried() -> 
 
 
 def test_a_far_end_that_is_away_gets_all_when_it_is_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pumping, "_FIRST_RETRY_S", 0.01)
+    monkeypatch.setattr(pumping, "_FIRST_BACKOFF_S", 0.01)
     tries = iter(range(100))
     far = FarEnd(lambda values: SinkError("away") if values and next(tries) % 3 else None)
     topic, dead, metrics = run(far, VALUES)

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections import Counter as Tally
+from collections import Counter
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
 import orjson
 
-from streams.alerts.alert import State
-from streams.alerts.counting import Counter
+from streams.alerts.alert import AlertState
+from streams.alerts.counting import RecordCounter
 from streams.alerts.engine import Engine
-from streams.alerts.model import Rule
+from streams.alerts.model import AlertRule
 from streams.alerts.read import read
 from tests.enrich.test_flow_schema import SCHEMA as FLOW_SCHEMA
 
@@ -32,7 +32,7 @@ _NUMBER = iter(range(1, 1 << 40))
 def flow(
     at: float = T0, *, src: str = "shop/web", dest: str = "data/db", port: int = 5432, **more: Any
 ) -> dict[str, Any]:
-    """A denied egress of a Deployment's pod."""
+    """Make a record of a denied connection from a pod of a Deployment."""
     ends = [
         {"pod_name": f"{name}-0", "namespace": ns, "pod_namespace": ns, "pod_uid": f"uid-{name}",
          "workload_kind": "Deployment", "workload_name": name, "node_name": "n1", "labels": {"app": name}}
@@ -51,62 +51,65 @@ def flow(
 
 
 def loss(at: float = T0, **more: Any) -> dict[str, Any]:
-    """A status record that tells a loss."""
-    told = {"schema": 1, "timestamp": stamp(at), "worker": "w1", "type": "lost", "reason": "ring_full", "verdicts": 5}
-    return {**told, "cluster": "c1", "node": "n1", "ring": "r1", **more}
+    """Make a status record that reports a loss."""
+    status = {"schema": 1, "timestamp": stamp(at), "worker": "w1", "type": "lost", "reason": "ring_full", "verdicts": 5}
+    return {**status, "cluster": "c1", "node": "n1", "ring": "r1", **more}
 
 
-def rule(**fields: Any) -> Rule:
-    """A rule as a file says it."""
+def rule(**fields: Any) -> AlertRule:
+    """Make a rule as it is read from a file."""
     given = {"name": "one", "group_by": ["subject.namespace"], **fields}
     return read(orjson.dumps({"version": 1, "rules": [given]}), "f").rules[0]
 
 
 class World:
-    """Some rules at work. What they say is in ``said``, what outlives them in ``kept``."""
+    """Some rules at work. Alert records are in ``written``, the state that outlives the engine in ``stored``."""
 
-    def __init__(self, *rules: Rule, most: int = 1000, kept: Mapping[tuple[str, str], State] | None = None) -> None:
+    def __init__(
+        self, *rules: AlertRule, limit: int = 1000, stored: Mapping[tuple[str, str], AlertState] | None = None
+    ) -> None:
         self.now = float(T0)
-        self.rules, self.counts = rules, Tally[str]()
-        self.said: list[dict[str, Any]] = []
-        self.kept: dict[tuple[str, str], State] = dict(kept or {})
+        self.rules, self.counts = rules, Counter[str]()
+        self.written: list[dict[str, Any]] = []
+        self.stored: dict[tuple[str, str], AlertState] = dict(stored or {})
         self.deltas: list[Any] = []
-        self._counter = Counter(rules)
-        self.engine = Engine(rules, most, self._count)
-        for (_, name), state in self.kept.items():
+        self._counter = RecordCounter(rules)
+        self.engine = Engine(rules, limit, self._count)
+        for (_, name), state in self.stored.items():
             self.engine.load(name, state, self.now)
 
     def _count(self, _rule: str, what: str, number: int) -> None:
         self.counts[what] += number
 
-    def see(self, *records: Mapping[str, Any], replayed: bool = False) -> list[dict[str, Any]]:
-        """Records come in now; what is said of it."""
+    def take(self, *records: Mapping[str, Any], replayed: bool = False) -> list[dict[str, Any]]:
+        """Process records that arrive now, and return the alert records."""
         for record in records:
+            value = orjson.dumps(record)
             if "type" in record:
-                self._counter.status(record)
+                self._counter.count_status(value)
             else:
-                self._counter.flow(record)
+                self._counter.count_flow(self._counter.read_flow(value))
         deltas = self._counter.drain()
         self.deltas += deltas
         self.engine.take(deltas, self.now, replayed=replayed)
-        return self.look()
+        return self.drain()
 
     def wait(self, seconds: float) -> list[dict[str, Any]]:
-        """Time passes, looked at each second."""
-        said = []
+        """Let time pass, with a tick each second, and return the alert records."""
+        written = []
         for _ in range(int(seconds)):
             self.now += 1
             self.engine.tick(self.now)
-            said += self.look()
-        return said
+            written += self.drain()
+        return written
 
-    def look(self) -> list[dict[str, Any]]:
-        """What is new."""
+    def drain(self) -> list[dict[str, Any]]:
+        """Apply the engine's output, and return the alert records."""
         out = self.engine.drain()
         for rule_name, name, state in out.states:
             if state is None:
-                self.kept.pop((rule_name, name), None)
+                self.stored.pop((rule_name, name), None)
             else:
-                self.kept[rule_name, name] = state
-        self.said += out.alerts
+                self.stored[rule_name, name] = state
+        self.written += out.alerts
         return out.alerts

@@ -41,29 +41,29 @@ def lines(*records: object) -> bytes:
 SCAN = [flow(T0 + port, port=port) for port in range(5)]
 
 
-def test_check_says_which_rules_are_in_force(file: Path) -> None:
+def test_check_lists_the_rules_in_force(file: Path) -> None:
     done = run("check", str(file))
     assert done.exit_code == 0
     assert done.output.splitlines() == [
-        f"{file}: good: 4 rules in force, 0 outputs",
-        "  deny-burst: warning (built in)",
-        "  denied-after-change: warning (built in)",
-        "  pipeline-loss: critical (built in)",
-        "  port-scan: warning (in place of the built-in one)",
-        "  host-scan: switched off",
-        "  first-deny: switched off",
+        f"{file}: valid: 4 rules in force, 0 outputs",
+        "  deny-burst: warning (built-in)",
+        "  denied-after-change: warning (built-in)",
+        "  pipeline-loss: critical (built-in)",
+        "  port-scan: warning (replaces the built-in rule)",
+        "  host-scan: disabled",
+        "  first-deny: disabled",
     ]
 
 
-def test_check_of_a_wrong_or_missing_file_is_2(file: Path) -> None:
+def test_check_of_an_invalid_or_missing_file_exits_2(file: Path) -> None:
     file.write_text(FILE.replace("distinct", "distinkt"))
     done = run("check", str(file))
     assert (done.exit_code, done.stderr) == (2, f"{file}:6: rules[0].above.distinkt: there is no such field\n")
     assert run("check", "/no/such").exit_code == 2
 
 
-def test_test_says_when_a_rule_would_have_fired_and_resolved(file: Path) -> None:
-    # In any order, with a repeat, and an allow that counts for nothing.
+def test_backtest_shows_when_alerts_would_have_fired_and_resolved(file: Path) -> None:
+    # In reverse order, with a repeat and an allowed connection, which are ignored.
     allow = flow(T0, port=99, disposition="allow")
     done = run("test", str(file), stdin=lines(*reversed(SCAN), SCAN[0], allow))
     assert done.exit_code == 0
@@ -74,12 +74,12 @@ def test_test_says_when_a_rule_would_have_fired_and_resolved(file: Path) -> None
     )
     assert resolved.split()[:3] == ["2026-09-21T14:13:46.000Z", "resolved", "port-scan"]
     assert done.stderr.splitlines() == [
-        "5 records of denies and losses, 1 alerts, 3 rules",
-        "left out, for records tell of no change: denied-after-change",
+        "3 rules over 5 records: 1 alerts fired",
+        "skipped, because records do not contain changes of policies: denied-after-change",
     ]
 
 
-def test_test_takes_a_file_and_writes_json(file: Path, tmp_path: Path) -> None:
+def test_backtest_reads_a_file_and_writes_json(file: Path, tmp_path: Path) -> None:
     records = tmp_path / "records"
     records.write_bytes(lines(*SCAN, loss(T0)))
     done = run("test", str(file), "--records", str(records), "-o", "json")
@@ -89,7 +89,7 @@ def test_test_takes_a_file_and_writes_json(file: Path, tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
-def test_test_without_a_file_runs_the_built_in_rules() -> None:
+def test_backtest_without_a_file_runs_the_built_in_rules() -> None:
     done = run("test", stdin=lines(*SCAN))
     assert done.exit_code == 0
     assert [line.split()[1:3] for line in done.stdout.splitlines()] == [["firing", "first-deny"],
@@ -97,11 +97,11 @@ def test_test_without_a_file_runs_the_built_in_rules() -> None:
 
 
 @pytest.mark.parametrize("junk", [b"{}\n", b"no\n", b"[1]\n", b'{"connection": 1, "id": "a", "disposition": "deny"}\n'])
-def test_what_is_no_record_is_2_with_its_line(file: Path, junk: bytes) -> None:
+def test_an_invalid_record_exits_2_with_its_number(file: Path, junk: bytes) -> None:
     done = run("test", str(file), stdin=lines(SCAN[0]) + junk)
     assert done.exit_code == 2
-    assert done.stderr.startswith("line 2 is no record: ")
+    assert done.stderr.startswith("record 2 is invalid: ")
 
 
-def test_kafka_and_a_file_exclude_each_other(file: Path) -> None:
+def test_kafka_and_a_file_cannot_be_used_together(file: Path) -> None:
     assert run("test", str(file), "--kafka", "--records", str(file)).exit_code == 2

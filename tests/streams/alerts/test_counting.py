@@ -1,6 +1,8 @@
-"""Records to deltas: what is counted under which group, what is a repeat, and how deltas travel."""
+"""From records to deltas: groups, amounts and distinct values, repeats, and the encoding of deltas."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import jsonschema
 import numpy as np
@@ -11,11 +13,21 @@ from enrich.index.cluster import Cluster
 from enrich.render.enricher import Enricher
 from enrich.render.merged_batch import merge
 from enrich.wire.batch import INGRESS, decode_batch, encode_batch
-from streams.alerts.counting import Counter, Repeats
+from enrich.wire.flow import Flow, decode_flow
+from streams.alerts.counting import RecordCounter
+from streams.alerts.deduplicate import Deduplicator
 from streams.alerts.deltas import Delta, DeltaError, decode, encode, partition_of, version_of
 from streams.alerts.fields import FLOW_FIELDS, flow_field
 from tests.kafka.batches import make_header, make_rows
 from tests.streams.alerts.makers import FLOW_SCHEMA, T0, flow, loss, rule
+
+
+def typed(record: dict[str, Any]) -> Flow:
+    return decode_flow(orjson.dumps(record))
+
+
+def count(counter: RecordCounter, record: dict[str, Any]) -> None:
+    counter.count_flow(counter.read_flow(orjson.dumps(record)))
 
 
 def test_the_makers_records_are_records() -> None:
@@ -23,10 +35,10 @@ def test_the_makers_records_are_records() -> None:
 
 
 def test_a_delta_has_amounts_by_second_and_the_last_second_of_each_value() -> None:
-    counter = Counter([rule(above={"threshold": 1, "distinct": ["port"]}), rule(above={"threshold": 1})])
-    counter.flow(flow(T0, count=3))
-    counter.flow(flow(T0 + 2.5, count=4))
-    counter.flow(flow(T0, port=80))
+    counter = RecordCounter([rule(above={"threshold": 1, "distinct": ["port"]}), rule(above={"threshold": 1})])
+    count(counter, flow(T0, count=3))
+    count(counter, flow(T0 + 2.5, count=4))
+    count(counter, flow(T0, port=80))
     values, plain = counter.drain()
     assert plain.amounts == values.amounts == {T0: 4, T0 + 2: 4}
     assert sorted(values.distinct.values()) == [T0, T0 + 2]
@@ -35,14 +47,14 @@ def test_a_delta_has_amounts_by_second_and_the_last_second_of_each_value() -> No
     assert counter.drain() == []
 
 
-def test_records_that_do_not_match_or_are_excepted_count_for_nothing() -> None:
-    counter = Counter(
+def test_records_that_do_not_match_or_are_excepted_are_not_counted() -> None:
+    counter = RecordCounter(
         [rule(above={"threshold": 1}, match={"port": 5432}, **{"except": {"peer": {"namespace": "monitoring"}}})]
     )
-    counter.flow(flow(port=80))
-    counter.flow(flow(dest="monitoring/agent"))
+    count(counter, flow(port=80))
+    count(counter, flow(dest="monitoring/agent"))
     assert counter.drain() == []
-    counter.flow(flow())
+    count(counter, flow())
     assert len(counter.drain()) == 1
 
 
@@ -58,62 +70,68 @@ FIELDS = {
 def test_fields(name: str, text: str) -> None:
     read = flow_field(name)
     assert read is not None
-    assert read(flow()) == text
+    assert read(typed(flow())) == text
 
 
-def test_a_field_of_an_end_that_is_no_pod() -> None:
+def test_a_field_of_an_end_that_is_not_a_pod() -> None:
     outside = flow()
     outside["dest"] = {"instance": "192.0.2.7"}
     outside["connection"]["dest_ip"] = "192.0.2.7"
-    assert [FLOW_FIELDS[f"dest.{name}"](outside) for name in ("name", "workload", "pod")] == ["192.0.2.7", "", ""]
+    assert [FLOW_FIELDS[f"dest.{name}"](typed(outside)) for name in ("name", "workload", "pod")] == [
+        "192.0.2.7",
+        "",
+        "",
+    ]
     outside["dest"] = {"node_name": "n2"}
-    assert FLOW_FIELDS["peer.name"](outside) == "Node/n2"
+    assert FLOW_FIELDS["peer.name"](typed(outside)) == "Node/n2"
     bare = flow()
     del bare["src"]["workload_name"], bare["src"]["workload_kind"]
-    assert FLOW_FIELDS["src.name"](bare) == "shop/Pod/web-0"
+    assert FLOW_FIELDS["src.name"](typed(bare)) == "shop/Pod/web-0"
 
 
 def test_a_repeat_counts_once() -> None:
-    seen, read = Repeats(), Counter([]).read
+    seen, read = Deduplicator(), RecordCounter([]).read_flow
     first, second, other = (read(orjson.dumps(one)) for one in (flow(), flow(), flow(src="shop/api")))
-    assert [seen.is_one(one) for one in (first, second, other)] == [False, False, False]
-    assert [seen.is_one(one) for one in (second, first, other)] == [True, True, True]
-    assert not seen.is_one(read(orjson.dumps(flow())))
+    assert [seen.is_repeat(one) for one in (first, second, other)] == [False, False, False]
+    assert [seen.is_repeat(one) for one in (second, first, other)] == [True, True, True]
+    assert not seen.is_repeat(read(orjson.dumps(flow())))
     nobody = flow()
     nobody["src"] = {"node_name": "n1"}
     anonymous = read(orjson.dumps(nobody))
-    assert [seen.is_one(anonymous), seen.is_one(anonymous)] == [False, True]
+    assert [seen.is_repeat(anonymous), seen.is_repeat(anonymous)] == [False, True]
 
 
-def test_pods_that_were_seen_longest_ago_are_forgotten_first() -> None:
-    seen, read = Repeats(most=10), Counter([]).read
+def test_the_least_recently_seen_pods_are_evicted_first() -> None:
+    seen, read = Deduplicator(limit=10), RecordCounter([]).read_flow
     old = [read(orjson.dumps(flow(src=f"shop/a{number}"))) for number in range(10)]
     for one in (*old, old[0], read(orjson.dumps(flow(src="shop/b")))):
-        seen.is_one(one)
-    assert seen.is_one(old[0])
-    assert not seen.is_one(old[1])
+        seen.is_repeat(one)
+    assert seen.is_repeat(old[0])
+    assert not seen.is_repeat(old[1])
 
 
 @pytest.mark.parametrize("junk", [b"", b"[]", b"3", b"{}", b'{"id": "x"}', b'{"connection": 3, "last_timestamp": "x"}'])
-def test_what_is_no_record_is_a_value_error(junk: bytes) -> None:
-    counter = Counter([rule(above={"threshold": 1})])
-    with pytest.raises(ValueError):  # noqa: PT011 - any one says no
-        counter.count(counter.read(junk))
+def test_a_value_that_is_not_a_record_is_a_value_error(junk: bytes) -> None:
+    counter = RecordCounter([rule(above={"threshold": 1})])
+    with pytest.raises(ValueError):  # noqa: PT011 - every decoder words it differently
+        counter.count_flow(counter.read_flow(junk))
 
 
-def test_status_records_that_are_no_losses_count_for_nothing() -> None:
-    counter = Counter([rule(of="lost", group_by=["kind"], above={"threshold": 1})])
-    counter.status(loss(type="heartbeat"))
+def test_status_records_that_do_not_report_a_loss_are_not_counted() -> None:
+    counter = RecordCounter([rule(of="lost", group_by=["kind"], above={"threshold": 1})])
+    counter.count_status(orjson.dumps(loss(type="heartbeat")))
     assert counter.drain() == []
-    counter.status(loss(type="expired", batches=3, reason=""))
+    counter.count_status(orjson.dumps(loss(type="expired", batches=3, reason="")))
     (delta,) = counter.drain()
     assert (delta.group, list(delta.amounts.values())) == (["c1", "expired"], [3])
+    with pytest.raises(ValueError, match="the type gap must say how much was lost"):
+        counter.count_status(orjson.dumps({"type": "gap", "timestamp": "2026-09-21T14:13:19.000000000Z"}))
 
 
-def test_deltas_travel_in_few_records_each_in_its_groups_partition() -> None:
-    counter = Counter([rule(group_by=["port"], above={"threshold": 1, "distinct": ["src.ip"]})])
+def test_deltas_are_packed_into_few_records_in_the_partition_of_their_group() -> None:
+    counter = RecordCounter([rule(group_by=["port"], above={"threshold": 1, "distinct": ["src.ip"]})])
     for port in range(3000):
-        counter.flow(flow(port=port))
+        count(counter, flow(port=port))
     deltas = counter.drain()
     sent = list(encode(deltas, 4))
     assert 4 <= len(sent) < 30
@@ -125,12 +143,12 @@ def test_deltas_travel_in_few_records_each_in_its_groups_partition() -> None:
 
 
 @pytest.mark.parametrize("junk", [b"", b"{}", b'{"v":2,"deltas":[]}', b'{"v":1,"deltas":[["a"]]}'])
-def test_what_are_no_deltas_is_an_error_of_its_own(junk: bytes) -> None:
+def test_a_value_that_is_not_deltas_is_a_delta_error(junk: bytes) -> None:
     with pytest.raises(DeltaError):
         decode(junk)
 
 
-def test_the_version_is_that_of_what_is_counted() -> None:
+def test_the_version_depends_on_what_is_counted_only() -> None:
     one = rule(above={"threshold": 1})
     assert version_of(one) == version_of(rule(above={"threshold": 9, "window": "5m"}, severity="info"))
     assert version_of(one) != version_of(rule(above={"threshold": 1}, match={"port": 1}))
@@ -138,29 +156,30 @@ def test_the_version_is_that_of_what_is_counted() -> None:
     assert isinstance(Delta("a", "b", [], {}), Delta)
 
 
-def test_what_is_read_of_the_enrichers_bytes_is_what_is_read_of_the_record() -> None:
-    """Kinds are found in bytes; a counter that takes every record apart must count the same."""
+def test_records_of_a_known_class_are_counted_like_records_that_are_evaluated_one_by_one() -> None:
+    """``fast`` evaluates the rules once for each class, ``slow`` for every record of the enricher."""
     rules = [
         rule(name="a", group_by=["src.name", "dest.name", "port", "reason"], above={"threshold": 1}),
         rule(name="b", group_by=["subject.pod"], above={"threshold": 1, "distinct": ["dest.ip", "port"]}),
         rule(name="c", match={"direction": "ingress"}, group_by=["peer.name", "service", "policy"], first={}),
         rule(name="d", group_by=["node", "src.labels.app"], after_change={}),
     ]
-    fast, slow = Counter(rules), Counter(rules)
+    fast, slow = RecordCounter(rules), RecordCounter(rules)
     values = enriched()
     for value in (*values, *values):
-        fast.count(fast.read(value))
-        slow.flow(orjson.loads(value))
+        fast.count_flow(fast.read_flow(value))
+        slow._classes.clear()
+        slow.count_flow(slow.read_flow(value))
     counted = fast.drain()
     assert counted == slow.drain()
     assert len(counted) > 10
-    assert 0 < len(fast._kinds) < len(values)
-    seen = fast.read(values[0])
+    assert 0 < len(fast._classes) < len(values)
+    seen = fast.read_flow(values[0])
     assert f"{seen.ring}-{seen.number}" == orjson.loads(values[0])["id"]
 
 
 def enriched() -> list[bytes]:
-    """Records as the enricher writes them, with ports of the source that differ and counts."""
+    """Return records as the enricher writes them, with different source ports and counts."""
     enricher = Enricher(Cluster(kinds=()))
     rows = make_rows(60, denied=True)
     rows["source_port"] = range(40000, 40060)

@@ -1,4 +1,4 @@
-"""Rules at work on made records and a clock that the test turns: what is said when, and what outlives the process."""
+"""Rules at work on made records, with a clock that the test turns: alerts, and the state that outlives the process."""
 
 from __future__ import annotations
 
@@ -9,104 +9,106 @@ import jsonschema
 import orjson
 import pytest
 
-from streams.alerts.model import Rule
-from streams.alerts.policy_changes import Change
+from streams.alerts.engine import tracker_registry
+from streams.alerts.model import KINDS, AlertRule
+from streams.alerts.policy_changes import PolicyChange
 from streams.alerts.read import builtin
+from streams.alerts.threshold import ThresholdTracker
 from tests.streams.alerts.makers import T0, World, flow, loss, rule
 
 SCHEMA = orjson.loads((resources.files("streams") / "schemas/alert.schema.json").read_bytes())
 
 
-def statuses(said: list[dict[str, Any]]) -> list[str]:
-    for one in said:
+def statuses(written: list[dict[str, Any]]) -> list[str]:
+    for one in written:
         jsonschema.validate(one, SCHEMA, cls=jsonschema.Draft202012Validator)
-    return [one["status"] for one in said]
+    return [one["status"] for one in written]
 
 
-def burst(**above: Any) -> Rule:
+def burst(**above: Any) -> AlertRule:
     return rule(above={"threshold": 5, "window": "10s", **above}, resolve_after="5s",
                 annotations={"say": "{{ count }} of {{ subject.namespace }}: {{ example }}"})  # fmt: skip
 
 
 def test_it_fires_at_the_threshold_and_resolves_when_it_was_quiet_for_long_enough() -> None:
     world = World(burst())
-    assert world.see(*[flow(T0 - 3, count=2)] * 2) == []
-    (fired,) = world.see(flow(T0 - 1))
+    assert world.take(*[flow(T0 - 3, count=2)] * 2) == []
+    (fired,) = world.take(flow(T0 - 1))
     assert (fired["status"], fired["count"], fired["startsAt"]) == ("firing", 5, "2026-09-21T14:13:19.000Z")
     assert fired["labels"] == {
         "alertname": "one", "severity": "warning", "cluster": "c1", "subject_namespace": "shop",
     }  # fmt: skip
     assert fired["annotations"]["say"] == ("5 of shop: deny egress shop/web-0 -> data/db-0:5432 tcp (default_deny)")
     assert len(fired["examples"]) == 3
-    assert world.see(flow(T0)) == []
+    assert world.take(flow(T0)) == []
     # The window ends 7 s ago at the earliest, and holds two of three seconds then: quiet from 14 s on, over 5 s later.
-    said = world.wait(60)
-    assert statuses(said) == ["resolved"]
-    assert said[0]["id"] == fired["id"].replace("firing", "resolved")
-    assert said[0]["labels"] == fired["labels"]
-    assert (said[0]["endsAt"], said[0]["resolved"]) == ("2026-09-21T14:13:38.000Z", "quiet")
-    assert world.kept == {}
+    written = world.wait(60)
+    assert statuses(written) == ["resolved"]
+    assert written[0]["id"] == fired["id"].replace("firing", "resolved")
+    assert written[0]["labels"] == fired["labels"]
+    assert (written[0]["endsAt"], written[0]["resolved"]) == ("2026-09-21T14:13:38.000Z", "quiet")
+    assert world.stored == {}
 
 
 def test_groups_do_not_share_a_window() -> None:
     world = World(burst())
-    world.see(*[flow()] * 4, *[flow(src="batch/report")] * 4)
-    assert world.said == []
-    assert statuses(world.see(flow(src="batch/report"))) == ["firing"]
-    assert world.said[0]["group"] == {"cluster": "c1", "subject.namespace": "batch"}
+    world.take(*[flow()] * 4, *[flow(src="batch/report")] * 4)
+    assert world.written == []
+    assert statuses(world.take(flow(src="batch/report"))) == ["firing"]
+    assert world.written[0]["group"] == {"cluster": "c1", "subject.namespace": "batch"}
 
 
 def test_what_is_older_than_window_and_lateness_fires_nothing() -> None:
     world = World(burst())
-    assert world.see(*[flow(T0 - 17)] * 50) == []
+    assert world.take(*[flow(T0 - 17)] * 50) == []
     assert world.counts["late"] == 1
-    assert statuses(world.see(*[flow(T0 - 16)] * 5)) == ["firing"]
+    assert statuses(world.take(*[flow(T0 - 16)] * 5)) == ["firing"]
 
 
 def test_a_burst_that_comes_late_is_still_one() -> None:
     world = World(burst())
     # Five within the window, told with a sixth that would have pushed them out of it.
-    assert statuses(world.see(*[flow(T0 - 11)] * 5, flow(T0))) == ["firing"]
+    assert statuses(world.take(*[flow(T0 - 11)] * 5, flow(T0))) == ["firing"]
 
 
 def test_a_clock_that_is_ahead_counts_as_now() -> None:
     world = World(burst())
-    assert statuses(world.see(*[flow(T0 + 3600)] * 5)) == ["firing"]
+    assert statuses(world.take(*[flow(T0 + 3600)] * 5)) == ["firing"]
     assert statuses(world.wait(60)) == ["resolved"]
 
 
 def test_for_waits_and_starts_again_after_a_pause() -> None:
     world = World(burst(**{"for": "20s"}))
-    world.see(*[flow()] * 5)
-    assert [state.status for state in world.kept.values()] == ["pending"]
+    world.take(*[flow()] * 5)
+    assert [state.status for state in world.stored.values()] == ["pending"]
     assert world.wait(19) == []  # quiet long before
-    assert world.kept == {}
-    world.see(*[flow(world.now)] * 5)
+    assert world.stored == {}
+    world.take(*[flow(world.now)] * 5)
     for _ in range(19):
         world.wait(1)
-        assert world.see(flow(world.now)) == []
+        assert world.take(flow(world.now)) == []
     world.wait(1)
-    assert statuses(world.said) == ["firing"]
+    assert statuses(world.written) == ["firing"]
 
 
 def test_what_is_pending_goes_on_after_a_restart() -> None:
     world = World(burst(**{"for": "20s"}))
-    world.see(*[flow()] * 5)
-    again = World(*world.rules, kept=world.kept)
+    world.take(*[flow()] * 5)
+    again = World(*world.rules, stored=world.stored)
     again.now = T0 + 10
     again.engine.take(world.deltas, again.now, replayed=True)
     for _ in range(11):
-        again.see(*[flow(again.now)] * 5)
+        again.take(*[flow(again.now)] * 5)
         again.wait(1)
-    assert statuses(again.said) == ["firing"]
+    assert statuses(again.written) == ["firing"]
     assert again.now < T0 + 22
 
 
 def test_many_ports_are_a_scan_and_many_attempts_at_one_are_none() -> None:
     scan = rule(group_by=["src.name", "dest.name"], above={"threshold": 5, "distinct": ["protocol", "port"]})
     world = World(scan)
-    assert world.see(*[flow(count=100)] * 50, *[flow(port=port) for port in range(3)]) == []
-    (fired,) = world.see(*[flow(port=port) for port in range(10)])
+    assert world.take(*[flow(count=100)] * 50, *[flow(port=port) for port in range(3)]) == []
+    (fired,) = world.take(*[flow(port=port) for port in range(10)])
     assert fired["group"] == {"cluster": "c1", "src.name": "shop/Deployment/web", "dest.name": "data/Deployment/db"}
     assert fired["count"] >= 5
 
@@ -115,41 +117,41 @@ def test_a_flood_that_is_counted_without_ports_is_no_scan() -> None:
     world = World(rule(group_by=["src.name"], above={"threshold": 2, "distinct": ["port"]}))
     flood = flow(aggregated=True, count=10_000)
     flood["connection"] = {"direction": "egress"}
-    assert world.see(*[flood] * 20) == []
+    assert world.take(*[flood] * 20) == []
 
 
 def test_the_first_between_two_fires_once_and_is_known_after_a_restart() -> None:
     first = rule(group_by=["src.workload", "dest.workload"], first={}, resolve_after="30s")
     world = World(first)
-    assert statuses(world.see(flow(), flow())) == ["firing"]
-    assert statuses(world.see(flow(dest="data/cache"))) == ["firing"]
+    assert statuses(world.take(flow(), flow())) == ["firing"]
+    assert statuses(world.take(flow(dest="data/cache"))) == ["firing"]
     assert statuses(world.wait(40)) == ["resolved", "resolved"]
-    assert {state.status for state in world.kept.values()} == {"known"}
-    again = World(first, kept=world.kept)
-    assert again.see(flow(), flow(dest="data/cache")) == []
-    assert statuses(again.see(flow(dest="data/queue"))) == ["firing"]
+    assert {state.status for state in world.stored.values()} == {"known"}
+    again = World(first, stored=world.stored)
+    assert again.take(flow(), flow(dest="data/cache")) == []
+    assert statuses(again.take(flow(dest="data/queue"))) == ["firing"]
 
 
 def test_old_records_make_a_pair_known_and_fire_nothing() -> None:
     world = World(rule(group_by=["src.workload"], first={"fresh": "1m"}))
-    assert world.see(flow(T0 - 61)) == []
-    assert world.see(flow(T0)) == []
+    assert world.take(flow(T0 - 61)) == []
+    assert world.take(flow(T0)) == []
     assert world.counts["late"] == 1
 
 
 def test_pairs_are_bounded_and_those_go_that_were_seen_longest_ago() -> None:
-    world = World(rule(group_by=["port"], first={}, resolve_after="0s"), most=3)
+    world = World(rule(group_by=["port"], first={}, resolve_after="0s"), limit=3)
     for age, port in enumerate((5, 4, 3, 2)):
-        world.see(flow(T0 - 40 + age, port=port))
+        world.take(flow(T0 - 40 + age, port=port))
         world.wait(1)
-    assert len(world.kept) == 3
-    assert world.counts["dropped_groups"] == 1
-    said = len(world.said)
-    world.see(flow(world.now, port=2))
-    assert len(world.said) == said
+    assert len(world.stored) == 3
+    assert world.counts["evicted_groups"] == 1
+    written = len(world.written)
+    world.take(flow(world.now, port=2))
+    assert len(world.written) == written
 
 
-def after() -> Rule:
+def after() -> AlertRule:
     return rule(
         group_by=["subject.workload", "port"],
         after_change={"within": "20s", "quiet": "60s"},
@@ -165,13 +167,13 @@ NAMED = "NetworkPolicy shop/default-deny"
 def test_denies_that_begin_with_a_change_name_it_whichever_is_heard_of_first(delay: int) -> None:
     world = World(after())
     if delay < 0:
-        assert world.see(flow(T0 + delay)) == []
-    world.engine.changed(Change(NAMED, "updated (egress: 2 rules, then 1)", T0), T0)
+        assert world.take(flow(T0 + delay)) == []
+    world.engine.policy_changed(PolicyChange(NAMED, "updated (egress: 2 rules, then 1)", T0), T0)
     if delay > 0:
-        assert world.look() == []
+        assert world.drain() == []
         world.now = T0 + delay
-        world.see(flow(T0 + delay))
-    (fired,) = world.said or world.look()
+        world.take(flow(T0 + delay))
+    (fired,) = world.written or world.drain()
     assert (fired["policy"], fired["labels"]["policy"]) == (NAMED, NAMED)
     assert fired["annotations"]["why"] == f"{NAMED} updated (egress: 2 rules, then 1)"
     assert statuses(world.wait(60)) == ["resolved"]
@@ -179,12 +181,12 @@ def test_denies_that_begin_with_a_change_name_it_whichever_is_heard_of_first(del
 
 def test_denies_that_were_there_before_the_change_are_not_its_doing() -> None:
     world = World(after())
-    world.see(flow(T0 - 30))
-    world.engine.changed(Change(NAMED, "created", T0), T0)
+    world.take(flow(T0 - 30))
+    world.engine.policy_changed(PolicyChange(NAMED, "created", T0), T0)
     world.now = T0 + 2
-    assert world.see(flow(T0 + 1), flow(T0 + 2)) == []
+    assert world.take(flow(T0 + 1), flow(T0 + 2)) == []
     world.now = T0 + 25
-    assert world.see(flow(T0 + 25, port=80)) == []  # too long after it
+    assert world.take(flow(T0 + 25, port=80)) == []  # too long after it
 
 
 CHANGES = [
@@ -202,93 +204,102 @@ def test_the_change_is_named_that_is_the_likeliest(told: list[str], why: str | N
     world = World(after())
     for one in told:
         policy, _, what = one.rpartition(" ")
-        world.engine.changed(Change(policy, what, T0), T0)
-    world.see(flow(T0))
-    assert [one["policy"] for one in world.said] == ([why] if why else [])
+        world.engine.policy_changed(PolicyChange(policy, what, T0), T0)
+    world.take(flow(T0))
+    assert [one["policy"] for one in world.written] == ([why] if why else [])
 
 
 def test_losses_are_counted_by_rows() -> None:
     world = World(rule(of="lost", group_by=["node", "reason"], above={"threshold": 8, "window": "5m"}))
-    assert world.see(loss(), loss(type="heartbeat", next=1)) == []
-    (fired,) = world.see(loss())
+    assert world.take(loss(), loss(type="heartbeat", next=1)) == []
+    (fired,) = world.take(loss())
     assert (fired["count"], fired["examples"]) == (10, [])
     assert fired["group"] == {"cluster": "c1", "node": "n1", "reason": "ring_full"}
 
 
 def test_a_firing_alert_outlives_a_restart_without_a_word_and_resolves_then() -> None:
     world = World(burst())
-    world.see(*[flow()] * 5)
-    again = World(*world.rules, kept=world.kept)
+    world.take(*[flow()] * 5)
+    again = World(*world.rules, stored=world.stored)
     again.now = T0 + 3
     again.engine.take(world.deltas, again.now, replayed=True)
-    assert again.see(flow(T0 + 3)) == []
+    assert again.take(flow(T0 + 3)) == []
     assert statuses(again.wait(60)) == ["resolved"]
-    assert again.said[0]["startsAt"] == world.said[0]["startsAt"]
+    assert again.written[0]["startsAt"] == world.written[0]["startsAt"]
 
 
 def test_what_was_counted_before_a_restart_counts_on() -> None:
     world = World(burst())
-    world.see(*[flow()] * 4)
+    world.take(*[flow()] * 4)
     again = World(*world.rules)
     again.engine.take(world.deltas, again.now, replayed=True)
-    assert statuses(again.see(flow())) == ["firing"]
+    assert statuses(again.take(flow())) == ["firing"]
 
 
 def test_what_was_read_back_fires_if_nobody_said_so() -> None:
     world = World(burst())
-    world.see(*[flow()] * 5)
+    world.take(*[flow()] * 5)
     again = World(*world.rules)
     again.engine.take(world.deltas, again.now, replayed=True)
-    assert again.look() == []
+    assert again.drain() == []
     assert statuses(again.wait(1)) == ["firing"]
 
 
 def test_an_alert_whose_rule_is_gone_or_counts_something_else_is_resolved_as_it_was() -> None:
     world = World(burst())
-    (fired,) = world.see(*[flow()] * 5)
+    (fired,) = world.take(*[flow()] * 5)
     for rules in ((), (rule(group_by=["port"], above={"threshold": 5}),)):
-        again = World(*rules, kept=world.kept)
-        assert statuses(again.look()) == ["resolved"]
-        assert (again.said[0]["resolved"], again.said[0]["labels"]) == ("rule_gone", fired["labels"])
-        assert again.kept == {}
+        again = World(*rules, stored=world.stored)
+        assert statuses(again.drain()) == ["resolved"]
+        assert (again.written[0]["resolved"], again.written[0]["labels"]) == ("rule_gone", fired["labels"])
+        assert again.stored == {}
 
 
 def test_a_changed_threshold_keeps_what_was_counted_and_what_fires() -> None:
     world = World(burst())
-    world.see(*[flow()] * 5)
-    again = World(burst(threshold=6), kept=world.kept)
+    world.take(*[flow()] * 5)
+    again = World(burst(threshold=6), stored=world.stored)
     again.engine.take(world.deltas, again.now, replayed=True)
-    assert again.look() == []
+    assert again.drain() == []
     assert statuses(again.wait(30)) == ["resolved"]
 
 
 def test_past_the_bound_the_quiet_go_and_one_that_fires_stays() -> None:
-    world = World(rule(group_by=["port"], above={"threshold": 3, "window": "1m"}), most=10)
-    assert statuses(world.see(*[flow(port=1)] * 3)) == ["firing"]
+    world = World(rule(group_by=["port"], above={"threshold": 3, "window": "1m"}), limit=10)
+    assert statuses(world.take(*[flow(port=1)] * 3)) == ["firing"]
     for port in range(2, 30):
-        world.see(flow(port=port), flow(port=port))
-    assert world.counts["dropped_groups"] == 19
-    assert statuses(world.see(flow(port=29))) == ["firing"]
+        world.take(flow(port=port), flow(port=port))
+    assert world.counts["evicted_groups"] == 19
+    assert statuses(world.take(flow(port=29))) == ["firing"]
     assert world.engine.groups() == {"one": 10}
     assert world.engine.firing() == {"one": 2}
 
 
 def test_deltas_of_another_version_are_counted_and_left_alone() -> None:
     world = World(burst())
-    world.see(*[flow()] * 4)
+    world.take(*[flow()] * 4)
     other = World(rule(group_by=["port"], above={"threshold": 1, "window": "10s"}))
     other.engine.take(world.deltas, other.now)
-    assert (other.look(), other.counts["stale"]) == ([], 1)
+    assert (other.drain(), other.counts["stale"]) == ([], 1)
 
 
 def test_the_built_in_rules_tell_a_scan_a_burst_a_first_and_a_loss() -> None:
     world = World(*builtin())
     scan = [flow(port=port, dest="data/db") for port in range(20)]
-    world.see(*scan, flow(count=120), loss())
-    assert {one["rule"] for one in world.said} == {"port-scan", "deny-burst", "first-deny", "pipeline-loss"}
+    world.take(*scan, flow(count=120), loss())
+    assert {one["rule"] for one in world.written} == {"port-scan", "deny-burst", "first-deny", "pipeline-loss"}
     hosts = [flow(connection={"dest_ip": f"10.0.1.{host}"}) for host in range(20)]
-    world.see(*hosts)
-    assert world.said[-1]["rule"] == "host-scan"
-    statuses(world.said)
+    world.take(*hosts)
+    assert world.written[-1]["rule"] == "host-scan"
+    statuses(world.written)
     statuses(world.wait(800))
     assert set(world.engine.firing().values()) == {0}
+
+
+def test_a_kind_without_a_tracker_and_a_tracker_without_a_kind_are_refused() -> None:
+    make = ThresholdTracker
+    tracker_registry(dict.fromkeys(KINDS, make))
+    with pytest.raises(RuntimeError, match="only one side has first"):
+        tracker_registry({"above": make, "after_change": make})
+    with pytest.raises(RuntimeError, match="only one side has ratio"):
+        tracker_registry(dict.fromkeys((*KINDS, "ratio"), make))

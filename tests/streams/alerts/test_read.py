@@ -1,4 +1,4 @@
-"""The file of alert rules: what is wrong is told with its line and field; the published schema says the same."""
+"""Reading the file of alert rules: each mistake is reported with its line and field, and the published schema agrees."""
 
 # ruff: noqa: E501 - a table of messages
 
@@ -29,50 +29,50 @@ def rule(text: str) -> str:
 
 UP = "above: {threshold: 3}\n"
 WRONG = [
-    ("", "1: the file is empty"),
+    ("", "1: is empty"),
     ("version: 1\nrule: []\n", "2: rule: there is no such field"),
-    ("version: 1\ndisable: [deny-bursts]\n", "2: disable[0]: no built-in rule is called deny-bursts; there are deny-burst, "),
-    (rule("severity: warning"), "3: rules[0]: must have exactly one of above, first, after_change"),
-    (rule(f"{UP}first: {{}}"), "3: rules[0]: must have exactly one of above, first, after_change"),
+    ("version: 1\ndisable: [deny-bursts]\n", "2: disable[0]: there is no built-in rule deny-bursts; the built-in rules are deny-burst, "),
+    (rule("severity: warning"), "3: rules[0]: a rule must have exactly one of above, first, after_change; this one has 0"),
+    (rule(f"{UP}first: {{}}"), "3: rules[0]: a rule must have exactly one of above, first, after_change; this one has 2"),
     (rule("above: {threshold: 0}"), "4: rules[0].above.threshold: expected `int` >= 1"),
     (rule("above: {threshold: 1, window: 1 m}"), "4: rules[0].above.window: expected `str` matching regex"),
-    (rule("above: {threshold: 1, window: 7h}"), "4: rules[0].above.window: is at most 6h"),
-    (rule("above: {threshold: 2000, distinct: [port]}"), "4: rules[0].above.threshold: of distinct values is at most 1000"),
-    (rule("above:\n  threshold: 2\n  distinct: [ports]"), "6: rules[0].above.distinct[0]: 'ports' is no field of a record: cluster, "),
-    (rule(f"{UP}group_by: [node, src.pods]"), "5: rules[0].group_by[1]: 'src.pods' is no field of a record"),
-    (rule(f"{UP}group_by: [node, node]"), "5: rules[0].group_by[1]: node is there twice"),
-    (rule(f"{UP}of: lost\ngroup_by: [port]"), "6: rules[0].group_by[0]: 'port' is no field of a loss: cluster, node"),
-    (rule(f"{UP}of: lost\nmatch: {{verdict: deny}}"), "6: rules[0].match: is about connections, not about losses"),
-    (rule("of: lost\nafter_change: {}"), "4: rules[0].of: what is lost is no policy's doing"),
-    (rule(f"{UP}match: {{verdict: [deny, allow]}}"), "5: rules[0].match.verdict: alerts are about denied and audited connections: no allow"),
+    (rule("above: {threshold: 1, window: 7h}"), "4: rules[0].above.window: a window must be 6h or less"),
+    (rule("above: {threshold: 2000, distinct: [port]}"), "4: rules[0].above.threshold: a threshold of distinct values must be 1000 or less"),
+    (rule("above:\n  threshold: 2\n  distinct: [ports]"), "6: rules[0].above.distinct[0]: a record has no field 'ports'; its fields are cluster, "),
+    (rule(f"{UP}group_by: [node, src.pods]"), "5: rules[0].group_by[1]: a record has no field 'src.pods'"),
+    (rule(f"{UP}group_by: [node, node]"), "5: rules[0].group_by[1]: node is listed twice"),
+    (rule(f"{UP}of: lost\ngroup_by: [port]"), "6: rules[0].group_by[0]: a loss has no field 'port'; its fields are cluster, node"),
+    (rule(f"{UP}of: lost\nmatch: {{verdict: deny}}"), "6: rules[0].match: match cannot be used with `of: lost`: it selects connections, not losses"),
+    (rule("of: lost\nafter_change: {}"), "4: rules[0].of: after_change cannot be used with `of: lost`: losses are not caused by policy changes"),
+    (rule(f"{UP}match: {{verdict: [deny, allow]}}"), "5: rules[0].match.verdict: allow cannot be matched: alerts see denied and audited connections only"),
     (rule(f"{UP}match: {{port: 9-8}}"), "5: rules[0].match.port: 9-8: the first port is larger than the last"),
-    (rule(f"{UP}labels:\n  team: '{{{{ node }}}}'"), "6: rules[0].labels.team: there is no 'node' here; there are cluster, rule, severity, count, example, threshold, window"),
-    (rule(f"{UP}annotations:\n  a: '{{{{ count }}}} {{{{ count'"), "6: rules[0].annotations.a: braces that are no {{ field }}"),
-    (rule(f"{UP}annotations:\n  a: '{{{{ count.__class__ }}}}'"), "6: rules[0].annotations.a: there is no 'count.__class__' here"),
-    (rule(f"{UP}annotations:\n  a: '{{{{ 1 + 1 }}}}'"), "6: rules[0].annotations.a: braces that are no {{ field }}"),
-    (rule(f"{UP}labels:\n  n: '{{{{ count }}}} of {{{{ rule }}}}'"), "6: rules[0].labels.n: an alert keeps its labels: count and example are for annotations"),
-    (rule(f"{UP}labels:\n  severity: high"), "6: rules[0].labels.severity: is a label that every alert of this rule has already"),
+    (rule(f"{UP}labels:\n  team: '{{{{ node }}}}'"), "6: rules[0].labels.team: 'node' cannot be used here; the fields are cluster, rule, severity, count, example, threshold, window"),
+    (rule(f"{UP}annotations:\n  a: '{{{{ count }}}} {{{{ count'"), "6: rules[0].annotations.a: the braces do not form a {{ field }}"),
+    (rule(f"{UP}annotations:\n  a: '{{{{ count.__class__ }}}}'"), "6: rules[0].annotations.a: 'count.__class__' cannot be used here"),
+    (rule(f"{UP}annotations:\n  a: '{{{{ 1 + 1 }}}}'"), "6: rules[0].annotations.a: the braces do not form a {{ field }}"),
+    (rule(f"{UP}labels:\n  n: '{{{{ count }}}} of {{{{ rule }}}}'"), "6: rules[0].labels.n: labels must not change while an alert fires: use count and example in annotations"),
+    (rule(f"{UP}labels:\n  severity: high"), "6: rules[0].labels.severity: every alert of this rule already has a label severity; choose another"),
     (rule(f"{UP}labels:\n  a-b: high"), "5: rules[0].labels: expected `str` matching regex"),
-    (rule(UP) + "  - name: one\n    above: {threshold: 1}\n", "5: rules[1].name: another one is called one"),
-    ("version: 1\noutputs:\n  - name: a\n", "3: outputs[0]: must be exactly one of alertmanager, webhook"),
+    (rule(UP) + "  - name: one\n    above: {threshold: 1}\n", "5: rules[1].name: one is used twice: names must be unique among the rules"),
+    ("version: 1\noutputs:\n  - name: a\n", "3: outputs[0]: an output must have exactly one of alertmanager, webhook"),
     ("version: 1\noutputs:\n  - name: a\n    webhook: {url: 'ftp://x'}\n", "4: outputs[0].webhook.url: expected `str` matching regex"),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("text", "told"), WRONG, ids=[told for _, told in WRONG])
-def test_a_mistake_is_told_with_its_line_and_field(text: str, told: str) -> None:
+@pytest.mark.parametrize(("text", "message"), WRONG, ids=[message for _, message in WRONG])
+def test_a_mistake_is_reported_with_its_line_and_field(text: str, message: str) -> None:
     with pytest.raises(FileError) as caught:
         read(text.encode(), "alerts.yaml")
     assert len(caught.value.problems) == 1
-    assert caught.value.problems[0].startswith(f"alerts.yaml:{told}")
+    assert caught.value.problems[0].startswith(f"alerts.yaml:{message}")
 
 
-def test_the_published_schema_is_that_of_the_types() -> None:
+def test_the_published_schema_is_generated_from_the_types() -> None:
     assert orjson.loads(SCHEMA.read_bytes()) == model.schema()
     jsonschema.Draft202012Validator.check_schema(model.schema())
 
 
-def test_the_example_is_good_for_both() -> None:
+def test_the_example_is_valid() -> None:
     assert read(EXAMPLE.read_bytes(), "alerts.yaml").rules
     jsonschema.Draft202012Validator(model.schema()).validate(yaml.safe_load(EXAMPLE.read_bytes()))
 
@@ -95,7 +95,7 @@ def test_the_published_schema_and_the_reader_agree(file: dict[str, Any], good: b
             read(orjson.dumps(file), "f")
 
 
-def test_a_rule_of_the_file_takes_the_place_of_a_built_in_one_and_may_switch_it_off() -> None:
+def test_the_file_can_replace_and_disable_built_in_rules() -> None:
     file = {"version": 1, "disable": ["host-scan"], "rules": [{"name": "port-scan", "above": {"threshold": 7}}]}
     found = {one.name: one for one in in_force(read(orjson.dumps(file), "f")).rules}
     assert set(found) == {one.name for one in builtin()} - {"host-scan"}

@@ -1,4 +1,4 @@
-"""Windows in columns against a naive reference that keeps every record in a list."""
+"""Windows in columns, compared with a naive reference that keeps every record in a list."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streams.alerts.group_table import Groups
-from streams.alerts.windows import Amounts, Clock, Values
+from streams.alerts.group_table import GroupTable
+from streams.alerts.windows import DistinctValues, WindowClock, WindowSums
 
 WINDOWS = (3, 10, 60, 61, 200)
 
 
 @dataclass
 class Naive:
-    """Every record that was taken, by group: its bucket, its amount, its value."""
+    """Every record by group: its bucket, its amount and its value."""
 
     window_s: int
     lateness_s: int
@@ -43,7 +43,7 @@ class Naive:
         return sum(amount for _, amount, _ in self._window(group))
 
     def values(self, group: int) -> int:
-        """A value counts by its latest bucket, which is in the window if any is: windows end at the latest record."""
+        """Return the number of values. A value counts by its latest bucket: a window ends at the latest record."""
         return len({value for _, _, value in self._window(group)})
 
 
@@ -61,8 +61,8 @@ STEPS = st.lists(
 def test_totals_and_values_are_those_of_a_list_of_all_records(
     window_s: int, lateness_s: int, threshold: int, steps: list[tuple[int, list[tuple[int, int, int, int]]]]
 ) -> None:
-    clock, naive = Clock(window_s, lateness_s), Naive(window_s, lateness_s)
-    amounts, values = Amounts(clock), Values(clock, threshold, 10_000)
+    clock, naive = WindowClock(window_s, lateness_s), Naive(window_s, lateness_s)
+    amounts, values = WindowSums(clock), DistinctValues(clock, threshold, 10_000)
     for thing in (clock, amounts, values):
         thing.grow(5)
     rows = np.arange(5)
@@ -79,73 +79,73 @@ def test_totals_and_values_are_those_of_a_list_of_all_records(
                 row = np.array([group])
                 amounts.add(row, bucket, np.array([amount]))
                 values.add(group, bucket, value)
-                clock.see(row, np.array([bucket]))
+                clock.observe(row, np.array([bucket]))
         assert amounts.totals(rows).tolist() == [naive.total(group) for group in range(5)]
-        found, wanted = values.totals(rows).tolist(), [naive.values(group) for group in range(5)]
-        # Of more values than it keeps it says no more than that there are so many.
-        assert found == [min(number, threshold) for number in wanted]
+        found, expected = values.totals(rows).tolist(), [naive.values(group) for group in range(5)]
+        # The number stops at the limit.
+        assert found == [min(number, threshold) for number in expected]
 
 
-def test_a_count_does_not_run_over() -> None:
-    clock = Clock(10, 0)
-    amounts = Amounts(clock)
+def test_a_count_does_not_overflow() -> None:
+    clock = WindowClock(10, 0)
+    amounts = WindowSums(clock)
     clock.grow(1)
     amounts.grow(1)
     clock.head = 100
     row = np.array([0])
     for _ in range(3):
         amounts.add(row, 100, np.array([3_000_000_000]))
-    clock.see(row, np.array([100]))
+    clock.observe(row, np.array([100]))
     assert amounts.totals(row).tolist() == [(1 << 32) - 1]
 
 
-def test_places_are_bounded_in_all_and_what_is_squeezed_is_counted() -> None:
-    clock = Clock(10, 0)
-    values = Values(clock, 100, 12)
+def test_slots_are_bounded_and_evicted_values_are_counted() -> None:
+    clock = WindowClock(10, 0)
+    values = DistinctValues(clock, 100, 12)
     for thing in (clock, values):
         thing.grow(2)
     clock.head = 100
     for value in range(20):
         values.add(0, 100, value)
     assert values.totals(np.array([0])).tolist() == [16]  # doubled as long as there was room
-    assert values.squeezed == 4
+    assert values.evicted == 4
     values.clear(np.array([0]))
     values.add(1, 100, 1)
-    clock.see(np.array([1]), np.array([100]))
+    clock.observe(np.array([1]), np.array([100]))
     assert values.totals(np.array([0, 1])).tolist() == [0, 1]
 
 
 class Table:
-    """Groups whose rows are looked at."""
+    """GroupTable whose rows are looked at."""
 
     def __init__(self, most: int) -> None:
         self.rows, self.cleared, self.pinned = 0, list[int](), set[str]()
-        self.groups = Groups(most, self._grow, lambda rows: self.cleared.extend(rows.tolist()), lambda: self.pinned)
+        self.groups = GroupTable(most, self._grow, lambda rows: self.cleared.extend(rows.tolist()), lambda: self.pinned)
 
     def _grow(self, rows: int) -> None:
         self.rows = rows
 
-    def turn(self, *keys: str) -> list[int | None]:
-        self.groups.begin()
-        return [self.groups.row(key) for key in keys]
+    def use(self, *keys: str) -> list[int | None]:
+        self.groups.start_batch()
+        return [self.groups.use(key) for key in keys]
 
 
-def test_where_there_is_no_room_the_group_goes_that_was_heard_of_longest_ago() -> None:
+def test_the_least_recently_used_group_is_evicted() -> None:
     table = Table(3)
-    table.turn("a", "b", "c")
-    table.turn("a")
+    table.use("a", "b", "c")
+    table.use("a")
     table.pinned = {"b"}
-    (row,) = table.turn("d")
+    (row,) = table.use("d")
     assert table.cleared == [row]
     assert [table.groups.find(key) is None for key in "abcd"] == [False, False, True, False]
-    assert (len(table.groups), table.rows, table.groups.dropped) == (3, 3, 1)
+    assert (len(table.groups), table.rows, table.groups.evicted) == (3, 3, 1)
 
 
-def test_a_group_is_refused_where_all_others_have_an_alert_or_came_with_it() -> None:
+def test_a_group_is_refused_if_all_others_are_pinned_or_of_the_same_batch() -> None:
     table = Table(3)
     table.pinned = {"a", "b"}
-    table.turn("a", "b")
-    assert table.turn("c", "d")[1] is None
+    table.use("a", "b")
+    assert table.use("c", "d")[1] is None
     assert table.groups.find("c") is not None
-    assert table.turn("d")[0] is not None
+    assert table.use("d")[0] is not None
     assert table.groups.find("c") is None

@@ -9,7 +9,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from enrich.runtime.process import Exit, StopServiceError
-from streams.alerts.model import Alerts, Output, Webhook
+from streams.alerts.model import AlertOutput, Alerts, WebhookOutput
 from streams.alerts.outputs import sink_definitions
 from streams.kafka.records import Record
 from streams.metrics.roles import SinkMetrics
@@ -121,7 +121,9 @@ def test_a_headers_variable_is_missing_the_old_output_stays(
     journal: Journal, registry: SinkRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def alerts(**headers: str) -> Alerts:
-        return Alerts(version=1, outputs=[Output("hook", webhook=Webhook("http://127.0.0.1:9/x", headers=headers))])
+        return Alerts(
+            version=1, outputs=[AlertOutput("hook", webhook=WebhookOutput("http://127.0.0.1:9/x", headers=headers))]
+        )
 
     registry.apply(sink_definitions(alerts(), Settings()))
     assert journal.take_events() == [("joined", "kubeweir.alerts.to.hook")]
