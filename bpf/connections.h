@@ -1,23 +1,46 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * The table of connections: how a packet is found in it, how long an entry lasts,
- * and how many a pod may have.
+ * The table of connections: the key of a packet, how long an entry lives, and how
+ * many an endpoint may have.
+ *
+ * THEORY OF OPERATION
+ *
+ *   1. The key has a local end (the pod's) and a remote end, so that both directions
+ *      of a connection find the same entry. A connection between two pods of one node
+ *      has two entries, one per endpoint.
+ *   2. A packet that opens a connection is judged in its own direction, and the
+ *      verdict is stored. Later packets and replies follow the entry, so a reply needs
+ *      no policy of its own. A TCP SYN without ACK is always judged.
+ *   3. The entry carries the epoch of its verdict. When the epoch has moved, the next
+ *      packet judges the connection again, in the direction in which it was opened.
+ *   4. Entries expire lazily: a packet that finds an expired entry replaces it.
+ *   5. An endpoint has CONFIG_POD_CONNECTIONS places. A new connection takes the next
+ *      place in turn and evicts the connection that had it, so that a scan from one
+ *      pod evicts that pod's own connections and no other pod's.
+ *
+ * Example: pod 10.244.1.7 (endpoint 3) opens TCP 40000 -> 10.244.1.9:80. The entry is
+ * {local 10.244.1.7:40000, remote 10.244.1.9:80, endpoint 3} with direction EGRESS.
+ * The SYN-ACK arrives with source 10.244.1.9:80 and destination 10.244.1.7:40000,
+ * builds the same key, and passes by that entry although its direction is INGRESS.
  */
 #ifndef KUBEWEIR_CONNECTIONS_H
 #define KUBEWEIR_CONNECTIONS_H
 
-/* As nf_conntrack's defaults, but an established TCP flow in hours: a later packet is adopted again. */
+/*
+ * As nf_conntrack's defaults (nf_conntrack_proto_*.c), except for established TCP, which it keeps for five days: a
+ * packet that comes later is adopted (may_predate_program).
+ */
 #define TIMEOUT_TCP (6 * 3600 * SECOND)
 #define TIMEOUT_TCP_UNANSWERED (120 * SECOND)
 #define TIMEOUT_TCP_CLOSING (120 * SECOND)
 #define TIMEOUT_ANSWERED (180 * SECOND)
 #define TIMEOUT_UNANSWERED (30 * SECOND)
-/* Places that a new connection looks at for one that is not in use. */
+/* Places that a new connection tries in order to evict one that is not in use. */
 #define SECOND_CHANCES 4
-/* How long after the attach a flow without a TCP state may be taken for an older one's reply. */
+/* How long after the attach a UDP or SCTP packet may be taken for the reply of an older connection. */
 #define ADOPTION (60 * SECOND)
 
-static __always_inline void flow_of(struct flow_key *key, const struct packet *packet, u32 direction)
+static __always_inline void connection_key_of(struct connection_key *key, const struct packet *packet, u32 direction)
 {
 	bool echo = is_echo_request(packet);
 
@@ -35,7 +58,7 @@ static __always_inline void flow_of(struct flow_key *key, const struct packet *p
 	}
 	if (packet->protocol != PROTOCOL_ICMP && packet->protocol != PROTOCOL_ICMPV6)
 		return;
-	/* An echo request is never a reply: the side that asks is part of the key. */
+	/* An echo request is never a reply, so the direction of the requests is part of the key. */
 	key->role = ROLE_ICMP + direction;
 	key->local_port = packet->destination_port;
 	key->remote_port = 0;
@@ -45,107 +68,111 @@ static __always_inline void flow_of(struct flow_key *key, const struct packet *p
 	}
 }
 
-static __always_inline bool is_over(const struct flow *flow, u8 protocol, u64 now)
+static __always_inline bool is_expired(const struct connection *connection, u8 protocol, u64 now)
 {
-	u64 age = now - flow->last_ns, limit = TIMEOUT_UNANSWERED;
+	u64 age = now - connection->last_ns, limit = TIMEOUT_UNANSWERED;
 
-	/* Another CPU may have written a later time. */
-	if (now < flow->last_ns)
+	/* Another CPU may have written a later time than this run read. */
+	if (now < connection->last_ns)
 		return 0;
 	if (protocol == PROTOCOL_TCP)
-		limit = flow->state & FLOW_CLOSING   ? TIMEOUT_TCP_CLOSING
-			: flow->state & FLOW_REPLIED ? TIMEOUT_TCP
-						     : TIMEOUT_TCP_UNANSWERED;
-	else if (flow->state & FLOW_REPLIED)
+		limit = connection->state & CONNECTION_CLOSING	 ? TIMEOUT_TCP_CLOSING
+			: connection->state & CONNECTION_REPLIED ? TIMEOUT_TCP
+								 : TIMEOUT_TCP_UNANSWERED;
+	else if (connection->state & CONNECTION_REPLIED)
 		limit = TIMEOUT_ANSWERED;
 	return age > limit;
 }
 
-/* A SYN is always judged, but for the same one once more. */
-static __always_inline bool continues(const struct flow *flow, const struct packet *packet, u32 direction)
+/* Whether the packet belongs to the connection. A SYN opens a new one, unless it is a retransmission. */
+static __always_inline bool continues(const struct connection *connection, const struct packet *packet, u32 direction)
 {
 	if (!is_new_tcp(packet))
 		return 1;
-	return flow->direction == direction && flow->sequence == packet->sequence && !(flow->state & FLOW_CLOSING);
+	return connection->direction == direction && connection->sequence == packet->sequence &&
+	       !(connection->state & CONNECTION_CLOSING);
 }
 
-static __always_inline void touch(struct flow *flow, const struct packet *packet, u32 direction, u64 now)
+static __always_inline void touch(struct connection *connection, const struct packet *packet, u32 direction, u64 now)
 {
-	flow->last_ns = now;
-	if (flow->direction != direction && !(flow->state & FLOW_REPLIED))
-		flow->state |= FLOW_REPLIED;
+	connection->last_ns = now;
+	if (connection->direction != direction && !(connection->state & CONNECTION_REPLIED))
+		connection->state |= CONNECTION_REPLIED;
 	if (packet->tcp_flags & (TCP_FIN | TCP_RST))
-		flow->state |= FLOW_CLOSING;
+		connection->state |= CONNECTION_CLOSING;
 }
 
 /*
- * True: an ICMP error about a flow that is known and allowed. The quoted packet
- * went the other way, and who sent it is told: else the quotation would be a
- * passport to anywhere.
+ * Whether an ICMP error is about a connection that is known and not denied. The quoted
+ * packet went the other way, so its source must be the error's destination; otherwise
+ * anyone could send anything anywhere by quoting some allowed connection.
  */
-static __always_inline bool is_about_known(struct __sk_buff *skb, const struct packet *packet, u32 number, u32 direction)
+static __always_inline bool is_about_known(struct __sk_buff *skb, const struct packet *packet, u32 number,
+					   u32 direction)
 {
-	struct flow_key key = {.endpoint = number};
+	struct connection_key key = {.endpoint = number};
 	struct packet quoted = {};
-	struct flow *flow;
+	struct connection *connection;
 	int parsed;
 
 	if (packet->protocol == PROTOCOL_ICMP)
 		parsed = parse_v4(skb, packet->transport + 8, &quoted, 1);
 	else
 		parsed = parse_v6(skb, packet->transport + 8, &quoted, 1);
-	if (parsed != PARSED || quoted.fragment == FRAGMENT_LATER || !same(packet->destination, quoted.source))
+	if (parsed != PARSED || quoted.fragment == FRAGMENT_LATER || !equal(packet->destination, quoted.source))
 		return 0;
-	flow_of(&key, &quoted, !direction);
-	flow = flows.lookup(&key);
-	return flow && flow->verdict != VERDICT_DENY;
+	connection_key_of(&key, &quoted, !direction);
+	connection = connections.lookup(&key);
+	return connection && connection->verdict != VERDICT_DENY;
 }
 
-static __always_inline bool is_in_use(const struct flow *flow, u8 protocol, u64 now)
+static __always_inline bool is_in_use(const struct connection *connection, u8 protocol, u64 now)
 {
-	return (flow->state & FLOW_REPLIED) && !(flow->state & FLOW_CLOSING) && !is_over(flow, protocol, now);
+	return (connection->state & CONNECTION_REPLIED) && !(connection->state & CONNECTION_CLOSING) &&
+	       !is_expired(connection, protocol, now);
 }
 
 /*
- * A new connection takes its endpoint's next place, and what had the place is
- * forgotten, so that one pod's scan pushes out its own and nobody else's. What
- * is in use keeps its place while others near it are not.
+ * Give a new connection its endpoint's next place, and evict the connection that has
+ * it. One that is in use is spared if one of the next places is not; after
+ * SECOND_CHANCES places the last one is evicted in any case.
  */
-static __always_inline void take_place(const struct flow_key *key, u64 now)
+static __always_inline void take_place(const struct connection_key *key, u64 now)
 {
 	struct budget *budget = budget_of(key->endpoint);
 	struct place place = {.endpoint = key->endpoint};
-	u32 places_each = setting(CONFIG_FLOWS), next;
+	u32 places_each = setting(CONFIG_POD_CONNECTIONS), next;
 
 	if (!budget || !places_each)
 		return;
 	next = budget->next;
 	for (int i = 0; i < SECOND_CHANCES; i++) {
-		struct flow_key *held;
-		struct flow *flow;
+		struct connection_key *occupant;
+		struct connection *connection;
 
 		place.number = next++ % places_each;
-		held = places.lookup(&place);
-		if (!held)
+		occupant = places.lookup(&place);
+		if (!occupant)
 			break;
-		flow = flows.lookup(held);
-		if (flow && i < SECOND_CHANCES - 1 && is_in_use(flow, held->protocol, now))
+		connection = connections.lookup(occupant);
+		if (connection && i < SECOND_CHANCES - 1 && is_in_use(connection, occupant->protocol, now))
 			continue;
-		if (flow)
-			flows.delete(held);
+		if (connection)
+			connections.delete(occupant);
 		break;
 	}
 	budget->next = next;
-	places.update(&place, (struct flow_key *)key);
+	places.update(&place, (struct connection_key *)key);
 }
 
 /*
- * Older than the program: without a SYN TCP opens nothing, so that what is
- * seen first may be the reply. Without a TCP state only just after the attach,
- * and only to a pod that was there before: else whoever may be called from a
- * port may open any.
+ * Whether a packet without an entry may belong to a connection that is older than the
+ * program, so that it may be a reply. TCP without SYN opens no connection, so it may
+ * be. Other protocols have no such sign: they are believed only just after the attach,
+ * and only if the interface is older than the programs. Otherwise a peer that may be
+ * called on one port could open connections from that port to any port.
  */
-static __always_inline bool may_be_older(const struct endpoint *endpoint, const struct packet *packet, u64 now)
+static __always_inline bool may_predate_program(const struct endpoint *endpoint, const struct packet *packet, u64 now)
 {
 	if (packet->protocol == PROTOCOL_TCP)
 		return !is_new_tcp(packet);

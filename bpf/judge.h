@@ -1,34 +1,54 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * Policy: may these two be connected? What user space has compiled answers by two
- * look-ups, of the side that the epoch chooses.
+ * Policy: may this pod and this peer be connected? User space has compiled all
+ * policies to tables, so that the answer takes three look-ups:
+ *
+ *   addresses       10.244.1.9/128          -> identity 17, kind pod
+ *   policy_entries  (set 4, identity 17, ingress) -> port list 9, else deny, rule 3
+ *   port_entries    (list 9, TCP, port 80/16 bits) -> allow, rule 3
+ *
+ * A missing policy entry means the set's default for that kind of peer, which the
+ * endpoint itself holds.
+ *
+ * THEORY OF OPERATION: the epoch and its two sides
+ *
+ * A change of policy touches many entries, and no packet may see half of it. What
+ * changes in place (an address's identity, an endpoint's set and defaults) is
+ * therefore stored twice. Every packet reads the epoch once; its parity is the side
+ * that all its look-ups use. Say the epoch is 6, so side 0 is in force, and a policy
+ * moves 10.244.1.9 from identity 17 to 18 and a pod from set 4 to set 5:
+ *
+ *   1. User space adds the entries of set 5. No endpoint refers to it yet.
+ *   2. It writes side 1: the address becomes {17, 18}, the endpoint {4, 5}.
+ *      Packets still read side 0 and are judged by set 4 and identity 17.
+ *   3. It writes epoch 7. Each packet that reads 7 sees set 5 with identity 18,
+ *      and none sees set 5 with identity 17.
+ *   4. It waits until no program that read 6 can still be running.
+ *   5. It copies side 1 to side 0 ({18, 18} and {5, 5}) and removes set 4.
+ *
+ * A probe that is killed between two steps leaves the side in force complete; the
+ * next one reads the maps and starts again at step 1. Step 3 also makes every
+ * connection's stored verdict stale, because it carries epoch 6 (admit.h).
  */
 #ifndef KUBEWEIR_JUDGE_H
 #define KUBEWEIR_JUDGE_H
 
-static __always_inline void take_row(struct decision *out, const struct row *row, u32 *entries)
-{
-	out->rule = row->rule;
-	out->verdict = row->verdict;
-	out->reason = row->reason;
-	*entries = row->ports;
-}
-
 /*
- * May the pod's end of w->key be connected with this peer in this direction?
- * peer and port are those of the other end: NAT may show another one in the
- * key. Reads the side that the epoch chose.
+ * Decide whether the pod's end of w->key may be connected with a peer in a direction.
+ * peer_address and peer_port are the true ones, which may differ from the key's
+ * because of NAT. node: the peer is the pod's own node, which is always allowed
+ * (kubelet's probes, the API's "traffic from the node" rule).
  */
 static __always_inline void judge(struct work *w, struct endpoint *endpoint, u32 direction, const u8 *peer_address,
 				  u16 peer_port, bool node, struct decision *out)
 {
-	u32 side = w->epoch & 1, entries;
+	u32 side = w->epoch & 1;
 	struct address_key address = {.prefix = 128};
-	struct row_key key = {.set = endpoint->set[side], .direction = direction};
+	struct policy_key key = {.set = endpoint->set[side], .direction = direction};
 	u16 port = direction == EGRESS ? peer_port : w->key.local_port;
-	struct answer *answer;
+	struct policy_entry *policy;
+	struct port_entry *entry;
 	struct peer *peer;
-	struct row *row;
 
 	__builtin_memcpy(address.address, peer_address, 16);
 	peer = addresses.lookup(&address);
@@ -44,32 +64,34 @@ static __always_inline void judge(struct work *w, struct endpoint *endpoint, u32
 		out->reason = REASON_NODE;
 		return;
 	}
-	if (same(w->key.local, peer_address)) {
+	if (equal(w->key.local, peer_address)) {
 		out->reason = REASON_SELF;
 		return;
 	}
-	row = rows.lookup(&key);
-	if (row)
-		take_row(out, row, &entries);
-	else
-		take_row(out, &endpoint->defaults[side][direction & 1][out->kind < KINDS ? out->kind : KIND_WORLD],
-			 &entries);
-	if (!entries)
+	policy = policy_entries.lookup(&key);
+	if (!policy)
+		policy = &endpoint->defaults[side][direction & 1][out->kind < KINDS ? out->kind : KIND_WORLD];
+	out->rule = policy->rule;
+	out->verdict = policy->verdict;
+	out->reason = policy->reason;
+	if (!policy->port_list)
 		return;
-	struct port_key entry = {
-		.prefix = 56, .row = entries, .protocol = w->key.protocol, .port = {port >> 8, port & 0xff}};
-	answer = ports.lookup(&entry);
-	if (!answer)
+	struct port_key port_key = {.prefix = 56,
+				    .port_list = policy->port_list,
+				    .protocol = w->key.protocol,
+				    .port = {port >> 8, port & 0xff}};
+	entry = port_entries.lookup(&port_key);
+	if (!entry)
 		return;
-	out->rule = answer->rule;
-	out->verdict = answer->verdict;
-	out->reason = answer->reason;
+	out->rule = entry->rule;
+	out->verdict = entry->verdict;
+	out->reason = entry->reason;
 }
 
 static __always_inline bool is_own(const struct endpoint *endpoint, const u8 *address)
 {
-	/* A pod without a family has zeros there, which an IPv6 packet may have for its source. */
-	return !is_zero(address) && (same(address, endpoint->address[0]) || same(address, endpoint->address[1]));
+	/* A pod without IPv6 has zeros there, and :: is a source that an IPv6 packet may carry. */
+	return !is_zero(address) && (equal(address, endpoint->address[0]) || equal(address, endpoint->address[1]));
 }
 
 static __always_inline bool passes(u8 verdict)

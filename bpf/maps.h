@@ -1,7 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * The maps, all pinned below PIN but for the one that is a run's own memory, and
- * what one run works on.
+ * The maps, and the scratch memory of one program run. Every map except works and
+ * recents is pinned below PIN, so that enforcement outlives the probe.
+ *
+ * BPF_F_NO_PREALLOC is set where user space alone writes; maps that programs write
+ * are preallocated, because a program cannot wait for memory. Names have at most
+ * 15 characters (BPF_OBJ_NAME_LEN).
  */
 #ifndef KUBEWEIR_MAPS_H
 #define KUBEWEIR_MAPS_H
@@ -10,24 +14,29 @@
 
 PINNED("array", u32, u64, config, CONFIG_WORDS, 0);
 PINNED("percpu_array", u32, u64, counters, COUNTERS, 0);
+/* Policy, written by probe/kernel/installer.py. */
 PINNED("hash", u32, struct endpoint, endpoints, ENDPOINTS, 0);
 PINNED("lpm_trie", struct address_key, struct peer, addresses, ADDRESSES, BPF_F_NO_PREALLOC);
-PINNED("hash", struct row_key, struct row, rows, ROWS, BPF_F_NO_PREALLOC);
-PINNED("lpm_trie", struct port_key, struct answer, ports, PORTS, BPF_F_NO_PREALLOC);
-PINNED("lru_hash", struct flow_key, struct flow, flows, FLOWS, 0);
+PINNED("hash", struct policy_key, struct policy_entry, policy_entries, POLICY_ENTRIES, BPF_F_NO_PREALLOC);
+PINNED("lpm_trie", struct port_key, struct port_entry, port_entries, PORT_ENTRIES, BPF_F_NO_PREALLOC);
+/* Addresses of this node: a local pod's with the index of its interface, the node's own with 0. */
+PINNED("hash", struct local_key, u32, local_addresses, 8 * ENDPOINTS, 0);
+/* Connections and fragments. */
+PINNED("lru_hash", struct connection_key, struct connection, connections, CONNECTIONS, 0);
+PINNED("lru_hash", struct place, struct connection_key, places, CONNECTIONS, 0);
 PINNED("lru_hash", struct fragment_key, u8, fragments, 4096, 0);
-PINNED("hash", struct window_key, struct window, windows_0, WINDOWS, 0);
-PINNED("hash", struct window_key, struct window, windows_1, WINDOWS, 0);
-PINNED("hash", struct window_key, struct window, floods_0, 8192, 0);
-PINNED("hash", struct window_key, struct window, floods_1, 8192, 0);
-PINNED("lru_hash", struct place, struct flow_key, places, FLOWS, 0);
 PINNED("hash", u32, struct budget, budgets, 4 * ENDPOINTS, 0);
-/* The node's own addresses: a local pod's with its interface, the node's with 0. */
-PINNED("hash", struct local_key, u32, locals, 8 * ENDPOINTS, 0);
+/* Deny windows (verdicts.h): of each pair, one map is active and the other idle. */
+PINNED("hash", struct verdict_key, struct deny_window, deny_windows_0, DENIED_FLOWS, 0);
+PINNED("hash", struct verdict_key, struct deny_window, deny_windows_1, DENIED_FLOWS, 0);
+PINNED("hash", struct verdict_key, struct deny_window, floods_0, 8192, 0);
+PINNED("hash", struct verdict_key, struct deny_window, floods_1, 8192, 0);
+/* Origins of packets on their way to an exit (stamps.h): by slot, and by skb->hash. */
 PINNED("array", u32, struct origin, slots, SLOTS, 0);
 PINNED("percpu_array", u32, u32, cursors, 1, 0);
 PINNED("lru_hash", u32, struct origin, origins, 65536, 0);
 
+/* What bcc's BPF_RINGBUF_OUTPUT declares, with a size in bytes instead of pages. */
 struct events_table {
 	int key;
 	u32 leaf;
@@ -44,32 +53,35 @@ __attribute__((section("maps/ringbuf:" PIN "/events"))) struct events_table even
 struct decision {
 	u32 rule;
 	u32 identity;
-	u32 kind;	/* of the peer */
+	u32 kind; /* of the peer */
 	u8 verdict;
 	u8 reason;
 };
 
 enum hook {
-	POD_EGRESS,	/* the pod's packet comes in */
-	DEVICE_EXIT,	/* it leaves the node, or goes to another pod of it */
-	POD_INGRESS,	/* into the pod */
+	POD_EGRESS,  /* the pod sends */
+	DEVICE_EXIT, /* the packet leaves the node, or crosses to another pod of it */
+	POD_INGRESS, /* the pod receives */
 };
 
-/* What one run works on: more than the stack of 512 bytes holds. One a CPU; no run of ours interrupts another. */
+/*
+ * What one run works on. The stack has 512 bytes, which this exceeds, so it lives in
+ * a per-CPU array of one element; no run of our programs interrupts another on a CPU.
+ */
 struct work {
 	struct packet packet;
-	struct flow_key key;
+	struct connection_key key;
 	struct fragment_key fragment;
-	struct window_key what;
-	struct flow fresh;
+	struct verdict_key verdict_key;
+	struct connection fresh;
 	struct origin origin;
 	struct decision decision;
 	u64 now;
-	u32 epoch;
+	u32 epoch; /* read once, so that one packet sees one side */
 	u16 dialled_port;
-	u8 stamped;	/* the packet is to carry its origin to the exit */
+	u8 stamped; /* the packet carries its origin to the exit */
 	u8 padding;
-	u8 dialled[16];	/* what DNAT changed, or zero */
+	u8 dialled[16]; /* the destination before DNAT, or zero */
 };
 BPF_F_TABLE("percpu_array", u32, struct work, works, 1, 0);
 

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * A frame to the fields that policy is about. parse_plain() takes what nearly
- * every packet is, straight from memory; parse() takes all, by
- * bpf_skb_load_bytes, so that what is not linear is read too.
+ * Parse a frame to the fields that policy is about. parse_plain() accepts what nearly
+ * every packet looks like, with direct access to the linear part; parse() accepts
+ * everything, through bpf_skb_load_bytes, which reads beyond the linear part too.
  */
 #ifndef KUBEWEIR_PACKET_H
 #define KUBEWEIR_PACKET_H
@@ -20,21 +20,21 @@
 
 #define ICMP_TYPE(packet) ((packet)->destination_port >> 8)
 
-/* The kernel itself walks any number; more than this many is nobody's honest packet. */
+/* The kernel walks any number; a packet with more than this many is dropped as unparsable. */
 #define EXTENSION_HEADERS 8
 
 struct packet {
 	u8 source[16];
 	u8 destination[16];
-	u16 source_port;      /* host order; ICMP: the echo's identifier */
+	u16 source_port;      /* host order; ICMP: identifier of the echo */
 	u16 destination_port; /* host order; ICMP: type << 8 | code */
 	u8 protocol;
 	u8 tcp_flags;
-	u8 fragment;	      /* FRAGMENT_* */
-	u8 hops;	      /* TTL or hop limit */
+	u8 fragment; /* FRAGMENT_* */
+	u8 hops;     /* TTL or hop limit */
 	u32 fragment_id;
-	u32 sequence;	      /* TCP */
-	u32 transport;	      /* offset of the transport header */
+	u32 sequence;  /* TCP */
+	u32 transport; /* offset of the transport header */
 } __attribute__((aligned(8)));
 
 #define FRAGMENT_NONE 0
@@ -48,7 +48,7 @@ enum parsed {
 	PARSED_UNPARSABLE = 3,
 };
 
-/* Addresses are written as they are compared, by 8 bytes: a load of what two stores have just written waits for both. */
+/* Addresses are written in the 8-byte words that are compared: a load that spans two fresh stores stalls the CPU. */
 static __always_inline void map_v4(u8 *out, u32 address)
 {
 	u64 *words = (u64 *)out;
@@ -73,7 +73,7 @@ static __always_inline bool is_mapped(const u8 *address)
 	return !words[0] && (u32)words[1] == htonl(0xffff);
 }
 
-/* Of a packet that an ICMP error quotes, the first 8 bytes behind the IP header are all that must be there (RFC 792). */
+/* quoted: an ICMP error need not quote more than 8 bytes after the IP header (RFC 792). */
 static __always_inline int parse_ports(struct __sk_buff *skb, struct packet *packet, const bool quoted)
 {
 	u16 head[7] = {};
@@ -90,7 +90,7 @@ static __always_inline int parse_ports(struct __sk_buff *skb, struct packet *pac
 	} else if (bpf_skb_load_bytes(skb, packet->transport, head, 8)) {
 		return PARSED_UNPARSABLE;
 	}
-	/* One by one through locals: a choice between two places of an array is pointer arithmetic to the verifier. */
+	/* Through locals: a choice between array elements becomes pointer arithmetic that the verifier refuses. */
 	u16 first = ntohs(head[0]), second = ntohs(head[1]), third = ntohs(head[2]);
 
 	packet->source_port = icmp ? third : first;
@@ -112,7 +112,7 @@ static __always_inline int parse_v4(struct __sk_buff *skb, u32 offset, struct pa
 	packet->hops = ip.ttl;
 	packet->transport = offset + ip.ihl * 4;
 	packet->fragment_id = ntohs(ip.id);
-	/* RFC 791: three flag bits, the last says that more follow, then the offset in units of 8 bytes. */
+	/* RFC 791: three flag bits, of which the last is "more fragments", then the offset in units of 8 bytes. */
 	if (ip.frag_off & htons(0x1fff)) {
 		packet->fragment = FRAGMENT_LATER;
 		return PARSED;
@@ -133,7 +133,7 @@ static __always_inline int parse_v6(struct __sk_buff *skb, u32 offset, struct pa
 		return PARSED_UNPARSABLE;
 	__builtin_memcpy(packet->source, &ip.saddr, 16);
 	__builtin_memcpy(packet->destination, &ip.daddr, 16);
-	/* Inside, such an address is IPv4. On the wire it is nobody's (RFC 4942 section 2.2). */
+	/* In our maps a mapped address means IPv4; on the wire nobody may use one (RFC 4942 section 2.2). */
 	if (is_mapped(packet->source) || is_mapped(packet->destination))
 		return PARSED_UNPARSABLE;
 	packet->hops = ip.hop_limit;
@@ -161,7 +161,7 @@ static __always_inline int parse_v6(struct __sk_buff *skb, u32 offset, struct pa
 				packet->fragment = FRAGMENT_FIRST;
 			continue;
 		}
-		/* RFC 4302 counts in 4 bytes less 2, the others in 8 bytes less 1. */
+		/* Lengths: RFC 4302 counts units of 4 bytes, minus 2; the others count units of 8 bytes, minus 1. */
 		offset += next == 51 ? (head[1] + 2) * 4 : (head[1] + 1) * 8;
 		next = head[0];
 	}
@@ -172,7 +172,7 @@ static __always_inline int parse_v6(struct __sk_buff *skb, u32 offset, struct pa
 	return parse_ports(skb, packet, quoted);
 }
 
-/* Zero *packet first. ethernet: 0 on a device without link headers (a tunnel), whose packets begin with IP. */
+/* The caller zeroes *packet. ethernet: 0 for a device without link headers (a tunnel), whose packets begin with IP. */
 static __always_inline int parse(struct __sk_buff *skb, struct packet *packet, const bool ethernet)
 {
 	u32 offset = ethernet ? 14 : 0;
@@ -182,7 +182,7 @@ static __always_inline int parse(struct __sk_buff *skb, struct packet *packet, c
 		return PARSED_UNPARSABLE;
 #pragma unroll
 	for (int i = 0; i < 2; i++) {
-		/* 802.1Q and 802.1ad: the real type follows four bytes later. */
+		/* 802.1Q and 802.1ad: the real EtherType follows four bytes later. */
 		if (type != htons(0x8100) && type != htons(0x88a8))
 			break;
 		if (bpf_skb_load_bytes(skb, offset + 2, &type, 2))
@@ -199,9 +199,9 @@ static __always_inline int parse(struct __sk_buff *skb, struct packet *packet, c
 }
 
 /*
- * TCP, UDP or SCTP behind IPv4 without options or IPv6 without extension headers,
- * whole and untagged, with its headers in the packet's linear part. Zero *packet
- * first; after a false it is nothing that may be used.
+ * Parse TCP, UDP or SCTP over IPv4 without options or IPv6 without extension headers,
+ * untagged, not a fragment, with all headers in the linear part. Return false for
+ * anything else, and then *packet must not be used. The caller zeroes *packet.
  */
 static __always_inline bool parse_plain(struct __sk_buff *skb, struct packet *packet)
 {
@@ -214,7 +214,7 @@ static __always_inline bool parse_plain(struct __sk_buff *skb, struct packet *pa
 	if ((void *)(v4 + 1) > end)
 		return 0;
 	if (ethernet->h_proto == htons(0x0800)) {
-		/* Version 4, five words; no more fragments and no offset. */
+		/* Version 4, a header of five words, neither "more fragments" nor an offset. */
 		if (*(u8 *)v4 != 0x45 || v4->frag_off & htons(0x3fff))
 			return 0;
 		map_v4(packet->source, v4->saddr);
@@ -251,7 +251,7 @@ static __always_inline bool parse_plain(struct __sk_buff *skb, struct packet *pa
 	return 1;
 }
 
-static __always_inline bool same(const u8 *a, const u8 *b)
+static __always_inline bool equal(const u8 *a, const u8 *b)
 {
 	const u64 *x = (const u64 *)a, *y = (const u64 *)b;
 
@@ -270,7 +270,7 @@ static __always_inline bool is_link_local(const u8 *a)
 	return a[0] == 0xfe && (a[1] & 0xc0) == 0x80;
 }
 
-/* ff00::/8, and 224.0.0.0/4 and 255.255.255.255 as they are mapped. */
+/* ff00::/8, and in mapped form 224.0.0.0/4 and 255.255.255.255. */
 static __always_inline bool is_multicast(const u8 *a)
 {
 	const u32 *words = (const u32 *)a;
@@ -281,8 +281,8 @@ static __always_inline bool is_multicast(const u8 *a)
 }
 
 /*
- * RFC 4861: 133 to 137 with a hop limit of 255, which no router has let through.
- * RFC 2710 and 3810: multicast listeners, 130 to 132 and 143, with a hop limit of 1.
+ * RFC 4861: types 133 to 137 with a hop limit of 255, which proves that no router has forwarded them.
+ * RFC 2710 and 3810: multicast listener messages, types 130 to 132 and 143, with a hop limit of 1.
  */
 static __always_inline bool is_discovery(const struct packet *packet)
 {
@@ -307,7 +307,7 @@ static __always_inline bool is_echo_reply(const struct packet *packet)
 	       (packet->protocol == PROTOCOL_ICMPV6 && ICMP_TYPE(packet) == 129);
 }
 
-/* Unreachable, time exceeded, parameter problem, and for IPv6 packet too big: they quote the packet they are about. */
+/* Unreachable, time exceeded, parameter problem, IPv6's packet too big: each quotes the packet that it is about. */
 static __always_inline bool is_icmp_error(const struct packet *packet)
 {
 	u8 type = ICMP_TYPE(packet);
@@ -317,7 +317,7 @@ static __always_inline bool is_icmp_error(const struct packet *packet)
 	return packet->protocol == PROTOCOL_ICMPV6 && type >= 1 && type <= 4;
 }
 
-/* Also with FIN or RST, by which Linux drops it and others open a connection. */
+/* With FIN or RST as well: Linux drops such a SYN, but other stacks open a connection. */
 static __always_inline bool is_new_tcp(const struct packet *packet)
 {
 	return (packet->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN;

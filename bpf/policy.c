@@ -1,22 +1,28 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * Network policy at the host side of a pod's veth, and a row for every verdict.
+ * The tc programs: network policy at the host side of a pod's veth, and at every
+ * other device for what NAT hides from it. Each new verdict becomes an event.
  *
- * The way of a packet is straight down: parse, endpoint, source check,
- * conntrack, policy, row. User space compiles policy to what is here two
- * look-ups: a row for (set, direction, identity of the peer), and a port in
- * the row. It builds every change on the idle side of the maps and switches
- * by one word, the epoch, which is read once, before any look-up.
+ * The path of a packet, with the file that explains each step:
  *
- * What NAT may hide is judged where a packet leaves the node: to all but a
- * pod's address, the pod's hook writes down who sent what to where, in a slot
- * whose number goes along in skb->tc_index, which NAT leaves alone. The hook on
- * the egress of every device judges by that and by the packet's destination.
+ *   packet.h       parse the headers
+ *   recent.h       pass, if the same connection passed a moment ago
+ *   (here)         find the endpoint of the interface, check the source address
+ *   fragments.h    a later fragment follows its first one
+ *   connections.h  find the connection
+ *   judge.h        without a current verdict, ask policy; the epoch switch
+ *   admit.h        put the two together
+ *   stamps.h       hand the packet's origin to the exit hook
+ *   verdicts.h     emit the event, or count it in a deny window
  *
- * Every map is pinned below PIN, so that enforcement outlives the probe.
- * What passes returns TC_ACT_UNSPEC: TC_ACT_OK would skip the filters of others.
+ * pod_egress is attached to the ingress of the pod's host-side veth, pod_ingress to
+ * its egress, exit_ethernet and exit_tunnel to the egress of all other devices.
  *
- * Compile-time settings: PIN, RING_BYTES, FLOWS, ADDRESSES, ROWS, PORTS, WINDOWS, ENDPOINTS, CPU_STRIDE.
+ * A packet that passes returns TC_ACT_UNSPEC, so that other filters on the device
+ * still run; TC_ACT_OK would skip them.
+ *
+ * Compile-time settings: PIN, RING_BYTES, CONNECTIONS, ADDRESSES, POLICY_ENTRIES, PORT_ENTRIES, DENIED_FLOWS,
+ * ENDPOINTS, CPU_STRIDE.
  */
 #include <uapi/linux/bpf.h>
 #include <uapi/linux/if_ether.h>
@@ -28,7 +34,7 @@
 #include "layout.h"
 #include "packet.h"
 #include "maps.h"
-#include "rows.h"
+#include "verdicts.h"
 #include "judge.h"
 #include "connections.h"
 #include "stamps.h"
@@ -36,8 +42,8 @@
 #include "admit.h"
 #include "fragments.h"
 
-/* plain: 0, or the packet as it is known already. */
-static __always_inline struct work *begin(const struct packet *plain)
+/* Initialize the scratch memory. plain: the parsed packet, or 0. */
+static __always_inline struct work *start_work(const struct packet *plain)
 {
 	u32 zero = 0;
 	struct work *w = works.lookup(&zero);
@@ -56,7 +62,7 @@ static __always_inline struct work *begin(const struct packet *plain)
 	return w;
 }
 
-static __always_inline int unreadable(struct work *w, int parsed, u32 direction)
+static __always_inline int drop_unreadable(struct work *w, int parsed, u32 direction)
 {
 	if (parsed == PARSED_NOT_IP) {
 		count(COUNT_NOT_IP);
@@ -76,12 +82,12 @@ int pod_egress(struct __sk_buff *skb)
 	bool plain, own;
 	int parsed;
 
-	/* Whatever the pod has written there. */
+	/* The pod may have written anything there. */
 	skb->tc_index = STAMP_JUDGED;
 	plain = parse_plain(skb, &packet);
-	if (plain && passed_lately(skb, &packet, EGRESS))
+	if (plain && passed_recently(skb, &packet, EGRESS))
 		return TC_ACT_UNSPEC;
-	w = begin(plain ? &packet : 0);
+	w = start_work(plain ? &packet : 0);
 	if (!w)
 		return TC_ACT_SHOT;
 	parsed = plain ? PARSED : parse(skb, &w->packet, 1);
@@ -90,16 +96,16 @@ int pod_egress(struct __sk_buff *skb)
 	endpoint = endpoints.lookup(&ifindex);
 	w->key.endpoint = endpoint ? endpoint->number : 0;
 	if (parsed != PARSED)
-		return unreadable(w, parsed, EGRESS);
-	flow_of(&w->key, &w->packet, EGRESS);
+		return drop_unreadable(w, parsed, EGRESS);
+	connection_key_of(&w->key, &w->packet, EGRESS);
 	own = endpoint && is_own(endpoint, w->key.local);
 	if (is_discovery(&w->packet)) {
 		if (ICMP_TYPE(&w->packet) == 134 || ICMP_TYPE(&w->packet) == 137)
 			return refuse(w, EGRESS, REASON_FORBIDDEN_ND);
 		if (own || is_link_local(w->packet.source) || is_zero(w->packet.source)) {
-			/* A neighbour's address may be any. Where it is routed after all, the exit judges it. */
+			/* A neighbour may have any address. If the packet is routed after all, the exit judges it. */
 			if (!is_link_local(w->packet.destination) && !is_multicast(w->packet.destination)) {
-				note_origin(skb, w);
+				fill_origin(skb, w);
 				w->origin.confirm = 0;
 				stamp(skb, w);
 			}
@@ -112,20 +118,23 @@ int pod_egress(struct __sk_buff *skb)
 		return refuse(w, EGRESS, REASON_SPOOFED);
 	if (is_icmp_error(&w->packet) && is_about_known(skb, &w->packet, w->key.endpoint, EGRESS))
 		return TC_ACT_UNSPEC;
-	return judged(skb, w, endpoint, POD_EGRESS, 0, 0);
+	return judge_packet(skb, w, endpoint, POD_EGRESS, 0, 0);
 }
 
-/* The egress of the pod that sent this, by the packet's destination of now. True in *found: w->origin says who. */
-static __always_inline int leave(struct __sk_buff *skb, struct work *w, u32 stamped, bool *found)
+/*
+ * Judge the egress of the pod that sent this packet, by its current destination. *found is set if w->origin says who
+ * sent it.
+ */
+static __always_inline int judge_exit(struct __sk_buff *skb, struct work *w, u32 stamped, bool *found)
 {
 	enum found origin;
 	struct endpoint *endpoint;
 	u32 ifindex;
 
-	/* Not whom it is for. */
+	/* The endpoint is the sender, not the receiver. */
 	w->key.endpoint = 0;
 	origin = find_origin(skb, w, stamped);
-	flow_of(&w->key, &w->packet, EGRESS);
+	connection_key_of(&w->key, &w->packet, EGRESS);
 	if (origin == ORIGIN_HIDDEN)
 		return refuse(w, EGRESS, REASON_NO_ORIGIN);
 	if (origin == ORIGIN_NONE)
@@ -135,12 +144,12 @@ static __always_inline int leave(struct __sk_buff *skb, struct work *w, u32 stam
 	__builtin_memcpy(w->key.local, w->origin.source, 16);
 	if (w->key.role < ROLE_ICMP)
 		w->key.local_port = w->origin.source_port;
-	note_dialled(w);
+	fill_dialled(w);
 	ifindex = w->origin.ifindex;
 	endpoint = endpoints.lookup(&ifindex);
 	if (!endpoint || !endpoint->ready || endpoint->number != w->origin.endpoint)
 		return refuse(w, EGRESS, REASON_NOT_READY);
-	return judged(skb, w, endpoint, DEVICE_EXIT, 0, 1);
+	return judge_packet(skb, w, endpoint, DEVICE_EXIT, 0, 1);
 }
 
 int pod_ingress(struct __sk_buff *skb)
@@ -152,13 +161,13 @@ int pod_ingress(struct __sk_buff *skb)
 	struct work *w;
 	int parsed;
 
-	/* It would go along into the pod, and out of it again. */
+	/* Else the stamp would travel into the pod and out of it again. */
 	skb->tc_index = 0;
-	/* What nobody has judged on its way out is judged here first. */
+	/* A packet whose egress has not been judged must take the slow path, which judges that first. */
 	plain = parse_plain(skb, &packet);
-	if (plain && (node || stamped == STAMP_JUDGED) && passed_lately(skb, &packet, INGRESS))
+	if (plain && (node || stamped == STAMP_JUDGED) && passed_recently(skb, &packet, INGRESS))
 		return TC_ACT_UNSPEC;
-	w = begin(plain ? &packet : 0);
+	w = start_work(plain ? &packet : 0);
 	if (!w)
 		return TC_ACT_SHOT;
 	parsed = plain ? PARSED : parse(skb, &w->packet, 1);
@@ -167,11 +176,11 @@ int pod_ingress(struct __sk_buff *skb)
 	endpoint = endpoints.lookup(&ifindex);
 	w->key.endpoint = endpoint ? endpoint->number : 0;
 	if (parsed != PARSED)
-		return unreadable(w, parsed, INGRESS);
+		return drop_unreadable(w, parsed, INGRESS);
 	if (is_discovery(&w->packet))
 		return TC_ACT_UNSPEC;
 	if (!endpoint || !endpoint->ready) {
-		flow_of(&w->key, &w->packet, INGRESS);
+		connection_key_of(&w->key, &w->packet, INGRESS);
 		return refuse(w, INGRESS, REASON_NOT_READY);
 	}
 	if (!is_own(endpoint, w->packet.destination) && !is_multicast(w->packet.destination)) {
@@ -179,15 +188,15 @@ int pod_ingress(struct __sk_buff *skb)
 		return TC_ACT_SHOT;
 	}
 	if (!node && stamped != STAMP_JUDGED) {
-		if (leave(skb, w, stamped, &found) == TC_ACT_SHOT)
+		if (judge_exit(skb, w, stamped, &found) == TC_ACT_SHOT)
 			return TC_ACT_SHOT;
 		__builtin_memset(&w->key, 0, sizeof(w->key));
 		w->key.endpoint = endpoint->number;
 	}
-	flow_of(&w->key, &w->packet, INGRESS);
+	connection_key_of(&w->key, &w->packet, INGRESS);
 	if (is_icmp_error(&w->packet) && is_about_known(skb, &w->packet, w->key.endpoint, INGRESS))
 		return TC_ACT_UNSPEC;
-	return judged(skb, w, endpoint, POD_INGRESS, node, found);
+	return judge_packet(skb, w, endpoint, POD_INGRESS, node, found);
 }
 
 static __always_inline int device_exit(struct __sk_buff *skb, const bool ethernet)
@@ -200,19 +209,19 @@ static __always_inline int device_exit(struct __sk_buff *skb, const bool etherne
 
 	if (stamped)
 		skb->tc_index = 0;
-	/* What the node sends itself, and what it has wrapped for a tunnel, is nobody's egress. */
+	/* Packets of the node itself, and those that it has encapsulated, are not a pod's egress. */
 	if (stamped == STAMP_JUDGED || !skb->ingress_ifindex)
 		return TC_ACT_UNSPEC;
 	plain = ethernet && parse_plain(skb, &packet);
-	w = begin(plain ? &packet : 0);
+	w = start_work(plain ? &packet : 0);
 	if (!w)
 		return TC_ACT_SHOT;
 	parsed = plain ? PARSED : parse(skb, &w->packet, ethernet);
 	if (parsed == PARSED_UNPARSABLE && stamped)
-		return unreadable(w, parsed, EGRESS);
+		return drop_unreadable(w, parsed, EGRESS);
 	if (parsed != PARSED || is_discovery(&w->packet))
 		return TC_ACT_UNSPEC;
-	return leave(skb, w, stamped, &found);
+	return judge_exit(skb, w, stamped, &found);
 }
 
 int exit_ethernet(struct __sk_buff *skb)
@@ -226,10 +235,9 @@ int exit_tunnel(struct __sk_buff *skb)
 }
 
 /*
- * Run by user space (BPF_PROG_RUN) on the idle windows, once no program can
- * still count in them. The row is emitted and the window deleted in one go, so
- * that there is one numbering and no count twice. Returns how many keys of the
- * request were done; fewer than asked: the ring is full.
+ * Run by user space (BPF_PROG_RUN) with a close_request, once no program can still
+ * count in the idle maps. Return how many keys of the request are closed; fewer than
+ * requested means that the ring is full.
  */
 int close_windows(struct __sk_buff *skb)
 {
@@ -240,11 +248,11 @@ int close_windows(struct __sk_buff *skb)
 	if (bpf_skb_load_bytes(skb, 16, head, sizeof(head)))
 		return 0;
 	for (u32 i = 0; i < CLOSE_KEYS; i++) {
-		struct window_key what;
+		struct verdict_key key;
 
-		if (i >= head[2] || bpf_skb_load_bytes(skb, 32 + i * sizeof(what), &what, sizeof(what)))
+		if (i >= head[2] || bpf_skb_load_bytes(skb, 32 + i * sizeof(key), &key, sizeof(key)))
 			break;
-		if (!(head[1] ? close_flood(&what, head[0] & 1) : close_flow(&what, head[0] & 1, now)))
+		if (!(head[1] ? close_flood(&key, head[0] & 1) : close_window(&key, head[0] & 1, now)))
 			break;
 		done++;
 	}

@@ -1,12 +1,39 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * What the pod's hook tells the way out: who sent the packet, to where. In a slot
- * whose number goes along in skb->tc_index, and by the flow's hash.
+ * Stamps: how the exit hook learns who sent a packet, and to where.
+ *
+ * THEORY OF OPERATION
+ *
+ * kube-proxy turns a Service's address into a backend's, and a masquerade turns a
+ * pod's source address into the node's. Both happen between the pod's hook and the
+ * device by which the packet leaves. Policy needs the true source and the final
+ * destination, and no single place sees both, so the two hooks co-operate. Say pod
+ * 10.244.1.7 (interface 12, endpoint 3) connects to the Service 10.96.0.10:80:
+ *
+ *   1. The pod's hook sees the dialled address 10.96.0.10. It cannot judge that, so
+ *      it defers the verdict: the connection becomes CONNECTION_DIALLED and pending.
+ *   2. It writes an origin {source 10.244.1.7, destination 10.96.0.10:80, endpoint 3,
+ *      interface 12, hash} to the CPU's next slot, say 130, and 131 to skb->tc_index.
+ *      Neither NAT nor routing touches tc_index. The origin is stored by skb->hash as
+ *      well, once a second, for packets that lose tc_index on their way.
+ *   3. NAT changes the packet: now from the node's address to 203.0.113.9:8080.
+ *   4. The exit hook, on the egress of every device that is not a pod's, reads slot
+ *      130. Slots are reused after SLOTS packets, so it believes the slot only if hash,
+ *      protocol and age fit. It judges 10.244.1.7 -> 203.0.113.9:8080.
+ *   5. The verdict is written to the connection to the dialled address too (confirm),
+ *      so that replies, which come from 10.96.0.10 again, follow it.
+ *   6. The exit hook clears tc_index: the far side must not see it.
+ *
+ * A packet without a stamp that fits is attributed by its hash, then by its source
+ * address if that is a local pod's. If it is certainly a pod's packet but the pod
+ * cannot be determined, it is dropped (ORIGIN_HIDDEN, reason "no_origin"). A packet
+ * whose egress verdict is final at the pod's hook carries STAMP_JUDGED instead, and
+ * the exit hook lets it pass.
  */
 #ifndef KUBEWEIR_STAMPS_H
 #define KUBEWEIR_STAMPS_H
 
-/* How long a stamp may be on its way: a packet behind a slow neighbour look-up was 2 s old. */
+/* How old an origin may be: a packet that waited for neighbour resolution was measured at 2 s. */
 #define STAMP_AGE (4 * SECOND)
 
 static __always_inline void write_origin(struct origin *origin, struct __sk_buff *skb, const struct packet *packet,
@@ -23,13 +50,16 @@ static __always_inline void write_origin(struct origin *origin, struct __sk_buff
 	origin->hash = hash;
 }
 
-static __always_inline void note_origin(struct __sk_buff *skb, struct work *w)
+static __always_inline void fill_origin(struct __sk_buff *skb, struct work *w)
 {
 	write_origin(&w->origin, skb, &w->packet, w->key.endpoint, bpf_get_hash_recalc(skb), w->now);
 }
 
-/* A slot a packet, in turn, and its number into the packet. Each CPU goes through all chunks by itself: that two write
- * one slot at once is seldom, and seen by the hash. */
+/*
+ * Take the next slot and write its number into the packet. A CPU takes CHUNK slots in
+ * sequence, then jumps by CPU_STRIDE chunks. Two CPUs rarely meet in one chunk, and if
+ * they overwrite each other's slot, the hash does not fit.
+ */
 static __always_inline struct origin *take_slot(struct __sk_buff *skb)
 {
 	u32 zero = 0, *cursor = cursors.lookup(&zero), turn, index;
@@ -53,49 +83,52 @@ static __always_inline void stamp(struct __sk_buff *skb, struct work *w)
 		*slot = w->origin;
 }
 
-/* By the flow, so that what tells the origin by hash alone is written once a second, not once a packet. */
-static __always_inline void stamp_flow(struct __sk_buff *skb, struct work *w, struct flow *flow, bool fresh)
+/* Stamp a packet of a connection; renew the origin under its hash once in about a second (2^30 ns), not per packet. */
+static __always_inline void stamp_connection(struct __sk_buff *skb, struct work *w, struct connection *connection,
+					     bool fresh)
 {
-	note_origin(skb, w);
-	w->origin.confirm = !(flow->state & FLOW_OTHER) || !passes(flow->verdict);
-	if (fresh || flow->hash != w->origin.hash || w->now >> 30 != flow->last_ns >> 30) {
-		flow->hash = w->origin.hash;
+	fill_origin(skb, w);
+	w->origin.confirm = !(connection->state & CONNECTION_OTHER) || !passes(connection->verdict);
+	if (fresh || connection->hash != w->origin.hash || w->now >> 30 != connection->last_ns >> 30) {
+		connection->hash = w->origin.hash;
 		origins.update(&w->origin.hash, &w->origin);
 	}
 	stamp(skb, w);
 }
 
 enum found {
-	ORIGIN_NONE,	/* no local pod's packet */
+	ORIGIN_NONE, /* not a local pod's packet */
 	ORIGIN_FOUND,
-	ORIGIN_HIDDEN,	/* a pod's, and nothing says whose */
+	ORIGIN_HIDDEN, /* a pod's packet, but it is unknown which pod's */
 };
 
-/* Of libc's headers, and of the kernel's own. */
+/* From libc's sys/socket.h and the kernel's errno-base.h, which the shim headers leave out. */
 #define AF_INET 2
 #define ENODEV 19
 
 /*
- * Whether what came without a stamp that fits can be of the pod behind this
- * interface. Its address, and a flow's hash, are the next pod's as soon as that
- * has the same address, which user space hears later. What came in by the
- * interface itself is its pod's. By another one only through a device that a
- * packet crosses on its way, a bridge: one that is younger than the interface
- * is the next pod's. Or the next pod's is behind the bridge too: then the
- * interface is gone, for no two ports have one address. The kernel is asked for
- * a route from it, of which but one answer counts: no such device (net/core/
- * filter.c, bpf_ipv4_fib_lookup, looks it up before all else, whatever the
- * packet's family).
+ * Whether a packet without a stamp that fits can be from the pod behind an interface.
+ * An address, and with it a hash, passes to a successor pod as soon as that pod has
+ * it, and user space learns of that later. So:
+ *
+ *   - It came in by the interface itself: yes.
+ *   - It came in by a younger device (a higher index): no, the device may be the
+ *     successor's interface.
+ *   - It came in by an older device, such as a bridge that both pods are ports of:
+ *     yes, if the interface still exists, because two ports of a bridge cannot have
+ *     one address. bpf_fib_lookup answers that: it returns -ENODEV for a device that
+ *     is gone before it looks at anything else (bpf_ipv4_fib_lookup in
+ *     net/core/filter.c), for packets of either family.
  */
 static __always_inline bool may_be_from(struct __sk_buff *skb, u32 ifindex)
 {
-	struct bpf_fib_lookup asked = {.family = AF_INET, .ifindex = ifindex};
+	struct bpf_fib_lookup query = {.family = AF_INET, .ifindex = ifindex};
 
 	if (skb->ingress_ifindex == ifindex)
 		return 1;
 	if (skb->ingress_ifindex > ifindex)
 		return 0;
-	return bpf_fib_lookup(skb, &asked, sizeof(asked), BPF_FIB_LOOKUP_DIRECT) != -ENODEV;
+	return bpf_fib_lookup(skb, &query, sizeof(query), BPF_FIB_LOOKUP_DIRECT) != -ENODEV;
 }
 
 static __always_inline bool fits(const struct origin *origin, const struct work *w, u32 hash)
@@ -104,7 +137,7 @@ static __always_inline bool fits(const struct origin *origin, const struct work 
 	       w->now - origin->time_ns < STAMP_AGE;
 }
 
-/* Who sent what leaves here: by the stamp, else by its hash, else by a pod's address that can be seen. */
+/* Find the sender of a packet that leaves here: by its stamp, else by its hash, else by its source address. */
 static __always_inline enum found find_origin(struct __sk_buff *skb, struct work *w, u32 stamped)
 {
 	u32 hash = bpf_get_hash_recalc(skb), index = stamped - 1, from = skb->ingress_ifindex;
@@ -121,22 +154,22 @@ static __always_inline enum found find_origin(struct __sk_buff *skb, struct work
 		}
 	}
 	__builtin_memcpy(source.address, w->packet.source, 16);
-	local = locals.lookup(&source);
+	local = local_addresses.lookup(&source);
 	origin = origins.lookup(&hash);
-	/* A hash may be a stranger's too: the source is the same, or a masquerade has put the node's there. */
-	if (origin && fits(origin, w, hash) &&
-	    (same(origin->source, w->packet.source) || (local && !*local)) && may_be_from(skb, origin->ifindex)) {
+	/* Hashes collide: the source must be the origin's, or the node's, which a masquerade has put there. */
+	if (origin && fits(origin, w, hash) && (equal(origin->source, w->packet.source) || (local && !*local)) &&
+	    may_be_from(skb, origin->ifindex)) {
 		w->origin = *origin;
 		return ORIGIN_FOUND;
 	}
 	if (local && *local) {
 		from = *local;
 		endpoint = endpoints.lookup(&from);
-		/* Nobody's yet, or nobody's any more. */
+		/* The pod behind it is not bound yet, or its interface has been replaced. */
 		if (!endpoint || !may_be_from(skb, from))
 			return ORIGIN_HIDDEN;
 		w->key.endpoint = endpoint->number;
-		note_origin(skb, w);
+		fill_origin(skb, w);
 		w->origin.ifindex = from;
 		w->origin.confirm = 0;
 		return ORIGIN_FOUND;
@@ -149,42 +182,41 @@ static __always_inline enum found find_origin(struct __sk_buff *skb, struct work
 	return endpoint || local ? ORIGIN_HIDDEN : ORIGIN_NONE;
 }
 
-/* The destination that was dialled, where DNAT has changed it. */
-static __always_inline void note_dialled(struct work *w)
+/* Set w->dialled to the destination before DNAT, if DNAT has changed it. */
+static __always_inline void fill_dialled(struct work *w)
 {
 	const struct origin *origin = &w->origin;
 
-	if (same(origin->destination, w->packet.destination) &&
-	    origin->destination_port == w->packet.destination_port)
+	if (equal(origin->destination, w->packet.destination) && origin->destination_port == w->packet.destination_port)
 		return;
-	/* Of a later fragment no port is known. */
+	/* The ports of a later fragment are unknown. */
 	if (w->packet.fragment == FRAGMENT_LATER)
 		return;
 	__builtin_memcpy(w->dialled, origin->destination, 16);
 	w->dialled_port = w->key.role ? 0 : origin->destination_port;
 }
 
-/* What the exit found, for the flow of the dialled address: its replies pass by that, and are judged again by that. */
+/* Copy the exit's verdict and the backend to the connection to the dialled address, which its replies follow. */
 static __always_inline void confirm(struct work *w)
 {
-	struct flow_key dialled = w->key;
-	struct flow *flow;
+	struct connection_key dialled = w->key;
+	struct connection *connection;
 
 	__builtin_memcpy(dialled.remote, w->dialled, 16);
 	dialled.remote_port = w->key.role ? 0 : w->dialled_port;
-	flow = flows.lookup(&dialled);
-	if (!flow || flow->direction != EGRESS)
+	connection = connections.lookup(&dialled);
+	if (!connection || connection->direction != EGRESS)
 		return;
-	__builtin_memcpy(flow->other, w->key.remote, 16);
-	flow->other_port = w->key.remote_port;
-	flow->state = (flow->state | FLOW_OTHER) & ~FLOW_FROM_NODE;
-	if (!(flow->state & FLOW_DIALLED))
+	__builtin_memcpy(connection->other, w->key.remote, 16);
+	connection->other_port = w->key.remote_port;
+	connection->state = (connection->state | CONNECTION_OTHER) & ~CONNECTION_FROM_NODE;
+	if (!(connection->state & CONNECTION_DIALLED))
 		return;
-	flow->rule = w->decision.rule;
-	flow->identity = w->decision.identity;
-	flow->verdict = w->decision.verdict;
-	flow->reason = w->decision.reason;
-	flow->epoch = w->epoch;
+	connection->rule = w->decision.rule;
+	connection->identity = w->decision.identity;
+	connection->verdict = w->decision.verdict;
+	connection->reason = w->decision.reason;
+	connection->epoch = w->epoch;
 }
 
 #endif

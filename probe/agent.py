@@ -22,8 +22,9 @@ from enrich.index.cluster import Cluster
 from enrich.model import Name, Pod, Service
 from enrich.wire.batch import EndpointRef, PolicyRef
 from probe.kernel.attach import Attachments, Mode
-from probe.kernel.deny_windows import Windows
-from probe.kernel.installer import Bound, Installer, InstallError, Surroundings
+from probe.kernel.deny_windows import DenyWindows
+from probe.kernel.endpoints import Bound, Surroundings
+from probe.kernel.installer import Installer, InstallError
 from probe.kernel.layout import Config
 from probe.kernel.maps import Maps
 from probe.ledger import Ledger
@@ -93,7 +94,7 @@ class Agent:
         self._compiler = Compiler(numbers)
         self._installer = Installer(maps)
         self._attachments = Attachments(maps, network, mode)
-        self._windows = Windows(maps)
+        self._windows = DenyWindows(maps)
         self._binding = Binding()
         self._attached: set[int] = set()
         self._older: frozenset[int] | None = None
@@ -176,11 +177,11 @@ class Agent:
             gc.freeze()
         self._problem = ""
         self._report(binding)
-        if done.addresses or done.endpoints or done.rows or done.ports:
+        if done.addresses or done.endpoints or done.policy_entries or done.port_entries:
             log.info(
                 "policy installed", epoch=done.epoch, endpoints=len(bound), policies=len(view.policies),
-                changed_addresses=done.addresses, changed_endpoints=done.endpoints, changed_rows=done.rows,
-                changed_ports=done.ports,
+                changed_addresses=done.addresses, changed_endpoints=done.endpoints,
+                changed_policy_entries=done.policy_entries, changed_port_entries=done.port_entries,
             )  # fmt: skip
 
     def usage(self) -> dict[str, tuple[int, int]]:
@@ -250,7 +251,7 @@ class Agent:
 
     def _attach_all(self, bound: Mapping[int, Pod]) -> None:
         self._attach(bound)
-        covered = self._attachments.cover(self._looked.devices, bound)
+        covered = self._attachments.attach_exits(self._looked.devices, bound)
         if covered:
             log.info("exits attached", devices=covered, mode=self.mode)
 

@@ -78,10 +78,10 @@ class Settings(KafkaSettings):
         """The compile-time settings of ``bpf/policy.c``."""
         return {
             "RING_BYTES": self.ring_bytes,
-            "FLOWS": self.connections,
+            "CONNECTIONS": self.connections,
             "ADDRESSES": self.addresses,
-            "ROWS": self.policy_entries,
-            "PORTS": self.port_entries,
-            "WINDOWS": self.denied_flows,
+            "POLICY_ENTRIES": self.policy_entries,
+            "PORT_ENTRIES": self.port_entries,
+            "DENIED_FLOWS": self.denied_flows,
             "ENDPOINTS": self.endpoints,
         }

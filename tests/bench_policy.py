@@ -31,7 +31,8 @@ from enrich.model import ClusterNetworkPolicy, Name, Namespace, NetworkPolicy, P
 from enrich.parse.objects import parse
 from enrich.policy.decide import isolates
 from enrich.policy.matching import Direction, PolicyView
-from probe.kernel.installer import Bound, Installer
+from probe.kernel.endpoints import Bound
+from probe.kernel.installer import Installer
 from probe.kernel.layout import Config
 from probe.kernel.maps import Maps
 from probe.ledger import Ledger
@@ -42,8 +43,8 @@ LIMITS_MS = {"first compile": 3000.0, "new pod": 20.0, "changed policy": 100.0}
 LIMIT_MB = 300
 APPS = ("web", "api", "db", "cache", "worker")
 MAP_SIZES = {
-    "RING_BYTES": 1 << 16, "FLOWS": 1024, "ADDRESSES": 1 << 16, "ROWS": 1 << 19, "PORTS": 1 << 16, "WINDOWS": 1024,
-    "ENDPOINTS": 1024,
+    "RING_BYTES": 1 << 16, "CONNECTIONS": 1024, "ADDRESSES": 1 << 16, "POLICY_ENTRIES": 1 << 19,
+    "PORT_ENTRIES": 1 << 16, "DENIED_FLOWS": 1024, "ENDPOINTS": 1024,
 }  # fmt: skip
 
 
@@ -164,7 +165,7 @@ class Bench:
             "compile": 1e3 * (compiled - began),
             "in force": 1e3 * ((in_force or [ended])[0] - began),
             "whole": 1e3 * (ended - began),
-            "entries": done.addresses + done.endpoints + done.rows + done.ports,
+            "entries": done.addresses + done.endpoints + done.policy_entries + done.port_entries,
         }
 
 

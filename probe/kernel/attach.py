@@ -1,8 +1,8 @@
-"""Programs at the host's end of a pod's veth, and on the way out of every other device: TCX links where the kernel has
-them (6.6), clsact filters elsewhere.
+"""Attach the programs: both to the host side of each pod's veth, one to the egress of every other device.
 
-A link is pinned beside the maps, so that enforcement goes on when the probe ends; the next start puts its own program
-under it in one step. A clsact filter lives as long as its device.
+Where the kernel has TCX (6.6), a program is attached by a link, which is pinned beside the maps so that enforcement
+outlives the probe. The next probe replaces the program under the link in one step, so that no packet passes unjudged.
+On older kernels a program is a clsact filter, which lives as long as its device.
 """
 
 from __future__ import annotations
@@ -20,70 +20,68 @@ from probe.node.netlink import Device, NodeNetwork
 Mode = Literal["tcx", "clsact"]
 
 _HOOKS: Final = (("pod_egress", "ingress", bpf.TCX_INGRESS), ("pod_ingress", "egress", bpf.TCX_EGRESS))
-"""What leaves the pod comes in at the host's end of its veth, and the other way round."""
-
-
+"""Program, hook and attach type. A packet that leaves the pod arrives at the host side of its veth, and vice versa."""
 _EXITS: Final = ("exit_ethernet", "exit_tunnel")
-_GONE: Final = (errno.ENODEV, errno.ENOLINK)
-"""No such device; or a link whose device went after we looked (kernel/bpf/tcx.c, tcx_link_update)."""
+_DEVICE_GONE: Final = (errno.ENODEV, errno.ENOLINK)
+"""ENOLINK: the link exists, but its device was removed (kernel/bpf/tcx.c, tcx_link_update)."""
 
 
 class Attachments:
-    """Both programs on each of the node's pod interfaces, one on the egress of all others."""
+    """The programs on the node's devices. One caller at a time."""
 
     def __init__(self, maps: Maps, network: NodeNetwork, mode: Mode | None = None) -> None:
-        """``mode`` None: what the kernel has."""
+        """Use ``mode``, or by default TCX if the kernel has it and clsact otherwise."""
         self._maps = maps
         self._network = network
         self._folder = maps.folder / "links"
         self._folder.mkdir(exist_ok=True)
-        self._covered: set[int] = set()
+        self._exits: set[int] = set()
         self.mode: Mode = mode or self._supported()
 
     def attach(self, index: int) -> bool:
-        """Put this probe's programs on an interface, in the place of an earlier probe's. Raises OSError.
+        """Attach both programs to a pod's interface, replacing an earlier probe's. Raises OSError.
 
-        False: it is gone meanwhile.
+        Return False if the device has been removed meanwhile.
         """
         if not all(self._attach(index, program, hook, kind) for program, hook, kind in _HOOKS):
             return False
-        # Only now: what leaves by it is judged all the while.
+        # The exit's program is there if the interface was unknown before. It goes last: egress is judged all the time.
         for program in _EXITS:
-            self._pin(index, program).unlink(missing_ok=True)
+            self._remove_link(self._pin(index, program))
         return True
 
     def detach(self, index: int) -> None:
-        """Take both programs away; the pod is then open."""
+        """Remove both programs from a pod's interface; its traffic is not judged any more."""
         for program, hook, _ in _HOOKS:
-            self._pin(index, program).unlink(missing_ok=True)
+            self._remove_link(self._pin(index, program))
             self._network.remove_filter(index, hook)
 
-    def cover(self, devices: Iterable[Device], pods: Collection[int]) -> int:
-        """Put the exit's program on every device that is no pod's. Returns how many it was not on. Raises OSError.
+    def attach_exits(self, devices: Iterable[Device], pods: Collection[int]) -> int:
+        """Attach the exit's program to every device that is not in ``pods``. Raises OSError.
 
-        One that is gone meanwhile is passed over: nothing leaves by it.
+        Return on how many devices it was missing. A device that has been removed meanwhile is skipped.
         """
-        fresh = 0
+        added = 0
         alive = {device.index: device for device in devices if device.index not in pods}
         for index, device in alive.items():
             program = "exit_ethernet" if device.ethernet else "exit_tunnel"
-            if index in self._covered and self._is_attached(index, program, "egress"):
+            if index in self._exits and self._is_attached(index, program, "egress"):
                 continue
             if self._attach(index, program, "egress", bpf.TCX_EGRESS):
-                self._covered.add(index)
-                fresh += 1
-        self._covered &= alive.keys()
+                self._exits.add(index)
+                added += 1
+        self._exits &= alive.keys()
         for path in self._folder.iterdir():
             if path.name.endswith(_EXITS) and _index(path) not in alive:
-                path.unlink(missing_ok=True)
-        return fresh
+                self._remove_link(path)
+        return added
 
     def links(self) -> set[int]:
-        """Pods' interfaces for which a link is pinned, alive or not."""
+        """Return the indexes of pods' interfaces for which a link is pinned, even if the device is gone."""
         return {_index(path) for path in self._folder.iterdir() if not path.name.endswith(_EXITS)}
 
     def is_attached(self, index: int) -> bool:
-        """Whether both programs are on the interface now."""
+        """Return whether both programs are attached to the interface now."""
         return all(self._is_attached(index, program, hook) for program, hook, _ in _HOOKS)
 
     def _is_attached(self, index: int, program: str, hook: str) -> bool:
@@ -96,7 +94,7 @@ class Attachments:
             return False
 
     def _attach(self, index: int, program: str, hook: str, kind: int) -> bool:
-        """False: the device is gone. A device goes at any time, which is no failure of policy."""
+        """Return False if the device is gone: devices are removed at any time, and that is not an error of ours."""
         fd = self._maps.programs[program]
         try:
             if self.mode == "clsact":
@@ -104,7 +102,7 @@ class Attachments:
             else:
                 self._attach_link(index, program, fd, kind)
         except OSError as error:
-            if error.errno not in _GONE:
+            if error.errno not in _DEVICE_GONE:
                 raise
             return False
         return True
@@ -115,15 +113,29 @@ class Attachments:
             with bpf.closing(bpf.get(path)) as link:
                 bpf.link_update(link, fd)
             return
-        path.unlink(missing_ok=True)
+        self._remove_link(path)
         with bpf.closing(self._network.run(bpf.link_create, fd, index, kind)) as link:
             bpf.pin(link, path)
+
+    def _remove_link(self, path: Path) -> None:
+        """Detach a pinned link, then remove its pin.
+
+        Without the last reference the kernel would detach the link too, but later: bpffs frees the pin's inode after a
+        grace period, and bpf_link_put() leaves the rest to a work queue. Until then an attach of the same program
+        to the same device fails (EEXIST).
+        """
+        try:
+            with bpf.closing(bpf.get(path)) as link:
+                bpf.link_detach(link)
+        except FileNotFoundError:
+            return
+        path.unlink()
 
     def _pin(self, index: int, program: str) -> Path:
         return self._folder / f"{index}_{program}"
 
     def _supported(self) -> Mode:
-        """Asks for a link on no device: a kernel without TCX does not know the attach type (EINVAL)."""
+        """Ask for a link to device 0, which never exists: a kernel without TCX refuses the attach type with EINVAL."""
         try:
             os.close(self._network.run(bpf.link_create, self._maps.programs["pod_egress"], 0, bpf.TCX_INGRESS))
         except OSError as error:

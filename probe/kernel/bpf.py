@@ -1,7 +1,8 @@
 """The bpf(2) system call, as far as the probe needs it, and membarrier(2).
 
-bcc compiles and loads; all else is here, for what is pinned outlives bcc's objects. Attribute layouts are those of
-``union bpf_attr`` in the kernel's UAPI; errors are :class:`OSError` with the command's name.
+bcc compiles and loads the programs. Everything else is here, because pinned objects outlive bcc's. Attribute layouts
+are those of ``union bpf_attr`` in the kernel's include/uapi/linux/bpf.h. Every function raises :class:`OSError` with
+the command's name in the message.
 """
 
 from __future__ import annotations
@@ -23,16 +24,14 @@ _SYS_MEMBARRIER: Final = {"x86_64": 324, "aarch64": 283}
 _MAP_LOOKUP, _MAP_UPDATE, _MAP_DELETE, _MAP_NEXT = 1, 2, 3, 4
 _OBJ_PIN, _OBJ_GET, _PROG_RUN = 6, 7, 10
 _INFO_BY_FD, _MAP_LOOKUP_BATCH = 15, 24
-_LINK_CREATE, _LINK_UPDATE = 28, 29
+_LINK_CREATE, _LINK_UPDATE, _LINK_DETACH = 28, 29, 34
 
 TCX_INGRESS: Final = 46
 TCX_EGRESS: Final = 47
-ANY: Final = 0
-NOEXIST: Final = 1
 
 
 def _bpf(command: int, attr: bytes, name: str) -> tuple[int, bytes]:
-    """The result and the attribute block as the kernel left it. Raises OSError."""
+    """Return the result, and the attribute block as the kernel left it."""
     block = ctypes.create_string_buffer(attr, len(attr))
     result = _libc.syscall(_SYS_BPF[platform.machine()], command, block, len(attr))
     if result < 0:
@@ -46,20 +45,20 @@ def _address(buffer: ctypes.Array[ctypes.c_char] | int) -> int:
 
 
 def pin(fd: int, path: Path) -> None:
-    """Pin a map, program or link below bpffs."""
+    """Pin a map, program or link at a path in bpffs."""
     name = ctypes.create_string_buffer(os.fsencode(path))
     _bpf(_OBJ_PIN, struct.pack("=QI", _address(name), fd), f"OBJ_PIN {path}")
 
 
 def get(path: Path) -> int:
-    """A descriptor of what is pinned there; FileNotFoundError if nothing is."""
+    """Return a descriptor of the object pinned at ``path``. Raises FileNotFoundError if there is none."""
     name = ctypes.create_string_buffer(os.fsencode(path))
     return _bpf(_OBJ_GET, struct.pack("=QI", _address(name), 0), f"OBJ_GET {path}")[0]
 
 
 @dataclass(frozen=True, slots=True)
 class MapInfo:
-    """The head of ``struct bpf_map_info``; sizes in bytes."""
+    """The first fields of ``struct bpf_map_info``; sizes in bytes."""
 
     kind: int
     number: int
@@ -70,23 +69,13 @@ class MapInfo:
 
 
 def map_info(fd: int) -> MapInfo:
-    """What the kernel says of a map."""
+    """Return a map's type and sizes."""
     return MapInfo(*struct.unpack_from("=6I", _info(fd, 88)))
 
 
 def link_ifindex(fd: int) -> tuple[int, int]:
-    """A TCX link's interface (0: the device is gone) and attach type (``struct bpf_link_info``)."""
+    """Return a TCX link's interface (0: detached, or the device is gone) and attach type (``struct bpf_link_info``)."""
     return struct.unpack_from("=II", _info(fd, 32), 16)
-
-
-def program_id(fd: int) -> int:
-    """The number of a loaded program (``struct bpf_prog_info``)."""
-    return int(struct.unpack_from("=II", _info(fd, 8))[1])
-
-
-def link_program_id(fd: int) -> int:
-    """The number of the program that a link runs."""
-    return int(struct.unpack_from("=III", _info(fd, 12))[2])
 
 
 def _info(fd: int, size: int) -> bytes:
@@ -96,7 +85,7 @@ def _info(fd: int, size: int) -> bytes:
 
 
 def lookup(fd: int, key: bytes, value_size: int) -> bytes | None:
-    """The value of a key (all CPUs' for a per-CPU map), None where there is none."""
+    """Return the value of a key (of all CPUs for a per-CPU map), or None if the key is missing."""
     key_buffer, value = ctypes.create_string_buffer(key, len(key)), ctypes.create_string_buffer(value_size)
     attr = struct.pack("=I4xQQQ", fd, _address(key_buffer), _address(value), 0)
     try:
@@ -106,16 +95,16 @@ def lookup(fd: int, key: bytes, value_size: int) -> bytes | None:
     return value.raw
 
 
-def update(fd: int, key: bytes, value: bytes, flags: int = ANY) -> None:
-    """Write one entry."""
+def update(fd: int, key: bytes, value: bytes) -> None:
+    """Insert or overwrite one entry (BPF_ANY)."""
     key_buffer = ctypes.create_string_buffer(key, len(key))
     value_buffer = ctypes.create_string_buffer(value, len(value))
-    attr = struct.pack("=I4xQQQ", fd, _address(key_buffer), _address(value_buffer), flags)
+    attr = struct.pack("=I4xQQQ", fd, _address(key_buffer), _address(value_buffer), 0)
     _bpf(_MAP_UPDATE, attr, "MAP_UPDATE_ELEM")
 
 
 def delete(fd: int, key: bytes) -> bool:
-    """Remove one entry; False where there was none."""
+    """Remove one entry. Return False if the key is missing."""
     key_buffer = ctypes.create_string_buffer(key, len(key))
     try:
         _bpf(_MAP_DELETE, struct.pack("=I4xQQQ", fd, _address(key_buffer), 0, 0), "MAP_DELETE_ELEM")
@@ -125,7 +114,7 @@ def delete(fd: int, key: bytes) -> bool:
 
 
 def keys(fd: int, key_size: int) -> Iterator[bytes]:
-    """Every key, by MAP_GET_NEXT_KEY; for maps that only user space writes, and for tries, which have no batches."""
+    """Yield every key (MAP_GET_NEXT_KEY), for maps that only user space writes, and for tries, which lack batches."""
     previous = 0
     holder: ctypes.Array[ctypes.c_char] | None = None
     while True:
@@ -140,7 +129,7 @@ def keys(fd: int, key_size: int) -> Iterator[bytes]:
 
 
 def entries_of_hash(fd: int, key_size: int, value_size: int, batch: int = 4096) -> Iterator[tuple[bytes, bytes]]:
-    """Runs of keys and values of a hash, each as one block of bytes (MAP_LOOKUP_BATCH, kernel 5.6)."""
+    """Yield blocks of a hash's keys and values, each as joined bytes (MAP_LOOKUP_BATCH, kernel 5.6)."""
     cursor = ctypes.create_string_buffer(max(key_size, 8))
     key_block, value_block = (ctypes.create_string_buffer(batch * size) for size in (key_size, value_size))
     start = 0
@@ -151,7 +140,7 @@ def entries_of_hash(fd: int, key_size: int, value_size: int, batch: int = 4096) 
         block = ctypes.create_string_buffer(attr, len(attr))
         result = _libc.syscall(_SYS_BPF[platform.machine()], _MAP_LOOKUP_BATCH, block, len(attr))
         code = ctypes.get_errno() if result < 0 else 0
-        # ENOENT: that was the last; what it filled still counts.
+        # ENOENT marks the last batch, which may have entries too.
         if code not in (0, 2):
             raise OSError(code, f"bpf(MAP_LOOKUP_BATCH): {os.strerror(code)}")
         found = struct.unpack_from("=I", block.raw, 32)[0]
@@ -163,9 +152,9 @@ def entries_of_hash(fd: int, key_size: int, value_size: int, batch: int = 4096) 
 
 
 def program_run(fd: int, data: bytes, repeat: int = 1, context: bytes = b"") -> tuple[int, int]:
-    """BPF_PROG_RUN on a frame: the program's return value and the mean nanoseconds of a run.
+    """Run a program on a frame (BPF_PROG_RUN). Return its return value and the mean nanoseconds of a run.
 
-    ``context`` is a ``struct __sk_buff`` (192 bytes) or nothing.
+    ``context`` is a ``struct __sk_buff`` (192 bytes), or empty.
     """
     frame = ctypes.create_string_buffer(data, len(data))
     given = ctypes.create_string_buffer(context, len(context)) if context else None
@@ -179,20 +168,26 @@ def program_run(fd: int, data: bytes, repeat: int = 1, context: bytes = b"") -> 
 
 
 def link_create(program: int, ifindex: int, attach: int, *, first: bool = True) -> int:
-    """A TCX link (kernel 6.6), before all others of the device if ``first`` (BPF_F_BEFORE without a relative)."""
+    """Attach a program by a TCX link (kernel 6.6), ``first``: ahead of the device's other programs (BPF_F_BEFORE)."""
     flags = 1 << 3 if first else 0
     return _bpf(_LINK_CREATE, struct.pack("=IIIIIIQ", program, ifindex, attach, flags, 0, 0, 0), "LINK_CREATE")[0]
 
 
 def link_update(link: int, program: int) -> None:
-    """Put another program under a link; no packet sees none."""
+    """Replace a link's program. Every packet meets either the old or the new one."""
     _bpf(_LINK_UPDATE, struct.pack("=IIII", link, program, 0, 0), "LINK_UPDATE")
 
 
-def wait_for_programs() -> None:
-    """Return when no program that runs now can still be running: MEMBARRIER_CMD_GLOBAL is a synchronize_rcu().
+def link_detach(link: int) -> None:
+    """Detach a link at once, whoever else has a reference to it. A detached link stays detached."""
+    _bpf(_LINK_DETACH, struct.pack("=I", link), "LINK_DETACH")
 
-    (kernel/sched/membarrier.c; programs run below rcu_read_lock, net/core/dev.c.)
+
+def wait_for_programs() -> None:
+    """Wait until every program run that is in progress now has ended.
+
+    MEMBARRIER_CMD_GLOBAL is a synchronize_rcu() (kernel/sched/membarrier.c), and tc programs run inside
+    rcu_read_lock (net/core/dev.c).
     """
     if _libc.syscall(_SYS_MEMBARRIER[platform.machine()], 1, 0, 0) < 0:
         code = ctypes.get_errno()
@@ -201,7 +196,7 @@ def wait_for_programs() -> None:
 
 @contextlib.contextmanager
 def closing(fd: int) -> Iterator[int]:
-    """Close a descriptor at the end of the block."""
+    """Close a descriptor at the end of the with block."""
     try:
         yield fd
     finally:

@@ -1,8 +1,15 @@
-"""Ends the kernel's deny windows on time: what was counted comes out as rows, without another packet.
+"""End the kernel's deny windows on time, so that their counts become verdicts without waiting for another packet.
 
-There are two generations. Programs count in the active one; here the generation is switched, the programs that still
-run with the old one are waited for, and ``close_windows`` in the kernel emits each idle window's row and deletes it in
-one go. So the rows have the ring's own numbers and no packet is counted twice, whatever dies when.
+THEORY OF OPERATION (the kernel's half is in ``bpf/verdicts.h``). Windows exist twice; the parity of a window number in
+``config`` selects the map in which programs count. A rotation, say from window 6 to 7:
+
+1. Close what is left in the idle map (parity 1), in case a probe was killed between steps 2 and 4.
+2. Write window number 7. New packets count in the map of parity 1.
+3. Wait until no program run that read 6 can still be counting in the map of parity 0.
+4. Run ``close_windows`` on all keys of parity 0. For each window the kernel emits the verdict and deletes the window
+   in one program run, so that no count is emitted twice, whichever process is killed when.
+
+If the ring is full, windows keep their counts, and the rotation tries again until the reader has made room.
 """
 
 from __future__ import annotations
@@ -18,52 +25,57 @@ from probe.kernel.layout import CLOSE_KEYS, Config
 from probe.kernel.maps import Maps
 
 _HEAD: Final = struct.Struct("=16x4I")
+"""``struct close_request`` without its keys: parity, flood, number of keys, padding."""
 _RETRIES: Final = 100
-_PAUSE_S: Final = 0.02
+_RETRY_S: Final = 0.02
 
 log = structlog.get_logger("kubeweir.probe")
 
 
-class Windows:
-    """The windows of one set of maps. One caller at a time."""
+class DenyWindows:
+    """The deny windows of one set of maps. One caller at a time."""
 
     def __init__(self, maps: Maps) -> None:
         self._maps = maps
 
     def rotate(self) -> int:
-        """Switch the generation and close what is idle then. Returns how many windows were closed."""
-        generation = self._maps.config(Config.GENERATION)
-        # What a probe that died between switching and closing left behind.
-        closed = self._close((generation + 1) & 1)
-        self._maps.configure(Config.GENERATION, generation + 1)
+        """Begin the next window and close the current one. Return how many flows' windows were closed."""
+        number = self._maps.config(Config.DENY_WINDOW)
+        closed = self._close((number + 1) & 1)
+        self._maps.configure(Config.DENY_WINDOW, number + 1)
         bpf.wait_for_programs()
-        return closed + self._close(generation & 1)
+        return closed + self._close(number & 1)
 
-    def _close(self, idle: int) -> int:
-        return self._close_map(f"windows_{idle}", idle, flood=0) + self._close_map(f"floods_{idle}", idle, flood=1)
+    def _close(self, parity: int) -> int:
+        flows = self._close_map(f"deny_windows_{parity}", parity, flood=0)
+        return flows + self._close_map(f"floods_{parity}", parity, flood=1)
 
-    def _close_map(self, name: str, idle: int, flood: int) -> int:
+    def _close_map(self, name: str, parity: int, flood: int) -> int:
         closed = 0
         for _ in range(_RETRIES):
             keys, _values = self._maps[name].entries()
             if not len(keys):
                 return closed
-            done = self._close_keys(keys.tobytes(), idle, flood)
+            done = self._close_keys(keys.tobytes(), parity, flood)
             closed += done
             if done < len(keys):
-                # The ring is full: what is left keeps its count until the reader has made room.
-                time.sleep(_PAUSE_S)
-        log.warning("deny windows could not be closed: the ring stays full", map=name, closed=closed)
+                time.sleep(_RETRY_S)
+        log.warning(
+            "deny windows could not be closed because the ring stays full; their counts are kept for the next rotation",
+            map=name,
+            closed=closed,
+        )
         return closed
 
-    def _close_keys(self, keys: bytes, idle: int, flood: int) -> int:
-        size = self._maps["windows_0"].layout.key.itemsize
+    def _close_keys(self, keys: bytes, parity: int, flood: int) -> int:
+        size = self._maps["deny_windows_0"].layout.key.itemsize
         done = 0
         for start in range(0, len(keys), CLOSE_KEYS * size):
             chunk = keys[start : start + CLOSE_KEYS * size]
-            asked = len(chunk) // size
-            answer, _ = bpf.program_run(self._maps.programs["close_windows"], _HEAD.pack(idle, flood, asked, 0) + chunk)
+            requested = len(chunk) // size
+            request = _HEAD.pack(parity, flood, requested, 0) + chunk
+            answer, _ = bpf.program_run(self._maps.programs["close_windows"], request)
             done += answer
-            if answer < asked:
+            if answer < requested:
                 break
         return done

@@ -1,123 +1,108 @@
-"""Puts what the compiler wants into the maps: the difference only, on the idle side, switched by one word.
+"""Install compiled policy into the kernel's maps: write the differences only, and switch to them by one word.
 
-Order, so that no packet sees half of a change: rows and ports first (immutable: nothing refers to them yet), then the
-idle side of every address and endpoint that changes, then the epoch, then, when no program can still read the old
-side, that side too, and last what nothing refers to any more. A new address first copies the identity of what covered
-it, so that the old side goes on saying what it said.
+THEORY OF OPERATION. ``bpf/judge.h`` explains the two sides: the parity of the epoch is the side that every packet
+reads. An installation while epoch 6 is in force (side 0):
 
-A crash between any two steps leaves the side in force whole; the next probe reads the maps back and goes on.
+1. Refuse if the old and new entries together exceed a map. Nothing has been written then.
+2. Write new port entries, then new policy entries. They are immutable, and nothing refers to them yet.
+3. Write side 1 of every address and endpoint that changes. A new address gets, on side 0, the identity of the prefix
+   that contained it so far, so that side 0 keeps its meaning.
+4. Write epoch 7. From here on every packet is judged by the new state.
+5. Wait until no program run that read epoch 6 is in progress.
+6. Copy side 1 to side 0, and remove addresses and endpoints that have disappeared.
+7. Wait once more, then remove port and policy entries that nothing refers to any longer.
 
-The first change, and one after a failure, compares everything; any other looks at the touched keys only.
+A probe that is killed between any two steps leaves the side in force complete. The next one reads the maps back,
+compares everything with the desired state, and continues; after that it looks at changed keys only, until an
+installation fails.
 """
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
-from probe.kernel import bpf, entries
+from probe.kernel import bpf, endpoints, entries
+from probe.kernel.endpoints import Bound, Surroundings
 from probe.kernel.entries import Peer
-from probe.kernel.layout import ANSWER, ENDPOINT, PEER, PORT_KEY, ROW, ROW_KEY, Config
-from probe.kernel.lpm import Cover
+from probe.kernel.layout import ENDPOINT, PEER, POLICY_ENTRY, POLICY_KEY, PORT_ENTRY, PORT_KEY, Array, Config
+from probe.kernel.lpm import PrefixTable
 from probe.kernel.maps import Map, Maps
 from probe.policy.desired import Desired, PolicySet
 from probe.policy.service_addresses import ServiceAddresses
 
-_TABLES = ("rows", "ports", "addresses", "endpoints")
-"""Maps that a setting gives the size of."""
+_SIZED_MAPS = ("policy_entries", "port_entries", "addresses", "endpoints")
+"""The policy maps. The setting that gives a map's size has the map's name."""
 
 
 class InstallError(RuntimeError):
-    """The wanted state does not fit the maps; what was in force stays. The message names the setting."""
-
-
-@dataclass(frozen=True, slots=True)
-class Bound:
-    """A local pod and the interface that was found to be its."""
-
-    index: int
-    number: int
-    uid: str
-    addresses: tuple[str, ...]
-    older: bool = False
-    """Its interface was there before the probe: for a minute, flows without a TCP state may be older ones' replies."""
-
-
-@dataclass(frozen=True, slots=True)
-class Surroundings:
-    """Addresses that are no pod's."""
-
-    services: frozenset[str] = frozenset()
-    """What clients of ServiceAddresses dial: cluster IPs, external IPs, load balancers' IPs."""
-    node: frozenset[str] = frozenset()
-    """All that the node has: behind any of them a masquerade may hide a pod."""
+    """The desired state does not fit the maps. What was in force stays in force; the message names the setting."""
 
 
 @dataclass(frozen=True, slots=True)
 class Installed:
-    """What one change did: entries written or removed, and the epoch in force."""
+    """The number of entries that one installation wrote or removed, by map, and the epoch in force."""
 
     addresses: int
     endpoints: int
-    rows: int
-    ports: int
+    policy_entries: int
+    port_entries: int
     epoch: int
 
 
-def packed(address: str) -> bytes:
-    """16 bytes, IPv4 as v4-mapped IPv6."""
-    parsed = ipaddress.ip_address(address)
-    return parsed.packed if parsed.version == 6 else bytes(10) + b"\xff\xff" + parsed.packed
+@dataclass(frozen=True, slots=True)
+class _Changes:
+    """Entries that differ from the installed ones; None: to be removed."""
+
+    policy_entries: dict[bytes, bytes | None]
+    port_entries: dict[bytes, bytes | None]
+    addresses: dict[bytes, Peer | None]
 
 
 class Installer:
-    """The writer of the policy maps. One thread."""
+    """The only writer of the policy maps. It must be used by one thread."""
 
     def __init__(self, maps: Maps) -> None:
         self._maps = maps
-        self._rows = maps["rows"].items()
-        self._ports = maps["ports"].items()
+        self._policy_entries = maps["policy_entries"].items()
+        self._port_entries = maps["port_entries"].items()
         self._addresses = maps["addresses"].items()
         self._endpoints = maps["endpoints"].items()
-        self._locals = maps["locals"].items()
+        self._local_addresses = maps["local_addresses"].items()
         self._services = ServiceAddresses()
-        self._cover = Cover()
-        self._placed: dict[bytes, tuple[Bound, PolicySet]] = {}
-        """What the endpoints' entries were made of."""
+        self._prefixes = PrefixTable()
+        self._made_of: dict[bytes, tuple[Bound, PolicySet]] = {}
+        """What each endpoint's value was made of, to skip those that do not change."""
         self._installed: Desired | None = None
-        """What the maps equal, but for its touched keys."""
+        """The state that the maps equal except for its changed keys; None if everything must be compared."""
 
     @property
     def endpoints(self) -> dict[int, int]:
         """Interface index to endpoint number, as installed."""
-        return {
-            int.from_bytes(key, "little"): int(np.frombuffer(value, ENDPOINT)["number"][0])
-            for key, value in self._endpoints.items()
-        }
+        return {int.from_bytes(key, "little"): endpoints.number_of(value) for key, value in self._endpoints.items()}
 
     def numbers(self) -> dict[str, int]:
-        """The highest number of each kind that the maps refer to, for a ledger that was lost."""
-        rows = np.frombuffer(b"".join(self._rows) or bytes(ROW_KEY.itemsize), ROW_KEY)
-        values = np.frombuffer(b"".join(self._rows.values()) or bytes(ROW.itemsize), ROW)
-        peers = np.frombuffer(b"".join(self._addresses.values()) or bytes(PEER.itemsize), PEER)
-        ends = np.frombuffer(b"".join(self._endpoints.values()) or bytes(ENDPOINT.itemsize), ENDPOINT)
-        answers = np.frombuffer(b"".join(self._ports.values()) or bytes(ANSWER.itemsize), ANSWER)
-        ports = np.frombuffer(b"".join(self._ports) or bytes(PORT_KEY.itemsize), PORT_KEY)
+        """Return the highest number of each kind in the maps, so that a ledger that was lost does not reuse one."""
+        policy_keys = _array(self._policy_entries, POLICY_KEY)
+        policies = _array(self._policy_entries.values(), POLICY_ENTRY)
+        peers = _array(self._addresses.values(), PEER)
+        ends = _array(self._endpoints.values(), ENDPOINT)
+        port_keys = _array(self._port_entries, PORT_KEY)
+        ports = _array(self._port_entries.values(), PORT_ENTRY)
+        port_lists = (port_keys["port_list"], policies["port_list"], ends["defaults"]["port_list"])
         return {
-            "identity": int(max(rows["identity"].max(), peers["identity"].max())),
-            "set": int(max(rows["set"].max(), ends["set"].max())),
-            "row": int(max(ports["row"].max(), values["ports"].max(), ends["defaults"]["ports"].max())),
-            "rule": int(max(values["rule"].max(), answers["rule"].max(), ends["defaults"]["rule"].max())),
-            "endpoint": int(ends["number"].max()),
+            "identity": _highest(policy_keys["identity"], peers["identity"]),
+            "set": _highest(policy_keys["set"], ends["set"]),
+            "row": _highest(*port_lists),
+            "rule": _highest(policies["rule"], ports["rule"], ends["defaults"]["rule"]),
+            "endpoint": _highest(ends["number"]),
         }
 
     def usage(self) -> dict[str, tuple[int, int]]:
-        """For each map the entries in it, and how many it holds."""
-        tables = (self._rows, self._ports, self._addresses, self._endpoints)
-        return {name: (len(table), self._maps[name].max_entries) for name, table in zip(_TABLES, tables, strict=True)}
+        """Return the number of entries and the capacity of each policy map."""
+        return {name: (len(table), self._maps[name].max_entries) for name, table in self._tables()}
 
     def apply(
         self,
@@ -127,95 +112,101 @@ class Installer:
         surroundings: Surroundings | None = None,
         switched: Callable[[], None] | None = None,
     ) -> Installed:
-        """Bring the maps to ``desired`` for the pods in ``bound``. Raises InstallError before anything is in force.
+        """Install ``desired`` for the pods in ``bound``. Raises InstallError before anything is written.
 
-        ``switched`` is called when the new state is in force, before the old one is cleared away.
+        ``switched`` is called as soon as the new state is in force, before the old one is removed.
         """
         epoch = self._maps.config(Config.EPOCH)
         side = epoch & 1
         whole = desired is not self._installed
         self._installed = None
         if whole:
-            self._cover = Cover.of({key: entries.peer_on(value, side) for key, value in self._addresses.items()})
+            in_force = {key: entries.peer_on(value, side) for key, value in self._addresses.items()}
+            self._prefixes = PrefixTable.from_entries(in_force)
         around = surroundings or Surroundings()
-        rows, ports, peers = self._changes(desired, around.services, whole=whole)
-        ends = {end.index.to_bytes(4, "little"): end for end in bound}
-        self._refuse_what_is_too_large(rows, ports, peers, ends)
-        local = _locals(ends, around.node)
+        changes = self._changes(desired, around.services, whole=whole)
+        ends = {endpoints.endpoint_key(end): end for end in bound}
+        self._check_capacity(changes, ends)
+        local = endpoints.local_addresses(ends, around.node)
 
-        _put(self._maps["ports"], self._ports, ports)
-        _put(self._maps["rows"], self._rows, rows)
-        _put(self._maps["locals"], self._locals, local)
-        self._move_addresses(peers, side)
+        _put(self._maps["port_entries"], self._port_entries, changes.port_entries)
+        _put(self._maps["policy_entries"], self._policy_entries, changes.policy_entries)
+        _put(self._maps["local_addresses"], self._local_addresses, local)
+        self._move_addresses(changes.addresses, side)
         changed = self._move_endpoints(ends, desired.policy_sets, side, now_ns)
-        if peers or changed:
+        if changes.addresses or changed:
             epoch += 1
             self._maps.configure(Config.EPOCH, epoch)
             if switched:
                 switched()
             bpf.wait_for_programs()
-            self._settle_addresses(peers)
-            self._settle_endpoints(ends, changed)
-        if any(value is None for value in (*rows.values(), *ports.values())):
-            bpf.wait_for_programs()
-            _drop(self._maps["rows"], self._rows, rows)
-            _drop(self._maps["ports"], self._ports, ports)
-        _drop(self._maps["locals"], self._locals, {key: local.get(key) for key in self._locals})
+            self._settle_addresses(changes.addresses)
+            self._settle_endpoints(ends, changed, epoch & 1)
+        self._remove_unused(changes)
+        _drop(self._maps["local_addresses"], self._local_addresses, {k: local.get(k) for k in self._local_addresses})
         desired.changed_keys.clear()
         self._installed = desired
-        return Installed(len(peers), len(changed), len(rows), len(ports), epoch)
+        return Installed(
+            len(changes.addresses), len(changed), len(changes.policy_entries), len(changes.port_entries), epoch
+        )
 
-    def _changes(
-        self, desired: Desired, services: Iterable[str], *, whole: bool
-    ) -> tuple[dict[bytes, bytes | None], dict[bytes, bytes | None], dict[bytes, Peer | None]]:
-        """What is to be written (None: removed) of rows, ports and addresses."""
+    def _tables(self) -> Iterable[tuple[str, dict[bytes, bytes]]]:
+        tables = (self._policy_entries, self._port_entries, self._addresses, self._endpoints)
+        return zip(_SIZED_MAPS, tables, strict=True)
+
+    def _changes(self, desired: Desired, services: Iterable[str], *, whole: bool) -> _Changes:
+        """Compare the desired entries with the installed ones: all of them, or those of changed keys."""
         changed_keys = desired.changed_keys
-        rows: dict[bytes, bytes | None] = dict.fromkeys(self._rows) if whole else {}
-        for row_key in desired.policy_entries if whole else changed_keys.policy_entries:
-            row = desired.policy_entries.get(row_key)
-            rows[entries.row_key(*row_key)] = None if row is None else entries.row(*row)
-        ports: dict[bytes, bytes | None] = dict.fromkeys(self._ports) if whole else {}
+        policy_entries: dict[bytes, bytes | None] = dict.fromkeys(self._policy_entries) if whole else {}
+        for policy_key in desired.policy_entries if whole else changed_keys.policy_entries:
+            policy = desired.policy_entries.get(policy_key)
+            packed = None if policy is None else entries.policy_entry(*policy)
+            policy_entries[entries.policy_key(*policy_key)] = packed
+        port_entries: dict[bytes, bytes | None] = dict.fromkeys(self._port_entries) if whole else {}
         for port_key in desired.port_entries if whole else changed_keys.port_entries:
-            answer = desired.port_entries.get(port_key)
-            ports[entries.port_key(*port_key)] = None if answer is None else entries.answer(*answer)
+            port = desired.port_entries.get(port_key)
+            port_entries[entries.port_key(*port_key)] = None if port is None else entries.port_entry(*port)
         peers: dict[bytes, Peer | None] = dict.fromkeys(self._addresses) if whole else {}
         for address in desired.ipcache if whole else changed_keys.addresses:
             identity = desired.ipcache.get(address)
             peers[entries.address_key(*address)] = None if identity is None else (identity.number, identity.kind)
         for address, identity in self._services.changed_entries(desired, services, whole=whole).items():
             peers[entries.address_key(*address)] = None if identity is None else (identity.number, identity.kind)
-        return (
-            {key: value for key, value in rows.items() if self._rows.get(key) != value},
-            {key: value for key, value in ports.items() if self._ports.get(key) != value},
-            {key: value for key, value in peers.items() if self._addresses.get(key) != _both(value)},
+        return _Changes(
+            {key: value for key, value in policy_entries.items() if self._policy_entries.get(key) != value},
+            {key: value for key, value in port_entries.items() if self._port_entries.get(key) != value},
+            {key: peer for key, peer in peers.items() if self._addresses.get(key) != _both(peer)},
         )
 
-    def _refuse_what_is_too_large(self, *wanted: Mapping[bytes, object]) -> None:
-        tables = (self._rows, self._ports, self._addresses, self._endpoints)
-        for name, changes, installed in zip(_TABLES, wanted, tables, strict=True):
+    def _check_capacity(self, changes: _Changes, ends: Mapping[bytes, Bound]) -> None:
+        """Refuse changes that exceed a map: old and new entries exist side by side until the switch."""
+        changed = (changes.policy_entries, changes.port_entries, changes.addresses, ends)
+        for (name, table), updates in zip(self._tables(), changed, strict=True):
             limit = self._maps[name].max_entries
-            # Old and new entries stand side by side until the switch.
-            needed = len(installed) + sum(value is not None and key not in installed for key, value in changes.items())
+            needed = len(table) + sum(value is not None and key not in table for key, value in updates.items())
             if needed > limit:
                 raise InstallError(
-                    f"{needed} entries for the map {name}, which holds {limit}: raise WEIR_{name.upper()}"
+                    f"the map {name} holds {limit} entries, and policy needs {needed}: raise WEIR_{name.upper()}"
                 )
 
-    def _move_addresses(self, wanted: Mapping[bytes, Peer | None], side: int) -> None:
+    def _move_addresses(self, changes: Mapping[bytes, Peer | None], side: int) -> None:
         """Write the idle side of every address that changes."""
         before = {
-            key: entries.peer_on(self._addresses[key], side) if key in self._addresses else self._cover.of_key(key)
-            for key in wanted
+            key: entries.peer_on(self._addresses[key], side)
+            if key in self._addresses
+            else self._prefixes.enclosing(key)
+            for key in changes
         }
-        for key, peer in wanted.items():
-            self._cover.set(key, peer)
-        for key, peer in wanted.items():
-            # A removed address is, from then on, what the shorter prefixes around it are.
-            old, new = before[key], peer or self._cover.of_key(key)
+        for key, peer in changes.items():
+            self._prefixes.set(key, peer)
+        for key, peer in changes.items():
+            # A removed address takes the meaning of the longest prefix that contains it.
+            old, new = before[key], peer or self._prefixes.enclosing(key)
             self._write_address(key, entries.peer(old, new) if side == 0 else entries.peer(new, old))
 
-    def _settle_addresses(self, wanted: Mapping[bytes, Peer | None]) -> None:
-        for key, peer in wanted.items():
+    def _settle_addresses(self, changes: Mapping[bytes, Peer | None]) -> None:
+        """After the switch: make both sides equal, and remove what has disappeared."""
+        for key, peer in changes.items():
             if peer is not None:
                 self._write_address(key, entries.peer(peer, peer))
             elif key in self._addresses:
@@ -227,49 +218,49 @@ class Installer:
         self._addresses[key] = value
 
     def _move_endpoints(
-        self, wanted: Mapping[bytes, Bound], sets: Mapping[str, PolicySet], side: int, now_ns: int
+        self, ends: Mapping[bytes, Bound], sets: Mapping[str, PolicySet], side: int, now_ns: int
     ) -> list[bytes]:
-        table = self._maps["endpoints"]
+        """Write the idle side of every endpoint that changes. Return their keys, and those of removed endpoints."""
         moved = []
-        for key in wanted.keys() | self._endpoints.keys():
-            old, end = self._endpoints.get(key), wanted.get(key)
+        for key in ends.keys() | self._endpoints.keys():
+            old, end = self._endpoints.get(key), ends.get(key)
             if end is None:
-                # Its interface is gone, or is another pod's: nothing is judged for it any more.
+                # Its interface is gone, or was bound to another pod.
                 moved.append(key)
                 continue
             made_of = (end, sets[end.uid])
-            if old is not None and self._placed.get(key) == made_of:
+            if old is not None and self._made_of.get(key) == made_of:
                 continue
-            value = _endpoint(end, sets[end.uid], old, side, now_ns)
-            self._placed[key] = made_of
+            value = endpoints.moving(end, sets[end.uid], old, side, now_ns)
+            self._made_of[key] = made_of
             if value == old:
                 continue
-            table.set(key, value)
-            self._endpoints[key] = value
+            self._write_endpoint(key, value)
             moved.append(key)
         return moved
 
-    def _settle_endpoints(self, wanted: Mapping[bytes, Bound], moved: Iterable[bytes]) -> None:
-        table = self._maps["endpoints"]
-        side = self._maps.config(Config.EPOCH) & 1
+    def _settle_endpoints(self, ends: Mapping[bytes, Bound], moved: Iterable[bytes], side: int) -> None:
+        """After the switch to ``side``: make both sides equal, and remove what has disappeared."""
         for key in moved:
-            if key not in wanted:
-                table.drop(key)
-                number = np.frombuffer(self._endpoints.pop(key), ENDPOINT)["number"]
-                self._maps["budgets"].drop(number.tobytes())
-                self._placed.pop(key, None)
+            if key in ends:
+                self._write_endpoint(key, endpoints.settled(self._endpoints[key], side))
                 continue
-            value = np.frombuffer(self._endpoints[key], ENDPOINT).copy()
-            value["set"][0][1 - side] = value["set"][0][side]
-            value["defaults"][0][1 - side] = value["defaults"][0][side]
-            table.set(key, value.tobytes())
-            self._endpoints[key] = value.tobytes()
+            self._maps["endpoints"].drop(key)
+            number = endpoints.number_of(self._endpoints.pop(key))
+            self._maps["budgets"].drop(number.to_bytes(4, "little"))
+            self._made_of.pop(key, None)
 
+    def _write_endpoint(self, key: bytes, value: bytes) -> None:
+        self._maps["endpoints"].set(key, value)
+        self._endpoints[key] = value
 
-def _locals(ends: Mapping[bytes, Bound], node: Iterable[str]) -> dict[bytes, bytes | None]:
-    """Which interface an address of this node is behind; 0: the node's own."""
-    made: dict[bytes, bytes | None] = {packed(address): bytes(4) for address in node}
-    return made | {packed(address): key for key, end in ends.items() for address in end.addresses}
+    def _remove_unused(self, changes: _Changes) -> None:
+        """Remove port and policy entries of sets that are not in force any longer."""
+        if all(value is not None for value in (*changes.policy_entries.values(), *changes.port_entries.values())):
+            return
+        bpf.wait_for_programs()
+        _drop(self._maps["policy_entries"], self._policy_entries, changes.policy_entries)
+        _drop(self._maps["port_entries"], self._port_entries, changes.port_entries)
 
 
 def _put(table: Map, installed: dict[bytes, bytes], changes: Mapping[bytes, bytes | None]) -> None:
@@ -290,26 +281,10 @@ def _both(peer: Peer | None) -> bytes | None:
     return None if peer is None else entries.peer(peer, peer)
 
 
-def _endpoint(end: Bound, policy: PolicySet, old: bytes | None, side: int, now_ns: int) -> bytes:
-    """The endpoint's new value: the idle side wanted, the other as it was; a new one has both sides wanted."""
-    value = np.zeros(1, ENDPOINT)
-    kept = np.frombuffer(old, ENDPOINT) if old else None
-    same = kept is not None and int(kept["number"][0]) == end.number
-    defaults = [
-        [(row.port_list, row.rule, row.verdict, row.reason, (0, 0)) for row in kinds] for kinds in policy.defaults
-    ]
-    value["number"] = end.number
-    value["ready"] = 1
-    value["attached_ns"] = kept["attached_ns"] if same and kept is not None else now_ns if end.older else 0
-    for address in end.addresses:
-        slot = 1 if ipaddress.ip_address(address).version == 6 else 0
-        value["address"][0][slot] = np.frombuffer(packed(address), "u1")
-    value["set"] = policy.number
-    for number in (0, 1):
-        for direction in (0, 1):
-            for kind in range(3):
-                value["defaults"][0][number][direction][kind] = defaults[direction][kind]
-    if same and kept is not None:
-        value["set"][0][side] = kept["set"][0][side]
-        value["defaults"][0][side] = kept["defaults"][0][side]
-    return value.tobytes()
+def _array(values: Iterable[bytes], dtype: np.dtype[np.void]) -> Array:
+    """Return entries as an array; one of zeros if there are none."""
+    return np.frombuffer(b"".join(values) or bytes(dtype.itemsize), dtype)
+
+
+def _highest(*numbers: Array) -> int:
+    return int(max(array.max() for array in numbers))

@@ -1,6 +1,6 @@
-"""Twins of the structs in ``bpf/layout.h``: numpy dtypes of map keys and values, and the words of ``config``.
+"""The structs of ``bpf/layout.h`` as numpy dtypes, the words of ``config`` and the counters. Comments are there.
 
-``tests/kernel/test_layout.py`` compares their sizes with what the loaded maps report.
+``tests/kernel/test_layout.py`` compares offsets and sizes with the compiler's, and sizes with the loaded maps.
 """
 
 from __future__ import annotations
@@ -13,42 +13,44 @@ import numpy as np
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-VERSION: Final = "v2"
-"""Of the layout; part of the pin path, so that a changed layout is built beside the old one."""
+VERSION: Final = "v3"
+"""Version of the layout. It is part of the pin path, so that maps of different layouts never share a pin."""
 
 
 class Config(enum.IntEnum):
-    """Index into ``config``; each is a u64 that is written as one word."""
+    """Index into ``config``. Each value is a u64, read and written as one word."""
 
     EPOCH = 0
-    GENERATION = 1
+    DENY_WINDOW = 1
     WINDOW_NS = 2
-    FIRSTS = 3
+    POD_DENIED_FLOWS = 3
     RING_ID = 4
-    FLOWS = 5
+    POD_CONNECTIONS = 5
 
 
 class Counter(enum.IntEnum):
-    """Index into ``counters`` (per CPU, u64)."""
+    """Index into ``counters``, which are u64 per CPU."""
 
     RING_FULL = 0
-    WINDOWS_FULL = 1
+    DENY_WINDOWS_FULL = 1
     DEFERRED = 2
     AGGREGATED = 3
     UNPARSABLE = 4
     NOT_IP = 5
     FLOODED = 6
     FRAGMENT_DROPPED = 7
-    CONNTRACK_FULL = 8
+    CONNECTIONS_FULL = 8
 
 
 CHUNKS: Final = 1023
-"""Runs of slots that a CPU takes one after another; in steps of a number that has no factor in common with this."""
+"""Chunks of slots for origins. A CPU goes from chunk to chunk by a stride that is coprime with this number."""
 
-LOST: Final = (Counter.RING_FULL, Counter.WINDOWS_FULL)
-"""What is missing from the log: rows of allows, and denied packets that no window could count."""
+LOST: Final = (Counter.RING_FULL, Counter.DENY_WINDOWS_FULL)
+"""What is missing from the log: verdicts of allowed connections, and denied packets that no window could count."""
 
-ROW: Final = np.dtype([("ports", "<u4"), ("rule", "<u4"), ("verdict", "u1"), ("reason", "u1"), ("padding", "u1", (2,))])
+POLICY_ENTRY: Final = np.dtype(
+    [("port_list", "<u4"), ("rule", "<u4"), ("verdict", "u1"), ("reason", "u1"), ("padding", "u1", (2,))]
+)
 ENDPOINT: Final = np.dtype(
     [
         ("number", "<u4"),
@@ -56,17 +58,19 @@ ENDPOINT: Final = np.dtype(
         ("attached_ns", "<u8"),
         ("address", "u1", (2, 16)),
         ("set", "<u4", (2,)),
-        ("defaults", ROW, (2, 2, 3)),
+        ("defaults", POLICY_ENTRY, (2, 2, 3)),
     ]
 )
 INDEX: Final = np.dtype("<u4")
 WORD: Final = np.dtype("<u8")
 ADDRESS_KEY: Final = np.dtype([("prefix", "<u4"), ("address", "u1", (16,))])
 PEER: Final = np.dtype([("identity", "<u4", (2,)), ("kind", "u1", (2,)), ("padding", "u1", (2,))])
-ROW_KEY: Final = np.dtype([("set", "<u4"), ("identity", "<u4"), ("direction", "<u4")])
-PORT_KEY: Final = np.dtype([("prefix", "<u4"), ("row", "<u4"), ("protocol", "u1"), ("port", ">u2"), ("padding", "u1")])
-ANSWER: Final = np.dtype([("rule", "<u4"), ("verdict", "u1"), ("reason", "u1"), ("padding", "u1", (2,))])
-FLOW_KEY: Final = np.dtype(
+POLICY_KEY: Final = np.dtype([("set", "<u4"), ("identity", "<u4"), ("direction", "<u4")])
+PORT_KEY: Final = np.dtype(
+    [("prefix", "<u4"), ("port_list", "<u4"), ("protocol", "u1"), ("port", ">u2"), ("padding", "u1")]
+)
+PORT_ENTRY: Final = np.dtype([("rule", "<u4"), ("verdict", "u1"), ("reason", "u1"), ("padding", "u1", (2,))])
+CONNECTION_KEY: Final = np.dtype(
     [
         ("local", "u1", (16,)),
         ("remote", "u1", (16,)),
@@ -78,7 +82,7 @@ FLOW_KEY: Final = np.dtype(
         ("padding", "<u2", (3,)),
     ]
 )
-FLOW: Final = np.dtype(
+CONNECTION: Final = np.dtype(
     [
         ("last_ns", "<u8"),
         ("epoch", "<u4"),
@@ -106,7 +110,7 @@ FRAGMENT_KEY: Final = np.dtype(
         ("destination", "u1", (16,)),
     ]
 )
-WINDOW_KEY: Final = np.dtype(
+VERDICT_KEY: Final = np.dtype(
     [
         ("source", "u1", (16,)),
         ("destination", "u1", (16,)),
@@ -120,7 +124,7 @@ WINDOW_KEY: Final = np.dtype(
         ("flags", "u1"),
     ]
 )
-WINDOW: Final = np.dtype(
+DENY_WINDOW: Final = np.dtype(
     [
         ("first_ns", "<u8"),
         ("last_ns", "<u8"),
@@ -132,7 +136,7 @@ WINDOW: Final = np.dtype(
         ("dialled", "u1", (16,)),
     ]
 )
-BUDGET: Final = np.dtype([("generation", "<u4"), ("told", "<u4"), ("next", "<u4"), ("padding", "<u4")])
+BUDGET: Final = np.dtype([("deny_window", "<u4"), ("logged", "<u4"), ("next", "<u4"), ("padding", "<u4")])
 LOCAL_KEY: Final = np.dtype([("address", "u1", (16,))])
 ORIGIN: Final = np.dtype(
     [
@@ -152,12 +156,12 @@ ORIGIN: Final = np.dtype(
 PLACE: Final = np.dtype([("endpoint", "<u4"), ("number", "<u4")])
 
 CLOSE_KEYS: Final = 48
-"""Windows that one BPF_PROG_RUN of ``close_windows`` takes: what fits a page with a frame's head."""
+"""Keys in one request to ``close_windows``: BPF_PROG_RUN takes at most a page of input."""
 
 
 @dataclass(frozen=True, slots=True)
 class MapLayout:
-    """What a pinned map must be for this version to adopt it (``struct bpf_map_info``)."""
+    """The properties that a pinned map must have to be adopted (``struct bpf_map_info``)."""
 
     kind: int
     """``enum bpf_map_type``."""
@@ -167,26 +171,26 @@ class MapLayout:
 
 _HASH, _ARRAY, _PERCPU_ARRAY, _LRU_HASH, _LPM_TRIE = 1, 2, 6, 9, 11
 RINGBUF: Final = 27
-"""``BPF_MAP_TYPE_RINGBUF``: no keys, no values."""
+"""``BPF_MAP_TYPE_RINGBUF``, which has neither keys nor values."""
 
 MAPS: Final = {
     "config": MapLayout(_ARRAY, INDEX, WORD),
     "counters": MapLayout(_PERCPU_ARRAY, INDEX, WORD),
     "endpoints": MapLayout(_HASH, INDEX, ENDPOINT),
     "addresses": MapLayout(_LPM_TRIE, ADDRESS_KEY, PEER),
-    "rows": MapLayout(_HASH, ROW_KEY, ROW),
-    "ports": MapLayout(_LPM_TRIE, PORT_KEY, ANSWER),
-    "flows": MapLayout(_LRU_HASH, FLOW_KEY, FLOW),
+    "policy_entries": MapLayout(_HASH, POLICY_KEY, POLICY_ENTRY),
+    "port_entries": MapLayout(_LPM_TRIE, PORT_KEY, PORT_ENTRY),
+    "connections": MapLayout(_LRU_HASH, CONNECTION_KEY, CONNECTION),
     "fragments": MapLayout(_LRU_HASH, FRAGMENT_KEY, np.dtype("u1")),
-    "windows_0": MapLayout(_HASH, WINDOW_KEY, WINDOW),
-    "windows_1": MapLayout(_HASH, WINDOW_KEY, WINDOW),
-    "floods_0": MapLayout(_HASH, WINDOW_KEY, WINDOW),
-    "floods_1": MapLayout(_HASH, WINDOW_KEY, WINDOW),
-    "places": MapLayout(_LRU_HASH, PLACE, FLOW_KEY),
+    "deny_windows_0": MapLayout(_HASH, VERDICT_KEY, DENY_WINDOW),
+    "deny_windows_1": MapLayout(_HASH, VERDICT_KEY, DENY_WINDOW),
+    "floods_0": MapLayout(_HASH, VERDICT_KEY, DENY_WINDOW),
+    "floods_1": MapLayout(_HASH, VERDICT_KEY, DENY_WINDOW),
+    "places": MapLayout(_LRU_HASH, PLACE, CONNECTION_KEY),
     "budgets": MapLayout(_HASH, INDEX, BUDGET),
-    "locals": MapLayout(_HASH, LOCAL_KEY, INDEX),
+    "local_addresses": MapLayout(_HASH, LOCAL_KEY, INDEX),
     "slots": MapLayout(_ARRAY, INDEX, ORIGIN),
     "cursors": MapLayout(_PERCPU_ARRAY, INDEX, INDEX),
     "origins": MapLayout(_LRU_HASH, INDEX, ORIGIN),
 }
-"""Name of a map, which is also its pin's name, to its layout; the ring ``events`` besides."""
+"""Layout by map name, which is also the name of the pin. The ring buffer ``events`` is not listed."""

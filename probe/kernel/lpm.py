@@ -1,4 +1,8 @@
-"""Prefixes and what they stand for: what covers an address or a block where it has no entry of its own."""
+"""Longest-prefix lookup over the entries of the map ``addresses``, as the kernel's trie does it.
+
+The installer needs it for one question: what does an address or block mean while, or after, it has no entry of its
+own? The answer is the entry of the longest shorter prefix that contains it.
+"""
 
 from __future__ import annotations
 
@@ -8,26 +12,27 @@ from typing import Final, Self
 from probe.kernel.entries import Peer, prefix_of
 
 WORLD: Final[Peer] = (0, 2)
-"""Identity and kind of an address that no entry covers."""
+"""Identity and kind of an address that no entry contains."""
 
 
-class Cover:
-    """Address keys by the length of their prefix."""
+class PrefixTable:
+    """Peers by prefix, grouped by the prefix's length."""
 
     def __init__(self) -> None:
         self._by_length: dict[int, dict[int, Peer]] = {}
         self._lengths: list[int] = []
+        """The lengths in use, longest first."""
 
     @classmethod
-    def of(cls, peers: Mapping[bytes, Peer]) -> Self:
-        """Of entries that are there already."""
-        made = cls()
+    def from_entries(cls, peers: Mapping[bytes, Peer]) -> Self:
+        """Make a table of existing entries, by address key."""
+        table = cls()
         for key, peer in peers.items():
-            made.set(key, peer)
-        return made
+            table.set(key, peer)
+        return table
 
     def set(self, key: bytes, peer: Peer | None) -> None:
-        """Put an entry in, or with None take it out."""
+        """Insert or overwrite an entry; ``None`` removes it."""
         length, address = prefix_of(key)
         blocks = self._by_length.get(length)
         if blocks is None:
@@ -38,8 +43,8 @@ class Cover:
         else:
             blocks[address >> (128 - length)] = peer
 
-    def of_key(self, key: bytes) -> Peer:
-        """What the longest shorter prefix says."""
+    def enclosing(self, key: bytes) -> Peer:
+        """Return the peer of the longest prefix that contains the key's prefix and is shorter."""
         own, address = prefix_of(key)
         for length in self._lengths:
             if length < own and (found := self._by_length[length].get(address >> (128 - length))):

@@ -1,4 +1,4 @@
-"""The pinned maps as arrays: what user space reads and writes of the kernel's state."""
+"""The pinned maps: opening them, and reading and writing entries from user space."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 
@@ -19,12 +19,12 @@ from probe.kernel.layout import CHUNKS, LOST, MAPS, RINGBUF, Array, Config, Coun
 
 
 class LayoutError(RuntimeError):
-    """What is pinned is not of this version; the message says what to do."""
+    """The pinned maps were made by another version. The message says what to do."""
 
 
 @dataclass(frozen=True, slots=True)
 class Map:
-    """A map with keys and values as numpy scalars. ``fd`` is owned by :class:`Maps`."""
+    """One map. :class:`Maps` owns and closes the descriptor."""
 
     name: str
     fd: int
@@ -32,33 +32,33 @@ class Map:
     max_entries: int
 
     def get(self, key: bytes) -> Array | None:
-        """The value of a key as a zero-dimensional array, None where there is none."""
+        """Return the value of a key as a zero-dimensional array, or None if the key is missing."""
         raw = bpf.lookup(self.fd, key, self.layout.value.itemsize)
         return None if raw is None else np.frombuffer(raw, self.layout.value)[0]
 
-    def set(self, key: bytes, value: bytes, flags: int = bpf.ANY) -> None:
-        """Write one entry. Raises OSError: E2BIG where the map is full."""
-        bpf.update(self.fd, key, value, flags)
+    def set(self, key: bytes, value: bytes) -> None:
+        """Insert or overwrite one entry. Raises OSError, with E2BIG if the map is full."""
+        bpf.update(self.fd, key, value)
 
     def drop(self, key: bytes) -> None:
-        """Remove one entry, if it is there."""
+        """Remove one entry if it exists."""
         bpf.delete(self.fd, key)
 
     def items(self) -> dict[bytes, bytes]:
-        """All of it. For maps that only user space writes: others change meanwhile."""
+        """Return all entries. Only for maps that programs do not write, because others change while they are read."""
         size = self.layout.value.itemsize
         found = ((key, bpf.lookup(self.fd, key, size)) for key in bpf.keys(self.fd, self.layout.key.itemsize))
         return {key: value for key, value in found if value is not None}
 
     def entries(self) -> tuple[Array, Array]:
-        """Keys and values of a hash as two arrays of equal length."""
+        """Return the keys and values of a hash as two arrays of equal length."""
         runs = list(bpf.entries_of_hash(self.fd, self.layout.key.itemsize, self.layout.value.itemsize))
         keys = np.frombuffer(b"".join(run[0] for run in runs), self.layout.key)
         return keys, np.frombuffer(b"".join(run[1] for run in runs), self.layout.value)
 
 
 class Maps:
-    """All maps below a pin folder. Making one builds what is missing and adopts what is there."""
+    """All maps below a pin folder, the ring buffer and the loaded programs."""
 
     def __init__(self, folder: Path, maps: Mapping[str, Map], ring: int, programs: Mapping[str, int]) -> None:
         self.folder = folder
@@ -68,9 +68,10 @@ class Maps:
 
     @classmethod
     def open(cls, folder: Path, sizes: Mapping[str, int]) -> Self:
-        """Compile and load the programs, make or adopt the maps. ``sizes`` as in ``policy.c``.
+        """Compile and load the programs, adopt the pinned maps and create the missing ones.
 
-        Raises LayoutError, program.LoadError.
+        ``sizes`` are the compile-time settings of ``policy.c``. An adopted map keeps its size. Raises LayoutError,
+        program.LoadError.
         """
         folder.mkdir(parents=True, exist_ok=True)
         _check(folder)
@@ -89,20 +90,20 @@ class Maps:
 
     @property
     def ring_id(self) -> str:
-        """The ring's random id, 16 hexadecimal digits."""
+        """Return the ring's random id, 16 hexadecimal digits."""
         return f"{self.config(Config.RING_ID):016x}"
 
     def config(self, word: Config) -> int:
-        """One word of ``config``."""
+        """Return one word of ``config``."""
         raw = bpf.lookup(self["config"].fd, int(word).to_bytes(4, "little"), 8)
         return int.from_bytes(raw or b"", "little")
 
     def configure(self, word: Config, value: int) -> None:
-        """Write one word of ``config``; programs see it whole."""
+        """Write one word of ``config``. Programs see either the old or the new word."""
         self["config"].set(int(word).to_bytes(4, "little"), value.to_bytes(8, "little"))
 
     def counters(self) -> dict[Counter, int]:
-        """Every counter, summed over the CPUs."""
+        """Return every counter, summed over the CPUs."""
         cpus = _possible_cpus()
         totals = {}
         for counter in Counter:
@@ -111,12 +112,12 @@ class Maps:
         return totals
 
     def lost(self) -> dict[str, int]:
-        """Rows and packets that are missing from the log, in all, by reason."""
+        """Return how many verdicts and packets are missing from the log since the maps were created, by reason."""
         totals = self.counters()
         return {counter.name.lower(): totals[counter] for counter in LOST}
 
     def close(self) -> None:
-        """Close the descriptors; what is pinned stays."""
+        """Close the descriptors. Pinned objects stay."""
         for fd in (*(entry.fd for entry in self._maps.values()), self.ring, *self.programs.values()):
             os.close(fd)
 
@@ -126,13 +127,13 @@ _POSSIBLE = Path("/sys/devices/system/cpu/possible")
 
 @functools.cache
 def _possible_cpus() -> int:
-    """Per-CPU values come for every possible CPU (Documentation/bpf/map_array.rst), the same until a reboot."""
+    """Count the possible CPUs: per-CPU values come for each (Documentation/bpf/map_array.rst). Fixed until a reboot."""
     runs = (run.split("-") for run in _POSSIBLE.read_text().strip().split(","))
     return sum(int(run[-1]) - int(run[0]) + 1 for run in runs)
 
 
 def cpu_stride(cpus: int) -> int:
-    """The step from one of a CPU's chunks of slots to its next: by it every CPU comes to all of them."""
+    """Return the distance between a CPU's consecutive chunks of slots, such that every CPU visits all chunks."""
     return next(step for step in itertools.count(cpus) if math.gcd(step, CHUNKS) == 1)
 
 
@@ -143,17 +144,18 @@ def _open(folder: Path, name: str, layout: MapLayout) -> Map:
 
 _SIZE_OF: dict[str, str] = {
     "events": "RING_BYTES",
-    "flows": "FLOWS",
+    "connections": "CONNECTIONS",
     "addresses": "ADDRESSES",
-    "rows": "ROWS",
-    "ports": "PORTS",
-    "windows_0": "WINDOWS",
+    "policy_entries": "POLICY_ENTRIES",
+    "port_entries": "PORT_ENTRIES",
+    "deny_windows_0": "DENIED_FLOWS",
     "endpoints": "ENDPOINTS",
 }
-"""Map to the setting that gives its size: an adopted map keeps the size that it was made with."""
+"""Map to the compile-time setting that gives its size."""
 
 
 def _adopted_sizes(folder: Path) -> dict[str, int]:
+    """Return the sizes of the pinned maps, which override the settings: the kernel cannot resize a map."""
     sizes = {}
     for name, setting in _SIZE_OF.items():
         if (folder / name).exists():
@@ -163,24 +165,24 @@ def _adopted_sizes(folder: Path) -> dict[str, int]:
 
 
 def _check(folder: Path) -> None:
-    """Refuse to adopt maps of another layout: reading them would make nonsense of enforcement."""
+    """Refuse to adopt maps of another layout, because misread entries would change verdicts."""
     for name, layout in MAPS.items():
         if not (folder / name).exists():
             continue
         with bpf.closing(bpf.get(folder / name)) as fd:
             info = bpf.map_info(fd)
-        wanted = (layout.kind, layout.key.itemsize, layout.value.itemsize)
-        if (info.kind, info.key_size, info.value_size) != wanted:
+        found = (info.kind, info.key_size, info.value_size)
+        expected = (layout.kind, layout.key.itemsize, layout.value.itemsize)
+        if found != expected:
             raise LayoutError(
-                f"{folder / name} was made by another version (type, key and value size "
-                f"{(info.kind, info.key_size, info.value_size)}, wanted {wanted}): run `weir-probe detach` first"
+                f"the pinned map {folder / name} was made by another version: its type, key size and value size are "
+                f"{found}, this version needs {expected}. Run `weir-probe detach`, which ends enforcement, and start "
+                "again"
             )
     if (folder / "events").exists():
         with bpf.closing(bpf.get(folder / "events")) as fd:
             if bpf.map_info(fd).kind != RINGBUF:
-                raise LayoutError(f"{folder / 'events'} is no ring buffer: run `weir-probe detach` first")
-
-
-def as_bytes(dtype: np.dtype[Any], *values: Any) -> bytes:
-    """One struct of ``dtype`` from its fields in order."""
-    return np.array([tuple(values)], dtype).tobytes()
+                raise LayoutError(
+                    f"the pinned map {folder / 'events'} is not a ring buffer. "
+                    "Run `weir-probe detach`, which ends enforcement, and start again"
+                )

@@ -1,14 +1,15 @@
-"""Compiles ``bpf/policy.c`` with bcc, loads it and pins its programs; the only module that imports bcc.
+"""Compile ``bpf/policy.c`` with bcc, load it and pin the programs. The only module that imports bcc.
 
-Run as a process of its own (``python -m probe.kernel.program``): the compiler is then gone from memory when the probe
-starts to work, and what it prints stays off the user's screen unless it fails. Maps that are pinned already are used
-again, contents and all. The programs are pinned as ``new_NAME``, so that a failure half way changes nothing.
+It runs as a process of its own (``python -m probe.kernel.program``), so that the compiler's memory is returned before
+the probe starts to work, and its output is shown only if it fails.
 
-bcc itself would take a pinned map by its id, which the kernel allows to CAP_SYS_ADMIN only (kernel/bpf/syscall.c,
-bpf_map_get_fd_by_id). So it pins all maps in a folder of their own; those that were missing move to their place, and in
-the programs' instructions the others give way to what is pinned there.
+1. bcc compiles and creates all maps, pinned in the folder ``fresh``. It cannot adopt pinned maps itself: it would open
+   them by id, which the kernel allows with CAP_SYS_ADMIN only (bpf_map_get_fd_by_id in kernel/bpf/syscall.c).
+2. A map that is not pinned in its place yet is renamed to that place. For any other, the instructions that refer to the
+   fresh map are patched to refer to the pinned one, whose contents stay.
+3. The programs are loaded and pinned as ``new_NAME``. The caller renames them, so that a failure changes nothing.
 
-No kernel headers: ``bpf/headers`` stands in for them, with Debian's linux-libc-dev behind it.
+It needs no kernel headers: ``bpf/headers`` stands in for them, backed by Debian's linux-libc-dev.
 """
 
 from __future__ import annotations
@@ -31,11 +32,11 @@ from probe.kernel import bpf as kernel
 from probe.kernel.source import joined
 
 PROGRAMS: Final = ("pod_egress", "pod_ingress", "exit_ethernet", "exit_tunnel", "close_windows")
-"""The functions of ``bpf/policy.c`` that are entry points."""
+"""The entry points in ``bpf/policy.c``."""
 
 
 _INSN: Final = np.dtype([("code", "u1"), ("registers", "u1"), ("offset", "<i2"), ("imm", "<i4")])
-"""struct bpf_insn; of ``registers`` the upper half is the source (little-endian machines)."""
+"""``struct bpf_insn``. The upper half of ``registers`` is the source register (on little-endian machines)."""
 _LD_IMM64, _PSEUDO_MAP_FD = 0x18, 1
 
 
@@ -43,7 +44,7 @@ _PR_SET_PDEATHSIG: Final = 1
 
 
 class LoadError(RuntimeError):
-    """The programs could not be compiled or loaded; the message says what to do, ``log`` is the compiler's."""
+    """The programs could not be compiled or loaded. The message says what to do; ``log`` is the compiler's output."""
 
     def __init__(self, message: str, log: str = "") -> None:
         super().__init__(message)
@@ -51,7 +52,7 @@ class LoadError(RuntimeError):
 
 
 def build(folder: Path, sizes: Mapping[str, int]) -> None:
-    """Compile, load and pin below ``folder`` (in bpffs). ``sizes`` are the compile-time settings of ``policy.c``.
+    """Compile, load and pin below ``folder``, in bpffs. ``sizes`` are the compile-time settings of ``policy.c``.
 
     Raises :class:`LoadError`.
     """
@@ -62,7 +63,7 @@ def build(folder: Path, sizes: Mapping[str, int]) -> None:
         text=True,
         check=False,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-        # Ctrl-C reaches the whole foreground group: it is to stop the probe, not to look like a program that is wrong.
+        # Ctrl-C signals the whole foreground group. It must stop the probe, not make compilation fail.
         start_new_session=True,
     )
     if done.returncode:
@@ -72,17 +73,20 @@ def build(folder: Path, sizes: Mapping[str, int]) -> None:
 
 def _advice(log: str) -> str:
     if "No module named 'bcc'" in log:
-        return "python3-bpfcc is missing, or the virtual environment does not see it: apt-get install python3-bpfcc"
+        return (
+            "the Python module bcc was not found. Run `apt-get install python3-bpfcc`, and make the virtual "
+            "environment with --system-site-packages"
+        )
     if "/usr/include/linux" in log and "not found" in log:
-        return "the kernel's user API headers are missing: apt-get install linux-libc-dev"
+        return "the kernel's user API headers are not in /usr/include/linux. Run `apt-get install linux-libc-dev`"
     if "Operation not permitted" in log and "processed" not in log:
-        return "the kernel refuses bpf(): run as root, or with the capabilities BPF, NET_ADMIN and PERFMON"
+        return "the kernel refused bpf(). Run as root, or with the capabilities BPF, NET_ADMIN and PERFMON"
     last = [line for line in log.splitlines() if line.strip()]
-    return f"the program was not loaded: {last[-1] if last else 'no message'}"
+    return f"the programs could not be compiled or loaded: {last[-1] if last else 'the compiler gave no message'}"
 
 
 def flags(folder: str, sizes: Mapping[str, int]) -> list[str]:
-    """What the compiler is told: where headers are, where maps are pinned, how large they are."""
+    """Return the compiler's flags: include paths, where maps are pinned, and their sizes."""
     triplet = sysconfig.get_config_var("MULTIARCH") or "x86_64-linux-gnu"
     return [
         f"-I{bpf.ROOT}",
@@ -99,20 +103,20 @@ def flags(folder: str, sizes: Mapping[str, int]) -> list[str]:
 
 
 def _main(request: str) -> None:
-    asked = json.loads(request)
-    # A killed probe's compiler would meet the next probe's at the same pins.
+    parsed = json.loads(request)
+    # Else the compiler of a killed probe would race with the next probe's for the same pins.
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != asked["parent"]:
+    if os.getppid() != parsed["parent"]:
         return
-    # bcc looks for headers of the running kernel, of which there need not be any.
+    # By default bcc looks for the running kernel's headers, which need not be installed.
     os.environ["BCC_KERNEL_SOURCE"] = str(bpf.HEADERS)
     from bcc import BPF  # noqa: PLC0415 - reads the environment when it is imported
 
-    folder = Path(asked["folder"])
+    folder = Path(parsed["folder"])
     fresh = folder / "fresh"
     _clear(fresh)
     fresh.mkdir()
-    module = BPF(text=joined(bpf.POLICY_SOURCE), cflags=flags(str(fresh), asked["sizes"]))
+    module = BPF(text=joined(bpf.POLICY_SOURCE), cflags=flags(str(fresh), parsed["sizes"]))
     adopted = _adopt(module, fresh, folder)
     for name in PROGRAMS:
         path = folder / f"new_{name}"
@@ -129,7 +133,7 @@ def _clear(folder: Path) -> None:
 
 
 def _adopt(module: Any, fresh: Path, folder: Path) -> dict[int, int]:
-    """Pin the maps that were missing. For the others: the descriptor that bcc has made, and that of what is there."""
+    """Move fresh maps to places that have none. Return, for the others, bcc's descriptor to the pinned map's."""
     from bcc.libbcc import lib  # noqa: PLC0415 - as in _main
 
     adopted = {}
@@ -143,7 +147,7 @@ def _adopt(module: Any, fresh: Path, folder: Path) -> dict[int, int]:
 
 
 def _load(module: Any, name: str, adopted: Mapping[int, int]) -> int:
-    """Load a program with other maps than those it was compiled with; its descriptor."""
+    """Load a program with the maps in ``adopted`` instead of bcc's. Return its descriptor."""
     from bcc import BPF  # noqa: PLC0415 - as in _main
     from bcc.libbcc import lib  # noqa: PLC0415 - as in _main
 

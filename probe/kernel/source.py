@@ -1,8 +1,7 @@
-"""``bpf/policy.c`` and the parts that it includes, as one text.
+"""Join ``bpf/policy.c`` and the headers that it includes into one text.
 
-bcc turns what looks like a map's method into a call of the kernel's only in the main file, so to it the parts that
-touch maps cannot be headers. Here each ``#include "name"`` gives way to that file, and ``#line`` lets the compiler say
-where an error is.
+bcc rewrites map accesses (``map.lookup(&key)``) into helper calls in the main file only, not in headers. Therefore each
+``#include "name"`` is replaced by that file's text; ``#line`` keeps file and line right in compiler messages.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ _INCLUDE = re.compile(r'#include "([a-z_]+\.h)"$')
 
 
 def joined(main: Path) -> str:
-    """The text of ``main`` with its headers, which stand beside it, in their places; they include none of ours."""
+    """Return the text of ``main`` with its own headers inserted. They must not include one another."""
     lines = []
     for number, line in enumerate(main.read_text().splitlines(), 1):
         found = _INCLUDE.match(line)

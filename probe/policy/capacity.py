@@ -15,15 +15,12 @@ MANY_IDENTITIES: Final = 4096
 """Number of identities above which a warning is due. Everyday policies make some hundreds for 10,000 pods; selectors
 on independent labels can make one per pod."""
 
-_SETTINGS: Final = {"rows": "WEIR_POLICY_ENTRIES", "ports": "WEIR_PORT_ENTRIES"}
-
 
 def capacity_warnings(usage: Mapping[str, tuple[int, int]], identities: int) -> Iterator[tuple[str, str]]:
     """Yield (name, message) of each thing that is nearly full. ``usage`` is (entries, limit) by the map's name."""
     for name, (used, limit) in usage.items():
         if used > NEARLY_FULL * limit:
-            setting = _SETTINGS.get(name, f"WEIR_{name.upper()}")
-            yield name, f"the map {name} holds {used} of {limit} entries: raise {setting} before it is full"
+            yield name, f"the map {name} holds {used} of {limit} entries: raise WEIR_{name.upper()} before it is full"
     if identities > MANY_IDENTITIES:
         yield (
             "identities",

@@ -20,7 +20,7 @@ DEAD_LETTER_REASONS: Final = (
     "enrich_failed", "refused",
 )  # fmt: skip
 """Why a batch or a record of one is sent to the dead-letter topic."""
-_LOSSES: Final = ("ring_full", "windows_full", "spool_full", "refused")
+_LOSSES: Final = ("ring_full", "deny_windows_full", "spool_full", "refused")
 """Reasons that probes have for losses, as far as this version knows; a newer probe may have more."""
 
 

@@ -99,7 +99,7 @@ def _furnish(rig: Rig, other_pods: int) -> None:
                egress=[{"to": blocks}])  # fmt: skip
     rig.apply()
     # Every first deny is to be told: what is past the budget takes another way.
-    rig.maps.configure(Config.FIRSTS, 1 << 40)
+    rig.maps.configure(Config.POD_DENIED_FLOWS, 1 << 40)
     rig.drain()
 
 

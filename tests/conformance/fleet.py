@@ -29,11 +29,11 @@ from tests.conformance.state import State
 
 _SIZES: Final = {
     "RING_BYTES": 1 << 20,
-    "FLOWS": 262_144,
+    "CONNECTIONS": 262_144,
     "ADDRESSES": 16384,
-    "ROWS": 16384,
-    "PORTS": 16384,
-    "WINDOWS": 16384,
+    "POLICY_ENTRIES": 16384,
+    "PORT_ENTRIES": 16384,
+    "DENIED_FLOWS": 16384,
     "ENDPOINTS": 1024,
 }
 _GATEWAY_4, _GATEWAY_6 = "169.254.0.1", "fe80::2"
@@ -164,8 +164,8 @@ class Fleet:
         self._join(space, number)
         network = NodeNetwork(space.path)
         maps = Maps.open(self._pins / str(number) / VERSION, _SIZES)
-        maps.configure(Config.FIRSTS, 1000)
-        maps.configure(Config.FLOWS, 4096)
+        maps.configure(Config.POD_DENIED_FLOWS, 1000)
+        maps.configure(Config.POD_CONNECTIONS, 4096)
         numbers = Ledger.open(self._folder / f"ledger-{number}")
         # Never begun, so it tells nobody anything: what it tells is Kafka's.
         holds = AddressIntervals(name, self._folder / f"holds-{number}", lambda _: None)

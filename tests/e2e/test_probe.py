@@ -158,7 +158,7 @@ def test_a_small_spool_keeps_the_denies_and_counts_each_allow_that_it_thins(node
     assert missing > 0
     assert last.lost == {
         "ring_full": (0, 0),
-        "windows_full": (0, 0),
+        "deny_windows_full": (0, 0),
         "spool_full": last.lost["spool_full"],
         "refused": (0, 0),
     }

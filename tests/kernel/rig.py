@@ -20,8 +20,9 @@ from enrich.policy.matching import PolicyView
 from enrich.wire.batch import INGRESS, Reason, Verdict
 from probe.export.ring import Ring
 from probe.kernel.attach import Attachments, Mode
-from probe.kernel.deny_windows import Windows
-from probe.kernel.installer import Bound, Installed, Installer, Surroundings
+from probe.kernel.deny_windows import DenyWindows
+from probe.kernel.endpoints import Bound, Surroundings
+from probe.kernel.installer import Installed, Installer
 from probe.kernel.layout import ENDPOINT, VERSION, Config
 from probe.kernel.maps import Maps
 from probe.ledger import Ledger
@@ -30,11 +31,11 @@ from probe.policy.compiler import Compiler
 
 SIZES = {
     "RING_BYTES": 1 << 20,
-    "FLOWS": 65536,
+    "CONNECTIONS": 65536,
     "ADDRESSES": 16384,
-    "ROWS": 16384,
-    "PORTS": 16384,
-    "WINDOWS": 4096,
+    "POLICY_ENTRIES": 16384,
+    "PORT_ENTRIES": 16384,
+    "DENIED_FLOWS": 4096,
     "ENDPOINTS": 256,
 }
 WINDOW_NS = 5 * 10**9
@@ -91,13 +92,13 @@ class Rig:
         self.network = NodeNetwork(self.node.path)
         self.maps = Maps.open(self.pins / VERSION, self.sizes)
         self.maps.configure(Config.WINDOW_NS, WINDOW_NS)
-        self.maps.configure(Config.FIRSTS, 1000)
-        self.maps.configure(Config.FLOWS, 4096)
+        self.maps.configure(Config.POD_DENIED_FLOWS, 1000)
+        self.maps.configure(Config.POD_CONNECTIONS, 4096)
         self.numbers = Ledger.open(self.folder / "ledger")
         self.compiler = Compiler(self.numbers)
         self.installer = Installer(self.maps)
         self.attachments = Attachments(self.maps, self.network, self.mode)
-        self.windows = Windows(self.maps)
+        self.windows = DenyWindows(self.maps)
         self.ring = Ring(self.maps)
 
     def crash(self) -> None:
@@ -114,7 +115,7 @@ class Rig:
         for table in (self.pods, self.objects, self.policies, self.cluster_policies, self.namespaces, self.others):
             table.clear()
         self.services.clear()
-        self.maps.configure(Config.FIRSTS, 1000)
+        self.maps.configure(Config.POD_DENIED_FLOWS, 1000)
         self.apply()
         for index in self.attachments.links():
             self.attachments.detach(index)
@@ -201,7 +202,7 @@ class Rig:
         for end in bound:
             if not self.attachments.is_attached(end.index):
                 self.attachments.attach(end.index)
-        self.attachments.cover(self.network.devices(), {end.index for end in bound})
+        self.attachments.attach_exits(self.network.devices(), {end.index for end in bound})
         return done
 
     def answer(self, name: str, direction: int, verdict: int, reason: int) -> None:
@@ -216,7 +217,7 @@ class Rig:
     def flows_of(self, name: str) -> np.ndarray[Any, np.dtype[np.void]]:
         """The keys of the connections that are remembered for a pod."""
         number = self.installer.endpoints[self.pods[name].index]
-        keys, _ = self.maps["flows"].entries()
+        keys, _ = self.maps["connections"].entries()
         found: np.ndarray[Any, np.dtype[np.void]] = keys[keys["endpoint"] == number]
         return found
 

@@ -11,7 +11,7 @@ from netns import Space, connects, listen, open_socket, ping
 
 from enrich.policy.matching import Direction
 from enrich.wire.batch import Reason, Verdict
-from probe.kernel.layout import ROW, Config
+from probe.kernel.layout import POLICY_ENTRY, Config
 from tests.kernel.frames import Wire, icmp, ipv4, ipv6, tcp, udp
 from tests.kernel.rig import FAMILIES, Rig, both, of
 
@@ -53,7 +53,7 @@ def test_one_pods_scan_pushes_out_its_own_connections_and_nobody_elses(
     client, server = pods
     scanner = both(rig, "a/scanner", 3)
     rig.apply()
-    rig.maps.configure(Config.FLOWS, 64)
+    rig.maps.configure(Config.POD_CONNECTIONS, 64)
     with (
         open_socket(client, family, socket.SOCK_DGRAM) as here,
         open_socket(scanner, family, socket.SOCK_DGRAM) as scanning,
@@ -178,8 +178,8 @@ def test_an_audited_port_is_told_and_an_older_answer_is_not(rig: Rig, pods: tupl
         with there:
             rig.apply()
             rig.answer("a/server", Direction.INGRESS, Verdict.AUDIT, Reason.DEFAULT_DENY)
-            for key, value in rig.maps["ports"].items().items():
-                rig.maps["ports"].set(key, value[:4] + bytes([Verdict.AUDIT]) + value[5:])
+            for key, value in rig.maps["port_entries"].items().items():
+                rig.maps["port_entries"].set(key, value[:4] + bytes([Verdict.AUDIT]) + value[5:])
             assert connects(client, server.address(4), 80)
             there.send(b"x")
             assert older.recv(10) == b"x"
@@ -193,10 +193,10 @@ def test_the_node_can_be_denied_to_a_pod_and_still_reaches_it(rig: Rig, pods: tu
     _, server = pods
     rig.policy("a/out", **TO_SERVER, policyTypes=["Ingress", "Egress"])
     rig.apply()
-    for key, value in rig.maps["rows"].items().items():
-        if np.frombuffer(value, ROW)["reason"] == Reason.NODE:
+    for key, value in rig.maps["policy_entries"].items().items():
+        if np.frombuffer(value, POLICY_ENTRY)["reason"] == Reason.NODE:
             changed = value[:8] + bytes([Verdict.DENY, Reason.EXPLICIT_DENY]) + value[10:]
-            rig.maps["rows"].set(key, changed)
+            rig.maps["policy_entries"].set(key, changed)
     with listen(server, family, 80), listen(rig.node, family, 8080):
         assert not connects(server, rig.node.address(family), 8080)
         assert connects(rig.node, server.address(family), 80)

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from enrich.model import Object, Protocol
 from enrich.policy.matching import Direction, PolicyView
 from enrich.wire.batch import PolicyRef, Verdict
-from probe.kernel.installer import Bound, Installer
+from probe.kernel.endpoints import Bound
+from probe.kernel.installer import Installer
 from probe.kernel.layout import Config
 from probe.kernel.maps import Map, Maps
 from tests.enrich.policy.test_decide import made as made_of
@@ -39,7 +40,7 @@ def interfaces(rig: Rig) -> Iterator[dict[str, int]]:
 
 
 def test_program_and_engine_agree_on_every_pair(rig: Rig, interfaces: dict[str, int]) -> None:
-    rig.maps.configure(Config.FIRSTS, 1 << 20)
+    rig.maps.configure(Config.POD_DENIED_FLOWS, 1 << 20)
     # A window that goes on would fill the map: past that, denials are counted and not told one by one.
     rig.maps.configure(Config.WINDOW_NS, 0)
 

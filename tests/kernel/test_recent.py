@@ -60,7 +60,7 @@ class Client:
 
     def flow(self) -> np.void:
         """What is remembered of the one connection to the server."""
-        keys, values = self.rig.maps["flows"].entries()
+        keys, values = self.rig.maps["connections"].entries()
         number = self.rig.installer.endpoints[self.pod.index]
         theirs = (keys["endpoint"] == number) & (keys["remote_port"] == OPEN) & (keys["protocol"] == 6)
         found: list[np.void] = list(values[theirs])

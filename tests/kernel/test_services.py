@@ -370,17 +370,17 @@ def test_devices_that_come_and_go_are_covered(rig: Rig) -> None:
     names = {device.name for device in rig.network.devices()}
     assert {"late0", "late1", pod.link} <= names
     assert not {"late2", "lo"} & names
-    assert rig.attachments.cover(rig.network.devices(), {pod.index}) == 2
-    assert rig.attachments.cover(rig.network.devices(), {pod.index}) == 0
+    assert rig.attachments.attach_exits(rig.network.devices(), {pod.index}) == 2
+    assert rig.attachments.attach_exits(rig.network.devices(), {pod.index}) == 0
     ip(rig.node, "link del late0", "link del late2")
-    rig.attachments.cover(rig.network.devices(), {pod.index})
+    rig.attachments.attach_exits(rig.network.devices(), {pod.index})
     assert not list((rig.pins / layout.VERSION / "links").glob("*_exit_*"))
     # A pod's interface whose pod has gone is a device like others.
     rig.attachments.detach(pod.index)
-    assert rig.attachments.cover(rig.network.devices(), set()) == 1
+    assert rig.attachments.attach_exits(rig.network.devices(), set()) == 1
     rig.attachments.attach(pod.index)
     assert rig.attachments.is_attached(pod.index)
-    assert rig.attachments.cover(rig.network.devices(), {pod.index}) == 0
+    assert rig.attachments.attach_exits(rig.network.devices(), {pod.index}) == 0
 
 
 def test_a_device_that_went_meanwhile_is_passed_over(rig: Rig) -> None:
@@ -392,6 +392,6 @@ def test_a_device_that_went_meanwhile_is_passed_over(rig: Rig) -> None:
     late = next(device for device in devices if device.name == "late0")
     ip(rig.node, "link del late0")
     assert rig.attachments.attach(late.index) is False
-    assert rig.attachments.cover(devices, {pod.index}) == 0
+    assert rig.attachments.attach_exits(devices, {pod.index}) == 0
     assert rig.attachments.attach(pod.index) is True
     assert not rig.attachments.is_attached(late.index)

@@ -258,7 +258,7 @@ def test_a_killed_probe_leaves_enforcement_and_its_rows_to_the_next(rig: Rig) ->
         ]
         # Nothing changed in the cluster: the maps are what they must be, and no epoch passes.
         done = rig.apply()
-        assert (done.addresses, done.endpoints, done.rows, done.ports) == (0, 0, 0, 0)
+        assert (done.addresses, done.endpoints, done.policy_entries, done.port_entries) == (0, 0, 0, 0)
         assert connects(client, server.address(4), 80)
         assert not connects(client, server.address(4), 81)
 
@@ -270,4 +270,4 @@ def test_a_pod_that_comes_is_one_address_and_one_endpoint(rig: Rig) -> None:
     rig.apply()
     rig.pod("a/client-2", "10.244.0.3", labels={"app": "client"})
     done = rig.apply()
-    assert (done.addresses, done.endpoints, done.rows, done.ports) == (1, 1, 0, 0)
+    assert (done.addresses, done.endpoints, done.policy_entries, done.port_entries) == (1, 1, 0, 0)

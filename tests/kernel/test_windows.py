@@ -82,7 +82,7 @@ def test_a_flow_that_was_silent_for_a_window_is_first_again(rig: Rig) -> None:
 
 def test_a_flood_is_counted_exactly_past_its_budget(rig: Rig) -> None:
     _closed(rig)
-    rig.maps.configure(Config.FIRSTS, 10)
+    rig.maps.configure(Config.POD_DENIED_FLOWS, 10)
     _send(rig, 4, 500, ports=500)
     rig.windows.rotate()
     rows = rig.drain()
@@ -99,7 +99,7 @@ def test_a_full_ring_loses_no_denied_packet_and_counts_each_allow(rig: Rig) -> N
     _closed(rig)
     before = rig.maps.counters()
     capacity = rig.ring.capacity
-    rig.maps.configure(Config.FIRSTS, 100_000)
+    rig.maps.configure(Config.POD_DENIED_FLOWS, 100_000)
     # Each datagram is an allow at the client and a deny at the server: the ring holds less than that.
     client, server = rig.pods["a/client"], rig.pods["a/server"]
     packets = capacity

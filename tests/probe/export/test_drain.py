@@ -46,7 +46,7 @@ class Ring:
         self._next = max(self._next, number)
 
     def lost(self) -> dict[str, int]:
-        return {"ring_full": self._lost, "windows_full": 0}
+        return {"ring_full": self._lost, "deny_windows_full": 0}
 
 
 class NoReferences:

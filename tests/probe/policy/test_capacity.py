@@ -72,7 +72,7 @@ def test_what_nobody_needs_any_more_is_gone() -> None:
 
 
 def test_maps_are_reported_before_they_are_full() -> None:
-    assert list(capacity_warnings({"rows": (80, 100), "ports": (1, 100)}, MANY_IDENTITIES)) == []
-    told = dict(capacity_warnings({"rows": (81, 100), "ports": (1, 100)}, MANY_IDENTITIES + 1))
-    assert set(told) == {"rows", "identities"}
-    assert "WEIR_POLICY_ENTRIES" in told["rows"]
+    assert list(capacity_warnings({"policy_entries": (80, 100), "port_entries": (1, 100)}, MANY_IDENTITIES)) == []
+    told = dict(capacity_warnings({"policy_entries": (81, 100), "port_entries": (1, 100)}, MANY_IDENTITIES + 1))
+    assert set(told) == {"policy_entries", "identities"}
+    assert "WEIR_POLICY_ENTRIES" in told["policy_entries"]
