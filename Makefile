@@ -24,7 +24,7 @@ e2e: setup ## Kubernetes' own NetworkPolicy suite against kubeweir on a real clu
 cluster-down: ## remove it, and all that it has made
 	@deploy/local/cluster down
 
-test: setup ## everything that is checked: format, lint, types, imports, all tests (two at a time: tests/__main__.py)
+test: setup ## everything that is checked: format, lint, types, imports, all tests (in three processes: tests/__main__.py)
 	@deploy/local/collector --in-background
 	@deploy/local/binaries --in-background cluster
 	@$(MAKE) --no-print-directory lint

@@ -10,7 +10,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -293,5 +293,10 @@ class ClusterNetworkPolicy:
 
 
 Policy = NetworkPolicy | ClusterNetworkPolicy
-"""Every kind of policy that is enforced."""
+"""A policy of any kind that is enforced."""
+POLICY_API_VERSIONS: Final[Mapping[type[Policy], str]] = {
+    NetworkPolicy: "networking.k8s.io/v1",
+    ClusterNetworkPolicy: "policy.networking.k8s.io/v1alpha2",
+}
+"""The kinds of policy that are enforced, each with its API version: the one list of them."""
 Object = Pod | Namespace | Node | Service | EndpointSlice | Workload | NetworkPolicy | ClusterNetworkPolicy

@@ -1,4 +1,4 @@
-"""`weir-streams`: each role a process of its own; this one starts them, watches them, and stops them."""
+"""The command `weir-streams`. It runs each role as a process of its own: it starts, supervises and stops them."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from streams.roles.supervisor import supervise
 from streams.settings import Settings
 
 ROLES: Final = ("enrich", "stdout", "file", "routes", "alerts")
-"""In the order of their metrics ports."""
+"""All roles, in the order of their metrics ports."""
 _PR_SET_PDEATHSIG: Final = 1
 
 _EXIT_CODES: Final = """\
 \b
 Exit codes:
   0  stopped by SIGTERM or SIGINT
-  1  unexpected
-  2  a setting or a manifest is wrong
-  3  cannot run here
-  4  another one runs already: its port is taken
-  5  Kafka refuses for good
+  1  unexpected error
+  2  a setting, a file or a manifest is wrong
+  3  this machine lacks something that the role needs
+  4  another instance is running: its metrics port is taken
+  5  Kafka refuses the service for good (rights, topics)
 """
 
 
@@ -39,23 +39,30 @@ Exit codes:
     epilog=f"\b\nSettings, from the environment:\n{describe(Settings)}\n\n{_EXIT_CODES}",
 )
 @click.argument("roles", nargs=-1, type=click.Choice(ROLES), metavar="[ROLE]...")
-@click.option("--alone", is_flag=True, help="Run the one role in this process, where something else restarts it.")
+@click.option("--alone", is_flag=True, help="Run one ROLE in this process, unsupervised: another service restarts it.")
 @click.version_option(package_name="kubeweir", prog_name="weir-streams")
 def command(roles: Sequence[str], alone: bool) -> None:
-    """Enrich verdicts and hand the records to sinks.
+    """Enrich verdicts, send the records to sinks, and raise alerts.
 
-    ROLE is enrich (raw batches in, one record a verdict out, and the topics of routes), stdout or file (sinks of those
-    records), routes (the other outputs of routes), or alerts. Without one: the enricher, the sinks that WEIR_SINKS
-    names, routes if there is a WEIR_ROUTES, and alerts. Each role is a process of its own. One that ends unexpectedly
-    is started again, after 1 s and up to 30 s; exit codes 2 to 5 end all.
+    \b
+    ROLE is one of:
+      enrich  read raw batches, write one record per verdict, to the topics of routes too
+      stdout  write every record to standard output
+      file    write every record to a file, in GKE's format
+      routes  run the outputs of WEIR_ROUTES that are not Kafka topics
+      alerts  evaluate the alert rules and notify their outputs
+
+    Without ROLE it runs enrich, the sinks in WEIR_SINKS, routes if WEIR_ROUTES is set, and alerts unless WEIR_ALERTS
+    is -. Each role is a process of its own. A role that ends unexpectedly is restarted with a backoff from 1 s to 30 s;
+    one that ends with exit code 2 to 5 ends all.
     """
     try:
         settings = load(Settings, os.environ)
         configure_logs(settings.log_level, settings.log_format)
-        wanted = list(dict.fromkeys(roles or default_roles(settings)))
-        _check(wanted, alone=alone)
+        chosen = list(dict.fromkeys(roles or default_roles(settings)))
+        _check(chosen, alone=alone)
         stop = stop_on_signals()
-        code = run_role(wanted[0], settings, stop) if alone else supervise(wanted, stop)
+        code = run_role(chosen[0], settings, stop) if alone else supervise(chosen, stop)
     except SettingsError as error:
         code = fail(StopServiceError(str(error), Exit.USAGE), "weir-streams")
     except StopServiceError as error:
@@ -64,29 +71,30 @@ def command(roles: Sequence[str], alone: bool) -> None:
 
 
 def default_roles(settings: Settings) -> list[str]:
-    """What runs when no role is named."""
+    """Return the roles that run if the command line names none."""
     routes = ["routes"] if settings.routes else []
     return ["enrich", *settings.sinks, *routes, *(["alerts"] if settings.alerts != "-" else [])]
 
 
-def _check(wanted: Sequence[str], *, alone: bool) -> None:
-    unknown = [role for role in wanted if role not in ROLES]
+def _check(roles: Sequence[str], *, alone: bool) -> None:
+    unknown = [role for role in roles if role not in ROLES]
     if unknown:
-        raise StopServiceError(f"WEIR_SINKS: no sink {unknown[0]!r}; there are stdout and file", Exit.USAGE)
-    if alone and len(wanted) != 1:
-        raise StopServiceError("--alone takes one role", Exit.USAGE)
+        raise StopServiceError(f"WEIR_SINKS: there is no sink {unknown[0]!r}; use stdout or file", Exit.USAGE)
+    if alone and len(roles) != 1:
+        raise StopServiceError(f"--alone takes exactly one ROLE, not {len(roles)}", Exit.USAGE)
 
 
 def run_role(role: str, settings: Settings, stop: threading.Event) -> int:
-    """Do the work of one role until ``stop``; the exit code."""
+    """Run one role in this process until ``stop``; return the exit code. Raises StopServiceError."""
     if os.environ.get("WEIR_SUPERVISED") == "1":
-        # Nobody would restart or stop an orphan: it goes when its supervisor does, even by kill -9.
+        # Without its supervisor, nothing would stop this process. So the kernel stops it when the supervisor dies, even
+        # by kill -9.
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     host, _, port = settings.metrics.rpartition(":")
     if port.isdigit() and int(port):
         settings = replace(settings, metrics=f"{host}:{int(port) + ROLES.index(role)}")
     if role == "enrich":
-        from streams.roles.enrich import run_enrich  # noqa: PLC0415 - a role loads what it needs
+        from streams.roles.enrich import run_enrich  # noqa: PLC0415 - a role imports only what it needs
 
         return run_enrich(settings, stop)
     if role == "alerts":
@@ -99,7 +107,7 @@ def run_role(role: str, settings: Settings, stop: threading.Event) -> int:
 
 
 def main() -> None:
-    """The console script."""
+    """Run the console script."""
     command()
 
 

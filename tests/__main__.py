@@ -1,13 +1,17 @@
-"""All tests in two pytest processes side by side: those that compute, and those that mostly wait for Kafka, an API
-server or traffic. ``python -m tests [pytest's arguments]``; both processes get the arguments.
+"""All tests in three pytest processes side by side. ``python -m tests [pytest's arguments]``; each process gets them.
 
-The output of the first process is shown as it comes, that of the second when both have ended. They share no names:
-every test makes its namespaces, pins, ports and folders under random names, and the demo and the whole cluster are in
-one half. At the end stand the time and the counts of each ring, and one line for each reason why tests were skipped.
+1. ``computing``: the tests that need neither Kafka nor an API server, kernel tests among them.
+2. ``kafka``: the tests that mostly wait for Kafka, traffic and the demo.
+3. ``cluster``: the tests that mostly wait for an API server, and the install on a real cluster.
+
+The output of the first is shown as it comes, that of the others when all have ended. They share no names: every test
+makes its namespaces, pins, ports and folders under random names; the demo and the real cluster, which have fixed names,
+are in one process each. At the end stand the time and the counts of each ring, and one line for each reason for skips.
 """
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import subprocess
 import sys
@@ -21,56 +25,67 @@ import pytest
 
 from tests.report import RingReport, lines, merged
 
-WAITING: Final = "kafka or cluster or e2e"
+PARTS: Final = {
+    "computing": "not (kafka or cluster or e2e)",
+    "kafka": "(kafka or e2e) and not cluster",
+    "cluster": "cluster",
+}
+"""Name of each process, and the marks of its tests."""
 _NOTHING: Final = pytest.ExitCode.NO_TESTS_COLLECTED
 
 
-def run(
-    marks: str, name: str, report: Path, arguments: Sequence[str], output: BinaryIO | None
-) -> subprocess.Popen[bytes]:
-    """Start the tests that have these marks. ``name`` keeps pytest's caches of the two processes apart."""
-    options = ["-m", marks, "-o", f"cache_dir=.pytest_cache/{name}", "--report", str(report)]
+def run(part: str, report: Path, arguments: Sequence[str], output: BinaryIO | None) -> subprocess.Popen[bytes]:
+    """Start one part. Each has a cache folder of its own, because pytest's cache remembers what failed last."""
+    options = [
+        "-m",
+        PARTS[part],
+        "-o",
+        f"cache_dir=.pytest_cache/{part}",
+        "-p",
+        "tests.report",
+        "--report",
+        str(report),
+    ]
     if output is not None and sys.stdout.isatty():
         options.append("--color=yes")
     return subprocess.Popen([sys.executable, "-m", "pytest", *options, *arguments], stdout=output, stderr=output)
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run both halves and return the exit code: that of a half that failed, else 0."""
+    """Run all parts and return the exit code: that of a part that failed, else 0."""
     started = time.monotonic()
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
-    with tempfile.TemporaryFile() as output, tempfile.TemporaryDirectory() as folder:
-        reports = [Path(folder) / "waiting", Path(folder) / "computing"]
-        halves = [
-            run(WAITING, "waiting", reports[0], arguments, output),
-            run(f"not ({WAITING})", "computing", reports[1], arguments, None),
-        ]
-        # Ctrl-C reaches both processes by itself, and each reports what it has done until then.
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        outputs = {part: stack.enter_context(tempfile.TemporaryFile()) for part in list(PARTS)[1:]}
+        running = {part: run(part, folder / part, arguments, outputs.get(part)) for part in PARTS}
+        # Ctrl-C reaches the processes by itself, and each reports what it has done until then.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         try:
-            computing = halves[1].wait()
-            if halves[0].poll() is None:
-                print("\ntest: the half that waits for Kafka, API servers and traffic is still running", flush=True)
-            waiting = halves[0].wait()
+            codes = {part: _wait(part, process, last=part == list(PARTS)[-1]) for part, process in running.items()}
         finally:
-            for half in halves:
-                half.terminate()
-        output.seek(0)
-        sys.stdout.buffer.write(output.read())
-        rings = merged(reports)
-    _summarize(rings, computing, waiting, (time.monotonic() - started) / 60)
-    failed = [code for code in (computing, waiting) if code not in (0, _NOTHING)]
-    return failed[0] if failed else min(computing, waiting)
+            for process in running.values():
+                process.terminate()
+        for output in outputs.values():
+            output.seek(0)
+            sys.stdout.buffer.write(output.read())
+        rings = merged(folder / part for part in PARTS)
+    _summarize(rings, codes, (time.monotonic() - started) / 60)
+    failed = [code for code in codes.values() if code not in (0, _NOTHING)]
+    return failed[0] if failed else min(codes.values())
 
 
-def _summarize(rings: dict[str, RingReport], computing: int, waiting: int, minutes: float) -> None:
-    print(f"\ntest: the computing half {_outcome(computing)}, the waiting half {_outcome(waiting)}, {minutes:.1f} min")
+def _wait(part: str, process: subprocess.Popen[bytes], *, last: bool) -> int:
+    code = process.wait()
+    print(f"\ntest: {part} {_outcome(code)}{'' if last else '; waiting for the others'}", flush=True)
+    return code
+
+
+def _summarize(rings: dict[str, RingReport], codes: dict[str, int], minutes: float) -> None:
+    print(f"\ntest: {', '.join(f'{part} {_outcome(code)}' for part, code in codes.items())}, {minutes:.1f} min")
     print("\n".join(lines(rings)))
-    passed, failed, skipped = (
-        sum(ring.passed for ring in rings.values()),
-        sum(ring.failed for ring in rings.values()),
-        sum(sum(ring.skipped.values()) for ring in rings.values()),
-    )
+    passed, failed = sum(ring.passed for ring in rings.values()), sum(ring.failed for ring in rings.values())
+    skipped = sum(sum(ring.skipped.values()) for ring in rings.values())
     print(f"{passed} passed, {failed} failed, {skipped} skipped", flush=True)
 
 

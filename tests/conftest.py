@@ -1,14 +1,13 @@
-"""What every test may use: rings in order, fixed seeds, and the report that ``make test`` prints at its end."""
+"""What every test may use: rings in order, and fixed seeds."""
 
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.report import RINGS, Report, ring_of
+from tests.report import RINGS, ring_of
 
 # `make test` must give the same answer twice: examples follow from the test's source. `make hunt` searches by chance.
 settings.register_profile("test", derandomize=True, deadline=None)
@@ -16,18 +15,6 @@ settings.register_profile(
     "hunt", derandomize=False, deadline=None, print_blob=False, suppress_health_check=list(HealthCheck)
 )
 settings.load_profile(os.environ.get("KUBEWEIR_HYPOTHESIS_PROFILE", "test"))
-
-
-def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add ``--report``."""
-    parser.addoption("--report", type=Path, help="file for the counts and times of each ring, as JSON")
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    """Collect the report if it is asked for."""
-    path = config.getoption("--report")
-    if path is not None:
-        config.pluginmanager.register(Report(path), "kubeweir-report")
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:

@@ -1,5 +1,6 @@
 """Counts and times of a test run by ring, and the reasons for skips: written by each pytest process, merged at the end.
 
+As a pytest plugin (``-p tests.report --report FILE``) it counts; :func:`merged` and :func:`lines` make the summary.
 A ring is the outside world that a test needs (``kernel``, ``kafka``, ``cluster``, ``e2e``); ``unit`` needs none.
 """
 
@@ -20,6 +21,18 @@ def ring_of(item: pytest.Item) -> str:
     """Return the outermost ring among a test's markers."""
     names = {marker.name for marker in item.iter_markers()}
     return next((ring for ring in reversed(RINGS) if ring in names), RINGS[0])
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add ``--report``."""
+    parser.addoption("--report", type=Path, help="file for the counts and times of each ring, as JSON")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Collect the report if it is requested."""
+    path = config.getoption("--report")
+    if path is not None:
+        config.pluginmanager.register(Report(path), "kubeweir-report")
 
 
 class RingReport(msgspec.Struct):

@@ -38,8 +38,9 @@ def run(tmp_path: Path, request: pytest.FixtureRequest) -> subprocess.CompletedP
     """A pytest run of the tests above, with the project's own conftest."""
     (tmp_path / "test_made.py").write_text(TESTS)
     config = str(request.config.rootpath / "pyproject.toml")
-    command = [sys.executable, "-m", "pytest", "-p", "tests.conftest", "-c", config, "--rootdir", str(tmp_path)]
-    command += ["-p", "no:cacheprovider", "--report", str(tmp_path / "report"), str(tmp_path)]
+    command = [sys.executable, "-m", "pytest", "-p", "tests.report", "-p", "tests.conftest"]
+    command += ["-c", config, "--rootdir", str(tmp_path), "-p", "no:cacheprovider"]
+    command += ["--report", str(tmp_path / "report"), str(tmp_path)]
     return subprocess.run(command, cwd=request.config.rootpath, capture_output=True, text=True, check=False)
 
 

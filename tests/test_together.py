@@ -1,4 +1,4 @@
-"""The two halves of the tests: both run, both are told of, and either makes the whole fail."""
+"""The parts of ``make test``: all run, all are reported, and a failure in any makes the whole fail."""
 
 from __future__ import annotations
 
@@ -9,35 +9,36 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
+MARKS = {"computing": "", "kafka": "@pytest.mark.kafka\n", "cluster": "@pytest.mark.cluster\n"}
 
 
-def run(folder: Path, **tests: str) -> subprocess.CompletedProcess[str]:
+def run(folder: Path, **bodies: str) -> subprocess.CompletedProcess[str]:
     (folder / "pytest.ini").write_text("[pytest]\nmarkers =\n  kafka: k\n  cluster: c\n  e2e: e\n")
-    for name, body in tests.items():
-        marks = "@pytest.mark.kafka\n" if name == "waits" else ""
-        (folder / f"test_{name}.py").write_text(f"import pytest\n\n{marks}def test_{name}():\n    {body}\n")
+    for part, body in bodies.items():
+        (folder / f"test_{part}.py").write_text(f"import pytest\n\n{MARKS[part]}def test_{part}():\n    {body}\n")
     command = [sys.executable, "-m", "tests", "-c", str(folder / "pytest.ini"), "-p", "no:cacheprovider", str(folder)]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
-@pytest.mark.parametrize(
-    ("computes", "waits", "told"),
-    [
-        ("assert 0", "pass", "those that compute FAILED (1), those that wait passed"),
-        ("pass", "assert 0", "those that compute passed, those that wait FAILED (1)"),
-    ],
-)
-def test_either_half_makes_the_whole_fail_and_the_second_is_shown_after_the_first(
-    tmp_path: Path, computes: str, waits: str, told: str
-) -> None:
-    done = run(tmp_path, computes=computes, waits=waits)
+@pytest.mark.parametrize("failing", MARKS)
+def test_any_part_makes_the_whole_fail_and_the_outputs_come_one_after_the_other(tmp_path: Path, failing: str) -> None:
+    done = run(tmp_path, **{part: "assert 0" if part == failing else "pass" for part in MARKS})
     assert done.returncode == 1, done.stdout + done.stderr
-    assert told in done.stdout.splitlines()[-1]
-    first, second = done.stdout.index("test_computes.py"), done.stdout.index("test_waits.py")
-    assert first < second
+    outcomes = ", ".join(f"{part} {'FAILED (exit code 1)' if part == failing else 'passed'}" for part in MARKS)
+    assert f"test: {outcomes}, " in done.stdout
+    assert done.stdout.splitlines()[-1] == "2 passed, 1 failed, 0 skipped"
+    places = [done.stdout.index(f"test_{part}.py") for part in MARKS]
+    assert places == sorted(places)
 
 
-def test_one_half_without_tests_is_no_failure(tmp_path: Path) -> None:
-    done = run(tmp_path, computes="pass")
+def test_a_part_without_tests_is_not_a_failure(tmp_path: Path) -> None:
+    done = run(tmp_path, computing="pass")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "those that wait are none" in done.stdout
+    assert "kafka ran no test" in done.stdout
+    assert done.stdout.splitlines()[-1] == "1 passed, 0 failed, 0 skipped"
+
+
+def test_a_part_that_dies_makes_the_whole_fail(tmp_path: Path) -> None:
+    done = run(tmp_path, computing="pass", kafka="import os; os._exit(9)")
+    assert done.returncode == 9, done.stdout + done.stderr
+    assert "kafka FAILED (exit code 9)" in done.stdout

@@ -16,6 +16,7 @@ from typing import Any, Final, Literal, cast
 
 from enrich.index.addresses import Addresses
 from enrich.model import (
+    POLICY_API_VERSIONS,
     ClusterNetworkPolicy,
     EndpointSlice,
     Name,
@@ -31,11 +32,11 @@ from enrich.model import (
 from enrich.policy.matching import PolicyView
 
 KINDS: Final[tuple[type, ...]] = (
-    Pod, Namespace, Node, Service, EndpointSlice, Workload, NetworkPolicy, ClusterNetworkPolicy,
+    Pod, Namespace, Node, Service, EndpointSlice, Workload, *POLICY_API_VERSIONS,
 )  # fmt: skip
 NAMED_KINDS: Final[tuple[type, ...]] = (Pod, Node, Service, EndpointSlice, Workload)
 """What the names in a record are made of."""
-POLICY_KINDS: Final[tuple[type, ...]] = (Pod, Namespace, Node, Service, NetworkPolicy, ClusterNetworkPolicy)
+POLICY_KINDS: Final[tuple[type, ...]] = (Pod, Namespace, Node, Service, *POLICY_API_VERSIONS)
 """What policy is made of, and the Services that hide whom it is about."""
 
 

@@ -10,7 +10,20 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from enrich.model import EndpointSlice, NamedPort, Namespace, Node, Object, Pod, Protocol, Service, Workload
+from enrich.model import (
+    POLICY_API_VERSIONS,
+    ClusterNetworkPolicy,
+    EndpointSlice,
+    NamedPort,
+    Namespace,
+    NetworkPolicy,
+    Node,
+    Object,
+    Pod,
+    Protocol,
+    Service,
+    Workload,
+)
 from enrich.parse.cluster_network_policy import cluster_network_policy
 from enrich.parse.cursor import Field, InvalidObjectError
 from enrich.parse.metadata import is_audited, labels_of, namespace_of, owner_of, uid_of
@@ -144,8 +157,8 @@ _KINDS: Final[dict[str, tuple[str, Callable[[Field], Object]]]] = {
     "EndpointSlice": ("discovery.k8s.io/v1", _endpoint_slice),
     "ReplicaSet": ("apps/v1", _workload),
     "Job": ("batch/v1", _workload),
-    "NetworkPolicy": ("networking.k8s.io/v1", network_policy),
-    "ClusterNetworkPolicy": ("policy.networking.k8s.io/v1alpha2", cluster_network_policy),
+    NetworkPolicy.__name__: (POLICY_API_VERSIONS[NetworkPolicy], network_policy),
+    ClusterNetworkPolicy.__name__: (POLICY_API_VERSIONS[ClusterNetworkPolicy], cluster_network_policy),
 }
 READ: Final = ", ".join(_KINDS)
 """The kinds that are read, in words."""

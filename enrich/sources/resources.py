@@ -14,6 +14,7 @@ import structlog
 
 from enrich.index.cluster import Change, Cluster
 from enrich.model import (
+    POLICY_API_VERSIONS,
     ClusterNetworkPolicy,
     EndpointSlice,
     Name,
@@ -106,11 +107,16 @@ RESOURCES: Final = (
     ),
     Resource("/apis/apps/v1/replicasets", "apps/v1", "ReplicaSet", Workload, metadata_only=True),
     Resource("/apis/batch/v1/jobs", "batch/v1", "Job", Workload, metadata_only=True),
-    Resource("/apis/networking.k8s.io/v1/networkpolicies", "networking.k8s.io/v1", "NetworkPolicy", NetworkPolicy),
     Resource(
-        "/apis/policy.networking.k8s.io/v1alpha2/clusternetworkpolicies",
-        "policy.networking.k8s.io/v1alpha2",
-        "ClusterNetworkPolicy",
+        f"/apis/{POLICY_API_VERSIONS[NetworkPolicy]}/networkpolicies",
+        POLICY_API_VERSIONS[NetworkPolicy],
+        NetworkPolicy.__name__,
+        NetworkPolicy,
+    ),
+    Resource(
+        f"/apis/{POLICY_API_VERSIONS[ClusterNetworkPolicy]}/clusternetworkpolicies",
+        POLICY_API_VERSIONS[ClusterNetworkPolicy],
+        ClusterNetworkPolicy.__name__,
         ClusterNetworkPolicy,
         definition="clusternetworkpolicies.policy.networking.k8s.io",
     ),

@@ -180,7 +180,12 @@ class Installer:
 
     def _check_capacity(self, changes: _Changes, ends: Mapping[bytes, Bound]) -> None:
         """Refuse changes that exceed a map: old and new entries exist side by side until the switch."""
-        changed = (changes.policy_entries, changes.port_entries, changes.addresses, ends)
+        changed: tuple[Mapping[bytes, object], ...] = (
+            changes.policy_entries,
+            changes.port_entries,
+            changes.addresses,
+            ends,
+        )
         for (name, table), updates in zip(self._tables(), changed, strict=True):
             limit = self._maps[name].max_entries
             needed = len(table) + sum(value is not None and key not in table for key, value in updates.items())

@@ -22,6 +22,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from enrich.model import ClusterNetworkPolicy
 from streams.alerts.alert import Alert
 from streams.alerts.deltas import Delta
 from streams.alerts.model import AlertRule
@@ -136,6 +137,6 @@ def _rank(change: PolicyChange, episode: _Episode) -> int:
         return 3
     if change.what == "created":
         return 0  # A new policy that decided would be named.
-    if change.kind == "ClusterNetworkPolicy":
+    if change.kind == ClusterNetworkPolicy.__name__:
         return 1
     return 2 if change.namespace == episode.namespace else 0

@@ -7,9 +7,8 @@ from typing import Any
 
 import msgspec
 
-from enrich.model import ClusterNetworkPolicy, NetworkPolicy
+from enrich.model import Policy
 
-Policy = NetworkPolicy | ClusterNetworkPolicy
 Policies = Mapping[str, Policy]
 """Policies by :func:`policy_name`."""
 

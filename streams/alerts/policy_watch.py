@@ -10,11 +10,11 @@ import time
 from collections.abc import Callable
 
 from enrich.index.cluster import Cluster
-from enrich.model import ClusterNetworkPolicy, NetworkPolicy
+from enrich.model import POLICY_API_VERSIONS, Policy
 from enrich.runtime.process import Exit, StopServiceError
 from enrich.sources.factory import make_source
 from enrich.sources.source import SourceError
-from streams.alerts.policy_changes import Policies, Policy, PolicyChange, diff_policies, policy_name
+from streams.alerts.policy_changes import Policies, PolicyChange, diff_policies, policy_name
 
 
 class PolicyWatch:
@@ -24,7 +24,7 @@ class PolicyWatch:
         """``source`` has the form of the setting WEIR_SOURCE. Raises StopServiceError."""
         self._on_change = on_change
         self._before: Policies | None = None
-        self._cluster = Cluster(kinds=(NetworkPolicy, ClusterNetworkPolicy))
+        self._cluster = Cluster(kinds=POLICY_API_VERSIONS)
         self._cluster.subscribe(self._compare)
         try:
             self._source = make_source(source, self._cluster)

@@ -14,7 +14,8 @@ from typing import Final
 
 from enrich.explain.explanation import ALLOW, AUDIT, DENY, Explanation, explain_connection
 from enrich.explain.query import EndQuery, parse_destination, parse_source
-from enrich.index.cluster import Cluster
+from enrich.index.cluster import POLICY_KINDS, Cluster
+from enrich.model import POLICY_API_VERSIONS, Namespace
 from enrich.policy.matching import PolicyView
 from enrich.runtime.settings import setting
 from enrich.sources.factory import make_source
@@ -24,7 +25,7 @@ CANNOT_SAY: Final = 2
 EXITS: Final = {ALLOW: 0, AUDIT: 0, DENY: 1}
 """By verdict; every other one is :data:`CANNOT_SAY`."""
 
-_USED: Final = frozenset(("Pod", "Namespace", "Node", "Service", "NetworkPolicy", "ClusterNetworkPolicy"))
+_USED: Final = frozenset(kind.__name__ for kind in POLICY_KINDS)
 """Kinds that an answer is made of: who may not list the others can have one all the same."""
 
 
@@ -84,7 +85,7 @@ def read_cluster(settings: Settings) -> tuple[Cluster, tuple[str, ...]]:
 
 def _about_refused(name: str) -> str:
     """What became of an object that the server holds and we do not understand; ``name`` begins with its kind."""
-    if name.startswith(("NetworkPolicy ", "ClusterNetworkPolicy ", "Namespace ")):
+    if name.partition(" ")[0] in (Namespace.__name__, *(kind.__name__ for kind in POLICY_API_VERSIONS)):
         # enrich.sources.resources.Resource.closed
         return f"{name} is not understood: taken as closed, or, where only its kubeweir.io/mode is wrong, as enforced"
     return f"{name} is not understood, and left out"

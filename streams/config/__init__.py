@@ -1,1 +1,1 @@
-"""Files that people write: YAML with checked fields, reloaded while the process runs."""
+"""Configuration files: YAML that is checked field by field, and reloaded while the process runs."""

@@ -1,4 +1,8 @@
-"""A file that people write, while it is in use: a good change is taken over, a bad one changes nothing and is told."""
+"""Hot reload of a configuration file: a good change is applied at once; a bad one is reported and changes nothing.
+
+Who edits such a file cannot be relied on to write it atomically, and Kubernetes replaces the files of a ConfigMap by
+swapping a symbolic link. So the folder is watched, not the file, and a file is read until it is the same twice.
+"""
 
 from __future__ import annotations
 
@@ -17,35 +21,36 @@ from streams.config.yaml_file import FileError
 log = structlog.get_logger("kubeweir.streams")
 
 _SETTLED_S: Final = 0.05
-_AGAIN_S: Final = 10.0
-"""What cannot be made of a good file may be possible later: Kafka may be away."""
+_RETRY_S: Final = 10.0
+"""A good file that cannot be applied now is retried: Kafka may have been out of reach."""
 S = TypeVar("S")
 T = TypeVar("T")
 
 
 class HotReloadedFile(Generic[S, T]):
-    """Reads the file, has something made of it, and does so again whenever it changes.
+    """Reads a file, applies it, and does so again whenever the file changes.
 
-    ``current`` is exchanged in one assignment, by a thread of its own: who uses it reads it once a batch.
+    ``current`` is the result of the last successful ``apply``. A thread of its own replaces it in one assignment, so
+    read it once per unit of work.
     """
 
     def __init__(
-        self, what: str, setting: str, path: Path, read: Callable[[bytes, str], S], make: Callable[[S], T]
+        self, what: str, setting: str, path: Path, read: Callable[[bytes, str], S], apply: Callable[[S], T]
     ) -> None:
-        """``what``: its name in lines of the log; ``setting``: the variable that names it. ``read`` makes values of
-        content and name, and raises FileError; ``make`` may take its time, and raise StopServiceError for what cannot
-        be."""
+        """``what`` names the file in log lines, ``setting`` is the variable that holds its path. ``read`` turns content
+        and file name into values, or raises FileError. ``apply`` puts the values into force; it may take its time, and
+        raises StopServiceError if it cannot; then everything must be as before."""
         self._what, self._setting = what, setting
-        self._path, self._parse, self._make = path, read, make
-        # The folder: editors, and Kubernetes for a ConfigMap, put another file in its place.
-        self._watch = FolderWatch(what, path.parent, self.look, whole=False)
+        self._path, self._parse, self._apply = path, read, apply
+        # Editors, and Kubernetes for a ConfigMap, put another file in the place of this one.
+        self._watch = FolderWatch(what, path.parent, self.check, whole=False)
         self._problem: str | None = None
         self._content = b""
-        self._again = math.inf
+        self._retry_at = math.inf
         self.current: T
 
     def read(self) -> S:
-        """The file as it is. Raises StopServiceError for one that is wrong."""
+        """Read the file as it is now. Raises StopServiceError if it is missing or wrong."""
         try:
             self._content = self._path.read_bytes()
             return self._parse(self._content, str(self._path))
@@ -55,55 +60,55 @@ class HotReloadedFile(Generic[S, T]):
             raise StopServiceError(str(error), Exit.USAGE) from error
 
     def start(self) -> None:
-        """Take it over the first time, and then whenever it changes. Raises StopServiceError."""
-        self.current = self._make(self.read())
+        """Apply the file now, and again whenever it changes. Raises StopServiceError if it cannot be applied now."""
+        self.current = self._apply(self.read())
         self._watch.start()
 
     def stop(self) -> None:
-        """End the watch."""
+        """Stop watching."""
         self._watch.stop()
 
     def problem(self) -> str | None:
-        """What is wrong with the file now; the last good one is in force."""
+        """Return what is wrong with the file now, or None. The last good one is in force."""
         return self._watch.problem or self._problem
 
-    def look(self) -> None:
-        """Take the file over if it is another than it was, or if nothing could be made of it a while ago."""
+    def check(self) -> None:
+        """Apply the file if its content changed, or if a retry is due."""
         try:
             content = self._read_settled()
         except OSError as error:
-            # Should it come back as it was, it is taken over once more.
+            # If the file comes back unchanged, it is applied once more.
             self._content = b""
-            self._tell(f"{self._path}: {error.strerror}")
+            self._report(f"{self._path}: {error.strerror}")
             return
-        if content == self._content and time.monotonic() < self._again:
+        if content == self._content and time.monotonic() < self._retry_at:
             return
         self._content = content
         try:
-            self.current = self._make(self._parse(content, str(self._path)))
+            self.current = self._apply(self._parse(content, str(self._path)))
         except (FileError, StopServiceError) as error:
-            self._tell(str(error))
+            self._report(str(error))
         except Exception as error:
-            self._tell(f"{type(error).__name__}: {error}", error)
+            self._report(f"{type(error).__name__}: {error}", error)
         else:
-            self._good()
-        self._again = math.inf if self._problem is None else time.monotonic() + _AGAIN_S
+            self._on_applied()
+        self._retry_at = math.inf if self._problem is None else time.monotonic() + _RETRY_S
 
-    def _good(self) -> None:
+    def _on_applied(self) -> None:
         self._problem = None
-        log.info(f"{self._what} taken over", path=str(self._path))
+        log.info(f"{self._what} file applied", path=str(self._path))
 
-    def _tell(self, problem: str, unexpected: Exception | None = None) -> None:
+    def _report(self, problem: str, unexpected: Exception | None = None) -> None:
         if problem != self._problem:
             self._problem = problem
             log.error(
-                f"the {self._what} file is refused, the last good one stays in force",
+                f"the {self._what} file is refused; the last good one stays in force",
                 problems=problem.splitlines(),
                 exc_info=unexpected,
             )
 
     def _read_settled(self) -> bytes:
-        """The file when nobody writes to it: one that was just emptied is about to be filled."""
+        """Return the content once two reads agree: a file that was just truncated is about to be written."""
         before = self._path.read_bytes()
         while before != self._content:
             self._watch.wait(_SETTLED_S)

@@ -1,4 +1,7 @@
-"""A YAML file that people write, read: to checked values, every mistake with file, line and field."""
+"""Reads a YAML file into typed values. Every mistake is reported as ``FILE:LINE: field: what is wrong``.
+
+A file is refused as a whole: unknown fields, duplicate keys and values of a wrong type are mistakes, never ignored.
+"""
 
 from __future__ import annotations
 
@@ -12,21 +15,22 @@ import yaml
 
 T = TypeVar("T")
 Steps = tuple[str | int, ...]
-_AT: Final = re.compile(r"(?P<text>.*) - at (?:`(?:key|value)` in )?`\$(?P<path>.*)`", re.DOTALL)
+"""The path of a field from the top of the file: keys of mappings and indexes of lists."""
+_ERROR: Final = re.compile(r"(?P<text>.*) - at (?:`(?:key|value)` in )?`\$(?P<path>.*)`", re.DOTALL)
 _STEP: Final = re.compile(r"\.([^.\[\]]+)|\[(\d+|\.\.\.)\]")
 _FIELD: Final = re.compile(r"unknown field `([^`]+)`")
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One mistake: the steps from the top of the file to the field, and what is wrong with it."""
+    """One mistake: where the field is, and what is wrong with it."""
 
     steps: Steps
     text: str
 
 
 class FileError(ValueError):
-    """The file is wrong; ``problems`` has a line for each mistake."""
+    """The file is refused; ``problems`` has one line per mistake."""
 
     def __init__(self, problems: list[str]) -> None:
         super().__init__("\n".join(problems))
@@ -34,20 +38,19 @@ class FileError(ValueError):
 
 
 def read_checked(content: bytes, name: str, kind: type[T], check: Callable[[T], list[Problem]]) -> T:
-    """The values in a file's content. ``name`` is the file's; ``kind`` says what shape it has, ``check`` what a shape
-    cannot say.
+    """Return the content of the file ``name`` as a ``kind``, a msgspec type. ``check`` finds what types cannot express.
 
-    Raises :class:`FileError`. A mistake of shape is told alone; those of meaning are told all at once.
+    Raises :class:`FileError`: for a mistake of type with this one only, for what ``check`` finds with all of them.
     """
     loader = yaml.CSafeLoader(content)
     try:
         node = loader.get_single_node()
         if node is None:
-            raise FileError([f"{name}:1: is empty"])
+            raise FileError([f"{name}:1: the file is empty"])
         lines: dict[Steps, int] = {}
-        twice = list(_mark(node, (), lines, set()))
-        if twice:
-            raise FileError([f"{name}:{line}: {_path(steps)}: is there twice" for line, steps in twice])
+        duplicates = list(_mark(node, (), lines, set()))
+        if duplicates:
+            raise FileError([f"{name}:{line}: {_path(steps)}: is given twice" for line, steps in duplicates])
         data = loader.construct_document(node)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
@@ -61,15 +64,15 @@ def read_checked(content: bytes, name: str, kind: type[T], check: Callable[[T], 
     try:
         found = msgspec.convert(data, kind)
     except msgspec.ValidationError as error:
-        raise FileError([_told(name, lines, _shape(error))]) from error
+        raise FileError([_format(name, lines, _type_problem(error))]) from error
     problems = check(found)
     if problems:
-        raise FileError([_told(name, lines, problem) for problem in problems])
+        raise FileError([_format(name, lines, problem) for problem in problems])
     return found
 
 
 def _mark(node: yaml.Node, steps: Steps, lines: dict[Steps, int], seen: set[int]) -> Iterator[tuple[int, Steps]]:
-    """Note on which line each field stands; those that stand there twice. What an alias repeats is noted once."""
+    """Fill ``lines`` with the line of each field; yield the duplicates. A node that aliases repeat is visited once."""
     lines.setdefault(steps, node.start_mark.line + 1)
     if id(node) in seen:
         return
@@ -88,9 +91,9 @@ def _mark(node: yaml.Node, steps: Steps, lines: dict[Steps, int], seen: set[int]
             yield from _mark(value, (*steps, index), lines, seen)
 
 
-def _shape(error: msgspec.ValidationError) -> Problem:
-    """What msgspec found, taken apart."""
-    found = _AT.fullmatch(str(error))
+def _type_problem(error: msgspec.ValidationError) -> Problem:
+    """Take msgspec's error message apart into field and text."""
+    found = _ERROR.fullmatch(str(error))
     text, path = (found["text"], found["path"]) if found else (str(error), "")
     steps: Steps = tuple(name or (int(number) if number != "..." else "...") for name, number in _STEP.findall(path))
     unknown = _FIELD.search(text)
@@ -99,7 +102,7 @@ def _shape(error: msgspec.ValidationError) -> Problem:
     return Problem(steps, text[:1].lower() + text[1:])
 
 
-def _told(name: str, lines: dict[Steps, int], problem: Problem) -> str:
+def _format(name: str, lines: dict[Steps, int], problem: Problem) -> str:
     at = problem.steps
     while at and at not in lines:
         at = at[:-1]

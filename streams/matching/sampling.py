@@ -12,7 +12,6 @@ consumers of JSON. A test compares the two.
 
 from __future__ import annotations
 
-import ipaddress
 from typing import Any, Final
 
 import numpy as np
@@ -20,6 +19,7 @@ import numpy as np
 from enrich.render.template import PROTOCOLS, WITH_PORTS
 from enrich.wire.batch import AGGREGATED
 from enrich.wire.flow import Connection
+from enrich.wire.mapped_address import packed_address
 
 _MASK: Final = (1 << 64) - 1
 _NUMBERS: Final = {name: number for number, name in PROTOCOLS.items()}
@@ -46,10 +46,7 @@ def keeps(connection: Connection, share: float) -> bool:
 
 
 def _hash_end(ip: str, port: int) -> int:
-    raw = bytes(16)
-    if ip:
-        address = ipaddress.ip_address(ip)
-        raw = address.packed if address.version == 6 else bytes(10) + b"\xff\xff" + address.packed
+    raw = packed_address(ip) if ip else bytes(16)
     high, low = int.from_bytes(raw[:8], "little"), int.from_bytes(raw[8:], "little")
     return _mix(low ^ _mix((high + port) & _MASK))
 

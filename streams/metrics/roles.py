@@ -1,7 +1,8 @@
-"""The counters of a role. One registry a process, made where the process is put together.
+"""The metrics of each role. There is one registry per process, made where the process is put together.
 
-Names and units are as Prometheus' documentation has them (https://prometheus.io/docs/practices/naming/). A counter of
-errors is there before the first error, with each reason that is known: else no rule could see it come.
+Names and units follow Prometheus' conventions (https://prometheus.io/docs/practices/naming/). Every known label value
+exists from the start with the value 0: ``increase()`` over a series that appears with its first error shows 0, and an
+alert rule would miss that error.
 """
 
 from __future__ import annotations
@@ -19,15 +20,15 @@ DEAD_LETTER_REASONS: Final = (
     "no_value", "no_header", "bad_header", "unknown_version", "wrong_length", "foreign_cluster", "wrong_node",
     "enrich_failed", "refused",
 )  # fmt: skip
-"""Why a batch or a record of one is sent to the dead-letter topic."""
-_LOSSES: Final = ("ring_full", "deny_windows_full", "spool_full", "refused")
-"""Reasons that probes have for losses, as far as this version knows; a newer probe may have more."""
+"""Why the enricher sends a batch, or a record made from one, to the dead-letter topic."""
+_LOSS_REASONS: Final = ("ring_full", "deny_windows_full", "spool_full", "refused")
+"""Why probes lose verdicts, as far as this version knows. A newer probe may report further reasons."""
 
 
 class EnrichMetrics:
-    """What the enricher counts. ``by`` and ``most``: see :class:`streams.metrics.verdicts.Verdicts`."""
+    """Metrics of the role `enrich`. ``by`` and ``limit``: see :class:`streams.metrics.verdicts.Verdicts`."""
 
-    def __init__(self, registry: CollectorRegistry, by: By = "none", most: int = 0) -> None:
+    def __init__(self, registry: CollectorRegistry, by: By = "none", limit: int = 0) -> None:
         def counter(name: str, text: str, labels: tuple[str, ...] = ()) -> Counter:
             return Counter(f"kubeweir_streams_{name}", text, labels, registry=registry)
 
@@ -35,39 +36,51 @@ class EnrichMetrics:
             return Gauge(f"kubeweir_streams_{name}", text, labels, registry=registry)
 
         self.batches = counter("batches", "Batches read from the raw topic")
-        self.heartbeats = counter("heartbeats", "Batches without rows: a probe that lives and has nothing to say")
-        self.read_verdicts = counter("read_verdicts", "Verdicts in batches that were taken")
-        self.verdicts = Verdicts(registry, by, most)
-        self.records = counter("records", "Records that Kafka has acknowledged")
-        self.dead = counter("dead_letters", "Batches and records sent to the dead-letter topic, by reason", ("reason",))
-        self.gap_verdicts = counter("gap_verdicts", "Verdicts missing between two batches of one ring")
+        self.heartbeats = counter("heartbeats", "Batches without verdicts: a probe is alive and has nothing to report")
+        self.read_verdicts = counter("read_verdicts", "Verdicts made into records")
+        self.verdicts = Verdicts(registry, by, limit)
+        self.records = counter("records", "Records that Kafka has acknowledged, over all topics")
+        self.dead_letters = counter(
+            "dead_letters", "Batches and records sent to the dead-letter topic, by reason", ("reason",)
+        )
+        self.gap_verdicts = counter(
+            "gap_verdicts", "Verdicts whose numbers are missing between two batches of a ring: lost without a report"
+        )
         self.lost_verdicts = counter("lost_verdicts", "Verdicts that probes reported as lost, by reason", ("reason",))
-        self.expired = counter("expired_batches", "Batches that retention removed before they were read")
-        self.retried = counter("retried_records", "Records tried again alone, after a broker refused their batch")
-        self.routed = counter(
+        self.expired_batches = counter(
+            "expired_batches", "Batches that retention removed from the raw topic before they were read"
+        )
+        self.retried_records = counter(
+            "retried_records", "Records retried in a batch of their own, because the broker refused their batch"
+        )
+        self.routed_records = counter(
             "routed_records",
-            "Records that a route took for a topic: routed, or why they have none (no_namespace, not_allowed, limit)",
+            "Records that a route matched. routed: sent to a topic. no_namespace: the topic contains {namespace} and "
+            "the pod has none. not_allowed: the route does not allow the namespace. limit: the route would create more "
+            "topics than it may",
             ("route", "outcome"),
         )
-        self.address_intervals = counter("address_interval_records", "Records read of pods' holds of addresses")
+        self.address_intervals = counter("address_interval_records", "Address intervals read from the endpoints topic")
         self.bad_address_intervals = counter(
-            "bad_address_interval_records", "Records of pods' holds that were not understood"
+            "bad_address_interval_records", "Records of the endpoints topic that could not be decoded, and were skipped"
         )
         self.pending_verdicts = counter(
             "pending_verdicts",
-            "Verdicts that waited for the cluster's index: until it was settled, as long as they may (late), or until "
-            "too much waited (full)",
+            "Verdicts that waited for the cluster's index. settled: until both ends were known. late: as long as "
+            "WEIR_ATTRIBUTION_WAIT allows. full: until more than WEIR_PENDING_BYTES waited",
             ("outcome",),
         )
-        self.pending_bytes = gauge("pending_bytes", "Bytes of verdicts that wait for the cluster's index")
+        self.pending_bytes = gauge("pending_bytes", "Bytes of verdicts that wait for the cluster's index now")
         self.in_flight_verdicts = gauge(
-            "in_flight_verdicts", "Verdicts read whose records Kafka has not acknowledged yet"
+            "in_flight_verdicts", "Verdicts that were read, and whose records Kafka has not all acknowledged yet"
         )
-        self.in_flight_bytes = gauge("in_flight_bytes", "Bytes of batches whose records Kafka has not acknowledged yet")
-        self.lag = gauge("lag_batches", "Batches in the raw topic that are not acknowledged yet", ("partition",))
+        self.in_flight_bytes = gauge(
+            "in_flight_bytes", "Bytes of batches that were read, and whose records Kafka has not all acknowledged yet"
+        )
+        self.lag = gauge("lag_batches", "Batches in a partition of the raw topic not acknowledged yet", ("partition",))
         for labelled, values in (
-            (self.dead, DEAD_LETTER_REASONS),
-            (self.lost_verdicts, _LOSSES),
+            (self.dead_letters, DEAD_LETTER_REASONS),
+            (self.lost_verdicts, _LOSS_REASONS),
             (self.pending_verdicts, ("settled", "late", "full")),
         ):
             for value in values:
@@ -75,86 +88,87 @@ class EnrichMetrics:
 
 
 class AlertMetrics:
-    """What the role of alerts counts."""
+    """Metrics of the role `alerts`."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.counted = Counter(
             "kubeweir_streams_alerts_counted",
-            "Records of denied connections and losses (records), those of them that were delivered before (repeats), "
-            "deltas made from them, and values that could not be decoded (bad_records, bad_deltas)",
+            "What the count loop has read and made. records: denied flows and losses. repeats: records read before. "
+            "deltas: changes of counts sent to the engine loop. bad_records, bad_deltas: not decodable, dead letters",
             ("what",),
             registry=registry,
         )
         self.events = Counter(
             "kubeweir_streams_alerts_events",
-            "Events that may make an alert of a rule miss records: records too old for the window (late), groups "
-            "evicted or refused because there are more than WEIR_ALERT_GROUPS (evicted_groups, refused_groups), "
-            "distinct values evicted (evicted_values), deltas of another version of the rule (stale)",
+            "Why an alert of a rule may miss records. late: too old for the window. evicted_groups, refused_groups: "
+            "more groups than WEIR_ALERT_GROUPS. evicted_values: more distinct values than fit in memory. stale: "
+            "deltas counted under another version of the rule",
             ("rule", "what"),
             registry=registry,
         )
         self.restarts = Counter(
             "kubeweir_streams_alerts_restarts",
-            "Restarts of a half from the last commit, because a transaction failed or the rules changed",
-            ("half",),
+            "Restarts of a loop (count, engine) from its last commit: a transaction was aborted, or the rules changed",
+            ("loop",),
             registry=registry,
         )
         self.lag = Gauge(
             "kubeweir_streams_alerts_lag_records",
-            "Records in its input topics that a half has not processed yet",
-            ("half",),
+            "Records that a loop (count, engine) has not read yet",
+            ("loop",),
             registry=registry,
         )
         self._registry = registry
 
-    def watch(self, look: Callable[[], tuple[Mapping[str, int], Mapping[str, int]]]) -> None:
-        """``look``: groups and firing alerts, by rule, here and now."""
-        self._registry.register(_AlertCollector(look))
+    def watch(self, read: Callable[[], tuple[Mapping[str, int], Mapping[str, int]]]) -> None:
+        """Export what ``read`` returns at each scrape: groups and firing alerts of this worker, by rule."""
+        self._registry.register(_AlertCollector(read))
 
 
 class _AlertCollector(Collector):
-    def __init__(self, look: Callable[[], tuple[Mapping[str, int], Mapping[str, int]]]) -> None:
-        self._look = look
+    def __init__(self, read: Callable[[], tuple[Mapping[str, int], Mapping[str, int]]]) -> None:
+        self._read = read
 
     def collect(self) -> Iterator[Metric]:
-        """Two families."""
-        groups, firing = self._look()
-        for name, text, found in (
-            ("groups", "Groups of a rule in memory of this worker", groups),
-            ("firing", "Firing alerts of a rule, of the groups of this worker", firing),
+        """Yield the two gauges."""
+        groups, firing = self._read()
+        for name, text, by_rule in (
+            ("groups", "Groups of a rule in this worker's memory", groups),
+            ("firing", "Alerts of a rule that fire now, among the groups of this worker", firing),
         ):
             family = GaugeMetricFamily(f"kubeweir_streams_alerts_{name}", text, labels=["rule"])
-            for rule, number in found.items():
+            for rule, number in by_rule.items():
                 family.add_metric([rule], number)
             yield family
 
 
 class SinkMetrics:
-    """What sinks count."""
+    """Metrics of sinks, each with the sink's name as a label."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         def counter(name: str, text: str) -> Counter:
             return Counter(f"kubeweir_streams_sink_{name}", text, ("sink",), registry=registry)
 
-        self.records = counter("records", "Records that the far end has")
-        self.failures = counter("failures", "Failed writes, each tried again")
-        self.refused = counter("refused", "Records that the far end refuses for good, sent to the dead-letter topic")
+        self.records = counter("records", "Records that the far end has taken")
+        self.failures = counter("failures", "Failed writes; each is retried with backoff")
+        self.refused = counter("refused", "Records that the far end refuses for good; each becomes a dead letter")
         self.suppressed = Counter(
             "kubeweir_streams_sink_suppressed_records",
-            "Records that made no Event of their own: repeated, rate (too many), old, or without a pod (no_pod)",
+            "Records that made no Kubernetes Event. repeated: the same event was made before. rate: over the rate "
+            "limit. old: too old. no_pod: the record names no pod",
             ("sink", "reason"),
             registry=registry,
         )
         self.lag = Gauge(
-            "kubeweir_streams_sink_lag_records", "Records of its topic that are not committed yet", ("sink",),
+            "kubeweir_streams_sink_lag_records", "Records of its topic that a sink has not committed yet", ("sink",),
             registry=registry,
         )  # fmt: skip
 
-    def begin(self, sink: str) -> None:
-        """A sink starts: its counters are there before the first error."""
+    def add_sink(self, sink: str) -> None:
+        """Export the counters of a sink that starts."""
         for labelled in (self.records, self.failures, self.refused):
             labelled.labels(sink)
 
-    def end(self, sink: str) -> None:
-        """A sink has ended: nothing is behind any more. Its counts stay."""
+    def remove_sink(self, sink: str) -> None:
+        """Stop exporting the lag of a sink that has stopped. Its counters stay."""
         self.lag.remove(sink)

@@ -1,1 +1,1 @@
-"""What one ``weir-streams`` process runs: enrich, sinks, alerts, or a supervisor of all three."""
+"""The composition roots: each module puts together what one `weir-streams` process runs. Only main imports them."""

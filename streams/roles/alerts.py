@@ -1,4 +1,11 @@
-"""The role `alerts`, put together: the rules in force, the two loops, the watch of policies, and the far ends."""
+"""The role `alerts`: puts the rules in force, the two loops, the watch of policy changes and the outputs together.
+
+The loops share nothing but Kafka, so that each can be scaled and restarted by itself. Both are exactly-once
+(:mod:`streams.kafka.exactly_once`):
+
+- *count* reads denied flows and losses, and writes to the topic of deltas how many of them each group of a rule got.
+- *engine* reads deltas, keeps the windows of the groups, and writes alerts and the state to resume from.
+"""
 
 from __future__ import annotations
 
@@ -37,18 +44,18 @@ from streams.sinks.registry import SinkRegistry
 
 log = structlog.get_logger("kubeweir.streams")
 
-_AGAIN_S: Final = 0.5
+_RESTART_DELAY_S: Final = 0.5
 
 
 class _Rules:
-    """The rules in force, exchanged in one assignment."""
+    """The rules in force. A reload replaces them in one assignment."""
 
     def __init__(self) -> None:
         self.current: Sequence[AlertRule] = ()
 
 
-class _Half:
-    """One loop at work on its thread; it begins anew where a transaction failed."""
+class _LoopThread:
+    """Runs one loop on a thread, and restarts it from its last commit when a transaction is aborted."""
 
     def __init__(
         self, name: str, make: Callable[[], ExactlyOnce], step: Callable[[ExactlyOnce], None], metrics: AlertMetrics
@@ -56,24 +63,24 @@ class _Half:
         self.failed: StopServiceError | None = None
         self._name, self._make, self._step, self._metrics = name, make, step, metrics
         self._problem: str | None = "Kafka has not been reached yet"
-        self._bus: ExactlyOnce | None = None
+        self._transactions: ExactlyOnce | None = None
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"alerts-{name}", daemon=True)
 
     def start(self) -> None:
-        """Begin."""
+        """Start the thread."""
         self._thread.start()
 
     def stop(self) -> None:
-        """End; what is not committed comes again."""
+        """Stop the thread. Records that are not committed are read again at the next start."""
         self._stop.set()
         if self._thread.ident is not None:
             self._thread.join()
 
     def problem(self) -> str | None:
-        """What keeps it from its work."""
-        told = self._problem or (self._bus.problem if self._bus else None)
-        return f"{self._name}: {told}" if told else None
+        """Return what keeps the loop from making progress, or None."""
+        problem = self._problem or (self._transactions.problem if self._transactions else None)
+        return f"{self._name}: {problem}" if problem else None
 
     def _run(self) -> None:
         try:
@@ -82,34 +89,34 @@ class _Half:
         except StopServiceError as error:
             self.failed = error
         except Exception as error:
-            log.exception("alerts ended", half=self._name)
+            log.exception("a loop of the alerts ended", loop=self._name)
             self.failed = StopServiceError(f"alerts, {self._name}: {error!r}", Exit.UNEXPECTED)
 
     def _work(self) -> None:
-        """Until the stop, or until it is to begin anew."""
-        bus = self._bus = self._make()
+        """Run the loop until the stop, or until a transaction is aborted."""
+        transactions = self._transactions = self._make()
         try:
-            if bus.start(self._stop):
+            if transactions.start(self._stop):
                 self._problem = None
             while not self._stop.is_set():
-                self._step(bus)
-                lag = bus.lag()
+                self._step(transactions)
+                lag = transactions.lag()
                 if lag is not None:
                     self._metrics.lag.labels(self._name).set(lag)
         except TransactionAbortedError as error:
             self._metrics.restarts.labels(self._name).inc()
             self._problem = str(error)
-            log.warning("alerts begin anew, with what was committed", half=self._name, error=str(error))
-            self._stop.wait(_AGAIN_S)
+            log.warning("a loop of the alerts restarts from its last commit", loop=self._name, error=str(error))
+            self._stop.wait(_RESTART_DELAY_S)
         finally:
-            bus.close()
+            transactions.close()
 
 
 def run_alerts(settings: Settings, stop: threading.Event) -> int:
-    """Run until ``stop``; the exit code. Raises StopServiceError."""
+    """Run until ``stop``; return the exit code. Raises StopServiceError."""
     registry = CollectorRegistry()
     problems: list[Callable[[], str | None]] = [lambda: "Kafka has not been reached yet"]
-    checks = {"alerts": lambda: next((told for check in problems if (told := check())), None)}
+    checks = {"alerts": lambda: next(filter(None, (check() for check in problems)), None)}
     health = HealthServer(settings.metrics, registry, checks)
     log.info("starting", role="alerts", metrics_port=health.port, kafka=settings.kafka, prefix=settings.prefix)
     with contextlib.ExitStack() as stack:
@@ -132,55 +139,56 @@ def _work(
     dead = DeadLetters(settings.connection(), topics.dead.name, stop)
     sinks = SinkRegistry(partial(GroupReader, settings.connection()), dead.send, SinkMetrics(registry))
 
-    def take_over(alerts: Alerts) -> Alerts:
-        found = in_force(alerts)
-        sinks.apply(sink_definitions(found, settings))
-        rules.current = found.rules
-        return found
+    def apply(alerts: Alerts) -> Alerts:
+        effective = in_force(alerts)
+        sinks.apply(sink_definitions(effective, settings))
+        rules.current = effective.rules
+        return effective
 
-    live = _live(settings, take_over)
-    # Told before the wait for Kafka: a wrong file is no reason to wait.
-    first = live.read() if live else Alerts(version=1)
-    wanted = (topics.denied, topics.status, topics.dead, topics.alerts, topics.deltas, topics.alert_state)
-    if not prepare_topics(settings.connection(), wanted, settings.replication, stop):
+    file = _alerts_file(settings, apply)
+    # A mistake in the file is reported at once, not only when Kafka can be reached.
+    first = file.read() if file else Alerts(version=1)
+    needed = (topics.denied, topics.status, topics.dead, topics.alerts, topics.deltas, topics.alert_state)
+    if not prepare_topics(settings.connection(), needed, settings.replication, stop):
         return
     rules.current = in_force(first).rules
-    counting, evaluating, engine_loop = _halves(settings, rules, metrics, dead, stop)
+    count_thread, engine_thread, engine_loop = _loop_threads(settings, rules, metrics, dead, stop)
     watch = PolicyWatch(settings.source, engine_loop.add_policy_change)
     stack.callback(watch.stop)
     stack.callback(sinks.stop)
-    if live:
-        live.start()
-        stack.callback(live.stop)
+    if file:
+        file.start()
+        stack.callback(file.stop)
     else:
-        take_over(first)
-    for half in (counting, evaluating):
-        half.start()
-        stack.callback(half.stop)
+        apply(first)
+    threads = (count_thread, engine_thread)
+    for thread in threads:
+        thread.start()
+        stack.callback(thread.stop)
     problems[:] = [
-        *([live.problem] if live else []),
+        *([file.problem] if file else []),
         watch.problem,
-        counting.problem,
-        evaluating.problem,
+        count_thread.problem,
+        engine_thread.problem,
         sinks.problem,
     ]
     metrics.watch(lambda: (engine_loop.engine.groups(), engine_loop.engine.firing()))
     while not stop.wait(0.1):
         sinks.check()
-        for half in (counting, evaluating):
-            if half.failed is not None:
-                raise half.failed
+        for thread in threads:
+            if thread.failed is not None:
+                raise thread.failed
 
 
-def _live(settings: Settings, make: Callable[[Alerts], Alerts]) -> HotReloadedFile[Alerts, Alerts] | None:
+def _alerts_file(settings: Settings, apply: Callable[[Alerts], Alerts]) -> HotReloadedFile[Alerts, Alerts] | None:
     if settings.alerts in ("", "-"):
         return None
-    return HotReloadedFile("alerts", "WEIR_ALERTS", Path(settings.alerts), read, make)
+    return HotReloadedFile("alerts", "WEIR_ALERTS", Path(settings.alerts), read, apply)
 
 
-def _halves(
+def _loop_threads(
     settings: Settings, rules: _Rules, metrics: AlertMetrics, dead: DeadLetters, stop: threading.Event
-) -> tuple[_Half, _Half, EngineLoop]:
+) -> tuple[_LoopThread, _LoopThread, EngineLoop]:
     topics, connection, worker = settings.topics, settings.connection(), socket.gethostname()
     partitions = _partitions(settings, stop)
     evicted = Tally[str]()
@@ -195,11 +203,11 @@ def _halves(
         evicted.clear()
         return found
 
-    def bad_delta(record: Record, error: str) -> None:
+    def on_bad_deltas(record: Record, error: str) -> None:
         metrics.counted.labels("bad_deltas").inc()
         dead.send(topics.deltas.name, record, "no_deltas", error)
 
-    counting = CountLoop(
+    count_loop = CountLoop(
         rules,
         topics.denied.name,
         (topics.deltas.name, partitions),
@@ -214,27 +222,27 @@ def _halves(
         lambda found: Engine(found, settings.alert_groups, count_event),
         partial(read_committed, connection, topics.alert_state.name),
         take_evicted,
-        bad_delta,
+        on_bad_deltas,
     )
 
-    def bus(name: str, read_topics: Sequence[str], loop: CountLoop | EngineLoop) -> ExactlyOnce:
+    def transactions(name: str, read_topics: Sequence[str], loop: CountLoop | EngineLoop) -> ExactlyOnce:
         writer = f"{settings.prefix}.alerts.{name}.{worker}.{uuid.uuid4().hex[:8]}"
         group = f"{settings.prefix}.alerts.{name}"
         return ExactlyOnce(connection, group, read_topics, writer, loop.replay_from_ms, loop.on_assigned)
 
-    sources = (topics.denied.name, topics.status.name)
+    sources, deltas = (topics.denied.name, topics.status.name), (topics.deltas.name,)
     return (
-        _Half("count", lambda: bus("count", sources, counting), counting.step, metrics),
-        _Half("engine", lambda: bus("engine", (topics.deltas.name,), engine_loop), engine_loop.step, metrics),
+        _LoopThread("count", lambda: transactions("count", sources, count_loop), count_loop.step, metrics),
+        _LoopThread("engine", lambda: transactions("engine", deltas, engine_loop), engine_loop.step, metrics),
         engine_loop,
     )
 
 
 def _partitions(settings: Settings, stop: threading.Event) -> int:
-    """Of deltas and state, as they are. Raises StopServiceError where they differ."""
+    """Return how many partitions the topics of deltas and of state have. Raises StopServiceError if they differ."""
     deltas, state = settings.topics.deltas.name, settings.topics.alert_state.name
     found = {deltas: 0}
-    # A broker may not know yet of a topic that was made just now.
+    # A broker may not know a topic yet that was created just now.
     while not all(found.values()) and not stop.wait(0.1):
         with contextlib.suppress(ReadError):
             found = partitions_of(settings.connection(), [deltas, state])
@@ -243,7 +251,7 @@ def _partitions(settings: Settings, stop: threading.Event) -> int:
     if found[deltas] != found[state]:
         raise StopServiceError(
             f"{deltas} has {found[deltas]} partitions and {state} has {found[state]}, but the numbers must be equal: "
-            "delete both topics, and the worker makes them again",
+            "delete both topics and restart",
             Exit.USAGE,
         )
     return found[deltas]

@@ -1,4 +1,8 @@
-"""The role `enrich`, put together: the cluster's index, the topics, the enricher, the Faust worker."""
+"""The role `enrich`: puts the cluster's index, the topics, the enricher and the Faust worker together.
+
+It starts in this order: the index lists the cluster; the topics are created; the address history is read; only then
+does the worker join its group. So no verdict is enriched with an index that is half full.
+"""
 
 from __future__ import annotations
 
@@ -31,14 +35,14 @@ log = structlog.get_logger("kubeweir.streams")
 
 
 def run_enrich(settings: Settings, stop: threading.Event) -> int:
-    """Run until ``stop`` or a signal; the exit code. Raises StopServiceError."""
-    # Faust takes long to import, and only this role needs it.
+    """Run until ``stop`` or a signal; return the exit code. Raises StopServiceError."""
+    # Faust is slow to import, and only this role needs it.
     from streams.worker.faust_app import EnrichWorker  # noqa: PLC0415 - as above
 
     quiet_libraries()
     registry = CollectorRegistry()
     metrics = EnrichMetrics(registry, settings.verdicts_by, settings.verdicts_limit)
-    cluster = Cluster(tail_s=settings.tail, kinds=NAMED_KINDS)
+    cluster = Cluster(tail_s=settings.pod_retention, kinds=NAMED_KINDS)
     source = _source(settings, cluster)
     registry.register(SourceCollector("streams", source))
     history = AddressHistory(
@@ -55,8 +59,8 @@ def run_enrich(settings: Settings, stop: threading.Event) -> int:
             return Exit.OK
         history.start()
         _wait(history.loaded, stop)
-        late: list[EnrichWorker] = []
-        output = RecordProducer(settings.connection(), lambda error: late[0].fatal(error))  # noqa: PLW0108 - it comes later
+        workers: list[EnrichWorker] = []
+        output = RecordProducer(settings.connection(), lambda error: workers[0].fatal(error))  # noqa: PLW0108 - it is made below
         enricher = Enricher(cluster, settings.labels)
         pending = PendingVerdicts(
             enricher, source.synced_until_ns, int(settings.attribution_wait * 1e9), settings.pending_bytes, time.time_ns
@@ -73,7 +77,7 @@ def run_enrich(settings: Settings, stop: threading.Event) -> int:
             pending,
         )
         worker = EnrichWorker(settings, pipeline, output, metrics, stop)
-        late.append(worker)
+        workers.append(worker)
         if settings.routes:
             routing = pipeline.routing = Routing(settings, output, worker.fatal, metrics, stop)
             checks["routes"] = routing.problem
@@ -102,15 +106,15 @@ def _start(source: Source) -> None:
         raise StopServiceError(str(error), Exit.USAGE) from error
 
 
-def _wait(known: threading.Event, stop: threading.Event) -> None:
-    """Nothing is named before the first list is complete, and the history is read."""
-    while not stop.is_set() and not known.wait(0.1):
+def _wait(ready: threading.Event, stop: threading.Event) -> None:
+    """Wait until the event or the stop is set. Nothing is enriched before the index and the history are complete."""
+    while not stop.is_set() and not ready.wait(0.1):
         pass
 
 
 def _cluster_problem(cluster: Cluster, source: Source) -> str | None:
     if not cluster.synced.is_set():
-        return f"not listed yet: {', '.join(cluster.missing())}"
+        return f"the API server has not listed yet: {', '.join(cluster.missing())}"
     return source.problem()
 
 

@@ -1,4 +1,4 @@
-"""The roles of sinks: `file` and `stdout` of the settings, and `routes`, which has those of the routes file."""
+"""The roles that are sinks: `stdout` and `file`, made from the settings, and `routes`, made from the routes file."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def make_sink(name: str, settings: Settings) -> Sink:
 
 
 def run_sink(name: str, settings: Settings, stop: threading.Event) -> int:
-    """Run one sink until ``stop``; the exit code. Raises StopServiceError."""
+    """Run the sink `stdout` or `file` until ``stop``; return the exit code. Raises StopServiceError."""
 
     def work(metrics: SinkMetrics, problems: list[Callable[[], str | None]], dead: DeadLetters) -> None:
         sink = make_sink(name, settings)
@@ -65,31 +65,31 @@ def run_sink(name: str, settings: Settings, stop: threading.Event) -> int:
 
 
 def run_routes(settings: Settings, stop: threading.Event) -> int:
-    """Run the sinks of the routes file until ``stop``; the exit code. Raises StopServiceError."""
+    """Run the sinks of the routes file until ``stop``; return the exit code. Raises StopServiceError."""
 
     def work(metrics: SinkMetrics, problems: list[Callable[[], str | None]], dead: DeadLetters) -> None:
         if not settings.routes:
-            raise StopServiceError("WEIR_ROUTES is empty, and the role routes needs it", Exit.USAGE)
+            raise StopServiceError("WEIR_ROUTES is not set: the role routes needs a routes file", Exit.USAGE)
         topics = settings.topics
         sinks = SinkRegistry(partial(GroupReader, settings.connection()), dead.send, metrics)
 
         def apply(routes: Routes) -> None:
             sinks.apply(sink_definitions(routes, settings, metrics))
 
-        # Told before the wait for Kafka: a wrong file is no reason to wait.
-        live = LiveRoutes(Path(settings.routes), [topic.name for topic in topics], apply)
-        live.read()
+        # A mistake in the file is reported at once, not only when Kafka can be reached.
+        file = LiveRoutes(Path(settings.routes), [topic.name for topic in topics], apply)
+        file.read()
         if not prepare_topics(
             settings.connection(), [topics.flows, topics.denied, topics.dead], settings.replication, stop
         ):
             return
-        live.start()
-        problems[:] = [live.problem, sinks.problem]
+        file.start()
+        problems[:] = [file.problem, sinks.problem]
         try:
             while not stop.wait(0.1):
                 sinks.check()
         finally:
-            live.stop()
+            file.stop()
             sinks.stop()
 
     return _run("routes", settings, stop, work)
@@ -104,7 +104,7 @@ def _run(
     registry = CollectorRegistry()
     metrics = SinkMetrics(registry)
     problems: list[Callable[[], str | None]] = [lambda: "Kafka has not been reached yet"]
-    checks = {role: lambda: next((told for check in problems if (told := check())), None)}
+    checks = {role: lambda: next(filter(None, (check() for check in problems)), None)}
     health = HealthServer(settings.metrics, registry, checks)
     log.info("starting", role=role, metrics_port=health.port, kafka=settings.kafka, prefix=settings.prefix)
     dead = DeadLetters(settings.connection(), settings.topics.dead.name, stop)

@@ -1,4 +1,10 @@
-"""Keeps the roles' processes running: starts them, starts again what ended by accident, stops all."""
+"""Supervises the processes of the roles.
+
+- Each role is started as a process of its own, so that one that crashes or leaks harms no other.
+- A role that ends unexpectedly is restarted with an exponential backoff (1 s to 30 s). After a minute of running, the
+  backoff begins at 1 s again.
+- A role that ends with an exit code that a restart would not change (a wrong setting, missing rights) ends all.
+"""
 
 from __future__ import annotations
 
@@ -18,14 +24,14 @@ from enrich.runtime.process import Exit
 log = structlog.get_logger("kubeweir.streams")
 
 _CHECK_S: Final = 0.1
-_FIRST_WAIT_S: Final = 1.0
-_LONGEST_WAIT_S: Final = 30.0
-_STEADY_S: Final = 60.0
-"""A process that ran this long is no longer in a row of failures."""
+_FIRST_BACKOFF_S: Final = 1.0
+_LONGEST_BACKOFF_S: Final = 30.0
+_STABLE_S: Final = 60.0
+"""A process that ran this long is stable: its next failure starts with the first backoff."""
 _FINAL: Final = frozenset({Exit.USAGE, Exit.UNABLE, Exit.RUNNING, Exit.KAFKA})
-"""Exit codes that another start of the one role would not mend."""
+"""Exit codes that a restart of the role would not change."""
 _GRACE_S: Final = 5.0
-"""Beyond what a role gives itself for its stop."""
+"""How much longer than its own WEIR_STOP_TIMEOUT a role gets before it is killed."""
 
 
 @dataclass(slots=True)
@@ -33,20 +39,20 @@ class _Child:
     role: str
     process: subprocess.Popen[bytes]
     started: float
-    wait_s: float = _FIRST_WAIT_S
-    again_at: float | None = field(default=None)
+    backoff_s: float = _FIRST_BACKOFF_S
+    restart_at: float | None = field(default=None)
 
 
 def supervise(roles: Sequence[str], stop: threading.Event) -> int:
-    """Run until ``stop``, or until a role ends for good; the exit code."""
+    """Run the roles until ``stop``, or until one ends for good; return the exit code."""
     children = [_start(role) for role in roles]
     code = 0
     try:
         while not stop.wait(_CHECK_S):
             for child in children:
-                found = _look(child)
-                if found is not None:
-                    return found
+                exit_code = _check(child)
+                if exit_code is not None:
+                    return exit_code
     finally:
         code = _stop(children)
     return code
@@ -57,30 +63,30 @@ def _start(role: str) -> _Child:
         [sys.executable, "-m", "streams.main", role, "--alone"],
         env={**os.environ, "WEIR_SUPERVISED": "1"},
         stdin=subprocess.DEVNULL,
-        # Ctrl-C reaches the whole foreground group; the roles are to hear it from here, once.
+        # Ctrl-C signals the whole foreground process group. The roles must get their signal from here, once.
         start_new_session=True,
     )
     log.info("started", role=role, pid=process.pid)
     return _Child(role, process, time.monotonic())
 
 
-def _look(child: _Child) -> int | None:
-    """An exit code that ends all, or None."""
+def _check(child: _Child) -> int | None:
+    """Restart a child that has ended, when it is time. Return an exit code if the child ended for good."""
     now = time.monotonic()
-    if child.again_at is not None:
-        if now >= child.again_at:
-            fresh = _start(child.role)
-            child.process, child.started, child.again_at = fresh.process, fresh.started, None
+    if child.restart_at is not None:
+        if now >= child.restart_at:
+            restarted = _start(child.role)
+            child.process, child.started, child.restart_at = restarted.process, restarted.started, None
         return None
     code = child.process.poll()
     if code is None:
         return None
     if code in _FINAL:
-        log.error("a role ended for good, stopping all", role=child.role, exit_code=code)
+        log.error("a role ended for good; stopping all roles", role=child.role, exit_code=code)
         return code
-    wait = _FIRST_WAIT_S if now - child.started > _STEADY_S else child.wait_s
-    child.again_at, child.wait_s = now + wait, min(wait * 2, _LONGEST_WAIT_S)
-    log.error("a role ended, starting it again", role=child.role, exit_code=code, after_s=wait)
+    backoff_s = _FIRST_BACKOFF_S if now - child.started > _STABLE_S else child.backoff_s
+    child.restart_at, child.backoff_s = now + backoff_s, min(backoff_s * 2, _LONGEST_BACKOFF_S)
+    log.error("a role ended; restarting it", role=child.role, exit_code=code, after_s=backoff_s)
     return None
 
 
@@ -88,14 +94,14 @@ def _stop(children: Sequence[_Child]) -> int:
     running = [child for child in children if child.process.poll() is None]
     for child in running:
         child.process.terminate()
-    patience = float(os.environ.get("WEIR_STOP_TIMEOUT") or 10) + _GRACE_S
-    deadline = time.monotonic() + patience
+    timeout_s = float(os.environ.get("WEIR_STOP_TIMEOUT") or 10) + _GRACE_S
+    deadline = time.monotonic() + timeout_s
     code = 0
     for child in running:
         try:
             code = code or child.process.wait(max(0.0, deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
-            log.error("a role does not stop, killing it", role=child.role)
+            log.error("a role does not stop; killing it", role=child.role)
             child.process.kill()
             child.process.wait()
             code = code or Exit.UNEXPECTED

@@ -44,6 +44,7 @@ from enrich.render.enricher import RecordColumns, Records
 from enrich.render.interning import Int64Array, InternMap
 from enrich.render.template import Template
 from enrich.wire.flow import Connection, Decision, Dialled, End, NamedPolicy, decode_flow
+from enrich.wire.mapped_address import packed
 from streams.matching import sampling
 from streams.matching.matcher import ConditionSet, EndConditions, Matcher, Network
 
@@ -334,8 +335,7 @@ class _Networks:
 def _words(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> tuple[np.uint64, np.uint64]:
     """Return the two numbers of an address or a mask. IPv4 stands behind the v4-mapped prefix; the prefix of a mask is
     not compared, because the version was."""
-    packed = address.packed if address.version == 6 else b"\0" * 10 + b"\xff\xff" + address.packed
-    high, low = np.frombuffer(packed, "<u8")
+    high, low = np.frombuffer(packed(address), "<u8")
     return high, low
 
 

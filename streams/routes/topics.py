@@ -77,4 +77,4 @@ class Routing:
             self._made |= {topic.name for topic in wanted}
 
     def _count(self, route: str, outcome: str, records: int) -> None:
-        self._metrics.routed.labels(route, outcome).inc(records)
+        self._metrics.routed_records.labels(route, outcome).inc(records)

@@ -82,7 +82,7 @@ class Pump:
 
     def run(self) -> None:
         """Work until ``stop`` is set. Raises StopServiceError."""
-        self._metrics.begin(self._feed.name)
+        self._metrics.add_sink(self._feed.name)
         try:
             while not self._stop.is_set():
                 records = self._reader.take(_MAX_RECORDS_PER_WRITE, _POLL_S)
@@ -92,7 +92,7 @@ class Pump:
                 if lag is not None:
                     self._metrics.lag.labels(self._feed.name).set(lag)
         finally:
-            self._metrics.end(self._feed.name)
+            self._metrics.remove_sink(self._feed.name)
             self._reader.close()
             self._sink.close()
 

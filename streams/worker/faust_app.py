@@ -226,7 +226,7 @@ class EnrichWorker:
 
     async def _retry(self, tracked: TrackedInput, message: Any) -> None:
         """Send the record in a batch of its own: a broker refuses a whole batch because of one record in it."""
-        self._metrics.retried.inc()
+        self._metrics.retried_records.inc()
         callback = partial(self._on_retried, tracked)
         topic, timestamp_ms = message.topic(), event_time_ms(message.value())
         while not self._output.offer_alone(topic, message.key(), message.value(), timestamp_ms, callback):  # noqa: ASYNC110 - librdkafka has no event for it

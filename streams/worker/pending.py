@@ -122,8 +122,6 @@ class PendingVerdicts:
         """Keep the verdicts that must wait. Return which verdicts can be sent now, or None if all of them can.
 
         ``unsettled`` is what a lookup found; ``until_ns`` is :meth:`until_ns` as it was before that lookup."""
-        if unsettled is None and not self._parts and batch.wall.max() <= until_ns:
-            return None  # by far the most frequent case
         now = self._now_ns()
         if unsettled is None:
             unsettled = np.zeros(len(batch.verdicts), bool)

@@ -58,7 +58,7 @@ class Sender:
     async def send_dead_letter(self, tracked: TrackedInput, value: bytes, reason: str, error: str) -> None:
         """Send ``value`` to the dead-letter topic, with the place of its input and the reason as headers."""
         topic, partition, offset = self._topics.raw.name, str(tracked.partition), str(tracked.offset)
-        self._metrics.dead.labels(reason).inc()
+        self._metrics.dead_letters.labels(reason).inc()
         log.warning("dead letter", reason=reason, topic=topic, partition=partition, offset=offset, error=error)
         headers = [
             ("reason", reason.encode()),

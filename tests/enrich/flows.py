@@ -24,6 +24,7 @@ from enrich.wire.batch import (
     decode_batch,
     encode_batch,
 )
+from enrich.wire.mapped_address import packed_address
 
 CLOCK = 1_790_000_000_000_000_000
 LABELS = {"app": "web", "app.kubernetes.io/name": "shop", "secret": "x"}
@@ -54,11 +55,8 @@ def make_cluster(since: int = -(1 << 63)) -> Cluster:
 
 
 def packed(address: str) -> bytes:
-    """16 bytes, IPv4 v4-mapped; none for empty text."""
-    if not address:
-        return bytes(16)
-    parsed = ipaddress.ip_address(address)
-    return parsed.packed if parsed.version == 6 else b"\0" * 10 + b"\xff\xff" + parsed.packed
+    """The 16 bytes of an address; all zero for empty text."""
+    return packed_address(address) if address else bytes(16)
 
 
 def make_batch(*verdicts: dict[str, Any], **header: Any) -> Batch:

@@ -109,7 +109,7 @@ def test_a_changed_file_is_taken_over_and_a_bad_one_is_told_and_changes_nothing(
     site.flush()
     assert len(ids(site.read("one", lambda found: len(found) >= 10))) == 10
     write(site, route("two", "{}", "{topic: PREFIX.two}"))
-    service.wait_for("routes taken over")
+    service.wait_for("routes file applied")
     assert service.get("/readyz")[0] == 200
     site.send(make_batch(10, 10))
     site.flush()

@@ -8,7 +8,17 @@ from typing import Any
 
 import pytest
 
-from enrich.model import ClusterNetworkPolicy, Name, Namespace, NetworkPolicy, Node, Object, Pod, Protocol
+from enrich.model import (
+    POLICY_API_VERSIONS,
+    ClusterNetworkPolicy,
+    Name,
+    Namespace,
+    NetworkPolicy,
+    Node,
+    Object,
+    Pod,
+    Protocol,
+)
 from enrich.parse.objects import InvalidObjectError, parse
 from enrich.policy.decide import decide, is_connection_allowed
 from enrich.policy.matching import Direction, Endpoint, PolicyView
@@ -59,7 +69,7 @@ def test_what_the_api_refuses_is_refused(entry: dict[str, Any]) -> None:
 
 
 def made(kind: str, name: str, **rest: Any) -> Object:
-    versions = {"NetworkPolicy": "networking.k8s.io/v1", "ClusterNetworkPolicy": "policy.networking.k8s.io/v1alpha2"}
+    versions = {kind.__name__: version for kind, version in POLICY_API_VERSIONS.items()}
     namespace, _, short = name.rpartition("/")
     meta = {"name": short, "namespace": namespace or None, **rest.pop("metadata", {})}
     found = parse({"apiVersion": versions.get(kind, "v1"), "kind": kind, "metadata": meta, **rest})

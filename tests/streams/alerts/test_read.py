@@ -29,7 +29,7 @@ def rule(text: str) -> str:
 
 UP = "above: {threshold: 3}\n"
 WRONG = [
-    ("", "1: is empty"),
+    ("", "1: the file is empty"),
     ("version: 1\nrule: []\n", "2: rule: there is no such field"),
     ("version: 1\ndisable: [deny-bursts]\n", "2: disable[0]: there is no built-in rule deny-bursts; the built-in rules are deny-burst, "),
     (rule("severity: warning"), "3: rules[0]: a rule must have exactly one of above, first, after_change; this one has 0"),

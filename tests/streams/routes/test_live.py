@@ -72,7 +72,7 @@ def test_one_that_cannot_be_changes_nothing_until_it_is_mended(
 
 def test_what_could_not_be_made_of_a_good_file_is_tried_again(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As topics while Kafka is away."""
-    monkeypatch.setattr("streams.config.hot_reload._AGAIN_S", 0.2)
+    monkeypatch.setattr("streams.config.hot_reload._RETRY_S", 0.2)
     away: list[str] = []
 
     def make(routes: Routes) -> list[str]:

@@ -30,7 +30,7 @@ def route(text: str) -> str:
 
 OUT = "outputs: [{stdout: {}}]\n"
 WRONG = [
-    ("", "1: is empty"),
+    ("", "1: the file is empty"),
     ("version: 2\n", "1: version: invalid enum value 2"),
     ("routes: []\n", "1: object missing required field `version`"),
     ("version: 1\nroute: []\n", "2: route: there is no such field"),
@@ -39,7 +39,7 @@ WRONG = [
     (route("outputs: []"), "4: routes[0].outputs: expected `array` of length >= 1"),
     (route("match: {verdict: deny}"), "3: routes[0]: object missing required field `outputs`"),
     (route(f"{OUT}match:\n  verdict:\n    - deny\n    - denied"), "8: routes[0].match.verdict[1]: invalid enum value 'denied'"),
-    (route(f"{OUT}match:\n  verdict: deny\n  verdict: allow"), "7: routes[0].match.verdict: is there twice"),
+    (route(f"{OUT}match:\n  verdict: deny\n  verdict: allow"), "7: routes[0].match.verdict: is given twice"),
     (route(f"{OUT}matches: {{}}"), "5: routes[0].matches: there is no such field"),
     (route(f"{OUT}match:\n  port: 70000"), "6: routes[0].match.port: expected `int` <= 65535"),
     (route(f"{OUT}match:\n  port: 9-70000"), "6: routes[0].match.port: 9-70000: a port is at most 65535"),
