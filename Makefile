@@ -1,6 +1,6 @@
 # The targets that people use; `make` alone lists them.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo image cluster cluster-down e2e test test-cluster lint unit hunt bench conformance bench-policy bench-watch clean
+.PHONY: help setup demo image cluster cluster-down e2e test test-cluster lint unit hunt bench conformance bench-policy bench-watch docs clean
 PY := .venv/bin/python
 
 help: ## list the targets
@@ -57,6 +57,9 @@ conformance: setup ## policy cases, with real packets; DIR=folder FAMILY=4|6 (bo
 
 bench-policy: setup ## measure: policy from the index to the kernel's maps, at 100, 1,000 and 10,000 pods
 	@$(PY) -m tests.bench_policy
+
+docs: ## write the generated pages: docs/settings.md, docs/metrics.md
+	@$(PY) -m tests.docs.generate
 
 clean: ## remove the virtual environment and tool caches; the cache of large downloads stays
 	test ! -e .venv/kubeweir.making || rm -rf .venv

@@ -1,0 +1,72 @@
+"""The glossary and the code agree: no identifier of the product is a word that the glossary marks "not".
+
+How ``docs/glossary.md`` marks a word in its column "not as an identifier":
+
+- ``word``: no identifier has it as a part. Parts are what stands between underscores and at capitals: ``held_rows`` and
+  ``HeldRows`` have the parts ``held`` and ``rows``.
+- ``=word``: no identifier is exactly that, leading underscores aside.
+- ``room:word``, ``room:=word``: the same, in that folder only.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import tokenize
+from collections import defaultdict
+from functools import cache
+
+import pytest
+
+from tests.docs.pages import ROOT, page
+
+ROWS = list(page("docs/glossary.md").rows("term"))
+ROOMS = ("probe", "enrich", "streams", "bpf")
+
+
+def marks() -> list[str]:
+    return [word for row in ROWS for word in re.findall(r"`([^`]+)`", row[2])]
+
+
+@cache
+def names() -> dict[str, set[str]]:
+    """Identifier to the files that have it."""
+    found: dict[str, set[str]] = defaultdict(set)
+    for room in ROOMS:
+        for file in sorted((ROOT / room).rglob("*.py")):
+            for token in tokenize.generate_tokens(io.StringIO(file.read_text()).readline):
+                if token.type == tokenize.NAME:
+                    found[token.string].add(str(file.relative_to(ROOT)))
+    return found
+
+
+def parts(name: str) -> set[str]:
+    """What stands between underscores and at capitals, in lower case."""
+    return {part.lower() for part in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+", name)}
+
+
+def test_parts_of_a_name() -> None:
+    assert parts("held_rows") == parts("HeldRows") == {"held", "rows"}
+    assert parts("_MOST_ROWS") == {"most", "rows"}
+
+
+@pytest.mark.parametrize("mark", marks())
+def test_no_identifier_is_a_word_that_the_glossary_marks_not(mark: str) -> None:
+    room, _, word = mark.rpartition(":")
+    exact = word.startswith("=")
+    word = word.lstrip("=")
+    hits = {
+        name: sorted(file for file in files if file.startswith(room))
+        for name, files in names().items()
+        if (name.strip("_") == word if exact else word in parts(name))
+    }
+    assert {name: files for name, files in hits.items() if files} == {}
+
+
+def test_every_term_has_a_meaning() -> None:
+    assert len(ROWS) > 40
+    for term, meaning, _ in ROWS:
+        assert term
+        assert meaning
+    terms = [row[0] for row in ROWS]
+    assert len(set(terms)) == len(terms)

@@ -1,0 +1,54 @@
+"""``docs/record.md`` has every field and every reason, and its jq lines give its examples from its own records."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+
+import orjson
+import pytest
+
+from enrich.wire.batch import Reason
+from tests.docs.pages import page, unquoted
+from tests.schemas import described, load, validator
+
+PAGE = page("docs/record.md")
+RECORDS = PAGE.blocks("json")
+ROWS = list(PAGE.rows("field"))
+
+
+def test_every_field_of_the_schema_is_explained() -> None:
+    ends = {"src", "dest"}
+    fields = {path.lstrip(".") for path in described(load("flow"))}
+    wanted = {field for field in fields if not field.startswith("dest.")}
+    assert {field.partition(".")[2] for field in fields if field.startswith("dest.")} == {
+        field.partition(".")[2] for field in fields if field.startswith("src.")
+    }
+    assert wanted - ends == {unquoted(row[0]) for row in ROWS} - ends
+
+
+def test_every_reason_is_explained() -> None:
+    sections = PAGE.sections(3)
+    assert set(sections) == {reason.name.lower() for reason in Reason}
+    for name, text in sections.items():
+        assert re.search(r"\*\*What happened:\*\* \S", text), name
+        assert re.search(r"\*\*What to do:\*\* \S", text), name
+
+
+def test_the_example_records_are_as_the_schema_says() -> None:
+    closed = validator(load("flow"), closed=True)
+    assert RECORDS
+    for record in RECORDS:
+        closed.validate(orjson.loads(record))
+
+
+@pytest.mark.skipif(shutil.which("jq") is None, reason="jq is not installed: run deploy/local/setup")
+def test_each_jq_line_gives_the_example_from_the_example_records() -> None:
+    records = "\n".join(RECORDS)
+    for field, example, expression, _ in ROWS:
+        done = subprocess.run(
+            ["jq", "-c", unquoted(expression)], input=records, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, f"{field}: {done.stderr}"
+        assert unquoted(example) in done.stdout.splitlines(), field

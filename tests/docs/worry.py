@@ -1,0 +1,102 @@
+"""When to worry about each metric: the last column of ``docs/metrics.md``. A test wants an entry for each metric."""
+
+from __future__ import annotations
+
+from typing import Final
+
+WORRY: Final[dict[str, str]] = {
+    # --- both services
+    "kubeweir_ready": "0 for 5 minutes (WeirNotReady): `/readyz` says why in words.",
+    "process_cpu_seconds_total": "A rate of 1 for minutes: one core is all that a Python process has.",
+    "process_max_fds": "Never by itself.",
+    "process_open_fds": "Near process_max_fds.",
+    "process_resident_memory_bytes": "Near the container's limit (1 GiB in deploy/kubernetes).",
+    "process_start_time_seconds": "Changes often: the process restarts; its log says why.",
+    "process_virtual_memory_bytes": "Never by itself.",
+    # --- the probe
+    "kubeweir_probe_acked_batches_total": "Stands still while kubeweir_probe_batches_total rises: Kafka takes nothing.",
+    "kubeweir_probe_acked_bytes_total": "As kubeweir_probe_acked_batches_total.",
+    "kubeweir_probe_attached_pods": "Less than the pods of the node that are not on the host's network.",
+    "kubeweir_probe_batches_total": (
+        "Stands still for longer than WEIR_HEARTBEAT: the probe appends nothing to its spool."
+    ),
+    "kubeweir_probe_identities": "Above 4096: selectors overlap at random, and the maps fill. The log says so.",
+    "kubeweir_probe_kernel_events_total": "See the events below this table.",
+    "kubeweir_probe_lost_verdicts_total": "Any increase (WeirVerdictsLost): records are missing from the log.",
+    "kubeweir_probe_map_capacity_entries": "Never by itself: it is a setting.",
+    "kubeweir_probe_map_entries": "Above 0.9 of the capacity (WeirPolicyMapNearlyFull); the log warns from 0.8.",
+    "kubeweir_probe_refused_objects": (
+        "Above 0 for 5 minutes (WeirObjectsRefused): a policy is not enforced as written."
+    ),
+    "kubeweir_probe_ring_capacity_verdicts": "Never by itself: it is a setting.",
+    "kubeweir_probe_ring_unread_verdicts": "Above half of the capacity for a minute (WeirRingNearlyFull).",
+    "kubeweir_probe_spool_batches": "Rises for minutes: Kafka does not acknowledge.",
+    "kubeweir_probe_spool_bytes": "Above half of the capacity (WeirSpoolFilling): a full spool gives up allows.",
+    "kubeweir_probe_spool_capacity_bytes": "Never by itself: it is a setting.",
+    "kubeweir_probe_unattached_pods": "Above 0 for 15 minutes (WeirPodsWaiting): those pods are not under policy.",
+    "kubeweir_probe_verdicts_total": "Stands still while pods open connections.",
+    "kubeweir_probe_watch_age_seconds": "Above 300 (WeirWatchStale): the last known policy stays in force.",
+    # --- the enricher
+    "kubeweir_streams_address_interval_records_total": "Never by itself.",
+    "kubeweir_streams_bad_address_interval_records_total": (
+        "Any increase: a probe of another version, or a stranger who writes."
+    ),
+    "kubeweir_streams_batches_total": "Stands still while probes send.",
+    "kubeweir_streams_dead_letters_total": "Any increase (WeirDeadLetters): read the headers on kubeweir.dead.",
+    "kubeweir_streams_expired_batches_total": (
+        "Any increase (WeirVerdictsMissing): workers were behind for longer than a day."
+    ),
+    "kubeweir_streams_gap_verdicts_total": (
+        "Any increase (WeirVerdictsMissing): verdicts never came, and no probe counted them."
+    ),
+    "kubeweir_streams_heartbeats_total": "Stands still while a probe has no traffic: it is dead or cut off.",
+    "kubeweir_streams_in_flight_bytes": "At WEIR_IN_FLIGHT_BYTES for minutes: Kafka acknowledges slowly.",
+    "kubeweir_streams_in_flight_verdicts": "At WEIR_IN_FLIGHT_VERDICTS for minutes: Kafka acknowledges slowly.",
+    "kubeweir_streams_lag_batches": "Their sum above 1,000 for 10 minutes (WeirStreamsBehind): add workers.",
+    "kubeweir_streams_lost_verdicts_total": "Any increase: probes lost verdicts; the reason says where.",
+    "kubeweir_streams_pending_bytes": "At WEIR_PENDING_BYTES: the oldest go out with fewer names.",
+    "kubeweir_streams_pending_verdicts_total": (
+        "Outcomes late or full rise steadily: names come too late from the API server."
+    ),
+    "kubeweir_streams_read_verdicts_total": "Stands still while batches rise: only heartbeats come.",
+    "kubeweir_streams_records_total": "Its rate is below that of kubeweir_streams_read_verdicts_total.",
+    "kubeweir_streams_refused_objects": "Above 0 for 5 minutes (WeirObjectsRefused).",
+    "kubeweir_streams_retried_records_total": "Rises steadily: a broker refuses batches; see the dead letters.",
+    "kubeweir_streams_routed_records_total": (
+        "Outcomes not_allowed or limit rise: tenants are missing from the route's list."
+    ),
+    "kubeweir_streams_verdict_subjects_over_limit_total": (
+        "Any increase (WeirVerdictLabelsFull): raise WEIR_VERDICTS_LIMIT."
+    ),
+    "kubeweir_streams_verdicts_total": "Denies rise: the records and the alerts say whose.",
+    "kubeweir_streams_watch_age_seconds": "Above 300 (WeirWatchStale): names may be old or missing.",
+    # --- alerts
+    "kubeweir_streams_alerts_counted_total": "bad_records or bad_deltas rise: something else writes to these topics.",
+    "kubeweir_streams_alerts_events_total": "dropped or refused groups rise: raise WEIR_ALERT_GROUPS or group by less.",
+    "kubeweir_streams_alerts_firing": "It is what the rules are for.",
+    "kubeweir_streams_alerts_groups": "At WEIR_ALERT_GROUPS: further groups push out quiet ones.",
+    "kubeweir_streams_alerts_lag_records": "Above 100,000 for 5 minutes (WeirAlertsBehind): late records fire nothing.",
+    "kubeweir_streams_alerts_restarts_total": "More than a few an hour without rule changes or rebalances.",
+    # --- sinks
+    "kubeweir_streams_sink_failures_total": "Rises for 10 minutes (WeirSinkFailing): the far end is away.",
+    "kubeweir_streams_sink_lag_records": "Above 100,000 for 15 minutes (WeirSinkBehind).",
+    "kubeweir_streams_sink_records_total": "Stands still while its topic gets records.",
+    "kubeweir_streams_sink_refused_total": "Any increase (WeirDeadLetters): the far end refuses records for good.",
+    "kubeweir_streams_sink_suppressed_records_total": "Never by itself: Events are few on purpose.",
+}
+
+KERNEL_EVENTS: Final[dict[str, tuple[str, str]]] = {
+    "ring_full": ("Verdicts of allowed connections lost because the ring buffer was full.", "Any increase."),
+    "deny_windows_full": ("Denied packets that no deny window could count.", "Any increase: raise WEIR_DENIED_FLOWS."),
+    "deferred": ("First denies that found the ring full; they come with their window.", "Rises steadily."),
+    "aggregated": ("Denied packets that were counted without addresses.", "A flood: look for `aggregated` records."),
+    "unparsable": ("Packets dropped because they cannot be parsed.", "Rises: somebody sends broken packets."),
+    "not_ip": ("Packets dropped because they are neither IP nor ARP.", "Pods need another protocol."),
+    "flooded": ("Packets dropped because they are not for this pod (a bridge floods).", "Never by itself."),
+    "fragment_dropped": ("Later fragments of a denied first fragment.", "Never by itself."),
+    "connections_full": (
+        "Connections denied because they could not be remembered.",
+        "Any increase: raise WEIR_CONNECTIONS.",
+    ),
+}
+"""Label ``event`` of ``kubeweir_probe_kernel_events_total``: what it counts, and when to worry."""
