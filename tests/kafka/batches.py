@@ -33,12 +33,12 @@ def write_manifests(folder: Path) -> None:
 
 
 def mapped(ip: str) -> list[int]:
-    """IPv4 text to the 16 bytes of its v4-mapped form."""
+    """Convert IPv4 text to the 16 bytes of its v4-mapped form."""
     return [0] * 10 + [255, 255] + [int(part) for part in ip.split(".")]
 
 
 def make_rows(count: int, *, denied: bool = False, ingress: bool = False, age_s: float = 0.0, **fields: Any) -> Any:
-    """Rows of web-0 (endpoint 7): to api-0, or from it where ``ingress``."""
+    """Verdicts of web-0 (endpoint 7) to api-0, or from it if ``ingress``."""
     verdicts = np.zeros(count, VERDICT)
     verdicts["time_ns"] = time.monotonic_ns() - int(age_s * 1e9) + np.arange(count)
     own, peer = mapped(PODS["web-0"]), mapped(PODS["api-0"])
@@ -54,7 +54,7 @@ def make_rows(count: int, *, denied: bool = False, ingress: bool = False, age_s:
 
 
 def make_header(first: int, verdicts: int, **fields: Any) -> Header:
-    """Of node n1's ring r1."""
+    """The header of a batch of ring r1 on node n1."""
     given: dict[str, Any] = {
         "v": 1,
         "cluster": "c1",

@@ -1,4 +1,4 @@
-"""A real Apache Kafka for the tests, on a random loopback port; it ends with the test run, however that ends."""
+"""A real Apache Kafka for the tests, on a random loopback port; it stops with the test run, however that ends."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PATIENCE_S = 60
 
 
 def run_broker(folder: Path, *options: str, client: dict[str, str] | None = None) -> Iterator[str]:
-    """host:port of a broker that answers. ``client``: what else librdkafka must be told to reach it."""
+    """host:port of a broker that answers. ``client``: further settings that librdkafka needs to reach it."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

@@ -1,4 +1,4 @@
-"""What a test does with Kafka and the services: start, send, read, stop."""
+"""What tests do with Kafka and the services: start, send, read, stop."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ class Service:
             )
 
     def lines(self) -> list[dict[str, Any]]:
-        """Its log so far, whole lines only."""
+        """Return its log so far, complete lines only."""
         text = self.log.read_text()
         return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines() if line.startswith("{")]
 
     def wait_for(self, event: str, **fields: Any) -> dict[str, Any]:
-        """The first line with this event and these fields."""
+        """Wait for the first log line with this event and these fields."""
 
         def look() -> dict[str, Any] | None:
             assert self.process.poll() is None, self.log.read_text()
@@ -53,7 +53,7 @@ class Service:
         return until(look, f"the line {event!r} in {self.log.read_text()}")
 
     def get(self, path: str, role: str = "enrich") -> tuple[int, str]:
-        """Status and text of a page of its health port."""
+        """Return status and text of a page of its health port."""
         port = self.wait_for("starting", role=role)["metrics_port"]
         try:
             with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:
@@ -63,20 +63,20 @@ class Service:
                 return error.code, error.read().decode()
 
     def metric(self, name: str) -> float:
-        """A counter or gauge, with its labels in the name as they are printed."""
+        """Return a counter or gauge; ``name`` includes the labels as /metrics prints them."""
         for line in self.get("/metrics")[1].splitlines():
             if line.startswith(f"{name} "):
                 return float(line.split()[-1])
         return 0.0
 
     def stop(self) -> int:
-        """SIGTERM; the exit code."""
+        """Send SIGTERM; return the exit code."""
         self.process.terminate()
         return self.process.wait(PATIENCE_S)
 
 
 def until(look: Callable[[], T | None], what: str) -> T:
-    """The first answer that is not None."""
+    """Return the first answer that is not None."""
     deadline = time.monotonic() + PATIENCE_S
     while time.monotonic() < deadline:
         found = look()
@@ -98,22 +98,22 @@ def written(path: Path) -> list[bytes]:
 
 
 def ids_of(path: Path) -> set[str]:
-    """Of the records that were written."""
+    """Return the ids of records."""
     return {orjson.loads(line)["id"] for line in written(path)}
 
 
 class Site:
-    """Topics below one prefix."""
+    """Topics with a prefix of their own, and the services on them."""
 
     def __init__(self, broker: str, prefix: str, folder: Path, connection: dict[str, str] | None = None) -> None:
-        """``connection``: librdkafka's settings, where the address is not enough."""
+        """``connection``: librdkafka's settings, if the address is not enough."""
         self.broker, self.prefix, self.folder = broker, prefix, folder
         self.connection = connection or {"bootstrap.servers": broker}
         self.services: list[Service] = []
         self._producer: Producer | None = None
 
     def env(self, **more: str) -> dict[str, str]:
-        """The environment of the services."""
+        """Return the environment of the services."""
         return {
             **os.environ,
             "WEIR_KAFKA": self.broker,
@@ -126,30 +126,30 @@ class Site:
         }
 
     def start(self, *arguments: str, **more: str) -> Service:
-        """`weir-streams` with these arguments and settings."""
+        """Start `weir-streams` with these arguments and settings."""
         service = Service(arguments, self.env(**more), self.folder / f"service-{len(self.services)}.log")
         self.services.append(service)
         return service
 
     def start_enrich(self, **more: str) -> Service:
-        """The enricher alone, reading."""
+        """Start the enricher alone, and wait until it reads."""
         service = self.start("enrich", "--alone", **more)
         service.wait_for("partitions assigned")
         return service
 
     def send(self, value: bytes | None, key: str = "c1/n1/r1") -> None:
-        """One record to the raw topic; :meth:`flush` waits for all."""
+        """Send one record to the raw topic; :meth:`flush` waits for all."""
         if self._producer is None:
             self._producer = Producer({**self.connection, "partitioner": "murmur2_random"})
         self._producer.produce(f"{self.prefix}.verdicts.raw", value, key.encode())
 
     def flush(self) -> None:
-        """Kafka has all that was sent."""
+        """Wait until Kafka has everything that was sent."""
         assert self._producer is not None
         assert self._producer.flush(PATIENCE_S) == 0
 
     def read(self, topic: str, enough: Callable[[list[Message]], bool]) -> list[Message]:
-        """All records of a topic from its beginning, until they are enough."""
+        """Read a topic from its beginning until ``enough`` is true."""
         consumer = Consumer({**self.connection, "group.id": "test", "enable.auto.commit": False})
         name = f"{self.prefix}.{topic}"
         partitions = until(
@@ -167,7 +167,7 @@ class Site:
         return found
 
     def read_flows(self, count: int, topic: str = "flows") -> list[dict[str, Any]]:
-        """Flows of at least ``count`` different ids, in the order of their partitions."""
+        """Read until there are ``count`` different ids; return the flows by partition."""
         seen: set[str] = set()
         flows: list[dict[str, Any]] = []
 
@@ -182,7 +182,7 @@ class Site:
         return flows
 
     def end(self) -> None:
-        """End what still runs."""
+        """Stop the services that still run."""
         for service in self.services:
             if service.process.poll() is None:
                 service.process.kill()

@@ -1,4 +1,4 @@
-"""The enricher as the process that it is, on a real Apache Kafka."""
+"""The enricher as a process, on a real Apache Kafka."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_bad_batches_are_dead_letters_with_reason_and_position_and_the_worker_go
     assert service.stop() == 0
 
 
-def test_kill_9_in_the_middle_loses_nothing_and_ids_tell_repeats(site: Site) -> None:
+def test_kill_9_loses_nothing_and_repeats_have_the_same_id(site: Site) -> None:
     total, size = 120, 500
     service = site.start_enrich()
     for number in range(total):
@@ -134,7 +134,7 @@ def test_a_second_worker_takes_partitions_over_and_nothing_is_lost(site: Site) -
         assert not [line for line in service.lines() if line["event"] == "verdicts lost"], "a false gap"
 
 
-def test_what_a_stop_leaves_behind_comes_at_the_next_start(site: Site) -> None:
+def test_batches_not_acknowledged_at_a_stop_are_read_at_the_next_start(site: Site) -> None:
     service = site.start_enrich()
     for number in range(60):
         site.send(make_batch(number * 500, 500))
@@ -149,7 +149,7 @@ def test_what_a_stop_leaves_behind_comes_at_the_next_start(site: Site) -> None:
     assert again.stop() == 0
 
 
-def test_a_record_that_the_broker_refuses_spares_its_neighbours(site: Site) -> None:
+def test_a_record_that_the_broker_refuses_harms_no_other_of_its_batch(site: Site) -> None:
     admin = AdminClient({"bootstrap.servers": site.broker})
     topic = NewTopic(f"{site.prefix}.flows", 4, 1, config={"message.timestamp.before.max.ms": "3600000"})
     admin.create_topics([topic])[topic.topic].result(10)
@@ -168,7 +168,7 @@ def test_a_record_that_the_broker_refuses_spares_its_neighbours(site: Site) -> N
     assert service.stop() == 0
 
 
-def test_a_topic_that_vanishes_stops_the_worker_with_its_own_code(site: Site) -> None:
+def test_a_deleted_topic_stops_the_worker_with_exit_code_5(site: Site) -> None:
     service = site.start_enrich()
     admin = AdminClient({"bootstrap.servers": site.broker})
     name = f"{site.prefix}.flows"
@@ -194,7 +194,7 @@ def test_gaps_losses_and_heartbeats_reach_the_status_topic(site: Site) -> None:
     assert service.metric('kubeweir_streams_lost_verdicts_total{reason="ring_full"}') == 3
 
 
-def test_topics_are_made_as_they_must_be_and_wrong_ones_are_told(site: Site) -> None:
+def test_topics_are_created_as_needed_and_differences_are_reported(site: Site) -> None:
     admin = AdminClient({"bootstrap.servers": site.broker})
     wrong = NewTopic(f"{site.prefix}.flows", 1, 1, config={"cleanup.policy": "compact"})
     admin.create_topics([wrong])[wrong.topic].result(10)
@@ -209,7 +209,7 @@ def test_topics_are_made_as_they_must_be_and_wrong_ones_are_told(site: Site) -> 
     assert len(admin.list_topics(timeout=10).topics[raw.name].partitions) == 4
 
 
-def test_without_kafka_it_waits_says_so_and_stops_when_told(site: Site) -> None:
+def test_without_kafka_it_waits_reports_it_and_can_be_stopped(site: Site) -> None:
     service = site.start("enrich", "--alone", WEIR_KAFKA="127.0.0.1:1")
     service.wait_for("Kafka cannot be reached, trying on")
     status, text = service.get("/readyz")
@@ -219,13 +219,13 @@ def test_without_kafka_it_waits_says_so_and_stops_when_told(site: Site) -> None:
     assert "Traceback" not in service.log.read_text()
 
 
-def test_a_wrong_setting_ends_with_2_and_names_it(site: Site) -> None:
+def test_a_wrong_setting_exits_with_2_and_is_named(site: Site) -> None:
     service = site.start("enrich", WEIR_PARTITIONS="many")
     assert service.process.wait(30) == 2
     assert "WEIR_PARTITIONS" in service.log.read_text()
 
 
-def test_a_port_that_is_taken_ends_with_4(site: Site) -> None:
+def test_a_taken_port_exits_with_4(site: Site) -> None:
     first = site.start("enrich", "--alone", WEIR_KAFKA="127.0.0.1:1")
     port = first.wait_for("starting")["metrics_port"]
     second = site.start("enrich", WEIR_METRICS=f"127.0.0.1:{port}")

@@ -1,4 +1,4 @@
-"""A part of a stream that is read and written in transactions, where taking over partitions fails."""
+"""Exactly-once processing when a call fails while partitions are assigned."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from tests.kafka.site import PATIENCE_S, Site
 pytestmark = pytest.mark.kafka
 
 
-def test_a_call_that_fails_while_partitions_are_taken_over_is_told_and_ends_nobody(site: Site) -> None:
-    """The client calls back for that, and what it makes of an exception there nobody can catch."""
+def test_a_call_that_fails_during_an_assignment_aborts_and_does_not_crash(site: Site) -> None:
+    """The assignment is a callback of librdkafka; a KafkaException that leaves it could not be caught."""
     topic = f"{site.prefix}.read"
     admin = AdminClient(site.connection)
     admin.create_topics([NewTopic(topic, 1)])[topic].result()

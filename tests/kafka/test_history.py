@@ -1,4 +1,4 @@
-"""The history of addresses through a real Kafka: a worker names pods that were gone before it came."""
+"""The address history on a real Kafka: a worker names pods that were deleted before it started."""
 
 from __future__ import annotations
 
@@ -58,21 +58,21 @@ def test_a_pod_that_was_deleted_while_no_worker_ran_is_named(site: Site) -> None
         {"app": "gone"},
         "n2",
     )
-    assert flows[1] == {"instance": "10.0.0.99"}, "nobody had it then"
+    assert flows[1] == {"instance": "10.0.0.99"}, "no pod had it then"
     assert flows[3] == {"instance": "10.0.0.99", "ambiguous": True}, "within the skew of its end"
-    assert flows[4] == {"instance": "10.0.0.98"}, "taken back"
+    assert flows[4] == {"instance": "10.0.0.98"}, "its interval was removed"
     assert service.metric("kubeweir_streams_bad_address_interval_records_total") == 1
 
 
-def test_a_probe_makes_the_topic_and_tells_the_last_word_on_each_hold(site: Site) -> None:
+def test_a_probe_creates_the_topic_and_the_last_record_of_each_interval_counts(site: Site) -> None:
     topic = topics(site.prefix, 4).endpoints
     publisher = AddressIntervalPublisher(topic, {"bootstrap.servers": site.broker})
-    held = make_interval("web", "10.0.0.1", 5)
-    publisher.publish({held.key: encode_interval(held), b"c1/n2/10.0.0.2/uid-old": None})
+    interval = make_interval("web", "10.0.0.1", 5)
+    publisher.publish({interval.key: encode_interval(interval), b"c1/n2/10.0.0.2/uid-old": None})
     until(lambda: True if publisher.published == 2 else None, f"two records: {publisher.problem}")
     publisher.stop(5)
     found = {message.key(): message.value() for message in site.read("endpoints", lambda read: len(read) >= 2)}
-    assert found == {held.key: encode_interval(held), b"c1/n2/10.0.0.2/uid-old": None}
+    assert found == {interval.key: encode_interval(interval), b"c1/n2/10.0.0.2/uid-old": None}
     resource = ConfigResource(ResourceType.TOPIC, topic.name)
     admin = AdminClient({"bootstrap.servers": site.broker})
     entries = admin.describe_configs([resource])[resource].result(30)

@@ -1,4 +1,4 @@
-"""The probe's sender on a real Apache Kafka: order, keys, what Kafka refuses, and a topic that is not right."""
+"""The probe's publisher on a real Apache Kafka: order, keys, refused batches, and a topic that differs."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def publisher_of(site: Site, spool: Spool) -> Publisher:
     return Publisher(spool, raw(site), {"bootstrap.servers": site.broker})
 
 
-def test_the_topic_is_made_and_batches_go_in_order_under_their_own_rings_key(site: Site) -> None:
+def test_the_topic_is_created_and_batches_are_sent_in_order_with_their_rings_key(site: Site) -> None:
     spool = Spool(site.folder / "spool")
     # What an outage left, of the ring before a reboot and of the one after it.
     for number in range(300):
@@ -51,7 +51,7 @@ def test_the_topic_is_made_and_batches_go_in_order_under_their_own_rings_key(sit
     assert (spool.unacked_batches, publisher.acked_batches, publisher.problem) == (0, 300, None)
 
 
-def test_a_refused_batch_is_counted_and_takes_no_neighbour_with_it(site: Site) -> None:
+def test_a_refused_batch_is_counted_and_harms_no_other(site: Site) -> None:
     make_topic(site, 4, {**raw(site).config, "max.message.bytes": "5000"})
     spool = Spool(site.folder / "spool")
     sizes = [ROWS, ROWS, 2000, ROWS, 1500, ROWS]
@@ -75,7 +75,7 @@ def _noise(verdicts: int) -> object:
     return np.random.default_rng(verdicts).integers(0, 1 << 16, verdicts)
 
 
-def test_a_batch_that_is_too_large_for_librdkafka_is_counted_too(site: Site) -> None:
+def test_a_batch_too_large_for_librdkafka_is_counted(site: Site) -> None:
     spool = Spool(site.folder / "spool")
     append(spool, make_batch(0, ROWS))
     append(spool, make_batch(1000, 100_000))
@@ -87,7 +87,7 @@ def test_a_batch_that_is_too_large_for_librdkafka_is_counted_too(site: Site) -> 
     assert len(site.read("verdicts.raw", lambda found: len(found) >= 2)) == 2
 
 
-def test_nothing_is_sent_to_a_topic_that_is_not_right(site: Site) -> None:
+def test_nothing_is_sent_to_a_topic_that_differs(site: Site) -> None:
     make_topic(site, 1, {})
     spool = Spool(site.folder / "spool")
     append(spool, make_batch(0, ROWS))
@@ -108,7 +108,7 @@ def test_nothing_is_sent_to_a_topic_that_is_not_right(site: Site) -> None:
     assert spool_again.unacked_batches == 0
 
 
-def test_no_more_is_in_flight_than_a_quarter_of_the_spool(site: Site) -> None:
+def test_at_most_a_quarter_of_the_spool_is_in_flight(site: Site) -> None:
     spool = Spool(site.folder / "spool", max_bytes=200_000)
     value = make_batch(0, ROWS)
     for _ in range(100):

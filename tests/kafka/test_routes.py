@@ -1,4 +1,4 @@
-"""Routes to Kafka topics by the enricher as the process that it is, on a real Apache Kafka."""
+"""Routes to Kafka topics: the enricher as a process, on a real Apache Kafka."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Encrypted and authenticated connections: every client of ours against a Kafka that takes no others."""
+"""Encrypted and authenticated connections: every client of ours against a Kafka that accepts no others."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.probe.export.spooling import append
 
 @pytest.fixture(scope="module")
 def secure(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """The settings with which one may speak to a broker of SASL_SSL."""
+    """The settings that a SASL_SSL broker requires."""
     folder = tmp_path_factory.mktemp("secure")
     env = {
         "WEIR_KAFKA_PROTOCOL": "sasl_ssl",
@@ -75,7 +75,7 @@ def test_batches_become_records_by_every_client(
 
 
 @pytest.mark.kafka
-def test_a_wrong_password_is_said_and_nothing_is_lost(site: Site, secure: dict[str, str], tmp_path: Path) -> None:
+def test_a_wrong_password_is_reported_and_nothing_is_lost(site: Site, secure: dict[str, str], tmp_path: Path) -> None:
     spool = Spool(tmp_path / "spool")
     wrong = load(KafkaSettings, {**secure, "WEIR_KAFKA_PASSWORD": "wrong"}).connection()
     publisher = Publisher(spool, topics(site.prefix, 4).raw, wrong)
@@ -99,6 +99,6 @@ def test_a_wrong_password_is_said_and_nothing_is_lost(site: Site, secure: dict[s
         ({"WEIR_KAFKA_PROTOCOL": "ssl", "WEIR_KAFKA_KEY": os.devnull}, "there is no such file"),
     ],
 )
-def test_settings_that_cannot_be_are_said(env: dict[str, str], said: str) -> None:
+def test_impossible_settings_are_refused_with_a_reason(env: dict[str, str], said: str) -> None:
     with pytest.raises(SettingsError, match=said):
         load(KafkaSettings, env).connection()

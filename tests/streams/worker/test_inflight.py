@@ -1,4 +1,4 @@
-"""What may be acknowledged, and when."""
+"""In-flight tracking: which inputs may be acknowledged, and when."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from hypothesis import strategies as st
 from streams.worker.inflight import InFlightTracker, TrackedInput
 
 
-class Desk:
-    """A ledger with an event loop that runs when it is told to."""
+class Bench:
+    """A tracker whose event loop runs only when the test calls :meth:`run`."""
 
     def __init__(self, max_verdicts: int = 10_000, max_bytes: int = 1_000_000) -> None:
         self.acked: list[tuple[int, int]] = []
         self.failed: list[tuple[TrackedInput, Any, Any]] = []
         self.soon: list[Callable[[], None]] = []
-        self.ledger = InFlightTracker(
+        self.tracker = InFlightTracker(
             max_verdicts, max_bytes, self.soon.append, lambda *failed: self.failed.append(failed)
         )
 
     def open(self, partition: int, offset: int, records: int, verdicts: int = 1) -> TrackedInput:
-        tracked = self.ledger.open(
+        tracked = self.tracker.open(
             partition, offset, verdicts, verdicts * 88, lambda done: self.acked.append((done.partition, done.offset))
         )
         for _ in range(records):
@@ -44,110 +44,110 @@ def deliver(tracked: TrackedInput, times: int = 1) -> None:
 
 
 def test_an_input_is_acknowledged_with_its_last_record() -> None:
-    desk = Desk()
-    tracked = desk.open(0, 7, 3)
+    bench = Bench()
+    tracked = bench.open(0, 7, 3)
     deliver(tracked, 2)
-    desk.run()
-    assert desk.acked == []
+    bench.run()
+    assert bench.acked == []
     deliver(tracked)
-    desk.run()
-    assert desk.acked == [(0, 7)]
-    assert (desk.ledger.verdicts, desk.ledger.bytes, len(desk.ledger)) == (0, 0, 0)
+    bench.run()
+    assert bench.acked == [(0, 7)]
+    assert (bench.tracker.verdicts, bench.tracker.bytes, len(bench.tracker)) == (0, 0, 0)
 
 
 def test_a_later_input_waits_for_an_earlier_one_of_its_partition_and_for_no_other() -> None:
-    desk = Desk()
-    first, second, other = desk.open(0, 1, 1), desk.open(0, 2, 1), desk.open(1, 9, 1)
+    bench = Bench()
+    first, second, other = bench.open(0, 1, 1), bench.open(0, 2, 1), bench.open(1, 9, 1)
     deliver(second)
     deliver(other)
-    desk.run()
-    assert desk.acked == [(1, 9)]
+    bench.run()
+    assert bench.acked == [(1, 9)]
     deliver(first)
-    desk.run()
-    assert desk.acked == [(1, 9), (0, 1), (0, 2)]
+    bench.run()
+    assert bench.acked == [(1, 9), (0, 1), (0, 2)]
 
 
 def test_an_input_without_records_is_acknowledged_when_it_is_closed() -> None:
-    desk = Desk()
-    desk.open(0, 1, 0)
-    desk.run()
-    assert desk.acked == [(0, 1)]
+    bench = Bench()
+    bench.open(0, 1, 0)
+    bench.run()
+    assert bench.acked == [(0, 1)]
 
 
-def test_nothing_is_acknowledged_before_it_is_closed() -> None:
-    desk = Desk()
-    tracked = desk.ledger.open(0, 1, 1, 88, lambda done: desk.acked.append((done.partition, done.offset)))
+def test_an_open_input_is_not_acknowledged() -> None:
+    bench = Bench()
+    tracked = bench.tracker.open(0, 1, 1, 88, lambda done: bench.acked.append((done.partition, done.offset)))
     tracked.expect()
     deliver(tracked)
-    desk.run()
-    assert desk.acked == [], "more records may come"
+    bench.run()
+    assert bench.acked == [], "more records may come"
     tracked.expect()
     tracked.close()
     deliver(tracked)
-    desk.run()
-    assert desk.acked == [(0, 1)]
+    bench.run()
+    assert bench.acked == [(0, 1)]
 
 
-def test_a_failed_record_is_handed_on_and_holds_its_input_back() -> None:
-    desk = Desk()
-    tracked, later = desk.open(0, 1, 2), desk.open(0, 2, 1)
+def test_a_failed_record_is_reported_and_keeps_its_input_in_flight() -> None:
+    bench = Bench()
+    tracked, later = bench.open(0, 1, 2), bench.open(0, 2, 1)
     error = object()
     deliver(tracked)
     tracked.on_delivery(error, "message")
     deliver(later)
-    desk.run()
-    assert desk.failed == [(tracked, error, "message")]
-    assert desk.acked == []
+    bench.run()
+    assert bench.failed == [(tracked, error, "message")]
+    assert bench.acked == []
     # A dead letter takes the record's place.
     tracked.expect()
     tracked.withdraw()
     deliver(tracked)
-    desk.run()
-    assert desk.acked == [(0, 1), (0, 2)]
+    bench.run()
+    assert bench.acked == [(0, 1), (0, 2)]
 
 
-def test_what_another_worker_took_over_is_never_acknowledged_here() -> None:
-    desk = Desk()
-    gone, kept = desk.open(0, 1, 1, verdicts=5), desk.open(1, 1, 1)
-    desk.ledger.forget([0])
-    assert desk.ledger.verdicts == 1
+def test_inputs_of_a_revoked_partition_are_never_acknowledged() -> None:
+    bench = Bench()
+    gone, kept = bench.open(0, 1, 1, verdicts=5), bench.open(1, 1, 1)
+    bench.tracker.forget([0])
+    assert bench.tracker.verdicts == 1
     deliver(gone)
     deliver(kept)
-    desk.run()
-    assert desk.acked == [(1, 1)]
+    bench.run()
+    assert bench.acked == [(1, 1)]
 
 
-def test_many_deliveries_ask_the_loop_once() -> None:
-    desk = Desk()
-    tracked = [desk.open(0, offset, 1) for offset in range(100)]
+def test_many_deliveries_schedule_one_drain() -> None:
+    bench = Bench()
+    tracked = [bench.open(0, offset, 1) for offset in range(100)]
     for one in tracked:
         deliver(one)
-    assert len(desk.soon) == 1
-    desk.run()
-    assert len(desk.acked) == 100
-    deliver(desk.open(0, 100, 1))
-    desk.run()
-    assert len(desk.acked) == 101, "it can be asked again"
+    assert len(bench.soon) == 1
+    bench.run()
+    assert len(bench.acked) == 100
+    deliver(bench.open(0, 100, 1))
+    bench.run()
+    assert len(bench.acked) == 101, "a drain can be scheduled again"
 
 
-def test_room_is_made_by_acknowledgements_in_rows_and_in_bytes() -> None:
+def test_acknowledgements_make_room_in_verdicts_and_in_bytes() -> None:
     async def scenario(max_verdicts: int, max_bytes: int) -> None:
-        desk = Desk(max_verdicts, max_bytes)
-        first = desk.open(0, 1, 1, verdicts=10)
-        waiting = asyncio.create_task(desk.ledger.wait_for_room(5, 440))
+        bench = Bench(max_verdicts, max_bytes)
+        first = bench.open(0, 1, 1, verdicts=10)
+        waiting = asyncio.create_task(bench.tracker.wait_for_room(5, 440))
         await asyncio.sleep(0)
         await asyncio.sleep(0)
         assert not waiting.done()
         deliver(first)
-        desk.run()
+        bench.run()
         await asyncio.wait_for(waiting, 5)
 
     asyncio.run(scenario(12, 1_000_000))
     asyncio.run(scenario(10_000, 900))
 
 
-def test_an_input_that_is_larger_than_the_bounds_fits_alone() -> None:
-    asyncio.run(asyncio.wait_for(Desk(max_verdicts=10).ledger.wait_for_room(5000, 440_000), 5))
+def test_an_input_larger_than_the_bounds_fits_alone() -> None:
+    asyncio.run(asyncio.wait_for(Bench(max_verdicts=10).tracker.wait_for_room(5000, 440_000), 5))
 
 
 @given(
@@ -157,18 +157,18 @@ def test_an_input_that_is_larger_than_the_bounds_fits_alone() -> None:
 def test_in_any_order_of_deliveries_each_partition_is_acknowledged_in_order(
     inputs: list[tuple[int, int]], random: Any
 ) -> None:
-    desk = Desk()
-    opened = [desk.open(partition, offset, records) for offset, (partition, records) in enumerate(inputs)]
+    bench = Bench()
+    opened = [bench.open(partition, offset, records) for offset, (partition, records) in enumerate(inputs)]
     pending = [tracked for tracked, (_, records) in zip(opened, inputs, strict=True) for _ in range(records)]
     random.shuffle(pending)
-    desk.run()
+    bench.run()
     done: dict[TrackedInput, int] = {}
     for tracked in pending:
         deliver(tracked)
         done[tracked] = done.get(tracked, 0) + 1
-        desk.run()
+        bench.run()
         for partition in range(3):
-            acked = [offset for where, offset in desk.acked if where == partition]
+            acked = [offset for where, offset in bench.acked if where == partition]
             mine = [(one, records) for one, (where, records) in zip(opened, inputs, strict=True) if where == partition]
             ready = []
             for one, records in mine:
@@ -176,12 +176,14 @@ def test_in_any_order_of_deliveries_each_partition_is_acknowledged_in_order(
                     break
                 ready.append(one.offset)
             assert acked == ready
-    assert len(desk.acked) == len(inputs)
+    assert len(bench.acked) == len(inputs)
 
 
 def test_deliveries_on_another_thread_are_all_counted() -> None:
-    desk = Desk()
-    tracked = [desk.ledger.open(0, offset, 1, 88, lambda d: desk.acked.append((0, d.offset))) for offset in range(500)]
+    bench = Bench()
+    tracked = [
+        bench.tracker.open(0, offset, 1, 88, lambda d: bench.acked.append((0, d.offset))) for offset in range(500)
+    ]
 
     def poll() -> None:
         for one in tracked:
@@ -195,5 +197,5 @@ def test_deliveries_on_another_thread_are_all_counted() -> None:
     for one in tracked:
         one.close()
     thread.join()
-    desk.run()
-    assert desk.acked == [(0, offset) for offset in range(500)]
+    bench.run()
+    assert bench.acked == [(0, offset) for offset in range(500)]

@@ -1,4 +1,4 @@
-"""What is read, taken together."""
+"""The intake: which inputs are taken together."""
 
 from __future__ import annotations
 
@@ -18,55 +18,55 @@ _MANY = 1 << 30
 
 
 def event(offset: int, partition: int = 0, verdicts: int = 1) -> Any:
-    """An event of Faust's."""
+    """A Faust event."""
     message = SimpleNamespace(partition=partition, offset=offset)
     return SimpleNamespace(message=message, value=bytes(verdicts * VERDICT.itemsize))
 
 
 def intake() -> Intake:
-    ledger = InFlightTracker(_MANY, _MANY, asyncio.get_running_loop().call_soon_threadsafe, lambda *_: None)
-    return Intake(ledger, EnrichMetrics(CollectorRegistry()))
+    tracker = InFlightTracker(_MANY, _MANY, asyncio.get_running_loop().call_soon_threadsafe, lambda *_: None)
+    return Intake(tracker, EnrichMetrics(CollectorRegistry()))
 
 
 def offsets(taken: Any) -> list[int]:
     return [tracked.offset for tracked, _, _ in taken]
 
 
-def test_what_comes_within_some_turns_of_the_loop_is_taken_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    # However busy the machine is.
+def test_inputs_that_arrive_within_some_turns_of_the_loop_are_taken_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Long enough on a busy machine too.
     monkeypatch.setattr("streams.worker.intake._GATHER_S", 0.5)
 
     async def run() -> list[int]:
-        desk = intake()
-        taking = asyncio.create_task(desk.take())
+        queue = intake()
+        taking = asyncio.create_task(queue.take())
         for offset in range(20):
-            await desk.put(event(offset), None)
+            await queue.put(event(offset), None)
             await asyncio.sleep(0)
         return offsets(await taking)
 
     assert asyncio.run(run()) == list(range(20))
 
 
-def test_what_is_full_is_taken_at_once_and_no_more_than_is_well_taken() -> None:
+def test_enough_verdicts_are_taken_at_once_and_never_more_than_are_worth_merging() -> None:
     async def run() -> list[list[int]]:
-        desk = intake()
+        queue = intake()
         for offset in range(5):
-            await desk.put(event(offset, verdicts=_MERGE_VERDICTS // 2), None)
-        return [offsets(await desk.take()) for _ in range(3)]
+            await queue.put(event(offset, verdicts=_MERGE_VERDICTS // 2), None)
+        return [offsets(await queue.take()) for _ in range(3)]
 
     assert asyncio.run(run()) == [[0, 1], [2, 3], [4]]
 
 
-def test_what_is_forgotten_while_more_is_waited_for_is_not_taken() -> None:
+def test_an_input_whose_partition_is_revoked_during_the_wait_is_not_taken() -> None:
     async def run() -> list[int]:
-        desk = intake()
-        taking = asyncio.create_task(desk.take())
-        await desk.put(event(1, partition=1), None)
+        queue = intake()
+        taking = asyncio.create_task(queue.take())
+        await queue.put(event(1, partition=1), None)
         await asyncio.sleep(0)
-        desk.forget([1])
+        queue.forget([1])
         await asyncio.sleep(0.05)
         assert not taking.done()
-        await desk.put(event(9), None)
+        await queue.put(event(9), None)
         return offsets(await taking)
 
     assert asyncio.run(run()) == [9]

@@ -1,4 +1,4 @@
-"""Gaps and reported losses."""
+"""Detection of gaps and of reported losses."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def header(
     )  # fmt: skip
 
 
-def test_consecutive_batches_show_no_gap_and_a_hole_is_told_with_its_first_number() -> None:
+def test_a_gap_is_reported_with_its_first_number_and_consecutive_batches_have_none() -> None:
     losses = Losses()
     assert losses.detect(0, header(100, 10)) == []
     assert losses.detect(0, header(110, 5)) == []
@@ -27,7 +27,7 @@ def test_consecutive_batches_show_no_gap_and_a_hole_is_told_with_its_first_numbe
     assert losses.detect(0, header(125, 5)) == []
 
 
-def test_a_batch_that_comes_again_is_no_gap_now_or_after() -> None:
+def test_a_repeated_batch_causes_no_gap() -> None:
     losses = Losses()
     losses.detect(0, header(0, 10))
     losses.detect(0, header(10, 10))
@@ -42,13 +42,13 @@ def test_rings_and_partitions_do_not_mix() -> None:
     assert losses.detect(1, header(700, 1)) == []
 
 
-def test_what_the_full_spool_thinned_ends_where_its_last_run_ends() -> None:
+def test_a_batch_thinned_by_a_full_spool_ends_where_its_last_run_ends() -> None:
     losses = Losses()
     losses.detect(0, header(0, 4, kept=[(0, 1), (7, 3)]))
     assert losses.detect(0, header(10, 1)) == []
 
 
-def test_reported_losses_count_once_though_the_batch_comes_twice() -> None:
+def test_losses_reported_by_a_repeated_batch_count_once() -> None:
     losses = Losses()
     assert losses.detect(0, header(0, 1, {"ring_full": (5, 5)})) == [Loss("lost", "ring_full", 5)]
     assert losses.detect(0, header(1, 1, {"ring_full": (2, 7)})) == [Loss("lost", "ring_full", 2)]
@@ -56,20 +56,20 @@ def test_reported_losses_count_once_though_the_batch_comes_twice() -> None:
     assert losses.detect(0, header(2, 1, {"ring_full": (0, 7)})) == []
 
 
-def test_losses_of_batches_in_between_are_in_the_total() -> None:
+def test_losses_reported_by_a_missing_batch_are_in_the_next_total() -> None:
     losses = Losses()
     losses.detect(0, header(0, 1, {"ring_full": (0, 10)}))
     assert Loss("lost", "ring_full", 9) in losses.detect(0, header(5, 1, {"ring_full": (1, 19)}))
 
 
-def test_a_probe_that_counts_anew_is_believed() -> None:
+def test_totals_may_start_again_from_zero() -> None:
     losses = Losses()
     losses.detect(0, header(0, 1, {"ring_full": (0, 10)}))
     assert losses.detect(0, header(1, 1, {"ring_full": (3, 3)})) == [Loss("lost", "ring_full", 3)]
     assert losses.detect(0, header(2, 1, {"ring_full": (1, 4)})) == [Loss("lost", "ring_full", 1)]
 
 
-def test_a_partition_that_came_back_shows_no_gap_of_others_reading() -> None:
+def test_what_others_read_of_a_revoked_partition_is_not_a_gap() -> None:
     losses = Losses()
     losses.detect(3, header(0, 1))
     losses.forget([3])

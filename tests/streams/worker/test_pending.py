@@ -1,4 +1,4 @@
-"""What waits for the index: for how long, whom it holds back, in which order it goes, and when it is acknowledged."""
+"""Pending verdicts: how long they wait, which they hold back, their order, and when their inputs are acknowledged."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ REFS = {"7": {"namespace": "shop", "pod": "web-1", "uid": "uid-web"}, "9": {"nam
 
 
 class Site:
-    """A pipeline with a clock and an index by hand; what it sends is acknowledged at once."""
+    """A pipeline with a clock and an index that the test sets. Everything it sends is acknowledged at once."""
 
     def __init__(self, max_bytes: int = 10**6) -> None:
         self.now, self.until = CLOCK + 10 * S, 1 << 62
@@ -47,7 +47,7 @@ class Site:
         self.cluster.addresses.set_complete_since(0)
         enricher = Enricher(self.cluster, now_ns=lambda: self.now)
         self.pending = PendingVerdicts(enricher, lambda: self.until, 2 * S, max_bytes, lambda: self.now)
-        self.ledger = InFlightTracker(10**6, 10**9, lambda step: step(), lambda *_: pytest.fail("refused"))
+        self.tracker = InFlightTracker(10**6, 10**9, lambda step: step(), lambda *_: pytest.fail("refused"))
         metrics = EnrichMetrics(CollectorRegistry())
         self.metrics = metrics
         self.pipeline = Pipeline(topics("p", 1), "", enricher, lambda _uid: "", self, metrics, "w", self.pending)
@@ -70,7 +70,7 @@ class Site:
     def take_together(self, *batches: Batch) -> None:
         inputs = []
         for batch in batches:
-            tracked = self.ledger.open(0, self.offset, len(batch.verdicts), 88, self._ack)
+            tracked = self.tracker.open(0, self.offset, len(batch.verdicts), 88, self._ack)
             self.offset += 1
             inputs.append((tracked, batch.encode()))
         asyncio.run(self.pipeline.take(inputs))
@@ -87,11 +87,11 @@ class Site:
 
 
 def verdict(age_s: float = 0.0, **fields: Any) -> dict[str, Any]:
-    """A row of web-1 to an address, that old when the test begins."""
+    """A verdict of web-1 to an address, ``age_s`` old when the test begins."""
     return {"time_ns": int((10 - age_s) * S), "destination": "203.0.113.9", **fields}
 
 
-def test_a_row_about_a_pod_that_nobody_knows_yet_waits_until_it_is_known() -> None:
+def test_a_verdict_about_an_unknown_pod_waits_until_the_pod_is_known() -> None:
     site = Site()
     site.take(verdict(0.5, destination=LATE.ips[0]))
     assert site.release() == []
@@ -103,7 +103,7 @@ def test_a_row_about_a_pod_that_nobody_knows_yet_waits_until_it_is_known() -> No
     assert site.acked == [0]
 
 
-def test_it_waits_no_longer_than_it_may_and_is_then_as_it_is() -> None:
+def test_a_verdict_is_sent_unnamed_when_its_attribution_wait_is_over() -> None:
     site = Site()
     site.take(verdict(0.5, destination="10.0.0.77"))
     site.now += int(1.4 * S)
@@ -114,14 +114,14 @@ def test_it_waits_no_longer_than_it_may_and_is_then_as_it_is() -> None:
     assert site.metrics.pending_verdicts.labels("late")._value.get() == 1
 
 
-def test_old_rows_and_addresses_far_from_pods_do_not_wait() -> None:
+def test_old_verdicts_and_addresses_far_from_pods_do_not_wait() -> None:
     site = Site()
     site.take(verdict(3, destination="10.0.0.77"), verdict(0, destination="203.0.113.7"))
     assert site.numbers() == [100, 101]
     assert site.acked == [0]
 
 
-def test_it_holds_back_later_rows_of_its_own_pod_only() -> None:
+def test_a_pending_verdict_holds_back_later_ones_of_its_own_pod_only() -> None:
     site = Site()
     own, other = {"endpoint": 7}, {"endpoint": 9}
     site.take(verdict(0.5, **own), verdict(0.4, destination="10.0.0.77", **own), verdict(0.3, **other), verdict(0.3,
@@ -137,7 +137,7 @@ def test_it_holds_back_later_rows_of_its_own_pod_only() -> None:
     assert site.acked == [0, 1, 2]
 
 
-def test_a_row_waits_until_the_index_was_told_of_its_time() -> None:
+def test_a_verdict_waits_until_the_index_is_synced_up_to_its_time() -> None:
     site = Site()
     site.until = site.now
     site.take(verdict(1), verdict(0.05, endpoint=9), verdict(0), endpoints=REFS)
@@ -146,7 +146,7 @@ def test_a_row_waits_until_the_index_was_told_of_its_time() -> None:
     assert site.release() == [100, 101, 102]
 
 
-def test_what_the_index_never_heard_of_is_not_named() -> None:
+def test_nobody_is_named_beyond_what_the_index_is_synced_to() -> None:
     site = Site()
     site.cluster.apply([Change("set", LATE)])
     site.until = site.now - 5 * S
@@ -154,7 +154,7 @@ def test_what_the_index_never_heard_of_is_not_named() -> None:
     site.now += 2 * S
     site.release()
     ends = {int(record["id"].rpartition("-")[2]): record["dest"] for record in site.sent}
-    assert ends[100] == {"instance": LATE.ips[0], "ambiguous": True}, "it may have gone since"
+    assert ends[100] == {"instance": LATE.ips[0], "ambiguous": True}, "the pod may have disappeared since"
     assert ends[101] == {"instance": "203.0.113.9"}
     assert ends[102]["pod_name"] == "late"
 
@@ -172,7 +172,7 @@ def test_a_verdict_too_old_to_wait_is_not_named_beyond_what_the_index_knows(*, w
     assert (len(ends), len(site.pending)) == (2, int(waiting))
 
 
-def test_verdicts_that_go_out_beside_those_that_wait_are_looked_up_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_verdicts_sent_beside_pending_ones_are_looked_up_once(monkeypatch: pytest.MonkeyPatch) -> None:
     looked_up: list[int] = []
     lookup = Enricher.lookup
 
@@ -195,7 +195,7 @@ def strip(record: dict[str, Any], fields: tuple[str, ...]) -> dict[str, Any]:
     return {name: value for name, value in record.items() if name not in fields}
 
 
-def test_a_clock_that_is_ahead_holds_nothing_for_longer() -> None:
+def test_a_clock_that_is_ahead_makes_no_verdict_wait_longer() -> None:
     site = Site()
     site.until = site.now
     site.take(verdict(-3600))
@@ -203,7 +203,7 @@ def test_a_clock_that_is_ahead_holds_nothing_for_longer() -> None:
     assert site.release() == [100]
 
 
-def test_when_too_much_waits_the_oldest_go() -> None:
+def test_when_too_many_bytes_wait_the_oldest_are_sent() -> None:
     site = Site(max_bytes=88 * 5)
     for first in (100, 200, 300):
         site.take(*[verdict(0, destination="10.0.0.77")] * 3, first=first, ring=str(first))
@@ -212,7 +212,7 @@ def test_when_too_much_waits_the_oldest_go() -> None:
     assert site.metrics.pending_verdicts.labels("full")._value.get() == 6
 
 
-def test_what_another_worker_has_now_is_forgotten() -> None:
+def test_verdicts_of_a_revoked_partition_are_dropped() -> None:
     site = Site()
     site.take(verdict(0, destination="10.0.0.77"))
     site.pipeline.forget([0])
@@ -240,7 +240,7 @@ _batches = st.lists(_rows, min_size=1, max_size=3)
 
 @settings(deadline=None, max_examples=60)
 @given(st.lists(st.tuples(_batches, st.integers(0, 1200), st.booleans()), max_size=8))
-def test_all_rows_go_once_and_those_of_a_pod_in_order(steps: list[Any]) -> None:
+def test_every_verdict_is_sent_once_and_those_of_a_pod_in_order(steps: list[Any]) -> None:
     site = Site(max_bytes=88 * 20)
     owners: list[int] = []
     for batches, wait_ms, known in steps:
@@ -269,7 +269,7 @@ def test_all_rows_go_once_and_those_of_a_pod_in_order(steps: list[Any]) -> None:
     assert (len(site.pending), site.pending.bytes) == (0, 0)
 
 
-def test_a_wait_of_one_ring_holds_back_no_pod_of_another_that_came_with_it() -> None:
+def test_a_pending_verdict_holds_back_no_pod_of_another_ring() -> None:
     site = Site()
     site.take_together(
         make_batch(verdict(0.5, destination="10.0.0.77"), first=100),
@@ -277,7 +277,7 @@ def test_a_wait_of_one_ring_holds_back_no_pod_of_another_that_came_with_it() -> 
         make_batch(verdict(0.3), first=101),
     )
     assert site.numbers() == [500]
-    assert site.acked == [], "offsets go in order"
+    assert site.acked == [], "offsets are acknowledged in order"
     site.now += 2 * S
     assert site.release() == [500, 100, 101]
     assert site.acked == [0, 1, 2]

@@ -1,4 +1,4 @@
-"""One batch through the pipeline, with an output that can be full; what Kafka does is tested in tests/kafka."""
+"""Batches through the pipeline, with a producer whose queue fills up. Kafka itself is tested in tests/kafka."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ TOPICS = topics("p", 4)
 
 
 class SmallQueue:
-    """An output with room for three records, which it delivers when it is full."""
+    """A producer with room for three records, which it delivers when it is full."""
 
     def __init__(self) -> None:
         self.taken: list[tuple[str, bytes, bytes, int, dict[str, bytes]]] = []
@@ -62,7 +62,7 @@ class SmallQueue:
 
 
 class Numbers:
-    """A record a row: its number; every third is a deny. Nothing is unsettled."""
+    """Renders each verdict as its number; every third is denied, and nothing is unsettled."""
 
     generation = 0
 
@@ -83,7 +83,7 @@ class Numbers:
 
 
 class Broken(Numbers):
-    """Fails for what has a row of number 4 in it."""
+    """Fails for every batch that contains verdict number 4."""
 
     def records(self, batch: MergedBatch, lookup_result: Lookup | None = None) -> Records:
         if 4 in batch.numbers:
@@ -92,7 +92,7 @@ class Broken(Numbers):
 
 
 def run(*values: bytes | None, **changes: Any) -> tuple[SmallQueue, list[TrackedInput]]:
-    """The output, and what was acknowledged, of batches that wait together."""
+    """Take the values together; return the producer and the acknowledged inputs."""
     output, acked = SmallQueue(), list[TrackedInput]()
     enricher = changes.pop("enricher", Numbers())
     pending = PendingVerdicts(enricher, lambda: 1 << 62, 10**9, 10**6, time.time_ns)
@@ -100,10 +100,10 @@ def run(*values: bytes | None, **changes: Any) -> tuple[SmallQueue, list[Tracked
 
     async def scenario() -> None:
         loop = asyncio.get_running_loop()
-        ledger = InFlightTracker(1000, 10**6, loop.call_soon_threadsafe, lambda *_: pytest.fail("a record failed"))
+        tracker = InFlightTracker(1000, 10**6, loop.call_soon_threadsafe, lambda *_: pytest.fail("a record failed"))
         pipeline = Pipeline(TOPICS, output=output, metrics=EnrichMetrics(CollectorRegistry()), worker="w",
                             enricher=enricher, **given)  # fmt: skip
-        tracked = [ledger.open(2, 77 + number, 10, 880, acked.append) for number in range(len(values))]
+        tracked = [tracker.open(2, 77 + number, 10, 880, acked.append) for number in range(len(values))]
         await pipeline.take(list(zip(tracked, values, strict=True)))
         assert not acked, "the last records are still on their way"
         output.deliver()
@@ -120,7 +120,7 @@ def test_a_full_queue_loses_nothing_and_keeps_the_order() -> None:
     assert [(one.partition, one.offset, one.records) for one in acked] == [(2, 77, 67)]
 
 
-def test_an_enricher_that_fails_makes_a_dead_letter_and_the_input_is_done() -> None:
+def test_a_batch_that_cannot_be_enriched_becomes_a_dead_letter_and_is_acknowledged() -> None:
     value = make_batch(0, 5)
     output, acked = run(value, enricher=Broken())
     [(topic, key, body, _, headers)] = output.taken
@@ -130,7 +130,7 @@ def test_an_enricher_that_fails_makes_a_dead_letter_and_the_input_is_done() -> N
     assert len(acked) == 1
 
 
-def test_of_batches_that_wait_together_one_that_is_wrong_and_one_that_fails_harm_no_other() -> None:
+def test_a_bad_batch_and_a_failing_one_harm_no_other_batch_taken_with_them() -> None:
     foreign = make_batch(0, 2, {"cluster": "c2"})
     values = (make_batch(0, 3), foreign, make_batch(3, 3), b"no batch", make_batch(6, 3), make_batch(9, 0))
     output, acked = run(*values, enricher=Broken())
@@ -142,11 +142,11 @@ def test_of_batches_that_wait_together_one_that_is_wrong_and_one_that_fails_harm
         b"p.verdicts.raw/2/79": (values[2], b"enrich_failed"),
         b"p.verdicts.raw/2/80": (b"no batch", b"no_header"),
     }
-    assert [orjson.loads(told)["type"] for told in output.of("p.status")] == ["gap", "heartbeat"]
+    assert [orjson.loads(status)["type"] for status in output.of("p.status")] == ["gap", "heartbeat"]
     assert [(one.offset, one.records) for one in acked] == [(77, 4), (78, 1), (79, 1), (80, 1), (81, 5), (82, 1)]
 
 
-def test_a_heartbeat_is_told_and_makes_no_flow() -> None:
+def test_a_heartbeat_makes_a_status_record_and_no_flow() -> None:
     output, acked = run(make_batch(9, 0))
     [(topic, key, body, _, _)] = output.taken
     assert (topic, key) == ("p.status", b"n1")
@@ -154,7 +154,7 @@ def test_a_heartbeat_is_told_and_makes_no_flow() -> None:
     assert len(acked) == 1
 
 
-def test_any_cluster_is_taken_where_none_is_set_and_unknown_pods_are_believed() -> None:
+def test_without_a_cluster_id_any_cluster_is_accepted_and_unknown_pods_are_not_checked() -> None:
     output, _ = run(make_batch(0, 3, {"cluster": "other"}), cluster_id="", node_of=lambda _uid: "")
     assert len(output.of("p.flows")) == 3
 
