@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enrich.runtime.connection import KafkaSettings
 from enrich.runtime.settings import setting
 from enrich.wire.topics import Topics, topics
-from streams.metrics.verdicts import By
+from streams.metrics.verdicts import VerdictsBy
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,7 @@ class Settings(KafkaSettings):
     metrics: str = setting("WEIR_METRICS", "127.0.0.1:9702")
     """host:port of /metrics, /healthz and /readyz of the role enrich. The roles stdout, file, routes and alerts use the
     next four ports, in this order. Port 0: any free port."""
-    verdicts_by: By = setting("WEIR_VERDICTS_BY", "none")
+    verdicts_by: VerdictsBy = setting("WEIR_VERDICTS_BY", "none")
     """Labels that kubeweir_streams_verdicts_total has for the pod whose policy decided: none, namespace, or workload
     (with its namespace)."""
     verdicts_limit: int = setting("WEIR_VERDICTS_LIMIT", 1000, formerly=("WEIR_VERDICTS_MOST",))

@@ -34,34 +34,19 @@ import numpy as np
 
 from enrich.index.cluster import Cluster
 from enrich.render.columns import AddressTexts, timestamps
+from enrich.render.flow_columns import FlowColumns
 from enrich.render.fragments import DEFAULT_LABELS, EndRenderer, LabelChoice
-from enrich.render.interning import Int64Array, InternTable
+from enrich.render.interning import Int64Array
 from enrich.render.merged_batch import MergedBatch, VerdictArray
 from enrich.render.peer_lookup import Lookup, PeerLookup
 from enrich.render.template import RingTemplates, Templates, shapes_of
 from enrich.wire.batch import Header
+from enrich.wire.flow import Dialled, encode
 
 _MAX_CACHED: Final = 200_000
 """Entries of a cache; it is emptied at more."""
 _MAX_RINGS: Final = 12_500
 _DIALLED: Final = np.dtype([("address", "u1", (16,)), ("port", "<u2")])
-
-
-@dataclass(frozen=True, slots=True)
-class RecordColumns:
-    """The columns that records were rendered from, one entry a record: routes choose by them without parsing JSON."""
-
-    headers: Sequence[Header]
-    verdicts: VerdictArray
-    templates: Templates
-    template: Int64Array
-    """The number of each record's template."""
-    peers: InternTable[str]
-    """The peers as JSON."""
-    peer: Int64Array
-    """The number of each record's peer."""
-    dialled: Sequence[str]
-    """The JSON member ``dialled`` of each record with its leading comma; empty if the client dialled no Service."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +63,7 @@ class Records:
     """The wall clock at the first packet counted, at most now: a broker refuses a record from the future."""
     owners: Sequence[int]
     """The index of the header, in the merged batch, that each record belongs to."""
-    columns: RecordColumns | None = None
+    columns: FlowColumns | None = None
 
 
 class Enricher:
@@ -99,6 +84,7 @@ class Enricher:
         self._rings: dict[tuple[str, str, str], RingTemplates] = {}
         self._templates = Templates()
         self._dialled: dict[bytes, str] = {}
+        self._dialled_values: dict[str, Dialled] = {}
 
     @property
     def generation(self) -> int:
@@ -135,7 +121,7 @@ class Enricher:
             for h, (a, b, c, d, e, f), peer, count, first, last, number, service in zip(
                 self._heads(verdicts, template, lookup_result),
                 templates.tails.of(template),
-                lookup_result.peers.of(lookup_result.peer),
+                lookup_result.peers.json.of(lookup_result.peer),
                 verdicts["count"].tolist(),
                 *timestamps(verdicts, batch.wall),
                 batch.numbers.tolist(),
@@ -143,8 +129,8 @@ class Enricher:
                 strict=True,
             )
         ]
-        columns = RecordColumns(
-            batch.headers, verdicts, templates, template, lookup_result.peers, lookup_result.peer, dialled
+        columns = FlowColumns(
+            batch, templates, template, lookup_result.peers, lookup_result.peer, dialled, self._dialled_values
         )
         keys, denied = templates.keys.of(template), templates.denied.of(template)
         return Records(keys, values, denied, times.tolist(), batch.owner.tolist(), columns)
@@ -158,7 +144,7 @@ class Enricher:
             self._generation = self._cluster.generation
             self._rings.clear()
             self._templates = Templates()
-            self._dialled.clear()
+            self._forget_dialled()
             self._peers.clear()
 
     def _template_numbers(self, batch: MergedBatch) -> Int64Array:
@@ -206,8 +192,15 @@ class Enricher:
         if None not in found:
             return found  # type: ignore[return-value]  # None was ruled out
         if len(self._dialled) > _MAX_CACHED:
-            self._dialled.clear()
+            self._forget_dialled()
         for one in {one for one in dialled if one not in self._dialled}:
             address, port = one[:16], int.from_bytes(one[16:], "little")
-            self._dialled[one] = self._ends.dialled(self._texts[address], port)
+            value = self._ends.dialled(self._texts[address], port)
+            text = self._dialled[one] = f',"dialled":{encode(value)}' if value else ""
+            if value:
+                self._dialled_values[text] = value
         return [self._dialled[one] for one in dialled]
+
+    def _forget_dialled(self) -> None:
+        # Columns that were handed out keep their own values.
+        self._dialled, self._dialled_values = {}, {}

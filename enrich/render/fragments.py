@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import Any, Final, NamedTuple
-
-import orjson
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple
 
 from enrich.index.cluster import Cluster
-from enrich.model import Labels, Node, Pod
+from enrich.model import Labels, Name, Node, Pod, Service
 from enrich.wire.batch import EndpointRef, PolicyRef
+from enrich.wire.flow import Dialled, End, NamedPolicy, NamedService, encode
 
 SCHEMA_VERSION: Final = 1
 _CACHED: Final = 200_000
@@ -49,16 +48,28 @@ def second_text(second: int) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S.", time.gmtime(second))
 
 
-def policies_json(refs: Iterable[PolicyRef]) -> str:
-    """A list of policies, each once, whichever of its rules it was."""
-    distinct = {(ref.kind, ref.namespace, ref.name): None for ref in refs}
-    return _json([{"kind": k, **({"namespace": ns} if ns else {}), "name": name} for k, ns, name in distinct])
+def named_policies(refs: Iterable[PolicyRef]) -> tuple[NamedPolicy, ...]:
+    """Return the policies of some rules, each policy once."""
+    return tuple(dict.fromkeys(NamedPolicy(kind=ref.kind, namespace=ref.namespace, name=ref.name) for ref in refs))
+
+
+@dataclass(frozen=True, slots=True)
+class RenderedEnd:
+    """An end, and the JSON that stands for it in a record. Ends with the same JSON are equal."""
+
+    json: str
+    end: End = field(compare=False)
+
+
+def render_end(end: End) -> RenderedEnd:
+    """Render an end."""
+    return RenderedEnd(encode(end), end)
 
 
 class RenderedPeer(NamedTuple):
-    """An end by its address: its JSON, and since and until when (not included) it is that."""
+    """A peer by its address, and since and until when (not included) the address was that peer's."""
 
-    json: str
+    end: RenderedEnd
     since_ns: int
     until_ns: int
     settled: bool = True
@@ -72,22 +83,29 @@ class EndRenderer:
         self._cluster = cluster
         self._labels = labels
         self._generation = -1
-        self._rendered: dict[tuple[str, str], str] = {}
+        self._rendered: dict[tuple[str, str], RenderedEnd] = {}
 
-    def local(self, ref: EndpointRef | None, node: str) -> str:
+    def local(self, ref: EndpointRef | None, node: str) -> RenderedEnd:
         """The end whose interface the verdict was taken at: certain, by UID."""
         if ref is None:
-            return _json({"node_name": node})
+            return render_end(End(node_name=node))
         pod = self._cluster.addresses.pod_by_uid(ref.uid)
         if pod is not None:
             return self._once("pod", pod.uid, lambda: self._pod(pod))
-        base = {"pod_name": ref.pod, "namespace": ref.namespace, "pod_namespace": ref.namespace}
-        return _json({**base, **({"pod_uid": ref.uid} if ref.uid else {}), "node_name": node})
+        return render_end(
+            End(
+                pod_name=ref.pod,
+                namespace=ref.namespace,
+                pod_namespace=ref.namespace,
+                pod_uid=ref.uid,
+                node_name=node,
+            )
+        )
 
-    def node(self, name: str) -> str:
+    def node(self, name: str) -> RenderedEnd:
         """A node by its name."""
         node = self._cluster.node(name)
-        return _json(_node(node) if node else {"node_name": name})
+        return render_end(_node(node) if node else End(node_name=name))
 
     def peer(self, ip: str, at_ns: int, node: str) -> RenderedPeer:
         """The other end, by its address at the packet's time, by the clock of ``node``."""
@@ -96,66 +114,68 @@ class EndRenderer:
         if pod is not None:
             return RenderedPeer(self._once("pod", pod.uid, lambda: self._pod(pod)), since, until)
         if found.ambiguous:
-            return RenderedPeer(_json({"instance": ip, "ambiguous": True}), since, until, settled=False)
+            return RenderedPeer(_ambiguous(ip), since, until, settled=False)
         settled = not self._cluster.addresses.near_pods(ip) or self._cluster.node_of_ip(ip) is not None
         if not settled and self._cluster.addresses.may_be_incomplete(at_ns):
-            return RenderedPeer(_json({"instance": ip, "ambiguous": True}), since, until)
+            return RenderedPeer(_ambiguous(ip), since, until)
         return RenderedPeer(self._once("address", ip, lambda: self._address(ip)), since, until, settled)
 
-    def in_doubt(self, ip: str, end: str) -> str:
+    def in_doubt(self, ip: str, end: RenderedEnd) -> RenderedEnd:
         """The other end, where a pod may have come or gone that the index has not heard of."""
-        return _json({"instance": ip, "ambiguous": True}) if self._cluster.addresses.near_pods(ip) else end
+        return _ambiguous(ip) if self._cluster.addresses.near_pods(ip) else end
 
     def knows(self, ref: EndpointRef) -> bool:
         """Whether the index has this pod, or has nothing to find it by."""
         return not ref.uid or self._cluster.addresses.pod_by_uid(ref.uid) is not None
 
-    def dialled(self, ip: str, port: int) -> str:
-        """The address and port that were dialled, and the Service that is; nothing for no address."""
+    def dialled(self, ip: str, port: int) -> Dialled | None:
+        """Return the address and port that were dialled, with the Service that has the address; None for no address."""
         if not ip:
-            return ""
-        service = self._cluster.service_of(ip)
-        named = {"service": {"namespace": service.namespace, "name": service.name}} if service else {}
-        return f',"dialled":{_json({"ip": ip, "port": port, **named})}'
+            return None
+        return Dialled(ip=ip, port=port, service=_named_service(self._cluster.service_of(ip)))
 
-    def _once(self, kind: str, name: str, make: Callable[[], dict[str, Any]]) -> str:
+    def _once(self, kind: str, name: str, make: Callable[[], End]) -> RenderedEnd:
         """Rendered again only when the index has changed."""
         if self._generation != self._cluster.generation or len(self._rendered) > _CACHED:
             self._generation = self._cluster.generation
             self._rendered.clear()
         found = self._rendered.get((kind, name))
         if found is None:
-            found = self._rendered[kind, name] = _json(make())
+            found = self._rendered[kind, name] = render_end(make())
         return found
 
-    def _address(self, ip: str) -> dict[str, Any]:
+    def _address(self, ip: str) -> End:
         if not ip:
-            return {}
+            return End()
         node = self._cluster.node_of_ip(ip)
         if node:
             return _node(node)
         service = self._cluster.service_behind(ip)
-        named = {"service": {"namespace": service.namespace, "name": service.name}} if service and service.name else {}
-        return {"instance": ip, **named}
+        return End(instance=ip, service=_named_service(service if service and service.name else None))
 
-    def _pod(self, pod: Pod) -> dict[str, Any]:
+    def _pod(self, pod: Pod) -> End:
         owner = self._cluster.workload_of(pod)
         node = self._cluster.node(pod.node)
-        return {
-            "pod_name": pod.name,
-            "namespace": pod.namespace,
-            "pod_namespace": pod.namespace,
-            **({"workload_kind": owner.kind, "workload_name": owner.name} if owner else {}),
-            "pod_uid": pod.uid,
-            "labels": self._labels.pick(pod.labels),
-            **({"node_name": pod.node} if pod.node else {}),
-            **({"zone": node.zone} if node and node.zone else {}),
-        }
+        return End(
+            pod_name=pod.name,
+            namespace=pod.namespace,
+            pod_namespace=pod.namespace,
+            workload_kind=owner.kind if owner else "",
+            workload_name=owner.name if owner else "",
+            pod_uid=pod.uid,
+            labels=self._labels.pick(pod.labels),
+            node_name=pod.node,
+            zone=node.zone if node else "",
+        )
 
 
-def _node(node: Node) -> dict[str, Any]:
-    return {"node_name": node.name, **({"zone": node.zone} if node.zone else {})}
+def _node(node: Node) -> End:
+    return End(node_name=node.name, zone=node.zone)
 
 
-def _json(value: Any) -> str:
-    return orjson.dumps(value).decode()
+def _ambiguous(ip: str) -> RenderedEnd:
+    return render_end(End(instance=ip, ambiguous=True))
+
+
+def _named_service(service: Service | Name | None) -> NamedService | None:
+    return NamedService(namespace=service.namespace, name=service.name) if service else None

@@ -16,7 +16,7 @@ from typing import Final
 import numpy as np
 
 from enrich.render.columns import NO_ADDRESS, AddressTexts, raw_addresses
-from enrich.render.fragments import EndRenderer, RenderedPeer
+from enrich.render.fragments import EndRenderer, RenderedEnd, RenderedPeer
 from enrich.render.interning import Int64Array, InternTable
 from enrich.render.merged_batch import Mask, MergedBatch, VerdictArray
 from enrich.wire.batch import AGGREGATED, INGRESS, Reason
@@ -30,7 +30,7 @@ _MAX_ANSWERS: Final = 200_000
 class Lookup:
     """The peers of a merged batch, one entry for each verdict."""
 
-    peers: InternTable[str]
+    peers: PeerTable
     peer: Int64Array
     """The number of each verdict's peer in ``peers``."""
     unsettled: Mask | None
@@ -50,20 +50,22 @@ class Lookup:
         )
 
 
-class _PeerTable(InternTable[str]):
-    """Peers as JSON, each with whether it is settled."""
+class PeerTable(InternTable[RenderedEnd]):
+    """Peers, each with its JSON and whether it is settled."""
 
     def __init__(self) -> None:
         super().__init__()
+        self.json: InternTable[str] = InternTable()
         self._numbers: dict[tuple[str, bool], int] = {}
         self._unsettled: InternTable[bool] = InternTable()
         self._any_unsettled = False
 
-    def number(self, peer: str, *, settled: bool) -> int:
+    def number(self, peer: RenderedEnd, *, settled: bool) -> int:
         """Return the number of a peer, which is added if it is new."""
-        number = self._numbers.get((peer, settled))
+        number = self._numbers.get((peer.json, settled))
         if number is None:
-            number = self._numbers[peer, settled] = self.add(peer)
+            number = self._numbers[peer.json, settled] = self.add(peer)
+            self.json.add(peer.json)
             self._unsettled.add(not settled)
             self._any_unsettled = self._any_unsettled or not settled
         return number
@@ -93,7 +95,7 @@ class PeerLookup:
         self._ends = ends
         self._texts = texts
         self._by_node: dict[str, _NodeAnswers] = {}
-        self._peers = _PeerTable()
+        self._peers = PeerTable()
         self._answers = 0
 
     def is_full(self) -> bool:
@@ -103,7 +105,7 @@ class PeerLookup:
     def clear(self) -> None:
         """Forget every answer. Lookups that were handed out stay valid: they keep their own table."""
         self._by_node.clear()
-        self._peers = _PeerTable()
+        self._peers = PeerTable()
         self._answers = 0
 
     def lookup(self, batch: MergedBatch) -> Lookup:
@@ -157,14 +159,14 @@ class PeerLookup:
         for raw in set(addresses) - answers.numbers.keys():
             peer = self._ends.peer(self._texts[raw], first, node)
             if peer.since_ns <= first and last < peer.until_ns:
-                answers.add(raw, self._peers.number(peer.json, settled=peer.settled), peer)
+                answers.add(raw, self._peers.number(peer.end, settled=peer.settled), peer)
                 self._answers += 1
         numbers: list[int] = []
         for raw, at in zip(addresses, wall.tolist(), strict=True):
             number = answers.numbers.get(raw)
             if number is None:
                 peer = self._ends.peer(self._texts[raw], at, node)
-                number = self._peers.number(peer.json, settled=peer.settled)
+                number = self._peers.number(peer.end, settled=peer.settled)
             numbers.append(number)
         return numbers
 

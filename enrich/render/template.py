@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from typing import Any, Final, NamedTuple, TypeVar
 
 import numpy as np
-import orjson
 
-from enrich.render.fragments import SCHEMA_VERSION, EndRenderer, policies_json
+from enrich.render.fragments import SCHEMA_VERSION, EndRenderer, RenderedEnd, named_policies
 from enrich.render.interning import InternTable
 from enrich.wire.batch import AGGREGATED, INGRESS, EndpointRef, Header, PolicyRef, Reason, Verdict
+from enrich.wire.flow import Connection, Decision, Icmp, encode
 
 PROTOCOLS: Final = {1: "icmp", 6: "tcp", 17: "udp", 58: "icmpv6", 132: "sctp"}
 """IANA number to the name in a record; others are their number as text."""
@@ -44,35 +44,38 @@ class Template(NamedTuple):
     """The head has all four gaps."""
     protocol: int
     flags: int
-    direction: str
     key: bytes
     denied: bool
     allowed: bool
-    about: str
-    """A record as JSON with nothing but what its rows share, and without ends: for who must know what they share."""
-    local: str
-    """The JSON of the end whose policy was judged."""
+    decision: Decision
+    subject: RenderedEnd
+    """The end whose policy decided."""
 
     def filled(self, source: str, destination: str, first: int, second: int) -> str:
         """The head of any row; addresses that are not known are empty text."""
         if self.plain and source and destination:
             o, p, q, r, s = self.head
             return f"{o}{source}{p}{destination}{q}{first}{r}{second}{s}"
-        aggregated = self.flags & AGGREGATED
-        flow: dict[str, Any] = {}
-        if source and not aggregated:
-            flow["src_ip"] = source
-        if destination and not aggregated:
-            flow["dest_ip"] = destination
-        parsed = bool(flow)
-        if parsed and self.protocol in WITH_PORTS:
-            flow |= {"src_port": first, "dest_port": second}
-        if self.protocol and not aggregated:
-            flow["protocol"] = PROTOCOLS.get(self.protocol, str(self.protocol))
-        head: dict[str, Any] = {"connection": {**flow, "direction": self.direction}}
-        if parsed and self.protocol in ICMP:
-            head["icmp"] = {"type": second >> 8, "code": second & 0xFF}
-        return orjson.dumps(head).decode()[:-1] + ","
+        connection, icmp = self.connection(source, destination, first, second)
+        icmp_member = f',"icmp":{encode(icmp)}' if icmp else ""
+        return f'{{"connection":{encode(connection)}{icmp_member},'
+
+    def connection(self, source: str, destination: str, first: int, second: int) -> tuple[Connection, Icmp | None]:
+        """Return the connection of a verdict, and its ICMP type and code if it has them. ``first`` and ``second`` are
+        its ports; the kernel puts the ICMP type and code in place of the second."""
+        if self.flags & AGGREGATED:
+            source = destination = ""
+        parsed = bool(source or destination)
+        ported = parsed and self.protocol in WITH_PORTS
+        connection = Connection(
+            src_ip=source,
+            dest_ip=destination,
+            src_port=first if ported else None,
+            dest_port=second if ported else None,
+            protocol=self.decision.protocol,
+            direction=self.decision.direction,
+        )
+        return connection, Icmp(type=second >> 8, code=second & 0xFF) if parsed and self.protocol in ICMP else None
 
 
 class Templates(InternTable[Template]):
@@ -130,44 +133,46 @@ class RingTemplates:
     def _render(self, ref: EndpointRef | None, refs: list[PolicyRef], facts: tuple[int, int, int, int]) -> Template:
         protocol, kind, reason, flags = facts
         header, inward, verdict = self._header, bool(kind & INGRESS), kind & ~INGRESS
-        named, by_policy = policies_json(refs), reason in _BY_POLICY
+        aggregated = bool(flags & AGGREGATED)
+        named, by_policy = named_policies(refs), reason in _BY_POLICY
+        decision = Decision(
+            direction="ingress" if inward else "egress",
+            protocol=PROTOCOLS.get(protocol, str(protocol)) if protocol and not aggregated else "",
+            disposition=_DISPOSITIONS.get(verdict, "unknown"),
+            reason=_REASONS.get(reason, "unknown"),
+            policies=named if by_policy else (),
+            isolated_by=() if by_policy else named,
+            node_name=header.node,
+            aggregated=aggregated,
+        )
         before = "".join(
             (
-                f'"disposition":"{_DISPOSITIONS.get(verdict, "unknown")}","reason":"{_REASONS.get(reason, "unknown")}"',
-                f',"policies":{named if by_policy else "[]"},"isolated_by":{"[]" if by_policy else named},',
+                f'"disposition":"{decision.disposition}","reason":"{decision.reason}"',
+                f',"policies":{encode(decision.policies)},"isolated_by":{encode(decision.isolated_by)},',
             )
         )
-        local = self._ends.local(ref, header.node)
+        subject = self._ends.local(ref, header.node)
         after = "".join(
             (
-                f'Z","node_name":{_json(header.node)},"cluster":{_json(header.cluster)},"schema":{SCHEMA_VERSION}',
-                ',"aggregated":true' if flags & AGGREGATED else "",
-                f',"id":{_json(header.ring)[:-1]}-',
+                f'Z","node_name":{encode(header.node)},"cluster":{encode(header.cluster)},"schema":{SCHEMA_VERSION}',
+                ',"aggregated":true' if aggregated else "",
+                f',"id":{encode(header.ring)[:-1]}-',
             )
         )
-        opening, closing = (f'{before}"src":', f',"dest":{local}') if inward else (f'{before}"src":{local},"dest":', "")
-        direction = "ingress" if inward else "egress"
+        opening = f'{before}"src":' if inward else f'{before}"src":{subject.json},"dest":'
+        closing = f',"dest":{subject.json}' if inward else ""
         return Template(
-            head=_head(protocol, direction),
+            head=_head(protocol, decision.direction),
             tail=(opening, f'{closing},"count":', ',"timestamp":"', 'Z","last_timestamp":"', after, '"'),
-            plain=protocol in WITH_PORTS and not flags & AGGREGATED,
+            plain=protocol in WITH_PORTS and not aggregated,
             protocol=protocol,
             flags=flags,
-            direction=direction,
             key=f"{ref.namespace}/{ref.pod}".encode() if ref else header.node.encode(),
             denied=verdict in (Verdict.DENY, Verdict.AUDIT),
             allowed=verdict == Verdict.ALLOW,
-            about=self._about(
-                direction, 0 if flags & AGGREGATED else protocol, before, aggregated=bool(flags & AGGREGATED)
-            ),
-            local=local,
+            decision=decision,
+            subject=subject,
         )
-
-    def _about(self, direction: str, protocol: int, before: str, *, aggregated: bool) -> str:
-        named = f'"protocol":"{PROTOCOLS.get(protocol, str(protocol))}",' if protocol else ""
-        told = ',"aggregated":true' if aggregated else ""
-        node = _json(self._header.node)
-        return f'{{"connection":{{{named}"direction":"{direction}"}},{before}"node_name":{node}{told}}}'
 
 
 def shapes_of(verdicts: np.ndarray[Any, np.dtype[np.void]]) -> list[bytes]:
@@ -198,7 +203,3 @@ def _head(protocol: int, direction: str) -> tuple[str, str, str, str, str]:
         ',"dest_port":',
         f',"protocol":"{name}","direction":"{direction}"}},',
     )
-
-
-def _json(text: str) -> str:
-    return orjson.dumps(text).decode()

@@ -70,6 +70,11 @@ class End(_Part, frozen=True, kw_only=True):
         """``NAMESPACE/NAME`` of the pod; empty if the end is not a pod."""
         return f"{self.namespace}/{self.pod_name}" if self.pod_name else ""
 
+    @property
+    def workload(self) -> str:
+        """``KIND/NAME`` of what runs the pod; empty if nothing does, or if it is not known."""
+        return f"{self.workload_kind}/{self.workload_name}" if self.workload_name else ""
+
 
 class Connection(_Part, frozen=True, kw_only=True):
     """The five-tuple, as far as there is one: a flood is counted without addresses, ICMP has no ports."""
@@ -192,6 +197,6 @@ def decode_flow(value: bytes) -> Flow:
         raise ValueError("the JSON is nested too deeply") from error
 
 
-def encode_end(end: End) -> str:
-    """Render an end as the JSON that stands in a record."""
-    return msgspec.json.encode(end).decode()
+def encode(part: object) -> str:
+    """Render a part of a record as the JSON that stands in it."""
+    return msgspec.json.encode(part).decode()

@@ -30,7 +30,7 @@ from typing import Any
 from enrich.explain.mismatch import selector_text
 from enrich.model import Selector
 from enrich.policy import selectors
-from enrich.wire.flow import Decision, End, Flow, sides
+from enrich.wire.flow import Decision, Dialled, End, Flow, sides
 from streams.matching import sampling
 from streams.matching.check import ROLES, port_range, selector
 from streams.matching.model import EndMatch, Match, Patterns, as_list
@@ -113,6 +113,7 @@ class ConditionSet:
     """Conditions that a :class:`enrich.wire.flow.Decision` can answer."""
     ports: tuple[tuple[int, int], ...]
     service: Condition | None
+    """A condition on the :class:`enrich.wire.flow.Dialled` of a record."""
     ends: tuple[EndConditions, ...]
 
     def holds(self, flow: Flow) -> bool:
@@ -120,7 +121,7 @@ class ConditionSet:
         return (
             all(condition.holds(flow) for condition in self.decision)
             and (not self.ports or self._fits_port(flow))
-            and (self.service is None or self.service.holds(flow))
+            and (self.service is None or (flow.dialled is not None and self.service.holds(flow.dialled)))
             and all(end.holds(flow) for end in self.ends)
         )
 
@@ -133,10 +134,13 @@ class ConditionSet:
 
     def mismatch(self, flow: Flow) -> str:
         """Say which condition a record does not fit first, and why."""
-        conditions = [*self.decision, *([self.service] if self.service else [])]
-        for condition in conditions:
+        for condition in self.decision:
             if not condition.holds(flow):
                 return condition.mismatch(flow)
+        if self.service and flow.dialled is None:
+            return _mismatch(self.service.field, self.service.expected, ())
+        if self.service and not self.service.holds(flow.dialled):
+            return self.service.mismatch(flow.dialled)
         if self.ports and not self._fits_port(flow):
             expected = ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in self.ports)
             return _mismatch("port", expected, [str(port) for port in flow.ports])
@@ -241,9 +245,8 @@ def policy_names(flow: Flow | Decision) -> list[str]:
     ]
 
 
-def _service_names(flow: Any) -> tuple[str, ...]:
-    service = flow.dialled.service if flow.dialled else None
-    return with_prefix(service.namespace, service.name) if service else ()
+def _service_names(dialled: Dialled) -> tuple[str, ...]:
+    return with_prefix(dialled.service.namespace, dialled.service.name) if dialled.service else ()
 
 
 def with_prefix(prefix: str, name: str) -> tuple[str, ...]:

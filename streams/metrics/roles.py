@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Metric
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from streams.metrics.verdicts import By, Verdicts
+from streams.metrics.verdicts import VerdictCounter, VerdictsBy
 
 DEAD_LETTER_REASONS: Final = (
     "no_value", "no_header", "bad_header", "unknown_version", "wrong_length", "foreign_cluster", "wrong_node",
@@ -26,9 +26,9 @@ _LOSS_REASONS: Final = ("ring_full", "deny_windows_full", "spool_full", "refused
 
 
 class EnrichMetrics:
-    """Metrics of the role `enrich`. ``by`` and ``limit``: see :class:`streams.metrics.verdicts.Verdicts`."""
+    """Metrics of the role `enrich`. ``by`` and ``limit``: see :class:`streams.metrics.verdicts.VerdictCounter`."""
 
-    def __init__(self, registry: CollectorRegistry, by: By = "none", limit: int = 0) -> None:
+    def __init__(self, registry: CollectorRegistry, by: VerdictsBy = "none", limit: int = 0) -> None:
         def counter(name: str, text: str, labels: tuple[str, ...] = ()) -> Counter:
             return Counter(f"kubeweir_streams_{name}", text, labels, registry=registry)
 
@@ -38,7 +38,7 @@ class EnrichMetrics:
         self.batches = counter("batches", "Batches read from the raw topic")
         self.heartbeats = counter("heartbeats", "Batches without verdicts: a probe is alive and has nothing to report")
         self.read_verdicts = counter("read_verdicts", "Verdicts made into records")
-        self.verdicts = Verdicts(registry, by, limit)
+        self.verdicts = VerdictCounter(registry, by, limit)
         self.records = counter("records", "Records that Kafka has acknowledged, over all topics")
         self.dead_letters = counter(
             "dead_letters", "Batches and records sent to the dead-letter topic, by reason", ("reason",)

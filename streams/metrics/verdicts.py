@@ -1,96 +1,85 @@
-"""The counter of verdicts, by what was decided and, if wanted, about whom: with a bound on how many are told apart.
+"""The metric that counts verdicts, by what was decided and, if asked for, by namespace or workload of the subject.
 
-A namespace's or a workload's label makes a series each; a cluster may have any number of them over time. So there are
-at most ``most``, first come, first served; the rest share the label ``_other``, which is no name that Kubernetes takes.
+Each namespace or workload makes label values of its own, and a cluster may have any number of them over time. So only
+the first ``limit`` ones get their own. All later ones share the label value ``_other``, which no object in Kubernetes
+can be called.
 """
 
 from __future__ import annotations
 
-from typing import Any, Final, Literal, get_args
+from typing import Any, Final, Literal
 
 import numpy as np
-import orjson
 import prometheus_client
 from prometheus_client import CollectorRegistry
 
 from enrich.render.interning import Int64Array, InternMap, InternTable
 from enrich.render.template import Template
+from enrich.wire.flow import End
 
-By = Literal["none", "namespace", "workload"]
-"""What the counter has labels for besides what was decided. A workload has its namespace beside it."""
-BY: Final[tuple[By, ...]] = get_args(By)
+VerdictsBy = Literal["none", "namespace", "workload"]
+"""The labels of the subject beside what was decided. ``workload`` has the label of the namespace too."""
 OTHER: Final = "_other"
-_LABELS: Final[dict[By, tuple[str, ...]]] = {
+_LABELS: Final[dict[VerdictsBy, tuple[str, ...]]] = {
     "none": (),
     "namespace": ("namespace",),
     "workload": ("namespace", "workload"),
 }
-_CACHED: Final = 50_000
-_MOST_REMEMBERED: Final = 100_000
-"""Names beyond the bound that are remembered, so that each is counted once."""
+_MAX_REMEMBERED: Final = 100_000
+"""Subjects over the limit that are remembered, so that each is counted once."""
 
 
-class Verdicts:
-    """Counts what was decided about the pods whose policy decided."""
+class VerdictCounter:
+    """Counts verdicts."""
 
-    def __init__(self, registry: CollectorRegistry, by: By, most: int) -> None:
-        self._by, self._most = by, most
-        self._total = prometheus_client.Counter(
+    def __init__(self, registry: CollectorRegistry, by: VerdictsBy, limit: int) -> None:
+        """``limit`` is the number of namespaces or workloads that have label values of their own."""
+        self._by, self._limit = by, limit
+        self._verdicts = prometheus_client.Counter(
             "kubeweir_streams_verdicts",
             "Verdicts made into records; namespace and workload are those of the pod whose policy decided",
             ("disposition", "direction", "reason", *_LABELS[by]),
             registry=registry,
         )
-        self._more = prometheus_client.Counter(
+        self._over_limit = prometheus_client.Counter(
             "kubeweir_streams_verdict_subjects_over_limit",
-            "Namespaces or workloads that share the label _other, because WEIR_VERDICTS_LIMIT have their own",
+            "Namespaces or workloads that share the label _other, because WEIR_VERDICTS_LIMIT others came first",
             registry=registry,
         )
         self._own: set[tuple[str, ...]] = set()
         self._others: set[tuple[str, ...]] = set()
         self._series: dict[tuple[str, ...], int] = {}
         self._counters: list[Any] = []
-        self._known: dict[tuple[str, str], int] = {}
-        self._of_template = InternMap[Template](
-            lambda templates: np.array([self._number(one) for one in templates], np.int64)
+        self._series_of_template = InternMap[Template](
+            lambda templates: np.array([self._series_number(template) for template in templates], np.int64)
         )
 
     def count(self, templates: InternTable[Template], numbers: Int64Array) -> None:
-        """One verdict a number of a template."""
-        # Templates are many, and each is in few rows of a batch; series are few.
-        verdicts = np.bincount(self._of_template.of(templates, numbers))
+        """Count one verdict for each number of a template."""
+        # A batch has many templates with few verdicts each, but few series.
+        verdicts = np.bincount(self._series_of_template.of(templates, numbers))
         for series in np.flatnonzero(verdicts).tolist():
             self._counters[series].inc(int(verdicts[series]))
 
-    def _number(self, shared: Template) -> int:
-        """The number of the series of a template."""
-        key = (shared.about, shared.local)
-        number = self._known.get(key)
-        if number is None:
-            if len(self._known) >= _CACHED:
-                self._known.clear()
-            number = self._known[key] = self._make(shared)
-        return number
-
-    def _make(self, shared: Template) -> int:
-        about = orjson.loads(shared.about)
-        decided = (about["disposition"], about["connection"]["direction"], about["reason"])
-        labels = (*decided, *self._subject(orjson.loads(shared.local)))
+    def _series_number(self, template: Template) -> int:
+        decision = template.decision
+        labels = (decision.disposition, decision.direction, decision.reason, *self._labels(template.subject.end))
         if labels not in self._series:
             self._series[labels] = len(self._counters)
-            self._counters.append(self._total.labels(*labels))
+            self._counters.append(self._verdicts.labels(*labels))
         return self._series[labels]
 
-    def _subject(self, end: dict[str, str]) -> tuple[str, ...]:
+    def _labels(self, subject: End) -> tuple[str, ...]:
+        """Return the label values of a subject."""
         if self._by == "none":
             return ()
-        named: tuple[str, ...] = (end.get("namespace", ""),)
+        labels: tuple[str, ...] = (subject.namespace,)
         if self._by == "workload":
-            named += ("/".join(filter(None, (end.get("workload_kind"), end.get("workload_name")))),)
-        if named in self._own or len(self._own) < self._most:
-            self._own.add(named)
-            return named
-        if named not in self._others and len(self._others) < _MOST_REMEMBERED:
-            self._others.add(named)
-            self._more.inc()
-        return (OTHER,) * len(named)
+            labels += (subject.workload,)
+        if labels in self._own or len(self._own) < self._limit:
+            self._own.add(labels)
+            return labels
+        if labels not in self._others and len(self._others) < _MAX_REMEMBERED:
+            self._others.add(labels)
+            self._over_limit.inc()
+        return (OTHER,) * len(labels)

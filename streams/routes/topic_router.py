@@ -173,7 +173,7 @@ def _pods(records: Records, indexes: Indexes) -> Sequence[bytes]:
 
 
 def _nodes(records: Records, indexes: Indexes) -> Sequence[bytes]:
-    nodes = [header.node.encode() for header in records.columns.headers] if records.columns is not None else []
+    nodes = [header.node.encode() for header in records.columns.batch.headers] if records.columns is not None else []
     owners = records.owners
     return [nodes[owners[index]] for index in indexes]
 

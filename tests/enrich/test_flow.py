@@ -49,6 +49,15 @@ def test_a_record_read_and_written_is_the_same_bytes(verdicts: list[dict[str, An
         assert msgspec.json.encode(decode_flow(value)) == value
 
 
+@settings(deadline=None)
+@given(rows_strategy)
+def test_a_record_made_from_the_columns_is_the_one_that_its_json_says(verdicts: list[dict[str, Any]]) -> None:
+    records = Enricher(make_cluster()).records(merge(make_batch(*verdicts), make_batch({}, node="n2", ring="other")))
+    assert records.columns is not None
+    for place, value in enumerate(records.values):
+        assert records.columns.flow(place) == decode_flow(value)
+
+
 def test_keys_that_are_not_known_are_ignored() -> None:
     [value] = make_values({})
     record = orjson.loads(value)

@@ -11,7 +11,7 @@ from enrich.render.enricher import Enricher, Records
 from enrich.render.merged_batch import merge
 from enrich.runtime.settings import SettingsError, load
 from enrich.wire.batch import AGGREGATED, INGRESS, EndpointRef, Reason, Verdict
-from streams.metrics.verdicts import By, Verdicts
+from streams.metrics.verdicts import VerdictCounter, VerdictsBy
 from streams.settings import Settings
 from tests.enrich.flows import make_batch, make_cluster
 
@@ -22,10 +22,10 @@ def records(*verdicts: dict[str, Any], **header: Any) -> Records:
     return Enricher(make_cluster()).records(merge(make_batch(*verdicts, **header)))
 
 
-def counted(by: By, most: int, *batches: Records) -> tuple[dict[tuple[str, ...], float], float]:
+def counted(by: VerdictsBy, most: int, *batches: Records) -> tuple[dict[tuple[str, ...], float], float]:
     """Label values to count, and how many subjects had no label of their own."""
     registry = CollectorRegistry()
-    verdicts = Verdicts(registry, by, most)
+    verdicts = VerdictCounter(registry, by, most)
     for batch in batches:
         assert batch.columns is not None
         verdicts.count(batch.columns.templates, batch.columns.template)
@@ -65,7 +65,7 @@ def test_the_subject_is_the_pod_whose_policy_decided() -> None:
 
 
 @pytest.mark.parametrize(("by", "labels"), [("namespace", 1), ("workload", 2)])
-def test_past_the_limit_all_share_one_label_and_are_counted_once(by: By, labels: int) -> None:
+def test_past_the_limit_all_share_one_label_and_are_counted_once(by: VerdictsBy, labels: int) -> None:
     def of(name: str) -> Records:
         return records({"endpoint": 1}, endpoints={"1": EndpointRef(name, "p", f"uid-{name}")})
 

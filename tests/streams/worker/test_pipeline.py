@@ -13,9 +13,8 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from enrich.render.enricher import Records
-from enrich.render.interning import InternTable
 from enrich.render.merged_batch import MergedBatch
-from enrich.render.peer_lookup import Lookup
+from enrich.render.peer_lookup import Lookup, PeerTable
 from enrich.wire.topics import topics
 from streams.kafka.record_columns import RecordColumns
 from streams.metrics.roles import EnrichMetrics
@@ -67,7 +66,7 @@ class Numbers:
     generation = 0
 
     def lookup(self, batch: MergedBatch) -> Lookup:
-        return Lookup(InternTable(), np.zeros(len(batch.verdicts), np.int64), None)
+        return Lookup(PeerTable(), np.zeros(len(batch.verdicts), np.int64), None)
 
     def mark_ambiguous(self, batch: MergedBatch, found: Lookup, until_ns: int) -> None: ...
 
