@@ -72,7 +72,7 @@ WORRY: Final[dict[str, str]] = {
     "kubeweir_streams_watch_age_seconds": "Above 300 (WeirWatchStale): names may be old or missing.",
     # --- alerts
     "kubeweir_streams_alerts_counted_total": "bad_records or bad_deltas rise: something else writes to these topics.",
-    "kubeweir_streams_alerts_events_total": "dropped or refused groups rise: raise WEIR_ALERT_GROUPS or group by less.",
+    "kubeweir_streams_alerts_events_total": "evicted_groups or refused_groups rise: raise WEIR_ALERT_GROUPS.",
     "kubeweir_streams_alerts_firing": "It is what the rules are for.",
     "kubeweir_streams_alerts_groups": "At WEIR_ALERT_GROUPS: further groups push out quiet ones.",
     "kubeweir_streams_alerts_lag_records": "Above 100,000 for 5 minutes (WeirAlertsBehind): late records fire nothing.",
