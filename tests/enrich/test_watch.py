@@ -110,7 +110,7 @@ def script() -> Script:
 
 @pytest.fixture
 def source(script: Script, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[KubernetesSource, Cluster]]:
-    monkeypatch.setattr("enrich.sources.watch._FIRST_WAIT_S", 0.02)
+    monkeypatch.setattr("enrich.sources.watch._FIRST_BACKOFF_S", 0.02)
     server = ThreadingHTTPServer(("127.0.0.1", 0), type("Scripted", (Handler,), {"script": script}))
     server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, args=(0.05,))
@@ -227,7 +227,7 @@ def test_410_lists_again_as_a_stream_and_diffs(
 def test_a_server_that_falls_silent_is_asked_again_from_the_last_version(
     script: Script, source: tuple[KubernetesSource, Cluster], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("enrich.sources.watch._SILENT_S", 0.3)
+    monkeypatch.setattr("enrich.sources.watch._SILENCE_S", 0.3)
     script.initial[PODS] = [(200, [event("ADDED", pod("a", 5)), END])]
     start(source)
     eventually(lambda: script.seen(PODS, watch="true", resourceVersion="9") >= 3)
