@@ -1,4 +1,4 @@
-"""What is known of the cluster: the wire records, the objects, policy semantics, the index, enrichment.
+"""What both services share: the cluster's objects and their index, policy semantics, wire formats, and records.
 
-No Kafka and no kernel in here: both services stand on it.
+Nothing here talks to Kafka or to the kernel.
 """

@@ -1,8 +1,8 @@
-"""The cluster's objects, cut down to what policy and enrichment use. Values: frozen, hashable, slim.
+"""The cluster's objects, reduced to the fields that policy and records use. All of them are frozen and hashable.
 
-``enrich.parse.objects`` makes them from the API's JSON and says what is wrong with what it refuses. A pod is a Struct
-of
-msgspec, all else a dataclass: there are a hundred thousand pods, and a Struct is made in a twentieth of the time.
+:mod:`enrich.parse.objects` makes them from the API's JSON, and says what is wrong with an object that it refuses. A pod
+is a msgspec Struct and everything else a dataclass, because a cluster may have a hundred thousand pods and a Struct is
+made in a twentieth of the time.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from typing import Final, NamedTuple
 import msgspec
 
 Labels = Mapping[str, str]
-"""Label key to value. Treat as immutable; shared between objects with equal labels."""
+"""Label keys and values. Objects with equal labels share one mapping, so never change it."""
 
 
 class Name(NamedTuple):
-    """What names an object within its kind. ``namespace`` is empty for cluster-scoped kinds."""
+    """The name of an object within its kind. ``namespace`` is empty for cluster-scoped kinds."""
 
     namespace: str
     name: str
@@ -47,7 +47,7 @@ class Owner:
 
 @dataclass(frozen=True, slots=True)
 class NamedPort:
-    """A containerPort that has a name (``spec.containers[].ports[]``)."""
+    """A container port that has a name (``spec.containers[].ports[]``)."""
 
     name: str
     port: int
@@ -55,7 +55,7 @@ class NamedPort:
 
 
 class Pod(msgspec.Struct, frozen=True, gc=False):
-    """A pod. ``ips`` are canonical text, at most one a family, empty until assigned."""
+    """A pod. ``ips`` are canonical text, at most one for each address family; empty until they are assigned."""
 
     namespace: str
     name: str
@@ -65,13 +65,15 @@ class Pod(msgspec.Struct, frozen=True, gc=False):
     node: str = ""
     host_network: bool = False
     terminated: bool = False
-    """Phase Succeeded or Failed: holds no IP any more."""
+    """The phase is Succeeded or Failed: the pod no longer has its IPs."""
     ports: tuple[NamedPort, ...] = ()
     owner: Owner | None = None
     started_ns: int = 0
-    """Wall clock; from when it has its IPs (PodReadyToStartContainers, else startTime); 0: not known."""
+    """When the pod surely had its IPs (PodReadyToStartContainers, else startTime), in wall-clock nanoseconds; 0: not
+    known."""
     acknowledged_ns: int = 0
-    """Wall clock; it had no IP before (startTime); 0: not known."""
+    """When the kubelet acknowledged the pod, which had no IP before (startTime), in wall-clock nanoseconds; 0: not
+    known."""
 
     def __hash__(self) -> int:
         return hash(self.uid)
@@ -83,14 +85,15 @@ class Pod(msgspec.Struct, frozen=True, gc=False):
 
 @dataclass(frozen=True, slots=True)
 class Namespace:
-    """A namespace; its labels always hold ``kubernetes.io/metadata.name``."""
+    """A namespace. Its labels always include ``kubernetes.io/metadata.name``."""
 
     name: str
     uid: str
     labels: Labels = field(hash=False)
     audit: bool = False
-    """``kubeweir.io/mode: audit``: every NetworkPolicy in it is audited. A ClusterNetworkPolicy is not: it is the
-    cluster administrators', and who may annotate a namespace must not switch off what they deny there."""
+    """Annotation ``kubeweir.io/mode: audit``: every NetworkPolicy in the namespace is audited. ClusterNetworkPolicies
+    are not, because they belong to the cluster's administrators: somebody who may annotate a namespace must not be able
+    to switch off what they deny there."""
 
     @property
     def key(self) -> Name:
@@ -99,7 +102,7 @@ class Namespace:
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A node. ``zone`` is its label ``topology.kubernetes.io/zone``."""
+    """A node. ``zone`` is the value of its label ``topology.kubernetes.io/zone``."""
 
     name: str
     uid: str
@@ -114,7 +117,7 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """A Service by the addresses that clients dial."""
+    """A Service and the addresses that its clients dial."""
 
     namespace: str
     name: str
@@ -135,7 +138,7 @@ class Service:
 
 @dataclass(frozen=True, slots=True)
 class EndpointSlice:
-    """Addresses behind a Service, and no pods of this cluster: an EndpointSlice that somebody wrote."""
+    """An EndpointSlice that a person or a controller of theirs wrote: addresses behind a Service that are not pods."""
 
     namespace: str
     name: str
@@ -150,7 +153,7 @@ class EndpointSlice:
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """What owns pods and is owned in turn: a ReplicaSet (by a Deployment) or a Job (by a CronJob)."""
+    """An object that owns pods and may be owned in turn: a ReplicaSet (by a Deployment) or a Job (by a CronJob)."""
 
     kind: str
     namespace: str
@@ -164,7 +167,7 @@ class Workload:
 
 
 class Operator(enum.Enum):
-    """``LabelSelectorRequirement.operator``."""
+    """The operators of ``LabelSelectorRequirement.operator``."""
 
     IN = "In"
     NOT_IN = "NotIn"
@@ -174,7 +177,7 @@ class Operator(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Requirement:
-    """One of ``matchExpressions``."""
+    """One element of ``matchExpressions``."""
 
     key: str
     operator: Operator
@@ -183,14 +186,14 @@ class Requirement:
 
 @dataclass(frozen=True, slots=True)
 class Selector:
-    """A LabelSelector; ``matchLabels`` are requirements ``In`` of one value. No requirement matches everything."""
+    """A LabelSelector. ``matchLabels`` become requirements ``In`` with one value. An empty one matches everything."""
 
     requirements: tuple[Requirement, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class IPBlock:
-    """``cidr`` without the addresses of ``excepts``; canonical text, host bits masked off."""
+    """The addresses of ``cidr`` without those of ``excepts``, both as canonical text with the host bits masked off."""
 
     cidr: str
     excepts: tuple[str, ...] = ()
@@ -198,9 +201,9 @@ class IPBlock:
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """A peer of a rule: ``ip_block``, or ``nodes`` (of a ClusterNetworkPolicy only), or one or both selectors of pods.
+    """A peer of a rule: ``ip_block``, or ``nodes`` (in a ClusterNetworkPolicy only), or one or both pod selectors.
 
-    A ClusterNetworkPolicy's ``networks`` are a peer a CIDR; its selectors of pods always have ``namespaces``.
+    Each CIDR of a ClusterNetworkPolicy's ``networks`` is a peer, and its pod selectors always have ``namespaces``.
     """
 
     namespaces: Selector | None = None
@@ -211,7 +214,7 @@ class Peer:
 
 @dataclass(frozen=True, slots=True)
 class PolicyPort:
-    """A NetworkPolicyPort. ``port`` None: every port of the protocol; text: a containerPort's name."""
+    """A NetworkPolicyPort. ``port`` None means every port of the protocol, and text the name of a container port."""
 
     protocol: Protocol
     port: int | str | None = None
@@ -220,7 +223,7 @@ class PolicyPort:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """An ingress or egress rule. No peers: from or to anything. No ports: everything, every protocol."""
+    """An ingress or egress rule. Without peers it matches any peer; without ports, every port of every protocol."""
 
     peers: tuple[Peer, ...] = ()
     ports: tuple[PolicyPort, ...] = ()
@@ -228,7 +231,7 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class NetworkPolicy:
-    """A networking.k8s.io/v1 NetworkPolicy. ``ingress``/``egress`` None: does not isolate in that direction."""
+    """A networking.k8s.io/v1 NetworkPolicy. It does not isolate in a direction whose rules are None."""
 
     namespace: str
     name: str
@@ -237,7 +240,7 @@ class NetworkPolicy:
     ingress: tuple[Rule, ...] | None = None
     egress: tuple[Rule, ...] | None = None
     audit: bool = False
-    """Its own annotation ``kubeweir.io/mode: audit``; its namespace's counts as well."""
+    """Its own annotation ``kubeweir.io/mode: audit``. That of its namespace audits it, too."""
 
     @property
     def key(self) -> Name:
@@ -245,14 +248,14 @@ class NetworkPolicy:
 
 
 class Tier(enum.IntEnum):
-    """The tiers of ClusterNetworkPolicy; that of NetworkPolicy lies between."""
+    """The tiers of ClusterNetworkPolicy. NetworkPolicies come between the two."""
 
     ADMIN = 0
     BASELINE = 1
 
 
 class Action(enum.Enum):
-    """What a ClusterNetworkPolicy's rule does with the traffic that it matches."""
+    """What a rule of a ClusterNetworkPolicy does with the traffic that it matches."""
 
     ACCEPT = "Accept"
     DENY = "Deny"
@@ -261,7 +264,8 @@ class Action(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class ClusterRule:
-    """An ingress or egress rule of a ClusterNetworkPolicy. No peers: matches nothing. No ports: every protocol."""
+    """An ingress or egress rule of a ClusterNetworkPolicy. Without peers it matches nothing; without ports, every
+    protocol."""
 
     action: Action
     peers: tuple[Peer, ...]
@@ -271,17 +275,17 @@ class ClusterRule:
 
 @dataclass(frozen=True, slots=True)
 class ClusterNetworkPolicy:
-    """A policy.networking.k8s.io/v1alpha2 ClusterNetworkPolicy. Selecting a pod does not isolate it."""
+    """A policy.networking.k8s.io/v1alpha2 ClusterNetworkPolicy. It does not isolate the pods that it selects."""
 
     name: str
     uid: str
     tier: Tier
     priority: int
-    """0 to 1000 within the tier, the lower one first."""
+    """0 to 1000; within a tier the lower number decides first."""
     namespaces: Selector
-    """The subject's namespaces."""
+    """Selects the namespaces of the subject."""
     pods: Selector
-    """The subject's pods in them; ``subject.namespaces`` means all of them."""
+    """Selects the subject's pods in those namespaces; all of them if the policy says ``subject.namespaces``."""
     ingress: tuple[ClusterRule, ...] = ()
     egress: tuple[ClusterRule, ...] = ()
     audit: bool = False

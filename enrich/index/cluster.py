@@ -1,7 +1,7 @@
-"""The index of the cluster: every object in use by name, and who had which address when.
+"""The index of the cluster: every object in use by name, and which pod had which address when.
 
-Whoever writes (the source's threads) takes a lock. Readers get snapshots that never change once they are handed out, or
-look up single entries, and wait for no longer than a change takes.
+The threads of a source write under a lock. Readers get snapshots that never change once they are handed out, or look up
+single entries; they wait at most as long as one change takes.
 """
 
 from __future__ import annotations
@@ -35,26 +35,29 @@ KINDS: Final[tuple[type, ...]] = (
     Pod, Namespace, Node, Service, EndpointSlice, Workload, *POLICY_API_VERSIONS,
 )  # fmt: skip
 NAMED_KINDS: Final[tuple[type, ...]] = (Pod, Node, Service, EndpointSlice, Workload)
-"""What the names in a record are made of."""
+"""The kinds that the names in a record come from."""
 POLICY_KINDS: Final[tuple[type, ...]] = (Pod, Namespace, Node, Service, *POLICY_API_VERSIONS)
-"""What policy is made of, and the Services that hide whom it is about."""
+"""The kinds that policy depends on, and the Services behind which a peer may be hidden."""
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One object set or deleted."""
+    """One object that was set (created or changed) or deleted."""
 
     op: Literal["set", "delete"]
     object: Object
 
 
 _Edit = tuple[type, Name, "Object | None"]
-"""Kind, name, and what is there from now on."""
+"""Kind, name, and the object from now on; None: it is deleted."""
 
 
 class Cluster:
-    """The index. ``tail_s``: for how long pods that are gone are remembered; ``skew_s``: how far the clocks of the
-    nodes and of the API server may differ; ``now_ns``: the wall clock, for tests."""
+    """The index.
+
+    ``tail_s`` says how long pods that are gone stay known, ``skew_s`` by how much the clocks of the nodes and of the
+    API server may differ, and ``kinds`` which kinds the source keeps in the index. Tests replace ``now_ns``, the clock.
+    """
 
     def __init__(
         self,
@@ -64,11 +67,11 @@ class Cluster:
         kinds: Iterable[type] = KINDS,
     ) -> None:
         self.kinds = frozenset(kinds)
-        """What its source is to keep in it; all others stay empty."""
+        """The kinds that the source keeps in the index; all others stay empty."""
         self.synced = threading.Event()
-        """Set when every kind has been listed once."""
+        """Set once every kind has been listed."""
         self.generation = 0
-        """Grows with every change: what was looked up under an older one is to be looked up again."""
+        """A number that grows with every change; an answer of an older generation must be looked up again."""
         self._now_ns = now_ns
         self._write = threading.RLock()
         self.addresses = Addresses(int(tail_s * 1e9), int(skew_s * 1e9), now_ns, self._write, self._bump_generation)
@@ -83,56 +86,57 @@ class Cluster:
 
     # --- writing
 
-    def replace(self, kind: type, objects: Iterable[Object], known_ns: int | None = None) -> None:
-        """The complete list of one kind; what is not in it is gone. ``known_ns`` as for :meth:`apply`."""
-        self.replace_all({kind: objects}, known_ns)
+    def replace(self, kind: type, objects: Iterable[Object], synced_ns: int | None = None) -> None:
+        """Replace all objects of one kind. ``synced_ns`` as in :meth:`apply`."""
+        self.replace_all({kind: objects}, synced_ns)
 
-    def replace_all(self, lists: Mapping[type, Iterable[Object]], known_ns: int | None = None) -> bool:
-        """The complete lists of some kinds, as one change; whether it changed anything."""
+    def replace_all(self, lists: Mapping[type, Iterable[Object]], synced_ns: int | None = None) -> bool:
+        """Replace all objects of some kinds in one change, and return whether anything is different now."""
         with self._write:
             edits = (edit for kind, made in lists.items() for edit in _difference(kind, self._objects[kind], made))
             first = self._missing & lists.keys()
-            touched = self._apply(edits, first, known_ns) | first
+            touched = self._apply(edits, first, synced_ns) | first
             self._missing -= first
             if not self._missing and not self.synced.is_set():
                 self.addresses.set_complete_since(self._now_ns())
                 self.synced.set()
-        self._tell(touched)
+        self._notify(touched)
         return bool(touched)
 
-    def apply(self, changes: Iterable[Change], known_ns: int | None = None) -> None:
-        """Some changes; subscribers are told once, and only of what really changed.
+    def apply(self, changes: Iterable[Change], synced_ns: int | None = None) -> None:
+        """Apply some changes; subscribers are called once, and only with kinds that really changed.
 
-        ``known_ns``: until when on the wall clock everything was known: the changes were made after that. None: now.
+        ``synced_ns``: until when, by the wall clock, the index was current, so that the changes were made after it;
+        None: until now.
         """
         with self._write:
             edits = [
                 (type(change.object), change.object.key, change.object if change.op == "set" else None)
                 for change in changes
             ]
-            touched = self._apply(edits, set(), known_ns)
-        self._tell(touched)
+            touched = self._apply(edits, set(), synced_ns)
+        self._notify(touched)
 
     def subscribe(self, callback: Callable[[frozenset[type]], None]) -> None:
-        """Call back with the kinds that changed, on the writer's thread: be quick."""
+        """Call ``callback`` with the changed kinds after each change, on the writer's thread: it must be quick."""
         self._subscribers.append(callback)
 
     def missing(self) -> list[str]:
-        """Kinds that have not been listed yet."""
+        """Name the kinds that have not been listed yet."""
         return sorted(kind.__name__ for kind in set(self._missing))
 
     def _bump_generation(self) -> None:
         self.generation += 1
 
-    def _tell(self, touched: set[type]) -> None:
+    def _notify(self, touched: set[type]) -> None:
         if touched:
             for callback in self._subscribers:
                 callback(frozenset(touched))
 
-    def _apply(self, edits: Iterable[_Edit], first: set[type], known_ns: int | None) -> set[type]:
-        """The kinds that changed. Status updates that change nothing that is kept are no changes."""
+    def _apply(self, edits: Iterable[_Edit], first: set[type], synced_ns: int | None) -> set[type]:
+        """Apply the edits and return the kinds that changed. An update of fields that are not kept changes nothing."""
         now = self._now_ns()
-        known = now if known_ns is None else known_ns
+        synced_until = now if synced_ns is None else synced_ns
         touched: set[type] = set()
         listed = Pod in first
         for kind, key, after in edits:
@@ -146,7 +150,7 @@ class Cluster:
             else:
                 table[key] = after
             if kind is Pod:
-                self.addresses.update_pod(before, cast("Pod | None", after), now, known, listed=listed)
+                self.addresses.update_pod(before, cast("Pod | None", after), now, synced_until, listed=listed)
         if Node in touched:
             self._node_ips = {ip: node for node in self._objects[Node].values() for ip in node.ips}
         if Service in touched:
@@ -166,7 +170,7 @@ class Cluster:
     # --- reading
 
     def _view(self, kind: type) -> Mapping[Name, Any]:
-        """A copy that never changes, made when first asked for after a change."""
+        """Return a copy that never changes, made when it is first needed after a change."""
         found = self._views.get(kind)
         if found is None:
             with self._write:
@@ -174,60 +178,60 @@ class Cluster:
         return found
 
     def snapshot(self, own_node: str = "") -> PolicyView:
-        """What policy is made of, with no change in between, as a node sees it."""
+        """Return everything that policy depends on, at one moment, as the node ``own_node`` sees it."""
         with self._write:
             return PolicyView(
                 self.pods(), self.namespaces(), self.nodes(), self.policies(), self.cluster_policies(), own_node
             )
 
     def pods(self) -> Mapping[Name, Pod]:
-        """Every pod that exists. This and its like never change once they are handed out."""
+        """Return every pod that exists. This mapping and those below never change once they are handed out."""
         return self._view(Pod)
 
     def namespaces(self) -> Mapping[Name, Namespace]:
-        """Every namespace."""
+        """Return every namespace."""
         return self._view(Namespace)
 
     def nodes(self) -> Mapping[Name, Node]:
-        """Every node."""
+        """Return every node."""
         return self._view(Node)
 
     def services(self) -> Mapping[Name, Service]:
-        """Every service."""
+        """Return every Service."""
         return self._view(Service)
 
     def policies(self) -> Mapping[Name, NetworkPolicy]:
-        """Every NetworkPolicy."""
+        """Return every NetworkPolicy."""
         return self._view(NetworkPolicy)
 
     def cluster_policies(self) -> Mapping[Name, ClusterNetworkPolicy]:
-        """Every ClusterNetworkPolicy."""
+        """Return every ClusterNetworkPolicy."""
         return self._view(ClusterNetworkPolicy)
 
     def counts(self) -> dict[str, int]:
-        """Objects by kind."""
+        """Count the objects of each kind."""
         return {kind.__name__: len(table) for kind, table in self._objects.items()}
 
     def node_of_ip(self, ip: str) -> Node | None:
-        """The node that has an address."""
+        """Return the node that has an address."""
         return self._node_ips.get(ip)
 
     def node(self, name: str) -> Node | None:
-        """A node by name."""
+        """Return the node of a name."""
         found: Node | None = self._objects[Node].get(Name("", name))
         return found
 
     def service_of(self, ip: str) -> Service | None:
-        """The Service that has a cluster IP."""
+        """Return the Service that has a cluster IP."""
         return self._service_ips.get(ip)
 
     def service_behind(self, ip: str) -> Name | None:
-        """The one Service that an address which is no pod's stands behind."""
+        """Name the Service behind which an address stands that is not a pod's; None if there is none, or several."""
         found = self._outside.get(ip, ())
         return next(iter(found)) if len(found) == 1 else None
 
     def workload_of(self, pod: Pod) -> Owner | None:
-        """What runs the pod, as people call it: the Deployment, not its ReplicaSet; the CronJob, not its Job."""
+        """Return what runs the pod, as people call it: the Deployment, not its ReplicaSet; the CronJob, not its Job."""
         owner = pod.owner
         if owner is None:
             return None
@@ -237,22 +241,22 @@ class Cluster:
             return above
         suffix = f"-{pod.labels.get('pod-template-hash', '')}"
         if workload is None and owner.kind == "ReplicaSet" and len(suffix) > 1 and owner.name.endswith(suffix):
-            # A Deployment names its ReplicaSets so (kubernetes/pkg/controller/deployment/sync.go).
+            # A Deployment appends this suffix to its name (kubernetes/pkg/controller/deployment/sync.go).
             return Owner("Deployment", owner.name.removesuffix(suffix))
         return owner
 
 
 def _difference(kind: type, current: Mapping[Name, Object], objects: Iterable[Object]) -> Iterator[_Edit]:
-    """What makes a table hold these objects, and no others; ``current`` may be changed meanwhile."""
-    wanted = {made.key: made for made in objects}
-    for key in [key for key in current if key not in wanted]:
+    """Yield the edits after which a table has exactly these objects. ``current`` may change between the edits."""
+    expected = {made.key: made for made in objects}
+    for key in [key for key in current if key not in expected]:
         yield kind, key, None
-    for key, made in wanted.items():
+    for key, made in expected.items():
         yield kind, key, made
 
 
 def group_by_kind(objects: Iterable[Object]) -> dict[type, list[Object]]:
-    """Objects by kind, every kind of :data:`KINDS` being there."""
+    """Group objects by kind; every kind of :data:`KINDS` is a key."""
     grouped: dict[type, list[Object]] = defaultdict(list)
     for made in objects:
         grouped[type(made)].append(made)

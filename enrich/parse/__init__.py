@@ -1,1 +1,1 @@
-"""API objects, as JSON, to the slim values of :mod:`enrich.model`."""
+"""Parses the API's JSON into the values of :mod:`enrich.model`."""

@@ -1,1 +1,1 @@
-"""Verdicts to records: one JSON object for each verdict of a batch."""
+"""Renders verdicts as records: one JSON object for each verdict of a batch."""

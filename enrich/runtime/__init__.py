@@ -1,1 +1,1 @@
-"""What both services stand on: settings, logging, the health and metrics port, signals."""
+"""What every service needs to run: settings, logging, signals, the port for health and metrics."""

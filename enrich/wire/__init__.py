@@ -1,1 +1,1 @@
-"""What travels over Kafka: batches of verdicts, address intervals, the topics."""
+"""The formats that travel over Kafka: batches of verdicts, address intervals, flow records; and the topics."""

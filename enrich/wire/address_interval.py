@@ -1,7 +1,7 @@
-"""A pod's hold of an address, as the probe of its node tells it on the topic ``<prefix>.endpoints``.
+"""The time for which a pod had an address, as the probe of its node publishes it to the topic ``<prefix>.endpoints``.
 
-The topic is compacted: its last record a key is a pod's whole interval, so that a worker that starts knows who had
-which address when, of pods too that are gone from the API. A record without a value ends the memory of it.
+The topic is compacted. The last record of a key is the whole interval, so that a worker that starts learns which pod
+had which address when, even if the API server no longer has the pod. A record without a value deletes the interval.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from enrich.model import Labels, Owner, Pod
 
 VERSION: Final = 1
 INTERVAL_RETENTION_NS: Final = 25 * 3600 * 1_000_000_000
-"""How long a hold stays in the topic after its end: as long as the raw topic keeps a batch, and some."""
+"""How long an interval stays in the topic after its end: an hour longer than the raw topic keeps a batch."""
 
-_MOST: Final = 100_000
-"""Distinct labels or owners that are shared."""
+_MAX_SHARED: Final = 100_000
+"""Distinct label sets, and distinct owners, that are shared between pods."""
 
 
 class AddressIntervalError(ValueError):
-    """The bytes are no such record; the message says why."""
+    """The bytes are not an address interval, or not its key; the message says why."""
 
 
 class OwnerRef(msgspec.Struct, frozen=True):
-    """The pod's controller."""
+    """The controller of the pod."""
 
     kind: str
     name: str
@@ -35,7 +35,7 @@ class OwnerRef(msgspec.Struct, frozen=True):
 
 
 class AddressInterval(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
-    """One pod and one of its addresses. Times are nanoseconds of the node's wall clock."""
+    """One pod and one of its addresses. All times are nanoseconds of the node's wall clock."""
 
     v: int = VERSION
     cluster: str
@@ -45,23 +45,23 @@ class AddressInterval(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=T
     namespace: str
     pod: str
     first: int
-    """It did not have the address before."""
+    """The pod did not have the address before."""
     start: int
-    """It has it from here on; with ``first`` what the probe saw, apart where the probe came later than the pod."""
+    """The pod had the address from here on. It differs from ``first`` if the probe started after the pod."""
     end: int | None = None
-    """It had it up to here; None: it has it still."""
+    """The pod had the address until here; None: it still has it."""
     last: int | None = None
-    """It did not have it after this."""
+    """The pod did not have the address after this; None: it still has it."""
     labels: dict[str, str] = {}
     owner: OwnerRef | None = None
 
     @property
     def key(self) -> bytes:
-        """The record's key: a pod's interval is one record, told again when it ends."""
+        """The Kafka key. An interval is one record, which is replaced when it ends."""
         return f"{self.cluster}/{self.node}/{self.ip}/{self.uid}".encode()
 
     def as_pod(self) -> Pod:
-        """The pod, for a reader that knows it from here only. A Deployment's pods share what they have in common."""
+        """Make the pod, for a reader that knows it only from here. Pods with equal labels or owners share them."""
         owner = _shared_owner(self.owner.kind, self.owner.name, self.owner.uid) if self.owner else None
         labels = _shared_labels(tuple(self.labels.items()))
         return Pod(
@@ -69,12 +69,12 @@ class AddressInterval(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=T
         )
 
 
-@functools.lru_cache(_MOST)
+@functools.lru_cache(_MAX_SHARED)
 def _shared_labels(labels: tuple[tuple[str, str], ...]) -> Labels:
     return {sys.intern(key): sys.intern(value) for key, value in labels}
 
 
-@functools.lru_cache(_MOST)
+@functools.lru_cache(_MAX_SHARED)
 def _shared_owner(kind: str, name: str, uid: str) -> Owner:
     return Owner(kind, name, uid)
 
@@ -82,24 +82,24 @@ def _shared_owner(kind: str, name: str, uid: str) -> Owner:
 _decode = msgspec.json.Decoder(AddressInterval).decode
 
 
-def encode_interval(hold: AddressInterval) -> bytes:
-    """The Kafka value."""
-    return msgspec.json.encode(hold)
+def encode_interval(interval: AddressInterval) -> bytes:
+    """Encode an interval as a Kafka value."""
+    return msgspec.json.encode(interval)
 
 
 def decode_interval(value: bytes) -> AddressInterval:
-    """The interval in a Kafka value. Raises :class:`EndpointError`."""
+    """Decode a Kafka value. Raises :class:`AddressIntervalError`."""
     try:
-        hold = _decode(value)
+        interval = _decode(value)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise AddressIntervalError(str(error)) from error
-    if hold.v != VERSION:
-        raise AddressIntervalError(f"version {hold.v}, this reader takes {VERSION}")
-    return hold
+    if interval.v != VERSION:
+        raise AddressIntervalError(f"version {interval.v}, but this reader knows only {VERSION}")
+    return interval
 
 
 class AddressIntervalKey(NamedTuple):
-    """What a record's key says."""
+    """The parts of a record's key, ``cluster/node/ip/uid``."""
 
     cluster: str
     node: str
@@ -108,8 +108,8 @@ class AddressIntervalKey(NamedTuple):
 
 
 def decode_interval_key(key: bytes) -> AddressIntervalKey:
-    """The parts of a key. Raises :class:`EndpointError`."""
+    """Decode a key. Raises :class:`AddressIntervalError`."""
     parts = key.decode(errors="replace").rsplit("/", 3)
     if len(parts) != 4:
-        raise AddressIntervalError(f"{key!r} is no key of a hold")
+        raise AddressIntervalError(f"{key!r} is not the key of an address interval")
     return AddressIntervalKey(*parts)

@@ -1,10 +1,28 @@
-"""The wire: rows of verdicts, and the batch of rows that is one Kafka record.
+"""The batch: some verdicts of one node, as one Kafka record.
 
-A row is ``struct verdict`` of ``bpf/event.h``; :data:`VERDICT` is its twin. A batch is a JSON header, one
-newline (JSON as we write it holds none), then the rows as they lay in the ring buffer. The header makes a batch
-stand alone: no reader needs another topic or the sender's memory to name what its rows refer to.
+THEORY OF OPERATION
 
-Nothing here looks at a single row in Python; a batch is an array.
+A batch is a header in JSON, one newline, and the verdicts as the kernel wrote them, 88 bytes each (``struct verdict``
+of ``bpf/event.h``; :data:`VERDICT` is its numpy twin)::
+
+    {"v":1,"cluster":"c1","node":"n1","ring":"9f3c","first":5000,"verdicts":3,"verdict_bytes":88,
+     "clock":1795890000000000000,"endpoints":{"7":{"namespace":"shop","pod":"web-1","uid":"..."}},
+     "rules":{"12":[{"kind":"NetworkPolicy","namespace":"shop","name":"web","rule":0}]},"lost":{"ring_full":[0,40]}}
+    <3 x 88 bytes>
+
+1. The verdicts are numbers 5000, 5001 and 5002 of ring 9f3c. ``(ring, number)`` names a verdict for ever, even if it is
+   sent again.
+2. A verdict holds small numbers where a record has names. Its endpoint 7 is pod shop/web-1, and its rule 12 is the
+   first rule of policy shop/web. The header explains every number that its verdicts use, so that a reader needs no
+   other topic and nothing from the sender's memory.
+3. A verdict has the kernel's monotonic time; ``clock`` added to it is the wall clock.
+4. ``lost`` says that 40 verdicts of this ring were lost so far because the ring was full, none of them since the last
+   batch.
+5. When the probe's spool is full, it thins a batch out. With ``"kept":[[5000,1],[5002,1]]`` and ``"verdicts":2``,
+   number 5001 was dropped.
+
+A reader accepts version 1 only, ignores header keys that it does not know, and uses the first 88 bytes of longer
+verdicts: readers are upgraded before probes. No code here looks at a single verdict; a batch is an array.
 """
 
 from __future__ import annotations
@@ -17,7 +35,7 @@ import numpy as np
 import orjson
 
 VERSION: Final = 1
-"""Of the batch format. A reader takes this one only; keys may be added without a new number."""
+"""The version of the batch format. Keys may be added to the header without a new version."""
 
 VERDICT: Final = np.dtype(
     [
@@ -41,17 +59,17 @@ VERDICT: Final = np.dtype(
         ("padding", "u1"),
     ]
 )
-"""``struct verdict``, 88 bytes, little endian; see ``bpf/event.h`` for the meaning of each field."""
+"""``struct verdict``: 88 bytes, little endian. ``bpf/event.h`` explains each field."""
 
 INGRESS: Final = 0x80
-"""Bit of ``verdict``: the packet was on its way into the pod."""
+"""Bit of ``verdict`` that is set if the packet was on its way into the pod."""
 
 AGGREGATED: Final = 0x01
-"""Bit of ``flags``: a flood's row, which counts packets and has no addresses."""
+"""Bit of ``flags`` that is set if the verdict counts packets of many connections, and so has no addresses."""
 
 
 class Verdict(enum.IntEnum):
-    """What was done with the packets of a row (``verdict`` without its direction bit)."""
+    """The decision about the packets that a verdict counts (``verdict`` without its direction bit)."""
 
     ALLOW = 1
     DENY = 2
@@ -59,7 +77,7 @@ class Verdict(enum.IntEnum):
 
 
 class Reason(enum.IntEnum):
-    """Why; ``name.lower()`` is what a record says."""
+    """Why the kernel decided as it did. A record has the name in lower case."""
 
     UNKNOWN = 0
     NO_POLICY = 1
@@ -79,7 +97,7 @@ class Reason(enum.IntEnum):
 
 
 class EndpointRef(msgspec.Struct, frozen=True):
-    """The local pod behind an endpoint number."""
+    """The local pod that an endpoint number stands for."""
 
     namespace: str
     pod: str
@@ -87,7 +105,8 @@ class EndpointRef(msgspec.Struct, frozen=True):
 
 
 class PolicyRef(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One policy behind a rule number, and which of its rules (index into ingress or egress), if one did it."""
+    """One of the policies that a rule number stands for. ``rule`` is the index of the ingress or egress rule of it that
+    decided; None if no single rule did."""
 
     kind: str
     namespace: str
@@ -96,52 +115,53 @@ class PolicyRef(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Header(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=False):
-    """The header of a batch. Unknown keys are ignored; readers are upgraded before probes."""
+    """The header of a batch. Unknown keys are ignored."""
 
     v: int
-    """Version of the format, :data:`VERSION`."""
+    """The version of the format, :data:`VERSION`."""
     cluster: str
-    """UID of the namespace kube-system, or what the setting says."""
+    """The UID of the namespace kube-system, unless the setting WEIR_CLUSTER says otherwise."""
     node: str
     ring: str
-    """Random id of the ring buffer that the rows came out of."""
+    """The random id of the ring buffer that the verdicts were read from."""
     first: int
-    """Number of the first row: its position in the ring divided by the stride. ``(ring, number)`` is a row's name."""
+    """The number of the first verdict: its position in the ring divided by the distance between two of them."""
     verdicts: int
     verdict_bytes: int
-    """Bytes a row, at least 88; a reader uses the part that it knows."""
+    """The bytes of each verdict, at least 88."""
     clock: int
-    """CLOCK_REALTIME - CLOCK_MONOTONIC in ns, when the batch was made."""
+    """CLOCK_REALTIME - CLOCK_MONOTONIC in nanoseconds, measured when the batch was made."""
     endpoints: dict[str, EndpointRef] = {}
-    """Endpoint number (decimal) to pod, for the numbers in these rows."""
+    """The pod of each endpoint number (in decimal) in these verdicts."""
     rules: dict[str, list[PolicyRef]] = {}
-    """Rule number (decimal) to policies, for the numbers in these rows."""
+    """The policies of each rule number (in decimal) in these verdicts."""
     lost: dict[str, tuple[int, int]] = {}
-    """For each reason the rows lost since the last batch, and in all: in the life of what counts them, which is the
-    ring's for what the kernel lost, the spool's for what was lost behind it."""
+    """The verdicts lost for each reason: since the last batch, and in all. The second number counts for the life of the
+    ring if the kernel lost them, and for the life of the spool if the probe did."""
     kept: list[tuple[int, int]] | None = None
-    """Of a batch that the full spool thinned: runs ``[number, verdicts]`` that it kept; ``first`` is the first kept."""
+    """The runs ``[number, verdicts]`` that a full spool kept when it thinned the batch out; None if nothing is missing.
+    ``first`` is then the number of the first kept."""
 
     @property
     def key(self) -> bytes:
-        """The Kafka key: one ring is one key and one order."""
+        """The Kafka key. All batches of one ring have one key, and so stay in order."""
         return f"{self.cluster}/{self.node}/{self.ring}".encode()
 
 
 class Batch(msgspec.Struct, frozen=True):
-    """A decoded batch: the header, and ``rows`` as a :data:`VERDICT` array that views the message's bytes."""
+    """A decoded batch. ``verdicts`` is a :data:`VERDICT` array, a view of the message's bytes."""
 
     header: Header
     verdicts: np.ndarray[Any, np.dtype[np.void]]
     picked: np.ndarray[Any, np.dtype[np.uint64]] | None = None
-    """The numbers of the rows, where they are not all that the header tells of."""
+    """The numbers of the verdicts, if they are only a part of those that the header announces."""
 
     def pick(self, verdicts: np.ndarray[Any, Any]) -> Batch:
-        """A part of it: those rows, by a mask or by their places."""
+        """Return the part that consists of these verdicts, chosen by a mask or by indexes."""
         return Batch(self.header, self.verdicts[verdicts], self.numbers()[verdicts])
 
     def encode(self) -> bytes:
-        """The Kafka value of what is picked: as a batch of which no more was kept."""
+        """Encode the picked verdicts as the Kafka value of a thinned batch that kept only them."""
         numbers = self.numbers()
         starts = np.flatnonzero(np.diff(numbers, prepend=numbers[:1] - 2) != 1)
         kept = [(int(run[0]), len(run)) for run in np.split(numbers, starts[1:])]
@@ -151,7 +171,7 @@ class Batch(msgspec.Struct, frozen=True):
         return encode_batch(header, np.ascontiguousarray(self.verdicts))
 
     def numbers(self) -> np.ndarray[Any, np.dtype[np.uint64]]:
-        """The rows' numbers, one a row."""
+        """Return the number of each verdict in its ring."""
         header = self.header
         if self.picked is not None:
             return self.picked
@@ -164,7 +184,7 @@ class Batch(msgspec.Struct, frozen=True):
 
 
 class BatchError(ValueError):
-    """The bytes are no batch that this reader takes; the message says why, ``reason`` in one word."""
+    """The bytes are not a batch that this reader accepts. The message says why, and ``reason`` says it in one word."""
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(f"{reason}: {detail}")
@@ -176,12 +196,12 @@ _OWN_BYTES: Final = VERDICT.itemsize
 
 
 def encode_batch(header: Header, verdicts: np.ndarray[Any, np.dtype[np.void]]) -> bytes:
-    """The Kafka value of a batch. ``rows`` is a contiguous :data:`VERDICT` array of ``header.rows`` rows."""
+    """Encode a batch as a Kafka value. ``verdicts`` is a contiguous :data:`VERDICT` array of the header's length."""
     return orjson.dumps(msgspec.to_builtins(header)) + b"\n" + verdicts.tobytes()
 
 
 def decode_batch(value: bytes) -> Batch:
-    """The batch in a Kafka value. Raises :class:`BatchError` for anything that is not whole and of this version."""
+    """Decode a Kafka value. Raises :class:`BatchError` unless it is a complete batch of this version."""
     end = value.find(b"\n")
     if end < 0:
         raise BatchError("no_header", "no newline ends the header")
@@ -190,23 +210,23 @@ def decode_batch(value: bytes) -> Batch:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise _bad_header(value[:end], error) from error
     if header.v != VERSION:
-        raise BatchError("unknown_version", f"version {header.v}, this reader takes {VERSION}")
+        raise BatchError("unknown_version", f"version {header.v}, but this reader knows only {VERSION}")
     _check(header, len(value) - end - 1)
     body = np.frombuffer(value, "u1", offset=end + 1)
     if header.verdict_bytes != _OWN_BYTES:
-        # A newer sender's rows are longer: their head is the part that is known here.
+        # A newer sender's verdicts are longer. The fields that are known here come first.
         body = np.ascontiguousarray(body.reshape(header.verdicts, header.verdict_bytes)[:, :_OWN_BYTES]).ravel()
     return Batch(header, body.view(VERDICT))
 
 
 def _bad_header(text: bytes, error: Exception) -> BatchError:
-    """A header of another version may well look otherwise: then that is what is wrong with it."""
+    """Name the version as the reason if it is another one: a header of that version may look different."""
     try:
         version = msgspec.json.decode(text).get("v", VERSION)
     except (msgspec.DecodeError, AttributeError, UnicodeDecodeError, RecursionError):
-        return BatchError("bad_header", f"the header is no JSON object: {error}")
+        return BatchError("bad_header", f"the header is not a JSON object: {error}")
     if version != VERSION:
-        return BatchError("unknown_version", f"version {version!r}, this reader takes {VERSION}")
+        return BatchError("unknown_version", f"version {version!r}, but this reader knows only {VERSION}")
     return BatchError("bad_header", str(error))
 
 
@@ -226,11 +246,11 @@ def _check(header: Header, body: int) -> None:
 
 
 def _check_kept(header: Header, kept: list[tuple[int, int]]) -> None:
-    """Runs in rising order that add up to the rows, the first where the header says."""
+    """Check that the runs rise, do not overlap, add up to the verdicts, and begin where the header says."""
     if sum(verdicts for _, verdicts in kept) != header.verdicts:
         raise BatchError("bad_header", "kept does not add up to verdicts")
     number = header.first
     for first, verdicts in kept:
         if verdicts < 1 or first < number or first + verdicts >= 1 << 63:
-            raise BatchError("bad_header", f"kept runs of verdicts must rise from first, not {first}, {verdicts}")
+            raise BatchError("bad_header", f"the runs in kept must rise from first; found {first}, {verdicts}")
         number = first + verdicts

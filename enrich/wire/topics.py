@@ -1,7 +1,8 @@
-"""The topics, as both services make them: what is missing is made, what is there is checked and never altered.
+"""The topics, as both services create them.
 
-Values only; who talks to Kafka does the making. Partitions are fixed when a topic is made: growing one would move keys
-to other partitions and break their order, so growing means a new topic.
+A service creates the topics that are missing, checks those that exist, and never alters one. This module has only the
+values; :mod:`streams.kafka.topics` and the probe talk to Kafka. The number of partitions is fixed at creation, because
+adding some would move keys to other partitions and so break their order. Whoever needs more starts a new topic.
 """
 
 from __future__ import annotations
@@ -12,24 +13,25 @@ from typing import Final
 
 _DAY_MS: Final = 86_400_000
 LARGE: Final = str(8 << 20)
-"""Bytes a record: 10,000 rows with the names of 3,000 rules are 1.6 MB, more than a broker takes by default."""
+"""The most bytes of a record. 10,000 verdicts with the names of 3,000 rules are 1.6 MB, more than a broker accepts by
+default."""
 _ENDPOINTS: Final = {"message.timestamp.type": "LogAppendTime", "segment.ms": str(_DAY_MS)}
-_ALERTS: Final = 8
+_MAX_ALERT_PARTITIONS: Final = 8
 _STATE: Final = {"cleanup.policy": "compact", "segment.ms": str(_DAY_MS)}
 _CHECKED: Final = ("cleanup.policy", "message.timestamp.type")
-"""What must be as it is made, or records are lost; retention and sizes are the operator's business."""
+"""Settings that an existing topic must have, or records are lost. Retention and sizes are up to the operator."""
 
 
 @dataclass(frozen=True, slots=True)
 class Topic:
-    """One topic: its name, partitions, and the configuration that it is made with (Kafka's own names)."""
+    """One topic: its name, its partitions, and the configuration that it is created with, by Kafka's names."""
 
     name: str
     partitions: int
     config: Mapping[str, str]
 
     def differences(self, partitions: int, config: Mapping[str, str | None]) -> list[str]:
-        """In words, how what is there is not as it must be."""
+        """Say in words how an existing topic differs from what it must be; empty if it does not."""
         wrong = []
         if partitions != self.partitions:
             wrong.append(f"it has {partitions} partitions, not {self.partitions}")
@@ -41,26 +43,26 @@ class Topic:
 
 @dataclass(frozen=True, slots=True)
 class Topics:
-    """All of them."""
+    """All topics of one prefix."""
 
     raw: Topic
     """Batches of verdicts."""
     flows: Topic
-    """One record a verdict."""
+    """One record for each verdict."""
     denied: Topic
-    """Denies and audits only."""
+    """The records of denies and audits only."""
     dead: Topic
-    """What could not be taken, as it came; the reason in the headers."""
+    """Dead letters: messages that cannot be processed, unchanged, with the reason in their headers."""
     status: Topic
-    """Losses, gaps and heartbeats."""
+    """Losses, gaps and heartbeats of rings."""
     endpoints: Topic
-    """Which pod had which address since when and until when."""
+    """Address intervals: which pod had which address since when and until when."""
     alerts: Topic
-    """Alerts' changes of state."""
+    """The changes of state of alerts."""
     deltas: Topic
-    """How much more of each group that alerts are about, by second."""
+    """What is added to the count of each alert group, second by second."""
     alert_state: Topic
-    """What fires, and what is known of groups; partition by partition that of the deltas."""
+    """Which alerts fire, and the state of their groups. Each partition belongs to the same one of the deltas."""
 
     def __iter__(self) -> Iterator[Topic]:
         return iter(
@@ -72,13 +74,13 @@ class Topics:
 
 
 def topics(prefix: str, partitions: int) -> Topics:
-    """The topics below a prefix. ``partitions`` is for those that carry the load; the others have one."""
+    """Make the topics of a prefix. ``partitions`` is for those that carry the load; the others have one."""
 
     def topic(name: str, count: int, days: int, more: Mapping[str, str] | None = None) -> Topic:
         kept = {"cleanup.policy": "delete", "retention.ms": str(days * _DAY_MS)}
         return Topic(f"{prefix}.{name}", count, {**kept, **(more or {})})
 
-    # The broker's time: a probe whose clock is ahead would else get its whole producer batch refused.
+    # The broker sets the time: it would refuse the whole producer batch of a probe whose clock is ahead.
     broker_time = {"message.timestamp.type": "LogAppendTime", "max.message.bytes": LARGE}
     return Topics(
         raw=topic("verdicts.raw", partitions, 1, broker_time),
@@ -86,10 +88,11 @@ def topics(prefix: str, partitions: int) -> Topics:
         denied=topic("flows.denied", partitions, 30),
         dead=topic("dead", 1, 14, {"max.message.bytes": LARGE}),
         status=topic("status", 1, 3),
-        # The last word on each hold, told again each day: what a node that is gone left is forgotten in a week.
+        # Compacted to the last state of each interval, which probes send again every day: the intervals of a node that
+        # is gone disappear in a week.
         endpoints=topic("endpoints", 1, 7, {"cleanup.policy": "compact,delete"} | _ENDPOINTS),
         alerts=topic("alerts", 1, 30),
-        # Few: a transaction has a mark in each that it writes.
-        deltas=topic("alerts.deltas", min(partitions, _ALERTS), 1),
-        alert_state=topic("alerts.state", min(partitions, _ALERTS), 1, _STATE),
+        # Few, because a transaction writes a marker to each partition that it touches.
+        deltas=topic("alerts.deltas", min(partitions, _MAX_ALERT_PARTITIONS), 1),
+        alert_state=topic("alerts.state", min(partitions, _MAX_ALERT_PARTITIONS), 1, _STATE),
     )
