@@ -1,9 +1,8 @@
-"""How a record's parts are written: the JSON fragments of ends, policies, addresses and times.
+"""The JSON fragments of a record: ends of connections, lists of policies, addresses and times.
 
-Fragments are rendered once for what recurs (a pod, a list of policies, an address, a second) and spliced per row by
-:mod:`enrich.render.enricher`. The record is described field by field in ``schemas/flow.schema.json``; its names are
-those of
-GKE's network policy log where that has one.
+A fragment is rendered once for a pod, a list of policies, an address or a second, and :mod:`enrich.render.enricher`
+splices it into every record that needs it. ``schemas/flow.schema.json`` describes the record field by field; its names
+are those of GKE's network policy log where that log has one.
 """
 
 from __future__ import annotations
@@ -19,32 +18,32 @@ from enrich.wire.batch import EndpointRef, PolicyRef
 from enrich.wire.flow import Dialled, End, NamedPolicy, NamedService, encode
 
 SCHEMA_VERSION: Final = 1
-_CACHED: Final = 200_000
+_MAX_CACHED: Final = 200_000
 DEFAULT_LABELS: Final = ("app", "k8s-app", "app.kubernetes.io/*")
 
 
 @dataclass(frozen=True, slots=True)
 class LabelChoice:
-    """Which labels of a pod are in a record: keys, prefixes that end in ``*``, or ``*`` alone for all."""
+    """Which labels of a pod stand in a record: by key, by prefix, or all of them (the empty prefix)."""
 
     keys: frozenset[str]
     prefixes: tuple[str, ...]
 
     @classmethod
     def of(cls, chosen: Iterable[str]) -> LabelChoice:
-        """From the setting's words."""
+        """Make the choice from keys, prefixes that end in ``*``, or ``*`` alone, as WEIR_LABELS has them."""
         listed = list(chosen)
         return cls(
             frozenset(k for k in listed if not k.endswith("*")), tuple(k[:-1] for k in listed if k.endswith("*"))
         )
 
     def pick(self, labels: Labels) -> dict[str, str]:
-        """The labels that are chosen."""
+        """Return the chosen labels."""
         return {k: v for k, v in labels.items() if k in self.keys or k.startswith(self.prefixes or ("\0",))}
 
 
 def second_text(second: int) -> str:
-    """A second since the epoch as RFC 3339 text up to the point, UTC."""
+    """Return a second since the epoch as RFC 3339 text in UTC, up to and with the decimal point."""
     return time.strftime("%Y-%m-%dT%H:%M:%S.", time.gmtime(second))
 
 
@@ -73,11 +72,11 @@ class RenderedPeer(NamedTuple):
     since_ns: int
     until_ns: int
     settled: bool = True
-    """Nothing that the index may be told in a moment is likely to name it, or to name it better."""
+    """Whether the index is unlikely to learn in a moment who it is, or to learn it better."""
 
 
 class EndRenderer:
-    """Renders the ends of connections from the index."""
+    """Renders the ends of connections by what the index knows."""
 
     def __init__(self, cluster: Cluster, labels: LabelChoice) -> None:
         self._cluster = cluster
@@ -86,7 +85,7 @@ class EndRenderer:
         self._rendered: dict[tuple[str, str], RenderedEnd] = {}
 
     def local(self, ref: EndpointRef | None, node: str) -> RenderedEnd:
-        """The end whose interface the verdict was taken at: certain, by UID."""
+        """Render the end at whose interface the verdict was made. The probe knows that pod for certain, by its UID."""
         if ref is None:
             return render_end(End(node_name=node))
         pod = self._cluster.addresses.pod_by_uid(ref.uid)
@@ -103,12 +102,12 @@ class EndRenderer:
         )
 
     def node(self, name: str) -> RenderedEnd:
-        """A node by its name."""
+        """Render a node by its name."""
         node = self._cluster.node(name)
         return render_end(_node(node) if node else End(node_name=name))
 
     def peer(self, ip: str, at_ns: int, node: str) -> RenderedPeer:
-        """The other end, by its address at the packet's time, by the clock of ``node``."""
+        """Render the peer that had an address at the packet's time, by the clock of ``node``."""
         found, since, until = self._cluster.addresses.owner_around(ip, at_ns, node)
         pod = found.pod
         if pod is not None:
@@ -121,11 +120,11 @@ class EndRenderer:
         return RenderedPeer(self._once("address", ip, lambda: self._address(ip)), since, until, settled)
 
     def in_doubt(self, ip: str, end: RenderedEnd) -> RenderedEnd:
-        """The other end, where a pod may have come or gone that the index has not heard of."""
+        """Render a peer whose address may have changed hands, unknown to the index; ``end`` is what the index knew."""
         return _ambiguous(ip) if self._cluster.addresses.near_pods(ip) else end
 
     def knows(self, ref: EndpointRef) -> bool:
-        """Whether the index has this pod, or has nothing to find it by."""
+        """Whether the index knows this pod; also true for one without a UID, which cannot be looked up."""
         return not ref.uid or self._cluster.addresses.pod_by_uid(ref.uid) is not None
 
     def dialled(self, ip: str, port: int) -> Dialled | None:
@@ -135,8 +134,8 @@ class EndRenderer:
         return Dialled(ip=ip, port=port, service=_named_service(self._cluster.service_of(ip)))
 
     def _once(self, kind: str, name: str, make: Callable[[], End]) -> RenderedEnd:
-        """Rendered again only when the index has changed."""
-        if self._generation != self._cluster.generation or len(self._rendered) > _CACHED:
+        """Render an end once for each generation of the index."""
+        if self._generation != self._cluster.generation or len(self._rendered) > _MAX_CACHED:
             self._generation = self._cluster.generation
             self._rendered.clear()
         found = self._rendered.get((kind, name))

@@ -1,4 +1,7 @@
-"""Values by number: a column of numbers is quicker to make, to choose from and to compare than one of values."""
+"""Interning: equal values are stored once and numbered.
+
+A column of numbers is faster to make, to select from and to compare than a column of values.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ Int64Array = np.ndarray[Any, np.dtype[np.int64]]
 
 
 class InternTable(Generic[T]):
-    """Grows only: a number means one thing for its life."""
+    """Values by number. The table only grows, so a number stands for one value for ever."""
 
     def __init__(self) -> None:
         self._values = np.empty(64, object)
@@ -22,7 +25,7 @@ class InternTable(Generic[T]):
         return self._count
 
     def add(self, value: T) -> int:
-        """The number of a new value."""
+        """Add a value and return its number. The caller knows that it is new."""
         number = self._count
         if number == len(self._values):
             self._values = np.concatenate([self._values, np.empty(number, object)])
@@ -35,29 +38,31 @@ class InternTable(Generic[T]):
         return value
 
     def since(self, number: int) -> Sequence[T]:
-        """All from this number on."""
+        """Return the values from this number on."""
         values: list[T] = self._values[number : self._count].tolist()
         return values
 
     def of(self, numbers: Int64Array) -> list[T]:
-        """The value of each."""
+        """Return the value of each number."""
         values: list[T] = self._values[numbers].tolist()
         return values
 
 
 class InternMap(Generic[T]):
-    """The kinds of a table's numbers, each looked up once."""
+    """Maps the values of a table to integers, by a function that is called once for each value.
 
-    def __init__(self, kinds_of: Callable[[Sequence[T]], Int64Array]) -> None:
-        self._kinds_of = kinds_of
+    A table that has been replaced by another is noticed, and mapped anew."""
+
+    def __init__(self, function: Callable[[Sequence[T]], Int64Array]) -> None:
+        self._function = function
         self._table: InternTable[T] | None = None
-        self._kinds = np.empty(0, np.int64)
+        self._mapped = np.empty(0, np.int64)
 
     def of(self, table: InternTable[T], numbers: Int64Array) -> Int64Array:
-        """The kind of each."""
+        """Return the integer of each numbered value."""
         if table is not self._table:
-            self._table, self._kinds = table, np.empty(0, np.int64)
-        if len(table) > len(self._kinds):
-            self._kinds = np.concatenate([self._kinds, self._kinds_of(table.since(len(self._kinds)))])
-        kinds: Int64Array = self._kinds[numbers]
-        return kinds
+            self._table, self._mapped = table, np.empty(0, np.int64)
+        if len(table) > len(self._mapped):
+            self._mapped = np.concatenate([self._mapped, self._function(table.since(len(self._mapped)))])
+        mapped: Int64Array = self._mapped[numbers]
+        return mapped

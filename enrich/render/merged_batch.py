@@ -1,7 +1,8 @@
-"""Batches as one array, so that what was done once a batch is done once for all that wait.
+"""Merges the batches that wait into one array, so that the work of a batch is done once for all of them.
 
-Rows stay in the order of their batches. Each says by ``owner`` which header names what its numbers stand for; its wall
-clock and its number in the ring are columns, for they come from that header.
+A quiet node sends batches of ten verdicts, and a worker may have a hundred of them waiting. Verdicts keep the order of
+their batches. ``owner`` says which header explains a verdict's numbers; its wall-clock time and its number in the ring
+are columns, because they depend on that header.
 """
 
 from __future__ import annotations
@@ -21,25 +22,25 @@ Mask = np.ndarray[Any, np.dtype[np.bool_]]
 
 @dataclass(frozen=True, slots=True)
 class MergedBatch:
-    """Rows of some batches; all arrays are of one length."""
+    """Verdicts of some batches. All arrays have one length."""
 
     headers: Sequence[Header]
     verdicts: VerdictArray
     owner: Int64Array
-    """For each row, the place of its batch's header; it never falls."""
+    """The index of each verdict's header, in ascending order."""
     numbers: np.ndarray[Any, np.dtype[np.uint64]]
-    """In the ring."""
+    """The number of each verdict in its ring."""
     wall: Int64Array
-    """Nanoseconds of the wall clock."""
+    """The time of each verdict, in nanoseconds of the wall clock."""
 
     def pick(self, verdicts: Mask) -> MergedBatch:
-        """A part of it, with the same headers."""
+        """Return the part that a mask selects, with the same headers."""
         return MergedBatch(
             self.headers, self.verdicts[verdicts], self.owner[verdicts], self.numbers[verdicts], self.wall[verdicts]
         )
 
     def parts(self) -> Iterator[tuple[int, Header, slice]]:
-        """Each batch that has rows here: its place, its header, and where its rows are."""
+        """Yield the index and the header of each batch that has verdicts here, and the slice of its verdicts."""
         ends = np.bincount(self.owner, minlength=len(self.headers)).cumsum().tolist()
         begin = 0
         for place, (header, end) in enumerate(zip(self.headers, ends, strict=True)):
@@ -48,13 +49,13 @@ class MergedBatch:
             begin = end
 
     def batch(self, place: int) -> Batch:
-        """What is here of one batch, as a batch."""
+        """Return the verdicts of one header as a batch."""
         verdicts = self.owner == place
         return Batch(self.headers[place], self.verdicts[verdicts], self.numbers[verdicts])
 
 
 def merge(*batches: Batch) -> MergedBatch:
-    """Batches one behind the other."""
+    """Merge batches, one after the other."""
     counts = np.array([len(batch.verdicts) for batch in batches])
     headers = [batch.header for batch in batches]
     verdicts = batches[0].verdicts if len(batches) == 1 else _concatenated([batch.verdicts for batch in batches])
@@ -64,7 +65,7 @@ def merge(*batches: Batch) -> MergedBatch:
 
 
 def _concatenated(arrays: list[Any]) -> VerdictArray:
-    # numpy.concatenate takes 25 us for each array of records.
+    # numpy.concatenate takes 25 microseconds for each structured array.
     return np.frombuffer(b"".join(arrays), VERDICT)
 
 

@@ -1,1 +1,1 @@
-"""Where the cluster's objects come from: a folder of manifests, or the Kubernetes API."""
+"""The sources of the cluster's objects: the Kubernetes API, or a folder of manifests."""

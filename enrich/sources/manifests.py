@@ -1,8 +1,8 @@
-"""The cluster as a folder of manifests: for the demo, the tests, and anyone without a cluster.
+"""Reads the cluster from a folder of manifests: for the demo, the tests, and anybody without a cluster.
 
-Every ``.yaml``, ``.yml`` and ``.json`` file below the folder is read, all its documents, ``kind: List`` too. The folder
-is watched (inotify). A change is taken whole or not at all: while one document is wrong, the last good state stays in
-force, and the problem is said, with file, document and field, until it is mended.
+Every document of every ``.yaml``, ``.yml`` and ``.json`` file below the folder is read, and every item of a ``List``.
+The folder is watched with inotify. A change is applied completely or not at all: while a document is invalid, the last
+valid state stays in force, and :meth:`ManifestSource.problem` names the file, the document and the field.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ log = structlog.get_logger("kubeweir.source")
 
 _SUFFIXES = (".yaml", ".yml", ".json")
 _SETTLED_S = 0.05
-_TRIES = 20
+_MAX_ATTEMPTS = 20
 
 
 class ManifestError(ValueError):
-    """Some documents are wrong; ``problems`` has a line for each."""
+    """Some documents are invalid; ``problems`` has a line for each."""
 
     def __init__(self, problems: list[str]) -> None:
         super().__init__("\n".join(problems))
@@ -39,7 +39,7 @@ class ManifestError(ValueError):
 
 
 class ManifestSource:
-    """Reads a folder at the start and whenever it changes."""
+    """A source that reads a folder at the start, and again whenever it changes."""
 
     def __init__(self, folder: Path, cluster: Cluster) -> None:
         self._folder = folder
@@ -48,9 +48,9 @@ class ManifestSource:
         self._problem: str | None = None
 
     def start(self) -> None:
-        """Read all of it; refuse what is wrong."""
+        """Read the folder and watch it. Raises :class:`SourceError` if a document is invalid."""
         if not self._folder.is_dir():
-            raise SourceError(f"{self._folder} is no folder of manifests")
+            raise SourceError(f"{self._folder} is not a folder, so no manifests can be read from it")
         try:
             objects = read_folder(self._folder)
         except ManifestError as error:
@@ -59,44 +59,44 @@ class ManifestSource:
         self._watch.start()
 
     def stop(self) -> None:
-        """End the watch."""
+        """Stop the watch."""
         self._watch.stop()
 
     def problem(self) -> str | None:
-        """What is wrong with the folder now; the state in force is the last good one."""
+        """Say what is invalid in the folder now; the last valid state stays in force."""
         return self._watch.problem or self._problem
 
     def age_s(self) -> dict[str, float]:
-        """Files do not fall silent."""
+        """Return nothing: a folder cannot fall silent."""
         return {}
 
     def refused(self) -> list[str]:
-        """None: a folder is taken whole or not at all."""
+        """Return nothing: a folder is applied completely or not at all."""
         return []
 
     def synced_until_ns(self) -> int:
-        """Nothing is ever on its way: what the folder says, it says now."""
+        """Return a moment in the far future: no change of a folder is ever still on its way."""
         return 1 << 62
 
     def reload(self) -> None:
-        """Read the folder again; a wrong one changes nothing but :meth:`problem`."""
+        """Read the folder again. If it is invalid, only :meth:`problem` changes."""
         before = self._problem
         try:
             objects = self._read_settled()
         except ManifestError as error:
             self._problem = str(error)
             if self._problem != before:
-                log.error("manifests refused, the last good state stays in force", problems=error.problems)
+                log.error("manifests are invalid, the last valid state stays in force", problems=error.problems)
             return
         if before:
-            log.info("manifests are good again", folder=str(self._folder))
+            log.info("manifests are valid again", folder=str(self._folder))
         self._problem = None
         if self._cluster.replace_all(group_by_kind(objects)):
             log.info("manifests read", folder=str(self._folder), objects=len(objects))
 
     def _read_settled(self) -> list[Object]:
-        """The folder when nobody writes to it: a file that was just emptied is about to be filled."""
-        for _ in range(_TRIES):
+        """Read the folder while nobody writes to it: a file that was just truncated is about to be filled."""
+        for _ in range(_MAX_ATTEMPTS):
             before = _newest(self._folder)
             if time.time() - before[0] > _SETTLED_S:
                 objects = read_folder(self._folder)
@@ -107,7 +107,7 @@ class ManifestSource:
 
 
 def _newest(folder: Path) -> tuple[float, int]:
-    """When a file was changed last, and a sum that is another after a change."""
+    """Return when a file was changed last, and a hash of all files' inodes, sizes and times."""
     newest, seen = 0.0, []
     for path in _files(folder):
         with contextlib.suppress(OSError):
@@ -118,10 +118,10 @@ def _newest(folder: Path) -> tuple[float, int]:
 
 
 def read_folder(folder: Path) -> list[Object]:
-    """Every object that is used, of every file. Raises :class:`ManifestError` with all that is wrong."""
+    """Read every object of every file. Raises :class:`ManifestError` with every mistake."""
     if not folder.is_dir():
-        # Not an empty cluster: without its policies everything would be open.
-        raise ManifestError([f"{folder} is no folder"])
+        # This must not count as an empty cluster, which has no policies and is open.
+        raise ManifestError([f"{folder} is not a folder"])
     objects: dict[tuple[type, Name], tuple[Object, str]] = {}
     problems: list[str] = []
     for file in _files(folder):
@@ -132,9 +132,11 @@ def read_folder(folder: Path) -> list[Object]:
                 problems.append(f"{where}: {error}")
                 continue
             if made is None:
-                # A policy whose kind is misspelt would be no policy, in silence.
+                # A policy whose kind is misspelt would silently not exist.
                 kind = f"{document['apiVersion']} {document['kind']}"
-                problems.append(f"{where}: kind: {kind} is none of {READ}: keep it out of this folder")
+                problems.append(
+                    f"{where}: kind: {kind} is not used here; move it out of this folder, which may have only {READ}"
+                )
                 continue
             key = (type(made), made.key)
             if key in objects:
@@ -146,7 +148,8 @@ def read_folder(folder: Path) -> list[Object]:
 
 
 def _files(folder: Path) -> list[Path]:
-    """Hidden files are editors' and, in a mounted ConfigMap, the second sight of every file."""
+    """List the files to read. Hidden ones belong to editors; in a mounted ConfigMap they are every file a second
+    time."""
     return sorted(
         path
         for path in folder.rglob("*")
@@ -157,16 +160,16 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _documents(file: Path, name: Path, problems: list[str]) -> Iterator[tuple[str, Any]]:
-    """The documents of a file, each with the words that say where it stands."""
+    """Yield each document of a file with a text that says where it is."""
     try:
         content = file.read_bytes()
         if not content.strip():
-            # Perhaps somebody is about to fill it; until then its policies are not to be forgotten.
+            # Somebody may be about to fill it. Until then its policies must not be forgotten.
             problems.append(f"{name}: is empty")
             return
         loaded = list(_load(content))
     except (yaml.YAMLError, OSError, ValueError, RecursionError) as error:
-        problems.append(f"{name}: not YAML: {' '.join(str(error).split())}")
+        problems.append(f"{name}: is not valid YAML: {' '.join(str(error).split())}")
         return
     for number, (line, document) in enumerate(loaded, 1):
         where = f"{name}, document {number} (line {line})"
@@ -181,20 +184,22 @@ def _documents(file: Path, name: Path, problems: list[str]) -> Iterator[tuple[st
 
 
 class _Loader(yaml.CSafeLoader):
-    """YAML as the API server reads it: a key that is there twice is a mistake, not an overwriting."""
+    """Loads YAML as the API server does: a duplicate key is a mistake, and does not overwrite the first one."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode) and key.value != "<<":
                 if key.value in seen:
-                    raise yaml.constructor.ConstructorError(None, None, f"{key.value} is there twice", key.start_mark)
+                    raise yaml.constructor.ConstructorError(
+                        None, None, f"the key {key.value} is there twice", key.start_mark
+                    )
                 seen.add(key.value)
         return super().construct_mapping(node, deep)
 
 
 def _load(content: bytes) -> Iterator[tuple[int, Any]]:
-    """Each document with the number of its first line."""
+    """Yield each document with the number of its first line."""
     loader = _Loader(content)
     try:
         while loader.check_node():

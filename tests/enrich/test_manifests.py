@@ -115,23 +115,23 @@ def test_hidden_files_are_not_read(folder: Path) -> None:
         ("apiVersion: v1\n", "kind: is required"),
         (
             POLICY.replace("kind: NetworkPolicy", "kind: NetworkPolicies") % ("p", "80"),
-            "kind: networking.k8s.io/v1 NetworkPolicies is none of",
+            "kind: networking.k8s.io/v1 NetworkPolicies is not used here",
         ),
         (
             "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: web}\n",
-            "kind: apps/v1 Deployment is none of Pod, Name",
+            "kind: apps/v1 Deployment is not used here; move it out of this folder, which may have only Pod, Name",
         ),
         ("just text\n", "must be an object"),
         ("[]\n", "must be an object"),
-        ("a: [1\n", "bad.yaml: not YAML"),
-        ("a: !!python/object:os.system {}\n", "not YAML"),
+        ("a: [1\n", "bad.yaml: is not valid YAML"),
+        ("a: !!python/object:os.system {}\n", "is not valid YAML"),
         ("apiVersion: v1\nkind: Namespace\nkind: Pod\nmetadata: {name: x}\n", "kind is there twice"),
         (POLICY % ("p", "70000"), "spec.ingress[0].ports[0].port"),
         (NAMESPACE.replace("shop", "x, labels: {version: 1.10}"), "metadata.labels[version]: must be a string"),
         (NAMESPACE.replace("shop", "x, labels: {day: 2026-01-01}"), "metadata.labels[day]: must be a string"),
         (NAMESPACE.replace("shop", "x, labels: {on: 'y'}"), "metadata.labels"),
         ("kind: List\nitems: [7]\n", "bad.yaml, document 1 (line 1), items[0]"),
-        ("\xff", "not YAML"),
+        ("\xff", "is not valid YAML"),
         ("", "is empty"),
     ],
 )
@@ -167,7 +167,7 @@ def test_a_source_does_not_start_on_what_is_wrong(folder: Path, cluster: Cluster
     (folder / "bad.yaml").write_text("kind: Pod\n---\n[")
     with pytest.raises(SourceError, match=r"bad\.yaml"):
         ManifestSource(folder, cluster).start()
-    with pytest.raises(SourceError, match="no folder"):
+    with pytest.raises(SourceError, match="is not a folder"):
         make_source(f"manifests:{folder}/none", cluster).start()
     assert not cluster.synced.is_set()
 
@@ -254,7 +254,7 @@ def test_a_file_that_is_being_written_does_not_open_anything(
 
 def test_a_folder_that_is_gone_is_no_empty_cluster(source: ManifestSource, cluster: Cluster, folder: Path) -> None:
     folder.rename(folder.with_name("away"))
-    eventually(lambda: "is no folder" in (source.problem() or ""))
+    eventually(lambda: "is not a folder" in (source.problem() or ""))
     assert cluster.pods()
     folder.mkdir()
     (folder / "pod.yaml").write_text(POD % ("api", "10.0.0.2"))

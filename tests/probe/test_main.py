@@ -105,7 +105,7 @@ def test_a_second_start_says_who_runs(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("source", "says"),
     [
-        ("manifests:/nowhere", "/nowhere is no folder of manifests"),
+        ("manifests:/nowhere", "/nowhere is not a folder"),
         ("file:/tmp", "must be kubernetes, or manifests:FOLDER"),
         ("manifests:{bad}", r"bad\.yaml.*spec\.podSelector"),
     ],

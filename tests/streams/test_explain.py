@@ -150,7 +150,7 @@ def test_a_denial_shows_the_policies_that_may_have_been_meant() -> None:
         ((API, "data/db-0"), "which port? Write data/db-0:PORT"),
         ((API,), "Missing argument 'DESTINATION'"),
         (("--source", "nowhere", API, "data/db-0:1"), "must be kubernetes, or manifests:FOLDER"),
-        (("--source", "manifests:/none", API, "data/db-0:1"), "/none is no folder of manifests"),
+        (("--source", "manifests:/none", API, "data/db-0:1"), "/none is not a folder"),
     ],
 )
 def test_what_is_wrong_with_the_question_is_2_on_stderr(arguments: tuple[str, ...], said: str) -> None:
