@@ -1,7 +1,8 @@
-"""What rows that agree in all but addresses, ports, counts and times share: the text of their records, with gaps.
+"""Templates: the text that the records of similar verdicts share, with gaps for what differs.
 
-A row's record is ``head + tail``: the head is the connection, the tail all else. The text between the gaps is rendered
-once for each combination of endpoint, rule, protocol, verdict, reason and flags.
+Verdicts are similar if they differ only in addresses, ports, counts and times. A record is ``head + tail``: the head is
+the connection, and the tail is everything else. The text between the gaps is rendered once for each combination of
+endpoint, rule, protocol, verdict, reason and flags. :mod:`enrich.render.enricher` shows an example.
 """
 
 from __future__ import annotations
@@ -17,31 +18,32 @@ from enrich.wire.batch import AGGREGATED, INGRESS, EndpointRef, Header, PolicyRe
 from enrich.wire.flow import Connection, Decision, Icmp, encode
 
 PROTOCOLS: Final = {1: "icmp", 6: "tcp", 17: "udp", 58: "icmpv6", 132: "sctp"}
-"""IANA number to the name in a record; others are their number as text."""
+"""The name in a record of each IANA protocol number; the record of any other protocol has the number as text."""
 WITH_PORTS: Final = frozenset({6, 17, 132})
 ICMP: Final = frozenset({1, 58})
 
 SHAPE: Final = np.dtype(
     [("endpoint", "<u4"), ("rule", "<u4"), ("protocol", "u1"), ("verdict", "u1"), ("reason", "u1"), ("flags", "u1")]
 )
-"""The fields of a row that choose its template."""
+"""The fields of a verdict that select its template."""
 
 _Meaning = TypeVar("_Meaning")
 _DISPOSITIONS: Final = {int(v): v.name.lower() for v in Verdict}
 _REASONS: Final = {int(reason): reason.name.lower() for reason in Reason}
 _BY_POLICY: Final = frozenset({Reason.POLICY, Reason.EXPLICIT_DENY, Reason.ADOPTED})
-"""Reasons whose rule is the policies that decided; a default deny's are those that isolate."""
+"""The reasons for which a rule number stands for the policies that decided. For other reasons, such as a default deny,
+it stands for the policies that isolate the pod."""
 
 
 class Template(NamedTuple):
-    """Text and facts that rows of one shape share. ``tail`` has gaps for the remote end, count, both times, number and
-    the dialled address, in this order."""
+    """The text and the facts that verdicts of one shape share."""
 
     head: tuple[str, str, str, str, str]
-    """Gaps for source port, destination port, source and destination address."""
+    """The gaps are for the source address, the destination address, the source port and the destination port."""
     tail: tuple[str, str, str, str, str, str]
+    """The gaps are for the peer, the count, both times, the number and the dialled address."""
     plain: bool
-    """The head has all four gaps."""
+    """Whether the head has all four gaps."""
     protocol: int
     flags: int
     key: bytes
@@ -52,7 +54,7 @@ class Template(NamedTuple):
     """The end whose policy decided."""
 
     def filled(self, source: str, destination: str, first: int, second: int) -> str:
-        """The head of any row; addresses that are not known are empty text."""
+        """Fill the head of any verdict. An address that is not known is empty text; ports of ICMP are its type and code."""
         if self.plain and source and destination:
             o, p, q, r, s = self.head
             return f"{o}{source}{p}{destination}{q}{first}{r}{second}{s}"
@@ -79,7 +81,7 @@ class Template(NamedTuple):
 
 
 class Templates(InternTable[Template]):
-    """Templates by number, and the parts of them that are wanted a row."""
+    """Templates by number, and tables of the parts that each record needs."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -90,7 +92,7 @@ class Templates(InternTable[Template]):
         self.plain: InternTable[bool] = InternTable()
 
     def add(self, value: Template) -> int:
-        """The number of a new one."""
+        """Add a template and return its number."""
         self.heads.add(value.head)
         self.tails.add(value.tail)
         self.keys.add(value.key)
@@ -100,7 +102,7 @@ class Templates(InternTable[Template]):
 
 
 class RingTemplates:
-    """The templates of one ring. Numbers mean one thing for the life of a ring, and so are not looked up again."""
+    """The templates of one ring. Endpoint and rule numbers keep their meaning for the life of a ring."""
 
     def __init__(self, header: Header, ends: EndRenderer, templates: Templates) -> None:
         self._header, self._ends = header, ends
@@ -110,12 +112,12 @@ class RingTemplates:
         self._known: dict[bytes, int] = {}
 
     def learn(self, header: Header) -> None:
-        """Take in what a header says of its numbers. One that says otherwise than the last is believed."""
+        """Learn the meaning of numbers from a header. If it differs from an earlier header, the later one is right."""
         if _learn(self._endpoints, header.endpoints) | _learn(self._rules, header.rules):
             self._known.clear()
 
     def templates(self, shapes: Sequence[bytes]) -> list[int]:
-        """The number of the template of each row, by its :data:`SHAPE`."""
+        """Return the number of the template for each :data:`SHAPE`."""
         found = list(map(self._known.get, shapes))
         if None in found:
             made = {shape: self._make(shape) for shape in set(shapes) - self._known.keys()}
@@ -176,7 +178,7 @@ class RingTemplates:
 
 
 def shapes_of(verdicts: np.ndarray[Any, np.dtype[np.void]]) -> list[bytes]:
-    """The :data:`SHAPE` of each row."""
+    """Return the :data:`SHAPE` of each verdict."""
     shapes = np.empty(len(verdicts), SHAPE)
     for name in SHAPE.fields or ():
         shapes[name] = verdicts[name]
@@ -184,10 +186,10 @@ def shapes_of(verdicts: np.ndarray[Any, np.dtype[np.void]]) -> list[bytes]:
     return found
 
 
-def _learn(known: dict[str, _Meaning], told: dict[str, _Meaning]) -> bool:
-    """Whether something that was known is another now."""
+def _learn(known: dict[str, _Meaning], announced: dict[str, _Meaning]) -> bool:
+    """Add what is announced, and return whether it changed the meaning of a known number."""
     changed = False
-    for number, meaning in told.items():
+    for number, meaning in announced.items():
         if known.setdefault(number, meaning) != meaning:
             known[number] = meaning
             changed = True

@@ -1,4 +1,7 @@
-"""How Kafka is reached and by whom: the settings that both services share, as librdkafka wants them. No Kafka here."""
+"""The settings of the connection to Kafka, which both services share, as configuration of librdkafka.
+
+Nothing here connects.
+"""
 
 from __future__ import annotations
 
@@ -14,24 +17,24 @@ MECHANISMS: Final = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
 
 @dataclass(frozen=True, slots=True)
 class KafkaSettings:
-    """The part of a service's settings that is about the connection."""
+    """The settings of the connection, from which a service's settings inherit."""
 
     kafka: str = setting("WEIR_KAFKA", "127.0.0.1:9092")
-    """Kafka's bootstrap servers, host:port, comma between."""
+    """Kafka's bootstrap servers: host:port, separated by commas."""
     kafka_protocol: str = setting("WEIR_KAFKA_PROTOCOL", "plaintext")
-    """plaintext, ssl, sasl_plaintext or sasl_ssl."""
+    """How to connect: plaintext, ssl, sasl_plaintext or sasl_ssl."""
     kafka_mechanism: str = setting("WEIR_KAFKA_MECHANISM", "SCRAM-SHA-512")
-    """How a user is authenticated (sasl_*): PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512."""
+    """How the user is authenticated, with sasl_*: PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512."""
     kafka_username: str = setting("WEIR_KAFKA_USERNAME", "")
-    """The user (sasl_*)."""
+    """The user name, with sasl_*."""
     kafka_password: str = setting("WEIR_KAFKA_PASSWORD", "")
-    """The user's password (sasl_*)."""
+    """The password of the user, with sasl_*."""
     kafka_ca: Path | None = setting("WEIR_KAFKA_CA", None)
-    """File of the authorities that may sign the brokers' certificates, PEM (*ssl); by default the system's."""
+    """PEM file of the authorities that may sign the brokers' certificates, with *ssl. By default the system's."""
     kafka_certificate: Path | None = setting("WEIR_KAFKA_CERTIFICATE", None)
-    """File of our own certificate, PEM (*ssl), for brokers that ask for one."""
+    """PEM file of the client certificate, with *ssl, for brokers that require one."""
     kafka_key: Path | None = setting("WEIR_KAFKA_KEY", None)
-    """File of its key, PEM."""
+    """PEM file of the client certificate's key."""
 
     @property
     def uses_tls(self) -> bool:
@@ -44,7 +47,7 @@ class KafkaSettings:
         return self.kafka_protocol.startswith("sasl_")
 
     def connection(self) -> dict[str, str]:
-        """librdkafka's settings. Raises :class:`SettingsError` for what cannot be."""
+        """Return librdkafka's configuration. Raises :class:`SettingsError` for settings that contradict each other."""
         self._check()
         found = {"bootstrap.servers": self.kafka}
         if self.kafka_protocol != "plaintext":
@@ -73,6 +76,6 @@ class KafkaSettings:
             ("WEIR_KAFKA_KEY", self.kafka_key),
         ):
             if self.uses_tls and path is not None and not path.is_file():
-                raise SettingsError(f"{variable}={path}: there is no such file")
+                raise SettingsError(f"{variable}={path}: the file does not exist")
         if self.uses_tls and (self.kafka_certificate is None) != (self.kafka_key is None):
-            raise SettingsError("WEIR_KAFKA_CERTIFICATE and WEIR_KAFKA_KEY belong together")
+            raise SettingsError("WEIR_KAFKA_CERTIFICATE and WEIR_KAFKA_KEY must be set together")

@@ -1,7 +1,7 @@
-"""A folder that is watched (inotify): whoever reads it is called on a thread whenever it may be another than it was.
+"""Watches a folder with inotify, and calls its reader on a thread whenever the content may have changed.
 
-It may vanish and come back, or another may be put in its place: the kernel's watch is of the one that is gone, so it is
-made anew. While the kernel gives none, that is told as a problem, until it does.
+The folder may disappear and come back, or be replaced by another one. The kernel's watch belongs to the old inode, so a
+new watch is made. If the kernel refuses to watch, :attr:`FolderWatch.problem` says so until it no longer does.
 """
 
 from __future__ import annotations
@@ -17,37 +17,37 @@ log = structlog.get_logger("kubeweir.folder")
 
 _DEBOUNCE_MS = 100
 """Editors write a file in several steps."""
-_LOOK_MS = 500
+_POLL_MS = 500
 _RETRY_S = 0.2
-_UNWATCHED_S = 5.0
+_UNWATCHED_RETRY_S = 5.0
 
 
 class FolderWatch:
-    """Calls ``look`` first when the kernel's watch is there, then at each change, and where there is no folder."""
+    """Calls ``on_change`` once the kernel watches the folder, at each change, and when the folder is missing."""
 
-    def __init__(self, name: str, folder: Path, look: Callable[[], None], *, whole: bool) -> None:
-        """``whole``: all that is below it changes it. Else only its own entries do; as these may be links to elsewhere,
-        ``look`` is then called each half second too, and should cost little where nothing has changed. What it raises
-        ends the watch."""
-        self._name, self._folder, self._look, self._whole = name, folder, look, whole
+    def __init__(self, name: str, folder: Path, on_change: Callable[[], None], *, recursive: bool) -> None:
+        """``recursive``: everything below the folder counts. Otherwise only its own entries do. Because they may be
+        links to other folders, ``on_change`` is then called every half second as well, and should cost little if
+        nothing has changed. An exception from it ends the watch."""
+        self._name, self._folder, self._on_change, self._recursive = name, folder, on_change, recursive
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self.problem: str | None = None
-        """Why changes are not seen now."""
+        """Why changes are not noticed now; None if they are."""
 
     def start(self) -> None:
-        """Watch, on a thread."""
+        """Start to watch, on a thread."""
         self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
-        """End the watch."""
+        """Stop to watch."""
         self._stop.set()
         if self._thread is not None:
             self._thread.join()
 
     def wait(self, seconds: float) -> None:
-        """For ``look``: sleep, but not longer than the watch lasts."""
+        """Sleep, but not longer than the watch lasts; for use in ``on_change``."""
         self._stop.wait(seconds)
 
     def _run(self) -> None:
@@ -59,43 +59,43 @@ class FolderWatch:
                     self._unwatched(error)
                 self._stop.wait(_RETRY_S)
         except Exception as error:
-            self.problem = f"the watch of {self._folder} ended: {error!r}"
-            log.exception("the watch of a folder ended", folder=str(self._folder))
+            self.problem = f"watching {self._folder} failed: {error!r}"
+            log.exception("watching a folder failed", folder=str(self._folder))
 
     def _unwatched(self, error: OSError) -> None:
-        """The folder went away just then, or the kernel has no watch left (fs.inotify.max_user_watches)."""
+        """Handle a refusal: the folder has just disappeared, or no watch is left (fs.inotify.max_user_watches)."""
         if _inode(self._folder) is None:
-            self._gone()
+            self._report_missing()
             return
         self.problem = f"{self._folder} cannot be watched: {error}"
         log.error("a folder cannot be watched, trying again", folder=str(self._folder), error=str(error))
-        self._stop.wait(_UNWATCHED_S)
+        self._stop.wait(_UNWATCHED_RETRY_S)
 
-    def _gone(self) -> None:
-        """Whoever reads it says that, better than the watch can."""
+    def _report_missing(self) -> None:
+        """Let the reader find that the folder is missing: it reports that better than the watch can."""
         self.problem = None
-        self._look()
+        self._on_change()
 
     def _watch(self) -> None:
-        """Look at each change; returns when the folder is gone, and with it the kernel's watch of it."""
+        """Call the reader at each change; return when the folder is gone, and the kernel's watch with it."""
         inode = _inode(self._folder)
         if inode is None:
-            self._gone()
+            self._report_missing()
             return
         changes = watchfiles.watch(
             self._folder, watch_filter=None, stop_event=self._stop, debounce=_DEBOUNCE_MS, step=20,
-            rust_timeout=_LOOK_MS, yield_on_timeout=True, raise_interrupt=False, recursive=self._whole,
+            rust_timeout=_POLL_MS, yield_on_timeout=True, raise_interrupt=False, recursive=self._recursive,
         )  # fmt: skip
-        looked = False
+        called = False
         for changed in changes:
             self.problem = None
             if _inode(self._folder) != inode:
-                self._look()
+                self._on_change()
                 return
-            # The first time out too: something may have changed before the kernel's watch was there.
-            if changed or not looked or not self._whole:
-                looked = True
-                self._look()
+            # Also at the first timeout: something may have changed before the kernel's watch existed.
+            if changed or not called or not self._recursive:
+                called = True
+                self._on_change()
 
 
 def _inode(folder: Path) -> int | None:

@@ -1,4 +1,4 @@
-"""The health and metrics port: /metrics, /healthz (alive), /readyz (does its work)."""
+"""The port for health and metrics: /metrics, /healthz (the process is alive) and /readyz (it does its work)."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from prometheus_client.registry import Collector
 from enrich.runtime.process import Exit, StopServiceError
 
 Check = Callable[[], str | None]
-"""None: all is well; else what is not, in words."""
+"""A function that returns None if all is well, and otherwise says in words what is not."""
 
 
 class ReadyCollector(Collector):
-    """What /readyz says, for rules."""
+    """Exports the checks of /readyz as a metric, for alerting rules."""
 
     def __init__(self, ready: Mapping[str, Check]) -> None:
         self._ready = ready
 
     def collect(self) -> Iterator[Metric]:
-        """One family."""
+        """Yield one gauge, 1 or 0 for each check."""
         family = GaugeMetricFamily(
-            "kubeweir_ready", "1: this check is passed; 0: /readyz says why not", labels=["check"]
+            "kubeweir_ready", "1 if the check passes; 0 if not, then /readyz says why", labels=["check"]
         )
         for name, check in tuple(self._ready.items()):
             family.add_metric([name], 0 if check() else 1)
@@ -35,10 +35,10 @@ class ReadyCollector(Collector):
 
 
 class HealthServer:
-    """Serves on a thread. ``ready`` maps a check's name to it. Adds to the registry what every process tells."""
+    """Serves the port on a thread, and adds to the registry the metrics that every process has."""
 
     def __init__(self, address: str, registry: CollectorRegistry, ready: dict[str, Check]) -> None:
-        """``address`` is host:port. Raises StopServiceError where the port is taken."""
+        """``address`` is host:port. ``ready`` has the checks by name. Raises StopServiceError if the port is taken."""
         host, _, port = address.rpartition(":")
         if not port.isdigit():
             raise StopServiceError(f"WEIR_METRICS={address!r}: must be host:port", Exit.USAGE)
@@ -49,7 +49,7 @@ class HealthServer:
             self._server = _server(host.strip("[]") or "127.0.0.1", int(port), handler)
         except OSError as error:
             raise StopServiceError(
-                f"{address} cannot be listened on ({error.strerror}): another one may be running; "
+                f"cannot listen on {address} ({error.strerror}): another process may use it; "
                 "set WEIR_METRICS to another host:port",
                 Exit.RUNNING,
             ) from error
@@ -59,11 +59,11 @@ class HealthServer:
 
     @property
     def port(self) -> int:
-        """The port that it listens on."""
+        """The port that the server listens on."""
         return int(self._server.server_address[1])
 
     def close(self) -> None:
-        """Stop listening."""
+        """Stop to listen."""
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
@@ -99,6 +99,6 @@ def _handler(registry: CollectorRegistry, ready: dict[str, Check]) -> type[BaseH
             self.wfile.write(body)
 
         def log_message(self, *_args: object) -> None:
-            """Scrapes are no news."""
+            """Log nothing: a scrape is not worth a line."""
 
     return Handler

@@ -1,4 +1,4 @@
-"""The shell of a service: exit codes, signals, one instance, logging."""
+"""What surrounds the work of a service: exit codes, signals, logging, and the lock that allows one instance."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ import structlog
 
 
 class Exit(enum.IntEnum):
-    """What an exit code means; supervisors and tests rely on it."""
+    """The exit codes. Supervisors and tests rely on them."""
 
     OK = 0
     UNEXPECTED = 1
     USAGE = 2
-    """A setting, or bad input at the start."""
+    """A setting or another input is invalid."""
     UNABLE = 3
-    """Cannot run here: not root, no bpffs, a kernel that is too old."""
+    """The service cannot run on this machine: it is not root, or bpffs is missing, or the kernel is too old."""
     RUNNING = 4
-    """Another one runs already."""
+    """Another instance is running."""
     KAFKA = 5
-    """A permanent Kafka error: start again, and it reads again."""
+    """A permanent Kafka error. A restart reads again from the last commit."""
 
 
 class StopServiceError(Exception):
-    """Ends the service with a message for people and an exit code, without a stack trace."""
+    """Ends the service with a message for people and an exit code, and without a stack trace."""
 
     def __init__(self, message: str, code: Exit) -> None:
         super().__init__(message)
@@ -40,7 +40,7 @@ class StopServiceError(Exception):
 
 
 def configure_logs(level: str, style: str) -> None:
-    """Structured lines on stderr: JSON, or readable on a terminal. ``style``: auto, json or console."""
+    """Log structured lines to stderr. ``style``: json, console, or auto, which is console on a terminal."""
     number = logging.getLevelNamesMapping().get(level.upper())
     if number is None:
         raise StopServiceError(f"WEIR_LOG_LEVEL={level!r}: must be debug, info, warning or error", Exit.USAGE)
@@ -60,7 +60,7 @@ def configure_logs(level: str, style: str) -> None:
 
 @contextlib.contextmanager
 def only_instance(path: Path) -> Iterator[None]:
-    """Hold a lock for the block. Raises StopServiceError where another process holds it."""
+    """Lock a file for the block. Raises StopServiceError if another process has locked it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+") as file:
         try:
@@ -69,8 +69,8 @@ def only_instance(path: Path) -> Iterator[None]:
             file.seek(0)
             owner = file.read().strip() or "unknown"
             raise StopServiceError(
-                f"another one runs already, with process id {owner} (lock {path}); "
-                "stop it, or give this one a WEIR_RUN_DIR of its own",
+                f"another instance is running, with process id {owner} (lock {path}); "
+                "stop it, or set WEIR_RUN_DIR to another folder for this one",
                 Exit.RUNNING,
             ) from None
         file.truncate(0)
@@ -80,7 +80,7 @@ def only_instance(path: Path) -> Iterator[None]:
 
 
 def stop_on_signals() -> threading.Event:
-    """An event that SIGTERM and SIGINT set. A second one ends the process at once."""
+    """Return an event that SIGTERM and SIGINT set. A second signal ends the process at once."""
     stop = threading.Event()
 
     def on_signal(number: int, _frame: object) -> None:
@@ -94,6 +94,6 @@ def stop_on_signals() -> threading.Event:
 
 
 def fail(error: StopServiceError, program: str) -> int:
-    """Say why on stderr; the exit code."""
+    """Write the reason to stderr and return the exit code."""
     sys.stderr.write(f"{program}: {error}\n")
     return int(error.code)

@@ -1,4 +1,4 @@
-"""How fresh the cluster's index is, as metrics that both services have."""
+"""Exports how current the cluster's index is, as metrics of both services."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from prometheus_client.registry import Collector
 
 
 class Watched(Protocol):
-    """What is asked; see :class:`enrich.sources.source.Source`."""
+    """The part of :class:`enrich.sources.source.Source` that the metrics read."""
 
     def age_s(self) -> dict[str, float]: ...
 
@@ -19,16 +19,16 @@ class Watched(Protocol):
 
 
 class SourceCollector(Collector):
-    """Reads a source when it is asked. ``service``: what the metrics' names begin with."""
+    """Reads a source at each scrape. ``service`` is a part of the metrics' names: probe or streams."""
 
     def __init__(self, service: str, source: Watched) -> None:
         self._service, self._source = service, source
 
     def collect(self) -> Iterator[Metric]:
-        """Two families."""
+        """Yield the two gauges."""
         age = GaugeMetricFamily(
             f"kubeweir_{self._service}_watch_age_seconds",
-            "Since the API server was last heard of, by kind; it says something each minute",
+            "Seconds since the API server last sent anything about a kind; it sends a bookmark every minute",
             labels=["kind"],
         )
         for kind, seconds in self._source.age_s().items():
@@ -36,6 +36,6 @@ class SourceCollector(Collector):
         yield age
         yield GaugeMetricFamily(
             f"kubeweir_{self._service}_refused_objects",
-            "Objects that the API server holds and that are not understood",
+            "Objects that the API server has and this program cannot parse",
             value=len(self._source.refused()),
         )

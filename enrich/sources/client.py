@@ -1,8 +1,9 @@
-"""The API server by the official client, which gives configuration and authentication; alone imports kubernetes.
+"""Talks to the API server through the official client. No other module imports ``kubernetes``.
 
-Its models are not used: an answer is handed on as the bytes that it is. The service account's token is read again from
-disk by the client each minute. Anything else that is renewed on disk (a kubeconfig's certificate, its token file, the
-authority) is found when the server no longer accepts what we have: then the configuration is read again.
+The client brings configuration and authentication. Its models are not used: a response is returned as bytes. The client
+reads the service account's token from disk again every minute. Everything else that may be renewed on disk (the
+certificate or the token file of a kubeconfig, the certificate authority) is read again when the server rejects the
+credentials.
 """
 
 from __future__ import annotations
@@ -26,11 +27,11 @@ from enrich.sources.source import SourceError
 log = structlog.get_logger("kubeweir.source")
 
 _CONNECT_S: Final = 10.0
-_RENEW_S: Final = 5.0
-"""The configuration is not read more often: all watches are refused at once."""
+_MIN_RENEWAL_INTERVAL_S: Final = 5.0
+"""The configuration is read once if the server rejects all watches at once."""
 _CONNECTIONS: Final = 32
 _KEEPALIVE: Final = [
-    # A peer that went away without a word is found in a minute, though nothing is ever sent on a watch.
+    # Detects within a minute a server that went away without a word; a watch itself never sends anything.
     (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
     (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
     (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 30),
@@ -39,11 +40,12 @@ _KEEPALIVE: Final = [
 ]
 
 Configure = Callable[[], Any]
-"""Makes a ``kubernetes.client.ApiClient``. Raises :class:`SourceError`."""
+"""A function that makes a ``kubernetes.client.ApiClient``. It raises :class:`SourceError`."""
 
 
 class AnswerError(Exception):
-    """The server answered with an error, or not at all; the message says what to do. ``status``: 0 for no answer."""
+    """The server answered with an error, or not at all. The message says what to do; ``status`` is 0 without an
+    answer."""
 
     def __init__(self, message: str, status: int = 0) -> None:
         super().__init__(message)
@@ -51,25 +53,27 @@ class AnswerError(Exception):
 
 
 class Client:
-    """Requests, for any number of threads."""
+    """Sends requests, for any number of threads."""
 
     def __init__(self, configure: Configure | None = None) -> None:
-        """``configure``: None for KUBECONFIG, ~/.kube/config or the pod's service account, in this order."""
+        """``configure`` makes the client; None: from KUBECONFIG, ~/.kube/config or the service account, in this
+        order."""
         self._configure = configure or configured
         self._client: Any = None
         self._lock = threading.Lock()
-        self._read_at = 0.0
+        self._configured_at = 0.0
 
     def connect(self) -> None:
         """Read the configuration. Raises :class:`SourceError`."""
         self._client = self._configure()
-        self._read_at = time.monotonic()
+        self._configured_at = time.monotonic()
 
     @contextlib.contextmanager
     def get(self, path: str, query: Mapping[str, str], accept: str, silence_s: float) -> Iterator[Any]:
-        """The urllib3 response of status 200, not read yet. ``silence_s``: how long the server may say nothing.
+        """Send a GET and yield the urllib3 response of status 200, not read yet.
 
-        Raises :class:`AnswerError`, or what urllib3 and the socket raise.
+        ``silence_s``: how long the server may send nothing. Raises :class:`AnswerError`, and whatever urllib3 and the
+        socket raise.
         """
         client = self._client
         request = client.param_serialize(
@@ -91,9 +95,9 @@ class Client:
             response.close()
 
     def post(self, path: str, body: Any) -> None:
-        """Create an object; one that is there already is as good.
+        """Create an object. It is not an error if the object exists already.
 
-        Raises :class:`AnswerError`, with status 0 where the server cannot be reached."""
+        Raises :class:`AnswerError`, with status 0 if the server cannot be reached."""
         client = self._client
         request = client.param_serialize(
             method="POST", resource_path=path, body=body, auth_settings=["BearerToken"],
@@ -101,7 +105,7 @@ class Client:
         )  # fmt: skip
         try:
             response = client.call_api(*request, _request_timeout=(_CONNECT_S, _CONNECT_S)).response
-            status, told = response.status, bytes(response.read() or b"")[:300].decode(errors="replace")
+            status, body_text = response.status, bytes(response.read() or b"")[:300].decode(errors="replace")
         except (kubernetes.client.ApiException, urllib3.exceptions.HTTPError, OSError) as error:
             self._renew(client)
             raise AnswerError(f"the API server cannot be reached: {error}") from error
@@ -109,14 +113,14 @@ class Client:
         if status == 401:
             self._renew(client)
         if status not in (200, 201, 409):
-            raise AnswerError(f"{path}: the API server answered {status}: {told}", status)
+            raise AnswerError(f"{path}: the API server answered {status}: {body_text}", status)
 
-    def _renew(self, refused: Any) -> None:
-        """Read the configuration again: what was refused may have been renewed on disk."""
+    def _renew(self, rejected: Any) -> None:
+        """Read the configuration again: rejected credentials may have been renewed on disk."""
         with self._lock:
-            if self._client is not refused or time.monotonic() - self._read_at < _RENEW_S:
+            if self._client is not rejected or time.monotonic() - self._configured_at < _MIN_RENEWAL_INTERVAL_S:
                 return
-            self._read_at = time.monotonic()
+            self._configured_at = time.monotonic()
             try:
                 self._client = self._configure()
             except SourceError as error:
@@ -124,7 +128,7 @@ class Client:
 
 
 def configured() -> Any:
-    """A client by KUBECONFIG, ~/.kube/config or the pod's service account, in this order."""
+    """Make a client from KUBECONFIG, ~/.kube/config or the pod's service account, in this order."""
     configuration = kubernetes.client.Configuration(socket_options=_KEEPALIVE, connection_pool_maxsize=_CONNECTIONS)
     named, usual = os.environ.get("KUBECONFIG"), Path.home() / ".kube/config"
     try:
@@ -142,8 +146,8 @@ def configured() -> Any:
 def _advice(status: int, reason: str, path: str) -> str:
     match status:
         case 401:
-            return f"{path}: the API server does not accept our credentials (401): renew the token or certificate"
+            return f"{path}: the API server rejects the credentials (401): renew the token or the certificate"
         case 403:
-            return f"{path}: not permitted (403): our account needs get, list and watch there, see the project's RBAC"
+            return f"{path}: not permitted (403): the account needs get, list and watch there, see the project's RBAC"
         case _:
             return f"{path}: the API server answered {status} {reason}"

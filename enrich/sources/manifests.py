@@ -44,7 +44,7 @@ class ManifestSource:
     def __init__(self, folder: Path, cluster: Cluster) -> None:
         self._folder = folder
         self._cluster = cluster
-        self._watch = FolderWatch("manifests", folder, self.reload, whole=True)
+        self._watch = FolderWatch("manifests", folder, self.reload, recursive=True)
         self._problem: str | None = None
 
     def start(self) -> None:

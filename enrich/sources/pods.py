@@ -1,9 +1,9 @@
-"""Pods out of the API's JSON, fast: there are a hundred thousand of them, and each is 3 kB.
+"""Reads pods from the API's JSON, fast: a cluster may have a hundred thousand of them, of 3 kB each.
 
-The bytes are decoded straight into the few fields that are kept; all else is skipped, not built. Labels, owners and
-ports recur (a Deployment's pods have the same), so equal ones are one object. What the API server has checked is not
-checked again. A pod that does not fit these shapes is None here: :mod:`enrich.parse.objects` says what is wrong with
-it.
+The bytes are decoded straight into the few fields that are kept, and the others are skipped without being built. The
+pods of a Deployment have equal labels, owners and ports, which are therefore shared. Nothing is checked that the API
+server has checked. A pod that does not fit raises an error here; :mod:`enrich.parse.objects` then says what is wrong
+with it.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ import msgspec
 
 from enrich.model import NamedPort, Owner, Pod, Protocol
 
-_MOST: Final = 100_000
-"""Distinct labels, owners or ports that are shared; then it begins anew."""
+_MAX_SHARED: Final = 100_000
+"""Distinct label sets, owners or port lists that are shared; at more, sharing starts over."""
 _READY: Final = "PodReadyToStartContainers"
 _PROTOCOLS: Final = {"": Protocol.TCP, **{protocol.name: protocol for protocol in Protocol}}
 _NONE: Final = msgspec.Raw()
@@ -72,7 +72,7 @@ class _Status(msgspec.Struct, gc=False):
 
 
 class PodJson(msgspec.Struct, gc=False):
-    """What is kept of a pod, as the API names it."""
+    """The fields of a pod that are kept, under the API's names."""
 
     metadata: _Meta
     spec: _Spec = msgspec.field(default_factory=_Spec)
@@ -91,33 +91,33 @@ _owners_of = msgspec.json.Decoder(list[_Owner] | None).decode
 
 
 class _Shared(dict[Any, Any]):
-    """Values by what they are read from, each made once; bounded."""
+    """Values by the bytes that they are read from, each made once. The number of values is bounded."""
 
     def __init__(self, make: Callable[[Any], Any]) -> None:
         super().__init__()
         self._make = make
 
     def __missing__(self, key: Any) -> Any:
-        if len(self) >= _MOST:
+        if len(self) >= _MAX_SHARED:
             self.clear()
         made = self[key] = self._make(key)
         return made
 
 
 class PodReader:
-    """Makes pods that share what they have in common. One thread."""
+    """Makes pods that share equal labels, owners and ports. Not thread safe."""
 
     def __init__(self) -> None:
         self._labels, self._owners = _Shared(_read_labels), _Shared(_controller)
         self._ports, self._times = _Shared(_named_ports), _Shared(_nanoseconds)
 
     def read(self, item: PodJson) -> Pod:
-        """The pod. Raises ValueError for values that the API server would not have taken."""
+        """Make the pod. Raises ValueError for a value that the API server would not accept."""
         meta, spec, status = item.metadata, item.spec, item.status
         addresses = [_canonical(entry.ip) for entry in status.ips] if status.ips else []
         if not addresses and status.ip:
             addresses = [_canonical(status.ip)]
-        begun = self._times[status.start]
+        acknowledged = self._times[status.start]
         return Pod(
             sys.intern(meta.namespace),
             meta.name,
@@ -129,13 +129,13 @@ class PodReader:
             status.phase in ("Succeeded", "Failed"),
             self._ports[_ports(spec)],
             self._owners[bytes(meta.owner_references)],
-            self._times[_ready(status.conditions)] or begun,
-            begun,
+            self._times[_ready(status.conditions)] or acknowledged,
+            acknowledged,
         )
 
 
 def _ports(spec: _Spec) -> tuple[tuple[str, int, str], ...]:
-    """Name, number and protocol; init containers that go on running (restartPolicy Always) have ports too."""
+    """Return name, number and protocol of named ports, also of sidecars: init containers with restartPolicy Always."""
     containers = spec.containers or []
     if spec.init_containers:
         containers = containers + [one for one in spec.init_containers if one.restart_policy == "Always"]
@@ -169,7 +169,7 @@ def _controller(raw: bytes) -> Owner | None:
 def _canonical(text: str) -> str:
     if ":" in text:
         return str(ipaddress.IPv6Address(text))
-    socket.inet_pton(socket.AF_INET, text)  # takes the canonical form only
+    socket.inet_pton(socket.AF_INET, text)  # accepts the canonical form only
     return text
 
 

@@ -1,10 +1,11 @@
-"""The body of a watch as it comes: all that is there, at one read.
+"""Reads the body of a watch in large blocks: everything that has arrived, in one read.
 
-The API server makes a chunk of every event, and urllib3 gives a chunk at a time: of a hundred thousand pods, a fifth of
-the time. So the connection's own buffer is read, and the chunks' framing (RFC 9112, 7.1) is taken off here.
+The API server sends each event as a chunk of its own, and urllib3 returns one chunk at a time, which costs a fifth of
+the time to list a hundred thousand pods. So this module reads the connection's own buffer and removes the framing of
+chunks (RFC 9112, 7.1) itself.
 
-Nothing public gives that buffer: `read1` of urllib3 and of http.client end at each chunk too. Where a later urllib3
-keeps it elsewhere, its chunks are taken, which is right and slow; a test fails then.
+No public interface gives access to that buffer: `read1` of urllib3 and of http.client stop at each chunk as well. If a
+later urllib3 keeps it elsewhere, its chunks are used instead, which is correct and slow, and a test fails.
 """
 
 from __future__ import annotations
@@ -17,18 +18,18 @@ import structlog
 log = structlog.get_logger("kubeweir.source")
 
 _BLOCK: Final = 1 << 18
-_LONGEST_FRAME: Final = 1 << 14
-"""Of a chunk's size with what may stand behind it."""
+_MAX_FRAME: Final = 1 << 14
+"""The most bytes of a line with the size of a chunk and its extensions."""
 
 
 class BrokenStreamError(OSError):
-    """It ended before its end, or is not framed as it should be."""
+    """The stream ended early, or its framing is invalid."""
 
 
 def blocks(response: Any) -> Iterator[bytes]:
-    """The body of a urllib3 response, a block for what one read has found.
+    """Yield the body of a urllib3 response, one block for each read.
 
-    Raises :class:`BrokenStreamError`, TimeoutError, and what else the socket and urllib3 raise.
+    Raises :class:`BrokenStreamError`, TimeoutError, and whatever else the socket and urllib3 raise.
     """
     if not response.chunked or "content-encoding" in response.headers:
         yield from response.stream(_BLOCK, decode_content=True)
@@ -41,48 +42,48 @@ def blocks(response: Any) -> Iterator[bytes]:
         return
     framing = Chunks()
     while not framing.ended:
-        got = read(_BLOCK)
-        if not got:
+        data = read(_BLOCK)
+        if not data:
             raise BrokenStreamError("the connection ended in the middle of an answer")
-        if block := framing.strip(got):
+        if block := framing.strip(data):
             yield block
 
 
 class Chunks:
-    """Takes the framing off."""
+    """Removes the framing of chunks."""
 
     def __init__(self) -> None:
         self.ended = False
-        """The last chunk has come."""
+        """Whether the last chunk has arrived."""
         self._left = 0
         self._rest = b""
 
-    def strip(self, got: bytes) -> bytes:
-        """What chunks hold, of the next bytes."""
-        got, at, parts = self._rest + got, 0, []
+    def strip(self, data: bytes) -> bytes:
+        """Return the content of the chunks in the next bytes of the stream."""
+        data, at, parts = self._rest + data, 0, []
         while not self.ended:
             if self._left:
-                part = got[at : at + self._left]
+                part = data[at : at + self._left]
                 parts.append(part)
                 at += len(part)
                 self._left -= len(part)
                 if self._left:
                     break
-            end = got.find(b"\r\n", at)
+            end = data.find(b"\r\n", at)
             if end < 0:
                 break
-            # An empty line is the end of the chunk before.
+            # An empty line ends the previous chunk.
             if end > at:
-                self._begin(got[at:end])
+                self._start_chunk(data[at:end])
             at = end + 2
-        self._rest = got[at:]
-        if len(self._rest) > _LONGEST_FRAME:
-            raise BrokenStreamError("a chunk's size has no end")
+        self._rest = data[at:]
+        if len(self._rest) > _MAX_FRAME:
+            raise BrokenStreamError("the line with the size of a chunk has no end")
         return b"".join(parts)
 
-    def _begin(self, size: bytes) -> None:
+    def _start_chunk(self, size: bytes) -> None:
         try:
             self._left = int(size.partition(b";")[0], 16)
         except ValueError as error:
-            raise BrokenStreamError(f"{size[:40]!r} is no chunk's size") from error
+            raise BrokenStreamError(f"{size[:40]!r} is not the size of a chunk") from error
         self.ended = self._left == 0

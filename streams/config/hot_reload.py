@@ -43,7 +43,7 @@ class HotReloadedFile(Generic[S, T]):
         self._what, self._setting = what, setting
         self._path, self._parse, self._apply = path, read, apply
         # Editors, and Kubernetes for a ConfigMap, put another file in the place of this one.
-        self._watch = FolderWatch(what, path.parent, self.check, whole=False)
+        self._watch = FolderWatch(what, path.parent, self.check, recursive=False)
         self._problem: str | None = None
         self._content = b""
         self._retry_at = math.inf

@@ -328,7 +328,7 @@ def test_a_token_that_is_renewed_on_disk(api: ApiServer, tmp_path: Path, monkeyp
     monkeypatch.setenv("KUBERNETES_SERVICE_PORT", str(way.port))
     monkeypatch.setattr("kubernetes.config.incluster_config.SERVICE_TOKEN_FILENAME", str(file))
     monkeypatch.setattr("kubernetes.config.incluster_config.SERVICE_CERT_FILENAME", str(api.authority))
-    monkeypatch.setattr("enrich.sources.client._RENEW_S", 0.5)
+    monkeypatch.setattr("enrich.sources.client._MIN_RENEWAL_INTERVAL_S", 0.5)
     cluster = Cluster()
     source = KubernetesSource(cluster)
     source.start()

@@ -230,4 +230,4 @@ def test_a_taken_port_exits_with_4(site: Site) -> None:
     port = first.wait_for("starting")["metrics_port"]
     second = site.start("enrich", WEIR_METRICS=f"127.0.0.1:{port}")
     assert second.process.wait(30) == 4
-    assert "another one may be running" in second.log.read_text()
+    assert "another process may use it" in second.log.read_text()

@@ -95,8 +95,8 @@ def test_a_wrong_password_is_reported_and_nothing_is_lost(site: Site, secure: di
     [
         ({"WEIR_KAFKA_PROTOCOL": "tls"}, "must be plaintext, ssl"),
         ({"WEIR_KAFKA_PROTOCOL": "sasl_ssl"}, "needs WEIR_KAFKA_USERNAME"),
-        ({"WEIR_KAFKA_PROTOCOL": "ssl", "WEIR_KAFKA_CA": "/nowhere/ca"}, "there is no such file"),
-        ({"WEIR_KAFKA_PROTOCOL": "ssl", "WEIR_KAFKA_KEY": os.devnull}, "there is no such file"),
+        ({"WEIR_KAFKA_PROTOCOL": "ssl", "WEIR_KAFKA_CA": "/nowhere/ca"}, "the file does not exist"),
+        ({"WEIR_KAFKA_PROTOCOL": "ssl", "WEIR_KAFKA_KEY": os.devnull}, "the file does not exist"),
     ],
 )
 def test_impossible_settings_are_refused_with_a_reason(env: dict[str, str], said: str) -> None:

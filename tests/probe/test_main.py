@@ -97,7 +97,7 @@ def test_a_second_start_says_who_runs(tmp_path: Path) -> None:
         lock.flush()
         done = run(WEIR_PIN_DIR="/sys/fs/bpf/kubeweir-never", WEIR_RUN_DIR=str(tmp_path))
     assert done.returncode == 4
-    assert "another one runs already, with process id 4711" in done.stderr
+    assert "another instance is running, with process id 4711" in done.stderr
     assert not Path("/sys/fs/bpf/kubeweir-never").exists()
 
 

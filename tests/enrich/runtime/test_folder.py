@@ -26,34 +26,34 @@ def until_problem(watch: FolderWatch, said: str | None) -> None:
 def test_a_watch_that_the_kernel_refuses_is_told_and_tried_until_it_is_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, allowed, looks = watchfiles.watch, threading.Event(), threading.Semaphore(0)
+    real, allowed, calls = watchfiles.watch, threading.Event(), threading.Semaphore(0)
 
     def watch(*arguments: Any, **settings: Any) -> Iterator[object]:
         if not allowed.is_set():
             raise OSError(errno.ENOSPC, "no watch left")
         return real(*arguments, **settings)
 
-    monkeypatch.setattr(module, "_UNWATCHED_S", 0.01)
+    monkeypatch.setattr(module, "_UNWATCHED_RETRY_S", 0.01)
     monkeypatch.setattr(watchfiles, "watch", watch)
-    watched = FolderWatch("test", tmp_path, looks.release, whole=True)
-    watched.start()
+    folder_watch = FolderWatch("test", tmp_path, calls.release, recursive=True)
+    folder_watch.start()
     try:
-        until_problem(watched, "no watch left")
-        assert not looks.acquire(blocking=False)
+        until_problem(folder_watch, "no watch left")
+        assert not calls.acquire(blocking=False)
         allowed.set()
-        until_problem(watched, None)
-        assert looks.acquire(timeout=60), "what changed meanwhile is looked at"
+        until_problem(folder_watch, None)
+        assert calls.acquire(timeout=60), "what changed meanwhile is looked at"
     finally:
-        watched.stop()
+        folder_watch.stop()
 
 
 def test_a_reader_that_fails_ends_the_watch_and_says_so(tmp_path: Path) -> None:
     def fail() -> None:
         raise ZeroDivisionError("a bug")
 
-    watched = FolderWatch("test", tmp_path, fail, whole=True)
-    watched.start()
+    folder_watch = FolderWatch("test", tmp_path, fail, recursive=True)
+    folder_watch.start()
     try:
-        until_problem(watched, "ended: ZeroDivisionError('a bug')")
+        until_problem(folder_watch, "failed: ZeroDivisionError('a bug')")
     finally:
-        watched.stop()
+        folder_watch.stop()
