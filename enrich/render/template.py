@@ -54,7 +54,8 @@ class Template(NamedTuple):
     """The end whose policy decided."""
 
     def filled(self, source: str, destination: str, first: int, second: int) -> str:
-        """Fill the head of any verdict. An address that is not known is empty text; ports of ICMP are its type and code."""
+        """Fill the head of any verdict. An address that is not known is empty text; ports of ICMP are its type and
+        code."""
         if self.plain and source and destination:
             o, p, q, r, s = self.head
             return f"{o}{source}{p}{destination}{q}{first}{r}{second}{s}"
