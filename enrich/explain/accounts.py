@@ -1,8 +1,7 @@
-"""The accounts of an explanation: every policy that selects the subject, rule by rule, in the order of the tiers.
+"""Accounts for every policy that selects the subject, rule by rule and tier by tier.
 
-Made with the predicates by which :func:`enrich.policy.decide.decide` decides, and never in its place: a test compares
-the two
-on random clusters.
+Uses the predicates of :func:`enrich.policy.decide.decide`, and never decides itself. The struct fields are the keys of
+``enrich/schemas/explanation.schema.json``.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from typing import Final
 import msgspec
 
 from enrich.explain.mismatch import Mismatch, rule_mismatches, rule_text, selector_mismatch
-from enrich.model import ClusterNetworkPolicy, Name, NetworkPolicy, Tier
+from enrich.model import ClusterNetworkPolicy, Name, NetworkPolicy, Policy, Tier
 from enrich.policy import selectors
 from enrich.policy.decide import (
     Decision,
@@ -31,12 +30,14 @@ from enrich.wire.batch import PolicyRef
 ACCEPT: Final = "accept"
 DENY: Final = "deny"
 NODE: Final = "node"
-"""NetworkPolicy isolates the subject, and its own node is always allowed."""
+"""NetworkPolicies isolate the subject, but a pod always reaches its own node."""
 NONE: Final = "none"
-"""No rule of a ClusterNetworkPolicy matches; no NetworkPolicy isolates."""
+"""No rule of a ClusterNetworkPolicy matches; or no NetworkPolicy isolates the subject."""
 
-_CLUSTER: Final = "ClusterNetworkPolicy"
-_NETWORK: Final = "NetworkPolicy"
+_CLUSTER: Final = ClusterNetworkPolicy.__name__
+_NETWORK: Final = NetworkPolicy.__name__
+_PolicyKey = tuple[str, str, str]
+"""(kind, namespace, name)."""
 
 
 class RuleAccount(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -45,44 +46,44 @@ class RuleAccount(msgspec.Struct, frozen=True, omit_defaults=True):
     rule: int
     matched: bool
     text: str = ""
-    """What the rule says, of one that matches."""
+    """What the rule says, if it matches."""
     failed: tuple[Mismatch, ...] = ()
-    """The terms that failed, of one that does not."""
+    """Why it does not match, otherwise."""
     action: str = ""
-    """Of a ClusterNetworkPolicy's rule: Accept, Deny or Pass."""
+    """Accept, Deny or Pass, for a ClusterNetworkPolicy's rule."""
     name: str = ""
     shadowed_by: PolicyRef | None = None
-    """Of a ClusterNetworkPolicy's rule that matches: the earlier one of its tier that took the traffic."""
+    """For a ClusterNetworkPolicy's rule that matches: the earlier rule of its tier that decided before it."""
 
 
 class PolicyAccount(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A policy that selects the subject and is about this direction."""
+    """A policy that selects the subject and applies to this direction."""
 
     kind: str
     namespace: str
     name: str
     decided: bool
-    """Whether the decision is by this policy: one that allows, the one that denies, or one that isolates."""
+    """Whether the decision names this policy."""
     rules: tuple[RuleAccount, ...] = ()
     priority: int | None = None
     audit: bool = False
     left_out: bool = False
-    """It is audited, and takes no part in this verdict."""
+    """Whether the policy takes no part in this verdict, because it is in audit mode."""
 
 
 class TierAccount(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One of Admin, NetworkPolicy and Baseline, which are asked in this order until one decides."""
+    """The Admin, NetworkPolicy or Baseline tier. They are asked in this order until one decides."""
 
     tier: str
     asked: bool
-    """False: an earlier one has decided; the outcome is what this one would have said."""
+    """False if an earlier tier has decided; ``outcome`` is then what this tier would have said."""
     outcome: str
     """accept, deny, pass, node or none."""
     policies: tuple[PolicyAccount, ...] = ()
 
 
 class NonSelectingPolicy(msgspec.Struct, frozen=True):
-    """A policy that has no say here, and why."""
+    """A policy that does not apply to the connection, and why."""
 
     kind: str
     namespace: str
@@ -91,23 +92,24 @@ class NonSelectingPolicy(msgspec.Struct, frozen=True):
 
 
 def tier_accounts(view: PolicyView, traffic: Traffic, decision: Decision, *, audited: bool) -> tuple[TierAccount, ...]:
-    """What each tier says of the traffic; with ``audited`` the audited policies count as well."""
+    """Return what each tier says of the traffic. If ``audited``, policies in audit mode count like all others."""
     decided = {(ref.kind, ref.namespace, ref.name) for ref in decision.policies}
     admin = _cluster_tier(view, Tier.ADMIN, traffic, decided, audited=audited)
     network = _network_tier(view, traffic, decided, audited=audited)
     baseline = _cluster_tier(view, Tier.BASELINE, traffic, decided, audited=audited)
-    settled = admin[0] in (ACCEPT, DENY)
+    admin_decided = admin[0] in (ACCEPT, DENY)
     return (
         TierAccount("Admin", True, *admin),  # noqa: FBT003
-        TierAccount(_NETWORK, not settled, *network),
-        TierAccount("Baseline", not settled and network[0] == NONE, *baseline),
+        TierAccount(_NETWORK, not admin_decided, *network),
+        TierAccount("Baseline", not admin_decided and network[0] == NONE, *baseline),
     )
 
 
 def _network_tier(
-    view: PolicyView, traffic: Traffic, decided: set[tuple[str, str, str]], *, audited: bool
+    view: PolicyView, traffic: Traffic, decided: set[_PolicyKey], *, audited: bool
 ) -> tuple[str, tuple[PolicyAccount, ...]]:
-    found = []
+    """Return the outcome of the NetworkPolicy tier, and an account of each policy that isolates the subject."""
+    accounts = []
     for policy in view.policies.values():
         if isolates(policy, traffic.subject, traffic.direction):
             audit = is_audited(view, policy)
@@ -115,43 +117,48 @@ def _network_tier(
                 _NETWORK, policy.namespace, policy.name, (_NETWORK, policy.namespace, policy.name) in decided,
                 _network_rules(view, policy, traffic), audit=audit, left_out=audit and not audited,
             )  # fmt: skip
-            found.append(account)
-    counting = [account for account in found if not account.left_out]
+            accounts.append(account)
+    counting = [account for account in accounts if not account.left_out]
     if not counting:
         outcome = NONE
     elif is_own_node(view, traffic.subject, traffic.peer):
         outcome = NODE
     else:
         outcome = ACCEPT if any(rule.matched for account in counting for rule in account.rules) else DENY
-    return outcome, tuple(sorted(found, key=lambda one: (not one.decided, one.name)))
+    return outcome, tuple(sorted(accounts, key=lambda account: (not account.decided, account.name)))
 
 
 def _network_rules(view: PolicyView, policy: NetworkPolicy, traffic: Traffic) -> tuple[RuleAccount, ...]:
     accounts = []
-    question = (traffic.peer, traffic.destination, traffic.protocol, traffic.port)
+    connection = (traffic.peer, traffic.destination, traffic.protocol, traffic.port)
     for index, rule in enumerate(rules_in(policy, traffic.direction) or ()):
-        if rule_matches(view, policy.namespace, rule, *question):
-            account = RuleAccount(index, True, rule_text(view, policy.namespace, rule, traffic))  # noqa: FBT003
-        else:
-            account = RuleAccount(index, False, failed=rule_mismatches(view, policy.namespace, rule, traffic))  # noqa: FBT003
-        accounts.append(account)
+        matched = rule_matches(view, policy.namespace, rule, *connection)
+        accounts.append(
+            RuleAccount(
+                index,
+                matched,
+                rule_text(view, policy.namespace, rule, traffic) if matched else "",
+                () if matched else rule_mismatches(view, policy.namespace, rule, traffic),
+            )
+        )
     return tuple(accounts)
 
 
 def _cluster_tier(
-    view: PolicyView, tier: Tier, traffic: Traffic, decided: set[tuple[str, str, str]], *, audited: bool
+    view: PolicyView, tier: Tier, traffic: Traffic, decided: set[_PolicyKey], *, audited: bool
 ) -> tuple[str, tuple[PolicyAccount, ...]]:
+    """Return the outcome of a tier of ClusterNetworkPolicies, and an account of each that selects the subject."""
     found = []
-    taken: PolicyRef | None = None
+    deciding: PolicyRef | None = None
     outcome = NONE
     for policy in policies_in_tier(view, tier):
         if not selects(view, policy, traffic.subject) or not cluster_rules_in(policy, traffic.direction):
             continue
         counts = audited or not policy.audit
-        accounts = _cluster_rules(view, policy, traffic, taken if counts else None, counts=counts)
-        first = next((one for one in accounts if one.matched), None)
-        if counts and taken is None and first is not None:
-            taken = PolicyRef(_CLUSTER, "", policy.name, first.rule)
+        accounts = _cluster_rules(view, policy, traffic, deciding if counts else None, counts=counts)
+        first = next((account for account in accounts if account.matched), None)
+        if counts and deciding is None and first is not None:
+            deciding = PolicyRef(_CLUSTER, "", policy.name, first.rule)
             outcome = first.action.lower()
         found.append(
             PolicyAccount(
@@ -169,12 +176,13 @@ def _cluster_tier(
 
 
 def _cluster_rules(
-    view: PolicyView, policy: ClusterNetworkPolicy, traffic: Traffic, taken: PolicyRef | None, *, counts: bool
+    view: PolicyView, policy: ClusterNetworkPolicy, traffic: Traffic, deciding: PolicyRef | None, *, counts: bool
 ) -> tuple[RuleAccount, ...]:
+    """Account for the rules of one policy. ``deciding`` is the rule of an earlier policy that decided, if one did."""
     accounts = []
-    question = (traffic.peer, traffic.destination, traffic.protocol, traffic.port)
+    connection = (traffic.peer, traffic.destination, traffic.protocol, traffic.port)
     for index, rule in enumerate(cluster_rules_in(policy, traffic.direction)):
-        matched = cluster_rule_matches(view, rule, *question)
+        matched = cluster_rule_matches(view, rule, *connection)
         accounts.append(
             RuleAccount(
                 index,
@@ -183,47 +191,52 @@ def _cluster_rules(
                 () if matched else rule_mismatches(view, "", rule, traffic),
                 rule.action.value,
                 rule.name,
-                taken if matched else None,
+                deciding if matched else None,
             )
         )
-        if matched and counts and taken is None:
-            taken = PolicyRef(_CLUSTER, "", policy.name, index)
+        if matched and counts and deciding is None:
+            deciding = PolicyRef(_CLUSTER, "", policy.name, index)
     return tuple(accounts)
 
 
-# --- those that have no say
+# --- policies that do not apply
 
 
-def unselecting(view: PolicyView, traffic: Traffic) -> tuple[NonSelectingPolicy, ...]:
-    """Policies of the subject's namespace, and of the cluster, that are not about it: where a mistyped label shows."""
-    subject, found = traffic.subject, []
+def non_selecting_policies(view: PolicyView, traffic: Traffic) -> tuple[NonSelectingPolicy, ...]:
+    """Return the ClusterNetworkPolicies, and the policies of the subject's namespace, that do not apply, and why.
+
+    This is where a mistyped label in a selector shows.
+    """
+    subject, direction = traffic.subject, traffic.direction
+    found = []
     for policy in sorted(view.policies.values(), key=lambda policy: policy.name):
-        if policy.namespace == subject.namespace and not isolates(policy, subject, traffic.direction):
+        if policy.namespace == subject.namespace and not isolates(policy, subject, direction):
             if selectors.matches(policy.pods, subject.labels):
-                text = _other_only(traffic.direction)
+                text = _other_direction_only(direction)
             else:
                 text = f"podSelector {selector_mismatch(policy.pods, subject.labels, 'the pod')}"
-            found.append(NonSelectingPolicy(_NETWORK, policy.namespace, policy.name, text))
+            found.append(_non_selecting(policy, text))
     for cluster_policy in (*policies_in_tier(view, Tier.ADMIN), *policies_in_tier(view, Tier.BASELINE)):
         if not selects(view, cluster_policy, subject):
-            text = f"subject {_subject_miss(view, cluster_policy, traffic)}"
-        elif not cluster_rules_in(cluster_policy, traffic.direction):
-            text = _other_only(traffic.direction)
-        else:
-            continue
-        found.append(NonSelectingPolicy(_CLUSTER, "", cluster_policy.name, text))
+            found.append(_non_selecting(cluster_policy, f"subject {_subject_mismatch(view, cluster_policy, traffic)}"))
+        elif not cluster_rules_in(cluster_policy, direction):
+            found.append(_non_selecting(cluster_policy, _other_direction_only(direction)))
     return tuple(found)
 
 
-def _other_only(direction: Direction) -> str:
-    return f"is about {'ingress' if direction is Direction.EGRESS else 'egress'} only"
+def _non_selecting(policy: Policy, text: str) -> NonSelectingPolicy:
+    return NonSelectingPolicy(type(policy).__name__, policy.key.namespace, policy.name, text)
 
 
-def _subject_miss(view: PolicyView, policy: ClusterNetworkPolicy, traffic: Traffic) -> str:
-    namespace = traffic.subject.namespace
-    home = view.namespaces.get(Name("", namespace))
-    if home is None:
-        return f"selects namespaces, and {namespace} is not known"
-    if not namespace_matches(view, policy.namespaces, namespace):
-        return selector_mismatch(policy.namespaces, home.labels, f"namespace {namespace}")
+def _other_direction_only(direction: Direction) -> str:
+    return f"applies to {'ingress' if direction is Direction.EGRESS else 'egress'} only"
+
+
+def _subject_mismatch(view: PolicyView, policy: ClusterNetworkPolicy, traffic: Traffic) -> str:
+    name = traffic.subject.namespace
+    namespace = view.namespaces.get(Name("", name))
+    if namespace is None:
+        return f"selects namespaces, but namespace {name} is not known"
+    if not namespace_matches(view, policy.namespaces, name):
+        return selector_mismatch(policy.namespaces, namespace.labels, f"namespace {name}")
     return selector_mismatch(policy.pods, traffic.subject.labels, "the pod")

@@ -1,8 +1,7 @@
-"""Why a rule's terms do not match, and what a rule that does says: in words, beside the predicates of the engine.
+"""Puts into words why a rule does not match, and what a rule that matches says.
 
-Each function here has a predicate in :mod:`enrich.policy.decide`, and finds something to say where that one says no,
-and
-nowhere else.
+Each ``..._mismatch`` function stands beside a predicate of :mod:`enrich.policy.matching`. It returns a reason exactly
+where the predicate returns False.
 """
 
 from __future__ import annotations
@@ -43,123 +42,127 @@ ICMP: Final = "ICMP"
 
 
 class Mismatch(msgspec.Struct, frozen=True):
-    """A term of a rule that did not match."""
+    """A part of a rule that does not match the connection."""
 
     term: str
-    """Where it stands, below the rule: ``from[0].podSelector``, ``ports``."""
+    """Path of the part below the rule: ``from[0].podSelector``, ``ports``."""
     text: str
-    """Why, in words."""
+    """What the part requires, and what is there instead."""
 
 
 def rule_mismatches(
     view: PolicyView, namespace: str, rule: Rule | ClusterRule, traffic: Traffic
 ) -> tuple[Mismatch, ...]:
-    """Every peer's first failed term, if no peer matches, and the ports, if none does. ``namespace``: the policy's."""
-    side = "from" if traffic.direction is Direction.INGRESS else "to"
-    misses: list[Mismatch] = []
-    if not any(peer_matches(view, namespace, wanted, traffic.peer) for wanted in rule.peers):
+    """Return why a rule does not match; nothing if it matches. ``namespace`` is the policy's.
+
+    If no peer of the rule matches, that is the first part of each peer that fails. If no port matches, the ports.
+    """
+    field = "from" if traffic.direction is Direction.INGRESS else "to"
+    mismatches: list[Mismatch] = []
+    if not any(peer_matches(view, namespace, rule_peer, traffic.peer) for rule_peer in rule.peers):
         if isinstance(rule, ClusterRule):
-            # Not by index: each of a peer's networks is one of ours.
-            found = [cluster_peer_mismatch(view, wanted, traffic.peer) for wanted in rule.peers]
-            misses += [Mismatch(f"{side}.{term}", text) for term, text in found]
-            misses += [] if rule.peers else [Mismatch(side, "is not understood, and matches nothing")]
+            # Without an index: the parser makes one peer of each CIDR in a peer's `networks`.
+            found = [cluster_peer_mismatch(view, rule_peer, traffic.peer) for rule_peer in rule.peers]
+            mismatches += [Mismatch(f"{field}.{part}", text) for part, text in found]
+            mismatches += [] if rule.peers else [Mismatch(field, "could not be read, so it matches nothing")]
         else:
-            found = [peer_mismatch(view, namespace, wanted, traffic.peer) for wanted in rule.peers]
-            misses += [Mismatch(f"{side}[{index}].{term}", text) for index, (term, text) in enumerate(found)]
-    ports = (traffic.destination, traffic.protocol, traffic.port)
-    if rule.ports and not any(port_matches(wanted, *ports) for wanted in rule.ports):
-        misses.append(Mismatch("ports", ports_mismatch(rule.ports, *ports)))
-    return tuple(misses)
+            found = [peer_mismatch(view, namespace, rule_peer, traffic.peer) for rule_peer in rule.peers]
+            mismatches += [Mismatch(f"{field}[{index}].{part}", text) for index, (part, text) in enumerate(found)]
+    connection = (traffic.destination, traffic.protocol, traffic.port)
+    if rule.ports and not any(port_matches(rule_port, *connection) for rule_port in rule.ports):
+        mismatches.append(Mismatch("ports", ports_mismatch(rule.ports, *connection)))
+    return tuple(mismatches)
 
 
-def peer_mismatch(view: PolicyView, namespace: str, wanted: Peer, peer: Endpoint) -> tuple[str, str]:
-    """The first term of a NetworkPolicy's peer that fails, and why."""
-    if wanted.ip_block is not None:
-        return "ipBlock", block_mismatch(wanted.ip_block, peer.ip)
-    first = "podSelector" if wanted.namespaces is None else "namespaceSelector"
+def peer_mismatch(view: PolicyView, namespace: str, rule_peer: Peer, peer: Endpoint) -> tuple[str, str]:
+    """Return the first part of a NetworkPolicy's peer that fails, and why."""
+    if rule_peer.ip_block is not None:
+        return "ipBlock", block_mismatch(rule_peer.ip_block, peer.ip)
+    first = "podSelector" if rule_peer.namespaces is None else "namespaceSelector"
     if peer.pod is None or peer.pod.host_network:
-        return first, _no_pod(peer)
-    if wanted.namespaces is None:
+        return first, _not_a_pod(peer)
+    if rule_peer.namespaces is None:
         if peer.pod.namespace != namespace:
-            return first, f"means pods of namespace {namespace}, and {peer.pod.key} is in {peer.pod.namespace}"
-    elif not namespace_matches(view, wanted.namespaces, peer.pod.namespace):
-        return first, _namespace_miss(view, wanted.namespaces, peer.pod)
-    return "podSelector", selector_mismatch(wanted.pods or Selector(), peer.pod.labels, f"pod {peer.pod.key}")
+            return first, f"selects only pods of namespace {namespace}, but {peer.pod.key} is in {peer.pod.namespace}"
+    elif not namespace_matches(view, rule_peer.namespaces, peer.pod.namespace):
+        return first, _namespace_mismatch(view, rule_peer.namespaces, peer.pod)
+    pods = rule_peer.pods or Selector()
+    return "podSelector", selector_mismatch(pods, peer.pod.labels, f"pod {peer.pod.key}")
 
 
-def cluster_peer_mismatch(view: PolicyView, wanted: Peer, peer: Endpoint) -> tuple[str, str]:
-    """The first term of a ClusterNetworkPolicy's peer that fails, and why."""
-    if wanted.ip_block is not None:
-        return "networks", block_mismatch(wanted.ip_block, peer.ip)
-    if wanted.nodes is not None:
-        return "nodes", node_mismatch(view, wanted.nodes, peer)
-    kind = "pods" if wanted.pods and wanted.pods.requirements else "namespaces"
+def cluster_peer_mismatch(view: PolicyView, rule_peer: Peer, peer: Endpoint) -> tuple[str, str]:
+    """Return the first part of a ClusterNetworkPolicy's peer that fails, and why."""
+    if rule_peer.ip_block is not None:
+        return "networks", block_mismatch(rule_peer.ip_block, peer.ip)
+    if rule_peer.nodes is not None:
+        return "nodes", node_mismatch(view, rule_peer.nodes, peer)
+    part = "pods" if rule_peer.pods and rule_peer.pods.requirements else "namespaces"
     if peer.pod is None or peer.pod.host_network:
-        return kind, _no_pod(peer)
-    if wanted.namespaces is not None and not namespace_matches(view, wanted.namespaces, peer.pod.namespace):
-        return kind, _namespace_miss(view, wanted.namespaces, peer.pod)
-    return kind, selector_mismatch(wanted.pods or Selector(), peer.pod.labels, f"pod {peer.pod.key}")
+        return part, _not_a_pod(peer)
+    if rule_peer.namespaces is not None and not namespace_matches(view, rule_peer.namespaces, peer.pod.namespace):
+        return part, _namespace_mismatch(view, rule_peer.namespaces, peer.pod)
+    return part, selector_mismatch(rule_peer.pods or Selector(), peer.pod.labels, f"pod {peer.pod.key}")
 
 
-def _no_pod(peer: Endpoint) -> str:
-    return f"selects pods, and {peer.ip} is no pod's own address"
+def _not_a_pod(peer: Endpoint) -> str:
+    return f"selects pods, but {peer.ip} is not a pod's own address"
 
 
-def _namespace_miss(view: PolicyView, wanted: Selector, pod: Pod) -> str:
-    found = view.namespaces.get(Name("", pod.namespace))
-    if found is None:
-        return f"wants {selector_text(wanted)}, and namespace {pod.namespace} is not known"
-    return selector_mismatch(wanted, found.labels, f"namespace {found.name}")
+def _namespace_mismatch(view: PolicyView, selector: Selector, pod: Pod) -> str:
+    namespace = view.namespaces.get(Name("", pod.namespace))
+    if namespace is None:
+        return f"requires {selector_text(selector)}, but namespace {pod.namespace} is not known"
+    return selector_mismatch(selector, namespace.labels, f"namespace {namespace.name}")
 
 
-def node_mismatch(view: PolicyView, wanted: Selector, peer: Endpoint) -> str:
-    """Why an address is none of the nodes' that are selected."""
+def node_mismatch(view: PolicyView, selector: Selector, peer: Endpoint) -> str:
+    """Return why an address is not that of a node which the selector selects."""
     for node in view.nodes.values():
         if peer.ip in node.ips and (peer.pod is None or peer.pod.host_network):
-            return selector_mismatch(wanted, node.labels, f"node {node.name}")
-    return f"selects nodes, and {peer.ip} is no node's address"
+            return selector_mismatch(selector, node.labels, f"node {node.name}")
+    return f"selects nodes, but {peer.ip} is not a node's address"
 
 
 def selector_mismatch(selector: Selector, labels: Labels, who: str) -> str:
-    """The requirements that do not hold, and what is there instead."""
+    """Return the requirements that the labels do not meet, and the labels that are there instead."""
     failed = [one for one in selector.requirements if not selectors.requirement_matches(one, labels)]
-    wanted = ", ".join(requirement_text(one) for one in failed)
-    found = ", ".join(dict.fromkeys(_label(one.key, labels) for one in failed))
-    return f"wants {wanted}, and {who} has {found}"
+    required = _listed(requirement_text(requirement) for requirement in failed)
+    present = _listed(dict.fromkeys(_label_text(requirement.key, labels) for requirement in failed))
+    return f"requires {required}, but {who} has {present}"
 
 
-def _label(key: str, labels: Labels) -> str:
+def _label_text(key: str, labels: Labels) -> str:
     return f"{key}={labels[key]}" if key in labels else f"no label {key}"
 
 
 def block_mismatch(block: IPBlock, ip: str) -> str:
-    """Why an address is not in a block, or in which hole of it."""
+    """Return why an IP block does not contain an address."""
     address, cidr = ipaddress.ip_address(ip), ipaddress.ip_network(block.cidr)
     if address.version != cidr.version:
-        return f"{block.cidr} is IPv{cidr.version}, and {ip} is IPv{address.version}"
-    for hole in block.excepts:
-        if address in cidr and address in ipaddress.ip_network(hole):
-            return f"{ip} is in the exception {hole} of {block.cidr}"
+        return f"{block.cidr} is IPv{cidr.version}, but {ip} is IPv{address.version}"
+    for exception in block.excepts:
+        if address in cidr and address in ipaddress.ip_network(exception):
+            return f"{ip} is in the exception {exception} of {block.cidr}"
     return f"{ip} is not in {block.cidr}"
 
 
 def ports_mismatch(ports: Sequence[PolicyPort], destination: Pod | None, protocol: Protocol | None, port: int) -> str:
-    """What the rule wants instead of the port, and what its names mean at the destination."""
+    """Return which ports the rule lists instead, and what its port names mean at the destination."""
     if protocol is None:
-        return f"a rule with ports never matches {ICMP}, which has none: {_listed(map(port_text, ports))}"
-    wanted = [_resolved(one, destination) for one in ports]
-    return f"port {port}/{protocol.name} is not among {_listed(wanted)}"
+        return f"a rule with ports never matches {ICMP}, which has no ports: {_listed(map(port_text, ports))}"
+    listed = [_resolved_port_text(rule_port, destination) for rule_port in ports]
+    return f"port {port}/{protocol.name} is not among {_listed(listed)}"
 
 
-def _resolved(wanted: PolicyPort, destination: Pod | None) -> str:
-    """A port, and if it is a name, its numbers at the destination."""
-    if not isinstance(wanted.port, str):
-        return port_text(wanted)
+def _resolved_port_text(rule_port: PolicyPort, destination: Pod | None) -> str:
+    """Return a port of a rule, and for a port name also its numbers at the destination."""
+    if not isinstance(rule_port.port, str):
+        return port_text(rule_port)
     if destination is None:
-        return f"{port_text(wanted)} (the destination is no pod: a name is no port of it)"
-    numbers = sorted(resolve_named_port(destination.ports, wanted.port, wanted.protocol))
+        return f"{port_text(rule_port)} (the destination is not a pod, so the name means no port)"
+    numbers = sorted(resolve_named_port(destination.ports, rule_port.port, rule_port.protocol))
     meaning = f"{_listed(map(str, numbers))} on" if numbers else "no such port on"
-    return f"{port_text(wanted)} ({meaning} pod {destination.key})"
+    return f"{port_text(rule_port)} ({meaning} pod {destination.key})"
 
 
 def _listed(texts: Iterable[str]) -> str:
@@ -170,48 +173,55 @@ def _listed(texts: Iterable[str]) -> str:
 
 
 def rule_text(view: PolicyView, namespace: str, rule: Rule | ClusterRule, traffic: Traffic) -> str:
-    """A rule that matches: the peers by which it does, and all its ports."""
-    side = "from" if traffic.direction is Direction.INGRESS else "to"
-    hits = [peer_text(one, namespace) for one in rule.peers if peer_matches(view, namespace, one, traffic.peer)]
-    by = f"{side} {' and '.join(hits) or 'anywhere'}"
-    return f"{by}, port {_listed(map(port_text, rule.ports))}" if rule.ports else f"{by}, every port and protocol"
+    """Return a matching rule in words: those of its peers that match, and all its ports."""
+    field = "from" if traffic.direction is Direction.INGRESS else "to"
+    matching = [
+        peer_text(rule_peer, namespace)
+        for rule_peer in rule.peers
+        if peer_matches(view, namespace, rule_peer, traffic.peer)
+    ]
+    peers = f"{field} {' and '.join(matching) or 'anywhere'}"
+    if not rule.ports:
+        return f"{peers}, every port and protocol"
+    return f"{peers}, port {_listed(map(port_text, rule.ports))}"
 
 
 def peer_text(peer: Peer, namespace: str) -> str:
-    """Whom a peer means."""
+    """Return one peer of a rule in words. ``namespace`` is the policy's."""
     if peer.ip_block is not None:
-        holes = f" except {_listed(peer.ip_block.excepts)}" if peer.ip_block.excepts else ""
-        return f"{peer.ip_block.cidr}{holes}"
+        exceptions = f" except {_listed(peer.ip_block.excepts)}" if peer.ip_block.excepts else ""
+        return f"{peer.ip_block.cidr}{exceptions}"
     if peer.nodes is not None:
         return f"nodes {selector_text(peer.nodes)}" if peer.nodes.requirements else "every node"
     pods = "all pods" if peer.pods is None or not peer.pods.requirements else f"pods {selector_text(peer.pods)}"
     if peer.namespaces is None:
         return f"{pods} in namespace {namespace}"
-    wanted = peer.namespaces
-    return f"{pods} in {'every namespace' if not wanted.requirements else f'namespaces {selector_text(wanted)}'}"
+    if not peer.namespaces.requirements:
+        return f"{pods} in every namespace"
+    return f"{pods} in namespaces {selector_text(peer.namespaces)}"
 
 
 def port_text(port: PolicyPort) -> str:
-    """A port as people write it: ``443/TCP``, ``8000-8080/TCP``, ``http/TCP``, ``any/UDP``."""
+    """Return a port as people write it: ``443/TCP``, ``8000-8080/TCP``, ``http/TCP``, ``any/UDP``."""
     number = "any" if port.port is None else str(port.port)
     last = f"-{port.end_port}" if port.end_port not in (None, port.port) else ""
     return f"{number}{last}/{port.protocol.name}"
 
 
 def selector_text(selector: Selector) -> str:
-    """A selector as people write it: ``app=web, tier in (a, b), !old``."""
-    return _listed(requirement_text(one) for one in selector.requirements) or "any labels"
+    """Return a selector as people write it: ``app=web, tier in (a, b), no label old``."""
+    return _listed(requirement_text(requirement) for requirement in selector.requirements) or "any labels"
 
 
-def requirement_text(one: Requirement) -> str:
-    """One requirement, as kubectl writes it."""
-    values = _listed(one.values)
-    match one.operator:
+def requirement_text(requirement: Requirement) -> str:
+    """Return one requirement, as kubectl writes it where kubectl's form is clear."""
+    key, values = requirement.key, _listed(requirement.values)
+    match requirement.operator:
         case Operator.IN:
-            return f"{one.key}={values}" if len(one.values) == 1 else f"{one.key} in ({values})"
+            return f"{key}={values}" if len(requirement.values) == 1 else f"{key} in ({values})"
         case Operator.NOT_IN:
-            return f"{one.key}!={values}" if len(one.values) == 1 else f"{one.key} notin ({values})"
+            return f"{key}!={values}" if len(requirement.values) == 1 else f"{key} notin ({values})"
         case Operator.EXISTS:
-            return f"{one.key} (any value)"
+            return f"{key} (any value)"
         case Operator.DOES_NOT_EXIST:
-            return f"no label {one.key}"
+            return f"no label {key}"

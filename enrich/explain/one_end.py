@@ -1,7 +1,4 @@
-"""Why one end of a connection lets it be or not: the engine's decision, in words, with an account of every policy.
-
-The decision is :func:`enrich.policy.decide.decide`'s own and never made again here.
-"""
+"""Explains the decision at one end of a connection: the verdict in words, with an account of every policy."""
 
 from __future__ import annotations
 
@@ -11,7 +8,7 @@ from typing import Final
 
 import msgspec
 
-from enrich.explain.accounts import NonSelectingPolicy, TierAccount, tier_accounts, unselecting
+from enrich.explain.accounts import NonSelectingPolicy, TierAccount, non_selecting_policies, tier_accounts
 from enrich.model import Name, Protocol
 from enrich.policy.decide import Decision, Traffic, decide, is_audited
 from enrich.policy.matching import Direction, Endpoint, PolicyView
@@ -19,10 +16,10 @@ from enrich.wire.batch import PolicyRef, Reason, Verdict
 
 
 class EndDecision(msgspec.Struct, frozen=True, kw_only=True):
-    """What the policies of one end say."""
+    """What the policies of one end decide."""
 
     direction: str
-    """egress of the source, ingress of the destination."""
+    """egress for the source, ingress for the destination."""
     namespace: str
     pod: str
     node: str
@@ -33,16 +30,16 @@ class EndDecision(msgspec.Struct, frozen=True, kw_only=True):
     text: str
     """The verdict and its reason in words."""
     policies: tuple[PolicyRef, ...]
-    """Those that decided, as in a flow record: all that allow, the one that denies, or all that isolate."""
+    """The policies that decided, as in a flow record: all that allow, the one that denies, or all that isolate."""
     tiers: tuple[TierAccount, ...]
-    """In the order in which they are asked; none where no policy is asked."""
+    """In the order in which they are asked; empty where no policy is asked."""
     unselecting: tuple[NonSelectingPolicy, ...]
-    """Policies of the pod's namespace and of the cluster that are not about this."""
+    """Policies of the pod's namespace, and ClusterNetworkPolicies, that do not apply."""
 
 
 @dataclass(frozen=True, slots=True)
 class Connection:
-    """A new connection. ``protocol`` None: ICMP, which has no port."""
+    """A new connection. ``protocol`` None means ICMP, which has no ports."""
 
     source: Endpoint
     destination: Endpoint
@@ -51,22 +48,22 @@ class Connection:
 
 
 def end_decisions(view: PolicyView, connection: Connection) -> tuple[EndDecision, ...]:
-    """What each end says that is a pod with policies of its own: egress of the source, ingress of the destination."""
+    """Return the decision at each end that is a pod: egress of the source, then ingress of the destination."""
     source, destination = connection.source, connection.destination
-    rest = (connection.protocol, connection.port)
+    protocol_and_port = (connection.protocol, connection.port)
     found = []
     if source.pod is not None:
-        found.append(_side(view, Traffic(source.pod, Direction.EGRESS, destination, *rest)))
+        found.append(_end_decision(view, Traffic(source.pod, Direction.EGRESS, destination, *protocol_and_port)))
     if destination.pod is not None:
-        found.append(_side(view, Traffic(destination.pod, Direction.INGRESS, source, *rest)))
+        found.append(_end_decision(view, Traffic(destination.pod, Direction.INGRESS, source, *protocol_and_port)))
     return tuple(found)
 
 
-def _side(view: PolicyView, traffic: Traffic) -> EndDecision:
+def _end_decision(view: PolicyView, traffic: Traffic) -> EndDecision:
     decision = _decide(view, traffic)
     audited = decision.verdict is Verdict.AUDIT
-    ingress_of_node = decision.reason is Reason.NODE and traffic.direction is Direction.INGRESS
-    asked = decision.reason is not Reason.SELF and not ingress_of_node
+    from_own_node = decision.reason is Reason.NODE and traffic.direction is Direction.INGRESS
+    policies_asked = decision.reason is not Reason.SELF and not from_own_node
     return EndDecision(
         direction=traffic.direction.name.lower(),
         namespace=traffic.subject.namespace,
@@ -74,10 +71,10 @@ def _side(view: PolicyView, traffic: Traffic) -> EndDecision:
         node=traffic.subject.node,
         verdict=decision.verdict.name.lower(),
         reason=decision.reason.name.lower(),
-        text=_audited(view, traffic, decision) if audited else _words(view, traffic, decision),
+        text=_audit_text(view, traffic, decision) if audited else _decision_text(view, traffic, decision),
         policies=decision.policies,
-        tiers=tier_accounts(view, traffic, decision, audited=audited) if asked else (),
-        unselecting=unselecting(view, traffic) if asked else (),
+        tiers=tier_accounts(view, traffic, decision, audited=audited) if policies_asked else (),
+        unselecting=non_selecting_policies(view, traffic) if policies_asked else (),
     )
 
 
@@ -86,7 +83,7 @@ def _decide(view: PolicyView, traffic: Traffic) -> Decision:
 
 
 def without_audited(view: PolicyView) -> PolicyView:
-    """The same cluster without the policies that are audited."""
+    """Return the same cluster without the policies in audit mode."""
     return replace(
         view,
         policies={name: policy for name, policy in view.policies.items() if not is_audited(view, policy)},
@@ -94,59 +91,63 @@ def without_audited(view: PolicyView) -> PolicyView:
     )
 
 
-def _words(view: PolicyView, traffic: Traffic, decision: Decision) -> str:
-    return _WORDS[decision.reason](view, traffic, decision)
+# --- decisions in words
 
 
-def _audited(view: PolicyView, traffic: Traffic, decision: Decision) -> str:
-    """Enforcing would give the decision's reason; what passes it today is what the rest says."""
-    today = _decide(without_audited(view), traffic)
-    return f"passes, audited: would be {_words(view, traffic, decision)}. As it is, {_words(view, traffic, today)}"
+def _decision_text(view: PolicyView, traffic: Traffic, decision: Decision) -> str:
+    return _TEXTS[decision.reason](view, traffic, decision)
 
 
-def _by_policy(view: PolicyView, _traffic: Traffic, decision: Decision) -> str:
-    return f"{'denied' if decision.reason is Reason.EXPLICIT_DENY else 'allowed'} by {_names(view, decision)}"
+def _audit_text(view: PolicyView, traffic: Traffic, decision: Decision) -> str:
+    """Return what enforcement would bring, which is the audit's reason, and why the connection passes today."""
+    enforced = _decision_text(view, traffic, decision)
+    today = _decision_text(view, traffic, _decide(without_audited(view), traffic))
+    return f"passes in audit mode. Enforced, it would be {enforced}. Today it is {today}"
 
 
-def _by_default(_view: PolicyView, _traffic: Traffic, decision: Decision) -> str:
+def _policy_text(view: PolicyView, _traffic: Traffic, decision: Decision) -> str:
+    return f"{'denied' if decision.reason is Reason.EXPLICIT_DENY else 'allowed'} by {_policy_names(view, decision)}"
+
+
+def _default_deny_text(_view: PolicyView, _traffic: Traffic, decision: Decision) -> str:
     count = len(decision.policies)
-    return (
-        f"denied by default: {count} {'policies isolate' if count > 1 else 'policy isolates'} it, and no rule matches"
-    )
+    if count == 1:
+        return "denied by default: 1 policy isolates the pod, and none of its rules matches"
+    return f"denied by default: {count} policies isolate the pod, and none of their rules matches"
 
 
-def _no_policy(_view: PolicyView, traffic: Traffic, _decision: Decision) -> str:
-    return f"allowed: no policy isolates it for {traffic.direction.name.lower()}"
+def _no_policy_text(_view: PolicyView, traffic: Traffic, _decision: Decision) -> str:
+    return f"allowed: no policy isolates the pod for {traffic.direction.name.lower()}"
 
 
-def _own_node(_view: PolicyView, traffic: Traffic, _decision: Decision) -> str:
+def _own_node_text(_view: PolicyView, traffic: Traffic, _decision: Decision) -> str:
     if traffic.direction is Direction.EGRESS:
         return f"allowed: a pod always reaches its own node, {traffic.subject.node}"
     return (
-        f"allowed: the pod's own node, {traffic.subject.node}, always reaches it (what a NodePort masquerades to the "
-        "node's address is judged by its true source)"
+        f"allowed: a pod's own node, {traffic.subject.node}, always reaches it (a NodePort connection that is "
+        "masqueraded to the node's address is judged by its original source)"
     )
 
 
-def _itself(_view: PolicyView, _traffic: Traffic, _decision: Decision) -> str:
+def _self_text(_view: PolicyView, _traffic: Traffic, _decision: Decision) -> str:
     return "allowed: a pod always reaches itself"
 
 
-def _names(view: PolicyView, decision: Decision) -> str:
+def _policy_names(view: PolicyView, decision: Decision) -> str:
     rules: dict[str, list[str]] = {}
     for ref in decision.policies:
         cluster_policy = view.cluster_policies.get(Name("", ref.name)) if not ref.namespace else None
-        where = f"{cluster_policy.tier.name.title()} tier, " if cluster_policy else ""
-        name = f"{ref.kind} {ref.name} ({where}" if cluster_policy else f"{ref.namespace}/{ref.name} ("
+        tier = f"{cluster_policy.tier.name.title()} tier, " if cluster_policy else ""
+        name = f"{ref.kind} {ref.name} ({tier}" if cluster_policy else f"{ref.namespace}/{ref.name} ("
         rules.setdefault(name, []).append(str(ref.rule))
     return ", ".join(f"{name}rule{'s' * (len(found) > 1)} {', '.join(found)})" for name, found in rules.items())
 
 
-_WORDS: Final[dict[Reason, Callable[[PolicyView, Traffic, Decision], str]]] = {
-    Reason.POLICY: _by_policy,
-    Reason.EXPLICIT_DENY: _by_policy,
-    Reason.DEFAULT_DENY: _by_default,
-    Reason.NO_POLICY: _no_policy,
-    Reason.NODE: _own_node,
-    Reason.SELF: _itself,
+_TEXTS: Final[dict[Reason, Callable[[PolicyView, Traffic, Decision], str]]] = {
+    Reason.POLICY: _policy_text,
+    Reason.EXPLICIT_DENY: _policy_text,
+    Reason.DEFAULT_DENY: _default_deny_text,
+    Reason.NO_POLICY: _no_policy_text,
+    Reason.NODE: _own_node_text,
+    Reason.SELF: _self_text,
 }

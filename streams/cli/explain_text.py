@@ -60,7 +60,7 @@ def _side(side: EndDecision, answer: AddressPairAnswer) -> Iterator[Line]:
     tiers = [tier for tier in side.tiers if tier.policies]
     alone = [tier.tier for tier in tiers] == ["NetworkPolicy"]
     if side.verdict == AUDIT:
-        yield 1, "bold", "Were the audited policies enforced:"
+        yield 1, "bold", "If the audited policies were enforced:"
     for tier in tiers:
         if not alone:
             yield 1, "bold", f"{tier.tier} tier{'' if tier.asked else ' is not asked'}: {_outcome(tier)}"
@@ -71,7 +71,7 @@ def _side(side: EndDecision, answer: AddressPairAnswer) -> Iterator[Line]:
     meant = side.verdict == DENY or (side.reason == "no_policy" and answer.verdict == ALLOW)
     rest = side.unselecting if meant else ()
     if rest:
-        yield 1, "dim", "not about this:"
+        yield 1, "dim", "policies that do not apply:"
     for other in rest[:_MOST]:
         yield 2, "dim", f"{_named(other)}: {other.text}"
     if len(rest) > _MOST:
@@ -88,7 +88,7 @@ def _outcome(tier: TierAccount) -> str:
         case "pass":
             return f"{would}pass it on" if would else "passes it on to the next tier"
         case "node":
-            return "isolates the pod, and its own node is allowed all the same"
+            return "isolates the pod, but a pod always reaches its own node"
         case _:
             return "no rule matches" if tier.policies[0].kind == "ClusterNetworkPolicy" else "nothing is enforced"
 
@@ -100,7 +100,7 @@ def _named(one: PolicyAccount | NonSelectingPolicy) -> str:
 def _policy(account: PolicyAccount, side: EndDecision, depth: int) -> Iterator[Line]:
     about = [] if account.priority is None else [f"priority {account.priority}"]
     if account.audit:
-        about.append("audited, takes no part" if account.left_out else "audited")
+        about.append("audited, takes no part in this verdict" if account.left_out else "audited")
     name = f"{_named(account)} ({', '.join(about)})" if about else _named(account)
     if not account.rules:
         yield depth, "", f"{name}: has no {side.direction} rule, so it isolates and allows nothing"
@@ -115,12 +115,12 @@ def _rule(rule: RuleAccount, depth: int, *, left_out: bool) -> Iterator[Line]:
     name = f"rule {rule.rule}{named}{f', {rule.action},' if rule.action else ''}"
     if rule.matched and rule.shadowed_by is not None:
         by = rule.shadowed_by
-        yield depth, "dim", f"{name} matches, after rule {by.rule} of {by.name} has taken it: {rule.text}"
+        yield depth, "dim", f"{name} matches, but rule {by.rule} of {by.name} has decided before: {rule.text}"
     elif rule.matched:
         yield depth, "dim" if left_out else "red" if rule.action == "Deny" else "green", f"{name} matches: {rule.text}"
     else:
         misses = list(_few(rule.failed))
-        yield depth, "yellow", f"{name} does not: {misses[0]}" if len(misses) == 1 else f"{name} does not:"
+        yield depth, "yellow", f"{name} does not match: {misses[0]}" if len(misses) == 1 else f"{name} does not match:"
         for miss in misses if len(misses) > 1 else ():
             yield depth + 1, "yellow", miss
 

@@ -40,7 +40,8 @@ def test_the_verdict_follows_the_servers_policies(api: ApiServer) -> None:
     after = explain(api, "admin", "default/client", "default/server:http")
     assert (after.returncode, after.stderr) == (1, "")
     assert (
-        "default/only-9090: no rule matches\n    rule 0 does not: port 8080/TCP is not among 9090/TCP" in after.stdout
+        "default/only-9090: no rule matches\n    rule 0 does not match: port 8080/TCP is not among 9090/TCP"
+        in after.stdout
     )
     api.patch(f"{POLICIES}/only-9090", {"metadata": {"annotations": {"kubeweir.io/mode": "adit"}}})
     wrong = explain(api, "admin", "default/client", "default/server:http")

@@ -46,9 +46,9 @@ def test_denied_is_1_and_says_which_term_failed() -> None:
     done = weir(REPORT, "data/db-0:5432")
     assert (done.returncode, done.stderr) == (1, "")
     assert done.stdout.startswith(f"DENIED  {REPORT} -> data/db-0, port 5432/TCP\ndenied at the source (egress) and")
-    assert "    rule 0 does not: port 5432/TCP is not among 53/UDP\n" in done.stdout
-    wants = "from[0].namespaceSelector wants team=storefront, and namespace batch has team=analytics"
-    assert f"  data/db-from-api: no rule matches\n    rule 0 does not: {wants}\n" in done.stdout
+    assert "    rule 0 does not match: port 5432/TCP is not among 53/UDP\n" in done.stdout
+    wants = "from[0].namespaceSelector requires team=storefront, but namespace batch has team=analytics"
+    assert f"  data/db-from-api: no rule matches\n    rule 0 does not match: {wants}\n" in done.stdout
     assert "\x1b" not in done.stdout, "plain where it is no terminal"
 
 
@@ -109,12 +109,12 @@ spec:
     denied = weir("--source", origin, REPORT, "data/db-0:5432")
     assert denied.returncode == 1
     assert "ingress of data/db-0: denied by ClusterNetworkPolicy guard-data (Admin tier, rule 1)" in denied.stdout
-    assert "rule 0, Accept, matches, after rule 1 of guard-data has taken it" in denied.stdout
+    assert "rule 0, Accept, matches, but rule 1 of guard-data has decided before" in denied.stdout
     assert "  NetworkPolicy tier is not asked: would deny it\n" in denied.stdout
     audited = weir("--source", origin, API, "data/db-0:5432")
     assert audited.returncode == 0
     assert audited.stdout.startswith("AUDIT  ")
-    assert "would be denied by ClusterNetworkPolicy trial (Admin tier, rule 0). As it is, allowed by" in audited.stdout
+    assert "would be denied by ClusterNetworkPolicy trial (Admin tier, rule 0). Today it is allowed" in audited.stdout
     assert "  Admin tier: passes it on to the next tier\n" in audited.stdout
 
 
@@ -134,13 +134,13 @@ spec: {podSelector: {}, ingress: [{from: [{ipBlock: {cidr: 10.244.0.0/16}}]}]}
         "it depends on the address: 10.244.0.10 allowed, fd44::10 denied",
     ]
     assert "fd44::30 -> fd44::10: DENIED" in lines
-    assert "    rule 0 does not: from[0].ipBlock 10.244.0.0/16 is IPv4, and fd44::30 is IPv6" in lines
+    assert "    rule 0 does not match: from[0].ipBlock 10.244.0.0/16 is IPv4, but fd44::30 is IPv6" in lines
 
 
 def test_a_denial_shows_the_policies_that_may_have_been_meant() -> None:
     lines = weir(WEB, "data/db-0:postgres").stdout.splitlines()
-    assert "    shop/api-to-db: podSelector wants app=api, and the pod has app=web" in lines
-    assert "    shop/web-from-outside: is about ingress only" in lines
+    assert "    shop/api-to-db: podSelector requires app=api, but the pod has app=web" in lines
+    assert "    shop/web-from-outside: applies to ingress only" in lines
 
 
 @pytest.mark.parametrize(

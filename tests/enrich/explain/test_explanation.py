@@ -113,31 +113,31 @@ A_TEAM, B_TEAM = Peer(selector(team="a")), Peer(selector(team="b"))
     [
         (
             Rule((Peer(selector(team="a")),)),
-            [("from[0].namespaceSelector", "wants team=a, and namespace shop has team=b")],
+            [("from[0].namespaceSelector", "requires team=a, but namespace shop has team=b")],
         ),
         (
             Rule((Peer(selector(team="b"), selector(app="api")), Peer(None, selector(app="web")))),
             [
-                ("from[0].podSelector", "wants app=api, and pod shop/web has app=web"),
-                ("from[1].podSelector", "means pods of namespace data, and shop/web is in shop"),
+                ("from[0].podSelector", "requires app=api, but pod shop/web has app=web"),
+                ("from[1].podSelector", "selects only pods of namespace data, but shop/web is in shop"),
             ],
         ),
         (
             Rule((Peer(Selector((Requirement("tier", Operator.EXISTS), Requirement("app", Operator.NOT_IN, ("web",)))),
                        None),)),
-            [("from[0].namespaceSelector", "wants tier (any value), and namespace shop has no label tier")],
+            [("from[0].namespaceSelector", "requires tier (any value), but namespace shop has no label tier")],
         ),
         (
             Rule((Peer(Selector(), Selector((Requirement("app", Operator.DOES_NOT_EXIST),
                                              Requirement("x", Operator.IN, ("1", "2"))))),)),
-            [("from[0].podSelector", "wants no label app, x in (1, 2), and pod shop/web has app=web, no label x")],
+            [("from[0].podSelector", "requires no label app, x in (1, 2), but pod shop/web has app=web, no label x")],
         ),
         (Rule((Peer(ip_block=IPBlock("192.0.2.0/24")),)), [("from[0].ipBlock", "10.0.0.1 is not in 192.0.2.0/24")]),
         (
             Rule((Peer(ip_block=IPBlock("0.0.0.0/0", ("10.0.0.0/8",))),)),
             [("from[0].ipBlock", "10.0.0.1 is in the exception 10.0.0.0/8 of 0.0.0.0/0")],
         ),
-        (Rule((Peer(ip_block=IPBlock("::/0")),)), [("from[0].ipBlock", "::/0 is IPv6, and 10.0.0.1 is IPv4")]),
+        (Rule((Peer(ip_block=IPBlock("::/0")),)), [("from[0].ipBlock", "::/0 is IPv6, but 10.0.0.1 is IPv4")]),
         (
             Rule((), (PolicyPort(Protocol.TCP, 443), PolicyPort(Protocol.UDP, 8000, 8080), PolicyPort(Protocol.SCTP))),
             [("ports", "port 80/TCP is not among 443/TCP, 8000-8080/UDP, any/SCTP")],
@@ -150,7 +150,7 @@ A_TEAM, B_TEAM = Peer(selector(team="a")), Peer(selector(team="b"))
         (
             Rule((A_TEAM,), (PolicyPort(Protocol.TCP, 443),)),
             [
-                ("from[0].namespaceSelector", "wants team=a, and namespace shop has team=b"),
+                ("from[0].namespaceSelector", "requires team=a, but namespace shop has team=b"),
                 ("ports", "port 80/TCP is not among 443/TCP"),
             ],
         ),
@@ -167,8 +167,8 @@ def test_an_address_is_no_pod_and_a_host_network_pod_is_its_node() -> None:
     rule = Rule((Peer(Selector()), Peer(None, Selector())))
     for source, address in (("8.8.8.8", "8.8.8.8"), ("shop/host", "192.0.2.2"), ("192.0.2.2", "192.0.2.2")):
         assert misses(rule, source) == [
-            ("from[0].namespaceSelector", f"selects pods, and {address} is no pod's own address"),
-            ("from[1].podSelector", f"selects pods, and {address} is no pod's own address"),
+            ("from[0].namespaceSelector", f"selects pods, but {address} is not a pod's own address"),
+            ("from[1].podSelector", f"selects pods, but {address} is not a pod's own address"),
         ]
 
 
@@ -176,12 +176,12 @@ def test_a_port_name_is_no_port_of_an_address() -> None:
     policy = NetworkPolicy("shop", "p", "u", Selector(), egress=(Rule((), (PolicyPort(Protocol.TCP, "http"),)),))
     found = ask("shop/web", "8.8.8.8:8080", policy)
     text = found.answers[0].sides[0].tiers[1].policies[0].rules[0].failed[0].text
-    assert text == "port 8080/TCP is not among http/TCP (the destination is no pod: a name is no port of it)"
+    assert text == "port 8080/TCP is not among http/TCP (the destination is not a pod, so the name means no port)"
 
 
 def test_icmp_is_matched_by_rules_without_ports_only() -> None:
     (miss,) = misses(Rule((), (PolicyPort(Protocol.TCP),)), destination="data/db/ICMP")
-    assert miss == ("ports", "a rule with ports never matches ICMP, which has none: any/TCP")
+    assert miss == ("ports", "a rule with ports never matches ICMP, which has no ports: any/TCP")
     assert misses(Rule((Peer(Selector()),)), destination="data/db/icmp") == []
     assert ask("shop/web", "data/db/icmp", netpol("data/p", Rule())).verdict == "allow"
     assert ask("shop/web", "data/db/icmp", cnp("x", ClusterRule(Action.DENY, (Peer(Selector()),)))).verdict == "deny"
@@ -214,7 +214,7 @@ def test_tiers_in_order_with_what_took_passed_and_shadowed() -> None:
     assert [(rule.name, rule.matched, rule.shadowed_by) for rule in first.rules] == [
         ("own", False, None), ("", True, None),
     ]  # fmt: skip
-    assert first.rules[0].failed[0].text == "wants team=a, and namespace shop has team=b"
+    assert first.rules[0].failed[0].text == "requires team=a, but namespace shop has team=b"
     shadow = second.rules[0].shadowed_by
     assert shadow is not None
     assert (shadow.kind, shadow.name, shadow.rule) == ("ClusterNetworkPolicy", "first", 1)
@@ -231,9 +231,12 @@ def test_an_audited_policy_takes_no_part_and_is_shown() -> None:
 
 def test_what_would_be_denied_passes_and_both_answers_are_told() -> None:
     found = ask("shop/web", "data/db:80", netpol("data/np", audit=True))
-    assert (found.verdict, found.text) == ("audit", "passes, audited: would be denied at the destination (ingress)")
-    text = "passes, audited: would be denied by default: 1 policy isolates it, and no rule matches. "
-    assert the_side(found).text == text + "As it is, allowed: no policy isolates it for ingress"
+    assert found.verdict == "audit"
+    assert found.text == "passes in audit mode: enforced, it would be denied at the destination (ingress)"
+    assert the_side(found).text == (
+        "passes in audit mode. Enforced, it would be denied by default: 1 policy isolates the pod, and none of its "
+        "rules matches. Today it is allowed: no policy isolates the pod for ingress"
+    )
 
 
 def test_a_policy_that_misses_the_pod_by_a_label_is_told() -> None:
@@ -244,9 +247,9 @@ def test_a_policy_that_misses_the_pod_by_a_label_is_told() -> None:
     side = the_side(ask("shop/web", "data/db:80", netpol("data/typo", pods=selector(app="bd")), egress_only, other))
     assert side.reason == "no_policy"
     assert [(one.name, one.text) for one in side.unselecting] == [
-        ("out", "is about egress only"),
-        ("typo", "podSelector wants app=bd, and the pod has app=db"),
-        ("c", "subject wants team=z, and namespace data has team=a"),
+        ("out", "applies to egress only"),
+        ("typo", "podSelector requires app=bd, but the pod has app=db"),
+        ("c", "subject requires team=z, but namespace data has team=a"),
     ]
 
 
@@ -257,24 +260,26 @@ def test_a_policy_that_misses_the_pod_by_a_label_is_told() -> None:
     ("source", "destination", "verdict", "text"),
     [
         ("shop/web", "data/db:80", "allow", "allowed"),
-        ("shop/wep", "data/db:80", "unknown", "there is no pod shop/wep; near it: shop/web"),
-        ("data/web", "data/db:80", "unknown", "there is no pod data/web; near it: shop/web"),
+        ("shop/wep", "data/db:80", "unknown", "there is no pod shop/wep; did you mean shop/web?"),
+        ("data/web", "data/db:80", "unknown", "there is no pod data/web; did you mean shop/web?"),
         ("none/zzzz", "data/db:80", "unknown",
-         "there is no pod none/zzzz, and no namespace none; there are data, shop"),
-        ("data/qqqqq", "data/db:80", "unknown", "there is no pod data/qqqqq; namespace data has data/db"),
+         "there is no pod none/zzzz, and no namespace none; known namespaces: data, shop"),
+        ("data/qqqqq", "data/db:80", "unknown", "there is no pod data/qqqqq; pods of namespace data: data/db"),
         ("shop/done", "data/db:80", "unknown",
          "shop/done has terminated (Succeeded or Failed): it has no address and no connections"),
         ("shop/web", "shop/young:80", "unknown",
          "shop/young has no address yet (status.podIPs): wait until it runs, or give the manifest a status"),
-        ("1.1.1.1", "2.2.2.2:80", "unknown", "neither 1.1.1.1 nor 2.2.2.2 is a pod: no policy judges this"),
-        ("192.0.2.1", "192.0.2.2:80", "unknown", "neither n1 nor n2 is a pod: no policy judges this"),
+        ("1.1.1.1", "2.2.2.2:80", "unknown",
+         "neither 1.1.1.1 nor 2.2.2.2 is a pod: policies apply to connections of pods only"),
+        ("192.0.2.1", "192.0.2.2:80", "unknown",
+         "neither n1 nor n2 is a pod: policies apply to connections of pods only"),
         ("shop/host", "192.0.2.1:80", "allow", "allowed: no policy applies to either end"),
         ("shop/four", "[fd00::2]:80", "unknown",
          "no address family in common: shop/four has 10.0.0.3, data/db has fd00::2"),
         ("10.96.0.1", "data/db:80", "unknown",
-         "10.96.0.1 is the address of Service data/db: connections come from pods, never from it"),
+         "10.96.0.1 is the address of Service data/db: connections come from pods, never from a Service"),
         ("shop/web", "data/db:web", "unknown",
-         "no TCP port is named 'web' on data/db, which has http=8080/TCP, dns=53/UDP; write the port's number"),
+         "no port is named 'web' (TCP) on data/db, which has http=8080/TCP, dns=53/UDP; write a port number"),
         ("shop/web", "data/db:dns/udp", "allow", "allowed"),
     ],
 )  # fmt: skip
@@ -286,7 +291,7 @@ def test_who_is_meant(source: str, destination: str, verdict: str, text: str) ->
 def test_a_service_is_judged_at_its_backends() -> None:
     found = ask("shop/web", "10.96.0.1:80")
     assert found.verdict == "unknown"
-    assert "Service data/db: it is judged after DNAT" in found.text
+    assert "Service data/db: policies are applied after DNAT" in found.text
 
 
 @pytest.mark.parametrize(
@@ -295,9 +300,9 @@ def test_a_service_is_judged_at_its_backends() -> None:
         ("10.0.0.1", "10.0.0.1 is pod shop/web"),
         ("::ffff:10.0.0.1", "10.0.0.1 is pod shop/web"),
         ("192.0.2.2", "192.0.2.2 is node n2: no policy selects a node"),
-        ("10.0.0.9", "10.0.0.9 was pod shop/done's, which has terminated: it is nobody's now"),
-        ("8.8.8.8", "8.8.8.8 is no pod's, node's or Service's known here: an outside address"),
-        ("shop/host", "shop/host has hostNetwork: to policies it is its node, n2, and none selects it"),
+        ("10.0.0.9", "10.0.0.9 was the address of pod shop/done, which has terminated: no pod has it now"),
+        ("8.8.8.8", "no known pod, node or Service has 8.8.8.8: it counts as an address outside the cluster"),
+        ("shop/host", "shop/host uses hostNetwork: policies see it as its node, n2, and no policy selects it"),
     ],
 )
 def test_notes_say_who_an_end_is(end: str, note: str) -> None:
