@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import tomllib
 
+from enrich.runtime.settings import described
+from tests.docs.generate import SETTINGS
 from tests.docs.pages import ROOT, page
 
 VERSION: str = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
@@ -25,3 +27,9 @@ def test_the_changelog_has_the_version_released() -> None:
     assert [version for version, _ in released] == sorted(
         (version for version, _ in released), key=lambda text: tuple(map(int, text.split("."))), reverse=True
     )
+
+
+def test_the_changelog_has_every_former_name_of_a_setting() -> None:
+    former = {(old, one.variable) for cls in SETTINGS for one in described(cls) for old in one.formerly}
+    listed = {(row[0].strip("`"), row[1].strip("`")) for row in page("CHANGELOG.md").rows("before")}
+    assert former - listed == set()
