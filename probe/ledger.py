@@ -1,9 +1,13 @@
-"""Numbers for what the kernel's maps refer to, each with one meaning for ever, in a ledger that outlives the probe.
+"""Gives permanent numbers to what the kernel's maps refer to, and keeps their meaning in a file.
 
-The ledger is a file of JSON lines, one a number, in a folder that lives as long as the pins do (both are gone after a
-reboot). A number is in the file before a map refers to it; a torn last line (the probe was killed while writing) was
-never in use and is dropped. Endpoints and rules carry what they stand for: a row that a killed probe left in the ring
-gets the pod and the policies that it was decided by.
+The kernel knows policy sets, rules, identities and endpoints by number only. A verdict that a killed probe left in the
+ring must be named by the pod and the policies that it was decided by, so a number keeps its one meaning as long as the
+maps are pinned. Example: rule 12 means NetworkPolicy shop/web-allow-api. The policy is deleted and another created; it
+gets rule 13, and 12 is never used again.
+
+The ledger is a file of JSON lines, one for each number, in a folder that is emptied by a reboot, as the pins are. A
+number is in the file before a map refers to it (:meth:`Ledger.flush`). If the probe is killed while it writes, the last
+line is torn: no map refers to its number yet, so it is dropped.
 """
 
 from __future__ import annotations
@@ -13,25 +17,28 @@ from typing import Any, Final, Self
 
 import orjson
 
+from enrich.wire.batch import EndpointRef, PolicyRef
+
 KINDS: Final = ("identity", "set", "row", "rule", "endpoint")
-"""What is numbered, each from 1; 0 stands for none."""
+"""What is numbered, each kind from 1 on; 0 stands for none."""
 
 
 class Ledger:
-    """The ledger, in memory and on disk. One writer; :meth:`meaning` may be called from other threads."""
+    """The ledger in memory and on disk. One thread writes; any thread may call :meth:`meaning`."""
 
     def __init__(self, path: Path, entries: list[tuple[str, int, str, Any]]) -> None:
+        """Append to the file ``path``, whose ``entries`` are kind, number, signature and meaning."""
         self._by_signature: dict[tuple[str, str], int] = {}
         self._meanings: dict[tuple[str, int], Any] = {}
         self._next: dict[str, int] = dict.fromkeys(KINDS, 1)
         for kind, number, signature, meaning in entries:
             self._remember(kind, number, signature, meaning)
-        self._pending: list[bytes] = []
+        self._unwritten: list[bytes] = []
         self._file = path.open("ab")
 
     @classmethod
     def open(cls, path: Path) -> Self:
-        """Read a ledger back, or begin one."""
+        """Read the ledger in a file, or create it."""
         path.parent.mkdir(parents=True, exist_ok=True)
         text = path.read_bytes() if path.exists() else b""
         whole = text.rfind(b"\n") + 1
@@ -41,32 +48,36 @@ class Ledger:
         return cls(path, [tuple(orjson.loads(line)) for line in text[:whole].splitlines()])
 
     def number_of(self, kind: str, signature: str, meaning: Any = None) -> int:
-        """The number of what has this signature; a new one if there is none. In use only after :meth:`flush`."""
+        """Return the number of the thing with this signature, a new one if it has none.
+
+        ``meaning`` is kept with a new number; it is anything that JSON can hold. Call :meth:`flush` before a map refers
+        to the number.
+        """
         known = self._by_signature.get((kind, signature))
         if known is not None:
             return known
         number = self._next[kind]
         self._remember(kind, number, signature, meaning)
-        self._pending.append(orjson.dumps([kind, number, signature, meaning]) + b"\n")
+        self._unwritten.append(orjson.dumps([kind, number, signature, meaning]) + b"\n")
         return number
 
     def flush(self) -> None:
-        """Write what is new. Before any map refers to it."""
-        if self._pending:
-            self._file.write(b"".join(self._pending))
+        """Write the new numbers to the file."""
+        if self._unwritten:
+            self._file.write(b"".join(self._unwritten))
             self._file.flush()
-            self._pending.clear()
+            self._unwritten.clear()
 
     def meaning(self, kind: str, number: int) -> Any:
-        """What was given with the number, None where nothing was or it is not known."""
+        """Return what was kept with the number, None if nothing was or the number is unknown."""
         return self._meanings.get((kind, number))
 
     def reserve(self, kind: str, highest: int) -> None:
-        """Begin above ``highest``: numbers that maps refer to, but a ledger that was lost does not know."""
+        """Never give out the numbers up to ``highest``: maps refer to them, but a ledger that was lost has none."""
         self._next[kind] = max(self._next[kind], highest + 1)
 
     def close(self) -> None:
-        """Write what is new and close the file."""
+        """Write the new numbers and close the file."""
         self.flush()
         self._file.close()
 
@@ -75,3 +86,20 @@ class Ledger:
         if meaning is not None:
             self._meanings[kind, number] = meaning
         self._next[kind] = max(self._next[kind], number + 1)
+
+
+class LedgerReferences:
+    """Resolves the numbers in verdicts by the ledger; it is the batcher's ``References``."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+
+    def endpoint(self, number: int) -> EndpointRef | None:
+        """Return the pod of an endpoint number, None if it is unknown."""
+        meaning = self._ledger.meaning("endpoint", number)
+        return EndpointRef(**meaning) if meaning else None
+
+    def rule(self, number: int) -> list[PolicyRef] | None:
+        """Return the policies of a rule number, None if it is unknown."""
+        meaning = self._ledger.meaning("rule", number)
+        return [PolicyRef(**entry) for entry in meaning] if meaning is not None else None

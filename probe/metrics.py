@@ -1,4 +1,4 @@
-"""The probe's Prometheus metrics, read from its parts when they are asked for."""
+"""The probe's Prometheus metrics, read from its parts at each scrape."""
 
 from __future__ import annotations
 
@@ -17,60 +17,89 @@ from probe.kernel.maps import Maps
 
 
 class ProbeCollector(Collector):
-    """Everything that the probe counts."""
+    """All metrics of the probe, except those of its source of objects."""
 
-    def __init__(
-        self, agent: Agent, maps: Maps, ring: Ring, delivery: Drain, spool: Spool, publisher: Publisher
-    ) -> None:
-        self._agent, self._maps, self._ring = agent, maps, ring
-        self._delivery, self._spool, self._publisher = delivery, spool, publisher
+    def __init__(self, agent: Agent, maps: Maps, ring: Ring, drain: Drain, spool: Spool, publisher: Publisher) -> None:
+        self._agent, self._maps = agent, maps
+        self._ring, self._drain, self._spool, self._publisher = ring, drain, spool, publisher
 
     def collect(self) -> Iterator[Metric]:
-        """One pass over the parts."""
-        delivery, publisher = self._delivery, self._publisher
-        yield CounterMetricFamily("kubeweir_probe_verdicts", "Verdicts read from the ring", value=delivery.verdicts)
-        yield CounterMetricFamily("kubeweir_probe_batches", "Batches spooled", value=delivery.batches)
+        """Yield each metric with its value now."""
+        yield from self._export()
+        yield from self._losses()
+        yield from self._queues()
+        yield from self._policy()
+
+    def _export(self) -> Iterator[Metric]:
+        drain, publisher = self._drain, self._publisher
         yield CounterMetricFamily(
-            "kubeweir_probe_acked_batches", "Batches that Kafka acknowledged", value=publisher.acked_batches
+            "kubeweir_probe_verdicts", "Verdicts read from the kernel's ring buffer", value=drain.verdicts
+        )
+        yield CounterMetricFamily("kubeweir_probe_batches", "Batches appended to the spool", value=drain.batches)
+        yield CounterMetricFamily(
+            "kubeweir_probe_acked_batches", "Batches that Kafka has acknowledged", value=publisher.acked_batches
         )
         yield CounterMetricFamily(
-            "kubeweir_probe_acked_bytes", "Bytes of batches that Kafka acknowledged", value=publisher.acked_bytes
+            "kubeweir_probe_acked_bytes",
+            "Bytes of the batches that Kafka has acknowledged",
+            value=publisher.acked_bytes,
         )
+
+    def _losses(self) -> Iterator[Metric]:
         lost = CounterMetricFamily(
-            "kubeweir_probe_lost_verdicts", "Rows missing from the log, by reason", labels=["reason"]
+            "kubeweir_probe_lost_verdicts",
+            "Verdicts that are missing from the log, by reason; more than 0 means that records are incomplete",
+            labels=["reason"],
         )
-        for reason, total in delivery.lost().items():
+        for reason, total in self._drain.lost().items():
             lost.add_metric([reason], total)
         yield lost
-        kernel = CounterMetricFamily("kubeweir_probe_kernel_events", "What the programs count", labels=["event"])
+        events = CounterMetricFamily(
+            "kubeweir_probe_kernel_events", "Events that the kernel programs count, by event", labels=["event"]
+        )
         for counter, total in self._maps.counters().items():
-            kernel.add_metric([counter.name.lower()], total)
-        yield kernel
+            events.add_metric([counter.name.lower()], total)
+        yield events
+
+    def _queues(self) -> Iterator[Metric]:
+        ring, spool = self._ring, self._spool
         yield GaugeMetricFamily(
             "kubeweir_probe_ring_unread_verdicts",
-            "Rows in the ring that are not spooled yet",
-            value=self._ring.unread,
+            "Verdicts in the ring buffer that are not in the spool yet; at the capacity, verdicts are lost",
+            value=ring.unread,
         )
         yield GaugeMetricFamily(
-            "kubeweir_probe_ring_capacity_verdicts", "Rows that the ring can hold", value=self._ring.capacity
+            "kubeweir_probe_ring_capacity_verdicts", "Verdicts that the ring buffer can hold", value=ring.capacity
         )
         yield GaugeMetricFamily(
-            "kubeweir_probe_spool_batches", "Batches not acknowledged", value=self._spool.unacked_batches
+            "kubeweir_probe_spool_batches",
+            "Batches in the spool that Kafka has not acknowledged; growing means that Kafka is away or slow",
+            value=spool.unacked_batches,
         )
-        yield GaugeMetricFamily("kubeweir_probe_spool_bytes", "Bytes of the spool on disk", value=self._spool.size)
+        yield GaugeMetricFamily("kubeweir_probe_spool_bytes", "Bytes of the spool on disk", value=spool.size)
         yield GaugeMetricFamily(
-            "kubeweir_probe_spool_capacity_bytes", "Bytes that the spool may have", value=self._spool.max_bytes
+            "kubeweir_probe_spool_capacity_bytes",
+            "Bytes that the spool may take (WEIR_SPOOL_BYTES); then it removes its oldest verdicts",
+            value=spool.max_bytes,
         )
+
+    def _policy(self) -> Iterator[Metric]:
         binding = self._agent.binding
         yield GaugeMetricFamily(
             "kubeweir_probe_attached_pods", "Local pods whose interface is under policy", value=len(binding.bound)
         )
         yield GaugeMetricFamily(
-            "kubeweir_probe_unattached_pods", "Local pods without an interface", value=len(binding.waiting)
+            "kubeweir_probe_unattached_pods",
+            "Local pods that no interface is found for, so that their policy is not enforced; 0 once a pod has started",
+            value=len(binding.unattached),
         )
-        entries = GaugeMetricFamily("kubeweir_probe_map_entries", "Entries of a policy map", labels=["map"])
+        entries = GaugeMetricFamily(
+            "kubeweir_probe_map_entries", "Entries in a policy map of the kernel", labels=["map"]
+        )
         limits = GaugeMetricFamily(
-            "kubeweir_probe_map_capacity_entries", "Entries that a policy map can hold", labels=["map"]
+            "kubeweir_probe_map_capacity_entries",
+            "Entries that a policy map of the kernel can hold; a change that does not fit is not installed",
+            labels=["map"],
         )
         for name, (used, limit) in self._agent.usage().items():
             entries.add_metric([name], used)
@@ -78,5 +107,7 @@ class ProbeCollector(Collector):
         yield entries
         yield limits
         yield GaugeMetricFamily(
-            "kubeweir_probe_identities", "Classes of peers that policies tell apart", value=self._agent.identities
+            "kubeweir_probe_identities",
+            "Classes of peers that the policies in force tell apart; thousands mean selectors that overlap at random",
+            value=self._agent.identities,
         )

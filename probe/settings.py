@@ -1,4 +1,4 @@
-"""The probe's settings, from the environment."""
+"""The settings of `weir-probe`, read from environment variables."""
 
 from __future__ import annotations
 
@@ -12,70 +12,77 @@ from enrich.runtime.settings import setting
 
 @dataclass(frozen=True, slots=True)
 class Settings(KafkaSettings):
-    """Read once, passed in."""
+    """All settings of the probe; `main` reads them once and passes them to the parts."""
 
     topic_prefix: str = setting("WEIR_TOPIC_PREFIX", "kubeweir")
-    """What the topics' names begin with."""
+    """Prefix of the names of all topics."""
     partitions: int = setting("WEIR_PARTITIONS", 32, least=1)
-    """Partitions of a topic that is made; fixed from then on."""
+    """Partitions of each topic that is created. A topic that exists with another number is reported and not used."""
     cluster: str = setting("WEIR_CLUSTER", "")
-    """The cluster's id; by default the UID of the namespace kube-system, else "default"."""
+    """Id of the cluster in batches and records. By default the UID of the namespace kube-system, or "default" if that
+    namespace is unknown."""
     node: str = setting("WEIR_NODE", socket.gethostname(), default_text="the host name")
-    """This node's name in the Kubernetes API."""
+    """Name of this node in the Kubernetes API."""
     daemonset: str = setting("WEIR_DAEMONSET", "")
-    """namespace/name of the DaemonSet that runs this probe: when that is deleted, enforcement ends. By default nothing
-    ends it but `weir-probe detach`."""
+    """DaemonSet that runs this probe, as namespace/name: when it is deleted, enforcement ends. If unset, only
+    `weir-probe detach` ends it."""
     source: str = setting("WEIR_SOURCE", "kubernetes")
-    """Where the cluster's objects come from: kubernetes (kubeconfig or in-cluster account), or manifests:FOLDER."""
+    """Source of the cluster's objects: kubernetes (by kubeconfig, or the service account in a cluster), or
+    manifests:FOLDER (YAML files)."""
     attach: str = setting("WEIR_ATTACH", "auto")
-    """How programs are attached: tcx (kernel 6.6), clsact, or auto."""
+    """How the programs are attached: tcx (kernel 6.6 or later), clsact, or auto (tcx if the kernel has it)."""
     netns: Path | None = setting("WEIR_NETNS", None)
-    """The node's network namespace, where it is not the process' own (the demo, the tests)."""
+    """Path of the node's network namespace, if it is not that of the process (as in the demo)."""
     pin_dir: Path = setting("WEIR_PIN_DIR", Path("/sys/fs/bpf/kubeweir"))
-    """Where maps, programs and links are pinned, in bpffs."""
+    """Folder in a BPF file system where maps, programs and links are pinned."""
     run_dir: Path = setting("WEIR_RUN_DIR", Path("/run/kubeweir"))
-    """The lock, and the ledger of numbers, which must live as long as the pins: until a reboot."""
+    """Folder of the lock, the ledger and the address intervals. It must live as long as the pins, until a reboot."""
     state_dir: Path = setting("WEIR_STATE_DIR", Path("/var/lib/kubeweir"))
-    """The spool of batches that Kafka has not acknowledged."""
+    """Folder of the spool, which keeps the batches that Kafka has not acknowledged. It should survive a reboot."""
     spool_bytes: int = setting("WEIR_SPOOL_BYTES", 1 << 30, least=4 << 20)
-    """How much the spool may hold; past it allows are thinned out first, and counted."""
+    """Bytes that the spool may take on disk. A full spool removes its oldest verdicts, allowed ones first, and counts
+    them."""
     deny_window: float = setting("WEIR_DENY_WINDOW", 5.0, least=0.1)
-    """Seconds: a denied flow is logged at once, then once per window with a count."""
+    """Seconds between the verdicts of a flow that is denied repeatedly: the first packet is logged at once, the others
+    as one verdict with a count."""
     pod_denied_flows: int = setting("WEIR_POD_DENIED_FLOWS", 1000, formerly=("WEIR_FIRSTS",))
-    """New denied flows that a pod may log one by one in a window; more are counted without addresses."""
+    """Denied flows of one pod that are logged one by one in a window. Those beyond are counted together, without
+    addresses."""
     ring_bytes: int = setting("WEIR_RING_BYTES", 16 << 20, least=4096)
-    """Size of the kernel's ring buffer, a power of two; a row takes 96 bytes."""
+    """Bytes of the kernel's ring buffer, a power of two. A verdict takes 96 bytes."""
     connections: int = setting("WEIR_CONNECTIONS", 262_144, least=1, formerly=("WEIR_FLOWS",))
-    """Connections that are remembered at once."""
+    """Connections that the node remembers at a time."""
     pod_connections: int = setting("WEIR_POD_CONNECTIONS", 16_384, least=1, formerly=("WEIR_POD_FLOWS",))
-    """Of these, how many one pod may have: past it its own oldest are forgotten, and nobody else's."""
+    """Connections that one pod may have of these. Beyond that its own oldest are evicted, and no other pod's."""
     addresses: int = setting("WEIR_ADDRESSES", 262_144, least=1)
-    """Addresses and blocks that the kernel can hold."""
+    """Addresses and CIDR blocks that the kernel's map can hold: those of pods, nodes, Services and policies."""
     policy_entries: int = setting("WEIR_POLICY_ENTRIES", 262_144, least=1, formerly=("WEIR_ROWS",))
-    """Rows of policy (policy set, direction, identity)."""
+    """Policy entries that the kernel's map can hold: one for each policy set, direction and class of peers."""
     port_entries: int = setting("WEIR_PORT_ENTRIES", 262_144, least=1, formerly=("WEIR_PORTS",))
-    """Port entries of policy."""
+    """Port entries that the kernel's map can hold: one for each range of ports in a policy entry, aligned to powers
+    of two."""
     denied_flows: int = setting("WEIR_DENIED_FLOWS", 65_536, least=1, formerly=("WEIR_WINDOWS",))
-    """Denied flows that are counted one by one in a window."""
+    """Denied flows on the node that are counted one by one in a window."""
     endpoints: int = setting("WEIR_ENDPOINTS", 1024, least=1)
-    """Local pods."""
+    """Pods on this node that can be under policy."""
     batch_verdicts: int = setting("WEIR_BATCH_VERDICTS", 2000, least=1, formerly=("WEIR_BATCH_ROWS",))
-    """Rows at which a batch ends."""
-    batch_denied: float = setting("WEIR_BATCH_DENIED", 0.1)
-    """Seconds that a denied row may wait for its batch."""
-    batch_allowed: float = setting("WEIR_BATCH_ALLOWED", 0.5)
-    """Seconds that allowed rows may wait for theirs; four times as long below 100 rows a second."""
+    """Verdicts in a batch at most."""
+    batch_denied_wait: float = setting("WEIR_BATCH_DENIED_WAIT", 0.1, formerly=("WEIR_BATCH_DENIED",))
+    """Seconds that a denied verdict waits at most for its batch to fill."""
+    batch_allowed_wait: float = setting("WEIR_BATCH_ALLOWED_WAIT", 0.5, formerly=("WEIR_BATCH_ALLOWED",))
+    """Seconds that an allowed verdict waits at most for its batch to fill; four times as long on a node with fewer
+    than 100 verdicts a second."""
     heartbeat: float = setting("WEIR_HEARTBEAT", 10.0, least=0.1)
-    """Seconds without rows after which an empty batch says that the probe is alive."""
+    """Seconds without verdicts after which an empty batch is sent, so that readers know that the probe is alive."""
     metrics: str = setting("WEIR_METRICS", "127.0.0.1:9701")
-    """host:port of /metrics, /healthz and /readyz. Port 0: any free one."""
+    """host:port that serves /metrics, /healthz and /readyz. Port 0 takes any free one."""
     log_level: str = setting("WEIR_LOG_LEVEL", "info")
-    """debug, info, warning or error."""
+    """Least severe level that is logged: debug, info, warning or error."""
     log_format: str = setting("WEIR_LOG_FORMAT", "auto")
-    """json, console, or auto: console on a terminal."""
+    """Format of log lines: json, console, or auto (console on a terminal, json otherwise)."""
 
     def sizes(self) -> dict[str, int]:
-        """The compile-time settings of ``bpf/policy.c``."""
+        """Return the sizes of the maps, by the names of the compile-time constants of ``bpf/policy.c``."""
         return {
             "RING_BYTES": self.ring_bytes,
             "CONNECTIONS": self.connections,

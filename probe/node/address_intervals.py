@@ -1,21 +1,31 @@
-"""Since when and until when the node's pods have their addresses: what workers name remote ends by.
+"""Publishes when each pod of this node has each of its addresses. Workers name remote ends of connections by this.
 
-A pod's hold of an address begins when its interface appears and ends when that goes. The kernel tells both at once, but
-not when they were: only that they came after nothing was to be told yet, and before they were read. So each has two
-times, a moment apart; further where the probe was held up, and where it was not there: the pod's own start, or the last
-time that the pod was seen. Between the two nobody is named. What
-was told is written down beside the ledger, so that the next probe ends what went while there was none, and begins
-nothing anew. Each hold is told once a day, for the topic forgets what is a week old, and taken back a day after it
-ended. Knows no Kafka: ``tell`` is :class:`probe.export.publisher.AddressIntervalPublisher`.
+Theory of operation, by an example. Pod web-0 has address 10.0.0.1 on interface 7:
+
+1. Interface 7 appears after 12:00:00.000 and by 12:00:00.050 (``probe.node.link_clock`` explains the bounds).
+2. Three seconds later the API server has published the address, and the agent binds interface 7 to web-0. The interval
+   is published with ``first`` 12:00:00.000 and ``start`` 12:00:00.050: the pod did not have the address before
+   ``first``, and surely has it from ``start`` on. Between the two, nobody is named.
+3. Interface 7 disappears after 12:30:00.000 and by 12:30:00.040. The interval is published again with ``end``
+   12:30:00.000 (it surely had the address until then) and ``last`` 12:30:00.040 (it did not have it afterwards).
+
+Where the link clock observed nothing, because the probe was not running, the bounds are wider:
+
+- The pod was there before the probe: ``first`` is its ``status.startTime``, and ``start`` the second after the time of
+  its condition PodReadyToStartContainers, because the API server gives times in whole seconds.
+- The interface disappeared while no probe ran: ``end`` is when the last probe last saw the pod, ``last`` is now. For
+  that, the intervals are kept in a file beside the ledger, whose modification time is when the pods were last seen.
+
+Each interval is published again once a day, because the compacted topic deletes what is a week old. A day after its end
+it is deleted from the topic. The module knows no Kafka: its caller passes a function that publishes.
 """
 
 from __future__ import annotations
 
 import os
-import struct
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -24,110 +34,114 @@ import structlog
 
 from enrich.model import Pod
 from enrich.wire.address_interval import INTERVAL_RETENTION_NS, AddressInterval, OwnerRef, encode_interval
+from probe.node.link_clock import LinkClock
 
 log = structlog.get_logger("kubeweir.probe")
 
 _SECOND: Final = 1_000_000_000
-_AGAIN_NS: Final = 24 * 3600 * _SECOND
-_CONFIRM_S: Final = 5.0
-_NEWLINK, _DELLINK = 16, 17
-_IS_NEW: Final = 0xFFFFFFFF
-"""``ifi_change`` of an interface that was made, or came from another namespace; any other message is about a change."""
-_MOST_LINKS: Final = 10_000
+_REPUBLISH_NS: Final = 24 * 3600 * _SECOND
+_TOUCH_NS: Final = 5 * _SECOND
+"""How often the file's modification time is brought up to date."""
 
 Changes = Mapping[bytes, bytes | None]
-"""Records for the topic by key; None: a tombstone."""
+"""Records for the topic by key; None deletes the key."""
 _Key = tuple[str, str]
-_read = msgspec.json.Decoder(list[AddressInterval]).decode
+"""UID of the pod, address."""
+_decode = msgspec.json.Decoder(list[AddressInterval]).decode
 
 
 class AddressIntervals:
-    """The holds of this node's pods."""
+    """The address intervals of this node's pods."""
 
     def __init__(
-        self, node: str, path: Path, tell: Callable[[Changes], None], now_ns: Callable[[], int] = time.time_ns
+        self,
+        node: str,
+        path: Path,
+        publish: Callable[[Changes], None],
+        clock: LinkClock,
+        now_ns: Callable[[], int] = time.time_ns,
     ) -> None:
-        """``path``: the file that lives as long as the pins."""
-        self._node, self._path, self._tell, self._now_ns = node, path, tell, now_ns
+        """``path`` is the file of the intervals, in the folder that lives as long as the pins."""
+        self._node, self._path, self._publish, self._clock, self._now_ns = node, path, publish, clock, now_ns
         self._cluster: str | None = None
         self._bound: Mapping[int, Pod] | None = None
-        self._held: dict[_Key, AddressInterval] = {}
+        self._intervals: dict[_Key, AddressInterval] = {}
         self._index: dict[_Key, int] = {}
-        self._came: dict[int, tuple[int, int]] = {}
-        self._went: dict[int, tuple[int, int]] = {}
-        self._confirmed = self._seen = self._told = self._saved = 0
+        """Interface of each interval that has not ended, if this process bound it."""
+        self._confirmed_ns = 0
+        """When the pods were last seen on their interfaces, by this probe or the last one."""
+        self._seen_ns = self._published_ns = self._saved_ns = 0
         self._lock = threading.Lock()
 
-    def begin(self, cluster: str) -> None:
-        """Take up what the last probe left; before that nothing is told."""
+    def start(self, cluster: str) -> None:
+        """Read the last probe's intervals, and start to publish. Nothing is published before."""
         with self._lock:
             try:
-                left, self._confirmed = _read(self._path.read_bytes()), self._path.stat().st_mtime_ns
+                left, self._confirmed_ns = _decode(self._path.read_bytes()), self._path.stat().st_mtime_ns
             except FileNotFoundError:
                 left = []
             except (msgspec.DecodeError, UnicodeDecodeError) as error:
                 left = []
-                log.error("the last probe's holds cannot be read; they stay as they are in the topic", error=str(error))
-            self._held = {(hold.uid, hold.ip): hold for hold in left if hold.cluster == cluster}
+                log.error("the last probe's address intervals cannot be read: they stay in the topic as they are",
+                          file=str(self._path), error=str(error))  # fmt: skip
+            self._intervals = {(found.uid, found.ip): found for found in left if found.cluster == cluster}
             self._cluster = cluster
-            bound, seen = self._bound, self._seen
+            bound, seen_ns = self._bound, self._seen_ns
         if bound is not None:
-            self.bound(bound, seen)
+            self.update(bound, seen_ns)
 
-    def links(self, message: bytes, since_ns: int) -> None:
-        """What netlink says of interfaces that came and went (RTM_NEWLINK, RTM_DELLINK), all after ``since_ns``."""
-        between = since_ns, self._now_ns()
-        for kind, index, changed in _links(message):
-            if kind == _DELLINK:
-                self._went[index] = between
-            elif changed == _IS_NEW:
-                self._came.setdefault(index, between)
-        for known in (self._came, self._went):
-            while len(known) > _MOST_LINKS:
-                del known[next(iter(known))]
-
-    def came_ns(self, index: int) -> int:
-        """Before which moment an interface had not come; 0: it was there before anybody watched."""
-        return self._came.get(index, (0, 0))[0]
-
-    def bound(self, bound: Mapping[int, Pod], seen_ns: int) -> None:
-        """The interfaces that are bound to pods now; they were there at ``seen_ns``."""
+    def update(self, bound: Mapping[int, Pod], seen_ns: int) -> None:
+        """Take the pods that are bound to interfaces now, by interface index; all were there at ``seen_ns``."""
         with self._lock:
-            self._bound, self._seen = bound, seen_ns
+            self._bound, self._seen_ns = bound, seen_ns
             if self._cluster is None:
                 return
             now = self._now_ns()
-            wanted = {(pod.uid, ip): (index, pod) for index, pod in bound.items() for ip in pod.ips}
-            changed = {key: self._ended(key, now) for key, hold in self._held.items()
-                       if hold.last is None and key not in wanted}  # fmt: skip
-            for key, (index, pod) in wanted.items():
-                self._index[key] = index
-                if key not in self._held:
-                    changed[key] = self._begun(key[1], pod, index, now, self._cluster)
-                elif self._held[key].last is not None:
-                    changed[key] = msgspec.structs.replace(self._held[key], end=None, last=None)
-            self._held |= changed
-            over = [
-                key
-                for key, hold in self._held.items()
-                if hold.last is not None and hold.last < now - INTERVAL_RETENTION_NS
-            ]
-            records: dict[bytes, bytes | None] = {self._held.pop(key).key: None for key in over}
-            again = now - self._told > _AGAIN_NS
-            told = self._held.values() if again else changed.values()
-            records |= {hold.key: encode_interval(hold) for hold in told}
-            self._told = now if again else self._told
-            self._index = {key: self._index[key] for key in wanted}
-            self._confirmed = max(self._confirmed, seen_ns)
+            changed = self._change(bound, now, self._cluster)
+            records = self._expire(now)
+            republish = now - self._published_ns > _REPUBLISH_NS
+            records |= {
+                interval.key: encode_interval(interval)
+                for interval in (self._intervals if republish else changed).values()
+            }
+            self._published_ns = now if republish else self._published_ns
+            self._confirmed_ns = max(self._confirmed_ns, seen_ns)
             self._save(now, changed=bool(records))
         if records:
-            self._tell(records)
+            self._publish(records)
 
-    def _begun(self, ip: str, pod: Pod, index: int, now: int, cluster: str) -> AddressInterval:
+    def _change(self, bound: Mapping[int, Pod], now: int, cluster: str) -> dict[_Key, AddressInterval]:
+        """Bring the intervals up to date; return those that are new, ended, or go on after all."""
+        expected = {(pod.uid, ip): (index, pod) for index, pod in bound.items() for ip in pod.ips}
+        changed = {
+            key: self._ended(key, now)
+            for key, interval in self._intervals.items()
+            if interval.last is None and key not in expected
+        }
+        for key, (index, pod) in expected.items():
+            self._index[key] = index
+            if key not in self._intervals:
+                changed[key] = self._started(key[1], pod, index, now, cluster)
+            elif self._intervals[key].last is not None:
+                changed[key] = msgspec.structs.replace(self._intervals[key], end=None, last=None)
+        self._intervals |= changed
+        self._index = {key: self._index[key] for key in expected}
+        return changed
+
+    def _expire(self, now: int) -> dict[bytes, bytes | None]:
+        """Forget the intervals that ended long ago; return the records that delete them from the topic."""
+        expired = [
+            key
+            for key, interval in self._intervals.items()
+            if interval.last is not None and interval.last < now - INTERVAL_RETENTION_NS
+        ]
+        return {self._intervals.pop(key).key: None for key in expired}
+
+    def _started(self, ip: str, pod: Pod, index: int, now: int, cluster: str) -> AddressInterval:
         owner = OwnerRef(pod.owner.kind, pod.owner.name, pod.owner.uid) if pod.owner else None
-        came = self._came.get(index)
-        if came is not None:
-            first, start = came
+        appeared = self._clock.appeared(index)
+        if appeared is not None:
+            first, start = appeared
         else:
             first, start = pod.acknowledged_ns, min(pod.started_ns + _SECOND, now) if pod.started_ns else now
         return AddressInterval(
@@ -136,32 +150,20 @@ class AddressIntervals:
         )  # fmt: skip
 
     def _ended(self, key: _Key, now: int) -> AddressInterval:
-        hold = self._held[key]
-        went = self._went.get(self._index.get(key, -1))
-        end, last = went if went is not None else (self._confirmed, now)
-        return msgspec.structs.replace(hold, end=max(end, hold.start), last=max(last, hold.start))
+        interval = self._intervals[key]
+        disappeared = self._clock.disappeared(self._index.get(key, -1))
+        end, last = disappeared if disappeared is not None else (self._confirmed_ns, now)
+        return msgspec.structs.replace(interval, end=max(end, interval.start), last=max(last, interval.start))
 
     def _save(self, now: int, *, changed: bool) -> None:
+        """Write the file if intervals changed; otherwise, now and then, only its modification time."""
         if changed:
             new = self._path.with_suffix(".new")
-            new.write_bytes(msgspec.json.encode(list(self._held.values())))
-        elif now - self._saved > _CONFIRM_S * _SECOND and self._path.exists():
+            new.write_bytes(msgspec.json.encode(list(self._intervals.values())))
+        elif now - self._saved_ns > _TOUCH_NS and self._path.exists():
             new = self._path
         else:
             return
-        # The file's time is when the pods were seen last.
-        os.utime(new, ns=(self._confirmed, self._confirmed))
+        os.utime(new, ns=(self._confirmed_ns, self._confirmed_ns))
         new.replace(self._path)
-        self._saved = now
-
-
-def _links(message: bytes) -> Iterator[tuple[int, int, int]]:
-    """Type, interface index and ``ifi_change`` of each message about a link (struct nlmsghdr, struct ifinfomsg)."""
-    while len(message) >= 32:
-        length, kind = struct.unpack_from("=IH", message)
-        if length < 16:
-            return
-        if kind in (_NEWLINK, _DELLINK):
-            index, _, changed = struct.unpack_from("=iII", message, 20)
-            yield kind, index, changed
-        message = message[(length + 3) & ~3 :]
+        self._saved_ns = now

@@ -1,4 +1,22 @@
-"""Which interface is which pod's: pure, from what the API says of the pods and what netlink says of the veths."""
+"""Decides which interface belongs to which pod: pure, from the API's pods and netlink's veths.
+
+Theory of operation. A wrong binding would enforce, and log, one pod's policy for another, so a pod is bound only where
+no other pod can be meant:
+
+1. A pod claims each veth that has one of the pod's addresses inside. If one pod claims a veth, they are bound.
+2. If two pods claim it, nobody is bound until the API server settles it. That happens when an address is reused while
+   the API server still shows it on the old pod. A veth that is bound already stays with its pod meanwhile.
+3. A pod that was bound a moment ago claims no other interface, until the API server publishes something new of it or
+   ``API_DELAY_S`` has passed. Example: pod old has 10.0.0.1 on interface 3. The interface disappears, the kubelet gives
+   10.0.0.1 to pod new on interface 4, and the API server still shows only old with that address. Without this rule,
+   interface 4 would be bound to old. It is not enough to look at interfaces that are gone, because an interface that
+   is about to go loses its addresses first.
+4. A pod cannot claim an interface that appeared after the API server had published the pod's address: the kubelet
+   creates the interface first, so a later one belongs to another pod. (The pod's own appeared and disappeared before
+   the probe read the links.)
+
+A pod that is bound to nothing is unattached, with a reason in words.
+"""
 
 from __future__ import annotations
 
@@ -9,19 +27,19 @@ from typing import Final
 from enrich.model import Name, Pod
 from probe.node.netlink import Veth
 
-NEWS_S: Final = 5.0
-"""So long, at most, the API server may take to tell what became of a pod whose interface went."""
+API_DELAY_S: Final = 5.0
+"""How long the API server may take to publish what became of a pod whose interface disappeared."""
 
 
 @dataclass(frozen=True, slots=True)
-class Had:
-    """A pod that has an interface, or had one a moment ago."""
+class RecentBinding:
+    """The interface that a pod is bound to, or was bound to a moment ago."""
 
     index: int
     pod: Pod
-    """As the API told it then."""
-    at: float
-    """When it was bound last."""
+    """The pod as the API server had published it then."""
+    bound_at: float
+    """When it was last bound, in seconds of the monotonic clock."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,11 +47,11 @@ class Binding:
     """The outcome for one node at one moment."""
 
     bound: Mapping[int, Pod] = field(default_factory=dict)
-    """Interface index to pod."""
-    waiting: Mapping[Name, str] = field(default_factory=dict)
-    """Pods that have no interface yet, with the reason in words."""
-    had: Mapping[str, Had] = field(default_factory=dict)
-    """By UID."""
+    """The pod of each interface, by interface index."""
+    unattached: Mapping[Name, str] = field(default_factory=dict)
+    """Why each other pod has no interface."""
+    recent: Mapping[str, RecentBinding] = field(default_factory=dict)
+    """By the pod's UID."""
 
 
 def bind(
@@ -41,68 +59,69 @@ def bind(
     veths: Iterable[Veth],
     last: Binding,
     now: float = 0.0,
-    is_later: Callable[[int, Pod], bool] = lambda _index, _pod: False,
+    appeared_later: Callable[[int, Pod], bool] = lambda _index, _pod: False,
 ) -> Binding:
-    """Bind each pod to the one veth that has its addresses inside.
+    """Bind each pod to the veth that has its addresses inside.
 
-    ``pods`` are the node's own, without hostNetwork and terminated ones. ``last`` is the last outcome: where an
-    address is claimed by two pods at once (an IP used again while the API still shows it on the old pod), an interface
-    that is bound stays with its pod, and one that either may have goes to none until that is settled: a wrong binding
-    would enforce, and log, one pod's policy for another. For that reason too a pod that had an interface claims no
-    other one until the API has told something new of it, or ``now``, in seconds, is a while later. It is not enough to
-    look at those that went: an interface that is about to go loses its addresses first.
-
-    ``is_later`` says of an interface that it came after the API had told the pod's address. A kubelet tells it once the
-    pod has its interface, so that one is another pod's: this one's came and went before anybody looked.
+    ``pods`` are the node's own, without terminated pods and those with hostNetwork. ``last`` is the outcome before this
+    one, ``now`` the monotonic clock in seconds. ``appeared_later`` returns whether an interface appeared after the API
+    server had published the pod's address.
     """
     local = list(pods)
-    had = _had(local, last, now)
+    recent = _recent(local, last, now)
     claims: dict[str, list[Pod]] = {}
     for pod in local:
         for address in pod.ips:
             claims.setdefault(address, []).append(pod)
     bound: dict[int, Pod] = {}
-    waiting = {pod.key: _why(pod, had) for pod in local}
+    unattached = {pod.key: _reason(pod, recent) for pod in local}
 
-    def may_have(pod: Pod, index: int) -> bool:
+    def can_claim(pod: Pod, index: int) -> bool:
         before = last.bound.get(index)
         if before is not None and before.uid == pod.uid:
             return True
-        return (pod.uid not in had or had[pod.uid].index == index) and not is_later(index, pod)
+        return (pod.uid not in recent or recent[pod.uid].index == index) and not appeared_later(index, pod)
 
     for veth in veths:
         candidates = {
-            pod.uid: pod for address in veth.addresses for pod in claims.get(address, ()) if may_have(pod, veth.index)
+            pod.uid: pod for address in veth.addresses for pod in claims.get(address, ()) if can_claim(pod, veth.index)
         }
         chosen = _choose(candidates, last.bound.get(veth.index))
         if chosen is not None:
             bound[veth.index] = chosen
-            waiting.pop(chosen.key, None)
+            unattached.pop(chosen.key, None)
             continue
         for candidate in candidates.values():
-            waiting[candidate.key] = f"its address is claimed by {len(candidates)} pods ({veth.name})"
-    return Binding(bound, waiting, had)
+            unattached[candidate.key] = (
+                f"{len(candidates)} pods claim its address, on interface {veth.name}: waiting for the API server to "
+                "show the address on one pod only"
+            )
+    return Binding(bound, unattached, recent)
 
 
-def _had(pods: Iterable[Pod], last: Binding, now: float) -> dict[str, Had]:
-    known = {**last.had, **{pod.uid: Had(at, pod, now) for at, pod in last.bound.items()}}
+def _recent(pods: Iterable[Pod], last: Binding, now: float) -> dict[str, RecentBinding]:
+    """Return the bindings of these pods that are recent, and of which the API server has published nothing new."""
+    known = {**last.recent, **{pod.uid: RecentBinding(index, pod, now) for index, pod in last.bound.items()}}
     return {
-        pod.uid: was
+        pod.uid: before
         for pod in pods
-        if (was := known.get(pod.uid)) and _told(was.pod) == _told(pod) and now - was.at < NEWS_S
+        if (before := known.get(pod.uid))
+        and _published(before.pod) == _published(pod)
+        and now - before.bound_at < API_DELAY_S
     }
 
 
-def _told(pod: Pod) -> tuple[object, ...]:
+def _published(pod: Pod) -> tuple[object, ...]:
+    """Return what the API server changes when a pod gets another interface."""
     return pod.ips, pod.started_ns, pod.acknowledged_ns
 
 
-def _why(pod: Pod, had: Mapping[str, Had]) -> str:
+def _reason(pod: Pod, recent: Mapping[str, RecentBinding]) -> str:
     if not pod.ips:
-        return "no address yet"
-    return (
-        "its interface went, and the API has yet to say why" if pod.uid in had else "no interface with its address yet"
-    )
+        return "the API server has not published an address of it yet"
+    if pod.uid in recent:
+        return "its interface disappeared, and the API server has not published yet what became of the pod"
+    return "no interface has its address yet"
 
 
 def _choose(candidates: Mapping[str, Pod], before: Pod | None) -> Pod | None:

@@ -1,8 +1,9 @@
-"""The node's network as netlink tells it: veths, the addresses behind them, tc filters; alone imports pyroute2.
+"""Reads and changes the node's network by netlink: veths, the addresses behind them, tc filters.
 
-All of it happens on one thread, which may live in another network namespace than the process: in production the
-probe is in the node's own, in the demo and the tests every "node" is a namespace. An interface index, and a TCX link
-made from it, mean the namespace of the thread that asks (``current->nsproxy``).
+This is the only module that imports pyroute2. All calls run on one thread, which may be in another network namespace
+than the process: in production the probe is in the node's own, in the demo and the tests each "node" is a namespace.
+The thread matters, because the kernel looks up an interface index, also that of a TCX link, in the namespace of the
+calling thread (``current->nsproxy``).
 """
 
 from __future__ import annotations
@@ -38,19 +39,18 @@ _ARPHRD_ETHER: Final = 1
 _GROUPS: Final = 0x1 | 0x10 | 0x100
 """RTMGRP_LINK, RTMGRP_IPV4_IFADDR, RTMGRP_IPV6_IFADDR."""
 
-CLSACT: Final = 0xFFFF0000
 _PARENT: Final = {"ingress": 0xFFFFFFF2, "egress": 0xFFFFFFF3}
 _PRIORITY: Final = 1
-"""Of our clsact filters: the head."""
+"""The priority of our clsact filters: they run first."""
 
 
 class NetworkError(RuntimeError):
-    """The node's network cannot be read or changed; the message says what to do."""
+    """The node's network cannot be read or changed; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
 class Veth:
-    """The host's end of a veth. ``addresses`` are those inside the peer's namespace, canonical text."""
+    """The host's end of a veth pair. ``addresses`` are those of the other end, as canonical text."""
 
     index: int
     name: str
@@ -59,65 +59,69 @@ class Veth:
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """A device by which packets leave the node or go to another pod of it."""
+    """A device by which packets leave the node, or go to another pod on it."""
 
     index: int
     name: str
     ethernet: bool
-    """Its packets have an Ethernet header; a tunnel's have not."""
+    """Whether its packets have an Ethernet header; those of a tunnel have none."""
 
 
 class NodeNetwork:
-    """The network of one node, by its namespace (``None``: the process' own)."""
+    """The network of one node."""
 
     def __init__(self, namespace: Path | None = None) -> None:
+        """Enter ``namespace``, or stay in the process' own if it is None. Raises NetworkError."""
         self._thread = ThreadPoolExecutor(1, "netlink")
         try:
             self.run(_enter, namespace)
             self._route: IPRoute = self.run(IPRoute)
         except Exception as error:
             self._thread.shutdown()
-            where = f"namespace {namespace}" if namespace else "network"
+            where = f"namespace {namespace} (WEIR_NETNS)" if namespace else "network"
             raise NetworkError(f"the node's {where} cannot be entered: {error}") from error
 
     def run(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Call in the node's namespace and wait for the result. Raises OSError."""
+        """Call a function in the node's namespace and return its result. Raises OSError."""
         try:
             return self._thread.submit(call, *args, **kwargs).result()
         except NetlinkError as error:
-            # pyroute2's is none: a device that goes, or a dump that a change interrupts, is the network's everyday.
+            # NetlinkError is not an OSError, but a device that disappears or an interrupted dump is not exceptional.
             raise OSError(error.code, str(error)) from error
 
     def veths(self) -> list[Veth]:
-        """Every veth whose other end is in another namespace, with the addresses there."""
+        """Return every veth whose other end is in another namespace, with the addresses of that end."""
         return self.run(self._veths)
 
     def devices(self) -> list[Device]:
-        """Every device but the loopback, and but bridges: their ports are devices too."""
+        """Return every device except the loopback and bridges; the ports of a bridge are devices themselves."""
         return self.run(self._devices)
 
     def node_addresses(self) -> frozenset[str]:
-        """The node's own addresses, loopback ones left out: a masquerade may take a link-local one of a veth."""
+        """Return the node's own addresses except loopback ones.
+
+        Link-local ones are included: a masquerade may use that of a veth.
+        """
         return self.run(lambda: frozenset(a for _, a in _addresses(None) if not ipaddress.ip_address(a).is_loopback))
 
     def subscribe(self) -> socket.socket:
-        """A netlink socket that becomes readable when links or addresses of the node change."""
+        """Return a netlink socket that becomes readable when links or addresses of the node change."""
         return self.run(_subscribe)
 
     def add_filter(self, index: int, hook: str, program: int, name: str) -> None:
-        """A clsact filter at the head, put in the place of ours if that is there. ``hook``: ingress or egress."""
+        """Put a clsact filter before all others, or replace ours. ``hook`` is ingress or egress."""
         self.run(self._add_filter, index, hook, program, name)
 
     def remove_filter(self, index: int, hook: str) -> None:
-        """Take our filter away; nothing happens where there is none."""
+        """Remove our filter, if there is one."""
         self.run(self._remove_filter, index, hook)
 
     def filter_name(self, index: int, hook: str) -> str | None:
-        """The name of the filter at our place, None where there is none."""
+        """Return the name of the filter at our priority, None if there is none."""
         return self.run(self._filter_name, index, hook)
 
     def close(self) -> None:
-        """End the thread and its sockets."""
+        """Close the sockets and end the thread."""
         self.run(self._route.close)
         self._thread.shutdown()
 
@@ -128,7 +132,7 @@ class NodeNetwork:
             namespace = link.get_attr("IFLA_LINK_NETNSID")
             if namespace is None or not info or info.get_attr("IFLA_INFO_KIND") != "veth":
                 continue
-            with contextlib.suppress(OSError):  # the namespace went meanwhile
+            with contextlib.suppress(OSError):  # the namespace was deleted meanwhile
                 peer = link.get_attr("IFLA_LINK")
                 addresses = frozenset(a for index, a in _addresses(namespace) if index == peer and _is_routed(a))
                 found.append(Veth(link["index"], link.get_attr("IFLA_IFNAME"), addresses))
@@ -179,7 +183,7 @@ def _enter(namespace: Path | None) -> None:
         return
     descriptor = os.open(namespace, os.O_RDONLY)
     try:
-        # os.setns comes with Python 3.12.
+        # os.setns is new in Python 3.12.
         if ctypes.CDLL(None, use_errno=True).setns(descriptor, _CLONE_NEWNET):
             raise OSError(ctypes.get_errno(), f"setns({namespace})")
     finally:
@@ -199,18 +203,19 @@ def _is_routed(address: str) -> bool:
 
 
 def _addresses(namespace: int | None) -> Iterator[tuple[int, str]]:
-    """Interface index and address of a namespace known by its id here, without entering it (IFA_TARGET_NETNSID).
+    """Yield interface index and address of each address in a namespace, given by its id, without entering it.
 
-    Needs no SYS_ADMIN, which setns(2) would. The kernel reads the attribute only from a socket that asks for strict
-    checks (net/ipv4/devinet.c, inet_valid_dump_ifaddr_req). pyroute2 0.9 has it as text, so the message is made here.
+    IFA_TARGET_NETNSID needs no SYS_ADMIN, which setns(2) would need. The kernel reads this attribute only from a socket
+    with strict checks (net/ipv4/devinet.c, inet_valid_dump_ifaddr_req). pyroute2 0.9 takes it for text, so the
+    message is built here.
     """
     target = b"" if namespace is None else struct.pack("=HHi", 8, _IFA_TARGET_NETNSID, namespace)
     request = struct.pack("=IHHII", 24 + len(target), _RTM_GETADDR, _DUMP_REQUEST, 1, 0) + bytes(8) + target
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as asking:
-        asking.setsockopt(_SOL_NETLINK, _GET_STRICT_CHK, 1)
-        asking.send(request)
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as requesting:
+        requesting.setsockopt(_SOL_NETLINK, _GET_STRICT_CHK, 1)
+        requesting.send(request)
         while True:
-            block = asking.recv(1 << 16)
+            block = requesting.recv(1 << 16)
             while len(block) >= 16:
                 length, kind = struct.unpack_from("=IH", block)
                 if kind == _DONE:

@@ -1,8 +1,9 @@
-"""Whether enforcement is to end: only when the DaemonSet that runs the probe is gone, and that is certain.
+"""Decides whether enforcement ends with this process: only if the DaemonSet that runs the probe was surely deleted.
 
-The object is watched, for whoever deletes it may delete the account too: then no question is answered any more, but the
-watch that is open still tells of the deletion. At the stop it is asked for once more. A DaemonSet that is there, one of
-the same name that was made anew, and a server that does not answer all mean: stay closed.
+The DaemonSet is watched, because its deletion is often followed by that of the service account: then the API server
+answers no request any more, but an open watch still delivers the deletion. When the probe stops, it requests the
+DaemonSet once more. Enforcement stays in place if the DaemonSet exists, if another of the same name was created, or if
+the API server does not answer.
 """
 
 from __future__ import annotations
@@ -21,19 +22,19 @@ log = structlog.get_logger("kubeweir.probe")
 
 _WATCH_S: Final = 300
 _RETRY_S: Final = 5.0
-_ANSWER_S: Final = 5.0
+_TIMEOUT_S: Final = 5.0
 _ERRORS: Final = (AnswerError, urllib3.exceptions.HTTPError, OSError, orjson.JSONDecodeError)
 
 
 class Ownership:
-    """Watches one DaemonSet by namespace and name, on a thread."""
+    """Watches one DaemonSet on a thread."""
 
     def __init__(self, daemonset: str, client: Client) -> None:
-        """``daemonset``: namespace/name. ``client`` is connected."""
+        """``daemonset`` is namespace/name; ``client`` is connected."""
         self._namespace, _, self._name = daemonset.partition("/")
         self._client = client
         self.seen_deleted = False
-        """Whether the last that the watch told was its deletion."""
+        """Whether the newest event of the watch was the deletion."""
         self._response: Any = None
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="ownership", daemon=True)
@@ -48,19 +49,22 @@ class Ownership:
         return f"/apis/apps/v1/namespaces/{self._namespace}/daemonsets"
 
     def start(self) -> None:
-        """Begin to watch."""
+        """Start to watch."""
         self._thread.start()
 
     def is_over(self) -> bool:
-        """Whether the DaemonSet, or its namespace, is deleted or being deleted. What cannot be known is no."""
+        """Return whether the DaemonSet or its namespace is deleted, or being deleted.
+
+        If the API server does not answer, the newest event of the watch decides.
+        """
         try:
             return self._is_deleted(f"{self._collection}/{self._name}") or self._is_deleted(
                 f"/api/v1/namespaces/{self._namespace}"
             )
         except _ERRORS as error:
             log.warning(
-                "the API server does not say whether our DaemonSet is deleted", error=str(error),
-                daemonset=f"{self._namespace}/{self._name}", seen_deleted=self.seen_deleted,
+                "the API server did not answer whether our DaemonSet is deleted: the last event of the watch decides",
+                error=str(error), daemonset=f"{self._namespace}/{self._name}", seen_deleted=self.seen_deleted,
             )  # fmt: skip
             return self.seen_deleted
 
@@ -70,11 +74,11 @@ class Ownership:
         response = self._response
         if response is not None:
             response.shutdown()
-        self._thread.join(_ANSWER_S)
+        self._thread.join(_TIMEOUT_S)
 
     def _is_deleted(self, path: str) -> bool:
         try:
-            with self._client.get(path, {}, "application/json", _ANSWER_S) as response:
+            with self._client.get(path, {}, "application/json", _TIMEOUT_S) as response:
                 meta: dict[str, Any] = orjson.loads(response.read())["metadata"]
                 return "deletionTimestamp" in meta
         except AnswerError as error:
@@ -84,16 +88,20 @@ class Ownership:
 
     def _run(self) -> None:
         while not self._stop.is_set():
-            began = time.monotonic()
+            started_at = time.monotonic()
             try:
                 self._watch()
             except _ERRORS as error:
                 log.debug("the watch of our DaemonSet ended", error=str(error))
-            if time.monotonic() - began < _RETRY_S:
+            if time.monotonic() - started_at < _RETRY_S:
                 self._stop.wait(_RETRY_S)
 
     def _watch(self) -> None:
-        """Without a version the server tells first what is there. What is deleted in between is seen at the stop."""
+        """Read one watch to its end.
+
+        Without a resourceVersion the API server first sends the object as it is. A deletion between two watches is
+        found when the probe stops.
+        """
         query = {"watch": "true", "fieldSelector": f"metadata.name={self._name}", "timeoutSeconds": str(_WATCH_S)}
         with self._client.get(self._collection, query, "application/json", _WATCH_S + 15.0) as response:
             self._response = response

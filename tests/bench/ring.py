@@ -19,12 +19,12 @@ from confluent_kafka import Consumer, TopicPartition
 
 from enrich.wire.batch import Batch, decode_batch
 from enrich.wire.topics import Topic, topics
-from probe.agent import LedgerReferences
 from probe.export.batcher import Batcher, Limits, Verdicts
 from probe.export.drain import Drain
 from probe.export.publisher import Publisher
 from probe.export.ring import Ring
 from probe.export.spool import Spool
+from probe.ledger import LedgerReferences
 from tests.bench.node import OPEN_PORT, PASS, Node, syn
 from tests.bench.result import BenchError, Figure, Part, expect, say
 from tests.bench.scale import Scale

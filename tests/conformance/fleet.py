@@ -24,7 +24,9 @@ from probe.kernel.layout import VERSION, Config
 from probe.kernel.maps import Maps
 from probe.ledger import Ledger
 from probe.node.address_intervals import AddressIntervals
+from probe.node.link_clock import LinkClock
 from probe.node.netlink import NodeNetwork
+from probe.node.network_view import NetworkView
 from tests.conformance.state import State
 
 _SIZES: Final = {
@@ -59,7 +61,7 @@ class Host:
     space: Space
     network: NodeNetwork
     maps: Maps
-    numbers: Ledger
+    ledger: Ledger
     agent: Agent
     addresses: set[str] = field(default_factory=set)
     pods: dict[str, tuple[str, Space]] = field(default_factory=dict)
@@ -69,7 +71,7 @@ class Host:
         """End it; what is pinned stays."""
         self.maps.close()
         self.network.close()
-        self.numbers.close()
+        self.ledger.close()
 
 
 class Fleet:
@@ -114,8 +116,8 @@ class Fleet:
                 host.agent.reconcile()
             except Exception as error:  # whatever it is, it is the product's answer to this case
                 raise NotInForceError(f"{host.name}: {type(error).__name__}: {error}") from error
-            if host.agent.binding.waiting:
-                raise NotInForceError(f"{host.name}: {dict(host.agent.binding.waiting)}")
+            if host.agent.binding.unattached:
+                raise NotInForceError(f"{host.name}: {dict(host.agent.binding.unattached)}")
 
     def _of_this_case(self, made: Object) -> Object:
         """A pod of the same name in another case is another pod, as the API server would say it."""
@@ -166,10 +168,12 @@ class Fleet:
         maps = Maps.open(self._pins / str(number) / VERSION, _SIZES)
         maps.configure(Config.POD_DENIED_FLOWS, 1000)
         maps.configure(Config.POD_CONNECTIONS, 4096)
-        numbers = Ledger.open(self._folder / f"ledger-{number}")
-        # Never begun, so it tells nobody anything: what it tells is Kafka's.
-        holds = AddressIntervals(name, self._folder / f"holds-{number}", lambda _: None)
-        return Host(name, space, network, maps, numbers, Agent(name, self._cluster, network, maps, numbers, holds))
+        ledger = Ledger.open(self._folder / f"ledger-{number}")
+        # Never started, so it publishes nothing.
+        clock = LinkClock()
+        intervals = AddressIntervals(name, self._folder / f"intervals-{number}", lambda _: None, clock)
+        agent = Agent(name, self._cluster, NetworkView(network, clock), maps, ledger, intervals)
+        return Host(name, space, network, maps, ledger, agent)
 
     def _join(self, node: Space, number: int) -> None:
         """The uplink: a veth to the router, which is the way to everything that is not on the node."""

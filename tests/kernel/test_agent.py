@@ -1,4 +1,4 @@
-"""The agent on a real node: when it looks at the network, and what goes while it does."""
+"""The agent on a real node: when it reads the network, and what disappears meanwhile."""
 
 from __future__ import annotations
 
@@ -14,14 +14,16 @@ from enrich.parse.objects import parse
 from probe.agent import Agent
 from probe.kernel.layout import Config
 from probe.node.address_intervals import AddressIntervals
+from probe.node.link_clock import LinkClock
 from probe.node.netlink import Device
+from probe.node.network_view import NetworkView
 from tests.kernel.rig import NODE, Rig
 from tests.waiting import until
 
 
 @pytest.fixture
 def cluster(rig: Rig) -> Cluster:
-    """With two pods, that are on the node."""
+    """Make a cluster of two pods on the node."""
     rig.pod("shop/a", "10.244.0.2")
     rig.pod("shop/b", "10.244.0.3")
     made = [*rig.objects.values(), parse({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "shop"}})]
@@ -32,18 +34,19 @@ def cluster(rig: Rig) -> Cluster:
 
 @pytest.fixture
 def agent(rig: Rig, cluster: Cluster, tmp_path: Path) -> Agent:
-    """One that has done its first work."""
+    """Make an agent that has made its first pass."""
     return start(rig, cluster, tmp_path)
 
 
 def start(rig: Rig, cluster: Cluster, folder: Path) -> Agent:
-    holds = AddressIntervals(NODE, folder / "h", lambda _: None)
-    agent = Agent(NODE, cluster, rig.network, rig.maps, rig.numbers, holds, rig.mode)
+    clock = LinkClock()
+    intervals = AddressIntervals(NODE, folder / "intervals", lambda _: None, clock)
+    agent = Agent(NODE, cluster, NetworkView(rig.network, clock), rig.maps, rig.numbers, intervals, rig.mode)
     agent.reconcile()
     return agent
 
 
-def test_a_pod_that_goes_while_it_is_looked_at_does_not_hold_up_the_others(
+def test_a_pod_that_disappears_during_a_pass_does_not_hinder_the_others(
     rig: Rig, agent: Agent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for index in agent.binding.bound:
@@ -61,17 +64,17 @@ def test_a_pod_that_goes_while_it_is_looked_at_does_not_hold_up_the_others(
     agent.reconcile()
     assert rig.attachments.is_attached(by_name["b"])
     agent.reconcile()
-    assert "shop/a" in map(str, agent.binding.waiting)
+    assert "shop/a" in map(str, agent.binding.unattached)
 
 
-def test_policy_and_services_change_without_a_look_at_the_network(
+def test_policy_and_services_change_without_reading_the_network(
     rig: Rig, cluster: Cluster, agent: Agent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def look(*_: Any) -> None:
-        raise AssertionError("netlink was asked")
+    def read(*_: Any) -> None:
+        raise AssertionError("the network was read")
 
     epoch, (used, _) = rig.maps.config(Config.EPOCH), agent.usage()["addresses"]
-    monkeypatch.setattr(rig.network, "run", look)
+    monkeypatch.setattr(rig.network, "run", read)
     rig.policy("shop/closed", policyTypes=["Ingress"])
     cluster.apply([Change("set", made) for made in rig.policies.values()])
     cluster.apply([Change("set", Service("shop", "web", "u", ("10.96.0.7",), ("192.0.2.70",)))])
@@ -80,7 +83,7 @@ def test_policy_and_services_change_without_a_look_at_the_network(
     assert agent.usage()["addresses"][0] == used + 2
 
 
-def test_what_came_and_was_told_is_looked_at(rig: Rig, cluster: Cluster, agent: Agent) -> None:
+def test_a_new_pod_is_attached_when_its_address_is_published(rig: Rig, cluster: Cluster, agent: Agent) -> None:
     rig.pod("shop/c", "10.244.0.4")
     cluster.apply([Change("set", rig.objects["shop/c"])])
     agent.reconcile()
@@ -89,38 +92,41 @@ def test_what_came_and_was_told_is_looked_at(rig: Rig, cluster: Cluster, agent: 
 
 
 @pytest.mark.usefixtures("agent")
-def test_the_next_probe_knows_whose_interface_went(rig: Rig, cluster: Cluster, tmp_path: Path) -> None:
+def test_the_next_probe_knows_whose_interface_disappeared(rig: Rig, cluster: Cluster, tmp_path: Path) -> None:
     rig.net.remove(rig.pods.pop("shop/a"))
-    rig.pods["shop/next"] = rig.net.pod(rig.node, "10.244.0.2")  # of which the API does not know yet
+    rig.pods["shop/next"] = rig.net.pod(rig.node, "10.244.0.2")  # which the API server does not show yet
     second = start(rig, cluster, tmp_path)
     assert {pod.name for pod in second.binding.bound.values()} == {"b"}
-    assert "its interface went" in next(iter(second.binding.waiting.values()))
+    assert "its interface disappeared" in next(iter(second.binding.unattached.values()))
 
 
-def test_an_interface_that_came_after_a_kubelet_told_a_pods_address_is_anothers(
+def test_an_interface_that_appeared_after_a_pods_address_was_published_is_anothers(
     rig: Rig, cluster: Cluster, tmp_path: Path
 ) -> None:
-    """The pod's own was there too shortly for a probe that is held up to look at it."""
+    """The pod's own interface was there too briefly for a suspended probe to read it."""
     agent = start(rig, cluster, tmp_path)
     now = time.time_ns()
     missed = Pod("shop", "missed", "uid-missed", {}, ("10.244.0.4",), NODE, started_ns=now, acknowledged_ns=now)
     agent.start(1.0)
     try:
         cluster.apply([Change("set", missed)])
-        until(lambda: missed.key in agent.binding.waiting)
-        told = time.time_ns()
-        until(lambda: agent._dry_ns > told)  # before that, what comes may have come before it was told
-        rig.pod("shop/next", "10.244.0.4")  # of which the API does not know yet
+        until(lambda: missed.key in agent.binding.unattached)
+        published = time.time_ns()
+        # Before that, an interface that appears may have appeared before the address was published.
+        until(lambda: agent._view.clock.caught_up_ns > published)
+        rig.pod("shop/next", "10.244.0.4")  # which the API server does not show yet
         (index,) = [veth.index for veth in rig.network.veths() if "10.244.0.4" in veth.addresses]
-        came = time.time_ns()
-        agent.links_changed()
-        until(lambda: agent._looked.at_ns > came)
-        agent.links_changed()
-        came = time.time_ns()
-        until(lambda: agent._looked.at_ns > came)  # and what was looked at before is done
+        _wait_for_a_read(agent)
+        _wait_for_a_read(agent)  # it begins when the pass of the first has ended
         assert index not in agent.binding.bound
         cluster.apply([Change("set", rig.objects["shop/next"])])
         until(lambda: index in agent.binding.bound)
         assert agent.binding.bound[index].name == "next"
     finally:
         agent.stop()
+
+
+def _wait_for_a_read(agent: Agent) -> None:
+    now = time.time_ns()
+    agent.links_changed()
+    until(lambda: agent._view.state.read_at_ns > now)

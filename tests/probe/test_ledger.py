@@ -1,4 +1,4 @@
-"""The ledger: one number, one meaning, through restarts and torn lines."""
+"""The ledger: a number keeps its one meaning, through restarts and torn lines."""
 
 from __future__ import annotations
 
@@ -10,49 +10,50 @@ import pytest
 from probe.ledger import Ledger
 
 
-def ledger(path: Path) -> contextlib.closing[Ledger]:
+def opened(path: Path) -> contextlib.closing[Ledger]:
+    """Open a ledger, and close it at the end of the block."""
     return contextlib.closing(Ledger.open(path))
 
 
 def test_a_number_keeps_its_meaning_over_a_restart(tmp_path: Path) -> None:
     path = tmp_path / "run" / "ledger"
-    with ledger(path) as numbers:
-        first = numbers.number_of("rule", "a", [{"kind": "NetworkPolicy"}])
-        assert numbers.number_of("rule", "b") == first + 1
-        assert numbers.number_of("rule", "a") == first
-        assert numbers.number_of("endpoint", "a") == 1
-    with ledger(path) as numbers:
-        assert numbers.number_of("rule", "a") == first
-        assert numbers.meaning("rule", first) == [{"kind": "NetworkPolicy"}]
-        assert numbers.meaning("rule", first + 1) is None
-        assert numbers.number_of("rule", "c") == first + 2
+    with opened(path) as ledger:
+        first = ledger.number_of("rule", "a", [{"kind": "NetworkPolicy"}])
+        assert ledger.number_of("rule", "b") == first + 1
+        assert ledger.number_of("rule", "a") == first
+        assert ledger.number_of("endpoint", "a") == 1
+    with opened(path) as ledger:
+        assert ledger.number_of("rule", "a") == first
+        assert ledger.meaning("rule", first) == [{"kind": "NetworkPolicy"}]
+        assert ledger.meaning("rule", first + 1) is None
+        assert ledger.number_of("rule", "c") == first + 2
 
 
-def test_what_is_not_flushed_was_never_in_use(tmp_path: Path) -> None:
-    with ledger(tmp_path / "ledger") as killed:
+def test_a_number_that_was_not_flushed_is_given_out_again(tmp_path: Path) -> None:
+    with opened(tmp_path / "ledger") as killed:
         killed.number_of("set", "a")
         killed.flush()
         killed.number_of("set", "b")
-        with ledger(tmp_path / "ledger") as following:
+        with opened(tmp_path / "ledger") as following:
             assert following.number_of("set", "c") == 2
 
 
 @pytest.mark.parametrize("torn", range(1, 22))
 def test_a_torn_last_line_is_dropped(tmp_path: Path, torn: int) -> None:
     path = tmp_path / "ledger"
-    with ledger(path) as numbers:
-        numbers.number_of("row", "kept")
-        numbers.number_of("row", "torn")
+    with opened(path) as ledger:
+        ledger.number_of("set", "kept")
+        ledger.number_of("set", "torn")
     path.write_bytes(path.read_bytes()[:-torn])
-    with ledger(path) as numbers:
-        assert numbers.number_of("row", "new") == 2
-    with ledger(path) as numbers:
-        assert (numbers.number_of("row", "kept"), numbers.number_of("row", "new")) == (1, 2)
+    with opened(path) as ledger:
+        assert ledger.number_of("set", "new") == 2
+    with opened(path) as ledger:
+        assert (ledger.number_of("set", "kept"), ledger.number_of("set", "new")) == (1, 2)
 
 
-def test_numbers_begin_above_what_the_maps_refer_to(tmp_path: Path) -> None:
-    with ledger(tmp_path / "ledger") as numbers:
-        numbers.reserve("identity", 41)
-        assert numbers.number_of("identity", "a") == 42
-        numbers.reserve("identity", 7)
-        assert numbers.number_of("identity", "b") == 43
+def test_numbers_start_above_those_that_are_reserved(tmp_path: Path) -> None:
+    with opened(tmp_path / "ledger") as ledger:
+        ledger.reserve("identity", 41)
+        assert ledger.number_of("identity", "a") == 42
+        ledger.reserve("identity", 7)
+        assert ledger.number_of("identity", "b") == 43

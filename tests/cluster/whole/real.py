@@ -61,7 +61,7 @@ class Real:
     def write_overlay(self) -> None:
         """A user's own: settings, and the optional part. Verdicts are to come soon, also where there are few."""
         self.overlay.mkdir()
-        settings = [f"WEIR_KAFKA={self.kafka}", "WEIR_PARTITIONS=4", "WEIR_BATCH_ALLOWED=0.1"]
+        settings = [f"WEIR_KAFKA={self.kafka}", "WEIR_PARTITIONS=4", "WEIR_BATCH_ALLOWED_WAIT=0.1"]
         (self.overlay / "kustomization.yaml").write_text(json.dumps({
             "resources": ["../kubernetes"],
             "components": ["../kubernetes/components/events"],

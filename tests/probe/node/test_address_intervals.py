@@ -1,4 +1,4 @@
-"""Since when and until when pods have their addresses, by what the probe saw, and what the next one makes of it."""
+"""Which address intervals the probe publishes, by what it observed, and what the next probe makes of its file."""
 
 from __future__ import annotations
 
@@ -10,42 +10,46 @@ import pytest
 from enrich.model import Owner, Pod
 from enrich.wire.address_interval import AddressInterval, decode_interval, decode_interval_key
 from probe.node.address_intervals import AddressIntervals
+from probe.node.link_clock import LinkClock
 
 S = 1_000_000_000
 DAY = 86_400 * S
 
 
 class Node:
-    """A node with a clock by hand, and what its probe told."""
+    """A node whose clock a test sets, and what its probe has published."""
 
     def __init__(self, path: Path) -> None:
         self.now = 1_790_000_000 * S
         self.path = path
-        self.told: list[dict[bytes, bytes | None]] = []
+        self.published: list[dict[bytes, bytes | None]] = []
         self.start()
 
     def start(self) -> None:
-        """A (new) probe."""
-        self.holds = AddressIntervals(
-            "n1", self.path, lambda changes: self.told.append(dict(changes)), lambda: self.now
+        """Start a probe, or the next one."""
+        self.clock = LinkClock(lambda: self.now)
+        self.intervals = AddressIntervals(
+            "n1", self.path, lambda changes: self.published.append(dict(changes)), self.clock, lambda: self.now
         )
-        self.holds.begin("c1")
+        self.intervals.start("c1")
 
-    def said(self) -> dict[str, AddressInterval | None]:
-        """The topic after compaction, by address."""
+    def latest(self) -> dict[str, AddressInterval | None]:
+        """Return the topic's records after compaction, by address."""
         last: dict[bytes, bytes | None] = {}
-        for changes in self.told:
+        for changes in self.published:
             last |= changes
         return {decode_interval_key(key).ip: decode_interval(value) if value else None for key, value in last.items()}
 
-    def link(self, index: int, kind: int = 16, changed: int = 0xFFFFFFFF, held_up: int = 0) -> None:
+    def link(self, index: int, kind: int = 16, changed: int = 0xFFFFFFFF, suspended: int = 0) -> None:
+        """Observe a link event now; the probe was suspended for so many nanoseconds before."""
         message = struct.pack("=IHHIIBBHiII", 32, kind, 0, 0, 0, 0, 0, 1, index, 0, changed)
-        self.holds.links(message, self.now - held_up)
+        self.clock.caught_up_ns = self.now - suspended
+        self.clock.observe(message)
 
 
 @pytest.fixture
 def node(tmp_path: Path) -> Node:
-    return Node(tmp_path / "holds")
+    return Node(tmp_path / "address-intervals")
 
 
 def make_pod(name: str, *ips: str, started_ns: int = 0, acknowledged_ns: int = 0) -> Pod:
@@ -55,115 +59,116 @@ def make_pod(name: str, *ips: str, started_ns: int = 0, acknowledged_ns: int = 0
     )  # fmt: skip
 
 
-def test_a_hold_is_as_long_as_the_interface(node: Node) -> None:
-    came = node.now
+def test_an_interval_lasts_from_the_interface_appearing_to_its_disappearing(node: Node) -> None:
+    appeared = node.now
     node.link(5)
     node.now += 3 * S
     pod = make_pod("web", "10.0.0.1", "fd00::1")
-    node.holds.bound({5: pod}, node.now)
+    node.intervals.update({5: pod}, node.now)
     for ip in pod.ips:
-        hold = node.said()[ip]
-        assert hold is not None
-        assert (hold.first, hold.start, hold.end, hold.uid, hold.labels) == (came, came, None, pod.uid, {"app": "web"})
-        assert hold.as_pod().owner == pod.owner
+        interval = node.latest()[ip]
+        assert interval is not None
+        assert (interval.first, interval.start, interval.end) == (appeared, appeared, None)
+        assert (interval.uid, interval.labels) == (pod.uid, {"app": "web"})
+        assert interval.as_pod().owner == pod.owner
     node.now += 60 * S
     node.link(5, kind=17)
-    went = node.now
+    disappeared = node.now
     node.now += 2 * S
-    node.holds.bound({}, node.now)
-    hold = node.said()["10.0.0.1"]
-    assert hold is not None
-    assert (hold.end, hold.last) == (went, went)
+    node.intervals.update({}, node.now)
+    interval = node.latest()["10.0.0.1"]
+    assert interval is not None
+    assert (interval.end, interval.last) == (disappeared, disappeared)
 
 
-def test_a_probe_that_was_held_up_does_not_know_exactly(node: Node) -> None:
-    node.link(5, held_up=4 * S)
-    came = node.now
-    node.holds.bound({5: make_pod("web", "10.0.0.1")}, node.now)
+def test_a_suspended_probe_gives_wide_bounds(node: Node) -> None:
+    node.link(5, suspended=4 * S)
+    appeared = node.now
+    node.intervals.update({5: make_pod("web", "10.0.0.1")}, node.now)
     node.now += 60 * S
-    node.link(5, kind=17, held_up=3 * S)
-    node.holds.bound({}, node.now)
-    hold = node.said()["10.0.0.1"]
-    assert hold is not None
-    assert (hold.first, hold.start) == (came - 4 * S, came)
-    assert (hold.end, hold.last) == (node.now - 3 * S, node.now)
+    node.link(5, kind=17, suspended=3 * S)
+    node.intervals.update({}, node.now)
+    interval = node.latest()["10.0.0.1"]
+    assert interval is not None
+    assert (interval.first, interval.start) == (appeared - 4 * S, appeared)
+    assert (interval.end, interval.last) == (node.now - 3 * S, node.now)
 
 
-def test_a_pod_was_seen_when_the_interfaces_were_looked_at(node: Node) -> None:
-    pods, looked = {5: make_pod("web", "10.0.0.1")}, node.now
+def test_an_unobserved_end_is_after_the_pod_was_last_seen(node: Node) -> None:
+    pods, seen = {5: make_pod("web", "10.0.0.1")}, node.now
     for _ in range(2):
-        node.holds.bound(pods, looked)
+        node.intervals.update(pods, seen)
         node.now += 10 * S
-    node.holds.bound({}, node.now)
-    hold = node.said()["10.0.0.1"]
-    assert hold is not None
-    assert (hold.end, hold.last) == (looked, node.now)
+    node.intervals.update({}, node.now)
+    interval = node.latest()["10.0.0.1"]
+    assert interval is not None
+    assert (interval.end, interval.last) == (seen, node.now)
 
 
-def test_an_interface_that_changes_has_not_come(node: Node) -> None:
+def test_a_changed_interface_has_not_appeared(node: Node) -> None:
     node.link(5, changed=1)
     begun = node.now - 100 * S
-    node.holds.bound({5: make_pod("web", "10.0.0.1", started_ns=begun, acknowledged_ns=begun)}, node.now)
-    hold = node.said()["10.0.0.1"]
-    assert hold is not None
-    assert (hold.first, hold.start) == (begun, begun + S)
+    node.intervals.update({5: make_pod("web", "10.0.0.1", started_ns=begun, acknowledged_ns=begun)}, node.now)
+    interval = node.latest()["10.0.0.1"]
+    assert interval is not None
+    assert (interval.first, interval.start) == (begun, begun + S)
 
 
-def test_nothing_is_told_twice_but_once_a_day(node: Node) -> None:
-    node.holds.bound({5: make_pod("web", "10.0.0.1")}, node.now)
+def test_an_interval_is_published_again_once_a_day_only(node: Node) -> None:
+    node.intervals.update({5: make_pod("web", "10.0.0.1")}, node.now)
     for _ in range(3):
         node.now += 30 * S
-        node.holds.bound({5: make_pod("web", "10.0.0.1")}, node.now)
-    assert len(node.told) == 1
+        node.intervals.update({5: make_pod("web", "10.0.0.1")}, node.now)
+    assert len(node.published) == 1
     node.now += DAY
-    node.holds.bound({5: make_pod("web", "10.0.0.1")}, node.now)
-    assert len(node.told) == 2
+    node.intervals.update({5: make_pod("web", "10.0.0.1")}, node.now)
+    assert len(node.published) == 2
 
 
-def test_a_pod_that_was_there_before_the_probe_began_who_knows_when(node: Node) -> None:
+def test_a_pod_that_was_there_before_the_probe_has_the_bounds_of_the_api_server(node: Node) -> None:
     begun = node.now - 100 * S
-    node.holds.bound({5: make_pod("web", "10.0.0.1", started_ns=begun + 5 * S, acknowledged_ns=begun)}, node.now)
-    hold = node.said()["10.0.0.1"]
-    assert hold is not None
-    assert (hold.first, hold.start) == (begun, begun + 6 * S)
+    node.intervals.update({5: make_pod("web", "10.0.0.1", started_ns=begun + 5 * S, acknowledged_ns=begun)}, node.now)
+    interval = node.latest()["10.0.0.1"]
+    assert interval is not None
+    assert (interval.first, interval.start) == (begun, begun + 6 * S)
 
 
-def test_the_next_probe_ends_what_went_meanwhile_and_begins_nothing_anew(node: Node) -> None:
+def test_the_next_probe_ends_the_intervals_of_pods_that_disappeared_and_goes_on_with_the_others(node: Node) -> None:
     node.link(5)
-    came = node.now
+    appeared = node.now
     pods = {5: make_pod("stays", "10.0.0.1"), 6: make_pod("goes", "10.0.0.2")}
-    node.holds.bound(pods, node.now)
+    node.intervals.update(pods, node.now)
     seen = node.now = node.now + 50 * S
-    node.holds.bound(pods, node.now)
+    node.intervals.update(pods, node.now)
     node.now += 30 * S
     node.start()
-    node.holds.bound({5: pods[5]}, node.now)
-    stays, goes = node.said()["10.0.0.1"], node.said()["10.0.0.2"]
+    node.intervals.update({5: pods[5]}, node.now)
+    stays, goes = node.latest()["10.0.0.1"], node.latest()["10.0.0.2"]
     assert stays is not None
     assert goes is not None
-    assert (stays.start, stays.last) == (came, None)
+    assert (stays.start, stays.last) == (appeared, None)
     assert (goes.end, goes.last) == (seen, node.now)
-    assert b"c1/n1/10.0.0.1/uid-stays" in node.told[-1], "told again, should Kafka not have had it"
+    assert b"c1/n1/10.0.0.1/uid-stays" in node.published[-1], "published again, in case Kafka does not have it"
 
 
-def test_a_hold_is_taken_back_a_day_after_its_end(node: Node) -> None:
-    node.holds.bound({5: make_pod("web", "10.0.0.1")}, node.now)
+def test_an_interval_is_deleted_from_the_topic_a_day_after_its_end(node: Node) -> None:
+    node.intervals.update({5: make_pod("web", "10.0.0.1")}, node.now)
     node.now += 10 * S
-    node.holds.bound({}, node.now)
-    assert node.said()["10.0.0.1"] is not None
+    node.intervals.update({}, node.now)
+    assert node.latest()["10.0.0.1"] is not None
     node.now += 26 * DAY // 24
-    node.holds.bound({}, node.now)
-    assert node.said() == {"10.0.0.1": None}
+    node.intervals.update({}, node.now)
+    assert node.latest() == {"10.0.0.1": None}
     node.now += DAY
     node.start()
-    node.holds.bound({}, node.now)
-    assert node.said() == {"10.0.0.1": None}
+    node.intervals.update({}, node.now)
+    assert node.latest() == {"10.0.0.1": None}
 
 
-def test_a_file_that_is_broken_is_told_and_left(node: Node, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_damaged_file_is_reported_and_replaced(node: Node, capsys: pytest.CaptureFixture[str]) -> None:
     node.path.write_text("{")
     node.start()
     assert "cannot be read" in capsys.readouterr().out
-    node.holds.bound({5: make_pod("web", "10.0.0.1")}, node.now)
-    assert node.said()["10.0.0.1"] is not None
+    node.intervals.update({5: make_pod("web", "10.0.0.1")}, node.now)
+    assert node.latest()["10.0.0.1"] is not None
     assert list(node.path.parent.iterdir()) == [node.path]

@@ -1,0 +1,244 @@
+"""The probe as a service: puts its parts together, runs them until SIGTERM, and stops them in order.
+
+Verdicts flow from :class:`Ring` through :class:`Drain` into :class:`Spool`, and from there by :class:`Publisher` to
+Kafka. Policy flows from a source of objects through :class:`Cluster` to :class:`Agent`, which writes the kernel's maps.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Final
+
+import structlog
+from prometheus_client import CollectorRegistry
+from prometheus_client.registry import Collector
+
+from enrich.index.cluster import POLICY_KINDS, Cluster
+from enrich.model import Name
+from enrich.runtime.health import HealthServer
+from enrich.runtime.process import Exit, StopServiceError, only_instance, stop_on_signals
+from enrich.runtime.watching import SourceCollector
+from enrich.sources.client import Client
+from enrich.sources.factory import make_source
+from enrich.sources.source import Source, SourceError
+from enrich.wire.topics import topics
+from probe.agent import Agent
+from probe.export.batcher import Limits
+from probe.export.drain import Drain
+from probe.export.interval_publisher import AddressIntervalPublisher
+from probe.export.publisher import Publisher
+from probe.export.ring import Ring
+from probe.export.spool import Spool
+from probe.kernel.attach import Mode
+from probe.kernel.detach import detach
+from probe.kernel.layout import VERSION, Config
+from probe.kernel.maps import Maps
+from probe.ledger import Ledger, LedgerReferences
+from probe.metrics import ProbeCollector
+from probe.node.address_intervals import AddressIntervals
+from probe.node.link_clock import LinkClock
+from probe.node.netlink import NodeNetwork
+from probe.node.network_view import NetworkView
+from probe.node.ownership import Ownership
+from probe.settings import Settings
+
+log = structlog.get_logger("kubeweir.probe")
+
+_INTERVALS_FLUSH_S: Final = 1.0
+_SPOOL_FLUSH_S: Final = 8.0
+"""How long the probe tries to send the rest when it stops; batches without an acknowledgement stay in the spool."""
+MODES: Final[dict[str, Mode | None]] = {"auto": None, "tcx": "tcx", "clsact": "clsact"}
+_STATE_FILES: Final = ("ledger", "address-intervals")
+"""Files in the run folder that describe what is pinned."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """The parts of a probe that does not run yet."""
+
+    network: NodeNetwork
+    maps: Maps
+    ring: Ring
+    spool: Spool
+    intervals: AddressIntervals
+    interval_publisher: AddressIntervalPublisher
+    agent: Agent
+    drain: Drain
+    publisher: Publisher
+
+    def has_failed(self) -> bool:
+        """Return whether a part died of an unexpected error."""
+        return any(part.failed.is_set() for part in (self.agent, self.drain, self.publisher))
+
+
+def serve(settings: Settings) -> None:
+    """Run the probe until SIGTERM. Raises StopServiceError."""
+    stop = stop_on_signals()
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(only_instance(settings.run_dir / "probe.lock"))
+        cluster = Cluster(kinds=POLICY_KINDS)
+        source = stack.enter_context(_started(settings, cluster))
+        parts = _assemble(settings, cluster, stack)
+        health = _serve_health(settings, source, parts)
+        stack.callback(health.close)
+
+        def has_ended() -> bool:
+            return stop.is_set() or parts.has_failed()
+
+        owner = _owner(settings, stack)
+        parts.agent.start(settings.deny_window)
+        parts.publisher.start()
+        cluster_id = _cluster_id(settings, cluster, parts.drain.cluster, has_ended)
+        if cluster_id is not None:
+            parts.drain.start(cluster_id, settings.node)
+            parts.intervals.start(cluster_id)
+            log.info("started", node=settings.node, cluster=cluster_id, ring=parts.ring.id, attach=parts.agent.mode,
+                     kafka=settings.kafka, source=settings.source, metrics_port=health.port)  # fmt: skip
+        while not has_ended():
+            stop.wait(0.2)
+
+        def enforcement_ends() -> bool:
+            return owner is not None and stop.is_set() and owner.is_over()
+
+        # Requested before and after the flush, which takes a while: the DaemonSet may be deleted meanwhile, or the
+        # service account by which we can ask.
+        ends = enforcement_ends()
+        flushed = _stop(parts)
+        if ends or enforcement_ends():
+            log.info("our DaemonSet was deleted: enforcement ends", interfaces=end_enforcement(settings, parts.network))
+        log.info("stopped", flushed=flushed, spooled_batches=parts.spool.unacked_batches,
+                 enforcement="stays in place" if settings.pin_dir.exists() else "ended")  # fmt: skip
+        _raise_failure(parts)
+
+
+def _assemble(settings: Settings, cluster: Cluster, stack: contextlib.ExitStack) -> _Parts:
+    """Make the parts; ``stack`` closes those that need it."""
+    network = NodeNetwork(settings.netns)
+    stack.callback(network.close)
+    maps = Maps.open(settings.pin_dir / VERSION, settings.sizes())
+    maps.configure(Config.POD_DENIED_FLOWS, settings.pod_denied_flows)
+    maps.configure(Config.POD_CONNECTIONS, settings.pod_connections)
+    stack.callback(maps.close)
+    ledger = Ledger.open(settings.run_dir / "ledger")
+    stack.callback(ledger.close)
+    ring = Ring(maps)
+    stack.callback(ring.close)
+    spool = Spool(settings.state_dir / "spool", settings.spool_bytes)
+    stack.callback(spool.close)
+    names = topics(settings.topic_prefix, settings.partitions)
+    interval_publisher = AddressIntervalPublisher(names.endpoints, settings.connection())
+    clock = LinkClock()
+    intervals = AddressIntervals(
+        settings.node, settings.run_dir / "address-intervals", interval_publisher.publish, clock
+    )
+    view = NetworkView(network, clock)
+    return _Parts(
+        network=network,
+        maps=maps,
+        ring=ring,
+        spool=spool,
+        intervals=intervals,
+        interval_publisher=interval_publisher,
+        agent=Agent(settings.node, cluster, view, maps, ledger, intervals, MODES[settings.attach]),
+        drain=Drain(ring, LedgerReferences(ledger), spool, _limits(settings)),
+        publisher=Publisher(spool, names.raw, settings.connection()),
+    )
+
+
+def _serve_health(settings: Settings, source: Source, parts: _Parts) -> HealthServer:
+    registry = _registry(
+        SourceCollector("probe", source),
+        ProbeCollector(parts.agent, parts.maps, parts.ring, parts.drain, parts.spool, parts.publisher),
+    )
+    ready = {
+        "source": source.problem,
+        "policy": parts.agent.problem,
+        "spool": lambda: parts.drain.problem,
+        "kafka": lambda: parts.publisher.problem,
+    }
+    return HealthServer(settings.metrics, registry, ready)
+
+
+def _stop(parts: _Parts) -> bool:
+    """Stop the threads in the order of the data; return whether Kafka has every batch."""
+    parts.agent.stop()
+    parts.drain.stop()
+    flushed = parts.publisher.stop(_SPOOL_FLUSH_S)
+    parts.interval_publisher.stop(_INTERVALS_FLUSH_S)
+    return flushed
+
+
+def _raise_failure(parts: _Parts) -> None:
+    if parts.publisher.failed.is_set():
+        raise StopServiceError(f"{parts.publisher.problem}", Exit.KAFKA)
+    if parts.has_failed():
+        raise StopServiceError("a part of the probe failed, see the log above", Exit.UNEXPECTED)
+
+
+def _registry(*collectors: Collector) -> CollectorRegistry:
+    registry = CollectorRegistry()
+    for collector in collectors:
+        registry.register(collector)
+    return registry
+
+
+@contextlib.contextmanager
+def _started(settings: Settings, cluster: Cluster) -> Iterator[Source]:
+    try:
+        source = make_source(settings.source, cluster)
+        source.start()
+    except SourceError as error:
+        raise StopServiceError(str(error), Exit.USAGE) from error
+    try:
+        yield source
+    finally:
+        source.stop()
+
+
+def _owner(settings: Settings, stack: contextlib.ExitStack) -> Ownership | None:
+    """Start to watch the DaemonSet whose deletion ends enforcement, if the settings name one."""
+    if not settings.daemonset:
+        return None
+    client = Client()
+    try:
+        client.connect()
+    except SourceError as error:
+        raise StopServiceError(str(error), Exit.USAGE) from error
+    owner = Ownership(settings.daemonset, client)
+    owner.start()
+    stack.callback(owner.stop)
+    return owner
+
+
+def _limits(settings: Settings) -> Limits:
+    return Limits(
+        verdicts=settings.batch_verdicts,
+        denied_s=settings.batch_denied_wait,
+        allowed_s=settings.batch_allowed_wait,
+        quiet_s=4 * settings.batch_allowed_wait,
+        heartbeat_s=settings.heartbeat,
+    )
+
+
+def _cluster_id(settings: Settings, cluster: Cluster, known: str | None, is_over: Callable[[], bool]) -> str | None:
+    """Return the cluster's id, None if the probe ended before it was found.
+
+    It is the setting, or what an earlier process found (``known``), or what the source says.
+    """
+    if settings.cluster or known:
+        return settings.cluster or known
+    while not cluster.synced.wait(0.2):
+        if is_over():
+            return None
+    system = cluster.namespaces().get(Name("", "kube-system"))
+    return system.uid if system else "default"
+
+
+def end_enforcement(settings: Settings, network: NodeNetwork) -> int:
+    """End enforcement and delete the files that describe it; return how many interfaces were under policy."""
+    freed = detach(settings.pin_dir, network)
+    for name in _STATE_FILES:
+        (settings.run_dir / name).unlink(missing_ok=True)
+    return freed
