@@ -169,8 +169,8 @@ class Agent:
         if done.addresses or done.endpoints or done.policy_entries or done.port_entries:
             log.info(
                 "policy installed", epoch=done.epoch, endpoints=len(bound), policies=len(objects.policies),
-                changed_addresses=done.addresses, changed_endpoints=done.endpoints, changed_policy_entries=done.policy_entries,
-                changed_port_entries=done.port_entries,
+                changed_addresses=done.addresses, changed_endpoints=done.endpoints,
+                changed_policy_entries=done.policy_entries, changed_port_entries=done.port_entries,
             )  # fmt: skip
 
     def _read_network(self, pods: list[Pod]) -> bool:
