@@ -48,7 +48,7 @@ class ProbeCollector(Collector):
     def _losses(self) -> Iterator[Metric]:
         lost = CounterMetricFamily(
             "kubeweir_probe_lost_verdicts",
-            "Verdicts that are missing from the log, by reason; more than 0 means that records are incomplete",
+            "Verdicts that were lost before Kafka, by reason",
             labels=["reason"],
         )
         for reason, total in self._drain.lost().items():
@@ -65,7 +65,7 @@ class ProbeCollector(Collector):
         ring, spool = self._ring, self._spool
         yield GaugeMetricFamily(
             "kubeweir_probe_ring_unread_verdicts",
-            "Verdicts in the ring buffer that are not in the spool yet; at the capacity, verdicts are lost",
+            "Verdicts in the ring buffer that are not in the spool yet",
             value=ring.unread,
         )
         yield GaugeMetricFamily(
@@ -73,13 +73,13 @@ class ProbeCollector(Collector):
         )
         yield GaugeMetricFamily(
             "kubeweir_probe_spool_batches",
-            "Batches in the spool that Kafka has not acknowledged; growing means that Kafka is away or slow",
+            "Batches in the spool that Kafka has not acknowledged",
             value=spool.unacked_batches,
         )
         yield GaugeMetricFamily("kubeweir_probe_spool_bytes", "Bytes of the spool on disk", value=spool.size)
         yield GaugeMetricFamily(
             "kubeweir_probe_spool_capacity_bytes",
-            "Bytes that the spool may take (WEIR_SPOOL_BYTES); then it removes its oldest verdicts",
+            "Bytes that the spool may take on disk",
             value=spool.max_bytes,
         )
 
@@ -90,7 +90,7 @@ class ProbeCollector(Collector):
         )
         yield GaugeMetricFamily(
             "kubeweir_probe_unattached_pods",
-            "Local pods that no interface is found for, so that their policy is not enforced; 0 once a pod has started",
+            "Local pods whose interface was not found, so that their policy is not enforced",
             value=len(binding.unattached),
         )
         entries = GaugeMetricFamily(
@@ -98,7 +98,7 @@ class ProbeCollector(Collector):
         )
         limits = GaugeMetricFamily(
             "kubeweir_probe_map_capacity_entries",
-            "Entries that a policy map of the kernel can hold; a change that does not fit is not installed",
+            "Entries that a policy map of the kernel can hold",
             labels=["map"],
         )
         for name, (used, limit) in self._agent.usage().items():
@@ -108,6 +108,6 @@ class ProbeCollector(Collector):
         yield limits
         yield GaugeMetricFamily(
             "kubeweir_probe_identities",
-            "Classes of peers that the policies in force tell apart; thousands mean selectors that overlap at random",
+            "Classes of peers that the policies in force tell apart",
             value=self._agent.identities,
         )
