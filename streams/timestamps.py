@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 
-def rfc3339(seconds: float) -> str:
-    """Format seconds since the epoch with three decimals: ``2026-09-21T14:13:19.000Z``."""
+def rfc3339(seconds: float, decimals: int = 3) -> str:
+    """Format seconds since the epoch: ``2026-09-21T14:13:19.000Z``. Digits after the milliseconds are zero."""
     whole, milliseconds = divmod(int(seconds * 1000), 1000)
-    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(whole))}.{milliseconds:03d}Z"
+    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(whole))}.{milliseconds:03d}{'0' * (decimals - 3)}Z"

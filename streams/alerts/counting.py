@@ -1,4 +1,4 @@
-"""The counting half's core: flow and status records in, deltas out.
+"""The count loop's core: flow and status records in, deltas out.
 
 THEORY OF OPERATION
 

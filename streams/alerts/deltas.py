@@ -1,4 +1,4 @@
-"""Deltas: what the counting half sends to the engine half, a group's new counts by second.
+"""Deltas: what the count loop sends to the engine loop, a group's new counts by second.
 
 Records of one group come from many partitions of the flows. All its deltas go to one partition of
 ``<prefix>.alerts.deltas``, chosen by a hash of rule and group, and its state lives in the partition of the same number

@@ -24,8 +24,9 @@ from prometheus_client import CollectorRegistry
 
 from enrich.runtime.health import HealthServer
 from enrich.runtime.process import Exit, StopServiceError
+from streams.alerts.count_loop import CountLoop
 from streams.alerts.engine import Engine
-from streams.alerts.loops import CountLoop, EngineLoop
+from streams.alerts.engine_loop import EngineLoop
 from streams.alerts.model import AlertRule, Alerts
 from streams.alerts.outputs import sink_definitions
 from streams.alerts.policy_watch import PolicyWatch

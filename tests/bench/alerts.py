@@ -105,7 +105,7 @@ class _Stream:
         made = topics(self._prefix, _PARTITIONS)
         prepare_topics({"bootstrap.servers": self._servers}, made, 0, threading.Event())
         with self._alertmanager() as am, self._service("enrich", am), self._service("alerts", am) as alerts:
-            until(lambda: True if "alerts are kept here" in self._log("alerts") else None, "the role alerts")
+            until(lambda: True if "alert partitions assigned" in self._log("alerts") else None, "the role alerts")
             sender = threading.Thread(target=self._send, args=(made.raw.name,), daemon=True)
             sender.start()
             time.sleep(self._scale.alert_warm_s)

@@ -88,7 +88,7 @@ def test_an_outage_of_20_s_delays_and_loses_nothing(site: Site, am: Alertmanager
 def start_anew(site: Site, path: str) -> Service:
     """Not ready, for its far end is away; at work all the same."""
     service = site.start("alerts", "--alone", WEIR_ALERTS=path)
-    service.wait_for("alerts are kept here", firing=2)
+    service.wait_for("alert partitions assigned", firing=2)
     return service
 
 

@@ -114,7 +114,7 @@ def test_a_burst_fires_and_resolves_and_a_kill_9_of_the_role_loses_and_repeats_n
     service.process.send_signal(signal.SIGKILL)
     service.process.wait()
     service = start(site, WEIR_ALERTS=path)
-    service.wait_for("alerts are kept here", firing=1)
+    service.wait_for("alert partitions assigned", firing=1)
     send(site, 50, 5)
     until(lambda: counted.replace("30", "5") in service.get("/metrics", "alerts")[1] or None, "5 records")
     # What was counted is not enough any more: it is quiet.
@@ -206,7 +206,7 @@ def test_denies_after_a_policy_change_and_losses_are_told_by_the_built_in_rules(
     (manifests / "policy.json").write_text(json.dumps(policy))
     service = site.start()
     service.wait_for("partitions assigned")
-    service.wait_for("alerts are kept here")
+    service.wait_for("alert partitions assigned")
     policy["spec"] = {"podSelector": {}, "egress": [], "policyTypes": ["Egress"]}
     (manifests / "policy.json").write_text(json.dumps(policy))
     send(site, 0, 1)

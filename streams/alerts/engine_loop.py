@@ -1,0 +1,181 @@
+"""The engine loop: deltas and changes of policies in, alerts and their state out.
+
+See :mod:`streams.alerts.loops` for how the loops work.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final
+
+import msgspec
+import orjson
+import structlog
+
+from streams.alerts.alert import AlertState
+from streams.alerts.deltas import DeltaError, decode
+from streams.alerts.engine import Engine
+from streams.alerts.loops import MAX_RECORDS_PER_STEP, POLL_S, Rules, Transactions
+from streams.alerts.model import AlertRule
+from streams.alerts.policy_changes import PolicyChange
+from streams.kafka.connection import ReadError
+from streams.kafka.exactly_once import TopicAndPartition, TransactionAbortedError, Write
+from streams.kafka.records import Record
+from streams.timestamps import rfc3339
+
+log = structlog.get_logger("kubeweir.streams")
+
+_IDLE_COMMIT_S: Final = 2.0
+"""Between two commits that have offsets only."""
+_REPORT_INTERVAL_S: Final = 10.0
+"""Between two status records about evicted groups."""
+_CHANGE_KEY: Final = b"change/"
+"""Keys of policy changes in the topic of states begin like this."""
+
+
+class EngineLoop:
+    """Evaluates the rules for the groups of the assigned partitions."""
+
+    def __init__(
+        self,
+        rules: Rules,
+        names: tuple[str, str, str],
+        partitions: int,
+        worker: str,
+        make_engine: Callable[[Sequence[AlertRule]], Engine],
+        read_state: Callable[[Sequence[int]], Iterable[Record]],
+        take_evicted: Callable[[], Counter[str]],
+        bad_delta: Callable[[Record, str], None],
+    ) -> None:
+        """``names`` are the topics of alerts, state and status; ``partitions`` is the number of partitions that state
+        and deltas have. ``take_evicted`` returns, by rule, the groups evicted or refused since its last call.
+        ``bad_delta`` is called with a record that is not a delta, and the reason."""
+        self._rules, self._partitions, self._worker = rules, partitions, worker
+        self._alerts, self._state, self._status = names
+        self._make_engine, self._read_state = make_engine, read_state
+        self._take_evicted, self._bad_delta = take_evicted, bad_delta
+        self._assigned: list[int] = []
+        self._lock = threading.Lock()
+        self._new_changes: list[PolicyChange] = []
+        self._stored_changes: dict[str, PolicyChange] = {}
+        self._uncommitted = False
+        self._committed_at = self._next_report = 0.0
+        self._current = rules.current
+        self.engine = make_engine(self._current)
+
+    def replay_from_ms(self, topic: str) -> int:
+        """Return the time from which a new owner of a partition reads its deltas again: one window back."""
+        del topic
+        return int((time.time() - self.engine.history_s) * 1000)
+
+    def add_policy_change(self, change: PolicyChange) -> None:
+        """Hand a change of a policy to the next step. May be called on any thread."""
+        with self._lock:
+            self._new_changes.append(change)
+
+    def on_assigned(self, partitions: Sequence[TopicAndPartition]) -> None:
+        """Start a new engine for these partitions from their state. Raises TransactionAbortedError."""
+        self._current = self._rules.current
+        self.engine = self._make_engine(self._current)
+        self._assigned = sorted(partition for _, partition in partitions)
+        self._stored_changes = {}
+        now = time.time()
+        try:
+            latest = {record.key: record.value for record in self._read_state(self._assigned)}
+        except ReadError as error:
+            raise TransactionAbortedError(str(error)) from error
+        for key, value in latest.items():
+            if value:
+                self._load(key, value, now)
+        if self._assigned:
+            log.info(
+                "alert partitions assigned",
+                partitions=self._assigned,
+                firing=sum(self.engine.firing().values()),
+            )
+
+    def step(self, transactions: Transactions) -> None:
+        """Process some deltas and the time that has passed. Raises TransactionAbortedError, StopServiceError."""
+        records = transactions.take(MAX_RECORDS_PER_STEP, POLL_S)
+        if not self._assigned:
+            return
+        if self._rules.current is not self._current:
+            raise TransactionAbortedError("the rules have changed")
+        now = time.time()
+        for record in records:
+            try:
+                self.engine.take(decode(record.value), now, replayed=transactions.is_replayed(record))
+            except DeltaError as error:
+                self._bad_delta(record, str(error))
+        self._uncommitted = self._uncommitted or bool(records)
+        writes = self._process_changes(now)
+        self.engine.tick(now)
+        writes += self._engine_output() + self._report_evicted(now)
+        idle = time.monotonic() - self._committed_at > _IDLE_COMMIT_S
+        if writes or (self._uncommitted and idle):
+            transactions.commit(writes)
+            self._uncommitted, self._committed_at = False, time.monotonic()
+
+    def _load(self, key: bytes, value: bytes, now: float) -> None:
+        try:
+            if key.startswith(_CHANGE_KEY):
+                change = msgspec.json.decode(value, type=PolicyChange)
+                self._stored_changes[change.policy] = change
+                self.engine.policy_changed(change, now)
+            else:
+                self.engine.load(key.decode().rpartition("/")[2], msgspec.json.decode(value, type=AlertState), now)
+        except (msgspec.DecodeError, ValueError) as error:
+            log.warning("a record of the alert state cannot be decoded and is ignored", key=key, error=str(error))
+
+    def _process_changes(self, now: float) -> list[Write]:
+        """Process the new changes. Each is stored in every partition for as long as a record may depend on it."""
+        with self._lock:
+            changes, self._new_changes = self._new_changes, []
+        writes = []
+        for change in changes:
+            self.engine.policy_changed(change, now)
+            self._stored_changes[change.policy] = change
+            writes += self._write_everywhere(change.policy, msgspec.json.encode(change))
+        too_old = now - self.engine.history_s
+        for name in [name for name, change in self._stored_changes.items() if change.at < too_old]:
+            del self._stored_changes[name]
+            writes += self._write_everywhere(name, None)
+        return writes
+
+    def _write_everywhere(self, policy: str, value: bytes | None) -> list[Write]:
+        key = _CHANGE_KEY + policy.encode()
+        return [Write(self._state, key, value, partition) for partition in self._assigned]
+
+    def _engine_output(self) -> list[Write]:
+        out = self.engine.drain()
+        writes = []
+        for record in out.alerts:
+            log.info("alert", status=record["status"], rule=record["rule"], labels=record["labels"])
+            key = f"{record['rule']}/{record['fingerprint']}".encode()
+            writes.append(Write(self._alerts, key, orjson.dumps(record)))
+        for rule, name, state in out.states:
+            value = None if state is None else msgspec.json.encode(state)
+            partition = int(name, 16) % self._partitions
+            writes.append(Write(self._state, f"{rule}/{name}".encode(), value, partition))
+        return writes
+
+    def _report_evicted(self, now: float) -> list[Write]:
+        """Report evicted groups as a loss: an alert may be missing because of them."""
+        if time.monotonic() < self._next_report:
+            return []
+        self._next_report = time.monotonic() + _REPORT_INTERVAL_S
+        writes = []
+        for rule, groups in self._take_evicted().items():
+            log.error(
+                "groups of an alert rule were evicted: it has more groups than WEIR_ALERT_GROUPS allows; raise the "
+                "setting, or group by fewer fields",
+                rule=rule,
+                groups=groups,
+            )
+            status = {"schema": 1, "timestamp": rfc3339(now, 9), "worker": self._worker, "type": "alerts_dropped",
+                      "reason": rule, "groups": groups}  # fmt: skip
+            writes.append(Write(self._status, self._worker.encode(), orjson.dumps(status)))
+        return writes
