@@ -1,1 +1,2 @@
-"""Routes: which records go where besides the topics that always have them. Pure but for :mod:`streams.routes.live`."""
+"""Routes: which records go where besides the topics that always have them. Only `topics`, `live` and `outputs` touch
+the outside world."""

@@ -1,4 +1,4 @@
-"""The routes file while it is in use."""
+"""Hot reload of the routes file."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ T = TypeVar("T")
 
 
 class LiveRoutes(HotReloadedFile[Routes, T]):
-    """See :class:`streams.config.hot_reload.HotReloadedFile`."""
+    """The routes file in force; see :class:`streams.config.hot_reload.HotReloadedFile`."""
 
-    def __init__(self, path: Path, reserved: Iterable[str], make: Callable[[Routes], T]) -> None:
-        """``reserved``: topics that no route may write."""
+    def __init__(self, path: Path, reserved: Iterable[str], apply: Callable[[Routes], T]) -> None:
+        """``reserved`` are the topics that routes must not write. ``apply`` puts the routes into force."""
         kept = tuple(reserved)
-        super().__init__("routes", "WEIR_ROUTES", path, lambda content, name: read(content, name, kept), make)
+        super().__init__("routes", "WEIR_ROUTES", path, lambda content, name: read(content, name, kept), apply)

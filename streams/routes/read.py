@@ -1,4 +1,4 @@
-"""The routes file, read: YAML to checked values, every mistake with file, line and field."""
+"""Reads the routes file: YAML to checked values. Every mistake is reported with file, line and field."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ RoutesError = FileError
 
 
 def read(content: bytes, name: str, reserved: Iterable[str] = ()) -> Routes:
-    """The routes in a file's content. ``name`` is the file's, ``reserved`` the topics that no route may write.
+    """Return the routes in the content of a file. ``name`` is the file's name, for messages. ``reserved`` are the
+    topics that routes must not write.
 
     Raises :class:`RoutesError`.
     """

@@ -1,4 +1,20 @@
-"""Which records go to which topics, with which keys: the Kafka outputs of all routes. Values only."""
+"""Which records go to which topics, with which keys: the Kafka outputs of all routes. It does not talk to Kafka.
+
+Theory of operation
+-------------------
+1. The :class:`streams.routes.classifier.Classifier` gives each record a mask of the routes that take it.
+2. A fixed topic (``topic: databases``) gets all records of its route.
+3. A topic with ``{namespace}`` is one topic for each namespace: ``topic: tenant.{namespace}.denied`` sends what the
+   pods of ``shop`` are denied to ``tenant.shop.denied``. The namespace is that of the subject, whose policy decided,
+   and never that of the peer: a tenant sees what its own policies do.
+4. A topic of a namespace is made at most once, only for namespaces that ``namespaces`` lists, and only up to ``limit``
+   topics. Topics that exist already and that the route could have made count too, or a restart would begin anew.
+   Nobody can make kubeweir write to its own topics by a well-chosen name of a namespace: those are reserved.
+5. A record without a topic is counted by reason: ``no_namespace`` (only the node is known), ``not_allowed``, ``limit``.
+6. With ``format: record`` a record is a Kafka record. With ``format: lines`` the records of one batch and one key are
+   joined as JSON lines, up to half a megabyte: far fewer Kafka records, which compress better. Lines of two raw batches
+   are never joined, because the offset of a raw batch is committed when all records made from it are acknowledged.
+"""
 
 from __future__ import annotations
 
@@ -19,22 +35,24 @@ from streams.routes.check import NAMESPACE
 from streams.routes.classifier import Classifier
 from streams.routes.model import Kafka, Routes
 
-Indexes = Sequence[int]
-_MOST: Final = 500_000
-"""Bytes of JSON lines in one record; a broker takes a million by default."""
+Places = Sequence[int]
+"""Places of records in :class:`enrich.render.enricher.Records`."""
+_MAX_LINES_BYTES: Final = 500_000
+"""JSON lines in one Kafka record. A broker takes records of up to a million bytes unless it is configured otherwise."""
+_MAX_KNOWN_NAMESPACES: Final = 10_000
 
 
 @dataclass(frozen=True, slots=True)
-class Sending:
-    """Records for one topic, in the order of their rows."""
+class TopicRecords:
+    """Records for one topic, in the order of their verdicts."""
 
     topic: Topic
     compression: str
     records: RecordColumns
 
 
-class Placing:
-    """The routes of one file. Not thread safe."""
+class TopicRouter:
+    """The Kafka outputs of one routes file. Not thread safe."""
 
     def __init__(
         self,
@@ -43,43 +61,43 @@ class Placing:
         existing: Collection[str],
         count: Callable[[str, str, int], None],
     ) -> None:
-        """``reserved``: topics that no route may write. ``existing``: those that are there. ``count`` is told route,
-        outcome and number of records: routed, or why one has no topic."""
+        """``reserved`` are the topics that routes must not write, ``existing`` the topics that Kafka has. ``count`` is
+        called with the route, the outcome (``routed``, or why a record has no topic) and the number of records."""
         self._count = count
         self._classifier = Classifier([route.matcher() for route in routes.routes])
         self._outputs = [
-            (np.uint64(1 << bit), route.name, _Target(output.kafka, reserved, existing))
+            (np.uint64(1 << bit), route.name, _TopicOutput(output.kafka, reserved, existing))
             for bit, route in enumerate(routes.routes)
             for output in route.outputs
             if output.kafka is not None
         ]
 
-    def topics(self) -> Iterator[Topic]:
-        """Those that can be made before the first record comes."""
-        for _, _, target in self._outputs:
-            if target.fixed is not None:
-                yield target.fixed
+    def fixed_topics(self) -> Iterator[Topic]:
+        """Yield the topics that do not depend on a namespace, and so can be created before the first record."""
+        for _, _, output in self._outputs:
+            if output.fixed is not None:
+                yield output.fixed
 
-    def of(self, records: Records) -> Iterator[Sending]:
-        """What the routes send."""
+    def route(self, records: Records) -> Iterator[TopicRecords]:
+        """Yield what the routes send."""
         if not self._outputs:
             return
         masks = self._classifier.masks(records)
         every = int(np.bitwise_or.reduce(masks))
-        for bit, name, target in self._outputs:
+        for bit, name, output in self._outputs:
             if not every & int(bit):
                 continue
             chosen = np.flatnonzero(masks & bit).tolist()
-            for topic, indexes in target.split(records, chosen):
+            for topic, places in output.by_topic(records, chosen):
                 if isinstance(topic, str):
-                    self._count(name, topic, len(indexes))
+                    self._count(name, topic, len(places))
                 else:
-                    self._count(name, "routed", len(indexes))
-                    yield Sending(topic, target.compression, target.outgoing(records, indexes))
+                    self._count(name, "routed", len(places))
+                    yield TopicRecords(topic, output.compression, output.kafka_records(records, places))
 
 
-class _Target:
-    """One Kafka output."""
+class _TopicOutput:
+    """One Kafka output of a route."""
 
     def __init__(self, kafka: Kafka, reserved: Collection[str], existing: Collection[str]) -> None:
         self.compression = kafka.compression
@@ -93,57 +111,59 @@ class _Target:
         }  # fmt: skip
         self._by_namespace: dict[str, Topic | str] = {}
         key = kafka.key or ("pod" if kafka.format == "record" else "node")
-        self._keys: Callable[[Records, Indexes], Sequence[bytes | None]] = _KEYS[key]
+        self._keys: Callable[[Records, Places], Sequence[bytes | None]] = _KEYS[key]
 
-    def split(self, records: Records, chosen: Indexes) -> Iterable[tuple[Topic | str, Indexes]]:
-        """By topic; text in its place says why there is none."""
+    def by_topic(self, records: Records, chosen: Places) -> Iterable[tuple[Topic | str, Places]]:
+        """Return each topic with the records for it. A text instead of a topic says why those records have none."""
         if self.fixed is not None:
             return [(self.fixed, chosen)]
         found: defaultdict[str, list[int]] = defaultdict(list)
         keys = records.keys
-        for index in chosen:
-            found[_namespace(keys[index])].append(index)
-        return [(self._of(namespace), indexes) for namespace, indexes in found.items()]
+        for place in chosen:
+            found[_namespace(keys[place])].append(place)
+        return [(self._topic_of(namespace), places) for namespace, places in found.items()]
 
-    def outgoing(self, records: Records, indexes: Indexes) -> RecordColumns:
-        """Their Kafka records."""
+    def kafka_records(self, records: Records, places: Places) -> RecordColumns:
+        """Return the Kafka records that carry the records at some places."""
         if self._kafka.format == "lines":
-            columns = list(zip(*self._lines(records, indexes), strict=True))
+            columns = list(zip(*self._lines(records, places), strict=True))
             return RecordColumns(*columns)
         values, times, owners = records.values, records.times_ms, records.owners
         return RecordColumns(
-            self._keys(records, indexes),
-            [values[index] for index in indexes],
-            [times[index] for index in indexes],
-            [owners[index] for index in indexes],
+            self._keys(records, places),
+            [values[place] for place in places],
+            [times[place] for place in places],
+            [owners[place] for place in places],
         )
 
-    def _lines(self, records: Records, indexes: Indexes) -> Iterator[tuple[bytes | None, bytes, int, int]]:
-        """Key, value, milliseconds and owner: what is in one record has one of each."""
+    def _lines(self, records: Records, places: Places) -> Iterator[tuple[bytes | None, bytes, int, int]]:
+        """Yield key, value, time in milliseconds and owner of each Kafka record. Lines in one have the same key and
+        owner."""
         by_key: defaultdict[tuple[int, bytes | None], list[int]] = defaultdict(list)
-        for index, key in zip(indexes, self._keys(records, indexes), strict=True):
-            by_key[records.owners[index], key].append(index)
+        for place, key in zip(places, self._keys(records, places), strict=True):
+            by_key[records.owners[place], key].append(place)
         for (owner, key), members in by_key.items():
             lines: list[bytes] = []
             size, at = 0, records.times_ms[members[0]]
-            for index in members:
-                value = records.values[index]
-                if lines and size + len(value) > _MOST:
+            for place in members:
+                value = records.values[place]
+                if lines and size + len(value) > _MAX_LINES_BYTES:
                     yield key, b"\n".join(lines), at, owner
-                    lines, size, at = [], 0, records.times_ms[index]
+                    lines, size, at = [], 0, records.times_ms[place]
                 lines.append(value)
                 size += len(value) + 1
             yield key, b"\n".join(lines), at, owner
 
-    def _of(self, namespace: str) -> Topic | str:
+    def _topic_of(self, namespace: str) -> Topic | str:
         known = self._by_namespace.get(namespace)
         if known is None:
-            known = self._find(namespace)
-            if len(self._by_namespace) < 10_000:
+            known = self._decide(namespace)
+            if len(self._by_namespace) < _MAX_KNOWN_NAMESPACES:
                 self._by_namespace[namespace] = known
         return known
 
-    def _find(self, namespace: str) -> Topic | str:
+    def _decide(self, namespace: str) -> Topic | str:
+        """Return the topic of a namespace, or why it has none."""
         if not namespace:
             return "no_namespace"
         name = self._kafka.topic.replace(NAMESPACE, namespace)
@@ -162,25 +182,25 @@ class _Target:
 
 
 def _namespace(key: bytes) -> str:
-    """Of a record's key: the local pod's; none where only its node is known."""
+    """Return the namespace in the key of a record; empty if only the node of the verdict is known."""
     namespace, slash, _ = key.partition(b"/")
     return namespace.decode() if slash else ""
 
 
-def _pods(records: Records, indexes: Indexes) -> Sequence[bytes]:
+def _pods(records: Records, places: Places) -> Sequence[bytes]:
     keys = records.keys
-    return [keys[index] for index in indexes]
+    return [keys[place] for place in places]
 
 
-def _nodes(records: Records, indexes: Indexes) -> Sequence[bytes]:
+def _nodes(records: Records, places: Places) -> Sequence[bytes]:
     nodes = [header.node.encode() for header in records.columns.batch.headers] if records.columns is not None else []
     owners = records.owners
-    return [nodes[owners[index]] for index in indexes]
+    return [nodes[owners[place]] for place in places]
 
 
-_KEYS: Final[dict[str, Callable[[Records, Indexes], Sequence[bytes | None]]]] = {
+_KEYS: Final[dict[str, Callable[[Records, Places], Sequence[bytes | None]]]] = {
     "pod": _pods,
-    "namespace": lambda records, indexes: [key.partition(b"/")[0] for key in _pods(records, indexes)],
+    "namespace": lambda records, places: [key.partition(b"/")[0] for key in _pods(records, places)],
     "node": _nodes,
-    "none": lambda _, indexes: [None] * len(indexes),
+    "none": lambda _, places: [None] * len(places),
 }

@@ -1,4 +1,7 @@
-"""The Kafka outputs of routes in the enricher: the file in force, and topics that are there before they are written."""
+"""The Kafka outputs of routes at work in the enricher: hot reload of the file, and topics created before their use.
+
+We create topics, and not the broker on the first write, because the broker would choose partitions and retention.
+"""
 
 from __future__ import annotations
 
@@ -16,12 +19,12 @@ from streams.kafka.topics import existing_topics, prepare_topics
 from streams.metrics.roles import EnrichMetrics
 from streams.routes.live import LiveRoutes
 from streams.routes.model import Routes
-from streams.routes.topic_router import Placing
+from streams.routes.topic_router import TopicRouter
 from streams.settings import Settings
 
 
 class Routing:
-    """Says what records make for the routes' topics."""
+    """Chooses the topics of records by the routes file in force."""
 
     def __init__(
         self,
@@ -31,7 +34,8 @@ class Routing:
         metrics: EnrichMetrics,
         stop: threading.Event,
     ) -> None:
-        """Reads the file and makes its topics. ``fatal`` is called for a topic that cannot be made later on.
+        """Read the file and create its fixed topics. ``fatal`` is called with the reason if a topic that is needed
+        later cannot be created.
 
         Raises StopServiceError."""
         self._settings, self._output, self._fatal = settings, output, fatal
@@ -39,42 +43,42 @@ class Routing:
         self._reserved = frozenset(topic.name for topic in settings.topics)
         self._made: set[str] = set()
         self._ready: dict[str, str] = {}
-        self._wanted: dict[str, tuple[Topic, str]] = {}
-        self._live = LiveRoutes(Path(settings.routes), self._reserved, self._place)
+        self._latest: dict[str, tuple[Topic, str]] = {}
+        self._live = LiveRoutes(Path(settings.routes), self._reserved, self._make_router)
         self._live.start()
 
     def route(self, records: Records) -> Iterator[tuple[str, RecordColumns]]:
-        """Topics and their records. :meth:`wait_until_ready` is to be awaited before they are sent."""
-        for sending in self._live.current.of(records):
-            self._wanted[sending.topic.name] = (sending.topic, sending.compression)
-            yield sending.topic.name, sending.records
+        """Yield topics with the records for them. Await :meth:`wait_until_ready` before you send them."""
+        for found in self._live.current.route(records):
+            self._latest[found.topic.name] = (found.topic, found.compression)
+            yield found.topic.name, found.records
 
     async def wait_until_ready(self, topic: str) -> None:
-        """Returns when the topic is there. Waits for Kafka."""
-        wanted, compression = self._wanted[topic]
+        """Return when Kafka has the topic; create it if it does not exist."""
+        definition, compression = self._latest[topic]
         if self._ready.get(topic) == compression:
             return
         if topic not in self._made:
             try:
-                await asyncio.to_thread(self._prepare, wanted)
+                await asyncio.to_thread(self._prepare, definition)
             except StopServiceError as error:
                 self._fatal(str(error))
         self._output.compress(topic, compression)
         self._ready[topic] = compression
 
     def problem(self) -> str | None:
-        """What is wrong with the file."""
+        """Return what is wrong with the routes file; None if nothing is."""
         return self._live.problem()
 
-    def _place(self, routes: Routes) -> Placing:
+    def _make_router(self, routes: Routes) -> TopicRouter:
         existing = existing_topics(self._settings.connection(), self._stop)
-        placing = Placing(routes, self._reserved, existing, self._count)
-        self._prepare(*placing.topics())
-        return placing
+        router = TopicRouter(routes, self._reserved, existing, self._count)
+        self._prepare(*router.fixed_topics())
+        return router
 
-    def _prepare(self, *wanted: Topic) -> None:
-        if prepare_topics(self._settings.connection(), wanted, self._settings.replication, self._stop):
-            self._made |= {topic.name for topic in wanted}
+    def _prepare(self, *topics: Topic) -> None:
+        if prepare_topics(self._settings.connection(), topics, self._settings.replication, self._stop):
+            self._made |= {topic.name for topic in topics}
 
     def _count(self, route: str, outcome: str, records: int) -> None:
         self._metrics.routed_records.labels(route, outcome).inc(records)
