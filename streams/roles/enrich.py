@@ -60,7 +60,7 @@ def run_enrich(settings: Settings, stop: threading.Event) -> int:
         history.start()
         _wait(history.loaded, stop)
         workers: list[EnrichWorker] = []
-        output = RecordProducer(settings.connection(), lambda error: workers[0].fatal(error))  # noqa: PLW0108 - it is made below
+        producer = RecordProducer(settings.connection(), lambda error: workers[0].fatal(error))  # noqa: PLW0108 - it is made below
         enricher = Enricher(cluster, settings.labels)
         pending = PendingVerdicts(
             enricher, source.synced_until_ns, int(settings.attribution_wait * 1e9), settings.pending_bytes, time.time_ns
@@ -71,19 +71,19 @@ def run_enrich(settings: Settings, stop: threading.Event) -> int:
             settings.cluster,
             enricher,
             lambda uid: _node_of(cluster, uid),
-            output,
+            producer,
             metrics,
             socket.gethostname(),
             pending,
         )
-        worker = EnrichWorker(settings, pipeline, output, metrics, stop)
+        worker = EnrichWorker(settings, pipeline, producer, metrics, stop)
         workers.append(worker)
         if settings.routes:
-            routing = pipeline.routing = Routing(settings, output, worker.fatal, metrics, stop)
+            routing = pipeline.routing = Routing(settings, producer, worker.fatal, metrics, stop)
             checks["routes"] = routing.problem
         checks["kafka"] = worker.problem
         worker.run()
-        output.close(0)
+        producer.close(0)
         log.info("stopped", role="enrich")
         return Exit.OK
     finally:

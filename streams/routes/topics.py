@@ -29,7 +29,7 @@ class Routing:
     def __init__(
         self,
         settings: Settings,
-        output: RecordProducer,
+        producer: RecordProducer,
         fatal: Callable[[str], None],
         metrics: EnrichMetrics,
         stop: threading.Event,
@@ -38,7 +38,7 @@ class Routing:
         later cannot be created.
 
         Raises StopServiceError."""
-        self._settings, self._output, self._fatal = settings, output, fatal
+        self._settings, self._producer, self._fatal = settings, producer, fatal
         self._metrics, self._stop = metrics, stop
         self._reserved = frozenset(topic.name for topic in settings.topics)
         self._made: set[str] = set()
@@ -63,7 +63,7 @@ class Routing:
                 await asyncio.to_thread(self._prepare, definition)
             except StopServiceError as error:
                 self._fatal(str(error))
-        self._output.compress(topic, compression)
+        self._producer.compress(topic, compression)
         self._ready[topic] = compression
 
     def problem(self) -> str | None:

@@ -77,11 +77,11 @@ class EnrichWorker:
         self,
         settings: Settings,
         pipeline: Pipeline,
-        output: RecordProducer,
+        producer: RecordProducer,
         metrics: EnrichMetrics,
         stop: threading.Event,
     ) -> None:
-        self._settings, self._pipeline, self._output, self._metrics = settings, pipeline, output, metrics
+        self._settings, self._pipeline, self._producer, self._metrics = settings, pipeline, producer, metrics
         self._stop = stop
         self._loop = asyncio.new_event_loop()
         asyncio.set_event_loop(self._loop)
@@ -229,7 +229,7 @@ class EnrichWorker:
         self._metrics.retried_records.inc()
         callback = partial(self._on_retried, tracked)
         topic, timestamp_ms = message.topic(), event_time_ms(message.value())
-        while not self._output.offer_alone(topic, message.key(), message.value(), timestamp_ms, callback):  # noqa: ASYNC110 - librdkafka has no event for it
+        while not self._producer.offer_alone(topic, message.key(), message.value(), timestamp_ms, callback):  # noqa: ASYNC110 - librdkafka has no event for it
             await asyncio.sleep(_FULL_QUEUE_WAIT_S)
 
     async def _replace(self, tracked: TrackedInput, message: Any, error: Any) -> None:

@@ -72,7 +72,7 @@ class Pipeline:
         cluster_id: str,
         enricher: Renderer,
         node_of: Callable[[str], str],
-        output: Producer,
+        producer: Producer,
         metrics: EnrichMetrics,
         worker: str,
         pending: PendingVerdicts,
@@ -82,7 +82,7 @@ class Pipeline:
         self.routing: Routing | None = None
         self._topics, self._cluster_id = topics, cluster_id
         self._enricher, self._node_of, self._metrics = enricher, node_of, metrics
-        self._sender = Sender(output, topics, metrics, worker)
+        self._sender = Sender(producer, topics, metrics, worker)
         self._worker, self._losses, self._pending = worker, Losses(), pending
         self._turn = asyncio.Lock()
         """Held by :meth:`take` or :meth:`release` while it sends, so that the records of a pod stay in order."""

@@ -92,7 +92,7 @@ class Broken(Numbers):
 
 def run(*values: bytes | None, **changes: Any) -> tuple[SmallQueue, list[TrackedInput]]:
     """Take the values together; return the producer and the acknowledged inputs."""
-    output, acked = SmallQueue(), list[TrackedInput]()
+    producer, acked = SmallQueue(), list[TrackedInput]()
     enricher = changes.pop("enricher", Numbers())
     pending = PendingVerdicts(enricher, lambda: 1 << 62, 10**9, 10**6, time.time_ns)
     given: dict[str, Any] = {"cluster_id": "c1", "node_of": lambda _uid: "n1", "pending": pending, **changes}
@@ -100,29 +100,29 @@ def run(*values: bytes | None, **changes: Any) -> tuple[SmallQueue, list[Tracked
     async def scenario() -> None:
         loop = asyncio.get_running_loop()
         tracker = InFlightTracker(1000, 10**6, loop.call_soon_threadsafe, lambda *_: pytest.fail("a record failed"))
-        pipeline = Pipeline(TOPICS, output=output, metrics=EnrichMetrics(CollectorRegistry()), worker="w",
+        pipeline = Pipeline(TOPICS, producer=producer, metrics=EnrichMetrics(CollectorRegistry()), worker="w",
                             enricher=enricher, **given)  # fmt: skip
         tracked = [tracker.open(2, 77 + number, 10, 880, acked.append) for number in range(len(values))]
         await pipeline.take(list(zip(tracked, values, strict=True)))
         assert not acked, "the last records are still on their way"
-        output.deliver()
+        producer.deliver()
         await asyncio.sleep(0)
 
     asyncio.run(scenario())
-    return output, acked
+    return producer, acked
 
 
 def test_a_full_queue_loses_nothing_and_keeps_the_order() -> None:
-    output, acked = run(make_batch(0, 50))
-    assert output.of("p.flows") == [b"%d" % n for n in range(50)]
-    assert output.of("p.flows.denied") == [b"%d" % n for n in range(0, 50, 3)]
+    producer, acked = run(make_batch(0, 50))
+    assert producer.of("p.flows") == [b"%d" % n for n in range(50)]
+    assert producer.of("p.flows.denied") == [b"%d" % n for n in range(0, 50, 3)]
     assert [(one.partition, one.offset, one.records) for one in acked] == [(2, 77, 67)]
 
 
 def test_a_batch_that_cannot_be_enriched_becomes_a_dead_letter_and_is_acknowledged() -> None:
     value = make_batch(0, 5)
-    output, acked = run(value, enricher=Broken())
-    [(topic, key, body, _, headers)] = output.taken
+    producer, acked = run(value, enricher=Broken())
+    [(topic, key, body, _, headers)] = producer.taken
     assert (topic, key, body) == ("p.dead", b"p.verdicts.raw/2/77", value)
     assert headers["reason"] == b"enrich_failed"
     assert b"a bug" in headers["error"]
@@ -132,30 +132,30 @@ def test_a_batch_that_cannot_be_enriched_becomes_a_dead_letter_and_is_acknowledg
 def test_a_bad_batch_and_a_failing_one_harm_no_other_batch_taken_with_them() -> None:
     foreign = make_batch(0, 2, {"cluster": "c2"})
     values = (make_batch(0, 3), foreign, make_batch(3, 3), b"no batch", make_batch(6, 3), make_batch(9, 0))
-    output, acked = run(*values, enricher=Broken())
-    assert output.of("p.flows") == [b"0", b"1", b"2", b"6", b"7", b"8"]
-    assert output.of("p.flows.denied") == [b"0", b"6"]
-    dead = {key: (body, headers["reason"]) for topic, key, body, _, headers in output.taken if topic == "p.dead"}
+    producer, acked = run(*values, enricher=Broken())
+    assert producer.of("p.flows") == [b"0", b"1", b"2", b"6", b"7", b"8"]
+    assert producer.of("p.flows.denied") == [b"0", b"6"]
+    dead = {key: (body, headers["reason"]) for topic, key, body, _, headers in producer.taken if topic == "p.dead"}
     assert dead == {
         b"p.verdicts.raw/2/78": (foreign, b"foreign_cluster"),
         b"p.verdicts.raw/2/79": (values[2], b"enrich_failed"),
         b"p.verdicts.raw/2/80": (b"no batch", b"no_header"),
     }
-    assert [orjson.loads(status)["type"] for status in output.of("p.status")] == ["gap", "heartbeat"]
+    assert [orjson.loads(status)["type"] for status in producer.of("p.status")] == ["gap", "heartbeat"]
     assert [(one.offset, one.records) for one in acked] == [(77, 4), (78, 1), (79, 1), (80, 1), (81, 5), (82, 1)]
 
 
 def test_a_heartbeat_makes_a_status_record_and_no_flow() -> None:
-    output, acked = run(make_batch(9, 0))
-    [(topic, key, body, _, _)] = output.taken
+    producer, acked = run(make_batch(9, 0))
+    [(topic, key, body, _, _)] = producer.taken
     assert (topic, key) == ("p.status", b"n1")
     assert orjson.loads(body)["type"] == "heartbeat"
     assert len(acked) == 1
 
 
 def test_without_a_cluster_id_any_cluster_is_accepted_and_unknown_pods_are_not_checked() -> None:
-    output, _ = run(make_batch(0, 3, {"cluster": "other"}), cluster_id="", node_of=lambda _uid: "")
-    assert len(output.of("p.flows")) == 3
+    producer, _ = run(make_batch(0, 3, {"cluster": "other"}), cluster_id="", node_of=lambda _uid: "")
+    assert len(producer.of("p.flows")) == 3
 
 
 def test_the_time_of_a_record_is_read_back_to_the_millisecond() -> None:
