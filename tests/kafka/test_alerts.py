@@ -189,7 +189,7 @@ def test_a_changed_file_is_taken_over_and_a_bad_one_changes_nothing(site: Site) 
     service = start(site, WEIR_ALERTS=path)
     send(site, 0, 60)
     Path(path).write_text("version: 1\nrules: [{name: burst}]\n")
-    line = service.wait_for("the alerts file is refused, the last good one stays in force")
+    line = service.wait_for("the alerts file is refused; the last good one stays in force")
     assert line["problems"] == [f"{path}:2: rules[0]: must have exactly one of above, first, after_change"]
     assert service.get("/readyz", "alerts")[0] == 503
     write(site, BURST, disable=ALL)

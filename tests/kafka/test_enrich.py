@@ -199,7 +199,7 @@ def test_topics_are_created_as_needed_and_differences_are_reported(site: Site) -
     wrong = NewTopic(f"{site.prefix}.flows", 1, 1, config={"cleanup.policy": "compact"})
     admin.create_topics([wrong])[wrong.topic].result(10)
     service = site.start_enrich()
-    [problem] = [line for line in service.lines() if "as it must be" in line["event"]]
+    [problem] = [line for line in service.lines() if "differs from what the service needs" in line["event"]]
     assert problem["topic"] == wrong.topic
     assert len(problem["problems"]) == 2
     raw = ConfigResource(ResourceType.TOPIC, f"{site.prefix}.verdicts.raw")
@@ -211,7 +211,7 @@ def test_topics_are_created_as_needed_and_differences_are_reported(site: Site) -
 
 def test_without_kafka_it_waits_reports_it_and_can_be_stopped(site: Site) -> None:
     service = site.start("enrich", "--alone", WEIR_KAFKA="127.0.0.1:1")
-    service.wait_for("Kafka cannot be reached, trying on")
+    service.wait_for("Kafka cannot be reached; retrying")
     status, text = service.get("/readyz")
     assert (status, "kafka" in text) == (503, True)
     assert service.get("/healthz")[0] == 200

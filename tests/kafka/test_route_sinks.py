@@ -151,7 +151,7 @@ def test_a_changed_file_starts_and_stops_sinks_and_a_bad_one_changes_nothing(sit
     send(site, 0, 2)
     until(lambda: len(ids_of(one)) == 200 or None, "the records")
     write(site, {"name": "one", "outputs": [{"file": {"path": "/proc/no/such.log"}}]})
-    sinks.wait_for("the routes file is refused, the last good one stays in force")
+    sinks.wait_for("the routes file is refused; the last good one stays in force")
     send(site, 2, 2)
     until(lambda: len(ids_of(one)) == 400 or None, "the records of the last good file")
     write(site, {"name": "two", "match": {"verdict": "deny"}, "outputs": [{"file": {"path": str(two)}}]})

@@ -86,7 +86,7 @@ def test_a_wrong_password_is_reported_and_nothing_is_lost(site: Site, secure: di
     assert spool.unacked_batches == 1
     spool.close()
     service = site.start("enrich", "--alone", **{**secure, "WEIR_KAFKA_PASSWORD": "wrong"})
-    service.wait_for("Kafka cannot be reached, trying on")
+    service.wait_for("Kafka cannot be reached; retrying")
     assert service.get("/readyz")[0] == 503
 
 
