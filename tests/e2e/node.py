@@ -1,4 +1,4 @@
-"""A node with a client and a server pod, `weir-probe` as the process that it is, and a Kafka that can be away."""
+"""A node with a client and a server pod, `weir-probe` as a process, and a Kafka that can be stopped."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.kafka.site import until
 
 ROOT = Path(__file__).parents[2]
 OPEN, CLOSED = 10_000, 9
-"""Ports of the server: from OPEN on up to 65535 the policy lets UDP in, CLOSED it does not."""
+"""Ports of the server: the policy allows UDP from OPEN to 65535, and denies CLOSED."""
 PREFIX = "e2e"
 _MANIFESTS = """\
 apiVersion: v1
@@ -62,7 +62,7 @@ spec:
 
 
 class Broker:
-    """Apache Kafka on one port, started and stopped at will; its data stays."""
+    """Apache Kafka on one port; its data survives a stop."""
 
     def __init__(self, folder: Path) -> None:
         with socket.socket() as found:
@@ -105,7 +105,7 @@ class Broker:
 
     @contextlib.contextmanager
     def frozen(self) -> Iterator[None]:
-        """Connections stay open, and nobody answers."""
+        """Freeze the broker: connections stay open, and nothing answers."""
         assert self._process is not None
         self._process.send_signal(signal.SIGSTOP)
         try:
@@ -114,7 +114,7 @@ class Broker:
             self._process.send_signal(signal.SIGCONT)
 
     def batches(self, topic: str) -> list[Batch]:
-        """All that is on a topic, partition by partition."""
+        """Return all batches of a topic, partition by partition."""
         consumer = Consumer({"bootstrap.servers": self.address, "group.id": "e2e", "enable.auto.commit": False})
         found = []
         try:
@@ -147,7 +147,7 @@ class Probe:
             )  # fmt: skip
 
     def lines(self, event: str) -> list[dict[str, Any]]:
-        """What it logged that begins so."""
+        """Return the log lines whose event begins so."""
         found = (json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{"))
         return [line for line in found if line["event"].startswith(event)]
 
@@ -201,7 +201,7 @@ class Node:
         self._probes: list[Probe] = []
 
     def begin(self, **settings: str) -> Probe:
-        """A probe, then the pods: a UDP flow that is older than the probe would be let go on for a minute."""
+        """Start a probe, then the pods: UDP flows of older pods would be allowed for a minute."""
         probe = self.start(**settings)
         until(lambda: probe.metric("kubeweir_probe_unattached_pods") == 2 or None, "pods that have no interface")
         self.client = self._net.pod(self.space, "10.244.0.1", "fd44::1")
@@ -231,7 +231,7 @@ class Node:
         return probe
 
     def batches(self) -> list[Batch]:
-        """What is on the raw topic."""
+        """Return all batches of the raw topic."""
         return self.broker.batches(f"{self.topic_prefix}.verdicts.raw")
 
     def socket(self, port: int = 0, *, server: bool = False) -> socket.socket:
@@ -248,7 +248,7 @@ class Node:
 
 
 class Rows:
-    """What a log says, each row once."""
+    """The verdicts of all batches, each once."""
 
     def __init__(self, batches: list[Batch]) -> None:
         seen: dict[tuple[str, int], Any] = {}
@@ -257,12 +257,12 @@ class Rows:
             for number, row in zip(batch.numbers().tolist(), batch.verdicts, strict=True):
                 found = (names[int(row["endpoint"])], row)
                 before = seen.setdefault((batch.header.ring, number), found)
-                assert (before[0], before[1].tobytes()) == (found[0], found[1].tobytes()), "one name, two rows"
+                assert (before[0], before[1].tobytes()) == (found[0], found[1].tobytes()), "one number, two verdicts"
         self.numbers = sorted(number for _, number in seen)
         self.rings = {ring for ring, _ in seen}
         self._rows = list(seen.values())
 
     def of(self, pod: str, verdict: int) -> Any:
-        """The rows of UDP that a pod's interface judged so."""
+        """Return the UDP verdicts of this kind at a pod's interface."""
         rows = [row for name, row in self._rows if name == pod and row["verdict"] & 0x7F == verdict]
         return np.array([row for row in rows if row["protocol"] == 17], rows[0].dtype) if rows else np.empty(0)

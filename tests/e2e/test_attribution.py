@@ -1,8 +1,8 @@
-"""From netlink to the worker: pods whose addresses are used again at once, and a worker that reads when all is over.
+"""From netlink to the worker: pods whose addresses are reused at once, and workers that start when all pods are gone.
 
-Real interfaces come and go; the API server is told as a kubelet tells it, late and in whole seconds; the probe is
-killed in between. The workers come when every pod is gone, the first is killed too. An account of its own says who had
-which address when: what it does not agree with is a wrong name.
+Real interfaces appear and disappear. The test updates the API server as a kubelet does: late, and in whole seconds. The
+probe is killed in between, and so is the first worker. The test keeps its own account of which pod had which address
+when; a name in a record that the account contradicts is wrong.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ S = 1_000_000_000
 NODE = "n1"
 SECONDS = 8.0
 SPACES = 4
-"""Namespaces to an address: a pod has its predecessor's predecessors' once that one's interface is gone."""
+"""Namespaces of each address: they are used in turn, each again once the interface of its last pod is gone."""
 REUSED = tuple(f"10.244.7.{number}" for number in range(1, 4))
 PODS = "/api/v1/namespaces/default/pods"
 
@@ -61,8 +61,8 @@ class Account:
 
 
 class Kubelet(threading.Thread):
-    """Pods that take over one address from each other within a second, the next one often before the API server has
-    been told that the last one is over; not while it is ``calm``: a probe that was not there cannot know of that."""
+    """Starts pods that take over one address from each other within a second, often before the API server shows that
+    the last one is gone. Not so while ``calm`` is set: a probe that does not run cannot know of that."""
 
     def __init__(self, server: ApiServer, node: Space, spaces: list[Space], ip: str, account: Account) -> None:
         super().__init__()
@@ -98,7 +98,7 @@ class Kubelet(threading.Thread):
            f"link set {link} up", f"route add {self._ip}/32 dev {link}")  # fmt: skip
         ip(space, "link set lo up", "link set eth0 up", f"addr add {self._ip}/32 dev eth0",
            "route add 169.254.1.1 dev eth0", "route add default via 169.254.1.1 dev eth0 onlink")  # fmt: skip
-        had = time.time_ns()
+        has_address = time.time_ns()
         if before:
             time.sleep(self._chance.random() * 0.3)
             self._caller.delete(f"{PODS}/{before}")
@@ -109,13 +109,13 @@ class Kubelet(threading.Thread):
         time.sleep(self._chance.choice((0.2, 0.8, 2.0)))
         end = time.time_ns()
         ip(self._node, f"link del {link}")
-        self._account.held.append((self._ip, uid, first, had, end, time.time_ns()))
+        self._account.held.append((self._ip, uid, first, has_address, end, time.time_ns()))
         time.sleep(self._chance.choice((0.0, 0.1, 0.3)))
         return name
 
 
 class Sender(threading.Thread):
-    """A pod that stays, and sends to those addresses by a new flow each time, whoever has them."""
+    """A pod that stays, and sends to the reused addresses by a new flow each time."""
 
     def __init__(self, space: Space) -> None:
         super().__init__()
@@ -196,7 +196,7 @@ def test_no_name_is_wrong_from_the_interface_to_a_worker_that_comes_later(
         time.sleep(SECONDS)  # nothing waits for this: it is how long it goes on
         for kubelet in kubelets:
             kubelet.calm.set()
-        time.sleep(1)  # what is begun is told
+        time.sleep(1)  # the pods that were started are published by then
         probes.now.kill()
         probes.start()
         until(lambda: True if "policy:" not in probes.now.get("/readyz")[1] else None, "policy in force")
@@ -228,7 +228,7 @@ def _client(server: ApiServer, net: Net, node: Space) -> Space:
 
 
 def _read_later(site: Site, rows: int, config: dict[str, str]) -> list[dict[str, Any]]:
-    """What a worker makes of it that comes when all is over, and one that comes after that one was killed."""
+    """Read the records of two workers that start when all pods are gone; the first is killed."""
     first = site.start_enrich(**config)
     site.read_flows(1)
     first.process.kill()
@@ -254,10 +254,10 @@ def _compare(flows: list[dict[str, Any]], account: Account) -> None:
                 text = f"{what} {end} {ip} named {named} at {at}; milliseconds from then: {account.near(ip, at)}"
                 wrong["subject" if end == subject else "peer"].append(text)
     peers, subjects = len(wrong["peer"]), len(wrong["subject"])
-    told = (f"{len(account.held)} pods, {len(flows)} flows: {right} ends right, {none} not named, {peers} peers and "
+    summary = (f"{len(account.held)} pods, {len(flows)} flows: {right} ends right, {none} not named, {peers} peers and "
             f"{subjects} subjects wrong; {certain} surely somebody's")  # fmt: skip
-    print(f"\n{told}")
-    assert not peers + subjects, "\n".join([told, *wrong["peer"][:20], *wrong["subject"][:20]])
+    print(f"\n{summary}")
+    assert not peers + subjects, "\n".join([summary, *wrong["peer"][:20], *wrong["subject"][:20]])
     assert len(account.held) >= 3 * len(REUSED)
     assert right > certain / 4 > 100
 

@@ -1,4 +1,4 @@
-"""`weir-probe` on real packets and a real Kafka: every packet is in the log or counted, whatever dies meanwhile."""
+"""`weir-probe` on real packets and a real Kafka: every packet is logged or counted, whatever is killed meanwhile."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ class Traffic:
             self.denied += 1
 
     def wait_for_more(self, packets: int) -> None:
-        wanted = self.denied + packets
-        until(lambda: self.denied >= wanted or None, "traffic")
+        expected = self.denied + packets
+        until(lambda: self.denied >= expected or None, "traffic")
 
     def stop(self) -> None:
         self._stop.set()
@@ -54,10 +54,10 @@ class Traffic:
 
 def check(rows: Rows, allowed: int, denied: int) -> None:
     """Each allowed connection once at each end, each denied packet counted once."""
-    wanted = Counter(range(OPEN + 1, OPEN + 1 + allowed))
+    expected = Counter(range(OPEN + 1, OPEN + 1 + allowed))
     for pod in ("client", "server"):
         found = rows.of(pod, Verdict.ALLOW)
-        assert Counter(found["destination_port"][found["destination_port"] > OPEN].tolist()) == wanted
+        assert Counter(found["destination_port"][found["destination_port"] > OPEN].tolist()) == expected
     assert int(rows.of("server", Verdict.DENY)["count"].sum()) == denied
 
 
@@ -121,8 +121,8 @@ def test_while_kafka_is_away_the_spool_holds_and_is_sent_in_order(node: Node) ->
     rows = Rows(batches)
     assert rows.numbers == list(range(len(rows.numbers)))
     check(rows, traffic.allowed, traffic.denied)
-    pod_denied_flows = [batch.header.first for batch in batches]
-    assert pod_denied_flows == sorted(pod_denied_flows)
+    first_numbers = [batch.header.first for batch in batches]
+    assert first_numbers == sorted(first_numbers)
 
 
 @pytest.mark.timeout(300)
@@ -145,7 +145,7 @@ def test_a_small_spool_keeps_the_denies_and_counts_each_allow_that_it_thins(node
     probe = node.start(WEIR_SPOOL_BYTES=str(4 << 20))
     probe.wait_until_enforced()
     until(lambda: probe.metric("kubeweir_probe_spool_batches") == 0 or None, "an empty spool")
-    # The next batch tells what the spool lost.
+    # The next batch reports what the spool lost.
     with node.socket() as refused:
         refused.sendto(b"x", (node.server.address(4), CLOSED))
         denied += 1
