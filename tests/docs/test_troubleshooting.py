@@ -25,8 +25,9 @@ def _texts() -> str:
 
 
 def _quotes() -> Iterator[str]:
+    """Yield what stands between double quotes; one may go on in the next line."""
     prose = re.sub(r"`[^`\n]+`", "", PAGE.prose)
-    yield from re.findall(r"\"([^\"\n]+)\"", prose)
+    yield from re.findall(r"\"([^\"]+)\"", " ".join(prose.split()))
 
 
 def test_every_text_that_is_quoted_is_in_the_code() -> None:
