@@ -1,8 +1,8 @@
-"""A ClusterNetworkPolicy's JSON to :mod:`enrich.model`, refusing what its CRD would refuse.
+"""Parses a ClusterNetworkPolicy, and refuses what its CustomResourceDefinition would refuse.
 
-The wording in quotes is the API's (``policy.networking.k8s.io/v1alpha2``, clusternetworkpolicy_types.go).
-``domainNames`` is refused: nothing here knows which addresses a name has. What the server holds and we do not
-understand is closed as the API asks, see :func:`closed_cluster_network_policy`.
+Texts in quotes are the API's own (``policy.networking.k8s.io/v1alpha2``, clusternetworkpolicy_types.go).
+``domainNames`` is refused, because nothing here knows the addresses of a name. A policy that the server has and this
+program cannot parse fails closed, as the API demands; see :func:`closed_cluster_network_policy`.
 """
 
 from __future__ import annotations
@@ -26,23 +26,23 @@ from enrich.parse.cursor import Field, InvalidObjectError
 from enrich.parse.metadata import is_audited, uid_of
 from enrich.parse.network_policy import read_selector
 
-_MOST: Final = 25
-"""Rules, peers of a rule, protocols of a rule, networks of a peer (``MaxItems``)."""
-_NAMELESS: Final = ("networks", "nodes", "domainNames")
+_MAX_ITEMS: Final = 25
+"""``MaxItems`` of rules, peers of a rule, protocols of a rule, and networks of a peer."""
+_PEERS_WITHOUT_PORT_NAMES: Final = ("networks", "nodes", "domainNames")
 ANYWHERE: Final = (Peer(ip_block=IPBlock("0.0.0.0/0")), Peer(ip_block=IPBlock("::/0")))
 
 
 def cluster_network_policy(root: Field) -> ClusterNetworkPolicy:
-    """A ClusterNetworkPolicy. Raises :class:`InvalidObjectError`."""
+    """Parse a ClusterNetworkPolicy. Raises :class:`InvalidObjectError`."""
     return _policy(root, _rule)
 
 
 def closed_cluster_network_policy(root: Field) -> ClusterNetworkPolicy:
-    """One that is not understood, "fail closed". Raises :class:`InvalidObjectError` where no part is understood.
+    """Parse a policy of which a part is invalid, and "fail closed". Raises :class:`InvalidObjectError` if all of it is.
 
     "For Accept rules, fail closed means: treat the rule as matching no traffic. For Deny and Pass rules ... treat the
-    rule as a 'Deny all' rule." The other rules stand as they are. Where the subject is not understood, what can be
-    read of the rules that deny applies to every pod, and nothing is accepted or passed.
+    rule as a 'Deny all' rule." Valid rules stay as they are. If the subject is invalid, the rules that deny apply to
+    every pod, and nothing is accepted or passed.
     """
     with contextlib.suppress(InvalidObjectError):
         return _policy(root, _closed_rule)
@@ -61,8 +61,8 @@ def _policy(root: Field, read: Callable[[Field, str], ClusterRule]) -> ClusterNe
         priority=spec["priority"].whole(0, 1000),
         namespaces=namespaces,
         pods=pods,
-        ingress=tuple(read(rule, "from") for rule in spec["ingress"].items(most=_MOST)),
-        egress=tuple(read(rule, "to") for rule in spec["egress"].items(most=_MOST)),
+        ingress=tuple(read(rule, "from") for rule in spec["ingress"].items(most=_MAX_ITEMS)),
+        egress=tuple(read(rule, "to") for rule in spec["egress"].items(most=_MAX_ITEMS)),
         audit=is_audited(root),
     )
 
@@ -85,13 +85,13 @@ def _rule(rule: Field, peers: str) -> ClusterRule:
     if len(name) > 100:
         rule["name"].fail("must be no longer than 100 characters")
     action = Action(rule["action"].choice(*(one.value for one in Action)))
-    ports = tuple(port for protocol in rule["protocols"].items(least=1, most=_MOST) for port in _ports(protocol))
+    ports = tuple(port for protocol in rule["protocols"].items(least=1, most=_MAX_ITEMS) for port in _ports(protocol))
     named = any(isinstance(port.port, str) for port in ports)
     if not rule[peers].is_set:
         rule[peers].fail("is required")
     found = tuple(
         made
-        for peer in rule[peers].items(least=1, most=_MOST)
+        for peer in rule[peers].items(least=1, most=_MAX_ITEMS)
         for made in _peers(peer, egress=peers == "to", named_ports=named)
     )
     return ClusterRule(action, found, ports, name)
@@ -112,14 +112,14 @@ def _deny_only(rule: Field, peers: str) -> ClusterRule:
 
 
 def _peers(peer: Field, *, egress: bool, named_ports: bool) -> list[Peer]:
-    """One element of ``from`` or ``to``; ``networks`` are a peer each."""
+    """Parse one element of ``from`` or ``to``. Each of its ``networks`` is a peer."""
     kinds = ("namespaces", "pods", "nodes", "networks", "domainNames") if egress else ("namespaces", "pods")
     field = peer.only(*kinds)
     kind = field.path.rpartition(".")[2]
-    if named_ports and kind in _NAMELESS:
+    if named_ports and kind in _PEERS_WITHOUT_PORT_NAMES:
         field.fail("cannot be set together with destinationNamedPort: only pods have named ports")
     if kind == "domainNames":
-        field.fail("is not supported: which addresses a name has is not known here; use networks")
+        field.fail("is not supported, because the addresses of a name are not known; use networks")
     if kind == "networks":
         return _networks(field)
     if kind == "nodes":
@@ -128,9 +128,9 @@ def _peers(peer: Field, *, egress: bool, named_ports: bool) -> list[Peer]:
 
 
 def _networks(field: Field) -> list[Peer]:
-    texts = [entry.text() for entry in field.items(least=1, most=_MOST)]
+    texts = [entry.text() for entry in field.items(least=1, most=_MAX_ITEMS)]
     if len(set(texts)) < len(texts):
-        field.fail("must hold no CIDR twice")
+        field.fail("must not have a CIDR twice")
     return [Peer(ip_block=IPBlock(str(entry.network()))) for entry in field.items()]
 
 
@@ -139,15 +139,16 @@ def _ports(protocol: Field) -> list[PolicyPort]:
     field = protocol.only("tcp", "udp", "sctp", "destinationNamedPort")
     kind = field.path.rpartition(".")[2]
     if kind == "destinationNamedPort":
-        # The CRD takes any text; one that can be no port's name is no pod's either, and matches nothing.
+        # The CRD accepts any text. One that is not a valid port name is not the name of any pod's port, and matches
+        # nothing.
         if not field.text():
             field.fail("must not be empty")
         return [PolicyPort(each, field.text()) for each in Protocol]
     port = field.only("destinationPort").only("number", "range")
-    wanted = Protocol[kind.upper()]
+    transport = Protocol[kind.upper()]
     if port.path.endswith(".number"):
-        return [PolicyPort(wanted, port.port())]
+        return [PolicyPort(transport, port.port())]
     first, last = port["start"].port(), port["end"].port()
     if first >= last:
         port.fail(f"start must be less than end, is {first} to {last}")
-    return [PolicyPort(wanted, first, last)]
+    return [PolicyPort(transport, first, last)]

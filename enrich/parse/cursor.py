@@ -1,4 +1,4 @@
-"""A cursor over the API's JSON that knows where it is, so that what is refused is refused by its field's name."""
+"""A cursor over the API's JSON that knows its path, so that an error names the field."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Any, Final, NoReturn
 
 _NAME: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?")
 _DNS: Final = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*")
-"""``IsDNS1123Subdomain`` (apimachinery, util/validation), which bounds the whole and not its labels."""
+"""``IsDNS1123Subdomain`` (apimachinery, util/validation), which limits the length of the name but not of its labels."""
 _CIDR: Final = re.compile(r"[0-9A-Fa-f.:]+/[0-9]{1,3}")
 _ZEROS: Final = re.compile(r"(?<![0-9])0+(?=[0-9])")
 
 
 class InvalidObjectError(ValueError):
-    """The API server would refuse this object. ``field`` is the path as the server names it."""
+    """The API server would refuse this object. ``field`` is the path of the field, as the server writes it."""
 
     def __init__(self, field: str, message: str) -> None:
         super().__init__(f"{field}: {message}" if field else message)
@@ -26,13 +26,14 @@ class InvalidObjectError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """A value and its path. Every reader raises :class:`InvalidObjectError` for a value of the wrong shape."""
+    """A value and its path. Every method that reads raises :class:`InvalidObjectError` for a value of the wrong
+    type."""
 
     path: str
     value: Any
 
     def fail(self, message: str) -> NoReturn:
-        """Refuse this field."""
+        """Raise the error for this field."""
         raise InvalidObjectError(self.path, message)
 
     def __getitem__(self, name: str) -> Field:
@@ -50,24 +51,24 @@ class Field:
 
     @property
     def is_set(self) -> bool:
-        """Whether there is a value; null counts as none, as in the API."""
+        """Whether there is a value. Null counts as absent, as in the API."""
         return self.value is not None
 
     def items(self, least: int = 0, most: int | None = None) -> Iterator[Field]:
-        """The elements of a list; none where it is absent. One that is there has ``least`` to ``most``."""
+        """Yield the elements of a list. An absent one is empty; a present one has ``least`` to ``most`` elements."""
         if self.value is None:
             return
         if not isinstance(self.value, list):
             self.fail("must be a list")
         if len(self.value) < least:
-            self.fail(f"must have at least {least} element")
+            self.fail(f"must have at least {least} elements, has {len(self.value)}")
         if most is not None and len(self.value) > most:
             self.fail(f"must have at most {most} elements, has {len(self.value)}")
         for index, element in enumerate(self.value):
             yield Field(f"{self.path}[{index}]", element)
 
     def text(self, default: str | None = None) -> str:
-        """A string; required without a default."""
+        """Read a string, which is required if there is no default."""
         if self.value is None and default is not None:
             return default
         if self.value is None:
@@ -77,14 +78,14 @@ class Field:
         return self.value
 
     def choice(self, *allowed: str, default: str | None = None) -> str:
-        """One of a few words."""
+        """Read one of a few words."""
         chosen = self.text(default)
         if chosen not in allowed:
             self.fail(f"must be one of {', '.join(allowed)}, is {chosen!r}")
         return chosen
 
     def only(self, *names: str) -> Field:
-        """The one field that is set, of those that may be ("exactly one field must be set")."""
+        """Return the only field that is set, of those allowed ("exactly one field must be set")."""
         if self.value is None:
             self.fail("is required")
         found = [self[name] for name in names if self[name].is_set]
@@ -94,7 +95,7 @@ class Field:
         return found[0]
 
     def whole(self, least: int, most: int) -> int:
-        """A whole number within bounds."""
+        """Read a whole number within bounds."""
         if isinstance(self.value, bool) or not isinstance(self.value, int):
             self.fail(f"must be a number, is {self.value!r}")
         if not least <= self.value <= most:
@@ -102,24 +103,24 @@ class Field:
         return self.value
 
     def port(self) -> int:
-        """A port number, 1 to 65535."""
+        """Read a port number, 1 to 65535."""
         return self.whole(1, 65535)
 
     def boolean(self) -> bool:
-        """True or false; false where absent."""
+        """Read true or false; an absent field is false."""
         if self.value is not None and not isinstance(self.value, bool):
             self.fail("must be true or false")
         return bool(self.value)
 
     def name(self) -> str:
-        """A DNS subdomain (RFC 1123), as objects are named."""
+        """Read the name of an object, a DNS subdomain (RFC 1123)."""
         name = self.text()
         if len(name) > 253 or not _DNS.fullmatch(name):
             self.fail(f"must be a lower-case DNS name, is {name!r}")
         return name
 
     def labels(self) -> dict[str, str]:
-        """A map of label keys to label values."""
+        """Read a map of label keys to label values."""
         if self.value is None:
             return {}
         if not isinstance(self.value, Mapping):
@@ -130,33 +131,33 @@ class Field:
         return dict(self.value)
 
     def label_key(self) -> str:
-        """A qualified name: a name of up to 63 characters, perhaps behind a DNS prefix and a slash."""
+        """Read a qualified name: up to 63 characters, optionally after a DNS prefix and a slash."""
         key = self.text()
         prefix, slash, name = key.rpartition("/")
         if not _NAME.fullmatch(name) or (slash and (len(prefix) > 253 or not _DNS.fullmatch(prefix))):
-            self.fail(f"{key!r} is no label key")
+            self.fail(f"{key!r} is not a label key")
         return key
 
     def label_value(self) -> str:
-        """Empty, or up to 63 characters that begin and end with a letter or digit."""
+        """Read a label value: empty, or up to 63 characters that begin and end with a letter or digit."""
         value = self.text()
         if value and not _NAME.fullmatch(value):
-            self.fail(f"{value!r} is no label value")
+            self.fail(f"{value!r} is not a label value")
         return value
 
     def network(self) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
-        """A CIDR, as ``isCIDR`` of a CRD's rules has it. Host bits may be set; they count for nothing."""
+        """Read a CIDR as ``isCIDR`` in the rules of a CRD accepts it. Host bits may be set, and are ignored."""
         cidr = self.text()
         found = self._network(cidr)
         address, _, bits = cidr.partition("/")
         if bits != str(found.prefixlen) or getattr(ipaddress.ip_address(address), "ipv4_mapped", None):
-            self.fail(f"{cidr!r} is no CIDR as it is usually written: {found}")
+            self.fail(f"{cidr!r} is not a CIDR in its canonical form, {found}")
         return found
 
     def old_network(self) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
-        """A CIDR as ``ParseCIDRSloppy`` (k8s.io/utils/net) reads it, by which NetworkPolicy's are judged for ever.
+        """Read a CIDR as ``ParseCIDRSloppy`` (k8s.io/utils/net) does, to which the API holds NetworkPolicies for ever.
 
-        010.0.0.0/8 is 10.0.0.0/8, and so is ::ffff:10.0.0.0/104: an IPv4-mapped block is one of IPv4 in Go.
+        010.0.0.0/8 means 10.0.0.0/8, and so does ::ffff:10.0.0.0/104, because Go takes an IPv4-mapped block for IPv4.
         """
         cidr = self.text()
         found = self._network(cidr if ":" in cidr else _ZEROS.sub("", cidr))
@@ -166,17 +167,17 @@ class Field:
 
     def _network(self, cidr: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
         if "/" not in cidr:
-            self.fail(f"{cidr!r} is no CIDR: it has no /bits")
+            self.fail(f"{cidr!r} is not a CIDR: it has no /bits")
         try:
-            # Python takes netmasks and zones besides.
+            # Python would also accept netmasks and zones.
             return ipaddress.ip_network(cidr if _CIDR.fullmatch(cidr) else "", strict=False)
         except ValueError:
-            self.fail(f"{cidr!r} is no CIDR, such as 10.0.0.0/8 or fd00::/64")
+            self.fail(f"{cidr!r} is not a CIDR, such as 10.0.0.0/8 or fd00::/64")
 
     def ip(self) -> str:
-        """An IP address, in canonical text."""
+        """Read an IP address and return its canonical text."""
         text = self.text()
         try:
             return str(ipaddress.ip_address(text))
         except ValueError:
-            self.fail(f"{text!r} is no IP address")
+            self.fail(f"{text!r} is not an IP address")

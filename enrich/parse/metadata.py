@@ -1,4 +1,4 @@
-"""``metadata`` of the API's objects: what they are called, their labels, their owner, and whether they are audited."""
+"""Parses ``metadata`` of the API's objects: name, UID, labels, owner, and whether the object is audited."""
 
 from __future__ import annotations
 
@@ -10,31 +10,31 @@ from enrich.model import Owner
 from enrich.parse.cursor import Field
 
 MODE: Final = "kubeweir.io/mode"
-"""Annotation of a NetworkPolicy, a ClusterNetworkPolicy or a Namespace: ``audit``, or ``enforce`` as without it."""
+"""Annotation of a NetworkPolicy, a ClusterNetworkPolicy or a Namespace: ``audit``, or ``enforce``, the default."""
 _UIDS: Final = uuid.UUID("8c0b5f0e-3a55-5d0e-9a3c-6b7765697200")
 
 
 def namespace_of(root: Field) -> str:
-    """``metadata.namespace``, "default" where there is none."""
+    """Read ``metadata.namespace``; "default" if there is none."""
     field = root["metadata"]["namespace"]
     return field.name() if field.is_set else "default"
 
 
 def uid_of(root: Field, namespace: str) -> str:
-    """Of an object from a manifest, which has none: one that is the same each time."""
+    """Read the UID. A manifest has none; then make one from kind and name, so that it is the same each time."""
     given = root["metadata"]["uid"].text("")
     kind, name = root["kind"].value, root["metadata"]["name"].value
     return given or str(uuid.uuid5(_UIDS, f"{kind}/{namespace}/{name}"))
 
 
 def labels_of(root: Field) -> dict[str, str]:
-    """``metadata.labels``. Keys and values recur by the thousand: interned, they are one object each."""
+    """Read ``metadata.labels``. Keys and values are interned, because thousands of objects share them."""
     labels = root["metadata"]["labels"].labels()
     return {sys.intern(key): sys.intern(value) for key, value in labels.items()}
 
 
 def owner_of(root: Field) -> Owner | None:
-    """The controller among ``metadata.ownerReferences``."""
+    """Read the controller among ``metadata.ownerReferences``."""
     for reference in root["metadata"]["ownerReferences"].items():
         if reference["controller"].boolean():
             return Owner(reference["kind"].text(), reference["name"].text(), reference["uid"].text(""))
@@ -42,14 +42,15 @@ def owner_of(root: Field) -> Owner | None:
 
 
 def is_audited(root: Field) -> bool:
-    """Whether the mode says ``audit``. Any other word than that and ``enforce`` is a mistake that must be told."""
+    """Whether the mode is ``audit``. Any word but that and ``enforce`` is an error, because it may be a misspelt
+    one."""
     annotations = root["metadata"]["annotations"]
     mode = annotations[MODE]
     return Field(f"{annotations.path}[{MODE}]", mode.value).choice("enforce", "audit", default="enforce") == "audit"
 
 
 def with_known_mode(item: dict[str, Any]) -> dict[str, Any]:
-    """The object, enforced where its mode is one that we do not know: a slip of the pen opens and closes nothing."""
+    """Return the object without an unknown mode, so that it is enforced: a typing error must not open anything."""
     meta = item.get("metadata") or {}
     annotations = meta.get("annotations")
     if not isinstance(annotations, dict) or annotations.get(MODE) in (None, "audit", "enforce"):

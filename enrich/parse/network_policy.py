@@ -1,4 +1,4 @@
-"""A NetworkPolicy's JSON to :mod:`enrich.model`, refusing what the API server would refuse (pkg/apis/networking)."""
+"""Parses a NetworkPolicy, and refuses what the API server would refuse (kubernetes, pkg/apis/networking)."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _PORT_NAME: Final = re.compile(r"(?=[a-z0-9-]{1,15}\Z)(?=.*[a-z])[a-z0-9]+(-[a-z
 
 
 def network_policy(root: Field) -> NetworkPolicy:
-    """A networking.k8s.io/v1 NetworkPolicy."""
+    """Parse a networking.k8s.io/v1 NetworkPolicy. Raises :class:`enrich.parse.cursor.InvalidObjectError`."""
     namespace, spec = namespace_of(root), root["spec"]
-    # No spec at all is an empty one to the API server: it selects every pod, and isolates on ingress.
+    # The API server takes a missing spec for an empty one, which selects every pod and isolates it for ingress.
     types = [entry.choice("Ingress", "Egress") for entry in spec["policyTypes"].items(most=2)]
     if not types:
         # "If this field is not specified, it will default based on the existence of ingress or egress rules;
@@ -66,7 +66,7 @@ def _port(port: Field) -> PolicyPort:
     number, end = port["port"], port["endPort"]
     if isinstance(number.value, str):
         if not _PORT_NAME.fullmatch(number.value):
-            number.fail(f"{number.value!r} is neither a number nor a port's name")
+            number.fail(f"{number.value!r} is neither a number nor the name of a port")
         if end.is_set:
             end.fail("may not be specified when port is a name")
         return PolicyPort(protocol, number.value)
@@ -84,10 +84,12 @@ def _port(port: Field) -> PolicyPort:
 
 
 def read_selector(field: Field) -> Selector:
-    """A ``metav1.LabelSelector``; an absent one is an empty one."""
+    """Parse a ``metav1.LabelSelector``. An absent one counts as empty, and matches everything."""
     if field.is_set and not isinstance(field.value, Mapping):
         field.fail("must be an object")
-    wanted = [Requirement(key, Operator.IN, (value,)) for key, value in sorted(field["matchLabels"].labels().items())]
+    requirements = [
+        Requirement(key, Operator.IN, (value,)) for key, value in sorted(field["matchLabels"].labels().items())
+    ]
     for expression in field["matchExpressions"].items():
         operator = Operator(expression["operator"].choice(*(o.value for o in Operator)))
         values = tuple(value.label_value() for value in expression["values"].items())
@@ -95,5 +97,5 @@ def read_selector(field: Field) -> Selector:
             expression["values"].fail(f"must be specified when operator is {operator.value}")
         if operator in (Operator.EXISTS, Operator.DOES_NOT_EXIST) and values:
             expression["values"].fail(f"may not be specified when operator is {operator.value}")
-        wanted.append(Requirement(expression["key"].label_key(), operator, values))
-    return Selector(tuple(wanted))
+        requirements.append(Requirement(expression["key"].label_key(), operator, values))
+    return Selector(tuple(requirements))

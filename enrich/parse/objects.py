@@ -1,6 +1,7 @@
-"""The API's JSON to the slim objects of :mod:`enrich.model`, refusing what the API server would refuse.
+"""Parses the API's JSON into the objects of :mod:`enrich.model`, and refuses what the API server would refuse.
 
-Only what policy and enrichment use is read and checked. Kinds that they do not use are None, not errors.
+Only the fields that policy and records use are read and checked. An object of a kind that nothing here uses is None,
+and not an error.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ _ZONE_LABEL: Final = "topology.kubernetes.io/zone"
 
 
 def parse(document: Mapping[str, Any]) -> Object | None:
-    """The object, or None for a kind that nobody here uses. Raises :class:`InvalidObjectError`."""
+    """Parse an object; None for a kind that nothing here uses. Raises :class:`InvalidObjectError`."""
     root = Field("", document)
     if not isinstance(document, Mapping):
         root.fail("must be an object")
@@ -45,11 +46,11 @@ def parse(document: Mapping[str, Any]) -> Object | None:
     known = _KINDS.get(kind)
     if known is None:
         return None
-    wanted, read = known
-    if version != wanted:
+    expected, read = known
+    if version != expected:
         if version.partition("/")[0] not in _OWN_GROUPS:
             return None
-        root["apiVersion"].fail(f"{kind} is {wanted}, not {version}")
+        root["apiVersion"].fail(f"{kind} must be {expected}, is {version}")
     return read(root)
 
 
@@ -75,7 +76,7 @@ def _pod(root: Field) -> Pod:
 
 
 def _container_ports(spec: Field) -> list[NamedPort]:
-    """Named ports of the containers, and of init containers that go on running (restartPolicy Always)."""
+    """Parse the named ports of containers, also of sidecars: init containers with restartPolicy Always."""
     found = []
     containers = list(spec["containers"].items())
     containers += [c for c in spec["initContainers"].items() if c["restartPolicy"].value == "Always"]
@@ -98,13 +99,13 @@ def _started(status: Field) -> int:
 def _nanoseconds(field: Field) -> int:
     if not field.is_set:
         return 0
-    # YAML reads an unquoted time as a time.
+    # YAML turns an unquoted time into a datetime.
     when = field.value
     if not isinstance(when, datetime.datetime):
         try:
             when = datetime.datetime.fromisoformat(field.text())
         except ValueError:
-            field.fail(f"{field.value!r} is no RFC 3339 time")
+            field.fail(f"{field.value!r} is not an RFC 3339 time")
     if when.tzinfo is None:
         when = when.replace(tzinfo=datetime.UTC)
     return int(when.timestamp()) * 1_000_000_000
@@ -161,8 +162,9 @@ _KINDS: Final[dict[str, tuple[str, Callable[[Field], Object]]]] = {
     ClusterNetworkPolicy.__name__: (POLICY_API_VERSIONS[ClusterNetworkPolicy], cluster_network_policy),
 }
 READ: Final = ", ".join(_KINDS)
-"""The kinds that are read, in words."""
+"""The kinds that are used, in words."""
 _OWN_GROUPS: Final = {
     "v1", "apps", "extensions", "batch", "networking.k8s.io", "discovery.k8s.io", "policy.networking.k8s.io",
 }  # fmt: skip
-"""Groups in which one of our kinds with another version is a mistake, not somebody else's kind (Knative's Service)."""
+"""API groups in which a kind of the same name with another version is a mistake. In any other group it is another kind,
+such as Knative's Service."""

@@ -1,4 +1,4 @@
-"""The collections of the API that are watched, and how their elements become objects."""
+"""The collections of the API that are watched, and how their elements become objects in the index."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ log = structlog.get_logger("kubeweir.source")
 
 @dataclass(frozen=True, slots=True)
 class Resource:
-    """A collection of the API. ``kind`` and ``version`` are what its elements are, which lists leave out."""
+    """A collection of the API. Lists leave out ``kind`` and ``version`` (``apiVersion``) of their elements."""
 
     path: str
     version: str
@@ -45,33 +45,33 @@ class Resource:
     type: type
     metadata_only: bool = False
     definition: str = ""
-    """The name of the CRD, of a kind that a cluster may do without."""
+    """The name of the CustomResourceDefinition, for a kind that a cluster may do without."""
     labels: str = ""
-    """A label selector: only these elements."""
+    """A label selector; only the elements that it selects are listed and watched."""
 
     def select(self, query: dict[str, str]) -> dict[str, str]:
-        """The query for those elements that are wanted."""
+        """Add the label selector to a query."""
         return {**query, "labelSelector": self.labels} if self.labels else query
 
     def read(self, item: dict[str, Any]) -> Object:
-        """An element. Raises InvalidObjectError."""
+        """Parse an element. Raises InvalidObjectError."""
         made = parse({**item, "apiVersion": self.version, "kind": self.kind})
         if made is None:
-            raise InvalidObjectError("kind", f"{self.kind} is not in use")
+            raise InvalidObjectError("kind", f"{self.kind} is not used here")
         return made
 
     def gone(self, item: dict[str, Any]) -> Object:
-        """What a deleted element is told by, whatever else is in it."""
+        """Parse no more of a deleted element than its name, because the rest may be invalid."""
         if self.type is ClusterNetworkPolicy:
             spec = {"tier": "Admin", "priority": 0, "subject": {"namespaces": {}}}
             return self.read({**with_known_mode(item), "spec": spec})
         return self.read({"metadata": with_known_mode(item)["metadata"], "spec": {"podSelector": {}}})
 
     def closed(self, item: dict[str, Any]) -> Object | None:
-        """In place of an element that is not understood: a policy is closed; all else is nothing.
+        """Return what stands for an element that cannot be parsed; None unless it is a policy.
 
-        A NetworkPolicy isolates, and allows nothing; of a ClusterNetworkPolicy, the rules that are not understood are
-        closed. Where only the mode is not understood, the object counts as if it had none: it is enforced.
+        A NetworkPolicy isolates its pods and allows nothing. A ClusterNetworkPolicy keeps the rules that can be parsed,
+        and the others fail closed. If only the mode is unknown, the policy is enforced as if it had none.
         """
         item = with_known_mode(item)
         with contextlib.suppress(InvalidObjectError):
@@ -102,7 +102,7 @@ RESOURCES: Final = (
         "discovery.k8s.io/v1",
         "EndpointSlice",
         EndpointSlice,
-        # Those of the controller say again of pods what the pods say, at each change of their readiness.
+        # The controller's own slices repeat what the pods say, whenever a pod's readiness changes.
         labels="endpointslice.kubernetes.io/managed-by!=endpointslice-controller.k8s.io",
     ),
     Resource("/apis/apps/v1/replicasets", "apps/v1", "ReplicaSet", Workload, metadata_only=True),
@@ -124,45 +124,46 @@ RESOURCES: Final = (
 
 
 class Reader:
-    """Elements of one collection, from their bytes, on one thread."""
+    """Parses the elements of one collection from their bytes. Not thread safe."""
 
     def __init__(self, resource: Resource) -> None:
         self.refused: set[str] = set()
-        """Names of elements that are not understood."""
+        """The names of elements that cannot be parsed."""
         self._resource = resource
         self._pods = PodReader() if resource.type is Pod else None
 
     def begin(self) -> None:
-        """A new list: what was not understood may be gone."""
+        """Start a new list: elements that could not be parsed may be gone."""
         self.refused.clear()
 
     def forget(self, key: Name) -> None:
-        """It was deleted."""
+        """Note that an element was deleted."""
         self.refused.discard(str(key))
 
     def read_event(self, line: bytes) -> tuple[str, str, Object] | None:
-        """An event of a watch in one go: its type, the element's version, and the element. None for one that must be
-        read with care, and for everything but pods."""
+        """Parse an event of a watch in one step: its type, the element's resource version, and the element.
+
+        None if the fast parser refuses it, and for every kind but pods."""
         if self._pods is not None:
             with contextlib.suppress(ValueError, LookupError, OSError):
                 event = _read_pod_event(line)
-                return event.type, event.object.metadata.resource_version, self._made(self._pods.read(event.object))
+                return event.type, event.object.metadata.resource_version, self._accepted(self._pods.read(event.object))
         return None
 
     def read(self, raw: msgspec.Raw) -> tuple[str, Object | None]:
-        """The element's version, and the element; None for one that is left out."""
+        """Parse an element: its resource version, and the object, which is None if the element is left out."""
         if self._pods is not None:
             with contextlib.suppress(ValueError, LookupError, OSError):
                 item = _read_pod(raw)
-                return item.metadata.resource_version, self._made(self._pods.read(item))
-        return self._read_with_care(orjson.loads(bytes(raw)))
+                return item.metadata.resource_version, self._accepted(self._pods.read(item))
+        return self._read_carefully(orjson.loads(bytes(raw)))
 
-    def _made(self, pod: Pod) -> Pod:
+    def _accepted(self, pod: Pod) -> Pod:
         if self.refused:
             self.refused.discard(str(pod.key))
         return pod
 
-    def _read_with_care(self, item: dict[str, Any]) -> tuple[str, Object | None]:
+    def _read_carefully(self, item: dict[str, Any]) -> tuple[str, Object | None]:
         meta = item["metadata"]
         name, version = str(Name(meta.get("namespace", ""), meta["name"])), str(meta.get("resourceVersion") or "")
         try:
@@ -185,33 +186,33 @@ _read_pod_event = msgspec.json.Decoder(_PodEvent).decode
 
 
 class Index:
-    """Puts collections into a cluster's index; those that make one type of object together, as one list."""
+    """Puts collections into a cluster's index. Collections of one type of object (workloads) make one list together."""
 
     def __init__(self, cluster: Cluster, resources: Sequence[Resource]) -> None:
         self._cluster, self._resources = cluster, resources
-        self._waiting: dict[type, set[str]] = {}
+        self._missing: dict[type, set[str]] = {}
         for resource in resources:
-            self._waiting.setdefault(resource.type, set()).add(resource.kind)
-        self._shared = {kind for kind, parts in self._waiting.items() if len(parts) > 1}
+            self._missing.setdefault(resource.type, set()).add(resource.kind)
+        self._shared = {kind for kind, parts in self._missing.items() if len(parts) > 1}
         self._lists: dict[str, dict[Name, Object]] = {}
         self._lock = threading.Lock()
 
-    def replace(self, resource: Resource, objects: list[Object], known_ns: int) -> None:
-        """The complete list of a collection. ``known_ns``: until when we had been told everything."""
+    def replace(self, resource: Resource, objects: list[Object], synced_ns: int) -> None:
+        """Replace a collection by a complete list. ``synced_ns``: until when the watch was current."""
         if resource.type not in self._shared:
-            self._cluster.replace(resource.type, objects, known_ns)
+            self._cluster.replace(resource.type, objects, synced_ns)
             return
         with self._lock:
             self._lists[resource.kind] = {made.key: made for made in objects}
-            self._waiting[resource.type].discard(resource.kind)
-            if not self._waiting[resource.type]:
+            self._missing[resource.type].discard(resource.kind)
+            if not self._missing[resource.type]:
                 parts = [r.kind for r in self._resources if r.type is resource.type]
                 self._cluster.replace(resource.type, [made for p in parts for made in self._lists[p].values()])
 
-    def apply(self, resource: Resource, change: Change, known_ns: int) -> None:
-        """One element of a collection that was listed."""
+    def apply(self, resource: Resource, change: Change, synced_ns: int) -> None:
+        """Apply a change of one element of a collection that has been listed."""
         if resource.type not in self._shared:
-            self._cluster.apply([change], known_ns)
+            self._cluster.apply([change], synced_ns)
             return
         with self._lock:
             listed = self._lists[resource.kind]
@@ -219,5 +220,5 @@ class Index:
                 listed[change.object.key] = change.object
             else:
                 listed.pop(change.object.key, None)
-            if not self._waiting[resource.type]:
+            if not self._missing[resource.type]:
                 self._cluster.apply([change])
