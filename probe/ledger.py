@@ -19,7 +19,7 @@ import orjson
 
 from enrich.wire.batch import EndpointRef, PolicyRef
 
-KINDS: Final = ("identity", "set", "row", "rule", "endpoint")
+KINDS: Final = ("identity", "set", "port_list", "rule", "endpoint")
 """What is numbered, each kind from 1 on; 0 stands for none."""
 
 

@@ -95,7 +95,7 @@ class Installer:
         return {
             "identity": _highest(policy_keys["identity"], peers["identity"]),
             "set": _highest(policy_keys["set"], ends["set"]),
-            "row": _highest(*port_lists),
+            "port_list": _highest(*port_lists),
             "rule": _highest(policies["rule"], ports["rule"], ends["defaults"]["rule"]),
             "endpoint": _highest(ends["number"]),
         }

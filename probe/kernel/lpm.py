@@ -10,18 +10,17 @@ from collections.abc import Mapping
 from typing import Final, Self
 
 from probe.kernel.entries import Peer, prefix_of
+from probe.policy import lpm
 
 WORLD: Final[Peer] = (0, 2)
 """Identity and kind of an address that no entry contains."""
 
 
 class PrefixTable:
-    """Peers by prefix, grouped by the prefix's length."""
+    """Peers by the keys of the map ``addresses``."""
 
     def __init__(self) -> None:
-        self._by_length: dict[int, dict[int, Peer]] = {}
-        self._lengths: list[int] = []
-        """The lengths in use, longest first."""
+        self._table: lpm.PrefixTable[Peer] = lpm.PrefixTable()
 
     @classmethod
     def from_entries(cls, peers: Mapping[bytes, Peer]) -> Self:
@@ -34,19 +33,12 @@ class PrefixTable:
     def set(self, key: bytes, peer: Peer | None) -> None:
         """Insert or overwrite an entry; ``None`` removes it."""
         length, address = prefix_of(key)
-        blocks = self._by_length.get(length)
-        if blocks is None:
-            blocks = self._by_length[length] = {}
-            self._lengths = sorted(self._by_length, reverse=True)
         if peer is None:
-            blocks.pop(address >> (128 - length), None)
+            self._table.remove(address, length)
         else:
-            blocks[address >> (128 - length)] = peer
+            self._table.set(address, length, peer)
 
     def enclosing(self, key: bytes) -> Peer:
         """Return the peer of the longest prefix that contains the key's prefix and is shorter."""
-        own, address = prefix_of(key)
-        for length in self._lengths:
-            if length < own and (found := self._by_length[length].get(address >> (128 - length))):
-                return found
-        return WORLD
+        length, address = prefix_of(key)
+        return self._table.longest(address, shorter_than=length) or WORLD

@@ -193,8 +193,7 @@ class PolicyEntries:
         """Return the number of the port list with these ranges, 0 if there are none."""
         if not ranges:
             return 0
-        # The ledger's kind for port lists is "row".
-        number = self._ledger.number_of("row", digest([tuple(map(int, found)) for found in ranges]))
+        number = self._ledger.number_of("port_list", digest([tuple(map(int, found)) for found in ranges]))
         self._port_list_users[number] = self._port_list_users.get(number, 0) + 1
         if number not in self._port_keys:
             keys = self._port_keys[number] = []
