@@ -6,7 +6,7 @@ import pytest
 
 from enrich.parse.objects import InvalidObjectError, parse
 from tests.cluster.apiserver import ApiServer
-from tests.enrich.test_policy_objects import SPECS, policy
+from tests.enrich.parse.test_network_policy import SPECS, policy
 
 pytestmark = pytest.mark.cluster
 

@@ -14,7 +14,7 @@ from streams.alerts.counting import RecordCounter
 from streams.alerts.engine import Engine
 from streams.alerts.model import AlertRule
 from streams.alerts.read import read
-from tests.enrich.test_flow_schema import SCHEMA as FLOW_SCHEMA
+from tests.enrich.render.test_flow_schema import SCHEMA as FLOW_SCHEMA
 
 __all__ = ["FLOW_SCHEMA", "T0", "World", "flow", "loss", "rule", "stamp"]
 

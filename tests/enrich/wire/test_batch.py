@@ -29,7 +29,7 @@ from enrich.wire.batch import (
     encode_batch,
 )
 
-HEADER = Path(__file__).parents[2] / "bpf/event.h"
+HEADER = Path(__file__).parents[3] / "bpf/event.h"
 
 GOLDEN = bytes.fromhex(
     "0102030405060708"
