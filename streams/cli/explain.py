@@ -1,7 +1,7 @@
-"""What `weir explain` does: read the cluster once, ask the pure core, show the answer.
+"""What `weir explain` does: read the cluster once, and let :mod:`enrich.explain` answer.
 
-Exit 0 allowed (audit too: it passes), 1 denied, 2 cannot say. Nothing else ends with 1, a failure of ours included: who
-tests for a deny must not be told one by a crash.
+Exit codes: 0 allowed (audited too, because the connection passes), 1 denied, 2 cannot say. No failure exits with 1, so
+that a script that tests for a denial is not misled by a crash.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from enrich.sources.source import SourceError
 
 CANNOT_SAY: Final = 2
 EXITS: Final = {ALLOW: 0, AUDIT: 0, DENY: 1}
-"""By verdict; every other one is :data:`CANNOT_SAY`."""
+"""Exit code by verdict; every other verdict exits with :data:`CANNOT_SAY`."""
 
 _USED: Final = frozenset(kind.__name__ for kind in POLICY_KINDS)
-"""Kinds that an answer is made of: who may not list the others can have one all the same."""
+"""Kinds that an answer depends on. An account that may not list the other kinds still gets an answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class Settings:
     source: str = setting("WEIR_SOURCE", "kubernetes")
     """Where pods and policies come from: kubernetes, or manifests:FOLDER."""
     timeout_s: float = setting("WEIR_EXPLAIN_SECONDS", 15.0)
-    """How long the API server may take to list everything."""
+    """How many seconds the API server may take to list everything."""
 
 
 class UnreadableError(Exception):
@@ -44,20 +44,22 @@ class UnreadableError(Exception):
 
 
 def ask(settings: Settings, source: str, destination: str) -> Explanation:
-    """The answer. Raises :class:`enrich.explain.query.EndError` for bad syntax, :class:`UnreadableError`."""
+    """Return the answer. Raises :class:`enrich.explain.query.EndError` for bad syntax, :class:`UnreadableError`."""
     ends = parse_source(source), parse_destination(destination)
     return explain_in(*read_cluster(settings), *ends)
 
 
 def explain_in(cluster: Cluster, notes: Iterable[str], source: EndQuery, destination: EndQuery) -> Explanation:
-    """The answer from an index as it stands."""
+    """Return the answer from the current content of an index."""
     found = cluster.snapshot()
     view = PolicyView(found.pods, found.namespaces, found.nodes, found.policies, found.cluster_policies)
     return explain_connection(view, cluster.services(), source, destination, notes)
 
 
 def read_cluster(settings: Settings) -> tuple[Cluster, tuple[str, ...]]:
-    """The index once everything that policy is made of was listed, and what is to be said of it."""
+    """Return the index when everything that policy depends on is listed, and notes for the answer.
+
+    Raises :class:`UnreadableError`."""
     cluster = Cluster()
     changed = threading.Event()
     cluster.subscribe(lambda _kinds: changed.set())
@@ -71,7 +73,8 @@ def read_cluster(settings: Settings) -> tuple[Cluster, tuple[str, ...]]:
         changed.clear()
         left = deadline - time.monotonic()
         if left <= 0:
-            # Not stopped: its threads may wait for a server that does not answer, and end with the process.
+            # The source is not stopped: its threads may be waiting for a server that does not answer. They end with the
+            # process.
             raise UnreadableError(
                 f"{', '.join(sorted(waiting))} not listed within {settings.timeout_s:g} s "
                 f"(--timeout): {_reasons(source.problem())}"
@@ -84,14 +87,17 @@ def read_cluster(settings: Settings) -> tuple[Cluster, tuple[str, ...]]:
 
 
 def _about_refused(name: str) -> str:
-    """What became of an object that the server holds and we do not understand; ``name`` begins with its kind."""
+    """Return a note about an object that cannot be interpreted; ``name`` begins with its kind."""
     if name.partition(" ")[0] in (Namespace.__name__, *(kind.__name__ for kind in POLICY_API_VERSIONS)):
         # enrich.sources.resources.Resource.closed
-        return f"{name} is not understood: taken as closed, or, where only its kubeweir.io/mode is wrong, as enforced"
-    return f"{name} is not understood, and left out"
+        return (
+            f"{name} cannot be interpreted: it is treated as allowing nothing, or as enforced if only its annotation "
+            "kubeweir.io/mode is wrong"
+        )
+    return f"{name} cannot be interpreted, and is ignored"
 
 
 def _reasons(problem: str | None) -> str:
-    """What the watches of all kinds wait for, each reason once."""
+    """Return what the watches of all kinds wait for, each reason once."""
     parts = (problem or "no answer yet").split("; ")
     return "; ".join(dict.fromkeys(part.partition(": ")[2] or part for part in parts))

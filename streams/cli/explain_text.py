@@ -1,4 +1,4 @@
-"""An explanation for people: the verdict first, then each end, then policy by policy what matched and what did not."""
+"""Prints an explanation for people: the verdict, then each end, then for each policy what matched and what did not."""
 
 from __future__ import annotations
 
@@ -15,40 +15,40 @@ from enrich.explain.one_end import EndDecision
 
 _WORDS: Final = {ALLOW: "ALLOWED", DENY: "DENIED", AUDIT: "AUDIT", MIXED: "DEPENDS"}
 _STYLES: Final = {ALLOW: "bold green", DENY: "bold red", AUDIT: "bold yellow"}
-_CANNOT: Final = "CANNOT SAY"
-_MOST: Final = 8
-"""Lines of one kind; the JSON has them all."""
+_CANNOT_SAY: Final = "CANNOT SAY"
+_MAX_LISTED: Final = 8
+"""Policies or peers listed in one place; the JSON output has them all."""
 
 Line = tuple[int, str, str]
-"""Depth, style, text."""
+"""Indentation depth, style, text."""
 
 
 def show(found: Explanation, console: Console) -> None:
-    """Write all of it."""
+    """Write the explanation to a console."""
     for depth, style, text in lines(found):
-        # soft_wrap: a line that is too long is the terminal's to wrap, and whole in a pipe.
+        # soft_wrap: the terminal wraps long lines, and a pipe gets them whole.
         console.print(Text("  " * depth + text, style=style), soft_wrap=True)
 
 
 def lines(found: Explanation) -> Iterator[Line]:
-    """The lines, the answer first."""
+    """Yield the lines of an explanation, the answer first."""
     port = f", port {found.port}/{found.protocol}" if found.port else f", {found.protocol}"
     where = f"{found.source.name} -> {found.destination.name}{port if found.answers else ''}"
-    yield 0, _STYLES.get(found.verdict, "bold magenta"), f"{_WORDS.get(found.verdict, _CANNOT)}  {where}"
+    yield 0, _STYLES.get(found.verdict, "bold magenta"), f"{_WORDS.get(found.verdict, _CANNOT_SAY)}  {where}"
     yield 0, "", found.text
     for note in found.notes:
         yield 0, "cyan", f"note: {note}"
     for index, answer in enumerate(found.answers):
         yield 0, "", ""
         same = index and _alike(answer, found.answers[0])
-        said = "the same" if same else _WORDS[answer.verdict]
-        yield 0, "dim" if same else _STYLES[answer.verdict], f"{answer.source_ip} -> {answer.destination_ip}: {said}"
+        outcome = "the same" if same else _WORDS[answer.verdict]
+        yield 0, "dim" if same else _STYLES[answer.verdict], f"{answer.source_ip} -> {answer.destination_ip}: {outcome}"
         for side in () if same else answer.sides:
             yield from _side(side, answer)
 
 
 def _alike(one: AddressPairAnswer, other: AddressPairAnswer) -> bool:
-    """Whether a person needs to read only one of the two."""
+    """Return whether the answers differ in addresses only, so that one of them needs no details."""
     return [(s.verdict, s.reason, s.policies) for s in one.sides] == [
         (s.verdict, s.reason, s.policies) for s in other.sides
     ]
@@ -63,19 +63,19 @@ def _side(side: EndDecision, answer: AddressPairAnswer) -> Iterator[Line]:
         yield 1, "bold", "If the audited policies were enforced:"
     for tier in tiers:
         if not alone:
-            yield 1, "bold", f"{tier.tier} tier{'' if tier.asked else ' is not asked'}: {_outcome(tier)}"
-        # Of a tier that is not asked the outcome says enough.
+            yield 1, "bold", f"{tier.tier} tier{'' if tier.asked else ' is not evaluated'}: {_outcome(tier)}"
+        # For a tier that is not evaluated, the outcome is enough.
         for account in tier.policies if tier.asked else ():
             yield from _policy(account, side, 1 if alone else 2)
-    # One of these may have been meant to allow what is denied, or to isolate where nothing does.
-    meant = side.verdict == DENY or (side.reason == "no_policy" and answer.verdict == ALLOW)
-    rest = side.unselecting if meant else ()
-    if rest:
+    # The author may have intended one of these to allow the connection, or to isolate the pod.
+    relevant = side.verdict == DENY or (side.reason == "no_policy" and answer.verdict == ALLOW)
+    others = side.unselecting if relevant else ()
+    if others:
         yield 1, "dim", "policies that do not apply:"
-    for other in rest[:_MOST]:
-        yield 2, "dim", f"{_named(other)}: {other.text}"
-    if len(rest) > _MOST:
-        yield 2, "dim", f"and {len(rest) - _MOST} more (-o json lists them)"
+    for other in others[:_MAX_LISTED]:
+        yield 2, "dim", f"{_display_name(other)}: {other.text}"
+    if len(others) > _MAX_LISTED:
+        yield 2, "dim", f"and {len(others) - _MAX_LISTED} more (-o json lists them)"
 
 
 def _outcome(tier: TierAccount) -> str:
@@ -93,7 +93,7 @@ def _outcome(tier: TierAccount) -> str:
             return "no rule matches" if tier.policies[0].kind == "ClusterNetworkPolicy" else "nothing is enforced"
 
 
-def _named(one: PolicyAccount | NonSelectingPolicy) -> str:
+def _display_name(one: PolicyAccount | NonSelectingPolicy) -> str:
     return f"{one.namespace}/{one.name}" if one.namespace else f"{one.kind} {one.name}"
 
 
@@ -101,7 +101,7 @@ def _policy(account: PolicyAccount, side: EndDecision, depth: int) -> Iterator[L
     about = [] if account.priority is None else [f"priority {account.priority}"]
     if account.audit:
         about.append("audited, takes no part in this verdict" if account.left_out else "audited")
-    name = f"{_named(account)} ({', '.join(about)})" if about else _named(account)
+    name = f"{_display_name(account)} ({', '.join(about)})" if about else _display_name(account)
     if not account.rules:
         yield depth, "", f"{name}: has no {side.direction} rule, so it isolates and allows nothing"
         return
@@ -111,23 +111,27 @@ def _policy(account: PolicyAccount, side: EndDecision, depth: int) -> Iterator[L
 
 
 def _rule(rule: RuleAccount, depth: int, *, left_out: bool) -> Iterator[Line]:
-    named = f" {rule.name!r}" if rule.name else ""
-    name = f"rule {rule.rule}{named}{f', {rule.action},' if rule.action else ''}"
+    quoted = f" {rule.name!r}" if rule.name else ""
+    name = f"rule {rule.rule}{quoted}{f', {rule.action},' if rule.action else ''}"
     if rule.matched and rule.shadowed_by is not None:
         by = rule.shadowed_by
         yield depth, "dim", f"{name} matches, but rule {by.rule} of {by.name} has decided before: {rule.text}"
     elif rule.matched:
         yield depth, "dim" if left_out else "red" if rule.action == "Deny" else "green", f"{name} matches: {rule.text}"
     else:
-        misses = list(_few(rule.failed))
-        yield depth, "yellow", f"{name} does not match: {misses[0]}" if len(misses) == 1 else f"{name} does not match:"
-        for miss in misses if len(misses) > 1 else ():
-            yield depth + 1, "yellow", miss
+        reasons = list(_limited(rule.failed))
+        yield (
+            depth,
+            "yellow",
+            f"{name} does not match: {reasons[0]}" if len(reasons) == 1 else f"{name} does not match:",
+        )
+        for reason in reasons if len(reasons) > 1 else ():
+            yield depth + 1, "yellow", reason
 
 
-def _few(misses: tuple[Mismatch, ...]) -> Iterator[str]:
-    peers = [f"{miss.term} {miss.text}" for miss in misses if miss.term != "ports"]
-    yield from peers[:_MOST]
-    if len(peers) > _MOST:
-        yield f"and {len(peers) - _MOST} more peers (-o json lists them)"
-    yield from (miss.text for miss in misses if miss.term == "ports")
+def _limited(mismatches: tuple[Mismatch, ...]) -> Iterator[str]:
+    peers = [f"{one.term} {one.text}" for one in mismatches if one.term != "ports"]
+    yield from peers[:_MAX_LISTED]
+    if len(peers) > _MAX_LISTED:
+        yield f"and {len(peers) - _MAX_LISTED} more peers (-o json lists them)"
+    yield from (one.text for one in mismatches if one.term == "ports")

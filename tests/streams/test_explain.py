@@ -110,7 +110,7 @@ spec:
     assert denied.returncode == 1
     assert "ingress of data/db-0: denied by ClusterNetworkPolicy guard-data (Admin tier, rule 1)" in denied.stdout
     assert "rule 0, Accept, matches, but rule 1 of guard-data has decided before" in denied.stdout
-    assert "  NetworkPolicy tier is not asked: would deny it\n" in denied.stdout
+    assert "  NetworkPolicy tier is not evaluated: would deny it\n" in denied.stdout
     audited = weir("--source", origin, API, "data/db-0:5432")
     assert audited.returncode == 0
     assert audited.stdout.startswith("AUDIT  ")
