@@ -102,6 +102,19 @@ class Templates(InternTable[Template]):
         return super().add(value)
 
 
+class _Decided(NamedTuple):
+    """What the templates of all endpoints share that have a rule, protocol, verdict, reason and flags in common."""
+
+    decision: Decision
+    before: str
+    """The text between connection and ends."""
+    after: str
+    """The text between the last timestamp and the number."""
+    protocol: int
+    verdict: int
+    flags: int
+
+
 class RingTemplates:
     """The templates of one ring. Endpoint and rule numbers keep their meaning for the life of a ring."""
 
@@ -111,11 +124,13 @@ class RingTemplates:
         self._rules: dict[str, list[PolicyRef]] = {}
         self._templates = templates
         self._known: dict[bytes, int] = {}
+        self._decided: dict[tuple[int, ...], _Decided] = {}
 
     def learn(self, header: Header) -> None:
         """Learn the meaning of numbers from a header. If it differs from an earlier header, the later one is right."""
         if _learn(self._endpoints, header.endpoints) | _learn(self._rules, header.rules):
             self._known.clear()
+            self._decided.clear()
 
     def templates(self, shapes: Sequence[bytes]) -> list[int]:
         """Return the number of the template for each :data:`SHAPE`."""
@@ -126,20 +141,25 @@ class RingTemplates:
         return found  # type: ignore[return-value]  # None was ruled out
 
     def _make(self, shape: bytes) -> int:
-        endpoint, rule, protocol, kind, reason, flags = np.frombuffer(shape, SHAPE)[0].tolist()
+        endpoint, rule, *facts = np.frombuffer(shape, SHAPE)[0].tolist()
         ref, refs = self._endpoints.get(str(endpoint)), self._rules.get(str(rule))
-        number = self._templates.add(self._render(ref, refs or [], (protocol, kind, reason, flags)))
-        if (ref or not endpoint) and (refs is not None or not rule):
+        known = refs is not None or not rule
+        key = (rule, *facts)
+        decided = self._decided.get(key)
+        if decided is None:
+            decided = self._decide(refs or [], *facts)
+            if known:
+                self._decided[key] = decided
+        number = self._templates.add(self._render(ref, decided))
+        if (ref or not endpoint) and known:
             self._known[shape] = number
         return number
 
-    def _render(self, ref: EndpointRef | None, refs: list[PolicyRef], facts: tuple[int, int, int, int]) -> Template:
-        protocol, kind, reason, flags = facts
-        header, inward, verdict = self._header, bool(kind & INGRESS), kind & ~INGRESS
-        aggregated = bool(flags & AGGREGATED)
+    def _decide(self, refs: list[PolicyRef], protocol: int, kind: int, reason: int, flags: int) -> _Decided:
+        header, verdict, aggregated = self._header, kind & ~INGRESS, bool(flags & AGGREGATED)
         named, by_policy = named_policies(refs), reason in _BY_POLICY
         decision = Decision(
-            direction="ingress" if inward else "egress",
+            direction="ingress" if kind & INGRESS else "egress",
             protocol=PROTOCOLS.get(protocol, str(protocol)) if protocol and not aggregated else "",
             disposition=_DISPOSITIONS.get(verdict, "unknown"),
             reason=_REASONS.get(reason, "unknown"),
@@ -154,7 +174,6 @@ class RingTemplates:
                 f',"policies":{encode(decision.policies)},"isolated_by":{encode(decision.isolated_by)},',
             )
         )
-        subject = self._ends.local(ref, header.node)
         after = "".join(
             (
                 f'Z","node_name":{encode(header.node)},"cluster":{encode(header.cluster)},"schema":{SCHEMA_VERSION}',
@@ -162,15 +181,21 @@ class RingTemplates:
                 f',"id":{encode(header.ring)[:-1]}-',
             )
         )
+        return _Decided(decision, before, after, protocol, verdict, flags)
+
+    def _render(self, ref: EndpointRef | None, decided: _Decided) -> Template:
+        decision, before, after, protocol, verdict, flags = decided
+        subject = self._ends.local(ref, self._header.node)
+        inward = decision.direction == "ingress"
         opening = f'{before}"src":' if inward else f'{before}"src":{subject.json},"dest":'
         closing = f',"dest":{subject.json}' if inward else ""
         return Template(
             head=_head(protocol, decision.direction),
             tail=(opening, f'{closing},"count":', ',"timestamp":"', 'Z","last_timestamp":"', after, '"'),
-            plain=protocol in WITH_PORTS and not aggregated,
+            plain=protocol in WITH_PORTS and not decision.aggregated,
             protocol=protocol,
             flags=flags,
-            key=f"{ref.namespace}/{ref.pod}".encode() if ref else header.node.encode(),
+            key=f"{ref.namespace}/{ref.pod}".encode() if ref else self._header.node.encode(),
             denied=verdict in (Verdict.DENY, Verdict.AUDIT),
             allowed=verdict == Verdict.ALLOW,
             decision=decision,
