@@ -1,4 +1,4 @@
-"""A real Alertmanager for the tests: started, killed, and asked what it has."""
+"""A real Alertmanager for the tests, which can be started, killed and queried."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PROGRAM = Path(__file__).parents[2] / "deploy" / "local" / "alertmanager"
 
 
 class Alertmanager:
-    """Of one port and one folder."""
+    """An Alertmanager process with one port and one folder."""
 
     def __init__(self, folder: Path, port: int) -> None:
         self.url = f"http://127.0.0.1:{port}"
@@ -24,7 +24,7 @@ class Alertmanager:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """It answers."""
+        """Start the process, and wait until it answers."""
         log = (self._folder / "alertmanager.log").open("ab")
         with log:
             self._process = subprocess.Popen(
@@ -34,14 +34,14 @@ class Alertmanager:
         until(self._answers, "Alertmanager")
 
     def kill(self) -> None:
-        """kill -9, if it runs."""
+        """Send SIGKILL if it runs."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
             self._process = None
 
     def alerts(self, **labels: str) -> list[dict[str, Any]]:
-        """What is active there with these labels."""
+        """Return the active alerts with these labels."""
         filters = [("filter", f'{name}="{value}"') for name, value in labels.items()]
         query = urllib.parse.urlencode([("active", "true"), *filters])
         with urllib.request.urlopen(f"{self.url}/api/v2/alerts?{query}", timeout=5) as answer:  # noqa: S310 - loopback
@@ -49,7 +49,7 @@ class Alertmanager:
         return found
 
     def metric(self, name: str) -> float:
-        """A counter of its own, as it is printed."""
+        """Return the text of one of its own counters."""
         with urllib.request.urlopen(f"{self.url}/metrics", timeout=5) as answer:  # noqa: S310 - loopback
             lines = answer.read().decode().splitlines()
         return sum(float(line.split()[-1]) for line in lines if line.startswith(f"{name} "))

@@ -1,4 +1,4 @@
-"""An OTLP receiver over HTTP, made of the protocol's own messages: it takes, is away, or refuses as it is told."""
+"""An OTLP receiver over HTTP, made of the protocol's messages: it accepts, is unavailable or refuses, as a test sets."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
 
 
 class Receiver:
-    """Listens on a port; what it has accepted is in ``logs``."""
+    """Listens on a port. Accepted logs are in ``logs``."""
 
     def __init__(self, port: int = 0) -> None:
         self.logs: list[LogRecord] = []
         self.requests: list[ExportLogsServiceRequest] = []
         self.away = False
         self.mute = False
-        """Takes, and never answers."""
+        """Read requests, and never answer."""
         self.refuses: Callable[[LogRecord], bool] = lambda _: False
         """With 400, as a receiver that cannot read a request."""
         self.rejects: Callable[[LogRecord], bool] = lambda _: False
@@ -38,7 +38,7 @@ class Receiver:
         self._server.server_close()
 
     def take(self, request: ExportLogsServiceRequest) -> tuple[int, bytes]:
-        """Status and body of the answer."""
+        """Return status and body of the answer."""
         if self.away:
             return 503, b"away"
         logs = [log for of in request.resource_logs for scope in of.scope_logs for log in scope.log_records]

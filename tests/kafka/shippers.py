@@ -1,4 +1,4 @@
-"""The log shippers of deploy/shippers as processes, by the files as they are published, and what far ends have."""
+"""Runs the log shippers of deploy/shippers with the published files, and reads what their destinations received."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Flow = dict[str, Any]
 
 @dataclass
 class Shipper:
-    """One of them: how it is started, and what its far end has."""
+    """One shipper: how it is started, and what its destination received."""
 
     name: str
     command: list[str]
@@ -41,29 +41,29 @@ class Shipper:
             )
 
     def kill(self) -> None:
-        """-9."""
+        """Send SIGKILL."""
         if self.process is not None:
             self.process.send_signal(signal.SIGKILL)
             self.process.wait()
 
     def check(self) -> None:
-        """It runs."""
+        """Start the process."""
         assert self.process is not None
         assert self.process.poll() is None, f"{self.name} has ended: {self.log.read_text()[-3000:]}"
 
 
 def lines(path: Path) -> list[Flow]:
-    """The whole lines of a file."""
+    """Return the complete lines of a file."""
     return [orjson.loads(line) for line in path.read_bytes().split(b"\n")[:-1]] if path.exists() else []
 
 
 def bodies(receiver: Receiver) -> list[Flow]:
-    """The records that are the bodies of logs: as their text, or as a map."""
+    """Return the records in the bodies of logs, which are texts or maps."""
     return [orjson.loads(made) if isinstance(made := plain(log.body), str) else made for log in list(receiver.logs)]
 
 
 def plain(value: AnyValue) -> Any:
-    """A value of OTLP as Python has it."""
+    """Convert an OTLP value to Python."""
     kind = value.WhichOneof("value")
     if kind == "kvlist_value":
         return {pair.key: plain(pair.value) for pair in value.kvlist_value.values}

@@ -1,4 +1,4 @@
-"""The examples of deploy/consumers on a real Kafka: each record once, whatever is sent twice, and none is lost."""
+"""The examples of deploy/consumers on a real Kafka process each record once, although some are sent twice."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CACHE = Path(os.environ.get("KUBEWEIR_CACHE", "/var/cache/kubeweir"))
 
 
 def commands() -> dict[str, list[str]]:
-    """How each example is started."""
+    """Return the command of each example."""
     found = {
         "python": [sys.executable, str(EXAMPLES / "consume.py")],
         "shell": ["sh", str(EXAMPLES / "consume.sh")],
@@ -36,7 +36,7 @@ def commands() -> dict[str, list[str]]:
 
 
 class Example:
-    """A running consumer, and the lines that it has printed."""
+    """A running consumer, and the lines that it printed."""
 
     def __init__(self, command: list[str], site: Site, name: str, run: int) -> None:
         self._out = site.folder / f"{name}-{run}.out"
@@ -53,7 +53,7 @@ class Example:
         return [line[0] for line in self.lines()]
 
     def kill(self) -> None:
-        """All of it: a pipe is more than one process."""
+        """Stop the whole process group: a pipe has several processes."""
         if self._process.poll() is None:
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
@@ -61,7 +61,7 @@ class Example:
 
 @pytest.fixture
 def examples(site: Site) -> Iterator[dict[str, list[Example]]]:
-    """By name the runs of each, the last one at work."""
+    """Return the runs of each example by name; the last one is running."""
     made: dict[str, list[Example]] = {}
     yield made
     for runs in made.values():

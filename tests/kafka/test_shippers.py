@@ -1,4 +1,4 @@
-"""The log shippers of deploy/shippers at work: what was sent is there, whatever is killed and whoever is away."""
+"""The log shippers of deploy/shippers deliver every record, although they are killed and destinations are away."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ routes:
 
 
 def send(site: Site, first: int, batches: int) -> None:
-    """Batches of 50 denied rows, of several pods in turn."""
+    """Yield batches of 50 denied verdicts, of several pods in turn."""
     for number in range(first, first + batches):
         site.send(make_batch(number * 50, 50, {"endpoints": PODS}, denied=True, endpoint=7 + number % len(PODS)))
     site.flush()
@@ -36,7 +36,7 @@ def send(site: Site, first: int, batches: int) -> None:
 
 @pytest.fixture
 def receivers() -> Iterator[list[Receiver]]:
-    """The Collectors' far ends."""
+    """The destination of the Collectors."""
     made = [Receiver(), Receiver()]
     yield made
     for receiver in made:
@@ -45,7 +45,7 @@ def receivers() -> Iterator[list[Receiver]]:
 
 @pytest.fixture
 def shippers(site: Site, receivers: list[Receiver]) -> Iterator[list[Shipper]]:
-    """All that can be run here; not started."""
+    """All shippers that can run on this machine, not started."""
     listen = f"127.0.0.1:{free_port()}"
     (site.folder / "routes.yaml").write_text(_ROUTES.replace("LISTEN", listen))
     env = {"KAFKA": site.broker, "TOPIC": f"{site.prefix}.flows.denied", "LISTEN": listen}

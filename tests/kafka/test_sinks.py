@@ -16,7 +16,7 @@ pytestmark = pytest.mark.kafka
 
 
 def pid_of(service: Service, role: str, nth: int = 0) -> int:
-    """The process of a role, the ``nth`` that was started."""
+    """Return the id of the ``nth`` process that was started for a role."""
 
     def look() -> int | None:
         found = [line["pid"] for line in service.lines() if line["event"] == "started" and line["role"] == role]

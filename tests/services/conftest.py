@@ -22,7 +22,7 @@ routes:
 
 @dataclass
 class Running:
-    """What runs, and a client that keeps it busy."""
+    """The running services, and a client that keeps them busy."""
 
     node: Node
     site: Site
@@ -41,7 +41,7 @@ class Running:
 
 @pytest.fixture(scope="package")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    """All of it; both services end well."""
+    """Start everything; at the end, both services must stop without an error."""
     folder = tmp_path_factory.mktemp("services")
     broker = Broker(folder)
     broker.start()

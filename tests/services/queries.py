@@ -1,4 +1,4 @@
-"""The queries of the dashboard and the rules file, as a Prometheus is to be asked them."""
+"""The queries of the dashboard and of the rules file, in a form that Prometheus evaluates."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ DEPLOY = Path(__file__).parents[2] / "deploy"
 DASHBOARD = DEPLOY / "grafana/kubeweir.json"
 RULES = DEPLOY / "prometheus/kubeweir.rules.yml"
 _VARIABLES = {"$__rate_interval": "15s", "$probe": ".*"}
-"""What Grafana puts in, for scrapes a second apart."""
+"""Values of Grafana's variables, for a scrape interval of one second."""
 _SELECTOR = re.compile(r"[a-z_]*:?(?:kubeweir_[a-z0-9_]+|\bup\b|process_[a-z_]+)(?::[a-z0-9]+)?(?:\{[^}]*\})?")
 
 
 def dashboard_queries() -> Iterator[tuple[str, str]]:
-    """Title of the panel and query, with Grafana's variables filled in."""
+    """Yield the panel's title and the query, with Grafana's variables replaced."""
     for panel in json.loads(DASHBOARD.read_text())["panels"]:
         for target in panel.get("targets", ()):
             query = target["expr"]
@@ -30,12 +30,12 @@ def dashboard_queries() -> Iterator[tuple[str, str]]:
 
 
 def rules() -> list[dict[str, Any]]:
-    """Every rule of the file."""
+    """Return every rule of the file."""
     return [rule for group in yaml.safe_load(RULES.read_text())["groups"] for rule in group["rules"]]
 
 
 def selectors(query: str) -> list[str]:
-    """The series that a query is about."""
+    """Return the series selectors of a query."""
     found = _SELECTOR.findall(query)
     assert found, f"no series in {query}"
     return found

@@ -1,4 +1,4 @@
-"""Every record of every topic of the running services is as the published documents say."""
+"""Every record on every topic of the running services matches the published schemas."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ def channel(name: str) -> dict[str, Any]:
 
 
 def read(running: Running, name: str, enough: int = 1) -> list[Message]:
-    """What is on a channel's topic."""
+    """Return the records on a channel's topic."""
     topic = channel(name)["address"].replace("{prefix}.", "")
     return running.site.read(topic, lambda found: len(found) >= enough)
 
 
 def schema_of(name: str) -> dict[str, Any]:
-    """The schema that the document gives a channel's only message."""
+    """Return the schema of a channel's only message."""
     document = yaml.safe_load(ASYNCAPI.read_text())
     (reference,) = channel(name)["messages"].values()
     message = document["components"]["messages"][reference["$ref"].rpartition("/")[2]]

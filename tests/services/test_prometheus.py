@@ -21,14 +21,14 @@ from tests.services.queries import RULES, dashboard_queries, rules, selectors
 pytestmark = pytest.mark.e2e
 
 _WATCH = "watch_age_seconds"
-"""Of an API server only, and here is none: tests/cluster asks a watch of a real one."""
+"""These metrics exist with an API server only, and there is none here: tests/cluster has a real one."""
 
 
 class Prometheus:
-    """The daemon, with the project's rules."""
+    """A Prometheus process with the project's rules."""
 
     def __init__(self, folder: Path, targets: dict[str, list[str]]) -> None:
-        """``targets``: host:port by the job's name."""
+        """``targets`` has a list of host:port by job name."""
         self.log = folder / "prometheus.log"
         configuration = {
             "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
@@ -56,14 +56,14 @@ class Prometheus:
         return None
 
     def ask(self, query: str) -> list[dict[str, Any]]:
-        """The samples of an instant query."""
+        """Return the samples of an instant query."""
         url = f"http://{self._address}/api/v1/query?{urllib.parse.urlencode({'query': query})}"
         with urllib.request.urlopen(url, timeout=10) as answer:
             found: list[dict[str, Any]] = json.load(answer)["data"]["result"]
         return found
 
     def unhealthy(self) -> list[dict[str, Any]]:
-        """Rules whose last evaluation failed."""
+        """Return the rules whose last evaluation failed."""
         with urllib.request.urlopen(f"http://{self._address}/api/v1/rules", timeout=10) as answer:
             groups = json.load(answer)["data"]["groups"]
         return [rule for group in groups for rule in group["rules"] if rule["health"] == "err"]

@@ -1,4 +1,4 @@
-"""The rules and the dashboard by themselves: promtool, and that they are whole."""
+"""Checks of the rules and the dashboard that need no service: promtool, and completeness."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The loop of a sink, with a reader and a far end that do as they are told; Kafka's part is tested in tests/kafka."""
+"""The loop of a sink, with a fake reader and a fake destination. tests/kafka tests it with a real Kafka."""
 
 from __future__ import annotations
 
