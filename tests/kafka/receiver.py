@@ -1,4 +1,4 @@
-"""An OTLP receiver over HTTP, made of the protocol's messages: it accepts, is unavailable or refuses, as a test sets."""
+"""An OTLP receiver over HTTP, made of the protocol's messages: it accepts, is unavailable or refuses, as tests set."""
 
 from __future__ import annotations
 
