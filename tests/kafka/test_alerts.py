@@ -1,4 +1,4 @@
-"""The role `alerts` on a real Kafka: what is told of real batches, through kills and changes of its file."""
+"""The role `alerts` on a real Kafka: alerts of real batches, through kills and changes of its file."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SCHEMA = orjson.loads((resources.files("streams") / "schemas/alert.schema.json")
 
 
 class Hook:
-    """A webhook: what it was sent is in ``alerts``."""
+    """A webhook receiver. Received alerts are in ``alerts``."""
 
     def __init__(self) -> None:
         self.alerts: list[dict[str, Any]] = []
@@ -183,22 +183,23 @@ def test_what_cannot_be_delivered_waits_and_what_is_refused_for_good_is_a_dead_l
     assert 'kubeweir_streams_sink_refused_total{sink="alerts.hook"} 1.0' in text
 
 
-def test_a_changed_file_is_taken_over_and_a_bad_one_changes_nothing(site: Site) -> None:
+def test_a_changed_file_is_applied_and_a_bad_one_changes_nothing(site: Site) -> None:
     path = write(site, {**BURST, "above": {"threshold": 1000, "window": "10m"}}, disable=ALL)
     site.start_enrich()
     service = start(site, WEIR_ALERTS=path)
     send(site, 0, 60)
     Path(path).write_text("version: 1\nrules: [{name: burst}]\n")
     line = service.wait_for("the alerts file is refused; the last good one stays in force")
-    assert line["problems"] == [f"{path}:2: rules[0]: must have exactly one of above, first, after_change"]
+    problem = "rules[0]: a rule must have exactly one of above, first, after_change; this one has 0"
+    assert line["problems"] == [f"{path}:2: {problem}"]
     assert service.get("/readyz", "alerts")[0] == 503
     write(site, BURST, disable=ALL)
-    # The 60 were counted under the threshold of before; they count on.
+    # The 60 were counted under the old threshold, and still count.
     assert alerts(site, 1)[0]["count"] == 60
     until(lambda: service.get("/readyz", "alerts")[0] == 200 or None, "readiness")
 
 
-def test_denies_after_a_policy_change_and_losses_are_told_by_the_built_in_rules(site: Site) -> None:
+def test_the_built_in_rules_report_denials_after_a_policy_change_and_losses(site: Site) -> None:
     manifests = site.folder / "manifests"
     policy = {"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
               "metadata": {"namespace": "shop", "name": "web-allow-api", "uid": "u1"},
@@ -220,7 +221,7 @@ def test_denies_after_a_policy_change_and_losses_are_told_by_the_built_in_rules(
     assert service.stop() == 0
 
 
-def test_a_wrong_file_or_a_header_that_is_not_there_stops_it_with_2(site: Site) -> None:
+def test_an_invalid_file_or_a_missing_header_variable_exits_2(site: Site) -> None:
     service = site.start("alerts", "--alone", WEIR_ALERTS=str(site.folder / "none.yaml"))
     assert service.process.wait(60) == 2
     assert "WEIR_ALERTS" in service.log.read_text()
