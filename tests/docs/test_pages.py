@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 
 import pytest
+from click.testing import CliRunner
 
-from tests.docs.pages import Page, page, pages
+from streams.cli.main import command as weir
+from tests.docs.pages import ROOT, Page, page, pages
 
 DECISIONS = [one for one in pages() if re.match(r"docs/decisions/[0-9]", one.name)]
 
@@ -43,3 +45,14 @@ def test_the_threat_model_says_of_each_attacker_what_he_can_and_cannot() -> None
 def test_a_decision_has_its_four_parts_and_is_listed(one: Page) -> None:
     assert list(one.sections(2)) == ["Context", "Decision", "Measurement", "Consequences"]
     assert one.path.name in page("docs/decisions/README.md").text
+
+
+def test_the_example_in_the_readme_is_what_the_command_prints(monkeypatch: pytest.MonkeyPatch) -> None:
+    (example,) = (block for block in re.findall(r"```\n(.*?)```", page("README.md").text, re.DOTALL))
+    command, *lines = example.splitlines()
+    monkeypatch.chdir(ROOT)
+    done = CliRunner().invoke(weir, command.removeprefix("$ weir ").split())
+    assert done.exit_code == 1
+    printed = done.output.splitlines()
+    for line in lines:
+        assert line == "..." or line in printed
