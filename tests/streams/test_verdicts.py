@@ -1,4 +1,4 @@
-"""The counter of verdicts: what is counted about whom, and how many are told apart."""
+"""The counter of verdicts: what is counted about whom, and how many subjects have labels of their own."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_the_setting_takes_its_words_only() -> None:
         load(Settings, {"WEIR_VERDICTS_BY": "pod"})
 
 
-def test_rows_are_counted_by_what_was_decided() -> None:
+def test_verdicts_are_counted_by_what_was_decided() -> None:
     batch = records({}, {}, DENIED, DENIED | {"endpoint": 8, "flags": AGGREGATED})
     assert counted("none", 10, batch, batch) == (
         {("allow", "egress", "policy"): 4, ("deny", "ingress", "default_deny"): 4},

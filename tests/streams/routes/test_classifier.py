@@ -1,4 +1,4 @@
-"""Deciding once for each class of records gives what the matcher says record by record, for any rows and routes."""
+"""Deciding once for each class of records gives what the matcher says record by record, for any verdicts and routes."""
 
 from __future__ import annotations
 
@@ -77,8 +77,8 @@ def matchers(given_routes: list[dict[str, Any]]) -> list[Matcher]:
     return [route.matcher() for route in made.routes]
 
 
-def rows_of(chance: random.Random, count: int) -> list[dict[str, Any]]:
-    """Rows of few distinct values, so that some differ in one field only."""
+def verdicts_of(chance: random.Random, count: int) -> list[dict[str, Any]]:
+    """Verdicts of few distinct values, so that some differ in one field only."""
     addresses = ("", "", "10.0.0.1", "10.0.0.2", "fd00::1", "192.0.2.1", "203.0.113.9", "2001:db8::9")
     pools: dict[str, tuple[Any, ...]] = {
         "source": addresses, "destination": addresses, "dialled": ("", "", "10.96.0.1", "10.96.0.9"),
@@ -94,11 +94,11 @@ def rows_of(chance: random.Random, count: int) -> list[dict[str, Any]]:
 @example([{"match": {"dest": {"cidr": "::/0"}}, "except": [], "sample": 1.0}], 0)
 @given(routes, st.integers(0, 1 << 32))
 def test_it_agrees_with_the_matcher_of_records(given_routes: list[dict[str, Any]], seed: int) -> None:
-    chance = random.Random(seed)  # noqa: S311 - rows of a test
+    chance = random.Random(seed)  # noqa: S311 - verdicts of a test
     naive = matchers(given_routes)
     classifier, enricher = Classifier(naive), Enricher(make_cluster())
     for _ in range(2):
-        records = enricher.records(merge(make_batch(*rows_of(chance, 60))))
+        records = enricher.records(merge(make_batch(*verdicts_of(chance, 60))))
         masks = classifier.masks(records).tolist()
         for value, mask in zip(records.values, masks, strict=True):
             flow = decode_flow(value)
@@ -138,11 +138,11 @@ def test_no_routes_take_nothing() -> None:
 def test_a_sample_takes_both_records_of_a_connection_about_its_share_and_every_deny() -> None:
     [matcher] = matchers([{"match": {}, "sample": 0.25}])
     enricher = Enricher(make_cluster())
-    rows = [{"source_port": port} for port in range(1000, 3000)]
-    egress = Classifier([matcher]).masks(enricher.records(merge(make_batch(*rows)))).tolist()
-    turned = make_batch(*({**row, "verdict": 0x81} for row in rows))
+    verdicts = [{"source_port": port} for port in range(1000, 3000)]
+    egress = Classifier([matcher]).masks(enricher.records(merge(make_batch(*verdicts)))).tolist()
+    turned = make_batch(*({**verdict, "verdict": 0x81} for verdict in verdicts))
     ingress = Classifier([matcher]).masks(enricher.records(merge(turned))).tolist()
     assert egress == ingress
     assert 400 < sum(egress) < 600
-    denied = enricher.records(merge(make_batch(*({**row, "verdict": 2} for row in rows))))
+    denied = enricher.records(merge(make_batch(*({**verdict, "verdict": 2} for verdict in verdicts))))
     assert sum(Classifier([matcher]).masks(denied).tolist()) == 2000

@@ -40,8 +40,8 @@ def run(*arguments: str, stdin: bytes = b"") -> Result:
     return CliRunner().invoke(command, ["routes", *arguments], input=stdin)
 
 
-def records(*rows: dict[str, object]) -> bytes:
-    return b"\n".join(Enricher(make_cluster()).records(merge(make_batch(*rows))).values)
+def records(*verdicts: dict[str, object]) -> bytes:
+    return b"\n".join(Enricher(make_cluster()).records(merge(make_batch(*verdicts))).values)
 
 
 def test_a_good_file_ends_with_0_and_a_wrong_one_with_2_and_its_lines(file: Path) -> None:

@@ -46,7 +46,7 @@ def live(path: Path) -> Iterator[LiveRoutes[list[str]]]:
     made.stop()
 
 
-def test_a_config_map_that_changes_is_taken_over(path: Path, live: LiveRoutes[list[str]]) -> None:
+def test_a_config_map_that_changes_is_applied(path: Path, live: LiveRoutes[list[str]]) -> None:
     assert live.current == ["a"]
     (path.parent / "v2").mkdir()
     (path.parent / "v2" / "routes.yaml").write_text(text("a", "b"))
@@ -57,13 +57,13 @@ def test_a_config_map_that_changes_is_taken_over(path: Path, live: LiveRoutes[li
 
 
 @pytest.mark.parametrize(
-    ("wrong", "told"), [(text("a", "a"), "routes[1].name"), ("", "is empty"), (text("impossible"), "that cannot be")]
+    ("wrong", "message"), [(text("a", "a"), "routes[1].name"), ("", "is empty"), (text("impossible"), "that cannot be")]
 )
 def test_one_that_cannot_be_changes_nothing_until_it_is_mended(
-    path: Path, live: LiveRoutes[list[str]], wrong: str, told: str
+    path: Path, live: LiveRoutes[list[str]], wrong: str, message: str
 ) -> None:
     path.write_text(wrong)
-    until(lambda: told in (live.problem() or ""))
+    until(lambda: message in (live.problem() or ""))
     assert live.current == ["a"]
     path.write_text(text("c"))
     until(lambda: live.problem() is None)
@@ -94,7 +94,7 @@ def test_what_could_not_be_made_of_a_good_file_is_tried_again(path: Path, monkey
         made.stop()
 
 
-def test_one_that_vanishes_stays_in_force_and_is_told_until_it_is_back(path: Path, live: LiveRoutes[list[str]]) -> None:
+def test_a_file_that_vanishes_is_reported_until_it_is_back(path: Path, live: LiveRoutes[list[str]]) -> None:
     path.unlink()
     until(lambda: "No such file" in (live.problem() or ""))
     assert live.current == ["a"]

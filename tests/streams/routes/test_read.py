@@ -61,15 +61,15 @@ WRONG = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("text", "told"), WRONG, ids=[told for _, told in WRONG])
-def test_a_mistake_is_told_with_its_line_and_field(text: str, told: str) -> None:
+@pytest.mark.parametrize(("text", "message"), WRONG, ids=[message for _, message in WRONG])
+def test_a_mistake_is_reported_with_its_line_and_field(text: str, message: str) -> None:
     with pytest.raises(RoutesError) as caught:
         read(text.encode(), "routes.yaml", ["p.flows"])
     assert len(caught.value.problems) == 1
-    assert caught.value.problems[0].startswith(f"routes.yaml:{told}")
+    assert caught.value.problems[0].startswith(f"routes.yaml:{message}")
 
 
-def test_all_mistakes_of_meaning_are_told_at_once() -> None:
+def test_all_mistakes_of_meaning_are_reported_at_once() -> None:
     with pytest.raises(RoutesError) as caught:
         read(route("match: {port: 9-8, protocol: x}\noutputs: [{file: {}}]").encode(), "f")
     assert [problem.split(" ")[0] for problem in caught.value.problems] == [

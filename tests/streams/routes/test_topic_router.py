@@ -25,8 +25,8 @@ def make_router(existing: tuple[str, ...] = (), **kafka: Any) -> TopicRouter:
     )
 
 
-def send(made: TopicRouter, *rows: dict[str, Any]) -> list[TopicRecords]:
-    return list(made.route(Enricher(make_cluster()).records(merge(make_batch(*rows)))))
+def send(made: TopicRouter, *verdicts: dict[str, Any]) -> list[TopicRecords]:
+    return list(made.route(Enricher(make_cluster()).records(merge(make_batch(*verdicts)))))
 
 
 def test_a_namespace_gets_a_topic_only_from_the_list_up_to_the_limit_and_never_one_of_ours() -> None:
@@ -57,6 +57,6 @@ def test_lines_of_one_key_are_one_record_that_a_broker_takes() -> None:
 
 
 def test_a_record_has_the_pods_key_unless_it_says_otherwise() -> None:
-    for key, wanted in ((None, b"shop/web-1"), ("pod", b"shop/web-1"), ("namespace", b"shop"), ("none", None)):
+    for key, expected in ((None, b"shop/web-1"), ("pod", b"shop/web-1"), ("namespace", b"shop"), ("none", None)):
         [sending] = send(make_router(topic="t", key=key), {})
-        assert sending.records.keys == [wanted]
+        assert sending.records.keys == [expected]
