@@ -9,7 +9,7 @@ Theory of operation. :meth:`SinkRegistry.apply` takes the sinks of the new file 
 3. It starts the new sinks. A new sink joins the consumer group of its predecessor only now, so that the two never
    share the partitions of their topic.
 
-A sink whose content is the same is not touched: its far end sees no pause, and its group does not rebalance.
+A sink whose content is the same is not touched: its destination sees no pause, and its group does not rebalance.
 """
 
 from __future__ import annotations

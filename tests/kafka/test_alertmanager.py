@@ -59,7 +59,7 @@ def test_it_fires_is_repeated_and_resolves_with_its_labels(site: Site, am: Alert
     assert service.stop() == 0
 
 
-def test_an_outage_of_20_s_delays_and_loses_nothing(site: Site, am: Alertmanager) -> None:
+def test_an_outage_of_20_s_delays_alerts_and_loses_none(site: Site, am: Alertmanager) -> None:
     each = {**BURST, "group_by": ["port"], "resolve_after": "1h"}
     path = write(site, each, outputs=(output(am),), disable=ALL)
     site.start_enrich()
@@ -86,13 +86,13 @@ def test_an_outage_of_20_s_delays_and_loses_nothing(site: Site, am: Alertmanager
 
 
 def start_anew(site: Site, path: str) -> Service:
-    """Not ready, for its far end is away; at work all the same."""
+    """Not ready, because its destination is away, but still working."""
     service = site.start("alerts", "--alone", WEIR_ALERTS=path)
     service.wait_for("alert partitions assigned", firing=2)
     return service
 
 
-def test_one_that_nobody_repeats_any_more_is_over(site: Site, am: Alertmanager) -> None:
+def test_an_alert_that_is_no_longer_repeated_is_resolved(site: Site, am: Alertmanager) -> None:
     path = write(site, {**BURST, "resolve_after": "1h"}, outputs=(output(am),), disable=ALL)
     site.start_enrich()
     service = start(site, WEIR_ALERTS=path)

@@ -30,7 +30,7 @@ def burst(**above: Any) -> AlertRule:
                 annotations={"say": "{{ count }} of {{ subject.namespace }}: {{ example }}"})  # fmt: skip
 
 
-def test_it_fires_at_the_threshold_and_resolves_when_it_was_quiet_for_long_enough() -> None:
+def test_it_fires_at_the_threshold_and_resolves_after_a_quiet_time() -> None:
     world = World(burst())
     assert world.take(*[flow(T0 - 3, count=2)] * 2) == []
     (fired,) = world.take(flow(T0 - 1))
@@ -58,26 +58,26 @@ def test_groups_do_not_share_a_window() -> None:
     assert world.written[0]["group"] == {"cluster": "c1", "subject.namespace": "batch"}
 
 
-def test_what_is_older_than_window_and_lateness_fires_nothing() -> None:
+def test_late_records_do_not_fire() -> None:
     world = World(burst())
     assert world.take(*[flow(T0 - 17)] * 50) == []
     assert world.counts["late"] == 1
     assert statuses(world.take(*[flow(T0 - 16)] * 5)) == ["firing"]
 
 
-def test_a_burst_that_comes_late_is_still_one() -> None:
+def test_a_burst_that_arrives_late_fires() -> None:
     world = World(burst())
     # Five within the window, told with a sixth that would have pushed them out of it.
     assert statuses(world.take(*[flow(T0 - 11)] * 5, flow(T0))) == ["firing"]
 
 
-def test_a_clock_that_is_ahead_counts_as_now() -> None:
+def test_records_from_a_clock_that_is_ahead_count_as_now() -> None:
     world = World(burst())
     assert statuses(world.take(*[flow(T0 + 3600)] * 5)) == ["firing"]
     assert statuses(world.wait(60)) == ["resolved"]
 
 
-def test_for_waits_and_starts_again_after_a_pause() -> None:
+def test_for_delays_firing_and_starts_again_after_a_pause() -> None:
     world = World(burst(**{"for": "20s"}))
     world.take(*[flow()] * 5)
     assert [state.status for state in world.stored.values()] == ["pending"]
@@ -91,7 +91,7 @@ def test_for_waits_and_starts_again_after_a_pause() -> None:
     assert statuses(world.written) == ["firing"]
 
 
-def test_what_is_pending_goes_on_after_a_restart() -> None:
+def test_a_pending_alert_continues_after_a_restart() -> None:
     world = World(burst(**{"for": "20s"}))
     world.take(*[flow()] * 5)
     again = World(*world.rules, stored=world.stored)
@@ -104,7 +104,7 @@ def test_what_is_pending_goes_on_after_a_restart() -> None:
     assert again.now < T0 + 22
 
 
-def test_many_ports_are_a_scan_and_many_attempts_at_one_are_none() -> None:
+def test_many_ports_are_a_scan_and_many_attempts_at_one_port_are_not() -> None:
     scan = rule(group_by=["src.name", "dest.name"], above={"threshold": 5, "distinct": ["protocol", "port"]})
     world = World(scan)
     assert world.take(*[flow(count=100)] * 50, *[flow(port=port) for port in range(3)]) == []
@@ -113,14 +113,14 @@ def test_many_ports_are_a_scan_and_many_attempts_at_one_are_none() -> None:
     assert fired["count"] >= 5
 
 
-def test_a_flood_that_is_counted_without_ports_is_no_scan() -> None:
+def test_a_flood_without_ports_is_not_a_scan() -> None:
     world = World(rule(group_by=["src.name"], above={"threshold": 2, "distinct": ["port"]}))
     flood = flow(aggregated=True, count=10_000)
     flood["connection"] = {"direction": "egress"}
     assert world.take(*[flood] * 20) == []
 
 
-def test_the_first_between_two_fires_once_and_is_known_after_a_restart() -> None:
+def test_the_first_denial_of_a_pair_fires_once_and_the_pair_is_known_after_a_restart() -> None:
     first = rule(group_by=["src.workload", "dest.workload"], first={}, resolve_after="30s")
     world = World(first)
     assert statuses(world.take(flow(), flow())) == ["firing"]
@@ -132,14 +132,14 @@ def test_the_first_between_two_fires_once_and_is_known_after_a_restart() -> None
     assert statuses(again.take(flow(dest="data/queue"))) == ["firing"]
 
 
-def test_old_records_make_a_pair_known_and_fire_nothing() -> None:
+def test_old_records_make_a_pair_known_without_firing() -> None:
     world = World(rule(group_by=["src.workload"], first={"fresh": "1m"}))
     assert world.take(flow(T0 - 61)) == []
     assert world.take(flow(T0)) == []
     assert world.counts["late"] == 1
 
 
-def test_pairs_are_bounded_and_those_go_that_were_seen_longest_ago() -> None:
+def test_the_number_of_pairs_is_limited_and_the_oldest_are_evicted() -> None:
     world = World(rule(group_by=["port"], first={}, resolve_after="0s"), limit=3)
     for age, port in enumerate((5, 4, 3, 2)):
         world.take(flow(T0 - 40 + age, port=port))
@@ -164,7 +164,7 @@ NAMED = "NetworkPolicy shop/default-deny"
 
 
 @pytest.mark.parametrize("delay", [-4, 3])
-def test_denies_that_begin_with_a_change_name_it_whichever_is_heard_of_first(delay: int) -> None:
+def test_denials_that_begin_with_a_change_name_it_in_either_order_of_arrival(delay: int) -> None:
     world = World(after())
     if delay < 0:
         assert world.take(flow(T0 + delay)) == []
@@ -179,7 +179,7 @@ def test_denies_that_begin_with_a_change_name_it_whichever_is_heard_of_first(del
     assert statuses(world.wait(60)) == ["resolved"]
 
 
-def test_denies_that_were_there_before_the_change_are_not_its_doing() -> None:
+def test_denials_before_the_change_are_not_caused_by_it() -> None:
     world = World(after())
     world.take(flow(T0 - 30))
     world.engine.policy_changed(PolicyChange(NAMED, "created", T0), T0)
@@ -200,7 +200,7 @@ CHANGES = [
 
 
 @pytest.mark.parametrize(("told", "why"), CHANGES)
-def test_the_change_is_named_that_is_the_likeliest(told: list[str], why: str | None) -> None:
+def test_the_most_likely_change_is_named(told: list[str], why: str | None) -> None:
     world = World(after())
     for one in told:
         policy, _, what = one.rpartition(" ")
@@ -209,7 +209,7 @@ def test_the_change_is_named_that_is_the_likeliest(told: list[str], why: str | N
     assert [one["policy"] for one in world.written] == ([why] if why else [])
 
 
-def test_losses_are_counted_by_rows() -> None:
+def test_losses_are_counted_in_verdicts() -> None:
     world = World(rule(of="lost", group_by=["node", "reason"], above={"threshold": 8, "window": "5m"}))
     assert world.take(loss(), loss(type="heartbeat", next=1)) == []
     (fired,) = world.take(loss())
@@ -217,7 +217,7 @@ def test_losses_are_counted_by_rows() -> None:
     assert fired["group"] == {"cluster": "c1", "node": "n1", "reason": "ring_full"}
 
 
-def test_a_firing_alert_outlives_a_restart_without_a_word_and_resolves_then() -> None:
+def test_a_firing_alert_survives_a_restart_without_firing_again() -> None:
     world = World(burst())
     world.take(*[flow()] * 5)
     again = World(*world.rules, stored=world.stored)
@@ -228,7 +228,7 @@ def test_a_firing_alert_outlives_a_restart_without_a_word_and_resolves_then() ->
     assert again.written[0]["startsAt"] == world.written[0]["startsAt"]
 
 
-def test_what_was_counted_before_a_restart_counts_on() -> None:
+def test_counts_survive_a_restart() -> None:
     world = World(burst())
     world.take(*[flow()] * 4)
     again = World(*world.rules)
@@ -236,7 +236,7 @@ def test_what_was_counted_before_a_restart_counts_on() -> None:
     assert statuses(again.take(flow())) == ["firing"]
 
 
-def test_what_was_read_back_fires_if_nobody_said_so() -> None:
+def test_replayed_deltas_fire_if_the_alert_was_not_written_before() -> None:
     world = World(burst())
     world.take(*[flow()] * 5)
     again = World(*world.rules)
@@ -245,7 +245,7 @@ def test_what_was_read_back_fires_if_nobody_said_so() -> None:
     assert statuses(again.wait(1)) == ["firing"]
 
 
-def test_an_alert_whose_rule_is_gone_or_counts_something_else_is_resolved_as_it_was() -> None:
+def test_an_alert_whose_rule_is_gone_or_changed_is_resolved_with_its_old_labels() -> None:
     world = World(burst())
     (fired,) = world.take(*[flow()] * 5)
     for rules in ((), (rule(group_by=["port"], above={"threshold": 5}),)):
@@ -255,7 +255,7 @@ def test_an_alert_whose_rule_is_gone_or_counts_something_else_is_resolved_as_it_
         assert again.stored == {}
 
 
-def test_a_changed_threshold_keeps_what_was_counted_and_what_fires() -> None:
+def test_a_changed_threshold_keeps_counts_and_firing_alerts() -> None:
     world = World(burst())
     world.take(*[flow()] * 5)
     again = World(burst(threshold=6), stored=world.stored)
@@ -264,7 +264,7 @@ def test_a_changed_threshold_keeps_what_was_counted_and_what_fires() -> None:
     assert statuses(again.wait(30)) == ["resolved"]
 
 
-def test_past_the_bound_the_quiet_go_and_one_that_fires_stays() -> None:
+def test_quiet_groups_are_evicted_and_firing_ones_are_not() -> None:
     world = World(rule(group_by=["port"], above={"threshold": 3, "window": "1m"}), limit=10)
     assert statuses(world.take(*[flow(port=1)] * 3)) == ["firing"]
     for port in range(2, 30):
@@ -275,7 +275,7 @@ def test_past_the_bound_the_quiet_go_and_one_that_fires_stays() -> None:
     assert world.engine.firing() == {"one": 2}
 
 
-def test_deltas_of_another_version_are_counted_and_left_alone() -> None:
+def test_deltas_of_another_version_are_ignored_and_counted() -> None:
     world = World(burst())
     world.take(*[flow()] * 4)
     other = World(rule(group_by=["port"], above={"threshold": 1, "window": "10s"}))
@@ -283,7 +283,7 @@ def test_deltas_of_another_version_are_counted_and_left_alone() -> None:
     assert (other.drain(), other.counts["stale"]) == ([], 1)
 
 
-def test_the_built_in_rules_tell_a_scan_a_burst_a_first_and_a_loss() -> None:
+def test_the_built_in_rules_detect_scans_bursts_first_denials_and_losses() -> None:
     world = World(*builtin())
     scan = [flow(port=port, dest="data/db") for port in range(20)]
     world.take(*scan, flow(count=120), loss())
