@@ -78,10 +78,10 @@ WORRY: Final[dict[str, str]] = {
     "kubeweir_streams_alerts_lag_records": "Above 100,000 for 5 minutes (WeirAlertsBehind): late records fire nothing.",
     "kubeweir_streams_alerts_restarts_total": "More than a few an hour without rule changes or rebalances.",
     # --- sinks
-    "kubeweir_streams_sink_failures_total": "Rises for 10 minutes (WeirSinkFailing): the far end is away.",
+    "kubeweir_streams_sink_failures_total": "Rises for 10 minutes (WeirSinkFailing): the destination is away.",
     "kubeweir_streams_sink_lag_records": "Above 100,000 for 15 minutes (WeirSinkBehind).",
     "kubeweir_streams_sink_records_total": "Stands still while its topic gets records.",
-    "kubeweir_streams_sink_refused_total": "Any increase (WeirDeadLetters): the far end refuses records for good.",
+    "kubeweir_streams_sink_refused_total": "Any increase (WeirDeadLetters): the destination refuses records for good.",
     "kubeweir_streams_sink_suppressed_records_total": "Never by itself: Events are few on purpose.",
 }
 
