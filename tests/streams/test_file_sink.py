@@ -16,12 +16,12 @@ def values(first: int, count: int) -> list[bytes]:
 
 
 def all_lines(folder: Path) -> list[bytes]:
-    """Oldest first."""
+    """Return the lines of all files, the oldest first."""
     files = sorted(folder.iterdir(), key=lambda file: -int(file.suffix[1:] if file.suffix != ".log" else 0))
     return [line for file in files for line in file.read_bytes().splitlines()]
 
 
-def test_it_rotates_by_size_in_order_and_keeps_so_many(tmp_path: Path) -> None:
+def test_it_rotates_by_size_and_limits_the_number_of_files(tmp_path: Path) -> None:
     sink = FileSink(tmp_path / "a.log", 110, 3)
     for first in range(0, 100, 7):
         sink.write(values(first, 7))
@@ -32,28 +32,28 @@ def test_it_rotates_by_size_in_order_and_keeps_so_many(tmp_path: Path) -> None:
     assert lines == values(105 - len(lines), len(lines))
 
 
-def test_nothing_is_lost_while_enough_are_kept(tmp_path: Path) -> None:
+def test_no_record_is_lost_below_the_limit_of_files(tmp_path: Path) -> None:
     sink = FileSink(tmp_path / "a.log", 64, 1000)
     sink.write(values(0, 200))
     sink.close()
     assert all_lines(tmp_path) == values(0, 200)
 
 
-def test_none_kept_means_one_file(tmp_path: Path) -> None:
+def test_keep_0_means_one_file(tmp_path: Path) -> None:
     sink = FileSink(tmp_path / "a.log", 40, 0)
     sink.write(values(0, 10))
     sink.close()
     assert [file.name for file in tmp_path.iterdir()] == ["a.log"]
 
 
-def test_a_record_larger_than_the_limit_is_written_all_the_same(tmp_path: Path) -> None:
+def test_a_record_larger_than_the_limit_is_written(tmp_path: Path) -> None:
     sink = FileSink(tmp_path / "a.log", 5, 9)
     sink.write(values(0, 3))
     sink.close()
     assert all_lines(tmp_path) == values(0, 3)
 
 
-def test_what_a_crash_cut_off_is_removed_and_whole_lines_stay(tmp_path: Path) -> None:
+def test_a_line_that_a_crash_cut_off_is_removed(tmp_path: Path) -> None:
     path = tmp_path / "a.log"
     path.write_bytes(b'{"n":0001}\n{"n":00')
     sink = FileSink(path, 10_000, 1)
@@ -65,7 +65,7 @@ def test_what_a_crash_cut_off_is_removed_and_whole_lines_stay(tmp_path: Path) ->
     assert path.read_bytes() == b""
 
 
-def test_a_file_that_logrotate_moved_away_is_made_anew(tmp_path: Path) -> None:
+def test_a_file_that_logrotate_moved_away_is_opened_again(tmp_path: Path) -> None:
     path = tmp_path / "a.log"
     sink = FileSink(path, 10_000, 1)
     sink.write(values(0, 1))
@@ -76,13 +76,13 @@ def test_a_file_that_logrotate_moved_away_is_made_anew(tmp_path: Path) -> None:
     assert (tmp_path / "moved").read_bytes() == b'{"n":0000}\n'
 
 
-def test_a_path_that_cannot_be_is_told_with_its_setting(tmp_path: Path) -> None:
+def test_an_impossible_path_is_reported_with_its_setting(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StopServiceError, match="WEIR_FILE_PATH"):
         FileSink(tmp_path / "file" / "a.log", 100, 1)
 
 
-def test_it_rotates_by_age_of_the_first_record_and_compresses_what_it_rotates(tmp_path: Path) -> None:
+def test_it_rotates_by_age_of_the_first_record_and_compresses_rotated_files(tmp_path: Path) -> None:
     path = tmp_path / "a.log"
     old, young = b'{"timestamp":"2026-01-01T00:00:00.000000000Z"}', b'{"timestamp":"2999-01-01T00:00:00.000000000Z"}'
     path.write_bytes(old + b"\n")

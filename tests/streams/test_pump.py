@@ -16,7 +16,7 @@ from streams.sinks.sink import RefusedError, SinkError
 
 
 class Topic:
-    """Ten records a take, as often as there are some; then the loop is stopped."""
+    """Returns ten records per call until there are none; then it stops the loop."""
 
     problem: str | None = None
 
@@ -73,7 +73,7 @@ def run(
 VALUES = [b"%d" % number for number in range(25)]
 
 
-def test_what_is_refused_for_good_is_found_among_its_neighbours_and_buried() -> None:
+def test_a_refused_record_is_isolated_and_sent_to_the_dead_letter_topic() -> None:
     bad = {b"3", b"4", b"24"}
     far = FarEnd(lambda values: RefusedError("no") if bad & set(values) else None)
     topic, dead, metrics = run(far, VALUES)
@@ -84,7 +84,7 @@ def test_what_is_refused_for_good_is_found_among_its_neighbours_and_buried() -> 
     assert metrics.lag.labels("f")._value.get() == 0
 
 
-def test_a_far_end_that_is_away_gets_all_when_it_is_back(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_destination_that_was_away_gets_all_records(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pumping, "_FIRST_BACKOFF_S", 0.01)
     tries = iter(range(100))
     far = FarEnd(lambda values: SinkError("away") if values and next(tries) % 3 else None)
@@ -93,7 +93,7 @@ def test_a_far_end_that_is_away_gets_all_when_it_is_back(monkeypatch: pytest.Mon
     assert metrics.failures.labels("f")._value.get() == 4
 
 
-def test_a_stop_while_the_far_end_is_away_commits_nothing() -> None:
+def test_a_stop_while_the_destination_is_away_commits_nothing() -> None:
     stop = threading.Event()
 
     def away(_: Sequence[bytes]) -> Exception:
@@ -105,7 +105,7 @@ def test_a_stop_while_the_far_end_is_away_commits_nothing() -> None:
     assert topic.committed == 0
 
 
-def test_what_is_not_for_it_is_committed_and_what_is_no_record_buried() -> None:
+def test_unwanted_records_are_committed_and_invalid_ones_are_dead_letters() -> None:
     def takes(value: bytes) -> bool:
         return int(value) % 2 == 0
 

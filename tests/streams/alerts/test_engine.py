@@ -67,7 +67,7 @@ def test_late_records_do_not_fire() -> None:
 
 def test_a_burst_that_arrives_late_fires() -> None:
     world = World(burst())
-    # Five within the window, told with a sixth that would have pushed them out of it.
+    # Five within the window, reported with a sixth that would have moved the window past them.
     assert statuses(world.take(*[flow(T0 - 11)] * 5, flow(T0))) == ["firing"]
 
 
@@ -199,14 +199,14 @@ CHANGES = [
 ]
 
 
-@pytest.mark.parametrize(("told", "why"), CHANGES)
-def test_the_most_likely_change_is_named(told: list[str], why: str | None) -> None:
+@pytest.mark.parametrize(("descriptions", "expected"), CHANGES)
+def test_the_most_likely_change_is_named(descriptions: list[str], expected: str | None) -> None:
     world = World(after())
-    for one in told:
+    for one in descriptions:
         policy, _, what = one.rpartition(" ")
         world.engine.policy_changed(PolicyChange(policy, what, T0), T0)
     world.take(flow(T0))
-    assert [one["policy"] for one in world.written] == ([why] if why else [])
+    assert [one["policy"] for one in world.written] == ([expected] if expected else [])
 
 
 def test_losses_are_counted_in_verdicts() -> None:
