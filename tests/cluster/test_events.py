@@ -27,7 +27,7 @@ def denied(number: int, *, port: int = 80, age_s: float = 0, **more: Any) -> byt
         "src": {"instance": "10.0.0.1"},
         "dest": {"pod_name": "web-0", "namespace": "events", "pod_uid": "uid-1"},
         "count": 3, "timestamp": f"{seconds}.000000000Z", "last_timestamp": f"{seconds}.000000000Z", "node_name": "n1",
-        "id": f"r1-{number}",
+        "cluster": "c1", "schema": 1, "id": f"r1-{number}",
     }  # fmt: skip
     return orjson.dumps(flow | more)
 
