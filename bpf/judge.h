@@ -14,9 +14,11 @@
  *
  * A change of policy touches many entries, and no packet may see half of it. What
  * changes in place (an address's identity, an endpoint's set and defaults) is
- * therefore stored twice. Every packet reads the epoch once; its parity is the side
- * that all its look-ups use. Say the epoch is 6, so side 0 is in force, and a policy
- * moves 10.244.1.9 from identity 17 to 18 and a pod from set 4 to set 5:
+ * therefore stored twice. An endpoint that appears is absent on the other side, so a
+ * new pod is closed until the switch and never judged by its set and old identities.
+ * Every packet reads the epoch once; its parity is the side that all look-ups use.
+ * Say the epoch is 6, so side 0 is in force, and a policy moves 10.244.1.9 from
+ * identity 17 to 18 and a pod from set 4 to set 5:
  *
  *   1. User space adds the entries of set 5. No endpoint refers to it yet.
  *   2. It writes side 1: the address becomes {17, 18}, the endpoint {4, 5}.
@@ -33,6 +35,29 @@
 #ifndef KUBEWEIR_JUDGE_H
 #define KUBEWEIR_JUDGE_H
 
+/* Return the pod at an interface, on the side that this packet reads; 0 if there is none. */
+static __always_inline struct endpoint *endpoint_at(const struct work *w, u32 ifindex)
+{
+	struct endpoint_sides *sides = endpoints.lookup(&ifindex);
+	struct endpoint *endpoint;
+
+	if (!sides)
+		return 0;
+	endpoint = &sides->side[w->epoch & 1];
+	return endpoint->number ? endpoint : 0;
+}
+
+/* Return the interface of the local pod that has an address, LOCAL_NODE or LOCAL_NONE. */
+static __always_inline u32 local_ifindex(const struct work *w, const u8 *address)
+{
+	struct local_key key;
+	struct local *local;
+
+	__builtin_memcpy(key.address, address, 16);
+	local = local_addresses.lookup(&key);
+	return local ? local->ifindex[w->epoch & 1] : LOCAL_NONE;
+}
+
 /*
  * Decide whether the pod's end of w->key may be connected with a peer in a direction.
  * peer_address and peer_port are the true ones, which may differ from the key's
@@ -44,7 +69,7 @@ static __always_inline void judge(struct work *w, struct endpoint *endpoint, u32
 {
 	u32 side = w->epoch & 1;
 	struct address_key address = {.prefix = 128};
-	struct policy_key key = {.set = endpoint->set[side], .direction = direction};
+	struct policy_key key = {.set = endpoint->set, .direction = direction};
 	u16 port = direction == EGRESS ? peer_port : w->key.local_port;
 	struct policy_entry *policy;
 	struct port_entry *entry;
@@ -70,7 +95,7 @@ static __always_inline void judge(struct work *w, struct endpoint *endpoint, u32
 	}
 	policy = policy_entries.lookup(&key);
 	if (!policy)
-		policy = &endpoint->defaults[side][direction & 1][out->kind < KINDS ? out->kind : KIND_WORLD];
+		policy = &endpoint->defaults[direction & 1][out->kind < KINDS ? out->kind : KIND_WORLD];
 	out->rule = policy->rule;
 	out->verdict = policy->verdict;
 	out->reason = policy->reason;

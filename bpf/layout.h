@@ -83,14 +83,21 @@ struct policy_entry {
 	u8 padding[2];
 };
 
-/* Key: interface index. */
+/* A local pod at an interface, on one side. */
 struct endpoint {
-	u32 number;
-	u32 ready;	   /* 0: no policy is installed yet, everything is denied */
+	u32 number; /* 0: the interface has no pod on this side, everything is denied */
+	u32 set;
 	u64 attached_ns;   /* CLOCK_MONOTONIC; 0: the interface is not older than the programs */
 	u8 address[2][16]; /* v4-mapped IPv4, then IPv6; zero: the pod has no address of that family */
-	u32 set[2];	   /* by side */
-	struct policy_entry defaults[2][2][KINDS]; /* by side, direction, kind of peer */
+	struct policy_entry defaults[2][KINDS]; /* by direction, kind of peer */
+};
+
+/*
+ * Key: interface index. Everything is stored by side, so that a pod that appears, moves
+ * or disappears does so at the switch, together with the policy about it.
+ */
+struct endpoint_sides {
+	struct endpoint side[2];
 };
 
 struct address_key {
@@ -102,6 +109,14 @@ struct address_key {
 struct local_key {
 	u8 address[16];
 };
+
+/* The interface of the pod that has the address, by side. */
+struct local {
+	u32 ifindex[2];
+};
+
+#define LOCAL_NODE 0	       /* the address is the node's own */
+#define LOCAL_NONE 0xffffffffU /* the address is not local on this side */
 
 /* What an address stands for, by side. */
 struct peer {

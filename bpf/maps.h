@@ -15,12 +15,12 @@
 PINNED("array", u32, u64, config, CONFIG_WORDS, 0);
 PINNED("percpu_array", u32, u64, counters, COUNTERS, 0);
 /* Policy, written by probe/kernel/installer.py. */
-PINNED("hash", u32, struct endpoint, endpoints, ENDPOINTS, 0);
+PINNED("hash", u32, struct endpoint_sides, endpoints, ENDPOINTS, 0);
 PINNED("lpm_trie", struct address_key, struct peer, addresses, ADDRESSES, BPF_F_NO_PREALLOC);
 PINNED("hash", struct policy_key, struct policy_entry, policy_entries, POLICY_ENTRIES, BPF_F_NO_PREALLOC);
 PINNED("lpm_trie", struct port_key, struct port_entry, port_entries, PORT_ENTRIES, BPF_F_NO_PREALLOC);
-/* Addresses of this node: a local pod's with the index of its interface, the node's own with 0. */
-PINNED("hash", struct local_key, u32, local_addresses, 8 * ENDPOINTS, 0);
+/* Addresses of this node: a local pod's with the index of its interface, the node's own with LOCAL_NODE. */
+PINNED("hash", struct local_key, struct local, local_addresses, 8 * ENDPOINTS, 0);
 /* Connections and fragments. */
 PINNED("lru_hash", struct connection_key, struct connection, connections, CONNECTIONS, 0);
 PINNED("lru_hash", struct place, struct connection_key, places, CONNECTIONS, 0);

@@ -93,7 +93,7 @@ int pod_egress(struct __sk_buff *skb)
 	parsed = plain ? PARSED : parse(skb, &w->packet, 1);
 	if (parsed == PARSED_ARP)
 		return TC_ACT_UNSPEC;
-	endpoint = endpoints.lookup(&ifindex);
+	endpoint = endpoint_at(w, ifindex);
 	w->key.endpoint = endpoint ? endpoint->number : 0;
 	if (parsed != PARSED)
 		return drop_unreadable(w, parsed, EGRESS);
@@ -112,7 +112,7 @@ int pod_egress(struct __sk_buff *skb)
 			return TC_ACT_UNSPEC;
 		}
 	}
-	if (!endpoint || !endpoint->ready)
+	if (!endpoint)
 		return refuse(w, EGRESS, REASON_NOT_READY);
 	if (!own)
 		return refuse(w, EGRESS, REASON_SPOOFED);
@@ -146,8 +146,8 @@ static __always_inline int judge_exit(struct __sk_buff *skb, struct work *w, u32
 		w->key.local_port = w->origin.source_port;
 	fill_dialled(w);
 	ifindex = w->origin.ifindex;
-	endpoint = endpoints.lookup(&ifindex);
-	if (!endpoint || !endpoint->ready || endpoint->number != w->origin.endpoint)
+	endpoint = endpoint_at(w, ifindex);
+	if (!endpoint || endpoint->number != w->origin.endpoint)
 		return refuse(w, EGRESS, REASON_NOT_READY);
 	return judge_packet(skb, w, endpoint, DEVICE_EXIT, 0, 1);
 }
@@ -173,13 +173,13 @@ int pod_ingress(struct __sk_buff *skb)
 	parsed = plain ? PARSED : parse(skb, &w->packet, 1);
 	if (parsed == PARSED_ARP)
 		return TC_ACT_UNSPEC;
-	endpoint = endpoints.lookup(&ifindex);
+	endpoint = endpoint_at(w, ifindex);
 	w->key.endpoint = endpoint ? endpoint->number : 0;
 	if (parsed != PARSED)
 		return drop_unreadable(w, parsed, INGRESS);
 	if (is_discovery(&w->packet))
 		return TC_ACT_UNSPEC;
-	if (!endpoint || !endpoint->ready) {
+	if (!endpoint) {
 		connection_key_of(&w->key, &w->packet, INGRESS);
 		return refuse(w, INGRESS, REASON_NOT_READY);
 	}

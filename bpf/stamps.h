@@ -140,11 +140,9 @@ static __always_inline bool fits(const struct origin *origin, const struct work 
 /* Find the sender of a packet that leaves here: by its stamp, else by its hash, else by its source address. */
 static __always_inline enum found find_origin(struct __sk_buff *skb, struct work *w, u32 stamped)
 {
-	u32 hash = bpf_get_hash_recalc(skb), index = stamped - 1, from = skb->ingress_ifindex;
-	struct local_key source = {};
+	u32 hash = bpf_get_hash_recalc(skb), index = stamped - 1, from = skb->ingress_ifindex, local;
 	struct endpoint *endpoint;
 	struct origin *origin;
-	u32 *local;
 
 	if (index < SLOTS) {
 		origin = slots.lookup(&index);
@@ -153,33 +151,31 @@ static __always_inline enum found find_origin(struct __sk_buff *skb, struct work
 			return ORIGIN_FOUND;
 		}
 	}
-	__builtin_memcpy(source.address, w->packet.source, 16);
-	local = local_addresses.lookup(&source);
+	local = local_ifindex(w, w->packet.source);
 	origin = origins.lookup(&hash);
 	/* Hashes collide: the source must be the origin's, or the node's, which a masquerade has put there. */
-	if (origin && fits(origin, w, hash) && (equal(origin->source, w->packet.source) || (local && !*local)) &&
+	if (origin && fits(origin, w, hash) && (equal(origin->source, w->packet.source) || local == LOCAL_NODE) &&
 	    may_be_from(skb, origin->ifindex)) {
 		w->origin = *origin;
 		return ORIGIN_FOUND;
 	}
-	if (local && *local) {
-		from = *local;
-		endpoint = endpoints.lookup(&from);
-		/* The pod behind it is not bound yet, or its interface has been replaced. */
-		if (!endpoint || !may_be_from(skb, from))
+	if (local != LOCAL_NODE && local != LOCAL_NONE) {
+		endpoint = endpoint_at(w, local);
+		/* The interface has been replaced. */
+		if (!endpoint || !may_be_from(skb, local))
 			return ORIGIN_HIDDEN;
 		w->key.endpoint = endpoint->number;
 		fill_origin(skb, w);
-		w->origin.ifindex = from;
+		w->origin.ifindex = local;
 		w->origin.confirm = 0;
 		return ORIGIN_FOUND;
 	}
 	if (index >= SLOTS)
 		return ORIGIN_NONE;
-	endpoint = endpoints.lookup(&from);
+	endpoint = endpoint_at(w, from);
 	if (endpoint)
 		w->key.endpoint = endpoint->number;
-	return endpoint || local ? ORIGIN_HIDDEN : ORIGIN_NONE;
+	return endpoint || local == LOCAL_NODE ? ORIGIN_HIDDEN : ORIGIN_NONE;
 }
 
 /* Set w->dialled to the destination before DNAT, if DNAT has changed it. */

@@ -5,12 +5,16 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 
 from enrich.wire.mapped_address import packed_address
-from probe.kernel.layout import ENDPOINT, Array
+from probe.kernel.layout import ENDPOINT, LOCAL_NODE, Array
 from probe.policy.desired import PolicySet
+
+ABSENT: Final = bytes(ENDPOINT.itemsize)
+"""One side of an endpoint's value when the interface has no pod on that side: everything is denied."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,56 +46,33 @@ def endpoint_key(end: Bound) -> bytes:
     return end.index.to_bytes(4, "little")
 
 
-def local_addresses(ends: Mapping[bytes, Bound], node: Iterable[str]) -> dict[bytes, bytes | None]:
-    """Return, for each address of this node, the index of the interface behind it; 0 for the node's own."""
-    own: dict[bytes, bytes | None] = {packed_address(address): bytes(4) for address in node}
-    return own | {packed_address(address): key for key, end in ends.items() for address in end.addresses}
+def local_addresses(ends: Mapping[bytes, Bound], node: Iterable[str]) -> dict[bytes, int]:
+    """Return, for each address of this node, the index of the interface behind it; LOCAL_NODE for the node's own."""
+    own = {packed_address(address): LOCAL_NODE for address in node}
+    return own | {packed_address(address): end.index for end in ends.values() for address in end.addresses}
 
 
-def number_of(value: bytes) -> int:
-    """Return the endpoint's number in a value of ``endpoints``."""
-    return int(_unpacked(value)["number"])
-
-
-def moving(end: Bound, policy: PolicySet, old: bytes | None, side: int, now_ns: int) -> bytes:
-    """Return the endpoint's value while a change is installed and ``side`` is in force.
-
-    The idle side has the new policy set. The side in force keeps what it had. A new endpoint has the new policy set on
-    both sides.
-    """
+def pack(end: Bound, policy: PolicySet, old: bytes, now_ns: int) -> bytes:
+    """Return one side of an endpoint's value. ``old`` is the side in force, which may be another pod's or ABSENT."""
     value = np.zeros(1, ENDPOINT)
-    kept = _unpacked(old) if old is not None and number_of(old) == end.number else None
+    known = number_of(old) == end.number
     value["number"] = end.number
-    value["ready"] = 1
-    value["attached_ns"] = kept["attached_ns"] if kept is not None else now_ns if end.older else 0
+    value["set"] = policy.number
+    value["attached_ns"] = _one(old)["attached_ns"] if known else now_ns if end.older else 0
     for address in end.addresses:
         family = 1 if ipaddress.ip_address(address).version == 6 else 0
         value["address"][0][family] = np.frombuffer(packed_address(address), "u1")
-    value["set"] = policy.number
-    value["defaults"][0] = _defaults(policy)
-    if kept is not None:
-        value["set"][0][side] = kept["set"][side]
-        value["defaults"][0][side] = kept["defaults"][side]
+    for direction, kinds in enumerate(policy.defaults):
+        for kind, entry in enumerate(kinds):
+            value["defaults"][0][direction][kind] = (entry.port_list, entry.rule, entry.verdict, entry.reason, (0, 0))
     return value.tobytes()
 
 
-def settled(value: bytes, side: int) -> bytes:
-    """Return the endpoint's value after the switch to ``side``: the other side becomes equal to it."""
-    both = np.frombuffer(value, ENDPOINT).copy()
-    both["set"][0][1 - side] = both["set"][0][side]
-    both["defaults"][0][1 - side] = both["defaults"][0][side]
-    return both.tobytes()
+def number_of(side: bytes) -> int:
+    """Return the endpoint's number on one side; 0 if it is absent."""
+    return int(_one(side)["number"])
 
 
-def _unpacked(value: bytes) -> Array:
-    found: Array = np.frombuffer(value, ENDPOINT)[0]
+def _one(side: bytes) -> Array:
+    found: Array = np.frombuffer(side, ENDPOINT)[0]
     return found
-
-
-def _defaults(policy: PolicySet) -> Array:
-    """Return the set's default entries, by side, direction and kind of peer; both sides alike."""
-    kinds = [
-        [(entry.port_list, entry.rule, entry.verdict, entry.reason, (0, 0)) for entry in direction]
-        for direction in policy.defaults
-    ]
-    return np.array([kinds, kinds], ENDPOINT["defaults"].base)

@@ -5,8 +5,9 @@ reads. An installation while epoch 6 is in force (side 0):
 
 1. Refuse if the old and new entries together exceed a map. Nothing has been written then.
 2. Write new port entries, then new policy entries. They are immutable, and nothing refers to them yet.
-3. Write side 1 of every address and endpoint that changes. A new address gets, on side 0, the identity of the prefix
-   that contained it so far, so that side 0 keeps its meaning.
+3. Write side 1 of every address and endpoint that changes. Side 0 keeps its meaning: a new address gets, on side 0,
+   the identity of the prefix that contained it so far; a new endpoint is absent on side 0, where its pod is closed; an
+   interface that was bound to another pod keeps that pod's policy; a removed endpoint is absent on side 1 only.
 4. Write epoch 7. From here on every packet is judged by the new state.
 5. Wait until no program run that read epoch 6 is in progress.
 6. Copy side 1 to side 0, and remove addresses and endpoints that have disappeared.
@@ -27,9 +28,20 @@ import numpy as np
 from probe.kernel import bpf, endpoints, entries
 from probe.kernel.endpoints import Bound, Surroundings
 from probe.kernel.entries import Peer
-from probe.kernel.layout import ENDPOINT, PEER, POLICY_ENTRY, POLICY_KEY, PORT_ENTRY, PORT_KEY, Array, Config
+from probe.kernel.layout import (
+    ENDPOINT_SIDES,
+    LOCAL_NONE,
+    PEER,
+    POLICY_ENTRY,
+    POLICY_KEY,
+    PORT_ENTRY,
+    PORT_KEY,
+    Array,
+    Config,
+)
 from probe.kernel.lpm import PrefixTable
 from probe.kernel.maps import Map, Maps
+from probe.kernel.sides import SidedTable
 from probe.policy.desired import Desired, PolicySet
 from probe.policy.service_addresses import ServiceAddresses
 
@@ -69,8 +81,8 @@ class Installer:
         self._policy_entries = maps["policy_entries"].items()
         self._port_entries = maps["port_entries"].items()
         self._addresses = maps["addresses"].items()
-        self._endpoints = maps["endpoints"].items()
-        self._local_addresses = maps["local_addresses"].items()
+        self._endpoints = SidedTable(maps["endpoints"], endpoints.ABSENT)
+        self._local_addresses = SidedTable(maps["local_addresses"], LOCAL_NONE.to_bytes(4, "little"))
         self._services = ServiceAddresses()
         self._prefixes = PrefixTable()
         self._made_of: dict[bytes, tuple[Bound, PolicySet]] = {}
@@ -80,15 +92,17 @@ class Installer:
 
     @property
     def endpoints(self) -> dict[int, int]:
-        """Interface index to endpoint number, as installed."""
-        return {int.from_bytes(key, "little"): endpoints.number_of(value) for key, value in self._endpoints.items()}
+        """Interface index to endpoint number, for the state in force."""
+        side = self._maps.config(Config.EPOCH) & 1
+        numbers = {key: endpoints.number_of(self._endpoints.in_force(key, side)) for key in self._endpoints.values}
+        return {int.from_bytes(key, "little"): number for key, number in numbers.items() if number}
 
     def numbers(self) -> dict[str, int]:
         """Return the highest number of each kind in the maps, so that a ledger that was lost does not reuse one."""
         policy_keys = _array(self._policy_entries, POLICY_KEY)
         policies = _array(self._policy_entries.values(), POLICY_ENTRY)
         peers = _array(self._addresses.values(), PEER)
-        ends = _array(self._endpoints.values(), ENDPOINT)
+        ends = _array(self._endpoints.values.values(), ENDPOINT_SIDES)["side"]
         port_keys = _array(self._port_entries, PORT_KEY)
         ports = _array(self._port_entries.values(), PORT_ENTRY)
         port_lists = (port_keys["port_list"], policies["port_list"], ends["defaults"]["port_list"])
@@ -123,35 +137,41 @@ class Installer:
         if whole:
             in_force = {key: entries.peer_on(value, side) for key, value in self._addresses.items()}
             self._prefixes = PrefixTable.from_entries(in_force)
+            self._made_of.clear()
         around = surroundings or Surroundings()
-        changes = self._changes(desired, around.services, whole=whole)
         ends = {endpoints.endpoint_key(end): end for end in bound}
-        self._check_capacity(changes, ends)
-        local = endpoints.local_addresses(ends, around.node)
+        changes = self._changes(desired, around.services, whole=whole)
+        moved = self._endpoint_changes(ends, desired.policy_sets, side, now_ns)
+        local = self._local_changes(ends, around.node)
+        retired = self._retired(moved, side)
+        self._check_capacity(changes, moved)
 
         _put(self._maps["port_entries"], self._port_entries, changes.port_entries)
         _put(self._maps["policy_entries"], self._policy_entries, changes.policy_entries)
-        _put(self._maps["local_addresses"], self._local_addresses, local)
         self._move_addresses(changes.addresses, side)
-        changed = self._move_endpoints(ends, desired.policy_sets, side, now_ns)
-        if changes.addresses or changed:
+        self._local_addresses.move(local, side)
+        self._endpoints.move(moved, side)
+        if changes.addresses or local or moved:
             epoch += 1
             self._maps.configure(Config.EPOCH, epoch)
             if switched:
                 switched()
             bpf.wait_for_programs()
             self._settle_addresses(changes.addresses)
-            self._settle_endpoints(ends, changed, epoch & 1)
+            self._local_addresses.settle(local)
+            self._endpoints.settle(moved)
         self._remove_unused(changes)
-        _drop(self._maps["local_addresses"], self._local_addresses, {k: local.get(k) for k in self._local_addresses})
+        for number in retired:
+            self._maps["budgets"].drop(number.to_bytes(4, "little"))
+        self._made_of = {key: (end, desired.policy_sets[end.uid]) for key, end in ends.items()}
         desired.changed_keys.clear()
         self._installed = desired
         return Installed(
-            len(changes.addresses), len(changed), len(changes.policy_entries), len(changes.port_entries), epoch
+            len(changes.addresses), len(moved), len(changes.policy_entries), len(changes.port_entries), epoch
         )
 
     def _tables(self) -> Iterable[tuple[str, dict[bytes, bytes]]]:
-        tables = (self._policy_entries, self._port_entries, self._addresses, self._endpoints)
+        tables = (self._policy_entries, self._port_entries, self._addresses, self._endpoints.values)
         return zip(_SIZED_MAPS, tables, strict=True)
 
     def _changes(self, desired: Desired, services: Iterable[str], *, whole: bool) -> _Changes:
@@ -178,13 +198,13 @@ class Installer:
             {key: peer for key, peer in peers.items() if self._addresses.get(key) != _both(peer)},
         )
 
-    def _check_capacity(self, changes: _Changes, ends: Mapping[bytes, Bound]) -> None:
+    def _check_capacity(self, changes: _Changes, moved: Mapping[bytes, bytes | None]) -> None:
         """Refuse changes that exceed a map: old and new entries exist side by side until the switch."""
         changed: tuple[Mapping[bytes, object], ...] = (
             changes.policy_entries,
             changes.port_entries,
             changes.addresses,
-            ends,
+            moved,
         )
         for (name, table), updates in zip(self._tables(), changed, strict=True):
             limit = self._maps[name].max_entries
@@ -222,42 +242,26 @@ class Installer:
         self._maps["addresses"].set(key, value)
         self._addresses[key] = value
 
-    def _move_endpoints(
+    def _endpoint_changes(
         self, ends: Mapping[bytes, Bound], sets: Mapping[str, PolicySet], side: int, now_ns: int
-    ) -> list[bytes]:
-        """Write the idle side of every endpoint that changes. Return their keys, and those of removed endpoints."""
-        moved = []
-        for key in ends.keys() | self._endpoints.keys():
-            old, end = self._endpoints.get(key), ends.get(key)
-            if end is None:
-                # Its interface is gone, or was bound to another pod.
-                moved.append(key)
-                continue
-            made_of = (end, sets[end.uid])
-            if old is not None and self._made_of.get(key) == made_of:
-                continue
-            value = endpoints.moving(end, sets[end.uid], old, side, now_ns)
-            self._made_of[key] = made_of
-            if value == old:
-                continue
-            self._write_endpoint(key, value)
-            moved.append(key)
-        return moved
+    ) -> dict[bytes, bytes | None]:
+        """Compare the endpoints with the installed ones; None: the interface is gone, or has no pod any more."""
+        desired: dict[bytes, bytes | None] = dict.fromkeys(self._endpoints.values.keys() - ends.keys())
+        for key, end in ends.items():
+            if key not in self._endpoints.values or self._made_of.get(key) != (end, sets[end.uid]):
+                desired[key] = endpoints.pack(end, sets[end.uid], self._endpoints.in_force(key, side), now_ns)
+        return self._endpoints.changed(desired)
 
-    def _settle_endpoints(self, ends: Mapping[bytes, Bound], moved: Iterable[bytes], side: int) -> None:
-        """After the switch to ``side``: make both sides equal, and remove what has disappeared."""
-        for key in moved:
-            if key in ends:
-                self._write_endpoint(key, endpoints.settled(self._endpoints[key], side))
-                continue
-            self._maps["endpoints"].drop(key)
-            number = endpoints.number_of(self._endpoints.pop(key))
-            self._maps["budgets"].drop(number.to_bytes(4, "little"))
-            self._made_of.pop(key, None)
+    def _local_changes(self, ends: Mapping[bytes, Bound], node: Iterable[str]) -> dict[bytes, bytes | None]:
+        local = endpoints.local_addresses(ends, node)
+        desired: dict[bytes, bytes | None] = dict.fromkeys(self._local_addresses.values.keys() - local.keys())
+        desired |= {key: index.to_bytes(4, "little") for key, index in local.items()}
+        return self._local_addresses.changed(desired)
 
-    def _write_endpoint(self, key: bytes, value: bytes) -> None:
-        self._maps["endpoints"].set(key, value)
-        self._endpoints[key] = value
+    def _retired(self, changes: Mapping[bytes, bytes | None], side: int) -> list[int]:
+        """Return the numbers of endpoints that the changes replace or remove."""
+        pairs = ((endpoints.number_of(self._endpoints.in_force(key, side)), half) for key, half in changes.items())
+        return [old for old, half in pairs if old and (half is None or endpoints.number_of(half) != old)]
 
     def _remove_unused(self, changes: _Changes) -> None:
         """Remove port and policy entries of sets that are not in force any longer."""

@@ -54,13 +54,13 @@ POLICY_ENTRY: Final = np.dtype(
 ENDPOINT: Final = np.dtype(
     [
         ("number", "<u4"),
-        ("ready", "<u4"),
+        ("set", "<u4"),
         ("attached_ns", "<u8"),
         ("address", "u1", (2, 16)),
-        ("set", "<u4", (2,)),
-        ("defaults", POLICY_ENTRY, (2, 2, 3)),
+        ("defaults", POLICY_ENTRY, (2, 3)),
     ]
 )
+ENDPOINT_SIDES: Final = np.dtype([("side", ENDPOINT, (2,))])
 INDEX: Final = np.dtype("<u4")
 WORD: Final = np.dtype("<u8")
 ADDRESS_KEY: Final = np.dtype([("prefix", "<u4"), ("address", "u1", (16,))])
@@ -138,6 +138,11 @@ DENY_WINDOW: Final = np.dtype(
 )
 BUDGET: Final = np.dtype([("deny_window", "<u4"), ("logged", "<u4"), ("next", "<u4"), ("padding", "<u4")])
 LOCAL_KEY: Final = np.dtype([("address", "u1", (16,))])
+LOCAL: Final = np.dtype([("ifindex", "<u4", (2,))])
+LOCAL_NODE: Final = 0
+"""Interface index of an address of the node itself."""
+LOCAL_NONE: Final = 0xFFFFFFFF
+"""Interface index of an address that is not local on that side."""
 ORIGIN: Final = np.dtype(
     [
         ("time_ns", "<u8"),
@@ -176,7 +181,7 @@ RINGBUF: Final = 27
 MAPS: Final = {
     "config": MapLayout(_ARRAY, INDEX, WORD),
     "counters": MapLayout(_PERCPU_ARRAY, INDEX, WORD),
-    "endpoints": MapLayout(_HASH, INDEX, ENDPOINT),
+    "endpoints": MapLayout(_HASH, INDEX, ENDPOINT_SIDES),
     "addresses": MapLayout(_LPM_TRIE, ADDRESS_KEY, PEER),
     "policy_entries": MapLayout(_HASH, POLICY_KEY, POLICY_ENTRY),
     "port_entries": MapLayout(_LPM_TRIE, PORT_KEY, PORT_ENTRY),
@@ -188,7 +193,7 @@ MAPS: Final = {
     "floods_1": MapLayout(_HASH, VERDICT_KEY, DENY_WINDOW),
     "places": MapLayout(_LRU_HASH, PLACE, CONNECTION_KEY),
     "budgets": MapLayout(_HASH, INDEX, BUDGET),
-    "local_addresses": MapLayout(_HASH, LOCAL_KEY, INDEX),
+    "local_addresses": MapLayout(_HASH, LOCAL_KEY, LOCAL),
     "slots": MapLayout(_ARRAY, INDEX, ORIGIN),
     "cursors": MapLayout(_PERCPU_ARRAY, INDEX, INDEX),
     "origins": MapLayout(_LRU_HASH, INDEX, ORIGIN),

@@ -23,7 +23,7 @@ from probe.kernel.attach import Attachments, Mode
 from probe.kernel.deny_windows import DenyWindows
 from probe.kernel.endpoints import Bound, Surroundings
 from probe.kernel.installer import Installed, Installer
-from probe.kernel.layout import ENDPOINT, VERSION, Config
+from probe.kernel.layout import ENDPOINT_SIDES, VERSION, Config
 from probe.kernel.maps import Maps
 from probe.ledger import Ledger
 from probe.node.netlink import NodeNetwork
@@ -119,6 +119,8 @@ class Rig:
         self.apply()
         for index in self.attachments.links():
             self.attachments.detach(index)
+        # Room in the ring for what the windows counted.
+        self.drain()
         # Windows of any age are over, so that none goes on in the next test.
         self.maps.configure(Config.WINDOW_NS, 0)
         self.windows.rotate()
@@ -208,9 +210,9 @@ class Rig:
     def answer(self, name: str, direction: int, verdict: int, reason: int) -> None:
         """What a pod's set says of peers that no row names, changed in the map: as other kinds of policy compile it."""
         key = self.pods[name].index.to_bytes(4, "little")
-        value = np.frombuffer(self.maps["endpoints"].items()[key], ENDPOINT).copy()
-        value["defaults"]["verdict"][:, :, direction] = verdict
-        value["defaults"]["reason"][:, :, direction] = reason
+        value = np.frombuffer(self.maps["endpoints"].items()[key], ENDPOINT_SIDES).copy()
+        value["side"]["defaults"]["verdict"][:, :, direction] = verdict
+        value["side"]["defaults"]["reason"][:, :, direction] = reason
         self.maps["endpoints"].set(key, value.tobytes())
         self.maps.configure(Config.EPOCH, self.maps.config(Config.EPOCH) + 2)
 

@@ -22,6 +22,8 @@ _STRUCTS = {
     "verdict": VERDICT,
     "policy_entry": layout.POLICY_ENTRY,
     "endpoint": layout.ENDPOINT,
+    "endpoint_sides": layout.ENDPOINT_SIDES,
+    "local": layout.LOCAL,
     "address_key": layout.ADDRESS_KEY,
     "peer": layout.PEER,
     "policy_key": layout.POLICY_KEY,

@@ -16,7 +16,7 @@ import pytest
 from netns import Space, run_in
 
 from probe.kernel import bpf
-from probe.kernel.layout import ENDPOINT, Config
+from probe.kernel.layout import ENDPOINT_SIDES, Config
 from tests.kernel.asked import SHOT
 from tests.kernel.frames import ipv4, ipv6, tcp, udp
 from tests.kernel.rig import FAMILIES, Rig, both
@@ -97,8 +97,8 @@ def test_a_switch_of_the_epoch_reaches_the_very_next_packet(client: Client) -> N
     """The other side, on which the pod may reach nobody, lies ready: one write is all that comes between."""
     maps, key = client.rig.maps, client.pod.index.to_bytes(4, "little")
     epoch = maps.config(Config.EPOCH)
-    value = np.frombuffer(maps["endpoints"].items()[key], ENDPOINT).copy()
-    value["set"][:, 1 - epoch % 2] = 1 << 31
+    value = np.frombuffer(maps["endpoints"].items()[key], ENDPOINT_SIDES).copy()
+    value["side"]["set"][:, 1 - epoch % 2] = 1 << 31
     maps["endpoints"].set(key, value.tobytes())
     for _ in range(50):
         assert client.run(client.frame(ACK), BURST)

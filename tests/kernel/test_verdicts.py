@@ -187,7 +187,7 @@ def test_an_older_answer_without_a_tcp_state_is_taken_for_a_minute_only_where_th
                 here.settimeout(0.3)
                 here.bind((pod.address(4), 5353))
                 rig.maps["endpoints"].drop(pod.index.to_bytes(4, "little"))
-                rig.installer._endpoints.pop(pod.index.to_bytes(4, "little"), None)
+                rig.installer._endpoints.values.pop(pod.index.to_bytes(4, "little"), None)
                 rig.apply(older=older)
                 there.sendto(b"answer", (pod.address(4), 5353))
                 if older:
@@ -204,7 +204,7 @@ def test_a_pod_that_is_not_ready_is_closed_and_one_without_policy_is_open(rig: R
         assert connects(client, server.address(4), 80)
         rig.drain()
         rig.maps["endpoints"].drop(server.index.to_bytes(4, "little"))
-        rig.installer._endpoints.pop(server.index.to_bytes(4, "little"))
+        rig.installer._endpoints.values.pop(server.index.to_bytes(4, "little"))
         assert not connects(client, server.address(4), 80)
         assert of(rig.seen(), reason="not_ready", direction="ingress")
         rig.apply()

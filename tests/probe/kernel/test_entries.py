@@ -33,16 +33,21 @@ def _policy_set(number: int) -> PolicySet:
     return PolicySet(number, ((egress[0], egress[1], egress[2]), (ingress[0], ingress[1], ingress[2])))
 
 
-def test_an_endpoint_keeps_the_side_in_force_until_it_is_settled() -> None:
-    end = Bound(12, 3, "uid", ("10.0.0.1", "fd00::1"))
-    first = endpoints.settled(endpoints.moving(end, _policy_set(7), None, 0, 5), 1)
+def test_one_side_of_an_endpoint_has_the_layout_of_the_dtype() -> None:
+    end = Bound(12, 3, "uid", ("10.0.0.1", "fd00::1"), older=True)
+    first = endpoints.pack(end, _policy_set(7), endpoints.ABSENT, 5)
     value = np.frombuffer(first, ENDPOINT)[0]
-    assert (value["number"], value["ready"], value["set"].tolist(), value["attached_ns"]) == (3, 1, [7, 7], 0)
+    assert (value["number"], value["set"], value["attached_ns"]) == (3, 7, 5)
     assert value["address"][0].tobytes() == packed_address("10.0.0.1")
     assert value["address"][1].tobytes() == packed_address("fd00::1")
-    assert value["defaults"][0].tobytes() == value["defaults"][1].tobytes()
-    assert value["defaults"][0][1][2].tolist()[:4] == (7, 2, 2, 4)
-    moved = np.frombuffer(endpoints.moving(end, _policy_set(8), first, 1, 5), ENDPOINT)[0]
-    assert moved["set"].tolist() == [8, 7]
-    assert [moved["defaults"][side][0][0]["port_list"] for side in (0, 1)] == [8, 7]
-    assert np.frombuffer(endpoints.settled(moved.tobytes(), 0), ENDPOINT)[0]["set"].tolist() == [8, 8]
+    assert value["defaults"][1][2].tolist()[:4] == (7, 2, 2, 4)
+    assert (endpoints.number_of(first), endpoints.number_of(endpoints.ABSENT)) == (3, 0)
+
+
+def test_an_endpoint_that_stays_keeps_its_age_and_a_successor_does_not() -> None:
+    old = endpoints.pack(Bound(12, 3, "uid", (), older=True), _policy_set(7), endpoints.ABSENT, 5)
+    stays = np.frombuffer(endpoints.pack(Bound(12, 3, "uid", ()), _policy_set(8), old, 9), ENDPOINT)[0]
+    assert (stays["attached_ns"], stays["set"]) == (5, 8)
+    assert (
+        np.frombuffer(endpoints.pack(Bound(12, 4, "other", ()), _policy_set(8), old, 9), ENDPOINT)["attached_ns"] == 0
+    )
