@@ -154,7 +154,8 @@ def test_the_demo_shows_both_verdicts_and_leaves_nothing(demo: Callable[..., Run
     told = re.compile(r"\d\d:\d\d:\d\d\.|demo: ")
     lines = [line for line in run.said.splitlines() if told.match(line) and "removed a leftover" not in line]
     shown = sorted(map(essence, lines))
-    assert sorted(essence(line) for line in pictured() if told.match(line)) == shown, "make the README's picture anew"
+    picture = sorted(essence(line) for line in pictured() if told.match(line))
+    assert picture == shown, "draw the README's picture anew: deploy/local/picture"
     assert not leftovers()
     assert links() == before
 
@@ -164,7 +165,7 @@ def test_keep_is_a_place_to_try_things(demo: Callable[..., Run]) -> None:
     kafka = run.wait_for(r"kcat -C -b (\S+)", 90).group(1)
     second = demo()
     assert second.end() == 4
-    assert "runs already" in second.said
+    assert "is already running" in second.said
 
     records = flows(kafka)
     for record in records:
