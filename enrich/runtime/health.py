@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import socket
-import threading
 from collections.abc import Callable, Iterator, Mapping
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from prometheus_client import CollectorRegistry, Metric, ProcessCollector
+from prometheus_client import CollectorRegistry, Counter, Metric, ProcessCollector
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 
+from enrich.runtime.http_port import Closed, HttpPort, Response
 from enrich.runtime.process import Exit, StopServiceError
 
 Check = Callable[[], str | None]
@@ -34,6 +32,20 @@ class ReadyCollector(Collector):
         yield family
 
 
+def closed_connections(registry: CollectorRegistry) -> Counter:
+    """Make the counter of connections to the port that were closed without an answer, by :class:`Closed`."""
+    counter = Counter(
+        "kubeweir_health_closed_connections",
+        "Connections to the metrics port that were closed before their client had an answer: displaced by a newer one, "
+        "slow_request, slow_reader, too_large",
+        ["reason"],
+        registry=registry,
+    )
+    for reason in Closed:
+        counter.labels(reason.value)
+    return counter
+
+
 class HealthServer:
     """Serves the port on a thread, and adds to the registry the metrics that every process has."""
 
@@ -42,63 +54,40 @@ class HealthServer:
         host, _, port = address.rpartition(":")
         if not port.isdigit():
             raise StopServiceError(f"WEIR_METRICS={address!r}: must be host:port", Exit.USAGE)
+        self._registry, self._ready = registry, ready
         registry.register(ReadyCollector(ready))
         ProcessCollector(registry=registry)
-        handler = _handler(registry, ready)
+        closed = closed_connections(registry)
         try:
-            self._server = _server(host.strip("[]") or "127.0.0.1", int(port), handler)
+            self._port = HttpPort(
+                (host.strip("[]") or "127.0.0.1", int(port)),
+                self._answer,
+                slow={"/metrics"},
+                on_closed=lambda reason: closed.labels(reason.value).inc(),
+            )
         except OSError as error:
             raise StopServiceError(
                 f"cannot listen on {address} ({error.strerror}): another process may use it; "
                 "set WEIR_METRICS to another host:port",
                 Exit.RUNNING,
             ) from error
-        self._server.daemon_threads = True
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.1,), name="health", daemon=True)
-        self._thread.start()
 
     @property
     def port(self) -> int:
         """The port that the server listens on."""
-        return int(self._server.server_address[1])
+        return self._port.port
 
     def close(self) -> None:
-        """Stop to listen."""
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+        """Stop listening."""
+        self._port.close()
 
-
-def _server(host: str, port: int, handler: type[BaseHTTPRequestHandler]) -> ThreadingHTTPServer:
-    class Server(ThreadingHTTPServer):
-        address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
-
-    return Server((host, port), handler)
-
-
-def _handler(registry: CollectorRegistry, ready: dict[str, Check]) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            path = self.path.partition("?")[0]
-            if path == "/metrics":
-                self._answer(200, generate_latest(registry), CONTENT_TYPE_LATEST)
-            elif path == "/healthz":
-                self._answer(200, b"ok\n")
-            elif path == "/readyz":
-                problems = {name: problem for name, check in ready.items() if (problem := check())}
-                text = "".join(f"{name}: {problem}\n" for name, problem in problems.items()) or "ok\n"
-                self._answer(503 if problems else 200, text.encode())
-            else:
-                self._answer(404, b"/metrics, /healthz, /readyz\n")
-
-        def _answer(self, code: int, body: bytes, kind: str = "text/plain; charset=utf-8") -> None:
-            self.send_response(code)
-            self.send_header("Content-Type", kind)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *_args: object) -> None:
-            """Log nothing: a scrape is not worth a line."""
-
-    return Handler
+    def _answer(self, path: str) -> Response:
+        if path == "/metrics":
+            return Response(200, generate_latest(self._registry), CONTENT_TYPE_LATEST)
+        if path == "/healthz":
+            return Response(200, b"ok\n")
+        if path == "/readyz":
+            problems = {name: problem for name, check in self._ready.items() if (problem := check())}
+            text = "".join(f"{name}: {problem}\n" for name, problem in problems.items()) or "ok\n"
+            return Response(503 if problems else 200, text.encode())
+        return Response(404, b"/metrics, /healthz, /readyz\n")

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
+from enrich.model import NetworkPolicy
+from enrich.parse.objects import parse
 from enrich.runtime.settings import load
 from streams.main import ROLES, default_roles
 from streams.settings import Settings
@@ -63,6 +65,18 @@ def test_every_role_that_runs_by_default_can_be_scraped_and_no_other() -> None:
 
 def test_the_role_that_the_component_starts_can_be_scraped_too() -> None:
     assert set(exposed("weir-streams", f"{EVENTS}/weir-streams.yaml").values()) == served(**routes_setting())
+
+
+def test_the_network_policy_admits_scrapes_of_every_role_and_nothing_else() -> None:
+    [policy] = objects("components/metrics-policy/network-policy.yaml")
+    [rule] = policy["spec"]["ingress"]
+    [workload] = objects("weir-streams.yaml")
+    assert policy["spec"]["podSelector"]["matchLabels"] == workload["spec"]["template"]["metadata"]["labels"]
+    assert [rule["ports"]] == [[{"port": 9702, "endPort": 9702 + len(ROLES) - 1}]]
+    assert rule["from"]
+    parsed = parse(policy)
+    assert isinstance(parsed, NetworkPolicy)
+    assert parsed.egress is None
 
 
 @pytest.mark.parametrize(("name", "patches"), [("weir-probe", ()), ("weir-streams", (f"{EVENTS}/weir-streams.yaml",))])

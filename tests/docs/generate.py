@@ -19,7 +19,7 @@ import probe.settings
 import streams.cli.explain
 import streams.settings
 from enrich.runtime.connection import KafkaSettings
-from enrich.runtime.health import ReadyCollector
+from enrich.runtime.health import ReadyCollector, closed_connections
 from enrich.runtime.settings import described
 from enrich.runtime.watching import SourceCollector
 from probe.metrics import ProbeCollector
@@ -157,6 +157,7 @@ def _events_table() -> str:
 
 def _common() -> Iterator[Family]:
     yield from _of(ReadyCollector({"check": lambda: None}))
+    yield from _of(closed_connections(CollectorRegistry()))
     yield from _of(ProcessCollector(registry=CollectorRegistry()))
 
 

@@ -7,6 +7,9 @@ from typing import Final
 WORRY: Final[dict[str, str]] = {
     # --- both services
     "kubeweir_ready": "0 for 5 minutes (WeirNotReady): `/readyz` says why in words.",
+    "kubeweir_health_closed_connections_total": (
+        "Rises steadily: somebody holds connections to the metrics port, or a scraper is slow. Firewall the port."
+    ),
     "process_cpu_seconds_total": "A rate of 1 for minutes: one core is all that a Python process has.",
     "process_max_fds": "Never by itself.",
     "process_open_fds": "Near process_max_fds.",
