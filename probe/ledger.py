@@ -12,11 +12,13 @@ line is torn: no map refers to its number yet, so it is dropped.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any, Final, Self
 
 import orjson
 
+from enrich.runtime.private import make_private, make_private_folder, open_private
 from enrich.wire.batch import EndpointRef, PolicyRef
 
 KINDS: Final = ("identity", "set", "port_list", "rule", "endpoint")
@@ -34,12 +36,13 @@ class Ledger:
         for kind, number, signature, meaning in entries:
             self._remember(kind, number, signature, meaning)
         self._unwritten: list[bytes] = []
-        self._file = path.open("ab")
+        self._file = os.fdopen(open_private(path, os.O_CREAT | os.O_WRONLY | os.O_APPEND), "ab")
 
     @classmethod
     def open(cls, path: Path) -> Self:
         """Read the ledger in a file, or create it."""
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_private_folder(path.parent)
+        make_private(path)
         text = path.read_bytes() if path.exists() else b""
         whole = text.rfind(b"\n") + 1
         if whole < len(text):

@@ -15,6 +15,8 @@ from pathlib import Path
 
 import structlog
 
+from enrich.runtime.private import make_private_folder, open_private
+
 
 class Exit(enum.IntEnum):
     """The exit codes. Supervisors and tests rely on them."""
@@ -61,8 +63,8 @@ def configure_logs(level: str, style: str) -> None:
 @contextlib.contextmanager
 def only_instance(path: Path) -> Iterator[None]:
     """Lock a file for the block. Raises StopServiceError if another process has locked it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+") as file:
+    make_private_folder(path.parent, files=path.name)
+    with open(path, "a+", opener=open_private) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -33,6 +33,7 @@ from typing import Final, NamedTuple
 
 import structlog
 
+from enrich.runtime.private import make_private_folder, open_private
 from enrich.wire.batch import Header, decode_batch
 from probe.export.acknowledged import Acknowledged, AcknowledgedFile
 from probe.export.recovery import recover
@@ -70,7 +71,7 @@ class Spool:
 
     def __init__(self, folder: Path, max_bytes: int = 1 << 30, segment_bytes: int = 16 << 20) -> None:
         """Open the spool in ``folder``, or create it. Raises OSError if the folder cannot be made, read or written."""
-        folder.mkdir(parents=True, exist_ok=True)
+        make_private_folder(folder, files="*")
         self._folder = folder
         self.max_bytes = max_bytes
         self._segment_bytes = min(segment_bytes, max(max_bytes // 4, 1))
@@ -272,7 +273,7 @@ class Spool:
     def _rewrite(self, segment: Segment, stored: list[SpooledBatch]) -> None:
         temporary = segment.path.with_suffix(".new")
         try:
-            with temporary.open("wb") as file:
+            with open(temporary, "wb", opener=open_private) as file:
                 file.write(b"".join(map(pack, stored)))
                 file.flush()
                 os.fsync(file.fileno())

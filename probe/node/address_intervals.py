@@ -33,6 +33,7 @@ import msgspec
 import structlog
 
 from enrich.model import Pod
+from enrich.runtime.private import make_private, open_private
 from enrich.wire.address_interval import INTERVAL_RETENTION_NS, AddressInterval, OwnerRef, encode_interval
 from probe.node.link_clock import LinkClock
 
@@ -76,6 +77,7 @@ class AddressIntervals:
     def start(self, cluster: str) -> None:
         """Read the last probe's intervals, and start to publish. Nothing is published before."""
         with self._lock:
+            make_private(self._path)
             try:
                 left, self._confirmed_ns = _decode(self._path.read_bytes()), self._path.stat().st_mtime_ns
             except FileNotFoundError:
@@ -159,7 +161,8 @@ class AddressIntervals:
         """Write the file if intervals changed; otherwise, now and then, only its modification time."""
         if changed:
             new = self._path.with_suffix(".new")
-            new.write_bytes(msgspec.json.encode(list(self._intervals.values())))
+            with open(new, "wb", opener=open_private) as file:
+                file.write(msgspec.json.encode(list(self._intervals.values())))
         elif now - self._saved_ns > _TOUCH_NS and self._path.exists():
             new = self._path
         else:
