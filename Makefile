@@ -1,4 +1,4 @@
-# The targets that people use; `make` alone lists them.
+# Each target has its help text behind `##`; `make` without a target lists them.
 .DEFAULT_GOAL := help
 .PHONY: help setup demo image cluster cluster-down e2e test test-cluster lint unit hunt bench conformance bench-policy bench-watch docs clean
 PY := .venv/bin/python
@@ -6,61 +6,61 @@ PY := .venv/bin/python
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 
-setup: ## install what is missing (Debian packages, virtual environment, Apache Kafka); quick the second time
+setup: ## install what is missing: Debian packages, virtual environment, Apache Kafka; quick if nothing is missing
 	@deploy/local/setup
 
-demo: setup ## a small cluster, real traffic, the verdicts as they arrive; KEEP=1: until Ctrl-C; CLUSTER=1: on Kubernetes
+demo: setup ## show verdicts of real traffic in a small cluster; KEEP=1 runs it until Ctrl-C, CLUSTER=1 on Kubernetes
 	@$(if $(CLUSTER),deploy/local/cluster demo,$(PY) deploy/local/demo)
 
-image: ## the container image of both services, into the cache
+image: ## build the container image of both services into the cache
 	@deploy/image/build
 
-cluster: setup ## a real Kubernetes on this machine; NODES=2, CNI=ptp or bridge, PROXY=nftables or iptables
+cluster: setup ## start a real Kubernetes on this machine; NODES=2, CNI=ptp or bridge, PROXY=nftables or iptables
 	@deploy/local/cluster up $(if $(NODES),--nodes $(NODES)) $(if $(CNI),--cni $(CNI)) $(if $(PROXY),--proxy $(PROXY))
 
-e2e: setup ## Kubernetes' own NetworkPolicy suite against kubeweir on a real cluster; CNI, PROXY as above; half an hour
+e2e: setup ## run Kubernetes' own NetworkPolicy tests on a real cluster, half an hour; CNI, PROXY as for cluster
 	@deploy/local/e2e $(if $(CNI),--cni $(CNI)) $(if $(PROXY),--proxy $(PROXY))
 
-cluster-down: ## remove it, and all that it has made
+cluster-down: ## remove the cluster and everything that it has made
 	@deploy/local/cluster down
 
-test: setup ## everything that is checked: format, lint, types, imports, all tests (in three processes: tests/__main__.py)
+test: setup ## check everything: format, lint, types, import contracts, all tests (see tests/__main__.py)
 	@deploy/local/collector --in-background
 	@deploy/local/binaries --in-background cluster
 	@$(MAKE) --no-print-directory lint
 	@$(PY) -m tests
 
-test-cluster: setup ## of these only the install on a real cluster of two nodes; CNI, PROXY as above; needs Go
+test-cluster: setup ## run only the tests on a real cluster of two nodes; CNI, PROXY as for cluster; needs Go
 	@$(PY) -m pytest tests/cluster/whole
 
-lint: setup ## format, lint, types and import contracts only
+lint: setup ## check only format, lint, types and import contracts
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 	.venv/bin/lint-imports
 
-unit: setup ## the tests without kernel, Kafka and API server
+unit: setup ## run only the tests that need no kernel program, no Kafka and no API server
 	@$(PY) -m pytest -m "not kernel and not kafka and not cluster and not e2e"
 
 hunt: setup ## search for inputs that break a property, with fresh seeds; MINUTES=30, ONLY='tests/kernel -k install'
 	@$(PY) -m tests.hunt --minutes $(or $(MINUTES),30) -- $(ONLY)
 
-bench: setup ## measure: ring to Kafka, raw topic to records beside plain Faust, nanoseconds a packet
+bench: setup ## measure nanoseconds per packet, verdicts per second to Kafka and to records, seconds to an alert
 	@$(PY) -m tests.bench
 
-bench-watch: setup ## measure: the watch at 1,000 to 100,000 pods, beside the official client's informer
+bench-watch: setup ## measure the watch at 1,000 to 100,000 pods, beside the official client's informer
 	@$(PY) -m tests.bench_watch
 
-conformance: setup ## policy cases, with real packets; DIR=folder FAMILY=4|6 (both) MODE=wire|run ONLY=glob
+conformance: setup ## run the policy cases with real packets; DIR=folder FAMILY=4|6 (default: both) MODE=wire|run ONLY=glob
 	@$(PY) -m tests.conformance --mode $(or $(MODE),wire) $(if $(FAMILY),--family $(FAMILY)) \
 		--only '$(or $(ONLY),*)' $(or $(DIR),tests/conformance/cases)
 
-bench-policy: setup ## measure: policy from the index to the kernel's maps, at 100, 1,000 and 10,000 pods
+bench-policy: setup ## measure policy from the index to the kernel's maps, at 100, 1,000 and 10,000 pods
 	@$(PY) -m tests.bench_policy
 
-docs: ## write the generated pages: docs/settings.md, docs/metrics.md
+docs: ## generate docs/settings.md and docs/metrics.md
 	@$(PY) -m tests.docs.generate
 
-clean: ## remove the virtual environment and tool caches; the cache of large downloads stays
+clean: ## remove the virtual environment and the caches of tools; the cache of downloads and builds stays
 	test ! -e .venv/kubeweir.making || rm -rf .venv
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

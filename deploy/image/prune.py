@@ -1,4 +1,7 @@
-"""Leaves in the environment only what the services run on, compiled: no tools of development, no tests, no pip."""
+"""Remove from the image's environment everything that the services do not need, and compile the rest.
+
+Development tools, packages' tests and pip are removed.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ SITE = next(Path(path) for path in sys.path if path.startswith(sys.prefix) and p
 
 
 def needed(name: str, found: set[str]) -> set[str]:
-    """A distribution and all that it requires here."""
+    """Add a distribution and, recursively, its requirements on this platform to ``found``, and return it."""
     name = canonicalize_name(name)
     if name in found:
         return found
@@ -30,16 +33,19 @@ def needed(name: str, found: set[str]) -> set[str]:
 
 
 def main() -> None:
-    """Uninstall the rest; then what wheels carry that nobody runs."""
+    """Uninstall the distributions that kubeweir does not require, then delete tests and pip, then compile."""
     keep = needed("kubeweir", set())
-    here = {canonicalize_name(d.metadata["Name"]) for d in importlib.metadata.distributions(path=[str(SITE)])}
-    gone = sorted(here - keep)
-    subprocess.run([sys.executable, "-m", "pip", "uninstall", "-qy", *(set(gone) - {"pip", "setuptools"})], check=True)
+    installed = {canonicalize_name(d.metadata["Name"]) for d in importlib.metadata.distributions(path=[str(SITE)])}
+    removed = sorted(installed - keep)
+    subprocess.run(
+        [sys.executable, "-m", "pip", "uninstall", "-qy", *(set(removed) - {"pip", "setuptools"})], check=True
+    )
     for folder in (*SITE.glob("pip*"), *SITE.glob("setuptools*"), *SITE.rglob("tests"), *SITE.rglob("__pycache__")):
         shutil.rmtree(folder, ignore_errors=True)
-    # The services' root is read-only: without this, each start would compile everything again.
+    # The services run on a read-only root file system: Python could not store what it compiles, and each start would
+    # compile everything again.
     compileall.compile_dir(SITE, quiet=1, workers=0, invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH)
-    print(f"kept {len(keep)} distributions, removed {len(gone)}: {', '.join(gone)}")
+    print(f"kept {len(keep)} distributions, removed {len(removed)}: {', '.join(removed)}")
 
 
 main()

@@ -1,7 +1,8 @@
-"""Nodes, pods and the outside as network namespaces with veth pairs, for the demo and the tests: real packets.
+"""Nodes, pods and outside hosts as network namespaces with veth pairs: the demo and the tests send real packets.
 
-A pod hangs on its node as the CNI plugin ptp does it: a route to each of its addresses on the host's end, a link-local
-gateway in the pod. Everything has a random name and is gone when :meth:`Net.close` returns.
+A pod is connected to its node as the CNI plugin ptp does it: the node has a route to each of the pod's addresses over
+the host's end of a veth pair, and the pod has a link-local gateway. All namespaces have random names;
+:meth:`Net.close` removes them.
 """
 
 from __future__ import annotations
@@ -33,16 +34,16 @@ class Space:
     name: str
     addresses: tuple[str, ...] = ()
     link: str = ""
-    """The name of the host's end of its veth, in the node's namespace."""
+    """A pod's: the name of the host's end of its veth pair, in the node's namespace."""
     index: int = 0
-    """Interface index of the host's end, in the node's namespace."""
+    """A pod's: the interface index of the host's end, in the node's namespace."""
 
     @property
     def path(self) -> Path:
         return Path("/run/netns") / self.name
 
     def address(self, family: int) -> str:
-        """Its address of family 4 or 6."""
+        """Return the first address of family 4 or 6."""
         return next(a for a in self.addresses if (":" in a) == (family == 6))
 
 
@@ -55,19 +56,19 @@ class Net:
     _made: int = 0
 
     def node(self, addresses: Sequence[str] = ("192.0.2.1", "2001:db8:1::1"), name: str = "node") -> Space:
-        """A node: forwarding is on, its own addresses are on lo."""
+        """Make a node: forwarding is on, and its addresses are on the loopback interface."""
         node = self._space(name, tuple(addresses))
         run(node, "sysctl", "-qw", "net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1")
         ip(node, "link set lo up", *(f"addr add {a}/{_bits(a)} dev lo" for a in addresses))
         return node
 
     def pod(self, node: Space, *addresses: str, name: str = "") -> Space:
-        """A pod (or, with addresses from elsewhere, an outside host) on a veth of the node."""
+        """Make a pod, or with addresses that are not the cluster's an outside host, on a veth pair of the node."""
         self._made += 1
         pod = self._space(name or f"p{self._made}", addresses)
         pod.link = f"v{self._made}"
         ip(node, f"link add {pod.link} type veth peer name eth0 netns {pod.name}")
-        # Up at once, without duplicate address detection: its two seconds are not what a test is about.
+        # Without duplicate address detection, which would delay the first packet by two seconds.
         for space, device in ((node, pod.link), (pod, "eth0")):
             run(space, "sysctl", "-qw", f"net.ipv6.conf.{device}.accept_dad=0")
         ip(
@@ -90,14 +91,17 @@ class Net:
         return pod
 
     def remove(self, space: Space) -> None:
-        """Delete a namespace and what is in it; its veth first, for a namespace goes in its own time."""
+        """Delete a namespace and what is in it.
+
+        Its veth pair is deleted first, because the kernel cleans up a namespace's links some time after the deletion.
+        """
         if space.link:
             subprocess.run(["ip", "-n", space.name, "link", "del", "eth0"], check=False, capture_output=True)
         subprocess.run(["ip", "netns", "del", space.name], check=False, capture_output=True)
         self.spaces.remove(space)
 
     def close(self) -> None:
-        """Delete every namespace of this test."""
+        """Delete every namespace that was made here."""
         for space in list(reversed(self.spaces)):
             self.remove(space)
 
@@ -109,12 +113,12 @@ class Net:
 
 
 def ip(space: Space, *lines: str) -> None:
-    """Run lines of iproute2's ip in a namespace."""
+    """Run commands of iproute2's ip, one in each line, in a namespace."""
     subprocess.run(["ip", "-n", space.name, "-batch", "-"], input="\n".join(lines), text=True, check=True)
 
 
 def run(space: Space, *command: str) -> str:
-    """Run a program in a namespace; its output. Raises on failure."""
+    """Run a program in a namespace and return its output. Raises RuntimeError if it fails."""
     done = subprocess.run(
         ["nsenter", f"--net={space.path}", *command], capture_output=True, text=True, check=False, timeout=60
     )
@@ -124,7 +128,7 @@ def run(space: Space, *command: str) -> str:
 
 
 def run_in(space: Space, call: Callable[[], T]) -> T:
-    """Call on a thread that lives in the namespace. A socket that is made there stays there."""
+    """Call a function on a new thread in the namespace. Sockets that it opens stay in that namespace."""
     results: list[T] = []
     errors: list[BaseException] = []
 
@@ -151,14 +155,14 @@ def run_in(space: Space, call: Callable[[], T]) -> T:
 
 
 def open_socket(space: Space, family: int, kind: socket.SocketKind, protocol: int = 0) -> socket.socket:
-    """A socket in the namespace; ``family`` 4 or 6."""
+    """Return a socket in the namespace with a timeout of five seconds; ``family`` is 4 or 6."""
     made = run_in(space, lambda: socket.socket(socket.AF_INET6 if family == 6 else socket.AF_INET, kind, protocol))
     made.settimeout(5)
     return made
 
 
 def listen(space: Space, family: int, port: int) -> socket.socket:
-    """A TCP server on all of the namespace's addresses of a family."""
+    """Return a listening TCP socket on all of the namespace's addresses of a family."""
     server = open_socket(space, family, socket.SOCK_STREAM)
     server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     if family == 6:
@@ -169,7 +173,10 @@ def listen(space: Space, family: int, port: int) -> socket.socket:
 
 
 def connects(source: Space, address: str, port: int, timeout_s: float = 0.4) -> bool:
-    """Whether a TCP connection gets through. Raises where it is refused: silence is what a denial is."""
+    """Return whether a TCP connection is established; False after the timeout, because policy drops silently.
+
+    Raises ConnectionRefusedError if the server refuses it, as no policy does.
+    """
     with open_socket(source, 6 if ":" in address else 4, socket.SOCK_STREAM) as client:
         client.settimeout(timeout_s)
         try:
@@ -184,12 +191,12 @@ def _bits(address: str) -> int:
 
 
 def ping(source: Space, address: str, timeout_s: float = 0.5) -> bool:
-    """Whether an ICMP or ICMPv6 echo request is answered."""
+    """Return whether an ICMP or ICMPv6 echo request is answered."""
     six = ":" in address
     identifier = secrets.randbelow(1 << 16)
     body = struct.pack("!BBHHH", 128 if six else 8, 0, 0, identifier, 1) + b"kubeweir"
     if not six:
-        # The kernel fills in ICMPv6's checksum, which covers the addresses, and leaves ICMP's to us.
+        # On raw sockets the kernel computes the checksum of ICMPv6, which covers the addresses, but not that of ICMP.
         body = body[:2] + struct.pack("!H", checksum(body)) + body[4:]
     with open_socket(source, 6 if six else 4, socket.SOCK_RAW, socket.IPPROTO_ICMPV6 if six else 1) as raw:
         raw.settimeout(timeout_s)
@@ -207,7 +214,7 @@ def ping(source: Space, address: str, timeout_s: float = 0.5) -> bool:
 
 
 def checksum(data: bytes) -> int:
-    """The Internet checksum (RFC 1071)."""
+    """Return the Internet checksum (RFC 1071) of the data."""
     total: int = sum(struct.unpack(f"!{len(data) // 2}H", data[: len(data) & ~1]))
     total += data[-1] << 8 if len(data) % 2 else 0
     while total >> 16:

@@ -229,7 +229,7 @@ def test_a_failure_half_way_says_why_and_leaves_nothing(demo: Callable[..., Run]
         (tmp_path / tool).symlink_to(str(shutil.which(tool)))
     run = demo(PATH=str(tmp_path))
     assert run.end() == 1, run.said
-    assert "failed: kafka ended: kafka: there is no Java" in run.said
+    assert "failed: kafka ended: kafka: Java is not installed" in run.said
     assert not leftovers()
 
 

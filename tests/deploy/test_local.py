@@ -1,4 +1,4 @@
-"""The scripts below deploy/local: what they say, and that they leave alone what is not theirs."""
+"""Tests of the scripts in deploy/local: their messages, and that they change nothing that they have not made."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def run(*command: object, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
     return subprocess.run([str(c) for c in command], cwd=cwd, capture_output=True, text=True, check=False, timeout=100)
 
 
-def test_set_up_again_does_nothing_and_says_so() -> None:
+def test_a_second_setup_changes_nothing() -> None:
     before = {path: path.stat().st_mtime_ns for path in (ROOT / ".venv").iterdir()}
     done = run(LOCAL / "setup")
     assert done.returncode == 0, done.stderr
@@ -27,7 +27,7 @@ def test_set_up_again_does_nothing_and_says_so() -> None:
     assert {path: path.stat().st_mtime_ns for path in (ROOT / ".venv").iterdir()} == before
 
 
-def test_set_up_leaves_a_foreign_environment_alone(tmp_path: Path) -> None:
+def test_setup_refuses_an_environment_that_it_has_not_made(tmp_path: Path) -> None:
     (tmp_path / "deploy/local").mkdir(parents=True)
     for name in ("setup", "kafka-pom.xml", "connect-pom.xml"):
         shutil.copy(LOCAL / name, tmp_path / "deploy/local" / name)
@@ -37,19 +37,19 @@ def test_set_up_leaves_a_foreign_environment_alone(tmp_path: Path) -> None:
     (tmp_path / ".venv/mine").touch()
     done = run(tmp_path / "deploy/local/setup")
     assert done.returncode == 3
-    assert ".venv is not of this set-up's making" in done.stderr
+    assert ".venv was not made by setup" in done.stderr
     assert [path.name for path in (tmp_path / ".venv").iterdir()] == ["mine"]
 
 
-def test_set_up_wants_root() -> None:
-    # A user namespace without a mapping: not root, and yet every file can be read wherever the checkout is.
+def test_setup_refuses_to_run_without_root() -> None:
+    # In a user namespace without a mapping, the process is not root and can still read the checkout anywhere.
     done = run("unshare", "--user", LOCAL / "setup")
     assert done.returncode == 3
     assert "must run as root" in done.stderr
 
 
 @pytest.mark.kafka
-def test_kafka_starts_answers_and_stops(tmp_path: Path) -> None:
+def test_kafka_starts_serves_clients_and_stops(tmp_path: Path) -> None:
     started = run(LOCAL / "kafka", "start", "--dir", tmp_path / "k")
     assert started.returncode == 0, started.stderr
     address = started.stdout.strip()
@@ -57,14 +57,14 @@ def test_kafka_starts_answers_and_stops(tmp_path: Path) -> None:
         assert address.startswith("127.0.0.1:")
         listed = run("kcat", "-L", "-b", address)
         assert listed.returncode == 0, listed.stderr
-        # No topic comes into being by being named.
-        unknown = run("kcat", "-C", "-e", "-b", address, "-t", "nobody-made-it")
+        # The broker does not create a topic because a client names it.
+        unknown = run("kcat", "-C", "-e", "-b", address, "-t", "never-created")
         assert "Unknown topic" in unknown.stderr, unknown
         again = run(LOCAL / "kafka", "start", "--dir", tmp_path / "k")
         assert (again.returncode, "already" in again.stderr) == (1, True)
         port = address.rpartition(":")[2]
         other = run(LOCAL / "kafka", "start", "--dir", tmp_path / "other", "--port", port)
-        assert (other.returncode, "is taken" in other.stderr) == (1, True)
+        assert (other.returncode, "is in use" in other.stderr) == (1, True)
     finally:
         assert run(LOCAL / "kafka", "stop", "--dir", tmp_path / "k").returncode == 0
     with socket.socket() as client:
@@ -72,7 +72,7 @@ def test_kafka_starts_answers_and_stops(tmp_path: Path) -> None:
     assert run(LOCAL / "kafka", "stop", "--dir", tmp_path / "k").returncode == 0
 
 
-def test_make_lists_its_targets() -> None:
+def test_make_lists_all_of_its_targets() -> None:
     listed = run("make", "--no-print-directory").stdout
     phony = re.search(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
     assert phony is not None

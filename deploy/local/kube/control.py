@@ -1,4 +1,4 @@
-"""The control plane, on the machine itself: etcd on loopback, the API server on the nodes' bridge."""
+"""The control plane. It runs on the machine itself: etcd on loopback, the API server on the nodes' bridge."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _ADMIN, _MANAGER, _SCHEDULER, _PROXY = (
 )  # fmt: skip
 PROXY_USER: Final = _PROXY
 AUDIT_LOG: Final = HOME / "logs/audit.log"
-"""What service accounts of the namespace kubeweir ask for: with it, no right is missing and none is too many."""
+"""Requests of the service accounts in the namespace kubeweir. Tests compare them with the rights in the manifests."""
 _AUDIT_POLICY: Final = {
     "apiVersion": "audit.k8s.io/v1", "kind": "Policy", "omitStages": ["RequestReceived"],
     "rules": [{"level": "Metadata", "userGroups": ["system:serviceaccounts:kubeweir"]}, {"level": "None"}],
@@ -29,9 +29,9 @@ _AUDIT_POLICY: Final = {
 
 
 def make_bridge() -> None:
-    """The nodes' network, with this machine on it."""
+    """Make the nodes' bridge, with an IPv4 and an IPv6 address of this machine on it."""
     if run("ip", "-4", "route", "show", "root", f"{HOST_4}/24").stdout.strip():
-        raise ClusterError(f"this machine has a route to {HOST_4}/24 already, which the cluster's nodes would need", 3)
+        raise ClusterError(f"the cluster needs the network {HOST_4}/24, and this machine already has a route to it", 3)
     run("ip", "link", "add", BRIDGE, "type", "bridge")
     run("ip", "addr", "add", f"{HOST_4}/24", "dev", BRIDGE)
     run("ip", "addr", "add", f"{HOST_6}/64", "dev", BRIDGE, "nodad")
@@ -39,7 +39,7 @@ def make_bridge() -> None:
 
 
 def start_server(binaries: Path, plan: Plan) -> None:
-    """etcd and the API server, and everybody's credentials."""
+    """Start etcd and the API server, and write a kubeconfig for each component."""
     run("openssl", "genrsa", "-out", HOME / "account.key", "2048")
     users = {_ADMIN: "system:masters", _MANAGER: "", _SCHEDULER: "", _PROXY: ""}
     users |= {f"system:node:{node.name}": "system:nodes" for node in plan.nodes}
@@ -67,7 +67,7 @@ def start_server(binaries: Path, plan: Plan) -> None:
 
 
 def start_controllers(binaries: Path) -> None:
-    """Controller manager and scheduler, once the API server's certificate is there."""
+    """Start the controller manager and the scheduler. The API server's certificate must exist."""
     start("kube-controller-manager", [
         binaries / "kube-controller-manager", f"--kubeconfig={kubeconfig(_MANAGER)}", "--secure-port=0",
         f"--service-account-private-key-file={HOME}/account.key", f"--root-ca-file={_authority()}",
@@ -81,7 +81,7 @@ def start_controllers(binaries: Path) -> None:
 
 
 def wait_for_server(say: Callable[[str], None]) -> None:
-    """Until it is ready to serve."""
+    """Wait until the API server is ready to serve."""
     wait_for("the API server", _missing, say)
 
 
@@ -100,7 +100,7 @@ def _missing() -> str | None:
 
 
 def _authority() -> Path:
-    """The certificate that the server made for itself is its own authority."""
+    """Return the path of the API server's certificate, which is self-signed and so is its own authority."""
     return HOME / "certificates/apiserver.crt"
 
 

@@ -1,4 +1,4 @@
-"""What the nodes need from Debian. Daemons are unpacked into the cache, not installed: none starts, none stays."""
+"""Debian packages for the nodes. Daemons are unpacked into the cache: installing one would start its service."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from kube.plan import CACHE, ClusterError
 
 _DAEMONS: Final = ("containerd", "runc", "containernetworking-plugins")
 _TOOLS: Final = {"iptables": "iptables", "nft": "nftables", "conntrack": "conntrack", "openssl": "openssl"}
-"""Program to package; kube-proxy and the CNI plugins call them. None of them starts anything."""
+"""Programs that kube-proxy, the CNI plugins and the set-up call, and their packages. None starts a service."""
 UNPACKED: Final = CACHE / "containerd-bookworm"
 
 
 def prepare(say: Callable[[str], None]) -> None:
-    """Install the tools and unpack the daemons that are not there yet."""
+    """Install the tools and unpack the daemons that are missing."""
     missing = sorted(package for program, package in _TOOLS.items() if shutil.which(program) is None)
     if missing or not UNPACKED.is_dir():
         install(missing or ["libseccomp2"], say)
@@ -29,7 +29,9 @@ def prepare(say: Callable[[str], None]) -> None:
 def install(packages: list[str], say: Callable[[str], None]) -> None:
     """Install Debian packages. Raises ClusterError."""
     if shutil.which("apt-get") is None:
-        raise ClusterError(f"this is not Debian; needed are {', '.join(packages)}", 3)
+        raise ClusterError(
+            f"{', '.join(packages)} must be installed, and there is no apt-get: install them yourself", 3
+        )
     say(f"installing {', '.join(packages)}")
     env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     CACHE.mkdir(parents=True, exist_ok=True)
@@ -51,7 +53,7 @@ def _unpack() -> None:
     part.mkdir(parents=True)
     done = subprocess.run(["apt-get", "download", *_DAEMONS], cwd=part, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise ClusterError(f"apt-get download: {done.stderr.strip()}", 3)
+        raise ClusterError(f"apt-get download failed: {done.stderr.strip()}", 3)
     for package in part.glob("*.deb"):
         subprocess.run(["dpkg-deb", "-x", str(package), str(part)], check=True)
         package.unlink()

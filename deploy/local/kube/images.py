@@ -1,4 +1,4 @@
-"""Container images without a builder: one program in one layer, as an archive that containerd imports."""
+"""Write container images without a builder: one static program in one layer, as an archive that containerd imports."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from kube.plan import CACHE
 
 PAUSE: Final = "localhost/kubeweir/pause:1"
 AGNHOST: Final = "registry.k8s.io/e2e-test-images/agnhost:2.56"
-"""Upstream's tests ask for it by this name."""
+"""Kubernetes' end-to-end tests use the image under this name."""
 
 
 def archives(binaries: Path) -> list[Path]:
-    """Archives of the images that every node has, made if they are not there."""
-    made = []
+    """Return the archives of the images for every node; write those that are missing or older than their program."""
+    paths = []
     for name, program, entrypoint in ((PAUSE, "pause", ["/pause"]), (AGNHOST, "agnhost", ["/agnhost"])):
         path = CACHE / "images" / f"{program}.tar"
         if not path.exists() or path.stat().st_mtime < (binaries / program).stat().st_mtime:
             path.parent.mkdir(parents=True, exist_ok=True)
             _write(path, name, binaries / program, entrypoint)
-        made.append(path)
-    return made
+        paths.append(path)
+    return paths
 
 
 def _write(path: Path, name: str, program: Path, entrypoint: list[str]) -> None:
-    """A docker-archive (manifest.json, config, layers): ``docker save`` writes the same."""
+    """Write a docker-archive (manifest.json, config, layers), the format of ``docker save``."""
     layer = _tar({program.name: (program.read_bytes(), 0o755), "etc/passwd": (b"root:x:0:0::/:/pause\n", 0o644)})
     digest = hashlib.sha256(layer).hexdigest()
     config = json.dumps({
@@ -56,9 +56,9 @@ def _tar(files: dict[str, tuple[bytes, int]]) -> bytes:
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w") as archive:
         for directory in ("tmp",) if "etc/passwd" in files else ():
-            made = tarfile.TarInfo(directory)
-            made.type, made.mode = tarfile.DIRTYPE, 0o1777
-            archive.addfile(made)
+            folder = tarfile.TarInfo(directory)
+            folder.type, folder.mode = tarfile.DIRTYPE, 0o1777
+            archive.addfile(folder)
         for name, (content, mode) in files.items():
             entry = tarfile.TarInfo(name)
             entry.size, entry.mode = len(content), mode

@@ -1,4 +1,4 @@
-"""kubeweir on the cluster as a user installs it: its image, a Kafka beside the cluster, `kubectl apply -k`."""
+"""Install kubeweir on the cluster as a user would: build its image, start a Kafka, `kubectl apply -k` an overlay."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ _PARTITIONS: Final = 4
 
 
 def start_kafka(say: Callable[[str], None]) -> str:
-    """Apache Kafka where the nodes reach it; its address. It ends with the cluster, by the mark of its processes."""
+    """Start Apache Kafka on the nodes' network, unless it was started before, and return its address.
+
+    It carries the mark of the cluster's processes, so that removing the cluster ends it.
+    """
     program = ROOT / "deploy/local/kafka"
     saved = _KAFKA / "address"
     if saved.exists():
@@ -30,13 +33,13 @@ def start_kafka(say: Callable[[str], None]) -> str:
         text=True, check=False, env={**os.environ, MARK: "kafka"},
     )  # fmt: skip
     if done.returncode:
-        raise ClusterError("Apache Kafka does not start, see above")
+        raise ClusterError("Apache Kafka did not start, see above")
     saved.write_text(done.stdout.strip())
     return saved.read_text()
 
 
 def build_image() -> Path:
-    """The archive of the image, built if it is not in the cache."""
+    """Return the archive of kubeweir's image, and build it if it is not in the cache."""
     done = subprocess.run([ROOT / "deploy/image/build"], stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode:
         raise ClusterError("the image cannot be built, see above", done.returncode)
@@ -44,13 +47,13 @@ def build_image() -> Path:
 
 
 def write_overlay(kafka: str) -> Path:
-    """A user's own settings, over the manifests of the tree; the folder for `kubectl apply -k`."""
+    """Write a kustomize overlay with settings over the tree's manifests; return its folder for `kubectl apply -k`."""
     OVERLAY.mkdir(exist_ok=True)
     settings = [f"WEIR_KAFKA={kafka}", f"WEIR_PARTITIONS={_PARTITIONS}"]
     (OVERLAY / "kustomization.yaml").write_text(
         json.dumps(
             {
-                # kustomize takes no absolute path.
+                # kustomize refuses absolute paths.
                 "resources": [os.path.relpath(ROOT / "deploy/kubernetes", OVERLAY)],
                 "namespace": "kubeweir",
                 "configMapGenerator": [{"name": "kubeweir-settings", "behavior": "merge", "literals": settings}],

@@ -1,8 +1,8 @@
-"""A node: namespaces of network, mounts and processes, with containerd, kubelet and kube-proxy in them.
+"""A node of the cluster: network, mount and PID namespaces with containerd, kubelet and kube-proxy in them.
 
-It has a /run, /var/lib, /var/log and BPF file system of its own, as a machine has, so that what is deployed to it needs
-no change for sharing a machine. Its first process holds the namespaces: when that is killed, the kernel ends every
-process of the node, and all its mounts are gone.
+A node has its own /run, /var/lib, /var/log and BPF file system, as a machine has, so that manifests need no change for
+nodes that share a machine. Its first process is `pause` in a new PID namespace: when that is killed, the kernel ends
+every process of the node, and its mounts disappear with them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from kube.images import PAUSE
 from kube.plan import BRIDGE, HOME, HOST_4, HOST_6, PODS, ClusterError, Node, Plan, kubeconfig
 from kube.processes import run, running, start, wait_for
 
-_HOLD: Final = """
+_FIRST_PROCESS: Final = """
 set -e
 [ "$4" = disk ] || mount -t tmpfs -o mode=755 tmpfs "$1/lib"
 mkdir -p "$1/lib/weir/kubernetes" "$1/lib/weir/debian" "$1/lib/weir/cni" "$1/lib/kubelet"
@@ -31,11 +31,11 @@ mount -t bpf -o mode=700 bpf /sys/fs/bpf
 mount --rbind "$1/lib" /var/lib
 mount -t tmpfs -o mode=755 tmpfs /run
 mkdir -p /run/netns /run/lock
-touch /run/held
+touch /run/node-is-made
 exec /var/lib/weir/kubernetes/pause
 """
 _WEIR: Final = "/var/lib/weir"
-_MUCH_KIB: Final = 8 << 20
+_ENOUGH_MEMORY_KIB: Final = 8 << 20
 _SOCKET: Final = "/run/containerd/containerd.sock"
 
 
@@ -46,10 +46,10 @@ def make(node: Node, plan: Plan, binaries: Path) -> None:
     _make_network(node, plan)
     start(node.name, [
         "nsenter", f"--net=/run/netns/{node.name}", "unshare", "--mount", "--pid", "--fork", "--kill-child",
-        "--mount-proc", "sh", "-c", _HOLD, "hold", node.home, binaries, debian.UNPACKED,
-        "memory" if _has_much_memory() else "disk",
+        "--mount-proc", "sh", "-c", _FIRST_PROCESS, "node", node.home, binaries, debian.UNPACKED,
+        "memory" if _has_enough_memory() else "disk",
     ])  # fmt: skip
-    wait_for(node.name, lambda: None if _held(node) else "its namespaces", lambda _: None, 20)
+    wait_for(node.name, lambda: None if _is_made(node) else "its namespaces", lambda _: None, 20)
     _configure(node, plan)
     path = f"{_WEIR}/debian/usr/bin:{_WEIR}/debian/usr/sbin:{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
     _start_on(
@@ -59,7 +59,7 @@ def make(node: Node, plan: Plan, binaries: Path) -> None:
 
 
 def start_kubelet(node: Node) -> None:
-    """Start what needs the API server, and images."""
+    """Start kubelet and kube-proxy, which need the API server and the images."""
     _start_on(
         node, "kubelet", f"{_WEIR}/kubernetes/kubelet", f"--config={_WEIR}/kubelet.json", "--root-dir=/var/lib/kubelet",
         f"--kubeconfig={_WEIR}/kubelet.kubeconfig", "--cert-dir=/var/lib/kubelet/pki", "--runtime-cgroups=/",
@@ -72,7 +72,10 @@ def start_kubelet(node: Node) -> None:
 
 
 def weigh_containers() -> None:
-    """All containers are in one cgroup that weighs as much as a process: on a busy machine they would starve."""
+    """Give the cgroup of all containers four times the default CPU weight.
+
+    Without it, all containers of all nodes together would get as much CPU as one process of a busy machine.
+    """
     for root, file, weight in (("cpu", "cpu.shares", 4096), (".", "cpu.weight", 400)):
         folder = Path("/sys/fs/cgroup") / root
         if (folder / "cgroup.procs").exists():
@@ -82,12 +85,12 @@ def weigh_containers() -> None:
 
 
 def command(node: Node, *words: str) -> list[str]:
-    """A command line that runs another one on the node, as a login there would."""
+    """Return a command line that runs the words in the node's namespaces."""
     return ["nsenter", "-t", str(_first_process(node)), "-m", "-n", "-p", "--", *words]
 
 
 def load(node: Node, archive: Path) -> None:
-    """Import a container image from an archive."""
+    """Import a container image from an archive. Raises ClusterError."""
     ctr = f"{_WEIR}/debian/usr/bin/ctr"
     words = command(node, ctr, "--address", _SOCKET, "--namespace", "k8s.io", "images", "import", "-")
     with archive.open("rb") as file:
@@ -129,10 +132,10 @@ def _configure(node: Node, plan: Plan) -> None:
         file.write_text(kubeconfig(user).read_text())
 
 
-def _has_much_memory() -> bool:
-    """Unpacking images, and removing them again, is quicker in memory: a GiB a node with kubeweir's own."""
+def _has_enough_memory() -> bool:
+    """Return whether images can be unpacked in memory, which is faster. kubeweir's image needs a GiB on each node."""
     fields = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
-    return int(fields["MemAvailable"].split()[0]) > _MUCH_KIB
+    return int(fields["MemAvailable"].split()[0]) > _ENOUGH_MEMORY_KIB
 
 
 def _start_on(node: Node, name: str, *words: str, path: str = "") -> None:
@@ -141,7 +144,7 @@ def _start_on(node: Node, name: str, *words: str, path: str = "") -> None:
 
 
 def container_ids() -> set[str]:
-    """The containers that the nodes have had, for what runc leaves outside of the nodes' namespaces: cgroups."""
+    """Return the ids of all containers of all nodes: runc makes their cgroups outside of the nodes' namespaces."""
     folder = "containerd/io.containerd.runtime.v2.task/k8s.io"
     roots = [Path(f"/proc/{pid}/root/var/lib") for pid in running()] + list(HOME.glob("*/lib"))
     found = set()
@@ -152,23 +155,23 @@ def container_ids() -> set[str]:
 
 
 def _first_process(node: Node) -> int:
-    """The process that holds the node's namespaces: the child of the one that was started."""
+    """Return the node's first process: the child of the `unshare` that was started. Raises ClusterError."""
     for pid, name in running().items():
         if name == node.name:
             children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
             if children:
                 return int(children[0])
-    raise ClusterError(f"{node.name} does not run")
+    raise ClusterError(f"{node.name} is not running")
 
 
 def _root(node: Node, path: str) -> Path:
-    """A file of the node, from outside."""
+    """Return a path by which this process reaches a file of the node."""
     return Path(f"/proc/{_first_process(node)}/root{path}")
 
 
-def _held(node: Node) -> bool:
+def _is_made(node: Node) -> bool:
     try:
-        return _root(node, "/run/held").exists()
+        return _root(node, "/run/node-is-made").exists()
     except (ClusterError, OSError):
         return False
 
@@ -182,7 +185,7 @@ disabled_plugins = ["io.containerd.internal.v1.opt", "io.containerd.snapshotter.
   address = "{_SOCKET}"
 [plugins."io.containerd.grpc.v1.cri"]
   sandbox_image = "{PAUSE}"
-  # Where we are confined ourselves, scores cannot be lowered: runc says "can't get final child's PID from pipe: EOF".
+  # In a container, OOM scores cannot be lowered, and runc fails with "can't get final child's PID from pipe: EOF".
   restrict_oom_score_adj = true
   [plugins."io.containerd.grpc.v1.cri".containerd]
     snapshotter = "overlayfs"
@@ -203,7 +206,7 @@ def _cni(node: Node, kind: str) -> dict[str, object]:
     }  # fmt: skip
     shape: dict[str, object] = {"type": "ptp", "ipMasq": False, "ipam": ipam}
     if kind == "bridge":
-        # Hairpin: a pod reaches itself through its Service by its own port of the bridge.
+        # A pod that reaches itself through its Service needs packets back on the bridge port that they came from.
         shape = {
             "type": "bridge",
             "bridge": "cni0",
@@ -224,15 +227,15 @@ _KUBELET: Final = {
     "authentication": {"anonymous": {"enabled": True}, "webhook": {"enabled": False}},
     "authorization": {"mode": "AlwaysAllow"},
     "cgroupDriver": "cgroupfs",
-    # The machine's cgroups are not ours to divide.
+    # The cgroup hierarchy is the machine's and shared by all nodes, so no kubelet may manage it.
     "cgroupsPerQOS": False,
-    # Without a pod's cgroup, kubelet 1.34 dies of a resize that it believes to be due (doPodResizeAction).
+    # Without pod cgroups, kubelet 1.34 believes that a resize is pending and crashes in it (doPodResizeAction).
     "featureGates": {"InPlacePodVerticalScaling": False},
     "enforceNodeAllocatable": [],
     "failSwapOn": False,
     "failCgroupV1": False,
     "resolvConf": "",
-    # The disk is the machine's: how full it is says nothing of the node.
+    # The disk is the machine's: how full it is must not evict pods of a node.
     "evictionHard": {"imagefs.available": "0%", "nodefs.available": "0%", "memory.available": "50Mi"},
     "imageGCHighThresholdPercent": 100,
     "containerRuntimeEndpoint": f"unix://{_SOCKET}",
@@ -249,6 +252,6 @@ def _proxy(mode: str) -> dict[str, object]:
         "clientConnection": {"kubeconfig": f"{_WEIR}/kube-proxy.kubeconfig"},
         "mode": mode,
         "clusterCIDR": ",".join(PODS),
-        # Conntrack's size is one for the whole machine.
+        # The size of the conntrack table is a setting of the whole machine: kube-proxy must not change it.
         "conntrack": {"maxPerCore": 0, "min": 0},
     }

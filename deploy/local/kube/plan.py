@@ -1,4 +1,4 @@
-"""What a cluster consists of: names, addresses, options. All that it makes is found again by these names."""
+"""Names, addresses and options of a cluster. `down` finds by these names everything that the cluster has made."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Final
 
 ROOT: Final = Path(__file__).resolve().parents[3]
 HOME: Final = Path("/var/lib/kubeweir-cluster")
-"""All of its files, on disk: images are unpacked here."""
+"""The folder of all the cluster's files. It is on disk, because images are unpacked here."""
 CACHE: Final = Path(os.environ.get("KUBEWEIR_CACHE") or "/var/cache/kubeweir")
 BRIDGE: Final = "weir-cluster"
 HOST_4, HOST_6 = "10.99.0.1", "fd99::1"
-"""The machine on the nodes' network: the API server, and what else the nodes are to reach."""
+"""This machine's addresses on the nodes' network, where the nodes reach the API server and Kafka."""
 API_PORT: Final = 6443
 SERVICES: Final = ("10.96.0.0/16", "fd96::/112")
 PODS: Final = ("10.244.0.0/16", "fd44::/48")
@@ -33,7 +33,7 @@ class ClusterError(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """One node; its name is also that of its network namespace and of the machine's end of its veth."""
+    """A node. Its network namespace and the machine's end of its veth pair have its name too."""
 
     number: int
 
@@ -43,12 +43,12 @@ class Node:
 
     @property
     def addresses(self) -> tuple[str, str]:
-        """IPv4 and IPv6."""
+        """The node's IPv4 and IPv6 address."""
         return f"10.99.0.{10 + self.number}", f"fd99::{10 + self.number}"
 
     @property
     def pods(self) -> tuple[str, str]:
-        """The ranges of its pods' addresses."""
+        """The IPv4 and IPv6 range of the node's pods."""
         return f"10.244.{self.number}.0/24", f"fd44:0:0:{self.number}::/64"
 
     @property
@@ -69,12 +69,12 @@ class Plan:
         return tuple(Node(number) for number in range(1, self.count + 1))
 
     def save(self) -> None:
-        """Write it down for the other commands."""
+        """Save the plan for later commands."""
         (HOME / "plan.json").write_text(json.dumps(asdict(self)))
 
     @classmethod
     def saved(cls) -> Plan | None:
-        """That of the cluster that is there, None if there is none."""
+        """Return the plan of the existing cluster, or None if there is no cluster."""
         try:
             return cls(**json.loads((HOME / "plan.json").read_text()))
         except (OSError, ValueError, TypeError):
@@ -85,10 +85,10 @@ class Plan:
 
 
 def is_node(name: str) -> bool:
-    """Whether a namespace or link is a node's."""
+    """Return whether a namespace or link belongs to a node."""
     return name.startswith(_NODE_PREFIX)
 
 
 def kubeconfig(user: str = "admin") -> Path:
-    """A user's kubeconfig."""
+    """Return the path of a user's kubeconfig."""
     return HOME / f"kubeconfig-{user.replace(':', '-')}"

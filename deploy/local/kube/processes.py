@@ -1,4 +1,4 @@
-"""The cluster's processes: they outlive the program that starts them, and carry a mark by which they are found."""
+"""Start, find and end the cluster's processes. They outlive the program that starts them, and are found by a mark."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from pathlib import Path
 from kube.plan import HOME, ClusterError
 
 MARK = "KUBEWEIR_CLUSTER"
-"""The variable in the environment of everything that a cluster has started, and of what that has started."""
+"""The environment variable that marks the cluster's processes; their children inherit it."""
 
 
 def logs() -> Path:
-    """The folder of all logs."""
+    """Return the folder of all logs."""
     return HOME / "logs"
 
 
 def start(name: str, command: Sequence[str | Path], env: Mapping[str, str] | None = None) -> int:
-    """Start a process in the background, with a log of its own; its id."""
+    """Start a process in the background with its own log, and return its id."""
     with (logs() / f"{name}.log").open("ab") as log:
         process = subprocess.Popen(
             [str(word) for word in command], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
@@ -33,7 +33,7 @@ def start(name: str, command: Sequence[str | Path], env: Mapping[str, str] | Non
 
 
 def running() -> dict[int, str]:
-    """Every process with the mark, with the name that it was started under."""
+    """Return the id of each process with the mark, and the name under which it was started."""
     found = {}
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
@@ -45,7 +45,7 @@ def running() -> dict[int, str]:
 
 
 def kill_all() -> list[str]:
-    """End every process with the mark. What a node's first process has below it, the kernel ends with it."""
+    """Kill every process with the mark; return their names. The kernel kills a node's processes with its first one."""
     ended = set()
     deadline = time.monotonic() + 30
     while (left := running()) and time.monotonic() < deadline:
@@ -66,7 +66,7 @@ def kill_all() -> list[str]:
 
 
 def run(*command: str | Path, check: bool = True, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
-    """A command that ends; its output. Raises ClusterError with what it said."""
+    """Run a command until it ends and return its result. With ``check``, raises ClusterError if it fails."""
     words = [str(word) for word in command]
     done = subprocess.run(words, input=stdin, capture_output=True, text=True, check=False)
     if check and done.returncode:
@@ -75,22 +75,22 @@ def run(*command: str | Path, check: bool = True, stdin: str | None = None) -> s
 
 
 def wait_for(
-    what: str, is_there: Callable[[], str | None], say: Callable[[str], None], patience_s: float = 180
+    what: str, find_missing: Callable[[], str | None], say: Callable[[str], None], timeout_s: float = 180
 ) -> None:
-    """Until ``is_there`` returns None; now and then a line says what it returns: what is still missing."""
-    began = said = time.monotonic()
-    while (missing := is_there()) is not None:
+    """Wait until ``find_missing`` returns None, and say every five seconds what is missing. Raises ClusterError."""
+    started = printed = time.monotonic()
+    while (missing := find_missing()) is not None:
         now = time.monotonic()
-        if now - began > patience_s:
-            raise ClusterError(f"{what}: not after {patience_s:.0f} s: {missing}; the logs are in {logs()}")
-        if now - said > 5:
-            said = now
+        if now - started > timeout_s:
+            raise ClusterError(f"{what}: not ready after {timeout_s:.0f} s: {missing}; the logs are in {logs()}")
+        if now - printed > 5:
+            printed = now
             say(f"waiting for {what}: {missing}")
         time.sleep(0.1)
 
 
 def last_lines(name: str, count: int = 5) -> str:
-    """The end of a log."""
+    """Return the end of a process's log, or "no log"."""
     with contextlib.suppress(OSError):
         return "\n".join((logs() / f"{name}.log").read_text(errors="replace").splitlines()[-count:])
     return "no log"

@@ -1,4 +1,4 @@
-"""Removes all that a cluster has made, found by name, whatever state it is in."""
+"""Remove everything that a cluster has made. It is found by name, so that a half-made cluster is removed too."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from kube.processes import kill_all, run
 
 
 def sweep() -> list[str]:
-    """Remove it; what was found, in words. Raises ClusterError where something would not go."""
+    """Remove the cluster and return what was found, in words. Raises ClusterError if something could not be removed."""
     containers = container_ids()
     found = [f"process {name}" for name in kill_all()]
     for space in _spaces():
         run("ip", "netns", "del", space)
         found.append(f"namespace {space}")
     for link in _links():
-        # The other end may have gone with its namespace, and this one with it.
+        # The link may be gone already: the kernel deletes a veth pair with the namespace of either end.
         run("ip", "link", "del", link, check=False)
         found.append(f"link {link}")
     found += [f"cgroups of {count} containers" for count in (_remove_cgroups(containers),) if count]
@@ -43,7 +43,7 @@ def _links() -> list[str]:
 
 
 def _remove_cgroups(ids: set[str]) -> int:
-    """runc's, by the ids of the containers that our nodes have had."""
+    """Remove the cgroups that runc made for these containers, and return how many."""
     removed = set()
     for folder in (*Path("/sys/fs/cgroup").glob("*/k8s.io/*"), *Path("/sys/fs/cgroup").glob("k8s.io/*")):
         if folder.name in ids:
