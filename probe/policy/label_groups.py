@@ -167,9 +167,9 @@ class _Evaluations:
         selects_namespace: dict[Selector, bool] = {}
         by_labels: dict[Selector | None, set[int]] = {}
         for number, selector in self._selectors.items():
-            wanted = selector.namespaces
-            if wanted is not None and wanted not in selects_namespace:
-                selects_namespace[wanted] = home is not None and selectors.matches(wanted, home.labels)
-            if selector.home == namespace if wanted is None else selects_namespace[wanted]:
+            namespaces = selector.namespaces
+            if namespaces is not None and namespaces not in selects_namespace:
+                selects_namespace[namespaces] = home is not None and selectors.matches(namespaces, home.labels)
+            if selector.home == namespace if namespaces is None else selects_namespace[namespaces]:
                 by_labels.setdefault(selector.pods, set()).add(number)
         return [(labels, frozenset(numbers)) for labels, numbers in by_labels.items()]

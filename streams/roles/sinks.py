@@ -18,9 +18,9 @@ from streams.kafka.dead_letters import DeadLetters
 from streams.kafka.group import GroupReader
 from streams.kafka.topics import prepare_topics
 from streams.metrics.roles import SinkMetrics
-from streams.routes.live import LiveRoutes
 from streams.routes.model import Routes
 from streams.routes.outputs import sink_definitions
+from streams.routes.routes_file import RoutesFile
 from streams.settings import Settings
 from streams.sinks.file import FileSink
 from streams.sinks.pump import Feed, Pump
@@ -77,7 +77,7 @@ def run_routes(settings: Settings, stop: threading.Event) -> int:
             sinks.apply(sink_definitions(routes, settings, metrics))
 
         # A mistake in the file is reported at once, not only when Kafka can be reached.
-        file = LiveRoutes(Path(settings.routes), [topic.name for topic in topics], apply)
+        file = RoutesFile(Path(settings.routes), [topic.name for topic in topics], apply)
         file.read()
         if not prepare_topics(
             settings.connection(), [topics.flows, topics.denied, topics.dead], settings.replication, stop

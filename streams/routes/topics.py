@@ -17,8 +17,8 @@ from streams.kafka.producer import RecordProducer
 from streams.kafka.record_columns import RecordColumns
 from streams.kafka.topics import existing_topics, prepare_topics
 from streams.metrics.roles import EnrichMetrics
-from streams.routes.live import LiveRoutes
 from streams.routes.model import Routes
+from streams.routes.routes_file import RoutesFile
 from streams.routes.topic_router import TopicRouter
 from streams.settings import Settings
 
@@ -44,12 +44,12 @@ class Routing:
         self._made: set[str] = set()
         self._ready: dict[str, str] = {}
         self._latest: dict[str, tuple[Topic, str]] = {}
-        self._live = LiveRoutes(Path(settings.routes), self._reserved, self._make_router)
-        self._live.start()
+        self._file = RoutesFile(Path(settings.routes), self._reserved, self._make_router)
+        self._file.start()
 
     def route(self, records: Records) -> Iterator[tuple[str, RecordColumns]]:
         """Yield topics with the records for them. Await :meth:`wait_until_ready` before you send them."""
-        for found in self._live.current.route(records):
+        for found in self._file.current.route(records):
             self._latest[found.topic.name] = (found.topic, found.compression)
             yield found.topic.name, found.records
 
@@ -68,7 +68,7 @@ class Routing:
 
     def problem(self) -> str | None:
         """Return what is wrong with the routes file; None if nothing is."""
-        return self._live.problem()
+        return self._file.problem()
 
     def _make_router(self, routes: Routes) -> TopicRouter:
         existing = existing_topics(self._settings.connection(), self._stop)

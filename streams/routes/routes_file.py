@@ -13,7 +13,7 @@ from streams.routes.read import read
 T = TypeVar("T")
 
 
-class LiveRoutes(HotReloadedFile[Routes, T]):
+class RoutesFile(HotReloadedFile[Routes, T]):
     """The routes file in force; see :class:`streams.config.hot_reload.HotReloadedFile`."""
 
     def __init__(self, path: Path, reserved: Iterable[str], apply: Callable[[Routes], T]) -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from enrich.runtime.process import Exit, StopServiceError
-from streams.routes.live import LiveRoutes
 from streams.routes.model import Routes
+from streams.routes.routes_file import RoutesFile
 from tests.waiting import until
 
 
@@ -24,8 +24,8 @@ def names(routes: Routes) -> list[str]:
     return [route.name for route in routes.routes]
 
 
-def is_current(live: LiveRoutes[list[str]], name: str) -> bool:
-    return live.current == [name]
+def is_current(file: RoutesFile[list[str]], name: str) -> bool:
+    return file.current == [name]
 
 
 @pytest.fixture
@@ -39,35 +39,35 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def live(path: Path) -> Iterator[LiveRoutes[list[str]]]:
-    made = LiveRoutes(path, (), names)
+def file(path: Path) -> Iterator[RoutesFile[list[str]]]:
+    made = RoutesFile(path, (), names)
     made.start()
     yield made
     made.stop()
 
 
-def test_a_config_map_that_changes_is_applied(path: Path, live: LiveRoutes[list[str]]) -> None:
-    assert live.current == ["a"]
+def test_a_config_map_that_changes_is_applied(path: Path, file: RoutesFile[list[str]]) -> None:
+    assert file.current == ["a"]
     (path.parent / "v2").mkdir()
     (path.parent / "v2" / "routes.yaml").write_text(text("a", "b"))
     (path.parent / "..new").symlink_to("v2")
     (path.parent / "..new").rename(path.parent / "..data")
-    until(lambda: live.current == ["a", "b"])
-    assert live.problem() is None
+    until(lambda: file.current == ["a", "b"])
+    assert file.problem() is None
 
 
 @pytest.mark.parametrize(
     ("wrong", "message"), [(text("a", "a"), "routes[1].name"), ("", "is empty"), (text("impossible"), "that cannot be")]
 )
 def test_one_that_cannot_be_changes_nothing_until_it_is_mended(
-    path: Path, live: LiveRoutes[list[str]], wrong: str, message: str
+    path: Path, file: RoutesFile[list[str]], wrong: str, message: str
 ) -> None:
     path.write_text(wrong)
-    until(lambda: message in (live.problem() or ""))
-    assert live.current == ["a"]
+    until(lambda: message in (file.problem() or ""))
+    assert file.current == ["a"]
     path.write_text(text("c"))
-    until(lambda: live.problem() is None)
-    assert live.current == ["c"]
+    until(lambda: file.problem() is None)
+    assert file.current == ["c"]
 
 
 def test_what_could_not_be_made_of_a_good_file_is_tried_again(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,7 +80,7 @@ def test_what_could_not_be_made_of_a_good_file_is_tried_again(path: Path, monkey
             raise StopServiceError("Kafka is away", Exit.UNABLE)
         return names(routes)
 
-    made = LiveRoutes(path, (), make)
+    made = RoutesFile(path, (), make)
     made.start()
     try:
         away.append("yes")
@@ -94,38 +94,38 @@ def test_what_could_not_be_made_of_a_good_file_is_tried_again(path: Path, monkey
         made.stop()
 
 
-def test_a_file_that_vanishes_is_reported_until_it_is_back(path: Path, live: LiveRoutes[list[str]]) -> None:
+def test_a_file_that_vanishes_is_reported_until_it_is_back(path: Path, file: RoutesFile[list[str]]) -> None:
     path.unlink()
-    until(lambda: "No such file" in (live.problem() or ""))
-    assert live.current == ["a"]
+    until(lambda: "No such file" in (file.problem() or ""))
+    assert file.current == ["a"]
     path.write_text(text("a"))
-    until(lambda: live.problem() is None)
+    until(lambda: file.problem() is None)
 
 
 def test_another_folder_in_the_place_of_its_own_is_watched(tmp_path: Path) -> None:
     folder = tmp_path / "routes"
     folder.mkdir()
     (folder / "routes.yaml").write_text(text("a"))
-    live = LiveRoutes(folder / "routes.yaml", (), names)
-    live.start()
+    file = RoutesFile(folder / "routes.yaml", (), names)
+    file.start()
     try:
         folder.rename(tmp_path / "away")
-        until(lambda: "No such file" in (live.problem() or ""))
-        assert live.current == ["a"]
+        until(lambda: "No such file" in (file.problem() or ""))
+        assert file.current == ["a"]
         folder.mkdir()
         for name in ("b", "c"):
             (folder / "routes.yaml").write_text(text(name))
-            until(partial(is_current, live, name))
-        assert live.problem() is None
+            until(partial(is_current, file, name))
+        assert file.problem() is None
     finally:
-        live.stop()
+        file.stop()
 
 
 def test_a_wrong_one_at_the_start_is_refused_with_its_line(tmp_path: Path) -> None:
     path = tmp_path / "routes.yaml"
     with pytest.raises(StopServiceError, match="No such file"):
-        LiveRoutes(path, (), names).start()
+        RoutesFile(path, (), names).start()
     path.write_text("version: 1\nroutes: 3\n")
     with pytest.raises(StopServiceError, match=r"routes\.yaml:2: routes: expected `array`") as caught:
-        LiveRoutes(path, (), names).start()
+        RoutesFile(path, (), names).start()
     assert caught.value.code == Exit.USAGE
