@@ -111,7 +111,7 @@ static __always_inline bool is_about_known(struct __sk_buff *skb, const struct p
 					   u32 direction)
 {
 	struct connection_key key = {.endpoint = number};
-	struct packet quoted = {};
+	struct packet quoted = {.end = packet->end};
 	struct connection *connection;
 	int parsed;
 

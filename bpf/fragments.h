@@ -6,12 +6,15 @@
  * THEORY OF OPERATION
  *
  *   1. The first fragment (offset 0, more fragments) is judged like any packet. Its
- *      verdict is stored under hook, endpoint, protocol, addresses and the packet's
- *      identification (RFC 791, RFC 8200 section 4.5).
+ *      verdict is stored under hook, endpoint, addresses, the packet's identification
+ *      and for IPv4 its protocol (RFC 791, RFC 8200 section 4.5). The first fragment
+ *      must hold the whole transport header (packet.h).
  *   2. A later fragment with the same key passes or is dropped accordingly. Without
  *      an entry it is dropped with reason "fragment": it overtook its first one, or
  *      there never was any.
- *   3. Each hook stores its own verdict, because addresses differ before and after
+ *   3. A later fragment that overlaps the first one is dropped as unparsable: it could
+ *      replace the header that was judged (RFC 1858, RFC 5722).
+ *   4. Each hook stores its own verdict, because addresses differ before and after
  *      NAT. FRAGMENT_STAMPED says that the exit judges the packet too, so that each
  *      fragment must carry an origin there (stamps.h).
  *
@@ -25,12 +28,12 @@
 /* The key under which the first fragment's verdict is stored. */
 static __always_inline void fill_fragment_key(struct work *w, u32 hook)
 {
-	w->fragment.endpoint = w->key.endpoint;
-	w->fragment.id = w->packet.fragment_id;
-	w->fragment.direction = hook;
-	w->fragment.protocol = w->packet.protocol;
-	__builtin_memcpy(w->fragment.source, w->packet.source, 16);
-	__builtin_memcpy(w->fragment.destination, w->packet.destination, 16);
+	w->fragment_key.endpoint = w->key.endpoint;
+	w->fragment_key.id = w->packet.fragment_id;
+	w->fragment_key.direction = hook;
+	w->fragment_key.protocol = is_mapped(w->packet.source) ? w->packet.protocol : 0;
+	__builtin_memcpy(w->fragment_key.source, w->packet.source, 16);
+	__builtin_memcpy(w->fragment_key.destination, w->packet.destination, 16);
 }
 
 #define FRAGMENT_DENIED 0
@@ -40,17 +43,22 @@ static __always_inline void fill_fragment_key(struct work *w, u32 hook)
 /* Apply the first fragment's verdict to a later one. */
 static __always_inline int follow_first_fragment(struct __sk_buff *skb, struct work *w, const enum hook hook)
 {
-	u8 *verdict;
+	const u32 direction = hook == POD_INGRESS ? INGRESS : EGRESS;
+	struct fragment *first;
 
 	fill_fragment_key(w, hook);
-	verdict = fragments.lookup(&w->fragment);
-	if (!verdict)
-		return refuse(w, hook == POD_INGRESS ? INGRESS : EGRESS, REASON_FRAGMENT);
-	if (*verdict == FRAGMENT_DENIED) {
+	first = fragments.lookup(&w->fragment_key);
+	if (!first)
+		return refuse(w, direction, REASON_FRAGMENT);
+	if (w->packet.extent < first->extent) {
+		count(COUNT_UNPARSABLE);
+		return refuse(w, direction, REASON_UNPARSABLE);
+	}
+	if (first->verdict == FRAGMENT_DENIED) {
 		count(COUNT_FRAGMENT_DROPPED);
 		return TC_ACT_SHOT;
 	}
-	if (hook == POD_EGRESS && *verdict == FRAGMENT_STAMPED) {
+	if (hook == POD_EGRESS && first->verdict == FRAGMENT_STAMPED) {
 		fill_origin(skb, w);
 		w->origin.confirm = 0;
 		stamp(skb, w);
@@ -62,18 +70,18 @@ static __always_inline int follow_first_fragment(struct __sk_buff *skb, struct w
 static __always_inline int judge_packet(struct __sk_buff *skb, struct work *w, struct endpoint *endpoint,
 					const enum hook hook, bool node, bool known_source)
 {
+	struct fragment first = {.extent = w->packet.extent};
 	bool pass;
-	u8 verdict;
 
 	if (w->packet.fragment == FRAGMENT_LATER)
 		return follow_first_fragment(skb, w, hook);
 	pass = admit(skb, w, endpoint, hook, node, known_source);
 	if (w->packet.fragment == FRAGMENT_FIRST) {
 		fill_fragment_key(w, hook);
-		verdict = !pass							? FRAGMENT_DENIED
-			  : hook == POD_EGRESS && skb->tc_index != STAMP_JUDGED ? FRAGMENT_STAMPED
-										: FRAGMENT_PASSED;
-		fragments.update(&w->fragment, &verdict);
+		first.verdict = pass ? FRAGMENT_PASSED : FRAGMENT_DENIED;
+		if (pass && hook == POD_EGRESS && skb->tc_index != STAMP_JUDGED)
+			first.verdict = FRAGMENT_STAMPED;
+		fragments.update(&w->fragment_key, &first);
 	}
 	return pass ? TC_ACT_UNSPEC : TC_ACT_SHOT;
 }

@@ -193,10 +193,16 @@ struct fragment_key {
 	u32 endpoint;
 	u32 id;
 	u8 direction; /* enum hook */
-	u8 protocol;
+	u8 protocol;  /* 0 for IPv6, whose later fragments need not name the same next header */
 	u8 padding[2];
 	u8 source[16];
 	u8 destination[16];
+};
+
+struct fragment {
+	u8 verdict; /* FRAGMENT_* */
+	u8 padding;
+	u16 extent; /* length of the first fragment's payload */
 };
 
 /* What a verdict is about; the key of a deny window. Addresses are zero for a flood and for unparsable packets. */

@@ -24,7 +24,7 @@ PINNED("hash", struct local_key, struct local, local_addresses, 8 * ENDPOINTS, 0
 /* Connections and fragments. */
 PINNED("lru_hash", struct connection_key, struct connection, connections, CONNECTIONS, 0);
 PINNED("lru_hash", struct place, struct connection_key, places, CONNECTIONS, 0);
-PINNED("lru_hash", struct fragment_key, u8, fragments, 4096, 0);
+PINNED("lru_hash", struct fragment_key, struct fragment, fragments, 4096, 0);
 PINNED("hash", u32, struct budget, budgets, 4 * ENDPOINTS, 0);
 /* Deny windows (verdicts.h): of each pair, one map is active and the other idle. */
 PINNED("hash", struct verdict_key, struct deny_window, deny_windows_0, DENIED_FLOWS, 0);
@@ -71,7 +71,7 @@ enum hook {
 struct work {
 	struct packet packet;
 	struct connection_key key;
-	struct fragment_key fragment;
+	struct fragment_key fragment_key;
 	struct verdict_key verdict_key;
 	struct connection fresh;
 	struct origin origin;

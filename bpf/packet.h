@@ -3,6 +3,7 @@
  * Parse a frame to the fields that policy is about. parse_plain() accepts what nearly
  * every packet looks like, with direct access to the linear part; parse() accepts
  * everything, through bpf_skb_load_bytes, which reads beyond the linear part too.
+ * Both refuse a header that does not fit into the length that the IP header states.
  */
 #ifndef KUBEWEIR_PACKET_H
 #define KUBEWEIR_PACKET_H
@@ -35,6 +36,9 @@ struct packet {
 	u32 fragment_id;
 	u32 sequence;  /* TCP */
 	u32 transport; /* offset of the transport header */
+	u32 end;       /* offset behind the packet, as its IP header states; parse_plain() leaves it out */
+	u16 extent;    /* FRAGMENT_FIRST: length of its payload; FRAGMENT_LATER: offset of its payload */
+	u16 padding;
 } __attribute__((aligned(8)));
 
 #define FRAGMENT_NONE 0
@@ -73,22 +77,52 @@ static __always_inline bool is_mapped(const u8 *address)
 	return !words[0] && (u32)words[1] == htonl(0xffff);
 }
 
+/*
+ * Every read is bounded twice: by the frame, and by the length that the IP header
+ * states. Bytes behind that length are not part of the packet, and the receiver
+ * ignores them; a program that read them could be shown another port or another TCP
+ * flag than the receiver sees.
+ */
+static __always_inline bool load(struct __sk_buff *skb, u32 offset, void *to, const u32 size, u32 end)
+{
+	return offset + size <= end && !bpf_skb_load_bytes(skb, offset, to, size);
+}
+
+/*
+ * Return the offset behind a packet of this length, or 0 if the frame does not hold it.
+ * A length of 0 stands for more than 64 KiB (BIG TCP, RFC 2675): only the kernel itself
+ * makes such packets, to be segmented later.
+ */
+static __always_inline u32 end_of(struct __sk_buff *skb, u32 offset, u32 length, bool is_stated)
+{
+	if (!is_stated)
+		return skb->gso_size ? skb->len : 0;
+	return offset + length <= skb->len ? offset + length : 0;
+}
+
 /* quoted: an ICMP error need not quote more than 8 bytes after the IP header (RFC 792). */
 static __always_inline int parse_ports(struct __sk_buff *skb, struct packet *packet, const bool quoted)
 {
 	u16 head[7] = {};
-	bool tcp = packet->protocol == PROTOCOL_TCP;
+	bool tcp = packet->protocol == PROTOCOL_TCP, sctp = packet->protocol == PROTOCOL_SCTP;
 	bool icmp = packet->protocol == PROTOCOL_ICMP || packet->protocol == PROTOCOL_ICMPV6;
+	u32 header;
 
-	if (!tcp && !icmp && packet->protocol != PROTOCOL_UDP && packet->protocol != PROTOCOL_SCTP)
+	if (!tcp && !icmp && !sctp && packet->protocol != PROTOCOL_UDP)
 		return PARSED;
 	if (tcp && !quoted) {
-		if (bpf_skb_load_bytes(skb, packet->transport, head, 14))
+		if (!load(skb, packet->transport, head, 14, packet->end))
 			return PARSED_UNPARSABLE;
 		packet->sequence = (u32)ntohs(head[2]) << 16 | ntohs(head[3]);
 		packet->tcp_flags = ntohs(head[6]) & 0xff;
-	} else if (bpf_skb_load_bytes(skb, packet->transport, head, 8)) {
-		return PARSED_UNPARSABLE;
+		/* The whole header, also in a first fragment (RFC 1858): else the next one could add to it or replace it. */
+		header = ntohs(head[6]) >> 12 << 2;
+		if (header < 20 || packet->transport + header > packet->end)
+			return PARSED_UNPARSABLE;
+	} else {
+		header = sctp && !quoted ? 12 : 8;
+		if (packet->transport + header > packet->end || bpf_skb_load_bytes(skb, packet->transport, head, 8))
+			return PARSED_UNPARSABLE;
 	}
 	/* Through locals: a choice between array elements becomes pointer arithmetic that the verifier refuses. */
 	u16 first = ntohs(head[0]), second = ntohs(head[1]), third = ntohs(head[2]);
@@ -98,11 +132,12 @@ static __always_inline int parse_ports(struct __sk_buff *skb, struct packet *pac
 	return PARSED;
 }
 
+/* quoted: packet->end is set already, because an ICMP error quotes less than the quoted header states. */
 static __always_inline int parse_v4(struct __sk_buff *skb, u32 offset, struct packet *packet, const bool quoted)
 {
 	struct iphdr ip;
 
-	if (bpf_skb_load_bytes(skb, offset, &ip, sizeof(ip)))
+	if (!load(skb, offset, &ip, sizeof(ip), quoted ? packet->end : skb->len))
 		return PARSED_UNPARSABLE;
 	if (ip.version != 4 || ip.ihl < 5)
 		return PARSED_UNPARSABLE;
@@ -112,14 +147,27 @@ static __always_inline int parse_v4(struct __sk_buff *skb, u32 offset, struct pa
 	packet->hops = ip.ttl;
 	packet->transport = offset + ip.ihl * 4;
 	packet->fragment_id = ntohs(ip.id);
+	if (!quoted)
+		packet->end = end_of(skb, offset, ntohs(ip.tot_len), ip.tot_len);
+	if (packet->transport > packet->end)
+		return PARSED_UNPARSABLE;
 	/* RFC 791: three flag bits, of which the last is "more fragments", then the offset in units of 8 bytes. */
 	if (ip.frag_off & htons(0x1fff)) {
 		packet->fragment = FRAGMENT_LATER;
+		packet->extent = ntohs(ip.frag_off) << 3;
 		return PARSED;
 	}
-	if (ip.frag_off & htons(0x2000))
+	if (ip.frag_off & htons(0x2000)) {
 		packet->fragment = FRAGMENT_FIRST;
+		packet->extent = packet->end - packet->transport;
+	}
 	return parse_ports(skb, packet, quoted);
+}
+
+static __always_inline bool is_extension(u8 next)
+{
+	/* RFC 8200 section 4.1: hop-by-hop 0, routing 43, fragment 44, authentication 51, destination 60. */
+	return next == 0 || next == 43 || next == 44 || next == 51 || next == 60;
 }
 
 static __always_inline int parse_v6(struct __sk_buff *skb, u32 offset, struct packet *packet, const bool quoted)
@@ -127,7 +175,7 @@ static __always_inline int parse_v6(struct __sk_buff *skb, u32 offset, struct pa
 	struct ipv6hdr ip;
 	u8 next;
 
-	if (bpf_skb_load_bytes(skb, offset, &ip, sizeof(ip)))
+	if (!load(skb, offset, &ip, sizeof(ip), quoted ? packet->end : skb->len))
 		return PARSED_UNPARSABLE;
 	if (ip.version != 6)
 		return PARSED_UNPARSABLE;
@@ -139,14 +187,16 @@ static __always_inline int parse_v6(struct __sk_buff *skb, u32 offset, struct pa
 	packet->hops = ip.hop_limit;
 	offset += sizeof(ip);
 	next = ip.nexthdr;
+	/* A packet without payload has the length 0 too: that is no jumbo payload unless the kernel says so. */
+	if (!quoted)
+		packet->end = end_of(skb, offset, ntohs(ip.payload_len), ip.payload_len || !skb->gso_size);
 #pragma unroll
 	for (int i = 0; i < EXTENSION_HEADERS; i++) {
 		u8 head[8];
 
-		/* RFC 8200 section 4.1: hop-by-hop 0, routing 43, fragment 44, authentication 51, destination 60. */
-		if (next != 0 && next != 43 && next != 44 && next != 51 && next != 60)
+		if (!is_extension(next))
 			break;
-		if (bpf_skb_load_bytes(skb, offset, head, 8))
+		if (!load(skb, offset, head, 8, packet->end))
 			return PARSED_UNPARSABLE;
 		if (next == 44) {
 			packet->fragment_id = (u32)head[4] << 24 | (u32)head[5] << 16 | (u32)head[6] << 8 | head[7];
@@ -155,17 +205,20 @@ static __always_inline int parse_v6(struct __sk_buff *skb, u32 offset, struct pa
 			if (head[2] || head[3] & 0xf8) {
 				packet->protocol = next;
 				packet->fragment = FRAGMENT_LATER;
+				packet->extent = (u16)head[2] << 8 | (head[3] & 0xf8);
 				return PARSED;
 			}
-			if (head[3] & 1)
+			if (head[3] & 1) {
 				packet->fragment = FRAGMENT_FIRST;
+				packet->extent = packet->end - offset;
+			}
 			continue;
 		}
 		/* Lengths: RFC 4302 counts units of 4 bytes, minus 2; the others count units of 8 bytes, minus 1. */
 		offset += next == 51 ? (head[1] + 2) * 4 : (head[1] + 1) * 8;
 		next = head[0];
 	}
-	if (next == 0 || next == 43 || next == 44 || next == 51 || next == 60)
+	if (is_extension(next) || offset > packet->end)
 		return PARSED_UNPARSABLE;
 	packet->protocol = next;
 	packet->transport = offset;
@@ -209,6 +262,7 @@ static __always_inline bool parse_plain(struct __sk_buff *skb, struct packet *pa
 	struct ethhdr *ethernet = data;
 	struct iphdr *v4 = data + sizeof(*ethernet);
 	struct ipv6hdr *v6 = data + sizeof(*ethernet);
+	u32 length; /* of the transport header and what follows it */
 	u16 *head;
 
 	if ((void *)(v4 + 1) > end)
@@ -223,6 +277,8 @@ static __always_inline bool parse_plain(struct __sk_buff *skb, struct packet *pa
 		packet->hops = v4->ttl;
 		packet->fragment_id = ntohs(v4->id);
 		packet->transport = sizeof(*ethernet) + sizeof(*v4);
+		/* A total length below 20 becomes very large, and the frame does not hold that. */
+		length = (u32)ntohs(v4->tot_len) - sizeof(*v4);
 		head = (u16 *)(v4 + 1);
 	} else if (ethernet->h_proto == htons(0x86dd)) {
 		if ((void *)(v6 + 1) > end || v6->version != 6)
@@ -234,21 +290,23 @@ static __always_inline bool parse_plain(struct __sk_buff *skb, struct packet *pa
 		packet->protocol = v6->nexthdr;
 		packet->hops = v6->hop_limit;
 		packet->transport = sizeof(*ethernet) + sizeof(*v6);
+		length = ntohs(v6->payload_len);
 		head = (u16 *)(v6 + 1);
 	} else {
 		return 0;
 	}
-	if ((void *)(head + 4) > end)
+	if ((void *)(head + 4) > end || length > skb->len - packet->transport)
 		return 0;
 	packet->source_port = ntohs(head[0]);
 	packet->destination_port = ntohs(head[1]);
 	if (packet->protocol == PROTOCOL_UDP || packet->protocol == PROTOCOL_SCTP)
-		return 1;
+		return length >= (packet->protocol == PROTOCOL_UDP ? 8 : 12);
 	if (packet->protocol != PROTOCOL_TCP || (void *)(head + 7) > end)
 		return 0;
 	packet->sequence = (u32)ntohs(head[2]) << 16 | ntohs(head[3]);
 	packet->tcp_flags = ntohs(head[6]) & 0xff;
-	return 1;
+	/* Five words at least, and no more than there are. */
+	return ntohs(head[6]) >> 12 >= 5 && ntohs(head[6]) >> 12 << 2 <= length;
 }
 
 static __always_inline bool equal(const u8 *a, const u8 *b)

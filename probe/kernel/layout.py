@@ -110,6 +110,7 @@ FRAGMENT_KEY: Final = np.dtype(
         ("destination", "u1", (16,)),
     ]
 )
+FRAGMENT: Final = np.dtype([("verdict", "u1"), ("padding", "u1"), ("extent", "<u2")])
 VERDICT_KEY: Final = np.dtype(
     [
         ("source", "u1", (16,)),
@@ -186,7 +187,7 @@ MAPS: Final = {
     "policy_entries": MapLayout(_HASH, POLICY_KEY, POLICY_ENTRY),
     "port_entries": MapLayout(_LPM_TRIE, PORT_KEY, PORT_ENTRY),
     "connections": MapLayout(_LRU_HASH, CONNECTION_KEY, CONNECTION),
-    "fragments": MapLayout(_LRU_HASH, FRAGMENT_KEY, np.dtype("u1")),
+    "fragments": MapLayout(_LRU_HASH, FRAGMENT_KEY, FRAGMENT),
     "deny_windows_0": MapLayout(_HASH, VERDICT_KEY, DENY_WINDOW),
     "deny_windows_1": MapLayout(_HASH, VERDICT_KEY, DENY_WINDOW),
     "floods_0": MapLayout(_HASH, VERDICT_KEY, DENY_WINDOW),

@@ -32,6 +32,7 @@ _STRUCTS = {
     "connection_key": layout.CONNECTION_KEY,
     "connection": layout.CONNECTION,
     "fragment_key": layout.FRAGMENT_KEY,
+    "fragment": layout.FRAGMENT,
     "verdict_key": layout.VERDICT_KEY,
     "deny_window": layout.DENY_WINDOW,
     "budget": layout.BUDGET,
