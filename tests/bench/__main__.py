@@ -1,4 +1,4 @@
-"""The command: chooses the parts, starts Kafka for those that need it, prints and writes what was found."""
+"""The command: it chooses the parts, starts Kafka if one of them needs it, and prints and writes the figures."""
 
 from __future__ import annotations
 
@@ -26,81 +26,86 @@ PARTS: Final = ("packets", "ring", "streams", "alerts")
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--only", multiple=True, type=click.Choice(PARTS), help="Measure this part only; may be given again.")
-@click.option("--quick", is_flag=True, help="Small amounts and one round: to see that it works, not what it does.")
+@click.option("--only", multiple=True, type=click.Choice(PARTS), help="Measure only this part; can be repeated.")
+@click.option(
+    "--quick", is_flag=True, help="Small amounts and one round: checks that the bench works; ignore the figures."
+)
 @click.option(
     "--json",
     "path",
     type=click.Path(path_type=Path, dir_okay=False),
     default=_ROOT / "build" / "bench.json",
     show_default="build/bench.json",
-    help="Where the figures go as JSON.",
+    help="File for the figures as JSON.",
 )
 def command(only: Sequence[str], quick: bool, path: Path) -> None:
-    """Measure kubeweir on this machine: a quarter of an hour on two cores.
+    """Measure kubeweir on this machine; takes a quarter of an hour on two cores.
 
-    packets: nanoseconds a packet of the kernel program. ring: verdicts a second from the ring buffer to acknowledged
-    Kafka batches. streams: verdicts a second from the raw topic to one record each, beside plain Faust. alerts: seconds
-    from the packet to Alertmanager, and megabytes for many groups. Needs root, and what `make setup` installs. Nothing
-    else should run meanwhile.
+    \b
+    packets: nanoseconds per packet in the kernel program
+    ring:    verdicts per second from the ring buffer to acknowledged Kafka batches
+    streams: verdicts per second from the raw topic to flow records, beside plain Faust
+    alerts:  seconds from the packet to Alertmanager, and memory for many groups
+
+    It needs root, and the packages that `make setup` installs. Other programs that run meanwhile change the figures.
     """
-    wanted = [part for part in PARTS if not only or part in only]
-    if os.geteuid() != 0 and {"packets", "ring"} & set(wanted):
-        raise click.ClickException("must run as root: it loads programs (or measure `--only streams`)")
+    chosen = [part for part in PARTS if not only or part in only]
+    if os.geteuid() != 0 and {"packets", "ring"} & set(chosen):
+        raise click.ClickException("must run as root, to load kernel programs; without root, use --only streams")
     configure_logs("warning", "console")
-    # Clean up as after Ctrl-C.
+    # A SIGTERM must clean up as Ctrl-C does.
     signal.signal(signal.SIGTERM, _end)
-    # The namespaces of the tests and the demo are made by a program that is in no package.
+    # deploy/local/netns.py, which makes the network namespaces, is not in a package.
     sys.path.insert(0, str(_ROOT / "deploy" / "local"))
     try:
         with tempfile.TemporaryDirectory(prefix="kubeweir-bench-") as folder:
             machine = describe(Path(folder))
-            parts = _measure(wanted, QUICK if quick else FULL, Path(folder))
+            parts = _measure(chosen, QUICK if quick else FULL, Path(folder))
     except (BenchError, LoadError, OSError) as error:
         raise click.ClickException(str(error)) from error
     write_json(path, parts, machine, quick=quick)
     print_table(parts, machine)
-    print(f"\nas JSON: {path}")
+    print(f"\nThe figures as JSON: {path}")
 
 
 def _end(number: int, _frame: object) -> NoReturn:
     raise SystemExit(128 + number)
 
 
-def _measure(wanted: Sequence[str], scale: Scale, folder: Path) -> dict[str, Part]:
+def _measure(chosen: Sequence[str], scale: Scale, folder: Path) -> dict[str, Part]:
     from tests.bench import alerts, packets, ring, streams
-    from tests.bench.node import made_node
+    from tests.bench.node import make_node
 
     found: dict[str, Part] = {}
     with contextlib.ExitStack() as stack:
-        if {"packets", "ring"} & set(wanted):
-            say("compiling, loading and filling the maps")
-            node = stack.enter_context(made_node(_room(folder, "node"), scale.other_pods))
-        if "packets" in wanted:
-            # Before Kafka runs, whose threads would be in the way.
+        if {"packets", "ring"} & set(chosen):
+            say("compiling and loading the kernel program, filling its maps")
+            node = stack.enter_context(make_node(_subfolder(folder, "node"), scale.other_pods))
+        if "packets" in chosen:
+            # This part runs before Kafka starts, whose threads would take CPU from it.
             found["packets"] = packets.measure(scale, node)
-        if {"ring", "streams", "alerts"} & set(wanted):
+        if {"ring", "streams", "alerts"} & set(chosen):
             servers = stack.enter_context(_kafka(folder))
-        if "ring" in wanted:
-            found["ring"] = ring.measure(scale, node, _room(folder, "ring"), servers)
-        if "streams" in wanted:
-            found["streams"] = streams.measure(scale, _room(folder, "streams"), servers)
-        if "alerts" in wanted:
-            found["alerts"] = alerts.measure(scale, _room(folder, "alerts"), servers)
+        if "ring" in chosen:
+            found["ring"] = ring.measure(scale, node, _subfolder(folder, "ring"), servers)
+        if "streams" in chosen:
+            found["streams"] = streams.measure(scale, _subfolder(folder, "streams"), servers)
+        if "alerts" in chosen:
+            found["alerts"] = alerts.measure(scale, _subfolder(folder, "alerts"), servers)
     return found
 
 
-def _room(folder: Path, name: str) -> Path:
-    made = folder / name
-    made.mkdir()
-    return made
+def _subfolder(folder: Path, name: str) -> Path:
+    path = folder / name
+    path.mkdir()
+    return path
 
 
 @contextlib.contextmanager
 def _kafka(folder: Path) -> Iterator[str]:
     say("starting Apache Kafka")
     try:
-        with contextlib.contextmanager(run_broker)(_room(folder, "kafka")) as servers:
+        with contextlib.contextmanager(run_broker)(_subfolder(folder, "kafka")) as servers:
             yield servers
     except RuntimeError as error:
         raise BenchError(str(error)) from error

@@ -1,8 +1,9 @@
-"""From the packet to Alertmanager while 10,000 connections a second are denied, and what groups of rules cost.
+"""Measure the time from a packet to its alert in Alertmanager, and the memory that groups of alert rules take.
 
-The denies are rows of eight nodes, in batches as probes cut them, ten a second each; `weir-streams enrich` and
-`weir-streams alerts` are processes, with all built-in rules, and Alertmanager is Debian's. Now and then one row is to a
-port that only one more rule looks at: from that row's time to when Alertmanager answers with its alert is a sample.
+10,000 connections per second are denied meanwhile. Their verdicts are those of eight nodes, each of which sends ten
+batches per second, as a probe does. `weir-streams enrich` and `weir-streams alerts` run as processes with all built-in
+rules and one more, and Alertmanager is Debian's. Now and then a verdict has a port that only the additional rule
+matches: a sample is the time from that verdict until Alertmanager's API lists the alert.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from tests.bench.groups import CASES
 from tests.bench.result import BenchError, Figure, Part, expect, say
 from tests.bench.scale import Scale
 from tests.bench.streams import cpu_seconds
-from tests.bench.verdicts import NODES, batches_of, key_of, rows_of, write_manifests
+from tests.bench.verdicts import NODES, key_of, make_batches, make_verdicts, write_manifests
 from tests.kafka.alertmanager import Alertmanager
 from tests.kafka.site import until
 
@@ -42,25 +43,26 @@ _AIM_S: Final = 3.0
 _AIM_MB: Final = 200.0
 _TICK_S: Final = 0.1
 _FIRST_PORT: Final = 20_000
-_LOOK_S: Final = 0.02
+_POLL_S: Final = 0.02
 _PARTITIONS: Final = 8
 _RULE: Final = {"name": "bench", "match": {"port": "20000-30000"}, "group_by": ["port"], "above": {"threshold": 1}}
 
 
 def measure(scale: Scale, folder: Path, servers: str) -> Part:
-    """The groups first, for they want the memory; then the stream."""
+    """Measure the groups first, because they need much memory, then the stream of denies."""
     figures, counts = _groups(scale)
-    say(f"alerts: {scale.denies_a_second:,} denies a second, {scale.alert_samples} samples")
+    say(f"alerts: {scale.denies_a_second:,} denies per second, {scale.alert_samples} samples")
     waits, cpu, more = _Stream(folder, servers, scale).run()
-    case = f"{scale.denies_a_second:,} denies a second"
+    case = f"{scale.denies_a_second:,} denies per second"
     figures += [
         Figure(case, "seconds from packet to Alertmanager", tuple(waits), _AIM_S),
-        Figure(case, "CPU s a second, role alerts", (cpu,)),
+        Figure(case, "CPU seconds per second, role alerts", (cpu,)),
     ]
     how = (
-        "Denies of 8 nodes, ten batches a second each, through `weir-streams enrich` and `weir-streams alerts` with "
-        "all built-in rules to a real Alertmanager; from the time in a row to when Alertmanager's API shows its alert. "
-        "Groups: what a process grows by when each has five records in its window, one kind of rule at a time."
+        "Denies of 8 nodes, ten batches per second each, pass through `weir-streams enrich` and `weir-streams alerts` "
+        "with all built-in rules to a real Alertmanager. A sample is the time from a verdict until Alertmanager's API "
+        "lists its alert. Groups: the growth of a process in which each group has five records in its window, for one "
+        "kind of rule at a time."
     )
     return Part("Alerts", how, figures, {**counts, **more})
 
@@ -76,7 +78,7 @@ def _groups(scale: Scale) -> tuple[list[Figure], dict[str, int]]:
         if done.returncode:
             raise BenchError(done.stderr[-2000:])
         found = json.loads(done.stdout)
-        expect(found["groups"], scale.alert_groups, f"groups, {case}")
+        expect(found["groups"], scale.alert_groups, f"groups ({case})")
         counts["groups"] += scale.alert_groups
         counts["groups_kept"] += found["groups"]
         name = f"{scale.alert_groups:,} groups in a window, {case}"
@@ -88,30 +90,30 @@ def _groups(scale: Scale) -> tuple[list[Figure], dict[str, int]]:
 
 
 class _Stream:
-    """Denies at a steady pace, and what becomes of the ones that matter."""
+    """A stream of denies at a steady rate. Some of them, the marked ones, raise an alert whose delay is measured."""
 
     def __init__(self, folder: Path, servers: str, scale: Scale) -> None:
         self._folder, self._servers, self._scale = folder, servers, scale
         self._prefix = f"bench{secrets.token_hex(3)}"
         self._sent = dict.fromkeys(NODES, 0)
         self._marks: list[tuple[int, float]] = []
-        self._asked = threading.Event()
+        self._mark_requested = threading.Event()
         self._stop = threading.Event()
         self._failed: BaseException | None = None
 
     def run(self) -> tuple[list[float], float, dict[str, int]]:
-        """Seconds of each sample, the CPU's share, and what went in and came out."""
+        """Run the stream; return the seconds of each sample, the CPU seconds per second of the role, and the counts."""
         write_manifests(self._folder / "manifests")
-        made = topics(self._prefix, _PARTITIONS)
-        prepare_topics({"bootstrap.servers": self._servers}, made, 0, threading.Event())
+        own_topics = topics(self._prefix, _PARTITIONS)
+        prepare_topics({"bootstrap.servers": self._servers}, own_topics, 0, threading.Event())
         with self._alertmanager() as am, self._service("enrich", am), self._service("alerts", am) as alerts:
             until(lambda: True if "alert partitions assigned" in self._log("alerts") else None, "the role alerts")
-            sender = threading.Thread(target=self._send, args=(made.raw.name,), daemon=True)
+            sender = threading.Thread(target=self._send, args=(own_topics.raw.name,), daemon=True)
             sender.start()
-            time.sleep(self._scale.alert_warm_s)
-            began, cpu = time.monotonic(), cpu_seconds(alerts)
+            time.sleep(self._scale.alert_warmup_s)
+            started, cpu = time.monotonic(), cpu_seconds(alerts)
             waits = [self._sample(am) for _ in range(self._scale.alert_samples)]
-            share = (cpu_seconds(alerts) - cpu) / (time.monotonic() - began)
+            share = (cpu_seconds(alerts) - cpu) / (time.monotonic() - started)
             self._stop.set()
             sender.join()
             sent = sum(self._sent.values())
@@ -119,19 +121,19 @@ class _Stream:
             return waits, share, {"denies": sent, "denies_counted": self._counted(), "alerts": len(waits)}
 
     def _sample(self, am: Alertmanager) -> float:
-        """From the row's time to the answer that has its alert."""
-        seen = len(self._marks)
-        self._asked.set()
-        until(lambda: True if len(self._marks) > seen or self._failed else None, "a row that matters")
+        """Return the seconds from a marked verdict until Alertmanager lists its alert."""
+        marks_before = len(self._marks)
+        self._mark_requested.set()
+        until(lambda: True if len(self._marks) > marks_before or self._failed else None, "a marked verdict")
         if self._failed:
-            raise BenchError(f"nothing could be sent: {self._failed!r}")
-        port, at = self._marks[-1]
+            raise BenchError(f"verdicts could not be sent: {self._failed!r}")
+        port, sent_at = self._marks[-1]
         deadline = time.monotonic() + 60
         while not am.alerts(alertname="bench", port=str(port)):
             if time.monotonic() > deadline:
-                raise BenchError(f"no alert in 60 s: {self._log('alerts')[-2000:]}")
-            time.sleep(_LOOK_S)
-        return time.time() - at
+                raise BenchError(f"no alert within 60 s; the role's log ends with: {self._log('alerts')[-2000:]}")
+            time.sleep(_POLL_S)
+        return time.time() - sent_at
 
     def _send(self, raw: str) -> None:
         try:
@@ -143,26 +145,26 @@ class _Stream:
             due = time.monotonic()
             while not self._stop.is_set():
                 for node in NODES:
-                    rows, port, at = _denied(node, share), _FIRST_PORT + len(self._marks), time.time()
-                    matters = self._asked.is_set()
-                    if matters:
-                        rows["destination_port"][-1] = port
-                    for value in batches_of(node, rows, share, self._sent[node]):
+                    verdicts, port, now = _denied(node, share), _FIRST_PORT + len(self._marks), time.time()
+                    marked = self._mark_requested.is_set()
+                    if marked:
+                        verdicts["destination_port"][-1] = port
+                    for value in make_batches(node, verdicts, share, self._sent[node]):
                         producer.produce(raw, value, key_of(node))
                     self._sent[node] += share
-                    if matters:
-                        self._asked.clear()
-                        self._marks.append((port, at))
+                    if marked:
+                        self._mark_requested.clear()
+                        self._marks.append((port, now))
                 producer.poll(0)
                 due += _TICK_S
                 self._stop.wait(max(0.0, due - time.monotonic()))
-            expect(producer.flush(60), 0, "batches that Kafka did not take")
+            expect(producer.flush(60), 0, "batches that Kafka did not acknowledge")
         except BaseException as error:
             self._failed = error
             raise
 
     def _counted(self) -> int:
-        """Records that the role has taken."""
+        """Return the number of records that the role has counted, from its metrics."""
         port = json.loads(self._log("alerts").splitlines()[0])["metrics_port"]
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
             lines = answer.read().decode().splitlines()
@@ -218,9 +220,9 @@ class _Stream:
 
 
 def _denied(node: str, count: int) -> Verdicts:
-    """Verdicts of now, all denied."""
-    rows = rows_of(node, count)
-    rows["verdict"] = Verdict.DENY | (rows["verdict"] & INGRESS)
-    rows["reason"] = Reason.DEFAULT_DENY
-    rows["time_ns"] = time.monotonic_ns() + np.arange(count) - count
-    return rows
+    """Return verdicts of this moment, all of them denies."""
+    verdicts = make_verdicts(node, count)
+    verdicts["verdict"] = Verdict.DENY | (verdicts["verdict"] & INGRESS)
+    verdicts["reason"] = Reason.DEFAULT_DENY
+    verdicts["time_ns"] = time.monotonic_ns() + np.arange(count) - count
+    return verdicts

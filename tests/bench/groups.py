@@ -1,7 +1,8 @@
-"""What so many groups of an alert rule cost: ``python -m tests.bench.groups CASE GROUPS``, a process for each.
+"""Measure the cost of many groups of one alert rule: ``python -m tests.bench.groups CASE GROUPS``.
 
-Prints, as JSON, the memory that the process has grown by from before the first delta to when every group has several
-records in its window, and deltas a second. What a group is called is as long as in a cluster.
+It prints as JSON by how much the process's memory grew from before the first delta until every group has several
+records in its window, and the deltas per second. Group keys are as long as in a cluster. Each case runs in its own
+process, so that its memory is that of this case only.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from streams.alerts.model import AlertRule
 from streams.alerts.read import read
 
 _PAGE: Final = os.sysconf("SC_PAGE_SIZE")
-_AT_ONCE: Final = 2000
+_DELTAS_PER_CALL: Final = 2000
 _ROUNDS: Final = 5
 CASES: Final = {
     "counted": {"group_by": ["src.name", "dest.name"], "above": {"threshold": 1000, "window": "5m"}},
@@ -36,21 +37,21 @@ CASES: Final = {
 
 
 def main() -> None:
-    """One case."""
+    """Measure the case that is named on the command line."""
     case, groups = sys.argv[1], int(sys.argv[2])
     rule = read(orjson.dumps({"version": 1, "rules": [{"name": "bench", **CASES[case]}]}), "bench").rules[0]
     events: list[tuple[str, str, int]] = []
     engine = Engine([rule], groups, lambda *what: events.append(what))
     gc.collect()
     before, now, spent = _resident(), 1_790_000_000, 0.0
-    # A pair that is known already says nothing: the first time of each is long ago.
+    # A rule with `first` makes no event for a pair that it knows, so all of its deltas are old ones.
     ages = [600] * _ROUNDS if rule.first else [120, 60, 30, 15, 0]
     for number, age in enumerate(ages):
         for deltas in _deltas(rule, groups, now - age, number):
-            began = time.perf_counter()
+            started = time.perf_counter()
             engine.take(deltas, now)
             engine.tick(now)
-            spent += time.perf_counter() - began
+            spent += time.perf_counter() - started
             engine.drain()
     gc.collect()
     found = {
@@ -64,7 +65,7 @@ def main() -> None:
 
 def _deltas(rule: AlertRule, groups: int, second: int, number: int) -> Iterator[list[Delta]]:
     version = version_of(rule)
-    for first in range(0, groups, _AT_ONCE):
+    for first in range(0, groups, _DELTAS_PER_CALL):
         yield [
             Delta(
                 rule.name, version,
@@ -72,7 +73,7 @@ def _deltas(rule: AlertRule, groups: int, second: int, number: int) -> Iterator[
                 {second: 3}, {value_hash(str(number)): second}, policies=["NetworkPolicy data/default-deny"],
                 namespace="data",
             )
-            for one in range(first, min(first + _AT_ONCE, groups))
+            for one in range(first, min(first + _DELTAS_PER_CALL, groups))
         ]  # fmt: skip
 
 

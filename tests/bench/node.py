@@ -1,7 +1,8 @@
-"""A node under policy, as the probe makes one, and frames that its programs are run on by BPF_PROG_RUN.
+"""A node with policies in force, and frames on which its kernel programs are run by BPF_PROG_RUN.
 
-The maps have the sizes that the probe's settings give them, and hold the addresses of many pods elsewhere, so that
-look-ups cost what they cost in a cluster. Two pods are on real veths: the programs find an endpoint by its interface.
+The maps have the sizes of the probe's default settings and contain the addresses of many pods on other nodes, so that
+a lookup costs as much as in a cluster. Two pods have real veth pairs, because the programs find an endpoint by its
+interface.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ CLOSED_PORT: Final = 9999
 _WEB: Final = {4: "10.244.0.10", 6: "fd44::a"}
 _API: Final = {4: "10.244.0.20", 6: "fd44::14"}
 WORLD: Final = {4: "203.0.113.9", 6: "2001:db8:f::9"}
-"""An address of nobody's, to which web may connect: where its packets leave the node they are judged again."""
+"""An outside address to which web may connect. Its packets are checked again where they leave the node."""
 _APPS: Final = 20
 _ETHERNET: Final = bytes(12)
 _SKB_BYTES: Final = 192
@@ -47,7 +48,7 @@ _SYN, _ACK = 0x02, 0x10
 
 
 class Node:
-    """One rig with its policy in force."""
+    """A rig with its policies in force."""
 
     def __init__(self, rig: Rig) -> None:
         self.rig = rig
@@ -56,24 +57,24 @@ class Node:
         struct.pack_into("=II", self._context, 36, 0, rig.pods["shop/web"].index)
 
     def inside(self, call: Callable[[], T]) -> T:
-        """Call in the node's network namespace: BPF_PROG_RUN looks the interface up in its caller's."""
+        """Call a function in the node's network namespace, where BPF_PROG_RUN looks up the interface."""
         return run_in(self.rig.node, call)
 
     def run(self, frame: bytes, repeat: int = 1, program: int | None = None) -> tuple[int, int]:
-        """Run the program at web's interface, or another, on what web sends: its answer, and the mean nanoseconds."""
+        """Run the egress program (or another) on a frame from web; return its verdict and the mean nanoseconds."""
         program = self.rig.maps.programs["pod_egress"] if program is None else program
         return bpf.program_run(program, frame, repeat, bytes(self._context))
 
 
 @contextlib.contextmanager
-def made_node(folder: Path, other_pods: int) -> Iterator[Node]:
-    """A node for the block; it leaves no namespace, link or pin behind, though it ends while it is being made."""
+def make_node(folder: Path, other_pods: int) -> Iterator[Node]:
+    """Make a node for the block. Namespaces, links and pins are removed at its end, also if making the node fails."""
     net = Net()
     pins = Path("/sys/fs/bpf") / f"weir-bench-{secrets.token_hex(2)}"
     try:
         rig = Rig(folder, "tcx", pins=pins, net=net, sizes=Settings().sizes())
         try:
-            _furnish(rig, other_pods)
+            _add_pods_and_policies(rig, other_pods)
             yield Node(rig)
         finally:
             rig.close()
@@ -82,12 +83,12 @@ def made_node(folder: Path, other_pods: int) -> Iterator[Node]:
         shutil.rmtree(pins, ignore_errors=True)
 
 
-def _furnish(rig: Rig, other_pods: int) -> None:
-    """Pods and policies, in force."""
+def _add_pods_and_policies(rig: Rig, other_pods: int) -> None:
+    """Add the pods and policies and install them."""
     both(rig, "shop/web", 10)
     both(rig, "shop/api", 20, labels={"app": "app-0"})
     for number in range(other_pods):
-        pod = _elsewhere(number)
+        pod = _pod_of_another_node(number)
         rig.others[pod.key] = pod
     for app in range(_APPS):
         peer = [{"podSelector": {"matchLabels": {"app": f"app-{app}"}}}]
@@ -98,14 +99,14 @@ def _furnish(rig: Rig, other_pods: int) -> None:
     rig.policy("shop/web-to-world", podSelector={"matchLabels": {"app": "web"}}, policyTypes=["Egress"],
                egress=[{"to": blocks}])  # fmt: skip
     rig.apply()
-    # Every first deny is to be told: what is past the budget takes another way.
+    # A budget that is never used up: first denies past the budget would be counted without an event in the ring.
     rig.maps.configure(Config.POD_DENIED_FLOWS, 1 << 40)
     rig.drain()
 
 
 @contextlib.contextmanager
 def empty_program() -> Iterator[int]:
-    """Descriptor of a program that does nothing: what BPF_PROG_RUN itself costs on this machine."""
+    """Load a program that does nothing and yield its descriptor: running it shows what BPF_PROG_RUN itself costs."""
     # r0 = 0; exit (BPF_ALU64 | BPF_MOV | BPF_K, BPF_JMP | BPF_EXIT), as BPF_PROG_TYPE_SCHED_CLS.
     code = ctypes.create_string_buffer(bytes([0xB7, *bytes(7), 0x95, *bytes(7)]), 16)
     licence = ctypes.create_string_buffer(b"GPL")
@@ -117,10 +118,10 @@ def empty_program() -> Iterator[int]:
         os.close(program)
 
 
-def _elsewhere(number: int) -> Pod:
-    """A pod of another node, in both families."""
+def _pod_of_another_node(number: int) -> Pod:
+    """Return a pod of another node with an IPv4 and an IPv6 address."""
     addresses = [str(ipaddress.ip_address("10.245.0.0") + number), str(ipaddress.ip_address("fd45::") + number)]
-    made = parse(
+    pod = parse(
         {
             "apiVersion": "v1",
             "kind": "Pod",
@@ -129,22 +130,22 @@ def _elsewhere(number: int) -> Pod:
             "status": {"podIPs": [{"ip": address} for address in addresses], "phase": "Running"},
         }
     )
-    assert isinstance(made, Pod)
-    return made
+    assert isinstance(pod, Pod)
+    return pod
 
 
 def syn(family: int, source_port: int, port: int, sequence: int = 0, to: str = "") -> bytes:
-    """web opens a connection to api, or elsewhere. Another sequence number is another connection."""
+    """Return web's first packet of a connection to api or ``to``. Another sequence number is another connection."""
     return _frame(family, _segment(source_port, port, sequence, _SYN), to)
 
 
 def ack(family: int, source_port: int, port: int, to: str = "") -> bytes:
-    """A packet of a connection that is open."""
+    """Return a packet of an established connection."""
     return _frame(family, _segment(source_port, port, 1, _ACK), to)
 
 
 def ack_with_options(family: int, source_port: int, port: int) -> bytes:
-    """The same, with what the short way does not take: IPv4 options, an IPv6 extension header."""
+    """Return one with IPv4 options or an IPv6 extension header, which the fast path (bpf/recent.h) does not accept."""
     segment = _segment(source_port, port, 1, _ACK)
     if family == 4:
         return _ETHERNET + b"\x08\x00" + ipv4(_WEB[4], _API[4], 6, segment, options=b"\x01" * 4)
@@ -152,7 +153,7 @@ def ack_with_options(family: int, source_port: int, port: int) -> bytes:
 
 
 def arp() -> bytes:
-    """What passes before any look-up of policy: the least that the program does."""
+    """Return an ARP packet, which passes before any policy lookup: the least work that the program does."""
     return _ETHERNET + b"\x08\x06" + bytes(46)
 
 

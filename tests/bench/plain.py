@@ -1,10 +1,9 @@
-"""Plain Faust, to compare with: an agent that takes one JSON verdict, makes one record of it, and sends that.
+"""Plain Faust for comparison: an agent that receives one JSON verdict, makes its record, and sends it.
 
-As Faust's own documentation has it: JSON values, `async for`, `await topic.send()`. It has the same index of the same
-cluster and makes the same records (a test compares them), one dict each. No batches, and none of the care that
-:mod:`streams.worker.faust_app` takes that nothing is lost. Run as a process: ``python -m tests.bench.plain``, with the
-settings of
-`weir-streams`.
+It is written as Faust's own documentation shows: JSON values, `async for`, `await topic.send()`. It has the same index
+of the same cluster and makes the same records (a test compares them), each as a dict. It has no batches, and none of
+the measures against loss of :mod:`streams.worker.faust_app`. It runs as a process, ``python -m tests.bench.plain``,
+with the settings of `weir-streams`.
 """
 
 from __future__ import annotations
@@ -29,14 +28,14 @@ _PR_SET_PDEATHSIG: Final = 1
 
 
 class PlainEnricher:
-    """One verdict to one record."""
+    """Makes one record from one verdict."""
 
     def __init__(self, cluster: Cluster, labels: LabelChoice) -> None:
         self._cluster, self._labels = cluster, labels
         self._pods: dict[str, dict[str, Any]] = {}
 
     def record(self, verdict: dict[str, Any]) -> dict[str, Any]:
-        """The record of ``schemas/flow.schema.json``."""
+        """Return the verdict's record, in the form of ``schemas/flow.schema.json``."""
         inward, at = verdict["direction"] == "ingress", verdict["time_ns"]
         local = self._local(verdict["endpoint"], verdict["node"])
         remote = self._remote(verdict["source" if inward else "destination"], at)
@@ -57,8 +56,8 @@ class PlainEnricher:
             "src": remote if inward else local,
             "dest": local if inward else remote,
             "count": verdict["count"],
-            "timestamp": _stamp(at),
-            "last_timestamp": _stamp(at + verdict["span_ms"] * 1_000_000),
+            "timestamp": _timestamp(at),
+            "last_timestamp": _timestamp(at + verdict["span_ms"] * 1_000_000),
             "node_name": verdict["node"],
             "cluster": verdict["cluster"],
             "schema": SCHEMA_VERSION,
@@ -98,13 +97,13 @@ class PlainEnricher:
         }
 
 
-def _stamp(at_ns: int) -> str:
+def _timestamp(at_ns: int) -> str:
     seconds, nanos = divmod(at_ns, 1_000_000_000)
     return f"{second_text(seconds)}{nanos:09d}Z"
 
 
 def make_app(settings: Settings, enricher: PlainEnricher) -> faust.App:
-    """The application; denied verdicts go to a second topic, as ours do."""
+    """Make the application. Denied verdicts are sent to a second topic too, as `weir-streams` does."""
     app = faust.App(
         f"{settings.prefix}.enrich",
         broker=f"kafka://{settings.kafka}",
@@ -138,8 +137,8 @@ def make_app(settings: Settings, enricher: PlainEnricher) -> faust.App:
 
 
 def main() -> None:
-    """Work until SIGTERM."""
-    # It goes when the bench does, even by kill -9.
+    """Run until SIGTERM."""
+    # The kernel ends this process when the bench ends, even if that was killed.
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     settings = load(Settings, os.environ)
     cluster = Cluster()

@@ -15,10 +15,10 @@ from tests.bench.result import Figure, Part
 
 
 def print_table(parts: Mapping[str, Part], machine: Mapping[str, Any]) -> None:
-    """On stdout."""
+    """Print the figures on stdout."""
     console = Console(highlight=False)
     if not console.is_terminal:
-        # A file or a pipe has no width: lines are not to be cut.
+        # A file or a pipe has no width, and rich would assume 80 columns and cut lines.
         console = Console(highlight=False, width=120)
     for part in parts.values():
         table = Table(title=f"\n{part.title}", title_justify="left", title_style="bold", caption=part.how,
@@ -46,7 +46,7 @@ def _number(value: float) -> str:
 
 
 def write_json(path: Path, parts: Mapping[str, Part], machine: Mapping[str, Any], *, quick: bool) -> None:
-    """One object; the folder is made."""
+    """Write the figures as one JSON object, and make the folder if it does not exist."""
     path.parent.mkdir(parents=True, exist_ok=True)
     report = {
         "schema": 1,

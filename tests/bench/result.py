@@ -1,4 +1,4 @@
-"""What a part found: figures with their spread, and counts that add up."""
+"""The result of a part: figures with their spread, and counts of input and output."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ _STARTED: Final = time.monotonic()
 
 
 class BenchError(RuntimeError):
-    """What came out is not what went in, or a part of the machine is missing; the message says what."""
+    """Output and input differ, or something that the bench needs is missing; the message says what."""
 
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One measure of one case, a sample a round. ``aim`` is printed, not asserted."""
+    """One measure of one case, with one sample for each round. ``aim`` is printed and not asserted."""
 
     case: str
     measure: str
@@ -26,7 +26,7 @@ class Figure:
 
     @property
     def median(self) -> float:
-        """Of the rounds."""
+        """The median of the samples."""
         return statistics.median(self.samples)
 
     def as_json(self) -> dict[str, Any]:
@@ -63,11 +63,11 @@ class Part:
 
 
 def say(text: str) -> None:
-    """A line of progress on stderr, with the seconds since the start."""
+    """Print a line of progress on stderr, with the seconds since the start."""
     print(f"[{time.monotonic() - _STARTED:6.1f} s] {text}", file=sys.stderr, flush=True)
 
 
-def expect(found: int, wanted: int, what: str) -> None:
-    """Raises BenchError unless the two are equal."""
-    if found != wanted:
-        raise BenchError(f"{what}: {found:,} instead of {wanted:,}")
+def expect(found: int, expected: int, what: str) -> None:
+    """Raise BenchError unless both numbers are equal."""
+    if found != expected:
+        raise BenchError(f"{what}: found {found:,}, expected {expected:,}")

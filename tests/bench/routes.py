@@ -1,4 +1,4 @@
-"""Ten routes as an operator may have them, that look at every field: by how much of the records they take."""
+"""Ten routes as an operator may write them, which together look at every field, in variants by what they match."""
 
 from __future__ import annotations
 
@@ -7,15 +7,20 @@ from typing import Any, Final
 
 import yaml
 
-TAKEN: Final = {"nothing": "that take nothing", "some": "that take 1 in 7", "everything": "one takes all"}
-"""Ten routes, in words. What they take is produced once more; that is not the cost of choosing it."""
+MATCHED: Final = {
+    "nothing": "that match nothing",
+    "some": "that match 1 in 7",
+    "everything": "of which one matches all",
+}
+"""The variants and their names in the table. A record that a route matches is produced once more, which is not part of
+the cost of matching."""
 _Match = tuple[dict[str, Any], dict[str, Any]]
 
 
-def write_routes(path: Path, prefix: str, taken: str) -> None:
-    """The file; topics are below the prefix."""
-    matches = _some() if taken == "some" else _none()
-    if taken == "everything":
+def write_routes(path: Path, prefix: str, matched: str) -> None:
+    """Write the routes file of a variant. Its topics have names with the prefix."""
+    matches = _some() if matched == "some" else _none()
+    if matched == "everything":
         matches[9] = ({}, {})
     routes: list[dict[str, Any]] = [
         {
@@ -25,8 +30,8 @@ def write_routes(path: Path, prefix: str, taken: str) -> None:
         }
         for number, (match, more) in enumerate(matches)
     ]
-    if taken == "some":
-        # Allowed connections to the outside by sample.
+    if matched == "some":
+        # This route matches allowed connections to the outside, which an operator would sample.
         routes[9]["sample"] = 0.1
     path.write_text(yaml.safe_dump({"version": 1, "routes": routes}))
 
@@ -47,5 +52,5 @@ def _some() -> list[_Match]:
 
 
 def _none() -> list[_Match]:
-    """The same conditions, each with one that nothing fits."""
+    """Return the same conditions, each with one more that no record fulfils."""
     return [({**match, "node": "nowhere"}, more) for match, more in _some()]

@@ -1,4 +1,4 @@
-"""The bench itself: its counts add up, its JSON has its shape, and plain Faust does the same work. No times."""
+"""Tests of the bench: its counts add up, its JSON has the right fields, and plain Faust does the same work."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from enrich.sources.manifests import ManifestSource
 from enrich.wire.batch import decode_batch
 from tests.bench.groups import CASES
 from tests.bench.plain import PlainEnricher
-from tests.bench.verdicts import batches_of, objects_of, rows_of, write_manifests
+from tests.bench.verdicts import make_batches, make_objects, make_verdicts, write_manifests
 
 ROOT = Path(__file__).parents[2]
 
@@ -34,7 +34,7 @@ def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
 def test_a_quick_bench_runs_counts_everything_and_leaves_nothing_behind(tmp_path: Path) -> None:
     done = bench("--quick", "--json", str(tmp_path / "bench.json"))
     assert done.returncode == 0, done.stderr
-    assert "Nanoseconds a packet" in done.stdout
+    assert "Nanoseconds per packet" in done.stdout
     report = json.loads((tmp_path / "bench.json").read_text())
     assert report["quick"] is True
     assert {"cpu", "cores", "kernel", "kafka", "librdkafka", "faust-streaming"} <= set(report["machine"])
@@ -50,18 +50,18 @@ def test_a_quick_bench_runs_counts_everything_and_leaves_nothing_behind(tmp_path
         ("established, v6", 120),
         ("ring to Kafka", 500_000),
         ("weir-streams, batches of 1,000", 40),
-        ("the same with ten routes, that take 1 in 7", 0.85),
-        ("800 denies a second", 3),
+        ("the same with ten routes that match 1 in 7", 0.85),
+        ("800 denies per second", 3),
         *((f"1,000 groups in a window, {case}", 200) for case in CASES),
     }
     assert not list(Path("/sys/fs/bpf").glob("weir-bench-*"))
-    assert not list(ROOT.glob("bench*.enrich-data")), "Faust's folders"
+    assert not list(ROOT.glob("bench*.enrich-data")), "Faust's folders are left"
 
 
 def assert_counts(
     packets: dict[str, int], ring: dict[str, int], streams: dict[str, int], alerts: dict[str, int]
 ) -> None:
-    assert packets["new_rows"] == packets["new"] > 0
+    assert packets["new_verdicts"] == packets["new"] > 0
     assert packets["denied_counted"] == packets["denied"] > 0
     assert ring["read_back"] == ring["acknowledged"] == ring["verdicts"] > 0
     assert ring["lost"] == 0
@@ -71,24 +71,24 @@ def assert_counts(
     assert alerts["groups_kept"] == alerts["groups"] > 0
 
 
-def test_plain_faust_makes_the_records_that_ours_are(tmp_path: Path) -> None:
+def test_plain_faust_makes_the_same_records(tmp_path: Path) -> None:
     write_manifests(tmp_path / "manifests")
     cluster = Cluster()
     source = ManifestSource(tmp_path / "manifests", cluster)
     source.start()
     try:
-        rows = rows_of("n3", 200)
-        batches = [decode_batch(value) for value in batches_of("n3", rows, 30)]
+        verdicts = make_verdicts("n3", 200)
+        batches = [decode_batch(value) for value in make_batches("n3", verdicts, 30)]
         enricher = Enricher(cluster)
         assert [enricher.lookup(merge(batch)).unsettled for batch in batches] == [None] * len(batches), (
-            "none has to wait"
+            "a verdict has to wait"
         )
         ours = [orjson.loads(value) for batch in batches for value in enricher.records(merge(batch)).values]
         plain = PlainEnricher(cluster, LabelChoice.of(DEFAULT_LABELS))
-        theirs = [plain.record(orjson.loads(value)) for value in objects_of("n3", rows)]
+        theirs = [plain.record(orjson.loads(value)) for value in make_objects("n3", verdicts)]
     finally:
         source.stop()
-    # The clocks' difference is taken anew for each; all else is the same.
+    # The times differ, because each side computes the offset of the clocks itself; all other fields must be equal.
     for record in (*ours, *theirs):
         assert record.pop("timestamp") == record.pop("last_timestamp")
     assert ours == theirs
@@ -96,7 +96,7 @@ def test_plain_faust_makes_the_records_that_ours_are(tmp_path: Path) -> None:
     assert {"workload_name", "labels", "zone"} <= set(ours[0]["src"]) | set(ours[0]["dest"])
 
 
-def test_the_command_says_what_it_takes() -> None:
+def test_help_lists_all_options() -> None:
     done = bench("--help")
     assert done.returncode == 0
     assert {"--only", "--quick", "--json"} <= set(done.stdout.split())

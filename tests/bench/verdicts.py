@@ -1,7 +1,7 @@
-"""A cluster of eight nodes as manifests, and verdicts between its pods: as batches, and as one JSON object a verdict.
+"""A cluster of eight nodes as manifests, and verdicts between its pods: as batches, and as one JSON object for each.
 
-Rows are what a busy cluster has: either direction, many ports, one in ten denied, one in five with an end outside. The
-batches are cut and named by the probe's own :class:`probe.export.batcher.Batcher`.
+The verdicts are like those of a busy cluster: both directions, many ports, one in ten denied, one in five with a peer
+outside the cluster. The probe's own :class:`probe.export.batcher.Batcher` makes the batches.
 """
 
 from __future__ import annotations
@@ -21,26 +21,27 @@ from probe.export.batcher import Batcher, Limits, Verdicts
 CLUSTER: Final = "bench"
 NODES: Final = tuple(f"n{number}" for number in range(8))
 DENIED: Final = 10
-"""One row in so many."""
-_PODS_A_NODE: Final = 25
+"""One verdict of this many is a deny."""
+_PODS_PER_NODE: Final = 25
 _NAMESPACES: Final = 10
 _RULES: Final = 20
 _OUTSIDE: Final = 5
+"""One verdict of this many has a peer outside the cluster."""
 _TCP: Final = 6
 
 
 def ring_of(node: str) -> str:
-    """The id of a node's ring."""
+    """Return the id of a node's ring."""
     return f"{NODES.index(node):016x}"
 
 
 def key_of(node: str) -> bytes:
-    """The Kafka key of a node's batches."""
+    """Return the Kafka key of a node's batches."""
     return f"{CLUSTER}/{node}/{ring_of(node)}".encode()
 
 
 class _Pods:
-    """Pod number to its facts; a node's pods have numbers in a row, and endpoint numbers from 1."""
+    """Name and address of each pod by its number. The pods of a node have consecutive numbers."""
 
     def reference(self, number: int) -> EndpointRef:
         return EndpointRef(f"team-{number % _NAMESPACES}", f"app-{number % 40}-{number}", f"uid-{number}")
@@ -50,18 +51,18 @@ class _Pods:
 
 
 def write_manifests(folder: Path) -> None:
-    """Namespaces, nodes, pods and their ReplicaSets."""
+    """Write the manifests of namespaces, nodes, and pods with their owners."""
     folder.mkdir(parents=True)
     objects = [_object("v1", "Namespace", f"team-{number}") for number in range(_NAMESPACES)]
     objects += [_object("v1", "Node", name, labels={"topology.kubernetes.io/zone": "zone-a"}) for name in NODES]
-    for number in range(len(NODES) * _PODS_A_NODE):
+    for number in range(len(NODES) * _PODS_PER_NODE):
         ref, app = _Pods().reference(number), f"app-{number % 40}"
         owner = {"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": app, "uid": f"rs-{app}", "controller": True}
         labels = {"app": app, "k8s-app": app, "pod-template-hash": "5d9f8c"}
         objects.append(
             _object("v1", "Pod", ref.pod, namespace=ref.namespace, uid=ref.uid, labels=labels, ownerReferences=[owner])
             | {
-                "spec": {"nodeName": NODES[number // _PODS_A_NODE], "containers": [{"name": "main"}]},
+                "spec": {"nodeName": NODES[number // _PODS_PER_NODE], "containers": [{"name": "main"}]},
                 "status": {
                     "phase": "Running",
                     "podIPs": [{"ip": _Pods().address(number)}],
@@ -77,10 +78,10 @@ def _object(version: str, kind: str, name: str, **metadata: Any) -> dict[str, An
 
 
 class _Names:
-    """What the numbers in one node's rows stand for."""
+    """Resolves the endpoint numbers (from 1) and rule numbers in one node's verdicts."""
 
     def __init__(self, node: str) -> None:
-        self._first = NODES.index(node) * _PODS_A_NODE
+        self._first = NODES.index(node) * _PODS_PER_NODE
 
     def endpoint(self, number: int) -> EndpointRef:
         return _Pods().reference(self._first + number - 1)
@@ -89,16 +90,16 @@ class _Names:
         return [PolicyRef("NetworkPolicy", f"team-{number % _NAMESPACES}", f"policy-{number}", 0)]
 
 
-def rows_of(node: str, count: int) -> Verdicts:
-    """Rows of a node's pods, some seconds old; the same for the same arguments, but for the time."""
+def make_verdicts(node: str, count: int) -> Verdicts:
+    """Make verdicts of a node's pods, ten seconds old. Except for the time, equal arguments give equal verdicts."""
     chance = np.random.default_rng(NODES.index(node))
     verdicts = np.zeros(count, VERDICT)
-    own = chance.integers(0, _PODS_A_NODE, count)
-    peers = chance.integers(0, len(NODES) * _PODS_A_NODE, count)
+    own = chance.integers(0, _PODS_PER_NODE, count)
+    peers = chance.integers(0, len(NODES) * _PODS_PER_NODE, count)
     outside = chance.integers(0, _OUTSIDE, count) == 0
     inward = chance.integers(0, 2, count) == 0
     denied = np.arange(count) % DENIED == 0
-    local = _packed(NODES.index(node) * _PODS_A_NODE + own)
+    local = _packed(NODES.index(node) * _PODS_PER_NODE + own)
     remote = np.where(outside[:, None], _packed(peers, prefix=(203, 0)), _packed(peers))
     verdicts["source"] = np.where(inward[:, None], remote, local)
     verdicts["destination"] = np.where(inward[:, None], local, remote)
@@ -120,15 +121,15 @@ def _packed(numbers: np.ndarray[Any, Any], prefix: tuple[int, int] = (10, 244)) 
     return addresses
 
 
-def batches_of(node: str, verdicts: Verdicts, size: int, first: int = 0) -> list[bytes]:
-    """Kafka values of ``size`` rows each, the last one perhaps of fewer; ``first``: the number of the first row."""
+def make_batches(node: str, verdicts: Verdicts, size: int, first: int = 0) -> list[bytes]:
+    """Make Kafka values of ``size`` verdicts each; the last may have fewer. The first verdict gets number ``first``."""
     batcher = Batcher((CLUSTER, node, ring_of(node)), _Names(node), dict, {}, Limits(verdicts=size, bytes=1 << 30))
     batcher.add(first, verdicts)
     return [batch.value for batch in batcher.take(everything=True)]
 
 
-def objects_of(node: str, verdicts: Verdicts) -> Iterator[bytes]:
-    """The same as one JSON object a verdict: what a probe without batches would send."""
+def make_objects(node: str, verdicts: Verdicts) -> Iterator[bytes]:
+    """Make one JSON object for each verdict, as a probe without batches would send it."""
     names, clock = _Names(node), time.time_ns() - time.monotonic_ns()
     for number, verdict in enumerate(verdicts):
         ref, inward = names.endpoint(int(verdict["endpoint"])), bool(verdict["verdict"] & INGRESS)
