@@ -1,4 +1,4 @@
-"""What every test may use: rings in order, and fixed seeds."""
+"""Settings for all tests: the order of the rings, and fixed seeds."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from hypothesis import HealthCheck, settings
 
 from tests.report import RINGS, ring_of
 
-# `make test` must give the same answer twice: examples follow from the test's source. `make hunt` searches by chance.
+# `make test` must give the same result every time, so hypothesis derives its examples from the test's source.
+# `make hunt` searches with random seeds.
 settings.register_profile("test", derandomize=True, deadline=None)
 settings.register_profile(
     "hunt", derandomize=False, deadline=None, print_blob=False, suppress_health_check=list(HealthCheck)
@@ -31,4 +32,4 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(autouse=True)
 def _root_for_the_kernel(request: pytest.FixtureRequest) -> None:
     if os.geteuid() != 0 and any(request.node.get_closest_marker(name) for name in ("kernel", "e2e")):
-        pytest.fail("must run as root: it loads programs and makes network namespaces")
+        pytest.fail("must run as root, to load kernel programs and make network namespaces")

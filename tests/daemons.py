@@ -1,4 +1,4 @@
-"""The daemons that deploy/local/setup unpacks from Debian's packages, for tests whose far end they are."""
+"""The daemons that deploy/local/setup unpacks from Debian's packages, for tests that send records or alerts to them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ UNPACKED = Path(os.environ.get("KUBEWEIR_CACHE", "/var/cache/kubeweir")) / "daem
 
 
 def daemon(path: str) -> Path:
-    """A file of theirs, by its path below the root."""
+    """Return a file of a daemon, by the path that it has when the package is installed."""
     found = UNPACKED / path
-    assert found.exists(), f"{found} is not there: run deploy/local/setup"
+    assert found.exists(), f"{found} does not exist: run deploy/local/setup"
     return found

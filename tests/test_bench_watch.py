@@ -1,4 +1,4 @@
-"""`make bench-watch` measures something: its smallest sizes, without its figures."""
+"""A test that `make bench-watch` runs, with its smallest sizes; the figures do not matter."""
 
 from __future__ import annotations
 

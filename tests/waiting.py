@@ -1,4 +1,4 @@
-"""Waiting for what other threads do."""
+"""Wait for the work of other threads."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 
 def until(true: Callable[[], bool]) -> None:
-    """Wait for a condition, for a minute at most."""
+    """Wait until a condition is true, for at most a minute."""
     deadline = time.monotonic() + 60
     while not true():
-        assert time.monotonic() < deadline, "waited in vain"
+        assert time.monotonic() < deadline, "the condition is not true after 60 s"
         time.sleep(0.01)

@@ -1,9 +1,10 @@
-"""``make bench-watch``: how long the watch takes, what it holds, beside the official client's informer and nobody.
+"""``make bench-watch``: time and memory of the Kubernetes watch, beside the official client's informer.
 
-The large sizes come from a server of canned bytes that speaks the real protocol, for a real one takes gigabytes then;
-1,000 and 10,000 pods are listed from a real kube-apiserver as well, where it is built, and there the way of a change
-into the kernel's map is measured (:mod:`tests.bench_watch.kernel`). Each measurement is a process of its own. Tables on
-the terminal, and JSON.
+A third reader, called ``nobody``, only receives the bytes: what it needs is the lower bound. The large sizes are served
+by a server of canned bytes that speaks the real protocol, because a real API server would take gigabytes of memory. If
+a kube-apiserver is built, 1,000 and 10,000 pods are listed from it too, and the time from a change at the API server to
+the kernel's map is measured (:mod:`tests.bench_watch.kernel`). Each measurement runs in its own process. The figures
+are printed as tables and as JSON.
 """
 
 from __future__ import annotations
@@ -26,22 +27,22 @@ from tests.bench_watch.server import CannedServer, make_pod
 
 _ROOT: Final = Path(__file__).parents[2]
 _AIMS: Final = {"sync_s": 3.0, "memory_mb": 250.0, "event_ms_p99": 5.0}
-"""At 100,000 pods, from a local server."""
+"""Aims for 100,000 pods that are listed from a server on the same machine."""
 _KERNEL_AIM_MS: Final = 100.0
-"""From the API's change to the kernel's map, the 99th of a hundred, at 10,000 pods and 1,000 policies."""
+"""Aim for the 99th percentile from a change at the API server to the kernel's map, with 10,000 pods, 1,000 policies."""
 _KERNEL_COLUMNS: Final = (
-    ("change", "change"), ("pods", "pods"), ("policies", "policies"), ("sent_ms_p50", "since sent, ms p50"),
-    ("sent_ms_p99", "p99"), ("answered_ms_p50", "since answered p50"), ("answered_ms_p99", "p99"),
-    ("nobody_ms_p50", "nobody's, since sent p50"), ("nobody_ms_p99", "p99"),
+    ("change", "change"), ("pods", "pods"), ("policies", "policies"), ("sent_ms_p50", "after request, ms p50"),
+    ("sent_ms_p99", "p99"), ("answered_ms_p50", "after response p50"), ("answered_ms_p99", "p99"),
+    ("nobody_ms_p50", "nobody, after request p50"), ("nobody_ms_p99", "p99"),
 )  # fmt: skip
 _COLUMNS: Final = (
-    ("server", "server"), ("what", "reader"), ("pods", "pods"), ("sync_s", "in sync s"), ("sync_cpu_s", "CPU s"),
+    ("server", "server"), ("what", "reader"), ("pods", "pods"), ("sync_s", "list s"), ("sync_cpu_s", "CPU s"),
     ("memory_mb", "MB"), ("event_ms_p50", "event ms p50"), ("event_ms_p99", "p99"), ("list_mb", "list MB"),
-    ("standing_cpu_percent", "CPU % standing"), ("churn_cpu_percent", "at 100/s"), ("churn_bytes_per_s", "bytes/s"),
+    ("standing_cpu_percent", "CPU % idle"), ("churn_cpu_percent", "at 100 changes/s"), ("churn_bytes_per_s", "bytes/s"),
 )  # fmt: skip
 
 
-_MOST_INFORMER: Final = 10_000
+_INFORMER_MAX_PODS: Final = 10_000
 
 
 def _measure(server: str, what: str, where: str, pods: int, rate: int, seconds: float) -> dict[str, Any]:
@@ -50,30 +51,30 @@ def _measure(server: str, what: str, where: str, pods: int, rate: int, seconds: 
         cwd=_ROOT, capture_output=True, text=True, check=False,
     )  # fmt: skip
     if done.returncode:
-        raise click.ClickException(f"{what} at {pods} pods: {done.stderr[-2000:]}")
+        raise click.ClickException(f"the measurement of {what} with {pods:,} pods failed: {done.stderr[-2000:]}")
     row = {"server": server, **json.loads(done.stdout)}
     click.echo(f"{server}: {done.stdout.strip()}", err=True)
     return row
 
 
-def _canned(pods: int, most_informer: int, rate: int, seconds: float) -> list[dict[str, Any]]:
+def _canned(pods: int, rate: int, seconds: float) -> list[dict[str, Any]]:
     server = CannedServer(pods)
     try:
-        readers = [what for what in READERS if what != "informer" or pods <= most_informer]
+        readers = [what for what in READERS if what != "informer" or pods <= _INFORMER_MAX_PODS]
         return [_measure("canned", what, str(server.port), pods, rate, seconds) for what in readers]
     finally:
         server.close()
 
 
 def _binaries() -> Path | None:
-    """Where kube-apiserver and etcd are, if they are built."""
+    """Return the folder of kube-apiserver and etcd, or None if they are not built."""
     program = _ROOT / "deploy/local/binaries"
     built = subprocess.run([program, "--if-built"], capture_output=True, text=True, check=False)
     return None if built.returncode else Path(built.stdout.strip())
 
 
-def _real(binaries: Path, sizes: list[int], most_informer: int) -> list[dict[str, Any]]:
-    """Against kube-apiserver and etcd."""
+def _real(binaries: Path, sizes: list[int]) -> list[dict[str, Any]]:
+    """Measure against a real kube-apiserver with etcd."""
     from tests.cluster.apiserver import ApiServer
 
     rows: list[dict[str, Any]] = []
@@ -86,7 +87,7 @@ def _real(binaries: Path, sizes: list[int], most_informer: int) -> list[dict[str
                 _fill(server, filled, pods)
                 filled = pods
                 config = str(server.kubeconfig("admin"))
-                readers = [what for what in READERS if what != "informer" or pods <= most_informer]
+                readers = [what for what in READERS if what != "informer" or pods <= _INFORMER_MAX_PODS]
                 rows += [_measure("kube-apiserver", what, config, pods, 0, 0) for what in readers]
         finally:
             server.close()
@@ -105,7 +106,7 @@ def _fill(server: Any, first: int, end: int) -> None:
 
 def _kernel(binaries: Path, pods: int, rounds: int) -> list[dict[str, Any]]:
     if os.geteuid() != 0:
-        click.echo("The way to the kernel is left out: it needs root.")
+        click.echo("The time to the kernel's map is not measured, because that needs root.")
         return []
     from tests.bench_watch.kernel import measure
 
@@ -125,19 +126,20 @@ def _show(title: str, columns: Sequence[tuple[str, str]], rows: list[dict[str, A
 
 
 @click.command()
-@click.option("--quick", is_flag=True, help="Small sizes only, no real API server: does it work at all.")
-@click.option("--json", "path", type=click.Path(path_type=Path), help="Write the figures there too.")
-@click.option("--real-most", default=10_000, help="The most pods on a real API server; 100,000 take it 4 GB.")
+@click.option("--quick", is_flag=True, help="Small sizes and no real API server: checks that it works.")
+@click.option("--json", "path", type=click.Path(path_type=Path), help="Write the figures to this file too.")
+@click.option("--real-most", default=10_000, show_default=True,
+              help="Maximum number of pods on a real API server; it needs 4 GB for 100,000.")  # fmt: skip
 def main(*, quick: bool, path: Path | None, real_most: int) -> None:
-    """Measure the watch."""
+    """Measure the Kubernetes watch of pods: time, CPU and memory."""
     sizes, seconds = ([100, 1000], 1.0) if quick else ([1000, 10_000, 100_000], 10.0)
-    rows = [row for pods in sizes for row in _canned(pods, _MOST_INFORMER, 100, seconds)]
+    rows = [row for pods in sizes for row in _canned(pods, 100, seconds)]
     binaries, kernel = None if quick else _binaries(), []
     if binaries:
-        rows += _real(binaries, [pods for pods in sizes if pods <= real_most], _MOST_INFORMER)
+        rows += _real(binaries, [pods for pods in sizes if pods <= real_most])
         kernel = _kernel(binaries, 10_000, 200)
     elif not quick:
-        click.echo("There is no kube-apiserver here: what needs it is left out.")
+        click.echo("kube-apiserver is not built (deploy/local/binaries), so the measurements with it are left out.")
     _show("The watch of pods", _COLUMNS, rows)
     if kernel:
         _show("From a change at the API server to the kernel's map", _KERNEL_COLUMNS, kernel)
@@ -146,12 +148,12 @@ def main(*, quick: bool, path: Path | None, real_most: int) -> None:
         nobody, largest = (next(row for row in rows if (row["what"], row["pods"]) == (what, sizes[-1]))
                            for what in ("nobody", "ours"))  # fmt: skip
         for name, aim in _AIMS.items():
-            click.echo(f"{name} at {sizes[-1]:,} pods: {largest[name]:.1f}, aim {aim:g}; nobody's {nobody[name]:.1f}")
+            click.echo(f"{name} at {sizes[-1]:,} pods: {largest[name]:.1f}, aim {aim:g}; nobody {nobody[name]:.1f}")
         for row in kernel:
             click.echo(f"{row['change']}: {row['sent_ms_p99']:.1f} ms to the kernel's map, aim {_KERNEL_AIM_MS:g}")
-        click.echo("The informer is not measured at 100,000 pods: by its growth it would take minutes and 6 GB.")
+        click.echo("The informer is not measured at 100,000 pods, where it would take minutes and 6 GB of memory.")
     if load > 1:
-        click.echo(f"The machine was busy (load {load:.1f}): compare rows of this run with each other only.")
+        click.echo(f"The machine was busy (load {load:.1f}): compare rows only with others of this run.")
     result = {"load": load, "aims": _AIMS, "rows": rows, "kernel": kernel}
     if path:
         path.write_text(json.dumps(result, indent=1) + "\n")

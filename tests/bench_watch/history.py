@@ -1,7 +1,8 @@
-"""``python -m tests.bench_watch.history [SIZE ...]``: how long a worker reads who had which address, from a real Kafka.
+"""``python -m tests.bench_watch.history [SIZE ...]``: the time in which a worker reads address intervals from Kafka.
 
-A worker names nothing before it has read the topic `<prefix>.endpoints`. A third of the intervals are still open. Each
-size is read by a process of its own; it prints a line of JSON: seconds, CPU seconds, and what the index takes in MB.
+A worker attributes no verdict before it has read the topic `<prefix>.endpoints`. SIZE is a number of intervals, of
+which a third are still open. Each size is read by its own process, which prints a line of JSON: seconds, CPU seconds,
+and the memory of the index in MB.
 """
 
 from __future__ import annotations
@@ -34,8 +35,8 @@ _SIZES: Final = (100_000, 1_000_000)
 _S: Final = 1_000_000_000
 
 
-def _hold(number: int, count: int, now: int) -> AddressInterval:
-    """A third as many addresses as intervals: each was held by three pods, one after the other."""
+def _interval(number: int, count: int, now: int) -> AddressInterval:
+    """Return an interval. There are a third as many addresses: each belonged to three pods, one after the other."""
     third = count // 3 or 1
     start = now - 3600 * _S * (3 - number // third) + number * 1000
     end = None if number // third >= 2 else start + 3500 * _S
@@ -50,24 +51,25 @@ def _hold(number: int, count: int, now: int) -> AddressInterval:
 
 
 def _fill(broker: str, prefix: str, count: int) -> float:
-    """Its size in MB."""
+    """Create the topic and write the intervals; return their size in MB."""
     topic = topics(prefix, 1).endpoints
     admin = AdminClient({"bootstrap.servers": broker})
-    for made in admin.create_topics([NewTopic(topic.name, topic.partitions, 1, config=dict(topic.config))]).values():
-        made.result(30)
+    created = admin.create_topics([NewTopic(topic.name, topic.partitions, 1, config=dict(topic.config))])
+    for future in created.values():
+        future.result(30)
     producer, now, size = Producer({"bootstrap.servers": broker, "linger.ms": 50}), time.time_ns(), 0
     for number in range(count):
-        hold = _hold(number, count, now)
-        value = encode_interval(hold)
-        size += len(value) + len(hold.key)
+        interval = _interval(number, count, now)
+        value = encode_interval(interval)
+        size += len(value) + len(interval.key)
         while True:
             try:
-                producer.produce(topic.name, value, hold.key)
+                producer.produce(topic.name, value, interval.key)
                 break
             except BufferError:
                 producer.poll(0.1)
     if producer.flush(300):
-        raise RuntimeError("Kafka does not take the intervals")
+        raise RuntimeError("Kafka did not acknowledge all intervals within 300 s")
     return size / 1e6
 
 
@@ -76,12 +78,12 @@ def _read(broker: str, prefix: str) -> dict[str, Any]:
     name = topics(prefix, 1).endpoints.name
     cluster, metrics = Cluster(tail_s=86_400.0, kinds=NAMED_KINDS), EnrichMetrics(CollectorRegistry())
     history = AddressHistory(lambda: TopicReader({"bootstrap.servers": broker}, name), cluster, "c1", metrics)
-    memory, cpu, began = _memory(), time.process_time(), time.perf_counter()
+    memory, cpu, started = _memory(), time.process_time(), time.perf_counter()
     history.start()
     if not history.loaded.wait(600):
         raise RuntimeError(str(history.problem))
     return {
-        "seconds": time.perf_counter() - began, "cpu_s": time.process_time() - cpu,
+        "seconds": time.perf_counter() - started, "cpu_s": time.process_time() - cpu,
         "memory_mb": (_memory() - memory) / 1e6,
     }  # fmt: skip
 
@@ -91,7 +93,7 @@ def _memory() -> int:
 
 
 def measure(sizes: tuple[int, ...]) -> list[dict[str, Any]]:
-    """A row a size."""
+    """Return the figures of each size."""
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         brokers = run_broker(Path(folder))

@@ -1,8 +1,9 @@
-"""From a change at a real API server to the kernel's map, by `weir-probe` as the process that it is.
+"""Measure the time from a change at a real API server to the kernel's map, with `weir-probe` as a process.
 
-The cluster is that of :mod:`tests.bench_policy`: 10,000 pods and 1,000 policies; the node's own pods have real veths. A
-change is in force when the maps' epoch has moved: nothing else moves it here. Beside it stands when its event came to a
-reader that does nothing but read. Kafka is away, which the probe does not mind.
+The cluster is that of :mod:`tests.bench_policy`: 10,000 pods and 1,000 policies. The node's own pods have real veth
+pairs. A change is in force when the epoch in the maps has changed; nothing else changes it here. The time at which a
+reader that only reads has received the event is measured too. There is no Kafka, without which the probe enforces just
+the same.
 """
 
 from __future__ import annotations
@@ -31,18 +32,18 @@ from tests.cluster.apiserver import ApiServer, Caller
 from tests.e2e.node import Probe
 
 _LOCAL: Final = 20
-_WAIT_S: Final = 300.0
-_LOOK_S: Final = 0.0002
+_TIMEOUT_S: Final = 300.0
+_POLL_S: Final = 0.0002
 _MERGE: Final = "application/merge-patch+json"
 _POLICIES: Final = "/apis/networking.k8s.io/v1/networkpolicies"
 
 
 class _Epochs(threading.Thread):
-    """Notes when the epoch in the kernel's map moves."""
+    """A thread that notes when the epoch in the kernel's map changes."""
 
     def __init__(self, pins: Path) -> None:
         super().__init__(daemon=True)
-        self.moved: list[float] = []
+        self.changed_at: list[float] = []
         self._fd = bpf.get(pins / VERSION / "config")
         self._over = threading.Event()
 
@@ -51,19 +52,19 @@ class _Epochs(threading.Thread):
         while not self._over.is_set():
             now = bpf.lookup(self._fd, key, 8) or b""
             if now != last:
-                self.moved.append(time.perf_counter())
+                self.changed_at.append(time.perf_counter())
                 last = now
-            time.sleep(_LOOK_S)
+            time.sleep(_POLL_S)
 
     def stop(self) -> None:
-        """End it."""
+        """End the thread."""
         self._over.set()
         self.join()
         os.close(self._fd)
 
 
 def measure(binaries: Path, folder: Path, pods: int, rounds: int) -> list[dict[str, Any]]:
-    """A row for each kind of change: milliseconds since the write was sent, and since it was answered."""
+    """Return a row for each kind of change: milliseconds after the request was sent, and after the response."""
     server, net = ApiServer(binaries, folder / "api"), Net()
     try:
         server.start()
@@ -114,7 +115,7 @@ def _probe(server: ApiServer, folder: Path, node: Path, local: int) -> Iterator[
     }  # fmt: skip
     probe = Probe(env, folder / "probe.log")
     try:
-        deadline = time.monotonic() + _WAIT_S
+        deadline = time.monotonic() + _TIMEOUT_S
         while probe.metric("kubeweir_probe_attached_pods") < local or "policy:" in probe.get("/readyz")[1]:
             if time.monotonic() > deadline:
                 raise RuntimeError(probe.log.read_text()[-2000:])
@@ -126,7 +127,7 @@ def _probe(server: ApiServer, folder: Path, node: Path, local: int) -> Iterator[
 
 
 def _addresses(server: ApiServer, epochs: _Epochs, fresh: list[dict[str, Any]]) -> dict[str, Any]:
-    """Pods of other nodes get their address."""
+    """Measure changes in which a pod of another node gets its address."""
     watcher = Nobody(str(server.kubeconfig("admin")), mark=re.compile(rb'"podIP":"([^"]+)"'))
     watcher.sync(len(fresh))
     writes = []
@@ -140,7 +141,7 @@ def _addresses(server: ApiServer, epochs: _Epochs, fresh: list[dict[str, Any]]) 
 def _policies(
     server: ApiServer, epochs: _Epochs, cluster: list[dict[str, Any]], local: list[dict[str, Any]], rounds: int
 ) -> dict[str, Any]:
-    """Policies of the node's own pods open another port, to another app."""
+    """Measure changes in which a policy of the node's own pods allows another app to another port."""
     watcher = Nobody(str(server.kubeconfig("admin")), _POLICIES, re.compile(rb'"port":(\d+)'))
     watcher.sync(0)
     here = {(pod["metadata"]["namespace"], pod["metadata"]["labels"]["app"]) for pod in local}
@@ -152,7 +153,7 @@ def _policies(
     writes = []
     for number in range(rounds):
         meta = mine[number % len(mine)]["metadata"]
-        # Of the kind 1 to 4: from an app, to a port.
+        # Kinds 1 to 4 of bench_policy's policies allow an app to connect to a port.
         spec = policy(100 * (1 + number % 4), 100, port=20_000 + number)["spec"]
         path = f"/apis/networking.k8s.io/v1/namespaces/{meta['namespace']}/networkpolicies/{meta['name']}"
         writes.append((path, {"spec": {"ingress": spec["ingress"]}}, str(20_000 + number)))
@@ -165,16 +166,16 @@ def _times(
     caller = Caller(server)
     sent, answered, nobody = [], [], []
     for path, body, mark in writes:
-        before, began = len(epochs.moved), time.perf_counter()
+        before, started = len(epochs.changed_at), time.perf_counter()
         caller.call("PATCH", path, body, _MERGE)
         answer = time.perf_counter()
-        while len(epochs.moved) == before or mark not in watcher.seen:
-            if time.perf_counter() - began > 30:
-                raise RuntimeError(f"{path} did not come into force")
+        while len(epochs.changed_at) == before or mark not in watcher.seen:
+            if time.perf_counter() - started > 30:
+                raise RuntimeError(f"the change of {path} is not in force after 30 s")
             time.sleep(0.001)
-        sent.append(1000 * (epochs.moved[before] - began))
-        answered.append(1000 * max(0.0, epochs.moved[before] - answer))
-        nobody.append(1000 * (watcher.seen[mark] - began))
+        sent.append(1000 * (epochs.changed_at[before] - started))
+        answered.append(1000 * max(0.0, epochs.changed_at[before] - answer))
+        nobody.append(1000 * (watcher.seen[mark] - started))
     caller.close()
     return {
         f"{name}_ms_{what}": sorted(values)[int(len(values) * part)]

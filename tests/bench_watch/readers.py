@@ -1,6 +1,6 @@
-"""Who reads the pods: kubeweir's watch, the official client's informer, and nobody, who only takes the bytes.
+"""The readers of pods: kubeweir's watch, the official client's informer, and ``nobody``, which only receives the bytes.
 
-What nobody needs is what the server, the kernel and the machine need: no reader can be faster.
+The time of ``nobody`` is that of the server, the kernel and the network: no reader can be faster.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from enrich.index.cluster import Cluster
 from enrich.model import Name, Pod
 from enrich.sources.kubernetes import KubernetesSource
 
-_WAIT_S: Final = 600
+_TIMEOUT_S: Final = 600
 _QUERY: Final = "watch=true&allowWatchBookmarks=true&sendInitialEvents=true&resourceVersionMatch=NotOlderThan"
 _END: Final = b"initial-events-end"
 _MARK: Final = re.compile(rb'"mark":"([^"]+)"')
@@ -34,7 +34,7 @@ def _client(where: str) -> Any:
 
 
 class Ours:
-    """The source and its index, with pods only."""
+    """kubeweir's Kubernetes source with its index, for pods only."""
 
     def __init__(self, where: str) -> None:
         self.changed = threading.Event()
@@ -43,18 +43,18 @@ class Ours:
         self._source = KubernetesSource(self._cluster, lambda: _client(where))
 
     def sync(self, _pods: int) -> None:
-        """List them all."""
+        """Start, and wait until all pods are listed."""
         self._source.start()
-        if not self._cluster.synced.wait(_WAIT_S):
-            raise RuntimeError(f"not in sync: {self._source.problem()}")
+        if not self._cluster.synced.wait(_TIMEOUT_S):
+            raise RuntimeError(f"the pods are not listed after {_TIMEOUT_S} s: {self._source.problem()}")
 
     def has(self, name: Name, mark: str) -> bool:
-        """Whether a pod's change is there."""
+        """Return whether the change with this mark has arrived at the pod."""
         pod = self._cluster._objects[Pod].get(name)
         return pod is not None and pod.labels.get("mark") == mark
 
     def facts(self) -> dict[str, Any]:
-        """How many pods there are."""
+        """Return the number of pods."""
         return {"pods": self._cluster.counts()["Pod"]}
 
 
@@ -69,26 +69,27 @@ class Informer:
         self._informer.add_event_handler("MODIFIED", lambda _pod: self.changed.set())
 
     def sync(self, pods: int) -> None:
-        """List them all."""
+        """Start, and wait until all pods are listed."""
         self._informer.start()
-        deadline = time.monotonic() + _WAIT_S
+        deadline = time.monotonic() + _TIMEOUT_S
         while len(self._informer.cache.list_keys()) < pods and time.monotonic() < deadline:
             time.sleep(0.005)
 
     def has(self, name: Name, mark: str) -> bool:
-        """Whether a pod's change is there."""
+        """Return whether the change with this mark has arrived at the pod."""
         pod = self._informer.cache.get_by_key(str(name))
         return pod is not None and (pod.metadata.labels or {}).get("mark") == mark
 
     def facts(self) -> dict[str, Any]:
-        """How many pods there are."""
+        """Return the number of pods."""
         return {"pods": len(self._informer.cache.list_keys())}
 
 
 class Nobody:
-    """Takes the bytes of a WatchList from the socket, and looks for marks in those that come after it.
+    """Receives the bytes of a WatchList from a socket, and looks for marks in the events after the list.
 
-    ``seen``: when each mark came."""
+    ``seen`` has the time at which each mark was received.
+    """
 
     def __init__(self, where: str, collection: str = "/api/v1/pods", mark: re.Pattern[bytes] = _MARK) -> None:
         self.changed = threading.Event()
@@ -101,18 +102,18 @@ class Nobody:
         self._thread = threading.Thread(target=self._read, daemon=True)
 
     def sync(self, pods: int) -> None:
-        """Read to the list's end."""
+        """Start, and read to the end of the list."""
         self._pods = pods
         self._thread.start()
-        if not self._synced.wait(_WAIT_S):
-            raise RuntimeError("the list has no end")
+        if not self._synced.wait(_TIMEOUT_S):
+            raise RuntimeError(f"the end of the list was not received within {_TIMEOUT_S} s")
 
     def has(self, _name: Name, mark: str) -> bool:
-        """Whether a change has come."""
+        """Return whether the change with this mark has been received."""
         return mark in self.seen
 
     def facts(self) -> dict[str, Any]:
-        """How large the list is."""
+        """Return the number of pods and the size of the list in MB."""
         return {"pods": self._pods, "list_mb": self._bytes / 1e6}
 
     def _read(self) -> None:
@@ -134,7 +135,7 @@ class Nobody:
 
 
 def _connect(where: str) -> tuple[socket.socket, str]:
-    """A connection to the server, and the header that lets us in."""
+    """Connect to a port or the server of a kubeconfig; return the socket and the header for authentication."""
     if where.isdigit():
         return socket.create_connection(("127.0.0.1", int(where))), ""
     config = json.loads(Path(where).read_text())

@@ -1,7 +1,8 @@
-"""An API server of canned bytes, in a process of its own: the real protocol, for sizes that take a real one minutes.
+"""An API server of canned bytes in its own process. It serves sizes for which a real one would need minutes.
 
-Pods are as a kubelet and a Deployment make them, 3.3 kB each, in real answers: chunked, a chunk an event, WatchList and
-pages. Every other collection is empty. A client sends changes by POST /change.
+It speaks the real protocol: chunked responses with one event in each chunk, WatchList, and pages. Its pods have all
+fields that a kubelet and a Deployment set, 3.3 kB each. All other collections are empty. A client makes changes by
+POST /change.
 """
 
 from __future__ import annotations
@@ -22,12 +23,12 @@ _BLOCK: Final = 1 << 16
 
 
 def address(number: int) -> str:
-    """The pod's own."""
+    """Return the address of the pod with this number."""
     return f"10.{number >> 16 & 255}.{number >> 8 & 255}.{number & 255}"
 
 
 def make_pod(number: int, version: int = 1, run: int = 0) -> dict[str, Any]:
-    """A pod with all that a real one has."""
+    """Make a pod with all the fields of a real one."""
     team, app, ip = number // PER_DEPLOYMENT % 97, number // PER_DEPLOYMENT, address(number)
     name = f"app-{app:05d}-6d4cf56db6-{number:06x}"
     labels = {"app": f"app-{app:05d}", "pod-template-hash": "6d4cf56db6", "team": f"team-{team}", "tier": "web"}
@@ -82,24 +83,24 @@ def make_pod(number: int, version: int = 1, run: int = 0) -> dict[str, Any]:
 
 
 def event(kind: str, item: dict[str, Any]) -> bytes:
-    """A line of a watch."""
+    """Return an event as a line of a watch."""
     return json.dumps({"type": kind, "object": item}, separators=(",", ":")).encode() + b"\n"
 
 
 class CannedServer:
-    """The server's process, with ``pods`` pods."""
+    """The process of a server with ``pods`` pods; it serves when the constructor returns."""
 
     def __init__(self, pods: int, *, watch_list: bool = True) -> None:
-        with socket.socket() as held:
-            held.bind(("127.0.0.1", 0))
-            self.port = int(held.getsockname()[1])
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = int(free.getsockname()[1])
         ready = multiprocessing.get_context("spawn").Event()
         self._process = multiprocessing.get_context("spawn").Process(
             target=_serve, args=(self.port, pods, watch_list, ready), daemon=True
         )
         self._process.start()
         if not ready.wait(300):
-            raise RuntimeError("the canned server does not start")
+            raise RuntimeError("the canned server did not start within 300 s")
 
     def close(self) -> None:
         """End the process."""
@@ -108,7 +109,7 @@ class CannedServer:
 
 
 class _State:
-    """Its pods, and the watches that run."""
+    """The pods, and the changes for the watches."""
 
     def __init__(self, pods: int, *, watch_list: bool) -> None:
         self.watch_list = watch_list
@@ -118,7 +119,7 @@ class _State:
         self.changes: list[bytes] = []
 
     def after(self, seen: int) -> list[bytes]:
-        """Changes after so many, once there are some."""
+        """Wait until there are more than ``seen`` changes, and return those after them."""
         with self.changed:
             self.changed.wait_for(lambda: len(self.changes) > seen)
             return self.changes[seen:]
@@ -148,7 +149,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._page(self.state.items if pods else [], query)
 
     def do_POST(self) -> None:
-        """Changes, as lines of a watch, for every watch of pods."""
+        """Send the lines of the body as events to every watch of pods."""
         body = self.rfile.read(int(self.headers["Content-Length"]))
         with self.state.changed:
             self.state.changes += [line + b"\n" for line in body.splitlines()]
@@ -162,8 +163,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def _page(self, items: list[bytes], query: dict[str, str]) -> None:
-        first, most = int(query.get("continue", 0)), int(query.get("limit", len(items) or 1))
-        after = first + most
+        first, limit = int(query.get("continue", 0)), int(query.get("limit", len(items) or 1))
+        after = first + limit
         token = b',"continue":"%d"' % after if after < len(items) else b""
         about = b'"resourceVersion":"%d"%b' % (1 + len(self.state.changes), token)
         head = b'{"kind":"List","apiVersion":"v1","metadata":{%b},"items":[' % about
@@ -176,13 +177,13 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(200)
         self.send_header("Transfer-Encoding", "chunked")
         self.end_headers()
-        # A list's version is one more than the changes before it.
+        # The resource version of a list is one more than the number of changes before it.
         seen = version - 1 if 0 < version <= len(self.state.changes) else len(self.state.changes)
         if initial:
             end = {"metadata": {"resourceVersion": str(1 + seen), "annotations": {"k8s.io/initial-events-end": "true"}}}
             for block in _chunked([*(self.state.added if pods else []), event("BOOKMARK", end)]):
                 self.wfile.write(block)
-        with contextlib.suppress(OSError):  # the reader has gone
+        with contextlib.suppress(OSError):  # the client has closed the connection
             while pods:
                 new = self.state.after(seen)
                 seen += len(new)
@@ -191,11 +192,11 @@ class _Handler(BaseHTTPRequestHandler):
         threading.Event().wait()
 
     def log_message(self, *_args: object) -> None:
-        """Says nothing."""
+        """Log nothing."""
 
 
 def _chunked(lines: list[bytes]) -> Iterator[bytes]:
-    """A chunk a line, as the API server flushes; several to a send."""
+    """Make one chunk of each line, as the API server does, and blocks of several chunks for one send each."""
     parts: list[bytes] = []
     size = 0
     for line in lines:

@@ -1,4 +1,4 @@
-"""The demo as a user runs it: what it shows, and that nothing of it is left, however it ends."""
+"""Tests of the demo as a user runs it: what it prints, and that it leaves nothing behind, however it ends."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(150)]
 
 
 class Run:
-    """A demo that runs, and what it has said."""
+    """A running demo, and its output so far."""
 
     def __init__(self, **env: str) -> None:
         self.process = subprocess.Popen(
@@ -40,25 +40,25 @@ class Run:
         self._reader.start()
 
     @property
-    def said(self) -> str:
+    def output(self) -> str:
         return "".join(self._lines)
 
-    def wait_for(self, pattern: str, patience_s: float = 60) -> re.Match[str]:
-        """Until it has said something. Fails where it ends first."""
-        deadline = time.monotonic() + patience_s
+    def wait_for(self, pattern: str, timeout_s: float = 60) -> re.Match[str]:
+        """Wait until the output has a match of the pattern. Fails if the demo ends before."""
+        deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
             ended = self.process.poll() is not None
-            if found := re.search(pattern, self.said):
+            if found := re.search(pattern, self.output):
                 return found
-            assert not ended, self.said
+            assert not ended, self.output
             time.sleep(0.05)
-        pytest.fail(f"never said {pattern!r}:\n{self.said}")
+        pytest.fail(f"the output has no match of {pattern!r}:\n{self.output}")
 
-    def end(self, number: int | None = None, patience_s: float = 60) -> int:
-        """Send a signal, wait for the end; the exit code."""
+    def end(self, number: int | None = None, timeout_s: float = 60) -> int:
+        """Send a signal, if one is given, wait for the end and return the exit code."""
         if number is not None:
             self.process.send_signal(number)
-        code = self.process.wait(patience_s)
+        code = self.process.wait(timeout_s)
         self._reader.join()
         assert self.process.stdout is not None
         self.process.stdout.close()
@@ -85,7 +85,7 @@ def demo() -> Iterator[Callable[..., Run]]:
 
 
 def leftovers() -> list[str]:
-    """All that a demo makes and that is there now."""
+    """Return everything that exists of what a demo makes."""
     listed = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=True).stdout
     found = [line.split()[0] for line in listed.splitlines() if line.startswith("weir-demo-")]
     found += [str(path) for path in (HOME, PINS) if path.exists()]
@@ -104,32 +104,32 @@ def links() -> set[Path]:
 
 
 def is_answered(space: str, url: str) -> bool:
-    """Whether an HTTP request from a pod's namespace is."""
+    """Return whether an HTTP request from a pod's namespace is answered."""
     command = ["ip", "netns", "exec", f"weir-demo-{space}", "curl", "-gsf", "-m", "1", url]
     return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
 def flows(kafka: str) -> list[dict[str, Any]]:
-    """Every record, by kcat."""
+    """Read all records with kcat."""
     command = ["kcat", "-C", "-q", "-e", "-b", kafka, "-t", "kubeweir.flows", "-o", "beginning"]
     done = subprocess.run(command, capture_output=True, check=True, timeout=30)
     return [orjson.loads(line) for line in done.stdout.splitlines()]
 
 
-def until(condition: Callable[[], bool], patience_s: float = 20) -> bool:
-    deadline = time.monotonic() + patience_s
+def until(condition: Callable[[], bool], timeout_s: float = 20) -> bool:
+    deadline = time.monotonic() + timeout_s
     while not (true := condition()) and time.monotonic() < deadline:
         time.sleep(0.1)
     return true
 
 
-def essence(line: str) -> str:
-    """A line without what differs from run to run: the time, Kafka's port; and without the spaces of a table."""
+def normalized(line: str) -> str:
+    """Return a line without what differs between runs (the time, Kafka's port) and with single spaces."""
     return " ".join(re.sub(r"^\d\d:\d\d:\d\d\.\d{3}|(?<=127\.0\.0\.1:)\d+", "", line).split())
 
 
-def pictured() -> list[str]:
-    """The lines of the README's picture, top down."""
+def picture_lines() -> list[str]:
+    """Return the lines of the README's picture from top to bottom."""
     texts = ElementTree.parse(ROOT / "deploy/demo.svg").iter("{http://www.w3.org/2000/svg}text")  # noqa: S314 - our own
     lines: dict[float, list[tuple[float, str]]] = {}
     for text in texts:
@@ -146,26 +146,26 @@ def named(refs: list[dict[str, str]]) -> set[str]:
 def test_the_demo_shows_both_verdicts_and_leaves_nothing(demo: Callable[..., Run]) -> None:
     before = links()
     run = demo()
-    assert run.end(patience_s=120) == 0, run.said
+    assert run.end(timeout_s=120) == 0, run.output
     both = r"egress|ingress .*shop/api-\S+ +data/db-0 +tcp/5432 +allow +data/db-from-api, data/db-from-shop$"
-    assert len(re.findall(rf"^\S+ +(?:{both})", run.said, re.MULTILINE)) >= 2
-    assert len(re.findall(r" deny +isolated by batch/only-dns$", run.said, re.MULTILINE)) == 4
-    assert "lost: none" in run.said
-    told = re.compile(r"\d\d:\d\d:\d\d\.|demo: ")
-    lines = [line for line in run.said.splitlines() if told.match(line) and "removed a leftover" not in line]
-    shown = sorted(map(essence, lines))
-    picture = sorted(essence(line) for line in pictured() if told.match(line))
-    assert picture == shown, "draw the README's picture anew: deploy/local/picture"
+    assert len(re.findall(rf"^\S+ +(?:{both})", run.output, re.MULTILINE)) >= 2
+    assert len(re.findall(r" deny +isolated by batch/only-dns$", run.output, re.MULTILINE)) == 4
+    assert "lost: none" in run.output
+    demo_line = re.compile(r"\d\d:\d\d:\d\d\.|demo: ")
+    lines = [line for line in run.output.splitlines() if demo_line.match(line) and "removed a leftover" not in line]
+    shown = sorted(map(normalized, lines))
+    picture = sorted(normalized(line) for line in picture_lines() if demo_line.match(line))
+    assert picture == shown, "the README's picture is out of date: draw it again with deploy/local/picture"
     assert not leftovers()
     assert links() == before
 
 
-def test_keep_is_a_place_to_try_things(demo: Callable[..., Run]) -> None:
+def test_with_keep_a_user_can_try_traffic_a_restart_and_a_policy(demo: Callable[..., Run]) -> None:
     run = demo(KEEP="1")
     kafka = run.wait_for(r"kcat -C -b (\S+)", 90).group(1)
     second = demo()
     assert second.end() == 4
-    assert "is already running" in second.said
+    assert "is already running" in second.output
 
     records = flows(kafka)
     for record in records:
@@ -195,7 +195,7 @@ def test_keep_is_a_place_to_try_things(demo: Callable[..., Run]) -> None:
     os.kill(probe, signal.SIGKILL)
     run.wait_for("weir-probe was killed")
     assert as_policy_says()
-    assert "is back" not in run.said
+    assert "runs again" not in run.output
     run.wait_for("weir-probe runs again")
     assert as_policy_says()
     known = {r["id"] for r in flows(kafka)}
@@ -216,20 +216,20 @@ def test_keep_is_a_place_to_try_things(demo: Callable[..., Run]) -> None:
 
 
 @pytest.mark.parametrize("moment", ["making a node", "starting weir-streams"])
-def test_ctrl_c_half_way_leaves_nothing(demo: Callable[..., Run], moment: str) -> None:
+def test_ctrl_c_during_the_start_leaves_nothing(demo: Callable[..., Run], moment: str) -> None:
     run = demo()
     run.wait_for(moment)
-    assert run.end(signal.SIGINT) == 130, run.said
-    assert "Traceback" not in run.said
+    assert run.end(signal.SIGINT) == 130, run.output
+    assert "Traceback" not in run.output
     assert not leftovers()
 
 
-def test_a_failure_half_way_says_why_and_leaves_nothing(demo: Callable[..., Run], tmp_path: Path) -> None:
+def test_a_failed_start_prints_its_cause_and_leaves_nothing(demo: Callable[..., Run], tmp_path: Path) -> None:
     for tool in ("ip", "setpriv", "nsenter", "sysctl", "env", "python3"):
         (tmp_path / tool).symlink_to(str(shutil.which(tool)))
     run = demo(PATH=str(tmp_path))
-    assert run.end() == 1, run.said
-    assert "failed: kafka ended: kafka: Java is not installed" in run.said
+    assert run.end() == 1, run.output
+    assert "failed: kafka ended: kafka: Java is not installed" in run.output
     assert not leftovers()
 
 

@@ -1,4 +1,4 @@
-"""What a Prometheus in the cluster scrapes is what runs: the Services' ports, the containers' and the roles' agree."""
+"""Tests that Prometheus scrapes every running role: the ports of the Services, containers and roles agree."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ def container(workload: dict[str, Any]) -> dict[str, Any]:
 
 
 def exposed(name: str, *patches: str) -> dict[str, int]:
-    """The ports that a Service leads to, by their names; patches add to it, as they do to the containers."""
+    """Return the ports of a Service by name; patches may add ports to it and to the containers."""
     found = objects("metrics.yaml", f"{name}.yaml", *patches)
     services = [one for one in found if one["kind"] == "Service" and one["metadata"]["name"] == name]
     workloads = [one for one in found if one["kind"] in {"DaemonSet", "Deployment"}]
     open_ports = {port["name"]: port["containerPort"] for one in workloads for port in container(one).get("ports", [])}
-    wanted = [port for one in services for port in one["spec"]["ports"]]
-    # Without a selector of the workload's pods there is nothing behind a Service.
+    ports = [port for one in services for port in one["spec"]["ports"]]
+    # The Service has endpoints only if its selector matches the workload's pods.
     assert services[0]["spec"]["selector"] == workloads[0]["spec"]["template"]["metadata"]["labels"]
-    assert {port["targetPort"] for port in wanted} == {one for one in open_ports if one.startswith("metrics")}
-    assert all(port["port"] == open_ports[port["targetPort"]] for port in wanted)
-    return {port["name"]: port["port"] for port in wanted}
+    assert {port["targetPort"] for port in ports} == {one for one in open_ports if one.startswith("metrics")}
+    assert all(port["port"] == open_ports[port["targetPort"]] for port in ports)
+    return {port["name"]: port["port"] for port in ports}
 
 
 def served(**more: str) -> set[int]:
-    """The ports of the roles that run with the settings of the manifests."""
+    """Return the ports of the roles that run with the settings of the manifests."""
     lines = (DEPLOY / "kubernetes/settings.env").read_text().splitlines()
     given = dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
     [workload] = objects("weir-streams.yaml")
@@ -80,7 +80,7 @@ def test_the_network_policy_admits_scrapes_of_every_role_and_nothing_else() -> N
 
 
 @pytest.mark.parametrize(("name", "patches"), [("weir-probe", ()), ("weir-streams", (f"{EVENTS}/weir-streams.yaml",))])
-def test_prometheus_keeps_each_of_their_ports(name: str, patches: tuple[str, ...]) -> None:
+def test_prometheus_does_not_drop_a_port_by_relabeling(name: str, patches: tuple[str, ...]) -> None:
     [scraped] = yaml.safe_load((DEPLOY / "prometheus/prometheus.yml").read_text())["scrape_configs"]
     [kept] = [one["regex"] for one in scraped["relabel_configs"] if one.get("action") == "keep"]
     assert all(re.fullmatch(kept, f"{name};{port}") for port in exposed(name, *patches))
