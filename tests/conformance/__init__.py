@@ -1,5 +1,6 @@
-"""Runs policy cases (see README.md beside this file) against the loaded program; ``python -m tests.conformance``.
+"""``python -m tests.conformance`` runs policy cases (see README.md in this folder) against the loaded kernel program.
 
-``case`` reads and checks the files, ``state`` is the cluster they describe, ``fleet`` makes the namespaces and the
-product in them, ``frames`` asks the program by BPF_PROG_RUN, ``wire`` sends real packets, ``runner`` compares.
+``case`` reads and checks the files; ``state`` is the cluster that they describe; ``fleet`` makes the network namespaces
+and runs the probe in them; ``frames`` runs the program on frames by BPF_PROG_RUN; ``wire`` sends real packets;
+``runner`` compares the outcomes with those that the case expects.
 """

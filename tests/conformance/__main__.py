@@ -13,7 +13,7 @@ import click
 
 from enrich.runtime.process import Exit, configure_logs
 
-# The namespaces' module is a script's neighbour, no package's.
+# netns.py, which makes the network namespaces, is in deploy/local and not in a package.
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "deploy/local"))
 
 from probe.kernel.program import LoadError
@@ -22,26 +22,27 @@ from tests.conformance.runner import Mode, run, select
 
 
 @click.command()
-@click.option("--family", type=click.Choice(["4", "6"]), help="IPv4 or IPv6; both, one after the other, if not given.")
+@click.option("--family", type=click.Choice(["4", "6"]), help="IPv4 or IPv6; default: both, one after the other.")
 @click.option(
     "--mode", type=click.Choice(["wire", "run"]), default="wire", show_default=True,
-    help="wire: real connections between namespaces; run: the loaded program is asked by BPF_PROG_RUN.",
+    help="wire: real connections between namespaces; run: the loaded program runs on frames by BPF_PROG_RUN.",
 )  # fmt: skip
-@click.option("--only", metavar="GLOB", default="*", help="Cases whose id, or file's path below DIR, fits.")
+@click.option("--only", metavar="GLOB", default="*", help="Run only cases whose id, or path below DIR, matches.")
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
 def main(family: str | None, mode: str, only: str, folder: Path) -> None:
     """Run the policy cases in the JSON files below DIR against the loaded program.
 
-    Prints a line for each row that is not as its case says, and last the count of cases; a case has passed when it has
-    in each family. Exit codes: 0 all passed, 1 some failed, 2 no case, or a malformed one, 3 cannot run here.
+    Prints a line for each connection whose outcome differs from the case, and last the number of cases. A case has
+    passed if it has passed in each family. Exit codes: 0 all passed, 1 some failed, 2 no case or a malformed one, 3
+    cannot run here.
     """
     if not folder.is_dir():
-        _end(f"{folder}: there is no such folder", Exit.USAGE)
+        _end(f"{folder} is not a folder", Exit.USAGE)
     if os.geteuid() != 0:
-        _end("must run as root: it makes network namespaces and loads programs", Exit.UNABLE)
+        _end("must run as root, to make network namespaces and load kernel programs", Exit.UNABLE)
     configure_logs("error", "auto")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(Exit.UNEXPECTED))
-    # A step of many rows is as many sockets at once.
+    # Each connection of a step needs a socket, and all of them are open at once.
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (limits[1], limits[1]))
     families = [int(family)] if family else [4, 6]

@@ -1,4 +1,4 @@
-"""A case as it stands in its file: its shape, checked, and its addresses mapped to either family."""
+"""The content of a case's file. It is checked, and its addresses can be mapped to IPv6."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ PortNumber = Annotated[int, msgspec.Meta(ge=1, le=65535)]
 
 
 class MalformedError(Exception):
-    """A file that is no case; the message says where it is wrong."""
+    """A file is not a valid case; the message says where and why."""
 
 
 class Port(msgspec.Struct):
-    """What a pod or an external serves; not ``declared``: it listens, but it is not a containerPort."""
+    """A port that a pod or an external serves. If not ``declared``, it is served without being a containerPort."""
 
     port: PortNumber
     protocol: Literal["TCP", "UDP", "SCTP"]
@@ -33,7 +33,7 @@ class Port(msgspec.Struct):
 
 
 class PodSpec(msgspec.Struct, rename="camel"):
-    """A pod; one on the host's network has its node's address."""
+    """A pod. A pod on the host's network has its node's address."""
 
     namespace: str
     name: str
@@ -53,13 +53,13 @@ class NodeSpec(msgspec.Struct):
 
 
 class NamespaceSpec(msgspec.Struct):
-    """A namespace, whose name is its key."""
+    """A namespace. Its name is its key in the file."""
 
     labels: dict[str, str] = {}
 
 
 class External(msgspec.Struct):
-    """An end outside the cluster."""
+    """A host outside the cluster."""
 
     name: str
     ip: str
@@ -67,7 +67,7 @@ class External(msgspec.Struct):
 
 
 class ClusterSpec(msgspec.Struct):
-    """What there is before the first step."""
+    """The cluster before the first step."""
 
     namespaces: dict[str, NamespaceSpec]
     nodes: list[NodeSpec]
@@ -88,8 +88,11 @@ Truth = tuple[str, str, str, bool]
 
 
 class Table(msgspec.Struct):
-    """The truth of some probes in short: for each source one character per destination in ``to``, ``+`` allowed,
-    ``-`` denied, ``.`` not part of the case."""
+    """The outcomes of some probes in short form.
+
+    For each source, a string has one character for each destination in ``to``: ``+`` allowed, ``-`` denied, ``.`` not
+    part of the case.
+    """
 
     probes: list[str]
     to: list[str]
@@ -109,7 +112,7 @@ class Table(msgspec.Struct):
 
 
 class Expect(msgspec.Struct):
-    """What holds after a step, as tuples or, shorter, as tables."""
+    """The expected outcomes after a step, as tuples or in short form as tables."""
 
     truth: list[Truth] = []
     host_truth: list[Truth] = []
@@ -118,14 +121,14 @@ class Expect(msgspec.Struct):
 
 
 class Step(msgspec.Struct):
-    """Changes, and what holds after them."""
+    """Changes, and the expected outcomes after them."""
 
     expect: Expect
     actions: list[Action] = []
 
 
 class Case(msgspec.Struct):
-    """One file."""
+    """The content of one file."""
 
     id: str
     cluster: ClusterSpec
@@ -133,7 +136,7 @@ class Case(msgspec.Struct):
 
 
 class Row(NamedTuple):
-    """One line of a step's truth. Ends are "namespace/pod", "ext:name" or "node:name"."""
+    """A connection and its expected outcome. The ends are "namespace/pod", "ext:name" or "node:name"."""
 
     source: str
     destination: str
@@ -146,7 +149,7 @@ class Row(NamedTuple):
 
 
 def rows(expect: Expect) -> Iterator[Row]:
-    """Every row of a step's truth. Raises :class:`MalformedError`."""
+    """Yield every row of a step. Raises :class:`MalformedError`."""
     tables = [cell for table in expect.tables + expect.host_tables for cell in table.truth()]
     truth = [*expect.truth, *expect.host_truth, *tables]
     if not truth:
@@ -154,12 +157,12 @@ def rows(expect: Expect) -> Iterator[Row]:
     for source, destination, probe, allowed in truth:
         port, _, protocol = probe.partition("/")
         if protocol not in Protocol.__members__ or not port.isdecimal() or not 0 < int(port) < 65536:
-            raise MalformedError(f"{probe!r} of {source} -> {destination} is no port/protocol")
+            raise MalformedError(f"{probe!r} of {source} -> {destination} is not of the form port/protocol")
         yield Row(source, destination, Protocol[protocol], int(port), allowed)
 
 
 def load(file: Path, family: int) -> Case:
-    """A case, with every address mapped to ``family``. Raises :class:`MalformedError`."""
+    """Read a case, and map every address to ``family``. Raises :class:`MalformedError`."""
     try:
         document = json.loads(file.read_bytes())
         return msgspec.convert(_mapped(document) if family == 6 else document, Case)
@@ -168,12 +171,12 @@ def load(file: Path, family: int) -> Case:
 
 
 def _mapped(value: Any) -> Any:
-    """The IPv6 twin of whatever is an IPv4 address or block."""
+    """Return a value in which each IPv4 address or block is replaced by its IPv6 counterpart."""
     if isinstance(value, Mapping):
         return {key: _mapped(inner) for key, inner in value.items()}
     if isinstance(value, list):
         mapped = [_mapped(inner) for inner in value]
-        # 0.0.0.0/0 beside ::/0 is ::/0 twice, which a ClusterNetworkPolicy's set of networks may not hold.
+        # A list with 0.0.0.0/0 and ::/0 would have ::/0 twice, which a ClusterNetworkPolicy's networks may not have.
         return list(dict.fromkeys(mapped)) if all(isinstance(one, str) for one in mapped) else mapped
     if isinstance(value, str) and (found := _ADDRESS.match(value)):
         address, slash, bits = found.groups()

@@ -1,4 +1,4 @@
-"""Why a row is as it is: what ``weir explain`` says of it."""
+"""Explain the outcome of a row, as ``weir explain`` does."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tests.conformance.state import State
 
 
 def explain(state: State, row: Row) -> str:
-    """The verdict, and what each end with policies of its own says."""
+    """Return the verdict, and the explanation of each end that has policies."""
     source, destination = _typed(state, row.source), _typed(state, row.destination)
     bracketed = f"[{destination}]" if ":" in destination else destination
     port = f"{row.port}/{row.protocol.name}"
@@ -23,5 +23,5 @@ def explain(state: State, row: Row) -> str:
 
 
 def _typed(state: State, end: str) -> str:
-    """As a person names it: a pod by its name, everything else by its address."""
+    """Return an end as a user would type it: a pod by its name, everything else by its address."""
     return end if end in state.pods else state.ip(end)

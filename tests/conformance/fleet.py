@@ -1,9 +1,9 @@
-"""The nodes, pods and outside hosts of a case as namespaces, each node with the product's own path.
+"""The nodes, pods and outside hosts of a case as network namespaces, with the probe's code on each node.
 
-Nodes are joined by an uplink: each hangs on one router, and so do the ends outside the cluster. What a node runs is
-what the probe runs: a pin folder of its own, :class:`~probe.agent.Agent` and everything below it; only Kafka is left
-out. Making a namespace and loading the program is dear, so both are used again by the cases that follow: an address
-keeps its namespace for as long as a pod has it on that node, and a pod that a step deletes goes with its namespace.
+All nodes and outside hosts are connected to one router. Each node has its own pin folder and runs what the probe runs,
+:class:`~probe.agent.Agent` and everything below it, except for Kafka. Making a namespace and loading the program are
+slow, so later cases reuse both: an address keeps its namespace for as long as a pod on that node has the address, and a
+pod that a step deletes loses its namespace.
 """
 
 from __future__ import annotations
@@ -39,23 +39,23 @@ _SIZES: Final = {
     "ENDPOINTS": 1024,
 }
 _GATEWAY_4, _GATEWAY_6 = "169.254.0.1", "fe80::2"
-"""The router, as nodes see it: others than those that pods see, which are the node's own addresses."""
-_WAYS_OUT: Final = (
+"""The router's addresses on the nodes' uplinks. They differ from the gateway addresses that pods use."""
+_UPLINK_ROUTES: Final = (
     f"route replace {_GATEWAY_4} dev eth0",
     f"route replace default via {_GATEWAY_4} dev eth0",
     f"route replace default via {_GATEWAY_6} dev eth0",
 )
-"""A node's, by its uplink. IPv4 forgets them with an interface's last address."""
+"""A node's routes over its uplink. The kernel deletes the IPv4 ones when the interface loses its last address."""
 _BPFFS: Final = Path("/sys/fs/bpf")
 
 
 class NotInForceError(Exception):
-    """The product did not take a step; the message says what it said."""
+    """The probe could not bring a step into force; the message has the cause."""
 
 
 @dataclass
 class Host:
-    """One node: its namespace, and the product in it."""
+    """A node: its namespace, and the parts of the probe in it."""
 
     name: str
     space: Space
@@ -65,10 +65,10 @@ class Host:
     agent: Agent
     addresses: set[str] = field(default_factory=set)
     pods: dict[str, tuple[str, Space]] = field(default_factory=dict)
-    """Address to the pod's name and its namespace."""
+    """The name and the network namespace of each pod, by address."""
 
     def close(self) -> None:
-        """End it; what is pinned stays."""
+        """Close the parts of the probe. Pinned programs and maps stay."""
         self.maps.close()
         self.network.close()
         self.ledger.close()
@@ -78,7 +78,7 @@ class Fleet:
     """All namespaces of a run."""
 
     def __init__(self, folder: Path) -> None:
-        """``folder`` holds the nodes' ledgers."""
+        """Make the router. ``folder`` is for the nodes' ledgers."""
         self._folder = folder
         self._pins = _BPFFS / f"kubeweir-conformance-{secrets.token_hex(3)}"
         self.net = Net()
@@ -91,16 +91,16 @@ class Fleet:
         self._case = 0
 
     def arrange(self, state: State, *, fresh: bool) -> None:
-        """Make the namespaces as the state says. ``fresh``: of another case, whose pods are others at any rate."""
+        """Make the state's namespaces. ``fresh`` says that a new case begins, whose pods are all different ones."""
         self._case += fresh
         self._nodes = {node.name: self._host(node.name, node.ip) for node in state.nodes.values()}
-        wanted: dict[int, dict[str, str]] = {id(host): {} for host in self._hosts.values()}
+        desired: dict[int, dict[str, str]] = {id(host): {} for host in self._hosts.values()}
         for name in state.pods:
             pod = state.pod(name)
             if pod is not None:
-                wanted[id(self._nodes[pod.node])][pod.ip] = name
+                desired[id(self._nodes[pod.node])][pod.ip] = name
         for host in self._hosts.values():
-            self._arrange_pods(host, wanted[id(host)], fresh=fresh)
+            self._arrange_pods(host, desired[id(host)], fresh=fresh)
         outside = {one.ip for one in state.externals.values()}
         for address in self._outside.keys() - outside:
             self.net.remove(self._outside.pop(address))
@@ -109,26 +109,26 @@ class Fleet:
         self._route(state)
 
     def install(self, state: State) -> None:
-        """Tell the product what the cluster is; returns when it is in force on every node. Raises NotInForceError."""
+        """Bring the state into force on every node; return when it is. Raises NotInForceError."""
         self._cluster.replace_all(group_by_kind(self._of_this_case(made) for made in state.objects()))
         for host in self._nodes.values():
             try:
                 host.agent.reconcile()
-            except Exception as error:  # whatever it is, it is the product's answer to this case
+            except Exception as error:  # any error is a failure of this case, and later cases must still run
                 raise NotInForceError(f"{host.name}: {type(error).__name__}: {error}") from error
             if host.agent.binding.unattached:
                 raise NotInForceError(f"{host.name}: {dict(host.agent.binding.unattached)}")
 
     def _of_this_case(self, made: Object) -> Object:
-        """A pod of the same name in another case is another pod, as the API server would say it."""
+        """Return the object. A pod gets a UID of this case: a pod of the same name in another case is another pod."""
         return structs.replace(made, uid=f"{made.uid}-{self._case}") if isinstance(made, Pod) else made
 
     def host(self, node: str) -> Host:
-        """The node of a name, of the case at hand."""
+        """Return the node with this name in the current case."""
         return self._nodes[node]
 
     def space(self, state: State, end: str) -> Space:
-        """Where an end of a row is."""
+        """Return the namespace of an end of a row."""
         if end in state.externals:
             return self._outside[state.ip(end)]
         node = state.node_of(end)
@@ -137,46 +137,48 @@ class Fleet:
         return host.space if state.pod(end) is None else host.pods[state.ip(end)][1]
 
     def close(self) -> None:
-        """Everything goes: namespaces, maps, programs."""
+        """Remove everything: namespaces, maps and programs."""
         for host in self._hosts.values():
             host.close()
         self.net.close()
         shutil.rmtree(self._pins, ignore_errors=True)
 
     def _host(self, name: str, address: str) -> Host:
-        """A node by its name, which keeps its namespace and has every address that any case gave it."""
+        """Return the node with this name; make it for the first case. It keeps the addresses that cases gave it."""
         found = self._hosts.get(name)
         if found is None:
             found = self._hosts[name] = self._load(name, len(self._hosts) + 1)
-            # Before there are pods: a flow at an interface that is older than the probe may be a reply.
+            # Reconcile before there are pods: at an interface that is older than the probe, a packet may be a reply of
+            # a connection that the probe has not seen, and would be treated as one.
             found.agent.reconcile()
         if address not in found.addresses:
             for other in self._hosts.values():
                 if address in other.addresses:
                     other.addresses.remove(address)
-                    ip(other.space, f"addr del {address}/{_bits(address)} dev eth0", *_WAYS_OUT)
+                    ip(other.space, f"addr del {address}/{_bits(address)} dev eth0", *_UPLINK_ROUTES)
             found.addresses.add(address)
             ip(found.space, f"addr add {address}/{_bits(address)} dev eth0{' nodad' if ':' in address else ''}")
         return found
 
     def _load(self, name: str, number: int) -> Host:
         space = self.net.node((), f"n{number}")
-        # Else of many refusals only the first would be sent, and the rest be taken for silence.
+        # With the default rate limit, only the first of many ICMP errors would be sent, and the rest would look like
+        # silence.
         run(space, "sysctl", "-qw", "net.ipv4.icmp_ratelimit=0", "net.ipv6.icmp.ratelimit=0")
-        self._join(space, number)
+        self._connect_to_router(space, number)
         network = NodeNetwork(space.path)
         maps = Maps.open(self._pins / str(number) / VERSION, _SIZES)
         maps.configure(Config.POD_DENIED_FLOWS, 1000)
         maps.configure(Config.POD_CONNECTIONS, 4096)
         ledger = Ledger.open(self._folder / f"ledger-{number}")
-        # Never started, so it publishes nothing.
+        # The intervals' thread is not started, so nothing is published.
         clock = LinkClock()
         intervals = AddressIntervals(name, self._folder / f"intervals-{number}", lambda _: None, clock)
         agent = Agent(name, self._cluster, NetworkView(network, clock), maps, ledger, intervals)
         return Host(name, space, network, maps, ledger, agent)
 
-    def _join(self, node: Space, number: int) -> None:
-        """The uplink: a veth to the router, which is the way to everything that is not on the node."""
+    def _connect_to_router(self, node: Space, number: int) -> None:
+        """Make the node's uplink: a veth pair to the router, with routes to everything that is not on the node."""
         node.link = f"n{number}"
         ip(self.router, f"link add {node.link} type veth peer name eth0 netns {node.name}")
         for space, device in ((self.router, node.link), (node, "eth0")):
@@ -190,32 +192,35 @@ class Fleet:
         ip(
             node,
             "link set eth0 up",
-            *_WAYS_OUT,
+            *_UPLINK_ROUTES,
         )
 
-    def _arrange_pods(self, host: Host, wanted: dict[str, str], *, fresh: bool) -> None:
-        """Make and take away. The agent is told, as by the kernel when it runs: no other sign may be left of a pod that
-        went and came in cases between which its node had no part."""
+    def _arrange_pods(self, host: Host, desired: dict[str, str], *, fresh: bool) -> None:
+        """Make the missing pods and remove the others.
+
+        The agent is notified of changed links, as the kernel's link events do in production. Without this, it could
+        miss that an interface was replaced if its node had no pods in the cases between.
+        """
         host.agent.links_changed()
         for address, (name, space) in list(host.pods.items()):
-            if address not in wanted or (name != wanted[address] and not fresh):
+            if address not in desired or (name != desired[address] and not fresh):
                 self.net.remove(space)
                 del host.pods[address]
-        for address, name in wanted.items():
-            there = host.pods.get(address)
-            host.pods[address] = (name, there[1] if there else self.net.pod(host.space, address))
+        for address, name in desired.items():
+            existing = host.pods.get(address)
+            host.pods[address] = (name, existing[1] if existing else self.net.pod(host.space, address))
 
     def _route(self, state: State) -> None:
-        """The router's ways to the nodes, and by them to the pods."""
+        """Set the router's routes to the nodes, and over them to the pods."""
         nodes = {node.ip: self._nodes[node.name] for node in state.nodes.values()}
-        wanted = {address: f"{address} dev {host.space.link}" for address, host in nodes.items()}
-        for way, host in nodes.items():
-            wanted |= {address: f"{address} via {way} dev {host.space.link}" for address in host.pods}
-        gone = [f"route del {address}" for address in self._routes.keys() - wanted.keys()]
-        new = [f"route replace {way}" for address, way in wanted.items() if self._routes.get(address) != way]
-        if gone or new:
-            ip(self.router, *gone, *new)
-        self._routes = wanted
+        routes = {address: f"{address} dev {host.space.link}" for address, host in nodes.items()}
+        for gateway, host in nodes.items():
+            routes |= {address: f"{address} via {gateway} dev {host.space.link}" for address in host.pods}
+        removed = [f"route del {address}" for address in self._routes.keys() - routes.keys()]
+        new = [f"route replace {route}" for address, route in routes.items() if self._routes.get(address) != route]
+        if removed or new:
+            ip(self.router, *removed, *new)
+        self._routes = routes
 
 
 def _bits(address: str) -> int:

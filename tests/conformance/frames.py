@@ -1,8 +1,8 @@
-"""Mode ``run``: asks the loaded program about every row by BPF_PROG_RUN, for speed.
+"""Mode ``run``: runs the loaded program for every row by BPF_PROG_RUN, which is fast.
 
-A row goes through the program at its source's interface and the one at its destination's, on the node of each with that
-node's maps, as a frame of the row's family and protocol. Every frame has a source port and a sequence of its own, so
-that what the program remembers of one row decides no other.
+For each row, a frame of its family and protocol runs through the program at the source's interface and through the one
+at the destination's, on the node of each and with that node's maps. Every frame has its own source port and sequence
+number, so that the connection state of one row does not decide another.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tests.kernel.frames import ipv4, ipv6, sctp, udp
 
 _TC_ACT_SHOT: Final = 2
 _UPLINK: Final = 1 << 20
-"""As the interface that a packet came in by: not a pod's, and not the 0 of what the node itself sends."""
+"""``ingress_ifindex`` of a packet from another node: not a pod's interface, and not 0 as for the node's own packets."""
 _PORTS: Final = range(10000, 60000)
 
 _Run = tuple[int, bytes, bytes]
@@ -31,7 +31,7 @@ _Run = tuple[int, bytes, bytes]
 
 
 class Frames:
-    """Asks the programs of a fleet."""
+    """Runs the programs of a fleet on frames."""
 
     def __init__(self, fleet: Fleet) -> None:
         self._fleet = fleet
@@ -39,7 +39,7 @@ class Frames:
         self._sequences = itertools.count(1)
 
     def probe(self, state: State, rows: Sequence[Row]) -> list[str]:
-        """For each row "allowed" or "denied"."""
+        """Return "allowed" or "denied" for each row."""
         indexes = {name: self._index(state, name) for name in state.pods}
         served = {row.port for row in rows}
         runs: dict[str, list[tuple[int, _Run]]] = defaultdict(list)
@@ -51,24 +51,28 @@ class Frames:
                 runs[source.node].append((number, (host.maps.programs["pod_egress"], frame, _context(index, index))))
             if destination is not None:
                 host, index = self._fleet.host(destination.node), indexes[row.destination]
-                came_by = self._came_by(state, row.source, destination.node, indexes)
+                ingress_index = self._ingress_index(state, row.source, destination.node, indexes)
                 program = host.maps.programs["pod_ingress"]
-                runs[destination.node].append((number, (program, frame, _context(index, came_by))))
+                runs[destination.node].append((number, (program, frame, _context(index, ingress_index))))
         denied: set[int] = set()
-        for node, asked in runs.items():
-            denied |= self._run(self._fleet.host(node), asked)
+        for node, node_runs in runs.items():
+            denied |= self._run(self._fleet.host(node), node_runs)
         return ["denied" if number in denied else "allowed" for number in range(len(rows))]
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: no resources are open."""
 
-    def _run(self, host: Host, asked: list[tuple[int, _Run]]) -> set[int]:
-        """The rows that the program drops. An interface's index means the namespace of the thread that asks."""
+    def _run(self, host: Host, runs: list[tuple[int, _Run]]) -> set[int]:
+        """Return the rows that the program drops.
+
+        The kernel looks up the interface's index in the calling thread's namespace, so this runs on a thread of the
+        node.
+        """
 
         def work() -> set[int]:
             return {
                 number
-                for number, (program, frame, context) in asked
+                for number, (program, frame, context) in runs
                 if bpf.program_run(program, frame, 1, context)[0] == _TC_ACT_SHOT
             }
 
@@ -79,8 +83,8 @@ class Frames:
         return self._fleet.host(pod.node).pods[pod.ip][1].index if pod is not None else 0
 
     @staticmethod
-    def _came_by(state: State, source: str, node: str, indexes: dict[str, int]) -> int:
-        """``ingress_ifindex`` at a pod's interface: 0 of what the pod's own node sends."""
+    def _ingress_index(state: State, source: str, node: str, indexes: dict[str, int]) -> int:
+        """Return ``ingress_ifindex`` at a pod's interface; it is 0 for packets of the pod's own node."""
         if state.node_of(source) != node:
             return _UPLINK
         return indexes.get(source, 0)
@@ -93,7 +97,7 @@ class Frames:
 
 @functools.lru_cache(4096)
 def _head(source: str, destination: str, protocol: Protocol, length: int) -> bytes:
-    """Ethernet and IP headers for a body; all rows of two ends have the same."""
+    """Return Ethernet and IP headers for a body; they are the same for all rows of two ends."""
     if ":" in source:
         return bytes(12) + b"\x86\xdd" + ipv6(source, destination, protocol, bytes(length))[:40]
     return bytes(12) + b"\x08\x00" + ipv4(source, destination, protocol, bytes(length))[:20]
@@ -102,7 +106,7 @@ def _head(source: str, destination: str, protocol: Protocol, length: int) -> byt
 def _transport(row: Row, port: int, sequence: int) -> bytes:
     match row.protocol:
         case Protocol.TCP:
-            # 5 words of header, the flag SYN.
+            # The header has 5 words and the flag SYN.
             return struct.pack("!HHIIBBHHH", port, row.port, sequence, 0, 5 << 4, 2, 64240, 0, 0)
         case Protocol.UDP:
             return udp(row.port, port)
@@ -110,6 +114,6 @@ def _transport(row: Row, port: int, sequence: int) -> bytes:
             return sctp(row.port, port)
 
 
-def _context(index: int, came_by: int) -> bytes:
-    """``struct __sk_buff``: ingress_ifindex at offset 36, ifindex at 40."""
-    return struct.pack("=36xII148x", came_by, index)
+def _context(index: int, ingress_index: int) -> bytes:
+    """Return a ``struct __sk_buff``, which has ingress_ifindex at offset 36 and ifindex at 40."""
+    return struct.pack("=36xII148x", ingress_index, index)

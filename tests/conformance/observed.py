@@ -1,4 +1,4 @@
-"""What was seen of the rows of a step, by connection."""
+"""The observed outcomes of the rows of a step."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from enrich.model import Protocol
 
 
 class Connection(NamedTuple):
-    """One attempt at a row. Addresses are text as sockets give it."""
+    """One attempt at a row. Addresses are text, as sockets return them."""
 
     protocol: Protocol
     source: str
@@ -18,7 +18,7 @@ class Connection(NamedTuple):
 
 
 class Observed:
-    """Filled in by those who send and those who are sent to; what belongs to no row of this step is left out."""
+    """Collects what clients and servers observe. Packets that belong to no row of this step are ignored."""
 
     def __init__(self, count: int) -> None:
         self._rows: dict[Connection, int] = {}
@@ -27,32 +27,32 @@ class Observed:
         self._refused = [""] * count
 
     def expect(self, attempt: Connection, row: int) -> None:
-        """An attempt is about to be made, or was just made, for a row."""
+        """Register an attempt at a row, before or just after it is made."""
         self._rows[attempt] = row
 
     def arrived(self, attempt: Connection) -> None:
-        """Its first packet reached the destination."""
+        """Note that the attempt's first packet reached the destination."""
         if (row := self._rows.get(attempt)) is not None:
             self._arrived[row] = True
 
     def answered(self, attempt: Connection) -> None:
-        """The destination's answer reached the source."""
+        """Note that the destination's answer reached the source."""
         if (row := self._rows.get(attempt)) is not None:
             self._answered[row] = True
 
     def refused(self, attempt: Connection, why: str) -> None:
-        """The source was told that it cannot be."""
+        """Note that the source got an error, such as a reset or an ICMP error."""
         if (row := self._rows.get(attempt)) is not None:
             self._refused[row] = why
 
     def is_answered(self, row: int) -> bool:
-        """Whether one of the row's attempts got through, there and back."""
+        """Return whether one of the row's attempts was answered."""
         return self._answered[row]
 
-    def seen(self, row: int) -> str:
-        """The outcome in words: "allowed", "denied", or what is neither."""
+    def outcome(self, row: int) -> str:
+        """Return the outcome in words: "allowed", "denied", or a description of what is neither."""
         if self._answered[row]:
             return "allowed"
         if self._refused[row]:
-            return f"a refusal ({self._refused[row]})"
-        return "its first packet arrive, and no answer come back" if self._arrived[row] else "denied"
+            return f"refused ({self._refused[row]})"
+        return "half open (its first packet arrived, and no answer came back)" if self._arrived[row] else "denied"

@@ -1,4 +1,4 @@
-"""Runs cases and says which rows are not as they should be."""
+"""Run cases, and report the rows whose outcome is not the expected one."""
 
 from __future__ import annotations
 
@@ -20,38 +20,40 @@ from tests.conformance.wire import Wire
 
 Mode = Literal["run", "wire"]
 
-_SHOWN: Final = 50
-"""Rows of a case that are shown one by one."""
+_MAX_FAILURES: Final = 50
+"""The number of failing rows that are printed for a case."""
 
 
 class Prober(Protocol):
-    """A way to ask about rows."""
+    """A way to find the outcomes of rows."""
 
     def probe(self, state: State, rows: Sequence[Row]) -> list[str]:
-        """For each row "allowed", "denied", or what else was seen."""
+        """Return "allowed", "denied" or another observed outcome for each row."""
 
     def close(self) -> None:
-        """End what it holds."""
+        """Release its resources."""
 
 
 def select(folder: Path, only: str = "*") -> list[Path]:
-    """The files below a folder, all of which are cases, whose id or path fits. Raises MalformedError, if none does."""
+    """Return the files whose id or path matches, and check all files. Raises MalformedError, also if none matches."""
     files = sorted(folder.rglob("*.json"))
     if not files:
-        raise MalformedError(f"{folder}: there is no case (*.json) in it")
+        raise MalformedError(f"{folder} has no case (*.json)")
     ids = {file: check(file).id for file in files}
-    found = [file for file, name in ids.items() if _fits(name, only) or _fits(str(file.relative_to(folder)), only)]
+    found = [
+        file for file, name in ids.items() if _matches(name, only) or _matches(str(file.relative_to(folder)), only)
+    ]
     if not found:
-        raise MalformedError(f"{folder}: no case of {len(files)} fits {only!r}")
+        raise MalformedError(f"{folder}: none of {len(files)} cases matches {only!r}")
     return found
 
 
-def _fits(name: str, only: str) -> bool:
+def _matches(name: str, only: str) -> bool:
     return fnmatch.fnmatchcase(name, only)
 
 
 def check(file: Path) -> Case:
-    """A case, all of which makes sense. Raises MalformedError with the file's name."""
+    """Read a case and check all of its steps. Raises MalformedError with the file's name."""
     where = ""
     try:
         case = load(file, 4)
@@ -67,7 +69,7 @@ def check(file: Path) -> Case:
 
 
 def run(files: Sequence[Path], families: Sequence[int], mode: Mode) -> Iterator[tuple[Path, list[str]]]:
-    """Each case, in one family after the other, with a line for every row that fails; none: it passed."""
+    """Run each case in one family after the other; yield it with a line for each failing row, or none if it passed."""
     with (
         tempfile.TemporaryDirectory(prefix="kubeweir-conformance-") as folder,
         closing(Fleet(Path(folder))) as fleet,
@@ -76,8 +78,8 @@ def run(files: Sequence[Path], families: Sequence[int], mode: Mode) -> Iterator[
         for family, file in itertools.product(families, files):
             case = load(file, family)
             failures = list(_failures(case, fleet, prober))
-            if len(failures) > _SHOWN:
-                failures[_SHOWN:] = [f"and {len(failures) - _SHOWN} rows more"]
+            if len(failures) > _MAX_FAILURES:
+                failures[_MAX_FAILURES:] = [f"and {len(failures) - _MAX_FAILURES} more rows"]
             yield file, [f"FAIL {case.id} (IPv{family}): {line}" for line in failures]
 
 
@@ -95,8 +97,8 @@ def _failures(case: Case, fleet: Fleet, prober: Prober) -> Iterator[str]:
         except (NotInForceError, InvalidObjectError) as error:
             yield f"step {number}: not in force: {error}"
             continue
-        wanted = list(rows(step.expect))
-        for row, seen in zip(wanted, prober.probe(state, wanted), strict=True):
+        expected_rows = list(rows(step.expect))
+        for row, outcome in zip(expected_rows, prober.probe(state, expected_rows), strict=True):
             expected = "allowed" if row.allowed else "denied"
-            if seen != expected:
-                yield f"step {number}: {row}: expected {expected}, seen {seen}; explain: {explain(state, row)}"
+            if outcome != expected:
+                yield f"step {number}: {row}: expected {expected}, found {outcome}; explain: {explain(state, row)}"

@@ -1,4 +1,4 @@
-"""Those who are sent to: a server on every port that a step asks about, in the namespace that it belongs to."""
+"""Servers on every port to which a step connects, each in the namespace of its pod or host."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.conformance.observed import Connection, Observed
 
 
 class Place(NamedTuple):
-    """An address in a namespace, by the namespace's name, which is never used again."""
+    """An address in a network namespace, which is identified by its name; a name is never reused."""
 
     space: str
     address: str
@@ -27,7 +27,7 @@ _Key = TypeVar("_Key", tuple[Place, Protocol], tuple[Place, Protocol, int])
 
 
 class Servers:
-    """They stay from step to step for as long as their namespace is in use."""
+    """The servers of all namespaces. A server stays open over steps for as long as its namespace is in use."""
 
     def __init__(self, selector: selectors.BaseSelector) -> None:
         self._selector = selector
@@ -39,10 +39,10 @@ class Servers:
     def serve(
         self, spaces: Mapping[Place, Space], ports: Iterable[tuple[Place, Protocol, int]], observed: Observed
     ) -> None:
-        """Have these ports answered, and tell ``observed`` what arrives. Places not in ``spaces`` are left."""
+        """Serve these ports and report arriving packets to ``observed``. Servers of other places are closed."""
         self._observed = observed
-        self._leave(self._listening, spaces)
-        self._leave(self._sniffing, spaces)
+        self._close_others(self._listening, spaces)
+        self._close_others(self._sniffing, spaces)
         missing: dict[Place, list[tuple[Protocol, int]]] = defaultdict(list)
         for place, protocol, port in ports:
             if protocol is not Protocol.SCTP and (place, protocol, port) not in self._listening:
@@ -52,17 +52,17 @@ class Servers:
                 run_in(space, partial(self._open, place, missing[place]))
 
     def sctp(self, place: Place) -> socket.socket:
-        """The place's socket for SCTP, with which it also asks."""
+        """Return the place's socket for SCTP, which its clients use too."""
         return self._sniffing[place, Protocol.SCTP]
 
     def release(self) -> None:
-        """End the connections that were accepted."""
+        """Close the accepted connections."""
         for accepted in self._accepted:
             sockets.abort(accepted)
         self._accepted.clear()
 
     def close(self) -> None:
-        """End all."""
+        """Close all servers."""
         self.serve({}, (), Observed(0))
 
     def _open(self, place: Place, ports: Iterable[tuple[Protocol, int]]) -> None:
@@ -71,16 +71,16 @@ class Servers:
             self._sniffing[place, Protocol.TCP] = self._on(sockets.sniffing(place.address), self._on_syn, place)
         for protocol, port in ports:
             if protocol is Protocol.TCP:
-                made = self._on(sockets.listening(place.address, port), self._on_connection)
+                server = self._on(sockets.listening(place.address, port), self._on_connection)
             else:
-                made = self._on(sockets.bound(place.address, port, socket.SOCK_DGRAM), self._on_datagram, place, port)
-            self._listening[place, protocol, port] = made
+                server = self._on(sockets.bound(place.address, port, socket.SOCK_DGRAM), self._on_datagram, place, port)
+            self._listening[place, protocol, port] = server
 
-    def _on(self, made: socket.socket, handler: Callable[..., None], *about: object) -> socket.socket:
-        self._selector.register(made, selectors.EVENT_READ, partial(handler, made, *about))
-        return made
+    def _on(self, server: socket.socket, handler: Callable[..., None], *about: object) -> socket.socket:
+        self._selector.register(server, selectors.EVENT_READ, partial(handler, server, *about))
+        return server
 
-    def _leave(self, table: dict[_Key, socket.socket], spaces: Mapping[Place, Space]) -> None:
+    def _close_others(self, table: dict[_Key, socket.socket], spaces: Mapping[Place, Space]) -> None:
         for key in [key for key in table if key[0] not in spaces]:
             self._close(table.pop(key))
 
@@ -93,7 +93,7 @@ class Servers:
             self._observed.arrived(Connection(Protocol.TCP, source, source_port, place.address, port))
 
     def _on_connection(self, server: socket.socket) -> None:
-        # Kept until the step's end: closing it would reset it before its client has looked.
+        # The connection is kept until the end of the step: closing it would reset it before the client's select(2).
         self._accepted.extend(sockets.accepted(server))
 
     def _on_datagram(self, server: socket.socket, place: Place, port: int) -> None:

@@ -1,4 +1,4 @@
-"""The cluster of a case as it stands after some steps, and as the product's own parser reads it."""
+"""The cluster of a case after some of its steps, and its objects as kubeweir's parser reads them."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from tests.conformance.case import Action, Case, Expect, MalformedError, PodSpec
 
 
 class State:
-    """Pods by "namespace/name", externals by "ext:name", nodes by name."""
+    """The cluster's objects: pods by "namespace/name", externals by "ext:name", nodes by name."""
 
     def __init__(self, case: Case) -> None:
         cluster = copy.deepcopy(case.cluster)
-        self.namespaces = {name: made.labels for name, made in cluster.namespaces.items()}
+        self.namespaces = {name: namespace.labels for name, namespace in cluster.namespaces.items()}
         self.nodes = {node.name: node for node in cluster.nodes}
         self.pods = {f"{pod.namespace}/{pod.name}": pod for pod in cluster.pods}
         self.externals = {f"ext:{one.name}": one for one in cluster.externals}
         self.policies: dict[tuple[str, str], dict[str, Any]] = {}
 
     def apply(self, action: Action) -> None:
-        """One action of a step. Raises :class:`MalformedError`."""
+        """Apply one action of a step. Raises :class:`MalformedError`."""
         meta = action.object.get("metadata", action.object)
         if not isinstance(meta, dict) or not isinstance(meta.get("name"), str):
             raise MalformedError(f"{action.op} {action.kind}: the object has no name")
@@ -39,7 +39,7 @@ class State:
             case (("NetworkPolicy" | "ClusterNetworkPolicy"), _):
                 self.policies[action.kind, name] = action.object
             case "Namespace", "delete":
-                self._forget_namespace(name)
+                self._delete_namespace(name)
             case (("Namespace" | "Namespace labels"), _):
                 self.namespaces[name] = meta.get("labels") or {}
             case "Pod", "delete":
@@ -51,45 +51,47 @@ class State:
                     raise MalformedError(f"{action.op} {action.kind}: there is no pod {name}")
                 self.pods[name].labels = meta.get("labels") or {}
 
-    def _forget_namespace(self, name: str) -> None:
-        """With all that is in it, as the namespace controller does."""
+    def _delete_namespace(self, name: str) -> None:
+        """Delete a namespace and everything in it, as the namespace controller does."""
         self.namespaces.pop(name, None)
         self.pods = {key: pod for key, pod in self.pods.items() if pod.namespace != name}
-        self.policies = {key: made for key, made in self.policies.items() if not key[1].startswith(f"{name}/")}
+        self.policies = {key: policy for key, policy in self.policies.items() if not key[1].startswith(f"{name}/")}
 
     def ip(self, name: str) -> str:
-        """The address of an end of a row."""
+        """Return the address of an end of a row."""
         if name in self.externals:
             return self.externals[name].ip
         return self.nodes[name.removeprefix("node:")].ip if name.startswith("node:") else self.pods[name].ip
 
     def node_of(self, name: str) -> str | None:
-        """The node on which an end is: its own, a pod's, or none."""
+        """Return the node of an end of a row: a node itself, a pod's node, or None for an outside host."""
         if name.startswith("node:"):
             return name.removeprefix("node:")
         return self.pods[name].node if name in self.pods else None
 
     def pod(self, name: str) -> PodSpec | None:
-        """The pod with an interface of its own behind an end of a row, if that is one."""
+        """Return the pod at an end of a row, or None if that is not a pod with its own interface."""
         found = self.pods.get(name)
         return None if found is None or found.host_network else found
 
     def check(self, expect: Expect) -> None:
-        """Raises :class:`MalformedError` where the cluster or a row names what there is not."""
-        taken: dict[str, str] = {}
+        """Raise :class:`MalformedError` if the cluster or a row names something that does not exist."""
+        owners: dict[str, str] = {}
         for name, ip in self._addresses():
             try:
                 ipaddress.ip_address(ip)
             except ValueError as error:
                 raise MalformedError(f"{name}: {error}") from error
-            if ip in taken:
-                raise MalformedError(f"{name} has the address of {taken[ip]}, {ip}")
-            taken[ip] = name
+            if ip in owners:
+                raise MalformedError(f"{name} has the address of {owners[ip]}, {ip}")
+            owners[ip] = name
         for name, pod in self.pods.items():
             if pod.node not in self.nodes:
                 raise MalformedError(f"pod {name}: there is no node {pod.node!r}")
             if pod.host_network and pod.ip != self.nodes[pod.node].ip:
-                raise MalformedError(f"pod {name} is on the host's network and has not its address, but {pod.ip}")
+                raise MalformedError(
+                    f"pod {name} is on the host's network and must have its node's address, but has {pod.ip}"
+                )
         ends = {*self.pods, *self.externals, *(f"node:{name}" for name in self.nodes)}
         for row in rows(expect):
             for end in (row.source, row.destination):
@@ -102,17 +104,17 @@ class State:
         yield from ((name, one.ip) for name, one in self.externals.items())
 
     def objects(self) -> list[Object]:
-        """The API's objects. Raises InvalidObjectError for what the product refuses."""
+        """Return the objects as parsed. Raises InvalidObjectError for an object that kubeweir refuses."""
         return list(_read([*self._namespaces(), *self._nodes(), *self._pods(), *self.policies.values()]))
 
     def view(self, node: str) -> PolicyView:
-        """The state as policy sees it from a node."""
+        """Return the state as the input of policy decisions on a node."""
         objects = self.objects()
 
-        def kind(wanted: type) -> dict[Any, Any]:
-            return {made.key: made for made in objects if isinstance(made, wanted)}
+        def of(kind: type) -> dict[Any, Any]:
+            return {one.key: one for one in objects if isinstance(one, kind)}
 
-        return PolicyView(kind(Pod), kind(Namespace), kind(Node), kind(NetworkPolicy), kind(ClusterNetworkPolicy), node)
+        return PolicyView(of(Pod), of(Namespace), of(Node), of(NetworkPolicy), of(ClusterNetworkPolicy), node)
 
     def _namespaces(self) -> Iterator[dict[str, Any]]:
         for name, labels in self.namespaces.items():
@@ -158,7 +160,7 @@ def _pod_of(action: Action) -> PodSpec:
 
 def _read(documents: Iterable[dict[str, Any]]) -> Iterator[Object]:
     for document in documents:
-        made = parse(document)
-        if made is None:
-            raise InvalidObjectError("kind", f"{document.get('apiVersion')} {document.get('kind')} is not known here")
-        yield made
+        parsed = parse(document)
+        if parsed is None:
+            raise InvalidObjectError("kind", f"{document.get('apiVersion')} {document.get('kind')} is not supported")
+        yield parsed

@@ -1,4 +1,4 @@
-"""The runner: it reads any folder, passes what is right, and fails what is not."""
+"""Tests of the runner: it reads any folder, passes correct cases, and fails or refuses the others."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.conformance.runner import check, select
 from tests.conformance.suite import OWN, PUBLIC, ROOT
 
 SAMPLE = (
-    "cyclonus-example-001*",  # a namespace and a pod come and go; 3,900 rows in a step
+    "cyclonus-example-001*",  # a namespace and a pod are created and deleted; 3,900 rows in a step
     "cyclonus-portprotocol-052*",  # SCTP, a range of ports
     "cyclonus-peers-057*",  # a block with an exception
     "e2e-tcp-21*",  # a namespace is relabelled
@@ -31,7 +31,7 @@ SAMPLE = (
     "recipe-09-named*",
     "recipe-11*",
 )
-"""Of the public cases, by real packets: each source, and each kind of end."""
+"""Public cases that run with real packets. They include each origin and each kind of end."""
 
 
 def table(marks: str) -> dict[str, Any]:
@@ -73,7 +73,7 @@ def test_own_cases_pass(mode: str) -> None:
 
 @pytest.mark.kernel
 @pytest.mark.timeout(600)
-def test_pods_come_again_on_a_node_that_had_no_part_in_the_case_between(tmp_path: Path) -> None:
+def test_a_node_that_a_case_does_not_use_gets_its_pods_again_in_the_next(tmp_path: Path) -> None:
     for name, case in (("1", "own-v6-around-v4"), ("2", "own-steps"), ("3", "own-v6-around-v4")):
         (tmp_path / f"{name}.json").symlink_to(OWN / f"{case}.json")
     passed(conformance("--mode", "run", "--family", 4, tmp_path), 3)
@@ -81,7 +81,7 @@ def test_pods_come_again_on_a_node_that_had_no_part_in_the_case_between(tmp_path
 
 @pytest.fixture
 def edited(tmp_path: Path) -> Callable[[Callable[[Any], object]], Path]:
-    """A folder with one case that was right until it was edited."""
+    """Make a folder with one correct case that ``edit`` changes."""
 
     def make(edit: Callable[[Any], object]) -> Path:
         case = json.loads((OWN / "own-nodes-and-blocks.json").read_text())
@@ -95,7 +95,7 @@ def edited(tmp_path: Path) -> Callable[[Callable[[Any], object]], Path]:
 @pytest.mark.kernel
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("mode", ["run", "wire"])
-def test_rows_that_are_wrong_fail_and_are_explained(mode: str, edited: Callable[..., Path]) -> None:
+def test_wrong_rows_fail_and_are_explained(mode: str, edited: Callable[..., Path]) -> None:
     wrong = {
         ("shop/web", "shop/db", "80/TCP"): False,
         ("shop/web", "shop/db", "53/UDP"): True,
@@ -106,9 +106,9 @@ def test_rows_that_are_wrong_fail_and_are_explained(mode: str, edited: Callable[
 
     def edit(case: Any) -> None:
         expect = case["steps"][0]["expect"]
-        for rows, lies in ((expect["truth"], wrong), (expect["host_truth"], host)):
+        for rows, changes in ((expect["truth"], wrong), (expect["host_truth"], host)):
             for row in rows:
-                row[3] = lies.get(tuple(row[:3]), row[3])
+                row[3] = changes.get(tuple(row[:3]), row[3])
 
     folder = edited(edit)
     (folder / "right.json").write_text((OWN / "own-tiers.json").read_text())
@@ -121,12 +121,12 @@ def test_rows_that_are_wrong_fail_and_are_explained(mode: str, edited: Callable[
         words = ("allowed", "denied") if expected else ("denied", "allowed")
         begin = f"FAIL own-nodes-and-blocks (IPv6): step 1: {source} -> {destination} {port}: "
         (line,) = [line for line in lines if line.startswith(begin)]
-        assert f"expected {words[0]}, seen {words[1]}; explain: " in line
+        assert f"expected {words[0]}, found {words[1]}; explain: " in line
     assert "shop/web" in next(line for line in lines if "ext:near" in line).partition("explain")[2]
 
 
 @pytest.mark.kernel
-def test_a_policy_that_the_product_refuses_fails_its_case(edited: Callable[..., Path]) -> None:
+def test_an_invalid_policy_fails_its_case(edited: Callable[..., Path]) -> None:
     def edit(case: Any) -> None:
         case["steps"][0]["actions"][0]["object"]["spec"]["ingress"] = [{"ports": [{"port": 70000}]}]
 
@@ -136,22 +136,22 @@ def test_a_policy_that_the_product_refuses_fails_its_case(edited: Callable[..., 
     assert done.stdout.splitlines()[-1] == "0 passed, 1 failed"
 
 
-def test_a_folder_without_cases_is_no_success(tmp_path: Path) -> None:
-    for folder, told in ((tmp_path, "there is no case"), (tmp_path / "absent", "there is no such folder")):
+def test_a_folder_without_cases_is_an_error(tmp_path: Path) -> None:
+    for folder, message in ((tmp_path, "has no case"), (tmp_path / "absent", "is not a folder")):
         done = conformance(folder)
         assert (done.returncode, done.stdout) == (2, "")
         assert str(folder) in done.stderr
-        assert told in done.stderr
+        assert message in done.stderr
 
 
-def test_a_malformed_case_is_told_before_anything_runs(edited: Callable[..., Path]) -> None:
+def test_a_malformed_case_is_reported_before_anything_runs(edited: Callable[..., Path]) -> None:
     done = conformance(edited(lambda case: case["cluster"]["pods"][0].pop("ip")))
     assert (done.returncode, done.stdout) == (2, "")
     assert "case.json: Object missing required field `ip` - at `$.cluster.pods[0]`" in done.stderr
 
 
 @pytest.mark.parametrize(
-    ("edit", "told"),
+    ("edit", "message"),
     [
         (lambda case: case.update(steps=[]), "steps"),
         (lambda case: case["steps"][0].pop("expect"), "Object missing required field `expect`"),
@@ -175,16 +175,16 @@ def test_a_malformed_case_is_told_before_anything_runs(edited: Callable[..., Pat
         ), "the object has no name"),
     ],
 )  # fmt: skip
-def test_what_is_wrong_with_a_case_is_named(
-    edit: Callable[[Any], object], told: str, edited: Callable[..., Path]
+def test_the_message_says_what_is_wrong_with_a_case(
+    edit: Callable[[Any], object], message: str, edited: Callable[..., Path]
 ) -> None:
     file = edited(edit) / "case.json"
     with pytest.raises(MalformedError, match=r"case\.json") as caught:
         check(file)
-    assert told in str(caught.value)
+    assert message in str(caught.value)
 
 
-def test_what_is_no_json_is_malformed(tmp_path: Path) -> None:
+def test_a_file_that_is_not_json_is_malformed(tmp_path: Path) -> None:
     (tmp_path / "broken.json").write_text('{"id": ')
     with pytest.raises(MalformedError, match=r"broken\.json"):
         select(tmp_path)
@@ -197,5 +197,5 @@ def test_cases_are_selected_by_id_or_by_path(tmp_path: Path) -> None:
     assert [file.name for file in select(tmp_path)] == ["one.json", "two.json"]
     assert [file.name for file in select(tmp_path, "own-t*")] == ["two.json"]
     assert [file.name for file in select(tmp_path, "below/*")] == ["one.json"]
-    with pytest.raises(MalformedError, match="no case of 2 fits 'absent'"):
+    with pytest.raises(MalformedError, match="none of 2 cases matches 'absent'"):
         select(tmp_path, "absent")

@@ -1,4 +1,4 @@
-"""The wire mode sees what is neither a connection nor silence: a network that refuses, and one that loses answers."""
+"""Tests that the wire mode tells other outcomes from silence: a network that refuses, and one that drops answers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SOURCE, DESTINATION = "shop/web", "shop/db"
 
 
 class Bench:
-    """The first step of a case, and the rows between two of its pods that should get through."""
+    """The first step of a case, and the rows between two of its pods."""
 
     def __init__(self, fleet: Fleet, wire: Wire, family: int) -> None:
         case = load(OWN / "own-nodes-and-blocks.json", family)
@@ -36,8 +36,8 @@ class Bench:
         self.closed = [row for row in between if not row.allowed]
         assert {row.protocol.name for row in self.open} == {"TCP", "SCTP"}
 
-    def seen(self, asked: Sequence[Row]) -> set[str]:
-        return set(self._wire.probe(self.state, asked))
+    def outcomes(self, rows: Sequence[Row]) -> set[str]:
+        return set(self._wire.probe(self.state, rows))
 
 
 @pytest.fixture(scope="module")
@@ -51,32 +51,32 @@ def bench(request: pytest.FixtureRequest, _wires: tuple[Fleet, Wire]) -> Bench:
     return Bench(*_wires, request.param)
 
 
-def test_a_connection_and_silence(bench: Bench) -> None:
-    assert bench.seen(bench.open) == {"allowed"}
-    assert bench.seen(bench.closed) == {"denied"}
+def test_a_connection_is_allowed_and_silence_is_denied(bench: Bench) -> None:
+    assert bench.outcomes(bench.open) == {"allowed"}
+    assert bench.outcomes(bench.closed) == {"denied"}
 
 
-def test_a_refusal_is_not_silence(bench: Bench) -> None:
-    """The node says that the way is prohibited (ICMP), to each protocol."""
+def test_a_refusal_is_not_a_denial(bench: Bench) -> None:
+    """The node answers each protocol with the ICMP error "administratively prohibited"."""
     expected = [row._replace(allowed=False) for row in bench.open]
     node, address = bench.space(bench.state, "node:n1"), bench.state.ip(DESTINATION)
     ip(node, f"route add prohibit {address}")
     try:
-        seen = bench.seen(expected)
+        outcomes = bench.outcomes(expected)
     finally:
         ip(node, f"route del prohibit {address}")
-    assert len(seen) == 1
-    assert seen.pop().startswith("a refusal (")
-    assert bench.seen(bench.open) == {"allowed"}
+    assert len(outcomes) == 1
+    assert outcomes.pop().startswith("refused (")
+    assert bench.outcomes(bench.open) == {"allowed"}
 
 
-def test_a_packet_that_arrives_is_not_silence_though_nothing_comes_back(bench: Bench) -> None:
-    """As if the answers only were dropped: the destination has no way back."""
+def test_an_unanswered_packet_that_arrives_is_not_a_denial(bench: Bench) -> None:
+    """The destination has no route back, which is as if only the answers were dropped."""
     expected = [row._replace(allowed=False) for row in bench.open]
     pod, address = bench.space(bench.state, DESTINATION), bench.state.ip(SOURCE)
     ip(pod, f"route add blackhole {address}")
     try:
-        seen = bench.seen(expected)
+        outcomes = bench.outcomes(expected)
     finally:
         ip(pod, f"route del blackhole {address}")
-    assert seen == {"its first packet arrive, and no answer come back"}
+    assert outcomes == {"half open (its first packet arrived, and no answer came back)"}

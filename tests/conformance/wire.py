@@ -1,14 +1,18 @@
-"""Mode ``wire``: every row as a real connection, and what arrives.
+"""Mode ``wire``: tries every row as a real connection.
 
-TCP: the handshake completes. UDP: the datagram arrives, and its answer comes back. SCTP: an INIT arrives, and its INIT
-ACK comes back. A denied row is silence at both ends: nothing arrives, and the source is told nothing; a refusal, a
-reset or an ICMP error is seen as what it is.
+A row is allowed if its connection is answered. TCP: the handshake completes. UDP: the datagram arrives and its answer
+comes back. SCTP: an INIT arrives and its INIT ACK comes back. A row is denied if there is silence at both ends: nothing
+arrives, and the source gets no error. A refusal, a reset or an ICMP error is an outcome of its own.
 
-All rows of a step are asked at once, in rounds, each time from another port. A row that is to get through is asked
-again in each round until it is answered, so that a packet that was lost does not count; one that is not, in two rounds.
-Silence is not left to a clock. A veth hands a packet to a queue of the CPU that sends it, first in, first out
-(enqueue_to_backlog, net/core/dev.c). So after each round something goes through the queue of each CPU, more often than
-any packet has hops to go: whatever was on its way has arrived then, or is gone, however busy the machine is.
+Theory of operation:
+
+1. All rows of a step are tried at once, in several rounds, each time from another port.
+2. A row that should be allowed is tried again in each round until it is answered, so that one lost packet is not a
+   failure. A row that should be denied is tried in two rounds.
+3. Silence is not decided by a timeout. A veth puts a packet in the backlog queue of the CPU that sends it, which is
+   first in, first out (enqueue_to_backlog, net/core/dev.c). After each round, marker packets pass through the queue of
+   each CPU, more often than any packet has hops. Then every packet of the round has arrived or was dropped, however
+   busy the machine is.
 """
 
 from __future__ import annotations
@@ -34,26 +38,26 @@ from tests.conformance.servers import Place, Servers
 from tests.conformance.state import State
 
 _ROUNDS_S: Final = (0.5, 1.0, 2.0, 4.0)
-"""For how long each round waits for the answers that are to come."""
+"""The longest time for which each round waits for expected answers."""
 _DENIED_ROUNDS: Final = 2
 _HOPS: Final = 16
-"""More than the veths on the longest way (pod, node, router, node, pod), one neighbour's discovery included."""
+"""More than the veth pairs on the longest path (pod, node, router, node, pod), with a neighbour discovery on it."""
 _PORTS: Final = range(10000, 60000)
 
 
 class Wire:
-    """Sends between the namespaces of a fleet."""
+    """Connects between the namespaces of a fleet."""
 
     def __init__(self, fleet: Fleet) -> None:
         self._fleet = fleet
         self._selector = selectors.DefaultSelector()
         self._servers = Servers(self._selector)
-        self._marker = run_in(fleet.router, _to_itself)
+        self._marker = run_in(fleet.router, _marker_socket)
         self._sctp_ports = itertools.cycle(_PORTS)
         self._clients: list[socket.socket] = []
 
     def probe(self, state: State, rows: Sequence[Row]) -> list[str]:
-        """For each row "allowed", "denied", or what else was seen."""
+        """Return "allowed", "denied" or another observed outcome for each row."""
         observed = Observed(len(rows))
         names = {end for row in rows for end in (row.source, row.destination)}
         spaces = {name: self._fleet.space(state, name) for name in names}
@@ -67,25 +71,25 @@ class Wire:
                     if not observed.is_answered(index) if row.allowed else number < _DENIED_ROUNDS:
                         due[row.source].append(index)
                 for source, indexes in due.items():
-                    asked = [(index, rows[index], places[rows[index].destination].address) for index in indexes]
-                    self._ask(spaces[source], places[source], asked, observed)
+                    attempts = [(index, rows[index], places[rows[index].destination].address) for index in indexes]
+                    self._try(spaces[source], places[source], attempts, observed)
                 self._receive([i for indexes in due.values() for i in indexes if rows[i].allowed], observed, wait_s)
                 self._settle()
         finally:
             self._end()
-        return [observed.seen(index) for index in range(len(rows))]
+        return [observed.outcome(index) for index in range(len(rows))]
 
     def close(self) -> None:
-        """End every socket."""
+        """Close every socket."""
         self._servers.close()
         self._selector.close()
         self._marker.close()
 
-    def _ask(self, space: Space, place: Place, asked: list[tuple[int, Row, str]], observed: Observed) -> None:
-        """An attempt at each row of a source."""
+    def _try(self, space: Space, place: Place, attempts: list[tuple[int, Row, str]], observed: Observed) -> None:
+        """Make an attempt at each row of a source."""
 
         def work() -> None:
-            for index, row, destination in asked:
+            for index, row, destination in attempts:
                 match row.protocol:
                     case Protocol.TCP:
                         self._connect(index, place.address, destination, row.port, observed)
@@ -99,7 +103,7 @@ class Wire:
         run_in(space, work)
 
     def _connect(self, index: int, source: str, destination: str, port: int, observed: Observed) -> None:
-        client = sockets.bound(source, 0, socket.SOCK_STREAM, told_errors=True)
+        client = sockets.bound(source, 0, socket.SOCK_STREAM, icmp_errors=True)
         self._clients.append(client)
         attempt = Connection(Protocol.TCP, source, client.getsockname()[1], destination, port)
         observed.expect(attempt, index)
@@ -110,18 +114,18 @@ class Wire:
 
         def on_done() -> None:
             self._selector.unregister(client)
-            # An ICMP error that comes while connect(2) is still at work is in the queue only (tcp_v6_err).
-            told = [why for _, _, why in sockets.errors(client)]
+            # An ICMP error that arrives during connect(2) is only in the error queue, not in SO_ERROR (tcp_v6_err).
+            errors = [why for _, _, why in sockets.errors(client)]
             code = client.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-            if told or code:
-                observed.refused(attempt, told[0] if told else os.strerror(code))
+            if errors or code:
+                observed.refused(attempt, errors[0] if errors else os.strerror(code))
             else:
                 observed.answered(attempt)
 
         self._selector.register(client, selectors.EVENT_WRITE, on_done)
 
     def _send_datagram(self, index: int, source: str, destination: str, port: int, observed: Observed) -> None:
-        client = sockets.bound(source, 0, socket.SOCK_DGRAM, told_errors=True)
+        client = sockets.bound(source, 0, socket.SOCK_DGRAM, icmp_errors=True)
         self._clients.append(client)
         attempt = Connection(Protocol.UDP, source, client.getsockname()[1], destination, port)
         observed.expect(attempt, index)
@@ -143,12 +147,12 @@ class Wire:
             return
         self._selector.register(client, selectors.EVENT_READ, on_answer)
 
-    def _receive(self, wanted: list[int], observed: Observed, wait_s: float) -> None:
-        """Handle what comes, until all that are wanted are answered, or the time is over."""
-        deadline = time.monotonic() + wait_s
-        while wanted and (left := deadline - time.monotonic()) > 0:
-            self._handle(left)
-            wanted = [index for index in wanted if not observed.is_answered(index)]
+    def _receive(self, expected: list[int], observed: Observed, timeout_s: float) -> None:
+        """Handle packets until all expected rows are answered or the time is over."""
+        deadline = time.monotonic() + timeout_s
+        while expected and (remaining_s := deadline - time.monotonic()) > 0:
+            self._handle(remaining_s)
+            expected = [index for index in expected if not observed.is_answered(index)]
 
     def _handle(self, wait_s: float) -> bool:
         events = self._selector.select(wait_s)
@@ -157,16 +161,16 @@ class Wire:
         return bool(events)
 
     def _settle(self) -> None:
-        """Return when what was on its way has arrived, and has been handled."""
-        mine = os.sched_getaffinity(0)
+        """Wait until all packets of the round have arrived or were dropped, and handle those that arrived."""
+        allowed_cpus = os.sched_getaffinity(0)
         try:
-            for cpu in mine:
+            for cpu in allowed_cpus:
                 os.sched_setaffinity(0, {cpu})
                 for _ in range(_HOPS):
                     self._marker.send(b".")
                     self._marker.recv(1)
         finally:
-            os.sched_setaffinity(0, mine)
+            os.sched_setaffinity(0, allowed_cpus)
         while self._handle(0):
             pass
 
@@ -180,7 +184,8 @@ class Wire:
         self._servers.release()
 
 
-def _to_itself() -> socket.socket:
+def _marker_socket() -> socket.socket:
+    """Return a UDP socket that is connected to itself."""
     marker = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     marker.bind(("127.0.0.1", 0))
     marker.connect(marker.getsockname())
