@@ -1,6 +1,6 @@
-"""One cluster with kubeweir on it for all tests of this folder, which are one story in the order of their files.
+"""One cluster with kubeweir for all tests of this folder, which depend on each other and run in the order of the files.
 
-Two apps are older than kubeweir, the others come after it.
+The apps client and stranger are deployed before kubeweir, all others after it.
 """
 
 from __future__ import annotations
@@ -20,44 +20,44 @@ from tests.cluster.whole.story import guard
 
 @pytest.fixture(scope="package")
 def image() -> str:
-    """The archive of kubeweir's image."""
+    """Build kubeweir's image and return its archive."""
     if shutil.which("go") is None and subprocess.run([ROOT / "deploy/local/binaries", "--if-built", "cluster"],
                                                      capture_output=True, check=False).returncode:  # fmt: skip
         pytest.skip("needs Go, to build Kubernetes (deploy/local/binaries): no test ran on a real cluster")
-    return run(ROOT / "deploy/image/build", patience_s=3600).strip()
+    return run(ROOT / "deploy/image/build", timeout_s=3600).strip()
 
 
 @pytest.fixture(scope="package")
 def real(image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Real]:
-    """The cluster, with Kafka and kubeweir. CNI and PROXY choose its kind."""
+    """Start a cluster with Kafka and kubeweir. The environment variables CNI and PROXY choose its kind."""
     if subprocess.run([PROGRAM, "status"], capture_output=True, check=False).returncode == 0:
-        pytest.skip("a cluster is up already: take it down (make cluster-down), and the tests make their own")
+        pytest.skip("a cluster is already running, and these tests start their own: remove it with make cluster-down")
     folder = tmp_path_factory.mktemp("cluster")
     options = [f"--{name.lower()}={os.environ[name]}" for name in ("CNI", "PROXY") if os.environ.get(name)]
-    made = None
+    cluster = None
     try:
-        run(PROGRAM, "up", *options, patience_s=3600)
-        made = Real(folder)
+        run(PROGRAM, "up", *options, timeout_s=3600)
+        cluster = Real(folder)
         with ThreadPoolExecutor(2) as pool:
             kafka = pool.submit(run, ROOT / "deploy/local/kafka", "start", "--host", HOST, "--dir", folder / "kafka")
             loaded = pool.submit(run, PROGRAM, "load", image)
-            made.kubectl("create", "namespace", NAMESPACE)
-            made.watch_pods()
-            made.apply(deployment("client", 2), deployment("stranger"))
-            made.kafka = kafka.result().strip()
+            cluster.kubectl("create", "namespace", NAMESPACE)
+            cluster.watch_pods()
+            cluster.apply(deployment("client", 2), deployment("stranger"))
+            cluster.kafka = kafka.result().strip()
             loaded.result()
-        made.wait_ready("client", "stranger")
-        install(made)
-        yield made
+        cluster.wait_ready("client", "stranger")
+        install(cluster)
+        yield cluster
     finally:
-        if made is not None:
-            made.close()
+        if cluster is not None:
+            cluster.close()
         run(PROGRAM, "down")
         run(ROOT / "deploy/local/kafka", "stop", "--dir", folder / "kafka")
 
 
 def install(real: Real) -> None:
-    """As a user does it: their settings in an overlay."""
+    """Install kubeweir as a user does it, with settings in an overlay."""
     shutil.copytree(ROOT / "deploy/kubernetes", real.folder / "kubernetes")
     real.write_overlay()
     real.kubectl("apply", "-k", real.overlay, "--validate=strict")
@@ -84,5 +84,5 @@ def stranger(real: Real) -> dict[str, Any]:
 
 @pytest.fixture(scope="package")
 def guarded(real: Real) -> None:
-    """web is for client only, from here on."""
+    """From here on, a policy allows only client to connect to web."""
     guard(real)

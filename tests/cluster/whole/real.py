@@ -1,4 +1,4 @@
-"""A real cluster with kubeweir on it, and what a test does there: by kubectl, agnhost and kcat, as a user would."""
+"""A real cluster with kubeweir, and the actions of tests on it. They use kubectl, agnhost and kcat, as a user would."""
 
 from __future__ import annotations
 
@@ -15,41 +15,41 @@ import orjson
 ROOT = Path(__file__).resolve().parents[3]
 PROGRAM = ROOT / "deploy/local/cluster"
 HOST, HOST_6 = "10.99.0.1", "fd99::1"
-"""This machine, on the nodes' network: the API server is there, and to pods it is the world outside."""
-PATIENCE_S = 120
+"""This machine's addresses on the nodes' network. The API server listens there, and for pods they are outside."""
+TIMEOUT_S = 120
 AGNHOST = "registry.k8s.io/e2e-test-images/agnhost:2.56"
 NAMESPACE, SYSTEM = "shop", "kubeweir"
 PORT = 8080
 
 
-def run(*words: object, check: bool = True, stdin: str | None = None, patience_s: float = 300) -> str:
-    """A command's output."""
+def run(*words: object, check: bool = True, stdin: str | None = None, timeout_s: float = 300) -> str:
+    """Run a command and return its output."""
     done = subprocess.run(
-        [str(word) for word in words], input=stdin, capture_output=True, text=True, check=False, timeout=patience_s
+        [str(word) for word in words], input=stdin, capture_output=True, text=True, check=False, timeout=timeout_s
     )
     assert not check or done.returncode == 0, f"{words}: {done.stdout}{done.stderr}"
     return done.stdout
 
 
 def until(
-    what: str, true: Callable[[], bool], patience_s: float = PATIENCE_S, describe: Callable[[], object] = str
+    what: str, condition: Callable[[], bool], timeout_s: float = TIMEOUT_S, describe: Callable[[], object] = str
 ) -> None:
-    """Wait for a condition; ``describe`` says what there was instead."""
-    deadline = time.monotonic() + patience_s
-    while not true():
-        assert time.monotonic() < deadline, f"waited in vain for: {what} {describe()}"
+    """Wait until a condition is true; for the message, ``describe`` returns the state instead of it."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, f"not after {timeout_s:.0f} s: {what} {describe()}"
         time.sleep(0.2)
 
 
 class Real:
-    """The cluster. ``folder`` is for the overlay and Kafka's data."""
+    """The cluster. ``folder`` is for the overlay, Kafka's data and the pods that kubectl has listed."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.overlay = folder / "overlay"
         self.kafka = ""
         self.moved: set[str] = set()
-        """UIDs of pods whose sandbox a test had made anew: they have had other addresses."""
+        """UIDs of pods whose sandbox a test has killed: they have had other addresses before."""
         self._watch: subprocess.Popen[bytes] | None = None
         self._seen: IO[bytes] | None = None
         lines = run(PROGRAM, "env").splitlines()
@@ -59,7 +59,7 @@ class Real:
         self._kubectl = Path(values["PATH"].partition(":")[0]) / "kubectl"
 
     def write_overlay(self) -> None:
-        """A user's own: settings, and the optional part. Verdicts are to come soon, also where there are few."""
+        """Write a user's overlay: settings and the optional component. Batches wait only 0.1 s, to make tests fast."""
         self.overlay.mkdir()
         settings = [f"WEIR_KAFKA={self.kafka}", "WEIR_PARTITIONS=4", "WEIR_BATCH_ALLOWED_WAIT=0.1"]
         (self.overlay / "kustomization.yaml").write_text(json.dumps({
@@ -72,7 +72,7 @@ class Real:
     # --- kubectl
 
     def kubectl(self, *words: object, check: bool = True, stdin: str | None = None) -> str:
-        """Its output."""
+        """Run kubectl and return its output."""
         done = subprocess.run(
             [self._kubectl, *(str(word) for word in words)], env=self._env, input=stdin, capture_output=True, text=True,
             check=False, timeout=300,
@@ -81,33 +81,33 @@ class Real:
         return done.stdout
 
     def apply(self, *objects: dict[str, Any]) -> None:
-        """Objects, into the namespace of the test where they name none."""
+        """Apply objects; those without a namespace go into the tests' namespace."""
         items = {"apiVersion": "v1", "kind": "List", "items": list(objects)}
         self.kubectl("-n", NAMESPACE, "apply", "-f", "-", stdin=json.dumps(items))
 
     def get(self, *words: object, namespace: str = NAMESPACE) -> Any:
-        """An object, or a list."""
+        """Return an object, or a list of objects."""
         return json.loads(self.kubectl("-n", namespace, "get", *words, "-o", "json"))
 
     def pods(self, app: str, namespace: str = NAMESPACE, label: str = "app") -> list[dict[str, Any]]:
-        """The pods of an app that are not going."""
+        """Return the pods of an app that are not being deleted."""
         items = self.get("pods", "-l", f"{label}={app}", namespace=namespace)["items"]
         return [pod for pod in items if "deletionTimestamp" not in pod["metadata"]]
 
     def watch_pods(self) -> None:
-        """From here on, keep what kubectl says of every pod, for those that are gone at the end."""
+        """From here on, record every version of every pod, so that deleted pods are known at the end."""
         self._seen = (self.folder / "pods.json").open("wb")
         words = [str(self._kubectl), "get", "pods", "--all-namespaces", "--watch", "-o", "json"]
         self._watch = subprocess.Popen(words, env=self._env, stdout=self._seen)
 
     def seen_pods(self) -> list[dict[str, Any]]:
-        """What kubectl has said, in its order: a pod as often as it changed."""
+        """Return every recorded version of every pod, in the order of the changes."""
         text, decode, at, found = (self.folder / "pods.json").read_text(), json.JSONDecoder().raw_decode, 0, []
         while (at := text.find("{", at)) >= 0:
             try:
                 pod, at = decode(text, at)
             except ValueError:
-                break  # the last one, half written
+                break  # the last version is not completely written yet
             found.append(pod)
         return found
 
@@ -119,10 +119,10 @@ class Real:
             self._seen.close()
 
     def wait_ready(self, *apps: str) -> None:
-        """Until all pods of these apps are ready."""
+        """Wait until all pods of these apps are ready."""
         selector = f"app in ({','.join(apps)})"
         self.kubectl(
-            "-n", NAMESPACE, "wait", "--for=condition=Ready", "pods", "-l", selector, f"--timeout={PATIENCE_S}s"
+            "-n", NAMESPACE, "wait", "--for=condition=Ready", "pods", "-l", selector, f"--timeout={TIMEOUT_S}s"
         )
 
     # --- traffic
@@ -130,8 +130,11 @@ class Real:
     def connects(
         self, client: dict[str, Any], address: str, port: int = PORT, protocol: str = "tcp", *, may_refuse: bool = False
     ) -> bool:
-        """Whether a connection from a pod gets through: agnhost says why not, and only silence is a denial.
-        ``may_refuse``: kube-proxy does, while it does not know a Service's backends."""
+        """Return whether a connection from a pod is established. Any failure but a timeout fails the test.
+
+        With ``may_refuse``, a refusal counts as not established: kube-proxy refuses while it does not know a Service's
+        backends.
+        """
         target = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
         done = subprocess.run(
             [
@@ -144,53 +147,53 @@ class Real:
         return done.returncode == 0
 
     def opens(self, client: dict[str, Any], address: str, **more: Any) -> None:
-        """Until a connection is allowed: a policy takes a moment to arrive."""
+        """Wait until a connection is allowed: a policy is in force only after a moment."""
         name = client["metadata"]["name"]
         until(f"{name} to {address} allowed", lambda: self.connects(client, address, may_refuse=True, **more))
 
     def closes(self, client: dict[str, Any], address: str, **more: Any) -> None:
-        """Until it is denied."""
+        """Wait until a connection is denied."""
         name = client["metadata"]["name"]
         until(f"{name} to {address} denied", lambda: not self.connects(client, address, **more))
 
     def on(self, node: str, *words: object, stdin: str | None = None) -> str:
-        """A command on a node."""
+        """Run a command on a node and return its output."""
         return run(PROGRAM, "on", node, "--", *words, stdin=stdin)
 
     def nodes(self) -> list[str]:
-        """The nodes' names."""
+        """Return the nodes' names."""
         return [node["metadata"]["name"] for node in self.get("nodes")["items"]]
 
-    # --- what Kafka has
+    # --- records in Kafka
 
     def records(self, topic: str = "flows") -> list[dict[str, Any]]:
-        """All records of a topic."""
+        """Return all records of a topic."""
         done = run("kcat", "-C", "-q", "-e", "-b", self.kafka, "-t", f"kubeweir.{topic}", "-o", "beginning")
         return [orjson.loads(line) for line in done.splitlines()]
 
     def record(self, **connection: Any) -> dict[str, Any]:
-        """The newest record of a connection with these fields, once it is there."""
+        """Wait for a record with these fields, and return the newest one."""
         return self.records_with(1, **connection)[-1]
 
     def records_with(self, least: int = 1, **connection: Any) -> list[dict[str, Any]]:
-        """The records of connections with these fields, once there are so many."""
+        """Wait for at least so many records with these fields, and return them."""
         found: list[dict[str, Any]] = []
 
-        def look() -> bool:
+        def enough() -> bool:
             found[:] = [r for r in self.records() if connection.items() <= {**r["connection"], **r}.items()]
             return len(found) >= least
 
-        until(f"{least} records with {connection}", look, 60)
+        until(f"{least} records with {connection}", enough, 60)
         return found
 
 
 def addresses(pod: dict[str, Any]) -> list[str]:
-    """A pod's addresses, IPv4 first."""
+    """Return a pod's addresses, IPv4 first."""
     return [entry["ip"] for entry in pod["status"]["podIPs"]]
 
 
 def deployment(app: str, replicas: int = 1, **spec: Any) -> dict[str, Any]:
-    """A Deployment of agnhost servers, one on each node; they answer TCP and UDP."""
+    """Make a Deployment of agnhost servers for TCP and UDP, spread over the nodes."""
     container = {
         "name": "main", "image": AGNHOST, "args": ["netexec", f"--http-port={PORT}", f"--udp-port={PORT}"],
         "ports": [{"name": "http", "containerPort": PORT}],
@@ -213,7 +216,7 @@ def deployment(app: str, replicas: int = 1, **spec: Any) -> dict[str, Any]:
 
 
 def service(name: str, app: str = "", port: int = 80, target: int | str = "http", **spec: Any) -> dict[str, Any]:
-    """A Service of both families."""
+    """Make a Service of both families."""
     return {
         "apiVersion": "v1", "kind": "Service", "metadata": {"name": name},
         "spec": {
@@ -224,7 +227,7 @@ def service(name: str, app: str = "", port: int = 80, target: int | str = "http"
 
 
 def policy(name: str, app: str, **spec: Any) -> dict[str, Any]:
-    """A NetworkPolicy for an app's pods."""
+    """Make a NetworkPolicy for an app's pods."""
     return {
         "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": {"name": name},
         "spec": {"podSelector": {"matchLabels": {"app": app}}, **spec},
@@ -232,13 +235,13 @@ def policy(name: str, app: str, **spec: Any) -> dict[str, Any]:
 
 
 def from_app(app: str, port: int | str | None = PORT, protocol: str = "TCP") -> dict[str, Any]:
-    """A rule: from an app's pods, to a port."""
+    """Make an ingress rule that allows an app's pods to connect to a port."""
     rule: dict[str, Any] = {"from": [{"podSelector": {"matchLabels": {"app": app}}}]}
     return rule | ({"ports": [{"port": port, "protocol": protocol}]} if port else {})
 
 
 def numbers(records: Iterable[dict[str, Any]]) -> dict[str, set[int]]:
-    """The rows' numbers, by ring."""
+    """Return the numbers of the records' verdicts, by ring."""
     rings: dict[str, set[int]] = {}
     for record in records:
         ring, _, number = record["id"].rpartition("-")
@@ -247,8 +250,10 @@ def numbers(records: Iterable[dict[str, Any]]) -> dict[str, set[int]]:
 
 
 def missing_numbers(now: Mapping[str, set[int]], before: Mapping[str, set[int]]) -> list[str]:
-    """Numbers that are left out up to the highest that was there ``before``: what a loss looks like. Beyond it, while
-    more come, some are always on their way."""
+    """Return the missing numbers up to the highest in ``before``: a lost verdict leaves a gap in its ring's numbers.
+
+    Higher numbers are not checked, because records that are still in the pipeline are missing among them.
+    """
     return [
         f"{ring}-{number}"
         for ring, seen in before.items()

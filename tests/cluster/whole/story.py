@@ -1,4 +1,4 @@
-"""What several of these tests do or expect."""
+"""Helpers that several of these tests use."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Pod = dict[str, Any]
 
 
 def guard(real: Real) -> None:
-    """web is for client only."""
+    """Apply a policy that allows only client to connect to web, and wait until it is in force."""
     real.apply(policy("web-from-client", "web", ingress=[from_app("client", "http")]))
     (stranger,) = real.pods("stranger")
     for server in real.pods("web"):
@@ -20,19 +20,19 @@ def guard(real: Real) -> None:
 
 
 def all_pairs(clients: Iterable[Pod], servers: Iterable[Pod]) -> list[tuple[Pod, str]]:
-    """On the same node and on another, over IPv4 and IPv6."""
+    """Return each client with each server's addresses: on the same node and another, by IPv4 and IPv6."""
     servers = list(servers)
     return [(client, address) for client in clients for server in servers for address in addresses(server)]
 
 
 def at_once(connects: Callable[[Pod, str], bool], pairs: Iterable[tuple[Pod, str]]) -> list[bool]:
-    """Connections side by side: a denied one takes a second."""
+    """Try connections in parallel, because a denied one takes a second."""
     with ThreadPoolExecutor(4) as pool:
         return list(pool.map(lambda pair: connects(*pair), pairs))
 
 
 def end_of(pod: Pod, app: str = "", kind: str = "Deployment") -> Pod:
-    """How a record names a pod, from what kubectl says of it; ``app`` is what runs it, if anything does."""
+    """Return the fields by which a record should name a pod; ``app`` is its workload's name, if it has a workload."""
     meta = pod["metadata"]
     return {
         "pod_name": meta["name"], "namespace": meta["namespace"], "pod_uid": meta["uid"],
@@ -41,13 +41,13 @@ def end_of(pod: Pod, app: str = "", kind: str = "Deployment") -> Pod:
 
 
 def assert_named(record: Pod, side: str, pod: Pod, app: str = "", kind: str = "Deployment") -> None:
-    """That one end of a record is this pod."""
-    wanted = end_of(pod, app, kind)
-    assert {key: record[side].get(key) for key in wanted} == wanted, record
+    """Assert that one end of a record names this pod."""
+    expected = end_of(pod, app, kind)
+    assert {key: record[side].get(key) for key in expected} == expected, record
 
 
 def static_pod(name: str) -> Pod:
-    """A server that a node's own kubelet starts, from a file."""
+    """Make the manifest of a static pod, which a kubelet starts from a file."""
     return {
         "apiVersion": "v1", "kind": "Pod",
         "metadata": {"name": name, "namespace": "shop", "labels": {"app": name}},

@@ -1,4 +1,4 @@
-"""Installed by its manifests from its image: the first policy, and what the records say of it."""
+"""Tests of an installation by the manifests: the first policy is enforced, and its records have the right names."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from tests.cluster.whole.story import Pod, all_pairs, assert_named, at_once
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(5400)]
 
 
-def test_without_policy_all_is_open(real: Real, web: list[Pod], clients: list[Pod]) -> None:
+def test_without_policy_all_connections_are_allowed(real: Real, web: list[Pod], clients: list[Pod]) -> None:
     assert all(at_once(real.connects, all_pairs(clients, web)))
 
 
-def test_a_policy_lets_one_in_and_keeps_the_others_out(
+def test_a_policy_allows_one_app_and_denies_the_others(
     real: Real, guarded: None, web: list[Pod], clients: list[Pod], stranger: Pod
 ) -> None:
     assert all(at_once(real.connects, all_pairs(clients, web)))
@@ -23,13 +23,13 @@ def test_a_policy_lets_one_in_and_keeps_the_others_out(
         assert not real.connects(clients[0], address, protocol="udp")
 
 
-def test_records_name_what_kubectl_names(
+def test_records_have_the_names_that_kubectl_has(
     real: Real, guarded: None, web: list[Pod], clients: list[Pod], stranger: Pod
 ) -> None:
     for source, app, disposition in ((clients[0], "client", "allow"), (stranger, "stranger", "deny")):
         for server in web:
-            for ip, there in zip(addresses(source), addresses(server), strict=True):
-                record = real.record(src_ip=ip, dest_ip=there, direction="ingress", disposition=disposition,
+            for src, dest in zip(addresses(source), addresses(server), strict=True):
+                record = real.record(src_ip=src, dest_ip=dest, direction="ingress", disposition=disposition,
                                      protocol="tcp")  # fmt: skip
                 assert_named(record, "src", source, app)
                 assert_named(record, "dest", server, "web")
@@ -39,18 +39,18 @@ def test_records_name_what_kubectl_names(
 
 
 def test_a_denial_is_an_event_on_the_pod(real: Real, guarded: None, web: list[Pod], stranger: Pod) -> None:
-    """The optional component: its route and its right."""
-    wanted = {(pod["metadata"]["uid"], "ConnectionDenied") for pod in web}
+    """The optional component components/events has the route and the right to create Events."""
+    expected = {(pod["metadata"]["uid"], "ConnectionDenied") for pod in web}
 
-    def told() -> bool:
+    def have_events() -> bool:
         events = real.get("events", "--field-selector=involvedObject.kind=Pod")["items"]
-        return wanted <= {(e["involvedObject"]["uid"], e["reason"]) for e in events
+        return expected <= {(e["involvedObject"]["uid"], e["reason"]) for e in events
                           if f"{NAMESPACE}/{stranger['metadata']['name']}" in e["message"]}  # fmt: skip
 
-    until("an event on each pod that denied", told)
+    until("an Event on each pod that denied a connection", have_events)
 
 
-def test_both_services_serve_metrics_behind_their_services(real: Real, clients: list[Pod]) -> None:
+def test_the_services_lead_to_the_metrics_of_every_role(real: Real, clients: list[Pod]) -> None:
     for name, port in (("weir-probe", 9701), ("weir-streams", 9702), ("weir-streams", 9705), ("weir-streams", 9706)):
         slices = real.get("endpointslices", "-l", f"kubernetes.io/service-name={name}", namespace=SYSTEM)["items"]
         found = [address for one in slices for entry in one["endpoints"] for address in entry["addresses"]]

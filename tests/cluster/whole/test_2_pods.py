@@ -1,4 +1,4 @@
-"""Pods of every kind, in the order in which kubelet, the runtime and CNI really do things."""
+"""Tests of all kinds of pods, whose interfaces and addresses appear in the order of a real kubelet, runtime and CNI."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ CTR = ("/var/lib/weir/debian/usr/bin/ctr", "-n", "k8s.io")
 
 
 def restarts(pod: Pod) -> int:
-    """How often its container was started again."""
+    """Return how often the pod's container was restarted."""
     count: int = pod["status"]["containerStatuses"][0]["restartCount"]
     return count
 
@@ -38,7 +38,7 @@ def is_ready(pod: Pod) -> bool:
     return conditions.get("Ready") == "True"
 
 
-def test_the_kubelet_gets_through_where_nobody_else_does(
+def test_the_kubelets_probes_are_allowed_where_all_else_is_denied(
     real: Real, web: list[Pod], clients: list[Pod], stranger: Pod
 ) -> None:
     for app in ("web", "client"):
@@ -46,7 +46,7 @@ def test_the_kubelet_gets_through_where_nobody_else_does(
     real.closes(web[0], addresses(stranger)[0])
     real.closes(clients[0], addresses(stranger)[0])
     before = {p["metadata"]["uid"]: restarts(p) for p in real.pods("web") + real.pods("client")}
-    time.sleep(9)  # readiness probes each second, and one more liveness probe than would restart it
+    time.sleep(9)  # time for readiness probes, and for one more failed liveness probe than causes a restart
     for pod in real.pods("web") + real.pods("client"):
         assert restarts(pod) == before[pod["metadata"]["uid"]]
         assert is_ready(pod)
@@ -56,7 +56,7 @@ def test_the_kubelet_gets_through_where_nobody_else_does(
     assert record["src"] == {"node_name": web[0]["spec"]["nodeName"]}
 
 
-def test_pods_of_the_hosts_network_are_left_alone(real: Real, clients: list[Pod]) -> None:
+def test_pods_on_the_hosts_network_are_not_under_policy(real: Real, clients: list[Pod]) -> None:
     host = deployment("host", 1, hostNetwork=True)
     container = host["spec"]["template"]["spec"]["containers"][0]
     container["args"] = ["netexec", "--http-port=18080", "--udp-port=18080"]
@@ -90,7 +90,7 @@ def test_a_static_pod_is_under_policy_and_named_by_its_mirror(real: Real, client
 
 
 def test_an_init_container_is_under_the_pods_policy(real: Real, web: list[Pod], stranger: Pod) -> None:
-    """It may reach what the policy allows, and nothing else: tried before the pod's own containers are there."""
+    """The init container may reach what the policy allows and nothing else, before the pod's own containers start."""
     open_, closed = addresses(web[0])[0], addresses(stranger)[0]
     real.apply(
         policy("job-egress", "job", policyTypes=["Egress"],
@@ -121,18 +121,18 @@ def test_an_init_container_is_under_the_pods_policy(real: Real, web: list[Pod], 
 
 
 def bound(real: Real, node: str) -> set[str]:
-    """Interfaces of a node that have links pinned, by index."""
+    """Return the indexes of a node's interfaces for which links are pinned."""
     names = real.on(node, "find", "/sys/fs/bpf/kubeweir", "-path", "*/links/*_pod_egress").split()
     return {name.rsplit("/", 1)[1].split("_")[0] for name in names}
 
 
 def veths(real: Real, node: str) -> set[str]:
-    """A node's veths that lead to pods, by index."""
+    """Return the indexes of a node's veths that lead to pods."""
     links = json.loads(real.on(node, "ip", "-j", "link", "show", "type", "veth"))
     return {str(link["ifindex"]) for link in links if link["ifname"] != "eth0"}
 
 
-def test_pods_that_come_and_go_fast_leave_nothing_and_are_closed(real: Real, stranger: Pod) -> None:
+def test_short_lived_pods_are_under_policy_and_leave_no_links(real: Real, stranger: Pod) -> None:
     real.apply(policy("churn-closed", "churn", policyTypes=["Ingress"]))
     for _ in range(2):
         real.apply(deployment("churn", 6))
@@ -145,13 +145,13 @@ def test_pods_that_come_and_go_fast_leave_nothing_and_are_closed(real: Real, str
     real.kubectl("-n", NAMESPACE, "delete", "deploy/churn", "networkpolicy/churn-closed")
     for node in real.nodes():
 
-        def as_many(node: str = node) -> bool:
+        def same(node: str = node) -> bool:
             return bound(real, node) == veths(real, node)
 
-        until(f"no more links than pods on {node}", as_many)
+        until(f"links for the interfaces of pods on {node}, and no others", same)
 
 
-def test_a_sandbox_made_anew_is_judged_at_its_new_address(
+def test_a_pod_with_a_new_sandbox_is_under_policy_at_its_new_address(
     real: Real, web: list[Pod], clients: list[Pod], stranger: Pod
 ) -> None:
     pod = web[0]
@@ -163,14 +163,14 @@ def test_a_sandbox_made_anew_is_judged_at_its_new_address(
     real.moved.add(pod["metadata"]["uid"])
     real.on(node, *CTR, "tasks", "kill", "-s", "SIGKILL", listed[0])
 
-    def now() -> Pod:
+    def current() -> Pod:
         return next(p for p in real.pods("web") if p["metadata"]["uid"] == pod["metadata"]["uid"])
 
-    def again() -> bool:
-        found: dict[str, Any] = now()
+    def has_new_address() -> bool:
+        found: dict[str, Any] = current()
         return is_ready(found) and addresses(found) != before
 
-    until("the same pod ready at another address", again)
-    for address in addresses(now()):
+    until("the same pod ready at another address", has_new_address)
+    for address in addresses(current()):
         real.opens(clients[0], address)
         real.closes(stranger, address)

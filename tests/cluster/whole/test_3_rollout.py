@@ -1,4 +1,4 @@
-"""A rolling update of the probe while connections are made all the time."""
+"""A test of a rolling update of the probe while pods keep connecting."""
 
 from __future__ import annotations
 
@@ -43,9 +43,7 @@ while True:
 """
 
 
-def test_a_rolling_update_under_traffic_opens_nothing_and_cuts_nothing(
-    real: Real, web: list[Pod], stranger: Pod
-) -> None:
+def test_a_rolling_update_under_traffic_keeps_every_verdict(real: Real, web: list[Pod], stranger: Pod) -> None:
     name = run(ROOT / "deploy/image/build", "--name").strip()
     allowed = ",".join(a for pod in web for a in addresses(pod))
     real.apply(policy("closed", "stranger", policyTypes=["Ingress"]))

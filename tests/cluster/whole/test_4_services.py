@@ -1,4 +1,4 @@
-"""What goes through a Service is judged at the backend that kube-proxy chose, and the record names both."""
+"""Tests of Services: policy is enforced at the backend that kube-proxy chose, and the record names both."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(5400), pytest.mark.usefix
 
 
 def dialled(real: Real, name: str, address: str, port: int = 80, namespace: str = NAMESPACE) -> dict[str, Any]:
-    """What a record says of a Service that was dialled; kubectl knows the address as the Service's."""
+    """Return a record's field ``dialled`` for a Service; kubectl must know the address as the Service's."""
     assert address in real.get("service", name, namespace=namespace)["spec"]["clusterIPs"]
     return {"ip": address, "port": port, "service": {"namespace": namespace, "name": name}}
 
 
 def reaches(address: str, port: int) -> bool:
-    """Whether this machine, outside of the nodes, gets through."""
+    """Return whether a connection from this machine, which is outside of the nodes, is established."""
     try:
         socket.create_connection((address, port), 1).close()
     except TimeoutError:
@@ -43,33 +43,35 @@ def reaches(address: str, port: int) -> bool:
     return True
 
 
-def test_a_service_is_judged_at_its_backends(real: Real, web: list[Pod], clients: list[Pod], stranger: Pod) -> None:
+def test_policy_is_enforced_at_a_services_backends(
+    real: Real, web: list[Pod], clients: list[Pod], stranger: Pod
+) -> None:
     for address in real.get("service", "web")["spec"]["clusterIPs"]:
         there = dialled(real, "web", address)
 
-        def answered(there: dict[str, Any] = there, address: str = address) -> bool:
-            """On the client's own node and on the other."""
+        def both_answered(there: dict[str, Any] = there, address: str = address) -> bool:
+            """Return whether the backend on the client's node and the one on the other node have answered."""
             assert real.connects(clients[0], address, port=80)
             records = real.records_with(dialled=there, disposition="allow", direction="egress")
             return {r["dest"]["pod_name"] for r in records} == {pod["metadata"]["name"] for pod in web}
 
-        until(f"both backends of {address}", answered)
+        until(f"both backends of {address} have answered", both_answered)
         assert not any(real.connects(stranger, address, port=80) for _ in range(2))
-        # The Service is known where it was dialled; the backend may be on another node, and refuses there.
-        asked = real.record(dialled=there, direction="egress", src_ip=addresses(stranger)[":" in address])
+        # Only the client's node knows the Service; the backend may be on another node, and policy denies there.
+        sent = real.record(dialled=there, direction="egress", src_ip=addresses(stranger)[":" in address])
         refused = real.record(
             direction="ingress",
-            **{key: asked["connection"][key] for key in ("src_ip", "src_port", "dest_ip", "dest_port")},
+            **{key: sent["connection"][key] for key in ("src_ip", "src_port", "dest_ip", "dest_port")},
         )
         assert refused["disposition"] == "deny"
-        (backend,) = [pod for pod in web if asked["connection"]["dest_ip"] in addresses(pod)]
-        for record in (asked, refused):
+        (backend,) = [pod for pod in web if sent["connection"]["dest_ip"] in addresses(pod)]
+        for record in (sent, refused):
             assert_named(record, "src", stranger, "stranger")
             assert_named(record, "dest", backend, "web")
 
 
 def test_a_pod_reaches_itself_through_its_service(real: Real, web: list[Pod], stranger: Pod) -> None:
-    """Under policies that let nobody in and nothing out: hairpin, masqueraded by kube-proxy."""
+    """Its policies allow nothing in or out. The connection is a hairpin, and kube-proxy masquerades it."""
     real.apply(deployment("solo"), service("solo"), policy("solo-closed", "solo", policyTypes=["Ingress", "Egress"]))
     real.wait_ready("solo")
     (solo,) = real.pods("solo")
@@ -99,9 +101,10 @@ def test_a_node_port_is_under_policy_from_pods_and_from_outside(
     nodes = {n["metadata"]["name"]: [a["address"] for a in n["status"]["addresses"] if a["type"] == "InternalIP"]
              for n in real.get("nodes")["items"]}  # fmt: skip
     for address in (address for entry in nodes.values() for address in entry):
-        # kube-proxy masquerades it to the node, which is always let in: not so who stands behind it.
+        # kube-proxy masquerades the connection with the node's address. The node itself is always allowed, but an
+        # outside client that it masquerades must not be.
         assert not reaches(address, port)
-    # Of the two backends the pods' own node lets the client in to its own: the other's node sees that masquerade, too.
+    # The client can reach only the backend on its own node: the other backend's node sees the masqueraded address.
     client = clients[0]
     node = client["spec"]["nodeName"]
     (near,) = [pod for pod in web if pod["spec"]["nodeName"] == node]
@@ -111,12 +114,12 @@ def test_a_node_port_is_under_policy_from_pods_and_from_outside(
         for record in records:
             assert_named(record, "src", client, "client")
             assert_named(record, "dest", near, "web")
-    # Through another node it comes as from outside: masqueraded, whichever backend is chosen.
+    # Through another node's port the connection is masqueraded as one from outside, for both backends.
     far = [address for name, entry in nodes.items() if name != node for address in entry]
     assert not any(real.connects(client, address, port=port) for address in far for _ in range(3))
     for address in (address for entry in nodes.values() for address in entry):
         assert not any(real.connects(stranger, address, port=port) for _ in range(3))
-    # Only with this policy of the Service does a backend's node see where it came from.
+    # Only with externalTrafficPolicy Local does a backend's node see the client's address.
     real.apply(service("web", type="NodePort", externalTrafficPolicy="Local"))
     outside = [{"ipBlock": {"cidr": f"{HOST}/32"}}, {"ipBlock": {"cidr": f"{HOST_6}/128"}}]
     real.apply(policy("web-from-outside", "web", ingress=[{"from": outside}]))
@@ -169,33 +172,33 @@ print(resolves() == ["192.0.2.7", "2001:db8::7"], *(connects(*one.split(",")) fo
 
 
 def python_pod(app: str, program: str, **spec: Any) -> dict[str, Any]:
-    """A Deployment that runs a Python program, in the image that every node has: kubeweir's own."""
-    made = deployment(app, **spec)
-    container = made["spec"]["template"]["spec"]["containers"][0]
+    """Make a Deployment that runs a Python program in kubeweir's image, which every node has."""
+    workload = deployment(app, **spec)
+    container = workload["spec"]["template"]["spec"]["containers"][0]
     for key in ("args", "ports", "readinessProbe", "livenessProbe"):
         del container[key]
     container |= {"image": run(ROOT / "deploy/image/build", "--name").strip(), "command": ["python3", "-c", program]}
-    return made
+    return workload
 
 
-def test_a_policy_for_dns_and_the_api_server_allows_just_these(real: Real, web: list[Pod]) -> None:
+def test_a_policy_for_dns_and_the_api_server_allows_only_these(real: Real, web: list[Pod]) -> None:
     names = service("dns", port=53, target=5353)
     names["spec"]["ports"] = [
         {"name": p, "protocol": p.upper(), "port": 53, "targetPort": 5353} for p in ("udp", "tcp")
     ]
     real.apply(python_pod("dns", NAME_SERVER), names)
     servers = real.get("service", "dns")["spec"]["clusterIPs"]
-    apps = {server: f"asks-{6 if ':' in server else 4}" for server in servers}
+    apps = {server: f"resolver-{6 if ':' in server else 4}" for server in servers}
     api = {"to": [{"ipBlock": {"cidr": f"{HOST}/32"}}], "ports": [{"port": 6443}]}
     to_dns = {"to": [{"podSelector": {"matchLabels": {"app": "dns"}}}], "ports": [{"port": 5353, "protocol": "UDP"}]}
     for server, app in apps.items():
-        asks = {
+        dns_config = {
             "nameservers": [server],
             "options": [{"name": "timeout", "value": "1"}, {"name": "attempts", "value": "1"}],
         }
         real.apply(
             policy(app, app, policyTypes=["Egress"], egress=[to_dns, api]),
-            python_pod(app, "import signal; signal.pause()", dnsPolicy="None", dnsConfig=asks),
+            python_pod(app, "import signal; signal.pause()", dnsPolicy="None", dnsConfig=dns_config),
         )  # fmt: skip
     real.wait_ready("dns", *apps.values())
     (name_server,) = real.pods("dns")
@@ -204,16 +207,16 @@ def test_a_policy_for_dns_and_the_api_server_allows_just_these(real: Real, web: 
     for server, app in apps.items():
         (pod,) = real.pods(app)
 
-        def asked(pod: Pod = pod) -> list[str]:
+        def resolve(pod: Pod = pod) -> list[str]:
             others = [f"{addresses(web[0])[0]},{PORT}", f"{servers[0]},53", f"{servers[1]},53"]
             words = ["python3", "-c", RESOLVE, f"{api_server},443", *others]
-            # It fails where kube-proxy does not know the Service yet.
+            # The command fails while kube-proxy does not know the Service.
             return real.kubectl("-n", NAMESPACE, "exec", pod["metadata"]["name"], "--", *words, check=False).split()
 
-        def says(*answers: str, asked: Callable[[], list[str]] = asked) -> bool:
-            return asked()[: len(answers)] == list(answers)
+        def prints(*answers: str, resolve: Callable[[], list[str]] = resolve) -> bool:
+            return resolve()[: len(answers)] == list(answers)
 
-        until(f"{app} resolves names", partial(says, "True", "True", "False", "False", "False"))
+        until(f"{app} resolves names", partial(prints, "True", "True", "False", "False", "False"))
         there, ip = dialled(real, "dns", server, 53), addresses(pod)[servers.index(server)]
         record = real.record(dialled=there, protocol="udp", direction="egress", dest_port=5353, src_ip=ip)
         assert_named(record, "src", pod, app)
@@ -222,4 +225,4 @@ def test_a_policy_for_dns_and_the_api_server_allows_just_these(real: Real, web: 
         record = real.record(dialled=there, direction="egress", dest_ip=HOST, dest_port=6443, src_ip=addresses(pod)[0])
         assert_named(record, "src", pod, app)
         real.apply(policy(app, app, policyTypes=["Egress"], egress=[api]))
-        until(f"{app} does not any more", partial(says, "False", "True"))
+        until(f"{app} no longer resolves names", partial(prints, "False", "True"))

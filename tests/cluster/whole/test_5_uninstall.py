@@ -1,4 +1,4 @@
-"""All that was recorded, all that was asked for, and what an uninstall leaves: nothing."""
+"""Tests at the end: all records are right, no API request was refused, and an uninstall leaves nothing."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ AUDIT_LOG = Path("/var/lib/kubeweir-cluster/logs/audit.log")
 SCHEMA = ROOT / "enrich/schemas/flow.schema.json"
 
 
-class Told:
-    """What kubectl says: of every pod that there ever was, of nodes and of Services."""
+class Known:
+    """The objects that kubectl has listed: every pod that ever existed, the nodes and the Services."""
 
     def __init__(self, real: Real) -> None:
         self.pods: dict[str, Pod] = {}
@@ -36,43 +36,43 @@ class Told:
         }
 
     def problem(self, end: dict[str, Any], ip: str | None) -> str | None:
-        """What is wrong with an end of a record."""
+        """Return what is wrong with an end of a record, or None."""
         if "pod_uid" not in end:
             return None if end.get("node_name", next(iter(self.nodes))) in self.nodes else "no such node"
         pod = self.pods.get(end["pod_uid"])
         if pod is None:
             return "no such pod"
-        wanted = (pod["metadata"]["name"], pod["metadata"]["namespace"], pod["spec"].get("nodeName"))
-        if (end["pod_name"], end["namespace"], end.get("node_name")) != wanted:
-            return f"kubectl says {wanted}"
+        expected = (pod["metadata"]["name"], pod["metadata"]["namespace"], pod["spec"].get("nodeName"))
+        if (end["pod_name"], end["namespace"], end.get("node_name")) != expected:
+            return f"kubectl has {expected}"
         owner = next(iter(pod["metadata"].get("ownerReferences", [])), None)
         if owner and owner["kind"] == "ReplicaSet":
             owner = {"kind": "Deployment", "name": owner["name"].rpartition("-")[0]}
         if owner and (end.get("workload_kind"), end.get("workload_name")) != (owner["kind"], owner["name"]):
-            return f"kubectl says {owner}"
+            return f"kubectl has {owner}"
         known = self.ips[end["pod_uid"]]
-        return f"kubectl says {known}" if ip and known and ip not in known else None
+        return f"kubectl has {known}" if ip and known and ip not in known else None
 
 
-def test_every_name_in_every_record_is_what_kubectl_says(real: Real) -> None:
-    told, records = Told(real), real.records()
+def test_every_name_in_every_record_is_the_one_that_kubectl_has(real: Real) -> None:
+    known, records = Known(real), real.records()
     wrong = []
     for record in records:
         connection = record["connection"]
         for side in ("src", "dest"):
-            if problem := told.problem(record[side], connection.get(f"{side}_ip")):
+            if problem := known.problem(record[side], connection.get(f"{side}_ip")):
                 wrong.append((side, problem, record))
         there = record.get("dialled", {})
         if (
             "service" in there
-            and (there["ip"], there["service"]["namespace"], there["service"]["name"]) not in told.services
+            and (there["ip"], there["service"]["namespace"], there["service"]["name"]) not in known.services
         ):
             wrong.append(("dialled", "no such Service", record))
     assert len(records) > 200
     assert not wrong, wrong[:5]
 
 
-def test_records_fit_their_schema(real: Real) -> None:
+def test_records_match_their_schema(real: Real) -> None:
     validator = jsonschema.Draft202012Validator(json.loads(SCHEMA.read_text()))
     shapes = {
         (r["reason"], r["disposition"], *sorted(r), *sorted(r["src"]), *sorted(r["dest"])): r for r in real.records()
@@ -81,7 +81,7 @@ def test_records_fit_their_schema(real: Real) -> None:
         validator.validate(record)
 
 
-def test_nothing_was_asked_for_that_the_account_may_not(real: Real) -> None:
+def test_no_request_to_the_api_server_was_forbidden(real: Real) -> None:
     events = [json.loads(line) for line in AUDIT_LOG.read_text().splitlines()]
     assert {e["user"]["username"].rpartition(":")[2] for e in events} == {"weir-probe", "weir-streams"}
     assert "create" in {e["verb"] for e in events}
@@ -91,13 +91,13 @@ def test_nothing_was_asked_for_that_the_account_may_not(real: Real) -> None:
 
 
 def waiting(pod: Pod) -> str:
-    """Why its container does not run."""
+    """Return why the pod's container does not run."""
     statuses = pod["status"].get("containerStatuses", [])
     return statuses[0]["state"].get("waiting", {}).get("reason", "") if statuses else ""
 
 
 def left_on(real: Real, node: str) -> list[str]:
-    """What there is of kubeweir on a node."""
+    """Return everything of kubeweir that exists on a node."""
     found = real.on(node, "find", "/sys/fs/bpf", "-mindepth", "1", "-not", "-name", "*.debug").split()
     for link in json.loads(real.on(node, "ip", "-j", "link")):
         for hook in ("ingress", "egress"):
@@ -106,15 +106,15 @@ def left_on(real: Real, node: str) -> list[str]:
     return found
 
 
-def test_uninstalling_opens_everything_and_leaves_nothing(real: Real, web: list[Pod], stranger: Pod) -> None:
-    """A node whose probe crashes at that time does not hear of it: there, as the README says."""
+def test_an_uninstall_ends_enforcement_and_leaves_nothing(real: Real, web: list[Pod], stranger: Pod) -> None:
+    """On a node whose probe crashes at that time, enforcement ends with deploy/kubernetes/detach, as documented."""
     real.kubectl("-n", SYSTEM, "set", "env", "ds/weir-probe", "WEIR_ATTACH=wrongly")
 
     def crashed() -> list[Pod]:
         label = "app.kubernetes.io/name"
         return [p for p in real.pods("weir-probe", SYSTEM, label) if waiting(p) == "CrashLoopBackOff"]
 
-    until("a probe that crashes over and over", lambda: len(crashed()) == 1)
+    until("a probe in CrashLoopBackOff", lambda: len(crashed()) == 1)
     closed = crashed()[0]["spec"]["nodeName"]
     for pod in web:
         assert not real.connects(stranger, addresses(pod)[0])
