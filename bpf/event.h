@@ -58,7 +58,7 @@ enum verdict_reason {
 	REASON_FRAGMENT = 9,	  /* denied: the first fragment was not seen */
 	REASON_NOT_READY = 10,	  /* denied: no policy is installed for the pod yet */
 	REASON_ADOPTED = 11,	  /* allowed: the connection is older than the program */
-	REASON_FORBIDDEN_ND = 12, /* denied: router advertisement or redirect from a pod */
+	REASON_FORBIDDEN_ND = 12, /* denied: neighbour discovery that a pod may not send (neighbours.h) */
 	REASON_MAP_FULL = 13,	  /* denied: the connection could not be stored */
 	REASON_NO_ORIGIN = 14,	  /* denied: a pod's packet leaves, and its sender cannot be determined */
 };

@@ -71,6 +71,7 @@ enum counter {
 	COUNT_FLOODED = 6,	     /* packets dropped: addressed to another endpoint (a bridge flooded them) */
 	COUNT_FRAGMENT_DROPPED = 7,  /* packets dropped: a later fragment of a denied first one */
 	COUNT_CONNECTIONS_FULL = 8,  /* packets dropped: their connection could not be stored */
+	COUNT_NEIGHBOUR_DROPPED = 9, /* ARP and neighbour discovery dropped: too long, or about another's address */
 	COUNTERS = 16,
 };
 

@@ -246,8 +246,10 @@ static __always_inline int parse(struct __sk_buff *skb, struct packet *packet, c
 		return parse_v4(skb, offset, packet, 0);
 	if (type == htons(0x86dd))
 		return parse_v6(skb, offset, packet, 0);
-	if (type == htons(0x0806))
+	if (type == htons(0x0806)) {
+		packet->transport = offset;
 		return PARSED_ARP;
+	}
 	return PARSED_NOT_IP;
 }
 

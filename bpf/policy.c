@@ -7,6 +7,7 @@
  *
  *   packet.h       parse the headers
  *   recent.h       pass, if the same connection passed a moment ago
+ *   neighbours.h   ARP and neighbour discovery pass, if they are proper
  *   (here)         find the endpoint of the interface, check the source address
  *   fragments.h    a later fragment follows its first one
  *   connections.h  find the connection
@@ -37,6 +38,7 @@
 #include "verdicts.h"
 #include "judge.h"
 #include "connections.h"
+#include "neighbours.h"
 #include "stamps.h"
 #include "recent.h"
 #include "admit.h"
@@ -73,6 +75,14 @@ static __always_inline int drop_unreadable(struct work *w, int parsed, u32 direc
 	return refuse(w, direction, REASON_UNPARSABLE);
 }
 
+static __always_inline int pass_arp(struct __sk_buff *skb, const struct work *w, const struct endpoint *endpoint)
+{
+	if (is_proper_arp(skb, w->packet.transport, endpoint))
+		return TC_ACT_UNSPEC;
+	count(COUNT_NEIGHBOUR_DROPPED);
+	return TC_ACT_SHOT;
+}
+
 int pod_egress(struct __sk_buff *skb)
 {
 	u32 ifindex = skb->ifindex;
@@ -91,17 +101,19 @@ int pod_egress(struct __sk_buff *skb)
 	if (!w)
 		return TC_ACT_SHOT;
 	parsed = plain ? PARSED : parse(skb, &w->packet, 1);
-	if (parsed == PARSED_ARP)
-		return TC_ACT_UNSPEC;
 	endpoint = endpoint_at(w, ifindex);
+	if (parsed == PARSED_ARP)
+		return pass_arp(skb, w, endpoint);
 	w->key.endpoint = endpoint ? endpoint->number : 0;
 	if (parsed != PARSED)
 		return drop_unreadable(w, parsed, EGRESS);
 	connection_key_of(&w->key, &w->packet, EGRESS);
 	own = endpoint && is_own(endpoint, w->key.local);
 	if (is_discovery(&w->packet)) {
-		if (ICMP_TYPE(&w->packet) == 134 || ICMP_TYPE(&w->packet) == 137)
+		if (!is_proper_discovery(skb, &w->packet, endpoint)) {
+			count(COUNT_NEIGHBOUR_DROPPED);
 			return refuse(w, EGRESS, REASON_FORBIDDEN_ND);
+		}
 		if (own || is_link_local(w->packet.source) || is_zero(w->packet.source)) {
 			/* A neighbour may have any address. If the packet is routed after all, the exit judges it. */
 			if (!is_link_local(w->packet.destination) && !is_multicast(w->packet.destination)) {
@@ -172,13 +184,18 @@ int pod_ingress(struct __sk_buff *skb)
 		return TC_ACT_SHOT;
 	parsed = plain ? PARSED : parse(skb, &w->packet, 1);
 	if (parsed == PARSED_ARP)
-		return TC_ACT_UNSPEC;
+		return pass_arp(skb, w, 0);
 	endpoint = endpoint_at(w, ifindex);
 	w->key.endpoint = endpoint ? endpoint->number : 0;
 	if (parsed != PARSED)
 		return drop_unreadable(w, parsed, INGRESS);
-	if (is_discovery(&w->packet))
-		return TC_ACT_UNSPEC;
+	if (is_discovery(&w->packet)) {
+		if (node || is_short(skb, &w->packet))
+			return TC_ACT_UNSPEC;
+		count(COUNT_NEIGHBOUR_DROPPED);
+		connection_key_of(&w->key, &w->packet, INGRESS);
+		return refuse(w, INGRESS, REASON_FORBIDDEN_ND);
+	}
 	if (!endpoint) {
 		connection_key_of(&w->key, &w->packet, INGRESS);
 		return refuse(w, INGRESS, REASON_NOT_READY);

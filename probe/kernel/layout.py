@@ -40,6 +40,7 @@ class Counter(enum.IntEnum):
     FLOODED = 6
     FRAGMENT_DROPPED = 7
     CONNECTIONS_FULL = 8
+    NEIGHBOUR_DROPPED = 9
 
 
 CHUNKS: Final = 1023

@@ -154,7 +154,8 @@ def ack_with_options(family: int, source_port: int, port: int) -> bytes:
 
 def arp() -> bytes:
     """Return an ARP packet, which passes before any policy lookup: the least work that the program does."""
-    return _ETHERNET + b"\x08\x06" + bytes(46)
+    probe = struct.pack("!HHBBH", 1, 0x0800, 6, 4, 1)
+    return _ETHERNET + b"\x08\x06" + probe + bytes(46 - len(probe))
 
 
 def _segment(source_port: int, port: int, sequence: int, flags: int) -> bytes:
