@@ -101,5 +101,9 @@ KERNEL_EVENTS: Final[dict[str, tuple[str, str]]] = {
         "Connections denied because they could not be remembered.",
         "Any increase: raise WEIR_CONNECTIONS.",
     ),
+    "neighbour_dropped": (
+        "ARP and neighbour discovery dropped: too long, or about another's address.",
+        "Rises: a pod claims its neighbours' addresses.",
+    ),
 }
 """Label ``event`` of ``kubeweir_probe_kernel_events_total``: what it counts, and when to worry."""
