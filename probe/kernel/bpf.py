@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import os
 import platform
 import struct
@@ -21,7 +22,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 _SYS_BPF: Final = {"x86_64": 321, "aarch64": 280}
 _SYS_MEMBARRIER: Final = {"x86_64": 324, "aarch64": 283}
 
-_MAP_LOOKUP, _MAP_UPDATE, _MAP_DELETE, _MAP_NEXT = 1, 2, 3, 4
+_MAP_CREATE, _MAP_LOOKUP, _MAP_UPDATE, _MAP_DELETE, _MAP_NEXT = 0, 1, 2, 3, 4
 _OBJ_PIN, _OBJ_GET, _PROG_RUN = 6, 7, 10
 _INFO_BY_FD, _MAP_LOOKUP_BATCH = 15, 24
 _LINK_CREATE, _LINK_UPDATE, _LINK_DETACH = 28, 29, 34
@@ -187,11 +188,22 @@ def wait_for_programs() -> None:
     """Wait until every program run that is in progress now has ended.
 
     MEMBARRIER_CMD_GLOBAL is a synchronize_rcu() (kernel/sched/membarrier.c), and tc programs run inside
-    rcu_read_lock (net/core/dev.c).
+    rcu_read_lock (net/core/dev.c). Kernels with ``nohz_full`` CPUs refuse it (EINVAL), and seccomp profiles may. The
+    other call that promises such a wait is the update of a map of maps (maybe_wait_bpf_programs in
+    kernel/bpf/syscall.c). Raises OSError if neither works.
     """
     if _libc.syscall(_SYS_MEMBARRIER[platform.machine()], 1, 0, 0) < 0:
-        code = ctypes.get_errno()
-        raise OSError(code, f"membarrier: {os.strerror(code)}")
+        outer, inner = _map_of_maps()
+        update(outer, bytes(4), inner.to_bytes(4, "little"))
+
+
+@functools.cache
+def _map_of_maps() -> tuple[int, int]:
+    """Create an array of one map, and that map; they live as long as the process."""
+    array, array_of_maps = 2, 12
+    inner, _ = _bpf(_MAP_CREATE, struct.pack("=6I", array, 4, 4, 1, 0, 0), "MAP_CREATE")
+    outer, _ = _bpf(_MAP_CREATE, struct.pack("=6I", array_of_maps, 4, 4, 1, 0, inner), "MAP_CREATE")
+    return outer, inner
 
 
 @contextlib.contextmanager
