@@ -1,4 +1,4 @@
-"""Asks the loaded program by BPF_PROG_RUN: a frame of a new connection."""
+"""Run the loaded program by BPF_PROG_RUN on the first frame of a new connection."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from tests.kernel.frames import ipv4, ipv6, sctp, udp
 from tests.kernel.rig import Rig
 
 SHOT: Final = 2
-"""TC_ACT_SHOT: dropped."""
+"""TC_ACT_SHOT, which drops the packet."""
 _UPLINK: Final = 1
-"""An ``ingress_ifindex`` that is neither a pod's nor the 0 of what the node itself sends: a device older than pods'."""
+"""An ``ingress_ifindex`` of a device older than all pods'; 0 would mean that the node itself sends."""
 _source_ports = itertools.cycle(range(10_000, 60_000))
 
 
 def frame(source: str, destination: str, protocol: Protocol, port: int) -> bytes:
-    """The first of a connection that was never seen before."""
+    """Return the first frame of a connection from a port that was not used lately."""
     own = next(_source_ports)
     match protocol:
         case Protocol.TCP:
@@ -36,7 +36,7 @@ def frame(source: str, destination: str, protocol: Protocol, port: int) -> bytes
 
 
 def passes(rig: Rig, index: int, direction: Direction, sent: bytes) -> bool:
-    """Whether the program lets it through. Call it in the node's namespace, where the interface's index means it."""
+    """Return whether the program lets it pass. Call it in the node's namespace, where interface indexes are valid."""
     program = rig.maps.programs["pod_egress" if direction is Direction.EGRESS else "pod_ingress"]
     came_by = index if direction is Direction.EGRESS else _UPLINK
     # struct __sk_buff: ingress_ifindex at offset 36, ifindex at 40.

@@ -1,4 +1,4 @@
-"""A rig for each way of attaching, made once; each test begins with no pods and no policies."""
+"""One rig for each way of attaching, made once. Each test begins without pods and policies."""
 
 from __future__ import annotations
 

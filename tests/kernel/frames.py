@@ -1,4 +1,4 @@
-"""Frames made by hand, for what no socket sends: options, extension headers, tags, lies."""
+"""Frames made by hand, which no socket sends: options, extension headers, tags, wrong lengths."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from netns import Space, checksum, run, run_in
 
 
 class Wire:
-    """Sends frames out of a pod's interface."""
+    """A packet socket that sends frames out of a pod's interface."""
 
     def __init__(self, pod: Space, node: Space, gateway: str = "") -> None:
         self._own = _mac(pod, "eth0")
@@ -19,7 +19,7 @@ class Wire:
         self._socket.bind(("eth0", 0))
 
     def send(self, packet: bytes, kind: int | None = None, tags: bytes = b"") -> None:
-        """An IP packet, its EtherType by its version unless given; ``tags`` stand before that."""
+        """Send an IP packet. ``kind`` is the EtherType, by default that of its version; ``tags`` precede it."""
         kind = kind if kind is not None else {4: 0x0800, 6: 0x86DD}[packet[0] >> 4]
         self._socket.send(self._gateway + self._own + tags + struct.pack("!H", kind) + packet)
 
@@ -28,23 +28,23 @@ class Wire:
 
 
 def udp(port: int, source_port: int = 4000, data: bytes = b"x") -> bytes:
-    """A datagram without a checksum, which IPv4 allows; for IPv6 the verdict is all that matters."""
+    """Return a datagram without a checksum, which IPv4 allows. For IPv6 only the verdict matters."""
     return struct.pack("!HHHH", source_port, port, 8 + len(data), 0) + data
 
 
 def tcp(port: int, flags: int, source_port: int = 4000, sequence: int = 1) -> bytes:
-    """A TCP header without data and checksum: what a program sees is all that matters."""
+    """Return a TCP header without data and checksum. Only what a program sees of it matters."""
     return struct.pack("!HHIIBBHHH", source_port, port, sequence, 1, 5 << 4, flags, 1000, 0, 0)
 
 
 def icmp(kind: int, code: int = 0, rest: bytes = bytes(4), data: bytes = b"") -> bytes:
-    """An ICMP message, ``rest`` being the second word of its header."""
+    """Return an ICMP message. ``rest`` is the second word of its header."""
     body = struct.pack("!BBH", kind, code, 0) + rest + data
     return body[:2] + struct.pack("!H", checksum(body)) + body[4:]
 
 
 def sctp(port: int, source_port: int = 4000) -> bytes:
-    """An SCTP common header and the head of an INIT chunk."""
+    """Return an SCTP common header and the head of an INIT chunk."""
     return struct.pack("!HHII", source_port, port, 0, 0) + bytes([1, 0, 0, 20])
 
 
@@ -58,7 +58,7 @@ def ipv4(
     fragment: int = 0,
     number: int = 1,
 ) -> bytes:
-    """``options`` are a multiple of 4 bytes; ``fragment`` is the field of flags and offset."""
+    """Return a packet. ``options`` are a multiple of 4 bytes; ``fragment`` is the field of flags and offset."""
     ends = ipaddress.IPv4Address(source).packed + ipaddress.IPv4Address(destination).packed
     length = 20 + len(options)
     head = struct.pack("!BBHHHBBH", 0x40 | length // 4, 0, length + len(body), number, fragment, 64, protocol, 0)
@@ -67,13 +67,13 @@ def ipv4(
 
 
 def ipv6(source: str, destination: str, following: int, body: bytes, hops: int = 64) -> bytes:
-    """``following`` is the next header's number, ``body`` all that comes behind."""
+    """Return a packet. ``following`` is the next header's number, ``body`` everything behind the IPv6 header."""
     ends = ipaddress.IPv6Address(source).packed + ipaddress.IPv6Address(destination).packed
     return struct.pack("!IHBB", 6 << 28, len(body), following, hops) + ends + body
 
 
 def extension(following: int, units: int = 0) -> bytes:
-    """A hop-by-hop or destination options header of 8 * (units + 1) bytes: padding (RFC 8200 section 4.2)."""
+    """Return a hop-by-hop or destination options header of 8 * (units + 1) bytes: padding (RFC 8200 section 4.2)."""
     padding = 8 * (units + 1) - 4
     return bytes([following, units, 1, padding]) + bytes(padding)
 

@@ -1,4 +1,4 @@
-"""A node with pods, the loaded programs and the real compiler and installer: what the kernel tests turn."""
+"""A node with pods, the loaded programs and the real compiler and installer, for the kernel tests."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ NODE_IPS = ("192.0.2.1", "2001:db8:1::1")
 
 @dataclass(frozen=True)
 class Seen:
-    """A row in words."""
+    """A verdict in words."""
 
     subject: str
     direction: str
@@ -88,7 +88,7 @@ class Rig:
         self.open()
 
     def open(self) -> None:
-        """What a probe does at its start: also a second one, after :meth:`crash`."""
+        """Start as a probe does. After :meth:`crash`, start as the next probe does."""
         self.network = NodeNetwork(self.node.path)
         self.maps = Maps.open(self.pins / VERSION, self.sizes)
         self.maps.configure(Config.WINDOW_NS, WINDOW_NS)
@@ -102,14 +102,14 @@ class Rig:
         self.ring = Ring(self.maps)
 
     def crash(self) -> None:
-        """Close everything as a killed process does: nothing is undone."""
+        """Close all descriptors, as the kernel does for a killed process. Nothing is undone."""
         self.ring.close()
         self.maps.close()
         self.network.close()
         self.numbers.close()
 
     def reset(self) -> None:
-        """Without pods and policies, as at the start; numbers go on."""
+        """Remove all pods and policies. Numbers in the ledger are not reused."""
         for space in self.pods.values():
             self.net.remove(space)
         for table in (self.pods, self.objects, self.policies, self.cluster_policies, self.namespaces, self.others):
@@ -134,7 +134,7 @@ class Rig:
         shutil.rmtree(self.pins, ignore_errors=True)
 
     def pod(self, name: str, *addresses: str, labels: Mapping[str, str] | None = None, **spec: Any) -> Space:
-        """Make a pod, in the network and in the API."""
+        """Make a pod in the network and in the API."""
         self.namespace(name.split("/", maxsplit=1)[0])
         space = self.connect(self.node, *addresses)
         self.objects[name] = _pod(name, addresses, NODE, labels, spec)
@@ -142,7 +142,7 @@ class Rig:
         return space
 
     def elsewhere(self, name: str, *addresses: str) -> None:
-        """A pod of another node, in the API alone."""
+        """Make a pod of another node, in the API only."""
         self.namespace(name.split("/", maxsplit=1)[0])
         made = _pod(name, addresses, "n2", None, {})
         self.others[made.key] = made
@@ -154,7 +154,7 @@ class Rig:
             self.namespaces[made.key] = made
 
     def policy(self, name: str, **spec: Any) -> None:
-        """Put a NetworkPolicy, "namespace/name", in the place of one of the same name."""
+        """Create or replace a NetworkPolicy, "namespace/name"."""
         namespace, short = name.split("/")
         made = parse(
             {
@@ -168,14 +168,14 @@ class Rig:
         self.policies[made.key] = made
 
     def cluster_policy(self, name: str, **spec: Any) -> None:
-        """Put a ClusterNetworkPolicy in the place of one of the same name."""
+        """Create or replace a ClusterNetworkPolicy."""
         document = {"apiVersion": "policy.networking.k8s.io/v1alpha2", "kind": "ClusterNetworkPolicy"}
         made = parse({**document, "metadata": {"name": name}, "spec": {"subject": {"namespaces": {}}, **spec}})
         assert isinstance(made, ClusterNetworkPolicy)
         self.cluster_policies[made.key] = made
 
     def apply(self, *, older: bool = False) -> Installed:
-        """Compile, install and attach, as the agent does. ``older``: the pods were there before the probe."""
+        """Compile, install and attach, as the agent does. ``older``: the interfaces are older than the probe."""
         node = Node(NODE, "n1-uid", {}, NODE_IPS)
         pods = {pod.key: pod for pod in self.objects.values()} | self.others
         view = PolicyView(
@@ -208,7 +208,7 @@ class Rig:
         return done
 
     def answer(self, name: str, direction: int, verdict: int, reason: int) -> None:
-        """What a pod's set says of peers that no row names, changed in the map: as other kinds of policy compile it."""
+        """Change the default entries of a pod's set in the map, to answers that other kinds of policy compile to."""
         key = self.pods[name].index.to_bytes(4, "little")
         value = np.frombuffer(self.maps["endpoints"].items()[key], ENDPOINT_SIDES).copy()
         value["side"]["defaults"]["verdict"][:, :, direction] = verdict
@@ -217,37 +217,37 @@ class Rig:
         self.maps.configure(Config.EPOCH, self.maps.config(Config.EPOCH) + 2)
 
     def flows_of(self, name: str) -> np.ndarray[Any, np.dtype[np.void]]:
-        """The keys of the connections that are remembered for a pod."""
+        """Return the keys of a pod's connections."""
         number = self.installer.endpoints[self.pods[name].index]
         keys, _ = self.maps["connections"].entries()
         found: np.ndarray[Any, np.dtype[np.void]] = keys[keys["endpoint"] == number]
         return found
 
     def drain(self) -> np.ndarray[Any, np.dtype[np.void]]:
-        """All rows that wait, released."""
-        first, rows = self.ring.read(1 << 20)
-        self.ring.release(first + len(rows))
-        return rows
+        """Return all verdicts in the ring, and release them."""
+        first, verdicts = self.ring.read(1 << 20)
+        self.ring.release(first + len(verdicts))
+        return verdicts
 
     def seen(self) -> list[Seen]:
-        """All rows that wait, in words."""
-        return [self._in_words(row) for row in self.drain()]
+        """Return all verdicts in the ring, in words, and release them."""
+        return [self._in_words(verdict) for verdict in self.drain()]
 
-    def _in_words(self, row: Any) -> Seen:
-        end = self.numbers.meaning("endpoint", int(row["endpoint"])) or {"namespace": "?", "pod": "?"}
-        rule = self.numbers.meaning("rule", int(row["rule"])) or ()
+    def _in_words(self, verdict: Any) -> Seen:
+        end = self.numbers.meaning("endpoint", int(verdict["endpoint"])) or {"namespace": "?", "pod": "?"}
+        rule = self.numbers.meaning("rule", int(verdict["rule"])) or ()
         return Seen(
             subject=f"{end['namespace']}/{end['pod']}",
-            direction="ingress" if row["verdict"] & INGRESS else "egress",
-            verdict=Verdict(row["verdict"] & 0x7F).name.lower(),
-            reason=Reason(row["reason"]).name.lower(),
-            source=_text(row["source"]),
-            destination=_text(row["destination"]),
-            port=int(row["destination_port"]),
-            count=int(row["count"]),
+            direction="ingress" if verdict["verdict"] & INGRESS else "egress",
+            verdict=Verdict(verdict["verdict"] & 0x7F).name.lower(),
+            reason=Reason(verdict["reason"]).name.lower(),
+            source=_text(verdict["source"]),
+            destination=_text(verdict["destination"]),
+            port=int(verdict["destination_port"]),
+            count=int(verdict["count"]),
             policies=tuple(f"{entry['namespace']}/{entry['name']}" for entry in rule),
-            dialled=_text(row["dialled"]) if row["dialled"].any() else "",
-            dialled_port=int(row["dialled_port"]),
+            dialled=_text(verdict["dialled"]) if verdict["dialled"].any() else "",
+            dialled_port=int(verdict["dialled_port"]),
         )
 
 
@@ -274,9 +274,9 @@ def _pod(
     return made
 
 
-def of(rows: Iterable[Seen], **wanted: Any) -> list[Seen]:
-    """The rows whose fields are as wanted."""
-    return [row for row in rows if all(getattr(row, name) == value for name, value in wanted.items())]
+def of(verdicts: Iterable[Seen], **expected: Any) -> list[Seen]:
+    """Return the verdicts whose fields are as expected."""
+    return [one for one in verdicts if all(getattr(one, name) == value for name, value in expected.items())]
 
 
 def _text(address: np.ndarray[Any, np.dtype[np.uint8]]) -> str:
@@ -286,7 +286,7 @@ def _text(address: np.ndarray[Any, np.dtype[np.uint8]]) -> str:
 
 
 def both(rig: Rig, name: str, number: int, **spec: Any) -> Space:
-    """A pod of both families: 10.244.0.N and fd44::N."""
+    """Make a pod of both families: 10.244.0.N and fd44::N."""
     return rig.pod(name, f"10.244.0.{number}", f"fd44::{number:x}", **spec)
 
 

@@ -1,4 +1,4 @@
-"""Two nodes, an outside, and what a CNI plugin and kube-proxy make of them: bridges, and DNAT by nftables."""
+"""A second node, and what a CNI plugin and kube-proxy set up on the first: bridges, and DNAT by nftables."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ Wiring = Literal["routed", "bridged"]
 VIP = {4: "10.96.0.10", 6: "fd96::a"}
 NODE_PORT = 30080
 _CTNETLINK_DELETE = 1 << 8 | 2
-"""NFNL_SUBSYS_CTNETLINK, IPCTNL_MSG_CT_DELETE: without a tuple, all of them."""
+"""NFNL_SUBSYS_CTNETLINK, IPCTNL_MSG_CT_DELETE: without a tuple it deletes all entries."""
 _REQUEST_ACK = 0x5
 
 
 @dataclass
 class Site:
-    """The rig's node with an uplink to another node, which has a pod of its own and no program of ours."""
+    """The rig's node with an uplink to another node, which has a pod and none of our programs."""
 
     rig: Rig
     wiring: Wiring
@@ -52,7 +52,7 @@ class Site:
             rig.connect = self._bridged
 
     def _bridged(self, node: Space, *addresses: str) -> Space:
-        """A pod as the plugin bridge makes it: hairpin mode on its port, the bridge its gateway."""
+        """Make a pod as the CNI plugin bridge does: hairpin mode on its port, the bridge as its gateway."""
         net = self.rig.net
         net._made += 1
         pod = net._space(f"p{net._made}", addresses)
@@ -73,7 +73,7 @@ class Site:
         return pod
 
     def proxy(self, *rules: str, masquerade: str = "") -> None:
-        """The node's DNAT rules, in the place of those before; ``masquerade`` is what is to be masqueraded."""
+        """Replace the node's DNAT rules. ``masquerade`` is the match of packets to be masqueraded."""
         after = f"{masquerade} masquerade" if masquerade else ""
         table = (
             "table inet proxy\ndelete table inet proxy\ntable inet proxy {\n"
@@ -85,7 +85,7 @@ class Site:
         subprocess.run(nft, input=table, text=True, check=True)
 
     def forget_flows(self) -> None:
-        """As when nf_conntrack's entries have timed out."""
+        """Delete all entries of nf_conntrack, as if they had timed out."""
         message = struct.pack("=IHHIIBBH", 20, _CTNETLINK_DELETE, _REQUEST_ACK, 1, 0, 0, 0, 0)
         with run_in(self.rig.node, lambda: socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 12)) as asking:
             asking.send(message)
@@ -102,12 +102,12 @@ class Site:
 
 
 def service(family: int, backend: Space, port: int = 80, to: int = 8080, protocol: str = "tcp") -> str:
-    """The rule of a Service's cluster IP."""
+    """Return the DNAT rule of a Service's cluster IP."""
     return _dnat(family, VIP[family], backend, port, to, protocol)
 
 
 def node_port(family: int, node: Space, backend: Space) -> str:
-    """The rule of a NodePort."""
+    """Return the DNAT rule of a NodePort."""
     return _dnat(family, node.address(family), backend, NODE_PORT, 8080, "tcp")
 
 
