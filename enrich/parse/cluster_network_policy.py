@@ -2,14 +2,13 @@
 
 Texts in quotes are the API's own (``policy.networking.k8s.io/v1alpha2``, clusternetworkpolicy_types.go).
 ``domainNames`` is refused, because nothing here knows the addresses of a name. A policy that the server has and this
-program cannot parse fails closed, as the API demands; see :func:`closed_cluster_network_policy`.
+program cannot parse is read leniently, and what cannot be read fails closed, as the API demands; see :func:`_rule`.
 """
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable
-from typing import Final
+from typing import Final, TypeVar
 
 from enrich.model import (
     Action,
@@ -22,49 +21,46 @@ from enrich.model import (
     Selector,
     Tier,
 )
-from enrich.parse.cursor import Field, InvalidObjectError
+from enrich.parse.cursor import Field, UnknownOptionError
 from enrich.parse.metadata import is_audited, uid_of
 from enrich.parse.network_policy import read_selector
 
 _MAX_ITEMS: Final = 25
 """``MaxItems`` of rules, peers of a rule, protocols of a rule, and networks of a peer."""
 _PEERS_WITHOUT_PORT_NAMES: Final = ("networks", "nodes", "domainNames")
+_T = TypeVar("_T")
 ANYWHERE: Final = (Peer(ip_block=IPBlock("0.0.0.0/0")), Peer(ip_block=IPBlock("::/0")))
 
 
 def cluster_network_policy(root: Field) -> ClusterNetworkPolicy:
-    """Parse a ClusterNetworkPolicy. Raises :class:`InvalidObjectError`."""
-    return _policy(root, _rule)
+    """Parse a ClusterNetworkPolicy. Raises :class:`enrich.parse.cursor.InvalidObjectError`.
 
-
-def closed_cluster_network_policy(root: Field) -> ClusterNetworkPolicy:
-    """Parse a policy of which a part is invalid, and "fail closed". Raises :class:`InvalidObjectError` if all of it is.
-
-    "For Accept rules, fail closed means: treat the rule as matching no traffic. For Deny and Pass rules ... treat the
-    rule as a 'Deny all' rule." Valid rules stay as they are. If the subject is invalid, the rules that deny apply to
-    every pod, and nothing is accepted or passed.
+    Leniently, its valid rules stay as they are, and the others fail closed (see :func:`_rule`). If subject, tier or
+    priority cannot be read, the rules that deny apply to every pod or before all others, and nothing is accepted or
+    passed.
     """
-    with contextlib.suppress(InvalidObjectError):
-        return _policy(root, _closed_rule)
-    return _policy(Field("", {**root.value, "spec": {**root["spec"].value, "subject": {"namespaces": {}}}}), _deny_only)
-
-
-def _policy(root: Field, read: Callable[[Field, str], ClusterRule]) -> ClusterNetworkPolicy:
     spec = root["spec"]
     if not spec.is_set:
         spec.fail("is required")
-    namespaces, pods = _subject(spec["subject"])
+    subject, tier = spec["subject"].attempt(_subject), spec["tier"].attempt(_tier)
+    priority = spec["priority"].attempt(lambda field: field.whole(0, 1000))
+    read = _rule if None not in (subject, tier, priority) else _deny_only
+    namespaces, pods = subject or (Selector(), Selector())
     return ClusterNetworkPolicy(
         name=root["metadata"]["name"].name(),
         uid=uid_of(root, ""),
-        tier=Tier[spec["tier"].choice("Admin", "Baseline").upper()],
-        priority=spec["priority"].whole(0, 1000),
+        tier=Tier.ADMIN if tier is None else tier,
+        priority=priority or 0,
         namespaces=namespaces,
         pods=pods,
         ingress=tuple(read(rule, "from") for rule in spec["ingress"].items(most=_MAX_ITEMS)),
         egress=tuple(read(rule, "to") for rule in spec["egress"].items(most=_MAX_ITEMS)),
         audit=is_audited(root),
     )
+
+
+def _tier(field: Field) -> Tier:
+    return Tier[field.choice("Admin", "Baseline").upper()]
 
 
 def _subject(subject: Field) -> tuple[Selector, Selector]:
@@ -81,33 +77,48 @@ def _namespaced(field: Field) -> tuple[Selector, Selector]:
 
 
 def _rule(rule: Field, peers: str) -> ClusterRule:
-    name = rule["name"].text("")
+    """Parse a rule. Leniently, a part that cannot be read fails closed:
+
+    - An option that is not known, such as another kind of peer, closes the whole rule, as the API demands: "For Accept
+      rules, fail closed means: treat the rule as matching no traffic. For Deny and Pass rules ... treat the rule as a
+      'Deny all' rule."
+    - A wrong value of a known one, such as port 70000, is left out of an Accept rule. In a Deny or Pass rule it counts
+      as any peer or any port, and what the rule says besides still bounds it: Deny to 10.0.0.0/8 on ports 80 and 70000
+      denies every port of 10.0.0.0/8. A rule whose action cannot be read denies.
+    """
+    notes = len(rule.problems or ())
+    name = rule["name"].attempt(lambda field: field.text("")) or ""
     if len(name) > 100:
-        rule["name"].fail("must be no longer than 100 characters")
-    action = Action(rule["action"].choice(*(one.value for one in Action)))
-    ports = tuple(port for protocol in rule["protocols"].items(least=1, most=_MAX_ITEMS) for port in _ports(protocol))
+        rule["name"].complain("must be no longer than 100 characters")
+    action = rule["action"].attempt(lambda field: Action(field.choice(*(one.value for one in Action))))
+    ports, all_ports = _elements(rule["protocols"], _ports)
     named = any(isinstance(port.port, str) for port in ports)
+    found, all_peers = _elements(rule[peers], lambda peer: _peers(peer, egress=peers == "to", named_ports=named))
     if not rule[peers].is_set:
-        rule[peers].fail("is required")
-    found = tuple(
-        made
-        for peer in rule[peers].items(least=1, most=_MAX_ITEMS)
-        for made in _peers(peer, egress=peers == "to", named_ports=named)
-    )
-    return ClusterRule(action, found, ports, name)
+        rule[peers].complain("is required")
+        all_peers = False
+    unknown = any(isinstance(problem, UnknownOptionError) for problem in (rule.problems or ())[notes:])
+    if action is Action.ACCEPT:
+        nothing = unknown or (rule["protocols"].is_set and not ports)
+        return ClusterRule(action, () if nothing else found, () if nothing else ports, name)
+    if unknown:
+        return ClusterRule(Action.DENY, ANYWHERE, (), name)
+    if action is not None and all_peers and all_ports:
+        return ClusterRule(action, found, ports, name)
+    # A port's name says nothing of an address that no pod has.
+    bounded = all_ports and (all_peers or not named)
+    return ClusterRule(Action.DENY, found if all_peers else ANYWHERE, ports if bounded else (), name)
 
 
-def _closed_rule(rule: Field, peers: str) -> ClusterRule:
-    try:
-        return _rule(rule, peers)
-    except InvalidObjectError:
-        if rule["action"].value == Action.ACCEPT.value:
-            return ClusterRule(Action.ACCEPT, ())
-        return ClusterRule(Action.DENY, ANYWHERE)
+def _elements(field: Field, read: Callable[[Field], list[_T]]) -> tuple[tuple[_T, ...], bool]:
+    """Parse the elements of a list, each of which makes several; also return whether all of it could be read."""
+    elements = field.attempt(lambda listed: list(listed.items(least=1, most=_MAX_ITEMS)))
+    made = [element.attempt(read) for element in elements or ()]
+    return tuple(one for part in made for one in part or ()), elements is not None and None not in made
 
 
 def _deny_only(rule: Field, peers: str) -> ClusterRule:
-    read = _closed_rule(rule, peers)
+    read = _rule(rule, peers)
     return read if read.action is Action.DENY else ClusterRule(read.action, ())
 
 
@@ -119,7 +130,9 @@ def _peers(peer: Field, *, egress: bool, named_ports: bool) -> list[Peer]:
     if named_ports and kind in _PEERS_WITHOUT_PORT_NAMES:
         field.fail("cannot be set together with destinationNamedPort: only pods have named ports")
     if kind == "domainNames":
-        field.fail("is not supported, because the addresses of a name are not known; use networks")
+        raise UnknownOptionError(
+            field.path, "is not supported, because the addresses of a name are not known; use networks"
+        )
     if kind == "networks":
         return _networks(field)
     if kind == "nodes":
@@ -130,7 +143,7 @@ def _peers(peer: Field, *, egress: bool, named_ports: bool) -> list[Peer]:
 def _networks(field: Field) -> list[Peer]:
     texts = [entry.text() for entry in field.items(least=1, most=_MAX_ITEMS)]
     if len(set(texts)) < len(texts):
-        field.fail("must not have a CIDR twice")
+        field.complain("must not have a CIDR twice")
     return [Peer(ip_block=IPBlock(str(entry.network()))) for entry in field.items()]
 
 

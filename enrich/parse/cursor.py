@@ -1,18 +1,25 @@
-"""A cursor over the API's JSON that knows its path, so that an error names the field."""
+"""A cursor over the API's JSON that knows its path, so that an error names the field.
+
+An object is read strictly or leniently. Strictly, the first mistake is an error: so manifests are read. Leniently, a
+reader goes on where it knows what the mistake means, and notes it in ``problems``: so policies are read that the API
+server has accepted once, by an older validation. A reader calls :meth:`Field.complain` for a value that is wrong but
+has a meaning, and :meth:`Field.attempt` for a part that can be left out. Without ``problems`` both raise.
+"""
 
 from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any, Final, NoReturn
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, NoReturn, TypeVar
 
 _NAME: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?")
 _DNS: Final = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*")
 """``IsDNS1123Subdomain`` (apimachinery, util/validation), which limits the length of the name but not of its labels."""
 _CIDR: Final = re.compile(r"[0-9A-Fa-f.:]+/[0-9]{1,3}")
 _ZEROS: Final = re.compile(r"(?<![0-9])0+(?=[0-9])")
+_T = TypeVar("_T")
 
 
 class InvalidObjectError(ValueError):
@@ -24,6 +31,10 @@ class InvalidObjectError(ValueError):
         self.message = message
 
 
+class UnknownOptionError(InvalidObjectError):
+    """None of the fields that are known is set, where one must be: a newer API may have one more."""
+
+
 @dataclass(frozen=True, slots=True)
 class Field:
     """A value and its path. Every method that reads raises :class:`InvalidObjectError` for a value of the wrong
@@ -31,17 +42,40 @@ class Field:
 
     path: str
     value: Any
+    problems: list[InvalidObjectError] | None = field(default=None, compare=False)
+    """Takes the mistakes of an object that is read leniently; None: it is read strictly."""
 
     def fail(self, message: str) -> NoReturn:
         """Raise the error for this field."""
         raise InvalidObjectError(self.path, message)
 
+    def complain(self, message: str) -> None:
+        """Note a mistake whose meaning the caller knows. Raises it if the object is read strictly."""
+        self._note(InvalidObjectError(self.path, message))
+
+    def attempt(self, read: Callable[[Field], _T]) -> _T | None:
+        """Return what ``read`` makes of this field; None, with a note, if it cannot. Strictly, the error is raised."""
+        try:
+            return read(self)
+        except InvalidObjectError as error:
+            self._note(error)
+            return None
+
+    def _note(self, error: InvalidObjectError) -> None:
+        if self.problems is None:
+            raise error
+        self.problems.append(error)
+
+    def at(self, path: str, value: Any) -> Field:
+        """Return another field of the same object."""
+        return Field(path, value, self.problems)
+
     def __getitem__(self, name: str) -> Field:
         if self.value is None:
-            return Field(self._below(name), None)
+            return self.at(self._below(name), None)
         if not isinstance(self.value, Mapping):
             self.fail("must be an object")
-        return Field(self._below(name), self.value.get(name))
+        return self.at(self._below(name), self.value.get(name))
 
     def _below(self, name: str) -> str:
         return f"{self.path}.{name}" if self.path else name
@@ -63,9 +97,9 @@ class Field:
         if len(self.value) < least:
             self.fail(f"must have at least {least} elements, has {len(self.value)}")
         if most is not None and len(self.value) > most:
-            self.fail(f"must have at most {most} elements, has {len(self.value)}")
+            self.complain(f"must have at most {most} elements, has {len(self.value)}")
         for index, element in enumerate(self.value):
-            yield Field(f"{self.path}[{index}]", element)
+            yield self.at(f"{self.path}[{index}]", element)
 
     def text(self, default: str | None = None) -> str:
         """Read a string, which is required if there is no default."""
@@ -85,13 +119,16 @@ class Field:
         return chosen
 
     def only(self, *names: str) -> Field:
-        """Return the only field that is set, of those allowed ("exactly one field must be set")."""
-        if self.value is None:
-            self.fail("is required")
+        """Return the only field that is set, of those allowed ("exactly one field must be set").
+
+        Raises :class:`UnknownOptionError` if none of them is, or another."""
+        if not isinstance(self.value, Mapping):
+            self.fail("is required" if self.value is None else "must be an object")
         found = [self[name] for name in names if self[name].is_set]
         others = sorted(key for key, value in self.value.items() if value is not None and key not in names)
         if len(found) != 1 or others:
-            self.fail(f"must have exactly one of {', '.join(names)}, has {', '.join(map(str, self.value)) or 'none'}")
+            set_fields = ", ".join(map(str, self.value)) or "none"
+            raise UnknownOptionError(self.path, f"must have exactly one of {', '.join(names)}, has {set_fields}")
         return found[0]
 
     def whole(self, least: int, most: int) -> int:
@@ -126,23 +163,27 @@ class Field:
         if not isinstance(self.value, Mapping):
             self.fail("must be an object")
         for key, value in self.value.items():
-            Field(f"{self.path}", key).label_key()
-            Field(f"{self.path}[{key}]", value).label_value()
+            self.at(self.path, key).label_key()
+            self.at(f"{self.path}[{key}]", value).label_value()
         return dict(self.value)
 
     def label_key(self) -> str:
-        """Read a qualified name: up to 63 characters, optionally after a DNS prefix and a slash."""
+        """Read a qualified name: up to 63 characters, optionally after a DNS prefix and a slash.
+
+        Leniently, any other text is a key that no object has."""
         key = self.text()
         prefix, slash, name = key.rpartition("/")
         if not _NAME.fullmatch(name) or (slash and (len(prefix) > 253 or not _DNS.fullmatch(prefix))):
-            self.fail(f"{key!r} is not a label key")
+            self.complain(f"{key!r} is not a label key")
         return key
 
     def label_value(self) -> str:
-        """Read a label value: empty, or up to 63 characters that begin and end with a letter or digit."""
+        """Read a label value: empty, or up to 63 characters that begin and end with a letter or digit.
+
+        Leniently, any other text is a value that no object has."""
         value = self.text()
         if value and not _NAME.fullmatch(value):
-            self.fail(f"{value!r} is not a label value")
+            self.complain(f"{value!r} is not a label value")
         return value
 
     def network(self) -> ipaddress.IPv4Network | ipaddress.IPv6Network:

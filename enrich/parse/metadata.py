@@ -46,7 +46,8 @@ def is_audited(root: Field) -> bool:
     one."""
     annotations = root["metadata"]["annotations"]
     mode = annotations[MODE]
-    return Field(f"{annotations.path}[{MODE}]", mode.value).choice("enforce", "audit", default="enforce") == "audit"
+    named = annotations.at(f"{annotations.path}[{MODE}]", mode.value)
+    return named.attempt(lambda field: field.choice("enforce", "audit", default="enforce")) == "audit"
 
 
 def with_known_mode(item: dict[str, Any]) -> dict[str, Any]:

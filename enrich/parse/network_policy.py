@@ -14,36 +14,62 @@ _PORT_NAME: Final = re.compile(r"(?=[a-z0-9-]{1,15}\Z)(?=.*[a-z])[a-z0-9]+(-[a-z
 """``IsValidPortName`` (apimachinery, util/validation)."""
 
 
+NO_LABELS: Final = Selector((Requirement("kubeweir.io/unreadable", Operator.IN, ()),))
+"""Selects nothing: no value of the label is among none. It stands for a selector that cannot be read."""
+_NO_TRAFFIC: Final = Rule((Peer(pods=NO_LABELS),))
+"""Stands for a rule of which nothing can be read, so that the rules after it keep their numbers."""
+
+
 def network_policy(root: Field) -> NetworkPolicy:
-    """Parse a networking.k8s.io/v1 NetworkPolicy. Raises :class:`enrich.parse.cursor.InvalidObjectError`."""
+    """Parse a networking.k8s.io/v1 NetworkPolicy. Raises :class:`enrich.parse.cursor.InvalidObjectError`.
+
+    Leniently, what cannot be read matches nothing, and the rest holds: a peer or a port is left out of its rule, and a
+    rule all of whose peers or ports are left out allows nothing. A policy whose ``podSelector`` cannot be read selects
+    no pod. An unknown policy type counts as both.
+    """
     namespace, spec = namespace_of(root), root["spec"]
     # The API server takes a missing spec for an empty one, which selects every pod and isolates it for ingress.
-    types = [entry.choice("Ingress", "Egress") for entry in spec["policyTypes"].items(most=2)]
-    if not types:
-        # "If this field is not specified, it will default based on the existence of ingress or egress rules;
-        # policies that contain an egress section are assumed to affect egress, and all policies (whether or not they
-        # contain an ingress section) are assumed to affect ingress."
-        types = ["Ingress", *(["Egress"] if next(spec["egress"].items(), None) else [])]
-    ingress = tuple(_rule(rule, "from") for rule in spec["ingress"].items())
-    egress = tuple(_rule(rule, "to") for rule in spec["egress"].items())
+    types = _types(spec)
+    ingress, egress = _rules(spec["ingress"], "from"), _rules(spec["egress"], "to")
     return NetworkPolicy(
         namespace=namespace,
         name=root["metadata"]["name"].name(),
         uid=uid_of(root, namespace),
-        pods=read_selector(spec["podSelector"]),
+        pods=spec["podSelector"].attempt(read_selector) or NO_LABELS,
         ingress=ingress if "Ingress" in types else None,
         egress=egress if "Egress" in types else None,
         audit=is_audited(root),
     )
 
 
+def _types(spec: Field) -> list[str]:
+    both = ["Ingress", "Egress"]
+    types = [entry.attempt(lambda field: field.choice(*both)) for entry in spec["policyTypes"].items(most=2)]
+    if not types:
+        # "If this field is not specified, it will default based on the existence of ingress or egress rules;
+        # policies that contain an egress section are assumed to affect egress, and all policies (whether or not they
+        # contain an ingress section) are assumed to affect ingress."
+        return ["Ingress", *(["Egress"] if next(spec["egress"].items(), None) else [])]
+    read = [known for known in types if known is not None]
+    return read if len(read) == len(types) else both
+
+
+def _rules(rules: Field, peers: str) -> tuple[Rule, ...]:
+    return tuple(rule.attempt(lambda field: _rule(field, peers)) or _NO_TRAFFIC for rule in rules.items())
+
+
 def _rule(rule: Field, peers: str) -> Rule:
-    return Rule(
-        tuple(_peer(peer) for peer in rule[peers].items()), tuple(_port(port) for port in rule["ports"].items())
-    )
+    written_peers, written_ports = list(rule[peers].items()), list(rule["ports"].items())
+    read_peers = [read for peer in written_peers if (read := peer.attempt(_peer)) is not None]
+    read_ports = [found for port in written_ports if (found := port.attempt(_port)) is not None]
+    if (written_peers and not read_peers) or (written_ports and not read_ports):
+        # A rule without peers or ports would match all of them.
+        return _NO_TRAFFIC
+    return Rule(tuple(read_peers), tuple(read_ports))
 
 
-def _peer(peer: Field) -> Peer:
+def _peer(peer: Field) -> Peer | None:
+    """Parse one element of ``from`` or ``to``; None if it is a block of which nothing is left."""
     block, namespaces, pods = peer["ipBlock"], peer["namespaceSelector"], peer["podSelector"]
     if not (block.is_set or namespaces.is_set or pods.is_set):
         peer.fail("must specify a peer: podSelector, namespaceSelector or ipBlock")
@@ -54,11 +80,17 @@ def _peer(peer: Field) -> Peer:
     if namespaces.is_set or pods.is_set:
         peer.fail("may not specify both ipBlock and another peer")
     cidr = block["cidr"].old_network()
+    excepts = []
     for hole in block["except"].items():
         inner = hole.old_network()
-        if inner.version != cidr.version or not inner.subnet_of(cidr) or inner == cidr:  # type: ignore[arg-type]  # one version
-            hole.fail(f"must be a strict subset of {cidr}, is {inner}")
-    return Peer(ip_block=IPBlock(str(cidr), tuple(str(hole.old_network()) for hole in block["except"].items())))
+        if inner.version == cidr.version and inner.subnet_of(cidr) and inner != cidr:  # type: ignore[arg-type]  # one version
+            excepts.append(str(inner))
+            continue
+        hole.complain(f"must be a strict subset of {cidr}, is {inner}")
+        # Leniently, one that is elsewhere takes nothing away, and one that holds the block all of it.
+        if inner.overlaps(cidr):
+            return None
+    return Peer(ip_block=IPBlock(str(cidr), tuple(excepts)))
 
 
 def _port(port: Field) -> PolicyPort:

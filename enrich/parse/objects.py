@@ -37,9 +37,12 @@ _SERVICE_LABEL: Final = "kubernetes.io/service-name"
 _ZONE_LABEL: Final = "topology.kubernetes.io/zone"
 
 
-def parse(document: Mapping[str, Any]) -> Object | None:
-    """Parse an object; None for a kind that nothing here uses. Raises :class:`InvalidObjectError`."""
-    root = Field("", document)
+def parse(document: Mapping[str, Any], problems: list[InvalidObjectError] | None = None) -> Object | None:
+    """Parse an object; None for a kind that nothing here uses. Raises :class:`InvalidObjectError`.
+
+    With ``problems`` it reads leniently (see :mod:`enrich.parse.cursor`), and adds to them what it had to leave out.
+    """
+    root = Field("", document, problems)
     if not isinstance(document, Mapping):
         root.fail("must be an object")
     version, kind = root["apiVersion"].text(), root["kind"].text()

@@ -3,8 +3,9 @@
 The index is synced once every kind has been listed. Bytes are decoded once, and objects are reduced right away to the
 fields that policy and records use. ReplicaSets and Jobs are requested as metadata only.
 
-An object that the server has and this program cannot parse is left out, counted and reported. A NetworkPolicy that
-cannot be parsed isolates the pods that it selects and allows nothing, because without it those pods would be open.
+An object that the server has and this program cannot parse is left out, counted and reported, once. A policy is not
+left out, because without it pods would be open: what is wrong in it matches nothing, and the rest holds
+(:meth:`enrich.sources.resources.Resource.readable`).
 """
 
 from __future__ import annotations

@@ -26,8 +26,7 @@ from enrich.model import (
     Service,
     Workload,
 )
-from enrich.parse.cluster_network_policy import closed_cluster_network_policy
-from enrich.parse.cursor import Field, InvalidObjectError
+from enrich.parse.cursor import InvalidObjectError
 from enrich.parse.metadata import with_known_mode
 from enrich.parse.objects import parse
 from enrich.sources.pods import PodJson, PodReader
@@ -53,9 +52,9 @@ class Resource:
         """Add the label selector to a query."""
         return {**query, "labelSelector": self.labels} if self.labels else query
 
-    def read(self, item: dict[str, Any]) -> Object:
-        """Parse an element. Raises InvalidObjectError."""
-        made = parse({**item, "apiVersion": self.version, "kind": self.kind})
+    def read(self, item: dict[str, Any], problems: list[InvalidObjectError] | None = None) -> Object:
+        """Parse an element; leniently if there is a list that takes the problems. Raises InvalidObjectError."""
+        made = parse({**item, "apiVersion": self.version, "kind": self.kind}, problems)
         if made is None:
             raise InvalidObjectError("kind", f"{self.kind} is not used here")
         return made
@@ -67,18 +66,22 @@ class Resource:
             return self.read({**with_known_mode(item), "spec": spec})
         return self.read({"metadata": with_known_mode(item)["metadata"], "spec": {"podSelector": {}}})
 
-    def closed(self, item: dict[str, Any]) -> Object | None:
-        """Return what stands for an element that cannot be parsed; None unless it is a policy.
+    def readable(self, item: dict[str, Any], problems: list[InvalidObjectError]) -> Object | None:
+        """Return what can be read of an element that is not valid; None unless it is a policy.
 
-        A NetworkPolicy isolates its pods and allows nothing. A ClusterNetworkPolicy keeps the rules that can be parsed,
-        and the others fail closed. If only the mode is unknown, the policy is enforced as if it had none.
+        The API server has accepted it once, by an older validation: closing all that it selects would punish a whole
+        namespace for one value. What cannot be read matches nothing, or fails closed where that would open something
+        (:mod:`enrich.parse.network_policy`, :mod:`enrich.parse.cluster_network_policy`); it is added to ``problems``.
+        A NetworkPolicy whose structure is wrong isolates its pods and allows nothing. If only the mode is unknown, an
+        object of any kind is read as if it had none.
         """
         item = with_known_mode(item)
         with contextlib.suppress(InvalidObjectError):
             return self.read(item)
-        if self.type is ClusterNetworkPolicy:
-            with contextlib.suppress(InvalidObjectError, TypeError):
-                return closed_cluster_network_policy(Field("", {**item, "kind": self.kind}))
+        if self.type not in POLICY_API_VERSIONS:
+            return None
+        with contextlib.suppress(InvalidObjectError):
+            return self.read(item, problems)
         if self.type is not NetworkPolicy:
             return None
         spec = item.get("spec") or {}
@@ -92,6 +95,8 @@ class Resource:
         return None
 
 
+_MAX_PROBLEMS: Final = 10
+"""So many of an object are in the log."""
 RESOURCES: Final = (
     Resource("/api/v1/namespaces", "v1", "Namespace", Namespace),
     Resource("/api/v1/nodes", "v1", "Node", Node),
@@ -128,17 +133,20 @@ class Reader:
 
     def __init__(self, resource: Resource) -> None:
         self.refused: set[str] = set()
-        """The names of elements that cannot be parsed."""
+        """The names of elements that cannot be parsed, or only in part."""
+        self._reported: dict[str, str] = {}
+        """What the log says of those elements, so that it says it once and not at every list."""
         self._resource = resource
         self._pods = PodReader() if resource.type is Pod else None
 
     def begin(self) -> None:
         """Start a new list: elements that could not be parsed may be gone."""
+        self._reported = {name: text for name, text in self._reported.items() if name in self.refused}
         self.refused.clear()
 
     def forget(self, key: Name) -> None:
         """Note that an element was deleted."""
-        self.refused.discard(str(key))
+        self._forget(str(key))
 
     def read_event(self, line: bytes) -> tuple[str, str, Object] | None:
         """Parse an event of a watch in one step: its type, the element's resource version, and the element.
@@ -160,8 +168,12 @@ class Reader:
 
     def _accepted(self, pod: Pod) -> Pod:
         if self.refused:
-            self.refused.discard(str(pod.key))
+            self._forget(str(pod.key))
         return pod
+
+    def _forget(self, name: str) -> None:
+        self.refused.discard(name)
+        self._reported.pop(name, None)
 
     def _read_carefully(self, item: dict[str, Any]) -> tuple[str, Object | None]:
         meta = item["metadata"]
@@ -169,11 +181,20 @@ class Reader:
         try:
             made = self._resource.read(item)
         except InvalidObjectError as error:
-            self.refused.add(name)
-            log.error("object not understood", kind=self._resource.kind, object=name, error=str(error))
-            return version, self._resource.closed(item)
-        self.refused.discard(name)
+            problems = [error]
+            readable = self._resource.readable(item, problems)
+            self._report(name, problems, partly=readable is not None)
+            return version, readable
+        self._forget(name)
         return version, made
+
+    def _report(self, name: str, problems: list[InvalidObjectError], *, partly: bool) -> None:
+        error = "; ".join(dict.fromkeys(map(str, problems[:_MAX_PROBLEMS])))
+        self.refused.add(name)
+        if self._reported.get(name) != error:
+            self._reported[name] = error
+            effect = "what is wrong counts for nothing, the rest holds" if partly else "left out"
+            log.error("object not understood", kind=self._resource.kind, object=name, error=error, effect=effect)
 
 
 class _PodEvent(msgspec.Struct, gc=False):

@@ -89,10 +89,10 @@ def read_cluster(settings: Settings) -> tuple[Cluster, tuple[str, ...]]:
 def _about_refused(name: str) -> str:
     """Return a note about an object that cannot be interpreted; ``name`` begins with its kind."""
     if name.partition(" ")[0] in (Namespace.__name__, *(kind.__name__ for kind in POLICY_API_VERSIONS)):
-        # enrich.sources.resources.Resource.closed
+        # enrich.sources.resources.Resource.readable
         return (
-            f"{name} cannot be interpreted: it is treated as allowing nothing, or as enforced if only its annotation "
-            "kubeweir.io/mode is wrong"
+            f"{name} cannot be interpreted in full: what is wrong in it matches nothing (in a ClusterNetworkPolicy's "
+            "rules that deny, everything), and the rest holds"
         )
     return f"{name} cannot be interpreted, and is ignored"
 

@@ -46,7 +46,7 @@ def test_the_verdict_follows_the_servers_policies(api: ApiServer) -> None:
     api.patch(f"{POLICIES}/only-9090", {"metadata": {"annotations": {"kubeweir.io/mode": "adit"}}})
     wrong = explain(api, "admin", "default/client", "default/server:http")
     assert wrong.returncode == 1
-    assert "note: NetworkPolicy default/only-9090 is not understood: taken as closed, or" in wrong.stdout
+    assert "note: NetworkPolicy default/only-9090 cannot be interpreted in full: what is wrong" in wrong.stdout
     service = api.create("/api/v1/namespaces/default/services", {
         "metadata": {"name": "web"}, "spec": {"ports": [{"port": 80}], "selector": {"app": "server"}},
     })["spec"]["clusterIP"]  # fmt: skip

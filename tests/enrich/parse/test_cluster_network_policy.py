@@ -93,7 +93,7 @@ def test_what_the_server_holds_with_an_unknown_mode_is_enforced_as_written(
 ) -> None:
     spec = document(ingress=[ANY])["spec"] if kind is ClusterNetworkPolicy else {"podSelector": {}, "ingress": [{}]}
     meta = {"name": "p", "namespace": "shop", "labels": {"team": "a"}, "annotations": {"kubeweir.io/mode": "Audit"}}
-    found = _resource(kind).closed({"metadata": meta, "spec": spec})
+    found = _resource(kind).readable({"metadata": meta, "spec": spec}, [])
     assert isinstance(found, kind)
     assert not found.audit
     if isinstance(found, Namespace):
@@ -112,7 +112,7 @@ def test_rules_that_are_not_understood_are_closed_and_the_others_stand() -> None
         ],
         "egress": [rule(to=[{"domainNames": ["kubernetes.io"]}])],
     }  # fmt: skip
-    found = _resource(ClusterNetworkPolicy).closed({"metadata": {"name": "p"}, "spec": spec})
+    found = _resource(ClusterNetworkPolicy).readable({"metadata": {"name": "p"}, "spec": spec}, [])
     assert isinstance(found, ClusterNetworkPolicy)
     assert (found.tier, found.priority) == (Tier.BASELINE, 7)
     accepted, passed, stands = found.ingress
@@ -126,7 +126,7 @@ def test_rules_that_are_not_understood_are_closed_and_the_others_stand() -> None
 
 def test_of_a_subject_that_is_not_understood_only_denials_remain() -> None:
     spec = document(subject={"odd": {}}, ingress=[ANY, {**ANY, "action": "Accept"}])["spec"]
-    found = _resource(ClusterNetworkPolicy).closed({"metadata": {"name": "p"}, "spec": spec})
+    found = _resource(ClusterNetworkPolicy).readable({"metadata": {"name": "p"}, "spec": spec}, [])
     assert isinstance(found, ClusterNetworkPolicy)
     assert [len(one.peers) for one in found.ingress] == [1, 0]
     assert found.namespaces.requirements == ()

@@ -9,14 +9,19 @@ import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+from unittest.mock import MagicMock
 from urllib.parse import parse_qs, urlsplit
 
 import kubernetes
+import msgspec
+import orjson
 import pytest
 
 from enrich.index.cluster import Cluster
-from enrich.model import Name
+from enrich.model import Name, NetworkPolicy
+from enrich.policy.selectors import matches
 from enrich.sources.kubernetes import KubernetesSource
+from enrich.sources.resources import RESOURCES, Reader
 
 PODS = "/api/v1/pods"
 POLICIES = "/apis/networking.k8s.io/v1/networkpolicies"
@@ -259,25 +264,56 @@ ODD_SELECTOR = {"podSelector": {"matchExpressions": [{"key": "a", "operator": "N
 ODD_TYPE = {"podSelector": {}, "policyTypes": ["Sideways"]}
 
 
+ODD_STRUCTURE = {"podSelector": {"matchLabels": {"a": "b"}}, "policyTypes": ["Egress"], "egress": {"to": []}}
+
+
 @pytest.mark.parametrize(
-    ("spec", "directions", "selects"),
-    [(ODD_PEER, (True, False), 1), (ODD_SELECTOR, (False, True), 0), (ODD_TYPE, (True, True), 0)],
+    ("spec", "directions", "selected"),
+    [
+        (ODD_PEER, (True, False), [{"a": "b"}]),
+        (ODD_SELECTOR, (False, True), []),
+        (ODD_TYPE, (True, True), [{}, {"a": "b"}]),
+        (ODD_STRUCTURE, (False, True), [{"a": "b"}]),
+    ],
 )
-def test_a_policy_that_is_not_understood_isolates(
+def test_a_policy_that_is_not_understood_isolates_what_it_surely_selects_and_no_namespace(
     script: Script,
     source: tuple[KubernetesSource, Cluster],
     spec: dict[str, Any],
     directions: tuple[bool, bool],
-    selects: int,
+    selected: list[dict[str, str]],
 ) -> None:
     script.pages[POLICIES, ""] = [(200, {"metadata": {"resourceVersion": "5"}, "items": [policy(spec)]})]
     cluster = start(source)
     assert cluster.synced.wait(20)
     found = cluster.policies()[Name("shop", "p")]
-    assert (found.ingress == (), found.egress == ()) == directions
     assert (found.ingress is not None, found.egress is not None) == directions
-    assert len(found.pods.requirements) == selects
+    assert [labels for labels in ({}, {"a": "b"}) if matches(found.pods, labels)] == selected
     assert source[0].refused() == ["NetworkPolicy shop/p"]
+
+
+def test_an_object_that_is_not_understood_is_logged_once_and_again_when_it_changes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    log = MagicMock()
+    monkeypatch.setattr("enrich.sources.resources.log", log)
+    reader = Reader(next(one for one in RESOURCES if one.type is NetworkPolicy))
+
+    def read(spec: dict[str, Any]) -> list[str]:
+        log.reset_mock()
+        reader.read(msgspec.Raw(orjson.dumps(policy(spec))))
+        return [f"{call.kwargs['object']} {call.kwargs['error']}" for call in log.error.call_args_list]
+
+    assert read(ODD_PEER) == [
+        "shop/p spec.ingress[0].from[0]: must specify a peer: podSelector, namespaceSelector or ipBlock"
+    ]
+    assert read(ODD_PEER) == []
+    reader.begin()
+    assert (read(ODD_PEER), reader.refused) == ([], {"shop/p"}), "another list says nothing new"
+    assert "policyTypes[0]" in read(ODD_TYPE)[0]
+    assert (read({"podSelector": {}}), reader.refused) == ([], set())
+    reader.begin()
+    assert len(read(ODD_TYPE)) == 1, "it was right in between"
 
 
 def test_an_answer_that_is_no_kubernetes_is_tried_again(
