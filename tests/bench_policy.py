@@ -1,9 +1,9 @@
 """``python -m tests.bench_policy [--quick] [--json FILE]``: how long policy takes from the index to the kernel's maps.
 
-The real compiler and the real installer, through the real maps of a loaded program (root). Clusters of 100, 1,000 and
-10,000 pods with a tenth of that in policies, and 100 local pods. Times are medians in milliseconds; "until in force"
-ends when the epoch is switched, "whole" when the idle side is settled too. The growth is that of the medians from one
-size to the next.
+It runs the compiler and the installer on the maps of a loaded program, for which it needs root. The clusters have 100,
+1,000 and 10,000 pods, a tenth as many policies, and up to 100 local pods. Times are medians in milliseconds. "new pod"
+and "changed policy" end when the epoch has switched, which brings the change into force; "whole" ends when the old
+epoch's entries are cleaned up too. The growth is the ratio of the medians from one size to the next.
 """
 
 from __future__ import annotations
@@ -49,12 +49,12 @@ MAP_SIZES = {
 
 
 def objects(pods: int, local: int) -> list[Any]:
-    """A cluster as they are, as the index keeps it."""
+    """Return the objects of a cluster as the index stores them."""
     return [parse(document) for document in documents(pods, local)]
 
 
 def documents(pods: int, local: int) -> list[dict[str, Any]]:
-    """The API's objects: namespaces of five deployments, ten policies each, some for the whole cluster."""
+    """Return the API objects: five apps and ten policies in each namespace, four policies for the whole cluster."""
     policies = max(10, pods // 10)
     namespaces = max(1, policies // 10)
     made = [_object("v1", "Namespace", f"ns{n}", labels={"team": f"t{n % 7}"}) for n in range(namespaces)]
@@ -71,7 +71,7 @@ def documents(pods: int, local: int) -> list[dict[str, Any]]:
 
 
 def pod(number: int, namespaces: int, node: str) -> dict[str, Any]:
-    """One of a deployment's; every deployment has its own template hash."""
+    """Make a pod of an app. Each app of a namespace has its own pod-template-hash, as a Deployment has."""
     namespace, app = number % namespaces, APPS[number // namespaces % len(APPS)]
     labels = {"app": app, "tier": "front" if app == "web" else "back", "pod-template-hash": f"{namespace:x}{app}"}
     return _object(
@@ -84,7 +84,7 @@ def pod(number: int, namespaces: int, node: str) -> dict[str, Any]:
 
 
 def policy(number: int, namespaces: int, port: int = 8080) -> dict[str, Any]:
-    """Of ten everyday kinds."""
+    """Make a policy of one of ten common kinds."""
     app = APPS[number // namespaces % len(APPS)]
     spec: dict[str, Any] = {"podSelector": {"matchLabels": {"app": app}}, "policyTypes": ["Ingress"]}
     kind = number // namespaces % 10
@@ -110,7 +110,7 @@ def policy(number: int, namespaces: int, port: int = 8080) -> dict[str, Any]:
 
 
 def cluster_policy(number: int) -> dict[str, Any]:
-    """Of the administrators: metrics from everywhere, no metadata service, no database from elsewhere."""
+    """Make an administrator's policy: metrics from everywhere, no metadata service, none from a team, or a baseline."""
     spec: dict[str, Any] = {"tier": "Admin", "priority": number, "subject": {"namespaces": {}}}
     everybody: list[dict[str, Any]] = [{"namespaces": {}}]
     match number:
@@ -137,7 +137,7 @@ def _object(version: str, kind: str, name: str, **rest: Any) -> dict[str, Any]:
 
 @dataclass
 class Bench:
-    """One cluster, its maps, and the way from a change to the maps."""
+    """One cluster with its maps, compiler and installer."""
 
     cluster: Cluster
     maps: Maps
@@ -151,8 +151,8 @@ class Bench:
         return self.cluster.snapshot("node0")
 
     def run(self) -> dict[str, float]:
-        """From the index to the maps, in milliseconds."""
-        began = time.perf_counter()
+        """Compile and install; return the times in milliseconds and the number of entries that were written."""
+        started = time.perf_counter()
         view = self.view()
         subjects = [made for made in view.pods.values() if made.node == "node0"]
         desired = self.compiler.compile(view, subjects)
@@ -162,15 +162,15 @@ class Bench:
         done = self.installer.apply(desired, ends, 1, switched=lambda: in_force.append(time.perf_counter()))
         ended = time.perf_counter()
         return {
-            "compile": 1e3 * (compiled - began),
-            "in force": 1e3 * ((in_force or [ended])[0] - began),
-            "whole": 1e3 * (ended - began),
+            "compile": 1e3 * (compiled - started),
+            "in force": 1e3 * ((in_force or [ended])[0] - started),
+            "whole": 1e3 * (ended - started),
             "entries": done.addresses + done.endpoints + done.policy_entries + done.port_entries,
         }
 
 
 def measure(size: int, rounds: int, folder: Path, pins: Path) -> dict[str, Any]:
-    """The figures of one size."""
+    """Return the figures of one size."""
     local = min(100, size // 2)
     cluster = Cluster()
     grouped: dict[type, list[Any]] = {kind: [] for kind in KINDS}
@@ -183,7 +183,7 @@ def measure(size: int, rounds: int, folder: Path, pins: Path) -> dict[str, Any]:
         bench = Bench(cluster, maps, numbers)
         gc.collect()
         first = bench.run()
-        # As the agent does after its first installation.
+        # The agent does this too after its first installation.
         gc.freeze()
         found: dict[str, Any] = {
             "pods": size, "policies": sum(map(len, (grouped[NetworkPolicy], grouped[ClusterNetworkPolicy]))),
@@ -208,7 +208,7 @@ def measure(size: int, rounds: int, folder: Path, pins: Path) -> dict[str, Any]:
 
 
 def _new_pod(bench: Bench, number: int, grouped: dict[type, list[Any]]) -> dict[str, float]:
-    """Of labels that are known, on another node."""
+    """Add a pod with known labels on another node."""
     elsewhere = [made for made in grouped[Pod] if made.node != "node0"]
     old: Pod = elsewhere[number % len(elsewhere)]
     name = f"new{number}"
@@ -218,7 +218,7 @@ def _new_pod(bench: Bench, number: int, grouped: dict[type, list[Any]]) -> dict[
 
 
 def _changed_policy(bench: Bench, number: int, grouped: dict[type, list[Any]]) -> dict[str, float]:
-    """Of a namespace with local pods: another port, and a peer that was not named before."""
+    """Change a policy that selects local pods: add a rule with another port and another peer."""
     view = bench.view()
     here = [made for made in view.pods.values() if made.node == "node0"]
     mine = [
@@ -235,7 +235,7 @@ def _changed_policy(bench: Bench, number: int, grouped: dict[type, list[Any]]) -
 
 
 def _changed_cluster_policy(bench: Bench, number: int, grouped: dict[type, list[Any]]) -> dict[str, float]:
-    """Of every pod: its priority."""
+    """Change the priority of a policy that applies to every pod."""
     old = bench.view().cluster_policies[Name("", "cnp2")]
     bench.cluster.apply([Change("set", replace(old, priority=10 + number))])
     return bench.run()
@@ -249,7 +249,7 @@ def _rss_mb() -> float:
 
 
 def run(sizes: tuple[int, ...], rounds: int) -> dict[str, Any]:
-    """All sizes, each with maps of its own, and the growth from one to the next."""
+    """Measure all sizes, each with its own maps, and compute the growth from one to the next."""
     results = []
     for size in sizes:
         with tempfile.TemporaryDirectory() as folder:
@@ -263,7 +263,7 @@ def run(sizes: tuple[int, ...], rounds: int) -> dict[str, Any]:
 
 
 def table(figures: dict[str, Any]) -> str:
-    """In words."""
+    """Render the figures as a table."""
     sizes = figures["sizes"]
     lines = [f"{'median ms':32}" + "".join(f"{one['pods']:>10,}" for one in sizes) + f"{'limit':>10}"]
     for name in sizes[0]:
@@ -277,13 +277,13 @@ def table(figures: dict[str, Any]) -> str:
 
 
 def main() -> int:
-    """The command."""
+    """Run the command and return its exit code."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench_policy", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="the smallest two sizes, few rounds")
-    parser.add_argument("--json", type=Path, help="where to write the figures")
+    parser.add_argument("--quick", action="store_true", help="measure only the two smallest sizes, with few rounds")
+    parser.add_argument("--json", type=Path, help="file for the figures as JSON; default: print them")
     options = parser.parse_args()
     if os.geteuid() != 0:
-        print("must run as root: it loads the program and makes its maps", file=sys.stderr)
+        print("bench_policy: must run as root, to load the kernel program and make its maps", file=sys.stderr)
         return 2
     figures = run(SIZES[:2], 5) if options.quick else run(SIZES, 31)
     print(table(figures))

@@ -1,4 +1,4 @@
-"""Every public policy case by what a person would type: `weir explain`'s answer is the truth, and the engine's."""
+"""Tests of `weir explain` with every policy case: its verdict is the expected one and the engine's."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from tests.conformance.suite import case_files
 
 @pytest.mark.parametrize("family", [4, 6])
 @pytest.mark.parametrize("file", case_files())
-def test_an_explanation_is_the_truth_and_the_engines_answer(file: Path, family: int) -> None:
+def test_an_explanation_has_the_expected_verdict_and_the_engines(file: Path, family: int) -> None:
     case = load(file, family)
     state = State(case)
     wrong: list[Any] = []
-    asked = 0
+    checked = 0
     for step in case.steps:
         for action in step.actions:
             state.apply(action)
@@ -31,15 +31,15 @@ def test_an_explanation_is_the_truth_and_the_engines_answer(file: Path, family: 
         for source, destination, protocol, port, allowed in rows(step.expect):
             ends = _typed(state, source), f"{_typed(state, destination, bracket=True)}:{port}/{protocol.name}"
             found = explain_connection(view, {}, parse_source(ends[0]), parse_destination(ends[1]))
-            asked += 1
+            checked += 1
             engine = is_connection_allowed(
                 view, _end(state, view, source), _end(state, view, destination), protocol, port
             )
             if found.verdict != ("allow" if allowed else "deny") or engine != allowed:
                 wrong.append((case.id, *ends, allowed, engine, found.verdict, found.text))
-            # Of a denial somebody is told why, at every rule of every policy that was asked.
+            # Every rule of every policy that took part must be explained.
             wrong += [(case.id, *ends, "unexplained") for answer in found.answers if not _explained(answer)]
-    assert asked
+    assert checked
     assert not wrong
 
 

@@ -1,4 +1,4 @@
-"""An account says why, of every rule; and what it says is what the engine decides."""
+"""Tests of explanations: they explain every rule, and they agree with the engine's decision."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def cnp(name: str, *rules: ClusterRule, priority: int = 1, tier: Tier = Tier.ADM
 
 
 def misses(rule: Rule, source: str = "shop/web", destination: str = "data/db:80") -> list[tuple[str, str]]:
-    """What is said of the one rule of the one policy at the destination, for IPv4."""
+    """Return the mismatches of the only rule of the only policy at the destination, for IPv4."""
     (side,) = [
         side
         for side in ask(source, destination, netpol("data/p", rule)).answers[0].sides
@@ -109,7 +109,7 @@ A_TEAM, B_TEAM = Peer(selector(team="a")), Peer(selector(team="b"))
 
 
 @pytest.mark.parametrize(
-    ("rule", "said"),
+    ("rule", "expected"),
     [
         (
             Rule((Peer(selector(team="a")),)),
@@ -154,16 +154,16 @@ A_TEAM, B_TEAM = Peer(selector(team="a")), Peer(selector(team="b"))
                 ("ports", "port 80/TCP is not among 443/TCP"),
             ],
         ),
-        # A peer that matches is enough: the others are not said to have failed.
+        # One matching peer is enough: the others are not reported as mismatches.
         (Rule((A_TEAM, B_TEAM), (PolicyPort(Protocol.TCP, 443),)), [("ports", "port 80/TCP is not among 443/TCP")]),
         (Rule((A_TEAM, B_TEAM)), []),
     ],
 )  # fmt: skip
-def test_which_term_failed(rule: Rule, said: list[tuple[str, str]]) -> None:
-    assert misses(rule) == said
+def test_a_mismatch_names_the_selector_and_the_difference(rule: Rule, expected: list[tuple[str, str]]) -> None:
+    assert misses(rule) == expected
 
 
-def test_an_address_is_no_pod_and_a_host_network_pod_is_its_node() -> None:
+def test_an_address_matches_no_pod_selector_and_a_host_network_pod_is_its_node() -> None:
     rule = Rule((Peer(Selector()), Peer(None, Selector())))
     for source, address in (("8.8.8.8", "8.8.8.8"), ("shop/host", "192.0.2.2"), ("192.0.2.2", "192.0.2.2")):
         assert misses(rule, source) == [
@@ -172,14 +172,14 @@ def test_an_address_is_no_pod_and_a_host_network_pod_is_its_node() -> None:
         ]
 
 
-def test_a_port_name_is_no_port_of_an_address() -> None:
+def test_a_named_port_matches_no_address() -> None:
     policy = NetworkPolicy("shop", "p", "u", Selector(), egress=(Rule((), (PolicyPort(Protocol.TCP, "http"),)),))
     found = ask("shop/web", "8.8.8.8:8080", policy)
     text = found.answers[0].sides[0].tiers[1].policies[0].rules[0].failed[0].text
     assert text == "port 8080/TCP is not among http/TCP (the destination is not a pod, so the name means no port)"
 
 
-def test_icmp_is_matched_by_rules_without_ports_only() -> None:
+def test_icmp_is_matched_only_by_rules_without_ports() -> None:
     (miss,) = misses(Rule((), (PolicyPort(Protocol.TCP),)), destination="data/db/ICMP")
     assert miss == ("ports", "a rule with ports never matches ICMP, which has no ports: any/TCP")
     assert misses(Rule((Peer(Selector()),)), destination="data/db/icmp") == []
@@ -198,7 +198,7 @@ def the_side(found: Explanation) -> EndDecision:
 ANYONE = (Peer(Selector(), Selector()),)
 
 
-def test_tiers_in_order_with_what_took_passed_and_shadowed() -> None:
+def test_tiers_are_in_order_with_matching_passing_and_shadowed_rules() -> None:
     side = the_side(ask(
         "shop/web", "data/db:80",
         cnp("first", ClusterRule(Action.DENY, (Peer(selector(team="a"), Selector()),), name="own"),
@@ -221,7 +221,7 @@ def test_tiers_in_order_with_what_took_passed_and_shadowed() -> None:
     assert side.text == "allowed by data/np (rule 0)"
 
 
-def test_an_audited_policy_takes_no_part_and_is_shown() -> None:
+def test_a_policy_in_audit_mode_is_shown_and_does_not_decide() -> None:
     side = the_side(ask("shop/web", "data/db:80", netpol("data/np", Rule(ANYONE)), netpol("data/other", audit=True)))
     assert side.verdict == "allow"
     assert [(account.name, account.audit, account.left_out) for account in side.tiers[1].policies] == [
@@ -229,7 +229,7 @@ def test_an_audited_policy_takes_no_part_and_is_shown() -> None:
     ]  # fmt: skip
 
 
-def test_what_would_be_denied_passes_and_both_answers_are_told() -> None:
+def test_audit_mode_explains_the_verdict_and_the_enforced_one() -> None:
     found = ask("shop/web", "data/db:80", netpol("data/np", audit=True))
     assert found.verdict == "audit"
     assert found.text == "passes in audit mode: enforced, it would be denied at the destination (ingress)"
@@ -239,7 +239,7 @@ def test_what_would_be_denied_passes_and_both_answers_are_told() -> None:
     )
 
 
-def test_a_policy_that_misses_the_pod_by_a_label_is_told() -> None:
+def test_policies_that_do_not_select_the_pod_are_explained() -> None:
     egress_only = NetworkPolicy("data", "out", "u", Selector(), egress=())
     other = ClusterNetworkPolicy(
         "c", "u", Tier.ADMIN, 1, selector(team="z"), Selector(), (ClusterRule(Action.DENY, ()),)
@@ -283,12 +283,12 @@ def test_a_policy_that_misses_the_pod_by_a_label_is_told() -> None:
         ("shop/web", "data/db:dns/udp", "allow", "allowed"),
     ],
 )  # fmt: skip
-def test_who_is_meant(source: str, destination: str, verdict: str, text: str) -> None:
+def test_ends_are_resolved_or_the_text_says_why_not(source: str, destination: str, verdict: str, text: str) -> None:
     found = ask(source, destination)
     assert (found.verdict, found.text) == (verdict, text)
 
 
-def test_a_service_is_judged_at_its_backends() -> None:
+def test_a_service_as_destination_is_unknown_and_the_text_says_why() -> None:
     found = ask("shop/web", "10.96.0.1:80")
     assert found.verdict == "unknown"
     assert "Service data/db: policies are applied after DNAT" in found.text
@@ -305,17 +305,17 @@ def test_a_service_is_judged_at_its_backends() -> None:
         ("shop/host", "shop/host uses hostNetwork: policies see it as its node, n2, and no policy selects it"),
     ],
 )
-def test_notes_say_who_an_end_is(end: str, note: str) -> None:
+def test_notes_identify_the_ends(end: str, note: str) -> None:
     assert note in ask(end, "data/db:80").notes
 
 
-def test_an_address_that_a_later_pod_has_taken_is_told() -> None:
+def test_a_note_says_that_a_later_pod_claims_the_address() -> None:
     late = msgspec.structs.replace(pod("shop/late", "10.0.0.1"), started_ns=5)
     notes = ask("shop/web", "data/db:80", late).notes
     assert any("10.0.0.1 of shop/web is also claimed by shop/late" in note for note in notes)
 
 
-def test_each_family_has_an_answer_and_where_they_differ_nobody_guesses() -> None:
+def test_each_family_has_an_answer_and_differing_ones_are_mixed() -> None:
     found = ask("shop/web", "data/db:80", netpol("data/p", Rule((Peer(ip_block=IPBlock("10.0.0.0/8")),))))
     assert [answer.verdict for answer in found.answers] == ["allow", "deny"]
     assert (found.verdict, found.text) == ("mixed", "it depends on the address: 10.0.0.2 allowed, fd00::2 denied")
@@ -326,7 +326,7 @@ def test_each_family_has_an_answer_and_where_they_differ_nobody_guesses() -> Non
 
 
 @pytest.mark.parametrize("text", ["web", "shop/web:80", "shop/web/udp", "a/b/c/d", "", "10.0.0.1/24", "[10.0.0.1", "/"])
-def test_no_source(text: str) -> None:
+def test_an_invalid_source_is_a_syntax_error(text: str) -> None:
     with pytest.raises(QuerySyntaxError):
         parse_source(text)
 
@@ -344,12 +344,12 @@ def test_no_source(text: str) -> None:
         "10.0.0.1",
     ],
 )
-def test_no_destination(text: str) -> None:
+def test_an_invalid_destination_is_a_syntax_error(text: str) -> None:
     with pytest.raises(QuerySyntaxError):
         parse_destination(text)
 
 
-# --- never another answer than the engine's
+# --- the same verdict as the engine's
 
 KEYS, VALUES = ("app", "team"), ("a", "b")
 BLOCKS = (

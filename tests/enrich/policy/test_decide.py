@@ -1,4 +1,4 @@
-"""What policies mean, by the public cases and by what those leave out: tiers, audit, the own node."""
+"""Tests of the policy engine: the public cases, and what they leave out (tiers, audit mode, the own node)."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ ANY_POD: list[dict[str, Any]] = [{"namespaces": {}}]
 
 @pytest.mark.parametrize("family", [4, 6])
 @pytest.mark.parametrize("file", case_files())
-def test_the_engine_agrees_with_the_truth(file: Path, family: int) -> None:
+def test_the_engine_gives_the_expected_outcome(file: Path, family: int) -> None:
     case = load(file, family)
     state = State(case)
     wrong: list[Any] = []
@@ -59,7 +59,7 @@ def _validation() -> list[Any]:
 
 
 @pytest.mark.parametrize("entry", _validation())
-def test_what_the_api_refuses_is_refused(entry: dict[str, Any]) -> None:
+def test_objects_that_the_api_refuses_are_refused(entry: dict[str, Any]) -> None:
     if entry["valid"]:
         assert parse(entry["object"]) is not None
         return
@@ -92,7 +92,7 @@ def netpol(name: str, mode: str | None = None, **spec: Any) -> Object:
 
 
 def cluster(*objects: Object, mode: str | None = None) -> PolicyView:
-    """A client and a server in one namespace on one of two nodes, and some policies."""
+    """Return a client and a server in one namespace, on one of two nodes, with some policies."""
     nodes = [
         made("Node", name, metadata={"labels": {"name": name}},
              status={"addresses": [{"type": "InternalIP", "address": ip}]})
@@ -135,7 +135,7 @@ def _words(ref: PolicyRef) -> str:
 ALLOW_ALL = (Verdict.ALLOW, Reason.NO_POLICY, ())
 
 
-def test_the_first_rule_that_matches_decides_and_the_lower_priority_is_asked_first() -> None:
+def test_the_first_matching_rule_of_the_lowest_priority_decides() -> None:
     late = cnp("a-late", priority=20, ingress=[{"action": "Deny", "from": ANY_POD}])
     early = cnp("z-early", priority=5, ingress=[
         {"action": "Accept", "from": ANY_POD, "protocols": [{"destinationNamedPort": "web"}]},
@@ -147,14 +147,14 @@ def test_the_first_rule_that_matches_decides_and_the_lower_priority_is_asked_fir
     assert ingress(view, WORLD) == ALLOW_ALL, "selecting a pod does not isolate it"
 
 
-def test_of_equal_priorities_the_first_by_name_decides() -> None:
+def test_among_equal_priorities_the_first_by_name_decides() -> None:
     accept = cnp("b", ingress=[{"action": "Accept", "from": ANY_POD}])
     deny = cnp("a", ingress=[{"action": "Deny", "from": ANY_POD}])
     assert ingress(cluster(accept, deny), CLIENT) == ingress(cluster(deny, accept), CLIENT)
     assert ingress(cluster(accept, deny), CLIENT)[2] == ("a#0",)
 
 
-def test_pass_hands_on_to_the_next_tier_only() -> None:
+def test_pass_leaves_the_decision_to_the_next_tier() -> None:
     admin = cnp("admin", ingress=[{"action": "Pass", "from": ANY_POD}, {"action": "Accept", "from": ANY_POD}])
     baseline = cnp("baseline", "Baseline", ingress=[{"action": "Deny", "from": ANY_POD}])
     isolating = netpol("shop/closed", ingress=[])
@@ -182,14 +182,14 @@ def test_the_own_node_may_be_denied_by_a_cluster_policy_on_egress(tier: str) -> 
     assert egress(cluster(deny, closed), NODE_1) == expected, "NetworkPolicy is final for the pods that it selects"
 
 
-def test_networks_hold_pods_too_and_itself_is_always_reached() -> None:
+def test_networks_match_pods_too_and_a_pod_always_reaches_itself() -> None:
     deny = cnp("deny", egress=[{"action": "Deny", "to": [{"networks": ["10.0.0.1/24"]}]}])
     assert egress(cluster(deny), SERVER)[0] is Verdict.DENY
     assert egress(cluster(deny), CLIENT) == (Verdict.ALLOW, Reason.SELF, ())
 
 
 @pytest.mark.parametrize("by_namespace", [True, False])
-def test_an_audited_policy_passes_what_it_would_deny(by_namespace: bool) -> None:
+def test_a_policy_in_audit_mode_allows_what_it_would_deny(by_namespace: bool) -> None:
     namespace, own = ("audit", None) if by_namespace else ("enforce", "audit")
     closed = netpol("shop/closed", own, ingress=[{"ports": [{"port": 443}]}])
     view = cluster(closed, mode=namespace)
@@ -197,7 +197,7 @@ def test_an_audited_policy_passes_what_it_would_deny(by_namespace: bool) -> None
     assert ingress(view, CLIENT, 443) == ALLOW_ALL, "what it allows, it does not do: the verdict is the others' alone"
 
 
-def test_audited_and_enforced_together_give_what_enforcing_alone_gives() -> None:
+def test_an_enforced_policy_decides_beside_one_in_audit_mode() -> None:
     audited = netpol("shop/audited", "audit", ingress=[{"from": [{"podSelector": {}}]}])
     closed = netpol("shop/closed", ingress=[])
     assert ingress(cluster(audited, closed), CLIENT) == (Verdict.DENY, Reason.DEFAULT_DENY, ("closed",))
@@ -205,7 +205,7 @@ def test_audited_and_enforced_together_give_what_enforcing_alone_gives() -> None
     assert ingress(cluster(audited, opened), WORLD) == (Verdict.ALLOW, Reason.POLICY, ("open#0",))
 
 
-def test_an_audited_cluster_policy_passes_and_a_namespace_does_not_audit_it() -> None:
+def test_a_cluster_policy_is_in_audit_mode_only_by_its_own_annotation() -> None:
     rules = [{"action": "Deny", "from": ANY_POD}]
     audited, enforced = cnp("audited", mode="audit", ingress=rules), cnp("enforced", ingress=rules)
     assert ingress(cluster(audited), CLIENT) == (Verdict.AUDIT, Reason.EXPLICIT_DENY, ("audited#0",))

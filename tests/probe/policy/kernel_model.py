@@ -9,7 +9,7 @@ from probe.policy.desired import WORLD, Desired, Identity, host_key
 
 
 class Outcome(NamedTuple):
-    """What the kernel does with the first packet of a connection, and the rule number that it reports."""
+    """The kernel's verdict and reason for the first packet of a connection, and the rule number that it reports."""
 
     verdict: int
     reason: int

@@ -198,7 +198,7 @@ def _object(version: str, kind: str, name: str, **rest: Any) -> Object:
 
 @dataclass(frozen=True)
 class World:
-    """The objects by a slot each, so that a change is another object in a slot, or none."""
+    """The objects by slot. A change puts another object into a slot or empties it."""
 
     slots: dict[str, Object]
 
@@ -241,10 +241,11 @@ def subjects(view: PolicyView) -> list[Pod]:
 
 
 Asked = tuple[Pod, Direction, str, Protocol, int]
+"""Local pod, direction, the peer's address, protocol, port."""
 
 
 def questions(view: PolicyView) -> Iterator[Asked]:
-    """Every local pod, both ways, with every address there is, at ports where answers change."""
+    """Yield every local pod in both directions with every address, at all ports at which outcomes can change."""
     ips = {ip for pod in view.pods.values() for ip in pod.ips} | {ip for node in view.nodes.values() for ip in node.ips}
     for pod in subjects(view):
         for direction in Direction:
@@ -254,9 +255,9 @@ def questions(view: PolicyView) -> Iterator[Asked]:
                         yield pod, direction, ip, protocol, port
 
 
-def expected(view: PolicyView, asked: Asked) -> tuple[int, int, tuple[PolicyRef, ...]] | None:
-    """What the engine says; None where the kernel knows without its maps (itself; from the own node's stack)."""
-    pod, direction, ip, protocol, port = asked
+def expected(view: PolicyView, query: Asked) -> tuple[int, int, tuple[PolicyRef, ...]] | None:
+    """Return the engine's decision, or None if the kernel decides without maps (to itself, or from the own node)."""
+    pod, direction, ip, protocol, port = query
     peer: Endpoint = endpoint_at(view, ip)
     decision = decide(view, pod, direction, peer, protocol, port)
     if decision.reason is Reason.SELF or (decision.reason is Reason.NODE and direction is Direction.INGRESS):

@@ -1,4 +1,4 @@
-"""Identities that explode, and maps that fill up: right all the same, bounded, and said in time."""
+"""Tests of many identities and nearly full maps: decisions stay right, numbers bounded, and warnings come in time."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ _SELECTORS, _PODS = 20, 3000
 
 
 def _crowded() -> PolicyView:
-    """Twenty selectors of which every pod has its own mixture, each in a policy with a port of its own."""
-    chance = random.Random(4)  # noqa: S311 - a mixture, no secret
+    """Return a cluster whose pods match random subsets of twenty selectors, each of a policy with its own port."""
+    chance = random.Random(4)  # noqa: S311 - not a secret
     pods = [made("Pod", "a/subject", metadata={"labels": {}}, spec={"nodeName": "n1"}, status={"podIP": "10.1.0.1"})]
     for number in range(_PODS):
         labels = {f"l{n}": "1" for n in range(_SELECTORS) if chance.random() < 0.5}
@@ -42,7 +42,7 @@ def _crowded() -> PolicyView:
     return view
 
 
-def test_independent_selectors_make_an_identity_a_pod_at_most_and_stay_right() -> None:
+def test_independent_selectors_make_at_most_one_identity_per_pod_and_right_decisions() -> None:
     view = _crowded()
     subject = view.pods[Name("a", "subject")]
     with ledger() as numbers:
@@ -53,13 +53,13 @@ def test_independent_selectors_make_an_identity_a_pod_at_most_and_stay_right() -
         for number in range(0, _PODS, 37):
             peer = view.pods[Name("a", f"p{number}")]
             for port in (999, 1000 + number % _SELECTORS, 1000 + (number + 7) % _SELECTORS):
-                wanted = decide(view, subject, Direction.INGRESS, Endpoint(peer.ips[0], peer), Protocol.TCP, port)
-                answer = kernel_outcome(desired, subject.uid, Direction.INGRESS, peer.ips[0], Protocol.TCP, port)
-                assert (answer.verdict, answer.reason) == (wanted.verdict, wanted.reason)
-                assert desired.rules.get(answer.rule, ()) == wanted.policies
+                engine = decide(view, subject, Direction.INGRESS, Endpoint(peer.ips[0], peer), Protocol.TCP, port)
+                kernel = kernel_outcome(desired, subject.uid, Direction.INGRESS, peer.ips[0], Protocol.TCP, port)
+                assert (kernel.verdict, kernel.reason) == (engine.verdict, engine.reason)
+                assert desired.rules.get(kernel.rule, ()) == engine.policies
 
 
-def test_what_nobody_needs_any_more_is_gone() -> None:
+def test_identities_and_entries_of_deleted_policies_are_removed() -> None:
     view = _crowded()
     empty = PolicyView(view.pods, view.namespaces, view.nodes, {}, {}, "n1")
     with ledger() as numbers:
@@ -73,6 +73,6 @@ def test_what_nobody_needs_any_more_is_gone() -> None:
 
 def test_maps_are_reported_before_they_are_full() -> None:
     assert list(capacity_warnings({"policy_entries": (80, 100), "port_entries": (1, 100)}, MANY_IDENTITIES)) == []
-    told = dict(capacity_warnings({"policy_entries": (81, 100), "port_entries": (1, 100)}, MANY_IDENTITIES + 1))
-    assert set(told) == {"policy_entries", "identities"}
-    assert "WEIR_POLICY_ENTRIES" in told["policy_entries"]
+    warnings = dict(capacity_warnings({"policy_entries": (81, 100), "port_entries": (1, 100)}, MANY_IDENTITIES + 1))
+    assert set(warnings) == {"policy_entries", "identities"}
+    assert "WEIR_POLICY_ENTRIES" in warnings["policy_entries"]

@@ -1,4 +1,4 @@
-"""CIDRs with exceptions as prefixes, beside what ipaddress says of each address."""
+"""Tests of blocks with exceptions as prefixes, compared with the standard library's ipaddress for each address."""
 
 from __future__ import annotations
 

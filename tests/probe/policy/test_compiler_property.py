@@ -1,4 +1,4 @@
-"""For random clusters and policies, compiled entries answer every pair as the pure engine does."""
+"""Property tests: for random clusters and policies, compiled entries decide every connection as the engine does."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every NetworkPolicy case of the public suites, through the pure engine and through the compiled entries."""
+"""Tests of the compiled entries with every policy case: they and the engine give the expected outcome."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def _sides(
     protocol: Protocol,
     port: int,
 ) -> list[tuple[bool, bool]]:
-    """What the engine and the entries say, of each end that is a pod with a policy of its own."""
+    """Return what the engine and the entries allow, for each end that is a pod with its own interface."""
     sides = []
     for direction, subject_name, peer_name in ((0, source, destination), (1, destination, source)):
         pod = state.pod(subject_name)
@@ -68,7 +68,7 @@ def _sides(
         peer = Endpoint(state.ip(peer_name), _pod(view, peer_name))
         engine = decide(view, subject, Direction(direction), peer, protocol, port)
         if engine.reason is Reason.SELF or (engine.reason is Reason.NODE and direction):
-            # What the kernel knows without a map: a packet that came from the node's own stack, or to oneself.
+            # The kernel decides these without a map: a packet from the node's own stack, or from a pod to itself.
             sides.append((engine.allowed, True))
             continue
         answer = kernel_outcome(compiled[pod.node], subject.uid, Direction(direction), peer.ip, protocol, port)

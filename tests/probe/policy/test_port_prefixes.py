@@ -1,4 +1,4 @@
-"""Port ranges as disjoint segments and as prefixes: every port, no other."""
+"""Tests of port ranges as prefixes: together they contain every port of the range and no other."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which entries of the table of addresses are a Service's, from one change to the next."""
+"""Tests of the Services' entries in the table of addresses, also after changes."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ BLOCK: AddressKey = (host_key("10.96.0.0")[0], 96 + 16)
 
 
 def _desired() -> Desired:
-    made = Desired()
-    made.ipcache[BLOCK] = Identity(7, WORLD)
-    made.ipcache[host_key(POD_IP)] = Identity(8, POD)
-    made.ipcache[host_key(NODE_IP)] = Identity(9, NODE)
-    return made
+    desired = Desired()
+    desired.ipcache[BLOCK] = Identity(7, WORLD)
+    desired.ipcache[host_key(POD_IP)] = Identity(8, POD)
+    desired.ipcache[host_key(NODE_IP)] = Identity(9, NODE)
+    return desired
 
 
-def test_a_services_address_is_the_world_around_it_and_a_pods_and_a_nodes_stay() -> None:
+def test_a_service_address_gets_its_blocks_identity_unless_it_is_a_pods_or_nodes() -> None:
     found = ServiceAddresses().changed_entries(_desired(), [VIP, POD_IP, NODE_IP, "203.0.113.1"], whole=True)
     assert found == {
         host_key(VIP): Identity(7, SERVICE),
@@ -27,7 +27,7 @@ def test_a_services_address_is_the_world_around_it_and_a_pods_and_a_nodes_stay()
     }
 
 
-def test_a_block_that_changes_is_looked_at_again_and_a_pod_that_comes_is_not() -> None:
+def test_a_changed_block_updates_service_addresses_and_a_new_pod_does_not() -> None:
     desired, services = _desired(), ServiceAddresses()
     services.changed_entries(desired, [VIP], whole=True)
     desired.changed_keys.addresses.add(host_key(POD_IP))
@@ -37,13 +37,13 @@ def test_a_block_that_changes_is_looked_at_again_and_a_pod_that_comes_is_not() -
     assert services.changed_entries(desired, [VIP], whole=False) == {host_key(VIP): Identity(17, SERVICE)}
 
 
-def test_a_block_of_one_address_that_is_a_services_is_its_identity() -> None:
+def test_a_service_address_that_is_a_block_of_its_own_keeps_that_identity() -> None:
     desired = _desired()
     desired.ipcache[host_key(VIP)] = Identity(21, WORLD)
     assert ServiceAddresses().changed_entries(desired, [VIP], whole=True) == {host_key(VIP): Identity(21, SERVICE)}
 
 
-def test_a_service_that_goes_leaves_what_the_compiler_says() -> None:
+def test_the_entries_of_a_deleted_service_become_those_of_the_compiler() -> None:
     desired, services = _desired(), ServiceAddresses()
     desired.ipcache[host_key("10.96.0.11")] = Identity(5, WORLD)
     services.changed_entries(desired, [VIP, "10.96.0.11"], whole=True)
