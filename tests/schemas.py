@@ -1,4 +1,4 @@
-"""The published JSON Schemas, and what to ask of them: closed, their paths, and the paths that records really have."""
+"""Helpers for tests of the published JSON Schemas: their paths, the paths of records, and closed variants."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ FOLDERS = (ROOT / "enrich/schemas", ROOT / "streams/schemas")
 
 
 def files() -> list[Path]:
-    """Every schema that is published."""
+    """Return the files of all published schemas."""
     return [path for folder in FOLDERS for path in sorted(folder.glob("*.schema.json"))]
 
 
 def load(name: str) -> dict[str, Any]:
-    """A schema by the first part of its file's name."""
+    """Load a schema by the first part of its file's name."""
     (path,) = [path for path in files() if path.name == f"{name}.schema.json"]
     schema: dict[str, Any] = orjson.loads(path.read_bytes())
     return schema
 
 
 def validator(schema: dict[str, Any], *, closed: bool = False) -> jsonschema.Draft202012Validator:
-    """``closed``: no keys are taken but those that it describes."""
+    """Return a validator. With ``closed``, it refuses keys that the schema does not describe."""
     return jsonschema.Draft202012Validator(
         _closed(schema) if closed else schema, format_checker=jsonschema.FormatChecker()
     )
@@ -37,15 +37,15 @@ def _closed(schema: Any) -> Any:
         return [_closed(part) for part in schema]
     if not isinstance(schema, dict):
         return schema
-    # What stands under if and then adds conditions to an object that is described elsewhere.
-    made = {key: value if key in ("if", "then") else _closed(value) for key, value in schema.items()}
-    if "properties" in made and "additionalProperties" not in made and ("type" in made or "$ref" in made):
-        made["additionalProperties"] = False
-    return made
+    # Schemas below if and then add conditions to an object that is described elsewhere, so they stay open.
+    closed = {key: value if key in ("if", "then") else _closed(value) for key, value in schema.items()}
+    if "properties" in closed and "additionalProperties" not in closed and ("type" in closed or "$ref" in closed):
+        closed["additionalProperties"] = False
+    return closed
 
 
 def described(schema: dict[str, Any], part: dict[str, Any] | None = None, at: str = "") -> Iterator[str]:
-    """The path of every property; ``[]`` for an item, ``{}`` for a key of anybody's choice."""
+    """Yield the path of every property; ``[]`` stands for an item of a list, ``{}`` for any key of a mapping."""
     part = schema if part is None else part
     if "$ref" in part:
         target: Any = schema
@@ -61,7 +61,7 @@ def described(schema: dict[str, Any], part: dict[str, Any] | None = None, at: st
 
 
 def produced(record: Any, schema: dict[str, Any], part: dict[str, Any] | None = None, at: str = "") -> Iterator[str]:
-    """The paths of what is in a record, written as :func:`described` writes them."""
+    """Yield the paths of all values in a record, in the form of :func:`described`."""
     part = schema if part is None else part
     while "$ref" in part:
         target: Any = schema

@@ -1,4 +1,4 @@
-"""What is shipped: four packages with the C and the schema in them, console scripts, and a lock that names no host."""
+"""Tests of the distribution: four packages with C sources and schemas, console scripts, a lock file without hosts."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def project() -> dict[str, object]:
     return tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 
-def test_the_wheel_holds_the_four_packages_the_programs_and_the_schema(tmp_path: Path) -> None:
+def test_the_wheel_contains_the_packages_c_sources_and_schemas(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
     (wheel,) = tmp_path.glob("*.whl")
@@ -29,7 +29,7 @@ def test_the_wheel_holds_the_four_packages_the_programs_and_the_schema(tmp_path:
         names = set(archive.namelist())
     tops = {name.split("/")[0] for name in names if ".dist-info" not in name}
     assert tops == {"probe", "streams", "enrich", "bpf"}
-    for wanted in (
+    for required in (
         "bpf/policy.c",
         *(f"bpf/{part.name}" for part in (ROOT / "bpf").glob("*.h")),
         "bpf/headers/include/linux/kconfig.h",
@@ -38,10 +38,10 @@ def test_the_wheel_holds_the_four_packages_the_programs_and_the_schema(tmp_path:
         "streams/schemas/alert.schema.json",
         "streams/alerts/defaults.yaml",
     ):
-        assert wanted in names
+        assert required in names
 
 
-def test_the_packages_are_ours_and_not_namesakes_from_an_index() -> None:
+def test_the_packages_are_ours_and_not_others_of_the_same_name() -> None:
     for name in ("probe", "streams", "enrich", "bpf"):
         found = importlib.util.find_spec(name)
         assert found is not None
@@ -65,7 +65,7 @@ def test_the_lock_pins_by_hash_and_names_no_host() -> None:
     assert {"numpy", "orjson", "faust-streaming", "confluent-kafka", "kubernetes", "pytest"} <= set(pinned)
     assert lock.count("--hash=sha256:") >= len(pinned)
     assert "://" not in lock
-    # bcc comes from the operating system: the name on the index is another package, and so is its `enrich`.
+    # bcc is Debian's; the packages that PyPI has under these names are other ones.
     assert not {"bcc", "enrich", "probe", "streams", "bpf"} & set(pinned)
 
 
@@ -88,7 +88,7 @@ def test_import_contracts_hold() -> None:
         ("watchfiles", {"enrich/runtime/folder.py"}),
     ],
 )
-def test_each_outside_world_has_one_module_or_folder(library: str, homes: set[str]) -> None:
+def test_each_library_is_imported_in_one_module_or_folder(library: str, homes: set[str]) -> None:
     importing = re.compile(rf"^\s*(import|from) {library}\b", re.MULTILINE)
     rooms = ("probe", "streams", "enrich", "bpf")
     files = [file for room in rooms for file in (ROOT / room).rglob("*.py")]

@@ -1,4 +1,4 @@
-"""The report of a test run, and what the hunt prints of a failure: both are asked of real pytest runs."""
+"""Tests of the report of a test run and of the hunt's example of a failure, with the output of real pytest runs."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_each_ring_and_each_reason_has_a_line(run: subprocess.CompletedProcess[s
     assert made[-1] == "  skipped 2: no such device here"
 
 
-def test_the_smallest_failing_input_can_be_pasted(run: subprocess.CompletedProcess[str]) -> None:
+def test_the_smallest_failing_input_is_printed_as_an_example(run: subprocess.CompletedProcess[str]) -> None:
     found = example(run.stdout)
     assert found == "@example(\n    number=1000,\n    text='',\n)"
     assert example("1 passed") is None

@@ -1,4 +1,4 @@
-"""The parts of ``make test``: all run, all are reported, and a failure in any makes the whole fail."""
+"""Tests of ``make test``'s three processes: all run and are reported, and it fails if one of them fails."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def run(folder: Path, **bodies: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize("failing", MARKS)
-def test_any_part_makes_the_whole_fail_and_the_outputs_come_one_after_the_other(tmp_path: Path, failing: str) -> None:
+def test_a_failing_part_fails_the_run_and_outputs_are_not_mixed(tmp_path: Path, failing: str) -> None:
     done = run(tmp_path, **{part: "assert 0" if part == failing else "pass" for part in MARKS})
     assert done.returncode == 1, done.stdout + done.stderr
     outcomes = ", ".join(f"{part} {'FAILED (exit code 1)' if part == failing else 'passed'}" for part in MARKS)
@@ -38,7 +38,7 @@ def test_a_part_without_tests_is_not_a_failure(tmp_path: Path) -> None:
     assert done.stdout.splitlines()[-1] == "1 passed, 0 failed, 0 skipped"
 
 
-def test_a_part_that_dies_makes_the_whole_fail(tmp_path: Path) -> None:
+def test_a_part_that_is_killed_fails_the_run(tmp_path: Path) -> None:
     done = run(tmp_path, computing="pass", kafka="import os; os._exit(9)")
     assert done.returncode == 9, done.stdout + done.stderr
     assert "kafka FAILED (exit code 9)" in done.stdout
