@@ -2,7 +2,7 @@
 /*
  * struct verdict: the event that programs put into the ring buffer. The same 88
  * bytes travel in batches on Kafka and are the numpy dtype enrich.wire.batch.VERDICT;
- * tests/enrich/test_records.py pins all three to the same layout.
+ * tests/enrich/wire/test_batch.py pins all three to the same layout.
  *
  * Little endian, no implicit padding. Addresses are 16 bytes, with IPv4 as v4-mapped
  * IPv6 (RFC 4291 2.5.5.2), so that one code path serves both families. A verdict

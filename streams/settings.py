@@ -40,7 +40,7 @@ class Settings(KafkaSettings):
     """Size in bytes at which the file is rotated to .1, .2 and so on."""
     file_keep: int = setting("WEIR_FILE_KEEP", 5)
     """Number of rotated files to keep."""
-    partitions: int = setting("WEIR_PARTITIONS", 32)
+    partitions: int = setting("WEIR_PARTITIONS", 32, least=1)
     """Partitions of the topics that this service creates. Existing topics are not changed."""
     replication: int = setting("WEIR_REPLICATION", 0)
     """Replication factor of the topics that this service creates. 0: the default of the brokers."""

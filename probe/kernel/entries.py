@@ -1,7 +1,7 @@
 """Pack keys and values of the policy maps with :mod:`struct`, which is far faster than numpy for single entries.
 
 ``tests/kernel/test_layout.py`` compares the dtypes of :mod:`probe.kernel.layout` with the loaded maps;
-``tests/probe/test_entries.py`` compares these functions with the dtypes.
+``tests/probe/kernel/test_entries.py`` compares these functions with the dtypes.
 """
 
 from __future__ import annotations

@@ -13,7 +13,8 @@ Example: a rule groups by ``src.name`` and ``port``, and 10,000 denied connectio
 4. :meth:`RecordCounter.drain` returns the deltas: for the scanner one per port, with a few seconds each, however many
    records there were.
 
-A record that was delivered twice has the same id. :class:`Deduplicator` recognizes it without remembering every id.
+A record that was delivered twice has the same id. :class:`streams.alerts.deduplicate.Deduplicator` recognizes it
+without remembering every id.
 """
 
 from __future__ import annotations

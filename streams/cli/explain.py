@@ -44,7 +44,7 @@ class UnreadableError(Exception):
 
 
 def ask(settings: Settings, source: str, destination: str) -> Explanation:
-    """Return the answer. Raises :class:`enrich.explain.query.EndError` for bad syntax, :class:`UnreadableError`."""
+    """Return the answer. Raises :class:`enrich.explain.query.QuerySyntaxError`, :class:`UnreadableError`."""
     ends = parse_source(source), parse_destination(destination)
     return explain_in(*read_cluster(settings), *ends)
 

@@ -52,3 +52,15 @@ def test_each_jq_line_gives_the_example_from_the_example_records() -> None:
         )
         assert done.returncode == 0, f"{field}: {done.stderr}"
         assert unquoted(example) in done.stdout.splitlines(), field
+
+
+@pytest.mark.skipif(shutil.which("jq") is None, reason="jq is not installed: run deploy/local/setup")
+def test_the_jq_line_of_audit_mode_names_policies_with_and_without_a_namespace() -> None:
+    (expression,) = re.findall(r"jq -r '([^']+)'", page("docs/operate.md").text)
+    policies = [
+        {"kind": "NetworkPolicy", "namespace": "shop", "name": "db"},
+        {"kind": "ClusterNetworkPolicy", "name": "no-metadata"},
+    ]
+    record = orjson.dumps({"isolated_by": policies[:1], "policies": policies[1:]})
+    done = subprocess.run(["jq", "-r", expression], input=record, capture_output=True, check=True)
+    assert done.stdout.decode().splitlines() == ["NetworkPolicy shop/db", "ClusterNetworkPolicy no-metadata"]

@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import jsonschema
 import msgspec
@@ -17,9 +17,10 @@ from prometheus_client import CollectorRegistry
 
 from enrich.render.enricher import Enricher
 from enrich.wire.address_interval import AddressInterval, OwnerRef, encode_interval
-from enrich.wire.batch import EndpointRef, Header, PolicyRef
+from enrich.wire.batch import EndpointRef, Header, PolicyRef, Reason
 from enrich.wire.topics import topics
 from streams.kafka.record_columns import RecordColumns
+from streams.matching import model
 from streams.metrics.roles import EnrichMetrics
 from streams.worker.inflight import InFlightTracker
 from streams.worker.pending import PendingVerdicts
@@ -32,6 +33,10 @@ FOLDER = ROOT / "streams/schemas"
 DOCUMENT: dict[str, Any] = yaml.safe_load((FOLDER / "asyncapi.yaml").read_text())
 READ_BY_US = {"routes", "rules", "alerts"}
 """Schemas of files that people write for us, not of records."""
+
+
+def test_a_condition_may_ask_for_every_reason() -> None:
+    assert set(get_args(model.Reason)) == {reason.name.lower() for reason in Reason}
 
 
 @pytest.mark.parametrize("path", files(), ids=lambda path: path.name)
