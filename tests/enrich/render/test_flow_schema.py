@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import jsonschema
@@ -107,7 +108,15 @@ def test_every_reason_is_described() -> None:
     assert {reason.name.lower() for reason in Reason} <= set(described.replace(".", "").replace(",", "").split())
 
 
-def test_every_property_is_described_or_plain() -> None:
+def test_every_property_is_described_at_every_depth() -> None:
     assert "description" in SCHEMA
-    for name, schema in SCHEMA["properties"].items():
-        assert schema.get("description") or "$ref" in schema or schema.get("properties"), name
+    assert list(_undescribed(SCHEMA)) == []
+
+
+def _undescribed(part: dict[str, Any]) -> Iterator[str]:
+    for name, inner in part.get("properties", {}).items():
+        if "description" not in inner:
+            yield name
+        yield from _undescribed(inner)
+    for inner in (*part.get("$defs", {}).values(), *([part["items"]] if "items" in part else [])):
+        yield from _undescribed(inner)
