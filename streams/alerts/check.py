@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import Final
 
 from streams.alerts.fields import FLOW_FIELDS, LOSS_FIELDS, flow_field, label_name
-from streams.alerts.model import KINDS, AlertOutput, AlertRule, Alerts
+from streams.alerts.model import KINDS, OUTPUT_KINDS, AlertOutput, AlertRule, Alerts
 from streams.alerts.template import mistakes, placeholders
 from streams.config.fields import seconds
 from streams.config.yaml_file import Problem, Steps
@@ -123,5 +123,5 @@ def _check_templates(at: Steps, rule: AlertRule) -> Iterator[Problem]:
 
 
 def _check_output(at: Steps, output: AlertOutput) -> Iterator[Problem]:
-    if (output.alertmanager is None) == (output.webhook is None):
-        yield Problem(at, "an output must have exactly one of alertmanager, webhook")
+    if sum(getattr(output, kind) is not None for kind in OUTPUT_KINDS) != 1:
+        yield Problem(at, f"an output must have exactly one of {', '.join(OUTPUT_KINDS)}")

@@ -22,6 +22,8 @@ LabelName = Annotated[str, Meta(pattern=r"^[a-zA-Z_][a-zA-Z0-9_]*$")]
 Template = Annotated[str, Meta(max_length=4096)]
 KINDS: Final = ("above", "first", "after_change")
 """The conditions that a rule can have, by field name. :mod:`streams.alerts.engine` has a tracker for each."""
+OUTPUT_KINDS: Final = ("alertmanager", "webhook")
+"""The kinds of outputs, by field name. :mod:`streams.alerts.outputs` has a maker for each."""
 
 
 class _Strict(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -135,6 +137,11 @@ class AlertOutput(_Strict, frozen=True):
     name: EntryName
     alertmanager: AlertmanagerOutput | None = None
     webhook: WebhookOutput | None = None
+
+    @property
+    def kind(self) -> str:
+        """The name of the destination that is set, one of :data:`OUTPUT_KINDS`."""
+        return next((name for name in OUTPUT_KINDS if getattr(self, name) is not None), "")
 
 
 class Alerts(_Strict, frozen=True):

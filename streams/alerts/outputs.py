@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import Final
 
 import msgspec
 
 from enrich.runtime.process import Exit, StopServiceError
 from streams.alerts.alert import AlertState
-from streams.alerts.model import AlertmanagerOutput, AlertOutput, Alerts
+from streams.alerts.model import OUTPUT_KINDS, AlertmanagerOutput, AlertOutput, Alerts
 from streams.config.fields import seconds
 from streams.kafka.connection import ReadError
 from streams.kafka.exactly_once import TransactionAbortedError
@@ -20,8 +21,8 @@ from streams.kafka.topics import partitions_of
 from streams.settings import Settings
 from streams.sinks.alertmanager import AlertmanagerSink
 from streams.sinks.http import Poster
-from streams.sinks.registry import MadeSink, SinkDefinition
-from streams.sinks.sink import Sink
+from streams.sinks.makers import checked_makers
+from streams.sinks.running_sinks import MadeSink, SinkDefinition
 from streams.sinks.webhook import WebhookSink
 
 
@@ -36,32 +37,45 @@ def configured_outputs(alerts: Alerts, settings: Settings) -> dict[str, AlertOut
 
 
 def sink_definitions(alerts: Alerts, settings: Settings) -> list[SinkDefinition]:
-    """Return the sinks of an alerts file, for :class:`streams.sinks.registry.SinkRegistry`."""
+    """Return the sinks of an alerts file, for :class:`streams.sinks.running_sinks.RunningSinks`."""
     return [_definition(output, settings) for output in configured_outputs(alerts, settings).values()]
 
 
 def _definition(output: AlertOutput, settings: Settings) -> SinkDefinition:
-    def make() -> MadeSink:
-        sink = _make_sink(output)
-        on_assigned = partial(_on_assigned, sink, settings) if isinstance(sink, AlertmanagerSink) else None
-        return MadeSink(sink, on_assigned=on_assigned)
-
+    maker = _MAKERS[output.kind]
     group = f"{settings.prefix}.alerts.to.{output.name}"
+    make = partial(maker, output, settings)
     return SinkDefinition(f"alerts.{output.name}", settings.topics.alerts.name, group, output, make)
 
 
-def _make_sink(output: AlertOutput) -> Sink:
-    """Raises StopServiceError if a header's variable is not in the environment."""
-    target = output.alertmanager or output.webhook
-    assert target is not None  # noqa: S101 - streams.alerts.check requires one of them
-    missing = [variable for variable in target.headers.values() if variable not in os.environ]
+def _alertmanager(output: AlertOutput, settings: Settings) -> MadeSink:
+    target = output.alertmanager
+    assert target is not None  # noqa: S101 - the kind of the output
+    url = f"{target.url.rstrip('/')}/api/v2/alerts"
+    poster = Poster(url, _headers(output.name, target.headers), seconds(target.timeout))
+    sink = AlertmanagerSink(poster, seconds(target.resend))
+    return MadeSink(sink, on_assigned=partial(_on_assigned, sink, settings))
+
+
+def _webhook(output: AlertOutput, _settings: Settings) -> MadeSink:
+    target = output.webhook
+    assert target is not None  # noqa: S101 - as above
+    headers = _headers(output.name, target.headers)
+    return MadeSink(WebhookSink(Poster(target.url, headers, seconds(target.timeout))))
+
+
+_MAKERS: Final[Mapping[str, Callable[[AlertOutput, Settings], MadeSink]]] = checked_makers(
+    "alerts", OUTPUT_KINDS, {"alertmanager": _alertmanager, "webhook": _webhook}
+)
+"""How the sink of each kind of output is made. Each raises StopServiceError if it cannot be."""
+
+
+def _headers(output: str, variables: Mapping[str, str]) -> dict[str, str]:
+    """Return header to value. Raises StopServiceError if a header's variable is not in the environment."""
+    missing = [variable for variable in variables.values() if variable not in os.environ]
     if missing:
-        raise StopServiceError(f"output {output.name}: headers: {missing[0]} is not in the environment", Exit.USAGE)
-    headers = {header: os.environ[variable] for header, variable in target.headers.items()}
-    if isinstance(target, AlertmanagerOutput):
-        poster = Poster(f"{target.url.rstrip('/')}/api/v2/alerts", headers, seconds(target.timeout))
-        return AlertmanagerSink(poster, seconds(target.resend))
-    return WebhookSink(Poster(target.url, headers, seconds(target.timeout)))
+        raise StopServiceError(f"output {output}: headers: {missing[0]} is not in the environment", Exit.USAGE)
+    return {header: os.environ[variable] for header, variable in variables.items()}
 
 
 def _on_assigned(sink: AlertmanagerSink, settings: Settings, partitions: Sequence[int]) -> None:

@@ -41,7 +41,7 @@ from streams.kafka.records import Record
 from streams.kafka.topics import partitions_of, prepare_topics
 from streams.metrics.roles import AlertMetrics, SinkMetrics
 from streams.settings import Settings
-from streams.sinks.registry import SinkRegistry
+from streams.sinks.running_sinks import RunningSinks
 
 log = structlog.get_logger("kubeweir.streams")
 
@@ -138,7 +138,7 @@ def _work(
     rules = _Rules()
     topics = settings.topics
     dead = DeadLetters(settings.connection(), topics.dead.name, stop)
-    sinks = SinkRegistry(partial(GroupReader, settings.connection()), dead.send, SinkMetrics(registry))
+    sinks = RunningSinks(partial(GroupReader, settings.connection()), dead.send, SinkMetrics(registry))
 
     def apply(alerts: Alerts) -> Alerts:
         effective = in_force(alerts)

@@ -24,7 +24,7 @@ from streams.routes.routes_file import RoutesFile
 from streams.settings import Settings
 from streams.sinks.file import FileSink
 from streams.sinks.pump import Feed, Pump
-from streams.sinks.registry import SinkRegistry
+from streams.sinks.running_sinks import RunningSinks
 from streams.sinks.sink import Sink
 from streams.sinks.stdout import StdoutSink
 
@@ -71,7 +71,7 @@ def run_routes(settings: Settings, stop: threading.Event) -> int:
         if not settings.routes:
             raise StopServiceError("WEIR_ROUTES is not set: the role routes needs a routes file", Exit.USAGE)
         topics = settings.topics
-        sinks = SinkRegistry(partial(GroupReader, settings.connection()), dead.send, metrics)
+        sinks = RunningSinks(partial(GroupReader, settings.connection()), dead.send, metrics)
 
         def apply(routes: Routes) -> None:
             sinks.apply(sink_definitions(routes, settings, metrics))

@@ -25,7 +25,8 @@ from streams.routes.model import GKE_PATH, Events, File, Route, RouteOutput, Rou
 from streams.settings import Settings
 from streams.sinks.events import EventSink
 from streams.sinks.file import FileSink
-from streams.sinks.registry import MadeSink, SinkDefinition
+from streams.sinks.makers import checked_makers
+from streams.sinks.running_sinks import MadeSink, SinkDefinition
 from streams.sinks.sink import Sink
 from streams.sinks.stdout import StdoutSink
 
@@ -109,12 +110,11 @@ def _otlp(one: RouteSink, _metrics: SinkMetrics) -> Sink:
     return OtlpSink(otlp.endpoint, headers, seconds(otlp.timeout))
 
 
-SINK_MAKERS: Final[Mapping[str, Callable[[RouteSink, SinkMetrics], Sink]]] = {
-    "file": _file,
-    "stdout": _stdout,
-    "otlp": _otlp,
-    "events": _events,
-}
+_MAKERS: Final[Mapping[str, Callable[[RouteSink, SinkMetrics], Sink]]] = checked_makers(
+    "routes",
+    set(RouteOutput.__struct_fields__) - {"kafka"},
+    {"file": _file, "stdout": _stdout, "otlp": _otlp, "events": _events},
+)
 """How the sink of each kind of output is made. Each raises StopServiceError if it cannot be."""
 
 
@@ -124,12 +124,12 @@ def takes(matcher: Matcher, value: bytes) -> bool:
 
 
 def sink_definitions(routes: Routes, settings: Settings, metrics: SinkMetrics) -> list[SinkDefinition]:
-    """Return the sinks of a routes file, for :class:`streams.sinks.registry.SinkRegistry`."""
+    """Return the sinks of a routes file, for :class:`streams.sinks.running_sinks.RunningSinks`."""
     return [_definition(one, settings, metrics) for one in route_sinks(routes)]
 
 
 def _definition(one: RouteSink, settings: Settings, metrics: SinkMetrics) -> SinkDefinition:
-    maker = SINK_MAKERS[one.output.kind]
+    maker = _MAKERS[one.output.kind]
 
     def make() -> MadeSink:
         return MadeSink(maker(one, metrics), partial(takes, one.route.matcher()))

@@ -7,8 +7,6 @@ import pytest
 from enrich.runtime.process import Exit, StopServiceError
 from streams.main import ROLES
 from streams.roles.sinks import SINK_MAKERS, make_sink
-from streams.routes import outputs
-from streams.routes.model import RouteOutput
 from streams.settings import Settings
 from streams.sinks.stdout import StdoutSink
 
@@ -16,10 +14,6 @@ from streams.sinks.stdout import StdoutSink
 def test_every_sink_is_a_role() -> None:
     assert set(SINK_MAKERS) < set(ROLES)
     assert isinstance(make_sink("stdout", Settings()), StdoutSink)
-
-
-def test_every_kind_of_output_but_kafka_has_a_maker() -> None:
-    assert {*outputs.SINK_MAKERS, "kafka"} == set(RouteOutput.__struct_fields__)
 
 
 def test_a_sink_without_a_maker_stops_the_service_instead_of_writing_to_stdout() -> None:

@@ -1,4 +1,4 @@
-"""The registry of running sinks: what a changed file starts, keeps and stops."""
+"""The running sinks: what a changed file starts, keeps and stops."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from streams.alerts.outputs import sink_definitions
 from streams.kafka.records import Record
 from streams.metrics.roles import SinkMetrics
 from streams.settings import Settings
-from streams.sinks.registry import MadeSink, OnAssigned, SinkDefinition, SinkRegistry
+from streams.sinks.running_sinks import MadeSink, OnAssigned, RunningSinks, SinkDefinition
 
 Event = tuple[str, str]
 
@@ -82,58 +82,58 @@ def journal() -> Journal:
 
 
 @pytest.fixture
-def registry(journal: Journal) -> Iterator[SinkRegistry]:
-    made = SinkRegistry(journal.open_reader, lambda *_: True, SinkMetrics(CollectorRegistry()))
+def running(journal: Journal) -> Iterator[RunningSinks]:
+    made = RunningSinks(journal.open_reader, lambda *_: True, SinkMetrics(CollectorRegistry()))
     yield made
     made.stop()
 
 
-def test_a_sink_whose_content_is_the_same_keeps_running(journal: Journal, registry: SinkRegistry) -> None:
-    registry.apply([journal.definition("a"), journal.definition("b")])
+def test_a_sink_whose_content_is_the_same_keeps_running(journal: Journal, running: RunningSinks) -> None:
+    running.apply([journal.definition("a"), journal.definition("b")])
     assert journal.take_events() == [("made", "a"), ("made", "b"), ("joined", "group.a"), ("joined", "group.b")]
-    registry.apply([journal.definition("a"), journal.definition("c")])
+    running.apply([journal.definition("a"), journal.definition("c")])
     assert journal.take_events() == [("made", "c"), ("left", "group.b"), ("closed", "b"), ("joined", "group.c")]
 
 
 def test_a_changed_sink_is_made_before_its_predecessor_stops_and_joins_the_group_after(
-    journal: Journal, registry: SinkRegistry
+    journal: Journal, running: RunningSinks
 ) -> None:
-    registry.apply([journal.definition("a", 1)])
+    running.apply([journal.definition("a", 1)])
     journal.take_events()
-    registry.apply([journal.definition("a", 2)])
+    running.apply([journal.definition("a", 2)])
     assert journal.take_events() == [("made", "a"), ("left", "group.a"), ("closed", "a"), ("joined", "group.a")]
 
 
 def test_if_one_sink_cannot_be_made_all_old_sinks_stay_and_the_new_ones_are_closed(
-    journal: Journal, registry: SinkRegistry
+    journal: Journal, running: RunningSinks
 ) -> None:
-    registry.apply([journal.definition("a", 1)])
+    running.apply([journal.definition("a", 1)])
     journal.take_events()
     impossible = StopServiceError("no", Exit.USAGE)
     with pytest.raises(StopServiceError):
-        registry.apply([journal.definition("new"), journal.definition("a", 2, fails=impossible)])
+        running.apply([journal.definition("new"), journal.definition("a", 2, fails=impossible)])
     assert journal.take_events() == [("made", "new"), ("made", "a"), ("closed", "new")]
-    registry.apply([journal.definition("a", 1)])
+    running.apply([journal.definition("a", 1)])
     assert not journal.take_events(), "the first one still runs"
 
 
 def test_a_headers_variable_is_missing_the_old_output_stays(
-    journal: Journal, registry: SinkRegistry, monkeypatch: pytest.MonkeyPatch
+    journal: Journal, running: RunningSinks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def alerts(**headers: str) -> Alerts:
         return Alerts(
             version=1, outputs=[AlertOutput("hook", webhook=WebhookOutput("http://127.0.0.1:9/x", headers=headers))]
         )
 
-    registry.apply(sink_definitions(alerts(), Settings()))
+    running.apply(sink_definitions(alerts(), Settings()))
     assert journal.take_events() == [("joined", "kubeweir.alerts.to.hook")]
     changed = alerts(Authorization="HOOK_TOKEN")
     monkeypatch.delenv("HOOK_TOKEN", raising=False)
     with pytest.raises(StopServiceError, match="output hook: headers: HOOK_TOKEN is not in the environment"):
-        registry.apply(sink_definitions(changed, Settings()))
+        running.apply(sink_definitions(changed, Settings()))
     assert not journal.take_events(), "it has not left its group"
     monkeypatch.setenv("HOOK_TOKEN", "Bearer x")
-    registry.apply(sink_definitions(changed, Settings()))
+    running.apply(sink_definitions(changed, Settings()))
     assert journal.take_events() == [("left", "kubeweir.alerts.to.hook"), ("joined", "kubeweir.alerts.to.hook")]
 
 
@@ -141,15 +141,15 @@ def test_a_headers_variable_is_missing_the_old_output_stays(
     ("error", "code"), [(StopServiceError("full", Exit.UNABLE), Exit.UNABLE), (KeyError("x"), Exit.UNEXPECTED)]
 )
 def test_a_sink_that_ended_for_good_is_reported(
-    journal: Journal, registry: SinkRegistry, error: Exception, code: Exit
+    journal: Journal, running: RunningSinks, error: Exception, code: Exit
 ) -> None:
-    registry.apply([journal.definition("a"), journal.definition("b")])
+    running.apply([journal.definition("a"), journal.definition("b")])
     journal.readers[0].problem = "Kafka is away"
-    assert registry.problem() == "a: Kafka is away"
-    registry.check()
+    assert running.problem() == "a: Kafka is away"
+    running.check()
     journal.readers[1].raises = error
     with pytest.raises(StopServiceError) as ended:
-        wait_for(registry.check)
+        wait_for(running.check)
     assert ended.value.code == code
 
 

@@ -1,6 +1,6 @@
 """The sinks that a configuration file names, each on its own thread: started, kept and stopped as the file changes.
 
-Theory of operation. :meth:`SinkRegistry.apply` takes the sinks of the new file and works in three steps:
+Theory of operation. :meth:`RunningSinks.apply` takes the sinks of the new file and works in three steps:
 
 1. It makes every sink that is new or whose content changed. If one cannot be made (its header's variable is missing
    from the environment, its folder cannot be written), it closes those just made and raises: every old sink keeps
@@ -55,7 +55,7 @@ class SinkDefinition:
     """One sink that the file names."""
 
     name: str
-    """Unique in the registry; the ``sink`` of log lines and metrics."""
+    """Unique among the running sinks; the ``sink`` of log lines and metrics."""
     topic: str
     group: str
     """The consumer group that reads the topic for this sink."""
@@ -65,7 +65,7 @@ class SinkDefinition:
     """Make the sink without starting anything. Raises StopServiceError if it cannot be made."""
 
 
-class SinkRegistry:
+class RunningSinks:
     """The running sinks, by name."""
 
     def __init__(
@@ -99,7 +99,7 @@ class SinkRegistry:
         return "; ".join(problem for sink in self._running.values() if (problem := sink.problem())) or None
 
     def check(self) -> None:
-        """Raise StopServiceError if a sink has ended for good."""
+        """Raise StopServiceError if a sink has ended permanently."""
         for sink in self._running.values():
             if sink.failed is not None:
                 raise sink.failed
@@ -155,6 +155,6 @@ class _RunningSink:
         except StopServiceError as error:
             self.failed = error
         except Exception as error:
-            # A bug of ours. A thread that ended silently would leave its sink behind without a word.
+            # A bug of ours. A thread that ended silently would stop its sink unnoticed.
             log.exception("a sink ended", sink=self.definition.name)
             self.failed = StopServiceError(f"sink {self.definition.name}: {error!r}", Exit.UNEXPECTED)
