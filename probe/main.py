@@ -12,6 +12,7 @@ import structlog
 
 from enrich.runtime.process import Exit, StopServiceError, configure_logs, fail, only_instance
 from enrich.runtime.settings import SettingsError, describe, load
+from enrich.runtime.version import version_text
 from probe.kernel.maps import LayoutError
 from probe.kernel.program import LoadError
 from probe.node.netlink import NetworkError, NodeNetwork
@@ -59,7 +60,8 @@ class _Command(click.Group):
         )
 
 
-@click.group(cls=_Command, invoke_without_command=True)
+@click.group(cls=_Command, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(version_text(), prog_name="weir-probe")
 @click.pass_context
 def command(context: click.Context) -> None:
     """Enforce network policy at every pod of this node, and publish every verdict to Kafka.

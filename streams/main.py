@@ -15,6 +15,7 @@ import click
 
 from enrich.runtime.process import Exit, StopServiceError, configure_logs, fail, stop_on_signals
 from enrich.runtime.settings import SettingsError, describe, load
+from enrich.runtime.version import version_text
 from streams.roles.supervisor import supervise
 from streams.settings import Settings
 
@@ -30,7 +31,7 @@ Exit codes:
   2  a setting, a file or a manifest is wrong
   3  this machine lacks something that the role needs
   4  another instance is running: its metrics port is taken
-  5  Kafka refuses the service for good (rights, topics)
+  5  Kafka refuses the service permanently (rights, topics)
 """
 
 
@@ -40,7 +41,7 @@ Exit codes:
 )
 @click.argument("roles", nargs=-1, type=click.Choice(ROLES), metavar="[ROLE]...")
 @click.option("--alone", is_flag=True, help="Run one ROLE in this process, unsupervised: another service restarts it.")
-@click.version_option(package_name="kubeweir", prog_name="weir-streams")
+@click.version_option(version_text(), prog_name="weir-streams")
 def command(roles: Sequence[str], alone: bool) -> None:
     """Enrich verdicts, send the records to sinks, and raise alerts.
 

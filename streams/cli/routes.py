@@ -42,11 +42,11 @@ def check(file: Path, prefix: str) -> None:
     """Check the routes file FILE, and print every mistake with its line and field.
 
     \b
-    Exit 0: the file is good. 2: it is not.
+    Exit 0: the file is valid. 2: it is not.
     """
     found = _read(file, prefix)
     outputs = sum(len(route.outputs) for route in found.routes)
-    click.echo(f"{file}: good: {len(found.routes)} routes with {outputs} outputs")
+    click.echo(f"{file}: valid: {len(found.routes)} routes with {outputs} outputs")
 
 
 @routes.command("try")

@@ -46,7 +46,7 @@ def records(*verdicts: dict[str, object]) -> bytes:
 
 def test_a_good_file_ends_with_0_and_a_wrong_one_with_2_and_its_lines(file: Path) -> None:
     done = run("check", str(file))
-    assert (done.exit_code, done.output) == (0, f"{file}: good: 2 routes with 2 outputs\n")
+    assert (done.exit_code, done.output) == (0, f"{file}: valid: 2 routes with 2 outputs\n")
     file.write_text(FILE.replace("9000-9009", "9009-9000").replace("203.0.113.0/24", "203.0.113.0/33"))
     done = run("check", str(file))
     assert done.exit_code == 2

@@ -15,7 +15,7 @@ import jsonschema
 import orjson
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 DEMO = ROOT / "deploy/examples/demo"
 WEB, API = "shop/web-7d9c5b6f4-x2x9p", "shop/api-5f6bd7c9d8-k4m2t"
 REPORT = "batch/report-29401200-7wq5h"

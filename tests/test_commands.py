@@ -1,0 +1,33 @@
+"""The three commands say how they are used and which version they are."""
+
+from __future__ import annotations
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from enrich.runtime.version import version_text
+from probe.main import command as weir_probe
+from streams.cli.main import command as weir
+from streams.main import command as weir_streams
+
+COMMANDS = {"weir": weir, "weir-probe": weir_probe, "weir-streams": weir_streams}
+
+
+@pytest.mark.parametrize(("name", "command"), COMMANDS.items())
+def test_h_and_help_say_the_same(name: str, command: click.Command) -> None:
+    short = CliRunner().invoke(command, ["-h"], prog_name=name)
+    assert short.exit_code == 0
+    assert short.output.startswith(f"Usage: {name}")
+    assert short.output == CliRunner().invoke(command, ["--help"], prog_name=name).output
+
+
+@pytest.mark.parametrize(("name", "command"), COMMANDS.items())
+def test_version_names_the_command_and_its_version(name: str, command: click.Command) -> None:
+    done = CliRunner().invoke(command, ["--version"])
+    assert done.exit_code == 0
+    assert done.output == f"{name}, version {version_text()}\n"
+
+
+def test_weir_version_prints_the_version_alone() -> None:
+    assert CliRunner().invoke(weir, ["version"]).output == f"{version_text()}\n"
