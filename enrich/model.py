@@ -69,11 +69,9 @@ class Pod(msgspec.Struct, frozen=True, gc=False):
     ports: tuple[NamedPort, ...] = ()
     owner: Owner | None = None
     started_ns: int = 0
-    """When the pod surely had its IPs (PodReadyToStartContainers, else startTime), in wall-clock nanoseconds; 0: not
-    known."""
+    """Wall clock: when the pod surely had its IPs (PodReadyToStartContainers, else startTime); 0: not known."""
     acknowledged_ns: int = 0
-    """When the kubelet acknowledged the pod, which had no IP before (startTime), in wall-clock nanoseconds; 0: not
-    known."""
+    """Wall clock: when the kubelet acknowledged the pod, which had no IP before (startTime); 0: not known."""
 
     def __hash__(self) -> int:
         return hash(self.uid)
@@ -92,8 +90,7 @@ class Namespace:
     labels: Labels = field(hash=False)
     audit: bool = False
     """Annotation ``kubeweir.io/mode: audit``: every NetworkPolicy in the namespace is audited. ClusterNetworkPolicies
-    are not, because they belong to the cluster's administrators: somebody who may annotate a namespace must not be able
-    to switch off what they deny there."""
+    are not: somebody who may annotate a namespace must not be able to switch off what administrators deny there."""
 
     @property
     def key(self) -> Name:
@@ -201,10 +198,8 @@ class IPBlock:
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """A peer of a rule: ``ip_block``, or ``nodes`` (in a ClusterNetworkPolicy only), or one or both pod selectors.
-
-    Each CIDR of a ClusterNetworkPolicy's ``networks`` is a peer, and its pod selectors always have ``namespaces``.
-    """
+    """A peer of a rule: ``ip_block``, or ``nodes`` (in a ClusterNetworkPolicy only), or one or both pod selectors. Each
+    CIDR of a ClusterNetworkPolicy's ``networks`` is a peer, and its pod selectors always have ``namespaces``."""
 
     namespaces: Selector | None = None
     pods: Selector | None = None
@@ -264,8 +259,7 @@ class Action(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class ClusterRule:
-    """An ingress or egress rule of a ClusterNetworkPolicy. Without peers it matches nothing; without ports, every
-    protocol."""
+    """A rule of a ClusterNetworkPolicy. Without peers it matches nothing; without ports, every protocol."""
 
     action: Action
     peers: tuple[Peer, ...]

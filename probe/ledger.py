@@ -7,7 +7,8 @@ gets rule 13, and 12 is never used again.
 
 The ledger is a file of JSON lines, one for each number, in a folder that is emptied by a reboot, as the pins are. A
 number is in the file before a map refers to it (:meth:`Ledger.flush`). If the probe is killed while it writes, the last
-line is torn: no map refers to its number yet, so it is dropped.
+line is torn: no map refers to its number yet, so it is dropped. A kind that this version does not know was written by
+another version; its numbers are ignored, because no map of this version's layout refers to them.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ class Ledger:
         self._meanings: dict[tuple[str, int], Any] = {}
         self._next: dict[str, int] = dict.fromkeys(KINDS, 1)
         for kind, number, signature, meaning in entries:
-            self._remember(kind, number, signature, meaning)
+            if kind in KINDS:
+                self._remember(kind, number, signature, meaning)
         self._unwritten: list[bytes] = []
         self._file = os.fdopen(open_private(path, os.O_CREAT | os.O_WRONLY | os.O_APPEND), "ab")
 

@@ -126,13 +126,18 @@ class Publisher:
         if unsent is None:
             self._producer.poll(0.02 if self._in_flight else 0)
             return
-        position, value, header = unsent
+        position, value, header, unreadable = unsent
         self._in_flight[position] = len(value)
         self._in_flight_bytes += len(value)
         if header:
             self._produce(position, value, header)
         else:
-            self._finish(position)
+            if unreadable:
+                log.error(
+                    "a batch in the spool cannot be decoded: its verdicts are lost, and counted as `refused`",
+                    hint="another version wrote it", verdicts=unreadable, segment=position.segment,
+                )  # fmt: skip
+            self._finish(position, refused=unreadable)
         self._producer.poll(0)
 
     def _produce(self, position: SpoolPosition, value: bytes, header: Header) -> None:

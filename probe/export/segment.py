@@ -22,7 +22,7 @@ from typing import Final, NamedTuple
 import msgspec
 import numpy as np
 
-from enrich.wire.batch import Batch, BatchError, Header, Verdict, decode_batch, encode_batch
+from enrich.wire.batch import VERDICT, Batch, BatchError, Header, Verdict, decode_batch, encode_batch
 
 HEAD: Final = struct.Struct("<III")
 """Length of the batch, verdicts removed from it, checksum."""
@@ -89,10 +89,26 @@ def _checksum(value: bytes, lost: int) -> int:
     return zlib.crc32(value, (lost + 1) & 0xFFFFFFFF)
 
 
+class UnsentBatch(NamedTuple):
+    """A batch for the publisher. ``header`` is None where there is nothing to send: all verdicts were removed, or this
+    version cannot decode the batch (another one wrote it). Then the position only has to be acknowledged."""
+
+    position: SpoolPosition
+    value: bytes
+    header: Header | None
+    unreadable: int = 0
+    """How many verdicts are lost, because the batch cannot be decoded; to be counted as refused."""
+
+
 def header_of(value: bytes) -> Header | None:
     """Return the header of a stored batch, None if its verdicts were removed or this version cannot decode it."""
     batch = _batch_of(value)
     return batch.header if batch else None
+
+
+def verdicts_in_unreadable(value: bytes) -> int:
+    """Return how many verdicts are in a stored batch that cannot be decoded: every version wrote them in one size."""
+    return len(value.partition(b"\n")[2]) // VERDICT.itemsize
 
 
 def without_allows(stored: SpooledBatch) -> SpooledBatch:

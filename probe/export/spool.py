@@ -29,12 +29,12 @@ import os
 import threading
 import time
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
 import structlog
 
 from enrich.runtime.private import make_private_folder, open_private
-from enrich.wire.batch import Header, decode_batch
+from enrich.wire.batch import Header
 from probe.export.acknowledged import Acknowledged, AcknowledgedFile
 from probe.export.recovery import recover
 from probe.export.segment import (
@@ -42,7 +42,10 @@ from probe.export.segment import (
     Segment,
     SpooledBatch,
     SpoolPosition,
+    UnsentBatch,
+    header_of,
     pack,
+    verdicts_in_unreadable,
     whole_batches,
     without_allows,
     without_verdicts,
@@ -55,15 +58,6 @@ _FULL: Final = "spool_full"
 _REFUSED: Final = "refused"
 _MAX_HANDED_ON_HEADERS: Final = 256
 """Headers of appended batches that are kept for the publisher; with a longer backlog it decodes them from disk."""
-
-
-class UnsentBatch(NamedTuple):
-    """A batch for the publisher. Its verdicts may all have been removed: then ``value`` is empty and there is no
-    header, and the position only has to be acknowledged."""
-
-    position: SpoolPosition
-    value: bytes
-    header: Header | None
 
 
 class Spool:
@@ -206,8 +200,8 @@ class Spool:
                 value = file.read(length)
             self._cursor = SpoolPosition(position.segment, position.ordinal + 1)
             self._offset += HEAD.size + length
-            header = self._headers.pop(position, None) or (decode_batch(value).header if value else None)
-            return UnsentBatch(position, value, header)
+            header = self._headers.pop(position, None) or header_of(value)
+            return UnsentBatch(position, value, header, 0 if header else verdicts_in_unreadable(value))
 
     def ack(self, position: SpoolPosition, refused: int = 0) -> None:
         """Note that Kafka has answered for this batch and all before it, and delete the segments before its own.

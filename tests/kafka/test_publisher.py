@@ -75,6 +75,22 @@ def _noise(verdicts: int) -> object:
     return np.random.default_rng(verdicts).integers(0, 1 << 16, verdicts)
 
 
+def test_a_batch_of_another_version_is_counted_and_harms_no_other(site: Site) -> None:
+    written = Spool(site.folder / "spool")
+    for number in range(3):
+        value = make_batch(number * ROWS, ROWS)
+        written.append(value.replace(b'"verdicts":', b'"rows":') if number == 1 else value, decode_batch(value).header)
+    # Opened again, because the headers of appended batches are handed on in memory.
+    spool = Spool(site.folder / "spool")
+    publisher = publisher_of(site, spool)
+    publisher.start()
+    assert publisher.stop(60)
+    assert not publisher.failed.is_set()
+    assert spool.lost() == {"spool_full": 0, "refused": ROWS}
+    messages = site.read("verdicts.raw", lambda found: len(found) >= 2)
+    assert [decode_batch(message.value() or b"").header.first for message in messages] == [0, 2 * ROWS]
+
+
 def test_a_batch_too_large_for_librdkafka_is_counted(site: Site) -> None:
     spool = Spool(site.folder / "spool")
     append(spool, make_batch(0, ROWS))

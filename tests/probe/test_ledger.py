@@ -29,6 +29,14 @@ def test_a_number_keeps_its_meaning_over_a_restart(tmp_path: Path) -> None:
         assert ledger.number_of("rule", "c") == first + 2
 
 
+def test_a_kind_of_another_version_is_ignored(tmp_path: Path) -> None:
+    path = tmp_path / "ledger"
+    path.write_text('["row",7,"a",null]\n["rule",3,"b",null]\n')
+    with opened(path) as ledger:
+        assert ledger.number_of("rule", "b") == 3
+        assert ledger.number_of("port_list", "a") == 1
+
+
 def test_a_number_that_was_not_flushed_is_given_out_again(tmp_path: Path) -> None:
     with opened(tmp_path / "ledger") as killed:
         killed.number_of("set", "a")

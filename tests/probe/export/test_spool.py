@@ -14,8 +14,16 @@ import numpy as np
 import pytest
 
 from enrich.wire.batch import Batch, Verdict, decode_batch, encode_batch
-from probe.export.segment import SpooledBatch, SpoolPosition, pack, whole_batches, without_allows, without_verdicts
-from probe.export.spool import Spool, UnsentBatch
+from probe.export.segment import (
+    SpooledBatch,
+    SpoolPosition,
+    UnsentBatch,
+    pack,
+    whole_batches,
+    without_allows,
+    without_verdicts,
+)
+from probe.export.spool import Spool
 from tests.kafka.batches import make_batch, make_header, make_rows
 from tests.probe.export.spooling import append
 
@@ -78,7 +86,7 @@ def test_the_publisher_waits_for_the_next_append(tmp_path: Path) -> None:
     assert spool.next(0.01) is None
     append(spool, batch(0))
     unsent = spool.next(10)
-    assert unsent == (SpoolPosition(1, 0), batch(0), decode_batch(batch(0)).header)
+    assert unsent == UnsentBatch(SpoolPosition(1, 0), batch(0), decode_batch(batch(0)).header)
 
 
 @pytest.mark.parametrize("taken", [0, 1, 7, 12])
@@ -185,6 +193,17 @@ def test_an_acked_file_that_points_behind_the_end_loses_nothing_appended_later(t
 
 
 # --- a full spool
+
+
+def test_a_batch_of_another_version_is_lost_with_its_count_and_nothing_else(tmp_path: Path) -> None:
+    other = batch(1).replace(b'"verdicts":', b'"rows":')
+    written = Spool(tmp_path)
+    for number, value in enumerate((batch(0), other, batch(2))):
+        written.append(value, decode_batch(batch(number)).header)
+    # Opened again, because the headers of appended batches are handed on in memory.
+    spool = Spool(tmp_path)
+    taken = [taken_from(spool) for _ in range(3)]
+    assert [(one.header is None, one.unreadable) for one in taken] == [(False, 0), (True, ROWS), (False, 0)]
 
 
 def test_a_full_spool_removes_allows_first_oldest_first_and_counts_them(tmp_path: Path) -> None:
