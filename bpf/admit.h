@@ -6,7 +6,7 @@
 #ifndef KUBEWEIR_ADMIT_H
 #define KUBEWEIR_ADMIT_H
 
-/* Fill w->verdict_key. other is the true far end, where the key may show one that NAT has made up. */
+/* Fill w->verdict_key. other is the true peer, where the key may show one that NAT has made up. */
 static __always_inline void describe_verdict(struct work *w, u32 direction, const u8 *other, u16 other_port, u8 verdict,
 					     u8 reason, u32 rule)
 {
@@ -50,11 +50,11 @@ static __always_inline void store_decision(struct connection *connection, const 
 /* What the steps of admit() find out about a packet. */
 struct assessment {
 	struct connection *connection; /* which it belongs to; 0: it opens one */
-	const u8 *peer;		       /* the true far end; NAT may show another one in the key */
+	const u8 *peer;		       /* the true peer; NAT may show another one in the key */
 	u16 peer_port;
 	u32 opened;	   /* direction in which the connection was opened */
 	bool known;	   /* the key has an entry, perhaps of an earlier connection */
-	bool node;	   /* the node itself is the far end */
+	bool node;	   /* the node itself is the peer */
 	bool known_source; /* w->origin says who sent it */
 	bool forward;	   /* from the pod that opened the connection */
 	bool pending;	   /* no exit has admitted the connection yet */
@@ -121,7 +121,7 @@ static __always_inline void load_state(struct assessment *c, struct work *w, con
 	}
 }
 
-/* Find the true far end behind a masquerade or a Service address. */
+/* Find the true peer behind a masquerade or a Service address. */
 static __always_inline void resolve_peer(struct assessment *c, struct work *w, const enum hook hook)
 {
 	struct connection *connection = c->connection;

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * The table of connections: the key of a packet, how long an entry lives, and how
- * many an endpoint may have.
+ * The table of connections (connection tracking, conntrack): the key of a packet, how
+ * long an entry lives, and how many an endpoint may have.
  *
  * THEORY OF OPERATION
  *
- *   1. The key has a local end (the pod's) and a remote end, so that both directions
+ *   1. The key has a local end (the pod's) and a peer, so that both directions
  *      of a connection find the same entry. A connection between two pods of one node
  *      has two entries, one per endpoint.
  *   2. A packet that opens a connection is judged in its own direction, and the

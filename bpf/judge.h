@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
  * Policy: may this pod and this peer be connected? User space has compiled all
- * policies to tables, so that the answer takes three look-ups:
+ * policies to tables, so that the answer takes three lookups:
  *
  *   addresses       10.244.1.9/128          -> identity 17, kind pod
  *   policy_entries  (set 4, identity 17, ingress) -> port list 9, else deny, rule 3
@@ -16,7 +16,7 @@
  * changes in place (an address's identity, an endpoint's set and defaults) is
  * therefore stored twice. An endpoint that appears is absent on the other side, so a
  * new pod is closed until the switch and never judged by its set and old identities.
- * Every packet reads the epoch once; its parity is the side that all look-ups use.
+ * Every packet reads the epoch once; its parity is the side that all lookups use.
  * Say the epoch is 6, so side 0 is in force, and a policy moves 10.244.1.9 from
  * identity 17 to 18 and a pod from set 4 to set 5:
  *

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
  * Verdicts into the ring buffer. An allowed connection is one verdict, emitted at
- * once. Denied packets can arrive by the million, so they are deduplicated:
+ * once. Denied packets can arrive by the million, so they are counted in windows:
  *
  * THEORY OF OPERATION: deny windows
  *

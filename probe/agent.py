@@ -5,7 +5,7 @@ Theory of operation. One thread reconciles whenever the cluster's objects or the
 1. Take a snapshot of the cluster's objects, and read the node's network if it may have changed.
 2. Bind: decide which interface belongs to which local pod (``probe.node.binding``). The first pass starts from what the
    last probe bound, which the maps and the ledger know.
-3. Compile: turn the policies that apply to the bound pods into the wanted content of the maps (``probe.policy``).
+3. Compile: turn the policies that apply to the bound pods into the desired content of the maps (``probe.policy``).
 4. Install: write the difference on the idle side and switch the epoch (``probe.kernel.installer``).
 5. Attach the programs to interfaces that are newly bound. This comes after the installation, so that no interface is
    judged without its pod's policy.

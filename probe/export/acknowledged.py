@@ -1,4 +1,4 @@
-"""The file ``acked`` of the spool: how far Kafka has acknowledged, and the losses of segments that are deleted.
+"""The spool's checkpoint, the file ``acked``: how far Kafka has acknowledged, and the losses of deleted segments.
 
 It is one entry of 36 bytes that is overwritten in place. It has to be writable on a full disk: otherwise the spool
 could not delete the segments that Kafka has, and the disk would stay full.

@@ -80,16 +80,16 @@ class Batcher:
 
     def __init__(
         self,
-        identity: tuple[str, str, str],
+        ring_key: tuple[str, str, str],
         references: References,
         lost: Callable[[], Mapping[str, int]],
         reported: Mapping[str, int],
         limits: Limits | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """``identity`` is (cluster, node, ring). ``lost`` returns the total of lost verdicts by reason; ``reported``
+        """``ring_key`` is (cluster, node, ring). ``lost`` returns the total of lost verdicts by reason; ``reported``
         are the totals in the last batch of the process before."""
-        self._cluster, self._node, self._ring = identity
+        self._cluster, self._node, self._ring = ring_key
         self._references = references
         self._lost, self._reported = lost, dict(reported)
         self._limits = limits or Limits()

@@ -37,7 +37,7 @@ class Drain:
         """The header of the last batch of this ring that an earlier process appended."""
         self._stop = threading.Event()
         self.failed = threading.Event()
-        """Set when the thread died of an unexpected error; then the process is to end."""
+        """Set when the thread died of an unexpected error; the process must then end."""
         self._reported_at = 0.0
         self.verdicts = 0
         """Verdicts read from the ring."""
@@ -55,8 +55,8 @@ class Drain:
         """Start behind the last verdict in the spool: a killed probe may have left it in the ring as well."""
         if self._last:
             self._ring.skip_to(self._last.first + self._last.verdicts)
-        identity = cluster, node, self._ring.id
-        batcher = Batcher(identity, self._references, self.lost, self._reported_losses(), self._limits)
+        ring_key = cluster, node, self._ring.id
+        batcher = Batcher(ring_key, self._references, self.lost, self._reported_losses(), self._limits)
         batcher.start_at(self._ring.consumer_number)
         self.problem = None
         self._thread = threading.Thread(target=self._run, args=(batcher,), name="drain")

@@ -103,5 +103,5 @@ class AddressIntervalPublisher:
             self.problem = None
         elif error.code() != KafkaError._PURGE_QUEUE:
             self.problem = f"{self._topic.name}: {error.str()}"
-            log.error("Kafka refused an address interval: workers may not name this pod as a remote end",
+            log.error("Kafka refused an address interval: workers may not name this pod as a peer",
                       error=error.str(), key=str(message.key()), topic=self._topic.name)  # fmt: skip

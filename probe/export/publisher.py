@@ -5,7 +5,7 @@ Kafka refuses (it is too large, say) takes no other with it: its verdicts are co
 
 While Kafka cannot be reached, the spool keeps the batches, librdkafka retries without end, and a log line says so now
 and then. Nothing is sent until the raw topic exists with the right settings: a broker that creates topics automatically
-would create it with one partition, and a topic's number of partitions decides for good which key is where.
+would create it with one partition, and a topic's number of partitions decides permanently which key is where.
 """
 
 from __future__ import annotations

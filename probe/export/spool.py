@@ -1,4 +1,4 @@
-"""The bounded queue on disk between the ring buffer and Kafka. A batch in it survives the probe.
+"""The spool: batches on disk between the ring buffer and Kafka, up to a size. They survive the probe.
 
 Theory of operation, by an example: Kafka has all verdicts below number 1000, the ring holds those from 1000 to 2999.
 
@@ -61,7 +61,7 @@ _MAX_HANDED_ON_HEADERS: Final = 256
 
 
 class Spool:
-    """The queue. It has one writer (the drain) and one reader (the publisher), which may be two threads."""
+    """Batches on disk. It has one writer (the drain) and one reader (the publisher), which may be two threads."""
 
     def __init__(self, folder: Path, max_bytes: int = 1 << 30, segment_bytes: int = 16 << 20) -> None:
         """Open the spool in ``folder``, or create it. Raises OSError if the folder cannot be made, read or written."""

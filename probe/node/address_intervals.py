@@ -1,4 +1,4 @@
-"""Publishes when each pod of this node has each of its addresses. Workers name remote ends of connections by this.
+"""Publishes when each pod of this node has each of its addresses. Workers name the peers of connections by this.
 
 Theory of operation, by an example. Pod web-0 has address 10.0.0.1 on interface 7:
 

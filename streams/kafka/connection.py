@@ -20,7 +20,7 @@ CALL_TIMEOUT_S: Final = 10.0
 """Timeout of a single call to Kafka."""
 _REPORT_S: Final = 15.0
 _FIRST_BACKOFF_S: Final = 0.5
-_LONGEST_BACKOFF_S: Final = 10.0
+_MAX_BACKOFF_S: Final = 10.0
 
 
 RELIABLE_PRODUCER: Final = {
@@ -64,7 +64,7 @@ class Backoff:
             self._logged_at = now
             log.warning("Kafka cannot be reached; retrying", servers=self._servers, error=str(why))
         self._stop.wait(self._backoff_s)
-        self._backoff_s = min(self._backoff_s * 2, _LONGEST_BACKOFF_S)
+        self._backoff_s = min(self._backoff_s * 2, _MAX_BACKOFF_S)
 
 
 class ReadError(RuntimeError):

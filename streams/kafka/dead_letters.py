@@ -12,7 +12,7 @@ from streams.kafka.records import Record
 
 
 class DeadLetters:
-    """Sends records that are refused for good to the dead-letter topic, unchanged, with the reason in their headers."""
+    """Sends permanently refused records to the dead-letter topic, unchanged, with the reason in their headers."""
 
     def __init__(self, connection: Connection, topic: str, stop: threading.Event) -> None:
         self._topic, self._stop, self._lock = topic, stop, threading.Lock()

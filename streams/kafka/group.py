@@ -34,8 +34,8 @@ class GroupReader:
                 "enable.auto.commit": False,
                 "enable.auto.offset.store": False,
                 "auto.offset.reset": "earliest",
-                # A far end may be down for an hour. Kafka would evict this consumer from its group meanwhile, and the
-                # next owner of its partitions would have to wait for the same far end.
+                # A destination may be down for an hour. Kafka would evict this consumer from its group meanwhile, and
+                # the next owner of its partitions would have to wait for the same destination.
                 "max.poll.interval.ms": 3_600_000,
                 # After a kill -9, the partitions wait this long for their next owner.
                 "session.timeout.ms": 10_000,

@@ -149,9 +149,9 @@ class SinkMetrics:
         def counter(name: str, text: str) -> Counter:
             return Counter(f"kubeweir_streams_sink_{name}", text, ("sink",), registry=registry)
 
-        self.records = counter("records", "Records that the far end has taken")
+        self.records = counter("records", "Records that the destination has accepted")
         self.failures = counter("failures", "Failed writes; each is retried with backoff")
-        self.refused = counter("refused", "Records that the far end refuses for good; each becomes a dead letter")
+        self.refused = counter("refused", "Records that the destination permanently refuses; each is a dead letter")
         self.suppressed = Counter(
             "kubeweir_streams_sink_suppressed_records",
             "Records that made no Kubernetes Event. repeated: the same event was made before. rate: over the rate "

@@ -28,7 +28,7 @@ allow egress web-1 -> 10.0.0.2:8080    0        0    2    0       0       2     
 ====================================== ======== ==== ==== ======= ======= ===== ======
 
 No condition looks at names, so web-1 and web-2 have one template class, and the matcher is asked three times for four
-verdicts; in production it is a few times for millions. A verdict costs some look-ups in arrays, and no Python object.
+verdicts; in production it is a few times for millions. A verdict costs some lookups in arrays, and no Python object.
 """
 
 from __future__ import annotations

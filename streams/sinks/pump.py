@@ -7,8 +7,8 @@ THEORY OF OPERATION
 3. The others are written. If the destination is away (SinkError), the pump retries with exponential backoff: after 0.5
    s, 1 s, 2 s, ... up to every 10 s. Meanwhile it reads and commits nothing: this is the backpressure that keeps
    records in Kafka.
-4. If the destination refuses records for good (RefusedError), the batch is halved and each half written alone. Of 2,000
-   records with one bad one, about 22 writes later 1,999 are stored, and the bad one is in the dead-letter topic.
+4. If the destination refuses records permanently (RefusedError), the batch is halved and each half written alone. Of
+   2,000 records with one bad one, about 22 writes later 1,999 are stored, and the bad one is in the dead-letter topic.
 5. Only then are the offsets committed. A kill between 3 and 5 repeats the records: delivery is at least once.
 """
 

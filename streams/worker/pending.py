@@ -2,7 +2,7 @@
 
 Theory of operation. A pod starts at 12:00:00.0 and opens a connection at once. The verdict reaches the enricher 150 ms
 later; the API server's watch event about the pod may arrive after 300 ms. Rendered at once, the record would name the
-remote end by its address only, for good. So:
+peer by its address only, permanently. So:
 
 1. A verdict must wait while the index is not synced up to the verdict's time, or while one of its ends is *unsettled*:
    a local pod that the index does not know, a remote address that is likely a pod's, or one whose owner is not certain.

@@ -6,7 +6,7 @@ verdicts each, and for all of them together:
 1. Decodes and checks each batch. One that cannot be decoded, is of another cluster, or claims pods of another node
    becomes a dead letter, and the others go on.
 2. Merges the rest into one array. Ten verdicts enriched by themselves cost four times as much each as a thousand do.
-3. Looks up the remote end of every verdict in the cluster's index. If the index may be able to name some of them better
+3. Looks up the peer of every verdict in the cluster's index. If the index may be able to name some of them better
    in a moment, these verdicts wait in :class:`streams.worker.pending.PendingVerdicts`; the others continue at once.
 4. Renders one record per verdict, and sends the records: all to the topic of flows, denied ones to the topic of denied
    flows too, and any that a route takes to the route's topic.

@@ -77,14 +77,14 @@ WORRY: Final[dict[str, str]] = {
     "kubeweir_streams_alerts_counted_total": "bad_records or bad_deltas rise: something else writes to these topics.",
     "kubeweir_streams_alerts_events_total": "evicted_groups or refused_groups rise: raise WEIR_ALERT_GROUPS.",
     "kubeweir_streams_alerts_firing": "It is what the rules are for.",
-    "kubeweir_streams_alerts_groups": "At WEIR_ALERT_GROUPS: further groups push out quiet ones.",
+    "kubeweir_streams_alerts_groups": "At WEIR_ALERT_GROUPS: further groups evict quiet ones.",
     "kubeweir_streams_alerts_lag_records": "Above 100,000 for 5 minutes (WeirAlertsBehind): late records fire nothing.",
     "kubeweir_streams_alerts_restarts_total": "More than a few an hour without rule changes or rebalances.",
     # --- sinks
     "kubeweir_streams_sink_failures_total": "Rises for 10 minutes (WeirSinkFailing): the destination is away.",
     "kubeweir_streams_sink_lag_records": "Above 100,000 for 15 minutes (WeirSinkBehind).",
     "kubeweir_streams_sink_records_total": "Stands still while its topic gets records.",
-    "kubeweir_streams_sink_refused_total": "Any increase (WeirDeadLetters): the destination refuses records for good.",
+    "kubeweir_streams_sink_refused_total": "Any increase (WeirDeadLetters): the destination refuses them permanently.",
     "kubeweir_streams_sink_suppressed_records_total": "Never by itself: Events are few on purpose.",
 }
 

@@ -24,7 +24,7 @@ def test_a_part_stands_where_it_was_included_and_lines_keep_their_numbers(tmp_pa
 
 
 def test_no_part_of_the_program_is_left_to_the_compiler_to_include() -> None:
-    """It would compile, and its look-ups in maps would not be the kernel's."""
+    """It would compile, and its lookups in maps would not be the kernel's."""
     assert not re.search(r'^#include "', joined(bpf.POLICY_SOURCE), re.MULTILINE)
     parts = {part.name for part in bpf.ROOT.glob("*.h")}
     assert parts == set(re.findall(r'^#line 1 "(.*)"$', joined(bpf.POLICY_SOURCE), re.MULTILINE))
