@@ -52,31 +52,6 @@ enum parsed {
 	PARSED_UNPARSABLE = 3,
 };
 
-/* Addresses are written in the 8-byte words that are compared: a load that spans two fresh stores stalls the CPU. */
-static __always_inline void map_v4(u8 *out, u32 address)
-{
-	u64 *words = (u64 *)out;
-
-	words[0] = 0;
-	words[1] = (u64)address << 32 | htonl(0xffff);
-}
-
-static __always_inline void copy_v6(u8 *out, const void *address)
-{
-	u64 *words = (u64 *)out;
-	const u64 *from = address;
-
-	words[0] = from[0];
-	words[1] = from[1];
-}
-
-static __always_inline bool is_mapped(const u8 *address)
-{
-	const u64 *words = (const u64 *)address;
-
-	return !words[0] && (u32)words[1] == htonl(0xffff);
-}
-
 /*
  * Every read is bounded twice: by the frame, and by the length that the IP header
  * states. Bytes behind that length are not part of the packet, and the receiver
@@ -309,78 +284,6 @@ static __always_inline bool parse_plain(struct __sk_buff *skb, struct packet *pa
 	packet->tcp_flags = ntohs(head[6]) & 0xff;
 	/* Five words at least, and no more than there are. */
 	return ntohs(head[6]) >> 12 >= 5 && ntohs(head[6]) >> 12 << 2 <= length;
-}
-
-static __always_inline bool equal(const u8 *a, const u8 *b)
-{
-	const u64 *x = (const u64 *)a, *y = (const u64 *)b;
-
-	return x[0] == y[0] && x[1] == y[1];
-}
-
-static __always_inline bool is_zero(const u8 *a)
-{
-	const u64 *x = (const u64 *)a;
-
-	return !x[0] && !x[1];
-}
-
-static __always_inline bool is_link_local(const u8 *a)
-{
-	return a[0] == 0xfe && (a[1] & 0xc0) == 0x80;
-}
-
-/* ff00::/8, and in mapped form 224.0.0.0/4 and 255.255.255.255. */
-static __always_inline bool is_multicast(const u8 *a)
-{
-	const u32 *words = (const u32 *)a;
-
-	if (a[0] == 0xff)
-		return 1;
-	return is_mapped(a) && ((a[12] & 0xf0) == 0xe0 || words[3] == 0xffffffff);
-}
-
-/*
- * RFC 4861: types 133 to 137 with a hop limit of 255, which proves that no router has forwarded them.
- * RFC 2710 and 3810: multicast listener messages, types 130 to 132 and 143, with a hop limit of 1.
- */
-static __always_inline bool is_discovery(const struct packet *packet)
-{
-	u8 type = ICMP_TYPE(packet);
-
-	if (packet->protocol != PROTOCOL_ICMPV6 || packet->fragment != FRAGMENT_NONE)
-		return 0;
-	if (type >= 133 && type <= 137)
-		return packet->hops == 255;
-	return ((type >= 130 && type <= 132) || type == 143) && packet->hops == 1;
-}
-
-static __always_inline bool is_echo_request(const struct packet *packet)
-{
-	return (packet->protocol == PROTOCOL_ICMP && ICMP_TYPE(packet) == 8) ||
-	       (packet->protocol == PROTOCOL_ICMPV6 && ICMP_TYPE(packet) == 128);
-}
-
-static __always_inline bool is_echo_reply(const struct packet *packet)
-{
-	return (packet->protocol == PROTOCOL_ICMP && ICMP_TYPE(packet) == 0) ||
-	       (packet->protocol == PROTOCOL_ICMPV6 && ICMP_TYPE(packet) == 129);
-}
-
-/* Unreachable, time exceeded, parameter problem, IPv6's packet too big: each quotes the packet that it is about. */
-static __always_inline bool is_icmp_error(const struct packet *packet)
-{
-	u8 type = ICMP_TYPE(packet);
-
-	if (packet->protocol == PROTOCOL_ICMP)
-		return type == 3 || type == 11 || type == 12;
-	return packet->protocol == PROTOCOL_ICMPV6 && type >= 1 && type <= 4;
-}
-
-/* With FIN or RST as well: Linux drops such a SYN, but other stacks open a connection. */
-static __always_inline bool is_new_tcp(const struct packet *packet)
-{
-	return (packet->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN;
 }
 
 #endif

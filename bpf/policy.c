@@ -5,7 +5,9 @@
  *
  * The path of a packet, with the file that explains each step:
  *
+ *   address.h      addresses of both families
  *   packet.h       parse the headers
+ *   classify.h     what a parsed packet is
  *   recent.h       pass, if the same connection passed a moment ago
  *   neighbours.h   ARP and neighbour discovery pass, if they are proper
  *   (here)         find the endpoint of the interface, check the source address
@@ -33,7 +35,9 @@
 
 #include "event.h"
 #include "layout.h"
+#include "address.h"
 #include "packet.h"
+#include "classify.h"
 #include "maps.h"
 #include "verdicts.h"
 #include "judge.h"
