@@ -156,13 +156,13 @@ static __always_inline int parse_v6(struct __sk_buff *skb, u32 offset, struct pa
 		return PARSED_UNPARSABLE;
 	__builtin_memcpy(packet->source, &ip.saddr, 16);
 	__builtin_memcpy(packet->destination, &ip.daddr, 16);
-	/* In our maps a mapped address means IPv4; on the wire nobody may use one (RFC 4942 section 2.2). */
+	/* In our maps a mapped address means IPv4; on the wire it must not appear (RFC 4942 section 2.2). */
 	if (is_mapped(packet->source) || is_mapped(packet->destination))
 		return PARSED_UNPARSABLE;
 	packet->hops = ip.hop_limit;
 	offset += sizeof(ip);
 	next = ip.nexthdr;
-	/* A packet without payload has the length 0 too: that is no jumbo payload unless the kernel says so. */
+	/* A packet without payload has the length 0 too: that is not a jumbogram unless the kernel says so. */
 	if (!quoted)
 		packet->end = end_of(skb, offset, ntohs(ip.payload_len), ip.payload_len || !skb->gso_size);
 #pragma unroll

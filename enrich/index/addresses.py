@@ -15,7 +15,7 @@ An example, in seconds after 12:00:00, with clocks that may differ by 1 s (``ske
 2. The watch receives the deletion at 30.0, having been in sync until 29.5. ``end`` is 28.5: the sandbox is taken down
    before the API says so, by another machine's clock. ``last`` is 30.0.
 3. Verdicts about 10.0.0.1: at 20 the other end is pod a. At 7 and at 29 it is ambiguous. At 3 (before ``first`` - skew)
-   and at 32 it is no pod.
+   and at 32 the other end is not a pod.
 4. Pod b gets 10.0.0.1 at 30. A verdict at 29.5 might be about either: ambiguous. So is one at 30.5, within a's skew.
 5. The probe of the node publishes what it saw of a's interface: 6.2 to 28.4, by the clock of node n1. This replaces the
    watch's interval of a, and verdicts of n1 need no skew: one at 28.0 names pod a.
@@ -246,17 +246,17 @@ class Addresses:
         return bool(ip) and _neighbourhood(ip) in self._neighbourhoods
 
     def published_ns(self, uid: str, ip: str) -> int:
-        """Return when the API server published that a pod has an address; 0 if that cannot be said.
+        """Return when the API server published that a pod has an address; 0 if that is not known.
 
-        It cannot for a pod of the first list, for one from a manifest without a status, which is published before it
-        is so, and for one whose sandbox was made anew: the sandbox may keep the address, and the later
+        It is not known for a pod in the first list; for a pod from a manifest without a status, which is published
+        before it is so; or for a pod whose sandbox was made anew: the sandbox may keep the address, and the later
         PodReadyToStartContainers does not say when it got it."""
         pod = self._by_uid.get(uid)
         published = max((one.published_ns for one in self._watched.get(ip, ()) if one.uid == uid), default=0)
         return published if pod is not None and pod.acknowledged_ns and pod.started_ns <= published else 0
 
     def pod_by_uid(self, uid: str) -> Pod | None:
-        """Return a pod that exists, or did within the tail, as it was last seen."""
+        """Return a pod that exists, or that was deleted within the retention, as it was last seen."""
         return self._by_uid.get(uid)
 
     def size(self) -> int:

@@ -19,7 +19,7 @@ class Interval(msgspec.Struct, frozen=True, gc=False):
     """The time for which a pod has an address, in nanoseconds of the wall clock.
 
     The pod does not have the address before ``first_ns``, has it from ``start_ns`` to ``end_ns``, and does not have it
-    after ``last_ns``. In between, nobody can say."""
+    after ``last_ns``. In between it is not known."""
 
     uid: str
     first_ns: int

@@ -171,7 +171,7 @@ class PeerLookup:
         return numbers
 
     def _name_own_nodes(self, peer: Int64Array, batch: MergedBatch, own: Mask) -> None:
-        """Name the node itself as the peer: the kernel saw that it was, by whichever of its addresses.
+        """Name the node itself as the peer: the kernel recognized it, whichever of its addresses was used.
 
         A kubelet probes its pods from the address of a bridge, which the API does not list among the node's."""
         for _, header, span in batch.parts():

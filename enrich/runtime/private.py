@@ -11,7 +11,7 @@ import stat
 from pathlib import Path
 
 _SHARED_DEPTH = 2
-"""/run, /tmp and /var are not ours, whoever names them in a setting."""
+"""/run, /tmp and /var are never made private, even if a setting names them."""
 
 
 def make_private_folder(path: Path, files: str = "") -> None:

@@ -94,7 +94,7 @@ class Attachments:
             return False
 
     def _attach(self, index: int, program: str, hook: str, kind: int) -> bool:
-        """Return False if the device is gone: devices are removed at any time, and that is not an error of ours."""
+        """Return False if the device is gone: devices are removed at any time, which is not an error."""
         fd = self._maps.programs[program]
         try:
             if self.mode == "clsact":

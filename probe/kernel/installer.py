@@ -187,8 +187,8 @@ class Installer:
             port = desired.port_entries.get(port_key)
             port_entries[entries.port_key(*port_key)] = None if port is None else entries.port_entry(*port)
         peers: dict[bytes, Peer | None] = dict.fromkeys(self._addresses) if whole else {}
-        for address in desired.ipcache if whole else changed_keys.addresses:
-            identity = desired.ipcache.get(address)
+        for address in desired.addresses if whole else changed_keys.addresses:
+            identity = desired.addresses.get(address)
             peers[entries.address_key(*address)] = None if identity is None else (identity.number, identity.kind)
         for address, identity in self._services.changed_entries(desired, services, whole=whole).items():
             peers[entries.address_key(*address)] = None if identity is None else (identity.number, identity.kind)

@@ -10,7 +10,8 @@ has no time. So the moment is bounded by two observations of the socket, for exa
 While the probe is suspended for two seconds between the two observations, the bounds are two seconds apart. They are
 wide then, and still true. Verdicts of a pod between its two bounds are not attributed to it.
 
-The clock knows nothing of interfaces that were there before it started. Knows no socket: the caller passes messages.
+The clock knows nothing of interfaces that were there before it started. It reads no socket itself: the caller passes
+the messages in.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ class Bounds(NamedTuple):
 
 
 class LinkClock:
-    """One thread passes messages in; another may ask."""
+    """One thread calls observe(); any other may call the other methods."""
 
     def __init__(self, now_ns: Callable[[], int] = time.time_ns) -> None:
         self._now_ns = now_ns

@@ -1,7 +1,7 @@
 """Decides whether enforcement ends with this process: only if the DaemonSet that runs the probe was surely deleted.
 
 The DaemonSet is watched, because its deletion is often followed by that of the service account: then the API server
-answers no request any more, but an open watch still delivers the deletion. When the probe stops, it requests the
+no longer answers requests, but an open watch still delivers the deletion. When the probe stops, it requests the
 DaemonSet once more. Enforcement stays in place if the DaemonSet exists, if another of the same name was created, or if
 the API server does not answer.
 """

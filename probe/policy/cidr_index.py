@@ -9,7 +9,7 @@ Theory of operation, with the blocks A = 10.0.0.0/8 except 10.1.0.0/16, and B = 
 3. The table is built from the shortest prefix to the longest. Afterwards the longest prefix that contains an address
    gives all its blocks: 10.9.9.9 is in {A}, 10.1.9.9 in {}, 10.1.2.3 in {B}.
 
-The same prefixes, with the same sets of blocks, become the ipcache entries of addresses outside the cluster.
+The same prefixes, with the same sets of blocks, become the entries in ``addresses`` of addresses outside the cluster.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class CidrIndex:
             self._table.set(*prefix, (wider - excepted.get(prefix, set())) | starting.get(prefix, set()))
 
     def items(self) -> Iterator[tuple[AddressKey, frozenset[int]]]:
-        """Yield every prefix as an ipcache key, with the selectors of the blocks that contain it."""
+        """Yield every prefix as a key of ``addresses``, with the selectors of the blocks that contain it."""
         for address, length, selectors in self._table.items():
             yield (address.to_bytes(16, "big"), length), selectors
 

@@ -11,7 +11,7 @@ Theory of operation. Take the namespace ``shop`` with four pods and one policy; 
 1. *Peer selectors.* The policy names peers in two ways: "pods app=web of shop" and "203.0.113.0/24"
    (:mod:`probe.policy.peer_selectors`).
 2. *Identities.* Addresses that the peer selectors cannot tell apart share an identity (:mod:`probe.policy.identities`).
-   They go into ``ipcache``, where the longest prefix applies (numbers, here and below, are examples):
+   They go into ``addresses``, where the longest prefix applies (numbers, here and below, are examples):
 
        10.0.0.3/32, 10.0.0.4/32    identity 1, POD      selected by app=web
        203.0.113.0/24              identity 2, WORLD    in the block
@@ -109,7 +109,7 @@ class Compiler:
         self._last = _CompiledObjects()
         self._selection = PolicySelection()
         self._peer_selectors = PeerSelectors()
-        self._identities = Identities(ledger, self.desired.ipcache, self.desired.changed_keys.addresses)
+        self._identities = Identities(ledger, self.desired.addresses, self.desired.changed_keys.addresses)
         self._entries = PolicyEntries(ledger, self.desired)
         self._subjects: dict[str, _Subject] = {}
         """By UID."""

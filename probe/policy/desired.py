@@ -80,7 +80,7 @@ class ChangedKeys:
 class Desired:
     """What the maps must hold. One compiler owns it and changes it in place."""
 
-    ipcache: dict[AddressKey, Identity] = field(default_factory=dict)
+    addresses: dict[AddressKey, Identity] = field(default_factory=dict)
     """Identity by prefix; the longest prefix that contains an address applies."""
     policy_sets: dict[str, PolicySet] = field(default_factory=dict)
     """Policy set by the subject's UID."""

@@ -10,7 +10,7 @@ Theory of operation:
    in the rules have one each, and the rest of the world is identity 0.
 3. A change marks the addresses *dirty* whose traits it may have changed; then only the dirty ones are computed again.
    The 500 pods of a Deployment are one identity, so a policy that names them costs one policy entry; a pod that joins
-   them costs one ipcache entry.
+   them costs one entry.
 4. The identity's number comes from the ledger, by kind and traits. Peer selectors count by their content, because
    their numbers differ from one process to the next.
 """
@@ -45,7 +45,7 @@ Holder = TypeVar("Holder", Pod, Node)
 
 @dataclass(slots=True, eq=False)
 class IdentityInUse:
-    """An identity that at least one prefix of the ipcache has."""
+    """An identity that at least one prefix in ``addresses`` has."""
 
     identity: Identity
     traits: PeerTraits
@@ -79,16 +79,16 @@ class SelectorChanges:
 
 
 class Identities:
-    """The writer of ``ipcache`` and of its changed keys."""
+    """The writer of ``addresses`` and of its changed keys."""
 
-    def __init__(self, ledger: Ledger, ipcache: dict[AddressKey, Identity], changed_keys: set[AddressKey]) -> None:
+    def __init__(self, ledger: Ledger, addresses: dict[AddressKey, Identity], changed_keys: set[AddressKey]) -> None:
         self._ledger = ledger
-        self._ipcache, self._changed_keys = ipcache, changed_keys
+        self._addresses, self._changed_keys = addresses, changed_keys
         self._label_groups = LabelGroups()
         self._cidr_index = CidrIndex({})
         self._block_numbers: dict[IPBlock, int] = {}
         self._all_address_numbers: frozenset[int] = frozenset()
-        """Numbers of 0.0.0.0/0 and ::/0, which are no part of an identity's traits."""
+        """Numbers of 0.0.0.0/0 and ::/0, which are not part of an identity's traits."""
         self._node_selectors: dict[int, NodePeerSelector] = {}
         self._digests: Mapping[int, bytes] = {}
         self._port_names: list[PortName] = []
@@ -112,7 +112,7 @@ class Identities:
     def update(
         self, cluster: ClusterChanges, selector_changes: SelectorChanges
     ) -> tuple[list[IdentityInUse], list[IdentityInUse]]:
-        """Apply changes to ``ipcache``. Return the identities that appeared and those that disappeared."""
+        """Apply changes to ``addresses``. Return the identities that appeared and those that disappeared."""
         self._digests = selector_changes.digests
         self._namespaces = cluster.namespaces
         self._update_label_groups(cluster, selector_changes)
@@ -215,10 +215,10 @@ class Identities:
                 continue
             self._changed_keys.add(key)
             if after is None:
-                del self._identity_at[key], self._ipcache[key]
+                del self._identity_at[key], self._addresses[key]
             else:
                 self._identity_at[key] = after
-                self._ipcache[key] = after.identity
+                self._addresses[key] = after.identity
         self._dirty.clear()
         # An identity may have lost its last member and then gained another.
         disappeared = [identity for identity in dict.fromkeys(emptied) if not identity.members]

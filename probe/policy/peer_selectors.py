@@ -75,7 +75,7 @@ class RulePeers(NamedTuple):
 class PeerSelectors:
     """The peer selectors that policies in force use, counted by use.
 
-    :meth:`release` only decrements. :meth:`settle` frees what nobody uses any more, so that a selector which the same
+    :meth:`release` only decrements. :meth:`settle` frees what is no longer used, so that a selector which the same
     update releases with an old policy and acquires with a new one keeps its number, and no identity changes.
     """
 

@@ -99,7 +99,7 @@ def _policy_rules(
     kind = type(policy).__name__
     compiled: list[CompiledRule] = []
     for index, rule in enumerate[Rule | ClusterRule](rules):
-        # A NetworkPolicy's rule without peers means anybody, a ClusterNetworkPolicy's means nobody.
+        # A NetworkPolicy's rule without peers matches every peer, a ClusterNetworkPolicy's matches none.
         anybody = isinstance(rule, Rule) and not rule.peers
         peers = RulePeers(None) if anybody else _rule_peers(home, rule.peers, selectors, acquired)
         action = rule.action if isinstance(rule, ClusterRule) else None
@@ -119,7 +119,7 @@ def _rule_peers(home: str, peers: Iterable[Peer], selectors: PeerSelectors, acqu
         number = selectors.acquire(selector)
         acquired.append(number)
         if isinstance(selector, IPBlock) and selector in ALL_ADDRESSES:
-            # It has a number because 0.0.0.0/0 is a prefix in the ipcache, but no identity contains it.
+            # It has a number because 0.0.0.0/0 is a prefix in ``addresses``, but no identity contains it.
             families.add(ALL_ADDRESSES[selector])
         else:
             numbers.add(number)

@@ -41,17 +41,17 @@ class ServiceAddresses:
         if not checked:
             return {}
         blocks: PrefixTable[Identity] = PrefixTable()
-        for (address, length), identity in desired.ipcache.items():
+        for (address, length), identity in desired.addresses.items():
             if length != 128:
                 blocks.set(int.from_bytes(address, "big"), length, identity)
         return {
-            key: _service_identity(desired, key, blocks) if key in keys else desired.ipcache.get(key)
+            key: _service_identity(desired, key, blocks) if key in keys else desired.addresses.get(key)
             for key in checked
         }  # fmt: skip
 
 
 def _service_identity(desired: Desired, key: AddressKey, blocks: PrefixTable[Identity]) -> Identity:
-    own = desired.ipcache.get(key)
+    own = desired.addresses.get(key)
     if own is not None and own.kind != WORLD:
         return own
     around = own or blocks.longest(int.from_bytes(key[0], "big"))

@@ -11,7 +11,7 @@ Example: ``after_change: {within: 2m, quiet: 10m}``. At 12:00:00 somebody delete
    change before this worker observes it, and because clocks differ.
 3. Candidates are ranked: best a policy that the records name; then one in the pod's namespace that no record names,
    because it was deleted or no longer selects the pod; then a ClusterNetworkPolicy. A policy that was created and is
-   not named by the records is no candidate. Of equal candidates the latest counts.
+   not named by the records is not a candidate. Among equal candidates the latest wins.
 4. Records and changes may arrive in either order. Both are remembered, and each arrival searches for the other.
 5. Each begin fires at most one alert.
 """

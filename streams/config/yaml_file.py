@@ -40,7 +40,7 @@ class FileError(ValueError):
 def read_checked(content: bytes, name: str, kind: type[T], check: Callable[[T], list[Problem]]) -> T:
     """Return the content of the file ``name`` as a ``kind``, a msgspec type. ``check`` finds what types cannot express.
 
-    Raises :class:`FileError`: for a mistake of type with this one only, for what ``check`` finds with all of them.
+    Raises :class:`FileError`. A type error is reported alone; all mistakes that ``check`` finds are reported together.
     """
     loader = yaml.CSafeLoader(content)
     try:

@@ -1,4 +1,6 @@
-"""The way of a batch: decode, check, look up, hold back, render, send, account. Knows neither Faust nor librdkafka.
+"""What happens to a batch: decode, check, look up, wait, render, send, account.
+
+This module does not depend on Faust or librdkafka.
 
 Theory of operation. :meth:`Pipeline.take` gets the raw inputs that the worker has read, say three batches of 400
 verdicts each, and for all of them together:

@@ -7,6 +7,7 @@ and the memory of the index in MB.
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import subprocess
@@ -117,5 +118,7 @@ if __name__ == "__main__":
     if sys.argv[1:2] == ["read"]:
         print(json.dumps(_read(*sys.argv[2:])), flush=True)
         os._exit(0)
-    for row in measure(tuple(map(int, sys.argv[1:])) or _SIZES):
+    arguments = argparse.ArgumentParser(prog="python -m tests.bench_watch.history", description=__doc__)
+    arguments.add_argument("sizes", metavar="SIZE", type=int, nargs="*", help="intervals [100000 1000000]")
+    for row in measure(tuple(arguments.parse_args().sizes) or _SIZES):
         print(json.dumps(row), flush=True)

@@ -48,8 +48,8 @@ def settings_page() -> str:
     parts = [
         "# Settings",
         _MADE,
-        "Every program reads its settings from environment variables at start; an empty variable counts as unset. A"
-        " value that cannot be ends the program with exit code 2 and a message that names the variable."
+        "Every program reads its settings from environment variables at start; an empty variable counts as unset. An"
+        " invalid value ends the program with exit code 2 and a message that names the variable."
         " `weir-probe --help` and `weir-streams --help` print the same lists. On a cluster they are in"
         " [deploy/kubernetes/settings.env](../deploy/kubernetes/settings.env), which both services read.",
         "Names changed before 0.1.0 are in the [changelog](../CHANGELOG.md#names-that-changed).",

@@ -19,7 +19,7 @@ class Outcome(NamedTuple):
 def kernel_outcome(desired: Desired, uid: str, direction: Direction, peer_ip: str, protocol: int, port: int) -> Outcome:
     """Decide by the kernel's steps.
 
-    1. The longest prefix of ``ipcache`` that contains the peer's address gives its identity.
+    1. The longest prefix of ``addresses`` that contains the peer's address gives its identity.
     2. The policy entry of (policy set, direction, identity), or else the set's default for its kind, applies.
     3. Of the entry's list of port entries, the longest prefix that contains the port decides; without one, the policy
        entry itself decides.
@@ -28,8 +28,8 @@ def kernel_outcome(desired: Desired, uid: str, direction: Direction, peer_ip: st
     identity = Identity(0, WORLD)
     for length in range(128, -1, -1):
         masked = (address >> (128 - length) << (128 - length)).to_bytes(16, "big")
-        if (masked, length) in desired.ipcache:
-            identity = desired.ipcache[masked, length]
+        if (masked, length) in desired.addresses:
+            identity = desired.addresses[masked, length]
             break
     policy_set = desired.policy_sets[uid]
     entry = desired.policy_entries.get(

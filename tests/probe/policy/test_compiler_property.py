@@ -68,20 +68,20 @@ def test_change_upon_change_is_as_compiled_anew(world: World, steps: list[list[t
             assert _content(desired) == _content(fresh.compile(view, subjects(view)))
             assert kept.identity_count == fresh.identity_count
             _take_touched(desired, shadow)
-            assert (shadow.ipcache, shadow.policy_entries, shadow.port_entries) == (
-                desired.ipcache,
+            assert (shadow.addresses, shadow.policy_entries, shadow.port_entries) == (
+                desired.addresses,
                 desired.policy_entries,
                 desired.port_entries,
             )
 
 
 def _content(desired: Desired) -> tuple[object, ...]:
-    return desired.ipcache, desired.policy_sets, desired.policy_entries, desired.port_entries
+    return desired.addresses, desired.policy_sets, desired.policy_entries, desired.port_entries
 
 
 def _take_touched(desired: Desired, shadow: Desired) -> None:
     """What an installer sees that looks at the touched keys only."""
-    _take(desired.changed_keys.addresses, desired.ipcache, shadow.ipcache)
+    _take(desired.changed_keys.addresses, desired.addresses, shadow.addresses)
     _take(desired.changed_keys.policy_entries, desired.policy_entries, shadow.policy_entries)
     _take(desired.changed_keys.port_entries, desired.port_entries, shadow.port_entries)
     desired.changed_keys.clear()

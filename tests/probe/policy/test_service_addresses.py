@@ -11,9 +11,9 @@ BLOCK: AddressKey = (host_key("10.96.0.0")[0], 96 + 16)
 
 def _desired() -> Desired:
     desired = Desired()
-    desired.ipcache[BLOCK] = Identity(7, WORLD)
-    desired.ipcache[host_key(POD_IP)] = Identity(8, POD)
-    desired.ipcache[host_key(NODE_IP)] = Identity(9, NODE)
+    desired.addresses[BLOCK] = Identity(7, WORLD)
+    desired.addresses[host_key(POD_IP)] = Identity(8, POD)
+    desired.addresses[host_key(NODE_IP)] = Identity(9, NODE)
     return desired
 
 
@@ -32,20 +32,20 @@ def test_a_changed_block_updates_service_addresses_and_a_new_pod_does_not() -> N
     services.changed_entries(desired, [VIP], whole=True)
     desired.changed_keys.addresses.add(host_key(POD_IP))
     assert services.changed_entries(desired, [VIP], whole=False) == {}
-    desired.ipcache[BLOCK] = Identity(17, WORLD)
+    desired.addresses[BLOCK] = Identity(17, WORLD)
     desired.changed_keys.addresses.add(BLOCK)
     assert services.changed_entries(desired, [VIP], whole=False) == {host_key(VIP): Identity(17, SERVICE)}
 
 
 def test_a_service_address_that_is_a_block_of_its_own_keeps_that_identity() -> None:
     desired = _desired()
-    desired.ipcache[host_key(VIP)] = Identity(21, WORLD)
+    desired.addresses[host_key(VIP)] = Identity(21, WORLD)
     assert ServiceAddresses().changed_entries(desired, [VIP], whole=True) == {host_key(VIP): Identity(21, SERVICE)}
 
 
 def test_the_entries_of_a_deleted_service_become_those_of_the_compiler() -> None:
     desired, services = _desired(), ServiceAddresses()
-    desired.ipcache[host_key("10.96.0.11")] = Identity(5, WORLD)
+    desired.addresses[host_key("10.96.0.11")] = Identity(5, WORLD)
     services.changed_entries(desired, [VIP, "10.96.0.11"], whole=True)
     assert services.changed_entries(desired, [], whole=False) == {
         host_key(VIP): None,

@@ -40,9 +40,9 @@ def test_the_example_of_the_compiler_is_true() -> None:
     with ledger() as numbers:
         desired = Compiler(numbers).compile(view, [subject])
     block: AddressKey = (host_key("203.0.113.0")[0], 96 + 24)
-    web, other = desired.ipcache[host_key("10.0.0.3")], desired.ipcache[host_key("10.0.0.2")]
-    world, node = desired.ipcache[block], desired.ipcache[host_key("192.168.0.1")]
-    assert desired.ipcache == {
+    web, other = desired.addresses[host_key("10.0.0.3")], desired.addresses[host_key("10.0.0.2")]
+    world, node = desired.addresses[block], desired.addresses[host_key("192.168.0.1")]
+    assert desired.addresses == {
         host_key("10.0.0.3"): web, host_key("10.0.0.4"): web, block: world,
         host_key("10.0.0.2"): other, host_key("10.0.0.5"): other, host_key("192.168.0.1"): node,
     }  # fmt: skip
