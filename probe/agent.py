@@ -3,8 +3,8 @@
 Theory of operation. One thread reconciles whenever the cluster's objects or the node's links change. A pass is:
 
 1. Take a snapshot of the cluster's objects, and read the node's network if it may have changed.
-2. Bind: decide which interface belongs to which local pod (``probe.node.binding``). The first pass starts from what the
-   last probe bound, which the maps and the ledger know.
+2. Bind: decide which interface belongs to which local pod (``probe.pod_interfaces``). The first pass starts from what
+   the last probe bound. An interface that was bound stays so, with its pod's last known object, until it is gone.
 3. Compile: turn the policies that apply to the bound pods into the desired content of the maps (``probe.policy``).
 4. Install: write the difference on the idle side and switch the epoch (``probe.kernel.installer``).
 5. Attach the programs to interfaces that are newly bound. This comes after the installation, so that no interface is
@@ -24,7 +24,7 @@ from __future__ import annotations
 import gc
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Final
 
 import structlog
@@ -33,16 +33,17 @@ from enrich.index.cluster import Cluster
 from enrich.model import Name, Pod, Service
 from probe.kernel.attach import Attachments, Mode
 from probe.kernel.deny_windows import DenyWindows
-from probe.kernel.endpoints import Bound, Surroundings
+from probe.kernel.endpoints import Surroundings
 from probe.kernel.installer import Installer, InstallError
 from probe.kernel.layout import Config
 from probe.kernel.maps import Maps
 from probe.lasting_warnings import LastingWarnings
 from probe.ledger import Ledger
 from probe.node.address_intervals import AddressIntervals
-from probe.node.binding import API_DELAY_S, Binding, bind
+from probe.node.binding import Binding
 from probe.node.link_watch import watch_links
 from probe.node.network_view import NetworkView
+from probe.pod_interfaces import PodInterfaces
 from probe.policy.capacity import capacity_warnings
 from probe.policy.compiler import Compiler
 
@@ -74,14 +75,13 @@ class Agent:
         self._cluster = cluster
         self._view = view
         self._maps = maps
-        self._ledger = ledger
         self._intervals = intervals
         self._compiler = Compiler(ledger)
         self._installer = Installer(maps)
         self._attachments = Attachments(maps, view.network, mode)
         self._windows = DenyWindows(maps)
         self._warnings = LastingWarnings()
-        self._binding = Binding()
+        self._interfaces = PodInterfaces(cluster, view, ledger, self._attachments)
         self._attached: set[int] = set()
         self._wake = threading.Event()
         self._pods: list[Pod] = []
@@ -104,7 +104,12 @@ class Agent:
     @property
     def binding(self) -> Binding:
         """The interfaces that are bound to pods, and the pods that have none."""
-        return self._binding
+        return self._interfaces.binding
+
+    @property
+    def kept(self) -> dict[str, tuple[str, str]]:
+        """Interfaces that stay enforced although their pod does not claim them: pod and reason, by interface name."""
+        return self._interfaces.kept()
 
     @property
     def identities(self) -> int:
@@ -114,6 +119,12 @@ class Agent:
     def problem(self) -> str | None:
         """Return why the kernel does not have the cluster's policy, None if it has."""
         return self._problem or None
+
+    def notes(self) -> list[str]:
+        """Return every pod that is not enforced, and every interface that is kept, a line each."""
+        pods = (f"not enforced: pod {name}: {reason}" for name, reason in self.binding.unattached.items())
+        kept = (f"kept: interface {name} of pod {pod or '?'}: {reason}" for name, (pod, reason) in self.kept.items())
+        return [*pods, *kept]
 
     def usage(self) -> dict[str, tuple[int, int]]:
         """Return for each policy map how many entries it has, and how many fit."""
@@ -148,18 +159,22 @@ class Agent:
     def reconcile(self) -> None:
         """Make one pass. Raises InstallError, OSError; the policy in force is then the one before."""
         objects = self._cluster.snapshot(self._node)
-        pods = [pod for pod in objects.pods.values() if _is_local(pod, self._node)]
+        pods = [pod for pod in objects.pods.values() if pod.node == self._node and not pod.host_network]
         was_read = self._read_network(pods)
-        last = self._adopted(pods) if self._problem and not self._binding.bound else self._binding
-        binding = bind(pods, self._view.state.veths, last, time.monotonic(), self._appeared_later)
-        bound = self._number(binding.bound)
+        adopting = bool(self._problem) and not self.binding.bound
+        adopted = self._installer.endpoints if adopting else None
+        binding = self._interfaces.bind(pods, adopted, was_read=was_read)
+        objects = self._interfaces.with_namespaces(objects, binding)
+        bound = self._interfaces.endpoints(binding)
         desired = self._compiler.compile(objects, list({pod.uid: pod for pod in binding.bound.values()}.values()))
+        self._interfaces.save(objects, binding)
         surroundings = Surroundings(self._addresses_of_services(), self._view.state.addresses)
         done = self._installer.apply(desired, bound, time.monotonic_ns(), surroundings)
-        if was_read:
-            self._attach_all(binding.bound)
-        self._binding = binding
-        self._intervals.update(binding.bound, self._view.valid_until_ns())
+        closed = self._attach_all(binding.bound, adopted or ()) if was_read else self._interfaces.closed
+        self._interfaces.settle(binding, closed)
+        # Who is kept may not have its address any more, or not alone.
+        claimed = {index: pod for index, pod in binding.bound.items() if index not in binding.kept}
+        self._intervals.update(claimed, self._view.valid_until_ns())
         if self._problem:
             # What exists after the first pass lives long. Without freezing it, a full garbage collection stops a small
             # change for 100 ms.
@@ -175,19 +190,11 @@ class Agent:
 
     def _read_network(self, pods: list[Pod]) -> bool:
         """Read the network if it may have changed, or if pods may have got an interface; return whether it was read."""
-        force = pods != self._pods or bool(self._binding.unattached) or bool(self._problem)
+        force = pods != self._pods or self.binding.incomplete or bool(self._problem)
         if not self._view.refresh(force=force):
             return False
         self._pods = pods
         return True
-
-    def _appeared_later(self, index: int, pod: Pod) -> bool:
-        """Return whether an interface appeared after the API server had published the pod's address."""
-        appeared = self._view.clock.appeared(index)
-        if appeared is None:
-            return False
-        published_ns = max(self._cluster.addresses.published_ns(pod.uid, ip) for ip in pod.ips)
-        return 0 < published_ns <= appeared.after and time.time_ns() - appeared.after < API_DELAY_S * 1e9
 
     def _addresses_of_services(self) -> frozenset[str]:
         services = self._cluster.services()
@@ -196,34 +203,16 @@ class Agent:
             self._service_addresses = frozenset(ip for service in services.values() for ip in service.addresses)
         return self._service_addresses
 
-    def _adopted(self, pods: list[Pod]) -> Binding:
-        """Return what the last probe bound: the maps have interface and endpoint number, the ledger the pod's UID."""
-        by_uid = {pod.uid: pod for pod in pods}
-        known = {index: self._ledger.meaning("endpoint", end) for index, end in self._installer.endpoints.items()}
-        return Binding({index: by_uid[end["uid"]] for index, end in known.items() if end and end["uid"] in by_uid})
-
-    def _number(self, bound: Mapping[int, Pod]) -> list[Bound]:
-        return [
-            Bound(
-                index,
-                self._ledger.number_of(
-                    "endpoint", pod.uid, {"namespace": pod.namespace, "pod": pod.name, "uid": pod.uid}
-                ),
-                pod.uid,
-                pod.ips,
-                older=self._view.was_there_first(index),
-            )
-            for index, pod in bound.items()
-        ]
-
-    def _attach_all(self, bound: Mapping[int, Pod]) -> None:
+    def _attach_all(self, bound: Mapping[int, Pod], adopted: Collection[int]) -> set[int]:
+        """Attach what is missing, and return the interfaces that carry our programs and have no pod."""
         self._attach(bound)
-        covered = self._attachments.attach_exits(self._view.state.devices, bound)
+        closed = self._release(bound, adopted)
+        covered = self._attachments.attach_exits(self._view.state.devices, bound.keys() | closed)
         if covered:
             log.info("exits attached", devices=covered, mode=self.mode)
+        return closed
 
     def _attach(self, bound: Mapping[int, Pod]) -> None:
-        names = {veth.index: veth.name for veth in self._view.state.veths}
         for index, pod in bound.items():
             if index in self._attached and self._attachments.is_attached(index):
                 continue
@@ -232,14 +221,25 @@ class Agent:
                 self.links_changed()
                 continue
             self._attached.add(index)
-            log.info("pod attached", pod=str(pod.key), interface=names[index], mode=self.mode)
-        for index in (self._attached | self._attachments.links()) - bound.keys():
-            # Either the interface is gone and its filters with it, or no pod is bound to it any more.
-            self._attachments.detach(index)
+            log.info("pod attached", pod=str(pod.key), interface=self._interfaces.name(index), mode=self.mode)
+
+    def _release(self, bound: Mapping[int, Pod], adopted: Collection[int]) -> set[int]:
+        """Forget the interfaces that are gone, with their pins. Return those that carry our programs and have no pod.
+
+        Programs are never removed from an interface that is there: nobody knows whether its pod still runs.
+        """
+        forgotten = (self._attached | self._attachments.links()) - bound.keys()
+        suspects = forgotten | set(adopted) | self._interfaces.closed
+        closed = {index for index in suspects - bound.keys() if self._attachments.carries(index)}
+        for index in forgotten - closed:
+            self._attachments.forget(index)
             self._attached.discard(index)
+        return closed
 
     def _warn(self, binding: Binding) -> None:
         current = {f"pod {name}": ("pod is not attached", reason) for name, reason in binding.unattached.items()}
+        for interface, (pod, reason) in self.kept.items():
+            current[f"interface {interface}"] = ("interface is kept", f"{reason} (pod {pod or 'unknown'})")
         for name, reason in capacity_warnings(self.usage(), self.identities):
             current[name] = ("policy is about to outgrow the maps", reason)
         self._warnings.report(current)
@@ -254,7 +254,7 @@ class Agent:
             except (InstallError, OSError) as error:
                 self._problem = str(error)
                 log.error("policy was not installed: the one before stays in force", error=str(error), retry_s=_RETRY_S)
-            retry = bool(self._problem or self._binding.unattached)
+            retry = bool(self._problem) or self.binding.incomplete
             self._wake.wait(_RETRY_S if retry else _IDLE_S)
             self._stop.wait(_SETTLE_S)
 
@@ -275,7 +275,3 @@ class Agent:
             log.exception("the policy agent failed")
             self.failed.set()
             raise
-
-
-def _is_local(pod: Pod, node: str) -> bool:
-    return pod.node == node and not pod.host_network and not pod.terminated

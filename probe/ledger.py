@@ -38,6 +38,7 @@ class Ledger:
             if kind in KINDS:
                 self._remember(kind, number, signature, meaning)
         self._unwritten: list[bytes] = []
+        self.path = path
         self._file = os.fdopen(open_private(path, os.O_CREAT | os.O_WRONLY | os.O_APPEND), "ab")
 
     @classmethod

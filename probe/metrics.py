@@ -93,6 +93,24 @@ class ProbeCollector(Collector):
             "Local pods whose interface was not found, so that their policy is not enforced",
             value=len(binding.unattached),
         )
+        unenforced = GaugeMetricFamily(
+            "kubeweir_probe_unenforced_pod",
+            "1 for each local pod whose policy is not enforced; the log and /readyz say why",
+            labels=["namespace", "pod"],
+        )
+        for unattached in binding.unattached:
+            unenforced.add_metric([*unattached], 1)
+        yield unenforced
+        kept = GaugeMetricFamily(
+            "kubeweir_probe_kept_interface",
+            "1 for each interface that stays enforced although its pod is not in the API, has terminated "
+            "or lost its address",
+            labels=["interface", "namespace", "pod", "reason"],
+        )
+        for interface, (pod, reason) in self._agent.kept.items():
+            namespace, _, short = pod.partition("/")
+            kept.add_metric([interface, namespace, short, reason], 1)
+        yield kept
         entries = GaugeMetricFamily(
             "kubeweir_probe_map_entries", "Entries in a policy map of the kernel", labels=["map"]
         )

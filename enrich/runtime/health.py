@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Metric, ProcessCollector
 from prometheus_client.core import GaugeMetricFamily
@@ -49,12 +49,21 @@ def closed_connections(registry: CollectorRegistry) -> Counter:
 class HealthServer:
     """Serves the port on a thread, and adds to the registry the metrics that every process has."""
 
-    def __init__(self, address: str, registry: CollectorRegistry, ready: dict[str, Check]) -> None:
-        """``address`` is host:port. ``ready`` has the checks by name. Raises StopServiceError if the port is taken."""
+    def __init__(
+        self,
+        address: str,
+        registry: CollectorRegistry,
+        ready: dict[str, Check],
+        notes: Callable[[], Iterable[str]] = tuple,
+    ) -> None:
+        """``address`` is host:port. ``ready`` has the checks by name. Raises StopServiceError if the port is taken.
+
+        ``notes`` returns lines that /readyz adds: what a person should know, and no restart would mend.
+        """
         host, _, port = address.rpartition(":")
         if not port.isdigit():
             raise StopServiceError(f"WEIR_METRICS={address!r}: must be host:port", Exit.USAGE)
-        self._registry, self._ready = registry, ready
+        self._registry, self._ready, self._notes = registry, ready, notes
         registry.register(ReadyCollector(ready))
         ProcessCollector(registry=registry)
         closed = closed_connections(registry)
@@ -89,5 +98,6 @@ class HealthServer:
         if path == "/readyz":
             problems = {name: problem for name, check in self._ready.items() if (problem := check())}
             text = "".join(f"{name}: {problem}\n" for name, problem in problems.items()) or "ok\n"
+            text += "".join(f"{note}\n" for note in self._notes())
             return Response(503 if problems else 200, text.encode())
         return Response(404, b"/metrics, /healthz, /readyz\n")

@@ -52,9 +52,14 @@ class Attachments:
 
     def detach(self, index: int) -> None:
         """Remove both programs from a pod's interface; its traffic is not judged any more."""
-        for program, hook, _ in _HOOKS:
-            self._remove_link(self._pin(index, program))
+        self.forget(index)
+        for _, hook, _ in _HOOKS:
             self._network.remove_filter(index, hook)
+
+    def forget(self, index: int) -> None:
+        """Remove the pins of an interface that is gone. If its index is another's now, that one is not touched."""
+        for program, _, _ in _HOOKS:
+            self._remove_link(self._pin(index, program))
 
     def attach_exits(self, devices: Iterable[Device], pods: Collection[int]) -> int:
         """Attach the exit's program to every device that is not in ``pods``. Raises OSError.
@@ -83,6 +88,13 @@ class Attachments:
     def is_attached(self, index: int) -> bool:
         """Return whether both programs are attached to the interface now."""
         return all(self._is_attached(index, program, hook) for program, hook, _ in _HOOKS)
+
+    def carries(self, index: int) -> bool:
+        """Return whether a pod's program of ours is attached to the interface now.
+
+        Links and filters do not outlive their interface. So if this is true, no other interface got its index since.
+        """
+        return any(self._is_attached(index, program, hook) for program, hook, _ in _HOOKS)
 
     def _is_attached(self, index: int, program: str, hook: str) -> bool:
         if self.mode == "clsact":

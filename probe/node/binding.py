@@ -15,20 +15,34 @@ no other pod can be meant:
    creates the interface first, so a later one belongs to another pod. (The pod's own appeared and disappeared before
    the probe read the links.)
 
+5. An interface that is bound stays bound until it is gone or surely another pod's. If its pod does not claim it any
+   more, it is *kept*: the pod's newest known object goes on to be enforced there, with the addresses that it had. That
+   happens when the Pod object is deleted by force while the containers run on, when the phase becomes Succeeded or
+   Failed, when a pod with NET_ADMIN moves its address to ``lo`` or sets its interface down, and when a sandbox (gVisor)
+   takes the address into its own network stack.
+6. A kept interface is surely another pod's if exactly one other pod claims it, that pod claims no other interface, and
+   the pod that it was bound to has terminated or is not in the API. Example: the mirror pod of a static pod is deleted
+   and made anew, with another UID and the same interface and address. As long as the API server shows a pod as running,
+   no other pod's address makes that pod's interface another's: the pod may have added the address itself.
+
 A pod that is bound to nothing is unattached, with a reason in words.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
+
+import msgspec
 
 from enrich.model import Name, Pod
 from probe.node.netlink import Veth
 
 API_DELAY_S: Final = 5.0
 """How long the API server may take to publish what became of a pod whose interface disappeared."""
+_ADDRESS_LOST: Final = "the pod's address is no longer inside the interface"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +61,18 @@ class Binding:
     """The outcome for one node at one moment."""
 
     bound: Mapping[int, Pod] = field(default_factory=dict)
-    """The pod of each interface, by interface index."""
+    """The pod of each interface, by interface index. Where several have one address, the last one has it by the API."""
+    kept: Mapping[int, str] = field(default_factory=dict)
+    """Why those interfaces in ``bound`` are kept that their pod does not claim any more."""
     unattached: Mapping[Name, str] = field(default_factory=dict)
     """Why each other pod has no interface."""
     recent: Mapping[str, RecentBinding] = field(default_factory=dict)
     """By the pod's UID."""
+
+    @property
+    def incomplete(self) -> bool:
+        """Whether a pod that runs has no interface with its address inside. It may get one without any event."""
+        return bool(self.unattached) or _ADDRESS_LOST in self.kept.values()
 
 
 def bind(
@@ -60,48 +81,84 @@ def bind(
     last: Binding,
     now: float = 0.0,
     appeared_later: Callable[[int, Pod], bool] = lambda _index, _pod: False,
+    remains: Callable[[int], bool] = lambda _index: True,
 ) -> Binding:
-    """Bind each pod to the veth that has its addresses inside.
+    """Bind each pod to the veth that has its addresses inside, and keep the veths that were bound.
 
-    ``pods`` are the node's own, without terminated pods and those with hostNetwork. ``last`` is the outcome before this
-    one, ``now`` the monotonic clock in seconds. ``appeared_later`` returns whether an interface appeared after the API
-    server had published the pod's address.
+    ``pods`` are the node's own, without those with hostNetwork; terminated ones claim nothing. ``last`` is the outcome
+    before this one, ``now`` the monotonic clock in seconds. ``appeared_later`` returns whether an interface appeared
+    after the API server had published the pod's address. ``remains`` returns whether the interface with this index is
+    the one that ``last`` means: the kernel may give the index of a removed interface to a new one.
     """
-    local = list(pods)
-    recent = _recent(local, last, now)
-    claims: dict[str, list[Pod]] = {}
-    for pod in local:
-        for address in pod.ips:
-            claims.setdefault(address, []).append(pod)
+    known = {pod.uid: pod for pod in pods}
+    running = {uid: pod for uid, pod in known.items() if not pod.terminated}
+    found = list(veths)
+    recent = _recent(running.values(), last, now)
+    holders = {veth.index: last.bound[veth.index] for veth in found if veth.index in last.bound and remains(veth.index)}
+    candidates = _candidates(running, found, holders, recent, appeared_later)
+    claimed = Counter(uid for claimants in candidates.values() for uid in claimants)
+    unattached = {pod.key: _reason(pod, recent) for pod in running.values()}
     bound: dict[int, Pod] = {}
-    unattached = {pod.key: _reason(pod, recent) for pod in local}
+    held: dict[int, Pod] = {}
+    kept: dict[int, str] = {}
+    for veth in found:
+        claimants, holder = candidates[veth.index], holders.get(veth.index)
+        may_move = holder is None or holder.uid not in running
+        chosen = _choose(claimants, holder, claimed, may_move=may_move)
+        if chosen is not None:
+            bound[veth.index] = chosen
+            continue
+        if holder is not None:
+            held[veth.index] = _newest(holder, known)
+            kept[veth.index] = _reason_kept(known.get(holder.uid))
+        for claimant in claimants.values():
+            unattached[claimant.key] = _conflict(veth, len(claimants), holder)
+    for pod in bound.values():
+        unattached.pop(pod.key, None)
+    for pod in held.values():
+        if pod.uid in running:
+            unattached.pop(pod.key, None)
+    # Kept ones first: where two interfaces have one address, the maps take the last, which is the API server's.
+    order = sorted(held, key=lambda index: held[index].uid in running)
+    return Binding({index: held[index] for index in order} | bound, kept, unattached, recent)
+
+
+def _candidates(
+    running: Mapping[str, Pod],
+    veths: Iterable[Veth],
+    holders: Mapping[int, Pod],
+    recent: Mapping[str, RecentBinding],
+    appeared_later: Callable[[int, Pod], bool],
+) -> dict[int, dict[str, Pod]]:
+    """Return the pods that claim each veth, by UID."""
+    by_address: dict[str, list[Pod]] = {}
+    for pod in running.values():
+        for address in pod.ips:
+            by_address.setdefault(address, []).append(pod)
 
     def can_claim(pod: Pod, index: int) -> bool:
-        before = last.bound.get(index)
-        if before is not None and before.uid == pod.uid:
+        if index in holders and holders[index].uid == pod.uid:
             return True
         return (pod.uid not in recent or recent[pod.uid].index == index) and not appeared_later(index, pod)
 
-    for veth in veths:
-        candidates = {
-            pod.uid: pod for address in veth.addresses for pod in claims.get(address, ()) if can_claim(pod, veth.index)
+    return {
+        veth.index: {
+            pod.uid: pod
+            for address in veth.addresses
+            for pod in by_address.get(address, ())
+            if can_claim(pod, veth.index)
         }
-        chosen = _choose(candidates, last.bound.get(veth.index))
-        if chosen is not None:
-            bound[veth.index] = chosen
-            unattached.pop(chosen.key, None)
-            continue
-        for candidate in candidates.values():
-            unattached[candidate.key] = (
-                f"{len(candidates)} pods claim its address, on interface {veth.name}: waiting for the API server to "
-                "show the address on one pod only"
-            )
-    return Binding(bound, unattached, recent)
+        for veth in veths
+    }
 
 
 def _recent(pods: Iterable[Pod], last: Binding, now: float) -> dict[str, RecentBinding]:
-    """Return the bindings of these pods that are recent, and of which the API server has published nothing new."""
-    known = {**last.recent, **{pod.uid: RecentBinding(index, pod, now) for index, pod in last.bound.items()}}
+    """Return the bindings of these pods that are recent, and of which the API server has published nothing new.
+
+    A kept interface does not count: a pod whose sandbox was remade claims the new interface while the old one is there.
+    """
+    known = dict(last.recent)
+    known |= {pod.uid: RecentBinding(index, pod, now) for index, pod in last.bound.items() if index not in last.kept}
     return {
         pod.uid: before
         for pod in pods
@@ -124,9 +181,37 @@ def _reason(pod: Pod, recent: Mapping[str, RecentBinding]) -> str:
     return "no interface has its address yet"
 
 
-def _choose(candidates: Mapping[str, Pod], before: Pod | None) -> Pod | None:
-    if before is not None and before.uid in candidates:
-        return candidates[before.uid]
-    if len(candidates) == 1:
-        return next(iter(candidates.values()))
-    return None
+def _reason_kept(pod: Pod | None) -> str:
+    if pod is None:
+        return "the API server no longer has the pod"
+    return "the pod has terminated" if pod.terminated else _ADDRESS_LOST
+
+
+def _conflict(veth: Veth, claimants: int, holder: Pod | None) -> str:
+    if holder is not None:
+        return f"interface {veth.name} has its address, but was bound to pod {holder.key}, to which it stays bound"
+    return (
+        f"{claimants} pods claim its address, on interface {veth.name}: waiting for the API server to show the address "
+        "on one pod only"
+    )
+
+
+def _newest(holder: Pod, known: Mapping[str, Pod]) -> Pod:
+    """Return the newest object of a kept interface's pod, with the addresses that the interface was bound with."""
+    newest = known.get(holder.uid, holder)
+    if newest.ips == holder.ips:
+        return newest
+    changed = msgspec.structs.replace(newest, ips=holder.ips)
+    return holder if changed == holder else changed
+
+
+def _choose(
+    claimants: Mapping[str, Pod], holder: Pod | None, claimed: Mapping[str, int], *, may_move: bool
+) -> Pod | None:
+    """Return the pod whose interface this surely is now; None if that is nobody, or if nothing new is sure."""
+    if holder is not None and holder.uid in claimants:
+        return claimants[holder.uid]
+    if len(claimants) != 1:
+        return None
+    (only,) = claimants.values()
+    return only if holder is None or (may_move and claimed[only.uid] == 1) else None

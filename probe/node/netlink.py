@@ -132,10 +132,10 @@ class NodeNetwork:
             namespace = link.get_attr("IFLA_LINK_NETNSID")
             if namespace is None or not info or info.get_attr("IFLA_INFO_KIND") != "veth":
                 continue
-            with contextlib.suppress(OSError):  # the namespace was deleted meanwhile
-                peer = link.get_attr("IFLA_LINK")
+            peer, addresses = link.get_attr("IFLA_LINK"), frozenset[str]()
+            with contextlib.suppress(OSError):  # the namespace was deleted meanwhile; the veth may be there still
                 addresses = frozenset(a for index, a in _addresses(namespace) if index == peer and _is_routed(a))
-                found.append(Veth(link["index"], link.get_attr("IFLA_IFNAME"), addresses))
+            found.append(Veth(link["index"], link.get_attr("IFLA_IFNAME"), addresses))
         return found
 
     def _devices(self) -> list[Device]:

@@ -76,11 +76,76 @@ def test_a_pod_claims_another_interface_when_the_api_server_publishes_something_
     assert bind([WEB], [veth(3, "10.0.0.1")], gone, 10.1).bound == {3: WEB}, "or if its own is back"
 
 
-def test_an_interface_that_loses_its_addresses_counts_as_disappearing() -> None:
-    going = bind([WEB], [veth(3)], Binding({3: WEB}), 10.0)
-    assert going.bound == {}
-    assert bind([WEB], [veth(4, "10.0.0.1")], going, 10.1).bound == {}
-    assert bind([WEB], [veth(3), veth(4, "10.0.0.1")], Binding({3: WEB}), 10.0).bound == {}
+def test_an_interface_that_loses_its_addresses_is_kept() -> None:
+    """Its pod may have moved the address to ``lo``, or set the interface down."""
+    lost = bind([WEB], [veth(3)], Binding({3: WEB}), 10.0)
+    assert lost.bound == {3: WEB}
+    assert lost.kept == {3: "the pod's address is no longer inside the interface"}
+    assert not lost.unattached
+    assert lost.incomplete, "the pod may get another interface, of which no event says when it has the address"
+    assert bind([WEB], [veth(3, "10.0.0.1")], lost, 20.0).kept == {}
+
+
+def test_a_pod_whose_interface_lost_its_address_does_not_claim_the_next_with_it() -> None:
+    lost = bind([WEB], [veth(3)], Binding({3: WEB}), 10.0)
+    assert bind([WEB], [veth(3), veth(4, "10.0.0.1")], lost, 10.1).bound == {3: WEB}
+    assert bind([WEB], [veth(4, "10.0.0.1")], lost, 10.1).bound == {}
+    both = bind([WEB], [veth(3), veth(4, "10.0.0.1")], lost, 20.0)
+    assert both.bound == {3: WEB, 4: WEB}, "until the API server had time to say something new: the sandbox was remade"
+    assert list(both.bound) == [3, 4], "the interface with the address is the last"
+
+
+def test_the_interface_of_a_pod_that_the_api_no_longer_has_is_kept_until_it_is_gone() -> None:
+    deleted = bind([], [veth(3, "10.0.0.1")], Binding({3: WEB}))
+    assert deleted.bound == {3: WEB}
+    assert deleted.kept == {3: "the API server no longer has the pod"}
+    again = bind([], [veth(3, "10.0.0.1")], deleted, 1000.0)
+    assert again.bound == {3: WEB}
+    assert not again.incomplete
+    assert bind([], [], again).bound == {}
+
+
+def test_a_terminated_pod_keeps_its_interface_by_its_newest_object_and_claims_none() -> None:
+    terminated = Pod("shop", "web", "uid-web", {"job": "done"}, (), "n1", terminated=True)
+    kept = bind([terminated], [veth(3, "10.0.0.1")], Binding({3: WEB}))
+    assert kept.kept == {3: "the pod has terminated"}
+    assert kept.bound[3].labels == {"job": "done"}
+    assert kept.bound[3].ips == WEB.ips, "it sends from the addresses that it was bound with"
+    with_address = Pod("shop", "web", "uid-web", {}, WEB.ips, "n1", terminated=True)
+    assert bind([with_address], [veth(4, "10.0.0.1")], Binding({})) == Binding()
+
+
+def test_a_mirror_pod_that_is_made_anew_has_the_interface_of_the_last() -> None:
+    between = bind([], [veth(3, "10.0.0.1")], Binding({3: WEB}))
+    without = Pod("shop", "web", "uid-new", {}, (), "n1")
+    starting = bind([without], [veth(3, "10.0.0.1")], between)
+    assert starting.bound == {3: WEB}
+    remade = Pod("shop", "web", "uid-new", {}, WEB.ips, "n1")
+    assert bind([remade], [veth(3, "10.0.0.1")], starting) == Binding({3: remade})
+
+
+def test_a_running_pods_interface_is_never_anothers() -> None:
+    """A pod with NET_ADMIN took the address of the next pod, and gave its own away."""
+    follower = Pod("shop", "next", "uid-next", {}, ("10.0.0.9",), "n1")
+    stolen = bind([WEB, follower], [veth(3, "10.0.0.9")], Binding({3: WEB}))
+    assert stolen.bound == {3: WEB}
+    assert "was bound to pod shop/web" in stolen.unattached[follower.key]
+    assert bind([WEB, follower], [veth(3, "10.0.0.9"), veth(4, "10.0.0.9")], stolen).bound == {3: WEB, 4: follower}
+
+
+def test_a_kept_interface_is_not_anothers_that_has_an_interface() -> None:
+    follower = Pod("shop", "next", "uid-next", {}, ("10.0.0.1",), "n1")
+    kept = bind([follower], [veth(3, "10.0.0.1"), veth(4, "10.0.0.1")], Binding({3: WEB}))
+    assert kept.bound == {3: WEB, 4: follower}
+    assert list(kept.bound) == [3, 4]
+    assert not kept.unattached
+
+
+def test_an_interface_that_got_the_index_of_a_removed_one_is_bound_by_itself() -> None:
+    assert bind([], [veth(3)], Binding({3: WEB}), remains=lambda _: False).bound == {}
+    follower = Pod("shop", "next", "uid-next", {}, ("10.0.0.9",), "n1")
+    new = bind([WEB, follower], [veth(3, "10.0.0.9")], Binding({3: WEB}), remains=lambda _: False)
+    assert new.bound == {3: follower}
 
 
 def test_a_pod_cannot_claim_an_interface_that_appeared_after_its_address_was_published() -> None:

@@ -1,0 +1,66 @@
+"""The file of the pods that are bound to interfaces, by which the next probe knows pods that the API no longer has.
+
+The maps and the ledger say which interface was bound to which UID. If the Pod object is deleted while no probe runs,
+or was deleted before, labels and ports of the pod are nowhere but in this file; without them, the next probe could not
+say which policies apply. The file also has the namespaces of these pods, whose labels ClusterNetworkPolicies select.
+It is in the folder that lives as long as the pins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import msgspec
+import structlog
+
+from enrich.model import Namespace, Pod
+from enrich.runtime.private import open_private
+
+log = structlog.get_logger("kubeweir.probe")
+
+
+class _Content(msgspec.Struct):
+    pods: list[Pod] = []
+    namespaces: list[Namespace] = []
+
+
+class BoundPods:
+    """The last known objects of the pods that are bound, in memory and in a file. One caller at a time."""
+
+    def __init__(self, path: Path) -> None:
+        """Read what the last probe wrote to ``path``, if it did."""
+        self._path = path
+        self._content = _read(path)
+
+    @property
+    def pods(self) -> dict[str, Pod]:
+        """Return the pods by UID."""
+        return {pod.uid: pod for pod in self._content.pods}
+
+    @property
+    def namespaces(self) -> dict[str, Namespace]:
+        """Return the pods' namespaces by name."""
+        return {namespace.name: namespace for namespace in self._content.namespaces}
+
+    def save(self, pods: Iterable[Pod], namespaces: Iterable[Namespace]) -> None:
+        """Replace the content, and the file if it differs. Raises OSError."""
+        content = _Content(list(pods), list(namespaces))
+        if content == self._content:
+            return
+        new = self._path.with_suffix(".new")
+        with open(new, "wb", opener=open_private) as file:
+            file.write(msgspec.json.encode(content))
+        new.replace(self._path)
+        self._content = content
+
+
+def _read(path: Path) -> _Content:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=_Content)
+    except FileNotFoundError:
+        return _Content()
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
+        log.error("the file of bound pods cannot be read: an interface whose pod the API no longer has stays closed",
+                  file=str(path), error=str(error))  # fmt: skip
+        return _Content()

@@ -1,0 +1,136 @@
+"""Follows the interface of each pod of this node, from when it is bound until it is gone or surely another pod's.
+
+:mod:`probe.node.binding` decides, purely, which interface is whose. This module brings it what it needs to know from
+the API server, the links and the last probe, and remembers the objects of pods that the API no longer has:
+
+1. The last probe's bindings are in the maps (interface and endpoint number), in the ledger (the number's pod UID) and
+   in the file ``bound-pods`` (the pod's object). An interface counts as the last probe's only if our programs are
+   attached to it: they do not outlive an interface, but its index may be used again.
+2. Afterwards, TCX links say the same at each read of the network. A clsact filter may be removed by another program, so
+   there an interface remains until the kernel has announced its removal.
+3. An interface that carries our programs, and of whose pod nothing is known any more, stays closed: it has no
+   endpoint, so the programs drop its packets (``not_ready``).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Iterable
+from typing import Final
+
+from enrich.index.cluster import Cluster
+from enrich.model import Name, Namespace, Pod
+from enrich.policy.matching import PolicyView
+from probe.kernel.attach import Attachments
+from probe.kernel.endpoints import Bound
+from probe.ledger import Ledger
+from probe.node.binding import API_DELAY_S, Binding, bind
+from probe.node.bound_pods import BoundPods
+from probe.node.netlink import Veth
+from probe.node.network_view import NetworkView
+
+_UNKNOWN_POD: Final = "nothing is known of its pod: it stays closed until a pod claims it or it is gone"
+
+
+class PodInterfaces:
+    """The bindings of one node. One thread calls :meth:`bind` and :meth:`settle`."""
+
+    def __init__(self, cluster: Cluster, view: NetworkView, ledger: Ledger, attachments: Attachments) -> None:
+        self._cluster, self._view, self._ledger, self._attachments = cluster, view, ledger, attachments
+        self._saved = BoundPods(ledger.path.with_name("bound-pods"))
+        self.binding = Binding()
+        """The outcome that was installed last."""
+        self.closed: frozenset[int] = frozenset()
+        """Interfaces that carry our programs and have no pod."""
+        self._read_at_ns = 0
+        """When the network was read that ``binding`` was made from."""
+
+    def bind(self, pods: list[Pod], adopted: dict[int, int] | None, *, was_read: bool) -> Binding:
+        """Return who has which interface now; :meth:`settle` takes it over once it is installed.
+
+        ``pods`` are the node's own, without those with hostNetwork. ``adopted`` has the endpoint number of each
+        interface that the last probe installed, if this process has installed nothing yet.
+        """
+        adopting = adopted is not None
+        last = self.binding if adopted is None else Binding(self._adopt(pods, adopted))
+
+        def remains(index: int) -> bool:
+            if not was_read:
+                return True
+            if adopting or self._attachments.mode == "tcx":
+                return self._attachments.carries(index)
+            removed = self._view.clock.disappeared(index)
+            return removed is None or removed.by <= self._read_at_ns
+
+        return bind(pods, self._veths(last.bound), last, time.monotonic(), self._appeared_later, remains)
+
+    def with_namespaces(self, view: PolicyView, binding: Binding) -> PolicyView:
+        """Return ``view`` with the last known namespaces of bound pods whose namespace the API no longer has."""
+        last = self._saved.namespaces
+        missing = {
+            Name("", name): last[name]
+            for name in {pod.namespace for pod in binding.bound.values()}
+            if Name("", name) not in view.namespaces and name in last
+        }
+        return dataclasses.replace(view, namespaces={**view.namespaces, **missing}) if missing else view
+
+    def save(self, view: PolicyView, binding: Binding) -> None:
+        """Write the objects of bound pods and their namespaces to the file, before a map refers to them."""
+        names = sorted({pod.namespace for pod in binding.bound.values()})
+        found: Iterable[Namespace | None] = (view.namespaces.get(Name("", name)) for name in names)
+        self._saved.save(binding.bound.values(), (namespace for namespace in found if namespace is not None))
+
+    def settle(self, binding: Binding, closed: Iterable[int]) -> None:
+        """Take over an outcome that is installed, and the interfaces that carry programs and have no pod."""
+        self.binding = binding
+        self.closed = frozenset(closed)
+        self._read_at_ns = self._view.state.read_at_ns
+
+    def endpoints(self, binding: Binding) -> list[Bound]:
+        """Return an endpoint for each bound interface, numbered by the ledger."""
+        return [
+            Bound(
+                index,
+                self._ledger.number_of(
+                    "endpoint", pod.uid, {"namespace": pod.namespace, "pod": pod.name, "uid": pod.uid}
+                ),
+                pod.uid,
+                pod.ips,
+                older=self._view.was_there_first(index),
+            )
+            for index, pod in binding.bound.items()
+        ]
+
+    def kept(self) -> dict[str, tuple[str, str]]:
+        """Return, for each interface that is not bound to the pod that claims it, the pod and the reason, by name."""
+        binding = self.binding
+        kept = {self.name(index): (str(binding.bound[index].key), reason) for index, reason in binding.kept.items()}
+        return kept | {self.name(index): ("", _UNKNOWN_POD) for index in self.closed}
+
+    def name(self, index: int) -> str:
+        """Return an interface's name, or its index in words if it is gone."""
+        names = {device.index: device.name for device in self._view.state.devices}
+        return names.get(index, f"interface {index}")
+
+    def _veths(self, bound: Iterable[int]) -> list[Veth]:
+        """Return the node's veths, and what is bound besides: a pod may have moved the other end to the node."""
+        state, indexes = self._view.state, set(bound)
+        found = list(state.veths)
+        others = indexes - {veth.index for veth in found}
+        return found + [Veth(device.index, device.name, frozenset()) for device in state.devices
+                        if device.index in others]  # fmt: skip
+
+    def _adopt(self, pods: list[Pod], endpoints: dict[int, int]) -> dict[int, Pod]:
+        """Return what the last probe bound: its own objects have the addresses, the API's replace lost ones."""
+        known = {pod.uid: pod for pod in pods} | self._saved.pods
+        meanings = {index: self._ledger.meaning("endpoint", number) for index, number in endpoints.items()}
+        return {index: known[end["uid"]] for index, end in meanings.items() if end and end["uid"] in known}
+
+    def _appeared_later(self, index: int, pod: Pod) -> bool:
+        """Return whether an interface appeared after the API server had published the pod's address."""
+        appeared = self._view.clock.appeared(index)
+        if appeared is None:
+            return False
+        published_ns = max(self._cluster.addresses.published_ns(pod.uid, ip) for ip in pod.ips)
+        return 0 < published_ns <= appeared.after and time.time_ns() - appeared.after < API_DELAY_S * 1e9
