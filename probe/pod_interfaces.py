@@ -4,7 +4,7 @@
 the API server, the links and the last probe, and remembers the objects of pods that the API no longer has:
 
 1. The last probe's bindings are in the maps (interface and endpoint number), in the ledger (the number's pod UID) and
-   in the file ``bound-pods`` (the pod's object). An interface counts as the last probe's only if our programs are
+   in the file beside it (the pod's object). An interface counts as the last probe's only if our programs are
    attached to it: they do not outlive an interface, but its index may be used again.
 2. Afterwards, TCX links say the same at each read of the network. A clsact filter may be removed by another program, so
    there an interface remains until the kernel has announced its removal.
@@ -38,7 +38,7 @@ class PodInterfaces:
 
     def __init__(self, cluster: Cluster, view: NetworkView, ledger: Ledger, attachments: Attachments) -> None:
         self._cluster, self._view, self._ledger, self._attachments = cluster, view, ledger, attachments
-        self._saved = BoundPods(ledger.path.with_name("bound-pods"))
+        self._saved = BoundPods(ledger.path.with_suffix(".pods"))
         self.binding = Binding()
         """The outcome that was installed last."""
         self.closed: frozenset[int] = frozenset()

@@ -50,7 +50,7 @@ _INTERVALS_FLUSH_S: Final = 1.0
 _SPOOL_FLUSH_S: Final = 8.0
 """How long the probe tries to send the rest when it stops; batches without an acknowledgement stay in the spool."""
 MODES: Final[dict[str, Mode | None]] = {"auto": None, "tcx": "tcx", "clsact": "clsact"}
-_STATE_FILES: Final = ("ledger", "address-intervals", "bound-pods")
+_STATE_FILES: Final = ("ledger", "address-intervals", "ledger.pods")
 """Files in the run folder that describe what is pinned."""
 
 

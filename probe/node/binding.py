@@ -99,7 +99,7 @@ def bind(
     claimed = Counter(uid for claimants in candidates.values() for uid in claimants)
     unattached = {pod.key: _reason(pod, recent) for pod in running.values()}
     bound: dict[int, Pod] = {}
-    held: dict[int, Pod] = {}
+    kept_pods: dict[int, Pod] = {}
     kept: dict[int, str] = {}
     for veth in found:
         claimants, holder = candidates[veth.index], holders.get(veth.index)
@@ -109,18 +109,18 @@ def bind(
             bound[veth.index] = chosen
             continue
         if holder is not None:
-            held[veth.index] = _newest(holder, known)
+            kept_pods[veth.index] = _newest(holder, known)
             kept[veth.index] = _reason_kept(known.get(holder.uid))
         for claimant in claimants.values():
             unattached[claimant.key] = _conflict(veth, len(claimants), holder)
     for pod in bound.values():
         unattached.pop(pod.key, None)
-    for pod in held.values():
+    for pod in kept_pods.values():
         if pod.uid in running:
             unattached.pop(pod.key, None)
     # Kept ones first: where two interfaces have one address, the maps take the last, which is the API server's.
-    order = sorted(held, key=lambda index: held[index].uid in running)
-    return Binding({index: held[index] for index in order} | bound, kept, unattached, recent)
+    order = sorted(kept_pods, key=lambda index: kept_pods[index].uid in running)
+    return Binding({index: kept_pods[index] for index in order} | bound, kept, unattached, recent)
 
 
 def _candidates(

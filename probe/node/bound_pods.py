@@ -48,7 +48,7 @@ class BoundPods:
         content = _Content(list(pods), list(namespaces))
         if content == self._content:
             return
-        new = self._path.with_suffix(".new")
+        new = self._path.with_name(f"{self._path.name}.new")
         with open(new, "wb", opener=open_private) as file:
             file.write(msgspec.json.encode(content))
         new.replace(self._path)

@@ -25,6 +25,7 @@ WORRY: Final[dict[str, str]] = {
     ),
     "kubeweir_probe_identities": "Above 4096: selectors overlap at random, and the maps fill. The log says so.",
     "kubeweir_probe_kernel_events_total": "See the events below this table.",
+    "kubeweir_probe_kept_interface": "There longer than a grace period: a deleted pod runs on, or moved its address.",
     "kubeweir_probe_lost_verdicts_total": "Any increase (WeirVerdictsLost): records are missing from the log.",
     "kubeweir_probe_map_capacity_entries": "Never by itself: it is a setting.",
     "kubeweir_probe_map_entries": "Above 0.9 of the capacity (WeirPolicyMapNearlyFull); the log warns from 0.8.",
@@ -37,6 +38,7 @@ WORRY: Final[dict[str, str]] = {
     "kubeweir_probe_spool_bytes": "Above half of the capacity (WeirSpoolFilling): a full spool gives up allows.",
     "kubeweir_probe_spool_capacity_bytes": "Never by itself: it is a setting.",
     "kubeweir_probe_unattached_pods": "Above 0 for 15 minutes (WeirPodsWaiting): those pods are not under policy.",
+    "kubeweir_probe_unenforced_pod": "As kubeweir_probe_unattached_pods, and says which.",
     "kubeweir_probe_verdicts_total": "Stands still while pods open connections.",
     "kubeweir_probe_watch_age_seconds": "Above 300 (WeirWatchStale): the last known policy stays in force.",
     # --- the enricher

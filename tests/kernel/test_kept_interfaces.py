@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import socket
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Final
 
 import msgspec
 import pytest
 from netns import Space, connects, ip, listen, run, run_in
 
 from enrich.index.cluster import Change, Cluster, group_by_kind
-from enrich.model import Pod
+from enrich.model import Object, Pod
 from probe.agent import Agent
 from probe.node.address_intervals import AddressIntervals
 from probe.node.link_clock import LinkClock
@@ -25,8 +27,8 @@ from tests.waiting import until
 pytestmark = pytest.mark.kernel
 
 PORT = 8080
-ISOLATED = {"podSelector": {"matchLabels": {"app": "a"}}, "policyTypes": ["Ingress", "Egress"]}
-EVERYBODY = {"ingress": [{}], "egress": [{}]}
+ISOLATED: Final = {"podSelector": {"matchLabels": {"app": "a"}}, "policyTypes": ["Ingress", "Egress"]}
+EVERYBODY: Final[dict[str, Any]] = {"ingress": [{}], "egress": [{}]}
 
 
 @dataclass
@@ -45,7 +47,7 @@ class Node:
         self.space = both(rig, "shop/a", 1)
         both(rig, "shop/b", 2)
         rig.policy("shop/isolated", **ISOLATED)
-        objects = [*rig.objects.values(), *rig.namespaces.values(), *rig.policies.values()]
+        objects: list[Object] = [*rig.objects.values(), *rig.namespaces.values(), *rig.policies.values()]
         self.cluster.replace_all(group_by_kind(objects))
         self.start()
 
@@ -86,7 +88,7 @@ class Node:
         self.cluster.apply([Change("delete", self.pod)])
         self.agent.reconcile()
 
-    def policy(self, **rules: object) -> None:
+    def policy(self, **rules: Any) -> None:
         """Change the policy of the isolated pod."""
         self.rig.policy("shop/isolated", **ISOLATED, **rules)
         self.cluster.apply([Change("set", changed) for changed in self.rig.policies.values()])
@@ -144,6 +146,9 @@ def mirror_remade(node: Node) -> None:
 def moved_to_lo(node: Node) -> None:
     """The pod's address leaves its interface; it goes on to send from it."""
     addresses = node.space.addresses
+    # Neighbour discovery finds no address of another interface.
+    (link,) = json.loads(run(node.space, "ip", "-j", "link", "show", "eth0"))
+    ip(node.rig.node, f"neigh replace {node.space.address(6)} lladdr {link['address']} dev {node.space.link}")
     ip(node.space, *(f"addr del {a}/{128 if ':' in a else 32} dev eth0" for a in addresses),
        *(f"addr add {a}/{128 if ':' in a else 32} dev lo" for a in addresses))  # fmt: skip
     _route(node.space)
@@ -166,7 +171,8 @@ def moved_to_another_namespace(node: Node) -> None:
     ip(inner, "link set lo up", "link set eth0 up")
     node.space = inner
     node.read()
-    ip(inner, *(f"addr add {a}/{128 if ':' in a else 32} dev lo" for a in inner.addresses))
+    assert node.agent.binding.kept
+    ip(inner, *(f"addr add {a}/{128 if ':' in a else 32} dev eth0" for a in inner.addresses))
     _route(inner)
     node.read()
 
@@ -208,7 +214,7 @@ def _assert_nothing_is_left(node: Node, bound: set[str]) -> None:
     assert installed.keys() == {index.to_bytes(4, "little") for index in node.agent.binding.bound}
     assert len(node.rig.maps["budgets"].items()) <= len(installed)
     assert node.rig.attachments.links() <= node.agent.binding.bound.keys()
-    saved = msgspec.json.decode(node.rig.numbers.path.with_name("bound-pods").read_bytes())
+    saved = msgspec.json.decode(node.rig.numbers.path.with_suffix(".pods").read_bytes())
     assert {pod["name"] for pod in saved["pods"]} == bound
 
 
@@ -232,8 +238,8 @@ def test_the_last_known_labels_of_a_namespace_count_when_it_is_gone(node: Node) 
         egress=[{"name": "e", "action": "Deny", "to": [{"namespaces": {}}]}],
         ingress=[{"name": "i", "action": "Deny", "from": [{"namespaces": {}}]}],
     )  # fmt: skip
-    changes = [Change("set", made) for made in (*rig.namespaces.values(), *rig.cluster_policies.values())]
-    node.cluster.apply(changes)
+    changed: list[Object] = [*rig.namespaces.values(), *rig.cluster_policies.values()]
+    node.cluster.apply([Change("set", made) for made in changed])
     node.policy(**EVERYBODY)
     assert node.passing() == set()
     node.cluster.apply([Change("delete", made) for made in rig.namespaces.values()])
@@ -251,7 +257,7 @@ def test_an_interface_of_whose_pod_nothing_is_known_stays_closed(node: Node) -> 
     node.policy(**EVERYBODY)
     assert node.passing() == ALL
     node.cluster.apply([Change("delete", node.pod)])
-    node.rig.numbers.path.with_name("bound-pods").unlink()
+    node.rig.numbers.path.with_suffix(".pods").unlink()
     node.restart()
     assert node.passing() == set()
     assert "it stays closed" in node.agent.notes()[0]

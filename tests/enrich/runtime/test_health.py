@@ -22,7 +22,8 @@ def get(port: int, path: str) -> tuple[int, str]:
 def test_readiness_is_a_page_and_a_metric() -> None:
     problems: dict[str, str | None] = {"kafka": "is away", "source": None}
     checks: dict[str, Check] = {name: (lambda name=name: problems[name]) for name in problems}  # type: ignore[misc]
-    server = HealthServer("127.0.0.1:0", CollectorRegistry(), checks)
+    notes: list[str] = []
+    server = HealthServer("127.0.0.1:0", CollectorRegistry(), checks, lambda: notes)
     try:
         assert get(server.port, "/readyz") == (503, "kafka: is away\n")
         metrics = get(server.port, "/metrics")[1].splitlines()
@@ -30,6 +31,8 @@ def test_readiness_is_a_page_and_a_metric() -> None:
         assert any(line.startswith("process_cpu_seconds_total ") for line in metrics)
         problems["kafka"] = None
         assert get(server.port, "/readyz") == (200, "ok\n")
+        notes.append("not enforced: pod shop/a: no interface has its address yet")
+        assert get(server.port, "/readyz") == (200, f"ok\n{notes[0]}\n")
         assert 'kubeweir_ready{check="kafka"} 1.0' in get(server.port, "/metrics")[1]
     finally:
         server.close()
