@@ -1,4 +1,4 @@
-"""The sinks of the routes file as the process that they are, on a real Apache Kafka, with a real far end each.
+"""The sinks of the routes file as the process that they are, on a real Apache Kafka, with a real destination each.
 
 The OTLP receiver is an HTTP server of ours that speaks the protocol's own messages.
 """
@@ -19,7 +19,7 @@ from tests.kafka.site import Site, ids_of, until
 pytestmark = pytest.mark.kafka
 
 _OUTAGE_S = 20.0
-"""How long the far end is away, really: longer than any wait between two tries."""
+"""How long the destination is away, really: longer than any wait between two tries."""
 
 
 @pytest.fixture
