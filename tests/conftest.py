@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
 import pytest
+import structlog
 from hypothesis import HealthCheck, settings
 
 from tests.report import RINGS, ring_of
@@ -33,3 +35,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def _root_for_the_kernel(request: pytest.FixtureRequest) -> None:
     if os.geteuid() != 0 and any(request.node.get_closest_marker(name) for name in ("kernel", "e2e")):
         pytest.fail("must run as root, to load kernel programs and make network namespaces")
+
+
+@pytest.fixture(autouse=True)
+def _default_logs() -> Iterator[None]:
+    """Undo a command's configuration of the logs, which would send a later test's lines to the wrong stream."""
+    yield
+    if structlog.is_configured():
+        structlog.reset_defaults()

@@ -11,7 +11,6 @@ import contextlib
 import ctypes
 import ipaddress
 import os
-import secrets
 import shutil
 import struct
 from collections.abc import Callable, Iterator
@@ -70,7 +69,7 @@ class Node:
 def make_node(folder: Path, other_pods: int) -> Iterator[Node]:
     """Make a node for the block. Namespaces, links and pins are removed at its end, also if making the node fails."""
     net = Net()
-    pins = Path("/sys/fs/bpf") / f"weir-bench-{secrets.token_hex(2)}"
+    pins = Path("/sys/fs/bpf") / f"weir-bench-{os.getpid()}"
     try:
         rig = Rig(folder, "tcx", pins=pins, net=net, sizes=Settings().sizes())
         try:

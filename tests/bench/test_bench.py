@@ -54,7 +54,9 @@ def test_a_quick_bench_runs_counts_everything_and_leaves_nothing_behind(tmp_path
         ("800 denies per second", 3),
         *((f"1,000 groups in a window, {case}", 200) for case in CASES),
     }
-    assert not list(Path("/sys/fs/bpf").glob("weir-bench-*"))
+    # Another bench may run on this machine: a folder's name ends with the id of its process.
+    pins = Path("/sys/fs/bpf").glob("weir-bench-*")
+    assert not [path for path in pins if not Path("/proc", path.name.rpartition("-")[2]).exists()]
     assert not list(ROOT.glob("bench*.enrich-data")), "Faust's folders are left"
 
 
