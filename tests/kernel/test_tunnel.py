@@ -132,7 +132,9 @@ def test_an_unknown_successor_is_not_the_last_pod_at_the_tunnel(rig: Rig, tunnel
     rig.net.remove(rig.pods.pop("a/client"))
     successor = rig.pods["a/successor"] = rig.connect(rig.node, *client.addresses)
     _send(successor, family, FAR[family], 53, b"not yet")
-    # The packet may wait for the gateway's link-layer address: it is to be judged before the pod is bound.
+    # A new veth pair drops packets until the kernel's link watch has activated it. On a busy machine that can be the
+    # pod's first ARP request or neighbour solicitation; the datagram then waits in the pod for the next one, a second
+    # later. It must leave the pod, and be judged, before the pod is bound.
     rows: list[Seen] = []
     until(lambda: _collect(rig, rows))
     rig.objects["a/successor"] = msgspec.structs.replace(rig.objects.pop("a/client"), name="successor", uid="another")
@@ -142,4 +144,27 @@ def test_an_unknown_successor_is_not_the_last_pod_at_the_tunnel(rig: Rig, tunnel
     assert [(row.subject, row.reason) for row in [*rows, *of(rig.seen(), port=53)]] == [
         ("?/?", "no_origin"),
         ("a/successor", "no_policy"),
+    ]
+
+
+def test_a_packet_that_waits_in_its_pod_until_that_is_bound_is_judged_as_its_own(rig: Rig, tunnel: Tunnel) -> None:
+    """What counts is when a packet leaves the pod, not when the pod has sent it."""
+    client = both(rig, "a/client", 1)
+    _allow(rig, 54)
+    rig.net.remove(rig.pods.pop("a/client"))
+    successor = rig.pods["a/successor"] = rig.connect(rig.node, *client.addresses)
+    # The gateway does not answer for its address, and the pod asks again for as long as it takes.
+    run(rig.node, "sysctl", "-qw", f"net.ipv4.conf.{successor.link}.arp_ignore=8")
+    run(successor, "sysctl", "-qw", "net.ipv4.neigh.eth0.mcast_solicit=60")
+    _send(successor, 4, FAR[4], 53, b"denied")
+    rig.objects["a/successor"] = msgspec.structs.replace(rig.objects.pop("a/client"), name="successor", uid="another")
+    rig.apply()
+    assert not of(rig.seen(), port=53)
+    _send(successor, 4, FAR[4], 54, b"allowed")
+    run(rig.node, "sysctl", "-qw", f"net.ipv4.conf.{successor.link}.arp_ignore=0")
+    assert tunnel.left(4, [b"denied", b"allowed"]) == [b"allowed"]
+    rows = [row for row in rig.seen() if row.port in {53, 54}]
+    assert [(row.subject, row.verdict, row.reason, row.port) for row in rows] == [
+        ("a/successor", "deny", "default_deny", 53),
+        ("a/successor", "allow", "policy", 54),
     ]
