@@ -12,7 +12,7 @@ from typing import Final, Literal
 import msgspec
 
 Side = Literal["src", "dest"]
-"""An end by the way of the packets: where they came from, or where they went to."""
+"""An end of the connection: the packets' source, or their destination."""
 _SIDES: Final[dict[str, tuple[Side, ...]]] = {"src": ("src",), "dest": ("dest",), "either": ("src", "dest")}
 
 
@@ -176,7 +176,12 @@ class Flow(_Part, frozen=True, kw_only=True):
     def text(self, side: Side, nothing: str = "-") -> str:
         """The end on a side as people read it: ``NAMESPACE/POD``, else its address, else its node, else ``nothing``."""
         end = self.end(side)
-        return end.pod or self.ip(side) or end.node_name or nothing
+        return end_text(end.pod, self.ip(side), end.node_name) or nothing
+
+
+def end_text(pod: str, ip: str, node: str) -> str:
+    """Return the name of an end for people: its pod, else its address, else its node."""
+    return pod or ip or node
 
 
 def sides(role: str, direction: str) -> tuple[Side, ...]:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import structlog
 
 from enrich.wire.batch import Header
-from probe.export.acknowledged import Acknowledged
+from probe.export.acknowledged import REFUSED, SPOOL_FULL, Acknowledged
 from probe.export.segment import Segment, SpoolPosition, header_of, whole_batches
 
 log = structlog.get_logger("kubeweir.probe")
@@ -66,4 +66,4 @@ def _as_reported(position: SpoolPosition, segments: dict[int, Segment], last_hea
     """Stand in for a lost file ``acked``: everything is sent again, and losses already reported stay counted."""
     reported = {reason: total for reason, (_, total) in last_header.lost.items()} if last_header else {}
     here = sum(segment.lost for segment in segments.values())
-    return Acknowledged(position, max(0, reported.get("spool_full", 0) - here), reported.get("refused", 0))
+    return Acknowledged(position, max(0, reported.get(SPOOL_FULL, 0) - here), reported.get(REFUSED, 0))

@@ -35,7 +35,7 @@ import structlog
 
 from enrich.runtime.private import make_private_folder, open_private
 from enrich.wire.batch import Header
-from probe.export.acknowledged import Acknowledged, AcknowledgedFile
+from probe.export.acknowledged import REFUSED, SPOOL_FULL, Acknowledged, AcknowledgedFile
 from probe.export.recovery import recover
 from probe.export.segment import (
     HEAD,
@@ -54,8 +54,6 @@ from probe.export.segment import (
 log = structlog.get_logger("kubeweir.probe")
 
 _SYNC_S: Final = 0.1
-_FULL: Final = "spool_full"
-_REFUSED: Final = "refused"
 _MAX_HANDED_ON_HEADERS: Final = 256
 """Headers of appended batches that are kept for the publisher; with a longer backlog it decodes them from disk."""
 
@@ -98,7 +96,7 @@ class Spool:
         """
         with self._lock:
             full = self._acknowledged.lost + sum(segment.lost for segment in self._segments.values())
-            return {_FULL: full, _REFUSED: self._acknowledged.refused}
+            return {SPOOL_FULL: full, REFUSED: self._acknowledged.refused}
 
     @property
     def size(self) -> int:
@@ -281,7 +279,7 @@ class Spool:
         segment.lost = sum(batch.lost for batch in stored)
         log.warning("the spool is full: verdicts were removed from its oldest batches, allowed ones first",
                     segment=segment.path.name, bytes_before=before, bytes_after=segment.bytes,
-                    lost_verdicts=self.lost()[_FULL], setting="WEIR_SPOOL_BYTES")  # fmt: skip
+                    lost_verdicts=self.lost()[SPOOL_FULL], setting="WEIR_SPOOL_BYTES")  # fmt: skip
 
     def _offset_of(self, position: SpoolPosition) -> int:
         stored = list(whole_batches(self._segments[position.segment].path.read_bytes()))[: position.ordinal]

@@ -6,7 +6,7 @@ from typing import Final
 
 import msgspec
 
-from enrich.wire.flow import Connection, Dialled, NamedPolicy, NamedService
+from enrich.wire.flow import Connection, Dialled, NamedPolicy, NamedService, end_text
 
 
 class ExampleEnd(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -23,7 +23,7 @@ class ExampleEnd(msgspec.Struct, frozen=True, omit_defaults=True):
     def text(self, ip: str) -> str:
         """Return ``NAMESPACE/POD``, else the address, else the node, else ``many``: a flood has no single end."""
         pod = f"{self.namespace}/{self.pod_name}" if self.pod_name else ""
-        return pod or ip or self.node_name or "many"
+        return end_text(pod, ip, self.node_name) or "many"
 
 
 class Example(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
