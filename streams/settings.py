@@ -52,7 +52,8 @@ class Settings(KafkaSettings):
     pod_retention: float = setting("WEIR_POD_RETENTION", 3600.0, formerly=("WEIR_TAIL",))
     """Seconds that deleted pods stay known, so that late verdicts can be named. Longer than this worker ever lags."""
     attribution_wait: float = setting("WEIR_ATTRIBUTION_WAIT", 2.0, formerly=("WEIR_HOLD",))
-    """Seconds that a verdict waits, at most, for the API server to publish the pods that it is about."""
+    """Seconds that a verdict waits, at most, for the API server to publish the pods that it is about. With 0 it
+    does not wait: if the index is not synced up to its time yet, its peer is `ambiguous` instead of named."""
     pending_bytes: int = setting("WEIR_PENDING_BYTES", 16_777_216, formerly=("WEIR_HOLD_BYTES",))
     """Limit of bytes of such pending verdicts. Beyond it, the oldest are sent with what is known of their pods."""
     stop_timeout: float = setting("WEIR_STOP_TIMEOUT", 10.0, formerly=("WEIR_STOP_SECONDS",))
