@@ -111,11 +111,11 @@ enum found {
  * An address, and with it a hash, passes to a successor pod as soon as that pod has
  * it, and user space learns of that later. So:
  *
- *   - It came in by the interface itself: yes.
- *   - It came in by a younger device (a higher index): no, the device may be the
- *     successor's interface.
- *   - It came in by an older device, such as a bridge that both pods are ports of:
- *     yes, if the interface still exists, because two ports of a bridge cannot have
+ *   - It arrived through the interface itself: yes.
+ *   - It arrived through a younger device (a higher index): no, the device may be
+ *     the successor's interface.
+ *   - It arrived through an older device, such as a bridge that both pods are ports
+ *     of: yes, if the interface still exists, because two ports of a bridge cannot have
  *     one address. bpf_fib_lookup answers that: it returns -ENODEV for a device that
  *     is gone before it looks at anything else (bpf_ipv4_fib_lookup in
  *     net/core/filter.c), for packets of either family.

@@ -26,7 +26,7 @@ public class Consume {
     settings.put("enable.auto.commit", "false");
     settings.put("session.timeout.ms", "6000");
     ObjectMapper json = new ObjectMapper();
-    // Of each ring and pod the number that came last: the numbers of a pod rise, so what is not above it is a repeat.
+    // The highest number seen per ring and pod: a pod's numbers rise, so a record that is not above it is a repeat.
     Map<String, Long> last = new HashMap<>();
     try (KafkaConsumer<String, String> consumer =
         new KafkaConsumer<>(settings, new StringDeserializer(), new StringDeserializer())) {

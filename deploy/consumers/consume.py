@@ -21,8 +21,8 @@ consumer = Consumer({
 consumer.subscribe([topic])
 
 last = {}
-"""Of each ring and pod the number that came last: the numbers of a pod rise, so what is not above it is a repeat. It
-lives as long as this process; one that writes to a database makes the id its key instead."""
+"""The highest number seen per ring and pod: a pod's numbers rise, so a record that is not above it is a repeat. It is
+lost with the process; a consumer that writes to a database uses the id as the key instead."""
 
 
 def end(side):

@@ -6,7 +6,7 @@
 set -eu
 exec 3<<'JQ'
 def ends: if .pod_name then "\(.namespace)/\(.pod_name)" else .node_name // .instance // "?" end;
-# Of each ring and pod the number that came last: the numbers of a pod rise, so what is not above it is a repeat.
+# Keeps the highest number seen per ring and pod: a pod's numbers rise, so a record that is not above it is a repeat.
 foreach inputs as $flow ({last: {}};
   (if $flow.connection.direction == "ingress" then $flow.dest else $flow.src end) as $local
   | ($flow.id | capture("^(?<ring>.+)-(?<number>[0-9]+)$")) as $id

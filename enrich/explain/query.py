@@ -77,7 +77,7 @@ def parse_destination(text: str) -> EndQuery:
         raise QuerySyntaxError(f"{text!r}: ICMP has no port; write {text.replace(f':{query.port}', '')}")
     if query.protocol is not None and not query.port:
         shown = "[V6ADDRESS]" if ":" in query.ip else query.ip or str(query.pod)
-        raise QuerySyntaxError(f"{text!r}: which port? Write {shown}:PORT, {shown}:PORT/UDP or {shown}/ICMP")
+        raise QuerySyntaxError(f"{text!r}: a port is missing: write {shown}:PORT, {shown}:PORT/UDP or {shown}/ICMP")
     return query
 
 
@@ -113,7 +113,7 @@ def _port(text: str, port: str | None) -> str:
         return ""
     if port.isdigit():
         if not 0 < int(port) < 1 << 16:
-            raise QuerySyntaxError(f"{text!r}: a port is 1 to 65535")
+            raise QuerySyntaxError(f"{text!r}: a port must be between 1 and 65535")
         return str(int(port))
     return port
 

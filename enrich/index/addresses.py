@@ -56,7 +56,7 @@ class AddressOwner:
 
     pod: Pod | None = None
     ambiguous: bool = False
-    """A pod may have had it, and nobody can say which."""
+    """A pod may have had it, and it is not known which."""
 
 
 class Addresses:
@@ -248,9 +248,9 @@ class Addresses:
     def published_ns(self, uid: str, ip: str) -> int:
         """Return when the API server published that a pod has an address; 0 if that is not known.
 
-        It is not known for a pod in the first list; for a pod from a manifest without a status, which is published
-        before it is so; or for a pod whose sandbox was made anew: the sandbox may keep the address, and the later
-        PodReadyToStartContainers does not say when it got it."""
+        It is not known for a pod in the first list; for a pod from a manifest without a status; or for a pod whose
+        sandbox was recreated: the new sandbox may keep the address, and the later PodReadyToStartContainers does not
+        say when the pod got it."""
         pod = self._by_uid.get(uid)
         published = max((one.published_ns for one in self._watched.get(ip, ()) if one.uid == uid), default=0)
         return published if pod is not None and pod.acknowledged_ns and pod.started_ns <= published else 0

@@ -148,7 +148,7 @@ def _networks(field: Field) -> list[Peer]:
 
 
 def _ports(protocol: Field) -> list[PolicyPort]:
-    """A ClusterNetworkPolicyProtocol. A port's name means "a destination port on a pod", whatever its protocol."""
+    """A ClusterNetworkPolicyProtocol. A port's name means "a destination port on a pod", of any protocol."""
     field = protocol.only("tcp", "udp", "sctp", "destinationNamedPort")
     kind = field.path.rpartition(".")[2]
     if kind == "destinationNamedPort":

@@ -51,7 +51,7 @@ class InternTable(Generic[T]):
 class InternMap(Generic[T]):
     """Maps the values of a table to integers, by a function that is called once for each value.
 
-    A table that has been replaced by another is noticed, and mapped anew."""
+    A table that has been replaced by another is detected and mapped again."""
 
     def __init__(self, function: Callable[[Sequence[T]], Int64Array]) -> None:
         self._function = function

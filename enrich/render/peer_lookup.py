@@ -189,7 +189,7 @@ class PeerLookup:
 
 
 def _peer_addresses(verdicts: VerdictArray, sources: Sequence[bytes], destinations: Sequence[bytes]) -> list[bytes]:
-    """Return the address of each verdict's peer: the source of what came in, the destination of what went out."""
+    """Return the address of each verdict's peer: the source of ingress, the destination of egress."""
     inward = (verdicts["verdict"] & INGRESS).tolist()
     addresses = [s if i else d for s, d, i in zip(sources, destinations, inward, strict=True)]
     aggregated = verdicts["flags"] & AGGREGATED

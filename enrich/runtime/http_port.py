@@ -139,7 +139,8 @@ class HttpPort:
             except BlockingIOError:
                 return
             except OSError as error:
-                # The client has gone already, or there is no file descriptor left: then the oldest gives its own.
+                # The client has disconnected already, or no file descriptor is left: the oldest connection is closed
+                # to free one.
                 log.warning("the health port cannot accept a connection", error=error.strerror)
                 self._displace()
                 self._stopping.wait(0.05)

@@ -31,7 +31,7 @@ _MIN_RENEWAL_INTERVAL_S: Final = 5.0
 """The configuration is read once if the server rejects all watches at once."""
 _CONNECTIONS: Final = 32
 _KEEPALIVE: Final = [
-    # Detects within a minute a server that went away without a word; a watch itself never sends anything.
+    # Detects within a minute a server that disappeared silently; a watch itself never sends anything.
     (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
     (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
     (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 30),
@@ -72,8 +72,8 @@ class Client:
     def get(self, path: str, query: Mapping[str, str], accept: str, silence_s: float) -> Iterator[Any]:
         """Send a GET and yield the urllib3 response of status 200, not read yet.
 
-        ``silence_s``: how long the server may send nothing. Raises :class:`AnswerError`, and whatever urllib3 and the
-        socket raise.
+        ``silence_s``: how long the server may send nothing. Raises :class:`AnswerError`, and any exception of
+        urllib3 and the socket.
         """
         client = self._client
         request = client.param_serialize(

@@ -95,7 +95,7 @@ class ManifestSource:
             log.info("manifests read", folder=str(self._folder), objects=len(objects))
 
     def _read_settled(self) -> list[Object]:
-        """Read the folder while nobody writes to it: a file that was just truncated is about to be filled."""
+        """Read the folder when no write is in progress: a file that was just truncated is about to be filled."""
         for _ in range(_MAX_ATTEMPTS):
             before = _newest(self._folder)
             if time.time() - before[0] > _SETTLED_S:
@@ -191,9 +191,7 @@ class _Loader(yaml.CSafeLoader):
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode) and key.value != "<<":
                 if key.value in seen:
-                    raise yaml.constructor.ConstructorError(
-                        None, None, f"the key {key.value} is there twice", key.start_mark
-                    )
+                    raise yaml.constructor.ConstructorError(None, None, f"duplicate key {key.value}", key.start_mark)
                 seen.add(key.value)
         return super().construct_mapping(node, deep)
 

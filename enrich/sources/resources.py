@@ -193,8 +193,10 @@ class Reader:
         self.refused.add(name)
         if self._reported.get(name) != error:
             self._reported[name] = error
-            effect = "what is wrong counts for nothing, the rest holds" if partly else "left out"
-            log.error("object not understood", kind=self._resource.kind, object=name, error=error, effect=effect)
+            effect = "its invalid parts are ignored, the rest applies" if partly else "the object is ignored"
+            log.error(
+                "an object cannot be interpreted", kind=self._resource.kind, object=name, error=error, effect=effect
+            )
 
 
 class _PodEvent(msgspec.Struct, gc=False):

@@ -29,7 +29,7 @@ class BrokenStreamError(OSError):
 def blocks(response: Any) -> Iterator[bytes]:
     """Yield the body of a urllib3 response, one block for each read.
 
-    Raises :class:`BrokenStreamError`, TimeoutError, and whatever else the socket and urllib3 raise.
+    Raises :class:`BrokenStreamError`, TimeoutError, and any other exception of the socket and urllib3.
     """
     if not response.chunked or "content-encoding" in response.headers:
         yield from response.stream(_BLOCK, decode_content=True)
@@ -37,7 +37,7 @@ def blocks(response: Any) -> Iterator[bytes]:
     try:
         read = response._fp.fp.read1
     except AttributeError as error:
-        log.warning("this urllib3 does not show its connection's buffer, the watch is slower", error=str(error))
+        log.warning("this urllib3 version does not expose its buffer, so the watch is slower", error=str(error))
         yield from response.stream(_BLOCK, decode_content=True)
         return
     framing = Chunks()
@@ -78,7 +78,7 @@ class Chunks:
             at = end + 2
         self._rest = data[at:]
         if len(self._rest) > _MAX_FRAME:
-            raise BrokenStreamError("the line with the size of a chunk has no end")
+            raise BrokenStreamError("the chunk size line is too long")
         return b"".join(parts)
 
     def _start_chunk(self, size: bytes) -> None:

@@ -12,8 +12,8 @@ THEORY OF OPERATION
 4. *Start over.* If the version is too old all the same (410 Gone, as a status or an event), the kind is listed again.
 5. *Back off.* After any other error the watch waits 0.5 s, then 1, 2, ... up to 30 s, with jitter. Meanwhile the index
    stays in service as it is, and :attr:`Watch.problem` says why it may be stale.
-6. *Silence.* A server sends a bookmark a minute. A connection that is silent for 150 s is given up for a new one: its
-   other end may be gone without a word.
+6. *Silence.* A server sends a bookmark a minute. A connection that is silent for 150 s is replaced by a new one: the
+   server may be gone without having closed it.
 
 :meth:`Watch.synced_until_ns` says until when the index is current. Say a read has waited since 12:00:05.000 and it is
 12:00:05.300 now: everything sent until now has been read, so it answers now less half a millisecond. Just after a
@@ -113,7 +113,7 @@ class Watch:
                 failed = not self._attempt()
             except GoneError:
                 self._version = ""
-                log.info("watch is too old, listing again", kind=self.resource.kind)
+                log.info("watch is too old, relisting", kind=self.resource.kind)
             except (AnswerError, urllib3.exceptions.HTTPError, OSError, ValueError) as error:
                 failed = True
                 self._report(error)
@@ -140,12 +140,12 @@ class Watch:
     def _report(self, error: Exception) -> None:
         if not self._connection.stopping.is_set():
             self.problem = f"{self.resource.kind}: {in_words(error)}"
-            log.warning("watch failed, trying again", kind=self.resource.kind, error=in_words(error))
+            log.warning("watch failed, retrying", kind=self.resource.kind, error=in_words(error))
 
     # --- lists
 
     def _list_or_follow(self) -> None:
-        """Follow from the last version; without one, list first. Raises whatever ended it."""
+        """Follow from the last version; without one, list first. Raises the exception that ended it."""
         if not self._version:
             if not self._by_pages and self._watch_list():
                 return
@@ -206,11 +206,11 @@ class Watch:
                         pause.close()
                         pause = None
         except (urllib3.exceptions.ReadTimeoutError, TimeoutError):
-            log.info("the server has sent nothing for long, connecting again", kind=self.resource.kind)
+            log.info("no data from the server, reconnecting", kind=self.resource.kind, silence_s=_SILENCE_S)
         finally:
             self._progress.end()
         if self._initial is not None:
-            raise AnswerError("the first list broke off")
+            raise AnswerError("the connection ended during the first list")
 
     def _is_listing(self) -> bool:
         return self._initial is not None
@@ -273,6 +273,6 @@ class Watch:
         """Empty the kind: the server does not serve it. ``why``: what a person should know about it."""
         problem = f"{self.resource.kind}: {why}" if why else None
         if self._version or self.problem != problem:
-            log.info("the server does not serve this kind: it counts as none", kind=self.resource.kind, why=why)
+            log.info("the server does not serve this kind: it is treated as empty", kind=self.resource.kind, why=why)
         self._version, self.problem = "", problem
         self._index.replace(self.resource, [], self._progress.synced_ns)

@@ -232,11 +232,11 @@ def _bad_header(text: bytes, error: Exception) -> BatchError:
 
 def _check(header: Header, body: int) -> None:
     if header.verdicts < 0 or header.first < 0 or header.first + header.verdicts >= 1 << 63:
-        raise BatchError("bad_header", f"first {header.first}, verdicts {header.verdicts}")
+        raise BatchError("bad_header", f"first or verdicts is out of range: {header.first}, {header.verdicts}")
     if abs(header.clock) >= 1 << 62:
-        raise BatchError("bad_header", f"clock {header.clock}")
+        raise BatchError("bad_header", f"clock is out of range: {header.clock}")
     if header.verdict_bytes < _OWN_BYTES:
-        raise BatchError("bad_header", f"verdict_bytes {header.verdict_bytes}, at least {_OWN_BYTES}")
+        raise BatchError("bad_header", f"verdict_bytes is {header.verdict_bytes}, must be at least {_OWN_BYTES}")
     if body != header.verdicts * header.verdict_bytes:
         raise BatchError(
             "wrong_length", f"{body} bytes of verdicts, {header.verdicts * header.verdict_bytes} announced"

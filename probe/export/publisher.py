@@ -215,7 +215,8 @@ class Publisher:
         if wrong:
             differences = "; ".join(wrong)
             self._report(
-                f"topic {self._topic.name} is not as it must be: {differences}. Delete it: the probe creates it"
+                f"topic {self._topic.name} has a wrong configuration: {differences}. "
+                "Delete it, and the probe creates it again"
             )
             return False
         self.problem = None

@@ -5,7 +5,7 @@ Theory of operation, by an example. Pod web-0 has address 10.0.0.1 on interface 
 1. Interface 7 appears after 12:00:00.000 and by 12:00:00.050 (``probe.node.link_clock`` explains the bounds).
 2. Three seconds later the API server has published the address, and the agent binds interface 7 to web-0. The interval
    is published with ``first`` 12:00:00.000 and ``start`` 12:00:00.050: the pod did not have the address before
-   ``first``, and surely has it from ``start`` on. Between the two, nobody is named.
+   ``first``, and surely has it from ``start`` on. Between the two, verdicts are not attributed.
 3. Interface 7 disappears after 12:30:00.000 and by 12:30:00.040. The interval is published again with ``end``
    12:30:00.000 (it surely had the address until then) and ``last`` 12:30:00.040 (it did not have it afterwards).
 

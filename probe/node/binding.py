@@ -4,7 +4,7 @@ Theory of operation. A wrong binding would enforce, and log, one pod's policy fo
 no other pod can be meant:
 
 1. A pod claims each veth that has one of the pod's addresses inside. If one pod claims a veth, they are bound.
-2. If two pods claim it, nobody is bound until the API server settles it. That happens when an address is reused while
+2. If two pods claim it, no pod is bound until the API server settles it. That happens when an address is reused while
    the API server still shows it on the old pod. A veth that is bound already stays with its pod meanwhile.
 3. A pod that was bound a moment ago claims no other interface, until the API server publishes something new of it or
    ``API_DELAY_S`` has passed. Example: pod old has 10.0.0.1 on interface 3. The interface disappears, the kubelet gives
@@ -41,7 +41,7 @@ from enrich.model import Name, Pod
 from probe.node.netlink import Veth
 
 API_DELAY_S: Final = 5.0
-"""How long the API server may take to publish what became of a pod whose interface disappeared."""
+"""How long the API server may take to publish the new state of a pod whose interface disappeared."""
 _ADDRESS_LOST: Final = "the pod's address is no longer inside the interface"
 
 
@@ -177,7 +177,7 @@ def _reason(pod: Pod, recent: Mapping[str, RecentBinding]) -> str:
     if not pod.ips:
         return "the API server has not published an address of it yet"
     if pod.uid in recent:
-        return "its interface disappeared, and the API server has not published yet what became of the pod"
+        return "its interface disappeared, and the API server has not published the pod's new state yet"
     return "no interface has its address yet"
 
 

@@ -1,7 +1,7 @@
 """The node's network as the probe last read it, and whether it may have changed since.
 
 Reading everything takes longer than most changes of policy (at a hundred pods), so the network is read again only if a
-link event came in, if the caller has a reason, or if it is a while ago.
+link event arrived, if the caller has a reason, or if the last read is more than 30 s old.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """The desired content of the kernel's policy maps, as plain values.
 
 The compiler keeps one :class:`Desired` and changes it in place; the installer writes the difference to the maps. Every
-key and value here has a struct of the same meaning in ``bpf/layout.h``. This module knows neither cluster nor kernel.
+key and value here has a struct of the same meaning in ``bpf/layout.h``. This module depends on neither the
+cluster nor the kernel.
 """
 
 from __future__ import annotations

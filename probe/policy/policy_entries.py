@@ -9,7 +9,7 @@ Theory of operation, for one policy set, one direction and all identities:
 3. For the others, the ruleset reduces the identity's traits to those that it can see. Identities with equal visible
    traits share one :class:`_SharedEntry`, and its content is flattened once.
 4. The port ranges of a flattened policy are split into prefixes, and stored under a number that the ledger derives from
-   their content: the *port list*. Equal port ranges, in whatever policy set, are stored once.
+   their content: the *port list*. Equal port ranges, in any policy set, are stored once.
 5. Everything is counted by use, and removed with its last user. An entry never changes under its number; a changed
    policy makes another set, other port lists and other rules beside the old ones, and the endpoints switch to them.
 """

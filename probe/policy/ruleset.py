@@ -100,8 +100,8 @@ def _policy_rules(
     compiled: list[CompiledRule] = []
     for index, rule in enumerate[Rule | ClusterRule](rules):
         # A NetworkPolicy's rule without peers matches every peer, a ClusterNetworkPolicy's matches none.
-        anybody = isinstance(rule, Rule) and not rule.peers
-        peers = RulePeers(None) if anybody else _rule_peers(home, rule.peers, selectors, acquired)
+        every_peer = isinstance(rule, Rule) and not rule.peers
+        peers = RulePeers(None) if every_peer else _rule_peers(home, rule.peers, selectors, acquired)
         action = rule.action if isinstance(rule, ClusterRule) else None
         compiled.append(CompiledRule(PolicyRef(kind, home, policy.name, index), peers, rule.ports, action))
     return PolicyRules(PolicyRef(kind, home, policy.name), tier, applied.audited, tuple(compiled))

@@ -69,8 +69,8 @@ class Engine:
             tracker.load(name, state, now)
 
     def take(self, deltas: Iterable[Delta], now: float, *, replayed: bool = False) -> None:
-        """Process deltas. ``replayed``: they were processed before a restart, and alerts that came of them are part of
-        the state that was loaded."""
+        """Process deltas. ``replayed``: they were processed before a restart, and alerts that resulted from them are
+        part of the state that was loaded."""
         by_rule: defaultdict[str, list[Delta]] = defaultdict(list)
         for delta in deltas:
             by_rule[delta.rule].append(delta)

@@ -60,8 +60,8 @@ class Tracker:
         self.alerts[tuple(state.group)] = from_state(state, now)
 
     def take(self, deltas: Sequence[Delta], now: float, *, replayed: bool) -> None:
-        """Process deltas. ``replayed``: they were processed before a restart, and alerts that came of them are part of
-        the state that was loaded."""
+        """Process deltas. ``replayed``: they were processed before a restart, and alerts that resulted from them are
+        part of the state that was loaded."""
         raise NotImplementedError
 
     def tick(self, now: float) -> None:

@@ -42,7 +42,7 @@ def check(file: Path, prefix: str) -> None:
     """Check the routes file FILE, and print every mistake with its line and field.
 
     \b
-    Exit 0: the file is valid. 2: it is not.
+    Exit codes: 0 valid, 2 invalid.
     """
     found = _read(file, prefix)
     outputs = sum(len(route.outputs) for route in found.routes)

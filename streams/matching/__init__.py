@@ -1,1 +1,1 @@
-"""Conditions on a flow record, which routes and alert rules share. It knows neither."""
+"""Conditions on a flow record, which routes and alert rules share. This package depends on neither."""

@@ -69,7 +69,7 @@ class EndConditions:
     networks: tuple[Network, ...]
 
     def fits_end(self, end: End) -> bool:
-        """Return whether an end fits, whatever its address is."""
+        """Return whether an end fits, regardless of its address."""
         return all(condition.holds(end) for condition in self.conditions) and (
             not self.labels.requirements or (end.labels is not None and selectors.matches(self.labels, end.labels))
         )
@@ -163,7 +163,7 @@ class Matcher:
         self.excluded = tuple(_condition_set(one) for one in as_list(excluded))
 
     def fits(self, flow: Flow) -> bool:
-        """Return whether a record fits ``match`` and not ``except``, whatever the sample."""
+        """Return whether a record fits ``match`` and not ``except``, before sampling."""
         return any(one.holds(flow) for one in self.included) and not any(one.holds(flow) for one in self.excluded)
 
     def takes(self, flow: Flow) -> bool:

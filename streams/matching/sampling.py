@@ -1,6 +1,6 @@
 """Which connections are in a sample: a hash of the five-tuple decides, so that all records of a connection agree.
 
-1. Each end is hashed by itself: address and port to 64 bits.
+1. Each end is hashed separately: address and port to 64 bits.
 2. The hashes of both ends and the protocol are added and hashed again. A sum has no order, so the record that the
    destination's policy made hashes as the record that the source's policy made does.
 3. The connection is in a sample of the share ``s`` if its hash is below ``s * 2**64``. So a connection that is in a

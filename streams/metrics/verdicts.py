@@ -43,7 +43,7 @@ class VerdictCounter:
         )
         self._over_limit = prometheus_client.Counter(
             "kubeweir_streams_verdict_subjects_over_limit",
-            "Namespaces or workloads that share the label _other, because WEIR_VERDICTS_LIMIT others came first",
+            "Namespaces or workloads that share the label _other, because WEIR_VERDICTS_LIMIT others have labels",
             registry=registry,
         )
         self._own: set[tuple[str, ...]] = set()

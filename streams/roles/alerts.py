@@ -1,6 +1,6 @@
 """The role `alerts`: puts the rules in force, the two loops, the watch of policy changes and the outputs together.
 
-The loops share nothing but Kafka, so that each can be scaled and restarted by itself. Both are exactly-once
+The loops share nothing but Kafka, so that each can be scaled and restarted on its own. Both are exactly-once
 (:mod:`streams.kafka.exactly_once`):
 
 - *count* reads denied flows and losses, and writes to the topic of deltas how many of them each group of a rule got.

@@ -44,7 +44,7 @@ class _Child:
 
 
 def supervise(roles: Sequence[str], stop: threading.Event) -> int:
-    """Run the roles until ``stop``, or until one ends permanently; return the exit code."""
+    """Run the roles until ``stop``, or until one ends with a permanent error; return the exit code."""
     children = [_start(role) for role in roles]
     code = 0
     try:
@@ -71,7 +71,7 @@ def _start(role: str) -> _Child:
 
 
 def _check(child: _Child) -> int | None:
-    """Restart a child that has ended, when it is time. Return an exit code if the child ended permanently."""
+    """Restart a child that has ended, when it is time. Return its exit code if a restart would not help."""
     now = time.monotonic()
     if child.restart_at is not None:
         if now >= child.restart_at:
@@ -82,7 +82,7 @@ def _check(child: _Child) -> int | None:
     if code is None:
         return None
     if code in _FINAL:
-        log.error("a role ended permanently; stopping all roles", role=child.role, exit_code=code)
+        log.error("a role ended with a permanent error; stopping all roles", role=child.role, exit_code=code)
         return code
     backoff_s = _FIRST_BACKOFF_S if now - child.started > _STABLE_S else child.backoff_s
     child.restart_at, child.backoff_s = now + backoff_s, min(backoff_s * 2, _MAX_BACKOFF_S)

@@ -1,4 +1,4 @@
-"""Routes: which records go where besides the topics that always have them.
+"""Routes: which further outputs receive which records, besides the topics `flows` and `flows.denied`.
 
 Only `topics`, `routes_file` and `outputs` touch the outside world.
 """

@@ -8,8 +8,8 @@ Theory of operation
    pods of ``shop`` are denied to ``tenant.shop.denied``. The namespace is that of the subject, whose policy decided,
    and never that of the peer: a tenant sees what its own policies do.
 4. A topic of a namespace is made at most once, only for namespaces that ``namespaces`` lists, and only up to ``limit``
-   topics. Topics that exist already and that the route could have made count too, or a restart would begin anew.
-   Nobody can make kubeweir write to its own topics by a well-chosen name of a namespace: those are reserved.
+   topics. Topics that exist already and that the route could have made count too; otherwise a restart would reset
+   the count. Nobody can make kubeweir write to its own topics by a well-chosen name of a namespace: those are reserved.
 5. A record without a topic is counted by reason: ``no_namespace`` (only the node is known), ``not_allowed``, ``limit``.
 6. With ``format: record`` a record is a Kafka record. With ``format: lines`` the records of one batch and one key are
    joined as JSON lines, up to half a megabyte: far fewer Kafka records, which compress better. Lines of two raw batches

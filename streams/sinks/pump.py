@@ -2,7 +2,8 @@
 
 THEORY OF OPERATION
 
-1. The pump reads up to 2,000 records with a consumer group of its own, so that a slow destination delays nobody else.
+1. The pump reads up to 2,000 records with a consumer group of its own, so that a slow destination delays no other
+   reader.
 2. Values that are not records go to the dead-letter topic; records that the sink does not want are skipped.
 3. The others are written. If the destination is away (SinkError), the pump retries with exponential backoff: after 0.5
    s, 1 s, 2 s, ... up to every 10 s. Meanwhile it reads and commits nothing: this is the backpressure that keeps

@@ -99,7 +99,7 @@ class RunningSinks:
         return "; ".join(problem for sink in self._running.values() if (problem := sink.problem())) or None
 
     def check(self) -> None:
-        """Raise StopServiceError if a sink has ended permanently."""
+        """Raise StopServiceError if a sink has ended with a permanent error."""
         for sink in self._running.values():
             if sink.failed is not None:
                 raise sink.failed

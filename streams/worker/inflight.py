@@ -54,7 +54,7 @@ class TrackedInput:
         self._expected += records
 
     def withdraw(self) -> None:
-        """Stop expecting one record: another one, expected by itself, was sent in its place (event loop)."""
+        """Stop expecting one record: another one, expected separately, was sent in its place (event loop)."""
         self._expected -= 1
 
     @property

@@ -1,8 +1,8 @@
 """Pending verdicts: they wait a moment, because the cluster's index may not know yet the pods that they are about.
 
 Theory of operation. A pod starts at 12:00:00.0 and opens a connection at once. The verdict reaches the enricher 150 ms
-later; the API server's watch event about the pod may arrive after 300 ms. Rendered at once, the record would name the
-peer by its address only, permanently. So:
+later; the API server's watch event about the pod may arrive after 300 ms. Rendered at once, the record would
+permanently name the peer by its address only. So:
 
 1. A verdict must wait while the index is not synced up to the verdict's time, or while one of its ends is *unsettled*:
    a local pod that the index does not know, a remote address that is likely a pod's, or one whose owner is not certain.

@@ -221,7 +221,7 @@ def test_a_version_that_is_compacted_is_listed_again(
     capsys.readouterr()
     watched.way.mend()
     eventually(lambda: pod_name("new") in cluster.pods() and pod_name("old") not in cluster.pods())
-    assert "listing again" in capsys.readouterr().out
+    assert "relisting" in capsys.readouterr().out
 
 
 def test_a_server_that_dies_and_comes_back(api: ApiServer, watched: Watched) -> None:
@@ -278,7 +278,7 @@ def test_a_bookmark_moves_the_version_without_an_event(
         eventually(lambda: pod_name("after-bookmark") in watched.cluster.pods())
         logged = capsys.readouterr().out
         assert not is_logged(logged, "listed", "kind=Pod")
-        assert not is_logged(logged, "listing again", "kind=Pod")
+        assert not is_logged(logged, "relisting", "kind=Pod")
     finally:
         watched.close()
 
@@ -296,7 +296,7 @@ def test_a_connection_that_hangs_is_left_for_another(
         eventually(lambda: pod_name("unheard") in watched.cluster.pods())
         # Other kinds leave their connections too, each at a time of its own: wait until all have a new one.
         eventually(lambda: watched.source.problem() is None)
-        assert is_logged(capsys.readouterr().out, "the server has sent nothing for long", "kind=Pod")
+        assert is_logged(capsys.readouterr().out, "no data from the server", "kind=Pod")
     finally:
         watched.close()
 

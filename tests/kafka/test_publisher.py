@@ -109,7 +109,7 @@ def test_nothing_is_sent_to_a_topic_that_differs(site: Site) -> None:
     append(spool, make_batch(0, ROWS))
     publisher = publisher_of(site, spool)
     publisher.start()
-    until(lambda: "not as it must be" in (publisher.problem or "") or None, "the problem")
+    until(lambda: "has a wrong configuration" in (publisher.problem or "") or None, "the problem")
     problem = publisher.problem or ""
     assert "it has 1 partitions, not 4" in problem
     assert "message.timestamp.type is CreateTime, not LogAppendTime" in problem

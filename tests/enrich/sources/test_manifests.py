@@ -125,7 +125,7 @@ def test_hidden_files_are_not_read(folder: Path) -> None:
         ("[]\n", "must be an object"),
         ("a: [1\n", "bad.yaml: is not valid YAML"),
         ("a: !!python/object:os.system {}\n", "is not valid YAML"),
-        ("apiVersion: v1\nkind: Namespace\nkind: Pod\nmetadata: {name: x}\n", "kind is there twice"),
+        ("apiVersion: v1\nkind: Namespace\nkind: Pod\nmetadata: {name: x}\n", "duplicate key kind"),
         (POLICY % ("p", "70000"), "spec.ingress[0].ports[0].port"),
         (NAMESPACE.replace("shop", "x, labels: {version: 1.10}"), "metadata.labels[version]: must be a string"),
         (NAMESPACE.replace("shop", "x, labels: {day: 2026-01-01}"), "metadata.labels[day]: must be a string"),

@@ -147,7 +147,7 @@ def test_a_denial_shows_the_policies_that_may_have_been_meant() -> None:
     ("arguments", "said"),
     [
         (("web", "data/db-0:1"), "neither NAMESPACE/POD nor an address"),
-        ((API, "data/db-0"), "which port? Write data/db-0:PORT"),
+        ((API, "data/db-0"), "a port is missing: write data/db-0:PORT"),
         ((API,), "Missing argument 'DESTINATION'"),
         (("--source", "nowhere", API, "data/db-0:1"), "must be kubernetes, or manifests:FOLDER"),
         (("--source", "manifests:/none", API, "data/db-0:1"), "/none is not a folder"),
