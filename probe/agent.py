@@ -59,7 +59,7 @@ _SETTLE_S: Final = 0.002
 
 
 class Agent:
-    """The part of the probe that enforces policy."""
+    """Enforces policy on one node, in the passes that the module describes."""
 
     def __init__(
         self,

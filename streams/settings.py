@@ -31,7 +31,7 @@ class Settings(KafkaSettings):
     """YAML file of alert rules and the outputs they notify (check it with `weir alerts check FILE`). A change is
     applied at once. Empty: the built-in rules. -: the role alerts does not run, unless the command line names it."""
     alertmanager: tuple[str, ...] = setting("WEIR_ALERTMANAGER", ())
-    """URLs of Alertmanagers to notify besides the outputs in the file, comma-separated: http://alertmanager:9093."""
+    """URLs of Alertmanagers to notify in addition to the outputs in the file, comma-separated: http://alertmanager:9093."""
     alert_groups: int = setting("WEIR_ALERT_GROUPS", 100_000, least=100)
     """Limit of groups that an alert rule keeps in one worker. Beyond it, the groups idle for longest are evicted."""
     file_path: str = setting("WEIR_FILE_PATH", "/var/log/network/policy_action.log")

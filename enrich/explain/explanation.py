@@ -43,7 +43,7 @@ class AddressPairAnswer(msgspec.Struct, frozen=True):
 
 
 class Explanation(msgspec.Struct, frozen=True, kw_only=True):
-    """The whole answer."""
+    """The whole answer, as `weir explain -o json` prints it."""
 
     schema: int = 1
     source: EndReport

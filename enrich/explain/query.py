@@ -1,6 +1,6 @@
-"""Parses what a person types for the two ends of a connection, and finds whom it means in the cluster.
+"""Parses what a person types for the two ends of a connection, and finds those ends in the cluster.
 
-Examples of what can be query:
+Examples of ends:
 
     shop/web-0              a pod by name; a hostNetwork pod is its node
     10.0.0.1, fd00::1       an address: of a pod, a node, a Service, or outside the cluster
@@ -127,7 +127,7 @@ def _protocol(text: str, protocol: str | None) -> Protocol | None:
     return Protocol[name]
 
 
-# --- whom it means
+# --- finding the ends in the cluster
 
 
 def resolve_end(view: PolicyView, services: Mapping[Name, Service], query: EndQuery) -> ResolvedEnd:

@@ -83,7 +83,7 @@ def _rule(rule: Field, peers: str) -> ClusterRule:
       rules, fail closed means: treat the rule as matching no traffic. For Deny and Pass rules ... treat the rule as a
       'Deny all' rule."
     - A wrong value of a known one, such as port 70000, is left out of an Accept rule. In a Deny or Pass rule it counts
-      as any peer or any port, and what the rule says besides still bounds it: Deny to 10.0.0.0/8 on ports 80 and 70000
+      as any peer or any port, and the rest of the rule still limits it: Deny to 10.0.0.0/8 on ports 80 and 70000
       denies every port of 10.0.0.0/8. A rule whose action cannot be read denies.
     """
     notes = len(rule.problems or ())

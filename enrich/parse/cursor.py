@@ -1,9 +1,9 @@
 """A cursor over the API's JSON that knows its path, so that an error names the field.
 
-An object is read strictly or leniently. Strictly, the first mistake is an error: so manifests are read. Leniently, a
-reader goes on where it knows what the mistake means, and notes it in ``problems``: so policies are read that the API
-server has accepted once, by an older validation. A reader calls :meth:`Field.complain` for a value that is wrong but
-has a meaning, and :meth:`Field.attempt` for a part that can be left out. Without ``problems`` both raise.
+An object is read strictly or leniently. Manifests are read strictly: the first mistake is an error. Policies from the
+API server are read leniently, because an older validation may have accepted them: a reader continues where it knows
+what the mistake means, and notes it in ``problems``. A reader calls :meth:`Field.complain` for a value that is wrong
+but has a meaning, and :meth:`Field.attempt` for a part that can be left out. Without ``problems`` both raise.
 """
 
 from __future__ import annotations

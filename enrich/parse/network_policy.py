@@ -15,9 +15,9 @@ _PORT_NAME: Final = re.compile(r"(?=[a-z0-9-]{1,15}\Z)(?=.*[a-z])[a-z0-9]+(-[a-z
 
 
 NO_LABELS: Final = Selector((Requirement("kubeweir.io/unreadable", Operator.IN, ()),))
-"""Selects nothing: no value of the label is among none. It stands for a selector that cannot be read."""
+"""Selects nothing, because its list of values is empty. It stands for a selector that cannot be read."""
 _NO_TRAFFIC: Final = Rule((Peer(pods=NO_LABELS),))
-"""Stands for a rule of which nothing can be read, so that the rules after it keep their numbers."""
+"""Stands for a rule that cannot be read at all, so that the rules after it keep their numbers."""
 
 
 def network_policy(root: Field) -> NetworkPolicy:
@@ -69,7 +69,7 @@ def _rule(rule: Field, peers: str) -> Rule:
 
 
 def _peer(peer: Field) -> Peer | None:
-    """Parse one element of ``from`` or ``to``; None if it is a block of which nothing is left."""
+    """Parse one element of ``from`` or ``to``; None if it is a block whose exceptions cover it."""
     block, namespaces, pods = peer["ipBlock"], peer["namespaceSelector"], peer["podSelector"]
     if not (block.is_set or namespaces.is_set or pods.is_set):
         peer.fail("must specify a peer: podSelector, namespaceSelector or ipBlock")
@@ -87,7 +87,7 @@ def _peer(peer: Field) -> Peer | None:
             excepts.append(str(inner))
             continue
         hole.complain(f"must be a strict subset of {cidr}, is {inner}")
-        # Leniently, one that is elsewhere takes nothing away, and one that holds the block all of it.
+        # Leniently, an exception outside the block is ignored, and one that contains the block removes all of it.
         if inner.overlaps(cidr):
             return None
     return Peer(ip_block=IPBlock(str(cidr), tuple(excepts)))

@@ -68,7 +68,7 @@ class FolderWatch:
             self._report_missing()
             return
         self.problem = f"{self._folder} cannot be watched: {error}"
-        log.error("a folder cannot be watched, trying again", folder=str(self._folder), error=str(error))
+        log.error("a folder cannot be watched, retrying", folder=str(self._folder), error=str(error))
         self._stop.wait(_UNWATCHED_RETRY_S)
 
     def _report_missing(self) -> None:

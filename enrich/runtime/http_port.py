@@ -1,13 +1,13 @@
-"""A small HTTP port that one thread serves, and that no client can keep from the others.
+"""A small HTTP server on one thread, which no client can block for the others.
 
-THEORY OF OPERATION. Clients are kubelet, Prometheus, and anybody who reaches the port. With a thread for each
+THEORY OF OPERATION. Clients are kubelet, Prometheus, and any program that reaches the port. With a thread for each
 connection, 600 idle connections were 600 threads; with a pool of 16 threads, 16 idle connections would keep kubelet's
 probe waiting until they time out. Therefore one thread waits for all sockets at once (``selectors``; asyncio would need
 the same limits, and a loop of its own beside the probe's threads):
 
 1. A connection is accepted and read at once. Its request must be complete after 3 seconds, in at most 8 KiB.
 2. 32 connections are open at most. One more closes the oldest that has not sent its request: a real client sends it
-   within a round trip, so that only somebody who opens 32 connections in that time displaces it.
+   within a round trip, so that only 32 new connections in that time displace it.
 3. ``answer`` makes the answer. Paths in ``slow`` wait in a queue, of which one is answered between two looks at the
    sockets: many scrapes delay a liveness probe by one scrape.
 4. The client has 10 seconds to take the answer. Then, or when it has taken it, the connection is closed (as in

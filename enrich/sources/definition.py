@@ -1,7 +1,7 @@
 """Waits for the CustomResourceDefinition of a kind that a cluster may do without.
 
 Until the definition serves the version that this program reads, the kind counts as empty. The definition is watched, so
-that objects of the kind apply seconds after somebody installs it.
+that objects of the kind apply seconds after it is installed.
 """
 
 from __future__ import annotations

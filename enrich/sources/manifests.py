@@ -1,4 +1,4 @@
-"""Reads the cluster from a folder of manifests: for the demo, the tests, and anybody without a cluster.
+"""Reads the cluster from a folder of manifests: for the demo, the tests, and users without a cluster.
 
 Every document of every ``.yaml``, ``.yml`` and ``.json`` file below the folder is read, and every item of a ``List``.
 The folder is watched with inotify. A change is applied completely or not at all: while a document is invalid, the last
@@ -164,7 +164,7 @@ def _documents(file: Path, name: Path, problems: list[str]) -> Iterator[tuple[st
     try:
         content = file.read_bytes()
         if not content.strip():
-            # Somebody may be about to fill it. Until then its policies must not be forgotten.
+            # It may be about to be filled. Until then its policies must not be forgotten.
             problems.append(f"{name}: is empty")
             return
         loaded = list(_load(content))

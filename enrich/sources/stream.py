@@ -50,7 +50,7 @@ def blocks(response: Any) -> Iterator[bytes]:
 
 
 class Chunks:
-    """Removes the framing of chunks."""
+    """Removes the framing of HTTP/1.1 chunked transfer coding (RFC 9112, section 7.1)."""
 
     def __init__(self) -> None:
         self.ended = False

@@ -5,11 +5,11 @@ THEORY OF OPERATION
 1. *List.* The watch asks for a stream that begins with every object (WatchList). The server sends an ADDED event for
    each, then a bookmark annotated ``k8s.io/initial-events-end``. Only then does the list replace the kind in the index,
    at once. A server without WatchList answers 400, 422 or 500; then the list is read in pages of 500.
-2. *Watch.* The same stream goes on with changes: ADDED, MODIFIED, DELETED. Each event carries the object's resource
+2. *Watch.* The same stream continues with changes: ADDED, MODIFIED, DELETED. Each event carries the object's resource
    version, say 81234. The watch remembers the last one; versions are opaque and only ever sent back.
 3. *Resume.* The server ends a stream after about five minutes. The next one starts at once from 81234, and misses
    nothing. Bookmarks move the version forward while nothing changes, so that it does not grow too old.
-4. *Start over.* If the version is too old all the same (410 Gone, as a status or an event), the kind is listed again.
+4. *Start over.* If the version is too old nevertheless (410 Gone, as a status or an event), the kind is listed again.
 5. *Back off.* After any other error the watch waits 0.5 s, then 1, 2, ... up to 30 s, with jitter. Meanwhile the index
    stays in service as it is, and :attr:`Watch.problem` says why it may be stale.
 6. *Silence.* A server sends a bookmark a minute. A connection that is silent for 150 s is replaced by a new one: the
@@ -69,7 +69,7 @@ _NO_WATCH_LIST: Final = frozenset({400, 422, 500})
 
 
 class Watch:
-    """Keeps one kind in the index."""
+    """Keeps one kind of object in the index current."""
 
     def __init__(self, client: Client, resource: Resource, index: Index) -> None:
         self.resource = resource

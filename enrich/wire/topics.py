@@ -43,7 +43,7 @@ class Topic:
 
 @dataclass(frozen=True, slots=True)
 class Topics:
-    """All topics of one prefix."""
+    """The names of all topics under one WEIR_TOPIC_PREFIX."""
 
     raw: Topic
     """Batches of verdicts."""

@@ -23,7 +23,7 @@ _CRC: Final = struct.Struct("<I")
 
 
 class Acknowledged(NamedTuple):
-    """The content of the file."""
+    """The content of the file ``acked``."""
 
     position: SpoolPosition
     """The first batch that Kafka may not have."""
@@ -34,7 +34,7 @@ class Acknowledged(NamedTuple):
 
 
 class AcknowledgedFile:
-    """The open file. Not thread safe."""
+    """The file ``acked``, open for reading and overwriting. It is not thread safe."""
 
     def __init__(self, path: Path) -> None:
         self._descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o600)

@@ -1,7 +1,7 @@
 """Moves verdicts from the ring buffer to the spool: reads, batches and appends them, then releases their place.
 
 So a verdict is in the ring, in the spool, or for a moment in both, whenever the process is killed; the example in
-``probe.export.spool`` shows each case. The next start goes on behind the last verdict in the spool. Each loss is
+``probe.export.spool`` shows each case. The next start continues after the last verdict in the spool. Each loss is
 counted by what loses it and reported in the headers of batches; the last header says what is reported already.
 """
 

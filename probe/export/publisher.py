@@ -1,7 +1,7 @@
 """Sends the spool's batches to Kafka in order, and retries until the broker has acknowledged each.
 
 Every batch is a Kafka record of its own, and a producer batch of one record, under the key of its ring. So a batch that
-Kafka refuses (it is too large, say) takes no other with it: its verdicts are counted as lost, and the rest goes on.
+Kafka refuses (it is too large, say) takes no other with it: its verdicts are counted as lost, and the next one follows.
 
 While Kafka cannot be reached, the spool keeps the batches, librdkafka retries without end, and a log line says so now
 and then. Nothing is sent until the raw topic exists with the right settings: a broker that creates topics automatically

@@ -1,4 +1,4 @@
-"""What a spool finds of its predecessor when it starts: segments, the newest header, how far Kafka has acknowledged.
+"""Reads the spool that the last process left on disk: segments, the newest header, the last acknowledged batch.
 
 It changes the folder where a kill has left something half done: it cuts off a torn tail, and deletes rewritten segments
 that were never renamed and segments that Kafka has acknowledged.
@@ -20,11 +20,11 @@ log = structlog.get_logger("kubeweir.probe")
 
 
 class Recovered(NamedTuple):
-    """The state of a spool on disk."""
+    """What :func:`recover` found on disk."""
 
     segments: dict[int, Segment]
     last_header: Header | None
-    """Of the newest batch that still has one."""
+    """The header of the newest batch that still has one."""
     acknowledged: Acknowledged
 
 

@@ -59,7 +59,7 @@ class Segment:
     lost: int = 0
     """Verdicts removed from its batches."""
     thinned: int = 0
-    """How far it was thinned: 0 not, 1 its allows are gone, 2 all its verdicts. A full spool skips what is thinned."""
+    """What a full spool has removed from it: 0 nothing, 1 the allowed verdicts, 2 all verdicts."""
 
 
 def pack(batch: SpooledBatch) -> bytes:

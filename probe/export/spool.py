@@ -139,7 +139,7 @@ class Spool:
         self._appended.set()
 
     def _sync(self, *, now: bool = False) -> None:
-        """Force the segment to the disk if the last time was a while ago.
+        """Force the segment to the disk, at most once in ``_SYNC_S`` unless ``now``.
 
         A kill loses nothing that was written. A power cut loses what the disk has not taken yet, and the ring as well:
         this bounds that loss to ``_SYNC_S``.
@@ -236,7 +236,7 @@ class Spool:
     def _make_room(self, needed: int) -> None:
         """Thin out what lies between the publisher and the newest batch until ``needed`` bytes fit.
 
-        The newest batch stays whole, because the next start goes on behind the number that its header gives. There is
+        The newest batch stays whole, because the next start continues after the number that its header gives. There is
         always room: what the publisher has taken is at most a quarter of the limit, and so is a segment.
         """
         excess = self.size + needed - self.max_bytes

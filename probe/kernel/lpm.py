@@ -17,7 +17,7 @@ WORLD: Final[Peer] = (0, 2)
 
 
 class PrefixTable:
-    """Peers by the keys of the map ``addresses``."""
+    """Holds peers under the keys of the map ``addresses``, and finds them by longest prefix as the kernel does."""
 
     def __init__(self) -> None:
         self._table: lpm.PrefixTable[Peer] = lpm.PrefixTable()

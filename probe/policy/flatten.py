@@ -1,4 +1,4 @@
-"""Flattens a ruleset, as one kind of peer meets it, to a decision per range of ports.
+"""Flattens the part of a ruleset that applies to one kind of peer to one decision per range of ports.
 
 The steps are those of :func:`enrich.policy.decide.decide`, but for all ports at once, and on the set of rules that the
 peer matches instead of the peer itself. Tests compare the two.
@@ -12,10 +12,11 @@ Theory of operation, for the ingress of a subject with these policies, and a pee
 
 1. The edges of all port ranges cut TCP into pieces in which no rule begins or ends: 0-22, 23, 24-79, 80, 81-8999,
    9000-9089, 9090, 9091-9100, 9101-65535.
-2. Each piece is decided once. Admin tier: the first rule that matches decides; Pass, or no match, goes on (TCP 23: deny
-   by "no-telnet" rule 0). NetworkPolicies, if any isolates the subject, decide finally: all rules that match allow
-   together (TCP 80 and 9090: allow by "web" rule 0), none that matches is a default deny by "web" (everything else).
-   The baseline tier decides only for a subject that no NetworkPolicy isolates; here it is never asked.
+2. Each piece is decided once. Admin tier: the first rule that matches decides; Pass, or no match, continues with the
+   next tier (TCP 23: deny by "no-telnet" rule 0). NetworkPolicies, if any isolates the subject, decide finally: all
+   rules that match allow together (TCP 80 and 9090: allow by "web" rule 0), none that matches is a default deny by
+   "web" (everything else). The baseline tier decides only for a subject that no NetworkPolicy isolates; here it is
+   never consulted.
 3. Neighbouring pieces with equal decisions merge. What is left, besides the decision for protocols and ports that no
    range names (here default deny), is 23, 80 and 9090: three port entries.
 

@@ -59,7 +59,7 @@ class PeerTraits(NamedTuple):
 
 
 class RulePeers(NamedTuple):
-    """The peers of one rule. ``selectors`` None means anybody."""
+    """The peers of one rule. ``selectors`` None matches every peer."""
 
     selectors: frozenset[int] | None
     every_pod: bool = False

@@ -8,7 +8,7 @@ THEORY OF OPERATION
    treated as if they had been on time, and nothing is counted as late.
 3. Seconds without records are skipped unless an alert exists: then each is a tick, because the alert may fire
    (``for``) or be resolved in it.
-4. After the last record the clock goes on until every alert is resolved.
+4. After the last record the clock runs until every alert is resolved.
 
 Rules of the kind after_change cannot be tested like this: records do not contain changes of policies.
 """

@@ -112,7 +112,7 @@ FLOW_FIELDS: Final[Mapping[str, ReadFlow]] = {
     "service": _service,
     **{f"{side}.{name}": _of_end(side, read_end) for side in _SIDES for name, read_end in _END_FIELDS.items()},
 }
-"""Fields of records of ``<prefix>.flows.denied``, besides labels."""
+"""Fields of records of ``<prefix>.flows.denied``, except labels."""
 LOSS_FIELDS: Final[Mapping[str, ReadLoss]] = {
     "cluster": lambda status: status.cluster,
     "node": lambda status: status.node,

@@ -145,7 +145,7 @@ class AlertOutput(_Strict, frozen=True):
 
 
 class Alerts(_Strict, frozen=True):
-    """The whole file."""
+    """The content of an alerts file."""
 
     version: Literal[1]
     rules: Annotated[

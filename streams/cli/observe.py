@@ -69,8 +69,8 @@ class Selection:
         self._seen: OrderedDict[str, None] = OrderedDict()
 
     def pick(self, value: bytes) -> Shown | None:
-        """Return the flow in a Kafka value if it is to be shown. A value that is not a flow record is passed over,
-        because anybody who may write to the topic can put one there."""
+        """Return the flow in a Kafka value if it is to be shown. A value that is not a flow record is skipped,
+        because any client that may write to the topic can put one there."""
         try:
             flow = decode_flow(value)
         except ValueError:
@@ -90,7 +90,7 @@ def read_range(reader: Reader, start: Mapping[int, int], ends: Mapping[int, int]
     while left:
         taken = reader.take(_RECORDS_PER_READ, _QUIET_S)
         if not taken:
-            # Records that retention has removed meanwhile never come. Asking also raises if Kafka has gone away.
+            # Records that retention has removed meanwhile never come. This also raises if Kafka is unreachable.
             bounds = reader.bounds()
             left = {partition: end for partition, end in left.items() if bounds[partition][0] < end}
         for record in taken:

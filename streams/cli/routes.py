@@ -70,7 +70,7 @@ def try_(file: Path, prefix: str, output: str) -> None:
             exit_code = exit_code if taken else _NOT_TAKEN
             _show(flow, taken, missed, output)
     except BrokenPipeError:
-        # The reader has gone away. Python flushes once more at exit, and would complain again.
+        # The reader of standard output has ended. Python flushes once more at exit, and would complain again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(exit_code)
 

@@ -1,4 +1,4 @@
-"""What the commands that print much have in common: a console, and a reader of their output that goes away."""
+"""Shared by the commands that print much: a console, and what to do when the reader of the output ends."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ INTERRUPTED: Final = 130
 
 
 def leave_stdout() -> None:
-    """Point standard output at nothing: its reader has gone away, and Python flushes once more at exit."""
+    """Point standard output at /dev/null: its reader has ended, and Python flushes once more at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 

@@ -29,7 +29,7 @@ class _Strict(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class Expression(_Strict, frozen=True):
-    """One entry of matchExpressions."""
+    """One entry of matchExpressions, as in a Kubernetes label selector."""
 
     key: str
     operator: Literal["In", "NotIn", "Exists", "DoesNotExist"]

@@ -127,7 +127,7 @@ class Route(_Strict, frozen=True, rename={"excluded": "except"}):
 
 
 class Routes(_Strict, frozen=True):
-    """The whole file."""
+    """The content of a routes file."""
 
     version: Literal[1]
     routes: Annotated[list[Route], Meta(max_length=64)] = []

@@ -66,7 +66,7 @@ class SinkDefinition:
 
 
 class RunningSinks:
-    """The running sinks, by name."""
+    """Starts, checks and stops the running sinks, which it keeps by name."""
 
     def __init__(
         self,

@@ -20,7 +20,7 @@ class StdoutSink:
             self._stream.write(b"".join(value + b"\n" for value in values))
             self._stream.flush()
         except BrokenPipeError as error:
-            raise StopServiceError("the reader of the standard output has gone", Exit.UNABLE) from error
+            raise StopServiceError("the reader of standard output has ended", Exit.UNABLE) from error
 
     def close(self) -> None:
         """Do nothing: the stream belongs to the process."""

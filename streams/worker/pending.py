@@ -72,7 +72,7 @@ class Released(NamedTuple):
 
 
 class PendingVerdicts:
-    """All pending verdicts, oldest part first."""
+    """Keeps all pending verdicts, oldest part first, and releases those that need not wait any longer."""
 
     def __init__(
         self,
