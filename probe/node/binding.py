@@ -22,7 +22,7 @@ no other pod can be meant:
    takes the address into its own network stack.
 6. A kept interface is surely another pod's if exactly one other pod claims it, that pod claims no other interface, and
    the pod that it was bound to has terminated or is not in the API. Example: the mirror pod of a static pod is deleted
-   and made anew, with another UID and the same interface and address. As long as the API server shows a pod as running,
+   and recreated, with another UID and the same interface and address. As long as the API server shows a pod as running,
    no other pod's address makes that pod's interface another's: the pod may have added the address itself.
 
 A pod that is bound to nothing is unattached, with a reason in words.
