@@ -5,9 +5,9 @@ Theory of operation:
 1. The *traits* of an address (:class:`PeerTraits`) are all that a rule can depend on: the peer selectors that select
    it, whether it is a pod of a known namespace, its family, the numbers of its named ports, whether it is the node that
    the probe runs on. Addresses of one kind with equal traits are one identity.
-2. A pod that holds an address, or a node, takes precedence over the IP blocks around the address; the blocks that
+2. A pod that holds an address, or a node, takes precedence over the IP blocks around the address; the CIDR lists that
    contain it are among its traits. An address outside the cluster has no entry of its own: the prefixes of the blocks
-   in the rules have one each, and the rest of the world is identity 0.
+   in the rules have one each, and the rest of the world is identity 0. Blocks in the same lists are one identity.
 3. A change marks the addresses *dirty* whose traits it may have changed; then only the dirty ones are computed again.
    The 500 pods of a Deployment are one identity, so a policy that names them costs one policy entry; a pod that joins
    them costs one entry.
@@ -17,18 +17,18 @@ Theory of operation:
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
 from enrich.model import IPBlock, Name, NamedPort, Namespace, Node, Pod
 from enrich.policy import selectors
 from probe.ledger import Ledger
-from probe.policy.cidr_index import CidrIndex, prefix_of
+from probe.policy.cidr_index import CidrIndex, hosts_inside, lists_of_blocks
 from probe.policy.desired import NODE, POD, WORLD, AddressKey, Identity, family_of, host_key
 from probe.policy.label_groups import LabelGroups
 from probe.policy.peer_selectors import (
-    ALL_ADDRESSES,
+    CidrList,
     NamedPortNumbers,
     NodePeerSelector,
     PeerSelector,
@@ -41,6 +41,8 @@ from probe.policy.ruleset import digest
 
 _KindAndTraits = tuple[int, PeerTraits]
 Holder = TypeVar("Holder", Pod, Node)
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
 
 
 @dataclass(slots=True, eq=False)
@@ -86,9 +88,11 @@ class Identities:
         self._addresses, self._changed_keys = addresses, changed_keys
         self._label_groups = LabelGroups()
         self._cidr_index = CidrIndex({})
-        self._block_numbers: dict[IPBlock, int] = {}
-        self._all_address_numbers: frozenset[int] = frozenset()
-        """Numbers of 0.0.0.0/0 and ::/0, which are not part of an identity's traits."""
+        self._cidr_lists: dict[int, frozenset[IPBlock]] = {}
+        self._whole_families: frozenset[IPBlock] = frozenset()
+        """Those of 0.0.0.0/0 and ::/0 that rules name. They are prefixes, but in no list."""
+        self._lists_of: dict[IPBlock, frozenset[int]] = {}
+        """The CIDR lists that each block is in."""
         self._node_selectors: dict[int, NodePeerSelector] = {}
         self._digests: Mapping[int, bytes] = {}
         self._port_names: list[PortName] = []
@@ -163,20 +167,20 @@ class Identities:
                 self._dirty.update(_add_holder(self._nodes_at, after))
 
     def _update_blocks(self, changes: SelectorChanges) -> None:
-        added = {selector: n for n, selector in changes.added.items() if isinstance(selector, IPBlock)}
-        removed = {selector for selector in changes.removed.values() if isinstance(selector, IPBlock)}
-        if not added and not removed:
+        added = {n: selector.blocks for n, selector in changes.added.items() if isinstance(selector, CidrList)}
+        removed = {n for n, selector in changes.removed.items() if isinstance(selector, CidrList)}
+        families = frozenset(selector for selector in changes.added.values() if isinstance(selector, IPBlock))
+        gone = frozenset(selector for selector in changes.removed.values() if isinstance(selector, IPBlock))
+        if not added and not removed and not families and not gone:
             return
-        before = dict(self._cidr_index.items())
-        self._block_numbers = {block: n for block, n in self._block_numbers.items() if block not in removed} | added
-        self._all_address_numbers = frozenset(n for block, n in self._block_numbers.items() if block in ALL_ADDRESSES)
-        self._cidr_index = CidrIndex(self._block_numbers)
-        after = dict(self._cidr_index.items())
-        self._dirty.update(key for key, _ in before.items() ^ after.items())
-        hosts = {*self._pods_at, *self._nodes_at}
-        for block in (*added, *removed):
-            if block not in ALL_ADDRESSES:
-                self._dirty.update(_hosts_inside(block, hosts))
+        self._cidr_lists = {n: blocks for n, blocks in self._cidr_lists.items() if n not in removed} | added
+        self._whole_families = (self._whole_families - gone) | families
+        lists_before, prefixes_before = self._lists_of, self._cidr_index.prefixes
+        self._lists_of = lists_of_blocks(self._cidr_lists)
+        self._cidr_index = CidrIndex(dict.fromkeys(self._whole_families, frozenset[int]()) | self._lists_of)
+        self._dirty.update(_differing(prefixes_before, self._cidr_index.prefixes))
+        blocks = _differing(lists_before, self._lists_of)
+        self._dirty.update(hosts_inside(blocks, {*self._pods_at, *self._nodes_at}))
 
     def _update_port_names(self, names: list[PortName]) -> None:
         if names == self._port_names:
@@ -236,11 +240,9 @@ class Identities:
         family = family_of(key)
         pods, nodes = self._pods_at.get(key), self._nodes_at.get(key)
         if not pods and not nodes:
-            numbers = self._cidr_index.at(key)
-            if numbers is None:
-                return None
-            return WORLD, PeerTraits(numbers - self._all_address_numbers, family=family)
-        blocks = self._cidr_index.selectors_of(key[0]) - self._all_address_numbers
+            numbers = self._cidr_index.prefixes.get(key)
+            return None if numbers is None else (WORLD, PeerTraits(numbers, family=family))
+        blocks = self._cidr_index.lists_of(key[0])
         if pods:
             # Two pods claim one address while the API server still lists a former holder: the one started last has it.
             pod = max(pods.values(), key=lambda claimant: (claimant.started_ns, claimant.uid))
@@ -280,8 +282,6 @@ def _if_address_holder(pod: Pod | None) -> Pod | None:
     return None if pod is None or pod.host_network or pod.terminated or not pod.ips else pod
 
 
-def _hosts_inside(block: IPBlock, hosts: Iterable[AddressKey]) -> list[AddressKey]:
-    address, length = prefix_of(block.cidr)
-    shift = 128 - length
-    prefix = address >> shift
-    return [key for key in hosts if int.from_bytes(key[0], "big") >> shift == prefix]
+def _differing(before: Mapping[K, V], after: Mapping[K, V]) -> set[K]:
+    """Return the keys that one mapping lacks, or that have different values in both."""
+    return (before.keys() - after.keys()) | {key for key, value in after.items() if before.get(key) != value}

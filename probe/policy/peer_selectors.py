@@ -1,8 +1,12 @@
 """Peer selectors: the distinct ways in which the rules in force name their peers, each with a number.
 
-A peer selector is a pod selector in a namespace, a node selector, or an IP block. Two rules that name the same peers
-share one. Its number lives as long as a policy in force uses it, and is valid in this process only; the ledger never
-sees it.
+A peer selector is a pod selector in a namespace, a node selector, or the IP blocks of one rule. Two rules that name
+the same pods or nodes share one. Its number lives as long as a policy in force uses it, and is valid in this process
+only; the ledger never sees it.
+
+The IP blocks of a rule are one selector, a CIDR list, because nothing can tell them apart: the rule treats them alike.
+A list is known by its place (policy, direction, rule), not by its blocks. So a block that is added to a list of 30,000
+changes the identity of that block's addresses only.
 
 Three peer selectors get no number in an identity, because they select everything of one kind: every pod, every IPv4
 address and every IPv6 address. So the first policy that allows 0.0.0.0/0 changes the identity of no address.
@@ -12,11 +16,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from enrich.model import IPBlock, NamedPort, Peer, Protocol, Selector
-from enrich.policy.matching import resolve_named_port
+from enrich.policy.matching import Direction, resolve_named_port
+from enrich.wire.batch import PolicyRef
 
 ALL_ADDRESSES: Final = {IPBlock("0.0.0.0/0"): 4, IPBlock("::/0"): 6}
 """The IP blocks that contain a whole family, and which."""
@@ -38,7 +43,17 @@ class NodePeerSelector:
     nodes: Selector
 
 
-PeerSelector = PodPeerSelector | NodePeerSelector | IPBlock
+@dataclass(frozen=True, slots=True)
+class CidrList:
+    """The IP blocks of one rule. Lists are equal if they are of the same rule, whatever blocks the rule has now."""
+
+    rule: PolicyRef
+    direction: Direction
+    blocks: frozenset[IPBlock] = field(compare=False, repr=False)
+
+
+PeerSelector = PodPeerSelector | NodePeerSelector | CidrList | IPBlock
+"""An IPBlock stands for itself only if it is one of ALL_ADDRESSES; all others are in the CIDR lists of their rules."""
 PortName = tuple[str, Protocol]
 NamedPortNumbers = tuple[tuple[str, Protocol, tuple[int, ...]], ...]
 """(port name, protocol, the numbers that a pod's container ports have under this name)."""
@@ -87,9 +102,11 @@ class PeerSelectors:
         self.digests: dict[int, bytes] = {}
         """Content hashes, by which the ledger knows an identity across restarts."""
         self._added: set[int] = set()
+        self._replaced: dict[int, PeerSelector] = {}
+        """CIDR lists as they were at the last :meth:`settle`, of those that have other blocks now."""
 
     def acquire(self, selector: PeerSelector) -> int:
-        """Add one reference and return the selector's number."""
+        """Add one reference and return the selector's number. A CIDR list replaces the former list of its rule."""
         number = self._numbers.get(selector)
         if number is None:
             number = self._numbers[selector] = self._next
@@ -98,6 +115,12 @@ class PeerSelectors:
             self.by_number[number] = selector
             self.digests[number] = hashlib.sha256(repr(selector).encode()).digest()[:16]
             self._added.add(number)
+        elif isinstance(selector, CidrList):
+            self._replaced.setdefault(number, self.by_number[number])
+            self.by_number[number] = selector
+            # The key too, so that the former blocks are freed.
+            del self._numbers[selector]
+            self._numbers[selector] = number
         self._users[number] += 1
         return number
 
@@ -107,20 +130,27 @@ class PeerSelectors:
             self._users[number] -= 1
 
     def settle(self) -> tuple[set[int], dict[int, PeerSelector]]:
-        """Free the unreferenced selectors. Return the numbers added, and the selectors freed, since the last call."""
+        """Free the unreferenced selectors. Return the numbers added, and the selectors freed, since the last call.
+
+        The number of a CIDR list whose blocks have changed is in both: freed with the old blocks, added with the new.
+        """
         freed = {number: self.by_number[number] for number, users in self._users.items() if not users}
         for number, selector in freed.items():
             del self._numbers[selector], self._users[number], self.by_number[number], self.digests[number]
-        added = self._added - freed.keys()
-        removed = {number: selector for number, selector in freed.items() if number not in self._added}
-        self._added = set()
+        changed = {n: former for n, former in self._replaced.items() if _blocks_differ(former, self.by_number.get(n))}
+        added = (self._added | changed.keys()) - freed.keys()
+        removed = {number: selector for number, selector in (freed | changed).items() if number not in self._added}
+        self._added, self._replaced = set(), {}
         return added, removed
 
 
-def peer_selector_of(home: str, peer: Peer) -> PeerSelector:
-    """Return the peer selector of one entry of ``from`` or ``to``, in a policy of the namespace ``home``."""
-    if peer.ip_block is not None:
-        return peer.ip_block
+def _blocks_differ(former: PeerSelector, current: PeerSelector | None) -> bool:
+    blocks = current.blocks if isinstance(current, CidrList) else None
+    return isinstance(former, CidrList) and former.blocks != blocks
+
+
+def peer_selector_of(home: str, peer: Peer) -> PodPeerSelector | NodePeerSelector:
+    """Return the selector of one entry of ``from`` or ``to`` that is no IP block, in a policy of namespace ``home``."""
     if peer.nodes is not None:
         return NodePeerSelector(peer.nodes)
     return PodPeerSelector("" if peer.namespaces is not None else home, peer.namespaces, peer.pods)

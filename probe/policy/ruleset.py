@@ -22,7 +22,9 @@ from enrich.policy.matching import Direction
 from enrich.wire.batch import PolicyRef
 from probe.policy.peer_selectors import (
     ALL_ADDRESSES,
+    CidrList,
     NamedPortNumbers,
+    PeerSelector,
     PeerSelectors,
     PeerTraits,
     PortName,
@@ -101,28 +103,39 @@ def _policy_rules(
     for index, rule in enumerate[Rule | ClusterRule](rules):
         # A NetworkPolicy's rule without peers matches every peer, a ClusterNetworkPolicy's matches none.
         every_peer = isinstance(rule, Rule) and not rule.peers
-        peers = RulePeers(None) if every_peer else _rule_peers(home, rule.peers, selectors, acquired)
+        ref = PolicyRef(kind, home, policy.name, index)
+        peers = RulePeers(None) if every_peer else _rule_peers(ref, direction, rule.peers, selectors, acquired)
         action = rule.action if isinstance(rule, ClusterRule) else None
-        compiled.append(CompiledRule(PolicyRef(kind, home, policy.name, index), peers, rule.ports, action))
+        compiled.append(CompiledRule(ref, peers, rule.ports, action))
     return PolicyRules(PolicyRef(kind, home, policy.name), tier, applied.audited, tuple(compiled))
 
 
-def _rule_peers(home: str, peers: Iterable[Peer], selectors: PeerSelectors, acquired: list[int]) -> RulePeers:
+def _rule_peers(
+    ref: PolicyRef, direction: Direction, peers: Iterable[Peer], selectors: PeerSelectors, acquired: list[int]
+) -> RulePeers:
     numbers: set[int] = set()
     families: set[int] = set()
+    blocks: set[IPBlock] = set()
     every_pod = False
+
+    def acquire(selector: PeerSelector) -> int:
+        acquired.append(selectors.acquire(selector))
+        return acquired[-1]
+
     for peer in peers:
-        selector = peer_selector_of(home, peer)
-        if selects_every_pod(selector):
-            every_pod = True
-            continue
-        number = selectors.acquire(selector)
-        acquired.append(number)
-        if isinstance(selector, IPBlock) and selector in ALL_ADDRESSES:
+        block = peer.ip_block
+        if block in ALL_ADDRESSES:
             # It has a number because 0.0.0.0/0 is a prefix in ``addresses``, but no identity contains it.
-            families.add(ALL_ADDRESSES[selector])
+            acquire(block)
+            families.add(ALL_ADDRESSES[block])
+        elif block is not None:
+            blocks.add(block)
+        elif selects_every_pod(selector := peer_selector_of(ref.namespace, peer)):
+            every_pod = True
         else:
-            numbers.add(number)
+            numbers.add(acquire(selector))
+    if blocks:
+        numbers.add(acquire(CidrList(ref, direction, frozenset(blocks))))
     return RulePeers(frozenset(numbers), every_pod, frozenset(families))
 
 

@@ -61,6 +61,25 @@ def blocks(draw: st.DrawFn) -> dict[str, Any]:
     return {"cidr": cidr, "except": holes}
 
 
+SHARED_LISTS = (
+    ["10.0.0.0/29", "203.0.113.0/24", "fd00::/125", "2001:db8::/32"],
+    ["10.0.0.0/8", "10.0.0.2/32", "192.168.0.0/30", "fd00::/8", "203.0.113.9/32"],
+)
+"""CIDR lists that several rules have, of both families, nested and with pods and nodes inside."""
+
+
+@st.composite
+def cidr_lists(draw: st.DrawFn) -> list[str]:
+    """Draw a shared list as it is, without one of its blocks, or with one more."""
+    blocks = list(draw(st.sampled_from(SHARED_LISTS)))
+    match draw(st.integers(0, 3)):
+        case 0:
+            del blocks[draw(st.integers(0, len(blocks) - 1))]
+        case 1:
+            blocks.append(draw(st.sampled_from(["8.8.8.0/24", "10.0.0.3/32", "fd00::2/127", "2620::/16"])))
+    return blocks
+
+
 @st.composite
 def np_peers(draw: st.DrawFn) -> dict[str, Any]:
     kind = draw(st.integers(0, 3))
@@ -87,8 +106,18 @@ def np_ports(draw: st.DrawFn) -> dict[str, Any]:
     return made
 
 
+@st.composite
+def block_peers(draw: st.DrawFn) -> list[dict[str, Any]]:
+    """Draw the peers of a rule that names a CIDR list, perhaps with an exception and with another peer."""
+    peers: list[dict[str, Any]] = [{"ipBlock": {"cidr": cidr}} for cidr in draw(cidr_lists())]
+    if draw(st.booleans()):
+        peers.append({"ipBlock": {"cidr": "203.0.112.0/20", "except": ["203.0.113.0/28"]}})
+    return [*peers, *draw(st.lists(np_peers(), max_size=1))]
+
+
 def _np_rules(peers: str) -> st.SearchStrategy[list[dict[str, Any]]]:
-    rule = st.fixed_dictionaries({peers: st.lists(np_peers(), max_size=2), "ports": st.lists(np_ports(), max_size=2)})
+    few = st.lists(np_peers(), max_size=2)
+    rule = st.fixed_dictionaries({peers: st.one_of(few, few, block_peers()), "ports": st.lists(np_ports(), max_size=2)})
     return st.lists(rule, max_size=2)
 
 
@@ -116,7 +145,8 @@ def cnp_peers(draw: st.DrawFn, *, egress: bool, named: bool) -> dict[str, Any]:
         return {"pods": {"namespaceSelector": draw(selectors), "podSelector": draw(selectors)}}
     if kind == "networks":
         every = [str(ipaddress.ip_network(cidr, strict=False)) for family in CIDRS.values() for cidr in family]
-        return {"networks": draw(st.lists(st.sampled_from(every), min_size=1, max_size=2, unique=True))}
+        few = st.lists(st.sampled_from(every), min_size=1, max_size=2, unique=True)
+        return {"networks": draw(st.one_of(few, cidr_lists()))}
     return {kind: draw(selectors)}
 
 
