@@ -205,6 +205,7 @@ static __always_inline bool create_connection(struct __sk_buff *skb, struct asse
 	store_decision(fresh, decision, w->epoch);
 	fresh->last_ns = w->now;
 	fresh->sequence = w->packet.sequence;
+	fresh->sent[direction_of(hook) & 1] = w->packet.sequence;
 	fresh->direction = c->opened;
 	fresh->state = (c->node ? CONNECTION_FROM_NODE : 0) | (c->to_exit ? CONNECTION_EXIT : 0) |
 		       (c->deferred ? CONNECTION_DIALLED : 0);

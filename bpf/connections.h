@@ -96,34 +96,12 @@ static __always_inline bool continues(const struct connection *connection, const
 static __always_inline void touch(struct connection *connection, const struct packet *packet, u32 direction, u64 now)
 {
 	connection->last_ns = now;
+	if (packet->sequence)
+		connection->sent[direction & 1] = packet->sequence;
 	if (connection->direction != direction && !(connection->state & CONNECTION_REPLIED))
 		connection->state |= CONNECTION_REPLIED;
 	if (packet->tcp_flags & (TCP_FIN | TCP_RST))
 		connection->state |= CONNECTION_CLOSING;
-}
-
-/*
- * Whether an ICMP error is about a connection that is known and not denied. The quoted
- * packet went the other way, so its source must be the error's destination; otherwise
- * anyone could send anything anywhere by quoting some allowed connection.
- */
-static __always_inline bool is_about_known(struct __sk_buff *skb, const struct packet *packet, u32 number,
-					   u32 direction)
-{
-	struct connection_key key = {.endpoint = number};
-	struct packet quoted = {.end = packet->end};
-	struct connection *connection;
-	int parsed;
-
-	if (packet->protocol == PROTOCOL_ICMP)
-		parsed = parse_v4(skb, packet->transport + 8, &quoted, 1);
-	else
-		parsed = parse_v6(skb, packet->transport + 8, &quoted, 1);
-	if (parsed != PARSED || quoted.fragment == FRAGMENT_LATER || !equal(packet->destination, quoted.source))
-		return 0;
-	connection_key_of(&key, &quoted, !direction);
-	connection = connections.lookup(&key);
-	return connection && connection->verdict != VERDICT_DENY;
 }
 
 static __always_inline bool is_in_use(const struct connection *connection, u8 protocol, u64 now)

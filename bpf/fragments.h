@@ -11,10 +11,12 @@
  *      must hold the whole transport header (packet.h).
  *   2. A later fragment with the same key passes or is dropped accordingly. Without
  *      an entry it is dropped with reason "fragment": it overtook its first one, or
- *      there never was any.
- *   3. A later fragment that overlaps the first one is dropped as unparsable: it could
+ *      there never was any, or the receiver waits for it no longer (fragment_age).
+ *   3. If the epoch has moved since, the first one's connection is judged again, so a
+ *      later fragment follows the policy of now.
+ *   4. A later fragment that overlaps the first one is dropped as unparsable: it could
  *      replace the header that was judged (RFC 1858, RFC 5722).
- *   4. Each hook stores its own verdict, because addresses differ before and after
+ *   5. Each hook stores its own verdict, because addresses differ before and after
  *      NAT. FRAGMENT_STAMPED says that the exit judges the packet too, so that each
  *      fragment must carry an origin there (stamps.h).
  *
@@ -40,21 +42,47 @@ static __always_inline void fill_fragment_key(struct work *w, u32 hook)
 #define FRAGMENT_PASSED 1
 #define FRAGMENT_STAMPED 2
 
+/* How long a receiver waits for the rest of a packet: 30 s with IPv4 in Linux, 60 s with IPv6 (RFC 8200 section 4.5). */
+static __always_inline u64 fragment_age(const struct work *w)
+{
+	return is_mapped(w->packet.source) ? 30 * SECOND : 60 * SECOND;
+}
+
+/* Whether the verdict of a first fragment that has passed still holds. */
+static __always_inline bool still_passes(struct work *w, struct endpoint *endpoint, struct fragment *first,
+					 const enum hook hook)
+{
+	struct connection *connection;
+
+	if (first->epoch == w->epoch)
+		return 1;
+	w->key = first->connection;
+	connection = connections.lookup(&w->key);
+	/* Of a packet to a Service address the exit decides. It may not have seen the first fragment yet. */
+	if (!connection || !((hook == POD_EGRESS && connection->state & CONNECTION_DIALLED) ||
+			     is_allowed_now(w, endpoint, connection)))
+		return 0;
+	first->epoch = w->epoch;
+	return 1;
+}
+
 /* Apply the first fragment's verdict to a later one. */
-static __always_inline int follow_first_fragment(struct __sk_buff *skb, struct work *w, const enum hook hook)
+static __always_inline int follow_first_fragment(struct __sk_buff *skb, struct work *w, struct endpoint *endpoint,
+						 const enum hook hook)
 {
 	const u32 direction = hook == POD_INGRESS ? INGRESS : EGRESS;
 	struct fragment *first;
 
 	fill_fragment_key(w, hook);
 	first = fragments.lookup(&w->fragment_key);
-	if (!first)
+	if (!first || w->now - first->time_ns > fragment_age(w))
 		return refuse(w, direction, REASON_FRAGMENT);
 	if (w->packet.extent < first->extent) {
 		count(COUNT_UNPARSABLE);
 		return refuse(w, direction, REASON_UNPARSABLE);
 	}
-	if (first->verdict == FRAGMENT_DENIED) {
+	if (first->verdict == FRAGMENT_DENIED || !still_passes(w, endpoint, first, hook)) {
+		first->verdict = FRAGMENT_DENIED;
 		count(COUNT_FRAGMENT_DROPPED);
 		return TC_ACT_SHOT;
 	}
@@ -70,13 +98,19 @@ static __always_inline int follow_first_fragment(struct __sk_buff *skb, struct w
 static __always_inline int judge_packet(struct __sk_buff *skb, struct work *w, struct endpoint *endpoint,
 					const enum hook hook, bool node, bool known_source)
 {
-	struct fragment first = {.extent = w->packet.extent};
 	bool pass;
 
 	if (w->packet.fragment == FRAGMENT_LATER)
-		return follow_first_fragment(skb, w, hook);
-	pass = admit(skb, w, endpoint, hook, node, known_source);
+		return follow_first_fragment(skb, w, endpoint, hook);
+	if (hook != DEVICE_EXIT && is_icmp_error(&w->packet) &&
+	    is_about_allowed(skb, w, endpoint, hook == POD_INGRESS ? INGRESS : EGRESS))
+		pass = 1;
+	else
+		pass = admit(skb, w, endpoint, hook, node, known_source);
 	if (w->packet.fragment == FRAGMENT_FIRST) {
+		struct fragment first = {.time_ns = w->now, .epoch = w->epoch, .extent = w->packet.extent};
+
+		first.connection = w->key;
 		fill_fragment_key(w, hook);
 		first.verdict = pass ? FRAGMENT_PASSED : FRAGMENT_DENIED;
 		if (pass && hook == POD_EGRESS && skb->tc_index != STAMP_JUDGED)

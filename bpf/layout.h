@@ -177,7 +177,9 @@ struct connection {
 	u8 state;     /* CONNECTION_* */
 	u8 other[16]; /* CONNECTION_OTHER: the backend behind the dialled address, or the source behind a masquerade */
 	u16 other_port;
-	u8 padding[6];
+	u16 padding;
+	u32 sent[2]; /* TCP: a sequence number sent lately, by the direction of the packet; 0: none is known */
+	u32 reserved;
 };
 
 #define VERDICT_PENDING 0
@@ -201,7 +203,10 @@ struct fragment_key {
 };
 
 struct fragment {
-	u8 verdict; /* FRAGMENT_* */
+	u64 time_ns;
+	struct connection_key connection; /* of the packet; of an ICMP error, the one that it is about */
+	u32 epoch;			  /* of the verdict */
+	u8 verdict;			  /* FRAGMENT_* */
 	u8 padding;
 	u16 extent; /* length of the first fragment's payload */
 };

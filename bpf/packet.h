@@ -88,7 +88,6 @@ static __always_inline int parse_ports(struct __sk_buff *skb, struct packet *pac
 	if (tcp && !quoted) {
 		if (!load(skb, packet->transport, head, 14, packet->end))
 			return PARSED_UNPARSABLE;
-		packet->sequence = (u32)ntohs(head[2]) << 16 | ntohs(head[3]);
 		packet->tcp_flags = ntohs(head[6]) & 0xff;
 		/* The whole header, also in a first fragment (RFC 1858): else the next one could add to it or replace it. */
 		header = ntohs(head[6]) >> 12 << 2;
@@ -102,6 +101,8 @@ static __always_inline int parse_ports(struct __sk_buff *skb, struct packet *pac
 	/* Through locals: a choice between array elements becomes pointer arithmetic that the verifier refuses. */
 	u16 first = ntohs(head[0]), second = ntohs(head[1]), third = ntohs(head[2]);
 
+	if (tcp)
+		packet->sequence = (u32)third << 16 | ntohs(head[3]);
 	packet->source_port = icmp ? third : first;
 	packet->destination_port = icmp ? first : second;
 	return PARSED;

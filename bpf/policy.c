@@ -12,6 +12,7 @@
  *   neighbours.h   ARP and neighbour discovery pass, if they are proper
  *   (here)         find the endpoint of the interface, check the source address
  *   fragments.h    a later fragment follows its first one
+ *   errors.h       an ICMP error follows the connection that it is about
  *   connections.h  find the connection
  *   judge.h        without a current verdict, ask policy; the epoch switch
  *   admit.h        put the two together
@@ -46,6 +47,7 @@
 #include "stamps.h"
 #include "recent.h"
 #include "admit.h"
+#include "errors.h"
 #include "fragments.h"
 
 /* Initialize the scratch memory. plain: the parsed packet, or 0. */
@@ -132,8 +134,6 @@ int pod_egress(struct __sk_buff *skb)
 		return refuse(w, EGRESS, REASON_NOT_READY);
 	if (!own)
 		return refuse(w, EGRESS, REASON_SPOOFED);
-	if (is_icmp_error(&w->packet) && is_about_known(skb, &w->packet, w->key.endpoint, EGRESS))
-		return TC_ACT_UNSPEC;
 	return judge_packet(skb, w, endpoint, POD_EGRESS, 0, 0);
 }
 
@@ -215,8 +215,6 @@ int pod_ingress(struct __sk_buff *skb)
 		w->key.endpoint = endpoint->number;
 	}
 	connection_key_of(&w->key, &w->packet, INGRESS);
-	if (is_icmp_error(&w->packet) && is_about_known(skb, &w->packet, w->key.endpoint, INGRESS))
-		return TC_ACT_UNSPEC;
 	return judge_packet(skb, w, endpoint, POD_INGRESS, node, found);
 }
 

@@ -13,7 +13,7 @@ import numpy as np
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-VERSION: Final = "v3"
+VERSION: Final = "v4"
 """Version of the layout. It is part of the pin path, so that maps of different layouts never share a pin."""
 
 
@@ -97,7 +97,9 @@ CONNECTION: Final = np.dtype(
         ("state", "u1"),
         ("other", "u1", (16,)),
         ("other_port", "<u2"),
-        ("padding", "u1", (6,)),
+        ("padding", "<u2"),
+        ("sent", "<u4", (2,)),
+        ("reserved", "<u4"),
     ]
 )
 FRAGMENT_KEY: Final = np.dtype(
@@ -111,7 +113,16 @@ FRAGMENT_KEY: Final = np.dtype(
         ("destination", "u1", (16,)),
     ]
 )
-FRAGMENT: Final = np.dtype([("verdict", "u1"), ("padding", "u1"), ("extent", "<u2")])
+FRAGMENT: Final = np.dtype(
+    [
+        ("time_ns", "<u8"),
+        ("connection", CONNECTION_KEY),
+        ("epoch", "<u4"),
+        ("verdict", "u1"),
+        ("padding", "u1"),
+        ("extent", "<u2"),
+    ]
+)
 VERDICT_KEY: Final = np.dtype(
     [
         ("source", "u1", (16,)),
