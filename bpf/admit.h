@@ -114,7 +114,8 @@ static __always_inline void load_state(struct assessment *c, struct work *w, con
 	}
 	c->forward = c->opened == EGRESS && direction == EGRESS;
 	c->judging = !connection || connection->epoch != w->epoch || (c->pending && hook != POD_EGRESS) ||
-		     (hook == DEVICE_EXIT && c->forward && connection->state & CONNECTION_OTHER);
+		     (hook == DEVICE_EXIT && c->forward &&
+		      (connection->state & CONNECTION_OTHER || connection->reason == REASON_NODE));
 	if (hook == POD_EGRESS && c->forward && connection) {
 		c->to_exit = connection->state & CONNECTION_EXIT;
 		c->deferred = connection->state & CONNECTION_DIALLED;
@@ -157,10 +158,25 @@ static __always_inline void try_as_reply(struct assessment *c, struct work *w, s
 	c->peer_port = w->key.remote_port;
 }
 
+/*
+ * What the node itself receives leaves by no device. A bridge forwards by the link-layer address, which the pod chooses,
+ * so another machine would get what the pod addresses to the node.
+ */
+static __always_inline void judge_as_world(struct endpoint *endpoint, struct decision *decision)
+{
+	const struct policy_entry *world = &endpoint->defaults[EGRESS][KIND_WORLD];
+
+	decision->rule = world->rule;
+	decision->verdict = world->verdict;
+	decision->reason = world->reason;
+}
+
 static __always_inline void decide(struct assessment *c, struct work *w, struct endpoint *endpoint,
 				   const enum hook hook)
 {
 	judge(w, endpoint, c->opened, c->peer, c->peer_port, c->node, &w->decision);
+	if (hook == DEVICE_EXIT && w->decision.reason == REASON_NODE && local_ifindex(w, c->peer) == LOCAL_NODE)
+		judge_as_world(endpoint, &w->decision);
 	if (hook == POD_EGRESS && c->forward) {
 		c->to_exit = w->decision.kind != KIND_POD;
 		c->deferred = w->decision.kind == KIND_SERVICE;

@@ -46,6 +46,7 @@ from probe.node.network_view import NetworkView
 from probe.pod_interfaces import PodInterfaces
 from probe.policy.capacity import capacity_warnings
 from probe.policy.compiler import Compiler
+from probe.policy.own_node import OwnNode
 
 log = structlog.get_logger("kubeweir.probe")
 
@@ -77,6 +78,7 @@ class Agent:
         self._maps = maps
         self._intervals = intervals
         self._compiler = Compiler(ledger)
+        self._own_node = OwnNode()
         self._installer = Installer(maps)
         self._attachments = Attachments(maps, view.network, mode)
         self._windows = DenyWindows(maps)
@@ -165,10 +167,12 @@ class Agent:
         adopted = self._installer.endpoints if adopting else None
         binding = self._interfaces.bind(pods, adopted, was_read=was_read)
         objects = self._interfaces.with_namespaces(objects, binding)
+        services, own_addresses = self._addresses_of_services(), self._view.state.addresses
+        objects = self._own_node.complete(objects, own_addresses, services)
         bound = self._interfaces.endpoints(binding)
         desired = self._compiler.compile(objects, list({pod.uid: pod for pod in binding.bound.values()}.values()))
         self._interfaces.save(objects, binding)
-        surroundings = Surroundings(self._addresses_of_services(), self._view.state.addresses)
+        surroundings = Surroundings(services, own_addresses)
         done = self._installer.apply(desired, bound, time.monotonic_ns(), surroundings)
         closed = self._attach_all(binding.bound, adopted or ()) if was_read else self._interfaces.closed
         self._interfaces.settle(binding, closed)

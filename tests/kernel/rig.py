@@ -28,6 +28,7 @@ from probe.kernel.maps import Maps
 from probe.ledger import Ledger
 from probe.node.netlink import NodeNetwork
 from probe.policy.compiler import Compiler
+from probe.policy.own_node import OwnNode
 
 SIZES = {
     "RING_BYTES": 1 << 20,
@@ -96,6 +97,7 @@ class Rig:
         self.maps.configure(Config.POD_CONNECTIONS, 4096)
         self.numbers = Ledger.open(self.folder / "ledger")
         self.compiler = Compiler(self.numbers)
+        self.own_node = OwnNode()
         self.installer = Installer(self.maps)
         self.attachments = Attachments(self.maps, self.network, self.mode)
         self.windows = DenyWindows(self.maps)
@@ -186,6 +188,8 @@ class Rig:
             cluster_policies=self.cluster_policies,
             own_node=NODE,
         )
+        services, held = frozenset(self.services), self.network.node_addresses()
+        view = self.own_node.complete(view, held, services)
         desired = self.compiler.compile(view, list(self.objects.values()))
         bound = [
             Bound(
@@ -199,7 +203,7 @@ class Rig:
             )
             for name, pod in self.objects.items()
         ]
-        around = Surroundings(frozenset(self.services), self.network.node_addresses())
+        around = Surroundings(services, held)
         done = self.installer.apply(desired, bound, time.monotonic_ns(), around)
         for end in bound:
             if not self.attachments.is_attached(end.index):
