@@ -114,6 +114,11 @@ class Agent:
         return self._interfaces.kept()
 
     @property
+    def unenforced(self) -> dict[Name, str]:
+        """The pods whose policy is not enforced, and why."""
+        return self._interfaces.unenforced()
+
+    @property
     def identities(self) -> int:
         """How many classes of peers the policies in force tell apart."""
         return self._compiler.identity_count
@@ -124,9 +129,10 @@ class Agent:
 
     def notes(self) -> list[str]:
         """Return every pod that is not enforced, and every interface that is kept, a line each."""
-        pods = (f"not enforced: pod {name}: {reason}" for name, reason in self.binding.unattached.items())
+        pods = (f"not enforced: pod {name}: {reason}" for name, reason in self.unenforced.items())
+        exits = (f"not enforced: {name}: {reason}" for name, reason in self._interfaces.unjudged_exits().items())
         kept = (f"kept: interface {name} of pod {pod or '?'}: {reason}" for name, (pod, reason) in self.kept.items())
-        return [*pods, *kept]
+        return [*pods, *exits, *kept]
 
     def usage(self) -> dict[str, tuple[int, int]]:
         """Return for each policy map how many entries it has, and how many fit."""
@@ -184,7 +190,7 @@ class Agent:
             # change for 100 ms.
             gc.freeze()
         self._problem = ""
-        self._warn(binding)
+        self._warn()
         if done.addresses or done.endpoints or done.policy_entries or done.port_entries:
             log.info(
                 "policy installed", epoch=done.epoch, endpoints=len(bound), policies=len(objects.policies),
@@ -194,7 +200,7 @@ class Agent:
 
     def _read_network(self, pods: list[Pod]) -> bool:
         """Read the network if it may have changed, or if pods may have got an interface; return whether it was read."""
-        force = pods != self._pods or self.binding.incomplete or bool(self._problem)
+        force = pods != self._pods or self.binding.incomplete or bool(self._problem or self._attachments.obstacles)
         if not self._view.refresh(force=force):
             return False
         self._pods = pods
@@ -224,6 +230,8 @@ class Agent:
                 # The interface is gone. The next read of the network does not find it, and the pod is unbound.
                 self.links_changed()
                 continue
+            if index in self._attachments.obstacles:
+                continue
             self._attached.add(index)
             log.info("pod attached", pod=str(pod.key), interface=self._interfaces.name(index), mode=self.mode)
 
@@ -240,8 +248,9 @@ class Agent:
             self._attached.discard(index)
         return closed
 
-    def _warn(self, binding: Binding) -> None:
-        current = {f"pod {name}": ("pod is not attached", reason) for name, reason in binding.unattached.items()}
+    def _warn(self) -> None:
+        current = {f"pod {name}": ("pod is not attached", reason) for name, reason in self.unenforced.items()}
+        current |= {name: ("exit is not judged", reason) for name, reason in self._interfaces.unjudged_exits().items()}
         for interface, (pod, reason) in self.kept.items():
             current[f"interface {interface}"] = ("interface is kept", f"{reason} (pod {pod or 'unknown'})")
         for name, reason in capacity_warnings(self.usage(), self.identities):
@@ -258,7 +267,7 @@ class Agent:
             except (InstallError, OSError) as error:
                 self._problem = str(error)
                 log.error("policy was not installed: the one before stays in force", error=str(error), retry_s=_RETRY_S)
-            retry = bool(self._problem) or self.binding.incomplete
+            retry = bool(self._problem) or self.binding.incomplete or bool(self._attachments.obstacles)
             self._wake.wait(_RETRY_S if retry else _IDLE_S)
             self._stop.wait(_SETTLE_S)
 

@@ -98,8 +98,8 @@ class ProbeCollector(Collector):
             "1 for each local pod whose policy is not enforced; the log and /readyz say why",
             labels=["namespace", "pod"],
         )
-        for unattached in binding.unattached:
-            unenforced.add_metric([*unattached], 1)
+        for pod_name in self._agent.unenforced:
+            unenforced.add_metric([*pod_name], 1)
         yield unenforced
         kept = GaugeMetricFamily(
             "kubeweir_probe_kept_interface",

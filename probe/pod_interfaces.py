@@ -108,6 +108,24 @@ class PodInterfaces:
         kept = {self.name(index): (str(binding.bound[index].key), reason) for index, reason in binding.kept.items()}
         return kept | {self.name(index): ("", _UNKNOWN_POD) for index in self.closed}
 
+    def unenforced(self) -> dict[Name, str]:
+        """Return the pods whose policy is not enforced, and why."""
+        bound, obstacles = self.binding.bound, self._attachments.obstacles
+        closed = {
+            bound[index].key: f"its interface {self.name(index)} is closed: {obstacle}"
+            for index, obstacle in obstacles.items()
+            if index in bound
+        }
+        return {**self.binding.unattached, **closed}
+
+    def unjudged_exits(self) -> dict[str, str]:
+        """Return the devices that are no pod's and do not have our program, and why."""
+        return {
+            f"exit {self.name(index)}": f"what NAT hides is not judged there: {obstacle}"
+            for index, obstacle in self._attachments.obstacles.items()
+            if index not in self.binding.bound
+        }
+
     def name(self, index: int) -> str:
         """Return an interface's name, or its index in words if it is gone."""
         names = {device.index: device.name for device in self._view.state.devices}

@@ -2,7 +2,12 @@
 
 Where the kernel has TCX (6.6), a program is attached by a link, which is pinned beside the maps so that enforcement
 outlives the probe. The next probe replaces the program under the link in one step, so that no packet passes unjudged.
-On older kernels a program is a clsact filter, which lives as long as its device.
+On older kernels a program is a clsact filter (``probe.node.filters``), which lives as long as its device.
+
+Ours run before everybody else's, because a program that lets a packet pass may skip those behind it. If another got
+ahead since, ours are attached once more, ahead of it. Where another program's qdisc or filter leaves no place for ours,
+a pod's interface is closed instead: an XDP link drops what the pod sends, until the place is free. What the pod is sent
+is not judged then, but it cannot answer.
 """
 
 from __future__ import annotations
@@ -15,13 +20,17 @@ from typing import Final, Literal
 
 from probe.kernel import bpf
 from probe.kernel.maps import Maps
+from probe.node.filters import PREFIX, Filters, Hook, HookTakenError
 from probe.node.netlink import Device, NodeNetwork
 
 Mode = Literal["tcx", "clsact"]
 
-_HOOKS: Final = (("pod_egress", "ingress", bpf.TCX_INGRESS), ("pod_ingress", "egress", bpf.TCX_EGRESS))
-"""Program, hook and attach type. A packet that leaves the pod arrives at the host side of its veth, and vice versa."""
+_HOOKS: Final[tuple[tuple[str, Hook], ...]] = (("pod_egress", "ingress"), ("pod_ingress", "egress"))
+"""Program and hook. A packet that leaves the pod arrives at the host side of its veth, and vice versa."""
+_TCX: Final[dict[Hook, int]] = {"ingress": bpf.TCX_INGRESS, "egress": bpf.TCX_EGRESS}
 _EXITS: Final = ("exit_ethernet", "exit_tunnel")
+_CLOSED: Final = "closed"
+"""The pin of the XDP link that closes an interface."""
 _DEVICE_GONE: Final = (errno.ENODEV, errno.ENOLINK)
 """ENOLINK: the link exists, but its device was removed (kernel/bpf/tcx.c, tcx_link_update)."""
 
@@ -33,32 +42,40 @@ class Attachments:
         """Use ``mode``, or by default TCX if the kernel has it and clsact otherwise."""
         self._maps = maps
         self._network = network
+        self._filters = Filters(network)
         self._folder = maps.folder / "links"
         self._folder.mkdir(exist_ok=True)
         self._exits: set[int] = set()
+        self.obstacles: dict[int, str] = {}
+        """Why a program could not be attached, by interface index. A pod's interface is closed then."""
         self.mode: Mode = mode or self._supported()
 
     def attach(self, index: int) -> bool:
         """Attach both programs to a pod's interface, replacing an earlier probe's. Raises OSError.
 
-        Return False if the device has been removed meanwhile.
+        Return False if the device has been removed meanwhile. ``obstacles`` says if another program is in the way.
         """
-        if not all(self._attach(index, program, hook, kind) for program, hook, kind in _HOOKS):
+        self.obstacles.pop(index, None)
+        if not all(self._attach(index, program, hook) for program, hook in _HOOKS):
             return False
+        if index in self.obstacles:
+            self._close(index)
+            return True
         # The exit's program is there if the interface was unknown before. It goes last: egress is judged all the time.
-        for program in _EXITS:
+        for program in (*_EXITS, _CLOSED):
             self._remove_link(self._pin(index, program))
         return True
 
     def detach(self, index: int) -> None:
         """Remove both programs from a pod's interface; its traffic is not judged any more."""
         self.forget(index)
-        for _, hook, _ in _HOOKS:
-            self._network.remove_filter(index, hook)
+        for _, hook in _HOOKS:
+            self._filters.remove(index, hook)
 
     def forget(self, index: int) -> None:
         """Remove the pins of an interface that is gone. If its index is another's now, that one is not touched."""
-        for program, _, _ in _HOOKS:
+        self.obstacles.pop(index, None)
+        for program in (*(program for program, _ in _HOOKS), _CLOSED):
             self._remove_link(self._pin(index, program))
 
     def attach_exits(self, devices: Iterable[Device], pods: Collection[int]) -> int:
@@ -67,18 +84,25 @@ class Attachments:
         Return on how many devices it was missing. A device that has been removed meanwhile is skipped.
         """
         added = 0
-        alive = {device.index: device for device in devices if device.index not in pods}
+        others = [device for device in devices if device.index not in pods]
+        alive = {device.index: device for device in others if not device.gives_back}
         for index, device in alive.items():
             program = "exit_ethernet" if device.ethernet else "exit_tunnel"
-            if index in self._exits and self._is_attached(index, program, "egress"):
+            if index in self._exits and self._is_first(index, program, "egress"):
                 continue
-            if self._attach(index, program, "egress", bpf.TCX_EGRESS):
+            self.obstacles.pop(index, None)
+            if self._attach(index, program, "egress") and index not in self.obstacles:
                 self._exits.add(index)
                 added += 1
+        for device in others:
+            if device.gives_back and self.mode == "clsact":
+                self._filters.remove(device.index, "egress")
         self._exits &= alive.keys()
         for path in self._folder.iterdir():
             if path.name.endswith(_EXITS) and _index(path) not in alive:
                 self._remove_link(path)
+        for index in self.obstacles.keys() - alive.keys() - set(pods):
+            del self.obstacles[index]
         return added
 
     def links(self) -> set[int]:
@@ -86,48 +110,100 @@ class Attachments:
         return {_index(path) for path in self._folder.iterdir() if not path.name.endswith(_EXITS)}
 
     def is_attached(self, index: int) -> bool:
-        """Return whether both programs are attached to the interface now."""
-        return all(self._is_attached(index, program, hook) for program, hook, _ in _HOOKS)
+        """Return whether both programs are attached to the interface now, before all others."""
+        return self._link_of(index, _CLOSED) is None and all(
+            self._is_first(index, program, hook) for program, hook in _HOOKS
+        )
 
     def carries(self, index: int) -> bool:
         """Return whether a pod's program of ours is attached to the interface now.
 
         Links and filters do not outlive their interface. So if this is true, no other interface got its index since.
         """
-        return any(self._is_attached(index, program, hook) for program, hook, _ in _HOOKS)
+        if any(self._link_of(index, program) for program in (*(program for program, _ in _HOOKS), _CLOSED)):
+            return True
+        # The last probe may have attached in the other way.
+        return any(self._filters.name(index, hook) == f"{PREFIX}{program}" for program, hook in _HOOKS)
 
-    def _is_attached(self, index: int, program: str, hook: str) -> bool:
+    def _is_first(self, index: int, program: str, hook: Hook) -> bool:
         if self.mode == "clsact":
-            return self._network.filter_name(index, hook) == f"kubeweir_{program}"
+            return self._filters.is_first(index, hook, f"{PREFIX}{program}")
+        link = self._link_of(index, program)
         try:
-            with bpf.closing(bpf.get(self._pin(index, program))) as link:
-                return bpf.link_ifindex(link)[0] == index
-        except FileNotFoundError:
+            return link is not None and self._network.run(bpf.first_program, index, _TCX[hook]) == link.program
+        except OSError as error:
+            if error.errno not in _DEVICE_GONE:
+                raise
             return False
 
-    def _attach(self, index: int, program: str, hook: str, kind: int) -> bool:
+    def _link_of(self, index: int, program: str) -> bpf.LinkInfo | None:
+        """Return a pinned link that is attached to the interface with this index, None if there is none."""
+        try:
+            with bpf.closing(bpf.get(self._pin(index, program))) as link:
+                info = bpf.link_info(link)
+        except FileNotFoundError:
+            return None
+        return info if info.ifindex == index else None
+
+    def _attach(self, index: int, program: str, hook: Hook) -> bool:
         """Return False if the device is gone: devices are removed at any time, which is not an error."""
         fd = self._maps.programs[program]
         try:
+            # The last probe may have attached in the other way.
             if self.mode == "clsact":
-                self._network.add_filter(index, hook, fd, f"kubeweir_{program}")
+                self._filters.put(index, hook, fd, f"{PREFIX}{program}")
+                self._remove_link(self._pin(index, program))
             else:
-                self._attach_link(index, program, fd, kind)
+                self._attach_link(index, program, fd, hook)
+                self._filters.remove(index, hook)
+        except HookTakenError as error:
+            self.obstacles[index] = str(error)
         except OSError as error:
             if error.errno not in _DEVICE_GONE:
                 raise
             return False
         return True
 
-    def _attach_link(self, index: int, program: str, fd: int, kind: int) -> None:
+    def _attach_link(self, index: int, program: str, fd: int, hook: Hook) -> None:
         path = self._pin(index, program)
-        if self._is_attached(index, program, ""):
+        if self._link_of(index, program):
             with bpf.closing(bpf.get(path)) as link:
                 bpf.link_update(link, fd)
+            if self._is_first(index, program, hook):
+                return
+            # A hook takes a program once only, so ours must go before it can come back ahead of the others. Meanwhile
+            # nothing passes.
+            with bpf.closing(bpf.constant_program()) as dropping:
+                barrier = self._link(dropping, index, hook)
+            try:
+                self._remove_link(path)
+                self._pin_link(path, fd, index, hook)
+            finally:
+                bpf.link_detach(barrier)
+                os.close(barrier)
             return
         self._remove_link(path)
-        with bpf.closing(self._network.run(bpf.link_create, fd, index, kind)) as link:
+        self._pin_link(path, fd, index, hook)
+
+    def _pin_link(self, path: Path, fd: int, index: int, hook: Hook) -> None:
+        with bpf.closing(self._link(fd, index, hook)) as link:
             bpf.pin(link, path)
+
+    def _link(self, fd: int, index: int, hook: Hook) -> int:
+        return self._network.run(bpf.link_create, fd, index, _TCX[hook])
+
+    def _close(self, index: int) -> None:
+        """Drop what a pod sends, by XDP, which comes before every filter."""
+        if self._link_of(index, _CLOSED):
+            return
+        path = self._pin(index, _CLOSED)
+        self._remove_link(path)
+        try:
+            with bpf.closing(self._network.run(bpf.link_create_closed, index)) as link:
+                bpf.pin(link, path)
+        except OSError as error:
+            if error.errno not in _DEVICE_GONE:
+                self.obstacles[index] += f". What it sends passes as well: {error.strerror}"
 
     def _remove_link(self, path: Path) -> None:
         """Detach a pinned link, then remove its pin.

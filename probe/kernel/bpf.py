@@ -23,12 +23,17 @@ _SYS_BPF: Final = {"x86_64": 321, "aarch64": 280}
 _SYS_MEMBARRIER: Final = {"x86_64": 324, "aarch64": 283}
 
 _MAP_CREATE, _MAP_LOOKUP, _MAP_UPDATE, _MAP_DELETE, _MAP_NEXT = 0, 1, 2, 3, 4
-_OBJ_PIN, _OBJ_GET, _PROG_RUN = 6, 7, 10
-_INFO_BY_FD, _MAP_LOOKUP_BATCH = 15, 24
+_PROG_LOAD, _OBJ_PIN, _OBJ_GET, _PROG_RUN = 5, 6, 7, 10
+_INFO_BY_FD, _PROG_QUERY, _MAP_LOOKUP_BATCH = 15, 16, 24
 _LINK_CREATE, _LINK_UPDATE, _LINK_DETACH = 28, 29, 34
 
 TCX_INGRESS: Final = 46
 TCX_EGRESS: Final = 47
+_XDP: Final = 37
+_XDP_FLAGS_SKB_MODE: Final = 2
+_BPF_F_BEFORE: Final = 1 << 3
+_TC_ACT_SHOT, _XDP_DROP = 2, 1
+_SCHED_CLS_TYPE, _XDP_TYPE = 3, 6
 
 
 def _bpf(command: int, attr: bytes, name: str) -> tuple[int, bytes]:
@@ -74,9 +79,21 @@ def map_info(fd: int) -> MapInfo:
     return MapInfo(*struct.unpack_from("=6I", _info(fd, 88)))
 
 
-def link_ifindex(fd: int) -> tuple[int, int]:
-    """Return a TCX link's interface (0: detached, or the device is gone) and attach type (``struct bpf_link_info``)."""
-    return struct.unpack_from("=II", _info(fd, 32), 16)
+@dataclass(frozen=True, slots=True)
+class LinkInfo:
+    """The first fields of ``struct bpf_link_info`` of a link to a device."""
+
+    kind: int
+    number: int
+    program: int
+    """Its program's id."""
+    ifindex: int
+    """0: detached, or the device is gone."""
+
+
+def link_info(fd: int) -> LinkInfo:
+    """Return what a TCX or XDP link links."""
+    return LinkInfo(*struct.unpack_from("=3I4xI", _info(fd, 32)))
 
 
 def _info(fd: int, size: int) -> bytes:
@@ -168,10 +185,35 @@ def program_run(fd: int, data: bytes, repeat: int = 1, context: bytes = b"") -> 
     return struct.unpack_from("=I", block, 4)[0], struct.unpack_from("=I", block, 36)[0]
 
 
-def link_create(program: int, ifindex: int, attach: int, *, first: bool = True) -> int:
-    """Attach a program by a TCX link (kernel 6.6), ``first``: ahead of the device's other programs (BPF_F_BEFORE)."""
-    flags = 1 << 3 if first else 0
-    return _bpf(_LINK_CREATE, struct.pack("=IIIIIIQ", program, ifindex, attach, flags, 0, 0, 0), "LINK_CREATE")[0]
+def link_create(program: int, ifindex: int, attach: int) -> int:
+    """Attach a program by a TCX link (kernel 6.6), ahead of the device's other programs."""
+    return _bpf(_LINK_CREATE, struct.pack("=IIIIIIQ", program, ifindex, attach, _BPF_F_BEFORE, 0, 0, 0), "LINK_CREATE")[
+        0
+    ]
+
+
+def first_program(ifindex: int, attach: int) -> int:
+    """Return the id of the program that runs first at a TCX hook of a device, 0 if there is none."""
+    ids = (ctypes.c_uint32 * 64)()
+    attr = struct.pack("=IIIIQI4xQQQQ", ifindex, attach, 0, 0, ctypes.addressof(ids), len(ids), 0, 0, 0, 0)
+    _bpf(_PROG_QUERY, attr, "PROG_QUERY")
+    return ids[0]
+
+
+def link_create_closed(ifindex: int) -> int:
+    """Attach a program by an XDP link (kernel 5.9) that drops whatever the device receives."""
+    with closing(constant_program(_XDP_TYPE, _XDP_DROP)) as program:
+        attr = struct.pack("=IIIIIIQ", program, ifindex, _XDP, _XDP_FLAGS_SKB_MODE, 0, 0, 0)
+        return _bpf(_LINK_CREATE, attr, "LINK_CREATE")[0]
+
+
+def constant_program(kind: int = _SCHED_CLS_TYPE, action: int = _TC_ACT_SHOT) -> int:
+    """Load a program that returns one action for every packet: by default, a tc program that drops it."""
+    # BPF_MOV64_IMM(r0, action), BPF_EXIT.
+    code = ctypes.create_string_buffer(struct.pack("=BBhiBBhi", 0xB7, 0, 0, action, 0x95, 0, 0, 0), 16)
+    license_name = ctypes.create_string_buffer(b"Dual BSD/GPL")
+    attr = struct.pack("=IIQQIIQI4x", kind, 2, _address(code), _address(license_name), 0, 0, 0, 0)
+    return _bpf(_PROG_LOAD, attr, "PROG_LOAD")[0]
 
 
 def link_update(link: int, program: int) -> None:

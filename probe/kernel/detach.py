@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from probe.node.filters import Filters, Hook
 from probe.node.netlink import NodeNetwork
 
 
@@ -14,10 +15,12 @@ def detach(pins: Path, network: NodeNetwork) -> int:
     with the last filter or link that uses them.
     """
     freed = 0
+    filters = Filters(network)
+    hooks: tuple[Hook, ...] = ("ingress", "egress")
     for device in network.devices():
-        for hook in ("ingress", "egress"):
-            if (network.filter_name(device.index, hook) or "").startswith("kubeweir_"):
-                network.remove_filter(device.index, hook)
+        for hook in hooks:
+            if filters.name(device.index, hook):
+                filters.remove(device.index, hook)
                 # Both hooks of a pod's interface have a filter, other devices have one on egress only.
                 freed += hook == "ingress"
     freed += len(list(pins.rglob("links/*_pod_egress")))

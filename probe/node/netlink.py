@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import errno
 import ipaddress
 import os
 import socket
@@ -19,7 +18,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, ParamSpec, TypeVar
+from typing import Any, Final, ParamSpec, TypeVar
 
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
@@ -36,12 +35,8 @@ _DONE, _ERROR = 3, 2
 _IFA_ADDRESS, _IFA_LOCAL, _IFA_TARGET_NETNSID = 1, 2, 10
 _IFF_LOOPBACK: Final = 0x8
 _ARPHRD_ETHER: Final = 1
-_GROUPS: Final = 0x1 | 0x10 | 0x100
-"""RTMGRP_LINK, RTMGRP_IPV4_IFADDR, RTMGRP_IPV6_IFADDR."""
-
-_PARENT: Final = {"ingress": 0xFFFFFFF2, "egress": 0xFFFFFFF3}
-_PRIORITY: Final = 1
-"""The priority of our clsact filters: they run first."""
+_GROUPS: Final = 0x1 | 0x8 | 0x10 | 0x100
+"""RTMGRP_LINK, RTMGRP_TC, RTMGRP_IPV4_IFADDR, RTMGRP_IPV6_IFADDR."""
 
 
 class NetworkError(RuntimeError):
@@ -65,6 +60,9 @@ class Device:
     name: str
     ethernet: bool
     """Whether its packets have an Ethernet header; those of a tunnel have none."""
+    gives_back: bool = False
+    """Whether no packet leaves the node by it: an ifb shapes packets and gives them back to the device from which they
+    were redirected, before DNAT."""
 
 
 class NodeNetwork:
@@ -105,20 +103,20 @@ class NodeNetwork:
         return self.run(lambda: frozenset(a for _, a in _addresses(None) if not ipaddress.ip_address(a).is_loopback))
 
     def subscribe(self) -> socket.socket:
-        """Return a netlink socket that becomes readable when links or addresses of the node change."""
+        """Return a netlink socket that becomes readable when links, addresses, qdiscs or filters of the node change."""
         return self.run(_subscribe)
 
-    def add_filter(self, index: int, hook: str, program: int, name: str) -> None:
-        """Put a clsact filter before all others, or replace ours. ``hook`` is ingress or egress."""
-        self.run(self._add_filter, index, hook, program, name)
+    def tc(self, command: str, kind: str, index: int, handle: int = 0, **options: object) -> None:
+        """Change a qdisc or a filter of a device (``IPRoute.tc``). Raises OSError."""
+        self.run(self._route.tc, command, kind, index, handle, **options)
 
-    def remove_filter(self, index: int, hook: str) -> None:
-        """Remove our filter, if there is one."""
-        self.run(self._remove_filter, index, hook)
+    def qdiscs(self, index: int) -> list[Any]:
+        """Return the qdiscs of a device, as netlink messages. Raises OSError."""
+        return self.run(lambda: list(self._route.get_qdiscs(index)))
 
-    def filter_name(self, index: int, hook: str) -> str | None:
-        """Return the name of the filter at our priority, None if there is none."""
-        return self.run(self._filter_name, index, hook)
+    def filters(self, index: int, parent: int) -> list[Any]:
+        """Return the filters below a parent of a device in the order in which they run. Raises OSError."""
+        return self.run(lambda: list(self._route.get_filters(index=index, parent=parent)))
 
     def close(self) -> None:
         """Close the sockets and end the thread."""
@@ -142,40 +140,12 @@ class NodeNetwork:
         found = []
         for link in self._route.get_links():
             info = link.get_attr("IFLA_LINKINFO")
-            if link["flags"] & _IFF_LOOPBACK or (info and info.get_attr("IFLA_INFO_KIND") == "bridge"):
+            kind = info.get_attr("IFLA_INFO_KIND") if info else None
+            if link["flags"] & _IFF_LOOPBACK or kind == "bridge":
                 continue
-            found.append(Device(link["index"], link.get_attr("IFLA_IFNAME"), link["ifi_type"] == _ARPHRD_ETHER))
+            ethernet = link["ifi_type"] == _ARPHRD_ETHER
+            found.append(Device(link["index"], link.get_attr("IFLA_IFNAME"), ethernet, gives_back=kind == "ifb"))
         return found
-
-    def _add_filter(self, index: int, hook: str, program: int, name: str) -> None:
-        with _unless(errno.EEXIST):
-            self._route.tc("add", "clsact", index)
-        self._route.tc(
-            "replace-filter", "bpf", index, 1, prio=_PRIORITY, fd=program, name=name, parent=_PARENT[hook],
-            classid=1, direct_action=True, protocol=3,
-        )  # fmt: skip
-
-    def _remove_filter(self, index: int, hook: str) -> None:
-        with _unless(errno.ENOENT, errno.EINVAL, errno.ENODEV):
-            self._route.tc("del-filter", "bpf", index, 1, prio=_PRIORITY, parent=_PARENT[hook], protocol=3)
-
-    def _filter_name(self, index: int, hook: str) -> str | None:
-        with _unless(errno.ENOENT, errno.EINVAL, errno.ENODEV):
-            for entry in self._route.get_filters(index=index, parent=_PARENT[hook]):
-                options = entry.get_attr("TCA_OPTIONS")
-                name = options.get_attr("TCA_BPF_NAME") if options else None
-                if name and entry["info"] >> 16 == _PRIORITY:
-                    return str(name)
-        return None
-
-
-@contextlib.contextmanager
-def _unless(*codes: int) -> Iterator[None]:
-    try:
-        yield
-    except NetlinkError as error:
-        if error.code not in codes:
-            raise
 
 
 def _enter(namespace: Path | None) -> None:

@@ -214,7 +214,7 @@ def test_between_the_two_attachments_no_denied_connection_is_made(
     rig.policy("a/none", **TO_SERVER, ingress=[])
     rig.apply()
     rig.attachments._pin(server.index, "pod_ingress").unlink(missing_ok=True)
-    rig.network.remove_filter(server.index, "egress")
+    rig.attachments._filters.remove(server.index, "egress")
     assert not rig.attachments.is_attached(server.index)
     with listen(server, family, 80):
         # The server hears the SYN; its answer is judged by what it answers.

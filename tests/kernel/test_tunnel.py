@@ -95,7 +95,7 @@ def test_a_service_behind_a_tunnel_is_judged_there(site: Site, tunnel: Tunnel, f
                  for port in (80, 90)))  # fmt: skip
     _allow(rig, 8080)
     (device,) = (device for device in rig.network.devices() if device.name == "far0")
-    assert rig.attachments._is_attached(device.index, "exit_tunnel", "egress")
+    assert rig.attachments._is_first(device.index, "exit_tunnel", "egress")
     for mark, port in ((b"denied", 90), (b"allowed", 80)):
         _send(client, family, VIP[family], port, mark)
     assert tunnel.left(family, [b"denied", b"allowed"]) == [b"allowed"]
