@@ -43,7 +43,7 @@ from probe.node.address_intervals import AddressIntervals
 from probe.node.binding import Binding
 from probe.node.link_watch import watch_links
 from probe.node.network_view import NetworkView
-from probe.pod_interfaces import PodInterfaces
+from probe.pod_interfaces import STATES, PodInterfaces
 from probe.policy.capacity import capacity_warnings
 from probe.policy.compiler import Compiler
 from probe.policy.own_node import OwnNode
@@ -119,6 +119,11 @@ class Agent:
         return self._interfaces.unenforced()
 
     @property
+    def closed(self) -> dict[str, str]:
+        """Why interfaces are closed that carry our programs and have no pod, by interface name."""
+        return self._interfaces.closed_for()
+
+    @property
     def identities(self) -> int:
         """How many classes of peers the policies in force tell apart."""
         return self._compiler.identity_count
@@ -128,11 +133,8 @@ class Agent:
         return self._problem or None
 
     def notes(self) -> list[str]:
-        """Return every pod that is not enforced, and every interface that is kept, a line each."""
-        pods = (f"not enforced: pod {name}: {reason}" for name, reason in self.unenforced.items())
-        exits = (f"not enforced: {name}: {reason}" for name, reason in self._interfaces.unjudged_exits().items())
-        kept = (f"kept: interface {name} of pod {pod or '?'}: {reason}" for name, (pod, reason) in self.kept.items())
-        return [*pods, *exits, *kept]
+        """Return every pod and exit that is not enforced, and every interface that is kept or closed, a line each."""
+        return [f"{STATES[event]}: {what}: {why}" for what, (event, why) in self._interfaces.states().items()]
 
     def usage(self) -> dict[str, tuple[int, int]]:
         """Return for each policy map how many entries it has, and how many fit."""
@@ -180,10 +182,11 @@ class Agent:
         self._interfaces.save(objects, binding)
         surroundings = Surroundings(services, own_addresses)
         done = self._installer.apply(desired, bound, time.monotonic_ns(), surroundings)
-        closed = self._attach_all(binding.bound, adopted or ()) if was_read else self._interfaces.closed
+        closed = self._attach_all(binding, adopted or ()) if was_read else self._interfaces.closed
         self._interfaces.settle(binding, closed)
         # Who is kept may not have its address any more, or not alone.
-        claimed = {index: pod for index, pod in binding.bound.items() if index not in binding.kept}
+        others = binding.kept.keys() | binding.second
+        claimed = {index: pod for index, pod in binding.bound.items() if index not in others}
         self._intervals.update(claimed, self._view.valid_until_ns())
         if self._problem:
             # What exists after the first pass lives long. Without freezing it, a full garbage collection stops a small
@@ -213,11 +216,14 @@ class Agent:
             self._service_addresses = frozenset(ip for service in services.values() for ip in service.addresses)
         return self._service_addresses
 
-    def _attach_all(self, bound: Mapping[int, Pod], adopted: Collection[int]) -> set[int]:
+    def _attach_all(self, binding: Binding, adopted: Collection[int]) -> set[int]:
         """Attach what is missing, and return the interfaces that carry our programs and have no pod."""
-        self._attach(bound)
-        closed = self._release(bound, adopted)
-        covered = self._attachments.attach_exits(self._view.state.devices, bound.keys() | closed)
+        self._attach(binding.bound)
+        for index in binding.closed:
+            if not self._attachments.is_attached(index):
+                self._attachments.attach(index)
+        closed = self._release(binding.bound, {*adopted, *binding.closed})
+        covered = self._attachments.attach_exits(self._view.state.devices, binding.bound.keys() | closed)
         if covered:
             log.info("exits attached", devices=covered, mode=self.mode)
         return closed
@@ -249,10 +255,7 @@ class Agent:
         return closed
 
     def _warn(self) -> None:
-        current = {f"pod {name}": ("pod is not attached", reason) for name, reason in self.unenforced.items()}
-        current |= {name: ("exit is not judged", reason) for name, reason in self._interfaces.unjudged_exits().items()}
-        for interface, (pod, reason) in self.kept.items():
-            current[f"interface {interface}"] = ("interface is kept", f"{reason} (pod {pod or 'unknown'})")
+        current = self._interfaces.states()
         for name, reason in capacity_warnings(self.usage(), self.identities):
             current[name] = ("policy is about to outgrow the maps", reason)
         self._warnings.report(current)

@@ -111,6 +111,14 @@ class ProbeCollector(Collector):
             namespace, _, short = pod.partition("/")
             kept.add_metric([interface, namespace, short, reason], 1)
         yield kept
+        closed = GaugeMetricFamily(
+            "kubeweir_probe_closed_interface",
+            "1 for each interface that carries the programs and is not surely any pod's, so that it is closed",
+            labels=["interface", "reason"],
+        )
+        for interface, reason in self._agent.closed.items():
+            closed.add_metric([interface, reason.partition(":")[0]], 1)
+        yield closed
         entries = GaugeMetricFamily(
             "kubeweir_probe_map_entries", "Entries in a policy map of the kernel", labels=["map"]
         )

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from enrich.index.cluster import Cluster
@@ -30,7 +30,15 @@ from probe.node.bound_pods import BoundPods
 from probe.node.netlink import Veth
 from probe.node.network_view import NetworkView
 
-_UNKNOWN_POD: Final = "nothing is known of its pod: it stays closed until a pod claims it or it is gone"
+_UNKNOWN_POD: Final = "unknown_pod: nothing is known of its pod: it stays closed until a pod claims it or it is gone"
+
+STATES: Final = {
+    "pod is not attached": "not enforced",
+    "exit is not judged": "not enforced",
+    "interface is kept": "kept",
+    "interface is closed": "closed",
+}
+"""Events about interfaces in the log, and how ``/readyz`` says the same."""
 
 
 class PodInterfaces:
@@ -43,6 +51,9 @@ class PodInterfaces:
         """The outcome that was installed last."""
         self.closed: frozenset[int] = frozenset()
         """Interfaces that carry our programs and have no pod."""
+        self.assigned: Mapping[int, Pod] = {}
+        """The pods that the CNI plugin has named, by interface index, with the addresses that it gave them. Any thread
+        may replace the mapping; it must name only interfaces that exist."""
         self._read_at_ns = 0
         """When the network was read that ``binding`` was made from."""
 
@@ -63,7 +74,8 @@ class PodInterfaces:
             removed = self._view.clock.disappeared(index)
             return removed is None or removed.by <= self._read_at_ns
 
-        return bind(pods, self._veths(last.bound), last, time.monotonic(), self._appeared_later, remains)
+        veths, now = self._veths(last.bound), time.monotonic()
+        return bind(pods, veths, last, now, self._appeared_later, remains, self.assigned, self._is_taken)
 
     def with_namespaces(self, view: PolicyView, binding: Binding) -> PolicyView:
         """Return ``view`` with the last known namespaces of bound pods whose namespace the API no longer has."""
@@ -105,8 +117,22 @@ class PodInterfaces:
     def kept(self) -> dict[str, tuple[str, str]]:
         """Return, for each interface that is not bound to the pod that claims it, the pod and the reason, by name."""
         binding = self.binding
-        kept = {self.name(index): (str(binding.bound[index].key), reason) for index, reason in binding.kept.items()}
-        return kept | {self.name(index): ("", _UNKNOWN_POD) for index in self.closed}
+        return {self.name(index): (str(binding.bound[index].key), reason) for index, reason in binding.kept.items()}
+
+    def closed_for(self) -> dict[str, str]:
+        """Return why each interface is closed that carries our programs and has no pod, by name."""
+        return {self.name(index): self.binding.closed.get(index, _UNKNOWN_POD) for index in self.closed}
+
+    def states(self) -> dict[str, tuple[str, str]]:
+        """Return all that is not as it should be: event (one of ``STATES``) and reason, by what they concern."""
+        pods = {f"pod {name}": ("pod is not attached", reason) for name, reason in self.unenforced().items()}
+        exits = {name: ("exit is not judged", reason) for name, reason in self.unjudged_exits().items()}
+        kept = {
+            f"interface {name} of pod {pod}": ("interface is kept", reason)
+            for name, (pod, reason) in self.kept().items()
+        }
+        closed = {f"interface {name}": ("interface is closed", reason) for name, reason in self.closed_for().items()}
+        return pods | exits | kept | closed
 
     def unenforced(self) -> dict[Name, str]:
         """Return the pods whose policy is not enforced, and why."""
@@ -144,6 +170,17 @@ class PodInterfaces:
         known = {pod.uid: pod for pod in pods} | self._saved.pods
         meanings = {index: self._ledger.meaning("endpoint", number) for index, number in endpoints.items()}
         return {index: known[end["uid"]] for index, end in meanings.items() if end and end["uid"] in known}
+
+    def _is_taken(self, address: str) -> bool:
+        """Return whether an address is known to be a pod's, a node's or a Service's."""
+        owner = self._cluster.addresses.owner_at(address, time.time_ns())
+        return bool(
+            owner.pod
+            or owner.ambiguous
+            or address in self._view.state.addresses
+            or self._cluster.node_of_ip(address)
+            or self._cluster.service_of(address)
+        )
 
     def _appeared_later(self, index: int, pod: Pod) -> bool:
         """Return whether an interface appeared after the API server had published the pod's address."""

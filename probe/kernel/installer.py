@@ -143,7 +143,7 @@ class Installer:
         changes = self._changes(desired, around.services, whole=whole)
         moved = self._endpoint_changes(ends, desired.policy_sets, side, now_ns)
         local = self._local_changes(ends, around.node)
-        retired = self._retired(moved, side)
+        retired = self._retired(moved, side) - {end.number for end in ends.values()}
         self._check_capacity(changes, moved)
 
         _put(self._maps["port_entries"], self._port_entries, changes.port_entries)
@@ -258,10 +258,10 @@ class Installer:
         desired |= {key: index.to_bytes(4, "little") for key, index in local.items()}
         return self._local_addresses.changed(desired)
 
-    def _retired(self, changes: Mapping[bytes, bytes | None], side: int) -> list[int]:
-        """Return the numbers of endpoints that the changes replace or remove."""
+    def _retired(self, changes: Mapping[bytes, bytes | None], side: int) -> set[int]:
+        """Return the numbers of endpoints that the changes replace or remove; another interface may still have one."""
         pairs = ((endpoints.number_of(self._endpoints.in_force(key, side)), half) for key, half in changes.items())
-        return [old for old, half in pairs if old and (half is None or endpoints.number_of(half) != old)]
+        return {old for old, half in pairs if old and (half is None or endpoints.number_of(half) != old)}
 
     def _remove_unused(self, changes: _Changes) -> None:
         """Remove port and policy entries of sets that are not in force any longer."""

@@ -14,18 +14,23 @@ no other pod can be meant:
 4. A pod cannot claim an interface that appeared after the API server had published the pod's address: the kubelet
    creates the interface first, so a later one belongs to another pod. (The pod's own appeared and disappeared before
    the probe read the links.)
-
 5. An interface that is bound stays bound until it is gone or surely another pod's. If its pod does not claim it any
    more, it is *kept*: the pod's newest known object goes on to be enforced there, with the addresses that it had. That
    happens when the Pod object is deleted by force while the containers run on, when the phase becomes Succeeded or
    Failed, when a pod with NET_ADMIN moves its address to ``lo`` or sets its interface down, and when a sandbox (gVisor)
    takes the address into its own network stack.
-6. A kept interface is surely another pod's if exactly one other pod claims it, that pod claims no other interface, and
-   the pod that it was bound to has terminated or is not in the API. Example: the mirror pod of a static pod is deleted
-   and recreated, with another UID and the same interface and address. As long as the API server shows a pod as running,
-   no other pod's address makes that pod's interface another's: the pod may have added the address itself.
+6. A kept interface is surely another pod's if exactly one other pod claims it, that pod claims no other interface and
+   has no address that the interface was not bound with, and the pod that it was bound to has terminated or is not in
+   the API. Example: the mirror pod of a static pod is deleted and recreated, with another UID and the same interface
+   and address. As long as the API server shows a pod as running, no other pod's address makes that pod's interface
+   another's: the pod may have added the address itself. A pod that was deleted by force may do so, too, which is why
+   an address that was not there before moves nothing.
+7. What the CNI plugin says is certain (``assigned``). It beats every claim and every earlier binding, and the pod
+   claims no interface by its address.
 
-A pod that is bound to nothing is unattached, with a reason in words.
+:mod:`probe.node.claims` has the rules for claims, and for what two claims to one interface or address mean. A pod that
+is bound to nothing is unattached, and an interface that has a pod's address inside and is bound to nobody is closed,
+each with a reason in words.
 """
 
 from __future__ import annotations
@@ -38,6 +43,7 @@ from typing import Final
 import msgspec
 
 from enrich.model import Name, Pod
+from probe.node.claims import CONFLICT, Claims, claims_of, conflicts, drop_impossible, namespaces, second_interfaces
 from probe.node.netlink import Veth
 
 API_DELAY_S: Final = 5.0
@@ -66,13 +72,17 @@ class Binding:
     """Why those interfaces in ``bound`` are kept that their pod does not claim any more."""
     unattached: Mapping[Name, str] = field(default_factory=dict)
     """Why each other pod has no interface."""
+    closed: Mapping[int, str] = field(default_factory=dict)
+    """Why those interfaces are bound to nobody that have a pod's address inside."""
+    second: frozenset[int] = frozenset()
+    """Those interfaces in ``bound`` that are not the first of their pod."""
     recent: Mapping[str, RecentBinding] = field(default_factory=dict)
     """By the pod's UID."""
 
     @property
     def incomplete(self) -> bool:
-        """Whether a pod that runs has no interface with its address inside. It may get one without any event."""
-        return bool(self.unattached) or _ADDRESS_LOST in self.kept.values()
+        """Whether an interface may become a pod's without any event: addresses inside it change silently."""
+        return bool(self.unattached or self.closed) or _ADDRESS_LOST in self.kept.values()
 
 
 def bind(
@@ -82,29 +92,35 @@ def bind(
     now: float = 0.0,
     appeared_later: Callable[[int, Pod], bool] = lambda _index, _pod: False,
     remains: Callable[[int], bool] = lambda _index: True,
+    assigned: Mapping[int, Pod] | None = None,
+    is_taken: Callable[[str], bool] = lambda _address: False,
 ) -> Binding:
     """Bind each pod to the veth that has its addresses inside, and keep the veths that were bound.
 
     ``pods`` are the node's own, without those with hostNetwork; terminated ones claim nothing. ``last`` is the outcome
     before this one, ``now`` the monotonic clock in seconds. ``appeared_later`` returns whether an interface appeared
     after the API server had published the pod's address. ``remains`` returns whether the interface with this index is
-    the one that ``last`` means: the kernel may give the index of a removed interface to a new one.
+    the one that ``last`` means: the kernel may give the index of a removed interface to a new one. ``assigned`` has the
+    pods that the CNI plugin has named, with the addresses that it gave them. ``is_taken`` returns whether an address is
+    known to be somebody's, so that a pod cannot have it on a second interface.
     """
     known = {pod.uid: pod for pod in pods}
     running = {uid: pod for uid, pod in known.items() if not pod.terminated}
     found = list(veths)
     recent = _recent(running.values(), last, now)
-    holders = {veth.index: last.bound[veth.index] for veth in found if veth.index in last.bound and remains(veth.index)}
-    candidates = _candidates(running, found, holders, recent, appeared_later)
-    claimed = Counter(uid for claimants in candidates.values() for uid in claimants)
+    certain = {v.index: _newest(assigned[v.index], known) for v in found if assigned and v.index in assigned}
+    holders = _holders(found, last, remains, certain)
+    claims = _claims(running, found, holders, certain, recent, appeared_later)
+    unsure = conflicts(claims, holders, {veth.index: veth.name for veth in found})
+    claimed = Counter(uid for claimants in claims.values() for uid in claimants)
     unattached = {pod.key: _reason(pod, recent) for pod in running.values()}
-    bound: dict[int, Pod] = {}
-    kept_pods: dict[int, Pod] = {}
-    kept: dict[int, str] = {}
+    bound, kept_pods = dict(certain), dict[int, Pod]()
+    kept = {index: _reason_kept(known.get(pod.uid)) for index, pod in certain.items() if pod.uid not in running}
     for veth in found:
-        claimants, holder = candidates[veth.index], holders.get(veth.index)
-        may_move = holder is None or holder.uid not in running
-        chosen = _choose(claimants, holder, claimed, may_move=may_move)
+        claimants, holder = claims[veth.index], holders.get(veth.index)
+        if veth.index in certain:
+            continue
+        chosen = None if veth.index in unsure else _choose(claimants, holder, claimed, running)
         if chosen is not None:
             bound[veth.index] = chosen
             continue
@@ -112,44 +128,96 @@ def bind(
             kept_pods[veth.index] = _newest(holder, known)
             kept[veth.index] = _reason_kept(known.get(holder.uid))
         for claimant in claimants.values():
-            unattached[claimant.key] = _conflict(veth, len(claimants), holder)
-    for pod in bound.values():
+            unattached[claimant.key] = unsure.get(veth.index) or _conflict(veth, len(claimants), holder)
+    kept_pods, second = _with_second(found, last, bound, kept_pods, is_taken)
+    for pod in (*bound.values(), *(pod for pod in kept_pods.values() if pod.uid in running)):
         unattached.pop(pod.key, None)
-    for pod in kept_pods.values():
-        if pod.uid in running:
-            unattached.pop(pod.key, None)
-    # Kept ones first: where two interfaces have one address, the maps take the last, which is the API server's.
+    # Kept and second ones first: where two interfaces have one address, the maps take the last, the API server's.
     order = sorted(kept_pods, key=lambda index: kept_pods[index].uid in running)
-    return Binding({index: kept_pods[index] for index in order} | bound, kept, unattached, recent)
+    everything = {index: kept_pods[index] for index in order} | bound
+    kept = {index: reason for index, reason in kept.items() if index not in second}
+    closed = _closed(found, everything, running, unsure)
+    return Binding(everything, kept, unattached, closed, second, recent)
 
 
-def _candidates(
+def _holders(
+    veths: Iterable[Veth], last: Binding, remains: Callable[[int], bool], certain: Mapping[int, Pod]
+) -> dict[int, Pod]:
+    """Return the pod that each veth was bound to, as its first interface, unless the CNI plugin says otherwise."""
+    known = list(veths)
+    uids, tenants = {pod.uid for pod in certain.values()}, namespaces(known, certain)
+    found = {}
+    for veth in known:
+        holder = last.bound.get(veth.index)
+        if holder is None or veth.index in certain or veth.index in last.second or not remains(veth.index):
+            continue
+        if holder.uid not in uids or tenants.get(veth.namespace) == holder.uid:
+            found[veth.index] = holder
+    return found
+
+
+def _claims(
     running: Mapping[str, Pod],
     veths: Iterable[Veth],
     holders: Mapping[int, Pod],
+    certain: Mapping[int, Pod],
     recent: Mapping[str, RecentBinding],
     appeared_later: Callable[[int, Pod], bool],
-) -> dict[int, dict[str, Pod]]:
-    """Return the pods that claim each veth, by UID."""
-    by_address: dict[str, list[Pod]] = {}
-    for pod in running.values():
-        for address in pod.ips:
-            by_address.setdefault(address, []).append(pod)
+) -> Claims:
+    uids = {pod.uid for pod in certain.values()}
+    free = {uid: pod for uid, pod in running.items() if uid not in uids}
 
-    def can_claim(pod: Pod, index: int) -> bool:
-        if index in holders and holders[index].uid == pod.uid:
-            return True
-        return (pod.uid not in recent or recent[pod.uid].index == index) and not appeared_later(index, pod)
+    def may_claim(index: int, pod: Pod) -> bool:
+        return (
+            index not in certain
+            and (pod.uid not in recent or recent[pod.uid].index == index)
+            and not appeared_later(index, pod)
+        )
 
-    return {
-        veth.index: {
-            pod.uid: pod
-            for address in veth.addresses
-            for pod in by_address.get(address, ())
-            if can_claim(pod, veth.index)
-        }
-        for veth in veths
-    }
+    return drop_impossible(claims_of(free, veths, {**holders, **certain}, may_claim), holders)
+
+
+def _with_second(
+    veths: Iterable[Veth],
+    last: Binding,
+    bound: Mapping[int, Pod],
+    kept: Mapping[int, Pod],
+    is_taken: Callable[[str], bool],
+) -> tuple[dict[int, Pod], frozenset[int]]:
+    """Return ``kept`` with the second interfaces of pods, and which they are.
+
+    One whose pod does not claim it, while the pod has another in the same namespace, was a second one before a restart.
+    """
+    known = list(veths)
+    first = namespaces(known, bound)
+    before = {veth.index for veth in known if veth.index in kept and first.get(veth.namespace) == kept[veth.index].uid}
+    left = {index: pod for index, pod in kept.items() if index not in before}
+    second = second_interfaces(known, {**left, **bound}, is_taken)
+    # The other end may be in another namespace by now: a second interface is kept like a first one.
+    for veth in known:
+        if veth.index in last.second and veth.index not in bound and veth.index not in second:
+            second[veth.index] = last.bound[veth.index]
+    return second | left, frozenset(second)
+
+
+def _closed(
+    veths: Iterable[Veth], bound: Mapping[int, Pod], running: Mapping[str, Pod], unsure: Mapping[int, str]
+) -> dict[int, str]:
+    """Return why each veth is closed that has the address of a pod inside and is bound to nobody."""
+    owners = {address: pod for pod in running.values() for address in pod.ips}
+    bound_uids = {pod.uid for pod in bound.values()}
+    found = {}
+    for veth in veths:
+        owner = next((owners[address] for address in sorted(veth.addresses) if address in owners), None)
+        if owner is None or veth.index in bound:
+            continue
+        if owner.uid in bound_uids:
+            found[veth.index] = f"{CONFLICT}: pod {owner.key}, which has another interface, has its address"
+        else:
+            found[veth.index] = (
+                unsure.get(veth.index) or f"not_ready: the address of pod {owner.key} is inside, and may be stale"
+            )
+    return found
 
 
 def _recent(pods: Iterable[Pod], last: Binding, now: float) -> dict[str, RecentBinding]:
@@ -158,7 +226,11 @@ def _recent(pods: Iterable[Pod], last: Binding, now: float) -> dict[str, RecentB
     A kept interface does not count: a pod whose sandbox was remade claims the new interface while the old one is there.
     """
     known = dict(last.recent)
-    known |= {pod.uid: RecentBinding(index, pod, now) for index, pod in last.bound.items() if index not in last.kept}
+    known |= {
+        pod.uid: RecentBinding(index, pod, now)
+        for index, pod in last.bound.items()
+        if index not in last.kept and index not in last.second
+    }
     return {
         pod.uid: before
         for pod in pods
@@ -206,7 +278,7 @@ def _newest(holder: Pod, known: Mapping[str, Pod]) -> Pod:
 
 
 def _choose(
-    claimants: Mapping[str, Pod], holder: Pod | None, claimed: Mapping[str, int], *, may_move: bool
+    claimants: Mapping[str, Pod], holder: Pod | None, claimed: Mapping[str, int], running: Mapping[str, Pod]
 ) -> Pod | None:
     """Return the pod whose interface this surely is now; None if that is nobody, or if nothing new is sure."""
     if holder is not None and holder.uid in claimants:
@@ -214,4 +286,7 @@ def _choose(
     if len(claimants) != 1:
         return None
     (only,) = claimants.values()
-    return only if holder is None or (may_move and claimed[only.uid] == 1) else None
+    if holder is None:
+        return only
+    may_move = holder.uid not in running and claimed[only.uid] == 1 and set(only.ips) <= set(holder.ips)
+    return only if may_move else None

@@ -50,6 +50,10 @@ class Veth:
     index: int
     name: str
     addresses: frozenset[str]
+    namespace: int | None = None
+    """The node's id of the network namespace that has the other end."""
+    first: frozenset[str] = frozenset()
+    """The addresses that were first seen at the other end: those that the CNI plugin gave it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +137,7 @@ class NodeNetwork:
             peer, addresses = link.get_attr("IFLA_LINK"), frozenset[str]()
             with contextlib.suppress(OSError):  # the namespace was deleted meanwhile; the veth may be there still
                 addresses = frozenset(a for index, a in _addresses(namespace) if index == peer and _is_routed(a))
-            found.append(Veth(link["index"], link.get_attr("IFLA_IFNAME"), addresses))
+            found.append(Veth(link["index"], link.get_attr("IFLA_IFNAME"), addresses, namespace))
         return found
 
     def _devices(self) -> list[Device]:

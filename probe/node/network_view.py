@@ -6,6 +6,7 @@ link event arrived, if the caller has a reason, or if the last read is more than
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 import time
 from dataclasses import dataclass
@@ -41,6 +42,7 @@ class NetworkView:
         self._changed.set()
         self._read_at = 0.0
         self._first_veths: frozenset[int] | None = None
+        self._first_addresses: dict[int, frozenset[str]] = {}
 
     def invalidate(self) -> None:
         """Have the network read again by the next :meth:`refresh`: links appeared or disappeared."""
@@ -53,13 +55,29 @@ class NetworkView:
             return False
         self._changed.clear()  # before reading: what changes meanwhile is read the next time
         network = self.network
-        self.state = NetworkState(
-            time.time_ns(), tuple(network.veths()), network.node_addresses(), tuple(network.devices())
-        )
+        began_ns = time.time_ns()
+        veths = self._with_first_addresses(network.veths())
+        self.state = NetworkState(began_ns, veths, network.node_addresses(), tuple(network.devices()))
         self._read_at = now
         if self._first_veths is None:
             self._first_veths = frozenset(veth.index for veth in self.state.veths)
         return True
+
+    def _with_first_addresses(self, veths: list[Veth]) -> tuple[Veth, ...]:
+        """Return the veths with the addresses that were first seen at the other end of each."""
+        last_ns = self.state.read_at_ns
+        known = {
+            index: addresses
+            for index, addresses in self._first_addresses.items()
+            # The index may be another interface's by now.
+            if (removed := self.clock.disappeared(index)) is None or removed.by <= last_ns
+        }
+        self._first_addresses = {
+            veth.index: first for veth in veths if (first := known.get(veth.index) or veth.addresses)
+        }
+        return tuple(
+            dataclasses.replace(veth, first=self._first_addresses.get(veth.index, frozenset())) for veth in veths
+        )
 
     def valid_until_ns(self) -> int:
         """Return until when the links surely were as ``state`` says, on the wall clock."""

@@ -23,6 +23,10 @@ WORRY: Final[dict[str, str]] = {
     "kubeweir_probe_batches_total": (
         "Stands still for longer than WEIR_HEARTBEAT: the probe appends nothing to its spool."
     ),
+    "kubeweir_probe_closed_interface": (
+        "There for longer than a pod takes to start: its pod has no network. `address_conflict` is an attack, or an "
+        "address that was given twice."
+    ),
     "kubeweir_probe_identities": "Above 4096: selectors overlap at random, and the maps fill. The log says so.",
     "kubeweir_probe_kernel_events_total": "See the events below this table.",
     "kubeweir_probe_kept_interface": "There longer than a grace period: a deleted pod runs on, or moved its address.",
