@@ -17,6 +17,7 @@
  *   judge.h        without a current verdict, ask policy; the epoch switch
  *   admit.h        put the two together
  *   stamps.h       hand the packet's origin to the exit hook
+ *   unready.h      without an endpoint, only the own node can be reached
  *   verdicts.h     emit the event, or count it in a deny window
  *
  * pod_egress is attached to the ingress of the pod's host-side veth, pod_ingress to
@@ -45,6 +46,7 @@
 #include "connections.h"
 #include "neighbours.h"
 #include "stamps.h"
+#include "unready.h"
 #include "recent.h"
 #include "admit.h"
 #include "errors.h"
@@ -120,7 +122,8 @@ int pod_egress(struct __sk_buff *skb)
 			count(COUNT_NEIGHBOUR_DROPPED);
 			return refuse(w, EGRESS, REASON_FORBIDDEN_ND);
 		}
-		if (own || is_link_local(w->packet.source) || is_zero(w->packet.source)) {
+		if (own || is_link_local(w->packet.source) || is_zero(w->packet.source) ||
+		    (!endpoint && is_unclaimed(w, w->packet.source, ifindex))) {
 			/* A neighbour may have any address. If the packet is routed after all, the exit judges it. */
 			if (!is_link_local(w->packet.destination) && !is_multicast(w->packet.destination)) {
 				fill_origin(skb, w);
@@ -131,7 +134,7 @@ int pod_egress(struct __sk_buff *skb)
 		}
 	}
 	if (!endpoint)
-		return refuse(w, EGRESS, REASON_NOT_READY);
+		return pass_to_node(skb, w) ? TC_ACT_UNSPEC : refuse(w, EGRESS, REASON_NOT_READY);
 	if (!own)
 		return refuse(w, EGRESS, REASON_SPOOFED);
 	return judge_packet(skb, w, endpoint, POD_EGRESS, 0, 0);
@@ -201,6 +204,8 @@ int pod_ingress(struct __sk_buff *skb)
 		return refuse(w, INGRESS, REASON_FORBIDDEN_ND);
 	}
 	if (!endpoint) {
+		if (node)
+			return TC_ACT_UNSPEC;
 		connection_key_of(&w->key, &w->packet, INGRESS);
 		return refuse(w, INGRESS, REASON_NOT_READY);
 	}

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
 from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Final, Literal
@@ -36,7 +37,7 @@ _DEVICE_GONE: Final = (errno.ENODEV, errno.ENOLINK)
 
 
 class Attachments:
-    """The programs on the node's devices. One caller at a time."""
+    """The programs on the node's devices. Two threads may attach, at most one calls :meth:`attach_exits`."""
 
     def __init__(self, maps: Maps, network: NodeNetwork, mode: Mode | None = None) -> None:
         """Use ``mode``, or by default TCX if the kernel has it and clsact otherwise."""
@@ -46,6 +47,9 @@ class Attachments:
         self._folder = maps.folder / "links"
         self._folder.mkdir(exist_ok=True)
         self._exits: set[int] = set()
+        self._pods: set[int] = set()
+        """Interfaces with pods' programs. No exit is attached to them, whatever the caller knew when it began."""
+        self._lock = threading.RLock()
         self.obstacles: dict[int, str] = {}
         """Why a program could not be attached, by interface index. A pod's interface is closed then."""
         self.mode: Mode = mode or self._supported()
@@ -55,16 +59,19 @@ class Attachments:
 
         Return False if the device has been removed meanwhile. ``obstacles`` says if another program is in the way.
         """
-        self.obstacles.pop(index, None)
-        if not all(self._attach(index, program, hook) for program, hook in _HOOKS):
-            return False
-        if index in self.obstacles:
-            self._close(index)
+        with self._lock:
+            self.obstacles.pop(index, None)
+            if not all(self._attach(index, program, hook) for program, hook in _HOOKS):
+                return False
+            self._pods.add(index)
+            if index in self.obstacles:
+                self._close(index)
+                return True
+            # The exit's program is there if the interface was unknown before. It goes last: egress is judged all the
+            # time.
+            for program in (*_EXITS, _CLOSED):
+                self._remove_link(self._pin(index, program))
             return True
-        # The exit's program is there if the interface was unknown before. It goes last: egress is judged all the time.
-        for program in (*_EXITS, _CLOSED):
-            self._remove_link(self._pin(index, program))
-        return True
 
     def detach(self, index: int) -> None:
         """Remove both programs from a pod's interface; its traffic is not judged any more."""
@@ -74,9 +81,11 @@ class Attachments:
 
     def forget(self, index: int) -> None:
         """Remove the pins of an interface that is gone. If its index is another's now, that one is not touched."""
-        self.obstacles.pop(index, None)
-        for program in (*(program for program, _ in _HOOKS), _CLOSED):
-            self._remove_link(self._pin(index, program))
+        with self._lock:
+            self._pods.discard(index)
+            self.obstacles.pop(index, None)
+            for program in (*(program for program, _ in _HOOKS), _CLOSED):
+                self._remove_link(self._pin(index, program))
 
     def attach_exits(self, devices: Iterable[Device], pods: Collection[int]) -> int:
         """Attach the exit's program to every device that is not in ``pods``. Raises OSError.
@@ -88,26 +97,29 @@ class Attachments:
         alive = {device.index: device for device in others if not device.gives_back}
         for index, device in alive.items():
             program = "exit_ethernet" if device.ethernet else "exit_tunnel"
-            if index in self._exits and self._is_first(index, program, "egress"):
-                continue
-            self.obstacles.pop(index, None)
-            if self._attach(index, program, "egress") and index not in self.obstacles:
-                self._exits.add(index)
-                added += 1
+            with self._lock:
+                if index in self._pods or (index in self._exits and self._is_first(index, program, "egress")):
+                    continue
+                self.obstacles.pop(index, None)
+                if self._attach(index, program, "egress") and index not in self.obstacles:
+                    self._exits.add(index)
+                    added += 1
         for device in others:
             if device.gives_back and self.mode == "clsact":
                 self._filters.remove(device.index, "egress")
         self._exits &= alive.keys()
-        for path in self._folder.iterdir():
-            if path.name.endswith(_EXITS) and _index(path) not in alive:
-                self._remove_link(path)
+        with self._lock:
+            for path in self._folder.iterdir():
+                if path.name.endswith(_EXITS) and _index(path) not in alive:
+                    self._remove_link(path)
         for index in self.obstacles.keys() - alive.keys() - set(pods):
             del self.obstacles[index]
         return added
 
     def links(self) -> set[int]:
-        """Return the indexes of pods' interfaces for which a link is pinned, even if the device is gone."""
-        return {_index(path) for path in self._folder.iterdir() if not path.name.endswith(_EXITS)}
+        """Return the indexes of pods' interfaces that have a pinned link or were attached, even if they are gone."""
+        with self._lock:
+            return self._pods | {_index(path) for path in self._folder.iterdir() if not path.name.endswith(_EXITS)}
 
     def is_attached(self, index: int) -> bool:
         """Return whether both programs are attached to the interface now, before all others."""

@@ -1,0 +1,45 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * What an interface may do that carries our programs and has no endpoint: nothing is
+ * known of its pod yet, or whose it is is not sure, or its policy is not installed.
+ *
+ * It may talk with its own node and with nobody else, because kubelet's probes must
+ * not fail. Who the node is, is decided by what cannot be forged:
+ *
+ *   - To the pod: the node itself has made the packet (ingress_ifindex is 0).
+ *   - From the pod: TCP or ICMP to an address that the node holds, from an address that
+ *     is no other pod's and not the node's. Other protocols are refused, because the
+ *     node might unwrap a tunnel.
+ *
+ * DNAT may turn the node's address into another (a NodePort, a hostPort). So such a
+ * packet carries an origin without an endpoint, by which every exit refuses it.
+ */
+#ifndef KUBEWEIR_UNREADY_H
+#define KUBEWEIR_UNREADY_H
+
+/* Whether an address belongs to no other pod of this node, nor to the node. */
+static __always_inline bool is_unclaimed(const struct work *w, const u8 *address, u32 ifindex)
+{
+	u32 local = local_ifindex(w, address);
+
+	return local == LOCAL_NONE || local == ifindex;
+}
+
+/* Return whether a packet of a pod without an endpoint may pass, and mark it so that it passes to the node only. */
+static __always_inline bool pass_to_node(struct __sk_buff *skb, struct work *w)
+{
+	u8 protocol = w->packet.protocol;
+
+	if (protocol != PROTOCOL_TCP && protocol != PROTOCOL_ICMP && protocol != PROTOCOL_ICMPV6)
+		return 0;
+	if (local_ifindex(w, w->packet.destination) != LOCAL_NODE ||
+	    !is_unclaimed(w, w->packet.source, skb->ifindex))
+		return 0;
+	fill_origin(skb, w);
+	w->origin.confirm = 0;
+	origins.update(&w->origin.hash, &w->origin);
+	stamp(skb, w);
+	return 1;
+}
+
+#endif

@@ -1,0 +1,89 @@
+"""An interface that carries the programs and has no endpoint yet: its own node can be reached, and nobody else."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections.abc import Iterator
+
+import pytest
+from netns import Space, connects, listen, open_socket
+
+from tests.kernel.rig import FAMILIES, Rig, both, of
+from tests.kernel.site import NODE_PORT, Site, node_port
+from tests.waiting import until
+
+pytestmark = pytest.mark.kernel
+
+PORT = 8080
+
+
+@pytest.fixture(params=["routed", "bridged"])
+def site(rig: Rig, request: pytest.FixtureRequest) -> Iterator[Site]:
+    made = Site(rig, request.param)
+    yield made
+    made.close()
+
+
+@pytest.fixture(params=FAMILIES)
+def family(request: pytest.FixtureRequest) -> int:
+    return int(request.param)
+
+
+@pytest.fixture
+def unknown(site: Site) -> Space:
+    """Make a pod whose interface is closed, beside a pod that is bound."""
+    rig = site.rig
+    both(rig, "shop/server", 1)
+    space = both(rig, "shop/new", 2)
+    pod = rig.objects.pop("shop/new")
+    rig.attachments.attach(space.index)
+    rig.apply()
+    rig.objects["shop/new"] = pod
+    return space
+
+
+def test_kubelet_and_an_unknown_pod_reach_each_other(site: Site, unknown: Space, family: int) -> None:
+    node = site.rig.node
+    with listen(unknown, family, PORT):
+        until(lambda: connects(node, unknown.address(family), PORT))
+    with listen(node, family, PORT):
+        assert connects(unknown, node.address(family), PORT)
+
+
+def test_an_unknown_pod_reaches_nobody_else(site: Site, unknown: Space, family: int) -> None:
+    rig = site.rig
+    server, world = rig.pods["shop/server"], site.remote
+    for other in (server, world):
+        with listen(other, family, PORT), listen(unknown, family, PORT):
+            assert not connects(unknown, other.address(family), PORT, 0.2)
+            assert not connects(other, unknown.address(family), PORT, 0.2)
+    denied = [seen for seen in rig.seen() if seen.verdict == "deny"]
+    assert {seen.reason for seen in denied} == {"not_ready"}
+    assert {seen.direction for seen in denied} == {"egress", "ingress"}
+
+
+def test_the_nodes_address_leads_an_unknown_pod_nowhere_else(site: Site, unknown: Space, family: int) -> None:
+    """A NodePort is an address of the node until DNAT has turned it into a pod's."""
+    rig = site.rig
+    server = rig.pods["shop/server"]
+    site.proxy(node_port(family, rig.node, server))
+    with listen(server, family, PORT):
+        assert not connects(unknown, rig.node.address(family), NODE_PORT, 0.3)
+        assert of(rig.seen(), verdict="deny", reason="not_ready", destination=server.address(family))
+    rig.apply()
+    with listen(server, family, PORT):
+        assert connects(unknown, rig.node.address(family), NODE_PORT, 0.5)
+
+
+def test_an_unknown_pod_sends_its_node_no_datagram(site: Site, unknown: Space, family: int) -> None:
+    """The node may be the end of a tunnel in UDP."""
+    node = site.rig.node
+    with contextlib.closing(open_socket(node, family, socket.SOCK_DGRAM)) as receiver:
+        receiver.bind(("", 8472))
+        receiver.settimeout(0.2)
+        with contextlib.closing(open_socket(unknown, family, socket.SOCK_DGRAM)) as sender:
+            sender.sendto(b"tunnel", (node.address(family), 8472))
+        until(lambda: bool(of(site.rig.seen(), reason="not_ready", port=8472)))
+        with pytest.raises(TimeoutError):
+            receiver.recv(64)
