@@ -61,6 +61,7 @@ enum verdict_reason {
 	REASON_FORBIDDEN_ND = 12, /* denied: neighbour discovery that a pod may not send (neighbours.h) */
 	REASON_MAP_FULL = 13,	  /* denied: the connection could not be stored */
 	REASON_NO_ORIGIN = 14,	  /* denied: a pod's packet leaves, and its sender cannot be determined */
+	REASON_ENCAPSULATION = 15, /* denied: encapsulation from a pod to a node (encapsulation.h) */
 };
 
 #endif

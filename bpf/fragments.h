@@ -102,7 +102,9 @@ static __always_inline int judge_packet(struct __sk_buff *skb, struct work *w, s
 
 	if (w->packet.fragment == FRAGMENT_LATER)
 		return follow_first_fragment(skb, w, endpoint, hook);
-	if (hook != DEVICE_EXIT && is_icmp_error(&w->packet) &&
+	if (is_forbidden_tunnel(skb, w, hook))
+		pass = refuse_encapsulation(w) != TC_ACT_SHOT;
+	else if (hook != DEVICE_EXIT && is_icmp_error(&w->packet) &&
 	    is_about_allowed(skb, w, endpoint, hook == POD_INGRESS ? INGRESS : EGRESS))
 		pass = 1;
 	else

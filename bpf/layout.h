@@ -45,8 +45,9 @@ struct origin {
 	u16 source_port; /* as in struct packet */
 	u16 destination_port;
 	u8 protocol;
-	u8 confirm; /* the dialled connection still needs the exit's verdict */
-	u8 padding[6];
+	u8 confirm;  /* the dialled connection still needs the exit's verdict */
+	u8 fragment; /* FRAGMENT_* */
+	u8 padding[5];
 };
 
 /* Index into config. Each value is one aligned 64-bit word, so readers never see a partial write. */
@@ -57,6 +58,7 @@ enum config_word {
 	CONFIG_POD_DENIED_FLOWS = 3, /* new denied flows that an endpoint may log one by one in a window */
 	CONFIG_RING_ID = 4,	     /* random id of the ring buffer */
 	CONFIG_POD_CONNECTIONS = 5,  /* connections that are remembered for an endpoint */
+	CONFIG_ENCAPSULATION = 6,    /* 0: pods do not send encapsulation to nodes; 1: policy decides */
 	CONFIG_WORDS = 8,
 };
 
@@ -72,6 +74,7 @@ enum counter {
 	COUNT_FRAGMENT_DROPPED = 7,  /* packets dropped: a later fragment of a denied first one */
 	COUNT_CONNECTIONS_FULL = 8,  /* packets dropped: their connection could not be stored */
 	COUNT_NEIGHBOUR_DROPPED = 9, /* ARP and neighbour discovery dropped: too long, or about another's address */
+	COUNT_ENCAPSULATION = 10,    /* packets dropped: encapsulation from a pod to a node */
 	COUNTERS = 16,
 };
 

@@ -21,6 +21,8 @@ PINNED("hash", struct policy_key, struct policy_entry, policy_entries, POLICY_EN
 PINNED("lpm_trie", struct port_key, struct port_entry, port_entries, PORT_ENTRIES, BPF_F_NO_PREALLOC);
 /* Addresses of this node: a local pod's with the index of its interface, the node's own with LOCAL_NODE. */
 PINNED("hash", struct local_key, struct local, local_addresses, 8 * ENDPOINTS, 0);
+/* UDP ports at which nodes unwrap packets (encapsulation.h): a bit for each. */
+PINNED("array", u32, u64, tunnel_ports, 65536 / 64, 0);
 /* Connections and fragments. */
 PINNED("lru_hash", struct connection_key, struct connection, connections, CONNECTIONS, 0);
 PINNED("lru_hash", struct place, struct connection_key, places, CONNECTIONS, 0);

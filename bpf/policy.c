@@ -12,6 +12,7 @@
  *   neighbours.h   ARP and neighbour discovery pass, if they are proper
  *   (here)         find the endpoint of the interface, check the source address
  *   fragments.h    a later fragment follows its first one
+ *   encapsulation.h  packets inside packets do not go to nodes
  *   errors.h       an ICMP error follows the connection that it is about
  *   connections.h  find the connection
  *   judge.h        without a current verdict, ask policy; the epoch switch
@@ -21,7 +22,8 @@
  *   verdicts.h     emit the event, or count it in a deny window
  *
  * pod_egress is attached to the ingress of the pod's host-side veth, pod_ingress to
- * its egress, exit_ethernet and exit_tunnel to the egress of all other devices.
+ * its egress, exit_ethernet and exit_tunnel to the egress of all other devices, and
+ * entry_tunnel to the ingress of devices that unwrap packets.
  *
  * A packet that passes returns TC_ACT_UNSPEC, so that other filters on the device
  * still run; TC_ACT_OK would skip them.
@@ -50,6 +52,7 @@
 #include "recent.h"
 #include "admit.h"
 #include "errors.h"
+#include "encapsulation.h"
 #include "fragments.h"
 
 /* Initialize the scratch memory. plain: the parsed packet, or 0. */
@@ -256,6 +259,30 @@ int exit_ethernet(struct __sk_buff *skb)
 int exit_tunnel(struct __sk_buff *skb)
 {
 	return device_exit(skb, 0);
+}
+
+/* A packet that a tunnel device gives out. It must not be a local pod's. */
+int entry_tunnel(struct __sk_buff *skb)
+{
+	u32 stamped = skb->tc_index;
+	struct origin *origin;
+	struct work *w;
+
+	if (!stamped)
+		return TC_ACT_UNSPEC;
+	skb->tc_index = 0;
+	if (setting(CONFIG_ENCAPSULATION))
+		return TC_ACT_UNSPEC;
+	w = start_work(0);
+	if (!w)
+		return TC_ACT_SHOT;
+	if (stamped == STAMP_JUDGED)
+		return refuse_encapsulation(w);
+	origin = unwrapped_origin(skb, w, stamped);
+	if (!origin)
+		return TC_ACT_UNSPEC;
+	describe_unwrapped(w, origin);
+	return refuse_encapsulation(w);
 }
 
 /*

@@ -45,6 +45,7 @@ static __always_inline void write_origin(struct origin *origin, struct __sk_buff
 	origin->source_port = packet->source_port;
 	origin->destination_port = packet->destination_port;
 	origin->protocol = packet->protocol;
+	origin->fragment = packet->fragment;
 	origin->endpoint = endpoint;
 	origin->ifindex = skb->ifindex;
 	origin->hash = hash;

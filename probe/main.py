@@ -26,6 +26,13 @@ def _check_machine(settings: Settings) -> None:
     """Raise StopServiceError for what the user can fix: settings, rights, the kernel, a missing file system."""
     if settings.attach not in MODES:
         raise StopServiceError(f"WEIR_ATTACH={settings.attach!r}: must be auto, tcx or clsact", Exit.USAGE)
+    try:
+        settings.tunnel_port_numbers()
+    except ValueError:
+        raise StopServiceError(
+            f"WEIR_TUNNEL_PORTS={','.join(settings.tunnel_ports)!r}: must be UDP ports from 1 to 65535, separated by "
+            "commas", Exit.USAGE,
+        ) from None  # fmt: skip
     if settings.ring_bytes & (settings.ring_bytes - 1):
         raise StopServiceError(f"WEIR_RING_BYTES={settings.ring_bytes}: must be a power of two", Exit.USAGE)
     if os.geteuid() != 0:

@@ -35,6 +35,7 @@ from probe.kernel.attach import Mode
 from probe.kernel.detach import detach
 from probe.kernel.layout import VERSION, Config
 from probe.kernel.maps import Maps
+from probe.kernel.tunnel_ports import set_tunnel_ports
 from probe.ledger import Ledger, LedgerReferences
 from probe.metrics import ProbeCollector
 from probe.node.address_intervals import AddressIntervals
@@ -120,6 +121,9 @@ def _assemble(settings: Settings, cluster: Cluster, stack: contextlib.ExitStack)
     maps = Maps.open(settings.pin_dir / VERSION, settings.sizes())
     maps.configure(Config.POD_DENIED_FLOWS, settings.pod_denied_flows)
     maps.configure(Config.POD_CONNECTIONS, settings.pod_connections)
+    maps.configure(Config.ENCAPSULATION, settings.encapsulation == "open")
+    own_ports = (device.tunnel_port for device in network.devices() if device.tunnel_port)
+    set_tunnel_ports(maps, settings.tunnel_port_numbers().union(own_ports))
     stack.callback(maps.close)
     ledger = Ledger.open(settings.run_dir / "ledger")
     stack.callback(ledger.close)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from enrich.runtime.connection import KafkaSettings
 from enrich.runtime.settings import setting
@@ -31,6 +32,32 @@ class Settings(KafkaSettings):
     manifests:FOLDER (YAML files)."""
     attach: str = setting("WEIR_ATTACH", "auto")
     """How the programs are attached: tcx (kernel 6.6 or later), clsact, or auto (tcx if the kernel has it)."""
+    encapsulation: Literal["closed", "open"] = setting("WEIR_ENCAPSULATION", "closed")
+    """Whether pods may send encapsulation (VXLAN, Geneve, IPIP, GRE, ESP and others) to nodes. closed: it is dropped,
+    because a node unwraps it and forwards what is inside. open: policy alone decides, which always allows the own
+    node."""
+    tunnel_ports: tuple[str, ...] = setting(
+        "WEIR_TUNNEL_PORTS",
+        (
+            "1701",
+            "2152",
+            "4500",
+            "4754",
+            "4789",
+            "4790",
+            "4800",
+            "6080",
+            "6081",
+            "6635",
+            "6783",
+            "6784",
+            "8285",
+            "8472",
+        ),
+    )
+    """UDP ports at which nodes unwrap packets: L2TP, GTP, ESP, GRE, VXLAN, GUE, Geneve, MPLS, and those of Flannel,
+    Weave and Submariner. Ports of the node's own VXLAN and Geneve devices count as well. WireGuard's are left out:
+    it takes packets from its peers only."""
     netns: Path | None = setting("WEIR_NETNS", None)
     """Path of the node's network namespace, if it is not that of the process (as in the demo)."""
     pin_dir: Path = setting("WEIR_PIN_DIR", Path("/sys/fs/bpf/kubeweir"))
@@ -80,6 +107,13 @@ class Settings(KafkaSettings):
     """Least severe level that is logged: debug, info, warning or error."""
     log_format: str = setting("WEIR_LOG_FORMAT", "auto")
     """Format of log lines: json, console, or auto (console on a terminal, json otherwise)."""
+
+    def tunnel_port_numbers(self) -> frozenset[int]:
+        """Return ``tunnel_ports`` as numbers. Raises ValueError for a value that is not a port."""
+        numbers = frozenset(int(text) for text in self.tunnel_ports)
+        if not all(0 < number < 1 << 16 for number in numbers):
+            raise ValueError("a port is a number from 1 to 65535")
+        return numbers
 
     def sizes(self) -> dict[str, int]:
         """Return the sizes of the maps, by the names of the compile-time constants of ``bpf/policy.c``."""

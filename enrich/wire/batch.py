@@ -94,6 +94,7 @@ class Reason(enum.IntEnum):
     FORBIDDEN_ND = 12
     MAP_FULL = 13
     NO_ORIGIN = 14
+    ENCAPSULATION = 15
 
 
 class EndpointRef(msgspec.Struct, frozen=True):

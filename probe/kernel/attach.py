@@ -1,5 +1,7 @@
 """Attach the programs: both to the host side of each pod's veth, one to the egress of every other device.
 
+A tunnel device, which unwraps packets, has one on its ingress as well (``bpf/encapsulation.h``).
+
 Where the kernel has TCX (6.6), a program is attached by a link, which is pinned beside the maps so that enforcement
 outlives the probe. The next probe replaces the program under the link in one step, so that no packet passes unjudged.
 On older kernels a program is a clsact filter (``probe.node.filters``), which lives as long as its device.
@@ -21,6 +23,7 @@ from typing import Final, Literal
 
 from probe.kernel import bpf
 from probe.kernel.maps import Maps
+from probe.kernel.tunnel_ports import add_tunnel_ports
 from probe.node.filters import PREFIX, Filters, Hook, HookTakenError
 from probe.node.netlink import Device, NodeNetwork
 
@@ -29,7 +32,8 @@ Mode = Literal["tcx", "clsact"]
 _HOOKS: Final[tuple[tuple[str, Hook], ...]] = (("pod_egress", "ingress"), ("pod_ingress", "egress"))
 """Program and hook. A packet that leaves the pod arrives at the host side of its veth, and vice versa."""
 _TCX: Final[dict[Hook, int]] = {"ingress": bpf.TCX_INGRESS, "egress": bpf.TCX_EGRESS}
-_EXITS: Final = ("exit_ethernet", "exit_tunnel")
+_EXITS: Final = ("exit_ethernet", "exit_tunnel", "entry_tunnel")
+"""Programs on devices that are not a pod's."""
 _CLOSED: Final = "closed"
 """The pin of the XDP link that closes an interface."""
 _DEVICE_GONE: Final = (errno.ENODEV, errno.ENOLINK)
@@ -88,20 +92,23 @@ class Attachments:
                 self._remove_link(self._pin(index, program))
 
     def attach_exits(self, devices: Iterable[Device], pods: Collection[int]) -> int:
-        """Attach the exit's program to every device that is not in ``pods``. Raises OSError.
+        """Attach the exit's program to every device not in ``pods``, and the entry's to tunnels. Raises OSError.
 
-        Return on how many devices it was missing. A device that has been removed meanwhile is skipped.
+        Return on how many devices one was missing. A device that has been removed meanwhile is skipped.
         """
         added = 0
         others = [device for device in devices if device.index not in pods]
+        add_tunnel_ports(self._maps, {device.tunnel_port for device in others if device.tunnel_port})
         alive = {device.index: device for device in others if not device.gives_back}
         for index, device in alive.items():
-            program = "exit_ethernet" if device.ethernet else "exit_tunnel"
+            hooks = _exit_hooks(device)
             with self._lock:
-                if index in self._pods or (index in self._exits and self._is_first(index, program, "egress")):
+                if index in self._pods or (
+                    index in self._exits and all(self._is_first(index, *hook) for hook in hooks)
+                ):
                     continue
                 self.obstacles.pop(index, None)
-                if self._attach(index, program, "egress") and index not in self.obstacles:
+                if all(self._attach(index, *hook) for hook in hooks) and index not in self.obstacles:
                     self._exits.add(index)
                     added += 1
         for device in others:
@@ -241,6 +248,11 @@ class Attachments:
         except OSError as error:
             return "clsact" if error.errno == errno.EINVAL else "tcx"
         return "tcx"
+
+
+def _exit_hooks(device: Device) -> list[tuple[str, Hook]]:
+    hooks: list[tuple[str, Hook]] = [("exit_ethernet" if device.ethernet else "exit_tunnel", "egress")]
+    return [*hooks, ("entry_tunnel", "ingress")] if device.unwraps else hooks
 
 
 def _index(pin: Path) -> int:

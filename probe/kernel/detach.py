@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from probe.node.filters import Filters, Hook
+from probe.node.filters import PREFIX, Filters, Hook
 from probe.node.netlink import NodeNetwork
 
 
@@ -19,10 +19,9 @@ def detach(pins: Path, network: NodeNetwork) -> int:
     hooks: tuple[Hook, ...] = ("ingress", "egress")
     for device in network.devices():
         for hook in hooks:
-            if filters.name(device.index, hook):
+            if name := filters.name(device.index, hook):
                 filters.remove(device.index, hook)
-                # Both hooks of a pod's interface have a filter, other devices have one on egress only.
-                freed += hook == "ingress"
+                freed += name == f"{PREFIX}pod_egress"
     freed += len(list(pins.rglob("links/*_pod_egress")))
     for path in sorted(pins.rglob("*"), key=lambda found: len(found.parts), reverse=True):
         path.rmdir() if path.is_dir() else path.unlink()

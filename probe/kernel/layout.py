@@ -26,6 +26,7 @@ class Config(enum.IntEnum):
     POD_DENIED_FLOWS = 3
     RING_ID = 4
     POD_CONNECTIONS = 5
+    ENCAPSULATION = 6
 
 
 class Counter(enum.IntEnum):
@@ -41,6 +42,7 @@ class Counter(enum.IntEnum):
     FRAGMENT_DROPPED = 7
     CONNECTIONS_FULL = 8
     NEIGHBOUR_DROPPED = 9
+    ENCAPSULATION = 10
 
 
 CHUNKS: Final = 1023
@@ -168,7 +170,8 @@ ORIGIN: Final = np.dtype(
         ("destination_port", "<u2"),
         ("protocol", "u1"),
         ("confirm", "u1"),
-        ("padding", "u1", (6,)),
+        ("fragment", "u1"),
+        ("padding", "u1", (5,)),
     ]
 )
 PLACE: Final = np.dtype([("endpoint", "<u4"), ("number", "<u4")])
@@ -207,6 +210,7 @@ MAPS: Final = {
     "places": MapLayout(_LRU_HASH, PLACE, CONNECTION_KEY),
     "budgets": MapLayout(_HASH, INDEX, BUDGET),
     "local_addresses": MapLayout(_HASH, LOCAL_KEY, LOCAL),
+    "tunnel_ports": MapLayout(_ARRAY, INDEX, WORD),
     "slots": MapLayout(_ARRAY, INDEX, ORIGIN),
     "cursors": MapLayout(_PERCPU_ARRAY, INDEX, INDEX),
     "origins": MapLayout(_LRU_HASH, INDEX, ORIGIN),

@@ -35,6 +35,13 @@ _DONE, _ERROR = 3, 2
 _IFA_ADDRESS, _IFA_LOCAL, _IFA_TARGET_NETNSID = 1, 2, 10
 _IFF_LOOPBACK: Final = 0x8
 _ARPHRD_ETHER: Final = 1
+_ETHERNET_TUNNELS: Final = {"vxlan", "geneve", "gretap", "ip6gretap", "erspan", "ip6erspan"}
+"""Kinds of tunnels whose packets have an Ethernet header. Every device without one is a tunnel or a tun device."""
+_PORT_ATTRIBUTES: Final = {
+    "vxlan": "IFLA_VXLAN_PORT",
+    "geneve": "IFLA_GENEVE_PORT",
+    "bareudp": "IFLA_BAREUDP_PORT",
+}
 _GROUPS: Final = 0x1 | 0x8 | 0x10 | 0x100
 """RTMGRP_LINK, RTMGRP_TC, RTMGRP_IPV4_IFADDR, RTMGRP_IPV6_IFADDR."""
 
@@ -67,6 +74,10 @@ class Device:
     gives_back: bool = False
     """Whether no packet leaves the node by it: an ifb shapes packets and gives them back to the device from which they
     were redirected, before DNAT."""
+    unwraps: bool = False
+    """Whether it is the end of a tunnel: what it gives out came inside other packets."""
+    tunnel_port: int = 0
+    """The UDP port at which it takes those packets; 0 if it has none."""
 
 
 class NodeNetwork:
@@ -148,8 +159,23 @@ class NodeNetwork:
             if link["flags"] & _IFF_LOOPBACK or kind == "bridge":
                 continue
             ethernet = link["ifi_type"] == _ARPHRD_ETHER
-            found.append(Device(link["index"], link.get_attr("IFLA_IFNAME"), ethernet, gives_back=kind == "ifb"))
+            found.append(
+                Device(
+                    link["index"],
+                    link.get_attr("IFLA_IFNAME"),
+                    ethernet,
+                    gives_back=kind == "ifb",
+                    unwraps=not ethernet or kind in _ETHERNET_TUNNELS,
+                    tunnel_port=_tunnel_port(info, kind),
+                )
+            )
         return found
+
+
+def _tunnel_port(info: Any, kind: str | None) -> int:
+    attribute = _PORT_ATTRIBUTES.get(kind or "")
+    data = info.get_attr("IFLA_INFO_DATA") if attribute else None
+    return int(data.get_attr(attribute) or 0) if data else 0
 
 
 def _enter(namespace: Path | None) -> None:

@@ -111,5 +111,9 @@ KERNEL_EVENTS: Final[dict[str, tuple[str, str]]] = {
         "ARP and neighbour discovery dropped: too long, or about another's address.",
         "Rises: a pod claims its neighbours' addresses.",
     ),
+    "encapsulation": (
+        "Encapsulation (VXLAN, IPIP and others) from pods to nodes, dropped.",
+        "Rises: a pod tries to get around policy, or needs `WEIR_ENCAPSULATION=open`.",
+    ),
 }
 """Label ``event`` of ``kubeweir_probe_kernel_events_total``: what it counts, and when to worry."""

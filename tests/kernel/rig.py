@@ -25,10 +25,12 @@ from probe.kernel.endpoints import Bound, Surroundings
 from probe.kernel.installer import Installed, Installer
 from probe.kernel.layout import ENDPOINT_SIDES, VERSION, Config
 from probe.kernel.maps import Maps
+from probe.kernel.tunnel_ports import set_tunnel_ports
 from probe.ledger import Ledger
 from probe.node.netlink import NodeNetwork
 from probe.policy.compiler import Compiler
 from probe.policy.own_node import OwnNode
+from probe.settings import Settings
 
 SIZES = {
     "RING_BYTES": 1 << 20,
@@ -84,6 +86,7 @@ class Rig:
         self.policies: dict[Name, NetworkPolicy] = {}
         self.cluster_policies: dict[Name, ClusterNetworkPolicy] = {}
         self.others: dict[Name, Pod] = {}
+        self.nodes: dict[Name, Node] = {}
         self.services: list[str] = []
         self.connect: Callable[..., Space] = self.net.pod
         self.open()
@@ -95,6 +98,7 @@ class Rig:
         self.maps.configure(Config.WINDOW_NS, WINDOW_NS)
         self.maps.configure(Config.POD_DENIED_FLOWS, 1000)
         self.maps.configure(Config.POD_CONNECTIONS, 4096)
+        set_tunnel_ports(self.maps, Settings().tunnel_port_numbers())
         self.numbers = Ledger.open(self.folder / "ledger")
         self.compiler = Compiler(self.numbers)
         self.own_node = OwnNode()
@@ -114,7 +118,15 @@ class Rig:
         """Remove all pods and policies. Numbers in the ledger are not reused."""
         for space in self.pods.values():
             self.net.remove(space)
-        for table in (self.pods, self.objects, self.policies, self.cluster_policies, self.namespaces, self.others):
+        for table in (
+            self.pods,
+            self.objects,
+            self.policies,
+            self.cluster_policies,
+            self.namespaces,
+            self.others,
+            self.nodes,
+        ):
             table.clear()
         self.services.clear()
         self.maps.configure(Config.POD_DENIED_FLOWS, 1000)
@@ -183,7 +195,7 @@ class Rig:
         view = PolicyView(
             pods=pods,
             namespaces=self.namespaces,
-            nodes={node.key: node},
+            nodes=self.nodes | {node.key: node},
             policies=self.policies,
             cluster_policies=self.cluster_policies,
             own_node=NODE,
