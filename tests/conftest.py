@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -18,6 +19,13 @@ settings.register_profile(
     "hunt", derandomize=False, deadline=None, print_blob=False, suppress_health_check=list(HealthCheck)
 )
 settings.load_profile(os.environ.get("KUBEWEIR_HYPOTHESIS_PROFILE", "test"))
+
+
+def pytest_configure() -> None:
+    """Take Ctrl-C as usual. A shell without job control ignores it in what it starts with ``&``, and whoever is started
+    from there ignores it too: then a service under test would not end by Ctrl-C either."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
