@@ -7,17 +7,21 @@ had which address when, even if the API server no longer has the pod. A record w
 from __future__ import annotations
 
 import functools
+import socket
 import sys
 from typing import Final, NamedTuple
 
 import msgspec
 
 from enrich.model import Labels, Owner, Pod
+from enrich.wire.bounds import Cluster, Kind, LabelKey, LabelValue, Namespace, Nanoseconds, Node, ObjectName, Uid
 
 VERSION: Final = 1
 INTERVAL_RETENTION_NS: Final = 25 * 3600 * 1_000_000_000
 """How long an interval stays in the topic after its end: an hour longer than the raw topic keeps a batch."""
 
+_TIMES_OF_AN_OPEN_END: Final = 3
+"""``first``, ``start``, and one of ``end`` and ``last`` without the other."""
 _MAX_SHARED: Final = 100_000
 """Distinct label sets, and distinct owners, that are shared between pods."""
 
@@ -29,30 +33,30 @@ class AddressIntervalError(ValueError):
 class OwnerRef(msgspec.Struct, frozen=True):
     """The controller of the pod."""
 
-    kind: str
-    name: str
-    uid: str = ""
+    kind: Kind
+    name: ObjectName
+    uid: Uid = ""
 
 
 class AddressInterval(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """One pod and one of its addresses. All times are nanoseconds of the node's wall clock."""
 
     v: int = VERSION
-    cluster: str
-    node: str
+    cluster: Cluster
+    node: Node
     ip: str
-    uid: str
-    namespace: str
-    pod: str
-    first: int
+    uid: Uid
+    namespace: Namespace
+    pod: ObjectName
+    first: Nanoseconds
     """The pod did not have the address before."""
-    start: int
+    start: Nanoseconds
     """The pod had the address from here on. It differs from ``first`` if the probe started after the pod."""
-    end: int | None = None
+    end: Nanoseconds | None = None
     """The pod had the address until here; None: it still has it."""
-    last: int | None = None
+    last: Nanoseconds | None = None
     """The pod did not have the address after this; None: it still has it."""
-    labels: dict[str, str] = {}
+    labels: dict[LabelKey, LabelValue] = {}
     owner: OwnerRef | None = None
 
     @property
@@ -87,15 +91,35 @@ def encode_interval(interval: AddressInterval) -> bytes:
     return msgspec.json.encode(interval)
 
 
-def decode_interval(value: bytes) -> AddressInterval:
-    """Decode a Kafka value. Raises :class:`AddressIntervalError`."""
+def decode_interval(value: bytes, key: bytes) -> AddressInterval:
+    """Decode the value of the record with a key. Raises :class:`AddressIntervalError`."""
     try:
         interval = _decode(value)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise AddressIntervalError(str(error)) from error
     if interval.v != VERSION:
         raise AddressIntervalError(f"version {interval.v}, but this reader knows only {VERSION}")
+    _check(interval)
+    if interval.key != key:
+        raise AddressIntervalError(f"the key {key[:200]!r} is not that of the interval, {interval.key!r}")
     return interval
+
+
+def _check(interval: AddressInterval) -> None:
+    if not is_address(interval.ip):
+        raise AddressIntervalError(f"{interval.ip!r} is not an IP address")
+    times = [time for time in (interval.first, interval.start, interval.end, interval.last) if time is not None]
+    if len(times) == _TIMES_OF_AN_OPEN_END or times != sorted(times):
+        raise AddressIntervalError("first, start, end and last must rise, and end and last must be given together")
+
+
+def is_address(text: str) -> bool:
+    """Return whether the text is an IPv4 or IPv6 address, without a zone."""
+    try:
+        socket.inet_pton(socket.AF_INET6 if ":" in text else socket.AF_INET, text)
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 class AddressIntervalKey(NamedTuple):
@@ -110,6 +134,6 @@ class AddressIntervalKey(NamedTuple):
 def decode_interval_key(key: bytes) -> AddressIntervalKey:
     """Decode a key. Raises :class:`AddressIntervalError`."""
     parts = key.decode(errors="replace").rsplit("/", 3)
-    if len(parts) != 4:
+    if len(parts) != 4 or not is_address(parts[2]):
         raise AddressIntervalError(f"{key!r} is not the key of an address interval")
     return AddressIntervalKey(*parts)

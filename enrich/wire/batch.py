@@ -28,11 +28,27 @@ verdicts: readers are upgraded before probes. No code here looks at a single ver
 from __future__ import annotations
 
 import enum
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import msgspec
 import numpy as np
 import orjson
+
+from enrich.wire.bounds import (
+    Cluster,
+    Count,
+    Kind,
+    LossReason,
+    Namespace,
+    NamespaceOrNone,
+    Node,
+    Number,
+    ObjectName,
+    Offset,
+    RingId,
+    Small,
+    Uid,
+)
 
 VERSION: Final = 1
 """The version of the batch format. Keys may be added to the header without a new version."""
@@ -100,19 +116,19 @@ class Reason(enum.IntEnum):
 class EndpointRef(msgspec.Struct, frozen=True):
     """The local pod that an endpoint number stands for."""
 
-    namespace: str
-    pod: str
-    uid: str = ""
+    namespace: Namespace
+    pod: ObjectName
+    uid: Uid = ""
 
 
 class PolicyRef(msgspec.Struct, frozen=True, omit_defaults=True):
     """One of the policies that a rule number stands for. ``rule`` is the index of the ingress or egress rule of it that
     decided; None if no single rule did."""
 
-    kind: str
-    namespace: str
-    name: str
-    rule: int | None = None
+    kind: Kind
+    namespace: NamespaceOrNone
+    name: ObjectName
+    rule: Small | None = None
 
 
 class Header(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=False):
@@ -120,26 +136,26 @@ class Header(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=False):
 
     v: int
     """The version of the format, :data:`VERSION`."""
-    cluster: str
+    cluster: Cluster
     """The UID of the namespace kube-system, unless the setting WEIR_CLUSTER says otherwise."""
-    node: str
-    ring: str
+    node: Node
+    ring: RingId
     """The random id of the ring buffer that the verdicts were read from."""
-    first: int
+    first: Count
     """The number of the first verdict: its position in the ring divided by the distance between two of them."""
-    verdicts: int
-    verdict_bytes: int
+    verdicts: Count
+    verdict_bytes: Count
     """The bytes of each verdict, at least 88."""
-    clock: int
+    clock: Offset
     """CLOCK_REALTIME - CLOCK_MONOTONIC in nanoseconds, measured when the batch was made."""
-    endpoints: dict[str, EndpointRef] = {}
+    endpoints: dict[Number, EndpointRef] = {}
     """The pod of each endpoint number (in decimal) in these verdicts."""
-    rules: dict[str, list[PolicyRef]] = {}
+    rules: dict[Number, list[PolicyRef]] = {}
     """The policies of each rule number (in decimal) in these verdicts."""
-    lost: dict[str, tuple[int, int]] = {}
+    lost: Annotated[dict[LossReason, tuple[Count, Count]], msgspec.Meta(max_length=64)] = {}
     """The verdicts lost for each reason: since the last batch, and in all. The second number counts for the life of the
     ring if the kernel lost them, and for the life of the spool if the probe did."""
-    kept: list[tuple[int, int]] | None = None
+    kept: list[tuple[Count, Count]] | None = None
     """The runs ``[number, verdicts]`` that a full spool kept when it thinned the batch out; None if nothing is missing.
     ``first`` is then the number of the first kept."""
 
@@ -194,6 +210,9 @@ class BatchError(ValueError):
 
 _decode_header = msgspec.json.Decoder(Header).decode
 _OWN_BYTES: Final = VERDICT.itemsize
+_MAX_DIGITS: Final = 10
+"""The decimal digits of the largest number of 32 bits."""
+_MAX_TIME_NS: Final = 1 << 62
 
 
 def encode_batch(header: Header, verdicts: np.ndarray[Any, np.dtype[np.void]]) -> bytes:
@@ -217,7 +236,9 @@ def decode_batch(value: bytes) -> Batch:
     if header.verdict_bytes != _OWN_BYTES:
         # A newer sender's verdicts are longer. The fields that are known here come first.
         body = np.ascontiguousarray(body.reshape(header.verdicts, header.verdict_bytes)[:, :_OWN_BYTES]).ravel()
-    return Batch(header, body.view(VERDICT))
+    verdicts = body.view(VERDICT)
+    _check_times(header, verdicts)
+    return Batch(header, verdicts)
 
 
 def _bad_header(text: bytes, error: Exception) -> BatchError:
@@ -232,10 +253,11 @@ def _bad_header(text: bytes, error: Exception) -> BatchError:
 
 
 def _check(header: Header, body: int) -> None:
-    if header.verdicts < 0 or header.first < 0 or header.first + header.verdicts >= 1 << 63:
+    if header.first + header.verdicts >= 1 << 63:
         raise BatchError("bad_header", f"first or verdicts is out of range: {header.first}, {header.verdicts}")
-    if abs(header.clock) >= 1 << 62:
-        raise BatchError("bad_header", f"clock is out of range: {header.clock}")
+    for number in (*header.endpoints, *header.rules):
+        if len(number) == _MAX_DIGITS and int(number) >= 1 << 32:
+            raise BatchError("bad_header", f"{number} is not a number of an endpoint or a rule: it has 32 bits")
     if header.verdict_bytes < _OWN_BYTES:
         raise BatchError("bad_header", f"verdict_bytes is {header.verdict_bytes}, must be at least {_OWN_BYTES}")
     if body != header.verdicts * header.verdict_bytes:
@@ -244,6 +266,16 @@ def _check(header: Header, body: int) -> None:
         )
     if header.kept is not None:
         _check_kept(header, header.kept)
+
+
+def _check_times(header: Header, verdicts: np.ndarray[Any, np.dtype[np.void]]) -> None:
+    """Check that every time is one of the wall clock after 1970, so that sums of times fit 64 bits."""
+    if not len(verdicts):
+        return
+    times = verdicts["time_ns"]
+    earliest, latest = int(times.min()), int(times.max())
+    if latest >= _MAX_TIME_NS or earliest + header.clock < 0:
+        raise BatchError("bad_verdict", f"a verdict's time is out of range: {earliest} to {latest}, {header.clock}")
 
 
 def _check_kept(header: Header, kept: list[tuple[int, int]]) -> None:

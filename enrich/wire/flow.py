@@ -11,6 +11,8 @@ from typing import Final, Literal
 
 import msgspec
 
+from enrich.wire.bounds import Octet, Port, Small
+
 Side = Literal["src", "dest"]
 """An end of the connection: the packets' source, or their destination."""
 _SIDES: Final[dict[str, tuple[Side, ...]]] = {"src": ("src",), "dest": ("dest",), "either": ("src", "dest")}
@@ -81,8 +83,8 @@ class Connection(_Part, frozen=True, kw_only=True):
 
     src_ip: str = ""
     dest_ip: str = ""
-    src_port: int | None = None
-    dest_port: int | None = None
+    src_port: Port | None = None
+    dest_port: Port | None = None
     protocol: str = ""
     direction: Literal["ingress", "egress"]
 
@@ -90,15 +92,15 @@ class Connection(_Part, frozen=True, kw_only=True):
 class Icmp(_Part, frozen=True, kw_only=True):
     """Type and code of ICMP and ICMPv6."""
 
-    type: int
-    code: int
+    type: Octet
+    code: Octet
 
 
 class Dialled(_Part, frozen=True, kw_only=True):
     """The address that was dialled, before a Service's DNAT."""
 
     ip: str
-    port: int
+    port: Port
     service: NamedService | None = None
 
 
@@ -128,7 +130,7 @@ class Flow(_Part, frozen=True, kw_only=True):
     isolated_by: tuple[NamedPolicy, ...]
     src: End
     dest: End
-    count: int
+    count: Small
     timestamp: str
     """RFC 3339, UTC, nine digits of nanoseconds; of the first packet counted."""
     last_timestamp: str

@@ -13,6 +13,7 @@ from typing import Final
 
 import msgspec
 
+from enrich.wire.bounds import Small
 from enrich.wire.flow import Connection
 
 FlowKey = tuple[str | int | bytes | None, ...]
@@ -28,7 +29,7 @@ class FlowOutline(msgspec.Struct, frozen=True, kw_only=True):
     isolated_by: msgspec.Raw
     src: msgspec.Raw
     dest: msgspec.Raw
-    count: int
+    count: Small
     last_timestamp: str
     node_name: str
     cluster: str

@@ -8,7 +8,8 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-from streams.alerts.deltas import fingerprint, version_of
+from enrich.wire.bounds import Seconds
+from streams.alerts.deltas import GroupValue, fingerprint, version_of
 from streams.alerts.example import Example, decode_example
 from streams.alerts.fields import label_name
 from streams.alerts.model import AlertRule
@@ -17,6 +18,8 @@ from streams.timestamps import rfc3339
 
 SCHEMA_VERSION: Final = 1
 Status = Literal["pending", "firing", "known"]
+_TEXTS: Final = ("id", "rule", "fingerprint", "status", "timestamp", "startsAt")
+"""Fields of an alert's record that are always texts."""
 
 
 @dataclass(slots=True)
@@ -46,14 +49,20 @@ class AlertState(msgspec.Struct, omit_defaults=True):
     v: int
     rule: str
     version: str
-    group: list[str]
+    group: list[GroupValue]
     status: Status
-    since: float = 0
-    started: float = 0
-    record: Any = None
+    since: Seconds = 0
+    started: Seconds = 0
+    record: dict[str, Any] | None = None
     """The record that was written when the alert fired."""
-    seen: float = 0
+    seen: Seconds = 0
     """Only for first rules: the time of the group's latest record, to the day."""
+
+    def __post_init__(self) -> None:
+        if self.status != "firing":
+            return
+        if self.record is None or not all(isinstance(self.record.get(name), str) for name in _TEXTS):
+            raise ValueError(f"an alert that fires has a record with {', '.join(_TEXTS)}")
 
 
 def to_state(rule: AlertRule, alert: Alert, seen: float = 0) -> AlertState:

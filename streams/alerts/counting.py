@@ -27,15 +27,16 @@ import msgspec
 
 from enrich.wire.flow import Flow, decode_flow
 from enrich.wire.flow_outline import FlowKey, decode_outline
-from streams.alerts.deltas import Delta, value_hash, version_of
+from streams.alerts.deltas import MAX_AMOUNT, MAX_VALUE_LENGTH, Delta, value_hash, version_of
 from streams.alerts.example import shorten
 from streams.alerts.fields import LOSS_FIELDS, StatusRecord, flow_field, policy_names
 from streams.alerts.model import AlertRule
 from streams.matching.matcher import Matcher
 
 MAX_EXAMPLES: Final = 3
-_MAX_VALUE_LENGTH: Final = 256
-"""Characters of a group's value; longer values are cut."""
+_MAX_RECORD_BYTES: Final = 128 << 10
+"""Larger records are refused: three of them, shortened, go into one record of the deltas as examples."""
+_MAX_NUMBER_DIGITS: Final = 19
 _MAX_DISTINCT_PER_DELTA: Final = 1000
 _MAX_CLASSES: Final = 10_000
 _MAX_TIMES: Final = 10_000
@@ -57,7 +58,8 @@ class _GroupCounter(Generic[R]):
 
     def group_of(self, record: R) -> tuple[str, ...]:
         """Return the group under which the rule counts a record."""
-        return tuple([read(record)[:_MAX_VALUE_LENGTH] for read in self._fields])
+        # The engine joins the values of a group with NUL.
+        return tuple([read(record)[:MAX_VALUE_LENGTH].replace("\0", "") for read in self._fields])
 
     def value_of(self, record: R) -> int | None:
         """Return the hash of the distinct value; None if the rule counts amounts, or the record lacks a part of it."""
@@ -71,7 +73,7 @@ class _GroupCounter(Generic[R]):
         if delta is None:
             delta = self._deltas[group] = Delta(self._rule, self._version, list(group), {}, {}, [])
         amounts = delta.amounts
-        amounts[second] = amounts.get(second, 0) + (1 if self._count_records else amount)
+        amounts[second] = min(amounts.get(second, 0) + (1 if self._count_records else amount), MAX_AMOUNT)
         if value is not None and len(delta.distinct) < _MAX_DISTINCT_PER_DELTA:
             delta.distinct[value] = max(second, delta.distinct.get(value, 0))
         return delta
@@ -136,6 +138,8 @@ class RecordCounter:
 
     def read_flow(self, value: bytes) -> ParsedFlow:
         """Parse a flow record. Raises ValueError."""
+        if len(value) > _MAX_RECORD_BYTES:
+            raise ValueError(f"the record has {len(value)} bytes, and no flow record has more than {_MAX_RECORD_BYTES}")
         outline = decode_outline(value)
         key = outline.key
         record_class = self._classes.get(key)
@@ -145,6 +149,8 @@ class RecordCounter:
                 self._classes.clear()
             self._classes[key] = record_class
         ring, _, number = outline.id.rpartition("-")
+        if not (number.isascii() and number.isdigit() and len(number) <= _MAX_NUMBER_DIGITS):
+            raise ValueError(f"the id {outline.id[:80]!r} does not end in a number")
         # The last packet's time: a flow's count is reported when its window ends, which is nearest to its arrival.
         second = self._second(outline.last_timestamp)
         return ParsedFlow(record_class, ring, int(number), second, outline.count, value)
@@ -196,7 +202,10 @@ class RecordCounter:
         if second is None:
             if len(self._seconds) >= _MAX_TIMES:
                 self._seconds.clear()
-            second = self._seconds[text] = int(datetime.fromisoformat(f"{text}+00:00").timestamp())
+            second = int(datetime.fromisoformat(f"{text}+00:00").timestamp())
+            if second < 0:
+                raise ValueError(f"the time {text} is before 1970")
+            self._seconds[text] = second
         return second
 
 

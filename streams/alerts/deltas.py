@@ -10,15 +10,27 @@ from __future__ import annotations
 import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
+from msgspec import Meta
 
+from streams.alerts.example import decode_example
 from streams.alerts.model import AlertRule
 
 VERSION: Final = 1
 _MAX_RECORD_BYTES: Final = 400_000
 """Approximate; a broker accepts a million by default (``message.max.bytes``)."""
+
+
+MAX_VALUE_LENGTH: Final = 256
+"""Characters of a group's value; longer values are cut."""
+MAX_AMOUNT: Final = 1 << 40
+"""The most that one delta adds in one second, so that no sum of deltas leaves 64 bits."""
+Second = Annotated[int, Meta(ge=0, lt=1 << 40)]
+Amount = Annotated[int, Meta(ge=0, le=MAX_AMOUNT)]
+ValueHash = Annotated[int, Meta(ge=0, lt=1 << 56)]
+GroupValue = Annotated[str, Meta(max_length=MAX_VALUE_LENGTH, pattern=r"\A[^\0]*\Z")]
 
 
 class DeltaError(ValueError):
@@ -31,10 +43,10 @@ class Delta(msgspec.Struct, array_like=True):
     rule: str
     version: str
     """See :func:`version_of`."""
-    group: list[str]
-    amounts: dict[int, int]
+    group: list[GroupValue]
+    amounts: Annotated[dict[Second, Amount], Meta(min_length=1)]
     """Second since the epoch to the amount counted in it."""
-    distinct: dict[int, int] = {}
+    distinct: dict[ValueHash, Second] = {}
     """Only for rules that count distinct values: hash of a value to the last second in which it occurred."""
     examples: list[msgspec.Raw] = []
     """Shortened records as JSON."""
@@ -107,7 +119,10 @@ def decode(value: bytes) -> list[Delta]:
     """Decode the value of one Kafka record. Raises DeltaError."""
     try:
         found = _DECODER.decode(value)
-    except msgspec.DecodeError as error:
+        for delta in found.deltas:
+            for example in delta.examples:
+                decode_example(bytes(example))
+    except (ValueError, RecursionError) as error:
         raise DeltaError(str(error)) from error
     if found.v != VERSION:
         raise DeltaError(f"the deltas have version {found.v}, and this worker reads version {VERSION}")

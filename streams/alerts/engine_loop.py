@@ -127,7 +127,7 @@ class EngineLoop:
                 self.engine.policy_changed(change, now)
             else:
                 self.engine.load(key.decode().rpartition("/")[2], msgspec.json.decode(value, type=AlertState), now)
-        except (msgspec.DecodeError, ValueError) as error:
+        except (ValueError, RecursionError) as error:
             log.warning("a record of the alert state cannot be decoded and is ignored", key=key, error=str(error))
 
     def _process_changes(self, now: float) -> list[Write]:

@@ -6,6 +6,7 @@ from typing import Final
 
 import msgspec
 
+from enrich.wire.bounds import Small
 from enrich.wire.flow import Connection, Dialled, NamedPolicy, NamedService, end_text
 
 
@@ -36,7 +37,7 @@ class Example(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     reason: str
     policies: tuple[NamedPolicy, ...]
     isolated_by: tuple[NamedPolicy, ...]
-    count: int
+    count: Small
     dialled: Dialled | None = None
     src: ExampleEnd
     dest: ExampleEnd

@@ -11,6 +11,7 @@ from typing import Final
 
 import msgspec
 
+from enrich.wire.bounds import Count
 from enrich.wire.flow import End, Flow, sides
 
 ReadFlow = Callable[[Flow], str]
@@ -28,9 +29,9 @@ class StatusRecord(msgspec.Struct, frozen=True, kw_only=True):
     node: str = ""
     worker: str = ""
     reason: str = ""
-    verdicts: int | None = None
-    batches: int | None = None
-    groups: int | None = None
+    verdicts: Count | None = None
+    batches: Count | None = None
+    groups: Count | None = None
 
     def amount_lost(self) -> int | None:
         """Return how much was lost, in the unit of the type; None if the record does not report a loss.

@@ -91,5 +91,13 @@ def _firing(settings: Settings) -> list[Mapping[str, object]]:
     except ReadError as error:
         raise TransactionAbortedError(str(error)) from error
     latest = {record.key: record.value for record in records if not record.key.startswith(b"change/")}
-    states = [msgspec.json.decode(value, type=AlertState) for value in latest.values() if value]
-    return [state.record for state in states if state.status == "firing"]
+    return [record for value in latest.values() if value and (record := _firing_record(value)) is not None]
+
+
+def _firing_record(value: bytes) -> Mapping[str, object] | None:
+    """Return the record of the alert if it fires. The engine loop reports a state that cannot be decoded."""
+    try:
+        state = msgspec.json.decode(value, type=AlertState)
+    except (ValueError, RecursionError):
+        return None
+    return state.record if state.status == "firing" else None

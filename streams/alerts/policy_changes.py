@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from enrich.model import Policy
+from enrich.wire.bounds import Seconds
 
 Policies = Mapping[str, Policy]
 """Policies by :func:`policy_name`."""
@@ -20,7 +21,7 @@ class PolicyChange(msgspec.Struct, frozen=True):
     """``KIND NAMESPACE/NAME`` or ``KIND NAME``, as :func:`policy_name` returns it."""
     what: str
     """``created``, ``deleted``, ``replaced`` or ``updated (…)`` with the parts that changed."""
-    at: float
+    at: Seconds
     """When this worker observed it, in seconds of the wall clock."""
 
     @property

@@ -45,6 +45,10 @@ class Tracker:
         self._resolve_s = seconds(rule.resolve_after)
         self._examples: OrderedDict[tuple[str, ...], list[bytes]] = OrderedDict()
 
+    def counts(self, version: str, group: Sequence[str]) -> bool:
+        """Return whether deltas or state of this version and group are of the rule as it is now."""
+        return version == self.version and len(group) == len(self.rule.fields)
+
     @property
     def history_s(self) -> int:
         """How many seconds of deltas must be read again when the tracker starts."""
@@ -107,6 +111,6 @@ class Tracker:
 
 def resolve_orphan(name: str, state: AlertState, now: float, out: Outbox) -> None:
     """Resolve an alert whose rule was removed or counts something else now. ``name`` is its group's fingerprint."""
-    if state.status == "firing":
+    if state.status == "firing" and state.record is not None:
         out.alerts.append(resolved_record(state.record, now, "rule_gone"))
     out.states.append((state.rule, name, None))

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import threading
 
-from confluent_kafka import KafkaError, Producer
+import structlog
+from confluent_kafka import KafkaError, KafkaException, Producer
 
 from enrich.runtime.process import Exit, StopServiceError
 from streams.kafka.connection import RELIABLE_PRODUCER, Connection, silent_logger
+from streams.kafka.dead_letter_form import MAX_VALUE_BYTES, Headers, cut, headers_of
+from streams.kafka.errors import is_refused
 from streams.kafka.records import Record
+
+log = structlog.get_logger("kubeweir.streams")
 
 
 class DeadLetters:
@@ -21,21 +26,34 @@ class DeadLetters:
     def send(self, topic: str, record: Record, reason: str, error: str) -> bool:
         """Send a record and wait until Kafka has it. Return False if the service stops before that.
 
-        ``topic`` is where the record was read. ``reason`` is a word for metrics and filters, ``error`` the details.
-        Raises StopServiceError if Kafka refuses the dead letter."""
-        errors: list[KafkaError | None] = []
-        at = {"topic": topic, "partition": str(record.partition), "offset": str(record.offset)}
-        headers = {"reason": reason, **at, "error": error}
+        ``topic`` is where the record was read. ``reason`` is a word for metrics and filters, ``error`` the details. A
+        record that is too large is cut; one that is refused even so is logged, and counts as sent, because otherwise
+        it would stop all that come after it. Raises StopServiceError if Kafka takes no dead letters at all."""
+        headers = headers_of(topic, record.partition, record.offset, reason, error)
+        key = f"{topic}/{record.partition}/{record.offset}".encode()
         with self._lock:
+            failure: KafkaError | None = None
+            for limit in (MAX_VALUE_BYTES, 0):
+                answers = self._send(key, *cut(record.value, headers, limit))
+                if not answers:
+                    return False
+                failure = answers[0]
+                if failure is None:
+                    return True
+                if not is_refused(failure):
+                    raise StopServiceError(f"{self._topic}: {failure.str()}", Exit.KAFKA)
+        log.error("a dead letter is lost: Kafka refuses it even when it is cut", key=key, error=str(failure))
+        return True
+
+    def _send(self, key: bytes, value: bytes, headers: Headers) -> list[KafkaError | None]:
+        """Return Kafka's answer, None if it has the record; an empty list if the service stops before it answers."""
+        answers: list[KafkaError | None] = []
+        try:
             self._producer.produce(
-                self._topic,
-                record.value,
-                "/".join(at.values()).encode(),
-                headers=[(name, text.encode()) for name, text in headers.items()],
-                on_delivery=lambda error, _message: errors.append(error),
+                self._topic, value, key, headers=headers, on_delivery=lambda error, _message: answers.append(error)
             )
-            while not errors and not self._stop.is_set():
-                self._producer.poll(0.2)
-        if errors and errors[0] is not None:
-            raise StopServiceError(f"{self._topic}: {errors[0].str()}", Exit.KAFKA)
-        return bool(errors)
+        except KafkaException as error:
+            return [error.args[0]]
+        while not answers and not self._stop.is_set():
+            self._producer.poll(0.2)
+        return answers

@@ -18,25 +18,6 @@ log = structlog.get_logger("kubeweir.streams")
 
 _ROUTED_LINGER_MS: Final = 250
 
-_REFUSED: Final = frozenset(
-    {
-        KafkaError.MSG_SIZE_TOO_LARGE,
-        KafkaError.INVALID_MSG,
-        KafkaError.INVALID_MSG_SIZE,
-        KafkaError.INVALID_TIMESTAMP,
-        KafkaError.INVALID_RECORD,
-        # librdkafka's error for the other records of a refused batch. Nothing is wrong with them: each is accepted
-        # when it is sent in a batch of its own.
-        KafkaError._INVALID_DIFFERENT_RECORD,
-    }
-)
-"""Errors that a record causes, not the broker or missing rights: a retry of the same batch would fail again."""
-
-
-def is_refused(error: KafkaError) -> bool:
-    """Return whether Kafka refuses the record itself, so that a retry in the same batch is useless."""
-    return error.code() in _REFUSED
-
 
 class OnDelivery(Protocol):
     """A delivery callback: ``error`` is None or librdkafka's error, ``message`` librdkafka's message."""
@@ -184,3 +165,6 @@ class RefusedMessage:
     def value(self) -> bytes:
         """Return the value."""
         return self._value
+
+    def headers(self) -> None:
+        """Return None: the headers are not kept."""

@@ -18,7 +18,7 @@ from streams.metrics.verdicts import VerdictCounter, VerdictsBy
 
 DEAD_LETTER_REASONS: Final = (
     "no_value", "no_header", "bad_header", "unknown_version", "wrong_length", "foreign_cluster", "wrong_node",
-    "enrich_failed", "refused",
+    "enrich_failed", "refused", "bad_verdict",
 )  # fmt: skip
 """Why the enricher sends a batch, or a record made from one, to the dead-letter topic."""
 _LOSS_REASONS: Final = ("ring_full", "deny_windows_full", "spool_full", "refused")
@@ -42,6 +42,9 @@ class EnrichMetrics:
         self.records = counter("records", "Records that Kafka has acknowledged, over all topics")
         self.dead_letters = counter(
             "dead_letters", "Batches and records sent to the dead-letter topic, by reason", ("reason",)
+        )
+        self.lost_dead_letters = counter(
+            "lost_dead_letters", "Dead letters that Kafka refused even when they were cut to 64 KiB, and that are lost"
         )
         self.gap_verdicts = counter(
             "gap_verdicts", "Verdicts whose numbers are missing between two batches of a ring: lost without a report"

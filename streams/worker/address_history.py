@@ -23,6 +23,7 @@ from typing import Final, Protocol
 import structlog
 
 from enrich.index.cluster import Cluster
+from enrich.runtime.process import StopServiceError
 from enrich.wire.address_interval import (
     INTERVAL_RETENTION_NS,
     AddressIntervalError,
@@ -88,10 +89,17 @@ class AddressHistory:
         while not self._stop.is_set():
             try:
                 self._follow(self._open_reader())
-            except ReadError as error:
-                self.problem = str(error)
-                log.warning("the address history cannot be read; retrying", error=str(error))
-                self._stop.wait(_RETRY_S)
+            except (ReadError, StopServiceError) as error:
+                self._retry_after(str(error))
+            except Exception as error:
+                # A fault of ours. A thread that ended here would leave the worker without names, and nobody would know.
+                log.exception("the address history stopped at an unexpected error")
+                self._retry_after(f"{type(error).__name__}: {error}")
+
+    def _retry_after(self, problem: str) -> None:
+        self.problem = problem
+        log.warning("the address history cannot be read; retrying", error=problem)
+        self._stop.wait(_RETRY_S)
 
     def _follow(self, reader: Reader) -> None:
         try:
@@ -128,7 +136,7 @@ class AddressHistory:
             if self._cluster_id and key.cluster != self._cluster_id:
                 return
             if record.value:
-                self._cluster.addresses.add_interval(decode_interval(record.value))
+                self._cluster.addresses.add_interval(decode_interval(record.value, record.key))
             else:
                 self._cluster.addresses.remove_interval(key.uid, key.ip)
         except AddressIntervalError as error:

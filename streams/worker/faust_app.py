@@ -22,6 +22,7 @@ import signal
 import ssl
 import threading
 import time
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, Final
 
@@ -29,7 +30,9 @@ import faust
 import structlog
 
 from enrich.runtime.process import Exit
-from streams.kafka.producer import RecordProducer, is_refused
+from streams.kafka.dead_letter_form import CUT_VALUE_BYTES
+from streams.kafka.errors import is_refused
+from streams.kafka.producer import RecordProducer
 from streams.metrics.roles import EnrichMetrics
 from streams.settings import Settings
 from streams.worker.inflight import InFlightTracker, TrackedInput
@@ -153,9 +156,8 @@ class EnrichWorker:
         )
         topic = app.topic(self._topic, key_serializer="raw", value_serializer="raw")
         app.agent(topic, name="enrich", concurrency=1)(self._read)
-        app.task(self._enrich)
-        app.task(self._release)
-        app.task(self._measure)
+        for work in (self._enrich, self._release, self._measure):
+            app.task(_ending_the_process(work))
         app.on_partitions_assigned.connect(self._on_assigned)
         app.on_partitions_revoked.connect(self._on_revoked)
         return app
@@ -206,9 +208,24 @@ class EnrichWorker:
 
     def _on_error(self, tracked: TrackedInput, error: Any, message: Any) -> None:
         """Retry a record that Kafka did not take, or exit (poll thread)."""
-        if not is_refused(error) or message.topic() == self._settings.topics.dead.name:
+        if not is_refused(error):
             self.fatal(f"{message.topic()}: {error.str()}")
-        self._loop.call_soon_threadsafe(self._run_soon, self._retry, tracked, message)
+        if message.topic() == self._settings.topics.dead.name:
+            self._on_dead_letter_refused(tracked, error, message)
+        else:
+            self._loop.call_soon_threadsafe(self._run_soon, self._retry, tracked, message)
+
+    def _on_dead_letter_refused(self, tracked: TrackedInput, error: Any, message: Any) -> None:
+        """Send the dead letter again if it can still be cut; else give it up, because it would stop all others."""
+        value = message.value()
+        if len(value) > CUT_VALUE_BYTES:
+            headers = message.headers() or [("reason", b"refused")]
+            again = (tracked, message.key(), value, headers)
+            self._loop.call_soon_threadsafe(self._run_soon, self._pipeline.resend_dead_letter, *again)
+            return
+        log.error("a dead letter is lost: Kafka refuses it even when it is cut", key=message.key(), error=error.str())
+        self._metrics.lost_dead_letters.inc()
+        tracked.on_delivery(None, message)
 
     def _on_retried(self, tracked: TrackedInput, error: Any, message: Any) -> None:
         """Take the delivery report of a record that was retried in a batch of its own (poll thread)."""
@@ -244,6 +261,19 @@ class EnrichWorker:
             in_flight=len(self._tracker),
         )
         os._exit(Exit.OK)
+
+
+def _ending_the_process(work: Callable[[], Awaitable[None]]) -> Callable[[], Awaitable[None]]:
+    """Return a task that ends the process at an unexpected error: without it, the process would only look healthy."""
+
+    async def run() -> None:
+        try:
+            await work()
+        except Exception:
+            log.exception("a task of the enricher failed; stopping. Batches in flight will be read again")
+            os._exit(Exit.UNEXPECTED)
+
+    return run
 
 
 def credentials(settings: Settings) -> faust.SASLCredentials | faust.SSLCredentials | None:

@@ -33,6 +33,7 @@ from enrich.render.merged_batch import MergedBatch, merge
 from enrich.render.peer_lookup import Lookup
 from enrich.wire.batch import Batch, BatchError, Header, decode_batch
 from enrich.wire.topics import Topics
+from streams.kafka.dead_letter_form import Headers
 from streams.kafka.record_columns import RecordColumns
 from streams.metrics.roles import EnrichMetrics
 from streams.worker.inflight import TrackedInput
@@ -124,6 +125,10 @@ class Pipeline:
         status = {"type": "expired", "partition": tracked.partition, "batches": batches}
         await self._sender.send_status(tracked, self._worker, status)
 
+    async def resend_dead_letter(self, tracked: TrackedInput, key: bytes, value: bytes, headers: Headers) -> None:
+        """Send a dead letter that Kafka refuses once more, cut to what every broker takes."""
+        await self._sender.resend_cut(tracked, key, value, headers)
+
     async def replace_refused(self, tracked: TrackedInput, topic: str, value: bytes, error: str) -> None:
         """Send a dead letter in place of a record that Kafka refuses for its content."""
         await self._sender.send_dead_letter(tracked, value, "refused", f"{topic}: {error}")
@@ -173,7 +178,10 @@ class Pipeline:
             return
         await self._send_records(tracked, records)
         for one in inputs:
-            await self._account(one.tracked, one.batch.header)
+            try:
+                await self._account(one.tracked, one.batch.header)
+            except Exception as error:
+                await self._on_bug(one.tracked, one.value, error)
 
     async def _on_bug(self, tracked: TrackedInput, value: bytes, error: Exception) -> None:
         # This is a bug of ours, not a fault of the batch. But left unacknowledged, the batch would end every worker.

@@ -17,12 +17,15 @@ import orjson
 import structlog
 
 from enrich.wire.topics import Topics
+from streams.kafka.dead_letter_form import Headers, cut, headers_of
 from streams.kafka.record_columns import RecordColumns
 from streams.metrics.roles import EnrichMetrics
 from streams.worker.inflight import TrackedInput
 
 log = structlog.get_logger("kubeweir.streams")
 
+_MAX_LOGGED_ERROR: Final = 300
+"""Characters of an error that are logged: it may quote a hostile record."""
 _FULL_QUEUE_WAIT_S: Final = 0.01
 """librdkafka does not say when its full queue has room again, so it is asked this often."""
 
@@ -56,19 +59,28 @@ class Sender:
             sent = self._producer.offer_all(topic, records, callbacks, sent)
 
     async def send_dead_letter(self, tracked: TrackedInput, value: bytes, reason: str, error: str) -> None:
-        """Send ``value`` to the dead-letter topic, with the place of its input and the reason as headers."""
+        """Send ``value`` to the dead-letter topic, with the place of its input and the reason as headers.
+
+        A value that is too large is cut."""
         topic, partition, offset = self._topics.raw.name, str(tracked.partition), str(tracked.offset)
         self._metrics.dead_letters.labels(reason).inc()
-        log.warning("dead letter", reason=reason, topic=topic, partition=partition, offset=offset, error=error)
-        headers = [
-            ("reason", reason.encode()),
-            ("topic", topic.encode()),
-            ("partition", partition.encode()),
-            ("offset", offset.encode()),
-            ("error", error.encode()),
-        ]
+        log.warning(
+            "dead letter",
+            reason=reason,
+            topic=topic,
+            partition=partition,
+            offset=offset,
+            error=error[:_MAX_LOGGED_ERROR],
+        )
+        headers = headers_of(topic, tracked.partition, tracked.offset, reason, error)
         key = f"{topic}/{partition}/{offset}".encode()
-        await self._send(tracked, self._topics.dead.name, key, value, now_ms(), headers)
+        kept, described = cut(value, headers)
+        await self._send(tracked, self._topics.dead.name, key, kept, now_ms(), described)
+
+    async def resend_cut(self, tracked: TrackedInput, key: bytes, value: bytes, headers: Headers) -> None:
+        """Send a dead letter that Kafka refused once more, cut to what every broker takes. It is expected already."""
+        kept, described = cut(value, headers, 0)
+        await self._offer(self._topics.dead.name, key, kept, now_ms(), tracked.on_delivery, described)
 
     async def send_status(self, tracked: TrackedInput, key: str, status: Mapping[str, Any]) -> None:
         """Send a record to the status topic."""
@@ -82,7 +94,12 @@ class Sender:
         self, tracked: TrackedInput, topic: str, key: bytes, value: bytes, timestamp_ms: int, headers: Any = None
     ) -> None:
         tracked.expect()
-        while not self._producer.offer(topic, key, value, timestamp_ms, tracked.on_delivery, headers):  # noqa: ASYNC110 - librdkafka has no event for it
+        await self._offer(topic, key, value, timestamp_ms, tracked.on_delivery, headers)
+
+    async def _offer(
+        self, topic: str, key: bytes, value: bytes, timestamp_ms: int, on_delivery: Any, headers: Any = None
+    ) -> None:
+        while not self._producer.offer(topic, key, value, timestamp_ms, on_delivery, headers):  # noqa: ASYNC110 - librdkafka has no event for it
             await asyncio.sleep(_FULL_QUEUE_WAIT_S)
 
 

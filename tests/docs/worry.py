@@ -90,6 +90,7 @@ WORRY: Final[dict[str, str]] = {
     "kubeweir_streams_sink_failures_total": "Rises for 10 minutes (WeirSinkFailing): the destination is away.",
     "kubeweir_streams_sink_lag_records": "Above 100,000 for 15 minutes (WeirSinkBehind).",
     "kubeweir_streams_sink_records_total": "Stands still while its topic gets records.",
+    "kubeweir_streams_lost_dead_letters_total": "Any increase: the log has the key and the reason of each.",
     "kubeweir_streams_sink_refused_total": "Any increase (WeirDeadLetters): the destination refuses them permanently.",
     "kubeweir_streams_sink_suppressed_records_total": "Never by itself: Events are few on purpose.",
 }

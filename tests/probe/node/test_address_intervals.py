@@ -38,7 +38,9 @@ class Node:
         last: dict[bytes, bytes | None] = {}
         for changes in self.published:
             last |= changes
-        return {decode_interval_key(key).ip: decode_interval(value) if value else None for key, value in last.items()}
+        return {
+            decode_interval_key(key).ip: decode_interval(value, key) if value else None for key, value in last.items()
+        }
 
     def link(self, index: int, kind: int = 16, changed: int = 0xFFFFFFFF, suspended: int = 0) -> None:
         """Observe a link event now; the probe was suspended for so many nanoseconds before."""

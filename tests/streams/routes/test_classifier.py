@@ -35,7 +35,7 @@ ends = fields(
     2,
     cidr=words("10.0.0.1/32", "10.0.0.0/8", "fd00::/8", "203.0.113.0/24", "0.0.0.0/0", "::/0"),
     namespace=words("shop", "s*", "gone", "kube-system"),
-    pod=words("web-1", "shop/*", "gone/100%b", "api-*"),
+    pod=words("web-1", "shop/*", "gone/old-b", "api-*"),
     workload=words("web", "Deployment/*", "StatefulSet/web"),
     labels=st.sampled_from((
         {"matchLabels": {"app": "web"}}, {"matchExpressions": [{"key": "k8s-app", "operator": "Exists"}]},

@@ -1,0 +1,41 @@
+"""The form of a dead letter: its headers, and what is left of a record that is too large."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Final
+
+Headers = list[tuple[str, bytes]]
+
+MAX_VALUE_BYTES: Final = (8 << 20) - (64 << 10)
+"""The longest value that is sent whole: what the dead-letter topic takes, as this service creates it, less the headers
+and Kafka's own fields."""
+CUT_VALUE_BYTES: Final = 64 << 10
+"""The bytes that are left of a longer one, or of one that the broker refuses. Every broker takes so much."""
+_MAX_ERROR_CHARACTERS: Final = 1000
+
+
+def headers_of(topic: str, partition: int, offset: int, reason: str, error: str) -> Headers:
+    """Return the headers of a dead letter: where the record was read, and why it is here. A long error is cut."""
+    texts = {
+        "reason": reason,
+        "topic": topic,
+        "partition": str(partition),
+        "offset": str(offset),
+        "error": error[:_MAX_ERROR_CHARACTERS],
+    }
+    return [(name, text.encode(errors="replace")) for name, text in texts.items()]
+
+
+def cut(value: bytes, headers: Headers, limit: int = MAX_VALUE_BYTES) -> tuple[bytes, Headers]:
+    """Return a value that fits, and its headers.
+
+    Of a value longer than ``limit`` bytes only the first 64 KiB are left; the headers ``original_bytes`` and
+    ``original_sha256`` then say what it was."""
+    if len(value) <= limit:
+        return value, headers
+    original = [
+        ("original_bytes", str(len(value)).encode()),
+        ("original_sha256", hashlib.sha256(value).hexdigest().encode()),
+    ]
+    return value[:CUT_VALUE_BYTES], [*headers, *original]
