@@ -72,6 +72,8 @@ class Pod(msgspec.Struct, frozen=True, gc=False):
     """Wall clock: when the pod surely had its IPs (PodReadyToStartContainers, else startTime); 0: not known."""
     acknowledged_ns: int = 0
     """Wall clock: when the kubelet acknowledged the pod, which had no IP before (startTime); 0: not known."""
+    static_uid: str = ""
+    """The UID by which kubelet and CNI know the static pod that this is the mirror of; empty for all other pods."""
 
     def __hash__(self) -> int:
         return hash(self.uid)

@@ -84,6 +84,7 @@ class Agent:
         self._windows = DenyWindows(maps)
         self._warnings = LastingWarnings()
         self._interfaces = PodInterfaces(cluster, view, ledger, self._attachments)
+        self.assignments = self._interfaces.assignments
         self._attached: set[int] = set()
         self._wake = threading.Event()
         self._pods: list[Pod] = []
@@ -127,6 +128,10 @@ class Agent:
     def identities(self) -> int:
         """How many classes of peers the policies in force tell apart."""
         return self._compiler.identity_count
+
+    def is_attached(self, index: int) -> bool:
+        """Return whether both programs are attached to a pod's interface now. Raises OSError."""
+        return self._attachments.is_attached(index)
 
     def problem(self) -> str | None:
         """Return why the kernel does not have the cluster's policy, None if it has."""
@@ -174,7 +179,7 @@ class Agent:
         adopting = bool(self._problem) and not self.binding.bound
         adopted = self._installer.endpoints if adopting else None
         binding = self._interfaces.bind(pods, adopted, was_read=was_read)
-        objects = self._interfaces.with_namespaces(objects, binding)
+        objects = self._interfaces.with_namespaces(self._interfaces.with_addresses(objects), binding)
         services, own_addresses = self._addresses_of_services(), self._view.state.addresses
         objects = self._own_node.complete(objects, own_addresses, services)
         bound = self._interfaces.endpoints(binding)
@@ -184,6 +189,7 @@ class Agent:
         done = self._installer.apply(desired, bound, time.monotonic_ns(), surroundings)
         closed = self._attach_all(binding, adopted or ()) if was_read else self._interfaces.closed
         self._interfaces.settle(binding, closed)
+        self.assignments.settle({index: pod for index, pod in binding.bound.items() if index in self._attached})
         # Who is kept may not have its address any more, or not alone.
         others = binding.kept.keys() | binding.second
         claimed = {index: pod for index, pod in binding.bound.items() if index not in others}

@@ -13,6 +13,8 @@ import structlog
 from enrich.runtime.process import Exit, StopServiceError, configure_logs, fail, only_instance
 from enrich.runtime.settings import SettingsError, describe, load
 from enrich.runtime.version import version_text
+from probe.cni.installation import InstallationError
+from probe.cni.plugin import installation, uninstall
 from probe.kernel.maps import LayoutError
 from probe.kernel.program import LoadError
 from probe.node.netlink import NetworkError, NodeNetwork
@@ -85,6 +87,24 @@ def command(context: click.Context) -> None:
 def detach_command(context: click.Context) -> None:
     """End enforcement: remove every filter, link, map and pin of kubeweir. kubeweir then blocks nothing."""
     context.exit(_run(_detach_command))
+
+
+@command.command("install-cni")
+@click.pass_context
+def install_command(context: click.Context) -> None:
+    """Put the CNI plugin into the node, or take it out with WEIR_CNI=off. Needs no right but to write its folders."""
+    context.exit(_run(_install_command))
+
+
+def _install_command(settings: Settings) -> None:
+    """Install once; the running probe repeats it. A failure is no reason not to start the probe, which reports it."""
+    if settings.cni == "off":
+        uninstall(settings)
+        return
+    try:
+        installation(settings).install()
+    except InstallationError as error:
+        log.error("the CNI plugin is not installed: the probe tries again", error=str(error))
 
 
 def _serve_command(settings: Settings) -> None:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
 from enrich.index.cluster import Cluster
@@ -25,6 +25,7 @@ from enrich.policy.matching import PolicyView
 from probe.kernel.attach import Attachments
 from probe.kernel.endpoints import Bound
 from probe.ledger import Ledger
+from probe.node.assignments import Assignments
 from probe.node.binding import API_DELAY_S, Binding, bind
 from probe.node.bound_pods import BoundPods
 from probe.node.netlink import Veth
@@ -51,9 +52,10 @@ class PodInterfaces:
         """The outcome that was installed last."""
         self.closed: frozenset[int] = frozenset()
         """Interfaces that carry our programs and have no pod."""
+        self.assignments = Assignments(ledger.path.with_suffix(".assignments"))
+        """What the CNI plugin has said, by any thread."""
         self.assigned: Mapping[int, Pod] = {}
-        """The pods that the CNI plugin has named, by interface index, with the addresses that it gave them. Any thread
-        may replace the mapping; it must name only interfaces that exist."""
+        """The pods that it has named, by interface index, with the addresses that CNI gave them, at the last pass."""
         self._read_at_ns = 0
         """When the network was read that ``binding`` was made from."""
 
@@ -74,8 +76,22 @@ class PodInterfaces:
             removed = self._view.clock.disappeared(index)
             return removed is None or removed.by <= self._read_at_ns
 
+        self._forget_assignments(remains, adopting=adopting, was_read=was_read)
+        self.assigned = self.assignments.pods(pods)
         veths, now = self._veths(last.bound), time.monotonic()
         return bind(pods, veths, last, now, self._appeared_later, remains, self.assigned, self._is_taken)
+
+    def with_addresses(self, view: PolicyView) -> PolicyView:
+        """Return ``view`` with the addresses that CNI has given to pods, until the API server publishes them.
+
+        Without them, another pod of this node would not know the new one as the peer that its policy allows.
+        """
+        early = {
+            pod.key: pod
+            for pod in self.assigned.values()
+            if (published := view.pods.get(pod.key)) and published.uid == pod.uid and not published.ips
+        }
+        return dataclasses.replace(view, pods={**view.pods, **early}) if early else view
 
     def with_namespaces(self, view: PolicyView, binding: Binding) -> PolicyView:
         """Return ``view`` with the last known namespaces of bound pods whose namespace the API no longer has."""
@@ -156,6 +172,21 @@ class PodInterfaces:
         """Return an interface's name, or its index in words if it is gone."""
         names = {device.index: device.name for device in self._view.state.devices}
         return names.get(index, f"interface {index}")
+
+    def _forget_assignments(self, remains: Callable[[int], bool], *, adopting: bool, was_read: bool) -> None:
+        """Forget the assignments of interfaces that are gone.
+
+        Those that the last probe has left count if our programs are attached, as its bindings do.
+        """
+        if adopting:
+            self.assignments.forget(lambda index: not self._attachments.carries(index), before_ns=1)
+        elif was_read:
+            state = self._view.state
+            alive = {device.index for device in state.devices}
+            self.assignments.forget(
+                lambda index: index not in alive or (index in self.binding.bound and not remains(index)),
+                before_ns=state.read_at_ns,
+            )
 
     def _veths(self, bound: Iterable[int]) -> list[Veth]:
         """Return the node's veths, and what is bound besides: a pod may have moved the other end to the node."""

@@ -25,6 +25,9 @@ from enrich.sources.factory import make_source
 from enrich.sources.source import Source, SourceError
 from enrich.wire.topics import topics
 from probe.agent import Agent
+from probe.cni.metrics import CniCollector
+from probe.cni.plugin import SOCKET, Plugin, uninstall
+from probe.cni.pod_lookup import PodLookup
 from probe.export.batcher import Limits
 from probe.export.drain import Drain
 from probe.export.interval_publisher import AddressIntervalPublisher
@@ -51,7 +54,7 @@ _INTERVALS_FLUSH_S: Final = 1.0
 _SPOOL_FLUSH_S: Final = 8.0
 """How long the probe tries to send the rest when it stops; batches without an acknowledgement stay in the spool."""
 MODES: Final[dict[str, Mode | None]] = {"auto": None, "tcx": "tcx", "clsact": "clsact"}
-_STATE_FILES: Final = ("ledger", "address-intervals", "ledger.pods")
+_STATE_FILES: Final = ("ledger", "address-intervals", "ledger.pods", "ledger.assignments", SOCKET)
 """Files in the run folder that describe what is pinned."""
 
 
@@ -68,6 +71,7 @@ class _Parts:
     agent: Agent
     drain: Drain
     publisher: Publisher
+    plugin: Plugin | None
 
     def has_failed(self) -> bool:
         """Return whether a part died of an unexpected error."""
@@ -90,6 +94,8 @@ def serve(settings: Settings) -> None:
 
         owner = _owner(settings, stack)
         parts.agent.start(settings.deny_window)
+        if parts.plugin:
+            parts.plugin.start()
         parts.publisher.start()
         cluster_id = _cluster_id(settings, cluster, parts.drain.cluster, has_ended)
         if cluster_id is not None:
@@ -138,6 +144,7 @@ def _assemble(settings: Settings, cluster: Cluster, stack: contextlib.ExitStack)
         settings.node, settings.run_dir / "address-intervals", interval_publisher.publish, clock
     )
     view = NetworkView(network, clock)
+    agent = Agent(settings.node, cluster, view, maps, ledger, intervals, MODES[settings.attach])
     return _Parts(
         network=network,
         maps=maps,
@@ -145,16 +152,27 @@ def _assemble(settings: Settings, cluster: Cluster, stack: contextlib.ExitStack)
         spool=spool,
         intervals=intervals,
         interval_publisher=interval_publisher,
-        agent=Agent(settings.node, cluster, view, maps, ledger, intervals, MODES[settings.attach]),
+        agent=agent,
         drain=Drain(ring, LedgerReferences(ledger), spool, _limits(settings)),
         publisher=Publisher(spool, names.raw, settings.connection()),
+        plugin=_plugin(settings, cluster, network, agent),
     )
 
 
+def _plugin(settings: Settings, cluster: Cluster, network: NodeNetwork, agent: Agent) -> Plugin | None:
+    """Make the node's end of the CNI plugin, if the settings want it."""
+    if settings.cni == "off":
+        return None
+    ask = PodLookup(_connected()) if settings.source == "kubernetes" else None
+    return Plugin(settings, cluster, network, agent.assignments, agent, ask)
+
+
 def _serve_health(settings: Settings, source: Source, parts: _Parts) -> HealthServer:
+    plugin = parts.plugin
     registry = _registry(
         SourceCollector("probe", source),
         ProbeCollector(parts.agent, parts.maps, parts.ring, parts.drain, parts.spool, parts.publisher),
+        *([CniCollector(plugin.requests)] if plugin else []),
     )
     ready = {
         "source": source.problem,
@@ -162,11 +180,15 @@ def _serve_health(settings: Settings, source: Source, parts: _Parts) -> HealthSe
         "spool": lambda: parts.drain.problem,
         "kafka": lambda: parts.publisher.problem,
     }
+    if plugin:
+        ready["cni"] = plugin.problem
     return HealthServer(settings.metrics, registry, ready, parts.agent.notes)
 
 
 def _stop(parts: _Parts) -> bool:
     """Stop the threads in the order of the data; return whether Kafka has every batch."""
+    if parts.plugin:
+        parts.plugin.stop()
     parts.agent.stop()
     parts.drain.stop()
     flushed = parts.publisher.stop(_SPOOL_FLUSH_S)
@@ -205,15 +227,20 @@ def _owner(settings: Settings, stack: contextlib.ExitStack) -> Ownership | None:
     """Start to watch the DaemonSet whose deletion ends enforcement, if the settings name one."""
     if not settings.daemonset:
         return None
+    owner = Ownership(settings.daemonset, _connected())
+    owner.start()
+    stack.callback(owner.stop)
+    return owner
+
+
+def _connected() -> Client:
+    """Return a client of the API server."""
     client = Client()
     try:
         client.connect()
     except SourceError as error:
         raise StopServiceError(str(error), Exit.USAGE) from error
-    owner = Ownership(settings.daemonset, client)
-    owner.start()
-    stack.callback(owner.stop)
-    return owner
+    return client
 
 
 def _limits(settings: Settings) -> Limits:
@@ -241,7 +268,11 @@ def _cluster_id(settings: Settings, cluster: Cluster, known: str | None, is_over
 
 
 def end_enforcement(settings: Settings, network: NodeNetwork) -> int:
-    """End enforcement and delete the files that describe it; return how many interfaces were under policy."""
+    """End enforcement and delete the files that describe it; return how many interfaces were under policy.
+
+    The CNI plugin goes first: without a probe, it would let no pod start.
+    """
+    uninstall(settings)
     freed = detach(settings.pin_dir, network)
     for name in _STATE_FILES:
         (settings.run_dir / name).unlink(missing_ok=True)

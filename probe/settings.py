@@ -92,6 +92,18 @@ class Settings(KafkaSettings):
     """Denied flows on the node that are counted one by one in a window."""
     endpoints: int = setting("WEIR_ENDPOINTS", 1024, least=1)
     """Pods on this node that can be under policy."""
+    cni: Literal["on", "off"] = setting("WEIR_CNI", "off")
+    """Whether the CNI plugin weir-cni is used: it lets a pod's processes start only when the pod's policy is in force.
+    The probe then keeps it in the node's CNI configuration."""
+    cni_bin_dir: Path = setting("WEIR_CNI_BIN_DIR", Path("/opt/cni/bin"))
+    """The container runtime's folder of CNI programs."""
+    cni_conf_dir: Path = setting("WEIR_CNI_CONF_DIR", Path("/etc/cni/net.d"))
+    """The container runtime's folder of CNI configurations. The plugin is added to the first one by name."""
+    cni_wait: int = setting("WEIR_CNI_WAIT", 10, least=1)
+    """Seconds that a starting pod waits for its policy to be in force, or for the probe to run."""
+    cni_on_failure: Literal["closed", "open"] = setting("WEIR_CNI_ON_FAILURE", "closed")
+    """What follows if policy is not in force by then: closed (the pod's sandbox fails with "try again later", and the
+    kubelet makes it again), or open (the pod starts, and is under policy later)."""
     batch_verdicts: int = setting("WEIR_BATCH_VERDICTS", 2000, least=1, formerly=("WEIR_BATCH_ROWS",))
     """Verdicts in a batch at most."""
     batch_denied_wait: float = setting("WEIR_BATCH_DENIED_WAIT", 0.1, formerly=("WEIR_BATCH_DENIED",))

@@ -35,6 +35,7 @@ __all__ = ["InvalidObjectError", "parse"]
 NAME_LABEL: Final = "kubernetes.io/metadata.name"
 _SERVICE_LABEL: Final = "kubernetes.io/service-name"
 _ZONE_LABEL: Final = "topology.kubernetes.io/zone"
+_MIRROR_ANNOTATION: Final = "kubernetes.io/config.mirror"
 
 
 def parse(document: Mapping[str, Any], problems: list[InvalidObjectError] | None = None) -> Object | None:
@@ -75,6 +76,7 @@ def _pod(root: Field) -> Pod:
         owner=owner_of(root),
         started_ns=_started(status),
         acknowledged_ns=_nanoseconds(status["startTime"]),
+        static_uid=root["metadata"]["annotations"][_MIRROR_ANNOTATION].text(""),
     )
 
 

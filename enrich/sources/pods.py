@@ -26,12 +26,17 @@ _PROTOCOLS: Final = {"": Protocol.TCP, **{protocol.name: protocol for protocol i
 _NONE: Final = msgspec.Raw()
 
 
+class _Annotations(msgspec.Struct, gc=False):
+    mirror: str = msgspec.field(default="", name="kubernetes.io/config.mirror")
+
+
 class _Meta(msgspec.Struct, gc=False, rename="camel"):
     name: str
     uid: str
     namespace: str = "default"
     resource_version: str = ""
     labels: msgspec.Raw = _NONE
+    annotations: _Annotations | None = None
     owner_references: msgspec.Raw = _NONE
 
 
@@ -131,6 +136,7 @@ class PodReader:
             self._owners[bytes(meta.owner_references)],
             self._times[_ready(status.conditions)] or acknowledged,
             acknowledged,
+            meta.annotations.mirror if meta.annotations else "",
         )
 
 

@@ -22,6 +22,7 @@ from enrich.runtime.connection import KafkaSettings
 from enrich.runtime.health import ReadyCollector, closed_connections
 from enrich.runtime.settings import described
 from enrich.runtime.watching import SourceCollector
+from probe.cni.metrics import CniCollector
 from probe.metrics import ProbeCollector
 from streams.main import ROLES
 from streams.metrics.roles import AlertMetrics, EnrichMetrics, SinkMetrics
@@ -165,6 +166,7 @@ def _probe() -> Iterator[Family]:
     count = len(inspect.signature(ProbeCollector.__init__).parameters) - 1
     yield from _of(ProbeCollector(*[MagicMock() for _ in range(count)]))
     yield from _of(SourceCollector("probe", MagicMock()))
+    yield from _of(CniCollector(MagicMock(counts={}, seconds={})))
 
 
 def _enrich() -> Iterator[Family]:

@@ -27,6 +27,11 @@ WORRY: Final[dict[str, str]] = {
         "There for longer than a pod takes to start: its pod has no network. `address_conflict` is an attack, or an "
         "address that was given twice."
     ),
+    "kubeweir_probe_cni_requests_total": (
+        "`refused` or `let_through` rises; `try_again_later` rises for minutes: pods of the node do not start. The log "
+        "says why and what to do."
+    ),
+    "kubeweir_probe_cni_seconds_total": "Above a second a request: policy is installed slowly, or the watch is late.",
     "kubeweir_probe_identities": "Above 4096: selectors overlap at random, and the maps fill. The log says so.",
     "kubeweir_probe_kernel_events_total": "See the events below this table.",
     "kubeweir_probe_kept_interface": "There longer than a grace period: a deleted pod runs on, or moved its address.",
