@@ -1,8 +1,8 @@
 """A node of the cluster: network, mount and PID namespaces with containerd, kubelet and kube-proxy in them.
 
-A node has its own /run, /var/lib, /var/log and BPF file system, as a machine has, so that manifests need no change for
-nodes that share a machine. Its first process is `pause` in a new PID namespace: when that is killed, the kernel ends
-every process of the node, and its mounts disappear with them.
+A node has its own /run, /var/lib, /var/log, /opt/cni, /etc/cni and BPF file system, as a machine has, so that manifests
+need no change for nodes that share a machine. Its first process is `pause` in a new PID namespace: when that is killed,
+the kernel ends every process of the node, and its mounts disappear with them.
 """
 
 from __future__ import annotations
@@ -23,14 +23,18 @@ from kube.processes import run, running, start, wait_for
 _FIRST_PROCESS: Final = """
 set -e
 [ "$4" = disk ] || mount -t tmpfs -o mode=755 tmpfs "$1/lib"
-mkdir -p "$1/lib/weir/kubernetes" "$1/lib/weir/debian" "$1/lib/weir/cni" "$1/lib/kubelet"
+mkdir -p "$1/lib/weir/kubernetes" "$1/lib/weir/debian" "$1/lib/kubelet"
 mount --bind "$2" "$1/lib/weir/kubernetes"
 mount --bind "$3" "$1/lib/weir/debian"
 mount --bind "$1/log" /var/log
 mount -t bpf -o mode=700 bpf /sys/fs/bpf
 mount --rbind "$1/lib" /var/lib
 mount -t tmpfs -o mode=755 tmpfs /run
-mkdir -p /run/netns /run/lock
+mkdir -p /run/netns /run/lock /opt/cni /etc/cni
+mount -t tmpfs -o mode=755 tmpfs /opt/cni
+mount -t tmpfs -o mode=755 tmpfs /etc/cni
+mkdir -p /opt/cni/bin /etc/cni/net.d
+ln -s /var/lib/weir/debian/usr/lib/cni/* /opt/cni/bin/
 touch /run/node-is-made
 exec /var/lib/weir/kubernetes/pause
 """
@@ -122,7 +126,7 @@ def _make_network(node: Node, plan: Plan) -> None:
 def _configure(node: Node, plan: Plan) -> None:
     weir = _root(node, _WEIR)
     (weir / "containerd.toml").write_text(_CONTAINERD)
-    (weir / "cni/10-weir.conflist").write_text(json.dumps(_cni(node, plan.cni)))
+    _root(node, "/etc/cni/net.d/10-weir.conflist").write_text(json.dumps(_cni(node, plan.cni)))
     (weir / "manifests").mkdir()
     (weir / "kubelet.json").write_text(json.dumps(_KUBELET))
     (weir / "kube-proxy.json").write_text(json.dumps(_proxy(plan.proxy)))
@@ -194,8 +198,8 @@ disabled_plugins = ["io.containerd.internal.v1.opt", "io.containerd.snapshotter.
       [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]
         BinaryName = "{_WEIR}/debian/usr/sbin/runc"
   [plugins."io.containerd.grpc.v1.cri".cni]
-    bin_dir = "{_WEIR}/debian/usr/lib/cni"
-    conf_dir = "{_WEIR}/cni"
+    bin_dir = "/opt/cni/bin"
+    conf_dir = "/etc/cni/net.d"
 """
 
 

@@ -6,10 +6,14 @@ import contextlib
 import json
 import shutil
 from pathlib import Path
+from typing import Final
 
 from kube.node import container_ids
 from kube.plan import BRIDGE, HOME, ClusterError, is_node
 from kube.processes import kill_all, run
+
+_MOUNT_POINTS: Final = (Path("/opt/cni"), Path("/etc/cni"))
+"""Folders that a node has of its own, and that this machine must have too."""
 
 
 def sweep() -> list[str]:
@@ -24,6 +28,9 @@ def sweep() -> list[str]:
         run("ip", "link", "del", link, check=False)
         found.append(f"link {link}")
     found += [f"cgroups of {count} containers" for count in (_remove_cgroups(containers),) if count]
+    for folder in _MOUNT_POINTS:
+        with contextlib.suppress(OSError):  # it is not there, or it has something of this machine's own
+            folder.rmdir()
     if HOME.exists():
         shutil.rmtree(HOME)
         found.append(f"folder {HOME}")

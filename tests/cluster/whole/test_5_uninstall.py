@@ -103,6 +103,10 @@ def left_on(real: Real, node: str) -> list[str]:
         for hook in ("ingress", "egress"):
             found += real.on(node, "tc", "filter", "show", "dev", link["ifname"], hook).splitlines()
     found += [name for name in real.on(node, "ls", "/run/kubeweir").split() if name != "probe.lock"]
+    found += real.on(node, "find", "/opt/cni/bin", "/etc/cni/net.d", "-name", "*weir-cni*").split()
+    found += [
+        line for line in real.on(node, "cat", "/etc/cni/net.d/10-weir.conflist").splitlines() if "weir-cni" in line
+    ]
     return found
 
 

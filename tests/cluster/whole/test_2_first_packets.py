@@ -1,0 +1,107 @@
+"""Tests of pods whose first process sends at once, with the CNI plugin that the manifests install."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from tests.cluster.whole.real import AGNHOST, NAMESPACE, SYSTEM, Real, addresses, policy, until
+from tests.cluster.whole.story import Pod
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(5400), pytest.mark.usefixtures("guarded")]
+
+PODS = 20
+
+
+def eager(app: str, number: int, target: str, node: str = "") -> Pod:
+    """Make a pod whose only process connects once, and fails if the first packet gets no answer.
+
+    TCP repeats a lost SYN after a second, which is longer than the process waits.
+    """
+    host = f"[{target}]" if ":" in target else target
+    spec: dict[str, Any] = {
+        "restartPolicy": "Never", "terminationGracePeriodSeconds": 0,
+        "containers": [{"name": "main", "image": AGNHOST, "args": ["connect", f"{host}:8080", "--timeout=900ms"]}],
+    }  # fmt: skip
+    if node:
+        spec["nodeName"] = node
+    return {
+        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": f"{app}-{number}", "labels": {"app": app}},
+        "spec": spec,
+    }  # fmt: skip
+
+
+def phases(real: Real, app: str) -> list[str]:
+    return [pod["status"]["phase"] for pod in real.pods(app)]
+
+
+def ended(real: Real, app: str, count: int) -> list[str]:
+    """Wait until all pods of an app have ended; return their phases."""
+
+    def all_ended() -> bool:
+        found = phases(real, app)
+        return len(found) == count and set(found) <= {"Succeeded", "Failed"}
+
+    until(f"{count} pods of {app} ended", all_ended, 300, lambda: phases(real, app))
+    return phases(real, app)
+
+
+def outputs(real: Real, app: str) -> list[str]:
+    return [real.kubectl("-n", NAMESPACE, "logs", pod["metadata"]["name"]).strip() for pod in real.pods(app)]
+
+
+@pytest.fixture(scope="module")
+def policies(real: Real) -> None:
+    """Deny everything to one app; allow another to reach the stranger and nothing else."""
+    real.apply(
+        policy("eager-denied", "eager-denied", policyTypes=["Ingress", "Egress"]),
+        policy("eager-allowed", "eager-allowed", policyTypes=["Ingress", "Egress"],
+               egress=[{"to": [{"podSelector": {"matchLabels": {"app": "stranger"}}}]}]),
+    )  # fmt: skip
+
+
+@pytest.mark.usefixtures("policies")
+def test_the_first_packet_of_a_pods_first_process_is_judged(real: Real, stranger: Pod) -> None:
+    targets = addresses(stranger)
+    real.apply(*(eager(app, number, targets[number % 2])
+                 for number in range(PODS) for app in ("eager-denied", "eager-allowed")))  # fmt: skip
+    assert set(ended(real, "eager-denied", PODS)) == {"Failed"}
+    assert set(outputs(real, "eager-denied")) == {"TIMEOUT"}
+    assert set(ended(real, "eager-allowed", PODS)) == {"Succeeded"}, outputs(real, "eager-allowed")
+    record = real.record(dest_ip=targets[0], direction="egress", disposition="deny")
+    assert record["src"]["pod_name"].startswith("eager-denied-")
+    real.kubectl("-n", NAMESPACE, "delete", "pods", "-l", "app in (eager-denied,eager-allowed)")
+
+
+@pytest.mark.usefixtures("policies")
+def test_without_a_probe_on_the_node_pods_wait_and_start_when_it_is_there(real: Real, stranger: Pod) -> None:
+    node = real.nodes()[0]
+
+    def patch(selector: dict[str, str] | None) -> None:
+        change = {"spec": {"template": {"spec": {"nodeSelector": selector}}}}
+        real.kubectl("-n", SYSTEM, "patch", "ds/weir-probe", "--type=merge", "-p", json.dumps(change))
+
+    def probes() -> list[str]:
+        found = real.pods("weir-probe", SYSTEM, "app.kubernetes.io/name")
+        return [pod["spec"]["nodeName"] for pod in found]
+
+    real.kubectl("label", "node", *(name for name in real.nodes() if name != node), "probe=here")
+    patch({"probe": "here"})
+    until("no probe on the node", lambda: node not in probes())
+    real.apply(eager("eager-denied", 0, addresses(stranger)[0], node))
+
+    def waits() -> bool:
+        events = real.get("events", "--field-selector=involvedObject.name=eager-denied-0")["items"]
+        return any("weir-probe does not answer" in event["message"] for event in events)
+
+    until("the pod waits for the probe", waits)
+    assert phases(real, "eager-denied") == ["Pending"]
+    patch(None)
+    assert ended(real, "eager-denied", 1) == ["Failed"]
+    assert outputs(real, "eager-denied") == ["TIMEOUT"]
+    real.kubectl("-n", SYSTEM, "rollout", "status", "ds/weir-probe", "--timeout=240s")
+    real.kubectl("label", "node", "--all", "probe-")
+    real.kubectl("-n", NAMESPACE, "delete", "pods,networkpolicies", "-l", "app=eager-denied")
+    real.kubectl("-n", NAMESPACE, "delete", "networkpolicy", "eager-denied", "eager-allowed")
