@@ -62,6 +62,7 @@ struct assessment {
 	bool masked;	   /* a masquerade hides who opened the connection */
 	bool to_exit;	   /* the exit hook judges it too */
 	bool deferred;	   /* only the exit hook judges it */
+	bool adopted;	   /* the first packet of a connection that the probe has adopted passes */
 	bool pass;
 };
 
@@ -108,9 +109,6 @@ static __always_inline void load_state(struct assessment *c, struct work *w, con
 		w->decision.identity = connection->identity;
 		w->decision.verdict = connection->verdict;
 		w->decision.reason = connection->reason;
-	} else if ((w->packet.tcp_flags & (TCP_SYN | TCP_ACK)) == (TCP_SYN | TCP_ACK)) {
-		c->opened = !direction;
-		c->node = 0;
 	}
 	c->forward = c->opened == EGRESS && direction == EGRESS;
 	c->judging = !connection || connection->epoch != w->epoch || (c->pending && hook != POD_EGRESS) ||
@@ -143,21 +141,6 @@ static __always_inline void resolve_peer(struct assessment *c, struct work *w, c
 	}
 }
 
-/* The packet may be the reply of a connection that is older than the program: then the other direction decides. */
-static __always_inline void try_as_reply(struct assessment *c, struct work *w, struct endpoint *endpoint)
-{
-	struct decision other = {};
-
-	judge(w, endpoint, !c->opened, w->key.remote, w->key.remote_port, 0, &other);
-	if (other.verdict != VERDICT_ALLOW)
-		return;
-	w->decision = other;
-	c->opened = !c->opened;
-	c->to_exit = c->forward = c->masked = 0;
-	c->peer = w->key.remote;
-	c->peer_port = w->key.remote_port;
-}
-
 /*
  * What the node itself receives leaves by no device. A bridge forwards by the link-layer address, which the pod chooses,
  * so another machine would get what the pod addresses to the node.
@@ -181,9 +164,31 @@ static __always_inline void decide(struct assessment *c, struct work *w, struct 
 		c->to_exit = w->decision.kind != KIND_POD;
 		c->deferred = w->decision.kind == KIND_SERVICE;
 	}
-	if (!c->deferred && w->decision.verdict != VERDICT_ALLOW && !c->connection && c->opened == direction_of(hook) &&
-	    may_predate_program(endpoint, &w->packet, w->now))
-		try_as_reply(c, w, endpoint);
+}
+
+/* What adoption.h says of a mid-flow packet without an entry. */
+static __always_inline void judge_mid_flow(struct assessment *c, struct work *w, struct endpoint *endpoint,
+					   const enum hook hook)
+{
+	struct decision answered = {};
+
+	if (c->connection || !may_be_older(endpoint, &w->packet, w->now))
+		return;
+	if (c->pass && is_answer(&w->packet)) {
+		judge(w, endpoint, !c->opened, w->key.remote, w->key.remote_port, 0, &answered);
+		c->pass = answered.verdict != VERDICT_DENY;
+	}
+	if (c->pass) {
+		if (!c->deferred && w->decision.verdict == VERDICT_AUDIT)
+			look_up(w, endpoint, direction_of(hook));
+		return;
+	}
+	look_up(w, endpoint, direction_of(hook));
+	count(COUNT_UNKNOWN_FLOW);
+	c->pass = c->deferred = 0;
+	w->decision.verdict = VERDICT_DENY;
+	w->decision.reason = REASON_UNKNOWN_FLOW;
+	w->decision.rule = 0;
 }
 
 /* Write what the packet changes in its connection's entry. */
@@ -208,6 +213,25 @@ static __always_inline void update_connection(struct __sk_buff *skb, struct asse
 	touch(connection, &w->packet, direction_of(hook), w->now);
 }
 
+/* Fill what differs in the entry of a connection whose first packet was not seen. */
+static __always_inline void fill_mid_flow(const struct assessment *c, struct work *w, const enum hook hook)
+{
+	struct connection *dialled = 0;
+
+	if (w->decision.verdict == VERDICT_ALLOW)
+		w->decision.reason = REASON_ADOPTED;
+	if (w->packet.tcp_flags & (TCP_FIN | TCP_RST))
+		w->fresh.state |= CONNECTION_CLOSING;
+	/*
+	 * Not CONNECTION_REPLIED: anyone can send an ACK, which must not keep an entry for longer than a SYN does. Replies
+	 * from behind a Service meet the entry of the dialled address, never the exit's.
+	 */
+	if (hook == DEVICE_EXIT && c->forward && !is_zero(w->dialled))
+		dialled = dialled_connection(w);
+	if (dialled)
+		w->fresh.state |= dialled->state & CONNECTION_REPLIED;
+}
+
 /* Store a new connection. Return false if the table has no room. */
 static __always_inline bool create_connection(struct __sk_buff *skb, struct assessment *c, struct work *w,
 					      const enum hook hook)
@@ -218,7 +242,6 @@ static __always_inline bool create_connection(struct __sk_buff *skb, struct asse
 	if (c->deferred)
 		decision->verdict = VERDICT_PENDING;
 	__builtin_memset(fresh, 0, sizeof(*fresh));
-	store_decision(fresh, decision, w->epoch);
 	fresh->last_ns = w->now;
 	fresh->sequence = w->packet.sequence;
 	fresh->sent[direction_of(hook) & 1] = w->packet.sequence;
@@ -230,14 +253,14 @@ static __always_inline bool create_connection(struct __sk_buff *skb, struct asse
 		__builtin_memcpy(fresh->other, w->origin.source, 16);
 		fresh->other_port = w->origin.source_port;
 	}
-	if (c->opened != direction_of(hook) || (w->key.protocol == PROTOCOL_TCP && !is_new_tcp(&w->packet))) {
-		fresh->state |= CONNECTION_REPLIED;
-		if (decision->verdict == VERDICT_ALLOW)
-			decision->reason = REASON_ADOPTED;
-	}
+	if (c->adopted)
+		keep_adopted(fresh, c->connection);
+	if (c->adopted || (w->key.protocol == PROTOCOL_TCP && !is_new_tcp(&w->packet)))
+		fill_mid_flow(c, w, hook);
+	store_decision(fresh, decision, w->epoch);
 	if (c->to_exit)
 		stamp_connection(skb, w, fresh, 1);
-	if (!c->known)
+	if (!c->known || c->adopted)
 		take_place(&w->key, w->now);
 	return !connections.update(&w->key, fresh);
 }
@@ -268,6 +291,7 @@ static __always_inline bool admit(struct __sk_buff *skb, struct work *w, struct 
 {
 	struct connection *known = connections.lookup(&w->key);
 	struct assessment c = {.known = known, .node = node, .known_source = known_source};
+	bool is_logged = 0;
 
 	c.connection = current_connection(known, w, &c, hook);
 	load_state(&c, w, hook);
@@ -275,8 +299,11 @@ static __always_inline bool admit(struct __sk_buff *skb, struct work *w, struct 
 	if (c.judging)
 		decide(&c, w, endpoint, hook);
 	c.pass = c.deferred || w->decision.verdict != VERDICT_DENY;
-	if (c.connection) {
+	c.adopted = c.judging && c.pass && !c.deferred && c.connection && c.connection->state & CONNECTION_ADOPTED;
+	judge_mid_flow(&c, w, endpoint, hook);
+	if (c.connection && !c.adopted) {
 		update_connection(skb, &c, w, hook);
+		is_logged = !c.pending;
 		if (hook != DEVICE_EXIT && !c.judging && passes(w->decision.verdict))
 			remember_passing(skb, w, direction_of(hook), c.to_exit);
 	} else if (c.pass && !create_connection(skb, &c, w, hook)) {
@@ -286,7 +313,7 @@ static __always_inline bool admit(struct __sk_buff *skb, struct work *w, struct 
 	}
 	if (hook == DEVICE_EXIT && c.forward && !is_zero(w->dialled) && (c.judging || w->origin.confirm))
 		confirm(w);
-	if (!c.pass || !(c.deferred || (c.connection && !c.pending)))
+	if (!c.pass || !(c.deferred || is_logged))
 		log_verdict(&c, w);
 	return c.pass;
 }

@@ -28,7 +28,7 @@
 
 /*
  * As nf_conntrack's defaults (nf_conntrack_proto_*.c), except for established TCP, which it keeps for five days: a
- * packet that comes later is adopted (may_predate_program).
+ * packet that comes later is looked up there (adoption.h).
  */
 #define TIMEOUT_TCP (6 * 3600 * SECOND)
 #define TIMEOUT_TCP_UNANSWERED (120 * SECOND)
@@ -37,8 +37,6 @@
 #define TIMEOUT_UNANSWERED (30 * SECOND)
 /* Places that a new connection tries in order to evict one that is not in use. */
 #define SECOND_CHANCES 4
-/* How long after the attach a UDP or SCTP packet may be taken for the reply of an older connection. */
-#define ADOPTION (60 * SECOND)
 
 static __always_inline void connection_key_of(struct connection_key *key, const struct packet *packet, u32 direction)
 {
@@ -141,20 +139,6 @@ static __always_inline void take_place(const struct connection_key *key, u64 now
 	}
 	budget->next = next;
 	places.update(&place, (struct connection_key *)key);
-}
-
-/*
- * Whether a packet without an entry may belong to a connection that is older than the
- * program, so that it may be a reply. TCP without SYN opens no connection, so it may
- * be. Other protocols have no such sign: they are believed only just after the attach,
- * and only if the interface is older than the programs. Otherwise a peer that may be
- * called on one port could open connections from that port to any port.
- */
-static __always_inline bool may_predate_program(const struct endpoint *endpoint, const struct packet *packet, u64 now)
-{
-	if (packet->protocol == PROTOCOL_TCP)
-		return !is_new_tcp(packet);
-	return endpoint->attached_ns && now - endpoint->attached_ns < ADOPTION && !is_echo_request(packet);
 }
 
 #endif

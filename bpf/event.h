@@ -57,11 +57,12 @@ enum verdict_reason {
 	REASON_UNPARSABLE = 8,	  /* denied */
 	REASON_FRAGMENT = 9,	  /* denied: the first fragment was not seen */
 	REASON_NOT_READY = 10,	  /* denied: no policy is installed for the pod yet */
-	REASON_ADOPTED = 11,	  /* allowed: the connection is older than the program */
+	REASON_ADOPTED = 11,	  /* allowed: its first packet was not seen (adoption.h) */
 	REASON_FORBIDDEN_ND = 12, /* denied: neighbour discovery that a pod may not send (neighbours.h) */
 	REASON_MAP_FULL = 13,	  /* denied: the connection could not be stored */
 	REASON_NO_ORIGIN = 14,	  /* denied: a pod's packet leaves, and its sender cannot be determined */
 	REASON_ENCAPSULATION = 15, /* denied: encapsulation from a pod to a node (encapsulation.h) */
+	REASON_UNKNOWN_FLOW = 16, /* denied: it continues a connection that is not known */
 };
 
 #endif

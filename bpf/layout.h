@@ -75,6 +75,8 @@ enum counter {
 	COUNT_CONNECTIONS_FULL = 8,  /* packets dropped: their connection could not be stored */
 	COUNT_NEIGHBOUR_DROPPED = 9, /* ARP and neighbour discovery dropped: too long, or about another's address */
 	COUNT_ENCAPSULATION = 10,    /* packets dropped: encapsulation from a pod to a node */
+	COUNT_UNKNOWN_FLOW = 11,     /* packets dropped: they continue a connection that is not known */
+	COUNT_LOOKUPS_SPARED = 12,   /* mid-flow packets that were not looked up: their flow or endpoint was just now */
 	COUNTERS = 16,
 };
 
@@ -193,6 +195,23 @@ struct connection {
 #define CONNECTION_DIALLED 0x08	  /* to a Service address: replies match this entry once the exit has admitted it */
 #define CONNECTION_EXIT 0x10	  /* the exit judges it too, because it does not go to a pod's address */
 #define CONNECTION_OTHER 0x20
+#define CONNECTION_ADOPTED 0x40 /* the probe wrote it, and no packet has passed by it yet (adoption.h) */
+
+/* A mid-flow packet that met no entry: the probe asks nf_conntrack who opened its connection. */
+struct unknown_flow {
+	struct connection_key key; /* at an exit, with the destination before DNAT */
+	u8 direction;		   /* of the packet */
+	u8 just_attached;	   /* the endpoint is older than its programs, which were attached in the last minute */
+	u8 padding[6];
+};
+
+/* The size of the ring. It holds a second's lookups of 14 endpoints, and the probe reads it at once. */
+#define UNKNOWN_FLOWS_BYTES 65536
+
+struct lookup_budget {
+	u32 period; /* the period that lookups belongs to */
+	u32 lookups;
+};
 
 /* A later fragment has no ports: this key leads to the verdict of the first fragment. */
 struct fragment_key {

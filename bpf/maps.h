@@ -39,7 +39,7 @@ PINNED("percpu_array", u32, u32, cursors, 1, 0);
 PINNED("lru_hash", u32, struct origin, origins, 65536, 0);
 
 /* What bcc's BPF_RINGBUF_OUTPUT declares, with a size in bytes instead of pages. */
-struct events_table {
+struct ring_table {
 	int key;
 	u32 leaf;
 	int (*ringbuf_output)(void *, u64, u64);
@@ -48,7 +48,12 @@ struct events_table {
 	void (*ringbuf_submit)(void *, u64);
 	u32 max_entries;
 };
-__attribute__((section("maps/ringbuf:" PIN "/events"))) struct events_table events = {.max_entries = RING_BYTES};
+__attribute__((section("maps/ringbuf:" PIN "/events"))) struct ring_table events = {.max_entries = RING_BYTES};
+/* Mid-flow packets to be looked up in nf_conntrack (adoption.h); when each flow was; what an endpoint has used. */
+__attribute__((section("maps/ringbuf:" PIN "/unknown_flows"))) struct ring_table unknown_flows = {
+	.max_entries = UNKNOWN_FLOWS_BYTES};
+PINNED("lru_hash", struct connection_key, u64, looked_up, 4096, 0);
+PINNED("lru_hash", u32, struct lookup_budget, lookup_budgets, 4 * ENDPOINTS, 0);
 
 #define SECOND 1000000000ULL
 
@@ -76,6 +81,7 @@ struct work {
 	struct fragment_key fragment_key;
 	struct verdict_key verdict_key;
 	struct connection fresh;
+	struct unknown_flow unknown_flow;
 	struct origin origin;
 	struct decision decision;
 	u64 now;

@@ -15,6 +15,7 @@
  *   encapsulation.h  packets inside packets do not go to nodes
  *   errors.h       an ICMP error follows the connection that it is about
  *   connections.h  find the connection
+ *   adoption.h     without an entry, a mid-flow packet may belong to an older one
  *   judge.h        without a current verdict, ask policy; the epoch switch
  *   admit.h        put the two together
  *   stamps.h       hand the packet's origin to the exit hook
@@ -46,6 +47,7 @@
 #include "verdicts.h"
 #include "judge.h"
 #include "connections.h"
+#include "adoption.h"
 #include "neighbours.h"
 #include "stamps.h"
 #include "unready.h"

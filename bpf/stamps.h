@@ -193,15 +193,21 @@ static __always_inline void fill_dialled(struct work *w)
 	w->dialled_port = w->key.role ? 0 : origin->destination_port;
 }
 
-/* Copy the exit's verdict and the backend to the connection to the dialled address, which its replies follow. */
-static __always_inline void confirm(struct work *w)
+/* Return the connection to the dialled address, which replies follow; at an exit, w->key has the backend's address. */
+static __always_inline struct connection *dialled_connection(const struct work *w)
 {
 	struct connection_key dialled = w->key;
-	struct connection *connection;
 
 	__builtin_memcpy(dialled.remote, w->dialled, 16);
 	dialled.remote_port = w->key.role ? 0 : w->dialled_port;
-	connection = connections.lookup(&dialled);
+	return connections.lookup(&dialled);
+}
+
+/* Copy the exit's verdict and the backend to the connection to the dialled address. */
+static __always_inline void confirm(struct work *w)
+{
+	struct connection *connection = dialled_connection(w);
+
 	if (!connection || connection->direction != EGRESS)
 		return;
 	__builtin_memcpy(connection->other, w->key.remote, 16);

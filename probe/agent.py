@@ -9,14 +9,15 @@ Theory of operation. One thread reconciles whenever the cluster's objects or the
 4. Install: write the difference on the idle side and switch the epoch (``probe.kernel.installer``).
 5. Attach the programs to interfaces that are newly bound. This comes after the installation, so that no interface is
    judged without its pod's policy.
-6. Publish which addresses the pods have (``probe.node.address_intervals``).
+6. Have the connections read that are older than a pod's programs (``probe.adoption``), and publish which addresses the
+   pods have (``probe.node.address_intervals``).
 
 A pass that fails, because a map is too small for example, leaves the policy in force as it was. It is reported and
 retried after a second, as is one that leaves a pod without an interface. Changes during a pass are handled by the next
 one, all together.
 
-Two more threads read link events and close the deny windows on time. Stopping the agent leaves enforcement in place;
-``probe.kernel.detach`` ends it.
+Three more threads read link events, close the deny windows on time and look up unknown connections. Stopping the agent
+leaves enforcement in place; ``probe.kernel.detach`` ends it.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ import structlog
 
 from enrich.index.cluster import Cluster
 from enrich.model import Name, Pod, Service
+from probe.adoption import Adoption
 from probe.kernel.attach import Attachments, Mode
 from probe.kernel.deny_windows import DenyWindows
 from probe.kernel.endpoints import Surroundings
@@ -82,6 +84,7 @@ class Agent:
         self._installer = Installer(maps)
         self._attachments = Attachments(maps, view.network, mode)
         self._windows = DenyWindows(maps)
+        self.adoption = Adoption(maps, view.network)
         self._warnings = LastingWarnings()
         self._interfaces = PodInterfaces(cluster, view, ledger, self._attachments)
         self.assignments = self._interfaces.assignments
@@ -153,6 +156,7 @@ class Agent:
             ("policy", self._reconcile_loop),
             ("links", self._watch_links),
             ("windows", lambda: self._window_loop(window_s)),
+            ("adoption", lambda: self.adoption.run(self._stop)),
         ):
             thread = threading.Thread(target=self._guard, args=(work,), name=name)
             thread.start()
@@ -189,6 +193,7 @@ class Agent:
         done = self._installer.apply(desired, bound, time.monotonic_ns(), surroundings)
         closed = self._attach_all(binding, adopted or ()) if was_read else self._interfaces.closed
         self._interfaces.settle(binding, closed)
+        self.adoption.follow({end.index: end.number for end in bound})
         self.assignments.settle({index: pod for index, pod in binding.bound.items() if index in self._attached})
         # Who is kept may not have its address any more, or not alone.
         others = binding.kept.keys() | binding.second

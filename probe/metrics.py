@@ -60,6 +60,14 @@ class ProbeCollector(Collector):
         for counter, total in self._maps.counters().items():
             events.add_metric([counter.name.lower()], total)
         yield events
+        lookups = CounterMetricFamily(
+            "kubeweir_probe_lookups",
+            "Flows of mid-flow packets that were looked up in nf_conntrack, by result",
+            labels=["result"],
+        )
+        for result, total in self._agent.adoption.lookups.items():
+            lookups.add_metric([result], total)
+        yield lookups
 
     def _queues(self) -> Iterator[Metric]:
         ring, spool = self._ring, self._spool

@@ -111,6 +111,7 @@ class Reason(enum.IntEnum):
     MAP_FULL = 13
     NO_ORIGIN = 14
     ENCAPSULATION = 15
+    UNKNOWN_FLOW = 16
 
 
 class EndpointRef(msgspec.Struct, frozen=True):

@@ -43,6 +43,8 @@ class Counter(enum.IntEnum):
     CONNECTIONS_FULL = 8
     NEIGHBOUR_DROPPED = 9
     ENCAPSULATION = 10
+    UNKNOWN_FLOW = 11
+    LOOKUPS_SPARED = 12
 
 
 CHUNKS: Final = 1023
@@ -175,6 +177,12 @@ ORIGIN: Final = np.dtype(
     ]
 )
 PLACE: Final = np.dtype([("endpoint", "<u4"), ("number", "<u4")])
+UNKNOWN_FLOW: Final = np.dtype(
+    [("key", CONNECTION_KEY), ("direction", "u1"), ("just_attached", "u1"), ("padding", "u1", (6,))]
+)
+LOOKUP_BUDGET: Final = np.dtype([("period", "<u4"), ("lookups", "<u4")])
+LOOKUPS: Final = 64
+"""Flows that an endpoint may have looked up in about a second (``bpf/adoption.h``)."""
 
 CLOSE_KEYS: Final = 48
 """Keys in one request to ``close_windows``: BPF_PROG_RUN takes at most a page of input."""
@@ -214,5 +222,17 @@ MAPS: Final = {
     "slots": MapLayout(_ARRAY, INDEX, ORIGIN),
     "cursors": MapLayout(_PERCPU_ARRAY, INDEX, INDEX),
     "origins": MapLayout(_LRU_HASH, INDEX, ORIGIN),
+    "looked_up": MapLayout(_LRU_HASH, CONNECTION_KEY, WORD),
+    "lookup_budgets": MapLayout(_LRU_HASH, INDEX, LOOKUP_BUDGET),
 }
-"""Layout by map name, which is also the name of the pin. The ring buffer ``events`` is not listed."""
+"""Layout by map name, which is also the name of the pin. The ring buffers are not listed."""
+
+
+class ConnectionState(enum.IntFlag):
+    """Bits of a connection's ``state``, as far as user space writes them."""
+
+    REPLIED = 0x01
+    DIALLED = 0x08
+    EXIT = 0x10
+    OTHER = 0x20
+    ADOPTED = 0x40

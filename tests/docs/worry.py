@@ -35,6 +35,7 @@ WORRY: Final[dict[str, str]] = {
     "kubeweir_probe_identities": "Above 4096: selectors overlap at random, and the maps fill. The log says so.",
     "kubeweir_probe_kernel_events_total": "See the events below this table.",
     "kubeweir_probe_kept_interface": "There longer than a grace period: a deleted pod runs on, or moved its address.",
+    "kubeweir_probe_lookups_total": '`failed` or `skipped` rises: see "An older connection breaks" in troubleshooting.',
     "kubeweir_probe_lost_verdicts_total": "Any increase (WeirVerdictsLost): records are missing from the log.",
     "kubeweir_probe_map_capacity_entries": "Never by itself: it is a setting.",
     "kubeweir_probe_map_entries": "Above 0.9 of the capacity (WeirPolicyMapNearlyFull); the log warns from 0.8.",
@@ -120,6 +121,15 @@ KERNEL_EVENTS: Final[dict[str, tuple[str, str]]] = {
     "encapsulation": (
         "Encapsulation (VXLAN, IPIP and others) from pods to nodes, dropped.",
         "Rises: a pod tries to get around policy, or needs `WEIR_ENCAPSULATION=open`.",
+    ),
+    "unknown_flow": (
+        "Packets dropped because they continue a connection that is not known (reason `unknown_flow`).",
+        "Rises steadily: somebody sends packets without a handshake.",
+    ),
+    "lookups_spared": (
+        "Mid-flow packets whose connection was not looked up: their flow was a second ago, or their pod has used up "
+        "its 64 lookups a second.",
+        "As unknown_flow.",
     ),
 }
 """Label ``event`` of ``kubeweir_probe_kernel_events_total``: what it counts, and when to worry."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import shutil
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from enrich.model import ClusterNetworkPolicy, Name, Namespace, NetworkPolicy, N
 from enrich.parse.objects import parse
 from enrich.policy.matching import PolicyView
 from enrich.wire.batch import INGRESS, Reason, Verdict
+from probe.adoption import Adoption
 from probe.export.ring import Ring
 from probe.kernel.attach import Attachments, Mode
 from probe.kernel.deny_windows import DenyWindows
@@ -106,9 +108,15 @@ class Rig:
         self.attachments = Attachments(self.maps, self.network, self.mode)
         self.windows = DenyWindows(self.maps)
         self.ring = Ring(self.maps)
+        self.adoption = Adoption(self.maps, self.network)
+        self._stop = threading.Event()
+        self._adopting = threading.Thread(target=self.adoption.run, args=(self._stop,))
+        self._adopting.start()
 
     def crash(self) -> None:
         """Close all descriptors, as the kernel does for a killed process. Nothing is undone."""
+        self._stop.set()
+        self._adopting.join()
         self.ring.close()
         self.maps.close()
         self.network.close()
@@ -221,6 +229,8 @@ class Rig:
             if not self.attachments.is_attached(end.index):
                 self.attachments.attach(end.index)
         self.attachments.attach_exits(self.network.devices(), {end.index for end in bound})
+        self.adoption.follow({end.index: end.number for end in bound})
+        assert self.adoption.wait(10)
         return done
 
     def answer(self, name: str, direction: int, verdict: int, reason: int) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-import struct
 import subprocess
 from dataclasses import dataclass, field
 from typing import Literal
@@ -11,13 +10,11 @@ from typing import Literal
 from netns import Space, ip, run, run_in
 
 from tests.kernel.rig import Rig
+from tests.kernel.tracking import forget_flows
 
 Wiring = Literal["routed", "bridged"]
 VIP = {4: "10.96.0.10", 6: "fd96::a"}
 NODE_PORT = 30080
-_CTNETLINK_DELETE = 1 << 8 | 2
-"""NFNL_SUBSYS_CTNETLINK, IPCTNL_MSG_CT_DELETE: without a tuple it deletes all entries."""
-_REQUEST_ACK = 0x5
 
 
 @dataclass
@@ -86,17 +83,14 @@ class Site:
 
     def forget_flows(self) -> None:
         """Delete all entries of nf_conntrack, as if they had timed out."""
-        message = struct.pack("=IHHIIBBH", 20, _CTNETLINK_DELETE, _REQUEST_ACK, 1, 0, 0, 0, 0)
-        with run_in(self.rig.node, lambda: socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 12)) as asking:
-            asking.send(message)
-            code = struct.unpack_from("=i", asking.recv(4096), 16)[0]
-        assert code == 0, code
+        forget_flows(self.rig.node)
 
     def close(self) -> None:
         node = self.rig.node
         self.rig.connect = self.rig.net.pod
         ip(node, "link del up0", *(["link del br0"] if self.wiring == "bridged" else []))
         run(node, "sh", "-c", "nft delete table inet proxy 2>/dev/null; true")
+        forget_flows(node)
         self.rig.net.remove(self.remote)
         self.rig.net.remove(self.other)
 

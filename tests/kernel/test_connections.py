@@ -14,6 +14,7 @@ from enrich.wire.batch import Reason, Verdict
 from probe.kernel.layout import POLICY_ENTRY, Config
 from tests.kernel.frames import Wire, icmp, ipv4, ipv6, tcp, udp
 from tests.kernel.rig import FAMILIES, Rig, both, of
+from tests.kernel.tracking import tracking
 
 pytestmark = pytest.mark.kernel
 
@@ -172,7 +173,12 @@ def test_audited_traffic_passes_and_is_told_once_a_connection(rig: Rig, pods: tu
 def test_an_audited_port_is_told_and_an_older_answer_is_not(rig: Rig, pods: tuple[Space, Space]) -> None:
     client, server = pods
     rig.policy("a/in", **TO_SERVER, ingress=[{"ports": [{"port": 80}]}])
-    with listen(server, 4, 80), listen(client, 4, 90) as listening, open_socket(server, 4, socket.SOCK_STREAM) as older:
+    with (
+        tracking(rig.node),
+        listen(server, 4, 80),
+        listen(client, 4, 90) as listening,
+        open_socket(server, 4, socket.SOCK_STREAM) as older,
+    ):
         older.connect((client.address(4), 90))
         there, _ = listening.accept()
         with there:

@@ -39,6 +39,8 @@ _STRUCTS = {
     "place": layout.PLACE,
     "local_key": layout.LOCAL_KEY,
     "origin": layout.ORIGIN,
+    "unknown_flow": layout.UNKNOWN_FLOW,
+    "lookup_budget": layout.LOOKUP_BUDGET,
 }
 
 

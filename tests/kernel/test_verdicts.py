@@ -168,44 +168,6 @@ def test_revoking_cuts_an_open_connection_and_allowing_again_mends_it(rig: Rig) 
             assert there.recv(10) == b"two"
 
 
-def test_a_connection_older_than_the_program_goes_on(rig: Rig) -> None:
-    client, server = both(rig, "a/client", 1), both(rig, "a/server", 2)
-    rig.policy("a/in", podSelector={}, ingress=[{"ports": [{"port": 80}]}])
-    with listen(server, 4, 80) as listening, open_socket(client, 4, socket.SOCK_STREAM) as here:
-        here.connect((server.address(4), 80))
-        there, _ = listening.accept()
-        with there:
-            rig.apply()
-            # The reply first: the client may not be called, but it called.
-            there.send(b"late")
-            assert here.recv(10) == b"late"
-            here.send(b"answer")
-            assert there.recv(10) == b"answer"
-    assert {row.reason for row in of(rig.seen(), subject="a/client")} == {"adopted"}
-
-
-def test_an_older_answer_without_a_tcp_state_is_taken_for_a_minute_only_where_the_pod_is_older(rig: Rig) -> None:
-    client, server = both(rig, "a/client", 1), both(rig, "a/server", 2)
-    late = both(rig, "a/late", 3)
-    not_the_server = {"key": "app", "operator": "NotIn", "values": ["server"]}
-    rig.policy("a/closed", podSelector={"matchExpressions": [not_the_server]}, ingress=[])
-    with open_socket(server, 4, socket.SOCK_DGRAM) as there:
-        there.bind((server.address(4), 53))
-        for pod, older in ((client, True), (late, False)):
-            with open_socket(pod, 4, socket.SOCK_DGRAM) as here:
-                here.settimeout(0.3)
-                here.bind((pod.address(4), 5353))
-                rig.maps["endpoints"].drop(pod.index.to_bytes(4, "little"))
-                rig.installer._endpoints.values.pop(pod.index.to_bytes(4, "little"), None)
-                rig.apply(older=older)
-                there.sendto(b"answer", (pod.address(4), 5353))
-                if older:
-                    assert here.recv(100) == b"answer"
-                    continue
-                with pytest.raises(TimeoutError):
-                    here.recv(100)
-
-
 def test_a_pod_that_is_not_ready_is_closed_and_one_without_policy_is_open(rig: Rig) -> None:
     client, server = both(rig, "a/client", 1), both(rig, "a/server", 2)
     rig.apply()

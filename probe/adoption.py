@@ -1,0 +1,188 @@
+"""Adopts connections whose first packet the programs did not see, by what nf_conntrack knows of them.
+
+THEORY OF OPERATION. ``bpf/adoption.h`` is the kernel's half. This module judges nothing. It writes entries to the table
+of connections (:mod:`probe.kernel.adopted_connections`), which the programs judge by policy at the next packet.
+
+1. A new endpoint: the entries of all connections that its pod has opened or answers are written once, after its policy
+   is installed and its programs are attached.
+2. A mid-flow packet that the programs dropped: its flow is looked up. If the connection was opened in the packet's own
+   direction, policy has denied just that, and nothing is written. Otherwise both ends that are local pods get entries.
+3. A node without connection tracking: nobody knows who opened a connection. For a minute after the attach a TCP
+   packet counts as an answer if the pod is older than the programs; policy must allow the direction that it answers.
+
+Look-ups are bounded for each pod by the kernel, and in total here. What is not looked up stays denied; TCP asks again.
+If a pod uses up its look-ups, because somebody sends it many such packets, all its connections are read instead.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections import Counter
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import structlog
+
+from enrich.wire.mapped_address import is_ipv4
+from probe.kernel.adopted_connections import EGRESS, INGRESS, AdoptedConnections, LocalPod, entry
+from probe.kernel.layout import CONNECTION_KEY, LOOKUPS, Array, Config
+from probe.kernel.maps import Maps
+from probe.kernel.unknown_flows import UnknownFlows
+from probe.node.conntrack import Conntrack, Ends, Tracked
+from probe.node.netlink import NodeNetwork
+
+log = structlog.get_logger("kubeweir.probe")
+
+_TCP: Final = 6
+_POLL_S: Final = 0.2
+_LOOKUPS_S: Final = 2000.0
+"""Look-ups a second in total."""
+_READ_ALL_S: Final = 10.0
+"""How often the connections of pods that use up their look-ups are read."""
+RESULTS: Final = ("adopted", "own_direction", "unknown", "skipped", "failed")
+"""How a look-up can end. skipped: beyond the look-ups a second in total."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Sources:
+    flows: UnknownFlows
+    conntrack: Conntrack
+
+
+class Adoption:
+    """Looks connections up, and writes entries, for one node. :meth:`run` is the work of one thread."""
+
+    def __init__(self, maps: Maps, network: NodeNetwork) -> None:
+        self._maps, self._network = maps, network
+        self._table = AdoptedConnections(maps)
+        self._known = self._table.installed()
+        self._new: set[int] = set()
+        self._lock = threading.Lock()
+        self._flows: UnknownFlows | None = None
+        self._settled = threading.Event()
+        self._settled.set()
+        self._tokens, self._filled_at = _LOOKUPS_S, time.monotonic()
+        self._read_all_at = 0.0
+        self._failure = ""
+        self.lookups: Counter[str] = Counter(dict.fromkeys(RESULTS, 0))
+        """How many look-ups ended how."""
+
+    def follow(self, endpoints: Mapping[int, int]) -> None:
+        """Take note of the endpoints in force, interface index to number. The connections of new ones are read."""
+        with self._lock:
+            new = {index for index, number in endpoints.items() if self._known.get(index) != number}
+            self._known = dict(endpoints)
+            self._new |= new
+            if new:
+                self._settled.clear()
+            if new and self._flows is not None:
+                self._flows.wake()
+
+    def wait(self, timeout_s: float) -> bool:
+        """Wait until the connections of all new endpoints have been read. Return False if that takes longer."""
+        return self._settled.wait(timeout_s)
+
+    def run(self, stop: threading.Event) -> None:
+        """Serve until ``stop`` is set."""
+        with (
+            contextlib.closing(UnknownFlows(self._maps)) as flows,
+            contextlib.closing(Conntrack(self._network)) as conntrack,
+        ):
+            with self._lock:
+                self._flows = flows
+            while not stop.is_set():
+                if self._settled.is_set():
+                    flows.wait(_POLL_S)
+                self._serve(_Sources(flows, conntrack))
+            with self._lock:
+                self._flows = None
+
+    def _serve(self, sources: _Sources) -> None:
+        with self._lock:
+            new, self._new = self._new, set()
+        try:
+            self._adopt_all(sources.conntrack, new)
+            self._look_up_waiting(sources)
+            self._failure = ""
+        except OSError as error:
+            self.lookups["failed"] += 1
+            if str(error) != self._failure:
+                self._failure = str(error)
+                log.warning("nf_conntrack cannot be asked: connections that are older than their pod's programs stay "
+                            "denied unless policy allows each packet", error=self._failure)  # fmt: skip
+        with self._lock:
+            if not self._new:
+                self._settled.set()
+
+    def _look_up_waiting(self, sources: _Sources) -> None:
+        flows = sources.flows.read()
+        if not len(flows):
+            return
+        endpoints, now = flows["key"]["endpoint"], time.monotonic()
+        self._tokens = min(_LOOKUPS_S, self._tokens + (now - self._filled_at) * _LOOKUPS_S)
+        self._filled_at = now
+        affordable = min(len(flows), int(self._tokens))
+        self._tokens -= affordable
+        self.lookups["skipped"] += len(flows) - affordable
+        for flow in flows[_fairly(endpoints)[:affordable]]:
+            self.lookups[self._look_up(sources.conntrack, flow)] += 1
+        numbers, counts = np.unique(endpoints, return_counts=True)
+        exhausted = set(numbers[counts >= LOOKUPS // 2].tolist())
+        if exhausted and now - self._read_all_at >= _READ_ALL_S:
+            self._read_all_at = now
+            self._adopt_all(sources.conntrack, {at for at, number in self._known.items() if number in exhausted})
+
+    def _look_up(self, conntrack: Conntrack, flow: Array) -> str:
+        """Look one flow up, and return how that ended."""
+        key, direction, protocol = flow["key"], int(flow["direction"]), int(flow["key"]["protocol"])
+        sent = Ends(key["local"].tobytes(), int(key["local_port"]), key["remote"].tobytes(), int(key["remote_port"]))
+        tracked = conntrack.find(protocol, sent)
+        if tracked is None:
+            is_answer = flow["just_attached"] and protocol == _TCP
+            if not is_answer or conntrack.is_tracking(six=not is_ipv4(sent.source)):
+                return "unknown"
+            self._table.write(key.tobytes(), entry(INGRESS if direction == EGRESS else EGRESS, 0))
+            return "adopted"
+        if direction == (EGRESS if tracked.original == sent else INGRESS):
+            return "own_direction"
+        for found, value in self._table.entries(tracked, self._table.pods_of(tracked)):
+            if found == key.tobytes() or not self._table.has_entry(found):
+                self._table.write(found, value)
+        return "adopted"
+
+    def _adopt_all(self, conntrack: Conntrack, indexes: Collection[int]) -> None:
+        """Write entries for the connections of the pods at these interfaces; those that were answered come first."""
+        pods = {address: pod for index in indexes if (pod := self._table.pod_at(index)) for address in pod.addresses}
+        if not pods:
+            return
+        limit = max(1, self._maps.config(Config.POD_CONNECTIONS) // 2)
+        written: Counter[int] = Counter()
+        unanswered: list[Tracked] = []
+        for tracked in conntrack.of(pods):
+            if tracked.answered and not tracked.over:
+                self._adopt(tracked, pods, written, limit)
+            elif not tracked.over and len(unanswered) < limit:
+                unanswered.append(tracked)
+        for tracked in unanswered:
+            self._adopt(tracked, pods, written, limit)
+
+    def _adopt(self, tracked: Tracked, pods: Mapping[bytes, LocalPod], written: Counter[int], limit: int) -> None:
+        for key, value in self._table.entries(tracked, pods):
+            endpoint = int(np.frombuffer(key, CONNECTION_KEY)["endpoint"][0])
+            if written[endpoint] < limit and not self._table.has_entry(key, seen_open=True):
+                written[endpoint] += 1
+                self._table.write(key, value)
+
+
+def _fairly(endpoints: Array) -> Array:
+    """Return an order in which every endpoint's first request comes before any endpoint's second."""
+    seen: Counter[int] = Counter()
+    ranks = []
+    for endpoint in endpoints.tolist():
+        ranks.append(seen[endpoint])
+        seen[endpoint] += 1
+    return np.argsort(np.array(ranks), kind="stable")
