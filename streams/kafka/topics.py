@@ -62,7 +62,13 @@ def _check(admin: AdminClient, found: Sequence[tuple[Topic, int]]) -> None:
         return
     answers = {resource.name: future for resource, future in admin.describe_configs(resources).items()}
     for topic, partitions in found:
-        config = {name: entry.value for name, entry in answers[topic.name].result(CALL_TIMEOUT_S).items()}
+        try:
+            config = {name: entry.value for name, entry in answers[topic.name].result(CALL_TIMEOUT_S).items()}
+        except KafkaException as error:
+            if error.args[0].code() != KafkaError.TOPIC_AUTHORIZATION_FAILED:
+                raise
+            log.warning("a topic's configuration was not checked: no right DESCRIBE_CONFIGS", topic=topic.name)
+            continue
         differences = topic.differences(partitions, config)
         if differences:
             log.warning(

@@ -58,9 +58,10 @@ class EnrichMetrics:
         )
         self.routed_records = counter(
             "routed_records",
-            "Records that a route matched. routed: sent to a topic. no_namespace: the topic contains {namespace} and "
-            "the pod has none. not_allowed: the route does not allow the namespace. limit: the route would create more "
-            "topics than it may",
+            "Records that a route matched. routed: they have a topic. topic_failed: of these, the ones whose topic "
+            "cannot be made or written. no_namespace: the topic contains {namespace} and the pod has none. "
+            "not_allowed: the route does not allow the namespace. limit: the route would create more topics than it "
+            "may",
             ("route", "outcome"),
         )
         self.address_intervals = counter("address_interval_records", "Address intervals read from the endpoints topic")

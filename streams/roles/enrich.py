@@ -79,7 +79,8 @@ def run_enrich(settings: Settings, stop: threading.Event) -> int:
         worker = EnrichWorker(settings, pipeline, producer, metrics, stop)
         workers.append(worker)
         if settings.routes:
-            routing = pipeline.routing = Routing(settings, producer, worker.fatal, metrics, stop)
+            routing = pipeline.routing = Routing(settings, producer, metrics, stop)
+            worker.routing = routing
             checks["routes"] = routing.problem
         checks["kafka"] = worker.problem
         worker.run()

@@ -46,6 +46,7 @@ _MAX_KNOWN_NAMESPACES: Final = 10_000
 class TopicRecords:
     """Records for one topic, in the order of their verdicts."""
 
+    route: str
     topic: Topic
     compression: str
     records: RecordColumns
@@ -93,7 +94,7 @@ class TopicRouter:
                     self._count(name, topic, len(places))
                 else:
                     self._count(name, "routed", len(places))
-                    yield TopicRecords(topic, output.compression, output.kafka_records(records, places))
+                    yield TopicRecords(name, topic, output.compression, output.kafka_records(records, places))
 
 
 class _TopicOutput:

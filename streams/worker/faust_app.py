@@ -19,12 +19,11 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import ssl
 import threading
 import time
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import faust
 import structlog
@@ -35,6 +34,7 @@ from streams.kafka.errors import is_refused
 from streams.kafka.producer import RecordProducer
 from streams.metrics.roles import EnrichMetrics
 from streams.settings import Settings
+from streams.worker.credentials import kafka_credentials
 from streams.worker.inflight import InFlightTracker, TrackedInput
 from streams.worker.intake import Intake
 from streams.worker.pipeline import Pipeline
@@ -46,6 +46,14 @@ _LAG_EVERY_S: Final = 1.0
 _RELEASE_EVERY_S: Final = 0.02
 _ACK_OVERDUE_S: Final = 15.0
 _FULL_QUEUE_WAIT_S: Final = 0.01
+
+
+class RoutedTopics(Protocol):
+    """Knows the topics of routes; see :class:`streams.routes.topics.Routing`."""
+
+    def is_own(self, topic: str) -> bool: ...
+
+    def on_refused(self, topic: str, error: str) -> None: ...
 
 
 class EnrichApp(faust.App):  # type: ignore[misc]  # Faust has no types
@@ -95,6 +103,8 @@ class EnrichWorker:
         self._retries: set[asyncio.Task[None]] = set()
         self._topic = settings.topics.raw.name
         self._assigned = False
+        self.routing: RoutedTopics | None = None
+        """Set if there are routes."""
         self._app = self._build()
 
     def problem(self) -> str | None:
@@ -134,7 +144,7 @@ class EnrichWorker:
             f"{settings.prefix}.enrich",
             loop=self._loop,
             broker=[f"kafka://{server.strip()}" for server in settings.kafka.split(",")],
-            broker_credentials=credentials(settings),
+            broker_credentials=kafka_credentials(settings),
             store="memory://",
             web_enabled=False,
             topic_disable_leader=True,
@@ -209,7 +219,8 @@ class EnrichWorker:
     def _on_error(self, tracked: TrackedInput, error: Any, message: Any) -> None:
         """Retry a record that Kafka did not take, or exit (poll thread)."""
         if not is_refused(error):
-            self.fatal(f"{message.topic()}: {error.str()}")
+            self._on_denied(tracked, error, message)
+            return
         if message.topic() == self._settings.topics.dead.name:
             self._on_dead_letter_refused(tracked, error, message)
         else:
@@ -234,7 +245,15 @@ class EnrichWorker:
         elif is_refused(error):
             self._loop.call_soon_threadsafe(self._run_soon, self._replace, tracked, message, error)
         else:
+            self._on_denied(tracked, error, message)
+
+    def _on_denied(self, tracked: TrackedInput, error: Any, message: Any) -> None:
+        """Give up the record if it is for the topic of a route; exit if it is for one of ours (poll thread)."""
+        if self.routing is None or not self.routing.is_own(message.topic()):
             self.fatal(f"{message.topic()}: {error.str()}")
+        else:
+            self.routing.on_refused(message.topic(), error.str())
+            tracked.on_delivery(None, message)
 
     def _run_soon(self, step: Any, *arguments: Any) -> None:
         task = self._loop.create_task(step(*arguments))
@@ -274,21 +293,3 @@ def _ending_the_process(work: Callable[[], Awaitable[None]]) -> Callable[[], Awa
             os._exit(Exit.UNEXPECTED)
 
     return run
-
-
-def credentials(settings: Settings) -> faust.SASLCredentials | faust.SSLCredentials | None:
-    """Return the credentials of the Kafka connection in the form that Faust hands to aiokafka, or None."""
-    context = _tls(settings) if settings.uses_tls else None
-    if settings.uses_sasl:
-        return faust.SASLCredentials(
-            username=settings.kafka_username, password=settings.kafka_password, ssl_context=context,
-            mechanism=settings.kafka_mechanism,
-        )  # fmt: skip
-    return faust.SSLCredentials(context) if context else None
-
-
-def _tls(settings: Settings) -> ssl.SSLContext:
-    context = ssl.create_default_context(cafile=settings.kafka_ca)
-    if settings.kafka_certificate is not None:
-        context.load_cert_chain(settings.kafka_certificate, settings.kafka_key)
-    return context

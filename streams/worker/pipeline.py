@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 import structlog
 
@@ -43,13 +43,17 @@ from streams.worker.sender import Producer, Sender
 
 log = structlog.get_logger("kubeweir.streams")
 
+_MAX_ERROR_CHARACTERS: Final = 1000
+
 
 class Routing(Protocol):
     """Chooses further topics for records; see :class:`streams.routes.topics.Routing`."""
 
     def route(self, records: Records) -> Iterable[tuple[str, RecordColumns]]: ...
 
-    async def wait_until_ready(self, topic: str) -> None: ...
+    async def is_ready(self, topic: str) -> bool: ...
+
+    def take_failed(self) -> dict[str, str]: ...
 
 
 class Renderer(EndLookup, Protocol):
@@ -230,8 +234,11 @@ class Pipeline:
             await self._sender.send_all(inputs, self._topics.denied.name, columns.pick(records.denied))
         if self.routing is not None:
             for topic, routed in self.routing.route(records):
-                await self.routing.wait_until_ready(topic)
-                await self._sender.send_all(inputs, topic, routed)
+                if await self.routing.is_ready(topic):
+                    await self._sender.send_all(inputs, topic, routed)
+            for topic, error in self.routing.take_failed().items():
+                status = {"type": "route_failed", "reason": topic, "error": error[:_MAX_ERROR_CHARACTERS]}
+                await self._sender.send_status(inputs[0], self._worker, status)
 
     async def _account(self, tracked: TrackedInput, header: Header) -> None:
         ring = {"cluster": header.cluster, "node": header.node, "ring": header.ring}

@@ -9,10 +9,11 @@ from typing import Any
 import orjson
 import pytest
 from confluent_kafka import Message
-from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType
+from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType
 
 from tests.kafka.batches import make_batch
 from tests.kafka.site import Site, until
+from tests.schemas import load, validator
 
 pytestmark = pytest.mark.kafka
 
@@ -115,6 +116,37 @@ def test_a_changed_file_is_taken_over_and_a_bad_one_is_told_and_changes_nothing(
     site.flush()
     assert ids(site.read("two", lambda found: len(found) >= 10)) == {f"r1-{number}" for number in range(10, 20)}
     assert len(site.read("one", lambda found: len(found) >= 10)) == 10
+    assert service.stop() == 0
+
+
+def test_a_topic_that_cannot_be_made_stops_no_other_and_is_reported(site: Site) -> None:
+    # Kafka refuses a name that differs from an existing one by a dot or an underscore only.
+    admin = AdminClient({"bootstrap.servers": site.broker})
+    for future in admin.create_topics([NewTopic(f"{site.prefix}.tenant_shop", 1)]).values():
+        future.result(20)
+    path = write(
+        site,
+        route("tenants", "{}", "{topic: 'PREFIX.tenant.{namespace}', namespaces: ['*']}")
+        + route("good", "{}", "{topic: PREFIX.good}"),
+    )
+    service = site.start_enrich(WEIR_ROUTES=path)
+    assert service.get("/readyz")[0] == 200
+    site.send(make_batch(0, 10))
+    site.flush()
+    assert len(site.read_flows(10)) == 10
+    assert len(ids(site.read("good", lambda found: len(found) >= 10))) == 10
+    failed = 'kubeweir_streams_routed_records_total{outcome="topic_failed",route="tenants"}'
+    until(lambda: service.metric(failed) == 10 or None, "the records without a topic")
+    status, text = service.get("/readyz")
+    assert status == 503
+    assert f"topic {site.prefix}.tenant.shop" in text
+    reports = [orjson.loads(one.value() or b"") for one in site.read("status", lambda found: len(found) >= 1)]
+    (report,) = [one for one in reports if one["type"] == "route_failed"]
+    assert report["reason"] == f"{site.prefix}.tenant.shop"
+    validator(load("status"), closed=True).validate(report)
+    # A route that is mended is ready again.
+    write(site, route("good", "{}", "{topic: PREFIX.good}"))
+    until(lambda: service.get("/readyz")[0] == 200 or None, "readiness")
     assert service.stop() == 0
 
 

@@ -1,0 +1,27 @@
+"""The credentials of the Kafka connection in the form of Faust's client, aiokafka."""
+
+from __future__ import annotations
+
+import ssl
+
+import faust
+
+from streams.settings import Settings
+
+
+def kafka_credentials(settings: Settings) -> faust.SASLCredentials | faust.SSLCredentials | None:
+    """Return the credentials of the Kafka connection in the form that Faust hands to aiokafka, or None."""
+    context = _tls(settings) if settings.uses_tls else None
+    if settings.uses_sasl:
+        return faust.SASLCredentials(
+            username=settings.kafka_username, password=settings.kafka_password, ssl_context=context,
+            mechanism=settings.kafka_mechanism,
+        )  # fmt: skip
+    return faust.SSLCredentials(context) if context else None
+
+
+def _tls(settings: Settings) -> ssl.SSLContext:
+    context = ssl.create_default_context(cafile=settings.kafka_ca)
+    if settings.kafka_certificate is not None:
+        context.load_cert_chain(settings.kafka_certificate, settings.kafka_key)
+    return context
