@@ -1,6 +1,6 @@
 # Each target has its help text behind `##`; `make` without a target lists them.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo image cluster cluster-down e2e test test-cluster lint unit hunt bench conformance bench-policy bench-watch docs clean
+.PHONY: help setup demo image cluster cluster-down e2e test attack test-cluster lint unit hunt bench conformance bench-policy bench-watch docs clean
 PY := .venv/bin/python
 
 help: ## list the targets
@@ -41,6 +41,9 @@ lint: setup ## check only format, lint, types and import contracts
 
 unit: setup ## run only the tests that need no kernel program, no Kafka and no API server
 	@$(PY) -m pytest -m "not kernel and not kafka and not cluster and not e2e"
+
+attack: setup ## attack the real programs on this machine's kernel, a line for each class; ROUNDS=10, ONLY='errors'
+	@$(PY) -m tests.attack --rounds $(or $(ROUNDS),10) --only '$(or $(ONLY),*)'
 
 hunt: setup ## search for inputs that break a property, with fresh seeds; MINUTES=30, ONLY='tests/kernel -k install'
 	@$(PY) -m tests.hunt --minutes $(or $(MINUTES),30) -- $(ONLY)

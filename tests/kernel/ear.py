@@ -1,4 +1,4 @@
-"""What really arrives at an interface: frames are recognized by a mark at their end."""
+"""What really arrives at an interface: frames are recognized by a mark in them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _marks = itertools.count(1)
 
 
 def new_mark() -> bytes:
-    """Return eight bytes that no other frame ends with."""
+    """Return eight bytes that no other frame has."""
     return b"mark" + struct.pack("!I", next(_marks))
 
 
@@ -45,8 +45,8 @@ class Ear:
 
     def heard(self, marks: list[bytes], last: bytes, seconds: float = 10) -> list[bytes]:
         """Return which of the marks arrived, up to ``last``, which must arrive. Raises TimeoutError."""
-        frames = self.frames_until(lambda frame: frame.endswith(last), seconds)
-        return [mark for mark in marks if any(frame.endswith(mark) for frame in frames)]
+        frames = self.frames_until(lambda frame: last in frame, seconds)
+        return [mark for mark in marks if any(mark in frame for frame in frames)]
 
     def close(self) -> None:
         self._socket.close()

@@ -1,0 +1,70 @@
+"""``python -m tests.attack``: see ``--help``."""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+import shutil
+import signal
+import sys
+from pathlib import Path
+from typing import NoReturn, cast
+
+import click
+
+from enrich.runtime.process import Exit, configure_logs
+
+# netns.py, which makes the network namespaces, is in deploy/local and not in a package.
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "deploy/local"))
+
+from probe.kernel.attach import Mode
+from probe.kernel.program import LoadError
+from tests.attack import classes
+from tests.attack.runner import run
+
+_TOOLS = ("ip", "nsenter", "nft", "sysctl")
+
+
+@click.command()
+@click.option("--rounds", type=click.IntRange(1), default=10, show_default=True, help="Repeat each attack so often.")
+@click.option("--mode", type=click.Choice(["tcx", "clsact"]), help="How programs are attached; default: both ways.")
+@click.option("--only", metavar="GLOB", default="*", help="Run only classes whose name matches.")
+@click.option("--short", is_flag=True, help="One round of each class, attached as the probe does by default.")
+@click.option("--list", "names", is_flag=True, help="List the names of the classes.")
+def main(rounds: int, mode: str | None, only: str, *, short: bool, names: bool) -> None:
+    """Attack the real programs at real veth pairs, on the kernel of this machine, in network namespaces of their own.
+
+    Prints a line for each class: what was tried, how often, how many got through, how many packets that policy allows
+    were lost. Exit codes: 0 nothing got through and nothing was wrongly denied, 1 otherwise, 2 no class, 3 cannot run
+    here.
+    """
+    chosen = [one for one in classes.ATTACKS if fnmatch.fnmatch(one.name, only)]
+    if not chosen:
+        _end(f"no class has a name like {only!r}; --list names them", Exit.USAGE)
+    if names:
+        for one in chosen:
+            click.echo(f"{one.name}: {one.title}")
+        return
+    if os.geteuid() != 0:
+        _end("must run as root, to make network namespaces and load kernel programs", Exit.UNABLE)
+    if missing := [tool for tool in _TOOLS if shutil.which(tool) is None]:
+        _end(f"needs {', '.join(missing)}: install iproute2, util-linux, nftables and procps", Exit.UNABLE)
+    if not any(line.split()[2] == "bpf" for line in Path("/proc/mounts").read_text().splitlines()):
+        _end("needs a BPF file system: mount -t bpf bpf /sys/fs/bpf", Exit.UNABLE)
+    configure_logs("error", "auto")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(Exit.UNEXPECTED))
+    modes = [mode] if mode else ["tcx", "clsact"][: 1 if short else 2]
+    try:
+        passed = run(chosen, cast("list[Mode]", modes), 1 if short else rounds, click.echo)
+    except LoadError as error:
+        _end(str(error), Exit.UNABLE)
+    sys.exit(Exit.OK if passed else Exit.UNEXPECTED)
+
+
+def _end(message: str, code: Exit) -> NoReturn:
+    click.echo(f"attack: {message}", err=True)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main(prog_name="python -m tests.attack")

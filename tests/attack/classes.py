@@ -1,0 +1,8 @@
+"""All classes of attacks. A new module of them is imported here."""
+
+from __future__ import annotations
+
+from tests.attack import frames, interfaces, moments, revoked, tunnels
+from tests.attack.tally import ATTACKS
+
+__all__ = ["ATTACKS", "frames", "interfaces", "moments", "revoked", "tunnels"]
