@@ -33,6 +33,7 @@ def test_the_wheel_contains_the_packages_c_sources_and_schemas(tmp_path: Path) -
         "bpf/policy.c",
         *(f"bpf/{part.name}" for part in (ROOT / "bpf").glob("*.h")),
         "bpf/headers/include/linux/kconfig.h",
+        "probe/cni/weir_cni.c",
         *(f"enrich/schemas/{name}.schema.json" for name in ("batch", "endpoint", "explanation", "flow")),
         *(f"streams/schemas/{name}.schema.json" for name in ("alert", "alerts", "routes", "status")),
         "streams/schemas/asyncapi.yaml",

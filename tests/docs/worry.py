@@ -28,8 +28,8 @@ WORRY: Final[dict[str, str]] = {
         "address that was given twice."
     ),
     "kubeweir_probe_cni_requests_total": (
-        "`refused` or `let_through` rises; `try_again_later` rises for minutes: pods of the node do not start. The log "
-        "says why and what to do."
+        "Any result but `ok` rises (WeirPodsRefused): pods of the node do not start, or start without policy "
+        "(`let_through`). The log says why and what to do."
     ),
     "kubeweir_probe_cni_seconds_total": "Above a second a request: policy is installed slowly, or the watch is late.",
     "kubeweir_probe_identities": "Above 4096: selectors overlap at random, and the maps fill. The log says so.",
