@@ -63,6 +63,9 @@ struct assessment {
 	bool to_exit;	   /* the exit hook judges it too */
 	bool deferred;	   /* only the exit hook judges it */
 	bool adopted;	   /* the first packet of a connection that the probe has adopted passes */
+	bool checking;	   /* the exit only checks the destination */
+	bool unlogged;	   /* the exit is to log it */
+	bool log_now;	   /* it is logged now, although it is not new */
 	bool pass;
 };
 
@@ -80,6 +83,11 @@ static __always_inline struct connection *current_connection(struct connection *
 		return 0;
 	if (hook != POD_INGRESS)
 		return connection;
+	/* No exit has seen it: DNAT has turned a pod's address into the node's. */
+	if (c->node && connection->check & CHECK_DUE) {
+		connection->verdict = VERDICT_PENDING;
+		connection->check = 0;
+	}
 	if (connection->verdict == VERDICT_PENDING) {
 		/* No exit has admitted it, so this is not a reply, unless DNAT chose the node itself as backend. */
 		if (!c->node)
@@ -92,6 +100,12 @@ static __always_inline struct connection *current_connection(struct connection *
 	    !equal(connection->state & CONNECTION_OTHER ? connection->other : w->key.remote, w->origin.source))
 		return 0;
 	return connection;
+}
+
+/* About a second: 2^30 ns. */
+static __always_inline bool is_another_second(const struct connection *connection, const struct work *w)
+{
+	return w->now >> 30 != connection->last_ns >> 30;
 }
 
 /* Read the connection's entry, and decide whether its verdict still holds. */
@@ -117,6 +131,7 @@ static __always_inline void load_state(struct assessment *c, struct work *w, con
 	if (hook == POD_EGRESS && c->forward && connection) {
 		c->to_exit = connection->state & CONNECTION_EXIT;
 		c->deferred = connection->state & CONNECTION_DIALLED;
+		c->checking = !c->to_exit && (connection->check & CHECK_DUE || is_another_second(connection, w));
 	}
 }
 
@@ -154,6 +169,17 @@ static __always_inline void judge_as_world(struct endpoint *endpoint, struct dec
 	decision->reason = world->reason;
 }
 
+/*
+ * Whether a packet to a pod's address surely meets an exit unless the node drops it. Of others the pod's hook logs the
+ * verdict: the node may have no route, and the exit of an unresolved neighbour sees nothing.
+ */
+static __always_inline bool has_exit(const struct work *w, const u8 *address)
+{
+	u32 ifindex = local_ifindex(w, address);
+
+	return ifindex != LOCAL_NODE && ifindex != LOCAL_NONE;
+}
+
 static __always_inline void decide(struct assessment *c, struct work *w, struct endpoint *endpoint,
 				   const enum hook hook)
 {
@@ -161,8 +187,12 @@ static __always_inline void decide(struct assessment *c, struct work *w, struct 
 	if (hook == DEVICE_EXIT && w->decision.reason == REASON_NODE && local_ifindex(w, c->peer) == LOCAL_NODE)
 		judge_as_world(endpoint, &w->decision);
 	if (hook == POD_EGRESS && c->forward) {
-		c->to_exit = w->decision.kind != KIND_POD;
-		c->deferred = w->decision.kind == KIND_SERVICE;
+		/* CONNECTION_OTHER: DNAT has changed the destination of earlier packets. */
+		c->deferred = w->decision.kind >= KIND_SERVICE ||
+			      (c->connection && c->connection->state & CONNECTION_OTHER);
+		c->to_exit = w->decision.kind != KIND_POD || c->deferred;
+		c->checking = !c->to_exit;
+		c->unlogged = c->checking && !c->connection && has_exit(w, c->peer);
 	}
 }
 
@@ -202,6 +232,8 @@ static __always_inline void update_connection(struct __sk_buff *skb, struct asse
 		if (hook == POD_EGRESS && c->forward)
 			connection->state = (connection->state & ~(CONNECTION_DIALLED | CONNECTION_EXIT)) |
 					    (c->to_exit ? CONNECTION_EXIT : 0);
+		if (c->checking)
+			connection->check |= CHECK_DUE;
 		if (hook == DEVICE_EXIT && c->forward)
 			connection->state &= ~CONNECTION_OTHER;
 	} else if (c->deferred && !(connection->state & CONNECTION_DIALLED)) {
@@ -210,6 +242,13 @@ static __always_inline void update_connection(struct __sk_buff *skb, struct asse
 	}
 	if (c->to_exit && c->pass)
 		stamp_connection(skb, w, connection, 0);
+	if (c->checking && c->pass)
+		stamp_for_check(skb, w);
+	if (c->forward && connection->check && is_zero(w->dialled)) {
+		/* At the exit, or at another packet: DNAT has not changed the destination. */
+		c->log_now = connection->check & CHECK_UNLOGGED;
+		connection->check = hook == DEVICE_EXIT ? 0 : connection->check & ~CHECK_UNLOGGED;
+	}
 	touch(connection, &w->packet, direction_of(hook), w->now);
 }
 
@@ -248,6 +287,7 @@ static __always_inline bool create_connection(struct __sk_buff *skb, struct asse
 	fresh->direction = c->opened;
 	fresh->state = (c->node ? CONNECTION_FROM_NODE : 0) | (c->to_exit ? CONNECTION_EXIT : 0) |
 		       (c->deferred ? CONNECTION_DIALLED : 0);
+	fresh->check = (c->checking ? CHECK_DUE : 0) | (c->unlogged ? CHECK_UNLOGGED : 0);
 	if (c->masked) {
 		fresh->state |= CONNECTION_OTHER;
 		__builtin_memcpy(fresh->other, w->origin.source, 16);
@@ -260,6 +300,8 @@ static __always_inline bool create_connection(struct __sk_buff *skb, struct asse
 	store_decision(fresh, decision, w->epoch);
 	if (c->to_exit)
 		stamp_connection(skb, w, fresh, 1);
+	if (c->checking)
+		stamp_for_check(skb, w);
 	if (!c->known || c->adopted)
 		take_place(&w->key, w->now);
 	return !connections.update(&w->key, fresh);
@@ -303,9 +345,10 @@ static __always_inline bool admit(struct __sk_buff *skb, struct work *w, struct 
 	judge_mid_flow(&c, w, endpoint, hook);
 	if (c.connection && !c.adopted) {
 		update_connection(skb, &c, w, hook);
-		is_logged = !c.pending;
-		if (hook != DEVICE_EXIT && !c.judging && passes(w->decision.verdict))
-			remember_passing(skb, w, direction_of(hook), c.to_exit);
+		is_logged = !c.pending && !c.log_now;
+		if (hook != DEVICE_EXIT && !c.judging && passes(w->decision.verdict) &&
+		    (!c.checking || c.connection->check & CHECK_DUE))
+			remember_passing(skb, w, direction_of(hook), c.to_exit || c.checking);
 	} else if (c.pass && !create_connection(skb, &c, w, hook)) {
 		count(COUNT_CONNECTIONS_FULL);
 		refuse(w, c.opened, REASON_MAP_FULL);
@@ -313,7 +356,7 @@ static __always_inline bool admit(struct __sk_buff *skb, struct work *w, struct 
 	}
 	if (hook == DEVICE_EXIT && c.forward && !is_zero(w->dialled) && (c.judging || w->origin.confirm))
 		confirm(w);
-	if (!c.pass || !(c.deferred || is_logged))
+	if (!c.pass || !(c.deferred || c.unlogged || is_logged))
 		log_verdict(&c, w);
 	return c.pass;
 }

@@ -58,6 +58,14 @@ static __always_inline u32 local_ifindex(const struct work *w, const u8 *address
 	return local ? local->ifindex[w->epoch & 1] : LOCAL_NONE;
 }
 
+/* Return the kind by whose default an address is judged. */
+static __always_inline u32 default_kind(u32 kind)
+{
+	if (kind == KIND_POD_SERVICE)
+		return KIND_POD;
+	return kind < KINDS ? kind : KIND_WORLD;
+}
+
 /*
  * Decide whether the pod's end of w->key may be connected with a peer in a direction.
  * peer_address and peer_port are the true ones, which may differ from the key's
@@ -95,7 +103,7 @@ static __always_inline void judge(struct work *w, struct endpoint *endpoint, u32
 	}
 	policy = policy_entries.lookup(&key);
 	if (!policy)
-		policy = &endpoint->defaults[direction & 1][out->kind < KINDS ? out->kind : KIND_WORLD];
+		policy = &endpoint->defaults[direction & 1][default_kind(out->kind)];
 	out->rule = policy->rule;
 	out->verdict = policy->verdict;
 	out->reason = policy->reason;

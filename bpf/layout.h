@@ -22,7 +22,9 @@ enum kind {
 	KIND_NODE = 1,
 	KIND_WORLD = 2,
 	KINDS = 3,
-	KIND_SERVICE = 3, /* kube-proxy's DNAT turns it into a pod's address; until then it is judged as world */
+	/* Addresses that clients of Services dial. Where DNAT turns one into another address, that one is judged. */
+	KIND_SERVICE = 3,     /* else it is judged as world */
+	KIND_POD_SERVICE = 4, /* a Service's external IP, which is a pod's address as well; else it is judged as that pod's */
 };
 
 /*
@@ -182,7 +184,8 @@ struct connection {
 	u8 state;     /* CONNECTION_* */
 	u8 other[16]; /* CONNECTION_OTHER: the backend behind the dialled address, or the source behind a masquerade */
 	u16 other_port;
-	u16 padding;
+	u8 check; /* CHECK_* */
+	u8 padding;
 	u32 sent[2]; /* TCP: a sequence number sent lately, by the direction of the packet; 0: none is known */
 	u32 reserved;
 };
@@ -212,6 +215,10 @@ struct lookup_budget {
 	u32 period; /* the period that lookups belongs to */
 	u32 lookups;
 };
+
+/* A connection to a pod's address: whether DNAT has changed that is checked at the exit. */
+#define CHECK_DUE 0x01	    /* no exit has seen a packet of it under this verdict */
+#define CHECK_UNLOGGED 0x02 /* the exit is to log it, by its final destination */
 
 /* A later fragment has no ports: this key leads to the verdict of the first fragment. */
 struct fragment_key {

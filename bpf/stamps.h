@@ -24,11 +24,22 @@
  *      so that replies, which come from 10.96.0.10 again, follow it.
  *   6. The exit hook clears tc_index: the far side must not see it.
  *
+ * Any address may be changed by DNAT: by a rule for a hostPort, by a Service whose
+ * external IP is a pod's address. So the pod's hook judges what is no Service's
+ * address at once, and the exit judges it again:
+ *
+ *   - Packets to a node's or an outside address carry a slot, all of them.
+ *   - Of a connection to a pod's address, the first packet carries a slot, until the
+ *     exit has seen one (CHECK_DUE), and one packet a second does afterwards. The others
+ *     carry STAMP_JUDGED.
+ *   - If the exit finds another destination than the dialled one, its verdict on the
+ *     final destination replaces the pod hook's, and all packets of the connection carry
+ *     slots from then on, as those to a Service do.
+ *
  * A packet without a stamp that fits is attributed by its hash, then by its source
  * address if that is a local pod's. If it is certainly a pod's packet but the pod
- * cannot be determined, it is dropped (ORIGIN_HIDDEN, reason "no_origin"). A packet
- * whose egress verdict is final at the pod's hook carries STAMP_JUDGED instead, and
- * the exit hook lets it pass.
+ * cannot be determined, it is dropped (ORIGIN_HIDDEN, reason "no_origin"). The exit
+ * hook lets a packet with STAMP_JUDGED pass.
  */
 #ifndef KUBEWEIR_STAMPS_H
 #define KUBEWEIR_STAMPS_H
@@ -94,6 +105,14 @@ static __always_inline void stamp_connection(struct __sk_buff *skb, struct work 
 		connection->hash = w->origin.hash;
 		origins.update(&w->origin.hash, &w->origin);
 	}
+	stamp(skb, w);
+}
+
+/* Without an origin under its hash: if the packet loses its stamp, its source tells who sent it. */
+static __always_inline void stamp_for_check(struct __sk_buff *skb, struct work *w)
+{
+	fill_origin(skb, w);
+	w->origin.confirm = 1;
 	stamp(skb, w);
 }
 
@@ -171,11 +190,12 @@ static __always_inline enum found find_origin(struct __sk_buff *skb, struct work
 		w->origin.confirm = 0;
 		return ORIGIN_FOUND;
 	}
-	if (index >= SLOTS)
-		return ORIGIN_NONE;
 	endpoint = endpoint_at(w, from);
 	if (endpoint)
 		w->key.endpoint = endpoint->number;
+	/* Every packet from a pod has a stamp. This one has lost it, and a masquerade has replaced its source. */
+	if (index >= SLOTS)
+		return endpoint && local == LOCAL_NODE ? ORIGIN_HIDDEN : ORIGIN_NONE;
 	return endpoint || local == LOCAL_NODE ? ORIGIN_HIDDEN : ORIGIN_NONE;
 }
 
@@ -203,7 +223,7 @@ static __always_inline struct connection *dialled_connection(const struct work *
 	return connections.lookup(&dialled);
 }
 
-/* Copy the exit's verdict and the backend to the connection to the dialled address. */
+/* Copy the exit's verdict and the backend to the connection to the dialled address, which goes to the exit from now on. */
 static __always_inline void confirm(struct work *w)
 {
 	struct connection *connection = dialled_connection(w);
@@ -212,9 +232,9 @@ static __always_inline void confirm(struct work *w)
 		return;
 	__builtin_memcpy(connection->other, w->key.remote, 16);
 	connection->other_port = w->key.remote_port;
-	connection->state = (connection->state | CONNECTION_OTHER) & ~CONNECTION_FROM_NODE;
-	if (!(connection->state & CONNECTION_DIALLED))
-		return;
+	connection->state |= CONNECTION_OTHER | CONNECTION_DIALLED | CONNECTION_EXIT;
+	connection->state &= ~CONNECTION_FROM_NODE;
+	connection->check = 0;
 	connection->rule = w->decision.rule;
 	connection->identity = w->decision.identity;
 	connection->verdict = w->decision.verdict;

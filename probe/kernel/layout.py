@@ -101,7 +101,8 @@ CONNECTION: Final = np.dtype(
         ("state", "u1"),
         ("other", "u1", (16,)),
         ("other_port", "<u2"),
-        ("padding", "<u2"),
+        ("check", "u1"),
+        ("padding", "u1"),
         ("sent", "<u4", (2,)),
         ("reserved", "<u4"),
     ]

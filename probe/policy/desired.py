@@ -13,9 +13,9 @@ from typing import NamedTuple
 from enrich.wire.batch import PolicyRef
 from enrich.wire.mapped_address import IPV4_BITS, is_ipv4, packed_address
 
-POD, NODE, WORLD, SERVICE = 0, 1, 2, 3
+POD, NODE, WORLD, SERVICE, POD_SERVICE = 0, 1, 2, 3, 4
 """Kinds of identity (``enum kind`` in ``bpf/layout.h``). WORLD is every address that is neither a pod's nor a node's.
-The compiler never makes SERVICE; :mod:`probe.policy.service_addresses` does."""
+The compiler makes neither SERVICE nor POD_SERVICE; :mod:`probe.policy.service_addresses` does."""
 
 AddressKey = tuple[bytes, int]
 """A prefix: 16 bytes (IPv4 as IPv4-mapped IPv6) and a length of 0 to 128 bits."""

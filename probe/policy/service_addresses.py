@@ -1,19 +1,21 @@
 """Marks the addresses of Services in the kernel's table of addresses.
 
 A packet to a Service's address reaches a pod only after kube-proxy's DNAT. So the kernel program decides where the
-packet leaves the node, by the destination that it has then (``bpf/policy.c``). The mark is the kind SERVICE:
+packet leaves the node, by the destination that it has then (``bpf/policy.c``). The mark is the kind:
 
-- Where nothing translates the address, it is an address outside the cluster. It keeps the identity of the IP blocks
-  that contain it.
-- An address that is also a pod's or a node's keeps that identity. A connection to a node's address is judged as such
-  at once, and again where the packet leaves the node, as that of a NodePort is.
+- SERVICE: where nothing translates the address, it is an address outside the cluster. It keeps the identity of the IP
+  blocks that contain it.
+- POD_SERVICE: a tenant may choose another tenant's pod's address as a Service's external IP. It keeps the pod's
+  identity, by which it is judged at ports that the Service does not translate.
+- An address that is also a node's keeps that identity and kind. A connection to it is judged as such at once, and again
+  where the packet leaves the node, as that of a NodePort is.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-from probe.policy.desired import SERVICE, WORLD, AddressKey, Desired, Identity, host_key
+from probe.policy.desired import POD, POD_SERVICE, SERVICE, WORLD, AddressKey, Desired, Identity, host_key
 from probe.policy.lpm import PrefixTable
 
 
@@ -53,6 +55,6 @@ class ServiceAddresses:
 def _service_identity(desired: Desired, key: AddressKey, blocks: PrefixTable[Identity]) -> Identity:
     own = desired.addresses.get(key)
     if own is not None and own.kind != WORLD:
-        return own
+        return Identity(own.number, POD_SERVICE) if own.kind == POD else own
     around = own or blocks.longest(int.from_bytes(key[0], "big"))
     return Identity(around.number if around else 0, SERVICE)

@@ -42,6 +42,7 @@ WORLD: Final = {4: "203.0.113.9", 6: "2001:db8:f::9"}
 _APPS: Final = 20
 _ETHERNET: Final = bytes(12)
 _SKB_BYTES: Final = 192
+_LOOPBACK: Final = 1
 _PROG_LOAD: Final = 5
 _SYN, _ACK = 0x02, 0x10
 
@@ -52,8 +53,11 @@ class Node:
     def __init__(self, rig: Rig) -> None:
         self.rig = rig
         self._context = bytearray(_SKB_BYTES)
+        self._context_at_exit = bytearray(_SKB_BYTES)
         # struct __sk_buff: ingress_ifindex at 36, ifindex at 40.
-        struct.pack_into("=II", self._context, 36, 0, rig.pods["shop/web"].index)
+        index = rig.pods["shop/web"].index
+        struct.pack_into("=II", self._context, 36, 0, index)
+        struct.pack_into("=II", self._context_at_exit, 36, index, _LOOPBACK)
 
     def inside(self, call: Callable[[], T]) -> T:
         """Call a function in the node's network namespace, where BPF_PROG_RUN looks up the interface."""
@@ -63,6 +67,10 @@ class Node:
         """Run the egress program (or another) on a frame from web; return its verdict and the mean nanoseconds."""
         program = self.rig.maps.programs["pod_egress"] if program is None else program
         return bpf.program_run(program, frame, repeat, bytes(self._context))
+
+    def run_exit(self, frame: bytes) -> tuple[int, int]:
+        """Run the program of a device that is no pod's on a frame from web, once; as :meth:`run`."""
+        return bpf.program_run(self.rig.maps.programs["exit_ethernet"], frame, 1, bytes(self._context_at_exit))
 
 
 @contextlib.contextmanager

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from probe.policy.desired import NODE, POD, SERVICE, WORLD, AddressKey, Desired, Identity, host_key
+from probe.policy.desired import NODE, POD, POD_SERVICE, SERVICE, WORLD, AddressKey, Desired, Identity, host_key
 from probe.policy.service_addresses import ServiceAddresses
 
 VIP, POD_IP, NODE_IP = "10.96.0.10", "10.244.0.1", "192.0.2.1"
@@ -21,7 +21,7 @@ def test_a_service_address_gets_its_blocks_identity_unless_it_is_a_pods_or_nodes
     found = ServiceAddresses().changed_entries(_desired(), [VIP, POD_IP, NODE_IP, "203.0.113.1"], whole=True)
     assert found == {
         host_key(VIP): Identity(7, SERVICE),
-        host_key(POD_IP): Identity(8, POD),
+        host_key(POD_IP): Identity(8, POD_SERVICE),
         host_key(NODE_IP): Identity(9, NODE),
         host_key("203.0.113.1"): Identity(0, SERVICE),
     }
