@@ -1,4 +1,4 @@
-"""`weir routes`: check a routes file, and try it on records."""
+"""`weir routes`: check a routes file, try it on records, and tidy up the consumer groups of its outputs."""
 
 from __future__ import annotations
 
@@ -12,11 +12,16 @@ import click
 import msgspec
 
 from enrich.runtime.process import Exit
+from enrich.runtime.settings import SettingsError, load
 from enrich.wire.flow import Flow, decode_flow
 from enrich.wire.topics import topics
+from streams.kafka.connection import ReadError
+from streams.kafka.consumer_groups import delete_groups, group_names
 from streams.matching.matcher import Matcher
 from streams.routes.model import Routes
+from streams.routes.outputs import group_prefix, route_sinks
 from streams.routes.read import RoutesError, read
+from streams.settings import Settings
 
 _NOT_TAKEN: Final = 1
 _FILE: Final = click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
@@ -32,7 +37,7 @@ _PREFIX: Final = click.option(
 
 @click.group()
 def routes() -> None:
-    """Check a routes file, or try it on records."""
+    """Check a routes file, try it on records, or tidy up consumer groups."""
 
 
 @routes.command()
@@ -73,6 +78,39 @@ def try_(file: Path, prefix: str, output: str) -> None:
         # The reader of standard output has ended. Python flushes once more at exit, and would complain again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(exit_code)
+
+
+@routes.command()
+@_FILE
+@_PREFIX
+@click.option("--kafka", help="host:port of a broker. [WEIR_KAFKA]")
+@click.option("--delete", is_flag=True, help="Delete the groups that no output of FILE has, with their offsets.")
+def groups(file: Path, prefix: str, kafka: str | None, *, delete: bool) -> None:
+    """List the consumer groups of routes in Kafka, and which of them no output of FILE has any longer.
+
+    A group keeps its place for an output that comes back under the same name. Kafka forgets it by itself some days
+    after its last member has left (offsets.retention.minutes).
+
+    \b
+    Exit codes: 0 every group is in use, or was deleted. 1 some are left over, or Kafka cannot be reached. 2 FILE is
+    wrong.
+    """
+    used = {group_prefix(prefix) + one.name for one in route_sinks(_read(file, prefix))}
+    env = {**os.environ, "WEIR_TOPIC_PREFIX": prefix, **({"WEIR_KAFKA": kafka} if kafka else {})}
+    try:
+        connection = load(Settings, env).connection()
+        found = group_names(connection, group_prefix(prefix))
+    except SettingsError as error:
+        raise click.UsageError(str(error)) from error
+    except ReadError as error:
+        click.echo(f"weir: {error}", err=True)
+        sys.exit(Exit.UNEXPECTED)
+    unused = [name for name in found if name not in used]
+    refused = delete_groups(connection, unused) if delete and unused else {}
+    for name in found:
+        state = "in use" if name in used else "deleted" if delete else "left over: no output of the file has it"
+        click.echo(f"{name}: {f'not deleted: {refused[name]}' if name in refused else state}")
+    sys.exit(Exit.UNEXPECTED if refused or (unused and not delete) else Exit.OK)
 
 
 def _read(file: Path, prefix: str) -> Routes:

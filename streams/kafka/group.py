@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable, Sequence
+from typing import Final
 
 import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
@@ -11,6 +14,9 @@ from streams.kafka.connection import Connection, silent_logger
 from streams.kafka.records import Record, take
 
 log = structlog.get_logger("kubeweir.streams")
+
+_POLL_S: Final = 0.5
+"""How often a waiting consumer polls, which is how it takes part in rebalances."""
 
 
 class GroupReader:
@@ -27,6 +33,9 @@ class GroupReader:
         self.problem: str | None = "Kafka has not been reached yet"
         self._topic, self._on_assigned = topic, on_assigned or (lambda _: None)
         self._committed: dict[int, int] = {}
+        self._revoked: set[int] = set()
+        """Partitions that were revoked since the last take: somebody else may have committed more of them."""
+        self._waiting = False
         self._consumer = Consumer(
             {
                 **connection,
@@ -34,9 +43,8 @@ class GroupReader:
                 "enable.auto.commit": False,
                 "enable.auto.offset.store": False,
                 "auto.offset.reset": "earliest",
-                # A destination may be down for an hour. Kafka would evict this consumer from its group meanwhile, and
-                # the next owner of its partitions would have to wait for the same destination.
-                "max.poll.interval.ms": 3_600_000,
+                # A batch of which the destination refuses every record takes minutes: each is written alone.
+                "max.poll.interval.ms": 900_000,
                 # After a kill -9, the partitions wait this long for their next owner.
                 "session.timeout.ms": 10_000,
                 "error_cb": self._on_error,
@@ -47,11 +55,36 @@ class GroupReader:
 
     def take(self, max_records: int, wait_s: float) -> list[Record]:
         """Return up to ``max_records`` records; an empty list after ``wait_s`` without any. Raises StopServiceError."""
+        if self._waiting:
+            self._waiting = False
+            self._consumer.resume(self._consumer.assignment())
+        self._revoked.clear()
         return take(self._consumer, max_records, wait_s)
 
+    def wait(self, seconds: float, stop: threading.Event) -> bool:
+        """Wait for ``seconds`` without reading, and stay a member of the group. Return whether ``stop`` is set.
+
+        A member that does not poll keeps every rebalance from ending, and so stops the whole group; here its partitions
+        are paused, and polling goes on."""
+        self._waiting = True
+        self._consumer.pause(self._consumer.assignment())
+        deadline = time.monotonic() + seconds
+        while not stop.is_set():
+            left = deadline - time.monotonic()
+            for record in take(self._consumer, 1, max(0.0, min(left, _POLL_S))):
+                # It was fetched before the pause.
+                self._consumer.seek(TopicPartition(self._topic, record.partition, record.offset))
+            if left <= 0:
+                break
+        return stop.is_set()
+
     def commit(self, records: Sequence[Record]) -> None:
-        """Commit the offsets of these records, and so of all records before them."""
-        last = {record.partition: record.offset for record in records}
+        """Commit the offsets of these records, and so of all records before them.
+
+        Those of a partition that was revoked meanwhile are left out: its next owner reads them again."""
+        last = {record.partition: record.offset for record in records if record.partition not in self._revoked}
+        if not last:
+            return
         offsets = [TopicPartition(self._topic, partition, offset + 1) for partition, offset in last.items()]
         try:
             self._consumer.commit(offsets=offsets, asynchronous=False)
@@ -75,12 +108,17 @@ class GroupReader:
         """Leave the group and disconnect."""
         self._consumer.close()
 
-    def _on_assign(self, _consumer: Consumer, partitions: Sequence[TopicPartition]) -> None:
+    def _on_assign(self, consumer: Consumer, partitions: Sequence[TopicPartition]) -> None:
         self.problem = None
         self._committed.clear()
+        if self._waiting:
+            # Pausing has no effect on partitions that are not assigned yet.
+            consumer.assign(list(partitions))
+            consumer.pause(list(partitions))
         self._on_assigned([one.partition for one in partitions])
 
-    def _on_revoke(self, _consumer: Consumer, _partitions: Sequence[TopicPartition]) -> None:
+    def _on_revoke(self, _consumer: Consumer, partitions: Sequence[TopicPartition]) -> None:
+        self._revoked |= {one.partition for one in partitions}
         self._on_assigned([])
 
     def _on_error(self, error: KafkaError) -> None:

@@ -9,7 +9,7 @@ from typing import Final
 from streams.config.yaml_file import Problem, Steps
 from streams.matching.check import check_matches
 from streams.matching.model import as_list
-from streams.routes.model import File, Kafka, Route, Routes
+from streams.routes.model import OUTPUT_KINDS, File, Kafka, Route, RouteOutput, Routes
 
 NAMESPACE: Final = "{namespace}"
 _TOPIC: Final = re.compile(r"[A-Za-z0-9._-]+")
@@ -41,11 +41,13 @@ def _check(routes: Routes, reserved: frozenset[str]) -> Iterator[Problem]:
 def _check_outputs(
     at: Steps, route: Route, reserved: frozenset[str], files: dict[str, str], topics: dict[str, Kafka]
 ) -> Iterator[Problem]:
+    names: set[str] = set()
     for index, output in enumerate(route.outputs):
-        kinds = [name for name in output.__struct_fields__ if getattr(output, name) is not None]
-        if len(kinds) != 1:
-            yield Problem((*at, index), f"must be exactly one of {', '.join(output.__struct_fields__)}")
+        if len(output.kinds) != 1:
+            yield Problem((*at, index), f"must be exactly one of {', '.join(OUTPUT_KINDS)}")
             continue
+        if output.kafka is None:
+            yield from _check_name((*at, index), output, names)
         if output.kafka is not None:
             yield from _check_topic((*at, index, "kafka"), output.kafka, reserved)
             if topics.setdefault(output.kafka.topic, output.kafka) != output.kafka:
@@ -54,6 +56,17 @@ def _check_outputs(
                 )
         if output.file is not None:
             yield from _check_file((*at, index, "file"), output.file, route.name, files)
+
+
+def _check_name(at: Steps, output: RouteOutput, names: set[str]) -> Iterator[Problem]:
+    """Check that a group's name never depends on the place of an output: a removed one would leave its neighbours its
+    offsets."""
+    name = output.name or output.kind
+    if name in names and output.name is None:
+        yield Problem(at, f"must have a name: another output of the route is called {name}")
+    elif name in names:
+        yield Problem((*at, "name"), f"another output of the route is called {name}")
+    names.add(name)
 
 
 def _check_topic(at: Steps, kafka: Kafka, reserved: frozenset[str]) -> Iterator[Problem]:

@@ -91,8 +91,15 @@ class Events(_Strict, frozen=True):
 
 
 class RouteOutput(_Strict, frozen=True):
-    """Where the records of a route go: exactly one of the fields is set."""
+    """Where the records of a route go: exactly one of the kinds is set."""
 
+    name: Annotated[
+        EntryName | None,
+        Meta(
+            description="Names the output, and so its consumer group, which keeps its place in the topic. Required if "
+            "the route has two outputs of a kind; by default the kind."
+        ),
+    ] = None
     kafka: Kafka | None = None
     file: File | None = None
     stdout: Stdout | None = None
@@ -102,7 +109,15 @@ class RouteOutput(_Strict, frozen=True):
     @property
     def kind(self) -> str:
         """The name of the field that is set."""
-        return next((name for name in self.__struct_fields__ if getattr(self, name) is not None), "")
+        return next(iter(self.kinds), "")
+
+    @property
+    def kinds(self) -> list[str]:
+        """The names of all kinds that are set; a good file has exactly one."""
+        return [kind for kind in OUTPUT_KINDS if getattr(self, kind) is not None]
+
+
+OUTPUT_KINDS: Final = tuple(name for name in RouteOutput.__struct_fields__ if name != "name")
 
 
 class Route(_Strict, frozen=True, rename={"excluded": "except"}):

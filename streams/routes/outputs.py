@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -21,7 +20,7 @@ from streams.config.fields import seconds
 from streams.matching.matcher import Matcher
 from streams.matching.model import Match, Verdict, as_list
 from streams.metrics.roles import SinkMetrics
-from streams.routes.model import GKE_PATH, Events, File, Route, RouteOutput, Routes
+from streams.routes.model import GKE_PATH, OUTPUT_KINDS, Events, File, Route, RouteOutput, Routes
 from streams.settings import Settings
 from streams.sinks.events import EventSink
 from streams.sinks.file import FileSink
@@ -36,7 +35,7 @@ class RouteSink:
     """One output of a route that is not a Kafka topic."""
 
     name: str
-    """``<route>.<kind>``, numbered from the second output of a kind on. Part of the name of the consumer group."""
+    """``<route>.<name of the output>``, which is part of the name of the consumer group."""
     route: Route
     output: RouteOutput
 
@@ -48,15 +47,17 @@ class RouteSink:
 
 def route_sinks(routes: Routes) -> list[RouteSink]:
     """Return all outputs that are not Kafka topics."""
-    found = []
-    for route in routes.routes:
-        kinds: Counter[str] = Counter()
-        for output in route.outputs:
-            if output.kafka is None:
-                kinds[output.kind] += 1
-                number = f".{kinds[output.kind]}" if kinds[output.kind] > 1 else ""
-                found.append(RouteSink(f"{route.name}.{output.kind}{number}", route, output))
-    return found
+    return [
+        RouteSink(f"{route.name}.{output.name or output.kind}", route, output)
+        for route in routes.routes
+        for output in route.outputs
+        if output.kafka is None
+    ]
+
+
+def group_prefix(prefix: str) -> str:
+    """Return how the names of all consumer groups of routes begin, with the prefix of the topics."""
+    return f"{prefix}.route."
 
 
 def only_denied(route: Route) -> bool:
@@ -112,7 +113,7 @@ def _otlp(one: RouteSink, _metrics: SinkMetrics) -> Sink:
 
 _MAKERS: Final[Mapping[str, Callable[[RouteSink, SinkMetrics], Sink]]] = checked_makers(
     "routes",
-    set(RouteOutput.__struct_fields__) - {"kafka"},
+    set(OUTPUT_KINDS) - {"kafka"},
     {"file": _file, "stdout": _stdout, "otlp": _otlp, "events": _events},
 )
 """How the sink of each kind of output is made. Each raises StopServiceError if it cannot be."""
@@ -135,4 +136,4 @@ def _definition(one: RouteSink, settings: Settings, metrics: SinkMetrics) -> Sin
         return MadeSink(maker(one, metrics), partial(takes, one.route.matcher()))
 
     topic = settings.topics.denied if only_denied(one.route) else settings.topics.flows
-    return SinkDefinition(one.name, topic.name, f"{settings.prefix}.route.{one.name}", one.content, make)
+    return SinkDefinition(one.name, topic.name, group_prefix(settings.prefix) + one.name, one.content, make)

@@ -7,7 +7,7 @@ THEORY OF OPERATION
 2. Values that are not records go to the dead-letter topic; records that the sink does not want are skipped.
 3. The others are written. If the destination is away (SinkError), the pump retries with exponential backoff: after 0.5
    s, 1 s, 2 s, ... up to every 10 s. Meanwhile it reads and commits nothing: this is the backpressure that keeps
-   records in Kafka.
+   records in Kafka. It stays a member of its group, so that the others get and keep their partitions.
 4. If the destination refuses records permanently (RefusedError), the batch is halved and each half written alone. Of
    2,000 records with one bad one, about 22 writes later 1,999 are stored, and the bad one is in the dead-letter topic.
 5. Only then are the offsets committed. A kill between 3 and 5 repeats the records: delivery is at least once.
@@ -40,6 +40,8 @@ class Reader(Protocol):
     problem: str | None
 
     def take(self, max_records: int, wait_s: float) -> list[Record]: ...
+
+    def wait(self, seconds: float, stop: threading.Event) -> bool: ...
 
     def commit(self, records: Sequence[Record]) -> None: ...
 
@@ -118,13 +120,14 @@ class Pump:
                 half = len(records) // 2
                 if not half:
                     return self._refuse(records[0], "sink_refused", f"{self._feed.name}: {error}")
+                self._reader.wait(0.0, self._stop)
                 return self._write(records[:half]) and self._write(records[half:])
             except SinkError as error:
                 self._metrics.failures.labels(self._feed.name).inc()
                 if self._destination_problem is None:
                     log.error("the destination cannot take records; retrying", sink=self._feed.name, error=str(error))
                 self._destination_problem = str(error)
-                if self._stop.wait(backoff):
+                if self._reader.wait(backoff, self._stop):
                     return False
                 backoff = min(backoff * 2, _MAX_BACKOFF_S)
             else:

@@ -6,12 +6,15 @@ The OTLP receiver is an HTTP server of ours that speaks the protocol's own messa
 from __future__ import annotations
 
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 
 import orjson
 import pytest
 
+from enrich.wire.batch import EndpointRef
 from tests.kafka.batches import make_batch
 from tests.kafka.receiver import Receiver
 from tests.kafka.site import Site, ids_of, until
@@ -41,6 +44,55 @@ def send(site: Site, first: int, batches: int, size: int = 100) -> None:
     for number in range(first, first + batches):
         site.send(make_batch(number * size, size, denied=number % 2 == 1))
     site.flush()
+
+
+def test_a_sink_that_cannot_write_leaves_its_group_working(site: Site, receiver: Receiver) -> None:
+    """A member that does not poll keeps a rebalance from ending, and the whole group waits for it."""
+
+    def logs_to(endpoint: str) -> dict[str, object]:
+        return {"name": "logs", "outputs": [{"otlp": {"endpoint": endpoint, "timeout": "1s"}}]}
+
+    path = write(site, logs_to("http://127.0.0.1:1/v1/logs"))
+    site.start_enrich()
+    stuck = site.start("routes", "--alone", WEIR_ROUTES=path)
+    rings = [f"ring{number}" for number in range(16)]
+    for ring in rings:
+        site.send(make_batch(0, 5, {"ring": ring, "endpoints": {"7": EndpointRef("shop", ring, f"uid-{ring}")}}))
+    site.flush()
+    stuck.wait_for("the destination cannot take records; retrying", sink="logs.otlp")
+    other = site.folder / "other.yaml"
+    other.write_bytes(orjson.dumps({"version": 1, "routes": [logs_to(receiver.url)]}))
+    helping = site.start("routes", "--alone", WEIR_ROUTES=str(other))
+    until(lambda: receiver.logs or None, "records of the partitions that the second member got")
+    # The first one goes: the second gets the rest, and nothing was committed that was not written.
+    assert stuck.stop() == 0
+    expected = {f"{ring}-{number}" for ring in rings for number in range(5)}
+    until(lambda: {uid(log) for log in receiver.logs} == expected or None, "all records")
+    assert helping.stop() == 0
+
+
+def test_a_removed_output_leaves_its_offsets_to_nobody(site: Site) -> None:
+    first, second = site.folder / "first.log", site.folder / "second.log"
+    one = {"name": "a", "file": {"path": str(first)}}
+    two = {"name": "b", "file": {"path": str(second)}}
+    path = write(site, {"name": "files", "outputs": [one]})
+    site.start_enrich()
+    sinks = site.start("routes", "--alone", WEIR_ROUTES=path)
+    send(site, 0, 1)
+    until(lambda: len(ids_of(first)) == 100 or None, "the first file")
+    write(site, {"name": "files", "outputs": [two]})
+    until(lambda: (second.exists() and len(ids_of(second)) == 100) or None, "all records in the second file, too")
+    assert sinks.stop() == 0
+    command = [sys.executable, "-m", "streams.cli.main", "routes", "groups", path]
+    command += ["--topic-prefix", site.prefix, "--kafka", site.broker]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    left, used = f"{site.prefix}.route.files.a", f"{site.prefix}.route.files.b"
+    assert done.stdout == f"{left}: left over: no output of the file has it\n{used}: in use\n"
+    assert done.returncode == 1
+    done = subprocess.run([*command, "--delete"], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.returncode) == (f"{left}: deleted\n{used}: in use\n", 0)
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.stdout, done.returncode) == (f"{used}: in use\n", 0)
 
 
 def test_files_and_logs_have_what_their_routes_take_through_kill_9_and_an_outage(

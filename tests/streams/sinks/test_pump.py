@@ -31,6 +31,9 @@ class Topic:
             self._stop.set()
         return taken
 
+    def wait(self, seconds: float, stop: threading.Event) -> bool:
+        return stop.wait(seconds)
+
     def commit(self, records: Sequence[Record]) -> None:
         self.committed = records[-1].offset + 1
 

@@ -57,6 +57,9 @@ class QuietReader:
             raise self.raises
         return []
 
+    def wait(self, seconds: float, stop: threading.Event) -> bool:
+        return stop.wait(seconds)
+
     def commit(self, _records: Sequence[Record]) -> None: ...
 
     def lag(self) -> int | None:
