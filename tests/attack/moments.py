@@ -8,6 +8,7 @@ import struct
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import cast
 
 from netns import Space, open_socket
@@ -38,9 +39,10 @@ def installation(ground: Ground) -> Iterator[Tally]:
     for number in range(ground.rounds):
         name = f"b/new-{number}"
         new = both(rig, name, 100 + number % 100)
-        # A set of its own, so that its entries are new too.
+        # A set of its own and a selector that the stranger fits, so that the stranger gets another identity as well.
+        stranger_too = {"matchExpressions": [{"key": "app", "operator": "In", "values": ["stranger", f"x{number}"]}]}
         rig.policy(name, podSelector={"matchLabels": {"app": f"new-{number}"}}, policyTypes=["Egress"],
-                   egress=[{"ports": [{"port": 1000 + number}]}])  # fmt: skip
+                   egress=[{"to": [{"namespaceSelector": {}, "podSelector": stranger_too}]}])  # fmt: skip
         assert rig.attachments.attach(new.index)
         ear, marks = ground.ear(new), _fired(rig, wires[0], stranger, new)
         good = [datagram(family, friend.address(family), new.address(family), 53) for family in FAMILIES]
@@ -136,17 +138,25 @@ def switches(ground: Ground) -> Iterator[Tally]:
         rig.policy("a/in", podSelector={"matchLabels": {"app": "server"}}, ingress=rules)
         rig.apply()
 
+    install = rig.installer.apply
     for _, family in itertools.product(range(ground.rounds), FAMILIES):
         allow(53, 54)
         cut, kept = (_Stream(client, server, family, port) for port in (53, 54))
         denied: set[int] = set()
+        first: list[int] = []
+
+        def note(cut: _Stream = cut, first: list[int] = first) -> None:
+            # The thread counts a packet when it has sent it, so one more may be on its way.
+            first.append(cut.sent + 1)
+
         try:
             for _ in range(_SWITCHES):
                 kept.wait(10)
+                setattr(rig.installer, "apply", partial(install, switched=note))  # noqa: B010
                 allow(54)
-                first = cut.sent + 1
+                setattr(rig.installer, "apply", install)  # noqa: B010
                 cut.wait(20)
-                denied |= set(range(first, cut.sent))
+                denied |= set(range(first[-1], cut.sent))
                 allow(53, 54)
         finally:
             cut.stop()
