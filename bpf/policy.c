@@ -50,11 +50,11 @@
 #include "adoption.h"
 #include "neighbours.h"
 #include "stamps.h"
-#include "unready.h"
 #include "recent.h"
 #include "admit.h"
 #include "errors.h"
 #include "encapsulation.h"
+#include "unready.h"
 #include "fragments.h"
 
 /* Initialize the scratch memory. plain: the parsed packet, or 0. */

@@ -7,9 +7,9 @@
  * not fail. Who the node is, is decided by what cannot be forged:
  *
  *   - To the pod: the node itself has made the packet (ingress_ifindex is 0).
- *   - From the pod: TCP or ICMP to an address that the node holds, from an address that
- *     is no other pod's and not the node's. Other protocols are refused, because the
- *     node might unwrap a tunnel.
+ *   - From the pod: TCP, UDP or ICMP to an address that the node holds, from an address
+ *     that is no other pod's and not the node's. What the node might unwrap is refused
+ *     (encapsulation.h), and so are fragments of UDP, whose port is not known.
  *
  * DNAT may turn the node's address into another (a NodePort, a hostPort). So such a
  * packet carries an origin without an endpoint, by which every exit refuses it.
@@ -30,10 +30,15 @@ static __always_inline bool pass_to_node(struct __sk_buff *skb, struct work *w)
 {
 	u8 protocol = w->packet.protocol;
 
-	if (protocol != PROTOCOL_TCP && protocol != PROTOCOL_ICMP && protocol != PROTOCOL_ICMPV6)
+	if (protocol == PROTOCOL_UDP && (w->packet.fragment != FRAGMENT_NONE || is_encapsulation(&w->packet)))
 		return 0;
-	if (local_ifindex(w, w->packet.destination) != LOCAL_NODE ||
-	    !is_unclaimed(w, w->packet.source, skb->ifindex))
+	if (protocol != PROTOCOL_TCP && protocol != PROTOCOL_UDP && protocol != PROTOCOL_ICMP &&
+	    protocol != PROTOCOL_ICMPV6)
+		return 0;
+	if (!is_unclaimed(w, w->packet.source, skb->ifindex))
+		return 0;
+	/* Before anything is installed, only the routes say which addresses are the node's. */
+	if (local_ifindex(w, w->packet.destination) != LOCAL_NODE && !is_delivered_here(skb, &w->packet))
 		return 0;
 	fill_origin(skb, w);
 	w->origin.confirm = 0;

@@ -108,6 +108,8 @@ class Node:
     labels: Labels = field(hash=False)
     ips: tuple[str, ...] = ()
     zone: str = ""
+    pod_cidrs: tuple[str, ...] = ()
+    """The ranges of its pods' addresses (``spec.podCIDRs``). A CNI plugin need not keep to them."""
 
     @property
     def key(self) -> Name:

@@ -31,7 +31,7 @@ from typing import Final
 import structlog
 
 from enrich.index.cluster import Cluster
-from enrich.model import Name, Pod, Service
+from enrich.model import Name, Pod
 from probe.adoption import Adoption
 from probe.kernel.attach import Attachments, Mode
 from probe.kernel.deny_windows import DenyWindows
@@ -49,6 +49,8 @@ from probe.pod_interfaces import STATES, PodInterfaces
 from probe.policy.capacity import capacity_warnings
 from probe.policy.compiler import Compiler
 from probe.policy.own_node import OwnNode
+from probe.policy.service_addresses import DialledAddresses
+from probe.unknown_interfaces import Rules, UnknownInterfaces
 
 log = structlog.get_logger("kubeweir.probe")
 
@@ -73,6 +75,7 @@ class Agent:
         ledger: Ledger,
         intervals: AddressIntervals,
         mode: Mode | None = None,
+        rules: Rules | None = None,
     ) -> None:
         self._node = node
         self._cluster = cluster
@@ -86,14 +89,15 @@ class Agent:
         self._windows = DenyWindows(maps)
         self.adoption = Adoption(maps, view.network)
         self._warnings = LastingWarnings()
-        self._interfaces = PodInterfaces(cluster, view, ledger, self._attachments)
+        bound = self._installer.endpoints
+        self._unknown = UnknownInterfaces(view.network, self._attachments, bound, rules or Rules())
+        self._interfaces = PodInterfaces(cluster, view, ledger, self._attachments, self._unknown)
         self.assignments = self._interfaces.assignments
         self._attached: set[int] = set()
         self._wake = threading.Event()
         self._pods: list[Pod] = []
         """The local pods when the network was last read."""
-        self._services: Mapping[Name, Service] = {}
-        self._service_addresses: frozenset[str] = frozenset()
+        self._services = DialledAddresses()
         self._stop = threading.Event()
         self.failed = threading.Event()
         """Set when a thread died of an unexpected error; then the process is to end."""
@@ -150,11 +154,12 @@ class Agent:
 
     def start(self, window_s: float) -> None:
         """Start to reconcile, and to close the deny windows every ``window_s`` seconds."""
+        view, observe = self._view, self._unknown.observe
         self._maps.configure(Config.WINDOW_NS, int(window_s * 1e9))
         self._cluster.subscribe(lambda _kinds: self._wake.set())
         for name, work in (
             ("policy", self._reconcile_loop),
-            ("links", self._watch_links),
+            ("links", lambda: watch_links(view.network, view.clock, observe, self.links_changed, self._stop)),
             ("windows", lambda: self._window_loop(window_s)),
             ("adoption", lambda: self.adoption.run(self._stop)),
         ):
@@ -184,7 +189,7 @@ class Agent:
         adopted = self._installer.endpoints if adopting else None
         binding = self._interfaces.bind(pods, adopted, was_read=was_read)
         objects = self._interfaces.with_namespaces(self._interfaces.with_addresses(objects), binding)
-        services, own_addresses = self._addresses_of_services(), self._view.state.addresses
+        services, own_addresses = self._services.of(self._cluster.services()), self._view.state.addresses
         objects = self._own_node.complete(objects, own_addresses, services)
         bound = self._interfaces.endpoints(binding)
         desired = self._compiler.compile(objects, list({pod.uid: pod for pod in binding.bound.values()}.values()))
@@ -214,25 +219,16 @@ class Agent:
 
     def _read_network(self, pods: list[Pod]) -> bool:
         """Read the network if it may have changed, or if pods may have got an interface; return whether it was read."""
-        force = pods != self._pods or self.binding.incomplete or bool(self._problem or self._attachments.obstacles)
+        force = pods != self._pods or self._interfaces.waiting or bool(self._problem)
         if not self._view.refresh(force=force):
             return False
         self._pods = pods
         return True
 
-    def _addresses_of_services(self) -> frozenset[str]:
-        services = self._cluster.services()
-        if services is not self._services:
-            self._services = services
-            self._service_addresses = frozenset(ip for service in services.values() for ip in service.addresses)
-        return self._service_addresses
-
     def _attach_all(self, binding: Binding, adopted: Collection[int]) -> set[int]:
         """Attach what is missing, and return the interfaces that carry our programs and have no pod."""
         self._attach(binding.bound)
-        for index in binding.closed:
-            if not self._attachments.is_attached(index):
-                self._attachments.attach(index)
+        self._interfaces.close(binding, self._node)
         closed = self._release(binding.bound, {*adopted, *binding.closed})
         covered = self._attachments.attach_exits(self._view.state.devices, binding.bound.keys() | closed)
         if covered:
@@ -281,12 +277,9 @@ class Agent:
             except (InstallError, OSError) as error:
                 self._problem = str(error)
                 log.error("policy was not installed: the one before stays in force", error=str(error), retry_s=_RETRY_S)
-            retry = bool(self._problem) or self.binding.incomplete or bool(self._attachments.obstacles)
+            retry = bool(self._problem) or self._interfaces.waiting
             self._wake.wait(_RETRY_S if retry else _IDLE_S)
             self._stop.wait(_SETTLE_S)
-
-    def _watch_links(self) -> None:
-        watch_links(self._view.network, self._view.clock, self.links_changed, self._stop)
 
     def _window_loop(self, window_s: float) -> None:
         due = time.monotonic() + window_s

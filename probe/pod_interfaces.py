@@ -30,6 +30,7 @@ from probe.node.binding import API_DELAY_S, Binding, bind
 from probe.node.bound_pods import BoundPods
 from probe.node.netlink import Veth
 from probe.node.network_view import NetworkView
+from probe.unknown_interfaces import UnknownInterfaces
 
 _UNKNOWN_POD: Final = "unknown_pod: nothing is known of its pod: it stays closed until a pod claims it or it is gone"
 
@@ -45,8 +46,11 @@ STATES: Final = {
 class PodInterfaces:
     """The bindings of one node. One thread calls :meth:`bind` and :meth:`settle`."""
 
-    def __init__(self, cluster: Cluster, view: NetworkView, ledger: Ledger, attachments: Attachments) -> None:
+    def __init__(
+        self, cluster: Cluster, view: NetworkView, ledger: Ledger, attachments: Attachments, unknown: UnknownInterfaces
+    ) -> None:
         self._cluster, self._view, self._ledger, self._attachments = cluster, view, ledger, attachments
+        self._unknown = unknown
         self._saved = BoundPods(ledger.path.with_suffix(".pods"))
         self.binding = Binding()
         """The outcome that was installed last."""
@@ -115,6 +119,15 @@ class PodInterfaces:
         self.closed = frozenset(closed)
         self._read_at_ns = self._view.state.read_at_ns
 
+    def close(self, binding: Binding, node: str) -> None:
+        """Close interfaces that are not surely one pod's, and leave those that surely are no pod's. Raises OSError."""
+        for index in binding.closed:
+            if not self._attachments.is_attached(index):
+                self._attachments.attach(index)
+        found = self._cluster.node(node)
+        ranges = found.pod_cidrs if found else ()
+        self._unknown.review(binding, self._view.state.veths, ranges, complete=self._cluster.synced.is_set())
+
     def endpoints(self, binding: Binding) -> list[Bound]:
         """Return an endpoint for each bound interface, numbered by the ledger."""
         return [
@@ -137,7 +150,13 @@ class PodInterfaces:
 
     def closed_for(self) -> dict[str, str]:
         """Return why each interface is closed that carries our programs and has no pod, by name."""
-        return {self.name(index): self.binding.closed.get(index, _UNKNOWN_POD) for index in self.closed}
+        reasons = dict.fromkeys(self.closed, _UNKNOWN_POD) | self._unknown.reasons() | dict(self.binding.closed)
+        return {self.name(index): reason for index, reason in reasons.items()}
+
+    @property
+    def waiting(self) -> bool:
+        """Whether the next pass may find something else without any event."""
+        return bool(self.binding.incomplete or self._attachments.obstacles or self._unknown.closed)
 
     def states(self) -> dict[str, tuple[str, str]]:
         """Return all that is not as it should be: event (one of ``STATES``) and reason, by what they concern."""
@@ -147,7 +166,12 @@ class PodInterfaces:
             f"interface {name} of pod {pod}": ("interface is kept", reason)
             for name, (pod, reason) in self.kept().items()
         }
-        closed = {f"interface {name}": ("interface is closed", reason) for name, reason in self.closed_for().items()}
+        quiet = {self.name(index) for index in self._unknown.closed - self._unknown.lasting()}
+        closed = {
+            f"interface {name}": ("interface is closed", reason)
+            for name, reason in self.closed_for().items()
+            if name not in quiet
+        }
         return pods | exits | kept | closed
 
     def unenforced(self) -> dict[Name, str]:

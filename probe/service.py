@@ -7,6 +7,7 @@ Kafka. Policy flows from a source of objects through :class:`Cluster` to :class:
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
@@ -47,6 +48,7 @@ from probe.node.netlink import NodeNetwork
 from probe.node.network_view import NetworkView
 from probe.node.ownership import Ownership
 from probe.settings import Settings
+from probe.unknown_interfaces import Rules
 
 log = structlog.get_logger("kubeweir.probe")
 
@@ -144,7 +146,7 @@ def _assemble(settings: Settings, cluster: Cluster, stack: contextlib.ExitStack)
         settings.node, settings.run_dir / "address-intervals", interval_publisher.publish, clock
     )
     view = NetworkView(network, clock)
-    agent = Agent(settings.node, cluster, view, maps, ledger, intervals, MODES[settings.attach])
+    agent = Agent(settings.node, cluster, view, maps, ledger, intervals, MODES[settings.attach], _rules(settings))
     return _Parts(
         network=network,
         maps=maps,
@@ -165,6 +167,15 @@ def _plugin(settings: Settings, cluster: Cluster, network: NodeNetwork, agent: A
         return None
     ask = PodLookup(_connected()) if settings.source == "kubernetes" else None
     return Plugin(settings, cluster, network, agent.assignments, agent, ask)
+
+
+def _rules(settings: Settings) -> Rules:
+    try:
+        for cidr in settings.pod_cidrs:
+            ipaddress.ip_network(cidr)
+    except ValueError as error:
+        raise StopServiceError(f"WEIR_POD_CIDRS: {error}", Exit.USAGE) from error
+    return Rules(settings.unknown == "closed", settings.pod_interfaces, settings.pod_cidrs)
 
 
 def _serve_health(settings: Settings, source: Source, parts: _Parts) -> HealthServer:

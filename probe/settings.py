@@ -58,6 +58,16 @@ class Settings(KafkaSettings):
     """UDP ports at which nodes unwrap packets: L2TP, GTP, ESP, GRE, VXLAN, GUE, Geneve, MPLS, and those of Flannel,
     Weave and Submariner. Ports of the node's own VXLAN and Geneve devices count as well. WireGuard's are left out:
     it takes packets from its peers only."""
+    unknown: Literal["auto", "closed", "open"] = setting("WEIR_UNKNOWN", "auto")
+    """What an interface may do until its pod is known: closed (it can talk with its own node only), open (everything),
+    or auto, which is open without the CNI plugin."""
+    pod_interfaces: tuple[str, ...] = setting(
+        "WEIR_POD_INTERFACES", ("cali*", "lxc*", "eni*", "azv*", "gke*", "!eth[0-9]*", "!ve-*", "!vb-*")
+    )
+    """Patterns of interface names, for WEIR_UNKNOWN=closed: veths that are pods' whatever address they have, and with !
+    in front those that never are. Any other veth counts as a pod's until its addresses say that it is not."""
+    pod_cidrs: tuple[str, ...] = setting("WEIR_POD_CIDRS", ())
+    """Ranges of this node's pods' addresses, for WEIR_UNKNOWN=closed. By default those of the Node object."""
     netns: Path | None = setting("WEIR_NETNS", None)
     """Path of the node's network namespace, if it is not that of the process (as in the demo)."""
     pin_dir: Path = setting("WEIR_PIN_DIR", Path("/sys/fs/bpf/kubeweir"))

@@ -125,7 +125,10 @@ def _node(root: Field) -> Node:
     labels = labels_of(root)
     addresses = root["status"]["addresses"].items()
     ips = tuple(a["address"].ip() for a in addresses if a["type"].value in ("InternalIP", "ExternalIP"))
-    return Node(root["metadata"]["name"].name(), uid_of(root, ""), labels, ips, labels.get(_ZONE_LABEL, ""))
+    ranges = list(root["spec"]["podCIDRs"].items()) or [root["spec"]["podCIDR"]]
+    pod_cidrs = tuple(str(entry.old_network()) for entry in ranges if entry.text(""))
+    name, zone = root["metadata"]["name"].name(), labels.get(_ZONE_LABEL, "")
+    return Node(name, uid_of(root, ""), labels, ips, zone, pod_cidrs)
 
 
 def _service(root: Field) -> Service:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import select
 import threading
 import time
@@ -20,9 +21,20 @@ _POLL_S: Final = 0.05
 runs undisturbed; verdicts inside it are not attributed."""
 
 
-def watch_links(network: NodeNetwork, clock: LinkClock, changed: Callable[[], None], stop: threading.Event) -> None:
-    """Read link events until ``stop`` is set, and call ``changed`` after each read."""
-    with network.subscribe() as events:
+def watch_links(
+    network: NodeNetwork,
+    clock: LinkClock,
+    observe: Callable[[bytes | None], None],
+    changed: Callable[[], None],
+    stop: threading.Event,
+) -> None:
+    """Read link events until ``stop`` is set, and call ``observe``, then ``changed`` after each read.
+
+    ``observe`` gets what was read; None at the beginning, and when events were lost: then anything may have changed.
+    """
+    network.join()
+    with contextlib.closing(network.subscribe()) as events:
+        observe(None)
         while not stop.is_set():
             now_ns = time.time_ns()
             if not select.select([events], [], [], 0)[0]:
@@ -30,8 +42,12 @@ def watch_links(network: NodeNetwork, clock: LinkClock, changed: Callable[[], No
                 if not select.select([events], [], [], _POLL_S)[0]:
                     continue
             try:
-                clock.observe(events.recv(1 << 16))
+                message = events.recv(1 << 16)
+                clock.observe(message)
+                observe(message)
             except OSError:
                 # ENOBUFS: the kernel dropped events. The listener reads all links again, which replaces them.
                 log.debug("link events were dropped: all links are read again")
+                observe(None)
             changed()
+    network.leave()

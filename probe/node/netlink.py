@@ -14,6 +14,7 @@ import ipaddress
 import os
 import socket
 import struct
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -23,16 +24,13 @@ from typing import Any, Final, ParamSpec, TypeVar
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
+from probe.node.links import attributes, read_addresses
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
 _CLONE_NEWNET: Final = 0x40000000
-_SOL_NETLINK: Final = 270
-_GET_STRICT_CHK: Final = 12
-_RTM_GETADDR: Final = 22
-_DUMP_REQUEST: Final = 0x0301
-_DONE, _ERROR = 3, 2
-_IFA_ADDRESS, _IFA_LOCAL, _IFA_TARGET_NETNSID = 1, 2, 10
+_IFA_ADDRESS, _IFA_LOCAL = 1, 2
 _IFF_LOOPBACK: Final = 0x8
 _ARPHRD_ETHER: Final = 1
 _ETHERNET_TUNNELS: Final = {"vxlan", "geneve", "gretap", "ip6gretap", "erspan", "ip6erspan"}
@@ -86,17 +84,33 @@ class NodeNetwork:
     def __init__(self, namespace: Path | None = None) -> None:
         """Enter ``namespace``, or stay in the process' own if it is None. Raises NetworkError."""
         self._thread = ThreadPoolExecutor(1, "netlink")
+        self._namespace = namespace
+        self._local = threading.local()
         try:
-            self.run(_enter, namespace)
-            self._route: IPRoute = self.run(IPRoute)
+            self.run(self.join)
         except Exception as error:
             self._thread.shutdown()
             where = f"namespace {namespace} (WEIR_NETNS)" if namespace else "network"
             raise NetworkError(f"the node's {where} cannot be entered: {error}") from error
 
+    def join(self) -> None:
+        """Have the calling thread make calls itself from now on, without waiting for those of other threads."""
+        _enter(self._namespace)
+        self._local.route = IPRoute()
+
+    def leave(self) -> None:
+        """Close the socket of a thread that has joined, before it ends."""
+        self._route.close()
+
+    @property
+    def _route(self) -> IPRoute:
+        return self._local.route
+
     def run(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Call a function in the node's namespace and return its result. Raises OSError."""
         try:
+            if hasattr(self._local, "route"):
+                return call(*args, **kwargs)
             return self._thread.submit(call, *args, **kwargs).result()
         except NetlinkError as error:
             # NetlinkError is not an OSError, but a device that disappears or an interrupted dump is not exceptional.
@@ -123,7 +137,7 @@ class NodeNetwork:
 
     def tc(self, command: str, kind: str, index: int, handle: int = 0, **options: object) -> None:
         """Change a qdisc or a filter of a device (``IPRoute.tc``). Raises OSError."""
-        self.run(self._route.tc, command, kind, index, handle, **options)
+        self.run(lambda: self._route.tc(command, kind, index, handle, **options))
 
     def qdiscs(self, index: int) -> list[Any]:
         """Return the qdiscs of a device, as netlink messages. Raises OSError."""
@@ -135,7 +149,7 @@ class NodeNetwork:
 
     def close(self) -> None:
         """Close the sockets and end the thread."""
-        self.run(self._route.close)
+        self.run(self.leave)
         self._thread.shutdown()
 
     def _veths(self) -> list[Veth]:
@@ -203,40 +217,16 @@ def _is_routed(address: str) -> bool:
 
 
 def _addresses(namespace: int | None) -> Iterator[tuple[int, str]]:
-    """Yield interface index and address of each address in a namespace, given by its id, without entering it.
-
-    IFA_TARGET_NETNSID needs no SYS_ADMIN, which setns(2) would need. The kernel reads this attribute only from a socket
-    with strict checks (net/ipv4/devinet.c, inet_valid_dump_ifaddr_req). pyroute2 0.9 takes it for text, so the
-    message is built here.
-    """
-    target = b"" if namespace is None else struct.pack("=HHi", 8, _IFA_TARGET_NETNSID, namespace)
-    request = struct.pack("=IHHII", 24 + len(target), _RTM_GETADDR, _DUMP_REQUEST, 1, 0) + bytes(8) + target
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as requesting:
-        requesting.setsockopt(_SOL_NETLINK, _GET_STRICT_CHK, 1)
-        requesting.send(request)
-        while True:
-            block = requesting.recv(1 << 16)
-            while len(block) >= 16:
-                length, kind = struct.unpack_from("=IH", block)
-                if kind == _DONE:
-                    return
-                if kind == _ERROR:
-                    code = -struct.unpack_from("=i", block, 16)[0]
-                    raise OSError(code, os.strerror(code))
-                yield from _address_of(block[16:length])
-                block = block[(length + 3) & ~3 :]
+    """Yield interface index and address of each address in a namespace, given by its id, without entering it."""
+    for message in read_addresses(namespace):
+        yield from _address_of(message)
 
 
 def _address_of(message: bytes) -> Iterator[tuple[int, str]]:
+    if len(message) < 8:
+        return
     family, _, _, _, index = struct.unpack_from("=BBBBI", message)
-    found: dict[int, bytes] = {}
-    rest = message[8:]
-    while len(rest) >= 4:
-        length, kind = struct.unpack_from("=HH", rest)
-        if length < 4:
-            break
-        found[kind] = rest[4:length]
-        rest = rest[(length + 3) & ~3 :]
+    found = attributes(message[8:])
     raw = found.get(_IFA_LOCAL) or found.get(_IFA_ADDRESS)
     if raw and family in (socket.AF_INET, socket.AF_INET6):
         yield index, str(ipaddress.ip_address(raw))

@@ -13,10 +13,26 @@ packet leaves the node, by the destination that it has then (``bpf/policy.c``). 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
+from enrich.model import Name, Service
 from probe.policy.desired import POD, POD_SERVICE, SERVICE, WORLD, AddressKey, Desired, Identity, host_key
 from probe.policy.lpm import PrefixTable
+
+
+class DialledAddresses:
+    """The addresses of all Services, put together again only if a Service has changed."""
+
+    def __init__(self) -> None:
+        self._services: Mapping[Name, Service] = {}
+        self._addresses: frozenset[str] = frozenset()
+
+    def of(self, services: Mapping[Name, Service]) -> frozenset[str]:
+        """Return the addresses that clients of these Services dial."""
+        if services is not self._services:
+            self._services = services
+            self._addresses = frozenset(ip for service in services.values() for ip in service.addresses)
+        return self._addresses
 
 
 class ServiceAddresses:

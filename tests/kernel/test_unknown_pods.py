@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 from netns import Space, connects, listen, open_socket
 
+from probe.kernel.tunnel_ports import set_tunnel_ports
 from tests.kernel.rig import FAMILIES, Rig, both, of
 from tests.kernel.site import NODE_PORT, Site, node_port
 from tests.waiting import until
@@ -76,14 +77,18 @@ def test_the_nodes_address_leads_an_unknown_pod_nowhere_else(site: Site, unknown
         assert connects(unknown, rig.node.address(family), NODE_PORT, 0.5)
 
 
-def test_an_unknown_pod_sends_its_node_no_datagram(site: Site, unknown: Space, family: int) -> None:
-    """The node may be the end of a tunnel in UDP."""
+def test_an_unknown_pod_sends_its_node_datagrams_but_no_tunnel(site: Site, unknown: Space, family: int) -> None:
     node = site.rig.node
-    with contextlib.closing(open_socket(node, family, socket.SOCK_DGRAM)) as receiver:
-        receiver.bind(("", 8472))
-        receiver.settimeout(0.2)
-        with contextlib.closing(open_socket(unknown, family, socket.SOCK_DGRAM)) as sender:
-            sender.sendto(b"tunnel", (node.address(family), 8472))
-        until(lambda: bool(of(site.rig.seen(), reason="not_ready", port=8472)))
-        with pytest.raises(TimeoutError):
-            receiver.recv(64)
+    set_tunnel_ports(site.rig.maps, {8472})
+    for port, passes in ((5353, True), (8472, False)):
+        with contextlib.closing(open_socket(node, family, socket.SOCK_DGRAM)) as receiver:
+            receiver.bind(("", port))
+            receiver.settimeout(5 if passes else 0.2)
+            with contextlib.closing(open_socket(unknown, family, socket.SOCK_DGRAM)) as sender:
+                sender.sendto(b"message", (node.address(family), port))
+            if passes:
+                assert receiver.recv(64) == b"message"
+                continue
+            until(lambda: bool(of(site.rig.seen(), reason="not_ready", port=8472)))
+            with pytest.raises(TimeoutError):
+                receiver.recv(64)
