@@ -6,6 +6,7 @@ import functools
 import json
 import os
 import subprocess
+import sysconfig
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,10 @@ SOURCE = Path(__file__).resolve().parents[1] / "probe/cni/weir_cni.c"
 
 @functools.cache
 def program() -> Path:
-    """Compile the program, once, as deploy/image/Dockerfile does it."""
+    """Return the program that setup has compiled, if it is of this source; otherwise compile it, once."""
+    made = Path(sysconfig.get_path("scripts")) / "weir-cni"
+    if made.exists() and made.stat().st_mtime > SOURCE.stat().st_mtime:
+        return made
     folder = tempfile.TemporaryDirectory(prefix="weir-cni-")
     program._folder = folder  # type: ignore[attr-defined]  # it is removed with the process
     target = Path(folder.name) / "weir-cni"

@@ -16,13 +16,14 @@ from netns import Space, connects, ip, listen
 from enrich.index.cluster import Change, Cluster, group_by_kind
 from enrich.model import Name, Object, Pod
 from probe.agent import Agent
+from probe.cni.installation import Installation, Places
 from probe.cni.plugin import Plugin
 from probe.cni.requests import Ask
 from probe.node.address_intervals import AddressIntervals
 from probe.node.link_clock import LinkClock
 from probe.node.network_view import NetworkView
 from probe.settings import Settings
-from tests.cni import Call, ended, short_folder
+from tests.cni import Call, ended, program, short_folder
 from tests.kernel.rig import FAMILIES, NODE, Rig, both
 from tests.waiting import until
 
@@ -49,6 +50,8 @@ class Node:
 
     def __post_init__(self) -> None:
         both(self.rig, "shop/old", 1)
+        (self.folder / "conf").mkdir()
+        (self.folder / "conf/10-net.conflist").write_text('{"name": "net", "plugins": [{"type": "ptp"}]}')
         self.rig.policy("shop/closed", **CLOSED)
         rig = self.rig
         objects: list[Object] = [*rig.objects.values(), *rig.namespaces.values(), *rig.policies.values()]
@@ -56,10 +59,7 @@ class Node:
 
     @property
     def settings(self) -> Settings:
-        return dataclasses.replace(
-            Settings(), node=NODE, run_dir=self.folder, cni="on", cni_wait=WAIT_S, cni_bin_dir=self.folder / "bin",
-            cni_conf_dir=self.folder / "conf",
-        )  # fmt: skip
+        return dataclasses.replace(Settings(), node=NODE, run_dir=self.folder, cni="on", cni_wait=WAIT_S)
 
     def start(self) -> None:
         """Start a probe with its threads."""
@@ -69,6 +69,8 @@ class Node:
         self.agent = Agent(NODE, self.cluster, view, rig.maps, rig.numbers, intervals, rig.mode)
         self.agent.start(1.0)
         self.plugin = Plugin(self.settings, self.cluster, rig.network, self.agent.assignments, self.agent, self.ask)
+        places = Places(program(), self.folder / "bin", self.folder / "conf")
+        self.plugin._installation = Installation(places, {})
         self.plugin.start()
         self.running = True
 
