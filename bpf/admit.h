@@ -189,7 +189,7 @@ static __always_inline void decide(struct assessment *c, struct work *w, struct 
 	if (hook == POD_EGRESS && c->forward) {
 		/* CONNECTION_OTHER: DNAT has changed the destination of earlier packets. */
 		c->deferred = w->decision.kind >= KIND_SERVICE ||
-			      (c->connection && c->connection->state & CONNECTION_OTHER);
+			      (c->connection && (c->connection->state & CONNECTION_OTHER || is_behind_nat(c->connection)));
 		c->to_exit = w->decision.kind != KIND_POD || c->deferred;
 		c->checking = !c->to_exit;
 		c->unlogged = c->checking && !c->connection && has_exit(w, c->peer);
@@ -257,7 +257,8 @@ static __always_inline void fill_mid_flow(const struct assessment *c, struct wor
 {
 	struct connection *dialled = 0;
 
-	if (w->decision.verdict == VERDICT_ALLOW)
+	/* The exit looks for REASON_NODE (load_state). */
+	if (w->decision.verdict == VERDICT_ALLOW && w->decision.reason != REASON_NODE)
 		w->decision.reason = REASON_ADOPTED;
 	if (w->packet.tcp_flags & (TCP_FIN | TCP_RST))
 		w->fresh.state |= CONNECTION_CLOSING;

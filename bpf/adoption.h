@@ -106,6 +106,13 @@ static __always_inline void look_up(struct work *w, const struct endpoint *endpo
 		count(COUNT_LOOKUPS_SPARED);
 }
 
+/* Whether nf_conntrack knows that the destination is not the one that was dialled, whatever belongs to that address. */
+static __always_inline bool is_behind_nat(const struct connection *connection)
+{
+	return (connection->state & (CONNECTION_ADOPTED | CONNECTION_DIALLED)) ==
+	       (CONNECTION_ADOPTED | CONNECTION_DIALLED);
+}
+
 /* Copy to a fresh entry what nf_conntrack knows of the connection. */
 static __always_inline void keep_adopted(struct connection *fresh, const struct connection *adopted)
 {

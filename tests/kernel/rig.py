@@ -113,10 +113,14 @@ class Rig:
         self._adopting = threading.Thread(target=self.adoption.run, args=(self._stop,))
         self._adopting.start()
 
-    def crash(self) -> None:
-        """Close all descriptors, as the kernel does for a killed process. Nothing is undone."""
+    def stop_adoption(self) -> None:
+        """Stop the thread that looks connections up, for tests of an agent, which has its own."""
         self._stop.set()
         self._adopting.join()
+
+    def crash(self) -> None:
+        """Close all descriptors, as the kernel does for a killed process. Nothing is undone."""
+        self.stop_adoption()
         self.ring.close()
         self.maps.close()
         self.network.close()

@@ -5,13 +5,16 @@ from __future__ import annotations
 import contextlib
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from netns import Space, listen, open_socket
 
+from enrich.index.cluster import Cluster, group_by_kind
 from probe.kernel.layout import Config
 from tests.kernel.rig import FAMILIES, Rig, both, of
 from tests.kernel.site import VIP, Site, service
+from tests.kernel.test_agent import start
 from tests.kernel.tracking import tracking
 
 pytestmark = pytest.mark.kernel
@@ -208,6 +211,27 @@ def test_udp_answers_on_their_way_at_the_attach_arrive(rig: Rig, family: int) ->
         rig.apply(older=True)
         there.sendto(b"!", asker)
         assert here.recv(10) == b"!"
+
+
+def test_the_agent_reads_older_connections_when_it_attaches(rig: Rig, tmp_path: Path) -> None:
+    client, one = both(rig, "a/client", 1), both(rig, "a/one", 2)
+    rig.stop_adoption()
+    allow(rig)
+    cluster = Cluster()
+    cluster.replace_all(group_by_kind([*rig.objects.values(), *rig.namespaces.values(), *rig.policies.values()]))
+    with tracking(rig.node), connected(client, one, 4, (one.address(4), 8080)) as ends:
+        agent = start(rig, cluster, tmp_path)
+        agent.start(5.0)
+        try:
+            assert agent.adoption.wait(20)
+            assert speak(ends, "server") == [True, True]
+        finally:
+            agent.stop()
+        # Nothing had to be looked up: the entries were there before the first packet.
+        assert sum(agent.adoption.lookups.values()) == 0
+    assert {row.reason for row in of(rig.seen(), port=8080)} == {"adopted"}
+    rig.crash()
+    rig.open()
 
 
 def test_connections_of_one_pod_are_read_once(rig: Rig) -> None:

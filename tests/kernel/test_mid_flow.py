@@ -198,6 +198,24 @@ def test_acks_to_an_open_port_do_not_push_out_connections_that_are_in_use(rig: R
         ear.close()
 
 
+@pytest.mark.parametrize("closed", ["", "Ingress", "Egress"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_syn_with_ack_of_nothing_known_passes_only_if_both_directions_are_allowed(
+    rig: Rig, family: int, closed: str
+) -> None:
+    client, server = both(rig, "a/client", 1), both(rig, "a/server", 2)
+    if closed:
+        rig.policy("a/closed", **TO_CLIENT, policyTypes=[closed], **{closed.lower(): MARKER})
+    rig.apply()
+    wire, ear, mark = Wire(client, rig.node), Ear(server), new_mark()
+    wire.send(segment(client.address(family), server.address(family), SYN | ACK, (443, 2000), mark))
+    last, marked = marker(client, server, family)
+    wire.send(last)
+    assert ear.heard([mark], marked) == ([] if closed else [mark])
+    wire.close()
+    ear.close()
+
+
 def test_a_pod_has_a_bounded_number_of_lookups_a_second(rig: Rig) -> None:
     server, stranger = both(rig, "a/server", 2), both(rig, "b/stranger", 3)
     rig.policy("a/in", **TO_SERVER, ingress=MARKER)

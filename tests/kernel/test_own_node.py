@@ -132,8 +132,9 @@ def uplink(rig: Rig) -> Iterator[Site]:
     made.close()
 
 
+@pytest.mark.parametrize("flags", [2, 16], ids=["SYN", "ACK"])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_what_leaves_the_node_is_not_for_the_node(uplink: Site, family: int) -> None:
+def test_what_leaves_the_node_is_not_for_the_node(uplink: Site, family: int, flags: int) -> None:
     """On a bridge with an uplink the pod chooses, by the link-layer address, which machine gets the frame."""
     rig, other = uplink.rig, uplink.other
     client = both(rig, "a/client", 1)
@@ -141,7 +142,7 @@ def test_what_leaves_the_node_is_not_for_the_node(uplink: Site, family: int) -> 
     rig.apply()
     held = gateway("bridged", family)[0]
     make = ipv6 if family == 6 else ipv4
-    packet = make(client.address(family), held, 6, tcp(80, 2, source_port=4001))
+    packet = make(client.address(family), held, 6, tcp(80, flags, source_port=4001))
     listening = run_in(other, lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3)))
     listening.bind(("up0", 0))
     listening.settimeout(0)
