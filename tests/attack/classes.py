@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.attack import frames, interfaces, moments, revoked, starting, tunnels
+from tests.attack import frames, interfaces, mid_flow, moments, revoked, starting, tunnels
 from tests.attack.tally import ATTACKS
 
-__all__ = ["ATTACKS", "frames", "interfaces", "moments", "revoked", "starting", "tunnels"]
+__all__ = ["ATTACKS", "frames", "interfaces", "mid_flow", "moments", "revoked", "starting", "tunnels"]

@@ -72,6 +72,17 @@ def ipv6(source: str, destination: str, following: int, body: bytes, hops: int =
     return struct.pack("!IHBB", 6 << 28, len(body), following, hops) + ends + body
 
 
+def segment(source: str, destination: str, flags: int, ports: tuple[int, int], data: bytes, sequence: int = 7) -> bytes:
+    """Return a packet with a TCP segment. Its checksum is right, so that nf_conntrack takes it for a connection's."""
+    family = socket.AF_INET6 if ":" in source else socket.AF_INET
+    head = struct.pack("!HHIIBBHHH", *ports, sequence, 1, 5 << 4, flags, 1000, 0, 0)
+    ends = socket.inet_pton(family, source) + socket.inet_pton(family, destination)
+    body = head + data
+    summed = checksum(ends + struct.pack("!II", len(body), 6) + body)
+    body = body[:16] + struct.pack("!H", summed) + body[18:]
+    return (ipv6 if ":" in source else ipv4)(source, destination, 6, body)
+
+
 def extension(following: int, units: int = 0) -> bytes:
     """Return a hop-by-hop or destination options header of 8 * (units + 1) bytes: padding (RFC 8200 section 4.2)."""
     padding = 8 * (units + 1) - 4

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import itertools
 import socket
-import struct
 from collections.abc import Iterator
 
 import pytest
-from netns import Space, checksum, listen, open_socket
+from netns import Space, listen, open_socket
 
 from probe.kernel.layout import LOOKUPS, Config, Counter
 from tests.kernel.ear import Ear, new_mark
-from tests.kernel.frames import Wire, ipv4, ipv6, udp
+from tests.kernel.frames import Wire, ipv4, ipv6, segment, udp
 from tests.kernel.rig import FAMILIES, Rig, both, of
 from tests.kernel.tracking import tracking
 from tests.waiting import until
@@ -32,17 +31,6 @@ def node(rig: Rig, request: pytest.FixtureRequest) -> Iterator[Space]:
     """The node, which tracks connections or does not."""
     with tracking(rig.node, on=request.param):
         yield rig.node
-
-
-def segment(source: str, destination: str, flags: int, ports: tuple[int, int], data: bytes, sequence: int = 7) -> bytes:
-    """Return a packet with a TCP segment whose checksum is right, so that nf_conntrack takes it for a connection's."""
-    family = socket.AF_INET6 if ":" in source else socket.AF_INET
-    head = struct.pack("!HHIIBBHHH", *ports, sequence, 1, 5 << 4, flags, 1000, 0, 0)
-    ends = socket.inet_pton(family, source) + socket.inet_pton(family, destination)
-    body = head + data
-    summed = checksum(ends + struct.pack("!II", len(body), 6) + body)
-    body = body[:16] + struct.pack("!H", summed) + body[18:]
-    return (ipv6 if ":" in source else ipv4)(source, destination, 6, body)
 
 
 def packets(source: Space, destination: Space, family: int, repeat: int = 3) -> Iterator[tuple[bytes, bytes]]:
