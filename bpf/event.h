@@ -63,6 +63,8 @@ enum verdict_reason {
 	REASON_NO_ORIGIN = 14,	  /* denied: a pod's packet leaves, and its sender cannot be determined */
 	REASON_ENCAPSULATION = 15, /* denied: encapsulation from a pod to a node (encapsulation.h) */
 	REASON_UNKNOWN_FLOW = 16, /* denied: it continues a connection that is not known */
+	/* denied: the pod's policies do not fit the maps, so that it is closed */
+	REASON_POLICY_INCOMPLETE = 17,
 };
 
 #endif

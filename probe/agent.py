@@ -6,15 +6,15 @@ Theory of operation. One thread reconciles whenever the cluster's objects or the
 2. Bind: decide which interface belongs to which local pod (``probe.pod_interfaces``). The first pass starts from what
    the last probe bound. An interface that was bound stays so, with its pod's last known object, until it is gone.
 3. Compile: turn the policies that apply to the bound pods into the desired content of the maps (``probe.policy``).
-4. Install: write the difference on the idle side and switch the epoch (``probe.kernel.installer``).
-5. Attach the programs to interfaces that are newly bound. This comes after the installation, so that no interface is
-   judged without its pod's policy.
+4. Install: write the difference on the idle side and switch the epoch (``probe.kernel.installer``). What does not fit
+   closes its own pods only (``probe.admission``).
+5. Attach the programs to interfaces that are newly bound: after the installation, so that no pod is closed for long,
+   but also if it fails, and before it if it takes longer. Programs without an installed pod close its interface.
 6. Have the connections read that are older than a pod's programs (``probe.adoption``), and publish which addresses the
    pods have (``probe.node.address_intervals``).
 
-A pass that fails, because a map is too small for example, leaves the policy in force as it was. It is reported and
-retried after a second, as is one that leaves a pod without an interface. Changes during a pass are handled by the next
-one, all together.
+A pass that fails, because the kernel has no memory for example, leaves the policy in force as it was. It is reported
+and retried after a second, as is one that leaves a pod without an interface. Changes during a pass wait for the next.
 
 Three more threads read link events, close the deny windows on time and look up unknown connections. Stopping the agent
 leaves enforcement in place; ``probe.kernel.detach`` ends it.
@@ -24,7 +24,6 @@ from __future__ import annotations
 
 import gc
 import threading
-import time
 from collections.abc import Callable, Collection, Mapping
 from typing import Final
 
@@ -32,21 +31,22 @@ import structlog
 
 from enrich.index.cluster import Cluster
 from enrich.model import Name, Pod
+from probe.admission import Admission
 from probe.adoption import Adoption
+from probe.findings import Findings
 from probe.kernel.attach import Attachments, Mode
 from probe.kernel.deny_windows import DenyWindows
 from probe.kernel.endpoints import Surroundings
-from probe.kernel.installer import Installer, InstallError
+from probe.kernel.installer import Installer
 from probe.kernel.layout import Config
 from probe.kernel.maps import Maps
-from probe.lasting_warnings import LastingWarnings
+from probe.kernel.room import InstallError
 from probe.ledger import Ledger
 from probe.node.address_intervals import AddressIntervals
 from probe.node.binding import Binding
 from probe.node.link_watch import watch_links
 from probe.node.network_view import NetworkView
-from probe.pod_interfaces import STATES, PodInterfaces
-from probe.policy.capacity import capacity_warnings
+from probe.pod_interfaces import PodInterfaces
 from probe.policy.compiler import Compiler
 from probe.policy.own_node import OwnNode
 from probe.policy.service_addresses import DialledAddresses
@@ -85,14 +85,15 @@ class Agent:
         self._compiler = Compiler(ledger)
         self._own_node = OwnNode()
         self._installer = Installer(maps)
+        self._admission = Admission(self._compiler, self._installer)
         self._attachments = Attachments(maps, view.network, mode)
         self._windows = DenyWindows(maps)
         self.adoption = Adoption(maps, view.network)
-        self._warnings = LastingWarnings()
         bound = self._installer.endpoints
         self._unknown = UnknownInterfaces(view.network, self._attachments, bound, rules or Rules())
         self._interfaces = PodInterfaces(cluster, view, ledger, self._attachments, self._unknown)
         self.assignments = self._interfaces.assignments
+        self._findings = Findings(self._interfaces, self._admission)
         self._attached: set[int] = set()
         self._wake = threading.Event()
         self._pods: list[Pod] = []
@@ -140,13 +141,18 @@ class Agent:
         """Return whether both programs are attached to a pod's interface now. Raises OSError."""
         return self._attachments.is_attached(index)
 
+    @property
+    def incomplete(self) -> dict[Name, str]:
+        """Pods that are closed because their policies, or they themselves, do not fit the maps, with the reason."""
+        return self._admission.incomplete
+
     def problem(self) -> str | None:
         """Return why the kernel does not have the cluster's policy, None if it has."""
         return self._problem or None
 
     def notes(self) -> list[str]:
         """Return every pod and exit that is not enforced, and every interface that is kept or closed, a line each."""
-        return [f"{STATES[event]}: {what}: {why}" for what, (event, why) in self._interfaces.states().items()]
+        return self._findings.notes()
 
     def usage(self) -> dict[str, tuple[int, int]]:
         """Return for each policy map how many entries it has, and how many fit."""
@@ -160,7 +166,7 @@ class Agent:
         for name, work in (
             ("policy", self._reconcile_loop),
             ("links", lambda: watch_links(view.network, view.clock, observe, self.links_changed, self._stop)),
-            ("windows", lambda: self._window_loop(window_s)),
+            ("windows", lambda: self._windows.run(window_s, self._stop)),
             ("adoption", lambda: self.adoption.run(self._stop)),
         ):
             thread = threading.Thread(target=self._guard, args=(work,), name=name)
@@ -192,11 +198,15 @@ class Agent:
         services, own_addresses = self._services.of(self._cluster.services()), self._view.state.addresses
         objects = self._own_node.complete(objects, own_addresses, services)
         bound = self._interfaces.endpoints(binding)
-        desired = self._compiler.compile(objects, list({pod.uid: pod for pod in binding.bound.values()}.values()))
         self._interfaces.save(objects, binding)
+        subjects = list({pod.uid: pod for pod in binding.bound.values()}.values())
         surroundings = Surroundings(services, own_addresses)
-        done = self._installer.apply(desired, bound, time.monotonic_ns(), surroundings)
-        closed = self._attach_all(binding, adopted or ()) if was_read else self._interfaces.closed
+        closed: Collection[int] = self._interfaces.closed
+        try:
+            done = self._admission.install(objects, subjects, bound, surroundings, lambda: self._attach(binding.bound))
+        finally:
+            if was_read:
+                closed = self._attach_all(binding, adopted or ())
         self._interfaces.settle(binding, closed)
         self.adoption.follow({end.index: end.number for end in bound})
         self.assignments.settle({index: pod for index, pod in binding.bound.items() if index in self._attached})
@@ -209,7 +219,7 @@ class Agent:
             # change for 100 ms.
             gc.freeze()
         self._problem = ""
-        self._warn()
+        self._findings.warn(self.usage(), self.identities)
         if done.addresses or done.endpoints or done.policy_entries or done.port_entries:
             log.info(
                 "policy installed", epoch=done.epoch, endpoints=len(bound), policies=len(objects.policies),
@@ -261,12 +271,6 @@ class Agent:
             self._attached.discard(index)
         return closed
 
-    def _warn(self) -> None:
-        current = self._interfaces.states()
-        for name, reason in capacity_warnings(self.usage(), self.identities):
-            current[name] = ("policy is about to outgrow the maps", reason)
-        self._warnings.report(current)
-
     def _reconcile_loop(self) -> None:
         while not self._stop.is_set() and not self._cluster.synced.wait(0.2):
             self._problem = f"waiting for the first list of {', '.join(self._cluster.missing())}"
@@ -278,14 +282,9 @@ class Agent:
                 self._problem = str(error)
                 log.error("policy was not installed: the one before stays in force", error=str(error), retry_s=_RETRY_S)
             retry = bool(self._problem) or self._interfaces.waiting
-            self._wake.wait(_RETRY_S if retry else _IDLE_S)
+            wait_s, retry_s = _RETRY_S if retry else _IDLE_S, self._admission.retry_in()
+            self._wake.wait(wait_s if retry_s is None else min(wait_s, retry_s))
             self._stop.wait(_SETTLE_S)
-
-    def _window_loop(self, window_s: float) -> None:
-        due = time.monotonic() + window_s
-        while not self._stop.wait(max(0.0, due - time.monotonic())):
-            self._windows.rotate()
-            due = max(due + window_s, time.monotonic())
 
     def _guard(self, work: Callable[[], None]) -> None:
         """Run a thread's work. An unexpected error ends the process, because half a probe would look healthy."""

@@ -109,6 +109,15 @@ class ProbeCollector(Collector):
         for pod_name in self._agent.unenforced:
             unenforced.add_metric([*pod_name], 1)
         yield unenforced
+        closed = GaugeMetricFamily(
+            "kubeweir_probe_incomplete_pod",
+            "1 for each local pod that is closed because its policies, or the pod itself, do not fit the maps; the log "
+            "and /readyz say which",
+            labels=["namespace", "pod"],
+        )
+        for incomplete in self._agent.incomplete:
+            closed.add_metric([*incomplete], 1)
+        yield closed
         kept = GaugeMetricFamily(
             "kubeweir_probe_kept_interface",
             "1 for each interface that stays enforced although its pod is not in the API, has terminated "

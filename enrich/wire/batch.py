@@ -112,6 +112,7 @@ class Reason(enum.IntEnum):
     NO_ORIGIN = 14
     ENCAPSULATION = 15
     UNKNOWN_FLOW = 16
+    POLICY_INCOMPLETE = 17
 
 
 class EndpointRef(msgspec.Struct, frozen=True):

@@ -73,6 +73,11 @@ def number_of(side: bytes) -> int:
     return int(_one(side)["number"])
 
 
+def set_of(side: bytes) -> int:
+    """Return the number of the endpoint's policy set on one side; 0 if it is absent or closed."""
+    return int(_one(side)["set"])
+
+
 def _one(side: bytes) -> Array:
     found: Array = np.frombuffer(side, ENDPOINT)[0]
     return found

@@ -3,7 +3,8 @@
 THEORY OF OPERATION. ``bpf/judge.h`` explains the two sides: the parity of the epoch is the side that every packet
 reads. An installation while epoch 6 is in force (side 0):
 
-1. Refuse if the old and new entries together exceed a map. Nothing has been written then.
+1. Refuse if the old and new entries together exceed a map. Nothing has been written then, and the caller plans anew
+   with less (``probe.admission``). A pod that does not fit ``endpoints`` is left out: it stays absent, and so closed.
 2. Write new port entries, then new policy entries. They are immutable, and nothing refers to them yet.
 3. Write side 1 of every address and endpoint that changes. Side 0 keeps its meaning: a new address gets, on side 0,
    the identity of the prefix that contained it so far; a new endpoint is absent on side 0, where its pod is closed; an
@@ -13,64 +14,30 @@ reads. An installation while epoch 6 is in force (side 0):
 6. Copy side 1 to side 0, and remove addresses and endpoints that have disappeared.
 7. Wait once more, then remove port and policy entries that nothing refers to any longer.
 
-A probe that is killed between any two steps leaves the side in force complete. The next one reads the maps back,
-compares everything with the desired state, and continues; after that it looks at changed keys only, until an
-installation fails.
+A probe that is killed between any two steps leaves the side in force complete, and so does a write that the kernel
+refuses before the switch. The next installation reads the maps back, drops what nothing refers to, compares everything
+with the desired state, and continues; after that it looks at changed keys only, until an installation fails.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Final
 
-import numpy as np
-
-from probe.kernel import bpf, endpoints, entries
+from probe.kernel import bpf, endpoints, entries, numbering
 from probe.kernel.endpoints import Bound, Surroundings
 from probe.kernel.entries import Peer
-from probe.kernel.layout import (
-    ENDPOINT_SIDES,
-    LOCAL_NONE,
-    PEER,
-    POLICY_ENTRY,
-    POLICY_KEY,
-    PORT_ENTRY,
-    PORT_KEY,
-    Array,
-    Config,
-)
-from probe.kernel.lpm import PrefixTable
-from probe.kernel.maps import Map, Maps
+from probe.kernel.layout import LOCAL_NONE, Config
+from probe.kernel.maps import Maps
+from probe.kernel.plan import Installed, Plan, fitting
+from probe.kernel.room import DoesNotFitError
 from probe.kernel.sides import SidedTable
-from probe.policy.desired import Desired, PolicySet
+from probe.kernel.tables import AddressTable, EntryTable
+from probe.policy.desired import AddressKey, Desired, PolicySet
 from probe.policy.service_addresses import ServiceAddresses
 
-_SIZED_MAPS = ("policy_entries", "port_entries", "addresses", "endpoints")
-"""The policy maps. The setting that gives a map's size has the map's name."""
-
-
-class InstallError(RuntimeError):
-    """The desired state does not fit the maps. What was in force stays in force; the message names the setting."""
-
-
-@dataclass(frozen=True, slots=True)
-class Installed:
-    """The number of entries that one installation wrote or removed, by map, and the epoch in force."""
-
-    addresses: int
-    endpoints: int
-    policy_entries: int
-    port_entries: int
-    epoch: int
-
-
-@dataclass(frozen=True, slots=True)
-class _Changes:
-    """Entries that differ from the installed ones; None: to be removed."""
-
-    policy_entries: dict[bytes, bytes | None]
-    port_entries: dict[bytes, bytes | None]
-    addresses: dict[bytes, Peer | None]
+_SET_IN_KEY: Final = slice(0, 4)
+_PORT_LIST_IN_KEY: Final = slice(4, 8)
 
 
 class Installer:
@@ -78,45 +45,51 @@ class Installer:
 
     def __init__(self, maps: Maps) -> None:
         self._maps = maps
-        self._policy_entries = maps["policy_entries"].items()
-        self._port_entries = maps["port_entries"].items()
-        self._addresses = maps["addresses"].items()
+        self._policy_entries = EntryTable(maps["policy_entries"])
+        self._port_entries = EntryTable(maps["port_entries"])
+        self._addresses = AddressTable(maps["addresses"])
         self._endpoints = SidedTable(maps["endpoints"], endpoints.ABSENT)
         self._local_addresses = SidedTable(maps["local_addresses"], LOCAL_NONE.to_bytes(4, "little"))
         self._services = ServiceAddresses()
-        self._prefixes = PrefixTable()
         self._made_of: dict[bytes, tuple[Bound, PolicySet]] = {}
         """What each endpoint's value was made of, to skip those that do not change."""
         self._installed: Desired | None = None
         """The state that the maps equal except for its changed keys; None if everything must be compared."""
+        self._is_read_back = False
+        """Whether the mirrors hold what the last installation left, if it did not end."""
+        self._refused_at: dict[str, int] = {}
+        """Entries in a map when the kernel refused one more, before it was full."""
 
     @property
     def endpoints(self) -> dict[int, int]:
         """Interface index to endpoint number, for the state in force."""
-        side = self._maps.config(Config.EPOCH) & 1
+        side = self._side()
         numbers = {key: endpoints.number_of(self._endpoints.in_force(key, side)) for key in self._endpoints.values}
         return {int.from_bytes(key, "little"): number for key, number in numbers.items() if number}
 
+    @property
+    def sets_in_force(self) -> frozenset[int]:
+        """The numbers of the policy sets that endpoints have, in the state in force."""
+        side = self._side()
+        return frozenset(endpoints.set_of(self._endpoints.in_force(key, side)) for key in self._endpoints.values)
+
     def numbers(self) -> dict[str, int]:
         """Return the highest number of each kind in the maps, so that a ledger that was lost does not reuse one."""
-        policy_keys = _array(self._policy_entries, POLICY_KEY)
-        policies = _array(self._policy_entries.values(), POLICY_ENTRY)
-        peers = _array(self._addresses.values(), PEER)
-        ends = _array(self._endpoints.values.values(), ENDPOINT_SIDES)["side"]
-        port_keys = _array(self._port_entries, PORT_KEY)
-        ports = _array(self._port_entries.values(), PORT_ENTRY)
-        port_lists = (port_keys["port_list"], policies["port_list"], ends["defaults"]["port_list"])
-        return {
-            "identity": _highest(policy_keys["identity"], peers["identity"]),
-            "set": _highest(policy_keys["set"], ends["set"]),
-            "port_list": _highest(*port_lists),
-            "rule": _highest(policies["rule"], ports["rule"], ends["defaults"]["rule"]),
-            "endpoint": _highest(ends["number"]),
-        }
+        return numbering.highest_numbers(
+            self._policy_entries.values, self._port_entries.values, self._addresses.values, self._endpoints.values
+        )
 
     def usage(self) -> dict[str, tuple[int, int]]:
         """Return the number of entries and the capacity of each policy map."""
-        return {name: (len(table), self._maps[name].max_entries) for name, table in self._tables()}
+        return {name: (len(table), self._maps[name].max_entries) for name, table in self._tables().items()}
+
+    def limit(self, name: str) -> int:
+        """Return how many entries a policy map takes: its size, or fewer if the kernel refused one lately."""
+        return min(self._maps[name].max_entries, self._refused_at.get(name, 1 << 32))
+
+    def forget_refusals(self) -> None:
+        """Believe the maps' sizes again: the kernel may have memory now that it lacked."""
+        self._refused_at.clear()
 
     def apply(
         self,
@@ -126,121 +99,148 @@ class Installer:
         surroundings: Surroundings | None = None,
         switched: Callable[[], None] | None = None,
     ) -> Installed:
-        """Install ``desired`` for the pods in ``bound``. Raises InstallError before anything is written.
+        """Plan and install. Raises DoesNotFitError, before anything that is in force has changed."""
+        return self.install(self.plan(desired, bound, now_ns, surroundings), switched)
 
-        ``switched`` is called as soon as the new state is in force, before the old one is removed.
+    def plan(
+        self,
+        desired: Desired,
+        bound: Iterable[Bound],
+        now_ns: int,
+        surroundings: Surroundings | None = None,
+        omit: Collection[AddressKey] = (),
+    ) -> Plan:
+        """Compare ``desired``, for the pods in ``bound``, with what is installed. Raises DoesNotFitError.
+
+        Addresses in ``omit`` are left out: they have the meaning of the prefixes around them.
         """
+        side = self._side()
+        whole = desired is not self._installed
+        if not self._is_read_back:
+            self._read_back(side)
+        around = surroundings or Surroundings()
+        addresses = self._address_changes(desired, around.services, omit, whole=whole)
+        changed = desired.changed_keys
+        policy_entries: dict[bytes, bytes | None] = dict.fromkeys(self._policy_entries.values) if whole else {}
+        for policy_key in desired.policy_entries if whole else changed.policy_entries:
+            policy = desired.policy_entries.get(policy_key)
+            packed = None if policy is None else entries.policy_entry(*policy)
+            policy_entries[entries.policy_key(*policy_key)] = packed
+        port_entries: dict[bytes, bytes | None] = dict.fromkeys(self._port_entries.values) if whole else {}
+        for port_key in desired.port_entries if whole else changed.port_entries:
+            port = desired.port_entries.get(port_key)
+            port_entries[entries.port_key(*port_key)] = None if port is None else entries.port_entry(*port)
+        fits, left_out = self._fitting(bound, around.node)
+        ends = {endpoints.endpoint_key(end): end for end in fits}
+        plan = Plan(
+            desired,
+            ends,
+            left_out,
+            omit,
+            self._policy_entries.changed(policy_entries),
+            self._port_entries.changed(port_entries),
+            self._addresses.changed(addresses),
+            self._endpoint_changes(ends, desired.policy_sets, side, now_ns),
+            self._local_changes(ends, around.node),
+        )
+        tables = self._tables()
+        limits = {name: self.limit(name) for name in tables}
+        plan.check_capacity(tables, {name: len(table) for name, table in tables.items()}, limits)
+        return plan
+
+    def install(self, plan: Plan, switched: Callable[[], None] | None = None) -> Installed:
+        """Install a plan that was made last.
+
+        ``switched`` is called as soon as the new state is in force, before the old one is removed. Raises
+        DoesNotFitError if the kernel refuses a write although there is room, and OSError.
+        """
+        self._installed, self._is_read_back = None, False
+        try:
+            epoch = self._write(plan, switched)
+        except DoesNotFitError as error:
+            self._refused_at[error.table] = error.limit
+            raise
+        desired = plan.desired
+        self._made_of = {key: (end, desired.policy_sets[end.uid]) for key, end in plan.ends.items()}
+        desired.changed_keys.clear()
+        # They are compared again by the next plan, which may have room for them.
+        desired.changed_keys.addresses.update(plan.omitted)
+        self._installed, self._is_read_back = desired, True
+        return Installed(
+            len(plan.addresses), len(plan.endpoints), len(plan.policy_entries), len(plan.port_entries), epoch
+        )
+
+    def _write(self, plan: Plan, switched: Callable[[], None] | None) -> int:
+        """Write a plan in the order that the module describes; return the epoch that is in force then."""
         epoch = self._maps.config(Config.EPOCH)
         side = epoch & 1
-        whole = desired is not self._installed
-        self._installed = None
-        if whole:
-            in_force = {key: entries.peer_on(value, side) for key, value in self._addresses.items()}
-            self._prefixes = PrefixTable.from_entries(in_force)
-            self._made_of.clear()
-        around = surroundings or Surroundings()
-        ends = {endpoints.endpoint_key(end): end for end in bound}
-        changes = self._changes(desired, around.services, whole=whole)
-        moved = self._endpoint_changes(ends, desired.policy_sets, side, now_ns)
-        local = self._local_changes(ends, around.node)
-        retired = self._retired(moved, side) - {end.number for end in ends.values()}
-        self._check_capacity(changes, moved)
-
-        _put(self._maps["port_entries"], self._port_entries, changes.port_entries)
-        _put(self._maps["policy_entries"], self._policy_entries, changes.policy_entries)
-        self._move_addresses(changes.addresses, side)
-        self._local_addresses.move(local, side)
-        self._endpoints.move(moved, side)
-        if changes.addresses or local or moved:
+        retired = self._retired(plan.endpoints, side) - {end.number for end in plan.ends.values()}
+        self._port_entries.put(plan.port_entries)
+        self._policy_entries.put(plan.policy_entries)
+        self._addresses.move(plan.addresses, side)
+        self._local_addresses.move(plan.local_addresses, side)
+        self._endpoints.move(plan.endpoints, side)
+        if plan.addresses or plan.local_addresses or plan.endpoints:
             epoch += 1
             self._maps.configure(Config.EPOCH, epoch)
             if switched:
                 switched()
             bpf.wait_for_programs()
-            self._settle_addresses(changes.addresses)
-            self._local_addresses.settle(local)
-            self._endpoints.settle(moved)
-        self._remove_unused(changes)
+            self._addresses.settle(plan.addresses)
+            self._local_addresses.settle(plan.local_addresses)
+            self._endpoints.settle(plan.endpoints)
+        elif switched:
+            switched()
+        if None in plan.policy_entries.values() or None in plan.port_entries.values():
+            bpf.wait_for_programs()
+            self._policy_entries.drop(plan.policy_entries)
+            self._port_entries.drop(plan.port_entries)
         for number in retired:
             self._maps["budgets"].drop(number.to_bytes(4, "little"))
-        self._made_of = {key: (end, desired.policy_sets[end.uid]) for key, end in ends.items()}
-        desired.changed_keys.clear()
-        self._installed = desired
-        return Installed(
-            len(changes.addresses), len(moved), len(changes.policy_entries), len(changes.port_entries), epoch
-        )
+        return epoch
 
-    def _tables(self) -> Iterable[tuple[str, dict[bytes, bytes]]]:
-        tables = (self._policy_entries, self._port_entries, self._addresses, self._endpoints.values)
-        return zip(_SIZED_MAPS, tables, strict=True)
+    def _side(self) -> int:
+        return self._maps.config(Config.EPOCH) & 1
 
-    def _changes(self, desired: Desired, services: Iterable[str], *, whole: bool) -> _Changes:
-        """Compare the desired entries with the installed ones: all of them, or those of changed keys."""
-        changed_keys = desired.changed_keys
-        policy_entries: dict[bytes, bytes | None] = dict.fromkeys(self._policy_entries) if whole else {}
-        for policy_key in desired.policy_entries if whole else changed_keys.policy_entries:
-            policy = desired.policy_entries.get(policy_key)
-            packed = None if policy is None else entries.policy_entry(*policy)
-            policy_entries[entries.policy_key(*policy_key)] = packed
-        port_entries: dict[bytes, bytes | None] = dict.fromkeys(self._port_entries) if whole else {}
-        for port_key in desired.port_entries if whole else changed_keys.port_entries:
-            port = desired.port_entries.get(port_key)
-            port_entries[entries.port_key(*port_key)] = None if port is None else entries.port_entry(*port)
-        peers: dict[bytes, Peer | None] = dict.fromkeys(self._addresses) if whole else {}
-        for address in desired.addresses if whole else changed_keys.addresses:
+    def _tables(self) -> dict[str, dict[bytes, bytes]]:
+        """Return what the policy maps hold. The setting that gives a map's size has the map's name."""
+        tables = (self._policy_entries, self._port_entries, self._addresses, self._endpoints)
+        return {table.name: table.values for table in tables}
+
+    def _read_back(self, side: int) -> None:
+        """Continue from the state in force, and remove what an installation that did not end has left."""
+        self._addresses.read_back(side)
+        self._made_of.clear()
+        bpf.wait_for_programs()
+        ends = self._endpoints.values
+        self._policy_entries.drop_unless(numbering.sets_of_endpoints(ends), _SET_IN_KEY)
+        lists = numbering.port_lists_of(self._policy_entries.values, ends)
+        self._port_entries.drop_unless(lists, _PORT_LIST_IN_KEY)
+        if len(self._addresses.values) >= self.limit("addresses"):
+            self._addresses.drop_redundant(side)
+        self._is_read_back = True
+
+    def _address_changes(
+        self, desired: Desired, services: Iterable[str], omit: Collection[AddressKey], *, whole: bool
+    ) -> dict[bytes, Peer | None]:
+        changed = desired.changed_keys.addresses
+        of_services = self._services.changed_entries(desired, services, whole=whole)
+        # A plan that is not installed leaves them to the next one.
+        changed.update(of_services)
+        peers: dict[bytes, Peer | None] = dict.fromkeys(self._addresses.values) if whole else {}
+        for address in desired.addresses if whole else changed:
             identity = desired.addresses.get(address)
             peers[entries.address_key(*address)] = None if identity is None else (identity.number, identity.kind)
-        for address, identity in self._services.changed_entries(desired, services, whole=whole).items():
+        for address, identity in of_services.items():
             peers[entries.address_key(*address)] = None if identity is None else (identity.number, identity.kind)
-        return _Changes(
-            {key: value for key, value in policy_entries.items() if self._policy_entries.get(key) != value},
-            {key: value for key, value in port_entries.items() if self._port_entries.get(key) != value},
-            {key: peer for key, peer in peers.items() if self._addresses.get(key) != _both(peer)},
-        )
+        return peers | {entries.address_key(*address): None for address in omit}
 
-    def _check_capacity(self, changes: _Changes, moved: Mapping[bytes, bytes | None]) -> None:
-        """Refuse changes that exceed a map: old and new entries exist side by side until the switch."""
-        changed: tuple[Mapping[bytes, object], ...] = (
-            changes.policy_entries,
-            changes.port_entries,
-            changes.addresses,
-            moved,
-        )
-        for (name, table), updates in zip(self._tables(), changed, strict=True):
-            limit = self._maps[name].max_entries
-            needed = len(table) + sum(value is not None and key not in table for key, value in updates.items())
-            if needed > limit:
-                raise InstallError(
-                    f"the map {name} holds {limit} entries, and policy needs {needed}: raise WEIR_{name.upper()}"
-                )
-
-    def _move_addresses(self, changes: Mapping[bytes, Peer | None], side: int) -> None:
-        """Write the idle side of every address that changes."""
-        before = {
-            key: entries.peer_on(self._addresses[key], side)
-            if key in self._addresses
-            else self._prefixes.enclosing(key)
-            for key in changes
-        }
-        for key, peer in changes.items():
-            self._prefixes.set(key, peer)
-        for key, peer in changes.items():
-            # A removed address takes the meaning of the longest prefix that contains it.
-            old, new = before[key], peer or self._prefixes.enclosing(key)
-            self._write_address(key, entries.peer(old, new) if side == 0 else entries.peer(new, old))
-
-    def _settle_addresses(self, changes: Mapping[bytes, Peer | None]) -> None:
-        """After the switch: make both sides equal, and remove what has disappeared."""
-        for key, peer in changes.items():
-            if peer is not None:
-                self._write_address(key, entries.peer(peer, peer))
-            elif key in self._addresses:
-                self._maps["addresses"].drop(key)
-                del self._addresses[key]
-
-    def _write_address(self, key: bytes, value: bytes) -> None:
-        self._maps["addresses"].set(key, value)
-        self._addresses[key] = value
+    def _fitting(self, bound: Iterable[Bound], node: Collection[str]) -> tuple[list[Bound], list[Bound]]:
+        known, local = self._endpoints.values, self._local_addresses.values
+        room = self.limit("endpoints") - len(known)
+        local_room = self._maps["local_addresses"].max_entries - len(local)
+        local_room -= sum(key not in local for key in endpoints.local_addresses({}, node))
+        return fitting(list(bound), known, room, local, local_room)
 
     def _endpoint_changes(
         self, ends: Mapping[bytes, Bound], sets: Mapping[str, PolicySet], side: int, now_ns: int
@@ -262,38 +262,3 @@ class Installer:
         """Return the numbers of endpoints that the changes replace or remove; another interface may still have one."""
         pairs = ((endpoints.number_of(self._endpoints.in_force(key, side)), half) for key, half in changes.items())
         return {old for old, half in pairs if old and (half is None or endpoints.number_of(half) != old)}
-
-    def _remove_unused(self, changes: _Changes) -> None:
-        """Remove port and policy entries of sets that are not in force any longer."""
-        if all(value is not None for value in (*changes.policy_entries.values(), *changes.port_entries.values())):
-            return
-        bpf.wait_for_programs()
-        _drop(self._maps["policy_entries"], self._policy_entries, changes.policy_entries)
-        _drop(self._maps["port_entries"], self._port_entries, changes.port_entries)
-
-
-def _put(table: Map, installed: dict[bytes, bytes], changes: Mapping[bytes, bytes | None]) -> None:
-    for key, value in changes.items():
-        if value is not None and installed.get(key) != value:
-            table.set(key, value)
-            installed[key] = value
-
-
-def _drop(table: Map, installed: dict[bytes, bytes], changes: Mapping[bytes, bytes | None]) -> None:
-    for key, value in changes.items():
-        if value is None and key in installed:
-            table.drop(key)
-            del installed[key]
-
-
-def _both(peer: Peer | None) -> bytes | None:
-    return None if peer is None else entries.peer(peer, peer)
-
-
-def _array(values: Iterable[bytes], dtype: np.dtype[np.void]) -> Array:
-    """Return entries as an array; one of zeros if there are none."""
-    return np.frombuffer(b"".join(values) or bytes(dtype.itemsize), dtype)
-
-
-def _highest(*numbers: Array) -> int:
-    return int(max(array.max() for array in numbers))

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from probe.kernel.maps import Map
+from probe.kernel.room import write
 
 
 class SidedTable:
@@ -16,6 +17,7 @@ class SidedTable:
 
     def __init__(self, table: Map, absent: bytes) -> None:
         self._table = table
+        self.name = table.name
         self._absent = absent
         self.values = table.items()
         """What the map holds."""
@@ -53,5 +55,5 @@ class SidedTable:
 
     def _write(self, key: bytes, value: bytes) -> None:
         if self.values.get(key) != value:
-            self._table.set(key, value)
+            write(self._table, key, value, len(self.values))
             self.values[key] = value

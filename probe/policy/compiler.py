@@ -46,14 +46,14 @@ find that out. It is pure except for the ledger.
 from __future__ import annotations
 
 import operator
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeVar
 
 from enrich.model import ClusterNetworkPolicy, Name, Namespace, NetworkPolicy, Node, Pod
 from enrich.policy.matching import Direction, PolicyView
 from probe.ledger import Ledger
-from probe.policy.desired import Desired
+from probe.policy.desired import CLOSED, Desired
 from probe.policy.identities import ClusterChanges, Identities, SelectorChanges
 from probe.policy.peer_selectors import NamedPortNumbers, PeerSelectors, resolve_named_ports
 from probe.policy.policy_entries import PolicyEntries, PolicySetInUse
@@ -83,7 +83,7 @@ class _CompiledObjects:
     cluster_policies: dict[Name, ClusterNetworkPolicy] = field(default_factory=dict)
 
 
-class _Subject(NamedTuple):
+class Subject(NamedTuple):
     """A local pod and the policies that apply to it."""
 
     pod: Pod
@@ -111,7 +111,7 @@ class Compiler:
         self._peer_selectors = PeerSelectors()
         self._identities = Identities(ledger, self.desired.addresses, self.desired.changed_keys.addresses)
         self._entries = PolicyEntries(ledger, self.desired)
-        self._subjects: dict[str, _Subject] = {}
+        self._subjects: dict[str, Subject] = {}
         """By UID."""
         self._in_force: dict[str, _PolicyInForce] = {}
         """By the policy's digest."""
@@ -121,12 +121,35 @@ class Compiler:
         """The family that most pods have, 4 or 6; 0 until a pod has an address. It never changes afterwards."""
 
     @property
+    def subjects(self) -> Collection[Subject]:
+        """The subjects of the last compilation, with their policies."""
+        return self._subjects.values()
+
+    @property
+    def cidr_prefixes(self) -> int:
+        """How many prefixes the IP blocks of the rules in force need in ``addresses``."""
+        return self._identities.cidr_prefixes
+
+    def numbers_of_sets(self) -> dict[str, int]:
+        """Return the numbers of the policy sets that are compiled, by set key."""
+        return {key: in_use.policy_set.number for key, in_use in self._sets.items()}
+
+    def size_of(self, key: str) -> dict[str, int]:
+        """Return how many entries a compiled policy set needs in each policy map, whoever else needs them too."""
+        in_use = self._sets[key]
+        compiled = (self._in_force[policy].compiled for policy in in_use.policies)
+        return {**self._entries.size_of(in_use), "addresses": sum(policy.prefixes for policy in compiled)}
+
+    @property
     def identity_count(self) -> int:
         """How many identities the rules in force divide the peers into."""
         return len(self._identities.in_use)
 
-    def compile(self, view: PolicyView, subjects: Sequence[Pod]) -> Desired:
-        """Bring :attr:`desired` up to date for ``subjects``, the local pods whose interfaces are known."""
+    def compile(self, view: PolicyView, subjects: Sequence[Pod], closed: Collection[str] = ()) -> Desired:
+        """Bring :attr:`desired` up to date for ``subjects``, the local pods whose interfaces are known.
+
+        Policy sets whose keys are in ``closed`` are not compiled; their subjects are closed.
+        """
         self._family = self._family or _usual_family(view)
         last = self._last
         namespaces = diff_and_update(last.namespaces, view.namespaces)
@@ -136,7 +159,7 @@ class Compiler:
         affected = self._selection.update(view, policies, cluster_policies)
         if affected is not None:
             affected |= {_name(pair) for pair in namespaces}
-        new_sets, unused_sets = self._select_policies(view, subjects, affected)
+        new_sets, unused_sets = self._select_policies(view, subjects, affected, closed)
         # Acquire before release: a selector that an old and a new policy share keeps its number.
         rulesets = {key: self._put_in_force(key, subject) for key, subject in new_sets.items()}
         for key in unused_sets:
@@ -170,13 +193,13 @@ class Compiler:
         return self.desired
 
     def _select_policies(
-        self, view: PolicyView, subjects: Sequence[Pod], affected: set[str] | None
-    ) -> tuple[dict[str, _Subject], set[str]]:
+        self, view: PolicyView, subjects: Sequence[Pod], affected: set[str] | None, closed: Collection[str]
+    ) -> tuple[dict[str, Subject], set[str]]:
         """Find the policies of each subject, again only in ``affected`` namespaces (None: in all).
 
         Return the policy sets that are new, each with one of its subjects, and the keys of those that became unused.
         """
-        current: dict[str, _Subject] = {}
+        current: dict[str, Subject] = {}
         for pod in subjects:
             known = self._subjects.get(pod.uid)
             if known is not None and known.pod is pod and affected is not None and pod.namespace not in affected:
@@ -186,13 +209,13 @@ class Compiler:
             names = port_names((applied.policy for applied in policies), Direction.INGRESS)
             named_ports = resolve_named_ports(pod.ports, names)
             digests = [applied.digest for applied in policies]
-            current[pod.uid] = _Subject(pod, policies, named_ports, digest(digests, named_ports, self._family))
+            current[pod.uid] = Subject(pod, policies, named_ports, digest(digests, named_ports, self._family))
         self._subjects = current
-        by_key = {subject.set_key: subject for subject in current.values()}
+        by_key = {subject.set_key: subject for subject in current.values() if subject.set_key not in closed}
         new = {key: subject for key, subject in by_key.items() if key not in self._sets}
         return new, self._sets.keys() - by_key.keys()
 
-    def _put_in_force(self, key: str, subject: _Subject) -> tuple[Ruleset, Ruleset]:
+    def _put_in_force(self, key: str, subject: Subject) -> tuple[Ruleset, Ruleset]:
         """Compile those policies of a new set that are not in force yet, and return the set's rulesets."""
         compiled = []
         for applied in subject.policies:
@@ -225,7 +248,8 @@ class Compiler:
         for uid in table.keys() - self._subjects.keys():
             del table[uid]
         for uid, subject in self._subjects.items():
-            table[uid] = self._sets[subject.set_key].policy_set
+            in_use = self._sets.get(subject.set_key)
+            table[uid] = CLOSED if in_use is None else in_use.policy_set
 
 
 def diff_and_update(last: dict[K, V], current: Mapping[K, V]) -> list[tuple[V | None, V | None]]:

@@ -8,9 +8,9 @@ cluster nor the kernel.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
-from enrich.wire.batch import PolicyRef
+from enrich.wire.batch import PolicyRef, Reason, Verdict
 from enrich.wire.mapped_address import IPV4_BITS, is_ipv4, packed_address
 
 POD, NODE, WORLD, SERVICE, POD_SERVICE = 0, 1, 2, 3, 4
@@ -60,6 +60,11 @@ class PolicySet:
 
     number: int
     defaults: Defaults
+
+
+_CLOSED: Final = PolicyEntry(0, 0, Verdict.DENY, Reason.POLICY_INCOMPLETE)
+CLOSED: Final = PolicySet(0, ((_CLOSED, _CLOSED, _CLOSED), (_CLOSED, _CLOSED, _CLOSED)))
+"""The set of subjects whose policies do not fit the maps: everything is denied. It has no policy entries."""
 
 
 @dataclass(slots=True)

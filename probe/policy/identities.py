@@ -113,6 +113,11 @@ class Identities:
         """All identities that some prefix has."""
         return self._identities.values()
 
+    @property
+    def cidr_prefixes(self) -> int:
+        """How many prefixes the IP blocks in the rules in force have."""
+        return len(self._cidr_index.prefixes)
+
     def update(
         self, cluster: ClusterChanges, selector_changes: SelectorChanges
     ) -> tuple[list[IdentityInUse], list[IdentityInUse]]:

@@ -110,6 +110,15 @@ class PolicyEntries:
         self._add_identities(added, identities)
         return added
 
+    def size_of(self, in_use: PolicySetInUse) -> dict[str, int]:
+        """Return how many policy entries and port entries a policy set has, also those that others share."""
+        directions = in_use.directions
+        lists = {shared.entry.port_list for one in directions for shared in one.by_traits.values()} - {0}
+        return {
+            "policy_entries": sum(len(one.stored) for one in directions),
+            "port_entries": sum(len(self._port_keys[number]) for number in lists),
+        }
+
     def remove_set(self, removed: PolicySetInUse) -> None:
         """Remove a policy set that no subject has any more, with its entries."""
         self._sets.remove(removed)

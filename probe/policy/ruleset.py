@@ -72,6 +72,8 @@ class CompiledPolicy:
     """Peer selectors to release when the policy is no longer in force, one entry for each reference."""
     egress_port_names: frozenset[PortName]
     """Port names in egress rules. They are resolved on the peers, so they are part of the peers' identities."""
+    prefixes: int
+    """How many prefixes its IP blocks and their exceptions are."""
 
 
 def digest(*content: object) -> str:
@@ -84,7 +86,9 @@ def compile_policy(applied: AppliedPolicy, selectors: PeerSelectors) -> Compiled
     acquired: list[int] = []
     egress, ingress = (_policy_rules(applied, direction, selectors, acquired) for direction in Direction)
     names = port_names([applied.policy], Direction.EGRESS)
-    return CompiledPolicy((egress, ingress), tuple(acquired), frozenset(names))
+    blocks = (selectors.by_number[number] for number in acquired)
+    prefixes = sum(1 + len(block.excepts) for found in blocks if isinstance(found, CidrList) for block in found.blocks)
+    return CompiledPolicy((egress, ingress), tuple(acquired), frozenset(names), prefixes)
 
 
 def _policy_rules(

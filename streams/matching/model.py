@@ -20,7 +20,7 @@ Direction = Literal["ingress", "egress"]
 Reason = Literal[
     "unknown", "no_policy", "policy", "default_deny", "explicit_deny", "node", "self", "spoofed", "unparsable",
     "fragment", "not_ready", "adopted", "forbidden_nd", "map_full", "no_origin",
-    "encapsulation", "unknown_flow",
+    "encapsulation", "unknown_flow", "policy_incomplete",
 ]  # fmt: skip
 Port = Annotated[int, Meta(ge=0, le=65535)] | Annotated[str, Meta(pattern=r"^[0-9]{1,5}-[0-9]{1,5}$")]
 

@@ -80,4 +80,4 @@ def test_every_page_of_docs_is_linked_from_another() -> None:
 def test_no_page_is_long() -> None:
     generated = {"docs/settings.md", "docs/metrics.md"}
     long = {one.name: len(one.text.splitlines()) for one in pages() if one.name not in generated}
-    assert {name: lines for name, lines in long.items() if lines > 260} == {}
+    assert {name: lines for name, lines in long.items() if lines > 300} == {}

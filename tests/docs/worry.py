@@ -33,6 +33,9 @@ WORRY: Final[dict[str, str]] = {
     ),
     "kubeweir_probe_cni_seconds_total": "Above a second a request: policy is installed slowly, or the watch is late.",
     "kubeweir_probe_identities": "Above 4096: selectors overlap at random, and the maps fill. The log says so.",
+    "kubeweir_probe_incomplete_pod": (
+        "Any for 5 minutes (WeirPodsClosed): its policies outgrow a map; `/readyz` names policies and map."
+    ),
     "kubeweir_probe_kernel_events_total": "See the events below this table.",
     "kubeweir_probe_kept_interface": "There longer than a grace period: a deleted pod runs on, or moved its address.",
     "kubeweir_probe_lookups_total": '`failed` or `skipped` rises: see "An older connection breaks" in troubleshooting.',

@@ -24,9 +24,10 @@ from probe.export.ring import Ring
 from probe.kernel.attach import Attachments, Mode
 from probe.kernel.deny_windows import DenyWindows
 from probe.kernel.endpoints import Bound, Surroundings
-from probe.kernel.installer import Installed, Installer
+from probe.kernel.installer import Installer
 from probe.kernel.layout import ENDPOINT_SIDES, VERSION, Config
 from probe.kernel.maps import Maps
+from probe.kernel.plan import Installed
 from probe.kernel.tunnel_ports import set_tunnel_ports
 from probe.ledger import Ledger
 from probe.node.netlink import NodeNetwork

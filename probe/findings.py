@@ -1,0 +1,35 @@
+"""Tells people what is not as it should be on the node: as lines of /readyz, and as warnings in the log."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from probe.admission import Admission
+from probe.lasting_warnings import LastingWarnings
+from probe.pod_interfaces import STATES, PodInterfaces
+from probe.policy.capacity import capacity_warnings
+
+_CLOSED_POD: Final = "pod is closed because not everything fits the maps"
+
+
+class Findings:
+    """Reads what binding, attaching and installing found at their last pass."""
+
+    def __init__(self, interfaces: PodInterfaces, admission: Admission) -> None:
+        self._interfaces, self._admission = interfaces, admission
+        self._warnings = LastingWarnings()
+
+    def notes(self) -> list[str]:
+        """Return every pod, exit and interface that is not enforced, kept or closed, a line each."""
+        return [*(f"{STATES[event]}: {what}: {why}" for what, (event, why) in self._interfaces.states().items()),
+                *(f"closed: pod {name}: {reason}" for name, reason in self._admission.incomplete.items())]  # fmt: skip
+
+    def warn(self, usage: Mapping[str, tuple[int, int]], identities: int) -> None:
+        """Log the warnings that are due. ``usage`` is (entries, limit) by the map's name."""
+        current = self._interfaces.states()
+        for name, reason in self._admission.incomplete.items():
+            current[f"closed pod {name}"] = (_CLOSED_POD, reason)
+        for table, reason in capacity_warnings(usage, identities):
+            current[table] = ("policy is about to outgrow the maps", reason)
+        self._warnings.report(current)
