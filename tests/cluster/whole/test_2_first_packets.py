@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from tests.cluster.whole.story import Pod
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(5400), pytest.mark.usefixtures("guarded")]
 
 PODS = 20
+CTR = ("/var/lib/weir/debian/usr/bin/ctr", "-n", "k8s.io")
 
 
 def eager(app: str, number: int, target: str, node: str = "") -> Pod:
@@ -62,17 +64,36 @@ def policies(real: Real) -> None:
     )  # fmt: skip
 
 
-@pytest.mark.usefixtures("policies")
-def test_the_first_packet_of_a_pods_first_process_is_judged(real: Real, stranger: Pod) -> None:
+def start_and_judge(real: Real, stranger: Pod, meanwhile: Callable[[], None] = lambda: None) -> None:
+    """Start pods of both apps: none of the one reaches the stranger, and all of the other do with their first SYN."""
     targets = addresses(stranger)
     real.apply(*(eager(app, number, targets[number % 2])
                  for number in range(PODS) for app in ("eager-denied", "eager-allowed")))  # fmt: skip
+    meanwhile()
     assert set(ended(real, "eager-denied", PODS)) == {"Failed"}
     assert set(outputs(real, "eager-denied")) == {"TIMEOUT"}
     assert set(ended(real, "eager-allowed", PODS)) == {"Succeeded"}, outputs(real, "eager-allowed")
-    record = real.record(dest_ip=targets[0], direction="egress", disposition="deny")
-    assert record["src"]["pod_name"].startswith("eager-denied-")
     real.kubectl("-n", NAMESPACE, "delete", "pods", "-l", "app in (eager-denied,eager-allowed)")
+
+
+@pytest.mark.usefixtures("policies")
+def test_the_first_packet_of_a_pods_first_process_is_judged(real: Real, stranger: Pod) -> None:
+    start_and_judge(real, stranger)
+    record = real.record(dest_ip=addresses(stranger)[0], direction="egress", disposition="deny")
+    assert record["src"]["pod_name"].startswith("eager-denied-")
+
+
+@pytest.mark.usefixtures("policies")
+def test_a_probe_that_is_killed_while_pods_start_lets_none_through(real: Real, stranger: Pod) -> None:
+    def kill() -> None:
+        until("some pods with addresses", lambda: sum("podIP" in p["status"] for p in real.pods("eager-denied")) >= 3)
+        for node in real.nodes():
+            chosen = 'labels."io.kubernetes.container.name"==weir-probe'
+            for container in real.on(node, *CTR, "containers", "ls", "-q", chosen).split():
+                real.on(node, "sh", "-c", f"{' '.join(CTR)} tasks kill -s SIGKILL {container} || true")
+
+    start_and_judge(real, stranger, kill)
+    real.kubectl("-n", SYSTEM, "rollout", "status", "ds/weir-probe", "--timeout=240s")
 
 
 @pytest.mark.usefixtures("policies")
