@@ -1,8 +1,24 @@
-"""All classes of attacks. A new module of them is imported here."""
+"""All classes of attacks. A new module of them is a line here."""
 
 from __future__ import annotations
 
-from tests.attack import frames, interfaces, mid_flow, moments, revoked, starting, tunnels
+from importlib import import_module
+from typing import Final
+
 from tests.attack.tally import ATTACKS
 
-__all__ = ["ATTACKS", "frames", "interfaces", "mid_flow", "moments", "revoked", "starting", "tunnels"]
+_MODULES: Final = (
+    "frames",
+    "mid_flow",
+    "interfaces",
+    "starting",
+    "moments",
+    "destinations",
+    "revoked",
+    "tunnels",
+)
+
+for _name in _MODULES:
+    import_module(f"tests.attack.{_name}")
+
+__all__ = ["ATTACKS"]

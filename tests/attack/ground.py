@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import socket
 import struct
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
@@ -10,7 +11,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from netns import Space
+from netns import Space, open_socket
 
 from tests.attack.tally import Tally
 from tests.kernel.ear import Ear, new_mark
@@ -102,6 +103,13 @@ class Ground:
             ear.frames_until(is_last, _ARRIVAL_S)
         heard = [sum(any(mark in frame for frame in frames) for mark in marks) for marks in (attacks, allowed)]
         return heard[0], heard[1]
+
+    def from_node(self, target: Space, family: int) -> bytes:
+        """Send a datagram from the node, which policy never stops. Return its mark."""
+        mark = new_mark()
+        with open_socket(self.rig.node, family, socket.SOCK_DGRAM) as node:
+            node.sendto(mark, (target.address(family), 9))
+        return mark
 
     def close(self) -> None:
         self._stack.close()

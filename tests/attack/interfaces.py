@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 
 from tests.attack.ground import Ground
 from tests.attack.tally import Tally, attack
+from tests.kernel.rig import FAMILIES
+from tests.kernel.test_address_conflicts import TAKEN, VICTIM, beside, instead
+from tests.kernel.test_address_conflicts import Node as TwoClaims
 from tests.kernel.test_kept_interfaces import (
     ALL,
     EVERYBODY,
@@ -46,4 +50,23 @@ def kept(ground: Ground) -> Iterator[Tally]:
             if passing == ALL:
                 break
         yield Tally(len(ALL), len(through), len(ALL), len(ALL - passing))
+        ground.rig.reset()
+
+
+@attack("a pod that takes the next pod's address before that one starts")
+def thief(ground: Ground) -> Iterator[Tally]:
+    """It may reach nobody, by either address; the pod whose address it takes may reach everybody."""
+    for take, taken in itertools.product((beside, instead), TAKEN.values()):
+        node = TwoClaims(ground.rig, ground.folder())
+        node.publish("shop/thief")
+        take(node.thief, taken)
+        node.read()
+        victim = node.victim()
+        node.publish(VICTIM, ips=())
+        node.publish(VICTIM)
+        for family in FAMILIES:
+            if any((":" in address) == (family == 6) for address in node.thief.addresses):
+                yield Tally(1, node.reaches(node.thief, node.other, family))
+            for ends in ((node.other, victim), (victim, node.other)):
+                yield Tally(0, 0, 1, not any(node.reaches(*ends, family) for _ in range(_TRIES)))
         ground.rig.reset()

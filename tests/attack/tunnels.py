@@ -3,41 +3,36 @@
 from __future__ import annotations
 
 import itertools
-import socket
 from collections.abc import Iterator
 
-from netns import open_socket
-
-from tests.attack.ground import WORLD, Ground, Shot, datagram, packet
+from tests.attack.ground import Ground, Shot, datagram, packet
 from tests.attack.tally import Tally, attack
 from tests.kernel.ear import new_mark
-from tests.kernel.rig import FAMILIES
+from tests.kernel.rig import FAMILIES, both
 from tests.kernel.site import VIP, Site
 from tests.kernel.test_encapsulation import FLANNEL, Overlay
 
 
-@attack("VXLAN to the own node: directly, in fragments, behind a Service, with any inner source and protocol")
+@attack("VXLAN to the own node: directly, in fragments, behind a Service or a pod's address, with any inner source")
 def vxlan(ground: Ground) -> Iterator[Tally]:
-    """From a pod that may send nothing but to its node. The inner packet must not reach the world."""
+    """From a pod that may send to these addresses only. The inner packet must not reach the world."""
     rig = ground.rig
     rig.services += VIP.values()
     overlay = Overlay(Site(rig, "routed"))
     ground.after(overlay.close)
-    overlay.site.proxy(f"ip daddr {VIP[4]} udp dport 53 dnat ip to 192.0.2.1:{FLANNEL}")
+    server = both(rig, "a/server", 2)
+    overlay.site.proxy(f"ip daddr {{ {VIP[4]}, {server.address(4)} }} udp dport 53 dnat ip to 192.0.2.1:{FLANNEL}")
     rig.policy("a/out", podSelector={"matchLabels": {"app": "client"}}, policyTypes=["Egress"],
-               egress=[{"ports": [{"port": FLANNEL, "protocol": "UDP"}]}])  # fmt: skip
+               egress=[{"ports": [{"port": port, "protocol": "UDP"} for port in (53, FLANNEL)]}])  # fmt: skip
     rig.apply()
     for _, family in itertools.product(range(ground.rounds), FAMILIES):
         own = overlay.client.address(family)
         marks = [
             overlay.wrapped(family, *to, protocol=protocol, large=large, source=source)
-            for to in (("192.0.2.1", FLANNEL), (VIP[4], 53))
+            for to in (("192.0.2.1", FLANNEL), (VIP[4], 53), (server.address(4), 53))
             for protocol, large, source in itertools.product((17, 6), (False, True), ("", own))
         ]
-        end = new_mark()
-        with open_socket(rig.node, family, socket.SOCK_DGRAM) as node:
-            node.sendto(end, (WORLD[family], 9))
-        through, arrived = ground.arrived(overlay.ear, marks, [end])
+        through, arrived = ground.arrived(overlay.ear, marks, [ground.from_node(overlay.world, family)])
         yield Tally(len(marks), through, 1, 1 - arrived)
 
 
