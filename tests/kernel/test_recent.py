@@ -123,7 +123,7 @@ def test_the_end_of_a_connection_is_seen(client: Client, flag: int) -> None:
 def test_another_port_or_protocol_is_judged(client: Client) -> None:
     for frame in (client.frame(ACK, CLOSED), client.packet(17, udp(OPEN, SOURCE)), client.packet(6, b"")):
         assert not client.run(frame)
-    assert {row.reason for row in client.rig.seen()} == {"default_deny", "unparsable"}
+    assert {row.reason for row in client.rig.seen()} == {"unknown_flow", "default_deny", "unparsable"}
 
 
 def test_another_pod_has_no_part_in_it(client: Client) -> None:
