@@ -94,6 +94,7 @@ class Agent:
         self._interfaces = PodInterfaces(cluster, view, ledger, self._attachments, self._unknown)
         self.assignments = self._interfaces.assignments
         self._findings = Findings(self._interfaces, self._admission)
+        self.unenforced_interfaces = self._interfaces.unenforced_interfaces
         self._attached: set[int] = set()
         self._wake = threading.Event()
         self._pods: list[Pod] = []

@@ -29,6 +29,7 @@ class ProbeCollector(Collector):
         yield from self._losses()
         yield from self._queues()
         yield from self._policy()
+        yield from self._elsewhere()
 
     def _export(self) -> Iterator[Metric]:
         drain, publisher = self._drain, self._publisher
@@ -154,3 +155,13 @@ class ProbeCollector(Collector):
             "Classes of peers that the policies in force tell apart",
             value=self._agent.identities,
         )
+
+    def _elsewhere(self) -> Iterator[Metric]:
+        elsewhere = GaugeMetricFamily(
+            "kubeweir_probe_unenforced_interface",
+            "1 for each interface inside a local pod that is not enforced, because it is no veth of the node",
+            labels=["namespace", "pod", "interface", "kind"],
+        )
+        for inside in self._agent.unenforced_interfaces.found:
+            elsewhere.add_metric([*inside], 1)
+        yield elsewhere

@@ -30,6 +30,7 @@ from probe.node.binding import API_DELAY_S, Binding, bind
 from probe.node.bound_pods import BoundPods
 from probe.node.netlink import Veth
 from probe.node.network_view import NetworkView
+from probe.unenforced_interfaces import UnenforcedInterfaces
 from probe.unknown_interfaces import UnknownInterfaces
 
 _UNKNOWN_POD: Final = "unknown_pod: nothing is known of its pod: it stays closed until a pod claims it or it is gone"
@@ -51,6 +52,7 @@ class PodInterfaces:
     ) -> None:
         self._cluster, self._view, self._ledger, self._attachments = cluster, view, ledger, attachments
         self._unknown = unknown
+        self.unenforced_interfaces = UnenforcedInterfaces(view.network)
         self._saved = BoundPods(ledger.path.with_suffix(".pods"))
         self.binding = Binding()
         """The outcome that was installed last."""
@@ -60,6 +62,7 @@ class PodInterfaces:
         """What the CNI plugin has said, by any thread."""
         self.assigned: Mapping[int, Pod] = {}
         """The pods that it has named, by interface index, with the addresses that CNI gave them, at the last pass."""
+        self._pods: list[Pod] = []
         self._read_at_ns = 0
         """When the network was read that ``binding`` was made from."""
 
@@ -69,6 +72,7 @@ class PodInterfaces:
         ``pods`` are the node's own, without those with hostNetwork. ``adopted`` has the endpoint number of each
         interface that the last probe installed, if this process has installed nothing yet.
         """
+        self._pods = pods
         adopting = adopted is not None
         last = self.binding if adopted is None else Binding(self._adopt(pods, adopted))
 
@@ -126,6 +130,7 @@ class PodInterfaces:
                 self._attachments.attach(index)
         found = self._cluster.node(node)
         ranges = found.pod_cidrs if found else ()
+        self.unenforced_interfaces.read(binding.bound, self._view.state.veths, self._pods)
         self._unknown.review(binding, self._view.state.veths, ranges, complete=self._cluster.synced.is_set())
 
     def endpoints(self, binding: Binding) -> list[Bound]:

@@ -17,7 +17,8 @@ _SOL_NETLINK: Final = 270
 _GET_STRICT_CHK: Final = 12
 _REQUEST, _DUMP = 0x0001, 0x0301
 _ERROR, _DONE = 2, 3
-_NEWLINK, _DELLINK, _GETLINK, _GETADDR, _GETROUTE = 16, 17, 18, 22, 26
+_NEWLINK, _DELLINK, _GETLINK, _GETADDR, _GETROUTE, _NEWNSID, _GETNSID = 16, 17, 18, 22, 26, 88, 90
+_NETNSA_NSID: Final = 1
 _IFA_TARGET_NETNSID, _IFLA_TARGET_NETNSID = 10, 46
 _IFLA_IFNAME, _IFLA_LINK, _IFLA_LINKINFO, _IFLA_LINK_NETNSID, _IFLA_INFO_KIND = 3, 5, 18, 37, 1
 _RTA_OIF, _RTA_GATEWAY, _RTA_MULTIPATH, _RTA_VIA = 4, 5, 9, 18
@@ -75,6 +76,17 @@ def read_links(namespace: int | None = None) -> list[Link]:
     """Return all links, of this namespace or of another by its id. Raises OSError."""
     target = b"" if namespace is None else _attribute(_IFLA_TARGET_NETNSID, namespace)
     return [link for message in _request(_GETLINK, _DUMP, bytes(16) + target) for link in links_in(message)]
+
+
+def read_namespaces() -> list[int]:
+    """Return the ids of the other network namespaces that this one knows. Raises OSError."""
+    found = []
+    for message in _request(_GETNSID, _DUMP, bytes(4)):
+        for kind, body in _messages(message):
+            number = attributes(body[4:]).get(_NETNSA_NSID)
+            if kind == _NEWNSID and number is not None:
+                found.append(int.from_bytes(number, "little", signed=True))
+    return found
 
 
 def read_addresses(namespace: int | None = None) -> Iterator[bytes]:

@@ -129,7 +129,7 @@ class NodeNetwork:
 
         Link-local ones are included: a masquerade may use that of a veth.
         """
-        return self.run(lambda: frozenset(a for _, a in _addresses(None) if not ipaddress.ip_address(a).is_loopback))
+        return self.run(lambda: frozenset(a for _, a in addresses_in(None) if not ipaddress.ip_address(a).is_loopback))
 
     def subscribe(self) -> socket.socket:
         """Return a netlink socket that becomes readable when links, addresses, qdiscs or filters of the node change."""
@@ -161,7 +161,7 @@ class NodeNetwork:
                 continue
             peer, addresses = link.get_attr("IFLA_LINK"), frozenset[str]()
             with contextlib.suppress(OSError):  # the namespace was deleted meanwhile; the veth may be there still
-                addresses = frozenset(a for index, a in _addresses(namespace) if index == peer and _is_routed(a))
+                addresses = frozenset(a for index, a in addresses_in(namespace) if index == peer and _is_routed(a))
             found.append(Veth(link["index"], link.get_attr("IFLA_IFNAME"), addresses, namespace))
         return found
 
@@ -216,7 +216,7 @@ def _is_routed(address: str) -> bool:
     return not (parsed.is_link_local or parsed.is_loopback)
 
 
-def _addresses(namespace: int | None) -> Iterator[tuple[int, str]]:
+def addresses_in(namespace: int | None) -> Iterator[tuple[int, str]]:
     """Yield interface index and address of each address in a namespace, given by its id, without entering it."""
     for message in read_addresses(namespace):
         yield from _address_of(message)

@@ -51,6 +51,7 @@ WORRY: Final[dict[str, str]] = {
     "kubeweir_probe_spool_bytes": "Above half of the capacity (WeirSpoolFilling): a full spool gives up allows.",
     "kubeweir_probe_spool_capacity_bytes": "Never by itself: it is a setting.",
     "kubeweir_probe_unattached_pods": "Above 0 for 15 minutes (WeirPodsWaiting): those pods are not under policy.",
+    "kubeweir_probe_unenforced_interface": "Any: what the pod sends and receives there, no policy judges.",
     "kubeweir_probe_unenforced_pod": "As kubeweir_probe_unattached_pods, and says which.",
     "kubeweir_probe_verdicts_total": "Stands still while pods open connections.",
     "kubeweir_probe_watch_age_seconds": "Above 300 (WeirWatchStale): the last known policy stays in force.",
