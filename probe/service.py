@@ -47,6 +47,7 @@ from probe.node.link_clock import LinkClock
 from probe.node.netlink import NodeNetwork
 from probe.node.network_view import NetworkView
 from probe.node.ownership import Ownership
+from probe.node.startup_taint import StartupTaint
 from probe.settings import Settings
 from probe.unknown_interfaces import Rules
 
@@ -75,6 +76,10 @@ class _Parts:
     publisher: Publisher
     plugin: Plugin | None
 
+    def is_enforcing(self) -> bool:
+        """Return whether the kernel has the cluster's policy."""
+        return self.agent.problem() is None
+
     def has_failed(self) -> bool:
         """Return whether a part died of an unexpected error."""
         return any(part.failed.is_set() for part in (self.agent, self.drain, self.publisher))
@@ -98,6 +103,10 @@ def serve(settings: Settings) -> None:
         parts.agent.start(settings.deny_window)
         if parts.plugin:
             parts.plugin.start()
+        if settings.startup_taint:
+            taint = StartupTaint(settings.startup_taint, settings.node, _connected(), parts.is_enforcing)
+            taint.start()
+            stack.callback(taint.stop)
         parts.publisher.start()
         cluster_id = _cluster_id(settings, cluster, parts.drain.cluster, has_ended)
         if cluster_id is not None:

@@ -27,6 +27,9 @@ class Settings(KafkaSettings):
     daemonset: str = setting("WEIR_DAEMONSET", "")
     """DaemonSet that runs this probe, as namespace/name: when it is deleted, enforcement ends. If unset, only
     `weir-probe detach` ends it."""
+    startup_taint: str = setting("WEIR_STARTUP_TAINT", "")
+    """Key of a taint that is taken off this node once policy is installed, such as kubeweir.io/not-ready. It needs the
+    right to get and patch nodes."""
     source: str = setting("WEIR_SOURCE", "kubernetes")
     """Source of the cluster's objects: kubernetes (by kubeconfig, or the service account in a cluster), or
     manifests:FOLDER (YAML files)."""

@@ -98,10 +98,19 @@ class Client:
         """Create an object. It is not an error if the object exists already.
 
         Raises :class:`AnswerError`, with status 0 if the server cannot be reached."""
+        self._send("POST", path, body, "application/json", accepted=(200, 201, 409))
+
+    def patch(self, path: str, operations: list[dict[str, Any]]) -> None:
+        """Change an object by a JSON patch (RFC 6902).
+
+        Raises :class:`AnswerError`, with status 0 if the server cannot be reached."""
+        self._send("PATCH", path, operations, "application/json-patch+json", accepted=(200,))
+
+    def _send(self, method: str, path: str, body: Any, kind: str, *, accepted: tuple[int, ...]) -> None:
         client = self._client
         request = client.param_serialize(
-            method="POST", resource_path=path, body=body, auth_settings=["BearerToken"],
-            header_params={"Accept": "application/json", "Content-Type": "application/json"},
+            method=method, resource_path=path, body=body, auth_settings=["BearerToken"],
+            header_params={"Accept": "application/json", "Content-Type": kind},
         )  # fmt: skip
         try:
             response = client.call_api(*request, _request_timeout=(_CONNECT_S, _CONNECT_S)).response
@@ -112,7 +121,7 @@ class Client:
         response.close()
         if status == 401:
             self._renew(client)
-        if status not in (200, 201, 409):
+        if status not in accepted:
             raise AnswerError(f"{path}: the API server answered {status}: {body_text}", status)
 
     def _renew(self, rejected: Any) -> None:
