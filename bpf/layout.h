@@ -2,8 +2,9 @@
 /*
  * Keys and values of the pinned maps. probe/kernel/layout.py declares the same
  * structs for Python; tests/kernel/test_layout.py compares every offset and size.
- * A change here needs a new VERSION there, because an older probe's maps stay
- * pinned below its own version.
+ * A change here needs a new VERSION there. An older probe's maps stay pinned below
+ * its own version, and are taken over by the names of their fields
+ * (probe/kernel/generations.py): a field keeps its name and meaning.
  *
  * Fields marked "by side" exist twice: index 0 and index 1 are the two sides of
  * the epoch switch that judge.h describes.

@@ -10,6 +10,7 @@ Theory of operation. One thread reconciles whenever the cluster's objects or the
    closes its own pods only (``probe.admission``).
 5. Attach the programs to interfaces that are newly bound: after the installation, so that no pod is closed for long,
    but also if it fails, and before it if it takes longer. Programs without an installed pod close its interface.
+   After an upgrade, this moves every interface to the own generation of maps (``probe.kernel.generations``).
 6. Have the connections read that are older than a pod's programs (``probe.adoption``), and publish which addresses the
    pods have (``probe.node.address_intervals``).
 
@@ -33,10 +34,10 @@ from enrich.index.cluster import Cluster
 from enrich.model import Name, Pod
 from probe.admission import Admission
 from probe.adoption import Adoption
-from probe.findings import Findings
+from probe.findings import Findings, log_installation
 from probe.kernel.attach import Attachments, Mode
-from probe.kernel.deny_windows import DenyWindows
 from probe.kernel.endpoints import Surroundings
+from probe.kernel.generations import Generation
 from probe.kernel.installer import Installer
 from probe.kernel.layout import Config
 from probe.kernel.maps import Maps
@@ -87,8 +88,8 @@ class Agent:
         self._installer = Installer(maps)
         self._admission = Admission(self._compiler, self._installer)
         self._attachments = Attachments(maps, view.network, mode)
-        self._windows = DenyWindows(maps)
         self.adoption = Adoption(maps, view.network)
+        self.generation = Generation(maps, [])  # the service sets one that takes over from others
         bound = self._installer.endpoints
         self._unknown = UnknownInterfaces(view.network, self._attachments, bound, rules or Rules())
         self._interfaces = PodInterfaces(cluster, view, ledger, self._attachments, self._unknown)
@@ -167,7 +168,7 @@ class Agent:
         for name, work in (
             ("policy", self._reconcile_loop),
             ("links", lambda: watch_links(view.network, view.clock, observe, self.links_changed, self._stop)),
-            ("windows", lambda: self._windows.run(window_s, self._stop)),
+            ("windows", lambda: self.generation.rotate_every(window_s, self._stop)),
             ("adoption", lambda: self.adoption.run(self._stop)),
         ):
             thread = threading.Thread(target=self._guard, args=(work,), name=name)
@@ -180,7 +181,7 @@ class Agent:
         self._wake.set()
         for thread in self._threads:
             thread.join()
-        self._windows.rotate()
+        self.generation.rotate()
 
     def links_changed(self) -> None:
         """Have the next pass read the network again."""
@@ -205,6 +206,7 @@ class Agent:
         closed: Collection[int] = self._interfaces.closed
         try:
             done = self._admission.install(objects, subjects, bound, surroundings, lambda: self._attach(binding.bound))
+            self.generation.filled = True
         finally:
             if was_read:
                 closed = self._attach_all(binding, adopted or ())
@@ -216,48 +218,51 @@ class Agent:
         claimed = {index: pod for index, pod in binding.bound.items() if index not in others}
         self._intervals.update(claimed, self._view.valid_until_ns())
         if self._problem:
-            # What exists after the first pass lives long. Without freezing it, a full garbage collection stops a small
-            # change for 100 ms.
+            # What exists now lives long. Unless it is frozen, a garbage collection stops a small change for 100 ms.
             gc.freeze()
         self._problem = ""
         self._findings.warn(self.usage(), self.identities)
-        if done.addresses or done.endpoints or done.policy_entries or done.port_entries:
-            log.info(
-                "policy installed", epoch=done.epoch, endpoints=len(bound), policies=len(objects.policies),
-                changed_addresses=done.addresses, changed_endpoints=done.endpoints,
-                changed_policy_entries=done.policy_entries, changed_port_entries=done.port_entries,
-            )  # fmt: skip
+        log_installation(done, len(bound), len(objects.policies))
 
     def _read_network(self, pods: list[Pod]) -> bool:
         """Read the network if it may have changed, or if pods may have got an interface; return whether it was read."""
-        force = pods != self._pods or self._interfaces.waiting or bool(self._problem)
+        force = pods != self._pods or self._is_unfinished()
         if not self._view.refresh(force=force):
             return False
         self._pods = pods
         return True
 
+    def _is_unfinished(self) -> bool:
+        return bool(self._problem or self.generation.pending or self._interfaces.waiting)
+
     def _attach_all(self, binding: Binding, adopted: Collection[int]) -> set[int]:
         """Attach what is missing, and return the interfaces that carry our programs and have no pod."""
         self._attach(binding.bound)
+        if not self.generation.filled:
+            return set(self._interfaces.closed)
         self._interfaces.close(binding, self._node)
         closed = self._release(binding.bound, {*adopted, *binding.closed})
         covered = self._attachments.attach_exits(self._view.state.devices, binding.bound.keys() | closed)
         if covered:
             log.info("exits attached", devices=covered, mode=self.mode)
+        self.generation.finish(self._attachments.move_rest)
         return closed
 
     def _attach(self, bound: Mapping[int, Pod]) -> None:
         for index, pod in bound.items():
-            if index in self._attached and self._attachments.is_attached(index):
+            # Before policy is installed, another generation enforces it where our programs are.
+            if (index in self._attached and self._attachments.is_attached(index)) or (
+                not self.generation.filled and self._attachments.carries(index)
+            ):
                 continue
+            self.generation.carry()
             if not self._attachments.attach(index):
                 # The interface is gone. The next read of the network does not find it, and the pod is unbound.
                 self.links_changed()
                 continue
-            if index in self._attachments.obstacles:
-                continue
-            self._attached.add(index)
-            log.info("pod attached", pod=str(pod.key), interface=self._interfaces.name(index), mode=self.mode)
+            if index not in self._attachments.obstacles:
+                self._attached.add(index)
+                log.info("pod attached", pod=str(pod.key), interface=self._interfaces.name(index), mode=self.mode)
 
     def _release(self, bound: Mapping[int, Pod], adopted: Collection[int]) -> set[int]:
         """Forget the interfaces that are gone, with their pins. Return those that carry our programs and have no pod.
@@ -282,8 +287,7 @@ class Agent:
             except (InstallError, OSError) as error:
                 self._problem = str(error)
                 log.error("policy was not installed: the one before stays in force", error=str(error), retry_s=_RETRY_S)
-            retry = bool(self._problem) or self._interfaces.waiting
-            wait_s, retry_s = _RETRY_S if retry else _IDLE_S, self._admission.retry_in()
+            wait_s, retry_s = _RETRY_S if self._is_unfinished() else _IDLE_S, self._admission.retry_in()
             self._wake.wait(wait_s if retry_s is None else min(wait_s, retry_s))
             self._stop.wait(_SETTLE_S)
 

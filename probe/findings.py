@@ -5,10 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
+import structlog
+
 from probe.admission import Admission
+from probe.kernel.plan import Installed
 from probe.lasting_warnings import LastingWarnings
 from probe.pod_interfaces import STATES, PodInterfaces
 from probe.policy.capacity import capacity_warnings
+
+log = structlog.get_logger("kubeweir.probe")
 
 _CLOSED_POD: Final = "pod is closed because not everything fits the maps"
 
@@ -33,3 +38,13 @@ class Findings:
         for table, reason in capacity_warnings(usage, identities):
             current[table] = ("policy is about to outgrow the maps", reason)
         self._warnings.report(current)
+
+
+def log_installation(done: Installed, endpoints: int, policies: int) -> None:
+    """Log what an installation changed, if anything."""
+    if done.addresses or done.endpoints or done.policy_entries or done.port_entries:
+        log.info(
+            "policy installed", epoch=done.epoch, endpoints=endpoints, policies=policies,
+            changed_addresses=done.addresses, changed_endpoints=done.endpoints,
+            changed_policy_entries=done.policy_entries, changed_port_entries=done.port_entries,
+        )  # fmt: skip

@@ -31,13 +31,15 @@ from probe.cni.plugin import SOCKET, Plugin, uninstall
 from probe.cni.pod_lookup import PodLookup
 from probe.export.batcher import Limits
 from probe.export.drain import Drain
+from probe.export.earlier_ring import EarlierRing
 from probe.export.interval_publisher import AddressIntervalPublisher
 from probe.export.publisher import Publisher
 from probe.export.ring import Ring
 from probe.export.spool import Spool
 from probe.kernel.attach import Mode
 from probe.kernel.detach import detach
-from probe.kernel.layout import VERSION, Config
+from probe.kernel.generations import open_generation
+from probe.kernel.layout import Config
 from probe.kernel.maps import Maps
 from probe.kernel.tunnel_ports import set_tunnel_ports
 from probe.ledger import Ledger, LedgerReferences
@@ -135,15 +137,19 @@ def _assemble(settings: Settings, cluster: Cluster, stack: contextlib.ExitStack)
     """Make the parts; ``stack`` closes those that need it."""
     network = NodeNetwork(settings.netns)
     stack.callback(network.close)
-    maps = Maps.open(settings.pin_dir / VERSION, settings.sizes())
+    generation = open_generation(settings.pin_dir, settings.sizes())
+    stack.callback(generation.close)
+    maps = generation.maps
     maps.configure(Config.POD_DENIED_FLOWS, settings.pod_denied_flows)
     maps.configure(Config.POD_CONNECTIONS, settings.pod_connections)
     maps.configure(Config.ENCAPSULATION, settings.encapsulation == "open")
     own_ports = (device.tunnel_port for device in network.devices() if device.tunnel_port)
     set_tunnel_ports(maps, settings.tunnel_port_numbers().union(own_ports))
-    stack.callback(maps.close)
     ledger = Ledger.open(settings.run_dir / "ledger")
     stack.callback(ledger.close)
+    for predecessor in generation.predecessors:
+        for kind, highest in predecessor.numbers().items():
+            ledger.reserve(kind, highest)
     ring = Ring(maps)
     stack.callback(ring.close)
     spool = Spool(settings.state_dir / "spool", settings.spool_bytes)
@@ -156,6 +162,8 @@ def _assemble(settings: Settings, cluster: Cluster, stack: contextlib.ExitStack)
     )
     view = NetworkView(network, clock)
     agent = Agent(settings.node, cluster, view, maps, ledger, intervals, MODES[settings.attach], _rules(settings))
+    agent.generation = generation
+    earlier = [EarlierRing(Ring(one.maps), one.retired, one.remove) for one in generation.predecessors]
     return _Parts(
         network=network,
         maps=maps,
@@ -164,7 +172,7 @@ def _assemble(settings: Settings, cluster: Cluster, stack: contextlib.ExitStack)
         intervals=intervals,
         interval_publisher=interval_publisher,
         agent=agent,
-        drain=Drain(ring, LedgerReferences(ledger), spool, _limits(settings)),
+        drain=Drain(ring, LedgerReferences(ledger), spool, _limits(settings), earlier),
         publisher=Publisher(spool, names.raw, settings.connection()),
         plugin=_plugin(settings, cluster, network, agent),
     )

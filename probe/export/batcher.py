@@ -134,6 +134,10 @@ class Batcher:
                 taken.append(self._cut(len(self._collected)))
         return taken
 
+    def unreported_losses(self) -> list[EncodedBatch]:
+        """Return an empty batch if verdicts were lost that no batch reports. Only if no verdict waits."""
+        return [self._cut(0)] if dict(self._lost()) != self._reported else []
+
     def _longest_wait(self, verdicts: Verdicts) -> float:
         if bool(np.any((verdicts["verdict"] & 0x7F) != Verdict.ALLOW)):
             return self._limits.denied_s

@@ -3,18 +3,22 @@
 So a verdict is in the ring, in the spool, or for a moment in both, whenever the process is killed; the example in
 ``probe.export.spool`` shows each case. The next start continues after the last verdict in the spool. Each loss is
 counted by what loses it and reported in the headers of batches; the last header says what is reported already.
+
+After an upgrade there is the ring of another generation too (``probe.kernel.generations``). It is read to its end
+before the own ring, so the last header in the spool always is of the ring that is being read.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import structlog
 
 from probe.export.batcher import Batcher, EncodedBatch, Limits, References
+from probe.export.earlier_ring import EarlierRing
 from probe.export.ring import Ring
 from probe.export.spool import Spool
 
@@ -28,13 +32,21 @@ _REPORT_S: Final = 10.0
 
 
 class Drain:
-    """One thread that empties the ring until it is stopped."""
+    """One thread that empties the rings until it is stopped."""
 
-    def __init__(self, ring: Ring, references: References, spool: Spool, limits: Limits | None = None) -> None:
+    def __init__(
+        self,
+        ring: Ring,
+        references: References,
+        spool: Spool,
+        limits: Limits | None = None,
+        earlier: Sequence[EarlierRing] = (),
+    ) -> None:
         self._ring, self._references, self._spool, self._limits = ring, references, spool, limits
-        last = spool.last_header
-        self._last = last if last is not None and last.ring == ring.id else None
-        """The header of the last batch of this ring that an earlier process appended."""
+        self._key = "", ""
+        """The cluster's id and the node."""
+        # The last batch may be in its ring still, so that ring is the first: later its header is not the last.
+        self._earlier = sorted(earlier, key=lambda one: not self._has_last(one.ring))
         self._stop = threading.Event()
         self.failed = threading.Event()
         """Set when the thread died of an unexpected error; the process must then end."""
@@ -48,18 +60,16 @@ class Drain:
 
     @property
     def cluster(self) -> str | None:
-        """The cluster's id in the last batch of this ring: a restart need not wait for the API server to get it."""
-        return self._last.cluster if self._last else None
+        """The cluster's id in the last batch of these rings: a restart need not wait for the API server to get it."""
+        last = self._spool.last_header
+        known = any(self._has_last(ring) for ring in (self._ring, *(one.ring for one in self._earlier)))
+        return last.cluster if last and known else None
 
     def start(self, cluster: str, node: str) -> None:
         """Start behind the last verdict in the spool: a killed probe may have left it in the ring as well."""
-        if self._last:
-            self._ring.skip_to(self._last.first + self._last.verdicts)
-        ring_key = cluster, node, self._ring.id
-        batcher = Batcher(ring_key, self._references, self.lost, self._reported_losses(), self._limits)
-        batcher.start_at(self._ring.consumer_number)
+        self._key = cluster, node
         self.problem = None
-        self._thread = threading.Thread(target=self._run, args=(batcher,), name="drain")
+        self._thread = threading.Thread(target=self._run, name="drain")
         self._thread.start()
 
     def stop(self) -> None:
@@ -71,22 +81,42 @@ class Drain:
     def lost(self) -> Mapping[str, int]:
         """Return the lost verdicts by reason: totals of the ring's life for what the kernel lost, of the spool's life
         for what was lost behind the ring."""
-        return {**self._ring.lost(), **self._spool.lost()}
+        return self._lost_of(self._ring)
 
-    def _reported_losses(self) -> dict[str, int]:
-        """Return the totals that earlier processes reported. After a reboot the ring is a new one, whose counts begin
-        at 0; those of the spool go on."""
+    def _lost_of(self, ring: Ring) -> Mapping[str, int]:
+        return {**ring.lost(), **self._spool.lost()}
+
+    def _has_last(self, ring: Ring) -> bool:
+        """Return whether the last batch in the spool is of this ring."""
+        last = self._spool.last_header
+        return last is not None and last.ring == ring.id
+
+    def _reported_losses(self, ring: Ring) -> dict[str, int]:
+        """Return the totals that were reported already. Another ring's counts begin at 0; those of the spool go on."""
         last = self._spool.last_header
         reported = {reason: total for reason, (_, total) in last.lost.items()} if last else {}
-        return reported if self._last else {reason: reported.get(reason, 0) for reason in self._spool.lost()}
+        if self._has_last(ring):
+            return reported
+        return {reason: reported.get(reason, 0) for reason in self._spool.lost()}
 
-    def _run(self, batcher: Batcher) -> None:
+    def _batcher(self, ring: Ring) -> Batcher:
+        last = self._spool.last_header
+        if last and self._has_last(ring):
+            ring.skip_to(last.first + last.verdicts)
+        ring_key = *self._key, ring.id
+        batcher = Batcher(
+            ring_key, self._references, lambda: self._lost_of(ring), self._reported_losses(ring), self._limits
+        )
+        batcher.start_at(ring.consumer_number)
+        return batcher
+
+    def _run(self) -> None:
         try:
-            while not self._stop.is_set():
-                if not self._step(batcher, everything=False):
-                    self._stop.wait(_POLL_S)
-            while self._step(batcher, everything=True):
-                pass
+            for earlier in self._earlier:
+                if not self._empty(earlier.ring, earlier.ended):
+                    return  # stopped: the next start goes on, with this ring first
+                earlier.remove()
+            self._empty(self._ring, self._stop)
         except _CannotAppendError:
             log.error("the spool cannot be written: verdicts stay in the ring for the next start",
                       unread_verdicts=self._ring.unread)  # fmt: skip
@@ -95,17 +125,35 @@ class Drain:
             self.failed.set()
             raise
 
-    def _step(self, batcher: Batcher, *, everything: bool) -> int:
-        """Read from the ring once and append what is due; return how many verdicts were read.
+    def _empty(self, ring: Ring, ended: threading.Event) -> bool:
+        """Move verdicts to the spool until the probe stops or the ring has ``ended``; then move all that is left.
+
+        Return whether the ring has ended. Raises _CannotAppendError.
+        """
+        batcher = self._batcher(ring)
+        while not (self._stop.is_set() or ended.is_set()):
+            if not self._step(ring, batcher, everything=False):
+                self._stop.wait(_POLL_S)
+        has_ended = ended.is_set()  # read first: what is written before it is set must not be missed
+        while self._step(ring, batcher, everything=True):
+            pass
+        if has_ended and ring is not self._ring:
+            # No later batch of this ring could report them.
+            for batch in batcher.unreported_losses():
+                self._append(batch)
+        return has_ended
+
+    def _step(self, ring: Ring, batcher: Batcher, *, everything: bool) -> int:
+        """Read from a ring once and append what is due; return how many verdicts were read.
 
         Raises _CannotAppendError.
         """
-        first, verdicts = self._ring.read(_MAX_VERDICTS_READ)
+        first, verdicts = ring.read(_MAX_VERDICTS_READ)
         self.verdicts += len(verdicts)
         batcher.add(first, verdicts)
         for batch in batcher.take(everything=everything and not len(verdicts)):
             self._append(batch)
-            self._ring.release(batch.end)
+            ring.release(batch.end)
             self.batches += 1
         return len(verdicts)
 

@@ -7,6 +7,9 @@ write one size only, so a run of entries is a strided array.
 
 Positions are byte counts that only grow. The number of a verdict is its position divided by the stride of 96 bytes: the
 verdict at position 192,000 is number 2000, also after the ring has been written over many times.
+
+The ring of another version may have longer or shorter verdicts, and so another stride. They are read by their own
+layout, and leave as verdicts of this version.
 """
 
 from __future__ import annotations
@@ -18,13 +21,11 @@ import numpy as np
 
 from enrich.wire.batch import VERDICT
 from probe.kernel import bpf
+from probe.kernel.description import converted
 from probe.kernel.maps import Maps
 
 _HEADER: Final = 8
-STRIDE: Final = _HEADER + VERDICT.itemsize
-"""Bytes from one entry to the next. The kernel rounds entries up to a multiple of 8, which 96 is."""
 _BUSY: Final = np.uint32(1 << 31)
-_ENTRY: Final = np.dtype([("length", "<u4"), ("page", "<u4"), ("verdict", VERDICT)])
 
 
 class Ring:
@@ -33,6 +34,16 @@ class Ring:
     def __init__(self, maps: Maps) -> None:
         self.id = maps.ring_id
         self._maps = maps
+        # The kernel rounds entries up to a multiple of 8.
+        self.stride = _HEADER + -(-maps.verdict.itemsize // 8) * 8
+        self._entry = np.dtype(
+            {
+                "names": ["length", "verdict"],
+                "formats": ["<u4", maps.verdict],
+                "offsets": [0, _HEADER],
+                "itemsize": self.stride,
+            }
+        )
         self._size = bpf.map_info(maps.ring).max_entries
         page = mmap.PAGESIZE
         self._consumer = mmap.mmap(maps.ring, page, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
@@ -45,12 +56,12 @@ class Ring:
     @property
     def consumer_number(self) -> int:
         """The number of the first verdict that has not been released."""
-        return int(self._consumed[0]) // STRIDE
+        return int(self._consumed[0]) // self.stride
 
     @property
     def producer_number(self) -> int:
         """The number that the next verdict will get."""
-        return int(self._produced[0]) // STRIDE
+        return int(self._produced[0]) // self.stride
 
     @property
     def unread(self) -> int:
@@ -60,7 +71,7 @@ class Ring:
     @property
     def capacity(self) -> int:
         """How many verdicts fit."""
-        return self._size // STRIDE
+        return self._size // self.stride
 
     def read(self, max_verdicts: int) -> tuple[int, np.ndarray[Any, np.dtype[np.void]]]:
         """Return a copy of the finished verdicts behind those read before, and the number of the first.
@@ -69,27 +80,27 @@ class Ring:
         stays taken until :meth:`release`.
         """
         start = self._next
-        waiting = min((int(self._produced[0]) - start) // STRIDE, max_verdicts)
+        waiting = min((int(self._produced[0]) - start) // self.stride, max_verdicts)
         if waiting <= 0:
-            return start // STRIDE, np.empty(0, VERDICT)
+            return start // self.stride, np.empty(0, VERDICT)
         offset = mmap.PAGESIZE + start % self._size
-        entries = np.frombuffer(self._data, _ENTRY, waiting, offset)
+        entries = np.frombuffer(self._data, self._entry, waiting, offset)
         busy = np.flatnonzero(entries["length"] & _BUSY)
         finished = int(busy[0]) if len(busy) else waiting
-        verdicts = entries["verdict"][:finished].copy()
-        self._next = start + finished * STRIDE
-        return start // STRIDE, verdicts
+        verdicts = converted(entries["verdict"][:finished].copy(), VERDICT)
+        self._next = start + finished * self.stride
+        return start // self.stride, verdicts
 
     def release(self, up_to_number: int) -> None:
         """Advance the ring position: the kernel may write over all verdicts below this number."""
-        position = up_to_number * STRIDE
+        position = up_to_number * self.stride
         if position > int(self._consumed[0]):
             self._consumed[0] = position
 
     def skip_to(self, number: int) -> None:
         """Release the verdicts below this number without reading them: the spool has them already."""
         self.release(number)
-        self._next = max(self._next, number * STRIDE)
+        self._next = max(self._next, number * self.stride)
 
     def lost(self) -> dict[str, int]:
         """Return how many verdicts the kernel could not write to the ring, as totals of its life by reason."""

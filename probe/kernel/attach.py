@@ -49,7 +49,8 @@ class Attachments:
         self._maps = maps
         self._network = network
         self._filters = Filters(network)
-        self._folder = maps.folder / "links"
+        # Beside the generations' folders: a link outlives a generation (probe.kernel.generations).
+        self._folder = maps.folder.parent / "links"
         self._folder.mkdir(exist_ok=True)
         self._exits: set[int] = set()
         self._pods: set[int] = set()
@@ -134,6 +135,27 @@ class Attachments:
         for index in self.obstacles.keys() - alive.keys() - set(pods):
             del self.obstacles[index]
         return added
+
+    def move_rest(self) -> None:
+        """Have every program of ours that is attached anywhere be this generation's. Raises OSError."""
+        for path in self._folder.iterdir():
+            program = path.name.partition("_")[2]
+            if program in self._maps.programs:
+                self._move_link(path, program)
+        hooks: tuple[Hook, ...] = ("ingress", "egress")
+        for device in self._network.devices():
+            for hook in hooks:
+                program = (self._filters.name(device.index, hook) or "").removeprefix(PREFIX)
+                if program in self._maps.programs:
+                    self._attach(device.index, program, hook)
+
+    def _move_link(self, path: Path, program: str) -> None:
+        try:
+            with bpf.closing(bpf.get(path)) as link:
+                bpf.link_update(link, self._maps.programs[program])
+        except OSError as error:
+            if error.errno not in _DEVICE_GONE:
+                raise
 
     def links(self) -> set[int]:
         """Return the indexes of pods' interfaces that have a pinned link or were attached, even if they are gone."""

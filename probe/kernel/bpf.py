@@ -113,6 +113,13 @@ def lookup(fd: int, key: bytes, value_size: int) -> bytes | None:
     return value.raw
 
 
+def array_of_one(value: bytes) -> int:
+    """Create an array of one element with this value."""
+    fd, _ = _bpf(_MAP_CREATE, struct.pack("=6I", 2, 4, len(value), 1, 0, 0), "MAP_CREATE")
+    update(fd, bytes(4), value)
+    return fd
+
+
 def update(fd: int, key: bytes, value: bytes) -> None:
     """Insert or overwrite one entry (BPF_ANY)."""
     key_buffer = ctypes.create_string_buffer(key, len(key))

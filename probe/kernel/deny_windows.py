@@ -15,7 +15,6 @@ If the ring is full, windows keep their counts, and the rotation tries again unt
 from __future__ import annotations
 
 import struct
-import threading
 import time
 from typing import Final
 
@@ -46,13 +45,6 @@ class DenyWindows:
         self._maps.configure(Config.DENY_WINDOW, number + 1)
         bpf.wait_for_programs()
         return closed + self._close(number & 1)
-
-    def run(self, window_s: float, stop: threading.Event) -> None:
-        """Rotate every ``window_s`` seconds until ``stop`` is set."""
-        due = time.monotonic() + window_s
-        while not stop.wait(max(0.0, due - time.monotonic())):
-            self.rotate()
-            due = max(due + window_s, time.monotonic())
 
     def _close(self, parity: int) -> int:
         flows = self._close_map(f"deny_windows_{parity}", parity, flood=0)

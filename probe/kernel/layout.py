@@ -14,7 +14,8 @@ import numpy as np
 Array = np.ndarray[Any, np.dtype[Any]]
 
 VERSION: Final = "v4"
-"""Version of the layout. It is part of the pin path, so that maps of different layouts never share a pin."""
+"""Version of the layout. It is part of the pin path, so that maps of different layouts never share a pin. Fields keep
+their names, and words and counters their index, in all versions (``probe.kernel.description``)."""
 
 
 class Config(enum.IntEnum):

@@ -10,16 +10,16 @@ import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 
-from probe.kernel import bpf, program
+from probe.kernel import bpf, description, program
 from probe.kernel.layout import CHUNKS, LOST, MAPS, RINGBUF, Array, Config, Counter, MapLayout
 
 
 class LayoutError(RuntimeError):
-    """The pinned maps were made by another version. The message says what to do."""
+    """A folder has maps of another layout than its name says. The message says what to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,30 +60,49 @@ class Map:
 class Maps:
     """All maps below a pin folder, the ring buffer and the loaded programs."""
 
-    def __init__(self, folder: Path, maps: Mapping[str, Map], ring: int, programs: Mapping[str, int]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        maps: Mapping[str, Map],
+        ring: int,
+        programs: Mapping[str, int],
+        verdict: np.dtype[Any],
+    ) -> None:
         self.folder = folder
         self.ring = ring
         self.programs = programs
+        self.verdict = verdict
+        """The layout of the entries of the ring."""
         self._maps = maps
 
     @classmethod
-    def open(cls, folder: Path, sizes: Mapping[str, int]) -> Self:
+    def open(cls, folder: Path, sizes: Mapping[str, int], shared: Mapping[str, Path] | None = None) -> Self:
         """Compile and load the programs, adopt the pinned maps and create the missing ones.
 
-        ``sizes`` are the compile-time settings of ``policy.c``. An adopted map keeps its size. Raises LayoutError,
-        program.LoadError.
+        ``sizes`` are the compile-time settings of ``policy.c``. A missing map is taken from ``shared``, another
+        generation's pins by map name, if it has the size that is wanted. Raises LayoutError, program.LoadError.
         """
         folder.mkdir(parents=True, exist_ok=True)
         _check(folder)
-        program.build(folder, {**sizes, **_adopted_sizes(folder), "CPU_STRIDE": cpu_stride(_possible_cpus())})
+        program.build(folder, {**sizes, "CPU_STRIDE": cpu_stride(_possible_cpus())}, shared or {})
         maps = {name: _open(folder, name, layout) for name, layout in MAPS.items()}
         programs = {name: bpf.get(folder / f"new_{name}") for name in program.PROGRAMS}
         for name in programs:
             (folder / f"new_{name}").rename(folder / name)
-        opened = cls(folder, maps, bpf.get(folder / "events"), programs)
+        opened = cls(folder, maps, bpf.get(folder / "events"), programs, description.OWN.verdict)
         if not opened.config(Config.RING_ID):
             opened.configure(Config.RING_ID, secrets.randbits(63) | 1)
         return opened
+
+    @classmethod
+    def adopt(cls, folder: Path, layouts: Mapping[str, MapLayout], verdict: np.dtype[Any]) -> Self:
+        """Open what another generation has pinned, as it is, with its layout. Maps of other sizes are left out."""
+        maps = {name: _open(folder, name, layout) for name, layout in layouts.items() if _is_of(folder / name, layout)}
+        programs = {name: bpf.get(folder / name) for name in program.PROGRAMS if (folder / name).exists()}
+        return cls(folder, maps, bpf.get(folder / "events"), programs, verdict)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._maps
 
     def __getitem__(self, name: str) -> Map:
         return self._maps[name]
@@ -142,26 +161,12 @@ def _open(folder: Path, name: str, layout: MapLayout) -> Map:
     return Map(name, fd, layout, bpf.map_info(fd).max_entries)
 
 
-_SIZE_OF: dict[str, str] = {
-    "events": "RING_BYTES",
-    "connections": "CONNECTIONS",
-    "addresses": "ADDRESSES",
-    "policy_entries": "POLICY_ENTRIES",
-    "port_entries": "PORT_ENTRIES",
-    "deny_windows_0": "DENIED_FLOWS",
-    "endpoints": "ENDPOINTS",
-}
-"""Map to the compile-time setting that gives its size."""
-
-
-def _adopted_sizes(folder: Path) -> dict[str, int]:
-    """Return the sizes of the pinned maps, which override the settings: the kernel cannot resize a map."""
-    sizes = {}
-    for name, setting in _SIZE_OF.items():
-        if (folder / name).exists():
-            with bpf.closing(bpf.get(folder / name)) as fd:
-                sizes[setting] = bpf.map_info(fd).max_entries
-    return sizes
+def _is_of(pin: Path, layout: MapLayout) -> bool:
+    if not pin.exists():
+        return False
+    with bpf.closing(bpf.get(pin)) as fd:
+        info = bpf.map_info(fd)
+    return (info.key_size, info.value_size) == (layout.key.itemsize, layout.value.itemsize)
 
 
 def _check(folder: Path) -> None:

@@ -5,8 +5,9 @@ the probe starts to work, and its output is shown only if it fails.
 
 1. bcc compiles and creates all maps, pinned in the folder ``fresh``. It cannot adopt pinned maps itself: it would open
    them by id, which the kernel allows with CAP_SYS_ADMIN only (bpf_map_get_fd_by_id in kernel/bpf/syscall.c).
-2. A map that is not pinned in its place yet is renamed to that place. For any other, the instructions that refer to the
-   fresh map are patched to refer to the pinned one, whose contents stay.
+2. A map that is not pinned in its place yet is renamed to that place; if another generation shares one of the same
+   size, that one is pinned there instead. Where a map was there or is shared, the instructions that refer to the fresh
+   map are patched to refer to the pinned one, whose contents stay.
 3. The programs are loaded and pinned as ``new_NAME``. The caller renames them, so that a failure changes nothing.
 
 It needs no kernel headers: ``bpf/headers`` stands in for them, backed by Debian's linux-libc-dev.
@@ -51,12 +52,17 @@ class LoadError(RuntimeError):
         self.log = log
 
 
-def build(folder: Path, sizes: Mapping[str, int]) -> None:
+def build(folder: Path, sizes: Mapping[str, int], shared: Mapping[str, Path]) -> None:
     """Compile, load and pin below ``folder``, in bpffs. ``sizes`` are the compile-time settings of ``policy.c``.
 
-    Raises :class:`LoadError`.
+    ``shared`` are pins of another generation, by map name. Raises :class:`LoadError`.
     """
-    request = json.dumps({"folder": str(folder), "sizes": dict(sizes), "parent": os.getpid()})
+    request = json.dumps({
+        "folder": str(folder),
+        "sizes": dict(sizes),
+        "shared": {name: str(path) for name, path in shared.items()},
+        "parent": os.getpid(),
+    })  # fmt: skip
     done = subprocess.run(
         [sys.executable, "-m", "probe.kernel.program", request],
         capture_output=True,
@@ -117,7 +123,7 @@ def _main(request: str) -> None:
     _clear(fresh)
     fresh.mkdir()
     module = BPF(text=joined(bpf.POLICY_SOURCE), cflags=flags(str(fresh), parsed["sizes"]))
-    adopted = _adopt(module, fresh, folder)
+    adopted = _adopt(module, fresh, folder, parsed["shared"])
     for name in PROGRAMS:
         path = folder / f"new_{name}"
         path.unlink(missing_ok=True)
@@ -132,18 +138,27 @@ def _clear(folder: Path) -> None:
         folder.rmdir()
 
 
-def _adopt(module: Any, fresh: Path, folder: Path) -> dict[int, int]:
-    """Move fresh maps to places that have none. Return, for the others, bcc's descriptor to the pinned map's."""
+def _adopt(module: Any, fresh: Path, folder: Path, shared: Mapping[str, str]) -> dict[int, int]:
+    """Put every map in its place. Return bcc's descriptor to the pinned map's where that is not the fresh one."""
     from bcc.libbcc import lib  # noqa: PLC0415 - as in _main
 
     adopted = {}
     for path in list(fresh.iterdir()):
-        place = folder / path.name
+        place, number = folder / path.name, lib.bpf_table_fd(module.module, path.name.encode())
+        if not place.exists() and path.name in shared:
+            with kernel.closing(kernel.get(Path(shared[path.name]))) as other:
+                if _size_of(other) == _size_of(number):
+                    kernel.pin(other, place)
         if place.exists():
-            adopted[lib.bpf_table_fd(module.module, path.name.encode())] = kernel.get(place)
+            adopted[number] = kernel.get(place)
         else:
             path.rename(place)
     return adopted
+
+
+def _size_of(fd: int) -> tuple[int, ...]:
+    info = kernel.map_info(fd)
+    return info.kind, info.key_size, info.value_size, info.max_entries, info.flags
 
 
 def _load(module: Any, name: str, adopted: Mapping[int, int]) -> int:

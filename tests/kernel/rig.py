@@ -24,9 +24,9 @@ from probe.export.ring import Ring
 from probe.kernel.attach import Attachments, Mode
 from probe.kernel.deny_windows import DenyWindows
 from probe.kernel.endpoints import Bound, Surroundings
+from probe.kernel.generations import open_generation
 from probe.kernel.installer import Installer
-from probe.kernel.layout import ENDPOINT_SIDES, VERSION, Config
-from probe.kernel.maps import Maps
+from probe.kernel.layout import ENDPOINT_SIDES, Config
 from probe.kernel.plan import Installed
 from probe.kernel.tunnel_ports import set_tunnel_ports
 from probe.ledger import Ledger
@@ -97,16 +97,22 @@ class Rig:
     def open(self) -> None:
         """Start as a probe does. After :meth:`crash`, start as the next probe does."""
         self.network = NodeNetwork(self.node.path)
-        self.maps = Maps.open(self.pins / VERSION, self.sizes)
+        self.generation = open_generation(self.pins, self.sizes)
+        self.maps = self.generation.maps
         self.maps.configure(Config.WINDOW_NS, WINDOW_NS)
         self.maps.configure(Config.POD_DENIED_FLOWS, 1000)
         self.maps.configure(Config.POD_CONNECTIONS, 4096)
         set_tunnel_ports(self.maps, Settings().tunnel_port_numbers())
         self.numbers = Ledger.open(self.folder / "ledger")
+        for predecessor in self.generation.predecessors:
+            for kind, highest in predecessor.numbers().items():
+                self.numbers.reserve(kind, highest)
         self.compiler = Compiler(self.numbers)
         self.own_node = OwnNode()
         self.installer = Installer(self.maps)
         self.attachments = Attachments(self.maps, self.network, self.mode)
+        self.attached: set[int] = set()
+        """Interfaces that this probe has attached: the last one's programs are replaced."""
         self.windows = DenyWindows(self.maps)
         self.ring = Ring(self.maps)
         self.adoption = Adoption(self.maps, self.network)
@@ -123,7 +129,7 @@ class Rig:
         """Close all descriptors, as the kernel does for a killed process. Nothing is undone."""
         self.stop_adoption()
         self.ring.close()
-        self.maps.close()
+        self.generation.close()
         self.network.close()
         self.numbers.close()
 
@@ -231,9 +237,12 @@ class Rig:
         around = Surroundings(services, held)
         done = self.installer.apply(desired, bound, time.monotonic_ns(), around)
         for end in bound:
-            if not self.attachments.is_attached(end.index):
+            if end.index not in self.attached or not self.attachments.is_attached(end.index):
+                self.generation.carry()
                 self.attachments.attach(end.index)
+                self.attached.add(end.index)
         self.attachments.attach_exits(self.network.devices(), {end.index for end in bound})
+        self.generation.finish(self.attachments.move_rest)
         self.adoption.follow({end.index: end.number for end in bound})
         assert self.adoption.wait(10)
         return done
@@ -255,9 +264,22 @@ class Rig:
         return found
 
     def drain(self) -> np.ndarray[Any, np.dtype[np.void]]:
-        """Return all verdicts in the ring, and release them."""
+        """Return all verdicts in the ring, and release them. Those of earlier generations come first."""
+        found = []
+        for one in self.generation.predecessors:
+            if (one.maps.folder / "events").exists():
+                has_ended = one.retired.is_set()
+                found.append(self._emptied(Ring(one.maps)))
+                if has_ended:
+                    one.remove()
         first, verdicts = self.ring.read(1 << 20)
         self.ring.release(first + len(verdicts))
+        return np.concatenate([*found, verdicts]) if found else verdicts
+
+    def _emptied(self, ring: Ring) -> np.ndarray[Any, np.dtype[np.void]]:
+        first, verdicts = ring.read(1 << 20)
+        ring.release(first + len(verdicts))
+        ring.close()
         return verdicts
 
     def seen(self) -> list[Seen]:

@@ -25,7 +25,7 @@ def test_a_device_can_be_attached_again_right_after_it_was_detached(rig: Rig) ->
 def test_a_probe_that_was_killed_between_detaching_and_unpinning_leaves_nothing_in_the_way(rig: Rig) -> None:
     pod = both(rig, "a/client", 1)
     rig.apply()
-    with bpf.closing(bpf.get(rig.maps.folder / "links" / f"{pod.index}_pod_egress")) as link:
+    with bpf.closing(bpf.get(rig.pins / "links" / f"{pod.index}_pod_egress")) as link:
         bpf.link_detach(link)
     assert not rig.attachments.is_attached(pod.index)
     assert rig.attachments.attach(pod.index)

@@ -67,6 +67,27 @@ def drain(ring: Ring, spool: Spool) -> None:
     assert not draining.failed.is_set()
 
 
+class Earlier:
+    """Stands in for ``probe.export.earlier_ring.EarlierRing``."""
+
+    def __init__(self, ring: Ring, *, ended: bool) -> None:
+        self.ring, self.ended, self.removed = ring, threading.Event(), False
+        if ended:
+            self.ended.set()
+
+    def remove(self) -> None:
+        assert self.ring.unread == 0
+        self.removed = True
+
+
+def drain_all(ring: Ring, spool: Spool, *earlier: Earlier) -> None:
+    """Read the rings of other generations first, as a probe does that stops at once."""
+    draining = Drain(ring, NoReferences(), spool, LIMITS, earlier)  # type: ignore[arg-type]
+    draining.start("c1", "n1")
+    draining.stop()
+    assert not draining.failed.is_set()
+
+
 def headers(spool: Spool) -> list[Header]:
     found = []
     while (unsent := spool.next(0)) is not None:
@@ -170,3 +191,40 @@ def test_no_batch_overtakes_one_that_the_disk_does_not_take(tmp_path: Path, monk
     spool = Spool(tmp_path)
     drain(Ring(ring.verdicts, consumed=ring.consumer_number), spool)
     assert numbers(spool) == list(range(50))
+
+
+def test_the_ring_of_another_generation_is_read_to_its_end_before_the_own(tmp_path: Path) -> None:
+    spool, earlier = Spool(tmp_path), Earlier(Ring(make_rows(25), "r0"), ended=True)
+    drain_all(Ring(make_rows(15)), spool, earlier)
+    assert [(one.ring, one.verdicts) for one in headers(spool)] == [
+        ("r0", 10), ("r0", 10), ("r0", 5), ("r1", 10), ("r1", 5)]  # fmt: skip
+    assert earlier.removed
+
+
+def test_until_it_has_ended_nothing_of_the_own_ring_is_appended(tmp_path: Path) -> None:
+    spool, own = Spool(tmp_path), Ring(make_rows(15))
+    earlier = Earlier(Ring(make_rows(5), "r0"), ended=False)
+    drain_all(own, spool, earlier)
+    assert [one.ring for one in headers(spool)] == ["r0"]
+    assert not earlier.removed
+    assert own.consumer_number == 0
+
+
+def test_a_killed_drain_goes_on_with_the_ring_of_the_last_batch(tmp_path: Path) -> None:
+    """Two other generations; the last batch of the second is in the spool and, not released, in its ring."""
+    rows = make_rows(20)
+    drain(Ring(rows, "r9"), Spool(tmp_path))
+    first, second = Earlier(Ring(make_rows(5), "r0"), ended=True), Earlier(Ring(rows, "r9", consumed=10), ended=True)
+    spool = Spool(tmp_path)
+    headers(spool)
+    drain_all(Ring(make_rows(5)), spool, first, second)
+    assert [(one.ring, one.first, one.verdicts) for one in headers(spool)] == [("r0", 0, 5), ("r1", 0, 5)]
+    assert first.removed
+    assert second.removed
+
+
+def test_the_last_losses_of_a_ring_are_reported_although_no_verdict_follows(tmp_path: Path) -> None:
+    spool = Spool(tmp_path)
+    drain_all(Ring(make_rows(5), lost=2), spool, Earlier(Ring(make_rows(0), "r0", lost=7), ended=True))
+    found = [(one.ring, one.verdicts, one.lost["ring_full"]) for one in headers(spool)]
+    assert found == [("r0", 0, (7, 7)), ("r1", 5, (2, 2))]

@@ -1,0 +1,265 @@
+"""Generations of maps and programs: how one with another size or layout takes over, while packets flow.
+
+THEORY OF OPERATION. The kernel cannot resize a map, and programs of one layout cannot read maps of another. So each
+combination of layout and sizes is a generation, pinned in a folder of its own, for example ``v4-1f0c93ab``. The links
+are pinned beside these folders, because they outlive a generation. A probe that finds another generation (made with
+other settings, by an older or by a newer version) takes over from it:
+
+1. It builds its own generation. What packets need on their way (connections, fragments, stamps) is shared with the
+   other generation if size and layout are equal: both then have the same map. The endpoints are copied, so that the
+   probe knows what the last one had bound. No interface uses the new generation yet.
+2. The installer fills it with policy, as at every start.
+3. Connections that are not shared are carried over. Then each interface is moved: its link, or its filter, gets the new
+   program in one step, so every packet is judged by one whole generation. What changes meanwhile is carried over again
+   with each interface, by the time of a connection's last packet.
+4. Interfaces that no pod claims are moved as well. Now no packet meets the old programs.
+5. The old deny windows are closed, and the old ring is read to its end, by its own layout, ring id and numbers
+   (``probe.export.drain``). Until then the spool gets nothing of the new ring, so its last header says where to go on.
+6. The old generation's pins are removed, the ring first: a folder without a ring is rubbish.
+
+A probe that is killed between any two steps leaves each interface with one whole generation. The next probe takes over
+from all that it finds, in the same way, whichever of them it wants itself.
+
+Two generations must not take each other's verdicts for current ones, although both write to shared connections. So a
+new one begins with an epoch that no other has had.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import structlog
+
+from probe.kernel import bpf, description
+from probe.kernel.carrying import Carrier
+from probe.kernel.deny_windows import DenyWindows
+from probe.kernel.layout import ENDPOINT_SIDES, MAPS, VERSION, Array, Config
+from probe.kernel.maps import Maps
+
+LINKS: Final = "links"
+"""The folder of the links, beside those of the generations."""
+_SHARED: Final = ("connections", "places", "budgets", "fragments", "slots", "cursors", "origins")
+_NUMBERED: Final = ("endpoints", "addresses", "policy_entries", "port_entries")
+_KINDS: Final = {"identity": "identity", "set": "set", "port_list": "port_list", "rule": "rule", "number": "endpoint"}
+"""Kind of number in the ledger, by the field that holds it."""
+_EPOCHS_PER_S: Final = 64
+"""More than there are installations in a second, on average."""
+
+log = structlog.get_logger("kubeweir.probe")
+
+
+class Predecessor:
+    """Another generation, until it is removed."""
+
+    def __init__(self, folder: Path) -> None:
+        self.layout, self.sizes = description.read(folder)
+        self.maps = Maps.adopt(folder, self.layout.maps, self.layout.verdict)
+        self.retired = threading.Event()
+        """Set when its programs run no more and all that they have counted is in its ring."""
+        self._windows = DenyWindows(self.maps)
+        self._lock = threading.Lock()
+        self._closed = False
+
+    def shareable(self) -> dict[str, Path]:
+        """Return the pins of the maps that a generation of this version can use too, if their sizes are equal."""
+        pins = {name: self.maps.folder / name for name in _SHARED if name in self.maps}
+        return {name: pin for name, pin in pins.items() if self.layout.maps[name] == MAPS[name]}
+
+    def endpoints(self) -> dict[bytes, bytes]:
+        """Return both sides of each endpoint as this version writes them, equal to the one that is in force."""
+        layout, side = self.layout.maps["endpoints"], self.maps.config(Config.EPOCH) & 1
+        found = {}
+        for key, value in self.maps["endpoints"].items().items():
+            sides = description.converted(np.frombuffer(value, layout.value), ENDPOINT_SIDES).copy()
+            sides["side"][0][1 - side] = sides["side"][0][side]
+            found[key] = sides.tobytes()
+        return found
+
+    def numbers(self) -> dict[str, int]:
+        """Return the highest number of each kind in the policy maps, for a ledger that was lost."""
+        highest: dict[str, int] = {}
+        for name in (name for name in _NUMBERED if name in self.maps):
+            items, layout = self.maps[name].items(), self.layout.maps[name]
+            for parts, dtype in ((items.keys(), layout.key), (items.values(), layout.value)):
+                for field, numbers in _leaves(np.frombuffer(b"".join(parts), dtype)):
+                    if field in _KINDS and numbers.size:
+                        highest[_KINDS[field]] = max(highest.get(_KINDS[field], 0), int(numbers.max()))
+        return highest
+
+    def rotate(self) -> None:
+        """Close the deny windows, unless that is done for good."""
+        with self._lock:
+            if not self.retired.is_set():
+                self._windows.rotate()
+
+    def retire(self) -> None:
+        """Close the deny windows for good; no program counts in them any more.
+
+        ``retired`` is set unless the ring was full. The caller then calls again.
+        """
+        with self._lock:
+            self._windows.rotate()
+            self._windows.rotate()
+            names = ("deny_windows_0", "deny_windows_1", "floods_0", "floods_1")
+            if not any(self.maps[name].entries()[1]["count"].any() for name in names):
+                self.retired.set()
+
+    def close(self) -> None:
+        """Close the descriptors. What is pinned stays."""
+        if not self._closed:
+            self._closed = True
+            self.maps.close()
+
+    def remove(self) -> None:
+        """Remove the pins. The ring goes first, so that a probe that finds the rest does not read it again."""
+        self.close()
+        remove(self.maps.folder)
+        log.info("the generation before was read to its end and is removed", generation=self.maps.folder.name)
+
+
+class Generation:
+    """This probe's generation, and those that it takes over from."""
+
+    def __init__(self, maps: Maps, predecessors: list[Predecessor]) -> None:
+        self.maps = maps
+        self.predecessors = predecessors
+        self.filled = not predecessors
+        """Whether policy is installed. Until then, no interface is moved that a predecessor enforces."""
+        self._windows = DenyWindows(maps)
+        self._carriers = [Carrier(one.maps, maps) for one in predecessors]
+
+    @property
+    def pending(self) -> list[Predecessor]:
+        """The predecessors whose programs may still run."""
+        return [one for one in self.predecessors if not one.retired.is_set()]
+
+    def carry(self) -> None:
+        """Carry over the connections that have changed since the last call."""
+        for one, carrier in zip(self.predecessors, self._carriers, strict=True):
+            if not one.retired.is_set():
+                carrier.carry()
+
+    def finish(self, move_rest: Callable[[], None]) -> None:
+        """End the predecessors, once policy is installed and pods' interfaces are moved; ``move_rest`` moves others."""
+        if self.pending:
+            move_rest()
+            self.retire()
+
+    def retire(self) -> None:
+        """End the predecessors, none of whose programs is attached any more."""
+        bpf.wait_for_programs()
+        self.carry()
+        for one in self.pending:
+            one.retire()
+
+    def rotate(self) -> None:
+        """Begin the next deny window here and in the predecessors, and close the current one."""
+        self._windows.rotate()
+        for one in self.pending:
+            one.rotate()
+
+    def rotate_every(self, window_s: float, stop: threading.Event) -> None:
+        """Call :meth:`rotate` every ``window_s`` seconds until ``stop`` is set."""
+        due = time.monotonic() + window_s
+        while not stop.wait(max(0.0, due - time.monotonic())):
+            self.rotate()
+            due = max(due + window_s, time.monotonic())
+
+    def close(self) -> None:
+        """Close the descriptors. What is pinned stays."""
+        for one in self.predecessors:
+            one.close()
+        self.maps.close()
+
+
+def open_generation(pins: Path, sizes: Mapping[str, int]) -> Generation:
+    """Open this version's generation with ``sizes`` in the folder ``pins``, and those that it takes over from.
+
+    Raises LayoutError, program.LoadError.
+    """
+    folder = pins / generation_name(sizes)
+    (pins / LINKS).mkdir(parents=True, exist_ok=True)
+    predecessors = []
+    for found in sorted(pins.iterdir()):
+        if found.name in (LINKS, folder.name) or not found.is_dir():
+            continue
+        _gather_links(found, pins / LINKS)
+        # The programs are pinned last: a generation without them was never used.
+        if (found / "events").exists() and (found / "close_windows").exists():
+            predecessors.append(Predecessor(found))
+        else:
+            remove(found)
+    shared = {name: pin for one in predecessors for name, pin in one.shareable().items()}
+    maps = Maps.open(folder, sizes, shared)
+    description.write(folder, sizes)
+    if predecessors:
+        _say(predecessors, folder.name, sizes)
+        if not maps.config(Config.EPOCH):
+            maps.configure(Config.EPOCH, _unused_epoch(predecessors))
+        known = maps["endpoints"].items()
+        for one in predecessors:
+            for key, value in one.endpoints().items():
+                if key not in known:
+                    maps["endpoints"].set(key, value)
+                    known[key] = value
+    return Generation(maps, predecessors)
+
+
+def generation_name(sizes: Mapping[str, int]) -> str:
+    """Return the name of this version's generation with these sizes."""
+    return f"{VERSION}-{hashlib.sha256(description.OWN.encode(sizes)).hexdigest()[:8]}"
+
+
+def remove(folder: Path) -> None:
+    """Remove a generation's pins, the ring first."""
+    (folder / "events").unlink(missing_ok=True)
+    for path in sorted(folder.rglob("*"), key=lambda found: len(found.parts), reverse=True):
+        path.rmdir() if path.is_dir() else path.unlink()
+    folder.rmdir()
+
+
+def _gather_links(folder: Path, links: Path) -> None:
+    """Move the links that 0.1.0 has pinned inside its generation to where they outlive it."""
+    for pin in (folder / LINKS).iterdir() if (folder / LINKS).exists() else ():
+        place = links / pin.name
+        if place.exists():
+            # 0.1.0 came after a later version, and has attached beside it.
+            with bpf.closing(bpf.get(place)) as other:
+                bpf.link_detach(other)
+        pin.rename(place)
+
+
+def _unused_epoch(predecessors: list[Predecessor]) -> int:
+    """Return an even epoch that neither these generations nor any removed one has had since the node booted."""
+    highest = max(one.maps.config(Config.EPOCH) for one in predecessors)
+    return (max(highest, int(time.clock_gettime(time.CLOCK_BOOTTIME) * _EPOCHS_PER_S)) + 2) & ~1
+
+
+def _say(predecessors: list[Predecessor], name: str, sizes: Mapping[str, int]) -> None:
+    for one in predecessors:
+        changed = {
+            setting: f"{one.sizes.get(setting)} -> {size}"
+            for setting, size in sizes.items()
+            if one.sizes and one.sizes.get(setting) != size
+        }
+        log.info(
+            "another generation of maps is in force, with other sizes or another layout: this probe fills its own, "
+            "takes over the connections, moves every interface, and then removes the other",
+            found=one.maps.folder.name, own=name, sizes=changed, found_layout=one.layout.version, layout=VERSION,
+        )  # fmt: skip
+
+
+def _leaves(values: Array) -> Iterator[tuple[str, Array]]:
+    """Yield name and values of every field that has no fields itself."""
+    for name in values.dtype.names or ():
+        field: np.ndarray[Any, np.dtype[Any]] = values[name]
+        if field.dtype.names:
+            yield from _leaves(field)
+        else:
+            yield name, field
