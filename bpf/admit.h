@@ -27,7 +27,7 @@ static __always_inline void describe_verdict(struct work *w, u32 direction, cons
 	verdict_key->protocol = key->protocol;
 	verdict_key->verdict = verdict | (out ? 0 : VERDICT_INGRESS);
 	verdict_key->reason = reason;
-	verdict_key->flags = 0;
+	verdict_key->flags = w->unnamed ? VERDICT_UNNAMED : 0;
 }
 
 static __always_inline int refuse(struct work *w, u32 direction, u8 reason)
@@ -83,6 +83,9 @@ static __always_inline struct connection *current_connection(struct connection *
 		return 0;
 	if (hook != POD_INGRESS)
 		return connection;
+	/* A named peer's packets and unnamed ones never continue each other's connection. */
+	if (connection->direction == INGRESS && !(connection->check & CHECK_UNNAMED) != !w->unnamed)
+		return 0;
 	/* No exit has seen it: DNAT has turned a pod's address into the node's. */
 	if (c->node && connection->check & CHECK_DUE) {
 		connection->verdict = VERDICT_PENDING;
@@ -117,6 +120,7 @@ static __always_inline void load_state(struct assessment *c, struct work *w, con
 	c->opened = direction;
 	if (connection) {
 		c->opened = connection->direction & 1;
+		w->unnamed = c->opened == INGRESS && connection->check & CHECK_UNNAMED;
 		c->node = connection->state & CONNECTION_FROM_NODE;
 		c->pending = connection->verdict == VERDICT_PENDING;
 		w->decision.rule = connection->rule;
@@ -288,7 +292,8 @@ static __always_inline bool create_connection(struct __sk_buff *skb, struct asse
 	fresh->direction = c->opened;
 	fresh->state = (c->node ? CONNECTION_FROM_NODE : 0) | (c->to_exit ? CONNECTION_EXIT : 0) |
 		       (c->deferred ? CONNECTION_DIALLED : 0);
-	fresh->check = (c->checking ? CHECK_DUE : 0) | (c->unlogged ? CHECK_UNLOGGED : 0);
+	fresh->check = (c->checking ? CHECK_DUE : 0) | (c->unlogged ? CHECK_UNLOGGED : 0) |
+		       (w->unnamed && c->opened == INGRESS ? CHECK_UNNAMED : 0);
 	if (c->masked) {
 		fresh->state |= CONNECTION_OTHER;
 		__builtin_memcpy(fresh->other, w->origin.source, 16);

@@ -86,7 +86,7 @@ static __always_inline bool leads_to_node(struct __sk_buff *skb, const struct wo
 	if (peer)
 		kind = peer->kind[w->epoch & 1];
 	/* DNAT decides where a packet to a Service goes. */
-	if (kind == KIND_POD || kind == KIND_SERVICE)
+	if (kind == KIND_POD || kind >= KIND_SERVICE)
 		return 0;
 	if (kind == KIND_NODE || local_ifindex(w, w->packet.destination) == LOCAL_NODE)
 		return 1;

@@ -43,6 +43,7 @@ enum verdict_kind {
 
 /* verdict.flags */
 #define VERDICT_AGGREGATED 0x01 /* counts many flows, without addresses */
+#define VERDICT_UNNAMED 0x02	/* the peer is surely not who has its address */
 
 /* A record's "reason" is one of these names in lower case (enrich.wire.batch.Reason). */
 enum verdict_reason {

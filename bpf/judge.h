@@ -84,6 +84,11 @@ static __always_inline void judge(struct work *w, struct endpoint *endpoint, u32
 	struct peer *peer;
 
 	__builtin_memcpy(address.address, peer_address, 16);
+	/* Nobody has 0.0.0.0 and ::, so only rules about all addresses, or about blocks that hold these, apply. */
+	if (w->unnamed && is_mapped(peer_address))
+		__builtin_memset(address.address + 12, 0, 4);
+	else if (w->unnamed)
+		__builtin_memset(address.address, 0, 16);
 	peer = addresses.lookup(&address);
 	out->kind = KIND_WORLD;
 	if (peer) {
@@ -97,7 +102,7 @@ static __always_inline void judge(struct work *w, struct endpoint *endpoint, u32
 		out->reason = REASON_NODE;
 		return;
 	}
-	if (equal(w->key.local, peer_address)) {
+	if (!w->unnamed && equal(w->key.local, peer_address)) {
 		out->reason = REASON_SELF;
 		return;
 	}

@@ -36,6 +36,7 @@ enum kind {
 #define CHUNKS 1023 /* coprime with CPU_STRIDE, so that every CPU cycles through all chunks */
 #define SLOTS (CHUNKS * CHUNK)
 #define STAMP_JUDGED 0xfffe
+#define STAMP_UNNAMED 0xfffd /* not from a pod's interface, but with a local pod's source address (sources.h) */
 
 /* The true sender and the dialled destination of a packet, for the exit hook (stamps.h): NAT may hide both. */
 struct origin {
@@ -62,6 +63,7 @@ enum config_word {
 	CONFIG_RING_ID = 4,	     /* random id of the ring buffer */
 	CONFIG_POD_CONNECTIONS = 5,  /* connections that are remembered for an endpoint */
 	CONFIG_ENCAPSULATION = 6,    /* 0: pods do not send encapsulation to nodes; 1: policy decides */
+	CONFIG_LOCAL_SOURCE = 7,     /* 0: a local pod's source that another device brings in is dropped; 1: it is unnamed */
 	CONFIG_WORDS = 8,
 };
 
@@ -220,6 +222,8 @@ struct lookup_budget {
 /* A connection to a pod's address: whether DNAT has changed that is checked at the exit. */
 #define CHECK_DUE 0x01	    /* no exit has seen a packet of it under this verdict */
 #define CHECK_UNLOGGED 0x02 /* the exit is to log it, by its final destination */
+/* A connection from a source that is not known to be the pod's that has the address (sources.h). */
+#define CHECK_UNNAMED 0x04
 
 /* A later fragment has no ports: this key leads to the verdict of the first fragment. */
 struct fragment_key {

@@ -88,7 +88,7 @@ struct work {
 	u32 epoch; /* read once, so that one packet sees one side */
 	u16 dialled_port;
 	u8 stamped; /* the packet carries its origin to the exit */
-	u8 padding;
+	u8 unnamed; /* the peer is surely not who has its address (sources.h) */
 	u8 dialled[16]; /* the destination before DNAT, or zero */
 };
 BPF_F_TABLE("percpu_array", u32, struct work, works, 1, 0);

@@ -11,6 +11,7 @@
  *   recent.h       pass, if the same connection passed a moment ago
  *   neighbours.h   ARP and neighbour discovery pass, if they are proper
  *   (here)         find the endpoint of the interface, check the source address
+ *   sources.h      no other device brings in a pod's packet
  *   fragments.h    a later fragment follows its first one
  *   encapsulation.h  packets inside packets do not go to nodes
  *   errors.h       an ICMP error follows the connection that it is about
@@ -23,8 +24,9 @@
  *   verdicts.h     emit the event, or count it in a deny window
  *
  * pod_egress is attached to the ingress of the pod's host-side veth, pod_ingress to
- * its egress, exit_ethernet and exit_tunnel to the egress of all other devices, and
- * entry_tunnel to the ingress of devices that unwrap packets.
+ * its egress, exit_ethernet and exit_tunnel to the egress of all other devices,
+ * entry_tunnel to the ingress of devices that unwrap packets, and entry_device to that of
+ * the others.
  *
  * A packet that passes returns TC_ACT_UNSPEC, so that other filters on the device
  * still run; TC_ACT_OK would skip them.
@@ -56,6 +58,7 @@
 #include "encapsulation.h"
 #include "unready.h"
 #include "fragments.h"
+#include "sources.h"
 
 /* Initialize the scratch memory. plain: the parsed packet, or 0. */
 static __always_inline struct work *start_work(const struct packet *plain)
@@ -72,6 +75,7 @@ static __always_inline struct work *start_work(const struct packet *plain)
 	__builtin_memset(&w->key, 0, sizeof(w->key));
 	__builtin_memset(w->dialled, 0, sizeof(w->dialled));
 	w->dialled_port = 0;
+	w->unnamed = 0;
 	w->now = bpf_ktime_get_ns();
 	w->epoch = setting(CONFIG_EPOCH);
 	return w;
@@ -218,7 +222,14 @@ int pod_ingress(struct __sk_buff *skb)
 		count(COUNT_FLOODED);
 		return TC_ACT_SHOT;
 	}
-	if (!node && stamped != STAMP_JUDGED) {
+	if (!node && stamped == STAMP_JUDGED) {
+		if (is_forged(skb, w))
+			return refuse_source(skb, w);
+		__builtin_memset(&w->key, 0, sizeof(w->key));
+		w->key.endpoint = endpoint->number;
+	}
+	w->unnamed = stamped == STAMP_UNNAMED;
+	if (!node && stamped != STAMP_JUDGED && !w->unnamed) {
 		if (judge_exit(skb, w, stamped, &found) == TC_ACT_SHOT)
 			return TC_ACT_SHOT;
 		__builtin_memset(&w->key, 0, sizeof(w->key));
@@ -239,7 +250,7 @@ static __always_inline int device_exit(struct __sk_buff *skb, const bool etherne
 	if (stamped)
 		skb->tc_index = 0;
 	/* Packets of the node itself, and those that it has encapsulated, are not a pod's egress. */
-	if (stamped == STAMP_JUDGED || !skb->ingress_ifindex)
+	if (stamped == STAMP_JUDGED || stamped == STAMP_UNNAMED || !skb->ingress_ifindex)
 		return TC_ACT_UNSPEC;
 	plain = ethernet && parse_plain(skb, &packet);
 	w = start_work(plain ? &packet : 0);
@@ -263,18 +274,37 @@ int exit_tunnel(struct __sk_buff *skb)
 	return device_exit(skb, 0);
 }
 
-/* A packet that a tunnel device gives out. It must not be a local pod's. */
+/* A packet that comes in by a device that is no pod's: it has no stamp, and no local pod's source. */
+static __always_inline int device_entry(struct __sk_buff *skb)
+{
+	struct work *w;
+
+	if (skb->tc_index)
+		skb->tc_index = 0;
+	if (!has_foreign_source(skb))
+		return TC_ACT_UNSPEC;
+	if (setting(CONFIG_LOCAL_SOURCE)) {
+		skb->tc_index = STAMP_UNNAMED;
+		return TC_ACT_UNSPEC;
+	}
+	w = start_work(0);
+	return w ? refuse_source(skb, w) : TC_ACT_SHOT;
+}
+
+int entry_device(struct __sk_buff *skb)
+{
+	return device_entry(skb);
+}
+
+/* A packet that a tunnel device gives out. Nor may the packet that it was inside have been a local pod's. */
 int entry_tunnel(struct __sk_buff *skb)
 {
 	u32 stamped = skb->tc_index;
 	struct origin *origin;
 	struct work *w;
 
-	if (!stamped)
-		return TC_ACT_UNSPEC;
-	skb->tc_index = 0;
-	if (setting(CONFIG_ENCAPSULATION))
-		return TC_ACT_UNSPEC;
+	if (!stamped || setting(CONFIG_ENCAPSULATION))
+		return device_entry(skb);
 	w = start_work(0);
 	if (!w)
 		return TC_ACT_SHOT;
@@ -282,7 +312,7 @@ int entry_tunnel(struct __sk_buff *skb)
 		return refuse_encapsulation(w);
 	origin = unwrapped_origin(skb, w, stamped);
 	if (!origin)
-		return TC_ACT_UNSPEC;
+		return device_entry(skb);
 	describe_unwrapped(w, origin);
 	return refuse_encapsulation(w);
 }

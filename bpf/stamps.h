@@ -140,15 +140,20 @@ enum found {
  *     is gone before it looks at anything else (bpf_ipv4_fib_lookup in
  *     net/core/filter.c), for packets of either family.
  */
-static __always_inline bool may_be_from(struct __sk_buff *skb, u32 ifindex)
+static __always_inline bool is_there(struct __sk_buff *skb, u32 ifindex)
 {
 	struct bpf_fib_lookup query = {.family = AF_INET, .ifindex = ifindex};
 
+	return bpf_fib_lookup(skb, &query, sizeof(query), BPF_FIB_LOOKUP_DIRECT) != -ENODEV;
+}
+
+static __always_inline bool may_be_from(struct __sk_buff *skb, u32 ifindex)
+{
 	if (skb->ingress_ifindex == ifindex)
 		return 1;
 	if (skb->ingress_ifindex > ifindex)
 		return 0;
-	return bpf_fib_lookup(skb, &query, sizeof(query), BPF_FIB_LOOKUP_DIRECT) != -ENODEV;
+	return is_there(skb, ifindex);
 }
 
 static __always_inline bool fits(const struct origin *origin, const struct work *w, u32 hash)
@@ -166,7 +171,8 @@ static __always_inline enum found find_origin(struct __sk_buff *skb, struct work
 
 	if (index < SLOTS) {
 		origin = slots.lookup(&index);
-		if (origin && fits(origin, w, hash)) {
+		/* A younger device may have no program yet that clears stamps (sources.h). */
+		if (origin && fits(origin, w, hash) && from <= origin->ifindex) {
 			w->origin = *origin;
 			return ORIGIN_FOUND;
 		}

@@ -39,6 +39,10 @@ class Settings(KafkaSettings):
     """Whether pods may send encapsulation (VXLAN, Geneve, IPIP, GRE, ESP and others) to nodes. closed: it is dropped,
     because a node unwraps it and forwards what is inside. open: policy alone decides, which always allows the own
     node."""
+    local_source: Literal["closed", "unnamed"] = setting("WEIR_LOCAL_SOURCE", "closed")
+    """What happens to a packet with a local pod's address as source that another interface than that pod's brings in,
+    such as the uplink. closed: it is dropped as spoofed. unnamed: it is judged as from an unknown address, and the log
+    names no pod; for networks that send a pod's packets back to its own node."""
     tunnel_ports: tuple[str, ...] = setting(
         "WEIR_TUNNEL_PORTS",
         (

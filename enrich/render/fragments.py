@@ -123,6 +123,10 @@ class EndRenderer:
         """Render a peer whose address may have changed hands, unknown to the index; ``end`` is what the index knew."""
         return _ambiguous(ip) if self._cluster.addresses.near_pods(ip) else end
 
+    def unnamed(self, ip: str) -> RenderedEnd:
+        """Render a peer that is surely not who has its address, such as the sender of a packet with a forged source."""
+        return _ambiguous(ip)
+
     def knows(self, ref: EndpointRef) -> bool:
         """Whether the index knows this pod; also true for one without a UID, which cannot be looked up."""
         return not ref.uid or self._cluster.addresses.pod_by_uid(ref.uid) is not None

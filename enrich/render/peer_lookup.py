@@ -19,7 +19,7 @@ from enrich.render.columns import NO_ADDRESS, AddressTexts, raw_addresses
 from enrich.render.fragments import EndRenderer, RenderedEnd, RenderedPeer
 from enrich.render.interning import Int64Array, InternTable
 from enrich.render.merged_batch import Mask, MergedBatch, VerdictArray
-from enrich.wire.batch import AGGREGATED, INGRESS, Reason
+from enrich.wire.batch import AGGREGATED, INGRESS, UNNAMED, Reason
 
 _ALWAYS: Final = (-(1 << 63), 1 << 63)
 _MAX_ANSWERS: Final = 200_000
@@ -116,6 +116,8 @@ class PeerLookup:
         own = batch.verdicts["reason"] == Reason.NODE
         if own.any():
             self._name_own_nodes(peer, batch, own)
+        for place in np.flatnonzero(batch.verdicts["flags"] & UNNAMED).tolist():
+            peer[place] = self._peers.number(self._ends.unnamed(self._texts[addresses[place]]), settled=True)
         unsettled = self._peers.unsettled(peer)
         unknown = self._unknown_subjects(batch)
         if unknown is not None:

@@ -83,6 +83,9 @@ INGRESS: Final = 0x80
 AGGREGATED: Final = 0x01
 """Bit of ``flags`` that is set if the verdict counts packets of many connections, and so has no addresses."""
 
+UNNAMED: Final = 0x02
+"""Bit of ``flags`` that is set if the peer is surely not who has its address, which was forged."""
+
 
 class Verdict(enum.IntEnum):
     """The decision about the packets that a verdict counts (``verdict`` without its direction bit)."""

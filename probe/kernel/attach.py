@@ -1,6 +1,7 @@
-"""Attach the programs: both to the host side of each pod's veth, one to the egress of every other device.
+"""Attach the programs: two to the host side of each pod's veth, and two to every other device.
 
-A tunnel device, which unwraps packets, has one on its ingress as well (``bpf/encapsulation.h``).
+On the other devices, one judges what leaves the node (``bpf/stamps.h``), the other what comes in: it must not claim to
+be a local pod's (``bpf/sources.h``), nor have been wrapped by one (``bpf/encapsulation.h``).
 
 Where the kernel has TCX (6.6), a program is attached by a link, which is pinned beside the maps so that enforcement
 outlives the probe. The next probe replaces the program under the link in one step, so that no packet passes unjudged.
@@ -33,7 +34,7 @@ Mode = Literal["tcx", "clsact"]
 _HOOKS: Final[tuple[tuple[str, Hook], ...]] = (("pod_egress", "ingress"), ("pod_ingress", "egress"))
 """Program and hook. A packet that leaves the pod arrives at the host side of its veth, and vice versa."""
 _TCX: Final[dict[Hook, int]] = {"ingress": bpf.TCX_INGRESS, "egress": bpf.TCX_EGRESS}
-_EXITS: Final = ("exit_ethernet", "exit_tunnel", "entry_tunnel")
+_EXITS: Final = ("exit_ethernet", "exit_tunnel", "entry_tunnel", "entry_device")
 """Programs on devices that are not a pod's."""
 _CLOSED: Final = "closed"
 """The pin of the XDP link that closes an interface."""
@@ -105,7 +106,7 @@ class Attachments:
                 self._remove_link(self._pin(index, program))
 
     def attach_exits(self, devices: Iterable[Device], pods: Collection[int]) -> int:
-        """Attach the exit's program to every device not in ``pods``, and the entry's to tunnels. Raises OSError.
+        """Attach the exit's and the entry's program to every device not in ``pods``. Raises OSError.
 
         Return on how many devices one was missing. A device that has been removed meanwhile is skipped.
         """
@@ -285,8 +286,8 @@ class Attachments:
 
 
 def _exit_hooks(device: Device) -> list[tuple[str, Hook]]:
-    hooks: list[tuple[str, Hook]] = [("exit_ethernet" if device.ethernet else "exit_tunnel", "egress")]
-    return [*hooks, ("entry_tunnel", "ingress")] if device.unwraps else hooks
+    leaving = "exit_ethernet" if device.ethernet else "exit_tunnel"
+    return [(leaving, "egress"), ("entry_tunnel" if device.unwraps else "entry_device", "ingress")]
 
 
 def _index(pin: Path) -> int:

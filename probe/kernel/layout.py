@@ -28,6 +28,7 @@ class Config(enum.IntEnum):
     RING_ID = 4
     POD_CONNECTIONS = 5
     ENCAPSULATION = 6
+    LOCAL_SOURCE = 7
 
 
 class Counter(enum.IntEnum):

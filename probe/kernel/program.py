@@ -32,7 +32,15 @@ import bpf
 from probe.kernel import bpf as kernel
 from probe.kernel.source import joined
 
-PROGRAMS: Final = ("pod_egress", "pod_ingress", "exit_ethernet", "exit_tunnel", "entry_tunnel", "close_windows")
+PROGRAMS: Final = (
+    "pod_egress",
+    "pod_ingress",
+    "exit_ethernet",
+    "exit_tunnel",
+    "entry_tunnel",
+    "entry_device",
+    "close_windows",
+)
 """The entry points in ``bpf/policy.c``."""
 
 

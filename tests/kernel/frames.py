@@ -10,13 +10,13 @@ from netns import Space, checksum, run, run_in
 
 
 class Wire:
-    """A packet socket that sends frames out of a pod's interface."""
+    """A packet socket that sends frames out of a pod's interface, or another namespace's."""
 
-    def __init__(self, pod: Space, node: Space, gateway: str = "") -> None:
-        self._own = _mac(pod, "eth0")
+    def __init__(self, pod: Space, node: Space, gateway: str = "", device: str = "eth0") -> None:
+        self._own = _mac(pod, device)
         self._gateway = _mac(node, gateway or pod.link)
         self._socket = run_in(pod, lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW))
-        self._socket.bind(("eth0", 0))
+        self._socket.bind((device, 0))
 
     def send(self, packet: bytes, kind: int | None = None, tags: bytes = b"") -> None:
         """Send an IP packet. ``kind`` is the EtherType, by default that of its version; ``tags`` precede it."""

@@ -13,7 +13,7 @@ from enrich.index.cluster import Change, Cluster
 from enrich.model import EndpointSlice, Pod
 from enrich.render.enricher import Enricher
 from enrich.render.merged_batch import merge
-from enrich.wire.batch import AGGREGATED, INGRESS, Batch, EndpointRef, PolicyRef, Reason, Verdict
+from enrich.wire.batch import AGGREGATED, INGRESS, UNNAMED, Batch, EndpointRef, PolicyRef, Reason, Verdict
 from tests.enrich.flows import CLOCK, PODS, Plain, make_batch, make_cluster, rows_strategy
 
 S = 1_000_000_000
@@ -85,6 +85,11 @@ def test_the_local_end_is_the_destination_of_what_comes_in() -> None:
 )
 def test_an_end_that_is_no_pod(address: str, end: dict[str, Any]) -> None:
     assert one(destination=address)["dest"] == end
+
+
+def test_a_forged_source_is_not_named_as_the_pod_that_has_the_address() -> None:
+    told = one(verdict=0x82, reason=Reason.SPOOFED, source="10.0.0.2", destination="10.0.0.1", flags=UNNAMED)
+    assert told["src"] == {"instance": "10.0.0.2", "ambiguous": True}
 
 
 @pytest.mark.parametrize("until_ns", [None, 0])
