@@ -1,8 +1,10 @@
-"""All tests in three pytest processes side by side. ``python -m tests [pytest's arguments]``; each process gets them.
+"""All tests in five pytest processes side by side. ``python -m tests [pytest's arguments]``; each process gets them.
 
-1. ``computing``: the tests that need neither Kafka nor an API server, kernel tests among them.
-2. ``kafka``: the tests that mostly wait for Kafka, traffic and the demo.
-3. ``cluster``: the tests that mostly wait for an API server, and the install on a real cluster.
+1. ``computing``: the tests that need no kernel program, no Kafka and no API server.
+2. ``tcx`` and ``clsact``: the kernel tests, which mostly wait for the kernel, by the way of attaching. Those that have
+   no such parameter are in ``tcx``.
+3. ``kafka``: the tests that mostly wait for Kafka, traffic and the demo.
+4. ``cluster``: the tests that mostly wait for an API server, and the install on a real cluster.
 
 The output of the first is shown as it comes, that of the others when all have ended. They share no names: every test
 makes its namespaces, pins, ports and folders under random names; the demo and the real cluster, which have fixed names,
@@ -26,11 +28,13 @@ import pytest
 from tests.report import RingReport, lines, merged
 
 PARTS: Final = {
-    "computing": "not (kafka or cluster or e2e)",
+    "computing": "not (kernel or kafka or cluster or e2e)",
+    "tcx": "kernel and not (clsact or kafka or cluster or e2e)",
+    "clsact": "kernel and clsact and not (kafka or cluster or e2e)",
     "kafka": "(kafka or e2e) and not cluster",
     "cluster": "cluster",
 }
-"""Name of each process, and the marks of its tests."""
+"""Name of each process, and the marks of its tests. Each test is in exactly one."""
 _NOTHING: Final = pytest.ExitCode.NO_TESTS_COLLECTED
 
 

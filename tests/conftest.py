@@ -29,7 +29,9 @@ def pytest_configure() -> None:
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    """Mark each hypothesis test as a property, so that ``make hunt`` finds it."""
+    """Mark hypothesis tests as properties, so that ``make hunt`` finds them, and tests that attach by clsact."""
+    if "clsact" in item.name:
+        item.add_marker("clsact")
     if getattr(getattr(item, "obj", None), "is_hypothesis_test", False):
         item.add_marker("property")
 

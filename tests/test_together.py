@@ -1,4 +1,4 @@
-"""Tests of ``make test``'s three processes: all run and are reported, and it fails if one of them fails."""
+"""Tests of ``make test``'s five processes: all run and are reported, and it fails if one of them fails."""
 
 from __future__ import annotations
 
@@ -9,11 +9,18 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-MARKS = {"computing": "", "kafka": "@pytest.mark.kafka\n", "cluster": "@pytest.mark.cluster\n"}
+MARKS = {
+    "computing": "",
+    "tcx": "@pytest.mark.kernel\n",
+    "clsact": "@pytest.mark.kernel\n@pytest.mark.clsact\n",
+    "kafka": "@pytest.mark.kafka\n",
+    "cluster": "@pytest.mark.cluster\n",
+}
 
 
 def run(folder: Path, **bodies: str) -> subprocess.CompletedProcess[str]:
-    (folder / "pytest.ini").write_text("[pytest]\nmarkers =\n  kafka: k\n  cluster: c\n  e2e: e\n")
+    markers = "".join(f"  {name}: m\n" for name in ("kernel", "clsact", "kafka", "cluster", "e2e"))
+    (folder / "pytest.ini").write_text(f"[pytest]\nmarkers =\n{markers}")
     for part, body in bodies.items():
         (folder / f"test_{part}.py").write_text(f"import pytest\n\n{MARKS[part]}def test_{part}():\n    {body}\n")
     command = [sys.executable, "-m", "tests", "-c", str(folder / "pytest.ini"), "-p", "no:cacheprovider", str(folder)]
@@ -26,7 +33,7 @@ def test_a_failing_part_fails_the_run_and_outputs_are_not_mixed(tmp_path: Path, 
     assert done.returncode == 1, done.stdout + done.stderr
     outcomes = ", ".join(f"{part} {'FAILED (exit code 1)' if part == failing else 'passed'}" for part in MARKS)
     assert f"test: {outcomes}, " in done.stdout
-    assert done.stdout.splitlines()[-1] == "2 passed, 1 failed, 0 skipped"
+    assert done.stdout.splitlines()[-1] == "4 passed, 1 failed, 0 skipped"
     places = [done.stdout.index(f"test_{part}.py") for part in MARKS]
     assert places == sorted(places)
 
