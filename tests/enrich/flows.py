@@ -14,6 +14,7 @@ from enrich.model import Node, Owner, Pod, Service, Workload
 from enrich.wire.batch import (
     AGGREGATED,
     INGRESS,
+    UNNAMED,
     VERDICT,
     Batch,
     EndpointRef,
@@ -127,6 +128,9 @@ class Plain:
         by_policy = int(verdict["reason"]) in (Reason.POLICY, Reason.EXPLICIT_DENY, Reason.ADOPTED)
         local = self._local(header.endpoints.get(str(verdict["endpoint"])))
         remote = _remote("192.0.2.1" if verdict["reason"] == Reason.NODE else source if inward else destination)
+        if verdict["flags"] & UNNAMED:
+            ip = source if inward else destination
+            remote = {**({"instance": ip} if ip else {}), "ambiguous": True}
         wall = _signed(int(verdict["time_ns"]) + header.clock)
         record = {
             "connection": self._connection(verdict, source, destination, aggregated=aggregated),
