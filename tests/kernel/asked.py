@@ -36,8 +36,16 @@ def frame(source: str, destination: str, protocol: Protocol, port: int) -> bytes
 
 
 def passes(rig: Rig, index: int, direction: Direction, sent: bytes) -> bool:
-    """Return whether the program lets it pass. Call it in the node's namespace, where interface indexes are valid."""
-    program = rig.maps.programs["pod_egress" if direction is Direction.EGRESS else "pod_ingress"]
-    came_by = index if direction is Direction.EGRESS else _UPLINK
+    """Return whether the programs let it pass. Call it in the node's namespace, where interface indexes are valid.
+
+    What a pod sends meets an exit, which checks and logs connections to other pods of the node.
+    """
+    if direction is Direction.INGRESS:
+        return _passes(rig, "pod_ingress", sent, _UPLINK, index)
+    return _passes(rig, "pod_egress", sent, index, index) and _passes(rig, "exit_ethernet", sent, index, _UPLINK)
+
+
+def _passes(rig: Rig, program: str, sent: bytes, came_by: int, index: int) -> bool:
     # struct __sk_buff: ingress_ifindex at offset 36, ifindex at 40.
-    return bpf.program_run(program, sent, 1, struct.pack("=36xII148x", came_by, index))[0] != SHOT
+    context = struct.pack("=36xII148x", came_by, index)
+    return bpf.program_run(rig.maps.programs[program], sent, 1, context)[0] != SHOT
