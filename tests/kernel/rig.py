@@ -149,6 +149,8 @@ class Rig:
             table.clear()
         self.services.clear()
         self.maps.configure(Config.POD_DENIED_FLOWS, 1000)
+        # A test's agent installs by itself. This installer finds what it left, and removes it.
+        self.installer = Installer(self.maps)
         self.apply()
         for index in self.attachments.links():
             self.attachments.detach(index)
