@@ -5,6 +5,7 @@ The tunnel is a real VXLAN device, as Flannel makes it; the kernel of the tests 
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import struct
 from collections.abc import Iterator
@@ -209,10 +210,7 @@ def test_a_pod_or_the_world_with_such_a_port_is_no_node(overlay: Overlay) -> Non
     assert "encapsulation" not in {row.reason for row in rig.seen()}
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_an_overlay_between_nodes_works(rig: Rig, family: int) -> None:
-    """Pods of two nodes by VXLAN: encapsulation that nodes make is theirs."""
-    site = Site(rig, "routed")
+def check_overlay(rig: Rig, site: Site, family: int) -> None:
     for space, own, end, here, there in (
         (rig.node, "10.99.0.1", "10.99.0.2", "10.100.0.1", site.remote),
         (site.other, "10.99.0.2", "10.99.0.1", "10.100.0.2", None),
@@ -242,4 +240,10 @@ def test_an_overlay_between_nodes_works(rig: Rig, family: int) -> None:
     assert "encapsulation" not in {row.reason for row in rig.seen()}
     for space in (rig.node, site.other):
         ip(space, "link del flannel.1")
-    site.close()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_an_overlay_between_nodes_works(rig: Rig, family: int) -> None:
+    """Pods of two nodes by VXLAN: encapsulation that nodes make is theirs."""
+    with contextlib.closing(Site(rig, "routed")) as site:
+        check_overlay(rig, site, family)

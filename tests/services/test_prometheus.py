@@ -21,8 +21,8 @@ from tests.services.queries import RULES, dashboard_queries, rules, selectors
 
 pytestmark = pytest.mark.e2e
 
-_ELSEWHERE = re.compile("watch_age_seconds|probe_cni_")
-"""These metrics exist with an API server or with the CNI plugin only, and neither is here: tests/cluster has both."""
+_ELSEWHERE = re.compile("watch_age_seconds|probe_cni_|probe_incomplete_pod")
+"""These exist with an API server, the CNI plugin, or full maps only; tests/cluster and tests/kernel have them."""
 
 
 class Prometheus:
