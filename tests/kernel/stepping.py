@@ -133,8 +133,11 @@ class Traffic:
         for key in keys:
             self._rig.maps["origins"].drop(key.tobytes())
         for asked in self._questions:
-            first = self._installed
+            first, epoch = self._installed, self._rig.maps.config(Config.EPOCH)
             passed = is_passed(self._rig, self._interfaces, asked)
+            if not passed and self._rig.maps.config(Config.EPOCH) != epoch:
+                # Policy was switched between the pod's hook and the exit, which drops what another endpoint has sent.
+                continue
             states = self._states[first:]
             self.asked += 1
             self.between += len(states) > 1
