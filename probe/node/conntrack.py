@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import os
 import socket
 import struct
 import time
@@ -28,13 +27,11 @@ from typing import Final
 
 from enrich.wire.mapped_address import is_ipv4
 from probe.node.netlink import NodeNetwork
+from probe.node.netlink_messages import DUMP, NESTED, REQUEST, attribute, attributes, request
 
 _NETLINK_NETFILTER: Final = 12
 _GET, _GET_STATS = 1 << 8 | 1, 1 << 8 | 5
 """NFNL_SUBSYS_CTNETLINK << 8, and IPCTNL_MSG_CT_GET and IPCTNL_MSG_CT_GET_STATS."""
-_REQUEST, _DUMP = 0x1, 0x301
-_ERROR, _DONE = 2, 3
-_NESTED: Final = 0x8000
 _TUPLE_ORIGINAL, _TUPLE_REPLY, _STATUS, _PROTOCOL_INFO, _ZONE, _FILTER = 1, 2, 3, 4, 18, 25
 _TUPLE_IP, _TUPLE_PROTOCOL = 1, 2
 _SOURCE = {False: 1, True: 3}
@@ -100,7 +97,7 @@ class Conntrack:
     def find(self, protocol: int, ends: Ends) -> Tracked | None:
         """Return the entry that has ``ends`` as one of its tuples; None if there is none. Raises OSError."""
         six = not is_ipv4(ends.source)
-        body = _attribute(_TUPLE_ORIGINAL | _NESTED, _tuple(protocol, ends, six=six))
+        body = attribute(_TUPLE_ORIGINAL | NESTED, _tuple(protocol, ends, six=six))
         try:
             return next(self._ask(_GET, six=six, body=body), None)
         except OSError as error:
@@ -147,8 +144,8 @@ class Conntrack:
     def _entries(self) -> int:
         """Return how many entries the namespace has. /proc tells it too, if the kernel has no ctnetlink."""
         try:
-            for message in self._messages(self._asking_socket(), _GET_STATS, _REQUEST, b"", six=False):
-                count = _attributes(message).get(1)
+            for message in self._messages(self._asking_socket(), _GET_STATS, REQUEST, b"", six=False):
+                count = attributes(message).get(1)
                 return int.from_bytes(count, "big") if count else 0
         except OSError as error:
             if error.errno not in _NO_CTNETLINK:
@@ -156,7 +153,7 @@ class Conntrack:
         return self._network.run(_entries_in_proc)
 
     def _ask(self, kind: int, *, six: bool, body: bytes) -> Iterator[Tracked]:
-        for message in self._messages(self._asking_socket(), kind, _REQUEST, body, six=six):
+        for message in self._messages(self._asking_socket(), kind, REQUEST, body, six=six):
             tracked = _decoded(message)
             if tracked:
                 yield tracked
@@ -170,7 +167,7 @@ class Conntrack:
         """Yield all entries of a family that the kernel's filter lets through, from a socket of its own."""
         try:
             with self._open() as dumping:
-                for message in self._messages(dumping, _GET, _DUMP, body, six=six):
+                for message in self._messages(dumping, _GET, DUMP, body, six=six):
                     tracked = _decoded(message)
                     if tracked:
                         yield tracked
@@ -186,23 +183,14 @@ class Conntrack:
     def _messages(self, asking: socket.socket, kind: int, flags: int, body: bytes, *, six: bool) -> Iterator[bytes]:
         """Send a request and yield the attributes of each message of the answer. Raises OSError."""
         self._sequence += 1
-        family = socket.AF_INET6 if six else socket.AF_INET
-        asking.send(struct.pack("=IHHIIBBH", 20 + len(body), kind, flags, self._sequence, 0, family, 0, 0) + body)
-        while True:
-            block = asking.recv(1 << 17)
-            while len(block) >= 16:
-                length, answer, _, sequence = struct.unpack_from("=IHHI", block)
-                message, block = block[16:length], block[(length + 3) & ~3 :]
-                if sequence != self._sequence:
-                    continue  # of a request that has timed out
-                if answer == _DONE:
-                    return
-                if answer == _ERROR:
-                    code = -struct.unpack_from("=i", message)[0]
-                    raise OSError(code, f"nf_conntrack: {os.strerror(code)}")
-                yield message[4:]
-                if flags != _DUMP:
-                    return
+        header = struct.pack("=BBH", socket.AF_INET6 if six else socket.AF_INET, 0, 0)
+        try:
+            for _, answer in request(asking, kind, flags, header + body, self._sequence):
+                yield answer[4:]
+        except OSError as error:
+            if error.errno is None:
+                raise
+            raise OSError(error.errno, f"nf_conntrack: {error.strerror}") from error
 
 
 def _entries_in_proc() -> int:
@@ -213,43 +201,25 @@ def _entries_in_proc() -> int:
         return 0
 
 
-def _attribute(kind: int, value: bytes) -> bytes:
-    return struct.pack("=HH", 4 + len(value), kind) + value + bytes(-len(value) % 4)
-
-
 def _tuple(protocol: int, ends: Ends, *, six: bool) -> bytes:
     skipped = 0 if six else 12
-    addresses = _attribute(_SOURCE[six], ends.source[skipped:])
-    addresses += _attribute(_DESTINATION[six], ends.destination[skipped:])
-    ports = _attribute(_NUMBER, bytes([protocol]))
-    ports += _attribute(_SOURCE_PORT, ends.source_port.to_bytes(2, "big"))
-    ports += _attribute(_DESTINATION_PORT, ends.destination_port.to_bytes(2, "big"))
-    return _attribute(_TUPLE_IP | _NESTED, addresses) + _attribute(_TUPLE_PROTOCOL | _NESTED, ports)
+    addresses = attribute(_SOURCE[six], ends.source[skipped:])
+    addresses += attribute(_DESTINATION[six], ends.destination[skipped:])
+    ports = attribute(_NUMBER, bytes([protocol]))
+    ports += attribute(_SOURCE_PORT, ends.source_port.to_bytes(2, "big"))
+    ports += attribute(_DESTINATION_PORT, ends.destination_port.to_bytes(2, "big"))
+    return attribute(_TUPLE_IP | NESTED, addresses) + attribute(_TUPLE_PROTOCOL | NESTED, ports)
 
 
 def _source_filter(which: int, address: bytes, *, six: bool) -> bytes:
-    source = _attribute(_SOURCE[six], address if six else address[12:])
-    compared = _attribute(which, struct.pack("=I", _FILTER_SOURCE))
-    return _attribute(which | _NESTED, _attribute(_TUPLE_IP | _NESTED, source)) + _attribute(
-        _FILTER | _NESTED, compared
-    )
-
-
-def _attributes(block: bytes) -> dict[int, bytes]:
-    found = {}
-    at = 0
-    while at + 4 <= len(block):
-        length, kind = struct.unpack_from("=HH", block, at)
-        if length < 4:
-            break
-        found[kind & 0x3FFF] = block[at + 4 : at + length]
-        at += (length + 3) & ~3
-    return found
+    source = attribute(_SOURCE[six], address if six else address[12:])
+    compared = attribute(which, struct.pack("=I", _FILTER_SOURCE))
+    return attribute(which | NESTED, attribute(_TUPLE_IP | NESTED, source)) + attribute(_FILTER | NESTED, compared)
 
 
 def _decoded(message: bytes) -> Tracked | None:
     """Return the entry in a message; None if it has no ports, or is in a zone, which the node's own packets are not."""
-    found = _attributes(message)
+    found = attributes(message)
     if _ZONE in found or _TUPLE_ORIGINAL not in found or _TUPLE_REPLY not in found:
         return None
     protocol, original = _ends(found[_TUPLE_ORIGINAL])
@@ -261,12 +231,12 @@ def _decoded(message: bytes) -> Tracked | None:
 
 
 def _tcp_state(block: bytes) -> int:
-    return int.from_bytes(_attributes(_attributes(block).get(1, b"")).get(1, b""), "big")
+    return int.from_bytes(attributes(attributes(block).get(1, b"")).get(1, b""), "big")
 
 
 def _ends(block: bytes) -> tuple[int, Ends]:
-    parts = _attributes(block)
-    addresses, ports = _attributes(parts.get(_TUPLE_IP, b"")), _attributes(parts.get(_TUPLE_PROTOCOL, b""))
+    parts = attributes(block)
+    addresses, ports = attributes(parts.get(_TUPLE_IP, b"")), attributes(parts.get(_TUPLE_PROTOCOL, b""))
     if _SOURCE[True] in addresses:
         source, destination = addresses[_SOURCE[True]], addresses[_DESTINATION[True]]
     else:

@@ -24,7 +24,8 @@ from typing import Any, Final, ParamSpec, TypeVar
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
-from probe.node.links import attributes, read_addresses
+from probe.node.links import read_addresses
+from probe.node.netlink_messages import attributes
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -73,7 +74,7 @@ class Device:
     """Whether no packet leaves the node by it: an ifb shapes packets and gives them back to the device from which they
     were redirected, before DNAT."""
     unwraps: bool = False
-    """Whether it is the end of a tunnel: what it gives out came inside other packets."""
+    """Whether it is the end of a tunnel: what it gives out arrived inside other packets."""
     tunnel_port: int = 0
     """The UDP port at which it takes those packets; 0 if it has none."""
 
