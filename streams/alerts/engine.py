@@ -63,9 +63,7 @@ class Engine:
     def load(self, name: str, state: AlertState, now: float) -> None:
         """Restore the state of a group; ``name`` is its fingerprint. An alert whose rule is gone is resolved."""
         tracker = self.trackers.get(state.rule)
-        # The state of a group that is only known does not have its values: its fingerprint is enough.
-        group = [""] * len(tracker.rule.fields) if tracker and state.status == "known" else state.group
-        if tracker is None or not tracker.counts(state.version, group):
+        if tracker is None or not tracker.accepts(state):
             resolve_orphan(name, state, now, self._out)
         else:
             tracker.load(name, state, now)
@@ -78,7 +76,7 @@ class Engine:
             by_rule[delta.rule].append(delta)
         for name, members in by_rule.items():
             tracker = self.trackers.get(name)
-            current = [] if tracker is None else [one for one in members if tracker.counts(one.version, one.group)]
+            current = [] if tracker is None else [one for one in members if tracker.counts(one)]
             if len(current) < len(members) and not replayed:
                 self._count(name, "stale", len(members) - len(current))
             if tracker is not None and current:

@@ -45,9 +45,16 @@ class Tracker:
         self._resolve_s = seconds(rule.resolve_after)
         self._examples: OrderedDict[tuple[str, ...], list[bytes]] = OrderedDict()
 
-    def counts(self, version: str, group: Sequence[str]) -> bool:
-        """Return whether deltas or state of this version and group are of the rule as it is now."""
-        return version == self.version and len(group) == len(self.rule.fields)
+    def counts(self, delta: Delta) -> bool:
+        """Return whether a delta is of the rule as it is now."""
+        return delta.version == self.version and self._fits(delta.group)
+
+    def accepts(self, state: AlertState) -> bool:
+        """Return whether a group's state is of the rule as it is now. That of a known group is without its values."""
+        return state.version == self.version and (state.status == "known" or self._fits(state.group))
+
+    def _fits(self, group: Sequence[str]) -> bool:
+        return len(group) == len(self.rule.fields)
 
     @property
     def history_s(self) -> int:

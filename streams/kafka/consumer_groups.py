@@ -1,4 +1,4 @@
-"""The consumer groups that Kafka keeps: which there are, and deleting those that nobody needs any longer."""
+"""The consumer groups that Kafka keeps: lists them, and deletes those that are not needed any longer."""
 
 from __future__ import annotations
 

@@ -27,6 +27,11 @@ def headers_of(topic: str, partition: int, offset: int, reason: str, error: str)
     return [(name, text.encode(errors="replace")) for name, text in texts.items()]
 
 
+def key_of(topic: str, partition: int, offset: int) -> bytes:
+    """Return the key of a dead letter: where the record was read."""
+    return f"{topic}/{partition}/{offset}".encode()
+
+
 def cut(value: bytes, headers: Headers, limit: int = MAX_VALUE_BYTES) -> tuple[bytes, Headers]:
     """Return a value that fits, and its headers.
 

@@ -9,7 +9,7 @@ from confluent_kafka import KafkaError, KafkaException, Producer
 
 from enrich.runtime.process import Exit, StopServiceError
 from streams.kafka.connection import RELIABLE_PRODUCER, Connection, silent_logger
-from streams.kafka.dead_letter_form import MAX_VALUE_BYTES, Headers, cut, headers_of
+from streams.kafka.dead_letter_form import MAX_VALUE_BYTES, Headers, cut, headers_of, key_of
 from streams.kafka.errors import is_refused
 from streams.kafka.records import Record
 
@@ -30,7 +30,7 @@ class DeadLetters:
         record that is too large is cut; one that is refused even so is logged, and counts as sent, because otherwise
         it would stop all that come after it. Raises StopServiceError if Kafka takes no dead letters at all."""
         headers = headers_of(topic, record.partition, record.offset, reason, error)
-        key = f"{topic}/{record.partition}/{record.offset}".encode()
+        key = key_of(topic, record.partition, record.offset)
         with self._lock:
             failure: KafkaError | None = None
             for limit in (MAX_VALUE_BYTES, 0):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Final, Protocol
 
@@ -13,6 +12,7 @@ from confluent_kafka import KafkaError, KafkaException, Producer
 
 from streams.kafka.connection import RELIABLE_PRODUCER, Connection, silent_logger
 from streams.kafka.record_columns import RecordColumns
+from streams.kafka.refused_message import RefusedMessage
 
 log = structlog.get_logger("kubeweir.streams")
 
@@ -89,7 +89,7 @@ class RecordProducer:
             except BufferError:
                 return index
             except KafkaException as error:
-                on_delivery(error.args[0], RefusedMessage(topic, key, value))
+                on_delivery(error.args[0], RefusedMessage(topic, key, value, None))
         return len(records.values)
 
     def offer_alone(
@@ -118,7 +118,7 @@ class RecordProducer:
         except BufferError:
             return False
         except KafkaException as error:
-            on_delivery(error.args[0], RefusedMessage(topic, key, value))
+            on_delivery(error.args[0], RefusedMessage(topic, key, value, headers))
         return True
 
     def close(self, timeout_s: float) -> int:
@@ -144,27 +144,3 @@ class RecordProducer:
             self._on_fatal(error.str())
         elif error.code() == KafkaError._ALL_BROKERS_DOWN:
             log.warning("Kafka cannot be reached; records wait", error=error.str())
-
-
-@dataclass(frozen=True, slots=True)
-class RefusedMessage:
-    """A record that librdkafka refused to queue, in the shape of librdkafka's messages."""
-
-    _topic: str
-    _key: bytes | None
-    _value: bytes
-
-    def topic(self) -> str:
-        """Return the topic."""
-        return self._topic
-
-    def key(self) -> bytes | None:
-        """Return the key."""
-        return self._key
-
-    def value(self) -> bytes:
-        """Return the value."""
-        return self._value
-
-    def headers(self) -> None:
-        """Return None: the headers are not kept."""

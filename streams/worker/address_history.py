@@ -92,7 +92,7 @@ class AddressHistory:
             except (ReadError, StopServiceError) as error:
                 self._retry_after(str(error))
             except Exception as error:
-                # A fault of ours. A thread that ended here would leave the worker without names, and nobody would know.
+                # A fault of ours. A thread that ended here would leave the worker without names, unseen.
                 log.exception("the address history stopped at an unexpected error")
                 self._retry_after(f"{type(error).__name__}: {error}")
 

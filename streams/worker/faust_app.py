@@ -230,8 +230,7 @@ class EnrichWorker:
         """Send the dead letter again if it can still be cut; else give it up, because it would stop all others."""
         value = message.value()
         if len(value) > CUT_VALUE_BYTES:
-            headers = message.headers() or [("reason", b"refused")]
-            again = (tracked, message.key(), value, headers)
+            again = (tracked, message.key(), value, message.headers())
             self._loop.call_soon_threadsafe(self._run_soon, self._pipeline.resend_dead_letter, *again)
             return
         log.error("a dead letter is lost: Kafka refuses it even when it is cut", key=message.key(), error=error.str())

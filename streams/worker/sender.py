@@ -17,8 +17,9 @@ import orjson
 import structlog
 
 from enrich.wire.topics import Topics
-from streams.kafka.dead_letter_form import Headers, cut, headers_of
+from streams.kafka.dead_letter_form import Headers, cut, headers_of, key_of
 from streams.kafka.record_columns import RecordColumns
+from streams.kafka.refused_message import RefusedMessage
 from streams.metrics.roles import EnrichMetrics
 from streams.worker.inflight import TrackedInput
 
@@ -73,9 +74,16 @@ class Sender:
             error=error[:_MAX_LOGGED_ERROR],
         )
         headers = headers_of(topic, tracked.partition, tracked.offset, reason, error)
-        key = f"{topic}/{partition}/{offset}".encode()
+        key = key_of(topic, tracked.partition, tracked.offset)
+        dead = self._topics.dead.name
         kept, described = cut(value, headers)
-        await self._send(tracked, self._topics.dead.name, key, kept, now_ms(), described)
+
+        def on_delivery(error: Any, message: Any) -> None:
+            """Take the delivery report (poll thread)."""
+            tracked.on_delivery(error, message if error is None else RefusedMessage(dead, key, kept, described))
+
+        tracked.expect()
+        await self._offer(dead, key, kept, now_ms(), on_delivery, described)
 
     async def resend_cut(self, tracked: TrackedInput, key: bytes, value: bytes, headers: Headers) -> None:
         """Send a dead letter that Kafka refused once more, cut to what every broker takes. It is expected already."""
@@ -90,11 +98,9 @@ class Sender:
         record = {"schema": 1, "timestamp": timestamp, "worker": self._worker, **status}
         await self._send(tracked, self._topics.status.name, key.encode(), orjson.dumps(record), now // 1_000_000)
 
-    async def _send(
-        self, tracked: TrackedInput, topic: str, key: bytes, value: bytes, timestamp_ms: int, headers: Any = None
-    ) -> None:
+    async def _send(self, tracked: TrackedInput, topic: str, key: bytes, value: bytes, timestamp_ms: int) -> None:
         tracked.expect()
-        await self._offer(topic, key, value, timestamp_ms, tracked.on_delivery, headers)
+        await self._offer(topic, key, value, timestamp_ms, tracked.on_delivery)
 
     async def _offer(
         self, topic: str, key: bytes, value: bytes, timestamp_ms: int, on_delivery: Any, headers: Any = None

@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
+import numpy as np
 import orjson
 import pytest
 from confluent_kafka import Producer
+from confluent_kafka.admin import AdminClient, NewTopic
 
 from enrich.wire.batch import encode_batch
 from tests.kafka.batches import make_batch, make_header, make_rows
@@ -91,3 +93,37 @@ def test_an_address_interval_that_does_not_parse_is_counted_and_the_next_one_is_
     again = site.start_enrich()
     assert again.get("/readyz")[0] == 200
     assert again.stop() == 0
+
+
+def make_small_dead_letter_topic(site: Site) -> None:
+    """Make the topic as an operator may: with records of 100 kB at most."""
+    admin = AdminClient({"bootstrap.servers": site.broker})
+    small = NewTopic(f"{site.prefix}.dead", 1, config={"max.message.bytes": "100000"})
+    for future in admin.create_topics([small]).values():
+        future.result(20)
+
+
+@pytest.mark.parametrize("role", ["enrich", "alerts"])
+def test_a_dead_letter_that_the_broker_refuses_is_cut_and_keeps_its_headers(site: Site, role: str) -> None:
+    make_small_dead_letter_topic(site)
+    # No batch and no record, and no compression makes it smaller.
+    junk = np.random.default_rng(1).bytes(220_000).replace(b"\n", b" ")
+    if role == "enrich":
+        service, topic = site.start_enrich(), "verdicts.raw"
+    else:
+        site.start_enrich()
+        service, topic = site.start("alerts", "--alone"), "flows.denied"
+    producer = Producer({"bootstrap.servers": site.broker})
+    producer.produce(f"{site.prefix}.{topic}", junk, b"c1/n1/r1")
+    assert producer.flush(20) == 0
+    (dead,) = site.read("dead", lambda found: len(found) >= 1)
+    headers: Any = dict(dead.headers() or [])
+    assert dead.value() == junk[: 64 << 10]
+    assert int(headers["original_bytes"]) == len(junk)
+    assert headers["reason"] == (b"no_header" if role == "enrich" else b"no_record")
+    assert headers["topic"] == f"{site.prefix}.{topic}".encode()
+    # The next one is read.
+    site.send(make_batch(0, 5))
+    site.flush()
+    assert len(site.read_flows(5)) >= 5
+    assert service.stop() == 0
