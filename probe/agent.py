@@ -40,7 +40,6 @@ from probe.kernel.endpoints import Surroundings
 from probe.kernel.generations import Generation
 from probe.kernel.installer import Installer
 from probe.kernel.layout import Config
-from probe.kernel.maps import Maps
 from probe.kernel.room import InstallError
 from probe.ledger import Ledger
 from probe.node.address_intervals import AddressIntervals
@@ -72,7 +71,7 @@ class Agent:
         node: str,
         cluster: Cluster,
         view: NetworkView,
-        maps: Maps,
+        generation: Generation,
         ledger: Ledger,
         intervals: AddressIntervals,
         mode: Mode | None = None,
@@ -81,6 +80,7 @@ class Agent:
         self._node = node
         self._cluster = cluster
         self._view = view
+        self.generation, maps = generation, generation.maps
         self._maps = maps
         self._intervals = intervals
         self._compiler = Compiler(ledger)
@@ -89,7 +89,6 @@ class Agent:
         self._admission = Admission(self._compiler, self._installer)
         self._attachments = Attachments(maps, view.network, mode)
         self.adoption = Adoption(maps, view.network)
-        self.generation = Generation(maps, [])  # the service sets one that takes over from others
         bound = self._installer.endpoints
         self._unknown = UnknownInterfaces(view.network, self._attachments, bound, rules or Rules())
         self._interfaces = PodInterfaces(cluster, view, ledger, self._attachments, self._unknown)

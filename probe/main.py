@@ -15,10 +15,11 @@ from enrich.runtime.settings import SettingsError, describe, load
 from enrich.runtime.version import version_text
 from probe.cni.installation import InstallationError
 from probe.cni.plugin import installation, uninstall
+from probe.enforcement_end import end_enforcement
 from probe.kernel.maps import LayoutError
 from probe.kernel.program import LoadError
 from probe.node.netlink import NetworkError, NodeNetwork
-from probe.service import MODES, end_enforcement, serve
+from probe.service import MODES, serve
 from probe.settings import Settings
 
 log = structlog.get_logger("kubeweir.probe")
@@ -97,7 +98,7 @@ def install_command(context: click.Context) -> None:
 
 
 def _install_command(settings: Settings) -> None:
-    """Install once; the running probe repeats it. A failure is no reason not to start the probe, which reports it."""
+    """Install once; the running probe repeats it. The probe starts even if this fails, and reports it."""
     if settings.cni == "off":
         uninstall(settings)
         return

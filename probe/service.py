@@ -27,8 +27,9 @@ from enrich.sources.source import Source, SourceError
 from enrich.wire.topics import topics
 from probe.agent import Agent
 from probe.cni.metrics import CniCollector
-from probe.cni.plugin import SOCKET, Plugin, uninstall
+from probe.cni.plugin import Plugin
 from probe.cni.pod_lookup import PodLookup
+from probe.enforcement_end import end_enforcement
 from probe.export.batcher import Limits
 from probe.export.drain import Drain
 from probe.export.earlier_ring import EarlierRing
@@ -37,7 +38,6 @@ from probe.export.publisher import Publisher
 from probe.export.ring import Ring
 from probe.export.spool import Spool
 from probe.kernel.attach import Mode
-from probe.kernel.detach import detach
 from probe.kernel.generations import open_generation
 from probe.kernel.layout import Config
 from probe.kernel.maps import Maps
@@ -59,8 +59,6 @@ _INTERVALS_FLUSH_S: Final = 1.0
 _SPOOL_FLUSH_S: Final = 8.0
 """How long the probe tries to send the rest when it stops; batches without an acknowledgement stay in the spool."""
 MODES: Final[dict[str, Mode | None]] = {"auto": None, "tcx": "tcx", "clsact": "clsact"}
-_STATE_FILES: Final = ("ledger", "address-intervals", "ledger.pods", "ledger.assignments", SOCKET)
-"""Files in the run folder that describe what is pinned."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,8 +160,7 @@ def _assemble(settings: Settings, cluster: Cluster, stack: contextlib.ExitStack)
         settings.node, settings.run_dir / "address-intervals", interval_publisher.publish, clock
     )
     view = NetworkView(network, clock)
-    agent = Agent(settings.node, cluster, view, maps, ledger, intervals, MODES[settings.attach], _rules(settings))
-    agent.generation = generation
+    agent = Agent(settings.node, cluster, view, generation, ledger, intervals, MODES[settings.attach], _rules(settings))
     earlier = [EarlierRing(Ring(one.maps), one.retired, one.remove) for one in generation.predecessors]
     return _Parts(
         network=network,
@@ -294,15 +291,3 @@ def _cluster_id(settings: Settings, cluster: Cluster, known: str | None, is_over
             return None
     system = cluster.namespaces().get(Name("", "kube-system"))
     return system.uid if system else "default"
-
-
-def end_enforcement(settings: Settings, network: NodeNetwork) -> int:
-    """End enforcement and delete the files that describe it; return how many interfaces were under policy.
-
-    The CNI plugin goes first: without a probe, it would let no pod start.
-    """
-    uninstall(settings)
-    freed = detach(settings.pin_dir, network)
-    for name in _STATE_FILES:
-        (settings.run_dir / name).unlink(missing_ok=True)
-    return freed

@@ -52,7 +52,6 @@ def main(rounds: int, mode: str | None, only: str, *, short: bool, names: bool) 
     if not any(line.split()[2] == "bpf" for line in Path("/proc/mounts").read_text().splitlines()):
         _end("needs a BPF file system: mount -t bpf bpf /sys/fs/bpf", Exit.UNABLE)
     configure_logs("error", "auto")
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(Exit.UNEXPECTED))
     modes = [mode] if mode else ["tcx", "clsact"][: 1 if short else 2]
     try:
         passed = run(chosen, cast("list[Mode]", modes), 1 if short else rounds, click.echo)
@@ -67,4 +66,6 @@ def _end(message: str, code: Exit) -> NoReturn:
 
 
 if __name__ == "__main__":
+    # What the attacks have made is removed at the end, also if the command is asked to stop.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(Exit.UNEXPECTED))
     main(prog_name="python -m tests.attack")

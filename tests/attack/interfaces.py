@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterator
 
 from tests.attack.ground import Ground
 from tests.attack.tally import Tally, attack
+from tests.kernel.passing import ALL
 from tests.kernel.rig import FAMILIES
 from tests.kernel.test_address_conflicts import TAKEN, VICTIM, beside, instead
 from tests.kernel.test_address_conflicts import Node as TwoClaims
 from tests.kernel.test_kept_interfaces import (
-    ALL,
     EVERYBODY,
     Node,
     deleted,
@@ -55,7 +55,7 @@ def kept(ground: Ground) -> Iterator[Tally]:
 
 @attack("a pod that takes the next pod's address before that one starts")
 def thief(ground: Ground) -> Iterator[Tally]:
-    """It may reach nobody, by either address; the pod whose address it takes may reach everybody."""
+    """It may reach no other pod, by either address; the pod whose address it takes may reach all."""
     for take, taken in itertools.product((beside, instead), TAKEN.values()):
         node = TwoClaims(ground.rig, ground.folder())
         node.publish("shop/thief")

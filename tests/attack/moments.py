@@ -78,7 +78,7 @@ def _fired(rig: Rig, wire: Wire, stranger: Space, new: Space) -> list[bytes]:
 
 @dataclass
 class _Stream:
-    """Numbered datagrams from one pod to another, sent as fast as a thread can, and which of them arrived."""
+    """Datagrams with numbers from one pod to another, sent as fast as a thread can, and which of them arrived."""
 
     source: Space
     destination: Space

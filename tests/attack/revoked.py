@@ -18,7 +18,7 @@ _OUT = {"podSelector": {"matchLabels": {"app": "client"}}, "policyTypes": ["Ingr
 
 
 def _allow(rig: Rig, *ports: int) -> None:
-    """Let the client call these ports of the world, and nobody call the client but on UDP 9."""
+    """Let the client call these ports of the world, and let others call the client on UDP 9 only."""
     to = [{"ipBlock": {"cidr": f"{WORLD[4]}/32"}}, {"ipBlock": {"cidr": f"{WORLD[6]}/128"}}]
     rules = [{"to": to, "ports": [{"port": port, "protocol": "UDP"} for port in ports]}]
     rig.policy("a/client", **_OUT, egress=rules, ingress=[{"ports": [{"port": 9, "protocol": "UDP"}]}])

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 from tests.attack.ground import Ground
 from tests.attack.tally import Tally, attack
-from tests.kernel.test_cni import ALL, Node
+from tests.kernel.passing import ALL
+from tests.kernel.test_cni import Node
 
 _TRIES = 10
 """A connection that policy allows may take longer than the short time that is waited for it once."""

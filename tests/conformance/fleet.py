@@ -20,6 +20,7 @@ from netns import Net, Space, ip, run
 from enrich.index.cluster import Cluster, group_by_kind
 from enrich.model import Object, Pod
 from probe.agent import Agent
+from probe.kernel.generations import Generation
 from probe.kernel.layout import VERSION, Config
 from probe.kernel.maps import Maps
 from probe.ledger import Ledger
@@ -174,7 +175,7 @@ class Fleet:
         # The intervals' thread is not started, so nothing is published.
         clock = LinkClock()
         intervals = AddressIntervals(name, self._folder / f"intervals-{number}", lambda _: None, clock)
-        agent = Agent(name, self._cluster, NetworkView(network, clock), maps, ledger, intervals)
+        agent = Agent(name, self._cluster, NetworkView(network, clock), Generation(maps, []), ledger, intervals)
         return Host(name, space, network, maps, ledger, agent)
 
     def _connect_to_router(self, node: Space, number: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -27,3 +28,11 @@ def _rig(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 def rig(_rig: Rig) -> Iterator[Rig]:
     yield _rig
     _rig.reset()
+
+
+@pytest.fixture
+def own(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Rig]:
+    """Make a rig of the test's own; the parameter is how it attaches."""
+    rig = Rig(tmp_path / "rig", request.param)
+    yield rig
+    rig.close()

@@ -39,7 +39,7 @@ class Node:
         clock = LinkClock()
         intervals = AddressIntervals(NODE, folder / "intervals", lambda _: None, clock)
         view = NetworkView(rig.network, clock)
-        self.agent = Agent(NODE, self.cluster, view, rig.maps, rig.numbers, intervals, rig.mode)
+        self.agent = Agent(NODE, self.cluster, view, rig.generation, rig.numbers, intervals, rig.mode)
         self.agent.reconcile()
 
     def publish(self, *names: str, **fields: Any) -> None:
@@ -77,7 +77,7 @@ def instead(thief: Space, addresses: list[str]) -> None:
     beside(thief, addresses)
     ip(thief, *(f"addr del {a}/{128 if ':' in a else 32} dev eth0" for a in thief.addresses))
     thief.addresses = tuple(addresses)
-    # The routes went with the address that they preferred.
+    # The kernel removed the routes with the address that they preferred.
     ip(thief, "route replace 169.254.1.1 dev eth0", "route replace default via 169.254.1.1 dev eth0",
        "route replace default via fe80::1 dev eth0")  # fmt: skip
 

@@ -41,7 +41,7 @@ def agent(rig: Rig, cluster: Cluster, tmp_path: Path) -> Agent:
 def start(rig: Rig, cluster: Cluster, folder: Path) -> Agent:
     clock = LinkClock()
     intervals = AddressIntervals(NODE, folder / "intervals", lambda _: None, clock)
-    agent = Agent(NODE, cluster, NetworkView(rig.network, clock), rig.maps, rig.numbers, intervals, rig.mode)
+    agent = Agent(NODE, cluster, NetworkView(rig.network, clock), rig.generation, rig.numbers, intervals, rig.mode)
     agent.reconcile()
     return agent
 

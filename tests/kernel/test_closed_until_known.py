@@ -1,4 +1,4 @@
-"""WEIR_UNKNOWN=closed: an interface is closed from its announcement until its pod is known, or it is no pod's."""
+"""WEIR_UNKNOWN=closed: an interface is closed from its announcement until its pod is known, or it is not a pod's."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Node:
         clock = LinkClock()
         intervals = AddressIntervals(NODE, folder / "intervals", lambda _: None, clock)
         view = NetworkView(rig.network, clock)
-        self.agent = Agent(NODE, self.cluster, view, rig.maps, rig.numbers, intervals, rig.mode, rules)
+        self.agent = Agent(NODE, self.cluster, view, rig.generation, rig.numbers, intervals, rig.mode, rules)
         self.agent.start(1.0)
         until(lambda: self.agent.problem() is None if synced else bool(clock.caught_up_ns))
 

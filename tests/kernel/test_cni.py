@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from netns import Space, connects, ip, listen
+from netns import Space, ip
 
 from enrich.index.cluster import Change, Cluster, group_by_kind
 from enrich.model import Name, Object, Pod
@@ -24,12 +24,12 @@ from probe.node.link_clock import LinkClock
 from probe.node.network_view import NetworkView
 from probe.settings import Settings
 from tests.cni import Call, ended, program, short_folder
-from tests.kernel.rig import FAMILIES, NODE, Rig, both
+from tests.kernel.passing import ALL, passing
+from tests.kernel.rig import NODE, Rig, both
 from tests.waiting import until
 
 pytestmark = pytest.mark.kernel
 
-PORT = 8080
 WAIT_S = 60
 """For requests that are to succeed: tests share their processors with others."""
 CLOSED: dict[str, Any] = {"podSelector": {"matchLabels": {"app": "new"}}, "policyTypes": ["Ingress", "Egress"]}
@@ -66,7 +66,7 @@ class Node:
         rig, clock = self.rig, LinkClock()
         intervals = AddressIntervals(NODE, rig.folder / "intervals", lambda _: None, clock)
         view = NetworkView(rig.network, clock)
-        self.agent = Agent(NODE, self.cluster, view, rig.maps, rig.numbers, intervals, rig.mode)
+        self.agent = Agent(NODE, self.cluster, view, rig.generation, rig.numbers, intervals, rig.mode)
         self.agent.start(1.0)
         self.plugin = Plugin(self.settings, self.cluster, rig.network, self.agent.assignments, self.agent, self.ask)
         places = Places(program(), self.folder / "bin", self.folder / "conf")
@@ -107,17 +107,7 @@ class Node:
 
     def passing(self, space: Space) -> set[str]:
         """Return which connections between the pod and shop/old pass, in both families."""
-        old, passing = self.rig.pods["shop/old"], set()
-        for family in FAMILIES:
-            with listen(old, family, PORT), listen(space, family, PORT):
-                if connects(space, old.address(family), PORT, 0.1):
-                    passing.add(f"egress {family}")
-                if connects(old, space.address(family), PORT, 0.1):
-                    passing.add(f"ingress {family}")
-        return passing
-
-
-ALL = {"egress 4", "ingress 4", "egress 6", "ingress 6"}
+        return passing(space, space, self.rig.pods["shop/old"])
 
 
 @pytest.fixture

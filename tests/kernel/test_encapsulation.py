@@ -158,7 +158,7 @@ def test_the_ports_of_the_nodes_own_devices_count(routed: Overlay, family: int) 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_where_it_is_open_policy_decides(overlay: Overlay, family: int) -> None:
-    """The inner packet is nobody's of this node."""
+    """The inner packet does not belong to a pod of this node."""
     overlay.rig.maps.configure(Config.ENCAPSULATION, 1)
     for large in (False, True):
         mark = overlay.wrapped(family, "192.0.2.1", FLANNEL, large=large, protocol=6)

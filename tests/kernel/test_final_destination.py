@@ -1,4 +1,4 @@
-"""Policy is about who receives the packet: whatever a pod dials, and whichever rule of the node makes DNAT of it."""
+"""Policy is about who receives the packet, not about what a pod dials, by any rule of the node that translates it."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def dnat(family: int, dialled: str, to: str, protocol: str = "tcp") -> str:
     return f"{name} daddr {dialled} {protocol} dport 80 dnat {name} to {target}"
 
 
-def told(rig: Rig) -> list[Seen]:
+def logged(rig: Rig) -> list[Seen]:
     """Return the client's verdicts of egress, of repeated denials the first."""
     return [one for one in of(rig.seen(), subject="a/client", direction="egress") if one.count == 1]
 
@@ -74,7 +74,7 @@ def test_an_allowed_pods_address_does_not_lead_to_a_denied_pod(
         rig.apply()
     with listen(good, family, 80), listen(evil, family, 8080):
         assert connects(client, good.address(family), 80)
-        assert described(told(rig)) == [("allow", good.address(family), 80, "")]
+        assert described(logged(rig)) == [("allow", good.address(family), 80, "")]
         site.proxy(dnat(family, good.address(family), evil.address(family)), masquerade=masquerade)
         assert not connects(client, good.address(family), 80)
         # Not even when policy is asked again.
@@ -82,7 +82,7 @@ def test_an_allowed_pods_address_does_not_lead_to_a_denied_pod(
         rig.policy("c/unrelated", podSelector={})
         rig.apply()
         assert not connects(client, good.address(family), 80)
-    rows = told(rig)
+    rows = logged(rig)
     assert set(described(rows)) == {("deny", evil.address(family), 8080, good.address(family))}
     assert {row.policies for row in rows} == {("a/out",)}
 
@@ -99,7 +99,7 @@ def test_a_denied_pods_address_as_a_services_leads_to_an_allowed_pod(
         assert connects(client, evil.address(family), 80)
         # A port that the Service does not have is the pod's.
         assert not connects(client, evil.address(family), 81)
-    assert described(told(rig)) == [
+    assert described(logged(rig)) == [
         ("allow", good.address(family), 8080, evil.address(family)),
         ("deny", evil.address(family), 81, ""),
     ]
@@ -129,7 +129,7 @@ def test_dnat_between_allowed_pods_is_logged_once_with_who_receives(
             there.settimeout(0.3)
             with pytest.raises(TimeoutError):
                 there.recv(10)
-    assert described(told(rig))[:2] == [
+    assert described(logged(rig))[:2] == [
         ("allow", evil.address(family), 8080, good.address(family)),
         ("deny", evil.address(family), 8080, good.address(family)),
     ]
@@ -148,7 +148,7 @@ def test_another_nodes_pods_address_and_the_outside_lead_to_no_denied_pod(
             assert not connects(client, dialled, 80), dialled
             site.proxy(dnat(family, dialled, good.address(family)))
             assert connects(client, dialled, 80), dialled
-    final = [row for row in described(told(rig)) if row[3]]
+    final = [row for row in described(logged(rig)) if row[3]]
     assert final == [
         (verdict, pod.address(family), 8080, dialled)
         for dialled in (far, WORLD[family], node)
@@ -164,7 +164,7 @@ def test_a_pods_address_that_leads_to_the_node_is_the_nodes(
     site.proxy(dnat(family, good.address(family), rig.node.address(family)))
     with listen(rig.node, family, 8080):
         assert connects(client, good.address(family), 80)
-    assert [(row.verdict, row.reason) for row in told(rig)] == [("allow", "node")]
+    assert [(row.verdict, row.reason) for row in logged(rig)] == [("allow", "node")]
 
 
 def _entry(rig: Rig, destination: str, port: int) -> Any:
@@ -190,11 +190,11 @@ def test_what_no_dnat_changes_is_checked_once_and_logged_once(
         for address in (good.address(family), site.remote.address(family)):
             assert connects(client, address, 80)
             assert _entry(rig, address, 80)["check"] == 0
-            assert described(told(rig)) == [("allow", address, 80, "")]
+            assert described(logged(rig)) == [("allow", address, 80, "")]
 
 
 def test_a_connection_that_no_exit_sees_is_logged_by_its_second_packet(rig: Rig) -> None:
-    """A pod whose interface is down: the node asks for its link-layer address, and nobody answers."""
+    """A pod whose interface is down: the node asks for its link-layer address, and gets no answer."""
     client, good = both(rig, "a/client", 1), both(rig, "a/good", 2)
     may_reach(rig, "good")
     ip(good, "link set eth0 down")
@@ -204,7 +204,7 @@ def test_a_connection_that_no_exit_sees_is_logged_by_its_second_packet(rig: Rig)
     rows: list[Seen] = []
 
     def is_logged() -> bool:
-        rows.extend(told(rig))
+        rows.extend(logged(rig))
         return bool(rows)
 
     until(is_logged)
@@ -233,7 +233,7 @@ def test_a_udp_flow_that_dnat_takes_over_is_noticed_within_a_second(
 
         def is_closed() -> bool:
             here.sendto(b"?", (good.address(family), 80))
-            return any(row.verdict == "deny" for row in told(rig))
+            return any(row.verdict == "deny" for row in logged(rig))
 
         until(is_closed)
         assert time.monotonic() - began < 3

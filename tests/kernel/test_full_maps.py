@@ -1,4 +1,4 @@
-"""A policy that outgrows the maps closes the pods that it selects, and concerns nobody else."""
+"""A policy that outgrows the maps closes the pods that it selects, and no others."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.kernel
 PORT = 8080
 SMALL = {**SIZES, "POLICY_ENTRIES": 256, "ADDRESSES": 1024, "ENDPOINTS": 6}
 RULES = [{"to": [{"ipBlock": {"cidr": f"100.64.{number // 256}.{number % 256}/32"}}]} for number in range(300)]
-"""Blocks that are told apart: a policy entry each."""
+"""Blocks that rules distinguish: each takes a policy entry."""
 BLOCKS = [{"to": [{"ipBlock": {"cidr": f"100.{64 + number // 256}.{number % 256}.0/24"}} for number in range(1200)]}]
 """One list, which outgrows the addresses."""
 
@@ -49,7 +49,7 @@ class Site:
         clock = LinkClock()
         intervals = AddressIntervals(NODE, folder / "intervals", lambda _: None, clock)
         view = NetworkView(rig.network, clock)
-        self.agent = Agent(NODE, self.cluster, view, rig.maps, rig.numbers, intervals, rig.mode)
+        self.agent = Agent(NODE, self.cluster, view, rig.generation, rig.numbers, intervals, rig.mode)
         self.agent.reconcile()
 
     def policy(self, name: str, **spec: Any) -> None:

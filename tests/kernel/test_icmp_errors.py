@@ -28,7 +28,7 @@ def packet(family: int, source: str, destination: str, protocol: int, body: byte
 
 @dataclass
 class Site:
-    """A closed pod that may call the world on two ports, the world, and a router that nobody may call."""
+    """A closed pod that may call the world on two ports, the world, and a router that no pod may call."""
 
     rig: Rig
     client: Space = field(init=False)

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import msgspec
 import pytest
-from netns import Space, connects, ip, listen, run, run_in
+from netns import Space, ip, run, run_in
 
 from enrich.index.cluster import Change, Cluster, group_by_kind
 from enrich.model import Object, Pod
@@ -21,12 +21,12 @@ from probe.agent import Agent
 from probe.node.address_intervals import AddressIntervals
 from probe.node.link_clock import LinkClock
 from probe.node.network_view import NetworkView
-from tests.kernel.rig import FAMILIES, NODE, Rig, both
+from tests.kernel.passing import ALL, passing
+from tests.kernel.rig import NODE, Rig, both
 from tests.waiting import until
 
 pytestmark = pytest.mark.kernel
 
-PORT = 8080
 ISOLATED: Final = {"podSelector": {"matchLabels": {"app": "a"}}, "policyTypes": ["Ingress", "Egress"]}
 EVERYBODY: Final[dict[str, Any]] = {"ingress": [{}], "egress": [{}]}
 
@@ -64,7 +64,7 @@ class Node:
         clock = LinkClock()
         intervals = AddressIntervals(NODE, self.folder / "intervals", lambda _: None, clock)
         view = NetworkView(self.rig.network, clock)
-        self.agent = Agent(NODE, self.cluster, view, self.rig.maps, self.rig.numbers, intervals, self.rig.mode)
+        self.agent = Agent(NODE, self.cluster, view, self.rig.generation, self.rig.numbers, intervals, self.rig.mode)
         self.agent.reconcile()
 
     def restart(self) -> None:
@@ -96,18 +96,7 @@ class Node:
 
     def passing(self) -> set[str]:
         """Return which of the connections from and to the isolated pod pass, in both families."""
-        other = self.rig.pods["shop/b"]
-        mine, passing = self.rig.pods["shop/a"], set()
-        for family in FAMILIES:
-            with listen(other, family, PORT), listen(self.space, family, PORT):
-                if connects(self.space, other.address(family), PORT, 0.1):
-                    passing.add(f"egress {family}")
-                if connects(other, mine.address(family), PORT, 0.1):
-                    passing.add(f"ingress {family}")
-        return passing
-
-
-ALL = {"egress 4", "ingress 4", "egress 6", "ingress 6"}
+        return passing(self.space, self.rig.pods["shop/a"], self.rig.pods["shop/b"])
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Packets without a handshake: nothing passes in a direction that policy denies, and a flood of them harms nobody."""
+"""Packets without a handshake: none passes in a direction that policy denies, and a flood harms no other pod."""
 
 from __future__ import annotations
 

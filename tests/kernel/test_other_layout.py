@@ -19,21 +19,13 @@ from probe.kernel.description import Description, converted
 from probe.kernel.generations import generation_name
 from probe.kernel.layout import MAPS, MapLayout
 from tests.kernel.rig import Rig
-from tests.kernel.test_generations import DENIED, Traffic, make_pods, restart
+from tests.kernel.takeover import Traffic, make_pods, restart
 from tests.waiting import until
 
 pytestmark = pytest.mark.kernel
 
 _LONGER = {"connection": "u64 last_ns;", "deny_window": "u64 first_ns;", "verdict": "__u64 time_ns;"}
 """Structs that get another first field, so that all of theirs are elsewhere, and what is the first one."""
-
-
-@pytest.fixture
-def own(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Rig]:
-    """Make a rig of the test's own; the parameter is how it attaches."""
-    rig = Rig(tmp_path / "rig", request.param)
-    yield rig
-    rig.close()
 
 
 def longer(dtype: np.dtype[np.void]) -> np.dtype[np.void]:
@@ -105,10 +97,5 @@ def test_another_layout_takes_over_under_traffic_and_back(own: Rig, family: int,
     own.windows.rotate()
     own.windows.rotate()
     verdicts.append(own.drain())
-    told = np.concatenate(verdicts)
-    assert traffic.answered == traffic.sent
-    assert traffic.passed == 0
-    denied = told[(told["verdict"] & 0x7F == 2) & (told["destination_port"] == DENIED)]
-    assert int(denied["count"].sum()) == traffic.denied
-    assert not ((told["verdict"] & 0x7F == 2) & (told["destination_port"] != DENIED)).any()
+    traffic.check(np.concatenate(verdicts))
     assert {path.name for path in own.pins.iterdir()} == {"links", generation_name(own.sizes)}

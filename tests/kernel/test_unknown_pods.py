@@ -1,4 +1,4 @@
-"""An interface that carries the programs and has no endpoint yet: its own node can be reached, and nobody else."""
+"""An interface that carries the programs and has no endpoint yet: only its own node can be reached."""
 
 from __future__ import annotations
 
