@@ -106,7 +106,7 @@ static __always_inline void look_up(struct work *w, const struct endpoint *endpo
 		count(COUNT_LOOKUPS_SPARED);
 }
 
-/* Whether nf_conntrack knows that the destination is not the one that was dialled, whatever belongs to that address. */
+/* Whether nf_conntrack knows that the destination is another one than was dialled, a pod of this node or not. */
 static __always_inline bool is_behind_nat(const struct connection *connection)
 {
 	return (connection->state & (CONNECTION_ADOPTED | CONNECTION_DIALLED)) ==

@@ -18,7 +18,7 @@
  *      in place: the inner packet that a tunnel device gives out still carries the
  *      tc_index of the outer one, which is the pod's stamp (skb_scrub_packet in
  *      net/core/skbuff.c leaves it alone). entry_tunnel, at the ingress of tunnel
- *      devices, drops a packet with a pod's stamp, whatever its port was.
+ *      devices, drops a packet with a pod's stamp, on any port.
  *   4. entry_tunnel clears any other tc_index, so that no stamp attributes what a
  *      tunnel device gives out to a local pod.
  *

@@ -35,7 +35,7 @@
  * flight on very fast paths only; there the error about the retransmission fits, because
  * a sender that waits for an answer stores the number of each retransmission. The check
  * stops an outsider who knows addresses and ports from guessing: 1 of 128 numbers fits.
- * It is no replacement for the receiver's own check, which knows the window exactly.
+ * It does not replace the receiver's own check, which knows the window exactly.
  */
 #define SEQUENCE_WINDOW (1U << 24)
 

@@ -84,7 +84,7 @@ static __always_inline void judge(struct work *w, struct endpoint *endpoint, u32
 	struct peer *peer;
 
 	__builtin_memcpy(address.address, peer_address, 16);
-	/* Nobody has 0.0.0.0 and ::, so only rules about all addresses, or about blocks that hold these, apply. */
+	/* No host has 0.0.0.0 or ::, so only rules about all addresses, or about blocks that hold these, apply. */
 	if (w->unnamed && is_mapped(peer_address))
 		__builtin_memset(address.address + 12, 0, 4);
 	else if (w->unnamed)

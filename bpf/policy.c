@@ -274,7 +274,7 @@ int exit_tunnel(struct __sk_buff *skb)
 	return device_exit(skb, 0);
 }
 
-/* A packet that comes in by a device that is no pod's: it has no stamp, and no local pod's source. */
+/* A packet that comes in by a device that is not a pod's: it has no stamp, and no local pod's source. */
 static __always_inline int device_entry(struct __sk_buff *skb)
 {
 	struct work *w;

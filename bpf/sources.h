@@ -1,29 +1,29 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * Sources: a packet that comes in by a device that is no pod's must not have a local
+ * Sources: a packet that comes in by a device that is not a pod's must not have a local
  * pod's address as its source, nor a stamp.
  *
  * THEORY OF OPERATION
  *
  * The exits believe stamps, and source addresses where a stamp was lost (stamps.h).
  * pod_egress lets a pod write neither: it sets tc_index and drops other sources. Another
- * device may bring in both. The uplink brings in whatever the network lets through, and
+ * device may bring in both. The uplink brings in what the network lets through, and
  * tc_index crosses a veth, so a container or a pod whose interface is not bound yet can
- * choose it. Therefore the ingress of every device that is no pod's has a program:
+ * choose it. Therefore the ingress of every device that is not a pod's has a program:
  *
  *   1. It clears tc_index.
  *   2. If the source is a local pod's address, it drops the packet (reason "spoofed"),
  *      whether the packet goes to a local pod or on to another machine. The pod that has
  *      the address sends by its own interface, and loopback and bridges, which hand on
- *      what came in by another device, have no such program.
+ *      what arrived by another device, have no such program.
  *   3. Some networks send a pod's packets back to its own node. For these
  *      CONFIG_LOCAL_SOURCE lets them pass with STAMP_UNNAMED: they are judged as from an
  *      address that nothing is known of, and VERDICT_UNNAMED keeps the address from being
  *      looked up in the log.
  *
  * A device that has just appeared has no program yet. So a pod's hook does not believe
- * STAMP_JUDGED of a packet with a local pod's source that came in by a younger device
- * than that pod's interface; and if it came in by an older one, such as a bridge that
+ * STAMP_JUDGED of a packet with a local pod's source that arrived by a younger device
+ * than that pod's interface; and if it arrived by an older one, such as a bridge that
  * both are ports of, the pod's hook must have stored its connection.
  *
  * Example: pod 10.244.1.7 is behind interface 12. A packet from 10.244.1.7 comes in by

@@ -25,7 +25,7 @@
  *   6. The exit hook clears tc_index: the far side must not see it.
  *
  * Any address may be changed by DNAT: by a rule for a hostPort, by a Service whose
- * external IP is a pod's address. So the pod's hook judges what is no Service's
+ * external IP is a pod's address. So the pod's hook judges what is not a Service's
  * address at once, and the exit judges it again:
  *
  *   - Packets to a node's or an outside address carry a slot, all of them.

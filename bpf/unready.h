@@ -3,12 +3,12 @@
  * What an interface may do that carries our programs and has no endpoint: nothing is
  * known of its pod yet, or whose it is is not sure, or its policy is not installed.
  *
- * It may talk with its own node and with nobody else, because kubelet's probes must
+ * It may talk with its own node only, because kubelet's probes must
  * not fail. Who the node is, is decided by what cannot be forged:
  *
  *   - To the pod: the node itself has made the packet (ingress_ifindex is 0).
  *   - From the pod: TCP, UDP or ICMP to an address that the node holds, from an address
- *     that is no other pod's and not the node's. What the node might unwrap is refused
+ *     that is not another pod's and not the node's. What the node might unwrap is refused
  *     (encapsulation.h), and so are fragments of UDP, whose port is not known.
  *
  * DNAT may turn the node's address into another (a NodePort, a hostPort). So such a

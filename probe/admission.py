@@ -7,7 +7,7 @@ then its policies do not take part in the compilation at all: they need no entry
 
 1. Put the sets into an order. What is in force unchanged comes first. Then come the sets of tenants (namespaces) that
    do not grow, and last those of tenants that grow; among these, the tenant that needs the least in all comes first. So
-   a tenant who grows pushes nobody out, and a revocation is never behind somebody else's new list.
+   a tenant who grows displaces no other, and a revocation never waits for another tenant's new list.
 2. Go through the order in steps that double while all fits and halve where it does not, and close each set that does
    not fit by itself. Each step is a compilation of what changed, and a plan; nothing is written.
 3. If the addresses of the cluster's own pods, Services and nodes do not fit, omit new ones, and close the sets that
@@ -46,7 +46,7 @@ _GROWTH: Final = 1.1
 """A tenant grows if it needs more than this times what it has in force."""
 _CIDR_SHARE: Final = 0.75
 """The part of ``addresses`` that CIDR lists may take, so that pods always find room."""
-_MOST_STEPS: Final = 100
+_MAX_STEPS: Final = 100
 """Steps of one search. The sets that are left then are closed until the next one."""
 
 
@@ -152,7 +152,7 @@ class Admission:
         order = self._ranked()
         closed = {*order, *waiting}
         at, step = 0, max(1, len(order) // 2)
-        for _ in range(_MOST_STEPS):
+        for _ in range(_MAX_STEPS):
             batch = order[at : at + step]
             if not batch:
                 break

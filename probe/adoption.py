@@ -7,7 +7,7 @@ of connections (:mod:`probe.kernel.adopted_connections`), which the programs jud
    is installed and its programs are attached.
 2. A mid-flow packet that the programs dropped: its flow is looked up. If the connection was opened in the packet's own
    direction, policy has denied just that, and nothing is written. Otherwise both ends that are local pods get entries.
-3. A node without connection tracking: nobody knows who opened a connection. For a minute after the attach a TCP
+3. A node without connection tracking: the node cannot say who opened a connection. For a minute after the attach a TCP
    packet counts as an answer if the pod is older than the programs; policy must allow the direction that it answers.
 
 Look-ups are bounded for each pod by the kernel, and in total here. What is not looked up stays denied; TCP asks again.

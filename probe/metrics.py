@@ -159,7 +159,7 @@ class ProbeCollector(Collector):
     def _elsewhere(self) -> Iterator[Metric]:
         elsewhere = GaugeMetricFamily(
             "kubeweir_probe_unenforced_interface",
-            "1 for each interface inside a local pod that is not enforced, because it is no veth of the node",
+            "1 for each interface inside a local pod that is not enforced, because it is not a veth of the node",
             labels=["namespace", "pod", "interface", "kind"],
         )
         for inside in self._agent.unenforced_interfaces.found:

@@ -124,7 +124,7 @@ class PodInterfaces:
         self._read_at_ns = self._view.state.read_at_ns
 
     def close(self, binding: Binding, node: str) -> None:
-        """Close interfaces that are not surely one pod's, and leave those that surely are no pod's. Raises OSError."""
+        """Close interfaces that are not surely one pod's; leave those that surely are not a pod's. Raises OSError."""
         for index in binding.closed:
             if not self._attachments.is_attached(index):
                 self._attachments.attach(index)
@@ -190,7 +190,7 @@ class PodInterfaces:
         return {**self.binding.unattached, **closed}
 
     def unjudged_exits(self) -> dict[str, str]:
-        """Return the devices that are no pod's and do not have our program, and why."""
+        """Return the devices that are not a pod's and do not have our program, and why."""
         return {
             f"exit {self.name(index)}": f"what NAT hides is not judged there: {obstacle}"
             for index, obstacle in self._attachments.obstacles.items()

@@ -71,7 +71,7 @@ class Settings(KafkaSettings):
     pod_interfaces: tuple[str, ...] = setting(
         "WEIR_POD_INTERFACES", ("cali*", "lxc*", "eni*", "azv*", "gke*", "!eth[0-9]*", "!ve-*", "!vb-*")
     )
-    """Patterns of interface names, for WEIR_UNKNOWN=closed: veths that are pods' whatever address they have, and with !
+    """Patterns of interface names, for WEIR_UNKNOWN=closed: veths that are pods' with any address, and with !
     in front those that never are. Any other veth counts as a pod's until its addresses say that it is not."""
     pod_cidrs: tuple[str, ...] = setting("WEIR_POD_CIDRS", ())
     """Ranges of this node's pods' addresses, for WEIR_UNKNOWN=closed. By default those of the Node object."""

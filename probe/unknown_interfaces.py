@@ -10,13 +10,13 @@ can talk with it (``bpf/unready.h``, reason ``not_ready``). An example, with the
 3. 2 s: the API server has published the address. A pass binds veth 9, and the pod's policy applies.
 
 What is closed: every veth whose other end is in another network namespace, and every veth whose name is known as a
-pod's (``WEIR_POD_INTERFACES``). At first there are no addresses inside, so nothing else tells a pod's interface from a
-neighbour's (Docker, systemd-nspawn). It is opened again, and named in the log, when it surely is no pod's:
+pod's (``WEIR_POD_INTERFACES``). At first there are no addresses inside, so nothing else distinguishes a pod's interface
+from a neighbour's (Docker, systemd-nspawn). It is opened again, and named in the log, when it surely is not a pod's:
 
 - A route of the node leads over a gateway behind it: it is an uplink (a node that is a container itself, as in kind).
 - Every address that was first seen inside, and every one that is now, is outside the ranges of the node's pods; all
   pods of this node are within the ranges, and have their interfaces. As long as a pod of the node waits for its
-  interface, this might be it, whatever address it has given itself.
+  interface, this might be it, with any address that it has given itself.
 
 Never closed: a name that ``WEIR_POD_INTERFACES`` excludes. What remains possible: between the announcement and the
 attachment packets pass. Then the interface is down, or the pod has no process yet, unless the probe is held up.
@@ -132,7 +132,7 @@ class UnknownInterfaces:
                 self._examine(other, read_at, new=True)
 
     def review(self, binding: Binding, veths: Iterable[Veth], ranges: Collection[str], *, complete: bool) -> None:
-        """Leave what surely is no pod's, and close what was missed. Raises OSError.
+        """Leave what surely is not a pod's, and close what was missed. Raises OSError.
 
         ``ranges`` are those of the node's pods. ``complete`` says whether all pods of this node are known.
         """
@@ -154,7 +154,7 @@ class UnknownInterfaces:
                 self._close(veth.index, veth.name, time.monotonic())
 
     def _no_pods(self, veth: Veth, ranges: Collection[str], *, trusted: bool) -> str | None:
-        """Return why an interface surely is no pod's, None if it may be one's."""
+        """Return why an interface surely is not a pod's, None if it may be one's."""
         if self._rules.is_excluded(veth.name):
             return "WEIR_POD_INTERFACES excludes its name"
         if self._network.run(has_gateway, veth.index):
@@ -204,7 +204,7 @@ class UnknownInterfaces:
             self._left[index] = reason
         if was_closed:
             self._attachments.detach(index)
-        log.info("interface is left alone: it is no pod's", interface=name, reason=reason)
+        log.info("interface is left alone: it is not a pod's", interface=name, reason=reason)
 
 
 def _all_within(addresses: Iterable[str], ranges: Collection[str]) -> bool:

@@ -52,7 +52,7 @@ class Places:
     """Where the plugin's parts are."""
 
     program: Path
-    """The compiled program that came with the probe."""
+    """The compiled program that the probe's image contains."""
     bin_dir: Path
     conf_dir: Path
 

@@ -12,9 +12,9 @@ ADD, for pod shop/web in a new sandbox:
 What takes longer than ``WEIR_CNI_WAIT`` fails with "try again later": kubelet makes the sandbox again. With
 ``WEIR_CNI_ON_FAILURE=open`` the pod starts all the same, and the agent goes on to bring its interface under policy.
 
-A static pod has policy by its mirror pod. While there is none, because the API server does not run yet, nobody knows
-which policies apply, and the pod waits. (The API server's own static pod is on the host's network, for which CNI is not
-asked.)
+A static pod has policy by its mirror pod. While there is none, because the API server does not run yet, the probe does
+not know which policies apply, and the pod waits. (The API server's own static pod is on the host's network, for which
+CNI is not asked.)
 """
 
 from __future__ import annotations

@@ -55,7 +55,7 @@ class Attachments:
         self._folder.mkdir(exist_ok=True)
         self._exits: set[int] = set()
         self._pods: set[int] = set()
-        """Interfaces with pods' programs. No exit is attached to them, whatever the caller knew when it began."""
+        """Interfaces with pods' programs. No exit is attached to them, even if the caller does not know of them yet."""
         self._lock = threading.RLock()
         self.obstacles: dict[int, str] = {}
         """Why a program could not be attached, by interface index. A pod's interface is closed then."""

@@ -208,7 +208,7 @@ def first_program(ifindex: int, attach: int) -> int:
 
 
 def link_create_closed(ifindex: int) -> int:
-    """Attach a program by an XDP link (kernel 5.9) that drops whatever the device receives."""
+    """Attach a program by an XDP link (kernel 5.9) that drops everything that the device receives."""
     with closing(constant_program(_XDP_TYPE, _XDP_DROP)) as program:
         attr = struct.pack("=IIIIIIQ", program, ifindex, _XDP, _XDP_FLAGS_SKB_MODE, 0, 0, 0)
         return _bpf(_LINK_CREATE, attr, "LINK_CREATE")[0]

@@ -229,7 +229,7 @@ def _gather_links(folder: Path, links: Path) -> None:
     for pin in (folder / LINKS).iterdir() if (folder / LINKS).exists() else ():
         place = links / pin.name
         if place.exists():
-            # 0.1.0 came after a later version, and has attached beside it.
+            # 0.1.0 was started after a later version, and has attached beside it.
             with bpf.closing(bpf.get(place)) as other:
                 bpf.link_detach(other)
         pin.rename(place)

@@ -56,7 +56,7 @@ class AddressTable:
         """The side in force, or that of the installation under way."""
 
     def read_back(self, side: int) -> None:
-        """Continue from the side in force, whatever an installation that did not end wrote on the other one."""
+        """Continue from the side in force. An installation that did not end may have written on the other one."""
         self._prefixes = PrefixTable.from_entries({key: entries.peer_on(old, side) for key, old in self.values.items()})
 
     def drop_redundant(self, side: int) -> None:

@@ -67,7 +67,7 @@ class Assignments:
             try:
                 self._save()
             except OSError:
-                # Not assigned: after a crash nobody would know it.
+                # Not assigned: after a crash it would be unknown.
                 del self._by_index[assignment.index]
                 raise
 

@@ -29,7 +29,7 @@ no other pod can be meant:
    claims no interface by its address.
 
 :mod:`probe.node.claims` has the rules for claims, and for what two claims to one interface or address mean. A pod that
-is bound to nothing is unattached, and an interface that has a pod's address inside and is bound to nobody is closed,
+is bound to nothing is unattached, and an interface that has a pod's address inside and is not bound is closed,
 each with a reason in words.
 """
 
@@ -73,7 +73,7 @@ class Binding:
     unattached: Mapping[Name, str] = field(default_factory=dict)
     """Why each other pod has no interface."""
     closed: Mapping[int, str] = field(default_factory=dict)
-    """Why those interfaces are bound to nobody that have a pod's address inside."""
+    """Why each interface is closed that has a pod's address inside and is not bound."""
     second: frozenset[int] = frozenset()
     """Those interfaces in ``bound`` that are not the first of their pod."""
     recent: Mapping[str, RecentBinding] = field(default_factory=dict)
@@ -203,7 +203,7 @@ def _with_second(
 def _closed(
     veths: Iterable[Veth], bound: Mapping[int, Pod], running: Mapping[str, Pod], unsure: Mapping[int, str]
 ) -> dict[int, str]:
-    """Return why each veth is closed that has the address of a pod inside and is bound to nobody."""
+    """Return why each veth is closed that has the address of a pod inside and is not bound."""
     owners = {address: pod for pod in running.values() for address in pod.ips}
     bound_uids = {pod.uid for pod in bound.values()}
     found = {}

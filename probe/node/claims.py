@@ -10,11 +10,11 @@ on interface 3. It adds 10.0.0.2, which pod web gets a second later on interface
 2. A pod that is bound claims no other interface; interface 4, once it is web's, stays web's.
 3. If the probe starts and finds 10.0.0.2 inside both, each claim is dropped that leaves another pod without an
    interface: thief can only have interface 3, so web has 4.
-4. If that does not settle it either, nobody gets the interfaces in question. They are closed, and the conflict is
+4. If that does not settle it either, no pod gets the interfaces in question. They are closed, and the conflict is
    reported (``address_conflict``), until one of them is gone or has lost the address.
 
 Another interface whose other end is in the namespace of a bound one is the same pod's (Multus gives pods such ones).
-Its addresses are the first ones that were seen inside and that belong to nobody else in the cluster.
+Its addresses are the first ones that were seen inside and that no other pod in the cluster has.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def claims_of(
 ) -> Claims:
     """Return the claims on each veth: pods that have one of their addresses inside. ``may_claim`` refuses some.
 
-    ``holders`` have the veths that were bound; a veth in the namespace of a bound one is nobody else's.
+    ``holders`` have the veths that were bound; a veth in the namespace of a bound one belongs to that pod only.
     """
     by_address: dict[str, list[Pod]] = {}
     for pod in running.values():
@@ -97,7 +97,7 @@ def drop_impossible(claims: Claims, holders: Mapping[int, Pod]) -> Claims:
 
 
 def conflicts(claims: Claims, holders: Mapping[int, Pod], names: Mapping[int, str]) -> dict[int, str]:
-    """Return the interfaces that nobody holds and whose only claimant claims another one too, with a reason."""
+    """Return the interfaces that no pod holds and whose only claimant claims another one too, with a reason."""
     found: dict[int, str] = {}
     by_pod = _by_pod(claims)
     for index, claimants in claims.items():

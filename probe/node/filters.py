@@ -7,11 +7,11 @@ filters with one priority, the newest runs first (net/sched/cls_bpf.c, cls_bpf_c
 - Ours gets priority 1. If another bpf filter has it, ours gets a handle of its own, and runs first as the newest.
 - If ours is first already, it is replaced under its handle, in one step. If another has got before it since, a new one
   is added before the old one is removed.
-- If another kind of filter has priority 1, no place is before it. Ours is put behind it, and the caller is told.
+- If another kind of filter has priority 1, no place is before it. Ours is put behind it, and the caller is informed.
 - A device with the qdisc `ingress` (the CNI plugin `bandwidth` makes it) can have no clsact. The filters of both hooks
   would fall into its one list, so ours for packets that leave by the device has no place there.
 
-Ours are known by their name, whatever their priority and handle.
+Ours are known by their name, with any priority and handle.
 """
 
 from __future__ import annotations

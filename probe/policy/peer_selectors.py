@@ -45,7 +45,7 @@ class NodePeerSelector:
 
 @dataclass(frozen=True, slots=True)
 class CidrList:
-    """The IP blocks of one rule. Lists are equal if they are of the same rule, whatever blocks the rule has now."""
+    """The IP blocks of one rule. Lists of the same rule are equal, also if the rule has other blocks now."""
 
     rule: PolicyRef
     direction: Direction
@@ -150,7 +150,7 @@ def _blocks_differ(former: PeerSelector, current: PeerSelector | None) -> bool:
 
 
 def peer_selector_of(home: str, peer: Peer) -> PodPeerSelector | NodePeerSelector:
-    """Return the selector of one entry of ``from`` or ``to`` that is no IP block, in a policy of namespace ``home``."""
+    """Return the selector of an entry of ``from`` or ``to`` that is not an IP block, in a policy of this namespace."""
     if peer.nodes is not None:
         return NodePeerSelector(peer.nodes)
     return PodPeerSelector("" if peer.namespaces is not None else home, peer.namespaces, peer.pods)

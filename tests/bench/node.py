@@ -69,7 +69,7 @@ class Node:
         return bpf.program_run(program, frame, repeat, bytes(self._context))
 
     def run_exit(self, frame: bytes) -> tuple[int, int]:
-        """Run the program of a device that is no pod's on a frame from web, once; as :meth:`run`."""
+        """Run the program of a device that is not a pod's on a frame from web, once; as :meth:`run`."""
         return bpf.program_run(self.rig.maps.programs["exit_ethernet"], frame, 1, bytes(self._context_at_exit))
 
 

@@ -1,4 +1,4 @@
-"""Property tests: whatever does not fit the maps, nothing is more open than policy, and what fits is exactly policy."""
+"""Property tests: where policy does not fit the maps, nothing is more open than it, and what fits is exactly policy."""
 
 from __future__ import annotations
 

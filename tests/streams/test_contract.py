@@ -78,16 +78,16 @@ def test_what_is_written_is_what_the_schemas_say() -> None:
         7, 3, kept=[(7, 2), (10, 1)], lost={"ring_full": (1, 2)},
         endpoints={"7": EndpointRef("shop", "web-0", "u")}, rules={"1": [PolicyRef("NetworkPolicy", "shop", "a", 0)]},
     )  # fmt: skip
-    told = orjson.loads(msgspec.json.encode(header))
-    validator(load("batch"), closed=True).validate(told)
-    assert set(produced(told, load("batch"))) == set(described(load("batch")))
+    found = orjson.loads(msgspec.json.encode(header))
+    validator(load("batch"), closed=True).validate(found)
+    assert set(produced(found, load("batch"))) == set(described(load("batch")))
     hold = AddressInterval(
         v=1, cluster="c", node="n", ip="10.0.0.1", uid="u", namespace="shop", pod="web-0", first=1, start=2, end=3,
         last=4, labels={"app": "web"}, owner=OwnerRef("ReplicaSet", "web-abc", "o"),
     )  # fmt: skip
-    told = orjson.loads(encode_interval(hold))
-    validator(load("endpoint"), closed=True).validate(told)
-    assert set(produced(told, load("endpoint"))) | {".v"} == set(described(load("endpoint")))
+    found = orjson.loads(encode_interval(hold))
+    validator(load("endpoint"), closed=True).validate(found)
+    assert set(produced(found, load("endpoint"))) | {".v"} == set(described(load("endpoint")))
 
 
 # --- status
@@ -109,7 +109,7 @@ class Kept:
         return len(deliveries)
 
 
-def told_of(*values: bytes) -> list[dict[str, Any]]:
+def status_of(*values: bytes) -> list[dict[str, Any]]:
     """The status records of batches, and of batches that expired before them."""
     output = Kept()
 
@@ -129,14 +129,14 @@ def told_of(*values: bytes) -> list[dict[str, Any]]:
 
 
 def test_every_status_record_fits_and_together_they_have_every_key() -> None:
-    told = told_of(make_batch(0, 5), make_batch(9, 5, {"lost": {"ring_full": (3, 3)}}), make_batch(14, 0))
-    assert [one["type"] for one in told] == ["expired", "gap", "lost", "heartbeat"]
-    for one in told:
+    found = status_of(make_batch(0, 5), make_batch(9, 5, {"lost": {"ring_full": (3, 3)}}), make_batch(14, 0))
+    assert [one["type"] for one in found] == ["expired", "gap", "lost", "heartbeat"]
+    for one in found:
         validator(load("status"), closed=True).validate(one)
     # tests/streams/alerts/test_engine_loop.py has the record of evicted groups, which the engine loop of alerts writes;
     # tests/kafka/test_routes.py that of a route's topic that cannot be made.
     elsewhere = {".groups", ".error"}
-    assert {path for one in told for path in produced(one, load("status"))} | elsewhere == set(
+    assert {path for one in found for path in produced(one, load("status"))} | elsewhere == set(
         described(load("status"))
     )
 
@@ -152,13 +152,13 @@ def test_every_topic_is_a_channel_as_it_is_made() -> None:
         kafka, topic = one["bindings"]["kafka"], made[name]
         assert kafka["partitions"] == topic.partitions
         wanted = {key: topic.config[key] for key in kafka["topicConfiguration"]}
-        told = {
+        found = {
             key: ",".join(value) if isinstance(value, list) else str(value)
             for key, value in kafka["topicConfiguration"].items()
         }
-        assert told == wanted
-        assert {"retention.ms", "cleanup.policy"} <= told.keys()
-        assert ("max.message.bytes" in told) == ("max.message.bytes" in topic.config)
+        assert found == wanted
+        assert {"retention.ms", "cleanup.policy"} <= found.keys()
+        assert ("max.message.bytes" in found) == ("max.message.bytes" in topic.config)
 
 
 def test_every_reference_leads_somewhere_and_every_schema_of_records_is_used() -> None:

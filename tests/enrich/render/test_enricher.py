@@ -88,8 +88,8 @@ def test_an_end_that_is_no_pod(address: str, end: dict[str, Any]) -> None:
 
 
 def test_a_forged_source_is_not_named_as_the_pod_that_has_the_address() -> None:
-    told = one(verdict=0x82, reason=Reason.SPOOFED, source="10.0.0.2", destination="10.0.0.1", flags=UNNAMED)
-    assert told["src"] == {"instance": "10.0.0.2", "ambiguous": True}
+    found = one(verdict=0x82, reason=Reason.SPOOFED, source="10.0.0.2", destination="10.0.0.1", flags=UNNAMED)
+    assert found["src"] == {"instance": "10.0.0.2", "ambiguous": True}
 
 
 @pytest.mark.parametrize("until_ns", [None, 0])

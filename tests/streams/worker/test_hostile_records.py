@@ -1,7 +1,7 @@
 """Whoever may write to a topic may write anything: no record ends a worker, and each is accounted for.
 
-The records are good ones with one thing changed, because what is no record at all never gets past the first check.
-``make hunt`` searches on with fresh seeds.
+The records are good ones with one thing changed, because bytes that are not a record at all never get past the first
+check. ``make hunt`` searches on with fresh seeds.
 """
 
 from __future__ import annotations
