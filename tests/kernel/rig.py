@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from netns import Net, Space
+import orjson
+from netns import Net, Space, run
 
 from enrich.model import ClusterNetworkPolicy, Name, Namespace, NetworkPolicy, Node, Pod
 from enrich.parse.objects import parse
@@ -81,6 +82,7 @@ class Rig:
         self.sizes = sizes
         self.net = net or Net()
         self.node = self.net.node(NODE_IPS)
+        self._own_devices = _device_names(self.node)
         self.pins = pins or Path("/sys/fs/bpf") / f"kubeweir-test-{secrets.token_hex(3)}"
         self.mode = mode
         self.pods: dict[str, Space] = {}
@@ -137,6 +139,9 @@ class Rig:
         """Remove all pods and policies. Numbers in the ledger are not reused."""
         for space in self.pods.values():
             self.net.remove(space)
+        # A test may have made devices, and the kernel removes those of a deleted namespace some time later.
+        for name in _device_names(self.node) - self._own_devices:
+            run(self.node, "sh", "-c", f"ip link del {name} 2>/dev/null || ! ip link show {name} 2>/dev/null")
         for table in (
             self.pods,
             self.objects,
@@ -307,6 +312,11 @@ class Rig:
             dialled=_text(verdict["dialled"]) if verdict["dialled"].any() else "",
             dialled_port=int(verdict["dialled_port"]),
         )
+
+
+def _device_names(space: Space) -> set[str]:
+    links: list[dict[str, Any]] = orjson.loads(run(space, "ip", "-json", "link"))
+    return {link["ifname"] for link in links}
 
 
 def _pod(
