@@ -14,6 +14,8 @@ from typing import Final, NamedTuple
 
 import msgspec
 
+from enrich.label_selector import Selector
+
 Labels = Mapping[str, str]
 """Label keys and values. Objects with equal labels share one mapping, so never change it."""
 
@@ -165,31 +167,6 @@ class Workload:
     @property
     def key(self) -> Name:
         return Name(self.namespace, f"{self.kind}/{self.name}")
-
-
-class Operator(enum.Enum):
-    """The operators of ``LabelSelectorRequirement.operator``."""
-
-    IN = "In"
-    NOT_IN = "NotIn"
-    EXISTS = "Exists"
-    DOES_NOT_EXIST = "DoesNotExist"
-
-
-@dataclass(frozen=True, slots=True)
-class Requirement:
-    """One element of ``matchExpressions``."""
-
-    key: str
-    operator: Operator
-    values: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Selector:
-    """A LabelSelector. ``matchLabels`` become requirements ``In`` with one value. An empty one matches everything."""
-
-    requirements: tuple[Requirement, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,20 +12,8 @@ from typing import Final
 
 import msgspec
 
-from enrich.model import (
-    ClusterRule,
-    IPBlock,
-    Labels,
-    Name,
-    Operator,
-    Peer,
-    Pod,
-    PolicyPort,
-    Protocol,
-    Requirement,
-    Rule,
-    Selector,
-)
+from enrich.label_selector import Operator, Requirement, Selector
+from enrich.model import ClusterRule, IPBlock, Labels, Name, Peer, Pod, PolicyPort, Protocol, Rule
 from enrich.policy import selectors
 from enrich.policy.decide import Traffic
 from enrich.policy.matching import (

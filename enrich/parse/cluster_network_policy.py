@@ -10,17 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final, TypeVar
 
-from enrich.model import (
-    Action,
-    ClusterNetworkPolicy,
-    ClusterRule,
-    IPBlock,
-    Peer,
-    PolicyPort,
-    Protocol,
-    Selector,
-    Tier,
-)
+from enrich.label_selector import Selector
+from enrich.model import Action, ClusterNetworkPolicy, ClusterRule, IPBlock, Peer, PolicyPort, Protocol, Tier
 from enrich.parse.cursor import Field, UnknownOptionError
 from enrich.parse.metadata import is_audited, uid_of
 from enrich.parse.network_policy import read_selector

@@ -6,7 +6,8 @@ import re
 from collections.abc import Mapping
 from typing import Final
 
-from enrich.model import IPBlock, NetworkPolicy, Operator, Peer, PolicyPort, Protocol, Requirement, Rule, Selector
+from enrich.label_selector import Operator, Requirement, Selector
+from enrich.model import IPBlock, NetworkPolicy, Peer, PolicyPort, Protocol, Rule
 from enrich.parse.cursor import Field
 from enrich.parse.metadata import is_audited, namespace_of, uid_of
 

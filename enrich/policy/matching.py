@@ -13,6 +13,7 @@ import ipaddress
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from enrich.label_selector import Selector
 from enrich.model import (
     ClusterNetworkPolicy,
     ClusterRule,
@@ -27,7 +28,6 @@ from enrich.model import (
     PolicyPort,
     Protocol,
     Rule,
-    Selector,
 )
 from enrich.policy import selectors
 

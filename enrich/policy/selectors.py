@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from enrich.model import Labels, Operator, Requirement, Selector
+from enrich.label_selector import Operator, Requirement, Selector
+from enrich.model import Labels
 
 
 def matches(selector: Selector, labels: Labels) -> bool:

@@ -18,7 +18,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Final
 
-from enrich.model import Labels, Name, Namespace, Pod, Selector
+from enrich.label_selector import Selector
+from enrich.model import Labels, Name, Namespace, Pod
 from enrich.policy import selectors
 from probe.policy.peer_selectors import PodPeerSelector
 

@@ -19,7 +19,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
-from enrich.model import IPBlock, NamedPort, Peer, Protocol, Selector
+from enrich.label_selector import Selector
+from enrich.model import IPBlock, NamedPort, Peer, Protocol
 from enrich.policy.matching import Direction, resolve_named_port
 from enrich.wire.batch import PolicyRef
 

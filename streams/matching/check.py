@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import msgspec
 
-from enrich.model import Selector
+from enrich.label_selector import Selector
 from enrich.parse.cursor import Field, InvalidObjectError
 from enrich.parse.network_policy import read_selector
 from enrich.render.template import PROTOCOLS

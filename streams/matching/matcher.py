@@ -28,7 +28,7 @@ from fnmatch import translate
 from typing import Any
 
 from enrich.explain.mismatch import selector_text
-from enrich.model import Selector
+from enrich.label_selector import Selector
 from enrich.policy import selectors
 from enrich.wire.flow import Decision, Dialled, End, Flow, sides
 from streams.matching import sampling

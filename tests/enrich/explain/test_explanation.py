@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from enrich.explain.explanation import Explanation, explain_connection
 from enrich.explain.one_end import Connection, EndDecision, end_decisions, without_audited
 from enrich.explain.query import QuerySyntaxError, parse_destination, parse_source
+from enrich.label_selector import Operator, Requirement, Selector
 from enrich.model import (
     Action,
     ClusterNetworkPolicy,
@@ -26,14 +27,11 @@ from enrich.model import (
     NetworkPolicy,
     Node,
     Object,
-    Operator,
     Peer,
     Pod,
     PolicyPort,
     Protocol,
-    Requirement,
     Rule,
-    Selector,
     Service,
     Tier,
 )

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from enrich.index.cluster import KINDS, Change, Cluster
-from enrich.model import Name, Namespace, NetworkPolicy, Node, Owner, Pod, Selector, Service, Workload
+from enrich.label_selector import Selector
+from enrich.model import Name, Namespace, NetworkPolicy, Node, Owner, Pod, Service, Workload
 from enrich.wire.address_interval import AddressInterval, OwnerRef
 
 S = 1_000_000_000

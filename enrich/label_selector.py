@@ -1,0 +1,31 @@
+"""Label selectors, as policies and other objects of the API write them. They are frozen and hashable."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+
+class Operator(enum.Enum):
+    """The operators of ``LabelSelectorRequirement.operator``."""
+
+    IN = "In"
+    NOT_IN = "NotIn"
+    EXISTS = "Exists"
+    DOES_NOT_EXIST = "DoesNotExist"
+
+
+@dataclass(frozen=True, slots=True)
+class Requirement:
+    """One element of ``matchExpressions``."""
+
+    key: str
+    operator: Operator
+    values: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Selector:
+    """A LabelSelector. ``matchLabels`` become requirements ``In`` with one value. An empty one matches everything."""
+
+    requirements: tuple[Requirement, ...] = ()
