@@ -10,6 +10,7 @@ import pytest
 
 from tests.kafka.batches import write_manifests
 from tests.kafka.broker import run_broker
+from tests.kafka.guarded import GuardedBroker, run_guarded_broker
 from tests.kafka.site import Site
 
 
@@ -17,6 +18,12 @@ from tests.kafka.site import Site
 def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """host:port of one Kafka for all tests."""
     yield from run_broker(tmp_path_factory.mktemp("kafka"))
+
+
+@pytest.fixture(scope="session")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GuardedBroker]:
+    """One Kafka with SASL_SSL and Apache's StandardAuthorizer for all tests; users and ACLs are each test's own."""
+    yield from run_guarded_broker(tmp_path_factory.mktemp("guarded"))
 
 
 @pytest.fixture
