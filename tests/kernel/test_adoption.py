@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from netns import Space, listen, open_socket
 
 from enrich.index.cluster import Cluster, group_by_kind
 from probe.kernel.layout import Config
+from tests.kernel.pairs import pairwise
 from tests.kernel.rig import FAMILIES, Rig, both, of
 from tests.kernel.site import VIP, Site, service
 from tests.kernel.test_agent import start
@@ -24,6 +26,12 @@ RETRANSMISSION_S = 1.0
 CLIENT = {"podSelector": {"matchLabels": {"app": "client"}}}
 ONE = {"podSelector": {"matchLabels": {"app": "one"}}}
 BOTH_WAYS = {"policyTypes": ["Ingress", "Egress"]}
+DIMENSIONS: dict[str, Sequence[Any]] = {
+    "site": ["routed", "bridged"],
+    "family": list(FAMILIES),
+    "first": ["client", "server"],
+    "via": ["pod", "service"],
+}
 
 
 def allow(rig: Rig) -> None:
@@ -74,16 +82,13 @@ def site(rig: Rig, request: pytest.FixtureRequest) -> Iterator[Site]:
     made.close()
 
 
-@pytest.mark.parametrize("masquerade", ["", "ct status dnat"], ids=["", "masqueraded"])
-@pytest.mark.parametrize("via", ["pod", "service"])
-@pytest.mark.parametrize("first", ["client", "server"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pairwise(["site"], **DIMENSIONS, masquerade=[False, True])
 def test_a_connection_that_is_older_than_the_programs_goes_on(
-    site: Site, family: int, first: str, via: str, masquerade: str
+    site: Site, family: int, first: str, via: str, masquerade: bool
 ) -> None:
     rig = site.rig
     client, one = both(rig, "a/client", 1), both(rig, "a/one", 2)
-    site.proxy(service(family, one), masquerade=masquerade)
+    site.proxy(service(family, one), masquerade="ct status dnat" if masquerade else "")
     to = (one.address(family), 8080) if via == "pod" else (VIP[family], 80)
     with connected(client, one, family, to) as ends:
         allow(rig)
@@ -96,9 +101,7 @@ def test_a_connection_that_is_older_than_the_programs_goes_on(
     assert of(rows, reason="default_deny", port=8080) == []
 
 
-@pytest.mark.parametrize("via", ["pod", "service"])
-@pytest.mark.parametrize("first", ["client", "server"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pairwise(["site"], **DIMENSIONS)
 def test_an_older_connection_that_policy_denies_is_cut_whoever_speaks(
     site: Site, family: int, first: str, via: str
 ) -> None:
@@ -116,16 +119,13 @@ def test_an_older_connection_that_policy_denies_is_cut_whoever_speaks(
         assert says(ends["client"], ends["server"], 20)
 
 
-@pytest.mark.parametrize("masquerade", ["", "ct status dnat"], ids=["", "masqueraded"])
-@pytest.mark.parametrize("via", ["pod", "service"])
-@pytest.mark.parametrize("first", ["client", "server"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pairwise(["site"], **DIMENSIONS, masquerade=[False, True])
 def test_a_connection_goes_on_that_outlived_its_entry(
-    site: Site, family: int, first: str, via: str, masquerade: str
+    site: Site, family: int, first: str, via: str, masquerade: bool
 ) -> None:
     rig = site.rig
     client, one = both(rig, "a/client", 1), both(rig, "a/one", 2)
-    site.proxy(service(family, one), masquerade=masquerade)
+    site.proxy(service(family, one), masquerade="ct status dnat" if masquerade else "")
     allow(rig)
     rig.apply()
     to = (one.address(family), 8080) if via == "pod" else (VIP[family], 80)
