@@ -20,7 +20,7 @@ from enrich.index.cluster import POLICY_KINDS, Cluster
 from enrich.model import Name
 from enrich.runtime.health import HealthServer
 from enrich.runtime.process import Exit, StopServiceError, only_instance, stop_on_signals
-from enrich.runtime.watching import SourceCollector
+from enrich.runtime.watching import SourceCollector, kept_notes
 from enrich.sources.client import Client
 from enrich.sources.factory import make_source
 from enrich.sources.source import Source, SourceError
@@ -208,7 +208,7 @@ def _serve_health(settings: Settings, source: Source, parts: _Parts) -> HealthSe
     }
     if plugin:
         ready["cni"] = plugin.problem
-    return HealthServer(settings.metrics, registry, ready, parts.agent.notes)
+    return HealthServer(settings.metrics, registry, ready, lambda: [*parts.agent.notes(), *kept_notes(source)])
 
 
 def _stop(parts: _Parts) -> bool:
@@ -239,7 +239,7 @@ def _registry(*collectors: Collector) -> CollectorRegistry:
 @contextlib.contextmanager
 def _started(settings: Settings, cluster: Cluster) -> Iterator[Source]:
     try:
-        source = make_source(settings.source, cluster)
+        source = make_source(settings.source, cluster, settings.state_dir / "policies")
         source.start()
     except SourceError as error:
         raise StopServiceError(str(error), Exit.USAGE) from error

@@ -82,7 +82,8 @@ class Settings(KafkaSettings):
     run_dir: Path = setting("WEIR_RUN_DIR", Path("/run/kubeweir"))
     """Folder of the lock, the ledger and the address intervals. It must live as long as the pins, until a reboot."""
     state_dir: Path = setting("WEIR_STATE_DIR", Path("/var/lib/kubeweir"))
-    """Folder of the spool, which keeps the batches that Kafka has not acknowledged. It should survive a reboot."""
+    """Folder of the spool, which keeps the batches that Kafka has not acknowledged, and of the last state of policies
+    of CustomResourceDefinitions. It should survive a reboot."""
     spool_bytes: int = setting("WEIR_SPOOL_BYTES", 1 << 30, least=4 << 20)
     """Bytes that the spool may take on disk. A full spool removes its oldest verdicts, allowed ones first, and counts
     them."""

@@ -17,6 +17,8 @@ class Watched(Protocol):
 
     def refused(self) -> list[str]: ...
 
+    def kept(self) -> dict[str, str]: ...
+
 
 class SourceCollector(Collector):
     """Reads a source at each scrape. ``service`` is a part of the metrics' names: probe or streams."""
@@ -25,7 +27,7 @@ class SourceCollector(Collector):
         self._service, self._source = service, source
 
     def collect(self) -> Iterator[Metric]:
-        """Yield the two gauges."""
+        """Yield the gauges."""
         age = GaugeMetricFamily(
             f"kubeweir_{self._service}_watch_age_seconds",
             "Seconds since the API server last sent anything about a kind; it sends a bookmark every minute",
@@ -39,3 +41,13 @@ class SourceCollector(Collector):
             "Objects that the API server has and this program cannot parse",
             value=len(self._source.refused()),
         )
+        yield GaugeMetricFamily(
+            f"kubeweir_{self._service}_kept_policies",
+            "Policies that stay in force although the API server does not have them or does not serve their kind",
+            value=len(self._source.kept()),
+        )
+
+
+def kept_notes(source: Watched) -> list[str]:
+    """Return a line of /readyz for each policy that is kept."""
+    return [f"kept in force: {name}: {why}" for name, why in sorted(source.kept().items())]

@@ -47,9 +47,11 @@ class AnswerError(Exception):
     """The server answered with an error, or not at all. The message says what to do; ``status`` is 0 without an
     answer."""
 
-    def __init__(self, message: str, status: int = 0) -> None:
+    def __init__(self, message: str, status: int = 0, retry_after_s: float = 0.0) -> None:
         super().__init__(message)
         self.status = status
+        self.retry_after_s = retry_after_s
+        """How long the server asks its clients to wait (``Retry-After``)."""
 
 
 class Client:
@@ -65,7 +67,7 @@ class Client:
 
     def connect(self) -> None:
         """Read the configuration. Raises :class:`SourceError`."""
-        self._client = self._configure()
+        self._client = _with_own_retries(self._configure())
         self._configured_at = time.monotonic()
 
     @contextlib.contextmanager
@@ -89,7 +91,8 @@ class Client:
             if response.status == 401:
                 self._renew(client)
             if response.status != 200:
-                raise AnswerError(_advice(response.status, response.reason, path), response.status)
+                wait_s = _seconds(response.headers.get("Retry-After"))
+                raise AnswerError(_advice(response.status, response.reason, path), response.status, wait_s)
             yield response
         finally:
             response.close()
@@ -131,7 +134,7 @@ class Client:
                 return
             self._configured_at = time.monotonic()
             try:
-                self._client = self._configure()
+                self._client = _with_own_retries(self._configure())
             except SourceError as error:
                 log.error("the configuration cannot be read again", error=str(error))
 
@@ -150,6 +153,20 @@ def configured() -> Any:
             f"no Kubernetes configuration: {error}. Set KUBECONFIG, or run in a pod with a service account"
         ) from error
     return kubernetes.client.ApiClient(configuration)
+
+
+def _with_own_retries(client: Any) -> Any:
+    """Have urllib3 return an answer with ``Retry-After`` at once.
+
+    It would sleep for as long as the server says, where nothing can stop it and no backoff counts it."""
+    retries = urllib3.Retry(3, respect_retry_after_header=False)
+    client.rest_client.pool_manager.connection_pool_kw["retries"] = retries
+    return client
+
+
+def _seconds(retry_after: str | None) -> float:
+    """Return the seconds in a ``Retry-After`` header; 0 for a date, which no API server sends."""
+    return float(retry_after) if retry_after and retry_after.isdecimal() else 0.0
 
 
 def _advice(status: int, reason: str, path: str) -> str:

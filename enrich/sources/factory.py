@@ -12,9 +12,10 @@ from enrich.index.cluster import Cluster
 from enrich.sources.source import Source, SourceError
 
 
-def make_source(setting: str, cluster: Cluster) -> Source:
+def make_source(setting: str, cluster: Cluster, state: Path | None = None) -> Source:
     """Make the source that fills ``cluster``; ``setting`` is ``kubernetes`` or ``manifests:FOLDER``.
 
+    ``state`` is a folder in which the source may keep policies over a restart; None: there is none.
     Raises :class:`SourceError` for any other text. The source is not started.
     """
     kind, _, rest = setting.partition(":")
@@ -25,5 +26,5 @@ def make_source(setting: str, cluster: Cluster) -> Source:
     if kind == "kubernetes" and not rest:
         from enrich.sources.kubernetes import KubernetesSource  # noqa: PLC0415 - as above
 
-        return KubernetesSource(cluster)
+        return KubernetesSource(cluster, state=state)
     raise SourceError(f"WEIR_SOURCE={setting!r}: must be kubernetes, or manifests:FOLDER")

@@ -5,28 +5,39 @@ fields that policy and records use. ReplicaSets and Jobs are requested as metada
 
 An object that the server has and this program cannot parse is left out, counted and reported, once. A policy is not
 left out, because without it pods would be open: what is wrong in it matches nothing, and the rest holds
-(:meth:`enrich.sources.resources.Resource.readable`).
+(:meth:`enrich.sources.resources.Resource.readable`). For the same reason a policy whose kind the server does not serve
+any more stays in force (:mod:`enrich.sources.last_state`).
 """
 
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 from enrich.index.cluster import Cluster
 from enrich.sources.client import Client, Configure
-from enrich.sources.resources import RESOURCES, Index
+from enrich.sources.policy_store import PolicyStore
+from enrich.sources.resources import RESOURCES, Index, Resource
 from enrich.sources.watch import Watch
 
 
 class KubernetesSource:
     """A source that watches the kinds that the index keeps."""
 
-    def __init__(self, cluster: Cluster, configure: Configure | None = None) -> None:
-        """``configure`` makes the API client; None: the one that the environment configures."""
+    def __init__(self, cluster: Cluster, configure: Configure | None = None, state: Path | None = None) -> None:
+        """``configure`` makes the API client; None: the one that the environment configures.
+
+        ``state`` is a folder for the last state of policies of optional kinds; None: a restart loses it."""
         self._client = Client(configure)
+        self._state = state
         resources = [resource for resource in RESOURCES if resource.type in cluster.kinds]
         index = Index(cluster, resources)
-        self._watches = [Watch(self._client, resource, index) for resource in resources]
+        self._watches = [Watch(self._client, resource, index, self._store(resource)) for resource in resources]
+
+    def _store(self, resource: Resource) -> PolicyStore | None:
+        if self._state is None or not resource.definition:
+            return None
+        return PolicyStore(self._state / resource.definition)
 
     def start(self) -> None:
         """Read the configuration and begin to list. A server that cannot be reached is retried for ever.
@@ -50,7 +61,15 @@ class KubernetesSource:
 
     def refused(self) -> list[str]:
         """Name the objects that the server has and this program cannot parse, as ``kind namespace/name``."""
-        return sorted(f"{watch.resource.kind} {name}" for watch in self._watches for name in tuple(watch.refused))
+        return sorted(
+            f"{watch.resource.kind} {name}" for watch in self._watches for name in tuple(watch.objects.refused)
+        )
+
+    def kept(self) -> dict[str, str]:
+        """Return why policies are in force that the server does not have or serve, by ``kind name``."""
+        return {
+            f"{watch.resource.kind} {name}": why for watch in self._watches for name, why in watch.objects.kept.items()
+        }
 
     def age_s(self) -> dict[str, float]:
         """Return the seconds since the server last sent anything about each kind; bookmarks keep it under a minute or

@@ -74,6 +74,10 @@ class ManifestSource:
         """Return nothing: a folder is applied completely or not at all."""
         return []
 
+    def kept(self) -> dict[str, str]:
+        """Return nothing: a policy whose file is deleted was deleted on purpose."""
+        return {}
+
     def synced_until_ns(self) -> int:
         """Return a moment in the far future: no change of a folder is ever still on its way."""
         return 1 << 62

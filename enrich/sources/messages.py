@@ -29,6 +29,7 @@ class _PageMeta(msgspec.Struct, gc=False):
 class _Page(msgspec.Struct, gc=False):
     metadata: _PageMeta
     items: list[msgspec.Raw] | None = None
+    kind: str = ""
 
 
 class _Event(msgspec.Struct, gc=False):
@@ -43,7 +44,12 @@ decode_event = msgspec.json.Decoder(_Event).decode
 def error_of(status: dict[str, Any]) -> Exception:
     """Make the exception that a ``Status`` object in an ERROR event means."""
     code = status.get("code")
-    return GoneError() if code == 410 else AnswerError(str(status.get("message") or status), code or 0)
+    if code == 410:
+        return GoneError()
+    details = status.get("details")
+    seconds = details.get("retryAfterSeconds") if isinstance(details, dict) else 0
+    wait_s = float(seconds) if isinstance(seconds, int) else 0.0
+    return AnswerError(str(status.get("message") or status), code if isinstance(code, int) else 0, wait_s)
 
 
 def in_words(error: Exception) -> str:

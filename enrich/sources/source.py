@@ -30,5 +30,8 @@ class Source(Protocol):
     def refused(self) -> list[str]:
         """Name the objects that exist and cannot be parsed, as ``kind namespace/name``."""
 
+    def kept(self) -> dict[str, str]:
+        """Return why policies are in force that the origin does not have or serve any more, by ``kind name``."""
+
     def synced_until_ns(self) -> int:
         """Return the moment of the wall clock before which every published change is in the index."""

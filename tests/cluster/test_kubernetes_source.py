@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -346,50 +345,6 @@ def test_a_token_that_is_renewed_on_disk(api: ApiServer, tmp_path: Path, monkeyp
     finally:
         source.stop()
         way.close()
-
-
-DEFINITION = "clusternetworkpolicies.policy.networking.k8s.io"
-
-
-def make_definition(version: str) -> dict[str, Any]:
-    """Of the group and kind, and nothing else of it: whatever is in an object is kept."""
-    anything = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
-    return {
-        "metadata": {"name": DEFINITION, "annotations": {"api-approved.kubernetes.io": "unapproved, for a test"}},
-        "spec": {
-            "group": "policy.networking.k8s.io", "scope": "Cluster",
-            "names": {"plural": "clusternetworkpolicies", "kind": "ClusterNetworkPolicy"},
-            "versions": [{"name": version, "served": True, "storage": True, "schema": {"openAPIV3Schema": anything}}],
-        },
-    }  # fmt: skip
-
-
-def test_a_definition_that_comes_later_and_goes(api: ApiServer, watched: Watched) -> None:
-    cluster, source = watched.cluster, watched.source
-    definitions = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
-    assert cluster.cluster_policies() == {}
-    api.create(definitions, make_definition("v1alpha2"))
-    policies = "/apis/policy.networking.k8s.io/v1alpha2/clusternetworkpolicies"
-    spec = {"tier": "Admin", "priority": 5, "subject": {"namespaces": {}}}
-    policy = {"apiVersion": "policy.networking.k8s.io/v1alpha2", "kind": "ClusterNetworkPolicy",
-              "metadata": {"name": "guard"}, "spec": spec}  # fmt: skip
-
-    def created() -> bool:
-        with contextlib.suppress(OSError):  # 404: not served yet
-            return bool(api.create(policies, policy))
-        return False
-
-    eventually(created)
-    eventually(lambda: Name("", "guard") in cluster.cluster_policies())
-    eventually(lambda: source.problem() is None)
-    api.delete(f"{definitions}/{DEFINITION}")
-    eventually(lambda: not cluster.cluster_policies())
-    eventually(lambda: source.problem() is None)
-    api.create(definitions, make_definition("v9"))
-    eventually(lambda: "the cluster has v9" in (source.problem() or ""))
-    assert cluster.synced.is_set()
-    api.delete(f"{definitions}/{DEFINITION}")
-    eventually(lambda: source.problem() is None)
 
 
 def test_credentials_that_are_not_accepted_are_said(api: ApiServer, monkeypatch: pytest.MonkeyPatch) -> None:

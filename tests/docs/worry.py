@@ -36,6 +36,7 @@ WORRY: Final[dict[str, str]] = {
     "kubeweir_probe_incomplete_pod": (
         "Any for 5 minutes (WeirPodsClosed): its policies outgrow a map; `/readyz` names policies and map."
     ),
+    "kubeweir_probe_kept_policies": "Above 0 for 5 minutes (WeirPoliciesKept); `/readyz` names them.",
     "kubeweir_probe_kernel_events_total": "See the events below this table.",
     "kubeweir_probe_kept_interface": "There longer than a grace period: a deleted pod runs on, or moved its address.",
     "kubeweir_probe_lookups_total": '`failed` or `skipped` rises: see "An older connection breaks" in troubleshooting.',
@@ -79,6 +80,7 @@ WORRY: Final[dict[str, str]] = {
     ),
     "kubeweir_streams_read_verdicts_total": "Stands still while batches rise: only heartbeats come.",
     "kubeweir_streams_records_total": "Its rate is below that of kubeweir_streams_read_verdicts_total.",
+    "kubeweir_streams_kept_policies": "As kubeweir_probe_kept_policies, for rules of the kind after_change.",
     "kubeweir_streams_refused_objects": "Above 0 for 5 minutes (WeirObjectsRefused).",
     "kubeweir_streams_retried_records_total": "Rises steadily: a broker refuses batches; see the dead letters.",
     "kubeweir_streams_routed_records_total": (

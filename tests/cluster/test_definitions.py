@@ -1,0 +1,146 @@
+"""Policies of a CustomResourceDefinition that comes, stops to serve our version, goes and comes back, with a real
+kube-apiserver."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import kubernetes
+import pytest
+
+from enrich.index.cluster import Cluster
+from enrich.model import ClusterNetworkPolicy, Name
+from enrich.sources.kubernetes import KubernetesSource
+from tests.cluster.apiserver import ApiServer
+from tests.cluster.test_kubernetes_source import eventually
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
+
+DEFINITIONS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
+DEFINITION = "clusternetworkpolicies.policy.networking.k8s.io"
+POLICIES = "/apis/policy.networking.k8s.io/v1alpha2/clusternetworkpolicies"
+GUARD = Name("", "guard")
+
+
+def make_definition(*versions: tuple[str, bool]) -> dict[str, Any]:
+    """Of the group and kind, and nothing else of it: whatever is in an object is kept. The last version is stored."""
+    anything = {"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": True}}
+    return {
+        "metadata": {"name": DEFINITION, "annotations": {"api-approved.kubernetes.io": "unapproved, for a test"}},
+        "spec": {
+            "group": "policy.networking.k8s.io", "scope": "Cluster",
+            "names": {"plural": "clusternetworkpolicies", "kind": "ClusterNetworkPolicy"},
+            "versions": [{"name": name, "served": served, "storage": name == versions[-1][0], "schema": anything}
+                         for name, served in versions],
+        },
+    }  # fmt: skip
+
+
+def put_policy(api: ApiServer, priority: int) -> None:
+    """Create the policy, once its kind is served."""
+    spec = {"tier": "Admin", "priority": priority, "subject": {"namespaces": {}}}
+    policy = {"apiVersion": "policy.networking.k8s.io/v1alpha2", "kind": "ClusterNetworkPolicy",
+              "metadata": {"name": "guard"}, "spec": spec}  # fmt: skip
+
+    def created() -> bool:
+        with contextlib.suppress(OSError):  # 404: not served yet
+            return bool(api.create(POLICIES, policy))
+        return False
+
+    eventually(created)
+
+
+class Probe:
+    """A source of ClusterNetworkPolicies with a folder of its own."""
+
+    def __init__(self, api: ApiServer, state: Path) -> None:
+        config, self.state = str(api.kubeconfig("admin")), state
+        self.cluster = Cluster(kinds=[ClusterNetworkPolicy])
+        self.source = KubernetesSource(
+            self.cluster, lambda: kubernetes.config.new_client_from_config(config), state=state
+        )
+        self.source.start()
+
+    def priority(self) -> int | None:
+        """The policy's priority, if it is in force."""
+        found = self.cluster.cluster_policies().get(GUARD)
+        return found.priority if found is not None else None
+
+
+@pytest.fixture
+def probe(api: ApiServer, tmp_path: Path) -> Iterator[Probe]:
+    made = Probe(api, tmp_path)
+    try:
+        assert made.cluster.synced.wait(30), made.source.problem()
+        yield made
+    finally:
+        made.source.stop()
+        with contextlib.suppress(OSError):
+            api.delete(f"{DEFINITIONS}/{DEFINITION}")
+
+
+def test_a_policy_is_in_force_until_it_is_deleted_whatever_becomes_of_its_definition(
+    api: ApiServer, probe: Probe
+) -> None:
+    source = probe.source
+    eventually(lambda: source.problem() is None)
+    api.create(DEFINITIONS, make_definition(("v1alpha2", True)))
+    put_policy(api, 1)
+    eventually(lambda: probe.priority() == 1)
+    eventually(lambda: source.problem() is None)
+
+    # An upgrade ends the version that is read here. The server removes a version on its own time.
+    api.patch(f"{DEFINITIONS}/{DEFINITION}", make_definition(("v1alpha2", False), ("v9", True)))
+    eventually(lambda: "the cluster has v9" in (source.problem() or ""), 60)
+    assert "stays in force (objects: 1)" in (source.problem() or "")
+    assert list(source.kept()) == ["ClusterNetworkPolicy guard"]
+    assert probe.priority() == 1
+
+    # So does a probe that starts now, and one that never saw the policy says that it cannot read any.
+    other = Probe(api, probe.state)
+    new = Probe(api, probe.state / "new")
+    try:
+        assert other.cluster.synced.wait(30)
+        assert new.cluster.synced.wait(30)
+        assert (other.priority(), new.priority()) == (1, None)
+        eventually(lambda: "stays in force" in (other.source.problem() or ""))
+        eventually(lambda: "the cluster has v9" in (new.source.problem() or ""))
+    finally:
+        other.source.stop()
+        new.source.stop()
+
+    api.patch(f"{DEFINITIONS}/{DEFINITION}", make_definition(("v9", True), ("v1alpha2", True)))
+    eventually(lambda: source.problem() is None and not source.kept(), 60)
+    assert probe.priority() == 1
+    api.delete(f"{POLICIES}/guard")
+    eventually(lambda: probe.priority() is None)
+    assert not source.kept()
+
+
+def test_a_definition_that_is_deleted_and_made_again(api: ApiServer, probe: Probe) -> None:
+    source = probe.source
+    api.create(DEFINITIONS, make_definition(("v1alpha2", True)))
+    put_policy(api, 1)
+    eventually(lambda: probe.priority() == 1)
+    api.delete(f"{DEFINITIONS}/{DEFINITION}")
+    eventually(lambda: "stays in force" in (source.problem() or ""))
+    api.create(DEFINITIONS, make_definition(("v1alpha2", True)))
+    eventually(lambda: source.problem() is None)
+    assert "made again" in source.kept()["ClusterNetworkPolicy guard"]
+    assert probe.priority() == 1
+
+    # The same policy again, changed, and deleted: now somebody has said so.
+    put_policy(api, 2)
+    eventually(lambda: probe.priority() == 2)
+    assert not source.kept()
+    api.delete(f"{POLICIES}/guard")
+    eventually(lambda: probe.priority() is None)
+    again = Probe(api, probe.state)
+    try:
+        assert again.cluster.synced.wait(30)
+        assert again.priority() is None
+    finally:
+        again.source.stop()

@@ -1,0 +1,194 @@
+"""Which answers of a server prove that a policy was deleted, and which leave it in force."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from enrich.model import ClusterNetworkPolicy, Name, Object
+from enrich.sources.client import AnswerError
+from enrich.sources.definition import UNREADABLE, Definition
+from enrich.sources.last_state import LastState
+from enrich.sources.policy_store import PolicyStore
+from enrich.sources.resources import RESOURCES, Reader
+
+RESOURCE = next(one for one in RESOURCES if one.type is ClusterNetworkPolicy)
+INTACT = Definition(exists=True, uid="d1", served=("v1alpha2",))
+ABSENT = Definition()
+
+
+def element(name: str, priority: int = 1) -> msgspec.Raw:
+    """A policy as the server sends it."""
+    spec = {"tier": "Admin", "priority": priority, "subject": {"namespaces": {}}}
+    return msgspec.Raw(json.dumps({"metadata": {"name": name, "uid": f"uid-{name}"}, "spec": spec}).encode())
+
+
+def listing(*names: str) -> dict[Name, tuple[Object, bytes]]:
+    read = [(Reader(RESOURCE).read(raw)[1], bytes(raw)) for raw in map(element, names)]
+    return {made.key: (made, raw) for made, raw in read if made is not None}
+
+
+class Server:
+    """What the server says of the definition."""
+
+    def __init__(self) -> None:
+        self.answer: Definition | AnswerError = INTACT
+
+    def __call__(self) -> Definition:
+        if isinstance(self.answer, AnswerError):
+            raise self.answer
+        return self.answer
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Server:
+    monkeypatch.setattr("enrich.sources.last_state._CONFIRM_S", 0.0)
+    return Server()
+
+
+def seen(server: Server, *names: str, store: PolicyStore | None = None) -> LastState:
+    """The last state after these were listed under an intact definition."""
+    state = LastState(RESOURCE, server, store)
+    state.begin()
+    state.replace(listing(*names), ())
+    return state
+
+
+def names(objects: list[Object]) -> set[str]:
+    return {made.key.name for made in objects}
+
+
+CHANGED = [
+    ABSENT,
+    INTACT._replace(uid="d2"),
+    INTACT._replace(is_ending=True),
+    INTACT._replace(served=("v1beta1",)),
+]
+
+
+@pytest.mark.parametrize("definition", CHANGED)
+@pytest.mark.parametrize("remaining", [(), ("b",)])
+def test_a_policy_that_went_with_its_definition_stays(
+    server: Server, definition: Definition, remaining: tuple[str, ...]
+) -> None:
+    state = seen(server, "a", "b")
+    server.answer = definition
+    assert not state.take(Name("", "a"))
+    assert "clusternetworkpolicies" in state.kept[Name("", "a")]
+    state.begin()
+    assert names(state.replace(listing(*remaining), ())) == {"a", "b"}
+    assert {name.name for name in state.kept} == {"a", "b"} - set(remaining)
+
+
+def test_a_policy_that_was_deleted_goes(server: Server) -> None:
+    state = seen(server, "a", "b", "c")
+    assert state.take(Name("", "a"))
+    assert names(state.replace(listing("c"), ())) == {"c"}
+    assert names(state.replace({}, ())) == set()
+    assert not state.kept
+
+
+def test_without_an_answer_about_the_definition_nothing_goes(server: Server) -> None:
+    state = seen(server, "a")
+    server.answer = AnswerError("busy", 503)
+    with pytest.raises(AnswerError):
+        state.take(Name("", "a"))
+    with pytest.raises(AnswerError):
+        state.replace({}, ())
+    assert names(state.unserved("away")) == {"a"}
+
+
+def test_where_definitions_cannot_be_read_an_empty_list_proves_nothing(server: Server) -> None:
+    server.answer = UNREADABLE
+    state = seen(server, "a", "b")
+    assert names(state.replace({}, ())) == {"a", "b"}
+    assert names(state.replace(listing("b"), ())) == {"b"}
+    assert state.take(Name("", "b")), "somebody has said so"
+
+
+def test_another_servers_empty_list_proves_nothing_and_its_deletions_do(server: Server) -> None:
+    server.answer = ABSENT
+    state = seen(server, "a", "b")
+    assert names(state.replace({}, ())) == {"a", "b"}
+    assert state.take(Name("", "a"))
+
+
+def test_a_list_that_is_empty_all_of_a_sudden_is_asked_for_again(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("enrich.sources.last_state._CONFIRM_S", 1000.0)
+    state = seen(server, "a")
+    with pytest.raises(AnswerError, match="stay in force"):
+        state.replace({}, ())
+    assert names(state.replace(listing("a"), ())) == {"a"}
+    with pytest.raises(AnswerError, match="stay in force"):
+        state.replace({}, ())
+
+
+def test_a_policy_that_cannot_be_parsed_any_more_keeps_its_last_state(server: Server) -> None:
+    state = seen(server, "a", "b")
+    assert names(state.replace(listing("b"), {"a"})) == {"a", "b"}
+
+
+def test_a_kept_policy_ends_with_one_of_its_name(server: Server) -> None:
+    state = seen(server, "a")
+    server.answer = INTACT._replace(uid="d2")
+    state.begin()
+    state.replace({}, ())
+    assert state.kept
+    made, raw = listing("a")[Name("", "a")]
+    state.put(made, raw)
+    assert not state.kept
+    assert state.take(Name("", "a"))
+
+
+def test_the_last_state_outlives_the_process(server: Server, tmp_path: Path) -> None:
+    seen(server, "a", "b", store=PolicyStore(tmp_path / "state"))
+    server.answer = ABSENT
+    state = LastState(RESOURCE, server, PolicyStore(tmp_path / "state"))
+    assert names(state.unserved("not served")) == {"a", "b"}
+    # While nobody looked, the definition was made again.
+    server.answer = INTACT._replace(uid="d2")
+    state = LastState(RESOURCE, server, PolicyStore(tmp_path / "state"))
+    state.begin()
+    assert names(state.replace(listing("b"), ())) == {"a", "b"}
+    assert state.take(Name("", "b"))
+    assert names(LastState(RESOURCE, server, PolicyStore(tmp_path / "state")).unserved("")) == {"a"}
+
+
+def test_a_stored_file_that_is_broken_costs_itself_only(server: Server, tmp_path: Path) -> None:
+    store = tmp_path / "state"
+    seen(server, "a", "b", store=PolicyStore(store))
+    (store / "a").write_bytes(b'{"definition": "d1", "obj')
+    (store / "c").write_bytes(json.dumps({"definition": "d1", "object": {"metadata": {"name": "c"}}}).encode())
+    (store / "d").write_bytes(b'{"definition": "d1", "object": {}}')
+    (store / "e").write_bytes(b'{"definition": "d1", "object": []}')
+    (store / ".unfinished").write_bytes(b"{")
+    assert names(LastState(RESOURCE, server, PolicyStore(store)).unserved("")) >= {"b"}
+    assert (store / "b").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_folder_that_cannot_be_written_stops_nothing(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    store = PolicyStore(tmp_path / "file" / "state")
+    assert names(seen(server, "a", store=store).unserved("")) == {"a"}
+    assert "a restart may lose them" in (store.problem or "")
+
+
+def test_an_answer_that_is_no_definition_is_not_read() -> None:
+    from enrich.sources.definition import read_definition
+    from tests.enrich.sources.answers import connection
+
+    def answer(body: Any) -> Definition:
+        return read_definition(connection(json.dumps(body).encode()), RESOURCE)
+
+    versions = [{"name": "v1", "served": True}, {"name": "v2", "served": False}]
+    meta = {"uid": "u", "resourceVersion": "9"}
+    assert answer({"metadata": meta, "spec": {"versions": versions}}).served == ("v1",)
+    odd: list[Any] = [{}, [], {"metadata": meta}, {"metadata": meta, "spec": {"versions": ["v1"]}}, {"metadata": None}]
+    for body in odd:
+        assert not answer(body).readable
