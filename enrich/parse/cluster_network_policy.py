@@ -32,7 +32,7 @@ def cluster_network_policy(root: Field) -> ClusterNetworkPolicy:
     """
     spec = root["spec"]
     if not spec.is_set:
-        spec.fail("is required")
+        spec.refuse("is required")
     subject, tier = spec["subject"].attempt(_subject), spec["tier"].attempt(_tier)
     priority = spec["priority"].attempt(lambda field: field.whole(0, 1000))
     read = _rule if None not in (subject, tier, priority) else _deny_only
@@ -63,7 +63,7 @@ def _subject(subject: Field) -> tuple[Selector, Selector]:
 def _namespaced(field: Field) -> tuple[Selector, Selector]:
     """A NamespacedPod: an empty namespaceSelector "selects all Namespaces"; "podSelector ... if empty ... all Pods"."""
     if not field["podSelector"].is_set:
-        field["podSelector"].fail("is required")
+        field["podSelector"].refuse("is required")
     return read_selector(field["namespaceSelector"]), read_selector(field["podSelector"])
 
 
@@ -135,7 +135,8 @@ def _networks(field: Field) -> list[Peer]:
     texts = [entry.text() for entry in field.items(least=1, most=_MAX_ITEMS)]
     if len(set(texts)) < len(texts):
         field.complain("must not have a CIDR twice")
-    return [Peer(ip_block=IPBlock(str(entry.network()))) for entry in field.items()]
+    read = [entry.survey(Field.network) for entry in field.items()]
+    return [Peer(ip_block=IPBlock(str(network))) for network in read if network is not None]
 
 
 def _ports(protocol: Field) -> list[PolicyPort]:
@@ -152,7 +153,9 @@ def _ports(protocol: Field) -> list[PolicyPort]:
     transport = Protocol[kind.upper()]
     if port.path.endswith(".number"):
         return [PolicyPort(transport, port.port())]
-    first, last = port["start"].port(), port["end"].port()
+    first, last = port["start"].survey(Field.port), port["end"].survey(Field.port)
+    if first is None or last is None:
+        return []
     if first >= last:
         port.fail(f"start must be less than end, is {first} to {last}")
     return [PolicyPort(transport, first, last)]

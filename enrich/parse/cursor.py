@@ -1,9 +1,13 @@
 """A cursor over the API's JSON that knows its path, so that an error names the field.
 
-An object is read strictly or leniently. Manifests are read strictly: the first mistake is an error. Policies from the
-API server are read leniently, because an older validation may have accepted them: a reader continues where it knows
-what the mistake means, and notes it in ``problems``. A reader calls :meth:`Field.complain` for a value that is wrong
-but has a meaning, and :meth:`Field.attempt` for a part that can be left out. Without ``problems`` both raise.
+An object is read strictly, leniently or exhaustively:
+
+- Strictly, the first mistake is an error.
+- Leniently, for policies from the API server, because an older validation may have accepted them: a reader continues
+  where it knows what the mistake means, and notes it in ``problems``. A reader calls :meth:`Field.complain` for a value
+  that is wrong but has a meaning, and :meth:`Field.attempt` for a part that can be left out. Strictly, both raise.
+- Exhaustively, for manifests: every mistake is wanted, and an object with one is thrown away. So a reader also
+  continues after :meth:`Field.refuse` and :meth:`Field.survey`, which raise in the other two ways.
 """
 
 from __future__ import annotations
@@ -43,11 +47,19 @@ class Field:
     path: str
     value: Any
     problems: list[InvalidObjectError] | None = field(default=None, compare=False)
-    """Takes the mistakes of an object that is read leniently; None: it is read strictly."""
+    """Takes the mistakes of an object that is read leniently or exhaustively; None: it is read strictly."""
+    exhaustive: bool = field(default=False, compare=False)
+    """Whether every mistake is wanted."""
 
     def fail(self, message: str) -> NoReturn:
         """Raise the error for this field."""
         raise InvalidObjectError(self.path, message)
+
+    def refuse(self, message: str) -> None:
+        """Raise the error for this field; exhaustively, note it. The caller then returns any value of the type."""
+        if not self.exhaustive:
+            self.fail(message)
+        self.complain(message)
 
     def complain(self, message: str) -> None:
         """Note a mistake whose meaning the caller knows. Raises it if the object is read strictly."""
@@ -61,6 +73,10 @@ class Field:
             self._note(error)
             return None
 
+    def survey(self, read: Callable[[Field], _T]) -> _T | None:
+        """Return what ``read`` makes of this field; exhaustively, None with a note if it cannot."""
+        return self.attempt(read) if self.exhaustive else read(self)
+
     def _note(self, error: InvalidObjectError) -> None:
         if self.problems is None:
             raise error
@@ -68,13 +84,14 @@ class Field:
 
     def at(self, path: str, value: Any) -> Field:
         """Return another field of the same object."""
-        return Field(path, value, self.problems)
+        return Field(path, value, self.problems, self.exhaustive)
 
     def __getitem__(self, name: str) -> Field:
         if self.value is None:
             return self.at(self._below(name), None)
         if not isinstance(self.value, Mapping):
-            self.fail("must be an object")
+            self.refuse("must be an object")
+            return self.at(self._below(name), None)
         return self.at(self._below(name), self.value.get(name))
 
     def _below(self, name: str) -> str:
@@ -93,9 +110,10 @@ class Field:
         if self.value is None:
             return
         if not isinstance(self.value, list):
-            self.fail("must be a list")
+            self.refuse("must be a list")
+            return
         if len(self.value) < least:
-            self.fail(f"must have at least {least} elements, has {len(self.value)}")
+            self.refuse(f"must have at least {least} elements, has {len(self.value)}")
         if most is not None and len(self.value) > most:
             self.complain(f"must have at most {most} elements, has {len(self.value)}")
         for index, element in enumerate(self.value):
@@ -105,17 +123,17 @@ class Field:
         """Read a string, which is required if there is no default."""
         if self.value is None and default is not None:
             return default
-        if self.value is None:
-            self.fail("is required")
-        if not isinstance(self.value, str):
-            self.fail(f"must be a string, is {self.value!r}")
-        return self.value
+        if isinstance(self.value, str):
+            return self.value
+        self.refuse("is required" if self.value is None else f"must be a string, is {self.value!r}")
+        return ""
 
     def choice(self, *allowed: str, default: str | None = None) -> str:
         """Read one of a few words."""
         chosen = self.text(default)
         if chosen not in allowed:
-            self.fail(f"must be one of {', '.join(allowed)}, is {chosen!r}")
+            self.refuse(f"must be one of {', '.join(allowed)}, is {chosen!r}")
+            return allowed[0]
         return chosen
 
     def only(self, *names: str) -> Field:
@@ -146,14 +164,14 @@ class Field:
     def boolean(self) -> bool:
         """Read true or false; an absent field is false."""
         if self.value is not None and not isinstance(self.value, bool):
-            self.fail("must be true or false")
+            self.refuse(f"must be true or false, is {self.value!r}")
         return bool(self.value)
 
     def name(self) -> str:
         """Read the name of an object, a DNS subdomain (RFC 1123)."""
         name = self.text()
         if len(name) > 253 or not _DNS.fullmatch(name):
-            self.fail(f"must be a lower-case DNS name, is {name!r}")
+            self.refuse(f"must be a lower-case DNS name, is {name!r}")
         return name
 
     def labels(self) -> dict[str, str]:
@@ -161,11 +179,12 @@ class Field:
         if self.value is None:
             return {}
         if not isinstance(self.value, Mapping):
-            self.fail("must be an object")
-        for key, value in self.value.items():
-            self.at(self.path, key).label_key()
-            self.at(f"{self.path}[{key}]", value).label_value()
-        return dict(self.value)
+            self.refuse("must be an object")
+            return {}
+        return {
+            self.at(self.path, key).label_key(): self.at(f"{self.path}[{key}]", value).label_value()
+            for key, value in self.value.items()
+        }
 
     def label_key(self) -> str:
         """Read a qualified name: up to 63 characters, optionally after a DNS prefix and a slash.
@@ -221,4 +240,5 @@ class Field:
         try:
             return str(ipaddress.ip_address(text))
         except ValueError:
-            self.fail(f"{text!r} is not an IP address")
+            self.refuse(f"{text!r} is not an IP address")
+            return text

@@ -80,10 +80,12 @@ def _peer(peer: Field) -> Peer | None:
         )
     if namespaces.is_set or pods.is_set:
         peer.fail("may not specify both ipBlock and another peer")
-    cidr = block["cidr"].old_network()
+    cidr = block["cidr"].survey(Field.old_network)
     excepts = []
     for hole in block["except"].items():
-        inner = hole.old_network()
+        inner = hole.survey(Field.old_network)
+        if cidr is None or inner is None:
+            continue
         if inner.version == cidr.version and inner.subnet_of(cidr) and inner != cidr:  # type: ignore[arg-type]  # one version
             excepts.append(str(inner))
             continue
@@ -99,36 +101,38 @@ def _port(port: Field) -> PolicyPort:
     number, end = port["port"], port["endPort"]
     if isinstance(number.value, str):
         if not _PORT_NAME.fullmatch(number.value):
-            number.fail(f"{number.value!r} is neither a number nor the name of a port")
+            number.refuse(f"{number.value!r} is neither a number nor the name of a port")
         if end.is_set:
-            end.fail("may not be specified when port is a name")
+            end.refuse("may not be specified when port is a name")
         return PolicyPort(protocol, number.value)
     if not number.is_set:
         if end.is_set:
-            end.fail("may not be specified when port is not specified")
+            end.refuse("may not be specified when port is not specified")
         return PolicyPort(protocol)
-    first = number.port()
-    if not end.is_set:
+    first, last = number.survey(Field.port), end.survey(Field.port) if end.is_set else None
+    if first is None or last is None:
         return PolicyPort(protocol, first)
-    last = end.port()
     if last < first:
-        end.fail(f"must be greater than or equal to port {first}, is {last}")
+        end.refuse(f"must be greater than or equal to port {first}, is {last}")
     return PolicyPort(protocol, first, last)
 
 
 def read_selector(field: Field) -> Selector:
     """Parse a ``metav1.LabelSelector``. An absent one counts as empty, and matches everything."""
     if field.is_set and not isinstance(field.value, Mapping):
-        field.fail("must be an object")
+        field.refuse("must be an object")
     requirements = [
         Requirement(key, Operator.IN, (value,)) for key, value in sorted(field["matchLabels"].labels().items())
     ]
-    for expression in field["matchExpressions"].items():
-        operator = Operator(expression["operator"].choice(*(o.value for o in Operator)))
-        values = tuple(value.label_value() for value in expression["values"].items())
-        if operator in (Operator.IN, Operator.NOT_IN) and not values:
-            expression["values"].fail(f"must be specified when operator is {operator.value}")
-        if operator in (Operator.EXISTS, Operator.DOES_NOT_EXIST) and values:
-            expression["values"].fail(f"may not be specified when operator is {operator.value}")
-        requirements.append(Requirement(expression["key"].label_key(), operator, values))
-    return Selector(tuple(requirements))
+    read = (expression.survey(_requirement) for expression in field["matchExpressions"].items())
+    return Selector((*requirements, *(requirement for requirement in read if requirement is not None)))
+
+
+def _requirement(expression: Field) -> Requirement:
+    operator = Operator(expression["operator"].choice(*(o.value for o in Operator)))
+    values = tuple(value.label_value() for value in expression["values"].items())
+    if operator in (Operator.IN, Operator.NOT_IN) and not values:
+        expression["values"].refuse(f"must be specified when operator is {operator.value}")
+    if operator in (Operator.EXISTS, Operator.DOES_NOT_EXIST) and values:
+        expression["values"].refuse(f"may not be specified when operator is {operator.value}")
+    return Requirement(expression["key"].label_key(), operator, values)

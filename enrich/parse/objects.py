@@ -38,12 +38,15 @@ _ZONE_LABEL: Final = "topology.kubernetes.io/zone"
 _MIRROR_ANNOTATION: Final = "kubernetes.io/config.mirror"
 
 
-def parse(document: Mapping[str, Any], problems: list[InvalidObjectError] | None = None) -> Object | None:
+def parse(
+    document: Mapping[str, Any], problems: list[InvalidObjectError] | None = None, *, exhaustive: bool = False
+) -> Object | None:
     """Parse an object; None for a kind that nothing here uses. Raises :class:`InvalidObjectError`.
 
-    With ``problems`` it reads leniently (see :mod:`enrich.parse.cursor`), and adds to them what it had to leave out.
+    With ``problems`` it reads leniently (see :mod:`enrich.parse.cursor`), and adds to them what it had to leave out;
+    exhaustively, it adds every mistake that it finds.
     """
-    root = Field("", document, problems)
+    root = Field("", document, problems, exhaustive)
     if not isinstance(document, Mapping):
         root.fail("must be an object")
     version, kind = root["apiVersion"].text(), root["kind"].text()
@@ -51,10 +54,10 @@ def parse(document: Mapping[str, Any], problems: list[InvalidObjectError] | None
     if known is None:
         return None
     expected, read = known
-    if version != expected:
+    if version != expected and (root["apiVersion"].is_set or not root["metadata"].is_set):
         if version.partition("/")[0] not in _OWN_GROUPS:
             return None
-        root["apiVersion"].fail(f"{kind} must be {expected}, is {version}")
+        root["apiVersion"].refuse(f"{kind} must be {expected}, is {version}")
     return read(root)
 
 
@@ -87,7 +90,7 @@ def _container_ports(spec: Field) -> list[NamedPort]:
     containers += [c for c in spec["initContainers"].items() if c["restartPolicy"].value == "Always"]
     for container in containers:
         for port in container["ports"].items():
-            number = port["containerPort"].port()
+            number = port["containerPort"].survey(Field.port) or 0
             protocol = Protocol[port["protocol"].choice("TCP", "UDP", "SCTP", default="TCP")]
             if port["name"].is_set:
                 found.append(NamedPort(port["name"].text(), number, protocol))
@@ -110,7 +113,8 @@ def _nanoseconds(field: Field) -> int:
         try:
             when = datetime.datetime.fromisoformat(field.text())
         except ValueError:
-            field.fail(f"{field.value!r} is not an RFC 3339 time")
+            field.refuse(f"{field.value!r} is not an RFC 3339 time")
+            return 0
     if when.tzinfo is None:
         when = when.replace(tzinfo=datetime.UTC)
     return int(when.timestamp()) * 1_000_000_000
@@ -126,7 +130,7 @@ def _node(root: Field) -> Node:
     addresses = root["status"]["addresses"].items()
     ips = tuple(a["address"].ip() for a in addresses if a["type"].value in ("InternalIP", "ExternalIP"))
     ranges = list(root["spec"]["podCIDRs"].items()) or [root["spec"]["podCIDR"]]
-    pod_cidrs = tuple(str(entry.old_network()) for entry in ranges if entry.text(""))
+    pod_cidrs = tuple(str(entry.survey(Field.old_network)) for entry in ranges if entry.text(""))
     name, zone = root["metadata"]["name"].name(), labels.get(_ZONE_LABEL, "")
     return Node(name, uid_of(root, ""), labels, ips, zone, pod_cidrs)
 
@@ -169,6 +173,8 @@ _KINDS: Final[dict[str, tuple[str, Callable[[Field], Object]]]] = {
     NetworkPolicy.__name__: (POLICY_API_VERSIONS[NetworkPolicy], network_policy),
     ClusterNetworkPolicy.__name__: (POLICY_API_VERSIONS[ClusterNetworkPolicy], cluster_network_policy),
 }
+API_VERSIONS: Final[Mapping[str, str]] = {kind: version for kind, (version, _) in _KINDS.items()}
+"""The kinds that are used, with the version that is read."""
 READ: Final = ", ".join(_KINDS)
 """The kinds that are used, in words."""
 _OWN_GROUPS: Final = {

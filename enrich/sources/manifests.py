@@ -1,41 +1,28 @@
 """Reads the cluster from a folder of manifests: for the demo, the tests, and users without a cluster.
 
-Every document of every ``.yaml``, ``.yml`` and ``.json`` file below the folder is read, and every item of a ``List``.
-The folder is watched with inotify. A change is applied completely or not at all: while a document is invalid, the last
-valid state stays in force, and :meth:`ManifestSource.problem` names the file, the document and the field.
+:mod:`enrich.sources.manifest_files` says what is read. The folder is watched with inotify. A change is applied
+completely or not at all: while a document is invalid, the last valid state stays in force, and
+:meth:`ManifestSource.problem` names every mistake.
 """
 
 from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import structlog
-import yaml
 
 from enrich.index.cluster import Cluster, group_by_kind
-from enrich.model import Name, Object
-from enrich.parse.cursor import InvalidObjectError
-from enrich.parse.objects import READ, parse
+from enrich.model import Object
 from enrich.runtime.folder import FolderWatch
+from enrich.sources.manifest_files import ManifestError, manifest_files, read_folder
 from enrich.sources.source import SourceError
 
 log = structlog.get_logger("kubeweir.source")
 
-_SUFFIXES = (".yaml", ".yml", ".json")
 _SETTLED_S = 0.05
 _MAX_ATTEMPTS = 20
-
-
-class ManifestError(ValueError):
-    """Some documents are invalid; ``problems`` has a line for each."""
-
-    def __init__(self, problems: list[str]) -> None:
-        super().__init__("\n".join(problems))
-        self.problems = problems
 
 
 class ManifestSource:
@@ -113,100 +100,9 @@ class ManifestSource:
 def _newest(folder: Path) -> tuple[float, int]:
     """Return when a file was changed last, and a hash of all files' inodes, sizes and times."""
     newest, seen = 0.0, []
-    for path in _files(folder):
+    for path in manifest_files(folder):
         with contextlib.suppress(OSError):
             stat = path.stat()
             newest = max(newest, stat.st_mtime)
             seen.append((path, stat.st_ino, stat.st_size, stat.st_mtime_ns))
     return newest, hash(tuple(seen))
-
-
-def read_folder(folder: Path) -> list[Object]:
-    """Read every object of every file. Raises :class:`ManifestError` with every mistake."""
-    if not folder.is_dir():
-        # This must not count as an empty cluster, which has no policies and is open.
-        raise ManifestError([f"{folder} is not a folder"])
-    objects: dict[tuple[type, Name], tuple[Object, str]] = {}
-    problems: list[str] = []
-    for file in _files(folder):
-        for where, document in _documents(file, file.relative_to(folder), problems):
-            try:
-                made = parse(document)
-            except InvalidObjectError as error:
-                problems.append(f"{where}: {error}")
-                continue
-            if made is None:
-                # A policy whose kind is misspelt would silently not exist.
-                kind = f"{document['apiVersion']} {document['kind']}"
-                problems.append(
-                    f"{where}: kind: {kind} is not used here; move it out of this folder, which may have only {READ}"
-                )
-                continue
-            key = (type(made), made.key)
-            if key in objects:
-                problems.append(f"{where}: {type(made).__name__} {made.key} is also in {objects[key][1]}")
-            objects[key] = (made, where)
-    if problems:
-        raise ManifestError(problems)
-    return [made for made, _ in objects.values()]
-
-
-def _files(folder: Path) -> list[Path]:
-    """List the files to read. Hidden ones belong to editors; in a mounted ConfigMap they are every file a second
-    time."""
-    return sorted(
-        path
-        for path in folder.rglob("*")
-        if path.suffix in _SUFFIXES
-        and path.is_file()
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-    )
-
-
-def _documents(file: Path, name: Path, problems: list[str]) -> Iterator[tuple[str, Any]]:
-    """Yield each document of a file with a text that says where it is."""
-    try:
-        content = file.read_bytes()
-        if not content.strip():
-            # It may be about to be filled. Until then its policies must not be forgotten.
-            problems.append(f"{name}: is empty")
-            return
-        loaded = list(_load(content))
-    except (yaml.YAMLError, OSError, ValueError, RecursionError) as error:
-        problems.append(f"{name}: is not valid YAML: {' '.join(str(error).split())}")
-        return
-    for number, (line, document) in enumerate(loaded, 1):
-        where = f"{name}, document {number} (line {line})"
-        if document is None:
-            continue
-        if not isinstance(document, dict):
-            problems.append(f"{where}: must be an object")
-        elif document.get("kind") == "List" and isinstance(document.get("items"), list):
-            yield from ((f"{where}, items[{index}]", item) for index, item in enumerate(document["items"]))
-        else:
-            yield where, document
-
-
-class _Loader(yaml.CSafeLoader):
-    """Loads YAML as the API server does: a duplicate key is a mistake, and does not overwrite the first one."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode) and key.value != "<<":
-                if key.value in seen:
-                    raise yaml.constructor.ConstructorError(None, None, f"duplicate key {key.value}", key.start_mark)
-                seen.add(key.value)
-        return super().construct_mapping(node, deep)
-
-
-def _load(content: bytes) -> Iterator[tuple[int, Any]]:
-    """Yield each document with the number of its first line."""
-    loader = _Loader(content)
-    try:
-        while loader.check_node():
-            node = loader.get_node()
-            if node is not None:
-                yield node.start_mark.line + 1, loader.construct_document(node)
-    finally:
-        loader.dispose()

@@ -67,7 +67,9 @@ def read_cluster(settings: Settings) -> tuple[Cluster, tuple[str, ...]]:
         source = make_source(settings.source, cluster)
         source.start()
     except SourceError as error:
-        raise UnreadableError(f"{error}. Or give --source manifests:FOLDER") from error
+        # One that names a folder already has followed this hint.
+        hint = ". Or give --source manifests:FOLDER" if settings.source == "kubernetes" else ""
+        raise UnreadableError(f"{error}{hint}") from error
     deadline = time.monotonic() + settings.timeout_s
     while waiting := _USED.intersection(cluster.missing()):
         changed.clear()

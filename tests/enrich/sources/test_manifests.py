@@ -12,7 +12,8 @@ import pytest
 from enrich.index.cluster import Cluster
 from enrich.model import Name, NetworkPolicy, Pod
 from enrich.sources.factory import make_source
-from enrich.sources.manifests import ManifestError, ManifestSource, read_folder
+from enrich.sources.manifest_files import ManifestError, read_folder
+from enrich.sources.manifests import ManifestSource
 from enrich.sources.source import SourceError
 
 POD = """\
@@ -130,7 +131,7 @@ def test_hidden_files_are_not_read(folder: Path) -> None:
         (NAMESPACE.replace("shop", "x, labels: {version: 1.10}"), "metadata.labels[version]: must be a string"),
         (NAMESPACE.replace("shop", "x, labels: {day: 2026-01-01}"), "metadata.labels[day]: must be a string"),
         (NAMESPACE.replace("shop", "x, labels: {on: 'y'}"), "metadata.labels"),
-        ("kind: List\nitems: [7]\n", "bad.yaml, document 1 (line 1), items[0]"),
+        ("kind: List\nitems: [7]\n", "bad.yaml, document 1 (line 2), items[0]: must be an object"),
         ("\xff", "is not valid YAML"),
         ("", "is empty"),
     ],
@@ -142,9 +143,16 @@ def test_a_wrong_document_is_named_by_file_document_and_field(folder: Path, text
     assert said in found
 
 
-def test_the_line_is_that_of_the_document(folder: Path) -> None:
-    (folder / "bad.yaml").write_text(f"{NAMESPACE.replace('shop', 'x')}---\nkind: Pod\n")
-    assert problems(folder) == ["bad.yaml, document 2 (line 5): apiVersion: is required"]
+def test_the_line_is_that_of_the_field_or_of_what_lacks_it(folder: Path) -> None:
+    (folder / "bad.yaml").write_text(
+        f"{NAMESPACE.replace('shop', 'x')}---\nkind: Pod\n---\n{POLICY % ('p', 80)}    - protocol: 5\n"
+        "---\napiVersion: v1\nkind: Namespace\nmetadata:\n  name: b\n  labels:\n    a.b/c: ''\n    d.e/f: 1\n"
+    )
+    assert problems(folder) == [
+        "bad.yaml, document 2 (line 5): apiVersion: is required",
+        "bad.yaml, document 3 (line 15): spec.ingress[0].ports[1].protocol: must be a string, is 5",
+        "bad.yaml, document 4 (line 23): metadata.labels[d.e/f]: must be a string, is 1",
+    ]
 
 
 def test_everything_that_is_wrong_is_told_at_once(folder: Path) -> None:
@@ -153,6 +161,117 @@ def test_everything_that_is_wrong_is_told_at_once(folder: Path) -> None:
     assert [line.split(":")[0] for line in problems(folder)] == [
         "a.yaml, document 1 (line 1)", "a.yaml, document 2 (line 3)", "b.yaml",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (("  ingress:", "  ingres:"), "spec.ingres: there is no such field; did you mean ingress?"),
+        (("  podSelector:", "  podSelecter:"), "spec.podSelecter: there is no such field; did you mean podSelector?"),
+        (("- ports:", "- form: [{podSelector: {}}]\n    ports:"), "ingress[0].form: there is no such field; did you"),
+        (("- ports:", "- to: []\n    ports:"), "spec.ingress[0].to: there is no such field; the fields here are from,"),
+        (("- port: 80", "- port: 80\n      protcol: UDP"), "spec.ingress[0].ports[0].protcol: there is no such field"),
+        (("- ports:", "- from: [{podselector: {}}]\n    ports:"), "ingress[0].from[0].podselector: there is no such"),
+        (("podSelector: {}", "podSelector: {matchLabel: {}}"), "spec.podSelector.matchLabel: there is no such field"),
+        (("namespace: shop", "namspace: shop"), "metadata.namspace: there is no such field; did you mean namespace?"),
+        (("spec:", "status: {any: thing}\nSpec: {}\nspec:"), "Spec: there is no such field; did you mean spec?"),
+        (
+            ("{name: p,", "{annotations: {kubeweir.io/mod: audit}, name: p,"),
+            "annotations[kubeweir.io/mod]: there is no",
+        ),
+        (("networking.k8s.io/v1", "networking.k8s.io/v1beta1"), "apiVersion: NetworkPolicy must be networking.k8s.io"),
+        (("networking.k8s.io/v1", "networking.k8s.oi/v1"), "did you mean apiVersion networking.k8s.io/v1?"),
+        (("kind: NetworkPolicy", "kind: NetworkPolcy"), "is not used here; did you mean NetworkPolicy?"),
+    ],
+)
+def test_a_mistyped_name_is_an_error_and_never_ignored(folder: Path, wrong: tuple[str, str], said: str) -> None:
+    (folder / "bad.yaml").write_text((POLICY % ("p", 80)).replace(*wrong))
+    (found,) = problems(folder)
+    assert said in found
+
+
+@pytest.mark.parametrize(
+    ("field", "said"),
+    [
+        ("subject: {namspaces: {}}", "spec.subject.namspaces: there is no such field; did you mean namespaces?"),
+        ("subject: {pods: {podSelector: {}, namespace: {}}}", "spec.subject.pods.namespace: there is no such field"),
+        ("ingres: []", "spec.ingres: there is no such field; did you mean ingress?"),
+        ("egress: [{action: Deny, too: [], to: [{networks: [0.0.0.0/0]}]}]", "spec.egress[0].too: there is no such"),
+        ("egress: [{action: Deny, to: [{network: [0.0.0.0/0]}]}]", "spec.egress[0].to[0].network: there is no such"),
+        (
+            "ingress: [{action: Deny, from: [{namespaces: {}}], protocols: [{tcp: {destinationPorts: {number: 1}}}]}]",
+            "spec.ingress[0].protocols[0].tcp.destinationPorts: there is no such field",
+        ),
+    ],
+)
+def test_a_mistyped_name_in_a_cluster_network_policy(folder: Path, field: str, said: str) -> None:
+    known = [] if "subject" in field else ["subject: {namespaces: {}}"]
+    spec = ", ".join(["tier: Admin", "priority: 1", *known, field])
+    (folder / "bad.yaml").write_text(
+        "apiVersion: policy.networking.k8s.io/v1alpha2\nkind: ClusterNetworkPolicy\nmetadata: {name: p}\n"
+        f"spec: {{{spec}}}\n"
+    )
+    (found,) = problems(folder)
+    assert said in found
+
+
+def test_every_mistake_in_an_object_is_told_at_once(folder: Path) -> None:
+    (folder / "bad.yaml").write_text(
+        "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: P, namespace: shop}\nspec:\n"
+        "  podSelector: {matchExpressions: [{key: a, operator: in}, {key: b, operator: In}]}\n"
+        "  policyTypes: [ingress]\n  ingress:\n"
+        "  - from: [{ipBlock: {cidr: x, except: [y]}}]\n    ports: [{port: 0, endPort: z, protocol: tcp}]\n"
+        "  - {ports: 7, form: []}\n"
+    )
+    fields = sorted(line.split(": ")[1] for line in problems(folder))
+    selector, ingress = "spec.podSelector.matchExpressions", "spec.ingress[0]"
+    assert fields == sorted(
+        [
+            "metadata.name", f"{selector}[0].operator", f"{selector}[0].values", f"{selector}[1].values",
+            "spec.policyTypes[0]", f"{ingress}.from[0].ipBlock.cidr", f"{ingress}.from[0].ipBlock.except[0]",
+            f"{ingress}.ports[0].port", f"{ingress}.ports[0].endPort", f"{ingress}.ports[0].protocol",
+            "spec.ingress[1].ports", "spec.ingress[1].form",
+        ]
+    )  # fmt: skip
+
+
+def test_what_kubectl_prints_is_read(folder: Path) -> None:
+    """`kubectl get -o yaml` adds to metadata and status, and makes a list."""
+    (folder / "printed.yaml").write_text(
+        "apiVersion: v1\nitems:\n- apiVersion: networking.k8s.io/v1\n  kind: NetworkPolicy\n  metadata:\n"
+        "    annotations: {kubectl.kubernetes.io/last-applied-configuration: '{}'}\n"
+        "    creationTimestamp: 2026-11-24T10:00:00Z\n    generation: 2\n    managedFields: [{manager: kubectl}]\n"
+        "    name: printed\n    namespace: shop\n    resourceVersion: '7'\n    uid: 1-2-3\n"
+        "  spec: {podSelector: {}}\n  status: {conditions: [{any: thing}]}\n"
+        "kind: List\nmetadata: {resourceVersion: ''}\n"
+    )
+    (folder / "typed.yaml").write_text(
+        "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicyList\nitems:\n"
+        "- {metadata: {name: typed, namespace: shop}, spec: {podSelector: {}}}\n"
+    )
+    assert names(folder) == {"shop", "shop/web", "shop/printed", "shop/typed"}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("apiVersion: v1\nkind: List\nitem: []\n", ["item: there is no such field; did you", "items: is required"]),
+        ("apiVersion: v1\nkind: List\nitems: {}\n", ["items: must be a list"]),
+        ("apiVersion: v2\nkind: List\nitems: []\n", ["apiVersion: List must be v1, is v2"]),
+        (
+            "apiVersion: v1\nkind: NetworkPolicyList\nitems: [{spec: {}}]\n",
+            ["apiVersion: Netw", "metadata.name: is req"],
+        ),
+        ("a: 1\nb: {c: 1, c: 2}\na: 2\n", ["b.c: duplicate key c", "a: duplicate key a", "apiVersion", "kind"]),
+        (f"{POLICY % ('p', 0)}---\n[", ["spec.ingress[0].ports[0].port", "is not valid YAML: line 11, column 1"]),
+    ],
+)
+def test_lists_keys_and_syntax(folder: Path, text: str, said: list[str]) -> None:
+    (folder / "bad.yaml").write_text(text)
+    found = problems(folder)
+    assert len(found) == len(said), found
+    for line in said:
+        assert any(line in one for one in found), (line, found)
 
 
 def test_an_object_in_two_files_names_both(folder: Path) -> None:
@@ -227,7 +346,7 @@ def test_a_wrong_change_changes_nothing_until_it_is_mended(
     eventually(cluster.policies)
     (folder / "shop.yaml").unlink()
     (folder / "policy.yaml").write_text(POLICY % ("allow", "no"))
-    eventually(lambda: "policy.yaml, document 1 (line 1): spec.ingress[0]" in (source.problem() or ""))
+    eventually(lambda: "policy.yaml, document 1 (line 8): spec.ingress[0]" in (source.problem() or ""))
     assert [_port(policy) for policy in cluster.policies().values()] == [80]
     assert cluster.pods(), "not even what is right of a folder that is wrong is taken"
     (folder / "policy.yaml").write_text(POLICY % ("allow", 81))
