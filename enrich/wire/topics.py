@@ -29,15 +29,22 @@ class Topic:
     name: str
     partitions: int
     config: Mapping[str, str]
+    partitions_by: str = ""
+    """What sets the number of partitions, for people: a setting, or a field of a file. Empty: nothing does."""
 
     def differences(self, partitions: int, config: Mapping[str, str | None]) -> list[str]:
-        """Say in words how an existing topic differs from what it must be; empty if it does not."""
+        """Say in words how an existing topic differs from what it must be, and what to do; empty if it does not.
+
+        The topic is never to be deleted: it has records that nobody else has."""
         wrong = []
         if partitions != self.partitions:
-            wrong.append(f"it has {partitions} partitions, not {self.partitions}")
+            by = self.partitions_by
+            what_to_do = f"set {by} to {partitions}" if by else "leave them"
+            wrong.append(f"it has {partitions} partitions, not {self.partitions}: {what_to_do}")
         for key in _CHECKED:
             if key in self.config and config.get(key) != self.config[key]:
-                wrong.append(f"its {key} is {config.get(key)}, not {self.config[key]}")
+                command = f"kafka-configs --alter --topic {self.name} --add-config {key}=[{self.config[key]}]"
+                wrong.append(f"its {key} is {config.get(key)}, not {self.config[key]}: {command}")
         return wrong
 
 
@@ -78,7 +85,8 @@ def topics(prefix: str, partitions: int) -> Topics:
 
     def topic(name: str, count: int, days: int, more: Mapping[str, str] | None = None) -> Topic:
         kept = {"cleanup.policy": "delete", "retention.ms": str(days * _DAY_MS)}
-        return Topic(f"{prefix}.{name}", count, {**kept, **(more or {})})
+        by = "WEIR_PARTITIONS, of probes and workers," if count == partitions else ""
+        return Topic(f"{prefix}.{name}", count, {**kept, **(more or {})}, by)
 
     # The broker sets the time: it would refuse the whole producer batch of a probe whose clock is ahead.
     broker_time = {"message.timestamp.type": "LogAppendTime", "max.message.bytes": LARGE}

@@ -213,11 +213,7 @@ class Publisher:
         config = {name: entry.value for name, entry in entries.items()}
         wrong = self._topic.differences(len(found.partitions), config)
         if wrong:
-            differences = "; ".join(wrong)
-            self._report(
-                f"topic {self._topic.name} has a wrong configuration: {differences}. "
-                "Delete it, and the probe creates it again"
-            )
+            self._report(f"topic {self._topic.name} has a wrong configuration: {'; '.join(wrong)}")
             return False
         self.problem = None
         return True

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import Final
 
 from streams.alerts.fields import FLOW_FIELDS, LOSS_FIELDS, flow_field, label_name
-from streams.alerts.model import KINDS, OUTPUT_KINDS, AlertOutput, AlertRule, Alerts
+from streams.alerts.model import KINDS, OUTPUT_KINDS, AlertOutput, AlertRule, Alerts, Threshold
 from streams.alerts.template import mistakes, placeholders
 from streams.config.fields import seconds
 from streams.config.yaml_file import Problem, Steps
@@ -57,11 +57,7 @@ def _check_rule(at: Steps, rule: AlertRule) -> Iterator[Problem]:
     yield from _check_records(at, rule)
     yield from _check_fields((*at, "group_by"), rule.group_by, rule)
     if rule.above is not None:
-        yield from _check_fields((*at, "above", "distinct"), rule.above.distinct, rule)
-        if rule.above.distinct and rule.above.threshold > _MAX_DISTINCT:
-            yield Problem(
-                (*at, "above", "threshold"), f"a threshold of distinct values must be {_MAX_DISTINCT} or less"
-            )
+        yield from _check_distinct((*at, "above"), rule.above, rule)
         if seconds(rule.above.window) > _MAX_WINDOW_S:
             yield Problem((*at, "above", "window"), "a window must be 6h or less")
     if rule.after_change is not None:
@@ -76,10 +72,35 @@ def _check_rule(at: Steps, rule: AlertRule) -> Iterator[Problem]:
     yield from _check_templates(at, rule)
 
 
+def _check_distinct(at: Steps, above: Threshold, rule: AlertRule) -> Iterator[Problem]:
+    """Check a threshold of distinct values, and that the rule can fire at all."""
+    if not above.distinct:
+        return
+    if rule.of == "lost":
+        yield Problem(
+            (*at, "distinct"),
+            "distinct cannot be used with `of: lost`: losses are counted by amount only, so the rule would never fire",
+        )
+        return
+    yield from _check_fields((*at, "distinct"), above.distinct, rule)
+    if above.threshold > _MAX_DISTINCT:
+        yield Problem((*at, "threshold"), f"a threshold of distinct values must be {_MAX_DISTINCT} or less")
+    if above.threshold > 1 and set(above.distinct) <= set(rule.fields):
+        yield Problem(
+            (*at, "distinct"),
+            "must have a field that is not in group_by: each group has one value of those, so the rule would never "
+            "fire (the cluster is always in group_by)",
+        )
+    if above.count != "attempts":
+        yield Problem((*at, "count"), "cannot be used together with distinct, which counts values and not records")
+
+
 def _check_records(at: Steps, rule: AlertRule) -> Iterator[Problem]:
     if rule.of == "lost" and (rule.match != Match() or rule.excluded != []):
         field = "match" if rule.match != Match() else "except"
         yield Problem((*at, field), f"{field} cannot be used with `of: lost`: it selects connections, not losses")
+    if rule.match == []:
+        yield Problem((*at, "match"), "is an empty list, which no record fits, so the rule would never fire")
     yield from check_matches((*at, "match"), rule.match)
     yield from check_matches((*at, "except"), rule.excluded)
     for number, match in enumerate(as_list(rule.match)):
@@ -125,3 +146,7 @@ def _check_templates(at: Steps, rule: AlertRule) -> Iterator[Problem]:
 def _check_output(at: Steps, output: AlertOutput) -> Iterator[Problem]:
     if sum(getattr(output, kind) is not None for kind in OUTPUT_KINDS) != 1:
         yield Problem(at, f"an output must have exactly one of {', '.join(OUTPUT_KINDS)}")
+    if output.alertmanager is not None:
+        base, found, _ = output.alertmanager.url.partition("/api/v")
+        if found:
+            yield Problem((*at, "alertmanager", "url"), f"must be the base URL, without {found}...: {base}")

@@ -72,8 +72,7 @@ def _check(admin: AdminClient, found: Sequence[tuple[Topic, int]]) -> None:
         differences = topic.differences(partitions, config)
         if differences:
             log.warning(
-                "a topic differs from what the service needs and is left as it is: "
-                "alter it, or delete it and restart, or change the setting that names the difference",
+                "a topic differs from what the service needs and is left as it is",
                 topic=topic.name,
                 problems=differences,
             )

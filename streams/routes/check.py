@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import posixpath
 import re
 from collections.abc import Iterator
+from pathlib import PurePosixPath
 from typing import Final
+from urllib.parse import urlsplit
 
 from streams.config.yaml_file import Problem, Steps
 from streams.matching.check import check_matches
 from streams.matching.model import as_list
-from streams.routes.model import OUTPUT_KINDS, File, Kafka, Route, RouteOutput, Routes
+from streams.routes.model import GKE_PATH, OUTPUT_KINDS, File, Kafka, Route, RouteOutput, Routes
 
 NAMESPACE: Final = "{namespace}"
 _TOPIC: Final = re.compile(r"[A-Za-z0-9._-]+")
+_LOGS_PATH: Final = "/v1/logs"
 _MAX_TOPIC_NAME: Final = 249
 """Characters; Kafka's Topic.java."""
 _MAX_NAMESPACE_NAME: Final = 63
@@ -54,6 +58,8 @@ def _check_outputs(
                 yield Problem(
                     (*at, index, "kafka"), "another output writes this topic with other settings; give both the same"
                 )
+        if output.otlp is not None:
+            yield from _check_endpoint((*at, index, "otlp", "endpoint"), output.otlp.endpoint)
         if output.file is not None:
             yield from _check_file((*at, index, "file"), output.file, route.name, files)
 
@@ -92,7 +98,17 @@ def _check_file(at: Steps, file: File, route: str, files: dict[str, str]) -> Ite
     if (file.path is None) == (file.preset is None):
         yield Problem(at, "must have exactly one of path, preset")
         return
-    path = file.path or str(file.preset)
+    if file.path is not None and not PurePosixPath(file.path).is_absolute():
+        yield Problem((*at, "path"), f"must begin with /, because a worker has no folder of its own; is {file.path!r}")
+    path = posixpath.normpath(file.path or GKE_PATH)
     if path in files:
         yield Problem((*at, "path" if file.path else "preset"), f"route {files[path]} writes this file already")
     files[path] = route
+
+
+def _check_endpoint(at: Steps, endpoint: str) -> Iterator[Problem]:
+    """Check that the URL is the whole one. Other programs take a base, and add the path of the logs themselves."""
+    path = urlsplit(endpoint).path.rstrip("/")
+    if not path.endswith(_LOGS_PATH):
+        whole = f"{endpoint.rstrip('/')}{_LOGS_PATH}"
+        yield Problem(at, f"must be the whole URL, which ends with {_LOGS_PATH}: is it {whole}?")

@@ -179,7 +179,7 @@ class _TopicOutput:
         config = {"cleanup.policy": "delete", "retention.ms": str(seconds(self._kafka.retention) * 1000)}
         if self._kafka.format == "lines":
             config["max.message.bytes"] = LARGE
-        return Topic(name, self._kafka.partitions, config)
+        return Topic(name, self._kafka.partitions, config, "`partitions` of its output in the routes file")
 
 
 def _namespace(key: bytes) -> str:

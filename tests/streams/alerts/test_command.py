@@ -58,7 +58,8 @@ def test_check_lists_the_rules_in_force(file: Path) -> None:
 def test_check_of_an_invalid_or_missing_file_exits_2(file: Path) -> None:
     file.write_text(FILE.replace("distinct", "distinkt"))
     done = run("check", str(file))
-    assert (done.exit_code, done.stderr) == (2, f"{file}:6: rules[0].above.distinkt: there is no such field\n")
+    said = f"{file}:6: rules[0].above.distinkt: there is no such field; did you mean distinct?\n"
+    assert (done.exit_code, done.stderr) == (2, said)
     assert run("check", "/no/such").exit_code == 2
 
 

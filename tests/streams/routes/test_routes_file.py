@@ -126,6 +126,6 @@ def test_a_wrong_one_at_the_start_is_refused_with_its_line(tmp_path: Path) -> No
     with pytest.raises(StopServiceError, match="No such file"):
         RoutesFile(path, (), names).start()
     path.write_text("version: 1\nroutes: 3\n")
-    with pytest.raises(StopServiceError, match=r"routes\.yaml:2: routes: expected `array`") as caught:
+    with pytest.raises(StopServiceError, match=r"routes\.yaml:2: routes: must be a list, is") as caught:
         RoutesFile(path, (), names).start()
     assert caught.value.code == Exit.USAGE
