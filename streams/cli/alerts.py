@@ -17,7 +17,8 @@ from enrich.runtime.settings import SettingsError, load
 from streams.alerts.backtest import Backtest
 from streams.alerts.model import Alerts
 from streams.alerts.read import builtin, in_force, read
-from streams.cli.observe import parse_since
+from streams.cli.observe import parse_since, unix_ms
+from streams.cli.terminal import leave_stdout
 from streams.config.yaml_file import FileError
 from streams.kafka.connection import ReadError
 from streams.kafka.reading import read_committed
@@ -88,8 +89,7 @@ def test(rules: Path | None, records: Path | None, from_kafka: bool, since: str,
     try:
         fired = _show(backtest, output)
     except BrokenPipeError:
-        # The reader has gone. Python would report the broken pipe once more when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        leave_stdout()
         sys.exit(Exit.OK)
     skipped = ", ".join(rule.name for rule in whole.rules if rule.after_change is not None)
     click.echo(f"{len(chosen)} rules over {backtest.records} records: {fired} alerts fired", err=True)
@@ -151,7 +151,7 @@ def _kafka(since: str) -> Iterator[bytes]:
     try:
         settings = load(Settings, os.environ)
         connection = settings.connection()
-        start = int(parse_since(since, datetime.now(UTC)).timestamp() * 1000)
+        start = unix_ms(parse_since(since, datetime.now(UTC)))
     except (SettingsError, ValueError) as error:
         raise click.UsageError(str(error)) from error
     try:

@@ -55,6 +55,10 @@ def explain(source: str, destination: str, origin: str | None, timeout: float | 
         sys.exit(INTERRUPTED)
     except BrokenPipeError:
         leave_stdout()
+    except OSError as error:
+        leave_stdout()
+        click.echo(f"weir: cannot say: {error}", err=True)
+        sys.exit(CANNOT_SAY)
     except Exception:
         # Exit 1 means denied, so that nothing else may end with it.
         traceback.print_exc()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import cache
 
 from enrich.wire.flow import End, Flow, Side
-from streams.matching.matcher import policy_names
+from streams.matching.matcher import Network, policy_names
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,9 +22,9 @@ class Filters:
     pods: Sequence[str] = ()
     """The pod at either end."""
     sources: Sequence[str] = ()
-    """The end that the packets came from: a pod, or an address."""
+    """The end that the packets came from: a pod, an address, or a network."""
     destinations: Sequence[str] = ()
-    """The end that the packets went to: a pod, or an address."""
+    """The end that the packets went to: a pod, an address, or a network."""
     verdicts: Sequence[str] = ()
     """allow, deny, audit."""
     directions: Sequence[str] = ()
@@ -84,10 +86,27 @@ def _is_pod(end: End, pattern: str) -> bool:
 
 
 def _is_end(flow: Flow, side: Side, patterns: Sequence[str]) -> bool:
-    return any(_is_pod(flow.end(side), pattern) or flow.ip(side) == pattern for pattern in patterns)
+    return any(_is_pod(flow.end(side), pattern) or _is_address(flow.ip(side), pattern) for pattern in patterns)
+
+
+def _is_address(ip: str, pattern: str) -> bool:
+    if "/" not in pattern:
+        return ip == pattern
+    network = _network(pattern)
+    # An address of the other family is in no network.
+    return network is not None and bool(ip) and ipaddress.ip_address(ip) in network
+
+
+@cache
+def _network(text: str) -> Network | None:
+    """Return a network; None for the name of a pod."""
+    try:
+        return ipaddress.ip_network(text)
+    except ValueError:
+        return None
 
 
 def _has_label(end: End, label: str) -> bool:
     key, given, value = label.partition("=")
     labels = end.labels or {}
-    return key in labels and (not given or labels[key] == value)
+    return key in labels and (not given or fnmatchcase(labels[key], value))

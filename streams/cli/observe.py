@@ -1,14 +1,19 @@
-"""What `weir observe` does: read flows from chosen offsets, keep those that fit, and hand them to a writer."""
+"""What `weir observe` does: read flows from chosen offsets, keep those that fit, and hand them to a writer.
+
+Denies and audits are in two topics: with all other flows, and for longer in a topic of their own. What the first has no
+longer is read from the second.
+"""
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, NamedTuple, Protocol
 
 from enrich.wire.flow import Flow, decode_flow
 from streams.cli.filters import Filters
+from streams.cli.sorting import sort_values
 
 _RECORDS_PER_READ: Final = 1000
 _QUIET_S: Final = 0.2
@@ -34,9 +39,13 @@ class Reader(Protocol):
 
     def bounds(self) -> dict[int, tuple[int, int]]: ...
 
+    def at_time(self, timestamp_ms: int) -> dict[int, int]: ...
+
     def start(self, offsets: Mapping[int, int]) -> None: ...
 
     def take(self, most: int, wait_s: float) -> list[Any]: ...
+
+    def ended(self) -> Collection[int]: ...
 
 
 class Shown(NamedTuple):
@@ -52,13 +61,21 @@ def parse_since(text: str, now: datetime) -> datetime:
 
     Raises ValueError."""
     number, unit = text[:-1], text[-1:]
-    if unit in _UNITS and number.replace(".", "", 1).isdigit():
-        return now - timedelta(seconds=float(number) * _UNITS[unit])
     try:
+        if unit in _UNITS and number.replace(".", "", 1).isdigit():
+            return now - timedelta(seconds=float(number) * _UNITS[unit])
         found = datetime.fromisoformat(text)
+        return found.astimezone(UTC) if found.tzinfo else found.replace(tzinfo=UTC)
+    except OverflowError:
+        raise ValueError(f"{text!r} is too far away: no calendar has that day") from None
     except ValueError:
         raise ValueError(f"{text!r} is neither a duration like 90s, 5m, 2h, 3d nor a time like {now:%FT%TZ}") from None
-    return found if found.tzinfo else found.replace(tzinfo=UTC)
+
+
+def unix_ms(when: datetime) -> int:
+    """Return a time in milliseconds since 1970, and 0 for an earlier one: negative ones mean something else to
+    Kafka."""
+    return max(0, int(when.timestamp() * 1000))
 
 
 class Selection:
@@ -71,16 +88,21 @@ class Selection:
     def pick(self, value: bytes) -> Shown | None:
         """Return the flow in a Kafka value if it is to be shown. A value that is not a flow record is skipped,
         because any client that may write to the topic can put one there."""
-        try:
-            flow = decode_flow(value)
-        except ValueError:
+        shown = _matching(value, self._filters)
+        if shown is None or shown.flow.id in self._seen:
             return None
-        if not self._filters.match(flow) or flow.id in self._seen:
-            return None
-        self._seen[flow.id] = None
+        self._seen[shown.flow.id] = None
         if len(self._seen) > _REMEMBERED_IDS:
             self._seen.popitem(last=False)
-        return Shown(flow, value)
+        return shown
+
+
+def _matching(value: bytes, filters: Filters) -> Shown | None:
+    try:
+        flow = decode_flow(value)
+        return Shown(flow, value) if filters.match(flow) else None
+    except ValueError:
+        return None
 
 
 def read_range(reader: Reader, start: Mapping[int, int], ends: Mapping[int, int]) -> Iterator[Record]:
@@ -101,6 +123,9 @@ def read_range(reader: Reader, start: Mapping[int, int], ends: Mapping[int, int]
                 yield record
             if record.offset >= end - 1:
                 del left[record.partition]
+        # The last offsets may be a transaction's mark, or compacted: no record ever comes from there.
+        for partition in reader.ended():
+            left.pop(partition, None)
 
 
 def last_matching(reader: Reader, filters: Filters, count: int) -> list[Shown]:
@@ -114,9 +139,54 @@ def last_matching(reader: Reader, filters: Filters, count: int) -> list[Shown]:
         selection = Selection(filters)
         found = [shown for record in read_range(reader, start, ends) if (shown := selection.pick(record.value))]
         if len(found) >= count or all(start[partition] == first for partition, (first, _) in bounds.items()):
-            found.sort(key=lambda shown: shown.flow.timestamp)
-            return found[-count:] if count else []
+            return _last(found, count)
         span *= 8
+
+
+def last_of_all(readers: Sequence[Reader], filters: Filters, count: int) -> list[Shown]:
+    """Return the last ``count`` flows that fit, oldest first. A topic is read if those before it have too few."""
+    found: list[Shown] = []
+    for reader in readers:
+        if len(found) < count:
+            seen = {shown.flow.id for shown in found}
+            found += [shown for shown in last_matching(reader, filters, count) if shown.flow.id not in seen]
+    return _last(found, count)
+
+
+def _last(found: list[Shown], count: int) -> list[Shown]:
+    found.sort(key=lambda shown: shown.flow.timestamp)
+    return found[-count:] if count else []
+
+
+def since_matching(
+    readers: Sequence[Reader], ends: Sequence[Mapping[int, int]], filters: Filters, since: datetime
+) -> Iterator[Shown]:
+    """Yield the flows that fit and whose first packet is not older than ``since``, by that packet's time.
+
+    ``ends`` says for each reader where to stop. Kafka's times tell where to begin; but a record's own time is what
+    people see, and the order of a topic's partitions means nothing."""
+    earliest = f"{since.astimezone(UTC):%Y-%m-%dT%H:%M:%S.%f}000Z"
+
+    def found() -> Iterator[tuple[str, bytes]]:
+        for reader, end in zip(readers, ends, strict=True):
+            for record in read_range(reader, reader.at_time(unix_ms(since)), end):
+                shown = _matching(record.value, filters)
+                if shown is not None and shown.flow.timestamp >= earliest:
+                    yield shown.flow.timestamp, record.value
+
+    return _without_repeats(sort_values(found()))
+
+
+def _without_repeats(values: Iterable[tuple[str, bytes]]) -> Iterator[Shown]:
+    """Yield the flows of sorted values. Repeats of a flow have the same time, and so stand together."""
+    time, ids = "", set[str]()
+    for timestamp, value in values:
+        if timestamp != time:
+            time, ids = timestamp, set()
+        flow = decode_flow(value)
+        if flow.id not in ids:
+            ids.add(flow.id)
+            yield Shown(flow, value)
 
 
 def follow(reader: Reader, start: Mapping[int, int], filters: Filters, write: Callable[[Shown], None]) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -12,8 +13,9 @@ import click
 
 from enrich.runtime.process import Exit
 from enrich.runtime.settings import SettingsError, load
+from streams.cli.filter_options import read_filters
 from streams.cli.filters import Filters
-from streams.cli.observe import Selection, Shown, follow, last_matching, parse_since, read_range
+from streams.cli.observe import Shown, follow, last_of_all, parse_since, since_matching
 from streams.cli.table import FlowTable
 from streams.cli.terminal import INTERRUPTED, PipeConsole, leave_stdout
 from streams.kafka.connection import ReadError
@@ -27,13 +29,17 @@ def _many(*names: str, **options: Any) -> Callable[[Any], Any]:
     return click.option(*names, multiple=True, **options)
 
 
+def _choice(*words: str) -> click.Choice[str]:
+    return click.Choice(words, case_sensitive=False)
+
+
 @click.command()
 @_many("-n", "--namespace", "namespaces", help="Namespace of either end.")
 @_many("--pod", "pods", help="Pod at either end: NAME or NAMESPACE/NAME.")
-@_many("--from", "sources", help="End that the packets came from: a pod, or an address.")
-@_many("--to", "destinations", help="End that the packets went to: a pod, or an address.")
-@_many("--verdict", "verdicts", type=click.Choice(["allow", "deny", "audit"]), help="What was decided.")
-@_many("--direction", "directions", type=click.Choice(["ingress", "egress"]), help="As the pod sees it that decided.")
+@_many("--from", "sources", help="End that the packets came from: a pod, an address, or a network.")
+@_many("--to", "destinations", help="End that the packets went to: a pod, an address, or a network.")
+@_many("--verdict", "verdicts", type=_choice("allow", "deny", "audit"), help="What was decided.")
+@_many("--direction", "directions", type=_choice("ingress", "egress"), help="As the pod sees it that decided.")
 @_many("--port", "ports", type=click.IntRange(0, 65535), help="Destination port, or the port that was dialled.")
 @_many("--protocol", "protocols", help="tcp, udp, sctp, icmp, icmpv6, or an IANA number.")
 @_many("-l", "--label", "labels", help="KEY=VALUE or KEY: a label of either end.")
@@ -67,20 +73,29 @@ def observe(
     """Show flows: who talked to whom, what was decided, and by which policies.
 
     An option that is given twice shows both: --port 80 --port 443. Different options narrow the choice down. In names,
-    * stands for any text.
+    * stands for any text. Denies and audits that are no longer among all flows are read from the topic that keeps them
+    for longer. Times are UTC; that of another day than today has its date.
     """
     env = {**os.environ, **{k: v for k, v in (("WEIR_KAFKA", kafka), ("WEIR_TOPIC_PREFIX", prefix)) if v}}
+    now = datetime.now(UTC)
     try:
         settings = load(Settings, env)
         connection = settings.connection()
-        start = parse_since(since, datetime.now(UTC)) if since else None
+        filters = read_filters(fields)
+        start = parse_since(since, now) if since else None
     except (SettingsError, ValueError) as error:
         raise click.UsageError(str(error)) from error
     if start is not None and last is not None:
         raise click.UsageError("--since and --last cannot be used together: choose one")
+    if start is not None and start > now and not following:
+        raise click.UsageError(f"--since {since} is in the future, where no flows are; with -f it waits for them")
     try:
-        reader = TopicReader(connection, settings.topics.flows.name)
-        _show(reader, Filters(**fields), _writer(output), start, last, following=following)
+        readers = [TopicReader(connection, settings.topics.flows.name)]
+        if not filters.verdicts or set(filters.verdicts) & {"deny", "audit"}:
+            with contextlib.suppress(ReadError):
+                # A copy of the flows may be without the topic that keeps denies and audits for longer.
+                readers.append(TopicReader(connection, settings.topics.denied.name))
+        _show(readers, filters, _writer(output), start, last, following=following)
     except ReadError as error:
         click.echo(f"weir: {error}", err=True)
         sys.exit(Exit.UNEXPECTED)
@@ -92,7 +107,7 @@ def observe(
 
 
 def _show(
-    reader: TopicReader,
+    readers: Sequence[TopicReader],
     filters: Filters,
     write: Callable[[Shown], None],
     since: datetime | None,
@@ -100,25 +115,18 @@ def _show(
     *,
     following: bool,
 ) -> None:
-    ends = {partition: end for partition, (_, end) in reader.bounds().items()}
-    shown = 0
+    ends = [{partition: end for partition, (_, end) in reader.bounds().items()} for reader in readers]
+    flows: Iterable[Shown] = ()
     if since is not None:
-        start = reader.at_time(int(since.timestamp() * 1000))
-        if following:
-            ends = start
-        else:
-            selection = Selection(filters)
-            for record in read_range(reader, start, ends):
-                flow = selection.pick(record.value)
-                if flow is not None:
-                    write(flow)
-                    shown += 1
+        flows = since_matching(readers, ends, filters, since)
     elif last is not None or not following:
-        for flow in last_matching(reader, filters, _LAST if last is None else last):
-            write(flow)
-            shown += 1
+        flows = last_of_all(readers, filters, _LAST if last is None else last)
+    shown = 0
+    for flow in flows:
+        write(flow)
+        shown += 1
     if following:
-        follow(reader, ends, filters, write)
+        follow(readers[0], ends[0], filters, write)
     elif not shown:
         click.echo("weir: no flows match", err=True)
 

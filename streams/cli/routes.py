@@ -15,6 +15,7 @@ from enrich.runtime.process import Exit
 from enrich.runtime.settings import SettingsError, load
 from enrich.wire.flow import Flow, decode_flow
 from enrich.wire.topics import topics
+from streams.cli.terminal import leave_stdout
 from streams.kafka.connection import ReadError
 from streams.kafka.consumer_groups import delete_groups, group_names
 from streams.matching.matcher import Matcher
@@ -75,8 +76,7 @@ def try_(file: Path, prefix: str, output: str) -> None:
             exit_code = exit_code if taken else _NOT_TAKEN
             _show(flow, taken, missed, output)
     except BrokenPipeError:
-        # The reader of standard output has ended. Python flushes once more at exit, and would complain again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        leave_stdout()
     sys.exit(exit_code)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Final
 
 from rich.console import Console
@@ -16,7 +17,7 @@ _STYLES: Final = {"allow": "green", "deny": "bold red", "audit": "yellow"}
 
 
 class FlowTable:
-    """Writes a heading, then a line for each flow."""
+    """Writes a heading, then a line for each flow. The time of another day than today has its date."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -29,6 +30,9 @@ class FlowTable:
             self._has_heading = True
             self._line(HEADINGS, "bold")
         cells = flow_cells(shown.flow)
+        day, _, _ = shown.flow.timestamp.partition("T")
+        if day != f"{datetime.now(UTC):%Y-%m-%d}":
+            cells = (f"{day} {cells[0]}", *cells[1:])
         self._widths = [max(width, len(cell)) for width, cell in zip(self._widths, cells, strict=True)]
         self._widths[-1] = 0
         self._line(cells, _STYLES.get(shown.flow.disposition, ""))

@@ -6,11 +6,11 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from enrich.runtime.process import StopServiceError
 from streams.kafka.connection import CALL_TIMEOUT_S, Connection, ReadError, silent_logger
-from streams.kafka.records import Record, records_of, take
+from streams.kafka.records import Record, records_of
 
 
 def read_committed(
@@ -40,7 +40,7 @@ def read_committed(
         consumer.assign(consumer.offsets_for_times(requests, CALL_TIMEOUT_S) if since_ms else _beginning(requests))
         while missing:
             found = consumer.consume(5000, 0.1)
-            ends = [one for one in found if one.error() and one.error().code() == KafkaError._PARTITION_EOF]
+            ends = [one for one in found if _is_end(one)]
             missing -= {one.partition() for one in ends}
             yield from records_of(one for one in found if one not in ends)
             progress_at = time.monotonic() if found else progress_at
@@ -58,6 +58,11 @@ def _beginning(partitions: Iterable[TopicPartition]) -> list[TopicPartition]:
     return [TopicPartition(one.topic, one.partition, OFFSET_BEGINNING) for one in partitions]
 
 
+def _is_end(message: Message) -> bool:
+    error = message.error()
+    return error is not None and error.code() == KafkaError._PARTITION_EOF
+
+
 class TopicReader:
     """Reads one topic from chosen offsets. Every method but :meth:`close` raises :class:`ReadError`."""
 
@@ -70,7 +75,7 @@ class TopicReader:
                 "group.id": "kubeweir.observe",
                 "enable.auto.commit": False,
                 "enable.auto.offset.store": False,
-                "enable.partition.eof": False,
+                "enable.partition.eof": True,
                 "auto.offset.reset": "earliest",
                 "fetch.wait.max.ms": 100,
                 "socket.connection.setup.timeout.ms": 5000,
@@ -83,6 +88,7 @@ class TopicReader:
                 f"there is no topic {topic} at {servers}: has weir-streams run there with this WEIR_TOPIC_PREFIX?"
             )
         self._partitions = sorted(found.partitions)
+        self._ended: set[int] = set()
 
     def bounds(self) -> dict[int, tuple[int, int]]:
         """Return, for each partition, the first offset that retention has kept and the next one to be written."""
@@ -106,14 +112,24 @@ class TopicReader:
 
     def start(self, offsets: Mapping[int, int]) -> None:
         """Begin to read, each partition from its offset."""
+        self._ended.clear()
         self._consumer.assign([TopicPartition(self._topic, partition, offset) for partition, offset in offsets.items()])
 
     def take(self, max_records: int, wait_s: float) -> list[Record]:
         """Return up to ``max_records`` records; an empty list after ``wait_s`` without any."""
+        # consume(n, t) waits until it has n records or t has passed. So wait for one, then take what is already there.
+        found = self._consumer.consume(1, wait_s)
+        if found:
+            found += self._consumer.consume(max_records - 1, 0)
+        self._ended |= {one.partition() for one in found if _is_end(one)}
         try:
-            return take(self._consumer, max_records, wait_s)
+            return records_of(found)
         except StopServiceError as error:
             raise ReadError(str(error)) from error
+
+    def ended(self) -> frozenset[int]:
+        """Return the partitions that were read to their end since :meth:`start`, whatever stands there."""
+        return frozenset(self._ended)
 
     def close(self) -> None:
         """Disconnect."""

@@ -46,7 +46,6 @@ class FileSink:
         self._path, self._max_bytes, self._keep = path, max(1, max_bytes), keep
         self._max_age_s, self._compress = max_age_s, compress
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
             self._file, self._size = self._open()
         except OSError as error:
             what = named or f"WEIR_FILE_PATH={str(path)!r}"
@@ -57,6 +56,7 @@ class FileSink:
         try:
             if self._must_reopen():
                 self._reopen()
+            self._note_truncation()
             if self._size and self._max_age_s is not None and time.time() - self._started_at >= self._max_age_s:
                 self._rotate()
             for chunk in self._chunks(values):
@@ -92,7 +92,7 @@ class FileSink:
             os.fsync(self._file.fileno())
         except OSError:
             # A part may have been written (a full disk). The pump offers the whole batch again.
-            os.ftruncate(self._file.fileno(), self._size)
+            _shorten(self._file, self._size)
             raise
         if not self._size:
             self._started_at = time.time()
@@ -126,6 +126,12 @@ class FileSink:
     def _numbered(self, number: int, ending: str = "") -> Path:
         return self._path.with_name(f"{self._path.name}.{number}{ending}")
 
+    def _note_truncation(self) -> None:
+        """Go on at the end of the file if another program (logrotate with copytruncate) has shortened it."""
+        found = os.fstat(self._file.fileno()).st_size
+        if found < self._size:
+            self._size, self._started_at = found, time.time()
+
     def _must_reopen(self) -> bool:
         """Return whether another program (logrotate) moved the file away, or an earlier rotation failed half way."""
         if self._file.closed:
@@ -142,12 +148,20 @@ class FileSink:
         self._file, self._size = self._open()
 
     def _open(self) -> tuple[BinaryIO, int]:
+        # Somebody may have removed the folder with the file.
+        self._path.parent.mkdir(parents=True, exist_ok=True)
         # Unbuffered: a failed write must not leave bytes in a buffer that a later write would flush.
         file = self._path.open("ab", buffering=0)
         size = _whole_lines(self._path)
-        os.ftruncate(file.fileno(), size)
+        _shorten(file, size)
         self._started_at = _first_record_time(self._path)
         return file, size
+
+
+def _shorten(file: BinaryIO, size: int) -> None:
+    """Cut a file off at a size. One that is shorter already stays as it is: it would grow by NUL bytes."""
+    if os.fstat(file.fileno()).st_size > size:
+        os.ftruncate(file.fileno(), size)
 
 
 def _compress(path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -11,6 +12,8 @@ from typing import Any
 
 import orjson
 import pytest
+from confluent_kafka import Producer
+from confluent_kafka.admin import AdminClient, NewTopic
 
 from tests.kafka.batches import PODS, make_batch, mapped, write_manifests
 from tests.kafka.site import PATIENCE_S, Site, until
@@ -122,3 +125,73 @@ def test_no_kafka_and_no_topic_are_one_line_each(filled: Site) -> None:
         assert done.returncode == 1
         assert said in done.stderr
         assert done.stderr.count("\n") == 1
+
+
+@pytest.fixture(scope="module")
+def copied(broker: str, tmp_path_factory: pytest.TempPathFactory) -> Site:
+    """A log that a transactional producer has written, as a copy is; and a deny that only flows.denied still has."""
+    site = Site(broker, f"c{time.monotonic_ns()}", tmp_path_factory.mktemp("copied"))
+    admin = AdminClient({"bootstrap.servers": broker})
+    topics = [NewTopic(f"{site.prefix}.{name}", 2) for name in ("flows", "flows.denied")]
+    for future in admin.create_topics(topics).values():
+        future.result(PATIENCE_S)
+    producer = Producer({"bootstrap.servers": broker, "transactional.id": site.prefix})
+    producer.init_transactions(PATIENCE_S)
+    now, day_s = time.time(), 86400
+    # Written now, whatever they are about; the last offset of each partition is the transaction's mark.
+    for topic, partition, number, age_s in (
+        ("flows", 0, 2, 2 * day_s), ("flows", 1, 3, 120), ("flows", 0, 4, 60), ("flows.denied", 0, 4, 60),
+        ("flows.denied", 1, 1, 10 * day_s),
+    ):  # fmt: skip
+        producer.begin_transaction()
+        producer.produce(f"{site.prefix}.{topic}", flow(number, now - age_s), b"k", partition)
+        producer.commit_transaction(PATIENCE_S)
+    return site
+
+
+def flow(number: int, seconds: float) -> bytes:
+    when = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds)) + ".000000000Z"
+    connection = {"src_ip": "10.0.0.1", "dest_ip": "10.0.0.2", "protocol": "tcp", "direction": "egress"}
+    return orjson.dumps(
+        {
+            "connection": connection, "disposition": "deny", "reason": "default_deny", "policies": [],
+            "isolated_by": [], "src": {}, "dest": {}, "count": 1, "timestamp": when, "last_timestamp": when,
+            "node_name": "n", "id": f"r-{number}", "cluster": "c", "schema": 1,
+        }
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("arguments", "found"),
+    [
+        (("--last", "9"), ["r-1", "r-2", "r-3", "r-4"]),
+        (("--last", "2"), ["r-3", "r-4"]),
+        (("--since", "1h"), ["r-3", "r-4"]),
+        (("--since", "20d"), ["r-1", "r-2", "r-3", "r-4"]),
+        (("--since", "20d", "--verdict", "DENY", "--reason", "default-deny"), ["r-1", "r-2", "r-3", "r-4"]),
+        (("--since", "20d", "--verdict", "allow"), []),
+    ],
+)
+def test_a_copied_log_and_older_denies_end_in_order(copied: Site, arguments: tuple[str, ...], found: list[str]) -> None:
+    assert [record["id"] for record in observe(copied, *arguments)] == found
+
+
+@pytest.mark.parametrize(
+    ("arguments", "out", "code", "said"),
+    [
+        (("--since", "999999999d"), os.devnull, 2, "is too far away"),
+        (("--protocol", "tpc"), os.devnull, 2, "must be one of icmp, tcp"),
+        (("--last", "9"), "/dev/full", 3, "weir: standard output cannot be written: No space left on device\n"),
+        (("--last", "9", "-o", "json"), "/dev/full", 3, "weir: standard output cannot be written: No space left"),
+        (("--help",), "/dev/full", 3, "weir: standard output cannot be written: No space left on device\n"),
+    ],
+)
+def test_what_cannot_be_done_is_said_in_words(
+    copied: Site, arguments: tuple[str, ...], out: str, code: int, said: str
+) -> None:
+    with Path(out).open("wb") as file:
+        done = subprocess.run(
+            command(copied, *arguments), stdout=file, stderr=subprocess.PIPE, timeout=PATIENCE_S, check=False, text=True
+        )
+    assert (done.returncode, said in done.stderr) == (code, True), done.stderr
+    assert "Traceback" not in done.stderr

@@ -13,7 +13,16 @@ from rich.console import Console
 
 from enrich.wire.flow import Flow, decode_flow
 from streams.cli.filters import Filters
-from streams.cli.observe import Selection, Shown, last_matching, parse_since, read_range
+from streams.cli.observe import (
+    Selection,
+    Shown,
+    last_matching,
+    last_of_all,
+    parse_since,
+    read_range,
+    since_matching,
+    unix_ms,
+)
 from streams.cli.table import FlowTable, flow_cells
 from streams.kafka.records import Record
 
@@ -127,6 +136,16 @@ def test_the_table_has_one_heading_and_its_columns_only_grow() -> None:
     assert not any(line.endswith(" ") for line in (heading, before, wide, after))
 
 
+def test_only_the_time_of_another_day_has_its_date() -> None:
+    out = io.StringIO()
+    table = FlowTable(Console(file=out, highlight=False))
+    table.write(Shown(make_flow(), b""))
+    table.write(Shown(make_flow(timestamp=f"{datetime.now(UTC):%Y-%m-%d}T00:00:00.000000000Z"), b""))
+    _, other_day, today = out.getvalue().splitlines()
+    assert other_day.startswith("2026-11-24 16:27:28.838  egress")
+    assert today.startswith("00:00:00.000 ")
+
+
 def test_since() -> None:
     now = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
     assert parse_since("90s", now) == now - timedelta(seconds=90)
@@ -135,9 +154,18 @@ def test_since() -> None:
     assert parse_since("3d", now) == now - timedelta(days=3)
     assert parse_since("2026-11-24T11:00:00Z", now) == now - timedelta(hours=1)
     assert parse_since("2026-11-24T11:00:00", now) == now - timedelta(hours=1)
+    assert parse_since("2026-11-24T12:00:00+01:00", now) == now - timedelta(hours=1)
     for wrong in ("", "5", "m", "-5m", "yesterday", "1.2.3s"):
         with pytest.raises(ValueError, match="neither a duration"):
             parse_since(wrong, now)
+    for far in ("999999999d", "99999999999999999999s", f"{'9' * 400}s", "0001-01-01T00:00:00+23:59"):
+        with pytest.raises(ValueError, match="is too far away"):
+            parse_since(far, now)
+
+
+def test_a_time_before_1970_is_not_one_of_kafkas_special_offsets() -> None:
+    assert unix_ms(datetime(1969, 12, 31, 23, 59, 59, 998_000, tzinfo=UTC)) == 0
+    assert unix_ms(datetime(1970, 1, 1, 0, 0, 1, tzinfo=UTC)) == 1000
 
 
 class FakeTopic:
@@ -161,6 +189,12 @@ class FakeTopic:
     def take(self, most: int, _wait_s: float) -> list[Record]:
         taken, self.queue = self.queue[: min(most, 3)], self.queue[min(most, 3) :]
         return taken
+
+    def ended(self) -> frozenset[int]:
+        return frozenset()
+
+    def at_time(self, _timestamp_ms: int) -> dict[int, int]:
+        return dict.fromkeys(self.counts, self.first)
 
     def _record(self, partition: int, offset: int) -> Record:
         verdict = "deny" if offset % 10 == 0 else "allow"
@@ -195,3 +229,36 @@ def test_a_selection_drops_repeats_and_what_is_no_flow() -> None:
     assert selection.pick(b"{") is None
     assert selection.pick(b"[]") is None
     assert selection.pick(b'{"id": "r-2"}') is None
+
+
+class Values(FakeTopic):
+    """One partition with given records, of which the last offset is the mark of a transaction."""
+
+    def __init__(self, *values: bytes) -> None:
+        super().__init__({0: len(values) + 1})
+        self.values = values
+
+    def start(self, offsets: Mapping[int, int]) -> None:
+        self.queue = [Record(0, offset, b"", self.values[offset], 0) for offset in range(offsets[0], len(self.values))]
+
+    def ended(self) -> frozenset[int]:
+        return frozenset() if self.queue else frozenset({0})
+
+
+def at(time: str, number: int) -> bytes:
+    return make_value(timestamp=f"2026-11-24T{time}.000000000Z", id=f"r-{number}")
+
+
+def test_since_goes_by_the_records_own_time_over_all_topics() -> None:
+    flows = Values(at("11:00:05", 3), at("10:59:59", 0), at("11:00:00", 1), b"{")
+    denied = Values(at("11:00:03", 2), at("11:00:05", 3))
+    ends = [{0: 5}, {0: 3}]
+    found = list(since_matching([flows, denied], ends, Filters(), datetime(2026, 11, 24, 11, tzinfo=UTC)))
+    assert [shown.flow.id for shown in found] == ["r-1", "r-2", "r-3"]
+    assert found[1].value == denied.values[0]
+
+
+def test_the_last_are_completed_from_the_topic_that_keeps_denies_for_longer() -> None:
+    flows, denied = Values(at("11:00:03", 3)), Values(at("11:00:01", 1), at("11:00:02", 2), at("11:00:03", 3))
+    assert [shown.flow.id for shown in last_of_all([flows, denied], Filters(), 2)] == ["r-2", "r-3"]
+    assert [shown.flow.id for shown in last_of_all([flows, denied], Filters(), 1)] == ["r-3"]

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
+import os
+import shutil
 from pathlib import Path
 
 import pytest
 
-from enrich.runtime.process import StopServiceError
+from enrich.runtime.process import Exit, StopServiceError
 from streams.sinks.file import FileSink
+from streams.sinks.sink import SinkError
+from streams.sinks.stdout import StdoutSink
 
 
 def values(first: int, count: int) -> list[bytes]:
@@ -74,6 +79,54 @@ def test_a_file_that_logrotate_moved_away_is_opened_again(tmp_path: Path) -> Non
     sink.close()
     assert path.read_bytes() == b'{"n":0001}\n'
     assert (tmp_path / "moved").read_bytes() == b'{"n":0000}\n'
+
+
+def test_a_file_that_logrotate_truncated_grows_no_nul_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.log"
+    sink = FileSink(path, 100, 1)
+    sink.write(values(0, 5))
+    os.truncate(path, 0)
+    sink.write(values(5, 8))
+    assert path.read_bytes().splitlines() == values(5, 8)
+    assert not (tmp_path / "a.log.1").exists(), "its size counts from the truncation"
+
+    def full(_descriptor: int, _data: bytes) -> int:
+        os.truncate(path, 0)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", full)
+        with pytest.raises(SinkError, match="No space left"):
+            sink.write(values(13, 1))
+    sink.write(values(13, 1))
+    sink.close()
+    assert path.read_bytes() == b'{"n":0013}\n'
+
+
+def test_a_folder_that_was_removed_is_made_again(tmp_path: Path) -> None:
+    path = tmp_path / "log" / "a.log"
+    sink = FileSink(path, 10_000, 1)
+    sink.write(values(0, 1))
+    shutil.rmtree(path.parent)
+    sink.write(values(1, 1))
+    assert path.read_bytes() == b'{"n":0001}\n'
+    shutil.rmtree(path.parent)
+    path.parent.write_text("no folder")
+    with pytest.raises(SinkError, match=r"a\.log: "):
+        sink.write(values(2, 1))
+    path.parent.unlink()
+    sink.write(values(2, 1))
+    sink.close()
+    assert path.read_bytes() == b'{"n":0002}\n'
+
+
+def test_a_standard_output_that_takes_nothing_is_one_line_and_an_exit_code() -> None:
+    with (
+        Path("/dev/full").open("wb") as full,
+        pytest.raises(StopServiceError, match="standard output cannot") as caught,
+    ):
+        StdoutSink(full).write(values(0, 1))
+    assert caught.value.code == Exit.UNABLE
 
 
 def test_an_impossible_path_is_reported_with_its_setting(tmp_path: Path) -> None:
