@@ -271,11 +271,25 @@ class ClusterNetworkPolicy:
         return Name("", self.name)
 
 
+@dataclass(frozen=True, slots=True)
+class AdminNetworkPolicy(ClusterNetworkPolicy):
+    """A policy.networking.k8s.io/v1alpha1 AdminNetworkPolicy: a policy of the Admin tier."""
+
+
+@dataclass(frozen=True, slots=True)
+class BaselineAdminNetworkPolicy(ClusterNetworkPolicy):
+    """A policy.networking.k8s.io/v1alpha1 BaselineAdminNetworkPolicy: the last policy of the Baseline tier."""
+
+
 Policy = NetworkPolicy | ClusterNetworkPolicy
 """A policy of any kind that is enforced."""
+TIERED_KINDS: Final = (ClusterNetworkPolicy, AdminNetworkPolicy, BaselineAdminNetworkPolicy)
+"""The kinds of the Admin and the Baseline tier, in the order in which they are asked if priorities are equal."""
 POLICY_API_VERSIONS: Final[Mapping[type[Policy], str]] = {
     NetworkPolicy: "networking.k8s.io/v1",
     ClusterNetworkPolicy: "policy.networking.k8s.io/v1alpha2",
+    AdminNetworkPolicy: "policy.networking.k8s.io/v1alpha1",
+    BaselineAdminNetworkPolicy: "policy.networking.k8s.io/v1alpha1",
 }
 """The kinds of policy that are enforced, each with its API version: the one list of them."""
 Object = Pod | Namespace | Node | Service | EndpointSlice | Workload | NetworkPolicy | ClusterNetworkPolicy

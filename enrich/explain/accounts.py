@@ -34,7 +34,6 @@ NODE: Final = "node"
 NONE: Final = "none"
 """No rule of a ClusterNetworkPolicy matches; or no NetworkPolicy isolates the subject."""
 
-_CLUSTER: Final = ClusterNetworkPolicy.__name__
 _NETWORK: Final = NetworkPolicy.__name__
 _PolicyKey = tuple[str, str, str]
 """(kind, namespace, name)."""
@@ -154,18 +153,18 @@ def _cluster_tier(
     for policy in policies_in_tier(view, tier):
         if not selects(view, policy, traffic.subject) or not cluster_rules_in(policy, traffic.direction):
             continue
-        counts = audited or not policy.audit
+        counts, kind = audited or not policy.audit, type(policy).__name__
         accounts = _cluster_rules(view, policy, traffic, deciding if counts else None, counts=counts)
         first = next((account for account in accounts if account.matched), None)
         if counts and deciding is None and first is not None:
-            deciding = PolicyRef(_CLUSTER, "", policy.name, first.rule)
+            deciding = PolicyRef(kind, "", policy.name, first.rule)
             outcome = first.action.lower()
         found.append(
             PolicyAccount(
-                _CLUSTER,
+                kind,
                 "",
                 policy.name,
-                (_CLUSTER, "", policy.name) in decided,
+                (kind, "", policy.name) in decided,
                 accounts,
                 policy.priority,
                 audit=policy.audit,
@@ -195,7 +194,7 @@ def _cluster_rules(
             )
         )
         if matched and counts and deciding is None:
-            deciding = PolicyRef(_CLUSTER, "", policy.name, index)
+            deciding = PolicyRef(type(policy).__name__, "", policy.name, index)
     return tuple(accounts)
 
 

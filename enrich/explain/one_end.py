@@ -9,7 +9,7 @@ from typing import Final
 import msgspec
 
 from enrich.explain.accounts import NonSelectingPolicy, TierAccount, non_selecting_policies, tier_accounts
-from enrich.model import Name, Protocol
+from enrich.model import Protocol
 from enrich.policy.decide import Decision, Traffic, decide, is_audited
 from enrich.policy.matching import Direction, Endpoint, PolicyView
 from enrich.wire.batch import PolicyRef, Reason, Verdict
@@ -136,7 +136,8 @@ def _self_text(_view: PolicyView, _traffic: Traffic, _decision: Decision) -> str
 def _policy_names(view: PolicyView, decision: Decision) -> str:
     rules: dict[str, list[str]] = {}
     for ref in decision.policies:
-        cluster_policy = view.cluster_policies.get(Name("", ref.name)) if not ref.namespace else None
+        named = (policy for policy in view.cluster_policies.values() if policy.name == ref.name)
+        cluster_policy = next((policy for policy in named if type(policy).__name__ == ref.kind), None)
         tier = f"{cluster_policy.tier.name.title()} tier, " if cluster_policy else ""
         name = f"{ref.kind} {ref.name} ({tier}" if cluster_policy else f"{ref.namespace}/{ref.name} ("
         rules.setdefault(name, []).append(str(ref.rule))

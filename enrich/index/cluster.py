@@ -17,6 +17,7 @@ from typing import Any, Final, Literal, cast
 from enrich.index.addresses import Addresses
 from enrich.model import (
     POLICY_API_VERSIONS,
+    TIERED_KINDS,
     ClusterNetworkPolicy,
     EndpointSlice,
     Name,
@@ -205,8 +206,13 @@ class Cluster:
         return self._view(NetworkPolicy)
 
     def cluster_policies(self) -> Mapping[Name, ClusterNetworkPolicy]:
-        """Return every ClusterNetworkPolicy."""
-        return self._view(ClusterNetworkPolicy)
+        """Return every policy of the Admin and the Baseline tier. Two of different kinds may have one name, so the
+        keys of AdminNetworkPolicies and the BaselineAdminNetworkPolicy have their kind in place of a namespace."""
+        first, *others = (self._view(kind) for kind in TIERED_KINDS)
+        if not any(others):
+            return first
+        named = {Name(type(found).__name__, key.name): found for view in others for key, found in view.items()}
+        return {**first, **named}
 
     def counts(self) -> dict[str, int]:
         """Count the objects of each kind."""

@@ -1,9 +1,9 @@
 """Which fields the kinds have that are read here, so that a mistyped one in a manifest is an error.
 
 In a policy, ``form:`` for ``from:`` would open a pod to everybody. The API server refuses such a field if a client asks
-for strict validation, as kubectl does. The names are those of the API (Kubernetes 1.37; ClusterNetworkPolicy
-v1alpha2). Of policies all levels are known. Of the other kinds they are those at which something is read: what is
-below any other field, and all of ``status``, is not looked at.
+for strict validation, as kubectl does. The names are those of the API (Kubernetes 1.37; ClusterNetworkPolicy v1alpha2,
+its predecessors v1alpha1). Of policies all levels are known. Of the other kinds they are those at which something is
+read: what is below any other field, and all of ``status``, is not looked at.
 """
 
 from __future__ import annotations
@@ -81,6 +81,21 @@ _CLUSTER_NETWORK_POLICY: Final = _fields(
     ingress=_fields("name action", protocols=_PROTOCOLS, **{"from": _INGRESS_PEER}),
     egress=_fields("name action", protocols=_PROTOCOLS, to=_EGRESS_PEER),
 )
+_ADMIN_PORTS: Final = _fields(
+    "namedPort", portNumber=_fields("port protocol"), portRange=_fields("end protocol start")
+)  # fmt: skip
+_BASELINE_PEER: Final = _fields("networks", namespaces=_SELECTOR, pods=_PODS, nodes=_SELECTOR)
+_BASELINE_POLICY: Final = _fields(
+    "",
+    subject=_fields("", namespaces=_SELECTOR, pods=_PODS),
+    ingress=_fields("name action", ports=_ADMIN_PORTS, **{"from": _INGRESS_PEER}),
+    egress=_fields("name action", ports=_ADMIN_PORTS, to=_BASELINE_PEER),
+)
+_ADMIN_POLICY: Final = {
+    **_BASELINE_POLICY,
+    "priority": None,
+    "egress": _fields("name action", ports=_ADMIN_PORTS, to=_EGRESS_PEER),
+}
 
 _SPECS: Final[Mapping[str, Fields]] = {
     "Pod": _POD,
@@ -91,6 +106,8 @@ _SPECS: Final[Mapping[str, Fields]] = {
     "Job": _JOB,
     "NetworkPolicy": _NETWORK_POLICY,
     "ClusterNetworkPolicy": _CLUSTER_NETWORK_POLICY,
+    "AdminNetworkPolicy": _ADMIN_POLICY,
+    "BaselineAdminNetworkPolicy": _BASELINE_POLICY,
 }
 KNOWN_FIELDS: Final[Mapping[str, Fields]] = {
     **{kind: _fields("apiVersion kind status", metadata=_METADATA, spec=spec) for kind, spec in _SPECS.items()},

@@ -13,6 +13,8 @@ from typing import Any, Final
 
 from enrich.model import (
     POLICY_API_VERSIONS,
+    AdminNetworkPolicy,
+    BaselineAdminNetworkPolicy,
     ClusterNetworkPolicy,
     EndpointSlice,
     NamedPort,
@@ -25,6 +27,7 @@ from enrich.model import (
     Service,
     Workload,
 )
+from enrich.parse.admin_network_policy import admin_network_policy, baseline_admin_network_policy
 from enrich.parse.cluster_network_policy import cluster_network_policy
 from enrich.parse.cursor import Field, InvalidObjectError
 from enrich.parse.metadata import is_audited, labels_of, namespace_of, owner_of, uid_of
@@ -172,6 +175,11 @@ _KINDS: Final[dict[str, tuple[str, Callable[[Field], Object]]]] = {
     "Job": ("batch/v1", _workload),
     NetworkPolicy.__name__: (POLICY_API_VERSIONS[NetworkPolicy], network_policy),
     ClusterNetworkPolicy.__name__: (POLICY_API_VERSIONS[ClusterNetworkPolicy], cluster_network_policy),
+    AdminNetworkPolicy.__name__: (POLICY_API_VERSIONS[AdminNetworkPolicy], admin_network_policy),
+    BaselineAdminNetworkPolicy.__name__: (
+        POLICY_API_VERSIONS[BaselineAdminNetworkPolicy],
+        baseline_admin_network_policy,
+    ),
 }
 API_VERSIONS: Final[Mapping[str, str]] = {kind: version for kind, (version, _) in _KINDS.items()}
 """The kinds that are used, with the version that is read."""

@@ -4,11 +4,13 @@ The tiers are asked in order, "Admin tier, NetworkPolicy tier, Baseline tier" (`
 whose text is in double quotes here, beside that of ``networking.k8s.io/v1``):
 
 1. A pod always reaches itself, and its own node always reaches it.
-2. Admin tier: the ClusterNetworkPolicies that select the subject, by priority; their rules in the order in which they
-   are written. The first rule that matches decides: Accept, Deny, or Pass, which goes on to the next tier.
+2. Admin tier: the ClusterNetworkPolicies and AdminNetworkPolicies that select the subject, by priority; their rules in
+   the order in which they are written. The first rule that matches decides: Accept, Deny, or Pass, which goes on to the
+   next tier.
 3. NetworkPolicy tier: if any NetworkPolicy isolates the subject in this direction, the tier decides. The connection is
    allowed if any rule of any of them matches, and denied by default otherwise. A pod still reaches its own node.
-4. Baseline tier, only if no NetworkPolicy isolates the subject: as the admin tier.
+4. Baseline tier, only if no NetworkPolicy isolates the subject: as the admin tier. The BaselineAdminNetworkPolicy is
+   the last one.
 5. What no tier decides is allowed.
 
 A policy in audit mode takes no part in the verdict. If the other policies allow what all policies together would deny,
@@ -22,7 +24,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from enrich.model import Action, ClusterNetworkPolicy, ClusterRule, Name, NetworkPolicy, Pod, Protocol, Rule, Tier
+from enrich.model import (
+    TIERED_KINDS,
+    Action,
+    ClusterNetworkPolicy,
+    ClusterRule,
+    Name,
+    NetworkPolicy,
+    Pod,
+    Protocol,
+    Rule,
+    Tier,
+)
 from enrich.policy import selectors
 from enrich.policy.matching import (
     Direction,
@@ -169,10 +182,10 @@ def policies_in_tier(view: PolicyView, tier: Tier) -> list[ClusterNetworkPolicy]
     """Return the policies of a tier in the order in which they decide.
 
     "lower priority values ... are checked before" higher ones. Of equal priorities "the implementation can apply any":
-    ours applies the first by name, so that the result is always the same.
+    ours applies the first by kind and name, so that the result is always the same.
     """
     found = (policy for policy in view.cluster_policies.values() if policy.tier is tier)
-    return sorted(found, key=lambda policy: (policy.priority, policy.name))
+    return sorted(found, key=lambda policy: (policy.priority, TIERED_KINDS.index(type(policy)), policy.name))
 
 
 def _decide_in_tier(view: PolicyView, tier: Tier, traffic: Traffic, *, with_audited: bool) -> Decision | None:

@@ -15,7 +15,7 @@ import structlog
 from enrich.index.cluster import Change, Cluster
 from enrich.model import (
     POLICY_API_VERSIONS,
-    ClusterNetworkPolicy,
+    TIERED_KINDS,
     EndpointSlice,
     Name,
     Namespace,
@@ -61,10 +61,10 @@ class Resource:
 
     def gone(self, item: dict[str, Any]) -> Object:
         """Parse no more of a deleted element than its name, because the rest may be invalid."""
-        if self.type is ClusterNetworkPolicy:
+        spec: dict[str, Any] = {"podSelector": {}}
+        if self.type in TIERED_KINDS:
             spec = {"tier": "Admin", "priority": 0, "subject": {"namespaces": {}}}
-            return self.read({**with_known_mode(item), "spec": spec})
-        return self.read({"metadata": with_known_mode(item)["metadata"], "spec": {"podSelector": {}}})
+        return self.read({"metadata": with_known_mode(item)["metadata"], "spec": spec})
 
     def readable(self, item: dict[str, Any], problems: list[InvalidObjectError]) -> Object | None:
         """Return what can be read of an element that is not valid; None unless it is a policy.
@@ -118,12 +118,19 @@ RESOURCES: Final = (
         NetworkPolicy.__name__,
         NetworkPolicy,
     ),
-    Resource(
-        f"/apis/{POLICY_API_VERSIONS[ClusterNetworkPolicy]}/clusternetworkpolicies",
-        POLICY_API_VERSIONS[ClusterNetworkPolicy],
-        ClusterNetworkPolicy.__name__,
-        ClusterNetworkPolicy,
-        definition="clusternetworkpolicies.policy.networking.k8s.io",
+    *(
+        Resource(
+            f"/apis/{POLICY_API_VERSIONS[kind]}/{plural}",
+            POLICY_API_VERSIONS[kind],
+            kind.__name__,
+            kind,
+            definition=f"{plural}.policy.networking.k8s.io",
+        )
+        for kind, plural in zip(
+            TIERED_KINDS,
+            ("clusternetworkpolicies", "adminnetworkpolicies", "baselineadminnetworkpolicies"),
+            strict=True,
+        )
     ),
 )
 

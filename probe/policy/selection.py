@@ -44,7 +44,7 @@ class PolicySelection:
         changed = [before or after for before, after in cluster_policies]
         for policy in changed:
             if policy is not None:
-                self._digests.pop((ClusterNetworkPolicy, policy.key), None)
+                self._digests.pop((type(policy), policy.key), None)
         if not changed:
             return namespaces
         self._in_tiers = [policy for tier in Tier for policy in policies_in_tier(view, tier)]

@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from enrich.model import ClusterNetworkPolicy
+from enrich.model import NetworkPolicy
 from streams.alerts.alert import Alert
 from streams.alerts.deltas import Delta
 from streams.alerts.model import AlertRule
@@ -137,6 +137,6 @@ def _rank(change: PolicyChange, episode: _Episode) -> int:
         return 3
     if change.what == "created":
         return 0  # A new policy that decided would be named.
-    if change.kind == ClusterNetworkPolicy.__name__:
+    if change.kind != NetworkPolicy.__name__:
         return 1
     return 2 if change.namespace == episode.namespace else 0

@@ -26,18 +26,18 @@ class PolicyChange(msgspec.Struct, frozen=True):
 
     @property
     def kind(self) -> str:
-        """NetworkPolicy or ClusterNetworkPolicy."""
+        """The kind of the policy."""
         return self.policy.partition(" ")[0]
 
     @property
     def namespace(self) -> str:
-        """The policy's namespace; empty for a ClusterNetworkPolicy."""
+        """The policy's namespace; empty for all kinds but NetworkPolicy."""
         name = self.policy.partition(" ")[2]
         return name.partition("/")[0] if "/" in name else ""
 
 
 def policy_name(policy: Policy) -> str:
-    """Return ``KIND NAMESPACE/NAME``, or ``KIND NAME`` for a ClusterNetworkPolicy."""
+    """Return ``KIND NAMESPACE/NAME``, or ``KIND NAME`` for a policy without a namespace."""
     return f"{type(policy).__name__} {policy.key}"
 
 

@@ -12,7 +12,7 @@ from enrich.explain.accounts import NonSelectingPolicy, PolicyAccount, RuleAccou
 from enrich.explain.explanation import ALLOW, AUDIT, DENY, MIXED, AddressPairAnswer, Explanation
 from enrich.explain.mismatch import Mismatch
 from enrich.explain.one_end import EndDecision
-from enrich.model import ClusterNetworkPolicy
+from enrich.model import NetworkPolicy
 
 _WORDS: Final = {ALLOW: "ALLOWED", DENY: "DENIED", AUDIT: "AUDIT", MIXED: "DEPENDS"}
 _STYLES: Final = {ALLOW: "bold green", DENY: "bold red", AUDIT: "bold yellow"}
@@ -91,9 +91,7 @@ def _outcome(tier: TierAccount) -> str:
         case "node":
             return "isolates the pod, but a pod always reaches its own node"
         case _:
-            return (
-                "no rule matches" if tier.policies[0].kind == ClusterNetworkPolicy.__name__ else "nothing is enforced"
-            )
+            return "no rule matches" if tier.policies[0].kind != NetworkPolicy.__name__ else "nothing is enforced"
 
 
 def _display_name(one: PolicyAccount | NonSelectingPolicy) -> str:

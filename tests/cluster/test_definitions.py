@@ -12,7 +12,7 @@ import kubernetes
 import pytest
 
 from enrich.index.cluster import Cluster
-from enrich.model import ClusterNetworkPolicy, Name
+from enrich.model import TIERED_KINDS, Name
 from enrich.sources.kubernetes import KubernetesSource
 from tests.cluster.apiserver import ApiServer
 from tests.cluster.test_kubernetes_source import eventually
@@ -20,19 +20,24 @@ from tests.cluster.test_kubernetes_source import eventually
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 
 DEFINITIONS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
-DEFINITION = "clusternetworkpolicies.policy.networking.k8s.io"
-POLICIES = "/apis/policy.networking.k8s.io/v1alpha2/clusternetworkpolicies"
+GROUP = "policy.networking.k8s.io"
+PLURAL = "clusternetworkpolicies"
+DEFINITION = f"{PLURAL}.{GROUP}"
+POLICIES = f"/apis/{GROUP}/v1alpha2/{PLURAL}"
 GUARD = Name("", "guard")
 
 
-def make_definition(*versions: tuple[str, bool]) -> dict[str, Any]:
+def make_definition(
+    *versions: tuple[str, bool], plural: str = PLURAL, kind: str = "ClusterNetworkPolicy"
+) -> dict[str, Any]:
     """Of the group and kind, and nothing else of it: whatever is in an object is kept. The last version is stored."""
     anything = {"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": True}}
+    annotations = {"api-approved.kubernetes.io": "unapproved, for a test"}
     return {
-        "metadata": {"name": DEFINITION, "annotations": {"api-approved.kubernetes.io": "unapproved, for a test"}},
+        "metadata": {"name": f"{plural}.{GROUP}", "annotations": annotations},
         "spec": {
-            "group": "policy.networking.k8s.io", "scope": "Cluster",
-            "names": {"plural": "clusternetworkpolicies", "kind": "ClusterNetworkPolicy"},
+            "group": GROUP, "scope": "Cluster",
+            "names": {"plural": plural, "kind": kind},
             "versions": [{"name": name, "served": served, "storage": name == versions[-1][0], "schema": anything}
                          for name, served in versions],
         },
@@ -42,12 +47,17 @@ def make_definition(*versions: tuple[str, bool]) -> dict[str, Any]:
 def put_policy(api: ApiServer, priority: int) -> None:
     """Create the policy, once its kind is served."""
     spec = {"tier": "Admin", "priority": priority, "subject": {"namespaces": {}}}
-    policy = {"apiVersion": "policy.networking.k8s.io/v1alpha2", "kind": "ClusterNetworkPolicy",
-              "metadata": {"name": "guard"}, "spec": spec}  # fmt: skip
+    create(api, POLICIES, "ClusterNetworkPolicy", "guard", spec)
+
+
+def create(api: ApiServer, path: str, kind: str, name: str, spec: dict[str, Any]) -> None:
+    """Create a policy, once its kind is served."""
+    version = "/".join(path.split("/")[2:4])
+    policy = {"apiVersion": version, "kind": kind, "metadata": {"name": name}, "spec": spec}
 
     def created() -> bool:
         with contextlib.suppress(OSError):  # 404: not served yet
-            return bool(api.create(POLICIES, policy))
+            return bool(api.create(path, policy))
         return False
 
     eventually(created)
@@ -58,7 +68,7 @@ class Probe:
 
     def __init__(self, api: ApiServer, state: Path) -> None:
         config, self.state = str(api.kubeconfig("admin")), state
-        self.cluster = Cluster(kinds=[ClusterNetworkPolicy])
+        self.cluster = Cluster(kinds=TIERED_KINDS)
         self.source = KubernetesSource(
             self.cluster, lambda: kubernetes.config.new_client_from_config(config), state=state
         )
@@ -144,3 +154,24 @@ def test_a_definition_that_is_deleted_and_made_again(api: ApiServer, probe: Prob
         assert again.priority() is None
     finally:
         again.source.stop()
+
+
+def test_the_predecessors_are_read_beside_it(api: ApiServer, probe: Probe) -> None:
+    kinds = {"adminnetworkpolicies": "AdminNetworkPolicy", "baselineadminnetworkpolicies": "BaselineAdminNetworkPolicy"}
+    spec: dict[str, Any] = {"priority": 3, "subject": {"namespaces": {}}}
+    try:
+        for plural, kind in kinds.items():
+            api.create(DEFINITIONS, make_definition(("v1alpha1", True), plural=plural, kind=kind))
+            path = f"/apis/{GROUP}/v1alpha1/{plural}"
+            create(api, path, kind, "default", spec)
+        eventually(lambda: len(probe.cluster.cluster_policies()) == 2)
+        api.create(DEFINITIONS, make_definition(("v1alpha2", True)))
+        put_policy(api, 1)
+        eventually(lambda: len(probe.cluster.cluster_policies()) == 3)
+        api.delete(f"/apis/{GROUP}/v1alpha1/adminnetworkpolicies/default")
+        eventually(lambda: len(probe.cluster.cluster_policies()) == 2)
+        assert not probe.source.kept()
+    finally:
+        for plural in kinds:
+            with contextlib.suppress(OSError):
+                api.delete(f"{DEFINITIONS}/{plural}.{GROUP}")

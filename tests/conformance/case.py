@@ -79,7 +79,16 @@ class Action(msgspec.Struct):
     """One change of a step."""
 
     op: Literal["create", "update", "delete"]
-    kind: Literal["NetworkPolicy", "ClusterNetworkPolicy", "Namespace", "Namespace labels", "Pod", "Pod labels"]
+    kind: Literal[
+        "NetworkPolicy",
+        "ClusterNetworkPolicy",
+        "AdminNetworkPolicy",
+        "BaselineAdminNetworkPolicy",
+        "Namespace",
+        "Namespace labels",
+        "Pod",
+        "Pod labels",
+    ]
     object: dict[str, Any]
 
 

@@ -5,15 +5,17 @@ from __future__ import annotations
 import copy
 import ipaddress
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
-from enrich.model import ClusterNetworkPolicy, Namespace, NetworkPolicy, Node, Object, Pod
+from enrich.model import POLICY_API_VERSIONS, ClusterNetworkPolicy, Name, Namespace, NetworkPolicy, Node, Object, Pod
 from enrich.parse.cursor import InvalidObjectError
 from enrich.parse.objects import parse
 from enrich.policy.matching import PolicyView
 from tests.conformance.case import Action, Case, Expect, MalformedError, PodSpec, rows
+
+_POLICIES: Final = frozenset(kind.__name__ for kind in POLICY_API_VERSIONS)
 
 
 class State:
@@ -34,9 +36,9 @@ class State:
             raise MalformedError(f"{action.op} {action.kind}: the object has no name")
         name = f"{meta['namespace']}/{meta['name']}" if meta.get("namespace") else meta["name"]
         match action.kind, action.op:
-            case (("NetworkPolicy" | "ClusterNetworkPolicy"), "delete"):
+            case kind, "delete" if kind in _POLICIES:
                 self.policies.pop((action.kind, name), None)
-            case (("NetworkPolicy" | "ClusterNetworkPolicy"), _):
+            case kind, _ if kind in _POLICIES:
                 self.policies[action.kind, name] = action.object
             case "Namespace", "delete":
                 self._delete_namespace(name)
@@ -112,7 +114,9 @@ class State:
         objects = self.objects()
 
         def of(kind: type) -> dict[Any, Any]:
-            return {one.key: one for one in objects if isinstance(one, kind)}
+            # Two policies of different kinds may have one name.
+            found = (one for one in objects if isinstance(one, kind))
+            return {one.key if type(one) is kind else Name(type(one).__name__, one.key.name): one for one in found}
 
         return PolicyView(of(Pod), of(Namespace), of(Node), of(NetworkPolicy), of(ClusterNetworkPolicy), node)
 

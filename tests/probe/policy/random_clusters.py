@@ -14,6 +14,7 @@ from enrich.parse.objects import parse
 from enrich.policy.decide import decide
 from enrich.policy.matching import Direction, Endpoint, PolicyView, endpoint_at
 from enrich.wire.batch import PolicyRef, Reason
+from tests.conformance.predecessors import as_predecessor, has_predecessor
 
 OWN = "n0"
 NAMESPACES = ("a", "b")
@@ -180,9 +181,16 @@ def cluster_policies(draw: st.DrawFn, name: str) -> Object:
         "ingress": draw(st.lists(cnp_rules(egress=False), max_size=2)),
         "egress": draw(st.lists(cnp_rules(egress=True), max_size=2)),
     }
-    return _object(
-        "policy.networking.k8s.io/v1alpha2", "ClusterNetworkPolicy", name, annotations=draw(modes), spec=spec
-    )
+    policy = {
+        "apiVersion": "policy.networking.k8s.io/v1alpha2", "kind": "ClusterNetworkPolicy",
+        "metadata": {"name": name, "annotations": draw(modes)}, "spec": spec,
+    }  # fmt: skip
+    if draw(st.booleans()) and has_predecessor(policy):
+        policy = as_predecessor(policy, baseline_name=name)
+    # Read as from a server: a cluster has one BaselineAdminNetworkPolicy, and here there may be several.
+    made = parse(policy, [])
+    assert made is not None
+    return made
 
 
 @st.composite

@@ -14,7 +14,8 @@ from enrich.wire.batch import Reason
 from probe.ledger import Ledger
 from probe.policy.compiler import Compiler
 from probe.policy.desired import Desired
-from tests.conformance.case import load, rows
+from tests.conformance.case import Case, load, rows
+from tests.conformance.predecessors import with_predecessors
 from tests.conformance.state import State
 from tests.conformance.suite import case_files
 from tests.probe.policy.kernel_model import kernel_outcome
@@ -23,7 +24,19 @@ from tests.probe.policy.kernel_model import kernel_outcome
 @pytest.mark.parametrize("family", [4, 6])
 @pytest.mark.parametrize("file", case_files())
 def test_engine_and_entries_agree_with_the_truth(file: Path, family: int, tmp_path: Path) -> None:
-    case = load(file, family)
+    _check(load(file, family), tmp_path)
+
+
+@pytest.mark.parametrize(
+    "file", [param for param in case_files() if "ClusterNetworkPolicy" in param.values[0].read_text()]
+)
+def test_the_predecessors_of_cluster_network_policies_mean_the_same(file: Path, tmp_path: Path) -> None:
+    case = load(file, 4)
+    if with_predecessors(case):
+        _check(case, tmp_path)
+
+
+def _check(case: Case, tmp_path: Path) -> None:
     state = State(case)
     numbers = Ledger.open(tmp_path / "ledger")
     wrong: list[Any] = []
