@@ -87,6 +87,10 @@ class _Parts:
 
 def serve(settings: Settings) -> None:
     """Run the probe until SIGTERM. Raises StopServiceError."""
+    if settings.cluster == "*":
+        raise StopServiceError(
+            "WEIR_CLUSTER=*: a node belongs to one cluster: set its id, or leave it empty", Exit.USAGE
+        )
     stop = stop_on_signals()
     with contextlib.ExitStack() as stack:
         stack.enter_context(only_instance(settings.run_dir / "probe.lock"))

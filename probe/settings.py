@@ -21,7 +21,7 @@ class Settings(KafkaSettings):
     """Partitions of each topic that is created. A topic that exists with another number is reported and not used."""
     cluster: str = setting("WEIR_CLUSTER", "")
     """Id of the cluster in batches and records. By default the UID of the namespace kube-system, or "default" if that
-    namespace is unknown."""
+    namespace is unknown. * is refused: it stands for every cluster in weir-streams."""
     node: str = setting("WEIR_NODE", socket.gethostname(), default_text="the host name")
     """Name of this node in the Kubernetes API."""
     daemonset: str = setting("WEIR_DAEMONSET", "")

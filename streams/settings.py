@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 from enrich.runtime.connection import KafkaSettings
 from enrich.runtime.settings import setting
 from enrich.wire.topics import Topics, topics
 from streams.metrics.verdicts import VerdictsBy
+
+EVERY_CLUSTER: Final = "*"
+"""The value of WEIR_CLUSTER with which a sink takes every cluster's records."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +21,9 @@ class Settings(KafkaSettings):
     prefix: str = setting("WEIR_TOPIC_PREFIX", "kubeweir")
     """Prefix of the names of all topics and consumer groups."""
     cluster: str = setting("WEIR_CLUSTER", "")
-    """Id of the only cluster whose batches are accepted; batches of others go to <prefix>.dead. Empty: any cluster."""
+    """Id of this worker's cluster. Batches, address intervals and records of other clusters on the same topics are
+    skipped. By default the UID of the namespace kube-system; in manifests without that namespace every cluster's are
+    taken. *: every cluster's, for the sinks only."""
     source: str = setting("WEIR_SOURCE", "kubernetes")
     """Where pods, policies and other objects are read from: kubernetes (the API server), or manifests:FOLDER."""
     labels: tuple[str, ...] = setting("WEIR_LABELS", ("app", "k8s-app", "app.kubernetes.io/*"))
@@ -71,6 +77,12 @@ class Settings(KafkaSettings):
     """debug, info, warning or error."""
     log_format: str = setting("WEIR_LOG_FORMAT", "auto")
     """json, console, or auto: console if stderr is a terminal, json otherwise."""
+
+    def group(self, name: str) -> str:
+        """Return the name of a consumer group, which other clusters with the same topics do not share.
+
+        All groups and transactional ids of a cluster begin alike, so that one access rule can be for all of them."""
+        return ".".join((self.prefix, *([self.cluster] if self.cluster else []), name))
 
     @property
     def topics(self) -> Topics:

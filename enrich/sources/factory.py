@@ -27,4 +27,9 @@ def make_source(setting: str, cluster: Cluster, state: Path | None = None) -> So
         from enrich.sources.kubernetes import KubernetesSource  # noqa: PLC0415 - as above
 
         return KubernetesSource(cluster, state=state)
-    raise SourceError(f"WEIR_SOURCE={setting!r}: must be kubernetes, or manifests:FOLDER")
+    raise unknown_source(setting)
+
+
+def unknown_source(setting: str) -> SourceError:
+    """Return the error for a setting that names no source."""
+    return SourceError(f"WEIR_SOURCE={setting!r}: must be kubernetes, or manifests:FOLDER")

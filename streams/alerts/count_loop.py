@@ -8,6 +8,7 @@ from typing import Final
 
 import structlog
 
+from enrich.wire.whose import cluster_named, is_foreign
 from streams.alerts.counting import ParsedFlow, RecordCounter
 from streams.alerts.deduplicate import Deduplicator
 from streams.alerts.deltas import encode
@@ -34,11 +35,13 @@ class CountLoop:
         deltas: tuple[str, int],
         send_dead_letter: Callable[[Record, str, str], bool],
         count: Callable[[str, int], None],
+        cluster: str = "",
     ) -> None:
         """``denied`` is the topic of denied flows; records of any other topic are status records. ``deltas`` is a topic
-        and its number of partitions. ``count`` is called with records, repeats, deltas or bad_records, and a number."""
+        and its number of partitions. ``count`` is called with records, repeats, deltas, bad_records or foreign, and
+        a number. ``cluster``: the only cluster whose records are counted; empty: every cluster's."""
         self._rules, self._denied, self._deltas = rules, denied, deltas
-        self._send_dead_letter, self._count = send_dead_letter, count
+        self._send_dead_letter, self._count, self._cluster = send_dead_letter, count, cluster
         self._deduplicators: dict[int, Deduplicator] = {}
         self._current: Sequence[AlertRule] = ()
         self._counter = RecordCounter(())
@@ -68,7 +71,8 @@ class CountLoop:
         deltas = self._counter.drain()
         topic, partitions = self._deltas
         if new:
-            transactions.commit([Write(topic, None, value, number) for number, value in encode(deltas, partitions)])
+            key = self._cluster.encode() or None
+            transactions.commit([Write(topic, key, value, number) for number, value in encode(deltas, partitions)])
         self._count("records", len(new))
         self._count("deltas", len(deltas))
         time.sleep(max(0.0, _COMMIT_INTERVAL_S - (time.monotonic() - started)))
@@ -87,17 +91,29 @@ class CountLoop:
     def _take(self, record: Record) -> None:
         try:
             if record.topic != self._denied:
-                self._counter.count_status(record.value)
+                if self._is_foreign(record):
+                    self._count("foreign", 1)
+                else:
+                    self._counter.count_status(record.value)
                 return
             flow = self._counter.read_flow(record.value)
-            if self._is_repeat(record, flow):
+            if is_foreign(flow.record_class.cluster, self._cluster):
+                self._count("foreign", 1)
+            elif self._is_repeat(record, flow):
                 self._count("repeats", 1)
             else:
                 self._counter.count_flow(flow)
         except ValueError as error:
+            if self._is_foreign(record):
+                # Another cluster may run another version of this program.
+                self._count("foreign", 1)
+                return
             self._count("bad_records", 1)
             log.warning("dead letter", reason="no_record", topic=record.topic, offset=record.offset, error=str(error))
             self._send_dead_letter(record, "no_record", str(error))
+
+    def _is_foreign(self, record: Record) -> bool:
+        return bool(self._cluster) and is_foreign(cluster_named(record.value), self._cluster)
 
     def _is_repeat(self, record: Record, flow: ParsedFlow) -> bool:
         return self._deduplicators.setdefault(record.partition, Deduplicator()).is_repeat(flow)

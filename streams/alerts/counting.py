@@ -111,6 +111,7 @@ class RecordClass(NamedTuple):
 
     pod_uid: str
     """The UID of the subject; empty if it is not known."""
+    cluster: str
     matches: tuple[RuleMatch, ...]
 
 
@@ -193,7 +194,7 @@ class RecordCounter:
                 matches.append(
                     RuleMatch(counter, counter.group_of(flow), counter.value_of(flow), policies, flow.subject.namespace)
                 )
-        return RecordClass(flow.subject.pod_uid, tuple(matches))
+        return RecordClass(flow.subject.pod_uid, flow.cluster, tuple(matches))
 
     def _second(self, timestamp: str) -> int:
         """Return the second since the epoch of an RFC 3339 time in UTC. Raises ValueError."""

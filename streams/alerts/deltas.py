@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Annotated, Final
 
 import msgspec
 from msgspec import Meta
 
+from enrich.wire.whose import is_foreign
 from streams.alerts.example import decode_example
 from streams.alerts.model import AlertRule
+from streams.kafka.records import Record
 
 VERSION: Final = 1
 _MAX_RECORD_BYTES: Final = 400_000
@@ -79,6 +81,33 @@ def version_of(rule: AlertRule) -> str:
 def fingerprint(rule: str, group: Sequence[str]) -> str:
     """Return the stable id of a rule's group, and so of its alert: 16 hexadecimal digits."""
     return hashlib.blake2b("\0".join((rule, *group)).encode(), digest_size=8).hexdigest()
+
+
+class OwnGroups:
+    """The groups of one cluster, where several share the topics. The first field of each group is its cluster."""
+
+    def __init__(self, cluster: str, count_foreign: Callable[[int], None]) -> None:
+        """``cluster``: empty if every group is its own. ``count_foreign`` is called with how many deltas of others were
+        skipped."""
+        self.cluster, self._count_foreign = cluster, count_foreign
+
+    def has(self, group: Sequence[str]) -> bool:
+        """Return whether a group is of this cluster."""
+        return not group or not is_foreign(group[0], self.cluster)
+
+    def of_records(self, records: Sequence[Record]) -> list[Record]:
+        """Return the records that may have deltas of this cluster, and count the others: the key is the cluster.
+
+        Another cluster may run a version whose deltas cannot be decoded here."""
+        own = [record for record in records if not is_foreign(record.key.decode(errors="replace"), self.cluster)]
+        self._count_foreign(len(records) - len(own))
+        return own
+
+    def pick(self, deltas: list[Delta]) -> list[Delta]:
+        """Return the deltas of this cluster, and count the others."""
+        own = [delta for delta in deltas if self.has(delta.group)]
+        self._count_foreign(len(deltas) - len(own))
+        return own
 
 
 def partition_of(rule: str, group: Sequence[str], partitions: int) -> int:

@@ -16,7 +16,7 @@ import orjson
 import structlog
 
 from streams.alerts.alert import AlertState
-from streams.alerts.deltas import DeltaError, decode
+from streams.alerts.deltas import DeltaError, OwnGroups, decode
 from streams.alerts.engine import Engine
 from streams.alerts.loops import MAX_RECORDS_PER_STEP, POLL_S, Rules, Transactions
 from streams.alerts.model import AlertRule
@@ -33,7 +33,7 @@ _IDLE_COMMIT_S: Final = 2.0
 _REPORT_INTERVAL_S: Final = 10.0
 """Between two status records about evicted groups."""
 _CHANGE_KEY: Final = b"change/"
-"""Keys of policy changes in the topic of states begin like this."""
+"""Keys of policy changes in the topic of states begin like this; the cluster follows."""
 
 
 class EngineLoop:
@@ -57,6 +57,9 @@ class EngineLoop:
         self._alerts, self._state, self._status = names
         self._make_engine, self._read_state = make_engine, read_state
         self._take_evicted, self._bad_delta = take_evicted, bad_delta
+        self.own = OwnGroups("", lambda _: None)
+        """Says which groups are this cluster's. Replaced before the first step if other clusters may share the
+        topics."""
         self._assigned: list[int] = []
         self._lock = threading.Lock()
         self._new_changes: list[PolicyChange] = []
@@ -105,9 +108,9 @@ class EngineLoop:
         if self._rules.current is not self._current:
             raise TransactionAbortedError("the rules have changed")
         now = time.time()
-        for record in records:
+        for record in self.own.of_records(records):
             try:
-                self.engine.take(decode(record.value), now, replayed=transactions.is_replayed(record))
+                self.engine.take(self.own.pick(decode(record.value)), now, replayed=transactions.is_replayed(record))
             except DeltaError as error:
                 self._bad_delta(record, str(error))
         self._uncommitted = self._uncommitted or bool(records)
@@ -122,13 +125,20 @@ class EngineLoop:
     def _load(self, key: bytes, value: bytes, now: float) -> None:
         try:
             if key.startswith(_CHANGE_KEY):
+                if not key.startswith(self._change_key()):
+                    return
                 change = msgspec.json.decode(value, type=PolicyChange)
                 self._stored_changes[change.policy] = change
                 self.engine.policy_changed(change, now)
-            else:
-                self.engine.load(key.decode().rpartition("/")[2], msgspec.json.decode(value, type=AlertState), now)
+                return
+            state = msgspec.json.decode(value, type=AlertState)
+            if self.own.has(state.group):
+                self.engine.load(key.decode().rpartition("/")[2], state, now)
         except (ValueError, RecursionError) as error:
             log.warning("a record of the alert state cannot be decoded and is ignored", key=key, error=str(error))
+
+    def _change_key(self) -> bytes:
+        return _CHANGE_KEY + (f"{self.own.cluster}/".encode() if self.own.cluster else b"")
 
     def _process_changes(self, now: float) -> list[Write]:
         """Process the new changes. Each is stored in every partition for as long as a record may depend on it."""
@@ -146,7 +156,7 @@ class EngineLoop:
         return writes
 
     def _write_everywhere(self, policy: str, value: bytes | None) -> list[Write]:
-        key = _CHANGE_KEY + policy.encode()
+        key = self._change_key() + policy.encode()
         return [Write(self._state, key, value, partition) for partition in self._assigned]
 
     def _engine_output(self) -> list[Write]:
@@ -176,6 +186,7 @@ class EngineLoop:
                 groups=groups,
             )
             status = {"schema": 1, "timestamp": rfc3339(now, 9), "worker": self._worker, "type": "alerts_dropped",
-                      "reason": rule, "groups": groups}  # fmt: skip
+                      "reason": rule, "groups": groups,
+                      **({"cluster": self.own.cluster} if self.own.cluster else {})}  # fmt: skip
             writes.append(Write(self._status, self._worker.encode(), orjson.dumps(status)))
         return writes

@@ -11,6 +11,7 @@ from typing import Final
 import msgspec
 
 from enrich.runtime.process import Exit, StopServiceError
+from enrich.wire.whose import is_foreign
 from streams.alerts.alert import AlertState
 from streams.alerts.model import OUTPUT_KINDS, AlertmanagerOutput, AlertOutput, Alerts
 from streams.config.fields import seconds
@@ -20,6 +21,7 @@ from streams.kafka.reading import read_committed
 from streams.kafka.topics import partitions_of
 from streams.settings import Settings
 from streams.sinks.alertmanager import AlertmanagerSink
+from streams.sinks.feed import is_own_alert
 from streams.sinks.http import Poster
 from streams.sinks.makers import checked_makers
 from streams.sinks.running_sinks import MadeSink, SinkDefinition
@@ -43,7 +45,7 @@ def sink_definitions(alerts: Alerts, settings: Settings) -> list[SinkDefinition]
 
 def _definition(output: AlertOutput, settings: Settings) -> SinkDefinition:
     maker = _MAKERS[output.kind]
-    group = f"{settings.prefix}.alerts.to.{output.name}"
+    group = settings.group(f"alerts.to.{output.name}")
     make = partial(maker, output, settings)
     return SinkDefinition(f"alerts.{output.name}", settings.topics.alerts.name, group, output, make)
 
@@ -54,14 +56,16 @@ def _alertmanager(output: AlertOutput, settings: Settings) -> MadeSink:
     url = f"{target.url.rstrip('/')}/api/v2/alerts"
     poster = Poster(url, _headers(output.name, target.headers), seconds(target.timeout))
     sink = AlertmanagerSink(poster, seconds(target.resend))
-    return MadeSink(sink, on_assigned=partial(_on_assigned, sink, settings))
+    is_own = partial(is_own_alert, settings.cluster)
+    return MadeSink(sink, on_assigned=partial(_on_assigned, sink, settings), is_own=is_own)
 
 
-def _webhook(output: AlertOutput, _settings: Settings) -> MadeSink:
+def _webhook(output: AlertOutput, settings: Settings) -> MadeSink:
     target = output.webhook
     assert target is not None  # noqa: S101 - as above
     headers = _headers(output.name, target.headers)
-    return MadeSink(WebhookSink(Poster(target.url, headers, seconds(target.timeout))))
+    poster = Poster(target.url, headers, seconds(target.timeout))
+    return MadeSink(WebhookSink(poster), is_own=partial(is_own_alert, settings.cluster))
 
 
 _MAKERS: Final[Mapping[str, Callable[[AlertOutput, Settings], MadeSink]]] = checked_makers(
@@ -84,20 +88,25 @@ def _on_assigned(sink: AlertmanagerSink, settings: Settings, partitions: Sequenc
 
 
 def _firing(settings: Settings) -> list[Mapping[str, object]]:
-    """Return the records of all firing alerts, from the topic of states. Raises TransactionAbortedError."""
+    """Return the records of all firing alerts of this cluster, from the topic of states.
+
+    Raises TransactionAbortedError."""
     topic, connection = settings.topics.alert_state.name, settings.connection()
     try:
         records = list(read_committed(connection, topic, range(partitions_of(connection, [topic])[topic])))
     except ReadError as error:
         raise TransactionAbortedError(str(error)) from error
     latest = {record.key: record.value for record in records if not record.key.startswith(b"change/")}
-    return [record for value in latest.values() if value and (record := _firing_record(value)) is not None]
+    firing = (_firing_record(value, settings.cluster) for value in latest.values() if value)
+    return [record for record in firing if record is not None]
 
 
-def _firing_record(value: bytes) -> Mapping[str, object] | None:
-    """Return the record of the alert if it fires. The engine loop reports a state that cannot be decoded."""
+def _firing_record(value: bytes, cluster: str) -> Mapping[str, object] | None:
+    """Return the record of the alert if it is this cluster's and fires. The engine loop reports a state that cannot be
+    decoded."""
     try:
         state = msgspec.json.decode(value, type=AlertState)
     except (ValueError, RecursionError):
         return None
-    return state.record if state.status == "firing" else None
+    is_own = bool(state.group) and not is_foreign(state.group[0], cluster)
+    return state.record if is_own and state.status == "firing" else None

@@ -14,6 +14,7 @@ import orjson
 
 from enrich.runtime.process import Exit
 from enrich.runtime.settings import SettingsError, load
+from enrich.wire.whose import cluster_named, is_foreign
 from streams.alerts.backtest import Backtest
 from streams.alerts.model import Alerts
 from streams.alerts.read import builtin, in_force, read
@@ -23,7 +24,7 @@ from streams.config.yaml_file import FileError
 from streams.kafka.connection import ReadError
 from streams.kafka.reading import read_committed
 from streams.kafka.topics import partitions_of
-from streams.settings import Settings
+from streams.settings import EVERY_CLUSTER, Settings
 
 _PATH: Final = click.Path(dir_okay=False, path_type=Path)
 _MAX_GROUPS: Final = 100_000
@@ -71,7 +72,7 @@ def test(rules: Path | None, records: Path | None, from_kafka: bool, since: str,
     The rules are those of RULES and the built-in ones that it leaves in force; without RULES only the built-in ones.
     Records are flow records, as on kubeweir.flows.denied or from `weir observe -o json`, and status records, as on
     kubeweir.status; their order does not matter. Rules of the kind after_change are skipped, because records do not
-    contain changes of policies.
+    contain changes of policies. With WEIR_CLUSTER, records of other clusters in Kafka are left out.
 
     \b
     Exit 0: the backtest ran. 2: RULES or a record is invalid, or Kafka cannot be read.
@@ -160,6 +161,7 @@ def _kafka(since: str) -> Iterator[bytes]:
             if not partitions:
                 _fail(f"weir: the topic {topic} does not exist: has weir-streams run with this WEIR_TOPIC_PREFIX?")
             for record in read_committed(connection, topic, range(partitions), start):
-                yield record.value
+                if settings.cluster == EVERY_CLUSTER or not is_foreign(cluster_named(record.value), settings.cluster):
+                    yield record.value
     except ReadError as error:
         _fail(f"weir: {error}")

@@ -39,6 +39,8 @@ class Filters:
     """``NAME`` or ``NAMESPACE/NAME`` of a policy that decided, or that isolates the pod."""
     reasons: Sequence[str] = ()
     """policy, default_deny, node, ..."""
+    clusters: Sequence[str] = ()
+    """The cluster, where several share the topics."""
     except_reasons: Sequence[str] = ()
     """Reasons to leave out. `node` leaves out what a node asks its own pods, which is mostly the kubelet's probes."""
 
@@ -67,6 +69,8 @@ class Filters:
             yield lambda flow: any(_has_label(end, label) for end in _ends(flow) for label in self.labels)
         if self.policies:
             yield lambda flow: _fits(policy_names(flow), self.policies)
+        if self.clusters:
+            yield lambda flow: _fits([flow.cluster], self.clusters)
         if self.reasons:
             yield lambda flow: flow.reason in self.reasons
         if self.except_reasons:

@@ -43,6 +43,7 @@ def _choice(*words: str) -> click.Choice[str]:
 @_many("--port", "ports", type=click.IntRange(0, 65535), help="Destination port, or the port that was dialled.")
 @_many("--protocol", "protocols", help="tcp, udp, sctp, icmp, icmpv6, or an IANA number.")
 @_many("-l", "--label", "labels", help="KEY=VALUE or KEY: a label of either end.")
+@_many("--cluster", "clusters", envvar="WEIR_CLUSTER", help="Cluster, where several share the topics. [WEIR_CLUSTER]")
 @_many("--policy", "policies", help="Policy that decided or isolates the pod: NAME or NAMESPACE/NAME.")
 @_many("--reason", "reasons", help="Why it was decided so: policy, default_deny, node, ...")
 @_many("--except-reason", "except_reasons", help="Reason to leave out; node is mostly the kubelet's probes.")

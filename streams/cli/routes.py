@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO, Final, NoReturn
 
@@ -13,6 +14,8 @@ import msgspec
 
 from enrich.runtime.process import Exit
 from enrich.runtime.settings import SettingsError, load
+from enrich.sources.own_cluster import UnknownClusterError, cluster_id_finder
+from enrich.sources.source import SourceError
 from enrich.wire.flow import Flow, decode_flow
 from enrich.wire.topics import topics
 from streams.cli.terminal import leave_stdout
@@ -22,7 +25,7 @@ from streams.matching.matcher import Matcher
 from streams.routes.model import Routes
 from streams.routes.outputs import group_prefix, route_sinks
 from streams.routes.read import RoutesError, read
-from streams.settings import Settings
+from streams.settings import EVERY_CLUSTER, Settings
 
 _NOT_TAKEN: Final = 1
 _FILE: Final = click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
@@ -86,7 +89,9 @@ def try_(file: Path, prefix: str, output: str) -> None:
 @click.option("--kafka", help="host:port of a broker. [WEIR_KAFKA]")
 @click.option("--delete", is_flag=True, help="Delete the groups that no output of FILE has, with their offsets.")
 def groups(file: Path, prefix: str, kafka: str | None, *, delete: bool) -> None:
-    """List the consumer groups of routes in Kafka, and which of them no output of FILE has any longer.
+    """List the consumer groups of this cluster's routes in Kafka, and which of them no output of FILE has any longer.
+
+    The cluster is WEIR_CLUSTER, or the one of WEIR_SOURCE.
 
     A group keeps its place for an output that comes back under the same name. Kafka forgets it by itself some days
     after its last member has left (offsets.retention.minutes).
@@ -95,22 +100,39 @@ def groups(file: Path, prefix: str, kafka: str | None, *, delete: bool) -> None:
     Exit codes: 0 every group is in use, or was deleted. 1 some are left over, or Kafka cannot be reached. 2 FILE is
     wrong.
     """
-    used = {group_prefix(prefix) + one.name for one in route_sinks(_read(file, prefix))}
+    names = [one.name for one in route_sinks(_read(file, prefix))]
     env = {**os.environ, "WEIR_TOPIC_PREFIX": prefix, **({"WEIR_KAFKA": kafka} if kafka else {})}
     try:
-        connection = load(Settings, env).connection()
-        found = group_names(connection, group_prefix(prefix))
+        settings = load(Settings, env)
+        connection = settings.connection()
+        begin = group_prefix(_in_cluster(settings))
+        found = group_names(connection, begin)
     except SettingsError as error:
         raise click.UsageError(str(error)) from error
     except ReadError as error:
         click.echo(f"weir: {error}", err=True)
         sys.exit(Exit.UNEXPECTED)
+    used = {begin + name for name in names}
     unused = [name for name in found if name not in used]
     refused = delete_groups(connection, unused) if delete and unused else {}
     for name in found:
         state = "in use" if name in used else "deleted" if delete else "left over: no output of the file has it"
         click.echo(f"{name}: {f'not deleted: {refused[name]}' if name in refused else state}")
     sys.exit(Exit.UNEXPECTED if refused or (unused and not delete) else Exit.OK)
+
+
+def _in_cluster(settings: Settings) -> Settings:
+    """Return the settings with the cluster's id, which is a part of the groups' names."""
+    if settings.cluster:
+        return replace(settings, cluster="") if settings.cluster == EVERY_CLUSTER else settings
+    try:
+        return replace(settings, cluster=cluster_id_finder(settings.source)())
+    except (SourceError, UnknownClusterError) as error:
+        click.echo(
+            f"weir: the cluster is not known, so only groups without one are listed; set WEIR_CLUSTER: {error}",
+            err=True,
+        )
+        return settings
 
 
 def _read(file: Path, prefix: str) -> Routes:

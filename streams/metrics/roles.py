@@ -17,7 +17,7 @@ from prometheus_client.registry import Collector
 from streams.metrics.verdicts import VerdictCounter, VerdictsBy
 
 DEAD_LETTER_REASONS: Final = (
-    "no_value", "no_header", "bad_header", "unknown_version", "wrong_length", "foreign_cluster", "wrong_node",
+    "no_value", "no_header", "bad_header", "unknown_version", "wrong_length", "wrong_node",
     "enrich_failed", "refused", "bad_verdict",
 )  # fmt: skip
 """Why the enricher sends a batch, or a record made from one, to the dead-letter topic."""
@@ -68,6 +68,11 @@ class EnrichMetrics:
         self.bad_address_intervals = counter(
             "bad_address_interval_records", "Records of the endpoints topic that could not be decoded, and were skipped"
         )
+        self.foreign_records = counter(
+            "foreign_records",
+            "Batches and address intervals of other clusters on the same topics, which this worker skips",
+            ("what",),
+        )
         self.pending_verdicts = counter(
             "pending_verdicts",
             "Verdicts that waited for the cluster's index. settled: until both ends were known. late: as long as "
@@ -86,6 +91,7 @@ class EnrichMetrics:
             (self.dead_letters, DEAD_LETTER_REASONS),
             (self.lost_verdicts, _LOSS_REASONS),
             (self.pending_verdicts, ("settled", "late", "full")),
+            (self.foreign_records, ("batches", "address_intervals")),
         ):
             for value in values:
                 labelled.labels(value)
@@ -98,7 +104,8 @@ class AlertMetrics:
         self.counted = Counter(
             "kubeweir_streams_alerts_counted",
             "What the count loop has read and made. records: denied flows and losses. repeats: records read before. "
-            "deltas: changes of counts sent to the engine loop. bad_records, bad_deltas: not decodable, dead letters",
+            "deltas: changes of counts sent to the engine loop. bad_records, bad_deltas: not decodable, dead letters. "
+            "foreign: records and deltas of other clusters, skipped",
             ("what",),
             registry=registry,
         )
@@ -156,6 +163,7 @@ class SinkMetrics:
         self.records = counter("records", "Records that the destination has accepted")
         self.failures = counter("failures", "Failed writes; each is retried with backoff")
         self.refused = counter("refused", "Records that the destination permanently refuses; each is a dead letter")
+        self.foreign = counter("foreign_records", "Records of other clusters on the same topic, which the sink skips")
         self.suppressed = Counter(
             "kubeweir_streams_sink_suppressed_records",
             "Records that made no Kubernetes Event. repeated: the same event was made before. rate: over the rate "
@@ -170,7 +178,7 @@ class SinkMetrics:
 
     def add_sink(self, sink: str) -> None:
         """Export the counters of a sink that starts."""
-        for labelled in (self.records, self.failures, self.refused):
+        for labelled in (self.records, self.failures, self.refused, self.foreign):
             labelled.labels(sink)
 
     def remove_sink(self, sink: str) -> None:

@@ -25,6 +25,7 @@ from prometheus_client import CollectorRegistry
 from enrich.runtime.health import HealthServer
 from enrich.runtime.process import Exit, StopServiceError
 from streams.alerts.count_loop import CountLoop
+from streams.alerts.deltas import OwnGroups
 from streams.alerts.engine import Engine
 from streams.alerts.engine_loop import EngineLoop
 from streams.alerts.model import AlertRule, Alerts
@@ -40,6 +41,7 @@ from streams.kafka.reading import read_committed
 from streams.kafka.records import Record
 from streams.kafka.topics import partitions_of, prepare_topics
 from streams.metrics.roles import AlertMetrics, SinkMetrics
+from streams.roles.own_cluster import OwnCluster
 from streams.settings import Settings
 from streams.sinks.running_sinks import RunningSinks
 
@@ -149,6 +151,9 @@ def _work(
     file = _alerts_file(settings, apply)
     # A mistake in the file is reported at once, not only when Kafka can be reached.
     first = file.read() if file else Alerts(version=1)
+    own_cluster = OwnCluster(settings)
+    problems.insert(0, own_cluster.problem)
+    settings = own_cluster.find(stop)
     needed = (topics.denied, topics.status, topics.dead, topics.alerts, topics.deltas, topics.alert_state)
     if not prepare_topics(settings.connection(), needed, settings.replication, stop):
         return
@@ -214,6 +219,7 @@ def _loop_threads(
         (topics.deltas.name, partitions),
         lambda record, reason, error: dead.send(record.topic, record, reason, error),
         lambda what, number: metrics.counted.labels(what).inc(number),
+        settings.cluster,
     )
     engine_loop = EngineLoop(
         rules,
@@ -225,10 +231,11 @@ def _loop_threads(
         take_evicted,
         on_bad_deltas,
     )
+    engine_loop.own = OwnGroups(settings.cluster, metrics.counted.labels("foreign").inc)
 
     def transactions(name: str, read_topics: Sequence[str], loop: CountLoop | EngineLoop) -> ExactlyOnce:
-        writer = f"{settings.prefix}.alerts.{name}.{worker}.{uuid.uuid4().hex[:8]}"
-        group = f"{settings.prefix}.alerts.{name}"
+        group = settings.group(f"alerts.{name}")
+        writer = f"{group}.{worker}.{uuid.uuid4().hex[:8]}"
         return ExactlyOnce(connection, group, read_topics, writer, loop.replay_from_ms, loop.on_assigned)
 
     sources, deltas = (topics.denied.name, topics.status.name), (topics.deltas.name,)

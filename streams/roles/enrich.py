@@ -9,6 +9,7 @@ from __future__ import annotations
 import socket
 import threading
 import time
+from functools import partial
 
 import structlog
 from prometheus_client import CollectorRegistry
@@ -24,6 +25,7 @@ from streams.kafka.producer import RecordProducer
 from streams.kafka.reading import TopicReader
 from streams.kafka.topics import prepare_topics
 from streams.metrics.roles import EnrichMetrics
+from streams.roles.own_cluster import OwnCluster
 from streams.routes.topics import Routing
 from streams.settings import Settings
 from streams.worker.address_history import AddressHistory
@@ -45,16 +47,18 @@ def run_enrich(settings: Settings, stop: threading.Event) -> int:
     cluster = Cluster(tail_s=settings.pod_retention, kinds=NAMED_KINDS)
     source = _source(settings, cluster)
     registry.register(SourceCollector("streams", source))
-    history = AddressHistory(
-        lambda: TopicReader(settings.connection(), settings.topics.endpoints.name), cluster, settings.cluster, metrics
-    )
-    checks: dict[str, Check] = {"cluster": lambda: _cluster_problem(cluster, source), "kafka": _never_connected,
-                                "history": lambda: history.problem}  # fmt: skip
+    own_cluster = OwnCluster(settings)
+    history: AddressHistory | None = None
+    checks: dict[str, Check] = {"cluster": lambda: _cluster_problem(cluster, source) or own_cluster.problem(),
+                                "kafka": _never_connected}  # fmt: skip
     health = HealthServer(settings.metrics, registry, checks)
     log.info("starting", role="enrich", metrics_port=health.port, kafka=settings.kafka, prefix=settings.prefix)
     try:
         _start(source)
         _wait(cluster.synced, stop)
+        settings = own_cluster.find(stop)
+        history = _history(settings, cluster, metrics)
+        checks["history"] = partial(getattr, history, "problem")
         if not prepare_topics(settings.connection(), settings.topics, settings.replication, stop):
             return Exit.OK
         history.start()
@@ -88,9 +92,15 @@ def run_enrich(settings: Settings, stop: threading.Event) -> int:
         log.info("stopped", role="enrich")
         return Exit.OK
     finally:
-        history.stop()
+        if history is not None:
+            history.stop()
         source.stop()
         health.close()
+
+
+def _history(settings: Settings, cluster: Cluster, metrics: EnrichMetrics) -> AddressHistory:
+    connection, topic = settings.connection(), settings.topics.endpoints.name
+    return AddressHistory(lambda: TopicReader(connection, topic), cluster, settings.cluster, metrics)
 
 
 def _source(settings: Settings, cluster: Cluster) -> Source:

@@ -18,12 +18,14 @@ from streams.kafka.dead_letters import DeadLetters
 from streams.kafka.group import GroupReader
 from streams.kafka.topics import prepare_topics
 from streams.metrics.roles import SinkMetrics
+from streams.roles.own_cluster import OwnCluster
 from streams.routes.model import Routes
 from streams.routes.outputs import sink_definitions
 from streams.routes.routes_file import RoutesFile
 from streams.settings import Settings
+from streams.sinks.feed import Feed, is_own_record
 from streams.sinks.file import FileSink
-from streams.sinks.pump import Feed, Pump
+from streams.sinks.pump import Pump
 from streams.sinks.running_sinks import RunningSinks
 from streams.sinks.sink import Sink
 from streams.sinks.stdout import StdoutSink
@@ -51,13 +53,15 @@ def run_sink(name: str, settings: Settings, stop: threading.Event) -> int:
 
     def work(metrics: SinkMetrics, problems: list[Callable[[], str | None]], dead: DeadLetters) -> None:
         sink = make_sink(name, settings)
+        own = _own_cluster(settings, problems, stop)
         if not prepare_topics(
             settings.connection(), [settings.topics.flows, settings.topics.dead], settings.replication, stop
         ):
             return
         flows = settings.topics.flows.name
-        reader = GroupReader(settings.connection(), f"{settings.prefix}.sink.{name}", flows)
-        pump = Pump(Feed(name, lambda _: True), sink, reader, partial(dead.send, flows), metrics, stop)
+        reader = GroupReader(settings.connection(), own.group(f"sink.{name}"), flows)
+        feed = Feed(name, lambda _: True, partial(is_own_record, own.cluster))
+        pump = Pump(feed, sink, reader, partial(dead.send, flows), metrics, stop)
         problems[:] = [pump.problem]
         pump.run()
 
@@ -70,15 +74,16 @@ def run_routes(settings: Settings, stop: threading.Event) -> int:
     def work(metrics: SinkMetrics, problems: list[Callable[[], str | None]], dead: DeadLetters) -> None:
         if not settings.routes:
             raise StopServiceError("WEIR_ROUTES is not set: the role routes needs a routes file", Exit.USAGE)
-        topics = settings.topics
+        topics, own = settings.topics, settings
         sinks = RunningSinks(partial(GroupReader, settings.connection()), dead.send, metrics)
 
         def apply(routes: Routes) -> None:
-            sinks.apply(sink_definitions(routes, settings, metrics))
+            sinks.apply(sink_definitions(routes, own, metrics))
 
         # A mistake in the file is reported at once, not only when Kafka can be reached.
         file = RoutesFile(Path(settings.routes), [topic.name for topic in topics], apply)
         file.read()
+        own = _own_cluster(settings, problems, stop)
         if not prepare_topics(
             settings.connection(), [topics.flows, topics.denied, topics.dead], settings.replication, stop
         ):
@@ -93,6 +98,13 @@ def run_routes(settings: Settings, stop: threading.Event) -> int:
             sinks.stop()
 
     return _run("routes", settings, stop, work)
+
+
+def _own_cluster(settings: Settings, problems: list[Callable[[], str | None]], stop: threading.Event) -> Settings:
+    """Return the settings with the id of the own cluster, and report in ``problems`` while it is not known."""
+    own_cluster = OwnCluster(settings, every=True)
+    problems.insert(0, own_cluster.problem)
+    return own_cluster.find(stop)
 
 
 def _run(

@@ -23,6 +23,7 @@ from streams.metrics.roles import SinkMetrics
 from streams.routes.model import GKE_PATH, OUTPUT_KINDS, Events, File, Route, RouteOutput, Routes
 from streams.settings import Settings
 from streams.sinks.events import EventSink
+from streams.sinks.feed import is_own_record
 from streams.sinks.file import FileSink
 from streams.sinks.makers import checked_makers
 from streams.sinks.running_sinks import MadeSink, SinkDefinition
@@ -55,9 +56,9 @@ def route_sinks(routes: Routes) -> list[RouteSink]:
     ]
 
 
-def group_prefix(prefix: str) -> str:
-    """Return how the names of all consumer groups of routes begin, with the prefix of the topics."""
-    return f"{prefix}.route."
+def group_prefix(settings: Settings) -> str:
+    """Return how the names of all consumer groups of the routes of a cluster begin."""
+    return settings.group("route.")
 
 
 def only_denied(route: Route) -> bool:
@@ -133,7 +134,8 @@ def _definition(one: RouteSink, settings: Settings, metrics: SinkMetrics) -> Sin
     maker = _MAKERS[one.output.kind]
 
     def make() -> MadeSink:
-        return MadeSink(maker(one, metrics), partial(takes, one.route.matcher()))
+        is_own = partial(is_own_record, settings.cluster)
+        return MadeSink(maker(one, metrics), partial(takes, one.route.matcher()), is_own=is_own)
 
     topic = settings.topics.denied if only_denied(one.route) else settings.topics.flows
-    return SinkDefinition(one.name, topic.name, group_prefix(settings.prefix) + one.name, one.content, make)
+    return SinkDefinition(one.name, topic.name, group_prefix(settings) + one.name, one.content, make)

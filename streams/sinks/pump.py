@@ -4,7 +4,8 @@ THEORY OF OPERATION
 
 1. The pump reads up to 2,000 records with a consumer group of its own, so that a slow destination delays no other
    reader.
-2. Values that are not records go to the dead-letter topic; records that the sink does not want are skipped.
+2. Records of other clusters that share the topic are counted and skipped. Values that are not records go to the
+   dead-letter topic; records that the sink does not want are skipped.
 3. The others are written. If the destination is away (SinkError), the pump retries with exponential backoff: after 0.5
    s, 1 s, 2 s, ... up to every 10 s. Meanwhile it reads and commits nothing: this is the backpressure that keeps
    records in Kafka. It stays a member of its group, so that the others get and keep their partitions.
@@ -17,13 +18,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Final, Protocol
 
 import structlog
 
 from streams.kafka.records import Record
 from streams.metrics.roles import SinkMetrics
+from streams.sinks.feed import Feed
 from streams.sinks.sink import RefusedError, Sink, SinkError
 
 log = structlog.get_logger("kubeweir.streams")
@@ -48,16 +49,6 @@ class Reader(Protocol):
     def lag(self) -> int | None: ...
 
     def close(self) -> None: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Feed:
-    """Which records a sink wants."""
-
-    name: str
-    """The sink's name in logs and metrics."""
-    takes: Callable[[bytes], bool]
-    """Return whether the sink wants a record. Raises ValueError for a value that is not a record."""
 
 
 class Pump:
@@ -102,7 +93,9 @@ class Pump:
     def _process(self, records: Sequence[Record]) -> bool:
         """Return True when the destination has stored all records that the sink wants, False if stopped before."""
         accepted = []
-        for record in records:
+        own = [record for record in records if self._feed.is_own(record.value)]
+        self._metrics.foreign.labels(self._feed.name).inc(len(records) - len(own))
+        for record in own:
             try:
                 if self._feed.takes(record.value):
                     accepted.append(record)

@@ -25,7 +25,8 @@ import structlog
 from enrich.runtime.process import Exit, StopServiceError
 from streams.kafka.records import Record
 from streams.metrics.roles import SinkMetrics
-from streams.sinks.pump import Feed, Pump, Reader
+from streams.sinks.feed import Feed
+from streams.sinks.pump import Pump, Reader
 from streams.sinks.sink import Sink
 
 log = structlog.get_logger("kubeweir.streams")
@@ -48,6 +49,8 @@ class MadeSink:
     takes: Callable[[bytes], bool] = lambda _: True
     """Whether the sink wants a record. Raises ValueError if the value is not a record."""
     on_assigned: OnAssigned | None = None
+    is_own: Callable[[bytes], bool] = lambda _: True
+    """Return False for a record of another cluster; see :class:`streams.sinks.feed.Feed`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +115,7 @@ class RunningSinks:
     def _start(self, definition: SinkDefinition, made: MadeSink) -> _RunningSink:
         stop = threading.Event()
         reader = self._open_reader(definition.group, definition.topic, made.on_assigned)
-        feed = Feed(definition.name, made.takes)
+        feed = Feed(definition.name, made.takes, made.is_own)
         send_dead_letter = partial(self._send_dead_letter, definition.topic)
         return _RunningSink(definition, Pump(feed, made.sink, reader, send_dead_letter, self._metrics, stop), stop)
 

@@ -30,6 +30,7 @@ from enrich.wire.address_interval import (
     decode_interval,
     decode_interval_key,
 )
+from enrich.wire.whose import is_foreign
 from streams.kafka.connection import ReadError
 from streams.kafka.records import Record
 from streams.metrics.roles import EnrichMetrics
@@ -133,7 +134,8 @@ class AddressHistory:
     def _apply(self, record: Record) -> None:
         try:
             key = decode_interval_key(record.key)
-            if self._cluster_id and key.cluster != self._cluster_id:
+            if is_foreign(key.cluster, self._cluster_id):
+                self._metrics.foreign_records.labels("address_intervals").inc()
                 return
             if record.value:
                 self._cluster.addresses.add_interval(decode_interval(record.value, record.key))

@@ -141,7 +141,7 @@ class EnrichWorker:
     def _build(self) -> faust.App:
         settings = self._settings
         app = EnrichApp(
-            f"{settings.prefix}.enrich",
+            settings.group("enrich"),
             loop=self._loop,
             broker=[f"kafka://{server.strip()}" for server in settings.kafka.split(",")],
             broker_credentials=kafka_credentials(settings),

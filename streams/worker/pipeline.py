@@ -5,8 +5,8 @@ This module does not depend on Faust or librdkafka.
 Theory of operation. :meth:`Pipeline.take` gets the raw inputs that the worker has read, say three batches of 400
 verdicts each, and for all of them together:
 
-1. Decodes and checks each batch. One that cannot be decoded, is of another cluster, or claims pods of another node
-   becomes a dead letter, and the others go on.
+1. Decodes and checks each batch. One that cannot be decoded, or claims pods of another node, becomes a dead letter, and
+   the others go on. One of another cluster that shares the topics is skipped: that cluster's workers take it.
 2. Merges the rest into one array. Ten verdicts enriched by themselves cost four times as much each as a thousand do.
 3. Looks up the peer of every verdict in the cluster's index. If the index may be able to name some of them better
    in a moment, these verdicts wait in :class:`streams.worker.pending.PendingVerdicts`; the others continue at once.
@@ -33,6 +33,7 @@ from enrich.render.merged_batch import MergedBatch, merge
 from enrich.render.peer_lookup import Lookup
 from enrich.wire.batch import Batch, BatchError, Header, decode_batch
 from enrich.wire.topics import Topics
+from enrich.wire.whose import cluster_named, is_foreign
 from streams.kafka.dead_letter_form import Headers
 from streams.kafka.record_columns import RecordColumns
 from streams.metrics.roles import EnrichMetrics
@@ -84,7 +85,7 @@ class Pipeline:
         worker: str,
         pending: PendingVerdicts,
     ) -> None:
-        """``cluster_id``: the only cluster whose batches are accepted, empty for any. ``node_of`` returns the node of
+        """``cluster_id``: the only cluster whose batches are taken, empty for any. ``node_of`` returns the node of
         the pod with a UID, empty if it is not known. ``worker`` names this process in status records."""
         self.routing: Routing | None = None
         self._topics, self._cluster_id = topics, cluster_id
@@ -127,7 +128,7 @@ class Pipeline:
         self._metrics.expired_batches.inc(batches)
         log.error("batches expired before they were read", partition=tracked.partition, batches=batches)
         status = {"type": "expired", "partition": tracked.partition, "batches": batches}
-        await self._sender.send_status(tracked, self._worker, status)
+        await self._send_own_status(tracked, status)
 
     async def resend_dead_letter(self, tracked: TrackedInput, key: bytes, value: bytes, headers: Headers) -> None:
         """Send a dead letter that Kafka refuses once more, cut to what every broker takes."""
@@ -142,7 +143,9 @@ class Pipeline:
         decoded: list[_DecodedInput] = []
         for tracked, value in inputs:
             try:
-                decoded.append(_DecodedInput(tracked, value or b"", self._decode(value)))
+                batch = self._decode(value)
+                if batch is not None:
+                    decoded.append(_DecodedInput(tracked, value or b"", batch))
             except BatchError as error:
                 await self._sender.send_dead_letter(tracked, value or b"", error.reason, str(error))
             except Exception as error:
@@ -150,15 +153,21 @@ class Pipeline:
         if decoded:
             await self._enrich(decoded)
 
-    def _decode(self, value: bytes | None) -> Batch:
+    def _decode(self, value: bytes | None) -> Batch | None:
+        """Return the batch, None if it is another cluster's. Raises BatchError."""
         if value is None:
             raise BatchError("no_value", "the record has no value")
-        batch = decode_batch(value)
+        try:
+            batch = decode_batch(value)
+        except BatchError:
+            if not is_foreign(cluster_named(value.partition(b"\n")[0]), self._cluster_id):
+                raise
+            self._metrics.foreign_records.labels("batches").inc()
+            return None
         header = batch.header
-        if self._cluster_id and header.cluster != self._cluster_id:
-            raise BatchError(
-                "foreign_cluster", f"the batch is of cluster {header.cluster!r}, WEIR_CLUSTER is {self._cluster_id!r}"
-            )
+        if is_foreign(header.cluster, self._cluster_id):
+            self._metrics.foreign_records.labels("batches").inc()
+            return None
         for ref in header.endpoints.values():
             node = self._node_of(ref.uid)
             if node and node != header.node:
@@ -238,7 +247,12 @@ class Pipeline:
                     await self._sender.send_all(inputs, topic, routed)
             for topic, error in self.routing.take_failed().items():
                 status = {"type": "route_failed", "reason": topic, "error": error[:_MAX_ERROR_CHARACTERS]}
-                await self._sender.send_status(inputs[0], self._worker, status)
+                await self._send_own_status(inputs[0], status)
+
+    async def _send_own_status(self, tracked: TrackedInput, status: dict[str, Any]) -> None:
+        """Send a status record about this worker, with its cluster if that is known."""
+        cluster = {"cluster": self._cluster_id} if self._cluster_id else {}
+        await self._sender.send_status(tracked, self._worker, {**status, **cluster})
 
     async def _account(self, tracked: TrackedInput, header: Header) -> None:
         ring = {"cluster": header.cluster, "node": header.node, "ring": header.ring}

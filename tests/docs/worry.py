@@ -66,6 +66,9 @@ WORRY: Final[dict[str, str]] = {
     "kubeweir_streams_expired_batches_total": (
         "Any increase (WeirVerdictsMissing): workers were behind for longer than a day."
     ),
+    "kubeweir_streams_foreign_records_total": (
+        "Rises although no other cluster shares these topics: WEIR_CLUSTER differs between probes and workers."
+    ),
     "kubeweir_streams_gap_verdicts_total": (
         "Any increase (WeirVerdictsMissing): verdicts never came, and no probe counted them."
     ),
@@ -100,6 +103,7 @@ WORRY: Final[dict[str, str]] = {
     "kubeweir_streams_alerts_restarts_total": "More than a few an hour without rule changes or rebalances.",
     # --- sinks
     "kubeweir_streams_sink_failures_total": "Rises for 10 minutes (WeirSinkFailing): the destination is away.",
+    "kubeweir_streams_sink_foreign_records_total": "Never by itself: other clusters share the topic.",
     "kubeweir_streams_sink_lag_records": "Above 100,000 for 15 minutes (WeirSinkBehind).",
     "kubeweir_streams_sink_records_total": "Stands still while its topic gets records.",
     "kubeweir_streams_lost_dead_letters_total": "Any increase: the log has the key and the reason of each.",

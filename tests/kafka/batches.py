@@ -23,10 +23,11 @@ status: {{phase: Running, podIP: {ip}, podIPs: [{{ip: {ip}}}], startTime: "2026-
 """
 
 
-def write_manifests(folder: Path) -> None:
-    """A namespace, a node and the pods."""
+def write_manifests(folder: Path, cluster: str = "c1") -> None:
+    """Namespaces, a node and the pods. ``cluster`` is the cluster's id."""
     folder.mkdir(parents=True, exist_ok=True)
     text = "apiVersion: v1\nkind: Namespace\nmetadata: {name: shop, uid: uid-shop}\n"
+    text += f"---\napiVersion: v1\nkind: Namespace\nmetadata: {{name: kube-system, uid: {cluster}}}\n"
     text += "---\napiVersion: v1\nkind: Node\nmetadata: {name: n1, uid: uid-n1}\n"
     text += "".join(_POD.format(name=name, app=name.split("-")[0], ip=ip) for name, ip in PODS.items())
     (folder / "cluster.yaml").write_text(text)

@@ -5,6 +5,7 @@ The OTLP receiver is an HTTP server of ours that speaks the protocol's own messa
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -85,13 +86,14 @@ def test_a_removed_output_leaves_its_offsets_to_nobody(site: Site) -> None:
     assert sinks.stop() == 0
     command = [sys.executable, "-m", "streams.cli.main", "routes", "groups", path]
     command += ["--topic-prefix", site.prefix, "--kafka", site.broker]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    left, used = f"{site.prefix}.route.files.a", f"{site.prefix}.route.files.b"
+    env = {**os.environ, "WEIR_CLUSTER": "c1"}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    left, used = f"{site.prefix}.c1.route.files.a", f"{site.prefix}.c1.route.files.b"
     assert done.stdout == f"{left}: left over: no output of the file has it\n{used}: in use\n"
     assert done.returncode == 1
-    done = subprocess.run([*command, "--delete"], capture_output=True, text=True, check=False)
+    done = subprocess.run([*command, "--delete"], env=env, capture_output=True, text=True, check=False)
     assert (done.stdout, done.returncode) == (f"{left}: deleted\n{used}: in use\n", 0)
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
     assert (done.stdout, done.returncode) == (f"{used}: in use\n", 0)
 
 

@@ -11,7 +11,8 @@ from prometheus_client import CollectorRegistry
 from streams.kafka.records import Record
 from streams.metrics.roles import SinkMetrics
 from streams.sinks import pump as pumping
-from streams.sinks.pump import Feed, Pump
+from streams.sinks.feed import Feed
+from streams.sinks.pump import Pump
 from streams.sinks.sink import RefusedError, SinkError
 
 

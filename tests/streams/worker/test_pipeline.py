@@ -130,19 +130,18 @@ def test_a_batch_that_cannot_be_enriched_becomes_a_dead_letter_and_is_acknowledg
 
 
 def test_a_bad_batch_and_a_failing_one_harm_no_other_batch_taken_with_them() -> None:
-    foreign = make_batch(0, 2, {"cluster": "c2"})
+    foreign = make_batch(0, 2, {"cluster": "c2", "v": 7})
     values = (make_batch(0, 3), foreign, make_batch(3, 3), b"no batch", make_batch(6, 3), make_batch(9, 0))
     producer, acked = run(*values, enricher=Broken())
     assert producer.of("p.flows") == [b"0", b"1", b"2", b"6", b"7", b"8"]
     assert producer.of("p.flows.denied") == [b"0", b"6"]
     dead = {key: (body, headers["reason"]) for topic, key, body, _, headers in producer.taken if topic == "p.dead"}
     assert dead == {
-        b"p.verdicts.raw/2/78": (foreign, b"foreign_cluster"),
         b"p.verdicts.raw/2/79": (values[2], b"enrich_failed"),
         b"p.verdicts.raw/2/80": (b"no batch", b"no_header"),
     }
     assert [orjson.loads(status)["type"] for status in producer.of("p.status")] == ["gap", "heartbeat"]
-    assert [(one.offset, one.records) for one in acked] == [(77, 4), (78, 1), (79, 1), (80, 1), (81, 5), (82, 1)]
+    assert [(one.offset, one.records) for one in acked] == [(77, 4), (78, 0), (79, 1), (80, 1), (81, 5), (82, 1)]
 
 
 def test_a_heartbeat_makes_a_status_record_and_no_flow() -> None:
