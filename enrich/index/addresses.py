@@ -34,6 +34,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
+from enrich.index.changes import ANYBODY, Changes, Key
 from enrich.index.intervals import (
     FOREVER,
     SECOND,
@@ -57,13 +58,15 @@ class AddressOwner:
     pod: Pod | None = None
     ambiguous: bool = False
     """A pod may have had it, and it is not known which."""
+    candidates: tuple[str, ...] = ()
+    """The UIDs of the pods that the answer was made from."""
 
 
 class Addresses:
     """The intervals of every address, and the pods by UID, also of pods that are gone for less than the tail.
 
     Writers hold ``lock``, the lock of the cluster's index; readers need none, because every value that they read is
-    replaced and never changed. ``on_change`` is called under the lock after each change that a probe reported.
+    replaced and never changed. Every change is noted in ``changes``.
     """
 
     def __init__(
@@ -72,10 +75,10 @@ class Addresses:
         skew_ns: int,
         now_ns: Callable[[], int],
         lock: threading.RLock,
-        on_change: Callable[[], None],
+        changes: Changes,
     ) -> None:
         self._tail_ns, self._skew_ns, self._now_ns = tail_ns, skew_ns, now_ns
-        self._lock, self._on_change = lock, on_change
+        self._lock, self._changes = lock, changes
         self._complete_since_ns = 1 << 62
         self._watched: dict[str, tuple[Interval, ...]] = {}
         self._exact: dict[str, tuple[Interval, ...]] = {}
@@ -101,6 +104,7 @@ class Addresses:
             return
         self._by_uid[after.uid] = after
         self._existing.add(after.uid)
+        self._changes.touch(Key("pod", after.uid))
         held, expected = held_ips(before), held_ips(after)
         if held == expected:
             return
@@ -108,7 +112,7 @@ class Addresses:
         for ip in expected:
             if ip not in held:
                 self._watched[ip] = (*self._watched.get(ip, ()), interval)
-                self._neighbourhoods.add(_neighbourhood(ip))
+                self._add_neighbourhood(ip)
         lost = tuple(ip for ip in held if ip not in expected)
         if before is not None and lost:
             self._release(before, lost, now, synced_until)
@@ -121,7 +125,16 @@ class Addresses:
             if ip in self._exact:
                 # A probe that has died left its interval open; a living one will publish the exact end.
                 self._exact[ip] = tuple(ended(one, pod.uid, end, now) for one in self._exact[ip])
+            self._changes.touch(Key("address", ip))
         self._departed.append((now, pod.uid, ips))
+
+    def _add_neighbourhood(self, ip: str) -> None:
+        """Note that pods have addresses near this one, which has changed."""
+        self._changes.touch(Key("address", ip))
+        near = _neighbourhood(ip)
+        if near not in self._neighbourhoods:
+            self._neighbourhoods.add(near)
+            self._changes.touch(ANYBODY)
 
     # --- what probes report
 
@@ -129,7 +142,7 @@ class Addresses:
         """Take over the exact interval that the probe of a pod's node published; it replaces the watch's."""
         with self._lock:
             self._add(interval, self._now_ns())
-            self._on_change()
+            self._changes.publish()
 
     def _add(self, interval: AddressInterval, now: int) -> None:
         uid, ip = interval.uid, interval.ip
@@ -137,9 +150,10 @@ class Addresses:
         end = FOREVER if interval.end is None else interval.end
         exact = Interval(uid, interval.first, interval.start, end, last, sys.intern(interval.node))
         self._exact[ip] = (*self._others(ip, uid), exact)
-        self._neighbourhoods.add(_neighbourhood(ip))
+        self._add_neighbourhood(ip)
         if uid not in self._by_uid:
             self._by_uid[uid] = interval.as_pod()
+            self._changes.touch(Key("pod", uid))
         if last != FOREVER:
             self._unconfirmed.pop((uid, ip), None)
             self._departed.append((now, uid, (ip,)))
@@ -153,7 +167,7 @@ class Addresses:
                 self._set_exact(ip, self._others(ip, uid))
             self._unconfirmed.pop((uid, ip), None)
             self._evict_pod(uid)
-            self._on_change()
+            self._changes.publish()
 
     def _others(self, ip: str, uid: str) -> tuple[Interval, ...]:
         return tuple(one for one in self._exact.get(ip, ()) if one.uid != uid)
@@ -163,6 +177,7 @@ class Addresses:
             self._exact[ip] = rest
         else:
             self._exact.pop(ip, None)
+        self._changes.touch(Key("address", ip))
 
     # --- eviction
 
@@ -185,6 +200,7 @@ class Addresses:
             elif now - since > _UNCONFIRMED_NS:
                 del self._unconfirmed[uid, ip]
                 self._exact[ip] = tuple(ended(one, uid, one.start_ns, now) for one in self._exact.get(ip, ()))
+                self._changes.touch(Key("address", ip))
                 self._departed.append((now, uid, (ip,)))
 
     def _evict_pod(self, uid: str) -> None:
@@ -195,6 +211,7 @@ class Addresses:
             and not any(one.uid == uid for ip in pod.ips for one in self._intervals(ip))
         ):
             del self._by_uid[uid]
+            self._changes.touch(Key("pod", uid))
 
     # --- completeness
 
@@ -202,10 +219,11 @@ class Addresses:
         """Declare that intervals are known from this moment on, also of pods that were gone before the first list."""
         with self._lock:
             self._complete_since_ns = min(self._complete_since_ns, since_ns)
+            self._changes.publish_all()
 
-    def may_be_incomplete(self, at_ns: int) -> bool:
-        """Whether pods that had an address at a moment may be unknown: never learnt, or evicted since."""
-        return at_ns < max(self._complete_since_ns, self._now_ns() - self._tail_ns)
+    def complete_since_ns(self) -> int:
+        """Return the moment before which pods that had an address may be unknown: never learnt, or evicted since."""
+        return max(self._complete_since_ns, self._now_ns() - self._tail_ns)
 
     # --- reading
 
@@ -239,7 +257,7 @@ class Addresses:
         if not near:
             return AddressOwner(), since, until
         pod = self._by_uid.get(next(iter(near))) if certain and len(near) == 1 else None
-        return AddressOwner(pod, ambiguous=pod is None), since, until
+        return AddressOwner(pod, ambiguous=pod is None, candidates=tuple(near)), since, until
 
     def near_pods(self, ip: str) -> bool:
         """Whether pods have or had addresses in the same /24 or /64, so that this one is likely a pod's too."""

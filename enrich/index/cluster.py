@@ -15,6 +15,7 @@ from types import MappingProxyType
 from typing import Any, Final, Literal, cast
 
 from enrich.index.addresses import Addresses
+from enrich.index.changes import Changes, Key, address_keys
 from enrich.model import (
     POLICY_API_VERSIONS,
     TIERED_KINDS,
@@ -39,6 +40,9 @@ NAMED_KINDS: Final[tuple[type, ...]] = (Pod, Node, Service, EndpointSlice, Workl
 """The kinds that the names in a record come from."""
 POLICY_KINDS: Final[tuple[type, ...]] = (Pod, Namespace, Node, Service, *POLICY_API_VERSIONS)
 """The kinds that policy depends on, and the Services behind which a peer may be hidden."""
+
+_LOOKED_UP: Final = frozenset({Node, Service, EndpointSlice, Workload})
+"""The kinds beside pods that answers about an address or a pod are made from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,10 +76,12 @@ class Cluster:
         self.synced = threading.Event()
         """Set once every kind has been listed."""
         self.generation = 0
-        """A number that grows with every change; an answer of an older generation must be looked up again."""
+        """A number that grows with every change of an object."""
+        self.changes = Changes()
+        """Which answers each change touches, for readers that keep answers."""
         self._now_ns = now_ns
         self._write = threading.RLock()
-        self.addresses = Addresses(int(tail_s * 1e9), int(skew_s * 1e9), now_ns, self._write, self._bump_generation)
+        self.addresses = Addresses(int(tail_s * 1e9), int(skew_s * 1e9), now_ns, self._write, self.changes)
         """Which pod had which address when."""
         self._objects: dict[type, dict[Name, Any]] = {kind: {} for kind in KINDS}
         self._views: dict[type, Mapping[Name, Any]] = {}
@@ -126,9 +132,6 @@ class Cluster:
         """Name the kinds that have not been listed yet."""
         return sorted(kind.__name__ for kind in set(self._missing))
 
-    def _bump_generation(self) -> None:
-        self.generation += 1
-
     def _notify(self, touched: set[type]) -> None:
         if touched:
             for callback in self._subscribers:
@@ -140,12 +143,15 @@ class Cluster:
         synced_until = now if synced_ns is None else synced_ns
         touched: set[type] = set()
         listed = Pod in first
+        replaced: list[Object | None] = []
         for kind, key, after in edits:
             table = self._objects[kind]
             before = table.get(key)
             if before == after:
                 continue
             touched.add(kind)
+            if kind in _LOOKED_UP:
+                replaced += (before, after)
             if after is None:
                 table.pop(key)
             else:
@@ -166,6 +172,9 @@ class Cluster:
             self._views.pop(kind, None)
         self.addresses.evict(now)
         self.generation += bool(touched)
+        for one in replaced:
+            self.changes.touch(*_keys_of(one))
+        self.changes.publish()
         return touched
 
     # --- reading
@@ -241,7 +250,7 @@ class Cluster:
         owner = pod.owner
         if owner is None:
             return None
-        workload = self._objects[Workload].get(Name(pod.namespace, f"{owner.kind}/{owner.name}"))
+        workload = self._objects[Workload].get(workload_key(pod.namespace, owner))
         if workload is not None and workload.owner is not None:
             above: Owner = workload.owner
             return above
@@ -250,6 +259,24 @@ class Cluster:
             # A Deployment appends this suffix to its name (kubernetes/pkg/controller/deployment/sync.go).
             return Owner("Deployment", owner.name.removesuffix(suffix))
         return owner
+
+
+def workload_key(namespace: str, owner: Owner) -> Name:
+    """Return the name of the workload that is an owner, as :attr:`enrich.model.Workload.key` has it."""
+    return Name(namespace, f"{owner.kind}/{owner.name}")
+
+
+def _keys_of(made: Object | None) -> Iterable[Key]:
+    """Return the keys of the answers that an object is part of. Pods are left to :class:`Addresses`."""
+    if isinstance(made, Node):
+        return Key("node", made.name), *address_keys(made.ips)
+    if isinstance(made, Service):
+        return address_keys(made.addresses)
+    if isinstance(made, EndpointSlice):
+        return address_keys(made.addresses)
+    if isinstance(made, Workload):
+        return (Key("workload", made.key),)
+    return ()
 
 
 def _difference(kind: type, current: Mapping[Name, Object], objects: Iterable[Object]) -> Iterator[_Edit]:

@@ -8,11 +8,13 @@ are those of GKE's network policy log where that log has one.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
-from enrich.index.cluster import Cluster
+from enrich.index.changes import Key
+from enrich.index.cluster import Cluster, workload_key
 from enrich.model import Labels, Name, Node, Pod, Service
 from enrich.wire.batch import EndpointRef, PolicyRef
 from enrich.wire.flow import Dialled, End, NamedPolicy, NamedService, encode
@@ -73,16 +75,48 @@ class RenderedPeer(NamedTuple):
     until_ns: int
     settled: bool = True
     """Whether the index is unlikely to learn in a moment who it is, or to learn it better."""
+    pods: tuple[str, ...] = ()
+    """The UIDs of the pods that the answer was made from."""
 
 
 class EndRenderer:
-    """Renders the ends of connections by what the index knows."""
+    """Renders the ends of connections by what the index knows, each pod once until it changes.
+
+    :meth:`forget` must follow each change of the index."""
 
     def __init__(self, cluster: Cluster, labels: LabelChoice) -> None:
         self._cluster = cluster
         self._labels = labels
-        self._generation = -1
-        self._rendered: dict[tuple[str, str], RenderedEnd] = {}
+        self._pods: dict[str, tuple[RenderedEnd, tuple[Key, ...]]] = {}
+        """Rendered pods by UID, each with the node and the workload that it was rendered from."""
+        self._by_part: defaultdict[Key, set[str]] = defaultdict(set)
+        """For each node and workload, the rendered pods that it is part of."""
+
+    def clear(self) -> None:
+        """Forget every pod."""
+        self._pods.clear()
+        self._by_part.clear()
+
+    def forget(self, keys: Iterable[Key]) -> set[str]:
+        """Forget the pods that some keys are part of. Return the UIDs of all pods that may be rendered otherwise now,
+        also of pods that were not known."""
+        changed: set[str] = set()
+        for key in keys:
+            if key.kind == "pod":
+                changed.add(str(key.name))
+            elif key in self._by_part:
+                changed |= self._by_part[key]
+        for uid in changed:
+            _, parts = self._pods.pop(uid, (None, ()))
+            for part in parts:
+                self._by_part[part].discard(uid)
+                if not self._by_part[part]:
+                    del self._by_part[part]
+        return changed
+
+    def is_full(self) -> bool:
+        """Whether more pods are in memory than should be."""
+        return len(self._pods) > _MAX_CACHED
 
     def local(self, ref: EndpointRef | None, node: str) -> RenderedEnd:
         """Render the end at whose interface the verdict was made. The probe knows that pod for certain, by its UID."""
@@ -90,7 +124,7 @@ class EndRenderer:
             return render_end(End(node_name=node))
         pod = self._cluster.addresses.pod_by_uid(ref.uid)
         if pod is not None:
-            return self._once("pod", pod.uid, lambda: self._pod(pod))
+            return self._pod(pod)
         return render_end(
             End(
                 pod_name=ref.pod,
@@ -109,15 +143,22 @@ class EndRenderer:
     def peer(self, ip: str, at_ns: int, node: str) -> RenderedPeer:
         """Render the peer that had an address at the packet's time, by the clock of ``node``."""
         found, since, until = self._cluster.addresses.owner_around(ip, at_ns, node)
-        pod = found.pod
-        if pod is not None:
-            return RenderedPeer(self._once("pod", pod.uid, lambda: self._pod(pod)), since, until)
+        pods = found.candidates
+        if found.pod is not None:
+            return RenderedPeer(self._pod(found.pod), since, until, settled=True, pods=pods)
         if found.ambiguous:
-            return RenderedPeer(_ambiguous(ip), since, until, settled=False)
+            return RenderedPeer(_ambiguous(ip), since, until, settled=False, pods=pods)
         settled = not self._cluster.addresses.near_pods(ip) or self._cluster.node_of_ip(ip) is not None
-        if not settled and self._cluster.addresses.may_be_incomplete(at_ns):
-            return RenderedPeer(_ambiguous(ip), since, until)
-        return RenderedPeer(self._once("address", ip, lambda: self._address(ip)), since, until, settled)
+        if not settled:
+            complete_since = self.complete_since_ns()
+            if at_ns < complete_since:
+                return RenderedPeer(_ambiguous(ip), since, min(until, complete_since))
+            since = max(since, complete_since)
+        return RenderedPeer(render_end(self._address(ip)), since, until, settled)
+
+    def complete_since_ns(self) -> int:
+        """Return the moment before which a pod may have had an address unknown to the index. It grows with time."""
+        return self._cluster.addresses.complete_since_ns()
 
     def in_doubt(self, ip: str, end: RenderedEnd) -> RenderedEnd:
         """Render a peer whose address may have changed hands, unknown to the index; ``end`` is what the index knew."""
@@ -137,16 +178,6 @@ class EndRenderer:
             return None
         return Dialled(ip=ip, port=port, service=_named_service(self._cluster.service_of(ip)))
 
-    def _once(self, kind: str, name: str, make: Callable[[], End]) -> RenderedEnd:
-        """Render an end once for each generation of the index."""
-        if self._generation != self._cluster.generation or len(self._rendered) > _MAX_CACHED:
-            self._generation = self._cluster.generation
-            self._rendered.clear()
-        found = self._rendered.get((kind, name))
-        if found is None:
-            found = self._rendered[kind, name] = render_end(make())
-        return found
-
     def _address(self, ip: str) -> End:
         if not ip:
             return End()
@@ -156,7 +187,20 @@ class EndRenderer:
         service = self._cluster.service_behind(ip)
         return End(instance=ip, service=_named_service(service if service and service.name else None))
 
-    def _pod(self, pod: Pod) -> End:
+    def _pod(self, pod: Pod) -> RenderedEnd:
+        found = self._pods.get(pod.uid)
+        if found is not None:
+            return found[0]
+        parts = [Key("node", pod.node)]
+        if pod.owner is not None:
+            parts.append(Key("workload", workload_key(pod.namespace, pod.owner)))
+        for part in parts:
+            self._by_part[part].add(pod.uid)
+        end = render_end(self._pod_end(pod))
+        self._pods[pod.uid] = end, tuple(parts)
+        return end
+
+    def _pod_end(self, pod: Pod) -> End:
         owner = self._cluster.workload_of(pod)
         node = self._cluster.node(pod.node)
         return End(

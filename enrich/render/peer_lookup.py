@@ -2,26 +2,28 @@
 
 A peer is the other end of a verdict: not the pod whose interface the packet passed, but the address that it talked to.
 An answer depends on the address, on the time of the packet, and on the node whose clock measured it. Most addresses
-belong to one pod for long, so a node's answers are kept together with the span of time in which all of them stay the
-same. A batch that lies within the span costs one dictionary lookup for each verdict.
+belong to one pod for long, so an answer is kept for each address and node with the span of time in which it is the
+same (:mod:`enrich.render.answers`). A verdict costs one dictionary lookup, and a few operations on arrays with all
+others of its batch. An answer is forgotten when the index changes what it was made from.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import compress
 from typing import Final
 
 import numpy as np
 
+from enrich.index.changes import ANYBODY, Key
+from enrich.render.answers import Answers, View
 from enrich.render.columns import NO_ADDRESS, AddressTexts, raw_addresses
-from enrich.render.fragments import EndRenderer, RenderedEnd, RenderedPeer
+from enrich.render.fragments import EndRenderer, RenderedEnd
 from enrich.render.interning import Int64Array, InternTable
 from enrich.render.merged_batch import Mask, MergedBatch, VerdictArray
 from enrich.wire.batch import AGGREGATED, INGRESS, UNNAMED, Reason
 
-_ALWAYS: Final = (-(1 << 63), 1 << 63)
 _MAX_ANSWERS: Final = 200_000
 """Answers in memory; at more, all are evicted."""
 
@@ -75,44 +77,39 @@ class PeerTable(InternTable[RenderedEnd]):
         return np.array(self._unsettled.of(numbers), bool) if self._any_unsettled else None
 
 
-class _NodeAnswers:
-    """The peers by address as one node's clock sees them; all of them are the same throughout ``span``."""
-
-    def __init__(self) -> None:
-        self.numbers: dict[bytes, int] = {}
-        self.span = _ALWAYS
-
-    def add(self, raw: bytes, number: int, peer: RenderedPeer) -> None:
-        """Keep an answer; the span shrinks to the time in which this one is the same, too."""
-        self.numbers[raw] = number
-        self.span = max(self.span[0], peer.since_ns), min(self.span[1], peer.until_ns)
-
-
 class PeerLookup:
-    """Looks up peers in the index. Not thread safe. :meth:`clear` must follow each change of the index."""
+    """Looks up peers in the index. Not thread safe. :meth:`forget` must follow each change of the index."""
 
     def __init__(self, ends: EndRenderer, texts: AddressTexts) -> None:
         self._ends = ends
         self._texts = texts
-        self._by_node: dict[str, _NodeAnswers] = {}
+        self._answers = Answers()
         self._peers = PeerTable()
-        self._answers = 0
 
     def is_full(self) -> bool:
-        """Whether more distinct peers are in memory than should be."""
-        return len(self._peers) > _MAX_ANSWERS
+        """Whether more answers or distinct peers are in memory than should be."""
+        return max(len(self._peers), len(self._answers)) > _MAX_ANSWERS
 
     def clear(self) -> None:
         """Forget every answer. Lookups that were handed out stay valid: they keep their own table."""
-        self._by_node.clear()
+        self._answers = Answers()
         self._peers = PeerTable()
-        self._answers = 0
+
+    def forget(self, keys: Iterable[Key], pods: Iterable[str]) -> None:
+        """Forget the answers that were made from some keys or from some pods, by UID."""
+        for key in keys:
+            if key.kind == "address":
+                self._answers.forget(str(key.name))
+            elif key == ANYBODY:
+                self._answers.forget_nobodies()
+        for uid in pods:
+            self._answers.forget_pod(uid)
 
     def lookup(self, batch: MergedBatch) -> Lookup:
         """Look up the peer of each verdict as the index knows it now."""
         sources, destinations = raw_addresses(batch.verdicts["source"]), raw_addresses(batch.verdicts["destination"])
         addresses = _peer_addresses(batch.verdicts, sources, destinations)
-        peer = np.array(self._numbers(batch, addresses), np.int64)
+        peer = self._numbers(batch, addresses)
         own = batch.verdicts["reason"] == Reason.NODE
         if own.any():
             self._name_own_nodes(peer, batch, own)
@@ -126,6 +123,19 @@ class PeerLookup:
             unsettled = None
         return Lookup(self._peers, peer, unsettled, sources, destinations)
 
+    def awaited(self, batch: MergedBatch, found: Lookup) -> list[tuple[Key, ...]]:
+        """See :meth:`enrich.render.enricher.Enricher.awaited`."""
+        if found.unsettled is None:
+            return []
+        addresses = _peer_addresses(batch.verdicts, found.sources, found.destinations)
+        endpoints = batch.verdicts["endpoint"].tolist()
+        keys: list[tuple[Key, ...]] = []
+        for place in np.flatnonzero(found.unsettled).tolist():
+            address = Key("address", self._texts[addresses[place]])
+            ref = batch.headers[batch.owner[place]].endpoints.get(str(endpoints[place]))
+            keys.append((address,) if ref is None else (address, Key("pod", ref.uid)))
+        return keys
+
     def mark_ambiguous(self, batch: MergedBatch, found: Lookup, until_ns: int) -> None:
         """See :meth:`enrich.render.enricher.Enricher.mark_ambiguous`."""
         late = batch.wall > until_ns
@@ -136,41 +146,59 @@ class PeerLookup:
                 peer = self._ends.in_doubt(self._texts[addresses[place]], found.peers[found.peer[place]])
                 found.peer[place] = self._peers.number(peer, settled=True)
 
-    def _numbers(self, batch: MergedBatch, addresses: list[bytes]) -> list[int]:
+    def _numbers(self, batch: MergedBatch, addresses: list[bytes]) -> Int64Array:
         """Return the number of each verdict's peer at the verdict's time."""
-        if self._answers > _MAX_ANSWERS:
-            self.clear()
-        numbers: list[int] = []
+        # What is said of a time that the index may not know all pods of is not to be said of a later time.
+        old = batch.wall < self._ends.complete_since_ns()
+        places = self._places(batch, addresses, old)
+        numbers, stale = self._answers.at(places, batch.wall)
+        if not stale.any():
+            return numbers
+        nodes = [header.node for header in batch.headers]
+
+        def of(place: int) -> View:
+            return nodes[batch.owner[place]], bool(old[place])
+
+        # The last verdict about each address has the answer that later verdicts will need.
+        for place in {places[place]: place for place in np.flatnonzero(stale).tolist()}.values():
+            self._answer(of(place), addresses[place], int(batch.wall[place]))
+        numbers, stale = self._answers.at(places, batch.wall)
+        for place in np.flatnonzero(stale).tolist():
+            node, at = of(place)[0], int(batch.wall[place])
+            peer = self._ends.peer(self._texts[addresses[place]], at, node)
+            numbers[place] = self._peers.number(peer.end, settled=peer.settled)
+        return numbers
+
+    def _places(self, batch: MergedBatch, addresses: list[bytes], old: Mask) -> Int64Array:
+        """Return the place of the answer about each verdict's peer, which may not hold at the verdict's time."""
+        any_old = bool(old.any())
+        places: list[int] = []
         for _, header, span in batch.parts():
-            numbers += self._numbers_of_node(header.node, addresses[span], batch.wall[span])
-        return numbers
+            if any_old and old[span].any() and not old[span].all():
+                for place in range(span.start, span.stop):
+                    one = slice(place, place + 1)
+                    places += self._places_of((header.node, bool(old[place])), addresses[one], batch.wall[one])
+            else:
+                is_old = any_old and bool(old[span.start])
+                places += self._places_of((header.node, is_old), addresses[span], batch.wall[span])
+        return np.array(places, np.int64)
 
-    def _numbers_of_node(self, node: str, addresses: list[bytes], wall: Int64Array) -> list[int]:
-        first, last = int(wall.min()), int(wall.max())
-        answers = self._by_node.get(node)
-        if answers is None or not answers.span[0] <= first <= last < answers.span[1]:
-            answers = self._by_node[node] = _NodeAnswers()
-        numbers = list(map(answers.numbers.get, addresses))
-        if None in numbers:
-            return self._find(answers, addresses, wall, node)
-        return numbers  # type: ignore[return-value]  # None was ruled out
+    def _places_of(self, view: View, addresses: list[bytes], wall: Int64Array) -> list[int]:
+        places = self._answers.seen_by(view)
+        found = list(map(places.get, addresses))
+        if None in found:
+            missing = {raw: at for raw, at in zip(addresses, wall.tolist(), strict=True) if raw not in places}
+            for raw, at in missing.items():
+                self._answer(view, raw, at)
+            return [places[raw] for raw in addresses]
+        return found  # type: ignore[return-value]  # None was ruled out
 
-    def _find(self, answers: _NodeAnswers, addresses: list[bytes], wall: Int64Array, node: str) -> list[int]:
-        """Look up what is missing. A peer that changes within the batch is looked up for each verdict and not kept."""
-        first, last = int(wall.min()), int(wall.max())
-        for raw in set(addresses) - answers.numbers.keys():
-            peer = self._ends.peer(self._texts[raw], first, node)
-            if peer.since_ns <= first and last < peer.until_ns:
-                answers.add(raw, self._peers.number(peer.end, settled=peer.settled), peer)
-                self._answers += 1
-        numbers: list[int] = []
-        for raw, at in zip(addresses, wall.tolist(), strict=True):
-            number = answers.numbers.get(raw)
-            if number is None:
-                peer = self._ends.peer(self._texts[raw], at, node)
-                number = self._peers.number(peer.end, settled=peer.settled)
-            numbers.append(number)
-        return numbers
+    def _answer(self, view: View, raw: bytes, at_ns: int) -> None:
+        """Look up an address, and keep the answer."""
+        text = self._texts[raw]
+        peer = self._ends.peer(text, at_ns, view[0])
+        number = self._peers.number(peer.end, settled=peer.settled)
+        self._answers.set(self._answers.seen_by(view), raw, text, number, peer)
 
     def _name_own_nodes(self, peer: Int64Array, batch: MergedBatch, own: Mask) -> None:
         """Name the node itself as the peer: the kernel recognized it, whichever of its addresses was used.

@@ -7,7 +7,8 @@ endpoint, rule, protocol, verdict, reason and flags. :mod:`enrich.render.enriche
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from typing import Any, Final, NamedTuple, TypeVar
 
 import numpy as np
@@ -82,10 +83,15 @@ class Template(NamedTuple):
 
 
 class Templates(InternTable[Template]):
-    """Templates by number, and tables of the parts that each record needs."""
+    """Templates by number, and tables of the parts that each record needs.
+
+    A template that was forgotten keeps its number, because records that were handed out refer to it."""
 
     def __init__(self) -> None:
         super().__init__()
+        self.forgotten = 0
+        """How many templates were forgotten."""
+        self._by_pod: defaultdict[str, set[tuple[RingTemplates, bytes]]] = defaultdict(set)
         self.heads: InternTable[tuple[str, str, str, str, str]] = InternTable()
         self.tails: InternTable[tuple[str, str, str, str, str, str]] = InternTable()
         self.keys: InternTable[bytes] = InternTable()
@@ -100,6 +106,16 @@ class Templates(InternTable[Template]):
         self.denied.add(value.denied)
         self.plain.add(value.plain)
         return super().add(value)
+
+    def keep(self, uid: str, ring: RingTemplates, shape: bytes) -> None:
+        """Note that the template of a shape names the pod with a UID."""
+        self._by_pod[uid].add((ring, shape))
+
+    def forget(self, uids: Iterable[str]) -> None:
+        """Forget the templates that name some pods."""
+        for uid in uids:
+            for ring, shape in self._by_pod.pop(uid, ()):
+                self.forgotten += ring.forget(shape)
 
 
 class _Decided(NamedTuple):
@@ -140,6 +156,10 @@ class RingTemplates:
             return [made[shape] if number is None else number for shape, number in zip(shapes, found, strict=True)]
         return found  # type: ignore[return-value]  # None was ruled out
 
+    def forget(self, shape: bytes) -> bool:
+        """Forget the template of a shape; return whether there was one."""
+        return self._known.pop(shape, None) is not None
+
     def _make(self, shape: bytes) -> int:
         endpoint, rule, *facts = np.frombuffer(shape, SHAPE)[0].tolist()
         ref, refs = self._endpoints.get(str(endpoint)), self._rules.get(str(rule))
@@ -153,6 +173,8 @@ class RingTemplates:
         number = self._templates.add(self._render(ref, decided))
         if (ref or not endpoint) and known:
             self._known[shape] = number
+            if ref is not None:
+                self._templates.keep(ref.uid, self, shape)
         return number
 
     def _decide(self, refs: list[PolicyRef], protocol: int, kind: int, reason: int, flags: int) -> _Decided:

@@ -13,37 +13,46 @@ permanently name the peer by its address only. So:
 4. When more than ``WEIR_PENDING_BYTES`` wait, the oldest are sent first, with what is known ("full").
 
 Verdicts that arrived together form one part. For each input, the verdicts that still wait are counted: the input is
-closed, and so acknowledged, only after its last verdict was sent. Unsettled ends are looked up again only when the
-index has changed (its ``generation``). The module is pure; :mod:`streams.worker.pipeline` does the sending.
+closed, and so acknowledged, only after its last verdict was sent.
+
+A release comes fifty times a second, and hundreds of parts may wait, so a part is left alone until something that it
+waits for happens: the time of one of its verdicts is up; the index is synced up to one; the address or the pod that one
+is about has changed in the index (:mod:`enrich.index.changes`), and then this verdict alone is looked up again; or an
+earlier part no longer holds back one of its pods. The module is pure; :mod:`streams.worker.pipeline` does the sending.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, Protocol
 
 import numpy as np
 
+from enrich.index.changes import Follower, Key
+from enrich.render.interning import Int64Array
 from enrich.render.merged_batch import Mask, MergedBatch
 from enrich.render.peer_lookup import Lookup
 from streams.worker.inflight import TrackedInput
+from streams.worker.local_pods import LocalPod, local_pods, number_pods, number_rings, verdicts_by_input
 
 GUARD_NS: Final = 100_000_000
 """How much earlier a node's kernel may know a pod than the API server: the kubelet creates the sandbox first, then
 reports it. The index counts as synced this much less far than its source says."""
 
-LocalPod = tuple[str, int]
-"""The ring and the endpoint number of a local pod."""
+ObjectArray = np.ndarray[Any, np.dtype[np.object_]]
+_NEVER: Final = (1 << 63) - 1
 
 
 class EndLookup(Protocol):
     """Looks up who the ends of verdicts are; see :class:`enrich.render.enricher.Enricher`."""
 
-    @property
-    def generation(self) -> int: ...
-
     def lookup(self, batch: MergedBatch) -> Lookup: ...
+
+    def follow(self) -> Follower: ...
+
+    def awaited(self, batch: MergedBatch, found: Lookup) -> list[tuple[Key, ...]]: ...
 
 
 @dataclass(slots=True, eq=False)
@@ -52,11 +61,21 @@ class _Part:
 
     inputs: Sequence[TrackedInput]
     batch: MergedBatch
-    arrived_ns: int
-    generation: int
-    """The index's generation when ``unsettled`` was found."""
+    due: Int64Array
+    """When each verdict has waited as long as it may."""
     unsettled: Mask
-    pods: frozenset[LocalPod] = field(default=frozenset())
+    awaited: ObjectArray
+    """The keys that each unsettled verdict waits for."""
+    keys: frozenset[Key] = frozenset()
+    """All of them; some may be those of verdicts that are gone."""
+    pods: frozenset[LocalPod] = frozenset()
+    next_due: int = 0
+    """When the first verdict that does not only wait behind others has waited as long as it may. 0: look at the part
+    in the next release."""
+    until: int = 0
+    """Until when the index was synced when the part was last looked at."""
+    next_wall: int = 0
+    """The time of the first verdict that waits for the index to be synced."""
 
 
 class Released(NamedTuple):
@@ -87,6 +106,11 @@ class PendingVerdicts:
         self._ends, self._synced_until_ns = ends, synced_until_ns
         self._wait_ns, self._max_bytes, self._now_ns = wait_ns, max_bytes, now_ns
         self._parts: list[_Part] = []
+        self._holders: dict[LocalPod, list[_Part]] = {}
+        """For each pod with pending verdicts, the parts that have them, oldest first."""
+        self._freed: set[LocalPod] = set()
+        """Pods of which a part has no verdicts any more, since the last release."""
+        self._follower = ends.follow()
         self._unsent: dict[TrackedInput, int] = {}
         """For each input, how many of its verdicts wait or are being sent right now."""
 
@@ -116,24 +140,26 @@ class PendingVerdicts:
         for tracked in abandoned:
             self._unsent.pop(tracked, None)
 
-    def split(
-        self, inputs: Sequence[TrackedInput], batch: MergedBatch, unsettled: Mask | None, until_ns: int
-    ) -> Mask | None:
+    def split(self, inputs: Sequence[TrackedInput], batch: MergedBatch, found: Lookup, until_ns: int) -> Mask | None:
         """Keep the verdicts that must wait. Return which verdicts can be sent now, or None if all of them can.
 
-        ``unsettled`` is what a lookup found; ``until_ns`` is :meth:`until_ns` as it was before that lookup."""
+        ``found`` is the lookup of the batch; ``until_ns`` is :meth:`until_ns` as it was before that lookup."""
         now = self._now_ns()
-        if unsettled is None:
-            unsettled = np.zeros(len(batch.verdicts), bool)
-        behind = {pod for part in self._parts for pod in part.pods}
-        waits = self._waits(batch, unsettled, now, now, until_ns, behind)
+        unsettled = np.zeros(len(batch.verdicts), bool) if found.unsettled is None else found.unsettled.copy()
+        # A node whose clock is ahead must not make its verdicts wait longer.
+        due = np.minimum(batch.wall, now) + self._wait_ns
+        part = _Part(inputs, batch, due, unsettled, np.empty(len(batch.verdicts), object))
+        waits = self._waits(part, now, until_ns, self._held_back(local_pods(batch)))
         if waits is None:
             return None
-        kept = batch.pick(waits)
-        part = _Part(inputs, kept, now, self._ends.generation, unsettled[waits], _local_pods(kept))
+        if found.unsettled is not None:
+            awaited = self._ends.awaited(batch, found)
+            part.awaited[unsettled] = np.fromiter(awaited, object, len(awaited))
         self._parts.append(part)
-        self.bytes += kept.verdicts.nbytes
-        for tracked, verdicts in _counts(inputs, kept):
+        self.bytes += batch.verdicts.nbytes
+        self._keep(part, waits)
+        part.keys = frozenset().union(*part.awaited[part.unsettled])
+        for tracked, verdicts in verdicts_by_input(inputs, part.batch):
             self._unsent[tracked] = self._unsent.get(tracked, 0) + verdicts
         return ~waits
 
@@ -142,45 +168,81 @@ class PendingVerdicts:
 
         The caller sends them and calls :meth:`mark_sent` before it asks for the next."""
         until, now = self.until_ns(), self._now_ns()
-        behind: set[LocalPod] = set()
+        changed = self._follower.take()
+        for part in self._parts if changed is None or changed else ():
+            self._look_up_again(part, changed)
         for part in tuple(self._parts):
-            if part not in self._parts:
-                continue  # its partition was revoked while the caller was sending
             full = self.bytes > self._max_bytes
-            waits = None if full else self._still_waits(part, now, until, behind)
+            idle = now < part.next_due and until < part.next_wall and self._freed.isdisjoint(part.pods)
+            # A part without pods is gone: its partition was revoked while the caller was sending.
+            if not part.pods or (idle and not full):
+                continue
+            if until >= part.next_wall:
+                self._look_up_synced(part, until)
+            waits = None if full else self._waits(part, now, until, self._held_back(part.pods, part))
             late = 0 if waits is not None and waits.all() else self._late(part, until, waits)
             released = part.batch if waits is None else part.batch.pick(~waits)
             self._keep(part, waits)
-            behind |= part.pods
             if len(released.verdicts):
                 yield Released(part.inputs, released, late, full)
+        self._freed.clear()
 
     def mark_sent(self, released: Released) -> Iterator[TrackedInput]:
         """Count released verdicts as sent. Yield the inputs of which no verdict is left."""
-        for tracked, verdicts in _counts(released.inputs, released.batch):
+        for tracked, verdicts in verdicts_by_input(released.inputs, released.batch):
             if tracked in self._unsent:
                 self._unsent[tracked] -= verdicts
                 if not self._unsent[tracked]:
                     del self._unsent[tracked]
                     yield tracked
 
-    def _still_waits(self, part: _Part, now: int, until: int, behind: set[LocalPod]) -> Mask | None:
-        if part.generation != self._ends.generation:
-            part.generation = self._ends.generation
-            unsettled = self._ends.lookup(part.batch).unsettled
-            part.unsettled = np.zeros(len(part.batch.verdicts), bool) if unsettled is None else unsettled
-        return self._waits(part.batch, part.unsettled, part.arrived_ns, now, until, behind)
+    def _look_up_again(self, part: _Part, changed: AbstractSet[Key] | None) -> None:
+        """Look up the unsettled verdicts of a part that wait for what has changed; None: everything may have."""
+        if changed is not None and part.keys.isdisjoint(changed):
+            return
+        places = np.flatnonzero(part.unsettled)
+        if changed is not None:
+            places = places[[not changed.isdisjoint(keys) for keys in part.awaited[places]]]
+        if len(places):
+            again = np.zeros(len(part.unsettled), bool)
+            again[places] = True
+            self._look_up(part, again)
 
-    def _waits(
-        self, batch: MergedBatch, unsettled: Mask, arrived: int, now: int, until: int, behind: set[LocalPod]
-    ) -> Mask | None:
-        """Return which verdicts must wait, or None if none must. ``behind``: pods with earlier pending verdicts."""
-        wall = batch.wall
-        # A node whose clock is ahead must not make its verdicts wait longer.
-        waits: Mask = ((wall > until) | unsettled) & (np.minimum(wall, arrived) + self._wait_ns > now)
-        rings = _rings(batch)
-        pods = _codes(batch, rings)
-        codes_behind = [rings[ring] << 32 | endpoint for ring, endpoint in behind if ring in rings]
+    def _look_up_synced(self, part: _Part, until: int) -> None:
+        """Look up the verdicts up to whose time the index is synced by now: what it knew before may be wrong."""
+        synced = (part.batch.wall > part.until) & (part.batch.wall <= until)
+        if synced.any():
+            self._look_up(part, synced)
+
+    def _look_up(self, part: _Part, verdicts: Mask) -> None:
+        """Look up some verdicts of a part, and note which of them are unsettled and what these wait for."""
+        batch = part.batch.pick(verdicts)
+        found = self._ends.lookup(batch)
+        part.unsettled[verdicts] = False
+        if found.unsettled is not None:
+            awaited = self._ends.awaited(batch, found)
+            unsettled = np.flatnonzero(verdicts)[found.unsettled]
+            part.unsettled[unsettled] = True
+            part.awaited[unsettled] = np.fromiter(awaited, object, len(awaited))
+            part.keys = part.keys.union(*awaited)
+        part.next_due = 0
+
+    def _held_back(self, pods: Iterable[LocalPod], by_earlier_than: _Part | None = None) -> set[LocalPod]:
+        """Return which of some pods have pending verdicts in a part, or in an earlier part than a given one."""
+        return {pod for pod in pods if pod in self._holders and self._holders[pod][0] is not by_earlier_than}
+
+    def _waits(self, part: _Part, now: int, until: int, behind: set[LocalPod]) -> Mask | None:
+        """Return which verdicts must wait, or None if none must; note when to look again. ``behind``: pods with
+        earlier pending verdicts."""
+        batch = part.batch
+        late = batch.wall > until
+        part.until = until
+        waits: Mask = (late | part.unsettled) & (part.due > now)
+        part.next_due = int(part.due[waits].min(initial=_NEVER))
+        part.next_wall = int(batch.wall[waits & late].min(initial=_NEVER))
+        rings = number_rings(batch)
+        pods = number_pods(batch, rings)
+        codes_behind = [rings[ring] << 32 | endpoint for ring, endpoint in behind]
         if codes_behind:
             waits |= np.isin(pods, codes_behind)
         if not waits.any():
@@ -201,37 +263,25 @@ class PendingVerdicts:
 
     def _keep(self, part: _Part, verdicts: Mask | None) -> None:
         """Remove from a part all but these verdicts; None removes the part."""
-        if verdicts is not None and verdicts.all():
+        if verdicts is not None and verdicts.all() and part.pods:
             return
         self.bytes -= part.batch.verdicts.nbytes
         if verdicts is None or not verdicts.any():
-            part.pods = frozenset()
+            self._hold(part, frozenset())
             self._parts.remove(part)
             return
-        part.batch, part.unsettled = part.batch.pick(verdicts), part.unsettled[verdicts]
-        part.pods = _local_pods(part.batch)
+        part.batch, part.due = part.batch.pick(verdicts), part.due[verdicts]
+        part.unsettled, part.awaited = part.unsettled[verdicts], part.awaited[verdicts]
+        self._hold(part, local_pods(part.batch))
         self.bytes += part.batch.verdicts.nbytes
 
-
-def _counts(inputs: Sequence[TrackedInput], batch: MergedBatch) -> Iterator[tuple[TrackedInput, int]]:
-    """Yield each input that has verdicts in the batch, and how many."""
-    counts = np.bincount(batch.owner).tolist()
-    return ((inputs[place], verdicts) for place, verdicts in enumerate(counts) if verdicts)
-
-
-def _rings(batch: MergedBatch) -> dict[str, int]:
-    """Number the rings of the batch."""
-    return {ring: number for number, ring in enumerate(dict.fromkeys(header.ring for header in batch.headers))}
-
-
-def _codes(batch: MergedBatch, rings: dict[str, int]) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """Return one integer for the local pod of each verdict: the ring's number above, the endpoint's below."""
-    ring = np.array([rings[header.ring] for header in batch.headers], np.int64)
-    codes: np.ndarray[Any, np.dtype[np.int64]] = ring[batch.owner] << 32 | batch.verdicts["endpoint"]
-    return codes
-
-
-def _local_pods(batch: MergedBatch) -> frozenset[LocalPod]:
-    rings = _rings(batch)
-    names = list(rings)
-    return frozenset((names[code >> 32], code & 0xFFFFFFFF) for code in np.unique(_codes(batch, rings)).tolist())
+    def _hold(self, part: _Part, pods: frozenset[LocalPod]) -> None:
+        """Note which pods have verdicts in a part from now on. The pods that no longer have any are free."""
+        for pod in part.pods - pods:
+            self._holders[pod].remove(part)
+            if not self._holders[pod]:
+                del self._holders[pod]
+            self._freed.add(pod)
+        for pod in pods - part.pods:
+            self._holders.setdefault(pod, []).append(part)
+        part.pods = pods

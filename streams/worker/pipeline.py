@@ -210,7 +210,7 @@ class Pipeline:
         found = self._enricher.lookup(batch)
         if found.unsettled is None and not len(self._pending) and batch.wall.max() <= until_ns:
             return self._enricher.records(batch, found)  # by far the most frequent case
-        ready = self._pending.split(inputs, batch, found.unsettled, until_ns)
+        ready = self._pending.split(inputs, batch, found, until_ns)
         if ready is not None:
             batch, found = batch.pick(ready), found.pick(ready)
         self._enricher.mark_ambiguous(batch, found, until_ns)

@@ -22,7 +22,7 @@ from tests.bench.scale import FULL, QUICK, Scale
 from tests.kafka.broker import run_broker
 
 _ROOT: Final = Path(__file__).parents[2]
-PARTS: Final = ("packets", "ring", "streams", "alerts")
+PARTS: Final = ("packets", "ring", "streams", "alerts", "churn")
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -46,6 +46,7 @@ def command(only: Sequence[str], quick: bool, path: Path) -> None:
     ring:    verdicts per second from the ring buffer to acknowledged Kafka batches
     streams: verdicts per second from the raw topic to flow records, beside plain Faust
     alerts:  seconds from the packet to Alertmanager, and memory for many groups
+    churn:   verdicts per CPU second while the cluster changes, against a quiet cluster
 
     It needs root, and the packages that `make setup` installs. Other programs that run meanwhile change the figures.
     """
@@ -73,7 +74,7 @@ def _end(number: int, _frame: object) -> NoReturn:
 
 
 def _measure(chosen: Sequence[str], scale: Scale, folder: Path) -> dict[str, Part]:
-    from tests.bench import alerts, packets, ring, streams
+    from tests.bench import alerts, churn, packets, ring, streams
     from tests.bench.node import make_node
 
     found: dict[str, Part] = {}
@@ -92,6 +93,8 @@ def _measure(chosen: Sequence[str], scale: Scale, folder: Path) -> dict[str, Par
             found["streams"] = streams.measure(scale, _subfolder(folder, "streams"), servers)
         if "alerts" in chosen:
             found["alerts"] = alerts.measure(scale, _subfolder(folder, "alerts"), servers)
+        if "churn" in chosen:
+            found["churn"] = churn.measure(scale)
     return found
 
 

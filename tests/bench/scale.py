@@ -31,6 +31,10 @@ class Scale:
     alert_warmup_s: float
     """Seconds of denies before the first sample."""
     alert_samples: int
+    churn_rounds: int
+    churn_pods: int
+    churn_s: float
+    """Seconds of CPU time of each case and round."""
 
 
 FULL: Final = Scale(
@@ -47,6 +51,9 @@ FULL: Final = Scale(
     denies_a_second=10_000,
     alert_warmup_s=10.0,
     alert_samples=8,
+    churn_rounds=5,
+    churn_pods=100_000,
+    churn_s=4.0,
 )
 QUICK: Final = Scale(
     other_pods=50,
@@ -62,4 +69,7 @@ QUICK: Final = Scale(
     denies_a_second=800,
     alert_warmup_s=1.0,
     alert_samples=2,
+    churn_rounds=1,
+    churn_pods=2000,
+    churn_s=0.2,
 )

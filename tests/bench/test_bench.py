@@ -38,7 +38,7 @@ def test_a_quick_bench_runs_counts_everything_and_leaves_nothing_behind(tmp_path
     report = json.loads((tmp_path / "bench.json").read_text())
     assert report["quick"] is True
     assert {"cpu", "cores", "kernel", "kafka", "librdkafka", "faust-streaming"} <= set(report["machine"])
-    assert list(report["parts"]) == ["packets", "ring", "streams", "alerts"]
+    assert list(report["parts"]) == ["packets", "ring", "streams", "alerts", "churn"]
     for part in report["parts"].values():
         for figure in part["figures"]:
             assert set(figure) == {"case", "measure", "median", "min", "max", "samples", "aim"}
@@ -52,6 +52,8 @@ def test_a_quick_bench_runs_counts_everything_and_leaves_nothing_behind(tmp_path
         ("weir-streams, batches of 1,000", 40),
         ("the same with ten routes that match 1 in 7", 0.85),
         ("800 denies per second", 3),
+        ("100 pod changes a second", 0.8),
+        ("100 pod changes a second, 1 in 50 unsettled", 0.8),
         *((f"1,000 groups in a window, {case}", 200) for case in CASES),
     }
     # Another bench may run on this machine: a folder's name ends with the id of its process.
@@ -61,7 +63,11 @@ def test_a_quick_bench_runs_counts_everything_and_leaves_nothing_behind(tmp_path
 
 
 def assert_counts(
-    packets: dict[str, int], ring: dict[str, int], streams: dict[str, int], alerts: dict[str, int]
+    packets: dict[str, int],
+    ring: dict[str, int],
+    streams: dict[str, int],
+    alerts: dict[str, int],
+    churn: dict[str, int],
 ) -> None:
     assert packets["new_verdicts"] == packets["new"] > 0
     assert packets["denied_counted"] == packets["denied"] > 0
@@ -71,6 +77,7 @@ def assert_counts(
     assert streams["flows_denied"] == streams["denied"] > 0
     assert alerts["denies_counted"] == alerts["denies"] > 0
     assert alerts["groups_kept"] == alerts["groups"] > 0
+    assert churn["records"] == churn["verdicts"] > 0
 
 
 def test_plain_faust_makes_the_same_records(tmp_path: Path) -> None:

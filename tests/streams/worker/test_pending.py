@@ -159,6 +159,49 @@ def test_nobody_is_named_beyond_what_the_index_is_synced_to() -> None:
     assert ends[102]["pod_name"] == "late"
 
 
+def test_a_pending_verdict_is_looked_up_again_only_when_what_it_waits_for_changes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    site = Site()
+    unknown = {**REFS, "8": {"namespace": "shop", "pod": "new", "uid": "uid-new"}}
+    site.take(verdict(0.5, destination=LATE.ips[0]), verdict(0.4, destination="10.0.0.77", endpoint=9),
+              verdict(0.3, endpoint=8), endpoints=unknown)  # fmt: skip
+    assert len(site.pending) == 1
+    looked_up: list[list[int]] = []
+    lookup = Enricher.lookup
+
+    def noted(enricher: Enricher, batch: MergedBatch) -> Lookup:
+        looked_up.append(batch.numbers.tolist())
+        return lookup(enricher, batch)
+
+    monkeypatch.setattr(Enricher, "lookup", noted)
+    others = [Pod("shop", f"p{number}", f"u{number}", {}, (f"10.0.0.{100 + number}",), "n3") for number in range(50)]
+    for other in others:
+        site.cluster.apply([Change("set", other)])
+        assert site.release() == []
+    assert looked_up == []
+    site.cluster.apply([Change("set", LATE)])
+    assert site.release() == [100]
+    site.cluster.apply([Change("set", Pod("shop", "new", "uid-new", {}, ("10.0.0.8",), "n1"))])
+    assert site.release() == [100, 102]
+    assert looked_up == [[100], [100], [102], [102]], "once to see whether it is settled, once to render it"
+    site.now += 2 * S
+    assert site.release() == [100, 102, 101]
+
+
+def test_a_verdict_that_waited_for_the_index_waits_on_if_its_pod_is_not_certain_then() -> None:
+    site = Site()
+    site.until = site.now
+    site.take(verdict(0, destination=WEB.ips[0], endpoint=9), endpoints=REFS)
+    successor = Pod("shop", "web-2", "uid-next", {}, WEB.ips, "n1", started_ns=site.now, acknowledged_ns=site.now)
+    site.cluster.apply([Change("delete", WEB), Change("set", successor)], site.now - S)
+    site.until = site.now = site.now + S // 5
+    assert site.release() == []
+    site.now += 2 * S
+    assert site.release() == [100]
+    assert site.sent[0]["dest"] == {"instance": WEB.ips[0], "ambiguous": True}
+
+
 @pytest.mark.parametrize("waiting", [True, False])
 def test_a_verdict_too_old_to_wait_is_not_named_beyond_what_the_index_knows(*, waiting: bool) -> None:
     site = Site()

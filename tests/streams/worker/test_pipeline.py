@@ -12,6 +12,7 @@ import orjson
 import pytest
 from prometheus_client import CollectorRegistry
 
+from enrich.index.changes import Follower, Key
 from enrich.render.enricher import Records
 from enrich.render.merged_batch import MergedBatch
 from enrich.render.peer_lookup import Lookup, PeerTable
@@ -63,7 +64,11 @@ class SmallQueue:
 class Numbers:
     """Renders each verdict as its number; every third is denied, and nothing is unsettled."""
 
-    generation = 0
+    def follow(self) -> Follower:
+        return Follower()
+
+    def awaited(self, batch: MergedBatch, found: Lookup) -> list[tuple[Key, ...]]:
+        return []
 
     def lookup(self, batch: MergedBatch) -> Lookup:
         return Lookup(PeerTable(), np.zeros(len(batch.verdicts), np.int64), None)
