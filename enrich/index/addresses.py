@@ -141,12 +141,19 @@ class Addresses:
     def add_interval(self, interval: AddressInterval) -> None:
         """Take over the exact interval that the probe of a pod's node published; it replaces the watch's."""
         with self._lock:
-            self._add(interval, self._now_ns())
+            now = self._now_ns()
+            self._add(interval, now)
+            # The watch may change nothing for long, and probes go on.
+            self.evict(now)
             self._changes.publish()
 
     def _add(self, interval: AddressInterval, now: int) -> None:
         uid, ip = interval.uid, interval.ip
         last = FOREVER if interval.last is None else interval.last
+        if last < now - self._tail_ns:
+            # A worker that starts reads a day of them, and needs those of the retention.
+            self._drop(uid, ip)
+            return
         end = FOREVER if interval.end is None else interval.end
         exact = Interval(uid, interval.first, interval.start, end, last, sys.intern(interval.node))
         self._exact[ip] = (*self._others(ip, uid), exact)
@@ -158,16 +165,21 @@ class Addresses:
             self._unconfirmed.pop((uid, ip), None)
             self._departed.append((now, uid, (ip,)))
         elif uid not in self._existing:
+            # At the end: the order is that of the times.
+            self._unconfirmed.pop((uid, ip), None)
             self._unconfirmed[uid, ip] = now
 
     def remove_interval(self, uid: str, ip: str) -> None:
         """Forget the interval that a probe published of a pod and an address."""
         with self._lock:
-            if ip in self._exact:
-                self._set_exact(ip, self._others(ip, uid))
-            self._unconfirmed.pop((uid, ip), None)
-            self._evict_pod(uid)
+            self._drop(uid, ip)
             self._changes.publish()
+
+    def _drop(self, uid: str, ip: str) -> None:
+        if ip in self._exact:
+            self._set_exact(ip, self._others(ip, uid))
+        self._unconfirmed.pop((uid, ip), None)
+        self._evict_pod(uid)
 
     def _others(self, ip: str, uid: str) -> tuple[Interval, ...]:
         return tuple(one for one in self._exact.get(ip, ()) if one.uid != uid)
@@ -194,11 +206,12 @@ class Addresses:
                     self._watched.pop(ip, None)
                 self._set_exact(ip, tuple(one for one in self._exact.get(ip, ()) if one.last_ns >= limit))
             self._evict_pod(uid)
-        for (uid, ip), since in list(self._unconfirmed.items()):
-            if uid in self._existing:
-                del self._unconfirmed[uid, ip]
-            elif now - since > _UNCONFIRMED_NS:
-                del self._unconfirmed[uid, ip]
+        while self._unconfirmed:
+            (uid, ip), since = next(iter(self._unconfirmed.items()))
+            if now - since <= _UNCONFIRMED_NS:
+                break
+            del self._unconfirmed[uid, ip]
+            if uid not in self._existing:
                 self._exact[ip] = tuple(ended(one, uid, one.start_ns, now) for one in self._exact.get(ip, ()))
                 self._changes.touch(Key("address", ip))
                 self._departed.append((now, uid, (ip,)))
@@ -219,7 +232,6 @@ class Addresses:
         """Declare that intervals are known from this moment on, also of pods that were gone before the first list."""
         with self._lock:
             self._complete_since_ns = min(self._complete_since_ns, since_ns)
-            self._changes.publish_all()
 
     def complete_since_ns(self) -> int:
         """Return the moment before which pods that had an address may be unknown: never learnt, or evicted since."""

@@ -55,12 +55,12 @@ class Follower:
         self._keys: set[Key] = set()
         self._overflowed = False
 
-    def add(self, keys: Collection[Key] | None) -> None:
-        """Collect keys; None: everything may have changed (any thread)."""
+    def add(self, keys: Collection[Key]) -> None:
+        """Collect keys (any thread)."""
         with self._lock:
-            if keys is not None and not self._overflowed:
+            if not self._overflowed:
                 self._keys.update(keys)
-            if keys is None or len(self._keys) > MAX_KEYS:
+            if len(self._keys) > MAX_KEYS:
                 self._keys, self._overflowed = set(), True
 
     def take(self) -> AbstractSet[Key] | None:
@@ -96,15 +96,8 @@ class Changes:
         """Hand out what was touched. The index has changed by now."""
         touched, self._touched = self._touched, set()
         if touched:
-            self._send(touched)
-
-    def publish_all(self) -> None:
-        """Say that every answer may have changed."""
-        self._send(None)
-
-    def _send(self, keys: Collection[Key] | None) -> None:
-        for follower in tuple(self._followers):
-            follower.add(keys)
+            for follower in tuple(self._followers):
+                follower.add(touched)
 
 
 def address_keys(ips: Iterable[str]) -> tuple[Key, ...]:

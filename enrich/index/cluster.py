@@ -41,7 +41,7 @@ NAMED_KINDS: Final[tuple[type, ...]] = (Pod, Node, Service, EndpointSlice, Workl
 POLICY_KINDS: Final[tuple[type, ...]] = (Pod, Namespace, Node, Service, *POLICY_API_VERSIONS)
 """The kinds that policy depends on, and the Services behind which a peer may be hidden."""
 
-_LOOKED_UP: Final = frozenset({Node, Service, EndpointSlice, Workload})
+_NAMING_KINDS: Final = frozenset({Node, Service, EndpointSlice, Workload})
 """The kinds beside pods that answers about an address or a pod are made from."""
 
 
@@ -150,7 +150,7 @@ class Cluster:
             if before == after:
                 continue
             touched.add(kind)
-            if kind in _LOOKED_UP:
+            if kind in _NAMING_KINDS:
                 replaced += (before, after)
             if after is None:
                 table.pop(key)

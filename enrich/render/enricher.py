@@ -42,12 +42,16 @@ from enrich.render.fragments import DEFAULT_LABELS, EndRenderer, LabelChoice
 from enrich.render.interning import Int64Array
 from enrich.render.merged_batch import MergedBatch, VerdictArray
 from enrich.render.peer_lookup import Lookup, PeerLookup
-from enrich.render.template import RingTemplates, Templates, shapes_of
+from enrich.render.template import MAX_TEMPLATE_BYTES, RingTemplates, Templates, shapes_of
 from enrich.wire.batch import Header
 from enrich.wire.flow import Dialled, encode
 
-_MAX_CACHED: Final = 200_000
-"""Entries of a cache; it is emptied at more."""
+MAX_TEXTS: Final = 100_000
+"""Addresses whose text is kept; at more, all are forgotten."""
+TEXT_BYTES: Final = 210
+MAX_DIALLED: Final = 50_000
+"""Dialled addresses that are kept; at more, all are forgotten."""
+DIALLED_BYTES: Final = 900
 _MAX_RINGS: Final = 12_500
 _DIALLED: Final = np.dtype([("address", "u1", (16,)), ("port", "<u2")])
 
@@ -145,7 +149,7 @@ class Enricher:
     def _refresh(self) -> None:
         """Forget what the index has changed since the last call; forget everything if that may be everything, or if
         a cache has grown too large."""
-        if len(self._texts) > _MAX_CACHED:
+        if len(self._texts) > MAX_TEXTS:
             self._texts.clear()
         keys = self._changes.take()
         if keys is None or self._is_full():
@@ -163,7 +167,7 @@ class Enricher:
                     self._dialled.pop(dialled, None)
 
     def _is_full(self) -> bool:
-        full = len(self._rings) > _MAX_RINGS or len(self._templates) > _MAX_CACHED
+        full = len(self._rings) > _MAX_RINGS or self._templates.bytes > MAX_TEMPLATE_BYTES
         return full or self._peers.is_full() or self._ends.is_full()
 
     def _template_numbers(self, batch: MergedBatch) -> Int64Array:
@@ -210,7 +214,7 @@ class Enricher:
         found = list(map(self._dialled.get, dialled))
         if None not in found:
             return found  # type: ignore[return-value]  # None was ruled out
-        if max(len(self._dialled), len(self._dialled_values)) > _MAX_CACHED:
+        if max(len(self._dialled), len(self._dialled_values)) > MAX_DIALLED:
             self._forget_dialled()
         for one in {one for one in dialled if one not in self._dialled}:
             address, port = one[:16], int.from_bytes(one[16:], "little")

@@ -20,7 +20,8 @@ from enrich.wire.batch import EndpointRef, PolicyRef
 from enrich.wire.flow import Dialled, End, NamedPolicy, NamedService, encode
 
 SCHEMA_VERSION: Final = 1
-_MAX_CACHED: Final = 200_000
+MAX_END_BYTES: Final = 160 << 20
+"""Bytes of the rendered pods in memory; at more, all are evicted. It is enough for 100,000 pods."""
 DEFAULT_LABELS: Final = ("app", "k8s-app", "app.kubernetes.io/*")
 
 
@@ -61,6 +62,11 @@ class RenderedEnd:
     json: str
     end: End = field(compare=False)
 
+    @property
+    def cost(self) -> int:
+        """About how many bytes of memory it takes: measured, and rounded up."""
+        return 1200 + 2 * len(self.json)
+
 
 def render_end(end: End) -> RenderedEnd:
     """Render an end."""
@@ -87,6 +93,7 @@ class EndRenderer:
     def __init__(self, cluster: Cluster, labels: LabelChoice) -> None:
         self._cluster = cluster
         self._labels = labels
+        self._bytes = 0
         self._pods: dict[str, tuple[RenderedEnd, tuple[Key, ...]]] = {}
         """Rendered pods by UID, each with the node and the workload that it was rendered from."""
         self._by_part: defaultdict[Key, set[str]] = defaultdict(set)
@@ -94,6 +101,7 @@ class EndRenderer:
 
     def clear(self) -> None:
         """Forget every pod."""
+        self._bytes = 0
         self._pods.clear()
         self._by_part.clear()
 
@@ -107,7 +115,8 @@ class EndRenderer:
             elif key in self._by_part:
                 changed |= self._by_part[key]
         for uid in changed:
-            _, parts = self._pods.pop(uid, (None, ()))
+            end, parts = self._pods.pop(uid, (None, ()))
+            self._bytes -= end.cost if end else 0
             for part in parts:
                 self._by_part[part].discard(uid)
                 if not self._by_part[part]:
@@ -116,7 +125,7 @@ class EndRenderer:
 
     def is_full(self) -> bool:
         """Whether more pods are in memory than should be."""
-        return len(self._pods) > _MAX_CACHED
+        return self._bytes > MAX_END_BYTES
 
     def local(self, ref: EndpointRef | None, node: str) -> RenderedEnd:
         """Render the end at whose interface the verdict was made. The probe knows that pod for certain, by its UID."""
@@ -198,6 +207,7 @@ class EndRenderer:
             self._by_part[part].add(pod.uid)
         end = render_end(self._pod_end(pod))
         self._pods[pod.uid] = end, tuple(parts)
+        self._bytes += end.cost
         return end
 
     def _pod_end(self, pod: Pod) -> End:

@@ -24,8 +24,14 @@ from enrich.render.interning import Int64Array, InternTable
 from enrich.render.merged_batch import Mask, MergedBatch, VerdictArray
 from enrich.wire.batch import AGGREGATED, INGRESS, UNNAMED, Reason
 
-_MAX_ANSWERS: Final = 200_000
+MAX_ANSWERS: Final = 200_000
 """Answers in memory; at more, all are evicted."""
+ANSWER_BYTES: Final = 480
+"""What an answer takes, about: measured, and rounded up."""
+MAX_PEER_BYTES: Final = 160 << 20
+"""Bytes of distinct peers in memory; at more, all are evicted."""
+_PEER_BYTES: Final = 150
+"""What a peer takes beside its end, about."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +63,8 @@ class PeerTable(InternTable[RenderedEnd]):
 
     def __init__(self) -> None:
         super().__init__()
+        self.bytes = 0
+        """About how much memory the peers take."""
         self.json: InternTable[str] = InternTable()
         self._numbers: dict[tuple[str, bool], int] = {}
         self._unsettled: InternTable[bool] = InternTable()
@@ -68,6 +76,7 @@ class PeerTable(InternTable[RenderedEnd]):
         if number is None:
             number = self._numbers[peer.json, settled] = self.add(peer)
             self.json.add(peer.json)
+            self.bytes += _PEER_BYTES + peer.cost
             self._unsettled.add(not settled)
             self._any_unsettled = self._any_unsettled or not settled
         return number
@@ -88,7 +97,7 @@ class PeerLookup:
 
     def is_full(self) -> bool:
         """Whether more answers or distinct peers are in memory than should be."""
-        return max(len(self._peers), len(self._answers)) > _MAX_ANSWERS
+        return self._peers.bytes > MAX_PEER_BYTES or len(self._answers) > MAX_ANSWERS
 
     def clear(self) -> None:
         """Forget every answer. Lookups that were handed out stay valid: they keep their own table."""

@@ -28,6 +28,12 @@ SHAPE: Final = np.dtype(
 )
 """The fields of a verdict that select its template."""
 
+MAX_TEMPLATE_BYTES: Final = 160 << 20
+"""Bytes of templates and of what rings have learnt; at more, all are evicted."""
+_TEMPLATE_BYTES: Final = 900
+"""What a template takes beside its text, about: measured, and rounded up."""
+_ENDPOINT_BYTES: Final = 400
+"""What an endpoint's or a policy's name takes, about."""
 _Meaning = TypeVar("_Meaning")
 _DISPOSITIONS: Final = {int(v): v.name.lower() for v in Verdict}
 _REASONS: Final = {int(reason): reason.name.lower() for reason in Reason}
@@ -89,8 +95,8 @@ class Templates(InternTable[Template]):
 
     def __init__(self) -> None:
         super().__init__()
-        self.forgotten = 0
-        """How many templates were forgotten."""
+        self.bytes = 0
+        """About how much memory the templates take, and what their rings have learnt."""
         self._by_pod: defaultdict[str, set[tuple[RingTemplates, bytes]]] = defaultdict(set)
         self.heads: InternTable[tuple[str, str, str, str, str]] = InternTable()
         self.tails: InternTable[tuple[str, str, str, str, str, str]] = InternTable()
@@ -105,6 +111,7 @@ class Templates(InternTable[Template]):
         self.keys.add(value.key)
         self.denied.add(value.denied)
         self.plain.add(value.plain)
+        self.bytes += _TEMPLATE_BYTES + sum(map(len, value.head)) + sum(map(len, value.tail))
         return super().add(value)
 
     def keep(self, uid: str, ring: RingTemplates, shape: bytes) -> None:
@@ -115,7 +122,7 @@ class Templates(InternTable[Template]):
         """Forget the templates that name some pods."""
         for uid in uids:
             for ring, shape in self._by_pod.pop(uid, ()):
-                self.forgotten += ring.forget(shape)
+                ring.forget(shape)
 
 
 class _Decided(NamedTuple):
@@ -144,7 +151,12 @@ class RingTemplates:
 
     def learn(self, header: Header) -> None:
         """Learn the meaning of numbers from a header. If it differs from an earlier header, the later one is right."""
-        if _learn(self._endpoints, header.endpoints) | _learn(self._rules, header.rules):
+        before = len(self._endpoints), len(self._rules)
+        changed = _learn(self._endpoints, header.endpoints) | _learn(self._rules, header.rules)
+        self._templates.bytes += (len(self._endpoints) - before[0]) * _ENDPOINT_BYTES
+        for rule in tuple(self._rules)[before[1] :]:
+            self._templates.bytes += _ENDPOINT_BYTES * (1 + len(self._rules[rule]))
+        if changed:
             self._known.clear()
             self._decided.clear()
 
@@ -156,9 +168,9 @@ class RingTemplates:
             return [made[shape] if number is None else number for shape, number in zip(shapes, found, strict=True)]
         return found  # type: ignore[return-value]  # None was ruled out
 
-    def forget(self, shape: bytes) -> bool:
-        """Forget the template of a shape; return whether there was one."""
-        return self._known.pop(shape, None) is not None
+    def forget(self, shape: bytes) -> None:
+        """Forget the template of a shape."""
+        self._known.pop(shape, None)
 
     def _make(self, shape: bytes) -> int:
         endpoint, rule, *facts = np.frombuffer(shape, SHAPE)[0].tolist()

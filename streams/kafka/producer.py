@@ -17,6 +17,12 @@ from streams.kafka.refused_message import RefusedMessage
 log = structlog.get_logger("kubeweir.streams")
 
 _ROUTED_LINGER_MS: Final = 250
+MAX_QUEUED_KB: Final = 64 << 10
+"""Records that wait for Kafka, in kibibytes; at more, the enricher waits."""
+MAX_ROUTED_KB: Final = 20 << 10
+"""The same for the topics of routes with one compression."""
+MAX_RETRIED_KB: Final = 20 << 10
+"""The same for records that are sent alone. More than the largest record, which would never fit otherwise."""
 
 
 class OnDelivery(Protocol):
@@ -42,12 +48,13 @@ class RecordProducer:
             "topic.metadata.propagation.max.ms": 10_000,
             "error_cb": self._on_error,
         }
-        bounded = {"queue.buffering.max.messages": 200_000, "queue.buffering.max.kbytes": 256 << 10}
+        bounded = {"queue.buffering.max.messages": 200_000, "queue.buffering.max.kbytes": MAX_QUEUED_KB}
         self._config = {**config, **bounded, "linger.ms": 5}
         self._many = Producer(self._config, logger=silent_logger())
         self._routed: dict[str, Producer] = {}
         self._by_topic: dict[str, Producer] = {}
-        self._single = Producer({**config, "batch.num.messages": 1, "linger.ms": 0}, logger=silent_logger())
+        alone = {"batch.num.messages": 1, "linger.ms": 0, "queue.buffering.max.kbytes": MAX_RETRIED_KB}
+        self._single = Producer({**config, **alone}, logger=silent_logger())
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._poll, name="kafka-poll", daemon=True)
         self._thread.start()
@@ -59,7 +66,12 @@ class RecordProducer:
         the linger of the flows, ten routes cost the broker more than the flows do. Their records linger for 250 ms
         instead. ``Settings.in_flight_verdicts`` must allow for that, because their inputs are in flight as long."""
         if compression not in self._routed:
-            config = {**self._config, "compression.type": compression, "linger.ms": _ROUTED_LINGER_MS}
+            config = {
+                **self._config,
+                "compression.type": compression,
+                "linger.ms": _ROUTED_LINGER_MS,
+                "queue.buffering.max.kbytes": MAX_ROUTED_KB,
+            }
             self._routed = {**self._routed, compression: Producer(config, logger=silent_logger())}
         self._by_topic[topic] = self._routed[compression]
 

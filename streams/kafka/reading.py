@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, Final
 
 from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from enrich.runtime.process import StopServiceError
 from streams.kafka.connection import CALL_TIMEOUT_S, Connection, ReadError, silent_logger
 from streams.kafka.records import Record, records_of
+
+MAX_READ_AHEAD_KB: Final = 8 << 10
+"""What a reader keeps of each partition before it is asked for, in kibibytes."""
 
 
 def read_committed(
@@ -78,6 +81,8 @@ class TopicReader:
                 "enable.partition.eof": True,
                 "auto.offset.reset": "earliest",
                 "fetch.wait.max.ms": 100,
+                # librdkafka reads ahead, by default 64 MiB of each partition.
+                "queued.max.messages.kbytes": MAX_READ_AHEAD_KB,
                 "socket.connection.setup.timeout.ms": 5000,
             },
             logger=silent_logger(),

@@ -106,7 +106,7 @@ class PendingVerdicts:
         self._ends, self._synced_until_ns = ends, synced_until_ns
         self._wait_ns, self._max_bytes, self._now_ns = wait_ns, max_bytes, now_ns
         self._parts: list[_Part] = []
-        self._holders: dict[LocalPod, list[_Part]] = {}
+        self._parts_of_pod: dict[LocalPod, list[_Part]] = {}
         """For each pod with pending verdicts, the parts that have them, oldest first."""
         self._freed: set[LocalPod] = set()
         """Pods of which a part has no verdicts any more, since the last release."""
@@ -149,7 +149,7 @@ class PendingVerdicts:
         # A node whose clock is ahead must not make its verdicts wait longer.
         due = np.minimum(batch.wall, now) + self._wait_ns
         part = _Part(inputs, batch, due, unsettled, np.empty(len(batch.verdicts), object))
-        waits = self._waits(part, now, until_ns, self._held_back(local_pods(batch)))
+        waits = self._waits(part, now, until_ns, self._blocked(local_pods(batch)))
         if waits is None:
             return None
         if found.unsettled is not None:
@@ -179,7 +179,7 @@ class PendingVerdicts:
                 continue
             if until >= part.next_wall:
                 self._look_up_synced(part, until)
-            waits = None if full else self._waits(part, now, until, self._held_back(part.pods, part))
+            waits = None if full else self._waits(part, now, until, self._blocked(part.pods, part))
             late = 0 if waits is not None and waits.all() else self._late(part, until, waits)
             released = part.batch if waits is None else part.batch.pick(~waits)
             self._keep(part, waits)
@@ -227,9 +227,9 @@ class PendingVerdicts:
             part.keys = part.keys.union(*awaited)
         part.next_due = 0
 
-    def _held_back(self, pods: Iterable[LocalPod], by_earlier_than: _Part | None = None) -> set[LocalPod]:
+    def _blocked(self, pods: Iterable[LocalPod], by_earlier_than: _Part | None = None) -> set[LocalPod]:
         """Return which of some pods have pending verdicts in a part, or in an earlier part than a given one."""
-        return {pod for pod in pods if pod in self._holders and self._holders[pod][0] is not by_earlier_than}
+        return {pod for pod in pods if pod in self._parts_of_pod and self._parts_of_pod[pod][0] is not by_earlier_than}
 
     def _waits(self, part: _Part, now: int, until: int, behind: set[LocalPod]) -> Mask | None:
         """Return which verdicts must wait, or None if none must; note when to look again. ``behind``: pods with
@@ -267,21 +267,21 @@ class PendingVerdicts:
             return
         self.bytes -= part.batch.verdicts.nbytes
         if verdicts is None or not verdicts.any():
-            self._hold(part, frozenset())
+            self._set_pods(part, frozenset())
             self._parts.remove(part)
             return
         part.batch, part.due = part.batch.pick(verdicts), part.due[verdicts]
         part.unsettled, part.awaited = part.unsettled[verdicts], part.awaited[verdicts]
-        self._hold(part, local_pods(part.batch))
+        self._set_pods(part, local_pods(part.batch))
         self.bytes += part.batch.verdicts.nbytes
 
-    def _hold(self, part: _Part, pods: frozenset[LocalPod]) -> None:
+    def _set_pods(self, part: _Part, pods: frozenset[LocalPod]) -> None:
         """Note which pods have verdicts in a part from now on. The pods that no longer have any are free."""
         for pod in part.pods - pods:
-            self._holders[pod].remove(part)
-            if not self._holders[pod]:
-                del self._holders[pod]
+            self._parts_of_pod[pod].remove(part)
+            if not self._parts_of_pod[pod]:
+                del self._parts_of_pod[pod]
             self._freed.add(pod)
         for pod in pods - part.pods:
-            self._holders.setdefault(pod, []).append(part)
+            self._parts_of_pod.setdefault(pod, []).append(part)
         part.pods = pods

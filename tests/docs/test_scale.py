@@ -1,0 +1,58 @@
+"""What docs/scale.md says about memory: the bounds are those of the code, and they fit the container."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import yaml
+
+from enrich.render.enricher import DIALLED_BYTES, MAX_DIALLED, MAX_TEXTS, TEXT_BYTES
+from enrich.render.fragments import MAX_END_BYTES
+from enrich.render.peer_lookup import ANSWER_BYTES, MAX_ANSWERS, MAX_PEER_BYTES
+from enrich.render.template import MAX_TEMPLATE_BYTES
+from streams.kafka.producer import MAX_QUEUED_KB, MAX_RETRIED_KB, MAX_ROUTED_KB
+from streams.kafka.reading import MAX_READ_AHEAD_KB
+from streams.settings import Settings
+
+ROOT = Path(__file__).parents[2]
+MIB = 1 << 20
+QUEUE_OVERHEAD = 1.8
+"""What librdkafka keeps beside a record: measured with records of 300 bytes, the smallest that there are."""
+BOUNDS = {
+    "rendered pods": MAX_END_BYTES,
+    "distinct peers": MAX_PEER_BYTES,
+    "templates": MAX_TEMPLATE_BYTES,
+    "answers about addresses": MAX_ANSWERS * ANSWER_BYTES,
+    "texts of addresses": MAX_TEXTS * TEXT_BYTES,
+    "dialled addresses": MAX_DIALLED * DIALLED_BYTES,
+    "batches in flight": 2 * Settings().in_flight_bytes,
+    "pending verdicts": 1.5 * Settings().pending_bytes,
+    "records for Kafka": QUEUE_OVERHEAD * MAX_QUEUED_KB * 1024,
+    "records of routes": 5 * QUEUE_OVERHEAD * MAX_ROUTED_KB * 1024,
+    "records sent alone": QUEUE_OVERHEAD * MAX_RETRIED_KB * 1024,
+    "intervals read ahead": MAX_READ_AHEAD_KB * 1024,
+}
+
+
+def rows() -> dict[str, int]:
+    """The table: MiB by part."""
+    text = (ROOT / "docs/scale.md").read_text()
+    return {part: int(mib) for part, mib in re.findall(r"^\| ([^|]+) \| (\d+) \|", text, re.MULTILINE)}
+
+
+def test_the_page_states_the_bounds_of_the_code() -> None:
+    found = rows()
+    assert BOUNDS.keys() <= found.keys()
+    for part, bound in BOUNDS.items():
+        assert abs(found[part] - bound / MIB) <= 1, part
+
+
+def test_the_bounds_together_fit_the_container() -> None:
+    total = sum(rows().values())
+    assert f"Together {total:,} MiB" in (ROOT / "docs/scale.md").read_text()
+    manifests = yaml.safe_load_all((ROOT / "deploy/kubernetes/weir-streams.yaml").read_text())
+    [pod] = [one["spec"]["template"]["spec"] for one in manifests if one["kind"] == "Deployment"]
+    limit = pod["containers"][0]["resources"]["limits"]["memory"]
+    assert limit.endswith("Gi")
+    assert total + 512 <= int(limit.removesuffix("Gi")) * 1024, "half a gibibyte is for the other roles"

@@ -1,0 +1,84 @@
+"""The address history that a worker reads at its start: what it keeps of a day of intervals."""
+
+from __future__ import annotations
+
+import time
+
+from prometheus_client import CollectorRegistry
+
+from enrich.index.cluster import KINDS, Cluster
+from enrich.wire.address_interval import AddressInterval, encode_interval
+from streams.kafka.records import Record
+from streams.metrics.roles import EnrichMetrics
+from streams.worker.address_history import AddressHistory
+
+S = 1_000_000_000
+HOUR = 3600 * S
+
+
+def interval(number: int, last: int | None) -> AddressInterval:
+    first = (last or time.time_ns()) - 60 * S
+    return AddressInterval(
+        cluster="c1", node="n1", ip=f"10.0.{number >> 8}.{number & 255}", uid=f"u{number}", namespace="shop",
+        pod=f"p{number}", first=first, start=first, end=last, last=last,
+    )  # fmt: skip
+
+
+class Topic:
+    """A reader of these intervals."""
+
+    def __init__(self, intervals: list[AddressInterval]) -> None:
+        self._left = [Record(0, offset, one.key, encode_interval(one), 0) for offset, one in enumerate(intervals)]
+        self._end = len(intervals)
+
+    def bounds(self) -> dict[int, tuple[int, int]]:
+        return {0: (0, self._end)}
+
+    def start(self, offsets: dict[int, int]) -> None: ...
+
+    def take(self, max_records: int, wait_s: float) -> list[Record]:
+        taken, self._left = self._left[:max_records], self._left[max_records:]
+        if not taken:
+            time.sleep(wait_s)
+        return taken
+
+    def close(self) -> None: ...
+
+
+def test_of_a_day_of_intervals_a_worker_keeps_those_of_the_retention() -> None:
+    now = time.time_ns()
+    old = [interval(number, now - (2 + number % 22) * HOUR) for number in range(2000)]
+    kept = [interval(3000, now - HOUR // 2), interval(3001, None)]
+    cluster = Cluster(tail_s=3600.0)
+    cluster.replace_all({kind: [] for kind in KINDS})
+    topic = Topic([*old, *kept])
+    history = AddressHistory(lambda: topic, cluster, "c1", EnrichMetrics(CollectorRegistry()))
+    history.start()
+    try:
+        assert history.loaded.wait(30)
+    finally:
+        history.stop()
+    assert cluster.addresses.size() == 2 * len(kept), "each is an address and a pod"
+    named = [cluster.addresses.owner_at(one.ip, one.start + S, "n1").pod for one in (old[0], *kept)]
+    assert [pod and pod.name for pod in named] == [None, "p3000", "p3001"]
+    assert cluster.addresses.complete_since_ns() > old[0].start, "and so it says that it does not know"
+
+
+def test_intervals_are_evicted_while_the_watch_changes_nothing() -> None:
+    now = time.time_ns()
+    cluster = Cluster(tail_s=60.0, now_ns=lambda: now)
+    for number in range(50):
+        cluster.addresses.add_interval(interval(number, now))
+        now += 10 * S
+    assert cluster.addresses.size() <= 2 * 8
+
+
+def test_an_end_that_is_told_long_after_it_ends_the_interval() -> None:
+    now = time.time_ns()
+    cluster = Cluster(tail_s=60.0, now_ns=lambda: now)
+    cluster.addresses.add_interval(interval(1, None))
+    assert cluster.addresses.owner_at("10.0.0.1", now, "n1").pod is not None
+    now += HOUR
+    cluster.addresses.add_interval(interval(1, now - HOUR // 2))
+    assert cluster.addresses.owner_at("10.0.0.1", now, "n1").pod is None
+    assert cluster.addresses.size() == 0
