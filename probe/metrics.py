@@ -85,6 +85,11 @@ class ProbeCollector(Collector):
             "Batches in the spool that Kafka has not acknowledged",
             value=spool.unacked_batches,
         )
+        yield GaugeMetricFamily(
+            "kubeweir_probe_oldest_unacknowledged_seconds",
+            "Seconds that the oldest batch that Kafka has not acknowledged has been in the spool",
+            value=self._publisher.oldest_unacknowledged_s(),
+        )
         yield GaugeMetricFamily("kubeweir_probe_spool_bytes", "Bytes of the spool on disk", value=spool.size)
         yield GaugeMetricFamily(
             "kubeweir_probe_spool_capacity_bytes",

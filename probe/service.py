@@ -18,6 +18,7 @@ from prometheus_client.registry import Collector
 
 from enrich.index.cluster import POLICY_KINDS, Cluster
 from enrich.model import Name
+from enrich.runtime.dead_threads import dead_thread, end_on_dead_threads
 from enrich.runtime.health import HealthServer
 from enrich.runtime.process import Exit, StopServiceError, only_instance, stop_on_signals
 from enrich.runtime.watching import SourceCollector, kept_notes
@@ -92,6 +93,7 @@ def serve(settings: Settings) -> None:
             "WEIR_CLUSTER=*: a node belongs to one cluster: set its id, or leave it empty", Exit.USAGE
         )
     stop = stop_on_signals()
+    end_on_dead_threads(stop.set)
     with contextlib.ExitStack() as stack:
         stack.enter_context(only_instance(settings.run_dir / "probe.lock"))
         cluster = Cluster(kinds=POLICY_KINDS)
@@ -158,7 +160,7 @@ def _assemble(settings: Settings, cluster: Cluster, stack: contextlib.ExitStack)
     spool = Spool(settings.state_dir / "spool", settings.spool_bytes)
     stack.callback(spool.close)
     names = topics(settings.topic_prefix, settings.partitions)
-    interval_publisher = AddressIntervalPublisher(names.endpoints, settings.connection())
+    interval_publisher = AddressIntervalPublisher(names.endpoints, settings.connection(), settings.stall)
     clock = LinkClock()
     intervals = AddressIntervals(
         settings.node, settings.run_dir / "address-intervals", interval_publisher.publish, clock
@@ -175,7 +177,7 @@ def _assemble(settings: Settings, cluster: Cluster, stack: contextlib.ExitStack)
         interval_publisher=interval_publisher,
         agent=agent,
         drain=Drain(ring, LedgerReferences(ledger), spool, _limits(settings), earlier),
-        publisher=Publisher(spool, names.raw, settings.connection()),
+        publisher=Publisher(spool, names.raw, settings.connection(), settings.stall),
         plugin=_plugin(settings, cluster, network, agent),
     )
 
@@ -209,6 +211,7 @@ def _serve_health(settings: Settings, source: Source, parts: _Parts) -> HealthSe
         "policy": parts.agent.problem,
         "spool": lambda: parts.drain.problem,
         "kafka": lambda: parts.publisher.problem,
+        "address_intervals": lambda: parts.interval_publisher.problem,
     }
     if plugin:
         ready["cni"] = plugin.problem
@@ -229,6 +232,8 @@ def _stop(parts: _Parts) -> bool:
 def _raise_failure(parts: _Parts) -> None:
     if parts.publisher.failed.is_set():
         raise StopServiceError(f"{parts.publisher.problem}", Exit.KAFKA)
+    if dead := dead_thread():
+        raise StopServiceError(dead, Exit.UNEXPECTED)
     if parts.has_failed():
         raise StopServiceError("a part of the probe failed, see the log above", Exit.UNEXPECTED)
 

@@ -13,6 +13,7 @@ from typing import Final
 
 import click
 
+from enrich.runtime.dead_threads import dead_thread, end_on_dead_threads
 from enrich.runtime.process import Exit, StopServiceError, configure_logs, fail, stop_on_signals
 from enrich.runtime.settings import SettingsError, describe, load
 from enrich.runtime.version import version_text
@@ -94,6 +95,12 @@ def run_role(role: str, settings: Settings, stop: threading.Event) -> int:
     host, _, port = settings.metrics.rpartition(":")
     if port.isdigit() and int(port):
         settings = replace(settings, metrics=f"{host}:{int(port) + ROLES.index(role)}")
+    end_on_dead_threads(stop.set)
+    code = _run_role(role, settings, stop)
+    return Exit.UNEXPECTED if dead_thread() else code
+
+
+def _run_role(role: str, settings: Settings, stop: threading.Event) -> int:
     if role == "enrich":
         from streams.roles.enrich import run_enrich  # noqa: PLC0415 - a role imports only what it needs
 

@@ -14,6 +14,19 @@ from enrich.runtime.settings import SettingsError, setting
 PROTOCOLS: Final = ("plaintext", "ssl", "sasl_plaintext", "sasl_ssl")
 MECHANISMS: Final = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
 
+RECOVERY: Final = {
+    # A broker that answers nothing (frozen, or behind a network that drops packets) is given up after so long. Until
+    # then librdkafka takes it for alive, and a producer with records behind those under way uses a whole core.
+    "socket.timeout.ms": "10000",
+    # Brokers may return at other addresses. Then the client asks its bootstrap servers again, after so long; the
+    # default is five minutes.
+    "metadata.recovery.strategy": "rebootstrap",
+    "metadata.recovery.rebootstrap.trigger.ms": "30000",
+    "topic.metadata.refresh.interval.ms": "30000",
+    "metadata.max.age.ms": "60000",
+}
+"""librdkafka's settings by which every client finds brokers again that were away, frozen or have moved."""
+
 
 @dataclass(frozen=True, slots=True)
 class KafkaSettings:
@@ -35,6 +48,9 @@ class KafkaSettings:
     """PEM file of the client certificate, with *ssl, for brokers that require one."""
     kafka_key: Path | None = setting("WEIR_KAFKA_KEY", None)
     """PEM file of the client certificate's key."""
+    stall: float = setting("WEIR_STALL", 30.0, least=0.1)
+    """Seconds that work may wait without any progress before /readyz says so. After 5 times that, clients of Kafka that
+    make no progress although Kafka answers are replaced, or their process is restarted."""
 
     @property
     def uses_tls(self) -> bool:
@@ -49,7 +65,7 @@ class KafkaSettings:
     def connection(self) -> dict[str, str]:
         """Return librdkafka's configuration. Raises :class:`SettingsError` for settings that contradict each other."""
         self._check()
-        found = {"bootstrap.servers": self.kafka}
+        found = {"bootstrap.servers": self.kafka, **RECOVERY}
         if self.kafka_protocol != "plaintext":
             found["security.protocol"] = self.kafka_protocol
         if self.uses_sasl:

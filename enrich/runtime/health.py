@@ -9,6 +9,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 
+from enrich.runtime.dead_threads import dead_thread
 from enrich.runtime.http_port import Closed, HttpPort, Response
 from enrich.runtime.process import Exit, StopServiceError
 
@@ -58,11 +59,14 @@ class HealthServer:
     ) -> None:
         """``address`` is host:port. ``ready`` has the checks by name. Raises StopServiceError if the port is taken.
 
+        The check ``threads`` is added: it fails when a thread of the process has died.
+
         ``notes`` returns lines that /readyz adds: what a person should know, and no restart would mend.
         """
         host, _, port = address.rpartition(":")
         if not port.isdigit():
             raise StopServiceError(f"WEIR_METRICS={address!r}: must be host:port", Exit.USAGE)
+        ready["threads"] = dead_thread
         self._registry, self._ready, self._notes = registry, ready, notes
         registry.register(ReadyCollector(ready))
         ProcessCollector(registry=registry)

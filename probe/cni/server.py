@@ -104,6 +104,9 @@ class Server:
                         connection.sendall(answer)
         except OSError as error:
             log.debug("a connection of the CNI plugin broke", error=str(error))
+        except Exception:
+            # A fault of ours at one request. The plugin asks again, and other pods' requests are answered.
+            log.exception("a request of the CNI plugin failed")
         finally:
             for descriptor in descriptors:
                 with contextlib.suppress(OSError):

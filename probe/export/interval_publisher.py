@@ -6,6 +6,7 @@ Kafka does not take before the process ends, the next probe sends again (``probe
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -16,36 +17,58 @@ import structlog
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 from confluent_kafka.admin import AdminClient, NewTopic
 
+from enrich.runtime.stall import Stall
 from enrich.wire.topics import Topic
 
 log = structlog.get_logger("kubeweir.probe")
 
 _RETRY_S: Final = 0.5
 _POLL_S: Final = 0.5
+_ANSWER_POLL_S: Final = 0.05
+_TIMEOUT_S: Final = 2
+_MAX_IN_FLIGHT: Final = 5
+"""See :mod:`probe.export.publisher`: more would wait inside librdkafka, and use a core while the broker is frozen."""
+
+_SEND_AGAIN: Final = frozenset(
+    {
+        KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT, KafkaError._FATAL,
+        KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION,
+    }
+)  # fmt: skip
+"""The producer was replaced, or can send nothing more, or the topic was deleted: the record itself is not refused."""
 
 
 class AddressIntervalPublisher:
     """One thread that sends the newest record of each key; it starts when the object is made."""
 
-    def __init__(self, topic: Topic, config: Mapping[str, Any]) -> None:
-        """``config`` has librdkafka's settings for the connection."""
-        self._topic = topic
-        self._admin = AdminClient(dict(config), logger=logging.getLogger("kubeweir.rdkafka"))
-        self._producer = Producer(
-            {
-                **config, "enable.idempotence": True, "acks": "all", "delivery.timeout.ms": 0,
-                "compression.type": "lz4", "linger.ms": 5, "partitioner": "murmur2_random",
-            },
-            logger=logging.getLogger("kubeweir.rdkafka"),
-        )  # fmt: skip
+    def __init__(self, topic: Topic, config: Mapping[str, Any], stall_s: float = 30.0) -> None:
+        """``config`` has librdkafka's settings for the connection. ``stall_s``: see :mod:`enrich.runtime.stall`."""
+        self._topic, self._config = topic, dict(config)
+        self._producer = self._new_producer()
         self._waiting: dict[bytes, bytes | None] = {}
+        self._in_flight: dict[bytes, bytes | None] = {}
+        """Records that Kafka has not answered yet; a key has at most one."""
         self._changed = threading.Condition()
         self._stop = threading.Event()
+        self._stall = Stall(stall_s)
+        self._published_before = 0
+        self._cause = ""
+        self._topic_exists = False
         self.published = 0
         """Records that Kafka has acknowledged."""
-        self.problem: str | None = None
         self._thread = threading.Thread(target=self._run, name="address-intervals", daemon=True)
         self._thread.start()
+
+    @property
+    def problem(self) -> str | None:
+        """What keeps address intervals from Kafka, in words; None if nothing does."""
+        if not self._stall.is_stalled:
+            return None
+        waiting = len(self._waiting) + len(self._in_flight)
+        return (
+            f"Kafka has acknowledged no address interval for {self._stall.seconds:.0f} s, {waiting} wait for "
+            f"{self._topic.name}{self._cause}: workers may not name these pods"
+        )
 
     def publish(self, changes: Mapping[bytes, bytes | None]) -> None:
         """Send these records soon: value by key, None to delete the key. Any thread may call it."""
@@ -56,52 +79,108 @@ class AddressIntervalPublisher:
     def stop(self, patience_s: float) -> None:
         """Send what waits for at most ``patience_s`` seconds, and end."""
         deadline = time.monotonic() + patience_s
-        while self._waiting and time.monotonic() < deadline:
+        while (self._waiting or self._in_flight) and time.monotonic() < deadline:
             time.sleep(0.02)
         self._stop.set()
         with self._changed:
             self._changed.notify()
         self._thread.join(2 * _RETRY_S + 5)
-        self._producer.flush(max(0.0, deadline - time.monotonic()))
 
     def _run(self) -> None:
-        ready = False
         while not self._stop.is_set():
             with self._changed:
-                self._changed.wait_for(lambda: self._waiting or self._stop.is_set(), _POLL_S)
-                batch, self._waiting = self._waiting, {}
+                if not self._in_flight:
+                    self._changed.wait_for(lambda: self._waiting or self._stop.is_set(), _POLL_S)
             try:
-                ready = ready or not batch or self._create_topic()
+                self._topic_exists = self._topic_exists or not self._waiting or self._create_topic()
+                self._send()
             except KafkaException as error:
-                self.problem = f"{self._topic.name}: {error.args[0].str()}"
-            if not ready or not self._send(batch):
-                with self._changed:
-                    self._waiting = {**batch, **self._waiting}
+                self._cause = f" ({error.args[0].str()})"
+                if error.args[0].fatal():
+                    self._rebuild()
                 self._stop.wait(_RETRY_S)
-            self._producer.poll(0)
+            self._producer.poll(_ANSWER_POLL_S if self._in_flight else 0)
+            self._measure()
+
+    def _measure(self) -> None:
+        """Measure progress, and replace the producer if it makes none although Kafka answers others.
+
+        The probe does not end for it: its intervals are sent again at the next start."""
+        progressed = self.published != self._published_before
+        self._published_before = self.published
+        self._stall.update(waits=bool(self._waiting or self._in_flight), progressed=progressed)
+        if self._stall.next_step(self._is_reachable) is not None:
+            log.error("Kafka answers, and has acknowledged no address interval for long; replacing the producer",
+                      problem=self.problem)  # fmt: skip
+            self._rebuild()
+
+    def _rebuild(self) -> None:
+        self._producer.purge()
+        with contextlib.suppress(KafkaException):
+            self._producer.flush(1)
+        for key in list(self._in_flight):
+            self._send_again(key)
+        self._topic_exists = False
+        self._producer = self._new_producer()
 
     def _create_topic(self) -> bool:
         """Create the topic if it is missing; a broker that creates it by itself does not make it compacted."""
-        found = self._admin.list_topics(timeout=2).topics.get(self._topic.name)
+        admin = self._new_admin()
+        found = admin.list_topics(timeout=_TIMEOUT_S).topics.get(self._topic.name)
         if found is None or found.error is not None:
             new = NewTopic(self._topic.name, self._topic.partitions, config=dict(self._topic.config))
-            self._admin.create_topics([new])[self._topic.name].result(10)
+            admin.create_topics([new])[self._topic.name].result(10)
         return True
 
-    def _send(self, batch: Mapping[bytes, bytes | None]) -> bool:
-        try:
-            for key, value in batch.items():
+    def _send(self) -> None:
+        """Hand records to librdkafka, as many as may be in flight. Raises KafkaException."""
+        with self._changed:
+            keys = [key for key in self._waiting if key not in self._in_flight][: _MAX_IN_FLIGHT - len(self._in_flight)]
+        for key in keys:
+            with self._changed:
+                value = self._in_flight[key] = self._waiting.pop(key)
+            try:
                 self._producer.produce(self._topic.name, value, key, on_delivery=self._on_answer)
-        except (BufferError, KafkaException) as error:
-            self.problem = f"{self._topic.name}: {error}"
+            except BaseException:
+                self._send_again(key)
+                raise
+
+    def _send_again(self, key: bytes) -> None:
+        """Let a record in flight wait once more, unless a newer one does."""
+        with self._changed:
+            if key in self._in_flight:
+                self._waiting.setdefault(key, self._in_flight.pop(key))
+
+    def _on_answer(self, error: KafkaError | None, message: Message) -> None:
+        key = message.key() or b""
+        if error is not None and error.code() in _SEND_AGAIN:
+            self._topic_exists = False
+            self._send_again(key)
+            return
+        self._in_flight.pop(key, None)
+        if error is None:
+            self.published += 1
+            self._cause = ""
+        else:
+            self._cause = f" ({error.str()})"
+            log.error("Kafka refused an address interval: workers may not name this pod as a peer",
+                      error=error.str(), key=str(key), topic=self._topic.name)  # fmt: skip
+
+    def _is_reachable(self) -> bool:
+        try:
+            self._new_admin().list_topics(self._topic.name, timeout=_TIMEOUT_S)
+        except KafkaException:
             return False
         return True
 
-    def _on_answer(self, error: KafkaError | None, message: Message) -> None:
-        if error is None:
-            self.published += 1
-            self.problem = None
-        elif error.code() != KafkaError._PURGE_QUEUE:
-            self.problem = f"{self._topic.name}: {error.str()}"
-            log.error("Kafka refused an address interval: workers may not name this pod as a peer",
-                      error=error.str(), key=str(message.key()), topic=self._topic.name)  # fmt: skip
+    def _new_admin(self) -> AdminClient:
+        return AdminClient(self._config, logger=logging.getLogger("kubeweir.rdkafka"))
+
+    def _new_producer(self) -> Producer:
+        return Producer(
+            {
+                **self._config, "enable.idempotence": True, "acks": "all", "delivery.timeout.ms": 0,
+                "compression.type": "lz4", "linger.ms": 5, "partitioner": "murmur2_random",
+            },
+            logger=logging.getLogger("kubeweir.rdkafka"),
+        )  # fmt: skip

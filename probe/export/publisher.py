@@ -11,7 +11,6 @@ would create it with one partition, and a topic's number of partitions decides p
 from __future__ import annotations
 
 import contextlib
-import logging
 import threading
 import time
 from collections.abc import Mapping
@@ -19,57 +18,50 @@ from typing import Any, Final
 
 import structlog
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
-from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType
+from confluent_kafka.admin import AdminClient
 
+from enrich.runtime.stall import Stall
+from enrich.runtime.waiting_time import WaitingTime
 from enrich.wire.batch import Header
 from enrich.wire.topics import Topic
+from probe.export.raw_topic import CREATED, RawTopic, quiet_logger
 from probe.export.segment import SpoolPosition
 from probe.export.spool import Spool
 
 log = structlog.get_logger("kubeweir.probe")
 
-_MAX_IN_FLIGHT_BATCHES: Final = 500
+_MAX_IN_FLIGHT_BATCHES: Final = 5
+"""An idempotent producer has so many requests under way for a partition, and each of our batches is a request. While
+more batches wait, librdkafka's broker thread asks again and again, without a pause, whether it may send the next: with
+a frozen broker, that was a whole core."""
 _MAX_IN_FLIGHT_BYTES: Final = 32 << 20
 """A small spool allows a quarter of its size only, because it cannot remove verdicts from batches in flight."""
 _MAX_BATCH_BYTES: Final = 8 << 20
 """The topic has the same limit. Batches stay under 512 kB unless one verdict alone refers to too many policies."""
 _REPORT_S: Final = 10.0
+_MEASURE_EVERY_S: Final = 1.0
 _BACKOFF_S: Final = 0.5
 _MAX_BACKOFF_S: Final = 8.0
 _REFUSED: Final = frozenset(
     {KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.INVALID_MSG, KafkaError.INVALID_MSG_SIZE, KafkaError.INVALID_RECORD}
 )
+_BROKEN: Final = frozenset(
+    {KafkaError._FATAL, KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION}
+)
+"""Errors after which a new producer helps: of the idempotent producer itself, and of a topic that was deleted."""
 _PURGED: Final = frozenset({KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT})
 
 
 class Publisher:
     """One thread that takes batches from the spool and produces them."""
 
-    def __init__(self, spool: Spool, topic: Topic, config: Mapping[str, Any]) -> None:
-        """``config`` has librdkafka's settings for the connection."""
+    def __init__(self, spool: Spool, topic: Topic, config: Mapping[str, Any], stall_s: float = 30.0) -> None:
+        """``config`` has librdkafka's settings for the connection. ``stall_s``: see :mod:`enrich.runtime.stall`."""
         self._spool, self._topic, self._servers = spool, topic, config["bootstrap.servers"]
+        self._config = dict(config)
         self._max_in_flight_bytes = min(_MAX_IN_FLIGHT_BYTES, spool.max_bytes // 4)
-        quiet = logging.getLogger("kubeweir.rdkafka")
-        quiet.addHandler(logging.NullHandler())
-        quiet.propagate = False
-        self._admin = AdminClient(dict(config), logger=quiet)
-        self._producer = Producer(
-            {
-                **config,
-                "enable.idempotence": True,
-                "acks": "all",
-                "delivery.timeout.ms": 0,
-                "compression.type": "lz4",
-                # The broker refuses a whole producer batch, so each holds one record. Ours are large already.
-                "linger.ms": 0,
-                "batch.num.messages": 1,
-                "message.max.bytes": _MAX_BATCH_BYTES,
-                "partitioner": "murmur2_random",
-                "queue.buffering.max.kbytes": 2 * _MAX_IN_FLIGHT_BYTES >> 10,
-                "error_cb": self._on_error,
-            },
-            logger=quiet,
-        )
+        self._raw_topic = RawTopic(topic, config)
+        self._producer = self._new_producer()
         self._in_flight: dict[SpoolPosition, int] = {}
         """The batches taken from the spool that are not acknowledged there, in order, with their bytes."""
         self._answered: dict[SpoolPosition, int] = {}
@@ -79,10 +71,36 @@ class Publisher:
         self._stop = threading.Event()
         self.failed = threading.Event()
         """Set at an error that a retry cannot solve; then the process is to end."""
-        self.problem: str | None = "Kafka has not been reached yet"
+        self._setup_problem: str | None = "Kafka has not been reached yet"
+        """What keeps the probe from sending anything at all."""
+        self._broken = ""
+        """Why the producer can send nothing more; empty while it can."""
+        self._cause = ""
+        """The last error of the client, in brackets; it explains a stall, and proves none."""
+        self._stall, self._waiting = Stall(stall_s), WaitingTime()
+        self._answers = self._answers_seen = 0
+        """Batches that Kafka has answered, and as many of them as the last look saw."""
+        self._measured_at = time.monotonic()
         self.acked_batches = 0
         self.acked_bytes = 0
         self._thread = threading.Thread(target=self._run, name="publisher")
+
+    @property
+    def problem(self) -> str | None:
+        """What keeps batches from Kafka, in words; None if nothing does."""
+        if self._setup_problem:
+            return self._setup_problem
+        if not self._stall.is_stalled:
+            return None
+        return (
+            f"Kafka has acknowledged nothing for {self._stall.seconds:.0f} s at {self._servers}{self._cause}; "
+            f"{self._spool.unacked_batches} batches wait in the spool"
+        )
+
+    def oldest_unacknowledged_s(self) -> float:
+        """Return for how many seconds the oldest batch that Kafka has not acknowledged has been in the spool, 0 if it
+        has all. What an earlier process left counts from the start of this one."""
+        return self._waiting.look(self._answers + self._spool.unacked_batches, self._answers)
 
     def start(self) -> None:
         """Start to send."""
@@ -103,21 +121,30 @@ class Publisher:
 
     def _run(self) -> None:
         try:
-            backoff = _BACKOFF_S
-            while not self._stop.is_set() and not self._topic_is_right():
-                self._stop.wait(backoff)
-                backoff = min(2 * backoff, _MAX_BACKOFF_S)
             while not self._stop.is_set():
-                self._step()
-                self._acknowledge()
+                self._wait_for_topic()
+                while not (self._stop.is_set() or self._broken):
+                    self._step()
+                    self._acknowledge()
+                    self._measure()
+                if self._broken:
+                    log.error("the producer cannot go on; replacing it. Its batches are sent again", error=self._broken)
+                    self._rebuild()
+                    self._stop.wait(_BACKOFF_S)
         except KafkaException as error:
-            self.problem = f"Kafka refuses this producer, and a retry cannot help: {error.args[0].str()}"
+            self._setup_problem = f"Kafka refuses this producer, and a retry cannot help: {error.args[0].str()}"
             self.failed.set()
         except BaseException:
             log.exception("sending verdicts to Kafka failed")
-            self.problem = "sending verdicts to Kafka failed, see the log above"
+            self._setup_problem = "sending verdicts to Kafka failed, see the log above"
             self.failed.set()
             raise
+
+    def _wait_for_topic(self) -> None:
+        admin, backoff = self._raw_topic.new_admin(), _BACKOFF_S
+        while not (self._stop.is_set() or self._topic_is_right(admin)):
+            self._stop.wait(backoff)
+            backoff = min(2 * backoff, _MAX_BACKOFF_S)
 
     def _step(self) -> None:
         """Hand one batch to librdkafka, or wait for acknowledgements if none can be sent now."""
@@ -162,7 +189,6 @@ class Publisher:
         if error is None:
             self.acked_batches += 1
             self.acked_bytes += self._in_flight[position]
-            self.problem = None
             self._finish(position)
         elif error.code() in _REFUSED:
             log.error(
@@ -170,6 +196,8 @@ class Publisher:
                 error=error.str(), verdicts=verdicts, bytes=self._in_flight[position], topic=self._topic.name,
             )  # fmt: skip
             self._finish(position, refused=verdicts)
+        elif error.code() in _BROKEN:
+            self._broken = error.str()
         elif error.code() not in _PURGED:
             raise KafkaException(error)
 
@@ -183,46 +211,90 @@ class Publisher:
         while self._in_flight and (first := next(iter(self._in_flight))) in self._answered:
             last, refused = first, refused + self._answered.pop(first)
             self._in_flight_bytes -= self._in_flight.pop(first)
+            self._answers += 1
         if last is not None:
             self._spool.ack(last, refused)
 
     def _on_error(self, error: KafkaError) -> None:
         if error.fatal():
-            self.problem = error.str()
-            self.failed.set()
+            self._broken = error.str()
             return
-        self._report(f"Kafka cannot be reached at {self._servers} ({error.str()}); verdicts stay in the spool")
+        self._cause = f" ({error.str()})"
+        problem = f"Kafka cannot be reached at {self._servers}{self._cause}; verdicts stay in the spool"
+        if self._setup_problem:
+            self._setup_problem = problem
+        self._warn(problem)
 
-    def _report(self, problem: str) -> None:
-        self.problem = problem
+    def _warn(self, problem: str) -> None:
         if time.monotonic() - self._reported_at > _REPORT_S:
             self._reported_at = time.monotonic()
             log.warning(problem, spooled_batches=self._spool.unacked_batches, spooled_bytes=self._spool.size)
 
-    def _topic_is_right(self) -> bool:
+    def _topic_is_right(self, admin: AdminClient) -> bool:
+        """Return whether the raw topic is as it must be; report what is wrong."""
         try:
-            found = self._admin.list_topics(timeout=2).topics.get(self._topic.name)
-            if found is None or found.error is not None:
-                self._create()
-                return False
-            resource = ConfigResource(ResourceType.TOPIC, self._topic.name)
-            entries = self._admin.describe_configs([resource])[resource].result(5)
+            problem = self._raw_topic.problem(admin)
         except KafkaException as error:
             self._on_error(error.args[0])
             return False
-        config = {name: entry.value for name, entry in entries.items()}
-        wrong = self._topic.differences(len(found.partitions), config)
-        if wrong:
-            self._report(f"topic {self._topic.name} has a wrong configuration: {'; '.join(wrong)}")
+        if problem is not None:
+            self._setup_problem = problem
+            if problem != CREATED:
+                self._warn(problem)
             return False
-        self.problem = None
+        self._setup_problem = None
         return True
 
-    def _create(self) -> None:
-        new = NewTopic(self._topic.name, self._topic.partitions, config=dict(self._topic.config))
-        try:
-            self._admin.create_topics([new])[self._topic.name].result(10)
-            log.info("topic created", topic=self._topic.name, partitions=self._topic.partitions)
-        except KafkaException as error:
-            if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
-                self._report(f"topic {self._topic.name} cannot be created: {error.args[0].str()}")
+    # --- stalls
+
+    def _measure(self) -> None:
+        """Measure progress, and replace the producer, or end, if it makes none although Kafka answers others."""
+        if time.monotonic() - self._measured_at < min(_MEASURE_EVERY_S, self._stall.limit_s / 5):
+            return
+        self._measured_at = time.monotonic()
+        waits, progressed = self.oldest_unacknowledged_s() > 0, self._answers != self._answers_seen
+        self._answers_seen = self._answers
+        if progressed:
+            self._cause = ""
+        self._stall.update(waits=waits, progressed=progressed)
+        step = self._stall.next_step(self._raw_topic.is_reachable)
+        if step is None:
+            return
+        if step == "rebuild":
+            self._broken = self.problem or step
+            return
+        self._setup_problem = f"{self.problem}, and no new producer has changed that"
+        self.failed.set()
+        self._stop.set()
+
+    def _rebuild(self) -> None:
+        """Start over with a new producer, from the first batch that the spool has not acknowledged."""
+        self._producer.purge()
+        with contextlib.suppress(KafkaException):
+            self._producer.flush(1)
+        self._acknowledge()
+        self._in_flight.clear()
+        self._answered.clear()
+        self._in_flight_bytes = 0
+        self._spool.rewind()
+        self._producer = self._new_producer()
+        self._broken = ""
+
+    def _new_producer(self) -> Producer:
+        return Producer(
+            {
+                **self._config,
+                "enable.idempotence": True,
+                "acks": "all",
+                "delivery.timeout.ms": 0,
+                "compression.type": "lz4",
+                # The broker refuses a whole producer batch, so each holds one record. Ours are large already.
+                "linger.ms": 0,
+                "batch.num.messages": 1,
+                "message.max.bytes": _MAX_BATCH_BYTES,
+                "partitioner": "murmur2_random",
+                "queue.buffering.max.kbytes": 2 * _MAX_IN_FLIGHT_BYTES >> 10,
+                "error_cb": self._on_error,
+            },
+            logger=quiet_logger(),
+        )

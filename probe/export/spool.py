@@ -201,6 +201,12 @@ class Spool:
             header = self._headers.pop(position, None) or header_of(value)
             return UnsentBatch(position, value, header, 0 if header else verdicts_in_unreadable(value))
 
+    def rewind(self) -> None:
+        """Hand out again, with :meth:`next`, every batch that Kafka has not acknowledged."""
+        with self._lock:
+            self._cursor = self._acknowledged.position
+            self._offset = self._offset_of(self._cursor)
+
     def ack(self, position: SpoolPosition, refused: int = 0) -> None:
         """Note that Kafka has answered for this batch and all before it, and delete the segments before its own.
 

@@ -28,6 +28,7 @@ from typing import Any, Final, Protocol
 import faust
 import structlog
 
+from enrich.runtime.dead_threads import dead_thread
 from enrich.runtime.process import Exit
 from streams.kafka.dead_letter_form import CUT_VALUE_BYTES
 from streams.kafka.errors import is_refused
@@ -154,6 +155,7 @@ class EnrichWorker:
             value_serializer="raw",
             consumer_auto_offset_reset="earliest",
             consumer_max_fetch_size=4 << 20,
+            consumer_metadata_max_age_ms=30_000,
             broker_max_poll_records=200,
             broker_commit_interval=1.0,
             stream_buffer_maxsize=128,
@@ -273,12 +275,15 @@ class EnrichWorker:
     def _watch_stop(self) -> None:
         """Exit when a stop takes too long: without Kafka, Faust would wait for acknowledgements for ever."""
         self._stop.wait()
+        if dead_thread():
+            # Faust stops by a signal only.
+            signal.raise_signal(signal.SIGTERM)
         time.sleep(self._settings.stop_timeout)
         log.warning(
             "stopped waiting for Kafka; batches that are not acknowledged will be read again",
             in_flight=len(self._tracker),
         )
-        os._exit(Exit.OK)
+        os._exit(Exit.UNEXPECTED if dead_thread() else Exit.OK)
 
 
 def _ending_the_process(work: Callable[[], Awaitable[None]]) -> Callable[[], Awaitable[None]]:

@@ -43,6 +43,9 @@ WORRY: Final[dict[str, str]] = {
     "kubeweir_probe_lost_verdicts_total": "Any increase (WeirVerdictsLost): records are missing from the log.",
     "kubeweir_probe_map_capacity_entries": "Never by itself: it is a setting.",
     "kubeweir_probe_map_entries": "Above 0.9 of the capacity (WeirPolicyMapNearlyFull); the log warns from 0.8.",
+    "kubeweir_probe_oldest_unacknowledged_seconds": (
+        "Above 300 for 5 minutes (WeirProbeBehind): Kafka does not acknowledge. `/readyz` says so from WEIR_STALL on."
+    ),
     "kubeweir_probe_refused_objects": (
         "Above 0 for 5 minutes (WeirObjectsRefused): a policy is not enforced as written."
     ),

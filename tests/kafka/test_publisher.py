@@ -126,8 +126,8 @@ def test_nothing_is_sent_to_a_topic_that_differs(site: Site) -> None:
 
 def test_at_most_a_quarter_of_the_spool_is_in_flight(site: Site) -> None:
     spool = Spool(site.folder / "spool", max_bytes=200_000)
-    value = make_batch(0, ROWS)
-    for _ in range(100):
+    value = make_batch(0, 150)
+    for _ in range(12):
         append(spool, value)
     publisher = Publisher(spool, raw(site), {"bootstrap.servers": "127.0.0.1:1"})
     # As its thread does, which would look for the topic first.

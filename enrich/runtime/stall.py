@@ -1,0 +1,73 @@
+"""When work counts as stalled, and what follows: first not ready, then new clients, then a new process.
+
+1. Work waits and nothing of it gets done for ``WEIR_STALL`` seconds: /readyz says so. It takes that back as soon as
+   something gets done, or nothing waits any more.
+2. After 5 times that, the clients are replaced: they may hold on to brokers that are gone.
+3. After 5 times that again, the process ends, to be restarted.
+
+Steps 2 and 3 are due only if Kafka answers somebody else meanwhile: no new client would change an outage.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Final, Literal
+
+RECOVERY_FACTOR: Final = 5
+
+
+class Stall:
+    """Follows one kind of work. Any thread may call its methods."""
+
+    def __init__(self, limit_s: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self.limit_s = limit_s
+        self._clock, self._lock = clock, threading.Lock()
+        self._since: float | None = None
+        """Since when work has waited without progress; None if none waits."""
+        self._step_at: float | None = None
+        """When the last step was taken or found useless; None if none was since the last progress."""
+        self._rebuilt = False
+
+    def update(self, *, waits: bool, progressed: bool) -> None:
+        """Note whether work waits, and whether any was done since the last call."""
+        with self._lock:
+            if progressed or not waits:
+                self._step_at, self._rebuilt = None, False
+            if not waits:
+                self._since = None
+            elif progressed or self._since is None:
+                self._since = self._clock()
+
+    @property
+    def seconds(self) -> float:
+        """How long work has waited without any progress."""
+        with self._lock:
+            return 0.0 if self._since is None else self._clock() - self._since
+
+    @property
+    def is_stalled(self) -> bool:
+        """Whether work has waited without progress for the limit."""
+        return self.seconds >= self.limit_s
+
+    def next_step(self, is_reachable: Callable[[], bool]) -> Literal["rebuild", "restart"] | None:
+        """Return what is to be done about the stall now, None if nothing is.
+
+        ``is_reachable`` is called only when a step is due; it tells whether Kafka answers a client that is new."""
+        with self._lock:
+            if self._since is None:
+                return None
+            since = self._since if self._step_at is None else max(self._since, self._step_at)
+            if self._clock() - since < RECOVERY_FACTOR * self.limit_s:
+                return None
+        reachable = is_reachable()
+        with self._lock:
+            self._step_at = self._clock()
+            if not reachable:
+                # Asked again after the limit. When Kafka is back, the clients have so long to find it by themselves.
+                self._step_at -= (RECOVERY_FACTOR - 1) * self.limit_s
+                return None
+            step: Literal["rebuild", "restart"] = "restart" if self._rebuilt else "rebuild"
+            self._rebuilt = True
+            return step

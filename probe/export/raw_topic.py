@@ -1,0 +1,72 @@
+"""The raw topic, as the probe needs it: created if it is missing, and checked before anything is sent to it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any, Final
+
+import structlog
+from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType
+
+from enrich.wire.topics import Topic
+
+log = structlog.get_logger("kubeweir.probe")
+
+_TIMEOUT_S: Final = 2
+CREATED: Final = "the topic was created just now"
+"""Not a problem, but the topic must be looked at once more: another probe may have been faster, with other settings."""
+
+
+def quiet_logger() -> logging.Logger:
+    """Return a logger that drops librdkafka's lines: several times a second, they repeat what its callbacks report."""
+    quiet = logging.getLogger("kubeweir.rdkafka")
+    quiet.addHandler(logging.NullHandler())
+    quiet.propagate = False
+    return quiet
+
+
+class RawTopic:
+    """Looks at the topic, with a client that is not the producer's."""
+
+    def __init__(self, topic: Topic, config: Mapping[str, Any]) -> None:
+        """``config`` has librdkafka's settings for the connection."""
+        self._topic, self._config = topic, dict(config)
+
+    def problem(self, admin: AdminClient) -> str | None:
+        """Return what keeps the topic from being used; None if it is right. It is created if it is missing.
+
+        Raises KafkaException if Kafka cannot be asked."""
+        found = admin.list_topics(timeout=_TIMEOUT_S).topics.get(self._topic.name)
+        if found is None or found.error is not None:
+            return self._create(admin)
+        resource = ConfigResource(ResourceType.TOPIC, self._topic.name)
+        entries = admin.describe_configs([resource])[resource].result(5)
+        wrong = self._topic.differences(len(found.partitions), {name: entry.value for name, entry in entries.items()})
+        if not wrong:
+            return None
+        return f"topic {self._topic.name} has a wrong configuration: {'; '.join(wrong)}"
+
+    def is_reachable(self) -> bool:
+        """Return whether Kafka answers a client that is new, and so knows nothing but the bootstrap servers."""
+        admin = self.new_admin()
+        try:
+            admin.list_topics(self._topic.name, timeout=_TIMEOUT_S)
+        except KafkaException:
+            return False
+        return True
+
+    def new_admin(self) -> AdminClient:
+        """Return a new client."""
+        return AdminClient(self._config, logger=quiet_logger())
+
+    def _create(self, admin: AdminClient) -> str:
+        new = NewTopic(self._topic.name, self._topic.partitions, config=dict(self._topic.config))
+        try:
+            admin.create_topics([new])[self._topic.name].result(10)
+            log.info("topic created", topic=self._topic.name, partitions=self._topic.partitions)
+        except KafkaException as error:
+            if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
+                return f"topic {self._topic.name} cannot be created: {error.args[0].str()}"
+        return CREATED

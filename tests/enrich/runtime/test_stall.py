@@ -1,0 +1,99 @@
+"""When work counts as stalled, and how long the oldest of it has waited."""
+
+from __future__ import annotations
+
+from enrich.runtime.stall import Stall
+from enrich.runtime.waiting_time import WaitingTime
+
+
+class Clock:
+    """A clock that a test moves."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_work_is_stalled_when_it_waits_without_progress() -> None:
+    clock = Clock()
+    stall = Stall(30, clock)
+    clock.now += 100
+    stall.update(waits=False, progressed=False)
+    assert not stall.is_stalled, "nothing waits"
+    stall.update(waits=True, progressed=False)
+    clock.now += 29
+    stall.update(waits=True, progressed=True)
+    clock.now += 29
+    assert not stall.is_stalled, "some of it was done 29 s ago"
+    clock.now += 1
+    assert stall.is_stalled
+    stall.update(waits=True, progressed=True)
+    assert not stall.is_stalled, "at once after progress"
+    clock.now += 40
+    assert stall.is_stalled, "although nobody has looked meanwhile"
+    stall.update(waits=False, progressed=False)
+    assert (stall.is_stalled, stall.seconds) == (False, 0)
+
+
+def test_clients_are_replaced_and_then_the_process() -> None:
+    clock = Clock()
+    stall = Stall(10, clock)
+    stall.update(waits=True, progressed=False)
+    clock.now += 49
+    assert stall.next_step(lambda: True) is None
+    clock.now += 1
+    assert stall.next_step(lambda: True) == "rebuild"
+    assert stall.next_step(lambda: True) is None
+    clock.now += 50
+    assert stall.next_step(lambda: True) == "restart"
+
+
+def test_nothing_is_replaced_during_an_outage_and_little_after_it() -> None:
+    clock = Clock()
+    stall = Stall(10, clock)
+    stall.update(waits=True, progressed=False)
+    clock.now += 1000
+    assert stall.next_step(lambda: False) is None
+    assert stall.next_step(lambda: True) is None
+    clock.now += 10
+    assert stall.next_step(lambda: True) == "rebuild"
+    stall.update(waits=True, progressed=True)
+    clock.now += 50
+    assert stall.next_step(lambda: True) == "rebuild", "progress has made it a new stall"
+
+
+def test_the_oldest_item_waits_since_the_look_that_saw_it_first() -> None:
+    clock = Clock()
+    waiting = WaitingTime(clock)
+    assert waiting.look(100, 100) == 0
+    clock.now += 5
+    assert waiting.look(130, 100) == 0, "it came just now"
+    clock.now += 5
+    assert waiting.look(150, 100) == 5
+    assert waiting.look(150, 129) == 5
+    assert waiting.look(150, 130) == 0
+    clock.now += 7
+    assert waiting.look(150, 149) == 7
+    assert waiting.look(150, 150) == 0
+
+
+def test_a_queue_that_begins_again_is_another_one() -> None:
+    clock = Clock()
+    waiting = WaitingTime(clock)
+    waiting.look(100, 50)
+    clock.now += 60
+    assert waiting.look(3, 0) == 0
+    clock.now += 4
+    assert waiting.look(3, 0) == 4
+
+
+def test_a_long_wait_needs_little_memory() -> None:
+    clock = Clock()
+    waiting = WaitingTime(clock)
+    for number in range(100_000):
+        clock.now += 1
+        waiting.look(number + 1, 0)
+    assert len(waiting._looks) <= 512
+    assert waiting.look(100_000, 0) == 99_999

@@ -1,0 +1,109 @@
+"""A Kafka that can be stopped, frozen, and moved to another address, behind a bootstrap address that stays."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient
+
+from tests.kafka.broker import PROGRAM
+from tests.kafka.site import until
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port: int = found.getsockname()[1]
+        return port
+
+
+class MovableBroker:
+    """Apache Kafka in one process. ``address`` is the bootstrap address, and leads to where the broker is now."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._port = folder, free_port()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
+        threading.Thread(target=self._accept, name="bootstrap", daemon=True).start()
+
+    def start(self) -> None:
+        """Start the broker, and wait until it answers."""
+        with (self._folder / "broker.log").open("ab") as log:
+            process = self._process = subprocess.Popen(
+                [sys.executable, PROGRAM, "run", "--dir", self._folder / "broker", "--port", str(self._port)],
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+            )  # fmt: skip
+        admin = AdminClient({"bootstrap.servers": f"127.0.0.1:{self._port}", "log_level": 0})
+
+        def answers() -> bool | None:
+            assert process.poll() is None, (self._folder / "broker.log").read_text()[-2000:]
+            try:
+                return bool(admin.list_topics(timeout=1).brokers) or None
+            except KafkaException:
+                return None
+
+        until(answers, "Apache Kafka")
+
+    def stop(self) -> None:
+        """Kill the broker; its data stays."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def move(self) -> None:
+        """Start the broker again at an address of its own, at which it never was before."""
+        self.stop()
+        self._port = free_port()
+        self.start()
+
+    @contextlib.contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Freeze the broker: its connections stay open, and nothing answers."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self._process.send_signal(signal.SIGCONT)
+
+    def close(self) -> None:
+        """Stop everything."""
+        self._listener.close()
+        self.stop()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                threading.Thread(target=self._forward, args=(client,), daemon=True).start()
+
+    def _forward(self, client: socket.socket) -> None:
+        with (
+            client,
+            contextlib.suppress(OSError),
+            socket.create_connection(("127.0.0.1", self._port), 5) as broker,
+        ):
+            broker.settimeout(None)
+            back = threading.Thread(target=_pump, args=(broker, client), daemon=True)
+            back.start()
+            _pump(client, broker)
+            back.join()
+
+
+def _pump(source: socket.socket, target: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        while data := source.recv(1 << 16):
+            target.sendall(data)
+    for end in (source, target):
+        with contextlib.suppress(OSError):
+            end.shutdown(socket.SHUT_RDWR)
