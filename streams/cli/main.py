@@ -9,6 +9,7 @@ import click
 from enrich.runtime.process import Exit
 from enrich.runtime.version import version_text
 from streams.cli.alerts import alerts
+from streams.cli.dead_command import dead
 from streams.cli.explain_command import explain
 from streams.cli.observe_command import observe
 from streams.cli.routes import routes
@@ -18,13 +19,14 @@ from streams.cli.terminal import leave_stdout
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(version_text(), prog_name="weir")
 def command() -> None:
-    """Look at what network policies decide, and check the files of routes and alert rules."""
+    """Look at what network policies decide, check the files of routes and alert rules, and send dead letters again."""
 
 
 command.add_command(observe)
 command.add_command(explain)
 command.add_command(routes)
 command.add_command(alerts)
+command.add_command(dead)
 
 
 @command.command()

@@ -13,10 +13,13 @@ and Kafka's own fields."""
 CUT_VALUE_BYTES: Final = 64 << 10
 """The bytes that are left of a longer one, or of one that the broker refuses. Every broker takes so much."""
 _MAX_ERROR_CHARACTERS: Final = 1000
+_MAX_KEY_BYTES: Final = 16 << 10
+"""The longest key that is kept: no record of ours has a longer one."""
 
 
-def headers_of(topic: str, partition: int, offset: int, reason: str, error: str) -> Headers:
-    """Return the headers of a dead letter: where the record was read, and why it is here. A long error is cut."""
+def headers_of(topic: str, partition: int, offset: int, reason: str, error: str, key: bytes = b"") -> Headers:
+    """Return the headers of a dead letter: where the record was read, its key, and why it is here. A long error is
+    cut."""
     texts = {
         "reason": reason,
         "topic": topic,
@@ -24,7 +27,8 @@ def headers_of(topic: str, partition: int, offset: int, reason: str, error: str)
         "offset": str(offset),
         "error": error[:_MAX_ERROR_CHARACTERS],
     }
-    return [(name, text.encode(errors="replace")) for name, text in texts.items()]
+    headers = [(name, text.encode(errors="replace")) for name, text in texts.items()]
+    return [*headers, ("key", key)] if 0 < len(key) <= _MAX_KEY_BYTES else headers
 
 
 def key_of(topic: str, partition: int, offset: int) -> bytes:

@@ -29,7 +29,7 @@ class DeadLetters:
         ``topic`` is where the record was read. ``reason`` is a word for metrics and filters, ``error`` the details. A
         record that is too large is cut; one that is refused even so is logged, and counts as sent, because otherwise
         it would stop all that come after it. Raises StopServiceError if Kafka takes no dead letters at all."""
-        headers = headers_of(topic, record.partition, record.offset, reason, error)
+        headers = headers_of(topic, record.partition, record.offset, reason, error, record.key)
         key = key_of(topic, record.partition, record.offset)
         with self._lock:
             failure: KafkaError | None = None

@@ -1,0 +1,39 @@
+"""Sends dead letters to the topics that they came from, and notes on the dead-letter topic that this was done."""
+
+from __future__ import annotations
+
+import time
+from typing import Final
+
+from confluent_kafka import KafkaException, Producer
+
+from streams.kafka.connection import CALL_TIMEOUT_S, RELIABLE_PRODUCER, Connection, ReadError, silent_logger
+from streams.kafka.dead_letter_form import Headers
+
+
+class Resender:
+    """Sends one record at a time, and waits until Kafka has it. Raises :class:`ReadError` if it does not take it."""
+
+    def __init__(self, connection: Connection) -> None:
+        # A person waits for the answer.
+        settings: dict[str, object] = {**connection, **RELIABLE_PRODUCER, "delivery.timeout.ms": _TIMEOUT_MS}
+        self._producer = Producer(settings, logger=silent_logger())
+
+    def send(self, topic: str, partition: int, key: bytes | None, value: bytes, headers: Headers) -> None:
+        """Send a record to a partition."""
+        answers: list[str | None] = []
+        try:
+            self._producer.produce(
+                topic, value, key, partition, headers=headers,
+                on_delivery=lambda error, _message: answers.append(None if error is None else error.str()),
+            )  # fmt: skip
+        except KafkaException as error:
+            raise ReadError(f"{topic}: {error.args[0].str()}") from error
+        deadline = time.monotonic() + 2 * CALL_TIMEOUT_S
+        while not answers and time.monotonic() < deadline:
+            self._producer.poll(0.2)
+        if not answers or answers[0] is not None:
+            raise ReadError(f"{topic}: {answers[0] if answers else 'no answer'}")
+
+
+_TIMEOUT_MS: Final = int(CALL_TIMEOUT_S * 1000)
