@@ -18,10 +18,12 @@ from pathlib import Path
 from typing import Any, Final
 
 import kubernetes
+import orjson
 import structlog
 import urllib3
 import yaml
 
+from enrich.runtime.retry_after import retry_after_s
 from enrich.sources.source import SourceError
 
 log = structlog.get_logger("kubeweir.source")
@@ -45,13 +47,16 @@ Configure = Callable[[], Any]
 
 class AnswerError(Exception):
     """The server answered with an error, or not at all. The message says what to do; ``status`` is 0 without an
-    answer."""
+    answer.
 
-    def __init__(self, message: str, status: int = 0, retry_after_s: float = 0.0) -> None:
+    ``answer`` is the object of the kind Status by which an API server says what is wrong. It is empty if there is none,
+    for example because a proxy has answered. ``retry_after_s`` is how long the server asks its clients to wait."""
+
+    def __init__(
+        self, message: str, status: int = 0, retry_after_s: float = 0.0, answer: Mapping[str, Any] | None = None
+    ) -> None:
         super().__init__(message)
-        self.status = status
-        self.retry_after_s = retry_after_s
-        """How long the server asks its clients to wait (``Retry-After``)."""
+        self.status, self.retry_after_s, self.answer = status, retry_after_s, answer or {}
 
 
 class Client:
@@ -91,7 +96,7 @@ class Client:
             if response.status == 401:
                 self._renew(client)
             if response.status != 200:
-                wait_s = _seconds(response.headers.get("Retry-After"))
+                wait_s = retry_after_s(response.headers)
                 raise AnswerError(_advice(response.status, response.reason, path), response.status, wait_s)
             yield response
         finally:
@@ -117,7 +122,7 @@ class Client:
         )  # fmt: skip
         try:
             response = client.call_api(*request, _request_timeout=(_CONNECT_S, _CONNECT_S)).response
-            status, body_text = response.status, bytes(response.read() or b"")[:300].decode(errors="replace")
+            status, content = response.status, bytes(response.read() or b"")
         except (kubernetes.client.ApiException, urllib3.exceptions.HTTPError, OSError) as error:
             self._renew(client)
             raise AnswerError(f"the API server cannot be reached: {error}") from error
@@ -125,7 +130,13 @@ class Client:
         if status == 401:
             self._renew(client)
         if status not in accepted:
-            raise AnswerError(f"{path}: the API server answered {status}: {body_text}", status)
+            text = content[:300].decode(errors="replace")
+            raise AnswerError(
+                f"{path}: the API server answered {status}: {text}",
+                status,
+                retry_after_s(response.headers or {}),
+                _status_object(content),
+            )
 
     def _renew(self, rejected: Any) -> None:
         """Read the configuration again: rejected credentials may have been renewed on disk."""
@@ -164,9 +175,13 @@ def _with_own_retries(client: Any) -> Any:
     return client
 
 
-def _seconds(retry_after: str | None) -> float:
-    """Return the seconds in a ``Retry-After`` header; 0 for a date, which no API server sends."""
-    return float(retry_after) if retry_after and retry_after.isdecimal() else 0.0
+def _status_object(content: bytes) -> Mapping[str, Any]:
+    """Return the object of the kind Status in an answer, empty if it is something else."""
+    try:
+        found = orjson.loads(content)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) and found.get("kind") == "Status" else {}
 
 
 def _advice(status: int, reason: str, path: str) -> str:

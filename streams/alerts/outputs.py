@@ -6,7 +6,7 @@ import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Final
+from typing import Final, Literal
 
 import msgspec
 
@@ -16,7 +16,6 @@ from streams.alerts.alert import AlertState
 from streams.alerts.model import OUTPUT_KINDS, AlertmanagerOutput, AlertOutput, Alerts
 from streams.config.fields import seconds
 from streams.kafka.connection import ReadError
-from streams.kafka.exactly_once import TransactionAbortedError
 from streams.kafka.reading import read_committed
 from streams.kafka.topics import partitions_of
 from streams.settings import Settings
@@ -25,7 +24,22 @@ from streams.sinks.feed import is_own_alert
 from streams.sinks.http import Poster
 from streams.sinks.makers import checked_makers
 from streams.sinks.running_sinks import MadeSink, SinkDefinition
+from streams.sinks.sink import SinkError
 from streams.sinks.webhook import WebhookSink
+
+
+class _AlertRecord(msgspec.Struct):
+    """What every sink of alerts needs of a record of the topic of alerts."""
+
+    fingerprint: str
+    status: Literal["firing", "resolved"]
+    labels: dict[str, str]
+    annotations: dict[str, str]
+    startsAt: str  # noqa: N815 - the name in the record
+    endsAt: str = ""  # noqa: N815 - as above
+
+
+_DECODER: Final = msgspec.json.Decoder(_AlertRecord)
 
 
 def configured_outputs(alerts: Alerts, settings: Settings) -> dict[str, AlertOutput]:
@@ -57,7 +71,7 @@ def _alertmanager(output: AlertOutput, settings: Settings) -> MadeSink:
     poster = Poster(url, _headers(output.name, target.headers), seconds(target.timeout))
     sink = AlertmanagerSink(poster, seconds(target.resend))
     is_own = partial(is_own_alert, settings.cluster)
-    return MadeSink(sink, on_assigned=partial(_on_assigned, sink, settings), is_own=is_own)
+    return MadeSink(sink, _is_alert, on_assigned=partial(_on_assigned, sink, settings), is_own=is_own)
 
 
 def _webhook(output: AlertOutput, settings: Settings) -> MadeSink:
@@ -65,13 +79,22 @@ def _webhook(output: AlertOutput, settings: Settings) -> MadeSink:
     assert target is not None  # noqa: S101 - as above
     headers = _headers(output.name, target.headers)
     poster = Poster(target.url, headers, seconds(target.timeout))
-    return MadeSink(WebhookSink(poster), is_own=partial(is_own_alert, settings.cluster))
+    return MadeSink(WebhookSink(poster), _is_alert, is_own=partial(is_own_alert, settings.cluster))
 
 
 _MAKERS: Final[Mapping[str, Callable[[AlertOutput, Settings], MadeSink]]] = checked_makers(
     "alerts", OUTPUT_KINDS, {"alertmanager": _alertmanager, "webhook": _webhook}
 )
 """How the sink of each kind of output is made. Each raises StopServiceError if it cannot be."""
+
+
+def _is_alert(value: bytes) -> bool:
+    """Return True for a record of an alert. Raises ValueError for anything else."""
+    try:
+        _DECODER.decode(value)
+    except RecursionError as error:
+        raise ValueError("the value is nested too deeply") from error
+    return True
 
 
 def _headers(output: str, variables: Mapping[str, str]) -> dict[str, str]:
@@ -84,18 +107,16 @@ def _headers(output: str, variables: Mapping[str, str]) -> dict[str, str]:
 
 def _on_assigned(sink: AlertmanagerSink, settings: Settings, partitions: Sequence[int]) -> None:
     """Let the worker that reads the topic, which has one partition, repeat the firing alerts; no other worker does."""
-    sink.own(_firing(settings) if partitions else ())
+    sink.own(partial(_firing, settings) if partitions else None)
 
 
 def _firing(settings: Settings) -> list[Mapping[str, object]]:
-    """Return the records of all firing alerts of this cluster, from the topic of states.
-
-    Raises TransactionAbortedError."""
+    """Return the records of all firing alerts of this cluster, from the topic of states. Raises SinkError."""
     topic, connection = settings.topics.alert_state.name, settings.connection()
     try:
         records = list(read_committed(connection, topic, range(partitions_of(connection, [topic])[topic])))
     except ReadError as error:
-        raise TransactionAbortedError(str(error)) from error
+        raise SinkError(f"the alerts that fire cannot be read from {topic}: {error}") from error
     latest = {record.key: record.value for record in records if not record.key.startswith(b"change/")}
     firing = (_firing_record(value, settings.cluster) for value in latest.values() if value)
     return [record for record in firing if record is not None]
@@ -106,7 +127,10 @@ def _firing_record(value: bytes, cluster: str) -> Mapping[str, object] | None:
     decoded."""
     try:
         state = msgspec.json.decode(value, type=AlertState)
+        is_own = bool(state.group) and not is_foreign(state.group[0], cluster)
+        if is_own and state.status == "firing":
+            msgspec.convert(state.record, _AlertRecord)
+            return state.record
     except (ValueError, RecursionError):
-        return None
-    is_own = bool(state.group) and not is_foreign(state.group[0], cluster)
-    return state.record if is_own and state.status == "firing" else None
+        pass
+    return None

@@ -162,7 +162,11 @@ class SinkMetrics:
 
         self.records = counter("records", "Records that the destination has accepted")
         self.failures = counter("failures", "Failed writes; each is retried with backoff")
-        self.refused = counter("refused", "Records that the destination permanently refuses; each is a dead letter")
+        self.refused = counter(
+            "refused",
+            "Records that the destination permanently refuses. Each is a dead letter, except those that an OTLP "
+            "receiver rejects by a partial success: it does not say which ones they are",
+        )
         self.foreign = counter("foreign_records", "Records of other clusters on the same topic, which the sink skips")
         self.suppressed = Counter(
             "kubeweir_streams_sink_suppressed_records",

@@ -8,6 +8,10 @@ lose its memory in a restart. So this sink:
    workers are gone for longer than 4 m, Alertmanager resolves the alert by itself;
 3. repeats a resolved alert with its ``endsAt`` for 15 minutes, in case Alertmanager restarted without its memory.
 
+Alertmanager refuses an alert that ends before it starts, which it does if the clock of the worker that resolves it is
+behind that of the worker that fired it. So no alert is sent with a start after its end or after now. An alert that is
+refused even so is not repeated: Alertmanager resolves it by itself.
+
 The topic of alerts has one partition. The worker that reads it repeats; :meth:`AlertmanagerSink.own` tells the sink.
 """
 
@@ -21,7 +25,7 @@ import orjson
 import structlog
 
 from streams.sinks.http import Poster
-from streams.sinks.sink import RefusedError
+from streams.sinks.sink import RefusedError, SinkError, write_in_requests
 from streams.timestamps import rfc3339
 
 log = structlog.get_logger("kubeweir.streams")
@@ -39,28 +43,41 @@ class AlertmanagerSink:
 
     def __init__(self, poster: Poster, resend_s: float, clock: Callable[[], float] = time.time) -> None:
         self._poster, self._resend_s, self._clock = poster, resend_s, clock
+        self._load: Callable[[], Iterable[AlertRecord]] | None = None
         self._repeated: dict[str, AlertRecord] = {}
         self._resolved_at: dict[str, float] = {}
         self._next_resend = float("-inf")
 
-    def own(self, firing: Iterable[AlertRecord]) -> None:
-        """Repeat these alerts from now on, and what :meth:`write` is given; empty if another worker repeats them."""
-        self._repeated = {record["fingerprint"]: record for record in firing}
+    def own(self, load: Callable[[], Iterable[AlertRecord]] | None) -> None:
+        """Repeat the alerts that ``load`` returns from now on, and what :meth:`write` is given; None if another worker
+        repeats them. ``load`` is called by the next write, and may raise SinkError."""
+        self._load, self._repeated = load, {}
         self._resolved_at, self._next_resend = {}, float("-inf")
 
     def write(self, values: Sequence[bytes]) -> None:
         """Send the changes, and repeat alerts if it is time. Raises SinkError, RefusedError."""
-        records = [orjson.loads(value) for value in values]
-        for first in range(0, len(records), _MAX_ALERTS_PER_REQUEST):
-            self._poster.post([self._to_api(record) for record in records[first : first + _MAX_ALERTS_PER_REQUEST]])
-        for record in records:
-            self._remember(record)
+        if self._load is not None:
+            self._repeated = {record["fingerprint"]: record for record in self._load()}
+            self._load = None
+        write_in_requests(values, _MAX_ALERTS_PER_REQUEST, self._send)
         if self._clock() >= self._next_resend:
-            self._resend()
+            self._resend(len(values))
 
     def close(self) -> None:
         """Close the connection."""
         self._poster.close()
+
+    def _send(self, values: Sequence[bytes]) -> None:
+        records = [orjson.loads(value) for value in values]
+        try:
+            self._post(records)
+        except RefusedError:
+            # A refused one of several is looked for by the caller.
+            if len(records) == 1:
+                self._forget(records[0]["fingerprint"])
+            raise
+        for record in records:
+            self._remember(record)
 
     def _remember(self, record: AlertRecord) -> None:
         name = record["fingerprint"]
@@ -69,25 +86,49 @@ class AlertmanagerSink:
         if record["status"] == "resolved":
             self._resolved_at[name] = self._clock()
 
-    def _resend(self) -> None:
+    def _forget(self, name: str) -> None:
+        self._repeated.pop(name, None)
+        self._resolved_at.pop(name, None)
+
+    def _resend(self, done: int) -> None:
         now = self._clock()
         for name in [name for name, at in self._resolved_at.items() if now - at > _REPEAT_RESOLVED_S]:
-            del self._repeated[name], self._resolved_at[name]
+            self._forget(name)
         repeated = list(self._repeated.values())
-        for first in range(0, len(repeated), _MAX_ALERTS_PER_REQUEST):
+        parts = [
+            repeated[first : first + _MAX_ALERTS_PER_REQUEST]
+            for first in range(0, len(repeated), _MAX_ALERTS_PER_REQUEST)
+        ]
+        while parts:
+            part = parts.pop()
             try:
-                chunk = repeated[first : first + _MAX_ALERTS_PER_REQUEST]
-                self._poster.post([self._to_api(record) for record in chunk])
+                self._post(part)
             except RefusedError as error:
-                # Each was accepted when it was new. Refusing here must not send records to the dead-letter topic.
-                log.error("Alertmanager refuses to take alerts again that it accepted before", error=str(error))
+                half = len(part) // 2
+                parts += [part[half:], part[:half]] if half else []
+                if not half:
+                    # It was accepted when it was new. Refusing here must not send records to the dead-letter topic.
+                    self._forget(part[0]["fingerprint"])
+                    log.error(
+                        "Alertmanager refuses an alert that it accepted before; it is not repeated any more",
+                        labels=part[0]["labels"], error=str(error),
+                    )  # fmt: skip
+            except SinkError as error:
+                error.done = done
+                raise
         self._next_resend = now + self._resend_s
 
+    def _post(self, records: Sequence[AlertRecord]) -> None:
+        self._poster.post([self._to_api(record) for record in records])
+
     def _to_api(self, record: AlertRecord) -> dict[str, Any]:
-        ends_at = record.get("endsAt") or rfc3339(self._clock() + _ENDS_AFTER_RESENDS * self._resend_s)
+        now = self._clock()
+        ends = record.get("endsAt")
+        # All of these times have the same form, so that their order is that of their texts.
+        ends_at = min(ends, rfc3339(now)) if ends else rfc3339(now + _ENDS_AFTER_RESENDS * self._resend_s)
         return {
             "labels": record["labels"],
             "annotations": record["annotations"],
-            "startsAt": record["startsAt"],
+            "startsAt": min(record["startsAt"], ends_at, rfc3339(now)),
             "endsAt": ends_at,
         }

@@ -15,15 +15,16 @@ from typing import Any, Final
 
 from enrich.sources.client import AnswerError
 from enrich.wire.flow import Flow, sides
-from streams.sinks.sink import RefusedError, SinkError, decode
+from streams.sinks.sink import RefusedError, SinkError, decode, write_in_requests
 
 _MAX_AGE_S: Final = 600
 _MAX_REMEMBERED: Final = 50_000
 """Denials remembered, to recognize repeated ones."""
 _MAX_COUNT: Final = (1 << 31) - 1
 """An Event's count is an int32."""
-_RETRIED_STATUSES: Final = frozenset({0, 401, 403, 408, 429})
-"""Retried like every 5xx: the cause passes, or an operator can remove it (a missing permission)."""
+_OBJECT_STATUSES: Final = frozenset({400, 409, 422})
+"""Bad Request, Conflict, Invalid: what the API server's own answer then says is about the object."""
+_TOO_LARGE: Final = 413
 EventKey = tuple[str | int | None, ...]
 
 
@@ -47,20 +48,30 @@ class EventSink:
 
     def write(self, values: Sequence[bytes]) -> None:
         """Create an Event for each record that is not suppressed. Raises SinkError, RefusedError."""
-        for value in values:
-            flow = decode(value)
-            reason = self._suppression_reason(flow)
-            if reason is not None:
-                self._suppressed(reason)
-                continue
-            self._send(flow)
-            self._sent_at[_event_key(flow)] = self._clock()
-            self._tokens -= 1
-            if len(self._sent_at) > _MAX_REMEMBERED:
-                self._sent_at.popitem(last=False)
+        write_in_requests(values, 1, lambda one: self._write(one[0]))
 
     def close(self) -> None:
         """Do nothing: the client belongs to the caller."""
+
+    def _write(self, value: bytes) -> None:
+        flow = decode(value)
+        reason = self._suppression_reason(flow)
+        if reason is not None:
+            self._suppressed(reason)
+            return
+        try:
+            self._send(flow)
+        except RefusedError:
+            # It counts as sent: each further denial in a namespace that is being deleted would be asked and refused.
+            self._remember(flow)
+            raise
+        self._remember(flow)
+
+    def _remember(self, flow: Flow) -> None:
+        self._sent_at[_event_key(flow)] = self._clock()
+        self._tokens -= 1
+        if len(self._sent_at) > _MAX_REMEMBERED:
+            self._sent_at.popitem(last=False)
 
     def _suppression_reason(self, flow: Flow) -> str | None:
         now = self._clock()
@@ -79,9 +90,33 @@ class EventSink:
         try:
             self._post(f"/api/v1/namespaces/{event['metadata']['namespace']}/events", event)
         except AnswerError as error:
-            if error.status in _RETRIED_STATUSES or error.status >= 500:
-                raise SinkError(str(error)) from error
-            raise RefusedError(str(error)) from error
+            if _is_final(error):
+                raise RefusedError(str(error)) from error
+            raise SinkError(str(error), retry_after_s=error.retry_after_s) from error
+
+
+def _is_final(error: AnswerError) -> bool:
+    """Return whether the API server will never create this one Event, and says nothing about others.
+
+    The status does not tell: 403 is the answer to a missing right, which stops all Events until somebody grants it, and
+    also the answer for a namespace that is being deleted; 404 is the answer for a namespace that is gone, and also that
+    of a proxy with a wrong path."""
+    if error.status == _TOO_LARGE:
+        return True
+    details, message = error.answer.get("details"), str(error.answer.get("message"))
+    about = details if isinstance(details, dict) else {}
+    causes = about.get("causes")
+    if isinstance(causes, list) and any(
+        isinstance(one, dict) and one.get("reason") == "NamespaceTerminating" for one in causes
+    ):
+        return True
+    if error.answer.get("reason") == "NotFound":
+        return about.get("kind") == "namespaces"
+    if "denied the request" in message or "denied request" in message:  # an admission webhook; an admission policy
+        return True
+    if "exceeded quota" in message:
+        return True
+    return bool(error.answer) and error.status in _OBJECT_STATUSES
 
 
 def event_of(flow: Flow) -> dict[str, Any]:

@@ -1,43 +1,38 @@
 """Records as OpenTelemetry logs, sent by OTLP over HTTP. The only module that imports opentelemetry.
 
 Attributes have the names of the semantic conventions where one exists (https://opentelemetry.io/docs/specs/semconv/);
-the others begin with ``kubeweir.``. The body is the record as it is on Kafka. The OpenTelemetry library retries what
-OTLP calls retryable (429, 502, 503, 504, no connection) within its timeout; after that :mod:`streams.sinks.pump`
-retries. Any other answer, and a partial success, means that the receiver refuses the records."""
+the others begin with ``kubeweir.``. The body is the record as it is on Kafka.
+
+Requests are encoded by the OpenTelemetry library and sent by :mod:`.http`, because its exporter says neither what the
+receiver answered nor how long it asks to be left alone, and drops a request that it finds too large."""
 
 from __future__ import annotations
 
-import logging
+import gzip
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 
-import requests
+from google.protobuf.message import DecodeError
 from opentelemetry._logs import LogRecord, SeverityNumber
-from opentelemetry.exporter.otlp.proto.http import Compression
-from opentelemetry.exporter.otlp.proto.http._log_exporter import OTLPLogExporter
+from opentelemetry.exporter.otlp.proto.common._log_encoder import encode_logs
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceResponse
 from opentelemetry.sdk._logs import ReadableLogRecord
-from opentelemetry.sdk._logs.export import LogRecordExportResult
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
 from enrich.wire.flow import End, Flow, NamedPolicy
-from streams.sinks.sink import RefusedError, SinkError, decode
+from streams.sinks.http import Poster
+from streams.sinks.sink import PartlyRefusedError, decode, write_in_requests
 
 _MAX_RECORDS_PER_REQUEST: Final = 500
 """A record is about 1.5 kB, and receivers accept at least 4 MiB."""
-_RETRIED_STATUSES: Final = frozenset({408, 429, 500, 502, 503, 504})
-_OPERATOR_STATUSES: Final = frozenset({401, 403, 404})
-"""Retried too: an operator can remove the cause, and the record is not at fault."""
+_HEADERS: Final = {"Content-Type": "application/x-protobuf", "Content-Encoding": "gzip"}
 _SEVERITY: Final = {"deny": SeverityNumber.WARN, "audit": SeverityNumber.WARN}
 _SCOPE: Final = InstrumentationScope("kubeweir")
 _WORKLOAD_KINDS: Final = frozenset({"deployment", "replicaset", "statefulset", "daemonset", "job", "cronjob"})
 """The kinds that have a semantic convention, such as ``k8s.deployment.name``."""
 _NS_PER_S: Final = 1_000_000_000
-# The library's log lines repeat what its results say.
-logging.getLogger("opentelemetry").addHandler(logging.NullHandler())
-logging.getLogger("opentelemetry").propagate = False
 
 
 def attributes(flow: Flow) -> dict[str, Any]:
@@ -93,41 +88,27 @@ class OtlpSink:
 
     def __init__(self, endpoint: str, headers: Mapping[str, str], timeout_s: float) -> None:
         """``endpoint`` is the whole URL, such as https://collector:4318/v1/logs."""
-        self._endpoint = endpoint
-        self._status: int | None = None
-        self._answer = b""
-        session = requests.Session()
-        # The exporter returns success or failure only; the hook sees the status and the body.
-        session.hooks["response"].append(self._on_response)
-        self._exporter = OTLPLogExporter(
-            endpoint=endpoint, headers=dict(headers), timeout=timeout_s, compression=Compression.Gzip, session=session
-        )
+        self._poster = Poster(endpoint, headers, timeout_s)
         self._resources: dict[tuple[str, str], Resource] = {}
 
     def write(self, values: Sequence[bytes]) -> None:
-        """Send the records in one or more requests. Raises SinkError, RefusedError."""
-        for first in range(0, len(values), _MAX_RECORDS_PER_REQUEST):
-            self._send([self._log(value) for value in values[first : first + _MAX_RECORDS_PER_REQUEST]])
+        """Send the records in one or more requests. Raises SinkError, RefusedError, PartlyRefusedError."""
+        write_in_requests(values, _MAX_RECORDS_PER_REQUEST, self._send)
 
     def close(self) -> None:
         """Close the connection."""
-        self._exporter.shutdown()
+        self._poster.close()
 
-    def _send(self, logs: list[ReadableLogRecord]) -> None:
-        self._status, self._answer = None, b""
-        if self._exporter.export(logs) is not LogRecordExportResult.SUCCESS:
-            text = f"{self._endpoint}: {self._status or 'no answer'} {self._answer[:200].decode(errors='replace')}"
-            if self._status is None or self._status in _RETRIED_STATUSES | _OPERATOR_STATUSES:
-                raise SinkError(text)
-            raise RefusedError(text)
+    def _send(self, values: Sequence[bytes]) -> None:
+        request = encode_logs([self._log(value) for value in values]).SerializeToString()
+        answer = self._poster.post_bytes(gzip.compress(request, 5), _HEADERS)
         # https://opentelemetry.io/docs/specs/otlp/#partial-success-1: rejected records must not be sent again, and the
         # answer does not say which they are.
-        partial = ExportLogsServiceResponse.FromString(self._answer).partial_success
-        if partial.rejected_log_records:
-            raise RefusedError(f"{self._endpoint}: rejected {partial.rejected_log_records}: {partial.error_message}")
-
-    def _on_response(self, response: requests.Response, **_: Any) -> None:
-        self._status, self._answer = response.status_code, response.content
+        rejected, reason = _partial_success(answer)
+        if rejected:
+            raise PartlyRefusedError(
+                f"{self._poster.url}: rejected {rejected} of {len(values)}: {reason}", rejected, tried=len(values)
+            )
 
     def _log(self, value: bytes) -> ReadableLogRecord:
         flow = decode(value)
@@ -148,6 +129,15 @@ class OtlpSink:
                 {"service.name": "kubeweir", "k8s.cluster.uid": cluster, "k8s.node.name": node}
             )
         return found
+
+
+def _partial_success(answer: bytes) -> tuple[int, str]:
+    """Return how many records an answer rejects, and why. Some receivers answer with text, which rejects none."""
+    try:
+        found = ExportLogsServiceResponse.FromString(answer).partial_success
+    except DecodeError:
+        return 0, ""
+    return max(0, found.rejected_log_records), found.error_message[:200]
 
 
 def _nanoseconds(timestamp: str) -> int:

@@ -9,9 +9,13 @@ THEORY OF OPERATION
 3. The others are written. If the destination is away (SinkError), the pump retries with exponential backoff: after 0.5
    s, 1 s, 2 s, ... up to every 10 s. Meanwhile it reads and commits nothing: this is the backpressure that keeps
    records in Kafka. It stays a member of its group, so that the others get and keep their partitions.
-4. If the destination refuses records permanently (RefusedError), the batch is halved and each half written alone. Of
-   2,000 records with one bad one, about 22 writes later 1,999 are stored, and the bad one is in the dead-letter topic.
-5. Only then are the offsets committed. A kill between 3 and 5 repeats the records: delivery is at least once.
+4. If the destination refuses records permanently (RefusedError), those of the refused request are halved and each half
+   is written alone. Of 2,000 records with one bad one, about 22 writes later 1,999 are stored, and the bad one is in
+   the dead-letter topic. Records that an earlier request has stored are not written again.
+5. If the destination has stored records except some that it does not name (PartlyRefusedError), none of them is written
+   again; the rejected ones are counted.
+6. Only then are the offsets committed. A kill before repeats the records: delivery is at least once. A stop commits the
+   records up to the first one that is not stored.
 """
 
 from __future__ import annotations
@@ -25,7 +29,7 @@ import structlog
 from streams.kafka.records import Record
 from streams.metrics.roles import SinkMetrics
 from streams.sinks.feed import Feed
-from streams.sinks.sink import RefusedError, Sink, SinkError
+from streams.sinks.sink import PartlyRefusedError, RefusedError, Sink, SinkError
 
 log = structlog.get_logger("kubeweir.streams")
 
@@ -33,6 +37,8 @@ _MAX_RECORDS_PER_WRITE: Final = 2000
 _POLL_S: Final = 0.5
 _FIRST_BACKOFF_S: Final = 0.5
 _MAX_BACKOFF_S: Final = 10.0
+_MAX_RETRY_AFTER_S: Final = 300.0
+"""A destination may ask to be left alone for days by mistake."""
 
 
 class Reader(Protocol):
@@ -80,8 +86,9 @@ class Pump:
         try:
             while not self._stop.is_set():
                 records = self._reader.take(_MAX_RECORDS_PER_WRITE, _POLL_S)
-                if self._process(records) and records:
-                    self._reader.commit(records)
+                done = self._process(records)
+                if done:
+                    self._reader.commit(done)
                 lag = self._reader.lag()
                 if lag is not None:
                     self._metrics.lag.labels(self._feed.name).set(lag)
@@ -90,43 +97,84 @@ class Pump:
             self._reader.close()
             self._sink.close()
 
-    def _process(self, records: Sequence[Record]) -> bool:
-        """Return True when the destination has stored all records that the sink wants, False if stopped before."""
+    def _process(self, records: Sequence[Record]) -> Sequence[Record]:
+        """Return the records that are done with: all of them, unless the service stops before."""
         accepted = []
-        own = [record for record in records if self._feed.is_own(record.value)]
+        own = [(number, record) for number, record in enumerate(records) if self._feed.is_own(record.value)]
         self._metrics.foreign.labels(self._feed.name).inc(len(records) - len(own))
-        for record in own:
+        for number, record in own:
             try:
                 if self._feed.takes(record.value):
-                    accepted.append(record)
+                    accepted.append((number, record))
             except ValueError as error:
                 if not self._refuse(record, "no_record", str(error)):
-                    return False
-        return self._write(accepted)
+                    return []
+        done = self._write([record for _, record in accepted])
+        return records if done == len(accepted) else records[: accepted[done][0]]
 
-    def _write(self, records: Sequence[Record]) -> bool:
-        backoff = _FIRST_BACKOFF_S
-        while True:
+    def _write(self, records: Sequence[Record]) -> int:
+        """Return how many of the first records are done with: all of them, unless the service stops before."""
+        backoff, done = _FIRST_BACKOFF_S, 0
+        parts = [records]  # the next one is the last
+        while parts:
+            part = parts.pop()
             try:
-                self._sink.write([record.value for record in records])
-            except RefusedError as error:
-                half = len(records) // 2
-                if not half:
-                    return self._refuse(records[0], "sink_refused", f"{self._feed.name}: {error}")
-                self._reader.wait(0.0, self._stop)
-                return self._write(records[:half]) and self._write(records[half:])
+                self._sink.write([record.value for record in part])
             except SinkError as error:
-                self._metrics.failures.labels(self._feed.name).inc()
-                if self._destination_problem is None:
-                    log.error("the destination cannot take records; retrying", sink=self._feed.name, error=str(error))
-                self._destination_problem = str(error)
-                if self._reader.wait(backoff, self._stop):
-                    return False
+                self._report(error)
+                parts.append(part[self._stored(error.done) :])
+                done += error.done
+                if self._reader.wait(max(backoff, min(error.retry_after_s, _MAX_RETRY_AFTER_S)), self._stop):
+                    return done
                 backoff = min(backoff * 2, _MAX_BACKOFF_S)
+                continue
+            except RefusedError as error:
+                rest = part[self._stored(error.done) :]
+                done += error.done
+                tried = rest[: error.tried]
+                parts += [rest[len(tried) :]] if len(rest) > len(tried) else []
+                if len(tried) > 1 and not isinstance(error, PartlyRefusedError):
+                    half = len(tried) // 2
+                    parts += [tried[half:], tried[:half]]
+                else:
+                    given_up = self._give_up(tried, error)
+                    done += given_up
+                    if given_up < len(tried):
+                        return done
+                if self._reader.wait(0.0, self._stop):
+                    return done
             else:
-                self._destination_problem = None
-                self._metrics.records.labels(self._feed.name).inc(len(records))
-                return True
+                done += self._stored(len(part))
+            self._destination_problem, backoff = None, _FIRST_BACKOFF_S
+        return done
+
+    def _stored(self, number: int) -> int:
+        self._metrics.records.labels(self._feed.name).inc(number)
+        return number
+
+    def _report(self, error: SinkError) -> None:
+        self._metrics.failures.labels(self._feed.name).inc()
+        if self._destination_problem is None:
+            log.error("the destination cannot take records; retrying", sink=self._feed.name, error=str(error))
+        self._destination_problem = str(error)
+
+    def _give_up(self, tried: Sequence[Record], error: RefusedError) -> int:
+        """Give up a refused record, or what the destination has rejected among some; return how many are done with.
+
+        A record that is known to be refused is a dead letter. Of records that are partly rejected none is known."""
+        rejected = error.rejected if isinstance(error, PartlyRefusedError) else len(tried)
+        if rejected >= len(tried):
+            for number, record in enumerate(tried):
+                if not self._refuse(record, "sink_refused", f"{self._feed.name}: {error}"):
+                    return number
+            return len(tried)
+        self._metrics.refused.labels(self._feed.name).inc(rejected)
+        log.error(
+            "the destination has rejected some records, and does not say which ones; they are missing there",
+            sink=self._feed.name, rejected=rejected, of=len(tried), error=str(error),
+        )  # fmt: skip
+        self._stored(len(tried) - rejected)
+        return len(tried)
 
     def _refuse(self, record: Record, reason: str, error: str) -> bool:
         """Send a record to the dead-letter topic. Return False if stopped before."""

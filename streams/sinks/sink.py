@@ -1,21 +1,52 @@
-"""What a sink is: two methods, and two errors."""
+"""What a sink is: two methods, and three errors, which say how far a write has come."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from enrich.wire.flow import Flow, decode_flow
 
 
-class SinkError(RuntimeError):
-    """The destination cannot take records at the moment; the caller retries. The message says why."""
+class WriteError(RuntimeError):
+    """A write did not store all of its records.
+
+    ``done`` is how many of the first ones the destination has stored: the caller must not write them again."""
+
+    def __init__(self, message: str, *, done: int = 0) -> None:
+        super().__init__(message)
+        self.done = done
 
 
-class RefusedError(RuntimeError):
-    """The destination will never accept at least one of the records; the caller must not retry them all together.
+class SinkError(WriteError):
+    """The destination cannot take records at the moment; the caller retries. The message says why.
 
-    The message says why."""
+    ``retry_after_s`` is how long the destination asks to be left alone, 0 if it does not say."""
+
+    def __init__(self, message: str, *, done: int = 0, retry_after_s: float = 0.0) -> None:
+        super().__init__(message, done=done)
+        self.retry_after_s = retry_after_s
+
+
+class RefusedError(WriteError):
+    """The destination will never accept at least one of some records; the caller must not retry them all together.
+
+    ``tried`` is how many records these are, after the ``done`` first ones; None: all the others. The message says
+    why."""
+
+    def __init__(self, message: str, *, done: int = 0, tried: int | None = None) -> None:
+        super().__init__(message, done=done)
+        self.tried = tried
+
+
+class PartlyRefusedError(RefusedError):
+    """The destination has stored the ``tried`` records except ``rejected`` ones, and does not say which ones those are.
+
+    None of the ``tried`` records may be written again."""
+
+    def __init__(self, message: str, rejected: int, *, tried: int, done: int = 0) -> None:
+        super().__init__(message, done=done, tried=tried)
+        self.rejected = rejected
 
 
 class Sink(Protocol):
@@ -24,11 +55,28 @@ class Sink(Protocol):
     def write(self, values: Sequence[bytes]) -> None:
         """Return when the destination has stored the records.
 
-        Raises SinkError, or RefusedError, after which the destination may have some of the records. The caller also
-        calls it without any records from time to time, so that a sink can do periodic work."""
+        Raises SinkError, RefusedError or PartlyRefusedError. The caller also calls it without any records from time to
+        time, so that a sink can do periodic work."""
 
     def close(self) -> None:
         """Release the connection or file."""
+
+
+def write_in_requests(values: Sequence[bytes], limit: int, send: Callable[[Sequence[bytes]], None]) -> None:
+    """Send the records in requests of at most ``limit``. An error says how many records earlier requests stored.
+
+    Raises what ``send`` raises."""
+    for first in range(0, len(values), limit):
+        request = values[first : first + limit]
+        try:
+            send(request)
+        except RefusedError as error:
+            error.done += first
+            error.tried = len(request) if error.tried is None else error.tried
+            raise
+        except WriteError as error:
+            error.done += first
+            raise
 
 
 def decode(value: bytes) -> Flow:

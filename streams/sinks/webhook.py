@@ -8,6 +8,7 @@ from typing import Final
 import orjson
 
 from streams.sinks.http import Poster
+from streams.sinks.sink import write_in_requests
 
 _MAX_ALERTS_PER_REQUEST: Final = 100
 
@@ -20,9 +21,11 @@ class WebhookSink:
 
     def write(self, values: Sequence[bytes]) -> None:
         """POST the records. Raises SinkError, RefusedError."""
-        for first in range(0, len(values), _MAX_ALERTS_PER_REQUEST):
-            self._poster.post([orjson.loads(value) for value in values[first : first + _MAX_ALERTS_PER_REQUEST]])
+        write_in_requests(values, _MAX_ALERTS_PER_REQUEST, self._send)
 
     def close(self) -> None:
         """Close the connection."""
         self._poster.close()
+
+    def _send(self, values: Sequence[bytes]) -> None:
+        self._poster.post([orjson.loads(value) for value in values])

@@ -76,3 +76,19 @@ def test_a_namespace_that_is_gone_is_refused_and_missing_rights_are_tried_again(
         sink(api, "admin", monkeypatch, Counter()).write([denied(1, dest=gone)])
     with pytest.raises(SinkError, match="403"):
         sink(api, "reader", monkeypatch, Counter()).write([denied(2)])
+
+
+def test_a_namespace_that_is_being_deleted_does_not_stop_the_events_of_others(
+    api: ApiServer, namespace: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Nothing here ends the deletion, so that the namespace stays in it.
+    api.create("/api/v1/namespaces", {"metadata": {"name": "leaving"}})
+    api.delete("/api/v1/namespaces/leaving")
+    leaving = {"pod_name": "x", "namespace": "leaving", "pod_uid": "u"}
+    made = sink(api, "admin", monkeypatch, Counter())
+    with pytest.raises(RefusedError, match="being terminated") as caught:
+        made.write([denied(900, port=700), denied(901, dest=leaving), denied(902, port=701)])
+    assert (caught.value.done, caught.value.tried) == (1, 1)
+    made.write([denied(902, port=701)])
+    events = [one["message"] for one in api.get("/api/v1/namespaces/events/events")["items"]]
+    assert all(any(f", port {port}/tcp" in text for text in events) for port in (700, 701))

@@ -13,7 +13,7 @@ from streams.metrics.roles import SinkMetrics
 from streams.sinks import pump as pumping
 from streams.sinks.feed import Feed
 from streams.sinks.pump import Pump
-from streams.sinks.sink import RefusedError, SinkError
+from streams.sinks.sink import PartlyRefusedError, RefusedError, SinkError, write_in_requests
 
 
 class Topic:
@@ -118,3 +118,104 @@ def test_unwanted_records_are_committed_and_invalid_ones_are_dead_letters() -> N
     assert far.has == VALUES[::2]
     assert dead == [(b"junk", "no_record")]
     assert topic.committed == 26
+
+
+class Requests(FarEnd):
+    """A destination that takes a few records with each request."""
+
+    def __init__(self, limit: int, answer: Callable[[Sequence[bytes]], Exception | None]) -> None:
+        super().__init__(answer)
+        self._limit = limit
+
+    def write(self, values: Sequence[bytes]) -> None:
+        write_in_requests(values, self._limit, super().write)
+
+
+def test_records_of_an_earlier_request_are_not_written_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pumping, "_FIRST_BACKOFF_S", 0.01)
+    tries = iter(range(100))
+
+    def answer(values: Sequence[bytes]) -> Exception | None:
+        if b"7" in values and next(tries) == 0:
+            return SinkError("away")
+        return RefusedError("no") if b"13" in values else None
+
+    far = Requests(4, answer)
+    topic, dead, metrics = run(far, VALUES)
+    assert far.has == [value for value in VALUES if value != b"13"]
+    assert (dead, topic.committed) == ([(b"13", "sink_refused")], 25)
+    assert metrics.records.labels("f")._value.get() == 24
+
+
+def test_records_that_are_partly_rejected_are_never_written_again_and_are_counted() -> None:
+    far = Requests(4, lambda _: None)
+    written: list[bytes] = []
+
+    def rejects_odd_ones(values: Sequence[bytes]) -> None:
+        written.extend(values)
+        rejected = sum(int(value) % 2 for value in values)
+        if rejected:
+            raise PartlyRefusedError("too old", rejected, tried=len(values))
+
+    far.write = lambda values: write_in_requests(values, 4, rejects_odd_ones)  # type: ignore[method-assign]
+    topic, dead, metrics = run(far, VALUES)
+    assert (written, dead, topic.committed) == (VALUES, [], 25)
+    assert metrics.refused.labels("f")._value.get() == 12
+    assert metrics.records.labels("f")._value.get() == 13
+
+
+def test_records_that_are_all_rejected_are_dead_letters() -> None:
+    far = FarEnd(lambda values: PartlyRefusedError("no", len(values), tried=len(values)) if values else None)
+    topic, dead, _ = run(far, VALUES[:3])
+    assert (dead, topic.committed) == ([(value, "sink_refused") for value in VALUES[:3]], 3)
+
+
+def test_a_stop_commits_what_an_earlier_request_has_stored() -> None:
+    stop = threading.Event()
+
+    def answer(values: Sequence[bytes]) -> Exception | None:
+        if b"6" not in values:
+            return None
+        stop.set()
+        return SinkError("away")
+
+    topic = Topic(VALUES, stop)
+    far = Requests(2, answer)
+    Pump(Feed("f", lambda _: True), far, topic, lambda *_: True, SinkMetrics(CollectorRegistry()), stop).run()
+    assert (far.has, topic.committed) == (VALUES[:6], 6)
+
+
+def test_a_stop_while_a_dead_letter_is_sent_leaves_the_record_for_the_next_start() -> None:
+    stop = threading.Event()
+
+    def stopped(*_: object) -> bool:
+        stop.set()
+        return False
+
+    topic = Topic(VALUES, stop)
+    far = FarEnd(lambda values: RefusedError("no") if b"3" in values else None)
+    Pump(Feed("f", lambda _: True), far, topic, stopped, SinkMetrics(CollectorRegistry()), stop).run()
+    assert topic.committed == 3
+
+
+def test_the_destination_is_left_alone_for_as_long_as_it_asks() -> None:
+    waits: list[float] = []
+    stop = threading.Event()
+    topic = Topic(VALUES, stop)
+
+    def wait(seconds: float, stop: threading.Event) -> bool:
+        waits.append(seconds)
+        return stop.is_set()
+
+    topic.wait = wait  # type: ignore[method-assign]
+    tries = iter(
+        [
+            SinkError("busy", retry_after_s=30),
+            SinkError("busy"),
+            SinkError("busy", retry_after_s=0.1),
+            SinkError("busy", retry_after_s=1e9),
+        ]
+    )
+    far = FarEnd(lambda _: next(tries, None))
+    Pump(Feed("f", lambda _: True), far, topic, lambda *_: True, SinkMetrics(CollectorRegistry()), stop).run()
+    assert (waits, topic.committed) == ([30, 1.0, 2.0, 300], 25)
