@@ -22,14 +22,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from msgspec.structs import replace
+
 from enrich.model import NetworkPolicy
 from streams.alerts.alert import Alert
 from streams.alerts.deltas import Delta
 from streams.alerts.model import AlertRule
+from streams.alerts.outbox import Outbox
 from streams.alerts.policy_changes import PolicyChange
-from streams.alerts.tracker import LATENESS_S, CountEvent, Outbox, Tracker
+from streams.alerts.tracker import LATENESS_S, CountEvent, Tracker
 from streams.config.fields import seconds
 
+_MAX_CHANGES: Final = 10_000
+"""Changes remembered; the latest ones are kept."""
 _SKEW_S: Final = 5.0
 """A node's clock may show a record this long before the worker's clock shows the change that caused it."""
 
@@ -68,9 +73,15 @@ class AfterChangeTracker(Tracker):
     def groups(self) -> int:
         return len(self._episodes)
 
+    def clock_set_back(self, now: float) -> None:
+        super().clock_set_back(now)
+        for episode in self._episodes.values():
+            episode.started, episode.latest = min(episode.started, now), min(episode.latest, now)
+        self._changes = [replace(change, at=min(change.at, now)) for change in self._changes]
+
     def policy_changed(self, change: PolicyChange, now: float) -> None:
         self._changes = [one for one in self._changes if one.at > now - self.history_s]
-        self._changes.append(change)
+        self._changes = [*self._changes, change][-_MAX_CHANGES:]
         for group, episode in self._episodes.items():
             if episode.started >= change.at - _SKEW_S:
                 self._evaluate(group, episode, now)

@@ -81,13 +81,14 @@ def resolved_record(record: Mapping[str, Any], now: float, why: str) -> dict[str
     """Return the record that the alert is resolved. ``record`` is the one written when it fired.
 
     Labels and annotations are repeated from that record, even if the rule has changed since: receivers identify the
-    alert by them."""
+    alert by them. The clock of the worker that fired may have been ahead: an alert never ends before its start."""
+    ends_at = max(rfc3339(now), record["startsAt"])
     resolved = {
         "id": f"{record['id'].removesuffix('-firing')}-resolved",
         "status": "resolved",
         "timestamp": rfc3339(now),
     }
-    return {**record, **resolved, "endsAt": rfc3339(now), "resolved": why}
+    return {**record, **resolved, "endsAt": ends_at, "resolved": why}
 
 
 def firing_record(rule: AlertRule, alert: Alert, now: float) -> dict[str, Any]:
@@ -114,6 +115,16 @@ def firing_record(rule: AlertRule, alert: Alert, now: float) -> dict[str, Any]:
     if alert.policy:
         record |= {"policy": alert.policy, "change": alert.change}
     return record
+
+
+def digest_record(rule: AlertRule, alert: Alert, now: float) -> dict[str, Any]:
+    """Return the record that a digest fires: see :mod:`streams.alerts.digest`."""
+    record = firing_record(rule, alert, now)
+    record["labels"] |= {"digest": "true"}
+    record["annotations"] |= {
+        "summary": f"{rule.name}: {alert.count} more groups fire than may fire at once; they share this alert",
+    }
+    return {**record, "digest": True}
 
 
 def _template_values(

@@ -87,7 +87,7 @@ class Backtest:
 
     def _advance(self, now: int, until: int | None) -> Iterable[dict[str, Any]]:
         """Tick through the seconds without records for as long as there is an alert."""
-        while (until is None or now < until) and any(one.alerts for one in self._engine.trackers.values()):
+        while (until is None or now < until) and any(one.active for one in self._engine.trackers.values()):
             now += 1
             self._engine.tick(now)
             yield from self._engine.drain().alerts

@@ -15,7 +15,7 @@ from streams.matching.model import Match, Verdict, as_list
 
 _MAX_WINDOW_S: Final = 6 * 3600
 _MAX_DISTINCT: Final = 1000
-_BUILT_IN_LABELS: Final = frozenset({"alertname", "severity", "policy", "change"})
+_BUILT_IN_LABELS: Final = frozenset({"alertname", "severity", "policy", "change", "digest"})
 _FIELDS_OF_KIND: Final = {"above": ("threshold", "window"), "first": (), "after_change": ("policy", "change")}
 """What the templates of a rule may name because of its condition."""
 
@@ -56,6 +56,7 @@ def _check_rule(at: Steps, rule: AlertRule) -> Iterator[Problem]:
         return
     yield from _check_records(at, rule)
     yield from _check_fields((*at, "group_by"), rule.group_by, rule)
+    yield from _check_label_names((*at, "group_by"), rule)
     if rule.above is not None:
         yield from _check_distinct((*at, "above"), rule.above, rule)
         if seconds(rule.above.window) > _MAX_WINDOW_S:
@@ -122,6 +123,23 @@ def _check_fields(at: Steps, names: list[str], rule: AlertRule) -> Iterator[Prob
             yield Problem((*at, number), f"a record has no field {name!r}; its fields are {known}, and SIDE.labels.KEY")
         if name in names[:number]:
             yield Problem((*at, number), f"{name} is listed twice")
+
+
+def _check_label_names(at: Steps, rule: AlertRule) -> Iterator[Problem]:
+    """Check that each field becomes a label of its own. If two became one, alerts of different groups would have the
+    same labels, and be one alert to Alertmanager: the end of one would end the other."""
+    taken = {"cluster": "the cluster, which every rule groups by"}
+    if rule.after_change is not None:
+        taken["policy"] = "the policy that changed"
+    for number, name in enumerate(rule.group_by):
+        label = label_name(name)
+        if name != "cluster" and label in taken and name not in rule.group_by[:number]:
+            yield Problem(
+                (*at, number),
+                f"{name} and {taken[label]} would be the same label of an alert, {label}: Alertmanager allows only "
+                "letters, digits and _ in names of labels. Group by one of the two",
+            )
+        taken.setdefault(label, name)
 
 
 def _check_templates(at: Steps, rule: AlertRule) -> Iterator[Problem]:

@@ -8,19 +8,21 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
 import msgspec
 import orjson
 import structlog
 
+from enrich.wire.bounds import Seconds
 from streams.alerts.alert import AlertState
 from streams.alerts.deltas import DeltaError, OwnGroups, decode
 from streams.alerts.engine import Engine
 from streams.alerts.loops import MAX_RECORDS_PER_STEP, POLL_S, Rules, Transactions
 from streams.alerts.model import AlertRule
 from streams.alerts.policy_changes import PolicyChange
+from streams.alerts.steady_clock import SteadyClock
 from streams.kafka.connection import ReadError
 from streams.kafka.exactly_once import TopicAndPartition, TransactionAbortedError, Write
 from streams.kafka.records import Record
@@ -34,6 +36,16 @@ _REPORT_INTERVAL_S: Final = 10.0
 """Between two status records about evicted groups."""
 _CHANGE_KEY: Final = b"change/"
 """Keys of policy changes in the topic of states begin like this; the cluster follows."""
+_LEARN_KEY: Final = b"learn/"
+"""Keys of :class:`Learning` begin likewise; each partition has one for each rule."""
+
+
+class Learning(msgspec.Struct, frozen=True):
+    """When a rule about new groups began to learn which groups there are."""
+
+    rule: str
+    version: str
+    since: Seconds
 
 
 class EngineLoop:
@@ -60,7 +72,10 @@ class EngineLoop:
         self.own = OwnGroups("", lambda _: None)
         """Says which groups are this cluster's. Replaced before the first step if other clusters may share the
         topics."""
+        self._clock = SteadyClock()
         self._assigned: list[int] = []
+        self._first_writes: list[Write] = []
+        """To be committed with the next transaction."""
         self._lock = threading.Lock()
         self._new_changes: list[PolicyChange] = []
         self._stored_changes: dict[str, PolicyChange] = {}
@@ -72,7 +87,7 @@ class EngineLoop:
     def replay_from_ms(self, topic: str) -> int:
         """Return the time from which a new owner of a partition reads its deltas again: one window back."""
         del topic
-        return int((time.time() - self.engine.history_s) * 1000)
+        return int((self._clock() - self.engine.history_s) * 1000)
 
     def add_policy_change(self, change: PolicyChange) -> None:
         """Hand a change of a policy to the next step. May be called on any thread."""
@@ -84,15 +99,22 @@ class EngineLoop:
         self._current = self._rules.current
         self.engine = self._make_engine(self._current)
         self._assigned = sorted(partition for _, partition in partitions)
-        self._stored_changes = {}
-        now = time.time()
+        self.engine.own(lambda name: int(name, 16) % self._partitions in self._assigned)
+        self._stored_changes, self._first_writes = {}, []
+        now = self._clock()
         try:
-            latest = {record.key: record.value for record in self._read_state(self._assigned)}
+            latest = {(record.partition, record.key): record.value for record in self._read_state(self._assigned)}
         except ReadError as error:
             raise TransactionAbortedError(str(error)) from error
-        for key, value in latest.items():
-            if value:
+        learning: dict[tuple[int, str, str], float] = {}
+        for (partition, key), value in latest.items():
+            if value and key.startswith(_LEARN_KEY):
+                # The names of rules have no slash, and clusters may share the topic.
+                if key.rpartition(b"/")[0] + b"/" == self._key(_LEARN_KEY):
+                    _load_learning(partition, value, learning)
+            elif value:
                 self._load(key, value, now)
+        self._learn(learning, now)
         if self._assigned:
             log.info(
                 "alert partitions assigned",
@@ -107,14 +129,15 @@ class EngineLoop:
             return
         if self._rules.current is not self._current:
             raise TransactionAbortedError("the rules have changed")
-        now = time.time()
+        now = self._clock()
         for record in self.own.of_records(records):
             try:
                 self.engine.take(self.own.pick(decode(record.value)), now, replayed=transactions.is_replayed(record))
             except DeltaError as error:
                 self._bad_delta(record, str(error))
         self._uncommitted = self._uncommitted or bool(records)
-        writes = self._process_changes(now)
+        writes = self._first_writes + self._process_changes(now)
+        self._first_writes = []
         self.engine.tick(now)
         writes += self._engine_output() + self._report_evicted(now)
         idle = time.monotonic() - self._committed_at > _IDLE_COMMIT_S
@@ -138,7 +161,24 @@ class EngineLoop:
             log.warning("a record of the alert state cannot be decoded and is ignored", key=key, error=str(error))
 
     def _change_key(self) -> bytes:
-        return _CHANGE_KEY + (f"{self.own.cluster}/".encode() if self.own.cluster else b"")
+        return self._key(_CHANGE_KEY)
+
+    def _key(self, kind: bytes) -> bytes:
+        return kind + (f"{self.own.cluster}/".encode() if self.own.cluster else b"")
+
+    def _learn(self, learning: Mapping[tuple[int, str, str], float], now: float) -> None:
+        """Let the rules about new groups learn until their time is over, and store since when they do."""
+        since_of = {
+            (name, version): min(since for (_, *rule), since in learning.items() if rule == [name, version])
+            for _, name, version in learning
+        }
+        for (name, version), since in self.engine.learn(since_of, now).items():
+            value = msgspec.json.encode(Learning(name, version, since))
+            self._first_writes += [
+                Write(self._state, self._key(_LEARN_KEY) + name.encode(), value, partition)
+                for partition in self._assigned
+                if learning.get((partition, name, version)) != since
+            ]
 
     def _process_changes(self, now: float) -> list[Write]:
         """Process the new changes. Each is stored in every partition for as long as a record may depend on it."""
@@ -190,3 +230,12 @@ class EngineLoop:
                       **({"cluster": self.own.cluster} if self.own.cluster else {})}  # fmt: skip
             writes.append(Write(self._status, self._worker.encode(), orjson.dumps(status)))
         return writes
+
+
+def _load_learning(partition: int, value: bytes, learning: dict[tuple[int, str, str], float]) -> None:
+    try:
+        found = msgspec.json.decode(value, type=Learning)
+    except (ValueError, RecursionError) as error:
+        log.warning("a record of the alert state cannot be decoded and is ignored", key="learn", error=str(error))
+    else:
+        learning[partition, found.rule, found.version] = found.since

@@ -12,6 +12,8 @@ Example: ``group_by: [src.workload, dest.workload]``, ``first: {remember: 30d, f
 4. A group that comes back after more than 30 days fires again.
 5. More groups than WEIR_ALERT_GROUPS: the 2 % whose latest record is oldest are evicted, firing ones excepted. An
    evicted group fires again when it comes back.
+6. A new rule learns quietly: for WEIR_ALERT_LEARN after its start, groups become known without an alert. Otherwise all
+   the denials that a cluster has had for long would be news in the first minute.
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ from typing import Final
 from streams.alerts.alert import Alert, AlertState
 from streams.alerts.deltas import Delta, fingerprint
 from streams.alerts.model import AlertRule
-from streams.alerts.tracker import LATENESS_S, CountEvent, Outbox, Tracker
+from streams.alerts.outbox import Outbox
+from streams.alerts.tracker import LATENESS_S, CountEvent, Tracker
 from streams.config.fields import seconds
 
 _DAY_S: Final = 86_400
@@ -38,6 +41,7 @@ class FirstSeenTracker(Tracker):
         self._remember_s, self._fresh_s = seconds(rule.first.remember), seconds(rule.first.fresh)
         self._limit = limit
         self._seen: dict[str, float] = {}
+        self._learn_until = float("-inf")
 
     @property
     def history_s(self) -> int:
@@ -47,10 +51,20 @@ class FirstSeenTracker(Tracker):
     def groups(self) -> int:
         return len(self._seen)
 
+    def learn(self, until: float) -> None:
+        self._learn_until = until
+
+    def clock_set_back(self, now: float) -> None:
+        super().clock_set_back(now)
+        self._seen = {name: min(seen, now) for name, seen in self._seen.items()}
+
     def load(self, name: str, state: AlertState, now: float) -> None:
-        self._seen[name] = state.seen
+        self._seen[name] = min(state.seen, now)
         if state.status == "firing":
             super().load(name, state, now)
+            if tuple(state.group) not in self.alerts:
+                self._out.states.append((self.rule.name, name, self._known_state(self._seen[name])))
+        self._evict()
 
     def take(self, deltas: Sequence[Delta], now: float, *, replayed: bool) -> None:
         if replayed:
@@ -78,11 +92,14 @@ class FirstSeenTracker(Tracker):
         if before is None:
             self._evict()
         if alert is None and (before is None or last - before > self._remember_s):
-            if now - last <= self._fresh_s:
+            if now < self._learn_until:
+                self._count(self.rule.name, "learned", 1)
+            elif now - last > self._fresh_s:
+                self._count(self.rule.name, "late", 1)
+            else:
                 amount = sum(delta.amounts.values())
-                self._fire(Alert(group, "firing", now, min(first, now), last, amount), now, last)
-                return
-            self._count(self.rule.name, "late", 1)
+                if self._fire(Alert(group, "firing", now, min(first, now), last, amount), now, last):
+                    return
         if alert is None:
             self._out.states.append((self.rule.name, name, self._known_state(last)))
 

@@ -71,15 +71,18 @@ def _alertmanager(output: AlertOutput, settings: Settings) -> MadeSink:
     poster = Poster(url, _headers(output.name, target.headers), seconds(target.timeout))
     sink = AlertmanagerSink(poster, seconds(target.resend))
     is_own = partial(is_own_alert, settings.cluster)
-    return MadeSink(sink, _is_alert, on_assigned=partial(_on_assigned, sink, settings), is_own=is_own)
+    on_assigned = partial(_on_assigned, sink, settings)
+    # A new Alertmanager begins with what fires now, because that is repeated.
+    return MadeSink(sink, _is_alert, on_assigned=on_assigned, on_new=lambda: None, is_own=is_own)
 
 
 def _webhook(output: AlertOutput, settings: Settings) -> MadeSink:
     target = output.webhook
     assert target is not None  # noqa: S101 - as above
     headers = _headers(output.name, target.headers)
-    poster = Poster(target.url, headers, seconds(target.timeout))
-    return MadeSink(WebhookSink(poster), _is_alert, is_own=partial(is_own_alert, settings.cluster))
+    sink = WebhookSink(Poster(target.url, headers, seconds(target.timeout)))
+    is_own = partial(is_own_alert, settings.cluster)
+    return MadeSink(sink, _is_alert, on_new=partial(sink.begin, partial(_firing, settings)), is_own=is_own)
 
 
 _MAKERS: Final[Mapping[str, Callable[[AlertOutput, Settings], MadeSink]]] = checked_makers(

@@ -28,7 +28,8 @@ from streams.alerts.alert import Alert, AlertState, to_state
 from streams.alerts.deltas import Delta
 from streams.alerts.group_table import GroupTable
 from streams.alerts.model import AlertRule
-from streams.alerts.tracker import LATENESS_S, CountEvent, Outbox, Tracker
+from streams.alerts.outbox import Outbox, resolve_orphan
+from streams.alerts.tracker import LATENESS_S, CountEvent, Tracker
 from streams.alerts.windows import DistinctValues, Ints, WindowClock, WindowSums
 from streams.config.fields import seconds
 
@@ -68,7 +69,9 @@ class ThresholdTracker(Tracker):
 
     def load(self, name: str, state: AlertState, now: float) -> None:
         self._advance(now)
-        if self._groups.use(_key(state.group)) is not None:
+        if self._groups.use(_key(state.group)) is None:
+            resolve_orphan(name, state, now, self._out, "evicted")
+        else:
             super().load(name, state, now)
 
     def take(self, deltas: Sequence[Delta], now: float, *, replayed: bool) -> None:
@@ -91,8 +94,8 @@ class ThresholdTracker(Tracker):
         for alert, total in zip(alerts, self._totals(rows).tolist(), strict=True):
             if total >= self._threshold:
                 alert.last_true, alert.count = now, max(alert.count, total)
-                if alert.status == "pending" and now - alert.since >= self._hold_s:
-                    self._fire(alert, now)
+                if alert.status == "pending" and now - alert.since >= self._hold_s and not self._fire(alert, now):
+                    self._store(alert.group, None)
             elif alert.status == "pending":
                 del self.alerts[alert.group]
                 self._store(alert.group, None)
@@ -190,11 +193,17 @@ class ThresholdTracker(Tracker):
 
     def _advance(self, now: float) -> None:
         head = self._clock.bucket(now)
-        # Never backwards: if the wall clock was set back, moving the head would zero buckets that are in use.
-        if head > self._clock.head:
-            before, self._clock.head = self._clock.head, head
+        before, values = self._clock.head, self._values
+        if head > before:
+            self._clock.head = head
             if self._sums is not None:
                 self._sums.advance(before, head)
+        elif head < before:
+            self._clock.set_back(head)
+            if self._sums is not None:
+                self._sums.set_back(before, head)
+            if values is not None:
+                values.set_back(head)
 
     def _grow(self, rows: int) -> None:
         self._clock.grow(rows)

@@ -71,6 +71,11 @@ class WindowClock:
         """Return the last bucket of each group's window."""
         return np.clip(self._latest[rows], self.head - self.lateness, self.head)
 
+    def set_back(self, head: int) -> None:
+        """Make an earlier bucket the current one, because the wall clock was set back."""
+        self.head = head
+        np.minimum(self._latest, head, out=self._latest)
+
     def clear(self, rows: Ints) -> None:
         """Forget the groups of evicted rows."""
         self._latest[rows] = _NEVER
@@ -97,6 +102,16 @@ class WindowSums:
         else:
             for bucket in range(before + 1, head + 1):
                 self._counts[bucket % columns] = 0
+
+    def set_back(self, before: int, head: int) -> None:
+        """Count what is in buckets after ``head``, which are in the future now, in ``head``."""
+        columns = self._clock.columns
+        moved = np.zeros(self._counts.shape[1], np.int64)
+        for bucket in range(max(head, before - columns) + 1, before + 1):
+            moved += self._counts[bucket % columns]
+            self._counts[bucket % columns] = 0
+        column = self._counts[head % columns]
+        column[:] = np.minimum(column.astype(np.int64) + moved, _MAX_AMOUNT)
 
     def add(self, rows: Ints, bucket: int, amounts: Ints) -> None:
         """Add amounts to a bucket that is not late. Each row may occur once. Counts stop at 2**32 - 1."""
@@ -141,6 +156,12 @@ class DistinctValues:
     def grow(self, rows: int) -> None:
         """Extend the columns to ``rows`` rows."""
         self._slots += [None] * (rows - len(self._slots))
+
+    def set_back(self, head: int) -> None:
+        """Count values of buckets after ``head``, which are in the future now, in ``head``."""
+        for slots in self._slots:
+            if slots is not None:
+                slots["bucket"] = np.minimum(slots["bucket"], head)
 
     def add(self, row: int, bucket: int, value: int) -> None:
         """Add a value (see :func:`streams.alerts.deltas.value_hash`) in a bucket that is not late."""

@@ -10,7 +10,7 @@ from typing import Final
 import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
-from streams.kafka.connection import Connection, silent_logger
+from streams.kafka.connection import CALL_TIMEOUT_S, Connection, silent_logger
 from streams.kafka.records import Record, take
 
 log = structlog.get_logger("kubeweir.streams")
@@ -28,10 +28,18 @@ class GroupReader:
         group: str,
         topic: str,
         on_assigned: Callable[[Sequence[int]], None] | None = None,
+        on_new: Callable[[], None] | None = None,
     ) -> None:
-        """``on_assigned`` is called, inside :meth:`take`, with the partitions that this consumer reads from now on."""
+        """``on_assigned`` is called, inside :meth:`take`, with the partitions that this consumer reads from now on.
+
+        A new group, which has committed nothing yet, begins with the oldest records. With ``on_new`` it begins after
+        the newest one instead, and ``on_new`` is called before ``on_assigned``."""
         self.problem: str | None = "Kafka has not been reached yet"
-        self._topic, self._on_assigned = topic, on_assigned or (lambda _: None)
+        self._topic, self._on_assigned, self._on_new = topic, on_assigned or (lambda _: None), on_new
+        self._begins: dict[int, int] = {}
+        """Partitions of a new group to the offsets where it begins, which are not committed yet."""
+        self._unplaced: str | None = None
+        """Why it could not be found out whether the group is new."""
         self._committed: dict[int, int] = {}
         self._revoked: set[int] = set()
         """Partitions that were revoked since the last take: somebody else may have committed more of them."""
@@ -51,7 +59,7 @@ class GroupReader:
             },
             logger=silent_logger(),
         )
-        self._consumer.subscribe([topic], on_assign=self._on_assign, on_revoke=self._on_revoke)
+        self._subscribe()
 
     def take(self, max_records: int, wait_s: float) -> list[Record]:
         """Return up to ``max_records`` records; an empty list after ``wait_s`` without any. Raises StopServiceError."""
@@ -59,6 +67,11 @@ class GroupReader:
             self._waiting = False
             self._consumer.resume(self._consumer.assignment())
         self._revoked.clear()
+        if self._unplaced is not None:
+            # Assigned without knowing where to begin, it reads nothing. It asks for its partitions anew.
+            self.problem, self._unplaced = self._unplaced, None
+            self._consumer.unsubscribe()
+            self._subscribe()
         return take(self._consumer, max_records, wait_s)
 
     def wait(self, seconds: float, stop: threading.Event) -> bool:
@@ -81,14 +94,17 @@ class GroupReader:
     def commit(self, records: Sequence[Record]) -> None:
         """Commit the offsets of these records, and so of all records before them.
 
-        Those of a partition that was revoked meanwhile are left out: its next owner reads them again."""
-        last = {record.partition: record.offset for record in records if record.partition not in self._revoked}
-        if not last:
+        Those of a partition that was revoked meanwhile are left out: its next owner reads them again. Where a new group
+        begins is committed, too, also without records."""
+        last = {record.partition: record.offset + 1 for record in records if record.partition not in self._revoked}
+        ends = {**self._begins, **last}
+        if not ends:
             return
-        offsets = [TopicPartition(self._topic, partition, offset + 1) for partition, offset in last.items()]
+        offsets = [TopicPartition(self._topic, partition, offset) for partition, offset in ends.items()]
         try:
             self._consumer.commit(offsets=offsets, asynchronous=False)
-            self._committed |= {one.partition: one.offset for one in offsets}
+            self._committed |= ends
+            self._begins = {}
         except KafkaException as error:
             # These records are read again: by this consumer, or by the one that has the partition now.
             log.warning("a commit failed; these records will be read again", error=error.args[0].str())
@@ -108,17 +124,42 @@ class GroupReader:
         """Leave the group and disconnect."""
         self._consumer.close()
 
+    def _subscribe(self) -> None:
+        self._consumer.subscribe([self._topic], on_assign=self._on_assign, on_revoke=self._on_revoke)
+
     def _on_assign(self, consumer: Consumer, partitions: Sequence[TopicPartition]) -> None:
         self.problem = None
         self._committed.clear()
+        placed = list(partitions)
+        if self._on_new is not None and placed:
+            try:
+                placed = self._place(consumer, placed)
+            except KafkaException as error:
+                self._unplaced = error.args[0].str()
+                consumer.assign([])
+                return
+            consumer.assign(placed)
         if self._waiting:
             # Pausing has no effect on partitions that are not assigned yet.
-            consumer.assign(list(partitions))
-            consumer.pause(list(partitions))
+            consumer.assign(placed)
+            consumer.pause(placed)
+        if self._begins and self._on_new is not None:
+            self._on_new()
         self._on_assigned([one.partition for one in partitions])
+
+    def _place(self, consumer: Consumer, partitions: Sequence[TopicPartition]) -> list[TopicPartition]:
+        """Return where to begin: at what is committed, or at the end. Raises KafkaException."""
+        placed: list[TopicPartition] = consumer.committed(list(partitions), CALL_TIMEOUT_S)
+        self._begins = {}
+        for one in placed:
+            if one.offset < 0:
+                _, one.offset = consumer.get_watermark_offsets(TopicPartition(one.topic, one.partition), CALL_TIMEOUT_S)
+                self._begins[one.partition] = one.offset
+        return placed
 
     def _on_revoke(self, _consumer: Consumer, partitions: Sequence[TopicPartition]) -> None:
         self._revoked |= {one.partition for one in partitions}
+        self._begins = {}
         self._on_assigned([])
 
     def _on_error(self, error: KafkaError) -> None:

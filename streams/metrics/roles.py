@@ -113,7 +113,8 @@ class AlertMetrics:
             "kubeweir_streams_alerts_events",
             "Why an alert of a rule may miss records. late: too old for the window. evicted_groups, refused_groups: "
             "more groups than WEIR_ALERT_GROUPS. evicted_values: more distinct values than fit in memory. stale: "
-            "deltas counted under another version of the rule",
+            "deltas counted under another version of the rule. learned: new groups that made no alert while the rule "
+            "was new. digested: alerts that did not fire by themselves, and were counted in the rule's digest",
             ("rule", "what"),
             registry=registry,
         )

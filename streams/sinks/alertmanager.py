@@ -60,7 +60,9 @@ class AlertmanagerSink:
             self._repeated = {record["fingerprint"]: record for record in self._load()}
             self._load = None
         write_in_requests(values, _MAX_ALERTS_PER_REQUEST, self._send)
-        if self._clock() >= self._next_resend:
+        left = self._next_resend - self._clock()
+        # More is left than a whole interval if the clock was ahead and is set back.
+        if left <= 0 or left > self._resend_s:
             self._resend(len(values))
 
     def close(self) -> None:

@@ -75,13 +75,15 @@ class EventSink:
 
     def _suppression_reason(self, flow: Flow) -> str | None:
         now = self._clock()
-        self._tokens = min(float(self._per_minute), self._tokens + (now - self._filled_at) * self._per_minute / 60)
+        # A clock that was ahead and is set back takes no tokens away, and repeats count only after it.
+        passed = max(0.0, now - self._filled_at)
+        self._tokens = min(float(self._per_minute), self._tokens + passed * self._per_minute / 60)
         self._filled_at = now
         if flow.disposition == "allow" or not flow.subject.pod_uid:
             return "no_pod"
         if now - datetime.fromisoformat(flow.last_timestamp).timestamp() > _MAX_AGE_S:
             return "old"
-        if now - self._sent_at.get(_event_key(flow), float("-inf")) < self._every_s:
+        if 0 <= now - self._sent_at.get(_event_key(flow), float("-inf")) < self._every_s:
             return "repeated"
         return None if self._tokens >= 1 else "rate"
 

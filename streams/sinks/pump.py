@@ -87,7 +87,7 @@ class Pump:
             while not self._stop.is_set():
                 records = self._reader.take(_MAX_RECORDS_PER_WRITE, _POLL_S)
                 done = self._process(records)
-                if done:
+                if done or not (records or self._stop.is_set()):
                     self._reader.commit(done)
                 lag = self._reader.lag()
                 if lag is not None:

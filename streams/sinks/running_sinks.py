@@ -38,7 +38,9 @@ OnAssigned = Callable[[Sequence[int]], None]
 class OpenReader(Protocol):
     """Joins a consumer group of a topic; see :class:`streams.kafka.group.GroupReader`."""
 
-    def __call__(self, group: str, topic: str, on_assigned: OnAssigned | None, /) -> Reader: ...
+    def __call__(
+        self, group: str, topic: str, on_assigned: OnAssigned | None, on_new: Callable[[], None] | None, /
+    ) -> Reader: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +51,8 @@ class MadeSink:
     takes: Callable[[bytes], bool] = lambda _: True
     """Whether the sink wants a record. Raises ValueError if the value is not a record."""
     on_assigned: OnAssigned | None = None
+    on_new: Callable[[], None] | None = None
+    """If given, a new consumer group begins after the newest record, and this is called."""
     is_own: Callable[[bytes], bool] = lambda _: True
     """Return False for a record of another cluster; see :class:`streams.sinks.feed.Feed`."""
 
@@ -114,7 +118,7 @@ class RunningSinks:
 
     def _start(self, definition: SinkDefinition, made: MadeSink) -> _RunningSink:
         stop = threading.Event()
-        reader = self._open_reader(definition.group, definition.topic, made.on_assigned)
+        reader = self._open_reader(definition.group, definition.topic, made.on_assigned, made.on_new)
         feed = Feed(definition.name, made.takes, made.is_own)
         send_dead_letter = partial(self._send_dead_letter, definition.topic)
         return _RunningSink(definition, Pump(feed, made.sink, reader, send_dead_letter, self._metrics, stop), stop)

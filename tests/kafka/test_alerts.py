@@ -75,7 +75,7 @@ def write(site: Site, *rules: dict[str, Any], outputs: tuple[dict[str, Any], ...
 
 
 def start(site: Site, **more: str) -> Service:
-    service = site.start("alerts", "--alone", **more)
+    service = site.start("alerts", "--alone", **{"WEIR_ALERT_LEARN": "0", **more})
     until(lambda: service.get("/readyz", "alerts")[0] == 200 or None, "readiness")
     return service
 
@@ -183,6 +183,28 @@ def test_what_cannot_be_delivered_waits_and_what_is_refused_for_good_is_a_dead_l
     assert 'kubeweir_streams_sink_refused_total{sink="alerts.hook"} 1.0' in text
 
 
+def test_a_new_webhook_begins_with_what_fires_now_and_a_new_rule_learns(site: Site, hook: Hook) -> None:
+    past = {**BURST, "name": "past", "above": {"threshold": 50, "window": "1s"}, "resolve_after": "0s"}
+    now = {**BURST, "name": "now", "resolve_after": "1h"}
+    new = {"name": "new", "group_by": ["port"], "first": {}}
+    path = write(site, past, now, new, disable=ALL)
+    site.start_enrich()
+    service = start(site, WEIR_ALERTS=path, WEIR_ALERT_LEARN="3600")
+    send(site, 0, 50)
+    assert [one["status"] for one in alerts(site, 3) if one["rule"] == "past"] == ["firing", "resolved"]
+    path = write(site, past, now, new, outputs=({"name": "hook", "webhook": {"url": hook.url}},), disable=ALL)
+    until(lambda: hook.alerts or None, "what fires")
+    lag = 'kubeweir_streams_sink_lag_records{sink="alerts.hook"} 0.0'
+    until(lambda: lag in service.get("/metrics", "alerts")[1] or None, "a committed begin")
+    assert service.stop() == 0
+    service = start(site, WEIR_ALERTS=path, WEIR_ALERT_LEARN="3600")
+    send(site, 50, 50)
+    until(lambda: len(hook.alerts) > 1 or None, "the next alert")
+    assert [(one["rule"], one["status"]) for one in hook.alerts[:2]] == [("now", "firing"), ("past", "firing")]
+    assert 'what="learned"} 0.0' not in service.get("/metrics", "alerts")[1]
+    assert service.stop() == 0
+
+
 def test_a_changed_file_is_applied_and_a_bad_one_changes_nothing(site: Site) -> None:
     path = write(site, {**BURST, "above": {"threshold": 1000, "window": "10m"}}, disable=ALL)
     site.start_enrich()
@@ -205,7 +227,7 @@ def test_the_built_in_rules_report_denials_after_a_policy_change_and_losses(site
               "metadata": {"namespace": "shop", "name": "web-allow-api", "uid": "u1"},
               "spec": {"podSelector": {}, "egress": [{}], "policyTypes": ["Egress"]}}  # fmt: skip
     (manifests / "policy.json").write_text(json.dumps(policy))
-    service = site.start()
+    service = site.start(WEIR_ALERT_LEARN="0")
     service.wait_for("partitions assigned")
     service.wait_for("alert partitions assigned")
     policy["spec"] = {"podSelector": {}, "egress": [], "policyTypes": ["Egress"]}

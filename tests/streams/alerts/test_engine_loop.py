@@ -80,3 +80,26 @@ def test_changed_rules_abort_so_that_the_state_is_read_again() -> None:
     rules.current = [rule(above={"threshold": 2})]
     with pytest.raises(TransactionAbortedError, match="the rules have changed"):
         loop.step(Transactions())
+
+
+def learning_loop(state: list[Record], assigned: Sequence[int]) -> EngineLoop:
+    loop = EngineLoop(
+        Rules(rule(group_by=["src.name"], first={})), ("alerts", "state", "status"), 4, "w1",
+        lambda found: Engine(found, 10, lambda *_: None, learn_s=3600), lambda _: state, Counter, lambda *_: None,
+    )  # fmt: skip
+    loop.on_assigned([("deltas", partition) for partition in assigned])
+    return loop
+
+
+def test_when_a_rule_began_to_learn_is_stored_in_every_partition_and_found_again() -> None:
+    transactions = Transactions()
+    learning_loop([], (0, 1)).step(transactions)
+    ((first, second),) = transactions.commits
+    assert (first.key, first.partition, second.partition, first.value) == (b"learn/one", 0, 1, second.value)
+    since = orjson.loads(first.value or b"")["since"]
+    # Another worker takes one of them over, and one that has nothing yet.
+    state = [Record(0, 0, b"learn/one", first.value or b"", 0), Record(3, 0, b"learn/one", b"junk", 0)]
+    loop, transactions = learning_loop(state, (0, 3)), Transactions()
+    loop.step(transactions)
+    ((write,),) = transactions.commits
+    assert (write.partition, orjson.loads(write.value or b"")["since"]) == (3, since)

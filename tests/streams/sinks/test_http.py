@@ -74,7 +74,7 @@ def test_a_long_answer_is_not_read_to_its_end(far: FarEnd) -> None:
 def test_a_later_request_that_fails_says_what_earlier_ones_stored(far: FarEnd) -> None:
     far.answer = lambda body: (503 if b'"150"' in body else 200, {}, b"")
     with pytest.raises(SinkError) as caught:
-        WebhookSink(Poster(far.url, {}, 5)).write([orjson.dumps(str(number)) for number in range(250)])
+        WebhookSink(Poster(far.url, {}, 5)).write([orjson.dumps({"id": str(number)}) for number in range(250)])
     assert (caught.value.done, len(far.bodies)) == (100, 2)
 
 
@@ -95,3 +95,26 @@ def test_logs_that_a_receiver_rejects_are_told_by_their_number(far: FarEnd) -> N
 def test_an_accepting_answer_that_is_no_message_of_the_protocol_rejects_nothing(far: FarEnd, answer: bytes) -> None:
     far.answer = lambda _: (200, {}, answer)
     OtlpSink(far.url, {}, 5).write([orjson.dumps(flow(time.time()))])
+
+
+def test_a_new_webhook_begins_with_what_fires_now_and_is_told_each_alert_once(far: FarEnd) -> None:
+    sink = WebhookSink(Poster(far.url, {}, 5))
+    firing = [{"id": f"a{number}"} for number in range(150)]
+    sink.begin(lambda: firing)
+    far.answer = lambda body: (400 if b'"a7"' in body else 200, {}, b"")
+    sink.write([orjson.dumps({"id": "a3"}), orjson.dumps({"id": "b1"})])
+    far.bodies.clear()
+    sink.write([orjson.dumps({"id": "b2"})])
+    assert far.bodies == [b'[{"id":"b2"}]']
+
+
+def test_a_webhook_that_is_away_when_it_is_new_gets_what_fires_later(far: FarEnd) -> None:
+    sink = WebhookSink(Poster(far.url, {}, 5))
+    sink.begin(lambda: [{"id": "a"}])
+    far.answer = lambda _: (503, {}, b"")
+    with pytest.raises(SinkError):
+        sink.write([orjson.dumps({"id": "b"})])
+    far.answer = lambda _: (200, {}, b"")
+    far.bodies.clear()
+    sink.write([orjson.dumps({"id": "b"})])
+    assert far.bodies == [b'[{"id":"a"}]', b'[{"id":"b"}]']

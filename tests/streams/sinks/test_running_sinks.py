@@ -26,7 +26,9 @@ class Journal:
         self.events: list[Event] = []
         self.readers: list[QuietReader] = []
 
-    def open_reader(self, group: str, topic: str, on_assigned: OnAssigned | None) -> QuietReader:
+    def open_reader(
+        self, group: str, topic: str, on_assigned: OnAssigned | None, on_new: Callable[[], None] | None
+    ) -> QuietReader:
         self.events.append(("joined", group))
         self.readers.append(QuietReader(self, group))
         return self.readers[-1]
