@@ -16,25 +16,25 @@ def sort_values(values: Iterable[tuple[str, bytes]], max_bytes: int = _MAX_BYTES
 
     Values are JSON. A line break in one stands between its tokens, and becomes a space."""
     runs: list[IO[bytes]] = []
-    held: list[tuple[str, bytes]] = []
+    taken: list[tuple[str, bytes]] = []
     size = 0
     try:
         for key, value in values:
-            held.append((key, value.replace(b"\n", b" ")))
+            taken.append((key, value.replace(b"\n", b" ")))
             size += len(value) + len(key)
             if size > max_bytes:
-                runs.append(_write(held))
-                held, size = [], 0
-        held.sort(key=lambda pair: pair[0])
-        yield from heapq.merge(*(_read(run) for run in runs), held, key=lambda pair: pair[0])
+                runs.append(_write(taken))
+                taken, size = [], 0
+        taken.sort(key=lambda pair: pair[0])
+        yield from heapq.merge(*(_read(run) for run in runs), taken, key=lambda pair: pair[0])
     finally:
         for run in runs:
             run.close()
 
 
-def _write(held: list[tuple[str, bytes]]) -> IO[bytes]:
+def _write(taken: list[tuple[str, bytes]]) -> IO[bytes]:
     file = tempfile.TemporaryFile()  # noqa: SIM115 - its reader closes it
-    for key, value in sorted(held, key=lambda pair: pair[0]):
+    for key, value in sorted(taken, key=lambda pair: pair[0]):
         file.write(b"%b\n%b\n" % (key.replace("\n", " ").encode(), value))
     file.seek(0)
     return file
