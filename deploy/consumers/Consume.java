@@ -6,6 +6,7 @@ import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.Properties;
+import java.util.TreeSet;
 import org.apache.kafka.clients.consumer.ConsumerRecord;
 import org.apache.kafka.clients.consumer.ConsumerRecords;
 import org.apache.kafka.clients.consumer.KafkaConsumer;
@@ -26,8 +27,7 @@ public class Consume {
     settings.put("enable.auto.commit", "false");
     settings.put("session.timeout.ms", "6000");
     ObjectMapper json = new ObjectMapper();
-    // The highest number seen per ring and pod: a pod's numbers rise, so a record that is not above it is a repeat.
-    Map<String, Long> last = new HashMap<>();
+    Map<String, Numbers> seen = new HashMap<>();
     try (KafkaConsumer<String, String> consumer =
         new KafkaConsumer<>(settings, new StringDeserializer(), new StringDeserializer())) {
       consumer.subscribe(List.of(args[1]));
@@ -40,15 +40,28 @@ public class Consume {
           boolean inward = flow.get("connection").get("direction").asText().equals("ingress");
           String uid = flow.get(inward ? "dest" : "src").path("pod_uid").asText(record.key());
           long number = Long.parseLong(id.substring(dash + 1));
-          if (number > last.getOrDefault(id.substring(0, dash) + "/" + uid, -1L)) {
-            last.put(id.substring(0, dash) + "/" + uid, number);
-            System.out.println(line(flow));
-          }
+          String subject = id.substring(0, dash) + "/" + uid;
+          if (seen.computeIfAbsent(subject, key -> new Numbers()).isNew(number)) System.out.println(line(flow));
         }
         System.out.flush();
         // After they are printed: a crash repeats, and loses nothing.
         if (!records.isEmpty()) consumer.commitSync();
       }
+    }
+  }
+
+  /**
+   * The last numbers of one ring and pod. They rise, but one that a broker refused at first comes after later ones: so
+   * the numbers are remembered, and not only the highest.
+   */
+  private static class Numbers {
+    private final TreeSet<Long> numbers = new TreeSet<>();
+    private long forgotten = -1;
+
+    boolean isNew(long number) {
+      if (number <= forgotten || !numbers.add(number)) return false;
+      if (numbers.size() > 10_000) forgotten = numbers.pollFirst();
+      return true;
     }
   }
 

@@ -20,9 +20,23 @@ consumer = Consumer({
 })  # fmt: skip
 consumer.subscribe([topic])
 
-last = {}
-"""The highest number seen per ring and pod: a pod's numbers rise, so a record that is not above it is a repeat. It is
-lost with the process; a consumer that writes to a database uses the id as the key instead."""
+REMEMBERED = 10_000
+seen = {}
+"""The last numbers per ring and pod, and the highest that was forgotten. It is lost with the process; a consumer that
+writes to a database uses the id as the key instead."""
+
+
+def is_repeat(subject, number):
+    """A pod's numbers rise, but one that a broker refused at first comes after later ones: so remember the numbers."""
+    numbers, forgotten = seen.setdefault(subject, (set(), -1))
+    if number <= forgotten or number in numbers:
+        return True
+    numbers.add(number)
+    if len(numbers) > REMEMBERED:
+        lowest = sorted(numbers)[: REMEMBERED // 2]
+        numbers.difference_update(lowest)
+        seen[subject] = numbers, lowest[-1]
+    return False
 
 
 def end(side):
@@ -42,8 +56,7 @@ while True:
     ring, _, number = flow["id"].rpartition("-")
     local = flow["dest" if flow["connection"]["direction"] == "ingress" else "src"]
     subject = ring, local.get("pod_uid") or message.key()
-    if int(number) > last.get(subject, -1):
-        last[subject] = int(number)
+    if not is_repeat(subject, int(number)):
         port = flow["connection"].get("dest_port", "")
         policies = ",".join(policy["name"] for policy in flow["isolated_by"] or flow["policies"])
         print(flow["id"], flow["disposition"], end(flow["src"]), f"{end(flow['dest'])}:{port}", policies,

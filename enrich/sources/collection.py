@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -125,14 +125,14 @@ class Collection:
             self._reader.forget(gone.key)
             self._index.apply(self._resource, Change("delete", gone), synced_ns)
 
-    def set_absent(self, why: str, synced_ns: int) -> str | None:
-        """Note that the server does not serve the kind. Return what is wrong with that, None if nothing.
+    def set_absent(self, why: str, synced_ns: int, report: Callable[[str | None], None]) -> None:
+        """Note that the server does not serve the kind.
 
-        What was seen of the kind stays in force; without anything, the kind is empty, and that is a problem only if
-        there is a reason (``why``), such as a definition of another version."""
+        What was seen of the kind stays in force. Without anything, the kind is empty, and that is a problem only if
+        there is a reason (``why``), such as a definition of another version. ``report`` takes what is wrong, None if
+        nothing, before the index changes: whoever waits for the index then finds it."""
         objects = self._last.unserved(why or "the API server does not serve this kind") if self._last else []
-        self._index.replace(self._resource, objects, synced_ns)
-        if not objects:
-            return why or None
         reason = why or "the API server does not serve this kind any more"
-        return f"{reason}: the last state stays in force (objects: {len(objects)})"
+        state = f"{reason}: the last state stays in force (objects: {len(objects)})"
+        report(state if objects else why or None)
+        self._index.replace(self._resource, objects, synced_ns)

@@ -263,8 +263,10 @@ class Watch:
 
     def _set_absent(self, why: str) -> None:
         """Note that the server does not serve the kind. ``why``: what a person should know about it."""
-        problem = self.objects.set_absent(why, self._progress.synced_ns)
-        problem = f"{self.resource.kind}: {problem}" if problem else None
+        self.objects.set_absent(why, self._progress.synced_ns, self._report_absence)
+
+    def _report_absence(self, what: str | None) -> None:
+        problem = f"{self.resource.kind}: {what}" if what else None
         if self._version or self.problem != problem:
             level = WARNING if self.objects.kept else INFO
             log.log(level, "the server does not serve this kind", kind=self.resource.kind, problem=problem)

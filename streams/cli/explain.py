@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -25,6 +25,7 @@ CANNOT_SAY: Final = 2
 EXITS: Final = {ALLOW: 0, AUDIT: 0, DENY: 1}
 """Exit code by verdict; every other verdict exits with :data:`CANNOT_SAY`."""
 
+_POLICIES: Final = frozenset(kind.__name__ for kind in POLICY_API_VERSIONS)
 _USED: Final = frozenset(kind.__name__ for kind in POLICY_KINDS)
 """Kinds that an answer depends on. An account that may not list the other kinds still gets an answer."""
 
@@ -83,14 +84,23 @@ def read_cluster(settings: Settings) -> tuple[Cluster, tuple[str, ...]]:
             )
         if _USED.intersection(cluster.missing()):
             changed.wait(min(left, 0.5))
-    notes = tuple(_about_refused(name) for name in source.refused())
+    notes = [*_about_unserved(source.problem()), *(_about_refused(name) for name in source.refused())]
     source.stop()
-    return cluster, notes
+    return cluster, tuple(notes)
+
+
+def _about_unserved(problem: str | None) -> Iterator[str]:
+    """Return a note about each kind of policy that the server has in a version which is not read here."""
+    for part in (problem or "").split("; "):
+        kind, _, why = part.partition(": ")
+        if kind in _POLICIES and "this program reads" in why:
+            # enrich.sources.definition: a probe goes on to enforce what it saw before, which this process did not.
+            yield f"{kind}: {why}. What of it a probe still enforces is on its /readyz, and not part of this answer"
 
 
 def _about_refused(name: str) -> str:
     """Return a note about an object that cannot be interpreted; ``name`` begins with its kind."""
-    if name.partition(" ")[0] in (Namespace.__name__, *(kind.__name__ for kind in POLICY_API_VERSIONS)):
+    if name.partition(" ")[0] in (Namespace.__name__, *_POLICIES):
         # enrich.sources.resources.Resource.readable
         return (
             f"{name} cannot be interpreted in full: what is wrong in it matches nothing (in a ClusterNetworkPolicy's "

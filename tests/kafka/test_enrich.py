@@ -13,6 +13,8 @@ import pytest
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType
 
 from enrich.wire.batch import encode_batch
+from streams.alerts.counting import RecordCounter
+from streams.alerts.deduplicate import Deduplicator
 from tests.kafka.batches import make_batch, make_header, make_rows
 from tests.kafka.site import Site, until
 
@@ -167,6 +169,16 @@ def test_a_record_that_the_broker_refuses_harms_no_other_of_its_batch(site: Site
     assert {dict(message.headers() or [])["reason"] for message in dead} == {b"refused"}
     refused = {orjson.loads(message.value() or b"")["id"] for message in dead}
     assert refused == {f"r1-{number}" for number in range(0, 20, 2)}
+    # Records that were refused for a neighbour are overtaken by later ones, and are no repeats nevertheless.
+    for first in range(25, 1525, 50):
+        verdicts = make_rows(50)
+        verdicts["time_ns"][7] -= 7_200_000_000_000 if first % 100 == 25 else 0
+        site.send(encode_batch(make_header(first, 50), verdicts))
+    site.flush()
+    flows = site.read_flows(15 + 1500 - 15)
+    seen, read = Deduplicator(), RecordCounter([]).read_flow
+    repeats = [seen.is_repeat(read(orjson.dumps(one))) for one in flows]
+    assert repeats.count(True) == len(flows) - len(set(ids(flows)))
     assert service.stop() == 0
 
 

@@ -14,7 +14,7 @@ from enrich.render.enricher import Enricher
 from enrich.render.merged_batch import merge
 from enrich.wire.batch import INGRESS, decode_batch, encode_batch
 from enrich.wire.flow import Flow, decode_flow
-from streams.alerts.counting import RecordCounter
+from streams.alerts.counting import ParsedFlow, RecordCounter
 from streams.alerts.deduplicate import Deduplicator
 from streams.alerts.deltas import Delta, DeltaError, decode, encode, partition_of, version_of
 from streams.alerts.fields import FLOW_FIELDS, flow_field
@@ -99,6 +99,32 @@ def test_a_repeat_counts_once() -> None:
     nobody["src"] = {"node_name": "n1"}
     anonymous = read(orjson.dumps(nobody))
     assert [seen.is_repeat(anonymous), seen.is_repeat(anonymous)] == [False, True]
+
+
+def numbered(number: int, src: str = "shop/web") -> ParsedFlow:
+    return RecordCounter([]).read_flow(orjson.dumps({**flow(src=src), "id": f"r1-{number}"}))
+
+
+def test_a_record_that_was_refused_at_first_and_comes_late_counts() -> None:
+    seen = Deduplicator()
+    order = [1, 2, 9, 10, 7, 3, 8, 11]
+    assert [seen.is_repeat(numbered(number)) for number in order] == [False] * len(order)
+    assert all(seen.is_repeat(numbered(number)) for number in order)
+
+
+@pytest.mark.parametrize("limit", [100_000, 60])
+def test_what_is_remembered_has_a_bound_and_one_pods_flood_forgets_its_own(
+    limit: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("streams.alerts.deduplicate._MAX_OF_POD", 40)
+    seen = Deduplicator(limit)
+    quiet = [numbered(number, "shop/quiet") for number in (5, 9)]
+    assert not any(seen.is_repeat(one) for one in quiet)
+    flood = [numbered(number) for number in range(1000)]
+    assert not any(seen.is_repeat(one) for one in flood)
+    assert seen._remembered <= 42
+    assert all(seen.is_repeat(one) for one in (*flood, *quiet))
+    assert not seen.is_repeat(numbered(7, "shop/quiet"))
 
 
 def test_the_least_recently_seen_pods_are_evicted_first() -> None:
