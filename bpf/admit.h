@@ -30,11 +30,12 @@ static __always_inline void describe_verdict(struct work *w, u32 direction, cons
 	verdict_key->flags = w->unnamed ? VERDICT_UNNAMED : 0;
 }
 
+/* Deny the packet. The end of the program logs it (finish() in policy.c), so that the code for that exists once. */
 static __always_inline int refuse(struct work *w, u32 direction, u8 reason)
 {
 	w->decision.identity = 0;
 	describe_verdict(w, direction, w->key.remote, w->key.remote_port, VERDICT_DENY, reason, 0);
-	log_denied(w);
+	w->refused = 1;
 	return TC_ACT_SHOT;
 }
 
@@ -53,7 +54,6 @@ struct assessment {
 	const u8 *peer;		       /* the true peer; NAT may show another one in the key */
 	u16 peer_port;
 	u32 opened;	   /* direction in which the connection was opened */
-	bool known;	   /* the key has an entry, perhaps of an earlier connection */
 	bool node;	   /* the node itself is the peer */
 	bool known_source; /* w->origin says who sent it */
 	bool forward;	   /* from the pod that opened the connection */
@@ -67,6 +67,7 @@ struct assessment {
 	bool unlogged;	   /* the exit is to log it */
 	bool log_now;	   /* it is logged now, although it is not new */
 	bool pass;
+	u32 place; /* of the entry that an earlier connection has left under this key (places.h) */
 };
 
 static __always_inline u32 direction_of(const enum hook hook)
@@ -254,6 +255,11 @@ static __always_inline void update_connection(struct __sk_buff *skb, struct asse
 		connection->check = hook == DEVICE_EXIT ? 0 : connection->check & ~CHECK_UNLOGGED;
 	}
 	touch(connection, &w->packet, direction_of(hook), w->now);
+	/* User space wrote it, or carried it over from another generation. */
+	if (!connection->place) {
+		w->fresh = *connection;
+		w->unstored = 1;
+	}
 }
 
 /* Fill what differs in the entry of a connection whose first packet was not seen. */
@@ -276,8 +282,8 @@ static __always_inline void fill_mid_flow(const struct assessment *c, struct wor
 		w->fresh.state |= dialled->state & CONNECTION_REPLIED;
 }
 
-/* Store a new connection. Return false if the table has no room. */
-static __always_inline bool create_connection(struct __sk_buff *skb, struct assessment *c, struct work *w,
+/* Fill w->fresh, which the end of the program stores. */
+static __always_inline void create_connection(struct __sk_buff *skb, struct assessment *c, struct work *w,
 					      const enum hook hook)
 {
 	struct decision *decision = &w->decision;
@@ -308,12 +314,11 @@ static __always_inline bool create_connection(struct __sk_buff *skb, struct asse
 		stamp_connection(skb, w, fresh, 1);
 	if (c->checking)
 		stamp_for_check(skb, w);
-	if (!c->known || c->adopted)
-		take_place(&w->key, w->now);
-	return !connections.update(&w->key, fresh);
+	fresh->place = c->place;
+	w->unstored = 1;
 }
 
-/* Emit a new verdict. */
+/* Emit a new verdict; the end of the program does so for a denied packet. */
 static __always_inline void log_verdict(const struct assessment *c, struct work *w)
 {
 	struct deny_window once = {};
@@ -321,7 +326,7 @@ static __always_inline void log_verdict(const struct assessment *c, struct work 
 	describe_verdict(w, c->opened, c->peer, c->peer_port, w->decision.verdict, w->decision.reason,
 			 w->decision.rule);
 	if (!c->pass) {
-		log_denied(w);
+		w->refused = 1;
 		return;
 	}
 	start_window(&once, w);
@@ -338,7 +343,7 @@ static __always_inline bool admit(struct __sk_buff *skb, struct work *w, struct 
 				  const enum hook hook, bool node, bool known_source)
 {
 	struct connection *known = connections.lookup(&w->key);
-	struct assessment c = {.known = known, .node = node, .known_source = known_source};
+	struct assessment c = {.node = node, .known_source = known_source, .place = known ? known->place : 0};
 	bool is_logged = 0;
 
 	c.connection = current_connection(known, w, &c, hook);
@@ -355,10 +360,8 @@ static __always_inline bool admit(struct __sk_buff *skb, struct work *w, struct 
 		if (hook != DEVICE_EXIT && !c.judging && passes(w->decision.verdict) &&
 		    (!c.checking || c.connection->check & CHECK_DUE))
 			remember_passing(skb, w, direction_of(hook), c.to_exit || c.checking);
-	} else if (c.pass && !create_connection(skb, &c, w, hook)) {
-		count(COUNT_CONNECTIONS_FULL);
-		refuse(w, c.opened, REASON_MAP_FULL);
-		return 0;
+	} else if (c.pass) {
+		create_connection(skb, &c, w, hook);
 	}
 	if (hook == DEVICE_EXIT && c.forward && !is_zero(w->dialled) && (c.judging || w->origin.confirm))
 		confirm(w);

@@ -14,9 +14,8 @@
  *   3. The entry carries the epoch of its verdict. When the epoch has moved, the next
  *      packet judges the connection again, in the direction in which it was opened.
  *   4. Entries expire lazily: a packet that finds an expired entry replaces it.
- *   5. An endpoint has CONFIG_POD_CONNECTIONS places. A new connection takes the next
- *      place in turn and evicts the connection that had it, so that a scan from one
- *      pod evicts that pod's own connections and no other pod's.
+ *   5. The number of entries is bounded for each pod (places.h), so that a scan from
+ *      one pod evicts that pod's own connections and no other pod's.
  *
  * Example: pod 10.244.1.7 (endpoint 3) opens TCP 40000 -> 10.244.1.9:80. The entry is
  * {local 10.244.1.7:40000, remote 10.244.1.9:80, endpoint 3} with direction EGRESS.
@@ -35,8 +34,6 @@
 #define TIMEOUT_TCP_CLOSING (120 * SECOND)
 #define TIMEOUT_ANSWERED (180 * SECOND)
 #define TIMEOUT_UNANSWERED (30 * SECOND)
-/* Places that a new connection tries in order to evict one that is not in use. */
-#define SECOND_CHANCES 4
 
 static __always_inline void connection_key_of(struct connection_key *key, const struct packet *packet, u32 direction)
 {
@@ -100,45 +97,6 @@ static __always_inline void touch(struct connection *connection, const struct pa
 		connection->state |= CONNECTION_REPLIED;
 	if (packet->tcp_flags & (TCP_FIN | TCP_RST))
 		connection->state |= CONNECTION_CLOSING;
-}
-
-static __always_inline bool is_in_use(const struct connection *connection, u8 protocol, u64 now)
-{
-	return (connection->state & CONNECTION_REPLIED) && !(connection->state & CONNECTION_CLOSING) &&
-	       !is_expired(connection, protocol, now);
-}
-
-/*
- * Give a new connection its endpoint's next place, and evict the connection that has
- * it. One that is in use is spared if one of the next places is not; after
- * SECOND_CHANCES places the last one is evicted in any case.
- */
-static __always_inline void take_place(const struct connection_key *key, u64 now)
-{
-	struct budget *budget = budget_of(key->endpoint);
-	struct place place = {.endpoint = key->endpoint};
-	u32 places_each = setting(CONFIG_POD_CONNECTIONS), next;
-
-	if (!budget || !places_each)
-		return;
-	next = budget->next;
-	for (int i = 0; i < SECOND_CHANCES; i++) {
-		struct connection_key *occupant;
-		struct connection *connection;
-
-		place.number = next++ % places_each;
-		occupant = places.lookup(&place);
-		if (!occupant)
-			break;
-		connection = connections.lookup(occupant);
-		if (connection && i < SECOND_CHANCES - 1 && is_in_use(connection, occupant->protocol, now))
-			continue;
-		if (connection)
-			connections.delete(occupant);
-		break;
-	}
-	budget->next = next;
-	places.update(&place, (struct connection_key *)key);
 }
 
 #endif

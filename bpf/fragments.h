@@ -16,7 +16,11 @@
  *      later fragment follows the policy of now.
  *   4. A later fragment that overlaps the first one is dropped as unparsable: it could
  *      replace the header that was judged (RFC 1858, RFC 5722).
- *   5. Each hook stores its own verdict, because addresses differ before and after
+ *   5. Who sent the first fragment pays for its entry (budgets.h). Each account has
+ *      CONFIG_POD_FRAGMENTS places in turn: the next entry replaces the account's oldest.
+ *      So a flood of fragments evicts those of its own sender only. All places are
+ *      shared by the pods that the node has now, so their number changes at times.
+ *   6. Each hook stores its own verdict, because addresses differ before and after
  *      NAT. FRAGMENT_STAMPED says that the exit judges the packet too, so that each
  *      fragment must carry an origin there (stamps.h).
  *
@@ -64,6 +68,33 @@ static __always_inline bool still_passes(struct work *w, struct endpoint *endpoi
 		return 0;
 	first->epoch = w->epoch;
 	return 1;
+}
+
+/* Store the first fragment's verdict under w->fragment_key. */
+static __always_inline void store_fragment(struct work *w, struct fragment *first)
+{
+	u32 each = setting(CONFIG_POD_FRAGMENTS), account;
+	struct fragment_key *replaced;
+	struct fragment *lost;
+	struct budget *budget;
+
+	/* An entry that exists has a place already. */
+	budget = !each || fragments.lookup(&w->fragment_key) ? 0 : find_payer(w);
+	if (budget) {
+		/* Those without a slot share the first places. */
+		account = (budget->slot < ENDPOINTS ? budget->slot + 1 : 0) * ACCOUNTS + w->payer.account;
+		u32 place = account * each + usage_of(budget, &w->payer)->next_fragment++ % each;
+
+		replaced = fragment_places.lookup(&place);
+		lost = replaced ? fragments.lookup(replaced) : 0;
+		/* Fragments of one packet follow each other closely, so the rest of an older one has most likely come. */
+		if (lost && w->now - lost->time_ns < SECOND)
+			count(COUNT_FRAGMENT_EVICTIONS);
+		if (lost)
+			fragments.delete(replaced);
+		fragment_places.update(&place, &w->fragment_key);
+	}
+	fragments.update(&w->fragment_key, first);
 }
 
 /* Apply the first fragment's verdict to a later one. */
@@ -117,7 +148,7 @@ static __always_inline int judge_packet(struct __sk_buff *skb, struct work *w, s
 		first.verdict = pass ? FRAGMENT_PASSED : FRAGMENT_DENIED;
 		if (pass && hook == POD_EGRESS && skb->tc_index != STAMP_JUDGED)
 			first.verdict = FRAGMENT_STAMPED;
-		fragments.update(&w->fragment_key, &first);
+		store_fragment(w, &first);
 	}
 	return pass ? TC_ACT_UNSPEC : TC_ACT_SHOT;
 }

@@ -59,12 +59,14 @@ enum config_word {
 	CONFIG_EPOCH = 0,	     /* its parity selects the side in force */
 	CONFIG_DENY_WINDOW = 1,	     /* number of the current deny window; its parity selects the active maps */
 	CONFIG_WINDOW_NS = 2,	     /* length of a deny window */
-	CONFIG_POD_DENIED_FLOWS = 3, /* new denied flows that an endpoint may log one by one in a window */
+	CONFIG_POD_DENIED_FLOWS = 3, /* denied flows of an account that are logged one by one in a window */
 	CONFIG_RING_ID = 4,	     /* random id of the ring buffer */
-	CONFIG_POD_CONNECTIONS = 5,  /* connections that are remembered for an endpoint */
+	CONFIG_POD_CONNECTIONS = 5,  /* connections that an account of an endpoint may have */
 	CONFIG_ENCAPSULATION = 6,    /* 0: pods do not send encapsulation to nodes; 1: policy decides */
 	CONFIG_LOCAL_SOURCE = 7,     /* 0: a local pod's source that another device brings in is dropped; 1: it is unnamed */
-	CONFIG_WORDS = 8,
+	CONFIG_LENT_FROM = 8,	     /* number of the first place that no endpoint's reserve covers (places.h) */
+	CONFIG_POD_FRAGMENTS = 9,    /* first fragments that are remembered for an account (fragments.h) */
+	CONFIG_WORDS = 16,
 };
 
 /* Index into counters, which are per CPU. Metrics and batch headers use these names in lower case. */
@@ -82,6 +84,8 @@ enum counter {
 	COUNT_ENCAPSULATION = 10,    /* packets dropped: encapsulation from a pod to a node */
 	COUNT_UNKNOWN_FLOW = 11,     /* packets dropped: they continue a connection that is not known */
 	COUNT_LOOKUPS_SPARED = 12,   /* mid-flow packets that were not looked up: their flow or endpoint was just now */
+	COUNT_EVICTIONS = 13,	     /* connections evicted before they expired: a pod has used up its share */
+	COUNT_FRAGMENT_EVICTIONS = 14, /* first fragments forgotten within a second: a pod has used up its share */
 	COUNTERS = 16,
 };
 
@@ -190,7 +194,7 @@ struct connection {
 	u8 check; /* CHECK_* */
 	u8 padding;
 	u32 sent[2]; /* TCP: a sequence number sent lately, by the direction of the packet; 0: none is known */
-	u32 reserved;
+	u32 place;   /* number of its place + 1; 0: it has none yet (places.h) */
 };
 
 #define VERDICT_PENDING 0
@@ -267,22 +271,40 @@ struct deny_window {
 	u32 identity;
 	u16 dialled_port;
 	u8 tcp_flags;
-	u8 padding[5];
+	u8 account; /* of the endpoint payer: who pays for the window (budgets.h) */
+	u32 payer;
 	u8 dialled[16];
 };
 
-/* What an endpoint has used of its budgets. */
-struct budget {
-	u32 deny_window; /* number of the deny window that logged belongs to */
-	u32 logged;	 /* new denied flows logged in that window */
-	u32 next;	 /* place that the endpoint's next connection takes */
-	u32 padding;
+/* An endpoint's accounts (budgets.h): what it sends pays from the first, what reaches it from outside from the second. */
+#define ACCOUNT_OWN 0
+#define ACCOUNT_OUTSIDE 1
+#define ACCOUNTS 2
+
+/* What an account has used. */
+struct usage {
+	u32 denied_flows;  /* deny windows made in window number budget.deny_window */
+	u32 next;	   /* place of its own that is tried next */
+	u32 borrowed;	   /* lent places that it has */
+	u32 next_fragment; /* place that its next first fragment takes */
 };
 
-/* An endpoint has CONFIG_POD_CONNECTIONS places, numbered from 0; its connections take them in turn. */
+/* Key: an endpoint's number; 0: packets without a pod; LENT: what is lent of all tables together. */
+struct budget {
+	u32 slot; /* whose reserve it uses; NO_SLOT: none, it can only borrow */
+	u32 deny_window;
+	struct usage account[ACCOUNTS];
+	u64 evicted; /* connections evicted before they expired */
+};
+
+#define NO_SLOT 0xffffffffU
+#define LENT 0xffffffffU
+
+/* Key: a place's number. Its connection, and the account that pays for it. */
 struct place {
-	u32 endpoint;
-	u32 number;
+	struct connection_key key;
+	u32 payer; /* an endpoint's number */
+	u32 account;
 };
 
 /* Input of close_windows through BPF_PROG_RUN, which insists on the length of an Ethernet frame's header. */
@@ -295,6 +317,15 @@ struct close_request {
 	u32 keys;
 	u32 padding;
 	struct verdict_key key[CLOSE_KEYS];
+};
+
+/* Input of expire_places through BPF_PROG_RUN: it looks at EXPIRE_PLACES places from this one on. */
+#define EXPIRE_PLACES 128
+
+struct expire_request {
+	u8 frame[16];
+	u32 from;
+	u32 padding[3];
 };
 
 #endif

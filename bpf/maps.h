@@ -10,6 +10,14 @@
 #ifndef KUBEWEIR_MAPS_H
 #define KUBEWEIR_MAPS_H
 
+/*
+ * Budgets bound the connections and fragments (places.h, fragments.h). An LRU hash evicts
+ * while some entries are still free: 128 for each CPU and 128 in common (LOCAL_FREE_TARGET
+ * in kernel/bpf/bpf_lru_list.c). The maps have room for these and for some more.
+ */
+#define LRU_SPARE (128 * (POSSIBLE_CPUS + 8))
+#define CONNECTION_ENTRIES (CONNECTIONS + CONNECTIONS / 16 + LRU_SPARE)
+
 #define PINNED(type, key, value, name, size, flags) BPF_F_TABLE(type ":" PIN "/" #name, key, value, name, size, flags)
 
 PINNED("array", u32, u64, config, CONFIG_WORDS, 0);
@@ -20,19 +28,20 @@ PINNED("lpm_trie", struct address_key, struct peer, addresses, ADDRESSES, BPF_F_
 PINNED("hash", struct policy_key, struct policy_entry, policy_entries, POLICY_ENTRIES, BPF_F_NO_PREALLOC);
 PINNED("lpm_trie", struct port_key, struct port_entry, port_entries, PORT_ENTRIES, BPF_F_NO_PREALLOC);
 /* Addresses of this node: a local pod's with the index of its interface, the node's own with LOCAL_NODE. */
-PINNED("hash", struct local_key, struct local, local_addresses, 8 * ENDPOINTS, 0);
+PINNED("hash", struct local_key, struct local, local_addresses, LOCAL_ADDRESSES, BPF_F_NO_PREALLOC);
 /* UDP ports at which nodes unwrap packets (encapsulation.h): a bit for each. */
 PINNED("array", u32, u64, tunnel_ports, 65536 / 64, 0);
 /* Connections and fragments. */
-PINNED("lru_hash", struct connection_key, struct connection, connections, CONNECTIONS, 0);
-PINNED("lru_hash", struct place, struct connection_key, places, CONNECTIONS, 0);
-PINNED("lru_hash", struct fragment_key, struct fragment, fragments, 4096, 0);
-PINNED("hash", u32, struct budget, budgets, 4 * ENDPOINTS, 0);
+PINNED("lru_hash", struct connection_key, struct connection, connections, CONNECTION_ENTRIES, 0);
+PINNED("hash", u32, struct place, places, CONNECTIONS, 0);
+PINNED("lru_hash", struct fragment_key, struct fragment, fragments, FRAGMENTS + LRU_SPARE, 0);
+PINNED("hash", u32, struct fragment_key, fragment_places, FRAGMENTS, 0);
+PINNED("hash", u32, struct budget, budgets, 2 * ENDPOINTS + 2, 0);
 /* Deny windows (verdicts.h): of each pair, one map is active and the other idle. */
 PINNED("hash", struct verdict_key, struct deny_window, deny_windows_0, DENIED_FLOWS, 0);
 PINNED("hash", struct verdict_key, struct deny_window, deny_windows_1, DENIED_FLOWS, 0);
-PINNED("hash", struct verdict_key, struct deny_window, floods_0, 8192, 0);
-PINNED("hash", struct verdict_key, struct deny_window, floods_1, 8192, 0);
+PINNED("hash", struct verdict_key, struct deny_window, floods_0, 16 * ENDPOINTS + 1024, 0);
+PINNED("hash", struct verdict_key, struct deny_window, floods_1, 16 * ENDPOINTS + 1024, 0);
 /* Origins of packets on their way to an exit (stamps.h): by slot, and by skb->hash. */
 PINNED("array", u32, struct origin, slots, SLOTS, 0);
 PINNED("percpu_array", u32, u32, cursors, 1, 0);
@@ -71,6 +80,26 @@ enum hook {
 	POD_INGRESS, /* the pod receives */
 };
 
+/* The account that pays for what a packet makes us store (budgets.h). */
+struct payer {
+	u32 endpoint;
+	u32 account;
+};
+
+/* The choice of a place (places.h). */
+struct choice {
+	u64 worth; /* of the place that is looked at */
+	u64 most;
+	u32 best;  /* the place that is worth most */
+	u32 own;   /* how many of its own the account may take; 0: none */
+	u32 first; /* the first of its own */
+	u32 lent_from;
+	u8 borrows;	 /* any lent places */
+	u8 borrows_more; /* lent places that it does not have already */
+	u8 is_empty;	 /* the best place: nothing is in it */
+	u8 padding[5];
+};
+
 /*
  * What one run works on. The stack has 512 bytes, which this exceeds, so it lives in
  * a per-CPU array of one element; no run of our programs interrupts another on a CPU.
@@ -84,12 +113,25 @@ struct work {
 	struct unknown_flow unknown_flow;
 	struct origin origin;
 	struct decision decision;
+	struct deny_window window;
+	struct payer payer;
+	struct choice choice;
+	struct place place;
+	struct place old_place;
 	u64 now;
 	u32 epoch; /* read once, so that one packet sees one side */
 	u16 dialled_port;
-	u8 stamped; /* the packet carries its origin to the exit */
-	u8 unnamed; /* the peer is surely not who has its address (sources.h) */
+	u8 stamped;	/* the packet carries its origin to the exit */
+	u8 unnamed;	/* the peer is surely not who has its address (sources.h) */
 	u8 dialled[16]; /* the destination before DNAT, or zero */
+	u32 fence;	/* what fence() in places.h adds to */
+	u32 from;	/* the interface by which the packet came to the node */
+	u8 sender;	/* enum sender (budgets.h) */
+	u8 refused;	/* verdict_key is to be logged as denied */
+	u8 unstored;	/* fresh is to be stored under key */
+	u8 is_later;	/* and then later_fresh under later_key */
+	struct connection_key later_key;
+	struct connection later_fresh;
 };
 BPF_F_TABLE("percpu_array", u32, struct work, works, 1, 0);
 

@@ -17,6 +17,8 @@
  *   errors.h       an ICMP error follows the connection that it is about
  *   connections.h  find the connection
  *   adoption.h     without an entry, a mid-flow packet may belong to an older one
+ *   budgets.h      who pays for what a packet stores
+ *   places.h       how many connections a pod may have
  *   judge.h        without a current verdict, ask policy; the epoch switch
  *   admit.h        put the two together
  *   stamps.h       hand the packet's origin to the exit hook
@@ -32,7 +34,7 @@
  * still run; TC_ACT_OK would skip them.
  *
  * Compile-time settings: PIN, RING_BYTES, CONNECTIONS, ADDRESSES, POLICY_ENTRIES, PORT_ENTRIES, DENIED_FLOWS,
- * ENDPOINTS, CPU_STRIDE.
+ * ENDPOINTS, FRAGMENTS, LOCAL_ADDRESSES, CPU_STRIDE, POSSIBLE_CPUS.
  */
 #include <uapi/linux/bpf.h>
 #include <uapi/linux/if_ether.h>
@@ -46,10 +48,12 @@
 #include "packet.h"
 #include "classify.h"
 #include "maps.h"
-#include "verdicts.h"
 #include "judge.h"
+#include "budgets.h"
+#include "verdicts.h"
 #include "connections.h"
 #include "adoption.h"
+#include "places.h"
 #include "neighbours.h"
 #include "stamps.h"
 #include "recent.h"
@@ -61,7 +65,7 @@
 #include "sources.h"
 
 /* Initialize the scratch memory. plain: the parsed packet, or 0. */
-static __always_inline struct work *start_work(const struct packet *plain)
+static __always_inline struct work *start_work(struct __sk_buff *skb, const struct packet *plain)
 {
 	u32 zero = 0;
 	struct work *w = works.lookup(&zero);
@@ -76,9 +80,59 @@ static __always_inline struct work *start_work(const struct packet *plain)
 	__builtin_memset(w->dialled, 0, sizeof(w->dialled));
 	w->dialled_port = 0;
 	w->unnamed = 0;
+	w->from = skb->ingress_ifindex;
+	w->sender = SENDER_SELF;
+	w->refused = 0;
+	w->unstored = 0;
+	w->is_later = 0;
 	w->now = bpf_ktime_get_ns();
 	w->epoch = setting(CONFIG_EPOCH);
 	return w;
+}
+
+/* What judge_exit() has left to do comes after what the rest of the program has. */
+static __always_inline void leave_for_later(struct work *w)
+{
+	w->later_key = w->key;
+	w->later_fresh = w->fresh;
+	w->is_later = w->unstored;
+	w->unstored = 0;
+}
+
+static __always_inline bool resume(struct work *w)
+{
+	w->key = w->later_key;
+	w->fresh = w->later_fresh;
+	w->sender = SENDER_SELF;
+	w->unstored = w->is_later;
+	w->is_later = 0;
+	return w->unstored;
+}
+
+/* End the run of a program that has refused the packet. */
+static __always_inline int log_refused(struct work *w, int action)
+{
+	log_denied(w);
+	return action;
+}
+
+/* End a program run: do what the steps have left to do. twice: perhaps with two connections (leave_for_later). */
+static __always_inline int finish(struct work *w, int action, const bool twice)
+{
+#pragma clang loop unroll(disable)
+	for (int i = 0; i <= twice; i++) {
+		if (i && !resume(w))
+			break;
+		if (w->unstored && !store_connection(w)) {
+			count(COUNT_CONNECTIONS_FULL);
+			action = refuse(w, w->fresh.direction & 1, REASON_MAP_FULL);
+		}
+		if (w->refused) {
+			w->refused = 0;
+			log_denied(w);
+		}
+	}
+	return action;
 }
 
 static __always_inline int drop_unreadable(struct work *w, int parsed, u32 direction)
@@ -100,23 +154,14 @@ static __always_inline int pass_arp(struct __sk_buff *skb, const struct work *w,
 	return TC_ACT_SHOT;
 }
 
-int pod_egress(struct __sk_buff *skb)
+/* Judge a packet that the pod sends. plain: it has been parsed. */
+static __always_inline int judge_egress(struct __sk_buff *skb, struct work *w, bool plain)
 {
 	u32 ifindex = skb->ifindex;
 	struct endpoint *endpoint;
-	struct packet packet = {};
-	struct work *w;
-	bool plain, own;
+	bool own;
 	int parsed;
 
-	/* The pod may have written anything there. */
-	skb->tc_index = STAMP_JUDGED;
-	plain = parse_plain(skb, &packet);
-	if (plain && passed_recently(skb, &packet, EGRESS))
-		return TC_ACT_UNSPEC;
-	w = start_work(plain ? &packet : 0);
-	if (!w)
-		return TC_ACT_SHOT;
 	parsed = plain ? PARSED : parse(skb, &w->packet, 1);
 	endpoint = endpoint_at(w, ifindex);
 	if (parsed == PARSED_ARP)
@@ -147,6 +192,23 @@ int pod_egress(struct __sk_buff *skb)
 	if (!own)
 		return refuse(w, EGRESS, REASON_SPOOFED);
 	return judge_packet(skb, w, endpoint, POD_EGRESS, 0, 0);
+}
+
+int pod_egress(struct __sk_buff *skb)
+{
+	struct packet packet = {};
+	struct work *w;
+	bool plain;
+
+	/* The pod may have written anything there. */
+	skb->tc_index = STAMP_JUDGED;
+	plain = parse_plain(skb, &packet);
+	if (plain && passed_recently(skb, &packet, EGRESS))
+		return TC_ACT_UNSPEC;
+	w = start_work(skb, plain ? &packet : 0);
+	if (!w)
+		return TC_ACT_SHOT;
+	return finish(w, judge_egress(skb, w, plain), 0);
 }
 
 /*
@@ -180,24 +242,15 @@ static __always_inline int judge_exit(struct __sk_buff *skb, struct work *w, u32
 	return judge_packet(skb, w, endpoint, DEVICE_EXIT, 0, 1);
 }
 
-int pod_ingress(struct __sk_buff *skb)
+/* Judge a packet that the pod receives. plain: it has been parsed. */
+static __always_inline int judge_ingress(struct __sk_buff *skb, struct work *w, bool plain, u32 stamped)
 {
-	u32 ifindex = skb->ifindex, stamped = skb->tc_index;
-	bool node = !skb->ingress_ifindex, found = 0, plain;
-	struct packet packet = {};
+	bool node = !skb->ingress_ifindex, found = 0;
+	u32 ifindex = skb->ifindex;
 	struct endpoint *endpoint;
-	struct work *w;
 	int parsed;
 
-	/* Else the stamp would travel into the pod and out of it again. */
-	skb->tc_index = 0;
-	/* A packet whose egress has not been judged must take the slow path, which judges that first. */
-	plain = parse_plain(skb, &packet);
-	if (plain && (node || stamped == STAMP_JUDGED) && passed_recently(skb, &packet, INGRESS))
-		return TC_ACT_UNSPEC;
-	w = start_work(plain ? &packet : 0);
-	if (!w)
-		return TC_ACT_SHOT;
+	w->sender = stamped == STAMP_JUDGED && !node ? SENDER_JUDGED : SENDER_OUTSIDE;
 	parsed = plain ? PARSED : parse(skb, &w->packet, 1);
 	if (parsed == PARSED_ARP)
 		return pass_arp(skb, w, 0);
@@ -230,13 +283,35 @@ int pod_ingress(struct __sk_buff *skb)
 	}
 	w->unnamed = stamped == STAMP_UNNAMED;
 	if (!node && stamped != STAMP_JUDGED && !w->unnamed) {
+		w->sender = SENDER_SELF;
 		if (judge_exit(skb, w, stamped, &found) == TC_ACT_SHOT)
 			return TC_ACT_SHOT;
+		leave_for_later(w);
+		w->sender = found ? SENDER_ORIGIN : SENDER_OUTSIDE;
 		__builtin_memset(&w->key, 0, sizeof(w->key));
 		w->key.endpoint = endpoint->number;
 	}
 	connection_key_of(&w->key, &w->packet, INGRESS);
 	return judge_packet(skb, w, endpoint, POD_INGRESS, node, found);
+}
+
+int pod_ingress(struct __sk_buff *skb)
+{
+	bool node = !skb->ingress_ifindex, plain;
+	u32 stamped = skb->tc_index;
+	struct packet packet = {};
+	struct work *w;
+
+	/* Else the stamp would travel into the pod and out of it again. */
+	skb->tc_index = 0;
+	/* A packet whose egress has not been judged must take the slow path, which judges that first. */
+	plain = parse_plain(skb, &packet);
+	if (plain && (node || stamped == STAMP_JUDGED) && passed_recently(skb, &packet, INGRESS))
+		return TC_ACT_UNSPEC;
+	w = start_work(skb, plain ? &packet : 0);
+	if (!w)
+		return TC_ACT_SHOT;
+	return finish(w, judge_ingress(skb, w, plain, stamped), 1);
 }
 
 static __always_inline int device_exit(struct __sk_buff *skb, const bool ethernet)
@@ -253,15 +328,15 @@ static __always_inline int device_exit(struct __sk_buff *skb, const bool etherne
 	if (stamped == STAMP_JUDGED || stamped == STAMP_UNNAMED || !skb->ingress_ifindex)
 		return TC_ACT_UNSPEC;
 	plain = ethernet && parse_plain(skb, &packet);
-	w = start_work(plain ? &packet : 0);
+	w = start_work(skb, plain ? &packet : 0);
 	if (!w)
 		return TC_ACT_SHOT;
 	parsed = plain ? PARSED : parse(skb, &w->packet, ethernet);
 	if (parsed == PARSED_UNPARSABLE && stamped)
-		return drop_unreadable(w, parsed, EGRESS);
+		return log_refused(w, drop_unreadable(w, parsed, EGRESS));
 	if (parsed != PARSED || is_discovery(&w->packet))
 		return TC_ACT_UNSPEC;
-	return judge_exit(skb, w, stamped, &found);
+	return finish(w, judge_exit(skb, w, stamped, &found), 0);
 }
 
 int exit_ethernet(struct __sk_buff *skb)
@@ -287,8 +362,8 @@ static __always_inline int device_entry(struct __sk_buff *skb)
 		skb->tc_index = STAMP_UNNAMED;
 		return TC_ACT_UNSPEC;
 	}
-	w = start_work(0);
-	return w ? refuse_source(skb, w) : TC_ACT_SHOT;
+	w = start_work(skb, 0);
+	return w ? log_refused(w, refuse_source(skb, w)) : TC_ACT_SHOT;
 }
 
 int entry_device(struct __sk_buff *skb)
@@ -305,16 +380,16 @@ int entry_tunnel(struct __sk_buff *skb)
 
 	if (!stamped || setting(CONFIG_ENCAPSULATION))
 		return device_entry(skb);
-	w = start_work(0);
+	w = start_work(skb, 0);
 	if (!w)
 		return TC_ACT_SHOT;
 	if (stamped == STAMP_JUDGED)
-		return refuse_encapsulation(w);
+		return log_refused(w, refuse_encapsulation(w));
 	origin = unwrapped_origin(skb, w, stamped);
 	if (!origin)
 		return device_entry(skb);
 	describe_unwrapped(w, origin);
-	return refuse_encapsulation(w);
+	return log_refused(w, refuse_encapsulation(w));
 }
 
 /*
@@ -340,4 +415,32 @@ int close_windows(struct __sk_buff *skb)
 		done++;
 	}
 	return done;
+}
+
+/*
+ * Run by user space (BPF_PROG_RUN) with an expire_request: empty the places whose
+ * connections have expired. Return how many are in use. It keeps nothing in works, because
+ * on older kernels a packet may interrupt it.
+ */
+int expire_places(struct __sk_buff *skb)
+{
+	u64 now = bpf_ktime_get_ns();
+	u32 head[4] = {}, used = 0;
+	struct place old;
+
+	if (bpf_skb_load_bytes(skb, 16, head, sizeof(head)))
+		return 0;
+#pragma clang loop unroll(disable)
+	for (u32 i = 0; i < EXPIRE_PLACES; i++) {
+		u32 number = head[0] + i;
+		struct place *place = places.lookup(&number);
+
+		if (!place)
+			continue;
+		if (is_vacant(place, number, now))
+			vacate(&old, number, now);
+		else
+			used++;
+	}
+	return used;
 }

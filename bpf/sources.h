@@ -119,6 +119,7 @@ static __always_inline int refuse_source(struct __sk_buff *skb, struct work *w)
 	struct endpoint *endpoint;
 
 	w->unnamed = 1;
+	w->sender = SENDER_OUTSIDE;
 	describe_headers(skb, &w->packet);
 	endpoint = endpoint_at(w, local_ifindex(w, w->packet.destination));
 	w->key.endpoint = endpoint ? endpoint->number : 0;

@@ -18,10 +18,11 @@
  * Example: 20 packets in window 6 give one verdict with count 1 at once and one with
  * count 19 when window 6 closes; 5 packets in window 7 give one verdict with count 5.
  *
- * A port scan consists of first packets only. An endpoint may therefore log
- * CONFIG_POD_DENIED_FLOWS new flows in a window; past that, and when the map is full,
- * packets are counted in a flood window without addresses. No denied packet goes
- * uncounted: what no window can take is in COUNT_DENY_WINDOWS_FULL.
+ * A port scan consists of first packets only. Who sends it may therefore have
+ * CONFIG_POD_DENIED_FLOWS windows at a time, and no more than its share if others have
+ * borrowed the rest (budgets.h); past that, packets are counted in a flood window
+ * without addresses. No denied packet goes uncounted: what no window can take is in
+ * COUNT_DENY_WINDOWS_FULL.
  *
  * Emitting and deleting inside the kernel keeps a single numbering of verdicts (the
  * ring position) and counts nothing twice, whichever process is killed at any point.
@@ -105,27 +106,32 @@ static __always_inline void count_flood(struct verdict_key *key, u32 parity, u64
 	count_packet(window, now);
 }
 
-static __always_inline struct budget *budget_of(u32 endpoint)
+/* The number of deny windows that an account has made in the window with this number; begins at 0 in each. */
+static __always_inline u32 windows_made(struct budget *budget, u32 account, u32 window_number)
 {
-	struct budget fresh = {};
-
-	return budgets.lookup_or_try_init(&endpoint, &fresh);
-}
-
-/* Whether the endpoint may log one more new denied flow in this window; takes it from the budget. */
-static __always_inline bool may_log(u32 endpoint, u32 window_number)
-{
-	struct budget *budget = budget_of(endpoint);
-
-	if (!budget)
-		return 0;
 	if (budget->deny_window != window_number) {
 		budget->deny_window = window_number;
-		budget->logged = 0;
+		budget->account[ACCOUNT_OWN].denied_flows = 0;
+		budget->account[ACCOUNT_OUTSIDE].denied_flows = 0;
 	}
-	if (budget->logged >= setting(CONFIG_POD_DENIED_FLOWS))
+	return budget->account[account & 1].denied_flows;
+}
+
+/* Whether the account may make one more deny window in this window; takes it from its reserve or from what is lent. */
+static __always_inline bool may_make_window(struct budget *budget, u32 account, u32 window_number)
+{
+	u32 made = windows_made(budget, account, window_number), lent = LENT;
+	struct budget *pool;
+
+	if (made >= setting(CONFIG_POD_DENIED_FLOWS))
 		return 0;
-	__sync_fetch_and_add(&budget->logged, 1);
+	if (made >= RESERVED_DENIED_FLOWS || budget->slot >= ENDPOINTS) {
+		pool = budgets.lookup(&lent);
+		if (!pool || windows_made(pool, ACCOUNT_OWN, window_number) >= LENT_DENIED_FLOWS)
+			return 0;
+		__sync_fetch_and_add(&pool->account[ACCOUNT_OWN].denied_flows, 1);
+	}
+	__sync_fetch_and_add(&budget->account[account & 1].denied_flows, 1);
 	return 1;
 }
 
@@ -140,30 +146,56 @@ static __always_inline void start_window(struct deny_window *fresh, const struct
 	__builtin_memcpy(fresh->dialled, w->dialled, 16);
 }
 
+/* Begin a window for the flow, and emit its verdict unless it continues. Return 1 if there is nothing left to count. */
+static __always_inline bool log_new_flow(struct work *w, u32 active)
+{
+	struct verdict_key *key = &w->verdict_key;
+	struct deny_window *fresh = &w->window;
+	/* Logged in the previous window, which user space has not closed yet: the flow continues. */
+	bool is_logged = window_of(key, !active);
+
+	__builtin_memset(fresh, 0, sizeof(*fresh));
+	start_window(fresh, w);
+	fresh->payer = w->payer.endpoint;
+	fresh->account = w->payer.account;
+	if (make_window(key, active, fresh) || is_logged)
+		return 0;
+	if (emit(key, fresh, 1))
+		return 1;
+	count(COUNT_DEFERRED);
+	return 0;
+}
+
 static __always_inline void log_denied(struct work *w)
 {
 	u32 window_number = setting(CONFIG_DENY_WINDOW), active = window_number & 1;
 	struct verdict_key *key = &w->verdict_key;
-	struct deny_window fresh = {};
 	struct deny_window *window = window_of(key, active);
-	bool is_logged = window;
+	struct budget *budget;
 
-	start_window(&fresh, w);
-	/* Logged in the previous window, which user space has not closed yet: the flow continues. */
-	if (!window && window_of(key, !active)) {
-		make_window(key, active, &fresh);
-		is_logged = 1;
+	if (!window) {
+		budget = find_payer(w);
+		if (budget && may_make_window(budget, w->payer.account, window_number)) {
+			if (log_new_flow(w, active))
+				return;
+			window = window_of(key, active);
+		}
 	}
-	if (!is_logged && may_log(key->endpoint, window_number) && !make_window(key, active, &fresh)) {
-		if (emit(key, &fresh, 1))
-			return;
-		count(COUNT_DEFERRED);
-	}
-	window = window_of(key, active);
 	if (window)
 		count_packet(window, w->now);
 	else
 		count_flood(key, active, w->now);
+}
+
+/* Whether a flow that was active in the window that is closed may have one in the next. */
+static __always_inline bool may_carry(struct verdict_key *key, const struct deny_window *window, u32 active)
+{
+	u32 payer = window->payer;
+	struct budget *budget = budgets.lookup(&payer);
+
+	/* If it has a window there, its next packet has come already. */
+	return budget && !window_of(key, active) &&
+	       may_make_window(budget, window->account, setting(CONFIG_DENY_WINDOW));
 }
 
 /* Return 1 if the window is closed. 0: the ring is full, and the window keeps its count for another try. */
@@ -179,11 +211,13 @@ static __always_inline bool close_window(struct verdict_key *key, u32 idle, u64 
 	if (packets && !emit(key, window, packets))
 		return 0;
 	/* The flow is still active: its next packet is not a first one. It is again after a whole silent window. */
-	if (now - window->last_ns < setting(CONFIG_WINDOW_NS)) {
+	if (now - window->last_ns < setting(CONFIG_WINDOW_NS) && may_carry(key, window, !idle)) {
 		carried.first_ns = window->last_ns;
 		carried.last_ns = window->last_ns;
 		carried.identity = window->identity;
 		carried.tcp_flags = window->tcp_flags;
+		carried.payer = window->payer;
+		carried.account = window->account;
 		carried.dialled_port = window->dialled_port;
 		__builtin_memcpy(carried.dialled, window->dialled, 16);
 		make_window(key, !idle, &carried);

@@ -11,8 +11,7 @@ Theory of operation. One thread reconciles whenever the cluster's objects or the
 5. Attach the programs to interfaces that are newly bound: after the installation, so that no pod is closed for long,
    but also if it fails, and before it if it takes longer. Programs without an installed pod close its interface.
    After an upgrade, this moves every interface to the own generation of maps (``probe.kernel.generations``).
-6. Have the connections read that are older than a pod's programs (``probe.adoption``), and publish which addresses the
-   pods have (``probe.node.address_intervals``).
+6. Have older connections read (``probe.adoption``), and publish the pods' addresses (``probe.node.address_intervals``).
 
 A pass that fails, because the kernel has no memory for example, leaves the policy in force as it was. It is reported
 and retried after a second, as is one that leaves a pod without an interface. Changes during a pass wait for the next.
@@ -42,6 +41,7 @@ from probe.kernel.installer import Installer
 from probe.kernel.layout import Config
 from probe.kernel.room import InstallError
 from probe.ledger import Ledger
+from probe.ledger_compaction import LedgerCompaction
 from probe.node.address_intervals import AddressIntervals
 from probe.node.binding import Binding
 from probe.node.link_watch import watch_links
@@ -80,8 +80,7 @@ class Agent:
         self._node = node
         self._cluster = cluster
         self._view = view
-        self.generation, maps = generation, generation.maps
-        self._maps = maps
+        self.generation, self._maps = generation, (maps := generation.maps)
         self._intervals = intervals
         self._compiler = Compiler(ledger)
         self._own_node = OwnNode()
@@ -93,14 +92,14 @@ class Agent:
         self._unknown = UnknownInterfaces(view.network, self._attachments, bound, rules or Rules())
         self._interfaces = PodInterfaces(cluster, view, ledger, self._attachments, self._unknown)
         self.assignments = self._interfaces.assignments
+        self.compaction: LedgerCompaction | None = None
         self._findings = Findings(self._interfaces, self._admission)
         self.unenforced_interfaces = self._interfaces.unenforced_interfaces
         self._attached: set[int] = set()
-        self._wake = threading.Event()
+        self._wake, self._stop = threading.Event(), threading.Event()
         self._pods: list[Pod] = []
         """The local pods when the network was last read."""
         self._services = DialledAddresses()
-        self._stop = threading.Event()
         self.failed = threading.Event()
         """Set when a thread died of an unexpected error; then the process is to end."""
         self._problem = "no policy has been installed yet"
@@ -192,8 +191,7 @@ class Agent:
         objects = self._cluster.snapshot(self._node)
         pods = [pod for pod in objects.pods.values() if pod.node == self._node and not pod.host_network]
         was_read = self._read_network(pods)
-        adopting = bool(self._problem) and not self.binding.bound
-        adopted = self._installer.endpoints if adopting else None
+        adopted = self._installer.endpoints if self._problem and not self.binding.bound else None
         binding = self._interfaces.bind(pods, adopted, was_read=was_read)
         objects = self._interfaces.with_namespaces(self._interfaces.with_addresses(objects), binding)
         services, own_addresses = self._services.of(self._cluster.services()), self._view.state.addresses
@@ -286,6 +284,8 @@ class Agent:
             except (InstallError, OSError) as error:
                 self._problem = str(error)
                 log.error("policy was not installed: the one before stays in force", error=str(error), retry_s=_RETRY_S)
+            if self.compaction and not self._problem and self.generation.is_alone:
+                self.compaction.step((self._compiler.desired, self._installer, self.generation), self._compiler.forget)
             wait_s, retry_s = _RETRY_S if self._is_unfinished() else _IDLE_S, self._admission.retry_in()
             self._wake.wait(wait_s if retry_s is None else min(wait_s, retry_s))
             self._stop.wait(_SETTLE_S)

@@ -35,9 +35,7 @@ class Findings:
         current = self._interfaces.states()
         for name, reason in self._admission.incomplete.items():
             current[f"closed pod {name}"] = (_CLOSED_POD, reason)
-        for table, reason in capacity_warnings(usage, identities):
-            current[table] = ("policy is about to outgrow the maps", reason)
-        self._warnings.report(current)
+        self._warnings.report(current | capacity_warnings(usage, identities))
 
 
 def log_installation(done: Installed, endpoints: int, policies: int) -> None:

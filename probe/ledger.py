@@ -9,11 +9,15 @@ The ledger is a file of JSON lines, one for each number, in a folder that is emp
 number is in the file before a map refers to it (:meth:`Ledger.flush`). If the probe is killed while it writes, the last
 line is torn: no map refers to its number yet, so it is dropped. A kind that this version does not know was written by
 another version; its numbers are ignored, because no map of this version's layout refers to them.
+
+Numbers that nothing refers to any longer are forgotten (``probe.ledger_compaction``). The highest number of each kind
+stays in the file, so that none is given out twice.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Set
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -81,6 +85,40 @@ class Ledger:
     def reserve(self, kind: str, highest: int) -> None:
         """Never give out the numbers up to ``highest``: maps refer to them, but a ledger that was lost has none."""
         self._next[kind] = max(self._next[kind], highest + 1)
+
+    def __len__(self) -> int:
+        """Return how many numbers are known."""
+        return len(self._by_signature)
+
+    def numbers(self) -> dict[str, set[int]]:
+        """Return the numbers that are known, by kind."""
+        found: dict[str, set[int]] = {kind: set() for kind in KINDS}
+        for (kind, _), number in self._by_signature.items():
+            found[kind].add(number)
+        return found
+
+    def forget(self, numbers: Mapping[str, Set[int]]) -> None:
+        """Forget these numbers, by kind, except the highest of each kind. Write the file anew.
+
+        Raises OSError; then nothing is forgotten.
+        """
+        highest = {kind: max(known, default=0) for kind, known in self.numbers().items()}
+        gone = {(kind, number) for kind, some in numbers.items() for number in some if number != highest[kind]}
+        kept = {known: number for known, number in self._by_signature.items() if (known[0], number) not in gone}
+        lines = (
+            orjson.dumps([kind, number, signature, self._meanings.get((kind, number))]) + b"\n"
+            for (kind, signature), number in kept.items()
+        )
+        new = self.path.with_name(f"{self.path.name}.new")
+        with open(new, "wb", opener=open_private) as file:
+            file.writelines(lines)
+        new.replace(self.path)
+        self._file.close()
+        self._file = os.fdopen(open_private(self.path, os.O_CREAT | os.O_WRONLY | os.O_APPEND), "ab")
+        # The file has the numbers that were not written yet, too.
+        self._unwritten.clear()
+        self._by_signature = kept
+        self._meanings = {known: meaning for known, meaning in self._meanings.items() if known not in gone}
 
     def close(self) -> None:
         """Write the new numbers and close the file."""

@@ -38,6 +38,17 @@ def _check_machine(settings: Settings) -> None:
         ) from None  # fmt: skip
     if settings.ring_bytes & (settings.ring_bytes - 1):
         raise StopServiceError(f"WEIR_RING_BYTES={settings.ring_bytes}: must be a power of two", Exit.USAGE)
+    for name, size in (
+        ("WEIR_CONNECTIONS", settings.connections),
+        ("WEIR_DENIED_FLOWS", settings.denied_flows),
+        ("WEIR_FRAGMENTS", settings.fragments),
+    ):
+        if size < 4 * settings.endpoints:
+            raise StopServiceError(
+                f"{name}={size}: must be at least 4 times WEIR_ENDPOINTS={settings.endpoints}, so that each pod has a "
+                "reserved part",
+                Exit.USAGE,
+            )
     if os.geteuid() != 0:
         raise StopServiceError(
             "must run as root; in a container, root with the capabilities BPF, NET_ADMIN and PERFMON is enough",

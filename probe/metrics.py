@@ -143,11 +143,13 @@ class ProbeCollector(Collector):
             closed.add_metric([interface, reason.partition(":")[0]], 1)
         yield closed
         entries = GaugeMetricFamily(
-            "kubeweir_probe_map_entries", "Entries in a policy map of the kernel", labels=["map"]
+            "kubeweir_probe_map_entries",
+            "Entries in a map of the kernel; of connections and denied flows, those beyond the pods' reserves",
+            labels=["map"],
         )
         limits = GaugeMetricFamily(
             "kubeweir_probe_map_capacity_entries",
-            "Entries that a policy map of the kernel can hold",
+            "Entries that a map of the kernel can hold; of connections and denied flows, those that can be lent",
             labels=["map"],
         )
         for name, (used, limit) in self._agent.usage().items():

@@ -14,7 +14,6 @@ from typing import Final
 
 import structlog
 from prometheus_client import CollectorRegistry
-from prometheus_client.registry import Collector
 
 from enrich.index.cluster import POLICY_KINDS, Cluster
 from enrich.model import Name
@@ -41,9 +40,9 @@ from probe.export.spool import Spool
 from probe.kernel.attach import Mode
 from probe.kernel.generations import open_generation
 from probe.kernel.layout import Config
-from probe.kernel.maps import Maps
 from probe.kernel.tunnel_ports import set_tunnel_ports
 from probe.ledger import Ledger, LedgerReferences
+from probe.ledger_compaction import LedgerCompaction
 from probe.metrics import ProbeCollector
 from probe.node.address_intervals import AddressIntervals
 from probe.node.link_clock import LinkClock
@@ -52,6 +51,7 @@ from probe.node.network_view import NetworkView
 from probe.node.ownership import Ownership
 from probe.node.startup_taint import StartupTaint
 from probe.settings import Settings
+from probe.share_metrics import ShareCollector
 from probe.unknown_interfaces import Rules
 
 log = structlog.get_logger("kubeweir.probe")
@@ -67,7 +67,7 @@ class _Parts:
     """The parts of a probe that does not run yet."""
 
     network: NodeNetwork
-    maps: Maps
+    ledger: Ledger
     ring: Ring
     spool: Spool
     intervals: AddressIntervals
@@ -168,9 +168,10 @@ def _assemble(settings: Settings, cluster: Cluster, stack: contextlib.ExitStack)
     view = NetworkView(network, clock)
     agent = Agent(settings.node, cluster, view, generation, ledger, intervals, MODES[settings.attach], _rules(settings))
     earlier = [EarlierRing(Ring(one.maps), one.retired, one.remove) for one in generation.predecessors]
+    agent.compaction = LedgerCompaction(ledger, ring)
     return _Parts(
         network=network,
-        maps=maps,
+        ledger=ledger,
         ring=ring,
         spool=spool,
         intervals=intervals,
@@ -201,11 +202,14 @@ def _rules(settings: Settings) -> Rules:
 
 def _serve_health(settings: Settings, source: Source, parts: _Parts) -> HealthServer:
     plugin = parts.plugin
-    registry = _registry(
+    maps, registry = parts.agent.generation.maps, CollectorRegistry()
+    for collector in (
         SourceCollector("probe", source),
-        ProbeCollector(parts.agent, parts.maps, parts.ring, parts.drain, parts.spool, parts.publisher),
+        ProbeCollector(parts.agent, maps, parts.ring, parts.drain, parts.spool, parts.publisher),
+        ShareCollector(maps, parts.ledger),
         *([CniCollector(plugin.requests)] if plugin else []),
-    )
+    ):
+        registry.register(collector)
     ready = {
         "source": source.problem,
         "policy": parts.agent.problem,
@@ -236,13 +240,6 @@ def _raise_failure(parts: _Parts) -> None:
         raise StopServiceError(dead, Exit.UNEXPECTED)
     if parts.has_failed():
         raise StopServiceError("a part of the probe failed, see the log above", Exit.UNEXPECTED)
-
-
-def _registry(*collectors: Collector) -> CollectorRegistry:
-    registry = CollectorRegistry()
-    for collector in collectors:
-        registry.register(collector)
-    return registry
 
 
 @contextlib.contextmanager

@@ -91,14 +91,16 @@ class Settings(KafkaSettings):
     """Seconds between the verdicts of a flow that is denied repeatedly: the first packet is logged at once, the others
     as one verdict with a count."""
     pod_denied_flows: int = setting("WEIR_POD_DENIED_FLOWS", 1000, formerly=("WEIR_FIRSTS",))
-    """Denied flows of one pod that are logged one by one in a window. Those beyond are counted together, without
-    addresses."""
+    """Denied flows of one pod that are logged one by one in a window; if the node has too many, fewer. Those beyond are
+    counted together, without addresses. A flow between two pods of the node counts for the pod that sends."""
     ring_bytes: int = setting("WEIR_RING_BYTES", 16 << 20, least=4096)
     """Bytes of the kernel's ring buffer, a power of two. A verdict takes 96 bytes."""
     connections: int = setting("WEIR_CONNECTIONS", 262_144, least=1, formerly=("WEIR_FLOWS",))
-    """Connections that the node remembers at a time."""
-    pod_connections: int = setting("WEIR_POD_CONNECTIONS", 16_384, least=1, formerly=("WEIR_POD_FLOWS",))
-    """Connections that one pod may have of these. Beyond that its own oldest are evicted, and no other pod's."""
+    """Connections that the node remembers at a time. At least four times WEIR_ENDPOINTS."""
+    pod_connections: int = setting("WEIR_POD_CONNECTIONS", 32_768, least=1, formerly=("WEIR_POD_FLOWS",))
+    """Connections that one pod may open of these, and as many that may be opened to it from outside the node. Beyond
+    that its own are evicted. One between two pods of the node counts twice for the pod that opens it. If the table is
+    full, each pod keeps a reserved part, and the pod that uses most of the rest loses first."""
     addresses: int = setting("WEIR_ADDRESSES", 262_144, least=1)
     """Addresses and CIDR blocks that the kernel's map can hold: those of pods, nodes, Services and policies."""
     policy_entries: int = setting("WEIR_POLICY_ENTRIES", 262_144, least=1, formerly=("WEIR_ROWS",))
@@ -107,9 +109,15 @@ class Settings(KafkaSettings):
     """Port entries that the kernel's map can hold: one for each range of ports in a policy entry, aligned to powers
     of two."""
     denied_flows: int = setting("WEIR_DENIED_FLOWS", 65_536, least=1, formerly=("WEIR_WINDOWS",))
-    """Denied flows on the node that are counted one by one in a window."""
+    """Denied flows on the node that are counted one by one in a window. At least four times WEIR_ENDPOINTS."""
     endpoints: int = setting("WEIR_ENDPOINTS", 1024, least=1)
     """Pods on this node that can be under policy."""
+    local_addresses: int = setting("WEIR_LOCAL_ADDRESSES", 65_536, least=1)
+    """Addresses that the node and its pods can have together. kube-proxy in IPVS mode gives the node every cluster
+    IP."""
+    fragments: int = setting("WEIR_FRAGMENTS", 16_384, least=1)
+    """Fragmented packets whose verdicts the node remembers at a time, for their later fragments. Each pod has an equal
+    share. At least four times WEIR_ENDPOINTS."""
     cni: Literal["on", "off"] = setting("WEIR_CNI", "off")
     """Whether the CNI plugin weir-cni is used: it lets a pod's processes start only when the pod's policy is in force.
     The probe then keeps it in the node's CNI configuration."""
@@ -155,4 +163,6 @@ class Settings(KafkaSettings):
             "PORT_ENTRIES": self.port_entries,
             "DENIED_FLOWS": self.denied_flows,
             "ENDPOINTS": self.endpoints,
+            "FRAGMENTS": self.fragments,
+            "LOCAL_ADDRESSES": self.local_addresses,
         }

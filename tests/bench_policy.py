@@ -44,7 +44,7 @@ LIMIT_MB = 300
 APPS = ("web", "api", "db", "cache", "worker")
 MAP_SIZES = {
     "RING_BYTES": 1 << 16, "CONNECTIONS": 1024, "ADDRESSES": 1 << 16, "POLICY_ENTRIES": 1 << 19,
-    "PORT_ENTRIES": 1 << 16, "DENIED_FLOWS": 1024, "ENDPOINTS": 1024,
+    "PORT_ENTRIES": 1 << 16, "DENIED_FLOWS": 1024, "ENDPOINTS": 1024, "FRAGMENTS": 1024, "LOCAL_ADDRESSES": 1024,
 }  # fmt: skip
 
 

@@ -16,7 +16,7 @@ from probe.kernel.description import converted
 from probe.kernel.layout import Array
 from probe.kernel.maps import Map, Maps
 
-_CARRIED: Final = ("connections", "places", "budgets", "fragments", "origins")
+_CARRIED: Final = ("connections", "fragments", "origins")
 _MARGIN_NS: Final = 100_000_000
 """A program reads the clock when it begins, and stores the time when it ends."""
 
@@ -41,7 +41,11 @@ class Carrier:
             if "last_ns" in (values.dtype.names or ()):
                 recent = values["last_ns"].astype(np.int64) >= self._carried_ns - _MARGIN_NS
                 keys, values = keys[recent], values[recent]
-            _copy(converted(keys, new.layout.key), converted(values, new.layout.value), new)
+            values = converted(values, new.layout.value).copy()
+            if "place" in (values.dtype.names or ()):
+                # Places are numbered in each generation. The programs give the connection one with its next packet.
+                values["place"] = 0
+            _copy(converted(keys, new.layout.key), values, new)
         self._carried_ns = began_ns
 
 
@@ -49,5 +53,7 @@ def _copy(keys: Array, values: Array, new: Map) -> None:
     timed = "last_ns" in (values.dtype.names or ())
     for key, value in zip(keys, values, strict=True):
         there = new.get(key.tobytes())
+        if there is not None and "place" in (values.dtype.names or ()):
+            value["place"] = there["place"]
         if there is None or (timed and there["last_ns"] < value["last_ns"]):
             new.set(key.tobytes(), value.tobytes())

@@ -21,7 +21,7 @@ from typing import Final
 import structlog
 
 from probe.kernel import bpf
-from probe.kernel.layout import CLOSE_KEYS, Config
+from probe.kernel.layout import CLOSE_KEYS, Config, distinct
 from probe.kernel.maps import Maps
 
 _HEAD: Final = struct.Struct("=16x4I")
@@ -45,6 +45,15 @@ class DenyWindows:
         self._maps.configure(Config.DENY_WINDOW, number + 1)
         bpf.wait_for_programs()
         return closed + self._close(number & 1)
+
+    def references(self) -> dict[str, set[int]]:
+        """Return the numbers of the ledger that open windows have, by kind."""
+        found = [self._maps[f"{name}_{parity}"].entries() for name in ("deny_windows", "floods") for parity in range(2)]
+        return {
+            "identity": distinct(*(values["identity"] for _, values in found)),
+            "rule": distinct(*(keys["rule"] for keys, _ in found)),
+            "endpoint": distinct(*(keys["endpoint"] for keys, _ in found)),
+        }
 
     def _close(self, parity: int) -> int:
         flows = self._close_map(f"deny_windows_{parity}", parity, flood=0)

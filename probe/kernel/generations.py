@@ -1,7 +1,7 @@
 """Generations of maps and programs: how one with another size or layout takes over, while packets flow.
 
 THEORY OF OPERATION. The kernel cannot resize a map, and programs of one layout cannot read maps of another. So each
-combination of layout and sizes is a generation, pinned in a folder of its own, for example ``v4-1f0c93ab``. The links
+combination of layout and sizes is a generation, pinned in a folder of its own, for example ``v5-1f0c93ab``. The links
 are pinned beside these folders, because they outlive a generation. A probe that finds another generation (made with
 other settings, by an older or by a newer version) takes over from it:
 
@@ -41,10 +41,16 @@ from probe.kernel.carrying import Carrier
 from probe.kernel.deny_windows import DenyWindows
 from probe.kernel.layout import ENDPOINT_SIDES, MAPS, VERSION, Array, Config
 from probe.kernel.maps import Maps
+from probe.kernel.place_expiry import PlaceExpiry
 
 LINKS: Final = "links"
 """The folder of the links, beside those of the generations."""
-_SHARED: Final = ("connections", "places", "budgets", "fragments", "slots", "cursors", "origins")
+_SHARED: Final = {
+    ("connections", "places", "budgets"): ("CONNECTIONS", "ENDPOINTS"),
+    ("fragments", "fragment_places"): ("FRAGMENTS", "ENDPOINTS"),
+    ("slots", "cursors", "origins"): (),
+}
+"""Maps that refer to each other and are shared together, and the sizes on which their contents depend."""
 _NUMBERED: Final = ("endpoints", "addresses", "policy_entries", "port_entries")
 _KINDS: Final = {"identity": "identity", "set": "set", "port_list": "port_list", "rule": "rule", "number": "endpoint"}
 """Kind of number in the ledger, by the field that holds it."""
@@ -65,11 +71,16 @@ class Predecessor:
         self._windows = DenyWindows(self.maps)
         self._lock = threading.Lock()
         self._closed = False
+        self.is_removed = False
 
-    def shareable(self) -> dict[str, Path]:
-        """Return the pins of the maps that a generation of this version can use too, if their sizes are equal."""
-        pins = {name: self.maps.folder / name for name in _SHARED if name in self.maps}
-        return {name: pin for name, pin in pins.items() if self.layout.maps[name] == MAPS[name]}
+    def shareable(self, sizes: Mapping[str, int]) -> dict[str, Path]:
+        """Return the pins of the maps that a generation of this version with ``sizes`` can use too."""
+        found: dict[str, Path] = {}
+        for names, needed in _SHARED.items():
+            is_equal = all(name in self.maps and self.layout.maps[name] == MAPS[name] for name in names)
+            if is_equal and all(self.sizes.get(size) == sizes[size] for size in needed):
+                found |= {name: self.maps.folder / name for name in names}
+        return found
 
     def endpoints(self) -> dict[bytes, bytes]:
         """Return both sides of each endpoint as this version writes them, equal to the one that is in force."""
@@ -120,6 +131,7 @@ class Predecessor:
         """Remove the pins. The ring goes first, so that a probe that finds the rest does not read it again."""
         self.close()
         remove(self.maps.folder)
+        self.is_removed = True
         log.info("the generation before was read to its end and is removed", generation=self.maps.folder.name)
 
 
@@ -132,12 +144,22 @@ class Generation:
         self.filled = not predecessors
         """Whether policy is installed. Until then, no interface is moved that a predecessor enforces."""
         self._windows = DenyWindows(maps)
+        self._expiry = PlaceExpiry(maps)
         self._carriers = [Carrier(one.maps, maps) for one in predecessors]
 
     @property
     def pending(self) -> list[Predecessor]:
         """The predecessors whose programs may still run."""
         return [one for one in self.predecessors if not one.retired.is_set()]
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether no other generation has verdicts or windows that are still to be read."""
+        return all(one.is_removed for one in self.predecessors)
+
+    def references(self) -> dict[str, set[int]]:
+        """Return the numbers of the ledger that open deny windows have, by kind."""
+        return self._windows.references()
 
     def carry(self) -> None:
         """Carry over the connections that have changed since the last call."""
@@ -159,8 +181,9 @@ class Generation:
             one.retire()
 
     def rotate(self) -> None:
-        """Begin the next deny window here and in the predecessors, and close the current one."""
+        """Begin the next deny window here and in the predecessors, and close the current one. Empty expired places."""
         self._windows.rotate()
+        self._expiry.step()
         for one in self.pending:
             one.rotate()
 
@@ -195,7 +218,7 @@ def open_generation(pins: Path, sizes: Mapping[str, int]) -> Generation:
             predecessors.append(Predecessor(found))
         else:
             remove(found)
-    shared = {name: pin for one in predecessors for name, pin in one.shareable().items()}
+    shared = {name: pin for one in predecessors for name, pin in one.shareable(sizes).items()}
     maps = Maps.open(folder, sizes, shared)
     description.write(folder, sizes)
     if predecessors:

@@ -25,6 +25,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Final
 
 from probe.kernel import bpf, endpoints, entries, numbering
+from probe.kernel.budgets import Budgets
 from probe.kernel.endpoints import Bound, Surroundings
 from probe.kernel.entries import Peer
 from probe.kernel.layout import LOCAL_NONE, Config
@@ -51,6 +52,7 @@ class Installer:
         self._endpoints = SidedTable(maps["endpoints"], endpoints.ABSENT)
         self._local_addresses = SidedTable(maps["local_addresses"], LOCAL_NONE.to_bytes(4, "little"))
         self._services = ServiceAddresses()
+        self.budgets = Budgets(maps)
         self._made_of: dict[bytes, tuple[Bound, PolicySet]] = {}
         """What each endpoint's value was made of, to skip those that do not change."""
         self._installed: Desired | None = None
@@ -75,13 +77,19 @@ class Installer:
 
     def numbers(self) -> dict[str, int]:
         """Return the highest number of each kind in the maps, so that a ledger that was lost does not reuse one."""
-        return numbering.highest_numbers(
+        return {kind: max(found, default=0) for kind, found in self.references().items()}
+
+    def references(self) -> dict[str, set[int]]:
+        """Return the numbers of the ledger that the policy maps have, on either side, by kind."""
+        return numbering.references(
             self._policy_entries.values, self._port_entries.values, self._addresses.values, self._endpoints.values
         )
 
     def usage(self) -> dict[str, tuple[int, int]]:
-        """Return the number of entries and the capacity of each policy map."""
-        return {name: (len(table), self._maps[name].max_entries) for name, table in self._tables().items()}
+        """Return the number of entries and the capacity of each map that user space fills, and of what is lent."""
+        tables = self._tables() | {"local_addresses": self._local_addresses.values}
+        used = {name: (len(table), self._maps[name].max_entries) for name, table in tables.items()}
+        return used | self.budgets.usage()
 
     def limit(self, name: str) -> int:
         """Return how many entries a policy map takes: its size, or fewer if the kernel refused one lately."""
@@ -174,7 +182,7 @@ class Installer:
         """Write a plan in the order that the module describes; return the epoch that is in force then."""
         epoch = self._maps.config(Config.EPOCH)
         side = epoch & 1
-        retired = self._retired(plan.endpoints, side) - {end.number for end in plan.ends.values()}
+        self.budgets.assign(end.number for end in plan.ends.values())
         self._port_entries.put(plan.port_entries)
         self._policy_entries.put(plan.policy_entries)
         self._addresses.move(plan.addresses, side)
@@ -195,8 +203,7 @@ class Installer:
             bpf.wait_for_programs()
             self._policy_entries.drop(plan.policy_entries)
             self._port_entries.drop(plan.port_entries)
-        for number in retired:
-            self._maps["budgets"].drop(number.to_bytes(4, "little"))
+        self.budgets.retain(end.number for end in plan.ends.values())
         return epoch
 
     def _side(self) -> int:
@@ -257,8 +264,3 @@ class Installer:
         desired: dict[bytes, bytes | None] = dict.fromkeys(self._local_addresses.values.keys() - local.keys())
         desired |= {key: index.to_bytes(4, "little") for key, index in local.items()}
         return self._local_addresses.changed(desired)
-
-    def _retired(self, changes: Mapping[bytes, bytes | None], side: int) -> set[int]:
-        """Return the numbers of endpoints that the changes replace or remove; another interface may still have one."""
-        pairs = ((endpoints.number_of(self._endpoints.in_force(key, side)), half) for key, half in changes.items())
-        return {old for old, half in pairs if old and (half is None or endpoints.number_of(half) != old)}

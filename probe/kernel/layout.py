@@ -13,7 +13,7 @@ import numpy as np
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-VERSION: Final = "v4"
+VERSION: Final = "v5"
 """Version of the layout. It is part of the pin path, so that maps of different layouts never share a pin. Fields keep
 their names, and words and counters their index, in all versions (``probe.kernel.description``)."""
 
@@ -29,6 +29,8 @@ class Config(enum.IntEnum):
     POD_CONNECTIONS = 5
     ENCAPSULATION = 6
     LOCAL_SOURCE = 7
+    LENT_FROM = 8
+    POD_FRAGMENTS = 9
 
 
 class Counter(enum.IntEnum):
@@ -47,6 +49,8 @@ class Counter(enum.IntEnum):
     ENCAPSULATION = 10
     UNKNOWN_FLOW = 11
     LOOKUPS_SPARED = 12
+    EVICTIONS = 13
+    FRAGMENT_EVICTIONS = 14
 
 
 CHUNKS: Final = 1023
@@ -106,7 +110,7 @@ CONNECTION: Final = np.dtype(
         ("check", "u1"),
         ("padding", "u1"),
         ("sent", "<u4", (2,)),
-        ("reserved", "<u4"),
+        ("place", "<u4"),
     ]
 )
 FRAGMENT_KEY: Final = np.dtype(
@@ -152,11 +156,17 @@ DENY_WINDOW: Final = np.dtype(
         ("identity", "<u4"),
         ("dialled_port", "<u2"),
         ("tcp_flags", "u1"),
-        ("padding", "u1", (5,)),
+        ("account", "u1"),
+        ("payer", "<u4"),
         ("dialled", "u1", (16,)),
     ]
 )
-BUDGET: Final = np.dtype([("deny_window", "<u4"), ("logged", "<u4"), ("next", "<u4"), ("padding", "<u4")])
+USAGE: Final = np.dtype([("denied_flows", "<u4"), ("next", "<u4"), ("borrowed", "<u4"), ("next_fragment", "<u4")])
+BUDGET: Final = np.dtype([("slot", "<u4"), ("deny_window", "<u4"), ("account", USAGE, (2,)), ("evicted", "<u8")])
+NO_SLOT: Final = 0xFFFFFFFF
+"""Slot of a budget without a reserve."""
+LENT: Final = 0xFFFFFFFF
+"""Key of the budget of what is lent of all tables together."""
 LOCAL_KEY: Final = np.dtype([("address", "u1", (16,))])
 LOCAL: Final = np.dtype([("ifindex", "<u4", (2,))])
 LOCAL_NODE: Final = 0
@@ -179,7 +189,7 @@ ORIGIN: Final = np.dtype(
         ("padding", "u1", (5,)),
     ]
 )
-PLACE: Final = np.dtype([("endpoint", "<u4"), ("number", "<u4")])
+PLACE: Final = np.dtype([("key", CONNECTION_KEY), ("payer", "<u4"), ("account", "<u4")])
 UNKNOWN_FLOW: Final = np.dtype(
     [("key", CONNECTION_KEY), ("direction", "u1"), ("just_attached", "u1"), ("padding", "u1", (6,))]
 )
@@ -187,6 +197,8 @@ LOOKUP_BUDGET: Final = np.dtype([("period", "<u4"), ("lookups", "<u4")])
 LOOKUPS: Final = 64
 """Flows that an endpoint may have looked up in about a second (``bpf/adoption.h``)."""
 
+EXPIRE_PLACES: Final = 128
+"""Places that one run of ``expire_places`` looks at."""
 CLOSE_KEYS: Final = 48
 """Keys in one request to ``close_windows``: BPF_PROG_RUN takes at most a page of input."""
 
@@ -218,7 +230,8 @@ MAPS: Final = {
     "deny_windows_1": MapLayout(_HASH, VERDICT_KEY, DENY_WINDOW),
     "floods_0": MapLayout(_HASH, VERDICT_KEY, DENY_WINDOW),
     "floods_1": MapLayout(_HASH, VERDICT_KEY, DENY_WINDOW),
-    "places": MapLayout(_LRU_HASH, PLACE, CONNECTION_KEY),
+    "fragment_places": MapLayout(_HASH, INDEX, FRAGMENT_KEY),
+    "places": MapLayout(_HASH, INDEX, PLACE),
     "budgets": MapLayout(_HASH, INDEX, BUDGET),
     "local_addresses": MapLayout(_HASH, LOCAL_KEY, LOCAL),
     "tunnel_ports": MapLayout(_ARRAY, INDEX, WORD),
@@ -239,3 +252,8 @@ class ConnectionState(enum.IntFlag):
     EXIT = 0x10
     OTHER = 0x20
     ADOPTED = 0x40
+
+
+def distinct(*numbers: Array) -> set[int]:
+    """Return the distinct numbers in these arrays, without 0, which stands for none."""
+    return set().union(*(np.unique(array).tolist() for array in numbers)) - {0}

@@ -84,7 +84,9 @@ class Maps:
         """
         folder.mkdir(parents=True, exist_ok=True)
         _check(folder)
-        program.build(folder, {**sizes, "CPU_STRIDE": cpu_stride(_possible_cpus())}, shared or {})
+        cpus = _possible_cpus()
+        machine = {"CPU_STRIDE": cpu_stride(cpus), "POSSIBLE_CPUS": cpus}
+        program.build(folder, {**sizes, **machine}, shared or {})
         maps = {name: _open(folder, name, layout) for name, layout in MAPS.items()}
         programs = {name: bpf.get(folder / f"new_{name}") for name in program.PROGRAMS}
         for name in programs:

@@ -6,15 +6,15 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from probe.kernel.layout import ENDPOINT_SIDES, PEER, POLICY_ENTRY, POLICY_KEY, PORT_ENTRY, PORT_KEY, Array
+from probe.kernel.layout import ENDPOINT_SIDES, PEER, POLICY_ENTRY, POLICY_KEY, PORT_ENTRY, PORT_KEY, Array, distinct
 
 _Entries = Mapping[bytes, bytes]
 
 
-def highest_numbers(
+def references(
     policy_entries: _Entries, port_entries: _Entries, addresses: _Entries, endpoints: _Entries
-) -> dict[str, int]:
-    """Return the highest number of each kind in the maps, so that a ledger that was lost does not reuse one."""
+) -> dict[str, set[int]]:
+    """Return the numbers of the ledger that the maps have, by kind."""
     policy_keys = _array(policy_entries, POLICY_KEY)
     policies = _array(policy_entries.values(), POLICY_ENTRY)
     peers = _array(addresses.values(), PEER)
@@ -23,11 +23,11 @@ def highest_numbers(
     ports = _array(port_entries.values(), PORT_ENTRY)
     port_lists = (port_keys["port_list"], policies["port_list"], ends["defaults"]["port_list"])
     return {
-        "identity": _highest(policy_keys["identity"], peers["identity"]),
-        "set": _highest(policy_keys["set"], ends["set"]),
-        "port_list": _highest(*port_lists),
-        "rule": _highest(policies["rule"], ports["rule"], ends["defaults"]["rule"]),
-        "endpoint": _highest(ends["number"]),
+        "identity": distinct(policy_keys["identity"], peers["identity"]),
+        "set": distinct(policy_keys["set"], ends["set"]),
+        "port_list": distinct(*port_lists),
+        "rule": distinct(policies["rule"], ports["rule"], ends["defaults"]["rule"]),
+        "endpoint": distinct(ends["number"]),
     }
 
 
@@ -46,7 +46,3 @@ def port_lists_of(policy_entries: _Entries, endpoints: _Entries) -> frozenset[in
 def _array(values: Iterable[bytes], dtype: np.dtype[np.void]) -> Array:
     """Return entries as an array; one of zeros if there are none."""
     return np.frombuffer(b"".join(values) or bytes(dtype.itemsize), dtype)
-
-
-def _highest(*numbers: Array) -> int:
-    return int(max(array.max() for array in numbers))

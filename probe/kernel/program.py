@@ -39,6 +39,7 @@ PROGRAMS: Final = (
     "exit_tunnel",
     "entry_tunnel",
     "entry_device",
+    "expire_places",
     "close_windows",
 )
 """The entry points in ``bpf/policy.c``."""

@@ -10,8 +10,6 @@ from probe.kernel.maps import Map
 
 _FULL: Final = frozenset({errno.E2BIG, errno.ENOSPC, errno.ENOMEM})
 """What the kernel answers to an insertion: a hash is full, a trie is full, or there is no memory for the entry."""
-_SETTING: Final = {"local_addresses": "endpoints"}
-"""The setting of a map that does not have the setting's name."""
 
 
 class InstallError(RuntimeError):
@@ -23,7 +21,7 @@ class DoesNotFitError(InstallError):
 
     def __init__(self, table: str, needed: int, limit: int, new: Collection[bytes] = ()) -> None:
         """``new`` has the keys that the map lacks."""
-        setting = f"WEIR_{_SETTING.get(table, table).upper()}"
+        setting = f"WEIR_{table.upper()}"
         super().__init__(f"the map {table} holds {limit} entries, and policy needs {needed}: raise {setting}")
         self.table, self.needed, self.limit, self.new = table, needed, limit, new
 

@@ -41,6 +41,9 @@ log = structlog.get_logger("kubeweir.probe")
 
 _SECOND: Final = 1_000_000_000
 _REPUBLISH_NS: Final = 24 * 3600 * _SECOND
+_MAX_ENDED: Final = 4096
+"""Ended intervals that are kept. Where pods come and go by the thousand, the oldest are forgotten before their day is
+over. They stay in the topic until it deletes them itself, after a week."""
 _TOUCH_NS: Final = 5 * _SECOND
 """How often the file's modification time is brought up to date."""
 
@@ -137,7 +140,11 @@ class AddressIntervals:
             for key, interval in self._intervals.items()
             if interval.last is not None and interval.last < now - INTERVAL_RETENTION_NS
         ]
-        return {self._intervals.pop(key).key: None for key in expired}
+        records: dict[bytes, bytes | None] = {self._intervals.pop(key).key: None for key in expired}
+        ended = [(interval.last, key) for key, interval in self._intervals.items() if interval.last is not None]
+        for _, key in sorted(ended)[: max(0, len(ended) - _MAX_ENDED)]:
+            del self._intervals[key]
+        return records
 
     def _started(self, ip: str, pod: Pod, index: int, now: int, cluster: str) -> AddressInterval:
         owner = OwnerRef(pod.owner.kind, pod.owner.name, pod.owner.uid) if pod.owner else None

@@ -46,7 +46,7 @@ find that out. It is pure except for the ledger.
 from __future__ import annotations
 
 import operator
-from collections.abc import Collection, Hashable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeVar
 
@@ -191,6 +191,10 @@ class Compiler:
         self._assign_sets()
         self._ledger.flush()
         return self.desired
+
+    def forget(self, numbers: Mapping[str, Set[int]]) -> None:
+        """Take notice that the ledger forgets these numbers, none of which is in :attr:`desired`."""
+        self._entries.forget_rules(numbers.get("rule", set()))
 
     def _select_policies(
         self, view: PolicyView, subjects: Sequence[Pod], affected: set[str] | None, closed: Collection[str]

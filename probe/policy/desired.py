@@ -97,6 +97,18 @@ class Desired:
     """The policies behind a rule number, as a record names them. No map holds them; the ledger does."""
     changed_keys: ChangedKeys = field(default_factory=ChangedKeys)
 
+    def references(self) -> dict[str, set[int]]:
+        """Return the numbers of the ledger in this content, by kind."""
+        sets = set(self.policy_sets.values())
+        found = [entry for policy_set in sets for kinds in policy_set.defaults for entry in kinds]
+        found += self.policy_entries.values()
+        return {
+            "identity": {identity.number for identity in self.addresses.values()},
+            "set": {policy_set.number for policy_set in sets} | {key[0] for key in self.policy_entries},
+            "port_list": {entry.port_list for entry in found} | {key[0] for key in self.port_entries},
+            "rule": {entry.rule for entry in found} | {entry.rule for entry in self.port_entries.values()},
+        }
+
 
 def host_key(ip: str) -> AddressKey:
     """Return the key of a single address."""

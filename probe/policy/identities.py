@@ -150,6 +150,10 @@ class Identities:
             self._label_groups.remove(before)
             del self._pods[before.key]
             self._pods_with_ports[before.ports].discard(before.key)
+            if not self._pods_with_ports[before.ports]:
+                # Ports are given by whoever makes pods, so there may always be new ones.
+                del self._pods_with_ports[before.ports]
+                self._named_ports.pop(before.ports, None)
             self._dirty.update(_remove_holder(self._pods_at, before))
         if after is not None:
             self._label_groups.add(after)
@@ -191,8 +195,6 @@ class Identities:
         if names == self._port_names:
             return
         self._port_names = names
-        for ports in [ports for ports, pods in self._pods_with_ports.items() if not pods]:
-            del self._pods_with_ports[ports]
         self._named_ports = {
             ports: numbers for ports, numbers in self._named_ports.items() if ports in self._pods_with_ports
         }

@@ -26,6 +26,9 @@ from probe.policy.peer_selectors import PodPeerSelector
 _EVALUATE_ALL_FROM: Final = 12
 """More new selectors than this at once, and it is cheaper to evaluate every group again."""
 
+_MAX_EVALUATIONS: Final = 16_384
+"""Evaluations that are remembered. Pods with a label value of their own, such as those of Jobs, add one each."""
+
 
 class LabelGroup:
     """Pods of one namespace with equal labels."""
@@ -152,6 +155,8 @@ class _Evaluations:
         key = (group.namespace, tuple([group.labels.get(label) for label in self._keys]))
         found = self._found.get(key)
         if found is None:
+            if len(self._found) >= _MAX_EVALUATIONS:
+                self._found.clear()
             if group.namespace not in self._candidates:
                 self._candidates[group.namespace] = self._candidates_in(group.namespace)
             matching = (

@@ -16,7 +16,7 @@ Theory of operation, for one policy set, one direction and all identities:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -226,6 +226,12 @@ class PolicyEntries:
     def _port_entry(self, decision: FlatDecision) -> PortEntry:
         rule = self._rule_number(decision.refs) if decision.refs else 0
         return PortEntry(decision.verdict, decision.reason, rule)
+
+    def forget_rules(self, numbers: Set[int]) -> None:
+        """Forget these rules, which no entry has: the ledger is about to."""
+        self._rule_numbers = {refs: number for refs, number in self._rule_numbers.items() if number not in numbers}
+        for number in numbers & self._desired.rules.keys():
+            del self._desired.rules[number]
 
     def _rule_number(self, refs: tuple[PolicyRef, ...]) -> int:
         """Return the number of a list of policies. The ledger keeps the list for verdicts that outlive this process."""

@@ -36,6 +36,8 @@ class PolicySelection:
         for before, after in policies:
             if before is not None:
                 self._by_namespace[before.namespace].pop(before.key)
+                if not self._by_namespace[before.namespace]:
+                    del self._by_namespace[before.namespace]
                 self._digests.pop((NetworkPolicy, before.key), None)
                 namespaces.add(before.namespace)
             if after is not None:

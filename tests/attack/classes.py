@@ -16,6 +16,7 @@ _MODULES: Final = (
     "destinations",
     "revoked",
     "tunnels",
+    "exhaustion",
 )
 
 for _name in _MODULES:

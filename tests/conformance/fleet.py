@@ -38,6 +38,8 @@ _SIZES: Final = {
     "PORT_ENTRIES": 16384,
     "DENIED_FLOWS": 16384,
     "ENDPOINTS": 1024,
+    "FRAGMENTS": 65536,
+    "LOCAL_ADDRESSES": 8192,
 }
 _GATEWAY_4, _GATEWAY_6 = "169.254.0.1", "fe80::2"
 """The router's addresses on the nodes' uplinks. They differ from the gateway addresses that pods use."""

@@ -24,6 +24,7 @@ from enrich.runtime.settings import described
 from enrich.runtime.watching import SourceCollector
 from probe.cni.metrics import CniCollector
 from probe.metrics import ProbeCollector
+from probe.share_metrics import ShareCollector
 from streams.main import ROLES
 from streams.metrics.roles import AlertMetrics, EnrichMetrics, SinkMetrics
 from tests.docs.pages import ROOT
@@ -167,6 +168,7 @@ def _probe() -> Iterator[Family]:
     yield from _of(ProbeCollector(*[MagicMock() for _ in range(count)]))
     yield from _of(SourceCollector("probe", MagicMock()))
     yield from _of(CniCollector(MagicMock(counts={}, seconds={})))
+    yield from _of(ShareCollector(MagicMock(), MagicMock()))
 
 
 def _enrich() -> Iterator[Family]:

@@ -32,6 +32,8 @@ WORRY: Final[dict[str, str]] = {
         "(`let_through`). The log says why and what to do."
     ),
     "kubeweir_probe_cni_seconds_total": "Above a second a request: policy is installed slowly, or the watch is late.",
+    "kubeweir_probe_borrowed_connections": "Never by itself; who has most loses first when all are lent.",
+    "kubeweir_probe_connection_evictions_total": "Rises for a pod that does not scan: raise WEIR_POD_CONNECTIONS.",
     "kubeweir_probe_identities": "Above 4096: selectors overlap at random, and the maps fill. The log says so.",
     "kubeweir_probe_incomplete_pod": (
         "Any for 5 minutes (WeirPodsClosed): its policies outgrow a map; `/readyz` names policies and map."
@@ -126,6 +128,14 @@ KERNEL_EVENTS: Final[dict[str, tuple[str, str]]] = {
     "connections_full": (
         "Connections denied because they could not be remembered.",
         "Any increase: raise WEIR_CONNECTIONS.",
+    ),
+    "evictions": (
+        "Connections evicted before they expired, because a pod has used up its share.",
+        "Rises: a pod scans, or needs a higher WEIR_POD_CONNECTIONS or WEIR_CONNECTIONS.",
+    ),
+    "fragment_evictions": (
+        "First fragments that were forgotten within a second, because a pod has used up its share.",
+        "Rises for a pod that should send so many fragments: raise WEIR_FRAGMENTS.",
     ),
     "neighbour_dropped": (
         "ARP and neighbour discovery dropped: too long, or about another's address.",

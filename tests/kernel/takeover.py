@@ -36,6 +36,14 @@ def restart(rig: Rig, **sizes: int) -> None:
     rig.open()
 
 
+def holders(rig: Rig) -> dict[bytes, bytes | None]:
+    """Return, for each connection, which one has the place that it names; None: it names none."""
+    numbers, places = rig.maps["places"].entries()
+    keys = {int(number): place["key"].tobytes() for number, place in zip(numbers, places, strict=True)}
+    found = zip(*rig.maps["connections"].entries(), strict=True)
+    return {key.tobytes(): keys.get(int(value["place"]) - 1, b"") if value["place"] else None for key, value in found}
+
+
 class Traffic:
     """Datagrams in one flow that policy allows and in one that it denies, answered, until it is stopped."""
 

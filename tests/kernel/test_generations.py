@@ -10,7 +10,7 @@ from netns import Space, connects, listen, open_socket
 
 from probe.kernel.generations import generation_name
 from tests.kernel.rig import Rig, of
-from tests.kernel.takeover import Traffic, make_pods, restart
+from tests.kernel.takeover import Traffic, holders, make_pods, restart
 from tests.waiting import until
 
 pytestmark = pytest.mark.kernel
@@ -65,6 +65,11 @@ def test_another_size_takes_over_under_traffic(
     traffic.check(np.concatenate(verdicts))
     # One generation is left, with the new sizes.
     assert {path.name for path in own.pins.iterdir()} == {"links", generation_name(own.sizes)}
+    # Places are numbered anew. Connections that go on have one, and it is theirs.
+    found = holders(own)
+    assert len(found) >= 4
+    assert all(place in (key, None) for key, place in found.items())
+    assert sum(place is not None for place in found.values()) >= 4
 
 
 @pytest.mark.parametrize("own", ["tcx"], indirect=True)
@@ -72,7 +77,7 @@ def test_the_sizes_are_those_of_the_settings(own: Rig, pods: tuple[Space, Space]
     restart(own, POLICY_ENTRIES=512, CONNECTIONS=1024)
     own.apply()
     assert own.maps["policy_entries"].max_entries == 512
-    assert own.maps["connections"].max_entries == 1024
+    assert own.maps["places"].max_entries == 1024
     client, server = pods
     own.drain()
     with listen(server, 4, 80), listen(server, 4, 81):

@@ -201,8 +201,7 @@ def _assert_nothing_is_left(node: Node, bound: set[str]) -> None:
     assert not node.agent.kept
     installed = node.rig.maps["endpoints"].items()
     assert installed.keys() == {index.to_bytes(4, "little") for index in node.agent.binding.bound}
-    # Endpoint 0 stands for what has no pod.
-    assert len(node.rig.maps["budgets"].items().keys() - {bytes(4)}) <= len(installed)
+    assert len(node.rig.installer.budgets.used()) <= len(installed)
     assert node.rig.attachments.links() <= node.agent.binding.bound.keys()
     saved = msgspec.json.decode(node.rig.numbers.path.with_suffix(".pods").read_bytes())
     assert {pod["name"] for pod in saved["pods"]} == bound

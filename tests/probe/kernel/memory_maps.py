@@ -11,11 +11,13 @@ import numpy as np
 from enrich.policy.matching import Direction
 from enrich.wire.batch import Reason, Verdict
 from probe.kernel import entries
-from probe.kernel.layout import ENDPOINT, Config
+from probe.kernel.layout import BUDGET, ENDPOINT, Config
 from probe.policy.desired import WORLD, host_key
 from tests.probe.policy.kernel_model import Outcome
 
-_NAMES = ("policy_entries", "port_entries", "addresses", "endpoints", "local_addresses", "budgets")
+_NAMES = ("policy_entries", "port_entries", "addresses", "endpoints", "local_addresses")
+_PREALLOCATED = ("budgets", "deny_windows_0", "fragment_places", "places")
+"""Maps that never refuse an insertion for lack of memory."""
 _POLICY_ENTRY = struct.Struct("<IIBB2x")
 _PORT_ENTRY = struct.Struct("<IBB2x")
 
@@ -29,6 +31,11 @@ class MemoryMap:
 
     def items(self) -> dict[bytes, bytes]:
         return dict(self.content)
+
+    def get(self, key: bytes) -> np.void | None:
+        """Return a budget."""
+        value = self.content.get(key)
+        return None if value is None else np.frombuffer(value, BUDGET)[0]
 
     def set(self, key: bytes, value: bytes) -> None:
         if key not in self.content and len(self.content) >= self.max_entries:
@@ -46,6 +53,7 @@ class MemoryMaps:
 
     def __init__(self, sizes: Mapping[str, int], refuses: Callable[[], bool] = lambda: False) -> None:
         self._maps = {name: MemoryMap(name, sizes.get(name, 1 << 20), refuses) for name in _NAMES}
+        self._maps |= {name: MemoryMap(name, 1 << 20, lambda: False) for name in _PREALLOCATED}
         self._config: dict[Config, int] = {}
 
     def __getitem__(self, name: str) -> MemoryMap:

@@ -72,7 +72,16 @@ def test_identities_and_entries_of_deleted_policies_are_removed() -> None:
 
 
 def test_maps_are_reported_before_they_are_full() -> None:
-    assert list(capacity_warnings({"policy_entries": (80, 100), "port_entries": (1, 100)}, MANY_IDENTITIES)) == []
-    warnings = dict(capacity_warnings({"policy_entries": (81, 100), "port_entries": (1, 100)}, MANY_IDENTITIES + 1))
+    assert not capacity_warnings({"policy_entries": (80, 100), "port_entries": (1, 100)}, MANY_IDENTITIES)
+    warnings = capacity_warnings({"policy_entries": (81, 100), "port_entries": (1, 100)}, MANY_IDENTITIES + 1)
     assert set(warnings) == {"policy_entries", "identities"}
-    assert "WEIR_POLICY_ENTRIES" in warnings["policy_entries"]
+    assert "WEIR_POLICY_ENTRIES" in warnings["policy_entries"][1]
+
+
+def test_the_warning_of_a_full_map_is_another_one_so_that_it_is_logged_at_once() -> None:
+    usage = {"policy_entries": (96, 100), "connections": (96, 100), "denied_flows": (81, 100)}
+    warnings = capacity_warnings(usage, 0)
+    assert set(warnings) == {"policy_entries full", "connections full", "denied_flows"}
+    assert warnings["connections full"][0] != warnings["policy_entries full"][0]
+    assert "WEIR_CONNECTIONS" in warnings["connections full"][1]
+    assert "WEIR_DENIED_FLOWS" in warnings["denied_flows"][1]

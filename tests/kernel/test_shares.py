@@ -1,0 +1,238 @@
+"""Shares of the table of connections: what one pod floods, no other pod misses. Both families, TCX and clsact."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections import Counter as Tally
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from netns import Space, open_socket
+
+from probe.kernel.budgets import NOBODY
+from probe.kernel.layout import BUDGET, LENT, Config, Counter
+from probe.kernel.place_expiry import PlaceExpiry
+from tests.kernel.rig import FAMILIES, SIZES, Rig, both
+
+pytestmark = pytest.mark.kernel
+
+SMALL = {**SIZES, "CONNECTIONS": 4096}
+"""Places for 16 pods with the limit below, and a reserve of four for each account of 256 pods."""
+LIMIT = 256
+
+
+@pytest.fixture(scope="module", params=["tcx", "clsact"])
+def _small(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
+    made = Rig(tmp_path_factory.mktemp("small"), request.param, sizes=SMALL)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def small(_small: Rig) -> Iterator[Rig]:
+    _small.maps.configure(Config.POD_CONNECTIONS, LIMIT)
+    yield _small
+    _small.reset()
+
+
+def ask(pod: Space, family: int, to: str, count: int) -> list[socket.socket]:
+    """Send one datagram from each of ``count`` ports of a pod."""
+    asking = [open_socket(pod, family, socket.SOCK_DGRAM) for _ in range(count)]
+    for here in asking:
+        here.sendto(b"?", (to, 53))
+    return asking
+
+
+def scan(pod: Space, family: int, to: str, count: int) -> None:
+    with open_socket(pod, family, socket.SOCK_DGRAM) as here:
+        for port in range(count):
+            here.sendto(b"x", (to, 1000 + port))
+
+
+def answered(asking: list[socket.socket], there: socket.socket) -> int:
+    """Answer each datagram that ``there`` has, and return how many answers arrive."""
+    for _ in asking:
+        there.sendto(b"!", there.recvfrom(10)[1])
+    found = 0
+    for here in asking:
+        here.settimeout(0.5)
+        with here:
+            try:
+                found += here.recv(10) == b"!"
+            except TimeoutError:
+                continue
+    return found
+
+
+def evicted(rig: Rig) -> dict[str, int]:
+    """Return how many connections were evicted, by the pod that paid for them."""
+    names = {index: name for name, index in ((name, space.index) for name, space in rig.pods.items())}
+    ends = {number: names[index] for index, number in rig.installer.endpoints.items()}
+    return {ends[number]: used.evicted for number, used in rig.installer.budgets.used().items() if used.evicted}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_pods_within_their_limit_that_fill_the_table_take_no_answer_from_another(small: Rig, family: int) -> None:
+    client, server = both(small, "a/client", 1), both(small, "a/server", 2)
+    noisy = [both(small, f"b/noisy{number}", number) for number in range(10, 30)]
+    nowhere = {4: "10.244.9.9", 6: "fd44::999"}[family]
+    small.policy("a/closed", podSelector={"matchLabels": {"app": "client"}}, ingress=[])
+    small.apply()
+    before = small.maps.counters()
+    with open_socket(server, family, socket.SOCK_DGRAM) as there:
+        there.bind((server.address(family), 53))
+        asking = ask(client, family, server.address(family), 40)
+        for pod in noisy:
+            scan(pod, family, nowhere, LIMIT)
+        assert answered(asking, there) == 40
+    after = small.maps.counters()
+    assert after[Counter.CONNECTIONS_FULL] == before[Counter.CONNECTIONS_FULL]
+    # Not silently: those who have borrowed most have lost some, and the metric says who.
+    lost = evicted(small)
+    assert sum(lost.values()) == after[Counter.EVICTIONS] - before[Counter.EVICTIONS] > 0
+    assert all(name.startswith("b/") for name in lost)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_pod_within_its_reserve_keeps_every_connection_in_a_full_table(small: Rig, family: int) -> None:
+    client, server = both(small, "a/client", 1), both(small, "a/server", 2)
+    noisy = [both(small, f"b/noisy{number}", number) for number in range(10, 40)]
+    small.policy("a/closed", podSelector={"matchLabels": {"app": "client"}}, ingress=[])
+    small.apply()
+    nowhere = {4: "10.244.9.9", 6: "fd44::999"}[family]
+    for pod in noisy:
+        scan(pod, family, nowhere, LIMIT)
+    with open_socket(server, family, socket.SOCK_DGRAM) as there:
+        there.bind((server.address(family), 53))
+        # Two places each: one at the client, one at the server.
+        asking = ask(client, family, server.address(family), 2)
+        for pod in noisy:
+            scan(pod, family, nowhere, LIMIT)
+        assert answered(asking, there) == 2
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("outside", [False, True], ids=["a pod scans", "the node scans"])
+def test_who_is_scanned_gets_the_answers_that_it_waits_for(small: Rig, family: int, outside: bool) -> None:
+    client, server = both(small, "a/client", 1), both(small, "a/server", 2)
+    scanner = small.node if outside else both(small, "b/scanner", 3)
+    small.policy(
+        "a/port",
+        podSelector={"matchLabels": {"app": "client"}},
+        ingress=[{"ports": [{"port": 1000, "endPort": 9000, "protocol": "UDP"}]}],
+    )
+    small.apply()
+    with open_socket(server, family, socket.SOCK_DGRAM) as there:
+        there.bind((server.address(family), 53))
+        asking = ask(client, family, server.address(family), 20)
+        scan(scanner, family, client.address(family), 2000)
+        assert answered(asking, there) == 20
+
+
+def test_a_successor_takes_over_the_share_of_a_pod_that_is_gone(small: Rig) -> None:
+    for number in range(1, 4):
+        both(small, f"a/pod{number}", number)
+    small.apply()
+    lent_from = small.maps.config(Config.LENT_FROM)
+    slots = {number: slot_of(small, number) for number in small.installer.budgets.used()}
+    assert sorted(slots.values()) == [0, 1, 2]
+    for name in ("a/pod2", "a/pod3"):
+        small.net.remove(small.pods.pop(name))
+        del small.objects[name]
+    small.apply()
+    assert small.maps.config(Config.LENT_FROM) < lent_from
+    both(small, "a/pod4", 4)
+    small.apply()
+    assert sorted(slot_of(small, number) for number in small.installer.budgets.used()) == [0, 1]
+    # The next probe reads who has which.
+    known = {number: slot_of(small, number) for number in small.installer.budgets.used()}
+    small.crash()
+    small.open()
+    small.maps.configure(Config.POD_CONNECTIONS, LIMIT)
+    small.apply()
+    assert {number: slot_of(small, number) for number in small.installer.budgets.used()} == known
+
+
+def slot_of(rig: Rig, number: int) -> int:
+    value = rig.maps["budgets"].get(number.to_bytes(4, "little"))
+    assert value is not None
+    return int(value["slot"])
+
+
+def test_two_processors_never_disagree_about_who_has_a_place(small: Rig) -> None:
+    server = both(small, "a/server", 2)
+    pods = [both(small, f"b/pod{number}", number) for number in range(10, 26)]
+    small.apply()
+
+    def work(pod: Space) -> None:
+        for _round in range(3):
+            scan(pod, 4, server.address(4), 2 * LIMIT)
+
+    threads = [threading.Thread(target=work, args=(pod,)) for pod in pods]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    keys, connections = small.maps["connections"].entries()
+    numbers, places = small.maps["places"].entries()
+    holders = dict(zip(numbers.tolist(), places, strict=True))
+    for key, connection in zip(keys, connections, strict=True):
+        assert connection["place"] > 0
+        assert holders[int(connection["place"]) - 1]["key"].tobytes() == key.tobytes()
+    assert len(keys) <= SMALL["CONNECTIONS"]
+    # Each pod has borrowed as many as the map of places says.
+    reserve = SMALL["CONNECTIONS"] // 2 // SMALL["ENDPOINTS"] // 2
+    found: Tally[tuple[int, int]] = Tally()
+    present = small.installer.budgets.used()
+    for number, place in holders.items():
+        payer, account = int(place["payer"]), int(place["account"])
+        # Places of pods that are gone are free, and taken when their turn comes.
+        if payer in present and number // reserve != slot_of(small, payer) * 2 + account:
+            found[payer, account] += 1
+    for key, raw in small.maps["budgets"].items().items():
+        number = int.from_bytes(key, "little")
+        if number not in (NOBODY, LENT):
+            for account in range(2):
+                counted = int(np.frombuffer(raw, BUDGET)[0]["account"][account]["borrowed"])
+                assert counted == found[number, account] <= LIMIT + 2
+
+
+def test_who_has_opened_many_connections_that_are_over_may_open_as_many_again(small: Rig) -> None:
+    pod = both(small, "a/pod", 1)
+    small.apply()
+    scan(pod, 4, "10.244.9.9", 2 * LIMIT)
+    number = next(iter(small.installer.budgets.used()))
+    assert small.installer.budgets.used()[number].borrowed > LIMIT // 2
+    assert small.installer.usage()["connections"][0] > LIMIT // 2
+    end_all(small)
+    PlaceExpiry(small.maps).look_at(SMALL["CONNECTIONS"])
+    assert small.installer.budgets.used()[number].borrowed == 0
+    assert small.installer.usage()["connections"][0] == 0
+    assert not len(small.maps["places"].entries()[0])
+    # Nothing was evicted: they had expired.
+    evicted_before = small.installer.budgets.used()[number].evicted
+    scan(pod, 4, "10.244.9.9", LIMIT)
+    assert small.installer.budgets.used()[number].evicted == evicted_before
+
+
+def test_the_table_is_gone_round_in_a_minute(small: Rig) -> None:
+    pod = both(small, "a/pod", 1)
+    small.apply()
+    scan(pod, 4, "10.244.9.9", LIMIT)
+    end_all(small)
+    now = 0.0
+    expiry = PlaceExpiry(small.maps, lambda: now)
+    for _ in range(13):
+        now += 5.0
+        expiry.step()
+    assert not len(small.maps["places"].entries()[0])
+
+
+def end_all(rig: Rig) -> None:
+    """Let all connections expire: none has had a packet for an hour."""
+    keys, values = rig.maps["connections"].entries()
+    for key, value in zip(keys, values.copy(), strict=True):
+        value["last_ns"] = max(1, int(value["last_ns"]) - 3600 * 10**9)
+        rig.maps["connections"].set(key.tobytes(), value.tobytes())
