@@ -15,6 +15,7 @@ from typing import Final
 import structlog
 from prometheus_client import CollectorRegistry
 
+from enrich.diagnosis.watch import Diagnosis
 from enrich.index.cluster import POLICY_KINDS, Cluster
 from enrich.model import Name
 from enrich.runtime.dead_threads import dead_thread, end_on_dead_threads
@@ -37,6 +38,7 @@ from probe.export.interval_publisher import AddressIntervalPublisher
 from probe.export.publisher import Publisher
 from probe.export.ring import Ring
 from probe.export.spool import Spool
+from probe.kafka_diagnosis import kafka_diagnosis
 from probe.kernel.attach import Mode
 from probe.kernel.generations import open_generation
 from probe.kernel.layout import Config
@@ -99,7 +101,8 @@ def serve(settings: Settings) -> None:
         cluster = Cluster(kinds=POLICY_KINDS)
         source = stack.enter_context(_started(settings, cluster))
         parts = _assemble(settings, cluster, stack)
-        health = _serve_health(settings, source, parts)
+        diagnosis = stack.enter_context(kafka_diagnosis(settings))
+        health = _serve_health(settings, source, parts, diagnosis)
         stack.callback(health.close)
 
         def has_ended() -> bool:
@@ -200,7 +203,7 @@ def _rules(settings: Settings) -> Rules:
     return Rules(settings.unknown == "closed", settings.pod_interfaces, settings.pod_cidrs)
 
 
-def _serve_health(settings: Settings, source: Source, parts: _Parts) -> HealthServer:
+def _serve_health(settings: Settings, source: Source, parts: _Parts, diagnosis: Diagnosis) -> HealthServer:
     plugin = parts.plugin
     maps, registry = parts.agent.generation.maps, CollectorRegistry()
     for collector in (
@@ -214,7 +217,7 @@ def _serve_health(settings: Settings, source: Source, parts: _Parts) -> HealthSe
         "source": source.problem,
         "policy": parts.agent.problem,
         "spool": lambda: parts.drain.problem,
-        "kafka": lambda: parts.publisher.problem,
+        "kafka": diagnosis.named("kafka", lambda: parts.publisher.problem),
         "address_intervals": lambda: parts.interval_publisher.problem,
     }
     if plugin:

@@ -132,7 +132,7 @@ class Publisher:
                     self._rebuild()
                     self._stop.wait(_BACKOFF_S)
         except KafkaException as error:
-            self._setup_problem = f"Kafka refuses this producer, and a retry cannot help: {error.args[0].str()}"
+            self._setup_problem = f"Kafka refuses this producer: {self._raw_topic.refusal(error.args[0], 'WRITE')}"
             self.failed.set()
         except BaseException:
             log.exception("sending verdicts to Kafka failed")

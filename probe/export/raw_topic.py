@@ -10,6 +10,7 @@ import structlog
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType
 
+from enrich.diagnosis.rights import missing_right, user_of
 from enrich.wire.topics import Topic
 
 log = structlog.get_logger("kubeweir.probe")
@@ -48,6 +49,12 @@ class RawTopic:
             return None
         return f"topic {self._topic.name} has a wrong configuration: {'; '.join(wrong)}"
 
+    def refusal(self, error: KafkaError, operation: str) -> str:
+        """Return why an operation on the topic is refused: the missing right with the command that gives it, if any."""
+        if error.code() == KafkaError.TOPIC_AUTHORIZATION_FAILED:
+            return missing_right(operation, "topic", self._topic.name, user_of(self._config))
+        return str(error.str())
+
     def is_reachable(self) -> bool:
         """Return whether Kafka answers a client that is new, and so knows nothing but the bootstrap servers."""
         admin = self.new_admin()
@@ -68,5 +75,6 @@ class RawTopic:
             log.info("topic created", topic=self._topic.name, partitions=self._topic.partitions)
         except KafkaException as error:
             if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
-                return f"topic {self._topic.name} cannot be created: {error.args[0].str()}"
+                text = self.refusal(error.args[0], "CREATE")
+                return f"topic {self._topic.name} cannot be created: {text}"
         return CREATED

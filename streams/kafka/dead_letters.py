@@ -10,7 +10,7 @@ from confluent_kafka import KafkaError, KafkaException, Producer
 from enrich.runtime.process import Exit, StopServiceError
 from streams.kafka.connection import RELIABLE_PRODUCER, Connection, silent_logger
 from streams.kafka.dead_letter_form import MAX_VALUE_BYTES, Headers, cut, headers_of, key_of
-from streams.kafka.errors import is_refused
+from streams.kafka.errors import is_refused, topic_error
 from streams.kafka.records import Record
 
 log = structlog.get_logger("kubeweir.streams")
@@ -20,7 +20,7 @@ class DeadLetters:
     """Sends permanently refused records to the dead-letter topic, unchanged, with the reason in their headers."""
 
     def __init__(self, connection: Connection, topic: str, stop: threading.Event) -> None:
-        self._topic, self._stop, self._lock = topic, stop, threading.Lock()
+        self._connection, self._topic, self._stop, self._lock = connection, topic, stop, threading.Lock()
         self._producer = Producer({**connection, **RELIABLE_PRODUCER}, logger=silent_logger())
 
     def send(self, topic: str, record: Record, reason: str, error: str) -> bool:
@@ -41,7 +41,8 @@ class DeadLetters:
                 if failure is None:
                     return True
                 if not is_refused(failure):
-                    raise StopServiceError(f"{self._topic}: {failure.str()}", Exit.KAFKA)
+                    text = topic_error(self._connection, failure, "WRITE", self._topic)
+                    raise StopServiceError(text, Exit.KAFKA)
         log.error("a dead letter is lost: Kafka refuses it even when it is cut", key=key, error=str(failure))
         return True
 

@@ -31,6 +31,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Produ
 
 from enrich.runtime.process import Exit, StopServiceError
 from streams.kafka.connection import CALL_TIMEOUT_S, Connection, silent_logger
+from streams.kafka.errors import lacks_right
 from streams.kafka.records import Record, take
 
 log = structlog.get_logger("kubeweir.streams")
@@ -106,11 +107,16 @@ class ExactlyOnce:
         )
 
     def start(self, stop: threading.Event) -> bool:
-        """Join the group. Return False if the service stops before Kafka can be reached. Raises StopServiceError."""
+        """Join the group. Return False if the service stops before Kafka can be reached.
+
+        Raises StopServiceError, and TransactionAbortedError if a right is missing."""
         while not stop.is_set():
             try:
                 self._producer.init_transactions(CALL_TIMEOUT_S)
             except KafkaException as error:
+                if lacks_right(error.args[0]):
+                    # The right may be given at any time, and this producer cannot go on.
+                    raise TransactionAbortedError(f"transactions: {error.args[0].str()}") from error
                 if not error.args[0].retriable():
                     raise StopServiceError(f"transactions: {error.args[0].str()}", Exit.KAFKA) from error
             else:
@@ -125,9 +131,12 @@ class ExactlyOnce:
 
         Raises StopServiceError or TransactionAbortedError."""
         try:
-            records = take(self._consumer, max_records, wait_s)
+            refused: list[str] = []
+            records = take(self._consumer, max_records, wait_s, refused)
         except KafkaException as error:
             raise TransactionAbortedError(error.args[0].str()) from error
+        if refused or records:
+            self.problem = refused[-1] if refused else None
         for record in records:
             key = (record.topic, record.partition)
             self._next[key] = max(self._next.get(key, 0), record.offset + 1)

@@ -72,7 +72,10 @@ class GroupReader:
             self.problem, self._unplaced = self._unplaced, None
             self._consumer.unsubscribe()
             self._subscribe()
-        return take(self._consumer, max_records, wait_s)
+        refused: list[str] = []
+        records = take(self._consumer, max_records, wait_s, refused)
+        self._note(records, refused)
+        return records
 
     def wait(self, seconds: float, stop: threading.Event) -> bool:
         """Wait for ``seconds`` without reading, and stay a member of the group. Return whether ``stop`` is set.
@@ -84,9 +87,11 @@ class GroupReader:
         deadline = time.monotonic() + seconds
         while not stop.is_set():
             left = deadline - time.monotonic()
-            for record in take(self._consumer, 1, max(0.0, min(left, _POLL_S))):
+            refused: list[str] = []
+            for record in take(self._consumer, 1, max(0.0, min(left, _POLL_S)), refused):
                 # It was fetched before the pause.
                 self._consumer.seek(TopicPartition(self._topic, record.partition, record.offset))
+            self._note((), refused)
             if left <= 0:
                 break
         return stop.is_set()
@@ -126,6 +131,15 @@ class GroupReader:
 
     def _subscribe(self) -> None:
         self._consumer.subscribe([self._topic], on_assign=self._on_assign, on_revoke=self._on_revoke)
+
+    def _note(self, records: Sequence[Record], refused: Sequence[str]) -> None:
+        """Remember that a right is missing, until records come or partitions are assigned."""
+        if refused:
+            if self.problem != refused[-1]:
+                log.error("Kafka refuses to let this consumer read; retrying", error=refused[-1])
+            self.problem = refused[-1]
+        elif records:
+            self.problem = None
 
     def _on_assign(self, consumer: Consumer, partitions: Sequence[TopicPartition]) -> None:
         self.problem = None

@@ -16,6 +16,11 @@ MAX_READ_AHEAD_KB: Final = 8 << 10
 """What a reader keeps of each partition before it is asked for, in kibibytes."""
 
 
+def reader_group(topic: str) -> str:
+    """Return the name by which a topic is read without a group. Kafka asks for a right on it all the same."""
+    return f"{topic}.reader"
+
+
 def read_committed(
     connection: Connection, topic: str, partitions: Iterable[int], since_ms: int = 0
 ) -> Iterator[Record]:
@@ -28,7 +33,7 @@ def read_committed(
     consumer = Consumer(
         {
             **connection,
-            "group.id": "kubeweir.state",
+            "group.id": reader_group(topic),
             "enable.auto.commit": False,
             "enable.partition.eof": True,
             "isolation.level": "read_committed",
@@ -75,7 +80,7 @@ class TopicReader:
         self._consumer = Consumer(
             {
                 **connection,
-                "group.id": "kubeweir.observe",
+                "group.id": reader_group(topic),
                 "enable.auto.commit": False,
                 "enable.auto.offset.store": False,
                 "enable.partition.eof": True,

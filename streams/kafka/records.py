@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from confluent_kafka import Consumer, KafkaError, Message
 
 from enrich.runtime.process import Exit, StopServiceError
+from streams.kafka.errors import lacks_right
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,17 +24,21 @@ class Record:
     topic: str = ""
 
 
-def take(consumer: Consumer, max_records: int, wait_s: float) -> list[Record]:
-    """Return up to ``max_records`` records; an empty list after ``wait_s`` without any. Raises StopServiceError."""
+def take(consumer: Consumer, max_records: int, wait_s: float, refused: list[str] | None = None) -> list[Record]:
+    """Return up to ``max_records`` records; an empty list after ``wait_s`` without any. Raises StopServiceError.
+
+    ``refused`` receives the errors that say that a right is missing; without it, they are raised, too."""
     # consume(n, t) waits until it has n records or t has passed. So wait for one, then take what is already fetched.
     found = consumer.consume(1, wait_s)
     if found:
         found += consumer.consume(max_records - 1, 0)
-    return records_of(found)
+    return records_of(found, refused)
 
 
-def records_of(messages: Iterable[Message]) -> list[Record]:
-    """Return the records among some messages. Transient errors are skipped; any other raises StopServiceError."""
+def records_of(messages: Iterable[Message], refused: list[str] | None = None) -> list[Record]:
+    """Return the records among some messages. Transient errors are skipped; any other raises StopServiceError.
+
+    ``refused``: as for :func:`take`."""
     records = []
     for message in messages:
         error = message.error()
@@ -41,6 +46,9 @@ def records_of(messages: Iterable[Message]) -> list[Record]:
             records.append(_record(message))
         elif error.code() == KafkaError._PARTITION_EOF or error.retriable() or _is_transient(error):
             continue
+        elif refused is not None and lacks_right(error):
+            # The records before and after it must not be dropped; librdkafka asks again by itself.
+            refused.append(error.str())
         else:
             raise StopServiceError(f"Kafka: {error.str()}", Exit.KAFKA)
     return records

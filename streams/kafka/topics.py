@@ -12,6 +12,7 @@ from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, Resourc
 from enrich.runtime.process import Exit, StopServiceError
 from enrich.wire.topics import Topic
 from streams.kafka.connection import CALL_TIMEOUT_S, Backoff, Connection, ReadError, admin_client
+from streams.kafka.errors import topic_error
 
 log = structlog.get_logger("kubeweir.streams")
 
@@ -27,7 +28,7 @@ def prepare_topics(connection: Connection, topics: Iterable[Topic], replication:
     while not stop.is_set():
         try:
             known = admin.list_topics(timeout=3).topics
-            _create(admin, [topic for topic in topics if topic.name not in known], replication)
+            _create(connection, admin, [topic for topic in topics if topic.name not in known], replication)
             _check(admin, [(topic, len(known[topic.name].partitions)) for topic in topics if topic.name in known])
         except KafkaException as error:
             backoff.wait(error.args[0].str())
@@ -36,7 +37,7 @@ def prepare_topics(connection: Connection, topics: Iterable[Topic], replication:
     return False
 
 
-def _create(admin: AdminClient, missing: Sequence[Topic], replication: int) -> None:
+def _create(connection: Connection, admin: AdminClient, missing: Sequence[Topic], replication: int) -> None:
     if not missing:
         return
     new = [
@@ -53,7 +54,8 @@ def _create(admin: AdminClient, missing: Sequence[Topic], replication: int) -> N
                 continue
             if error.args[0].retriable() or code in {KafkaError._TRANSPORT, KafkaError._TIMED_OUT}:
                 raise
-            raise StopServiceError(f"topic {name} cannot be created: {error.args[0].str()}", Exit.KAFKA) from error
+            text = topic_error(connection, error.args[0], "CREATE", name)
+            raise StopServiceError(f"the topic {name} cannot be created: {text}", Exit.KAFKA) from error
 
 
 def _check(admin: AdminClient, found: Sequence[tuple[Topic, int]]) -> None:

@@ -22,6 +22,8 @@ from typing import Final
 import structlog
 from prometheus_client import CollectorRegistry
 
+from enrich.diagnosis.rights import Needs
+from enrich.diagnosis.watch import Diagnosis
 from enrich.runtime.health import HealthServer
 from enrich.runtime.process import Exit, StopServiceError
 from streams.alerts.count_loop import CountLoop
@@ -41,6 +43,7 @@ from streams.kafka.reading import read_committed
 from streams.kafka.records import Record
 from streams.kafka.topics import partitions_of, prepare_topics
 from streams.metrics.roles import AlertMetrics, SinkMetrics
+from streams.roles.needs import alerts_needs
 from streams.roles.own_cluster import OwnCluster
 from streams.settings import Settings
 from streams.sinks.running_sinks import RunningSinks
@@ -119,12 +122,16 @@ def run_alerts(settings: Settings, stop: threading.Event) -> int:
     """Run until ``stop``; return the exit code. Raises StopServiceError."""
     registry = CollectorRegistry()
     problems: list[Callable[[], str | None]] = [lambda: "Kafka has not been reached yet"]
-    checks = {"alerts": lambda: next(filter(None, (check() for check in problems)), None)}
+    needs = [Needs()]
+    diagnosis = Diagnosis(settings.connection, lambda: needs[0])
+    checks = {"alerts": diagnosis.named("alerts", lambda: next(filter(None, (check() for check in problems)), None))}
     health = HealthServer(settings.metrics, registry, checks)
     log.info("starting", role="alerts", metrics_port=health.port, kafka=settings.kafka, prefix=settings.prefix)
     with contextlib.ExitStack() as stack:
         stack.callback(health.close)
-        _work(settings, stop, registry, problems, stack)
+        diagnosis.start()
+        stack.callback(diagnosis.stop)
+        _work(settings, stop, registry, problems, needs, stack)
     log.info("stopped", role="alerts")
     return Exit.OK
 
@@ -134,6 +141,7 @@ def _work(
     stop: threading.Event,
     registry: CollectorRegistry,
     problems: list[Callable[[], str | None]],
+    needs: list[Needs],
     stack: contextlib.ExitStack,
 ) -> None:
     metrics = AlertMetrics(registry)
@@ -144,7 +152,9 @@ def _work(
 
     def apply(alerts: Alerts) -> Alerts:
         effective = in_force(alerts)
-        sinks.apply(sink_definitions(effective, settings))
+        definitions = sink_definitions(effective, settings)
+        sinks.apply(definitions)
+        needs[:] = [alerts_needs(settings, [(one.topic, one.group) for one in definitions])]
         rules.current = effective.rules
         return effective
 

@@ -14,6 +14,8 @@ from functools import partial
 import structlog
 from prometheus_client import CollectorRegistry
 
+from enrich.diagnosis.rights import Needs
+from enrich.diagnosis.watch import Diagnosis
 from enrich.index.cluster import NAMED_KINDS, Cluster
 from enrich.render.enricher import Enricher
 from enrich.runtime.health import Check, HealthServer
@@ -25,6 +27,7 @@ from streams.kafka.producer import RecordProducer
 from streams.kafka.reading import TopicReader
 from streams.kafka.topics import prepare_topics
 from streams.metrics.roles import EnrichMetrics
+from streams.roles.needs import enrich_needs
 from streams.roles.own_cluster import OwnCluster
 from streams.routes.topics import Routing
 from streams.settings import Settings
@@ -41,7 +44,7 @@ def run_enrich(settings: Settings, stop: threading.Event) -> int:
     # Faust is slow to import, and only this role needs it.
     from streams.worker.faust_app import EnrichWorker  # noqa: PLC0415 - as above
 
-    quiet_libraries()
+    quiet_libraries(lambda: diagnosis.suspect())  # noqa: PLW0108 - it is made below
     registry = CollectorRegistry()
     metrics = EnrichMetrics(registry, settings.verdicts_by, settings.verdicts_limit)
     cluster = Cluster(tail_s=settings.pod_retention, kinds=NAMED_KINDS)
@@ -49,14 +52,20 @@ def run_enrich(settings: Settings, stop: threading.Event) -> int:
     registry.register(SourceCollector("streams", source))
     own_cluster = OwnCluster(settings)
     history: AddressHistory | None = None
-    checks: dict[str, Check] = {"cluster": lambda: _cluster_problem(cluster, source) or own_cluster.problem(),
-                                "kafka": _never_connected}  # fmt: skip
+    needs = [Needs()]
+    diagnosis = Diagnosis(settings.connection, lambda: needs[0])
+    checks: dict[str, Check] = {
+        "cluster": lambda: _cluster_problem(cluster, source) or own_cluster.problem(),
+        "kafka": diagnosis.named("kafka", _never_connected),
+    }
     health = HealthServer(settings.metrics, registry, checks)
     log.info("starting", role="enrich", metrics_port=health.port, kafka=settings.kafka, prefix=settings.prefix)
+    diagnosis.start()
     try:
         _start(source)
         _wait(cluster.synced, stop)
         settings = own_cluster.find(stop)
+        needs[:] = [enrich_needs(settings)]
         history = _history(settings, cluster, metrics)
         checks["history"] = partial(getattr, history, "problem")
         if not prepare_topics(settings.connection(), settings.topics, settings.replication, stop):
@@ -86,12 +95,13 @@ def run_enrich(settings: Settings, stop: threading.Event) -> int:
             routing = pipeline.routing = Routing(settings, producer, metrics, stop)
             worker.routing = routing
             checks["routes"] = routing.problem
-        checks["kafka"] = worker.problem
+        checks["kafka"] = diagnosis.named("kafka", worker.problem)
         worker.run()
         producer.close(0)
         log.info("stopped", role="enrich")
         return Exit.OK
     finally:
+        diagnosis.stop()
         if history is not None:
             history.stop()
         source.stop()

@@ -12,12 +12,15 @@ from typing import Final
 import structlog
 from prometheus_client import CollectorRegistry
 
+from enrich.diagnosis.rights import Needs
+from enrich.diagnosis.watch import Diagnosis
 from enrich.runtime.health import HealthServer
 from enrich.runtime.process import Exit, StopServiceError
 from streams.kafka.dead_letters import DeadLetters
 from streams.kafka.group import GroupReader
 from streams.kafka.topics import prepare_topics
 from streams.metrics.roles import SinkMetrics
+from streams.roles.needs import sink_needs
 from streams.roles.own_cluster import OwnCluster
 from streams.routes.model import Routes
 from streams.routes.outputs import sink_definitions
@@ -50,6 +53,7 @@ def make_sink(name: str, settings: Settings) -> Sink:
 
 def run_sink(name: str, settings: Settings, stop: threading.Event) -> int:
     """Run the sink `stdout` or `file` until ``stop``; return the exit code. Raises StopServiceError."""
+    read: list[tuple[str, str]] = []
 
     def work(metrics: SinkMetrics, problems: list[Callable[[], str | None]], dead: DeadLetters) -> None:
         sink = make_sink(name, settings)
@@ -59,17 +63,20 @@ def run_sink(name: str, settings: Settings, stop: threading.Event) -> int:
         ):
             return
         flows = settings.topics.flows.name
-        reader = GroupReader(settings.connection(), own.group(f"sink.{name}"), flows)
+        group = own.group(f"sink.{name}")
+        read[:] = [(flows, group)]
+        reader = GroupReader(settings.connection(), group, flows)
         feed = Feed(name, lambda _: True, partial(is_own_record, own.cluster))
         pump = Pump(feed, sink, reader, partial(dead.send, flows), metrics, stop)
         problems[:] = [pump.problem]
         pump.run()
 
-    return _run(name, settings, stop, work)
+    return _run(name, settings, stop, work, lambda: sink_needs(settings, read))
 
 
 def run_routes(settings: Settings, stop: threading.Event) -> int:
     """Run the sinks of the routes file until ``stop``; return the exit code. Raises StopServiceError."""
+    read: list[tuple[str, str]] = []
 
     def work(metrics: SinkMetrics, problems: list[Callable[[], str | None]], dead: DeadLetters) -> None:
         if not settings.routes:
@@ -78,7 +85,9 @@ def run_routes(settings: Settings, stop: threading.Event) -> int:
         sinks = RunningSinks(partial(GroupReader, settings.connection()), dead.send, metrics)
 
         def apply(routes: Routes) -> None:
-            sinks.apply(sink_definitions(routes, own, metrics))
+            definitions = sink_definitions(routes, own, metrics)
+            sinks.apply(definitions)
+            read[:] = [(definition.topic, definition.group) for definition in definitions]
 
         # A mistake in the file is reported at once, not only when Kafka can be reached.
         file = RoutesFile(Path(settings.routes), [topic.name for topic in topics], apply)
@@ -97,7 +106,7 @@ def run_routes(settings: Settings, stop: threading.Event) -> int:
             file.stop()
             sinks.stop()
 
-    return _run("routes", settings, stop, work)
+    return _run("routes", settings, stop, work, lambda: sink_needs(settings, read))
 
 
 def _own_cluster(settings: Settings, problems: list[Callable[[], str | None]], stop: threading.Event) -> Settings:
@@ -112,17 +121,21 @@ def _run(
     settings: Settings,
     stop: threading.Event,
     work: Callable[[SinkMetrics, list[Callable[[], str | None]], DeadLetters], None],
+    needs: Callable[[], Needs],
 ) -> int:
     registry = CollectorRegistry()
     metrics = SinkMetrics(registry)
     problems: list[Callable[[], str | None]] = [lambda: "Kafka has not been reached yet"]
-    checks = {role: lambda: next(filter(None, (check() for check in problems)), None)}
+    diagnosis = Diagnosis(settings.connection, needs)
+    checks = {role: diagnosis.named(role, lambda: next(filter(None, (check() for check in problems)), None))}
     health = HealthServer(settings.metrics, registry, checks)
     log.info("starting", role=role, metrics_port=health.port, kafka=settings.kafka, prefix=settings.prefix)
     dead = DeadLetters(settings.connection(), settings.topics.dead.name, stop)
+    diagnosis.start()
     try:
         work(metrics, problems, dead)
         log.info("stopped", role=role)
         return Exit.OK
     finally:
+        diagnosis.stop()
         health.close()

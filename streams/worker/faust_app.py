@@ -31,7 +31,7 @@ import structlog
 from enrich.runtime.dead_threads import dead_thread
 from enrich.runtime.process import Exit
 from streams.kafka.dead_letter_form import CUT_VALUE_BYTES
-from streams.kafka.errors import is_refused
+from streams.kafka.errors import is_refused, topic_error
 from streams.kafka.producer import RecordProducer
 from streams.metrics.roles import EnrichMetrics
 from streams.settings import Settings
@@ -251,7 +251,7 @@ class EnrichWorker:
     def _on_denied(self, tracked: TrackedInput, error: Any, message: Any) -> None:
         """Give up the record if it is for the topic of a route; exit if it is for one of ours (poll thread)."""
         if self.routing is None or not self.routing.is_own(message.topic()):
-            self.fatal(f"{message.topic()}: {error.str()}")
+            self.fatal(topic_error(self._settings.connection(), error, "WRITE", message.topic()))
         else:
             self.routing.on_refused(message.topic(), error.str())
             tracked.on_delivery(None, message)

@@ -19,6 +19,7 @@ from confluent_kafka.admin import (
     AclOperation,
     AclPermissionType,
     AdminClient,
+    NewTopic,
     ResourcePatternType,
     ResourceType,
     ScramCredentialInfo,
@@ -76,6 +77,10 @@ class GuardedBroker:
         # The broker answers before it has applied the change.
         until(lambda: _can_log_in(env))
         return name, env
+
+    def create(self, topic: str) -> None:
+        """Create a topic of one partition."""
+        self.admin.create_topics([NewTopic(topic, 1, 1)])[topic].result(_ANSWER_S)
 
     def allow(
         self, user: str, kind: ResourceType, name: str, *operations: AclOperation, prefixed: bool = True

@@ -105,8 +105,16 @@ def ids_of(path: Path) -> set[str]:
 class Site:
     """Topics with a prefix of their own, and the services on them."""
 
-    def __init__(self, broker: str, prefix: str, folder: Path, connection: dict[str, str] | None = None) -> None:
-        """``connection``: librdkafka's settings, if the address is not enough."""
+    def __init__(
+        self,
+        broker: str,
+        prefix: str,
+        folder: Path,
+        connection: dict[str, str] | None = None,
+        settings: dict[str, str] | None = None,
+    ) -> None:
+        """``connection``: librdkafka's settings, if the address is not enough. ``settings``: of the services."""
+        self.settings = settings or {}
         self.broker, self.prefix, self.folder = broker, prefix, folder
         self.connection = connection or {"bootstrap.servers": broker}
         self.services: list[Service] = []
@@ -122,6 +130,7 @@ class Site:
             "WEIR_METRICS": "127.0.0.1:0",
             "WEIR_PARTITIONS": "4",
             "WEIR_LOG_FORMAT": "json",
+            **self.settings,
             **more,
         }
 

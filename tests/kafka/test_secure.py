@@ -87,6 +87,10 @@ def test_a_wrong_password_is_reported_and_nothing_is_lost(site: Site, secure: di
     spool.close()
     service = site.start("enrich", "--alone", **{**secure, "WEIR_KAFKA_PASSWORD": "wrong"})
     service.wait_for("Kafka cannot be reached; retrying")
+    until(
+        lambda: "the password of the user 'weir' is wrong" in service.get("/readyz")[1] or None,
+        "the cause on /readyz",
+    )
     assert service.get("/readyz")[0] == 503
 
 

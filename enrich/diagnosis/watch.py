@@ -1,0 +1,86 @@
+"""Names the cause while a service makes no progress, for /readyz and the log."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Final
+
+import structlog
+
+from enrich.diagnosis.rights import Needs, causes
+from enrich.runtime.health import Check
+
+log = structlog.get_logger("kubeweir.kafka")
+
+_LOOK_S: Final = 0.5
+_PATIENCE_S: Final = 1.5
+"""A problem that passes sooner, as at each start, is not looked into."""
+_FIRST_BACKOFF_S: Final = 3.0
+_MAX_BACKOFF_S: Final = 30.0
+
+
+class Diagnosis:
+    """Looks for the cause on a thread of its own, as long as one of the checks reports a problem."""
+
+    def __init__(self, connection: Callable[[], Mapping[str, str]], needs: Callable[[], Needs]) -> None:
+        """``connection`` returns librdkafka's settings, ``needs`` what the service does on Kafka."""
+        self._connection, self._needs = connection, needs
+        self._checks: dict[str, Check] = {}
+        self._causes: list[str] = []
+        self._suspected = False
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="kafka-diagnosis", daemon=True)
+
+    def named(self, name: str, check: Check) -> Check:
+        """Return a check that adds the cause to what ``check`` reports. It replaces an earlier one of this name."""
+        self._checks[name] = check
+
+        def with_cause() -> str | None:
+            problem = check()
+            return "; ".join([*self._causes, *([problem] if problem else [])]) or None
+
+        return with_cause
+
+    def suspect(self) -> None:
+        """Look for a cause although no check reports a problem: a client has been refused (any thread)."""
+        self._suspected = True
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread; what it is waiting for ends within seconds."""
+        self._stop.set()
+
+    def _run(self) -> None:
+        since, backoff = None, _FIRST_BACKOFF_S
+        while not self._stop.wait(_LOOK_S):
+            if not self._is_needed():
+                since, backoff, self._causes = None, _FIRST_BACKOFF_S, []
+                continue
+            since = since or time.monotonic()
+            if time.monotonic() - since < _PATIENCE_S:
+                continue
+            self._look()
+            self._stop.wait(backoff)
+            backoff = min(2 * backoff, _MAX_BACKOFF_S)
+
+    def _is_needed(self) -> bool:
+        return self._suspected or any(check() for check in tuple(self._checks.values()))
+
+    def _look(self) -> None:
+        self._suspected = False
+        try:
+            found = causes(self._connection(), self._needs())
+        except Exception as error:
+            # A service must not end because nobody can say why it is refused.
+            log.exception("the cause of a problem with Kafka cannot be looked for")
+            found = [f"the cause cannot be looked for: {error!r}"]
+        # Causes that were found stay until a look finds none: a client that is refused may report nothing at all.
+        self._suspected = bool(found)
+        if found and found != self._causes:
+            log.error("Kafka refuses this service", causes=found)
+        self._causes = found
