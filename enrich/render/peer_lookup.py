@@ -28,7 +28,7 @@ MAX_ANSWERS: Final = 200_000
 """Answers in memory; at more, all are evicted."""
 ANSWER_BYTES: Final = 480
 """What an answer takes, about: measured, and rounded up."""
-MAX_PEER_BYTES: Final = 160 << 20
+MAX_PEER_BYTES: Final = 120 << 20
 """Bytes of distinct peers in memory; at more, all are evicted."""
 _PEER_BYTES: Final = 150
 """What a peer takes beside its end, about."""

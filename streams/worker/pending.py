@@ -149,7 +149,8 @@ class PendingVerdicts:
         # A node whose clock is ahead must not make its verdicts wait longer.
         due = np.minimum(batch.wall, now) + self._wait_ns
         part = _Part(inputs, batch, due, unsettled, np.empty(len(batch.verdicts), object))
-        waits = self._waits(part, now, until_ns, self._blocked(local_pods(batch)))
+        blocked = self._blocked(local_pods(batch)) if self._parts else set()
+        waits = self._waits(part, now, until_ns, blocked)
         if waits is None:
             return None
         if found.unsettled is not None:

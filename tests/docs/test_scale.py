@@ -11,6 +11,7 @@ from enrich.render.enricher import DIALLED_BYTES, MAX_DIALLED, MAX_TEXTS, TEXT_B
 from enrich.render.fragments import MAX_END_BYTES
 from enrich.render.peer_lookup import ANSWER_BYTES, MAX_ANSWERS, MAX_PEER_BYTES
 from enrich.render.template import MAX_TEMPLATE_BYTES
+from probe.export.batcher import Limits
 from streams.kafka.producer import MAX_QUEUED_KB, MAX_RETRIED_KB, MAX_ROUTED_KB
 from streams.kafka.reading import MAX_READ_AHEAD_KB
 from streams.settings import Settings
@@ -32,6 +33,7 @@ BOUNDS = {
     "records of routes": 5 * QUEUE_OVERHEAD * MAX_ROUTED_KB * 1024,
     "records sent alone": QUEUE_OVERHEAD * MAX_RETRIED_KB * 1024,
     "intervals read ahead": MAX_READ_AHEAD_KB * 1024,
+    "batches read ahead": (50 << 20) + 128 * Limits().bytes,
 }
 
 
