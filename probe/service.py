@@ -200,7 +200,7 @@ def _rules(settings: Settings) -> Rules:
             ipaddress.ip_network(cidr)
     except ValueError as error:
         raise StopServiceError(f"WEIR_POD_CIDRS: {error}", Exit.USAGE) from error
-    return Rules(settings.unknown == "closed", settings.pod_interfaces, settings.pod_cidrs)
+    return Rules(settings.closes_unknown(), settings.pod_interfaces, settings.pod_cidrs)
 
 
 def _serve_health(settings: Settings, source: Source, parts: _Parts, diagnosis: Diagnosis) -> HealthServer:

@@ -67,7 +67,7 @@ class Settings(KafkaSettings):
     it takes packets from its peers only."""
     unknown: Literal["auto", "closed", "open"] = setting("WEIR_UNKNOWN", "auto")
     """What an interface may do until its pod is known: closed (it can talk with its own node only), open (everything),
-    or auto, which is open without the CNI plugin."""
+    or auto, which is closed with the CNI plugin (unless WEIR_CNI_ON_FAILURE=open) and open without."""
     pod_interfaces: tuple[str, ...] = setting(
         "WEIR_POD_INTERFACES", ("cali*", "lxc*", "eni*", "azv*", "gke*", "!eth[0-9]*", "!ve-*", "!vb-*")
     )
@@ -152,6 +152,12 @@ class Settings(KafkaSettings):
         if not all(0 < number < 1 << 16 for number in numbers):
             raise ValueError("a port is a number from 1 to 65535")
         return numbers
+
+    def closes_unknown(self) -> bool:
+        """Return whether an interface is closed until its pod is known (``WEIR_UNKNOWN``)."""
+        if self.unknown == "auto":
+            return self.cni == "on" and self.cni_on_failure == "closed"
+        return self.unknown == "closed"
 
     def sizes(self) -> dict[str, int]:
         """Return the sizes of the maps, by the names of the compile-time constants of ``bpf/policy.c``."""
