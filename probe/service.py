@@ -7,7 +7,6 @@ Kafka. Policy flows from a source of objects through :class:`Cluster` to :class:
 from __future__ import annotations
 
 import contextlib
-import ipaddress
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
@@ -196,11 +195,9 @@ def _plugin(settings: Settings, cluster: Cluster, network: NodeNetwork, agent: A
 
 def _rules(settings: Settings) -> Rules:
     try:
-        for cidr in settings.pod_cidrs:
-            ipaddress.ip_network(cidr)
+        return Rules(settings.closes_unknown(), settings.pod_interfaces, settings.pod_cidrs)
     except ValueError as error:
         raise StopServiceError(f"WEIR_POD_CIDRS: {error}", Exit.USAGE) from error
-    return Rules(settings.closes_unknown(), settings.pod_interfaces, settings.pod_cidrs)
 
 
 def _serve_health(settings: Settings, source: Source, parts: _Parts, diagnosis: Diagnosis) -> HealthServer:

@@ -55,7 +55,11 @@ class Rules:
     names: tuple[str, ...] = ()
     """Patterns of pods' interfaces; with ! in front, of interfaces that are never a pod's."""
     cidrs: tuple[str, ...] = ()
-    """The ranges of pods' addresses; empty: those of the Node object."""
+    """The ranges of pods' addresses; empty: those of the Node object. ValueError if one is not a range."""
+
+    def __post_init__(self) -> None:
+        for cidr in self.cidrs:
+            ipaddress.ip_network(cidr)
 
     def is_pods(self, name: str) -> bool:
         """Return whether this is the name of a pod's interface."""

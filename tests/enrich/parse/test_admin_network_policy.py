@@ -144,7 +144,10 @@ def test_a_field_that_is_mistyped_is_an_error_in_a_manifest() -> None:
         {"portRange": {"start": 1, "end": 2, "protocol": "TCP"}},
         {"namedPort": "web"},
     ]
-    rules = {"ingress": [{"name": "n", "action": "Deny", "from": PODS, "ports": everything}], "egress": [rule()]}
+    rules: dict[str, Any] = {
+        "ingress": [{"name": "n", "action": "Deny", "from": PODS, "ports": everything}],
+        "egress": [rule()],
+    }
     assert unknown_fields(admin(**rules), "AdminNetworkPolicy") == []
     assert unknown_fields(baseline(**rules), "BaselineAdminNetworkPolicy") == []
     mistyped = [{"action": "Deny", "form": PODS, "protocols": []}]
