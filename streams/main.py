@@ -17,6 +17,7 @@ from enrich.runtime.dead_threads import dead_thread, end_on_dead_threads
 from enrich.runtime.process import Exit, StopServiceError, configure_logs, fail, stop_on_signals
 from enrich.runtime.settings import SettingsError, describe, load
 from enrich.runtime.version import version_text
+from streams.roles.role_page import role_page
 from streams.roles.supervisor import supervise
 from streams.settings import Settings
 
@@ -64,12 +65,22 @@ def command(roles: Sequence[str], alone: bool) -> None:
         chosen = list(dict.fromkeys(roles or default_roles(settings)))
         _check(chosen, alone=alone)
         stop = stop_on_signals()
-        code = run_role(chosen[0], settings, stop) if alone else supervise(chosen, stop)
+        code = run_role(chosen[0], settings, stop) if alone else _supervise(chosen, settings, stop)
     except SettingsError as error:
         code = fail(StopServiceError(str(error), Exit.USAGE), "weir-streams")
     except StopServiceError as error:
         code = fail(error, "weir-streams")
     sys.exit(int(code))
+
+
+def _supervise(roles: Sequence[str], settings: Settings, stop: threading.Event) -> int:
+    """Run each role as a process of its own, and serve the readiness of all behind the roles' own ports."""
+    host, _, port = settings.metrics.rpartition(":")
+    if not port.isdigit() or not int(port):
+        return supervise(roles, stop)  # the roles take any free ports
+    ports = {role: int(port) + ROLES.index(role) for role in roles}
+    with role_page(f"{host}:{int(port) + len(ROLES)}", ports):
+        return supervise(roles, stop)
 
 
 def default_roles(settings: Settings) -> list[str]:

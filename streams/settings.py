@@ -72,7 +72,8 @@ class Settings(KafkaSettings):
     start."""
     metrics: str = setting("WEIR_METRICS", "127.0.0.1:9702")
     """host:port of /metrics, /healthz and /readyz of the role enrich. The roles stdout, file, routes and alerts use the
-    next four ports, in this order. Port 0: any free port."""
+    next four ports, in this order, and /readyz of all that run together is on the one after them. Port 0: any free
+    port, and no common page."""
     verdicts_by: VerdictsBy = setting("WEIR_VERDICTS_BY", "none")
     """Labels that kubeweir_streams_verdicts_total has for the pod whose policy decided: none, namespace, or workload
     (with its namespace)."""

@@ -32,6 +32,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Produ
 from enrich.runtime.process import Exit, StopServiceError
 from streams.kafka.connection import CALL_TIMEOUT_S, Connection, silent_logger
 from streams.kafka.errors import lacks_right
+from streams.kafka.lag import Followed, LagMonitor
 from streams.kafka.records import Record, take
 
 log = structlog.get_logger("kubeweir.streams")
@@ -66,10 +67,13 @@ class ExactlyOnce:
         name: str,
         replay_from_ms: Callable[[str], int],
         on_assigned: Callable[[Sequence[TopicAndPartition]], None],
+        monitor: LagMonitor | None = None,
     ) -> None:
         """``name`` is the producer's transactional id; no other worker may have the same. ``replay_from_ms`` returns,
         for a topic, the Unix time from which its records are read once more. ``on_assigned`` is called, inside
-        :meth:`take`, with the partitions that this worker reads from now on."""
+        :meth:`take`, with the partitions that this worker reads from now on. ``monitor`` measures the group until
+        :meth:`close`."""
+        self._group, self._monitor = group, monitor
         self.problem: str | None = "Kafka has not been reached yet"
         self._topics, self._replay_from_ms, self._on_assigned = topics, replay_from_ms, on_assigned
         self._replayed_until: dict[TopicAndPartition, int] = {}
@@ -123,6 +127,8 @@ class ExactlyOnce:
                 self._consumer.subscribe(
                     list(self._topics), on_assign=self._assign, on_revoke=self._revoke, on_lost=self._revoke
                 )
+                if self._monitor is not None:
+                    self._monitor.follow(Followed(self._group, self._topics, lambda: list(self._next)))
                 return True
         return False
 
@@ -140,6 +146,8 @@ class ExactlyOnce:
         for record in records:
             key = (record.topic, record.partition)
             self._next[key] = max(self._next.get(key, 0), record.offset + 1)
+        if records and self._monitor is not None:
+            self._monitor.note("fetch")
         return records
 
     def is_replayed(self, record: Record) -> bool:
@@ -161,6 +169,8 @@ class ExactlyOnce:
             _retry(lambda: self._producer.commit_transaction(CALL_TIMEOUT_S))
         except KafkaException as error:
             raise TransactionAbortedError((errors[0] if errors else error.args[0]).str()) from error
+        if self._monitor is not None:
+            self._monitor.note("produce")
 
     def lag(self) -> int | None:
         """Return how many records of our partitions are not taken yet, as of the last fetch; None if unknown."""
@@ -175,6 +185,8 @@ class ExactlyOnce:
 
     def close(self) -> None:
         """Leave the group. The broker aborts an open transaction after its timeout if it cannot be aborted now."""
+        if self._monitor is not None:
+            self._monitor.forget(self._group)
         try:
             self._producer.abort_transaction(1)
         except KafkaException as error:
@@ -231,8 +243,8 @@ class ExactlyOnce:
         self._on_assigned([])
 
     def _on_error(self, error: KafkaError) -> None:
+        # Nothing says when it is over, so it says nothing about readiness, which is measured.
         if error.code() == KafkaError._ALL_BROKERS_DOWN:
-            self.problem = error.str()
             log.warning("Kafka cannot be reached; retrying", error=error.str())
 
 

@@ -11,6 +11,7 @@ import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from streams.kafka.connection import CALL_TIMEOUT_S, Connection, silent_logger
+from streams.kafka.lag import Followed, LagMonitor
 from streams.kafka.records import Record, take
 
 log = structlog.get_logger("kubeweir.streams")
@@ -29,11 +30,13 @@ class GroupReader:
         topic: str,
         on_assigned: Callable[[Sequence[int]], None] | None = None,
         on_new: Callable[[], None] | None = None,
+        monitor: LagMonitor | None = None,
     ) -> None:
         """``on_assigned`` is called, inside :meth:`take`, with the partitions that this consumer reads from now on.
 
         A new group, which has committed nothing yet, begins with the oldest records. With ``on_new`` it begins after
-        the newest one instead, and ``on_new`` is called before ``on_assigned``."""
+        the newest one instead, and ``on_new`` is called before ``on_assigned``. ``monitor`` measures the group until
+        :meth:`close`."""
         self.problem: str | None = "Kafka has not been reached yet"
         self._topic, self._on_assigned, self._on_new = topic, on_assigned or (lambda _: None), on_new
         self._begins: dict[int, int] = {}
@@ -44,6 +47,9 @@ class GroupReader:
         self._revoked: set[int] = set()
         """Partitions that were revoked since the last take: somebody else may have committed more of them."""
         self._waiting = False
+        self._waits = 0
+        self._assigned: frozenset[int] = frozenset()
+        self._group, self._monitor = group, monitor
         self._consumer = Consumer(
             {
                 **connection,
@@ -60,6 +66,16 @@ class GroupReader:
             logger=silent_logger(),
         )
         self._subscribe()
+        if monitor is not None:
+            monitor.follow(
+                Followed(
+                    group,
+                    [topic],
+                    lambda: [(topic, partition) for partition in self._assigned],
+                    lambda: self._waits,
+                    lambda: {(topic, partition): begin for partition, begin in dict(self._begins).items()},
+                )
+            )
 
     def take(self, max_records: int, wait_s: float) -> list[Record]:
         """Return up to ``max_records`` records; an empty list after ``wait_s`` without any. Raises StopServiceError."""
@@ -75,6 +91,8 @@ class GroupReader:
         refused: list[str] = []
         records = take(self._consumer, max_records, wait_s, refused)
         self._note(records, refused)
+        if records and self._monitor is not None:
+            self._monitor.note("fetch")
         return records
 
     def wait(self, seconds: float, stop: threading.Event) -> bool:
@@ -86,6 +104,7 @@ class GroupReader:
         self._consumer.pause(self._consumer.assignment())
         deadline = time.monotonic() + seconds
         while not stop.is_set():
+            self._waits += 1
             left = deadline - time.monotonic()
             refused: list[str] = []
             for record in take(self._consumer, 1, max(0.0, min(left, _POLL_S)), refused):
@@ -127,6 +146,8 @@ class GroupReader:
 
     def close(self) -> None:
         """Leave the group and disconnect."""
+        if self._monitor is not None:
+            self._monitor.forget(self._group)
         self._consumer.close()
 
     def _subscribe(self) -> None:
@@ -143,6 +164,7 @@ class GroupReader:
 
     def _on_assign(self, consumer: Consumer, partitions: Sequence[TopicPartition]) -> None:
         self.problem = None
+        self._assigned = frozenset(one.partition for one in partitions)
         self._committed.clear()
         placed = list(partitions)
         if self._on_new is not None and placed:
@@ -172,11 +194,12 @@ class GroupReader:
         return placed
 
     def _on_revoke(self, _consumer: Consumer, partitions: Sequence[TopicPartition]) -> None:
+        self._assigned = frozenset()
         self._revoked |= {one.partition for one in partitions}
         self._begins = {}
         self._on_assigned([])
 
     def _on_error(self, error: KafkaError) -> None:
+        # Nothing says when it is over, so it says nothing about readiness, which is measured.
         if error.code() == KafkaError._ALL_BROKERS_DOWN:
-            self.problem = error.str()
             log.warning("Kafka cannot be reached; retrying", error=error.str())

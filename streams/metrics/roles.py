@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Metric
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from streams.metrics.progress import ProgressMetrics
 from streams.metrics.verdicts import VerdictCounter, VerdictsBy
 
 DEAD_LETTER_REASONS: Final = (
@@ -35,6 +36,7 @@ class EnrichMetrics:
         def gauge(name: str, text: str, labels: tuple[str, ...] = ()) -> Gauge:
             return Gauge(f"kubeweir_streams_{name}", text, labels, registry=registry)
 
+        self.progress = ProgressMetrics(registry)
         self.batches = counter("batches", "Batches read from the raw topic")
         self.heartbeats = counter("heartbeats", "Batches without verdicts: a probe is alive and has nothing to report")
         self.read_verdicts = counter("read_verdicts", "Verdicts made into records")

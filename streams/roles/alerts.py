@@ -39,9 +39,11 @@ from streams.kafka.connection import ReadError
 from streams.kafka.dead_letters import DeadLetters
 from streams.kafka.exactly_once import ExactlyOnce, TransactionAbortedError
 from streams.kafka.group import GroupReader
+from streams.kafka.lag import LagMonitor
 from streams.kafka.reading import read_committed
 from streams.kafka.records import Record
 from streams.kafka.topics import partitions_of, prepare_topics
+from streams.metrics.progress import ProgressMetrics
 from streams.metrics.roles import AlertMetrics, SinkMetrics
 from streams.roles.needs import alerts_needs
 from streams.roles.own_cluster import OwnCluster
@@ -148,7 +150,10 @@ def _work(
     rules = _Rules()
     topics = settings.topics
     dead = DeadLetters(settings.connection(), topics.dead.name, stop)
-    sinks = RunningSinks(partial(GroupReader, settings.connection()), dead.send, SinkMetrics(registry))
+    monitor = LagMonitor(settings.connection(), settings.stall, ProgressMetrics(registry))
+    stack.callback(monitor.stop)
+    open_reader = partial(GroupReader, settings.connection(), monitor=monitor)
+    sinks = RunningSinks(open_reader, dead.send, SinkMetrics(registry))
 
     def apply(alerts: Alerts) -> Alerts:
         effective = in_force(alerts)
@@ -168,7 +173,7 @@ def _work(
     if not prepare_topics(settings.connection(), needed, settings.replication, stop):
         return
     rules.current = in_force(first).rules
-    count_thread, engine_thread, engine_loop = _loop_threads(settings, rules, metrics, dead, stop)
+    count_thread, engine_thread, engine_loop = _loop_threads(settings, rules, metrics, dead, stop, monitor)
     watch = PolicyWatch(settings.source, engine_loop.add_policy_change)
     stack.callback(watch.stop)
     stack.callback(sinks.stop)
@@ -187,13 +192,16 @@ def _work(
         count_thread.problem,
         engine_thread.problem,
         sinks.problem,
+        monitor.problem,
     ]
+    monitor.start(stop.set)
     metrics.watch(lambda: (engine_loop.engine.groups(), engine_loop.engine.firing()))
     while not stop.wait(0.1):
         sinks.check()
         for thread in threads:
             if thread.failed is not None:
                 raise thread.failed
+    monitor.check()
 
 
 def _alerts_file(settings: Settings, apply: Callable[[Alerts], Alerts]) -> HotReloadedFile[Alerts, Alerts] | None:
@@ -203,7 +211,12 @@ def _alerts_file(settings: Settings, apply: Callable[[Alerts], Alerts]) -> HotRe
 
 
 def _loop_threads(
-    settings: Settings, rules: _Rules, metrics: AlertMetrics, dead: DeadLetters, stop: threading.Event
+    settings: Settings,
+    rules: _Rules,
+    metrics: AlertMetrics,
+    dead: DeadLetters,
+    stop: threading.Event,
+    monitor: LagMonitor,
 ) -> tuple[_LoopThread, _LoopThread, EngineLoop]:
     topics, connection, worker = settings.topics, settings.connection(), socket.gethostname()
     partitions = _partitions(settings, stop)
@@ -252,7 +265,7 @@ def _loop_threads(
     def transactions(name: str, read_topics: Sequence[str], loop: CountLoop | EngineLoop) -> ExactlyOnce:
         group = settings.group(f"alerts.{name}")
         writer = f"{group}.{worker}.{uuid.uuid4().hex[:8]}"
-        return ExactlyOnce(connection, group, read_topics, writer, loop.replay_from_ms, loop.on_assigned)
+        return ExactlyOnce(connection, group, read_topics, writer, loop.replay_from_ms, loop.on_assigned, monitor)
 
     sources, deltas = (topics.denied.name, topics.status.name), (topics.deltas.name,)
     return (

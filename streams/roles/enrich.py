@@ -6,10 +6,14 @@ does the worker join its group. So no verdict is enriched with an index that is 
 
 from __future__ import annotations
 
+import contextlib
+import signal
 import socket
 import threading
 import time
+from collections.abc import Iterator
 from functools import partial
+from typing import TYPE_CHECKING
 
 import structlog
 from prometheus_client import CollectorRegistry
@@ -23,6 +27,7 @@ from enrich.runtime.process import Exit, StopServiceError
 from enrich.runtime.watching import SourceCollector
 from enrich.sources.factory import make_source
 from enrich.sources.source import Source, SourceError
+from streams.kafka.lag import Followed, LagMonitor
 from streams.kafka.producer import RecordProducer
 from streams.kafka.reading import TopicReader
 from streams.kafka.topics import prepare_topics
@@ -35,6 +40,9 @@ from streams.worker.address_history import AddressHistory
 from streams.worker.library_logs import quiet_libraries
 from streams.worker.pending import PendingVerdicts
 from streams.worker.pipeline import Pipeline
+
+if TYPE_CHECKING:
+    from streams.worker.faust_app import EnrichWorker
 
 log = structlog.get_logger("kubeweir.streams")
 
@@ -95,9 +103,10 @@ def run_enrich(settings: Settings, stop: threading.Event) -> int:
             routing = pipeline.routing = Routing(settings, producer, metrics, stop)
             worker.routing = routing
             checks["routes"] = routing.problem
-        checks["kafka"] = diagnosis.named("kafka", worker.problem)
-        worker.run()
-        producer.close(0)
+        with _measured(settings, metrics, worker, history) as monitor:
+            checks["kafka"] = diagnosis.named("kafka", lambda: worker.problem() or monitor.problem())
+            worker.run()
+            producer.close(0)
         log.info("stopped", role="enrich")
         return Exit.OK
     finally:
@@ -110,7 +119,30 @@ def run_enrich(settings: Settings, stop: threading.Event) -> int:
 
 def _history(settings: Settings, cluster: Cluster, metrics: EnrichMetrics) -> AddressHistory:
     connection, topic = settings.connection(), settings.topics.endpoints.name
-    return AddressHistory(lambda: TopicReader(connection, topic), cluster, settings.cluster, metrics)
+    return AddressHistory(lambda: TopicReader(connection, topic), cluster, settings.cluster, metrics, topic)
+
+
+@contextlib.contextmanager
+def _measured(
+    settings: Settings, metrics: EnrichMetrics, worker: EnrichWorker, history: AddressHistory
+) -> Iterator[LagMonitor]:
+    """Measure the worker's group and the reader of the address history. Raises StopServiceError after a long stall."""
+    topics, monitor = settings.topics, LagMonitor(settings.connection(), settings.stall, metrics.progress)
+    monitor.follow(Followed(settings.group("enrich"), [topics.raw.name], lambda: worker.partitions or ()))
+    monitor.follow(
+        Followed(
+            settings.group("enrich.history"),
+            [topics.endpoints.name],
+            lambda: list(history.positions),
+            positions=lambda: dict(history.positions),
+        )
+    )
+    monitor.start(lambda: signal.raise_signal(signal.SIGTERM))
+    try:
+        yield monitor
+    finally:
+        monitor.stop()
+    monitor.check()
 
 
 def _source(settings: Settings, cluster: Cluster) -> Source:

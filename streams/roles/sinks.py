@@ -18,7 +18,9 @@ from enrich.runtime.health import HealthServer
 from enrich.runtime.process import Exit, StopServiceError
 from streams.kafka.dead_letters import DeadLetters
 from streams.kafka.group import GroupReader
+from streams.kafka.lag import LagMonitor
 from streams.kafka.topics import prepare_topics
+from streams.metrics.progress import ProgressMetrics
 from streams.metrics.roles import SinkMetrics
 from streams.roles.needs import sink_needs
 from streams.roles.own_cluster import OwnCluster
@@ -55,7 +57,9 @@ def run_sink(name: str, settings: Settings, stop: threading.Event) -> int:
     """Run the sink `stdout` or `file` until ``stop``; return the exit code. Raises StopServiceError."""
     read: list[tuple[str, str]] = []
 
-    def work(metrics: SinkMetrics, problems: list[Callable[[], str | None]], dead: DeadLetters) -> None:
+    def work(
+        metrics: SinkMetrics, problems: list[Callable[[], str | None]], dead: DeadLetters, monitor: LagMonitor
+    ) -> None:
         sink = make_sink(name, settings)
         own = _own_cluster(settings, problems, stop)
         if not prepare_topics(
@@ -65,10 +69,11 @@ def run_sink(name: str, settings: Settings, stop: threading.Event) -> int:
         flows = settings.topics.flows.name
         group = own.group(f"sink.{name}")
         read[:] = [(flows, group)]
-        reader = GroupReader(settings.connection(), group, flows)
+        reader = GroupReader(settings.connection(), group, flows, monitor=monitor)
         feed = Feed(name, lambda _: True, partial(is_own_record, own.cluster))
         pump = Pump(feed, sink, reader, partial(dead.send, flows), metrics, stop)
-        problems[:] = [pump.problem]
+        problems[:] = [pump.problem, monitor.problem]
+        monitor.start(stop.set)
         pump.run()
 
     return _run(name, settings, stop, work, lambda: sink_needs(settings, read))
@@ -78,11 +83,13 @@ def run_routes(settings: Settings, stop: threading.Event) -> int:
     """Run the sinks of the routes file until ``stop``; return the exit code. Raises StopServiceError."""
     read: list[tuple[str, str]] = []
 
-    def work(metrics: SinkMetrics, problems: list[Callable[[], str | None]], dead: DeadLetters) -> None:
+    def work(
+        metrics: SinkMetrics, problems: list[Callable[[], str | None]], dead: DeadLetters, monitor: LagMonitor
+    ) -> None:
         if not settings.routes:
             raise StopServiceError("WEIR_ROUTES is not set: the role routes needs a routes file", Exit.USAGE)
         topics, own = settings.topics, settings
-        sinks = RunningSinks(partial(GroupReader, settings.connection()), dead.send, metrics)
+        sinks = RunningSinks(partial(GroupReader, settings.connection(), monitor=monitor), dead.send, metrics)
 
         def apply(routes: Routes) -> None:
             definitions = sink_definitions(routes, own, metrics)
@@ -98,7 +105,8 @@ def run_routes(settings: Settings, stop: threading.Event) -> int:
         ):
             return
         file.start()
-        problems[:] = [file.problem, sinks.problem]
+        problems[:] = [file.problem, sinks.problem, monitor.problem]
+        monitor.start(stop.set)
         try:
             while not stop.wait(0.1):
                 sinks.check()
@@ -120,7 +128,7 @@ def _run(
     role: str,
     settings: Settings,
     stop: threading.Event,
-    work: Callable[[SinkMetrics, list[Callable[[], str | None]], DeadLetters], None],
+    work: Callable[[SinkMetrics, list[Callable[[], str | None]], DeadLetters, LagMonitor], None],
     needs: Callable[[], Needs],
 ) -> int:
     registry = CollectorRegistry()
@@ -132,10 +140,13 @@ def _run(
     log.info("starting", role=role, metrics_port=health.port, kafka=settings.kafka, prefix=settings.prefix)
     dead = DeadLetters(settings.connection(), settings.topics.dead.name, stop)
     diagnosis.start()
+    monitor = LagMonitor(settings.connection(), settings.stall, ProgressMetrics(registry))
     try:
-        work(metrics, problems, dead)
+        work(metrics, problems, dead, monitor)
+        monitor.check()
         log.info("stopped", role=role)
         return Exit.OK
     finally:
         diagnosis.stop()
+        monitor.stop()
         health.close()

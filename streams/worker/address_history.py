@@ -60,14 +60,21 @@ class AddressHistory:
     """Reads the topic on a thread of its own and keeps the cluster's index up to date."""
 
     def __init__(
-        self, open_reader: Callable[[], Reader], cluster: Cluster, cluster_id: str, metrics: EnrichMetrics
+        self,
+        open_reader: Callable[[], Reader],
+        cluster: Cluster,
+        cluster_id: str,
+        metrics: EnrichMetrics,
+        topic: str = "",
     ) -> None:
         """``cluster_id``: the only cluster whose intervals are used, empty for any."""
         self.loaded = threading.Event()
         """Set when everything that the topic held at the start is in the index."""
+        self.positions: dict[tuple[str, int], int] = {}
+        """The next offset of each partition; empty before the topic was reached."""
         self.problem: str | None = "the address history has not been read yet"
         self._open_reader, self._cluster, self._cluster_id = open_reader, cluster, cluster_id
-        self._metrics = metrics
+        self._metrics, self._topic = metrics, topic
         self._synced_until_ns = 0
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="history", daemon=True)
@@ -105,6 +112,7 @@ class AddressHistory:
     def _follow(self, reader: Reader) -> None:
         try:
             bounds = reader.bounds()
+            self.positions = {(self._topic, partition): first for partition, (first, _) in bounds.items()}
             reader.start({partition: first for partition, (first, _) in bounds.items()})
             missing = {partition: end for partition, (first, end) in bounds.items() if end > first}
             started_at = progress_at = time.monotonic()
@@ -114,6 +122,7 @@ class AddressHistory:
                 records = reader.take(_MAX_RECORDS, _WAIT_S)
                 for record in records:
                     self._apply(record)
+                    self.positions[self._topic, record.partition] = record.offset + 1
                     if record.offset + 1 >= missing.get(record.partition, record.offset + 2):
                         del missing[record.partition]
                 count += len(records)

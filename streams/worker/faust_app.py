@@ -45,7 +45,6 @@ log = structlog.get_logger("kubeweir.streams")
 
 _LAG_EVERY_S: Final = 1.0
 _RELEASE_EVERY_S: Final = 0.02
-_ACK_OVERDUE_S: Final = 15.0
 _FULL_QUEUE_WAIT_S: Final = 0.01
 
 
@@ -103,17 +102,18 @@ class EnrichWorker:
         self._intake = Intake(self._tracker, metrics)
         self._retries: set[asyncio.Task[None]] = set()
         self._topic = settings.topics.raw.name
-        self._assigned = False
+        self.partitions: set[tuple[str, int]] | None = None
+        """The partitions that this worker reads; None before it joined its group."""
         self.routing: RoutedTopics | None = None
         """Set if there are routes."""
         self._app = self._build()
 
     def problem(self) -> str | None:
         """Return what keeps the worker from making progress, or None."""
-        if not self._assigned:
+        if self.partitions is None:
             return "no partitions of the raw topic have been assigned yet"
         overdue = time.monotonic() - self._intake.last_ack
-        if len(self._tracker) and overdue > _ACK_OVERDUE_S:
+        if len(self._tracker) and overdue > self._settings.stall:
             return f"Kafka has acknowledged nothing for {overdue:.0f} s"
         return None
 
@@ -199,18 +199,19 @@ class EnrichWorker:
         while True:
             self._metrics.in_flight_verdicts.set(self._tracker.verdicts)
             self._metrics.in_flight_bytes.set(self._tracker.bytes)
-            for tp in self._app.consumer.assignment() if self._assigned else ():
+            for tp in self._app.consumer.assignment() if self.partitions else ():
                 end, done = self._app.consumer.highwater(tp), self._intake.acked.get(tp.partition)
                 if done is not None and end:
                     self._metrics.lag.labels(tp.partition).set(max(0, end - done))
             await asyncio.sleep(_LAG_EVERY_S)
 
     async def _on_assigned(self, _app: Any, assigned: Any, **_: Any) -> None:
-        self._assigned = True
+        self.partitions = {(tp.topic, tp.partition) for tp in assigned}
         log.info("partitions assigned", topic=self._topic, partitions=sorted(tp.partition for tp in assigned))
 
     async def _on_revoked(self, _app: Any, revoked: Any, **_: Any) -> None:
         partitions = [tp.partition for tp in revoked]
+        self.partitions = (self.partitions or set()) - {(tp.topic, tp.partition) for tp in revoked}
         self._intake.forget(partitions)
         self._tracker.forget(partitions)
         self._pipeline.forget(partitions)

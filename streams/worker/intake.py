@@ -45,6 +45,7 @@ class Intake:
 
     async def put(self, event: Any, committed: int | None) -> None:
         """Queue an event as soon as there is room. ``committed`` is its partition's committed offset, if it has one."""
+        self._metrics.progress.note("fetch")
         message = event.message
         value: bytes | None = event.value
         size = len(value or b"")
@@ -95,6 +96,7 @@ class Intake:
 
     def _ack(self, event: Any, tracked: TrackedInput) -> None:
         event.ack()
+        self._metrics.progress.note("produce")
         self.acked[tracked.partition] = tracked.offset + 1
         self.last_ack = time.monotonic()
         self._metrics.records.inc(tracked.records)

@@ -26,6 +26,7 @@ from probe.cni.metrics import CniCollector
 from probe.metrics import ProbeCollector
 from probe.share_metrics import ShareCollector
 from streams.main import ROLES
+from streams.metrics.progress import ProgressMetrics
 from streams.metrics.roles import AlertMetrics, EnrichMetrics, SinkMetrics
 from tests.docs.pages import ROOT
 from tests.docs.worry import KERNEL_EVENTS, WORRY
@@ -187,6 +188,7 @@ def _alerts() -> Iterator[Family]:
 def _sinks() -> Iterator[Family]:
     registry = CollectorRegistry()
     SinkMetrics(registry)
+    ProgressMetrics(registry)
     yield from _of_registry(registry)
 
 

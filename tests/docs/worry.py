@@ -61,6 +61,12 @@ WORRY: Final[dict[str, str]] = {
     "kubeweir_probe_unenforced_pod": "As kubeweir_probe_unattached_pods, and says which.",
     "kubeweir_probe_verdicts_total": "Stands still while pods open connections.",
     "kubeweir_probe_watch_age_seconds": "Above 300 (WeirWatchStale): the last known policy stays in force.",
+    # --- all roles of weir-streams
+    "kubeweir_streams_group_lag_records": "As kubeweir_streams_group_lag_seconds.",
+    "kubeweir_streams_group_lag_seconds": (
+        "Above 300 for 5 minutes (WeirGroupLate): its records come late. `/readyz` says if it makes no progress."
+    ),
+    "kubeweir_streams_last_success_age_seconds": "Rises while kubeweir_streams_group_lag_records is above 0.",
     # --- the enricher
     "kubeweir_streams_address_interval_records_total": "Never by itself.",
     "kubeweir_streams_bad_address_interval_records_total": (

@@ -1,0 +1,269 @@
+"""How far a role is behind, measured at the broker: by end and committed offsets, not by what a client believes.
+
+Theory of operation. A client whose brokers have moved, or whose topic was made again, may wait for ever and find
+nothing wrong. So a thread with a client of its own asks, every few seconds, for each group of the role:
+
+1. Where does each partition end, and what is committed? If 130 is the end and 100 is committed, 30 records wait.
+2. Since when? The first look that saw an end beyond 100 says so (:mod:`enrich.runtime.waiting_time`).
+3. Is there a record at all from 100 on? A transaction's end takes an offset too, and compaction removes records. So
+   when nothing has got done for half of ``WEIR_STALL``, the next record is read, once.
+4. Did anything of the group's own partitions get done since the last look? If not for ``WEIR_STALL`` seconds, the role
+   is not ready; after 5 times that, its process ends, and is restarted with new clients (:mod:`enrich.runtime.stall`).
+
+If Kafka does not answer for ``WEIR_STALL`` seconds, the role is not ready either; a restart would not change that.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final, Literal, Protocol
+
+from confluent_kafka import (
+    Consumer,
+    ConsumerGroupTopicPartitions,
+    IsolationLevel,
+    KafkaError,
+    KafkaException,
+    TopicPartition,
+)
+from confluent_kafka.admin import AdminClient, OffsetSpec
+
+from enrich.runtime.process import Exit, StopServiceError
+from enrich.runtime.stall import Stall
+from enrich.runtime.waiting_time import WaitingTime
+from streams.kafka.connection import Connection, admin_client, silent_logger
+
+Place = tuple[str, int]
+"""The name of a topic and the number of one of its partitions."""
+_MEASURE_EVERY_S: Final = 5.0
+_TIMEOUT_S: Final = 5.0
+
+
+Call = Literal["fetch", "produce", "commit"]
+
+
+class Progress(Protocol):
+    """Exports what is measured; see :class:`streams.metrics.progress.ProgressMetrics`."""
+
+    def note(self, call: Call) -> None: ...
+
+    def set_lag(self, group: str, records: int, seconds: float) -> None: ...
+
+    def forget(self, group: str) -> None: ...
+
+
+@dataclass(slots=True)
+class Followed:
+    """A group of the role, or another reader with positions of its own."""
+
+    group: str
+    topics: Sequence[str]
+    own: Callable[[], Collection[Place]]
+    """Return the partitions that this process reads, as it believes."""
+    waits: Callable[[], int] = lambda: 0
+    """Return a number that rises while the reader waits for something else than Kafka, such as its destination."""
+    begins: Callable[[], Mapping[Place, int]] = dict
+    """Return where the reader begins in partitions of which nothing is committed, if not at the oldest record."""
+    positions: Callable[[], Mapping[Place, int]] | None = None
+    """Return what is done of each partition, for a reader that commits nothing."""
+    partitions: dict[Place, _Partition] = field(default_factory=dict)
+    waited: int = 0
+
+
+@dataclass(slots=True)
+class _Partition:
+    stall: Stall
+    waiting: WaitingTime = field(default_factory=WaitingTime)
+    done: int = -1
+    found: int = -1
+    """A record was found at or after this offset."""
+    empty_until: int = -1
+    """No record was found before this offset."""
+    seconds: float = 0.0
+    records: int = 0
+
+
+class LagMonitor:
+    """Measures the groups of one role."""
+
+    def __init__(self, connection: Connection, stall_s: float, metrics: Progress) -> None:
+        self._connection, self._stall_s, self._metrics = connection, stall_s, metrics
+        self._every_s = min(_MEASURE_EVERY_S, stall_s / 5)
+        self._followed: dict[str, Followed] = {}
+        self._lock = threading.Lock()
+        self._admin: AdminClient | None = None
+        self._answered_at = time.monotonic()
+        self._cause = ""
+        self._failed: StopServiceError | None = None
+        self._end: Callable[[], None] = lambda: None
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="lag", daemon=True)
+
+    def follow(self, followed: Followed) -> None:
+        """Measure a group from now on."""
+        with self._lock:
+            self._followed[followed.group] = followed
+
+    def forget(self, group: str) -> None:
+        """Measure a group no longer."""
+        with self._lock:
+            self._followed.pop(group, None)
+        self._metrics.forget(group)
+
+    def start(self, end: Callable[[], None]) -> None:
+        """Start to measure. ``end`` is called when the process is to end; then :meth:`check` says why."""
+        self._end = end
+        self._answered_at = time.monotonic()
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop measuring."""
+        self._stop.set()
+
+    def note(self, call: Call) -> None:
+        """Note that a call of the role's own clients has just worked. Any thread may call it."""
+        self._metrics.note(call)
+
+    def check(self) -> None:
+        """Raise StopServiceError if the process ends because it has made no progress for long."""
+        if self._failed is not None:
+            raise self._failed
+
+    def problem(self) -> str | None:
+        """Return what stalls, in words; None if nothing does."""
+        silent_s = time.monotonic() - self._answered_at
+        if silent_s >= self._stall_s:
+            servers = self._connection["bootstrap.servers"]
+            return f"Kafka has not answered for {silent_s:.0f} s at {servers}{self._cause}"
+        with self._lock:
+            found = [text for one in self._followed.values() if (text := self._stalled(one))]
+        return "; ".join(found) or None
+
+    def _stalled(self, followed: Followed) -> str | None:
+        late = [one for one in self._own(followed) if one.stall.is_stalled]
+        if not late:
+            return None
+        seconds = max((one.stall.seconds for one in late), default=0.0)
+        records = sum(one.records for one in late)
+        return (
+            f"{followed.group} has made no progress for {seconds:.0f} s: {records} records wait in {len(late)} "
+            f"partitions of {', '.join(followed.topics)}, although Kafka answers"
+        )
+
+    @staticmethod
+    def _own(followed: Followed) -> list[_Partition]:
+        """Return the partitions that this process reads. If it reads none, all: nobody may be reading them."""
+        partitions, own = dict(followed.partitions), set(followed.own())
+        return [one for place, one in partitions.items() if place in own or not own]
+
+    def _run(self) -> None:
+        while not self._stop.wait(self._every_s):
+            try:
+                self._measure()
+            except KafkaException as error:
+                self._cause = f" ({error.args[0].str()})"
+                self._admin = None  # the next one asks the bootstrap servers again
+            except TimeoutError:
+                self._admin = None
+            else:
+                self._answered_at, self._cause = time.monotonic(), ""
+
+    def _measure(self) -> None:
+        with self._lock:
+            followed = list(self._followed.values())
+        self._admin = self._admin or admin_client(self._connection)
+        for one in followed:
+            self._measure_group(self._admin, one)
+            self._recover(one)
+
+    def _measure_group(self, admin: AdminClient, followed: Followed) -> None:
+        places = self._places(admin, followed.topics)
+        done = self._done(admin, followed)
+        ends = _offsets(admin, places, OffsetSpec.latest())
+        # Nothing is committed, or the topic was made again, and is shorter.
+        unknown = [place for place in places if not 0 <= done.get(place, -1) <= ends[place]]
+        starts = _offsets(admin, unknown, OffsetSpec.earliest())
+        followed.partitions = {
+            place: followed.partitions.get(place) or _Partition(Stall(self._stall_s)) for place in places
+        }
+        waits, begins, progressed_at_all = followed.waits(), followed.begins(), False
+        excused = waits != followed.waited
+        followed.waited = waits
+        for place, partition in followed.partitions.items():
+            end, at = ends[place], max(starts.get(place, done.get(place, 0)), begins.get(place, 0))
+            if partition.stall.seconds > self._stall_s / 2 and partition.found != at:
+                self._look_for_record(place, at, end, partition)
+            after = end if partition.empty_until >= end else at
+            progressed = partition.done != at
+            partition.done, partition.records = at, end - after
+            partition.seconds = partition.waiting.look(end, after)
+            partition.stall.update(waits=partition.records > 0, progressed=progressed or excused)
+            progressed_at_all = progressed_at_all or progressed
+        self._export(followed, progressed=progressed_at_all)
+
+    def _export(self, followed: Followed, *, progressed: bool) -> None:
+        partitions = self._own(followed)
+        records, seconds = sum(one.records for one in partitions), max((one.seconds for one in partitions), default=0.0)
+        self._metrics.set_lag(followed.group, records, seconds)
+        if progressed and followed.positions is None:
+            self._metrics.note("commit")
+
+    def _recover(self, followed: Followed) -> None:
+        # Kafka has just answered a client that is not the role's.
+        if any(one.stall.next_step(lambda: True) for one in self._own(followed)):
+            problem = self._stalled(followed) or f"{followed.group} has made no progress"
+            self._failed = StopServiceError(f"{problem}; restarting, with new clients", Exit.UNEXPECTED)
+            self._end()
+
+    @staticmethod
+    def _places(admin: AdminClient, topics: Sequence[str]) -> list[Place]:
+        places = []
+        for topic in topics:
+            found = admin.list_topics(topic, timeout=_TIMEOUT_S).topics.get(topic)
+            if found is not None and found.error is None:
+                places += [(topic, partition) for partition in sorted(found.partitions)]
+        return places
+
+    @staticmethod
+    def _done(admin: AdminClient, followed: Followed) -> Mapping[Place, int]:
+        if followed.positions is not None:
+            return followed.positions()
+        request = ConsumerGroupTopicPartitions(followed.group)
+        answer = admin.list_consumer_group_offsets([request], request_timeout=_TIMEOUT_S)[followed.group]
+        found = answer.result(2 * _TIMEOUT_S).topic_partitions
+        return {(one.topic, one.partition): one.offset for one in found or ()}
+
+    def _look_for_record(self, place: Place, at: int, end: int, partition: _Partition) -> None:
+        """Note whether there is a record from ``at`` on that a reader would get."""
+        consumer = Consumer(
+            {
+                **self._connection, "group.id": "kubeweir.state", "enable.auto.commit": False,
+                "enable.partition.eof": True, "isolation.level": "read_committed", "fetch.wait.max.ms": 100,
+                "auto.offset.reset": "error",
+            },
+            logger=silent_logger(),
+        )  # fmt: skip
+        try:
+            consumer.assign([TopicPartition(*place, at)])
+            message = consumer.poll(_TIMEOUT_S)
+            if message is None:
+                raise TimeoutError
+            error = message.error()
+            if error is not None and error.code() == KafkaError._PARTITION_EOF:
+                partition.empty_until = end
+            else:
+                partition.found = at
+        finally:
+            consumer.close()
+
+
+def _offsets(admin: AdminClient, places: Sequence[Place], spec: OffsetSpec) -> dict[Place, int]:
+    """Return the first or the last offset of partitions, as of committed transactions."""
+    if not places:
+        return {}
+    requests = {TopicPartition(*place): spec for place in places}
+    answers = admin.list_offsets(requests, isolation_level=IsolationLevel.READ_COMMITTED, request_timeout=_TIMEOUT_S)
+    return {(one.topic, one.partition): answer.result(2 * _TIMEOUT_S).offset for one, answer in answers.items()}

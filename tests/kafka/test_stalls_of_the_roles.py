@@ -1,0 +1,90 @@
+"""Brokers are frozen, or return at another address: every role says so, and works again soon after they do."""
+
+from __future__ import annotations
+
+import re
+import secrets
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from streams.main import ROLES
+from tests.kafka.batches import make_batch, write_manifests
+from tests.kafka.movable import MovableBroker, free_port
+from tests.kafka.site import Site, ids_of, until
+
+pytestmark = [pytest.mark.kafka, pytest.mark.timeout(300)]
+
+_LAG_OF_FILE = re.compile(r'^kubeweir_streams_group_lag_records\{group="[^"]*sink\.file"\} 0\.0$', re.MULTILINE)
+RUNNING = ("enrich", "file", "alerts")
+
+
+class Roles:
+    """A supervised enricher, sink and alerts, with ports that stay when a role is restarted."""
+
+    def __init__(self, broker: MovableBroker, folder: Path) -> None:
+        write_manifests(folder / "manifests")
+        self.site = Site(broker.address, f"t{secrets.token_hex(4)}", folder)
+        self.broker = broker
+        self.output, self.sent = folder / "flows.log", 0
+        self.first_port = free_port()
+        self.service = self.site.start(
+            *RUNNING, WEIR_STALL="4", WEIR_FILE_PATH=str(self.output), WEIR_METRICS=f"127.0.0.1:{self.first_port}"
+        )
+
+    def get(self, role: str, path: str = "/readyz") -> str:
+        """Return a page of a role or of all, whatever its status; what went wrong if there is none."""
+        port = self.first_port + [*ROLES, "all"].index(role)
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:
+                text: str = answer.read().decode()
+                return text
+        except urllib.error.HTTPError as error:
+            with error:
+                return f"{error.code} {error.read().decode()}"
+        except OSError as error:
+            return f"no answer: {error}"
+
+    def send(self, verdicts: int) -> None:
+        self.site.send(make_batch(self.sent, verdicts, denied=True))
+        self.sent += verdicts
+
+    def wait_until_all_is_well(self) -> None:
+        """Wait until the file has every record, and every role is ready."""
+        self.site.flush()
+        expected = {f"r1-{number}" for number in range(self.sent)}
+        until(lambda: expected == ids_of(self.output) or None, f"{self.sent} records: {self.pages()}")
+        until(lambda: set(self.pages().values()) == {"ok\n"} or None, f"readiness: {self.pages()}")
+
+    def pages(self) -> dict[str, str]:
+        return {role: self.get(role) for role in (*RUNNING, "all")}
+
+
+@pytest.fixture
+def roles(tmp_path: Path) -> Iterator[Roles]:
+    broker = MovableBroker(tmp_path)
+    broker.start()
+    made = Roles(broker, tmp_path)
+    yield made
+    made.site.end()
+    broker.close()
+
+
+def test_every_role_tells_the_truth_about_frozen_and_moved_brokers(roles: Roles) -> None:
+    broker = roles.broker
+    until(lambda: set(roles.pages().values()) == {"ok\n"} or None, f"the start: {roles.pages()}")
+    roles.send(10)
+    roles.wait_until_all_is_well()
+    with broker.frozen():
+        roles.send(10)
+        until(lambda: all(page.startswith("503 ") for page in roles.pages().values()) or None, "503 of every role")
+        assert all("Kafka has" in page for page in roles.pages().values())
+    roles.wait_until_all_is_well()
+    broker.move()
+    roles.send(10)
+    roles.wait_until_all_is_well()
+    until(lambda: _LAG_OF_FILE.search(roles.get("file", "/metrics")), "no lag")
+    assert 'kubeweir_streams_last_success_age_seconds{call="commit"}' in roles.get("file", "/metrics")
