@@ -143,19 +143,18 @@ class Cluster:
         synced_until = now if synced_ns is None else synced_ns
         touched: set[type] = set()
         listed = Pod in first
-        replaced: list[Object | None] = []
         for kind, key, after in edits:
             table = self._objects[kind]
             before = table.get(key)
             if before == after:
                 continue
             touched.add(kind)
-            if kind in _NAMING_KINDS:
-                replaced += (before, after)
             if after is None:
                 table.pop(key)
             else:
                 table[key] = after
+            if kind in _NAMING_KINDS:
+                self.changes.touch(*_keys_of(before), *_keys_of(after))
             if kind is Pod:
                 self.addresses.update_pod(before, cast("Pod | None", after), now, synced_until, listed=listed)
         if Node in touched:
@@ -172,8 +171,6 @@ class Cluster:
             self._views.pop(kind, None)
         self.addresses.evict(now)
         self.generation += bool(touched)
-        for one in replaced:
-            self.changes.touch(*_keys_of(one))
         self.changes.publish()
         return touched
 

@@ -32,6 +32,8 @@ MAX_TEMPLATE_BYTES: Final = 160 << 20
 """Bytes of templates and of what rings have learnt; at more, all are evicted."""
 _TEMPLATE_BYTES: Final = 900
 """What a template takes beside its text, about: measured, and rounded up."""
+_RING_BYTES: Final = 1500
+"""What a ring takes, and what the templates of a rule share, about."""
 _ENDPOINT_BYTES: Final = 400
 """What an endpoint's or a policy's name takes, about."""
 _Meaning = TypeVar("_Meaning")
@@ -148,6 +150,7 @@ class RingTemplates:
         self._templates = templates
         self._known: dict[bytes, int] = {}
         self._decided: dict[tuple[int, ...], _Decided] = {}
+        templates.bytes += _RING_BYTES
 
     def learn(self, header: Header) -> None:
         """Learn the meaning of numbers from a header. If it differs from an earlier header, the later one is right."""
@@ -182,6 +185,7 @@ class RingTemplates:
             decided = self._decide(refs or [], *facts)
             if known:
                 self._decided[key] = decided
+                self._templates.bytes += _RING_BYTES
         number = self._templates.add(self._render(ref, decided))
         if (ref or not endpoint) and known:
             self._known[shape] = number
