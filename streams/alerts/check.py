@@ -9,6 +9,7 @@ from streams.alerts.fields import FLOW_FIELDS, LOSS_FIELDS, flow_field, label_na
 from streams.alerts.model import KINDS, OUTPUT_KINDS, AlertOutput, AlertRule, Alerts, Threshold
 from streams.alerts.template import mistakes, placeholders
 from streams.config.fields import seconds
+from streams.config.http_target import check_target
 from streams.config.yaml_file import Problem, Steps
 from streams.matching.check import check_matches
 from streams.matching.model import Match, Verdict, as_list
@@ -164,7 +165,9 @@ def _check_templates(at: Steps, rule: AlertRule) -> Iterator[Problem]:
 def _check_output(at: Steps, output: AlertOutput) -> Iterator[Problem]:
     if sum(getattr(output, kind) is not None for kind in OUTPUT_KINDS) != 1:
         yield Problem(at, f"an output must have exactly one of {', '.join(OUTPUT_KINDS)}")
-    if output.alertmanager is not None:
+        return
+    yield from check_target((*at, output.kind), getattr(output, output.kind), "url")
+    if output.alertmanager is not None and output.alertmanager.url is not None:
         base, found, _ = output.alertmanager.url.partition("/api/v")
         if found:
             yield Problem((*at, "alertmanager", "url"), f"must be the base URL, without {found}...: {base}")

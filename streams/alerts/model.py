@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Meta
 
 from streams.config.fields import Duration, EntryName, Positive
+from streams.config.http_target import HttpTarget, Url, UrlFile, UrlVariable
 from streams.matching.model import Match
 
 Severity = Literal["info", "warning", "critical"]
@@ -106,28 +107,22 @@ class AlertRule(_Strict, frozen=True, rename={"excluded": "except"}):
         return ("cluster", *(name for name in self.group_by if name != "cluster"))
 
 
-class AlertmanagerOutput(_Strict, frozen=True):
+class AlertmanagerOutput(HttpTarget, frozen=True):
     """Alertmanager's API v2. Each member of an Alertmanager cluster needs an output of its own."""
 
-    url: Annotated[
-        str, Meta(pattern=r"^https?://[^ ]+$", description="The base URL without /api/v2, such as http://am:9093.")
-    ]
+    url: Annotated[Url | None, Meta(description="The base URL without /api/v2, such as http://am:9093.")] = None
+    url_env: UrlVariable | None = None
+    url_file: UrlFile | None = None
     resend: Annotated[Duration, Meta(description="How often a firing alert is sent again.")] = "1m"
-    headers: Annotated[
-        dict[str, str],
-        Meta(
-            description="HTTP header to the name of the environment variable that holds its value, so that this file "
-            "contains no secret."
-        ),
-    ] = {}
     timeout: Duration = "10s"
 
 
-class WebhookOutput(_Strict, frozen=True):
+class WebhookOutput(HttpTarget, frozen=True):
     """POSTs a JSON array of alert records as they are on the topic. Any answer from 200 to 299 accepts them."""
 
-    url: Annotated[str, Meta(pattern=r"^https?://[^ ]+$")]
-    headers: Annotated[dict[str, str], Meta(description="As for alertmanager.")] = {}
+    url: Url | None = None
+    url_env: UrlVariable | None = None
+    url_file: UrlFile | None = None
     timeout: Duration = "10s"
 
 

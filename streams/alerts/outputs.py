@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Final, Literal
 
 import msgspec
 
-from enrich.runtime.process import Exit, StopServiceError
 from enrich.wire.whose import is_foreign
 from streams.alerts.alert import AlertState
 from streams.alerts.model import OUTPUT_KINDS, AlertmanagerOutput, AlertOutput, Alerts
 from streams.config.fields import seconds
+from streams.config.http_target import HttpTarget, check_files, read_headers, read_url
 from streams.kafka.connection import ReadError
 from streams.kafka.reading import read_committed
 from streams.kafka.topics import partitions_of
@@ -67,9 +66,7 @@ def _definition(output: AlertOutput, settings: Settings) -> SinkDefinition:
 def _alertmanager(output: AlertOutput, settings: Settings) -> MadeSink:
     target = output.alertmanager
     assert target is not None  # noqa: S101 - the kind of the output
-    url = f"{target.url.rstrip('/')}/api/v2/alerts"
-    poster = Poster(url, _headers(output.name, target.headers), seconds(target.timeout))
-    sink = AlertmanagerSink(poster, seconds(target.resend))
+    sink = AlertmanagerSink(_poster(output.name, target, target.timeout, "/api/v2/alerts"), seconds(target.resend))
     is_own = partial(is_own_alert, settings.cluster)
     on_assigned = partial(_on_assigned, sink, settings)
     # A new Alertmanager begins with what fires now, because that is repeated.
@@ -79,8 +76,7 @@ def _alertmanager(output: AlertOutput, settings: Settings) -> MadeSink:
 def _webhook(output: AlertOutput, settings: Settings) -> MadeSink:
     target = output.webhook
     assert target is not None  # noqa: S101 - as above
-    headers = _headers(output.name, target.headers)
-    sink = WebhookSink(Poster(target.url, headers, seconds(target.timeout)))
+    sink = WebhookSink(_poster(output.name, target, target.timeout))
     is_own = partial(is_own_alert, settings.cluster)
     return MadeSink(sink, _is_alert, on_new=partial(sink.begin, partial(_firing, settings)), is_own=is_own)
 
@@ -100,12 +96,20 @@ def _is_alert(value: bytes) -> bool:
     return True
 
 
-def _headers(output: str, variables: Mapping[str, str]) -> dict[str, str]:
-    """Return header to value. Raises StopServiceError if a header's variable is not in the environment."""
-    missing = [variable for variable in variables.values() if variable not in os.environ]
-    if missing:
-        raise StopServiceError(f"output {output}: headers: {missing[0]} is not in the environment", Exit.USAGE)
-    return {header: os.environ[variable] for header, variable in variables.items()}
+def _poster(output: str, target: HttpTarget, timeout: str, path: str = "") -> Poster:
+    """Return a poster to an output's address. Raises StopServiceError if a variable or file is missing."""
+    named = f"output {output}"
+    url = read_url(target, "url", named)
+    check_files(target, named)
+    read_headers(target, named)
+    certificate = (target.certificate, target.key) if target.certificate and target.key else None
+    return Poster(
+        f"{url.rstrip('/')}{path}" if path else url,
+        partial(read_headers, target, named),
+        seconds(timeout),
+        target.ca,
+        certificate,
+    )
 
 
 def _on_assigned(sink: AlertmanagerSink, settings: Settings, partitions: Sequence[int]) -> None:

@@ -9,6 +9,7 @@ from pathlib import PurePosixPath
 from typing import Final
 from urllib.parse import urlsplit
 
+from streams.config.http_target import check_target
 from streams.config.yaml_file import Problem, Steps
 from streams.matching.check import check_matches
 from streams.matching.model import as_list
@@ -59,7 +60,9 @@ def _check_outputs(
                     (*at, index, "kafka"), "another output writes this topic with other settings; give both the same"
                 )
         if output.otlp is not None:
-            yield from _check_endpoint((*at, index, "otlp", "endpoint"), output.otlp.endpoint)
+            yield from check_target((*at, index, "otlp"), output.otlp, "endpoint")
+            if output.otlp.endpoint is not None:
+                yield from _check_endpoint((*at, index, "otlp", "endpoint"), output.otlp.endpoint)
         if output.file is not None:
             yield from _check_file((*at, index, "file"), output.file, route.name, files)
 

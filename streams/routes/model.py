@@ -11,6 +11,7 @@ import msgspec
 from msgspec import Meta
 
 from streams.config.fields import Duration, EntryName, Positive
+from streams.config.http_target import HttpTarget, Url, UrlFile, UrlVariable
 from streams.matching.matcher import Matcher
 from streams.matching.model import Match, Patterns
 
@@ -67,16 +68,12 @@ class Stdout(_Strict, frozen=True):
     """JSON lines on the standard output of the worker."""
 
 
-class Otlp(_Strict, frozen=True):
+class Otlp(HttpTarget, frozen=True):
     """OpenTelemetry logs, sent by OTLP over HTTP."""
 
-    endpoint: Annotated[
-        str, Meta(pattern=r"^https?://[^ ]+$", description="The whole URL, such as http://collector:4318/v1/logs.")
-    ]
-    headers: Annotated[
-        dict[str, str],
-        Meta(description="Header to the environment variable that holds its value, so that the file has no secrets."),
-    ] = {}
+    endpoint: Annotated[Url | None, Meta(description="The whole URL, such as http://collector:4318/v1/logs.")] = None
+    endpoint_env: UrlVariable | None = None
+    endpoint_file: UrlFile | None = None
     timeout: Annotated[Duration, Meta(description="For one request with its retries.")] = "10s"
 
 

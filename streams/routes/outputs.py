@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from enrich.sources.client import Client
 from enrich.sources.source import SourceError
 from enrich.wire.flow import decode_flow
 from streams.config.fields import seconds
+from streams.config.http_target import check_files, read_headers, read_url
 from streams.matching.matcher import Matcher
 from streams.matching.model import Match, Verdict, as_list
 from streams.metrics.roles import SinkMetrics
@@ -103,13 +103,12 @@ def _otlp(one: RouteSink, _metrics: SinkMetrics) -> Sink:
 
     otlp = one.output.otlp
     assert otlp is not None  # noqa: S101 - the kind of the output
-    missing = [name for name in otlp.headers.values() if name not in os.environ]
-    if missing:
-        raise StopServiceError(
-            f"route {one.route.name}: otlp.headers: {missing[0]} is not in the environment", Exit.USAGE
-        )
-    headers = {header: os.environ[name] for header, name in otlp.headers.items()}
-    return OtlpSink(otlp.endpoint, headers, seconds(otlp.timeout))
+    named = f"route {one.route.name}: otlp"
+    url = read_url(otlp, "endpoint", named)
+    check_files(otlp, named)
+    read_headers(otlp, named)
+    certificate = (otlp.certificate, otlp.key) if otlp.certificate and otlp.key else None
+    return OtlpSink(url, partial(read_headers, otlp, named), seconds(otlp.timeout), otlp.ca, certificate)
 
 
 _MAKERS: Final[Mapping[str, Callable[[RouteSink, SinkMetrics], Sink]]] = checked_makers(

@@ -7,30 +7,47 @@ good: the cause passes, or an operator can remove it (credentials, a path, a pro
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import orjson
 import requests
 
+from enrich.runtime.process import StopServiceError
 from enrich.runtime.retry_after import retry_after_s
+from streams.sinks.http_session import Session, cause, redacted, shown, without_user
 from streams.sinks.sink import RefusedError, SinkError
 
 _CONTENT_STATUSES: Final = frozenset({400, 409, 413, 422})
 """Bad Request, Conflict, Content Too Large, Unprocessable Content: the receiver refuses what it was sent."""
 _WRONG_SCHEME: Final = ("HTTP request to an HTTPS server", "plain HTTP request was sent to HTTPS port")
 """What servers of Go, and nginx, answer with the status 400 if they expect TLS: the URL is wrong, not the content."""
+_MAX_SHOWN_BYTES: Final = 4096
 _MAX_ANSWER_BYTES: Final = 1 << 20
 """The rest of a longer answer is not read."""
+
+Headers = Mapping[str, str] | Callable[[], Mapping[str, str]]
+"""HTTP headers; a function is called for each request, because a token may be renewed. It raises StopServiceError."""
 
 
 class Poster:
     """POSTs to one URL with one session. Redirects are not followed: they count as an error that an operator mends."""
 
-    def __init__(self, url: str, headers: Mapping[str, str], timeout_s: float) -> None:
-        self.url, self._timeout_s = url, timeout_s
-        self._session = requests.Session()
-        self._session.headers.update({"Content-Type": "application/json", **headers})
+    def __init__(
+        self,
+        url: str,
+        headers: Headers,
+        timeout_s: float,
+        ca: str | None = None,
+        certificate: tuple[str, str] | None = None,
+    ) -> None:
+        """``ca`` and ``certificate`` (with its key) are PEM files, which each new connection reads again."""
+        self._sent: Mapping[str, str] = {}
+        """The headers of the last request, which an answer may quote."""
+        self._url, self._headers, self._timeout_s = url, headers, timeout_s
+        self.shown = shown(url)
+        """What texts may hold of the address: scheme, host and port."""
+        self._session = Session(url, ca, certificate)
 
     def post(self, value: Any) -> None:
         """Return when the receiver has accepted the value. Raises SinkError, RefusedError."""
@@ -39,16 +56,26 @@ class Poster:
     def post_bytes(self, body: bytes, headers: Mapping[str, str]) -> bytes:
         """Return the answer when the receiver has accepted the body. Raises SinkError, RefusedError."""
         try:
+            self._sent = self._headers() if callable(self._headers) else self._headers
+        except StopServiceError as error:
+            raise SinkError(str(error)) from error
+        all_headers = {"Content-Type": "application/json", **self._sent, **headers}
+        try:
             with self._session.post(
-                self.url, body, headers=headers, timeout=self._timeout_s, allow_redirects=False, stream=True
+                without_user(self._url), body, headers=all_headers, timeout=self._timeout_s, stream=True
             ) as answer:
                 content = _read(answer)
-        except requests.RequestException as error:
-            raise SinkError(f"{self.url}: {type(error).__name__}: {error}") from error
-        if not (answer.ok and not answer.is_redirect):
-            text = content[:200].decode(errors="replace")
-            raise error_of(answer.status_code, answer.headers, f"{self.url}: {answer.status_code} {text}")
+        except (requests.RequestException, OSError) as error:
+            # The error's own text holds the address, and with it the webhook's secret.
+            raise SinkError(f"{self.shown}: {type(error).__name__}: {cause(error)}") from None
+        if not 200 <= answer.status_code < 300:
+            text = self.redacted(content[:_MAX_SHOWN_BYTES].decode(errors="replace"))[:200]
+            raise error_of(answer.status_code, answer.headers, f"{self.shown}: {answer.status_code} {text}")
         return content
+
+    def redacted(self, text: str) -> str:
+        """Return a receiver's text without what is secret of the address and of the headers."""
+        return redacted(text, self._url, self._sent)
 
     def close(self) -> None:
         """Close the connection."""

@@ -9,7 +9,7 @@ receiver answered nor how long it asks to be left alone, and drops a request tha
 from __future__ import annotations
 
 import gzip
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any, Final
 
@@ -22,7 +22,7 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
 from enrich.wire.flow import End, Flow, NamedPolicy
-from streams.sinks.http import Poster
+from streams.sinks.http import Headers, Poster
 from streams.sinks.sink import PartlyRefusedError, decode, write_in_requests
 
 _MAX_RECORDS_PER_REQUEST: Final = 500
@@ -86,9 +86,16 @@ def _policy_names(policies: Iterable[NamedPolicy]) -> list[str]:
 class OtlpSink:
     """Sends logs to one receiver."""
 
-    def __init__(self, endpoint: str, headers: Mapping[str, str], timeout_s: float) -> None:
-        """``endpoint`` is the whole URL, such as https://collector:4318/v1/logs."""
-        self._poster = Poster(endpoint, headers, timeout_s)
+    def __init__(
+        self,
+        endpoint: str,
+        headers: Headers,
+        timeout_s: float,
+        ca: str | None = None,
+        certificate: tuple[str, str] | None = None,
+    ) -> None:
+        """``endpoint`` is the whole URL, such as https://collector:4318/v1/logs; the rest as for :class:`.Poster`."""
+        self._poster = Poster(endpoint, headers, timeout_s, ca, certificate)
         self._resources: dict[tuple[str, str], Resource] = {}
 
     def write(self, values: Sequence[bytes]) -> None:
@@ -106,9 +113,8 @@ class OtlpSink:
         # answer does not say which they are.
         rejected, reason = _partial_success(answer)
         if rejected:
-            raise PartlyRefusedError(
-                f"{self._poster.url}: rejected {rejected} of {len(values)}: {reason}", rejected, tried=len(values)
-            )
+            text = f"{self._poster.shown}: rejected {rejected} of {len(values)}: {self._poster.redacted(reason)}"
+            raise PartlyRefusedError(text, rejected, tried=len(values))
 
     def _log(self, value: bytes) -> ReadableLogRecord:
         flow = decode(value)
