@@ -26,7 +26,6 @@ removes them. A probe's open interval of a pod that the watch does not know is e
 
 from __future__ import annotations
 
-import socket
 import sys
 import threading
 from collections import deque
@@ -42,6 +41,7 @@ from enrich.index.intervals import (
     ended,
     held_ips,
     listed_interval,
+    neighbourhood,
     observed_interval,
 )
 from enrich.model import Pod
@@ -131,7 +131,7 @@ class Addresses:
     def _add_neighbourhood(self, ip: str) -> None:
         """Note that pods have addresses near this one, which has changed."""
         self._changes.touch(Key("address", ip))
-        near = _neighbourhood(ip)
+        near = neighbourhood(ip)
         if near not in self._neighbourhoods:
             self._neighbourhoods.add(near)
             self._changes.touch(ANYBODY)
@@ -191,7 +191,7 @@ class Addresses:
             self._exact.pop(ip, None)
         self._changes.touch(Key("address", ip))
 
-    # --- eviction
+    # --- eviction and completeness
 
     def evict(self, now: int) -> None:
         """Remove what ended longer ago than the tail; the index calls this under its lock."""
@@ -225,8 +225,6 @@ class Addresses:
         ):
             del self._by_uid[uid]
             self._changes.touch(Key("pod", uid))
-
-    # --- completeness
 
     def set_complete_since(self, since_ns: int) -> None:
         """Declare that intervals are known from this moment on, also of pods that were gone before the first list."""
@@ -273,7 +271,7 @@ class Addresses:
 
     def near_pods(self, ip: str) -> bool:
         """Whether pods have or had addresses in the same /24 or /64, so that this one is likely a pod's too."""
-        return bool(ip) and _neighbourhood(ip) in self._neighbourhoods
+        return bool(ip) and neighbourhood(ip) in self._neighbourhoods
 
     def published_ns(self, uid: str, ip: str) -> int:
         """Return when the API server published that a pod has an address; 0 if that is not known.
@@ -285,6 +283,14 @@ class Addresses:
         published = max((one.published_ns for one in self._watched.get(ip, ()) if one.uid == uid), default=0)
         return published if pod is not None and pod.acknowledged_ns and pod.started_ns <= published else 0
 
+    def is_watched(self, uid: str) -> bool:
+        """Whether the watch has a pod of this UID now."""
+        return uid in self._existing
+
+    def watched_intervals(self, ip: str) -> tuple[Interval, ...]:
+        """Return who had an address when, by what the watch observed alone."""
+        return self._watched.get(ip, ())
+
     def pod_by_uid(self, uid: str) -> Pod | None:
         """Return a pod that exists, or that was deleted within the retention, as it was last seen."""
         return self._by_uid.get(uid)
@@ -292,9 +298,3 @@ class Addresses:
     def size(self) -> int:
         """Count the addresses and pods in memory."""
         return len(self._watched) + len(self._exact) + len(self._by_uid)
-
-
-def _neighbourhood(ip: str) -> bytes | str:
-    if ":" not in ip:
-        return ip.rpartition(".")[0]
-    return socket.inet_pton(socket.AF_INET6, ip)[:8]

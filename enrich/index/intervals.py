@@ -5,6 +5,7 @@ The theory of operation is in :mod:`enrich.index.addresses`.
 
 from __future__ import annotations
 
+import socket
 from typing import Final
 
 import msgspec
@@ -59,3 +60,10 @@ def ended(interval: Interval, uid: str, end: int, last: int) -> Interval:
 def held_ips(pod: Pod | None) -> tuple[str, ...]:
     """Return the addresses that are the pod's alone: a terminated pod has none, and a hostNetwork pod its node's."""
     return () if pod is None or pod.terminated or pod.host_network else pod.ips
+
+
+def neighbourhood(ip: str) -> bytes | str:
+    """Return the /24 or /64 that an address is in."""
+    if ":" not in ip:
+        return ip.rpartition(".")[0]
+    return socket.inet_pton(socket.AF_INET6, ip)[:8]

@@ -42,9 +42,7 @@ class RawTopic:
         found = admin.list_topics(timeout=_TIMEOUT_S).topics.get(self._topic.name)
         if found is None or found.error is not None:
             return self._create(admin)
-        resource = ConfigResource(ResourceType.TOPIC, self._topic.name)
-        entries = admin.describe_configs([resource])[resource].result(5)
-        wrong = self._topic.differences(len(found.partitions), {name: entry.value for name, entry in entries.items()})
+        wrong = self._topic.differences(len(found.partitions), self._described(admin))
         if not wrong:
             return None
         return f"topic {self._topic.name} has a wrong configuration: {'; '.join(wrong)}"
@@ -54,6 +52,18 @@ class RawTopic:
         if error.code() == KafkaError.TOPIC_AUTHORIZATION_FAILED:
             return missing_right(operation, "topic", self._topic.name, user_of(self._config))
         return str(error.str())
+
+    def _described(self, admin: AdminClient) -> Mapping[str, str | None]:
+        """Return the topic's configuration; the one that it should have if we may not look at it."""
+        resource = ConfigResource(ResourceType.TOPIC, self._topic.name)
+        try:
+            entries = admin.describe_configs([resource])[resource].result(5)
+        except KafkaException as error:
+            if error.args[0].code() != KafkaError.TOPIC_AUTHORIZATION_FAILED:
+                raise
+            log.warning("a topic's configuration was not checked: no right DESCRIBE_CONFIGS", topic=self._topic.name)
+            return self._topic.config
+        return {name: entry.value for name, entry in entries.items()}
 
     def is_reachable(self) -> bool:
         """Return whether Kafka answers a client that is new, and so knows nothing but the bootstrap servers."""

@@ -70,6 +70,12 @@ class EnrichMetrics:
         self.bad_address_intervals = counter(
             "bad_address_interval_records", "Records of the endpoints topic that could not be decoded, and were skipped"
         )
+        self.refused_intervals = counter(
+            "refused_address_intervals",
+            "Address intervals that were refused. forged_interval: the API server says that the pod runs on another "
+            "node, or that the address is somebody else's",
+            ("reason",),
+        )
         self.foreign_records = counter(
             "foreign_records",
             "Batches and address intervals of other clusters on the same topics, which this worker skips",
@@ -94,6 +100,7 @@ class EnrichMetrics:
             (self.lost_verdicts, _LOSS_REASONS),
             (self.pending_verdicts, ("settled", "late", "full")),
             (self.foreign_records, ("batches", "address_intervals")),
+            (self.refused_intervals, ("forged_interval",)),
         ):
             for value in values:
                 labelled.labels(value)

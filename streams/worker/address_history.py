@@ -23,6 +23,7 @@ from typing import Final, Protocol
 import structlog
 
 from enrich.index.cluster import Cluster
+from enrich.index.forged import why_forged, why_forged_end
 from enrich.runtime.process import StopServiceError
 from enrich.wire.address_interval import (
     INTERVAL_RETENTION_NS,
@@ -147,11 +148,24 @@ class AddressHistory:
                 self._metrics.foreign_records.labels("address_intervals").inc()
                 return
             if record.value:
-                self._cluster.addresses.add_interval(decode_interval(record.value, record.key))
-            else:
+                interval = decode_interval(record.value, record.key)
+                if not self._is_forged(why_forged(self._cluster, interval)):
+                    self._cluster.addresses.add_interval(interval)
+            elif not self._is_forged(why_forged_end(self._cluster, key)):
                 self._cluster.addresses.remove_interval(key.uid, key.ip)
         except AddressIntervalError as error:
             self._metrics.bad_address_intervals.inc()
             log.warning("an address interval cannot be decoded; skipped", offset=record.offset, error=str(error))
         else:
             self._metrics.address_intervals.inc()
+
+    def _is_forged(self, why: str | None) -> bool:
+        """Report an interval that cannot be true."""
+        if why is None:
+            return False
+        self._metrics.refused_intervals.labels("forged_interval").inc()
+        log.error(
+            "an address interval is refused: a probe reports its own node's pods only, so somebody else wrote it, or "
+            "two nodes have one WEIR_NODE", reason="forged_interval", why=why,
+        )  # fmt: skip
+        return True

@@ -1,5 +1,6 @@
 """Makes the pages that are generated: ``docs/settings.md`` from the settings classes, ``docs/metrics.md`` from the
-registries. ``python -m tests.docs.generate`` (``make docs``) writes them; ``--check`` says which are not current.
+registries, ``docs/kafka-acls.md`` and ``deploy/kafka`` from the list of rights. ``python -m tests.docs.generate``
+(``make docs``) writes them; ``--check`` says which are not current.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from probe.share_metrics import ShareCollector
 from streams.main import ROLES
 from streams.metrics.progress import ProgressMetrics
 from streams.metrics.roles import AlertMetrics, EnrichMetrics, SinkMetrics
+from tests.docs import kafka_rights
 from tests.docs.pages import ROOT
 from tests.docs.worry import KERNEL_EVENTS, WORRY
 
@@ -209,8 +211,15 @@ def _family(metric: Metric, labels: tuple[str, ...]) -> Family:
     return Family(metric.name + ending, metric.type, labels, metric.documentation)
 
 
-PAGES: Final[dict[str, Callable[[], str]]] = {"docs/settings.md": settings_page, "docs/metrics.md": metrics_page}
-"""Path to what makes the page."""
+PAGES: Final[dict[str, Callable[[], str]]] = {
+    "docs/settings.md": settings_page,
+    "docs/metrics.md": metrics_page,
+    "docs/kafka-acls.md": kafka_rights.page,
+    "deploy/kafka/topics.yaml": kafka_rights.topics_manifest,
+    "deploy/kafka/users.yaml": kafka_rights.users_manifest,
+    "deploy/kafka/acls.sh": kafka_rights.acl_script,
+}
+"""Path to what makes the page or file."""
 
 
 def stale() -> list[str]:

@@ -16,7 +16,8 @@ _METRIC = re.compile(r"\bkubeweir_(?:probe|streams)_[a-z_]+|\bkubeweir_ready\b")
 
 def test_the_generated_pages_are_current() -> None:
     assert stale() == [], "run `make docs`"
-    assert set(PAGES) == {"docs/settings.md", "docs/metrics.md"}
+    files = {f"deploy/kafka/{name}" for name in ("acls.sh", "topics.yaml", "users.yaml")}
+    assert set(PAGES) == {"docs/settings.md", "docs/metrics.md", "docs/kafka-acls.md"} | files
 
 
 def test_every_metric_says_when_to_worry_and_no_other_does() -> None:

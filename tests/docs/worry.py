@@ -80,6 +80,9 @@ WORRY: Final[dict[str, str]] = {
     "kubeweir_streams_foreign_records_total": (
         "Rises although no other cluster shares these topics: WEIR_CLUSTER differs between probes and workers."
     ),
+    "kubeweir_streams_refused_address_intervals_total": (
+        "Any increase: somebody writes address intervals in another node's name. The log says which pod and node."
+    ),
     "kubeweir_streams_gap_verdicts_total": (
         "Any increase (WeirVerdictsMissing): verdicts never came, and no probe counted them."
     ),

@@ -1,0 +1,286 @@
+"""Apache's StandardAuthorizer with exactly the rights of the list: all works, and without each right something fails.
+
+Each right has a case of its own, so that a right that nothing needs any longer, or that is missing in the list, has a
+name in the report.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import secrets
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import structlog
+from confluent_kafka.admin import AclBinding, AclOperation, NewTopic, ResourceType
+
+from enrich.runtime.connection import KafkaSettings
+from enrich.runtime.process import StopServiceError
+from enrich.runtime.settings import load
+from enrich.wire.address_interval import encode_interval
+from enrich.wire.rights import PRINCIPALS, RIGHTS, Principal, Right
+from enrich.wire.topics import Topic, topics
+from probe.export.interval_publisher import AddressIntervalPublisher
+from probe.export.publisher import Publisher
+from probe.export.spool import Spool
+from streams.kafka.connection import Connection, ReadError
+from streams.kafka.exactly_once import ExactlyOnce, TransactionAbortedError, Write
+from streams.kafka.group import GroupReader
+from streams.kafka.producer import RecordProducer
+from streams.kafka.reading import TopicReader
+from streams.kafka.topics import prepare_topics
+from tests.kafka.batches import make_batch, write_manifests
+from tests.kafka.guarded import GuardedBroker
+from tests.kafka.site import PATIENCE_S, Site, ids_of
+from tests.kafka.test_alerts import ALL, BURST, Hook
+from tests.kafka.test_history import make_interval
+from tests.probe.export.spooling import append
+from tests.waiting import until
+
+pytestmark = pytest.mark.kafka
+
+_KINDS = {
+    "topic": ResourceType.TOPIC, "group": ResourceType.GROUP, "transactionalId": ResourceType.TRANSACTIONAL_ID,
+}  # fmt: skip
+_OPERATIONS = {
+    "Read": AclOperation.READ, "Write": AclOperation.WRITE, "DescribeConfigs": AclOperation.DESCRIBE_CONFIGS,
+}  # fmt: skip
+_CLUSTER = "c1"
+_READ_WITHOUT_GROUP = ("endpoints", "alerts.state")
+_QUICK_S = 20.0
+
+
+@dataclass
+class Granted:
+    """Topics of a prefix, and one user of each principal with exactly its rights."""
+
+    broker: GuardedBroker
+    prefix: str
+    env: dict[Principal, dict[str, str]]
+    acls: dict[Right, list[AclBinding]]
+
+    def connection(self, principal: Principal) -> Connection:
+        return load(KafkaSettings, self.env[principal]).connection()
+
+    def topic(self, name: str) -> Topic:
+        return next(topic for topic in topics(self.prefix, 4) if topic.name == f"{self.prefix}.{name}")
+
+
+@pytest.fixture
+def granted(guarded: GuardedBroker) -> Granted:
+    """Topics of their own for the story of all services."""
+    return _made(guarded)
+
+
+def _made(guarded: GuardedBroker) -> Granted:
+    prefix = f"t{secrets.token_hex(4)}"
+    new = [NewTopic(one.name, one.partitions, config=dict(one.config)) for one in topics(prefix, 4)]
+    for future in guarded.admin.create_topics(new).values():
+        future.result(30)
+    users = {principal: guarded.user() for principal in PRINCIPALS}
+    acls = {right: _grant(guarded, users[right.principal][0], prefix, right) for right in RIGHTS}
+    return Granted(guarded, prefix, {principal: env for principal, (_, env) in users.items()}, acls)
+
+
+def _grant(guarded: GuardedBroker, user: str, prefix: str, right: Right) -> list[AclBinding]:
+    name = right.full_name(prefix, _CLUSTER)
+    return guarded.allow(user, _KINDS[right.resource], name, _OPERATIONS[right.operation], prefixed=right.prefixed)
+
+
+@pytest.fixture
+def hook() -> Iterator[Hook]:
+    made = Hook()
+    yield made
+    made.close()
+
+
+def test_everything_works_with_exactly_these_rights(granted: Granted, hook: Hook, tmp_path: Path) -> None:
+    write_manifests(tmp_path / "manifests")
+    administrator = load(KafkaSettings, granted.broker.env("weir", "weir")).connection()
+    site = Site(granted.broker.address, granted.prefix, tmp_path, administrator)
+    routes = {
+        "name": "all",
+        "match": {"verdict": "deny"},
+        "outputs": [{"file": {"path": str(tmp_path / "denied.log")}}],
+    }
+    (tmp_path / "routes.yaml").write_text(json.dumps({"version": 1, "routes": [routes]}))
+    hooks = [{"name": "hook", "webhook": {"url": hook.url}}]
+    alerts = {"version": 1, "rules": [BURST], "outputs": hooks, "disable": ALL}
+    (tmp_path / "alerts.yaml").write_text(json.dumps(alerts))
+    service = site.start(
+        "enrich", "file", "routes", "alerts", **granted.env["workers"], WEIR_FILE_PATH=str(tmp_path / "all.log"),
+        WEIR_ROUTES=str(tmp_path / "routes.yaml"), WEIR_ALERTS=str(tmp_path / "alerts.yaml"),
+    )  # fmt: skip
+    try:
+        spool = Spool(tmp_path / "spool")
+        publisher = Publisher(spool, granted.topic("verdicts.raw"), granted.connection("probe"))
+        publisher.start()
+        append(spool, make_batch(0, 60, denied=True))
+        append(spool, make_batch(60, 40))
+        append(spool, make_batch(100, 1, {"node": "n9"}))
+        assert publisher.stop(PATIENCE_S), publisher.problem
+        spool.close()
+        assert _sends_intervals(granted, "probe")
+        assert len(site.read_flows(100)) == 100
+        until(lambda: len(ids_of(tmp_path / "all.log")) == 100)
+        until(lambda: len(ids_of(tmp_path / "denied.log")) == 60)
+        until(lambda: bool(hook.alerts))
+        (dead,) = site.read("dead", bool)
+        assert dict(dead.headers() or [])["reason"] == b"wrong_node"
+        observe = [f"{sys.prefix}/bin/weir", "observe", "--last", "100", "--output", "json"]
+        shown = subprocess.run(
+            observe, env=site.env(**granted.env["readers"]), capture_output=True, text=True, check=True
+        )
+        assert shown.stdout.count('"disposition"') == 100, shown.stderr
+        for role in ("enrich", "file", "routes", "alerts"):
+            until(lambda role=role: service.get("/readyz", role)[0] == 200)  # type: ignore[misc]  # mypy cannot type a default
+        assert not [line for line in service.lines() if "DESCRIBE_CONFIGS" in line["event"]]
+    finally:
+        site.end()
+
+
+# --- what each right is for: each returns whether it could be done
+
+
+def _is_refused(problem: str | None) -> bool:
+    return problem is not None and ("has no right" in problem or "uthorization failed" in problem)
+
+
+def _writes_batches(granted: Granted, principal: Principal, folder: Path) -> bool:
+    spool = Spool(folder)
+    publisher = Publisher(spool, granted.topic("verdicts.raw"), granted.connection(principal))
+    publisher.start()
+    append(spool, make_batch(0, 1))
+    until(lambda: bool(publisher.acked_batches or publisher.failed.is_set() or _is_refused(publisher.problem)))
+    done = publisher.stop(0)
+    spool.close()
+    return done
+
+
+def _sends_intervals(granted: Granted, principal: Principal) -> bool:
+    publisher = AddressIntervalPublisher(granted.topic("endpoints"), granted.connection(principal), stall_s=3)
+    interval = make_interval("old", "10.0.0.98", time.time_ns())
+    publisher.publish({interval.key: encode_interval(interval)})
+    until(lambda: bool(publisher.published or _is_refused(publisher.problem)))
+    publisher.stop(0)
+    return publisher.published == 1
+
+
+def _writes(connection: Connection, topic: str) -> bool:
+    errors: list[object] = []
+    producer = RecordProducer(connection, errors.append)
+    assert producer.offer(topic, b"k", b"{}", int(time.time() * 1000), lambda error, _: errors.append(error))
+    until(lambda: bool(errors))
+    producer.close(0)
+    # A KafkaError cannot be compared with None.
+    return errors[0] is None
+
+
+def _reads(connection: Connection, topic: str) -> bool:
+    """Read a topic of which the first record is there already."""
+    try:
+        reader = TopicReader(connection, topic)
+        reader.start({partition: first for partition, (first, _) in reader.bounds().items()})
+        deadline = time.monotonic() + _QUICK_S
+        while time.monotonic() < deadline:
+            if reader.take(1, 0.2):
+                return True
+    except ReadError:
+        return False
+    raise AssertionError(f"{topic}: no record and no error")
+
+
+def _joins(connection: Connection, group: str, topic: str) -> bool:
+    reader = GroupReader(connection, group, topic)
+    deadline = time.monotonic() + _QUICK_S
+    try:
+        while time.monotonic() < deadline:
+            if reader.take(1, 0.2):
+                return True
+            if _is_refused(reader.problem):
+                return False
+    except StopServiceError:
+        return False
+    finally:
+        reader.close()
+    raise AssertionError(f"{group}: no record and no error")
+
+
+def _transacts(granted: Granted, name: str) -> bool:
+    group = f"{granted.prefix}.{_CLUSTER}.alerts.count"
+    topic = f"{granted.prefix}.flows.denied"
+    loop = ExactlyOnce(
+        granted.connection("workers"), group, [topic], name, lambda _: int(time.time() * 1000), lambda _: None
+    )
+    try:
+        assert loop.start(threading.Event())
+        while not loop.take(1, 0.2):
+            pass
+        loop.commit([Write(f"{granted.prefix}.alerts", b"k", b"{}")])
+    except (StopServiceError, TransactionAbortedError):
+        return False
+    finally:
+        loop.close()
+    return True
+
+
+def _checks_settings(granted: Granted, right: Right, folder: Path) -> bool:
+    """Return whether no warning says that the topic's settings could not be looked at."""
+    with structlog.testing.capture_logs() as lines:
+        if right.principal == "probe":
+            assert _writes_batches(granted, "probe", folder), "it is a warning only"
+        else:
+            connection = granted.connection(right.principal)
+            assert prepare_topics(connection, [granted.topic(right.name)], 0, threading.Event())
+    return not any("DESCRIBE_CONFIGS" in line["event"] for line in lines)
+
+
+def _attempt(granted: Granted, right: Right) -> Callable[[Path], bool]:
+    """Return what does with the product's own client what the right is for."""
+    connection, name = granted.connection(right.principal), right.full_name(granted.prefix, _CLUSTER)
+    if right.operation == "DescribeConfigs":
+        return lambda folder: _checks_settings(granted, right, folder)
+    if name.endswith(".reader"):
+        return lambda _: _reads(connection, name.removesuffix(".reader"))
+    if right.resource == "group":
+        return lambda _: _joins(connection, f"{name}{secrets.token_hex(4)}", f"{granted.prefix}.flows")
+    if right.resource == "transactionalId":
+        return lambda _: _transacts(granted, f"{name}{secrets.token_hex(4)}")
+    if right.principal == "workers" and right.operation == "Read" and right.name not in _READ_WITHOUT_GROUP:
+        return lambda _: _joins(connection, f"{granted.prefix}.{_CLUSTER}.{secrets.token_hex(4)}", name)
+    if right.operation == "Read":
+        return lambda _: _reads(connection, name)
+    if right.principal == "workers":
+        return lambda _: _writes(connection, name)
+    if right.name == "endpoints":
+        return lambda _: _sends_intervals(granted, right.principal)
+    return lambda folder: _writes_batches(granted, right.principal, folder)
+
+
+@pytest.fixture(scope="module")
+def seeded(guarded: GuardedBroker) -> Granted:
+    """Topics of their own with a record in each, for the cases."""
+    made = _made(guarded)
+    for topic in topics(made.prefix, 4):
+        assert _writes(load(KafkaSettings, guarded.env("weir", "weir")).connection(), topic.name)
+    return made
+
+
+@pytest.mark.parametrize("right", RIGHTS, ids=lambda right: right.id)
+def test_without_the_right_what_it_is_for_fails(seeded: Granted, right: Right, tmp_path: Path) -> None:
+    attempt = _attempt(seeded, right)
+    folders = (tmp_path / str(number) for number in itertools.count())
+    assert attempt(next(folders)), f"it should be possible to {right.purpose}"
+    seeded.broker.revoke(seeded.acls[right])
+    try:
+        assert not attempt(next(folders)), f"it is possible to {right.purpose} without the right"
+    finally:
+        user = seeded.env[right.principal]["WEIR_KAFKA_USERNAME"]
+        seeded.acls[right] = _grant(seeded.broker, user, seeded.prefix, right)
