@@ -16,6 +16,7 @@ from typing import Any, Final, Literal, cast
 
 from enrich.index.addresses import Addresses
 from enrich.index.changes import Changes, Key, address_keys
+from enrich.index.gone_workloads import GoneWorkloads
 from enrich.model import (
     POLICY_API_VERSIONS,
     TIERED_KINDS,
@@ -89,6 +90,7 @@ class Cluster:
         self._node_ips: dict[str, Node] = {}
         self._service_ips: dict[str, Service] = {}
         self._outside: dict[str, set[Name]] = {}
+        self._gone_workloads = GoneWorkloads()
         self._subscribers: list[Callable[[frozenset[type]], None]] = []
 
     # --- writing
@@ -155,6 +157,7 @@ class Cluster:
                 table[key] = after
             if kind in _NAMING_KINDS:
                 self.changes.touch(*_keys_of(before), *_keys_of(after))
+                self._gone_workloads.note(before, after)
             if kind is Pod:
                 self.addresses.update_pod(before, cast("Pod | None", after), now, synced_until, listed=listed)
         if Node in touched:
@@ -247,10 +250,11 @@ class Cluster:
         owner = pod.owner
         if owner is None:
             return None
-        workload = self._objects[Workload].get(workload_key(pod.namespace, owner))
+        workload: Workload | None = self._objects[Workload].get(workload_key(pod.namespace, owner))
+        if workload is None or workload.uid != owner.uid:
+            workload = self._gone_workloads.find(owner.uid) or workload
         if workload is not None and workload.owner is not None:
-            above: Owner = workload.owner
-            return above
+            return workload.owner
         suffix = f"-{pod.labels.get('pod-template-hash', '')}"
         if workload is None and owner.kind == "ReplicaSet" and len(suffix) > 1 and owner.name.endswith(suffix):
             # A Deployment appends this suffix to its name (kubernetes/pkg/controller/deployment/sync.go).

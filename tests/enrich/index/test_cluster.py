@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from enrich.index.cluster import KINDS, Change, Cluster
+from enrich.index.gone_workloads import GoneWorkloads
 from enrich.label_selector import Selector
 from enrich.model import Name, Namespace, NetworkPolicy, Node, Owner, Pod, Service, Workload
 from enrich.wire.address_interval import AddressInterval, OwnerRef
@@ -334,6 +335,30 @@ def test_a_job_of_a_cron_job_and_kinds_that_nobody_knows(cluster: Cluster) -> No
     assert cluster.workload_of(make_pod(owner=Owner("Job", "once"))) == Owner("Job", "once")
     assert cluster.workload_of(make_pod(owner=Owner("Rollout", "web"))) == Owner("Rollout", "web")
     assert cluster.workload_of(make_pod()) is None
+
+
+def test_a_job_that_is_gone_still_leads_to_its_cron_job(cluster: Cluster) -> None:
+    job = Workload("Job", "shop", "tidy-1", "j1", Owner("CronJob", "tidy", "c"))
+    pod = make_pod(owner=Owner("Job", "tidy-1", "j1"))
+    cluster.apply([Change("set", job)])
+    cluster.apply([Change("delete", job)])
+    assert cluster.workload_of(pod) == Owner("CronJob", "tidy", "c")
+    # Another one of its name, which somebody made by hand.
+    cluster.apply([Change("set", Workload("Job", "shop", "tidy-1", "j2"))])
+    assert cluster.workload_of(pod) == Owner("CronJob", "tidy", "c")
+    assert cluster.workload_of(make_pod(owner=Owner("Job", "tidy-1", "j2"))) == Owner("Job", "tidy-1", "j2")
+    cluster.replace(Workload, [Workload("Job", "shop", "tidy-1", "j3", Owner("CronJob", "other", "o"))])
+    assert cluster.workload_of(pod) == Owner("CronJob", "tidy", "c")
+    assert cluster.workload_of(make_pod(owner=Owner("Job", "tidy-1", "j3"))) == Owner("CronJob", "other", "o")
+
+
+def test_so_many_workloads_that_are_gone_are_remembered() -> None:
+    gone = GoneWorkloads(limit=3)
+    for number in range(5):
+        gone.note(Workload("Job", "shop", f"tidy-{number}", f"j{number}", Owner("CronJob", "tidy", "c")), None)
+    gone.note(Workload("Job", "shop", "once", "j9"), None)
+    assert [gone.find(f"j{number}") is not None for number in range(5)] == [False, False, True, True, True]
+    assert gone.find("j9") is None
 
 
 # --- readers and subscribers
