@@ -17,6 +17,7 @@ from typing import Any, Final, Literal, cast
 from enrich.index.addresses import Addresses
 from enrich.index.changes import Changes, Key, address_keys
 from enrich.index.gone_workloads import GoneWorkloads
+from enrich.index.named_addresses import NamedAddresses
 from enrich.model import (
     POLICY_API_VERSIONS,
     TIERED_KINDS,
@@ -87,9 +88,8 @@ class Cluster:
         self._objects: dict[type, dict[Name, Any]] = {kind: {} for kind in KINDS}
         self._views: dict[type, Mapping[Name, Any]] = {}
         self._missing = set(self.kinds)
-        self._node_ips: dict[str, Node] = {}
-        self._service_ips: dict[str, Service] = {}
-        self._outside: dict[str, set[Name]] = {}
+        self.named_addresses = NamedAddresses(int(skew_s * 1e9))
+        """Which node or Service has an address, and since when."""
         self._gone_workloads = GoneWorkloads()
         self._subscribers: list[Callable[[frozenset[type]], None]] = []
 
@@ -160,16 +160,7 @@ class Cluster:
                 self._gone_workloads.note(before, after)
             if kind is Pod:
                 self.addresses.update_pod(before, cast("Pod | None", after), now, synced_until, listed=listed)
-        if Node in touched:
-            self._node_ips = {ip: node for node in self._objects[Node].values() for ip in node.ips}
-        if Service in touched:
-            self._service_ips = {ip: made for made in self._objects[Service].values() for ip in made.cluster_ips}
-        if EndpointSlice in touched:
-            outside: dict[str, set[Name]] = defaultdict(set)
-            for made in self._objects[EndpointSlice].values():
-                for ip in made.addresses:
-                    outside[ip].add(Name(made.namespace, made.service))
-            self._outside = outside
+        self.named_addresses.update(touched, self._objects, now)
         for kind in touched:
             self._views.pop(kind, None)
         self.addresses.evict(now)
@@ -229,7 +220,7 @@ class Cluster:
 
     def node_of_ip(self, ip: str) -> Node | None:
         """Return the node that has an address."""
-        return self._node_ips.get(ip)
+        return self.named_addresses.node(ip)
 
     def node(self, name: str) -> Node | None:
         """Return the node of a name."""
@@ -238,12 +229,11 @@ class Cluster:
 
     def service_of(self, ip: str) -> Service | None:
         """Return the Service that has a cluster IP."""
-        return self._service_ips.get(ip)
+        return self.named_addresses.service(ip)
 
     def service_behind(self, ip: str) -> Name | None:
         """Name the Service behind which an address stands that is not a pod's; None if there is none, or several."""
-        found = self._outside.get(ip, ())
-        return next(iter(found)) if len(found) == 1 else None
+        return self.named_addresses.service_behind(ip)
 
     def workload_of(self, pod: Pod) -> Owner | None:
         """Return what runs the pod, as people call it: the Deployment, not its ReplicaSet; the CronJob, not its Job."""

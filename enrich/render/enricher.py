@@ -126,7 +126,7 @@ class Enricher:
         template = self._template_numbers(batch)
         # The same as np.clip, which costs more than all other arithmetic of a small batch.
         times = np.minimum(np.maximum(batch.wall, 0), self._now_ns()) // 1_000_000
-        dialled = self._services(verdicts)
+        dialled = self._services(verdicts, batch.wall)
         values = [
             f"{h}{a}{peer}{b}{count}{c}{first}{d}{last}{e}{number}{f}{service}}}".encode()
             for h, (a, b, c, d, e, f), peer, count, first, last, number, service in zip(
@@ -204,7 +204,7 @@ class Enricher:
             for shared, source, destination, a, b in zip(self._templates.of(template), *columns, strict=True)
         ]
 
-    def _services(self, verdicts: VerdictArray) -> list[str]:
+    def _services(self, verdicts: VerdictArray, wall: Int64Array) -> list[str]:
         """Render the member ``dialled`` of each record: the address before the Service's DNAT, where there was one."""
         if not verdicts["dialled"].any():
             return [""] * len(verdicts)
@@ -212,7 +212,7 @@ class Enricher:
         raw["address"], raw["port"] = verdicts["dialled"], verdicts["dialled_port"]
         dialled = raw.view(f"V{_DIALLED.itemsize}").tolist()
         found = list(map(self._dialled.get, dialled))
-        if None not in found:
+        if None not in found and not self._cluster.named_addresses.any_moved:
             return found  # type: ignore[return-value]  # None was ruled out
         if max(len(self._dialled), len(self._dialled_values)) > MAX_DIALLED:
             self._forget_dialled()
@@ -223,7 +223,21 @@ class Enricher:
             self._dialled_by_address[self._texts[address]].append(one)
             if value:
                 self._dialled_values[text] = value
-        return [self._dialled[one] for one in dialled]
+        texts = [self._dialled[one] for one in dialled]
+        if self._cluster.named_addresses.any_moved:
+            self._leave_out_moved(texts, dialled, wall)
+        return texts
+
+    def _leave_out_moved(self, texts: list[str], dialled: list[bytes], wall: Int64Array) -> None:
+        """Name no Service for a time at which another one may have had the address."""
+        since = {one: self._cluster.named_addresses.since_ns(self._texts[one[:16]]) for one in set(dialled)}
+        for place, (one, at_ns) in enumerate(zip(dialled, wall.tolist(), strict=True)):
+            if at_ns < since[one]:
+                port = int.from_bytes(one[16:], "little")
+                value = self._ends.dialled(self._texts[one[:16]], port, named=False)
+                texts[place] = f',"dialled":{encode(value)}' if value else ""
+                if value:
+                    self._dialled_values[texts[place]] = value
 
     def _forget_dialled(self) -> None:
         # Columns that were handed out keep their own values.

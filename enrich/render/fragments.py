@@ -163,7 +163,11 @@ class EndRenderer:
             if at_ns < complete_since:
                 return RenderedPeer(_ambiguous(ip), since, min(until, complete_since))
             since = max(since, complete_since)
-        return RenderedPeer(render_end(self._address(ip)), since, until, settled)
+        moved_ns = self._cluster.named_addresses.since_ns(ip)
+        if at_ns < moved_ns:
+            # A node had the address that does not have it any more.
+            return RenderedPeer(render_end(End(instance=ip)), since, min(until, moved_ns), settled)
+        return RenderedPeer(render_end(self._address(ip)), max(since, moved_ns), until, settled)
 
     def complete_since_ns(self) -> int:
         """Return the moment before which a pod may have had an address unknown to the index. It grows with time."""
@@ -181,10 +185,14 @@ class EndRenderer:
         """Whether the index knows this pod; also true for one without a UID, which cannot be looked up."""
         return not ref.uid or self._cluster.addresses.pod_by_uid(ref.uid) is not None
 
-    def dialled(self, ip: str, port: int) -> Dialled | None:
-        """Return the address and port that were dialled, with the Service that has the address; None for no address."""
+    def dialled(self, ip: str, port: int, *, named: bool = True) -> Dialled | None:
+        """Return the address and port that were dialled, with the Service that has the address; None for no address.
+
+        Not ``named``: without the Service, because another one may have had the address."""
         if not ip:
             return None
+        if not named:
+            return Dialled(ip=ip, port=port)
         return Dialled(ip=ip, port=port, service=_named_service(self._cluster.service_of(ip)))
 
     def _address(self, ip: str) -> End:

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from enrich.index.cluster import Change, Cluster
-from enrich.model import EndpointSlice, Pod
+from enrich.index.named_addresses import NamedAddresses
+from enrich.model import EndpointSlice, Name, Node, Pod, Service
 from enrich.render.enricher import Enricher
 from enrich.render.merged_batch import merge
 from enrich.wire.batch import AGGREGATED, INGRESS, UNNAMED, Batch, EndpointRef, PolicyRef, Reason, Verdict
@@ -321,6 +322,43 @@ def test_an_address_outside_that_an_endpoint_slice_puts_behind_a_service() -> No
     assert enrich(make_batch(verdict), cluster)[0]["dest"] == {"instance": "203.0.113.5", "service": service}
     cluster.apply([Change("set", EndpointSlice("bank", "x", "v", "ledger", ("203.0.113.5",)))])
     assert enrich(make_batch(verdict), cluster)[0]["dest"] == {"instance": "203.0.113.5"}, "two Services: neither"
+
+
+def test_an_address_that_moved_names_its_new_node_from_then_on_only(cluster: Cluster) -> None:
+    enricher = Enricher(cluster)
+
+    def named(*verdicts: dict[str, Any]) -> list[Any]:
+        """The peers' nodes, and the Services that were dialled."""
+        read = [orjson.loads(value) for value in enricher.records(merge(make_batch(*verdicts))).values]
+        services = [one.get("dialled", {}).get("service", {}).get("name") for one in read]
+        return [(one["dest"].get("node_name"), service) for one, service in zip(read, services, strict=True)]
+
+    early = {"time_ns": 0, "destination": "192.0.2.2", "dialled": "10.96.0.1", "dialled_port": 80}
+    late = early | {"time_ns": 5 * S}
+    assert named(early, late) == [("n2", "api")] * 2
+    # A node that is replaced, and a Service that is deleted: first nobody has the address, then another one.
+    (service,) = cluster.services().values()
+    cluster.apply([Change("delete", cluster.nodes()[Name("", "n2")]), Change("delete", service)])
+    assert named(early, late) == [(None, None)] * 2
+    cluster.apply([
+        Change("set", Node("n3", "u3", {}, ("192.0.2.2",))),
+        Change("set", Service("bank", "ledger", "u9", ("10.96.0.1",))),
+    ])  # fmt: skip
+    for _ in range(2):
+        assert named(early, late, early) == [(None, None), ("n3", "ledger"), (None, None)]
+        assert named(late, early) == [("n3", "ledger"), (None, None)]
+    # A change of the owner itself is no move, nor is an address that nobody had.
+    cluster.apply([Change("set", Node("n3", "u3", {"a": "b"}, ("192.0.2.2", "192.0.2.9")))])
+    assert named(late, early | {"destination": "192.0.2.9"})[1][0] == "n3"
+
+
+def test_so_many_addresses_are_remembered_that_lost_their_owner() -> None:
+    known = NamedAddresses(0, limit=3)
+    ips = [f"192.0.2.{number}" for number in range(5)]
+    for round_, now in enumerate((10, 20)):
+        nodes = {Name("", ip): Node(ip, f"{ip}-{round_}", {}, (ip,)) for ip in ips}
+        known.update({Node}, {Node: nodes}, now)
+    assert sum(known.since_ns(ip) == 20 for ip in ips) == 3
 
 
 def test_a_part_of_a_batch_keeps_the_numbers_of_its_rows(cluster: Cluster) -> None:
