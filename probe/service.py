@@ -17,6 +17,7 @@ from prometheus_client import CollectorRegistry
 from enrich.diagnosis.watch import Diagnosis
 from enrich.index.cluster import POLICY_KINDS, Cluster
 from enrich.model import Name
+from enrich.runtime.certificates import CertificateCollector
 from enrich.runtime.dead_threads import dead_thread, end_on_dead_threads
 from enrich.runtime.health import HealthServer
 from enrich.runtime.process import Exit, StopServiceError, only_instance, stop_on_signals
@@ -201,10 +202,10 @@ def _rules(settings: Settings) -> Rules:
 
 
 def _serve_health(settings: Settings, source: Source, parts: _Parts, diagnosis: Diagnosis) -> HealthServer:
-    plugin = parts.plugin
-    maps, registry = parts.agent.generation.maps, CollectorRegistry()
+    plugin, maps, registry = parts.plugin, parts.agent.generation.maps, CollectorRegistry()
     for collector in (
         SourceCollector("probe", source),
+        CertificateCollector(settings.certificates),
         ProbeCollector(parts.agent, maps, parts.ring, parts.drain, parts.spool, parts.publisher),
         ShareCollector(maps, parts.ledger),
         *([CniCollector(plugin.requests)] if plugin else []),

@@ -5,6 +5,7 @@ Nothing here connects.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -13,6 +14,23 @@ from enrich.runtime.settings import SettingsError, setting
 
 PROTOCOLS: Final = ("plaintext", "ssl", "sasl_plaintext", "sasl_ssl")
 MECHANISMS: Final = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
+_FIXED: Final = re.compile(
+    # Addresses, identity and credentials, which have settings of their own.
+    r"bootstrap\.servers|metadata\.broker\.list|security\.protocol|client\.(id|rack)|sasl\.(mechanisms?|username|password)"
+    r"|ssl\.(ca|certificate|key)\.(location|pem)|ssl_.*|ssl\.keystore\..*"
+    # Whether the broker is the one that it says it is; code that librdkafka would load; switches for its own tests.
+    r"|enable\.ssl\.certificate\.verification|ssl\.endpoint\.identification\.algorithm|plugin\..*|ssl\.engine\..*|test\..*"
+    # Producers: no record is lost, repeated out of order, or put on another partition.
+    r"|acks|request\.required\.acks|enable\.idempotence|enable\.gapless\.guarantee|transactional\.id|transaction\..*"
+    r"|retries|message\.send\.max\.retries|max\.in\.flight.*|delivery\.timeout\.ms|message\.timeout\.ms|partitioner"
+    r"|sticky\..*|message\.(max|copy)\..*|linger\.ms|batch\..*|queue\..*|queuing\..*|compression\..*|delivery\.report.*|produce\..*"
+    r"|topic\.metadata\.propagation\..*"
+    # Consumers: groups, offsets, and which records are seen.
+    r"|group\..*|enable\.auto\..*|auto\..*|offset\..*|isolation\.level|enable\.partition\.eof|check\.crcs"
+    r"|session\.timeout\.ms|heartbeat\.interval\.ms|max\.poll\..*|partition\.assignment\..*|consume\..*|fetch\.wait\.max\.ms"
+    r"|allow\.auto\..*|topic\.blacklist|default\..*|.*_cb|opaque|on_.*|logger|interceptors|enable\.random\.seed"
+)
+"""Settings of librdkafka that WEIR_KAFKA_EXTRA must not change."""
 
 RECOVERY: Final = {
     # A broker that answers nothing (frozen, or behind a network that drops packets) is given up after so long. Until
@@ -42,6 +60,10 @@ class KafkaSettings:
     """The user name, with sasl_*."""
     kafka_password: str = setting("WEIR_KAFKA_PASSWORD", "")
     """The password of the user, with sasl_*."""
+    kafka_username_file: Path | None = setting("WEIR_KAFKA_USERNAME_FILE", None)
+    """File that holds the user name, instead of WEIR_KAFKA_USERNAME. It is read when a client is made."""
+    kafka_password_file: Path | None = setting("WEIR_KAFKA_PASSWORD_FILE", None)
+    """File that holds the password, instead of WEIR_KAFKA_PASSWORD. It is read when a client is made."""
     kafka_ca: Path | None = setting("WEIR_KAFKA_CA", None)
     """PEM file of the authorities that may sign the brokers' certificates, with *ssl. By default the system's."""
     kafka_certificate: Path | None = setting("WEIR_KAFKA_CERTIFICATE", None)
@@ -51,6 +73,13 @@ class KafkaSettings:
     stall: float = setting("WEIR_STALL", 30.0, least=0.1)
     """Seconds that work may wait without any progress before /readyz says so. After 5 times that, clients of Kafka that
     make no progress although Kafka answers are replaced, or their process is restarted."""
+    kafka_client_id: str = setting("WEIR_KAFKA_CLIENT_ID", "kubeweir")
+    """Name of the clients in Kafka's logs, metrics and quotas (client.id)."""
+    kafka_rack: str = setting("WEIR_KAFKA_RACK", "")
+    """Rack or zone of this machine (client.rack): consumers read from a replica there, if the brokers allow it."""
+    kafka_extra: tuple[str, ...] = setting("WEIR_KAFKA_EXTRA", ())
+    """Further settings of librdkafka, as key=value, separated by commas; not those on which delivery depends. The
+    enricher's consumer is another client and takes none of them."""
 
     @property
     def uses_tls(self) -> bool:
@@ -65,16 +94,48 @@ class KafkaSettings:
     def connection(self) -> dict[str, str]:
         """Return librdkafka's configuration. Raises :class:`SettingsError` for settings that contradict each other."""
         self._check()
-        found = {"bootstrap.servers": self.kafka, **RECOVERY}
+        found = {"bootstrap.servers": self.kafka, **RECOVERY, "client.id": self.kafka_client_id, **self._extra()}
+        if self.kafka_rack:
+            found["client.rack"] = self.kafka_rack
         if self.kafka_protocol != "plaintext":
             found["security.protocol"] = self.kafka_protocol
         if self.uses_sasl:
-            found |= {"sasl.mechanism": self.kafka_mechanism, "sasl.username": self.kafka_username,
-                      "sasl.password": self.kafka_password}  # fmt: skip
+            username, password = self.credentials()
+            found |= {"sasl.mechanism": self.kafka_mechanism, "sasl.username": username, "sasl.password": password}
         if self.uses_tls:
             files = {"ssl.ca.location": self.kafka_ca, "ssl.certificate.location": self.kafka_certificate,
                      "ssl.key.location": self.kafka_key}  # fmt: skip
             found |= {name: str(path) for name, path in files.items() if path is not None}
+        return found
+
+    def credentials(self) -> tuple[str, str]:
+        """Read user and password, from their files if there are any. Raises :class:`SettingsError`."""
+        username = _content("WEIR_KAFKA_USERNAME_FILE", self.kafka_username_file) or self.kafka_username
+        password = _content("WEIR_KAFKA_PASSWORD_FILE", self.kafka_password_file) or self.kafka_password
+        if not (username and password):
+            raise SettingsError(
+                f"WEIR_KAFKA_PROTOCOL={self.kafka_protocol} needs WEIR_KAFKA_USERNAME and WEIR_KAFKA_PASSWORD, or "
+                "files in WEIR_KAFKA_USERNAME_FILE and WEIR_KAFKA_PASSWORD_FILE that hold them"
+            )
+        return username, password
+
+    def certificates(self) -> dict[str, Path]:
+        """Return the PEM files of certificates that the connection uses, each by what it is for."""
+        files = {"kafka_ca": self.kafka_ca, "kafka_client": self.kafka_certificate}
+        return {name: path for name, path in files.items() if path is not None and self.uses_tls}
+
+    def _extra(self) -> dict[str, str]:
+        found = {}
+        for text in self.kafka_extra:
+            key, separator, value = (part.strip() for part in text.partition("="))
+            if not (separator and key and value):
+                raise SettingsError(f"WEIR_KAFKA_EXTRA: {key!r} must be key=value, as socket.keepalive.enable=true is")
+            if _FIXED.fullmatch(key) or key in RECOVERY:
+                raise SettingsError(
+                    f"WEIR_KAFKA_EXTRA: {key} cannot be set, because delivery or the check of the broker's identity "
+                    "depends on it, or because it has a setting of its own: remove it"
+                )
+            found[key] = value
         return found
 
     def _check(self) -> None:
@@ -82,10 +143,6 @@ class KafkaSettings:
             raise SettingsError(f"WEIR_KAFKA_PROTOCOL={self.kafka_protocol!r}: must be {', '.join(PROTOCOLS)}")
         if self.uses_sasl and self.kafka_mechanism not in MECHANISMS:
             raise SettingsError(f"WEIR_KAFKA_MECHANISM={self.kafka_mechanism!r}: must be {', '.join(MECHANISMS)}")
-        if self.uses_sasl and not (self.kafka_username and self.kafka_password):
-            raise SettingsError(
-                f"WEIR_KAFKA_PROTOCOL={self.kafka_protocol} needs WEIR_KAFKA_USERNAME and WEIR_KAFKA_PASSWORD"
-            )
         for variable, path in (
             ("WEIR_KAFKA_CA", self.kafka_ca),
             ("WEIR_KAFKA_CERTIFICATE", self.kafka_certificate),
@@ -95,3 +152,16 @@ class KafkaSettings:
                 raise SettingsError(f"{variable}={path}: the file does not exist")
         if self.uses_tls and (self.kafka_certificate is None) != (self.kafka_key is None):
             raise SettingsError("WEIR_KAFKA_CERTIFICATE and WEIR_KAFKA_KEY must be set together")
+
+
+def _content(variable: str, path: Path | None) -> str:
+    """Return the text of a file without the end of its line; empty without a path. Raises :class:`SettingsError`."""
+    if path is None:
+        return ""
+    try:
+        text = path.read_text().strip("\r\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{variable}={path}: cannot be read: {error}") from error
+    if not text:
+        raise SettingsError(f"{variable}={path}: the file is empty")
+    return text

@@ -24,6 +24,7 @@ from prometheus_client import CollectorRegistry
 
 from enrich.diagnosis.rights import Needs
 from enrich.diagnosis.watch import Diagnosis
+from enrich.runtime.certificates import registry_with_certificates
 from enrich.runtime.health import HealthServer
 from enrich.runtime.process import Exit, StopServiceError
 from streams.alerts.count_loop import CountLoop
@@ -122,7 +123,7 @@ class _LoopThread:
 
 def run_alerts(settings: Settings, stop: threading.Event) -> int:
     """Run until ``stop``; return the exit code. Raises StopServiceError."""
-    registry = CollectorRegistry()
+    registry = registry_with_certificates(settings.certificates)
     problems: list[Callable[[], str | None]] = [lambda: "Kafka has not been reached yet"]
     needs = [Needs()]
     diagnosis = Diagnosis(settings.connection, lambda: needs[0])

@@ -16,12 +16,12 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import structlog
-from prometheus_client import CollectorRegistry
 
 from enrich.diagnosis.rights import Needs
 from enrich.diagnosis.watch import Diagnosis
 from enrich.index.cluster import NAMED_KINDS, Cluster
 from enrich.render.enricher import Enricher
+from enrich.runtime.certificates import registry_with_certificates
 from enrich.runtime.health import Check, HealthServer
 from enrich.runtime.process import Exit, StopServiceError
 from enrich.runtime.watching import SourceCollector
@@ -53,7 +53,7 @@ def run_enrich(settings: Settings, stop: threading.Event) -> int:
     from streams.worker.faust_app import EnrichWorker  # noqa: PLC0415 - as above
 
     quiet_libraries(lambda: diagnosis.suspect())  # noqa: PLW0108 - it is made below
-    registry = CollectorRegistry()
+    registry = registry_with_certificates(settings.certificates)
     metrics = EnrichMetrics(registry, settings.verdicts_by, settings.verdicts_limit)
     cluster = Cluster(tail_s=settings.pod_retention, kinds=NAMED_KINDS)
     source = _source(settings, cluster)

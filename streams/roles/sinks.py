@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Final
 
 import structlog
-from prometheus_client import CollectorRegistry
 
 from enrich.diagnosis.rights import Needs
 from enrich.diagnosis.watch import Diagnosis
+from enrich.runtime.certificates import registry_with_certificates
 from enrich.runtime.health import HealthServer
 from enrich.runtime.process import Exit, StopServiceError
 from streams.kafka.dead_letters import DeadLetters
@@ -131,7 +131,7 @@ def _run(
     work: Callable[[SinkMetrics, list[Callable[[], str | None]], DeadLetters, LagMonitor], None],
     needs: Callable[[], Needs],
 ) -> int:
-    registry = CollectorRegistry()
+    registry = registry_with_certificates(settings.certificates)
     metrics = SinkMetrics(registry)
     problems: list[Callable[[], str | None]] = [lambda: "Kafka has not been reached yet"]
     diagnosis = Diagnosis(settings.connection, needs)

@@ -13,10 +13,10 @@ def kafka_credentials(settings: Settings) -> faust.SASLCredentials | faust.SSLCr
     """Return the credentials of the Kafka connection in the form that Faust hands to aiokafka, or None."""
     context = _tls(settings) if settings.uses_tls else None
     if settings.uses_sasl:
+        username, password = settings.credentials()
         return faust.SASLCredentials(
-            username=settings.kafka_username, password=settings.kafka_password, ssl_context=context,
-            mechanism=settings.kafka_mechanism,
-        )  # fmt: skip
+            username=username, password=password, ssl_context=context, mechanism=settings.kafka_mechanism
+        )
     return faust.SSLCredentials(context) if context else None
 
 

@@ -6,6 +6,7 @@ from typing import Final
 
 WORRY: Final[dict[str, str]] = {
     # --- both services
+    "kubeweir_certificate_expires_seconds": "Below what it takes to renew: Kafka refuses the service once it is 0.",
     "kubeweir_ready": "0 for 5 minutes (WeirNotReady): `/readyz` says why in words.",
     "kubeweir_health_closed_connections_total": (
         "Rises steadily: somebody holds connections to the metrics port, or a scraper is slow. Firewall the port."
