@@ -103,6 +103,10 @@ def _check_file(at: Steps, file: File, route: str, files: dict[str, str]) -> Ite
         return
     if file.path is not None and not PurePosixPath(file.path).is_absolute():
         yield Problem((*at, "path"), f"must begin with /, because a worker has no folder of its own; is {file.path!r}")
+    if file.preset is not None and file.form != "record":
+        yield Problem(
+            (*at, "form"), f"cannot be used with `preset: {file.preset}`, whose lines are records; give a path"
+        )
     path = posixpath.normpath(file.path or GKE_PATH)
     if path in files:
         yield Problem((*at, "path" if file.path else "preset"), f"route {files[path]} writes this file already")

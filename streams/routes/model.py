@@ -12,12 +12,22 @@ from msgspec import Meta
 
 from streams.config.fields import Duration, EntryName, Positive
 from streams.config.http_target import HttpTarget, Url, UrlFile, UrlVariable
+from streams.forms import Form
 from streams.matching.matcher import Matcher
 from streams.matching.model import Match, Patterns
 
 
 class _Strict(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """A part of the file. An unknown field is a mistake, because a mistyped name must not mean the default."""
+
+
+FormField = Annotated[
+    Form,
+    Meta(
+        description="The form of each line. record: as on Kafka. ecs: Elastic Common Schema. ocsf: Network Activity "
+        "(4001) of the Open Cybersecurity Schema Framework. cef: ArcSight's Common Event Format, which is not JSON."
+    ),
+]
 
 
 class Kafka(_Strict, frozen=True):
@@ -62,10 +72,13 @@ class File(_Strict, frozen=True):
     ] = None
     keep: Annotated[int, Meta(ge=0, le=100_000, description="How many rotated files are kept.")] = 5
     gzip: Annotated[bool, Meta(description="Compress rotated files.")] = False
+    form: FormField = "record"
 
 
 class Stdout(_Strict, frozen=True):
     """JSON lines on the standard output of the worker."""
+
+    form: FormField = "record"
 
 
 class Otlp(HttpTarget, frozen=True):

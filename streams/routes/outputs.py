@@ -17,14 +17,16 @@ from enrich.sources.source import SourceError
 from enrich.wire.flow import decode_flow
 from streams.config.fields import seconds
 from streams.config.http_target import check_files, read_headers, read_url
+from streams.forms import FORMS, Form
 from streams.matching.matcher import Matcher
 from streams.matching.model import Match, Verdict, as_list
 from streams.metrics.roles import SinkMetrics
-from streams.routes.model import GKE_PATH, OUTPUT_KINDS, Events, File, Route, RouteOutput, Routes
+from streams.routes.model import GKE_PATH, OUTPUT_KINDS, Events, File, Route, RouteOutput, Routes, Stdout
 from streams.settings import Settings
 from streams.sinks.events import EventSink
 from streams.sinks.feed import is_own_record
 from streams.sinks.file import FileSink
+from streams.sinks.formed import FormedSink
 from streams.sinks.makers import checked_makers
 from streams.sinks.running_sinks import MadeSink, SinkDefinition
 from streams.sinks.sink import Sink
@@ -76,11 +78,15 @@ def _file(one: RouteSink, _metrics: SinkMetrics) -> Sink:
     sink = FileSink(path, file.max_bytes, file.keep, max_age_s=age, compress=file.gzip, named=named)
     # Its predecessor may still write the same file; a closed file sink opens its file at its first write.
     sink.close()
-    return sink
+    return _formed(sink, file.form)
 
 
-def _stdout(_one: RouteSink, _metrics: SinkMetrics) -> Sink:
-    return StdoutSink(sys.stdout.buffer)
+def _stdout(one: RouteSink, _metrics: SinkMetrics) -> Sink:
+    return _formed(StdoutSink(sys.stdout.buffer), (one.output.stdout or Stdout()).form)
+
+
+def _formed(sink: Sink, form: Form) -> Sink:
+    return sink if form == "record" else FormedSink(sink, FORMS[form])
 
 
 def _events(one: RouteSink, metrics: SinkMetrics) -> Sink:

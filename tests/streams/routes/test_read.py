@@ -50,6 +50,7 @@ WRONG = [
     (route(f"{OUT}match:\n  src:\n    labels:\n      matchExpressions:\n        - key: a\n          operator: In"), "9: routes[0].match.src.labels.matchExpressions[0].values: must be specified when operator is In"),
     (route(f"{OUT}sample: 0"), "5: routes[0].sample: must be more than 0 and at most 1; is 0"),
     (route("outputs:\n  - stdout: {}\n    file: {path: /a}"), "5: routes[0].outputs[0]: must be exactly one of"),
+    (route("outputs:\n  - file: {preset: gke, form: ecs}"), "5: routes[0].outputs[0].file.form: cannot be used with `preset: gke`"),
     (route("outputs:\n  - file: {}"), "5: routes[0].outputs[0].file: must have exactly one of path, preset"),
     (route("outputs:\n  - file: {path: /a}\n  - file: {path: /b}"), "6: routes[0].outputs[1]: must have a name: another output of the route is called file"),
     (route("outputs:\n  - {stdout: {}, name: a}\n  - {otlp: {endpoint: 'http://b/v1/logs'}, name: a}"), "6: routes[0].outputs[1].name: another output of the route is called a"),
