@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import click
 import structlog
 
+from enrich.runtime.console import run_console
 from enrich.runtime.process import Exit, StopServiceError, configure_logs, fail, only_instance
 from enrich.runtime.settings import SettingsError, describe, load
 from enrich.runtime.version import version_text
@@ -159,4 +159,4 @@ def _run(work: Callable[[Settings], None]) -> int:
 
 def main() -> None:
     """Run the console script."""
-    sys.exit(command())
+    run_console("weir-probe", command)

@@ -13,6 +13,7 @@ from typing import Final
 
 import click
 
+from enrich.runtime.console import run_console
 from enrich.runtime.dead_threads import dead_thread, end_on_dead_threads
 from enrich.runtime.process import Exit, StopServiceError, configure_logs, fail, stop_on_signals
 from enrich.runtime.settings import SettingsError, describe, load
@@ -127,7 +128,7 @@ def _run_role(role: str, settings: Settings, stop: threading.Event) -> int:
 
 def main() -> None:
     """Run the console script."""
-    command()
+    run_console("weir-streams", command)
 
 
 if __name__ == "__main__":

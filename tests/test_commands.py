@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import click
 import pytest
 from click.testing import CliRunner
@@ -31,3 +34,21 @@ def test_version_names_the_command_and_its_version(name: str, command: click.Com
 
 def test_weir_version_prints_the_version_alone() -> None:
     assert CliRunner().invoke(weir, ["version"]).output == f"{version_text()}\n"
+
+
+@pytest.mark.parametrize(
+    ("module", "redirect", "code", "said"),
+    [
+        ("streams.cli.main", "> /dev/full", 3, "weir: standard output cannot be written: No space left on device"),
+        ("streams.main", "> /dev/full", 3, "weir-streams: standard output cannot be written"),
+        ("streams.cli.main", ">&-", 0, ""),
+    ],
+)
+def test_an_output_that_takes_nothing_is_one_line_and_an_exit_code(
+    module: str, redirect: str, code: int, said: str
+) -> None:
+    run = f"{sys.executable} -c 'from {module} import main; main()' --help {redirect}"
+    done = subprocess.run(["sh", "-c", run], stderr=subprocess.PIPE, timeout=60, check=False, text=True)
+    assert done.returncode == code, done.stderr
+    assert said in done.stderr
+    assert done.stderr.count("\n") == (1 if said else 0)

@@ -12,6 +12,7 @@ from typing import Any, BinaryIO, Final, NoReturn
 import click
 import orjson
 
+from enrich.runtime.console import leave_stdout
 from enrich.runtime.process import Exit
 from enrich.runtime.settings import SettingsError, load
 from enrich.wire.whose import cluster_named, is_foreign
@@ -19,7 +20,6 @@ from streams.alerts.backtest import Backtest
 from streams.alerts.model import Alerts
 from streams.alerts.read import builtin, in_force, read
 from streams.cli.observe import parse_since, unix_ms
-from streams.cli.terminal import leave_stdout
 from streams.config.yaml_file import FileError
 from streams.kafka.connection import ReadError
 from streams.kafka.reading import read_committed

@@ -13,12 +13,12 @@ from typing import Any, Final
 import click
 import orjson
 
+from enrich.runtime.console import leave_stdout
 from enrich.runtime.process import Exit
 from enrich.runtime.settings import SettingsError, load
 from enrich.wire.topics import Topics
 from streams.cli.dead_letters import Letter, Redriven, letter_of, mark_of, redriven_headers, why_not
 from streams.cli.observe import read_range
-from streams.cli.terminal import leave_stdout
 from streams.kafka.connection import Connection, ReadError
 from streams.kafka.reading import TopicReader
 from streams.kafka.redrive import Resender

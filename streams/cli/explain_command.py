@@ -11,11 +11,12 @@ import click
 import msgspec
 
 from enrich.explain.query import QuerySyntaxError
+from enrich.runtime.console import leave_stdout
 from enrich.runtime.process import configure_logs
 from enrich.runtime.settings import SettingsError, load
 from streams.cli.explain import CANNOT_SAY, EXITS, Settings, UnreadableError, ask
 from streams.cli.explain_text import show
-from streams.cli.terminal import INTERRUPTED, PipeConsole, leave_stdout
+from streams.cli.terminal import INTERRUPTED, PipeConsole
 
 
 @click.command()

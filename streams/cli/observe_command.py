@@ -11,13 +11,14 @@ from typing import Any, Final
 
 import click
 
+from enrich.runtime.console import leave_stdout
 from enrich.runtime.process import Exit
 from enrich.runtime.settings import SettingsError, load
 from streams.cli.filter_options import read_filters
 from streams.cli.filters import Filters
 from streams.cli.observe import Shown, follow, last_of_all, parse_since, since_matching
 from streams.cli.table import FlowTable
-from streams.cli.terminal import INTERRUPTED, PipeConsole, leave_stdout
+from streams.cli.terminal import INTERRUPTED, PipeConsole
 from streams.kafka.connection import ReadError
 from streams.kafka.reading import TopicReader
 from streams.settings import Settings

@@ -12,13 +12,13 @@ from typing import BinaryIO, Final, NoReturn
 import click
 import msgspec
 
+from enrich.runtime.console import leave_stdout
 from enrich.runtime.process import Exit
 from enrich.runtime.settings import SettingsError, load
 from enrich.sources.own_cluster import UnknownClusterError, cluster_id_finder
 from enrich.sources.source import SourceError
 from enrich.wire.flow import Flow, decode_flow
 from enrich.wire.topics import topics
-from streams.cli.terminal import leave_stdout
 from streams.kafka.connection import ReadError
 from streams.kafka.consumer_groups import delete_groups, group_names
 from streams.matching.matcher import Matcher

@@ -38,9 +38,16 @@ from streams.sinks.stdout import StdoutSink
 log = structlog.get_logger("kubeweir.streams")
 
 
+def _file_sink(settings: Settings) -> Sink:
+    path = Path(settings.file_path)
+    if not path.is_absolute():
+        raise StopServiceError(f"WEIR_FILE_PATH={settings.file_path!r}: must begin with /", Exit.USAGE)
+    return FileSink(path, settings.file_max_bytes, settings.file_keep)
+
+
 SINK_MAKERS: Final[Mapping[str, Callable[[Settings], Sink]]] = {
     "stdout": lambda _settings: StdoutSink(sys.stdout.buffer),
-    "file": lambda settings: FileSink(Path(settings.file_path), settings.file_max_bytes, settings.file_keep),
+    "file": _file_sink,
 }
 """How each sink that is a role of its own is made from the settings."""
 

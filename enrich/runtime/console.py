@@ -1,0 +1,37 @@
+"""Runs the command line of a program, also where nothing takes its output: a full disk, a closed descriptor."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+
+from enrich.runtime.process import Exit
+
+
+def leave_stdout() -> None:
+    """Point standard output at /dev/null: its reader has ended, and Python flushes once more at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def run_console(name: str, command: Callable[[], object]) -> None:
+    """Run a command, and exit with its code. A standard output that cannot be written is one line and an exit code."""
+    if sys.stdout is None:
+        # The caller has closed it, and wants the exit code only.
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115 - the process uses it to its end
+    code: object = Exit.OK
+    try:
+        try:
+            code = command()
+        except SystemExit as stop:
+            code = stop.code
+        sys.stdout.flush()
+    except BrokenPipeError:
+        leave_stdout()
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        leave_stdout()
+        print(f"{name}: standard output cannot be written: {error.strerror}", file=sys.stderr)
+        code = Exit.UNABLE
+    sys.exit(code)  # type: ignore[arg-type]  # as the command has set it
