@@ -1,4 +1,7 @@
-"""Brokers are frozen, or return at another address: every role says so, and works again soon after they do."""
+"""Brokers are frozen, or return at another address: every role says so, and works again soon after they do.
+
+A real Prometheus with the shipped rules sees it, too; only the time for which a rule must hold is cut.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,8 @@ from streams.main import ROLES
 from tests.kafka.batches import make_batch, write_manifests
 from tests.kafka.movable import MovableBroker, free_port
 from tests.kafka.site import Site, ids_of, until
+from tests.services.queries import RULES
+from tests.services.test_prometheus import Prometheus
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(300)]
 
@@ -59,6 +64,13 @@ class Roles:
         until(lambda: expected == ids_of(self.output) or None, f"{self.sent} records: {self.pages()}")
         until(lambda: set(self.pages().values()) == {"ok\n"} or None, f"readiness: {self.pages()}")
 
+    def prometheus(self) -> Prometheus:
+        """Start a Prometheus that scrapes the roles."""
+        rules = self.site.folder / "rules.yml"
+        rules.write_text(re.sub(r"for: \d+m", "for: 1s", RULES.read_text()))
+        ports = [self.first_port + ROLES.index(role) for role in RUNNING]
+        return Prometheus(self.site.folder, {"weir-streams": [f"127.0.0.1:{port}" for port in ports]}, rules)
+
     def pages(self) -> dict[str, str]:
         return {role: self.get(role) for role in (*RUNNING, "all")}
 
@@ -73,8 +85,17 @@ def roles(tmp_path: Path) -> Iterator[Roles]:
     broker.close()
 
 
-def test_every_role_tells_the_truth_about_frozen_and_moved_brokers(roles: Roles) -> None:
+def test_every_role_tells_the_truth_about_frozen_and_moved_brokers(
+    roles: Roles, request: pytest.FixtureRequest
+) -> None:
     broker = roles.broker
+    prometheus = roles.prometheus()
+
+    def alerts() -> set[str]:
+        found = prometheus.ask('ALERTS{alertname="WeirNotReady", alertstate="firing"}')
+        return {one["metric"]["check"] for one in found}
+
+    request.addfinalizer(prometheus.stop)
     until(lambda: set(roles.pages().values()) == {"ok\n"} or None, f"the start: {roles.pages()}")
     roles.send(10)
     roles.wait_until_all_is_well()
@@ -82,7 +103,9 @@ def test_every_role_tells_the_truth_about_frozen_and_moved_brokers(roles: Roles)
         roles.send(10)
         until(lambda: all(page.startswith("503 ") for page in roles.pages().values()) or None, "503 of every role")
         assert all("Kafka has" in page for page in roles.pages().values())
+        until(lambda: alerts() >= {"kafka", "file", "alerts"} or None, "an alert for each role")
     roles.wait_until_all_is_well()
+    until(lambda: not alerts() or None, "the end of the alerts")
     broker.move()
     roles.send(10)
     roles.wait_until_all_is_well()

@@ -28,12 +28,12 @@ _ELSEWHERE = re.compile("watch_age_seconds|probe_cni_|probe_incomplete_pod")
 class Prometheus:
     """A Prometheus process with the project's rules."""
 
-    def __init__(self, folder: Path, targets: dict[str, list[str]]) -> None:
+    def __init__(self, folder: Path, targets: dict[str, list[str]], rules: Path = RULES) -> None:
         """``targets`` has a list of host:port by job name."""
         self.log = folder / "prometheus.log"
         configuration = {
             "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
-            "rule_files": [str(RULES)],
+            "rule_files": [str(rules)],
             "scrape_configs": [
                 {"job_name": job, "static_configs": [{"targets": listed}]} for job, listed in targets.items()
             ],
