@@ -28,17 +28,21 @@ def why_forged(cluster: Cluster, interval: AddressInterval) -> str | None:
             return f"{claim}, but the pod runs on node {pod.node}"
         if (pod.namespace, pod.name) != (interval.namespace, interval.pod):
             return f"{claim}, but the pod of this UID is {pod.namespace}/{pod.name}"
-    node, service = cluster.node_of_ip(interval.ip), cluster.service_of(interval.ip)
-    if node is not None:
-        return f"{claim}, which is an address of node {node.name}"
-    if service is not None:
-        return f"{claim}, which is the cluster IP of Service {service.namespace}/{service.name}"
+    if interval.end is None:
+        # Since when a node or a Service has its address is not known, so an interval that has ended may be true.
+        node, service = cluster.node_of_ip(interval.ip), cluster.service_of(interval.ip)
+        if node is not None:
+            return f"{claim}, which is an address of node {node.name}"
+        if service is not None:
+            return f"{claim}, which is the cluster IP of Service {service.namespace}/{service.name}"
+    # A pod of which the start is not known counts for a claim that has no end only.
     start, end = interval.start + _SLACK_NS, FOREVER if interval.end is None else interval.end - _SLACK_NS
     for one in cluster.addresses.watched_intervals(interval.ip):
         other = cluster.addresses.pod_by_uid(one.uid)
         if other is None or one.uid == interval.uid or other.node in {"", interval.node}:
             continue
-        if one.start_ns < end and start < one.end_ns:
+        since = FOREVER - 1 if one.start_ns == -FOREVER else one.start_ns
+        if since < end and start < one.end_ns:
             return f"{claim}, but pod {other.namespace}/{other.name} on node {other.node} had it then"
     return None
 

@@ -70,12 +70,21 @@ def test_a_claim_against_what_the_api_server_says_is_refused(
         claim("x", "10.0.0.10", "n1"),
         claim("x", "10.0.0.10", "n2", 5000, 1200),
         claim("x", "10.0.0.77", "n3"),
+        # The address of a node or a Service may have been a pod's before.
+        claim("x", "192.0.2.2", "n1", 5000, 1200),
+        claim("x", "10.96.0.9", "n1", 5000, 1200),
         # It ended when the other's began, by another clock.
         claim("x", "10.0.0.10", "n2", 5000, 997),
     ],
 )
 def test_a_claim_that_may_be_true_is_taken(cluster: Cluster, interval: AddressInterval) -> None:
     assert why_forged(cluster, interval) is None
+
+
+def test_a_pod_of_which_the_start_is_not_known_counts_for_claims_without_an_end(cluster: Cluster) -> None:
+    cluster.replace_all({Pod: [Pod("shop", "db-0", "uid-db-0", {}, ("10.0.0.30",), "n1")]})
+    assert why_forged(cluster, claim("x", "10.0.0.30", "n2", 5000, 1200)) is None
+    assert "pod shop/db-0 on node n1" in (why_forged(cluster, claim("x", "10.0.0.30", "n2")) or "")
 
 
 def test_a_deletion_is_for_the_nodes_own_interval(cluster: Cluster) -> None:
