@@ -287,6 +287,7 @@ struct usage {
 	u32 next;	   /* place of its own that is tried next */
 	u32 borrowed;	   /* lent places that it has */
 	u32 next_fragment; /* place that its next first fragment takes */
+	u32 turn;	   /* how many lent places it has tried: they are in a sequence of its own (places.h) */
 };
 
 /* Key: an endpoint's number; 0: packets without a pod; LENT: what is lent of all tables together. */

@@ -48,7 +48,7 @@
 #ifndef KUBEWEIR_PLACES_H
 #define KUBEWEIR_PLACES_H
 
-/* Places of its own that a new connection tries, to spare one that is in use; and lent ones, at random. */
+/* Places of its own that a new connection tries, to spare one that is in use; and lent ones. */
 #define SECOND_CHANCES 4
 #define LENT_TRIES 4
 /* Places that it loses to other CPUs before it gives up. */
@@ -127,6 +127,23 @@ static __always_inline u64 worth_of(struct work *w, u32 number, bool lent, u32 b
 }
 
 /*
+ * Return the next lent place to look at. Each account goes through them in a sequence that looks random. At its limit it
+ * goes through those that it has taken last, which are its own: so an entry lives as long as the limit allows.
+ */
+static __always_inline u32 next_lent(struct work *w, struct usage *usage)
+{
+	u32 turn, mixed;
+
+	if (w->choice.borrows_more)
+		turn = usage->turn++;
+	else
+		turn = usage->turn - 1 - usage->next++ % (usage->borrowed ?: 1);
+	mixed = (turn + (w->payer.endpoint * ACCOUNTS + w->payer.account) * 0xc2b2ae35) * 0x9e3779b1;
+	mixed = (mixed ^ mixed >> 15) * 0x85ebca6b;
+	return w->choice.lent_from + (mixed ^ mixed >> 13) % (CONNECTIONS - w->choice.lent_from);
+}
+
+/*
  * Choose the place to take: w->choice.best, or NO_PLACE. The state of the loop is kept in memory, because the verifier
  * would follow each combination of known values in registers separately.
  */
@@ -145,11 +162,10 @@ static __always_inline void choose_place(struct work *w, struct budget *budget)
 		if (lent ? !choice->borrows || (i == 0 && !usage->borrowed)
 			 : !choice->own || choice->most >= UNANSWERED)
 			continue;
-		/* At its limit, only a free place of its own would be better. */
-		if (lent && !choice->borrows_more && (i == 0 || choice->most >= UNANSWERED))
+		/* At its limit, only a vacant place would be better. */
+		if (lent && !choice->borrows_more && choice->most >= UNANSWERED)
 			continue;
-		number = lent ? choice->lent_from + bpf_get_prandom_u32() % (CONNECTIONS - choice->lent_from)
-			      : choice->first + usage->next++ % choice->own;
+		number = lent ? next_lent(w, usage) : choice->first + usage->next++ % choice->own;
 		choice->worth = worth_of(w, number, lent, usage->borrowed);
 		barrier();
 		if (choice->worth > choice->most) {

@@ -161,7 +161,9 @@ DENY_WINDOW: Final = np.dtype(
         ("dialled", "u1", (16,)),
     ]
 )
-USAGE: Final = np.dtype([("denied_flows", "<u4"), ("next", "<u4"), ("borrowed", "<u4"), ("next_fragment", "<u4")])
+USAGE: Final = np.dtype(
+    [("denied_flows", "<u4"), ("next", "<u4"), ("borrowed", "<u4"), ("next_fragment", "<u4"), ("turn", "<u4")]
+)
 BUDGET: Final = np.dtype([("slot", "<u4"), ("deny_window", "<u4"), ("account", USAGE, (2,)), ("evicted", "<u8")])
 NO_SLOT: Final = 0xFFFFFFFF
 """Slot of a budget without a reserve."""

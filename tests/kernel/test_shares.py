@@ -131,6 +131,21 @@ def test_who_is_scanned_gets_the_answers_that_it_waits_for(small: Rig, family: i
         assert answered(asking, there) == 20
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_who_answers_a_pod_at_its_limit_does_not_pay_for_it(small: Rig, family: int) -> None:
+    server, noisy = both(small, "a/server", 2), both(small, "b/noisy", 3)
+    small.policy("a/closed", podSelector={"matchLabels": {"app": "server"}}, policyTypes=["Egress"])
+    small.apply()
+    nowhere = {4: "10.244.9.9", 6: "fd44::999"}[family]
+    with open_socket(server, family, socket.SOCK_DGRAM) as there:
+        there.bind((server.address(family), 53))
+        scan(noisy, family, nowhere, 3 * LIMIT)
+        asking = ask(noisy, family, server.address(family), 5)
+        scan(noisy, family, nowhere, LIMIT // 4)
+        # The server may send answers only: its entries are still there.
+        assert answered(asking, there) == 5
+
+
 def test_a_successor_takes_over_the_share_of_a_pod_that_is_gone(small: Rig) -> None:
     for number in range(1, 4):
         both(small, f"a/pod{number}", number)
