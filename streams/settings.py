@@ -40,7 +40,7 @@ class Settings(KafkaSettings):
     """URLs of Alertmanagers to notify in addition to the outputs in the file, comma-separated: http://alertmanager:9093."""
     alert_groups: int = setting("WEIR_ALERT_GROUPS", 100_000, least=100)
     """Limit of groups that an alert rule keeps in one worker. Beyond it, the groups idle for longest are evicted."""
-    alert_firing: int = setting("WEIR_ALERT_FIRING", 20, least=1)
+    alert_firing: int = setting("WEIR_ALERT_FIRING", 50, least=1)
     """Limit of alerts of a rule that fire at once in one worker. Groups beyond it share one alert, the digest."""
     alert_learn: float = setting("WEIR_ALERT_LEARN", 3600.0)
     """Seconds for which a new rule of the kind `first` learns quietly, from the first start with it: groups that appear

@@ -2,13 +2,13 @@
 
 THEORY OF OPERATION
 
-Example: WEIR_ALERT_FIRING is 20, and a scanner is denied by 2,000 workloads. The rule ``first-deny`` has a group for
+Example: WEIR_ALERT_FIRING is 50, and a scanner is denied by 2,000 workloads. The rule ``first-deny`` has a group for
 each of them.
 
-1. The first 20 groups get an alert each.
-2. The 21st begins the digest. It collects for 10 seconds and then fires: one alert, with the number of groups so far.
-3. As long as the digest is active, every further group is counted in it, even if one of the 20 alerts is resolved. So
-   an attack that lasts for hours makes 21 notifications, not 20 in every few minutes.
+1. The first 50 groups get an alert each.
+2. The 51st begins the digest. It collects for 10 seconds and then fires: one alert, with the number of groups so far.
+3. As long as the digest is active, every further group is counted in it, even if one of the 50 alerts is resolved. So
+   an attack that lasts for hours makes 51 notifications, not 50 in every few minutes.
 4. The digest is resolved when no group was added for ``resolve_after``. The record then says how many there were.
 
 The group of a digest has the cluster of its first member and ``*`` as the value of every other field, and its labels

@@ -20,7 +20,7 @@ LATENESS_S: Final = 7
 the end of a window of 5 s, and 2 s pass on the way."""
 _MAX_GROUPS_WITH_EXAMPLES: Final = 2000
 """Groups without an alert for which examples are kept in memory."""
-MAX_FIRING: Final = 20
+MAX_FIRING: Final = 50
 """Default of the most alerts of a rule that fire at once."""
 _MAX_LOADED: Final = 4
 """A worker may get the partitions of others, with alerts that fire, so many times the most of one worker."""
