@@ -146,10 +146,10 @@ def show(topic: _DeadTopic, letter_id: str, raw: bool) -> None:
 @_REASONS
 @click.option("--limit", type=click.IntRange(1), default=_LIMIT, show_default=True, help="Send so many at most.")
 @click.option("--again", is_flag=True, help="Also those that came back after they had been sent again.")
-@click.option("--dry-run", is_flag=True, help="Say what would be sent, and send nothing.")
+@click.option("--dry-run", "only_shown", is_flag=True, help="Say what would be sent, and send nothing.")
 @_opened
 def redrive(
-    topic: _DeadTopic, letter_ids: Sequence[str], reasons: Sequence[str], limit: int, again: bool, dry_run: bool
+    topic: _DeadTopic, letter_ids: Sequence[str], reasons: Sequence[str], limit: int, again: bool, only_shown: bool
 ) -> None:
     """Send dead letters to the topics that they came from: these, those of a reason, or all.
 
@@ -180,14 +180,14 @@ def redrive(
             kept += 1
             click.echo(f"{letter.id}: not sent: {why}", err=True)
             continue
-        if not dry_run:
+        if not only_shown:
             _resend(resender, topic, letter, redriven)
         sent += 1
-        click.echo(f"{letter.id}: {'would be sent' if dry_run else 'sent'} to {letter.origin.rpartition('/')[0]}")
+        click.echo(f"{letter.id}: {'would be sent' if only_shown else 'sent'} to {letter.origin.rpartition('/')[0]}")
     for missing in sorted(left):
         kept += 1
         click.echo(f"{missing}: not sent: {topic.name} has no such letter", err=True)
-    click.echo(f"{sent} {'would be sent' if dry_run else 'sent'}, {kept} not", err=True)
+    click.echo(f"{sent} {'would be sent' if only_shown else 'sent'}, {kept} not", err=True)
     sys.exit(Exit.UNEXPECTED if kept else Exit.OK)
 
 

@@ -94,7 +94,10 @@ class OtlpSink:
         ca: str | None = None,
         certificate: tuple[str, str] | None = None,
     ) -> None:
-        """``endpoint`` is the whole URL, such as https://collector:4318/v1/logs; the rest as for :class:`.Poster`."""
+        """``endpoint`` is the whole URL, such as https://collector:4318/v1/logs.
+
+        The rest is as for :class:`streams.sinks.http.Poster`.
+        """
         self._poster = Poster(endpoint, headers, timeout_s, ca, certificate)
         self._resources: dict[tuple[str, str], Resource] = {}
 

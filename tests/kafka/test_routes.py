@@ -102,7 +102,7 @@ def test_a_changed_file_is_taken_over_and_a_bad_one_is_told_and_changes_nothing(
     assert service.get("/readyz")[0] == 200
     Path(path).write_text("version: 1\nroutes:\n  - name: one\n    match: {verdicts: deny}\n    outputs: []\n")
     line = service.wait_for("the routes file is refused; the last good one stays in force")
-    assert line["problems"] == [f"{path}:4: routes[0].match.verdicts: there is no such field"]
+    assert line["problems"][0].startswith(f"{path}:4: routes[0].match.verdicts: there is no such field")
     status, text = service.get("/readyz")
     assert status == 503
     assert "routes.yaml:4: routes[0].match.verdicts" in text
