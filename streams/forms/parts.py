@@ -19,8 +19,9 @@ def present(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def protocol_number(protocol: str) -> int | None:
     """Return the IANA number of a protocol, which a record names or gives as text; None if it is not known."""
-    if protocol.isascii() and protocol.isdigit() and int(protocol) <= _MAX_PROTOCOL:
-        return int(protocol)
+    if len(protocol) <= len(str(_MAX_PROTOCOL)) and protocol.isascii() and protocol.isdigit():
+        number = int(protocol)
+        return number if number <= _MAX_PROTOCOL else None
     return _PROTOCOLS.get(protocol)
 
 

@@ -38,6 +38,8 @@ class GroupReader:
         the newest one instead, and ``on_new`` is called before ``on_assigned``. ``monitor`` measures the group until
         :meth:`close`."""
         self.problem: str | None = "Kafka has not been reached yet"
+        self.is_writing = False
+        """Set while the destination takes records, which may last: meanwhile, nothing is read or committed."""
         self._topic, self._on_assigned, self._on_new = topic, on_assigned or (lambda _: None), on_new
         self._begins: dict[int, int] = {}
         """Partitions of a new group to the offsets where it begins, which are not committed yet."""
@@ -72,7 +74,7 @@ class GroupReader:
                     group,
                     [topic],
                     lambda: [(topic, partition) for partition in self._assigned],
-                    lambda: self._waits,
+                    self._count_waits,
                     lambda: {(topic, partition): begin for partition, begin in dict(self._begins).items()},
                 )
             )
@@ -152,6 +154,11 @@ class GroupReader:
 
     def _subscribe(self) -> None:
         self._consumer.subscribe([self._topic], on_assign=self._on_assign, on_revoke=self._on_revoke)
+
+    def _count_waits(self) -> int:
+        """Return a number that rises while the destination is waited for."""
+        self._waits += self.is_writing
+        return self._waits
 
     def _note(self, records: Sequence[Record], refused: Sequence[str]) -> None:
         """Remember that a right is missing, until records come or partitions are assigned."""

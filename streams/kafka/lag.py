@@ -195,7 +195,7 @@ class LagMonitor:
         for place, partition in followed.partitions.items():
             end, at = ends[place], max(starts.get(place, done.get(place, 0)), begins.get(place, 0))
             if partition.stall.seconds > self._stall_s / 2 and partition.found != at:
-                self._look_for_record(place, at, end, partition)
+                self._look_for_record(followed.group, place, at, end, partition)
             after = end if partition.empty_until >= end else at
             progressed = partition.done != at
             partition.done, partition.records = at, end - after
@@ -236,13 +236,15 @@ class LagMonitor:
         found = answer.result(2 * _TIMEOUT_S).topic_partitions
         return {(one.topic, one.partition): one.offset for one in found or ()}
 
-    def _look_for_record(self, place: Place, at: int, end: int, partition: _Partition) -> None:
-        """Note whether there is a record from ``at`` on that a reader would get."""
+    def _look_for_record(self, group: str, place: Place, at: int, end: int, partition: _Partition) -> None:
+        """Note whether there is a record from ``at`` on that a reader would get. Raises KafkaException."""
         consumer = Consumer(
             {
-                **self._connection, "group.id": "kubeweir.state", "enable.auto.commit": False,
+                # It joins no group, but librdkafka asks for one, and the broker for a right on it, which this one has.
+                **self._connection, "group.id": group, "enable.auto.commit": False,
                 "enable.partition.eof": True, "isolation.level": "read_committed", "fetch.wait.max.ms": 100,
-                "auto.offset.reset": "error",
+                # Retention may have removed everything from ``at`` on. Then the oldest record is the next one.
+                "auto.offset.reset": "earliest",
             },
             logger=silent_logger(),
         )  # fmt: skip
@@ -252,10 +254,12 @@ class LagMonitor:
             if message is None:
                 raise TimeoutError
             error = message.error()
-            if error is not None and error.code() == KafkaError._PARTITION_EOF:
+            if error is None:
+                partition.found = at
+            elif error.code() == KafkaError._PARTITION_EOF:
                 partition.empty_until = end
             else:
-                partition.found = at
+                raise KafkaException(error)
         finally:
             consumer.close()
 

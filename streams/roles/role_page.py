@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
@@ -41,5 +42,5 @@ def _problem(url: str) -> str | None:
     except urllib.error.HTTPError as error:
         with error:
             return "; ".join(error.read().decode(errors="replace").splitlines())
-    except OSError as error:
+    except (OSError, http.client.HTTPException) as error:
         return f"the role does not answer: it starts, or has ended ({getattr(error, 'reason', error)})"

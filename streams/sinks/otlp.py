@@ -33,6 +33,8 @@ _SCOPE: Final = InstrumentationScope("kubeweir")
 _WORKLOAD_KINDS: Final = frozenset({"deployment", "replicaset", "statefulset", "daemonset", "job", "cronjob"})
 """The kinds that have a semantic convention, such as ``k8s.deployment.name``."""
 _NS_PER_S: Final = 1_000_000_000
+_MAX_RESOURCES: Final = 10_000
+"""Nodes whose resources are kept; whoever writes records may name any number."""
 
 
 def attributes(flow: Flow) -> dict[str, Any]:
@@ -134,6 +136,8 @@ class OtlpSink:
     def _resource(self, cluster: str, node: str) -> Resource:
         found = self._resources.get((cluster, node))
         if found is None:
+            if len(self._resources) >= _MAX_RESOURCES:
+                self._resources.clear()
             found = self._resources[cluster, node] = Resource(
                 {"service.name": "kubeweir", "k8s.cluster.uid": cluster, "k8s.node.name": node}
             )

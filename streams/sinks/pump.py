@@ -21,6 +21,7 @@ THEORY OF OPERATION
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
@@ -39,12 +40,15 @@ _FIRST_BACKOFF_S: Final = 0.5
 _MAX_BACKOFF_S: Final = 10.0
 _MAX_RETRY_AFTER_S: Final = 300.0
 """A destination may ask to be left alone for days by mistake."""
+_SLOW_WRITE_S: Final = 30.0
+"""A write that takes longer is a problem, although each of its requests may be answered in time."""
 
 
 class Reader(Protocol):
     """See :class:`streams.kafka.group.GroupReader`."""
 
     problem: str | None
+    is_writing: bool
 
     def take(self, max_records: int, wait_s: float) -> list[Record]: ...
 
@@ -75,10 +79,11 @@ class Pump:
         self._feed, self._sink, self._reader, self._send_dead_letter = feed, sink, reader, send_dead_letter
         self._metrics, self._stop = metrics, stop
         self._destination_problem: str | None = None
+        self._write_started_at: float | None = None
 
     def problem(self) -> str | None:
         """Return why records are not stored at the moment, or None."""
-        return self._reader.problem or self._destination_problem
+        return self._reader.problem or self._destination_problem or self._slow_write()
 
     def run(self) -> None:
         """Work until ``stop`` is set. Raises StopServiceError."""
@@ -119,7 +124,7 @@ class Pump:
         while parts:
             part = parts.pop()
             try:
-                self._sink.write([record.value for record in part])
+                self._write_part(part)
             except SinkError as error:
                 self._report(error)
                 parts.append(part[self._stored(error.done) :])
@@ -147,6 +152,21 @@ class Pump:
                 done += self._stored(len(part))
             self._destination_problem, backoff = None, _FIRST_BACKOFF_S
         return done
+
+    def _write_part(self, part: Sequence[Record]) -> None:
+        """Write some records, and let it be seen that this goes on. Raises what the sink raises."""
+        self._write_started_at, self._reader.is_writing = time.monotonic(), bool(part)
+        try:
+            self._sink.write([record.value for record in part])
+        finally:
+            self._write_started_at, self._reader.is_writing = None, False
+
+    def _slow_write(self) -> str | None:
+        started_at = self._write_started_at
+        if started_at is None:
+            return None
+        taken_s = time.monotonic() - started_at
+        return f"a write has taken {taken_s:.0f} s so far" if taken_s > _SLOW_WRITE_S else None
 
     def _stored(self, number: int) -> int:
         self._metrics.records.labels(self._feed.name).inc(number)

@@ -41,7 +41,7 @@ class WebhookSink:
             firing = [orjson.dumps(record) for record in records]
             starts = range(0, len(firing), _MAX_ALERTS_PER_REQUEST)
             self._first = [firing[start : start + _MAX_ALERTS_PER_REQUEST] for start in starts]
-            self._load, self._initial_ids = None, {record["id"] for record in records}
+            self._load, self._initial_ids = None, {record["id"] for record in records if "id" in record}
         self._send_first()
         write_in_requests(values, _MAX_ALERTS_PER_REQUEST, self._send_new)
 

@@ -109,3 +109,13 @@ def test_the_api_server_says_how_long_it_wants_to_be_left_alone() -> None:
     with pytest.raises(SinkError) as caught:
         EventSink(post, 600, 60, lambda _: None).write([denied(1)])
     assert caught.value.retry_after_s == 9
+
+
+@pytest.mark.parametrize("namespace", ["", "kube-system/pods?x=", "..", "A"])
+def test_a_record_names_no_other_path_of_the_api_server(namespace: str) -> None:
+    asked: list[str] = []
+    record = flow(time.time())
+    record["src"] |= {"namespace": namespace}
+    with pytest.raises(RefusedError):
+        EventSink(lambda path, _event: asked.append(path), 600, 60, lambda _: None).write([orjson.dumps(record)])
+    assert not asked

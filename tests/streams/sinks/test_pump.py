@@ -8,7 +8,10 @@ from collections.abc import Callable, Sequence
 import pytest
 from prometheus_client import CollectorRegistry
 
+from streams.kafka.group import GroupReader
+from streams.kafka.lag import Followed, LagMonitor
 from streams.kafka.records import Record
+from streams.metrics.progress import ProgressMetrics
 from streams.metrics.roles import SinkMetrics
 from streams.sinks import pump as pumping
 from streams.sinks.feed import Feed
@@ -20,6 +23,7 @@ class Topic:
     """Returns ten records per call until there are none; then it stops the loop."""
 
     problem: str | None = None
+    is_writing = False
 
     def __init__(self, values: Sequence[bytes], stop: threading.Event) -> None:
         self.records = [Record(0, offset, b"", value, 0) for offset, value in enumerate(values)]
@@ -196,6 +200,41 @@ def test_a_stop_while_a_dead_letter_is_sent_leaves_the_record_for_the_next_start
     far = FarEnd(lambda values: RefusedError("no") if b"3" in values else None)
     Pump(Feed("f", lambda _: True), far, topic, stopped, SinkMetrics(CollectorRegistry()), stop).run()
     assert topic.committed == 3
+
+
+def test_a_slow_write_is_a_problem_and_no_stall_of_the_reader(monkeypatch: pytest.MonkeyPatch) -> None:
+    stop = threading.Event()
+    topic = Topic(VALUES, stop)
+    seen: list[tuple[bool, str | None]] = []
+
+    def answer(values: Sequence[bytes]) -> None:
+        if values:
+            monkeypatch.setattr(pumping, "_SLOW_WRITE_S", -1.0)
+            seen.append((topic.is_writing, pump.problem()))
+
+    pump = Pump(
+        Feed("f", lambda _: True), FarEnd(answer), topic, lambda *_: True, SinkMetrics(CollectorRegistry()), stop
+    )
+    pump.run()
+    assert set(seen) == {(True, "a write has taken 0 s so far")}
+    assert (topic.is_writing, pump.problem()) == (False, None)
+
+
+def test_a_reader_says_that_it_waits_while_its_destination_is_written() -> None:
+    class Monitor(LagMonitor):
+        followed: Followed
+
+        def follow(self, followed: Followed) -> None:
+            self.followed = followed
+
+    connection = {"bootstrap.servers": "127.0.0.1:1"}
+    monitor = Monitor(connection, 30, ProgressMetrics(CollectorRegistry()))
+    reader = GroupReader(connection, "g", "t", monitor=monitor)
+    waits = monitor.followed.waits
+    assert waits() == waits()
+    reader.is_writing = True
+    assert waits() != waits()
+    reader.close()
 
 
 def test_the_destination_is_left_alone_for_as_long_as_it_asks() -> None:

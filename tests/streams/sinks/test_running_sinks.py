@@ -50,6 +50,7 @@ class Journal:
 class QuietReader:
     def __init__(self, journal: Journal, group: str) -> None:
         self.problem: str | None = None
+        self.is_writing = False
         self._journal, self._group = journal, group
         self.raises: Exception | None = None
 

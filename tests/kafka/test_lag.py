@@ -1,0 +1,52 @@
+"""The lag that is measured at a broker, of groups for which nothing is left to read. The broker checks rights."""
+
+from __future__ import annotations
+
+import secrets
+
+import pytest
+from confluent_kafka import ConsumerGroupTopicPartitions, Producer, TopicPartition
+from confluent_kafka.admin import AclOperation, ResourceType
+from prometheus_client import CollectorRegistry
+
+from enrich.runtime.connection import KafkaSettings
+from enrich.runtime.settings import load
+from streams.kafka.lag import Followed, LagMonitor
+from streams.metrics.progress import ProgressMetrics
+from tests.kafka.guarded import GuardedBroker
+from tests.waiting import until
+
+pytestmark = [pytest.mark.kafka, pytest.mark.timeout(180)]
+
+_STALL_S = 1.0
+
+
+def test_a_group_is_not_stalled_by_what_retention_has_removed(guarded: GuardedBroker) -> None:
+    topic = f"t{secrets.token_hex(4)}"
+    group = f"{topic}.group"
+    guarded.create(topic)
+    admin = guarded.admin
+    user, env = guarded.user()
+    guarded.allow(user, ResourceType.TOPIC, topic, AclOperation.READ)
+    guarded.allow(user, ResourceType.GROUP, group, AclOperation.READ)
+    producer = Producer({**load(KafkaSettings, guarded.env("weir", "weir")).connection(), "log_level": 0})
+    for number in range(10):
+        producer.produce(topic, str(number))
+    assert producer.flush(30) == 0
+    committed = ConsumerGroupTopicPartitions(group, [TopicPartition(topic, 0, 5)])
+    admin.alter_consumer_group_offsets([committed])[group].result(30)
+    registry = CollectorRegistry()
+    monitor = LagMonitor(load(KafkaSettings, env).connection(), _STALL_S, ProgressMetrics(registry))
+    monitor.follow(Followed(group, [topic], lambda: [(topic, 0)]))
+
+    def lag() -> float | None:
+        return registry.get_sample_value("kubeweir_streams_group_lag_records", {"group": group})
+
+    monitor.start(lambda: None)
+    try:
+        until(lambda: lag() == 5)
+        admin.delete_records([TopicPartition(topic, 0, 10)])[TopicPartition(topic, 0)].result(30)
+        until(lambda: lag() == 0)
+        until(lambda: monitor.problem() is None)
+    finally:
+        monitor.stop()
