@@ -47,13 +47,13 @@ class Budgets:
             number = int.from_bytes(key, "little")
             if number not in (NOBODY, LENT):
                 self._slots[number] = int(np.frombuffer(value, BUDGET)[0]["slot"])
-        for number in (NOBODY, LENT):
-            if maps["budgets"].get(_key(number)) is None:
-                self._write(number, NO_SLOT)
-        self._lend()
+        self._is_prepared = False
+        """Whether there are budgets that are no pod's. Nothing is written before policy is installed."""
 
     def assign(self, numbers: Iterable[int]) -> None:
         """Give these endpoints a budget, and a slot while there are some."""
+        if not self._is_prepared:
+            self._prepare()
         needy = [number for number in numbers if self._slots.get(number, NO_SLOT) == NO_SLOT]
         if not needy:
             return
@@ -89,6 +89,13 @@ class Budgets:
     def used(self) -> dict[int, Used]:
         """Return what each endpoint uses, by its number."""
         return used_by_endpoint(self._maps)
+
+    def _prepare(self) -> None:
+        for number in (NOBODY, LENT):
+            if self._maps["budgets"].get(_key(number)) is None:
+                self._write(number, NO_SLOT)
+        self._lend()
+        self._is_prepared = True
 
     def _write(self, number: int, slot: int) -> None:
         raw = self._maps["budgets"].get(_key(number))
