@@ -28,8 +28,9 @@ class ProbeCollector(Collector):
         yield from self._export()
         yield from self._losses()
         yield from self._queues()
+        yield from self._pods()
+        yield from self._interfaces()
         yield from self._policy()
-        yield from self._elsewhere()
 
     def _export(self) -> Iterator[Metric]:
         drain, publisher = self._drain, self._publisher
@@ -97,7 +98,7 @@ class ProbeCollector(Collector):
             value=spool.max_bytes,
         )
 
-    def _policy(self) -> Iterator[Metric]:
+    def _pods(self) -> Iterator[Metric]:
         binding = self._agent.binding
         yield GaugeMetricFamily(
             "kubeweir_probe_attached_pods", "Local pods whose interface is under policy", value=len(binding.bound)
@@ -124,6 +125,8 @@ class ProbeCollector(Collector):
         for incomplete in self._agent.incomplete:
             closed.add_metric([*incomplete], 1)
         yield closed
+
+    def _interfaces(self) -> Iterator[Metric]:
         kept = GaugeMetricFamily(
             "kubeweir_probe_kept_interface",
             "1 for each interface that stays enforced although its pod is not in the API, has terminated "
@@ -142,6 +145,16 @@ class ProbeCollector(Collector):
         for interface, reason in self._agent.closed.items():
             closed.add_metric([interface, reason.partition(":")[0]], 1)
         yield closed
+        elsewhere = GaugeMetricFamily(
+            "kubeweir_probe_unenforced_interface",
+            "1 for each interface inside a local pod that is not enforced, because it is not a veth of the node",
+            labels=["namespace", "pod", "interface", "kind"],
+        )
+        for inside in self._agent.unenforced_interfaces.found:
+            elsewhere.add_metric([*inside], 1)
+        yield elsewhere
+
+    def _policy(self) -> Iterator[Metric]:
         entries = GaugeMetricFamily(
             "kubeweir_probe_map_entries",
             "Entries in a map of the kernel; of connections and denied flows, those beyond the pods' reserves",
@@ -162,13 +175,3 @@ class ProbeCollector(Collector):
             "Classes of peers that the policies in force tell apart",
             value=self._agent.identities,
         )
-
-    def _elsewhere(self) -> Iterator[Metric]:
-        elsewhere = GaugeMetricFamily(
-            "kubeweir_probe_unenforced_interface",
-            "1 for each interface inside a local pod that is not enforced, because it is not a veth of the node",
-            labels=["namespace", "pod", "interface", "kind"],
-        )
-        for inside in self._agent.unenforced_interfaces.found:
-            elsewhere.add_metric([*inside], 1)
-        yield elsewhere

@@ -114,9 +114,10 @@ class Collection:
     def set(self, event: Event, synced_ns: int) -> None:
         """Apply an event that sets an object."""
         if event.made is not None:
+            # It is in force before it is stored: a disk may be slow.
+            self._index.apply(self._resource, Change("set", event.made), synced_ns)
             if self._last is not None:
                 self._last.put(event.made, bytes(event.raw))
-            self._index.apply(self._resource, Change("set", event.made), synced_ns)
 
     def delete(self, item: dict[str, Any], synced_ns: int) -> None:
         """Apply an event that deletes an object. Raises AnswerError if nobody says whether it is to be believed."""

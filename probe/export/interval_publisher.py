@@ -92,7 +92,8 @@ class AddressIntervalPublisher:
                 if not self._in_flight:
                     self._changed.wait_for(lambda: self._waiting or self._stop.is_set(), _POLL_S)
             try:
-                self._topic_exists = self._topic_exists or not self._waiting or self._create_topic()
+                if self._waiting and not self._topic_exists:
+                    self._topic_exists = self._create_topic()
                 self._send()
             except KafkaException as error:
                 self._cause = f" ({error.args[0].str()})"

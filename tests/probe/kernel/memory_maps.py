@@ -11,7 +11,7 @@ import numpy as np
 from enrich.policy.matching import Direction
 from enrich.wire.batch import Reason, Verdict
 from probe.kernel import entries
-from probe.kernel.layout import BUDGET, ENDPOINT, Config
+from probe.kernel.layout import BUDGET, ENDPOINT, INDEX, PLACE, Array, Config
 from probe.policy.desired import WORLD, host_key
 from tests.probe.policy.kernel_model import Outcome
 
@@ -36,6 +36,10 @@ class MemoryMap:
         """Return a budget."""
         value = self.content.get(key)
         return None if value is None else np.frombuffer(value, BUDGET)[0]
+
+    def entries(self) -> tuple[Array, Array]:
+        """Return the numbers and the contents of places."""
+        return np.frombuffer(b"".join(self.content), INDEX), np.frombuffer(b"".join(self.content.values()), PLACE)
 
     def set(self, key: bytes, value: bytes) -> None:
         if key not in self.content and len(self.content) >= self.max_entries:
