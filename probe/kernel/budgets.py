@@ -9,7 +9,7 @@ highest one in use: ``POD_FRAGMENTS`` is the part of one account. It is a power 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -39,10 +39,12 @@ class Budgets:
     def __init__(self, maps: Maps) -> None:
         self._maps = maps
         self._limit = maps["endpoints"].max_entries
-        self._reserve = maps["places"].max_entries // 2 // self._limit // _ACCOUNTS * _ACCOUNTS
-        """Places of a slot, of both accounts together."""
+        self._reserve = maps["places"].max_entries // 2 // self._limit // _ACCOUNTS
+        """Places of an account of a slot."""
         self._slots: dict[int, int] = {}
         """Slot by endpoint number, NO_SLOT if there was none left."""
+        self._highest: int | None = None
+        """The highest number that was given a budget; None: any may have had one, from an earlier probe."""
         for key, value in maps["budgets"].items().items():
             number = int.from_bytes(key, "little")
             if number not in (NOBODY, LENT):
@@ -59,11 +61,13 @@ class Budgets:
             return
         taken = set(self._slots.values())
         free = (slot for slot in range(self._limit) if slot not in taken)
-        for number in needy:
-            slot = next(free, NO_SLOT)
-            if self._slots.get(number) != slot:
-                self._slots[number] = slot
-                self._write(number, slot)
+        given = {number: next(free, NO_SLOT) for number in needy}
+        given = {number: slot for number, slot in given.items() if self._slots.get(number) != slot}
+        borrowed = self._borrowed_already(given)
+        for number, slot in given.items():
+            self._slots[number] = slot
+            self._write(number, slot, borrowed.get(number))
+        self._highest = max(self._highest or 0, *needy)
         self._lend()
 
     def retain(self, numbers: Iterable[int]) -> None:
@@ -97,16 +101,35 @@ class Budgets:
         self._lend()
         self._is_prepared = True
 
-    def _write(self, number: int, slot: int) -> None:
+    def _borrowed_already(self, given: Mapping[int, int]) -> dict[int, list[int]]:
+        """Count the lent places that endpoints have which had a budget before, by account; ``given`` has their slots.
+
+        A pod that gets a new sandbox has the number that it had. Its old places are still charged to that number, and
+        each will be subtracted when it is emptied: from zero, the count would wrap around, and lend it nothing more."""
+        returning = [number for number in given if self._highest is None or number <= self._highest]
+        if not returning:
+            return {}
+        places, values = self._maps["places"].entries()
+        found = {}
+        for number in returning:
+            mine = values["payer"] == number
+            of, accounts = places[mine] // max(self._reserve, 1), values["account"][mine].astype(np.int64)
+            is_lent = of != given[number] * _ACCOUNTS + accounts
+            found[number] = [int((is_lent & (accounts == account)).sum()) for account in range(_ACCOUNTS)]
+        return found
+
+    def _write(self, number: int, slot: int, borrowed: Sequence[int] | None = None) -> None:
         raw = self._maps["budgets"].get(_key(number))
         value = np.zeros(1, BUDGET) if raw is None else np.array([raw])
         value["slot"] = slot
+        if borrowed is not None:
+            value["account"]["borrowed"] = borrowed
         self._maps["budgets"].set(_key(number), value.tobytes())
 
     def _lend(self) -> None:
         """Write where the lent places begin: behind the reserve of the highest slot in use. Divide the fragments."""
         slots = 1 + max((slot for slot in self._slots.values() if slot != NO_SLOT), default=-1)
-        self._maps.configure(Config.LENT_FROM, slots * self._reserve)
+        self._maps.configure(Config.LENT_FROM, slots * _ACCOUNTS * self._reserve)
         # Those without a slot share one part.
         accounts = (slots + 1) * _ACCOUNTS
         self._maps.configure(

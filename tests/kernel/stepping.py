@@ -170,7 +170,7 @@ class _SteppedMap:
     def __init__(self, table: Map, after: Callable[[], None]) -> None:
         self._table, self._after = table, after
         self.name, self.items, self.max_entries = table.name, table.items, table.max_entries
-        self.get = table.get
+        self.get, self.entries = table.get, table.entries
 
     def set(self, key: bytes, value: bytes) -> None:
         self._table.set(key, value)
