@@ -42,45 +42,8 @@ class EnrichMetrics:
         self.read_verdicts = counter("read_verdicts", "Verdicts made into records")
         self.verdicts = VerdictCounter(registry, by, limit)
         self.records = counter("records", "Records that Kafka has acknowledged, over all topics")
-        self.dead_letters = counter(
-            "dead_letters", "Batches and records sent to the dead-letter topic, by reason", ("reason",)
-        )
-        self.lost_dead_letters = counter(
-            "lost_dead_letters", "Dead letters that Kafka refused even when they were cut to 64 KiB, and that are lost"
-        )
-        self.gap_verdicts = counter(
-            "gap_verdicts", "Verdicts whose numbers are missing between two batches of a ring: lost without a report"
-        )
-        self.lost_verdicts = counter("lost_verdicts", "Verdicts that probes reported as lost, by reason", ("reason",))
-        self.expired_batches = counter(
-            "expired_batches", "Batches that retention removed from the raw topic before they were read"
-        )
-        self.retried_records = counter(
-            "retried_records", "Records retried in a batch of their own, because the broker refused their batch"
-        )
-        self.routed_records = counter(
-            "routed_records",
-            "Records that a route matched. routed: they have a topic. topic_failed: of these, the ones whose topic "
-            "cannot be made or written. no_namespace: the topic contains {namespace} and the pod has none. "
-            "not_allowed: the route does not allow the namespace. limit: the route would create more topics than it "
-            "may",
-            ("route", "outcome"),
-        )
-        self.address_intervals = counter("address_interval_records", "Address intervals read from the endpoints topic")
-        self.bad_address_intervals = counter(
-            "bad_address_interval_records", "Records of the endpoints topic that could not be decoded, and were skipped"
-        )
-        self.refused_intervals = counter(
-            "refused_address_intervals",
-            "Address intervals that were refused. forged_interval: the API server says that the pod runs on another "
-            "node, or that the address is somebody else's",
-            ("reason",),
-        )
-        self.foreign_records = counter(
-            "foreign_records",
-            "Batches and address intervals of other clusters on the same topics, which this worker skips",
-            ("what",),
-        )
+        self._add_losses(counter)
+        self._add_further_topics(counter)
         self.pending_verdicts = counter(
             "pending_verdicts",
             "Verdicts that waited for the cluster's index. settled: until both ends were known. late: as long as "
@@ -104,6 +67,51 @@ class EnrichMetrics:
         ):
             for value in values:
                 labelled.labels(value)
+
+    def _add_losses(self, counter: Callable[..., Counter]) -> None:
+        """Add what is counted of batches and records that are refused or lost."""
+        self.dead_letters = counter(
+            "dead_letters", "Batches and records sent to the dead-letter topic, by reason", ("reason",)
+        )
+        self.lost_dead_letters = counter(
+            "lost_dead_letters", "Dead letters that Kafka refused even when they were cut to 64 KiB, and that are lost"
+        )
+        self.gap_verdicts = counter(
+            "gap_verdicts", "Verdicts whose numbers are missing between two batches of a ring: lost without a report"
+        )
+        self.lost_verdicts = counter("lost_verdicts", "Verdicts that probes reported as lost, by reason", ("reason",))
+        self.expired_batches = counter(
+            "expired_batches", "Batches that retention removed from the raw topic before they were read"
+        )
+        self.retried_records = counter(
+            "retried_records", "Records retried in a batch of their own, because the broker refused their batch"
+        )
+
+    def _add_further_topics(self, counter: Callable[..., Counter]) -> None:
+        """Add what is counted of the topics of routes, of address intervals, and of other clusters."""
+        self.routed_records = counter(
+            "routed_records",
+            "Records that a route matched. routed: they have a topic. topic_failed: of these, the ones whose topic "
+            "cannot be made or written. no_namespace: the topic contains {namespace} and the pod has none. "
+            "not_allowed: the route does not allow the namespace. limit: the route would create more topics than it "
+            "may",
+            ("route", "outcome"),
+        )
+        self.address_intervals = counter("address_interval_records", "Address intervals read from the endpoints topic")
+        self.bad_address_intervals = counter(
+            "bad_address_interval_records", "Records of the endpoints topic that could not be decoded, and were skipped"
+        )
+        self.refused_intervals = counter(
+            "refused_address_intervals",
+            "Address intervals that were refused. forged_interval: the API server says that the pod runs on another "
+            "node, or that the address is somebody else's",
+            ("reason",),
+        )
+        self.foreign_records = counter(
+            "foreign_records",
+            "Batches and address intervals of other clusters on the same topics, which this worker skips",
+            ("what",),
+        )
 
 
 class AlertMetrics:

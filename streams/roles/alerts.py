@@ -17,7 +17,6 @@ from collections import Counter as Tally
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Final
 
 import structlog
 from prometheus_client import CollectorRegistry
@@ -38,7 +37,7 @@ from streams.alerts.read import in_force, read
 from streams.config.hot_reload import HotReloadedFile
 from streams.kafka.connection import ReadError
 from streams.kafka.dead_letters import DeadLetters
-from streams.kafka.exactly_once import ExactlyOnce, TransactionAbortedError
+from streams.kafka.exactly_once import ExactlyOnce
 from streams.kafka.group import GroupReader
 from streams.kafka.lag import LagMonitor
 from streams.kafka.reading import read_committed
@@ -46,6 +45,7 @@ from streams.kafka.records import Record
 from streams.kafka.topics import partitions_of, prepare_topics
 from streams.metrics.progress import ProgressMetrics
 from streams.metrics.roles import AlertMetrics, SinkMetrics
+from streams.roles.loop_thread import LoopThread
 from streams.roles.needs import alerts_needs
 from streams.roles.own_cluster import OwnCluster
 from streams.settings import Settings
@@ -53,72 +53,12 @@ from streams.sinks.running_sinks import RunningSinks
 
 log = structlog.get_logger("kubeweir.streams")
 
-_RESTART_DELAY_S: Final = 0.5
-
 
 class _Rules:
     """The rules in force. A reload replaces them in one assignment."""
 
     def __init__(self) -> None:
         self.current: Sequence[AlertRule] = ()
-
-
-class _LoopThread:
-    """Runs one loop on a thread, and restarts it from its last commit when a transaction is aborted."""
-
-    def __init__(
-        self, name: str, make: Callable[[], ExactlyOnce], step: Callable[[ExactlyOnce], None], metrics: AlertMetrics
-    ) -> None:
-        self.failed: StopServiceError | None = None
-        self._name, self._make, self._step, self._metrics = name, make, step, metrics
-        self._problem: str | None = "Kafka has not been reached yet"
-        self._transactions: ExactlyOnce | None = None
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name=f"alerts-{name}", daemon=True)
-
-    def start(self) -> None:
-        """Start the thread."""
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Stop the thread. Records that are not committed are read again at the next start."""
-        self._stop.set()
-        if self._thread.ident is not None:
-            self._thread.join()
-
-    def problem(self) -> str | None:
-        """Return what keeps the loop from making progress, or None."""
-        problem = self._problem or (self._transactions.problem if self._transactions else None)
-        return f"{self._name}: {problem}" if problem else None
-
-    def _run(self) -> None:
-        try:
-            while not self._stop.is_set():
-                self._work()
-        except StopServiceError as error:
-            self.failed = error
-        except Exception as error:
-            log.exception("a loop of the alerts ended", loop=self._name)
-            self.failed = StopServiceError(f"alerts, {self._name}: {error!r}", Exit.UNEXPECTED)
-
-    def _work(self) -> None:
-        """Run the loop until the stop, or until a transaction is aborted."""
-        transactions = self._transactions = self._make()
-        try:
-            if transactions.start(self._stop):
-                self._problem = None
-            while not self._stop.is_set():
-                self._step(transactions)
-                lag = transactions.lag()
-                if lag is not None:
-                    self._metrics.lag.labels(self._name).set(lag)
-        except TransactionAbortedError as error:
-            self._metrics.restarts.labels(self._name).inc()
-            self._problem = str(error)
-            log.warning("a loop of the alerts restarts from its last commit", loop=self._name, error=str(error))
-            self._stop.wait(_RESTART_DELAY_S)
-        finally:
-            transactions.close()
 
 
 def run_alerts(settings: Settings, stop: threading.Event) -> int:
@@ -197,12 +137,17 @@ def _work(
     ]
     monitor.start(stop.set)
     metrics.watch(lambda: (engine_loop.engine.groups(), engine_loop.engine.firing()))
+    _watch_over(threads, sinks, stop)
+    monitor.check()
+
+
+def _watch_over(threads: Sequence[LoopThread], sinks: RunningSinks, stop: threading.Event) -> None:
+    """Wait for the stop. Raises StopServiceError if a loop or a sink ends before."""
     while not stop.wait(0.1):
         sinks.check()
         for thread in threads:
             if thread.failed is not None:
                 raise thread.failed
-    monitor.check()
 
 
 def _alerts_file(settings: Settings, apply: Callable[[Alerts], Alerts]) -> HotReloadedFile[Alerts, Alerts] | None:
@@ -218,9 +163,36 @@ def _loop_threads(
     dead: DeadLetters,
     stop: threading.Event,
     monitor: LagMonitor,
-) -> tuple[_LoopThread, _LoopThread, EngineLoop]:
+) -> tuple[LoopThread, LoopThread, EngineLoop]:
     topics, connection, worker = settings.topics, settings.connection(), socket.gethostname()
     partitions = _partitions(settings, stop)
+    count_loop = CountLoop(
+        rules,
+        topics.denied.name,
+        (topics.deltas.name, partitions),
+        lambda record, reason, error: dead.send(record.topic, record, reason, error),
+        lambda what, number: metrics.counted.labels(what).inc(number),
+        settings.cluster,
+    )
+    engine_loop = _engine_loop(settings, rules, partitions, metrics, dead)
+
+    def transactions(name: str, read_topics: Sequence[str], loop: CountLoop | EngineLoop) -> ExactlyOnce:
+        group = settings.group(f"alerts.{name}")
+        writer = f"{group}.{worker}.{uuid.uuid4().hex[:8]}"
+        return ExactlyOnce(connection, group, read_topics, writer, loop.replay_from_ms, loop.on_assigned, monitor)
+
+    sources, deltas = (topics.denied.name, topics.status.name), (topics.deltas.name,)
+    return (
+        LoopThread("count", lambda: transactions("count", sources, count_loop), count_loop.step, metrics),
+        LoopThread("engine", lambda: transactions("engine", deltas, engine_loop), engine_loop.step, metrics),
+        engine_loop,
+    )
+
+
+def _engine_loop(
+    settings: Settings, rules: _Rules, partitions: int, metrics: AlertMetrics, dead: DeadLetters
+) -> EngineLoop:
+    topics = settings.topics
     evicted = Tally[str]()
 
     def count_event(rule: str, what: str, number: int) -> None:
@@ -237,19 +209,11 @@ def _loop_threads(
         metrics.counted.labels("bad_deltas").inc()
         dead.send(topics.deltas.name, record, "no_deltas", error)
 
-    count_loop = CountLoop(
-        rules,
-        topics.denied.name,
-        (topics.deltas.name, partitions),
-        lambda record, reason, error: dead.send(record.topic, record, reason, error),
-        lambda what, number: metrics.counted.labels(what).inc(number),
-        settings.cluster,
-    )
-    engine_loop = EngineLoop(
+    loop = EngineLoop(
         rules,
         (topics.alerts.name, topics.alert_state.name, topics.status.name),
         partitions,
-        worker,
+        socket.gethostname(),
         lambda found: Engine(
             found,
             settings.alert_groups,
@@ -257,23 +221,12 @@ def _loop_threads(
             max_firing=settings.alert_firing,
             learn_s=settings.alert_learn,
         ),
-        partial(read_committed, connection, topics.alert_state.name),
+        partial(read_committed, settings.connection(), topics.alert_state.name),
         take_evicted,
         on_bad_deltas,
     )
-    engine_loop.own = OwnGroups(settings.cluster, metrics.counted.labels("foreign").inc)
-
-    def transactions(name: str, read_topics: Sequence[str], loop: CountLoop | EngineLoop) -> ExactlyOnce:
-        group = settings.group(f"alerts.{name}")
-        writer = f"{group}.{worker}.{uuid.uuid4().hex[:8]}"
-        return ExactlyOnce(connection, group, read_topics, writer, loop.replay_from_ms, loop.on_assigned, monitor)
-
-    sources, deltas = (topics.denied.name, topics.status.name), (topics.deltas.name,)
-    return (
-        _LoopThread("count", lambda: transactions("count", sources, count_loop), count_loop.step, metrics),
-        _LoopThread("engine", lambda: transactions("engine", deltas, engine_loop), engine_loop.step, metrics),
-        engine_loop,
-    )
+    loop.own = OwnGroups(settings.cluster, metrics.counted.labels("foreign").inc)
+    return loop
 
 
 def _partitions(settings: Settings, stop: threading.Event) -> int:

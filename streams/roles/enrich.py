@@ -82,21 +82,7 @@ def run_enrich(settings: Settings, stop: threading.Event) -> int:
         _wait(history.loaded, stop)
         workers: list[EnrichWorker] = []
         producer = RecordProducer(settings.connection(), lambda error: workers[0].fatal(error))  # noqa: PLW0108 - it is made below
-        enricher = Enricher(cluster, settings.labels)
-        pending = PendingVerdicts(
-            enricher, source.synced_until_ns, int(settings.attribution_wait * 1e9), settings.pending_bytes, time.time_ns
-        )
-        metrics.pending_bytes.set_function(lambda: pending.bytes)
-        pipeline = Pipeline(
-            settings.topics,
-            settings.cluster,
-            enricher,
-            lambda uid: _node_of(cluster, uid),
-            producer,
-            metrics,
-            socket.gethostname(),
-            pending,
-        )
+        pipeline = _pipeline(settings, cluster, source, producer, metrics)
         worker = EnrichWorker(settings, pipeline, producer, metrics, stop)
         workers.append(worker)
         if settings.routes:
@@ -115,6 +101,27 @@ def run_enrich(settings: Settings, stop: threading.Event) -> int:
             history.stop()
         source.stop()
         health.close()
+
+
+def _pipeline(
+    settings: Settings, cluster: Cluster, source: Source, producer: RecordProducer, metrics: EnrichMetrics
+) -> Pipeline:
+    """Put together what happens to a batch, without the routes."""
+    enricher = Enricher(cluster, settings.labels)
+    pending = PendingVerdicts(
+        enricher, source.synced_until_ns, int(settings.attribution_wait * 1e9), settings.pending_bytes, time.time_ns
+    )
+    metrics.pending_bytes.set_function(lambda: pending.bytes)
+    return Pipeline(
+        settings.topics,
+        settings.cluster,
+        enricher,
+        lambda uid: _node_of(cluster, uid),
+        producer,
+        metrics,
+        socket.gethostname(),
+        pending,
+    )
 
 
 def _history(settings: Settings, cluster: Cluster, metrics: EnrichMetrics) -> AddressHistory:

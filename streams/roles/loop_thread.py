@@ -1,0 +1,75 @@
+"""The thread of a loop of the role `alerts`."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Final
+
+import structlog
+
+from enrich.runtime.process import Exit, StopServiceError
+from streams.kafka.exactly_once import ExactlyOnce, TransactionAbortedError
+from streams.metrics.roles import AlertMetrics
+
+log = structlog.get_logger("kubeweir.streams")
+
+_RESTART_DELAY_S: Final = 0.5
+
+
+class LoopThread:
+    """Runs one loop on a thread, and restarts it from its last commit when a transaction is aborted."""
+
+    def __init__(
+        self, name: str, make: Callable[[], ExactlyOnce], step: Callable[[ExactlyOnce], None], metrics: AlertMetrics
+    ) -> None:
+        self.failed: StopServiceError | None = None
+        self._name, self._make, self._step, self._metrics = name, make, step, metrics
+        self._problem: str | None = "Kafka has not been reached yet"
+        self._transactions: ExactlyOnce | None = None
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=f"alerts-{name}", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop the thread. Records that are not committed are read again at the next start."""
+        self._stop.set()
+        if self._thread.ident is not None:
+            self._thread.join()
+
+    def problem(self) -> str | None:
+        """Return what keeps the loop from making progress, or None."""
+        problem = self._problem or (self._transactions.problem if self._transactions else None)
+        return f"{self._name}: {problem}" if problem else None
+
+    def _run(self) -> None:
+        try:
+            while not self._stop.is_set():
+                self._work()
+        except StopServiceError as error:
+            self.failed = error
+        except Exception as error:
+            log.exception("a loop of the alerts ended", loop=self._name)
+            self.failed = StopServiceError(f"alerts, {self._name}: {error!r}", Exit.UNEXPECTED)
+
+    def _work(self) -> None:
+        """Run the loop until the stop, or until a transaction is aborted."""
+        transactions = self._transactions = self._make()
+        try:
+            if transactions.start(self._stop):
+                self._problem = None
+            while not self._stop.is_set():
+                self._step(transactions)
+                lag = transactions.lag()
+                if lag is not None:
+                    self._metrics.lag.labels(self._name).set(lag)
+        except TransactionAbortedError as error:
+            self._metrics.restarts.labels(self._name).inc()
+            self._problem = str(error)
+            log.warning("a loop of the alerts restarts from its last commit", loop=self._name, error=str(error))
+            self._stop.wait(_RESTART_DELAY_S)
+        finally:
+            transactions.close()
