@@ -6,7 +6,8 @@ nothing wrong. So a thread with a client of its own asks, every few seconds, for
 1. Where does each partition end, and what is committed? If 130 is the end and 100 is committed, 30 records wait.
 2. Since when? The first look that saw an end beyond 100 says so (:mod:`enrich.runtime.waiting_time`).
 3. Is there a record at all from 100 on? A transaction's end takes an offset too, and compaction removes records. So
-   when nothing has got done for half of ``WEIR_STALL``, the next record is read, once.
+   when nothing has got done for half of ``WEIR_STALL``, the next record is read, and again after each ``WEIR_STALL``:
+   retention may remove it.
 4. Did anything of the group's own partitions get done since the last look? If not for ``WEIR_STALL`` seconds, the role
    is not ready; after 5 times that, its process ends, and is restarted with new clients (:mod:`enrich.runtime.stall`).
 
@@ -80,6 +81,8 @@ class _Partition:
     done: int = -1
     found: int = -1
     """A record was found at or after this offset."""
+    look_at: float = 0.0
+    """When it is looked for again."""
     empty_until: int = -1
     """No record was found before this offset."""
     seconds: float = 0.0
@@ -194,7 +197,8 @@ class LagMonitor:
         followed.waited = waits
         for place, partition in followed.partitions.items():
             end, at = ends[place], max(starts.get(place, done.get(place, 0)), begins.get(place, 0))
-            if partition.stall.seconds > self._stall_s / 2 and partition.found != at:
+            due = partition.found != at or time.monotonic() >= partition.look_at
+            if due and partition.stall.seconds > self._stall_s / 2:
                 self._look_for_record(followed.group, place, at, end, partition)
             after = end if partition.empty_until >= end else at
             progressed = partition.done != at
@@ -255,7 +259,7 @@ class LagMonitor:
                 raise TimeoutError
             error = message.error()
             if error is None:
-                partition.found = at
+                partition.found, partition.look_at = at, time.monotonic() + self._stall_s
             elif error.code() == KafkaError._PARTITION_EOF:
                 partition.empty_until = end
             else:
