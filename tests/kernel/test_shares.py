@@ -170,6 +170,21 @@ def test_a_successor_takes_over_the_share_of_a_pod_that_is_gone(small: Rig) -> N
     assert {number: slot_of(small, number) for number in small.installer.budgets.used()} == known
 
 
+def test_a_pod_that_comes_back_owes_what_it_has_borrowed(small: Rig) -> None:
+    pod = both(small, "a/pod", 1)
+    small.apply()
+    (number,) = small.installer.endpoints.values()
+    scan(pod, 4, "10.244.9.9", LIMIT)
+    borrowed = small.installer.budgets.used()[number].borrowed
+    assert borrowed > LIMIT // 2
+    away = small.objects.pop("a/pod")
+    small.apply()
+    assert not small.installer.budgets.used()
+    small.objects["a/pod"] = away
+    small.apply()
+    assert small.installer.budgets.used()[number].borrowed == borrowed
+
+
 def slot_of(rig: Rig, number: int) -> int:
     value = rig.maps["budgets"].get(number.to_bytes(4, "little"))
     assert value is not None
