@@ -61,7 +61,7 @@ conformance: setup ## run the policy cases with real packets; DIR=folder FAMILY=
 bench-policy: setup ## measure policy from the index to the kernel's maps, at 100, 1,000 and 10,000 pods
 	@$(PY) -m tests.bench_policy
 
-docs: ## generate docs/settings.md and docs/metrics.md
+docs: ## generate the pages and files that come from the code: docs/settings.md, metrics.md, kafka-acls.md, deploy/kafka
 	@$(PY) -m tests.docs.generate
 
 clean: ## remove the virtual environment and the caches of tools; the cache of downloads and builds stays

@@ -16,6 +16,7 @@ from enrich.runtime.version import version_text
 from probe.cni.installation import InstallationError
 from probe.cni.plugin import installation, uninstall
 from probe.enforcement_end import end_enforcement
+from probe.export.raw_topic import check_connection
 from probe.kernel.maps import LayoutError
 from probe.kernel.program import LoadError
 from probe.node.netlink import NetworkError, NodeNetwork
@@ -121,6 +122,7 @@ def _install_command(settings: Settings) -> None:
 
 def _serve_command(settings: Settings) -> None:
     _check_machine(settings)
+    check_connection(settings.connection())
     serve(settings)
 
 

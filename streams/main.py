@@ -99,7 +99,7 @@ def _check(roles: Sequence[str], *, alone: bool) -> None:
 
 
 def run_role(role: str, settings: Settings, stop: threading.Event) -> int:
-    """Run one role in this process until ``stop``; return the exit code. Raises StopServiceError."""
+    """Run one role in this process until ``stop``; return the exit code. Raises StopServiceError, SettingsError."""
     if os.environ.get("WEIR_SUPERVISED") == "1":
         # Without its supervisor, nothing would stop this process. So the kernel stops it when the supervisor dies, even
         # by kill -9.
@@ -107,9 +107,16 @@ def run_role(role: str, settings: Settings, stop: threading.Event) -> int:
     host, _, port = settings.metrics.rpartition(":")
     if port.isdigit() and int(port):
         settings = replace(settings, metrics=f"{host}:{int(port) + ROLES.index(role)}")
+    _check_connection(settings)
     end_on_dead_threads(stop.set)
     code = _run_role(role, settings, stop)
     return Exit.UNEXPECTED if dead_thread() else code
+
+
+def _check_connection(settings: Settings) -> None:
+    from streams.kafka.connection import checked  # noqa: PLC0415 - the supervisor needs no client of Kafka
+
+    checked(settings.connection())
 
 
 def _run_role(role: str, settings: Settings, stop: threading.Event) -> int:

@@ -7,15 +7,17 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 import structlog
-from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka import KafkaError, KafkaException, Producer
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType
 
 from enrich.diagnosis.rights import missing_right, user_of
+from enrich.runtime.settings import SettingsError
 from enrich.wire.topics import Topic
 
 log = structlog.get_logger("kubeweir.probe")
 
 _TIMEOUT_S: Final = 2
+_ONLINE: Final = {"bootstrap.servers", "security.protocol", "sasl.mechanism"}
 CREATED: Final = "the topic was created just now"
 """Not a problem, but the topic must be looked at once more: another probe may have been faster, with other settings."""
 
@@ -26,6 +28,18 @@ def quiet_logger() -> logging.Logger:
     quiet.addHandler(logging.NullHandler())
     quiet.propagate = False
     return quiet
+
+
+def check_connection(connection: Mapping[str, str]) -> None:
+    """Raise :class:`SettingsError` if librdkafka, which alone knows its settings, does not take one of them.
+
+    Nothing is connected, and no certificate is read: a file that is bad for a while must not keep the probe from
+    enforcing policy."""
+    offline = {name: value for name, value in connection.items() if name not in _ONLINE}
+    try:
+        Producer(offline, logger=quiet_logger())
+    except KafkaException as error:
+        raise SettingsError(f"WEIR_KAFKA_EXTRA: librdkafka refuses it: {str(error.args[0].str()).strip()}") from error
 
 
 class RawTopic:

@@ -21,7 +21,7 @@ from streams.alerts.model import Alerts
 from streams.alerts.read import builtin, in_force, read
 from streams.cli.observe import parse_since, unix_ms
 from streams.config.yaml_file import FileError
-from streams.kafka.connection import ReadError
+from streams.kafka.connection import ReadError, checked
 from streams.kafka.reading import read_committed
 from streams.kafka.topics import partitions_of
 from streams.settings import EVERY_CLUSTER, Settings
@@ -151,7 +151,7 @@ def _without_blanks(stream: BinaryIO) -> Iterator[bytes]:
 def _kafka(since: str) -> Iterator[bytes]:
     try:
         settings = load(Settings, os.environ)
-        connection = settings.connection()
+        connection = checked(settings.connection())
         start = unix_ms(parse_since(since, datetime.now(UTC)))
     except (SettingsError, ValueError) as error:
         raise click.UsageError(str(error)) from error

@@ -19,7 +19,7 @@ from enrich.runtime.settings import SettingsError, load
 from enrich.wire.topics import Topics
 from streams.cli.dead_letters import Letter, Redriven, letter_of, mark_of, redriven_headers, why_not
 from streams.cli.observe import read_range
-from streams.kafka.connection import Connection, ReadError
+from streams.kafka.connection import Connection, ReadError, checked
 from streams.kafka.reading import TopicReader
 from streams.kafka.redrive import Resender
 from streams.kafka.topics import partitions_of
@@ -64,7 +64,7 @@ def _opened(command: _Command) -> _Command:
         given = {"WEIR_KAFKA": kafka, "WEIR_TOPIC_PREFIX": prefix}
         try:
             settings = load(Settings, {**os.environ, **{name: text for name, text in given.items() if text}})
-            connection = settings.connection()
+            connection = checked(settings.connection())
         except SettingsError as error:
             raise click.UsageError(str(error)) from error
         try:

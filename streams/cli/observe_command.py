@@ -19,7 +19,7 @@ from streams.cli.filters import Filters
 from streams.cli.observe import Shown, follow, last_of_all, parse_since, since_matching
 from streams.cli.table import FlowTable
 from streams.cli.terminal import INTERRUPTED, PipeConsole
-from streams.kafka.connection import ReadError
+from streams.kafka.connection import ReadError, checked
 from streams.kafka.reading import TopicReader
 from streams.settings import Settings
 
@@ -82,7 +82,7 @@ def observe(
     now = datetime.now(UTC)
     try:
         settings = load(Settings, env)
-        connection = settings.connection()
+        connection = checked(settings.connection())
         filters = read_filters(fields)
         start = parse_since(since, now) if since else None
     except (SettingsError, ValueError) as error:

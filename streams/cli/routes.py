@@ -19,7 +19,7 @@ from enrich.sources.own_cluster import UnknownClusterError, cluster_id_finder
 from enrich.sources.source import SourceError
 from enrich.wire.flow import Flow, decode_flow
 from enrich.wire.topics import topics
-from streams.kafka.connection import ReadError
+from streams.kafka.connection import ReadError, checked
 from streams.kafka.consumer_groups import delete_groups, group_names
 from streams.matching.matcher import Matcher
 from streams.routes.model import Routes
@@ -104,7 +104,7 @@ def groups(file: Path, prefix: str, kafka: str | None, *, delete: bool) -> None:
     env = {**os.environ, "WEIR_TOPIC_PREFIX": prefix, **({"WEIR_KAFKA": kafka} if kafka else {})}
     try:
         settings = load(Settings, env)
-        connection = settings.connection()
+        connection = checked(settings.connection())
         begin = group_prefix(_in_cluster(settings))
         found = group_names(connection, begin)
     except SettingsError as error:

@@ -9,7 +9,10 @@ from collections.abc import Mapping
 from typing import Final
 
 import structlog
+from confluent_kafka import KafkaException, Producer
 from confluent_kafka.admin import AdminClient
+
+from enrich.runtime.settings import SettingsError
 
 log = structlog.get_logger("kubeweir.streams")
 
@@ -41,6 +44,21 @@ def silent_logger() -> logging.Logger:
     logger.addHandler(logging.NullHandler())
     logger.propagate = False
     return logger
+
+
+def checked(connection: Connection) -> Connection:
+    """Return the settings. Raises :class:`SettingsError` if librdkafka does not take them.
+
+    It is the only one that knows its settings, and that reads the certificates. No connection is made."""
+    offline = {name: value for name, value in connection.items() if name != "bootstrap.servers"}
+    try:
+        Producer(offline, logger=silent_logger())
+    except KafkaException as error:
+        raise SettingsError(
+            f"librdkafka does not take the settings of the connection: {str(error.args[0].str()).strip()}. Correct "
+            "WEIR_KAFKA_EXTRA, or the files of WEIR_KAFKA_CA, WEIR_KAFKA_CERTIFICATE and WEIR_KAFKA_KEY"
+        ) from error
+    return connection
 
 
 def admin_client(connection: Connection) -> AdminClient:
