@@ -7,17 +7,15 @@ Kafka. Policy flows from a source of objects through :class:`Cluster` to :class:
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
 import structlog
-from prometheus_client import CollectorRegistry
 
 from enrich.diagnosis.watch import Diagnosis
 from enrich.index.cluster import POLICY_KINDS, Cluster
-from enrich.model import Name
-from enrich.runtime.certificates import CertificateCollector
+from enrich.runtime.credentials import CredentialWatch, registry_with_credentials
 from enrich.runtime.dead_threads import dead_thread, end_on_dead_threads
 from enrich.runtime.health import HealthServer
 from enrich.runtime.process import Exit, StopServiceError, only_instance, stop_on_signals
@@ -27,6 +25,7 @@ from enrich.sources.factory import make_source
 from enrich.sources.source import Source, SourceError
 from enrich.wire.topics import topics
 from probe.agent import Agent
+from probe.cluster_id import find_cluster_id
 from probe.cni.metrics import CniCollector
 from probe.cni.plugin import Plugin
 from probe.cni.pod_lookup import PodLookup
@@ -83,6 +82,12 @@ class _Parts:
         """Return whether the kernel has the cluster's policy."""
         return self.agent.problem() is None
 
+    def renew_credentials(self, settings: Settings) -> None:
+        """Send by new clients, which read the credentials again. Raises SettingsError."""
+        connection = settings.connection()
+        self.publisher.renew(connection)
+        self.interval_publisher.renew(connection)
+
     def has_failed(self) -> bool:
         """Return whether a part died of an unexpected error."""
         return any(part.failed.is_set() for part in (self.agent, self.drain, self.publisher))
@@ -100,6 +105,7 @@ def serve(settings: Settings) -> None:
         stack.enter_context(only_instance(settings.run_dir / "probe.lock"))
         cluster = Cluster(kinds=POLICY_KINDS)
         source = stack.enter_context(_started(settings, cluster))
+        credentials = CredentialWatch(settings, lambda: parts.renew_credentials(settings))
         parts = _assemble(settings, cluster, stack)
         diagnosis = stack.enter_context(kafka_diagnosis(settings))
         health = _serve_health(settings, source, parts, diagnosis)
@@ -117,7 +123,8 @@ def serve(settings: Settings) -> None:
             taint.start()
             stack.callback(taint.stop)
         parts.publisher.start()
-        cluster_id = _cluster_id(settings, cluster, parts.drain.cluster, has_ended)
+        stack.enter_context(credentials.running())
+        cluster_id = find_cluster_id(settings, cluster, parts.drain.cluster, has_ended)
         if cluster_id is not None:
             parts.drain.start(cluster_id, settings.node)
             parts.intervals.start(cluster_id)
@@ -202,10 +209,9 @@ def _rules(settings: Settings) -> Rules:
 
 
 def _serve_health(settings: Settings, source: Source, parts: _Parts, diagnosis: Diagnosis) -> HealthServer:
-    plugin, maps, registry = parts.plugin, parts.agent.generation.maps, CollectorRegistry()
+    plugin, maps, registry = parts.plugin, parts.agent.generation.maps, registry_with_credentials(settings)
     for collector in (
         SourceCollector("probe", source),
-        CertificateCollector(settings.certificates),
         ProbeCollector(parts.agent, maps, parts.ring, parts.drain, parts.spool, parts.publisher),
         ShareCollector(maps, parts.ledger),
         *([CniCollector(plugin.requests)] if plugin else []),
@@ -284,17 +290,3 @@ def _limits(settings: Settings) -> Limits:
         quiet_s=4 * settings.batch_allowed_wait,
         heartbeat_s=settings.heartbeat,
     )
-
-
-def _cluster_id(settings: Settings, cluster: Cluster, known: str | None, is_over: Callable[[], bool]) -> str | None:
-    """Return the cluster's id, None if the probe ended before it was found.
-
-    It is the setting, or what an earlier process found (``known``), or what the source says.
-    """
-    if settings.cluster or known:
-        return settings.cluster or known
-    while not cluster.synced.wait(0.2):
-        if is_over():
-            return None
-    system = cluster.namespaces().get(Name("", "kube-system"))
-    return system.uid if system else "default"

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Final
+from typing import Final, NoReturn
 
 import click
 
 from enrich.runtime.console import run_console
+from enrich.runtime.credentials import CredentialWatch
 from enrich.runtime.dead_threads import dead_thread, end_on_dead_threads
 from enrich.runtime.process import Exit, StopServiceError, configure_logs, fail, stop_on_signals
 from enrich.runtime.settings import SettingsError, describe, load
 from enrich.runtime.version import version_text
 from streams.roles.role_page import role_page
-from streams.roles.supervisor import supervise
+from streams.roles.supervisor import SUPERVISED, supervise
 from streams.settings import Settings
 
 ROLES: Final = ("enrich", "stdout", "file", "routes", "alerts")
@@ -66,7 +69,7 @@ def command(roles: Sequence[str], alone: bool) -> None:
         chosen = list(dict.fromkeys(roles or default_roles(settings)))
         _check(chosen, alone=alone)
         stop = stop_on_signals()
-        code = run_role(chosen[0], settings, stop) if alone else _supervise(chosen, settings, stop)
+        code = _run_alone(chosen[0], settings, stop) if alone else _supervise(chosen, settings, stop)
     except SettingsError as error:
         code = fail(StopServiceError(str(error), Exit.USAGE), "weir-streams")
     except StopServiceError as error:
@@ -77,11 +80,45 @@ def command(roles: Sequence[str], alone: bool) -> None:
 def _supervise(roles: Sequence[str], settings: Settings, stop: threading.Event) -> int:
     """Run each role as a process of its own, and serve the readiness of all behind the roles' own ports."""
     host, _, port = settings.metrics.rpartition(":")
-    if not port.isdigit() or not int(port):
-        return supervise(roles, stop)  # the roles take any free ports
-    ports = {role: int(port) + ROLES.index(role) for role in roles}
-    with role_page(f"{host}:{int(port) + len(ROLES)}", ports):
-        return supervise(roles, stop)
+    renewed = threading.Event()
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(CredentialWatch(settings, renewed.set).running())
+        if port.isdigit() and int(port):  # else the roles take any free ports
+            ports = {role: int(port) + ROLES.index(role) for role in roles}
+            stack.enter_context(role_page(f"{host}:{int(port) + len(ROLES)}", ports))
+        return supervise(roles, stop, renewed)
+
+
+def _run_alone(role: str, settings: Settings, stop: threading.Event) -> int:
+    """Run a role in this process. If no supervisor of ours does it, begin again when credentials are renewed."""
+    if os.environ.get(SUPERVISED) == "1":
+        return run_role(role, settings, stop)
+    renewed = threading.Event()
+
+    def on_renewed() -> None:
+        if stop.is_set():
+            return
+        renewed.set()
+        signal.raise_signal(signal.SIGTERM)
+        # Without Kafka, a role may end its process, because it waits in vain for acknowledgements.
+        time.sleep(0.9 * settings.stop_timeout)
+        _begin_again(role)
+
+    with CredentialWatch(settings, on_renewed).running():
+        try:
+            code = run_role(role, settings, stop)
+        except (StopServiceError, SettingsError):
+            # Kafka may have refused the earlier credentials.
+            if not renewed.is_set():
+                raise
+        if renewed.is_set():
+            _begin_again(role)
+        return code
+
+
+def _begin_again(role: str) -> NoReturn:
+    """Replace this process by a new one of the same role and process id."""
+    os.execv(sys.executable, [sys.executable, "-m", "streams.main", role, "--alone"])  # noqa: S606 - no shell is wanted
 
 
 def default_roles(settings: Settings) -> list[str]:
@@ -100,7 +137,7 @@ def _check(roles: Sequence[str], *, alone: bool) -> None:
 
 def run_role(role: str, settings: Settings, stop: threading.Event) -> int:
     """Run one role in this process until ``stop``; return the exit code. Raises StopServiceError, SettingsError."""
-    if os.environ.get("WEIR_SUPERVISED") == "1":
+    if os.environ.get(SUPERVISED) == "1":
         # Without its supervisor, nothing would stop this process. So the kernel stops it when the supervisor dies, even
         # by kill -9.
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

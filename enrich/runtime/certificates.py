@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Metric
+from prometheus_client import Metric
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
@@ -60,13 +60,6 @@ def _element(data: bytes) -> tuple[int, bytes, bytes]:
     if at + length > len(data):
         raise ValueError("the certificate is cut")
     return data[0], data[at : at + length], data[at + length :]
-
-
-def registry_with_certificates(files: Callable[[], Mapping[str, Path]]) -> CollectorRegistry:
-    """Return a registry that has the metric already."""
-    registry = CollectorRegistry()
-    registry.register(CertificateCollector(files))
-    return registry
 
 
 class CertificateCollector(Collector):

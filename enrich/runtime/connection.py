@@ -61,9 +61,9 @@ class KafkaSettings:
     kafka_password: str = setting("WEIR_KAFKA_PASSWORD", "")
     """The password of the user, with sasl_*."""
     kafka_username_file: Path | None = setting("WEIR_KAFKA_USERNAME_FILE", None)
-    """File that holds the user name, instead of WEIR_KAFKA_USERNAME. It is read when a client is made."""
+    """File that holds the user name, instead of WEIR_KAFKA_USERNAME. A renewed one is taken into use."""
     kafka_password_file: Path | None = setting("WEIR_KAFKA_PASSWORD_FILE", None)
-    """File that holds the password, instead of WEIR_KAFKA_PASSWORD. It is read when a client is made."""
+    """File that holds the password, instead of WEIR_KAFKA_PASSWORD. A renewed one is taken into use."""
     kafka_ca: Path | None = setting("WEIR_KAFKA_CA", None)
     """PEM file of the authorities that may sign the brokers' certificates, with *ssl. By default the system's."""
     kafka_certificate: Path | None = setting("WEIR_KAFKA_CERTIFICATE", None)
@@ -123,6 +123,12 @@ class KafkaSettings:
         """Return the PEM files of certificates that the connection uses, each by what it is for."""
         files = {"kafka_ca": self.kafka_ca, "kafka_client": self.kafka_certificate}
         return {name: path for name, path in files.items() if path is not None and self.uses_tls}
+
+    def credential_files(self) -> tuple[Path, ...]:
+        """Return the files whose contents prove who the service is, and who the broker."""
+        user = (self.kafka_username_file, self.kafka_password_file) if self.uses_sasl else ()
+        tls = (self.kafka_ca, self.kafka_certificate, self.kafka_key) if self.uses_tls else ()
+        return tuple(path for path in (*user, *tls) if path is not None)
 
     def _extra(self) -> dict[str, str]:
         found = {}

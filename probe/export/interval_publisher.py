@@ -49,7 +49,7 @@ class AddressIntervalPublisher:
         self._in_flight: dict[bytes, bytes | None] = {}
         """Records that Kafka has not answered yet; a key has at most one."""
         self._changed = threading.Condition()
-        self._stop = threading.Event()
+        self._stop, self._renewed = threading.Event(), threading.Event()
         self._stall = Stall(stall_s)
         self._published_before = 0
         self._cause = ""
@@ -75,6 +75,11 @@ class AddressIntervalPublisher:
         with self._changed:
             self._waiting |= changes
             self._changed.notify()
+
+    def renew(self, config: Mapping[str, Any]) -> None:
+        """Go on with a new producer, by these settings for the connection. Any thread may call it."""
+        self._config = dict(config)
+        self._renewed.set()
 
     def stop(self, patience_s: float) -> None:
         """Send what waits for at most ``patience_s`` seconds, and end."""
@@ -102,6 +107,9 @@ class AddressIntervalPublisher:
                 self._stop.wait(_RETRY_S)
             self._producer.poll(_ANSWER_POLL_S if self._in_flight else 0)
             self._measure()
+            if self._renewed.is_set():
+                self._renewed.clear()  # before the producer is made: it may be renewed at the same time
+                self._rebuild()
 
     def _measure(self) -> None:
         """Measure progress, and replace the producer if it makes none although Kafka answers others.

@@ -17,14 +17,14 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 import structlog
-from confluent_kafka import KafkaError, KafkaException, Message, Producer
+from confluent_kafka import KafkaError, KafkaException, Message
 from confluent_kafka.admin import AdminClient
 
 from enrich.runtime.stall import Stall
 from enrich.runtime.waiting_time import WaitingTime
 from enrich.wire.batch import Header
 from enrich.wire.topics import Topic
-from probe.export.raw_topic import CREATED, RawTopic, quiet_logger
+from probe.export.raw_topic import CREATED, MAX_IN_FLIGHT_BYTES, RawTopic
 from probe.export.segment import SpoolPosition
 from probe.export.spool import Spool
 
@@ -34,10 +34,6 @@ _MAX_IN_FLIGHT_BATCHES: Final = 5
 """An idempotent producer has so many requests under way for a partition, and each of our batches is a request. While
 more batches wait, librdkafka's broker thread asks again and again, without a pause, whether it may send the next: with
 a frozen broker, that was a whole core."""
-_MAX_IN_FLIGHT_BYTES: Final = 32 << 20
-"""A small spool allows a quarter of its size only, because it cannot remove verdicts from batches in flight."""
-_MAX_BATCH_BYTES: Final = 8 << 20
-"""The topic has the same limit. Batches stay under 512 kB unless one verdict alone refers to too many policies."""
 _REPORT_S: Final = 10.0
 _MEASURE_EVERY_S: Final = 1.0
 _BACKOFF_S: Final = 0.5
@@ -49,6 +45,7 @@ _BROKEN: Final = frozenset(
     {KafkaError._FATAL, KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION}
 )
 """Errors after which a new producer helps: of the idempotent producer itself, and of a topic that was deleted."""
+_RENEWED: Final = "the credentials were renewed"
 _PURGED: Final = frozenset({KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT})
 
 
@@ -58,10 +55,9 @@ class Publisher:
     def __init__(self, spool: Spool, topic: Topic, config: Mapping[str, Any], stall_s: float = 30.0) -> None:
         """``config`` has librdkafka's settings for the connection. ``stall_s``: see :mod:`enrich.runtime.stall`."""
         self._spool, self._topic, self._servers = spool, topic, config["bootstrap.servers"]
-        self._config = dict(config)
-        self._max_in_flight_bytes = min(_MAX_IN_FLIGHT_BYTES, spool.max_bytes // 4)
+        self._max_in_flight_bytes = min(MAX_IN_FLIGHT_BYTES, spool.max_bytes // 4)
         self._raw_topic = RawTopic(topic, config)
-        self._producer = self._new_producer()
+        self._producer = self._raw_topic.new_producer(self._on_error)
         self._in_flight: dict[SpoolPosition, int] = {}
         """The batches taken from the spool that are not acknowledged there, in order, with their bytes."""
         self._answered: dict[SpoolPosition, int] = {}
@@ -106,6 +102,11 @@ class Publisher:
         """Start to send."""
         self._thread.start()
 
+    def renew(self, config: Mapping[str, Any]) -> None:
+        """Go on with a new producer, by these settings for the connection. Any thread may call it."""
+        self._raw_topic = RawTopic(self._topic, config)
+        self._broken = _RENEWED
+
     def stop(self, patience_s: float) -> bool:
         """Send what is in the spool for at most ``patience_s`` seconds, and end. Return whether Kafka has all of it."""
         deadline = time.monotonic() + patience_s
@@ -128,7 +129,10 @@ class Publisher:
                     self._acknowledge()
                     self._measure()
                 if self._broken:
-                    log.error("the producer cannot go on; replacing it. Its batches are sent again", error=self._broken)
+                    if self._broken != _RENEWED:
+                        log.error(
+                            "the producer cannot go on; replacing it. Its batches are sent again", error=self._broken
+                        )
                     self._rebuild()
                     self._stop.wait(_BACKOFF_S)
         except KafkaException as error:
@@ -142,7 +146,7 @@ class Publisher:
 
     def _wait_for_topic(self) -> None:
         admin, backoff = self._raw_topic.new_admin(), _BACKOFF_S
-        while not (self._stop.is_set() or self._topic_is_right(admin)):
+        while not (self._stop.is_set() or self._broken or self._topic_is_right(admin)):
             self._stop.wait(backoff)
             backoff = min(2 * backoff, _MAX_BACKOFF_S)
 
@@ -277,24 +281,5 @@ class Publisher:
         self._answered.clear()
         self._in_flight_bytes = 0
         self._spool.rewind()
-        self._producer = self._new_producer()
-        self._broken = ""
-
-    def _new_producer(self) -> Producer:
-        return Producer(
-            {
-                **self._config,
-                "enable.idempotence": True,
-                "acks": "all",
-                "delivery.timeout.ms": 0,
-                "compression.type": "lz4",
-                # The broker refuses a whole producer batch, so each holds one record. Ours are large already.
-                "linger.ms": 0,
-                "batch.num.messages": 1,
-                "message.max.bytes": _MAX_BATCH_BYTES,
-                "partitioner": "murmur2_random",
-                "queue.buffering.max.kbytes": 2 * _MAX_IN_FLIGHT_BYTES >> 10,
-                "error_cb": self._on_error,
-            },
-            logger=quiet_logger(),
-        )
+        self._broken = ""  # before the producer is made: it may be renewed at the same time
+        self._producer = self._raw_topic.new_producer(self._on_error)

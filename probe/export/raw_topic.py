@@ -1,9 +1,9 @@
-"""The raw topic, as the probe needs it: created if it is missing, and checked before anything is sent to it."""
+"""The raw topic, as the probe needs it: created if it is missing, and checked before its producer sends."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import structlog
@@ -18,6 +18,10 @@ log = structlog.get_logger("kubeweir.probe")
 
 _TIMEOUT_S: Final = 2
 _ONLINE: Final = {"bootstrap.servers", "security.protocol", "sasl.mechanism"}
+MAX_IN_FLIGHT_BYTES: Final = 32 << 20
+"""A small spool allows a quarter of its size only, because it cannot remove verdicts from batches in flight."""
+_MAX_BATCH_BYTES: Final = 8 << 20
+"""The topic has the same limit. Batches stay under 512 kB unless one verdict alone refers to too many policies."""
 CREATED: Final = "the topic was created just now"
 """Not a problem, but the topic must be looked at once more: another probe may have been faster, with other settings."""
 
@@ -43,7 +47,7 @@ def check_connection(connection: Mapping[str, str]) -> None:
 
 
 class RawTopic:
-    """Looks at the topic, with a client that is not the producer's."""
+    """Makes the topic's producers, and looks at the topic with clients of its own."""
 
     def __init__(self, topic: Topic, config: Mapping[str, Any]) -> None:
         """``config`` has librdkafka's settings for the connection."""
@@ -91,6 +95,26 @@ class RawTopic:
     def new_admin(self) -> AdminClient:
         """Return a new client."""
         return AdminClient(self._config, logger=quiet_logger())
+
+    def new_producer(self, on_error: Callable[[KafkaError], None]) -> Producer:
+        """Return a new producer."""
+        return Producer(
+            {
+                **self._config,
+                "enable.idempotence": True,
+                "acks": "all",
+                "delivery.timeout.ms": 0,
+                "compression.type": "lz4",
+                # The broker refuses a whole producer batch, so each holds one record. Ours are large already.
+                "linger.ms": 0,
+                "batch.num.messages": 1,
+                "message.max.bytes": _MAX_BATCH_BYTES,
+                "partitioner": "murmur2_random",
+                "queue.buffering.max.kbytes": 2 * MAX_IN_FLIGHT_BYTES >> 10,
+                "error_cb": on_error,
+            },
+            logger=quiet_logger(),
+        )
 
     def _create(self, admin: AdminClient) -> str:
         new = NewTopic(self._topic.name, self._topic.partitions, config=dict(self._topic.config))

@@ -23,7 +23,7 @@ from prometheus_client import CollectorRegistry
 
 from enrich.diagnosis.rights import Needs
 from enrich.diagnosis.watch import Diagnosis
-from enrich.runtime.certificates import registry_with_certificates
+from enrich.runtime.credentials import registry_with_credentials
 from enrich.runtime.health import HealthServer
 from enrich.runtime.process import Exit, StopServiceError
 from streams.alerts.count_loop import CountLoop
@@ -63,7 +63,7 @@ class _Rules:
 
 def run_alerts(settings: Settings, stop: threading.Event) -> int:
     """Run until ``stop``; return the exit code. Raises StopServiceError."""
-    registry = registry_with_certificates(settings.certificates)
+    registry = registry_with_credentials(settings)
     problems: list[Callable[[], str | None]] = [lambda: "Kafka has not been reached yet"]
     needs = [Needs()]
     diagnosis = Diagnosis(settings.connection, lambda: needs[0])

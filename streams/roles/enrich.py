@@ -21,7 +21,7 @@ from enrich.diagnosis.rights import Needs
 from enrich.diagnosis.watch import Diagnosis
 from enrich.index.cluster import NAMED_KINDS, Cluster
 from enrich.render.enricher import Enricher
-from enrich.runtime.certificates import registry_with_certificates
+from enrich.runtime.credentials import registry_with_credentials
 from enrich.runtime.health import Check, HealthServer
 from enrich.runtime.process import Exit, StopServiceError
 from enrich.runtime.watching import SourceCollector
@@ -53,7 +53,7 @@ def run_enrich(settings: Settings, stop: threading.Event) -> int:
     from streams.worker.faust_app import EnrichWorker  # noqa: PLC0415 - as above
 
     quiet_libraries(lambda: diagnosis.suspect())  # noqa: PLW0108 - it is made below
-    registry = registry_with_certificates(settings.certificates)
+    registry = registry_with_credentials(settings)
     metrics = EnrichMetrics(registry, settings.verdicts_by, settings.verdicts_limit)
     cluster = Cluster(tail_s=settings.pod_retention, kinds=NAMED_KINDS)
     source = _source(settings, cluster)

@@ -13,7 +13,7 @@ import structlog
 
 from enrich.diagnosis.rights import Needs
 from enrich.diagnosis.watch import Diagnosis
-from enrich.runtime.certificates import registry_with_certificates
+from enrich.runtime.credentials import registry_with_credentials
 from enrich.runtime.health import HealthServer
 from enrich.runtime.process import Exit, StopServiceError
 from streams.kafka.dead_letters import DeadLetters
@@ -138,7 +138,7 @@ def _run(
     work: Callable[[SinkMetrics, list[Callable[[], str | None]], DeadLetters, LagMonitor], None],
     needs: Callable[[], Needs],
 ) -> int:
-    registry = registry_with_certificates(settings.certificates)
+    registry = registry_with_credentials(settings)
     metrics = SinkMetrics(registry)
     problems: list[Callable[[], str | None]] = [lambda: "Kafka has not been reached yet"]
     diagnosis = Diagnosis(settings.connection, needs)

@@ -4,6 +4,8 @@
 - A role that ends unexpectedly is restarted with an exponential backoff (1 s to 30 s). After a minute of running, the
   backoff begins at 1 s again.
 - A role that ends with an exit code that a restart would not change (a wrong setting, missing rights) ends all.
+- When the credentials of Kafka are renewed, the roles are restarted one after the other: each ends as at a stop, and
+  starts at once. That is not a failure, whatever its exit code.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -23,6 +26,8 @@ from enrich.runtime.process import Exit
 
 log = structlog.get_logger("kubeweir.streams")
 
+SUPERVISED: Final = "WEIR_SUPERVISED"
+"""Set to 1 in the environment of the roles."""
 _CHECK_S: Final = 0.1
 _FIRST_BACKOFF_S: Final = 1.0
 _MAX_BACKOFF_S: Final = 30.0
@@ -41,14 +46,24 @@ class _Child:
     started: float
     backoff_s: float = _FIRST_BACKOFF_S
     restart_at: float | None = field(default=None)
+    kill_at: float | None = field(default=None)
+    """When it is killed if it has not ended by then, during a restart that was planned."""
 
 
-def supervise(roles: Sequence[str], stop: threading.Event) -> int:
-    """Run the roles until ``stop``, or until one ends with a permanent error; return the exit code."""
+def supervise(roles: Sequence[str], stop: threading.Event, renewed: threading.Event) -> int:
+    """Run the roles until ``stop``, or until one ends with a permanent error; return the exit code.
+
+    ``renewed`` is set when the roles must read their credentials again."""
     children = [_start(role) for role in roles]
+    to_restart: deque[_Child] = deque()
     code = 0
     try:
         while not stop.wait(_CHECK_S):
+            if renewed.is_set():
+                renewed.clear()
+                to_restart = deque(children)
+            if to_restart and all(child.kill_at is None for child in children):
+                _end(to_restart.popleft())
             for child in children:
                 exit_code = _check(child)
                 if exit_code is not None:
@@ -61,13 +76,26 @@ def supervise(roles: Sequence[str], stop: threading.Event) -> int:
 def _start(role: str) -> _Child:
     process = subprocess.Popen(
         [sys.executable, "-m", "streams.main", role, "--alone"],
-        env={**os.environ, "WEIR_SUPERVISED": "1"},
+        env={**os.environ, SUPERVISED: "1"},
         stdin=subprocess.DEVNULL,
         # Ctrl-C signals the whole foreground process group. The roles must get their signal from here, once.
         start_new_session=True,
     )
     log.info("started", role=role, pid=process.pid)
     return _Child(role, process, time.monotonic())
+
+
+def _end(child: _Child) -> None:
+    """Ask a child to end; :func:`_check` starts it again. One that waits for its restart reads the files then."""
+    if child.restart_at is not None:
+        return
+    log.info("restarting a role with the renewed credentials", role=child.role)
+    child.process.terminate()
+    child.kill_at = time.monotonic() + _stop_timeout_s()
+
+
+def _stop_timeout_s() -> float:
+    return float(os.environ.get("WEIR_STOP_TIMEOUT") or 10) + _GRACE_S
 
 
 def _check(child: _Child) -> int | None:
@@ -79,6 +107,15 @@ def _check(child: _Child) -> int | None:
             child.process, child.started, child.restart_at = restarted.process, restarted.started, None
         return None
     code = child.process.poll()
+    if child.kill_at is not None:
+        if code is not None:
+            restarted = _start(child.role)
+            child.process, child.started, child.kill_at = restarted.process, restarted.started, None
+        elif now >= child.kill_at:
+            log.error("a role does not stop; killing it", role=child.role)
+            child.process.kill()
+            child.kill_at = now + _GRACE_S
+        return None
     if code is None:
         return None
     if code in _FINAL:
@@ -94,12 +131,12 @@ def _stop(children: Sequence[_Child]) -> int:
     running = [child for child in children if child.process.poll() is None]
     for child in running:
         child.process.terminate()
-    timeout_s = float(os.environ.get("WEIR_STOP_TIMEOUT") or 10) + _GRACE_S
-    deadline = time.monotonic() + timeout_s
+    deadline = time.monotonic() + _stop_timeout_s()
     code = 0
     for child in running:
         try:
-            code = code or child.process.wait(max(0.0, deadline - time.monotonic()))
+            ended = child.process.wait(max(0.0, deadline - time.monotonic()))
+            code = code or ended
         except subprocess.TimeoutExpired:
             log.error("a role does not stop; killing it", role=child.role)
             child.process.kill()

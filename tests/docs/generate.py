@@ -21,6 +21,7 @@ import streams.cli.explain
 import streams.settings
 from enrich.runtime.certificates import CertificateCollector
 from enrich.runtime.connection import KafkaSettings
+from enrich.runtime.credentials import CredentialCollector
 from enrich.runtime.health import ReadyCollector, closed_connections
 from enrich.runtime.settings import described
 from enrich.runtime.watching import SourceCollector
@@ -164,6 +165,7 @@ def _events_table() -> str:
 def _common() -> Iterator[Family]:
     yield from _of(ReadyCollector({"check": lambda: None}))
     yield from _of(CertificateCollector(dict))
+    yield from _of(CredentialCollector(KafkaSettings()))
     yield from _of(closed_connections(CollectorRegistry()))
     yield from _of(ProcessCollector(registry=CollectorRegistry()))
 

@@ -7,9 +7,9 @@ import time
 from pathlib import Path
 
 import pytest
-from prometheus_client import generate_latest
+from prometheus_client import CollectorRegistry, generate_latest
 
-from enrich.runtime.certificates import first_end, registry_with_certificates
+from enrich.runtime.certificates import CertificateCollector, first_end
 
 
 def _certificate(folder: Path, days: int) -> Path:
@@ -42,6 +42,8 @@ def test_what_is_no_certificate_has_no_sample(tmp_path: Path) -> None:
     assert first_end(bad) is None
     assert first_end(tmp_path / "missing") is None
     good = _certificate(tmp_path, 3)
-    text = generate_latest(registry_with_certificates(lambda: {"kafka_ca": bad, "kafka_client": good})).decode()
+    registry = CollectorRegistry()
+    registry.register(CertificateCollector(lambda: {"kafka_ca": bad, "kafka_client": good}))
+    text = generate_latest(registry).decode()
     assert f'kubeweir_certificate_expires_seconds{{certificate="kafka_client",file="{good}"}} ' in text
     assert 'certificate="kafka_ca"' not in text

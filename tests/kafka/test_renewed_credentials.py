@@ -1,0 +1,144 @@
+"""Credentials are renewed on disk and the earlier ones revoked: the probe and the workers go on, and lose nothing."""
+
+from __future__ import annotations
+
+import secrets
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from confluent_kafka.admin import AclBinding, AclOperation, ResourceType
+
+from enrich.runtime.connection import KafkaSettings
+from enrich.runtime.credentials import CredentialWatch
+from enrich.runtime.settings import load
+from enrich.wire.topics import topics
+from probe.export.interval_publisher import AddressIntervalPublisher
+from probe.export.publisher import Publisher
+from probe.export.spool import Spool
+from tests.kafka.batches import make_batch, write_manifests
+from tests.kafka.guarded import GuardedBroker
+from tests.kafka.site import PATIENCE_S, Site, ids_of
+from tests.probe.export.spooling import append
+from tests.waiting import until
+
+pytestmark = pytest.mark.kafka
+
+
+class _Users:
+    """Users with all rights on topics and groups of a prefix, and the mounted secret that names one of them."""
+
+    def __init__(self, guarded: GuardedBroker, prefix: str, folder: Path) -> None:
+        self.guarded, self.prefix, self.folder = guarded, prefix, folder
+        self.acls: list[AclBinding] = []
+        self.files = {"WEIR_KAFKA_USERNAME_FILE": "username", "WEIR_KAFKA_PASSWORD_FILE": "password"}
+        folder.mkdir()
+        self.add()
+        for name in self.files.values():
+            (folder / name).symlink_to(f"..data/{name}")
+
+    def add(self) -> list[AclBinding]:
+        """Make a user and mount it; return the rights of the one that was mounted before."""
+        password = secrets.token_hex(8)
+        user, _ = self.guarded.user(password=password)
+        before, self.acls = self.acls, []
+        for kind in (ResourceType.TOPIC, ResourceType.GROUP):
+            self.acls += self.guarded.allow(user, kind, self.prefix, AclOperation.ALL)
+        version = self.folder / f"..{user}"
+        version.mkdir()
+        (version / "username").write_text(user)
+        (version / "password").write_text(password)
+        link = self.folder / "..new"
+        link.symlink_to(version.name)
+        link.replace(self.folder / "..data")
+        return before
+
+    def env(self) -> dict[str, str]:
+        env = self.guarded.env("", "")
+        return env | {setting: str(self.folder / name) for setting, name in self.files.items()}
+
+
+class _Probe:
+    """Both publishers of a probe, which renew their credentials as the probe does."""
+
+    def __init__(self, prefix: str, env: dict[str, str], folder: Path) -> None:
+        self.settings, names = load(KafkaSettings, env), topics(prefix, 4)
+        self.renewed = threading.Event()
+        self.watch = CredentialWatch(self.settings, self._renew)
+        self.spool, self.given = Spool(folder / "spool"), 0
+        self.batches = Publisher(self.spool, names.raw, self.settings.connection())
+        self.intervals = AddressIntervalPublisher(names.endpoints, self.settings.connection())
+        self.batches.start()
+
+    def _renew(self) -> None:
+        connection = self.settings.connection()
+        self.batches.renew(connection)
+        self.intervals.renew(connection)
+        self.renewed.set()
+
+    def give(self, batches: int) -> None:
+        for _ in range(batches):
+            append(self.spool, make_batch(self.given * 10, 10))
+            self.intervals.publish({b"c1/n1/10.0.0.1/%d" % self.given: b"{}"})
+            self.given += 1
+
+    def has_sent_all(self) -> bool:
+        return self.spool.unacked_batches == 0 and self.intervals.published >= self.given
+
+
+@pytest.fixture
+def users(guarded: GuardedBroker, tmp_path: Path) -> _Users:
+    return _Users(guarded, f"t{secrets.token_hex(4)}", tmp_path / "secret")
+
+
+@pytest.fixture
+def site(users: _Users, tmp_path: Path) -> Iterator[Site]:
+    write_manifests(tmp_path / "manifests")
+    settings = {**users.env(), "WEIR_FILE_PATH": str(tmp_path / "flows.log")}
+    made = Site(users.guarded.address, users.prefix, tmp_path, settings=settings)
+    yield made
+    made.end()
+
+
+@pytest.fixture
+def probe(users: _Users, tmp_path: Path) -> Iterator[_Probe]:
+    made = _Probe(users.prefix, users.env(), tmp_path)
+    with made.watch.running():
+        yield made
+    made.batches.stop(0)
+    made.intervals.stop(0)
+
+
+@pytest.mark.timeout(300)
+def test_records_go_on_with_the_new_user_when_the_earlier_one_has_no_right_left(
+    users: _Users, site: Site, probe: _Probe, tmp_path: Path
+) -> None:
+    output = tmp_path / "flows.log"
+
+    def all_are_there() -> bool:
+        return ids_of(output) == {f"r1-{number}" for number in range(probe.given * 10)}
+
+    supervised = site.start("enrich")
+    alone = site.start("file", "--alone")
+    probe.give(10)
+    until(all_are_there)
+    supervised_line = supervised.wait_for("started", role="enrich")
+    rights = users.add()
+    probe.give(10)
+    assert probe.renewed.wait(PATIENCE_S)
+
+    def restarted() -> bool:
+        starts = [line["pid"] for line in supervised.lines() if line["event"] == "started"]
+        return len(starts) == 2 and starts[0] == supervised_line["pid"]
+
+    until(restarted)
+    until(lambda: [line["event"] for line in alone.lines()].count("starting") == 2)
+    users.guarded.revoke(rights)
+    probe.give(10)
+    until(probe.has_sent_all)
+    until(all_are_there)
+    assert not probe.batches.failed.is_set()
+    assert not [line for line in supervised.lines() if line["event"].startswith("a role ended")]
+    assert alone.stop() == 0
+    assert supervised.stop() == 0

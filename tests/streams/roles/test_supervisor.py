@@ -1,0 +1,55 @@
+"""A planned restart ends and starts one role after the other, and is no failure."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from streams.roles import supervisor
+from tests.waiting import until
+
+_CHILD = """
+import signal, sys
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+def note(text):
+    with open(sys.argv[1], "a") as file:
+        file.write(f"{text} {sys.argv[2]}\\n")
+note("start")
+signal.sigwait({signal.SIGTERM})
+note("end")
+sys.exit(5)
+"""
+
+
+def test_roles_are_restarted_in_turn_whatever_their_exit_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    notes = tmp_path / "notes"
+    notes.touch()
+
+    def start(role: str) -> supervisor._Child:
+        process = subprocess.Popen([sys.executable, "-c", _CHILD, str(notes), role])
+        return supervisor._Child(role, process, time.monotonic())
+
+    def lines() -> list[str]:
+        return notes.read_text().splitlines()
+
+    monkeypatch.setattr(supervisor, "_start", start)
+    # A failure would wait for longer than the test.
+    monkeypatch.setattr(supervisor, "_FIRST_BACKOFF_S", 3600.0)
+    stop, renewed = threading.Event(), threading.Event()
+    with ThreadPoolExecutor() as pool:
+        code = pool.submit(supervisor.supervise, ["a", "b"], stop, renewed)
+        try:
+            until(lambda: sorted(lines()) == ["start a", "start b"])
+            renewed.set()
+            until(lambda: sorted(lines()[2:]) == ["end a", "end b", "start a", "start b"])
+            assert lines().index("end a") < lines().index("end b")
+            assert not code.done()
+        finally:
+            stop.set()
+        assert code.result(60) == 5
