@@ -61,7 +61,7 @@ def command(roles: Sequence[str], alone: bool) -> None:
 
     Without ROLE it runs enrich, the sinks in WEIR_SINKS, routes if WEIR_ROUTES is set, and alerts unless WEIR_ALERTS
     is -. Each role is a process of its own. A role that ends unexpectedly is restarted with a backoff from 1 s to 30 s;
-    one that ends with exit code 2 to 5 ends all.
+    one that ends with exit code 2 to 5 (somebody must mend something) after 30 s. If all have, this program ends so.
     """
     try:
         settings = load(Settings, os.environ)

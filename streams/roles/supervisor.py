@@ -3,7 +3,9 @@
 - Each role is started as a process of its own, so that one that crashes or leaks harms no other.
 - A role that ends unexpectedly is restarted with an exponential backoff (1 s to 30 s). After a minute of running, the
   backoff begins at 1 s again.
-- A role that ends with an exit code that a restart would not change (a wrong setting, missing rights) ends all.
+- A role that ends with an exit code that a restart hardly changes (a wrong setting, a missing right) is tried again
+  after the longest backoff, and the others go on: a mistake in a file of alert rules must not stop the records. If no
+  role is left that runs, the program ends with that code.
 - When the credentials of Kafka are renewed, the roles are restarted one after the other: each ends as at a stop, and
   starts at once. That is not a failure, whatever its exit code.
 """
@@ -34,7 +36,7 @@ _MAX_BACKOFF_S: Final = 30.0
 _STABLE_S: Final = 60.0
 """A process that ran this long is stable: its next failure starts with the first backoff."""
 _FINAL: Final = frozenset({Exit.USAGE, Exit.UNABLE, Exit.RUNNING, Exit.KAFKA})
-"""Exit codes that a restart of the role would not change."""
+"""Exit codes of errors that somebody must mend: a restart soon after would end in the same way."""
 _GRACE_S: Final = 5.0
 """How much longer than its own WEIR_STOP_TIMEOUT a role gets before it is killed."""
 
@@ -46,12 +48,14 @@ class _Child:
     started: float
     backoff_s: float = _FIRST_BACKOFF_S
     restart_at: float | None = field(default=None)
+    refused: int = 0
+    """Its exit code, while it waits because of an error that somebody must mend."""
     kill_at: float | None = field(default=None)
     """When it is killed if it has not ended by then, during a restart that was planned."""
 
 
 def supervise(roles: Sequence[str], stop: threading.Event, renewed: threading.Event) -> int:
-    """Run the roles until ``stop``, or until one ends with a permanent error; return the exit code.
+    """Run the roles until ``stop``, or until none is left that can run; return the exit code.
 
     ``renewed`` is set when the roles must read their credentials again."""
     children = [_start(role) for role in roles]
@@ -65,9 +69,9 @@ def supervise(roles: Sequence[str], stop: threading.Event, renewed: threading.Ev
             if to_restart and all(child.kill_at is None for child in children):
                 _end(to_restart.popleft())
             for child in children:
-                exit_code = _check(child)
-                if exit_code is not None:
-                    return exit_code
+                _check(child)
+            if all(child.refused for child in children):
+                return children[0].refused
     finally:
         code = _stop(children)
     return code
@@ -98,14 +102,15 @@ def _stop_timeout_s() -> float:
     return float(os.environ.get("WEIR_STOP_TIMEOUT") or 10) + _GRACE_S
 
 
-def _check(child: _Child) -> int | None:
-    """Restart a child that has ended, when it is time. Return its exit code if a restart would not help."""
+def _check(child: _Child) -> None:
+    """Restart a child that has ended, when it is time."""
     now = time.monotonic()
     if child.restart_at is not None:
         if now >= child.restart_at:
             restarted = _start(child.role)
             child.process, child.started, child.restart_at = restarted.process, restarted.started, None
-        return None
+            child.refused = 0
+        return
     code = child.process.poll()
     if child.kill_at is not None:
         if code is not None:
@@ -115,16 +120,17 @@ def _check(child: _Child) -> int | None:
             log.error("a role does not stop; killing it", role=child.role)
             child.process.kill()
             child.kill_at = now + _GRACE_S
-        return None
+        return
     if code is None:
-        return None
+        return
     if code in _FINAL:
-        log.error("a role ended with a permanent error; stopping all roles", role=child.role, exit_code=code)
-        return code
+        child.refused, child.restart_at = code, now + _MAX_BACKOFF_S
+        log.error("a role cannot run until what it said above is mended; the others go on", role=child.role,
+                  exit_code=code, tries_again_after_s=_MAX_BACKOFF_S)  # fmt: skip
+        return
     backoff_s = _FIRST_BACKOFF_S if now - child.started > _STABLE_S else child.backoff_s
     child.restart_at, child.backoff_s = now + backoff_s, min(backoff_s * 2, _MAX_BACKOFF_S)
     log.error("a role ended; restarting it", role=child.role, exit_code=code, after_s=backoff_s)
-    return None
 
 
 def _stop(children: Sequence[_Child]) -> int:

@@ -78,6 +78,7 @@ def test_every_page_of_docs_is_linked_from_another() -> None:
 
 
 def test_no_page_is_long() -> None:
-    generated = {"docs/settings.md", "docs/metrics.md"}
-    long = {one.name: len(one.text.splitlines()) for one in pages() if one.name not in generated}
+    # Two are generated, and a changelog grows with every release.
+    exempt = {"docs/settings.md", "docs/metrics.md", "CHANGELOG.md"}
+    long = {one.name: len(one.text.splitlines()) for one in pages() if one.name not in exempt}
     assert {name: lines for name, lines in long.items() if lines > 300} == {}

@@ -78,8 +78,16 @@ def test_roles_do_not_outlive_a_killed_supervisor(site: Site) -> None:
     until(lambda: gone(pid), "the end of the enricher")
 
 
-def test_a_file_that_cannot_be_written_stops_all_with_2(site: Site) -> None:
+def test_a_file_that_cannot_be_written_stops_its_role_and_no_other(site: Site) -> None:
     service = site.start("enrich", "file", WEIR_FILE_PATH="/proc/no/such.log")
+    line = service.wait_for("a role cannot run until what it said above is mended; the others go on")
+    assert (line["role"], line["exit_code"]) == ("file", 2)
+    service.wait_for("partitions assigned")
+    site.send(make_batch(0, 10))
+    site.flush()
+    assert len(site.read_flows(10)) == 10
+    assert service.stop() == 0
+    service = site.start("file", WEIR_FILE_PATH="/proc/no/such.log")
     assert service.process.wait(60) == 2
     assert "WEIR_FILE_PATH" in service.log.read_text()
     assert "Traceback" not in service.log.read_text()

@@ -1,4 +1,4 @@
-"""A planned restart ends and starts one role after the other, and is no failure."""
+"""What becomes of the other roles when one is restarted, or cannot run."""
 
 from __future__ import annotations
 
@@ -53,3 +53,28 @@ def test_roles_are_restarted_in_turn_whatever_their_exit_code(tmp_path: Path, mo
         finally:
             stop.set()
         assert code.result(60) == 5
+
+
+def test_a_role_that_cannot_run_ends_no_other_and_all_together_end_the_program(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notes = tmp_path / "notes"
+    notes.touch()
+
+    def start(role: str) -> supervisor._Child:
+        code = f"import sys; open(sys.argv[1], 'a').write('{role}\\n'); sys.exit(2)"
+        process = subprocess.Popen([sys.executable, "-c", _CHILD if role == "runs" else code, str(notes), role])
+        return supervisor._Child(role, process, time.monotonic())
+
+    monkeypatch.setattr(supervisor, "_start", start)
+    monkeypatch.setattr(supervisor, "_MAX_BACKOFF_S", 0.5)
+    stop = threading.Event()
+    with ThreadPoolExecutor() as pool:
+        code = pool.submit(supervisor.supervise, ["wrong", "runs"], stop, threading.Event())
+        try:
+            until(lambda: notes.read_text().count("wrong") >= 3)
+            assert not code.done()
+        finally:
+            stop.set()
+        assert code.result(60) == 5
+    assert supervisor.supervise(["wrong", "worse"], threading.Event(), threading.Event()) == 2
