@@ -37,7 +37,9 @@ class WebhookSink:
     def write(self, values: Sequence[bytes]) -> None:
         """POST the records. Raises SinkError, RefusedError."""
         if self._load is not None:
-            records = list(self._load())
+            # Those that are in this write already take the usual way, on which a refused one is a dead letter.
+            here = {orjson.loads(value).get("id") for value in values}
+            records = [record for record in self._load() if record.get("id") not in here]
             firing = [orjson.dumps(record) for record in records]
             starts = range(0, len(firing), _MAX_ALERTS_PER_REQUEST)
             self._first = [firing[start : start + _MAX_ALERTS_PER_REQUEST] for start in starts]
@@ -58,6 +60,8 @@ class WebhookSink:
                 half = len(part) // 2
                 self._first += [part[half:], part[:half]] if half else []
                 if not half:
+                    # If the topic shows it once more, it takes the usual way.
+                    self._initial_ids.discard(orjson.loads(part[0]).get("id"))
                     log.warning("a new webhook refuses an alert that fires; it is left out", error=str(error))
             except SinkError:
                 self._first.append(part)

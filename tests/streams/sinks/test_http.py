@@ -108,6 +108,19 @@ def test_a_new_webhook_begins_with_what_fires_now_and_is_told_each_alert_once(fa
     assert far.bodies == [b'[{"id":"b2"}]']
 
 
+@pytest.mark.parametrize("earlier", [[], [{"id": "b"}]], ids=["in the first write", "later"])
+def test_an_alert_that_a_new_webhook_refuses_is_refused_where_the_topic_shows_it(
+    far: FarEnd, earlier: list[dict[str, str]]
+) -> None:
+    sink = WebhookSink(Poster(far.url, {}, 5))
+    sink.begin(lambda: [{"id": "a"}])
+    far.answer = lambda body: (400 if b'"a"' in body else 200, {}, b"")
+    if earlier:
+        sink.write([orjson.dumps(record) for record in earlier])
+    with pytest.raises(RefusedError):
+        sink.write([orjson.dumps({"id": "a"})])
+
+
 def test_a_webhook_that_is_away_when_it_is_new_gets_what_fires_later(far: FarEnd) -> None:
     sink = WebhookSink(Poster(far.url, {}, 5))
     sink.begin(lambda: [{"id": "a"}])
