@@ -66,13 +66,16 @@ def test_a_role_that_cannot_run_ends_no_other_and_all_together_end_the_program(
         process = subprocess.Popen([sys.executable, "-c", _CHILD if role == "runs" else code, str(notes), role])
         return supervisor._Child(role, process, time.monotonic())
 
+    def lines() -> list[str]:
+        return notes.read_text().splitlines()
+
     monkeypatch.setattr(supervisor, "_start", start)
     monkeypatch.setattr(supervisor, "_MAX_BACKOFF_S", 0.5)
     stop = threading.Event()
     with ThreadPoolExecutor() as pool:
         code = pool.submit(supervisor.supervise, ["wrong", "runs"], stop, threading.Event())
         try:
-            until(lambda: notes.read_text().count("wrong") >= 3)
+            until(lambda: notes.read_text().count("wrong") >= 3 and "start runs" in lines())
             assert not code.done()
         finally:
             stop.set()
