@@ -8,6 +8,8 @@ from typing import Final
 
 from enrich.diagnosis.connect import RefusedConnectionError, addresses, connect
 from enrich.diagnosis.protocol import NO_ERROR, Broker, Channel, Described
+from enrich.diagnosis.sasl import with_token
+from enrich.runtime.token_endpoint import TokenError
 
 _READ, _WRITE, _DESCRIBE = 3, 4, 8
 """Numbers of Kafka's AclOperation, which are the bits of the operations that a user may perform."""
@@ -30,6 +32,10 @@ class Needs:
 
 def causes(connection: Mapping[str, str], needs: Needs) -> list[str]:
     """Return every reason for which Kafka refuses the service; an empty list if it does not."""
+    try:
+        connection = with_token(connection)
+    except TokenError as error:
+        return [str(error)]
     refused = []
     for address in addresses(connection["bootstrap.servers"]):
         try:

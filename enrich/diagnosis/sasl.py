@@ -1,4 +1,6 @@
-"""Authenticates a user at a broker, and tells by the step that fails whether the user or the password is wrong."""
+"""Authenticates a user at a broker, and tells by the step that fails whether the user or the password is wrong.
+
+Tokens are asked for by :func:`with_token` before."""
 
 from __future__ import annotations
 
@@ -9,9 +11,23 @@ import secrets
 from collections.abc import Mapping
 
 from enrich.diagnosis.protocol import NO_ERROR, Channel
+from enrich.runtime.token_endpoint import fetch_token
 
 _UNSUPPORTED_MECHANISM, _ILLEGAL_STATE = 33, 34
 _MAX_ITERATIONS = 1 << 20
+_MAX_SHOWN = 200
+_ANSWER_S = 3.0
+_TOKEN = "token"  # noqa: S105 - the name of one
+"""Key of a token beside librdkafka's settings, none of which is called so."""
+
+
+def with_token(connection: Mapping[str, str]) -> Mapping[str, str]:
+    """Return the settings with a token, if they are for OAUTHBEARER, so that all brokers get the same.
+
+    Raises :class:`enrich.runtime.token_endpoint.TokenError`."""
+    if connection.get("sasl.mechanism") != "OAUTHBEARER" or _TOKEN in connection:
+        return connection
+    return {**connection, _TOKEN: fetch_token(connection, _ANSWER_S).value}
 
 
 def authenticate(channel: Channel, connection: Mapping[str, str], where: str) -> str | None:
@@ -30,6 +46,8 @@ def authenticate(channel: Channel, connection: Mapping[str, str], where: str) ->
         )
     if error != NO_ERROR:
         return f"the broker {where} refuses the mechanism {mechanism} with error {error} of Kafka"
+    if mechanism == "OAUTHBEARER":
+        return _oauthbearer(channel, connection, where)
     user, password = connection.get("sasl.username", ""), connection.get("sasl.password", "")
     if mechanism == "PLAIN":
         error, text, _ = channel.sasl_authenticate(f"\0{user}\0{password}".encode())
@@ -40,6 +58,22 @@ def authenticate(channel: Channel, connection: Mapping[str, str], where: str) ->
             )
         return None
     return _scram(channel, mechanism, user, password, where)
+
+
+def _oauthbearer(channel: Channel, connection: Mapping[str, str], where: str) -> str | None:
+    """Authenticate by a token (RFC 7628); a broker that refuses it answers with a status, and no error yet."""
+    extensions = filter(None, connection.get("sasl.oauthbearer.extensions", "").split(","))
+    message = "\x01".join(("n,,", f"auth=Bearer {connection[_TOKEN]}", *extensions, "", ""))
+    error, text, answer = channel.sasl_authenticate(message.encode())
+    if error == NO_ERROR and not answer:
+        return None
+    said = (text or answer.decode(errors="replace")).replace(connection[_TOKEN], "…")[:_MAX_SHOWN]
+    client = connection["sasl.oauthbearer.client.id"]
+    return (
+        f"the broker {where} refuses the token of the client {client!r} ({said}): let it trust the endpoint of "
+        "WEIR_KAFKA_OAUTH_URL (issuer, audience, keys; see the broker's log), or correct WEIR_KAFKA_OAUTH_SCOPE and "
+        "WEIR_KAFKA_OAUTH_EXTENSIONS"
+    )
 
 
 def _scram(channel: Channel, mechanism: str, user: str, password: str, where: str) -> str | None:

@@ -10,13 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from enrich.runtime import oauth
 from enrich.runtime.settings import SettingsError, setting
 
 PROTOCOLS: Final = ("plaintext", "ssl", "sasl_plaintext", "sasl_ssl")
-MECHANISMS: Final = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
+MECHANISMS: Final = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", oauth.MECHANISM)
 _FIXED: Final = re.compile(
     # Addresses, identity and credentials, which have settings of their own.
     r"bootstrap\.servers|metadata\.broker\.list|security\.protocol|client\.(id|rack)|sasl\.(mechanisms?|username|password)"
+    r"|(enable\.)?sasl\.oauthbearer\..*|https\.ca\..*"
     r"|ssl\.(ca|certificate|key)\.(location|pem)|ssl_.*|ssl\.keystore\..*"
     # Whether the broker is the one that it says it is; code that librdkafka would load; switches for its own tests.
     r"|enable\.ssl\.certificate\.verification|ssl\.endpoint\.identification\.algorithm|plugin\..*|ssl\.engine\..*|test\..*"
@@ -55,7 +57,7 @@ class KafkaSettings:
     kafka_protocol: str = setting("WEIR_KAFKA_PROTOCOL", "plaintext")
     """How to connect: plaintext, ssl, sasl_plaintext or sasl_ssl."""
     kafka_mechanism: str = setting("WEIR_KAFKA_MECHANISM", "SCRAM-SHA-512")
-    """How the user is authenticated, with sasl_*: PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512."""
+    """How the user is authenticated, with sasl_*: PLAIN, SCRAM-SHA-256, SCRAM-SHA-512 or OAUTHBEARER."""
     kafka_username: str = setting("WEIR_KAFKA_USERNAME", "")
     """The user name, with sasl_*."""
     kafka_password: str = setting("WEIR_KAFKA_PASSWORD", "")
@@ -64,6 +66,21 @@ class KafkaSettings:
     """File that holds the user name, instead of WEIR_KAFKA_USERNAME. A renewed one is taken into use."""
     kafka_password_file: Path | None = setting("WEIR_KAFKA_PASSWORD_FILE", None)
     """File that holds the password, instead of WEIR_KAFKA_PASSWORD. A renewed one is taken into use."""
+    kafka_oauth_url: str = setting("WEIR_KAFKA_OAUTH_URL", "")
+    """URL of the endpoint that gives tokens by OAuth's client credentials, with OAUTHBEARER. http:// is for this
+    machine only."""
+    kafka_oauth_client_id: str = setting("WEIR_KAFKA_OAUTH_CLIENT_ID", "")
+    """The client's id at that endpoint."""
+    kafka_oauth_client_id_file: Path | None = setting("WEIR_KAFKA_OAUTH_CLIENT_ID_FILE", None)
+    """File that holds the client's id, instead of WEIR_KAFKA_OAUTH_CLIENT_ID. A renewed one is taken into use."""
+    kafka_oauth_client_secret_file: Path | None = setting("WEIR_KAFKA_OAUTH_CLIENT_SECRET_FILE", None)
+    """File that holds the client's secret. A renewed one is taken into use."""
+    kafka_oauth_scope: str = setting("WEIR_KAFKA_OAUTH_SCOPE", "")
+    """Scopes to ask for, separated by spaces, if the endpoint needs any."""
+    kafka_oauth_extensions: tuple[str, ...] = setting("WEIR_KAFKA_OAUTH_EXTENSIONS", ())
+    """What the brokers want to know beside the token, as name=value, separated by commas."""
+    kafka_oauth_ca: Path | None = setting("WEIR_KAFKA_OAUTH_CA", None)
+    """PEM file of the authorities that may sign the endpoint's certificate. By default the system's."""
     kafka_ca: Path | None = setting("WEIR_KAFKA_CA", None)
     """PEM file of the authorities that may sign the brokers' certificates, with *ssl. By default the system's."""
     kafka_certificate: Path | None = setting("WEIR_KAFKA_CERTIFICATE", None)
@@ -91,6 +108,11 @@ class KafkaSettings:
         """Whether a user is authenticated."""
         return self.kafka_protocol.startswith("sasl_")
 
+    @property
+    def uses_oauth(self) -> bool:
+        """Whether the user is authenticated by tokens."""
+        return self.uses_sasl and self.kafka_mechanism == oauth.MECHANISM
+
     def connection(self) -> dict[str, str]:
         """Return librdkafka's configuration. Raises :class:`SettingsError` for settings that contradict each other."""
         self._check()
@@ -99,7 +121,9 @@ class KafkaSettings:
             found["client.rack"] = self.kafka_rack
         if self.kafka_protocol != "plaintext":
             found["security.protocol"] = self.kafka_protocol
-        if self.uses_sasl:
+        if self.uses_oauth:
+            found |= self._oauth()
+        elif self.uses_sasl:
             username, password = self.credentials()
             found |= {"sasl.mechanism": self.kafka_mechanism, "sasl.username": username, "sasl.password": password}
         if self.uses_tls:
@@ -119,14 +143,30 @@ class KafkaSettings:
             )
         return username, password
 
+    def _oauth(self) -> dict[str, str]:
+        client_id = _content("WEIR_KAFKA_OAUTH_CLIENT_ID_FILE", self.kafka_oauth_client_id_file)
+        return oauth.configuration(
+            self.kafka_oauth_url,
+            client_id or self.kafka_oauth_client_id,
+            _content("WEIR_KAFKA_OAUTH_CLIENT_SECRET_FILE", self.kafka_oauth_client_secret_file),
+            self.kafka_oauth_scope,
+            self.kafka_oauth_extensions,
+            self.kafka_oauth_ca,
+        )
+
     def certificates(self) -> dict[str, Path]:
         """Return the PEM files of certificates that the connection uses, each by what it is for."""
-        files = {"kafka_ca": self.kafka_ca, "kafka_client": self.kafka_certificate}
-        return {name: path for name, path in files.items() if path is not None and self.uses_tls}
+        tls = {"kafka_ca": self.kafka_ca, "kafka_client": self.kafka_certificate} if self.uses_tls else {}
+        files = tls | ({"kafka_oauth_ca": self.kafka_oauth_ca} if self.uses_oauth else {})
+        return {name: path for name, path in files.items() if path is not None}
 
     def credential_files(self) -> tuple[Path, ...]:
         """Return the files whose contents prove who the service is, and who the broker."""
-        user = (self.kafka_username_file, self.kafka_password_file) if self.uses_sasl else ()
+        user: tuple[Path | None, ...] = ()
+        if self.uses_oauth:
+            user = (self.kafka_oauth_client_id_file, self.kafka_oauth_client_secret_file, self.kafka_oauth_ca)
+        elif self.uses_sasl:
+            user = (self.kafka_username_file, self.kafka_password_file)
         tls = (self.kafka_ca, self.kafka_certificate, self.kafka_key) if self.uses_tls else ()
         return tuple(path for path in (*user, *tls) if path is not None)
 
@@ -149,6 +189,13 @@ class KafkaSettings:
             raise SettingsError(f"WEIR_KAFKA_PROTOCOL={self.kafka_protocol!r}: must be {', '.join(PROTOCOLS)}")
         if self.uses_sasl and self.kafka_mechanism not in MECHANISMS:
             raise SettingsError(f"WEIR_KAFKA_MECHANISM={self.kafka_mechanism!r}: must be {', '.join(MECHANISMS)}")
+        if self.kafka_oauth_url and not self.uses_oauth:
+            raise SettingsError(
+                "WEIR_KAFKA_OAUTH_URL is for WEIR_KAFKA_PROTOCOL=sasl_ssl with WEIR_KAFKA_MECHANISM=OAUTHBEARER: set "
+                "these, or remove it"
+            )
+        if self.uses_oauth and self.kafka_oauth_ca is not None and not self.kafka_oauth_ca.is_file():
+            raise SettingsError(f"WEIR_KAFKA_OAUTH_CA={self.kafka_oauth_ca}: the file does not exist")
         for variable, path in (
             ("WEIR_KAFKA_CA", self.kafka_ca),
             ("WEIR_KAFKA_CERTIFICATE", self.kafka_certificate),

@@ -104,21 +104,29 @@ def credential_problem(settings: KafkaSettings) -> str | None:
         password = settings.connection().get("ssl.key.password", "")
     except SettingsError as error:
         return str(error)
+    # Nothing is connected with these contexts; they only parse.
+    if settings.uses_oauth:
+        problem = _authority_problem(_context(), "WEIR_KAFKA_OAUTH_CA", settings.kafka_oauth_ca)
+        if problem:
+            return problem
     if not settings.uses_tls:
         return None
-    # Nothing is connected with this context; it only parses.
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    authority, certificate, key = settings.kafka_ca, settings.kafka_certificate, settings.kafka_key
-    return _authority_problem(context, authority) or _pair_problem(context, certificate, key, password)
+    context, certificate, key = _context(), settings.kafka_certificate, settings.kafka_key
+    problem = _authority_problem(context, "WEIR_KAFKA_CA", settings.kafka_ca)
+    return problem or _pair_problem(context, certificate, key, password)
 
 
-def _authority_problem(context: ssl.SSLContext, path: Path | None) -> str | None:
+def _context() -> ssl.SSLContext:
+    return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+
+
+def _authority_problem(context: ssl.SSLContext, variable: str, path: Path | None) -> str | None:
     if path is None:
         return None
     try:
         context.load_verify_locations(path)
     except (OSError, ValueError) as error:
-        return f"WEIR_KAFKA_CA={path}: {error}"
+        return f"{variable}={path}: {error}"
     return None
 
 

@@ -7,11 +7,16 @@ import ssl
 import faust
 
 from streams.settings import Settings
+from streams.worker.token_provider import TokenProvider
 
 
-def kafka_credentials(settings: Settings) -> faust.SASLCredentials | faust.SSLCredentials | None:
+def kafka_credentials(
+    settings: Settings,
+) -> faust.SASLCredentials | faust.OAuthCredentials | faust.SSLCredentials | None:
     """Return the credentials of the Kafka connection in the form that Faust hands to aiokafka, or None."""
     context = _tls(settings) if settings.uses_tls else None
+    if settings.uses_oauth:
+        return faust.OAuthCredentials(oauth_cb=TokenProvider(settings.connection()), ssl_context=context)
     if settings.uses_sasl:
         username, password = settings.credentials()
         return faust.SASLCredentials(

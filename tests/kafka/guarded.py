@@ -11,6 +11,7 @@ import subprocess
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import (
@@ -30,6 +31,7 @@ from confluent_kafka.admin import (
 from enrich.runtime.connection import KafkaSettings
 from enrich.runtime.settings import load
 from tests.kafka.broker import run_broker
+from tests.kafka.identity import Client, IdentityProvider, run_identity_provider
 from tests.waiting import until
 
 _ANSWER_S = 30
@@ -45,6 +47,8 @@ class GuardedBroker:
     """host:port of the listener that requires a client certificate."""
     folder: Path
     """The broker's folder, with its authority: ca.crt and ca.key."""
+    identity: IdentityProvider
+    """Gives tokens that the broker takes."""
     admin: AdminClient = field(init=False)
 
     def __post_init__(self) -> None:
@@ -77,6 +81,13 @@ class GuardedBroker:
         # The broker answers before it has applied the change.
         until(lambda: _can_log_in(env))
         return name, env
+
+    def client(self, secret: str = "s3cr3t", **options: Any) -> tuple[str, dict[str, str]]:  # noqa: S107 - a test's
+        """Make a client of the token endpoint. Return its id, which is the user's name, and its settings."""
+        name = f"c{secrets.token_hex(4)}"
+        self.identity.clients[name] = Client(secret, **options)
+        tls = {"WEIR_KAFKA": self.address, "WEIR_KAFKA_PROTOCOL": "sasl_ssl", "WEIR_KAFKA_CA": str(self.ca)}
+        return name, self.identity.env(name, **tls)
 
     def create(self, topic: str) -> None:
         """Create a topic of one partition."""
@@ -148,8 +159,10 @@ def run_guarded_broker(folder: Path) -> Iterator[GuardedBroker]:
         "security.protocol": "sasl_ssl", "sasl.mechanism": "PLAIN", "sasl.username": "weir", "sasl.password": "weir",
         "ssl.ca.location": str(folder / "broker/ca.crt"),
     }  # fmt: skip
-    for address in run_broker(folder, "--secure", "--authorizer", "--tls-port", str(tls_port), client=client):
-        yield GuardedBroker(address, f"127.0.0.1:{tls_port}", folder / "broker")
+    with run_identity_provider(folder / "identity") as identity:
+        options = ("--secure", "--authorizer", "--tls-port", str(tls_port), "--jwks", identity.keys_url)
+        for address in run_broker(folder, *options, client=client):
+            yield GuardedBroker(address, f"127.0.0.1:{tls_port}", folder / "broker", identity)
 
 
 def _can_log_in(env: dict[str, str]) -> bool:

@@ -1,0 +1,79 @@
+"""Tokens for Faust's client, aiokafka, which has no way of its own to ask for them."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import threading
+import time
+from collections.abc import Mapping
+from typing import Final
+
+import structlog
+from aiokafka.abc import AbstractTokenProvider
+
+from enrich.runtime.token_endpoint import Token, TokenError, fetch_token
+
+log = structlog.get_logger("kubeweir.streams")
+
+_ANSWER_S: Final = 5.0
+_PATIENCE_S: Final = 15.0
+_RENEW_AT: Final = 0.8
+"""The part of a token's lifetime after which the next one is asked for. librdkafka renews then, too."""
+
+
+class TokenProvider(AbstractTokenProvider):  # type: ignore[misc]  # aiokafka has no types
+    """Gives each new connection a token that is valid, from the endpoint that librdkafka asks."""
+
+    def __init__(self, connection: Mapping[str, str]) -> None:
+        """``connection`` has librdkafka's settings."""
+        self._connection = dict(connection)
+        self._lock = asyncio.Lock()
+        self._token: Token | None = None
+        self._fetched_at = 0.0
+
+    async def token(self) -> str:
+        """Return the token in use, or a new one if most of its lifetime is over.
+
+        Raises ConnectionError, after which aiokafka tries again."""
+        async with self._lock:
+            if self._token is None or self._age() >= _RENEW_AT * self._token.lifetime_s:
+                self._token = await self._renewed(self._token)
+            return self._token.value
+
+    def extensions(self) -> dict[str, str]:
+        """Return what is sent to the broker beside the token."""
+        texts = self._connection.get("sasl.oauthbearer.extensions", "")
+        return dict(text.partition("=")[::2] for text in texts.split(",") if text)
+
+    def _age(self) -> float:
+        return time.monotonic() - self._fetched_at
+
+    async def _renewed(self, earlier: Token | None) -> Token:
+        since = time.monotonic()
+        try:
+            token = await asyncio.wait_for(self._ask(), _PATIENCE_S)
+        except (TokenError, TimeoutError) as error:
+            text = str(error) or f"the token endpoint has not answered within {_PATIENCE_S:.0f} s"
+            if earlier is None or self._age() >= earlier.lifetime_s:
+                raise ConnectionError(text) from error
+            log.warning("no new token for Kafka; the present one is still valid", error=text)
+            return earlier
+        self._fetched_at = since
+        return token
+
+    async def _ask(self) -> Token:
+        """Ask on a thread of its own, because an endpoint may be slow; no thread keeps the process from ending."""
+        answer: concurrent.futures.Future[Token] = concurrent.futures.Future()
+
+        def ask() -> None:
+            # From here on nobody can cancel it, and its result can be set although nobody waits any more.
+            if not answer.set_running_or_notify_cancel():
+                return
+            try:
+                answer.set_result(fetch_token(self._connection, _ANSWER_S))
+            except BaseException as error:
+                answer.set_exception(error)
+
+        threading.Thread(target=ask, name="token", daemon=True).start()
+        return await asyncio.wrap_future(answer)
