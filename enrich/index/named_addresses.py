@@ -29,6 +29,7 @@ class NamedAddresses:
         self._outside: dict[str, set[Name]] = {}
         self._left: dict[str, None] = {}
         self._since_ns: dict[str, int] = {}
+        self._latest_move_ns = 0
 
     def update(self, touched: Collection[type], objects: Mapping[type, Mapping[Name, Any]], now_ns: int) -> None:
         """Read the objects again of the kinds that changed now."""
@@ -57,15 +58,17 @@ class NamedAddresses:
         for ip, owner in after.items():
             if ip in self._left and ((was := before.get(ip)) is None or was.uid != owner.uid):
                 self._since_ns[ip] = now_ns + self._skew_ns
+                self._latest_move_ns = max(self._latest_move_ns, now_ns + self._skew_ns)
         while len(self._left) > self._limit:
             ip = next(iter(self._left))
             del self._left[ip]
             self._since_ns.pop(ip, None)
 
     @property
-    def any_moved(self) -> bool:
-        """Whether any address has another owner than before."""
-        return bool(self._since_ns)
+    def latest_move_ns(self) -> int:
+        """The wall time from which every present owner surely has its address; 0: no address has another owner than
+        before. Verdicts that are not older need no look at :meth:`since_ns`."""
+        return self._latest_move_ns
 
     def since_ns(self, ip: str) -> int:
         """Return the wall time from which the present owner of an address surely has it; 0: nobody else was seen."""

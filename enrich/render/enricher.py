@@ -212,7 +212,9 @@ class Enricher:
         raw["address"], raw["port"] = verdicts["dialled"], verdicts["dialled_port"]
         dialled = raw.view(f"V{_DIALLED.itemsize}").tolist()
         found = list(map(self._dialled.get, dialled))
-        if None not in found and not self._cluster.named_addresses.any_moved:
+        # Addresses move all the time somewhere, and verdicts are seldom older than the last move.
+        moved = int(wall.min()) < self._cluster.named_addresses.latest_move_ns
+        if None not in found and not moved:
             return found  # type: ignore[return-value]  # None was ruled out
         if max(len(self._dialled), len(self._dialled_values)) > MAX_DIALLED:
             self._forget_dialled()
@@ -224,7 +226,7 @@ class Enricher:
             if value:
                 self._dialled_values[text] = value
         texts = [self._dialled[one] for one in dialled]
-        if self._cluster.named_addresses.any_moved:
+        if moved:
             self._leave_out_moved(texts, dialled, wall)
         return texts
 

@@ -9,14 +9,15 @@ Names have the form that the Kubernetes API gives them (RFC 1123 labels and subd
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Final
 
 from msgspec import Meta
 
 # ``\A`` and ``\Z``, because msgspec searches, and ``$`` also matches before a newline at the end.
 _SUBDOMAIN = r"\A[a-z0-9]([-a-z0-9.]*[a-z0-9])?\Z"
 
-Count = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
+MAX_COUNT: Final = (1 << 63) - 1
+Count = Annotated[int, Meta(ge=0, le=MAX_COUNT)]
 """An amount, or a number in a sequence."""
 Small = Annotated[int, Meta(ge=0, le=(1 << 32) - 1)]
 """What the kernel keeps in 32 bits."""

@@ -16,6 +16,7 @@ from streams.alerts.outbox import Outbox, resolve_orphan
 from streams.alerts.policy_changes import PolicyChange
 from streams.alerts.threshold import ThresholdTracker
 from streams.alerts.tracker import MAX_FIRING, CountEvent, Tracker
+from streams.metrics.label_values import OTHER
 
 
 class MakeTracker(Protocol):
@@ -112,7 +113,8 @@ class Engine:
             tracker = self.trackers.get(name)
             current = [] if tracker is None else [one for one in members if tracker.counts(one)]
             if len(current) < len(members) and not replayed:
-                self._count(name, "stale", len(members) - len(current))
+                # A record may name any rule; only those in force have a name in the metrics.
+                self._count(name if tracker is not None else OTHER, "stale", len(members) - len(current))
             if tracker is not None and current:
                 tracker.take(current, now, replayed=replayed)
 
@@ -121,6 +123,12 @@ class Engine:
         self._observe(now)
         for tracker in self.trackers.values():
             tracker.policy_changed(change, now)
+
+    def changes_dropped(self, number: int) -> None:
+        """Count changes of policies that were dropped, for each rule that an alert may be missing of."""
+        for name, tracker in self.trackers.items():
+            if number and tracker.rule.after_change is not None:
+                self._count(name, "evicted_changes", number)
 
     def tick(self, now: float) -> None:
         """Evaluate conditions that depend on the passing of time."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
@@ -34,6 +34,8 @@ _IDLE_COMMIT_S: Final = 2.0
 """Between two commits that have offsets only."""
 _REPORT_INTERVAL_S: Final = 10.0
 """Between two status records about evicted groups."""
+_MAX_CHANGES: Final = 10_000
+"""Changes of policies that wait for the next step, and policies whose last change is stored: the latest are kept."""
 _CHANGE_KEY: Final = b"change/"
 """Keys of policy changes in the topic of states begin like this; the cluster follows."""
 _LEARN_KEY: Final = b"learn/"
@@ -77,7 +79,8 @@ class EngineLoop:
         self._first_writes: list[Write] = []
         """To be committed with the next transaction."""
         self._lock = threading.Lock()
-        self._new_changes: list[PolicyChange] = []
+        self._new_changes: deque[PolicyChange] = deque()
+        self._dropped_changes = 0
         self._stored_changes: dict[str, PolicyChange] = {}
         self._uncommitted = False
         self._committed_at = self._next_report = 0.0
@@ -93,6 +96,10 @@ class EngineLoop:
         """Hand a change of a policy to the next step. May be called on any thread."""
         with self._lock:
             self._new_changes.append(change)
+            # A worker without partitions takes none, but may get partitions in a moment: then it needs the latest.
+            if len(self._new_changes) > _MAX_CHANGES:
+                self._new_changes.popleft()
+                self._dropped_changes += 1
 
     def on_assigned(self, partitions: Sequence[TopicAndPartition]) -> None:
         """Start a new engine for these partitions from their state. Raises TransactionAbortedError."""
@@ -183,16 +190,22 @@ class EngineLoop:
     def _process_changes(self, now: float) -> list[Write]:
         """Process the new changes. Each is stored in every partition for as long as a record may depend on it."""
         with self._lock:
-            changes, self._new_changes = self._new_changes, []
-        writes = []
-        for change in changes:
-            self.engine.policy_changed(change, now)
-            self._stored_changes[change.policy] = change
-            writes += self._write_everywhere(change.policy, msgspec.json.encode(change))
+            changes, self._new_changes = self._new_changes, deque()
+            dropped, self._dropped_changes = self._dropped_changes, 0
         too_old = now - self.engine.history_s
-        for name in [name for name, change in self._stored_changes.items() if change.at < too_old]:
-            del self._stored_changes[name]
-            writes += self._write_everywhere(name, None)
+        writes: list[Write] = []
+        for change in changes:
+            if change.at >= too_old:
+                self.engine.policy_changed(change, now)
+                self._stored_changes.pop(change.policy, None)
+                self._stored_changes[change.policy] = change
+                writes += self._write_everywhere(change.policy, msgspec.json.encode(change))
+        too_many = len(self._stored_changes) - _MAX_CHANGES
+        for place, (name, change) in enumerate(list(self._stored_changes.items())):
+            if place < too_many or change.at < too_old:
+                del self._stored_changes[name]
+                writes += self._write_everywhere(name, None)
+        self.engine.changes_dropped(dropped + max(0, too_many))
         return writes
 
     def _write_everywhere(self, policy: str, value: bytes | None) -> list[Write]:

@@ -27,7 +27,7 @@ _MAX_LOADED: Final = 4
 
 CountEvent = Callable[[str, str, int], None]
 """Called with a rule's name, an event and how often it happened. Events: late, evicted_groups, refused_groups,
-evicted_values, stale, learned, digested."""
+evicted_values, evicted_changes, stale, learned, digested."""
 
 
 class Tracker:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -49,6 +50,8 @@ class GroupReader:
         self._revoked: set[int] = set()
         """Partitions that were revoked since the last take: somebody else may have committed more of them."""
         self._waiting = False
+        self._ahead: list[Record] = []
+        """Records that came while the destination was waited for."""
         self._waits = 0
         self._assigned: frozenset[int] = frozenset()
         self._group, self._monitor = group, monitor
@@ -81,41 +84,61 @@ class GroupReader:
 
     def take(self, max_records: int, wait_s: float) -> list[Record]:
         """Return up to ``max_records`` records; an empty list after ``wait_s`` without any. Raises StopServiceError."""
-        if self._waiting:
-            self._waiting = False
-            self._consumer.resume(self._consumer.assignment())
         self._revoked.clear()
-        if self._unplaced is not None:
-            # Assigned without knowing where to begin, it reads nothing. It asks for its partitions anew.
-            self.problem, self._unplaced = self._unplaced, None
-            self._consumer.unsubscribe()
-            self._subscribe()
+        if self._ahead:
+            records, self._ahead = self._ahead, []
+            return records
         refused: list[str] = []
-        records = take(self._consumer, max_records, wait_s, refused)
+        records = self._poll(max_records, wait_s, refused)
         self._note(records, refused)
         if records and self._monitor is not None:
             self._monitor.note("fetch")
         return records
+
+    def _poll(self, max_records: int, wait_s: float, refused: list[str]) -> list[Record]:
+        """Return what has come. What librdkafka refuses is a problem, and tried again at the next call."""
+        try:
+            if self._waiting:
+                self._consumer.resume(self._consumer.assignment())
+                self._waiting = False
+            if self._unplaced is not None:
+                # Assigned without knowing where to begin, it reads nothing. It asks for its partitions anew.
+                self.problem, self._unplaced = self._unplaced, None
+                self._consumer.unsubscribe()
+                self._subscribe()
+            return take(self._consumer, max_records, wait_s, refused)
+        except KafkaException as error:
+            refused.append(error.args[0].str())
+            time.sleep(wait_s)  # else the caller would ask again at once, and so use a whole core
+            return []
 
     def wait(self, seconds: float, stop: threading.Event) -> bool:
         """Wait for ``seconds`` without reading, and stay a member of the group. Return whether ``stop`` is set.
 
         A member that does not poll keeps every rebalance from ending, and so stops the whole group; here its partitions
         are paused, and polling goes on."""
-        self._waiting = True
-        self._consumer.pause(self._consumer.assignment())
         deadline = time.monotonic() + seconds
         while not stop.is_set():
             self._waits += 1
             left = deadline - time.monotonic()
             refused: list[str] = []
-            for record in take(self._consumer, 1, max(0.0, min(left, _POLL_S)), refused):
-                # It was fetched before the pause.
-                self._consumer.seek(TopicPartition(self._topic, record.partition, record.offset))
+            # What was fetched before the pause may still come. To seek back could fail, and a seek that fails skips it.
+            self._ahead += self._poll_paused(max(0.0, min(left, _POLL_S)), refused)
             self._note((), refused)
             if left <= 0:
                 break
         return stop.is_set()
+
+    def _poll_paused(self, wait_s: float, refused: list[str]) -> list[Record]:
+        try:
+            if not self._waiting:
+                self._consumer.pause(self._consumer.assignment())
+                self._waiting = True
+            return take(self._consumer, 1, wait_s, refused)
+        except KafkaException as error:
+            refused.append(error.args[0].str())
+            time.sleep(wait_s)
+            return []
 
     def commit(self, records: Sequence[Record]) -> None:
         """Commit the offsets of these records, and so of all records before them.
@@ -174,18 +197,20 @@ class GroupReader:
         self._assigned = frozenset(one.partition for one in partitions)
         self._committed.clear()
         placed = list(partitions)
-        if self._on_new is not None and placed:
-            try:
+        # A KafkaException that leaves this callback cannot be caught outside: consume() raises a KafkaError instead.
+        try:
+            if self._on_new is not None and placed:
                 placed = self._place(consumer, placed)
-            except KafkaException as error:
-                self._unplaced = error.args[0].str()
+                consumer.assign(placed)
+            if self._waiting:
+                # Pausing has no effect on partitions that are not assigned yet.
+                consumer.assign(placed)
+                consumer.pause(placed)
+        except KafkaException as error:
+            self._unplaced = error.args[0].str()
+            with contextlib.suppress(KafkaException):
                 consumer.assign([])
-                return
-            consumer.assign(placed)
-        if self._waiting:
-            # Pausing has no effect on partitions that are not assigned yet.
-            consumer.assign(placed)
-            consumer.pause(placed)
+            return
         if self._begins and self._on_new is not None:
             self._on_new()
         self._on_assigned([one.partition for one in partitions])
@@ -203,7 +228,7 @@ class GroupReader:
     def _on_revoke(self, _consumer: Consumer, partitions: Sequence[TopicPartition]) -> None:
         self._assigned = frozenset()
         self._revoked |= {one.partition for one in partitions}
-        self._begins = {}
+        self._begins, self._ahead = {}, []
         self._on_assigned([])
 
     def _on_error(self, error: KafkaError) -> None:

@@ -87,6 +87,8 @@ class _Partition:
     """No record was found before this offset."""
     seconds: float = 0.0
     records: int = 0
+    is_own: bool = False
+    """Whether this process reads it, or should: no other member of the group does."""
 
 
 class LagMonitor:
@@ -158,9 +160,7 @@ class LagMonitor:
 
     @staticmethod
     def _own(followed: Followed) -> list[_Partition]:
-        """Return the partitions that this process reads. If it reads none, all: nobody may be reading them."""
-        partitions, own = dict(followed.partitions), set(followed.own())
-        return [one for place, one in partitions.items() if place in own or not own]
+        return [one for one in dict(followed.partitions).values() if one.is_own]
 
     def _run(self) -> None:
         while not self._stop.wait(self._every_s):
@@ -192,6 +192,7 @@ class LagMonitor:
         followed.partitions = {
             place: followed.partitions.get(place) or _Partition(Stall(self._stall_s)) for place in places
         }
+        self._note_owner(admin, followed)
         waits, begins, progressed_at_all = followed.waits(), followed.begins(), False
         excused = waits != followed.waited
         followed.waited = waits
@@ -207,6 +208,18 @@ class LagMonitor:
             partition.stall.update(waits=partition.records > 0, progressed=progressed or excused)
             progressed_at_all = progressed_at_all or progressed
         self._export(followed, progressed=progressed_at_all)
+
+    def _note_owner(self, admin: AdminClient, followed: Followed) -> None:
+        """Note which partitions this process reads. If it reads none, those that no other member of the group has: a
+        worker that stands by is not to blame for others, and one that does not get in is. Raises KafkaException."""
+        own = set(followed.own())
+        others = _held(admin, followed.group) if not own and followed.positions is None else frozenset()
+        for place, partition in followed.partitions.items():
+            is_own = place in own if own else place not in others
+            if is_own and not partition.is_own:
+                # What it was stalled by before was somebody else's.
+                partition.stall = Stall(self._stall_s)
+            partition.is_own = is_own
 
     def _export(self, followed: Followed, *, progressed: bool) -> None:
         partitions = self._own(followed)
@@ -266,6 +279,13 @@ class LagMonitor:
                 raise KafkaException(error)
         finally:
             consumer.close()
+
+
+def _held(admin: AdminClient, group: str) -> frozenset[Place]:
+    """Return the partitions that some member of a group has. Raises KafkaException."""
+    found = admin.describe_consumer_groups([group], request_timeout=_TIMEOUT_S)[group].result(2 * _TIMEOUT_S)
+    held = [one for member in found.members for one in member.assignment.topic_partitions]
+    return frozenset((one.topic, one.partition) for one in held)
 
 
 def _offsets(admin: AdminClient, places: Sequence[Place], spec: OffsetSpec) -> dict[Place, int]:

@@ -22,8 +22,9 @@ DEAD_LETTER_REASONS: Final = (
     "enrich_failed", "refused", "bad_verdict",
 )  # fmt: skip
 """Why the enricher sends a batch, or a record made from one, to the dead-letter topic."""
-_LOSS_REASONS: Final = ("ring_full", "deny_windows_full", "spool_full", "refused")
-"""Why probes lose verdicts, as far as this version knows. A newer probe may report further reasons."""
+LOSS_REASONS: Final = ("ring_full", "deny_windows_full", "spool_full", "refused")
+"""Why probes lose verdicts, as far as this version knows. A newer probe may report further reasons, of which the first
+ones get a label of their own (:class:`streams.worker.losses.Losses`)."""
 
 
 class EnrichMetrics:
@@ -60,7 +61,7 @@ class EnrichMetrics:
         self.lag = gauge("lag_batches", "Batches in a partition of the raw topic not acknowledged yet", ("partition",))
         for labelled, values in (
             (self.dead_letters, DEAD_LETTER_REASONS),
-            (self.lost_verdicts, _LOSS_REASONS),
+            (self.lost_verdicts, LOSS_REASONS),
             (self.pending_verdicts, ("settled", "late", "full")),
             (self.foreign_records, ("batches", "address_intervals")),
             (self.refused_intervals, ("forged_interval",)),
@@ -129,9 +130,11 @@ class AlertMetrics:
         self.events = Counter(
             "kubeweir_streams_alerts_events",
             "Why an alert of a rule may miss records. late: too old for the window. evicted_groups, refused_groups: "
-            "more groups than WEIR_ALERT_GROUPS. evicted_values: more distinct values than fit in memory. stale: "
-            "deltas counted under another version of the rule. learned: new groups that made no alert while the rule "
-            "was new. digested: alerts that did not fire by themselves, and were counted in the rule's digest",
+            "more groups than WEIR_ALERT_GROUPS. evicted_values: more distinct values than fit in memory. "
+            "evicted_changes: more changes of policies than fit in memory. stale: deltas counted under another version "
+            "of the rule, or (_other) of a rule that this worker does not have. learned: new groups that made no alert "
+            "while the rule was new. digested: alerts that did not fire by themselves, and were counted in the rule's "
+            "digest",
             ("rule", "what"),
             registry=registry,
         )

@@ -1,8 +1,7 @@
 """The metric that counts verdicts, by what was decided and, if asked for, by namespace or workload of the subject.
 
 Each namespace or workload makes label values of its own, and a cluster may have any number of them over time. So only
-the first ``limit`` ones get their own. All later ones share the label value ``_other``, which no object in Kubernetes
-can be called.
+the first ``limit`` ones get their own (:mod:`streams.metrics.label_values`).
 """
 
 from __future__ import annotations
@@ -16,10 +15,10 @@ from prometheus_client import CollectorRegistry
 from enrich.render.interning import Int64Array, InternMap, InternTable
 from enrich.render.template import Template
 from enrich.wire.flow import End
+from streams.metrics.label_values import LabelValues
 
 VerdictsBy = Literal["none", "namespace", "workload"]
 """The labels of the subject beside what was decided. ``workload`` has the label of the namespace too."""
-OTHER: Final = "_other"
 _LABELS: Final[dict[VerdictsBy, tuple[str, ...]]] = {
     "none": (),
     "namespace": ("namespace",),
@@ -34,7 +33,7 @@ class VerdictCounter:
 
     def __init__(self, registry: CollectorRegistry, by: VerdictsBy, limit: int) -> None:
         """``limit`` is the number of namespaces or workloads that have label values of their own."""
-        self._by, self._limit = by, limit
+        self._by, self._own = by, LabelValues(limit)
         self._verdicts = prometheus_client.Counter(
             "kubeweir_streams_verdicts",
             "Verdicts made into records; namespace and workload are those of the pod whose policy decided",
@@ -46,7 +45,6 @@ class VerdictCounter:
             "Namespaces or workloads that share the label _other, because WEIR_VERDICTS_LIMIT others have labels",
             registry=registry,
         )
-        self._own: set[tuple[str, ...]] = set()
         self._others: set[tuple[str, ...]] = set()
         self._series: dict[tuple[str, ...], int] = {}
         self._counters: list[Any] = []
@@ -76,10 +74,8 @@ class VerdictCounter:
         labels: tuple[str, ...] = (subject.namespace,)
         if self._by == "workload":
             labels += (subject.workload,)
-        if labels in self._own or len(self._own) < self._limit:
-            self._own.add(labels)
-            return labels
-        if labels not in self._others and len(self._others) < _MAX_REMEMBERED:
+        own = self._own.of_all(labels)
+        if own != labels and labels not in self._others and len(self._others) < _MAX_REMEMBERED:
             self._others.add(labels)
             self._over_limit.inc()
-        return (OTHER,) * len(labels)
+        return own

@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import structlog
 
@@ -28,7 +28,7 @@ from streams.kafka.topics import existing_topics, prepare_topics
 from streams.metrics.roles import EnrichMetrics
 from streams.routes.model import Routes
 from streams.routes.routes_file import RoutesFile
-from streams.routes.topic_router import TopicRecords, TopicRouter
+from streams.routes.topic_router import TopicRouter
 from streams.settings import Settings
 
 log = structlog.get_logger("kubeweir.streams")
@@ -47,6 +47,16 @@ class _Failure:
     retry_s: float = _FIRST_RETRY_S
 
 
+class _Routed(NamedTuple):
+    """What was sent to a topic last, without the records."""
+
+    route: str
+    topic: Topic
+    compression: str
+    records: int
+    """How many there were."""
+
+
 class Routing:
     """Chooses the topics of records by the routes file in force."""
 
@@ -59,7 +69,7 @@ class Routing:
         self._reserved = frozenset(topic.name for topic in settings.topics)
         self._made: set[str] = set()
         self._ready: dict[str, str] = {}
-        self._latest: dict[str, TopicRecords] = {}
+        self._latest: dict[str, _Routed] = {}
         self._failures: dict[str, _Failure] = {}
         self._unreported: dict[str, str] = {}
         self._file = RoutesFile(Path(settings.routes), self._reserved, self._make_router)
@@ -68,7 +78,9 @@ class Routing:
     def route(self, records: Records) -> Iterator[tuple[str, RecordColumns]]:
         """Yield topics with the records for them. Await :meth:`is_ready` before you send them."""
         for found in self._file.current.route(records):
-            self._latest[found.topic.name] = found
+            self._latest[found.topic.name] = _Routed(
+                found.route, found.topic, found.compression, len(found.records.values)
+            )
             yield found.topic.name, found.records
 
     async def is_ready(self, topic: str) -> bool:
@@ -79,12 +91,12 @@ class Routing:
         if failure is None and self._ready.get(topic) == found.compression:
             return True
         if failure is not None and time.monotonic() < failure.retry_at:
-            self._drop(topic, len(found.records.values))
+            self._drop(topic, found.records)
             return False
         if failure is not None or topic not in self._made:
             await asyncio.to_thread(self._prepare, found.topic)
             if topic in self._failures:
-                self._drop(topic, len(found.records.values))
+                self._drop(topic, found.records)
                 return False
         self._producer.compress(topic, found.compression)
         self._ready[topic] = found.compression

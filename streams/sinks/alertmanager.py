@@ -34,6 +34,8 @@ _MAX_ALERTS_PER_REQUEST: Final = 256
 _ENDS_AFTER_RESENDS: Final = 4
 _REPEAT_RESOLVED_S: Final = 900
 """Prometheus repeats a resolved alert for as long."""
+_MAX_REPEATED: Final = 20_000
+"""Alerts that are repeated, the latest. Whoever may write to the topic of alerts can name any number of them."""
 AlertRecord = Mapping[str, Any]
 """A record of the topic of alerts, or what the topic of states keeps of it; it is handed on as JSON."""
 
@@ -83,7 +85,13 @@ class AlertmanagerSink:
 
     def _remember(self, record: AlertRecord) -> None:
         name = record["fingerprint"]
+        self._repeated.pop(name, None)
         self._repeated[name] = record
+        if len(self._repeated) > _MAX_REPEATED:
+            oldest = list(self._repeated)[: _MAX_REPEATED // 10]
+            log.error("there are too many alerts to repeat; Alertmanager will resolve the oldest", alerts=len(oldest))
+            for evicted in oldest:
+                self._forget(evicted)
         self._resolved_at.pop(name, None)
         if record["status"] == "resolved":
             self._resolved_at[name] = self._clock()

@@ -13,6 +13,8 @@ import structlog
 log = structlog.get_logger("kubeweir.streams")
 
 _SAME_LINE_S: Final = 15.0
+_MAX_LINES: Final = 1000
+"""Different lines that are remembered; some libraries put values into what should be a form."""
 _REFUSED: Final = ("AuthorizationFailed", "SaslAuthenticationFailed", "UnsupportedSaslMechanism", "Unable connect")
 """Parts of aiokafka's lines by which it says that it is refused, which it reports in no other way."""
 
@@ -39,6 +41,9 @@ class _Forward(logging.Handler):
         if now - self._logged_at.get(line, float("-inf")) < _SAME_LINE_S:
             self._suppressed[line] += 1
             return
+        if len(self._logged_at) >= _MAX_LINES:
+            self._logged_at.clear()
+            self._suppressed.clear()
         self._logged_at[line] = now
         more = {"error": f"{type(error).__name__}: {error}"} if error else {}
         repeated = self._suppressed.pop(line, 0)

@@ -1,14 +1,26 @@
 """Detects verdicts that never arrived: gaps in the numbers of a ring, and losses that probes report in batch headers.
 
 The module is pure: headers in, losses out. Each kind of loss is counted once, although batches may be repeated.
+
+Whoever may write to the raw topic can name a new ring, and new reasons, in each batch. So the rings that were seen last
+are remembered, and the reasons are told apart that came first.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Final
 
 from enrich.wire.batch import Header
+from enrich.wire.bounds import MAX_COUNT
+from streams.metrics.label_values import OTHER, LabelValues
+from streams.metrics.roles import LOSS_REASONS
+
+_MAX_RINGS: Final = 50_000
+"""Rings that are remembered. A ring that is forgotten shows no gap before its next batch."""
+_MAX_OTHER_REASONS: Final = 32
+"""Reasons that are told apart beside those that this version knows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,24 +45,29 @@ class _Ring:
 class Losses:
     """Follows the numbers and totals of each ring. The batches of a ring come in order, from one partition."""
 
-    def __init__(self) -> None:
+    def __init__(self, max_rings: int = _MAX_RINGS) -> None:
         self._rings: dict[tuple[int, str, str], _Ring] = {}
+        """Ordered by their last batch, the oldest first."""
+        self._max_rings = max_rings
+        self._reasons = LabelValues(_MAX_OTHER_REASONS, LOSS_REASONS)
 
     def detect(self, partition: int, header: Header) -> list[Loss]:
         """Return what this batch shows to be lost. A repeated batch shows nothing."""
-        key = (partition, header.node, header.ring)
-        ring = self._rings.get(key)
+        key, lost = (partition, header.node, header.ring), self._lost(header)
+        ring = self._rings.pop(key, None)
         if ring is None:
-            self._rings[key] = _Ring(_end(header), {reason: total for reason, (_, total) in header.lost.items()})
-            return [Loss("lost", reason, verdicts) for reason, (verdicts, _) in header.lost.items() if verdicts]
+            self._remember(key, _Ring(_end(header), {reason: total for reason, (_, total) in lost.items()}))
+            return [Loss("lost", reason, verdicts) for reason, (verdicts, _) in lost.items() if verdicts]
+        self._remember(key, ring)
         is_new = header.first >= ring.next_number
         found = []
         if header.first > ring.next_number:
             found.append(Loss("gap", "gap", header.first - ring.next_number, ring.next_number))
-        for reason, (verdicts, total) in header.lost.items():
+        for reason, (verdicts, total) in lost.items():
             before = ring.totals.get(reason, 0)
             # A total that fell in a new batch means that the probe restarted and counts from 0 again.
-            delta = total - before if total >= before else (verdicts if is_new else 0)
+            has_total = reason != OTHER and total >= before  # the totals of several reasons tell nothing together
+            delta = total - before if has_total else (verdicts if is_new else 0)
             if is_new or total > before:
                 ring.totals[reason] = total
             if delta > 0:
@@ -63,6 +80,20 @@ class Losses:
         revoked = set(partitions)
         for key in [key for key in self._rings if key[0] in revoked]:
             del self._rings[key]
+
+    def _remember(self, key: tuple[int, str, str], ring: _Ring) -> None:
+        self._rings[key] = ring
+        if len(self._rings) > self._max_rings:
+            del self._rings[next(iter(self._rings))]
+
+    def _lost(self, header: Header) -> dict[str, tuple[int, int]]:
+        """Return what a header says was lost, by the reasons that are told apart."""
+        lost: dict[str, tuple[int, int]] = {}
+        for reason, (verdicts, total) in header.lost.items():
+            name = self._reasons.of(reason)
+            before = lost.get(name, (0, 0))
+            lost[name] = (min(before[0] + verdicts, MAX_COUNT), min(before[1] + total, MAX_COUNT))
+        return lost
 
 
 def _end(header: Header) -> int:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import secrets
 
 import pytest
-from confluent_kafka import ConsumerGroupTopicPartitions, Producer, TopicPartition
-from confluent_kafka.admin import AclOperation, ResourceType
+from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, Producer, TopicPartition
+from confluent_kafka.admin import AclOperation, AdminClient, NewTopic, ResourceType
 from prometheus_client import CollectorRegistry
 
 from enrich.runtime.connection import KafkaSettings
@@ -53,5 +53,30 @@ def test_a_group_is_not_stalled_by_what_retention_has_removed(guarded: GuardedBr
         admin.delete_records([TopicPartition(topic, 0, 10)])[TopicPartition(topic, 0)].result(30)
         until(lambda: lag() == 0)
         until(lambda: monitor.problem() is None)
+    finally:
+        monitor.stop()
+
+
+def test_a_worker_that_stands_by_is_not_blamed_for_what_another_one_reads(broker: str) -> None:
+    topic = f"t{secrets.token_hex(4)}"
+    group, connection = f"{topic}.group", {"bootstrap.servers": broker}
+    admin, producer = AdminClient(connection), Producer(connection)
+    admin.create_topics([NewTopic(topic, 1)])[topic].result(30)
+    producer.produce(topic, b"1")
+    assert producer.flush(30) == 0
+    # It reads, and never commits.
+    owner = Consumer({**connection, "group.id": group, "auto.offset.reset": "earliest", "enable.auto.commit": False})
+    owner.subscribe([topic])
+    until(lambda: owner.poll(0.1) is not None)
+    monitor = LagMonitor(connection, _STALL_S, ProgressMetrics(CollectorRegistry()))
+    monitor.follow(Followed(group, [topic], list))
+    monitor.follow(Followed(f"{topic}.nobody", [topic], list))
+    monitor.start(lambda: None)
+    try:
+        until(lambda: f"{topic}.nobody has made no progress" in (monitor.problem() or ""))
+        assert f"{group} has made" not in (monitor.problem() or "")
+        owner.close()
+        # Now this worker should get the partition, and does not.
+        until(lambda: f"{group} has made no progress" in (monitor.problem() or ""))
     finally:
         monitor.stop()

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Sequence
 
 import orjson
 import pytest
 
+from streams.alerts import engine_loop as engine_loop_module
 from streams.alerts.deltas import Delta, encode, version_of
 from streams.alerts.engine import Engine
 from streams.alerts.engine_loop import EngineLoop
 from streams.alerts.model import AlertRule
+from streams.alerts.policy_changes import PolicyChange
 from streams.kafka.exactly_once import TransactionAbortedError, Write
 from streams.kafka.records import Record
 from tests.schemas import load, validator
@@ -103,3 +106,53 @@ def test_when_a_rule_began_to_learn_is_stored_in_every_partition_and_found_again
     loop.step(transactions)
     ((write,),) = transactions.commits
     assert (write.partition, orjson.loads(write.value or b"")["since"]) == (3, since)
+
+
+def after_change_loop(counts: Counter[tuple[str, str]]) -> EngineLoop:
+    def count(name: str, what: str, number: int) -> None:
+        counts[name, what] += number
+
+    return EngineLoop(
+        Rules(rule(after_change={})), ("alerts", "state", "status"), 1, "w1",
+        lambda found: Engine(found, 10, count), lambda _: [], Counter, lambda *_: None,
+    )  # fmt: skip
+
+
+def change(name: str, at: float) -> PolicyChange:
+    return PolicyChange(f"NetworkPolicy shop/{name}", "updated", at)
+
+
+def test_a_worker_without_partitions_keeps_a_bounded_number_of_changes_for_when_it_gets_some(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(engine_loop_module, "_MAX_CHANGES", 5)
+    counts = Counter[tuple[str, str]]()
+    loop, transactions, now = after_change_loop(counts), Transactions(), time.time()
+    for number in range(20):
+        loop.add_policy_change(change(f"p{number}", now))
+        loop.step(transactions)
+    assert transactions.commits == []
+    loop.on_assigned([("deltas", 0)])
+    loop.step(transactions)
+    keys = [write.key or b"" for write in transactions.commits[0]]
+    assert keys == [f"change/NetworkPolicy shop/p{number}".encode() for number in range(15, 20)]
+    assert counts["one", "evicted_changes"] == 15
+
+
+def test_stored_changes_have_a_bound_and_the_oldest_is_deleted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine_loop_module, "_MAX_CHANGES", 2)
+    loop, transactions, now = after_change_loop(Counter()), Transactions(), time.time()
+    loop.on_assigned([("deltas", 0)])
+    for name in ("a", "b", "c"):
+        loop.add_policy_change(change(name, now))
+        loop.step(transactions)
+    last = [(write.key, write.value is None) for write in transactions.commits[-1]]
+    assert last == [(b"change/NetworkPolicy shop/c", False), (b"change/NetworkPolicy shop/a", True)]
+
+
+def test_a_change_that_is_too_old_when_the_worker_gets_partitions_is_forgotten() -> None:
+    loop, transactions = after_change_loop(Counter()), Transactions()
+    loop.add_policy_change(change("old", 1.0))
+    loop.on_assigned([("deltas", 0)])
+    loop.step(transactions)
+    assert transactions.commits == []
