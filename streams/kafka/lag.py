@@ -213,7 +213,7 @@ class LagMonitor:
         """Note which partitions this process reads. If it reads none, those that no other member of the group has: a
         worker that stands by is not to blame for others, and one that does not get in is. Raises KafkaException."""
         own = set(followed.own())
-        others = _held(admin, followed.group) if not own and followed.positions is None else frozenset()
+        others = _assigned_to_others(admin, followed.group) if not own and followed.positions is None else frozenset()
         for place, partition in followed.partitions.items():
             is_own = place in own if own else place not in others
             if is_own and not partition.is_own:
@@ -281,11 +281,11 @@ class LagMonitor:
             consumer.close()
 
 
-def _held(admin: AdminClient, group: str) -> frozenset[Place]:
+def _assigned_to_others(admin: AdminClient, group: str) -> frozenset[Place]:
     """Return the partitions that some member of a group has. Raises KafkaException."""
     found = admin.describe_consumer_groups([group], request_timeout=_TIMEOUT_S)[group].result(2 * _TIMEOUT_S)
-    held = [one for member in found.members for one in member.assignment.topic_partitions]
-    return frozenset((one.topic, one.partition) for one in held)
+    assigned = [one for member in found.members for one in member.assignment.topic_partitions]
+    return frozenset((one.topic, one.partition) for one in assigned)
 
 
 def _offsets(admin: AdminClient, places: Sequence[Place], spec: OffsetSpec) -> dict[Place, int]:
