@@ -10,6 +10,7 @@ from prometheus_client.registry import Collector
 
 from probe.agent import Agent
 from probe.export.drain import Drain
+from probe.export.interval_publisher import AddressIntervalPublisher
 from probe.export.publisher import Publisher
 from probe.export.ring import Ring
 from probe.export.spool import Spool
@@ -19,9 +20,19 @@ from probe.kernel.maps import Maps
 class ProbeCollector(Collector):
     """All metrics of the probe, except those of its source of objects."""
 
-    def __init__(self, agent: Agent, maps: Maps, ring: Ring, drain: Drain, spool: Spool, publisher: Publisher) -> None:
+    def __init__(
+        self,
+        agent: Agent,
+        maps: Maps,
+        ring: Ring,
+        drain: Drain,
+        spool: Spool,
+        publisher: Publisher,
+        intervals: AddressIntervalPublisher,
+    ) -> None:
         self._agent, self._maps = agent, maps
-        self._ring, self._drain, self._spool, self._publisher = ring, drain, spool, publisher
+        self._ring, self._drain, self._spool = ring, drain, spool
+        self._publisher, self._intervals = publisher, intervals
 
     def collect(self) -> Iterator[Metric]:
         """Yield each metric with its value now."""
@@ -46,6 +57,22 @@ class ProbeCollector(Collector):
             "Bytes of the batches that Kafka has acknowledged",
             value=publisher.acked_bytes,
         )
+        refusals = CounterMetricFamily(
+            "kubeweir_probe_kafka_refusals",
+            "Answers by which Kafka refused a record that is sent again, because a right is missing for example",
+            labels=["records"],
+        )
+        refusals.add_metric(["batches"], publisher.refusal.total)
+        refusals.add_metric(["address_intervals"], self._intervals.refusal.total)
+        yield refusals
+        dropped = CounterMetricFamily(
+            "kubeweir_probe_dropped_address_intervals",
+            "Address intervals that were given up. refused: Kafka would never take them; queue_full: too many waited",
+            labels=["reason"],
+        )
+        for reason, total in self._intervals.dropped.items():
+            dropped.add_metric([reason], total)
+        yield dropped
 
     def _losses(self) -> Iterator[Metric]:
         lost = CounterMetricFamily(

@@ -212,7 +212,9 @@ def _serve_health(settings: Settings, source: Source, parts: _Parts, diagnosis: 
     plugin, maps, registry = parts.plugin, parts.agent.generation.maps, registry_with_credentials(settings)
     for collector in (
         SourceCollector("probe", source),
-        ProbeCollector(parts.agent, maps, parts.ring, parts.drain, parts.spool, parts.publisher),
+        ProbeCollector(
+            parts.agent, maps, parts.ring, parts.drain, parts.spool, parts.publisher, parts.interval_publisher
+        ),
         ShareCollector(maps, parts.ledger),
         *([CniCollector(plugin.requests)] if plugin else []),
     ):

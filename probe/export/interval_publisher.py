@@ -1,7 +1,8 @@
 """Sends the address intervals of this node's pods to their compacted Kafka topic.
 
 Only the newest record of a key matters, so a newer one replaces one that still waits. Nothing is kept on disk: what
-Kafka does not take before the process ends, the next probe sends again (``probe.node.address_intervals``).
+Kafka does not take before the process ends, the next probe sends again (``probe.node.address_intervals``). What Kafka
+refuses for now, because a right was taken back for example, waits and is sent again (``probe.export.refusal``).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from confluent_kafka.admin import AdminClient, NewTopic
 
 from enrich.runtime.stall import Stall
 from enrich.wire.topics import Topic
+from probe.export.refusal import BROKEN, FINAL, PURGED, UNAUTHORIZED, Refusal, in_words, unseen
 
 log = structlog.get_logger("kubeweir.probe")
 
@@ -29,13 +31,9 @@ _TIMEOUT_S: Final = 2
 _MAX_IN_FLIGHT: Final = 5
 """See :mod:`probe.export.publisher`: more would wait inside librdkafka, and use a core while the broker is frozen."""
 
-_SEND_AGAIN: Final = frozenset(
-    {
-        KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT, KafkaError._FATAL,
-        KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION,
-    }
-)  # fmt: skip
-"""The producer was replaced, or can send nothing more, or the topic was deleted: the record itself is not refused."""
+_MAX_WAITING: Final = 16_384
+"""Records that wait: some 10 MB. Beyond it, deletions are given up first, because the topic deletes what is a week old
+by itself, and then what has waited for longest, which is published again once a day."""
 
 
 class AddressIntervalPublisher:
@@ -50,21 +48,31 @@ class AddressIntervalPublisher:
         """Records that Kafka has not answered yet; a key has at most one."""
         self._changed = threading.Condition()
         self._stop, self._renewed = threading.Event(), threading.Event()
+        """``_renewed``: a new producer is due."""
         self._stall = Stall(stall_s)
         self._published_before = 0
         self._cause = ""
         self._topic_exists = False
         self.published = 0
         """Records that Kafka has acknowledged."""
+        self.dropped = {"refused": 0, "queue_full": 0}
+        """Records that were given up, by reason: Kafka would never take them, or too many waited."""
+        self.refusal = Refusal()
+        """Whether Kafka refuses the records, although it can be reached."""
         self._thread = threading.Thread(target=self._run, name="address-intervals", daemon=True)
         self._thread.start()
 
     @property
     def problem(self) -> str | None:
         """What keeps address intervals from Kafka, in words; None if nothing does."""
+        waiting = len(self._waiting) + len(self._in_flight)
+        if self.refusal.problem:
+            return (
+                f"Kafka refuses address intervals: {self.refusal.problem}; {waiting} wait: workers may not name these "
+                "pods"
+            )
         if not self._stall.is_stalled:
             return None
-        waiting = len(self._waiting) + len(self._in_flight)
         return (
             f"Kafka has acknowledged no address interval for {self._stall.seconds:.0f} s, {waiting} wait for "
             f"{self._topic.name}{self._cause}: workers may not name these pods"
@@ -74,7 +82,16 @@ class AddressIntervalPublisher:
         """Send these records soon: value by key, None to delete the key. Any thread may call it."""
         with self._changed:
             self._waiting |= changes
+            self._make_room()
             self._changed.notify()
+
+    def _make_room(self) -> None:
+        excess = len(self._waiting) - _MAX_WAITING
+        if excess <= 0:
+            return
+        for key in sorted(self._waiting, key=lambda key: self._waiting[key] is not None)[:excess]:
+            del self._waiting[key]
+        self.dropped["queue_full"] += excess
 
     def renew(self, config: Mapping[str, Any]) -> None:
         """Go on with a new producer, by these settings for the connection. Any thread may call it."""
@@ -97,19 +114,40 @@ class AddressIntervalPublisher:
                 if not self._in_flight:
                     self._changed.wait_for(lambda: self._waiting or self._stop.is_set(), _POLL_S)
             try:
-                if self._waiting and not self._topic_exists:
-                    self._topic_exists = self._create_topic()
-                self._send()
-            except KafkaException as error:
-                self._cause = f" ({error.args[0].str()})"
-                if error.args[0].fatal():
+                if self._renewed.is_set():
                     self._rebuild()
+                self._attempt()
+                self._producer.poll(_ANSWER_POLL_S if self._in_flight else 0)
+            except KafkaException as error:
+                self._note(error.args[0])
                 self._stop.wait(_RETRY_S)
-            self._producer.poll(_ANSWER_POLL_S if self._in_flight else 0)
             self._measure()
-            if self._renewed.is_set():
-                self._renewed.clear()  # before the producer is made: it may be renewed at the same time
-                self._rebuild()
+
+    def _attempt(self) -> None:
+        """Send what may be sent now. Raises KafkaException."""
+        if not (self._waiting or (self.refusal.problem and self._in_flight)):
+            return
+        if self.refusal.problem:
+            if self._stop.wait(min(self.refusal.wait_s, _RETRY_S)) or self.refusal.wait_s:
+                return
+            self.refusal.retry()
+            # A producer remembers for minutes that it may not see a topic.
+            self._rebuild()
+        if not self._topic_exists:
+            self._topic_exists = self._create_topic()
+        self._send()
+
+    def _note(self, error: KafkaError) -> None:
+        """Note why librdkafka takes nothing, or why the topic cannot be used."""
+        self._cause = f" ({error.str()})"
+        if error.code() in UNAUTHORIZED:
+            self._note_refusal(unseen(error, self._topic.name, self._config))
+        elif error.fatal():
+            self._renewed.set()
+
+    def _note_refusal(self, why: str) -> None:
+        if self.refusal.note(why):
+            log.error("Kafka refuses address intervals: they wait, and are sent again", error=why)
 
     def _measure(self) -> None:
         """Measure progress, and replace the producer if it makes none although Kafka answers others.
@@ -121,16 +159,22 @@ class AddressIntervalPublisher:
         if self._stall.next_step(self._is_reachable) is not None:
             log.error("Kafka answers, and has acknowledged no address interval for long; replacing the producer",
                       problem=self.problem)  # fmt: skip
-            self._rebuild()
+            self._renewed.set()
 
     def _rebuild(self) -> None:
-        self._producer.purge()
+        """Go on with a new producer. Raises KafkaException if librdkafka makes none; then it is still due."""
+        self._renewed.clear()  # before the producer is made: it may be renewed at the same time
         with contextlib.suppress(KafkaException):
+            self._producer.purge()
             self._producer.flush(1)
         for key in list(self._in_flight):
             self._send_again(key)
         self._topic_exists = False
-        self._producer = self._new_producer()
+        try:
+            self._producer = self._new_producer()
+        except KafkaException:
+            self._renewed.set()
+            raise
 
     def _create_topic(self) -> bool:
         """Create the topic if it is missing; a broker that creates it by itself does not make it compacted."""
@@ -162,18 +206,28 @@ class AddressIntervalPublisher:
 
     def _on_answer(self, error: KafkaError | None, message: Message) -> None:
         key = message.key() or b""
-        if error is not None and error.code() in _SEND_AGAIN:
-            self._topic_exists = False
-            self._send_again(key)
-            return
-        self._in_flight.pop(key, None)
         if error is None:
+            self._in_flight.pop(key, None)
             self.published += 1
             self._cause = ""
-        else:
-            self._cause = f" ({error.str()})"
+            self.refusal.clear()
+        elif error.code() in FINAL:
+            self._in_flight.pop(key, None)
+            self.dropped["refused"] += 1
             log.error("Kafka refused an address interval: workers may not name this pod as a peer",
                       error=error.str(), key=str(key), topic=self._topic.name)  # fmt: skip
+        else:
+            self._topic_exists = False
+            self._send_again(key)
+            if error.code() not in BROKEN | PURGED:
+                self._note_refusal(in_words(error, self._topic.name, self._config))
+
+    def _on_error(self, error: KafkaError) -> None:
+        """Take an error of the producer itself; most are of connections, which librdkafka makes again."""
+        if error.code() in UNAUTHORIZED:
+            self._note_refusal(in_words(error, self._topic.name, self._config))
+        elif error.fatal():
+            self._renewed.set()
 
     def _is_reachable(self) -> bool:
         try:
@@ -190,6 +244,7 @@ class AddressIntervalPublisher:
             {
                 **self._config, "enable.idempotence": True, "acks": "all", "delivery.timeout.ms": 0,
                 "compression.type": "lz4", "linger.ms": 5, "partitioner": "murmur2_random",
+                "error_cb": self._on_error,
             },
             logger=logging.getLogger("kubeweir.rdkafka"),
         )  # fmt: skip

@@ -4,8 +4,10 @@ Every batch is a Kafka record of its own, and a producer batch of one record, un
 Kafka refuses (it is too large, say) takes no other with it: its verdicts are counted as lost, and the next one follows.
 
 While Kafka cannot be reached, the spool keeps the batches, librdkafka retries without end, and a log line says so now
-and then. Nothing is sent until the raw topic exists with the right settings: a broker that creates topics automatically
-would create it with one partition, and a topic's number of partitions decides permanently which key is where.
+and then. The same holds while Kafka refuses them, because a right was taken back for example (see
+``probe.export.refusal``). Nothing is sent until the raw topic exists with the right settings: a broker that creates
+topics automatically would create it with one partition, and a topic's number of partitions decides permanently which
+key is where.
 """
 
 from __future__ import annotations
@@ -24,7 +26,9 @@ from enrich.runtime.stall import Stall
 from enrich.runtime.waiting_time import WaitingTime
 from enrich.wire.batch import Header
 from enrich.wire.topics import Topic
+from probe.export.in_flight import InFlight
 from probe.export.raw_topic import CREATED, MAX_IN_FLIGHT_BYTES, RawTopic
+from probe.export.refusal import BROKEN, FINAL, PURGED, UNAUTHORIZED, Refusal
 from probe.export.segment import SpoolPosition
 from probe.export.spool import Spool
 
@@ -38,15 +42,7 @@ _REPORT_S: Final = 10.0
 _MEASURE_EVERY_S: Final = 1.0
 _BACKOFF_S: Final = 0.5
 _MAX_BACKOFF_S: Final = 8.0
-_REFUSED: Final = frozenset(
-    {KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.INVALID_MSG, KafkaError.INVALID_MSG_SIZE, KafkaError.INVALID_RECORD}
-)
-_BROKEN: Final = frozenset(
-    {KafkaError._FATAL, KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION}
-)
-"""Errors after which a new producer helps: of the idempotent producer itself, and of a topic that was deleted."""
 _RENEWED: Final = "the credentials were renewed"
-_PURGED: Final = frozenset({KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT})
 
 
 class Publisher:
@@ -58,17 +54,15 @@ class Publisher:
         self._max_in_flight_bytes = min(MAX_IN_FLIGHT_BYTES, spool.max_bytes // 4)
         self._raw_topic = RawTopic(topic, config)
         self._producer = self._raw_topic.new_producer(self._on_error)
-        self._in_flight: dict[SpoolPosition, int] = {}
-        """The batches taken from the spool that are not acknowledged there, in order, with their bytes."""
-        self._answered: dict[SpoolPosition, int] = {}
-        """Those of them that Kafka has answered, with the number of verdicts that it refused."""
-        self._in_flight_bytes = 0
+        self._in_flight = InFlight()
         self._reported_at = 0.0
         self._stop = threading.Event()
         self.failed = threading.Event()
         """Set at an error that a retry cannot solve; then the process is to end."""
         self._setup_problem: str | None = "Kafka has not been reached yet"
         """What keeps the probe from sending anything at all."""
+        self.refusal = Refusal()
+        """Whether Kafka refuses the batches, although it can be reached."""
         self._broken = ""
         """Why the producer can send nothing more; empty while it can."""
         self._cause = ""
@@ -86,6 +80,8 @@ class Publisher:
         """What keeps batches from Kafka, in words; None if nothing does."""
         if self._setup_problem:
             return self._setup_problem
+        if self.refusal.problem:
+            return f"Kafka refuses batches: {self.refusal.problem}; {self._spool.unacked_batches} wait in the spool"
         if not self._stall.is_stalled:
             return None
         return (
@@ -123,43 +119,56 @@ class Publisher:
     def _run(self) -> None:
         try:
             while not self._stop.is_set():
-                self._wait_for_topic()
-                while not (self._stop.is_set() or self._broken):
-                    self._step()
-                    self._acknowledge()
-                    self._measure()
-                if self._broken:
-                    if self._broken != _RENEWED:
-                        log.error(
-                            "the producer cannot go on; replacing it. Its batches are sent again", error=self._broken
-                        )
-                    self._rebuild()
-                    self._stop.wait(_BACKOFF_S)
-        except KafkaException as error:
-            self._setup_problem = f"Kafka refuses this producer: {self._raw_topic.refusal(error.args[0], 'WRITE')}"
-            self.failed.set()
+                try:
+                    self._send_until_broken()
+                except KafkaException as error:
+                    self._on_exception(error.args[0])
         except BaseException:
             log.exception("sending verdicts to Kafka failed")
             self._setup_problem = "sending verdicts to Kafka failed, see the log above"
             self.failed.set()
             raise
 
+    def _on_exception(self, error: KafkaError) -> None:
+        if error.code() in UNAUTHORIZED:
+            self._refuse(error)
+            return
+        # librdkafka makes no client by these settings: a certificate is being replaced on disk, say.
+        self._setup_problem, self._broken = f"librdkafka makes no client: {error.str()}", _RENEWED
+        self._warn(self._setup_problem)
+        self._stop.wait(_BACKOFF_S)
+
+    def _send_until_broken(self) -> None:
+        """Send until the probe stops or the producer cannot go on, and replace the producer. Raises KafkaException."""
+        self._wait_for_topic()
+        while not (self._stop.is_set() or self._broken):
+            self._step()
+            self._acknowledge()
+            self._measure()
+        if self._broken:
+            if self._broken not in (_RENEWED, self.refusal.problem):
+                log.error("the producer cannot go on; replacing it. Its batches are sent again", error=self._broken)
+            self._rebuild()
+            self._stop.wait(max(_BACKOFF_S, self.refusal.wait_s))
+            self.refusal.retry()
+
     def _wait_for_topic(self) -> None:
-        admin, backoff = self._raw_topic.new_admin(), _BACKOFF_S
-        while not (self._stop.is_set() or self._broken or self._topic_is_right(admin)):
+        backoff = _BACKOFF_S
+        # Each look has a new client: an old one may hold on to brokers that are gone.
+        while not (self._stop.is_set() or self._broken or self._topic_is_right(self._raw_topic.new_admin())):
+            self._update_stall()
             self._stop.wait(backoff)
             backoff = min(2 * backoff, _MAX_BACKOFF_S)
 
     def _step(self) -> None:
         """Hand one batch to librdkafka, or wait for acknowledgements if none can be sent now."""
-        full = len(self._in_flight) >= _MAX_IN_FLIGHT_BATCHES or self._in_flight_bytes >= self._max_in_flight_bytes
+        full = len(self._in_flight) >= _MAX_IN_FLIGHT_BATCHES or self._in_flight.bytes >= self._max_in_flight_bytes
         unsent = None if full else self._spool.next(0 if self._in_flight else 0.05)
         if unsent is None:
             self._producer.poll(0.02 if self._in_flight else 0)
             return
         position, value, header, unreadable = unsent
-        self._in_flight[position] = len(value)
-        self._in_flight_bytes += len(value)
+        self._in_flight.add(position, len(value))
         if header:
             self._produce(position, value, header)
         else:
@@ -168,7 +177,7 @@ class Publisher:
                     "a batch in the spool cannot be decoded: its verdicts are lost, and counted as `refused`",
                     hint="another version wrote it", verdicts=unreadable, segment=position.segment,
                 )  # fmt: skip
-            self._finish(position, refused=unreadable)
+            self._in_flight.answer(position, refused=unreadable)
         self._producer.poll(0)
 
     def _produce(self, position: SpoolPosition, value: bytes, header: Header) -> None:
@@ -191,35 +200,37 @@ class Publisher:
 
     def _on_answer(self, error: KafkaError | None, position: SpoolPosition, verdicts: int) -> None:
         if error is None:
+            self.refusal.clear()
             self.acked_batches += 1
-            self.acked_bytes += self._in_flight[position]
-            self._finish(position)
-        elif error.code() in _REFUSED:
+            self.acked_bytes += self._in_flight.size_of(position)
+            self._in_flight.answer(position)
+        elif error.code() in FINAL:
             log.error(
                 "Kafka refused a batch: its verdicts are lost, and counted as `refused`",
-                error=error.str(), verdicts=verdicts, bytes=self._in_flight[position], topic=self._topic.name,
+                error=error.str(), verdicts=verdicts, bytes=self._in_flight.size_of(position), topic=self._topic.name,
             )  # fmt: skip
-            self._finish(position, refused=verdicts)
-        elif error.code() in _BROKEN:
+            self._in_flight.answer(position, refused=verdicts)
+        elif error.code() in BROKEN:
             self._broken = error.str()
-        elif error.code() not in _PURGED:
-            raise KafkaException(error)
+        elif error.code() not in PURGED:
+            self._refuse(error)
 
-    def _finish(self, position: SpoolPosition, refused: int = 0) -> None:
-        """Remember an answer; :meth:`_acknowledge` tells the spool once for all answers of a poll."""
-        self._answered[position] = refused
+    def _refuse(self, error: KafkaError) -> None:
+        self._broken = self._raw_topic.refusal(error)
+        if self.refusal.note(self._broken):
+            log.error("Kafka refuses batches: they stay in the spool, and are sent again", error=self._broken)
 
     def _acknowledge(self) -> None:
-        """Acknowledge in the spool the batches that are answered without a gap, in order."""
-        last, refused = None, 0
-        while self._in_flight and (first := next(iter(self._in_flight))) in self._answered:
-            last, refused = first, refused + self._answered.pop(first)
-            self._in_flight_bytes -= self._in_flight.pop(first)
-            self._answers += 1
-        if last is not None:
-            self._spool.ack(last, refused)
+        """Acknowledge in the spool, once for all answers of a poll, the batches that are answered without a gap."""
+        settled = self._in_flight.settle()
+        self._answers += settled.batches
+        if settled.last is not None:
+            self._spool.ack(settled.last, settled.refused)
 
     def _on_error(self, error: KafkaError) -> None:
+        if error.code() in UNAUTHORIZED:
+            self._refuse(error)
+            return
         if error.fatal():
             self._broken = error.str()
             return
@@ -256,11 +267,9 @@ class Publisher:
         if time.monotonic() - self._measured_at < min(_MEASURE_EVERY_S, self._stall.limit_s / 5):
             return
         self._measured_at = time.monotonic()
-        waits, progressed = self.oldest_unacknowledged_s() > 0, self._answers != self._answers_seen
-        self._answers_seen = self._answers
-        if progressed:
-            self._cause = ""
-        self._stall.update(waits=waits, progressed=progressed)
+        self._update_stall()
+        if self.refusal.problem:
+            return  # Kafka answers, and what it answers does not depend on the client
         step = self._stall.next_step(self._raw_topic.is_reachable)
         if step is None:
             return
@@ -271,15 +280,20 @@ class Publisher:
         self.failed.set()
         self._stop.set()
 
+    def _update_stall(self) -> None:
+        waits, progressed = self.oldest_unacknowledged_s() > 0, self._answers != self._answers_seen
+        self._answers_seen = self._answers
+        if progressed:
+            self._cause = ""
+        self._stall.update(waits=waits, progressed=progressed)
+
     def _rebuild(self) -> None:
         """Start over with a new producer, from the first batch that the spool has not acknowledged."""
-        self._producer.purge()
         with contextlib.suppress(KafkaException):
+            self._producer.purge()
             self._producer.flush(1)
         self._acknowledge()
         self._in_flight.clear()
-        self._answered.clear()
-        self._in_flight_bytes = 0
         self._spool.rewind()
         self._broken = ""  # before the producer is made: it may be renewed at the same time
         self._producer = self._raw_topic.new_producer(self._on_error)

@@ -10,9 +10,9 @@ import structlog
 from confluent_kafka import KafkaError, KafkaException, Producer
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType
 
-from enrich.diagnosis.rights import missing_right, user_of
 from enrich.runtime.settings import SettingsError
 from enrich.wire.topics import Topic
+from probe.export.refusal import in_words, unseen
 
 log = structlog.get_logger("kubeweir.probe")
 
@@ -65,11 +65,9 @@ class RawTopic:
             return None
         return f"topic {self._topic.name} has a wrong configuration: {'; '.join(wrong)}"
 
-    def refusal(self, error: KafkaError, operation: str) -> str:
-        """Return why an operation on the topic is refused: the missing right with the command that gives it, if any."""
-        if error.code() == KafkaError.TOPIC_AUTHORIZATION_FAILED:
-            return missing_right(operation, "topic", self._topic.name, user_of(self._config))
-        return str(error.str())
+    def refusal(self, error: KafkaError) -> str:
+        """Return why a record for the topic is refused, in words."""
+        return in_words(error, self._topic.name, self._config)
 
     def _described(self, admin: AdminClient) -> Mapping[str, str | None]:
         """Return the topic's configuration; the one that it should have if we may not look at it."""
@@ -123,6 +121,5 @@ class RawTopic:
             log.info("topic created", topic=self._topic.name, partitions=self._topic.partitions)
         except KafkaException as error:
             if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
-                text = self.refusal(error.args[0], "CREATE")
-                return f"topic {self._topic.name} cannot be created: {text}"
+                return unseen(error.args[0], self._topic.name, self._config)
         return CREATED

@@ -6,9 +6,9 @@ from typing import Final
 
 WORRY: Final[dict[str, str]] = {
     # --- both services
-    "kubeweir_certificate_expires_seconds": "Below what it takes to renew: Kafka refuses the service once it is 0.",
+    "kubeweir_certificate_expires_seconds": "Below a week (WeirCertificateExpires): Kafka refuses the service once it is 0.",
     "kubeweir_kafka_credentials_unusable": (
-        "1 for minutes: renewed files are incomplete or wrong. The log says which; clients keep the earlier ones."
+        "1 for 5 minutes (WeirCredentialsUnusable): renewed files are incomplete or wrong. The log says which; clients keep the earlier ones."
     ),
     "kubeweir_ready": "0 for 5 minutes (WeirNotReady): `/readyz` says why in words.",
     "kubeweir_health_closed_connections_total": (
@@ -38,10 +38,14 @@ WORRY: Final[dict[str, str]] = {
     "kubeweir_probe_cni_seconds_total": "Above a second a request: policy is installed slowly, or the watch is late.",
     "kubeweir_probe_borrowed_connections": "Never by itself; who has most loses first when all are lent.",
     "kubeweir_probe_connection_evictions_total": "Rises for a pod that does not scan: raise WEIR_POD_CONNECTIONS.",
+    "kubeweir_probe_dropped_address_intervals_total": (
+        "Any increase: workers may not name a pod. `queue_full`: Kafka was away for long while many pods came and went."
+    ),
     "kubeweir_probe_identities": "Above 4096: selectors overlap at random, and the maps fill. The log says so.",
     "kubeweir_probe_incomplete_pod": (
         "Any for 5 minutes (WeirPodsClosed): its policies outgrow a map; `/readyz` names policies and map."
     ),
+    "kubeweir_probe_kafka_refusals_total": "Rises: `/readyz` names the missing right. Nothing is lost meanwhile.",
     "kubeweir_probe_kept_policies": "Above 0 for 5 minutes (WeirPoliciesKept); `/readyz` names them.",
     "kubeweir_probe_kernel_events_total": "See the events below this table.",
     "kubeweir_probe_kept_interface": "There longer than a grace period: a deleted pod runs on, or moved its address.",

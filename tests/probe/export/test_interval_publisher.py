@@ -43,3 +43,15 @@ def test_the_topic_is_made_before_the_first_record_however_late_that_is(publishe
     publisher.publish({b"c1/n1/10.0.0.1/uid": b"{}"})
 
     assert publisher.looked.wait(_PATIENCE_S), "a broker that makes the topic by itself does not make it compacted"
+
+
+def test_what_waits_is_bounded_and_deletions_go_first(publisher: _Publisher, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("probe.export.interval_publisher._MAX_WAITING", 4)
+    monkeypatch.setattr(publisher, "_send", lambda: None)
+    publisher.publish({b"old": b"{}", b"gone": None})
+    publisher.publish({b"new": b"{}"})
+    publisher.publish({b"newer": b"{}", b"newest": b"{}", b"old": b"{1}"})
+    assert publisher._waiting == {b"old": b"{1}", b"new": b"{}", b"newer": b"{}", b"newest": b"{}"}
+    publisher.publish({b"last": b"{}"})
+    assert list(publisher._waiting) == [b"new", b"newer", b"newest", b"last"]
+    assert publisher.dropped == {"refused": 0, "queue_full": 2}
