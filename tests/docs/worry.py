@@ -6,9 +6,12 @@ from typing import Final
 
 WORRY: Final[dict[str, str]] = {
     # --- both services
-    "kubeweir_certificate_expires_seconds": "Below a week (WeirCertificateExpires): Kafka refuses the service once it is 0.",
+    "kubeweir_certificate_expires_seconds": (
+        "Below a week (WeirCertificateExpires): Kafka refuses the service once it is 0."
+    ),
     "kubeweir_kafka_credentials_unusable": (
-        "1 for 5 minutes (WeirCredentialsUnusable): renewed files are incomplete or wrong. The log says which; clients keep the earlier ones."
+        "1 for 5 minutes (WeirCredentialsUnusable): renewed files are incomplete or wrong. The log says which; clients "
+        "keep the earlier ones."
     ),
     "kubeweir_ready": "0 for 5 minutes (WeirNotReady): `/readyz` says why in words.",
     "kubeweir_health_closed_connections_total": (
