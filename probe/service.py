@@ -41,6 +41,7 @@ from probe.kafka_diagnosis import kafka_diagnosis
 from probe.kernel.attach import Mode
 from probe.kernel.generations import open_generation
 from probe.kernel.layout import Config
+from probe.kernel.program_cache import ProgramCache
 from probe.kernel.tunnel_ports import set_tunnel_ports
 from probe.ledger import Ledger, LedgerReferences
 from probe.ledger_compaction import LedgerCompaction
@@ -151,7 +152,7 @@ def _assemble(settings: Settings, cluster: Cluster, stack: contextlib.ExitStack)
     """Make the parts; ``stack`` closes those that need it."""
     network = NodeNetwork(settings.netns)
     stack.callback(network.close)
-    generation = open_generation(settings.pin_dir, settings.sizes())
+    generation = open_generation(settings.pin_dir, settings.sizes(), ProgramCache(settings.program_folder()))
     stack.callback(generation.close)
     maps = generation.maps
     maps.configure(Config.POD_DENIED_FLOWS, settings.pod_denied_flows)

@@ -84,6 +84,9 @@ class Settings(KafkaSettings):
     state_dir: Path = setting("WEIR_STATE_DIR", Path("/var/lib/kubeweir"))
     """Folder of the spool, which keeps the batches that Kafka has not acknowledged, and of the last state of policies
     of CustomResourceDefinitions. It should survive a reboot."""
+    program_dir: Path | None = setting("WEIR_PROGRAM_DIR", None, default_text="programs in WEIR_STATE_DIR")
+    """Folder of the compiled kernel programs, so that a start need not compile. A file in it is used only if it belongs
+    to the probe's user, nobody else may write it, and it was compiled from the same source on the same system."""
     spool_bytes: int = setting("WEIR_SPOOL_BYTES", 1 << 30, least=4 << 20)
     """Bytes that the spool may take on disk. A full spool removes its oldest verdicts, allowed ones first, and counts
     them."""
@@ -152,6 +155,10 @@ class Settings(KafkaSettings):
         if not all(0 < number < 1 << 16 for number in numbers):
             raise ValueError("a port is a number from 1 to 65535")
         return numbers
+
+    def program_folder(self) -> Path:
+        """Return the folder of the compiled kernel programs."""
+        return self.program_dir or self.state_dir / "programs"
 
     def closes_unknown(self) -> bool:
         """Return whether an interface is closed until its pod is known (``WEIR_UNKNOWN``)."""

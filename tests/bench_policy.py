@@ -37,6 +37,7 @@ from probe.kernel.layout import Config
 from probe.kernel.maps import Maps
 from probe.ledger import Ledger
 from probe.policy.compiler import Compiler
+from tests import programs
 
 SIZES = (100, 1_000, 10_000)
 LIMITS_MS = {"first compile": 3000.0, "new pod": 20.0, "changed policy": 100.0}
@@ -177,7 +178,7 @@ def measure(size: int, rounds: int, folder: Path, pins: Path) -> dict[str, Any]:
     for made in objects(size, local):
         grouped[type(made)].append(made)
     cluster.replace_all(grouped)
-    maps = Maps.open(pins / "v1", MAP_SIZES)
+    maps = Maps.open(pins / "v1", MAP_SIZES, cache=programs.CACHE)
     numbers = Ledger.open(folder / "ledger")
     try:
         bench = Bench(cluster, maps, numbers)

@@ -10,6 +10,7 @@ import pytest
 import structlog
 from hypothesis import HealthCheck, settings
 
+from tests.programs import use_for_services
 from tests.report import RINGS, ring_of
 
 # `make test` must give the same result every time, so hypothesis derives its examples from the test's source.
@@ -23,9 +24,11 @@ settings.load_profile(os.environ.get("KUBEWEIR_HYPOTHESIS_PROFILE", "test"))
 
 def pytest_configure() -> None:
     """Take Ctrl-C as usual. A shell without job control ignores it in what it starts with ``&``, and whoever is started
-    from there ignores it too: then a service under test would not end by Ctrl-C either."""
+    from there ignores it too: then a service under test would not end by Ctrl-C either. Have probes share what is
+    compiled."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    use_for_services()
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:

@@ -80,7 +80,7 @@ def test_import_contracts_hold() -> None:
 @pytest.mark.parametrize(
     ("library", "homes"),
     [
-        ("bcc", {"probe/kernel/program.py"}),
+        ("bcc", {"probe/kernel/compiler.py"}),
         ("pyroute2", {"probe/node/netlink.py"}),
         ("kubernetes", {"enrich/sources/client.py"}),
         ("confluent_kafka", {"probe/export", "streams/kafka"}),

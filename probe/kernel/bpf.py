@@ -1,8 +1,8 @@
 """The bpf(2) system call, as far as the probe needs it, and membarrier(2).
 
-bcc compiles and loads the programs. Everything else is here, because pinned objects outlive bcc's. Attribute layouts
-are those of ``union bpf_attr`` in the kernel's include/uapi/linux/bpf.h. Every function raises :class:`OSError` with
-the command's name in the message.
+bcc compiles the programs. Everything else is here, because pinned objects outlive bcc's. Attribute layouts are those of
+``union bpf_attr`` in the kernel's include/uapi/linux/bpf.h. Every function raises :class:`OSError` with the command's
+name in the message.
 """
 
 from __future__ import annotations
@@ -34,6 +34,9 @@ _XDP_FLAGS_SKB_MODE: Final = 2
 _BPF_F_BEFORE: Final = 1 << 3
 _TC_ACT_SHOT, _XDP_DROP = 2, 1
 _SCHED_CLS_TYPE, _XDP_TYPE = 3, 6
+_ARRAY: Final = 2
+_LOAD_ATTEMPTS: Final = 5
+"""The verifier gives up with EAGAIN when a signal arrives (do_check in kernel/bpf/verifier.c)."""
 
 
 def _bpf(command: int, attr: bytes, name: str) -> tuple[int, bytes]:
@@ -113,9 +116,15 @@ def lookup(fd: int, key: bytes, value_size: int) -> bytes | None:
     return value.raw
 
 
+def map_create(kind: int, key_size: int, value_size: int, max_entries: int, flags: int = 0, name: str = "") -> int:
+    """Create a map and return its descriptor. ``name`` is what tools show; it has at most 15 characters."""
+    attr = struct.pack("=7I16s", kind, key_size, value_size, max_entries, flags, 0, 0, name.encode())
+    return _bpf(_MAP_CREATE, attr, f"MAP_CREATE {name}".strip())[0]
+
+
 def array_of_one(value: bytes) -> int:
     """Create an array of one element with this value."""
-    fd, _ = _bpf(_MAP_CREATE, struct.pack("=6I", 2, 4, len(value), 1, 0, 0), "MAP_CREATE")
+    fd = map_create(_ARRAY, 4, len(value), 1)
     update(fd, bytes(4), value)
     return fd
 
@@ -217,10 +226,28 @@ def link_create_closed(ifindex: int) -> int:
 def constant_program(kind: int = _SCHED_CLS_TYPE, action: int = _TC_ACT_SHOT) -> int:
     """Load a program that returns one action for every packet: by default, a tc program that drops it."""
     # BPF_MOV64_IMM(r0, action), BPF_EXIT.
-    code = ctypes.create_string_buffer(struct.pack("=BBhiBBhi", 0xB7, 0, 0, action, 0x95, 0, 0, 0), 16)
-    license_name = ctypes.create_string_buffer(b"Dual BSD/GPL")
-    attr = struct.pack("=IIQQIIQI4x", kind, 2, _address(code), _address(license_name), 0, 0, 0, 0)
-    return _bpf(_PROG_LOAD, attr, "PROG_LOAD")[0]
+    return program_load(struct.pack("=BBhiBBhi", 0xB7, 0, 0, action, 0x95, 0, 0, 0), kind=kind)
+
+
+def program_load(
+    code: bytes,
+    name: str = "",
+    license_name: str = "Dual BSD/GPL",
+    kind: int = _SCHED_CLS_TYPE,
+    log: ctypes.Array[ctypes.c_char] | None = None,
+) -> int:
+    """Load a program, by default for tc, and return its descriptor. The verifier writes what it does into ``log``."""
+    code_buffer = ctypes.create_string_buffer(code, len(code))
+    license_buffer = ctypes.create_string_buffer(license_name.encode())
+    attr = struct.pack(
+        "=IIQQIIQII16s",
+        kind, len(code) // 8, _address(code_buffer), _address(license_buffer),
+        *((1, len(log), _address(log)) if log is not None else (0, 0, 0)), 0, 0, name.encode(),
+    )  # fmt: skip
+    for _ in range(_LOAD_ATTEMPTS - 1):
+        with contextlib.suppress(BlockingIOError):
+            return _bpf(_PROG_LOAD, attr, f"PROG_LOAD {name}".strip())[0]
+    return _bpf(_PROG_LOAD, attr, f"PROG_LOAD {name}".strip())[0]
 
 
 def link_update(link: int, program: int) -> None:
@@ -249,8 +276,8 @@ def wait_for_programs() -> None:
 @functools.cache
 def _map_of_maps() -> tuple[int, int]:
     """Create an array of one map, and that map; they live as long as the process."""
-    array, array_of_maps = 2, 12
-    inner, _ = _bpf(_MAP_CREATE, struct.pack("=6I", array, 4, 4, 1, 0, 0), "MAP_CREATE")
+    array_of_maps = 12
+    inner = map_create(_ARRAY, 4, 4, 1)
     outer, _ = _bpf(_MAP_CREATE, struct.pack("=6I", array_of_maps, 4, 4, 1, 0, inner), "MAP_CREATE")
     return outer, inner
 

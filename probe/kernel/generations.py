@@ -42,6 +42,7 @@ from probe.kernel.deny_windows import DenyWindows
 from probe.kernel.layout import ENDPOINT_SIDES, MAPS, VERSION, Array, Config
 from probe.kernel.maps import Maps
 from probe.kernel.place_expiry import PlaceExpiry
+from probe.kernel.program_cache import ProgramCache
 
 LINKS: Final = "links"
 """The folder of the links, beside those of the generations."""
@@ -201,10 +202,10 @@ class Generation:
         self.maps.close()
 
 
-def open_generation(pins: Path, sizes: Mapping[str, int]) -> Generation:
+def open_generation(pins: Path, sizes: Mapping[str, int], cache: ProgramCache | None = None) -> Generation:
     """Open this version's generation with ``sizes`` in the folder ``pins``, and those that it takes over from.
 
-    Raises LayoutError, program.LoadError.
+    Programs that are in ``cache`` are not compiled. Raises LayoutError, program.LoadError.
     """
     folder = pins / generation_name(sizes)
     (pins / LINKS).mkdir(parents=True, exist_ok=True)
@@ -219,7 +220,7 @@ def open_generation(pins: Path, sizes: Mapping[str, int]) -> Generation:
         else:
             remove(found)
     shared = {name: pin for one in predecessors for name, pin in one.shareable(sizes).items()}
-    maps = Maps.open(folder, sizes, shared)
+    maps = Maps.open(folder, sizes, shared, cache)
     description.write(folder, sizes)
     if predecessors:
         _say(predecessors, folder.name, sizes)

@@ -16,6 +16,7 @@ import numpy as np
 
 from probe.kernel import bpf, description, program
 from probe.kernel.layout import CHUNKS, LOST, MAPS, RINGBUF, Array, Config, Counter, MapLayout
+from probe.kernel.program_cache import ProgramCache
 
 
 class LayoutError(RuntimeError):
@@ -76,8 +77,14 @@ class Maps:
         self._maps = maps
 
     @classmethod
-    def open(cls, folder: Path, sizes: Mapping[str, int], shared: Mapping[str, Path] | None = None) -> Self:
-        """Compile and load the programs, adopt the pinned maps and create the missing ones.
+    def open(
+        cls,
+        folder: Path,
+        sizes: Mapping[str, int],
+        shared: Mapping[str, Path] | None = None,
+        cache: ProgramCache | None = None,
+    ) -> Self:
+        """Load the programs, compiled if they are not in ``cache``, adopt the pinned maps and create the missing ones.
 
         ``sizes`` are the compile-time settings of ``policy.c``. A missing map is taken from ``shared``, another
         generation's pins by map name, if it has the size that is wanted. Raises LayoutError, program.LoadError.
@@ -86,7 +93,7 @@ class Maps:
         _check(folder)
         cpus = _possible_cpus()
         machine = {"CPU_STRIDE": cpu_stride(cpus), "POSSIBLE_CPUS": cpus}
-        program.build(folder, {**sizes, **machine}, shared or {})
+        program.build(folder, {**sizes, **machine}, shared or {}, cache)
         maps = {name: _open(folder, name, layout) for name, layout in MAPS.items()}
         programs = {name: bpf.get(folder / f"new_{name}") for name in program.PROGRAMS}
         for name in programs:

@@ -28,6 +28,7 @@ from probe.node.address_intervals import AddressIntervals
 from probe.node.link_clock import LinkClock
 from probe.node.netlink import NodeNetwork
 from probe.node.network_view import NetworkView
+from tests import programs
 from tests.conformance.state import State
 
 _SIZES: Final = {
@@ -170,7 +171,7 @@ class Fleet:
         run(space, "sysctl", "-qw", "net.ipv4.icmp_ratelimit=0", "net.ipv6.icmp.ratelimit=0")
         self._connect_to_router(space, number)
         network = NodeNetwork(space.path)
-        maps = Maps.open(self._pins / str(number) / VERSION, _SIZES)
+        maps = Maps.open(self._pins / str(number) / VERSION, _SIZES, cache=programs.CACHE)
         maps.configure(Config.POD_DENIED_FLOWS, 1000)
         maps.configure(Config.POD_CONNECTIONS, 4096)
         ledger = Ledger.open(self._folder / f"ledger-{number}")

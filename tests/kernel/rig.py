@@ -35,6 +35,7 @@ from probe.node.netlink import NodeNetwork
 from probe.policy.compiler import Compiler
 from probe.policy.own_node import OwnNode
 from probe.settings import Settings
+from tests import programs
 
 SIZES = {
     "RING_BYTES": 1 << 20,
@@ -101,7 +102,7 @@ class Rig:
     def open(self) -> None:
         """Start as a probe does. After :meth:`crash`, start as the next probe does."""
         self.network = NodeNetwork(self.node.path)
-        self.generation = open_generation(self.pins, self.sizes)
+        self.generation = open_generation(self.pins, self.sizes, programs.CACHE)
         self.maps = self.generation.maps
         self.maps.configure(Config.WINDOW_NS, WINDOW_NS)
         self.maps.configure(Config.POD_DENIED_FLOWS, 1000)

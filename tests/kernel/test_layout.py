@@ -15,7 +15,7 @@ import pytest
 
 import bpf as paths
 from enrich.wire.batch import VERDICT, Reason, Verdict
-from probe.kernel import bpf, layout, program
+from probe.kernel import bpf, compiler, layout
 from tests.kernel.rig import SIZES, Rig
 
 _STRUCTS = {
@@ -65,7 +65,7 @@ def _compiled(assertions: str, folder: Path) -> subprocess.CompletedProcess[str]
     source = folder / "offsets.c"
     source.write_text(f'#include <uapi/linux/bpf.h>\n#include "event.h"\n#include "layout.h"\n{assertions}\n')
     return subprocess.run(
-        [sys.executable, "-c", _COMPILE, source, *program.flags("/none", {})],
+        [sys.executable, "-c", _COMPILE, source, *compiler.flags("/none", {})],
         env={**os.environ, "BCC_KERNEL_SOURCE": str(paths.HEADERS)},
         capture_output=True,
         text=True,
@@ -129,10 +129,11 @@ def test_the_numbers_of_verdicts_and_reasons_are_the_headers() -> None:
 
 
 @pytest.mark.kernel
-def test_three_capabilities_are_enough_to_load_and_to_adopt(pins: Path) -> None:
+def test_three_capabilities_are_enough_to_compile_to_load_and_to_adopt(pins: Path, tmp_path: Path) -> None:
     """As the container has them: without SYS_ADMIN, by which the kernel would give a map by its id."""
     script = (
-        f"from probe.kernel.maps import Maps; Maps.open(__import__('pathlib').Path({str(pins)!r}), {SIZES!r}).close()"
+        "from pathlib import Path; from probe.kernel.maps import Maps; from probe.kernel.program_cache import "
+        f"ProgramCache; Maps.open(Path({str(pins)!r}), {SIZES!r}, cache=ProgramCache(Path({str(tmp_path)!r}))).close()"
     )
     for _ in range(2):
         subprocess.run(
@@ -140,6 +141,7 @@ def test_three_capabilities_are_enough_to_load_and_to_adopt(pins: Path) -> None:
             check=True, timeout=120,
         )  # fmt: skip
     assert not (pins / "fresh").exists()
+    assert len(list(tmp_path.iterdir())) == 1
 
 
 @pytest.fixture

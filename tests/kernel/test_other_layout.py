@@ -42,8 +42,7 @@ def other_version(folder: Path) -> Iterator[None]:
             text = text.replace(f"struct {struct} {{\n\t{first}", f"struct {struct} {{\n\t__u64 newcomer;\n\t{first}")
         (folder / "bpf" / header).write_text(text)
     with pytest.MonkeyPatch.context() as patch:
-        # The compiler runs in a process of its own, which looks for modules in its folder first.
-        patch.chdir(folder)
+        patch.setattr(sources, "POLICY_SOURCE", folder / "bpf" / "policy.c")
         for name in ("connections", "deny_windows_0", "deny_windows_1", "floods_0", "floods_1"):
             patch.setitem(MAPS, name, MapLayout(MAPS[name].kind, MAPS[name].key, longer(MAPS[name].value)))
         patch.setattr(description, "OWN", Description("v0", longer(VERDICT), MAPS))
