@@ -17,6 +17,7 @@ from enrich.wire.topics import topics
 from probe.export.interval_publisher import AddressIntervalPublisher
 from probe.export.publisher import Publisher
 from probe.export.spool import Spool
+from tests.e2e.node import Broker, Node
 from tests.kafka.batches import make_batch, write_manifests
 from tests.kafka.guarded import GuardedBroker
 from tests.kafka.site import PATIENCE_S, Site, ids_of
@@ -29,34 +30,49 @@ pytestmark = pytest.mark.kafka
 class _Users:
     """Users with all rights on topics and groups of a prefix, and the mounted secret that names one of them."""
 
-    def __init__(self, guarded: GuardedBroker, prefix: str, folder: Path) -> None:
+    def __init__(self, guarded: GuardedBroker, prefix: str, folder: Path, kind: str) -> None:
+        """``kind`` is password or certificate: how users log in."""
         self.guarded, self.prefix, self.folder = guarded, prefix, folder
         self.acls: list[AclBinding] = []
-        self.files = {"WEIR_KAFKA_USERNAME_FILE": "username", "WEIR_KAFKA_PASSWORD_FILE": "password"}
+        self.address = guarded.tls_address if kind == "certificate" else guarded.address
+        self._make = self._certificate if kind == "certificate" else self._password
         folder.mkdir()
+        self.settings: dict[str, str] = {}
         self.add()
-        for name in self.files.values():
-            (folder / name).symlink_to(f"..data/{name}")
+        for file in (folder / "..data").iterdir():
+            (folder / file.name).symlink_to(f"..data/{file.name}")
 
     def add(self) -> list[AclBinding]:
         """Make a user and mount it; return the rights of the one that was mounted before."""
-        password = secrets.token_hex(8)
-        user, _ = self.guarded.user(password=password)
+        version = self.folder / f"..{secrets.token_hex(4)}"
+        version.mkdir()
+        user = self._make(version)
         before, self.acls = self.acls, []
         for kind in (ResourceType.TOPIC, ResourceType.GROUP):
             self.acls += self.guarded.allow(user, kind, self.prefix, AclOperation.ALL)
-        version = self.folder / f"..{user}"
-        version.mkdir()
-        (version / "username").write_text(user)
-        (version / "password").write_text(password)
         link = self.folder / "..new"
         link.symlink_to(version.name)
         link.replace(self.folder / "..data")
         return before
 
+    def _password(self, version: Path) -> str:
+        password = secrets.token_hex(8)
+        user, _ = self.guarded.user(password=password)
+        (version / "username").write_text(user)
+        (version / "password").write_text(password)
+        files = {"WEIR_KAFKA_USERNAME_FILE": "username", "WEIR_KAFKA_PASSWORD_FILE": "password"}
+        self.settings = self.guarded.env("", "") | {name: str(self.folder / file) for name, file in files.items()}
+        return user
+
+    def _certificate(self, version: Path) -> str:
+        user = f"u{secrets.token_hex(4)}"
+        made = self.guarded.certificate(version, user)
+        self.settings = {name: value.replace(str(version), str(self.folder)) for name, value in made.items()}
+        return f"CN={user}"
+
     def env(self) -> dict[str, str]:
-        env = self.guarded.env("", "")
-        return env | {setting: str(self.folder / name) for setting, name in self.files.items()}
+        """Return the settings of a service that reads the mounted secret."""
+        return self.settings
 
 
 class _Probe:
@@ -87,16 +103,16 @@ class _Probe:
         return self.spool.unacked_batches == 0 and self.intervals.published >= self.given
 
 
-@pytest.fixture
-def users(guarded: GuardedBroker, tmp_path: Path) -> _Users:
-    return _Users(guarded, f"t{secrets.token_hex(4)}", tmp_path / "secret")
+@pytest.fixture(params=["password", "certificate"])
+def users(request: pytest.FixtureRequest, guarded: GuardedBroker, tmp_path: Path) -> _Users:
+    return _Users(guarded, f"t{secrets.token_hex(4)}", tmp_path / "secret", request.param)
 
 
 @pytest.fixture
 def site(users: _Users, tmp_path: Path) -> Iterator[Site]:
     write_manifests(tmp_path / "manifests")
     settings = {**users.env(), "WEIR_FILE_PATH": str(tmp_path / "flows.log")}
-    made = Site(users.guarded.address, users.prefix, tmp_path, settings=settings)
+    made = Site(users.address, users.prefix, tmp_path, settings=settings)
     yield made
     made.end()
 
@@ -142,3 +158,24 @@ def test_records_go_on_with_the_new_user_when_the_earlier_one_has_no_right_left(
     assert not [line for line in supervised.lines() if line["event"].startswith("a role ended")]
     assert alone.stop() == 0
     assert supervised.stop() == 0
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("users", ["certificate"], indirect=True)
+def test_a_running_probe_takes_renewed_credentials_into_use(users: _Users, tmp_path: Path) -> None:
+    node = Node(Broker(tmp_path), tmp_path)
+    node.topic_prefix = users.prefix
+    try:
+        probe = node.start(**users.env(), WEIR_CLUSTER="c1", WEIR_HEARTBEAT="0.2")
+        until(lambda: probe.get("/readyz")[0] == 200 and probe.metric("kubeweir_probe_acked_batches_total") > 0)
+        rights = users.add()
+        probe.wait_for("the credentials of Kafka on disk were renewed")
+        users.guarded.revoke(rights)
+        # Batches that the earlier client had sent may be counted after the revocation.
+        before = probe.metric("kubeweir_probe_acked_batches_total") + 10
+        until(lambda: probe.metric("kubeweir_probe_acked_batches_total") > before)
+        assert probe.get("/readyz")[0] == 200
+        assert probe.stop() == 0
+        assert len(probe.lines("started")) == 1
+    finally:
+        node.close()
