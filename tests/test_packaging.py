@@ -86,6 +86,7 @@ def test_import_contracts_hold() -> None:
         ("confluent_kafka", {"probe/export", "streams/kafka"}),
         ("aiokafka", {"streams/worker/token_provider.py"}),
         ("faust", {"streams/worker/credentials.py", "streams/worker/faust_app.py"}),
+        ("grpc", {"streams/sinks/grpc_call.py"}),
         ("opentelemetry", {"streams/sinks/otlp.py"}),
         ("watchfiles", {"enrich/runtime/folder.py"}),
     ],

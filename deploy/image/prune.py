@@ -19,22 +19,24 @@ from pip._vendor.packaging.utils import canonicalize_name
 SITE = next(Path(path) for path in sys.path if path.startswith(sys.prefix) and path.endswith("site-packages"))
 
 
-def needed(name: str, found: set[str]) -> set[str]:
-    """Add a distribution and, recursively, its requirements on this platform to ``found``, and return it."""
+def needed(name: str, found: set[str], extra: str = "") -> set[str]:
+    """Add a distribution and, recursively, its requirements on this platform to ``found``, and return it.
+
+    ``extra`` is one of the distribution's own extras."""
     name = canonicalize_name(name)
     if name in found:
         return found
     found.add(name)
     for text in importlib.metadata.requires(name) or ():
         requirement = Requirement(text)
-        if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+        if requirement.marker is None or requirement.marker.evaluate({"extra": extra}):
             needed(requirement.name, found)
     return found
 
 
 def main() -> None:
     """Uninstall the distributions that kubeweir does not require, then delete tests and pip, then compile."""
-    keep = needed("kubeweir", set())
+    keep = needed("kubeweir", set(), "otlp-grpc")
     installed = {canonicalize_name(d.metadata["Name"]) for d in importlib.metadata.distributions(path=[str(SITE)])}
     removed = sorted(installed - keep)
     subprocess.run(

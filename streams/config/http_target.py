@@ -53,6 +53,12 @@ def check_target(at: Steps, target: HttpTarget, address: str) -> Iterator[Proble
         yield Problem(at, "certificate and key must be given together")
 
 
+def is_base(url: str) -> bool:
+    """Return whether a URL is scheme, host and port only, as gRPC takes it."""
+    parts = urlsplit(url)
+    return parts.path in ("", "/") and not parts.query and not parts.fragment
+
+
 def read_url(target: HttpTarget, address: str, named: str) -> str:
     """Return the URL of an output. Raises StopServiceError if the variable or file does not have one."""
     given, variable, file = (getattr(target, f"{address}{ending}") for ending in ("", "_env", "_file"))

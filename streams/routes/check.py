@@ -9,7 +9,7 @@ from pathlib import PurePosixPath
 from typing import Final
 from urllib.parse import urlsplit
 
-from streams.config.http_target import check_target
+from streams.config.http_target import check_target, is_base
 from streams.config.yaml_file import Problem, Steps
 from streams.matching.check import check_matches
 from streams.matching.model import as_list
@@ -62,7 +62,8 @@ def _check_outputs(
         if output.otlp is not None:
             yield from check_target((*at, index, "otlp"), output.otlp, "endpoint")
             if output.otlp.endpoint is not None:
-                yield from _check_endpoint((*at, index, "otlp", "endpoint"), output.otlp.endpoint)
+                check = _check_base if output.otlp.protocol == "grpc" else _check_endpoint
+                yield from check((*at, index, "otlp", "endpoint"), output.otlp.endpoint)
         if output.file is not None:
             yield from _check_file((*at, index, "file"), output.file, route.name, files)
 
@@ -111,6 +112,13 @@ def _check_file(at: Steps, file: File, route: str, files: dict[str, str]) -> Ite
     if path in files:
         yield Problem((*at, "path" if file.path else "preset"), f"route {files[path]} writes this file already")
     files[path] = route
+
+
+def _check_base(at: Steps, endpoint: str) -> Iterator[Problem]:
+    if not is_base(endpoint):
+        parts = urlsplit(endpoint)
+        base = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+        yield Problem(at, f"must have no path with `protocol: grpc`: is it {base}?")
 
 
 def _check_endpoint(at: Steps, endpoint: str) -> Iterator[Problem]:

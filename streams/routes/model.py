@@ -82,9 +82,19 @@ class Stdout(_Strict, frozen=True):
 
 
 class Otlp(HttpTarget, frozen=True):
-    """OpenTelemetry logs, sent by OTLP over HTTP."""
+    """OpenTelemetry logs, sent by OTLP over HTTP or gRPC."""
 
-    endpoint: Annotated[Url | None, Meta(description="The whole URL, such as http://collector:4318/v1/logs.")] = None
+    protocol: Annotated[
+        Literal["http", "grpc"],
+        Meta(description="grpc needs the package grpcio, which the image has (otherwise: kubeweir[otlp-grpc])."),
+    ] = "http"
+    endpoint: Annotated[
+        Url | None,
+        Meta(
+            description="The whole URL, such as http://collector:4318/v1/logs; with `protocol: grpc` scheme, host and "
+            "port, such as http://collector:4317. https:// is with TLS."
+        ),
+    ] = None
     endpoint_env: UrlVariable | None = None
     endpoint_file: UrlFile | None = None
     timeout: Annotated[Duration, Meta(description="For one request with its retries.")] = "10s"

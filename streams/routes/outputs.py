@@ -16,7 +16,7 @@ from enrich.sources.client import Client
 from enrich.sources.source import SourceError
 from enrich.wire.flow import decode_flow
 from streams.config.fields import seconds
-from streams.config.http_target import check_files, read_headers, read_url
+from streams.config.http_target import check_files, is_base, read_headers, read_url
 from streams.forms import FORMS, Form
 from streams.matching.matcher import Matcher
 from streams.matching.model import Match, Verdict, as_list
@@ -113,8 +113,16 @@ def _otlp(one: RouteSink, _metrics: SinkMetrics) -> Sink:
     url = read_url(otlp, "endpoint", named)
     check_files(otlp, named)
     read_headers(otlp, named)
+    if otlp.protocol == "grpc" and not is_base(url):
+        raise StopServiceError(f"{named}: the endpoint must have no path with `protocol: grpc`", Exit.USAGE)
     certificate = (otlp.certificate, otlp.key) if otlp.certificate and otlp.key else None
-    return OtlpSink(url, partial(read_headers, otlp, named), seconds(otlp.timeout), otlp.ca, certificate)
+    headers = partial(read_headers, otlp, named)
+    try:
+        return OtlpSink(url, headers, seconds(otlp.timeout), otlp.ca, certificate, otlp.protocol)
+    except ImportError as error:
+        raise StopServiceError(
+            f"{named}: `protocol: grpc` needs the package grpcio: install kubeweir[otlp-grpc] ({error})", Exit.UNABLE
+        ) from error
 
 
 _MAKERS: Final[Mapping[str, Callable[[RouteSink, SinkMetrics], Sink]]] = checked_makers(

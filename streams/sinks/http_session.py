@@ -1,7 +1,7 @@
 """Sessions for HTTP requests to receivers whose addresses and headers are secrets, and texts without these.
 
 No text may hold more of an address than scheme, host and port: the path of a webhook is its password, and so are user
-and query. Neither ``.netrc`` nor a redirect decides to whom a credential goes.
+and query. Neither ``.netrc`` nor a redirect decides to whom a credential goes, and no proxy is given one to read.
 """
 
 from __future__ import annotations
@@ -27,6 +27,9 @@ class Session(requests.Session):  # type: ignore[misc]  # requests has no types
         self.auth: Any = _no_credentials
         if parts.username is not None:
             self.auth = (unquote(parts.username), unquote(parts.password or ""))
+        # What is not encrypted never goes by the proxy in http_proxy, which would see the path and the headers. By that
+        # in https_proxy it sees the host only.
+        self.trust_env = parts.scheme == "https"
         self.verify = ca or True
         self.cert = certificate
 

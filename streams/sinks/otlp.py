@@ -1,17 +1,19 @@
-"""Records as OpenTelemetry logs, sent by OTLP over HTTP. The only module that imports opentelemetry.
+"""Records as OpenTelemetry logs, sent by OTLP over HTTP or gRPC. The only module that imports opentelemetry.
 
 Attributes have the names of the semantic conventions where one exists (https://opentelemetry.io/docs/specs/semconv/);
 the others begin with ``kubeweir.``. The body is the record as it is on Kafka.
 
-Requests are encoded by the OpenTelemetry library and sent by :mod:`.http`, because its exporter says neither what the
-receiver answered nor how long it asks to be left alone, and drops a request that it finds too large."""
+Requests are encoded by the OpenTelemetry library and sent by :mod:`.http` or :mod:`.grpc_call`, because its exporters
+say neither what the receiver answered nor how long it asks to be left alone, and drop a request that they find too
+large."""
 
 from __future__ import annotations
 
 import gzip
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, Literal, Protocol
 
 from google.protobuf.message import DecodeError
 from opentelemetry._logs import LogRecord, SeverityNumber
@@ -27,6 +29,7 @@ from streams.sinks.sink import PartlyRefusedError, decode, write_in_requests
 
 _MAX_RECORDS_PER_REQUEST: Final = 500
 """A record is about 1.5 kB, and receivers accept at least 4 MiB."""
+_METHOD: Final = "/opentelemetry.proto.collector.logs.v1.LogsService/Export"
 _HEADERS: Final = {"Content-Type": "application/x-protobuf", "Content-Encoding": "gzip"}
 _SEVERITY: Final = {"deny": SeverityNumber.WARN, "audit": SeverityNumber.WARN}
 _SCOPE: Final = InstrumentationScope("kubeweir")
@@ -85,6 +88,17 @@ def _policy_names(policies: Iterable[NamedPolicy]) -> list[str]:
     return [f"{policy.kind}/{policy.path}" for policy in policies]
 
 
+class _Receiver(Protocol):
+    """Sends a request, and returns the answer; see :class:`streams.sinks.http.Poster`."""
+
+    @property
+    def shown(self) -> str: ...
+
+    def redacted(self, text: str) -> str: ...
+
+    def close(self) -> None: ...
+
+
 class OtlpSink:
     """Sends logs to one receiver."""
 
@@ -95,12 +109,25 @@ class OtlpSink:
         timeout_s: float,
         ca: str | None = None,
         certificate: tuple[str, str] | None = None,
+        protocol: Literal["http", "grpc"] = "http",
     ) -> None:
-        """``endpoint`` is the whole URL, such as https://collector:4318/v1/logs.
+        """``endpoint`` is the whole URL, such as https://collector:4318/v1/logs, or https://collector:4317 with gRPC.
 
-        The rest is as for :class:`streams.sinks.http.Poster`.
+        The rest is as for :class:`streams.sinks.http.Poster`. Raises ImportError for gRPC without its library.
         """
-        self._poster = Poster(endpoint, headers, timeout_s, ca, certificate)
+        self._receiver: _Receiver
+        self._post: Callable[[bytes], bytes]
+        if protocol == "grpc":
+            # Its own log lines are not JSON, and repeat what its errors say. It reads this when it is imported.
+            os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+            from streams.sinks.grpc_call import GrpcCall  # noqa: PLC0415 - its library is an extra
+
+            call = GrpcCall(endpoint, _METHOD, headers, timeout_s, ca, certificate)
+            self._receiver, self._post = call, call.post_bytes
+        else:
+            poster = Poster(endpoint, headers, timeout_s, ca, certificate)
+            self._receiver = poster
+            self._post = lambda request: poster.post_bytes(gzip.compress(request, 5), _HEADERS)
         self._resources: dict[tuple[str, str], Resource] = {}
 
     def write(self, values: Sequence[bytes]) -> None:
@@ -109,16 +136,16 @@ class OtlpSink:
 
     def close(self) -> None:
         """Close the connection."""
-        self._poster.close()
+        self._receiver.close()
 
     def _send(self, values: Sequence[bytes]) -> None:
         request = encode_logs([self._log(value) for value in values]).SerializeToString()
-        answer = self._poster.post_bytes(gzip.compress(request, 5), _HEADERS)
+        answer = self._post(request)
         # https://opentelemetry.io/docs/specs/otlp/#partial-success-1: rejected records must not be sent again, and the
         # answer does not say which they are.
         rejected, reason = _partial_success(answer)
         if rejected:
-            text = f"{self._poster.shown}: rejected {rejected} of {len(values)}: {self._poster.redacted(reason)}"
+            text = f"{self._receiver.shown}: rejected {rejected} of {len(values)}: {self._receiver.redacted(reason)}"
             raise PartlyRefusedError(text, rejected, tried=len(values))
 
     def _log(self, value: bytes) -> ReadableLogRecord:

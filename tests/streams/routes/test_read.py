@@ -59,6 +59,8 @@ WRONG = [
     (route("outputs:\n  - file: {path: flows.jsonl}"), "5: routes[0].outputs[0].file.path: must begin with /"),
     (route("outputs:\n  - otlp: {endpoint: 'http://collector:4318'}"), "5: routes[0].outputs[0].otlp.endpoint: must be the whole URL, which ends with /v1/logs: is it http://collector:4318/v1/logs?"),
     (route("outputs:\n  - otlp: {endpoint: 'https://gateway/otlp/'}"), "5: routes[0].outputs[0].otlp.endpoint: must be the whole URL, which ends with /v1/logs: is it https://gateway/otlp/v1/logs?"),
+    (route("outputs:\n  - otlp: {protocol: grpc, endpoint: 'http://u:p@collector:4317/v1/logs'}"), "5: routes[0].outputs[0].otlp.endpoint: must have no path with `protocol: grpc`: is it http://collector:4317?"),
+    (route("outputs:\n  - otlp: {protocol: grcp, endpoint: 'http://collector:4317'}"), "5: routes[0].outputs[0].otlp.protocol: must be one of grpc, http"),
     (route("outputs:\n  - kafak: {topic: a}"), "5: routes[0].outputs[0].kafak: there is no such field; did you mean kafka?"),
     (route(f"{OUT}match:\n  reason: default-deny"), "6: routes[0].match.reason: must be one of adopted, "),
     (route(f"{OUT}match:\n  direction:\n    - 1"), "7: routes[0].match.direction[0]: must be one of egress, ingress; is 1"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import ssl
 import subprocess
 import threading
@@ -109,6 +110,29 @@ def test_no_credential_follows_a_redirect(receiver: _Receiver) -> None:
         _poster(f"http://127.0.0.1:{receiver.server_port}/", **{"X-Key": "HEADERSECRET"}).post({})
     other.close()
     assert other.seen == []
+
+
+def test_a_proxy_is_given_nothing_to_read(receiver: _Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as proxy:
+        for name in ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+            monkeypatch.setenv(name, f"http://127.0.0.1:{proxy.getsockname()[1]}")
+        for name in ("no_proxy", "NO_PROXY"):
+            monkeypatch.delenv(name, raising=False)
+        _poster(f"http://127.0.0.1:{receiver.server_port}/{SECRET}").post({})
+        assert len(receiver.seen) == 1
+        seen: list[bytes] = []
+
+        def answer() -> None:
+            with proxy.accept()[0] as accepted:
+                seen.append(accepted.recv(65536))
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        with pytest.raises(SinkError):
+            _poster(f"https://hooks.example.com/{SECRET}", **{"X-Key": "HEADERSECRET"}).post({})
+        thread.join(60)
+    assert seen[0].startswith(b"CONNECT hooks.example.com:443 ")
+    assert b"SECRET" not in seen[0]
 
 
 def test_a_renewed_header_is_used_by_the_next_request(receiver: _Receiver) -> None:
