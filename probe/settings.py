@@ -9,6 +9,7 @@ from typing import Literal
 
 from enrich.runtime.connection import KafkaSettings
 from enrich.runtime.settings import setting
+from enrich.wire.topics import MAX_PARTITIONS
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +18,7 @@ class Settings(KafkaSettings):
 
     topic_prefix: str = setting("WEIR_TOPIC_PREFIX", "kubeweir")
     """Prefix of the names of all topics."""
-    partitions: int = setting("WEIR_PARTITIONS", 32, least=1)
+    partitions: int = setting("WEIR_PARTITIONS", 32, least=1, most=MAX_PARTITIONS)
     """Partitions of each topic that is created. A topic that exists with another number is reported and not used."""
     cluster: str = setting("WEIR_CLUSTER", "")
     """Id of the cluster in batches and records. By default the UID of the namespace kube-system, or "default" if that

@@ -7,7 +7,7 @@ from typing import Final
 
 from enrich.runtime.connection import KafkaSettings
 from enrich.runtime.settings import setting
-from enrich.wire.topics import Topics, topics
+from enrich.wire.topics import MAX_PARTITIONS, Topics, topics
 from streams.metrics.verdicts import VerdictsBy
 
 EVERY_CLUSTER: Final = "*"
@@ -51,7 +51,7 @@ class Settings(KafkaSettings):
     """Size in bytes at which the file is rotated to .1, .2 and so on."""
     file_keep: int = setting("WEIR_FILE_KEEP", 5)
     """Number of rotated files to keep."""
-    partitions: int = setting("WEIR_PARTITIONS", 32, least=1)
+    partitions: int = setting("WEIR_PARTITIONS", 32, least=1, most=MAX_PARTITIONS)
     """Partitions of the topics that this service creates. Existing topics are not changed."""
     replication: int = setting("WEIR_REPLICATION", 0)
     """Replication factor of the topics that this service creates. 0: the default of the brokers."""

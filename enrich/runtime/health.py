@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Metric, ProcessCollector
 from prometheus_client.core import GaugeMetricFamily
@@ -13,6 +14,7 @@ from enrich.runtime.dead_threads import dead_thread
 from enrich.runtime.http_port import Closed, HttpPort, Response
 from enrich.runtime.process import Exit, StopServiceError
 
+_MAX_PORT: Final = 65_535
 Check = Callable[[], str | None]
 """A function that returns None if all is well, and otherwise says in words what is not."""
 
@@ -64,8 +66,10 @@ class HealthServer:
         ``notes`` returns lines that /readyz adds: what a person should know, and no restart would mend.
         """
         host, _, port = address.rpartition(":")
-        if not port.isdigit():
-            raise StopServiceError(f"WEIR_METRICS={address!r}: must be host:port", Exit.USAGE)
+        if not (port.isascii() and port.isdigit() and int(port) <= _MAX_PORT):
+            raise StopServiceError(
+                f"WEIR_METRICS={address!r}: must be host:port, with a port up to {_MAX_PORT}", Exit.USAGE
+            )
         ready["threads"] = dead_thread
         self._registry, self._ready, self._notes = registry, ready, notes
         registry.register(ReadyCollector(ready))

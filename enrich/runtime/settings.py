@@ -17,6 +17,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import inspect
+import math
 import textwrap
 from collections.abc import Mapping
 from pathlib import Path
@@ -37,6 +38,7 @@ class _Metadata:
 
     variable: str
     least: float
+    most: float
     formerly: tuple[str, ...]
     default_text: str | None
 
@@ -56,6 +58,8 @@ class Described:
     """Names under which it is refused."""
     description: str
     """The field's docstring on one line."""
+    most: float | None = None
+    """The largest number that is accepted; None if there is none."""
 
 
 def setting(
@@ -63,15 +67,16 @@ def setting(
     default: Any,
     least: float = 0,
     *,
+    most: float = math.inf,
     formerly: tuple[str, ...] = (),
     default_text: str | None = None,
 ) -> Any:
     """Declare a dataclass field that is read from the environment variable ``variable``.
 
-    A number below ``least`` is refused, and so is a variable of one of the names in ``formerly``. ``default_text``
-    describes a default that differs between machines.
+    A number below ``least`` or above ``most`` is refused, and so is a variable of one of the names in ``formerly``.
+    ``default_text`` describes a default that differs between machines.
     """
-    metadata = {"setting": _Metadata(variable, least, formerly, default_text)}
+    metadata = {"setting": _Metadata(variable, least, most, formerly, default_text)}
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -88,7 +93,7 @@ def load(cls: type[T], env: Mapping[str, str]) -> T:
                 raise SettingsError(f"{old} is now {metadata.variable}: set that, and remove {old}")
         text = env.get(metadata.variable)
         if text:
-            values[field.name] = _read(metadata.variable, text, hints[field.name], metadata.least)
+            values[field.name] = _read(metadata, text, hints[field.name])
     return cls(**values)
 
 
@@ -101,6 +106,7 @@ def described(cls: type) -> list[Described]:
             kind=_kind_in_words(hints[field.name]),
             default=_default_in_words(field.default) if metadata.default_text is None else metadata.default_text,
             least=metadata.least if hints[field.name] in (int, float) else None,
+            most=metadata.most if metadata.most < math.inf else None,
             formerly=metadata.formerly,
             description=docs.get(field.name, ""),
         )
@@ -122,29 +128,31 @@ def _settings(cls: type) -> list[tuple[dataclasses.Field[Any], _Metadata]]:
     return [(field, field.metadata["setting"]) for field in dataclasses.fields(cls) if "setting" in field.metadata]
 
 
-def _read(variable: str, text: str, kind: Any, least: float) -> Any:
+def _read(metadata: _Metadata, text: str, kind: Any) -> Any:
     """Convert a variable's text to the type of its field."""
+    variable, least, most = metadata.variable, metadata.least, metadata.most
     try:
         if get_origin(kind) is Literal:
             return {choice: choice for choice in get_args(kind)}[text]
         if kind is bool:
             return _BOOLEANS[text.lower()]
         if kind is int:
-            return _at_least(least, int(text))
+            return _between(least, int(text), most)
         if kind is float:
-            return _at_least(least, float(text))
+            return _between(least, float(text), most)
         if kind == tuple[str, ...]:
             return tuple(part.strip() for part in text.split(",") if part.strip())
         return Path(text) if kind in (Path, Path | None) else text
     except (ValueError, KeyError):
         if get_origin(kind) is Literal:
             raise SettingsError(f"{variable}={text!r}: must be {', '.join(get_args(kind))}") from None
-        expected = {bool: "true or false", int: f"a whole number from {least}", float: f"a number from {least}"}[kind]
+        numbers = f"from {least}" if most == math.inf else f"from {least} to {most}"
+        expected = {bool: "true or false", int: f"a whole number {numbers}", float: f"a number {numbers}"}[kind]
         raise SettingsError(f"{variable}={text!r}: must be {expected}") from None
 
 
-def _at_least(least: float, number: Any) -> Any:
-    if not least <= number < float("inf"):
+def _between(least: float, number: Any, most: float) -> Any:
+    if not least <= number <= most or number == math.inf:
         raise ValueError
     return number
 

@@ -15,6 +15,8 @@ _DAY_MS: Final = 86_400_000
 LARGE: Final = str(8 << 20)
 """The most bytes of a record. 10,000 verdicts with the names of 3,000 rules are 1.6 MB, more than a broker accepts by
 default."""
+MAX_PARTITIONS: Final = 10_000
+"""The most partitions of a topic: a slip of a digit or two would stop a Kafka that others use, too."""
 _ENDPOINTS: Final = {"message.timestamp.type": "LogAppendTime", "segment.ms": str(_DAY_MS)}
 _MAX_ALERT_PARTITIONS: Final = 8
 _STATE: Final = {"cleanup.policy": "compact", "segment.ms": str(_DAY_MS)}

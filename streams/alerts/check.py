@@ -168,6 +168,14 @@ def _check_output(at: Steps, output: AlertOutput) -> Iterator[Problem]:
         return
     yield from check_target((*at, output.kind), getattr(output, output.kind), "url")
     if output.alertmanager is not None and output.alertmanager.url is not None:
-        base, found, _ = output.alertmanager.url.partition("/api/v")
-        if found:
-            yield Problem((*at, "alertmanager", "url"), f"must be the base URL, without {found}...: {base}")
+        problem = base_url_problem(output.alertmanager.url)
+        if problem:
+            base = output.alertmanager.url.partition("/api/v")[0]
+            yield Problem((*at, "alertmanager", "url"), f"{problem}: {base}")
+
+
+def base_url_problem(url: str) -> str | None:
+    """Return why a URL is not the base of an Alertmanager, to which the path of its API can be added; None if it is."""
+    if "/api/v" in url:
+        return "must be the base URL, without /api/v..."
+    return "must be the base URL, without ? and #" if "?" in url or "#" in url else None

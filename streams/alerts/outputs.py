@@ -10,11 +10,13 @@ from typing import Final, Literal
 import msgspec
 import orjson
 
+from enrich.runtime.process import Exit, StopServiceError
 from enrich.wire.whose import is_foreign
 from streams.alerts.alert import AlertState
+from streams.alerts.check import base_url_problem
 from streams.alerts.model import OUTPUT_KINDS, AlertmanagerOutput, AlertOutput, Alerts
 from streams.config.fields import seconds
-from streams.config.http_target import HttpTarget, check_files, read_headers, read_url
+from streams.config.http_target import HttpTarget, check_files, read_headers, read_url, url_problem
 from streams.kafka.connection import ReadError
 from streams.kafka.reading import read_committed
 from streams.kafka.topics import partitions_of
@@ -44,9 +46,14 @@ _DECODER: Final = msgspec.json.Decoder(_AlertRecord)
 
 
 def configured_outputs(alerts: Alerts, settings: Settings) -> dict[str, AlertOutput]:
-    """Return the outputs of the file and the Alertmanagers of the setting WEIR_ALERTMANAGER, by name."""
+    """Return the outputs of the file and the Alertmanagers of the setting WEIR_ALERTMANAGER, by name.
+
+    Raises StopServiceError if the setting has what is not the URL of an Alertmanager."""
     outputs = {output.name: output for output in alerts.outputs}
     for url in settings.alertmanager:
+        problem = url_problem(url) or base_url_problem(url)
+        if problem:
+            raise StopServiceError(f"WEIR_ALERTMANAGER: {problem}, such as http://alertmanager:9093", Exit.USAGE)
         # Named by a hash of the address: reordering the setting must not swap the consumer groups.
         name = f"setting-{hashlib.blake2b(url.encode(), digest_size=4).hexdigest()}"
         outputs[name] = AlertOutput(name=name, alertmanager=AlertmanagerOutput(url=url))
@@ -100,9 +107,12 @@ def _is_alert(value: bytes) -> bool:
 
 
 def _poster(output: str, target: HttpTarget, timeout: str, path: str = "") -> Poster:
-    """Return a poster to an output's address. Raises StopServiceError if a variable or file is missing."""
+    """Return a poster to an output's address; ``path`` is added to it. Raises StopServiceError if it cannot be used."""
     named = f"output {output}"
     url = read_url(target, "url", named)
+    problem = base_url_problem(url) if path else None
+    if problem:
+        raise StopServiceError(f"{named}: the URL {problem}", Exit.USAGE)
     check_files(target, named)
     read_headers(target, named)
     certificate = (target.certificate, target.key) if target.certificate and target.key else None

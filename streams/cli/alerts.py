@@ -19,9 +19,10 @@ from enrich.wire.whose import cluster_named, is_foreign
 from streams.alerts.backtest import Backtest
 from streams.alerts.model import Alerts
 from streams.alerts.read import builtin, in_force, read
+from streams.cli.kafka_failure import end, needs_to_read
 from streams.cli.observe import parse_since, unix_ms
 from streams.config.yaml_file import FileError
-from streams.kafka.connection import ReadError, checked
+from streams.kafka.connection import NoTopicError, ReadError, checked
 from streams.kafka.reading import read_committed
 from streams.kafka.topics import partitions_of
 from streams.settings import EVERY_CLUSTER, Settings
@@ -75,7 +76,7 @@ def test(rules: Path | None, records: Path | None, from_kafka: bool, since: str,
     contain changes of policies. With WEIR_CLUSTER, records of other clusters in Kafka are left out.
 
     \b
-    Exit 0: the backtest ran. 2: RULES or a record is invalid, or Kafka cannot be read.
+    Exit 0: the backtest ran. 1: Kafka cannot be read. 2: RULES or a record is invalid.
     """
     if from_kafka and records:
         raise click.UsageError("--kafka and --records cannot be used together")
@@ -155,13 +156,13 @@ def _kafka(since: str) -> Iterator[bytes]:
         start = unix_ms(parse_since(since, datetime.now(UTC)))
     except (SettingsError, ValueError) as error:
         raise click.UsageError(str(error)) from error
+    names = [settings.topics.denied.name, settings.topics.status.name]
     try:
-        names = [settings.topics.denied.name, settings.topics.status.name]
         for topic, partitions in partitions_of(connection, names).items():
             if not partitions:
-                _fail(f"weir: the topic {topic} does not exist: has weir-streams run with this WEIR_TOPIC_PREFIX?")
+                raise NoTopicError(f"there is no topic {topic}: has weir-streams run with this WEIR_TOPIC_PREFIX?")
             for record in read_committed(connection, topic, range(partitions), start):
                 if settings.cluster == EVERY_CLUSTER or not is_foreign(cluster_named(record.value), settings.cluster):
                     yield record.value
     except ReadError as error:
-        _fail(f"weir: {error}")
+        end(error, connection, needs_to_read(*names))

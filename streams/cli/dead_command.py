@@ -18,6 +18,7 @@ from enrich.runtime.process import Exit
 from enrich.runtime.settings import SettingsError, load
 from enrich.wire.topics import Topics
 from streams.cli.dead_letters import Letter, Redriven, letter_of, mark_of, redriven_headers, why_not
+from streams.cli.kafka_failure import end, needs_to_read
 from streams.cli.observe import read_range
 from streams.kafka.connection import Connection, ReadError, checked
 from streams.kafka.reading import TopicReader
@@ -55,7 +56,7 @@ class _DeadTopic:
 
 
 def _opened(command: _Command) -> _Command:
-    """Give a command the dead-letter topic as its first argument, and end it in one line if Kafka cannot be read."""
+    """Give a command the dead-letter topic as its first argument, and end it with the cause if Kafka refuses it."""
 
     @click.option("--kafka", help="Kafka bootstrap servers. [WEIR_KAFKA, else 127.0.0.1:9092]")
     @click.option("--topic-prefix", "prefix", help="Prefix of the topics. [WEIR_TOPIC_PREFIX, else kubeweir]")
@@ -72,8 +73,7 @@ def _opened(command: _Command) -> _Command:
             ends = {partition: end for partition, (_, end) in reader.bounds().items()}
             command(_DeadTopic(connection, settings.topics, reader, ends), **options)
         except ReadError as error:
-            click.echo(f"weir: {error}", err=True)
-            sys.exit(Exit.UNEXPECTED)
+            end(error, connection, needs_to_read(settings.topics.dead.name))
         except BrokenPipeError:
             leave_stdout()
 

@@ -16,10 +16,11 @@ from enrich.runtime.process import Exit
 from enrich.runtime.settings import SettingsError, load
 from streams.cli.filter_options import read_filters
 from streams.cli.filters import Filters
+from streams.cli.kafka_failure import end, needs_to_read
 from streams.cli.observe import Shown, follow, last_of_all, parse_since, since_matching
 from streams.cli.table import FlowTable
 from streams.cli.terminal import INTERRUPTED, PipeConsole
-from streams.kafka.connection import ReadError, checked
+from streams.kafka.connection import Connection, NoTopicError, ReadError, checked
 from streams.kafka.reading import TopicReader
 from streams.settings import Settings
 
@@ -77,6 +78,9 @@ def observe(
     An option that is given twice shows both: --port 80 --port 443. Different options narrow the choice down. In names,
     * stands for any text. Denies and audits that are no longer among all flows are read from the topic that keeps them
     for longer. Times are UTC; that of another day than today has its date.
+
+    \b
+    Exit 0: flows were shown, or none match. 1: Kafka cannot be read. 2: the command is wrong.
     """
     env = {**os.environ, **{k: v for k, v in (("WEIR_KAFKA", kafka), ("WEIR_TOPIC_PREFIX", prefix)) if v}}
     now = datetime.now(UTC)
@@ -94,18 +98,30 @@ def observe(
     try:
         readers = [TopicReader(connection, settings.topics.flows.name)]
         if not filters.verdicts or set(filters.verdicts) & {"deny", "audit"}:
-            with contextlib.suppress(ReadError):
-                # A copy of the flows may be without the topic that keeps denies and audits for longer.
-                readers.append(TopicReader(connection, settings.topics.denied.name))
+            # A copy of the flows may be without the topic that keeps denies and audits for longer.
+            with contextlib.suppress(NoTopicError):
+                readers += _reader_of_denies(connection, settings.topics.denied.name)
         _show(readers, filters, _writer(output), start, last, following=following)
     except ReadError as error:
-        click.echo(f"weir: {error}", err=True)
-        sys.exit(Exit.UNEXPECTED)
+        end(error, connection, needs_to_read(settings.topics.flows.name))
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
     except BrokenPipeError:
         leave_stdout()
         sys.exit(Exit.OK)
+
+
+def _reader_of_denies(connection: Connection, topic: str) -> list[TopicReader]:
+    """Return a reader of the denies that are kept for longer. Raises NoTopicError.
+
+    Without a right to read them, all other flows are still shown."""
+    try:
+        return [TopicReader(connection, topic)]
+    except NoTopicError:
+        raise
+    except ReadError as error:
+        click.echo(f"weir: denies that are no longer among all flows are missing here: {error}", err=True)
+        return []
 
 
 def _show(

@@ -12,6 +12,7 @@ from typing import BinaryIO, Final, NoReturn
 import click
 import msgspec
 
+from enrich.diagnosis.rights import Needs
 from enrich.runtime.console import leave_stdout
 from enrich.runtime.process import Exit
 from enrich.runtime.settings import SettingsError, load
@@ -19,6 +20,7 @@ from enrich.sources.own_cluster import UnknownClusterError, cluster_id_finder
 from enrich.sources.source import SourceError
 from enrich.wire.flow import Flow, decode_flow
 from enrich.wire.topics import topics
+from streams.cli.kafka_failure import end
 from streams.kafka.connection import ReadError, checked
 from streams.kafka.consumer_groups import delete_groups, group_names
 from streams.matching.matcher import Matcher
@@ -110,8 +112,7 @@ def groups(file: Path, prefix: str, kafka: str | None, *, delete: bool) -> None:
     except SettingsError as error:
         raise click.UsageError(str(error)) from error
     except ReadError as error:
-        click.echo(f"weir: {error}", err=True)
-        sys.exit(Exit.UNEXPECTED)
+        end(error, connection, Needs())
     used = {begin + name for name in names}
     unused = [name for name in found if name not in used]
     refused = delete_groups(connection, unused) if delete and unused else {}

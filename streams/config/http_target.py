@@ -49,6 +49,10 @@ def check_target(at: Steps, target: HttpTarget, address: str) -> Iterator[Proble
     fields = (address, f"{address}_env", f"{address}_file")
     if sum(getattr(target, field) is not None for field in fields) != 1:
         yield Problem(at, f"must have exactly one of {', '.join(fields)}")
+    given = getattr(target, address)
+    problem = None if given is None else url_problem(given)
+    if problem:
+        yield Problem((*at, address), problem)
     if (target.certificate is None) != (target.key is None):
         yield Problem(at, "certificate and key must be given together")
 
@@ -57,6 +61,18 @@ def is_base(url: str) -> bool:
     """Return whether a URL is scheme, host and port only, as gRPC takes it."""
     parts = urlsplit(url)
     return parts.path in ("", "/") and not parts.query and not parts.fragment
+
+
+def url_problem(url: str) -> str | None:
+    """Return what is wrong with a URL, without a part of it, which may be secret; None if nothing is."""
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError as error:
+        return f"must be a URL that begins with http:// or https://: {error}"
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        return "must be a URL that begins with http:// or https:// and names a host"
+    return None
 
 
 def read_url(target: HttpTarget, address: str, named: str) -> str:
@@ -69,7 +85,7 @@ def read_url(target: HttpTarget, address: str, named: str) -> str:
         where = f"the environment variable {variable}"
     else:
         url, where = _read(str(file), f"{named}: {address}_file"), str(file)
-    if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname:
+    if url_problem(url):
         raise StopServiceError(f"{named}: {where} does not hold a URL that begins with http:// or https://", Exit.USAGE)
     return url
 

@@ -91,3 +91,7 @@ class Backoff:
 
 class ReadError(RuntimeError):
     """A topic cannot be read. The message says why, in one line."""
+
+
+class NoTopicError(ReadError):
+    """There is no such topic."""

@@ -9,7 +9,8 @@ from typing import Any, Final
 from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from enrich.runtime.process import StopServiceError
-from streams.kafka.connection import CALL_TIMEOUT_S, Connection, ReadError, silent_logger
+from streams.kafka.connection import CALL_TIMEOUT_S, Connection, NoTopicError, ReadError, silent_logger
+from streams.kafka.errors import topic_error
 from streams.kafka.records import Record, records_of
 
 MAX_READ_AHEAD_KB: Final = 8 << 10
@@ -93,8 +94,10 @@ class TopicReader:
             logger=silent_logger(),
         )
         found = self._call(lambda: self._consumer.list_topics(topic, timeout=timeout_s), servers).topics[topic]
+        if found.error is not None and found.error.code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
+            raise ReadError(topic_error(connection, found.error, "READ", topic))
         if found.error is not None:
-            raise ReadError(
+            raise NoTopicError(
                 f"there is no topic {topic} at {servers}: has weir-streams run there with this WEIR_TOPIC_PREFIX?"
             )
         self._partitions = sorted(found.partitions)

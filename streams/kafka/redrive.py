@@ -5,10 +5,11 @@ from __future__ import annotations
 import time
 from typing import Final
 
-from confluent_kafka import KafkaException, Producer
+from confluent_kafka import KafkaError, KafkaException, Producer
 
 from streams.kafka.connection import CALL_TIMEOUT_S, RELIABLE_PRODUCER, Connection, ReadError, silent_logger
 from streams.kafka.dead_letter_form import Headers
+from streams.kafka.errors import topic_error
 
 
 class Resender:
@@ -17,6 +18,7 @@ class Resender:
     def __init__(self, connection: Connection) -> None:
         # A person waits for the answer.
         settings: dict[str, object] = {**connection, **RELIABLE_PRODUCER, "delivery.timeout.ms": _TIMEOUT_MS}
+        self._connection = connection
         self._producer = Producer(settings, logger=silent_logger())
 
     def send(self, topic: str, partition: int, key: bytes | None, value: bytes, headers: Headers) -> None:
@@ -25,7 +27,7 @@ class Resender:
         try:
             self._producer.produce(
                 topic, value, key, partition, headers=headers,
-                on_delivery=lambda error, _message: answers.append(None if error is None else error.str()),
+                on_delivery=lambda error, _message: answers.append(None if error is None else self._why(error, topic)),
             )  # fmt: skip
         except KafkaException as error:
             raise ReadError(f"{topic}: {error.args[0].str()}") from error
@@ -33,7 +35,10 @@ class Resender:
         while not answers and time.monotonic() < deadline:
             self._producer.poll(0.2)
         if not answers or answers[0] is not None:
-            raise ReadError(f"{topic}: {answers[0] if answers else 'no answer'}")
+            raise ReadError(answers[0] if answers and answers[0] else f"{topic}: no answer")
+
+    def _why(self, error: KafkaError, topic: str) -> str:
+        return topic_error(self._connection, error, "WRITE", topic)
 
 
 _TIMEOUT_MS: Final = int(CALL_TIMEOUT_S * 1000)

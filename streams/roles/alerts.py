@@ -105,8 +105,9 @@ def _work(
         return effective
 
     file = _alerts_file(settings, apply)
-    # A mistake in the file is reported at once, not only when Kafka can be reached.
+    # A mistake in the file or in WEIR_ALERTMANAGER is reported at once, not only when Kafka can be reached.
     first = file.read() if file else Alerts(version=1)
+    sink_definitions(in_force(first), settings)
     own_cluster = OwnCluster(settings)
     problems.insert(0, own_cluster.problem)
     settings = own_cluster.find(stop)

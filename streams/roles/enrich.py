@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import structlog
@@ -34,6 +35,7 @@ from streams.kafka.topics import prepare_topics
 from streams.metrics.roles import EnrichMetrics
 from streams.roles.needs import enrich_needs
 from streams.roles.own_cluster import OwnCluster
+from streams.routes.routes_file import RoutesFile
 from streams.routes.topics import Routing
 from streams.settings import Settings
 from streams.worker.address_history import AddressHistory
@@ -52,6 +54,9 @@ def run_enrich(settings: Settings, stop: threading.Event) -> int:
     # Faust is slow to import, and only this role needs it.
     from streams.worker.faust_app import EnrichWorker  # noqa: PLC0415 - as above
 
+    if settings.routes:
+        # A mistake in the file is reported at once, not only when the API server and Kafka can be reached.
+        RoutesFile(Path(settings.routes), [topic.name for topic in settings.topics], lambda _: None).read()
     quiet_libraries(lambda: diagnosis.suspect())  # noqa: PLW0108 - it is made below
     registry = registry_with_credentials(settings)
     metrics = EnrichMetrics(registry, settings.verdicts_by, settings.verdicts_limit)

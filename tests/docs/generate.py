@@ -84,6 +84,7 @@ def _settings_table(cls: type, without: set[str]) -> str:
         if one.variable in without:
             continue
         takes = one.kind if one.least is None else f"{one.kind}, {one.least:,.15g} or more"
+        takes += "" if one.most is None else f", up to {one.most:,.15g}"
         default = f"`{one.default}`" if one.default and " " not in one.default else one.default
         rows.append(f"| `{one.variable}` | {_cell(takes)} | {default} | {_cell(one.description)} |")
     return "\n".join(rows)

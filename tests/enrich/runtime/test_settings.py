@@ -36,6 +36,8 @@ class Settings(Base):
     """A folder."""
     audit: bool = setting("WEIR_AUDIT", default=False)
     """Whether denials are only reported."""
+    partitions: int = setting("WEIR_PARTITIONS", 4, least=1, most=100)
+    """Partitions of a topic."""
     by: Literal["none", "namespace", "workload"] = setting("WEIR_BY", "none")
     """The label of the metric."""
 
@@ -63,6 +65,7 @@ def test_each_type_is_read() -> None:
         ("WEIR_WAIT", "0.4", "WEIR_WAIT='0.4': must be a number from 0.5"),
         ("WEIR_WAIT", "inf", "WEIR_WAIT='inf': must be a number from 0.5"),
         ("WEIR_WAIT", "nan", "WEIR_WAIT='nan': must be a number from 0.5"),
+        ("WEIR_PARTITIONS", "101", "WEIR_PARTITIONS='101': must be a whole number from 1 to 100"),
         ("WEIR_AUDIT", "maybe", "WEIR_AUDIT='maybe': must be true or false"),
         ("WEIR_BY", "pod", "WEIR_BY='pod': must be none, namespace, workload"),
     ],
@@ -129,6 +132,7 @@ def test_settings_describe_themselves() -> None:
         Described("WEIR_LABELS", "comma-separated list", "app,tier", None, (), "Labels in a record."),
         Described("WEIR_FOLDER", "path", "", None, (), "A folder."),
         Described("WEIR_AUDIT", "true or false", "false", None, (), "Whether denials are only reported."),
+        Described("WEIR_PARTITIONS", "whole number", "4", 1, (), "Partitions of a topic.", 100),
         Described("WEIR_BY", "none, namespace or workload", "none", None, (), "The label of the metric."),
     ]
     assert describe(Settings).splitlines()[:4] == [

@@ -1,0 +1,59 @@
+"""The commands of `weir` name the cause when a real Kafka refuses them, as the services do."""
+
+from __future__ import annotations
+
+import secrets
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from confluent_kafka.admin import AclOperation, ResourceType
+
+from streams.cli.main import command
+from streams.kafka import consumer_groups, reading, topics
+from streams.kafka.reading import TopicReader
+from tests.kafka.guarded import GuardedBroker
+
+pytestmark = [pytest.mark.kafka, pytest.mark.timeout(180)]
+
+_ROUTES = "version: 1\nroutes:\n  - name: all\n    outputs:\n      - name: out\n        file: {path: /tmp/out}\n"
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let commands give up soon where librdkafka would try again."""
+    for module in (consumer_groups, reading, topics):
+        monkeypatch.setattr(module, "CALL_TIMEOUT_S", 1.0)
+    monkeypatch.setattr(TopicReader.__init__, "__defaults__", (2.0,))
+
+
+def refused(env: dict[str, str], *arguments: str) -> str:
+    """Run a command that Kafka refuses, and return what it says."""
+    result = CliRunner().invoke(command, arguments, env={**env, "WEIR_CLUSTER": "c1"})
+    assert result.exit_code == 1, (result.output, result.exception)
+    return result.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("observe",), ("dead", "list"), ("alerts", "test", "--kafka"), ("routes", "groups", "ROUTES")],
+)
+def test_a_wrong_password_is_named(guarded: GuardedBroker, arguments: tuple[str, ...], tmp_path: Path) -> None:
+    (tmp_path / "routes.yaml").write_text(_ROUTES)
+    user, env = guarded.user()
+    given = [str(tmp_path / "routes.yaml") if one == "ROUTES" else one for one in arguments]
+    assert f"the password of the user {user!r} is wrong" in refused({**env, "WEIR_KAFKA_PASSWORD": "x"}, *given)
+
+
+def test_a_missing_right_is_named_and_not_taken_for_a_missing_topic(guarded: GuardedBroker) -> None:
+    prefix = f"t{secrets.token_hex(4)}"
+    for name in ("flows", "flows.denied", "dead"):
+        guarded.create(f"{prefix}.{name}")
+    user, env = guarded.user()
+    env |= {"WEIR_TOPIC_PREFIX": prefix}
+    right = f"User:{user} has no right READ on the"
+    assert f"{right} topic {prefix}.flows:" in refused(env, "observe")
+    assert f"{right} topic {prefix}.dead:" in refused(env, "dead", "list")
+    # The name by which a topic is read without a group needs a right, too.
+    guarded.allow(user, ResourceType.TOPIC, f"{prefix}.dead", AclOperation.READ)
+    assert f"{right} group {prefix}.dead.reader" in refused(env, "dead", "list")

@@ -1,0 +1,96 @@
+"""What each command of `weir` exits with, and that it names the cause if Kafka cannot be reached."""
+
+from __future__ import annotations
+
+import re
+import socket
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+
+from streams.cli.main import command
+from streams.kafka import consumer_groups, reading, topics
+from streams.kafka.reading import TopicReader
+
+_DOCS = Path(__file__).parents[3] / "docs" / "operate.md"
+_ROUTES = "version: 1\nroutes:\n  - name: all\n    outputs:\n      - name: out\n        file: {path: /tmp/out}\n"
+
+
+def commands(group: click.Group, *names: str) -> Iterator[str]:
+    """Yield each command with the names of its groups."""
+    for name, one in group.commands.items():
+        if isinstance(one, click.Group):
+            yield from commands(one, *names, name)
+        else:
+            yield " ".join((*names, name))
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let commands give up soon."""
+    for module in (consumer_groups, reading, topics):
+        monkeypatch.setattr(module, "CALL_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(TopicReader.__init__, "__defaults__", (0.2,))
+
+
+@pytest.fixture
+def nobody() -> str:
+    """An address where nobody listens."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return f"127.0.0.1:{listener.getsockname()[1]}"
+
+
+@pytest.fixture
+def routes(tmp_path: Path) -> str:
+    (tmp_path / "routes.yaml").write_text(_ROUTES)
+    return str(tmp_path / "routes.yaml")
+
+
+def run(*arguments: str, env: Mapping[str, str] | None = None) -> Result:
+    return CliRunner().invoke(command, arguments, env=env)
+
+
+def test_the_table_of_exit_codes_has_every_command() -> None:
+    found = re.findall(r"^\| `weir ([a-z ]+)` \|", _DOCS.read_text(), re.MULTILINE)
+    assert sorted(found) == sorted(commands(command))
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("observe",), ("observe", "-f"), ("observe", "--since", "1h"), ("dead", "list"), ("dead", "show", "0/0"),
+        ("dead", "redrive", "--dry-run"), ("alerts", "test", "--kafka"), ("routes", "groups", "ROUTES"),
+    ],
+)  # fmt: skip
+def test_without_a_broker_each_command_exits_with_1_and_says_why(
+    arguments: tuple[str, ...], nobody: str, routes: str
+) -> None:
+    given = [routes if one == "ROUTES" else one for one in arguments]
+    result = run(*given, env={"WEIR_KAFKA": nobody, "WEIR_CLUSTER": "c1"})
+    assert result.exit_code == 1, result.output
+    assert f"weir: {nobody} takes no connection (Connection refused): is a broker running there" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("observe", "--port", "x"), ("observe", "--since", "x"), ("dead", "show"), ("dead", "list", "--nothing"),
+        ("alerts", "check", "/nowhere"), ("alerts", "test", "/nowhere"), ("routes", "check", "/nowhere"),
+        ("routes", "groups", "/nowhere"), ("routes", "try", "/nowhere"), ("explain", "x"), ("nothing",),
+    ],
+)  # fmt: skip
+def test_a_command_that_is_wrong_exits_with_2(arguments: tuple[str, ...]) -> None:
+    assert run(*arguments).exit_code == 2
+
+
+@pytest.mark.parametrize("arguments", [("observe",), ("dead", "list"), ("alerts", "test", "--kafka")])
+@pytest.mark.parametrize(
+    "env",
+    [{"WEIR_KAFKA_PROTOCOL": "smoke"}, {"WEIR_KAFKA_PROTOCOL": "sasl_ssl"}, {"WEIR_PARTITIONS": "1000000"}],
+)
+def test_a_setting_that_is_wrong_exits_with_2(arguments: tuple[str, ...], env: dict[str, str]) -> None:
+    assert run(*arguments, env=env).exit_code == 2
