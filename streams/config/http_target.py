@@ -67,12 +67,10 @@ def url_problem(url: str) -> str | None:
     """Return what is wrong with a URL, without a part of it, which may be secret; None if nothing is."""
     try:
         parts = urlsplit(url)
-        _ = parts.port
-    except ValueError as error:
-        return f"must be a URL that begins with http:// or https://: {error}"
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        return "must be a URL that begins with http:// or https:// and names a host"
-    return None
+        is_good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # its text may quote a password
+        is_good = False
+    return None if is_good else "must be a URL that begins with http:// or https:// and names a host"
 
 
 def read_url(target: HttpTarget, address: str, named: str) -> str:

@@ -9,7 +9,7 @@ from pathlib import PurePosixPath
 from typing import Final
 from urllib.parse import urlsplit
 
-from streams.config.http_target import check_target, is_base
+from streams.config.http_target import check_target, is_base, url_problem
 from streams.config.yaml_file import Problem, Steps
 from streams.matching.check import check_matches
 from streams.matching.model import as_list
@@ -61,7 +61,7 @@ def _check_outputs(
                 )
         if output.otlp is not None:
             yield from check_target((*at, index, "otlp"), output.otlp, "endpoint")
-            if output.otlp.endpoint is not None:
+            if output.otlp.endpoint is not None and url_problem(output.otlp.endpoint) is None:
                 check = _check_base if output.otlp.protocol == "grpc" else _check_endpoint
                 yield from check((*at, index, "otlp", "endpoint"), output.otlp.endpoint)
         if output.file is not None:

@@ -64,7 +64,7 @@ WRONG = [
     (rule(f"{UP}labels:\n  a-b: high"), "6: rules[0].labels.a-b: must be a name of letters, digits and '_'"),
     (rule(UP) + "  - name: one\n    above: {threshold: 1}\n", "5: rules[1].name: one is used twice: names must be unique among the rules"),
     ("version: 1\noutputs:\n  - name: a\n", "3: outputs[0]: an output must have exactly one of alertmanager, webhook"),
-    ("version: 1\noutputs:\n  - name: a\n    webhook: {url: 'http://[x'}\n", "4: outputs[0].webhook.url: must be a URL that begins with http:// or https://: Invalid IPv6 URL"),
+    ("version: 1\noutputs:\n  - name: a\n    webhook: {url: 'http://[x'}\n", "4: outputs[0].webhook.url: must be a URL that begins with http:// or https:// and names a host"),
     ("version: 1\noutputs:\n  - name: a\n    alertmanager: {url: 'http://am:9093?x'}\n", "4: outputs[0].alertmanager.url: must be the base URL, without ? and #"),
     ("version: 1\noutputs:\n  - name: a\n    webhook: {url: 'ftp://x'}\n", "4: outputs[0].webhook.url: must be a URL that begins with http:// or https://; is 'ftp://x'"),
 ]  # fmt: skip

@@ -60,6 +60,7 @@ WRONG = [
     (route("outputs:\n  - otlp: {endpoint: 'http://collector:4318'}"), "5: routes[0].outputs[0].otlp.endpoint: must be the whole URL, which ends with /v1/logs: is it http://collector:4318/v1/logs?"),
     (route("outputs:\n  - otlp: {endpoint: 'https://gateway/otlp/'}"), "5: routes[0].outputs[0].otlp.endpoint: must be the whole URL, which ends with /v1/logs: is it https://gateway/otlp/v1/logs?"),
     (route("outputs:\n  - otlp: {protocol: grpc, endpoint: 'http://u:p@collector:4317/v1/logs'}"), "5: routes[0].outputs[0].otlp.endpoint: must have no path with `protocol: grpc`: is it http://collector:4317?"),
+    (route("outputs:\n  - otlp: {endpoint: 'http://[x'}"), "5: routes[0].outputs[0].otlp.endpoint: must be a URL that begins with http:// or https:// and names a host"),
     (route("outputs:\n  - otlp: {protocol: grcp, endpoint: 'http://collector:4317'}"), "5: routes[0].outputs[0].otlp.protocol: must be one of grpc, http"),
     (route("outputs:\n  - kafak: {topic: a}"), "5: routes[0].outputs[0].kafak: there is no such field; did you mean kafka?"),
     (route(f"{OUT}match:\n  reason: default-deny"), "6: routes[0].match.reason: must be one of adopted, "),
