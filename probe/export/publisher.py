@@ -27,7 +27,7 @@ from enrich.runtime.waiting_time import WaitingTime
 from enrich.wire.batch import Header
 from enrich.wire.topics import Topic
 from probe.export.in_flight import InFlight
-from probe.export.raw_topic import CREATED, MAX_IN_FLIGHT_BYTES, RawTopic
+from probe.export.raw_topic import CREATED, MAX_IN_FLIGHT_BYTES, RawTopic, text_of
 from probe.export.refusal import BROKEN, FINAL, PURGED, UNAUTHORIZED, Refusal
 from probe.export.segment import SpoolPosition
 from probe.export.spool import Spool
@@ -234,7 +234,7 @@ class Publisher:
         if error.fatal():
             self._broken = error.str()
             return
-        self._cause = f" ({error.str()})"
+        self._cause = f" ({text_of(error)})"
         problem = f"Kafka cannot be reached at {self._servers}{self._cause}; verdicts stay in the spool"
         if self._setup_problem:
             self._setup_problem = problem

@@ -20,6 +20,7 @@ _TIMEOUT_S: Final = 2
 _ONLINE: Final = {"bootstrap.servers", "security.protocol", "sasl.mechanism"}
 MAX_IN_FLIGHT_BYTES: Final = 32 << 20
 """A small spool allows a quarter of its size only, because it cannot remove verdicts from batches in flight."""
+_NO_TOKEN: Final = "Failed to acquire SASL OAUTHBEARER token"  # noqa: S105 - a text of librdkafka's
 _MAX_BATCH_BYTES: Final = 8 << 20
 """The topic has the same limit. Batches stay under 512 kB unless one verdict alone refers to too many policies."""
 CREATED: Final = "the topic was created just now"
@@ -32,6 +33,12 @@ def quiet_logger() -> logging.Logger:
     quiet.addHandler(logging.NullHandler())
     quiet.propagate = False
     return quiet
+
+
+def text_of(error: KafkaError) -> str:
+    """Return an error's text, without what a token endpoint has answered: that may quote the client's secret."""
+    text = str(error.str())
+    return _NO_TOKEN if text.startswith(_NO_TOKEN) else text
 
 
 def check_connection(connection: Mapping[str, str]) -> None:
