@@ -112,6 +112,9 @@ class Node:
     zone: str = ""
     pod_cidrs: tuple[str, ...] = ()
     """The ranges of its pods' addresses (``spec.podCIDRs``). A CNI plugin need not keep to them."""
+    tunnel_ips: tuple[str, ...] = ()
+    reserved_ips: tuple[str, ...] = ()
+    """Addresses that name the node in records, and that no policy means: :mod:`enrich.parse.node_addresses`."""
 
     @property
     def key(self) -> Name:
@@ -129,6 +132,8 @@ class Service:
     """``spec.clusterIPs``."""
     outer_ips: tuple[str, ...] = ()
     """``spec.externalIPs`` and ``status.loadBalancer.ingress[].ip``."""
+    ports: tuple[tuple[int, int], ...] = ()
+    """Protocol and port, by which Services share their outer addresses."""
 
     @property
     def addresses(self) -> tuple[str, ...]:

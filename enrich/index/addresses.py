@@ -30,13 +30,13 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Final
 
 from enrich.index.changes import ANYBODY, Changes, Key
 from enrich.index.intervals import (
     FOREVER,
     SECOND,
+    AddressOwner,
     Interval,
     ended,
     held_ips,
@@ -44,22 +44,12 @@ from enrich.index.intervals import (
     neighbourhood,
     observed_interval,
 )
+from enrich.index.known_pods import KnownPods
 from enrich.model import Pod
 from enrich.wire.address_interval import AddressInterval
 
 _UNCONFIRMED_NS: Final = 60 * SECOND
 """How long a probe's open interval of a pod that the watch does not know is believed."""
-
-
-@dataclass(frozen=True, slots=True)
-class AddressOwner:
-    """Who had an address at a moment; neither a pod nor ``ambiguous``: no pod had it."""
-
-    pod: Pod | None = None
-    ambiguous: bool = False
-    """A pod may have had it, and it is not known which."""
-    candidates: tuple[str, ...] = ()
-    """The UIDs of the pods that the answer was made from."""
 
 
 class Addresses:
@@ -82,10 +72,13 @@ class Addresses:
         self._complete_since_ns = 1 << 62
         self._watched: dict[str, tuple[Interval, ...]] = {}
         self._exact: dict[str, tuple[Interval, ...]] = {}
-        self._by_uid: dict[str, Pod] = {}
-        self._existing: set[str] = set()
+        self._pods = KnownPods(tail_ns, skew_ns, changes)
         self._departed: deque[tuple[int, str, tuple[str, ...]]] = deque()
         self._unconfirmed: dict[tuple[str, str], int] = {}
+        self.former_pods = self._pods.former
+        """Pods by UID as they were before their labels or owners changed."""
+        self.watched_until_ns = self.reported_until_ns = now_ns
+        """Until when the index has every change of the API server, and every interval that probes have published."""
         self._neighbourhoods: set[bytes | str] = set()
 
     # --- what the watch reports
@@ -97,14 +90,12 @@ class Addresses:
         ``listed``: the pod was in the first list, and may have had its addresses for long."""
         synced_until = min(synced_until, now)
         if before is not None and (after is None or before.uid != after.uid):
-            self._existing.discard(before.uid)
+            self._pods.disappear(before.uid)
             self._release(before, held_ips(before), now, synced_until)
             before = None
         if after is None:
             return
-        self._by_uid[after.uid] = after
-        self._existing.add(after.uid)
-        self._changes.touch(Key("pod", after.uid))
+        self._pods.update(before, after, now, synced_until, listed=listed)
         held, expected = held_ips(before), held_ips(after)
         if held == expected:
             return
@@ -158,13 +149,11 @@ class Addresses:
         exact = Interval(uid, interval.first, interval.start, end, last, sys.intern(interval.node))
         self._exact[ip] = (*self._others(ip, uid), exact)
         self._add_neighbourhood(ip)
-        if uid not in self._by_uid:
-            self._by_uid[uid] = interval.as_pod()
-            self._changes.touch(Key("pod", uid))
+        self._pods.report(interval, now)
         if last != FOREVER:
             self._unconfirmed.pop((uid, ip), None)
             self._departed.append((now, uid, (ip,)))
-        elif uid not in self._existing:
+        elif not self._pods.exists(uid):
             # At the end: the order is that of the times.
             self._unconfirmed.pop((uid, ip), None)
             self._unconfirmed[uid, ip] = now
@@ -196,6 +185,7 @@ class Addresses:
     def evict(self, now: int) -> None:
         """Remove what ended longer ago than the tail; the index calls this under its lock."""
         limit = now - self._tail_ns
+        self._changes.touch(*(Key("pod", uid) for uid in self.former_pods.evict(now)))
         while self._departed and self._departed[0][0] < limit:
             _, uid, ips = self._departed.popleft()
             for ip in ips:
@@ -208,23 +198,21 @@ class Addresses:
             self._evict_pod(uid)
         while self._unconfirmed:
             (uid, ip), since = next(iter(self._unconfirmed.items()))
-            if now - since <= _UNCONFIRMED_NS:
+            # While the API server is away, the watch knows no new pod.
+            if min(now, self.watched_until_ns()) - since <= _UNCONFIRMED_NS:
                 break
             del self._unconfirmed[uid, ip]
-            if uid not in self._existing:
+            if not self._pods.exists(uid):
                 self._exact[ip] = tuple(ended(one, uid, one.start_ns, now) for one in self._exact.get(ip, ()))
                 self._changes.touch(Key("address", ip))
                 self._departed.append((now, uid, (ip,)))
 
     def _evict_pod(self, uid: str) -> None:
-        pod = self._by_uid.get(uid)
-        if (
-            pod is not None
-            and uid not in self._existing
-            and not any(one.uid == uid for ip in pod.ips for one in self._intervals(ip))
-        ):
-            del self._by_uid[uid]
-            self._changes.touch(Key("pod", uid))
+        pod = self._pods.get(uid)
+        if pod is None or self._pods.exists(uid):
+            return
+        if not any(one.uid == uid for ip in pod.ips for one in self._intervals(ip)):
+            self._pods.evict(uid)
 
     def set_complete_since(self, since_ns: int) -> None:
         """Declare that intervals are known from this moment on, also of pods that were gone before the first list."""
@@ -266,8 +254,18 @@ class Addresses:
                     until = min(until, turn)
         if not near:
             return AddressOwner(), since, until
-        pod = self._by_uid.get(next(iter(near))) if certain and len(near) == 1 else None
+        pod = self._pods.get(next(iter(near))) if certain and len(near) == 1 else None
         return AddressOwner(pod, ambiguous=pod is None, candidates=tuple(near)), since, until
+
+    def reported_owner(self, ip: str, at_ns: int, node: str) -> Pod | None:
+        """Return who had an address at a moment by what probes have published, although the API server may know more.
+
+        Whoever has read all that probes have published knows the ends of their intervals, too."""
+        if at_ns > self.reported_until_ns():
+            return None
+        found = self.owner_at(ip, at_ns, node)
+        reported = any(found.pod is not None and one.uid == found.pod.uid for one in self._exact.get(ip, ()))
+        return found.pod if reported else None
 
     def near_pods(self, ip: str) -> bool:
         """Whether pods have or had addresses in the same /24 or /64, so that this one is likely a pod's too."""
@@ -279,13 +277,13 @@ class Addresses:
         It is not known for a pod in the first list; for a pod from a manifest without a status; or for a pod whose
         sandbox was recreated: the new sandbox may keep the address, and the later PodReadyToStartContainers does not
         say when the pod got it."""
-        pod = self._by_uid.get(uid)
+        pod = self._pods.get(uid)
         published = max((one.published_ns for one in self._watched.get(ip, ()) if one.uid == uid), default=0)
         return published if pod is not None and pod.acknowledged_ns and pod.started_ns <= published else 0
 
     def is_watched(self, uid: str) -> bool:
         """Whether the watch has a pod of this UID now."""
-        return uid in self._existing
+        return self._pods.exists(uid)
 
     def watched_intervals(self, ip: str) -> tuple[Interval, ...]:
         """Return who had an address when, by what the watch observed alone."""
@@ -293,8 +291,8 @@ class Addresses:
 
     def pod_by_uid(self, uid: str) -> Pod | None:
         """Return a pod that exists, or that was deleted within the retention, as it was last seen."""
-        return self._by_uid.get(uid)
+        return self._pods.get(uid)
 
     def size(self) -> int:
         """Count the addresses and pods in memory."""
-        return len(self._watched) + len(self._exact) + len(self._by_uid)
+        return len(self._watched) + len(self._exact) + len(self._pods)

@@ -31,7 +31,7 @@ from collections.abc import Collection, Iterable
 from collections.abc import Set as AbstractSet
 from typing import Final, Literal, NamedTuple
 
-from enrich.model import Name
+from enrich.model import EndpointSlice, Name, Node, Object, Service, Workload
 
 MAX_KEYS: Final = 50_000
 """Keys that a follower keeps; at more, it only remembers that everything may have changed."""
@@ -103,3 +103,18 @@ class Changes:
 def address_keys(ips: Iterable[str]) -> tuple[Key, ...]:
     """Return the keys of some addresses."""
     return tuple(Key("address", ip) for ip in ips)
+
+
+def keys_of(made: Object | None) -> Iterable[Key]:
+    """Return the keys of the answers that an object is part of.
+
+    Pods are left to :class:`enrich.index.addresses.Addresses`."""
+    if isinstance(made, Node):
+        return Key("node", made.name), *address_keys((*made.ips, *made.tunnel_ips, *made.reserved_ips))
+    if isinstance(made, Service):
+        return address_keys(made.addresses)
+    if isinstance(made, EndpointSlice):
+        return address_keys(made.addresses)
+    if isinstance(made, Workload):
+        return (Key("workload", made.key),)
+    return ()

@@ -15,8 +15,10 @@ from types import MappingProxyType
 from typing import Any, Final, Literal, cast
 
 from enrich.index.addresses import Addresses
-from enrich.index.changes import Changes, Key, address_keys
+from enrich.index.changes import Changes, keys_of
+from enrich.index.former_facts import FormerFacts
 from enrich.index.gone_workloads import GoneWorkloads
+from enrich.index.intervals import held_ips
 from enrich.index.named_addresses import NamedAddresses
 from enrich.model import (
     POLICY_API_VERSIONS,
@@ -88,8 +90,10 @@ class Cluster:
         self._objects: dict[type, dict[Name, Any]] = {kind: {} for kind in KINDS}
         self._views: dict[type, Mapping[Name, Any]] = {}
         self._missing = set(self.kinds)
-        self.named_addresses = NamedAddresses(int(skew_s * 1e9))
-        """Which node or Service has an address, and since when."""
+        self.named_addresses = NamedAddresses(int(tail_s * 1e9), int(skew_s * 1e9))
+        """Which node or Service has an address, now and before."""
+        self.former = FormerFacts(int(tail_s * 1e9), int(skew_s * 1e9))
+        """What nodes and workloads were before they changed."""
         self._gone_workloads = GoneWorkloads()
         self._subscribers: list[Callable[[frozenset[type]], None]] = []
 
@@ -156,17 +160,27 @@ class Cluster:
             else:
                 table[key] = after
             if kind in _NAMING_KINDS:
-                self.changes.touch(*_keys_of(before), *_keys_of(after))
+                self.changes.touch(*keys_of(before), *keys_of(after))
                 self._gone_workloads.note(before, after)
+                self.named_addresses.change(before, after, now, synced_until)
+                self.former.note(before, after, now, synced_until)
             if kind is Pod:
                 self.addresses.update_pod(before, cast("Pod | None", after), now, synced_until, listed=listed)
-        self.named_addresses.update(touched, self._objects, now)
+            self.changes.touch(*self.named_addresses.distrust_reserved(self._pod_ips(after)))
+        self.named_addresses.update_slices(touched, self._objects)
         for kind in touched:
             self._views.pop(kind, None)
         self.addresses.evict(now)
+        self.changes.touch(*self.named_addresses.evict(now), *self.former.evict(now))
         self.generation += bool(touched)
         self.changes.publish()
         return touched
+
+    def _pod_ips(self, made: Object | None) -> Iterable[str]:
+        """Return the addresses of a pod, or those that plugins reserve for a node and pods have."""
+        if isinstance(made, Node):
+            return [ip for ip in made.reserved_ips if self.addresses.watched_intervals(ip)]
+        return held_ips(made) if isinstance(made, Pod) else ()
 
     # --- reading
 
@@ -219,8 +233,9 @@ class Cluster:
         return {kind.__name__: len(table) for kind, table in self._objects.items()}
 
     def node_of_ip(self, ip: str) -> Node | None:
-        """Return the node that has an address."""
-        return self.named_addresses.node(ip)
+        """Return the node that has an address, by what the API lists."""
+        found = self.named_addresses.node(ip)
+        return None if found is None else self.node(found.name)
 
     def node(self, name: str) -> Node | None:
         """Return the node of a name."""
@@ -229,18 +244,23 @@ class Cluster:
 
     def service_of(self, ip: str) -> Service | None:
         """Return the Service that has a cluster IP."""
-        return self.named_addresses.service(ip)
+        found = self.named_addresses.service(ip)
+        return None if found is None else self._objects[Service].get(found)
 
-    def service_behind(self, ip: str) -> Name | None:
-        """Name the Service behind which an address stands that is not a pod's; None if there is none, or several."""
-        return self.named_addresses.service_behind(ip)
+    def workload(self, key: Name) -> Workload | None:
+        """Return the workload of a key, as :attr:`enrich.model.Workload.key` has it."""
+        found: Workload | None = self._objects[Workload].get(key)
+        return found
 
     def workload_of(self, pod: Pod) -> Owner | None:
         """Return what runs the pod, as people call it: the Deployment, not its ReplicaSet; the CronJob, not its Job."""
+        return pod.owner and self.runs(pod, self.workload(workload_key(pod.namespace, pod.owner)))
+
+    def runs(self, pod: Pod, workload: Workload | None) -> Owner | None:
+        """Return what runs the pod; ``workload`` has the name of its owner, and may be another object."""
         owner = pod.owner
         if owner is None:
             return None
-        workload: Workload | None = self._objects[Workload].get(workload_key(pod.namespace, owner))
         if workload is None or workload.uid != owner.uid:
             workload = self._gone_workloads.find(owner.uid) or workload
         if workload is not None and workload.owner is not None:
@@ -255,19 +275,6 @@ class Cluster:
 def workload_key(namespace: str, owner: Owner) -> Name:
     """Return the name of the workload that is an owner, as :attr:`enrich.model.Workload.key` has it."""
     return Name(namespace, f"{owner.kind}/{owner.name}")
-
-
-def _keys_of(made: Object | None) -> Iterable[Key]:
-    """Return the keys of the answers that an object is part of. Pods are left to :class:`Addresses`."""
-    if isinstance(made, Node):
-        return Key("node", made.name), *address_keys(made.ips)
-    if isinstance(made, Service):
-        return address_keys(made.addresses)
-    if isinstance(made, EndpointSlice):
-        return address_keys(made.addresses)
-    if isinstance(made, Workload):
-        return (Key("workload", made.key),)
-    return ()
 
 
 def _difference(kind: type, current: Mapping[Name, Object], objects: Iterable[Object]) -> Iterator[_Edit]:

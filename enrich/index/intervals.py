@@ -6,6 +6,7 @@ The theory of operation is in :mod:`enrich.index.addresses`.
 from __future__ import annotations
 
 import socket
+from dataclasses import dataclass
 from typing import Final
 
 import msgspec
@@ -31,6 +32,17 @@ class Interval(msgspec.Struct, frozen=True, gc=False):
     """The node whose clock measured the times; empty for the API's and this process' clocks."""
     published_ns: int = 0
     """When the watch reported the address; 0 if the pod was in the first list, or if a probe reported it."""
+
+
+@dataclass(frozen=True, slots=True)
+class AddressOwner:
+    """Who had an address at a moment; neither a pod nor ``ambiguous``: no pod had it."""
+
+    pod: Pod | None = None
+    ambiguous: bool = False
+    """A pod may have had it, and it is not known which."""
+    candidates: tuple[str, ...] = ()
+    """The UIDs of the pods that the answer was made from."""
 
 
 def listed_interval(pod: Pod) -> Interval:

@@ -1,46 +1,118 @@
-"""Which node, or which Service, has an address, and since when.
+"""Which nodes and Services have an address, now and before.
 
 An address may move: a node is replaced and another one gets its address, or a Service is deleted and another one gets
-its cluster IP. A verdict from before the move is not about the new owner, and may be read much later. So it is noted
-when an address got another owner than it had before, and nobody is named for an earlier time. Who had an address first
-is not known to have had it at any time before; but that is what people expect of a node that was never replaced.
+its cluster IP. A verdict from before the move is about the former owner, and may be read much later
+(:mod:`enrich.index.former_values`). Who had an address first counts as its owner at any time before; that is what
+people expect of a node that was never replaced.
+
+An address may have several owners. Services share an external or a load balancer's address by ports and protocols, so
+these addresses are looked up with both. Where two owners are left, none is named.
+
+A node has more addresses than the API lists: those of its tunnel and bridge, which send in place of pods
+(:mod:`enrich.parse.node_addresses`). Some are said by annotations. Others are the first two of the range of the node's
+pods, which plugins reserve, but not all of them do: once a pod has been seen at such an address, none of them is taken
+for a node's.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Mapping
-from typing import Any, Final
+from collections.abc import Collection, Hashable, Iterable, Mapping
+from typing import Any, Final, Generic, NamedTuple, TypeVar
 
-from enrich.model import EndpointSlice, Name, Node, Service
+from enrich.index.changes import Key
+from enrich.index.former_values import FormerValues
+from enrich.model import EndpointSlice, Name, Node, Object, Service
 
 _LIMIT: Final = 100_000
-"""So many addresses are remembered that lost their owner, the ones that lost it last."""
+"""So many addresses are remembered whose owner changed, the ones that changed last."""
+
+_Claimed = TypeVar("_Claimed", bound=Hashable)
+ServiceAddress = tuple[str, int, int]
+"""An external or a load balancer's address, with protocol and port."""
+
+
+class AddressName(NamedTuple):
+    """The only owner that an address may have had at a moment."""
+
+    owner: Name | None
+    """None: it had none, or which one is not known."""
+    since_ns: int
+    until_ns: int
+    """The answer is the same from ``since_ns`` until ``until_ns`` (not included)."""
+
+
+class _Claims(Generic[_Claimed]):
+    """The owners of some kind of addresses, now and before."""
+
+    def __init__(self, tail_ns: int, skew_ns: int, limit: int) -> None:
+        self._owners: dict[_Claimed, tuple[Name, ...]] = {}
+        self.former: FormerValues[_Claimed, tuple[Name, ...]] = FormerValues(tail_ns, skew_ns, limit)
+
+    def change(
+        self, owner: Name, before: Iterable[_Claimed], after: Iterable[_Claimed], now: int, synced_until: int
+    ) -> None:
+        """Take over that an owner has other addresses than before."""
+        earlier, present = set(before), set(after)
+        for one in earlier ^ present:
+            owners = self._owners.get(one, ())
+            if owners or one in self.former:
+                self.former.note(one, owners, now, synced_until)
+            left = tuple(name for name in owners if name != owner)
+            if one in present:
+                self._owners[one] = (*left, owner)
+            elif left:
+                self._owners[one] = left
+            else:
+                self._owners.pop(one, None)
+
+    def known(self) -> list[_Claimed]:
+        """Return every address that has or had an owner."""
+        return [*self._owners, *self.former.keys()]
+
+    def now(self, one: _Claimed) -> Name | None:
+        """Return the only owner that an address has now."""
+        owners = self._owners.get(one, ())
+        return owners[0] if len(owners) == 1 else None
+
+    def at(self, one: _Claimed, at_ns: int) -> AddressName:
+        """Return the only owner that an address may have had at a moment."""
+        possible, since, until = self.former.at(one, at_ns, self._owners.get(one, ()))
+        names = {name for owners in possible for name in owners}
+        return AddressName(names.pop() if len(names) == 1 else None, since, until)
 
 
 class NamedAddresses:
     """The addresses of nodes and Services. One thread at a time writes; any thread may look up."""
 
-    def __init__(self, skew_ns: int, limit: int = _LIMIT) -> None:
-        """``skew_ns``: by how much the clocks of nodes may differ from ours."""
-        self._skew_ns, self._limit = skew_ns, limit
-        self._nodes: dict[str, Node] = {}
-        self._services: dict[str, Service] = {}
+    def __init__(self, tail_ns: int, skew_ns: int, limit: int = _LIMIT) -> None:
+        """``tail_ns``: for how long former owners stay known. ``skew_ns``: by how much the clocks of nodes may differ
+        from ours."""
+        self._nodes: _Claims[str] = _Claims(tail_ns, skew_ns, limit)
+        self._tunnels: _Claims[str] = _Claims(tail_ns, skew_ns, limit)
+        self._reserved: _Claims[str] = _Claims(tail_ns, skew_ns, limit)
+        self._services: _Claims[str] = _Claims(tail_ns, skew_ns, limit)
+        self._outer: _Claims[ServiceAddress] = _Claims(tail_ns, skew_ns, limit)
+        self._are_reserved = True
+        """Whether no pod has been seen at an address that plugins reserve for a node."""
         self._outside: dict[str, set[Name]] = {}
-        self._left: dict[str, None] = {}
-        self._since_ns: dict[str, int] = {}
-        self._latest_move_ns = 0
 
-    def update(self, touched: Collection[type], objects: Mapping[type, Mapping[Name, Any]], now_ns: int) -> None:
-        """Read the objects again of the kinds that changed now."""
-        if Node in touched:
-            nodes = {ip: node for node in objects[Node].values() for ip in node.ips}
-            self._note_moves(self._nodes, nodes, now_ns)
-            self._nodes = nodes
-        if Service in touched:
-            services = {ip: made for made in objects[Service].values() for ip in made.cluster_ips}
-            self._note_moves(self._services, services, now_ns)
-            self._services = services
+    def change(self, before: Object | None, after: Object | None, now: int, synced_until: int) -> None:
+        """Take over a change of the Node or Service of one name, observed at ``now``; the index had every change
+        until ``synced_until``."""
+        made = after or before
+        if isinstance(made, Node):
+            was, new = _node(before), _node(after)
+            self._nodes.change(made.key, was.ips, new.ips, now, synced_until)
+            self._tunnels.change(made.key, was.tunnel_ips, new.tunnel_ips, now, synced_until)
+            self._reserved.change(made.key, was.reserved_ips, new.reserved_ips, now, synced_until)
+        elif isinstance(made, Service):
+            old, young = _service(before), _service(after)
+            self._services.change(made.key, old.cluster_ips, young.cluster_ips, now, synced_until)
+            self._outer.change(made.key, _outer_addresses(old), _outer_addresses(young), now, synced_until)
+
+    def update_slices(self, touched: Collection[type], objects: Mapping[type, Mapping[Name, Any]]) -> None:
+        """Read the EndpointSlices again if any has changed."""
         if EndpointSlice in touched:
             outside: dict[str, set[Name]] = defaultdict(set)
             for made in objects[EndpointSlice].values():
@@ -48,41 +120,55 @@ class NamedAddresses:
                     outside[ip].add(Name(made.namespace, made.service))
             self._outside = outside
 
-    def _note_moves(
-        self, before: Mapping[str, Node | Service], after: Mapping[str, Node | Service], now_ns: int
-    ) -> None:
-        for ip, owner in before.items():
-            if (now := after.get(ip)) is None or now.uid != owner.uid:
-                self._left.pop(ip, None)
-                self._left[ip] = None
-        for ip, owner in after.items():
-            if ip in self._left and ((was := before.get(ip)) is None or was.uid != owner.uid):
-                self._since_ns[ip] = now_ns + self._skew_ns
-                self._latest_move_ns = max(self._latest_move_ns, now_ns + self._skew_ns)
-        while len(self._left) > self._limit:
-            ip = next(iter(self._left))
-            del self._left[ip]
-            self._since_ns.pop(ip, None)
+    def distrust_reserved(self, ips: Iterable[str]) -> list[Key]:
+        """Note the addresses of a pod. Return the keys of what counted as reserved before and does not any more."""
+        if not self._are_reserved or all(self._reserved.now(ip) is None for ip in ips):
+            return []
+        self._are_reserved = False
+        return [Key("address", ip) for ip in self._reserved.known()]
 
-    @property
-    def latest_move_ns(self) -> int:
-        """The wall time from which every present owner surely has its address; 0: no address has another owner than
-        before. Verdicts that are not older need no look at :meth:`since_ns`."""
-        return self._latest_move_ns
+    def evict(self, now: int) -> list[Key]:
+        """Forget former owners that lost their address longer ago than the retention; return those addresses' keys."""
+        kinds = (self._nodes, self._tunnels, self._reserved, self._services)
+        ips = [ip for claims in kinds for ip in claims.former.evict(now)]
+        return [Key("address", ip) for ip in (*ips, *(ip for ip, _, _ in self._outer.former.evict(now)))]
 
-    def since_ns(self, ip: str) -> int:
-        """Return the wall time from which the present owner of an address surely has it; 0: nobody else was seen."""
-        return self._since_ns.get(ip, 0)
+    def node(self, ip: str) -> Name | None:
+        """Return the node that has an address, by what the API lists."""
+        return self._nodes.now(ip)
 
-    def node(self, ip: str) -> Node | None:
-        """Return the node that has an address."""
-        return self._nodes.get(ip)
-
-    def service(self, ip: str) -> Service | None:
+    def service(self, ip: str) -> Name | None:
         """Return the Service that has a cluster IP."""
-        return self._services.get(ip)
+        return self._services.now(ip)
+
+    def node_at(self, ip: str, at_ns: int) -> AddressName:
+        """Return the node that had an address at a moment, also one of its tunnel or its bridge."""
+        kinds = (self._nodes, self._tunnels, self._reserved) if self._are_reserved else (self._nodes, self._tunnels)
+        return _first([claims.at(ip, at_ns) for claims in kinds])
+
+    def service_at(self, ip: str, protocol: int, port: int, at_ns: int) -> AddressName:
+        """Return the Service that was dialled by an address, a protocol and a port at a moment."""
+        return _first([self._services.at(ip, at_ns), self._outer.at((ip, protocol, port), at_ns)])
 
     def service_behind(self, ip: str) -> Name | None:
         """Name the Service behind which an address stands that is not a pod's; None if there is none, or several."""
         found = self._outside.get(ip, ())
         return next(iter(found)) if len(found) == 1 else None
+
+
+def _first(found: list[AddressName]) -> AddressName:
+    """Return the first owner. The answer holds for as long as all of them do."""
+    since, until = max(one.since_ns for one in found), min(one.until_ns for one in found)
+    return AddressName(next((one.owner for one in found if one.owner is not None), None), since, until)
+
+
+def _node(made: Object | None) -> Node:
+    return made if isinstance(made, Node) else Node("", "", {})
+
+
+def _service(made: Object | None) -> Service:
+    return made if isinstance(made, Service) else Service("", "", "")
+
+
+def _outer_addresses(service: Service) -> list[ServiceAddress]:
+    return [(ip, protocol, port) for ip in service.outer_ips for protocol, port in service.ports]

@@ -32,6 +32,7 @@ from enrich.parse.cluster_network_policy import cluster_network_policy
 from enrich.parse.cursor import Field, InvalidObjectError
 from enrich.parse.metadata import is_audited, labels_of, namespace_of, owner_of, uid_of
 from enrich.parse.network_policy import network_policy
+from enrich.parse.node_addresses import reserved_addresses, tunnel_addresses
 
 __all__ = ["InvalidObjectError", "parse"]
 
@@ -135,7 +136,10 @@ def _node(root: Field) -> Node:
     ranges = list(root["spec"]["podCIDRs"].items()) or [root["spec"]["podCIDR"]]
     pod_cidrs = tuple(str(entry.survey(Field.old_network)) for entry in ranges if entry.text(""))
     name, zone = root["metadata"]["name"].name(), labels.get(_ZONE_LABEL, "")
-    return Node(name, uid_of(root, ""), labels, ips, zone, pod_cidrs)
+    annotations = root["metadata"]["annotations"].value
+    texts = annotations if isinstance(annotations, Mapping) else {}
+    tunnels, reserved = tunnel_addresses(texts), reserved_addresses(texts, filter(None, pod_cidrs))
+    return Node(name, uid_of(root, ""), labels, ips, zone, pod_cidrs, tunnels, reserved)
 
 
 def _service(root: Field) -> Service:
@@ -144,7 +148,13 @@ def _service(root: Field) -> Service:
     ips = tuple(entry.ip() for entry in given if entry.text("") not in ("", "None"))
     balanced = (entry["ip"] for entry in root["status"]["loadBalancer"]["ingress"].items())
     outer = tuple(entry.ip() for entry in (*spec["externalIPs"].items(), *balanced) if entry.text(""))
-    return Service(namespace, root["metadata"]["name"].name(), uid_of(root, namespace), ips, outer)
+    ports = tuple(_service_port(entry) for entry in spec["ports"].items())
+    return Service(namespace, root["metadata"]["name"].name(), uid_of(root, namespace), ips, outer, ports)
+
+
+def _service_port(entry: Field) -> tuple[int, int]:
+    protocol = Protocol[entry["protocol"].choice("TCP", "UDP", "SCTP", default="TCP")]
+    return int(protocol), entry["port"].survey(Field.port) or 0
 
 
 def _endpoint_slice(root: Field) -> EndpointSlice:

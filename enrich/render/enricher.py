@@ -36,6 +36,7 @@ import numpy as np
 
 from enrich.index.changes import Follower, Key
 from enrich.index.cluster import Cluster
+from enrich.index.intervals import FOREVER
 from enrich.render.columns import AddressTexts, timestamps
 from enrich.render.flow_columns import FlowColumns
 from enrich.render.fragments import DEFAULT_LABELS, EndRenderer, LabelChoice
@@ -53,7 +54,7 @@ MAX_DIALLED: Final = 50_000
 """Dialled addresses that are kept; at more, all are forgotten."""
 DIALLED_BYTES: Final = 900
 _MAX_RINGS: Final = 12_500
-_DIALLED: Final = np.dtype([("address", "u1", (16,)), ("port", "<u2")])
+_DIALLED: Final = np.dtype([("address", "u1", (16,)), ("port", "<u2"), ("protocol", "u1")])
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +92,9 @@ class Enricher:
         self._rings: dict[tuple[str, str, str], RingTemplates] = {}
         self._templates = Templates()
         self._dialled: dict[bytes, str] = {}
+        self._moved_ns: dict[bytes, int] = {}
+        """Of what was dialled, those addresses that had several owners, with since when the text surely holds."""
+        self._latest_move_ns = -FOREVER
         self._dialled_by_address: defaultdict[str, list[bytes]] = defaultdict(list)
         self._dialled_values: dict[str, Dialled] = {}
 
@@ -165,6 +169,7 @@ class Enricher:
             for key in keys:
                 for dialled in self._dialled_by_address.pop(str(key.name), ()) if key.kind == "address" else ():
                     self._dialled.pop(dialled, None)
+                    self._moved_ns.pop(dialled, None)
 
     def _is_full(self) -> bool:
         full = len(self._rings) > _MAX_RINGS or self._templates.bytes > MAX_TEMPLATE_BYTES
@@ -175,7 +180,12 @@ class Enricher:
         shapes = shapes_of(batch.verdicts)
         found: list[int] = []
         for _, header, span in batch.parts():
-            found += self._ring(header).templates(shapes[span])
+            ring = self._ring(header)
+            found += ring.templates(shapes[span])
+            for endpoint, since in self._ends.changed_endpoints(header).items():
+                former = (batch.verdicts["endpoint"][span] == endpoint) & (batch.wall[span] < since)
+                for place in (np.flatnonzero(former) + span.start).tolist():
+                    found[place] = ring.template_at(shapes[place], int(batch.wall[place]))
         return np.array(found, np.int64)
 
     def _ring(self, header: Header) -> RingTemplates:
@@ -209,39 +219,40 @@ class Enricher:
         if not verdicts["dialled"].any():
             return [""] * len(verdicts)
         raw = np.empty(len(verdicts), _DIALLED)
-        raw["address"], raw["port"] = verdicts["dialled"], verdicts["dialled_port"]
+        raw["address"], raw["port"], raw["protocol"] = (
+            verdicts["dialled"], verdicts["dialled_port"], verdicts["protocol"]
+        )  # fmt: skip
         dialled = raw.view(f"V{_DIALLED.itemsize}").tolist()
         found = list(map(self._dialled.get, dialled))
         # Addresses move all the time somewhere, and verdicts are seldom older than the last move.
-        moved = int(wall.min()) < self._cluster.named_addresses.latest_move_ns
-        if None not in found and not moved:
+        if None not in found and int(wall.min()) >= self._latest_move_ns:
             return found  # type: ignore[return-value]  # None was ruled out
         if max(len(self._dialled), len(self._dialled_values)) > MAX_DIALLED:
             self._forget_dialled()
         for one in {one for one in dialled if one not in self._dialled}:
-            address, port = one[:16], int.from_bytes(one[16:], "little")
-            value = self._ends.dialled(self._texts[address], port)
-            text = self._dialled[one] = f',"dialled":{encode(value)}' if value else ""
-            self._dialled_by_address[self._texts[address]].append(one)
-            if value:
-                self._dialled_values[text] = value
+            self._dialled[one], since, _ = self._dialled_at(one, FOREVER - 1)
+            self._dialled_by_address[self._texts[one[:16]]].append(one)
+            if since > -FOREVER:
+                self._moved_ns[one] = since
+                self._latest_move_ns = max(self._latest_move_ns, since)
         texts = [self._dialled[one] for one in dialled]
-        if moved:
-            self._leave_out_moved(texts, dialled, wall)
+        if int(wall.min()) < self._latest_move_ns:
+            for place, (one, at_ns) in enumerate(zip(dialled, wall.tolist(), strict=True)):
+                if at_ns < self._moved_ns.get(one, -FOREVER):
+                    texts[place] = self._dialled_at(one, at_ns)[0]
         return texts
 
-    def _leave_out_moved(self, texts: list[str], dialled: list[bytes], wall: Int64Array) -> None:
-        """Name no Service for a time at which another one may have had the address."""
-        since = {one: self._cluster.named_addresses.since_ns(self._texts[one[:16]]) for one in set(dialled)}
-        for place, (one, at_ns) in enumerate(zip(dialled, wall.tolist(), strict=True)):
-            if at_ns < since[one]:
-                port = int.from_bytes(one[16:], "little")
-                value = self._ends.dialled(self._texts[one[:16]], port, named=False)
-                texts[place] = f',"dialled":{encode(value)}' if value else ""
-                if value:
-                    self._dialled_values[texts[place]] = value
+    def _dialled_at(self, dialled: bytes, at_ns: int) -> tuple[str, int, int]:
+        """Render what was dialled at a moment, with since and until when it is the same."""
+        address, port, protocol = self._texts[dialled[:16]], int.from_bytes(dialled[16:18], "little"), dialled[18]
+        value, since, until = self._ends.dialled(address, protocol, port, at_ns)
+        if value is None:
+            return "", since, until
+        text = f',"dialled":{encode(value)}'
+        self._dialled_values[text] = value
+        return text, since, until
 
     def _forget_dialled(self) -> None:
         # Columns that were handed out keep their own values.
-        self._dialled, self._dialled_values = {}, {}
+        self._dialled, self._dialled_values, self._moved_ns, self._latest_move_ns = {}, {}, {}, -FOREVER
         self._dialled_by_address.clear()

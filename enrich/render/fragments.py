@@ -15,8 +15,10 @@ from typing import Final, NamedTuple
 
 from enrich.index.changes import Key
 from enrich.index.cluster import Cluster, workload_key
-from enrich.model import Labels, Name, Node, Pod, Service
-from enrich.wire.batch import EndpointRef, PolicyRef
+from enrich.index.intervals import FOREVER
+from enrich.index.pod_facts import PodFacts, facts_at, present_facts, present_since_ns, zone_at
+from enrich.model import Labels, Name, Pod
+from enrich.wire.batch import EndpointRef, Header, PolicyRef
 from enrich.wire.flow import Dialled, End, NamedPolicy, NamedService, encode
 
 SCHEMA_VERSION: Final = 1
@@ -82,7 +84,7 @@ class RenderedPeer(NamedTuple):
     settled: bool = True
     """Whether the index is unlikely to learn in a moment who it is, or to learn it better."""
     pods: tuple[str, ...] = ()
-    """The UIDs of the pods that the answer was made from."""
+    """The UIDs of the pods that the answer was made from, or :func:`node_part` of its node."""
 
 
 class EndRenderer:
@@ -144,38 +146,67 @@ class EndRenderer:
             )
         )
 
+    def local_at(self, ref: EndpointRef, node: str, at_ns: int) -> tuple[RenderedEnd, int, int]:
+        """Render the end at whose interface the verdict was made as it was then, with since and until when it was."""
+        pod = self._cluster.addresses.pod_by_uid(ref.uid)
+        return (self.local(ref, node), -FOREVER, FOREVER) if pod is None else self._pod_at(pod, at_ns)
+
+    def changed_endpoints(self, header: Header) -> dict[int, int]:
+        """Return the endpoints that were otherwise at an earlier time, with when :meth:`local` surely holds again."""
+        pods, former = self._cluster.addresses, self._cluster.former
+        refs = list(header.endpoints.items())
+        if header.node not in former.zones and not len(former.workloads) and not pods.former_pods.any_forgotten:
+            changed = pods.former_pods.keys()
+            if not changed:
+                return {}
+            refs = [(number, ref) for number, ref in refs if ref.uid in changed]
+        known = {int(number): pods.pod_by_uid(ref.uid) for number, ref in refs}
+        return {number: present_since_ns(self._cluster, pod) for number, pod in known.items() if pod is not None}
+
     def node(self, name: str) -> RenderedEnd:
         """Render a node by its name."""
         node = self._cluster.node(name)
-        return render_end(_node(node) if node else End(node_name=name))
+        return render_end(End(node_name=name, zone=node.zone if node else ""))
 
     def peer(self, ip: str, at_ns: int, node: str) -> RenderedPeer:
         """Render the peer that had an address at the packet's time, by the clock of ``node``."""
         found, since, until = self._cluster.addresses.owner_around(ip, at_ns, node)
         pods = found.candidates
         if found.pod is not None:
-            return RenderedPeer(self._pod(found.pod), since, until, settled=True, pods=pods)
+            end, labelled_since, labelled_until = self._pod_at(found.pod, at_ns)
+            return RenderedPeer(end, max(since, labelled_since), min(until, labelled_until), settled=True, pods=pods)
         if found.ambiguous:
             return RenderedPeer(_ambiguous(ip), since, until, settled=False, pods=pods)
-        settled = not self._cluster.addresses.near_pods(ip) or self._cluster.node_of_ip(ip) is not None
+        named = self._cluster.named_addresses.node_at(ip, at_ns)
+        since, until = max(since, named.since_ns), min(until, named.until_ns)
+        if named.owner is not None:
+            zone, zoned_since, zoned_until = zone_at(self._cluster, named.owner.name, at_ns)
+            end = render_end(End(node_name=named.owner.name, zone=zone))
+            made_from = (node_part(named.owner.name),)
+            return RenderedPeer(end, max(since, zoned_since), min(until, zoned_until), pods=made_from)
+        settled = not self._cluster.addresses.near_pods(ip)
         if not settled:
             complete_since = self.complete_since_ns()
             if at_ns < complete_since:
                 return RenderedPeer(_ambiguous(ip), since, min(until, complete_since))
             since = max(since, complete_since)
-        moved_ns = self._cluster.named_addresses.since_ns(ip)
-        if at_ns < moved_ns:
-            # A node had the address that does not have it any more.
-            return RenderedPeer(render_end(End(instance=ip)), since, min(until, moved_ns), settled)
-        return RenderedPeer(render_end(self._address(ip)), max(since, moved_ns), until, settled)
+        return RenderedPeer(render_end(self._outside(ip)), since, until, settled)
 
     def complete_since_ns(self) -> int:
         """Return the moment before which a pod may have had an address unknown to the index. It grows with time."""
         return self._cluster.addresses.complete_since_ns()
 
-    def in_doubt(self, ip: str, end: RenderedEnd) -> RenderedEnd:
-        """Render a peer whose address may have changed hands, unknown to the index; ``end`` is what the index knew."""
-        return _ambiguous(ip) if self._cluster.addresses.near_pods(ip) else end
+    def in_doubt(self, ip: str, at_ns: int, node: str, end: RenderedEnd) -> RenderedEnd:
+        """Render a peer whose address may have changed hands, unknown to the index; ``end`` is what the index knew.
+
+        A pod of which a probe has published the interval keeps its name, and loses what only the API server tells.
+        An address of a node is never a pod's."""
+        pod = self._cluster.addresses.reported_owner(ip, at_ns, node)
+        if pod is not None:
+            return render_end(self._end(pod, PodFacts({}, self._cluster.workload_of(pod), "")))
+        if not self._cluster.addresses.near_pods(ip) or self._cluster.named_addresses.node_at(ip, at_ns).owner:
+            return end
+        return _ambiguous(ip)
 
     def unnamed(self, ip: str) -> RenderedEnd:
         """Render a peer that is surely not who has its address, such as the sender of a packet with a forged source."""
@@ -185,23 +216,20 @@ class EndRenderer:
         """Whether the index knows this pod; also true for one without a UID, which cannot be looked up."""
         return not ref.uid or self._cluster.addresses.pod_by_uid(ref.uid) is not None
 
-    def dialled(self, ip: str, port: int, *, named: bool = True) -> Dialled | None:
-        """Return the address and port that were dialled, with the Service that has the address; None for no address.
+    def dialled(self, ip: str, protocol: int, port: int, at_ns: int) -> tuple[Dialled | None, int, int]:
+        """Return what was dialled, with the Service that had that address then; None for no address.
 
-        Not ``named``: without the Service, because another one may have had the address."""
+        With it come since and until when the answer is the same."""
         if not ip:
-            return None
-        if not named:
-            return Dialled(ip=ip, port=port)
-        return Dialled(ip=ip, port=port, service=_named_service(self._cluster.service_of(ip)))
+            return None, -FOREVER, FOREVER
+        owner, since, until = self._cluster.named_addresses.service_at(ip, protocol, port, at_ns)
+        return Dialled(ip=ip, port=port, service=_named_service(owner)), since, until
 
-    def _address(self, ip: str) -> End:
+    def _outside(self, ip: str) -> End:
+        """Return the end of an address that neither a pod nor a node has."""
         if not ip:
             return End()
-        node = self._cluster.node_of_ip(ip)
-        if node:
-            return _node(node)
-        service = self._cluster.service_behind(ip)
+        service = self._cluster.named_addresses.service_behind(ip)
         return End(instance=ip, service=_named_service(service if service and service.name else None))
 
     def _pod(self, pod: Pod) -> RenderedEnd:
@@ -213,34 +241,46 @@ class EndRenderer:
             parts.append(Key("workload", workload_key(pod.namespace, pod.owner)))
         for part in parts:
             self._by_part[part].add(pod.uid)
-        end = render_end(self._pod_end(pod))
+        end = render_end(self._end(pod, present_facts(self._cluster, pod)))
         self._pods[pod.uid] = end, tuple(parts)
         self._bytes += end.cost
         return end
 
-    def _pod_end(self, pod: Pod) -> End:
-        owner = self._cluster.workload_of(pod)
-        node = self._cluster.node(pod.node)
+    def _pod_at(self, pod: Pod, at_ns: int) -> tuple[RenderedEnd, int, int]:
+        """Render a pod as it was at a moment, with since and until when it was so."""
+        # The present end also notes which node and workload the answer depends on.
+        present, since = self._pod(pod), present_since_ns(self._cluster, pod)
+        if at_ns >= since:
+            return present, since, FOREVER
+        facts = facts_at(self._cluster, pod, at_ns)
+        parts = tuple(Key("workload", owner) for owner in facts.owners)
+        self._pods[pod.uid] = present, tuple(dict.fromkeys((*self._pods[pod.uid][1], *parts)))
+        for part in parts:
+            self._by_part[part].add(pod.uid)
+        return render_end(self._end(pod, facts)), facts.since_ns, min(facts.until_ns, since)
+
+    def _end(self, pod: Pod, facts: PodFacts) -> End:
         return End(
             pod_name=pod.name,
             namespace=pod.namespace,
             pod_namespace=pod.namespace,
-            workload_kind=owner.kind if owner else "",
-            workload_name=owner.name if owner else "",
+            workload_kind=facts.workload.kind if facts.workload else "",
+            workload_name=facts.workload.name if facts.workload else "",
             pod_uid=pod.uid,
-            labels=self._labels.pick(pod.labels),
+            labels=self._labels.pick(facts.labels),
             node_name=pod.node,
-            zone=node.zone if node else "",
+            zone=facts.zone,
         )
 
 
-def _node(node: Node) -> End:
-    return End(node_name=node.name, zone=node.zone)
+def node_part(name: str) -> str:
+    """Return what stands for a node among the parts of an answer. It is no UID."""
+    return f"node {name}"
 
 
 def _ambiguous(ip: str) -> RenderedEnd:
     return render_end(End(instance=ip, ambiguous=True))
 
 
-def _named_service(service: Service | Name | None) -> NamedService | None:
+def _named_service(service: Name | None) -> NamedService | None:
     return NamedService(namespace=service.namespace, name=service.name) if service else None

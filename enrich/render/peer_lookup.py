@@ -19,7 +19,7 @@ import numpy as np
 from enrich.index.changes import ANYBODY, Key
 from enrich.render.answers import Answers, View
 from enrich.render.columns import NO_ADDRESS, AddressTexts, raw_addresses
-from enrich.render.fragments import EndRenderer, RenderedEnd
+from enrich.render.fragments import EndRenderer, RenderedEnd, node_part
 from enrich.render.interning import Int64Array, InternTable
 from enrich.render.merged_batch import Mask, MergedBatch, VerdictArray
 from enrich.wire.batch import AGGREGATED, INGRESS, UNNAMED, Reason
@@ -111,6 +111,8 @@ class PeerLookup:
                 self._answers.forget(str(key.name))
             elif key == ANYBODY:
                 self._answers.forget_nobodies()
+            elif key.kind == "node":
+                self._answers.forget_pod(node_part(str(key.name)))
         for uid in pods:
             self._answers.forget_pod(uid)
 
@@ -152,7 +154,9 @@ class PeerLookup:
             addresses = _peer_addresses(batch.verdicts, found.sources, found.destinations)
             late &= batch.verdicts["reason"] != Reason.NODE
             for place in np.flatnonzero(late).tolist():
-                peer = self._ends.in_doubt(self._texts[addresses[place]], found.peers[found.peer[place]])
+                text, at = self._texts[addresses[place]], int(batch.wall[place])
+                node = batch.headers[batch.owner[place]].node
+                peer = self._ends.in_doubt(text, at, node, found.peers[found.peer[place]])
                 found.peer[place] = self._peers.number(peer, settled=True)
 
     def _numbers(self, batch: MergedBatch, addresses: list[bytes]) -> Int64Array:

@@ -149,6 +149,8 @@ class RingTemplates:
         self._rules: dict[str, list[PolicyRef]] = {}
         self._templates = templates
         self._known: dict[bytes, int] = {}
+        self._former: dict[bytes, list[tuple[int, int, int]]] = {}
+        """Templates of former times: since and until when (not included) they hold, and their numbers."""
         self._decided: dict[tuple[int, ...], _Decided] = {}
         templates.bytes += _RING_BYTES
 
@@ -161,6 +163,7 @@ class RingTemplates:
             self._templates.bytes += _ENDPOINT_BYTES * (1 + len(self._rules[rule]))
         if changed:
             self._known.clear()
+            self._former.clear()
             self._decided.clear()
 
     def templates(self, shapes: Sequence[bytes]) -> list[int]:
@@ -174,6 +177,22 @@ class RingTemplates:
     def forget(self, shape: bytes) -> None:
         """Forget the template of a shape."""
         self._known.pop(shape, None)
+        self._former.pop(shape, None)
+
+    def template_at(self, shape: bytes, at_ns: int) -> int:
+        """Return the number of the template for a :data:`SHAPE` whose pod has changed since that moment."""
+        for since, until, number in self._former.get(shape, ()):
+            if since <= at_ns < until:
+                return number
+        endpoint, rule, *facts = np.frombuffer(shape, SHAPE)[0].tolist()
+        ref = self._endpoints[str(endpoint)]
+        refs = self._rules.get(str(rule))
+        subject, since, until = self._ends.local_at(ref, self._header.node, at_ns)
+        number = self._templates.add(self._render(ref, self._decide(refs or [], *facts), subject))
+        if refs is not None or not rule:
+            self._former.setdefault(shape, []).append((since, until, number))
+            self._templates.keep(ref.uid, self, shape)
+        return number
 
     def _make(self, shape: bytes) -> int:
         endpoint, rule, *facts = np.frombuffer(shape, SHAPE)[0].tolist()
@@ -186,7 +205,7 @@ class RingTemplates:
             if known:
                 self._decided[key] = decided
                 self._templates.bytes += _RING_BYTES
-        number = self._templates.add(self._render(ref, decided))
+        number = self._templates.add(self._render(ref, decided, self._ends.local(ref, self._header.node)))
         if (ref or not endpoint) and known:
             self._known[shape] = number
             if ref is not None:
@@ -221,9 +240,8 @@ class RingTemplates:
         )
         return _Decided(decision, before, after, protocol, verdict, flags)
 
-    def _render(self, ref: EndpointRef | None, decided: _Decided) -> Template:
+    def _render(self, ref: EndpointRef | None, decided: _Decided, subject: RenderedEnd) -> Template:
         decision, before, after, protocol, verdict, flags = decided
-        subject = self._ends.local(ref, self._header.node)
         inward = decision.direction == "ingress"
         opening = f'{before}"src":' if inward else f'{before}"src":{subject.json},"dest":'
         closing = f',"dest":{subject.json}' if inward else ""

@@ -57,6 +57,7 @@ class AddressInterval(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=T
     last: Nanoseconds | None = None
     """The pod did not have the address after this; None: it still has it."""
     labels: dict[LabelKey, LabelValue] = {}
+    """The labels that the pod had all the time."""
     owner: OwnerRef | None = None
 
     @property

@@ -16,6 +16,8 @@ Where the link clock observed nothing, because the probe was not running, the bo
 - The interface disappeared while no probe ran: ``end`` is when the last probe last saw the pod, ``last`` is now. For
   that, the intervals are kept in a file beside the ledger, whose modification time is when the pods were last seen.
 
+An interval has the labels that the pod had all the time: where one changes, the interval is published without it.
+
 Each interval is published again once a day, because the compacted topic deletes what is a week old. A day after its end
 it is deleted from the topic. The module knows no Kafka: its caller passes a function that publishes.
 """
@@ -129,6 +131,8 @@ class AddressIntervals:
                 changed[key] = self._started(key[1], pod, index, now, cluster)
             elif self._intervals[key].last is not None:
                 changed[key] = msgspec.structs.replace(self._intervals[key], end=None, last=None)
+            elif not self._intervals[key].labels.items() <= pod.labels.items():
+                changed[key] = _with_lasting_labels(self._intervals[key], pod)
         self._intervals |= changed
         self._index = {key: self._index[key] for key in expected}
         return changed
@@ -177,3 +181,9 @@ class AddressIntervals:
         os.utime(new, ns=(self._confirmed_ns, self._confirmed_ns))
         new.replace(self._path)
         self._saved_ns = now
+
+
+def _with_lasting_labels(interval: AddressInterval, pod: Pod) -> AddressInterval:
+    """Leave out the labels that have changed: those of an interval are true for all of its time."""
+    labels = {key: value for key, value in interval.labels.items() if pod.labels.get(key) == value}
+    return msgspec.structs.replace(interval, labels=labels)

@@ -62,6 +62,7 @@ def run_enrich(settings: Settings, stop: threading.Event) -> int:
     metrics = EnrichMetrics(registry, settings.verdicts_by, settings.verdicts_limit)
     cluster = Cluster(tail_s=settings.pod_retention, kinds=NAMED_KINDS)
     source = _source(settings, cluster)
+    cluster.addresses.watched_until_ns = source.synced_until_ns
     registry.register(SourceCollector("streams", source))
     own_cluster = OwnCluster(settings)
     history: AddressHistory | None = None
@@ -131,7 +132,9 @@ def _pipeline(
 
 def _history(settings: Settings, cluster: Cluster, metrics: EnrichMetrics) -> AddressHistory:
     connection, topic = settings.connection(), settings.topics.endpoints.name
-    return AddressHistory(lambda: TopicReader(connection, topic), cluster, settings.cluster, metrics, topic)
+    history = AddressHistory(lambda: TopicReader(connection, topic), cluster, settings.cluster, metrics, topic)
+    cluster.addresses.reported_until_ns = history.synced_until_ns
+    return history
 
 
 @contextlib.contextmanager

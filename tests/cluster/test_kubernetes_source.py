@@ -13,6 +13,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from enrich.index.cluster import Cluster
+from enrich.index.pod_facts import facts_at
 from enrich.model import Name, Owner
 from enrich.runtime.watching import SourceCollector
 from enrich.sources.factory import make_source
@@ -118,6 +119,37 @@ def test_every_kind_is_watched(api: ApiServer, watched: Watched) -> None:
     eventually(lambda: cluster.policies()[pod_name("allow-web")].ingress[0].ports[0].port == 9090)  # type: ignore[index]
     api.delete(f"{POLICIES}/allow-web")
     eventually(lambda: pod_name("allow-web") not in cluster.policies())
+
+
+def test_what_changed_is_known_as_of_then(api: ApiServer, watched: Watched) -> None:
+    cluster = watched.cluster
+    pod = make_pod("labelled", role="blue")
+    api.create(PODS, pod)
+    give_ip(api, "labelled", "10.0.3.9")
+    tunnel = {"projectcalico.org/IPv4VXLANTunnelAddr": "10.0.3.64"}
+    api.create("/api/v1/nodes", {"metadata": {"name": "n3", "annotations": tunnel}, "spec": {"podCIDR": "10.0.3.0/24"}})
+    for port in (80, 443):
+        spec = {"ports": [{"port": port}], "selector": {"app": "x"}, "externalIPs": ["198.51.100.7"]}
+        api.create("/api/v1/namespaces/default/services", {"metadata": {"name": f"outer-{port}"}, "spec": spec})
+    named = cluster.named_addresses
+    eventually(lambda: named.node_at("10.0.3.64", time.time_ns()).owner == Name("", "n3"))
+
+    def outer(port: int, at_ns: int) -> Name | None:
+        return named.service_at("198.51.100.7", 6, port, at_ns).owner
+
+    eventually(lambda: None not in [outer(port, time.time_ns()) for port in (80, 443)])
+    assert [outer(port, time.time_ns()) for port in (80, 443)] == [pod_name("outer-80"), pod_name("outer-443")]
+    eventually(lambda: pod_name("labelled") in cluster.pods() and bool(cluster.pods()[pod_name("labelled")].ips))
+    before = time.time_ns()
+    api.patch(f"{PODS}/labelled", {"metadata": {"labels": {"role": "green"}}})
+    api.delete("/api/v1/namespaces/default/services/outer-80")
+    eventually(lambda: cluster.pods()[pod_name("labelled")].labels == {"role": "green"})
+    eventually(lambda: outer(80, time.time_ns() + 10**10) is None)
+    found = cluster.pods()[pod_name("labelled")]
+    assert facts_at(cluster, found, time.time_ns() + 10**10).labels == {"role": "green"}
+    # The watch was in sync at the latest when it had the pod's address.
+    assert facts_at(cluster, found, before - 10 * 10**9).labels == {"role": "blue"}
+    assert outer(80, before - 10 * 10**9) == pod_name("outer-80")
 
 
 def test_the_age_of_each_kind_is_a_metric(watched: Watched) -> None:

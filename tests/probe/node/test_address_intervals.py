@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from enrich.model import Owner, Pod
@@ -81,6 +82,19 @@ def test_an_interval_lasts_from_the_interface_appearing_to_its_disappearing(node
     interval = node.latest()["10.0.0.1"]
     assert interval is not None
     assert (interval.end, interval.last) == (disappeared, disappeared)
+
+
+def test_a_label_that_changes_leaves_the_interval(node: Node) -> None:
+    node.link(5)
+    pod = make_pod("web", "10.0.0.1")
+    given = [{"app": "web", "role": "a"}, {"app": "web", "role": "b", "new": "x"}, {"app": "web", "role": "a"}]
+    for labels in given:
+        node.now += S
+        node.intervals.update({5: msgspec.structs.replace(pod, labels=labels)}, node.now)
+    interval = node.latest()["10.0.0.1"]
+    assert interval is not None
+    assert (interval.labels, interval.last) == ({"app": "web"}, None)
+    assert len(node.published) == 2
 
 
 def test_a_suspended_probe_gives_wide_bounds(node: Node) -> None:
