@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
-from prometheus_client import Metric
+from prometheus_client import CollectorRegistry, Metric
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from enrich.runtime.last_success import LastSuccess
+from enrich.runtime.watching import Watched, oldest_age_s
 from probe.agent import Agent
 from probe.export.drain import Drain
 from probe.export.interval_publisher import AddressIntervalPublisher
@@ -15,6 +18,17 @@ from probe.export.publisher import Publisher
 from probe.export.ring import Ring
 from probe.export.spool import Spool
 from probe.kernel.maps import Maps
+
+
+def last_success(
+    registry: CollectorRegistry, source: Watched, publisher: Publisher, intervals: AddressIntervalPublisher
+) -> LastSuccess:
+    """Follow when Kafka last acknowledged anything, and how long the API server has been silent."""
+    ages = LastSuccess(registry, "probe", ("produce", "interval"))
+    ages.read("watch", partial(oldest_age_s, source))
+    publisher.on_acknowledged = partial(ages.note, "produce")
+    intervals.on_acknowledged = partial(ages.note, "interval")
+    return ages
 
 
 class ProbeCollector(Collector):

@@ -45,7 +45,7 @@ from probe.kernel.program_cache import ProgramCache
 from probe.kernel.tunnel_ports import set_tunnel_ports
 from probe.ledger import Ledger, LedgerReferences
 from probe.ledger_compaction import LedgerCompaction
-from probe.metrics import ProbeCollector
+from probe.metrics import ProbeCollector, last_success
 from probe.node.address_intervals import AddressIntervals
 from probe.node.link_clock import LinkClock
 from probe.node.netlink import NodeNetwork
@@ -229,7 +229,10 @@ def _serve_health(settings: Settings, source: Source, parts: _Parts, diagnosis: 
     }
     if plugin:
         ready["cni"] = plugin.problem
-    return HealthServer(settings.metrics, registry, ready, lambda: [*parts.agent.notes(), *kept_notes(source)])
+    ages = last_success(registry, source, parts.publisher, parts.interval_publisher)
+    return HealthServer(
+        settings.metrics, registry, ready, lambda: [*parts.agent.notes(), *kept_notes(source)], ages.in_words
+    )
 
 
 def _stop(parts: _Parts) -> bool:

@@ -173,6 +173,8 @@ def _first_request_failed(connection: Mapping[str, str], address: tuple[str, int
             f"{where} expects TLS, but WEIR_KAFKA_PROTOCOL={protocol} does not use it: set "
             f"{protocol.replace('plaintext', 'ssl')} and WEIR_KAFKA_CA, or the address of a plaintext listener"
         )
+    if isinstance(error, ConnectionError):
+        return f"{where} closes the connection ({error}): no broker runs behind it now, or WEIR_KAFKA must be corrected"
     return f"{where} does not speak Kafka's protocol ({error}): correct WEIR_KAFKA"
 
 

@@ -43,6 +43,10 @@ class Diagnosis:
 
         return with_cause
 
+    def causes(self) -> list[str]:
+        """Return the causes that were found and hold on; empty while nothing is wrong, or nothing is known."""
+        return list(self._causes)
+
     def suspect(self) -> None:
         """Look for a cause although no check reports a problem: a client has been refused (any thread)."""
         self._suspected = True
@@ -65,11 +69,22 @@ class Diagnosis:
             if time.monotonic() - since < _PATIENCE_S:
                 continue
             self._look()
-            self._stop.wait(backoff)
+            self._wait(backoff)
             backoff = min(2 * backoff, _MAX_BACKOFF_S)
 
+    def _wait(self, backoff_s: float) -> None:
+        """Wait until the next look, or until the last check that reported a problem passes: then causes may be over,
+        and would keep a service unready that works again."""
+        deadline, problem_before = time.monotonic() + backoff_s, self._has_problem()
+        while time.monotonic() < deadline and not self._stop.wait(_LOOK_S):
+            if problem_before and not self._has_problem():
+                return
+
+    def _has_problem(self) -> bool:
+        return any(check() for check in tuple(self._checks.values()))
+
     def _is_needed(self) -> bool:
-        return self._suspected or any(check() for check in tuple(self._checks.values()))
+        return self._suspected or self._has_problem()
 
     def _look(self) -> None:
         self._suspected = False

@@ -44,6 +44,8 @@ RECOVERY: Final = {
     "metadata.recovery.rebootstrap.trigger.ms": "30000",
     "topic.metadata.refresh.interval.ms": "30000",
     "metadata.max.age.ms": "60000",
+    # Brokers that are away are tried again after this long at most; the default is ten seconds.
+    "reconnect.backoff.max.ms": "2000",
 }
 """librdkafka's settings by which every client finds brokers again that were away, frozen or have moved."""
 

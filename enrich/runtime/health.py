@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Final
 
@@ -17,12 +18,40 @@ from enrich.runtime.process import Exit, StopServiceError
 _MAX_PORT: Final = 65_535
 Check = Callable[[], str | None]
 """A function that returns None if all is well, and otherwise says in words what is not."""
+_SINCE_START: Final = "since the start"
+_START_S: Final = 1.0
+"""A check that has never passed says since when, once that is longer ago."""
+
+
+class Readiness:
+    """Asks the checks, and remembers which have passed: of one that never has, it says since when."""
+
+    def __init__(self, checks: Mapping[str, Check], clock: Callable[[], float] = time.monotonic) -> None:
+        self._checks, self._clock = checks, clock
+        self._started_at, self._passed = clock(), set[str]()
+
+    def names(self) -> list[str]:
+        """Return the names of the checks."""
+        return list(self._checks)
+
+    def problems(self) -> dict[str, str]:
+        """Return what the checks that fail say, by name."""
+        found = {name: check() for name, check in tuple(self._checks.items())}
+        self._passed |= {name for name, problem in found.items() if not problem}
+        return {name: f"{problem}{self._since_start(name, problem)}" for name, problem in found.items() if problem}
+
+    def _since_start(self, name: str, problem: str) -> str:
+        seconds = self._clock() - self._started_at
+        # The page of all roles repeats what a role says.
+        if name in self._passed or seconds < _START_S or _SINCE_START in problem:
+            return ""
+        return f" ({_SINCE_START}, {seconds:.0f} s ago)"
 
 
 class ReadyCollector(Collector):
     """Exports the checks of /readyz as a metric, for alerting rules."""
 
-    def __init__(self, ready: Mapping[str, Check]) -> None:
+    def __init__(self, ready: Readiness) -> None:
         self._ready = ready
 
     def collect(self) -> Iterator[Metric]:
@@ -30,8 +59,9 @@ class ReadyCollector(Collector):
         family = GaugeMetricFamily(
             "kubeweir_ready", "1 if the check passes; 0 if not, then /readyz says why", labels=["check"]
         )
-        for name, check in tuple(self._ready.items()):
-            family.add_metric([name], 0 if check() else 1)
+        problems = self._ready.problems()
+        for name in self._ready.names():
+            family.add_metric([name], 0 if name in problems else 1)
         yield family
 
 
@@ -58,12 +88,14 @@ class HealthServer:
         registry: CollectorRegistry,
         ready: dict[str, Check],
         notes: Callable[[], Iterable[str]] = tuple,
+        details: Callable[[], Iterable[str]] = tuple,
     ) -> None:
         """``address`` is host:port. ``ready`` has the checks by name. Raises StopServiceError if the port is taken.
 
         The check ``threads`` is added: it fails when a thread of the process has died.
 
-        ``notes`` returns lines that /readyz adds: what a person should know, and no restart would mend.
+        ``notes`` returns lines that /readyz adds: what a person should know, and no restart would mend. ``details``
+        returns lines that it adds while a check fails.
         """
         host, _, port = address.rpartition(":")
         if not (port.isascii() and port.isdigit() and int(port) <= _MAX_PORT):
@@ -71,8 +103,9 @@ class HealthServer:
                 f"WEIR_METRICS={address!r}: must be host:port, with a port up to {_MAX_PORT}", Exit.USAGE
             )
         ready["threads"] = dead_thread
-        self._registry, self._ready, self._notes = registry, ready, notes
-        registry.register(ReadyCollector(ready))
+        self._registry, self._ready = registry, Readiness(ready)
+        self._notes, self._details = notes, details
+        registry.register(ReadyCollector(self._ready))
         ProcessCollector(registry=registry)
         closed = closed_connections(registry)
         try:
@@ -104,8 +137,8 @@ class HealthServer:
         if path == "/healthz":
             return Response(200, b"ok\n")
         if path == "/readyz":
-            problems = {name: problem for name, check in self._ready.items() if (problem := check())}
+            problems = self._ready.problems()
             text = "".join(f"{name}: {problem}\n" for name, problem in problems.items()) or "ok\n"
-            text += "".join(f"{note}\n" for note in self._notes())
+            text += "".join(f"{line}\n" for line in [*self._notes(), *(self._details() if problems else ())])
             return Response(503 if problems else 200, text.encode())
         return Response(404, b"/metrics, /healthz, /readyz\n")

@@ -2,8 +2,9 @@
 
 1. Work waits and nothing of it gets done for ``WEIR_STALL`` seconds: /readyz says so. It takes that back as soon as
    something gets done, or nothing waits any more.
-2. After 5 times that, the clients are replaced: they may hold on to brokers that are gone.
-3. After 5 times that again, the process ends, to be restarted.
+2. After 5 times that, the clients are replaced: they may hold on to brokers that are gone. The probe makes new
+   producers; a role of weir-streams ends its process, which is restarted.
+3. After 5 times that again, and again, the same.
 
 Steps 2 and 3 are due only if Kafka answers somebody else meanwhile: no new client would change an outage.
 """

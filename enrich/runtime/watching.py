@@ -48,6 +48,11 @@ class SourceCollector(Collector):
         )
 
 
+def oldest_age_s(source: Watched) -> float | None:
+    """Return the age of the kind that the API server was silent about for longest; None for a source of files."""
+    return max(source.age_s().values(), default=None)
+
+
 def kept_notes(source: Watched) -> list[str]:
     """Return a line of /readyz for each policy that is kept."""
     return [f"kept in force: {name}: {why}" for name, why in sorted(source.kept().items())]

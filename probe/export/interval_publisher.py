@@ -11,7 +11,7 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import structlog
@@ -55,6 +55,8 @@ class AddressIntervalPublisher:
         self._topic_exists = False
         self.published = 0
         """Records that Kafka has acknowledged."""
+        self.on_acknowledged: Callable[[], None] = lambda: None
+        """Called when Kafka has acknowledged a record."""
         self.dropped = {"refused": 0, "queue_full": 0}
         """Records that were given up, by reason: Kafka would never take them, or too many waited."""
         self.refusal = Refusal()
@@ -209,6 +211,7 @@ class AddressIntervalPublisher:
         if error is None:
             self._in_flight.pop(key, None)
             self.published += 1
+            self.on_acknowledged()
             self._cause = ""
             self.refusal.clear()
         elif error.code() in FINAL:

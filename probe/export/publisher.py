@@ -15,7 +15,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import structlog
@@ -73,6 +73,8 @@ class Publisher:
         self._measured_at = time.monotonic()
         self.acked_batches = 0
         self.acked_bytes = 0
+        self.on_acknowledged: Callable[[], None] = lambda: None
+        """Called when Kafka has acknowledged a batch."""
         self._thread = threading.Thread(target=self._run, name="publisher")
 
     @property
@@ -203,6 +205,7 @@ class Publisher:
             self.refusal.clear()
             self.acked_batches += 1
             self.acked_bytes += self._in_flight.size_of(position)
+            self.on_acknowledged()
             self._in_flight.answer(position)
         elif error.code() in FINAL:
             log.error(
@@ -263,22 +266,17 @@ class Publisher:
     # --- stalls
 
     def _measure(self) -> None:
-        """Measure progress, and replace the producer, or end, if it makes none although Kafka answers others."""
+        """Measure progress, and replace the producer if it makes none although Kafka answers others.
+
+        However long that lasts, the process goes on: it keeps policy in force, which a restart would delay."""
         if time.monotonic() - self._measured_at < min(_MEASURE_EVERY_S, self._stall.limit_s / 5):
             return
         self._measured_at = time.monotonic()
         self._update_stall()
         if self.refusal.problem:
             return  # Kafka answers, and what it answers does not depend on the client
-        step = self._stall.next_step(self._raw_topic.is_reachable)
-        if step is None:
-            return
-        if step == "rebuild":
-            self._broken = self.problem or step
-            return
-        self._setup_problem = f"{self.problem}, and no new producer has changed that"
-        self.failed.set()
-        self._stop.set()
+        if self._stall.next_step(self._raw_topic.is_reachable) is not None:
+            self._broken = self.problem or "no progress"
 
     def _update_stall(self) -> None:
         waits, progressed = self.oldest_unacknowledged_s() > 0, self._answers != self._answers_seen

@@ -13,7 +13,7 @@ from enrich.index.cluster import Cluster
 from enrich.model import POLICY_API_VERSIONS, Policy
 from enrich.runtime.process import Exit, StopServiceError
 from enrich.sources.factory import make_source
-from enrich.sources.source import SourceError
+from enrich.sources.source import Source, SourceError
 from streams.alerts.policy_changes import Policies, PolicyChange, diff_policies, policy_name
 
 
@@ -27,20 +27,22 @@ class PolicyWatch:
         self._cluster = Cluster(kinds=POLICY_API_VERSIONS)
         self._cluster.subscribe(self._compare)
         try:
-            self._source = make_source(source, self._cluster)
-            self._source.start()
+            self.source: Source = make_source(source, self._cluster)
+            """What fills the index of policies."""
+            self.source.start()
         except SourceError as error:
             raise StopServiceError(str(error), Exit.USAGE) from error
 
     def problem(self) -> str | None:
         """Return why changes are not seen at the moment, or None."""
+        problem = self.source.problem()
         if not self._cluster.synced.is_set():
-            return f"not listed yet: {', '.join(self._cluster.missing())}"
-        return self._source.problem()
+            return f"not listed yet: {', '.join(self._cluster.missing())}{f' ({problem})' if problem else ''}"
+        return problem
 
     def stop(self) -> None:
         """Stop the watch."""
-        self._source.stop()
+        self.source.stop()
 
     def _compare(self, _kinds: frozenset[type]) -> None:
         if not self._cluster.synced.is_set():

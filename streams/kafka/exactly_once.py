@@ -171,6 +171,7 @@ class ExactlyOnce:
             raise TransactionAbortedError((errors[0] if errors else error.args[0]).str()) from error
         if self._monitor is not None:
             self._monitor.note("produce")
+            self._monitor.note("commit")
 
     def lag(self) -> int | None:
         """Return how many records of our partitions are not taken yet, as of the last fetch; None if unknown."""

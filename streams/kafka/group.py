@@ -154,6 +154,8 @@ class GroupReader:
             self._consumer.commit(offsets=offsets, asynchronous=False)
             self._committed |= ends
             self._begins = {}
+            if self._monitor is not None:
+                self._monitor.note("commit")
         except KafkaException as error:
             # These records are read again: by this consumer, or by the one that has the partition now.
             log.warning("a commit failed; these records will be read again", error=error.args[0].str())

@@ -10,8 +10,11 @@ nothing wrong. So a thread with a client of its own asks, every few seconds, for
    retention may remove it.
 4. Did anything of the group's own partitions get done since the last look? If not for ``WEIR_STALL`` seconds, the role
    is not ready; after 5 times that, its process ends, and is restarted with new clients (:mod:`enrich.runtime.stall`).
+   So it is if a topic is gone, because the role makes its topics when it starts; and at once if a topic was made
+   again (:mod:`streams.kafka.topic_ids`).
 
-If Kafka does not answer for ``WEIR_STALL`` seconds, the role is not ready either; a restart would not change that.
+If Kafka does not answer for ``WEIR_STALL`` seconds, the role is not ready either. It is not restarted then, nor while a
+missing right or another cause is known for which Kafka refuses the role: a restart would change neither.
 """
 
 from __future__ import annotations
@@ -22,28 +25,25 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal, Protocol
 
-from confluent_kafka import (
-    Consumer,
-    ConsumerGroupTopicPartitions,
-    IsolationLevel,
-    KafkaError,
-    KafkaException,
-    TopicPartition,
-)
+from confluent_kafka import IsolationLevel, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec
 
 from enrich.runtime.process import Exit, StopServiceError
 from enrich.runtime.stall import Stall
 from enrich.runtime.waiting_time import WaitingTime
-from streams.kafka.connection import Connection, admin_client, silent_logger
+from streams.kafka.committed import CommittedOffsets
+from streams.kafka.connection import Connection, admin_client
+from streams.kafka.next_record import has_record
+from streams.kafka.topic_ids import TopicIds, rewind
 
 Place = tuple[str, int]
 """The name of a topic and the number of one of its partitions."""
 _MEASURE_EVERY_S: Final = 5.0
 _TIMEOUT_S: Final = 5.0
+_REWIND_S: Final = 8.0
+"""A supervisor kills a role soon after its WEIR_STOP_TIMEOUT, if somebody stops it meanwhile."""
 
-
-Call = Literal["fetch", "produce", "commit"]
+Call = Literal["fetch", "produce", "write", "commit"]
 
 
 class Progress(Protocol):
@@ -72,6 +72,9 @@ class Followed:
     """Return what is done of each partition, for a reader that commits nothing."""
     partitions: dict[Place, _Partition] = field(default_factory=dict)
     waited: int = 0
+    ids: TopicIds = field(default_factory=TopicIds)
+    missing: Stall = field(default_factory=lambda: Stall(0.0))
+    """How long there have been topics that Kafka does not show."""
 
 
 @dataclass(slots=True)
@@ -99,10 +102,14 @@ class LagMonitor:
         self._every_s = min(_MEASURE_EVERY_S, stall_s / 5)
         self._followed: dict[str, Followed] = {}
         self._lock = threading.Lock()
+        self.causes: Callable[[], Sequence[str]] = tuple
+        """Return why Kafka refuses the role, as far as is known: no restart changes that."""
         self._admin: AdminClient | None = None
+        self._committed = CommittedOffsets(connection, _TIMEOUT_S)
         self._answered_at = time.monotonic()
         self._cause = ""
         self._failed: StopServiceError | None = None
+        self._remade: dict[str, Followed] = {}
         self._end: Callable[[], None] = lambda: None
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="lag", daemon=True)
@@ -133,7 +140,11 @@ class LagMonitor:
         self._metrics.note(call)
 
     def check(self) -> None:
-        """Raise StopServiceError if the process ends because it has made no progress for long."""
+        """Raise StopServiceError if the process ends because it has made no progress for long, or because a topic was
+        made again. The role has left its groups by then."""
+        for followed in self._remade.values():
+            if followed.positions is None:
+                rewind(self._connection, followed.group, followed.ids.remade, _REWIND_S)
         if self._failed is not None:
             raise self._failed
 
@@ -148,6 +159,10 @@ class LagMonitor:
         return "; ".join(found) or None
 
     def _stalled(self, followed: Followed) -> str | None:
+        unseen = followed.ids.unseen
+        if unseen and followed.missing.is_stalled:
+            named = ", ".join(f"{topic}: {why}" for topic, why in unseen.items())
+            return f"{followed.group} has had nothing to read for {followed.missing.seconds:.0f} s: {named}"
         late = [one for one in self._own(followed) if one.stall.is_stalled]
         if not late:
             return None
@@ -162,29 +177,37 @@ class LagMonitor:
     def _own(followed: Followed) -> list[_Partition]:
         return [one for one in dict(followed.partitions).values() if one.is_own]
 
+    def _stalls(self, followed: Followed) -> list[Stall]:
+        return [followed.missing, *(one.stall for one in self._own(followed))]
+
     def _run(self) -> None:
         while not self._stop.wait(self._every_s):
+            with self._lock:
+                followed = list(self._followed.values())
             try:
-                self._measure()
-            except KafkaException as error:
-                self._cause = f" ({error.args[0].str()})"
+                self._measure(followed)
+            except (KafkaException, TimeoutError) as error:
+                self._cause = f" ({error.args[0].str()})" if isinstance(error, KafkaException) else self._cause
                 self._admin = None  # the next one asks the bootstrap servers again
-            except TimeoutError:
-                self._admin = None
+                self._committed.keep(())
+                for stall in (stall for one in followed for stall in self._stalls(one)):
+                    # Once Kafka is back, the role's clients have WEIR_STALL to find it by themselves.
+                    stall.next_step(lambda: False)
             else:
                 self._answered_at, self._cause = time.monotonic(), ""
 
-    def _measure(self) -> None:
-        with self._lock:
-            followed = list(self._followed.values())
+    def _measure(self, followed: Sequence[Followed]) -> None:
         self._admin = self._admin or admin_client(self._connection)
+        self._committed.keep([one.group for one in followed])
         for one in followed:
             self._measure_group(self._admin, one)
             self._recover(one)
 
     def _measure_group(self, admin: AdminClient, followed: Followed) -> None:
-        places = self._places(admin, followed.topics)
-        done = self._done(admin, followed)
+        places = followed.ids.look(admin, followed.topics)
+        followed.missing.limit_s = self._stall_s
+        followed.missing.update(waits=bool(followed.ids.unseen), progressed=False)
+        done = self._done(followed, places)
         ends = _offsets(admin, places, OffsetSpec.latest())
         # Nothing is committed, or the topic was made again, and is shorter.
         unknown = [place for place in places if not 0 <= done.get(place, -1) <= ends[place]]
@@ -229,56 +252,30 @@ class LagMonitor:
             self._metrics.note("commit")
 
     def _recover(self, followed: Followed) -> None:
+        if followed.ids.remade:
+            names = ", ".join(followed.ids.remade)
+            text = f"{names}: deleted and made again; restarting, to read it from its beginning"
+            self._remade[followed.group] = followed
+            self._failed = StopServiceError(text, Exit.UNEXPECTED)
+            self._end()
+            return
         # Kafka has just answered a client that is not the role's.
-        if any(one.stall.next_step(lambda: True) for one in self._own(followed)):
+        if any(stall.next_step(lambda: not self.causes()) for stall in self._stalls(followed)):
             problem = self._stalled(followed) or f"{followed.group} has made no progress"
             self._failed = StopServiceError(f"{problem}; restarting, with new clients", Exit.UNEXPECTED)
             self._end()
 
-    @staticmethod
-    def _places(admin: AdminClient, topics: Sequence[str]) -> list[Place]:
-        places = []
-        for topic in topics:
-            found = admin.list_topics(topic, timeout=_TIMEOUT_S).topics.get(topic)
-            if found is not None and found.error is None:
-                places += [(topic, partition) for partition in sorted(found.partitions)]
-        return places
-
-    @staticmethod
-    def _done(admin: AdminClient, followed: Followed) -> Mapping[Place, int]:
+    def _done(self, followed: Followed, places: Sequence[Place]) -> Mapping[Place, int]:
         if followed.positions is not None:
             return followed.positions()
-        request = ConsumerGroupTopicPartitions(followed.group)
-        answer = admin.list_consumer_group_offsets([request], request_timeout=_TIMEOUT_S)[followed.group]
-        found = answer.result(2 * _TIMEOUT_S).topic_partitions
-        return {(one.topic, one.partition): one.offset for one in found or ()}
+        return self._committed.of(followed.group, places)
 
     def _look_for_record(self, group: str, place: Place, at: int, end: int, partition: _Partition) -> None:
         """Note whether there is a record from ``at`` on that a reader would get. Raises KafkaException."""
-        consumer = Consumer(
-            {
-                # It joins no group, but librdkafka asks for one, and the broker for a right on it, which this one has.
-                **self._connection, "group.id": group, "enable.auto.commit": False,
-                "enable.partition.eof": True, "isolation.level": "read_committed", "fetch.wait.max.ms": 100,
-                # Retention may have removed everything from ``at`` on. Then the oldest record is the next one.
-                "auto.offset.reset": "earliest",
-            },
-            logger=silent_logger(),
-        )  # fmt: skip
-        try:
-            consumer.assign([TopicPartition(*place, at)])
-            message = consumer.poll(_TIMEOUT_S)
-            if message is None:
-                raise TimeoutError
-            error = message.error()
-            if error is None:
-                partition.found, partition.look_at = at, time.monotonic() + self._stall_s
-            elif error.code() == KafkaError._PARTITION_EOF:
-                partition.empty_until = end
-            else:
-                raise KafkaException(error)
-        finally:
-            consumer.close()
+        if has_record(self._connection, group, place, at, _TIMEOUT_S):
+            partition.found, partition.look_at = at, time.monotonic() + self._stall_s
+        else:
+            partition.empty_until = end
 
 
 def _assigned_to_others(admin: AdminClient, group: str) -> frozenset[Place]:

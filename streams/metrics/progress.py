@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-import time
-from collections.abc import Iterator
-from typing import Final, Literal
+from collections.abc import Iterable
+from typing import Literal
 
-from prometheus_client import CollectorRegistry, Gauge, Metric
-from prometheus_client.core import GaugeMetricFamily
-from prometheus_client.registry import Collector
+from prometheus_client import CollectorRegistry, Gauge
 
-Call = Literal["fetch", "produce", "commit"]
-_TEXT: Final = "Seconds since records were last fetched, acknowledged by Kafka (produce), or committed; absent before"
+from enrich.runtime.last_success import LastSuccess
+
+Call = Literal["fetch", "produce", "write", "commit"]
 
 
-class ProgressMetrics(Collector):
+class ProgressMetrics:
     """The gauges of one role."""
 
-    def __init__(self, registry: CollectorRegistry) -> None:
+    def __init__(self, registry: CollectorRegistry, calls: Iterable[Call] = ("fetch", "produce", "commit")) -> None:
+        """``calls``: what the role does."""
         self._lag_records = Gauge(
             "kubeweir_streams_group_lag_records",
             "Records in this worker's partitions that a consumer group has not committed, as the broker says",
@@ -31,12 +30,11 @@ class ProgressMetrics(Collector):
             ("group",),
             registry=registry,
         )
-        self._at: dict[Call, float] = {}
-        registry.register(self)
+        self.last_success = LastSuccess(registry, "streams", calls)
 
     def note(self, call: Call) -> None:
         """Note that a call has just worked. Any thread may call it."""
-        self._at[call] = time.monotonic()
+        self.last_success.note(call)
 
     def set_lag(self, group: str, records: int, seconds: float) -> None:
         """Export how far a group is behind."""
@@ -48,11 +46,3 @@ class ProgressMetrics(Collector):
         for gauge in (self._lag_records, self._lag_seconds):
             with contextlib.suppress(KeyError):  # it was never measured
                 gauge.remove(group)
-
-    def collect(self) -> Iterator[Metric]:
-        """Yield the ages."""
-        family = GaugeMetricFamily("kubeweir_streams_last_success_age_seconds", _TEXT, labels=["call"])
-        now = time.monotonic()
-        for call, at in tuple(self._at.items()):
-            family.add_metric([call], now - at)
-        yield family

@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Metric
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from streams.metrics.progress import ProgressMetrics
+from streams.metrics.progress import Call, ProgressMetrics
 from streams.metrics.verdicts import VerdictCounter, VerdictsBy
 
 DEAD_LETTER_REASONS: Final = (
@@ -177,7 +177,10 @@ class _AlertCollector(Collector):
 class SinkMetrics:
     """Metrics of sinks, each with the sink's name as a label."""
 
-    def __init__(self, registry: CollectorRegistry) -> None:
+    def __init__(self, registry: CollectorRegistry, note: Callable[[Call], None] = lambda _: None) -> None:
+        """``note`` is called when a destination has taken records."""
+        self._note = note
+
         def counter(name: str, text: str) -> Counter:
             return Counter(f"kubeweir_streams_sink_{name}", text, ("sink",), registry=registry)
 
@@ -200,6 +203,12 @@ class SinkMetrics:
             "kubeweir_streams_sink_lag_records", "Records of its topic that a sink has not committed yet", ("sink",),
             registry=registry,
         )  # fmt: skip
+
+    def count_stored(self, sink: str, number: int) -> None:
+        """Count records that the destination of a sink has accepted."""
+        self.records.labels(sink).inc(number)
+        if number:
+            self._note("write")
 
     def add_sink(self, sink: str) -> None:
         """Export the counters of a sink that starts."""

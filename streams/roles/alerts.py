@@ -26,6 +26,7 @@ from enrich.diagnosis.watch import Diagnosis
 from enrich.runtime.credentials import registry_with_credentials
 from enrich.runtime.health import HealthServer
 from enrich.runtime.process import Exit, StopServiceError
+from enrich.runtime.watching import SourceCollector, oldest_age_s
 from streams.alerts.count_loop import CountLoop
 from streams.alerts.deltas import OwnGroups
 from streams.alerts.engine import Engine
@@ -45,6 +46,7 @@ from streams.kafka.records import Record
 from streams.kafka.topics import partitions_of, prepare_topics
 from streams.metrics.progress import ProgressMetrics
 from streams.metrics.roles import AlertMetrics, SinkMetrics
+from streams.roles.ending import end_surely
 from streams.roles.loop_thread import LoopThread
 from streams.roles.needs import alerts_needs
 from streams.roles.own_cluster import OwnCluster
@@ -68,13 +70,18 @@ def run_alerts(settings: Settings, stop: threading.Event) -> int:
     needs = [Needs()]
     diagnosis = Diagnosis(settings.connection, lambda: needs[0])
     checks = {"alerts": diagnosis.named("alerts", lambda: next(filter(None, (check() for check in problems)), None))}
-    health = HealthServer(settings.metrics, registry, checks)
+    progress = ProgressMetrics(registry, ("fetch", "produce", "write", "commit"))
+    health = HealthServer(settings.metrics, registry, checks, details=progress.last_success.in_words)
     log.info("starting", role="alerts", metrics_port=health.port, kafka=settings.kafka, prefix=settings.prefix)
     with contextlib.ExitStack() as stack:
         stack.callback(health.close)
         diagnosis.start()
         stack.callback(diagnosis.stop)
-        _work(settings, stop, registry, problems, needs, stack)
+        monitor = LagMonitor(settings.connection(), settings.stall, progress)
+        stack.callback(monitor.stop)
+        monitor.causes = diagnosis.causes
+        stack.callback(monitor.check)  # after all that the work adds
+        _work(settings, stop, registry, progress, monitor, problems, needs, stack)
     log.info("stopped", role="alerts")
     return Exit.OK
 
@@ -83,6 +90,8 @@ def _work(
     settings: Settings,
     stop: threading.Event,
     registry: CollectorRegistry,
+    progress: ProgressMetrics,
+    monitor: LagMonitor,
     problems: list[Callable[[], str | None]],
     needs: list[Needs],
     stack: contextlib.ExitStack,
@@ -91,10 +100,8 @@ def _work(
     rules = _Rules()
     topics = settings.topics
     dead = DeadLetters(settings.connection(), topics.dead.name, stop)
-    monitor = LagMonitor(settings.connection(), settings.stall, ProgressMetrics(registry))
-    stack.callback(monitor.stop)
     open_reader = partial(GroupReader, settings.connection(), monitor=monitor)
-    sinks = RunningSinks(open_reader, dead.send, SinkMetrics(registry))
+    sinks = RunningSinks(open_reader, dead.send, SinkMetrics(registry, progress.note))
 
     def apply(alerts: Alerts) -> Alerts:
         effective = in_force(alerts)
@@ -118,6 +125,8 @@ def _work(
     count_thread, engine_thread, engine_loop = _loop_threads(settings, rules, metrics, dead, stop, monitor)
     watch = PolicyWatch(settings.source, engine_loop.add_policy_change)
     stack.callback(watch.stop)
+    registry.register(SourceCollector("streams", watch.source))
+    progress.last_success.read("watch", partial(oldest_age_s, watch.source))
     stack.callback(sinks.stop)
     if file:
         file.start()
@@ -136,10 +145,9 @@ def _work(
         sinks.problem,
         monitor.problem,
     ]
-    monitor.start(stop.set)
+    monitor.start(partial(end_surely, stop))
     metrics.watch(lambda: (engine_loop.engine.groups(), engine_loop.engine.firing()))
     _watch_over(threads, sinks, stop)
-    monitor.check()
 
 
 def _watch_over(threads: Sequence[LoopThread], sinks: RunningSinks, stop: threading.Event) -> None:

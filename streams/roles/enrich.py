@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import structlog
+from prometheus_client import CollectorRegistry
 
 from enrich.diagnosis.rights import Needs
 from enrich.diagnosis.watch import Diagnosis
@@ -25,7 +26,7 @@ from enrich.render.enricher import Enricher
 from enrich.runtime.credentials import registry_with_credentials
 from enrich.runtime.health import Check, HealthServer
 from enrich.runtime.process import Exit, StopServiceError
-from enrich.runtime.watching import SourceCollector
+from enrich.runtime.watching import SourceCollector, oldest_age_s
 from enrich.sources.factory import make_source
 from enrich.sources.source import Source, SourceError
 from streams.kafka.lag import Followed, LagMonitor
@@ -63,7 +64,7 @@ def run_enrich(settings: Settings, stop: threading.Event) -> int:
     cluster = Cluster(tail_s=settings.pod_retention, kinds=NAMED_KINDS)
     source = _source(settings, cluster)
     cluster.addresses.watched_until_ns = source.synced_until_ns
-    registry.register(SourceCollector("streams", source))
+    _export_watch(registry, metrics, source)
     own_cluster = OwnCluster(settings)
     history: AddressHistory | None = None
     needs = [Needs()]
@@ -72,7 +73,7 @@ def run_enrich(settings: Settings, stop: threading.Event) -> int:
         "cluster": lambda: _cluster_problem(cluster, source) or own_cluster.problem(),
         "kafka": diagnosis.named("kafka", _never_connected),
     }
-    health = HealthServer(settings.metrics, registry, checks)
+    health = HealthServer(settings.metrics, registry, checks, details=metrics.progress.last_success.in_words)
     log.info("starting", role="enrich", metrics_port=health.port, kafka=settings.kafka, prefix=settings.prefix)
     diagnosis.start()
     try:
@@ -95,7 +96,7 @@ def run_enrich(settings: Settings, stop: threading.Event) -> int:
             routing = pipeline.routing = Routing(settings, producer, metrics, stop)
             worker.routing = routing
             checks["routes"] = routing.problem
-        with _measured(settings, metrics, worker, history) as monitor:
+        with _measured(settings, metrics, worker, history, diagnosis) as monitor:
             checks["kafka"] = diagnosis.named("kafka", lambda: worker.problem() or monitor.problem())
             worker.run()
             producer.close(0)
@@ -107,6 +108,11 @@ def run_enrich(settings: Settings, stop: threading.Event) -> int:
             history.stop()
         source.stop()
         health.close()
+
+
+def _export_watch(registry: CollectorRegistry, metrics: EnrichMetrics, source: Source) -> None:
+    registry.register(SourceCollector("streams", source))
+    metrics.progress.last_success.read("watch", partial(oldest_age_s, source))
 
 
 def _pipeline(
@@ -139,10 +145,11 @@ def _history(settings: Settings, cluster: Cluster, metrics: EnrichMetrics) -> Ad
 
 @contextlib.contextmanager
 def _measured(
-    settings: Settings, metrics: EnrichMetrics, worker: EnrichWorker, history: AddressHistory
+    settings: Settings, metrics: EnrichMetrics, worker: EnrichWorker, history: AddressHistory, diagnosis: Diagnosis
 ) -> Iterator[LagMonitor]:
     """Measure the worker's group and the reader of the address history. Raises StopServiceError after a long stall."""
     topics, monitor = settings.topics, LagMonitor(settings.connection(), settings.stall, metrics.progress)
+    monitor.causes = diagnosis.causes
     monitor.follow(Followed(settings.group("enrich"), [topics.raw.name], lambda: worker.partitions or ()))
     monitor.follow(
         Followed(
@@ -181,9 +188,11 @@ def _wait(ready: threading.Event, stop: threading.Event) -> None:
 
 
 def _cluster_problem(cluster: Cluster, source: Source) -> str | None:
+    problem = source.problem()
     if not cluster.synced.is_set():
-        return f"the API server has not listed yet: {', '.join(cluster.missing())}"
-    return source.problem()
+        cause = f" ({problem})" if problem else ""
+        return f"the API server has not listed yet: {', '.join(cluster.missing())}{cause}"
+    return problem
 
 
 def _never_connected() -> str:

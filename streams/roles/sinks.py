@@ -22,6 +22,7 @@ from streams.kafka.lag import LagMonitor
 from streams.kafka.topics import prepare_topics
 from streams.metrics.progress import ProgressMetrics
 from streams.metrics.roles import SinkMetrics
+from streams.roles.ending import end_surely
 from streams.roles.needs import sink_needs
 from streams.roles.own_cluster import OwnCluster
 from streams.routes.model import Routes
@@ -80,7 +81,7 @@ def run_sink(name: str, settings: Settings, stop: threading.Event) -> int:
         feed = Feed(name, lambda _: True, partial(is_own_record, own.cluster))
         pump = Pump(feed, sink, reader, partial(dead.send, flows), metrics, stop)
         problems[:] = [pump.problem, monitor.problem]
-        monitor.start(stop.set)
+        monitor.start(partial(end_surely, stop))
         pump.run()
 
     return _run(name, settings, stop, work, lambda: sink_needs(settings, read))
@@ -113,7 +114,7 @@ def run_routes(settings: Settings, stop: threading.Event) -> int:
             return
         file.start()
         problems[:] = [file.problem, sinks.problem, monitor.problem]
-        monitor.start(stop.set)
+        monitor.start(partial(end_surely, stop))
         try:
             while not stop.wait(0.1):
                 sinks.check()
@@ -139,15 +140,17 @@ def _run(
     needs: Callable[[], Needs],
 ) -> int:
     registry = registry_with_credentials(settings)
-    metrics = SinkMetrics(registry)
+    progress = ProgressMetrics(registry, ("fetch", "write", "commit"))
+    metrics = SinkMetrics(registry, progress.note)
     problems: list[Callable[[], str | None]] = [lambda: "Kafka has not been reached yet"]
     diagnosis = Diagnosis(settings.connection, needs)
     checks = {role: diagnosis.named(role, lambda: next(filter(None, (check() for check in problems)), None))}
-    health = HealthServer(settings.metrics, registry, checks)
+    health = HealthServer(settings.metrics, registry, checks, details=progress.last_success.in_words)
     log.info("starting", role=role, metrics_port=health.port, kafka=settings.kafka, prefix=settings.prefix)
     dead = DeadLetters(settings.connection(), settings.topics.dead.name, stop)
     diagnosis.start()
-    monitor = LagMonitor(settings.connection(), settings.stall, ProgressMetrics(registry))
+    monitor = LagMonitor(settings.connection(), settings.stall, progress)
+    monitor.causes = diagnosis.causes
     try:
         work(metrics, problems, dead, monitor)
         monitor.check()

@@ -169,7 +169,7 @@ class Pump:
         return f"a write has taken {taken_s:.0f} s so far" if taken_s > _SLOW_WRITE_S else None
 
     def _stored(self, number: int) -> int:
-        self._metrics.records.labels(self._feed.name).inc(number)
+        self._metrics.count_stored(self._feed.name, number)
         return number
 
     def _report(self, error: SinkError) -> None:

@@ -22,14 +22,14 @@ import streams.settings
 from enrich.runtime.certificates import CertificateCollector
 from enrich.runtime.connection import KafkaSettings
 from enrich.runtime.credentials import CredentialCollector
-from enrich.runtime.health import ReadyCollector, closed_connections
+from enrich.runtime.health import Readiness, ReadyCollector, closed_connections
 from enrich.runtime.settings import described
 from enrich.runtime.watching import SourceCollector
 from probe.cni.metrics import CniCollector
-from probe.metrics import ProbeCollector
+from probe.metrics import ProbeCollector, last_success
 from probe.share_metrics import ShareCollector
 from streams.main import ROLES
-from streams.metrics.progress import ProgressMetrics
+from streams.metrics.progress import Call, ProgressMetrics
 from streams.metrics.roles import AlertMetrics, EnrichMetrics, SinkMetrics
 from tests.docs import kafka_rights
 from tests.docs.pages import ROOT
@@ -164,7 +164,7 @@ def _events_table() -> str:
 
 
 def _common() -> Iterator[Family]:
-    yield from _of(ReadyCollector({"check": lambda: None}))
+    yield from _of(ReadyCollector(Readiness({"check": lambda: None})))
     yield from _of(CertificateCollector(dict))
     yield from _of(CredentialCollector(KafkaSettings()))
     yield from _of(closed_connections(CollectorRegistry()))
@@ -175,13 +175,15 @@ def _probe() -> Iterator[Family]:
     count = len(inspect.signature(ProbeCollector.__init__).parameters) - 1
     yield from _of(ProbeCollector(*[MagicMock() for _ in range(count)]))
     yield from _of(SourceCollector("probe", MagicMock()))
+    source = MagicMock(age_s=lambda: {"Pod": 0.0})
+    yield from _of(last_success(CollectorRegistry(), source, MagicMock(), MagicMock()))
     yield from _of(CniCollector(MagicMock(counts={}, seconds={})))
     yield from _of(ShareCollector(MagicMock(), MagicMock()))
 
 
 def _enrich() -> Iterator[Family]:
     registry = CollectorRegistry()
-    EnrichMetrics(registry, "workload", 1)
+    EnrichMetrics(registry, "workload", 1).progress.last_success.read("watch", lambda: 0)
     yield from _of_registry(registry)
     yield from _of(SourceCollector("streams", MagicMock()))
 
@@ -189,13 +191,16 @@ def _enrich() -> Iterator[Family]:
 def _alerts() -> Iterator[Family]:
     registry = CollectorRegistry()
     AlertMetrics(registry).watch(lambda: ({}, {}))
+    calls: tuple[Call, ...] = ("fetch", "produce", "write", "commit")
+    ProgressMetrics(registry, calls).last_success.read("watch", lambda: 0)
     yield from _of_registry(registry)
+    yield from _of(SourceCollector("streams", MagicMock()))
 
 
 def _sinks() -> Iterator[Family]:
     registry = CollectorRegistry()
     SinkMetrics(registry)
-    ProgressMetrics(registry)
+    ProgressMetrics(registry, ("fetch", "write", "commit"))
     yield from _of_registry(registry)
 
 

@@ -56,6 +56,10 @@ WORRY: Final[dict[str, str]] = {
     "kubeweir_probe_lost_verdicts_total": "Any increase (WeirVerdictsLost): records are missing from the log.",
     "kubeweir_probe_map_capacity_entries": "Never by itself: it is a setting.",
     "kubeweir_probe_map_entries": "Above 0.9 of the capacity (WeirPolicyMapNearlyFull); the log warns from 0.8.",
+    "kubeweir_probe_last_success_age_seconds": (
+        "`produce` above twice WEIR_HEARTBEAT: Kafka takes no batches (WeirCallsFail after 5 minutes above 300). "
+        "`interval` is high while no pod comes or goes. `watch` above 300: as kubeweir_probe_watch_age_seconds."
+    ),
     "kubeweir_probe_oldest_unacknowledged_seconds": (
         "Above 300 for 5 minutes (WeirProbeBehind): Kafka does not acknowledge. `/readyz` says so from WEIR_STALL on."
     ),
@@ -77,7 +81,11 @@ WORRY: Final[dict[str, str]] = {
     "kubeweir_streams_group_lag_seconds": (
         "Above 300 for 5 minutes (WeirGroupLate): its records come late. `/readyz` says if it makes no progress."
     ),
-    "kubeweir_streams_last_success_age_seconds": "Rises while kubeweir_streams_group_lag_records is above 0.",
+    "kubeweir_streams_last_success_age_seconds": (
+        "`fetch`, `produce`, `write`, `commit` above 60 while kubeweir_streams_group_lag_records is above 0: that call "
+        "does not work (WeirCallsFail after 5 minutes). Without lag there is nothing to do. `watch` above 300: as "
+        "kubeweir_streams_watch_age_seconds."
+    ),
     # --- the enricher
     "kubeweir_streams_address_interval_records_total": "Never by itself.",
     "kubeweir_streams_bad_address_interval_records_total": (

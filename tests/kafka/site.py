@@ -75,9 +75,9 @@ class Service:
         return self.process.wait(PATIENCE_S)
 
 
-def until(look: Callable[[], T | None], what: str) -> T:
+def until(look: Callable[[], T | None], what: str, patience_s: float = PATIENCE_S) -> T:
     """Return the first answer that is not None."""
-    deadline = time.monotonic() + PATIENCE_S
+    deadline = time.monotonic() + patience_s
     while time.monotonic() < deadline:
         found = look()
         if found is not None:
@@ -151,6 +151,10 @@ class Site:
         if self._producer is None:
             self._producer = Producer({**self.connection, "partitioner": "murmur2_random"})
         self._producer.produce(f"{self.prefix}.verdicts.raw", value, key.encode())
+
+    def forget_producer(self) -> None:
+        """Send by a new producer from now on: an old one takes a topic that was made again for the earlier one."""
+        self._producer = None
 
     def flush(self) -> None:
         """Wait until Kafka has everything that was sent."""

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import secrets
+import threading
 
 import pytest
-from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, Producer, TopicPartition
+from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AclOperation, AdminClient, NewTopic, ResourceType
 from prometheus_client import CollectorRegistry
 
 from enrich.runtime.connection import KafkaSettings
+from enrich.runtime.process import StopServiceError
 from enrich.runtime.settings import load
 from streams.kafka.lag import Followed, LagMonitor
 from streams.metrics.progress import ProgressMetrics
@@ -80,3 +83,80 @@ def test_a_worker_that_stands_by_is_not_blamed_for_what_another_one_reads(broker
         until(lambda: f"{group} has made no progress" in (monitor.problem() or ""))
     finally:
         monitor.stop()
+
+
+def test_the_process_ends_after_a_long_stall_unless_a_restart_would_not_help(broker: str) -> None:
+    topic = f"t{secrets.token_hex(4)}"
+    connection, ended, causes = {"bootstrap.servers": broker}, threading.Event(), ["no right READ"]
+    admin, producer = AdminClient(connection), Producer(connection)
+    admin.create_topics([NewTopic(topic, 1)])[topic].result(30)
+    producer.produce(topic, b"1")
+    assert producer.flush(30) == 0
+    monitor = LagMonitor(connection, 0.2, ProgressMetrics(CollectorRegistry()))
+    monitor.causes = lambda: causes
+    monitor.follow(Followed(f"{topic}.group", [topic], lambda: [(topic, 0)]))
+    monitor.start(ended.set)
+    try:
+        # 15 times the limit, while it is 5 times.
+        until(lambda: re.search(r"no progress for ([3-9]|\d\d) s", monitor.problem() or "") is not None)
+        assert not ended.is_set()
+        monitor.check()
+        causes.clear()
+        until(ended.is_set)
+        with pytest.raises(StopServiceError, match=r"1 records wait in 1 partitions .*; restarting, with new clients"):
+            monitor.check()
+    finally:
+        monitor.stop()
+
+
+def test_a_missing_topic_is_a_stall_because_the_next_start_makes_it(broker: str) -> None:
+    topic, ended = f"t{secrets.token_hex(4)}", threading.Event()
+    monitor = LagMonitor({"bootstrap.servers": broker}, 0.2, ProgressMetrics(CollectorRegistry()))
+    monitor.follow(Followed(f"{topic}.group", [topic], list))
+    monitor.start(ended.set)
+    try:
+        until(lambda: f"{topic}: it does not exist" in (monitor.problem() or ""))
+        until(ended.is_set)
+        with pytest.raises(StopServiceError, match="has had nothing to read for"):
+            monitor.check()
+    finally:
+        monitor.stop()
+
+
+def test_a_group_begins_anew_in_a_topic_that_was_made_again(broker: str) -> None:
+    topic, ended = f"t{secrets.token_hex(4)}", threading.Event()
+    group, connection = f"{topic}.group", {"bootstrap.servers": broker}
+    admin, producer = AdminClient(connection), Producer(connection)
+    admin.create_topics([NewTopic(topic, 1)])[topic].result(30)
+    producer.produce(topic, b"old")
+    assert producer.flush(30) == 0
+    reader = Consumer({**connection, "group.id": group, "auto.offset.reset": "earliest", "enable.auto.commit": False})
+    reader.subscribe([topic])
+    until(lambda: reader.poll(0.1) is not None)
+    registry = CollectorRegistry()
+    monitor = LagMonitor(connection, _STALL_S, ProgressMetrics(registry))
+    monitor.follow(Followed(group, [topic], lambda: [(topic, 0)]))
+    monitor.start(ended.set)
+    try:
+        until(lambda: registry.get_sample_value("kubeweir_streams_group_lag_records", {"group": group}) is not None)
+        admin.delete_topics([topic])[topic].result(30)
+        until(lambda: "error" not in str(_create(admin, topic)))
+        until(ended.is_set)
+        # What a client commits that has noticed nothing.
+        reader.commit(offsets=[TopicPartition(topic, 0, 1)], asynchronous=False)
+        reader.close()
+        with pytest.raises(StopServiceError, match="deleted and made again"):
+            monitor.check()
+        asked = Consumer({**connection, "group.id": group})
+        assert [one.offset for one in asked.committed([TopicPartition(topic, 0)], 10)] == [0]
+        asked.close()
+    finally:
+        monitor.stop()
+
+
+def _create(admin: AdminClient, topic: str) -> str:
+    try:
+        admin.create_topics([NewTopic(topic, 1)])[topic].result(30)
+    except KafkaException as error:
+        return f"error {error}"
+    return ""

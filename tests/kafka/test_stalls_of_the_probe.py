@@ -6,6 +6,7 @@ import secrets
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from confluent_kafka.admin import AdminClient
@@ -118,3 +119,16 @@ def test_topics_that_are_deleted_are_made_again(broker: MovableBroker, exporter:
     found = admin.list_topics(timeout=10).topics
     assert len(found[raw].partitions) == 4
     assert endpoints in found
+
+
+def test_a_stall_replaces_the_producer_and_never_ends_the_probe(
+    exporter: Exporter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after 5 times and 10 times ``WEIR_STALL``: both steps are the same for the probe."""
+    due: list[Literal["rebuild", "restart"]] = ["restart", "rebuild"]
+    monkeypatch.setattr(exporter.batches._stall, "next_step", lambda _is_reachable: due.pop() if due else None)
+    producer = exporter.batches._producer
+    until(lambda: not due or None, "both steps")
+    exporter.give(5)
+    exporter.wait_until_all_is_well()
+    assert exporter.batches._producer is not producer

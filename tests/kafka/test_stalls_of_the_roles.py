@@ -1,4 +1,5 @@
-"""Brokers are frozen, or return at another address: every role says so, and works again soon after they do.
+"""Brokers are frozen, away, or return at another address, or topics are made again: every role says so, and works again
+soon after they do.
 
 A real Prometheus with the shipped rules sees it, too; only the time for which a rule must hold is cut.
 """
@@ -13,6 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient, NewTopic
 
 from streams.main import ROLES
 from tests.kafka.batches import make_batch, write_manifests
@@ -21,10 +24,13 @@ from tests.kafka.site import Site, ids_of, until
 from tests.services.queries import RULES
 from tests.services.test_prometheus import Prometheus
 
-pytestmark = [pytest.mark.kafka, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.kafka, pytest.mark.timeout(600)]
 
 _LAG_OF_FILE = re.compile(r'^kubeweir_streams_group_lag_records\{group="[^"]*sink\.file"\} 0\.0$', re.MULTILINE)
-RUNNING = ("enrich", "file", "alerts")
+_PATIENCE_S = 150
+"""Six processes may be starting at the same time, on few cores."""
+_EXIT_CODE = re.compile(r'"exit_code": (-?\d+)')
+_ID = re.compile(r'"id":"(r1-\d+)"')
 
 
 class Roles:
@@ -34,11 +40,14 @@ class Roles:
         write_manifests(folder / "manifests")
         self.site = Site(broker.address, f"t{secrets.token_hex(4)}", folder)
         self.broker = broker
-        self.output, self.sent = folder / "flows.log", 0
+        self.output, self.routed, self.sent = folder / "flows.log", folder / "routed.log", 0
         self.first_port = free_port()
+        routes = folder / "routes.yaml"
+        routes.write_text(f"version: 1\nroutes: [{{name: all, outputs: [{{file: {{path: {self.routed}}}}}]}}]\n")
         self.service = self.site.start(
-            *RUNNING, WEIR_STALL="4", WEIR_FILE_PATH=str(self.output), WEIR_METRICS=f"127.0.0.1:{self.first_port}"
-        )
+            *ROLES, WEIR_STALL="4", WEIR_FILE_PATH=str(self.output), WEIR_METRICS=f"127.0.0.1:{self.first_port}",
+            WEIR_ROUTES=str(routes),
+        )  # fmt: skip
 
     def get(self, role: str, path: str = "/readyz") -> str:
         """Return a page of a role or of all, whatever its status; what went wrong if there is none."""
@@ -58,28 +67,53 @@ class Roles:
         self.sent += verdicts
 
     def wait_until_all_is_well(self) -> None:
-        """Wait until the file has every record, and every role is ready."""
+        """Wait until every output has every record, and every role is ready."""
         self.site.flush()
         expected = {f"r1-{number}" for number in range(self.sent)}
-        until(lambda: expected == ids_of(self.output) or None, f"{self.sent} records: {self.pages()}")
-        until(lambda: set(self.pages().values()) == {"ok\n"} or None, f"readiness: {self.pages()}")
+
+        def all_are_there() -> bool | None:
+            printed = set(_ID.findall(self.service.log.read_text()))
+            return printed == ids_of(self.output) == ids_of(self.routed) == expected or None
+
+        until(all_are_there, f"{self.sent} records: {self.pages()}", _PATIENCE_S)
+        until(lambda: set(self.pages().values()) == {"ok\n"} or None, f"readiness: {self.pages()}", _PATIENCE_S)
+
+    def ended(self) -> list[str]:
+        """Return the exit codes of the roles that ended so far; that of a crash is negative."""
+        return _EXIT_CODE.findall(self.service.log.read_text())
+
+    def make_again(self, topic: str) -> None:
+        """Delete a topic, and make it again at once."""
+        admin, name = AdminClient({"bootstrap.servers": self.broker.address}), f"{self.site.prefix}.{topic}"
+        admin.delete_topics([name])[name].result(30)
+
+        def is_made() -> bool | None:
+            try:
+                admin.create_topics([NewTopic(name, 4)])[name].result(30)
+            except KafkaException:
+                return None
+            return True
+
+        until(is_made, f"the topic {name}")
 
     def prometheus(self) -> Prometheus:
         """Start a Prometheus that scrapes the roles."""
         rules = self.site.folder / "rules.yml"
         rules.write_text(re.sub(r"for: \d+m", "for: 1s", RULES.read_text()))
-        ports = [self.first_port + ROLES.index(role) for role in RUNNING]
+        ports = [self.first_port + ROLES.index(role) for role in ROLES]
         return Prometheus(self.site.folder, {"weir-streams": [f"127.0.0.1:{port}" for port in ports]}, rules)
 
     def pages(self) -> dict[str, str]:
-        return {role: self.get(role) for role in (*RUNNING, "all")}
+        return {role: self.get(role) for role in (*ROLES, "all")}
 
 
-@pytest.fixture
-def roles(tmp_path: Path) -> Iterator[Roles]:
-    broker = MovableBroker(tmp_path)
+@pytest.fixture(scope="module")
+def roles(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Roles]:
+    folder = tmp_path_factory.mktemp("roles")
+    broker = MovableBroker(folder)
     broker.start()
-    made = Roles(broker, tmp_path)
+    made = Roles(broker, folder)
+    until(lambda: set(made.pages().values()) == {"ok\n"} or None, "the start", _PATIENCE_S)
     yield made
     made.site.end()
     broker.close()
@@ -96,14 +130,13 @@ def test_every_role_tells_the_truth_about_frozen_and_moved_brokers(
         return {one["metric"]["check"] for one in found}
 
     request.addfinalizer(prometheus.stop)
-    until(lambda: set(roles.pages().values()) == {"ok\n"} or None, f"the start: {roles.pages()}")
     roles.send(10)
     roles.wait_until_all_is_well()
     with broker.frozen():
         roles.send(10)
         until(lambda: all(page.startswith("503 ") for page in roles.pages().values()) or None, "503 of every role")
         assert all("Kafka has" in page for page in roles.pages().values())
-        until(lambda: alerts() >= {"kafka", "file", "alerts"} or None, "an alert for each role")
+        until(lambda: alerts() >= {"kafka", *ROLES[1:]} or None, "an alert for each role")
     roles.wait_until_all_is_well()
     until(lambda: not alerts() or None, "the end of the alerts")
     broker.move()
@@ -111,3 +144,25 @@ def test_every_role_tells_the_truth_about_frozen_and_moved_brokers(
     roles.wait_until_all_is_well()
     until(lambda: _LAG_OF_FILE.search(roles.get("file", "/metrics")), "no lag")
     assert 'kubeweir_streams_last_success_age_seconds{call="commit"}' in roles.get("file", "/metrics")
+
+
+def test_no_role_crashes_when_brokers_are_away_and_each_reads_topics_that_are_made_again(roles: Roles) -> None:
+    broker = roles.broker
+    roles.send(10)
+    roles.wait_until_all_is_well()
+    broker.stop()
+    roles.send(10)
+    until(lambda: all(page.startswith("503 ") for page in roles.pages().values()) or None, "503 of every role")
+    assert all("last success: fetch " in roles.get(role) for role in ROLES)
+    # A broker that has just started does not know yet which groups it coordinates.
+    broker.start()
+    roles.wait_until_all_is_well()
+    assert set(roles.ended()) <= {"1"}, "none has crashed"
+    for topic in ("verdicts.raw", "flows", "flows.denied"):
+        roles.make_again(topic)
+    # As many as were read before: a reader that goes on from its last offset would miss them.
+    roles.site.forget_producer()
+    roles.send(10)
+    roles.send(10)
+    roles.wait_until_all_is_well()
+    assert set(roles.ended()) == {"1"}, "none has crashed"

@@ -146,24 +146,6 @@ def test_who_answers_a_pod_at_its_limit_does_not_pay_for_it(small: Rig, family: 
         assert answered(asking, there) == 5
 
 
-def test_what_a_pod_takes_back_from_its_reserve_is_counted_for_who_had_borrowed_it(small: Rig) -> None:
-    small.maps.configure(Config.POD_CONNECTIONS, SMALL["CONNECTIONS"])
-    both(small, "b/noisy", 3)
-    small.apply()
-    # It has nearly every place, and so those that the next pod will own.
-    scan(small.pods["b/noisy"], 4, "10.244.9.9", SMALL["CONNECTIONS"] + LIMIT)
-    pod = both(small, "a/pod", 1)
-    small.apply()
-    number = small.installer.endpoints[pod.index]
-    reserve = SMALL["CONNECTIONS"] // 2 // SMALL["ENDPOINTS"] // 2
-    first = slot_of(small, number) * 2 * reserve
-    taken = [place for place in small.maps["places"].entries()[0].tolist() if first <= place < first + reserve]
-    assert taken
-    before = evicted(small)["b/noisy"]
-    scan(pod, 4, "10.244.9.9", reserve)
-    assert evicted(small) == {"b/noisy": before + len(taken)}
-
-
 def test_a_successor_takes_over_the_share_of_a_pod_that_is_gone(small: Rig) -> None:
     for number in range(1, 4):
         both(small, f"a/pod{number}", number)

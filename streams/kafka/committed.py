@@ -1,0 +1,42 @@
+"""What groups have committed, asked by clients that are members of no group.
+
+The administration client has a call for it, which ends the whole process: librdkafka's follows a null pointer when a
+broker answers that it does not coordinate the group. Brokers do so while they start, stop or take over from another.
+So each group is asked by a consumer of its own that subscribes to nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+from confluent_kafka import Consumer, KafkaException, TopicPartition
+
+from streams.kafka.connection import Connection, silent_logger
+
+
+class CommittedOffsets:
+    """Asks for committed offsets. One thread may call its methods."""
+
+    def __init__(self, connection: Connection, timeout_s: float) -> None:
+        self._connection, self._timeout_s = connection, timeout_s
+        self._consumers: dict[str, Consumer] = {}
+
+    def of(self, group: str, places: Sequence[tuple[str, int]]) -> dict[tuple[str, int], int]:
+        """Return what the group has committed of these partitions; those without an offset are left out.
+
+        Raises KafkaException."""
+        if not places:
+            return {}
+        if group not in self._consumers:
+            config = {**self._connection, "group.id": group, "enable.auto.commit": False}
+            self._consumers[group] = Consumer(config, logger=silent_logger())
+        found = self._consumers[group].committed([TopicPartition(*place) for place in places], self._timeout_s)
+        for one in found:
+            if one.error is not None:
+                raise KafkaException(one.error)
+        return {(one.topic, one.partition): one.offset for one in found if one.offset >= 0}
+
+    def keep(self, groups: Collection[str]) -> None:
+        """Disconnect from all groups but these."""
+        for group in self._consumers.keys() - set(groups):
+            self._consumers.pop(group).close()
