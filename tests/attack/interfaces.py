@@ -55,10 +55,15 @@ def kept(ground: Ground) -> Iterator[Tally]:
 
 @attack("a pod that takes the next pod's address before that one starts")
 def thief(ground: Ground) -> Iterator[Tally]:
-    """It may reach no other pod, by either address; the pod whose address it takes may reach all."""
-    for take, taken in itertools.product((beside, instead), TAKEN.values()):
+    """It may reach no other pod, by either address; the pod whose address it takes may reach all.
+
+    Once it is bound its binding protects the other pod, before that the address which was first seen inside."""
+    for take, taken, is_bound in itertools.product((beside, instead), TAKEN.values(), (True, False)):
         node = TwoClaims(ground.rig, ground.folder())
-        node.publish("shop/thief")
+        if is_bound:
+            node.publish("shop/thief")
+        else:
+            node.read()
         take(node.thief, taken)
         node.read()
         victim = node.victim()
