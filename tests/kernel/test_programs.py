@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import shutil
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from probe.kernel.program import LoadError
 from probe.kernel.program_cache import ProgramCache
 from probe.kernel.source import joined
 from tests.kernel.rig import SIZES
+from tests.programs import CACHE
 
 pytestmark = pytest.mark.kernel
 
@@ -94,6 +96,22 @@ def _refused_programs_are_compiled_again(
         "the kernel refused programs that an earlier start has compiled: they are compiled again", _COMPILED,
     ]  # fmt: skip
     assert cache.load(name) == good
+
+
+def test_a_signal_while_the_verifier_works_is_no_refusal(pins: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The verifier gives up then. A probe that is told to stop while it starts has to start first."""
+    arrived: list[int] = []
+    # This is how the log of a refusal is asked for, which takes several times as long.
+    monkeypatch.setattr(program, "_VERIFIER_LOG_BYTES", -1)
+    before = signal.signal(signal.SIGALRM, lambda number, _frame: arrived.append(number))
+    try:
+        # The largest program alone takes longer.
+        signal.setitimer(signal.ITIMER_REAL, 0.2)
+        _opened(pins / "interrupted", CACHE)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert arrived == [signal.SIGALRM]
 
 
 def test_the_log_of_the_verifier_reaches_the_user(pins: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
