@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 import secrets
 import stat
 import threading
@@ -36,6 +37,8 @@ _FIRST_LINE: Final = b"kubeweir programs 1\n"
 _MAX_BYTES: Final = 16 << 20
 _MAX_FILES: Final = 16
 """A change of version or of a size needs another file, and a rollback the one before."""
+_OWN_NAME: Final = re.compile(r"[0-9a-f]{64}|\.[0-9a-f]{64}\.[0-9a-f]{8}")
+"""A fingerprint, or the name of a file that is being written."""
 _PATIENCE_S: Final = 5.0
 """A compilation takes about as long."""
 
@@ -120,8 +123,9 @@ class ProgramCache:
         except OSError:
             unfinished.unlink(missing_ok=True)
             raise
-        # An unfinished file that a killed probe has left is removed in its turn.
-        by_use = sorted(self._folder.iterdir(), key=_last_use_ns, reverse=True)
+        # An unfinished file that a killed probe has left is removed in its turn. What else is there is not ours.
+        own = [path for path in self._folder.iterdir() if _OWN_NAME.fullmatch(path.name)]
+        by_use = sorted(own, key=_last_use_ns, reverse=True)
         for path in by_use[self._most :]:
             path.unlink(missing_ok=True)
 

@@ -148,10 +148,11 @@ def test_the_files_that_were_used_last_are_kept(tmp_path: Path) -> None:
         os.utime(tmp_path / name, ns=(0, number + 1))
         # Each start uses the first one.
         assert cache.load(names[0]) is not None
-    (tmp_path / ".unfinished").write_text("of a probe that was killed")
-    os.utime(tmp_path / ".unfinished", ns=(0, 1))
+    for other in (f".{_NAME}.01234567", "ledger"):
+        (tmp_path / other).write_text("the first one is of a probe that was killed, the other is not ours")
+        os.utime(tmp_path / other, ns=(0, 1))
     cache.store(names[4], _compiled())
-    assert sorted(path.name for path in tmp_path.iterdir()) == [names[0], names[3], names[4]]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [names[0], names[3], names[4], "ledger"]
 
 
 def test_a_disk_that_takes_nothing_costs_only_the_compilation(tmp_path: Path) -> None:
