@@ -6,8 +6,10 @@ A real Prometheus with the shipped rules sees it, too; only the time for which a
 
 from __future__ import annotations
 
+import contextlib
 import re
 import secrets
+import socket
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -19,7 +21,7 @@ from confluent_kafka.admin import AdminClient, NewTopic
 
 from streams.main import ROLES
 from tests.kafka.batches import make_batch, write_manifests
-from tests.kafka.movable import MovableBroker, free_port
+from tests.kafka.movable import MovableBroker
 from tests.kafka.site import Site, ids_of, until
 from tests.services.queries import RULES
 from tests.services.test_prometheus import Prometheus
@@ -29,8 +31,22 @@ pytestmark = [pytest.mark.kafka, pytest.mark.timeout(600)]
 _LAG_OF_FILE = re.compile(r'^kubeweir_streams_group_lag_records\{group="[^"]*sink\.file"\} 0\.0$', re.MULTILINE)
 _PATIENCE_S = 150
 """Six processes may be starting at the same time, on few cores."""
-_EXIT_CODE = re.compile(r'"exit_code": (-?\d+)')
+_KILLED = re.compile(r'"exit_code": (-\d+)')
 _ID = re.compile(r'"id":"(r1-\d+)"')
+
+
+def free_ports(number: int) -> int:
+    """Return the first of some free ports in a row that the kernel gives to no client: a role that is restarted must
+    find its own port free."""
+    for first in range(20_000 + secrets.randbelow(100) * 100, 32_000, number):
+        with contextlib.ExitStack() as stack:
+            try:
+                for port in range(first, first + number):
+                    stack.enter_context(socket.create_server(("127.0.0.1", port)))
+            except OSError:
+                continue
+            return first
+    raise AssertionError("no free ports")
 
 
 class Roles:
@@ -41,7 +57,7 @@ class Roles:
         self.site = Site(broker.address, f"t{secrets.token_hex(4)}", folder)
         self.broker = broker
         self.output, self.routed, self.sent = folder / "flows.log", folder / "routed.log", 0
-        self.first_port = free_port()
+        self.first_port = free_ports(len(ROLES) + 1)
         routes = folder / "routes.yaml"
         routes.write_text(f"version: 1\nroutes: [{{name: all, outputs: [{{file: {{path: {self.routed}}}}}]}}]\n")
         self.service = self.site.start(
@@ -78,9 +94,9 @@ class Roles:
         until(all_are_there, f"{self.sent} records: {self.pages()}", _PATIENCE_S)
         until(lambda: set(self.pages().values()) == {"ok\n"} or None, f"readiness: {self.pages()}", _PATIENCE_S)
 
-    def ended(self) -> list[str]:
-        """Return the exit codes of the roles that ended so far; that of a crash is negative."""
-        return _EXIT_CODE.findall(self.service.log.read_text())
+    def crashed(self) -> list[str]:
+        """Return the exit codes of roles that a signal ended."""
+        return _KILLED.findall(self.service.log.read_text())
 
     def make_again(self, topic: str) -> None:
         """Delete a topic, and make it again at once."""
@@ -157,7 +173,7 @@ def test_no_role_crashes_when_brokers_are_away_and_each_reads_topics_that_are_ma
     # A broker that has just started does not know yet which groups it coordinates.
     broker.start()
     roles.wait_until_all_is_well()
-    assert set(roles.ended()) <= {"1"}, "none has crashed"
+    assert not roles.crashed()
     for topic in ("verdicts.raw", "flows", "flows.denied"):
         roles.make_again(topic)
     # As many as were read before: a reader that goes on from its last offset would miss them.
@@ -165,4 +181,4 @@ def test_no_role_crashes_when_brokers_are_away_and_each_reads_topics_that_are_ma
     roles.send(10)
     roles.send(10)
     roles.wait_until_all_is_well()
-    assert set(roles.ended()) == {"1"}, "none has crashed"
+    assert not roles.crashed()
