@@ -25,7 +25,7 @@ from enrich.sources.factory import make_source
 from enrich.sources.source import Source, SourceError
 from enrich.wire.topics import topics
 from probe.agent import Agent
-from probe.cluster_id import find_cluster_id
+from probe.cluster_id import find_cluster_id, other_cluster
 from probe.cni.metrics import CniCollector
 from probe.cni.plugin import Plugin
 from probe.cni.pod_lookup import PodLookup
@@ -83,6 +83,11 @@ class _Parts:
         """Return whether the kernel has the cluster's policy."""
         return self.agent.problem() is None
 
+    def change_cluster(self, cluster: str) -> None:
+        """Go on in the name of another cluster than before."""
+        self.drain.change_cluster(cluster)
+        self.intervals.start(cluster)
+
     def renew_credentials(self, settings: Settings) -> None:
         """Send by new clients, which read the credentials again. Raises SettingsError."""
         connection = settings.connection()
@@ -97,9 +102,7 @@ class _Parts:
 def serve(settings: Settings) -> None:
     """Run the probe until SIGTERM. Raises StopServiceError."""
     if settings.cluster == "*":
-        raise StopServiceError(
-            "WEIR_CLUSTER=*: a node belongs to one cluster: set its id, or leave it empty", Exit.USAGE
-        )
+        raise StopServiceError("WEIR_CLUSTER=*: a node belongs to one cluster: set its id, or nothing", Exit.USAGE)
     stop = stop_on_signals()
     end_on_dead_threads(stop.set)
     with contextlib.ExitStack() as stack:
@@ -133,6 +136,9 @@ def serve(settings: Settings) -> None:
                      kafka=settings.kafka, source=settings.source, metrics_port=health.port)  # fmt: skip
         while not has_ended():
             stop.wait(0.2)
+            if cluster_id is not None and (other := other_cluster(settings, cluster, cluster_id)):
+                cluster_id = other
+                parts.change_cluster(other)
 
         def enforcement_ends() -> bool:
             return owner is not None and stop.is_set() and owner.is_over()
@@ -226,6 +232,7 @@ def _serve_health(settings: Settings, source: Source, parts: _Parts, diagnosis: 
         "spool": lambda: parts.drain.problem,
         "kafka": diagnosis.named("kafka", lambda: parts.publisher.problem),
         "address_intervals": lambda: parts.interval_publisher.problem,
+        "state": lambda: source.state_problem() or parts.intervals.problem,
     }
     if plugin:
         ready["cni"] = plugin.problem
@@ -289,10 +296,8 @@ def _connected() -> Client:
 
 
 def _limits(settings: Settings) -> Limits:
+    wait_s = settings.batch_allowed_wait
     return Limits(
-        verdicts=settings.batch_verdicts,
-        denied_s=settings.batch_denied_wait,
-        allowed_s=settings.batch_allowed_wait,
-        quiet_s=4 * settings.batch_allowed_wait,
+        verdicts=settings.batch_verdicts, denied_s=settings.batch_denied_wait, allowed_s=wait_s, quiet_s=4 * wait_s,
         heartbeat_s=settings.heartbeat,
-    )
+    )  # fmt: skip

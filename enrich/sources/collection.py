@@ -10,6 +10,7 @@ import structlog
 
 from enrich.index.cluster import Change
 from enrich.model import Name, Object
+from enrich.sources.cluster_uid import read_cluster_uid
 from enrich.sources.connection import Connection
 from enrich.sources.definition import read_definition
 from enrich.sources.last_state import LastState
@@ -45,7 +46,12 @@ class Collection:
         self._reader = Reader(resource)
         self._last: LastState | None = None
         if resource.definition:
-            self._last = LastState(resource, lambda: read_definition(definitions, resource), store)
+            self._last = LastState(
+                resource,
+                lambda: read_definition(definitions, resource),
+                store,
+                lambda: read_cluster_uid(definitions),
+            )
         self._listed: dict[Name, tuple[Object, bytes]] | None = None
 
     @property
@@ -72,6 +78,8 @@ class Collection:
 
     def begin_list(self) -> None:
         """Start a list."""
+        if self._last is not None:
+            self._last.begin_list()
         self._reader.begin()
         self._listed = {}
 

@@ -30,6 +30,7 @@ class KubernetesSource:
         ``state`` is a folder for the last state of policies of optional kinds; None: a restart loses it."""
         self._client = Client(configure)
         self._state = state
+        self._stores: list[PolicyStore] = []
         resources = [resource for resource in RESOURCES if resource.type in cluster.kinds]
         index = Index(cluster, resources)
         self._watches = [Watch(self._client, resource, index, self._store(resource)) for resource in resources]
@@ -37,7 +38,8 @@ class KubernetesSource:
     def _store(self, resource: Resource) -> PolicyStore | None:
         if self._state is None or not resource.definition:
             return None
-        return PolicyStore(self._state / resource.definition)
+        self._stores.append(PolicyStore(self._state / resource.definition))
+        return self._stores[-1]
 
     def start(self) -> None:
         """Read the configuration and begin to list. A server that cannot be reached is retried for ever.
@@ -54,10 +56,16 @@ class KubernetesSource:
         for watch in self._watches:
             if watch.thread.ident is not None:
                 watch.thread.join(5)
+        for store in self._stores:
+            store.close()
 
     def problem(self) -> str | None:
         """Say why kinds are missing or may be stale; None if all are current."""
         return "; ".join(watch.problem for watch in self._watches if watch.problem) or None
+
+    def state_problem(self) -> str | None:
+        """Say why a restart may lose the last state of policies; None if it does not."""
+        return "; ".join(problem for store in self._stores if (problem := store.problem)) or None
 
     def refused(self) -> list[str]:
         """Name the objects that the server has and this program cannot parse, as ``kind namespace/name``."""

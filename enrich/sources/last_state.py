@@ -12,7 +12,9 @@ object leaves the index only if one of these says that it was deleted:
 Everything else leaves the object as it is. Such an object is *kept*: it is named, with the reason, in the log, on
 /readyz and in a metric. It is replaced when the server has an object of its name again. Deleting that one removes it.
 
-With a :class:`enrich.sources.policy_store.PolicyStore`, all this holds across restarts.
+With a :class:`enrich.sources.policy_store.PolicyStore`, all this holds across restarts. Between two starts a node may
+join another cluster, so each object is stored with the cluster that it was seen in. As long as the server's cluster is
+not known, a stored object stays in force; once it is known to be another one, the object goes, and the log names it.
 """
 
 from __future__ import annotations
@@ -21,12 +23,13 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
+import msgspec
 import structlog
 
 from enrich.model import Name, Object
 from enrich.sources.client import AnswerError
 from enrich.sources.definition import UNREADABLE, Definition
-from enrich.sources.policy_store import PolicyStore
+from enrich.sources.policy_store import PolicyStore, Stored
 from enrich.sources.resources import Reader, Resource
 
 log = structlog.get_logger("kubeweir.source")
@@ -40,24 +43,41 @@ _NO_DEFINITION: Final = "-"
 class LastState:
     """The objects of one kind that are in force, and under which definition each was seen. One thread uses it."""
 
-    def __init__(self, resource: Resource, ask: Callable[[], Definition], store: PolicyStore | None) -> None:
-        """``ask`` reads the definition, and raises AnswerError if it gets no answer."""
+    def __init__(
+        self,
+        resource: Resource,
+        ask: Callable[[], Definition],
+        store: PolicyStore | None,
+        ask_cluster: Callable[[], str] = str,
+    ) -> None:
+        """``ask`` reads the definition, and raises AnswerError if it gets no answer. ``ask_cluster`` reads the UID of
+        the server's namespace kube-system, likewise; it returns an empty text if the server does not tell it."""
         self.kept: Mapping[Name, str] = {}
         """Why each of these objects is in force although the server does not have it. Replaced as a whole."""
         self._resource, self._ask, self._store = resource, ask, store
+        self._ask_cluster = ask_cluster
         self._objects: dict[Name, Object] = {}
         self._seen_under: dict[Name, str] = {}
         """The UID of the definition under which each object was last seen; empty if it was not readable."""
-        self._uid = ""
+        self._seen_in: dict[Name, str] = {}
+        """The UID of the cluster in which each object was last seen; empty if it was not known."""
+        self._uid = self._cluster = ""
         self._empty_since: float | None = None
-        for uid, raw in store.load() if store is not None else ():
-            try:
-                made = Reader(resource).read(raw)[1]
-            except (LookupError, TypeError, AttributeError, ValueError) as error:
-                log.error("a stored policy cannot be interpreted", kind=resource.kind, error=repr(error))
-                continue
-            if made is not None:
-                self._objects[made.key], self._seen_under[made.key] = made, uid
+        for name, stored in store.load() if store is not None else ():
+            self._adopt(name, stored)
+
+    def _adopt(self, name: str, stored: Stored) -> None:
+        why = "it does not describe a policy"
+        made = None
+        try:
+            made = Reader(self._resource).read(stored.object)[1]
+        except (LookupError, TypeError, AttributeError, ValueError) as error:
+            why = repr(error)
+        if made is not None:
+            self._objects[made.key] = made
+            self._seen_under[made.key], self._seen_in[made.key] = stored.definition, stored.cluster
+        elif self._store is not None:
+            self._store.leave_out(name, why)
 
     def begin(self) -> None:
         """Note under which definition the objects are seen that the next request returns."""
@@ -67,13 +87,34 @@ class LastState:
             found = UNREADABLE
         self._uid = found.uid if found.exists or not found.readable else _NO_DEFINITION
 
+    def begin_list(self) -> None:
+        """Note in which cluster the objects are that the next list has, and forget those of another one.
+
+        Raises AnswerError."""
+        if self._store is None:
+            return
+        found = self._ask_cluster()
+        self._cluster = found or self._cluster
+        foreign = [key for key, seen in self._seen_in.items() if found and seen not in ("", found)]
+        if foreign:
+            log.error(
+                "policies of another cluster are no longer in force: this node belongs to another cluster now",
+                kind=self._resource.kind, policies=sorted(map(str, foreign)), cluster=found,
+                their_clusters=sorted({self._seen_in[key] for key in foreign}),
+            )  # fmt: skip
+        for key in foreign:
+            self._remove(key)
+
     def put(self, made: Object, raw: bytes) -> None:
         """Note an object that the server has."""
-        self._objects[made.key], self._seen_under[made.key] = made, self._uid
-        if made.key in self.kept:
-            self._keep({key: why for key, why in self.kept.items() if key != made.key})
+        key = made.key
+        # A definition that is not readable now proves nothing about the one that the object was seen under before.
+        uid, cluster = self._uid or self._seen_under.get(key, ""), self._cluster or self._seen_in.get(key, "")
+        self._objects[key], self._seen_under[key], self._seen_in[key] = made, uid, cluster
+        if key in self.kept:
+            self._keep({other: why for other, why in self.kept.items() if other != key})
         if self._store is not None:
-            self._store.save(made.key.name, self._uid, raw)
+            self._store.save(key.name, Stored(uid, msgspec.Raw(raw), cluster))
 
     def take(self, key: Name) -> bool:
         """Note an event DELETED; return whether the object is gone, and not kept. Raises AnswerError."""
@@ -144,6 +185,7 @@ class LastState:
     def _remove(self, key: Name) -> None:
         self._objects.pop(key, None)
         self._seen_under.pop(key, None)
+        self._seen_in.pop(key, None)
         if key in self.kept:
             self._keep({other: why for other, why in self.kept.items() if other != key})
         if self._store is not None:

@@ -61,6 +61,9 @@ class ManifestSource:
         """Return nothing: a folder is applied completely or not at all."""
         return []
 
+    def state_problem(self) -> str | None:
+        """Return None: the files are the state."""
+
     def kept(self) -> dict[str, str]:
         """Return nothing: a policy whose file is deleted was deleted on purpose."""
         return {}

@@ -24,6 +24,9 @@ class Source(Protocol):
     def problem(self) -> str | None:
         """Say what keeps the index from being current; None if nothing does."""
 
+    def state_problem(self) -> str | None:
+        """Say why a restart may lose the last state of policies; None if it does not."""
+
     def age_s(self) -> dict[str, float]:
         """Return the seconds since the origin of each kind last sent anything; empty for a source of files."""
 

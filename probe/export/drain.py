@@ -6,6 +6,9 @@ counted by what loses it and reported in the headers of batches; the last header
 
 After an upgrade there is the ring of another generation too (``probe.kernel.generations``). It is read to its end
 before the own ring, so the last header in the spool always is of the ring that is being read.
+
+A node may turn out to belong to another cluster than the last header says. What the rings hold until then was decided
+in the first one, and is appended in its name; the other cluster's name begins with the next verdict.
 """
 
 from __future__ import annotations
@@ -29,6 +32,8 @@ _POLL_S: Final = 0.005
 _MAX_VERDICTS_READ: Final = 20_000
 _RETRY_S: Final = 1.0
 _REPORT_S: Final = 10.0
+_PATIENCE_S = 10.0
+"""An append that takes longer is reported."""
 
 
 class Drain:
@@ -44,7 +49,10 @@ class Drain:
     ) -> None:
         self._ring, self._references, self._spool, self._limits = ring, references, spool, limits
         self._key = "", ""
-        """The cluster's id and the node."""
+        """The cluster's id and the node, in the batches that are being made."""
+        self._cluster = ""
+        """The cluster's id from the next verdict on."""
+        self._appending_since: float | None = None
         # The last batch may be in its ring still, so that ring is the first: later its header is not the last.
         self._earlier = sorted(earlier, key=lambda one: not self._has_last(one.ring))
         self._stop = threading.Event()
@@ -55,8 +63,16 @@ class Drain:
         """Verdicts read from the ring."""
         self.batches = 0
         """Batches appended to the spool."""
-        self.problem: str | None = "the cluster's id is not known yet, so verdicts stay in the ring"
+        self._problem: str | None = "the cluster's id is not known yet, so verdicts stay in the ring"
         self._thread: threading.Thread | None = None
+
+    @property
+    def problem(self) -> str | None:
+        """What keeps verdicts from the spool, in words; None if nothing does."""
+        since = self._appending_since
+        if since is not None and time.monotonic() - since > _PATIENCE_S:
+            return f"the spool's disk has not answered for {time.monotonic() - since:.0f} s: verdicts stay in the ring"
+        return self._problem
 
     @property
     def cluster(self) -> str | None:
@@ -67,10 +83,14 @@ class Drain:
 
     def start(self, cluster: str, node: str) -> None:
         """Start behind the last verdict in the spool: a killed probe may have left it in the ring as well."""
-        self._key = cluster, node
-        self.problem = None
+        self._key, self._cluster = (self.cluster or cluster, node), cluster
+        self._problem = None
         self._thread = threading.Thread(target=self._run, name="drain")
         self._thread.start()
+
+    def change_cluster(self, cluster: str) -> None:
+        """Go on in the name of another cluster (any thread)."""
+        self._cluster = cluster
 
     def stop(self) -> None:
         """Append everything that is in the ring to the spool, and end the thread."""
@@ -132,6 +152,11 @@ class Drain:
         """
         batcher = self._batcher(ring)
         while not (self._stop.is_set() or ended.is_set()):
+            if self._key[0] != self._cluster:
+                while self._step(ring, batcher, everything=True):
+                    pass
+                self._key = self._cluster, self._key[1]
+                batcher = self._batcher(ring)
             if not self._step(ring, batcher, everything=False):
                 self._stop.wait(_POLL_S)
         has_ended = ended.is_set()  # read first: what is written before it is set must not be missed
@@ -163,10 +188,12 @@ class Drain:
         Meanwhile its verdicts stay in the ring; when that is full, the kernel counts what it cannot write.
         """
         while True:
+            self._appending_since = time.monotonic()
             try:
                 self._spool.append(batch.value, batch.header)
             except OSError as error:
-                self.problem = f"the spool cannot be written: {error.strerror}"
+                self._appending_since = None
+                self._problem = f"the spool cannot be written: {error.strerror}"
                 if time.monotonic() - self._reported_at > _REPORT_S:
                     self._reported_at = time.monotonic()
                     log.error("the spool cannot be written: verdicts stay in the ring meanwhile",
@@ -174,7 +201,7 @@ class Drain:
                 if self._stop.wait(_RETRY_S):
                     raise _CannotAppendError from error
             else:
-                self.problem = None
+                self._appending_since = self._problem = None
                 return
 
 

@@ -12,9 +12,10 @@ loss and its count are either both on disk or both not.
 
 from __future__ import annotations
 
+import os
 import struct
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -147,3 +148,31 @@ def _batch_of(value: bytes) -> Batch | None:
         return decode_batch(value)
     except BatchError:
         return None
+
+
+class Counts(NamedTuple):
+    """What a spool holds."""
+
+    lost: Mapping[str, int]
+    """Verdicts that will not reach Kafka, by reason."""
+    bytes: int
+    """Of all segments on disk."""
+    unacked: int
+    """Batches that Kafka has not acknowledged."""
+
+    @classmethod
+    def of(cls, segments: Mapping[int, Segment], acknowledged: SpoolPosition, lost: Mapping[str, int]) -> Counts:
+        """Count. ``lost`` has the losses of segments that were deleted, and those that Kafka refused."""
+        return cls(
+            lost=lost,
+            bytes=sum(segment.bytes for segment in segments.values()),
+            unacked=sum(one.batches for number, one in segments.items() if number >= acknowledged.segment)
+            - acknowledged.ordinal,
+        )
+
+
+def write_whole(descriptor: int, block: bytes) -> None:
+    """Write all bytes of a block. Raises OSError; a part may be written then."""
+    view = memoryview(block)
+    while view:
+        view = view[os.write(descriptor, view) :]

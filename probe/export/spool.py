@@ -39,6 +39,7 @@ from probe.export.acknowledged import REFUSED, SPOOL_FULL, Acknowledged, Acknowl
 from probe.export.recovery import recover
 from probe.export.segment import (
     HEAD,
+    Counts,
     Segment,
     SpooledBatch,
     SpoolPosition,
@@ -49,6 +50,7 @@ from probe.export.segment import (
     whole_batches,
     without_allows,
     without_verdicts,
+    write_whole,
 )
 
 log = structlog.get_logger("kubeweir.probe")
@@ -81,6 +83,8 @@ class Spool:
         self._cursor = self._acknowledged.position
         self._offset = self._offset_of(self._cursor)
         self._synced = time.monotonic()
+        self._counts = self._count()
+        """Read without the lock: a disk that does not answer may hold it for minutes, and health must not."""
 
     # --- state
 
@@ -94,22 +98,22 @@ class Spool:
 
         ``spool_full``: removed to make room; ``refused``: Kafka refused their batch.
         """
-        with self._lock:
-            full = self._acknowledged.lost + sum(segment.lost for segment in self._segments.values())
-            return {SPOOL_FULL: full, REFUSED: self._acknowledged.refused}
+        return dict(self._counts.lost)
 
     @property
     def size(self) -> int:
         """The bytes of all segments on disk."""
-        with self._lock:
-            return sum(segment.bytes for segment in self._segments.values())
+        return self._counts.bytes
 
     @property
     def unacked_batches(self) -> int:
         """The number of batches that Kafka has not acknowledged."""
-        with self._lock:
-            first, ordinal = self._acknowledged.position
-            return sum(segment.batches for number, segment in self._segments.items() if number >= first) - ordinal
+        return self._counts.unacked
+
+    def _count(self) -> Counts:
+        full = self._acknowledged.lost + sum(segment.lost for segment in self._segments.values())
+        lost = {SPOOL_FULL: full, REFUSED: self._acknowledged.refused}
+        return Counts.of(self._segments, self._acknowledged.position, lost)
 
     # --- writing
 
@@ -119,24 +123,30 @@ class Spool:
         Raises OSError if the disk does not take it; then nothing was appended.
         """
         with self._lock:
-            self._make_room(len(value) + HEAD.size)
-            number = max(self._segments)
-            if self._segments[number].bytes + len(value) > self._segment_bytes and self._segments[number].batches:
-                number = self._start_segment(number + 1)
-            segment = self._segments[number]
-            block = pack(SpooledBatch(value, 0))
             try:
-                _write_whole(self._file, block)
-            except OSError:
-                os.ftruncate(self._file, segment.bytes)
-                raise
-            if len(self._headers) < _MAX_HANDED_ON_HEADERS:
-                self._headers[SpoolPosition(number, segment.batches)] = header
-            segment.bytes += len(block)
-            segment.batches += 1
-            self._last_header = header
-            self._sync()
+                self._append(value, header)
+            finally:
+                self._counts = self._count()
+        self._sync()
         self._appended.set()
+
+    def _append(self, value: bytes, header: Header) -> None:
+        self._make_room(len(value) + HEAD.size)
+        number = max(self._segments)
+        if self._segments[number].bytes + len(value) > self._segment_bytes and self._segments[number].batches:
+            number = self._start_segment(number + 1)
+        segment = self._segments[number]
+        block = pack(SpooledBatch(value, 0))
+        try:
+            write_whole(self._file, block)
+        except OSError:
+            os.ftruncate(self._file, segment.bytes)
+            raise
+        if len(self._headers) < _MAX_HANDED_ON_HEADERS:
+            self._headers[SpoolPosition(number, segment.batches)] = header
+        segment.bytes += len(block)
+        segment.batches += 1
+        self._last_header = header
 
     def _sync(self, *, now: bool = False) -> None:
         """Force the segment to the disk, at most once in ``_SYNC_S`` unless ``now``.
@@ -150,9 +160,8 @@ class Spool:
         try:
             os.fdatasync(self._file)
         except OSError as error:
-            log.warning(
-                "the spool's disk does not keep up: a power cut now would lose the newest batches", error=error.strerror
-            )
+            log.warning("the spool's disk does not keep up: a power cut now would lose the newest batches",
+                        error=error.strerror)  # fmt: skip
 
     def _start_segment(self, number: int) -> int:
         path = self._folder / f"{number:012d}.seg"
@@ -224,13 +233,12 @@ class Spool:
                 for number in answered:
                     self._segments.pop(number).path.unlink(missing_ok=True)
             except OSError as error:
-                log.warning(
-                    "the spool cannot note what Kafka has acknowledged: a restart would send it again",
-                    error=error.strerror, folder=str(self._folder),
-                )  # fmt: skip
+                log.warning("the spool cannot note what Kafka has acknowledged: a restart would send it again",
+                            error=error.strerror, folder=str(self._folder))  # fmt: skip
                 self._acknowledged = self._acknowledged._replace(
                     position=acknowledged.position, refused=acknowledged.refused
                 )
+            self._counts = self._count()
 
     def _write_acknowledged(self, acknowledged: Acknowledged) -> None:
         """Write the file ``acked``; changed counts of losses are forced to the disk at once."""
@@ -285,14 +293,8 @@ class Spool:
         segment.lost = sum(batch.lost for batch in stored)
         log.warning("the spool is full: verdicts were removed from its oldest batches, allowed ones first",
                     segment=segment.path.name, bytes_before=before, bytes_after=segment.bytes,
-                    lost_verdicts=self.lost()[SPOOL_FULL], setting="WEIR_SPOOL_BYTES")  # fmt: skip
+                    lost_verdicts=self._count().lost[SPOOL_FULL], setting="WEIR_SPOOL_BYTES")  # fmt: skip
 
     def _offset_of(self, position: SpoolPosition) -> int:
         stored = list(whole_batches(self._segments[position.segment].path.read_bytes()))[: position.ordinal]
         return sum(batch.stored_bytes for batch in stored)
-
-
-def _write_whole(descriptor: int, block: bytes) -> None:
-    view = memoryview(block)
-    while view:
-        view = view[os.write(descriptor, view) :]

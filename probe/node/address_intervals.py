@@ -78,24 +78,37 @@ class AddressIntervals:
         """When the pods were last seen on their interfaces, by this probe or the last one."""
         self._seen_ns = self._published_ns = self._saved_ns = 0
         self._lock = threading.Lock()
+        self.problem: str | None = None
+        """Why the file cannot be written, in words; None if it can."""
 
     def start(self, cluster: str) -> None:
-        """Read the last probe's intervals, and start to publish. Nothing is published before."""
+        """Read the last intervals, and start to publish. Nothing is published before.
+
+        Intervals of another cluster, which the node belonged to before, end: they are published once more in its name.
+        """
         with self._lock:
-            make_private(self._path)
-            try:
-                left, self._confirmed_ns = _decode(self._path.read_bytes()), self._path.stat().st_mtime_ns
-            except FileNotFoundError:
-                left = []
-            except (msgspec.DecodeError, UnicodeDecodeError) as error:
-                left = []
-                log.error("the last probe's address intervals cannot be read: they stay in the topic as they are",
-                          file=str(self._path), error=str(error))  # fmt: skip
+            left = self._read()
             self._intervals = {(found.uid, found.ip): found for found in left if found.cluster == cluster}
             self._cluster = cluster
+            over = [one for one in left if one.cluster != cluster and one.last is None]
+            ended = {one.key: encode_interval(self._ended(one, self._now_ns())) for one in over}
             bound, seen_ns = self._bound, self._seen_ns
+        if ended:
+            self._publish(ended)
         if bound is not None:
             self.update(bound, seen_ns)
+
+    def _read(self) -> list[AddressInterval]:
+        try:
+            make_private(self._path)
+            found, self._confirmed_ns = _decode(self._path.read_bytes()), self._path.stat().st_mtime_ns
+        except FileNotFoundError:
+            return []
+        except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
+            log.error("the last probe's address intervals cannot be read: they stay in the topic as they are",
+                      file=str(self._path), error=str(error))  # fmt: skip
+            return []
+        return found
 
     def update(self, bound: Mapping[int, Pod], seen_ns: int) -> None:
         """Take the pods that are bound to interfaces now, by interface index; all were there at ``seen_ns``."""
@@ -121,7 +134,7 @@ class AddressIntervals:
         """Bring the intervals up to date; return those that are new, ended, or go on after all."""
         expected = {(pod.uid, ip): (index, pod) for index, pod in bound.items() for ip in pod.ips}
         changed = {
-            key: self._ended(key, now)
+            key: self._ended(interval, now)
             for key, interval in self._intervals.items()
             if interval.last is None and key not in expected
         }
@@ -162,25 +175,37 @@ class AddressIntervals:
             first=first, start=max(first, start), labels=dict(pod.labels), owner=owner,
         )  # fmt: skip
 
-    def _ended(self, key: _Key, now: int) -> AddressInterval:
-        interval = self._intervals[key]
-        disappeared = self._clock.disappeared(self._index.get(key, -1))
+    def _ended(self, interval: AddressInterval, now: int) -> AddressInterval:
+        disappeared = self._clock.disappeared(self._index.get((interval.uid, interval.ip), -1))
         end, last = disappeared if disappeared is not None else (self._confirmed_ns, now)
         return msgspec.structs.replace(interval, end=max(end, interval.start), last=max(last, interval.start))
 
     def _save(self, now: int, *, changed: bool) -> None:
-        """Write the file if intervals changed; otherwise, now and then, only its modification time."""
-        if changed:
+        """Write the file if intervals changed; otherwise, now and then, only its modification time.
+
+        A disk that takes nothing is reported: it must keep neither policy from the kernel nor intervals from Kafka."""
+        if not (changed or self.problem or now - self._saved_ns > _TOUCH_NS):
+            return
+        try:
+            self._write(whole=changed or bool(self.problem))
+        except OSError as error:
+            if self.problem is None:
+                log.error("the address intervals cannot be stored: after a restart, pods that ended meanwhile end late",
+                          file=str(self._path), error=str(error))  # fmt: skip
+            self.problem = f"the address intervals cannot be stored in {self._path} ({error.strerror})"
+            return
+        self._saved_ns, self.problem = now, None
+
+    def _write(self, *, whole: bool) -> None:
+        new = self._path
+        if whole:
             new = self._path.with_suffix(".new")
             with open(new, "wb", opener=open_private) as file:
                 file.write(msgspec.json.encode(list(self._intervals.values())))
-        elif now - self._saved_ns > _TOUCH_NS and self._path.exists():
-            new = self._path
-        else:
+        elif not self._path.exists():
             return
         os.utime(new, ns=(self._confirmed_ns, self._confirmed_ns))
         new.replace(self._path)
-        self._saved_ns = now
 
 
 def _with_lasting_labels(interval: AddressInterval, pod: Pod) -> AddressInterval:

@@ -32,6 +32,8 @@ class BoundPods:
         """Read what the last probe wrote to ``path``, if it did."""
         self._path = path
         self._content = _read(path)
+        self._is_behind = False
+        """Whether the file does not have the content, because the disk did not take it."""
 
     @property
     def pods(self) -> dict[str, Pod]:
@@ -44,15 +46,28 @@ class BoundPods:
         return {namespace.name: namespace for namespace in self._content.namespaces}
 
     def save(self, pods: Iterable[Pod], namespaces: Iterable[Namespace]) -> None:
-        """Replace the content, and the file if it differs. Raises OSError."""
+        """Replace the content, and the file if it differs.
+
+        A disk that takes nothing is logged, and keeps no policy from the kernel: the next call writes the file."""
         content = _Content(list(pods), list(namespaces))
-        if content == self._content:
+        if content == self._content and not self._is_behind:
             return
+        self._content = content
+        try:
+            self._write()
+        except OSError as error:
+            if not self._is_behind:
+                log.error("bound pods cannot be stored: after a restart, an interface whose pod the API lost is closed",
+                          file=str(self._path), error=str(error))  # fmt: skip
+            self._is_behind = True
+            return
+        self._is_behind = False
+
+    def _write(self) -> None:
         new = self._path.with_name(f"{self._path.name}.new")
         with open(new, "wb", opener=open_private) as file:
-            file.write(msgspec.json.encode(content))
+            file.write(msgspec.json.encode(self._content))
         new.replace(self._path)
-        self._content = content
 
 
 def _read(path: Path) -> _Content:

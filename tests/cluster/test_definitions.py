@@ -4,6 +4,7 @@ kube-apiserver."""
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -175,3 +176,21 @@ def test_the_predecessors_are_read_beside_it(api: ApiServer, probe: Probe) -> No
         for plural in kinds:
             with contextlib.suppress(OSError):
                 api.delete(f"{DEFINITIONS}/{plural}.{GROUP}")
+
+
+def test_a_node_that_comes_from_another_cluster_does_not_enforce_its_policies(api: ApiServer, tmp_path: Path) -> None:
+    """The folder has a policy of this cluster and one of another, and the server does not serve the kind."""
+    uid = api.get("/api/v1/namespaces/kube-system")["metadata"]["uid"]
+    spec = {"tier": "Admin", "priority": 1, "subject": {"namespaces": {}}}
+    (tmp_path / DEFINITION).mkdir()
+    for name, cluster in (("guard", "another"), ("own", uid)):
+        stored = {"definition": "d1", "cluster": cluster, "object": {"metadata": {"name": name}, "spec": spec}}
+        (tmp_path / DEFINITION / name).write_text(json.dumps(stored))
+    made = Probe(api, tmp_path)
+    try:
+        assert made.cluster.synced.wait(30), made.source.problem()
+        assert {name.name for name in made.cluster.cluster_policies()} == {"own"}
+        assert list(made.source.kept()) == ["ClusterNetworkPolicy own"]
+        eventually(lambda: not (tmp_path / DEFINITION / "guard").exists())
+    finally:
+        made.source.stop()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from enrich.sources.definition import UNREADABLE, Definition
 from enrich.sources.last_state import LastState
 from enrich.sources.policy_store import PolicyStore
 from enrich.sources.resources import RESOURCES, Reader
+from tests.waiting import until
 
 RESOURCE = next(one for one in RESOURCES if one.type is ClusterNetworkPolicy)
 INTACT = Definition(exists=True, uid="d1", served=("v1alpha2",))
@@ -50,11 +53,14 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Server:
     return Server()
 
 
-def seen(server: Server, *names: str, store: PolicyStore | None = None) -> LastState:
-    """The last state after these were listed under an intact definition."""
-    state = LastState(RESOURCE, server, store)
+def seen(server: Server, *names: str, store: PolicyStore | None = None, cluster: str = "c1") -> LastState:
+    """The last state after these were listed under an intact definition, and are stored."""
+    state = LastState(RESOURCE, server, store, lambda: cluster)
     state.begin()
+    state.begin_list()
     state.replace(listing(*names), ())
+    if store is not None:
+        store.close()
     return state
 
 
@@ -153,30 +159,124 @@ def test_the_last_state_outlives_the_process(server: Server, tmp_path: Path) -> 
     assert names(state.unserved("not served")) == {"a", "b"}
     # While nobody looked, the definition was made again.
     server.answer = INTACT._replace(uid="d2")
-    state = LastState(RESOURCE, server, PolicyStore(tmp_path / "state"))
+    store = PolicyStore(tmp_path / "state")
+    state = LastState(RESOURCE, server, store)
     state.begin()
     assert names(state.replace(listing("b"), ())) == {"a", "b"}
     assert state.take(Name("", "b"))
+    store.close()
     assert names(LastState(RESOURCE, server, PolicyStore(tmp_path / "state")).unserved("")) == {"a"}
 
 
+def test_policies_of_another_cluster_go_once_it_is_known_to_be_another(server: Server, tmp_path: Path) -> None:
+    folder = tmp_path / "state"
+    seen(server, "a", "b", store=PolicyStore(folder))
+    server.answer = ABSENT
+    answers: list[str | AnswerError] = [AnswerError("busy", 503), "", "c2"]
+
+    def ask() -> str:
+        answer = answers.pop(0)
+        if isinstance(answer, AnswerError):
+            raise answer
+        return answer
+
+    store = PolicyStore(folder)
+    state = LastState(RESOURCE, server, store, ask)
+    with pytest.raises(AnswerError):
+        state.begin_list()
+    assert names(state.unserved("not served")) == {"a", "b"}, "it may be the same cluster"
+    state.begin_list()
+    assert names(state.unserved("not served")) == {"a", "b"}
+    state.begin_list()
+    assert names(state.unserved("not served")) == set()
+    assert not state.kept
+    store.close()
+    assert not list(folder.iterdir())
+
+
+def test_policies_of_the_same_cluster_stay(server: Server, tmp_path: Path) -> None:
+    seen(server, "a", store=PolicyStore(tmp_path))
+    server.answer = ABSENT
+    state = LastState(RESOURCE, server, PolicyStore(tmp_path), lambda: "c1")
+    state.begin_list()
+    assert names(state.unserved("not served")) == {"a"}
+
+
+def test_an_unreadable_definition_does_not_replace_one_that_is_known(server: Server, tmp_path: Path) -> None:
+    seen(server, "a", store=PolicyStore(tmp_path))
+    # Seen again while nobody could read the definition, or the cluster.
+    server.answer = UNREADABLE
+    seen(server, "a", store=PolicyStore(tmp_path), cluster="")
+    server.answer = INTACT._replace(uid="d2")
+    state = LastState(RESOURCE, server, PolicyStore(tmp_path))
+    state.begin()
+    assert names(state.replace({}, ())) == {"a"}, "the definition was made again meanwhile"
+    state = LastState(RESOURCE, server, PolicyStore(tmp_path), lambda: "c2")
+    state.begin_list()
+    assert names(state.unserved("")) == set()
+
+
 def test_a_stored_file_that_is_broken_costs_itself_only(server: Server, tmp_path: Path) -> None:
-    store = tmp_path / "state"
-    seen(server, "a", "b", store=PolicyStore(store))
-    (store / "a").write_bytes(b'{"definition": "d1", "obj')
-    (store / "c").write_bytes(json.dumps({"definition": "d1", "object": {"metadata": {"name": "c"}}}).encode())
-    (store / "d").write_bytes(b'{"definition": "d1", "object": {}}')
-    (store / "e").write_bytes(b'{"definition": "d1", "object": []}')
-    (store / ".unfinished").write_bytes(b"{")
-    assert names(LastState(RESOURCE, server, PolicyStore(store)).unserved("")) >= {"b"}
-    assert (store / "b").stat().st_mode & 0o777 == 0o600
+    folder = tmp_path / "state"
+    seen(server, "a", "b", store=PolicyStore(folder))
+    (folder / "a").write_bytes(b'{"definition": "d1", "obj')
+    (folder / "c").write_bytes(json.dumps({"definition": "d1", "object": {"metadata": {"name": "c"}}}).encode())
+    (folder / "d").write_bytes(b'{"definition": "d1", "object": {}}')
+    (folder / "e").write_bytes(b'{"definition": "d1", "object": []}')
+    (folder / ".unfinished").write_bytes(b"{")
+    store = PolicyStore(folder)
+    state = LastState(RESOURCE, server, store)
+    assert names(state.unserved("")) >= {"b"}
+    assert (folder / "b").stat().st_mode & 0o777 == 0o600
+    assert f"stored policies in {folder} cannot be read: a, c, d, e" in (store.problem or "")
+    state.begin()
+    state.replace(listing("a", "b"), ())
+    assert "cannot be read: c, d, e" in (store.problem or ""), "the server has told the state of a"
 
 
-def test_a_folder_that_cannot_be_written_stops_nothing(server: Server, tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_stops_nothing_and_is_written_once_it_can(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("enrich.sources.policy_store._RETRY_S", 0.01)
     (tmp_path / "file").write_text("")
     store = PolicyStore(tmp_path / "file" / "state")
-    assert names(seen(server, "a", store=store).unserved("")) == {"a"}
+    state = LastState(RESOURCE, server, store)
+    state.replace(listing("a", "b"), ())
+    assert names(state.unserved("")) == {"a", "b"}
     assert "a restart may lose them" in (store.problem or "")
+    (tmp_path / "file").unlink()
+    until(lambda: store.problem is None)
+    store.close()
+    assert names(LastState(RESOURCE, server, PolicyStore(tmp_path / "file" / "state")).unserved("")) == {"a", "b"}
+
+
+def test_a_disk_that_does_not_answer_stops_nothing_and_gets_the_newest_state_later(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("enrich.sources.policy_store._PATIENCE_S", 0.0)
+    answers, fsync = threading.Event(), os.fsync
+
+    def hang(descriptor: int) -> None:
+        assert answers.wait(60)
+        fsync(descriptor)
+
+    monkeypatch.setattr("enrich.sources.policy_store.os.fsync", hang)
+    store = PolicyStore(tmp_path)
+    state = LastState(RESOURCE, server, store)
+    assert names(state.replace(listing("a", "b", "c"), ())) == {"a", "b", "c"}
+    for priority in range(2, 50):
+        raw = element("a", priority)
+        made = Reader(RESOURCE).read(raw)[1]
+        assert made is not None
+        state.put(made, bytes(raw))
+    assert state.take(Name("", "b"))
+    assert len(store._unwritten) == 3, "one state of each, however often it changes"
+    until(lambda: "has stored nothing for" in (store.problem or ""))
+    answers.set()
+    until(lambda: store.problem is None)
+    store.close()
+    assert {path.name for path in tmp_path.iterdir()} == {"a", "c"}
+    assert json.loads((tmp_path / "a").read_bytes())["object"]["spec"]["priority"] == 49
 
 
 def test_an_answer_that_is_no_definition_is_not_read() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from pathlib import Path
 from typing import Any
@@ -228,3 +229,51 @@ def test_the_last_losses_of_a_ring_are_reported_although_no_verdict_follows(tmp_
     drain_all(Ring(make_rows(5), lost=2), spool, Earlier(Ring(make_rows(0), "r0", lost=7), ended=True))
     found = [(one.ring, one.verdicts, one.lost["ring_full"]) for one in headers(spool)]
     assert found == [("r0", 0, (7, 7)), ("r1", 5, (2, 2))]
+
+
+def test_what_was_decided_in_another_cluster_is_appended_in_its_name(tmp_path: Path) -> None:
+    verdicts = make_rows(40)
+    drain(Ring(verdicts[:10]), Spool(tmp_path))
+    # The same ring after a restart; the node belongs to another cluster by now, as the setting says at once ...
+    spool, ring = Spool(tmp_path), Ring(verdicts[:20])
+    draining = Drain(ring, NoReferences(), spool, LIMITS)  # type: ignore[arg-type]
+    assert draining.cluster == "c1"
+    draining.start("c2", "n1")
+    until(lambda: draining._key[0] == "c2" or None, "the change")
+    ring.verdicts = verdicts[:30]
+    until(lambda: ring.unread == 0 or None, "all to be read")
+    # ... or the API server later.
+    draining.change_cluster("c3")
+    until(lambda: draining._key[0] == "c3" or None, "the change")
+    ring.verdicts = verdicts
+    draining.stop()
+    assert not draining.failed.is_set()
+    assert numbers(Spool(tmp_path)) == list(range(40))
+    found: dict[str, list[int]] = {}
+    for one in headers(Spool(tmp_path)):
+        found.setdefault(one.cluster, []).extend(range(one.first, one.first + one.verdicts))
+    assert found == {"c1": list(range(20)), "c2": list(range(20, 30)), "c3": list(range(30, 40))}
+
+
+def test_a_disk_that_does_not_answer_is_reported_and_health_does_not_wait_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers, fdatasync = threading.Event(), os.fdatasync
+
+    def hang(descriptor: int) -> None:
+        assert answers.wait(60)
+        fdatasync(descriptor)
+
+    monkeypatch.setattr("probe.export.drain._PATIENCE_S", 0.0)
+    monkeypatch.setattr("probe.export.spool._SYNC_S", 0.0)
+    ring, spool = Ring(make_rows(20)), Spool(tmp_path)
+    monkeypatch.setattr("probe.export.spool.os.fdatasync", hang)
+    draining = Drain(ring, NoReferences(), spool, LIMITS)  # type: ignore[arg-type]
+    draining.start("c1", "n1")
+    until(lambda: "has not answered" in (draining.problem or "") or None, "the problem")
+    assert (spool.unacked_batches, spool.lost()["spool_full"]) == (1, 0)
+    assert spool.size > 0
+    answers.set()
+    draining.stop()
+    assert draining.problem is None
+    assert numbers(spool) == list(range(20))

@@ -188,3 +188,46 @@ def test_a_damaged_file_is_reported_and_replaced(node: Node, capsys: pytest.Capt
     node.intervals.update({5: make_pod("web", "10.0.0.1")}, node.now)
     assert node.latest()["10.0.0.1"] is not None
     assert list(node.path.parent.iterdir()) == [node.path]
+
+
+def test_a_node_that_joins_another_cluster_ends_the_intervals_of_the_first(node: Node) -> None:
+    node.link(5)
+    node.intervals.update({5: make_pod("web", "10.0.0.1")}, node.now)
+    node.link(6)
+    node.now += 60 * S
+    new = make_pod("new", "10.0.0.2")
+    node.intervals.update({6: new}, node.now)
+    before = node.latest()
+    node.intervals.start("c2")
+    web, other = node.latest()["10.0.0.1"], node.latest()["10.0.0.2"]
+    assert web == before["10.0.0.1"], "it had ended"
+    assert web is not None
+    assert (web.cluster, web.last is not None) == ("c1", True)
+    # Published in the first cluster's name before it was known to be another one.
+    published = [decode_interval(value, key) for one in node.published for key, value in one.items() if value]
+    latest = {(one.cluster, one.ip): one for one in published}
+    assert latest["c1", "10.0.0.2"].last == node.now
+    assert latest["c2", "10.0.0.2"].last is None
+    assert other == latest["c2", "10.0.0.2"]
+    assert ("c2", "10.0.0.1") not in latest
+
+
+def test_a_disk_that_is_full_keeps_no_interval_from_the_topic(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    full = True
+    write = AddressIntervals._write
+
+    def refuse(self: AddressIntervals, *, whole: bool) -> None:
+        if full:
+            raise OSError(28, "No space left on device")
+        write(self, whole=whole)
+
+    monkeypatch.setattr(AddressIntervals, "_write", refuse)
+    node.link(5)
+    pods = {5: make_pod("web", "10.0.0.1")}
+    node.intervals.update(pods, node.now)
+    assert node.latest()["10.0.0.1"] is not None
+    assert "No space left on device" in (node.intervals.problem or "")
+    full = False
+    node.intervals.update(pods, node.now)
+    assert node.intervals.problem is None
+    assert "10.0.0.1" in node.path.read_text()
