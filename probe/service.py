@@ -217,11 +217,10 @@ def _rules(settings: Settings) -> Rules:
 
 def _serve_health(settings: Settings, source: Source, parts: _Parts, diagnosis: Diagnosis) -> HealthServer:
     plugin, maps, registry = parts.plugin, parts.agent.generation.maps, registry_with_credentials(settings)
+    export = parts.drain, parts.spool, parts.publisher, parts.interval_publisher
     for collector in (
         SourceCollector("probe", source),
-        ProbeCollector(
-            parts.agent, maps, parts.ring, parts.drain, parts.spool, parts.publisher, parts.interval_publisher
-        ),
+        ProbeCollector(parts.agent, maps, parts.ring, *export),
         ShareCollector(maps, parts.ledger),
         *([CniCollector(plugin.requests)] if plugin else []),
     ):
@@ -297,7 +296,5 @@ def _connected() -> Client:
 
 def _limits(settings: Settings) -> Limits:
     wait_s = settings.batch_allowed_wait
-    return Limits(
-        verdicts=settings.batch_verdicts, denied_s=settings.batch_denied_wait, allowed_s=wait_s, quiet_s=4 * wait_s,
-        heartbeat_s=settings.heartbeat,
-    )  # fmt: skip
+    return Limits(verdicts=settings.batch_verdicts, denied_s=settings.batch_denied_wait, allowed_s=wait_s,
+                  quiet_s=4 * wait_s, heartbeat_s=settings.heartbeat)  # fmt: skip
