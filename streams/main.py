@@ -21,6 +21,7 @@ from enrich.runtime.dead_threads import dead_thread, end_on_dead_threads
 from enrich.runtime.process import Exit, StopServiceError, configure_logs, fail, stop_on_signals
 from enrich.runtime.settings import SettingsError, describe, load
 from enrich.runtime.version import version_text
+from streams.roles.ending import ending_surely
 from streams.roles.role_page import role_page
 from streams.roles.supervisor import SUPERVISED, supervise
 from streams.settings import Settings
@@ -146,7 +147,8 @@ def run_role(role: str, settings: Settings, stop: threading.Event) -> int:
         settings = replace(settings, metrics=f"{host}:{int(port) + ROLES.index(role)}")
     _check_connection(settings)
     end_on_dead_threads(stop.set)
-    code = _run_role(role, settings, stop)
+    with ending_surely(stop, settings.stop_timeout):
+        code = _run_role(role, settings, stop)
     return Exit.UNEXPECTED if dead_thread() else code
 
 

@@ -46,7 +46,6 @@ from streams.kafka.records import Record
 from streams.kafka.topics import partitions_of, prepare_topics
 from streams.metrics.progress import ProgressMetrics
 from streams.metrics.roles import AlertMetrics, SinkMetrics
-from streams.roles.ending import end_surely
 from streams.roles.loop_thread import LoopThread
 from streams.roles.needs import alerts_needs
 from streams.roles.own_cluster import OwnCluster
@@ -145,7 +144,7 @@ def _work(
         sinks.problem,
         monitor.problem,
     ]
-    monitor.start(partial(end_surely, stop))
+    monitor.start(stop.set)
     metrics.watch(lambda: (engine_loop.engine.groups(), engine_loop.engine.firing()))
     _watch_over(threads, sinks, stop)
 

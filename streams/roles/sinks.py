@@ -22,7 +22,6 @@ from streams.kafka.lag import LagMonitor
 from streams.kafka.topics import prepare_topics
 from streams.metrics.progress import ProgressMetrics
 from streams.metrics.roles import SinkMetrics
-from streams.roles.ending import end_surely
 from streams.roles.needs import sink_needs
 from streams.roles.own_cluster import OwnCluster
 from streams.routes.model import Routes
@@ -81,7 +80,7 @@ def run_sink(name: str, settings: Settings, stop: threading.Event) -> int:
         feed = Feed(name, lambda _: True, partial(is_own_record, own.cluster))
         pump = Pump(feed, sink, reader, partial(dead.send, flows), metrics, stop)
         problems[:] = [pump.problem, monitor.problem]
-        monitor.start(partial(end_surely, stop))
+        monitor.start(stop.set)
         pump.run()
 
     return _run(name, settings, stop, work, lambda: sink_needs(settings, read))
@@ -114,7 +113,7 @@ def run_routes(settings: Settings, stop: threading.Event) -> int:
             return
         file.start()
         problems[:] = [file.problem, sinks.problem, monitor.problem]
-        monitor.start(partial(end_surely, stop))
+        monitor.start(stop.set)
         try:
             while not stop.wait(0.1):
                 sinks.check()
