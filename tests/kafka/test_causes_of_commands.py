@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from confluent_kafka.admin import AclOperation, ResourceType
 
 from streams.cli.main import command
 from streams.kafka import consumer_groups, reading, topics
@@ -54,6 +53,3 @@ def test_a_missing_right_is_named_and_not_taken_for_a_missing_topic(guarded: Gua
     right = f"User:{user} has no right READ on the"
     assert f"{right} topic {prefix}.flows:" in refused(env, "observe")
     assert f"{right} topic {prefix}.dead:" in refused(env, "dead", "list")
-    # The name by which a topic is read without a group needs a right, too.
-    guarded.allow(user, ResourceType.TOPIC, f"{prefix}.dead", AclOperation.READ)
-    assert f"{right} group {prefix}.dead.reader" in refused(env, "dead", "list")
