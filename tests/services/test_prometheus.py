@@ -21,8 +21,9 @@ from tests.services.queries import RULES, dashboard_queries, rules, selectors
 
 pytestmark = pytest.mark.e2e
 
-_ELSEWHERE = re.compile("watch_age_seconds|probe_cni_|probe_incomplete_pod")
-"""These exist with an API server, the CNI plugin, or full maps only; tests/cluster and tests/kernel have them."""
+_ELSEWHERE = re.compile("watch_age_seconds|probe_cni_|probe_incomplete_pod|certificate_expires_seconds")
+"""These exist with an API server, the CNI plugin, full maps, or certificates only; tests/cluster, tests/kernel and
+tests/enrich have them."""
 
 
 class Prometheus:

@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from alerting import wait_until
 from pods import ATTEMPTS, SCANNED, Pods
-from stack import HOME, PINS, ROOT, DemoError, Stack, free_port, script, sweep, wait_for_port
+from stack import HOME, PINS, ROOT, DemoError, Stack, free_ports, script, sweep, wait_for_port
 from summary import complaint, lost, missing_verdicts, records, summarize
 
 WINDOW_S = 2.0
@@ -27,6 +27,8 @@ ROUND_EVERY_S = 10.0
 RESTART_S = 3.0
 ALERTS_PORT = 4
 """The port of the role `alerts` is the enricher's port plus this (streams.main.ROLES)."""
+STREAMS_PORTS = 5
+"""After the enricher's port, one for each other role, and the one of all roles."""
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -86,7 +88,9 @@ class Demo:
         self.passed = False
         """Whether every connection and every record was as expected."""
         self._stack = Stack()
-        self._ports = {name: free_port() for name in ("kafka", "probe", "streams", "alertmanager")}
+        services = ("kafka", "probe", "alertmanager", "streams")
+        first = free_ports(len(services) + STREAMS_PORTS)
+        self._ports = {name: first + index for index, name in enumerate(services)}
         self._alertmanager = f"http://127.0.0.1:{self._ports['alertmanager']}"
         self._manifests = HOME / "manifests"
         self._pods = Pods()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import select
 import shutil
 import signal
@@ -31,11 +32,19 @@ class DemoError(RuntimeError):
     """The demo cannot continue; the message says why."""
 
 
-def free_port() -> int:
-    """Return a free port of the loopback interface."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def free_ports(number: int) -> int:
+    """Return the first of some free ports of the loopback interface in a row.
+
+    They are not of those that the kernel gives to clients (net.ipv4.ip_local_port_range, by default from 32768 on): a
+    role that is restarted must find its port free.
+    """
+    for _ in range(100):
+        first = 10_240 + secrets.randbelow(20_000)
+        with contextlib.ExitStack() as stack, contextlib.suppress(OSError):
+            for port in range(first, first + number):
+                stack.enter_context(socket.create_server(("127.0.0.1", port)))
+            return first
+    raise DemoError(f"there are no {number} free ports in a row on 127.0.0.1")
 
 
 class Stack:
