@@ -155,18 +155,20 @@ class Cluster:
             if before == after:
                 continue
             touched.add(kind)
-            if after is None:
-                table.pop(key)
-            else:
-                table[key] = after
             if kind in _NAMING_KINDS:
+                # First: a reader without the lock must not take the new value for one that never changed.
                 self.changes.touch(*keys_of(before), *keys_of(after))
                 self._gone_workloads.note(before, after)
                 self.named_addresses.change(before, after, now, synced_until)
                 self.former.note(before, after, now, synced_until)
+            if after is None:
+                table.pop(key)
+            else:
+                table[key] = after
             if kind is Pod:
                 self.addresses.update_pod(before, cast("Pod | None", after), now, synced_until, listed=listed)
-            self.changes.touch(*self.named_addresses.distrust_reserved(self._pod_ips(after)))
+            if kind in (Pod, Node):
+                self.changes.touch(*self.named_addresses.distrust_reserved(self._pod_ips(after)))
         self.named_addresses.update_slices(touched, self._objects)
         for kind in touched:
             self._views.pop(kind, None)

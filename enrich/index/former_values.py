@@ -13,18 +13,24 @@ the index had every change) and by ``by`` (then it was observed). An example wit
 A key without changes has had its present value for ever: a pod, a node or a Service that nobody saw change is what
 people expect it to be. A value that is older than the retention, and one that there is no room for, is not known any
 more; then nothing is said about that time.
+
+Readers take no lock. They read the changes of a key before the floor, and a writer raises the floor before it removes a
+key, so that no reader takes a key that is being removed for one that never changed.
 """
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import KeysView
 from typing import Final, Generic, NamedTuple, TypeVar
 
 from enrich.index.intervals import FOREVER
 
-_LIMIT: Final = 100_000
-"""So many keys are remembered, those that changed last."""
+MAX_CHANGES: Final = 5_000
+"""So many keys and so many changes are remembered, the last ones."""
+CHANGE_BYTES: Final = 800
+"""What a change takes with its key and its value, about: measured, and rounded up. It is 1700 for a pod, 1050 for a
+workload and 440 to 720 for others, and this is the mean of the tables."""
 _KEY_LIMIT: Final = 16
 """So many changes of a key are remembered, the last ones."""
 
@@ -58,25 +64,19 @@ class PossibleValues(NamedTuple, Generic[Value]):
 class FormerValues(Generic[Key, Value]):
     """The former values of keys. One thread at a time writes; any thread may look up."""
 
-    def __init__(self, tail_ns: int, skew_ns: int, limit: int = _LIMIT) -> None:
+    def __init__(self, tail_ns: int, skew_ns: int, limit: int = MAX_CHANGES) -> None:
         """``tail_ns``: for how long former values stay known. ``skew_ns``: by how much clocks may differ."""
         self._tail_ns, self._skew_ns, self._limit = tail_ns, skew_ns, limit
-        self._changes: dict[Key, tuple[_Change, ...]] = {}
+        self._changes: OrderedDict[Key, tuple[_Change, ...]] = OrderedDict()
         self._ages: deque[tuple[int, Key]] = deque()
+        self.latest_ns = -FOREVER
+        """The moment from which every key surely has its present value."""
         self._floor_ns = -FOREVER
         """Before this moment keys that were forgotten may have had other values."""
 
     def __contains__(self, key: Key) -> bool:
         """Whether the key may have had another value than it has now."""
-        return key in self._changes or self.any_forgotten
-
-    def __len__(self) -> int:
-        return len(self._changes)
-
-    @property
-    def any_forgotten(self) -> bool:
-        """Whether any key may have had another value, because there was no room to remember one that changed."""
-        return self._floor_ns != -FOREVER
+        return key in self._changes or self._floor_ns != -FOREVER
 
     def keys(self) -> KeysView[Key]:
         """Return the keys that are known to have changed."""
@@ -94,17 +94,20 @@ class FormerValues(Generic[Key, Value]):
             self._add(key, _Change(before, min(after_ns, by_ns), by_ns), now)
 
     def _add(self, key: Key, change: _Change, now: int) -> None:
-        known = self._changes.pop(key, ())
+        known = self._changes.get(key, ())
         if not any(one.by_ns == change.by_ns for one in known):
             known = tuple(sorted((*known, change), key=_by))
             self._ages.append((now, key))
         if len(known) > _KEY_LIMIT:
             known = (known[-_KEY_LIMIT]._replace(before=_UNKNOWN), *known[1 - _KEY_LIMIT :])
-        # At the end: the keys stand in the order of their last changes.
+        self.latest_ns = max(self.latest_ns, change.by_ns + self._skew_ns)
         self._changes[key] = known
+        # The keys stand in the order of their last changes.
+        self._changes.move_to_end(key)
         if len(self._changes) > self._limit:
-            oldest = next(iter(self._changes))
-            self._floor_ns = max(self._floor_ns, self._changes.pop(oldest)[-1].by_ns + self._skew_ns)
+            oldest, forgotten = next(iter(self._changes.items()))
+            self._floor_ns = max(self._floor_ns, forgotten[-1].by_ns + self._skew_ns)
+            del self._changes[oldest]
 
     def oldest(self, key: Key, present: Value) -> Value | None:
         """Return the first value that is known of a key; None if that was forgotten."""
@@ -123,12 +126,15 @@ class FormerValues(Generic[Key, Value]):
 
     def at(self, key: Key, at_ns: int, present: Value) -> PossibleValues[Value]:
         """Return which values a key may have had at a moment; ``present`` is its value now."""
-        since, until = -FOREVER, FOREVER
-        if at_ns < self._floor_ns:
-            return PossibleValues((), since, self._floor_ns)
+        known, floor = self._changes.get(key), self._floor_ns
+        if at_ns < floor:
+            return PossibleValues((), -FOREVER, floor)
+        if known is None:
+            return PossibleValues((present,), floor, FOREVER)
         possible: list[object] = []
-        begins_ns = since = self._floor_ns
-        for change in (*self._changes.get(key, ()), _Change(present, FOREVER, FOREVER)):
+        begins_ns = since = floor
+        until = FOREVER
+        for change in (*known, _Change(present, FOREVER, FOREVER)):
             ends_ns = FOREVER if change.by_ns == FOREVER else change.by_ns + self._skew_ns
             if begins_ns <= at_ns < ends_ns and change.before not in possible:
                 possible.append(change.before)
@@ -142,15 +148,16 @@ class FormerValues(Generic[Key, Value]):
         return PossibleValues(values, since, until)  # type: ignore[arg-type]  # Values
 
     def evict(self, now: int) -> list[Key]:
-        """Forget the values that ended longer ago than the retention, and return their keys."""
+        """Forget the values that ended longer ago than the retention, and the oldest ones that there is no room for.
+        Return their keys."""
         limit = now - self._tail_ns
         evicted = []
-        while self._ages and self._ages[0][0] < limit:
-            _, key = self._ages.popleft()
+        while self._ages and (self._ages[0][0] < limit or len(self._ages) > self._limit):
+            noted, key = self._ages.popleft()
             known = self._changes.get(key, ())
-            left = tuple(one for one in known if one.by_ns >= limit)
-            if len(left) < len(known):
-                last = known[len(known) - len(left) - 1]
+            left = tuple(one for one in known if one.by_ns >= max(limit, noted + 1))
+            last = known[-len(left) - 1] if len(left) < len(known) else None
+            if last is not None and last.before is not _UNKNOWN:
                 self._changes[key] = (last._replace(before=_UNKNOWN), *left)
                 evicted.append(key)
         return evicted

@@ -182,7 +182,8 @@ class Enricher:
         for _, header, span in batch.parts():
             ring = self._ring(header)
             found += ring.templates(shapes[span])
-            for endpoint, since in self._ends.changed_endpoints(header).items():
+            earliest = int(batch.wall[span].min())
+            for endpoint, since in self._ends.changed_endpoints(header, earliest).items():
                 former = (batch.verdicts["endpoint"][span] == endpoint) & (batch.wall[span] < since)
                 for place in (np.flatnonzero(former) + span.start).tolist():
                     found[place] = ring.template_at(shapes[place], int(batch.wall[place]))

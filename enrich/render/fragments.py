@@ -151,17 +151,16 @@ class EndRenderer:
         pod = self._cluster.addresses.pod_by_uid(ref.uid)
         return (self.local(ref, node), -FOREVER, FOREVER) if pod is None else self._pod_at(pod, at_ns)
 
-    def changed_endpoints(self, header: Header) -> dict[int, int]:
-        """Return the endpoints that were otherwise at an earlier time, with when :meth:`local` surely holds again."""
+    def changed_endpoints(self, header: Header, earliest_ns: int) -> dict[int, int]:
+        """Return the endpoints that may have been otherwise at ``earliest_ns`` or later, each with since when
+        :meth:`local` surely holds."""
         pods, former = self._cluster.addresses, self._cluster.former
-        refs = list(header.endpoints.items())
-        if header.node not in former.zones and not len(former.workloads) and not pods.former_pods.any_forgotten:
-            changed = pods.former_pods.keys()
-            if not changed:
-                return {}
-            refs = [(number, ref) for number, ref in refs if ref.uid in changed]
-        known = {int(number): pods.pod_by_uid(ref.uid) for number, ref in refs}
-        return {number: present_since_ns(self._cluster, pod) for number, pod in known.items() if pod is not None}
+        latest = max(pods.former_pods.latest_ns, former.zones.since_ns(header.node), former.workloads.latest_ns)
+        if earliest_ns >= latest:
+            return {}
+        known = {int(number): pods.pod_by_uid(ref.uid) for number, ref in header.endpoints.items()}
+        since = {number: present_since_ns(self._cluster, pod) for number, pod in known.items() if pod is not None}
+        return {number: at_ns for number, at_ns in since.items() if at_ns > earliest_ns}
 
     def node(self, name: str) -> RenderedEnd:
         """Render a node by its name."""

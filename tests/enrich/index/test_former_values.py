@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from enrich.index.former_values import FormerValues
 from enrich.index.intervals import FOREVER
+from tests.enrich.steps import at_each_step
 
 
 def test_a_value_is_certain_before_and_after_a_change_and_not_around_it() -> None:
@@ -42,7 +43,7 @@ def test_what_is_older_than_the_retention_is_not_known() -> None:
     assert known.oldest("a", "green") is None
     known.forget("a")
     assert known.evict(1000) == []
-    assert not len(known)
+    assert not known.keys()
 
 
 def test_keys_and_changes_that_there_is_no_room_for_are_not_known() -> None:
@@ -58,6 +59,40 @@ def test_keys_and_changes_that_there_is_no_room_for_are_not_known() -> None:
         known.note("b", number, now=number, synced_until=number)
     assert known.at("b", 50, 0).values == ()
     assert known.at("b", 121, 0).values == (121, 122, 123)
+
+
+def test_more_changes_than_there_is_room_for_are_not_known() -> None:
+    known: FormerValues[str, int] = FormerValues(1000, 1, limit=3)
+    for number, key in enumerate("aabab"):
+        known.note(key, number, now=10 * number, synced_until=10 * number)
+    assert known.evict(50) == ["a", "a"], "two of the five changes are forgotten"
+    assert [known.at("a", at, 9).values for at in (5, 15, 28)] == [(), (3,), (3,)]
+    assert [known.at("b", at, 9).values for at in (5, 25)] == [(2,), (4,)]
+    assert known.evict(50) == [], "the other three stay"
+    assert known.evict(5000) == ["b", "a"], "what was forgotten already is not forgotten once more"
+
+
+def test_the_latest_change_is_that_of_any_key() -> None:
+    known: FormerValues[str, int] = FormerValues(1000, 1)
+    assert known.latest_ns == -FOREVER
+    known.note("a", 1, now=30, synced_until=30)
+    known.note("b", 1, now=20, synced_until=20)
+    known.note_earlier("b", 1, 5, 10, now=40)
+    assert known.latest_ns == 31
+
+
+def test_a_reader_without_the_lock_never_takes_a_key_that_changed_for_one_that_did_not() -> None:
+    known: FormerValues[str, str] = FormerValues(1000, 1, limit=2)
+    known.note("a", "blue", now=30, synced_until=30)
+    seen: list[tuple[str, ...]] = []
+
+    def note_all() -> None:
+        known.note("a", "green", now=40, synced_until=40)
+        known.note("b", "green", now=50, synced_until=50)
+        known.note("c", "green", now=60, synced_until=60)  # There is no room for "a" any more.
+
+    at_each_step("former_values.py", note_all, lambda: seen.append(known.at("a", 10, "red").values))
+    assert set(seen) == {("blue",), ()}
 
 
 @given(

@@ -8,13 +8,16 @@ import msgspec
 import orjson
 import pytest
 
+from enrich.index.addresses import Addresses
 from enrich.index.cluster import KINDS, Change, Cluster
+from enrich.index.pod_facts import zone_at
 from enrich.model import Name, Node, Object, Owner, Pod, Service, Workload
 from enrich.render.enricher import Enricher
 from enrich.render.merged_batch import merge
 from enrich.wire.address_interval import AddressInterval
 from enrich.wire.batch import EndpointRef
 from tests.enrich.flows import CLOCK, make_batch
+from tests.enrich.steps import at_each_step
 
 S = 1_000_000_000
 OWNER = Owner("ReplicaSet", "web-abc", "r")
@@ -149,6 +152,44 @@ def test_the_zone_is_that_of_then() -> None:
     site.wait(60)
     assert [peer["zone"] for peer in site.peers(*AGES)] == ["a", "b", "b"]
     assert [peer.get("zone") for peer in site.peers(*AGES, 60, destination="192.0.2.1")] == ["a", "b", "b", None]
+
+
+def test_a_reader_sees_the_former_zone_while_the_change_is_made() -> None:
+    site = Site(WEB, Node("n1", "n", {}, ("192.0.2.1",), "a"))
+    site.wait(100)
+    seen: list[str] = []
+    at_each_step(
+        "cluster.py",
+        lambda: site.set(Node("n1", "n", {}, ("192.0.2.1",), "b")),
+        lambda: seen.append(zone_at(site.cluster, "n1", site.now - 50 * S)[0]),
+    )
+    assert set(seen) == {"a"}
+
+
+def test_verdicts_later_than_every_change_do_not_cost_a_look_at_each_endpoint(monkeypatch: pytest.MonkeyPatch) -> None:
+    replica_set = Workload("ReplicaSet", "shop", "web-abc", "r", Owner("Deployment", "web"))
+    site = Site(WEB, Node("n1", "n", {}, (), "a"), Node("n2", "n", {}, (), "a"), replica_set)
+    site.records(0)
+    adopted = Workload("ReplicaSet", "shop", "web-abc", "r", Owner("Deployment", "adopter"))
+    for changed in (Node("n1", "n", {}, (), "b"), relabelled(WEB, role="green"), adopted):
+        site.wait(100)
+        site.set(changed)
+    site.wait(10)
+    site.set(Node("n2", "n", {}, (), "b"))
+    looked: list[str] = []
+    look = Addresses.pod_by_uid
+
+    def counted(self: Addresses, uid: str) -> Pod | None:
+        looked.append(uid)
+        return look(self, uid)
+
+    site.records(0)
+    header, earliest = make_batch({}, endpoints={"1": EndpointRef("shop", "web", "u0")}).header, site.now - 5 * S
+    monkeypatch.setattr(Addresses, "pod_by_uid", counted)
+    assert site.enricher._ends.changed_endpoints(header, earliest) == {}
+    assert not looked
+    assert site.enricher._ends.changed_endpoints(header, site.now - 20 * S) == {1: site.now - 9 * S}
+    assert looked == ["u0"]
 
 
 def test_the_workload_is_that_of_then() -> None:
