@@ -159,7 +159,7 @@ class Cluster:
                 # First: a reader without the lock must not take the new value for one that never changed.
                 self.changes.touch(*keys_of(before), *keys_of(after))
                 self._gone_workloads.note(before, after)
-                self.named_addresses.change(before, after, now, synced_until)
+                self.changes.touch(*self.named_addresses.change(before, after, now, synced_until))
                 self.former.note(before, after, now, synced_until)
             if after is None:
                 table.pop(key)
@@ -169,7 +169,7 @@ class Cluster:
                 self.addresses.update_pod(before, cast("Pod | None", after), now, synced_until, listed=listed)
             if kind in (Pod, Node):
                 self.changes.touch(*self.named_addresses.distrust_reserved(self._pod_ips(after)))
-        self.named_addresses.update_slices(touched, self._objects)
+        self.changes.touch(*self.named_addresses.update(touched, self._objects, now))
         for kind in touched:
             self._views.pop(kind, None)
         self.addresses.evict(now)

@@ -115,6 +115,10 @@ class FormerValues(Generic[Key, Value]):
         before = known[0].before if known else present
         return None if before is _UNKNOWN else before  # type: ignore[return-value]  # a Value
 
+    def forget_all(self, now: int) -> None:
+        """Take every value before ``now`` for unknown."""
+        self._floor_ns = self.latest_ns = now + self._skew_ns
+
     def forget(self, key: Key) -> None:
         """Forget a key that will not be asked for any more."""
         self._changes.pop(key, None)

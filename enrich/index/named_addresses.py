@@ -8,6 +8,11 @@ people expect of a node that was never replaced.
 An address may have several owners. Services share an external or a load balancer's address by ports and protocols, so
 these addresses are looked up with both. Where two owners are left, none is named.
 
+Anybody who may create Services chooses how many of these pairs there are, so they are bounded. A Service with more than
+``_MAX_PAIRS`` claims its addresses with every port, and then they are not named. While all Services together have more
+than ``MAX_OUTER``, no such address is named. Which addresses are named now depends on nothing but the Services that
+there are, so a worker that starts again names the same ones.
+
 A node has more addresses than the API lists: those of its tunnel and bridge, which send in place of pods
 (:mod:`enrich.parse.node_addresses`). Some are said by annotations. Others are the first two of the range of the node's
 pods, which plugins reserve, but not all of them do: once a pod has been seen at such an address, none of them is taken
@@ -24,12 +29,18 @@ from enrich.index.changes import Key
 from enrich.index.former_values import FormerValues
 from enrich.model import EndpointSlice, Name, Node, Object, Service
 
-_LIMIT: Final = 100_000
-"""So many addresses are remembered whose owner changed, the ones that changed last."""
+MAX_OUTER: Final = 50_000
+"""Outer addresses with their ports that are kept; while Services have more, none is named."""
+OUTER_BYTES: Final = 400
+"""What one of them takes, about: measured, and rounded up."""
+_MAX_PAIRS: Final = 4096
+"""Outer addresses times ports of one Service that are kept."""
+_EVERY_PORT: Final = (-1, -1)
+"""In place of the protocol and the port: a Service has more pairs than are kept."""
 
 _Claimed = TypeVar("_Claimed", bound=Hashable)
 ServiceAddress = tuple[str, int, int]
-"""An external or a load balancer's address, with protocol and port."""
+"""An external or a load balancer's address (an outer one), with protocol and port."""
 
 
 class AddressName(NamedTuple):
@@ -45,9 +56,9 @@ class AddressName(NamedTuple):
 class _Claims(Generic[_Claimed]):
     """The owners of some kind of addresses, now and before."""
 
-    def __init__(self, tail_ns: int, skew_ns: int, limit: int) -> None:
+    def __init__(self, tail_ns: int, skew_ns: int) -> None:
         self._owners: dict[_Claimed, tuple[Name, ...]] = {}
-        self.former: FormerValues[_Claimed, tuple[Name, ...]] = FormerValues(tail_ns, skew_ns, limit)
+        self.former: FormerValues[_Claimed, tuple[Name, ...]] = FormerValues(tail_ns, skew_ns)
 
     def change(
         self, owner: Name, before: Iterable[_Claimed], after: Iterable[_Claimed], now: int, synced_until: int
@@ -77,29 +88,56 @@ class _Claims(Generic[_Claimed]):
 
     def at(self, one: _Claimed, at_ns: int) -> AddressName:
         """Return the only owner that an address may have had at a moment."""
-        possible, since, until = self.former.at(one, at_ns, self._owners.get(one, ()))
-        names = {name for owners in possible for name in owners}
+        names, since, until = self._names_at(one, at_ns)
         return AddressName(names.pop() if len(names) == 1 else None, since, until)
+
+    def _names_at(self, one: _Claimed, at_ns: int) -> tuple[set[Name], int, int]:
+        possible, since, until = self.former.at(one, at_ns, self._owners.get(one, ()))
+        return {name for owners in possible for name in owners}, since, until
+
+
+class _OuterClaims(_Claims[ServiceAddress]):
+    """The Services that have external or load balancers' addresses, now and before."""
+
+    @classmethod
+    def of(cls, services: Iterable[Service], tail_ns: int, skew_ns: int, now: int) -> _OuterClaims:
+        """Return the claims of all Services there are now. Who had the addresses before is not known."""
+        made = cls(tail_ns, skew_ns)
+        for service in services:
+            made.change(service.key, (), _outer_addresses(service), now, now)
+        made.former = FormerValues(tail_ns, skew_ns)
+        made.former.forget_all(now)
+        return made
+
+    def at(self, one: ServiceAddress, at_ns: int) -> AddressName:
+        """Return the only owner that an address may have had at a moment."""
+        owner, since, until = super().at(one, at_ns)
+        others, others_since, others_until = self._names_at((one[0], *_EVERY_PORT), at_ns)
+        return AddressName(None if others else owner, max(since, others_since), min(until, others_until))
 
 
 class NamedAddresses:
     """The addresses of nodes and Services. One thread at a time writes; any thread may look up."""
 
-    def __init__(self, tail_ns: int, skew_ns: int, limit: int = _LIMIT) -> None:
+    def __init__(self, tail_ns: int, skew_ns: int) -> None:
         """``tail_ns``: for how long former owners stay known. ``skew_ns``: by how much the clocks of nodes may differ
         from ours."""
-        self._nodes: _Claims[str] = _Claims(tail_ns, skew_ns, limit)
-        self._tunnels: _Claims[str] = _Claims(tail_ns, skew_ns, limit)
-        self._reserved: _Claims[str] = _Claims(tail_ns, skew_ns, limit)
-        self._services: _Claims[str] = _Claims(tail_ns, skew_ns, limit)
-        self._outer: _Claims[ServiceAddress] = _Claims(tail_ns, skew_ns, limit)
+        self._nodes: _Claims[str] = _Claims(tail_ns, skew_ns)
+        self._tunnels: _Claims[str] = _Claims(tail_ns, skew_ns)
+        self._reserved: _Claims[str] = _Claims(tail_ns, skew_ns)
+        self._services: _Claims[str] = _Claims(tail_ns, skew_ns)
+        self._tail_ns, self._skew_ns = tail_ns, skew_ns
+        self._outer: _OuterClaims | None = _OuterClaims(tail_ns, skew_ns)
+        """None while there are too many."""
+        self._outer_count = 0
+        """How many outer addresses with ports the Services have; one that several have counts several times."""
         self._are_reserved = True
         """Whether no pod has been seen at an address that plugins reserve for a node."""
         self._outside: dict[str, set[Name]] = {}
 
-    def change(self, before: Object | None, after: Object | None, now: int, synced_until: int) -> None:
+    def change(self, before: Object | None, after: Object | None, now: int, synced_until: int) -> list[Key]:
         """Take over a change of the Node or Service of one name, observed at ``now``; the index had every change
-        until ``synced_until``."""
+        until ``synced_until``. Return the keys of what it changes beside the addresses of the object."""
         made = after or before
         if isinstance(made, Node):
             was, new = _node(before), _node(after)
@@ -109,16 +147,37 @@ class NamedAddresses:
         elif isinstance(made, Service):
             old, young = _service(before), _service(after)
             self._services.change(made.key, old.cluster_ips, young.cluster_ips, now, synced_until)
-            self._outer.change(made.key, _outer_addresses(old), _outer_addresses(young), now, synced_until)
+            return self._change_outer(made.key, _outer_addresses(old), _outer_addresses(young), now, synced_until)
+        return []
 
-    def update_slices(self, touched: Collection[type], objects: Mapping[type, Mapping[Name, Any]]) -> None:
-        """Read the EndpointSlices again if any has changed."""
+    def _change_outer(
+        self, owner: Name, before: list[ServiceAddress], after: list[ServiceAddress], now: int, synced_until: int
+    ) -> list[Key]:
+        self._outer_count += len(after) - len(before)
+        if self._outer is None:
+            return []
+        if self._outer_count <= MAX_OUTER:
+            self._outer.change(owner, before, after, now, synced_until)
+            return []
+        named, self._outer = self._outer.known(), None
+        return _outer_keys(named)
+
+    def update(
+        self, touched: Collection[type], objects: Mapping[type, Mapping[Name, Any]], now: int
+    ) -> Collection[Key]:
+        """Follow changes of some kinds: read the EndpointSlices again if any has changed, and the outer addresses if
+        there were too many before. Return the keys of the addresses that may be named now."""
         if EndpointSlice in touched:
             outside: dict[str, set[Name]] = defaultdict(set)
             for made in objects[EndpointSlice].values():
                 for ip in made.addresses:
                     outside[ip].add(Name(made.namespace, made.service))
             self._outside = outside
+        if self._outer is not None or self._outer_count > MAX_OUTER:
+            return ()
+        outer = _OuterClaims.of(objects[Service].values(), self._tail_ns, self._skew_ns, now)
+        self._outer = outer
+        return _outer_keys(outer.known())
 
     def distrust_reserved(self, ips: Iterable[str]) -> list[Key]:
         """Note the addresses of a pod. Return the keys of what counted as reserved before and does not any more."""
@@ -131,7 +190,9 @@ class NamedAddresses:
         """Forget former owners that lost their address longer ago than the retention; return those addresses' keys."""
         kinds = (self._nodes, self._tunnels, self._reserved, self._services)
         ips = [ip for claims in kinds for ip in claims.former.evict(now)]
-        return [Key("address", ip) for ip in (*ips, *(ip for ip, _, _ in self._outer.former.evict(now)))]
+        return [Key("address", ip) for ip in ips] + _outer_keys(
+            self._outer.former.evict(now) if self._outer is not None else ()
+        )
 
     def node(self, ip: str) -> Name | None:
         """Return the node that has an address, by what the API lists."""
@@ -148,7 +209,8 @@ class NamedAddresses:
 
     def service_at(self, ip: str, protocol: int, port: int, at_ns: int) -> AddressName:
         """Return the Service that was dialled by an address, a protocol and a port at a moment."""
-        return _first([self._services.at(ip, at_ns), self._outer.at((ip, protocol, port), at_ns)])
+        outer, found = self._outer, [self._services.at(ip, at_ns)]
+        return _first(found if outer is None else [*found, outer.at((ip, protocol, port), at_ns)])
 
     def service_behind(self, ip: str) -> Name | None:
         """Name the Service behind which an address stands that is not a pod's; None if there is none, or several."""
@@ -171,4 +233,10 @@ def _service(made: Object | None) -> Service:
 
 
 def _outer_addresses(service: Service) -> list[ServiceAddress]:
+    if len(service.outer_ips) * len(service.ports) > _MAX_PAIRS:
+        return [(ip, *_EVERY_PORT) for ip in service.outer_ips]
     return [(ip, protocol, port) for ip in service.outer_ips for protocol, port in service.ports]
+
+
+def _outer_keys(addresses: Iterable[ServiceAddress]) -> list[Key]:
+    return [Key("address", ip) for ip in {ip for ip, _, _ in addresses}]

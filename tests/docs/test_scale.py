@@ -5,8 +5,12 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pytest
 import yaml
 
+from enrich.index.cluster import Cluster
+from enrich.index.former_values import CHANGE_BYTES, MAX_CHANGES, FormerValues
+from enrich.index.named_addresses import MAX_OUTER, OUTER_BYTES
 from enrich.render.enricher import DIALLED_BYTES, MAX_DIALLED, MAX_TEXTS, TEXT_BYTES
 from enrich.render.fragments import MAX_END_BYTES
 from enrich.render.peer_lookup import ANSWER_BYTES, MAX_ANSWERS, MAX_PEER_BYTES
@@ -20,7 +24,11 @@ ROOT = Path(__file__).parents[2]
 MIB = 1 << 20
 QUEUE_OVERHEAD = 1.8
 """What librdkafka keeps beside a record: measured with records of 300 bytes, the smallest that there are."""
+TABLES = 8
+"""How many tables of former values an index has."""
 BOUNDS = {
+    "former values": TABLES * MAX_CHANGES * CHANGE_BYTES,
+    "outer addresses of Services": MAX_OUTER * OUTER_BYTES,
     "rendered pods": MAX_END_BYTES,
     "distinct peers": MAX_PEER_BYTES,
     "templates": MAX_TEMPLATE_BYTES,
@@ -58,3 +66,16 @@ def test_the_bounds_together_fit_the_container() -> None:
     limit = pod["containers"][0]["resources"]["limits"]["memory"]
     assert limit.endswith("Gi")
     assert total + 512 <= int(limit.removesuffix("Gi")) * 1024, "half a gibibyte is for the other roles"
+
+
+def test_every_table_of_former_values_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[int] = []
+    initialize = FormerValues.__init__
+
+    def counted(self: FormerValues[object, object], tail_ns: int, skew_ns: int, limit: int = MAX_CHANGES) -> None:
+        made.append(limit)
+        initialize(self, tail_ns, skew_ns, limit)
+
+    monkeypatch.setattr(FormerValues, "__init__", counted)
+    Cluster()
+    assert made == [MAX_CHANGES] * TABLES
