@@ -14,8 +14,8 @@ from streams.alerts.deduplicate import Deduplicator
 from streams.alerts.deltas import encode
 from streams.alerts.loops import MAX_RECORDS_PER_STEP, POLL_S, Rules, Transactions
 from streams.alerts.model import AlertRule
-from streams.kafka.exactly_once import TopicAndPartition, Write
-from streams.kafka.records import Record
+from streams.kafka.exactly_once import Write
+from streams.kafka.records import Record, TopicAndPartition
 
 log = structlog.get_logger("kubeweir.streams")
 

@@ -24,8 +24,8 @@ from streams.alerts.model import AlertRule
 from streams.alerts.policy_changes import PolicyChange
 from streams.alerts.steady_clock import SteadyClock
 from streams.kafka.connection import ReadError
-from streams.kafka.exactly_once import TopicAndPartition, TransactionAbortedError, Write
-from streams.kafka.records import Record
+from streams.kafka.exactly_once import TransactionAbortedError, Write
+from streams.kafka.records import Record, TopicAndPartition
 from streams.timestamps import rfc3339
 
 log = structlog.get_logger("kubeweir.streams")

@@ -12,6 +12,7 @@ from collections.abc import Collection, Sequence
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 
 from streams.kafka.connection import Connection, silent_logger
+from streams.kafka.records import TopicAndPartition
 
 
 class CommittedOffsets:
@@ -21,7 +22,7 @@ class CommittedOffsets:
         self._connection, self._timeout_s = connection, timeout_s
         self._consumers: dict[str, Consumer] = {}
 
-    def of(self, group: str, places: Sequence[tuple[str, int]]) -> dict[tuple[str, int], int]:
+    def of(self, group: str, places: Sequence[TopicAndPartition]) -> dict[TopicAndPartition, int]:
         """Return what the group has committed of these partitions; those without an offset are left out.
 
         Raises KafkaException."""

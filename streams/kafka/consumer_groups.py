@@ -1,12 +1,18 @@
-"""The consumer groups that Kafka keeps: lists them, and deletes those that are not needed any longer."""
+"""Lists the consumer groups that Kafka keeps, describes them, and deletes those that are not needed any longer."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient
 
 from streams.kafka.connection import CALL_TIMEOUT_S, Connection, ReadError, admin_client
+from streams.kafka.errors import error_text
+from streams.kafka.records import TopicAndPartition
+
+_DESCRIBE_TIMEOUT_S: Final = 5.0
 
 
 def group_names(connection: Connection, prefix: str) -> list[str]:
@@ -16,7 +22,7 @@ def group_names(connection: Connection, prefix: str) -> list[str]:
     try:
         found = admin.list_consumer_groups(request_timeout=CALL_TIMEOUT_S).result(2 * CALL_TIMEOUT_S)
     except (KafkaException, TimeoutError) as error:
-        raise ReadError(f"Kafka cannot be reached: {_text(error)}") from error
+        raise ReadError(f"Kafka cannot be reached: {error_text(error)}") from error
     if found.errors:
         raise ReadError(f"Kafka does not list all groups: {found.errors[0].str()}")
     return sorted(group.group_id for group in found.valid if group.group_id.startswith(prefix))
@@ -30,9 +36,12 @@ def delete_groups(connection: Connection, names: Sequence[str]) -> dict[str, str
         try:
             future.result(CALL_TIMEOUT_S)
         except (KafkaException, TimeoutError) as error:
-            refused[name] = _text(error)
+            refused[name] = error_text(error)
     return refused
 
 
-def _text(error: Exception) -> str:
-    return error.args[0].str() if isinstance(error, KafkaException) else "no answer"
+def assigned_partitions(admin: AdminClient, group: str) -> frozenset[TopicAndPartition]:
+    """Return the partitions that the members of a group read. Raises KafkaException and TimeoutError."""
+    answer = admin.describe_consumer_groups([group], request_timeout=_DESCRIBE_TIMEOUT_S)[group]
+    assigned = [member.assignment.topic_partitions for member in answer.result(2 * _DESCRIBE_TIMEOUT_S).members]
+    return frozenset((one.topic, one.partition) for partitions in assigned for one in partitions)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from confluent_kafka import KafkaError
+from confluent_kafka import KafkaError, KafkaException
 
 from enrich.diagnosis.rights import missing_right, user_of
 from streams.kafka.connection import Connection
@@ -33,6 +33,11 @@ _NO_RIGHT: Final = frozenset(
     }
 )
 """Errors that end when somebody gives the service a right, which need not end the service."""
+
+
+def error_text(error: Exception) -> str:
+    """Return what is wrong with a call of Kafka's client: a KafkaException, or a TimeoutError."""
+    return str(error.args[0].str()) if isinstance(error, KafkaException) else "no answer"
 
 
 def lacks_right(error: KafkaError) -> bool:

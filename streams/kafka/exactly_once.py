@@ -33,17 +33,13 @@ from enrich.runtime.process import Exit, StopServiceError
 from streams.kafka.connection import CALL_TIMEOUT_S, Connection, silent_logger
 from streams.kafka.errors import lacks_right
 from streams.kafka.lag import Followed, LagMonitor
-from streams.kafka.records import Record, take
+from streams.kafka.records import Record, TopicAndPartition, take
 
 log = structlog.get_logger("kubeweir.streams")
 
 
 class TransactionAbortedError(RuntimeError):
     """A transaction was aborted. Drop all state, make a new :class:`ExactlyOnce`, and begin from the last commit."""
-
-
-TopicAndPartition = tuple[str, int]
-"""The name of a topic and the number of one of its partitions."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal, Protocol
 
+import structlog
 from confluent_kafka import IsolationLevel, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec
 
@@ -33,11 +34,13 @@ from enrich.runtime.stall import Stall
 from enrich.runtime.waiting_time import WaitingTime
 from streams.kafka.committed import CommittedOffsets
 from streams.kafka.connection import Connection, admin_client
+from streams.kafka.consumer_groups import assigned_partitions
 from streams.kafka.next_record import has_record
+from streams.kafka.records import TopicAndPartition
 from streams.kafka.topic_ids import TopicIds, rewind
 
-Place = tuple[str, int]
-"""The name of a topic and the number of one of its partitions."""
+log = structlog.get_logger("kubeweir.streams")
+
 _MEASURE_EVERY_S: Final = 5.0
 _TIMEOUT_S: Final = 5.0
 _REWIND_S: Final = 8.0
@@ -62,15 +65,15 @@ class Followed:
 
     group: str
     topics: Sequence[str]
-    own: Callable[[], Collection[Place]]
+    own: Callable[[], Collection[TopicAndPartition]]
     """Return the partitions that this process reads, as it believes."""
     waits: Callable[[], int] = lambda: 0
     """Return a number that rises while the reader waits for something else than Kafka, such as its destination."""
-    begins: Callable[[], Mapping[Place, int]] = dict
+    begins: Callable[[], Mapping[TopicAndPartition, int]] = dict
     """Return where the reader begins in partitions of which nothing is committed, if not at the oldest record."""
-    positions: Callable[[], Mapping[Place, int]] | None = None
+    positions: Callable[[], Mapping[TopicAndPartition, int]] | None = None
     """Return what is done of each partition, for a reader that commits nothing."""
-    partitions: dict[Place, _Partition] = field(default_factory=dict)
+    partitions: dict[TopicAndPartition, _Partition] = field(default_factory=dict)
     waited: int = 0
     ids: TopicIds = field(default_factory=TopicIds)
     missing: Stall = field(default_factory=lambda: Stall(0.0))
@@ -116,6 +119,7 @@ class LagMonitor:
 
     def follow(self, followed: Followed) -> None:
         """Measure a group from now on."""
+        followed.missing.limit_s = self._stall_s
         with self._lock:
             self._followed[followed.group] = followed
 
@@ -142,7 +146,7 @@ class LagMonitor:
     def check(self) -> None:
         """Raise StopServiceError if the process ends because it has made no progress for long, or because a topic was
         made again. The role has left its groups by then."""
-        for followed in self._remade.values():
+        for followed in list(self._remade.values()):
             if followed.positions is None:
                 rewind(self._connection, followed.group, followed.ids.remade, _REWIND_S)
         if self._failed is not None:
@@ -201,11 +205,14 @@ class LagMonitor:
         self._committed.keep([one.group for one in followed])
         for one in followed:
             self._measure_group(self._admin, one)
+            if one.ids.remade:
+                self._remade[one.group] = one
+        # Only now: the role may end at once, and then it rewinds the groups that are noted.
+        for one in followed:
             self._recover(one)
 
     def _measure_group(self, admin: AdminClient, followed: Followed) -> None:
         places = followed.ids.look(admin, followed.topics)
-        followed.missing.limit_s = self._stall_s
         followed.missing.update(waits=bool(followed.ids.unseen), progressed=False)
         done = self._done(followed, places)
         ends = _offsets(admin, places, OffsetSpec.latest())
@@ -216,7 +223,7 @@ class LagMonitor:
             place: followed.partitions.get(place) or _Partition(Stall(self._stall_s)) for place in places
         }
         self._note_owner(admin, followed)
-        waits, begins, progressed_at_all = followed.waits(), followed.begins(), False
+        waits, begins, committed = followed.waits(), followed.begins(), False
         excused = waits != followed.waited
         followed.waited = waits
         for place, partition in followed.partitions.items():
@@ -225,18 +232,18 @@ class LagMonitor:
             if due and partition.stall.seconds > self._stall_s / 2:
                 self._look_for_record(followed.group, place, at, end, partition)
             after = end if partition.empty_until >= end else at
-            progressed = partition.done != at
+            progressed, is_first = partition.done != at, partition.done < 0
             partition.done, partition.records = at, end - after
             partition.seconds = partition.waiting.look(end, after)
             partition.stall.update(waits=partition.records > 0, progressed=progressed or excused)
-            progressed_at_all = progressed_at_all or progressed
-        self._export(followed, progressed=progressed_at_all)
+            committed = committed or (progressed and not is_first and partition.is_own)
+        self._export(followed, committed=committed)
 
     def _note_owner(self, admin: AdminClient, followed: Followed) -> None:
         """Note which partitions this process reads. If it reads none, those that no other member of the group has: a
         worker that stands by is not to blame for others, and one that does not get in is. Raises KafkaException."""
         own = set(followed.own())
-        others = _assigned_to_others(admin, followed.group) if not own and followed.positions is None else frozenset()
+        others = assigned_partitions(admin, followed.group) if not own and followed.positions is None else frozenset()
         for place, partition in followed.partitions.items():
             is_own = place in own if own else place not in others
             if is_own and not partition.is_own:
@@ -244,33 +251,36 @@ class LagMonitor:
                 partition.stall = Stall(self._stall_s)
             partition.is_own = is_own
 
-    def _export(self, followed: Followed, *, progressed: bool) -> None:
+    def _export(self, followed: Followed, *, committed: bool) -> None:
         partitions = self._own(followed)
         records, seconds = sum(one.records for one in partitions), max((one.seconds for one in partitions), default=0.0)
         self._metrics.set_lag(followed.group, records, seconds)
-        if progressed and followed.positions is None:
+        if committed and followed.positions is None:
             self._metrics.note("commit")
 
     def _recover(self, followed: Followed) -> None:
         if followed.ids.remade:
             names = ", ".join(followed.ids.remade)
-            text = f"{names}: deleted and made again; restarting, to read it from its beginning"
-            self._remade[followed.group] = followed
-            self._failed = StopServiceError(text, Exit.UNEXPECTED)
-            self._end()
+            self._fail(f"{names}: deleted and made again; restarting, to read it from its beginning")
             return
         # Kafka has just answered a client that is not the role's.
         if any(stall.next_step(lambda: not self.causes()) for stall in self._stalls(followed)):
             problem = self._stalled(followed) or f"{followed.group} has made no progress"
-            self._failed = StopServiceError(f"{problem}; restarting, with new clients", Exit.UNEXPECTED)
+            self._fail(f"{problem}; restarting, with new clients")
+
+    def _fail(self, text: str) -> None:
+        """End the process, once: a second SIGTERM would kill it before it has rewound its groups."""
+        if self._failed is None:
+            log.error(text)
+            self._failed = StopServiceError(text, Exit.UNEXPECTED)
             self._end()
 
-    def _done(self, followed: Followed, places: Sequence[Place]) -> Mapping[Place, int]:
+    def _done(self, followed: Followed, places: Sequence[TopicAndPartition]) -> Mapping[TopicAndPartition, int]:
         if followed.positions is not None:
             return followed.positions()
         return self._committed.of(followed.group, places)
 
-    def _look_for_record(self, group: str, place: Place, at: int, end: int, partition: _Partition) -> None:
+    def _look_for_record(self, group: str, place: TopicAndPartition, at: int, end: int, partition: _Partition) -> None:
         """Note whether there is a record from ``at`` on that a reader would get. Raises KafkaException."""
         if has_record(self._connection, group, place, at, _TIMEOUT_S):
             partition.found, partition.look_at = at, time.monotonic() + self._stall_s
@@ -278,14 +288,7 @@ class LagMonitor:
             partition.empty_until = end
 
 
-def _assigned_to_others(admin: AdminClient, group: str) -> frozenset[Place]:
-    """Return the partitions that some member of a group has. Raises KafkaException."""
-    found = admin.describe_consumer_groups([group], request_timeout=_TIMEOUT_S)[group].result(2 * _TIMEOUT_S)
-    assigned = [one for member in found.members for one in member.assignment.topic_partitions]
-    return frozenset((one.topic, one.partition) for one in assigned)
-
-
-def _offsets(admin: AdminClient, places: Sequence[Place], spec: OffsetSpec) -> dict[Place, int]:
+def _offsets(admin: AdminClient, places: Sequence[TopicAndPartition], spec: OffsetSpec) -> dict[TopicAndPartition, int]:
     """Return the first or the last offset of partitions, as of committed transactions."""
     if not places:
         return {}

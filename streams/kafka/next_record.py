@@ -5,9 +5,10 @@ from __future__ import annotations
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from streams.kafka.connection import Connection, silent_logger
+from streams.kafka.records import TopicAndPartition
 
 
-def has_record(connection: Connection, group: str, place: tuple[str, int], offset: int, timeout_s: float) -> bool:
+def has_record(connection: Connection, group: str, place: TopicAndPartition, offset: int, timeout_s: float) -> bool:
     """Return whether a partition has a record from ``offset`` on that a reader would get.
 
     Raises KafkaException, and TimeoutError if nothing is heard of it."""

@@ -10,6 +10,9 @@ from confluent_kafka import Consumer, KafkaError, Message
 from enrich.runtime.process import Exit, StopServiceError
 from streams.kafka.errors import lacks_right
 
+TopicAndPartition = tuple[str, int]
+"""The name of a topic and the number of one of its partitions."""
+
 
 @dataclass(frozen=True, slots=True)
 class Record:

@@ -27,6 +27,8 @@ from confluent_kafka import (
 from confluent_kafka.admin import AdminClient
 
 from streams.kafka.connection import Connection, admin_client
+from streams.kafka.errors import error_text
+from streams.kafka.records import TopicAndPartition
 
 log = structlog.get_logger("kubeweir.streams")
 
@@ -44,9 +46,11 @@ class TopicIds:
         self.remade: list[str] = []
         """Topics that were made again since the first look."""
 
-    def look(self, admin: AdminClient, topics: Iterable[str]) -> list[tuple[str, int]]:
-        """Return the partitions of these topics. Raises KafkaException if Kafka does not answer."""
-        places: list[tuple[str, int]] = []
+    def look(self, admin: AdminClient, topics: Iterable[str]) -> list[TopicAndPartition]:
+        """Return the partitions of these topics.
+
+        Raises KafkaException, and TimeoutError if Kafka does not answer."""
+        places: list[TopicAndPartition] = []
         unseen = {}
         for topic, answer in admin.describe_topics(TopicCollection(list(topics)), request_timeout=_TIMEOUT_S).items():
             try:
@@ -80,10 +84,8 @@ def rewind(connection: Connection, group: str, topics: Sequence[str], patience_s
             if not errors:
                 return
             problem = str(errors[0].str())
-        except KafkaException as error:
-            problem = str(error.args[0].str())
-        except TimeoutError:
-            problem = "no answer"
+        except (KafkaException, TimeoutError) as error:
+            problem = error_text(error)
         if time.monotonic() > deadline:
             log.error("records of a topic that was made again may be missed: the offsets of its group could not be set",
                       group=group, topics=topics, error=problem)  # fmt: skip

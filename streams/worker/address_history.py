@@ -33,7 +33,7 @@ from enrich.wire.address_interval import (
 )
 from enrich.wire.whose import is_foreign
 from streams.kafka.connection import ReadError
-from streams.kafka.records import Record
+from streams.kafka.records import Record, TopicAndPartition
 from streams.metrics.roles import EnrichMetrics
 
 log = structlog.get_logger("kubeweir.streams")
@@ -71,7 +71,7 @@ class AddressHistory:
         """``cluster_id``: the only cluster whose intervals are used, empty for any."""
         self.loaded = threading.Event()
         """Set when everything that the topic held at the start is in the index."""
-        self.positions: dict[tuple[str, int], int] = {}
+        self.positions: dict[TopicAndPartition, int] = {}
         """The next offset of each partition; empty before the topic was reached."""
         self.problem: str | None = "the address history has not been read yet"
         self._open_reader, self._cluster, self._cluster_id = open_reader, cluster, cluster_id
