@@ -33,6 +33,7 @@ from enrich.runtime.process import Exit
 from streams.kafka.dead_letter_form import CUT_VALUE_BYTES
 from streams.kafka.errors import is_refused, topic_error
 from streams.kafka.producer import RecordProducer
+from streams.kafka.records import TopicAndPartition
 from streams.metrics.roles import EnrichMetrics
 from streams.settings import Settings
 from streams.worker.credentials import kafka_credentials
@@ -93,7 +94,7 @@ class EnrichWorker:
         stop: threading.Event,
     ) -> None:
         self._settings, self._pipeline, self._producer, self._metrics = settings, pipeline, producer, metrics
-        self._stop = stop
+        self._stop, self._ended = stop, threading.Event()
         self._loop = asyncio.new_event_loop()
         asyncio.set_event_loop(self._loop)
         self._tracker = InFlightTracker(
@@ -102,7 +103,7 @@ class EnrichWorker:
         self._intake = Intake(self._tracker, metrics)
         self._retries: set[asyncio.Task[None]] = set()
         self._topic = settings.topics.raw.name
-        self.partitions: set[tuple[str, int]] | None = None
+        self.partitions: set[TopicAndPartition] | None = None
         """The partitions that this worker reads; None before it joined its group."""
         self.routing: RoutedTopics | None = None
         """Set if there are routes."""
@@ -122,8 +123,7 @@ class EnrichWorker:
         worker = _Worker(
             self._app, self._stop, loop=self._loop, quiet=True, override_logging=False, redirect_stdouts=False
         )
-        watch = threading.Thread(target=self._watch_stop, name="stop-watch", daemon=True)
-        watch.start()
+        threading.Thread(target=self._watch_stop, name="stop-watch", daemon=True).start()
         try:
             self._loop.run_until_complete(worker.start())
         except asyncio.CancelledError:
@@ -131,6 +131,7 @@ class EnrichWorker:
         finally:
             self._stop.set()
             worker.stop_and_shutdown()
+            self._ended.set()
 
     def fatal(self, error: str) -> None:
         """Exit at once, because Kafka will acknowledge nothing more (any thread)."""
@@ -216,8 +217,7 @@ class EnrichWorker:
         self._tracker.forget(partitions)
         self._pipeline.forget(partitions)
         for partition in partitions:
-            # The partition's next owner reports its lag.
-            self._metrics.lag.remove(partition)
+            self._metrics.lag.remove(partition)  # the partition's next owner reports it
 
     def _on_error(self, tracked: TrackedInput, error: Any, message: Any) -> None:
         """Retry a record that Kafka did not take, or exit (poll thread)."""
@@ -277,9 +277,9 @@ class EnrichWorker:
         """Exit when a stop takes too long: without Kafka, Faust would wait for acknowledgements for ever."""
         self._stop.wait()
         if dead_thread():
-            # Faust stops by a signal only.
-            signal.raise_signal(signal.SIGTERM)
-        time.sleep(self._settings.stop_timeout)
+            signal.raise_signal(signal.SIGTERM)  # Faust stops by a signal only
+        if self._ended.wait(self._settings.stop_timeout):
+            return
         log.warning(
             "stopped waiting for Kafka; batches that are not acknowledged will be read again",
             in_flight=len(self._tracker),
