@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -20,8 +20,9 @@ from google.rpc.error_details_pb2 import RetryInfo
 from google.rpc.status_pb2 import Status
 
 from enrich.runtime.process import StopServiceError
+from streams.config.url_text import shown, user_of
 from streams.sinks.http import Headers
-from streams.sinks.http_session import redacted, shown
+from streams.sinks.http_session import redacted
 from streams.sinks.sink import RefusedError, SinkError
 
 _TOO_LARGE: Final = re.compile(r"[Rr]eceived message (after decompression )?larger than max")
@@ -64,7 +65,8 @@ class GrpcCall:
         try:
             self._sent = self._headers() if callable(self._headers) else self._headers
             self._connect()
-            metadata = [(name.lower(), value) for name, value in {**self._user(), **self._sent}.items()]
+            # The user of the address is preferred to a header, as by HTTP.
+            metadata = list(({name.lower(): value for name, value in self._sent.items()} | self._user()).items())
             call = self._channel.unary_unary(self._method)
             return bytes(call(body, timeout=self._timeout_s, metadata=metadata, compression=grpc.Compression.Gzip))
         except StopServiceError as error:
@@ -107,11 +109,8 @@ class GrpcCall:
 
     def _user(self) -> dict[str, str]:
         """Return the header for the user of the address, if it has one."""
-        parts = urlsplit(self._url)
-        if parts.username is None:
-            return {}
-        user = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
-        return {"authorization": f"Basic {base64.b64encode(user.encode()).decode()}"}
+        user = user_of(self._url)
+        return {} if user is None else {"authorization": f"Basic {base64.b64encode(':'.join(user).encode()).decode()}"}
 
     def _error(self, error: Any) -> SinkError | RefusedError:
         code, details = error.code(), error.details() or ""

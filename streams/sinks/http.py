@@ -15,7 +15,8 @@ import requests
 
 from enrich.runtime.process import StopServiceError
 from enrich.runtime.retry_after import retry_after_s
-from streams.sinks.http_session import Session, cause, redacted, shown, without_user
+from streams.config.url_text import shown, without_user
+from streams.sinks.http_session import Session, cause, redacted
 from streams.sinks.sink import RefusedError, SinkError
 
 _CONTENT_STATUSES: Final = frozenset({400, 409, 413, 422})

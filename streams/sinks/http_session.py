@@ -1,16 +1,18 @@
 """Sessions for HTTP requests to receivers whose addresses and headers are secrets, and texts without these.
 
-No text may hold more of an address than scheme, host and port: the path of a webhook is its password, and so are user
-and query. Neither ``.netrc`` nor a redirect decides to whom a credential goes, and no proxy is given one to read.
+Neither ``.netrc`` nor a redirect decides to whom a credential goes, and no proxy is given one to read. What texts may
+hold of an address says :mod:`streams.config.url_text`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any, Final
-from urllib.parse import unquote, urlsplit, urlunsplit
+from urllib.parse import unquote, urlsplit
 
 import requests
+
+from streams.config.url_text import user_of
 
 _MIN_SECRET: Final = 4
 """Shorter parts of an address, such as ``api`` or ``v2``, are not looked for in an answer."""
@@ -22,14 +24,11 @@ class Session(requests.Session):  # type: ignore[misc]  # requests has no types
     def __init__(self, url: str, ca: str | None = None, certificate: tuple[str, str] | None = None) -> None:
         """``ca`` and ``certificate`` (with its key) are PEM files, which each new connection reads again."""
         super().__init__()
-        parts = urlsplit(url)
         # With any `auth`, requests does not look into .netrc, which may have a password for this host.
-        self.auth: Any = _no_credentials
-        if parts.username is not None:
-            self.auth = (unquote(parts.username), unquote(parts.password or ""))
+        self.auth: Any = user_of(url) or _no_credentials
         # What is not encrypted never goes by the proxy in http_proxy, which would see the path and the headers. By that
         # in https_proxy it sees the host only.
-        self.trust_env = parts.scheme == "https"
+        self.trust_env = urlsplit(url).scheme == "https"
         self.verify = ca or True
         self.cert = certificate
 
@@ -43,18 +42,6 @@ class Session(requests.Session):  # type: ignore[misc]  # requests has no types
 
 def _no_credentials(request: requests.PreparedRequest) -> requests.PreparedRequest:
     return request
-
-
-def without_user(url: str) -> str:
-    """Return an address without user and password."""
-    parts = urlsplit(url)
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
-
-
-def shown(url: str) -> str:
-    """Return what may be shown of an address: scheme, host and port."""
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
 
 
 def redacted(text: str, url: str, headers: Mapping[str, str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import socket
 import subprocess
 import sys
@@ -142,7 +143,7 @@ def test_a_server_says_how_long_it_wants_to_be_left_alone(server: Server) -> Non
     assert caught.value.retry_after_s == 17.5
 
 
-def test_logs_that_a_receiver_rejects_are_told_by_their_number(server: Server) -> None:
+def test_logs_that_a_receiver_rejects_are_reported_by_number(server: Server) -> None:
     answer = ExportLogsServiceResponse()
     answer.partial_success.rejected_log_records = 2
     answer.partial_success.error_message = "too old"
@@ -161,6 +162,19 @@ def test_no_text_holds_a_secret(server: Server) -> None:
     with pytest.raises(SinkError, match="Invalid metadata") as caught:
         server.sink({"X-Token": "s3cr3t-2\n"}).write(_values())
     assert "s3cr3t" not in f"{caught.value}{caught.value.__cause__}"
+
+
+def test_the_user_of_the_address_is_preferred_to_a_header_as_by_http(server: Server) -> None:
+    sent: list[str] = []
+
+    def answer(context: Any) -> bytes:
+        sent.extend(value for name, value in context.invocation_metadata() if name == "authorization")
+        return b""
+
+    server.answer = answer
+    url = f"http://us%20er:p%3Aw@127.0.0.1:{server.start().port}"
+    OtlpSink(url, {"Authorization": "Bearer token"}, 5, protocol="grpc").write(_values())
+    assert sent == [f"Basic {base64.b64encode(b'us er:p:w').decode()}"]
 
 
 def test_nothing_unencrypted_goes_to_a_proxy(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -190,7 +204,6 @@ def _certificates(folder: Path) -> None:
             ["x509", "-req", "-in", "csr", "-CA", "ca.crt", "-CAkey", "ca.key", "-set_serial", str(number), "-days",
              "3", "-extfile", "names", "-out", f"{name}.crt"],
         ]  # fmt: skip
-    folder.mkdir(exist_ok=True)
     for arguments in commands:
         subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True)
 
