@@ -9,7 +9,8 @@ from streams.alerts.fields import FLOW_FIELDS, LOSS_FIELDS, flow_field, label_na
 from streams.alerts.model import KINDS, OUTPUT_KINDS, AlertOutput, AlertRule, Alerts, Threshold
 from streams.alerts.template import mistakes, placeholders
 from streams.config.fields import seconds
-from streams.config.http_target import check_target
+from streams.config.http_target import check_target, url_problem
+from streams.config.url_text import without_secrets
 from streams.config.yaml_file import Problem, Steps
 from streams.matching.check import check_matches
 from streams.matching.model import Match, Verdict, as_list
@@ -167,10 +168,11 @@ def _check_output(at: Steps, output: AlertOutput) -> Iterator[Problem]:
         yield Problem(at, f"an output must have exactly one of {', '.join(OUTPUT_KINDS)}")
         return
     yield from check_target((*at, output.kind), getattr(output, output.kind), "url")
-    if output.alertmanager is not None and output.alertmanager.url is not None:
-        problem = base_url_problem(output.alertmanager.url)
+    url = output.alertmanager.url if output.alertmanager is not None else None
+    if url is not None and url_problem(url) is None:
+        problem = base_url_problem(url)
         if problem:
-            base = output.alertmanager.url.partition("/api/v")[0]
+            base = without_secrets(url.partition("/api/v")[0])
             yield Problem((*at, "alertmanager", "url"), f"{problem}: {base}")
 
 

@@ -26,10 +26,16 @@ class Pattern:
     words: str
     example: str
     """A text that matches; {} may be replaced by any number."""
+    quotable: str = r"(?s).*"
+    """What a text must be like that a message quotes: a mistyped address may have a password."""
 
     def matches(self, text: str) -> bool:
         """Return whether a text matches, as msgspec and the schema see it."""
         return re.search(self.pattern, text) is not None
+
+    def mistake(self, text: str) -> str:
+        """Return a message about a text that does not match."""
+        return f"must be {self.words}{f'; is {text!r}' if re.fullmatch(self.quotable, text) else ''}"
 
 
 PATTERNS: Final[Mapping[str, Pattern]] = {
@@ -39,7 +45,9 @@ PATTERNS: Final[Mapping[str, Pattern]] = {
         Pattern(r"^[0-9]{1,6}[smhd]$", "a whole number and a unit, such as 90s, 5m, 2h or 3d, or 0s", "1m"),
         Pattern(_NAME, "up to 63 lower-case letters, digits and '-', and begin and end with a letter or digit", "x{}"),
         Pattern(r"^[0-9]{1,5}-[0-9]{1,5}$", "a port such as 80, or a range such as 8000-8080", "1-2"),
-        Pattern(r"^https?://[^ ]+$", "a URL that begins with http:// or https://", "http://x{}/v1/logs"),
+        Pattern(
+            r"^https?://[^ ]+$", "a URL that begins with http:// or https://", "http://x{}/v1/logs", r"\w+://[^/?#@]*"
+        ),
         Pattern(
             r"^[a-zA-Z_][a-zA-Z0-9_]*$", "a name of letters, digits and '_' that does not begin with a digit", "x{}"
         ),

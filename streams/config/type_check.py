@@ -186,6 +186,8 @@ def _shown(value: Any) -> str:
         return "a mapping"
     if isinstance(value, list):
         return "a list"
+    if isinstance(value, str) and "://" in value:
+        return "an address"  # it may have a password
     return "empty" if value is None else repr(value) if isinstance(value, (str, int, float)) else str(value)
 
 
@@ -203,7 +205,7 @@ def _value_mistake(shape: Shape, value: Any) -> str | None:
         if shape.pattern is not None:
             expected = PATTERNS.get(shape.pattern) or Pattern(shape.pattern, f"text of the form {shape.pattern}", "")
             if not expected.matches(value):
-                return f"must be {expected.words}; is {value!r}"
+                return expected.mistake(value)
         return _length(shape, value, "characters")
     return None
 

@@ -10,6 +10,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from streams.config.http_target import check_target, is_base, url_problem
+from streams.config.url_text import shown, without_secrets
 from streams.config.yaml_file import Problem, Steps
 from streams.matching.check import check_matches
 from streams.matching.model import as_list
@@ -116,14 +117,12 @@ def _check_file(at: Steps, file: File, route: str, files: dict[str, str]) -> Ite
 
 def _check_base(at: Steps, endpoint: str) -> Iterator[Problem]:
     if not is_base(endpoint):
-        parts = urlsplit(endpoint)
-        base = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
-        yield Problem(at, f"must have no path with `protocol: grpc`: is it {base}?")
+        yield Problem(at, f"must have no path with `protocol: grpc`: is it {shown(endpoint)}?")
 
 
 def _check_endpoint(at: Steps, endpoint: str) -> Iterator[Problem]:
     """Check that the URL is the whole one. Other programs take a base, and add the path of the logs themselves."""
     path = urlsplit(endpoint).path.rstrip("/")
     if not path.endswith(_LOGS_PATH):
-        whole = f"{endpoint.rstrip('/')}{_LOGS_PATH}"
+        whole = f"{without_secrets(endpoint).rstrip('/')}{_LOGS_PATH}"
         yield Problem(at, f"must be the whole URL, which ends with {_LOGS_PATH}: is it {whole}?")
