@@ -13,12 +13,11 @@ from typing import Final
 
 from enrich.diagnosis.protocol import Channel, ProtocolError
 from enrich.diagnosis.sasl import authenticate
+from enrich.runtime.certificates import FOR_ANOTHER_NAME, NOT_VALID_NOW
 
 _TIMEOUT_S: Final = 3.0
 _CLIENT_ID: Final = "kubeweir-diagnosis"
 _DEFAULT_PORT: Final = 9092
-_EXPIRED, _NOT_YET_VALID, _OTHER_HOST, _OTHER_ADDRESS = 10, 9, 62, 64
-"""OpenSSL's numbers for what is wrong with a certificate (X509_V_ERR_...)."""
 
 
 class RefusedConnectionError(Exception):
@@ -127,13 +126,13 @@ def _tls(
 def _certificate_refused(
     error: ssl.SSLCertVerificationError, authority: str | None, address: tuple[str, int], where: str
 ) -> str:
-    if error.verify_code in (_OTHER_HOST, _OTHER_ADDRESS):
+    if error.verify_code in FOR_ANOTHER_NAME:
         names = ", ".join(_names(authority, address)) or "no names at all"
         return (
             f"the certificate of {where} is not for {address[0]!r} but for {names}: use one of these names in "
             "WEIR_KAFKA and in the broker's advertised.listeners, or give the broker a certificate for this one"
         )
-    if error.verify_code in (_EXPIRED, _NOT_YET_VALID):
+    if error.verify_code in NOT_VALID_NOW:
         return (
             f"the certificate of {where} is not valid now ({error.verify_message}): renew the broker's certificate, "
             "and compare the clocks"

@@ -11,6 +11,7 @@ import secrets
 from collections.abc import Mapping
 
 from enrich.diagnosis.protocol import NO_ERROR, Channel
+from enrich.runtime.oauth import MECHANISM
 from enrich.runtime.token_endpoint import fetch_token
 
 _UNSUPPORTED_MECHANISM, _ILLEGAL_STATE = 33, 34
@@ -25,7 +26,7 @@ def with_token(connection: Mapping[str, str]) -> Mapping[str, str]:
     """Return the settings with a token, if they are for OAUTHBEARER, so that all brokers get the same.
 
     Raises :class:`enrich.runtime.token_endpoint.TokenError`."""
-    if connection.get("sasl.mechanism") != "OAUTHBEARER" or _TOKEN in connection:
+    if connection.get("sasl.mechanism") != MECHANISM:
         return connection
     return {**connection, _TOKEN: fetch_token(connection, _ANSWER_S).value}
 
@@ -46,7 +47,7 @@ def authenticate(channel: Channel, connection: Mapping[str, str], where: str) ->
         )
     if error != NO_ERROR:
         return f"the broker {where} refuses the mechanism {mechanism} with error {error} of Kafka"
-    if mechanism == "OAUTHBEARER":
+    if mechanism == MECHANISM:
         return _oauthbearer(channel, connection, where)
     user, password = connection.get("sasl.username", ""), connection.get("sasl.password", "")
     if mechanism == "PLAIN":

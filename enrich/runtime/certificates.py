@@ -1,4 +1,4 @@
-"""When the certificates on disk expire, as a metric.
+"""When the certificates on disk expire, as a metric, and OpenSSL's numbers for those that it refuses.
 
 The end of a certificate's validity is read from its DER form (RFC 5280, 4.1): Python's ssl does not show it for a
 certificate of one's own.
@@ -18,6 +18,10 @@ from prometheus_client import Metric
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+NOT_VALID_NOW: Final = frozenset({9, 10})
+"""OpenSSL's numbers for a certificate that is not valid yet, or has expired (X509_V_ERR_...)."""
+FOR_ANOTHER_NAME: Final = frozenset({62, 64})
+"""OpenSSL's numbers for a certificate that is for another host name or another address."""
 _PEM: Final = re.compile(rb"-----BEGIN CERTIFICATE-----(.+?)-----END CERTIFICATE-----", re.DOTALL)
 _SEQUENCE, _VERSION, _UTC_TIME, _GENERALIZED_TIME = 0x30, 0xA0, 0x17, 0x18
 """Tags of DER."""

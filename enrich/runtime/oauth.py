@@ -9,7 +9,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 from enrich.runtime.settings import SettingsError
@@ -58,11 +58,12 @@ def configuration(
 
 
 def _check_url(url: str) -> None:
-    """Raise SettingsError if the endpoint is missing, or would be told the secret where others can read it."""
+    """Raise SettingsError if the endpoint is missing, or would get the secret where others can read it."""
     if not url:
         raise SettingsError(f"WEIR_KAFKA_MECHANISM={MECHANISM} needs WEIR_KAFKA_OAUTH_URL, that of the token endpoint")
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname or " " in url:
+    parts = _split(url)
+    if parts is None or parts.scheme not in ("http", "https") or not parts.hostname or " " in url:
+        # The URL is not quoted: it may hold a password.
         raise SettingsError("WEIR_KAFKA_OAUTH_URL must be a URL, such as https://login.example.com/oauth2/token")
     if parts.username is not None:
         raise SettingsError("WEIR_KAFKA_OAUTH_URL must name no user: set WEIR_KAFKA_OAUTH_CLIENT_ID instead")
@@ -78,3 +79,13 @@ def _check_url(url: str) -> None:
             f"WEIR_KAFKA_OAUTH_URL=http://{parts.hostname}: the client's secret would go to the proxy in http_proxy "
             f"unencrypted: add {parts.hostname} to no_proxy"
         )
+
+
+def _split(url: str) -> SplitResult | None:
+    """Return the parts of a URL; None if it cannot be split, or its port is not one."""
+    try:
+        parts = urlsplit(url)
+        is_usable = parts.port != 0
+    except ValueError:
+        return None
+    return parts if is_usable else None

@@ -20,11 +20,11 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import quote, urlsplit
 
+from enrich.runtime.certificates import FOR_ANOTHER_NAME, NOT_VALID_NOW
+
 _MAX_ANSWER_BYTES: Final = 1 << 20
 _MAX_LIFETIME_S: Final = 86_400.0
 _MAX_SHOWN: Final = 200
-_OTHER_HOST, _OTHER_ADDRESS = 62, 64
-"""OpenSSL's numbers for a certificate that is for others (X509_V_ERR_...)."""
 _TOKEN: Final = re.compile(r"[A-Za-z0-9._~+/=-]+")
 """Characters of a bearer token (RFC 6750, 2.1)."""
 _REFUSALS: Final = {
@@ -50,7 +50,7 @@ class Token:
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """Takes a redirect as an error: nobody but the settings says to whom the secret goes."""
+    """Takes a redirect as an error: only the settings decide where the secret goes."""
 
     def redirect_request(self, *_: Any) -> None:
         return None
@@ -123,10 +123,15 @@ def _unreachable(where: str, error: object, authority: str | None) -> str:
         return f"the host name of {where} cannot be resolved: correct WEIR_KAFKA_OAUTH_URL, or the name service"
     if isinstance(error, TimeoutError):
         return f"{where} does not answer: does it run, and does no firewall or NetworkPolicy drop the packets?"
-    if isinstance(error, ssl.SSLCertVerificationError) and error.verify_code in (_OTHER_HOST, _OTHER_ADDRESS):
+    if isinstance(error, ssl.SSLCertVerificationError) and error.verify_code in FOR_ANOTHER_NAME:
         return (
             f"the certificate of {where} is for another name ({error.verify_message}): use a name in "
             "WEIR_KAFKA_OAUTH_URL that it is for"
+        )
+    if isinstance(error, ssl.SSLCertVerificationError) and error.verify_code in NOT_VALID_NOW:
+        return (
+            f"the certificate of {where} is not valid now ({error.verify_message}): renew the endpoint's certificate, "
+            "and compare the clocks"
         )
     if isinstance(error, ssl.SSLCertVerificationError):
         trusted = f"WEIR_KAFKA_OAUTH_CA={authority}" if authority else "the system's authorities"

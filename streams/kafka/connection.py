@@ -12,6 +12,7 @@ import structlog
 from confluent_kafka import KafkaException, Producer
 from confluent_kafka.admin import AdminClient
 
+from enrich.runtime.oauth import MECHANISM
 from enrich.runtime.settings import SettingsError
 
 log = structlog.get_logger("kubeweir.streams")
@@ -51,7 +52,7 @@ def checked(connection: Connection) -> Connection:
 
     It is the only one that knows its settings, and that reads the certificates. No connection is made."""
     offline = {name: value for name, value in connection.items() if name != "bootstrap.servers"}
-    if connection.get("sasl.mechanism") == "OAUTHBEARER":
+    if connection.get("sasl.mechanism") == MECHANISM:
         # A client with this mechanism asks for a token at once, and closing it waits for the answer.
         offline = {name: value for name, value in offline.items() if "sasl." not in name}
         offline["security.protocol"] = connection["security.protocol"].removeprefix("sasl_")

@@ -56,6 +56,10 @@ def test_files_are_watched_and_the_authority_has_a_metric(env: dict[str, str]) -
     [
         ({"WEIR_KAFKA_OAUTH_URL": ""}, "needs WEIR_KAFKA_OAUTH_URL"),
         ({"WEIR_KAFKA_OAUTH_URL": "login.example.com/token"}, "must be a URL"),
+        ({"WEIR_KAFKA_OAUTH_URL": "https://[s3cr3t/token"}, "must be a URL"),
+        ({"WEIR_KAFKA_OAUTH_URL": "https://login.example.com:0/s3cr3t"}, "must be a URL"),
+        ({"WEIR_KAFKA_OAUTH_URL": "https://login.example.com:s3cr3t/"}, "must be a URL"),
+        ({"WEIR_KAFKA_OAUTH_URL": "https://login.example.com:65536/s3cr3t"}, "must be a URL"),
         ({"WEIR_KAFKA_OAUTH_URL": "https://u:p@login.example.com/"}, "must name no user"),
         ({"WEIR_KAFKA_OAUTH_URL": "http://login.example.com/"}, "unencrypted"),
         ({"WEIR_KAFKA_OAUTH_CLIENT_ID_FILE": ""}, "needs WEIR_KAFKA_OAUTH_CLIENT_ID"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import ssl
 import threading
 import time
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from enrich.runtime.token_endpoint import TokenError, fetch_token
+from enrich.runtime.token_endpoint import TokenError, _unreachable, fetch_token
 
 
 def jwt(**claims: Any) -> str:
@@ -115,7 +116,23 @@ def test_no_redirect_is_followed(endpoint: Endpoint) -> None:
     assert len(endpoint.requests) == 1
 
 
-def test_an_error_is_told_without_the_secret_and_without_control_characters(endpoint: Endpoint) -> None:
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        (9, "is not valid now (why): renew the endpoint's certificate"),
+        (10, "is not valid now (why): renew the endpoint's certificate"),
+        (20, "is not trusted by the system's authorities (why): set WEIR_KAFKA_OAUTH_CA"),
+        (62, "is for another name (why)"),
+        (64, "is for another name (why)"),
+    ],
+)
+def test_a_refused_certificate_has_the_cause_that_openssl_found(code: int, said: str) -> None:
+    error = ssl.SSLCertVerificationError()
+    error.verify_code, error.verify_message = code, "why"
+    assert said in _unreachable("the token endpoint https://login", error, None)
+
+
+def test_the_text_of_an_error_has_neither_the_secret_nor_control_characters(endpoint: Endpoint) -> None:
     endpoint.status = 400
     endpoint.body = json.dumps({"error": "invalid_client", "error_description": "s3cr3t is wrong\x1b[2J"}).encode()
     with pytest.raises(TokenError) as refused:
