@@ -45,10 +45,12 @@ def facts_at(cluster: Cluster, pod: Pod, at_ns: int) -> PodFacts:
         since, until = max(since, span[0]), min(until, span[1])
     zone, *span = zone_at(cluster, pod.node, at_ns)
     since, until = max(since, span[0]), min(until, span[1])
-    first, *others = versions or (None,)
+    if not versions:
+        return PodFacts({}, None, zone, since, until)
+    first, *others = versions
     labels = {
-        key: value for key, value in (first.labels if first else {}).items()
-        if all(other is not None and other.labels.get(key) == value for other in others)
+        key: value for key, value in first.labels.items()
+        if all(other.labels.get(key) == value for other in others)
     }  # fmt: skip
     agreed = bool(workloads) and all(one == workloads[0] for one in workloads)
     owners = tuple(workload_key(one.namespace, one.owner) for one in versions if one.owner is not None)

@@ -185,7 +185,10 @@ class RingTemplates:
             if since <= at_ns < until:
                 return number
         endpoint, rule, *facts = np.frombuffer(shape, SHAPE)[0].tolist()
-        ref = self._endpoints[str(endpoint)]
+        ref = self._endpoints.get(str(endpoint))
+        if ref is None:
+            # A header may have a key such as "07", which no verdict's number is spelt like.
+            return self.templates([shape])[0]
         refs = self._rules.get(str(rule))
         subject, since, until = self._ends.local_at(ref, self._header.node, at_ns)
         number = self._templates.add(self._render(ref, self._decide(refs or [], *facts), subject))

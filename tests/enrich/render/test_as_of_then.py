@@ -1,4 +1,4 @@
-"""A record says what was true at the packet's time, whatever has changed since."""
+"""A record says what was true at the packet's time, even if it has changed since."""
 
 from __future__ import annotations
 
@@ -123,7 +123,6 @@ def interval(**facts: Any) -> AddressInterval:
 
 @pytest.mark.parametrize("interval_first", [True, False])
 def test_labels_that_changed_while_no_worker_ran_are_left_out(*, interval_first: bool) -> None:
-    site = Site()
     site = Site(*(() if interval_first else (relabelled(WEB, role="green"),)))
     site.cluster.addresses.add_interval(interval(owner=None))
     if interval_first:
@@ -190,6 +189,18 @@ def test_verdicts_later_than_every_change_do_not_cost_a_look_at_each_endpoint(mo
     assert not looked
     assert site.enricher._ends.changed_endpoints(header, site.now - 20 * S) == {1: site.now - 9 * S}
     assert looked == ["u0"]
+
+
+def test_a_number_that_a_header_spells_in_another_way_means_no_endpoint() -> None:
+    site = Site(WEB)
+    site.wait(100)
+    site.set(relabelled(WEB, role="green"))
+    batch = merge(make_batch(
+        {"destination": "203.0.113.9", "endpoint": 7, "time_ns": 0}, clock=site.now - 50 * S,
+        endpoints={"07": EndpointRef("shop", "web", "u0")},
+    ))  # fmt: skip
+    [value] = site.enricher.records(batch).values
+    assert "pod_name" not in orjson.loads(value)["src"]
 
 
 def test_the_workload_is_that_of_then() -> None:
@@ -285,7 +296,7 @@ def test_with_the_api_server_away_an_interval_of_a_probe_names_its_pod() -> None
     assert site.peers(5, until_age=30) == [{"instance": "10.0.0.1", "ambiguous": True}]
 
 
-def test_with_the_api_server_away_an_interval_that_another_may_follow_names_nobody() -> None:
+def test_with_the_api_server_away_an_interval_that_another_may_follow_names_no_pod() -> None:
     site = Site(WEB)
     site.cluster.addresses.add_interval(interval())
     other = {"uid": "u8", "pod": "next", "node": "n2", "first": site.now - 20 * S, "start": site.now - 20 * S}
