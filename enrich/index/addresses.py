@@ -21,7 +21,8 @@ An example, in seconds after 12:00:00, with clocks that may differ by 1 s (``ske
    watch's interval of a, and verdicts of n1 need no skew: one at 28.0 names pod a.
 
 Intervals that have ended stay for the tail, so that a late verdict still finds its pod; then :meth:`Addresses.evict`
-removes them. A probe's open interval of a pod that the watch does not know is ended after a minute: its probe died.
+removes them. A probe's open interval of a pod that the watch does not know is ended after a minute, because its probe
+died; but not while the API server is away, because then the watch knows no new pod.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ from enrich.model import Pod
 from enrich.wire.address_interval import AddressInterval
 
 _UNCONFIRMED_NS: Final = 60 * SECOND
-"""How long a probe's open interval of a pod that the watch does not know is believed."""
+"""How long a probe's open interval of a pod that the watch does not know is believed, while the watch is current."""
 
 
 class Addresses:

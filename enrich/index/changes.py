@@ -10,9 +10,9 @@ an answer is kept together with the keys that it was made from:
 key                 answers that it stands for
 =================== ======================================================================================
 address, 10.0.0.1   who had the address: intervals of pods, the node, the Service or slice that has it
-pod, UID            the pod as it was last seen, and whether it is known at all
-node, name          the zone of a node, which a record has for each pod on it
-workload, name      what owns a ReplicaSet or Job, which a record has for each of its pods
+pod, UID            the pod as it was last seen and before it changed, and whether it is known at all
+node, name          the zone of a node, now and before, which a record has for each pod on it
+workload, name      what owns a ReplicaSet or Job, now and before, which a record has for each of its pods
 anybody             whether an address without a pod is likely a pod's: pods have appeared in a new range
 =================== ======================================================================================
 

@@ -27,7 +27,8 @@ class FormerFacts:
         elif (
             isinstance(before, Workload)
             and isinstance(after, Workload)
-            and (before.uid == after.uid and before.owner != after.owner)
+            and before.uid == after.uid
+            and before.owner != after.owner
         ):
             self.workloads.note(before.key, before, now, synced_until)
 

@@ -10,9 +10,9 @@ the index had every change) and by ``by`` (then it was observed). An example wit
 2. A packet at 20 was blue's, and one at 40 green's. One at 30.2 was before or after the change: both values are
    possible from 28.5 to 31.0, and the reader says only what is true of both.
 
-A key without changes has had its present value for ever: a pod, a node or a Service that nobody saw change is what
-people expect it to be. A value that is older than the retention, and one that there is no room for, is not known any
-more; then nothing is said about that time.
+A key without changes has had its present value for ever: a pod, a node or a Service whose changes, if any, the index
+never saw is what people expect it to be. A value that is older than the retention, and one that there is no room for,
+is not known any more; then nothing is said about that time.
 
 Readers take no lock. They read the changes of a key before the floor, and a writer raises the floor before it removes a
 key, so that no reader takes a key that is being removed for one that never changed.

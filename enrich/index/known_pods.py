@@ -49,7 +49,7 @@ class KnownPods:
             self._listed_ns = now
         known = before or self._by_uid.get(after.uid)
         if known is not None and known.node and (known.labels, known.owner) != (after.labels, after.owner):
-            # If only a probe said it before, at the pod's start, nobody has said when it changed.
+            # If only a probe said it before, at the pod's start, it is not known when it changed.
             self.former.note(after.uid, known, now, synced_until if before else known.acknowledged_ns)
         self._by_uid[after.uid] = after
         self._reported.discard(after.uid)

@@ -3,7 +3,7 @@
 A packet that the node itself sends to another node's pod leaves through the overlay's tunnel, with the tunnel's address
 as its source. Network plugins write that address to an annotation, or take the first addresses of the node's range of
 pods for it: flannel.1 has the range's first, and a bridge (cni0, kindnet's and Antrea's gateway) the second. Calico and
-Cilium give these two to pods. An annotation that is no address is skipped, because nothing but a name depends on it.
+Cilium give these two to pods. An annotation that is not an address is skipped, because only a name depends on it.
 """
 
 from __future__ import annotations

@@ -198,7 +198,7 @@ class EndRenderer:
     def in_doubt(self, ip: str, at_ns: int, node: str, end: RenderedEnd) -> RenderedEnd:
         """Render a peer whose address may have changed hands, unknown to the index; ``end`` is what the index knew.
 
-        A pod of which a probe has published the interval keeps its name, and loses what only the API server tells.
+        A pod of which a probe has published the interval keeps its name, and loses what only the API server knows.
         An address of a node is never a pod's."""
         pod = self._cluster.addresses.reported_owner(ip, at_ns, node)
         if pod is not None:
@@ -273,7 +273,7 @@ class EndRenderer:
 
 
 def node_part(name: str) -> str:
-    """Return what stands for a node among the parts of an answer. It is no UID."""
+    """Return what stands for a node among the parts of an answer. It is not a UID."""
     return f"node {name}"
 
 

@@ -18,7 +18,7 @@ _ANSWER_S: Final = 60.0
 
 
 def read_cluster_uid(connection: Connection) -> str:
-    """Return the UID, empty if the server does not tell it. Raises what the client raises, but for 403 and 404."""
+    """Return the UID, empty if the server does not show it. Raises what the client raises, but for 403 and 404."""
     try:
         with connection.open(_NAMESPACES, _QUERY, "application/json", _ANSWER_S) as response:
             found = orjson.loads(response.read())

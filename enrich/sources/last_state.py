@@ -51,7 +51,7 @@ class LastState:
         ask_cluster: Callable[[], str] = str,
     ) -> None:
         """``ask`` reads the definition, and raises AnswerError if it gets no answer. ``ask_cluster`` reads the UID of
-        the server's namespace kube-system, likewise; it returns an empty text if the server does not tell it."""
+        the server's namespace kube-system, likewise; it returns an empty text if the server does not show it."""
         self.kept: Mapping[Name, str] = {}
         """Why each of these objects is in force although the server does not have it. Replaced as a whole."""
         self._resource, self._ask, self._store = resource, ask, store
@@ -63,10 +63,11 @@ class LastState:
         """The UID of the cluster in which each object was last seen; empty if it was not known."""
         self._uid = self._cluster = ""
         self._empty_since: float | None = None
-        for name, stored in store.load() if store is not None else ():
-            self._adopt(name, stored)
+        if store is not None:
+            for name, stored in store.load():
+                self._adopt(store, name, stored)
 
-    def _adopt(self, name: str, stored: Stored) -> None:
+    def _adopt(self, store: PolicyStore, name: str, stored: Stored) -> None:
         why = "it does not describe a policy"
         made = None
         try:
@@ -76,8 +77,8 @@ class LastState:
         if made is not None:
             self._objects[made.key] = made
             self._seen_under[made.key], self._seen_in[made.key] = stored.definition, stored.cluster
-        elif self._store is not None:
-            self._store.leave_out(name, why)
+        else:
+            store.leave_out(name, why)
 
     def begin(self) -> None:
         """Note under which definition the objects are seen that the next request returns."""

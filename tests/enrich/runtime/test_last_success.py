@@ -33,7 +33,7 @@ def test_ages_begin_at_the_start_and_then_at_the_last_success() -> None:
     assert ages.in_words() == ["last success: fetch 5 s ago, commit never, watch 4 s ago; the process started 35 s ago"]
 
 
-def test_an_age_that_nobody_knows_is_not_told() -> None:
+def test_an_age_that_is_not_known_is_left_out() -> None:
     registry = CollectorRegistry()
     ages = LastSuccess(registry, "probe", ())
     ages.read("watch", lambda: None)

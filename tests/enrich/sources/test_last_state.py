@@ -204,7 +204,7 @@ def test_policies_of_the_same_cluster_stay(server: Server, tmp_path: Path) -> No
 
 def test_an_unreadable_definition_does_not_replace_one_that_is_known(server: Server, tmp_path: Path) -> None:
     seen(server, "a", store=PolicyStore(tmp_path))
-    # Seen again while nobody could read the definition, or the cluster.
+    # Seen again while neither the definition nor the cluster could be read.
     server.answer = UNREADABLE
     seen(server, "a", store=PolicyStore(tmp_path), cluster="")
     server.answer = INTACT._replace(uid="d2")
@@ -231,7 +231,7 @@ def test_a_stored_file_that_is_broken_costs_itself_only(server: Server, tmp_path
     assert f"stored policies in {folder} cannot be read: a, c, d, e" in (store.problem or "")
     state.begin()
     state.replace(listing("a", "b"), ())
-    assert "cannot be read: c, d, e" in (store.problem or ""), "the server has told the state of a"
+    assert "cannot be read: c, d, e" in (store.problem or ""), "the server has sent the state of a"
 
 
 def test_a_folder_that_cannot_be_written_stops_nothing_and_is_written_once_it_can(
