@@ -61,6 +61,7 @@ class AlertmanagerSink:
         if self._load is not None:
             self._repeated = {record["fingerprint"]: record for record in self._load()}
             self._load = None
+            self._bound()
         write_in_requests(values, _MAX_ALERTS_PER_REQUEST, self._send)
         left = self._next_resend - self._clock()
         # More is left than a whole interval if the clock was ahead and is set back.
@@ -87,14 +88,20 @@ class AlertmanagerSink:
         name = record["fingerprint"]
         self._repeated.pop(name, None)
         self._repeated[name] = record
-        if len(self._repeated) > _MAX_REPEATED:
-            oldest = list(self._repeated)[: _MAX_REPEATED // 10]
-            log.error("there are too many alerts to repeat; Alertmanager will resolve the oldest", alerts=len(oldest))
-            for evicted in oldest:
-                self._forget(evicted)
+        self._bound()
         self._resolved_at.pop(name, None)
         if record["status"] == "resolved":
             self._resolved_at[name] = self._clock()
+
+    def _bound(self) -> None:
+        """Forget the oldest alerts if there are too many, and a tenth more, so that it is not due again at once."""
+        excess = len(self._repeated) - _MAX_REPEATED
+        if excess <= 0:
+            return
+        oldest = list(self._repeated)[: excess - 1 + _MAX_REPEATED // 10]
+        log.error("there are too many alerts to repeat; Alertmanager will resolve the oldest", alerts=len(oldest))
+        for evicted in oldest:
+            self._forget(evicted)
 
     def _forget(self, name: str) -> None:
         self._repeated.pop(name, None)

@@ -82,6 +82,10 @@ def test_alerts_that_are_repeated_have_a_bound(monkeypatch: pytest.MonkeyPatch) 
         sink.write([orjson.dumps(record)])
     assert len(sink._repeated) <= 20
     assert "49" in sink._repeated
+    sink.own(lambda: [{**record, "fingerprint": f"loaded {number}"} for number in range(50)])
+    sink.write([])
+    assert len(sink._repeated) <= 20
+    assert "loaded 49" in sink._repeated
 
 
 def test_lines_of_libraries_that_are_remembered_have_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
