@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Protocol
 
-from prometheus_client import Metric
+from prometheus_client import CollectorRegistry, Metric
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
+
+from enrich.runtime.last_success import LastSuccess
 
 
 class Watched(Protocol):
@@ -18,6 +22,21 @@ class Watched(Protocol):
     def refused(self) -> list[str]: ...
 
     def kept(self) -> dict[str, str]: ...
+
+
+class WatchedCluster(Protocol):
+    """The part of :class:`enrich.index.cluster.Cluster` that says whether everything was listed."""
+
+    @property
+    def synced(self) -> threading.Event: ...
+
+    def missing(self) -> Sequence[str]: ...
+
+
+class Watch(Protocol):
+    """The part of :class:`enrich.sources.source.Source` that says what is wrong with it."""
+
+    def problem(self) -> str | None: ...
 
 
 class SourceCollector(Collector):
@@ -46,6 +65,21 @@ class SourceCollector(Collector):
             "Policies that stay in force although the API server does not have them or does not serve their kind",
             value=len(self._source.kept()),
         )
+
+
+def export_watch(registry: CollectorRegistry, source: Watched, last_success: LastSuccess) -> None:
+    """Export the metrics of a source of weir-streams, and its age among those of what last worked."""
+    registry.register(SourceCollector("streams", source))
+    last_success.read("watch", partial(oldest_age_s, source))
+
+
+def watch_problem(cluster: WatchedCluster, source: Watch) -> str | None:
+    """Return why the index of the cluster is not current, or None."""
+    problem = source.problem()
+    if not cluster.synced.is_set():
+        cause = f" ({problem})" if problem else ""
+        return f"the API server has not listed yet: {', '.join(cluster.missing())}{cause}"
+    return problem
 
 
 def oldest_age_s(source: Watched) -> float | None:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from enrich.index.cluster import Cluster
 from enrich.model import POLICY_API_VERSIONS, Policy
 from enrich.runtime.process import Exit, StopServiceError
+from enrich.runtime.watching import watch_problem
 from enrich.sources.factory import make_source
 from enrich.sources.source import Source, SourceError
 from streams.alerts.policy_changes import Policies, PolicyChange, diff_policies, policy_name
@@ -35,10 +36,7 @@ class PolicyWatch:
 
     def problem(self) -> str | None:
         """Return why changes are not seen at the moment, or None."""
-        problem = self.source.problem()
-        if not self._cluster.synced.is_set():
-            return f"not listed yet: {', '.join(self._cluster.missing())}{f' ({problem})' if problem else ''}"
-        return problem
+        return watch_problem(self._cluster, self.source)
 
     def stop(self) -> None:
         """Stop the watch."""

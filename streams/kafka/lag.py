@@ -100,13 +100,14 @@ class _Partition:
 class LagMonitor:
     """Measures the groups of one role."""
 
-    def __init__(self, connection: Connection, stall_s: float, metrics: Progress) -> None:
-        self._connection, self._stall_s, self._metrics = connection, stall_s, metrics
+    def __init__(
+        self, connection: Connection, stall_s: float, metrics: Progress, causes: Callable[[], Sequence[str]] = tuple
+    ) -> None:
+        """``causes`` returns why Kafka refuses the role, as far as is known: no restart changes that."""
+        self._connection, self._stall_s, self._metrics, self._causes = connection, stall_s, metrics, causes
         self._every_s = min(_MEASURE_EVERY_S, stall_s / 5)
         self._followed: dict[str, Followed] = {}
         self._lock = threading.Lock()
-        self.causes: Callable[[], Sequence[str]] = tuple
-        """Return why Kafka refuses the role, as far as is known: no restart changes that."""
         self._admin: AdminClient | None = None
         self._committed = CommittedOffsets(connection, _TIMEOUT_S)
         self._answered_at = time.monotonic()
@@ -136,8 +137,11 @@ class LagMonitor:
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop measuring."""
+        """Stop measuring, and rewind the groups of topics that were made again. The role has left them by then."""
         self._stop.set()
+        for followed in list(self._remade.values()):
+            if followed.positions is None:
+                rewind(self._connection, followed.group, followed.ids.remade, _REWIND_S)
 
     def note(self, call: Call) -> None:
         """Note that a call of the role's own clients has just worked. Any thread may call it."""
@@ -145,10 +149,7 @@ class LagMonitor:
 
     def check(self) -> None:
         """Raise StopServiceError if the process ends because it has made no progress for long, or because a topic was
-        made again. The role has left its groups by then."""
-        for followed in list(self._remade.values()):
-            if followed.positions is None:
-                rewind(self._connection, followed.group, followed.ids.remade, _REWIND_S)
+        made again."""
         if self._failed is not None:
             raise self._failed
 
@@ -264,7 +265,7 @@ class LagMonitor:
             self._fail(f"{names}: deleted and made again; restarting, to read it from its beginning")
             return
         # Kafka has just answered a client that is not the role's.
-        if any(stall.next_step(lambda: not self.causes()) for stall in self._stalls(followed)):
+        if any(stall.next_step(lambda: not self._causes()) for stall in self._stalls(followed)):
             problem = self._stalled(followed) or f"{followed.group} has made no progress"
             self._fail(f"{problem}; restarting, with new clients")
 

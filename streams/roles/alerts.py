@@ -26,13 +26,13 @@ from enrich.diagnosis.watch import Diagnosis
 from enrich.runtime.credentials import registry_with_credentials
 from enrich.runtime.health import HealthServer
 from enrich.runtime.process import Exit, StopServiceError
-from enrich.runtime.watching import SourceCollector, oldest_age_s
+from enrich.runtime.watching import export_watch
 from streams.alerts.count_loop import CountLoop
 from streams.alerts.deltas import OwnGroups
 from streams.alerts.engine import Engine
 from streams.alerts.engine_loop import EngineLoop
 from streams.alerts.model import AlertRule, Alerts
-from streams.alerts.outputs import sink_definitions
+from streams.alerts.outputs import configured_outputs, sink_definitions
 from streams.alerts.policy_watch import PolicyWatch
 from streams.alerts.read import in_force, read
 from streams.config.hot_reload import HotReloadedFile
@@ -76,11 +76,10 @@ def run_alerts(settings: Settings, stop: threading.Event) -> int:
         stack.callback(health.close)
         diagnosis.start()
         stack.callback(diagnosis.stop)
-        monitor = LagMonitor(settings.connection(), settings.stall, progress)
-        stack.callback(monitor.stop)
-        monitor.causes = diagnosis.causes
-        stack.callback(monitor.check)  # after all that the work adds
+        monitor = LagMonitor(settings.connection(), settings.stall, progress, diagnosis.causes)
+        stack.callback(monitor.stop)  # after everything that the work adds
         _work(settings, stop, registry, progress, monitor, problems, needs, stack)
+    monitor.check()
     log.info("stopped", role="alerts")
     return Exit.OK
 
@@ -113,7 +112,7 @@ def _work(
     file = _alerts_file(settings, apply)
     # A mistake in the file or in WEIR_ALERTMANAGER is reported at once, not only when Kafka can be reached.
     first = file.read() if file else Alerts(version=1)
-    sink_definitions(in_force(first), settings)
+    configured_outputs(in_force(first), settings)
     own_cluster = OwnCluster(settings)
     problems.insert(0, own_cluster.problem)
     settings = own_cluster.find(stop)
@@ -124,8 +123,7 @@ def _work(
     count_thread, engine_thread, engine_loop = _loop_threads(settings, rules, metrics, dead, stop, monitor)
     watch = PolicyWatch(settings.source, engine_loop.add_policy_change)
     stack.callback(watch.stop)
-    registry.register(SourceCollector("streams", watch.source))
-    progress.last_success.read("watch", partial(oldest_age_s, watch.source))
+    export_watch(registry, watch.source, progress.last_success)
     stack.callback(sinks.stop)
     if file:
         file.start()

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import structlog
-from prometheus_client import CollectorRegistry
 
 from enrich.diagnosis.rights import Needs
 from enrich.diagnosis.watch import Diagnosis
@@ -26,7 +25,7 @@ from enrich.render.enricher import Enricher
 from enrich.runtime.credentials import registry_with_credentials
 from enrich.runtime.health import Check, HealthServer
 from enrich.runtime.process import Exit, StopServiceError
-from enrich.runtime.watching import SourceCollector, oldest_age_s
+from enrich.runtime.watching import export_watch, watch_problem
 from enrich.sources.factory import make_source
 from enrich.sources.source import Source, SourceError
 from streams.kafka.lag import Followed, LagMonitor
@@ -64,13 +63,13 @@ def run_enrich(settings: Settings, stop: threading.Event) -> int:
     cluster = Cluster(tail_s=settings.pod_retention, kinds=NAMED_KINDS)
     source = _source(settings, cluster)
     cluster.addresses.watched_until_ns = source.synced_until_ns
-    _export_watch(registry, metrics, source)
+    export_watch(registry, source, metrics.progress.last_success)
     own_cluster = OwnCluster(settings)
     history: AddressHistory | None = None
     needs = [Needs()]
     diagnosis = Diagnosis(settings.connection, lambda: needs[0])
     checks: dict[str, Check] = {
-        "cluster": lambda: _cluster_problem(cluster, source) or own_cluster.problem(),
+        "cluster": lambda: watch_problem(cluster, source) or own_cluster.problem(),
         "kafka": diagnosis.named("kafka", _never_connected),
     }
     health = HealthServer(settings.metrics, registry, checks, details=metrics.progress.last_success.in_words)
@@ -110,11 +109,6 @@ def run_enrich(settings: Settings, stop: threading.Event) -> int:
         health.close()
 
 
-def _export_watch(registry: CollectorRegistry, metrics: EnrichMetrics, source: Source) -> None:
-    registry.register(SourceCollector("streams", source))
-    metrics.progress.last_success.read("watch", partial(oldest_age_s, source))
-
-
 def _pipeline(
     settings: Settings, cluster: Cluster, source: Source, producer: RecordProducer, metrics: EnrichMetrics
 ) -> Pipeline:
@@ -148,8 +142,8 @@ def _measured(
     settings: Settings, metrics: EnrichMetrics, worker: EnrichWorker, history: AddressHistory, diagnosis: Diagnosis
 ) -> Iterator[LagMonitor]:
     """Measure the worker's group and the reader of the address history. Raises StopServiceError after a long stall."""
-    topics, monitor = settings.topics, LagMonitor(settings.connection(), settings.stall, metrics.progress)
-    monitor.causes = diagnosis.causes
+    topics = settings.topics
+    monitor = LagMonitor(settings.connection(), settings.stall, metrics.progress, diagnosis.causes)
     monitor.follow(Followed(settings.group("enrich"), [topics.raw.name], lambda: worker.partitions or ()))
     monitor.follow(
         Followed(
@@ -185,14 +179,6 @@ def _wait(ready: threading.Event, stop: threading.Event) -> None:
     """Wait until the event or the stop is set. Nothing is enriched before the index and the history are complete."""
     while not stop.is_set() and not ready.wait(0.1):
         pass
-
-
-def _cluster_problem(cluster: Cluster, source: Source) -> str | None:
-    problem = source.problem()
-    if not cluster.synced.is_set():
-        cause = f" ({problem})" if problem else ""
-        return f"the API server has not listed yet: {', '.join(cluster.missing())}{cause}"
-    return problem
 
 
 def _never_connected() -> str:

@@ -148,14 +148,13 @@ def _run(
     log.info("starting", role=role, metrics_port=health.port, kafka=settings.kafka, prefix=settings.prefix)
     dead = DeadLetters(settings.connection(), settings.topics.dead.name, stop)
     diagnosis.start()
-    monitor = LagMonitor(settings.connection(), settings.stall, progress)
-    monitor.causes = diagnosis.causes
+    monitor = LagMonitor(settings.connection(), settings.stall, progress, diagnosis.causes)
     try:
         work(metrics, problems, dead, monitor)
-        monitor.check()
-        log.info("stopped", role=role)
-        return Exit.OK
     finally:
-        diagnosis.stop()
         monitor.stop()
+        diagnosis.stop()
         health.close()
+    monitor.check()
+    log.info("stopped", role=role)
+    return Exit.OK

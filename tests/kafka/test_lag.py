@@ -92,8 +92,7 @@ def test_the_process_ends_after_a_long_stall_unless_a_restart_would_not_help(bro
     admin.create_topics([NewTopic(topic, 1)])[topic].result(30)
     producer.produce(topic, b"1")
     assert producer.flush(30) == 0
-    monitor = LagMonitor(connection, 0.2, ProgressMetrics(CollectorRegistry()))
-    monitor.causes = lambda: causes
+    monitor = LagMonitor(connection, 0.2, ProgressMetrics(CollectorRegistry()), lambda: causes)
     monitor.follow(Followed(f"{topic}.group", [topic], lambda: [(topic, 0)]))
     monitor.start(ended.set)
     try:
@@ -145,6 +144,7 @@ def test_a_group_begins_anew_in_a_topic_that_was_made_again(broker: str) -> None
         # What a client commits that has noticed nothing.
         reader.commit(offsets=[TopicPartition(topic, 0, 1)], asynchronous=False)
         reader.close()
+        monitor.stop()
         with pytest.raises(StopServiceError, match="deleted and made again"):
             monitor.check()
         asked = Consumer({**connection, "group.id": group})

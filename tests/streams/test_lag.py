@@ -81,6 +81,7 @@ def test_all_groups_of_a_topic_that_was_made_again_are_rewound_although_the_firs
 
     def end() -> None:
         try:
+            monitor.stop()
             monitor.check()
         except StopServiceError as error:
             failures.append(str(error))

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from enrich.runtime.process import Exit, StopServiceError
+from streams.kafka.lag import LagMonitor
 from streams.roles.alerts import run_alerts
 from streams.roles.enrich import run_enrich
 from streams.settings import Settings
@@ -49,6 +50,14 @@ def test_an_address_that_is_not_alertmanagers(tmp_path: Path, url: str, why: str
     text = stopped(run_alerts, tmp_path, alertmanager=("http://good:9093", url))
     assert text.startswith(f"WEIR_ALERTMANAGER: {why}")
     assert "secret" not in text, "it may be a password"
+
+
+def test_a_stall_does_not_replace_the_reason_for_a_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stalled(_monitor: LagMonitor) -> None:
+        raise StopServiceError("no progress", Exit.UNEXPECTED)
+
+    monkeypatch.setattr(LagMonitor, "check", stalled)
+    assert "WEIR_ALERTMANAGER" in stopped(run_alerts, tmp_path, alertmanager=("am:9093",))
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:99999", "127.0.0.1:", "127.0.0.1:\N{SUPERSCRIPT TWO}", "9702x"])
