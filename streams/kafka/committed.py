@@ -1,4 +1,4 @@
-"""What groups have committed, asked by clients that are members of no group.
+"""Asks what groups have committed, by clients that are members of no group.
 
 The administration client has a call for it, which ends the whole process: librdkafka's follows a null pointer when a
 broker answers that it does not coordinate the group. Brokers do so while they start, stop or take over from another.
@@ -11,7 +11,7 @@ from collections.abc import Collection, Sequence
 
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 
-from streams.kafka.connection import Connection, silent_logger
+from streams.kafka.connection import Connection, make_consumer
 from streams.kafka.records import TopicAndPartition
 
 
@@ -29,8 +29,7 @@ class CommittedOffsets:
         if not places:
             return {}
         if group not in self._consumers:
-            config = {**self._connection, "group.id": group, "enable.auto.commit": False}
-            self._consumers[group] = Consumer(config, logger=silent_logger())
+            self._consumers[group] = make_consumer(self._connection, group, {})
         found = self._consumers[group].committed([TopicPartition(*place) for place in places], self._timeout_s)
         for one in found:
             if one.error is not None:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Final
 
 import structlog
-from confluent_kafka import KafkaException, Producer
+from confluent_kafka import Consumer, KafkaException, Producer
 from confluent_kafka.admin import AdminClient
 
 from enrich.runtime.oauth import MECHANISM
@@ -69,6 +69,15 @@ def checked(connection: Connection) -> Connection:
 def admin_client(connection: Connection) -> AdminClient:
     """Return a client that lists, describes and creates topics."""
     return AdminClient({**connection, "socket.connection.setup.timeout.ms": 5000}, logger=silent_logger())
+
+
+def make_consumer(connection: Connection, group: str, settings: Mapping[str, object]) -> Consumer:
+    """Return a consumer that commits nothing by itself. ``settings`` are librdkafka's further ones.
+
+    If retention has removed the records where it begins to read, it goes on with the oldest one: by default, librdkafka
+    would skip everything, and go on at the end."""
+    own = {"group.id": group, "enable.auto.commit": False, "enable.auto.offset.store": False}
+    return Consumer({**connection, **own, "auto.offset.reset": "earliest", **settings}, logger=silent_logger())
 
 
 class Backoff:

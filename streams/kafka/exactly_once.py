@@ -30,7 +30,7 @@ import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 
 from enrich.runtime.process import Exit, StopServiceError
-from streams.kafka.connection import CALL_TIMEOUT_S, Connection, silent_logger
+from streams.kafka.connection import CALL_TIMEOUT_S, Connection, make_consumer, silent_logger
 from streams.kafka.errors import lacks_right
 from streams.kafka.lag import Followed, LagMonitor
 from streams.kafka.records import Record, TopicAndPartition, take
@@ -89,13 +89,10 @@ class ExactlyOnce:
             },
             logger=silent_logger(),
         )
-        self._consumer = Consumer(
+        self._consumer = make_consumer(
+            connection,
+            group,
             {
-                **connection,
-                "group.id": group,
-                "enable.auto.commit": False,
-                "enable.auto.offset.store": False,
-                "auto.offset.reset": "earliest",
                 "isolation.level": "read_committed",
                 # After a kill -9, the partitions wait this long for their next owner. Brokers refuse less by default.
                 "session.timeout.ms": 6_000,
@@ -103,7 +100,6 @@ class ExactlyOnce:
                 "fetch.wait.max.ms": 100,
                 "error_cb": self._on_error,
             },
-            logger=silent_logger(),
         )
 
     def start(self, stop: threading.Event) -> bool:

@@ -11,7 +11,7 @@ from typing import Final
 import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
-from streams.kafka.connection import CALL_TIMEOUT_S, Connection, silent_logger
+from streams.kafka.connection import CALL_TIMEOUT_S, Connection, make_consumer
 from streams.kafka.lag import Followed, LagMonitor
 from streams.kafka.records import Record, take
 
@@ -55,20 +55,16 @@ class GroupReader:
         self._waits = 0
         self._assigned: frozenset[int] = frozenset()
         self._group, self._monitor = group, monitor
-        self._consumer = Consumer(
+        self._consumer = make_consumer(
+            connection,
+            group,
             {
-                **connection,
-                "group.id": group,
-                "enable.auto.commit": False,
-                "enable.auto.offset.store": False,
-                "auto.offset.reset": "earliest",
                 # A batch of which the destination refuses every record takes minutes: each is written alone.
                 "max.poll.interval.ms": 900_000,
                 # After a kill -9, the partitions wait this long for their next owner.
                 "session.timeout.ms": 10_000,
                 "error_cb": self._on_error,
             },
-            logger=silent_logger(),
         )
         self._subscribe()
         if monitor is not None:
@@ -89,19 +85,20 @@ class GroupReader:
             records, self._ahead = self._ahead, []
             return records
         refused: list[str] = []
-        records = self._poll(max_records, wait_s, refused)
+        records = self._poll(max_records, wait_s, refused, paused=False)
         self._note(records, refused)
         if records and self._monitor is not None:
             self._monitor.note("fetch")
         return records
 
-    def _poll(self, max_records: int, wait_s: float, refused: list[str]) -> list[Record]:
-        """Return what has come. What librdkafka refuses is a problem, and tried again at the next call."""
+    def _poll(self, max_records: int, wait_s: float, refused: list[str], *, paused: bool) -> list[Record]:
+        """Pause or resume the partitions, and return what was fetched. What librdkafka refuses is a problem, and tried
+        again at the next call."""
         try:
-            if self._waiting:
-                self._consumer.resume(self._consumer.assignment())
-                self._waiting = False
-            if self._unplaced is not None:
+            if paused is not self._waiting:
+                (self._consumer.pause if paused else self._consumer.resume)(self._consumer.assignment())
+                self._waiting = paused
+            if self._unplaced is not None and not paused:
                 # Assigned without knowing where to begin, it reads nothing. It asks for its partitions anew.
                 self.problem, self._unplaced = self._unplaced, None
                 self._consumer.unsubscribe()
@@ -123,22 +120,11 @@ class GroupReader:
             left = deadline - time.monotonic()
             refused: list[str] = []
             # What was fetched before the pause may still come. To seek back could fail, and a seek that fails skips it.
-            self._ahead += self._poll_paused(max(0.0, min(left, _POLL_S)), refused)
+            self._ahead += self._poll(1, max(0.0, min(left, _POLL_S)), refused, paused=True)
             self._note((), refused)
             if left <= 0:
                 break
         return stop.is_set()
-
-    def _poll_paused(self, wait_s: float, refused: list[str]) -> list[Record]:
-        try:
-            if not self._waiting:
-                self._consumer.pause(self._consumer.assignment())
-                self._waiting = True
-            return take(self._consumer, 1, wait_s, refused)
-        except KafkaException as error:
-            refused.append(error.args[0].str())
-            time.sleep(wait_s)
-            return []
 
     def commit(self, records: Sequence[Record]) -> None:
         """Commit the offsets of these records, and so of all records before them.

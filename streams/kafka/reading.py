@@ -6,10 +6,10 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final
 
-from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, KafkaError, KafkaException, Message, TopicPartition
 
 from enrich.runtime.process import StopServiceError
-from streams.kafka.connection import CALL_TIMEOUT_S, Connection, NoTopicError, ReadError, silent_logger
+from streams.kafka.connection import CALL_TIMEOUT_S, Connection, NoTopicError, ReadError, make_consumer
 from streams.kafka.errors import topic_error
 from streams.kafka.records import Record, records_of
 
@@ -31,16 +31,10 @@ def read_committed(
     missing = set(partitions)
     if not missing:
         return
-    consumer = Consumer(
-        {
-            **connection,
-            "group.id": reader_group(topic),
-            "enable.auto.commit": False,
-            "enable.partition.eof": True,
-            "isolation.level": "read_committed",
-            "fetch.wait.max.ms": 100,
-        },
-        logger=silent_logger(),
+    consumer = make_consumer(
+        connection,
+        reader_group(topic),
+        {"enable.partition.eof": True, "isolation.level": "read_committed", "fetch.wait.max.ms": 100},
     )
     progress_at = time.monotonic()
     try:
@@ -78,20 +72,16 @@ class TopicReader:
     def __init__(self, connection: Connection, topic: str, timeout_s: float = 5.0) -> None:
         self._topic, self._timeout_s = topic, timeout_s
         servers = connection["bootstrap.servers"]
-        self._consumer = Consumer(
+        self._consumer = make_consumer(
+            connection,
+            reader_group(topic),
             {
-                **connection,
-                "group.id": reader_group(topic),
-                "enable.auto.commit": False,
-                "enable.auto.offset.store": False,
                 "enable.partition.eof": True,
-                "auto.offset.reset": "earliest",
                 "fetch.wait.max.ms": 100,
                 # librdkafka reads ahead, by default 64 MiB of each partition.
                 "queued.max.messages.kbytes": MAX_READ_AHEAD_KB,
                 "socket.connection.setup.timeout.ms": 5000,
             },
-            logger=silent_logger(),
         )
         found = self._call(lambda: self._consumer.list_topics(topic, timeout=timeout_s), servers).topics[topic]
         if found.error is not None and found.error.code() != KafkaError.UNKNOWN_TOPIC_OR_PART:

@@ -23,22 +23,21 @@ class Resender:
 
     def send(self, topic: str, partition: int, key: bytes | None, value: bytes, headers: Headers) -> None:
         """Send a record to a partition."""
-        answers: list[str | None] = []
+        answers: list[KafkaError | None] = []
         try:
             self._producer.produce(
                 topic, value, key, partition, headers=headers,
-                on_delivery=lambda error, _message: answers.append(None if error is None else self._why(error, topic)),
+                on_delivery=lambda error, _message: answers.append(error),
             )  # fmt: skip
         except KafkaException as error:
             raise ReadError(f"{topic}: {error.args[0].str()}") from error
         deadline = time.monotonic() + 2 * CALL_TIMEOUT_S
         while not answers and time.monotonic() < deadline:
             self._producer.poll(0.2)
-        if not answers or answers[0] is not None:
-            raise ReadError(answers[0] if answers and answers[0] else f"{topic}: no answer")
-
-    def _why(self, error: KafkaError, topic: str) -> str:
-        return topic_error(self._connection, error, "WRITE", topic)
+        if not answers:
+            raise ReadError(f"{topic}: no answer")
+        if answers[0] is not None:
+            raise ReadError(topic_error(self._connection, answers[0], "WRITE", topic))
 
 
 _TIMEOUT_MS: Final = int(CALL_TIMEOUT_S * 1000)

@@ -39,7 +39,7 @@ def reader(monkeypatch: pytest.MonkeyPatch, client: Client, *fetched: list[Recor
     """A reader whose polls return these records, one list after the other."""
     coming = iter(fetched)
     monkeypatch.setattr(group, "take", lambda *_: next(coming, []))
-    monkeypatch.setattr(group, "Consumer", lambda *_, **__: client)
+    monkeypatch.setattr(group, "make_consumer", lambda *_: client)
     return GroupReader({}, "g", "t")
 
 
