@@ -16,7 +16,7 @@ from streams.alerts.alert import AlertState
 from streams.alerts.check import base_url_problem
 from streams.alerts.model import OUTPUT_KINDS, AlertmanagerOutput, AlertOutput, Alerts
 from streams.config.fields import seconds
-from streams.config.http_target import HttpTarget, check_files, read_headers, read_url, url_problem
+from streams.config.http_target import HttpTarget, open_target, url_problem
 from streams.kafka.connection import ReadError
 from streams.kafka.reading import read_committed
 from streams.kafka.topics import partitions_of
@@ -109,20 +109,12 @@ def _is_alert(value: bytes) -> bool:
 def _poster(output: str, target: HttpTarget, timeout: str, path: str = "") -> Poster:
     """Return a poster to an output's address; ``path`` is added to it. Raises StopServiceError if it cannot be used."""
     named = f"output {output}"
-    url = read_url(target, "url", named)
-    problem = base_url_problem(url) if path else None
+    found = open_target(target, "url", named)
+    problem = base_url_problem(found.url) if path else None
     if problem:
         raise StopServiceError(f"{named}: the URL {problem}", Exit.USAGE)
-    check_files(target, named)
-    read_headers(target, named)
-    certificate = (target.certificate, target.key) if target.certificate and target.key else None
-    return Poster(
-        f"{url.rstrip('/')}{path}" if path else url,
-        partial(read_headers, target, named),
-        seconds(timeout),
-        target.ca,
-        certificate,
-    )
+    url = f"{found.url.rstrip('/')}{path}" if path else found.url
+    return Poster(url, found.headers, seconds(timeout), found.ca, found.certificate)
 
 
 def _on_assigned(sink: AlertmanagerSink, settings: Settings, partitions: Sequence[int]) -> None:

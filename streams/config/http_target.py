@@ -7,9 +7,10 @@ is read again for each request, so that a renewed token is used at once.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NamedTuple
 from urllib.parse import urlsplit
 
 import msgspec
@@ -105,6 +106,26 @@ def check_files(target: HttpTarget, named: str) -> None:
         path = getattr(target, field)
         if path is not None and not Path(path).is_file():
             raise StopServiceError(f"{named}: {field}: {path} does not exist", Exit.USAGE)
+
+
+class OpenTarget(NamedTuple):
+    """What a sink needs to send to an output."""
+
+    url: str
+    headers: Callable[[], dict[str, str]]
+    """Reads the variables and files of the headers. Raises StopServiceError if one is missing."""
+    ca: str | None
+    certificate: tuple[str, str] | None
+    """The files of the client certificate and of its key."""
+
+
+def open_target(target: HttpTarget, address: str, named: str) -> OpenTarget:
+    """Read the address of an output, and check that everything it names is there. Raises StopServiceError."""
+    url = read_url(target, address, named)
+    check_files(target, named)
+    read_headers(target, named)
+    certificate = (target.certificate, target.key) if target.certificate and target.key else None
+    return OpenTarget(url, partial(read_headers, target, named), target.ca, certificate)
 
 
 def _read(path: str, named: str) -> str:

@@ -16,7 +16,7 @@ from enrich.sources.client import Client
 from enrich.sources.source import SourceError
 from enrich.wire.flow import decode_flow
 from streams.config.fields import seconds
-from streams.config.http_target import check_files, is_base, read_headers, read_url
+from streams.config.http_target import is_base, open_target
 from streams.forms import FORMS, Form
 from streams.matching.matcher import Matcher
 from streams.matching.model import Match, Verdict, as_list
@@ -110,15 +110,11 @@ def _otlp(one: RouteSink, _metrics: SinkMetrics) -> Sink:
     otlp = one.output.otlp
     assert otlp is not None  # noqa: S101 - the kind of the output
     named = f"route {one.route.name}: otlp"
-    url = read_url(otlp, "endpoint", named)
-    check_files(otlp, named)
-    read_headers(otlp, named)
-    if otlp.protocol == "grpc" and not is_base(url):
+    found = open_target(otlp, "endpoint", named)
+    if otlp.protocol == "grpc" and not is_base(found.url):
         raise StopServiceError(f"{named}: the endpoint must have no path with `protocol: grpc`", Exit.USAGE)
-    certificate = (otlp.certificate, otlp.key) if otlp.certificate and otlp.key else None
-    headers = partial(read_headers, otlp, named)
     try:
-        return OtlpSink(url, headers, seconds(otlp.timeout), otlp.ca, certificate, otlp.protocol)
+        return OtlpSink(found.url, found.headers, seconds(otlp.timeout), found.ca, found.certificate, otlp.protocol)
     except ImportError as error:
         raise StopServiceError(
             f"{named}: `protocol: grpc` needs the package grpcio: install kubeweir[otlp-grpc] ({error})", Exit.UNABLE

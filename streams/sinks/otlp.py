@@ -13,7 +13,7 @@ import gzip
 import os
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
-from typing import Any, Final, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from google.protobuf.message import DecodeError
 from opentelemetry._logs import LogRecord, SeverityNumber
@@ -26,6 +26,9 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from enrich.wire.flow import End, Flow, NamedPolicy
 from streams.sinks.http import Headers, Poster
 from streams.sinks.sink import PartlyRefusedError, decode, write_in_requests
+
+if TYPE_CHECKING:
+    from streams.sinks.grpc_call import GrpcCall
 
 _MAX_RECORDS_PER_REQUEST: Final = 500
 """A record is about 1.5 kB, and receivers accept at least 4 MiB."""
@@ -88,17 +91,6 @@ def _policy_names(policies: Iterable[NamedPolicy]) -> list[str]:
     return [f"{policy.kind}/{policy.path}" for policy in policies]
 
 
-class _Receiver(Protocol):
-    """Sends a request, and returns the answer; see :class:`streams.sinks.http.Poster`."""
-
-    @property
-    def shown(self) -> str: ...
-
-    def redacted(self, text: str) -> str: ...
-
-    def close(self) -> None: ...
-
-
 class OtlpSink:
     """Sends logs to one receiver."""
 
@@ -115,7 +107,7 @@ class OtlpSink:
 
         The rest is as for :class:`streams.sinks.http.Poster`. Raises ImportError for gRPC without its library.
         """
-        self._receiver: _Receiver
+        self._receiver: Poster | GrpcCall
         self._post: Callable[[bytes], bytes]
         if protocol == "grpc":
             # Its own log lines are not JSON, and repeat what its errors say. It reads this when it is imported.
