@@ -69,7 +69,7 @@ class Settings(KafkaSettings):
     """Limit of bytes of such pending verdicts. Beyond it, the oldest are sent with what is known of their pods."""
     stop_timeout: float = setting("WEIR_STOP_TIMEOUT", 10.0, formerly=("WEIR_STOP_SECONDS",))
     """Seconds that a stop waits for acknowledgements from Kafka. Batches without one are read again at the next
-    start."""
+    start. A role that has not ended 3 s after that is ended, with exit code 1."""
     metrics: str = setting("WEIR_METRICS", "127.0.0.1:9702")
     """host:port of /metrics, /healthz and /readyz of the role enrich. The roles stdout, file, routes and alerts use the
     next four ports, in this order, and /readyz of all that run together is on the one after them. Port 0: any free
