@@ -125,7 +125,7 @@ class Engine:
             tracker.policy_changed(change, now)
 
     def changes_dropped(self, number: int) -> None:
-        """Count changes of policies that were dropped, for each rule that an alert may be missing of."""
+        """Count changes of policies that were dropped, for each rule that may miss an alert because of them."""
         for name, tracker in self.trackers.items():
             if number and tracker.rule.after_change is not None:
                 self._count(name, "evicted_changes", number)

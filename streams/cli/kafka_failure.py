@@ -1,4 +1,4 @@
-"""How a command ends that Kafka refuses: it says why, as ``/readyz`` of the services does, and exits with 1."""
+"""Ends a command that Kafka refuses: says why, as ``/readyz`` of the services does, and exits with 1."""
 
 from __future__ import annotations
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -98,9 +97,7 @@ def observe(
     try:
         readers = [TopicReader(connection, settings.topics.flows.name)]
         if not filters.verdicts or set(filters.verdicts) & {"deny", "audit"}:
-            # A copy of the flows may be without the topic that keeps denies and audits for longer.
-            with contextlib.suppress(NoTopicError):
-                readers += _reader_of_denies(connection, settings.topics.denied.name)
+            readers += _reader_of_denies(connection, settings.topics.denied.name)
         _show(readers, filters, _writer(output), start, last, following=following)
     except ReadError as error:
         end(error, connection, needs_to_read(settings.topics.flows.name))
@@ -112,13 +109,14 @@ def observe(
 
 
 def _reader_of_denies(connection: Connection, topic: str) -> list[TopicReader]:
-    """Return a reader of the denies that are kept for longer. Raises NoTopicError.
+    """Return a reader of the denies that are kept for longer, if there are any.
 
     Without a right to read them, all other flows are still shown."""
     try:
         return [TopicReader(connection, topic)]
     except NoTopicError:
-        raise
+        # A copy of the flows may be without the topic that keeps denies and audits for longer.
+        return []
     except ReadError as error:
         click.echo(f"weir: denies that are no longer among all flows are missing here: {error}", err=True)
         return []

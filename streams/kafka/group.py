@@ -51,7 +51,7 @@ class GroupReader:
         """Partitions that were revoked since the last take: somebody else may have committed more of them."""
         self._waiting = False
         self._ahead: list[Record] = []
-        """Records that came while the destination was waited for."""
+        """Records that arrived while the destination was waited for."""
         self._waits = 0
         self._assigned: frozenset[int] = frozenset()
         self._group, self._monitor = group, monitor

@@ -1,7 +1,7 @@
-"""Values that come from records, where each makes a time series, a group or an entry that stays.
+"""Bounds values that come from records, each of which makes a time series, a group or an entry that stays.
 
-Whoever may write to a topic chooses them, and may choose a new one in every record. So the first ones are told apart,
-and all later ones share one value, which no object of Kubernetes and no reason of ours can be called.
+Whoever may write to a topic chooses them, and may choose a new one in every record. So the first ones stay as they
+are, and all later ones share one value, which no object of Kubernetes and no reason of ours can be called.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ OTHER: Final = "_other"
 
 
 class LabelValues:
-    """The values that are told apart: the known ones, and the first ``limit`` others."""
+    """The values that stay as they are: the known ones, and the first ``limit`` others."""
 
     def __init__(self, limit: int, known: Iterable[str] = ()) -> None:
         self._limit, self._known = limit, frozenset(known)

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable
-from typing import Literal
 
 from prometheus_client import CollectorRegistry, Gauge
 
 from enrich.runtime.last_success import LastSuccess
 
-Call = Literal["fetch", "produce", "write", "commit"]
-
 
 class ProgressMetrics:
     """The gauges of one role."""
 
-    def __init__(self, registry: CollectorRegistry, calls: Iterable[Call] = ("fetch", "produce", "commit")) -> None:
+    def __init__(self, registry: CollectorRegistry, calls: Iterable[str] = ("fetch", "produce", "commit")) -> None:
         """``calls``: what the role does."""
         self._lag_records = Gauge(
             "kubeweir_streams_group_lag_records",
@@ -32,7 +29,7 @@ class ProgressMetrics:
         )
         self.last_success = LastSuccess(registry, "streams", calls)
 
-    def note(self, call: Call) -> None:
+    def note(self, call: str) -> None:
         """Note that a call has just worked. Any thread may call it."""
         self.last_success.note(call)
 

@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Metric
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from streams.metrics.progress import Call, ProgressMetrics
+from streams.metrics.progress import ProgressMetrics
 from streams.metrics.verdicts import VerdictCounter, VerdictsBy
 
 DEAD_LETTER_REASONS: Final = (
@@ -177,7 +177,7 @@ class _AlertCollector(Collector):
 class SinkMetrics:
     """Metrics of sinks, each with the sink's name as a label."""
 
-    def __init__(self, registry: CollectorRegistry, note: Callable[[Call], None] = lambda _: None) -> None:
+    def __init__(self, registry: CollectorRegistry, note: Callable[[str], None] = lambda _: None) -> None:
         """``note`` is called when a destination has taken records."""
         self._note = note
 

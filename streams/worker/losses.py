@@ -3,7 +3,7 @@
 The module is pure: headers in, losses out. Each kind of loss is counted once, although batches may be repeated.
 
 Whoever may write to the raw topic can name a new ring, and new reasons, in each batch. So the rings that were seen last
-are remembered, and the reasons are told apart that came first.
+are remembered, and the first reasons keep their names.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from streams.metrics.roles import LOSS_REASONS
 _MAX_RINGS: Final = 50_000
 """Rings that are remembered. A ring that is forgotten shows no gap before its next batch."""
 _MAX_OTHER_REASONS: Final = 32
-"""Reasons that are told apart beside those that this version knows."""
+"""Reasons that keep their names beside those that this version knows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ class Losses:
         for reason, (verdicts, total) in lost.items():
             before = ring.totals.get(reason, 0)
             # A total that fell in a new batch means that the probe restarted and counts from 0 again.
-            has_total = reason != OTHER and total >= before  # the totals of several reasons tell nothing together
+            has_total = reason != OTHER and total >= before  # a sum of several totals says nothing
             delta = total - before if has_total else (verdicts if is_new else 0)
             if is_new or total > before:
                 ring.totals[reason] = total
@@ -87,7 +87,7 @@ class Losses:
             del self._rings[next(iter(self._rings))]
 
     def _lost(self, header: Header) -> dict[str, tuple[int, int]]:
-        """Return what a header says was lost, by the reasons that are told apart."""
+        """Return what a header says was lost, by reason; see _MAX_OTHER_REASONS."""
         lost: dict[str, tuple[int, int]] = {}
         for reason, (verdicts, total) in header.lost.items():
             name = self._reasons.of(reason)

@@ -67,7 +67,7 @@ class TokenProvider(AbstractTokenProvider):  # type: ignore[misc]  # aiokafka ha
         answer: concurrent.futures.Future[Token] = concurrent.futures.Future()
 
         def ask() -> None:
-            # From here on nobody can cancel it, and its result can be set although nobody waits any more.
+            # From here on the future can no longer be cancelled: its result can be set even if no task awaits it.
             if not answer.set_running_or_notify_cancel():
                 return
             try:

@@ -29,7 +29,7 @@ from probe.cni.metrics import CniCollector
 from probe.metrics import ProbeCollector, last_success
 from probe.share_metrics import ShareCollector
 from streams.main import ROLES
-from streams.metrics.progress import Call, ProgressMetrics
+from streams.metrics.progress import ProgressMetrics
 from streams.metrics.roles import AlertMetrics, EnrichMetrics, SinkMetrics
 from tests.docs import kafka_rights
 from tests.docs.pages import ROOT
@@ -191,7 +191,7 @@ def _enrich() -> Iterator[Family]:
 def _alerts() -> Iterator[Family]:
     registry = CollectorRegistry()
     AlertMetrics(registry).watch(lambda: ({}, {}))
-    calls: tuple[Call, ...] = ("fetch", "produce", "write", "commit")
+    calls = ("fetch", "produce", "write", "commit")
     ProgressMetrics(registry, calls).last_success.read("watch", lambda: 0)
     yield from _of_registry(registry)
     yield from _of(SourceCollector("streams", MagicMock()))

@@ -66,7 +66,7 @@ def test_only_what_this_worker_commits_renews_the_age_of_its_last_commit(kafka: 
     followed = Followed("g", ["t"], lambda: [("t", 0)])
     monitor.follow(followed)
     monitor._measure([followed])
-    assert metrics.commits == 0, "at the first look, nobody knows when that was committed"
+    assert metrics.commits == 0, "at the first look, it is not known when that was committed"
     kafka.committed["t", 1] = 20
     monitor._measure([followed])
     assert metrics.commits == 0, "another worker has done this"

@@ -78,7 +78,7 @@ def test_a_later_request_that_fails_says_what_earlier_ones_stored(far: FarEnd) -
     assert (caught.value.done, len(far.bodies)) == (100, 2)
 
 
-def test_logs_that_a_receiver_rejects_are_told_by_their_number(far: FarEnd) -> None:
+def test_logs_that_a_receiver_rejects_are_reported_by_number(far: FarEnd) -> None:
     answer = ExportLogsServiceResponse()
     answer.partial_success.rejected_log_records = 2
     answer.partial_success.error_message = "too old"
