@@ -42,7 +42,8 @@ class AddressIntervalPublisher:
     def __init__(self, topic: Topic, config: Mapping[str, Any], stall_s: float = 30.0) -> None:
         """``config`` has librdkafka's settings for the connection. ``stall_s``: see :mod:`enrich.runtime.stall`."""
         self._topic, self._config = topic, dict(config)
-        self._producer = self._new_producer()
+        self._producer: Producer | None = None
+        """The thread makes it, and tries again while librdkafka makes none: a bad certificate ends nothing."""
         self._waiting: dict[bytes, bytes | None] = {}
         self._in_flight: dict[bytes, bytes | None] = {}
         """Records that Kafka has not answered yet; a key has at most one."""
@@ -68,7 +69,7 @@ class AddressIntervalPublisher:
     def problem(self) -> str | None:
         """What keeps address intervals from Kafka, in words; None if nothing does."""
         waiting = len(self._waiting) + len(self._in_flight)
-        if self.refusal.problem:
+        if self.refusal.problem and waiting:  # only an acknowledged record shows that Kafka refuses no longer
             return (
                 f"Kafka refuses address intervals: {self.refusal.problem}; {waiting} wait: workers may not name these "
                 "pods"
@@ -116,35 +117,36 @@ class AddressIntervalPublisher:
                 if not self._in_flight:
                     self._changed.wait_for(lambda: self._waiting or self._stop.is_set(), _POLL_S)
             try:
-                if self._renewed.is_set():
-                    self._rebuild()
-                self._attempt()
-                self._producer.poll(_ANSWER_POLL_S if self._in_flight else 0)
+                may_send = self._may_send()
+                producer = self._rebuild() if self._producer is None or self._renewed.is_set() else self._producer
+                if may_send:
+                    self._send(producer)
+                producer.poll(_ANSWER_POLL_S if self._in_flight else 0)
             except KafkaException as error:
                 self._note(error.args[0])
                 self._stop.wait(_RETRY_S)
             self._measure()
 
-    def _attempt(self) -> None:
-        """Send what may be sent now. Raises KafkaException."""
+    def _may_send(self) -> bool:
+        """Return whether records may be sent now. What Kafka refuses waits for its next attempt, by a new producer."""
         if not (self._waiting or (self.refusal.problem and self._in_flight)):
-            return
+            return False
         if self.refusal.problem:
             if self._stop.wait(min(self.refusal.wait_s, _RETRY_S)) or self.refusal.wait_s:
-                return
+                return False
             self.refusal.retry()
             # A producer remembers for minutes that it may not see a topic.
-            self._rebuild()
-        if not self._topic_exists:
-            self._topic_exists = self._create_topic()
-        self._send()
+            self._renewed.set()
+        return True
 
     def _note(self, error: KafkaError) -> None:
         """Note why librdkafka takes nothing, or why the topic cannot be used."""
         self._cause = f" ({error.str()})"
         if error.code() in UNAUTHORIZED:
-            self._note_refusal(unseen(error, self._topic.name, self._config))
-        elif error.fatal():
+            # A fatal error is the producer's, which gets no number; any other is of the attempt to create the topic.
+            say = in_words if error.fatal() else unseen
+            self._note_refusal(say(error, self._topic.name, self._config))
+        elif error.fatal() or error.code() in BROKEN:
             self._renewed.set()
 
     def _note_refusal(self, why: str) -> None:
@@ -158,17 +160,20 @@ class AddressIntervalPublisher:
         progressed = self.published != self._published_before
         self._published_before = self.published
         self._stall.update(waits=bool(self._waiting or self._in_flight), progressed=progressed)
+        if self.refusal.problem:
+            return  # Kafka answers, and what it answers does not depend on the client
         if self._stall.next_step(self._is_reachable) is not None:
             log.error("Kafka answers, and has acknowledged no address interval for long; replacing the producer",
                       problem=self.problem)  # fmt: skip
             self._renewed.set()
 
-    def _rebuild(self) -> None:
+    def _rebuild(self) -> Producer:
         """Go on with a new producer. Raises KafkaException if librdkafka makes none; then it is still due."""
         self._renewed.clear()  # before the producer is made: it may be renewed at the same time
-        with contextlib.suppress(KafkaException):
-            self._producer.purge()
-            self._producer.flush(1)
+        if self._producer is not None:
+            with contextlib.suppress(KafkaException):
+                self._producer.purge()
+                self._producer.flush(1)
         for key in list(self._in_flight):
             self._send_again(key)
         self._topic_exists = False
@@ -177,6 +182,7 @@ class AddressIntervalPublisher:
         except KafkaException:
             self._renewed.set()
             raise
+        return self._producer
 
     def _create_topic(self) -> bool:
         """Create the topic if it is missing; a broker that creates it by itself does not make it compacted."""
@@ -187,15 +193,17 @@ class AddressIntervalPublisher:
             admin.create_topics([new])[self._topic.name].result(10)
         return True
 
-    def _send(self) -> None:
+    def _send(self, producer: Producer) -> None:
         """Hand records to librdkafka, as many as may be in flight. Raises KafkaException."""
+        if not self._topic_exists:
+            self._topic_exists = self._create_topic()
         with self._changed:
             keys = [key for key in self._waiting if key not in self._in_flight][: _MAX_IN_FLIGHT - len(self._in_flight)]
         for key in keys:
             with self._changed:
                 value = self._in_flight[key] = self._waiting.pop(key)
             try:
-                self._producer.produce(self._topic.name, value, key, on_delivery=self._on_answer)
+                producer.produce(self._topic.name, value, key, on_delivery=self._on_answer)
             except BaseException:
                 self._send_again(key)
                 raise
@@ -226,11 +234,10 @@ class AddressIntervalPublisher:
                 self._note_refusal(in_words(error, self._topic.name, self._config))
 
     def _on_error(self, error: KafkaError) -> None:
-        """Take an error of the producer itself; most are of connections, which librdkafka makes again."""
+        """Take an error of the producer itself; most are of connections, which librdkafka makes again. A fatal one is
+        raised by ``poll`` instead."""
         if error.code() in UNAUTHORIZED:
             self._note_refusal(in_words(error, self._topic.name, self._config))
-        elif error.fatal():
-            self._renewed.set()
 
     def _is_reachable(self) -> bool:
         try:

@@ -19,8 +19,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import structlog
-from confluent_kafka import KafkaError, KafkaException, Message
-from confluent_kafka.admin import AdminClient
+from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from enrich.runtime.stall import Stall
 from enrich.runtime.waiting_time import WaitingTime
@@ -53,12 +52,13 @@ class Publisher:
         self._spool, self._topic, self._servers = spool, topic, config["bootstrap.servers"]
         self._max_in_flight_bytes = min(MAX_IN_FLIGHT_BYTES, spool.max_bytes // 4)
         self._raw_topic = RawTopic(topic, config)
-        self._producer = self._raw_topic.new_producer(self._on_error)
+        self._producer: Producer | None = None
+        """The thread makes it, and tries again while librdkafka makes none: a bad certificate ends nothing."""
         self._in_flight = InFlight()
         self._reported_at = 0.0
         self._stop = threading.Event()
         self.failed = threading.Event()
-        """Set at an error that a retry cannot solve; then the process is to end."""
+        """Set when the thread died of an unexpected error; the process must then end."""
         self._setup_problem: str | None = "Kafka has not been reached yet"
         """What keeps the probe from sending anything at all."""
         self.refusal = Refusal()
@@ -112,10 +112,7 @@ class Publisher:
             time.sleep(0.02)
         self._stop.set()
         self._thread.join()
-        self._producer.purge()
-        with contextlib.suppress(KafkaException):  # batches without an answer stay in the spool
-            self._producer.flush(1)
-        self._acknowledge()
+        self._end_producer()  # batches without an answer stay in the spool
         return self._spool.unacked_batches == 0
 
     def _run(self) -> None:
@@ -134,17 +131,20 @@ class Publisher:
     def _on_exception(self, error: KafkaError) -> None:
         if error.code() in UNAUTHORIZED:
             self._refuse(error)
-            return
-        # librdkafka makes no client by these settings: a certificate is being replaced on disk, say.
-        self._setup_problem, self._broken = f"librdkafka makes no client: {error.str()}", _RENEWED
-        self._warn(self._setup_problem)
-        self._stop.wait(_BACKOFF_S)
+        elif error.fatal():
+            self._broken = error.str()
+        else:
+            # librdkafka makes no client by these settings: a certificate is being replaced on disk, say.
+            self._setup_problem, self._broken = f"librdkafka makes no client: {error.str()}", _RENEWED
+            self._warn(self._setup_problem)
+            self._stop.wait(_BACKOFF_S)
 
     def _send_until_broken(self) -> None:
         """Send until the probe stops or the producer cannot go on, and replace the producer. Raises KafkaException."""
+        producer = self._rebuild() if self._producer is None else self._producer
         self._wait_for_topic()
         while not (self._stop.is_set() or self._broken):
-            self._step()
+            self._step(producer)
             self._acknowledge()
             self._measure()
         if self._broken:
@@ -156,23 +156,22 @@ class Publisher:
 
     def _wait_for_topic(self) -> None:
         backoff = _BACKOFF_S
-        # Each look has a new client: an old one may hold on to brokers that are gone.
-        while not (self._stop.is_set() or self._broken or self._topic_is_right(self._raw_topic.new_admin())):
+        while not (self._stop.is_set() or self._broken or self._topic_is_right()):
             self._update_stall()
             self._stop.wait(backoff)
             backoff = min(2 * backoff, _MAX_BACKOFF_S)
 
-    def _step(self) -> None:
+    def _step(self, producer: Producer) -> None:
         """Hand one batch to librdkafka, or wait for acknowledgements if none can be sent now."""
         full = len(self._in_flight) >= _MAX_IN_FLIGHT_BATCHES or self._in_flight.bytes >= self._max_in_flight_bytes
         unsent = None if full else self._spool.next(0 if self._in_flight else 0.05)
         if unsent is None:
-            self._producer.poll(0.02 if self._in_flight else 0)
+            producer.poll(0.02 if self._in_flight else 0)
             return
         position, value, header, unreadable = unsent
         self._in_flight.add(position, len(value))
         if header:
-            self._produce(position, value, header)
+            self._produce(producer, position, value, header)
         else:
             if unreadable:
                 log.error(
@@ -180,9 +179,9 @@ class Publisher:
                     hint="another version wrote it", verdicts=unreadable, segment=position.segment,
                 )  # fmt: skip
             self._in_flight.answer(position, refused=unreadable)
-        self._producer.poll(0)
+        producer.poll(0)
 
-    def _produce(self, position: SpoolPosition, value: bytes, header: Header) -> None:
+    def _produce(self, producer: Producer, position: SpoolPosition, value: bytes, header: Header) -> None:
         verdicts = header.verdicts
 
         def on_answer(error: KafkaError | None, _message: Message) -> None:
@@ -190,9 +189,9 @@ class Publisher:
 
         while True:
             try:
-                self._producer.produce(self._topic.name, value, header.key, on_delivery=on_answer)
+                producer.produce(self._topic.name, value, header.key, on_delivery=on_answer)
             except BufferError:
-                self._producer.poll(0.05)
+                producer.poll(0.05)
             except KafkaException as error:
                 # librdkafka itself refuses a record that is too large.
                 self._on_answer(error.args[0], position, verdicts)
@@ -231,11 +230,9 @@ class Publisher:
             self._spool.ack(settled.last, settled.refused)
 
     def _on_error(self, error: KafkaError) -> None:
+        """Take an error of a client, most often of a connection. A fatal one is raised by the producer instead."""
         if error.code() in UNAUTHORIZED:
             self._refuse(error)
-            return
-        if error.fatal():
-            self._broken = error.str()
             return
         self._cause = f" ({text_of(error)})"
         problem = f"Kafka cannot be reached at {self._servers}{self._cause}; verdicts stay in the spool"
@@ -248,10 +245,10 @@ class Publisher:
             self._reported_at = time.monotonic()
             log.warning(problem, spooled_batches=self._spool.unacked_batches, spooled_bytes=self._spool.size)
 
-    def _topic_is_right(self, admin: AdminClient) -> bool:
+    def _topic_is_right(self) -> bool:
         """Return whether the raw topic is as it must be; report what is wrong."""
         try:
-            problem = self._raw_topic.problem(admin)
+            problem = self._raw_topic.problem()
         except KafkaException as error:
             self._on_error(error.args[0])
             return False
@@ -285,13 +282,19 @@ class Publisher:
             self._cause = ""
         self._stall.update(waits=waits, progressed=progressed)
 
-    def _rebuild(self) -> None:
+    def _rebuild(self) -> Producer:
         """Start over with a new producer, from the first batch that the spool has not acknowledged."""
-        with contextlib.suppress(KafkaException):
-            self._producer.purge()
-            self._producer.flush(1)
-        self._acknowledge()
+        self._end_producer()
         self._in_flight.clear()
         self._spool.rewind()
         self._broken = ""  # before the producer is made: it may be renewed at the same time
         self._producer = self._raw_topic.new_producer(self._on_error)
+        return self._producer
+
+    def _end_producer(self) -> None:
+        """Take back what the producer has not sent, and acknowledge what Kafka has taken."""
+        if self._producer is not None:
+            with contextlib.suppress(KafkaException):
+                self._producer.purge()
+                self._producer.flush(1)
+        self._acknowledge()

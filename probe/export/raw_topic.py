@@ -54,16 +54,19 @@ def check_connection(connection: Mapping[str, str]) -> None:
 
 
 class RawTopic:
-    """Makes the topic's producers, and looks at the topic with clients of its own."""
+    """Makes the topic's producers, and looks at the topic.
+
+    Each look has a new client, because an old one may hold on to brokers that are gone."""
 
     def __init__(self, topic: Topic, config: Mapping[str, Any]) -> None:
         """``config`` has librdkafka's settings for the connection."""
         self._topic, self._config = topic, dict(config)
 
-    def problem(self, admin: AdminClient) -> str | None:
+    def problem(self) -> str | None:
         """Return what keeps the topic from being used; None if it is right. It is created if it is missing.
 
         Raises KafkaException if Kafka cannot be asked."""
+        admin = self._new_admin()
         found = admin.list_topics(timeout=_TIMEOUT_S).topics.get(self._topic.name)
         if found is None or found.error is not None:
             return self._create(admin)
@@ -90,16 +93,12 @@ class RawTopic:
 
     def is_reachable(self) -> bool:
         """Return whether Kafka answers a client that is new, and so knows nothing but the bootstrap servers."""
-        admin = self.new_admin()
+        admin = self._new_admin()
         try:
             admin.list_topics(self._topic.name, timeout=_TIMEOUT_S)
         except KafkaException:
             return False
         return True
-
-    def new_admin(self) -> AdminClient:
-        """Return a new client."""
-        return AdminClient(self._config, logger=quiet_logger())
 
     def new_producer(self, on_error: Callable[[KafkaError], None]) -> Producer:
         """Return a new producer."""
@@ -120,6 +119,9 @@ class RawTopic:
             },
             logger=quiet_logger(),
         )
+
+    def _new_admin(self) -> AdminClient:
+        return AdminClient(self._config, logger=quiet_logger())
 
     def _create(self, admin: AdminClient) -> str:
         new = NewTopic(self._topic.name, self._topic.partitions, config=dict(self._topic.config))

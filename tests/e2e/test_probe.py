@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import threading
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
@@ -184,3 +185,18 @@ def test_a_kafka_that_answers_nothing_does_not_keep_the_probe_from_stopping(node
     rows = Rows(node.batches())
     assert rows.numbers == list(range(len(rows.numbers)))
     check(rows, traffic.allowed, traffic.denied)
+
+
+def test_an_authority_that_cannot_be_read_keeps_no_policy_from_the_kernel(node: Node, tmp_path: Path) -> None:
+    authority = tmp_path / "ca.crt"
+    authority.write_text("no certificate")
+    probe = node.begin(WEIR_KAFKA_PROTOCOL="ssl", WEIR_KAFKA_CA=str(authority))
+    with node.socket(CLOSED, server=True) as closed, node.socket() as client:
+        closed.settimeout(0.2)
+        client.sendto(b"x", (node.server.address(4), CLOSED))
+        with pytest.raises(TimeoutError):
+            closed.recv(1)
+    status, answer = probe.get("/readyz")
+    assert status == 503
+    assert "ssl.ca.location failed" in answer
+    assert probe.stop() == 0, probe.log.read_text()

@@ -131,8 +131,9 @@ def test_at_most_a_quarter_of_the_spool_is_in_flight(site: Site) -> None:
         append(spool, value)
     publisher = Publisher(spool, raw(site), {"bootstrap.servers": "127.0.0.1:1"})
     # As its thread does, which would look for the topic first.
+    producer = publisher._rebuild()
     for _ in range(100):
-        publisher._step()
+        publisher._step(producer)
     held = publisher._in_flight.bytes
     assert 50_000 <= held < 50_000 + len(value)
-    publisher._producer.purge()
+    producer.purge()
