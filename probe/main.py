@@ -77,9 +77,7 @@ def _is_bpffs(path: Path) -> bool:
 class _Command(click.Group):
     def format_epilog(self, _ctx: click.Context, formatter: click.HelpFormatter) -> None:
         formatter.write("\nSettings, from the environment [default]:\n" + describe(Settings) + "\n")
-        formatter.write(
-            "\nExit codes: 0 stopped, 2 bad settings or input, 3 cannot run here, 4 runs already, 5 Kafka refused\n"
-        )
+        formatter.write("\nExit codes: 0 stopped, 2 bad settings or input, 3 cannot run here, 4 runs already\n")
 
 
 @click.group(cls=_Command, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})

@@ -253,8 +253,6 @@ def _stop(parts: _Parts) -> bool:
 
 
 def _raise_failure(parts: _Parts) -> None:
-    if parts.publisher.failed.is_set():
-        raise StopServiceError(f"{parts.publisher.problem}", Exit.KAFKA)
     if dead := dead_thread():
         raise StopServiceError(dead, Exit.UNEXPECTED)
     if parts.has_failed():
