@@ -87,7 +87,8 @@ class AddressIntervals:
         Intervals of another cluster, which the node belonged to before, end: they are published once more in its name.
         """
         with self._lock:
-            left = self._read()
+            # When the cluster changes, memory is newer than the file if the disk took nothing.
+            left = self._read() if self._cluster is None else list(self._intervals.values())
             self._intervals = {(found.uid, found.ip): found for found in left if found.cluster == cluster}
             self._cluster = cluster
             over = [one for one in left if one.cluster != cluster and one.last is None]
@@ -140,12 +141,11 @@ class AddressIntervals:
         }
         for key, (index, pod) in expected.items():
             self._index[key] = index
-            if key not in self._intervals:
+            one = self._intervals.get(key)
+            if one is None:
                 changed[key] = self._started(key[1], pod, index, now, cluster)
-            elif self._intervals[key].last is not None:
-                changed[key] = msgspec.structs.replace(self._intervals[key], end=None, last=None)
-            elif not self._intervals[key].labels.items() <= pod.labels.items():
-                changed[key] = _with_lasting_labels(self._intervals[key], pod)
+            elif one.last is not None or not one.labels.items() <= pod.labels.items():
+                changed[key] = _going_on(one, pod)
         self._intervals |= changed
         self._index = {key: self._index[key] for key in expected}
         return changed
@@ -208,7 +208,7 @@ class AddressIntervals:
         new.replace(self._path)
 
 
-def _with_lasting_labels(interval: AddressInterval, pod: Pod) -> AddressInterval:
-    """Leave out the labels that have changed: those of an interval are true for all of its time."""
+def _going_on(interval: AddressInterval, pod: Pod) -> AddressInterval:
+    """Return the interval without an end, and without labels that have changed: its labels are true all the time."""
     labels = {key: value for key, value in interval.labels.items() if pod.labels.get(key) == value}
-    return msgspec.structs.replace(interval, labels=labels)
+    return msgspec.structs.replace(interval, end=None, last=None, labels=labels)

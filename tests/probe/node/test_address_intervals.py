@@ -97,6 +97,18 @@ def test_a_label_that_changes_leaves_the_interval(node: Node) -> None:
     assert len(node.published) == 2
 
 
+def test_an_interval_that_goes_on_after_all_has_no_label_that_has_changed(node: Node) -> None:
+    node.link(5)
+    pod = msgspec.structs.replace(make_pod("web", "10.0.0.1"), labels={"app": "web", "role": "a"})
+    relabelled = msgspec.structs.replace(pod, labels={"app": "web", "role": "b"})
+    for bound in ({5: pod}, {}, {5: relabelled}):
+        node.now += S
+        node.intervals.update(bound, node.now)
+    interval = node.latest()["10.0.0.1"]
+    assert interval is not None
+    assert (interval.labels, interval.end, interval.last) == ({"app": "web"}, None, None)
+
+
 def test_a_suspended_probe_gives_wide_bounds(node: Node) -> None:
     node.link(5, suspended=4 * S)
     appeared = node.now
@@ -231,3 +243,30 @@ def test_a_disk_that_is_full_keeps_no_interval_from_the_topic(node: Node, monkey
     node.intervals.update(pods, node.now)
     assert node.intervals.problem is None
     assert "10.0.0.1" in node.path.read_text()
+
+
+def test_a_full_disk_does_not_hide_what_began_and_ended_before_the_cluster_changed(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stays, goes, new = make_pod("stays", "10.0.0.1"), make_pod("goes", "10.0.0.2"), make_pod("new", "10.0.0.3")
+    node.intervals.update({5: stays, 6: goes}, node.now)
+
+    def refuse(_self: AddressIntervals, *, whole: bool) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(AddressIntervals, "_write", refuse)
+    node.now += 60 * S
+    node.link(7)
+    node.intervals.update({5: stays, 7: new}, node.now)
+    ended = node.latest()["10.0.0.2"]
+    node.now += 60 * S
+    node.intervals.start("c2")
+    latest: dict[tuple[str, str], AddressInterval] = {}
+    for changes in node.published:
+        for key, value in changes.items():
+            if value is not None:
+                one = decode_interval(value, key)
+                latest[one.cluster, one.ip] = one
+    assert latest["c1", "10.0.0.2"] == ended, "it had ended already"
+    assert latest["c1", "10.0.0.3"].last == node.now, "only memory had it"
+    assert latest["c2", "10.0.0.3"].last is None
