@@ -76,6 +76,11 @@ class MapInfo:
     max_entries: int
     flags: int
 
+    @property
+    def size(self) -> tuple[int, int, int, int, int]:
+        """Return what must be equal for a map to stand in for another."""
+        return self.kind, self.key_size, self.value_size, self.max_entries, self.flags
+
 
 def map_info(fd: int) -> MapInfo:
     """Return a map's type and sizes."""

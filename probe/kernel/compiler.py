@@ -51,9 +51,8 @@ class _Request(msgspec.Struct):
 def compiled(source: str, sizes: Mapping[str, int], programs: tuple[str, ...], pins: Path) -> Bytecode:
     """Compile a source text. ``sizes`` are its compile-time settings, ``programs`` its entry points.
 
-    ``pins`` is a folder in bpffs, which is made, emptied and removed again. Raises :class:`CompilerError`.
+    ``pins`` is a folder in bpffs that does not exist; it is made, and removed again. Raises :class:`CompilerError`.
     """
-    remove_folder(pins)
     request = _Request(source, flags(str(pins), sizes), programs, str(pins), os.getpid())
     try:
         done = subprocess.run(
@@ -157,10 +156,7 @@ def _compile(request: _Request) -> Bytecode:
     maps, names = {}, {}
     for name in _map_names(lib, module.module):
         number = lib.bpf_table_fd(module.module, name.encode())
-        info = kernel.map_info(number)
-        maps[name] = MapSpec(
-            info.kind, info.key_size, info.value_size, info.max_entries, info.flags, is_pinned=name in pinned
-        )
+        maps[name] = MapSpec(*kernel.map_info(number).size, is_pinned=name in pinned)
         names[number] = name
     programs = {}
     for name in request.programs:

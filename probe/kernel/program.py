@@ -126,18 +126,14 @@ def _map(name: str, spec: MapSpec, place: Path, shared: Path | None) -> int:
     """Return a descriptor of a map: of the pinned one, of the one that another generation shares, or of a new one."""
     if not spec.is_pinned:
         return _create(name, spec)
-    if place.exists():
-        return kernel.get(place)
-    if shared is not None:
-        other = kernel.get(shared)
-        info = kernel.map_info(other)
-        if (info.kind, info.key_size, info.value_size, info.max_entries, info.flags) == spec.size:
-            kernel.pin(other, place)
-            return other
-        os.close(other)
-    made = _create(name, spec)
-    kernel.pin(made, place)
-    return made
+    if not place.exists() and shared is not None:
+        with kernel.closing(kernel.get(shared)) as other:
+            if kernel.map_info(other).size == spec.size:
+                kernel.pin(other, place)
+    if not place.exists():
+        with kernel.closing(_create(name, spec)) as made:
+            kernel.pin(made, place)
+    return kernel.get(place)
 
 
 def _create(name: str, spec: MapSpec) -> int:
