@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 import structlog
@@ -32,7 +32,7 @@ _POLL_S: Final = 0.005
 _MAX_VERDICTS_READ: Final = 20_000
 _RETRY_S: Final = 1.0
 _REPORT_S: Final = 10.0
-_PATIENCE_S = 10.0
+_PATIENCE_S: Final = 10.0
 """An append that takes longer is reported."""
 
 
@@ -153,22 +153,30 @@ class Drain:
         batcher = self._batcher(ring)
         while not (self._stop.is_set() or ended.is_set()):
             if self._key[0] != self._cluster:
-                while self._step(ring, batcher, everything=True):
-                    pass
+                self._append_all(ring, batcher)
                 self._key = self._cluster, self._key[1]
                 batcher = self._batcher(ring)
-            if not self._step(ring, batcher, everything=False):
+            if not self._step(ring, batcher):
                 self._stop.wait(_POLL_S)
         has_ended = ended.is_set()  # read first: what is written before it is set must not be missed
-        while self._step(ring, batcher, everything=True):
-            pass
+        self._append_all(ring, batcher)
         if has_ended and ring is not self._ring:
             # No later batch of this ring could report them.
             for batch in batcher.unreported_losses():
                 self._append(batch)
         return has_ended
 
-    def _step(self, ring: Ring, batcher: Batcher, *, everything: bool) -> int:
+    def _append_all(self, ring: Ring, batcher: Batcher) -> None:
+        """Append everything that is in the ring now. Under steady traffic, waiting until it is empty would never end.
+
+        Raises _CannotAppendError.
+        """
+        end, read = ring.producer_number, ring.next_number
+        while read < end and (verdicts := self._step(ring, batcher)):
+            read += verdicts
+        self._append_batches(ring, batcher.take(everything=True))
+
+    def _step(self, ring: Ring, batcher: Batcher) -> int:
         """Read from a ring once and append what is due; return how many verdicts were read.
 
         Raises _CannotAppendError.
@@ -176,11 +184,14 @@ class Drain:
         first, verdicts = ring.read(_MAX_VERDICTS_READ)
         self.verdicts += len(verdicts)
         batcher.add(first, verdicts)
-        for batch in batcher.take(everything=everything and not len(verdicts)):
+        self._append_batches(ring, batcher.take())
+        return len(verdicts)
+
+    def _append_batches(self, ring: Ring, batches: Iterable[EncodedBatch]) -> None:
+        for batch in batches:
             self._append(batch)
             ring.release(batch.end)
             self.batches += 1
-        return len(verdicts)
 
     def _append(self, batch: EncodedBatch) -> None:
         """Append a batch, retrying while the disk does not take it.

@@ -59,6 +59,11 @@ class Ring:
         return int(self._consumed[0]) // self.stride
 
     @property
+    def next_number(self) -> int:
+        """The number of the first verdict that :meth:`read` has not returned yet."""
+        return self._next // self.stride
+
+    @property
     def producer_number(self) -> int:
         """The number that the next verdict will get."""
         return int(self._produced[0]) // self.stride

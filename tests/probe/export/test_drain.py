@@ -29,8 +29,16 @@ class Ring:
         self._lost = lost
 
     @property
+    def next_number(self) -> int:
+        return self._next
+
+    @property
+    def producer_number(self) -> int:
+        return len(self.verdicts)
+
+    @property
     def unread(self) -> int:
-        return len(self.verdicts) - self.consumer_number
+        return self.producer_number - self.consumer_number
 
     def read(self, max_verdicts: int) -> tuple[int, Any]:
         first = self._next
@@ -253,6 +261,28 @@ def test_what_was_decided_in_another_cluster_is_appended_in_its_name(tmp_path: P
     for one in headers(Spool(tmp_path)):
         found.setdefault(one.cluster, []).extend(range(one.first, one.first + one.verdicts))
     assert found == {"c1": list(range(20)), "c2": list(range(20, 30)), "c3": list(range(30, 40))}
+
+
+class BusyRing(Ring):
+    """Gets a verdict whenever the drain reads, and so is never empty."""
+
+    def read(self, max_verdicts: int) -> tuple[int, Any]:
+        self.verdicts = make_rows(len(self.verdicts) + 1)
+        return super().read(min(max_verdicts, 1))
+
+
+def test_a_change_of_cluster_does_not_wait_for_the_traffic_to_end(tmp_path: Path) -> None:
+    ring, spool = BusyRing(make_rows(5)), Spool(tmp_path)
+    draining = Drain(ring, NoReferences(), spool, LIMITS)  # type: ignore[arg-type]
+    draining.start("c1", "n1")
+    until(lambda: draining.verdicts >= 5 or None, "verdicts of the first cluster")
+    draining.change_cluster("c2")
+    until(lambda: draining._key[0] == "c2" or None, "the change", 10)
+    draining.stop()
+    assert not draining.failed.is_set()
+    assert numbers(Spool(tmp_path)) == list(range(ring.consumer_number))
+    # All that is read is released; the next start reads the rest.
+    assert ring.consumer_number == ring.next_number
 
 
 def test_a_disk_that_does_not_answer_is_reported_and_health_does_not_wait_for_it(
