@@ -59,7 +59,8 @@ def _check_machine(settings: Settings) -> None:
     if release < (5, 10):
         raise StopServiceError(f"kernel {os.uname().release} is too old: kubeweir needs 5.10 or later", Exit.UNABLE)
     if release < (5, 11):
-        # From 5.11 on, map memory is charged to the memory cgroup. Before, bcc raises the limit if the kernel lets it.
+        # From 5.11 on, map memory is charged to the memory cgroup. Before, the probe raises the limit if the kernel
+        # lets it (probe.kernel.program).
         log.info("map memory counts against RLIMIT_MEMLOCK on this kernel: raise it if loading fails with EPERM",
                  kernel=os.uname().release)  # fmt: skip
     if not _is_bpffs(settings.pin_dir):

@@ -112,7 +112,9 @@ class PodInterfaces:
         return dataclasses.replace(view, namespaces={**view.namespaces, **missing}) if missing else view
 
     def save(self, view: PolicyView, binding: Binding) -> None:
-        """Write the objects of bound pods and their namespaces to the file, before a map refers to them."""
+        """Write the objects of bound pods and their namespaces to the file, before a map refers to them.
+
+        If the disk takes nothing, that is logged, and the maps refer to pods that the file does not have."""
         names = sorted({pod.namespace for pod in binding.bound.values()})
         found: Iterable[Namespace | None] = (view.namespaces.get(Name("", name)) for name in names)
         self._saved.save(binding.bound.values(), (namespace for namespace in found if namespace is not None))

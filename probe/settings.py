@@ -87,7 +87,7 @@ class Settings(KafkaSettings):
     of CustomResourceDefinitions. It should survive a reboot."""
     program_dir: Path | None = setting("WEIR_PROGRAM_DIR", None, default_text="programs in WEIR_STATE_DIR")
     """Folder of the compiled kernel programs, so that a start need not compile. A file in it is used only if it belongs
-    to the probe's user, nobody else may write it, and it was compiled from the same source on the same system."""
+    to the probe's user, no other user may write it, and it was compiled from the same source on the same system."""
     spool_bytes: int = setting("WEIR_SPOOL_BYTES", 1 << 30, least=4 << 20)
     """Bytes that the spool may take on disk. A full spool removes its oldest verdicts, allowed ones first, and counts
     them."""

@@ -156,13 +156,15 @@ class Counts(NamedTuple):
     lost: Mapping[str, int]
     """Verdicts that will not reach Kafka, by reason."""
     bytes: int
-    """Of all segments on disk."""
+    """The bytes of all segments on disk."""
     unacked: int
     """Batches that Kafka has not acknowledged."""
 
     @classmethod
     def of(cls, segments: Mapping[int, Segment], acknowledged: SpoolPosition, lost: Mapping[str, int]) -> Counts:
-        """Count. ``lost`` has the losses of segments that were deleted, and those that Kafka refused."""
+        """Return the counts of these segments.
+
+        ``lost`` has the losses of segments that were deleted, and those that Kafka refused."""
         return cls(
             lost=lost,
             bytes=sum(segment.bytes for segment in segments.values()),

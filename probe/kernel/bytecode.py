@@ -44,7 +44,7 @@ class ProgramCode(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @classmethod
     def unlinked(cls, code: bytes, names: Mapping[int, str]) -> Self:
-        """Take out the descriptors, of which ``names`` are the maps' names."""
+        """Return the code with 0 instead of each descriptor; ``names`` has the map's name for each."""
         found = np.frombuffer(code, INSN).copy()
         references: dict[str, list[int]] = {}
         for index in np.flatnonzero(_refers_to_map(found)):

@@ -145,7 +145,7 @@ def _create(name: str, spec: MapSpec) -> int:
 
 
 def _raise_memory_limit() -> None:
-    """Before kernel 5.11, maps and programs count against RLIMIT_MEMLOCK, and too many of them are refused by EPERM."""
+    """Lift RLIMIT_MEMLOCK if the kernel lets us: before 5.11, maps and programs beyond it are refused by EPERM."""
     with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 

@@ -79,7 +79,7 @@ def _a_restart_adopts_its_maps(folder: Path, cache: ProgramCache, expected: dict
 def _refused_programs_are_compiled_again(
     folder: Path, files: Path, expected: dict[str, dict[str, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The kernel has the last word, whatever a file says."""
+    """The kernel decides what is loaded, not the file."""
     cache = ProgramCache(files)
     (name,) = [path.name for path in files.iterdir()]
     good = cache.load(name)
@@ -98,7 +98,7 @@ def _refused_programs_are_compiled_again(
     assert cache.load(name) == good
 
 
-def test_a_signal_while_the_verifier_works_is_no_refusal(pins: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_signal_while_the_verifier_works_is_not_a_refusal(pins: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The verifier gives up then. A probe that is told to stop while it starts has to start first."""
     arrived: list[int] = []
     # This is how the log of a refusal is asked for, which takes several times as long.

@@ -60,7 +60,7 @@ def outputs(real: Real, app: str) -> list[str]:
 
 
 def say(capsys: pytest.CaptureFixture[str], line: str) -> None:
-    """Print a line for whoever watches."""
+    """Print a line although pytest captures output."""
     with capsys.disabled():
         print(f"\nfirst packets {line}")
 
