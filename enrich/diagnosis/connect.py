@@ -127,10 +127,11 @@ def _certificate_refused(
     error: ssl.SSLCertVerificationError, authority: str | None, address: tuple[str, int], where: str
 ) -> str:
     if error.verify_code in FOR_ANOTHER_NAME:
-        names = ", ".join(_names(authority, address)) or "no names at all"
+        names = _names(authority, address)
+        shown = "" if names is None else f" but for {', '.join(names) or 'no names at all'}"
         return (
-            f"the certificate of {where} is not for {address[0]!r} but for {names}: use one of these names in "
-            "WEIR_KAFKA and in the broker's advertised.listeners, or give the broker a certificate for this one"
+            f"the certificate of {where} is not for {address[0]!r}{shown}: use a name that it is for in WEIR_KAFKA and "
+            "in the broker's advertised.listeners, or give the broker a certificate for this one"
         )
     if error.verify_code in NOT_VALID_NOW:
         return (
@@ -144,8 +145,8 @@ def _certificate_refused(
     )
 
 
-def _names(authority: str | None, address: tuple[str, int]) -> list[str]:
-    """Return the names that the certificate of a broker is for."""
+def _names(authority: str | None, address: tuple[str, int]) -> list[str] | None:
+    """Return the names that the certificate of a broker is for; None if the broker does not answer again."""
     context = ssl.create_default_context(cafile=authority)
     context.check_hostname = False
     try:
@@ -155,7 +156,7 @@ def _names(authority: str | None, address: tuple[str, int]) -> list[str]:
         ):
             found = encrypted.getpeercert() or {}
     except OSError:
-        return []
+        return None
     alternatives = found.get("subjectAltName", ())
     return [str(name[1]) for name in alternatives if isinstance(name, tuple)]
 

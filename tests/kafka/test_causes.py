@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 import select
 import socket
@@ -55,17 +56,18 @@ def _forward(listener: socket.socket, to: tuple[str, int]) -> None:
             taken, _ = listener.accept()
         except OSError:
             return
-        with taken, socket.create_connection(to) as other:
-            _copy_until_one_ends(taken, other)
+        threading.Thread(target=_copy, args=(taken, to), daemon=True).start()
 
 
-def _copy_until_one_ends(one: socket.socket, other: socket.socket) -> None:
-    while True:
-        for ready in select.select([one, other], [], [])[0]:
-            block = ready.recv(65536)
-            if not block:
-                return
-            (other if ready is one else one).sendall(block)
+def _copy(taken: socket.socket, to: tuple[str, int]) -> None:
+    # Who looks at a certificate only leaves in the middle of a handshake.
+    with contextlib.suppress(OSError), taken, socket.create_connection(to) as other:
+        while True:
+            for ready in select.select([taken, other], [], [])[0]:
+                block = ready.recv(65536)
+                if not block:
+                    return
+                (other if ready is taken else taken).sendall(block)
 
 
 def found(env: dict[str, str], needs: Needs = Needs()) -> str:  # noqa: B008 - it is a value
