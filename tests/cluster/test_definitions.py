@@ -64,6 +64,23 @@ def create(api: ApiServer, path: str, kind: str, name: str, spec: dict[str, Any]
     eventually(created)
 
 
+def remove(api: ApiServer, definition: str) -> None:
+    """Delete a definition, if it exists, and wait until the server has removed it with its objects: else a later test
+    would find them."""
+    path = f"{DEFINITIONS}/{definition}"
+    with contextlib.suppress(OSError):
+        api.delete(path)
+
+    def is_gone() -> bool:
+        try:
+            api.get(path)
+        except OSError as error:
+            return str(error).startswith(f"GET {path}: 404 ")
+        return False
+
+    eventually(is_gone, 60)
+
+
 class Probe:
     """A source of ClusterNetworkPolicies with a folder of its own."""
 
@@ -89,8 +106,7 @@ def probe(api: ApiServer, tmp_path: Path) -> Iterator[Probe]:
         yield made
     finally:
         made.source.stop()
-        with contextlib.suppress(OSError):
-            api.delete(f"{DEFINITIONS}/{DEFINITION}")
+        remove(api, DEFINITION)
 
 
 def test_a_policy_is_in_force_until_it_is_deleted_whatever_becomes_of_its_definition(
@@ -174,8 +190,7 @@ def test_the_predecessors_are_read_beside_it(api: ApiServer, probe: Probe) -> No
         assert not probe.source.kept()
     finally:
         for plural in kinds:
-            with contextlib.suppress(OSError):
-                api.delete(f"{DEFINITIONS}/{plural}.{GROUP}")
+            remove(api, f"{plural}.{GROUP}")
 
 
 def test_a_node_that_comes_from_another_cluster_does_not_enforce_its_policies(api: ApiServer, tmp_path: Path) -> None:
