@@ -88,16 +88,19 @@ struct payer {
 
 /* The choice of a place (places.h). */
 struct choice {
-	u64 worth; /* of the place that is looked at */
+	u64 worth;  /* of the place that is looked at */
 	u64 most;
-	u32 best;  /* the place that is worth most */
-	u32 own;   /* how many of its own the account may take; 0: none */
-	u32 first; /* the first of its own */
+	u32 best;   /* the place that is worth most */
+	u32 likely; /* the place that is tried first; NO_PLACE: none */
+	u32 own;    /* how many of its own the account may take; 0: none */
+	u32 first;  /* the first of its own */
 	u32 lent_from;
 	u8 borrows;	 /* any lent places */
 	u8 borrows_more; /* lent places that it does not have already */
 	u8 is_empty;	 /* the best place: nothing is in it */
-	u8 padding[5];
+	u8 is_mine;	 /* the place that is looked at: the account pays for it */
+	u8 occupancy;	 /* of the place that is looked at */
+	u8 padding[7];
 };
 
 /*

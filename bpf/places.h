@@ -14,7 +14,8 @@
  *        - a place of A's own that another pod had borrowed before A came to the node;
  *        - a lent place of a pod that borrows more than A, unanswered connections first;
  *        - the next place of A's own, whatever is in it.
- *      It tries a few places of each sort, never all of them.
+ *      It tries a few places of each sort, never all of them. Nearly always the first
+ *      one is empty, so it is tried by inserting there, before anything is compared.
  *   3. So a connection in its own pod's place is evicted by that account only, and a
  *      borrowed one only by the pod whose place it is, or by one that borrows less.
  *
@@ -27,12 +28,10 @@
  * places[7] has the connection's key, and the connection has place 7.
  *
  *   - To evict, delete the place: of two CPUs, one is told that it did. It then deletes
- *     the connection that the place named, and inserts the place anew. Whoever fails at a
- *     step has lost the place and takes another.
- *   - Until a new connection names its place, the place looks free to other CPUs, and
- *     one may take it. Therefore, both being written, store_connection() looks whether
- *     the place still names the connection. fence() makes one of the two CPUs see the
- *     other's write.
+ *     the connection that the place named.
+ *   - To enter, store the connection with the place's number, then insert the place: of two
+ *     CPUs, one is told that it did. Whoever fails at a step takes another place. So a
+ *     place is never seen before its connection is there, and looks free only if it is.
  *   - Who loses a race PLACE_TRIES times drops its packet. So no pod can make entries
  *     without places by racing with itself.
  *   - A connection with place 0 has none yet, because user space wrote it. Its next
@@ -54,7 +53,10 @@
 /* Places that it loses to other CPUs before it gives up. */
 #define PLACE_TRIES 2
 #define NO_PLACE 0xffffffffU
-/* The compiler must write to memory what it has in registers, and read it again. */
+/*
+ * The compiler must write to memory what it has in registers, and read it again. The verifier does not know what is in
+ * memory, so it follows what comes next once, and not once for each value that a register may have.
+ */
 #define barrier() asm volatile("" ::: "memory")
 
 /* How willingly a place is taken: one of these, and in the lower half how many places its borrower has. */
@@ -65,18 +67,28 @@
 #define BORROWER_UNANSWERED (4ULL << 32)
 #define FREE (5ULL << 32)
 
-static __always_inline bool is_in_use(const struct connection *connection, u8 protocol, u64 now)
-{
-	return (connection->state & CONNECTION_REPLIED) && !(connection->state & CONNECTION_CLOSING) &&
-	       !is_expired(connection, protocol, now);
-}
-
 /* Return the entry of a place's connection; 0: the connection is gone, or has another place by now. */
 static __always_inline struct connection *occupant_of(const struct place *place, u32 number)
 {
 	struct connection *connection = connections.lookup((struct connection_key *)&place->key);
 
 	return connection && connection->place == number + 1 ? connection : 0;
+}
+
+/* What is in a place. */
+enum occupancy {
+	VACANT, /* nothing, or a connection that has expired or is gone */
+	UNUSED, /* a connection that is unanswered or closing */
+	USED,
+};
+
+static __always_inline u8 occupancy_of(const struct place *place, u32 number, u64 now)
+{
+	struct connection *connection = occupant_of(place, number);
+
+	if (!connection || is_expired(connection, place->key.protocol, now))
+		return VACANT;
+	return (connection->state & (CONNECTION_REPLIED | CONNECTION_CLOSING)) == CONNECTION_REPLIED ? USED : UNUSED;
 }
 
 static __always_inline void start_choice(struct work *w, struct budget *budget)
@@ -91,9 +103,8 @@ static __always_inline void start_choice(struct work *w, struct budget *budget)
 	choice->lent_from = setting(CONFIG_LENT_FROM);
 	choice->borrows = choice->lent_from < CONNECTIONS && limit > choice->own;
 	choice->borrows_more = choice->own + usage_of(budget, &w->payer)->borrowed < limit;
-	choice->most = NOT_OURS;
 	choice->best = NO_PLACE;
-	choice->is_empty = 0;
+	barrier();
 }
 
 /* How willingly the account takes a place, which is lent or one of its own. */
@@ -101,29 +112,32 @@ static __always_inline u64 worth_of(struct work *w, u32 number, bool lent, u32 b
 {
 	struct place *place = places.lookup(&number);
 	const struct payer *payer = &w->payer;
-	struct connection *connection;
+	struct choice *choice = &w->choice;
 	struct budget *budget;
-	bool mine, used;
+	u32 account;
 
-	mine = place && place->payer == payer->endpoint && place->account == payer->account;
-	if (lent && !mine && !w->choice.borrows_more)
+	if (!place && lent && !choice->borrows_more)
 		return NOT_OURS;
-	w->choice.is_empty = !place;
+	choice->is_empty = !place;
 	if (!place)
 		return FREE;
-	connection = occupant_of(place, number);
-	if (!connection || is_expired(connection, place->key.protocol, w->now))
+	choice->is_mine = place->payer == payer->endpoint && place->account == payer->account;
+	choice->occupancy = occupancy_of(place, number, w->now);
+	barrier();
+	if (lent && !choice->is_mine && !choice->borrows_more)
+		return NOT_OURS;
+	if (choice->occupancy == VACANT)
 		return FREE;
-	used = is_in_use(connection, place->key.protocol, w->now);
-	if (mine)
-		return used ? IN_USE : UNANSWERED;
+	if (choice->is_mine)
+		return choice->occupancy == USED ? IN_USE : UNANSWERED;
 	budget = budgets.lookup(&place->payer);
 	/* The owner takes its own place back; a pod that is gone needs none. */
 	if (!lent || !budget)
 		return FREE;
-	if (budget->account[place->account & 1].borrowed <= borrowed)
+	account = place->account & 1;
+	if (budget->account[account].borrowed <= borrowed)
 		return NOT_OURS;
-	return (used ? BORROWER_IN_USE : BORROWER_UNANSWERED) | budget->account[place->account & 1].borrowed;
+	return (choice->occupancy == USED ? BORROWER_IN_USE : BORROWER_UNANSWERED) | budget->account[account].borrowed;
 }
 
 /*
@@ -144,6 +158,23 @@ static __always_inline u32 next_lent(struct work *w, struct usage *usage)
 }
 
 /*
+ * Find w->choice.likely, the place to try first: nearly all lent places are free unless the node is full. At the
+ * account's limit there is none.
+ */
+static __always_inline void find_likely(struct work *w, struct budget *budget)
+{
+	struct usage *usage = usage_of(budget, &w->payer);
+	struct choice *choice = &w->choice;
+
+	start_choice(w, budget);
+	choice->likely = NO_PLACE;
+	if (choice->own && !usage->borrowed)
+		choice->likely = choice->first + usage->next++ % choice->own;
+	else if (choice->borrows && choice->borrows_more)
+		choice->likely = next_lent(w, usage);
+}
+
+/*
  * Choose the place to take: w->choice.best, or NO_PLACE. The state of the loop is kept in memory, because the verifier
  * would follow each combination of known values in registers separately.
  */
@@ -153,9 +184,11 @@ static __always_inline void choose_place(struct work *w, struct budget *budget)
 	struct choice *choice = &w->choice;
 
 	start_choice(w, budget);
+	choice->most = NOT_OURS;
+	choice->is_empty = 0;
 #pragma clang loop unroll(disable)
 	for (int i = 0; i <= SECOND_CHANCES + LENT_TRIES; i++) {
-		/* Nearly all lent places are free unless the node is full, so a borrower looks there first. */
+		/* At its limit, a borrower finds its oldest there. */
 		bool lent = i == 0 || i > SECOND_CHANCES;
 		u32 number;
 
@@ -165,7 +198,10 @@ static __always_inline void choose_place(struct work *w, struct budget *budget)
 		/* At its limit, only a vacant place would be better. */
 		if (lent && !choice->borrows_more && choice->most >= UNANSWERED)
 			continue;
-		number = lent ? next_lent(w, usage) : choice->first + usage->next++ % choice->own;
+		if (!lent)
+			number = choice->first + usage->next++ % choice->own;
+		else
+			number = i || choice->likely == NO_PLACE ? next_lent(w, usage) : choice->likely;
 		choice->worth = worth_of(w, number, lent, usage->borrowed);
 		barrier();
 		if (choice->worth > choice->most) {
@@ -184,14 +220,6 @@ static __always_inline bool is_borrowed(u32 number, u32 slot, u32 account)
 	return slot >= ENDPOINTS || number / (RESERVED_CONNECTIONS ?: 1) != slot * ACCOUNTS + account;
 }
 
-/* Whether a place is there for the taking: its connection has expired or is gone. */
-static __always_inline bool is_vacant(const struct place *place, u32 number, u64 now)
-{
-	struct connection *connection = occupant_of(place, number);
-
-	return !connection || is_expired(connection, place->key.protocol, now);
-}
-
 /* What this CPU has written is visible to others before it reads on. True of x86; elsewhere a place may be lost. */
 static __always_inline void fence(u32 *word)
 {
@@ -202,49 +230,56 @@ static __always_inline void fence(u32 *word)
 	__sync_fetch_and_add(word, zero);
 }
 
-/* Empty a place and evict its connection; *old is memory for its contents. Return 0 if another CPU was faster. */
-static __always_inline bool vacate(struct place *old, u32 number, u64 now)
+/*
+ * Empty a place and evict its connection, which was_alive. *old is memory for the place's contents. Return 0 if another
+ * CPU was faster.
+ */
+static __always_inline bool vacate(struct place *old, u32 number, bool was_alive)
 {
 	struct place *place = places.lookup(&number);
-	struct connection *connection;
 	struct budget *budget;
-	bool is_alive;
 
 	if (!place)
 		return 1;
 	*old = *place;
 	if (places.delete(&number))
 		return 0;
-	/* The map's memory is never returned, and adding 0 changes nothing in it. */
+	/* holds_place() has the other fence. The map's memory is never returned, and adding 0 changes nothing in it. */
 	fence(&place->account);
 	budget = budgets.lookup(&old->payer);
 	if (budget && is_borrowed(number, budget->slot, old->account & 1))
 		__sync_fetch_and_add(&budget->account[old->account & 1].borrowed, -1);
-	connection = occupant_of(old, number);
-	if (!connection)
+	if (!occupant_of(old, number) || connections.delete(&old->key))
 		return 1;
-	is_alive = !is_expired(connection, old->key.protocol, now);
 	/* Nobody misses those of a pod that is gone. */
-	if (!connections.delete(&old->key) && is_alive && budget) {
+	if (was_alive && budget) {
 		count(COUNT_EVICTIONS);
 		__sync_fetch_and_add(&budget->evicted, 1);
 	}
 	return 1;
 }
 
-/* Take a place for the connection of w->key. Return its number + 1; 0: none, for now. */
-static __always_inline u32 take_place(struct work *w)
+/* Choose a place and empty it. Return its number, or NO_PLACE: there is none, or another CPU was faster. */
+static __always_inline u32 emptied_place(struct work *w, struct budget *budget)
 {
-	struct budget *budget = find_payer(w);
-	struct place *fresh = &w->place;
-	u32 number;
+	struct choice *choice = &w->choice;
+	bool was_alive;
 
-	if (!budget)
-		return 0;
 	choose_place(w, budget);
-	number = w->choice.best;
-	if (number == NO_PLACE || (!w->choice.is_empty && !vacate(&w->old_place, number, w->now)))
-		return 0;
+	choice->likely = NO_PLACE;
+	barrier();
+	/* A free place is the last one that was looked at. Its owner may take it from a connection that is in use. */
+	was_alive = choice->most != FREE || choice->occupancy != VACANT;
+	if (choice->best != NO_PLACE && !choice->is_empty && !vacate(&w->old_place, choice->best, was_alive))
+		return NO_PLACE;
+	return choice->best;
+}
+
+/* Enter the connection of w->key in a place that is empty. Return 0 if another CPU was faster, or if it is not empty. */
+static __always_inline bool enter_place(struct work *w, struct budget *budget, u32 number)
+{
+	struct place *fresh = &w->place;
+
 	fresh->key = w->key;
 	fresh->payer = w->payer.endpoint;
 	fresh->account = w->payer.account;
@@ -252,7 +287,7 @@ static __always_inline u32 take_place(struct work *w)
 		return 0;
 	if (is_borrowed(number, budget->slot, w->payer.account))
 		__sync_fetch_and_add(&usage_of(budget, &w->payer)->borrowed, 1);
-	return number + 1;
+	return 1;
 }
 
 static __always_inline bool is_same(const struct connection_key *a, const struct connection_key *b)
@@ -262,6 +297,18 @@ static __always_inline bool is_same(const struct connection_key *a, const struct
 	return x[0] == y[0] && x[1] == y[1] && x[2] == y[2] && x[3] == y[3] && x[4] == y[4] && x[5] == y[5];
 }
 
+/* Whether w->key's connection, which has just been stored with the place that an earlier one had, still holds that. */
+static __always_inline bool holds_place(struct work *w)
+{
+	u32 number = w->fresh.place - 1;
+	struct place *place;
+
+	/* Another CPU deletes the place, then looks for its connection: one of the two sees what the other has done. */
+	fence(&w->fence);
+	place = places.lookup(&number);
+	return place && is_same(&place->key, &w->key);
+}
+
 /*
  * Store w->fresh under w->key, with a place of its own: the one that it names if it holds that, else another. Return
  * false if there is no room. This is the last step of a program run, when the verifier has little left to follow.
@@ -269,24 +316,31 @@ static __always_inline bool is_same(const struct connection_key *a, const struct
 static __always_inline bool store_connection(struct work *w)
 {
 	struct connection *fresh = &w->fresh;
-	struct place *place;
+	struct budget *budget;
 	u32 number;
 
 	w->unstored = 0;
-#pragma clang loop unroll(disable)
-	for (int i = 0; i < PLACE_TRIES; i++) {
-		if (!fresh->place)
-			fresh->place = take_place(w);
-		barrier();
+	if (fresh->place) {
 		if (connections.update(&w->key, fresh))
 			return 0;
-		fence(&w->fence);
-		number = fresh->place - 1;
-		place = places.lookup(&number);
-		if (place && is_same(&place->key, &w->key))
+		if (holds_place(w))
 			return 1;
-		fresh->place = 0;
+	}
+	budget = find_payer(w);
+	if (!budget)
+		return 0;
+	find_likely(w, budget);
+#pragma clang loop unroll(disable)
+	for (int i = 0; i <= PLACE_TRIES; i++) {
 		barrier();
+		number = i ? emptied_place(w, budget) : w->choice.likely;
+		if (number == NO_PLACE)
+			continue;
+		fresh->place = number + 1;
+		if (connections.update(&w->key, fresh))
+			break;
+		if (enter_place(w, budget, number))
+			return 1;
 	}
 	connections.delete(&w->key);
 	return 0;

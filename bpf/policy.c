@@ -437,8 +437,8 @@ int expire_places(struct __sk_buff *skb)
 
 		if (!place)
 			continue;
-		if (is_vacant(place, number, now))
-			vacate(&old, number, now);
+		if (occupancy_of(place, number, now) == VACANT)
+			vacate(&old, number, 0);
 		else
 			used++;
 	}

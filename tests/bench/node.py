@@ -108,6 +108,8 @@ def _add_pods_and_policies(rig: Rig, other_pods: int) -> None:
     rig.apply()
     # A budget that is never used up: first denies past the budget would be counted without an event in the ring.
     rig.maps.configure(Config.POD_DENIED_FLOWS, 1 << 40)
+    # At its limit, a pod's new connection costs more, because it evicts another one.
+    rig.maps.configure(Config.POD_CONNECTIONS, Settings().pod_connections)
     rig.drain()
 
 

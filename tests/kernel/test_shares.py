@@ -146,6 +146,29 @@ def test_who_answers_a_pod_at_its_limit_does_not_pay_for_it(small: Rig, family: 
         assert answered(asking, there) == 5
 
 
+def test_what_a_pod_takes_back_from_its_reserve_is_counted_for_who_had_borrowed_it(small: Rig) -> None:
+    small.maps.configure(Config.POD_CONNECTIONS, SMALL["CONNECTIONS"])
+    noisy = both(small, "b/noisy", 3)
+    small.apply()
+    # It has nearly every place, and so those that the next pod will own.
+    scan(noisy, 4, "10.244.9.9", SMALL["CONNECTIONS"] + LIMIT)
+    pod = both(small, "a/pod", 1)
+    small.apply()
+    reserve = SMALL["CONNECTIONS"] // 2 // SMALL["ENDPOINTS"] // 2
+    first = slot_of(small, small.installer.endpoints[pod.index]) * 2 * reserve
+    payer = small.installer.endpoints[noisy.index]
+
+    def of_noisy() -> set[int]:
+        numbers, places = small.maps["places"].entries()
+        return set(numbers[places["payer"] == payer].tolist())
+
+    before, counted = of_noisy(), evicted(small)["b/noisy"]
+    scan(pod, 4, "10.244.9.9", reserve)
+    taken = before - of_noisy()
+    assert taken & set(range(first, first + reserve))
+    assert evicted(small) == {"b/noisy": counted + len(taken)}
+
+
 def test_a_successor_takes_over_the_share_of_a_pod_that_is_gone(small: Rig) -> None:
     for number in range(1, 4):
         both(small, f"a/pod{number}", number)
