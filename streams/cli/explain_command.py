@@ -16,7 +16,7 @@ from enrich.runtime.process import configure_logs
 from enrich.runtime.settings import SettingsError, load
 from streams.cli.explain import CANNOT_SAY, EXITS, Settings, UnreadableError, ask
 from streams.cli.explain_text import show
-from streams.cli.terminal import INTERRUPTED, PipeConsole
+from streams.cli.terminal import PipeConsole
 
 
 @click.command()
@@ -52,8 +52,6 @@ def explain(source: str, destination: str, origin: str | None, timeout: float | 
     except UnreadableError as error:
         click.echo(f"weir: cannot say: {error}", err=True)
         sys.exit(CANNOT_SAY)
-    except KeyboardInterrupt:
-        sys.exit(INTERRUPTED)
     except BrokenPipeError:
         leave_stdout()
     except OSError as error:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from typing import Any
+
 import click
 
 from enrich.runtime.console import run_console
@@ -11,9 +14,21 @@ from streams.cli.dead_command import dead
 from streams.cli.explain_command import explain
 from streams.cli.observe_command import observe
 from streams.cli.routes import routes
+from streams.cli.terminal import INTERRUPTED
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class _Commands(click.Group):
+    """All commands of `weir`. Each ends with the same exit code after Ctrl-C; click would take 1, as for an error."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command that was asked for."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            sys.exit(INTERRUPTED)
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(version_text(), prog_name="weir")
 def command() -> None:
     """Look at what network policies decide, check the files of routes and alert rules, and send dead letters again."""

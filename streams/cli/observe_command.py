@@ -18,7 +18,7 @@ from streams.cli.filters import Filters
 from streams.cli.kafka_failure import end, needs_to_read
 from streams.cli.observe import Shown, follow, last_of_all, parse_since, since_matching
 from streams.cli.table import FlowTable
-from streams.cli.terminal import INTERRUPTED, PipeConsole
+from streams.cli.terminal import PipeConsole
 from streams.kafka.connection import Connection, NoTopicError, ReadError, checked
 from streams.kafka.reading import TopicReader
 from streams.settings import Settings
@@ -101,8 +101,6 @@ def observe(
         _show(readers, filters, _writer(output), start, last, following=following)
     except ReadError as error:
         end(error, connection, needs_to_read(settings.topics.flows.name))
-    except KeyboardInterrupt:
-        sys.exit(INTERRUPTED)
     except BrokenPipeError:
         leave_stdout()
         sys.exit(Exit.OK)

@@ -9,21 +9,16 @@ import pytest
 from click.testing import CliRunner
 
 from streams.cli.main import command
-from streams.kafka import consumer_groups, reading, topics
-from streams.kafka.reading import TopicReader
 from tests.kafka.guarded import GuardedBroker
+from tests.streams.cli.patience import give_up_after, with_routes
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(180)]
-
-_ROUTES = "version: 1\nroutes:\n  - name: all\n    outputs:\n      - name: out\n        file: {path: /tmp/out}\n"
 
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let commands give up soon where librdkafka would try again."""
-    for module in (consumer_groups, reading, topics):
-        monkeypatch.setattr(module, "CALL_TIMEOUT_S", 1.0)
-    monkeypatch.setattr(TopicReader.__init__, "__defaults__", (2.0,))
+    give_up_after(1.0, 2.0, monkeypatch)
 
 
 def refused(env: dict[str, str], *arguments: str) -> str:
@@ -38,10 +33,9 @@ def refused(env: dict[str, str], *arguments: str) -> str:
     [("observe",), ("dead", "list"), ("alerts", "test", "--kafka"), ("routes", "groups", "ROUTES")],
 )
 def test_a_wrong_password_is_named(guarded: GuardedBroker, arguments: tuple[str, ...], tmp_path: Path) -> None:
-    (tmp_path / "routes.yaml").write_text(_ROUTES)
     user, env = guarded.user()
-    given = [str(tmp_path / "routes.yaml") if one == "ROUTES" else one for one in arguments]
-    assert f"the password of the user {user!r} is wrong" in refused({**env, "WEIR_KAFKA_PASSWORD": "x"}, *given)
+    said = refused({**env, "WEIR_KAFKA_PASSWORD": "x"}, *with_routes(arguments, tmp_path))
+    assert f"the password of the user {user!r} is wrong" in said
 
 
 def test_a_missing_right_is_named_and_not_taken_for_a_missing_topic(guarded: GuardedBroker) -> None:

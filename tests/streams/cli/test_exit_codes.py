@@ -12,11 +12,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from streams.cli.main import command
-from streams.kafka import consumer_groups, reading, topics
-from streams.kafka.reading import TopicReader
+from tests.streams.cli.patience import give_up_after, with_routes
 
 _DOCS = Path(__file__).parents[3] / "docs" / "operate.md"
-_ROUTES = "version: 1\nroutes:\n  - name: all\n    outputs:\n      - name: out\n        file: {path: /tmp/out}\n"
 
 
 def commands(group: click.Group, *names: str) -> Iterator[str]:
@@ -31,9 +29,7 @@ def commands(group: click.Group, *names: str) -> Iterator[str]:
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let commands give up soon."""
-    for module in (consumer_groups, reading, topics):
-        monkeypatch.setattr(module, "CALL_TIMEOUT_S", 0.2)
-    monkeypatch.setattr(TopicReader.__init__, "__defaults__", (0.2,))
+    give_up_after(0.2, 0.2, monkeypatch)
 
 
 @pytest.fixture
@@ -41,12 +37,6 @@ def nobody() -> str:
     """An address on which no process listens."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return f"127.0.0.1:{listener.getsockname()[1]}"
-
-
-@pytest.fixture
-def routes(tmp_path: Path) -> str:
-    (tmp_path / "routes.yaml").write_text(_ROUTES)
-    return str(tmp_path / "routes.yaml")
 
 
 def run(*arguments: str, env: Mapping[str, str] | None = None) -> Result:
@@ -67,10 +57,9 @@ def test_the_table_of_exit_codes_has_every_command() -> None:
     ],
 )  # fmt: skip
 def test_without_a_broker_each_command_exits_with_1_and_says_why(
-    arguments: tuple[str, ...], nobody: str, routes: str
+    arguments: tuple[str, ...], nobody: str, tmp_path: Path
 ) -> None:
-    given = [routes if one == "ROUTES" else one for one in arguments]
-    result = run(*given, env={"WEIR_KAFKA": nobody, "WEIR_CLUSTER": "c1"})
+    result = run(*with_routes(arguments, tmp_path), env={"WEIR_KAFKA": nobody, "WEIR_CLUSTER": "c1"})
     assert result.exit_code == 1, result.output
     assert f"weir: {nobody} takes no connection (Connection refused): is a broker running there" in result.stderr
 
@@ -94,3 +83,17 @@ def test_a_command_that_is_wrong_exits_with_2(arguments: tuple[str, ...]) -> Non
 )
 def test_a_setting_that_is_wrong_exits_with_2(arguments: tuple[str, ...], env: dict[str, str]) -> None:
     assert run(*arguments, env=env).exit_code == 2
+
+
+@pytest.mark.parametrize("name", sorted(commands(command)))
+def test_each_command_exits_with_130_after_ctrl_c(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(_context: click.Context) -> None:
+        raise KeyboardInterrupt
+
+    found: click.Command = command
+    for word in name.split():
+        assert isinstance(found, click.Group)
+        found = found.commands[word]
+    monkeypatch.setattr(found, "invoke", interrupt)
+    monkeypatch.setattr(found, "params", [])
+    assert run(*name.split()).exit_code == 130
