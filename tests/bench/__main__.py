@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -56,8 +55,6 @@ def command(only: Sequence[str], quick: bool, path: Path) -> None:
     configure_logs("warning", "console")
     # A SIGTERM must clean up as Ctrl-C does.
     signal.signal(signal.SIGTERM, _end)
-    # deploy/local/netns.py, which makes the network namespaces, is not in a package.
-    sys.path.insert(0, str(_ROOT / "deploy" / "local"))
     try:
         with tempfile.TemporaryDirectory(prefix="kubeweir-bench-") as folder:
             machine = describe(Path(folder))

@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import os
 import secrets
-import socket
 import subprocess
 import sys
 import threading
@@ -25,6 +24,7 @@ from typing import Final
 import numpy as np
 import orjson
 from confluent_kafka import Producer
+from ports import free_port
 
 from enrich.wire.batch import INGRESS, Reason, Verdict
 from enrich.wire.topics import topics
@@ -176,10 +176,7 @@ class _Stream:
 
     @contextmanager
     def _alertmanager(self) -> Iterator[Alertmanager]:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        am = Alertmanager(self._folder, port)
+        am = Alertmanager(self._folder, free_port())
         try:
             am.start()
             yield am

@@ -10,12 +10,13 @@ from __future__ import annotations
 import contextlib
 import json
 import multiprocessing
-import socket
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Final
 from urllib.parse import parse_qs, urlsplit
+
+from ports import free_port
 
 PER_DEPLOYMENT: Final = 20
 PER_NODE: Final = 20
@@ -91,9 +92,7 @@ class CannedServer:
     """The process of a server with ``pods`` pods; it serves when the constructor returns."""
 
     def __init__(self, pods: int, *, watch_list: bool = True) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = int(free.getsockname()[1])
+        self.port = free_port()
         ready = multiprocessing.get_context("spawn").Event()
         self._process = multiprocessing.get_context("spawn").Process(
             target=_serve, args=(self.port, pods, watch_list, ready), daemon=True

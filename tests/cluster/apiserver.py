@@ -18,6 +18,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from ports import free_ports
+
 _COLLECTIONS = {
     "Namespace": "namespaces", "Node": "minions", "Pod": "pods", "NetworkPolicy": "networkpolicies",
 }  # fmt: skip
@@ -29,19 +31,13 @@ _MOST_IN_ONE = 100
 """etcd takes 128 writes as one."""
 
 
-def free_port() -> int:
-    """A port nobody listens on now."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
-
-
 class ApiServer:
     """Both processes in a folder of their own. ``binaries`` holds etcd and kube-apiserver."""
 
     def __init__(self, binaries: Path, folder: Path) -> None:
         self._binaries, self._folder = binaries, folder
-        self._etcd_port, self.port = free_port(), free_port()
+        self.port = free_ports(3)
+        self._etcd_port, self._peer_port = self.port + 1, self.port + 2
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
 
     def start(self) -> None:
@@ -52,7 +48,7 @@ class ApiServer:
         (self._folder / "tokens.csv").write_text(
             f'{TOKENS["admin"]},admin,1,"system:masters"\n{TOKENS["reader"]},reader,2,""\n'
         )
-        client, peer = f"http://127.0.0.1:{self._etcd_port}", f"http://127.0.0.1:{free_port()}"
+        client, peer = f"http://127.0.0.1:{self._etcd_port}", f"http://127.0.0.1:{self._peer_port}"
         self._run(
             "etcd", f"--data-dir={self._folder}/etcd", f"--listen-client-urls={client}",
             f"--advertise-client-urls={client}", f"--listen-peer-urls={peer}",

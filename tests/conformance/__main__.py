@@ -12,10 +12,6 @@ from typing import NoReturn, cast
 import click
 
 from enrich.runtime.process import Exit, configure_logs
-
-# netns.py, which makes the network namespaces, is in deploy/local and not in a package.
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "deploy/local"))
-
 from probe.kernel.program import LoadError
 from tests.conformance.case import MalformedError
 from tests.conformance.runner import Mode, run, select

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -64,6 +65,14 @@ class Run:
         self.process.stdout.close()
         return code
 
+    def close(self) -> None:
+        """End the demo if it still runs, and close its output."""
+        try:
+            self.end(signal.SIGTERM if self.process.poll() is None else None)
+        except subprocess.TimeoutExpired:
+            self.end(signal.SIGKILL)
+            raise
+
     def _read(self) -> None:
         assert self.process.stdout is not None
         for line in self.process.stdout:
@@ -72,16 +81,14 @@ class Run:
 
 @pytest.fixture
 def demo() -> Iterator[Callable[..., Run]]:
-    runs: list[Run] = []
+    with contextlib.ExitStack() as stack:
 
-    def start(**env: str) -> Run:
-        runs.append(Run(**env))
-        return runs[-1]
+        def start(**env: str) -> Run:
+            run = Run(**env)
+            stack.callback(run.close)
+            return run
 
-    yield start
-    for run in runs:
-        # One that failed has ended by itself; its output is closed all the same.
-        run.end(signal.SIGTERM if run.process.poll() is None else None)
+        yield start
 
 
 def leftovers() -> list[str]:
@@ -231,6 +238,26 @@ def test_a_failed_start_prints_its_cause_and_leaves_nothing(demo: Callable[..., 
     assert run.end() == 1, run.output
     assert "failed: kafka ended: kafka: Java is not installed" in run.output
     assert not leftovers()
+
+
+_WITHOUT_PORTS = """
+import pathlib, runpy, sys
+sys.path[:0] = ["deploy/local", "deploy/local/demo"]
+import ports, stack
+def free_ports(number):
+    raise RuntimeError("there are no ports")
+ports.free_ports, stack.HOME, stack.sweep = free_ports, pathlib.Path(sys.argv[1]), list
+runpy.run_path("deploy/local/demo/__main__.py", run_name="__main__")
+"""
+
+
+def test_without_free_ports_nothing_is_made(tmp_path: Path) -> None:
+    """In a network namespace of its own, where it may run beside another demo, whose things it leaves alone."""
+    home = tmp_path / "home"
+    command = ["unshare", "--net", sys.executable, "-c", _WITHOUT_PORTS, str(home)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", "demo: failed: there are no ports\n")
+    assert not home.exists()
 
 
 def test_the_next_run_removes_what_a_killed_one_left(demo: Callable[..., Run]) -> None:

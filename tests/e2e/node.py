@@ -22,6 +22,7 @@ import numpy as np
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
 from netns import Net, open_socket
+from ports import free_port
 
 from enrich.wire.batch import Batch, decode_batch
 from tests.kafka.site import until
@@ -65,10 +66,7 @@ class Broker:
     """Apache Kafka on one port; its data survives a stop."""
 
     def __init__(self, folder: Path) -> None:
-        with socket.socket() as found:
-            found.bind(("127.0.0.1", 0))
-            self._port = found.getsockname()[1]
-        self._folder = folder
+        self._folder, self._port = folder, free_port()
         self._process: subprocess.Popen[bytes] | None = None
 
     @property

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import subprocess
 import sys
 import time
@@ -11,6 +10,7 @@ from pathlib import Path
 
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
+from ports import free_port
 
 PROGRAM = Path(__file__).parents[2] / "deploy" / "local" / "kafka"
 PATIENCE_S = 60
@@ -18,16 +18,14 @@ PATIENCE_S = 60
 
 def run_broker(folder: Path, *options: str, client: dict[str, str] | None = None) -> Iterator[str]:
     """host:port of a broker that answers. ``client``: further settings that librdkafka needs to reach it."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    log = (folder / "broker.log").open("wb")
-    process = subprocess.Popen(
-        [sys.executable, str(PROGRAM), "run", "--dir", str(folder / "broker"), "--port", str(port), *options],
-        stdout=log,
-        stderr=subprocess.STDOUT,
-        stdin=subprocess.DEVNULL,
-    )
+    port = free_port()
+    with (folder / "broker.log").open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, str(PROGRAM), "run", "--dir", str(folder / "broker"), "--port", str(port), *options],
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+        )
     try:
         _wait_until_it_answers(
             {"bootstrap.servers": f"127.0.0.1:{port}", **(client or {})}, process, folder / "broker.log"
@@ -36,7 +34,6 @@ def run_broker(folder: Path, *options: str, client: dict[str, str] | None = None
     finally:
         process.kill()
         process.wait()
-        log.close()
 
 
 def _wait_until_it_answers(connection: dict[str, str], process: subprocess.Popen[bytes], log: Path) -> None:

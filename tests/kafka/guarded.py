@@ -6,7 +6,6 @@ Each test makes its own users, so that tests that share the broker do not change
 from __future__ import annotations
 
 import secrets
-import socket
 import subprocess
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -27,6 +26,7 @@ from confluent_kafka.admin import (
     ScramMechanism,
     UserScramCredentialUpsertion,
 )
+from ports import free_port
 
 from enrich.runtime.connection import KafkaSettings
 from enrich.runtime.settings import load
@@ -152,9 +152,7 @@ class GuardedBroker:
 
 def run_guarded_broker(folder: Path) -> Iterator[GuardedBroker]:
     """Run the broker until the generator is closed."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        tls_port = probe.getsockname()[1]
+    tls_port = free_port()
     client = {
         "security.protocol": "sasl_ssl", "sasl.mechanism": "PLAIN", "sasl.username": "weir", "sasl.password": "weir",
         "ssl.ca.location": str(folder / "broker/ca.crt"),

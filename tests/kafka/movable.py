@@ -13,16 +13,10 @@ from pathlib import Path
 
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
+from ports import free_port
 
 from tests.kafka.broker import PROGRAM
 from tests.kafka.site import until
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port: int = found.getsockname()[1]
-        return port
 
 
 class MovableBroker:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import socket
 import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from typing import Any
 
 import orjson
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue
+from ports import free_port
 
 from tests.daemons import UNPACKED, daemon
 from tests.kafka.receiver import Receiver
@@ -70,12 +70,6 @@ def plain(value: AnyValue) -> Any:
     if kind == "array_value":
         return [plain(item) for item in value.array_value.values]
     return getattr(value, kind) if kind else None
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
 
 
 def rsyslog(folder: Path, env: dict[str, str]) -> Shipper:

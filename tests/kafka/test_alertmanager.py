@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import signal
-import socket
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from ports import free_port
 
 from tests.kafka.alertmanager import Alertmanager
 from tests.kafka.site import Service, Site, until
@@ -21,13 +21,12 @@ _RECEIVED = 'alertmanager_alerts_received_total{status="firing",version="v2"}'
 
 @pytest.fixture
 def am(tmp_path: Path) -> Iterator[Alertmanager]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    made = Alertmanager(tmp_path, port)
-    made.start()
-    yield made
-    made.kill()
+    made = Alertmanager(tmp_path, free_port())
+    try:
+        made.start()
+        yield made
+    finally:
+        made.kill()
 
 
 def output(am: Alertmanager, resend: str = "1s") -> dict[str, object]:

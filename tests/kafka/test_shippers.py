@@ -7,11 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from ports import free_port
 
 from enrich.wire.batch import EndpointRef
 from tests.kafka.batches import make_batch
 from tests.kafka.receiver import Receiver
-from tests.kafka.shippers import Shipper, collector, collector_binary, connect, free_port, rsyslog
+from tests.kafka.shippers import Shipper, collector, collector_binary, connect, rsyslog
 from tests.kafka.site import Site, until
 
 pytestmark = pytest.mark.kafka

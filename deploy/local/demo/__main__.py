@@ -18,7 +18,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from alerting import wait_until
 from pods import ATTEMPTS, SCANNED, Pods
-from stack import HOME, PINS, ROOT, DemoError, Stack, free_ports, script, sweep, wait_for_port
+from ports import free_ports
+from stack import HOME, PINS, ROOT, DemoError, Stack, script, sweep, wait_for_port
 from summary import complaint, lost, missing_verdicts, records, summarize
 
 WINDOW_S = 2.0
@@ -53,9 +54,13 @@ def main() -> int:
         signal.signal(number, _interrupt)
     for thing in sweep():
         say(f"removed a leftover of an earlier demo: {thing}")
-    HOME.mkdir()
-    demo = Demo()
     try:
+        demo = Demo()
+    except RuntimeError as error:
+        print(f"demo: failed: {error}", file=sys.stderr)
+        return 1
+    try:
+        HOME.mkdir()
         return demo.run(keep=keep)
     except DemoError as error:
         print(f"demo: failed: {error}", file=sys.stderr)

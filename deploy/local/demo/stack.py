@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import select
 import shutil
 import signal
@@ -30,21 +29,6 @@ _MARK = "KUBEWEIR_DEMO"
 
 class DemoError(RuntimeError):
     """The demo cannot continue; the message says why."""
-
-
-def free_ports(number: int) -> int:
-    """Return the first of some free ports of the loopback interface in a row.
-
-    They are not of those that the kernel gives to clients (net.ipv4.ip_local_port_range, by default from 32768 on): a
-    role that is restarted must find its port free.
-    """
-    for _ in range(100):
-        first = 10_240 + secrets.randbelow(20_000)
-        with contextlib.ExitStack() as stack, contextlib.suppress(OSError):
-            for port in range(first, first + number):
-                stack.enter_context(socket.create_server(("127.0.0.1", port)))
-            return first
-    raise DemoError(f"there are no {number} free ports in a row on 127.0.0.1")
 
 
 class Stack:
@@ -85,7 +69,8 @@ class Stack:
                 with urllib.request.urlopen(url, timeout=2):  # noqa: S310 - loopback
                     return
             except urllib.error.HTTPError as error:
-                answer = error.read().decode().strip()
+                with error:
+                    answer = error.read().decode().strip()
             except OSError as error:
                 answer = str(error)
             time.sleep(0.05)

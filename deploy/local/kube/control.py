@@ -5,13 +5,14 @@ from __future__ import annotations
 import base64
 import json
 import secrets
-import socket
 import ssl
 import urllib.error
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
+
+from ports import free_ports
 
 from kube.plan import API_PORT, BRIDGE, HOME, HOST_4, HOST_6, PODS, SERVICES, ClusterError, Plan, kubeconfig
 from kube.processes import run, start, wait_for
@@ -48,7 +49,8 @@ def start_server(binaries: Path, plan: Plan) -> None:
     file.touch(mode=0o600)
     file.write_text("".join(f'{tokens[user]},{user},{user},"{group}"\n' for user, group in users.items()))
     (HOME / "audit-policy.json").write_text(json.dumps(_AUDIT_POLICY))
-    client, peer = (f"http://127.0.0.1:{_free_port()}" for _ in range(2))
+    first = free_ports(2)
+    client, peer = (f"http://127.0.0.1:{port}" for port in (first, first + 1))
     start("etcd", [
         binaries / "etcd", f"--data-dir={HOME}/etcd", f"--listen-client-urls={client}",
         f"--advertise-client-urls={client}", f"--listen-peer-urls={peer}", f"--initial-advertise-peer-urls={peer}",
@@ -120,9 +122,3 @@ def _write_kubeconfigs(tokens: dict[str, str]) -> None:
             "users": [{"name": user, "user": {"token": token}}],
             "contexts": [{"name": "kubeweir", "context": {"cluster": "kubeweir", "user": user}}],
         }))  # fmt: skip
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

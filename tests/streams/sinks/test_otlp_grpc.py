@@ -18,6 +18,7 @@ from google.protobuf.any_pb2 import Any as AnyMessage
 from google.rpc.error_details_pb2 import RetryInfo
 from google.rpc.status_pb2 import Status
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest, ExportLogsServiceResponse
+from ports import free_port
 from prometheus_client import CollectorRegistry
 
 from enrich.runtime.process import StopServiceError
@@ -27,7 +28,7 @@ from streams.routes.model import Otlp, Route, RouteOutput
 from streams.sinks.otlp import OtlpSink
 from streams.sinks.sink import PartlyRefusedError, RefusedError, SinkError
 from tests.kafka.receiver import Receiver
-from tests.kafka.shippers import collector_binary, free_port
+from tests.kafka.shippers import collector_binary
 from tests.kafka.site import until
 from tests.streams.alerts.makers import flow
 
