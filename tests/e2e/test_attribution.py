@@ -187,11 +187,13 @@ def test_no_name_is_wrong_from_the_interface_to_a_worker_that_comes_later(
     spaces = {ip: [net._space(f"k{part}{turn}", (ip,)) for turn in range(SPACES)] for part, ip in enumerate(REUSED)}
     kubelets = [Kubelet(api, node, spaces[ip], ip, account) for ip in REUSED]
     probes = Probes(site, node, Path("/sys/fs/bpf") / f"kubeweir-test-{net.prefix}", config)
+    threads: list[Kubelet | Sender] = [*kubelets]
     try:
         probes.start()
         sender = Sender(_client(api, net, node))
+        threads.append(sender)
         probes.wait_for(1)
-        for thread in (sender, *kubelets):
+        for thread in threads:
             thread.start()
         time.sleep(SECONDS)  # nothing waits for this: it is how long it goes on
         for kubelet in kubelets:
@@ -211,6 +213,10 @@ def test_no_name_is_wrong_from_the_interface_to_a_worker_that_comes_later(
         probes.wait_for(1)
         assert probes.now.stop() == 0
     finally:
+        for thread in threads:
+            thread.over.set()
+            if thread.is_alive():
+                thread.join()
         probes.end()
     assert [kubelet.error for kubelet in kubelets if kubelet.error] == []
     batches = _broker.batches(f"{site.prefix}.verdicts.raw")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import threading
 from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -53,6 +55,22 @@ class Traffic:
             one.close()
 
 
+_Start = Callable[[], Traffic]
+
+
+@pytest.fixture
+def start_traffic(node: Node) -> Iterator[_Start]:
+    """Start traffic that ends with the test, if the test has not stopped it before."""
+    with contextlib.ExitStack() as stack:
+
+        def start() -> Traffic:
+            made = Traffic(node)
+            stack.callback(made.stop)
+            return made
+
+        yield start
+
+
 def check(rows: Rows, allowed: int, denied: int) -> None:
     """Each allowed connection once at each end, each denied packet counted once."""
     expected = Counter(range(OPEN + 1, OPEN + 1 + allowed))
@@ -63,11 +81,11 @@ def check(rows: Rows, allowed: int, denied: int) -> None:
 
 
 @pytest.mark.timeout(300)
-def test_kill_9_loses_no_packet_and_opens_nothing(node: Node) -> None:
+def test_kill_9_loses_no_packet_and_opens_nothing(node: Node, start_traffic: _Start) -> None:
     probe = node.begin()
     with node.socket(CLOSED, server=True) as closed, node.socket(OPEN, server=True) as opened:
         closed.settimeout(0.1)
-        traffic = Traffic(node)
+        traffic = start_traffic()
         dice = random.Random(1)  # noqa: S311 - no secret
         for life in range(6):
             if life % 2:
@@ -97,10 +115,10 @@ def test_kill_9_loses_no_packet_and_opens_nothing(node: Node) -> None:
 
 
 @pytest.mark.timeout(300)
-def test_while_kafka_is_away_the_spool_holds_and_is_sent_in_order(node: Node) -> None:
+def test_while_kafka_is_away_the_spool_holds_and_is_sent_in_order(node: Node, start_traffic: _Start) -> None:
     probe = node.begin()
     until(lambda: probe.get("/readyz")[0] == 200 or None, "ready")
-    traffic = Traffic(node)
+    traffic = start_traffic()
     until(lambda: probe.metric("kubeweir_probe_acked_batches_total") > 3 or None, "batches on Kafka")
     node.broker.stop()
     until(lambda: probe.get("/readyz")[0] == 503 or None, "not ready without Kafka")
@@ -169,9 +187,9 @@ def test_a_small_spool_keeps_the_denies_and_counts_each_allow_that_it_thins(node
 
 
 @pytest.mark.timeout(300)
-def test_a_kafka_that_answers_nothing_does_not_keep_the_probe_from_stopping(node: Node) -> None:
+def test_a_kafka_that_answers_nothing_does_not_keep_the_probe_from_stopping(node: Node, start_traffic: _Start) -> None:
     probe = node.begin()
-    traffic = Traffic(node)
+    traffic = start_traffic()
     until(lambda: probe.metric("kubeweir_probe_acked_batches_total") > 3 or None, "batches on Kafka")
     with node.broker.frozen():
         traffic.wait_for_more(500)

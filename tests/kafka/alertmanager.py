@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import urllib.error
 import urllib.parse
 import urllib.request
 from pathlib import Path
@@ -60,5 +61,8 @@ class Alertmanager:
         try:
             with urllib.request.urlopen(f"{self.url}/-/ready", timeout=1):  # noqa: S310 - loopback
                 return True
+        except urllib.error.HTTPError as error:
+            error.close()
         except OSError:
-            return None
+            pass
+        return None

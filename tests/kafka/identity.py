@@ -144,8 +144,10 @@ def run_identity_provider(folder: Path) -> Iterator[IdentityProvider]:
     made.url = f"https://127.0.0.1:{tokens.server_address[1]}/token"
     made.keys_url = f"http://127.0.0.1:{plain.server_address[1]}/keys"
     for server in (tokens, plain):
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield made
-    for server in (tokens, plain):
-        server.shutdown()
-        server.server_close()
+        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+    try:
+        yield made
+    finally:
+        for server in (tokens, plain):
+            server.shutdown()
+            server.server_close()

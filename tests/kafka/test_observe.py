@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -86,16 +87,27 @@ def test_the_table_says_who_whom_and_why(filled: Site) -> None:
     assert "\x1b" not in line, "colours are for terminals"
 
 
+@contextlib.contextmanager
+def killed_at_the_end(process: subprocess.Popen[bytes]) -> Iterator[None]:
+    """Kill a process after the block, if it still runs, and close its pipes: no failed test leaves them behind."""
+    with process:
+        try:
+            yield
+        finally:
+            process.kill()
+
+
 def test_following_shows_what_comes_and_ctrl_c_ends_it(filled: Site) -> None:
     out: Path = filled.folder / "followed"
     with out.open("wb") as file:
         process = subprocess.Popen(command(filled, "-f", "--last", "1", "-o", "json"), stdout=file)
-    until(lambda: out.read_bytes().count(b"\n") == 1 or None, "the last flow")
-    filled.send(make_batch(500, 3, {"ring": "later"}))
-    filled.flush()
-    until(lambda: out.read_bytes().count(b'"later-') == 3 or None, "what came")
-    process.send_signal(2)
-    assert process.wait(PATIENCE_S) == 130
+    with killed_at_the_end(process):
+        until(lambda: out.read_bytes().count(b"\n") == 1 or None, "the last flow")
+        filled.send(make_batch(500, 3, {"ring": "later"}))
+        filled.flush()
+        until(lambda: out.read_bytes().count(b'"later-') == 3 or None, "what came")
+        process.send_signal(2)
+        assert process.wait(PATIENCE_S) == 130
 
 
 def test_a_reader_that_goes_away_is_no_error(filled: Site) -> None:
@@ -103,18 +115,18 @@ def test_a_reader_that_goes_away_is_no_error(filled: Site) -> None:
         process = subprocess.Popen(
             command(filled, "-f", "--since", "3h", "-o", output), stdout=subprocess.PIPE, stderr=subprocess.PIPE
         )
-        assert process.stdout is not None
-        assert process.stderr is not None
-        process.stdout.readline()
-        process.stdout.close()
-        filled.send(make_batch(600, 1, {"ring": f"pipe-{output}"}))
-        filled.flush()
-        assert process.wait(PATIENCE_S) == 0
-        assert process.stderr.read() == b""
-        process.stderr.close()
+        with killed_at_the_end(process):
+            assert process.stdout is not None
+            assert process.stderr is not None
+            process.stdout.readline()
+            process.stdout.close()
+            filled.send(make_batch(600, 1, {"ring": f"pipe-{output}"}))
+            filled.flush()
+            assert process.wait(PATIENCE_S) == 0
+            assert process.stderr.read() == b""
 
 
-def test_no_kafka_and_no_topic_are_told_in_lines_for_people(filled: Site) -> None:
+def test_no_kafka_and_no_topic_print_one_line_for_each_cause(filled: Site) -> None:
     for arguments, said in (
         (("--kafka", "127.0.0.1:1"), ["cannot be reached at 127.0.0.1:1", "takes no connection"]),
         (("--topic-prefix", "nobody"), ["no topic nobody.flows"]),

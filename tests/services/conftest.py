@@ -43,12 +43,12 @@ class Running:
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """Start everything; at the end, both services must stop without an error."""
     folder = tmp_path_factory.mktemp("services")
-    broker = Broker(folder)
-    broker.start()
     (folder / "node").mkdir()
+    broker = Broker(folder)
     node = Node(broker, folder / "node")
     site = Site(broker.address, node.topic_prefix, folder / "node")
     try:
+        broker.start()
         routes = folder / "routes.yaml"
         routes.write_text(_ROUTES.replace("PREFIX", site.prefix).replace("FILE", str(folder / "denied.log")))
         # One after the other: each takes all of a core to start.

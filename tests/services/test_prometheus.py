@@ -48,7 +48,11 @@ class Prometheus:
                 ],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log,
             )  # fmt: skip
-        self._address = until(self._listening, "Prometheus")
+        try:
+            self._address = until(self._listening, "Prometheus")
+        except AssertionError:
+            self.stop()
+            raise
 
     def _listening(self) -> str | None:
         assert self._process.poll() is None, self.log.read_text()
