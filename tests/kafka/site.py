@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import orjson
-from confluent_kafka import Consumer, Message, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaException, Message, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient, NewTopic
 
 PATIENCE_S = 60
 T = TypeVar("T")
@@ -100,6 +101,20 @@ def written(path: Path) -> list[bytes]:
 def ids_of(path: Path) -> set[str]:
     """Return the ids of records."""
     return {orjson.loads(line)["id"] for line in written(path)}
+
+
+def make_again(admin: AdminClient, topic: str, partitions: int) -> None:
+    """Delete a topic, and make it again at once."""
+    admin.delete_topics([topic])[topic].result(30)
+
+    def is_made() -> bool | None:
+        try:
+            admin.create_topics([NewTopic(topic, partitions)])[topic].result(30)
+        except KafkaException:
+            return None
+        return True
+
+    until(is_made, f"the topic {topic}")
 
 
 class Site:

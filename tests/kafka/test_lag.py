@@ -7,7 +7,7 @@ import secrets
 import threading
 
 import pytest
-from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, KafkaException, Producer, TopicPartition
+from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, Producer, TopicPartition
 from confluent_kafka.admin import AclOperation, AdminClient, NewTopic, ResourceType
 from prometheus_client import CollectorRegistry
 
@@ -17,11 +17,32 @@ from enrich.runtime.settings import load
 from streams.kafka.lag import Followed, LagMonitor
 from streams.metrics.progress import ProgressMetrics
 from tests.kafka.guarded import GuardedBroker
+from tests.kafka.site import make_again
 from tests.waiting import until
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(180)]
 
 _STALL_S = 1.0
+
+
+def _topic(broker: str) -> str:
+    """Make a topic of one partition with one record, and return its name."""
+    name, connection = f"t{secrets.token_hex(4)}", {"bootstrap.servers": broker}
+    admin, producer = AdminClient(connection), Producer(connection)
+    admin.create_topics([NewTopic(name, 1)])[name].result(30)
+    producer.produce(name, b"1")
+    assert producer.flush(30) == 0
+    return name
+
+
+def _reader(broker: str, group: str, topic: str) -> Consumer:
+    """Return a member of a group that has read a record, and never commits by itself."""
+    made = Consumer(
+        {"bootstrap.servers": broker, "group.id": group, "auto.offset.reset": "earliest", "enable.auto.commit": False}
+    )
+    made.subscribe([topic])
+    until(lambda: made.poll(0.1) is not None)
+    return made
 
 
 def test_a_group_is_not_stalled_by_what_retention_has_removed(guarded: GuardedBroker) -> None:
@@ -61,17 +82,10 @@ def test_a_group_is_not_stalled_by_what_retention_has_removed(guarded: GuardedBr
 
 
 def test_a_worker_that_stands_by_is_not_blamed_for_what_another_one_reads(broker: str) -> None:
-    topic = f"t{secrets.token_hex(4)}"
-    group, connection = f"{topic}.group", {"bootstrap.servers": broker}
-    admin, producer = AdminClient(connection), Producer(connection)
-    admin.create_topics([NewTopic(topic, 1)])[topic].result(30)
-    producer.produce(topic, b"1")
-    assert producer.flush(30) == 0
-    # It reads, and never commits.
-    owner = Consumer({**connection, "group.id": group, "auto.offset.reset": "earliest", "enable.auto.commit": False})
-    owner.subscribe([topic])
-    until(lambda: owner.poll(0.1) is not None)
-    monitor = LagMonitor(connection, _STALL_S, ProgressMetrics(CollectorRegistry()))
+    topic = _topic(broker)
+    group = f"{topic}.group"
+    owner = _reader(broker, group, topic)
+    monitor = LagMonitor({"bootstrap.servers": broker}, _STALL_S, ProgressMetrics(CollectorRegistry()))
     monitor.follow(Followed(group, [topic], list))
     monitor.follow(Followed(f"{topic}.nobody", [topic], list))
     monitor.start(lambda: None)
@@ -86,13 +100,8 @@ def test_a_worker_that_stands_by_is_not_blamed_for_what_another_one_reads(broker
 
 
 def test_the_process_ends_after_a_long_stall_unless_a_restart_would_not_help(broker: str) -> None:
-    topic = f"t{secrets.token_hex(4)}"
-    connection, ended, causes = {"bootstrap.servers": broker}, threading.Event(), ["no right READ"]
-    admin, producer = AdminClient(connection), Producer(connection)
-    admin.create_topics([NewTopic(topic, 1)])[topic].result(30)
-    producer.produce(topic, b"1")
-    assert producer.flush(30) == 0
-    monitor = LagMonitor(connection, 0.2, ProgressMetrics(CollectorRegistry()), lambda: causes)
+    topic, ended, causes = _topic(broker), threading.Event(), ["no right READ"]
+    monitor = LagMonitor({"bootstrap.servers": broker}, 0.2, ProgressMetrics(CollectorRegistry()), lambda: causes)
     monitor.follow(Followed(f"{topic}.group", [topic], lambda: [(topic, 0)]))
     monitor.start(ended.set)
     try:
@@ -123,23 +132,16 @@ def test_a_missing_topic_is_a_stall_because_the_next_start_makes_it(broker: str)
 
 
 def test_a_group_begins_anew_in_a_topic_that_was_made_again(broker: str) -> None:
-    topic, ended = f"t{secrets.token_hex(4)}", threading.Event()
+    topic, ended = _topic(broker), threading.Event()
     group, connection = f"{topic}.group", {"bootstrap.servers": broker}
-    admin, producer = AdminClient(connection), Producer(connection)
-    admin.create_topics([NewTopic(topic, 1)])[topic].result(30)
-    producer.produce(topic, b"old")
-    assert producer.flush(30) == 0
-    reader = Consumer({**connection, "group.id": group, "auto.offset.reset": "earliest", "enable.auto.commit": False})
-    reader.subscribe([topic])
-    until(lambda: reader.poll(0.1) is not None)
+    reader = _reader(broker, group, topic)
     registry = CollectorRegistry()
     monitor = LagMonitor(connection, _STALL_S, ProgressMetrics(registry))
     monitor.follow(Followed(group, [topic], lambda: [(topic, 0)]))
     monitor.start(ended.set)
     try:
         until(lambda: registry.get_sample_value("kubeweir_streams_group_lag_records", {"group": group}) is not None)
-        admin.delete_topics([topic])[topic].result(30)
-        until(lambda: "error" not in str(_create(admin, topic)))
+        make_again(AdminClient(connection), topic, 1)
         until(ended.is_set)
         # What a client commits that has noticed nothing.
         reader.commit(offsets=[TopicPartition(topic, 0, 1)], asynchronous=False)
@@ -152,11 +154,3 @@ def test_a_group_begins_anew_in_a_topic_that_was_made_again(broker: str) -> None
         asked.close()
     finally:
         monitor.stop()
-
-
-def _create(admin: AdminClient, topic: str) -> str:
-    try:
-        admin.create_topics([NewTopic(topic, 1)])[topic].result(30)
-    except KafkaException as error:
-        return f"error {error}"
-    return ""

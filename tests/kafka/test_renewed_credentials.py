@@ -14,14 +14,11 @@ from enrich.runtime.connection import KafkaSettings
 from enrich.runtime.credentials import CredentialWatch
 from enrich.runtime.settings import load
 from enrich.wire.topics import topics
-from probe.export.interval_publisher import AddressIntervalPublisher
-from probe.export.publisher import Publisher
-from probe.export.spool import Spool
 from tests.e2e.node import Broker, Node
-from tests.kafka.batches import make_batch, write_manifests
+from tests.kafka.batches import write_manifests
+from tests.kafka.exporter import Exporter
 from tests.kafka.guarded import GuardedBroker
 from tests.kafka.site import PATIENCE_S, Site, ids_of
-from tests.probe.export.spooling import append
 from tests.waiting import until
 
 pytestmark = pytest.mark.kafka
@@ -75,32 +72,17 @@ class _Users:
         return self.settings
 
 
-class _Probe:
-    """Both publishers of a probe, which renew their credentials as the probe does."""
+class _Probe(Exporter):
+    """An exporter that renews its credentials as the probe does."""
 
     def __init__(self, prefix: str, env: dict[str, str], folder: Path) -> None:
-        self.settings, names = load(KafkaSettings, env), topics(prefix, 4)
-        self.renewed = threading.Event()
+        self.settings, self.renewed = load(KafkaSettings, env), threading.Event()
         self.watch = CredentialWatch(self.settings, self._renew)
-        self.spool, self.given = Spool(folder / "spool"), 0
-        self.batches = Publisher(self.spool, names.raw, self.settings.connection())
-        self.intervals = AddressIntervalPublisher(names.endpoints, self.settings.connection())
-        self.batches.start()
+        super().__init__(topics(prefix, 4), self.settings.connection(), folder)
 
     def _renew(self) -> None:
-        connection = self.settings.connection()
-        self.batches.renew(connection)
-        self.intervals.renew(connection)
+        self.renew(self.settings.connection())
         self.renewed.set()
-
-    def give(self, batches: int) -> None:
-        for _ in range(batches):
-            append(self.spool, make_batch(self.given * 10, 10))
-            self.intervals.publish({b"c1/n1/10.0.0.1/%d" % self.given: b"{}"})
-            self.given += 1
-
-    def has_sent_all(self) -> bool:
-        return self.spool.unacked_batches == 0 and self.intervals.published >= self.given
 
 
 @pytest.fixture(params=["password", "certificate"])
@@ -122,8 +104,7 @@ def probe(users: _Users, tmp_path: Path) -> Iterator[_Probe]:
     made = _Probe(users.prefix, users.env(), tmp_path)
     with made.watch.running():
         yield made
-    made.batches.stop(0)
-    made.intervals.stop(0)
+    made.stop()
 
 
 @pytest.mark.timeout(300)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 import time
 from collections.abc import Iterator
@@ -14,13 +15,9 @@ from confluent_kafka.admin import AdminClient
 from enrich.runtime.connection import KafkaSettings
 from enrich.runtime.settings import load
 from enrich.wire.topics import topics
-from probe.export.interval_publisher import AddressIntervalPublisher
-from probe.export.publisher import Publisher
-from probe.export.spool import Spool
-from tests.kafka.batches import make_batch
+from tests.kafka.exporter import Exporter
 from tests.kafka.movable import MovableBroker
 from tests.kafka.site import until
-from tests.probe.export.spooling import append
 
 pytestmark = pytest.mark.kafka
 
@@ -29,35 +26,17 @@ STALL_S = 2.0
 
 @pytest.fixture(scope="module")
 def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MovableBroker]:
-    made = MovableBroker(tmp_path_factory.mktemp("movable"))
-    made.start()
-    yield made
-    made.close()
+    with contextlib.closing(MovableBroker(tmp_path_factory.mktemp("movable"))) as made:
+        made.start()
+        yield made
 
 
-class Exporter:
-    """Both publishers of a probe, and the numbers of what they were given."""
+class StallingExporter(Exporter):
+    """An exporter with topics of its own, whose work soon counts as stalled."""
 
     def __init__(self, broker: MovableBroker, folder: Path) -> None:
-        connection = load(KafkaSettings, {"WEIR_KAFKA": broker.address}).connection()
         self.topics = topics(f"t{secrets.token_hex(4)}", 4)
-        self.spool = Spool(folder / "spool")
-        self.batches = Publisher(self.spool, self.topics.raw, connection, STALL_S)
-        self.batches.start()
-        self.intervals = AddressIntervalPublisher(self.topics.endpoints, connection, STALL_S)
-        self.given = 0
-
-    def give(self, number: int) -> None:
-        for _ in range(number):
-            append(self.spool, make_batch(self.given * 10, 10))
-            self.intervals.publish({b"c1/n1/10.0.0.1/%d" % self.given: b"{}"})
-            self.given += 1
-
-    def problems(self) -> tuple[str | None, str | None]:
-        return self.batches.problem, self.intervals.problem
-
-    def all_sent(self) -> bool | None:
-        return (self.spool.unacked_batches == 0 and self.intervals.published >= self.given) or None
+        super().__init__(self.topics, load(KafkaSettings, {"WEIR_KAFKA": broker.address}).connection(), folder, STALL_S)
 
     def wait_until_stalled(self) -> None:
         until(lambda: all(self.problems()) or None, "both to say that they are stalled")
@@ -67,27 +46,25 @@ class Exporter:
         assert self.batches.oldest_unacknowledged_s() >= STALL_S
 
     def wait_until_all_is_well(self) -> None:
-        until(self.all_sent, f"{self.given} of each: {self.problems()}")
+        until(lambda: self.has_sent_all() or None, f"{self.given} of each: {self.problems()}")
         until(lambda: self.problems() == (None, None) or None, f"readiness: {self.problems()}")
         assert self.batches.oldest_unacknowledged_s() == 0
         assert not self.batches.failed.is_set()
 
-    def stop(self) -> None:
-        self.batches.stop(0)
-        self.intervals.stop(0)
-
 
 @pytest.fixture
-def exporter(broker: MovableBroker, tmp_path: Path) -> Iterator[Exporter]:
-    made = Exporter(broker, tmp_path)
-    made.give(5)
-    made.wait_until_all_is_well()
-    yield made
-    made.stop()
+def exporter(broker: MovableBroker, tmp_path: Path) -> Iterator[StallingExporter]:
+    made = StallingExporter(broker, tmp_path)
+    try:
+        made.give(5)
+        made.wait_until_all_is_well()
+        yield made
+    finally:
+        made.stop()
 
 
 @pytest.mark.timeout(180)
-def test_a_frozen_broker_is_seen_and_costs_no_cpu(broker: MovableBroker, exporter: Exporter) -> None:
+def test_a_frozen_broker_is_seen_and_costs_no_cpu(broker: MovableBroker, exporter: StallingExporter) -> None:
     with broker.frozen():
         # More than an idempotent producer may have under way: the others wait for its first answer.
         exporter.give(40)
@@ -100,7 +77,7 @@ def test_a_frozen_broker_is_seen_and_costs_no_cpu(broker: MovableBroker, exporte
 
 
 @pytest.mark.timeout(180)
-def test_a_broker_that_returns_at_another_address_is_found(broker: MovableBroker, exporter: Exporter) -> None:
+def test_a_broker_that_returns_at_another_address_is_found(broker: MovableBroker, exporter: StallingExporter) -> None:
     broker.stop()
     exporter.give(20)
     exporter.wait_until_stalled()
@@ -109,7 +86,7 @@ def test_a_broker_that_returns_at_another_address_is_found(broker: MovableBroker
 
 
 @pytest.mark.timeout(180)
-def test_topics_that_are_deleted_are_made_again(broker: MovableBroker, exporter: Exporter) -> None:
+def test_topics_that_are_deleted_are_made_again(broker: MovableBroker, exporter: StallingExporter) -> None:
     admin = AdminClient({"bootstrap.servers": broker.address})
     raw, endpoints = exporter.topics.raw.name, exporter.topics.endpoints.name
     for deleted in admin.delete_topics([raw, endpoints]).values():
@@ -122,7 +99,7 @@ def test_topics_that_are_deleted_are_made_again(broker: MovableBroker, exporter:
 
 
 def test_a_stall_replaces_the_producer_and_never_ends_the_probe(
-    exporter: Exporter, monkeypatch: pytest.MonkeyPatch
+    exporter: StallingExporter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As after 5 times and 10 times ``WEIR_STALL``: both steps are the same for the probe."""
     due: list[Literal["rebuild", "restart"]] = ["restart", "rebuild"]

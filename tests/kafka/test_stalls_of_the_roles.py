@@ -9,20 +9,19 @@ from __future__ import annotations
 import contextlib
 import re
 import secrets
-import socket
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from confluent_kafka import KafkaException
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka.admin import AdminClient
+from ports import free_ports
 
 from streams.main import ROLES
 from tests.kafka.batches import make_batch, write_manifests
 from tests.kafka.movable import MovableBroker
-from tests.kafka.site import Site, ids_of, until
+from tests.kafka.site import Site, ids_of, make_again, until
 from tests.services.queries import RULES
 from tests.services.test_prometheus import Prometheus
 
@@ -35,22 +34,8 @@ _KILLED = re.compile(r'"exit_code": (-\d+)')
 _ID = re.compile(r'"id":"(r1-\d+)"')
 
 
-def free_ports(number: int) -> int:
-    """Return the first of some free ports in a row that the kernel gives to no client: a role that is restarted must
-    find its own port free."""
-    for first in range(20_000 + secrets.randbelow(100) * 100, 32_000, number):
-        with contextlib.ExitStack() as stack:
-            try:
-                for port in range(first, first + number):
-                    stack.enter_context(socket.create_server(("127.0.0.1", port)))
-            except OSError:
-                continue
-            return first
-    raise AssertionError("no free ports")
-
-
 class Roles:
-    """A supervised enricher, sink and alerts, with ports that stay when a role is restarted."""
+    """All roles, supervised, with ports that stay when a role is restarted."""
 
     def __init__(self, broker: MovableBroker, folder: Path) -> None:
         write_manifests(folder / "manifests")
@@ -98,20 +83,6 @@ class Roles:
         """Return the exit codes of roles that a signal ended."""
         return _KILLED.findall(self.service.log.read_text())
 
-    def make_again(self, topic: str) -> None:
-        """Delete a topic, and make it again at once."""
-        admin, name = AdminClient({"bootstrap.servers": self.broker.address}), f"{self.site.prefix}.{topic}"
-        admin.delete_topics([name])[name].result(30)
-
-        def is_made() -> bool | None:
-            try:
-                admin.create_topics([NewTopic(name, 4)])[name].result(30)
-            except KafkaException:
-                return None
-            return True
-
-        until(is_made, f"the topic {name}")
-
     def prometheus(self) -> Prometheus:
         """Start a Prometheus that scrapes the roles."""
         rules = self.site.folder / "rules.yml"
@@ -126,13 +97,14 @@ class Roles:
 @pytest.fixture(scope="module")
 def roles(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Roles]:
     folder = tmp_path_factory.mktemp("roles")
-    broker = MovableBroker(folder)
-    broker.start()
-    made = Roles(broker, folder)
-    until(lambda: set(made.pages().values()) == {"ok\n"} or None, "the start", _PATIENCE_S)
-    yield made
-    made.site.end()
-    broker.close()
+    with contextlib.closing(MovableBroker(folder)) as broker:
+        broker.start()
+        made = Roles(broker, folder)
+        try:
+            until(lambda: set(made.pages().values()) == {"ok\n"} or None, "the start", _PATIENCE_S)
+            yield made
+        finally:
+            made.site.end()
 
 
 def test_every_role_tells_the_truth_about_frozen_and_moved_brokers(
@@ -174,8 +146,9 @@ def test_no_role_crashes_when_brokers_are_away_and_each_reads_topics_that_are_ma
     broker.start()
     roles.wait_until_all_is_well()
     assert not roles.crashed()
+    admin = AdminClient({"bootstrap.servers": broker.address})
     for topic in ("verdicts.raw", "flows", "flows.denied"):
-        roles.make_again(topic)
+        make_again(admin, f"{roles.site.prefix}.{topic}", 4)
     # As many as were read before: a reader that goes on from its last offset would miss them.
     roles.site.forget_producer()
     roles.send(10)

@@ -5,16 +5,7 @@ from __future__ import annotations
 from prometheus_client import CollectorRegistry
 
 from enrich.runtime.last_success import LastSuccess
-
-
-class Clock:
-    """A clock that a test moves."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
+from tests.clock import Clock
 
 
 def test_ages_begin_at_the_start_and_then_at_the_last_success() -> None:

@@ -4,16 +4,7 @@ from __future__ import annotations
 
 from enrich.runtime.stall import Stall
 from enrich.runtime.waiting_time import WaitingTime
-
-
-class Clock:
-    """A clock that a test moves."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
+from tests.clock import Clock
 
 
 def test_work_is_stalled_when_it_waits_without_progress() -> None:

@@ -5,16 +5,7 @@ from __future__ import annotations
 import pytest
 
 from enrich.sources.backoff import Backoff, Pace
-
-
-class Clock:
-    """A clock that a test moves."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
+from tests.clock import Clock
 
 
 @pytest.fixture
