@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable
+from typing import Final
 
 from prometheus_client import CollectorRegistry, Gauge
 
 from enrich.runtime.last_success import LastSuccess
+
+CALLS_OF_ALERTS: Final = ("fetch", "produce", "write", "commit")
+CALLS_OF_SINKS: Final = ("fetch", "write", "commit")
 
 
 class ProgressMetrics:

@@ -44,7 +44,7 @@ from streams.kafka.lag import LagMonitor
 from streams.kafka.reading import read_committed
 from streams.kafka.records import Record
 from streams.kafka.topics import partitions_of, prepare_topics
-from streams.metrics.progress import ProgressMetrics
+from streams.metrics.progress import CALLS_OF_ALERTS, ProgressMetrics
 from streams.metrics.roles import AlertMetrics, SinkMetrics
 from streams.roles.loop_thread import LoopThread
 from streams.roles.needs import alerts_needs
@@ -69,7 +69,7 @@ def run_alerts(settings: Settings, stop: threading.Event) -> int:
     needs = [Needs()]
     diagnosis = Diagnosis(settings.connection, lambda: needs[0])
     checks = {"alerts": diagnosis.named("alerts", lambda: next(filter(None, (check() for check in problems)), None))}
-    progress = ProgressMetrics(registry, ("fetch", "produce", "write", "commit"))
+    progress = ProgressMetrics(registry, CALLS_OF_ALERTS)
     health = HealthServer(settings.metrics, registry, checks, details=progress.last_success.in_words)
     log.info("starting", role="alerts", metrics_port=health.port, kafka=settings.kafka, prefix=settings.prefix)
     with contextlib.ExitStack() as stack:

@@ -20,7 +20,7 @@ from streams.kafka.dead_letters import DeadLetters
 from streams.kafka.group import GroupReader
 from streams.kafka.lag import LagMonitor
 from streams.kafka.topics import prepare_topics
-from streams.metrics.progress import ProgressMetrics
+from streams.metrics.progress import CALLS_OF_SINKS, ProgressMetrics
 from streams.metrics.roles import SinkMetrics
 from streams.roles.needs import sink_needs
 from streams.roles.own_cluster import OwnCluster
@@ -139,7 +139,7 @@ def _run(
     needs: Callable[[], Needs],
 ) -> int:
     registry = registry_with_credentials(settings)
-    progress = ProgressMetrics(registry, ("fetch", "write", "commit"))
+    progress = ProgressMetrics(registry, CALLS_OF_SINKS)
     metrics = SinkMetrics(registry, progress.note)
     problems: list[Callable[[], str | None]] = [lambda: "Kafka has not been reached yet"]
     diagnosis = Diagnosis(settings.connection, needs)

@@ -29,7 +29,7 @@ from probe.cni.metrics import CniCollector
 from probe.metrics import ProbeCollector, last_success
 from probe.share_metrics import ShareCollector
 from streams.main import ROLES
-from streams.metrics.progress import ProgressMetrics
+from streams.metrics.progress import CALLS_OF_ALERTS, CALLS_OF_SINKS, ProgressMetrics
 from streams.metrics.roles import AlertMetrics, EnrichMetrics, SinkMetrics
 from tests.docs import kafka_rights
 from tests.docs.pages import ROOT
@@ -191,8 +191,7 @@ def _enrich() -> Iterator[Family]:
 def _alerts() -> Iterator[Family]:
     registry = CollectorRegistry()
     AlertMetrics(registry).watch(lambda: ({}, {}))
-    calls = ("fetch", "produce", "write", "commit")
-    ProgressMetrics(registry, calls).last_success.read("watch", lambda: 0)
+    ProgressMetrics(registry, CALLS_OF_ALERTS).last_success.read("watch", lambda: 0)
     yield from _of_registry(registry)
     yield from _of(SourceCollector("streams", MagicMock()))
 
@@ -200,7 +199,7 @@ def _alerts() -> Iterator[Family]:
 def _sinks() -> Iterator[Family]:
     registry = CollectorRegistry()
     SinkMetrics(registry)
-    ProgressMetrics(registry, ("fetch", "write", "commit"))
+    ProgressMetrics(registry, CALLS_OF_SINKS)
     yield from _of_registry(registry)
 
 
