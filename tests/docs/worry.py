@@ -83,8 +83,8 @@ WORRY: Final[dict[str, str]] = {
     ),
     "kubeweir_streams_last_success_age_seconds": (
         "`fetch`, `produce`, `write`, `commit` above 60 while kubeweir_streams_group_lag_records is above 0: that call "
-        "does not work (WeirCallsFail after 5 minutes). Without lag there is nothing to do. `watch` above 300: as "
-        "kubeweir_streams_watch_age_seconds."
+        "does not work (WeirCallsFail after 5 minutes in which `fetch` or `commit` is above 300). Without lag there is "
+        "nothing to do. `watch` above 300: as kubeweir_streams_watch_age_seconds."
     ),
     # --- the enricher
     "kubeweir_streams_address_interval_records_total": "Never by itself.",
