@@ -147,12 +147,14 @@ class RecordProducer:
         """Poll all producers on one thread, so that a delivery callback may count without a lock."""
         while not self._stop.is_set():
             busy = [one for one in (*self._routed.values(), self._single) if len(one)]
-            self._many.poll(0.01 if busy else 0.1)
-            for producer in busy:
-                producer.poll(0)
+            try:
+                self._many.poll(0.01 if busy else 0.1)
+                for producer in busy:
+                    producer.poll(0)
+            except KafkaException as error:
+                # confluent-kafka raises a fatal error here once, and does not hand it to error_cb.
+                self._on_fatal(error.args[0].str())
 
     def _on_error(self, error: KafkaError) -> None:
-        if error.fatal():
-            self._on_fatal(error.str())
-        elif error.code() == KafkaError._ALL_BROKERS_DOWN:
+        if error.code() == KafkaError._ALL_BROKERS_DOWN:
             log.warning("Kafka cannot be reached; records wait", error=error.str())
