@@ -28,6 +28,8 @@ _RETRY_S: Final = 0.5
 _POLL_S: Final = 0.5
 _ANSWER_POLL_S: Final = 0.05
 _TIMEOUT_S: Final = 2
+_ANSWER_S: Final = 10
+"""For what a broker does before it answers; librdkafka reports its end as any other error."""
 _MAX_IN_FLIGHT: Final = 5
 """See :mod:`probe.export.publisher`: more would wait inside librdkafka, and use a core while the broker is frozen."""
 
@@ -190,7 +192,7 @@ class AddressIntervalPublisher:
         found = admin.list_topics(timeout=_TIMEOUT_S).topics.get(self._topic.name)
         if found is None or found.error is not None:
             new = NewTopic(self._topic.name, self._topic.partitions, config=dict(self._topic.config))
-            admin.create_topics([new])[self._topic.name].result(10)
+            admin.create_topics([new], request_timeout=_ANSWER_S)[self._topic.name].result()
         return True
 
     def _send(self, producer: Producer) -> None:

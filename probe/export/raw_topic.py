@@ -17,6 +17,8 @@ from probe.export.refusal import in_words, unseen
 log = structlog.get_logger("kubeweir.probe")
 
 _TIMEOUT_S: Final = 2
+_ANSWER_S: Final = 10
+"""For what a broker does before it answers; librdkafka reports its end as any other error."""
 _ONLINE: Final = {"bootstrap.servers", "security.protocol", "sasl.mechanism"}
 MAX_IN_FLIGHT_BYTES: Final = 32 << 20
 """A small spool allows a quarter of its size only, because it cannot remove verdicts from batches in flight."""
@@ -83,7 +85,7 @@ class RawTopic:
         """Return the topic's configuration; the one that it should have if we may not look at it."""
         resource = ConfigResource(ResourceType.TOPIC, self._topic.name)
         try:
-            entries = admin.describe_configs([resource])[resource].result(5)
+            entries = admin.describe_configs([resource], request_timeout=_ANSWER_S)[resource].result()
         except KafkaException as error:
             if error.args[0].code() != KafkaError.TOPIC_AUTHORIZATION_FAILED:
                 raise
@@ -126,7 +128,7 @@ class RawTopic:
     def _create(self, admin: AdminClient) -> str:
         new = NewTopic(self._topic.name, self._topic.partitions, config=dict(self._topic.config))
         try:
-            admin.create_topics([new])[self._topic.name].result(10)
+            admin.create_topics([new], request_timeout=_ANSWER_S)[self._topic.name].result()
             log.info("topic created", topic=self._topic.name, partitions=self._topic.partitions)
         except KafkaException as error:
             if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:

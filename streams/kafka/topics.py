@@ -12,7 +12,7 @@ from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, Resourc
 from enrich.runtime.process import Exit, StopServiceError
 from enrich.wire.topics import Topic
 from streams.kafka.connection import CALL_TIMEOUT_S, Backoff, Connection, ReadError, admin_client
-from streams.kafka.errors import topic_error
+from streams.kafka.errors import error_text, topic_error
 
 log = structlog.get_logger("kubeweir.streams")
 
@@ -30,8 +30,8 @@ def prepare_topics(connection: Connection, topics: Iterable[Topic], replication:
             known = admin.list_topics(timeout=3).topics
             _create(connection, admin, [topic for topic in topics if topic.name not in known], replication)
             _check(admin, [(topic, len(known[topic.name].partitions)) for topic in topics if topic.name in known])
-        except KafkaException as error:
-            backoff.wait(error.args[0].str())
+        except (KafkaException, TimeoutError) as error:
+            backoff.wait(error_text(error))
         else:
             return True
     return False
@@ -44,9 +44,9 @@ def _create(connection: Connection, admin: AdminClient, missing: Sequence[Topic]
         NewTopic(topic.name, topic.partitions, replication_factor=replication or -1, config=dict(topic.config))
         for topic in missing
     ]
-    for name, future in admin.create_topics(new).items():
+    for name, future in admin.create_topics(new, request_timeout=CALL_TIMEOUT_S).items():
         try:
-            future.result(CALL_TIMEOUT_S)
+            future.result(2 * CALL_TIMEOUT_S)
             log.info("topic created", topic=name)
         except KafkaException as error:
             code = error.args[0].code()
@@ -62,10 +62,13 @@ def _check(admin: AdminClient, found: Sequence[tuple[Topic, int]]) -> None:
     resources = [ConfigResource(ResourceType.TOPIC, topic.name) for topic, _ in found]
     if not resources:
         return
-    answers = {resource.name: future for resource, future in admin.describe_configs(resources).items()}
+    answers = {
+        resource.name: future
+        for resource, future in admin.describe_configs(resources, request_timeout=CALL_TIMEOUT_S).items()
+    }
     for topic, partitions in found:
         try:
-            config = {name: entry.value for name, entry in answers[topic.name].result(CALL_TIMEOUT_S).items()}
+            config = {name: entry.value for name, entry in answers[topic.name].result(2 * CALL_TIMEOUT_S).items()}
         except KafkaException as error:
             if error.args[0].code() != KafkaError.TOPIC_AUTHORIZATION_FAILED:
                 raise

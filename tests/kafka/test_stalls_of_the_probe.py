@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import secrets
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
-from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin import AdminClient, NewTopic
 
 from enrich.runtime.connection import KafkaSettings
 from enrich.runtime.settings import load
 from enrich.wire.topics import topics
+from probe.export import interval_publisher, raw_topic
 from tests.kafka.exporter import Exporter
 from tests.kafka.movable import MovableBroker
 from tests.kafka.site import until
@@ -61,6 +63,33 @@ def exporter(broker: MovableBroker, tmp_path: Path) -> Iterator[StallingExporter
         yield made
     finally:
         made.stop()
+
+
+@pytest.mark.timeout(180)
+def test_a_topic_whose_creation_is_not_answered_is_made_later(
+    broker: MovableBroker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The broker freezes between a look at its topics and the creation of a missing one."""
+    for module in (raw_topic, interval_publisher):
+        monkeypatch.setattr(module, "_ANSWER_S", 1)
+    create, attempts = AdminClient.create_topics, threading.Event()
+    with contextlib.ExitStack() as stack:
+        freeze = stack.enter_context(contextlib.ExitStack())
+
+        def create_frozen(admin: AdminClient, new: list[NewTopic], **options: Any) -> Any:
+            if not attempts.is_set():
+                attempts.set()
+                freeze.enter_context(broker.frozen())
+            return create(admin, new, **options)
+
+        monkeypatch.setattr(AdminClient, "create_topics", create_frozen)
+        made = StallingExporter(broker, tmp_path)
+        stack.callback(made.stop)
+        made.give(5)
+        assert attempts.wait(60)
+        until(lambda: all(made.problems()) or None, "both to say what is wrong")
+        freeze.close()
+        made.wait_until_all_is_well()
 
 
 @pytest.mark.timeout(180)
