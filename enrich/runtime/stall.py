@@ -6,7 +6,7 @@
    producers; a role of weir-streams ends its process, which is restarted.
 3. After 5 times that again, and again, the same.
 
-Steps 2 and 3 are due only if Kafka answers somebody else meanwhile: no new client would change an outage.
+New clients are due only if Kafka answers somebody else meanwhile: no new client would change an outage.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from typing import Final, Literal
+from typing import Final
 
 RECOVERY_FACTOR: Final = 5
 
@@ -27,15 +27,14 @@ class Stall:
         self._clock, self._lock = clock, threading.Lock()
         self._since: float | None = None
         """Since when work has waited without progress; None if none waits."""
-        self._step_at: float | None = None
-        """When the last step was taken or found useless; None if none was since the last progress."""
-        self._rebuilt = False
+        self._renewed_at: float | None = None
+        """When new clients were last due or found useless; None if they were not since the last progress."""
 
     def update(self, *, waits: bool, progressed: bool) -> None:
         """Note whether work waits, and whether any was done since the last call."""
         with self._lock:
             if progressed or not waits:
-                self._step_at, self._rebuilt = None, False
+                self._renewed_at = None
             if not waits:
                 self._since = None
             elif progressed or self._since is None:
@@ -52,23 +51,20 @@ class Stall:
         """Whether work has waited without progress for the limit."""
         return self.seconds >= self.limit_s
 
-    def next_step(self, is_reachable: Callable[[], bool]) -> Literal["rebuild", "restart"] | None:
-        """Return what is to be done about the stall now, None if nothing is.
+    def needs_new_clients(self, is_reachable: Callable[[], bool]) -> bool:
+        """Return whether the stall has lasted so long that new clients are due now.
 
-        ``is_reachable`` is called only when a step is due; it tells whether Kafka answers a client that is new."""
+        ``is_reachable`` is called only then; it tells whether Kafka answers a client that is new."""
         with self._lock:
             if self._since is None:
-                return None
-            since = self._since if self._step_at is None else max(self._since, self._step_at)
+                return False
+            since = self._since if self._renewed_at is None else max(self._since, self._renewed_at)
             if self._clock() - since < RECOVERY_FACTOR * self.limit_s:
-                return None
+                return False
         reachable = is_reachable()
         with self._lock:
-            self._step_at = self._clock()
+            self._renewed_at = self._clock()
             if not reachable:
                 # Asked again after the limit. When Kafka is back, the clients have so long to find it by themselves.
-                self._step_at -= (RECOVERY_FACTOR - 1) * self.limit_s
-                return None
-            step: Literal["rebuild", "restart"] = "restart" if self._rebuilt else "rebuild"
-            self._rebuilt = True
-            return step
+                self._renewed_at -= (RECOVERY_FACTOR - 1) * self.limit_s
+            return reachable

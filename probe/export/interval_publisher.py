@@ -164,7 +164,7 @@ class AddressIntervalPublisher:
         self._stall.update(waits=bool(self._waiting or self._in_flight), progressed=progressed)
         if self.refusal.problem:
             return  # Kafka answers, and what it answers does not depend on the client
-        if self._stall.next_step(self._is_reachable) is not None:
+        if self._stall.needs_new_clients(self._is_reachable):
             log.error("Kafka answers, and has acknowledged no address interval for long; replacing the producer",
                       problem=self.problem)  # fmt: skip
             self._renewed.set()

@@ -272,7 +272,7 @@ class Publisher:
         self._update_stall()
         if self.refusal.problem:
             return  # Kafka answers, and what it answers does not depend on the client
-        if self._stall.next_step(self._raw_topic.is_reachable) is not None:
+        if self._stall.needs_new_clients(self._raw_topic.is_reachable):
             self._broken = self.problem or "no progress"
 
     def _update_stall(self) -> None:

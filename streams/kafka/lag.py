@@ -197,7 +197,7 @@ class LagMonitor:
                 self._committed.keep(())
                 for stall in (stall for one in followed for stall in self._stalls(one)):
                     # Once Kafka is back, the role's clients have WEIR_STALL to find it by themselves.
-                    stall.next_step(lambda: False)
+                    stall.needs_new_clients(lambda: False)
             else:
                 self._answered_at, self._cause = time.monotonic(), ""
 
@@ -265,7 +265,7 @@ class LagMonitor:
             self._fail(f"{names}: deleted and made again; restarting, to read it from its beginning")
             return
         # Kafka has just answered a client that is not the role's.
-        if any(stall.next_step(lambda: not self._causes()) for stall in self._stalls(followed)):
+        if any(stall.needs_new_clients(lambda: not self._causes()) for stall in self._stalls(followed)):
             problem = self._stalled(followed) or f"{followed.group} has made no progress"
             self._fail(f"{problem}; restarting, with new clients")
 

@@ -18,6 +18,8 @@ log = structlog.get_logger("kubeweir.streams")
 
 _ANSWER_S: Final = 5.0
 _PATIENCE_S: Final = 15.0
+_GRACE_S: Final = 1.0
+"""How long a connection waits for a new token while there is a valid one."""
 _RENEW_AT: Final = 0.8
 """The part of a token's lifetime after which the next one is asked for. librdkafka renews then, too."""
 
@@ -30,15 +32,20 @@ class TokenProvider(AbstractTokenProvider):  # type: ignore[misc]  # aiokafka ha
         self._connection = dict(connection)
         self._lock = asyncio.Lock()
         self._token: Token | None = None
+        self._renewal: asyncio.Task[None] | None = None
         self._fetched_at = 0.0
 
     async def token(self) -> str:
         """Return the token in use, or a new one if most of its lifetime is over.
 
-        Raises ConnectionError, after which aiokafka tries again."""
+        A valid one is returned after ``_GRACE_S`` even if the endpoint says nothing; the endpoint is asked on.
+        Raises ConnectionError without a valid one, after which aiokafka tries again."""
         async with self._lock:
-            if self._token is None or self._age() >= _RENEW_AT * self._token.lifetime_s:
-                self._token = await self._renewed(self._token)
+            if self._token is None or self._age() >= self._token.lifetime_s:
+                self._token = await self._renewed()
+            elif self._age() >= _RENEW_AT * self._token.lifetime_s and (self._renewal is None or self._renewal.done()):
+                self._renewal = asyncio.create_task(self._renew())
+                await asyncio.wait({self._renewal}, timeout=_GRACE_S)
             return self._token.value
 
     def extensions(self) -> dict[str, str]:
@@ -49,16 +56,20 @@ class TokenProvider(AbstractTokenProvider):  # type: ignore[misc]  # aiokafka ha
     def _age(self) -> float:
         return time.monotonic() - self._fetched_at
 
-    async def _renewed(self, earlier: Token | None) -> Token:
+    async def _renew(self) -> None:
+        """Replace a token that is still valid. Never raises."""
+        try:
+            self._token = await self._renewed()
+        except ConnectionError as error:
+            log.warning("no new token for Kafka; the present one is still valid", error=str(error))
+
+    async def _renewed(self) -> Token:
         since = time.monotonic()
         try:
             token = await asyncio.wait_for(self._ask(), _PATIENCE_S)
         except (TokenError, TimeoutError) as error:
             text = str(error) or f"the token endpoint has not answered within {_PATIENCE_S:.0f} s"
-            if earlier is None or self._age() >= earlier.lifetime_s:
-                raise ConnectionError(text) from error
-            log.warning("no new token for Kafka; the present one is still valid", error=text)
-            return earlier
+            raise ConnectionError(text) from error
         self._fetched_at = since
         return token
 

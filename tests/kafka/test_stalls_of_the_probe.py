@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pytest
 from confluent_kafka.admin import AdminClient, NewTopic
@@ -130,11 +130,11 @@ def test_topics_that_are_deleted_are_made_again(broker: MovableBroker, exporter:
 def test_a_stall_replaces_the_producer_and_never_ends_the_probe(
     exporter: StallingExporter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As after 5 times and 10 times ``WEIR_STALL``: both steps are the same for the probe."""
-    due: list[Literal["rebuild", "restart"]] = ["restart", "rebuild"]
-    monkeypatch.setattr(exporter.batches._stall, "next_step", lambda _is_reachable: due.pop() if due else None)
+    """As after 5 times and 10 times ``WEIR_STALL``."""
+    due = [True, True]
+    monkeypatch.setattr(exporter.batches._stall, "needs_new_clients", lambda _is_reachable: bool(due) and due.pop())
     producer = exporter.batches._producer
-    until(lambda: not due or None, "both steps")
+    until(lambda: not due or None, "two new producers")
     exporter.give(5)
     exporter.wait_until_all_is_well()
     assert exporter.batches._producer is not producer

@@ -28,17 +28,17 @@ def test_work_is_stalled_when_it_waits_without_progress() -> None:
     assert (stall.is_stalled, stall.seconds) == (False, 0)
 
 
-def test_clients_are_replaced_and_then_the_process() -> None:
+def test_new_clients_are_due_again_and_again() -> None:
     clock = Clock()
     stall = Stall(10, clock)
     stall.update(waits=True, progressed=False)
     clock.now += 49
-    assert stall.next_step(lambda: True) is None
+    assert not stall.needs_new_clients(lambda: True)
     clock.now += 1
-    assert stall.next_step(lambda: True) == "rebuild"
-    assert stall.next_step(lambda: True) is None
+    assert stall.needs_new_clients(lambda: True)
+    assert not stall.needs_new_clients(lambda: True)
     clock.now += 50
-    assert stall.next_step(lambda: True) == "restart"
+    assert stall.needs_new_clients(lambda: True)
 
 
 def test_nothing_is_replaced_during_an_outage_and_little_after_it() -> None:
@@ -46,13 +46,13 @@ def test_nothing_is_replaced_during_an_outage_and_little_after_it() -> None:
     stall = Stall(10, clock)
     stall.update(waits=True, progressed=False)
     clock.now += 1000
-    assert stall.next_step(lambda: False) is None
-    assert stall.next_step(lambda: True) is None
+    assert not stall.needs_new_clients(lambda: False)
+    assert not stall.needs_new_clients(lambda: True)
     clock.now += 10
-    assert stall.next_step(lambda: True) == "rebuild"
+    assert stall.needs_new_clients(lambda: True)
     stall.update(waits=True, progressed=True)
     clock.now += 50
-    assert stall.next_step(lambda: True) == "rebuild", "progress has made it a new stall"
+    assert stall.needs_new_clients(lambda: True), "progress has made it a new stall"
 
 
 def test_the_oldest_item_waits_since_the_look_that_saw_it_first() -> None:

@@ -97,6 +97,27 @@ def test_a_silent_endpoint_does_not_block_the_loop(endpoint: _Endpoint) -> None:
     asyncio.run(run())
 
 
+def test_no_connection_waits_for_a_silent_endpoint_while_there_is_a_valid_token(
+    endpoint: _Endpoint, clock: Callable[[float], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(token_provider, "_GRACE_S", 0)
+
+    async def run() -> None:
+        provider = TokenProvider({})
+        await provider.token()
+        endpoint.goes_on.clear()
+        clock(241)
+        assert [await provider.token() for _ in range(3)] == ["token 1"] * 3
+        assert sum(one.name == "token" for one in threading.enumerate()) == 1, "it is asked once at a time"
+        endpoint.goes_on.set()
+        assert provider._renewal is not None
+        await provider._renewal
+        assert await provider.token() == "token 2"
+
+    asyncio.run(run())
+    assert endpoint.asked == 2
+
+
 def test_an_answer_that_comes_too_late_harms_nothing(endpoint: _Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
     died: list[object] = []
     monkeypatch.setattr(threading, "excepthook", died.append)
