@@ -213,12 +213,11 @@ static __always_inline void judge_mid_flow(struct assessment *c, struct work *w,
 		judge(w, endpoint, !c->opened, w->key.remote, w->key.remote_port, 0, &answered);
 		c->pass = answered.verdict != VERDICT_DENY;
 	}
-	if (c->pass) {
-		if (!c->deferred && w->decision.verdict == VERDICT_AUDIT)
-			look_up(w, endpoint, direction_of(hook));
+	if (c->pass && (c->deferred || w->decision.verdict != VERDICT_AUDIT))
 		return;
-	}
 	look_up(w, endpoint, direction_of(hook));
+	if (c->pass)
+		return;
 	count(COUNT_UNKNOWN_FLOW);
 	c->pass = c->deferred = 0;
 	w->decision.verdict = VERDICT_DENY;

@@ -13,7 +13,11 @@
  *      allows that, it passes and creates an entry, which lasts no longer than a SYN's
  *      until the other end answers.
  *   2. Otherwise it is dropped with the reason "unknown_flow", and its key goes to the
- *      ring unknown_flows: once a second for a flow, LOOKUPS times for an endpoint.
+ *      ring unknown_flows: once a second for a flow, LOOKUPS times for an account. Who
+ *      sent the packet pays for the look-up (budgets.h). So a pod that floods another one
+ *      with such packets uses up its own look-ups, and a host outside uses up those that
+ *      the other pod has for packets from outside. Each account has a reserve, so that
+ *      all pods together cannot take the look-ups of one.
  *   3. probe/adoption.py looks it up in nf_conntrack. If the other end opened the
  *      connection, the probe writes an entry with that direction, and with the peer
  *      that a Service or a masquerade hides. It is marked CONNECTION_ADOPTED and has an
@@ -40,7 +44,7 @@
 
 /* How long after the attach a UDP or SCTP packet may be the reply of an older connection. */
 #define ADOPTION (60 * SECOND)
-/* Flows that an endpoint may have looked up in one period of 2^30 ns, about a second. */
+/* Flows that an account may have looked up in one period of 2^30 ns, about a second. */
 #define LOOKUPS 64
 #define LOOKUP_PERIOD(now) ((u32)((now) >> 30))
 
@@ -64,26 +68,54 @@ static __always_inline bool is_answer(const struct packet *packet)
 	return (packet->tcp_flags & (TCP_SYN | TCP_ACK)) == (TCP_SYN | TCP_ACK);
 }
 
-/* Whether the flow may be looked up now; takes it from the endpoint's budget. */
-static __always_inline bool may_look_up(struct connection_key *key, u64 now)
+/* The number of look-ups of an account in the period with this number; begins at 0 in each. */
+static __always_inline u32 lookups_made(struct budget *budget, u32 account, u32 period)
 {
-	struct lookup_budget fresh = {}, *budget;
-	u64 *last = looked_up.lookup(key);
+	if (budget->lookup_period != period) {
+		budget->lookup_period = period;
+		budget->account[ACCOUNT_OWN].lookups = 0;
+		budget->account[ACCOUNT_OUTSIDE].lookups = 0;
+	}
+	return budget->account[account & 1].lookups;
+}
 
-	if (last && now - *last < SECOND)
+/* Whether the account may have one more flow looked up; takes it from its reserve or from what is lent. */
+static __always_inline bool may_pay_lookup(struct budget *budget, u32 account, u32 period)
+{
+	u32 made = lookups_made(budget, account, period), lent = LENT;
+	struct budget *pool;
+
+	if (made >= LOOKUPS)
 		return 0;
-	budget = lookup_budgets.lookup_or_try_init(&key->endpoint, &fresh);
+	if (made >= RESERVED_LOOKUPS || budget->slot >= ENDPOINTS) {
+		pool = budgets.lookup(&lent);
+		if (!pool || lookups_made(pool, ACCOUNT_OWN, period) >= LENT_LOOKUPS)
+			return 0;
+		__sync_fetch_and_add(&pool->account[ACCOUNT_OWN].lookups, 1);
+	}
+	__sync_fetch_and_add(&budget->account[account & 1].lookups, 1);
+	return 1;
+}
+
+/* Whether the flow may be looked up now. Then w->payer pays for it. */
+static __always_inline bool may_look_up(struct work *w, struct connection_key *key)
+{
+	u64 *last = looked_up.lookup(key);
+	struct budget *budget;
+
+	if (last && w->now - *last < SECOND)
+		return 0;
+	budget = find_payer(w);
 	if (!budget)
 		return 0;
-	if (budget->period != LOOKUP_PERIOD(now)) {
-		budget->period = LOOKUP_PERIOD(now);
-		budget->lookups = 0;
+	if (may_pay_lookup(budget, w->payer.account, LOOKUP_PERIOD(w->now))) {
+		looked_up.update(key, &w->now);
+		return 1;
 	}
-	if (budget->lookups >= LOOKUPS)
-		return 0;
-	__sync_fetch_and_add(&budget->lookups, 1);
-	looked_up.update(key, &now);
-	return 1;
+	/* The probe reads all connections of the pod instead, unless another pod has sent the packet. */
+	if (w->payer.endpoint == key->endpoint)
+		__sync_fetch_and_add(&budget->spared, 1);
+	return 0;
 }
 
 /* Have the probe look the packet's flow up. At an exit, nf_conntrack knows the destination before DNAT. */
@@ -96,10 +128,12 @@ static __always_inline void look_up(struct work *w, const struct endpoint *endpo
 		__builtin_memcpy(flow->key.remote, w->dialled, 16);
 		flow->key.remote_port = w->dialled_port;
 	}
-	if (!may_look_up(&flow->key, w->now)) {
+	if (!may_look_up(w, &flow->key)) {
 		count(COUNT_LOOKUPS_SPARED);
 		return;
 	}
+	flow->payer = w->payer.endpoint;
+	flow->account = w->payer.account;
 	flow->direction = direction;
 	flow->just_attached = is_just_attached(endpoint, w->now);
 	if (unknown_flows.ringbuf_output(flow, sizeof(*flow), 0))

@@ -83,7 +83,7 @@ enum counter {
 	COUNT_NEIGHBOUR_DROPPED = 9, /* ARP and neighbour discovery dropped: too long, or about another's address */
 	COUNT_ENCAPSULATION = 10,    /* packets dropped: encapsulation from a pod to a node */
 	COUNT_UNKNOWN_FLOW = 11,     /* packets dropped: they continue a connection that is not known */
-	COUNT_LOOKUPS_SPARED = 12,   /* mid-flow packets that were not looked up: their flow or endpoint was just now */
+	COUNT_LOOKUPS_SPARED = 12,   /* mid-flow packets that were not looked up: their flow was just now, or their sender too often */
 	COUNT_EVICTIONS = 13,	     /* connections evicted before they expired: a pod has used up its share */
 	COUNT_FRAGMENT_EVICTIONS = 14, /* first fragments forgotten within a second: a pod has used up its share */
 	COUNTERS = 16,
@@ -210,17 +210,11 @@ struct connection {
 /* A mid-flow packet that met no entry: the probe asks nf_conntrack who opened its connection. */
 struct unknown_flow {
 	struct connection_key key; /* at an exit, with the destination before DNAT */
-	u8 direction;		   /* of the packet */
-	u8 just_attached;	   /* the endpoint is older than its programs, which were attached in the last minute */
-	u8 padding[6];
-};
-
-/* The size of the ring. It holds a second's lookups of 14 endpoints, and the probe reads it at once. */
-#define UNKNOWN_FLOWS_BYTES 65536
-
-struct lookup_budget {
-	u32 period; /* the period that lookups belongs to */
-	u32 lookups;
+	u32 payer;		   /* the endpoint of the account that pays for the look-up (budgets.h) */
+	u8 account;
+	u8 direction;	  /* of the packet */
+	u8 just_attached; /* the endpoint is older than its programs, which were attached in the last minute */
+	u8 padding;
 };
 
 /* A connection to a pod's address: whether DNAT has changed that is checked at the exit. */
@@ -288,12 +282,15 @@ struct usage {
 	u32 borrowed;	   /* lent places that it has */
 	u32 next_fragment; /* place that its next first fragment takes */
 	u32 turn;	   /* how many lent places it has tried: they are in a sequence of its own (places.h) */
+	u32 lookups;	   /* look-ups in period budget.lookup_period (adoption.h) */
 };
 
 /* Key: an endpoint's number; 0: packets without a pod; LENT: what is lent of all tables together. */
 struct budget {
 	u32 slot; /* whose reserve it uses; NO_SLOT: none, it can only borrow */
 	u32 deny_window;
+	u32 lookup_period;
+	u32 spared; /* flows of this endpoint that were not looked up, because it has used up its look-ups */
 	struct usage account[ACCOUNTS];
 	u64 evicted; /* connections evicted before they expired */
 };

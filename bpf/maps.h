@@ -18,6 +18,11 @@
 #define LRU_SPARE (128 * (POSSIBLE_CPUS + 8))
 #define CONNECTION_ENTRIES (CONNECTIONS + CONNECTIONS / 16 + LRU_SPARE)
 
+/* Flows that all accounts together may have looked up in a period (adoption.h). */
+#define LOOKUPS_IN_PERIOD (4 * ENDPOINTS > 2048 ? 4 * ENDPOINTS : 2048)
+
+#define ROUND_UP_TO_POWER_OF_TWO(number) (1U << (32 - __builtin_clz((number) - 1)))
+
 #define PINNED(type, key, value, name, size, flags) BPF_F_TABLE(type ":" PIN "/" #name, key, value, name, size, flags)
 
 PINNED("array", u32, u64, config, CONFIG_WORDS, 0);
@@ -58,11 +63,14 @@ struct ring_table {
 	u32 max_entries;
 };
 __attribute__((section("maps/ringbuf:" PIN "/events"))) struct ring_table events = {.max_entries = RING_BYTES};
-/* Mid-flow packets to be looked up in nf_conntrack (adoption.h); when each flow was; what an endpoint has used. */
+/*
+ * Mid-flow packets to be looked up in nf_conntrack (adoption.h), and when each flow was. Both have room for the look-ups
+ * of two periods. An entry of the ring has a header of 8 bytes, and the ring's size is a power of two.
+ */
+#define UNKNOWN_FLOWS_BYTES ROUND_UP_TO_POWER_OF_TWO(2 * LOOKUPS_IN_PERIOD * (sizeof(struct unknown_flow) + 8))
 __attribute__((section("maps/ringbuf:" PIN "/unknown_flows"))) struct ring_table unknown_flows = {
 	.max_entries = UNKNOWN_FLOWS_BYTES};
-PINNED("lru_hash", struct connection_key, u64, looked_up, 4096, 0);
-PINNED("lru_hash", u32, struct lookup_budget, lookup_budgets, 4 * ENDPOINTS, 0);
+PINNED("lru_hash", struct connection_key, u64, looked_up, 2 * LOOKUPS_IN_PERIOD + LRU_SPARE, 0);
 
 #define SECOND 1000000000ULL
 

@@ -16,8 +16,8 @@
  *   encapsulation.h  packets inside packets do not go to nodes
  *   errors.h       an ICMP error follows the connection that it is about
  *   connections.h  find the connection
- *   adoption.h     without an entry, a mid-flow packet may belong to an older one
  *   budgets.h      who pays for what a packet stores
+ *   adoption.h     without an entry, a mid-flow packet may belong to an older one
  *   places.h       how many connections a pod may have
  *   judge.h        without a current verdict, ask policy; the epoch switch
  *   admit.h        put the two together

@@ -10,8 +10,9 @@ of connections (:mod:`probe.kernel.adopted_connections`), which the programs jud
 3. A node without connection tracking: the node cannot say who opened a connection. For a minute after the attach a TCP
    packet counts as an answer if the pod is older than the programs; policy must allow the direction that it answers.
 
-Look-ups are bounded for each pod by the kernel, and in total here. What is not looked up stays denied; TCP asks again.
-If a pod uses up its look-ups, because somebody sends it many such packets, all its connections are read instead.
+The kernel bounds look-ups, for each sender and in total. What is not looked up stays denied; TCP asks again. If a pod
+has used up its look-ups, by its own packets or because somebody outside sends it many, all its connections are read
+instead. A pod that floods another one uses up its own.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ import structlog
 
 from enrich.wire.mapped_address import is_ipv4
 from probe.kernel.adopted_connections import EGRESS, INGRESS, AdoptedConnections, LocalPod, entry
-from probe.kernel.layout import CONNECTION_KEY, LOOKUPS, Array, Config
+from probe.kernel.budgets import spared_by_endpoint
+from probe.kernel.layout import CONNECTION_KEY, Array, Config
 from probe.kernel.maps import Maps
 from probe.kernel.unknown_flows import UnknownFlows
 from probe.node.conntrack import Conntrack, Ends, Tracked
@@ -39,12 +41,12 @@ log = structlog.get_logger("kubeweir.probe")
 
 _TCP: Final = 6
 _POLL_S: Final = 0.2
-_LOOKUPS_S: Final = 2000.0
-"""Look-ups a second in total."""
+_CHECK_S: Final = 1.0
+"""How often it is read which pods have used up their look-ups."""
 _READ_ALL_S: Final = 10.0
-"""How often the connections of pods that use up their look-ups are read."""
-RESULTS: Final = ("adopted", "own_direction", "unknown", "skipped", "failed")
-"""How a look-up can end. skipped: beyond the look-ups a second in total."""
+"""How often the connections of these pods are read."""
+RESULTS: Final = ("adopted", "own_direction", "unknown", "failed")
+"""How a look-up can end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +67,11 @@ class Adoption:
         self._flows: UnknownFlows | None = None
         self._settled = threading.Event()
         self._settled.set()
-        self._tokens, self._filled_at = _LOOKUPS_S, time.monotonic()
-        self._read_all_at = 0.0
+        self._spared = spared_by_endpoint(maps)
+        """How many flows of each endpoint were not looked up, when that was last read."""
+        self._exhausted: set[int] = set()
+        """Endpoints that have used up their look-ups since their connections were last read."""
+        self._checked_at = self._read_all_at = -_READ_ALL_S
         self._failure = ""
         self.lookups: Counter[str] = Counter(dict.fromkeys(RESULTS, 0))
         """How many look-ups ended how."""
@@ -107,6 +112,7 @@ class Adoption:
         try:
             self._adopt_all(sources.conntrack, new)
             self._look_up_waiting(sources)
+            self._adopt_exhausted(sources.conntrack)
             self._failure = ""
         except OSError as error:
             self.lookups["failed"] += 1
@@ -120,21 +126,24 @@ class Adoption:
 
     def _look_up_waiting(self, sources: _Sources) -> None:
         flows = sources.flows.read()
-        if not len(flows):
-            return
-        endpoints, now = flows["key"]["endpoint"], time.monotonic()
-        self._tokens = min(_LOOKUPS_S, self._tokens + (now - self._filled_at) * _LOOKUPS_S)
-        self._filled_at = now
-        affordable = min(len(flows), int(self._tokens))
-        self._tokens -= affordable
-        self.lookups["skipped"] += len(flows) - affordable
-        for flow in flows[_fairly(endpoints)[:affordable]]:
+        for flow in flows[_fairly(flows)]:
             self.lookups[self._look_up(sources.conntrack, flow)] += 1
-        numbers, counts = np.unique(endpoints, return_counts=True)
-        exhausted = set(numbers[counts >= LOOKUPS // 2].tolist())
-        if exhausted and now - self._read_all_at >= _READ_ALL_S:
+
+    def _adopt_exhausted(self, conntrack: Conntrack) -> None:
+        """Read all connections of pods that have used up their look-ups, all such pods together."""
+        now = time.monotonic()
+        if now - self._checked_at < _CHECK_S:
+            return
+        self._checked_at = now
+        spared = spared_by_endpoint(self._maps)
+        self._exhausted |= {number for number, count in spared.items() if self._spared.get(number, 0) != count}
+        self._spared = spared
+        if self._exhausted and now - self._read_all_at >= _READ_ALL_S:
             self._read_all_at = now
-            self._adopt_all(sources.conntrack, {at for at, number in self._known.items() if number in exhausted})
+            exhausted, self._exhausted = self._exhausted, set()
+            with self._lock:
+                indexes = {index for index, number in self._known.items() if number in exhausted}
+            self._adopt_all(conntrack, indexes)
 
     def _look_up(self, conntrack: Conntrack, flow: Array) -> str:
         """Look one flow up, and return how that ended."""
@@ -178,11 +187,11 @@ class Adoption:
                 self._table.write(key, value)
 
 
-def _fairly(endpoints: Array) -> Array:
-    """Return an order in which every endpoint's first request comes before any endpoint's second."""
-    seen: Counter[int] = Counter()
+def _fairly(flows: Array) -> Array:
+    """Return an order in which the first request of every account comes before the second of any."""
+    seen: Counter[tuple[int, int]] = Counter()
     ranks = []
-    for endpoint in endpoints.tolist():
-        ranks.append(seen[endpoint])
-        seen[endpoint] += 1
+    for account in zip(flows["payer"].tolist(), flows["account"].tolist(), strict=True):
+        ranks.append(seen[account])
+        seen[account] += 1
     return np.argsort(np.array(ranks), kind="stable")

@@ -150,5 +150,14 @@ def used_by_endpoint(maps: Maps) -> dict[int, Used]:
     return found
 
 
+def spared_by_endpoint(maps: Maps) -> dict[int, int]:
+    """Return how many flows of each endpoint were not looked up, because it has used up its look-ups; not those with 0.
+
+    Only differences mean something: the count wraps around."""
+    numbers, values = maps["budgets"].entries()
+    spared = values["spared"]
+    return dict(zip(numbers[spared > 0].tolist(), spared[spared > 0].tolist(), strict=True))
+
+
 def _key(number: int) -> bytes:
     return number.to_bytes(4, "little")

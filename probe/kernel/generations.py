@@ -1,7 +1,7 @@
 """Generations of maps and programs: how one with another size or layout takes over, while packets flow.
 
 THEORY OF OPERATION. The kernel cannot resize a map, and programs of one layout cannot read maps of another. So each
-combination of layout and sizes is a generation, pinned in a folder of its own, for example ``v5-1f0c93ab``. The links
+combination of layout and sizes is a generation, pinned in a folder of its own, for example ``v6-1f0c93ab``. The links
 are pinned beside these folders, because they outlive a generation. A probe that finds another generation (made with
 other settings, by an older or by a newer version) takes over from it:
 

@@ -13,7 +13,7 @@ import numpy as np
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-VERSION: Final = "v5"
+VERSION: Final = "v6"
 """Version of the layout. It is part of the pin path, so that maps of different layouts never share a pin. Fields keep
 their names, and words and counters their index, in all versions (``probe.kernel.description``)."""
 
@@ -162,9 +162,25 @@ DENY_WINDOW: Final = np.dtype(
     ]
 )
 USAGE: Final = np.dtype(
-    [("denied_flows", "<u4"), ("next", "<u4"), ("borrowed", "<u4"), ("next_fragment", "<u4"), ("turn", "<u4")]
+    [
+        ("denied_flows", "<u4"),
+        ("next", "<u4"),
+        ("borrowed", "<u4"),
+        ("next_fragment", "<u4"),
+        ("turn", "<u4"),
+        ("lookups", "<u4"),
+    ]
 )
-BUDGET: Final = np.dtype([("slot", "<u4"), ("deny_window", "<u4"), ("account", USAGE, (2,)), ("evicted", "<u8")])
+BUDGET: Final = np.dtype(
+    [
+        ("slot", "<u4"),
+        ("deny_window", "<u4"),
+        ("lookup_period", "<u4"),
+        ("spared", "<u4"),
+        ("account", USAGE, (2,)),
+        ("evicted", "<u8"),
+    ]
+)
 NO_SLOT: Final = 0xFFFFFFFF
 """Slot of a budget without a reserve."""
 LENT: Final = 0xFFFFFFFF
@@ -193,11 +209,17 @@ ORIGIN: Final = np.dtype(
 )
 PLACE: Final = np.dtype([("key", CONNECTION_KEY), ("payer", "<u4"), ("account", "<u4")])
 UNKNOWN_FLOW: Final = np.dtype(
-    [("key", CONNECTION_KEY), ("direction", "u1"), ("just_attached", "u1"), ("padding", "u1", (6,))]
+    [
+        ("key", CONNECTION_KEY),
+        ("payer", "<u4"),
+        ("account", "u1"),
+        ("direction", "u1"),
+        ("just_attached", "u1"),
+        ("padding", "u1"),
+    ]
 )
-LOOKUP_BUDGET: Final = np.dtype([("period", "<u4"), ("lookups", "<u4")])
 LOOKUPS: Final = 64
-"""Flows that an endpoint may have looked up in about a second (``bpf/adoption.h``)."""
+"""Flows that an account may have looked up in about a second (``bpf/adoption.h``)."""
 
 EXPIRE_PLACES: Final = 128
 """Places that one run of ``expire_places`` looks at."""
@@ -241,7 +263,6 @@ MAPS: Final = {
     "cursors": MapLayout(_PERCPU_ARRAY, INDEX, INDEX),
     "origins": MapLayout(_LRU_HASH, INDEX, ORIGIN),
     "looked_up": MapLayout(_LRU_HASH, CONNECTION_KEY, WORD),
-    "lookup_budgets": MapLayout(_LRU_HASH, INDEX, LOOKUP_BUDGET),
 }
 """Layout by map name, which is also the name of the pin. The ring buffers are not listed."""
 

@@ -10,6 +10,7 @@ from tests.attack.tally import ATTACKS
 _MODULES: Final = (
     "frames",
     "mid_flow",
+    "lookups",
     "interfaces",
     "starting",
     "moments",

@@ -51,7 +51,7 @@ def opened_before(ground: Ground) -> Iterator[Tally]:
     rig = ground.rig
     for number, family in itertools.product(range(ground.rounds), FAMILIES):
         client, server = both(rig, f"a/c{number}-{family}", 1), both(rig, f"a/s{number}-{family}", 2)
-        with tracking(rig.node), _Pair(client, server, family, 80) as bad, _Pair(client, server, family, 81) as good:
+        with tracking(rig.node), Pair(client, server, family, 80) as bad, Pair(client, server, family, 81) as good:
             to_server = {"podSelector": {"matchLabels": {"app": f"s{number}-{family}"}}}
             rig.policy("a/in", **to_server, policyTypes=["Ingress"], ingress=[{"ports": [{"port": 81}]}])
             rig.apply(older=True)
@@ -63,7 +63,7 @@ def opened_before(ground: Ground) -> Iterator[Tally]:
             rig.objects.pop(f"a/{pod}{number}-{family}")
 
 
-class _Pair:
+class Pair:
     """Both ends of a connection."""
 
     def __init__(self, client: Space, server: Space, family: int, port: int) -> None:
@@ -74,7 +74,7 @@ class _Pair:
         if not (self.hears(answerer_speaks=True) and self.hears(answerer_speaks=False)):
             raise RuntimeError("a connection does not work before the programs are attached")
 
-    def __enter__(self) -> _Pair:
+    def __enter__(self) -> Pair:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -83,8 +83,14 @@ class _Pair:
 
     def hears(self, *, answerer_speaks: bool, seconds: float = 5.0) -> bool:
         """Return whether what one end says arrives, perhaps by a retransmission."""
-        sender, receiver = (self._there, self._here) if answerer_speaks else (self._here, self._there)
-        sender.send(b"x")
+        self.speak(answerer_speaks=answerer_speaks)
+        return self.is_heard(answerer_speaks=answerer_speaks, seconds=seconds)
+
+    def speak(self, *, answerer_speaks: bool) -> None:
+        (self._there if answerer_speaks else self._here).send(b"x")
+
+    def is_heard(self, *, answerer_speaks: bool, seconds: float) -> bool:
+        receiver = self._here if answerer_speaks else self._there
         receiver.settimeout(seconds)
         try:
             return receiver.recv(100) != b""

@@ -52,7 +52,7 @@ WORRY: Final[dict[str, str]] = {
     "kubeweir_probe_kept_policies": "Above 0 for 5 minutes (WeirPoliciesKept); `/readyz` names them.",
     "kubeweir_probe_kernel_events_total": "See the events below this table.",
     "kubeweir_probe_kept_interface": "There longer than a grace period: a deleted pod runs on, or moved its address.",
-    "kubeweir_probe_lookups_total": '`failed` or `skipped` rises: see "An older connection breaks" in troubleshooting.',
+    "kubeweir_probe_lookups_total": '`failed` rises: see "An older connection breaks" in troubleshooting.',
     "kubeweir_probe_lost_verdicts_total": "Any increase (WeirVerdictsLost): records are missing from the log.",
     "kubeweir_probe_map_capacity_entries": "Never by itself: it is a setting.",
     "kubeweir_probe_map_entries": "Above 0.9 of the capacity (WeirPolicyMapNearlyFull); the log warns from 0.8.",
@@ -178,8 +178,8 @@ KERNEL_EVENTS: Final[dict[str, tuple[str, str]]] = {
         "Rises steadily: somebody sends packets without a handshake.",
     ),
     "lookups_spared": (
-        "Mid-flow packets whose connection was not looked up: their flow was a second ago, or their pod has used up "
-        "its 64 lookups a second.",
+        "Mid-flow packets whose connection was not looked up: their flow was a second ago, or their sender has used "
+        "up its 64 look-ups a second.",
         "As unknown_flow.",
     ),
 }

@@ -40,7 +40,6 @@ _STRUCTS = {
     "local_key": layout.LOCAL_KEY,
     "origin": layout.ORIGIN,
     "unknown_flow": layout.UNKNOWN_FLOW,
-    "lookup_budget": layout.LOOKUP_BUDGET,
 }
 
 
