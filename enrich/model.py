@@ -123,17 +123,17 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """A Service and the addresses that its clients dial."""
+    """A Service and the addresses that its clients dial. ``cluster_ips`` are ``spec.clusterIPs``."""
 
     namespace: str
     name: str
     uid: str
     cluster_ips: tuple[str, ...] = ()
-    """``spec.clusterIPs``."""
     outer_ips: tuple[str, ...] = ()
     """``spec.externalIPs`` and ``status.loadBalancer.ingress[].ip``."""
     ports: tuple[tuple[int, int], ...] = ()
-    """Protocol and port, by which Services share their outer addresses."""
+    node_ports: tuple[tuple[int, int], ...] = ()
+    """Protocol and port, by which Services share their outer addresses, and those of nodes."""
 
     @property
     def addresses(self) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ key                 answers that it stands for
 =================== ======================================================================================
 address, 10.0.0.1   who had the address: intervals of pods, the node, the Service or slice that has it
 pod, UID            the pod as it was last seen and before it changed, and whether it is known at all
+node_port, (6, 80)  the Service that is dialled by a protocol and a port at the addresses of nodes
 node, name          the zone of a node, now and before, which a record has for each pod on it
 workload, name      what owns a ReplicaSet or Job, now and before, which a record has for each of its pods
 anybody             whether an address without a pod is likely a pod's: pods have appeared in a new range
@@ -40,8 +41,8 @@ MAX_KEYS: Final = 50_000
 class Key(NamedTuple):
     """What an answer was made from; the module's table says what each kind stands for."""
 
-    kind: Literal["address", "pod", "node", "workload", "anybody"]
-    name: str | Name = ""
+    kind: Literal["address", "node_port", "pod", "node", "workload", "anybody"]
+    name: str | Name | tuple[int, int] = ""
 
 
 ANYBODY: Final = Key("anybody")
@@ -112,7 +113,7 @@ def keys_of(made: Object | None) -> Iterable[Key]:
     if isinstance(made, Node):
         return Key("node", made.name), *address_keys((*made.ips, *made.tunnel_ips, *made.reserved_ips))
     if isinstance(made, Service):
-        return address_keys(made.addresses)
+        return *address_keys(made.addresses), *(Key("node_port", port) for port in made.node_ports)
     if isinstance(made, EndpointSlice):
         return address_keys(made.addresses)
     if isinstance(made, Workload):

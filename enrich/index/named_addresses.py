@@ -8,6 +8,8 @@ people expect of a node that was never replaced.
 An address may have several owners. Services share an external or a load balancer's address by ports and protocols, so
 these addresses are looked up with both. Where two owners are left, none is named.
 
+At the address of a node, a Service is dialled by the protocol and the port that the API server has given to it alone.
+
 Anybody who may create Services chooses how many of these pairs there are, so they are bounded. A Service with more than
 ``_MAX_PAIRS`` claims its addresses with every port, and then they are not named. While all Services together have more
 than ``MAX_OUTER``, no such address is named. Which addresses are named now depends on nothing but the Services that
@@ -37,10 +39,12 @@ _MAX_PAIRS: Final = 4096
 """Outer addresses times ports of one Service that are kept."""
 _EVERY_PORT: Final = (-1, -1)
 """In place of the protocol and the port: a Service has more pairs than are kept."""
+_ANY_NODE: Final = ""
+"""In place of the address: a port that a Service has at the addresses of all nodes."""
 
 _Claimed = TypeVar("_Claimed", bound=Hashable)
 ServiceAddress = tuple[str, int, int]
-"""An external or a load balancer's address (an outer one), with protocol and port."""
+"""An external or a load balancer's address, or that of any node (an outer one), with protocol and port."""
 
 
 class AddressName(NamedTuple):
@@ -51,6 +55,8 @@ class AddressName(NamedTuple):
     since_ns: int
     until_ns: int
     """The answer is the same from ``since_ns`` until ``until_ns`` (not included)."""
+    is_disputed: bool = False
+    """Whether several may have been its owner."""
 
 
 class _Claims(Generic[_Claimed]):
@@ -89,7 +95,7 @@ class _Claims(Generic[_Claimed]):
     def at(self, one: _Claimed, at_ns: int) -> AddressName:
         """Return the only owner that an address may have had at a moment."""
         names, since, until = self._names_at(one, at_ns)
-        return AddressName(names.pop() if len(names) == 1 else None, since, until)
+        return AddressName(next(iter(names)) if len(names) == 1 else None, since, until, len(names) > 1)
 
     def _names_at(self, one: _Claimed, at_ns: int) -> tuple[set[Name], int, int]:
         possible, since, until = self.former.at(one, at_ns, self._owners.get(one, ()))
@@ -111,9 +117,10 @@ class _OuterClaims(_Claims[ServiceAddress]):
 
     def at(self, one: ServiceAddress, at_ns: int) -> AddressName:
         """Return the only owner that an address may have had at a moment."""
-        owner, since, until = super().at(one, at_ns)
+        owner, since, until, disputed = super().at(one, at_ns)
         others, others_since, others_until = self._names_at((one[0], *_EVERY_PORT), at_ns)
-        return AddressName(None if others else owner, max(since, others_since), min(until, others_until))
+        since, until = max(since, others_since), min(until, others_until)
+        return AddressName(None if others else owner, since, until, disputed or bool(others))
 
 
 class NamedAddresses:
@@ -208,9 +215,15 @@ class NamedAddresses:
         return _first([claims.at(ip, at_ns) for claims in kinds])
 
     def service_at(self, ip: str, protocol: int, port: int, at_ns: int) -> AddressName:
-        """Return the Service that was dialled by an address, a protocol and a port at a moment."""
+        """Return the Service that was dialled by an address, a protocol and a port at a moment: by an address of its
+        own, or by that of any node."""
         outer, found = self._outer, [self._services.at(ip, at_ns)]
-        return _first(found if outer is None else [*found, outer.at((ip, protocol, port), at_ns)])
+        if outer is None:
+            # A node's address may be the external address of a Service, too.
+            return found[0]
+        node = self._nodes.at(ip, at_ns)
+        found += [outer.at((ip, protocol, port), at_ns), AddressName(None, node.since_ns, node.until_ns)]
+        return _first([*found, outer.at((_ANY_NODE, protocol, port), at_ns)] if node.owner is not None else found)
 
     def service_behind(self, ip: str) -> Name | None:
         """Name the Service behind which an address stands that is not a pod's; None if there is none, or several."""
@@ -221,7 +234,8 @@ class NamedAddresses:
 def _first(found: list[AddressName]) -> AddressName:
     """Return the first owner. The answer holds for as long as all of them do."""
     since, until = max(one.since_ns for one in found), min(one.until_ns for one in found)
-    return AddressName(next((one.owner for one in found if one.owner is not None), None), since, until)
+    first = next((one for one in found if one.owner is not None or one.is_disputed), found[0])
+    return AddressName(first.owner, since, until)
 
 
 def _node(made: Object | None) -> Node:
@@ -233,10 +247,13 @@ def _service(made: Object | None) -> Service:
 
 
 def _outer_addresses(service: Service) -> list[ServiceAddress]:
+    node_ports = [(_ANY_NODE, protocol, port) for protocol, port in service.node_ports]
     if len(service.outer_ips) * len(service.ports) > _MAX_PAIRS:
-        return [(ip, *_EVERY_PORT) for ip in service.outer_ips]
-    return [(ip, protocol, port) for ip in service.outer_ips for protocol, port in service.ports]
+        return [(ip, *_EVERY_PORT) for ip in service.outer_ips] + node_ports
+    return [(ip, protocol, port) for ip in service.outer_ips for protocol, port in service.ports] + node_ports
 
 
 def _outer_keys(addresses: Iterable[ServiceAddress]) -> list[Key]:
-    return [Key("address", ip) for ip in {ip for ip, _, _ in addresses}]
+    given = list(addresses)
+    ports = [Key("node_port", (protocol, port)) for ip, protocol, port in given if ip == _ANY_NODE]
+    return [Key("address", ip) for ip in {ip for ip, _, _ in given} - {_ANY_NODE}] + ports

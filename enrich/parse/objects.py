@@ -149,12 +149,13 @@ def _service(root: Field) -> Service:
     balanced = (entry["ip"] for entry in root["status"]["loadBalancer"]["ingress"].items())
     outer = tuple(entry.ip() for entry in (*spec["externalIPs"].items(), *balanced) if entry.text(""))
     ports = tuple(_service_port(entry) for entry in spec["ports"].items())
-    return Service(namespace, root["metadata"]["name"].name(), uid_of(root, namespace), ips, outer, ports)
+    node_ports = tuple(_service_port(entry, "nodePort") for entry in spec["ports"].items() if entry["nodePort"].value)
+    return Service(namespace, root["metadata"]["name"].name(), uid_of(root, namespace), ips, outer, ports, node_ports)
 
 
-def _service_port(entry: Field) -> tuple[int, int]:
+def _service_port(entry: Field, field: str = "port") -> tuple[int, int]:
     protocol = Protocol[entry["protocol"].choice("TCP", "UDP", "SCTP", default="TCP")]
-    return int(protocol), entry["port"].survey(Field.port) or 0
+    return int(protocol), entry[field].survey(Field.port) or 0
 
 
 def _endpoint_slice(root: Field) -> EndpointSlice:

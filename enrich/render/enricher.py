@@ -95,7 +95,8 @@ class Enricher:
         self._moved_ns: dict[bytes, int] = {}
         """Of what was dialled, those addresses that had several owners, with since when the text surely holds."""
         self._latest_move_ns = -FOREVER
-        self._dialled_by_address: defaultdict[str, list[bytes]] = defaultdict(list)
+        self._dialled_by: defaultdict[Key, set[bytes]] = defaultdict(set)
+        """What was dialled, by the keys that it was made from."""
         self._dialled_values: dict[str, Dialled] = {}
 
     def follow(self) -> Follower:
@@ -167,7 +168,7 @@ class Enricher:
             self._templates.forget(pods)
             self._peers.forget(keys, pods)
             for key in keys:
-                for dialled in self._dialled_by_address.pop(str(key.name), ()) if key.kind == "address" else ():
+                for dialled in self._dialled_by.pop(key, ()):
                     self._dialled.pop(dialled, None)
                     self._moved_ns.pop(dialled, None)
 
@@ -232,7 +233,8 @@ class Enricher:
             self._forget_dialled()
         for one in {one for one in dialled if one not in self._dialled}:
             self._dialled[one], since, _ = self._dialled_at(one, FOREVER - 1)
-            self._dialled_by_address[self._texts[one[:16]]].append(one)
+            for key in self._dialled_keys(one):
+                self._dialled_by[key].add(one)
             if since > -FOREVER:
                 self._moved_ns[one] = since
                 self._latest_move_ns = max(self._latest_move_ns, since)
@@ -253,7 +255,12 @@ class Enricher:
         self._dialled_values[text] = value
         return text, since, until
 
+    def _dialled_keys(self, dialled: bytes) -> tuple[Key, Key]:
+        """Return the keys of what was dialled: its address, and its protocol and port, by which it may be a node's."""
+        port = dialled[18], int.from_bytes(dialled[16:18], "little")
+        return Key("address", self._texts[dialled[:16]]), Key("node_port", port)
+
     def _forget_dialled(self) -> None:
         # Columns that were handed out keep their own values.
         self._dialled, self._dialled_values, self._moved_ns, self._latest_move_ns = {}, {}, {}, -FOREVER
-        self._dialled_by_address.clear()
+        self._dialled_by.clear()

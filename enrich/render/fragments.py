@@ -221,8 +221,8 @@ class EndRenderer:
         With it come since and until when the answer is the same."""
         if not ip:
             return None, -FOREVER, FOREVER
-        owner, since, until = self._cluster.named_addresses.service_at(ip, protocol, port, at_ns)
-        return Dialled(ip=ip, port=port, service=_named_service(owner)), since, until
+        found = self._cluster.named_addresses.service_at(ip, protocol, port, at_ns)
+        return Dialled(ip=ip, port=port, service=_named_service(found.owner)), found.since_ns, found.until_ns
 
     def _outside(self, ip: str) -> End:
         """Return the end of an address that neither a pod nor a node has."""

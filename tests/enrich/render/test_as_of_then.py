@@ -247,6 +247,37 @@ def test_services_that_share_an_address_are_told_apart_by_port_and_protocol() ->
     assert site.dialled("10.96.0.1", 9999, 0) == ["web"], "a cluster IP is one Service's"
 
 
+def test_a_nodes_address_and_a_node_port_are_the_service_at_that_time() -> None:
+    node = Node("n2", "n", {}, ("192.0.2.2", "fd99::2"))
+    web = Service("shop", "web", "1", ("10.96.0.1",), (), ((TCP, 80), (UDP, 80)), ((TCP, 30080), (UDP, 30081)))
+    site = Site(node, web)
+    for ip in node.ips:
+        assert site.dialled(ip, 30080, 0) == ["web"]
+        assert site.dialled(ip, 30081, 0, protocol=UDP) == ["web"]
+        assert site.dialled(ip, 30080, 0, protocol=UDP) == site.dialled(ip, 80, 0) == [None]
+    assert site.dialled("192.0.2.9", 30080, 0) == [None], "no node has that address"
+    site.wait(100)
+    site.delete(web)
+    site.wait(20)
+    site.set(Service("shop", "next", "2", ("10.96.0.2",), (), ((TCP, 80),), ((TCP, 30080),)))
+    site.wait(40)
+    for _ in range(2):
+        assert site.dialled("192.0.2.2", 30080, 100, 50, 0) == ["web", None, "next"]
+    site.set(Node("n2", "n", {}, ("192.0.2.3",)))
+    site.wait(10)
+    assert site.dialled("192.0.2.2", 30080, 20, 0) == ["next", None]
+    assert site.dialled("192.0.2.3", 30080, 0) == ["next"]
+
+
+def test_services_that_dispute_a_nodes_address_hide_the_node_port() -> None:
+    node, web = Node("n2", "n", {}, ("192.0.2.2",)), Service("shop", "web", "1", (), (), (), ((TCP, 30080),))
+    site = Site(node, web, *(Service("bad", f"s{n}", f"b{n}", (), node.ips, ((TCP, 30080),)) for n in range(2)))
+    assert site.dialled("192.0.2.2", 30080, 0) == [None]
+    site.delete(Service("bad", "s0", "b0", (), node.ips, ((TCP, 30080),)))
+    site.wait(10)
+    assert site.dialled("192.0.2.2", 30080, 0) == ["s1"], "kube-proxy takes an external address for the first"
+
+
 def test_a_pods_address_as_external_address_is_the_service_where_it_was_dialled_and_the_pod_where_not() -> None:
     site = Site(WEB, Service("shop", "odd", "1", ("10.96.0.1",), ("10.0.0.1",), ((TCP, 80),)))
     assert site.dialled("10.0.0.1", 80, 0) == ["odd"]
