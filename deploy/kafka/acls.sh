@@ -43,10 +43,12 @@ allow "$workers" DescribeConfigs \
   --topic "$prefix.alerts" \
   --topic "$prefix.alerts.deltas" \
   --topic "$prefix.alerts.state" \
+  --topic "$prefix.checkpoints" \
   --topic "$prefix.dead"
 allow "$workers" Read \
   --group "$prefix.endpoints.reader" \
-  --group "$prefix.alerts.state.reader"
+  --group "$prefix.alerts.state.reader" \
+  --group "$prefix.checkpoints.reader"
 allow "$workers" Read --resource-pattern-type prefixed \
   --group "$prefix.$cluster."
 allow "$workers" Read \
@@ -57,7 +59,8 @@ allow "$workers" Read \
   --topic "$prefix.status" \
   --topic "$prefix.alerts" \
   --topic "$prefix.alerts.deltas" \
-  --topic "$prefix.alerts.state"
+  --topic "$prefix.alerts.state" \
+  --topic "$prefix.checkpoints"
 allow "$workers" Write \
   --topic "$prefix.flows" \
   --topic "$prefix.flows.denied" \
@@ -65,6 +68,7 @@ allow "$workers" Write \
   --topic "$prefix.dead" \
   --topic "$prefix.alerts" \
   --topic "$prefix.alerts.deltas" \
-  --topic "$prefix.alerts.state"
+  --topic "$prefix.alerts.state" \
+  --topic "$prefix.checkpoints"
 allow "$workers" Write --resource-pattern-type prefixed \
   --transactional-id "$prefix.$cluster.alerts."

@@ -32,6 +32,7 @@ _WORKER_READS: Final = {
     "alerts": "notify Alertmanager and webhooks",
     "alerts.deltas": "put the counts of all workers together",
     "alerts.state": "know after a restart what fires",
+    "checkpoints": "notice verdicts that vanished between two workers",
 }
 _WORKER_WRITES: Final = {
     "flows": "write records",
@@ -41,6 +42,7 @@ _WORKER_WRITES: Final = {
     "alerts": "write alerts",
     "alerts.deltas": "hand on counts",
     "alerts.state": "keep what fires",
+    "checkpoints": "note which verdicts are finished",
 }
 _READER_READS: Final = {
     "flows": "read records",
@@ -91,7 +93,7 @@ def _rights() -> Iterator[Right]:
         yield Right("workers", "topic", name, "Write", purpose)
     for name in dict.fromkeys((*_WORKER_READS, *_WORKER_WRITES)):
         yield Right("workers", "topic", name, "DescribeConfigs", "check the topic's settings (else a warning)")
-    for name in ("endpoints", "alerts.state"):
+    for name in ("endpoints", "alerts.state", "checkpoints"):
         yield Right("workers", "group", f"{name}.reader", "Read", _WITHOUT_A_GROUP)
     yield Right("workers", "group", "CLUSTER.", "Read", "share partitions between workers, and commit")
     yield Right("workers", "transactionalId", "CLUSTER.alerts.", "Write", "write alerts exactly once")

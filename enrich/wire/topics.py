@@ -20,6 +20,8 @@ MAX_PARTITIONS: Final = 10_000
 _ENDPOINTS: Final = {"message.timestamp.type": "LogAppendTime", "segment.ms": str(_DAY_MS)}
 _MAX_ALERT_PARTITIONS: Final = 8
 _STATE: Final = {"cleanup.policy": "compact", "segment.ms": str(_DAY_MS)}
+# Workers read it when they take over partitions, so it is compacted early.
+_CHECKPOINTS: Final = _STATE | {"segment.bytes": str(64 << 20), "min.cleanable.dirty.ratio": "0.1"}
 _CHECKED: Final = ("cleanup.policy", "message.timestamp.type")
 """Settings that an existing topic must have, or records are lost. Retention and sizes are up to the operator."""
 
@@ -72,12 +74,14 @@ class Topics:
     """What is added to the count of each alert group, second by second."""
     alert_state: Topic
     """Which alerts fire, and the state of their groups. Each partition belongs to the same one of the deltas."""
+    checkpoints: Topic
+    """Which verdicts of which rings are finished, by partition of the raw topic."""
 
     def __iter__(self) -> Iterator[Topic]:
         return iter(
             (
                 self.raw, self.flows, self.denied, self.dead, self.status, self.endpoints,
-                self.alerts, self.deltas, self.alert_state,
+                self.alerts, self.deltas, self.alert_state, self.checkpoints,
             )
         )  # fmt: skip
 
@@ -105,4 +109,5 @@ def topics(prefix: str, partitions: int) -> Topics:
         # Few, because a transaction writes a marker to each partition that it touches.
         deltas=topic("alerts.deltas", min(partitions, _MAX_ALERT_PARTITIONS), 1),
         alert_state=topic("alerts.state", min(partitions, _MAX_ALERT_PARTITIONS), 1, _STATE),
+        checkpoints=topic("checkpoints", 1, 1, _CHECKPOINTS),
     )

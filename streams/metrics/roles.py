@@ -80,6 +80,11 @@ class EnrichMetrics:
         self.gap_verdicts = counter(
             "gap_verdicts", "Verdicts whose numbers are missing between two batches of a ring: lost without a report"
         )
+        self.unknown_gaps = counter(
+            "unknown_gaps",
+            "Times that verdicts may be missing before the first batch of a ring or a partition, because nothing says "
+            "what was finished before: see the records gap_unknown of the status topic",
+        )
         self.lost_verdicts = counter("lost_verdicts", "Verdicts that probes reported as lost, by reason", ("reason",))
         self.expired_batches = counter(
             "expired_batches", "Batches that retention removed from the raw topic before they were read"

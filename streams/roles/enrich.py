@@ -82,7 +82,7 @@ def run_enrich(settings: Settings, stop: threading.Event) -> int:
         needs[:] = [enrich_needs(settings)]
         history = _history(settings, cluster, metrics)
         checks["history"] = partial(getattr, history, "problem")
-        if not prepare_topics(settings.connection(), settings.topics, settings.replication, stop):
+        if not _prepare_topics(settings, stop):
             return Exit.OK
         history.start()
         _wait(history.loaded, stop)
@@ -93,7 +93,7 @@ def run_enrich(settings: Settings, stop: threading.Event) -> int:
         workers.append(worker)
         if settings.routes:
             routing = pipeline.routing = Routing(settings, producer, metrics, stop)
-            worker.routing = routing
+            worker.refusals.routing = routing
             checks["routes"] = routing.problem
         with _measured(settings, metrics, worker, history, diagnosis) as monitor:
             checks["kafka"] = diagnosis.named("kafka", lambda: worker.problem() or monitor.problem())
@@ -128,6 +128,20 @@ def _pipeline(
         socket.gethostname(),
         pending,
     )
+
+
+def _prepare_topics(settings: Settings, stop: threading.Event) -> bool:
+    """Create the topics; return False if stopped meanwhile. Raises StopServiceError."""
+    connection, topics = settings.connection(), settings.topics
+    needed = [topic for topic in topics if topic is not topics.checkpoints]
+    if not prepare_topics(connection, needed, settings.replication, stop):
+        return False
+    try:
+        return prepare_topics(connection, [topics.checkpoints], settings.replication, stop)
+    except StopServiceError as error:
+        # A Kafka where the topics were made by hand for an earlier version: verdicts are worth more.
+        log.error("verdicts that vanish between two workers will not be noticed", error=str(error))
+        return True
 
 
 def _history(settings: Settings, cluster: Cluster, metrics: EnrichMetrics) -> AddressHistory:

@@ -10,8 +10,9 @@ application uses Faust for the consumer, the group and the commits only:
 3. :mod:`streams.worker.inflight` decides when an event may be acknowledged, and bounds what is in flight.
 4. Another task releases pending verdicts.
 
-A record that Kafka refuses because of its content is retried once in a batch of its own, since its batch may have been
-refused because of another record; if it is refused again, a dead letter takes its place. Any other refusal is fatal.
+5. Before Faust commits, :mod:`streams.worker.checkpoints` notes which verdicts are finished.
+
+:mod:`streams.worker.refusals` says what happens to a record that Kafka refuses.
 """
 
 from __future__ import annotations
@@ -21,44 +22,49 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Awaitable, Callable
-from functools import partial
-from typing import Any, Final, Protocol
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Final
 
 import faust
 import structlog
 
 from enrich.runtime.dead_threads import dead_thread
 from enrich.runtime.process import Exit
-from streams.kafka.dead_letter_form import CUT_VALUE_BYTES
-from streams.kafka.errors import is_refused, topic_error
 from streams.kafka.producer import RecordProducer
 from streams.kafka.records import TopicAndPartition
 from streams.metrics.roles import EnrichMetrics
 from streams.settings import Settings
+from streams.worker.checkpoints import Checkpoints
 from streams.worker.credentials import kafka_credentials
 from streams.worker.inflight import InFlightTracker, TrackedInput
 from streams.worker.intake import Intake
 from streams.worker.pipeline import Pipeline
-from streams.worker.sender import event_time_ms
+from streams.worker.refusals import Refusals
+from streams.worker.takeover import Takeover
 
 log = structlog.get_logger("kubeweir.streams")
 
 _LAG_EVERY_S: Final = 1.0
 _RELEASE_EVERY_S: Final = 0.02
-_FULL_QUEUE_WAIT_S: Final = 0.01
-
-
-class RoutedTopics(Protocol):
-    """Knows the topics of routes; see :class:`streams.routes.topics.Routing`."""
-
-    def is_own(self, topic: str) -> bool: ...
-
-    def on_refused(self, topic: str, error: str) -> None: ...
 
 
 class EnrichApp(faust.App):  # type: ignore[misc]  # Faust has no types
-    """A Faust app that keeps nothing on disk."""
+    """A Faust app that keeps nothing on disk, and does something before each commit."""
+
+    before_commit: Callable[[Mapping[Any, int]], Awaitable[Mapping[Any, int]]]
+    """Takes the offsets that are about to be committed; returns those that may be."""
+
+    def _new_consumer(self) -> Any:
+        # Faust has no hook there.
+        consumer = super()._new_consumer()
+        commit = consumer._commit
+
+        async def commit_prepared(offsets: Mapping[Any, int]) -> bool:
+            prepared = await self.before_commit(offsets)
+            return bool(await commit(prepared)) if prepared else True
+
+        consumer._commit = commit_prepared
+        return consumer
 
     def _create_directories(self) -> None:
         """Create nothing. Faust would create folders for its tables in the working directory; there are no tables."""
@@ -97,16 +103,14 @@ class EnrichWorker:
         self._stop, self._ended = stop, threading.Event()
         self._loop = asyncio.new_event_loop()
         asyncio.set_event_loop(self._loop)
-        self._tracker = InFlightTracker(
-            settings.in_flight_verdicts, settings.in_flight_bytes, self._loop.call_soon_threadsafe, self._on_error
-        )
-        self._intake = Intake(self._tracker, metrics)
-        self._retries: set[asyncio.Task[None]] = set()
+        self.refusals = Refusals(settings, pipeline, producer, metrics, self._loop, self.fatal)
+        in_flight = settings.in_flight_verdicts, settings.in_flight_bytes
+        self._tracker = InFlightTracker(*in_flight, self._loop.call_soon_threadsafe, self.refusals.on_error)
+        self._intake = Intake(self._tracker, metrics, self._on_finished)
+        self._takeover = Takeover(pipeline, Checkpoints(settings, producer), self._intake.committed)
         self._topic = settings.topics.raw.name
         self.partitions: set[TopicAndPartition] | None = None
         """The partitions that this worker reads; None before it joined its group."""
-        self.routing: RoutedTopics | None = None
-        """Set if there are routes."""
         self._app = self._build()
 
     def problem(self) -> str | None:
@@ -167,6 +171,7 @@ class EnrichWorker:
             broker_session_timeout=10.0,
             worker_redirect_stdouts=False,
         )
+        app.before_commit = self._before_commit
         topic = app.topic(self._topic, key_serializer="raw", value_serializer="raw")
         app.agent(topic, name="enrich", concurrency=1)(self._read)
         for work in (self._enrich, self._release, self._measure):
@@ -184,12 +189,20 @@ class EnrichWorker:
     async def _enrich(self) -> None:
         while True:
             taken = await self._intake.take()
+            await self._takeover.of([tracked for tracked, _, _ in taken], self.partitions or ())
             for tracked, _, expired in taken:
                 if expired:
                     await self._pipeline.report_expired(tracked, expired)
             await self._pipeline.take([(tracked, value) for tracked, value, _ in taken])
             # Let Faust run: it keeps reading while this task is busy.
             await asyncio.sleep(0)
+
+    def _on_finished(self, tracked: TrackedInput) -> None:
+        self._pipeline.positions.finish(tracked)
+
+    async def _before_commit(self, offsets: Mapping[Any, int]) -> Mapping[Any, int]:
+        written = await self._takeover.checkpoint({tp.partition: offset for tp, offset in offsets.items()})
+        return {tp: offset for tp, offset in offsets.items() if tp.partition in written}
 
     async def _release(self) -> None:
         while True:
@@ -213,65 +226,12 @@ class EnrichWorker:
     async def _on_revoked(self, _app: Any, revoked: Any, **_: Any) -> None:
         partitions = [tp.partition for tp in revoked]
         self.partitions = (self.partitions or set()) - {(tp.topic, tp.partition) for tp in revoked}
+        self._takeover.forget(partitions)
         self._intake.forget(partitions)
         self._tracker.forget(partitions)
         self._pipeline.forget(partitions)
         for partition in partitions:
             self._metrics.lag.remove(partition)  # the partition's next owner reports it
-
-    def _on_error(self, tracked: TrackedInput, error: Any, message: Any) -> None:
-        """Retry a record that Kafka did not take, or exit (poll thread)."""
-        if not is_refused(error):
-            self._on_denied(tracked, error, message)
-            return
-        if message.topic() == self._settings.topics.dead.name:
-            self._on_dead_letter_refused(tracked, error, message)
-        else:
-            self._loop.call_soon_threadsafe(self._run_soon, self._retry, tracked, message)
-
-    def _on_dead_letter_refused(self, tracked: TrackedInput, error: Any, message: Any) -> None:
-        """Send the dead letter again if it can still be cut; else give it up, because it would stop all others."""
-        value = message.value()
-        if len(value) > CUT_VALUE_BYTES:
-            again = (tracked, message.key(), value, message.headers())
-            self._loop.call_soon_threadsafe(self._run_soon, self._pipeline.resend_dead_letter, *again)
-            return
-        log.error("a dead letter is lost: Kafka refuses it even when it is cut", key=message.key(), error=error.str())
-        self._metrics.lost_dead_letters.inc()
-        tracked.on_delivery(None, message)
-
-    def _on_retried(self, tracked: TrackedInput, error: Any, message: Any) -> None:
-        """Take the delivery report of a record that was retried in a batch of its own (poll thread)."""
-        if error is None:
-            tracked.on_delivery(None, message)
-        elif is_refused(error):
-            self._loop.call_soon_threadsafe(self._run_soon, self._replace, tracked, message, error)
-        else:
-            self._on_denied(tracked, error, message)
-
-    def _on_denied(self, tracked: TrackedInput, error: Any, message: Any) -> None:
-        """Give up the record if it is for the topic of a route; exit if it is for one of ours (poll thread)."""
-        if self.routing is None or not self.routing.is_own(message.topic()):
-            self.fatal(topic_error(self._settings.connection(), error, "WRITE", message.topic()))
-        else:
-            self.routing.on_refused(message.topic(), error.str())
-            tracked.on_delivery(None, message)
-
-    def _run_soon(self, step: Any, *arguments: Any) -> None:
-        task = self._loop.create_task(step(*arguments))
-        self._retries.add(task)
-        task.add_done_callback(self._retries.discard)
-
-    async def _retry(self, tracked: TrackedInput, message: Any) -> None:
-        """Send the record in a batch of its own: a broker refuses a whole batch because of one record in it."""
-        self._metrics.retried_records.inc()
-        callback = partial(self._on_retried, tracked)
-        topic, timestamp_ms = message.topic(), event_time_ms(message.value())
-        while not self._producer.offer_alone(topic, message.key(), message.value(), timestamp_ms, callback):  # noqa: ASYNC110 - librdkafka has no event for it
-            await asyncio.sleep(_FULL_QUEUE_WAIT_S)
-
-    async def _replace(self, tracked: TrackedInput, message: Any, error: Any) -> None:
-        await self._pipeline.replace_refused(tracked, message.topic(), message.value(), error.str())
 
     def _watch_stop(self) -> None:
         """Exit when a stop takes too long: without Kafka, Faust would wait for acknowledgements for ever."""

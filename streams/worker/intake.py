@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, Final, NamedTuple
 
@@ -34,11 +34,19 @@ class QueuedInput(NamedTuple):
 class Intake:
     """Takes events from Faust, counts them as in flight, and hands them on in groups."""
 
-    def __init__(self, tracker: InFlightTracker, metrics: EnrichMetrics) -> None:
-        self._tracker, self._metrics = tracker, metrics
+    def __init__(
+        self,
+        tracker: InFlightTracker,
+        metrics: EnrichMetrics,
+        on_finished: Callable[[TrackedInput], None] = lambda _: None,
+    ) -> None:
+        """``on_finished`` is called for each input before it is acknowledged to Faust."""
+        self._tracker, self._metrics, self._on_finished = tracker, metrics, on_finished
         self._queue: deque[QueuedInput] = deque()
         self._not_empty = asyncio.Event()
         self._next_offset: dict[int, int] = {}
+        self.committed: dict[int, int | None] = {}
+        """For each partition, the offset that was committed when its first input was queued."""
         self.last_ack = time.monotonic()
         self.acked: dict[int, int] = {}
         """For each partition, the offset after the last acknowledged input."""
@@ -54,6 +62,7 @@ class Intake:
         if not len(self._tracker):
             # Nothing was in flight until now, so no acknowledgement was due.
             self.last_ack = time.monotonic()
+        self.committed.setdefault(message.partition, committed)
         expected = self._next_offset.get(message.partition, committed)
         expired = 0 if expected is None else max(0, message.offset - expected)
         self._next_offset[message.partition] = max(expected or 0, message.offset + 1)
@@ -92,9 +101,11 @@ class Intake:
         self._queue = deque(queued for queued in self._queue if queued.tracked.partition not in revoked)
         for partition in revoked:
             self._next_offset.pop(partition, None)
+            self.committed.pop(partition, None)
             self.acked.pop(partition, None)
 
     def _ack(self, event: Any, tracked: TrackedInput) -> None:
+        self._on_finished(tracked)
         event.ack()
         self._metrics.progress.note("produce")
         self.acked[tracked.partition] = tracked.offset + 1

@@ -1,6 +1,8 @@
 """Detects verdicts that never arrived: gaps in the numbers of a ring, and losses that probes report in batch headers.
 
-The module is pure: headers in, losses out. Each kind of loss is counted once, although batches may be repeated.
+The module is pure: headers in, losses out. Each kind of loss is counted once, although batches may be repeated. A gap
+between two workers shows as one within a worker does, because the second takes over what the first one has finished
+(:mod:`streams.worker.checkpoint`).
 
 Whoever may write to the raw topic can name a new ring, and new reasons, in each batch. So the rings that were seen last
 are remembered, and the first reasons keep their names.
@@ -16,8 +18,9 @@ from enrich.wire.batch import Header
 from enrich.wire.bounds import MAX_COUNT
 from streams.metrics.label_values import OTHER, LabelValues
 from streams.metrics.roles import LOSS_REASONS
+from streams.worker.checkpoint import Checkpoint
 
-_MAX_RINGS: Final = 50_000
+MAX_RINGS: Final = 20_000
 """Rings that are remembered. A ring that is forgotten shows no gap before its next batch."""
 _MAX_OTHER_REASONS: Final = 32
 """Reasons that keep their names beside those that this version knows."""
@@ -28,9 +31,11 @@ class Loss:
     """Verdicts that will not arrive."""
 
     kind: str
-    """"gap": numbers are missing between two batches. "lost": the probe reported it."""
+    """"gap": numbers are missing between two batches. "lost": the probe reported it. "gap_unknown": numbers are
+    missing, and nobody knows whether another worker has finished them."""
     reason: str
     verdicts: int
+    """How many; at most so many if that is unknown."""
     first: int | None = None
     """The number of the first missing verdict, if it is known."""
 
@@ -40,14 +45,18 @@ class _Ring:
     next_number: int
     totals: dict[str, int] = field(default_factory=dict)
     """For each reason, the last total that the probe reported."""
+    outdated: bool = False
+    """Whether somebody may have finished more of the ring since then, without a checkpoint."""
 
 
 class Losses:
     """Follows the numbers and totals of each ring. The batches of a ring come in order, from one partition."""
 
-    def __init__(self, max_rings: int = _MAX_RINGS) -> None:
+    def __init__(self, max_rings: int = MAX_RINGS) -> None:
         self._rings: dict[tuple[int, str, str], _Ring] = {}
         """Ordered by their last batch, the oldest first."""
+        self._known: set[int] = set()
+        """Partitions of which every ring is known that had verdicts before they were taken over."""
         self._max_rings = max_rings
         self._reasons = LabelValues(_MAX_OTHER_REASONS, LOSS_REASONS)
 
@@ -55,9 +64,8 @@ class Losses:
         """Return what this batch shows to be lost. A repeated batch shows nothing."""
         key, lost = (partition, header.node, header.ring), self._lost(header)
         ring = self._rings.pop(key, None)
-        if ring is None:
-            self._remember(key, _Ring(_end(header), {reason: total for reason, (_, total) in lost.items()}))
-            return [Loss("lost", reason, verdicts) for reason, (verdicts, _) in lost.items() if verdicts]
+        if ring is None or ring.outdated:
+            return self._detect_first(key, header, lost, ring)
         self._remember(key, ring)
         is_new = header.first >= ring.next_number
         found = []
@@ -75,9 +83,37 @@ class Losses:
         ring.next_number = max(ring.next_number, _end(header))
         return found
 
+    def _detect_first(
+        self, key: tuple[int, str, str], header: Header, lost: dict[str, tuple[int, int]], outdated: _Ring | None
+    ) -> list[Loss]:
+        """Return what the first batch of a ring shows to be lost, if what was finished before is not known."""
+        totals = {reason: total for reason, (_, total) in lost.items()}
+        expected = outdated.next_number if outdated else 0
+        self._remember(key, _Ring(max(expected, _end(header)), totals))
+        found = [Loss("lost", reason, verdicts) for reason, (verdicts, _) in lost.items() if verdicts]
+        if header.first > expected and (outdated or key[0] in self._known):
+            reason = "old_checkpoint" if outdated else "ring_not_seen"
+            found.insert(0, Loss("gap_unknown", reason, header.first - expected, expected))
+        return found
+
+    def take_over(self, partition: int, checkpoint: Checkpoint, *, is_current: bool) -> None:
+        """Begin with what the partition's former owner has finished. ``is_current``: nobody has finished more."""
+        self.forget([partition])
+        if is_current and checkpoint.complete:
+            self._known.add(partition)
+        for one in checkpoint.rings:
+            ring = _Ring(one.next_number, dict(one.totals), outdated=not is_current)
+            self._remember((partition, one.node, one.ring), ring)
+
+    def position(self, partition: int, header: Header) -> tuple[int, dict[str, int]]:
+        """Return the number that the ring of a batch has next, and the totals of losses that it reported."""
+        ring = self._rings[partition, header.node, header.ring]
+        return ring.next_number, {reason: total for reason, total in ring.totals.items() if reason != OTHER}
+
     def forget(self, partitions: Iterable[int]) -> None:
         """Forget the rings of revoked partitions. What another worker reads before one comes back is not a gap."""
         revoked = set(partitions)
+        self._known -= revoked
         for key in [key for key in self._rings if key[0] in revoked]:
             del self._rings[key]
 

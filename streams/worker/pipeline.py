@@ -37,9 +37,11 @@ from enrich.wire.whose import cluster_named, is_foreign
 from streams.kafka.dead_letter_form import Headers
 from streams.kafka.record_columns import RecordColumns
 from streams.metrics.roles import EnrichMetrics
+from streams.worker.checkpoint import Checkpoint
 from streams.worker.inflight import TrackedInput
 from streams.worker.losses import Loss, Losses
 from streams.worker.pending import EndLookup, PendingVerdicts
+from streams.worker.ring_positions import RingPositions
 from streams.worker.sender import Producer, Sender
 
 log = structlog.get_logger("kubeweir.streams")
@@ -88,6 +90,7 @@ class Pipeline:
         """``cluster_id``: the only cluster whose batches are taken, empty for any. ``node_of`` returns the node of
         the pod with a UID, empty if it is not known. ``worker`` names this process in status records."""
         self.routing: Routing | None = None
+        self.positions = RingPositions()
         self._topics, self._cluster_id = topics, cluster_id
         self._enricher, self._node_of, self._metrics = enricher, node_of, metrics
         self._sender = Sender(producer, topics, metrics, worker)
@@ -121,7 +124,24 @@ class Pipeline:
         """Drop what is kept of revoked partitions: another worker processes them now."""
         revoked = tuple(partitions)
         self._losses.forget(revoked)
+        self.positions.forget(revoked)
         self._pending.forget(revoked)
+
+    async def take_over(self, tracked: TrackedInput, committed: int | None, checkpoint: Checkpoint | None) -> None:
+        """Begin with what the former owner of a partition has finished, before its first input, ``tracked``.
+
+        ``committed`` is the offset from which on the partition is read, if anybody has committed one."""
+        partition = tracked.partition
+        self.positions.take_over(partition, checkpoint, is_first=committed is None)
+        if checkpoint is not None:
+            is_current = committed is None or committed <= checkpoint.offset
+            self._losses.take_over(partition, checkpoint, is_current=is_current)
+        elif committed is not None:
+            self._metrics.unknown_gaps.inc()
+            log.warning("a gap before this offset would not be noticed: there is no checkpoint of what was finished",
+                        partition=partition, offset=committed)  # fmt: skip
+            status = {"type": "gap_unknown", "reason": "no_checkpoint", "partition": partition}
+            await self._send_own_status(tracked, status)
 
     async def report_expired(self, tracked: TrackedInput, batches: int) -> None:
         """Report that retention removed batches just before this input, unread."""
@@ -265,6 +285,7 @@ class Pipeline:
             if loss.first is not None:
                 status["first"] = loss.first
             await self._sender.send_status(tracked, header.node, {**status, **ring})
+        self.positions.note(tracked, header.node, header.ring, *self._losses.position(tracked.partition, header))
         if not header.verdicts:
             self._metrics.heartbeats.inc()
             await self._sender.send_status(tracked, header.node, {"type": "heartbeat", "next": header.first, **ring})
@@ -272,5 +293,7 @@ class Pipeline:
     def _count(self, loss: Loss) -> None:
         if loss.kind == "gap":
             self._metrics.gap_verdicts.inc(loss.verdicts)
+        elif loss.kind == "gap_unknown":
+            self._metrics.unknown_gaps.inc()
         else:
             self._metrics.lost_verdicts.labels(loss.reason).inc(loss.verdicts)

@@ -105,6 +105,9 @@ WORRY: Final[dict[str, str]] = {
     "kubeweir_streams_gap_verdicts_total": (
         "Any increase (WeirVerdictsMissing): verdicts never came, and no probe counted them."
     ),
+    "kubeweir_streams_unknown_gaps_total": (
+        "Any increase but the first after an upgrade: a worker may not read or write checkpoints, or offsets were set."
+    ),
     "kubeweir_streams_heartbeats_total": "Stands still while a probe has no traffic: it is dead or cut off.",
     "kubeweir_streams_in_flight_bytes": "At WEIR_IN_FLIGHT_BYTES for minutes: Kafka acknowledges slowly.",
     "kubeweir_streams_in_flight_verdicts": "At WEIR_IN_FLIGHT_VERDICTS for minutes: Kafka acknowledges slowly.",

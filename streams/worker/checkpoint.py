@@ -1,0 +1,95 @@
+"""The checkpoint of a partition: which verdicts of which rings were finished up to an offset.
+
+Theory of operation. Batches may vanish from the raw topic while no worker reads it: retention, a broker that lost its
+disk, a topic that was made again. Within one worker this shows, because the numbers of a ring do not follow each other.
+Between two workers it shows only if the second one knows what the first one finished. So before a worker commits
+offset 40 of partition 3, it writes a record with the key ``GROUP/3`` to the topic of checkpoints::
+
+    {"v":1,"offset":40,"complete":true,"rings":[["n1","9f3c",5003,1795890000,{"ring_full":40}]]}
+
+All inputs before offset 40 are finished; the next verdict of ring 9f3c of node n1 has the number 5003; the ring was
+last seen at that time; and 40 verdicts were reported as lost so far. The next owner of partition 3 reads this before it
+takes its first batch. If that batch begins with number 6000, 997 verdicts are missing.
+
+A checkpoint is written before its commit, so it is never behind it, unless somebody else has committed: a version that
+writes no checkpoints, or an operator who has set the offsets. Then it is not known what was finished, and is reported
+so. Repeats do no harm: the numbers of a ring only rise, and a lower one than expected is no gap.
+
+Whoever may write to the topic may write anything, so a record is decoded strictly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Annotated, Final
+
+import msgspec
+
+from enrich.wire.bounds import Count, LossReason, Node, RingId
+
+_VERSION: Final = 1
+MAX_BYTES: Final = 512_000
+"""The most bytes of a checkpoint: some 6,000 rings, and less than every broker takes."""
+
+
+class RingPosition(msgspec.Struct, array_like=True, frozen=True):
+    """What was finished of one ring."""
+
+    node: Node
+    ring: RingId
+    next_number: Count
+    seen: Count
+    """When its last batch was finished, in seconds since the epoch."""
+    totals: Annotated[dict[LossReason, Count], msgspec.Meta(max_length=64)] = {}
+    """For each reason, the last total of losses that the probe reported."""
+
+
+class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
+    """What was finished of one partition."""
+
+    v: int = _VERSION
+    offset: Count
+    """All inputs before it are finished."""
+    complete: bool
+    """Whether no ring was left out for lack of room."""
+    rings: list[RingPosition]
+    """Those that were seen last come last."""
+
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(Checkpoint).decode
+
+
+def encode_checkpoint(checkpoint: Checkpoint) -> bytes:
+    """Encode a checkpoint as a Kafka value. Rings that do not fit are left out, those that were seen first."""
+    while True:
+        value = _encode(checkpoint)
+        if len(value) <= MAX_BYTES:
+            return value
+        kept = checkpoint.rings[len(checkpoint.rings) // 2 + 1 :]
+        checkpoint = msgspec.structs.replace(checkpoint, complete=False, rings=kept)
+
+
+def newest(values: Iterable[bytes]) -> Checkpoint | None:
+    """Return what the last checkpoints of a partition say together, None if none of them can be decoded.
+
+    A worker that was frozen may have written an old one after its successor's: so the highest numbers count."""
+    found: list[Checkpoint] = []
+    for value in values:
+        try:
+            checkpoint = _decode(value)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            continue
+        if checkpoint.v == _VERSION:
+            found.append(checkpoint)
+    if not found:
+        return None
+    rings: dict[tuple[str, str], RingPosition] = {}
+    for position in (position for checkpoint in found for position in checkpoint.rings):
+        before = rings.pop((position.node, position.ring), position)
+        rings[position.node, position.ring] = max(before, position, key=lambda one: one.next_number)
+    return Checkpoint(
+        offset=max(one.offset for one in found),
+        complete=all(one.complete for one in found),
+        rings=list(rings.values()),
+    )
