@@ -1,14 +1,18 @@
 """All tests in five pytest processes side by side. ``python -m tests [pytest's arguments]``; each process gets them.
 
-1. ``computing``: the tests that need no kernel program, no Kafka and no API server.
-2. ``tcx`` and ``clsact``: the kernel tests, which mostly wait for the kernel, by the way of attaching. Those that have
-   no such parameter are in ``tcx``.
-3. ``kafka``: the tests that mostly wait for Kafka, traffic and the demo.
-4. ``cluster``: the tests that mostly wait for an API server, and the install on a real cluster.
+Kernel tests mostly wait for the kernel, others for Kafka or an API server, so that five processes keep two cores busy.
+Each begins with the tests of one kind, and when these are done it takes what is left of the others
+(tests/work_queue.py), so that no core is idle at the end. The kinds are:
 
-The output of the first is shown as it comes, that of the others when all have ended. They share no names: every test
-makes its namespaces, pins, ports and folders under random names; the demo and the real cluster, which have fixed names,
-are in one process each. At the end stand the time and the counts of each ring, and one line for each reason for skips.
+1. ``computing``: the tests that need no kernel program, no Kafka and no API server.
+2. ``tcx`` and ``clsact``: the kernel tests, by the way of attaching. Those that have no such parameter are in ``tcx``.
+3. ``kafka``: the tests with Kafka, traffic and the demo.
+4. ``cluster``: the tests with an API server, and the install on a real cluster.
+
+The output of the first process is shown as it comes, that of the others when all have ended. They share no names: every
+test makes its namespaces, pins, ports and folders under random names; the demo and the real cluster, which have fixed
+names, are in one file and in one folder, which one process runs. At the end stand the time and the counts of each ring,
+and one line for each reason for skips.
 """
 
 from __future__ import annotations
@@ -26,67 +30,53 @@ from typing import BinaryIO, Final
 import pytest
 
 from tests.report import RingReport, lines, merged
+from tests.work_queue import LANES
 
-PARTS: Final = {
-    "computing": "not (kernel or kafka or cluster or e2e)",
-    "tcx": "kernel and not (clsact or kafka or cluster or e2e)",
-    "clsact": "kernel and clsact and not (kafka or cluster or e2e)",
-    "kafka": "(kafka or e2e) and not cluster",
-    "cluster": "cluster",
-}
-"""Name of each process, and the marks of its tests. Each test is in exactly one."""
 _NOTHING: Final = pytest.ExitCode.NO_TESTS_COLLECTED
 
 
-def run(part: str, report: Path, arguments: Sequence[str], output: BinaryIO | None) -> subprocess.Popen[bytes]:
-    """Start one part. Each has a cache folder of its own, because pytest's cache remembers what failed last."""
-    options = [
-        "-m",
-        PARTS[part],
-        "-o",
-        f"cache_dir=.pytest_cache/{part}",
-        "-p",
-        "tests.report",
-        "--report",
-        str(report),
-    ]
+def run(lane: str, folder: Path, arguments: Sequence[str], output: BinaryIO | None) -> subprocess.Popen[bytes]:
+    """Start one process. None has pytest's cache, which could not say what failed in the others."""
+    options = ["-p", "tests.report", "--report", str(folder / lane), "-p", "tests.work_queue", "--lane", lane]
+    options += ["--queue", str(folder / "queue"), "-p", "no:cacheprovider", "-o", "console_output_style=classic"]
     if output is not None and sys.stdout.isatty():
         options.append("--color=yes")
     return subprocess.Popen([sys.executable, "-m", "pytest", *options, *arguments], stdout=output, stderr=output)
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run all parts and return the exit code: that of a part that failed, else 0."""
+    """Run all tests and return the exit code: that of a process that failed, else 0."""
     started = time.monotonic()
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        outputs = {part: stack.enter_context(tempfile.TemporaryFile()) for part in list(PARTS)[1:]}
-        running = {part: run(part, folder / part, arguments, outputs.get(part)) for part in PARTS}
+        (folder / "queue").mkdir()
+        outputs = {lane: stack.enter_context(tempfile.TemporaryFile()) for lane in LANES[1:]}
+        running = {lane: run(lane, folder, arguments, outputs.get(lane)) for lane in LANES}
         # Ctrl-C reaches the processes by itself, and each reports what it has done until then.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         try:
-            codes = {part: _wait(part, process, last=part == list(PARTS)[-1]) for part, process in running.items()}
+            codes = {lane: _wait(lane, process, last=lane == LANES[-1]) for lane, process in running.items()}
         finally:
             for process in running.values():
                 process.terminate()
         for output in outputs.values():
             output.seek(0)
             sys.stdout.buffer.write(output.read())
-        rings = merged(folder / part for part in PARTS)
+        rings = merged(folder / lane for lane in LANES)
     _summarize(rings, codes, (time.monotonic() - started) / 60)
     failed = [code for code in codes.values() if code not in (0, _NOTHING)]
     return failed[0] if failed else min(codes.values())
 
 
-def _wait(part: str, process: subprocess.Popen[bytes], *, last: bool) -> int:
+def _wait(lane: str, process: subprocess.Popen[bytes], *, last: bool) -> int:
     code = process.wait()
-    print(f"\ntest: {part} {_outcome(code)}{'' if last else '; waiting for the others'}", flush=True)
+    print(f"\ntest: {lane} {_outcome(code)}{'' if last else '; waiting for the others'}", flush=True)
     return code
 
 
 def _summarize(rings: dict[str, RingReport], codes: dict[str, int], minutes: float) -> None:
-    print(f"\ntest: {', '.join(f'{part} {_outcome(code)}' for part, code in codes.items())}, {minutes:.1f} min")
+    print(f"\ntest: {', '.join(f'{lane} {_outcome(code)}' for lane, code in codes.items())}, {minutes:.1f} min")
     print("\n".join(lines(rings)))
     passed, failed = sum(ring.passed for ring in rings.values()), sum(ring.failed for ring in rings.values())
     skipped = sum(sum(ring.skipped.values()) for ring in rings.values())

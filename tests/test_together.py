@@ -1,14 +1,25 @@
-"""Tests of ``make test``'s five processes: all run and are reported, and it fails if one of them fails."""
+"""Tests of ``make test``'s five processes: each test runs once, in one of them, and it fails if one of them fails."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
-import pytest
+from tests.work_queue import LANES, Group, WorkQueue
 
 ROOT = Path(__file__).parents[1]
+CONFTEST = """
+import os, pathlib, pytest
+
+@pytest.fixture(scope="session")
+def once():
+    made = pathlib.Path(__file__).with_name(f"once-{os.getpid()}")
+    made.touch(exist_ok=False)
+    yield
+    made.rename(made.with_suffix(".ended"))
+"""
 MARKS = {
     "computing": "",
     "tcx": "@pytest.mark.kernel\n",
@@ -19,33 +30,64 @@ MARKS = {
 
 
 def run(folder: Path, **bodies: str) -> subprocess.CompletedProcess[str]:
+    """Run a test with each body; a keyword is the lane and, after two underlines, what tells its files apart."""
     markers = "".join(f"  {name}: m\n" for name in ("kernel", "clsact", "kafka", "cluster", "e2e"))
     (folder / "pytest.ini").write_text(f"[pytest]\nmarkers =\n{markers}")
-    for part, body in bodies.items():
-        (folder / f"test_{part}.py").write_text(f"import pytest\n\n{MARKS[part]}def test_{part}():\n    {body}\n")
-    command = [sys.executable, "-m", "tests", "-c", str(folder / "pytest.ini"), "-p", "no:cacheprovider", str(folder)]
+    for name, body in bodies.items():
+        mark = MARKS[name.partition("__")[0]]
+        (folder / f"test_{name}.py").write_text(f"import pytest\n\n{mark}def test_{name}(once):\n    {body}\n")
+    (folder / "conftest.py").write_text(CONFTEST)
+    command = [sys.executable, "-m", "tests", "-c", str(folder / "pytest.ini"), str(folder)]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
-@pytest.mark.parametrize("failing", MARKS)
-def test_a_failing_part_fails_the_run_and_outputs_are_not_mixed(tmp_path: Path, failing: str) -> None:
-    done = run(tmp_path, **{part: "assert 0" if part == failing else "pass" for part in MARKS})
+def test_a_failing_test_fails_the_run_and_outputs_are_not_mixed(tmp_path: Path) -> None:
+    done = run(tmp_path, **{kind: "assert 0" if kind == "kafka" else "pass" for kind in MARKS})
     assert done.returncode == 1, done.stdout + done.stderr
-    outcomes = ", ".join(f"{part} {'FAILED (exit code 1)' if part == failing else 'passed'}" for part in MARKS)
-    assert f"test: {outcomes}, " in done.stdout
+    assert done.stdout.count("FAILED (exit code 1)") == 2, "when the process ends, and in the summary"
     assert done.stdout.splitlines()[-1] == "4 passed, 1 failed, 0 skipped"
-    places = [done.stdout.index(f"test_{part}.py") for part in MARKS]
-    assert places == sorted(places)
+    assert all(f"test_{kind}.py {'F' if kind == 'kafka' else '.'}\n" in done.stdout for kind in MARKS)
 
 
-def test_a_part_without_tests_is_not_a_failure(tmp_path: Path) -> None:
+def test_a_kind_without_tests_is_not_a_failure(tmp_path: Path) -> None:
     done = run(tmp_path, computing="pass")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "kafka ran no test" in done.stdout
     assert done.stdout.splitlines()[-1] == "1 passed, 0 failed, 0 skipped"
 
 
-def test_a_part_that_is_killed_fails_the_run(tmp_path: Path) -> None:
+def test_a_process_that_is_killed_fails_the_run(tmp_path: Path) -> None:
     done = run(tmp_path, computing="pass", kafka="import os; os._exit(9)")
     assert done.returncode == 9, done.stdout + done.stderr
-    assert "kafka FAILED (exit code 9)" in done.stdout
+    assert "FAILED (exit code 9)" in done.stdout
+
+
+def test_no_process_is_idle_while_another_has_work_left(tmp_path: Path) -> None:
+    # The first waits for the second, which is of the same kind: another process must take it.
+    await_it = "import pathlib, time\n    while not pathlib.Path(__file__).with_name('came').exists(): time.sleep(0.01)"
+    come = "import pathlib; pathlib.Path(__file__).with_name('came').touch()"
+    done = run(tmp_path, kafka__1=await_it, kafka__2=come, **{f"tcx__{number}": "pass" for number in range(7)})
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.splitlines()[-1] == "9 passed, 0 failed, 0 skipped"
+    # What lives as long as the session is made once in a process, and ended.
+    assert 1 <= len(list(tmp_path.glob("once-*.ended"))) == len(list(tmp_path.glob("once-*"))) <= len(LANES)
+
+
+def groups(*named: str) -> list[Group]:
+    """Return groups of one test each, from "lane/name"."""
+    test: Any = None
+    parted = [name.partition("/") for name in named]
+    return [Group(lane, name, [test]) for lane, _, name in parted]
+
+
+def test_a_process_takes_its_own_kind_first_and_then_of_what_is_most(tmp_path: Path) -> None:
+    left = groups("computing/a", "kafka/a", "kafka/b", "tcx/a", "tcx/b", "cluster/a")
+    order = [f"{group.lane}/{group.name}" for group in WorkQueue(tmp_path, "tcx", left).taken()]
+    assert order == ["tcx/a", "tcx/b", "kafka/a", "kafka/b", "cluster/a", "computing/a"]
+    assert list(WorkQueue(tmp_path, "kafka", left).taken()) == []
+
+
+def test_each_group_is_taken_once(tmp_path: Path) -> None:
+    left = groups("kafka/a", "kafka/b", "tcx/a")
+    one, other = WorkQueue(tmp_path, "kafka", left).taken(), WorkQueue(tmp_path, "kafka", left).taken()
+    assert [next(one).name, next(other).name, next(one).lane] == ["a", "b", "tcx"]
+    assert list(one) == list(other) == []

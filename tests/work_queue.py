@@ -1,0 +1,122 @@
+"""A pytest plugin by which several pytest processes share one list of tests (``-p tests.work_queue``).
+
+1. Each process collects all tests. They are cut into groups: the tests of a file that are in the same lane. A lane is
+   the outside world that a test waits for; kernel tests have a lane for each way of attaching, because another way
+   needs another rig.
+2. A process takes a group by making a file of the group's name, which can be made only once (``--queue FOLDER``).
+3. It takes the groups of its own lane (``--lane NAME``) first, so that most runs make a broker or a rig only once. When
+   its lane is empty, it goes to the lane with the most work left, and stays there until that one is empty too.
+4. In a lane the longest group is the first, so that the processes end at about the same time. The time of a group is
+   estimated from its number of tests.
+
+What has the scope of a session lives as long as the process, that of a module or a package until the end of a group.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, cast
+
+import pytest
+
+LANES: Final = ("computing", "tcx", "clsact", "kafka", "cluster")
+"""The lanes, and the processes that begin with them."""
+_SECONDS: Final = {"computing": 0.15, "tcx": 2, "clsact": 2, "kafka": 8, "cluster": 12}
+"""About how long a test of a lane takes while all processes run."""
+_PACKAGES: Final = ("tests/cluster/whole/", "tests/services/")
+"""Folders whose tests share what takes long to start, or depend on each other: each is one group."""
+
+
+@dataclass
+class Group:
+    """Tests that one process runs without a pause, in the order in which they were collected."""
+
+    lane: str
+    name: str
+    items: list[pytest.Item] = field(default_factory=list)
+
+    @property
+    def seconds(self) -> float:
+        return len(self.items) * _SECONDS[self.lane]
+
+
+def lane_of(item: pytest.Item) -> str:
+    """Return the lane of a test by its markers."""
+    marks = {marker.name for marker in item.iter_markers()}
+    if "cluster" in marks:
+        return "cluster"
+    if marks & {"kafka", "e2e"}:
+        return "kafka"
+    if "kernel" in marks:
+        return "clsact" if "clsact" in marks else "tcx"
+    return "computing"
+
+
+def groups_of(items: Sequence[pytest.Item]) -> list[Group]:
+    """Return all groups, the longest first."""
+    found: dict[tuple[str, str], Group] = {}
+    for item in items:
+        file = item.nodeid.partition("::")[0]
+        name = next((package for package in _PACKAGES if file.startswith(package)), file)
+        key = lane_of(item), name
+        found.setdefault(key, Group(*key)).items.append(item)
+    return sorted(found.values(), key=lambda group: (-group.seconds, group.name))
+
+
+class WorkQueue:
+    """The groups that no process has taken yet, as one of the processes sees them."""
+
+    def __init__(self, folder: Path, lane: str, groups: Sequence[Group]) -> None:
+        self._folder, self._lane, self._groups = folder, lane, groups
+
+    def taken(self) -> Iterator[Group]:
+        """Take one group after the other, until none is left."""
+        while left := [group for group in self._groups if not self._file(group).exists()]:
+            if all(group.lane != self._lane for group in left):
+                self._lane = max(LANES, key=lambda lane: sum(group.seconds for group in left if group.lane == lane))
+            group = next(group for group in left if group.lane == self._lane)
+            if self._take(group):
+                yield group
+
+    def _take(self, group: Group) -> bool:
+        try:
+            self._file(group).touch(exist_ok=False)
+        except FileExistsError:
+            return False
+        return True
+
+    def _file(self, group: Group) -> Path:
+        return self._folder / hashlib.sha256(f"{group.lane} {group.name}".encode()).hexdigest()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add ``--queue`` and ``--lane``."""
+    parser.addoption("--queue", type=Path, help="folder in which the processes write which groups they have taken")
+    parser.addoption("--lane", choices=LANES, default=LANES[0], help="lane whose groups this process takes first")
+
+
+def pytest_runtestloop(session: pytest.Session) -> bool | None:
+    """Run what this process takes from the queue; without ``--queue``, pytest runs everything."""
+    config = session.config
+    if config.option.queue is None or config.option.collectonly:
+        return None
+    if session.testsfailed and not config.option.continue_on_collection_errors:
+        raise session.Interrupted(f"{session.testsfailed} errors during collection")
+    # Only the session goes on after a group: what it has set up stays, and all else is torn down.
+    after = cast("pytest.Item", session)
+    for group in WorkQueue(config.option.queue, config.option.lane, groups_of(session.items)).taken():
+        for item, following in zip(group.items, [*group.items[1:], after], strict=True):
+            item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
+            _stop_if_requested(session)
+    return True
+
+
+def _stop_if_requested(session: Any) -> None:
+    """End the run as pytest's own loop does: after ``-x`` or ``--maxfail``, and when a plugin asks for it."""
+    if session.shouldfail:
+        raise session.Failed(session.shouldfail)
+    if session.shouldstop:
+        raise session.Interrupted(session.shouldstop)
