@@ -5,10 +5,11 @@ ring must be named by the pod and the policies that it was decided by, so a numb
 maps are pinned. Example: rule 12 means NetworkPolicy shop/web-allow-api. The policy is deleted and another created; it
 gets rule 13, and 12 is never used again.
 
-The ledger is a file of JSON lines, one for each number, in a folder that is emptied by a reboot, as the pins are. A
-number is in the file before a map refers to it (:meth:`Ledger.flush`). If the probe is killed while it writes, the last
-line is torn: no map refers to its number yet, so it is dropped. A kind that this version does not know was written by
-another version; its numbers are ignored, because no map of this version's layout refers to them.
+The ledger is kept in a file (``probe.ledger_file``), in a folder that is emptied by a reboot, as the pins are. A number
+is in the file before a map refers to it (:meth:`Ledger.flush`), unless the disk takes nothing: policy does not wait for
+it. Whatever of the file is lost, no number gets another meaning while the kernel still has it: what the maps, deny
+windows and rings refer to is reserved at the start (:meth:`Ledger.reserve`). A kind that this version does not know was
+written by another version; its numbers are ignored, because no map of this version's layout refers to them.
 
 Numbers that nothing refers to any longer are forgotten (``probe.ledger_compaction``). The highest number of each kind
 stays in the file, so that none is given out twice.
@@ -16,15 +17,14 @@ stays in the file, so that none is given out twice.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping, Set
+from collections.abc import Iterable, Iterator, Mapping, Set
 from pathlib import Path
 from typing import Any, Final, Self
 
-import orjson
+import msgspec
 
-from enrich.runtime.private import make_private, make_private_folder, open_private
 from enrich.wire.batch import EndpointRef, PolicyRef
+from probe.ledger_file import LedgerFile, Line
 
 KINDS: Final = ("identity", "set", "port_list", "rule", "endpoint")
 """What is numbered, each kind from 1 on; 0 stands for none."""
@@ -33,29 +33,31 @@ KINDS: Final = ("identity", "set", "port_list", "rule", "endpoint")
 class Ledger:
     """The ledger in memory and on disk. One thread writes; any thread may call :meth:`meaning`."""
 
-    def __init__(self, path: Path, entries: list[tuple[str, int, str, Any]]) -> None:
-        """Append to the file ``path``, whose ``entries`` are kind, number, signature and meaning."""
+    def __init__(self, file: LedgerFile, lines: Iterable[Line]) -> None:
+        """Append to ``file``, which has ``lines``."""
         self._by_signature: dict[tuple[str, str], int] = {}
         self._meanings: dict[tuple[str, int], Any] = {}
         self._next: dict[str, int] = dict.fromkeys(KINDS, 1)
-        for kind, number, signature, meaning in entries:
-            if kind in KINDS:
-                self._remember(kind, number, signature, meaning)
-        self._unwritten: list[bytes] = []
-        self.path = path
-        self._file = os.fdopen(open_private(path, os.O_CREAT | os.O_WRONLY | os.O_APPEND), "ab")
+        self._file = file
+        for line in lines:
+            if line.kind in KINDS:
+                self._remember(line)
 
     @classmethod
     def open(cls, path: Path) -> Self:
-        """Read the ledger in a file, or create it."""
-        make_private_folder(path.parent)
-        make_private(path)
-        text = path.read_bytes() if path.exists() else b""
-        whole = text.rfind(b"\n") + 1
-        if whole < len(text):
-            with path.open("r+b") as file:
-                file.truncate(whole)
-        return cls(path, [tuple(orjson.loads(line)) for line in text[:whole].splitlines()])
+        """Read the ledger in a file. One that is missing or damaged is made with the next :meth:`flush`."""
+        file = LedgerFile(path)
+        return cls(file, file.read())
+
+    @property
+    def path(self) -> Path:
+        """Where the file is."""
+        return self._file.path
+
+    @property
+    def problem(self) -> str | None:
+        """Why the file does not have all numbers, in words; None if it does (any thread)."""
+        return self._file.problem
 
     def number_of(self, kind: str, signature: str, meaning: Any = None) -> int:
         """Return the number of the thing with this signature, a new one if it has none.
@@ -66,17 +68,14 @@ class Ledger:
         known = self._by_signature.get((kind, signature))
         if known is not None:
             return known
-        number = self._next[kind]
-        self._remember(kind, number, signature, meaning)
-        self._unwritten.append(orjson.dumps([kind, number, signature, meaning]) + b"\n")
-        return number
+        line = Line(kind, self._next[kind], signature, meaning)
+        self._remember(line)
+        self._file.add(line)
+        return line.number
 
     def flush(self) -> None:
-        """Write the new numbers to the file."""
-        if self._unwritten:
-            self._file.write(b"".join(self._unwritten))
-            self._file.flush()
-            self._unwritten.clear()
+        """Write the new numbers to the file. If the disk does not take them, :attr:`problem` says so."""
+        self._file.flush(self._lines)
 
     def meaning(self, kind: str, number: int) -> Any:
         """Return what was kept with the number, None if nothing was or the number is unknown."""
@@ -98,38 +97,34 @@ class Ledger:
         return found
 
     def forget(self, numbers: Mapping[str, Set[int]]) -> None:
-        """Forget these numbers, by kind, except the highest of each kind. Write the file anew.
-
-        Raises OSError; then nothing is forgotten.
-        """
+        """Forget these numbers, by kind, except the highest of each kind. Write the file anew."""
         highest = {kind: max(known, default=0) for kind, known in self.numbers().items()}
         gone = {(kind, number) for kind, some in numbers.items() for number in some if number != highest[kind]}
-        kept = {known: number for known, number in self._by_signature.items() if (known[0], number) not in gone}
-        lines = (
-            orjson.dumps([kind, number, signature, self._meanings.get((kind, number))]) + b"\n"
-            for (kind, signature), number in kept.items()
-        )
-        new = self.path.with_name(f"{self.path.name}.new")
-        with open(new, "wb", opener=open_private) as file:
-            file.writelines(lines)
-        new.replace(self.path)
-        self._file.close()
-        self._file = os.fdopen(open_private(self.path, os.O_CREAT | os.O_WRONLY | os.O_APPEND), "ab")
-        # The file has the numbers that were not written yet, too.
-        self._unwritten.clear()
-        self._by_signature = kept
+        self._by_signature = {
+            known: number for known, number in self._by_signature.items() if (known[0], number) not in gone
+        }
         self._meanings = {known: meaning for known, meaning in self._meanings.items() if known not in gone}
+        self._file.rewrite()
+        self.flush()
 
     def close(self) -> None:
         """Write the new numbers and close the file."""
         self.flush()
         self._file.close()
 
-    def _remember(self, kind: str, number: int, signature: str, meaning: Any) -> None:
-        self._by_signature[kind, signature] = number
-        if meaning is not None:
-            self._meanings[kind, number] = meaning
-        self._next[kind] = max(self._next[kind], number + 1)
+    def _lines(self) -> Iterator[Line]:
+        for (kind, signature), number in self._by_signature.items():
+            yield Line(kind, number, signature, self._meanings.get((kind, number)))
+
+    def _remember(self, line: Line) -> None:
+        before = self._by_signature.get((line.kind, line.signature))
+        if before is not None:
+            # It was forgotten when the file could not be written anew, and got another number later.
+            self._meanings.pop((line.kind, before), None)
+        self._by_signature[line.kind, line.signature] = line.number
+        if line.meaning is not None:
+            self._meanings[line.kind, line.number] = line.meaning
+        self._next[line.kind] = max(self._next[line.kind], line.number + 1)
 
 
 class LedgerReferences:
@@ -141,9 +136,9 @@ class LedgerReferences:
     def endpoint(self, number: int) -> EndpointRef | None:
         """Return the pod of an endpoint number, None if it is unknown."""
         meaning = self._ledger.meaning("endpoint", number)
-        return EndpointRef(**meaning) if meaning else None
+        return msgspec.convert(meaning, EndpointRef) if meaning else None
 
     def rule(self, number: int) -> list[PolicyRef] | None:
         """Return the policies of a rule number, None if it is unknown."""
         meaning = self._ledger.meaning("rule", number)
-        return [PolicyRef(**entry) for entry in meaning] if meaning is not None else None
+        return msgspec.convert(meaning, list[PolicyRef]) if meaning is not None else None

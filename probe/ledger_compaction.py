@@ -94,11 +94,7 @@ class LedgerCompaction:
         self._candidates = {kind: some - used[kind] for kind, some in self._candidates.items()}
 
     def _forget(self) -> None:
-        try:
-            self._ledger.forget(self._candidates)
-        except OSError as error:
-            log.error("the ledger could not be compacted: it is tried again", error=str(error))
-            return
+        self._ledger.forget(self._candidates)
         log.info("ledger compacted", forgotten=sum(map(len, self._candidates.values())), kept=len(self._ledger))
         self._candidates, self._end = {}, None
 

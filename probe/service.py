@@ -52,8 +52,10 @@ from probe.node.netlink import NodeNetwork
 from probe.node.network_view import NetworkView
 from probe.node.ownership import Ownership
 from probe.node.startup_taint import StartupTaint
+from probe.numbers_in_use import reserve_numbers
 from probe.settings import Settings
 from probe.share_metrics import ShareCollector
+from probe.state_metrics import StateCollector
 from probe.unknown_interfaces import Rules
 
 log = structlog.get_logger("kubeweir.probe")
@@ -169,11 +171,10 @@ def _assemble(settings: Settings, cluster: Cluster, stack: contextlib.ExitStack)
     set_tunnel_ports(maps, settings.tunnel_port_numbers().union(own_ports))
     ledger = Ledger.open(settings.run_dir / "ledger")
     stack.callback(ledger.close)
-    for predecessor in generation.predecessors:
-        for kind, highest in predecessor.numbers().items():
-            ledger.reserve(kind, highest)
     ring = Ring(maps)
     stack.callback(ring.close)
+    earlier = [EarlierRing(Ring(one.maps), one.retired, one.remove) for one in generation.predecessors]
+    reserve_numbers(ledger, generation, (ring, *(one.ring for one in earlier)))
     spool = Spool(settings.state_dir / "spool", settings.spool_bytes)
     stack.callback(spool.close)
     names = topics(settings.topic_prefix, settings.partitions)
@@ -184,7 +185,6 @@ def _assemble(settings: Settings, cluster: Cluster, stack: contextlib.ExitStack)
     )
     view = NetworkView(network, clock)
     agent = Agent(settings.node, cluster, view, generation, ledger, intervals, MODES[settings.attach], _rules(settings))
-    earlier = [EarlierRing(Ring(one.maps), one.retired, one.remove) for one in generation.predecessors]
     agent.compaction = LedgerCompaction(ledger, ring)
     return _Parts(
         network=network,
@@ -222,6 +222,7 @@ def _serve_health(settings: Settings, source: Source, parts: _Parts, diagnosis: 
         SourceCollector("probe", source),
         ProbeCollector(parts.agent, maps, parts.ring, *export),
         ShareCollector(maps, parts.ledger),
+        StateCollector(),
         *([CniCollector(plugin.requests)] if plugin else []),
     ):
         registry.register(collector)
@@ -231,7 +232,7 @@ def _serve_health(settings: Settings, source: Source, parts: _Parts, diagnosis: 
         "spool": lambda: parts.drain.problem,
         "kafka": diagnosis.named("kafka", lambda: parts.publisher.problem),
         "address_intervals": lambda: parts.interval_publisher.problem,
-        "state": lambda: source.state_problem() or parts.intervals.problem,
+        "state": lambda: source.state_problem() or parts.ledger.problem or parts.intervals.problem,
     }
     if plugin:
         ready["cni"] = plugin.problem

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import errno
 import fcntl
 import logging
 import os
@@ -12,10 +13,12 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import structlog
 
-from enrich.runtime.private import make_private_folder, open_private
+from enrich.runtime.private import make_private_folder
+from enrich.runtime.state_file import set_aside
 
 
 class Exit(enum.IntEnum):
@@ -62,23 +65,47 @@ def configure_logs(level: str, style: str) -> None:
 
 @contextlib.contextmanager
 def only_instance(path: Path) -> Iterator[None]:
-    """Lock a file for the block. Raises StopServiceError if another process has locked it."""
+    """Lock a file and its folder for the block. Raises StopServiceError if another process has locked one of them.
+
+    The file tells people who has the lock. On a full disk it may be empty, or missing: the lock of the folder holds."""
     make_private_folder(path.parent, files=path.name)
-    with open(path, "a+", opener=open_private) as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            owner = file.read().strip() or "unknown"
-            raise StopServiceError(
-                f"another instance is running, with process id {owner} (lock {path}); "
-                "stop it, or set WEIR_RUN_DIR to another folder for this one",
-                Exit.RUNNING,
-            ) from None
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
+    with contextlib.ExitStack() as stack:
+        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        stack.callback(os.close, folder)
+        file = _open_lock(path)
+        if file is not None:
+            stack.enter_context(file)
+        for locked in (folder, *([file.fileno()] if file else [])):
+            try:
+                fcntl.flock(locked, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise StopServiceError(
+                    f"another instance is running, with process id {_owner(file)} (lock {path}); "
+                    "stop it, or set WEIR_RUN_DIR to another folder for this one",
+                    Exit.RUNNING,
+                ) from None
+        if file is not None:
+            with contextlib.suppress(OSError):
+                os.ftruncate(file.fileno(), 0)
+                os.write(file.fileno(), str(os.getpid()).encode())
         yield
+
+
+def _open_lock(path: Path) -> BinaryIO | None:
+    """Open the file of a lock; None if the disk has no room for it. What is no regular file is set aside."""
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        set_aside(path, "lock", "it is not a regular file", "the lock is made anew")
+    try:
+        return os.fdopen(os.open(path, os.O_CREAT | os.O_RDWR | os.O_APPEND | os.O_CLOEXEC, 0o600), "rb")
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+            raise
+        return None
+
+
+def _owner(file: BinaryIO | None) -> str:
+    """Return the process id in the file of a lock."""
+    return (file.read(20).decode(errors="replace").strip() if file else "") or "unknown"
 
 
 def stop_on_signals() -> threading.Event:

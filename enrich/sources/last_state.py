@@ -72,7 +72,7 @@ class LastState:
         made = None
         try:
             made = Reader(self._resource).read(stored.object)[1]
-        except (LookupError, TypeError, AttributeError, ValueError) as error:
+        except (LookupError, TypeError, AttributeError, ValueError, RecursionError) as error:
             why = repr(error)
         if made is not None:
             self._objects[made.key] = made

@@ -21,6 +21,7 @@ import msgspec
 import structlog
 
 from enrich.runtime.private import make_private_folder, open_private
+from enrich.runtime.state_file import DamagedError, count_damaged, read_state
 
 log = structlog.get_logger("kubeweir.source")
 
@@ -77,7 +78,7 @@ class PolicyStore:
             )
         unreadable = sorted(self._unreadable)
         if unreadable:
-            names = ", ".join(unreadable)
+            names = ", ".join(unreadable).encode(errors="replace").decode()
             return f"stored policies in {self._folder} cannot be read: {names}: apply them again, or remove the files"
         return None
 
@@ -91,18 +92,18 @@ class PolicyStore:
             return
         for path in paths:
             try:
-                with path.open("rb") as file:
-                    content = file.read(_MAX_BYTES)
+                content = read_state(path, _MAX_BYTES)
                 stored = _decode(content)
-            except (OSError, ValueError) as error:
+            except (OSError, ValueError, RecursionError, DamagedError) as error:
                 self.leave_out(path.name, str(error))
                 continue
             self._latest[path.name] = content
             yield path.name, stored
 
     def leave_out(self, name: str, why: str) -> None:
-        """Report that a file is of no use."""
+        """Report that a file is of no use. It stays where it is: its name says which policy to apply again."""
         self._unreadable.add(name)
+        count_damaged("policies")
         log.error("a stored policy cannot be read, and is left out", file=str(self._folder / name), error=why)
 
     def save(self, name: str, stored: Stored) -> None:

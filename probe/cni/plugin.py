@@ -43,13 +43,13 @@ class Plugin:
         self._installation = installation(settings)
 
     def start(self) -> None:
-        """Listen, then install. Raises OSError if the socket cannot be made."""
+        """Listen, then install."""
         self._server.start()
         self._installation.keep()
 
     def problem(self) -> str | None:
-        """Return why pods start without the plugin, None if they do not."""
-        return self._installation.problem
+        """Return why pods start without the plugin, or do not start at all; None if the plugin works."""
+        return self._server.problem or self._installation.problem
 
     def stop(self) -> None:
         """Stop to answer. Pods that start now wait for the next probe."""

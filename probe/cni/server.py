@@ -20,6 +20,7 @@ from typing import Final
 import structlog
 
 from enrich.runtime.private import make_private_folder
+from enrich.runtime.state_file import set_aside
 from probe.cni.messages import MAX_REQUEST
 
 log = structlog.get_logger("kubeweir.cni")
@@ -29,6 +30,7 @@ REQUEST_S: Final = 2.0
 _ANSWER_S: Final = 5.0
 _BACKLOG: Final = 512
 _POLL_S: Final = 0.2
+_RETRY_S: Final = 1.0
 _MAX_DESCRIPTORS: Final = 4
 """How many descriptors are received and closed; the plugin sends one."""
 
@@ -46,22 +48,34 @@ class Server:
         self._stop = threading.Event()
         self._listening: socket.socket | None = None
         self._thread: threading.Thread | None = None
+        self.problem: str | None = None
+        """Why the plugin cannot ask, in words; None if it can."""
 
     def start(self) -> None:
-        """Listen, in place of a probe that has ended. Raises OSError."""
-        make_private_folder(self._path.parent)
-        self._path.unlink(missing_ok=True)
+        """Listen, in place of a probe that has ended. Where that fails, on a full disk for example, it is retried."""
+        self._listening = self._listen()
+        self._thread = threading.Thread(target=self._run, name="cni", daemon=True)
+        self._thread.start()
+
+    def _listen(self) -> socket.socket | None:
         listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
+            make_private_folder(self._path.parent)
+            if self._path.is_dir() and not self._path.is_symlink():
+                set_aside(self._path, "CNI socket", "it is a folder", "the socket is made anew")
+            self._path.unlink(missing_ok=True)
             listening.bind(str(self._path))
             self._path.chmod(0o600)
             listening.listen(_BACKLOG)
-        except OSError:
+        except OSError as error:
             listening.close()
-            raise
-        self._listening = listening
-        self._thread = threading.Thread(target=self._run, args=(listening,), name="cni", daemon=True)
-        self._thread.start()
+            if self.problem is None:
+                log.error("the socket of the CNI plugin cannot be made: pods of this node do not start until it is",
+                          socket=str(self._path), error=str(error), retry_s=_RETRY_S)  # fmt: skip
+            self.problem = f"the socket {self._path} cannot be made ({error.strerror}): pods of this node do not start"
+            return None
+        self.problem = None
+        return listening
 
     def stop(self) -> None:
         """Stop to listen. Requests that wait are answered or end with the process; the plugin asks the next probe."""
@@ -72,7 +86,12 @@ class Server:
             self._path.unlink(missing_ok=True)
             self._listening.close()
 
-    def _run(self, listening: socket.socket) -> None:
+    def _run(self) -> None:
+        while self._listening is None:
+            if self._stop.wait(_RETRY_S):
+                return
+            self._listening = self._listen()
+        listening = self._listening
         while not self._stop.is_set():
             if not select.select([listening], [], [], _POLL_S)[0]:
                 continue

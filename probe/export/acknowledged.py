@@ -12,6 +12,7 @@ import zlib
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from enrich.runtime.state_file import DamagedError, read_state, set_aside
 from probe.export.segment import SpoolPosition
 
 SPOOL_FULL: Final = "spool_full"
@@ -37,7 +38,14 @@ class AcknowledgedFile:
     """The file ``acked``, open for reading and overwriting. It is not thread safe."""
 
     def __init__(self, path: Path) -> None:
-        self._descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o600)
+        """Open the file. What is no regular file of this process's user is set aside. Raises OSError."""
+        try:
+            read_state(path)
+        except FileNotFoundError:
+            pass
+        except DamagedError as error:
+            set_aside(path, "spool", str(error), "all batches on disk are sent again; readers drop repeats")
+        self._descriptor = os.open(path, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
 
     def read(self) -> Acknowledged | None:
         """Return the content, None if the file is empty, torn or not ours."""

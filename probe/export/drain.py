@@ -53,8 +53,7 @@ class Drain:
         self._cluster = ""
         """The cluster's id from the next verdict on."""
         self._appending_since: float | None = None
-        # The last batch may be in its ring still, so that ring is the first: later its header is not the last.
-        self._earlier = sorted(earlier, key=lambda one: not self._has_last(one.ring))
+        self._earlier = earlier
         self._stop = threading.Event()
         self.failed = threading.Event()
         """Set when the thread died of an unexpected error; the process must then end."""
@@ -83,7 +82,7 @@ class Drain:
 
     def start(self, cluster: str, node: str) -> None:
         """Start behind the last verdict in the spool: a killed probe may have left it in the ring as well."""
-        self._key, self._cluster = (self.cluster or cluster, node), cluster
+        self._key, self._cluster = (cluster, node), cluster
         self._problem = None
         self._thread = threading.Thread(target=self._run, name="drain")
         self._thread.start()
@@ -132,7 +131,11 @@ class Drain:
 
     def _run(self) -> None:
         try:
-            for earlier in self._earlier:
+            if not self._open_spool():
+                return
+            self._key = self.cluster or self._cluster, self._key[1]
+            # The last batch may be in its ring still, so that ring is the first: later its header is not the last.
+            for earlier in sorted(self._earlier, key=lambda one: not self._has_last(one.ring)):
                 if not self._empty(earlier.ring, earlier.ended):
                     return  # stopped: the next start goes on, with this ring first
                 earlier.remove()
@@ -144,6 +147,23 @@ class Drain:
             log.exception("draining the ring failed")
             self.failed.set()
             raise
+
+    def _open_spool(self) -> bool:
+        """Wait until the spool is open; return False if the probe stops before."""
+        while not self._spool.open():
+            self._report(self._spool.problem or "")
+            if self._stop.wait(_RETRY_S):
+                return False
+        self._problem = None
+        return True
+
+    def _report(self, problem: str) -> None:
+        """Say, and log now and then, why verdicts stay in the ring."""
+        self._problem = problem
+        if time.monotonic() - self._reported_at > _REPORT_S:
+            self._reported_at = time.monotonic()
+            log.error("the spool cannot be written: verdicts stay in the ring meanwhile", reason=problem,
+                      retry_s=_RETRY_S)  # fmt: skip
 
     def _empty(self, ring: Ring, ended: threading.Event) -> bool:
         """Move verdicts to the spool until the probe stops or the ring has ``ended``; then move all that is left.
@@ -204,11 +224,7 @@ class Drain:
                 self._spool.append(batch.value, batch.header)
             except OSError as error:
                 self._appending_since = None
-                self._problem = f"the spool cannot be written: {error.strerror}"
-                if time.monotonic() - self._reported_at > _REPORT_S:
-                    self._reported_at = time.monotonic()
-                    log.error("the spool cannot be written: verdicts stay in the ring meanwhile",
-                              error=error.strerror, retry_s=_RETRY_S)  # fmt: skip
+                self._report(f"the spool cannot be written: {error.strerror}")
                 if self._stop.wait(_RETRY_S):
                     raise _CannotAppendError from error
             else:

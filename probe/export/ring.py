@@ -22,6 +22,7 @@ import numpy as np
 from enrich.wire.batch import VERDICT
 from probe.kernel import bpf
 from probe.kernel.description import converted
+from probe.kernel.layout import distinct
 from probe.kernel.maps import Maps
 
 _HEADER: Final = 8
@@ -95,6 +96,13 @@ class Ring:
         verdicts = converted(entries["verdict"][:finished].copy(), VERDICT)
         self._next = start + finished * self.stride
         return start // self.stride, verdicts
+
+    def references(self) -> dict[str, set[int]]:
+        """Return the numbers of the ledger in the verdicts that have not been released, by kind."""
+        start = int(self._consumed[0])
+        waiting = (int(self._produced[0]) - start) // self.stride
+        entries = np.frombuffer(self._data, self._entry, waiting, mmap.PAGESIZE + start % self._size)
+        return {kind: distinct(entries["verdict"][kind]) for kind in ("identity", "rule", "endpoint")}
 
     def release(self, up_to_number: int) -> None:
         """Advance the ring position: the kernel may write over all verdicts below this number."""

@@ -1,4 +1,4 @@
-"""The content of the spool's segment files: batches to bytes and back, and what a full spool removes. Pure functions.
+"""The content of the spool's segment files: batches to bytes and back, and what a full spool removes.
 
 A segment is a file of stored batches, one behind the other. Each is a head of 12 bytes (:data:`HEAD`) and the batch as
 ``enrich.wire.batch`` encodes it:
@@ -23,10 +23,14 @@ from typing import Final, NamedTuple
 import msgspec
 import numpy as np
 
+from enrich.runtime.private import open_private
 from enrich.wire.batch import VERDICT, Batch, BatchError, Header, Verdict, decode_batch, encode_batch
 
 HEAD: Final = struct.Struct("<III")
 """Length of the batch, verdicts removed from it, checksum."""
+_BATCH_BEGINS: Final = b'{"'
+_MAX_BATCH: Final = 64 << 20
+"""No batch is so large."""
 
 
 class SpoolPosition(NamedTuple):
@@ -88,6 +92,69 @@ def _checksum(value: bytes, lost: int) -> int:
     at the end of a file.
     """
     return zlib.crc32(value, (lost + 1) & 0xFFFFFFFF)
+
+
+def batches_behind_damage(data: bytes) -> Iterator[SpooledBatch]:
+    """Yield all stored batches that are whole, also those behind damaged bytes.
+
+    A damaged entry does not say where the next one begins. A batch begins with a JSON object, so each ``{"`` may be
+    one; the length and the checksum in front of it say whether it is.
+    """
+    offset = 0
+    while True:
+        for batch in whole_batches(data[offset:]):
+            yield batch
+            offset += batch.stored_bytes
+        begin = data.find(_BATCH_BEGINS, offset + HEAD.size + 1)
+        while begin >= 0 and not _is_entry(data, begin - HEAD.size):
+            begin = data.find(_BATCH_BEGINS, begin + 1)
+        if begin < 0:
+            return
+        offset = begin - HEAD.size
+
+
+def is_torn(tail: bytes) -> bool:
+    """Return whether the end of a segment may be the beginning of an entry that a killed process did not finish."""
+    if len(tail) < HEAD.size:
+        return True
+    length: int = HEAD.unpack_from(tail, 0)[0]
+    return len(tail) - HEAD.size < length <= _MAX_BATCH
+
+
+def _is_entry(data: bytes, offset: int) -> bool:
+    length, lost, checksum = HEAD.unpack_from(data, offset)
+    end = offset + HEAD.size + length
+    return end <= len(data) and bool(_checksum(data[offset + HEAD.size : end], lost) == checksum)
+
+
+def rewrite(segment: Segment, stored: Sequence[SpooledBatch]) -> None:
+    """Have a segment's file hold these batches instead. Raises OSError; then it holds what it did."""
+    temporary = segment.path.with_suffix(".new")
+    try:
+        with open(temporary, "wb", opener=open_private) as file:
+            file.write(b"".join(map(pack, stored)))
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.rename(segment.path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+    segment.batches = len(stored)
+    segment.bytes = sum(batch.stored_bytes for batch in stored)
+    segment.lost = sum(batch.lost for batch in stored)
+
+
+def thin(segment: Segment, taken: int, level: int) -> bool:
+    """Rewrite a segment without its allows (level 1) or its verdicts (2), except for its first ``taken`` batches.
+
+    Return whether there was anything to remove. Raises OSError."""
+    stored = list(whole_batches(segment.path.read_bytes()))
+    free = stored[taken:]
+    thinned = stored[:taken] + ([without_allows(batch) for batch in free] if level == 1 else without_verdicts(free))
+    if thinned != stored:
+        rewrite(segment, thinned)
+    segment.thinned = level
+    return thinned != stored
 
 
 class UnsentBatch(NamedTuple):
@@ -171,10 +238,3 @@ class Counts(NamedTuple):
             unacked=sum(one.batches for number, one in segments.items() if number >= acknowledged.segment)
             - acknowledged.ordinal,
         )
-
-
-def write_whole(descriptor: int, block: bytes) -> None:
-    """Write all bytes of a block. Raises OSError; a part may be written then."""
-    view = memoryview(block)
-    while view:
-        view = view[os.write(descriptor, view) :]

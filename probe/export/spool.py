@@ -18,22 +18,21 @@ What a kill at each moment leaves for the next start:
 - After Kafka has B and before that is noted: B is sent again. Readers deduplicate by ring and verdict number.
 
 A full spool first removes the allows from its oldest batches that the publisher has not taken, then whole batches,
-oldest first. Each removal is counted in the stored entry that lost the verdicts (see ``probe.export.segment``), and the
-header of the next batch reports it. These counts are totals of the spool's life, which is longer than a ring's.
+oldest first. Each removal is counted in the stored entry that lost the verdicts, and the header of the next batch
+reports it. These counts are totals of the spool's life, which is longer than a ring's.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
+import itertools
 import threading
-import time
 from pathlib import Path
 from typing import Final
 
 import structlog
 
-from enrich.runtime.private import make_private_folder, open_private
+from enrich.runtime.private import make_private_folder
 from enrich.wire.batch import Header
 from probe.export.acknowledged import REFUSED, SPOOL_FULL, Acknowledged, AcknowledgedFile
 from probe.export.recovery import recover
@@ -46,16 +45,14 @@ from probe.export.segment import (
     UnsentBatch,
     header_of,
     pack,
+    thin,
     verdicts_in_unreadable,
     whole_batches,
-    without_allows,
-    without_verdicts,
-    write_whole,
 )
+from probe.export.segment_file import SegmentFile
 
 log = structlog.get_logger("kubeweir.probe")
 
-_SYNC_S: Final = 0.1
 _MAX_HANDED_ON_HEADERS: Final = 256
 """Headers of appended batches that are kept for the publisher; with a longer backlog it decodes them from disk."""
 
@@ -64,27 +61,50 @@ class Spool:
     """Batches on disk. It has one writer (the drain) and one reader (the publisher), which may be two threads."""
 
     def __init__(self, folder: Path, max_bytes: int = 1 << 30, segment_bytes: int = 16 << 20) -> None:
-        """Open the spool in ``folder``, or create it. Raises OSError if the folder cannot be made, read or written."""
-        make_private_folder(folder, files="*")
+        """Open the spool in ``folder``, or create it. If the disk does not let it, :attr:`problem` says so."""
         self._folder = folder
         self.max_bytes = max_bytes
         self._segment_bytes = min(segment_bytes, max(max_bytes // 4, 1))
         self._lock = threading.RLock()
         self._appended = threading.Event()
         self._headers: dict[SpoolPosition, Header] = {}
-        self._file = -1
-        self._acknowledged_file = AcknowledgedFile(folder / "acked")
-        self._segments, self._last_header, self._acknowledged = recover(folder, self._acknowledged_file.read())
+        self._file = SegmentFile()
+        self._segments: dict[int, Segment] = {}
+        self._last_header: Header | None = None
+        self._acknowledged = Acknowledged(SpoolPosition(0, 0), 0, 0)
+        self._cursor, self._offset = SpoolPosition(0, 0), 0
+        self._acknowledged_file: AcknowledgedFile | None = None
+        self._counts = self._count()
+        """Read without the lock: a disk that does not answer may hold it for minutes, and health must not."""
+        self.problem: str | None = None
+        """Why the spool is not open, in words; None if it is."""
+        self.open()
+
+    def open(self) -> bool:
+        """Open the spool if it is not; return whether it is open. What is damaged on disk is set aside."""
+        with self._lock:
+            if self._file.is_open:
+                return True
+            try:
+                self._open()
+            except OSError as error:
+                self.problem = f"the spool cannot be opened: {error.filename or self._folder}: {error.strerror}"
+                self._file.close()
+                return False
+            self.problem = None
+        return True
+
+    def _open(self) -> None:
+        make_private_folder(self._folder, files="*")
+        self._acknowledged_file = self._acknowledged_file or AcknowledgedFile(self._folder / "acked")
+        self._segments, self._last_header, self._acknowledged = recover(self._folder, self._acknowledged_file.read())
         # Appends go to a new file, so that the ordinals of the old ones never change under the reader.
         self._start_segment(max(self._segments, default=self._acknowledged.position.segment - 1) + 1)
         with contextlib.suppress(OSError):
             # Written at once, so that the file has its block while the disk has one to give.
             self._write_acknowledged(self._acknowledged)
-        self._cursor = self._acknowledged.position
-        self._offset = self._offset_of(self._cursor)
-        self._synced = time.monotonic()
+        self.rewind()
         self._counts = self._count()
-        """Read without the lock: a disk that does not answer may hold it for minutes, and health must not."""
 
     # --- state
 
@@ -94,10 +114,8 @@ class Spool:
         return self._last_header
 
     def lost(self) -> dict[str, int]:
-        """Return the verdicts that will not reach Kafka, by reason, as totals of the spool's life.
-
-        ``spool_full``: removed to make room; ``refused``: Kafka refused their batch.
-        """
+        """Return the verdicts that will not reach Kafka, as totals of the spool's life: those that were removed to make
+        room (``spool_full``), and those of batches that Kafka ``refused``."""
         return dict(self._counts.lost)
 
     @property
@@ -127,7 +145,7 @@ class Spool:
                 self._append(value, header)
             finally:
                 self._counts = self._count()
-        self._sync()
+        self._file.sync()
         self._appended.set()
 
     def _append(self, value: bytes, header: Header) -> None:
@@ -137,47 +155,24 @@ class Spool:
             number = self._start_segment(number + 1)
         segment = self._segments[number]
         block = pack(SpooledBatch(value, 0))
-        try:
-            write_whole(self._file, block)
-        except OSError:
-            os.ftruncate(self._file, segment.bytes)
-            raise
+        self._file.append(block, segment.bytes)
         if len(self._headers) < _MAX_HANDED_ON_HEADERS:
             self._headers[SpoolPosition(number, segment.batches)] = header
         segment.bytes += len(block)
         segment.batches += 1
         self._last_header = header
 
-    def _sync(self, *, now: bool = False) -> None:
-        """Force the segment to the disk, at most once in ``_SYNC_S`` unless ``now``.
-
-        A kill loses nothing that was written. A power cut loses what the disk has not taken yet, and the ring as well:
-        this bounds that loss to ``_SYNC_S``.
-        """
-        if not now and time.monotonic() - self._synced <= _SYNC_S:
-            return
-        self._synced = time.monotonic()
-        try:
-            os.fdatasync(self._file)
-        except OSError as error:
-            log.warning("the spool's disk does not keep up: a power cut now would lose the newest batches",
-                        error=error.strerror)  # fmt: skip
-
     def _start_segment(self, number: int) -> int:
         path = self._folder / f"{number:012d}.seg"
-        file = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o600)
-        if self._file >= 0:
-            self._sync(now=True)
-            os.close(self._file)
-        self._file = file
+        self._file.start(path)
         self._segments[number] = Segment(path)
         return number
 
     def close(self) -> None:
         """Force everything to the disk and close the files."""
-        self._sync(now=True)
-        os.close(self._file)
-        self._acknowledged_file.close()
+        self._file.close()
+        if self._acknowledged_file is not None:
+            self._acknowledged_file.close()
 
     # --- reading
 
@@ -192,6 +187,8 @@ class Spool:
         return found
 
     def _next(self) -> UnsentBatch | None:
+        if not self._file.is_open:
+            return None
         with self._lock:
             position = self._cursor
             segment = self._segments[position.segment]
@@ -213,8 +210,11 @@ class Spool:
     def rewind(self) -> None:
         """Hand out again, with :meth:`next`, every batch that Kafka has not acknowledged."""
         with self._lock:
-            self._cursor = self._acknowledged.position
-            self._offset = self._offset_of(self._cursor)
+            if self._file.is_open:
+                self._cursor = self._acknowledged.position
+                stored = whole_batches(self._segments[self._cursor.segment].path.read_bytes())
+                taken = itertools.islice(stored, self._cursor.ordinal)
+                self._offset = sum(batch.stored_bytes for batch in taken)
 
     def ack(self, position: SpoolPosition, refused: int = 0) -> None:
         """Note that Kafka has answered for this batch and all before it, and delete the segments before its own.
@@ -242,7 +242,8 @@ class Spool:
 
     def _write_acknowledged(self, acknowledged: Acknowledged) -> None:
         """Write the file ``acked``; changed counts of losses are forced to the disk at once."""
-        self._acknowledged_file.write(acknowledged, sync=acknowledged[1:] != self._acknowledged[1:])
+        if self._acknowledged_file is not None:
+            self._acknowledged_file.write(acknowledged, sync=acknowledged[1:] != self._acknowledged[1:])
         self._acknowledged = acknowledged
 
     # --- making room
@@ -265,36 +266,11 @@ class Spool:
                     excess -= before - segment.bytes
 
     def _thin(self, number: int, level: int) -> None:
-        """Rewrite a segment without its allows (1) or its verdicts (2), except what the publisher has taken."""
+        """Remove allows (1) or all verdicts (2) from a segment, except what the publisher has taken."""
         segment = self._segments[number]
-        stored = list(whole_batches(segment.path.read_bytes()))
-        taken = self._cursor.ordinal if number == self._cursor.segment else 0
-        free = stored[taken:]
-        thinned = stored[:taken] + ([without_allows(batch) for batch in free] if level == 1 else without_verdicts(free))
-        if thinned != stored:
-            self._rewrite(segment, thinned)
-            self._headers = {position: header for position, header in self._headers.items() if position[0] != number}
-        segment.thinned = level
-
-    def _rewrite(self, segment: Segment, stored: list[SpooledBatch]) -> None:
-        temporary = segment.path.with_suffix(".new")
-        try:
-            with open(temporary, "wb", opener=open_private) as file:
-                file.write(b"".join(map(pack, stored)))
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.rename(segment.path)
-        except OSError:
-            temporary.unlink(missing_ok=True)
-            raise
         before = segment.bytes
-        segment.batches = len(stored)
-        segment.bytes = sum(batch.stored_bytes for batch in stored)
-        segment.lost = sum(batch.lost for batch in stored)
-        log.warning("the spool is full: verdicts were removed from its oldest batches, allowed ones first",
-                    segment=segment.path.name, bytes_before=before, bytes_after=segment.bytes,
-                    lost_verdicts=self._count().lost[SPOOL_FULL], setting="WEIR_SPOOL_BYTES")  # fmt: skip
-
-    def _offset_of(self, position: SpoolPosition) -> int:
-        stored = list(whole_batches(self._segments[position.segment].path.read_bytes()))[: position.ordinal]
-        return sum(batch.stored_bytes for batch in stored)
+        if thin(segment, self._cursor.ordinal if number == self._cursor.segment else 0, level):
+            self._headers = {position: header for position, header in self._headers.items() if position[0] != number}
+            log.warning("the spool is full: verdicts were removed from its oldest batches, allowed ones first",
+                        segment=segment.path.name, bytes_before=before, bytes_after=segment.bytes,
+                        lost_verdicts=self._count().lost[SPOOL_FULL], setting="WEIR_SPOOL_BYTES")  # fmt: skip

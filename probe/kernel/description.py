@@ -8,19 +8,25 @@ request to ``close_windows``.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
 import numpy as np
+import structlog
 
 from enrich.wire.batch import VERDICT
 from probe.kernel import bpf
 from probe.kernel.layout import MAPS, VERSION, Array, MapLayout
 
+log = structlog.get_logger("kubeweir.probe")
+
 PIN: Final = "description"
+_NEEDED: Final = ("config", "endpoints", "connections", "deny_windows_0", "deny_windows_1", "floods_0", "floods_1")
 
 _CONNECTION_V3: Final = [
     ["last_ns", "<u8"], ["epoch", "<u4"], ["rule", "<u4"], ["identity", "<u4"], ["sequence", "<u4"], ["hash", "<u4"],
@@ -28,6 +34,15 @@ _CONNECTION_V3: Final = [
     ["other_port", "<u2"], ["padding", "u1", [6]],
 ]  # fmt: skip
 """What 0.1.0 wrote, whose maps have no description. Its other maps that are carried over are as they are today."""
+
+
+class _Stored(msgspec.Struct):
+    """The JSON of a description."""
+
+    version: str
+    sizes: dict[str, int]
+    verdict: Any
+    maps: dict[str, tuple[int, Any, Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,24 +66,67 @@ OWN: Final = Description(VERSION, VERDICT, MAPS)
 """What this version writes."""
 
 
+class UnreadableError(Exception):
+    """The description of a generation cannot be read. The message says why."""
+
+
 def write(folder: Path, sizes: Mapping[str, int]) -> None:
-    """Pin the description of this version's layout in ``folder`` if there is none."""
-    if not (folder / PIN).exists():
-        with bpf.closing(bpf.array_of_one(OWN.encode(sizes))) as fd:
-            bpf.pin(fd, folder / PIN)
+    """Pin the description of this version's layout in ``folder``, unless it is there as it must be."""
+    own = OWN.encode(sizes)
+    if (folder / PIN).exists():
+        with contextlib.suppress(OSError):
+            if _content(folder) == own:
+                return
+        log.error("the description of our maps was damaged, and is written again", folder=str(folder))
+        (folder / PIN).unlink()
+    with bpf.closing(bpf.array_of_one(own)) as fd:
+        bpf.pin(fd, folder / PIN)
 
 
 def read(folder: Path) -> tuple[Description, dict[str, int]]:
-    """Return the layout of the generation in ``folder``, and its sizes (none: 0.1.0 made it)."""
-    try:
-        with bpf.closing(bpf.get(folder / PIN)) as fd:
-            raw = bpf.lookup(fd, bytes(4), bpf.map_info(fd).value_size) or b""
-    except FileNotFoundError:
+    """Return the layout of the generation in ``folder``, and its sizes (none: 0.1.0 made it). Raises UnreadableError.
+
+    By the name of its folder, a generation of this version is known without its description, if that is damaged.
+    """
+    if not (folder / PIN).exists():
         connection = MapLayout(MAPS["connections"].kind, MAPS["connections"].key, _dtype(_CONNECTION_V3))
         return Description("v3", VERDICT, {**MAPS, "connections": connection}), {}
-    parsed = json.loads(raw)
-    maps = {name: MapLayout(kind, _dtype(key), _dtype(value)) for name, (kind, key, value) in parsed["maps"].items()}
-    return Description(parsed["version"], _dtype(parsed["verdict"]), maps), parsed["sizes"]
+    try:
+        parsed = msgspec.json.decode(_content(folder), type=_Stored)
+        made = Description(parsed.version, _dtype(parsed.verdict), {
+            name: MapLayout(kind, _dtype(key), _dtype(value)) for name, (kind, key, value) in parsed.maps.items()
+        })  # fmt: skip
+        _check(made)
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        if folder.name.partition("-")[0] == VERSION:
+            return OWN, {}
+        raise UnreadableError(str(error)) from error
+    return made, parsed.sizes
+
+
+def is_readable(folder: Path) -> bool:
+    """Return whether :func:`read` knows the layout of the generation in ``folder``; log why if not."""
+    try:
+        read(folder)
+    except UnreadableError as error:
+        log.error(
+            "another generation of maps cannot be read: its verdicts are lost, and its connections are looked up in "
+            "nf_conntrack or judged anew", generation=folder.name, reason=str(error),
+        )  # fmt: skip
+        return False
+    return True
+
+
+def _content(folder: Path) -> bytes:
+    with bpf.closing(bpf.get(folder / PIN)) as fd:
+        return bpf.lookup(fd, bytes(4), bpf.map_info(fd).value_size) or b""
+
+
+def _check(made: Description) -> None:
+    """Raise ValueError if a layout lacks what a takeover reads."""
+    missing = [name for name in _NEEDED if name not in made.maps]
+    if missing or not {"endpoint", "identity", "rule"}.issubset(made.verdict.names or ()):
+        raise ValueError(f"it lacks {', '.join(missing) or 'fields of the verdict'}")
 
 
 def converted(values: Array, dtype: np.dtype[Any]) -> Array:

@@ -29,7 +29,7 @@ from __future__ import annotations
 import hashlib
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -139,10 +139,12 @@ class Predecessor:
 class Generation:
     """This probe's generation, and those that it takes over from."""
 
-    def __init__(self, maps: Maps, predecessors: list[Predecessor]) -> None:
+    def __init__(self, maps: Maps, predecessors: list[Predecessor], unreadable: Sequence[Path] = ()) -> None:
+        """``unreadable`` are the folders of generations whose layout nobody knows: only their programs are replaced."""
         self.maps = maps
         self.predecessors = predecessors
-        self.filled = not predecessors
+        self._unreadable = list(unreadable)
+        self.filled = not (predecessors or unreadable)
         """Whether policy is installed. Until then, no interface is moved that a predecessor enforces."""
         self._windows = DenyWindows(maps)
         self._expiry = PlaceExpiry(maps)
@@ -170,9 +172,11 @@ class Generation:
 
     def finish(self, move_rest: Callable[[], None]) -> None:
         """End the predecessors, once policy is installed and pods' interfaces are moved; ``move_rest`` moves others."""
-        if self.pending:
+        if self.pending or self._unreadable:
             move_rest()
             self.retire()
+            while self._unreadable:
+                remove(self._unreadable.pop())
 
     def retire(self) -> None:
         """End the predecessors, none of whose programs is attached any more."""
@@ -209,16 +213,18 @@ def open_generation(pins: Path, sizes: Mapping[str, int], cache: ProgramCache | 
     """
     folder = pins / generation_name(sizes)
     (pins / LINKS).mkdir(parents=True, exist_ok=True)
-    predecessors = []
+    predecessors, unreadable = [], []
     for found in sorted(pins.iterdir()):
         if found.name in (LINKS, folder.name) or not found.is_dir():
             continue
         _gather_links(found, pins / LINKS)
         # The programs are pinned last: a generation without them was never used.
-        if (found / "events").exists() and (found / "close_windows").exists():
+        if not ((found / "events").exists() and (found / "close_windows").exists()):
+            remove(found)
+        elif description.is_readable(found):
             predecessors.append(Predecessor(found))
         else:
-            remove(found)
+            unreadable.append(found)
     shared = {name: pin for one in predecessors for name, pin in one.shareable(sizes).items()}
     maps = Maps.open(folder, sizes, shared, cache)
     description.write(folder, sizes)
@@ -232,7 +238,7 @@ def open_generation(pins: Path, sizes: Mapping[str, int], cache: ProgramCache | 
                 if key not in known:
                     maps["endpoints"].set(key, value)
                     known[key] = value
-    return Generation(maps, predecessors)
+    return Generation(maps, predecessors, unreadable)
 
 
 def generation_name(sizes: Mapping[str, int]) -> str:

@@ -35,7 +35,8 @@ import msgspec
 import structlog
 
 from enrich.model import Pod
-from enrich.runtime.private import make_private, open_private
+from enrich.runtime.private import make_private
+from enrich.runtime.state_file import DamagedError, read_state, replace_state, set_aside
 from enrich.wire.address_interval import INTERVAL_RETENTION_NS, AddressInterval, OwnerRef, encode_interval
 from probe.node.link_clock import LinkClock
 
@@ -102,12 +103,13 @@ class AddressIntervals:
     def _read(self) -> list[AddressInterval]:
         try:
             make_private(self._path)
-            found, self._confirmed_ns = _decode(self._path.read_bytes()), self._path.stat().st_mtime_ns
+            found = _decode(read_state(self._path))
+            self._confirmed_ns = self._path.stat().st_mtime_ns
         except FileNotFoundError:
             return []
-        except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
-            log.error("the last probe's address intervals cannot be read: they stay in the topic as they are",
-                      file=str(self._path), error=str(error))  # fmt: skip
+        except (OSError, ValueError, RecursionError, DamagedError) as error:
+            set_aside(self._path, "address intervals", str(error),
+                      "the last probe's address intervals stay in the topic as they are")  # fmt: skip
             return []
         return found
 
@@ -197,15 +199,10 @@ class AddressIntervals:
         self._saved_ns, self.problem = now, None
 
     def _write(self, *, whole: bool) -> None:
-        new = self._path
         if whole:
-            new = self._path.with_suffix(".new")
-            with open(new, "wb", opener=open_private) as file:
-                file.write(msgspec.json.encode(list(self._intervals.values())))
-        elif not self._path.exists():
-            return
-        os.utime(new, ns=(self._confirmed_ns, self._confirmed_ns))
-        new.replace(self._path)
+            replace_state(self._path, msgspec.json.encode(list(self._intervals.values())), self._confirmed_ns)
+        elif self._path.exists():
+            os.utime(self._path, ns=(self._confirmed_ns, self._confirmed_ns))
 
 
 def _going_on(interval: AddressInterval, pod: Pod) -> AddressInterval:

@@ -14,12 +14,14 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 import structlog
 
 from enrich.model import Pod
-from enrich.runtime.private import open_private
+from enrich.runtime.state_file import DamagedError, read_state, replace_state, set_aside
+from probe.node.stored_pod import check_pod
 
 log = structlog.get_logger("kubeweir.probe")
 
@@ -27,7 +29,7 @@ log = structlog.get_logger("kubeweir.probe")
 class Assignment(msgspec.Struct, frozen=True):
     """One interface of one pod's sandbox."""
 
-    index: int
+    index: Annotated[int, msgspec.Meta(gt=0, lt=1 << 31)]
     """Interface index of the host's end."""
     container: str
     """Id of the sandbox."""
@@ -152,10 +154,7 @@ class Assignments:
             log.warning("the file of assignments cannot be written", file=str(self._path), error=str(error))
 
     def _save(self) -> None:
-        new = self._path.with_name(f"{self._path.name}.new")
-        with open(new, "wb", opener=open_private) as file:
-            file.write(msgspec.json.encode(list(self._by_index.values())))
-        new.replace(self._path)
+        replace_state(self._path, msgspec.json.encode(list(self._by_index.values())))
 
 
 def with_addresses(pod: Pod, addresses: tuple[str, ...]) -> Pod:
@@ -165,10 +164,13 @@ def with_addresses(pod: Pod, addresses: tuple[str, ...]) -> Pod:
 
 def _read(path: Path) -> dict[int, Assignment]:
     try:
-        return {one.index: one for one in _decode(path.read_bytes())}
+        found = _decode(read_state(path))
+        for one in found:
+            check_pod(one.pod)
     except FileNotFoundError:
         return {}
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
-        log.error("the file of assignments cannot be read: interfaces are bound by their addresses until their pods "
-                  "are made again", file=str(path), error=str(error))  # fmt: skip
+    except (ValueError, RecursionError, DamagedError) as error:
+        set_aside(path, "assignments", str(error),
+                  "interfaces are bound by their addresses until their pods are made again")  # fmt: skip
         return {}
+    return {one.index: one for one in found}

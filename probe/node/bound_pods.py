@@ -15,7 +15,8 @@ import msgspec
 import structlog
 
 from enrich.model import Namespace, Pod
-from enrich.runtime.private import open_private
+from enrich.runtime.state_file import DamagedError, read_state, replace_state, set_aside
+from probe.node.stored_pod import check_pod
 
 log = structlog.get_logger("kubeweir.probe")
 
@@ -54,7 +55,7 @@ class BoundPods:
             return
         self._content = content
         try:
-            self._write()
+            replace_state(self._path, msgspec.json.encode(content))
         except OSError as error:
             if not self._is_behind:
                 log.error("bound pods cannot be stored: after a restart, an interface whose pod the API lost is closed",
@@ -63,19 +64,15 @@ class BoundPods:
             return
         self._is_behind = False
 
-    def _write(self) -> None:
-        new = self._path.with_name(f"{self._path.name}.new")
-        with open(new, "wb", opener=open_private) as file:
-            file.write(msgspec.json.encode(self._content))
-        new.replace(self._path)
-
 
 def _read(path: Path) -> _Content:
     try:
-        return msgspec.json.decode(path.read_bytes(), type=_Content)
+        found = msgspec.json.decode(read_state(path), type=_Content)
+        for pod in found.pods:
+            check_pod(pod)
     except FileNotFoundError:
         return _Content()
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
-        log.error("the file of bound pods cannot be read: an interface whose pod the API no longer has stays closed",
-                  file=str(path), error=str(error))  # fmt: skip
+    except (ValueError, RecursionError, DamagedError) as error:
+        set_aside(path, "bound pods", str(error), "an interface whose pod the API no longer has stays closed")
         return _Content()
+    return found

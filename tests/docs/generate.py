@@ -28,6 +28,7 @@ from enrich.runtime.watching import SourceCollector
 from probe.cni.metrics import CniCollector
 from probe.metrics import ProbeCollector, last_success
 from probe.share_metrics import ShareCollector
+from probe.state_metrics import StateCollector
 from streams.main import ROLES
 from streams.metrics.progress import CALLS_OF_ALERTS, CALLS_OF_SINKS, ProgressMetrics
 from streams.metrics.roles import AlertMetrics, EnrichMetrics, SinkMetrics
@@ -179,6 +180,7 @@ def _probe() -> Iterator[Family]:
     yield from _of(last_success(CollectorRegistry(), source, MagicMock(), MagicMock()))
     yield from _of(CniCollector(MagicMock(counts={}, seconds={})))
     yield from _of(ShareCollector(MagicMock(), MagicMock()))
+    yield from _of(StateCollector())
 
 
 def _enrich() -> Iterator[Family]:

@@ -41,6 +41,9 @@ WORRY: Final[dict[str, str]] = {
     "kubeweir_probe_cni_seconds_total": "Above a second a request: policy is installed slowly, or the watch is late.",
     "kubeweir_probe_borrowed_connections": "Never by itself; who has most loses first when all are lent.",
     "kubeweir_probe_connection_evictions_total": "Rises for a pod that does not scan: raise WEIR_POD_CONNECTIONS.",
+    "kubeweir_probe_damaged_state_files_total": (
+        "Any increase: a disk, or a program that writes where only the probe should; the log says what was lost."
+    ),
     "kubeweir_probe_dropped_address_intervals_total": (
         "Any increase: workers may not name a pod. `queue_full`: Kafka was away for long while many pods came and went."
     ),

@@ -9,6 +9,8 @@ import pytest
 
 from probe.ledger import Ledger
 
+WEB = {"kind": "NetworkPolicy", "namespace": "shop", "name": "web"}
+
 
 def opened(path: Path) -> contextlib.closing[Ledger]:
     """Open a ledger, and close it at the end of the block."""
@@ -18,13 +20,13 @@ def opened(path: Path) -> contextlib.closing[Ledger]:
 def test_a_number_keeps_its_meaning_over_a_restart(tmp_path: Path) -> None:
     path = tmp_path / "run" / "ledger"
     with opened(path) as ledger:
-        first = ledger.number_of("rule", "a", [{"kind": "NetworkPolicy"}])
+        first = ledger.number_of("rule", "a", [WEB])
         assert ledger.number_of("rule", "b") == first + 1
         assert ledger.number_of("rule", "a") == first
         assert ledger.number_of("endpoint", "a") == 1
     with opened(path) as ledger:
         assert ledger.number_of("rule", "a") == first
-        assert ledger.meaning("rule", first) == [{"kind": "NetworkPolicy"}]
+        assert ledger.meaning("rule", first) == [WEB]
         assert ledger.meaning("rule", first + 1) is None
         assert ledger.number_of("rule", "c") == first + 2
 

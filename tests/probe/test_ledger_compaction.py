@@ -11,6 +11,12 @@ import pytest
 
 from probe.ledger import Ledger
 from probe.ledger_compaction import LedgerCompaction, References
+from tests.waiting import until
+
+
+def meaning(number: int) -> list[dict[str, str]]:
+    """Return the meaning of a rule number."""
+    return [{"kind": "NetworkPolicy", "namespace": "shop", "name": f"p{number}"}]
 
 
 @dataclass
@@ -49,7 +55,7 @@ class _Node:
 def node(tmp_path: Path) -> Iterator[_Node]:
     with contextlib.closing(Ledger.open(tmp_path / "ledger")) as ledger:
         for number in range(1, 21):
-            assert ledger.number_of("rule", f"r{number}", [number]) == number
+            assert ledger.number_of("rule", f"r{number}", meaning(number)) == number
         yield _Node(ledger)
 
 
@@ -65,7 +71,7 @@ def test_what_is_in_use_is_kept_and_the_rest_forgotten(node: _Node) -> None:
     # The highest is kept, because the next number is counted from it.
     assert known(node.ledger) == {3, 4, 20}
     assert node.forgotten == {*range(1, 20)} - {3, 4} | {20}
-    assert node.ledger.meaning("rule", 3) == [3]
+    assert node.ledger.meaning("rule", 3) == meaning(3)
     assert node.ledger.meaning("rule", 5) is None
 
 
@@ -102,7 +108,7 @@ def test_nothing_is_forgotten_before_the_ring_is_read(node: _Node) -> None:
     node.step(600)
     node.ring.consumer_number = 99
     node.step(600)
-    assert node.ledger.meaning("rule", 5) == [5]
+    assert node.ledger.meaning("rule", 5) == meaning(5)
     node.ring.consumer_number, node.ring.producer_number = 100, 500
     node.step()
     assert known(node.ledger) == {20}
@@ -112,12 +118,12 @@ def test_no_number_is_given_out_twice_not_even_by_the_next_process(node: _Node) 
     node.step()
     node.step(600)
     node.step()
-    assert node.ledger.number_of("rule", "r5", [5]) == 21
+    assert node.ledger.number_of("rule", "r5", meaning(5)) == 21
     node.ledger.flush()
     with contextlib.closing(Ledger.open(node.ledger.path)) as following:
         assert following.numbers()["rule"] == {20, 21}
         assert following.number_of("rule", "r6") == 22
-        assert following.meaning("rule", 21) == [5]
+        assert following.meaning("rule", 21) == meaning(5)
 
 
 def test_a_number_that_was_not_written_yet_is_in_the_new_file(node: _Node) -> None:
@@ -128,12 +134,20 @@ def test_a_number_that_was_not_written_yet_is_in_the_new_file(node: _Node) -> No
         assert following.number_of("set", "late") == 1
 
 
-def test_a_file_that_cannot_be_written_changes_nothing(node: _Node) -> None:
+def test_a_disk_that_takes_nothing_does_not_let_memory_grow(node: _Node) -> None:
     node.ledger.path.with_name("ledger.new").mkdir()
     node.step()
     node.step(600)
     node.step()
-    assert len(node.ledger) == 20
-    node.ledger.path.with_name("ledger.new").rmdir()
-    node.step()
     assert known(node.ledger) == {20}
+    assert "the ledger cannot be written" in (node.ledger.problem or "")
+    node.ledger.path.with_name("ledger.new").rmdir()
+    node.ledger.number_of("rule", "r21", meaning(21))
+
+    def is_written() -> bool:
+        node.ledger.flush()
+        return node.ledger.problem is None
+
+    until(is_written)
+    with contextlib.closing(Ledger.open(node.ledger.path)) as following:
+        assert known(following) == {20, 21}

@@ -131,20 +131,3 @@ def test_a_node_namespace_that_is_not_there_is_named(tmp_path: Path, manifests: 
     )  # fmt: skip
     assert done.returncode == 3, done.stderr
     assert "/run/netns/nowhere" in done.stderr
-
-
-@pytest.mark.kernel
-def test_a_state_folder_that_cannot_be_made_is_named(tmp_path: Path, manifests: Path) -> None:
-    (tmp_path / "file").touch()
-    pins = Path(f"/sys/fs/bpf/kubeweir-{tmp_path.parent.name}")
-    try:
-        done = run(
-            WEIR_SOURCE=f"manifests:{manifests}", WEIR_PIN_DIR=str(pins), WEIR_RUN_DIR=str(tmp_path),
-            WEIR_STATE_DIR=str(tmp_path / "file"), WEIR_METRICS="127.0.0.1:0",
-        )  # fmt: skip
-        assert done.returncode == 3, done.stderr
-        assert done.stderr.splitlines()[-1] == f"weir-probe: {tmp_path}/file/spool: Not a directory"
-    finally:
-        ended = run("detach", WEIR_PIN_DIR=str(pins), WEIR_RUN_DIR=str(tmp_path))
-    assert ended.returncode == 0, ended.stderr
-    assert not pins.exists()

@@ -295,9 +295,9 @@ def test_a_disk_that_does_not_answer_is_reported_and_health_does_not_wait_for_it
         fdatasync(descriptor)
 
     monkeypatch.setattr("probe.export.drain._PATIENCE_S", 0.0)
-    monkeypatch.setattr("probe.export.spool._SYNC_S", 0.0)
+    monkeypatch.setattr("probe.export.segment_file._SYNC_S", 0.0)
     ring, spool = Ring(make_rows(20)), Spool(tmp_path)
-    monkeypatch.setattr("probe.export.spool.os.fdatasync", hang)
+    monkeypatch.setattr("probe.export.segment_file.os.fdatasync", hang)
     draining = Drain(ring, NoReferences(), spool, LIMITS)  # type: ignore[arg-type]
     draining.start("c1", "n1")
     until(lambda: spool.unacked_batches == 1 or None, "the first batch")

@@ -1,0 +1,97 @@
+"""Generations whose description or ledger is damaged are taken over, and stay closed to what policy denies."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import pytest
+from netns import connects, listen, open_socket
+
+from probe.kernel import bpf, description
+from probe.kernel.generations import generation_name
+from probe.ledger import Ledger
+from probe.numbers_in_use import reserve_numbers
+from tests.kernel.rig import Rig
+from tests.kernel.takeover import DENIED, Traffic, make_pods, restart
+from tests.kernel.test_other_layout import other_version
+from tests.waiting import until
+
+pytestmark = pytest.mark.kernel
+
+DAMAGES = (b"\0" * 64, b'{"version": "v0", "sizes": {}', b'{"version": 7, "sizes": [], "verdict": 0, "maps": {}}')
+
+
+def damage(folder: Path, content: bytes) -> None:
+    """Replace a generation's description."""
+    (folder / description.PIN).unlink()
+    with bpf.closing(bpf.array_of_one(content)) as fd:
+        bpf.pin(fd, folder / description.PIN)
+
+
+def check_policy(own: Rig) -> None:
+    client, server = own.pods["a/client"], own.pods["a/server"]
+    with listen(server, 4, 80), listen(server, 4, 81):
+        assert connects(client, server.address(4), 80)
+        assert not connects(client, server.address(4), 81)
+    own.drain()  # reads the ring of a generation before to its end
+    assert {path.name for path in own.pins.iterdir()} == {"links", generation_name(own.sizes)}
+    assert description.read(own.maps.folder) == (description.OWN, own.sizes)
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("own", ["tcx", "clsact"], indirect=True)
+def test_a_generation_that_nobody_can_read_is_replaced_and_nothing_denied_passes(own: Rig, tmp_path: Path) -> None:
+    with other_version(tmp_path / "other"):
+        restart(own)
+        client, server = make_pods(own)
+    traffic = Traffic(client, server, 4)
+    try:
+        for content in DAMAGES:
+            damage(own.maps.folder, content)
+            restart(own)
+            own.apply()
+            asked = traffic.answered
+            until(lambda before=asked: traffic.answered > before + 5)  # type: ignore[misc]
+            check_policy(own)
+            with other_version(tmp_path / f"other-{DAMAGES.index(content)}"):
+                restart(own)
+                own.apply()
+    finally:
+        traffic.stop()
+    assert traffic.passed == 0
+
+
+@pytest.mark.parametrize("own", ["tcx"], indirect=True)
+def test_a_damaged_description_of_this_version_is_not_needed(own: Rig) -> None:
+    make_pods(own)
+    damage(own.maps.folder, DAMAGES[0])
+    restart(own, POLICY_ENTRIES=512)
+    own.apply()
+    check_policy(own)
+    damage(own.maps.folder, DAMAGES[1])
+    restart(own, POLICY_ENTRIES=512)
+    own.apply()
+    check_policy(own)
+
+
+@pytest.mark.parametrize("own", ["tcx"], indirect=True)
+def test_no_number_that_the_kernel_still_has_gets_another_meaning(own: Rig) -> None:
+    """The ledger is lost. A verdict and a deny window have numbers that no policy map has any more."""
+    client, server = make_pods(own)
+    with open_socket(client, 4, socket.SOCK_DGRAM) as out:
+        out.sendto(b"denied", (server.address(4), DENIED))
+        out.sendto(b"denied", (server.address(4), DENIED))
+    until(lambda: own.ring.unread > 0 and bool(own.windows.references()["rule"]))
+    used = own.ring.references()
+    assert used["rule"]
+    assert used["endpoint"]
+    assert own.windows.references()["endpoint"] <= used["endpoint"]
+    own.crash()
+    (own.folder / "ledger").unlink()
+    own.open()
+    fresh = Ledger.open(own.folder / "fresh")
+    reserve_numbers(fresh, own.generation, [own.ring])
+    for kind in ("rule", "endpoint", "identity"):
+        assert fresh.number_of(kind, "new") > max(used[kind], default=0)
+    fresh.close()
