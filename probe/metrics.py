@@ -71,6 +71,16 @@ class ProbeCollector(Collector):
             "Bytes of the batches that Kafka has acknowledged",
             value=publisher.acked_bytes,
         )
+        yield GaugeMetricFamily(
+            "kubeweir_probe_clock_offset_seconds",
+            "By how much the node's clock is ahead of the brokers', as of the last batch that Kafka has acknowledged",
+            value=publisher.clock.offset_s,
+        )
+        yield GaugeMetricFamily(
+            "kubeweir_probe_clock_offset_uncertainty_seconds",
+            "By how much more or less the node's clock may be ahead; 0 before the first measurement",
+            value=publisher.clock.uncertainty_s,
+        )
         refusals = CounterMetricFamily(
             "kubeweir_probe_kafka_refusals",
             "Answers by which Kafka refused a record that is sent again, because a right is missing for example",

@@ -179,11 +179,11 @@ def _assemble(settings: Settings, cluster: Cluster, stack: contextlib.ExitStack)
     stack.callback(spool.close)
     names = topics(settings.topic_prefix, settings.partitions)
     interval_publisher = AddressIntervalPublisher(names.endpoints, settings.connection(), settings.stall)
-    clock = LinkClock()
-    intervals = AddressIntervals(
-        settings.node, settings.run_dir / "address-intervals", interval_publisher.publish, clock
-    )
+    clock, path = LinkClock(), settings.run_dir / "address-intervals"
+    intervals = AddressIntervals(settings.node, path, interval_publisher.publish, clock)
     view = NetworkView(network, clock)
+    publisher = Publisher(spool, names.raw, settings.connection(), settings.stall)
+    intervals.ahead_ns = publisher.clock.ahead_ns
     agent = Agent(settings.node, cluster, view, generation, ledger, intervals, MODES[settings.attach], _rules(settings))
     agent.compaction = LedgerCompaction(ledger, ring)
     return _Parts(
@@ -194,8 +194,8 @@ def _assemble(settings: Settings, cluster: Cluster, stack: contextlib.ExitStack)
         intervals=intervals,
         interval_publisher=interval_publisher,
         agent=agent,
-        drain=Drain(ring, LedgerReferences(ledger), spool, _limits(settings), earlier),
-        publisher=Publisher(spool, names.raw, settings.connection(), settings.stall),
+        drain=Drain(ring, LedgerReferences(ledger), spool, _limits(settings), earlier, lambda: publisher.clock.skew),
+        publisher=publisher,
         plugin=_plugin(settings, cluster, network, agent),
     )
 

@@ -147,7 +147,7 @@ class Addresses:
             self._drop(uid, ip)
             return
         end = FOREVER if interval.end is None else interval.end
-        exact = Interval(uid, interval.first, interval.start, end, last, sys.intern(interval.node))
+        exact = Interval(uid, interval.first, interval.start, end, last, sys.intern(interval.clock))
         self._exact[ip] = (*self._others(ip, uid), exact)
         self._add_neighbourhood(ip)
         self._pods.report(interval, now)

@@ -22,7 +22,8 @@ _FIRST_PLACES: Final = 1024
 Places = dict[bytes, int]
 """The place of the answer about each address."""
 View = tuple[str, bool]
-"""The node whose clock measured the verdicts, and whether they are from a time of which the index may not know all."""
+"""The node whose clock measured the verdicts, empty if it was corrected; and whether they are from a time of which the
+index may not know all."""
 
 
 class Answers:

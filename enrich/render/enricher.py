@@ -130,7 +130,7 @@ class Enricher:
         templates = self._templates
         template = self._template_numbers(batch)
         # The same as np.clip, which costs more than all other arithmetic of a small batch.
-        times = np.minimum(np.maximum(batch.wall, 0), self._now_ns()) // 1_000_000
+        times = np.minimum(np.maximum(batch.node_wall, 0), self._now_ns()) // 1_000_000
         dialled = self._services(verdicts, batch.wall)
         values = [
             f"{h}{a}{peer}{b}{count}{c}{first}{d}{last}{e}{number}{f}{service}}}".encode()
@@ -139,7 +139,7 @@ class Enricher:
                 templates.tails.of(template),
                 lookup_result.peers.json.of(lookup_result.peer),
                 verdicts["count"].tolist(),
-                *timestamps(verdicts, batch.wall),
+                *timestamps(verdicts, batch.node_wall),
                 batch.numbers.tolist(),
                 dialled,
                 strict=True,

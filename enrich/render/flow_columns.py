@@ -41,7 +41,7 @@ class FlowColumns:
         header = self.batch.headers[int(self.batch.owner[place])]
         here = slice(place, place + 1)
         verdict = self.batch.verdicts[place]
-        (first,), (last,) = timestamps(self.batch.verdicts[here], self.batch.wall[here])
+        (first,), (last,) = timestamps(self.batch.verdicts[here], self.batch.node_wall[here])
         source, destination = (_text(verdict[name]) for name in ("source", "destination"))
         ports = int(verdict["source_port"]), int(verdict["destination_port"])
         connection, icmp = template.connection(source, destination, *ports)

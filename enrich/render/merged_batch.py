@@ -15,6 +15,7 @@ import numpy as np
 
 from enrich.render.interning import Int64Array
 from enrich.wire.batch import VERDICT, Batch, Header
+from enrich.wire.clock_skew import correction_ns
 
 VerdictArray = np.ndarray[Any, np.dtype[np.void]]
 Mask = np.ndarray[Any, np.dtype[np.bool_]]
@@ -31,13 +32,16 @@ class MergedBatch:
     numbers: np.ndarray[Any, np.dtype[np.uint64]]
     """The number of each verdict in its ring."""
     wall: Int64Array
-    """The time of each verdict, in nanoseconds of the wall clock."""
+    """The time of each verdict by the brokers' clocks, in nanoseconds, to be compared with what other nodes say."""
+    node_wall: Int64Array
+    """The same by the node's own clock, which is what a record says; the same array if no node's clock is wrong."""
 
     def pick(self, verdicts: Mask) -> MergedBatch:
         """Return the part that a mask selects, with the same headers."""
-        return MergedBatch(
-            self.headers, self.verdicts[verdicts], self.owner[verdicts], self.numbers[verdicts], self.wall[verdicts]
-        )
+        wall = self.wall[verdicts]
+        node_wall = wall if self.node_wall is self.wall else self.node_wall[verdicts]
+        picked = self.verdicts[verdicts], self.owner[verdicts], self.numbers[verdicts]
+        return MergedBatch(self.headers, *picked, wall, node_wall)
 
     def parts(self) -> Iterator[tuple[int, Header, slice]]:
         """Yield the index and the header of each batch that has verdicts here, and the slice of its verdicts."""
@@ -60,8 +64,17 @@ def merge(*batches: Batch) -> MergedBatch:
     headers = [batch.header for batch in batches]
     verdicts = batches[0].verdicts if len(batches) == 1 else _concatenated([batch.verdicts for batch in batches])
     clocks = np.array([header.clock for header in headers], np.int64)
-    wall = verdicts["time_ns"].astype(np.int64) + np.repeat(clocks, counts)
-    return MergedBatch(headers, verdicts, np.repeat(np.arange(len(batches)), counts), _numbers(batches, counts), wall)
+    wall = node_wall = verdicts["time_ns"].astype(np.int64) + np.repeat(clocks, counts)
+    corrections = [correction_ns(header.skew) for header in headers]
+    if any(corrections):
+        wall = node_wall - np.repeat(np.array(corrections, np.int64), counts)
+    owner = np.repeat(np.arange(len(batches)), counts)
+    return MergedBatch(headers, verdicts, owner, _numbers(batches, counts), wall, node_wall)
+
+
+def clock_of(header: Header) -> str:
+    """Return the node by whose clock the times of a batch are measured, empty if they were corrected."""
+    return "" if correction_ns(header.skew) else header.node
 
 
 def _concatenated(arrays: list[Any]) -> VerdictArray:

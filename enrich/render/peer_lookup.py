@@ -21,7 +21,7 @@ from enrich.render.answers import Answers, View
 from enrich.render.columns import NO_ADDRESS, AddressTexts, raw_addresses
 from enrich.render.fragments import EndRenderer, RenderedEnd, node_part
 from enrich.render.interning import Int64Array, InternTable
-from enrich.render.merged_batch import Mask, MergedBatch, VerdictArray
+from enrich.render.merged_batch import Mask, MergedBatch, VerdictArray, clock_of
 from enrich.wire.batch import AGGREGATED, INGRESS, UNNAMED, Reason
 
 MAX_ANSWERS: Final = 200_000
@@ -155,7 +155,7 @@ class PeerLookup:
             late &= batch.verdicts["reason"] != Reason.NODE
             for place in np.flatnonzero(late).tolist():
                 text, at = self._texts[addresses[place]], int(batch.wall[place])
-                node = batch.headers[batch.owner[place]].node
+                node = clock_of(batch.headers[batch.owner[place]])
                 peer = self._ends.in_doubt(text, at, node, found.peers[found.peer[place]])
                 found.peer[place] = self._peers.number(peer, settled=True)
 
@@ -167,7 +167,7 @@ class PeerLookup:
         numbers, stale = self._answers.at(places, batch.wall)
         if not stale.any():
             return numbers
-        nodes = [header.node for header in batch.headers]
+        nodes = [clock_of(header) for header in batch.headers]
 
         def of(place: int) -> View:
             return nodes[batch.owner[place]], bool(old[place])
@@ -190,10 +190,11 @@ class PeerLookup:
             if any_old and old[span].any() and not old[span].all():
                 for place in range(span.start, span.stop):
                     one = slice(place, place + 1)
-                    places += self._places_of((header.node, bool(old[place])), addresses[one], batch.wall[one])
+                    view = clock_of(header), bool(old[place])
+                    places += self._places_of(view, addresses[one], batch.wall[one])
             else:
                 is_old = any_old and bool(old[span.start])
-                places += self._places_of((header.node, is_old), addresses[span], batch.wall[span])
+                places += self._places_of((clock_of(header), is_old), addresses[span], batch.wall[span])
         return np.array(places, np.int64)
 
     def _places_of(self, view: View, addresses: list[bytes], wall: Int64Array) -> list[int]:

@@ -14,7 +14,19 @@ from typing import Final, NamedTuple
 import msgspec
 
 from enrich.model import Labels, Owner, Pod
-from enrich.wire.bounds import Cluster, Kind, LabelKey, LabelValue, Namespace, Nanoseconds, Node, ObjectName, Uid
+from enrich.wire.bounds import (
+    Cluster,
+    Kind,
+    LabelKey,
+    LabelValue,
+    Namespace,
+    Nanoseconds,
+    Node,
+    ObjectName,
+    Offset,
+    Uid,
+)
+from enrich.wire.clock_skew import MAX_CORRECTED_NS
 
 VERSION: Final = 1
 INTERVAL_RETENTION_NS: Final = 25 * 3600 * 1_000_000_000
@@ -59,6 +71,23 @@ class AddressInterval(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=T
     labels: dict[LabelKey, LabelValue] = {}
     """The labels that the pod had all the time."""
     owner: OwnerRef | None = None
+    ahead: Offset = 0
+    """By how much the node's clock was ahead of the brokers', if its times are to be corrected
+    (:func:`enrich.wire.clock_skew.correction_ns`)."""
+
+    def corrected(self) -> AddressInterval:
+        """Return the interval by the brokers' clocks."""
+        if self.clock:
+            return self
+        return msgspec.structs.replace(self, **{
+            name: max(0, at - self.ahead)
+            for name in ("first", "start", "end", "last") if (at := getattr(self, name)) is not None
+        })  # fmt: skip
+
+    @property
+    def clock(self) -> str:
+        """The node by whose clock the times are measured, empty if they are corrected."""
+        return "" if 0 < abs(self.ahead) <= MAX_CORRECTED_NS else self.node
 
     @property
     def key(self) -> bytes:

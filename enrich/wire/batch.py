@@ -153,6 +153,9 @@ class Header(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=False):
     """The bytes of each verdict, at least 88."""
     clock: Offset
     """CLOCK_REALTIME - CLOCK_MONOTONIC in nanoseconds, measured when the batch was made."""
+    skew: tuple[Offset, Count] | None = None
+    """By how much CLOCK_REALTIME is ahead of the brokers' clocks, and how uncertain that is, in nanoseconds; None if
+    it has not been measured: see :mod:`enrich.wire.clock_skew`."""
     endpoints: dict[Number, EndpointRef] = {}
     """The pod of each endpoint number (in decimal) in these verdicts."""
     rules: dict[Number, list[PolicyRef]] = {}

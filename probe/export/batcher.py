@@ -13,6 +13,7 @@ from typing import Any, Final, Protocol
 import numpy as np
 
 from enrich.wire.batch import VERDICT, VERSION, EndpointRef, Header, PolicyRef, Verdict, encode_batch
+from enrich.wire.clock_skew import Skew
 
 _QUIET_VERDICTS_PER_S: Final = 100.0
 """Below this rate allows wait longer: a fleet of quiet nodes must not send many tiny batches."""
@@ -22,15 +23,16 @@ _CLOCK_READINGS: Final = 3
 Verdicts = np.ndarray[Any, np.dtype[np.void]]
 
 
-def clock_offset_ns() -> int:
+def clock_offset_ns(now_ns: Callable[[], int] | None = None, monotonic_ns: Callable[[], int] | None = None) -> int:
     """Return CLOCK_REALTIME minus CLOCK_MONOTONIC in nanoseconds.
 
     The reading with the shortest time between the two clocks is used: if the process is suspended between them, the
     offset, and so the time of every verdict in the batch, is wrong by as much.
     """
+    now_ns, monotonic_ns = now_ns or time.time_ns, monotonic_ns or time.monotonic_ns
     readings = []
     for _ in range(_CLOCK_READINGS):
-        before, wall, after = time.monotonic_ns(), time.time_ns(), time.monotonic_ns()
+        before, wall, after = monotonic_ns(), now_ns(), monotonic_ns()
         readings.append((after - before, wall - (before + after) // 2))
     return min(readings)[1]
 
@@ -86,14 +88,15 @@ class Batcher:
         reported: Mapping[str, int],
         limits: Limits | None = None,
         clock: Callable[[], float] = time.monotonic,
+        skew: Callable[[], Skew | None] = lambda: None,
     ) -> None:
         """``ring_key`` is (cluster, node, ring). ``lost`` returns the total of lost verdicts by reason; ``reported``
-        are the totals in the last batch of the process before."""
+        are the totals in the last batch of the process before. ``skew``: see :mod:`enrich.wire.clock_skew`."""
         self._cluster, self._node, self._ring = ring_key
         self._references = references
         self._lost, self._reported = lost, dict(reported)
         self._limits = limits or Limits()
-        self._clock = clock
+        self._clock, self._skew = clock, skew
         self._collected: Verdicts = np.empty(0, VERDICT)
         self._first = 0
         self._due = clock() + self._limits.heartbeat_s
@@ -173,6 +176,7 @@ class Batcher:
             verdicts=len(verdicts),
             verdict_bytes=VERDICT.itemsize,
             clock=clock_offset_ns(),
+            skew=self._skew(),
             endpoints={str(number): ref for number, ref in endpoints.items() if ref is not None},
             rules={str(number): list(refs) for number, refs in rules.items() if refs is not None},
             lost={reason: (total - self._reported.get(reason, 0), total) for reason, total in lost.items()},

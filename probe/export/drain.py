@@ -15,11 +15,12 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
 import structlog
 
+from enrich.wire.clock_skew import Skew
 from probe.export.batcher import Batcher, EncodedBatch, Limits, References
 from probe.export.earlier_ring import EarlierRing
 from probe.export.ring import Ring
@@ -46,7 +47,9 @@ class Drain:
         spool: Spool,
         limits: Limits | None = None,
         earlier: Sequence[EarlierRing] = (),
+        skew: Callable[[], Skew | None] = lambda: None,
     ) -> None:
+        """``skew`` returns by how much the node's clock is ahead: see :mod:`enrich.wire.clock_skew`."""
         self._ring, self._references, self._spool, self._limits = ring, references, spool, limits
         self._key = "", ""
         """The cluster's id and the node, in the batches that are being made."""
@@ -58,6 +61,7 @@ class Drain:
         self.failed = threading.Event()
         """Set when the thread died of an unexpected error; the process must then end."""
         self._reported_at = 0.0
+        self._skew = skew
         self.verdicts = 0
         """Verdicts read from the ring."""
         self.batches = 0
@@ -124,10 +128,16 @@ class Drain:
             ring.skip_to(last.first + last.verdicts)
         ring_key = *self._key, ring.id
         batcher = Batcher(
-            ring_key, self._references, lambda: self._lost_of(ring), self._reported_losses(ring), self._limits
-        )
+            ring_key, self._references, lambda: self._lost_of(ring), self._reported_losses(ring), self._limits,
+            skew=self._known_skew,
+        )  # fmt: skip
         batcher.start_at(ring.consumer_number)
         return batcher
+
+    def _known_skew(self) -> Skew | None:
+        """Return the offset of the node's clock; until this process has measured it, what the last batch said."""
+        last = self._spool.last_header
+        return self._skew() or (last.skew if last else None)
 
     def _run(self) -> None:
         try:

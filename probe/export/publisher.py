@@ -25,6 +25,7 @@ from enrich.runtime.stall import Stall
 from enrich.runtime.waiting_time import WaitingTime
 from enrich.wire.batch import Header
 from enrich.wire.topics import Topic
+from probe.export.broker_clock import BrokerClock
 from probe.export.in_flight import InFlight
 from probe.export.raw_topic import CREATED, MAX_IN_FLIGHT_BYTES, RawTopic, text_of
 from probe.export.refusal import BROKEN, FINAL, PURGED, UNAUTHORIZED, Refusal
@@ -54,11 +55,10 @@ class Publisher:
         self._raw_topic = RawTopic(topic, config)
         self._producer: Producer | None = None
         """The thread makes it, and tries again while librdkafka makes none: a bad certificate ends nothing."""
-        self._in_flight = InFlight()
+        self._in_flight, self.clock = InFlight(), BrokerClock()
         self._reported_at = 0.0
         self._stop = threading.Event()
-        self.failed = threading.Event()
-        """Set when the thread died of an unexpected error; the process must then end."""
+        self.failed = threading.Event()  # set when the thread died of an unexpected error: the process must then end
         self._setup_problem: str | None = "Kafka has not been reached yet"
         """What keeps the probe from sending anything at all."""
         self.refusal = Refusal()
@@ -189,7 +189,7 @@ class Publisher:
 
         while True:
             try:
-                producer.produce(self._topic.name, value, header.key, on_delivery=on_answer)
+                producer.produce(self._topic.name, value, header.key, on_delivery=self.clock.measuring(on_answer))
             except BufferError:
                 producer.poll(0.05)
             except KafkaException as error:

@@ -79,6 +79,9 @@ class AddressIntervals:
         """When the pods were last seen on their interfaces, by this probe or the last one."""
         self._seen_ns = self._published_ns = self._saved_ns = 0
         self._lock = threading.Lock()
+        self.ahead_ns: Callable[[], int | None] = lambda: None
+        """Returns by how much the node's clock is ahead, as far as that is to be corrected; None: not measured yet."""
+        self._ahead_ns: int | None = None
         self.problem: str | None = None
         """Why the file cannot be written, in words; None if it can."""
 
@@ -120,9 +123,9 @@ class AddressIntervals:
             if self._cluster is None:
                 return
             now = self._now_ns()
+            republish = self._follow_clock() or now - self._published_ns > _REPUBLISH_NS
             changed = self._change(bound, now, self._cluster)
             records = self._expire(now)
-            republish = now - self._published_ns > _REPUBLISH_NS
             records |= {
                 interval.key: encode_interval(interval)
                 for interval in (self._intervals if republish else changed).values()
@@ -132,6 +135,22 @@ class AddressIntervals:
             self._save(now, changed=bool(records))
         if records:
             self._publish(records)
+
+    def _follow_clock(self) -> bool:
+        """Note how wrong the clock is. Return whether the intervals are to be published again for that.
+
+        When it was set, the times of open intervals become those that it would have shown; ended ones stay true."""
+        before, ahead = self._ahead_ns, self.ahead_ns()
+        if ahead is None or ahead == before:
+            return False
+        self._ahead_ns = ahead
+        wrong = {
+            key: _by_other_clock(one, ahead, was_measured=before is not None or one.ahead != 0)
+            for key, one in self._intervals.items()
+            if one.ahead != ahead and (one.last is None or before is None)
+        }
+        self._intervals |= wrong
+        return bool(wrong)
 
     def _change(self, bound: Mapping[int, Pod], now: int, cluster: str) -> dict[_Key, AddressInterval]:
         """Bring the intervals up to date; return those that are new, ended, or go on after all."""
@@ -174,7 +193,7 @@ class AddressIntervals:
             first, start = pod.acknowledged_ns, min(pod.started_ns + _SECOND, now) if pod.started_ns else now
         return AddressInterval(
             cluster=cluster, node=self._node, ip=ip, uid=pod.uid, namespace=pod.namespace, pod=pod.name,
-            first=first, start=max(first, start), labels=dict(pod.labels), owner=owner,
+            first=first, start=max(first, start), labels=dict(pod.labels), owner=owner, ahead=self._ahead_ns or 0,
         )  # fmt: skip
 
     def _ended(self, interval: AddressInterval, now: int) -> AddressInterval:
@@ -203,6 +222,15 @@ class AddressIntervals:
             replace_state(self._path, msgspec.json.encode(list(self._intervals.values())), self._confirmed_ns)
         elif self._path.exists():
             os.utime(self._path, ns=(self._confirmed_ns, self._confirmed_ns))
+
+
+def _by_other_clock(interval: AddressInterval, ahead: int, *, was_measured: bool) -> AddressInterval:
+    """Return an interval with the times of a clock that is ahead by another amount; with the same times if it was not
+    known yet how wrong the clock was."""
+    step = ahead - interval.ahead if was_measured and interval.last is None else 0
+    first, start = max(0, interval.first + step), max(0, interval.start + step)
+    is_other = step or not was_measured
+    return msgspec.structs.replace(interval, first=first, start=start, ahead=ahead) if is_other else interval
 
 
 def _going_on(interval: AddressInterval, pod: Pod) -> AddressInterval:

@@ -58,6 +58,11 @@ class EnrichMetrics:
         self.in_flight_bytes = gauge(
             "in_flight_bytes", "Bytes of batches that were read, and whose records Kafka has not all acknowledged yet"
         )
+        self.clock_offset = gauge(
+            "clock_offset_seconds",
+            "By how much a node's clock is ahead of the brokers', as its probe says, for nodes where it matters",
+            ("node",),
+        )
         self.lag = gauge("lag_batches", "Batches in a partition of the raw topic not acknowledged yet", ("partition",))
         for labelled, values in (
             (self.dead_letters, DEAD_LETTER_REASONS),
@@ -112,6 +117,9 @@ class EnrichMetrics:
             "Address intervals that were refused. forged_interval: the API server says that the pod runs on another "
             "node, or that the address is somebody else's",
             ("reason",),
+        )
+        self.refused_clock_offsets = counter(
+            "refused_clock_offsets", "Batches whose node says that its clock is wrong by more than a day: not corrected"
         )
         self.foreign_records = counter(
             "foreign_records",

@@ -148,7 +148,7 @@ class AddressHistory:
                 self._metrics.foreign_records.labels("address_intervals").inc()
                 return
             if record.value:
-                interval = decode_interval(record.value, record.key)
+                interval = decode_interval(record.value, record.key).corrected()
                 if not self._is_forged(why_forged(self._cluster, interval)):
                     self._cluster.addresses.add_interval(interval)
             elif not self._is_forged(why_forged_end(self._cluster, key)):

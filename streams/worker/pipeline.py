@@ -38,6 +38,7 @@ from streams.kafka.dead_letter_form import Headers
 from streams.kafka.record_columns import RecordColumns
 from streams.metrics.roles import EnrichMetrics
 from streams.worker.checkpoint import Checkpoint
+from streams.worker.clock_skews import ClockSkews
 from streams.worker.inflight import TrackedInput
 from streams.worker.losses import Loss, Losses
 from streams.worker.pending import EndLookup, PendingVerdicts
@@ -95,6 +96,7 @@ class Pipeline:
         self._enricher, self._node_of, self._metrics = enricher, node_of, metrics
         self._sender = Sender(producer, topics, metrics, worker)
         self._worker, self._losses, self._pending = worker, Losses(), pending
+        self._clocks = ClockSkews(metrics)
         self._turn = asyncio.Lock()
         """Held by :meth:`take` or :meth:`release` while it sends, so that the records of a pod stay in order."""
 
@@ -270,18 +272,17 @@ class Pipeline:
                 await self._send_own_status(inputs[0], status)
 
     async def _send_own_status(self, tracked: TrackedInput, status: dict[str, Any]) -> None:
-        """Send a status record about this worker, with its cluster if that is known."""
         cluster = {"cluster": self._cluster_id} if self._cluster_id else {}
         await self._sender.send_status(tracked, self._worker, {**status, **cluster})
 
     async def _account(self, tracked: TrackedInput, header: Header) -> None:
         ring = {"cluster": header.cluster, "node": header.node, "ring": header.ring}
+        self._clocks.note(header)
         for loss in self._losses.detect(tracked.partition, header):
             self._count(loss)
-            log.warning(
-                "verdicts lost", **ring, kind=loss.kind, reason=loss.reason, verdicts=loss.verdicts, first=loss.first
-            )
-            status: dict[str, Any] = {"type": loss.kind, "reason": loss.reason, "verdicts": loss.verdicts}
+            found = {"reason": loss.reason, "verdicts": loss.verdicts}
+            log.warning("verdicts lost", **ring, kind=loss.kind, **found, first=loss.first)
+            status: dict[str, Any] = {"type": loss.kind, **found}
             if loss.first is not None:
                 status["first"] = loss.first
             await self._sender.send_status(tracked, header.node, {**status, **ring})

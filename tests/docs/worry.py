@@ -27,6 +27,8 @@ WORRY: Final[dict[str, str]] = {
     "kubeweir_probe_acked_batches_total": "Stands still while kubeweir_probe_batches_total rises: Kafka takes nothing.",
     "kubeweir_probe_acked_bytes_total": "As kubeweir_probe_acked_batches_total.",
     "kubeweir_probe_attached_pods": "Less than the pods of the node that are not on the host's network.",
+    "kubeweir_probe_clock_offset_seconds": "Above 0.25 or below -0.25: set the node's clock by NTP.",
+    "kubeweir_probe_clock_offset_uncertainty_seconds": "Above 1: Kafka answers too slowly to tell.",
     "kubeweir_probe_batches_total": (
         "Stands still for longer than WEIR_HEARTBEAT: the probe appends nothing to its spool."
     ),
@@ -108,6 +110,8 @@ WORRY: Final[dict[str, str]] = {
     "kubeweir_streams_gap_verdicts_total": (
         "Any increase (WeirVerdictsMissing): verdicts never came, and no probe counted them."
     ),
+    "kubeweir_streams_clock_offset_seconds": "A node is there: its clock is wrong. Names are corrected, times are not.",
+    "kubeweir_streams_refused_clock_offsets_total": "Any increase: a node's clock is off by a day, or lies.",
     "kubeweir_streams_unknown_gaps_total": (
         "Any increase but the first after an upgrade: a worker may not read or write checkpoints, or offsets were set."
     ),

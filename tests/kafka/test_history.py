@@ -22,7 +22,7 @@ def make_interval(pod: str, ip: str, start: int, end: int | None = None, **facts
     labels, owner = {"app": "gone"}, OwnerRef("StatefulSet", "db")
     return AddressInterval(
         cluster=str(facts.get("cluster", "c1")), node="n2", ip=ip, uid=f"uid-{pod}", namespace="shop", pod=pod,
-        first=start, start=start, end=end, last=end, labels=labels, owner=owner,
+        first=start, start=start, end=end, last=end, labels=labels, owner=owner, ahead=int(str(facts.get("ahead", 0))),
     )  # fmt: skip
 
 

@@ -83,7 +83,7 @@ def test_what_is_written_is_what_the_schemas_say() -> None:
     assert set(produced(found, load("batch"))) == set(described(load("batch")))
     hold = AddressInterval(
         v=1, cluster="c", node="n", ip="10.0.0.1", uid="u", namespace="shop", pod="web-0", first=1, start=2, end=3,
-        last=4, labels={"app": "web"}, owner=OwnerRef("ReplicaSet", "web-abc", "o"),
+        last=4, labels={"app": "web"}, owner=OwnerRef("ReplicaSet", "web-abc", "o"), ahead=5,
     )  # fmt: skip
     found = orjson.loads(encode_interval(hold))
     validator(load("endpoint"), closed=True).validate(found)

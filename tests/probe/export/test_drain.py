@@ -308,3 +308,21 @@ def test_a_disk_that_does_not_answer_is_reported_and_health_does_not_wait_for_it
     draining.stop()
     assert draining.problem is None
     assert numbers(spool) == list(range(20))
+
+
+def test_the_offset_of_the_clock_is_that_of_the_last_process_until_this_one_has_measured_it(tmp_path: Path) -> None:
+    def skew_after(number: int, measured: tuple[int, int] | None) -> tuple[int, int] | None:
+        spool = Spool(tmp_path)
+        ring = Ring(make_rows(number + 1), consumed=number)
+        draining = Drain(ring, NoReferences(), spool, LIMITS, skew=lambda: measured)  # type: ignore[arg-type]
+        draining.start("c1", "n1")
+        draining.stop()
+        last = spool.last_header
+        spool.close()
+        assert last is not None
+        return last.skew
+
+    assert skew_after(0, None) is None
+    assert skew_after(1, (5, 1)) == (5, 1)
+    assert skew_after(2, None) == (5, 1)
+    assert skew_after(3, (0, 1)) == (0, 1)

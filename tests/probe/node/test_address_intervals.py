@@ -270,3 +270,38 @@ def test_a_full_disk_does_not_hide_what_began_and_ended_before_the_cluster_chang
     assert latest["c1", "10.0.0.2"] == ended, "it had ended already"
     assert latest["c1", "10.0.0.3"].last == node.now, "only memory had it"
     assert latest["c2", "10.0.0.3"].last is None
+
+
+def test_intervals_say_how_wrong_the_clock_is_and_follow_it_when_it_is_set(node: Node) -> None:
+    ahead: int | None = None
+    node.intervals.ahead_ns = lambda: ahead
+    node.link(5)
+    appeared, web = node.now, make_pod("web", "10.0.0.1")
+    node.now += 10 * S
+    node.intervals.update({5: web}, node.now)
+
+    def truth() -> tuple[int, int, int | None]:
+        """Update, and return the topic's record by the brokers' clocks, and by how much they differ."""
+        node.now += S
+        node.intervals.update({5: web}, node.now)
+        interval = node.latest()["10.0.0.1"]
+        assert interval is not None
+        return interval.ahead, interval.corrected().first, interval.corrected().start
+
+    assert truth() == (0, appeared, appeared), "the offset is not known yet"
+    ahead = 4 * S
+    assert truth() == (4 * S, appeared - 4 * S, appeared - 4 * S)
+    published = len(node.published)
+    assert truth() == (4 * S, appeared - 4 * S, appeared - 4 * S)
+    assert len(node.published) == published
+    ahead, node.now = 0, node.now - 4 * S
+    assert truth() == (0, appeared - 4 * S, appeared - 4 * S), "the clock was set right"
+    node.link(5, kind=17)
+    disappeared = node.now
+    node.intervals.update({}, node.now)
+    ended = node.latest()["10.0.0.1"]
+    assert ended is not None
+    assert (ended.end, ended.last) == (disappeared, disappeared)
+    ahead = 9 * S
+    node.intervals.update({}, node.now)
+    assert node.latest()["10.0.0.1"] == ended, "what has ended is by the clock of then"
