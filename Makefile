@@ -48,7 +48,8 @@ unit: setup ## run only the tests that need no kernel program, no Kafka and no A
 attack: setup ## attack the real programs on this machine's kernel, a line for each class; ROUNDS=10, ONLY='errors'
 	@$(PY) -m tests.attack --rounds $(or $(ROUNDS),10) --only '$(or $(ONLY),*)'
 
-hunt: setup ## search for inputs that break a property, with fresh seeds; MINUTES=30, ONLY='tests/kernel -k install'
+hunt: setup ## fuzz the decoders of every topic, then search for inputs that break a property; RECORDS=1000000, MINUTES=30, ONLY='tests/kernel -k install' (properties only)
+	@$(if $(ONLY),,$(PY) -m tests.fuzz --records $(or $(RECORDS),1000000))
 	@$(PY) -m tests.hunt --minutes $(or $(MINUTES),30) -- $(ONLY)
 
 bench: setup ## measure nanoseconds per packet, verdicts per second to Kafka and to records, seconds to an alert

@@ -170,7 +170,10 @@ class RecordCounter:
 
     def count_status(self, value: bytes) -> None:
         """Count a record of the status topic if it reports a loss. Raises ValueError."""
-        status = _STATUS_DECODER.decode(value)
+        try:
+            status = _STATUS_DECODER.decode(value)
+        except RecursionError as error:
+            raise ValueError("the value is nested too deeply") from error
         lost = status.amount_lost()
         if lost is None:
             return

@@ -1,0 +1,201 @@
+"""What alerts, sinks and commands do with the records of the topics that they read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+import orjson
+
+from enrich.wire.flow import decode_flow
+from streams.alerts.counting import RecordCounter
+from streams.alerts.deltas import Delta, decode, encode, version_of
+from streams.alerts.outputs import _firing_record, _is_alert
+from streams.alerts.policy_changes import PolicyChange
+from streams.cli.dead_letters import Redriven, letter_of, why_not
+from streams.cli.filters import Filters
+from streams.cli.observe import Selection
+from streams.cli.table import flow_cells
+from streams.forms import FORMS
+from streams.kafka.dead_letter_form import headers_of
+from streams.kafka.records import Record
+from streams.sinks.alertmanager import AlertmanagerSink
+from streams.sinks.feed import is_own_alert, is_own_record
+from streams.sinks.otlp import attributes
+from streams.sinks.sink import RefusedError
+from tests.fuzz.enricher import FRESH, TOPICS
+from tests.streams.alerts.makers import T0, flow, loss, rule, stamp
+from tests.streams.alerts.test_engine_loop import Transactions
+from tests.streams.alerts.test_hostile_records import DELTAS, RULES, STATES, engine_loop
+
+
+class Flows:
+    """Alerts, sinks, their forms, and `weir observe`: each refuses a record by ValueError, or takes it."""
+
+    good = (
+        orjson.dumps(flow()),
+        orjson.dumps(flow(connection={"src_ip": "fd00::1", "dest_ip": "fd00::2", "direction": "ingress"})),
+    )
+
+    def __init__(self) -> None:
+        self._counter = RecordCounter(RULES)
+        self._selection = Selection(Filters())
+        self._count = 0
+
+    def __call__(self, value: bytes) -> None:
+        self._count += 1
+        if self._count % FRESH == 0:
+            self.__init__()  # type: ignore[misc]  # made anew
+        is_own_record("c1", value)
+        try:
+            self._counter.count_flow(self._counter.read_flow(value))
+        except ValueError:
+            pass
+        else:
+            for _, encoded in encode(self._counter.drain(), 1):
+                assert decode(encoded)
+        shown = self._selection.pick(value)
+        if shown is not None:
+            assert all(isinstance(cell, str) for cell in flow_cells(shown.flow))
+        try:
+            found = decode_flow(value)
+        except ValueError:
+            return
+        attributes(found)
+        for form in FORMS.values():
+            try:
+                orjson.loads(form(found)) if form is not FORMS["cef"] else form(found)
+            except ValueError:
+                continue
+
+    def close(self) -> None:
+        """Close nothing."""
+
+
+class Status:
+    """The count loop: a status record is counted, or refused by ValueError."""
+
+    good = (orjson.dumps(loss()), orjson.dumps({**loss(), "type": "heartbeat", "next": 5}))
+
+    def __init__(self) -> None:
+        self._counter = RecordCounter([rule(name="lost", of="lost", group_by=["node"], above={"threshold": 1})])
+
+    def __call__(self, value: bytes) -> None:
+        try:
+            self._counter.count_status(value)
+        except ValueError:
+            return
+        for _, encoded in encode(self._counter.drain(), 1):
+            assert decode(encoded)
+
+    def close(self) -> None:
+        """Close nothing."""
+
+
+class Deltas:
+    """The engine loop: deltas are taken or reported as bad, and the next ones fire."""
+
+    good = (orjson.dumps(DELTAS),)
+
+    def __init__(self) -> None:
+        one = rule(name="above", above={"threshold": 1})
+        ((_, self._later),) = encode(
+            [Delta(one.name, version_of(one), ["c1", "x"][: len(one.fields)], {4 * 10**9: 1})], 1
+        )
+
+    def __call__(self, value: bytes) -> None:
+        bad: list[str] = []
+        transactions = Transactions(value, self._later)
+        engine_loop([], bad).step(transactions)
+        assert len(bad) <= 1
+        assert any(write.topic == "alerts" for commit in transactions.commits for write in commit), "it does not fire"
+
+    def close(self) -> None:
+        """Close nothing."""
+
+
+class State:
+    """A new owner of the alerts' partitions: it uses a state, or ignores it, and works."""
+
+    good = (
+        STATES[0][1],
+        msgspec.json.encode(PolicyChange("NetworkPolicy/shop/web", "updated", float(T0))),
+        orjson.dumps({"rule": "first", "version": "x", "since": T0}),
+    )
+
+    def __call__(self, value: bytes) -> None:
+        keys = (STATES[0][0], b"change/x", b"learn/first", b"\xff/\xfe", b"")
+        loop = engine_loop([Record(0, number, key, value, 0) for number, key in enumerate(keys)], [])
+        loop.engine.tick(T0 + 10)
+        loop.step(Transactions(orjson.dumps(DELTAS)))
+        _firing_record(value, "c1")
+
+    def close(self) -> None:
+        """Close nothing."""
+
+
+class Alerts:
+    """The sinks of alerts: what `takes` accepts can be sent."""
+
+    good = tuple(
+        orjson.dumps({
+            "id": "a", "fingerprint": "f", "status": status, "labels": {"a": "b"}, "annotations": {}, "rule": "r",
+            "startsAt": stamp(T0), "endsAt": ends, "cluster": "c1",
+        })
+        for status, ends in (("firing", None), ("resolved", stamp(T0 + 5)))
+    )  # fmt: skip
+
+    def __call__(self, value: bytes) -> None:
+        is_own_alert("c1", value)
+        try:
+            _is_alert(value)
+        except ValueError:
+            return
+        sink = AlertmanagerSink(_Poster(), 60)  # type: ignore[arg-type]  # what it does of a poster
+        try:
+            sink.write([value])
+        except RefusedError:
+            return
+
+    def close(self) -> None:
+        """Close nothing."""
+
+
+class _Poster:
+    def post(self, alerts: Sequence[dict[str, Any]]) -> None:
+        orjson.dumps(alerts)
+
+    def close(self) -> None: ...
+
+
+class Dead:
+    """`weir dead`: every letter is listed, and says whether it may be sent again."""
+
+    good = (
+        b"\n".join(value for _, value in headers_of(TOPICS.raw.name, 1, 77, "bad_header", "an error", b"c1/n1/r1")),
+    )
+
+    def __call__(self, value: bytes) -> None:
+        names = (
+            "reason",
+            "topic",
+            "partition",
+            "offset",
+            "error",
+            "key",
+            "original_bytes",
+            "letter",
+            "sha256",
+            "x\x1b",
+        )
+        headers = tuple(zip(names, value.split(b"\n"), strict=False))
+        letter = letter_of(Record(0, 1, value[:20], value, 0, headers))
+        redriven = Redriven([letter])
+        redriven.state(letter)
+        assert isinstance(why_not(letter, redriven, TOPICS, {TOPICS.raw.name: 4}, again=False), str)
+        assert all(text.isprintable() for text in letter.headers.values())
+        assert letter.origin.isprintable()
+
+    def close(self) -> None:
+        """Close nothing."""

@@ -1,0 +1,42 @@
+"""A few malformed records of each topic, always the same; `make hunt` sends a million of each."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from tests.fuzz.__main__ import failure, fuzz
+from tests.fuzz.found import FOUND
+from tests.fuzz.mutate import malformed, smaller
+from tests.fuzz.topics import READERS
+
+_RECORDS = 300
+
+
+@pytest.mark.parametrize("topic", READERS)
+def test_a_malformed_record_ends_no_reader_and_is_accounted_for(topic: str) -> None:
+    found = fuzz(topic, 1, _RECORDS)
+    assert found is None, f"{found.value!r}\n{found.text}"
+
+
+@pytest.mark.parametrize("topic", READERS)
+def test_a_true_record_is_read(topic: str) -> None:
+    reader = READERS[topic]()
+    for value in reader.good:
+        assert failure(reader, value) == ""
+    reader.close()
+
+
+@pytest.mark.parametrize(("topic", "value"), FOUND)
+def test_a_record_that_ended_a_reader_once_ends_none(topic: str, value: bytes) -> None:
+    reader = READERS[topic]()
+    assert failure(reader, value) == ""
+    reader.close()
+
+
+def test_a_seed_gives_the_same_records_and_a_failing_one_becomes_small() -> None:
+    good = READERS["verdicts.raw"].good[0]  # type: ignore[attr-defined]  # a class
+    first, second = random.Random(5), random.Random(5)  # noqa: S311 - not for secrets
+    assert [malformed(first, good) for _ in range(50)] == [malformed(second, good) for _ in range(50)]
+    assert smaller(b"abcxdefyghi", lambda one: b"x" in one and b"y" in one) == b"xy"

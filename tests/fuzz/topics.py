@@ -1,0 +1,15 @@
+"""For each topic: true records, and what each reader of it does with a record."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from tests.fuzz.enricher import Checkpoints, Endpoints, Raw
+from tests.fuzz.readers import Alerts, Dead, Deltas, Flows, State, Status
+
+READERS: Final[dict[str, Callable[[], Any]]] = {
+    "verdicts.raw": Raw, "endpoints": Endpoints, "checkpoints": Checkpoints, "flows": Flows, "status": Status,
+    "alerts.deltas": Deltas, "alerts.state": State, "alerts": Alerts, "dead": Dead,
+}  # fmt: skip
+"""By the topic's name without its prefix."""
