@@ -76,8 +76,8 @@ class Addresses:
         self._pods = KnownPods(tail_ns, skew_ns, changes)
         self._departed: deque[tuple[int, str, tuple[str, ...]]] = deque()
         self._unconfirmed: dict[tuple[str, str], int] = {}
-        self.former_pods = self._pods.former
-        """Pods by UID as they were before their labels or owners changed."""
+        self.former_pods, self.known_uids = self._pods.former, self._pods.uids
+        """Pods by UID as they were before their labels or owners changed; the UIDs of the pods that are known now."""
         self.watched_until_ns = self.reported_until_ns = now_ns
         """Until when the index has every change of the API server, and every interval that probes have published."""
         self._neighbourhoods: set[bytes | str] = set()

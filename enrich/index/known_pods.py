@@ -7,6 +7,8 @@ difference is all that is left of it, so it counts as a change at an unknown tim
 
 from __future__ import annotations
 
+from collections.abc import Set as AbstractSet
+
 from enrich.index.changes import Changes, Key
 from enrich.index.former_values import FormerValues
 from enrich.index.intervals import FOREVER
@@ -22,6 +24,8 @@ class KnownPods:
         """Pods by UID as they were before they changed."""
         self._changes = changes
         self._by_uid: dict[str, Pod] = {}
+        self.uids: AbstractSet[str] = self._by_uid.keys()
+        """The UIDs of all of them, always as of now."""
         self._existing: set[str] = set()
         self._reported: set[str] = set()
         """The pods that only probes have published."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
@@ -211,9 +211,12 @@ class EndRenderer:
         """Render a peer that is surely not who has its address, such as the sender of a packet with a forged source."""
         return _ambiguous(ip)
 
-    def knows(self, ref: EndpointRef) -> bool:
-        """Whether the index knows this pod; also true for one without a UID, which cannot be looked up."""
-        return not ref.uid or self._cluster.addresses.pod_by_uid(ref.uid) is not None
+    def unknown(self, endpoints: Mapping[str, EndpointRef]) -> list[int]:
+        """Return the numbers of the endpoints whose pods the index does not know. One without a UID cannot be looked
+        up, and counts as known."""
+        # A batch lists hundreds of pods, and pending verdicts are looked up by a few of a batch at a time.
+        known = self._cluster.addresses.known_uids
+        return [int(number) for number, ref in endpoints.items() if ref.uid and ref.uid not in known]
 
     def dialled(self, ip: str, protocol: int, port: int, at_ns: int) -> tuple[Dialled | None, int, int]:
         """Return what was dialled, with the Service that had that address then; None for no address.

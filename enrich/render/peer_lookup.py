@@ -225,7 +225,7 @@ class PeerLookup:
         """Return which verdicts belong to local pods that the index does not know; None if none does."""
         found: Mask | None = None
         for _, header, span in batch.parts():
-            unknown = [int(number) for number, ref in header.endpoints.items() if not self._ends.knows(ref)]
+            unknown = self._ends.unknown(header.endpoints)
             if unknown:
                 found = np.zeros(len(batch.verdicts), bool) if found is None else found
                 found[span] = np.isin(batch.verdicts["endpoint"][span], unknown)
