@@ -28,7 +28,7 @@ SHAPE: Final = np.dtype(
 )
 """The fields of a verdict that select its template."""
 
-MAX_TEMPLATE_BYTES: Final = 112 << 20
+MAX_TEMPLATE_BYTES: Final = 160 << 20
 """Bytes of templates and of what rings have learnt; at more, all are evicted."""
 _TEMPLATE_BYTES: Final = 900
 """What a template takes beside its text, about: measured, and rounded up."""

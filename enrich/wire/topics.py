@@ -15,9 +15,16 @@ _DAY_MS: Final = 86_400_000
 LARGE: Final = str(8 << 20)
 """The most bytes of a record. 10,000 verdicts with the names of 3,000 rules are 1.6 MB, more than a broker accepts by
 default."""
+SMALL: Final = str(128 << 10)
+"""The most bytes of a batch of address intervals, which every worker reads. Any producer with a right on the topic may
+compress a batch a thousand times, and a client must inflate it before it can look at it."""
 MAX_PARTITIONS: Final = 10_000
 """The most partitions of a topic: a slip of a digit or two would stop a Kafka that others use, too."""
-_ENDPOINTS: Final = {"message.timestamp.type": "LogAppendTime", "segment.ms": str(_DAY_MS)}
+_ENDPOINTS: Final = {
+    "message.timestamp.type": "LogAppendTime",
+    "segment.ms": str(_DAY_MS),
+    "max.message.bytes": SMALL,
+}
 _MAX_ALERT_PARTITIONS: Final = 8
 _STATE: Final = {"cleanup.policy": "compact", "segment.ms": str(_DAY_MS)}
 # Workers read it when they take over partitions, so it is compacted early.

@@ -33,6 +33,8 @@ _ANSWER_S: Final = 10
 _MAX_IN_FLIGHT: Final = 5
 """See :mod:`probe.export.publisher`: more would wait inside librdkafka, and use a core while the broker is frozen."""
 
+_BATCH_BYTES: Final = 100_000
+"""What is sent at once, before it is compressed. The topic takes 128 KiB."""
 _MAX_WAITING: Final = 16_384
 """Records that wait: some 10 MB. Beyond it, deletions are given up first, because the topic deletes what is a week old
 by itself, and then what has waited for longest, which is published again once a day."""
@@ -256,7 +258,7 @@ class AddressIntervalPublisher:
             {
                 **self._config, "enable.idempotence": True, "acks": "all", "delivery.timeout.ms": 0,
                 "compression.type": "lz4", "linger.ms": 5, "partitioner": "murmur2_random",
-                "error_cb": self._on_error,
+                "batch.size": _BATCH_BYTES, "error_cb": self._on_error,
             },
             logger=logging.getLogger("kubeweir.rdkafka"),
         )  # fmt: skip

@@ -89,6 +89,9 @@ class CountLoop:
         return False
 
     def _take(self, record: Record) -> None:
+        if record.unread:
+            self._refuse(record, "too_large", record.unread)
+            return
         try:
             if record.topic != self._denied:
                 if self._is_foreign(record):
@@ -108,9 +111,12 @@ class CountLoop:
                 # Another cluster may run another version of this program.
                 self._count("foreign", 1)
                 return
-            self._count("bad_records", 1)
-            log.warning("dead letter", reason="no_record", topic=record.topic, offset=record.offset, error=str(error))
-            self._send_dead_letter(record, "no_record", str(error))
+            self._refuse(record, "no_record", str(error))
+
+    def _refuse(self, record: Record, reason: str, error: str) -> None:
+        self._count("bad_records", 1)
+        log.warning("dead letter", reason=reason, topic=record.topic, offset=record.offset, error=error)
+        self._send_dead_letter(record, reason, error)
 
     def _is_foreign(self, record: Record) -> bool:
         return bool(self._cluster) and is_foreign(cluster_named(record.value), self._cluster)

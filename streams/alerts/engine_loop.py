@@ -141,7 +141,7 @@ class EngineLoop:
             try:
                 self.engine.take(self.own.pick(decode(record.value)), now, replayed=transactions.is_replayed(record))
             except DeltaError as error:
-                self._bad_delta(record, str(error))
+                self._bad_delta(record, record.unread or str(error))
         self._uncommitted = self._uncommitted or bool(records)
         writes = self._first_writes + self._process_changes(now)
         self._first_writes = []

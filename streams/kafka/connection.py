@@ -38,6 +38,19 @@ RELIABLE_PRODUCER: Final = {
 }
 """Settings of a producer that retries until the broker has answered, however long that takes."""
 
+MAX_READ_AHEAD_KB: Final = 8 << 10
+"""What a consumer keeps of its topic before it is asked for, in kibibytes; by default librdkafka keeps 64 MiB."""
+MAX_RECEIVED_BYTES: Final = 32 << 20
+BOUNDED_CONSUMER: Final = {
+    # Bytes as the broker has them. Of a batch that is larger, a broker sends the whole batch, and no other.
+    "fetch.max.bytes": 1 << 20,
+    "fetch.message.max.bytes": 1 << 20,
+    # More than the largest batch of our topics. librdkafka also inflates no zstd to more.
+    "receive.message.max.bytes": MAX_RECEIVED_BYTES,
+    "queued.max.messages.kbytes": MAX_READ_AHEAD_KB,
+}
+"""Bounds on what a consumer holds, unless WEIR_KAFKA_EXTRA has ``fetch.max.bytes``."""
+
 
 def silent_logger() -> logging.Logger:
     """Return a logger that drops librdkafka's lines: several times a second, they repeat what its callbacks report."""
@@ -77,7 +90,11 @@ def make_consumer(connection: Connection, group: str, settings: Mapping[str, obj
     If retention has removed the records where it begins to read, it goes on with the oldest one: by default, librdkafka
     would skip everything, and go on at the end."""
     own = {"group.id": group, "enable.auto.commit": False, "enable.auto.offset.store": False}
-    return Consumer({**connection, **own, "auto.offset.reset": "earliest", **settings}, logger=silent_logger())
+    # librdkafka takes no answer that is larger than it may receive, and refuses settings that contradict this.
+    bounds = {} if "fetch.max.bytes" in connection else BOUNDED_CONSUMER
+    return Consumer(
+        {**bounds, **connection, **own, "auto.offset.reset": "earliest", **settings}, logger=silent_logger()
+    )
 
 
 class Backoff:

@@ -43,8 +43,12 @@ def cut(value: bytes, headers: Headers, limit: int = MAX_VALUE_BYTES) -> tuple[b
     ``original_sha256`` then say what it was."""
     if len(value) <= limit:
         return value, headers
-    original = [
+    return value[:CUT_VALUE_BYTES], [*headers, *originals(value)]
+
+
+def originals(value: bytes) -> Headers:
+    """Return the headers that say what a value was that is cut."""
+    return [
         ("original_bytes", str(len(value)).encode()),
         ("original_sha256", hashlib.sha256(value).hexdigest().encode()),
     ]
-    return value[:CUT_VALUE_BYTES], [*headers, *original]

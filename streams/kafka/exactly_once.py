@@ -25,6 +25,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
@@ -34,6 +35,7 @@ from streams.kafka.connection import CALL_TIMEOUT_S, Connection, make_consumer, 
 from streams.kafka.errors import lacks_right
 from streams.kafka.lag import Followed, LagMonitor
 from streams.kafka.records import Record, TopicAndPartition, take
+from streams.kafka.unreadable import Unreadable
 
 log = structlog.get_logger("kubeweir.streams")
 
@@ -102,6 +104,9 @@ class ExactlyOnce:
             },
         )
 
+        unreadable = Unreadable(connection, group, {"isolation.level": "read_committed"})
+        self._pass_over = partial(unreadable.pass_over, self._consumer)
+
     def start(self, stop: threading.Event) -> bool:
         """Join the group. Return False if the service stops before Kafka can be reached.
 
@@ -130,7 +135,7 @@ class ExactlyOnce:
         Raises StopServiceError or TransactionAbortedError."""
         try:
             refused: list[str] = []
-            records = take(self._consumer, max_records, wait_s, refused)
+            records = take(self._consumer, max_records, wait_s, refused, self._pass_over)
         except KafkaException as error:
             raise TransactionAbortedError(error.args[0].str()) from error
         if refused or records:

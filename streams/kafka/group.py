@@ -6,6 +6,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Final
 
 import structlog
@@ -14,6 +15,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from streams.kafka.connection import CALL_TIMEOUT_S, Connection, make_consumer
 from streams.kafka.lag import Followed, LagMonitor
 from streams.kafka.records import Record, take
+from streams.kafka.unreadable import Unreadable
 
 log = structlog.get_logger("kubeweir.streams")
 
@@ -66,6 +68,7 @@ class GroupReader:
                 "error_cb": self._on_error,
             },
         )
+        self._pass_over = partial(Unreadable(connection, group).pass_over, self._consumer)
         self._subscribe()
         if monitor is not None:
             monitor.follow(
@@ -103,7 +106,7 @@ class GroupReader:
                 self.problem, self._unplaced = self._unplaced, None
                 self._consumer.unsubscribe()
                 self._subscribe()
-            return take(self._consumer, max_records, wait_s, refused)
+            return take(self._consumer, max_records, wait_s, refused, self._pass_over)
         except KafkaException as error:
             refused.append(error.args[0].str())
             time.sleep(wait_s)  # else the caller would ask again at once, and so use a whole core

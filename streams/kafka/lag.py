@@ -23,10 +23,11 @@ import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final, Literal, Protocol
 
 import structlog
-from confluent_kafka import IsolationLevel, KafkaException, TopicPartition
+from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient, OffsetSpec
 
 from enrich.runtime.process import Exit, StopServiceError
@@ -36,6 +37,7 @@ from streams.kafka.committed import CommittedOffsets
 from streams.kafka.connection import Connection, admin_client
 from streams.kafka.consumer_groups import assigned_partitions
 from streams.kafka.next_record import has_record
+from streams.kafka.offsets import first_or_last_offsets
 from streams.kafka.records import TopicAndPartition
 from streams.kafka.topic_ids import TopicIds, rewind
 
@@ -73,6 +75,8 @@ class Followed:
     """Return where the reader begins in partitions of which nothing is committed, if not at the oldest record."""
     positions: Callable[[], Mapping[TopicAndPartition, int]] | None = None
     """Return what is done of each partition, for a reader that commits nothing."""
+    has_record: Callable[[TopicAndPartition, int, int], bool] | None = None
+    """Return whether there is a record between two offsets, if the reader can tell; else a second client looks."""
     partitions: dict[TopicAndPartition, _Partition] = field(default_factory=dict)
     waited: int = 0
     ids: TopicIds = field(default_factory=TopicIds)
@@ -216,10 +220,10 @@ class LagMonitor:
         places = followed.ids.look(admin, followed.topics)
         followed.missing.update(waits=bool(followed.ids.unseen), progressed=False)
         done = self._done(followed, places)
-        ends = _offsets(admin, places, OffsetSpec.latest())
+        ends = first_or_last_offsets(admin, places, OffsetSpec.latest())
         # Nothing is committed, or the topic was made again, and is shorter.
         unknown = [place for place in places if not 0 <= done.get(place, -1) <= ends[place]]
-        starts = _offsets(admin, unknown, OffsetSpec.earliest())
+        starts = first_or_last_offsets(admin, unknown, OffsetSpec.earliest())
         followed.partitions = {
             place: followed.partitions.get(place) or _Partition(Stall(self._stall_s)) for place in places
         }
@@ -231,7 +235,7 @@ class LagMonitor:
             end, at = ends[place], max(starts.get(place, done.get(place, 0)), begins.get(place, 0))
             due = partition.found != at or time.monotonic() >= partition.look_at
             if due and partition.stall.seconds > self._stall_s / 2:
-                self._look_for_record(followed.group, place, at, end, partition)
+                self._look_for_record(followed, place, at, end, partition)
             after = end if partition.empty_until >= end else at
             progressed, is_first = partition.done != at, partition.done < 0
             partition.done, partition.records = at, end - after
@@ -281,18 +285,16 @@ class LagMonitor:
             return followed.positions()
         return self._committed.of(followed.group, places)
 
-    def _look_for_record(self, group: str, place: TopicAndPartition, at: int, end: int, partition: _Partition) -> None:
+    def _look_for_record(
+        self, followed: Followed, place: TopicAndPartition, at: int, end: int, partition: _Partition
+    ) -> None:
         """Note whether there is a record from ``at`` on that a reader would get. Raises KafkaException."""
-        if has_record(self._connection, group, place, at, _TIMEOUT_S):
+        ask = followed.has_record or partial(self._has_record, followed.group)
+        if ask(place, at, end):
             partition.found, partition.look_at = at, time.monotonic() + self._stall_s
         else:
             partition.empty_until = end
 
-
-def _offsets(admin: AdminClient, places: Sequence[TopicAndPartition], spec: OffsetSpec) -> dict[TopicAndPartition, int]:
-    """Return the first or the last offset of partitions, as of committed transactions."""
-    if not places:
-        return {}
-    requests = {TopicPartition(*place): spec for place in places}
-    answers = admin.list_offsets(requests, isolation_level=IsolationLevel.READ_COMMITTED, request_timeout=_TIMEOUT_S)
-    return {(one.topic, one.partition): answer.result(2 * _TIMEOUT_S).offset for one, answer in answers.items()}
+    def _has_record(self, group: str, place: TopicAndPartition, at: int, end: int) -> bool:
+        del end
+        return has_record(self._connection, group, place, at, _TIMEOUT_S)

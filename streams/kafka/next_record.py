@@ -6,7 +6,7 @@ from __future__ import annotations
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
 from streams.kafka.connection import Connection, make_consumer
-from streams.kafka.records import TopicAndPartition
+from streams.kafka.records import TopicAndPartition, is_unreadable
 
 
 def has_record(connection: Connection, group: str, place: TopicAndPartition, offset: int, timeout_s: float) -> bool:
@@ -25,8 +25,8 @@ def has_record(connection: Connection, group: str, place: TopicAndPartition, off
         if message is None:
             raise TimeoutError
         error = message.error()
-        if error is not None and error.code() != KafkaError._PARTITION_EOF:
+        if error is not None and error.code() != KafkaError._PARTITION_EOF and not is_unreadable(error):
             raise KafkaException(error)
-        return error is None
+        return error is None or is_unreadable(error)
     finally:
         consumer.close()

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, Final
+from functools import partial
+from typing import Any
 
 from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, KafkaError, KafkaException, Message, TopicPartition
 
 from enrich.runtime.process import StopServiceError
+from enrich.wire.topics import SMALL
 from streams.kafka.connection import CALL_TIMEOUT_S, Connection, NoTopicError, ReadError, make_consumer
 from streams.kafka.errors import topic_error
 from streams.kafka.records import Record, records_of
-
-MAX_READ_AHEAD_KB: Final = 8 << 10
-"""What a reader keeps of each partition before it is asked for, in kibibytes."""
+from streams.kafka.unreadable import Unreadable
 
 
 def reader_group(topic: str) -> str:
@@ -31,11 +31,9 @@ def read_committed(
     missing = set(partitions)
     if not missing:
         return
-    consumer = make_consumer(
-        connection,
-        reader_group(topic),
-        {"enable.partition.eof": True, "isolation.level": "read_committed", "fetch.wait.max.ms": 100},
-    )
+    group, committed = reader_group(topic), {"isolation.level": "read_committed"}
+    consumer = make_consumer(connection, group, {**committed, "enable.partition.eof": True, "fetch.wait.max.ms": 100})
+    unreadable = Unreadable(connection, group, committed)
     progress_at = time.monotonic()
     try:
         requests = [TopicPartition(topic, partition, since_ms) for partition in missing]
@@ -45,7 +43,9 @@ def read_committed(
             found = consumer.consume(5000, 0.1)
             ends = [one for one in found if _is_end(one)]
             missing -= {one.partition() for one in ends}
-            yield from records_of(one for one in found if one not in ends)
+            yield from records_of(
+                (one for one in found if one not in ends), pass_over=partial(unreadable.pass_over, consumer)
+            )
             progress_at = time.monotonic() if found else progress_at
             if time.monotonic() - progress_at > 2 * CALL_TIMEOUT_S:
                 raise ReadError(f"{topic} cannot be read to its end")
@@ -72,14 +72,15 @@ class TopicReader:
     def __init__(self, connection: Connection, topic: str, timeout_s: float = 5.0) -> None:
         self._topic, self._timeout_s = topic, timeout_s
         servers = connection["bootstrap.servers"]
+        self._unreadable = Unreadable(connection, reader_group(topic))
         self._consumer = make_consumer(
             connection,
             reader_group(topic),
             {
                 "enable.partition.eof": True,
                 "fetch.wait.max.ms": 100,
-                # librdkafka reads ahead, by default 64 MiB of each partition.
-                "queued.max.messages.kbytes": MAX_READ_AHEAD_KB,
+                # As much as a batch of address intervals has, so that at most one is inflated at once.
+                "fetch.message.max.bytes": int(SMALL),
                 "socket.connection.setup.timeout.ms": 5000,
             },
         )
@@ -126,7 +127,7 @@ class TopicReader:
             found += self._consumer.consume(max_records - 1, 0)
         self._ended |= {one.partition() for one in found if _is_end(one)}
         try:
-            return records_of(found)
+            return records_of(found, pass_over=partial(self._unreadable.pass_over, self._consumer))
         except StopServiceError as error:
             raise ReadError(str(error)) from error
 

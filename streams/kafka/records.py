@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from confluent_kafka import Consumer, KafkaError, Message
@@ -25,28 +25,48 @@ class Record:
     timestamp_ms: int
     headers: tuple[tuple[str, bytes], ...] = ()
     topic: str = ""
+    unread: str = ""
+    """Why it has no value, if it stands for a batch that cannot be read."""
 
 
-def take(consumer: Consumer, max_records: int, wait_s: float, refused: list[str] | None = None) -> list[Record]:
+PassOver = Callable[[Message], Record | None]
+"""Goes on after a batch that cannot be read; see :meth:`streams.kafka.unreadable.Unreadable.pass_over`."""
+
+
+def is_unreadable(error: KafkaError) -> bool:
+    """Return whether an error is about a batch that inflates to more than the client's bound, or is damaged: librdkafka
+    would ask for it again for ever."""
+    return error.code() in {KafkaError._BAD_COMPRESSION, KafkaError._BAD_MSG}
+
+
+def take(
+    consumer: Consumer, max_records: int, wait_s: float, refused: list[str] | None, pass_over: PassOver
+) -> list[Record]:
     """Return up to ``max_records`` records; an empty list after ``wait_s`` without any. Raises StopServiceError.
 
-    ``refused`` receives the errors that say that a right is missing; without it, they are raised, too."""
+    ``refused`` receives the errors that say that a right is missing; if it is None, they are raised, too."""
     # consume(n, t) waits until it has n records or t has passed. So wait for one, then take what is already fetched.
     found = consumer.consume(1, wait_s)
     if found:
         found += consumer.consume(max_records - 1, 0)
-    return records_of(found, refused)
+    return records_of(found, refused, pass_over=pass_over)
 
 
-def records_of(messages: Iterable[Message], refused: list[str] | None = None) -> list[Record]:
+def records_of(messages: Iterable[Message], refused: list[str] | None = None, *, pass_over: PassOver) -> list[Record]:
     """Return the records among some messages. Transient errors are skipped; any other raises StopServiceError.
 
     ``refused``: as for :func:`take`."""
-    records = []
+    records, passed = [], set()
     for message in messages:
         error = message.error()
         if error is None:
             records.append(_record(message))
+        elif is_unreadable(error):
+            # librdkafka may have asked for it more than once.
+            place = (message.topic(), message.partition(), message.offset())
+            record = None if place in passed else pass_over(message)
+            records += [record] if record is not None else []
+            passed.add(place)
         elif error.code() == KafkaError._PARTITION_EOF or error.retriable() or _is_transient(error):
             continue
         elif refused is not None and lacks_right(error):

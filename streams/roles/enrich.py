@@ -158,7 +158,10 @@ def _measured(
     """Measure the worker's group and the reader of the address history. Raises StopServiceError after a long stall."""
     topics = settings.topics
     monitor = LagMonitor(settings.connection(), settings.stall, metrics.progress, diagnosis.causes)
-    monitor.follow(Followed(settings.group("enrich"), [topics.raw.name], lambda: worker.partitions or ()))
+    own = Followed(settings.group("enrich"), [topics.raw.name], lambda: worker.partitions or ())
+    # A second client would inflate whatever stands there; the worker's own has a bound.
+    own.has_record = worker.has_record
+    monitor.follow(own)
     monitor.follow(
         Followed(
             settings.group("enrich.history"),

@@ -105,9 +105,13 @@ class Pump:
     def _process(self, records: Sequence[Record]) -> Sequence[Record]:
         """Return the records that are done with: all of them, unless the service stops before."""
         accepted = []
-        own = [(number, record) for number, record in enumerate(records) if self._feed.is_own(record.value)]
+        own = [(number, one) for number, one in enumerate(records) if one.unread or self._feed.is_own(one.value)]
         self._metrics.foreign.labels(self._feed.name).inc(len(records) - len(own))
         for number, record in own:
+            if record.unread:
+                if not self._refuse(record, "too_large", record.unread):
+                    return []
+                continue
             try:
                 if self._feed.takes(record.value):
                     accepted.append((number, record))

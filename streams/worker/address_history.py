@@ -142,6 +142,9 @@ class AddressHistory:
             reader.close()
 
     def _apply(self, record: Record) -> None:
+        if record.unread:
+            self._metrics.bad_address_intervals.inc()
+            return  # it was logged where it was passed over
         try:
             key = decode_interval_key(record.key)
             if is_foreign(key.cluster, self._cluster_id):

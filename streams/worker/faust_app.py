@@ -34,6 +34,8 @@ from streams.kafka.producer import RecordProducer
 from streams.kafka.records import TopicAndPartition
 from streams.metrics.roles import EnrichMetrics
 from streams.settings import Settings
+from streams.worker.bounded_app import MAX_PARTITION_FETCH, bound
+from streams.worker.bounded_fetch import is_empty, unread
 from streams.worker.checkpoints import Checkpoints
 from streams.worker.credentials import kafka_credentials
 from streams.worker.inflight import InFlightTracker, TrackedInput
@@ -106,7 +108,7 @@ class EnrichWorker:
         self.refusals = Refusals(settings, pipeline, producer, metrics, self._loop, self.fatal)
         in_flight = settings.in_flight_verdicts, settings.in_flight_bytes
         self._tracker = InFlightTracker(*in_flight, self._loop.call_soon_threadsafe, self.refusals.on_error)
-        self._intake = Intake(self._tracker, metrics, self._on_finished)
+        self._intake = Intake(self._tracker, metrics, self._on_finished, unread)
         self._takeover = Takeover(pipeline, Checkpoints(settings, producer), self._intake.committed)
         self._topic = settings.topics.raw.name
         self.partitions: set[TopicAndPartition] | None = None
@@ -121,6 +123,10 @@ class EnrichWorker:
         if len(self._tracker) and overdue > self._settings.stall:
             return f"Kafka has acknowledged nothing for {overdue:.0f} s"
         return None
+
+    def has_record(self, place: TopicAndPartition, start: int, end: int) -> bool:
+        """Return whether there may be a record between two offsets: the client has not read so far, or found one."""
+        return not is_empty(*place, start, end)
 
     def run(self) -> None:
         """Run until SIGTERM or SIGINT."""
@@ -159,7 +165,7 @@ class EnrichWorker:
             key_serializer="raw",
             value_serializer="raw",
             consumer_auto_offset_reset="earliest",
-            consumer_max_fetch_size=4 << 20,
+            consumer_max_fetch_size=MAX_PARTITION_FETCH,
             consumer_metadata_max_age_ms=30_000,
             broker_max_poll_records=200,
             broker_commit_interval=1.0,
@@ -174,6 +180,7 @@ class EnrichWorker:
         app.before_commit = self._before_commit
         topic = app.topic(self._topic, key_serializer="raw", value_serializer="raw")
         app.agent(topic, name="enrich", concurrency=1)(self._read)
+        bound(app, settings.in_flight_bytes)
         for work in (self._enrich, self._release, self._measure):
             app.task(_ending_the_process(work))
         app.on_partitions_assigned.connect(self._on_assigned)

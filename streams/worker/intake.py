@@ -13,6 +13,7 @@ from typing import Any, Final, NamedTuple
 from enrich.wire.batch import VERDICT
 from streams.metrics.roles import EnrichMetrics
 from streams.worker.inflight import InFlightTracker, TrackedInput
+from streams.worker.unread import Unread, UnreadRecords
 
 _MERGE_VERDICTS: Final = 4_000
 """Merging more verdicts than this makes none of them cheaper, and keeps Faust waiting longer."""
@@ -26,7 +27,8 @@ class QueuedInput(NamedTuple):
     """An input that waits to be enriched."""
 
     tracked: TrackedInput
-    value: bytes | None
+    value: bytes | Unread | None
+    """The record's value, or why it was not read whole."""
     expired: int
     """How many offsets just before this one were never read, because retention removed them."""
 
@@ -39,9 +41,12 @@ class Intake:
         tracker: InFlightTracker,
         metrics: EnrichMetrics,
         on_finished: Callable[[TrackedInput], None] = lambda _: None,
+        unread: UnreadRecords | None = None,
     ) -> None:
-        """``on_finished`` is called for each input before it is acknowledged to Faust."""
+        """``on_finished`` is called for each input before it is acknowledged to Faust. ``unread`` has notes about
+        records that the client did not read whole; each is removed with its record."""
         self._tracker, self._metrics, self._on_finished = tracker, metrics, on_finished
+        self._unread = {} if unread is None else unread
         self._queue: deque[QueuedInput] = deque()
         self._not_empty = asyncio.Event()
         self._next_offset: dict[int, int] = {}
@@ -64,10 +69,12 @@ class Intake:
             self.last_ack = time.monotonic()
         self.committed.setdefault(message.partition, committed)
         expected = self._next_offset.get(message.partition, committed)
-        expired = 0 if expected is None else max(0, message.offset - expected)
+        unread = self._unread.pop((message.partition, message.offset), None)
+        first = message.offset if unread is None else unread.first
+        expired = 0 if expected is None else max(0, first - expected)
         self._next_offset[message.partition] = max(expected or 0, message.offset + 1)
         tracked = self._tracker.open(message.partition, message.offset, verdicts, size, partial(self._ack, event))
-        self._queue.append(QueuedInput(tracked, value, expired))
+        self._queue.append(QueuedInput(tracked, unread or value, expired))
         self._not_empty.set()
 
     async def take(self) -> list[QueuedInput]:
@@ -102,6 +109,8 @@ class Intake:
         for partition in revoked:
             self._next_offset.pop(partition, None)
             self.committed.pop(partition, None)
+            for place in [place for place in self._unread if place[0] == partition]:
+                self._unread.pop(place, None)
             self.acked.pop(partition, None)
 
     def _ack(self, event: Any, tracked: TrackedInput) -> None:

@@ -44,6 +44,7 @@ from streams.worker.losses import Loss, Losses
 from streams.worker.pending import EndLookup, PendingVerdicts
 from streams.worker.ring_positions import RingPositions
 from streams.worker.sender import Producer, Sender
+from streams.worker.unread import Value
 
 log = structlog.get_logger("kubeweir.streams")
 
@@ -100,11 +101,11 @@ class Pipeline:
         self._turn = asyncio.Lock()
         """Held by :meth:`take` or :meth:`release` while it sends, so that the records of a pod stay in order."""
 
-    async def take(self, inputs: Sequence[tuple[TrackedInput, bytes | None]]) -> None:
+    async def take(self, inputs: Sequence[tuple[TrackedInput, Value]]) -> None:
         """Process raw records, and close each input of which no verdict must wait."""
         self._metrics.batches.inc(len(inputs))
         async with self._turn:
-            await self._process(inputs)
+            await self._process(await self._sender.without_unread(inputs))
         for tracked, _ in inputs:
             if not self._pending.has_pending(tracked):
                 tracked.close()
@@ -125,9 +126,8 @@ class Pipeline:
     def forget(self, partitions: Iterable[int]) -> None:
         """Drop what is kept of revoked partitions: another worker processes them now."""
         revoked = tuple(partitions)
-        self._losses.forget(revoked)
-        self.positions.forget(revoked)
-        self._pending.forget(revoked)
+        for kept in (self._losses, self.positions, self._pending):
+            kept.forget(revoked)
 
     async def take_over(self, tracked: TrackedInput, committed: int | None, checkpoint: Checkpoint | None) -> None:
         """Begin with what the former owner of a partition has finished, before its first input, ``tracked``.

@@ -22,6 +22,7 @@ from streams.kafka.record_columns import RecordColumns
 from streams.kafka.refused_message import RefusedMessage
 from streams.metrics.roles import EnrichMetrics
 from streams.worker.inflight import TrackedInput
+from streams.worker.unread import Unread, Value
 
 log = structlog.get_logger("kubeweir.streams")
 
@@ -59,10 +60,12 @@ class Sender:
             await asyncio.sleep(_FULL_QUEUE_WAIT_S)
             sent = self._producer.offer_all(topic, records, callbacks, sent)
 
-    async def send_dead_letter(self, tracked: TrackedInput, value: bytes, reason: str, error: str) -> None:
+    async def send_dead_letter(
+        self, tracked: TrackedInput, value: bytes, reason: str, error: str, original: Sequence[tuple[str, bytes]] = ()
+    ) -> None:
         """Send ``value`` to the dead-letter topic, with the place of its input and the reason as headers.
 
-        A value that is too large is cut."""
+        A value that is too large is cut. ``original`` says what it was, if it was cut already."""
         topic, partition, offset = self._topics.raw.name, str(tracked.partition), str(tracked.offset)
         self._metrics.dead_letters.labels(reason).inc()
         log.warning(
@@ -73,7 +76,7 @@ class Sender:
             offset=offset,
             error=error[:_MAX_LOGGED_ERROR],
         )
-        headers = headers_of(topic, tracked.partition, tracked.offset, reason, error)
+        headers = [*headers_of(topic, tracked.partition, tracked.offset, reason, error), *original]
         key = key_of(topic, tracked.partition, tracked.offset)
         dead = self._topics.dead.name
         kept, described = cut(value, headers)
@@ -84,6 +87,18 @@ class Sender:
 
         tracked.expect()
         await self._offer(dead, key, kept, now_ms(), on_delivery, described)
+
+    async def without_unread(
+        self, inputs: Sequence[tuple[TrackedInput, Value]]
+    ) -> list[tuple[TrackedInput, bytes | None]]:
+        """Send a dead letter for each input that was not read whole; return the others."""
+        whole: list[tuple[TrackedInput, bytes | None]] = []
+        for tracked, value in inputs:
+            if isinstance(value, Unread):
+                await self.send_dead_letter(tracked, value.kept, "too_large", value.error, value.original)
+            else:
+                whole.append((tracked, value))
+        return whole
 
     async def resend_cut(self, tracked: TrackedInput, key: bytes, value: bytes, headers: Headers) -> None:
         """Send a dead letter that Kafka refused once more, cut to what every broker takes. It is expected already."""

@@ -15,15 +15,20 @@ from enrich.render.enricher import DIALLED_BYTES, MAX_DIALLED, MAX_TEXTS, TEXT_B
 from enrich.render.fragments import MAX_END_BYTES
 from enrich.render.peer_lookup import ANSWER_BYTES, MAX_ANSWERS, MAX_PEER_BYTES
 from enrich.render.template import MAX_TEMPLATE_BYTES
-from probe.export.batcher import Limits
+from enrich.wire.topics import SMALL
+from streams.kafka.connection import MAX_READ_AHEAD_KB
 from streams.kafka.producer import MAX_QUEUED_KB, MAX_RETRIED_KB, MAX_ROUTED_KB
-from streams.kafka.reading import MAX_READ_AHEAD_KB
 from streams.settings import Settings
+from streams.worker.bounded_app import MAX_PARTITION_FETCH
+from streams.worker.bounded_fetch import MAX_FETCHED, MAX_POLL, MAX_READY, MAX_VALUE, SMALL_BATCH
+from streams.worker.inflate import MAX_INFLATED
 
 ROOT = Path(__file__).parents[2]
 MIB = 1 << 20
 QUEUE_OVERHEAD = 1.8
 """What librdkafka keeps beside a record: measured with records of 300 bytes, the smallest that there are."""
+GZIP = 1032
+"""The most bytes that deflate makes of one."""
 TABLES = 8
 """How many tables of former values an index has."""
 BOUNDS = {
@@ -41,7 +46,10 @@ BOUNDS = {
     "records of routes": 5 * QUEUE_OVERHEAD * MAX_ROUTED_KB * 1024,
     "records sent alone": QUEUE_OVERHEAD * MAX_RETRIED_KB * 1024,
     "intervals read ahead": MAX_READ_AHEAD_KB * 1024,
-    "batches read ahead": (50 << 20) + 128 * Limits().bytes,
+    "intervals inflated": GZIP * int(SMALL),
+    "batches read ahead": Settings().partitions * MAX_PARTITION_FETCH
+    + sum((MAX_FETCHED, MAX_VALUE, MAX_READY, MAX_POLL, MAX_VALUE)),
+    "batches inflated": 3 * MAX_INFLATED + Settings().partitions * SMALL_BATCH,
 }
 
 
@@ -64,8 +72,8 @@ def test_the_bounds_together_fit_the_container() -> None:
     manifests = yaml.safe_load_all((ROOT / "deploy/kubernetes/weir-streams.yaml").read_text())
     [pod] = [one["spec"]["template"]["spec"] for one in manifests if one["kind"] == "Deployment"]
     limit = pod["containers"][0]["resources"]["limits"]["memory"]
-    assert limit.endswith("Gi")
-    assert total + 512 <= int(limit.removesuffix("Gi")) * 1024, "half a gibibyte is for the other roles"
+    assert limit.endswith("Mi")
+    assert total + 512 <= int(limit.removesuffix("Mi")), "half a gibibyte is for the other roles"
 
 
 def test_every_table_of_former_values_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
