@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import random
+import subprocess
+import sys
 
 import pytest
 
-from tests.fuzz.__main__ import failure, fuzz
 from tests.fuzz.found import FOUND
 from tests.fuzz.mutate import malformed, smaller
+from tests.fuzz.run import failure, fuzz
 from tests.fuzz.topics import READERS
 
 _RECORDS = 300
@@ -33,6 +35,25 @@ def test_a_record_that_ended_a_reader_once_ends_none(topic: str, value: bytes) -
     reader = READERS[topic]()
     assert failure(reader, value) == ""
     reader.close()
+
+
+def test_the_command_sends_records_of_each_topic_in_a_process_of_its_own() -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "tests.fuzz",
+        "--records",
+        "5",
+        "--seed",
+        "1",
+        "--only",
+        "dead",
+        "--only",
+        "status",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith("fuzz: 2 topics, 5 records of each, nothing found\n")
 
 
 def test_a_seed_gives_the_same_records_and_a_failing_one_becomes_small() -> None:
