@@ -68,6 +68,7 @@ struct assessment {
 	bool log_now;	   /* it is logged now, although it is not new */
 	bool pass;
 	u32 place; /* of the entry that an earlier connection has left under this key (places.h) */
+	u32 hash;  /* of that entry, too */
 };
 
 static __always_inline u32 direction_of(const enum hook hook)
@@ -309,6 +310,7 @@ static __always_inline void create_connection(struct __sk_buff *skb, struct asse
 	if (c->adopted || (w->key.protocol == PROTOCOL_TCP && !is_new_tcp(&w->packet)))
 		fill_mid_flow(c, w, hook);
 	store_decision(fresh, decision, w->epoch);
+	fresh->hash = c->hash;
 	if (c->to_exit)
 		stamp_connection(skb, w, fresh, 1);
 	if (c->checking)
@@ -342,7 +344,10 @@ static __always_inline bool admit(struct __sk_buff *skb, struct work *w, struct 
 				  const enum hook hook, bool node, bool known_source)
 {
 	struct connection *known = connections.lookup(&w->key);
-	struct assessment c = {.node = node, .known_source = known_source, .place = known ? known->place : 0};
+	struct assessment c = {.node = node,
+			       .known_source = known_source,
+			       .place = known ? known->place : 0,
+			       .hash = known ? known->hash : 0};
 	bool is_logged = 0;
 
 	c.connection = current_connection(known, w, &c, hook);

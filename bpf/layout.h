@@ -54,6 +54,9 @@ struct origin {
 	u8 padding[5];
 };
 
+/* Flows to the node that all interfaces without an endpoint can have together (unready.h). */
+#define UNREADY_ORIGINS 8192
+
 /* Index into config. Each value is one aligned 64-bit word, so readers never see a partial write. */
 enum config_word {
 	CONFIG_EPOCH = 0,	     /* its parity selects the side in force */
@@ -184,7 +187,7 @@ struct connection {
 	u32 rule;
 	u32 identity;
 	u32 sequence; /* TCP: sequence number of the SYN, to recognize a retransmission */
-	u32 hash;     /* the hash under which its origin is stored */
+	u32 hash;     /* the hash under which its origin is stored; 0: it has none */
 	u8 direction; /* the direction in which it was opened */
 	u8 verdict;   /* VERDICT_PENDING: the exit hook decides */
 	u8 reason;

@@ -47,10 +47,12 @@ PINNED("hash", struct verdict_key, struct deny_window, deny_windows_0, DENIED_FL
 PINNED("hash", struct verdict_key, struct deny_window, deny_windows_1, DENIED_FLOWS, 0);
 PINNED("hash", struct verdict_key, struct deny_window, floods_0, 16 * ENDPOINTS + 1024, 0);
 PINNED("hash", struct verdict_key, struct deny_window, floods_1, 16 * ENDPOINTS + 1024, 0);
-/* Origins of packets on their way to an exit (stamps.h): by slot, and by skb->hash. */
+/* Origins of packets on their way to an exit (stamps.h): by slot, and by skb->hash. One by hash is a connection's. */
 PINNED("array", u32, struct origin, slots, SLOTS, 0);
 PINNED("percpu_array", u32, u32, cursors, 1, 0);
-PINNED("lru_hash", u32, struct origin, origins, 65536, 0);
+PINNED("lru_hash", u32, struct origin, origins, CONNECTION_ENTRIES, 0);
+/* By the last bits of skb->hash: of interfaces without an endpoint, which have no connections (unready.h). */
+PINNED("array", u32, struct origin, unready_origins, UNREADY_ORIGINS, 0);
 
 /* What bcc's BPF_RINGBUF_OUTPUT declares, with a size in bytes instead of pages. */
 struct ring_table {

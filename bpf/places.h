@@ -237,7 +237,9 @@ static __always_inline void fence(u32 *word)
 static __always_inline bool vacate(struct place *old, u32 number, bool was_alive)
 {
 	struct place *place = places.lookup(&number);
+	struct connection *connection;
 	struct budget *budget;
+	u32 hash;
 
 	if (!place)
 		return 1;
@@ -249,8 +251,14 @@ static __always_inline bool vacate(struct place *old, u32 number, bool was_alive
 	budget = budgets.lookup(&old->payer);
 	if (budget && is_borrowed(number, budget->slot, old->account & 1))
 		__sync_fetch_and_add(&budget->account[old->account & 1].borrowed, -1);
-	if (!occupant_of(old, number) || connections.delete(&old->key))
+	connection = occupant_of(old, number);
+	if (!connection)
 		return 1;
+	hash = connection->hash;
+	if (connections.delete(&old->key))
+		return 1;
+	if (hash)
+		origins.delete(&hash);
 	/* Nobody misses those of a pod that is gone. */
 	if (was_alive && budget) {
 		count(COUNT_EVICTIONS);
@@ -343,6 +351,8 @@ static __always_inline bool store_connection(struct work *w)
 			return 1;
 	}
 	connections.delete(&w->key);
+	if (fresh->hash)
+		origins.delete(&fresh->hash);
 	return 0;
 }
 

@@ -15,7 +15,9 @@
  *   2. It writes an origin {source 10.244.1.7, destination 10.96.0.10:80, endpoint 3,
  *      interface 12, hash} to the CPU's next slot, say 130, and 131 to skb->tc_index.
  *      Neither NAT nor routing touches tc_index. The origin is stored by skb->hash as
- *      well, once a second, for packets that lose tc_index on their way.
+ *      well, once a second, for packets that lose tc_index on their way. It is deleted
+ *      with its connection, so a pod that opens many has no more origins than places
+ *      (places.h), and takes none from another pod.
  *   3. NAT changes the packet: now from the node's address to 203.0.113.9:8080.
  *   4. The exit hook, on the egress of every device that is not a pod's, reads slot
  *      130. Slots are reused after SLOTS packets, so it believes the slot only if hash,
@@ -102,6 +104,8 @@ static __always_inline void stamp_connection(struct __sk_buff *skb, struct work 
 	fill_origin(skb, w);
 	w->origin.confirm = !(connection->state & CONNECTION_OTHER) || !passes(connection->verdict);
 	if (fresh || connection->hash != w->origin.hash || w->now >> 30 != connection->last_ns >> 30) {
+		if (connection->hash && connection->hash != w->origin.hash)
+			origins.delete(&connection->hash);
 		connection->hash = w->origin.hash;
 		origins.update(&w->origin.hash, &w->origin);
 	}
@@ -162,6 +166,17 @@ static __always_inline bool fits(const struct origin *origin, const struct work 
 	       w->now - origin->time_ns < STAMP_AGE;
 }
 
+/*
+ * Whether an origin under the packet's hash is its sender's. Hashes collide: the source must be the origin's, or the
+ * node's, which a masquerade has put there.
+ */
+static __always_inline bool is_sender(struct __sk_buff *skb, const struct origin *origin, const struct work *w,
+				      u32 hash, u32 local)
+{
+	return fits(origin, w, hash) && (equal(origin->source, w->packet.source) || local == LOCAL_NODE) &&
+	       may_be_from(skb, origin->ifindex);
+}
+
 /* Find the sender of a packet that leaves here: by its stamp, else by its hash, else by its source address. */
 static __always_inline enum found find_origin(struct __sk_buff *skb, struct work *w, u32 stamped)
 {
@@ -179,9 +194,13 @@ static __always_inline enum found find_origin(struct __sk_buff *skb, struct work
 	}
 	local = local_ifindex(w, w->packet.source);
 	origin = origins.lookup(&hash);
-	/* Hashes collide: the source must be the origin's, or the node's, which a masquerade has put there. */
-	if (origin && fits(origin, w, hash) && (equal(origin->source, w->packet.source) || local == LOCAL_NODE) &&
-	    may_be_from(skb, origin->ifindex)) {
+	if (!origin || !is_sender(skb, origin, w, hash, local)) {
+		index = hash % UNREADY_ORIGINS;
+		origin = unready_origins.lookup(&index);
+		if (origin && !is_sender(skb, origin, w, hash, local))
+			origin = 0;
+	}
+	if (origin) {
 		w->origin = *origin;
 		return ORIGIN_FOUND;
 	}
@@ -200,7 +219,7 @@ static __always_inline enum found find_origin(struct __sk_buff *skb, struct work
 	if (endpoint)
 		w->key.endpoint = endpoint->number;
 	/* Every packet from a pod has a stamp. This one has lost it, and a masquerade has replaced its source. */
-	if (index >= SLOTS)
+	if (stamped - 1 >= SLOTS)
 		return endpoint && local == LOCAL_NODE ? ORIGIN_HIDDEN : ORIGIN_NONE;
 	return endpoint || local == LOCAL_NODE ? ORIGIN_HIDDEN : ORIGIN_NONE;
 }

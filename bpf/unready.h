@@ -12,7 +12,10 @@
  *     (encapsulation.h), and so are fragments of UDP, whose port is not known.
  *
  * DNAT may turn the node's address into another (a NodePort, a hostPort). So such a
- * packet carries an origin without an endpoint, by which every exit refuses it.
+ * packet carries an origin without an endpoint, by which every exit refuses it. Should
+ * it lose its stamp, the exit finds the origin in unready_origins, by skb->hash. A packet
+ * whose place there another flow has taken in the last STAMP_AGE does not pass: so many
+ * flows of such an interface take no origin from a pod, nor their own from the exit.
  */
 #ifndef KUBEWEIR_UNREADY_H
 #define KUBEWEIR_UNREADY_H
@@ -29,6 +32,8 @@ static __always_inline bool is_unclaimed(const struct work *w, const u8 *address
 static __always_inline bool pass_to_node(struct __sk_buff *skb, struct work *w)
 {
 	u8 protocol = w->packet.protocol;
+	struct origin *known;
+	u32 index;
 
 	if (protocol == PROTOCOL_UDP && (w->packet.fragment != FRAGMENT_NONE || is_encapsulation(&w->packet)))
 		return 0;
@@ -42,7 +47,11 @@ static __always_inline bool pass_to_node(struct __sk_buff *skb, struct work *w)
 		return 0;
 	fill_origin(skb, w);
 	w->origin.confirm = 0;
-	origins.update(&w->origin.hash, &w->origin);
+	index = w->origin.hash % UNREADY_ORIGINS;
+	known = unready_origins.lookup(&index);
+	if (!known || (known->hash != w->origin.hash && w->now - known->time_ns < STAMP_AGE))
+		return 0;
+	*known = w->origin;
 	stamp(skb, w);
 	return 1;
 }

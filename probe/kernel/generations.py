@@ -47,9 +47,10 @@ from probe.kernel.program_cache import ProgramCache
 LINKS: Final = "links"
 """The folder of the links, beside those of the generations."""
 _SHARED: Final = {
-    ("connections", "places", "budgets"): ("CONNECTIONS", "ENDPOINTS"),
+    ("connections", "places", "budgets", "origins"): ("CONNECTIONS", "ENDPOINTS"),
     ("fragments", "fragment_places"): ("FRAGMENTS", "ENDPOINTS"),
-    ("slots", "cursors", "origins"): (),
+    ("slots", "cursors"): (),
+    ("unready_origins",): (),
 }
 """Maps that refer to each other and are shared together, and the sizes on which their contents depend."""
 _NUMBERED: Final = ("endpoints", "addresses", "policy_entries", "port_entries")

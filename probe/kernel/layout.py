@@ -262,6 +262,7 @@ MAPS: Final = {
     "slots": MapLayout(_ARRAY, INDEX, ORIGIN),
     "cursors": MapLayout(_PERCPU_ARRAY, INDEX, INDEX),
     "origins": MapLayout(_LRU_HASH, INDEX, ORIGIN),
+    "unready_origins": MapLayout(_ARRAY, INDEX, ORIGIN),
     "looked_up": MapLayout(_LRU_HASH, CONNECTION_KEY, WORD),
 }
 """Layout by map name, which is also the name of the pin. The ring buffers are not listed."""
