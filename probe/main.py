@@ -37,17 +37,17 @@ def _check_machine(settings: Settings) -> None:
             f"WEIR_TUNNEL_PORTS={','.join(settings.tunnel_ports)!r}: must be UDP ports from 1 to 65535, separated by "
             "commas", Exit.USAGE,
         ) from None  # fmt: skip
-    if settings.ring_bytes & (settings.ring_bytes - 1):
+    if settings.ring_bytes and settings.ring_bytes & (settings.ring_bytes - 1):
         raise StopServiceError(f"WEIR_RING_BYTES={settings.ring_bytes}: must be a power of two", Exit.USAGE)
     for name, size in (
         ("WEIR_CONNECTIONS", settings.connections),
         ("WEIR_DENIED_FLOWS", settings.denied_flows),
         ("WEIR_FRAGMENTS", settings.fragments),
     ):
-        if size < 4 * settings.endpoints:
+        if size and size < 4 * (settings.endpoints or 1):
             raise StopServiceError(
-                f"{name}={size}: must be at least 4 times WEIR_ENDPOINTS={settings.endpoints}, so that each pod has a "
-                "reserved part",
+                f"{name}={size}: must be at least 4 times WEIR_ENDPOINTS={settings.endpoints or 1}, so that each pod "
+                "has a reserved part",
                 Exit.USAGE,
             )
     if os.geteuid() != 0:

@@ -39,12 +39,11 @@ from probe.export.ring import Ring
 from probe.export.spool import Spool
 from probe.kafka_diagnosis import kafka_diagnosis
 from probe.kernel.attach import Mode
-from probe.kernel.generations import open_generation
 from probe.kernel.layout import Config
-from probe.kernel.program_cache import ProgramCache
 from probe.kernel.tunnel_ports import set_tunnel_ports
 from probe.ledger import Ledger, LedgerReferences
 from probe.ledger_compaction import LedgerCompaction
+from probe.map_sizes import SizeCollector, open_sized_generation, sizes_of
 from probe.metrics import ProbeCollector, last_success
 from probe.node.address_intervals import AddressIntervals
 from probe.node.link_clock import LinkClock
@@ -135,7 +134,8 @@ def serve(settings: Settings) -> None:
             parts.drain.start(cluster_id, settings.node)
             parts.intervals.start(cluster_id)
             log.info("started", node=settings.node, cluster=cluster_id, ring=parts.ring.id, attach=parts.agent.mode,
-                     kafka=settings.kafka, source=settings.source, metrics_port=health.port)  # fmt: skip
+                     kafka=settings.kafka, source=settings.source, metrics_port=health.port,
+                     sizes=sizes_of(parts.agent.generation.maps))  # fmt: skip
         while not has_ended():
             stop.wait(0.2)
             if cluster_id is not None and (other := other_cluster(settings, cluster, cluster_id)):
@@ -160,7 +160,7 @@ def _assemble(settings: Settings, cluster: Cluster, stack: contextlib.ExitStack)
     """Make the parts; ``stack`` closes those that need it."""
     network = NodeNetwork(settings.netns)
     stack.callback(network.close)
-    generation = open_generation(settings.pin_dir, settings.sizes(), ProgramCache(settings.program_folder()))
+    generation = open_sized_generation(settings, _connected() if settings.source == "kubernetes" else None)
     stack.callback(generation.close)
     maps = generation.maps
     maps.configure(Config.POD_DENIED_FLOWS, settings.pod_denied_flows)
@@ -223,6 +223,7 @@ def _serve_health(settings: Settings, source: Source, parts: _Parts, diagnosis: 
         ProbeCollector(parts.agent, maps, parts.ring, *export),
         ShareCollector(maps, parts.ledger),
         StateCollector(),
+        SizeCollector(settings, sizes_of(maps)),
         *([CniCollector(plugin.requests)] if plugin else []),
     ):
         registry.register(collector)

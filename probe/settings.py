@@ -97,10 +97,12 @@ class Settings(KafkaSettings):
     pod_denied_flows: int = setting("WEIR_POD_DENIED_FLOWS", 1000, formerly=("WEIR_FIRSTS",))
     """Denied flows of one pod that are logged one by one in a window; if the node has too many, fewer. Those beyond are
     counted together, without addresses. A flow between two pods of the node counts for the pod that sends."""
-    ring_bytes: int = setting("WEIR_RING_BYTES", 16 << 20, least=4096)
-    """Bytes of the kernel's ring buffer, a power of two. A verdict takes 96 bytes."""
-    connections: int = setting("WEIR_CONNECTIONS", 262_144, least=1, formerly=("WEIR_FLOWS",))
-    """Connections that the node remembers at a time. At least four times WEIR_ENDPOINTS."""
+    ring_bytes: int | None = setting("WEIR_RING_BYTES", None, least=4096, default_text="auto")
+    """Bytes of the kernel's ring buffer, a power of two. A verdict takes 96 bytes. auto: 16 MiB, less where memory is
+    small."""
+    connections: int | None = setting("WEIR_CONNECTIONS", None, least=1, formerly=("WEIR_FLOWS",), default_text="auto")
+    """Connections that the node remembers at a time. At least four times WEIR_ENDPOINTS. auto: 1,024 for each pod that
+    the node can have, at most 524,288, less where memory is small."""
     pod_connections: int = setting("WEIR_POD_CONNECTIONS", 32_768, least=1, formerly=("WEIR_POD_FLOWS",))
     """Connections that one pod may open of these, and as many that may be opened to it from outside the node. Beyond
     that its own are evicted. One between two pods of the node counts twice for the pod that opens it. If the table is
@@ -112,16 +114,20 @@ class Settings(KafkaSettings):
     port_entries: int = setting("WEIR_PORT_ENTRIES", 262_144, least=1, formerly=("WEIR_PORTS",))
     """Port entries that the kernel's map can hold: one for each range of ports in a policy entry, aligned to powers
     of two."""
-    denied_flows: int = setting("WEIR_DENIED_FLOWS", 65_536, least=1, formerly=("WEIR_WINDOWS",))
-    """Denied flows on the node that are counted one by one in a window. At least four times WEIR_ENDPOINTS."""
-    endpoints: int = setting("WEIR_ENDPOINTS", 1024, least=1)
-    """Pods on this node that can be under policy."""
+    denied_flows: int | None = setting(
+        "WEIR_DENIED_FLOWS", None, least=1, formerly=("WEIR_WINDOWS",), default_text="auto"
+    )
+    """Denied flows on the node that are counted one by one in a window. At least four times WEIR_ENDPOINTS. auto: 64
+    for each pod that the node can have, at least 16,384."""
+    endpoints: int | None = setting("WEIR_ENDPOINTS", None, least=1, default_text="auto")
+    """Pods on this node that can be under policy. auto: as many as the Node object says that the node can have, rounded
+    up to a power of two, and at least 128; 256 if the API server does not answer at the first start."""
     local_addresses: int = setting("WEIR_LOCAL_ADDRESSES", 65_536, least=1)
     """Addresses that the node and its pods can have together. kube-proxy in IPVS mode gives the node every cluster
     IP."""
-    fragments: int = setting("WEIR_FRAGMENTS", 16_384, least=1)
+    fragments: int | None = setting("WEIR_FRAGMENTS", None, least=1, default_text="auto")
     """Fragmented packets whose verdicts the node remembers at a time, for their later fragments. Each pod has an equal
-    share. At least four times WEIR_ENDPOINTS."""
+    share. At least four times WEIR_ENDPOINTS. auto: 16 for each pod that the node can have, at least 16,384."""
     cni: Literal["on", "off"] = setting("WEIR_CNI", "off")
     """Whether the CNI plugin weir-cni is used: it lets a pod's processes start only when the pod's policy is in force.
     The probe then keeps it in the node's CNI configuration."""
@@ -167,8 +173,8 @@ class Settings(KafkaSettings):
             return self.cni == "on" and self.cni_on_failure == "closed"
         return self.unknown == "closed"
 
-    def sizes(self) -> dict[str, int]:
-        """Return the sizes of the maps, by the names of the compile-time constants of ``bpf/policy.c``."""
+    def sizes(self) -> dict[str, int | None]:
+        """Return the sizes of the maps, by the names of the compile-time constants of ``bpf/policy.c``; None: auto."""
         return {
             "RING_BYTES": self.ring_bytes,
             "CONNECTIONS": self.connections,

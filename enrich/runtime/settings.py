@@ -105,7 +105,7 @@ def described(cls: type) -> list[Described]:
             variable=metadata.variable,
             kind=_kind_in_words(hints[field.name]),
             default=_default_in_words(field.default) if metadata.default_text is None else metadata.default_text,
-            least=metadata.least if hints[field.name] in (int, float) else None,
+            least=metadata.least if hints[field.name] in (int, int | None, float) else None,
             most=metadata.most if metadata.most < math.inf else None,
             formerly=metadata.formerly,
             description=docs.get(field.name, ""),
@@ -136,7 +136,9 @@ def _read(metadata: _Metadata, text: str, kind: Any) -> Any:
             return {choice: choice for choice in get_args(kind)}[text]
         if kind is bool:
             return _BOOLEANS[text.lower()]
-        if kind is int:
+        if kind == int | None and text == "auto":
+            return None
+        if kind in (int, int | None):
             return _between(least, int(text), most)
         if kind is float:
             return _between(least, float(text), most)
@@ -147,7 +149,12 @@ def _read(metadata: _Metadata, text: str, kind: Any) -> Any:
         if get_origin(kind) is Literal:
             raise SettingsError(f"{variable}={text!r}: must be {', '.join(get_args(kind))}") from None
         numbers = f"from {least}" if most == math.inf else f"from {least} to {most}"
-        expected = {bool: "true or false", int: f"a whole number {numbers}", float: f"a number {numbers}"}[kind]
+        expected = {
+            bool: "true or false",
+            int: f"a whole number {numbers}",
+            int | None: f"auto, or a whole number {numbers}",
+            float: f"a number {numbers}",
+        }[kind]
         raise SettingsError(f"{variable}={text!r}: must be {expected}") from None
 
 
@@ -163,7 +170,13 @@ def _kind_in_words(kind: Any) -> str:
         return f"{', '.join(most)} or {last}" if most else str(last)
     if kind in (Path, Path | None):
         return "path"
-    words = {bool: "true or false", int: "whole number", float: "number", tuple[str, ...]: "comma-separated list"}
+    words = {
+        bool: "true or false",
+        int: "whole number",
+        int | None: "auto or whole number",
+        float: "number",
+        tuple[str, ...]: "comma-separated list",
+    }
     return words.get(kind, "text")
 
 

@@ -24,6 +24,7 @@ from enrich.parse.objects import parse
 from probe.kernel import bpf
 from probe.kernel.layout import Config
 from probe.settings import Settings
+from probe.sizing import PODS, chosen
 from tests.kernel.frames import extension, ipv4, ipv6
 from tests.kernel.rig import Rig, both
 
@@ -79,7 +80,7 @@ def make_node(folder: Path, other_pods: int) -> Iterator[Node]:
     net = Net()
     pins = Path("/sys/fs/bpf") / f"weir-bench-{os.getpid()}"
     try:
-        rig = Rig(folder, "tcx", pins=pins, net=net, sizes=Settings().sizes())
+        rig = Rig(folder, "tcx", pins=pins, net=net, sizes=chosen(Settings().sizes(), PODS, 1 << 40, {}))
         try:
             _add_pods_and_policies(rig, other_pods)
             yield Node(rig)

@@ -26,6 +26,7 @@ from enrich.runtime.health import Readiness, ReadyCollector, closed_connections
 from enrich.runtime.settings import described
 from enrich.runtime.watching import SourceCollector
 from probe.cni.metrics import CniCollector
+from probe.map_sizes import SizeCollector
 from probe.metrics import ProbeCollector, last_success
 from probe.share_metrics import ShareCollector
 from probe.state_metrics import StateCollector
@@ -181,6 +182,7 @@ def _probe() -> Iterator[Family]:
     yield from _of(CniCollector(MagicMock(counts={}, seconds={})))
     yield from _of(ShareCollector(MagicMock(), MagicMock()))
     yield from _of(StateCollector())
+    yield from _of(SizeCollector(probe.settings.Settings(), {}))
 
 
 def _enrich() -> Iterator[Family]:

@@ -57,6 +57,7 @@ WORRY: Final[dict[str, str]] = {
     "kubeweir_probe_kept_policies": "Above 0 for 5 minutes (WeirPoliciesKept); `/readyz` names them.",
     "kubeweir_probe_kernel_events_total": "See the events below this table.",
     "kubeweir_probe_kept_interface": "There longer than a grace period: a deleted pod runs on, or moved its address.",
+    "kubeweir_probe_size": "It differs between nodes of one kind: one did not reach the API server at its first start.",
     "kubeweir_probe_lookups_total": '`failed` rises: see "An older connection breaks" in troubleshooting.',
     "kubeweir_probe_lost_verdicts_total": "Any increase (WeirVerdictsLost): records are missing from the log.",
     "kubeweir_probe_map_capacity_entries": "Never by itself: it is a setting.",

@@ -1,0 +1,46 @@
+"""Asks the API server how many pods this node can have."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from typing import Any, Final
+
+import orjson
+import structlog
+import urllib3
+
+from enrich.sources.client import AnswerError, Client
+
+log = structlog.get_logger("kubeweir.probe")
+
+_WAIT_S: Final = 2.0
+"""How long enforcement waits for the answer at a start."""
+
+
+def pod_capacity(client: Client, node: str, wait_s: float = _WAIT_S) -> int | None:
+    """Return the number of pods that the node can have; None if the API server does not say so soon."""
+    found: queue.SimpleQueue[int | None] = queue.SimpleQueue()
+
+    def ask() -> None:
+        try:
+            found.put(_listed(client, node, wait_s))
+        except (AnswerError, urllib3.exceptions.HTTPError, OSError, ValueError, LookupError, TypeError) as error:
+            log.debug("the node's pod capacity is not known", node=node, error=str(error))
+            found.put(None)
+
+    # A server that does not answer is waited for longer than that while it is connected to.
+    threading.Thread(target=ask, name="capacity", daemon=True).start()
+    try:
+        return found.get(timeout=wait_s)
+    except queue.Empty:
+        return None
+
+
+def _listed(client: Client, node: str, wait_s: float) -> int | None:
+    query = {"fieldSelector": f"metadata.name={node}"}
+    with client.get("/api/v1/nodes", query, "application/json", wait_s) as response:
+        listed: dict[str, Any] = orjson.loads(response.read())
+    status = listed["items"][0]["status"]
+    capacity = (status.get("allocatable") or {}).get("pods") or (status.get("capacity") or {}).get("pods")
+    return None if capacity is None else int(capacity)

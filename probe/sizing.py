@@ -1,0 +1,131 @@
+"""Chooses the sizes of the kernel's maps that no setting fixes, from how many pods the node can have and its memory.
+
+The pods' number is rounded up to a power of two, and with it all sizes. So a node that has a few pods more or less at
+the next start keeps its sizes, because another size is another generation of maps (:mod:`probe.kernel.generations`).
+For the same reason a size that is in force stays if it is the chosen one or twice that, and all stay if the API server
+does not say how many pods the node can have. So sizes grow by themselves, and shrink after a reboot, or when the node
+can have a quarter of the pods.
+
+Example: a node for 110 pods is sized for 128, with 131,072 connections. With 8 GiB of memory its maps may take 256 MiB,
+and take 100 MiB. If it can have 250 pods after a restart of the kubelet, the next start of the probe makes maps for
+256.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+PODS: Final = 256
+"""Pods that the node is sized for if nobody knows how many it can have. Most nodes have 110 or 250."""
+_MIN_ENDPOINTS: Final = 128
+_CONNECTIONS_EACH: Final = 1024
+_MAX_CONNECTIONS: Final = 1 << 19
+_DENIED_FLOWS_EACH: Final = 64
+_MIN_DENIED_FLOWS: Final = 1 << 14
+_FRAGMENTS_EACH: Final = 16
+_MIN_FRAGMENTS: Final = 1 << 14
+_RING_BYTES: Final = 16 << 20
+_MIN_RING_BYTES: Final = 1 << 20
+_MIN_EACH: Final = 8
+"""Connections and others for each pod, below which a small memory does not push them: each pod has a reserve."""
+_MEMORY_FRACTION: Final = 32
+_LIMIT_FRACTION: Final = 2
+BYTES: Final = {
+    "CONNECTIONS": 490,
+    "DENIED_FLOWS": 320,
+    "FRAGMENTS": 312,
+    "ENDPOINTS": 7000,
+    "RING_BYTES": 1,
+    "POLICY_ENTRIES": 16,
+    "LOCAL_ADDRESSES": 16,
+}
+"""Memory that the kernel takes for one unit of each size, at once. The maps of policy and of addresses take more for
+what is in them."""
+_FIXED_BYTES: Final = 7 << 20
+"""Memory of the maps of fixed size."""
+_SHRINKS: Final = ("CONNECTIONS", "RING_BYTES", "DENIED_FLOWS", "FRAGMENTS")
+"""What is halved where memory is small."""
+_CGROUP_LIMITS: Final = (
+    Path("/sys/fs/cgroup/memory.max"),
+    Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
+)
+
+
+def chosen(
+    requested: Mapping[str, int | None], pods: int | None, memory_bytes: int, in_force: Mapping[str, int]
+) -> dict[str, int]:
+    """Return all sizes. ``requested`` has those of the settings, None for those that are to be chosen.
+
+    ``pods``: how many the node can have; None: not known. ``memory_bytes``: what the maps may take.
+    ``in_force``: the sizes of the generation that is found, if there is one.
+    """
+    fixed = {name: size for name, size in requested.items() if size is not None}
+    free = [name for name, size in requested.items() if size is None]
+    if pods is None and all(name in in_force for name in free):
+        made = {name: in_force[name] for name in free}
+    else:
+        computed = _bounded(_by_pods(pods or PODS, fixed), free, memory_bytes)
+        made = {name: _settled(computed[name], in_force.get(name)) for name in free}
+    return {name: fixed[name] if name in fixed else made[name] for name in requested}
+
+
+def memory_of(sizes: Mapping[str, int]) -> int:
+    """Return about how many bytes the kernel takes for maps of these sizes."""
+    return _FIXED_BYTES + sum(BYTES[name] * size for name, size in sizes.items() if name in BYTES)
+
+
+def memory_for_maps(meminfo: Path = Path("/proc/meminfo"), limits: tuple[Path, ...] = _CGROUP_LIMITS) -> int:
+    """Return how many bytes the maps may take: a part of the node's memory, and of the container's limit.
+
+    The kernel charges maps to the control group of the process that makes them (since 5.11)."""
+    total = next(line for line in meminfo.read_text().splitlines() if line.startswith("MemTotal:"))
+    allowed = int(total.split()[1]) * 1024 // _MEMORY_FRACTION
+    for path in limits:
+        text = path.read_text().strip() if path.exists() else ""
+        if text.isdigit():
+            allowed = min(allowed, int(text) // _LIMIT_FRACTION)
+    return allowed
+
+
+def _by_pods(pods: int, fixed: Mapping[str, int]) -> dict[str, int]:
+    """Return sizes for this many pods, with those that are fixed."""
+    endpoints = max(_MIN_ENDPOINTS, _power_of_two(pods))
+    for name in ("CONNECTIONS", "DENIED_FLOWS", "FRAGMENTS"):
+        # Each pod needs a reserve of what a setting fixes.
+        while name in fixed and 4 * endpoints > fixed[name] and endpoints > 1:
+            endpoints //= 2
+    endpoints = fixed.get("ENDPOINTS", endpoints)
+    each = _power_of_two(endpoints)
+    return {
+        "ENDPOINTS": endpoints,
+        "CONNECTIONS": max(_MIN_EACH * each, min(_MAX_CONNECTIONS, _CONNECTIONS_EACH * each)),
+        "DENIED_FLOWS": max(_MIN_DENIED_FLOWS, _DENIED_FLOWS_EACH * each),
+        "FRAGMENTS": max(_MIN_FRAGMENTS, _FRAGMENTS_EACH * each),
+        "RING_BYTES": _RING_BYTES,
+        **fixed,
+    }
+
+
+def _bounded(sizes: dict[str, int], free: list[str], memory_bytes: int) -> dict[str, int]:
+    """Halve sizes that are free, the largest map first, until all fit the memory or are as small as they can be."""
+    made = dict(sizes)
+    least = {name: _MIN_EACH * _power_of_two(made["ENDPOINTS"]) for name in _SHRINKS} | {"RING_BYTES": _MIN_RING_BYTES}
+    while memory_of(made) > memory_bytes:
+        names = [name for name in _SHRINKS if name in free and made[name] // 2 >= least[name]]
+        if not names:
+            break
+        largest = max(names, key=lambda name: BYTES[name] * made[name])
+        made[largest] //= 2
+    return made
+
+
+def _settled(computed: int, in_force: int | None) -> int:
+    """Return the size that is in force if it is not much larger than the computed one, else that."""
+    return in_force if in_force in (computed, 2 * computed) else computed
+
+
+def _power_of_two(number: int) -> int:
+    """Return the least power of two that is not below ``number``."""
+    return 1 << max(0, number - 1).bit_length()
