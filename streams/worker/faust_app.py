@@ -38,6 +38,7 @@ from streams.worker.bounded_app import MAX_PARTITION_FETCH, bound
 from streams.worker.bounded_fetch import is_empty, unread
 from streams.worker.checkpoints import Checkpoints
 from streams.worker.credentials import kafka_credentials
+from streams.worker.group_errors import take_group_errors
 from streams.worker.inflight import InFlightTracker, TrackedInput
 from streams.worker.intake import Intake
 from streams.worker.pipeline import Pipeline
@@ -134,6 +135,7 @@ class EnrichWorker:
             self._app, self._stop, loop=self._loop, quiet=True, override_logging=False, redirect_stdouts=False
         )
         threading.Thread(target=self._watch_stop, name="stop-watch", daemon=True).start()
+        threading.Thread(target=take_group_errors, args=(self._app, self._ended), name="group", daemon=True).start()
         try:
             self._loop.run_until_complete(worker.start())
         except asyncio.CancelledError:

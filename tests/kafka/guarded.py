@@ -98,14 +98,11 @@ class GuardedBroker:
     ) -> list[AclBinding]:
         """Allow a user some operations on the topics, groups or transactional ids that begin with ``name``."""
         pattern = ResourcePatternType.PREFIXED if prefixed else ResourcePatternType.LITERAL
-        acls = [
-            AclBinding(kind, name, pattern, f"User:{user}", "*", operation, AclPermissionType.ALLOW)
-            for operation in operations
-        ]
-        for future in self.admin.create_acls(acls).values():
-            future.result(_ANSWER_S)
-        until(lambda: set(acls) <= set(self.acls(user)))
-        return acls
+        return self._add(user, kind, name, operations, pattern, AclPermissionType.ALLOW)
+
+    def deny(self, user: str, kind: ResourceType, name: str, operation: AclOperation) -> list[AclBinding]:
+        """Deny a user an operation on what begins with ``name``, whatever else allows it; :meth:`revoke` takes it."""
+        return self._add(user, kind, name, (operation,), ResourcePatternType.PREFIXED, AclPermissionType.DENY)
 
     def revoke(self, acls: Iterable[AclBinding]) -> None:
         """Take back what :meth:`allow` returned."""
@@ -117,6 +114,21 @@ class GuardedBroker:
             for future in self.admin.delete_acls([same]).values():
                 future.result(_ANSWER_S)
             until(lambda one=one: one not in self.acls(one.principal.removeprefix("User:")))  # type: ignore[misc]
+
+    def _add(
+        self,
+        user: str,
+        kind: ResourceType,
+        name: str,
+        operations: Iterable[AclOperation],
+        pattern: ResourcePatternType,
+        permission: AclPermissionType,
+    ) -> list[AclBinding]:
+        acls = [AclBinding(kind, name, pattern, f"User:{user}", "*", operation, permission) for operation in operations]
+        for future in self.admin.create_acls(acls).values():
+            future.result(_ANSWER_S)
+        until(lambda: set(acls) <= set(self.acls(user)))
+        return acls
 
     def acls(self, user: str) -> list[AclBinding]:
         """Return the ACLs of a user."""

@@ -1,4 +1,4 @@
-"""A right is taken back from a probe that runs: it stays up, names the right, and goes on when it has it again."""
+"""A right is taken back from a probe or a worker: it stays up, names the right, and goes on when it has it again."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from confluent_kafka.admin import AclBinding, AclOperation, NewTopic, ResourceTy
 from enrich.runtime.connection import KafkaSettings
 from enrich.runtime.settings import load
 from enrich.wire.topics import topics
+from tests.kafka.batches import make_batch, write_manifests
 from tests.kafka.exporter import Exporter
 from tests.kafka.guarded import GuardedBroker
+from tests.kafka.site import Site
 from tests.waiting import until
 
 pytestmark = pytest.mark.kafka
@@ -105,3 +107,27 @@ def test_a_user_who_may_not_log_in_any_more_is_waited_for(probe: Probe) -> None:
     assert not probe.batches.failed.is_set()
     probe.renew(right)
     until(probe.is_well)
+
+
+def test_an_enricher_that_may_not_join_its_group_reads_once_it_may(guarded: GuardedBroker, tmp_path: Path) -> None:
+    write_manifests(tmp_path / "manifests")
+    prefix = f"t{secrets.token_hex(4)}"
+    user, env = guarded.user()
+    for kind in (ResourceType.TOPIC, ResourceType.GROUP):
+        guarded.allow(user, kind, prefix, AclOperation.ALL)
+    denied = guarded.deny(user, ResourceType.GROUP, f"{prefix}.c1.", AclOperation.READ)
+    administrator = load(KafkaSettings, guarded.env("weir", "weir")).connection()
+    site = Site(guarded.address, prefix, tmp_path, administrator, {**env, "WEIR_CLUSTER": "c1"})
+    try:
+        service = site.start("enrich", "--alone")
+        refused = f"no right READ on the group {prefix}.c1.enrich"
+        until(lambda: refused in service.get("/readyz")[1])
+        site.send(make_batch(0, 5))
+        site.flush()
+        guarded.revoke(denied)
+        # Long before WEIR_STALL would end the process.
+        assert len(site.read_flows(5)) == 5
+        until(lambda: service.get("/readyz")[0] == 200)
+        assert service.stop() == 0
+    finally:
+        site.end()
