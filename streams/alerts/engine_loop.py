@@ -53,6 +53,8 @@ class Learning(msgspec.Struct, frozen=True):
 class EngineLoop:
     """Evaluates the rules for the groups of the assigned partitions."""
 
+    replay_records = 0
+
     def __init__(
         self,
         rules: Rules,

@@ -14,8 +14,9 @@ loops:
 3. Both write their output and the offsets of their input in one Kafka transaction. A worker that is killed before the
    commit leaves nothing visible, and its successor reads the same input again; after the commit the input is done. A
    worker that was frozen and continues later is fenced: the broker refuses its commit.
-4. Memory is rebuilt when partitions are assigned. The count loop reads the last minute of flows again, only to
-   recognize repeats. The engine loop reads the state, then the deltas of one window's length, marked as replayed.
+4. Memory is rebuilt when partitions are assigned. The count loop reads the last minute of flows again, and at least
+   the last 10,000 of each partition, only to recognize repeats. The engine loop reads the state, then the deltas of one
+   window's length, marked as replayed.
 5. When a transaction fails, or the rules change, the loop raises TransactionAbortedError: its owner makes a new
    consumer and producer, and everything starts from what is committed (step 4).
 

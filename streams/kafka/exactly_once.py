@@ -15,8 +15,8 @@ Three cases need more than that:
 - *A transaction fails.* Memory is then ahead of Kafka. :class:`TransactionAbortedError` tells the caller to drop all of
   its state, make a new :class:`ExactlyOnce`, and rebuild from what was committed.
 - *State that is not in Kafka must be rebuilt*, such as which records were seen in the last minutes. The caller names a
-  time in ``replay_from_ms``; records from then up to the committed offset are read once more, and
-  :meth:`ExactlyOnce.is_replayed` is true for them: they update the state and produce nothing.
+  time in ``replay_from_ms``, or a number in ``replay_records``; records from then up to the committed offset are read
+  once more, and :meth:`ExactlyOnce.is_replayed` is true for them: they update the state and produce nothing.
 """
 
 from __future__ import annotations
@@ -66,12 +66,13 @@ class ExactlyOnce:
         replay_from_ms: Callable[[str], int],
         on_assigned: Callable[[Sequence[TopicAndPartition]], None],
         monitor: LagMonitor | None = None,
+        replay_records: int = 0,
     ) -> None:
         """``name`` is the producer's transactional id; no other worker may have the same. ``replay_from_ms`` returns,
         for a topic, the Unix time from which its records are read once more. ``on_assigned`` is called, inside
         :meth:`take`, with the partitions that this worker reads from now on. ``monitor`` measures the group until
-        :meth:`close`."""
-        self._group, self._monitor = group, monitor
+        :meth:`close`. ``replay_records``: so many records of each partition are read once more in any case."""
+        self._group, self._monitor, self._replay_records = group, monitor, replay_records
         self.problem: str | None = "Kafka has not been reached yet"
         self._topics, self._replay_from_ms, self._on_assigned = topics, replay_from_ms, on_assigned
         self._replayed_until: dict[TopicAndPartition, int] = {}
@@ -229,8 +230,8 @@ class ExactlyOnce:
             # Nothing is committed yet, or retention has removed the records at the committed offset.
             after_commit = max(first, committed)
             self._replayed_until[key] = self._next[key] = after_commit
-            start = after_commit if replay[key] < 0 else max(first, min(after_commit, replay[key]))
-            starts.append(TopicPartition(*key, start))
+            start = after_commit if replay[key] < 0 else min(after_commit, replay[key])
+            starts.append(TopicPartition(*key, max(first, min(start, after_commit - self._replay_records))))
         self._on_assigned(list(committed_offsets))
         consumer.assign(starts)
         self.problem = None

@@ -185,7 +185,8 @@ def _loop_threads(
     def transactions(name: str, read_topics: Sequence[str], loop: CountLoop | EngineLoop) -> ExactlyOnce:
         group = settings.group(f"alerts.{name}")
         writer = f"{group}.{worker}.{uuid.uuid4().hex[:8]}"
-        return ExactlyOnce(connection, group, read_topics, writer, loop.replay_from_ms, loop.on_assigned, monitor)
+        back, number = loop.replay_from_ms, loop.replay_records
+        return ExactlyOnce(connection, group, read_topics, writer, back, loop.on_assigned, monitor, number)
 
     sources, deltas = (topics.denied.name, topics.status.name), (topics.deltas.name,)
     return (

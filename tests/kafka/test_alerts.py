@@ -145,6 +145,25 @@ def test_repeats_of_the_enricher_count_once(site: Site) -> None:
     assert alerts(site, 1)[0]["count"] == 50
 
 
+def test_repeats_of_old_verdicts_count_once_also_after_a_kill_of_the_role(site: Site) -> None:
+    path = write(site, BURST, disable=ALL)
+    enricher = site.start_enrich()
+    service = start(site, WEIR_ALERTS=path)
+    # As after an outage: the verdicts are older than any repeat of a worker that was only restarted.
+    send(site, 0, 30, age_s=300)
+    counted = 'kubeweir_streams_alerts_counted_total{what="records"} 30.0'
+    until(lambda: counted in service.get("/metrics", "alerts")[1] or None, "30 records")
+    service.process.send_signal(signal.SIGKILL)
+    service.process.wait()
+    service = start(site, WEIR_ALERTS=path)
+    send(site, 0, 30, age_s=300)
+    repeats = 'kubeweir_streams_alerts_counted_total{what="repeats"} 30.0'
+    until(lambda: repeats in service.get("/metrics", "alerts")[1] or None, "30 repeats")
+    send(site, 30, 20, age_s=300)
+    assert alerts(site, 1)[0]["count"] == 50
+    assert (service.stop(), enricher.stop()) == (0, 0)
+
+
 def test_two_workers_share_the_groups_and_one_takes_over_what_the_other_had(site: Site) -> None:
     each = {**BURST, "group_by": ["port"], "resolve_after": "1h"}
     path = write(site, each, disable=ALL)
