@@ -1,6 +1,6 @@
 # Each target has its help text behind `##`; `make` without a target lists them.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo image cluster cluster-down e2e test attack test-cluster lint unit first-packets hunt bench conformance bench-policy bench-watch docs clean
+.PHONY: help setup demo image cluster cluster-down e2e test attack test-cluster lint unit first-packets hunt chaos bench conformance bench-policy bench-watch docs clean
 PY := .venv/bin/python
 
 help: ## list the targets
@@ -51,6 +51,9 @@ attack: setup ## attack the real programs on this machine's kernel, a line for e
 hunt: setup ## fuzz the decoders of every topic, then search for inputs that break a property; RECORDS=1000000, MINUTES=30, ONLY='tests/kernel -k install' (properties only)
 	@$(if $(ONLY),,$(PY) -m tests.fuzz --records $(or $(RECORDS),1000000))
 	@$(PY) -m tests.hunt --minutes $(or $(MINUTES),30) -- $(ONLY)
+
+chaos: setup ## make faults of all kinds at random in brokers, roles, rights and names, and account; MINUTES=20, SEED=1
+	@$(PY) -m tests.chaos --minutes $(or $(MINUTES),20) $(if $(SEED),--seed $(SEED))
 
 bench: setup ## measure nanoseconds per packet, verdicts per second to Kafka and to records, seconds to an alert
 	@$(PY) -m tests.bench

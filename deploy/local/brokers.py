@@ -55,6 +55,7 @@ class Options:
     secure: bool = False
     authorizer: bool = False
     tls_port: int = 0
+    """Of the first broker; each other one has the next port."""
     jwks: str = ""
 
 
@@ -87,7 +88,7 @@ def prepare(folder: Path, brokers: Sequence[Broker], options: Options) -> None:
 
 def broker_properties(broker: Broker, voters: str, options: Options) -> str:
     """Return the properties that each broker has for itself."""
-    host, tls_port = options.host, options.tls_port
+    host, tls_port = options.host, options.tls_port and options.tls_port + broker.number - 1
     clients = "SASL_SSL" if options.secure else "PLAINTEXT"
     addresses = f"{clients}://{host}:{broker.port}" + (f",SSL://{host}:{tls_port}" if tls_port else "")
     protocols = f"{clients}:{clients}" + (",SSL:SSL" if tls_port else "")

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from confluent_kafka import KafkaException
@@ -36,6 +37,8 @@ class BrokerCluster:
         self.connection = {"bootstrap.servers": self.address, **(client or {})}
         self._running: dict[int, subprocess.Popen[bytes]] = {}
         self._frozen: set[int] = set()
+        # A broker ends with the thread that has started it (PR_SET_PDEATHSIG), so one thread starts all.
+        self._starter = ThreadPoolExecutor(1)
 
     @property
     def alive(self) -> set[int]:
@@ -46,10 +49,11 @@ class BrokerCluster:
         """Start brokers; :meth:`wait_until_complete` waits for them."""
         for number in numbers:
             with (self.folder / f"broker-{number}.log").open("ab") as log:
-                self._running[number] = subprocess.Popen(
-                    [sys.executable, PROGRAM, "run", "--dir", self.folder, "--node", str(number)],
-                    stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                )  # fmt: skip
+                command = [sys.executable, str(PROGRAM), "run", "--dir", str(self.folder), "--node", str(number)]
+                starting = self._starter.submit(
+                    subprocess.Popen[bytes], command, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+                )
+                self._running[number] = starting.result()
 
     def end(self, number: int, how: signal.Signals = signal.SIGKILL) -> None:
         """End a broker, by SIGKILL or in order, and wait for its end; its data stays."""
@@ -113,6 +117,7 @@ class BrokerCluster:
             process.kill()
             process.wait()
         self._running.clear()
+        self._starter.shutdown()
 
     def _controllers(self) -> list[int]:
         """Return the controllers' ports of the brokers that are alive."""

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from confluent_kafka.admin import AclBinding, AclOperation, ResourceType
 
 from enrich.runtime.connection import KafkaSettings
 from enrich.runtime.credentials import CredentialWatch
@@ -18,58 +17,11 @@ from tests.e2e.node import Broker, Node
 from tests.kafka.batches import write_manifests
 from tests.kafka.exporter import Exporter
 from tests.kafka.guarded import GuardedBroker
+from tests.kafka.mounted_users import MountedUsers
 from tests.kafka.site import PATIENCE_S, Site, ids_of
 from tests.waiting import until
 
 pytestmark = pytest.mark.kafka
-
-
-class _Users:
-    """Users with all rights on topics and groups of a prefix, and the mounted secret that names one of them."""
-
-    def __init__(self, guarded: GuardedBroker, prefix: str, folder: Path, kind: str) -> None:
-        """``kind`` is password or certificate: how users log in."""
-        self.guarded, self.prefix, self.folder = guarded, prefix, folder
-        self.acls: list[AclBinding] = []
-        self.address = guarded.tls_address if kind == "certificate" else guarded.address
-        self._make = self._certificate if kind == "certificate" else self._password
-        folder.mkdir()
-        self.settings: dict[str, str] = {}
-        self.add()
-        for file in (folder / "..data").iterdir():
-            (folder / file.name).symlink_to(f"..data/{file.name}")
-
-    def add(self) -> list[AclBinding]:
-        """Make a user and mount it; return the rights of the one that was mounted before."""
-        version = self.folder / f"..{secrets.token_hex(4)}"
-        version.mkdir()
-        user = self._make(version)
-        before, self.acls = self.acls, []
-        for kind in (ResourceType.TOPIC, ResourceType.GROUP):
-            self.acls += self.guarded.allow(user, kind, self.prefix, AclOperation.ALL)
-        link = self.folder / "..new"
-        link.symlink_to(version.name)
-        link.replace(self.folder / "..data")
-        return before
-
-    def _password(self, version: Path) -> str:
-        password = secrets.token_hex(8)
-        user, _ = self.guarded.user(password=password)
-        (version / "username").write_text(user)
-        (version / "password").write_text(password)
-        files = {"WEIR_KAFKA_USERNAME_FILE": "username", "WEIR_KAFKA_PASSWORD_FILE": "password"}
-        self.settings = self.guarded.env("", "") | {name: str(self.folder / file) for name, file in files.items()}
-        return user
-
-    def _certificate(self, version: Path) -> str:
-        user = f"u{secrets.token_hex(4)}"
-        made = self.guarded.certificate(version, user)
-        self.settings = {name: value.replace(str(version), str(self.folder)) for name, value in made.items()}
-        return f"CN={user}"
-
-    def env(self) -> dict[str, str]:
-        """Return the settings of a service that reads the mounted secret."""
-        return self.settings
 
 
 class _Probe(Exporter):
@@ -86,12 +38,12 @@ class _Probe(Exporter):
 
 
 @pytest.fixture(params=["password", "certificate"])
-def users(request: pytest.FixtureRequest, guarded: GuardedBroker, tmp_path: Path) -> _Users:
-    return _Users(guarded, f"t{secrets.token_hex(4)}", tmp_path / "secret", request.param)
+def users(request: pytest.FixtureRequest, guarded: GuardedBroker, tmp_path: Path) -> MountedUsers:
+    return MountedUsers(guarded, f"t{secrets.token_hex(4)}", tmp_path / "secret", request.param)
 
 
 @pytest.fixture
-def site(users: _Users, tmp_path: Path) -> Iterator[Site]:
+def site(users: MountedUsers, tmp_path: Path) -> Iterator[Site]:
     write_manifests(tmp_path / "manifests")
     settings = {**users.env(), "WEIR_FILE_PATH": str(tmp_path / "flows.log")}
     made = Site(users.address, users.prefix, tmp_path, settings=settings)
@@ -100,7 +52,7 @@ def site(users: _Users, tmp_path: Path) -> Iterator[Site]:
 
 
 @pytest.fixture
-def probe(users: _Users, tmp_path: Path) -> Iterator[_Probe]:
+def probe(users: MountedUsers, tmp_path: Path) -> Iterator[_Probe]:
     made = _Probe(users.prefix, users.env(), tmp_path)
     with made.watch.running():
         yield made
@@ -109,7 +61,7 @@ def probe(users: _Users, tmp_path: Path) -> Iterator[_Probe]:
 
 @pytest.mark.timeout(300)
 def test_records_go_on_with_the_new_user_when_the_earlier_one_has_no_right_left(
-    users: _Users, site: Site, probe: _Probe, tmp_path: Path
+    users: MountedUsers, site: Site, probe: _Probe, tmp_path: Path
 ) -> None:
     output = tmp_path / "flows.log"
 
@@ -143,7 +95,7 @@ def test_records_go_on_with_the_new_user_when_the_earlier_one_has_no_right_left(
 
 @pytest.mark.e2e
 @pytest.mark.parametrize("users", ["certificate"], indirect=True)
-def test_a_running_probe_takes_renewed_credentials_into_use(users: _Users, tmp_path: Path) -> None:
+def test_a_running_probe_takes_renewed_credentials_into_use(users: MountedUsers, tmp_path: Path) -> None:
     node = Node(Broker(tmp_path), tmp_path)
     node.topic_prefix = users.prefix
     try:
