@@ -10,6 +10,7 @@ from typing import Any
 import jsonschema
 import orjson
 import pytest
+from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType
 
 from enrich.wire.batch import encode_batch
@@ -245,3 +246,19 @@ def test_a_taken_port_exits_with_4(site: Site) -> None:
     second = site.start("enrich", WEIR_METRICS=f"127.0.0.1:{port}")
     assert second.process.wait(30) == 4
     assert "another process may use it" in second.log.read_text()
+
+
+def test_the_end_of_a_transaction_is_no_batch_that_waits(site: Site) -> None:
+    service = site.start_enrich(WEIR_STALL="2")
+    producer = Producer({"bootstrap.servers": site.broker, "transactional.id": site.prefix})
+    producer.init_transactions(30)
+    producer.begin_transaction()
+    producer.produce(f"{site.prefix}.verdicts.raw", make_batch(0, 5), b"c1/n1/r1")
+    producer.commit_transaction(30)
+    site.read_flows(5)
+    name = f'kubeweir_streams_group_lag_records{{group="{site.prefix}.c1.enrich"}}'
+    # The mark that ends it has an offset, which is never committed. It waits until the client is asked what is there.
+    until(lambda: service.metric(name) >= 1 or None, "the mark")
+    until(lambda: service.metric(name) == 0 or None, "no batch")
+    assert service.get("/readyz")[0] == 200
+    assert service.stop() == 0
