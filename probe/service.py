@@ -238,8 +238,9 @@ def _serve_health(settings: Settings, source: Source, parts: _Parts, diagnosis: 
     if plugin:
         ready["cni"] = plugin.problem
     ages = last_success(registry, source, parts.publisher, parts.interval_publisher)
+    notes = parts.agent.notes, lambda: kept_notes(source), parts.publisher.clock.notes
     return HealthServer(
-        settings.metrics, registry, ready, lambda: [*parts.agent.notes(), *kept_notes(source)], ages.in_words
+        settings.metrics, registry, ready, lambda: [line for make in notes for line in make()], ages.in_words
     )
 
 

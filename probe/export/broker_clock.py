@@ -26,7 +26,7 @@ from typing import Any, Final
 
 from confluent_kafka import TIMESTAMP_LOG_APPEND_TIME
 
-from enrich.wire.clock_skew import Skew, correction_ns
+from enrich.wire.clock_skew import Skew, correction_ns, is_absurd
 from probe.export.batcher import clock_offset_ns
 
 _MS: Final = 1_000_000
@@ -83,6 +83,14 @@ class BrokerClock:
         """Return what is to be subtracted from the node's times, None before the first answer."""
         skew = self.skew
         return None if skew is None else correction_ns(skew)
+
+    def notes(self) -> list[str]:
+        """Say that the clock is wrong, if it is."""
+        skew = self.skew
+        if skew is None or not (correction_ns(skew) or is_absurd(skew)):
+            return []
+        what = "too much to be corrected" if is_absurd(skew) else "names of peers are corrected for it, times are not"
+        return [f"the node's clock is {skew[0] / 1e9:+.3f} s from the brokers': {what}. Set it by NTP"]
 
     def measuring(self, on_answer: OnAnswer) -> OnAnswer:
         """Return a delivery callback for a record that is about to be sent, which measures, and then calls another."""

@@ -67,6 +67,17 @@ def test_what_is_published_stays_the_same_until_the_clock_is_set_and_then_follow
     assert node.clock.ahead_ns() == 0
 
 
+def test_a_wrong_clock_is_told() -> None:
+    node = Node()
+    assert node.clock.notes() == []
+    node.answer()
+    assert node.clock.notes() == []
+    for ahead, text in ((5 * S, "corrected for it"), (-5 * S, "corrected for it"), (90_000 * S, "too much")):
+        node.ahead_ns = ahead
+        (note,) = node.clock.notes()
+        assert text in note
+
+
 def test_an_answer_without_the_brokers_time_says_nothing() -> None:
     node = Node()
     node.answer(kind=TIMESTAMP_CREATE_TIME)
