@@ -46,23 +46,26 @@ class Checkpoints:
         self._topic, self._group = settings.topics.checkpoints.name, settings.group("enrich")
         self._reported_at = float("-inf")
 
-    async def read(self, partitions: Collection[int]) -> dict[int, Checkpoint | None]:
-        """Return the last checkpoint of each partition, None for those that have none or cannot be read."""
+    async def read(self, partitions: Collection[int], needed: Collection[int]) -> dict[int, Checkpoint | None]:
+        """Return the last checkpoint of each partition, None for those that have none or cannot be read.
+
+        Those that are not ``needed`` may be left out."""
         keys = {self._key(partition): partition for partition in partitions}
+        needed_keys = frozenset(map(self._key, needed))
         connection = self._settings.connection()
         problem = ""
         for attempt in range(_ATTEMPTS):
             if attempt:
                 await asyncio.sleep(_RETRY_S)
             try:
-                found = await asyncio.to_thread(_read_newest, connection, self._topic, frozenset(keys))
+                found = await asyncio.to_thread(_read_newest, connection, self._topic, frozenset(keys), needed_keys)
             except NoTopicError as error:
                 problem = str(error)
                 break
             except ReadError as error:
                 problem = str(error)
             else:
-                return {partition: newest(found[key]) for key, partition in keys.items()}
+                return {keys[key]: newest(values) for key, values in found.items()}
         log.error("checkpoints cannot be read: verdicts that vanished before now are not noticed",
                   partitions=sorted(partitions), error=problem)  # fmt: skip
         return dict.fromkeys(partitions)
@@ -107,14 +110,19 @@ def _settle(written: asyncio.Future[Any], error: Any) -> None:
         written.set_result(error)
 
 
-def _read_newest(connection: Connection, topic: str, keys: frozenset[bytes]) -> dict[bytes, deque[bytes]]:
-    """Return the values of the last records of each key, none if there are none. Raises :class:`ReadError`."""
+def _read_newest(
+    connection: Connection, topic: str, keys: frozenset[bytes], needed: frozenset[bytes]
+) -> dict[bytes, deque[bytes]]:
+    """Return the values of the last records of each key. A key without records has none of them if it is needed, and
+    else may be left out: the whole topic is read only for what is needed. Raises :class:`ReadError`."""
     reader = TopicReader(connection, topic)
     try:
         bounds = reader.bounds()
         starts = {partition: max(first, end - _NEWEST_RECORDS) for partition, (first, end) in bounds.items()}
         found = _read(reader, starts, keys)
-        if not all(found.values()) and any(starts[place] > first for place, (first, _) in bounds.items()):
+        if all(found[key] for key in needed):
+            return {key: values for key, values in found.items() if values}
+        if any(starts[place] > first for place, (first, _) in bounds.items()):
             found = _read(reader, {partition: first for partition, (first, _) in bounds.items()}, keys)
         return found
     finally:

@@ -278,15 +278,15 @@ class Pipeline:
     async def _account(self, tracked: TrackedInput, header: Header) -> None:
         ring = {"cluster": header.cluster, "node": header.node, "ring": header.ring}
         self._clocks.note(header)
-        for loss in self._losses.detect(tracked.partition, header):
-            self._count(loss)
-            found = {"reason": loss.reason, "verdicts": loss.verdicts}
-            log.warning("verdicts lost", **ring, kind=loss.kind, **found, first=loss.first)
-            status: dict[str, Any] = {"type": loss.kind, **found}
-            if loss.first is not None:
-                status["first"] = loss.first
-            await self._sender.send_status(tracked, header.node, {**status, **ring})
+        losses = self._losses.detect(tracked.partition, header)
+        # Before anything is sent: the partition may be revoked, and its rings forgotten, meanwhile.
         self.positions.note(tracked, header.node, header.ring, *self._losses.position(tracked.partition, header))
+        for loss in losses:
+            self._count(loss)
+            found: dict[str, Any] = {"reason": loss.reason, "verdicts": loss.verdicts}
+            found |= {} if loss.first is None else {"first": loss.first}
+            log.warning("verdicts lost", **ring, kind=loss.kind, **found)
+            await self._sender.send_status(tracked, header.node, {"type": loss.kind, **found, **ring})
         if not header.verdicts:
             self._metrics.heartbeats.inc()
             await self._sender.send_status(tracked, header.node, {"type": "heartbeat", "next": header.first, **ring})

@@ -38,7 +38,7 @@ class Takeover:
             # All at once: a worker alone has as many as the topic has.
             expected = (new | {partition for _, partition in assigned}) - self._done
             revocations = self._revocations
-            found = await self._checkpoints.read(expected)
+            found = await self._checkpoints.read(expected, new)
             if revocations != self._revocations:
                 return  # the inputs belong to another worker now, or are read once more
             self._read |= found

@@ -157,6 +157,37 @@ def test_a_heartbeat_makes_a_status_record_and_no_flow() -> None:
     assert len(acked) == 1
 
 
+class Revoking(SmallQueue):
+    """A producer during whose work on a status record the partition is revoked."""
+
+    pipeline: Pipeline | None = None
+
+    def offer(
+        self, topic: str, key: bytes, value: bytes, timestamp_ms: int, on_delivery: Any, headers: Any = None
+    ) -> bool:
+        if self.pipeline is not None and topic == "p.status":
+            self.pipeline.forget([2])
+        return super().offer(topic, key, value, timestamp_ms, on_delivery, headers)
+
+
+def test_a_partition_that_is_revoked_while_its_losses_are_reported_makes_no_dead_letter() -> None:
+    producer, enricher = Revoking(), Numbers()
+    pending = PendingVerdicts(enricher, lambda: 1 << 62, 10**9, 10**6, time.time_ns)
+
+    async def scenario() -> None:
+        tracker = InFlightTracker(1000, 10**6, asyncio.get_running_loop().call_soon_threadsafe, lambda *_: None)
+        producer.pipeline = pipeline = Pipeline(
+            TOPICS, "c1", enricher, lambda _uid: "n1", producer, EnrichMetrics(CollectorRegistry()), "w", pending
+        )
+        lost = {"lost": {"ring_full": (3, 3)}}
+        await pipeline.take([(tracker.open(2, 77, 1, 88, lambda _: None), make_batch(0, 1, lost))])
+        assert pipeline.positions.encode(2, 78) is None
+
+    asyncio.run(scenario())
+    assert [orjson.loads(status)["type"] for status in producer.of("p.status")] == ["lost"]
+    assert producer.of("p.dead") == []
+
+
 def test_without_a_cluster_id_any_cluster_is_accepted_and_unknown_pods_are_not_checked() -> None:
     producer, _ = run(make_batch(0, 3, {"cluster": "other"}), cluster_id="", node_of=lambda _uid: "")
     assert len(producer.of("p.flows")) == 3
