@@ -23,6 +23,7 @@ from enrich.runtime.watching import SourceCollector, kept_notes
 from enrich.sources.client import Client
 from enrich.sources.factory import make_source
 from enrich.sources.source import Source, SourceError
+from enrich.sources.token_review import metrics_guard
 from enrich.wire.topics import topics
 from probe.agent import Agent
 from probe.cluster_id import find_cluster_id, other_cluster
@@ -238,10 +239,9 @@ def _serve_health(settings: Settings, source: Source, parts: _Parts, diagnosis: 
     if plugin:
         ready["cni"] = plugin.problem
     ages = last_success(registry, source, parts.publisher, parts.interval_publisher)
-    notes = parts.agent.notes, lambda: kept_notes(source), parts.publisher.clock.notes
-    return HealthServer(
-        settings.metrics, registry, ready, lambda: [line for make in notes for line in make()], ages.in_words
-    )
+    sources = parts.agent.notes, lambda: kept_notes(source), parts.publisher.clock.notes
+    notes, guard = lambda: [line for make in sources for line in make()], metrics_guard(settings)
+    return HealthServer(settings.metrics, registry, ready, notes, ages.in_words, guard)
 
 
 def _stop(parts: _Parts) -> bool:

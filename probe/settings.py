@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from enrich.runtime.connection import KafkaSettings
+from enrich.runtime.secure_port import MetricsSettings
 from enrich.runtime.settings import setting
 from enrich.wire.topics import MAX_PARTITIONS
 
 
 @dataclass(frozen=True, slots=True)
-class Settings(KafkaSettings):
+class Settings(MetricsSettings):
     """All settings of the probe; `main` reads them once and passes them to the parts."""
 
     topic_prefix: str = setting("WEIR_TOPIC_PREFIX", "kubeweir")

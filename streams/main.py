@@ -21,6 +21,7 @@ from enrich.runtime.dead_threads import dead_thread, end_on_dead_threads
 from enrich.runtime.process import Exit, StopServiceError, configure_logs, fail, stop_on_signals
 from enrich.runtime.settings import SettingsError, describe, load
 from enrich.runtime.version import version_text
+from enrich.sources.token_review import metrics_guard
 from streams.roles.ending import ending_surely
 from streams.roles.role_page import role_page
 from streams.roles.supervisor import SUPERVISED, supervise
@@ -86,7 +87,8 @@ def _supervise(roles: Sequence[str], settings: Settings, stop: threading.Event) 
         stack.enter_context(CredentialWatch(settings, renewed.set).running())
         if port.isdigit() and int(port):  # else the roles take any free ports
             ports = {role: int(port) + ROLES.index(role) for role in roles}
-            stack.enter_context(role_page(f"{host}:{int(port) + len(ROLES)}", ports))
+            page = f"{host}:{int(port) + len(ROLES)}"
+            stack.enter_context(role_page(page, ports, metrics_guard(settings)))
         return supervise(roles, stop, renewed)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from enrich.runtime.connection import KafkaSettings
+from enrich.runtime.secure_port import MetricsSettings
 from enrich.runtime.settings import setting
 from enrich.wire.topics import MAX_PARTITIONS, Topics, topics
 from streams.metrics.verdicts import VerdictsBy
@@ -15,7 +15,7 @@ EVERY_CLUSTER: Final = "*"
 
 
 @dataclass(frozen=True, slots=True)
-class Settings(KafkaSettings):
+class Settings(MetricsSettings):
     """All settings of all roles."""
 
     prefix: str = setting("WEIR_TOPIC_PREFIX", "kubeweir")

@@ -14,8 +14,15 @@ from prometheus_client.registry import Collector
 from enrich.runtime.dead_threads import dead_thread
 from enrich.runtime.http_port import Closed, HttpPort, Response
 from enrich.runtime.process import Exit, StopServiceError
+from enrich.runtime.secure_port import Guard
+from enrich.runtime.token_gate import FORBIDDEN, UNAUTHENTICATED, UNKNOWN
 
 _MAX_PORT: Final = 65_535
+_REFUSED: Final = {
+    UNAUTHENTICATED: b"a valid bearer token is needed (WEIR_METRICS_AUTH)\n",
+    FORBIDDEN: b"RBAC does not give this token's user the verb get on the nonResourceURL /metrics\n",
+    UNKNOWN: b"the API server does not tell who you are: try again\n",
+}
 Check = Callable[[], str | None]
 """A function that returns None if all is well, and otherwise says in words what is not."""
 _SINCE_START: Final = "since the start"
@@ -89,13 +96,14 @@ class HealthServer:
         ready: dict[str, Check],
         notes: Callable[[], Iterable[str]] = tuple,
         details: Callable[[], Iterable[str]] = tuple,
+        guard: Guard | None = None,
     ) -> None:
         """``address`` is host:port. ``ready`` has the checks by name. Raises StopServiceError if the port is taken.
 
         The check ``threads`` is added: it fails when a thread of the process has died.
 
         ``notes`` returns lines that /readyz adds: what a person should know, and no restart would mend. ``details``
-        returns lines that it adds while a check fails.
+        returns lines that it adds while a check fails. ``guard``: TLS, and who may read; None: plain text, everybody.
         """
         host, _, port = address.rpartition(":")
         if not (port.isascii() and port.isdigit() and int(port) <= _MAX_PORT):
@@ -114,6 +122,8 @@ class HealthServer:
                 self._answer,
                 slow={"/metrics"},
                 on_closed=lambda reason: closed.labels(reason.value).inc(),
+                guard=guard,
+                refused=self._answer_stranger,
             )
         except OSError as error:
             raise StopServiceError(
@@ -142,3 +152,11 @@ class HealthServer:
             text += "".join(f"{line}\n" for line in [*self._notes(), *(self._details() if problems else ())])
             return Response(503 if problems else 200, text.encode())
         return Response(404, b"/metrics, /healthz, /readyz\n")
+
+    def _answer_stranger(self, path: str, status: int) -> Response:
+        """Answer who may not read: the kubelet has no token, and does not need the names of pods and policies."""
+        if path == "/readyz":
+            problems = self._ready.problems()
+            text = f"not ready: {', '.join(problems)}; the reasons need a token\n" if problems else "ok\n"
+            return Response(503 if problems else 200, text.encode())
+        return Response(status, _REFUSED[status]) if path == "/metrics" else self._answer(path)

@@ -13,7 +13,9 @@ the same limits, and a loop of its own beside the probe's threads):
 4. The client has 10 seconds to take the answer. Then, or when it has taken it, the connection is closed (as in
    HTTP/1.0): no connection waits for a second request.
 
-It speaks GET and HEAD without a body, and refuses everything else.
+It speaks GET and HEAD without a body, and refuses everything else. With a guard (``enrich.runtime.secure_port``) it
+speaks TLS only; the handshake counts as part of the request. If the guard has a gate, a request waits until the gate
+knows its token, for the same ten seconds, and others are served meanwhile; ``refused`` answers whoever is not allowed.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from __future__ import annotations
 import enum
 import selectors
 import socket
+import ssl
 import threading
 import time
 from collections import deque
@@ -29,6 +32,9 @@ from dataclasses import dataclass, field
 from typing import Final
 
 import structlog
+
+from enrich.runtime.secure_port import Guard, bearer_token, end_of_answer
+from enrich.runtime.token_gate import ALLOWED
 
 log = structlog.get_logger("kubeweir.health")
 
@@ -40,9 +46,11 @@ _ACCEPTED_AT_ONCE: Final = 16
 """After so many new connections the others are served first."""
 _BACKLOG: Final = 128
 _POLL_S: Final = 0.2
+_REVIEW_POLL_S: Final = 0.02
+_BLOCKED = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 _PHRASES: Final = {
-    200: "OK", 400: "Bad Request", 404: "Not Found", 405: "Method Not Allowed", 500: "Internal Server Error",
-    503: "Service Unavailable",
+    200: "OK", 400: "Bad Request", 401: "Unauthorized", 403: "Forbidden", 404: "Not Found", 405: "Method Not Allowed",
+    500: "Internal Server Error", 503: "Service Unavailable",
 }  # fmt: skip
 
 
@@ -83,12 +91,15 @@ class HttpPort:
         answer: Callable[[str], Response],
         slow: Collection[str],
         on_closed: Callable[[Closed], None],
+        guard: Guard | None = None,
+        refused: Callable[[str, int], Response] = lambda _path, status: Response(status, b"not allowed\n"),
     ) -> None:
         """Listen and start the thread. ``answer`` takes a path without its query. Raises OSError if it cannot listen.
 
         ``slow``: paths whose answer takes long. ``on_closed`` counts; it is called on the thread, as ``answer`` is.
         """
-        self._answer, self._slow, self._on_closed = answer, slow, on_closed
+        self._answer, self._refused, self._slow, self._on_closed = answer, refused, slow, on_closed
+        self._guard = guard
         self._listener = _listen(address)
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._listener, selectors.EVENT_READ)
@@ -96,6 +107,8 @@ class HttpPort:
         """Every open connection, the oldest first."""
         self._queue: deque[tuple[_Connection, str, str]] = deque()
         """Complete requests for slow paths: connection, method and path."""
+        self._reviewed: list[tuple[_Connection, str, str, str]] = []
+        """Complete requests whose token the gate is asking about: connection, method, path and token."""
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="health", daemon=True)
         self._thread.start()
@@ -116,21 +129,41 @@ class HttpPort:
 
     def _run(self) -> None:
         while not self._stopping.is_set():
-            for key, _ in self._selector.select(0 if self._queue else _POLL_S):
+            for key, _ in self._selector.select(0 if self._queue else _REVIEW_POLL_S if self._reviewed else _POLL_S):
                 if key.data is None:
                     self._accept()
                 elif key.data in self._connections:
                     self._proceed(key.data)
             self._close_late()
+            self._take_reviewed()
             self._answer_next()
 
     def _answer_next(self) -> None:
-        """Response the oldest request in the queue whose connection is still open."""
+        """Answer the oldest request in the queue whose connection is still open."""
         while self._queue:
             connection, method, path = self._queue.popleft()
             if connection in self._connections:
                 self._start_answer(connection, method, self._answer_of(path))
                 return
+
+    def _take_reviewed(self) -> None:
+        """Go on with the requests about whose tokens the gate knows more now."""
+        waiting, self._reviewed = self._reviewed, []
+        for connection, method, path, token in waiting:
+            if connection in self._connections:
+                self._authorize(connection, method, path, token)
+
+    def _authorize(self, connection: _Connection, method: str, path: str, token: str) -> None:
+        """Have a request answered if it is known whether its client may read the page, and later if not."""
+        gate = self._guard.gate if self._guard else None
+        access = ALLOWED if gate is None else gate.look(token, path) if token else 401
+        if access is None:
+            self._reviewed.append((connection, method, path, token))
+            return
+        if path in self._slow and access == ALLOWED:
+            self._queue.append((connection, method, path))
+        else:
+            self._start_answer(connection, method, self._answer_of(path, access))
 
     def _accept(self) -> None:
         for _ in range(_ACCEPTED_AT_ONCE):
@@ -148,6 +181,12 @@ class HttpPort:
             if len(self._connections) >= MAX_CONNECTIONS:
                 self._displace()
             accepted.settimeout(0)
+            if self._guard is not None:
+                try:
+                    accepted = self._guard.wrap(accepted)
+                except OSError:  # logged there
+                    accepted.close()
+                    continue
             connection = _Connection(accepted, time.monotonic() + _REQUEST_S)
             self._connections[connection] = None
             self._selector.register(accepted, selectors.EVENT_READ, connection)
@@ -169,9 +208,10 @@ class HttpPort:
         try:
             if connection.requested:
                 self._send(connection)
-            else:
+            # What TLS has decrypted already makes the socket no more readable.
+            while not connection.requested and connection in self._connections:
                 self._receive(connection)
-        except BlockingIOError:
+        except _BLOCKED:
             return
         except OSError:
             # The client has closed or reset the connection.
@@ -191,21 +231,20 @@ class HttpPort:
         connection.requested, connection.deadline = True, time.monotonic() + _ANSWER_S
         # Nothing is read after the request; what is sent once the answer is known makes it interesting again.
         self._selector.unregister(connection.socket)
-        words = connection.received.partition(b"\r\n")[0].decode("latin-1").split(" ")
+        head = connection.received.partition(b"\r\n\r\n")[0].decode("latin-1").split("\r\n")
+        words = head[0].split(" ")
         if len(words) != 3 or not words[2].startswith("HTTP/1."):
             self._start_answer(connection, "GET", Response(400, b"this is not an HTTP/1 request\n"))
             return
         method, path = words[0], words[1].partition("?")[0]
-        if method not in {"GET", "HEAD"}:
-            self._start_answer(connection, method, Response(405, b"only GET and HEAD\n"))
-        elif path in self._slow:
-            self._queue.append((connection, method, path))
+        if method in {"GET", "HEAD"}:
+            self._authorize(connection, method, path, bearer_token(head[1:]))
         else:
-            self._start_answer(connection, method, self._answer_of(path))
+            self._start_answer(connection, method, Response(405, b"only GET and HEAD\n"))
 
-    def _answer_of(self, path: str) -> Response:
+    def _answer_of(self, path: str, access: int = ALLOWED) -> Response:
         try:
-            return self._answer(path)
+            return self._answer(path) if access == ALLOWED else self._refused(path, access)
         except Exception:
             # The thread must go on: without /healthz kubelet restarts the process.
             log.exception("the health port failed to answer", path=path)
@@ -224,7 +263,7 @@ class HttpPort:
     def _send(self, connection: _Connection) -> None:
         while connection.unsent:
             connection.unsent = connection.unsent[connection.socket.send(connection.unsent) :]
-        connection.socket.shutdown(socket.SHUT_WR)
+        end_of_answer(connection.socket)
         self._close(connection)
 
     def _close(self, connection: _Connection, reason: Closed | None = None) -> None:

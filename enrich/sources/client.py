@@ -108,13 +108,19 @@ class Client:
         Raises :class:`AnswerError`, with status 0 if the server cannot be reached."""
         self._send("POST", path, body, "application/json", accepted=(200, 201, 409))
 
+    def create(self, path: str, body: Any) -> bytes:
+        """Create an object, and return it as the server answers it.
+
+        Raises :class:`AnswerError`, with status 0 if the server cannot be reached."""
+        return self._send("POST", path, body, "application/json", accepted=(200, 201))
+
     def patch(self, path: str, operations: list[dict[str, Any]]) -> None:
         """Change an object by a JSON patch (RFC 6902).
 
         Raises :class:`AnswerError`, with status 0 if the server cannot be reached."""
         self._send("PATCH", path, operations, "application/json-patch+json", accepted=(200,))
 
-    def _send(self, method: str, path: str, body: Any, kind: str, *, accepted: tuple[int, ...]) -> None:
+    def _send(self, method: str, path: str, body: Any, kind: str, *, accepted: tuple[int, ...]) -> bytes:
         client = self._client
         request = client.param_serialize(
             method=method, resource_path=path, body=body, auth_settings=["BearerToken"],
@@ -137,6 +143,7 @@ class Client:
                 retry_after_s(response.headers or {}),
                 _status_object(content),
             )
+        return content
 
     def _renew(self, rejected: Any) -> None:
         """Read the configuration again: rejected credentials may have been renewed on disk."""

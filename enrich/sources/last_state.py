@@ -63,6 +63,8 @@ class LastState:
         """The UID of the cluster in which each object was last seen; empty if it was not known."""
         self._uid = self._cluster = ""
         self._empty_since: float | None = None
+        self._is_said = False
+        """It was logged that the cluster of stored objects cannot be checked."""
         if store is not None:
             for name, stored in store.load():
                 self._adopt(store, name, stored)
@@ -95,6 +97,13 @@ class LastState:
         if self._store is None:
             return
         found = self._ask_cluster()
+        if not found and self._objects and not self._is_said:
+            self._is_said = True
+            log.warning(
+                "stored policies may be another cluster's, and stay in force: the API server does not show its "
+                "namespace kube-system", kind=self._resource.kind, policies=len(self._objects),
+                hint="the account needs list on namespaces",
+            )  # fmt: skip
         self._cluster = found or self._cluster
         foreign = [key for key, seen in self._seen_in.items() if found and seen not in ("", found)]
         if foreign:

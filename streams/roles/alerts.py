@@ -27,6 +27,7 @@ from enrich.runtime.credentials import registry_with_credentials
 from enrich.runtime.health import HealthServer
 from enrich.runtime.process import Exit, StopServiceError
 from enrich.runtime.watching import export_watch
+from enrich.sources.token_review import metrics_guard
 from streams.alerts.count_loop import CountLoop
 from streams.alerts.deltas import OwnGroups
 from streams.alerts.engine import Engine
@@ -70,7 +71,8 @@ def run_alerts(settings: Settings, stop: threading.Event) -> int:
     diagnosis = Diagnosis(settings.connection, lambda: needs[0])
     checks = {"alerts": diagnosis.named("alerts", lambda: next(filter(None, (check() for check in problems)), None))}
     progress = ProgressMetrics(registry, CALLS_OF_ALERTS)
-    health = HealthServer(settings.metrics, registry, checks, details=progress.last_success.in_words)
+    health = HealthServer(settings.metrics, registry, checks, details=progress.last_success.in_words,
+                          guard=metrics_guard(settings))  # fmt: skip
     log.info("starting", role="alerts", metrics_port=health.port, kafka=settings.kafka, prefix=settings.prefix)
     with contextlib.ExitStack() as stack:
         stack.callback(health.close)

@@ -28,6 +28,7 @@ from enrich.runtime.process import Exit, StopServiceError
 from enrich.runtime.watching import export_watch, watch_problem
 from enrich.sources.factory import make_source
 from enrich.sources.source import Source, SourceError
+from enrich.sources.token_review import metrics_guard
 from streams.kafka.lag import Followed, LagMonitor
 from streams.kafka.producer import RecordProducer
 from streams.kafka.reading import TopicReader
@@ -72,7 +73,8 @@ def run_enrich(settings: Settings, stop: threading.Event) -> int:
         "cluster": lambda: watch_problem(cluster, source) or own_cluster.problem(),
         "kafka": diagnosis.named("kafka", _never_connected),
     }
-    health = HealthServer(settings.metrics, registry, checks, details=metrics.progress.last_success.in_words)
+    health = HealthServer(settings.metrics, registry, checks, details=metrics.progress.last_success.in_words,
+                          guard=metrics_guard(settings))  # fmt: skip
     log.info("starting", role="enrich", metrics_port=health.port, kafka=settings.kafka, prefix=settings.prefix)
     diagnosis.start()
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import ssl
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
@@ -12,22 +13,36 @@ from typing import Final
 
 from prometheus_client import CollectorRegistry
 
-from enrich.runtime.health import HealthServer
+from enrich.runtime.health import Check, HealthServer
+from enrich.runtime.secure_port import Guard
 
 _TIMEOUT_S: Final = 2.0
-_DIRECTLY: Final = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-"""Asks without a proxy: the roles are on this machine."""
+
+
+def _unverified() -> ssl.SSLContext:
+    """Return a context that takes any certificate: the roles are on this machine, and the port's name is not theirs."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return context
+
+
+_DIRECTLY: Final = urllib.request.build_opener(
+    urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=_unverified())
+)
+"""Asks without a proxy, for the same reason."""
 
 
 @contextlib.contextmanager
-def role_page(address: str, ports: Mapping[str, int]) -> Iterator[None]:
-    """Serve /readyz of the roles with these ports, together, on ``address`` (host:port).
+def role_page(address: str, ports: Mapping[str, int], guard: Guard | None = None) -> Iterator[None]:
+    """Serve /readyz of the roles with these ports, together, on ``address`` (host:port), with the ``guard`` of theirs.
 
     Raises StopServiceError if the port is taken."""
     host = address.rpartition(":")[0].strip("[]")
     near = "127.0.0.1" if host in ("", "0.0.0.0") else "::1" if host == "::" else host  # noqa: S104 - not bound here
-    urls = {role: f"http://{f'[{near}]' if ':' in near else near}:{port}/readyz" for role, port in ports.items()}
-    health = HealthServer(address, CollectorRegistry(), {role: partial(_problem, url) for role, url in urls.items()})
+    scheme = "https" if guard else "http"
+    urls = {role: f"{scheme}://{f'[{near}]' if ':' in near else near}:{port}/readyz" for role, port in ports.items()}
+    checks: dict[str, Check] = {role: partial(_problem, url) for role, url in urls.items()}
+    health = HealthServer(address, CollectorRegistry(), checks, guard=guard)
     try:
         yield
     finally:

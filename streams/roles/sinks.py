@@ -16,6 +16,7 @@ from enrich.diagnosis.watch import Diagnosis
 from enrich.runtime.credentials import registry_with_credentials
 from enrich.runtime.health import HealthServer
 from enrich.runtime.process import Exit, StopServiceError
+from enrich.sources.token_review import metrics_guard
 from streams.kafka.dead_letters import DeadLetters
 from streams.kafka.group import GroupReader
 from streams.kafka.lag import LagMonitor
@@ -144,7 +145,8 @@ def _run(
     problems: list[Callable[[], str | None]] = [lambda: "Kafka has not been reached yet"]
     diagnosis = Diagnosis(settings.connection, needs)
     checks = {role: diagnosis.named(role, lambda: next(filter(None, (check() for check in problems)), None))}
-    health = HealthServer(settings.metrics, registry, checks, details=progress.last_success.in_words)
+    health = HealthServer(settings.metrics, registry, checks, details=progress.last_success.in_words,
+                          guard=metrics_guard(settings))  # fmt: skip
     log.info("starting", role=role, metrics_port=health.port, kafka=settings.kafka, prefix=settings.prefix)
     dead = DeadLetters(settings.connection(), settings.topics.dead.name, stop)
     diagnosis.start()

@@ -234,6 +234,21 @@ def test_a_stored_file_that_is_broken_costs_itself_only(server: Server, tmp_path
     assert "cannot be read: c, d, e" in (store.problem or ""), "the server has sent the state of a"
 
 
+def test_a_cluster_that_the_server_does_not_show_is_said_once(
+    server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = PolicyStore(tmp_path)
+    first = LastState(RESOURCE, server, store, lambda: "c1")
+    first.begin_list()
+    first.replace(listing("a"), ())
+    store.close()
+    state = LastState(RESOURCE, server, PolicyStore(tmp_path), lambda: "")
+    state.begin_list()
+    state.begin_list()
+    assert capsys.readouterr().out.count("may be another cluster's, and stay in force") == 1
+    assert names(state.unserved("")) == {"a"}
+
+
 def test_a_folder_that_cannot_be_written_stops_nothing_and_is_written_once_it_can(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,0 +1,88 @@
+"""Says whether the bearer of a token may read a page, and asks somebody else for it without keeping anybody waiting.
+
+The port that asks has one thread, so it never waits here: :meth:`TokenGate.look` returns what is known, or None, and
+asks again a moment later. Threads of the gate ask meanwhile. All of it is bounded, because anybody can send tokens:
+
+- So many questions wait, and one more is refused at once (503).
+- An answer is kept for a while: yes for a minute, no for ten seconds, no answer at all for one. Each sort is kept for
+  so many tokens; made-up ones never displace one that was allowed. Tokens are kept as hashes.
+- Whoever is not surely allowed is refused: also if the one who knows cannot be asked.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import queue
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Final
+
+import structlog
+
+log = structlog.get_logger("kubeweir.health")
+
+ALLOWED: Final = 200
+UNAUTHENTICATED: Final = 401
+FORBIDDEN: Final = 403
+UNKNOWN: Final = 503
+_KEPT_S: Final = {ALLOWED: 60.0, UNAUTHENTICATED: 10.0, FORBIDDEN: 10.0, UNKNOWN: 1.0}
+_MAX_KEPT: Final = 256
+_MAX_WAITING: Final = 16
+_THREADS: Final = 2
+
+Review = Callable[[str, str], int]
+"""Takes a token and a path, and returns one of the statuses above. It may take seconds."""
+
+
+class TokenGate:
+    """The gate. One thread calls :meth:`look`."""
+
+    def __init__(self, review: Review, clock: Callable[[], float] = time.monotonic) -> None:
+        self._review, self._clock = review, clock
+        self._lock = threading.Lock()
+        self._known: dict[int, OrderedDict[bytes, float]] = {status: OrderedDict() for status in _KEPT_S}
+        """Until when each answer holds, by status and question."""
+        self._asked: set[bytes] = set()
+        self._waiting: queue.Queue[tuple[bytes, str, str]] = queue.Queue(_MAX_WAITING)
+        for number in range(_THREADS):
+            threading.Thread(target=self._run, name=f"token-review-{number}", daemon=True).start()
+
+    def look(self, token: str, path: str) -> int | None:
+        """Return the status for the bearer of a token, None while it is asked for."""
+        key = hashlib.sha256(f"{path}\n{token}".encode()).digest()
+        with self._lock:
+            found = self._find(key)
+            if found is not None or key in self._asked:
+                return found
+            try:
+                self._waiting.put_nowait((key, token, path))
+            except queue.Full:
+                return UNKNOWN
+            self._asked.add(key)
+        return None
+
+    def _find(self, key: bytes) -> int | None:
+        for status, kept in self._known.items():
+            until = kept.get(key)
+            if until is not None and until > self._clock():
+                return status
+            kept.pop(key, None)
+        return None
+
+    def _run(self) -> None:
+        while True:
+            key, token, path = self._waiting.get()
+            try:
+                status = self._review(token, path)
+            except Exception:
+                # Nobody's token may end the thread, and with it the process.
+                log.exception("a token could not be reviewed")
+                status = UNKNOWN
+            with self._lock:
+                self._asked.discard(key)
+                kept = self._known[status]
+                kept[key] = self._clock() + _KEPT_S[status]
+                while len(kept) > _MAX_KEPT:
+                    kept.popitem(last=False)
