@@ -236,8 +236,7 @@ def _serve_health(settings: Settings, source: Source, parts: _Parts, diagnosis: 
         "address_intervals": lambda: parts.interval_publisher.problem,
         "state": lambda: source.state_problem() or parts.ledger.problem or parts.intervals.problem,
     }
-    if plugin:
-        ready["cni"] = plugin.problem
+    ready.update({"cni": plugin.problem} if plugin else {})
     ages = last_success(registry, source, parts.publisher, parts.interval_publisher)
     sources = parts.agent.notes, lambda: kept_notes(source), parts.publisher.clock.notes
     notes, guard = lambda: [line for make in sources for line in make()], metrics_guard(settings)
