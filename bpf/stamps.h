@@ -194,13 +194,7 @@ static __always_inline enum found find_origin(struct __sk_buff *skb, struct work
 	}
 	local = local_ifindex(w, w->packet.source);
 	origin = origins.lookup(&hash);
-	if (!origin || !is_sender(skb, origin, w, hash, local)) {
-		index = hash % UNREADY_ORIGINS;
-		origin = unready_origins.lookup(&index);
-		if (origin && !is_sender(skb, origin, w, hash, local))
-			origin = 0;
-	}
-	if (origin) {
+	if (origin && is_sender(skb, origin, w, hash, local)) {
 		w->origin = *origin;
 		return ORIGIN_FOUND;
 	}
@@ -213,6 +207,13 @@ static __always_inline enum found find_origin(struct __sk_buff *skb, struct work
 		fill_origin(skb, w);
 		w->origin.ifindex = local;
 		w->origin.confirm = 0;
+		return ORIGIN_FOUND;
+	}
+	/* An interface without an endpoint may send from an address that no pod has. */
+	index = hash % UNREADY_ORIGINS;
+	origin = unready_origins.lookup(&index);
+	if (origin && is_sender(skb, origin, w, hash, local)) {
+		w->origin = *origin;
 		return ORIGIN_FOUND;
 	}
 	endpoint = endpoint_at(w, from);
