@@ -18,6 +18,7 @@ and one line for each reason for skips.
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import subprocess
 import sys
@@ -29,6 +30,7 @@ from typing import BinaryIO, Final
 
 import pytest
 
+from tests.programs import with_kept_bytecode
 from tests.report import RingReport, lines, merged
 from tests.work_queue import LANES
 
@@ -41,7 +43,8 @@ def run(lane: str, folder: Path, arguments: Sequence[str], output: BinaryIO | No
     options += ["--queue", str(folder / "queue"), "-p", "no:cacheprovider", "-o", "console_output_style=classic"]
     if output is not None and sys.stdout.isatty():
         options.append("--color=yes")
-    return subprocess.Popen([sys.executable, "-m", "pytest", *options, *arguments], stdout=output, stderr=output)
+    command = [sys.executable, "-m", "pytest", *options, *arguments]
+    return subprocess.Popen(command, env=with_kept_bytecode(os.environ), stdout=output, stderr=output)
 
 
 def main(arguments: Sequence[str]) -> int:
