@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import orjson
-from netns import Net, Space, run
+from netns import Net, Space, run, run_in
 
 from enrich.model import ClusterNetworkPolicy, Name, Namespace, NetworkPolicy, Node, Pod
 from enrich.parse.objects import parse
@@ -318,8 +317,7 @@ class Rig:
 
 
 def _device_names(space: Space) -> set[str]:
-    links: list[dict[str, Any]] = orjson.loads(run(space, "ip", "-json", "link"))
-    return {link["ifname"] for link in links}
+    return run_in(space, lambda: {name for _, name in socket.if_nameindex()})
 
 
 def _pod(
