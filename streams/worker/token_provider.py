@@ -41,11 +41,12 @@ class TokenProvider(AbstractTokenProvider):  # type: ignore[misc]  # aiokafka ha
         A valid one is returned after ``_GRACE_S`` even if the endpoint says nothing; the endpoint is asked on.
         Raises ConnectionError without a valid one, after which aiokafka tries again."""
         async with self._lock:
-            if self._token is None or self._age() >= self._token.lifetime_s:
-                self._token = await self._renewed()
-            elif self._age() >= _RENEW_AT * self._token.lifetime_s and (self._renewal is None or self._renewal.done()):
-                self._renewal = asyncio.create_task(self._renew())
+            if self._token is not None and _RENEW_AT <= self._part_over() < 1:
+                if self._renewal is None or self._renewal.done():
+                    self._renewal = asyncio.create_task(self._renew())
                 await asyncio.wait({self._renewal}, timeout=_GRACE_S)
+            if self._token is None or self._part_over() >= 1:
+                self._token = await self._renewed()
             return self._token.value
 
     def extensions(self) -> dict[str, str]:
@@ -53,8 +54,9 @@ class TokenProvider(AbstractTokenProvider):  # type: ignore[misc]  # aiokafka ha
         texts = self._connection.get("sasl.oauthbearer.extensions", "")
         return dict(text.partition("=")[::2] for text in texts.split(",") if text)
 
-    def _age(self) -> float:
-        return time.monotonic() - self._fetched_at
+    def _part_over(self) -> float:
+        """Return which part of the token's lifetime is over."""
+        return (time.monotonic() - self._fetched_at) / self._token.lifetime_s if self._token else 1.0
 
     async def _renew(self) -> None:
         """Replace a token that is still valid. Never raises."""
