@@ -330,6 +330,8 @@ static __always_inline void log_verdict(const struct assessment *c, struct work 
 		w->refused = 1;
 		return;
 	}
+	if (!is_logged_verdict(&w->verdict_key))
+		return;
 	start_window(&once, w);
 	if (!emit(&w->verdict_key, &once, 1))
 		count(COUNT_RING_FULL);

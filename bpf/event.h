@@ -28,7 +28,7 @@ struct verdict {
 	__u32 span_ms;	/* from time_ns to the last packet counted */
 	__u8 verdict;	/* enum verdict_kind, with VERDICT_INGRESS */
 	__u8 reason;	/* enum verdict_reason */
-	__u8 flags;	/* VERDICT_AGGREGATED */
+	__u8 flags;	/* VERDICT_AGGREGATED, VERDICT_UNNAMED, VERDICT_CUT */
 	__u8 padding;
 };
 
@@ -44,6 +44,7 @@ enum verdict_kind {
 /* verdict.flags */
 #define VERDICT_AGGREGATED 0x01 /* counts many flows, without addresses */
 #define VERDICT_UNNAMED 0x02	/* the peer is surely not who has its address */
+#define VERDICT_CUT 0x04	/* a denial that is not logged; alerts count it (logging.h) */
 
 /* A record's "reason" is one of these names in lower case (enrich.wire.batch.Reason). */
 enum verdict_reason {

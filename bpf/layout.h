@@ -69,6 +69,7 @@ enum config_word {
 	CONFIG_LOCAL_SOURCE = 7,     /* 0: a local pod's source that another device brings in is dropped; 1: it is unnamed */
 	CONFIG_LENT_FROM = 8,	     /* number of the first place that no endpoint's reserve covers (places.h) */
 	CONFIG_POD_FRAGMENTS = 9,    /* first fragments that are remembered for an account (fragments.h) */
+	CONFIG_LOGGING = 10,	     /* which verdicts are logged (logging.h) */
 	CONFIG_WORDS = 16,
 };
 
@@ -89,7 +90,9 @@ enum counter {
 	COUNT_LOOKUPS_SPARED = 12,   /* mid-flow packets that were not looked up: their flow was just now, or their sender too often */
 	COUNT_EVICTIONS = 13,	     /* connections evicted before they expired: a pod has used up its share */
 	COUNT_FRAGMENT_EVICTIONS = 14, /* first fragments forgotten within a second: a pod has used up its share */
-	COUNTERS = 16,
+	COUNT_CUT_ALLOWED = 15, /* allowed connections that are not logged on purpose (logging.h) */
+	COUNT_CUT_DENIED = 16,	/* denied packets and audited connections that are not logged on purpose */
+	COUNTERS = 32,
 };
 
 /* The answer for ports without an entry of their own, and the list of port entries (0: the list is empty). */
@@ -163,6 +166,11 @@ struct port_entry {
 	u8 verdict;
 	u8 reason;
 	u8 padding[2];
+};
+
+/* Key: a rule's number. Under which number its allowed connections are logged (logging.h). */
+struct logged_rule {
+	u32 rule;
 };
 
 /* One entry for each connection and endpoint, whichever end opened it: local is the pod's end. */

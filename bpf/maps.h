@@ -23,6 +23,9 @@
 
 #define ROUND_UP_TO_POWER_OF_TWO(number) (1U << (32 - __builtin_clz((number) - 1)))
 
+/* Lists of policies that ask to be logged (logging.h). */
+#define LOGGED_RULES 65536
+
 #define PINNED(type, key, value, name, size, flags) BPF_F_TABLE(type ":" PIN "/" #name, key, value, name, size, flags)
 
 PINNED("array", u32, u64, config, CONFIG_WORDS, 0);
@@ -47,6 +50,9 @@ PINNED("hash", struct verdict_key, struct deny_window, deny_windows_0, DENIED_FL
 PINNED("hash", struct verdict_key, struct deny_window, deny_windows_1, DENIED_FLOWS, 0);
 PINNED("hash", struct verdict_key, struct deny_window, floods_0, 16 * ENDPOINTS + 1024, 0);
 PINNED("hash", struct verdict_key, struct deny_window, floods_1, 16 * ENDPOINTS + 1024, 0);
+/* Which verdicts are logged (logging.h), written by probe/kernel/logged_verdicts.py: rule numbers; endpoint numbers. */
+PINNED("hash", u32, struct logged_rule, logged_rules, LOGGED_RULES, BPF_F_NO_PREALLOC);
+PINNED("hash", u32, u8, logged_subjects, 2 * ENDPOINTS, BPF_F_NO_PREALLOC);
 /* Origins of packets on their way to an exit (stamps.h): by slot, and by skb->hash. One by hash is a connection's. */
 PINNED("array", u32, struct origin, slots, SLOTS, 0);
 PINNED("percpu_array", u32, u32, cursors, 1, 0);

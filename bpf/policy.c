@@ -23,6 +23,7 @@
  *   admit.h        put the two together
  *   stamps.h       hand the packet's origin to the exit hook
  *   unready.h      without an endpoint, only the own node can be reached
+ *   logging.h      cut the verdict if it is not to be logged
  *   verdicts.h     emit the event, or count it in a deny window
  *
  * pod_egress is attached to the ingress of the pod's host-side veth, pod_ingress to
@@ -50,6 +51,7 @@
 #include "maps.h"
 #include "judge.h"
 #include "budgets.h"
+#include "logging.h"
 #include "verdicts.h"
 #include "connections.h"
 #include "adoption.h"

@@ -93,7 +93,7 @@ static __always_inline void count_flood(struct verdict_key *key, u32 parity, u64
 	key->source_port = 0;
 	key->destination_port = 0;
 	key->protocol = 0;
-	key->flags = VERDICT_AGGREGATED;
+	key->flags = VERDICT_AGGREGATED | (key->flags & VERDICT_CUT);
 	if (parity)
 		window = floods_1.lookup_or_try_init(key, &fresh);
 	else
@@ -168,11 +168,16 @@ static __always_inline bool log_new_flow(struct work *w, u32 active)
 
 static __always_inline void log_denied(struct work *w)
 {
-	u32 window_number = setting(CONFIG_DENY_WINDOW), active = window_number & 1;
+	u32 window_number, active;
 	struct verdict_key *key = &w->verdict_key;
-	struct deny_window *window = window_of(key, active);
+	struct deny_window *window;
 	struct budget *budget;
 
+	if (!is_logged_verdict(key))
+		return;
+	window_number = setting(CONFIG_DENY_WINDOW);
+	active = window_number & 1;
+	window = window_of(key, active);
 	if (!window) {
 		budget = find_payer(w);
 		if (budget && may_make_window(budget, w->payer.account, window_number)) {

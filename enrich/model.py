@@ -10,24 +10,16 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+from typing import Final
 
 import msgspec
 
 from enrich.label_selector import Selector
+from enrich.name import Name as Name  # noqa: PLC0414 - modules import it from here
+from enrich.network_logging import NetworkLogging
 
 Labels = Mapping[str, str]
 """Label keys and values. Objects with equal labels share one mapping, so never change it."""
-
-
-class Name(NamedTuple):
-    """The name of an object within its kind. ``namespace`` is empty for cluster-scoped kinds."""
-
-    namespace: str
-    name: str
-
-    def __str__(self) -> str:
-        return f"{self.namespace}/{self.name}" if self.namespace else self.name
 
 
 class Protocol(enum.IntEnum):
@@ -95,6 +87,8 @@ class Namespace:
     audit: bool = False
     """Annotation ``kubeweir.io/mode: audit``: every NetworkPolicy in the namespace is audited. ClusterNetworkPolicies
     are not: somebody who may annotate a namespace must not be able to switch off what administrators deny there."""
+    deny_logging: str | None = None
+    """Annotation ``policy.network.gke.io/enable-deny-logging``."""
 
     @property
     def key(self) -> Name:
@@ -222,6 +216,8 @@ class NetworkPolicy:
     egress: tuple[Rule, ...] | None = None
     audit: bool = False
     """Its own annotation ``kubeweir.io/mode: audit``. That of its namespace audits it, too."""
+    logging: str | None = field(default=None, repr=False)
+    """Annotation ``policy.network.gke.io/enable-logging``. It is no part of what is enforced (``probe.policy``)."""
 
     @property
     def key(self) -> Name:
@@ -270,6 +266,8 @@ class ClusterNetworkPolicy:
     egress: tuple[ClusterRule, ...] = ()
     audit: bool = False
     """Its annotation ``kubeweir.io/mode: audit``."""
+    logging: str | None = field(default=None, repr=False)
+    """As of a NetworkPolicy."""
 
     @property
     def key(self) -> Name:
@@ -297,4 +295,6 @@ POLICY_API_VERSIONS: Final[Mapping[type[Policy], str]] = {
     BaselineAdminNetworkPolicy: "policy.networking.k8s.io/v1alpha1",
 }
 """The kinds of policy that are enforced, each with its API version: the one list of them."""
-Object = Pod | Namespace | Node | Service | EndpointSlice | Workload | NetworkPolicy | ClusterNetworkPolicy
+Object = (
+    Pod | Namespace | Node | Service | EndpointSlice | Workload | NetworkPolicy | ClusterNetworkPolicy | NetworkLogging
+)

@@ -51,6 +51,7 @@ from probe.policy.compiler import Compiler
 from probe.policy.own_node import OwnNode
 from probe.policy.service_addresses import DialledAddresses
 from probe.unknown_interfaces import Rules, UnknownInterfaces
+from probe.verdict_logging import VerdictLogging
 
 log = structlog.get_logger("kubeweir.probe")
 
@@ -77,19 +78,17 @@ class Agent:
         mode: Mode | None = None,
         rules: Rules | None = None,
     ) -> None:
-        self._node = node
-        self._cluster = cluster
-        self._view = view
+        self._node, self._cluster, self._view, self._intervals = node, cluster, view, intervals
         self.generation, self._maps = generation, (maps := generation.maps)
-        self._intervals = intervals
         self._compiler = Compiler(ledger)
-        self._own_node = OwnNode()
+        self._own_node, self._services = OwnNode(), DialledAddresses()
         self._installer = Installer(maps)
+        self.logging = VerdictLogging(cluster, ledger, maps, self._compiler.desired.rules)
+        self._installer.before_switch = self.logging.write
         self._admission = Admission(self._compiler, self._installer)
         self._attachments = Attachments(maps, view.network, mode)
         self.adoption = Adoption(maps, view.network)
-        bound = self._installer.endpoints
-        self._unknown = UnknownInterfaces(view.network, self._attachments, bound, rules or Rules())
+        self._unknown = UnknownInterfaces(view.network, self._attachments, self._installer.endpoints, rules or Rules())
         self._interfaces = PodInterfaces(cluster, view, ledger, self._attachments, self._unknown)
         self.assignments = self._interfaces.assignments
         self.compaction: LedgerCompaction | None = None
@@ -99,7 +98,6 @@ class Agent:
         self._wake, self._stop = threading.Event(), threading.Event()
         self._pods: list[Pod] = []
         """The local pods when the network was last read."""
-        self._services = DialledAddresses()
         self.failed = threading.Event()
         """Set when a thread died of an unexpected error; then the process is to end."""
         self._problem = "no policy has been installed yet"
@@ -151,8 +149,8 @@ class Agent:
         return self._problem or None
 
     def notes(self) -> list[str]:
-        """Return every pod and exit that is not enforced, and every interface that is kept or closed, a line each."""
-        return self._findings.notes()
+        """Return each pod and exit not enforced, each interface kept or closed, and what is wrong with logging."""
+        return [*self._findings.notes(), *self.logging.notes()]
 
     def usage(self) -> dict[str, tuple[int, int]]:
         """Return for each policy map how many entries it has, and how many fit."""
@@ -201,6 +199,7 @@ class Agent:
         subjects = list({pod.uid: pod for pod in binding.bound.values()}.values())
         surroundings = Surroundings(services, own_addresses)
         closed: Collection[int] = self._interfaces.closed
+        self.logging.follow(objects, subjects, bound)
         try:
             done = self._admission.install(objects, subjects, bound, surroundings, lambda: self._attach(binding.bound))
             self.generation.filled = True
@@ -285,7 +284,8 @@ class Agent:
                 self._problem = str(error)
                 log.error("policy was not installed: the one before stays in force", error=str(error), retry_s=_RETRY_S)
             if self.compaction and not self._problem and self.generation.is_alone:
-                self.compaction.step((self._compiler.desired, self._installer, self.generation), self._compiler.forget)
+                holders = self._compiler.desired, self._installer, self.generation, self.logging
+                self.compaction.step(holders, self._compiler.forget)
             wait_s, retry_s = _RETRY_S if self._is_unfinished() else _IDLE_S, self._admission.retry_in()
             self._wake.wait(wait_s if retry_s is None else min(wait_s, retry_s))
             self._stop.wait(_SETTLE_S)

@@ -17,6 +17,7 @@ from probe.export.interval_publisher import AddressIntervalPublisher
 from probe.export.publisher import Publisher
 from probe.export.ring import Ring
 from probe.export.spool import Spool
+from probe.kernel.layout import Counter
 from probe.kernel.maps import Maps
 
 
@@ -56,6 +57,7 @@ class ProbeCollector(Collector):
         yield from self._pods()
         yield from self._interfaces()
         yield from self._policy()
+        yield from self._logging()
 
     def _export(self) -> Iterator[Metric]:
         drain, publisher = self._drain, self._publisher
@@ -225,4 +227,34 @@ class ProbeCollector(Collector):
             "kubeweir_probe_identities",
             "Classes of peers that the policies in force tell apart",
             value=self._agent.identities,
+        )
+
+    def _logging(self) -> Iterator[Metric]:
+        logging, counters = self._agent.logging, self._maps.counters()
+        modes = GaugeMetricFamily(
+            "kubeweir_probe_logging",
+            "1 for what is logged of a class of verdicts: all, none, or delegated (those that an annotation asks for)",
+            labels=["verdicts", "logged"],
+        )
+        for verdicts, logged in logging.modes.items():
+            modes.add_metric([verdicts, logged], 1)
+        yield modes
+        cut = CounterMetricFamily(
+            "kubeweir_probe_cut_verdicts",
+            "Verdicts that the kernel did not write because they are not logged: allowed connections; denied packets "
+            "and audited connections",
+            labels=["verdicts"],
+        )
+        cut.add_metric(["allowed"], counters[Counter.CUT_ALLOWED])
+        cut.add_metric(["denied"], counters[Counter.CUT_DENIED])
+        yield cut
+        yield GaugeMetricFamily(
+            "kubeweir_probe_invalid_network_logging",
+            "1 if the object NetworkLogging is not valid, so that the last valid one stays in force; /readyz says why",
+            value=1 if logging.invalid else 0,
+        )
+        yield GaugeMetricFamily(
+            "kubeweir_probe_suspicious_annotations",
+            "Annotations about logging that count as not set because their value is not true; /readyz names them",
+            value=len(logging.suspicious),
         )

@@ -14,7 +14,7 @@ from typing import Final
 import structlog
 
 from enrich.diagnosis.watch import Diagnosis
-from enrich.index.cluster import POLICY_KINDS, Cluster
+from enrich.index.cluster import PROBE_KINDS, Cluster
 from enrich.runtime.credentials import CredentialWatch, registry_with_credentials
 from enrich.runtime.dead_threads import dead_thread, end_on_dead_threads
 from enrich.runtime.health import HealthServer
@@ -53,6 +53,7 @@ from probe.node.network_view import NetworkView
 from probe.node.ownership import Ownership
 from probe.node.startup_taint import StartupTaint
 from probe.numbers_in_use import reserve_numbers
+from probe.policy.logging import LoggingDefaults
 from probe.settings import Settings
 from probe.share_metrics import ShareCollector
 from probe.state_metrics import StateCollector
@@ -109,7 +110,7 @@ def serve(settings: Settings) -> None:
     end_on_dead_threads(stop.set)
     with contextlib.ExitStack() as stack:
         stack.enter_context(only_instance(settings.run_dir / "probe.lock"))
-        cluster = Cluster(kinds=POLICY_KINDS)
+        cluster = Cluster(kinds=PROBE_KINDS)
         source = stack.enter_context(_started(settings, cluster))
         credentials = CredentialWatch(settings, lambda: parts.renew_credentials(settings))
         parts = _assemble(settings, cluster, stack)
@@ -172,20 +173,19 @@ def _assemble(settings: Settings, cluster: Cluster, stack: contextlib.ExitStack)
     set_tunnel_ports(maps, settings.tunnel_port_numbers().union(own_ports))
     ledger = Ledger.open(settings.run_dir / "ledger")
     stack.callback(ledger.close)
-    ring = Ring(maps)
-    stack.callback(ring.close)
+    ring = stack.enter_context(contextlib.closing(Ring(maps)))
     earlier = [EarlierRing(Ring(one.maps), one.retired, one.remove) for one in generation.predecessors]
     reserve_numbers(ledger, generation, (ring, *(one.ring for one in earlier)))
     spool = Spool(settings.state_dir / "spool", settings.spool_bytes)
     stack.callback(spool.close)
     names = topics(settings.topic_prefix, settings.partitions)
     interval_publisher = AddressIntervalPublisher(names.endpoints, settings.connection(), settings.stall)
-    clock, path = LinkClock(), settings.run_dir / "address-intervals"
+    view, path = NetworkView(network, clock := LinkClock()), settings.run_dir / "address-intervals"
     intervals = AddressIntervals(settings.node, path, interval_publisher.publish, clock)
-    view = NetworkView(network, clock)
     publisher = Publisher(spool, names.raw, settings.connection(), settings.stall)
     intervals.ahead_ns = publisher.clock.ahead_ns
     agent = Agent(settings.node, cluster, view, generation, ledger, intervals, MODES[settings.attach], _rules(settings))
+    agent.logging.defaults = LoggingDefaults(settings.logging, settings.log_default_allow, settings.feeds_all())
     agent.compaction = LedgerCompaction(ledger, ring)
     return _Parts(
         network=network,

@@ -76,6 +76,15 @@ class Settings(MetricsSettings):
     in front those that never are. Any other veth counts as a pod's until its addresses say that it is not."""
     pod_cidrs: tuple[str, ...] = setting("WEIR_POD_CIDRS", ())
     """Ranges of this node's pods' addresses, for WEIR_UNKNOWN=closed. By default those of the Node object."""
+    logging: Literal["all", "denied", "none"] = setting("WEIR_LOGGING", "all")
+    """Which verdicts are logged if the cluster has no object NetworkLogging: all, denied (and audited) ones only, or
+    none. What is not logged is cut in the kernel, and counted."""
+    log_default_allow: bool = setting("WEIR_LOG_DEFAULT_ALLOW", default=True)
+    """Whether connections are logged that no policy allowed, because none selects the pod or the peer is its node.
+    They are logged only where all allowed connections are. GKE never logs them."""
+    alerts_feed: Literal["logged", "all"] = setting("WEIR_ALERTS_FEED", "logged")
+    """Which denials reach the topic flows.denied, from which alerts are made: those that are logged, or all, also while
+    their logging is switched off. A record that is not logged says so, and is on no other topic."""
     netns: Path | None = setting("WEIR_NETNS", None)
     """Path of the node's network namespace, if it is not that of the process (as in the demo)."""
     pin_dir: Path = setting("WEIR_PIN_DIR", Path("/sys/fs/bpf/kubeweir"))
@@ -162,6 +171,10 @@ class Settings(MetricsSettings):
         if not all(0 < number < 1 << 16 for number in numbers):
             raise ValueError("a port is a number from 1 to 65535")
         return numbers
+
+    def feeds_all(self) -> bool:
+        """Return whether alerts count denials that are not logged, too."""
+        return self.alerts_feed == "all"
 
     def program_folder(self) -> Path:
         """Return the folder of the compiled kernel programs."""

@@ -35,15 +35,18 @@ from enrich.model import (
     Service,
     Workload,
 )
+from enrich.network_logging import NetworkLogging
 from enrich.policy.matching import PolicyView
 
 KINDS: Final[tuple[type, ...]] = (
-    Pod, Namespace, Node, Service, EndpointSlice, Workload, *POLICY_API_VERSIONS,
+    Pod, Namespace, Node, Service, EndpointSlice, Workload, NetworkLogging, *POLICY_API_VERSIONS,
 )  # fmt: skip
 NAMED_KINDS: Final[tuple[type, ...]] = (Pod, Node, Service, EndpointSlice, Workload)
 """The kinds that the names in a record come from."""
 POLICY_KINDS: Final[tuple[type, ...]] = (Pod, Namespace, Node, Service, *POLICY_API_VERSIONS)
 """The kinds that policy depends on, and the Services behind which a peer may be hidden."""
+PROBE_KINDS: Final[tuple[type, ...]] = (*POLICY_KINDS, NetworkLogging)
+_UNAWAITED: Final = frozenset({NetworkLogging})  # enforcement never waits for what is to be logged
 
 _NAMING_KINDS: Final = frozenset({Node, Service, EndpointSlice, Workload})
 """The kinds beside pods that answers about an address or a pod are made from."""
@@ -78,7 +81,7 @@ class Cluster:
         self.kinds = frozenset(kinds)
         """The kinds that the source keeps in the index; all others stay empty."""
         self.synced = threading.Event()
-        """Set once every kind has been listed."""
+        """Set once every kind has been listed but those that nothing waits for."""
         self.generation = 0
         """A number that grows with every change of an object."""
         self.changes = Changes()
@@ -110,7 +113,7 @@ class Cluster:
             first = self._missing & lists.keys()
             touched = self._apply(edits, first, synced_ns) | first
             self._missing -= first
-            if not self._missing and not self.synced.is_set():
+            if not self._missing - _UNAWAITED and not self.synced.is_set():
                 self.addresses.set_complete_since(self._now_ns())
                 self.synced.set()
         self._notify(touched)
@@ -135,13 +138,12 @@ class Cluster:
         self._subscribers.append(callback)
 
     def missing(self) -> list[str]:
-        """Name the kinds that have not been listed yet."""
-        return sorted(kind.__name__ for kind in set(self._missing))
+        """Name the kinds that have not been listed yet, and that keep the index from being synced."""
+        return sorted(kind.__name__ for kind in self._missing - _UNAWAITED)
 
     def _notify(self, touched: set[type]) -> None:
-        if touched:
-            for callback in self._subscribers:
-                callback(frozenset(touched))
+        for callback in self._subscribers if touched else ():
+            callback(frozenset(touched))
 
     def _apply(self, edits: Iterable[_Edit], first: set[type], synced_ns: int | None) -> set[type]:
         """Apply the edits and return the kinds that changed. An update of fields that are not kept changes nothing."""
@@ -230,6 +232,10 @@ class Cluster:
         named = {Name(type(found).__name__, key.name): found for view in others for key, found in view.items()}
         return {**first, **named}
 
+    def network_loggings(self) -> Mapping[Name, NetworkLogging] | None:
+        """Return every NetworkLogging; None while they have not been listed."""
+        return None if NetworkLogging in self._missing else self._view(NetworkLogging)
+
     def counts(self) -> dict[str, int]:
         """Count the objects of each kind."""
         return {kind.__name__: len(table) for kind, table in self._objects.items()}
@@ -241,8 +247,7 @@ class Cluster:
 
     def node(self, name: str) -> Node | None:
         """Return the node of a name."""
-        found: Node | None = self._objects[Node].get(Name("", name))
-        return found
+        return cast("Node | None", self._objects[Node].get(Name("", name)))
 
     def service_of(self, ip: str) -> Service | None:
         """Return the Service that has a cluster IP."""
@@ -251,8 +256,7 @@ class Cluster:
 
     def workload(self, key: Name) -> Workload | None:
         """Return the workload of a key, as :attr:`enrich.model.Workload.key` has it."""
-        found: Workload | None = self._objects[Workload].get(key)
-        return found
+        return cast("Workload | None", self._objects[Workload].get(key))
 
     def workload_of(self, pod: Pod) -> Owner | None:
         """Return what runs the pod, as people call it: the Deployment, not its ReplicaSet; the CronJob, not its Job."""

@@ -14,7 +14,7 @@ from typing import Final, TypeVar
 from enrich.label_selector import Selector
 from enrich.model import Action, ClusterNetworkPolicy, ClusterRule, IPBlock, Peer, PolicyPort, Protocol, Tier
 from enrich.parse.cursor import Field, UnknownOptionError
-from enrich.parse.metadata import is_audited, uid_of
+from enrich.parse.metadata import LOGGING, annotation_of, is_audited, uid_of
 from enrich.parse.network_policy import read_selector
 
 _MAX_ITEMS: Final = 25
@@ -81,6 +81,7 @@ def tiered_policy(kind: type[_Policy], root: Field, words: Words, tier: Tier | N
         ingress=rules(spec["ingress"], "from"),
         egress=rules(spec["egress"], "to"),
         audit=is_audited(root),
+        logging=annotation_of(root, LOGGING),
     )
 
 

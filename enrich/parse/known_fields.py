@@ -96,6 +96,7 @@ _ADMIN_POLICY: Final = {
     "priority": None,
     "egress": _fields("name action", ports=_ADMIN_PORTS, to=_EGRESS_PEER),
 }
+_LOG_CLASS: Final = _fields("log delegate")
 
 _SPECS: Final[Mapping[str, Fields]] = {
     "Pod": _POD,
@@ -108,6 +109,7 @@ _SPECS: Final[Mapping[str, Fields]] = {
     "ClusterNetworkPolicy": _CLUSTER_NETWORK_POLICY,
     "AdminNetworkPolicy": _ADMIN_POLICY,
     "BaselineAdminNetworkPolicy": _BASELINE_POLICY,
+    "NetworkLogging": _fields("", cluster=_fields("", allow=_LOG_CLASS, deny=_LOG_CLASS)),
 }
 KNOWN_FIELDS: Final[Mapping[str, Fields]] = {
     **{kind: _fields("apiVersion kind status", metadata=_METADATA, spec=spec) for kind, spec in _SPECS.items()},

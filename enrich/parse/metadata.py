@@ -11,6 +11,12 @@ from enrich.parse.cursor import Field
 
 MODE: Final = "kubeweir.io/mode"
 """Annotation of a NetworkPolicy, a ClusterNetworkPolicy or a Namespace: ``audit``, or ``enforce``, the default."""
+LOGGING: Final = "policy.network.gke.io/enable-logging"
+"""Annotation of a policy of any kind, of GKE: ``true`` asks for its allowed connections to be logged."""
+DENY_LOGGING: Final = "policy.network.gke.io/enable-deny-logging"
+"""Annotation of a Namespace, of GKE: ``true`` asks for what is denied to its pods to be logged."""
+_MAX_CHARACTERS: Final = 64
+"""So much of the value of an annotation is kept, to tell people."""
 _UIDS: Final = uuid.UUID("8c0b5f0e-3a55-5d0e-9a3c-6b7765697200")
 
 
@@ -48,6 +54,14 @@ def is_audited(root: Field) -> bool:
     mode = annotations[MODE]
     named = annotations.at(f"{annotations.path}[{MODE}]", mode.value)
     return named.attempt(lambda field: field.choice("enforce", "audit", default="enforce")) == "audit"
+
+
+def annotation_of(root: Field, name: str) -> str | None:
+    """Read an annotation, as far as it is worth quoting; None if the object does not have it."""
+    annotations = root["metadata"]["annotations"]
+    named = annotations.at(f"{annotations.path}[{name}]", annotations[name].value)
+    text = named.attempt(Field.text) if named.is_set else None
+    return None if text is None else sys.intern(text[:_MAX_CHARACTERS])
 
 
 def with_known_mode(item: dict[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Final
 from enrich.label_selector import Operator, Requirement, Selector
 from enrich.model import IPBlock, NetworkPolicy, Peer, PolicyPort, Protocol, Rule
 from enrich.parse.cursor import Field
-from enrich.parse.metadata import is_audited, namespace_of, uid_of
+from enrich.parse.metadata import LOGGING, annotation_of, is_audited, namespace_of, uid_of
 
 _PORT_NAME: Final = re.compile(r"(?=[a-z0-9-]{1,15}\Z)(?=.*[a-z])[a-z0-9]+(-[a-z0-9]+)*")
 """``IsValidPortName`` (apimachinery, util/validation)."""
@@ -40,6 +40,7 @@ def network_policy(root: Field) -> NetworkPolicy:
         ingress=ingress if "Ingress" in types else None,
         egress=egress if "Egress" in types else None,
         audit=is_audited(root),
+        logging=annotation_of(root, LOGGING),
     )
 
 

@@ -27,10 +27,12 @@ from enrich.model import (
     Service,
     Workload,
 )
+from enrich.network_logging import NETWORK_LOGGING_API_VERSION, NetworkLogging
 from enrich.parse.admin_network_policy import admin_network_policy, baseline_admin_network_policy
 from enrich.parse.cluster_network_policy import cluster_network_policy
 from enrich.parse.cursor import Field, InvalidObjectError
-from enrich.parse.metadata import is_audited, labels_of, namespace_of, owner_of, uid_of
+from enrich.parse.metadata import DENY_LOGGING, annotation_of, is_audited, labels_of, namespace_of, owner_of, uid_of
+from enrich.parse.network_logging import network_logging
 from enrich.parse.network_policy import network_policy
 from enrich.parse.node_addresses import reserved_addresses, tunnel_addresses
 
@@ -126,7 +128,8 @@ def _nanoseconds(field: Field) -> int:
 
 def _namespace(root: Field) -> Namespace:
     name = root["metadata"]["name"].name()
-    return Namespace(name, uid_of(root, ""), {**labels_of(root), NAME_LABEL: name}, is_audited(root))
+    labels = {**labels_of(root), NAME_LABEL: name}
+    return Namespace(name, uid_of(root, ""), labels, is_audited(root), annotation_of(root, DENY_LOGGING))
 
 
 def _node(root: Field) -> Node:
@@ -191,6 +194,7 @@ _KINDS: Final[dict[str, tuple[str, Callable[[Field], Object]]]] = {
         POLICY_API_VERSIONS[BaselineAdminNetworkPolicy],
         baseline_admin_network_policy,
     ),
+    NetworkLogging.__name__: (NETWORK_LOGGING_API_VERSION, network_logging),
 }
 API_VERSIONS: Final[Mapping[str, str]] = {kind: version for kind, (version, _) in _KINDS.items()}
 """The kinds that are used, with the version that is read."""
@@ -198,6 +202,7 @@ READ: Final = ", ".join(_KINDS)
 """The kinds that are used, in words."""
 _OWN_GROUPS: Final = {
     "v1", "apps", "extensions", "batch", "networking.k8s.io", "discovery.k8s.io", "policy.networking.k8s.io",
+    "networking.gke.io",
 }  # fmt: skip
 """API groups in which a kind of the same name with another version is a mistake. In any other group it is another kind,
 such as Knative's Service."""

@@ -61,6 +61,7 @@ class FlowColumns:
             cluster=header.cluster,
             schema=SCHEMA_VERSION,
             aggregated=decision.aggregated,
+            logged=decision.logged,
             id=f"{header.ring}-{self.batch.numbers[place]}",
             dialled=self.dialled_values.get(self.dialled[place]),
         )

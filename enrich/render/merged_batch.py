@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from enrich.render.interning import Int64Array
-from enrich.wire.batch import VERDICT, Batch, Header
+from enrich.wire.batch import CUT, INGRESS, VERDICT, Batch, Header, Verdict
 from enrich.wire.clock_skew import correction_ns
 
 VerdictArray = np.ndarray[Any, np.dtype[np.void]]
@@ -42,6 +42,12 @@ class MergedBatch:
         node_wall = wall if self.node_wall is self.wall else self.node_wall[verdicts]
         picked = self.verdicts[verdicts], self.owner[verdicts], self.numbers[verdicts]
         return MergedBatch(self.headers, *picked, wall, node_wall)
+
+    def cut(self) -> Mask:
+        """Return which verdicts are denials that are not logged. No other verdict is one, whatever its flags say."""
+        kinds = self.verdicts["verdict"] & ~np.uint8(INGRESS)
+        marked: Mask = (self.verdicts["flags"] & CUT != 0) & np.isin(kinds, (Verdict.DENY, Verdict.AUDIT))
+        return marked
 
     def parts(self) -> Iterator[tuple[int, Header, slice]]:
         """Yield the index and the header of each batch that has verdicts here, and the slice of its verdicts."""

@@ -15,7 +15,7 @@ import numpy as np
 
 from enrich.render.fragments import SCHEMA_VERSION, EndRenderer, RenderedEnd, named_policies
 from enrich.render.interning import InternTable
-from enrich.wire.batch import AGGREGATED, INGRESS, EndpointRef, Header, PolicyRef, Reason, Verdict
+from enrich.wire.batch import AGGREGATED, CUT, INGRESS, EndpointRef, Header, PolicyRef, Reason, Verdict
 from enrich.wire.flow import Connection, Decision, Icmp, encode
 
 PROTOCOLS: Final = {1: "icmp", 6: "tcp", 17: "udp", 58: "icmpv6", 132: "sctp"}
@@ -227,6 +227,7 @@ class RingTemplates:
             isolated_by=() if by_policy else named,
             node_name=header.node,
             aggregated=aggregated,
+            logged=verdict not in (Verdict.DENY, Verdict.AUDIT) or not flags & CUT,
         )
         before = "".join(
             (
@@ -238,6 +239,7 @@ class RingTemplates:
             (
                 f'Z","node_name":{encode(header.node)},"cluster":{encode(header.cluster)},"schema":{SCHEMA_VERSION}',
                 ',"aggregated":true' if aggregated else "",
+                "" if decision.logged else ',"logged":false',
                 f',"id":{encode(header.ring)[:-1]}-',
             )
         )

@@ -45,7 +45,7 @@ class Collection:
         self._resource, self._index = resource, index
         self._reader = Reader(resource)
         self._last: LastState | None = None
-        if resource.definition:
+        if resource.is_kept:
             self._last = LastState(
                 resource,
                 lambda: read_definition(definitions, resource),

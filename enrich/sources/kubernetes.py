@@ -36,7 +36,7 @@ class KubernetesSource:
         self._watches = [Watch(self._client, resource, index, self._store(resource)) for resource in resources]
 
     def _store(self, resource: Resource) -> PolicyStore | None:
-        if self._state is None or not resource.definition:
+        if self._state is None or not resource.is_kept:
             return None
         self._stores.append(PolicyStore(self._state / resource.definition))
         return self._stores[-1]

@@ -26,6 +26,7 @@ from enrich.model import (
     Service,
     Workload,
 )
+from enrich.network_logging import NETWORK_LOGGING_API_VERSION, ONLY_NAME, NetworkLogging
 from enrich.parse.cursor import InvalidObjectError
 from enrich.parse.metadata import with_known_mode
 from enrich.parse.objects import parse
@@ -48,6 +49,12 @@ class Resource:
     labels: str = ""
     """A label selector; only the elements that it selects are listed and watched."""
 
+    @property
+    def is_kept(self) -> bool:
+        """Whether the objects stay in force until it is proved that somebody deleted them: policies of a kind that a
+        cluster may do without. Without a NetworkLogging, the settings say what is logged."""
+        return bool(self.definition) and self.type in POLICY_API_VERSIONS
+
     def select(self, query: dict[str, str]) -> dict[str, str]:
         """Add the label selector to a query."""
         return {**query, "labelSelector": self.labels} if self.labels else query
@@ -61,20 +68,24 @@ class Resource:
 
     def gone(self, item: dict[str, Any]) -> Object:
         """Parse no more of a deleted element than its name, because the rest may be invalid."""
+        if self.type is NetworkLogging:
+            return NetworkLogging(item["metadata"]["name"], "")
         spec: dict[str, Any] = {"podSelector": {}}
         if self.type in TIERED_KINDS:
             spec = {"tier": "Admin", "priority": 0, "subject": {"namespaces": {}}}
         return self.read({"metadata": with_known_mode(item)["metadata"], "spec": spec})
 
     def readable(self, item: dict[str, Any], problems: list[InvalidObjectError]) -> Object | None:
-        """Return what can be read of an element that is not valid; None unless it is a policy.
+        """Return what can be read of an element that is not valid; None unless it is a policy or the NetworkLogging.
 
         The API server has accepted it once, by an older validation: closing all that it selects would punish a whole
         namespace for one value. What cannot be read matches nothing, or fails closed where that would open something
         (:mod:`enrich.parse.network_policy`, :mod:`enrich.parse.cluster_network_policy`); it is added to ``problems``.
         A NetworkPolicy whose structure is wrong isolates its pods and allows nothing. If only the mode is unknown, an
-        object of any kind is read as if it had none.
+        object of any kind is read as if it had none. Of the NetworkLogging nothing is read but what is wrong with it.
         """
+        if self.type is NetworkLogging and item["metadata"]["name"] == ONLY_NAME:
+            return NetworkLogging(ONLY_NAME, "", invalid=str(problems[0])[:_MAX_REASON])
         item = with_known_mode(item)
         with contextlib.suppress(InvalidObjectError):
             return self.read(item)
@@ -95,6 +106,8 @@ class Resource:
         return None
 
 
+_MAX_REASON: Final = 300
+"""So many characters of what is wrong with a NetworkLogging are kept: it may quote a value of any length."""
 _MAX_PROBLEMS: Final = 10
 """So many of an object are in the log."""
 RESOURCES: Final = (
@@ -131,6 +144,13 @@ RESOURCES: Final = (
             ("clusternetworkpolicies", "adminnetworkpolicies", "baselineadminnetworkpolicies"),
             strict=True,
         )
+    ),
+    Resource(
+        f"/apis/{NETWORK_LOGGING_API_VERSION}/networkloggings",
+        NETWORK_LOGGING_API_VERSION,
+        NetworkLogging.__name__,
+        NetworkLogging,
+        definition="networkloggings.networking.gke.io",
     ),
 )
 
@@ -201,6 +221,8 @@ class Reader:
         if self._reported.get(name) != error:
             self._reported[name] = error
             effect = "its invalid parts are ignored, the rest applies" if partly else "the object is ignored"
+            if partly and self._resource.type is NetworkLogging:
+                effect = "the last valid one stays in force"
             log.error(
                 "an object cannot be interpreted", kind=self._resource.kind, object=name, error=error, effect=effect
             )

@@ -86,6 +86,9 @@ AGGREGATED: Final = 0x01
 UNNAMED: Final = 0x02
 """Bit of ``flags`` that is set if the peer is surely not who has its address, which was forged."""
 
+CUT: Final = 0x04
+"""Bit of ``flags`` that is set for a denial that is not logged, and that alerts count nevertheless."""
+
 
 class Verdict(enum.IntEnum):
     """The decision about the packets that a verdict counts (``verdict`` without its direction bit)."""

@@ -117,6 +117,7 @@ class Decision(_Part, frozen=True, kw_only=True):
     isolated_by: tuple[NamedPolicy, ...]
     node_name: str
     aggregated: bool
+    logged: bool = True
 
 
 class Flow(_Part, frozen=True, kw_only=True):
@@ -138,6 +139,8 @@ class Flow(_Part, frozen=True, kw_only=True):
     cluster: str
     schema: int
     aggregated: bool = False
+    logged: bool = True
+    """False for a denial that is not logged, and that only ``flows.denied`` has, for alerts."""
     id: str
     dialled: Dialled | None = None
 

@@ -43,6 +43,7 @@ from probe.kernel.layout import ENDPOINT_SIDES, MAPS, VERSION, Array, Config
 from probe.kernel.maps import Maps
 from probe.kernel.place_expiry import PlaceExpiry
 from probe.kernel.program_cache import ProgramCache
+from probe.policy.logging import KERNEL_BITS
 
 LINKS: Final = "links"
 """The folder of the links, beside those of the generations."""
@@ -53,7 +54,7 @@ _SHARED: Final = {
     ("unready_origins",): (),
 }
 """Maps that refer to each other and are shared together, and the sizes on which their contents depend."""
-_NUMBERED: Final = ("endpoints", "addresses", "policy_entries", "port_entries")
+_NUMBERED: Final = ("endpoints", "addresses", "policy_entries", "port_entries", "logged_rules")
 _KINDS: Final = {"identity": "identity", "set": "set", "port_list": "port_list", "rule": "rule", "number": "endpoint"}
 """Kind of number in the ledger, by the field that holds it."""
 _EPOCHS_PER_S: Final = 64
@@ -233,6 +234,9 @@ def open_generation(pins: Path, sizes: Mapping[str, int], cache: ProgramCache | 
         _say(predecessors, folder.name, sizes)
         if not maps.config(Config.EPOCH):
             maps.configure(Config.EPOCH, _unused_epoch(predecessors))
+            # The kernel's bits stay 0, so that all is logged until the lists are made.
+            logging = max(one.maps.config(Config.LOGGING) & ~KERNEL_BITS for one in predecessors)
+            maps.configure(Config.LOGGING, logging)
         known = maps["endpoints"].items()
         for one in predecessors:
             for key, value in one.endpoints().items():

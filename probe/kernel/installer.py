@@ -59,6 +59,8 @@ class Installer:
         """The state that the maps equal except for its changed keys; None if everything must be compared."""
         self._is_read_back = False
         """Whether the mirrors hold what the last installation left, if it did not end."""
+        self.before_switch: Callable[[], None] = lambda: None
+        """Called before each switch to a new state, when the compiler has all of its rules. It raises nothing."""
         self._refused_at: dict[str, int] = {}
         """Entries in a map when the kernel refused one more, before it was full."""
 
@@ -183,6 +185,7 @@ class Installer:
         epoch = self._maps.config(Config.EPOCH)
         side = epoch & 1
         self.budgets.assign(end.number for end in plan.ends.values())
+        self.before_switch()
         self._port_entries.put(plan.port_entries)
         self._policy_entries.put(plan.policy_entries)
         self._addresses.move(plan.addresses, side)

@@ -31,6 +31,7 @@ class Config(enum.IntEnum):
     LOCAL_SOURCE = 7
     LENT_FROM = 8
     POD_FRAGMENTS = 9
+    LOGGING = 10
 
 
 class Counter(enum.IntEnum):
@@ -51,6 +52,8 @@ class Counter(enum.IntEnum):
     LOOKUPS_SPARED = 12
     EVICTIONS = 13
     FRAGMENT_EVICTIONS = 14
+    CUT_ALLOWED = 15
+    CUT_DENIED = 16
 
 
 CHUNKS: Final = 1023
@@ -74,12 +77,14 @@ ENDPOINT: Final = np.dtype(
 ENDPOINT_SIDES: Final = np.dtype([("side", ENDPOINT, (2,))])
 INDEX: Final = np.dtype("<u4")
 WORD: Final = np.dtype("<u8")
+BYTE: Final = np.dtype("u1")
 ADDRESS_KEY: Final = np.dtype([("prefix", "<u4"), ("address", "u1", (16,))])
 PEER: Final = np.dtype([("identity", "<u4", (2,)), ("kind", "u1", (2,)), ("padding", "u1", (2,))])
 POLICY_KEY: Final = np.dtype([("set", "<u4"), ("identity", "<u4"), ("direction", "<u4")])
 PORT_KEY: Final = np.dtype(
     [("prefix", "<u4"), ("port_list", "<u4"), ("protocol", "u1"), ("port", ">u2"), ("padding", "u1")]
 )
+LOGGED_RULE: Final = np.dtype([("rule", "<u4")])
 PORT_ENTRY: Final = np.dtype([("rule", "<u4"), ("verdict", "u1"), ("reason", "u1"), ("padding", "u1", (2,))])
 CONNECTION_KEY: Final = np.dtype(
     [
@@ -259,6 +264,8 @@ MAPS: Final = {
     "budgets": MapLayout(_HASH, INDEX, BUDGET),
     "local_addresses": MapLayout(_HASH, LOCAL_KEY, LOCAL),
     "tunnel_ports": MapLayout(_ARRAY, INDEX, WORD),
+    "logged_rules": MapLayout(_HASH, INDEX, LOGGED_RULE),
+    "logged_subjects": MapLayout(_HASH, INDEX, BYTE),
     "slots": MapLayout(_ARRAY, INDEX, ORIGIN),
     "cursors": MapLayout(_PERCPU_ARRAY, INDEX, INDEX),
     "origins": MapLayout(_LRU_HASH, INDEX, ORIGIN),

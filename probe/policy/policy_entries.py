@@ -237,7 +237,12 @@ class PolicyEntries:
         """Return the number of a list of policies. The ledger keeps the list for verdicts that outlive this process."""
         number = self._rule_numbers.get(refs)
         if number is None:
-            meaning = msgspec.to_builtins(refs)
-            number = self._rule_numbers[refs] = self._ledger.number_of("rule", digest(meaning), list(meaning))
+            number = self._rule_numbers[refs] = number_of_rule(self._ledger, refs)
             self._desired.rules[number] = refs
         return number
+
+
+def number_of_rule(ledger: Ledger, refs: tuple[PolicyRef, ...]) -> int:
+    """Return the number that the ledger gives to a list of policies, with the list as its meaning."""
+    meaning = msgspec.to_builtins(refs)
+    return ledger.number_of("rule", digest(meaning), list(meaning))

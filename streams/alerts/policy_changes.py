@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -47,7 +48,7 @@ def diff_policies(before: Policies, after: Policies, at: float) -> Iterator[Poli
         old = before.get(name)
         if old is None:
             yield PolicyChange(name, "created", at)
-        elif old != policy:
+        elif dataclasses.replace(old, logging=policy.logging) != policy:  # what is logged denies nothing
             yield PolicyChange(name, _updated(old, policy), at)
     for name in before:
         if name not in after:

@@ -100,7 +100,7 @@ class Selection:
 def _matching(value: bytes, filters: Filters) -> Shown | None:
     try:
         flow = decode_flow(value)
-        return Shown(flow, value) if filters.match(flow) else None
+        return Shown(flow, value) if flow.logged and filters.match(flow) else None
     except ValueError:
         return None
 

@@ -131,7 +131,8 @@ _MAKERS: Final[Mapping[str, Callable[[RouteSink, SinkMetrics], Sink]]] = checked
 
 def takes(matcher: Matcher, value: bytes) -> bool:
     """Return whether a route takes a record. Raises ValueError for bytes that are not a record."""
-    return matcher.takes(decode_flow(value))
+    flow = decode_flow(value)
+    return flow.logged and matcher.takes(flow)
 
 
 def sink_definitions(routes: Routes, settings: Settings, metrics: SinkMetrics) -> list[SinkDefinition]:

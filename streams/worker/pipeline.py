@@ -11,7 +11,8 @@ verdicts each, and for all of them together:
 3. Looks up the peer of every verdict in the cluster's index. If the index may be able to name some of them better
    in a moment, these verdicts wait in :class:`streams.worker.pending.PendingVerdicts`; the others continue at once.
 4. Renders one record per verdict, and sends the records: all to the topic of flows, denied ones to the topic of denied
-   flows too, and any that a route takes to the route's topic.
+   flows too, and any that a route takes to the route's topic. Denials that are not logged go to the topic of denied
+   flows only, for alerts.
 5. Accounts for what the batch headers say was lost, and for heartbeats, on the status topic.
 6. Closes each input, unless verdicts of it wait. :meth:`Pipeline.release` sends those later and closes it then.
 
@@ -30,7 +31,6 @@ import structlog
 
 from enrich.render.enricher import Records
 from enrich.render.merged_batch import MergedBatch, merge
-from enrich.render.peer_lookup import Lookup
 from enrich.wire.batch import Batch, BatchError, Header, decode_batch
 from enrich.wire.topics import Topics
 from enrich.wire.whose import cluster_named, is_foreign
@@ -41,7 +41,8 @@ from streams.worker.checkpoint import Checkpoint
 from streams.worker.clock_skews import ClockSkews
 from streams.worker.inflight import TrackedInput
 from streams.worker.losses import Loss, Losses
-from streams.worker.pending import EndLookup, PendingVerdicts
+from streams.worker.pending import PendingVerdicts
+from streams.worker.rendering import Rendered, Renderer, render
 from streams.worker.ring_positions import RingPositions
 from streams.worker.sender import Producer, Sender
 from streams.worker.unread import Value
@@ -59,14 +60,6 @@ class Routing(Protocol):
     async def is_ready(self, topic: str) -> bool: ...
 
     def take_failed(self) -> dict[str, str]: ...
-
-
-class Renderer(EndLookup, Protocol):
-    """Renders records; see :class:`enrich.render.enricher.Enricher`."""
-
-    def records(self, batch: MergedBatch, lookup_result: Lookup | None = None) -> Records: ...
-
-    def mark_ambiguous(self, batch: MergedBatch, found: Lookup, until_ns: int) -> None: ...
 
 
 class _DecodedInput(NamedTuple):
@@ -201,7 +194,7 @@ class Pipeline:
     async def _enrich(self, inputs: Sequence[_DecodedInput]) -> None:
         tracked = [one.tracked for one in inputs]
         try:
-            records = self._render(tracked, merge(*(one.batch for one in inputs)))
+            rendered = self._render(tracked, merge(*(one.batch for one in inputs)))
         except Exception as error:
             self._pending.abandon(tracked)
             if len(inputs) == 1:
@@ -211,7 +204,7 @@ class Pipeline:
                 for one in inputs:
                     await self._enrich([one])
             return
-        await self._send_records(tracked, records)
+        await self._send_rendered(tracked, rendered)
         for one in inputs:
             try:
                 await self._account(one.tracked, one.batch.header)
@@ -223,27 +216,27 @@ class Pipeline:
         log.error("a batch could not be enriched", partition=tracked.partition, offset=tracked.offset, exc_info=error)
         await self._sender.send_dead_letter(tracked, value, "enrich_failed", f"{type(error).__name__}: {error}")
 
-    def _render(self, inputs: Sequence[TrackedInput], batch: MergedBatch) -> Records:
+    def _render(self, inputs: Sequence[TrackedInput], batch: MergedBatch) -> Rendered:
         """Keep the verdicts that must wait; return the records of the others."""
         if not len(batch.verdicts):
-            return self._enricher.records(batch)
+            return Rendered(self._enricher.records(batch))
         # Read before the lookup: what the index learns during the lookup is not in its result.
         until_ns = self._pending.until_ns()
         found = self._enricher.lookup(batch)
         if found.unsettled is None and not len(self._pending) and batch.wall.max() <= until_ns:
-            return self._enricher.records(batch, found)  # by far the most frequent case
+            return render(self._enricher, batch, found)  # by far the most frequent case
         ready = self._pending.split(inputs, batch, found, until_ns)
         if ready is not None:
             batch, found = batch.pick(ready), found.pick(ready)
         self._enricher.mark_ambiguous(batch, found, until_ns)
-        return self._enricher.records(batch, found)
+        return render(self._enricher, batch, found)
 
     async def _send_released(self, inputs: Sequence[TrackedInput], batch: MergedBatch) -> None:
         try:
             until_ns = self._pending.until_ns()
             found = self._enricher.lookup(batch)
             self._enricher.mark_ambiguous(batch, found, until_ns)
-            records = self._enricher.records(batch, found)
+            rendered = render(self._enricher, batch, found)
         except Exception as error:
             log.exception("pending verdicts could not be enriched", verdicts=len(batch.verdicts))
             for place, _, _ in batch.parts():
@@ -251,15 +244,22 @@ class Pipeline:
                 text = f"{type(error).__name__}: {error}"
                 await self._sender.send_dead_letter(inputs[place], value, "enrich_failed", text)
         else:
-            await self._send_records(inputs, records)
+            await self._send_rendered(inputs, rendered)
 
-    async def _send_records(self, inputs: Sequence[TrackedInput], records: Records) -> None:
-        if not records.values:
-            return
+    async def _send_rendered(self, inputs: Sequence[TrackedInput], rendered: Rendered) -> None:
+        if rendered.logged.values:
+            await self._send_logged(inputs, rendered.logged)
+        if rendered.unlogged is not None:
+            await self._sender.send_all(inputs, self._topics.denied.name, self._counted(rendered.unlogged))
+
+    def _counted(self, records: Records) -> RecordColumns:
         self._metrics.read_verdicts.inc(len(records.values))
         if records.columns is not None:
             self._metrics.verdicts.count(records.columns.templates, records.columns.template)
-        columns = RecordColumns(records.keys, records.values, records.times_ms, records.owners)
+        return RecordColumns(records.keys, records.values, records.times_ms, records.owners)
+
+    async def _send_logged(self, inputs: Sequence[TrackedInput], records: Records) -> None:
+        columns = self._counted(records)
         await self._sender.send_all(inputs, self._topics.flows.name, columns)
         if any(records.denied):
             await self._sender.send_all(inputs, self._topics.denied.name, columns.pick(records.denied))

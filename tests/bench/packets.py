@@ -21,6 +21,8 @@ from functools import partial
 
 import numpy as np
 
+from probe.kernel.layout import Config, Counter
+from probe.policy.logging import LoggingDefaults, make_word
 from tests.bench.node import (
     CLOSED_PORT,
     DROP,
@@ -66,7 +68,8 @@ class _Bench:
     def __init__(self, node: Node, scale: Scale) -> None:
         self._node, self._scale = node, scale
         self._samples: dict[tuple[str, str], list[float]] = {}
-        self.counts = dict.fromkeys(("new", "new_verdicts", "denied", "denied_counted"), 0)
+        names = "new", "new_verdicts", "denied", "denied_counted", "not_logged", "cut_allowed", "cut_denied"
+        self.counts = dict.fromkeys(names, 0)
 
     def figures(self) -> list[Figure]:
         """Return the figures in the order in which they were first measured."""
@@ -83,7 +86,7 @@ class _Bench:
     def round(self, family: int, number: int) -> None:
         """Measure each case once. A port can be new only once, so each round has its own ports."""
         count = self._scale.single_packets
-        port = _FIRST_PORT + number * (count + 2)
+        port = _FIRST_PORT + number * (2 * count + 2)
         name = f", v{family}"
         self._open(family, port)
         self._repeated(f"established{name}", ack(family, port, OPEN_PORT), PASS)
@@ -95,6 +98,27 @@ class _Bench:
         self._repeated(f"denied again{name}", syn(family, port, CLOSED_PORT), DROP)
         self.counts["denied"] += self._scale.repeated_packets
         self._denied_first(f"denied first{name}", family, range(port + 1, port + 1 + count))
+        self._cut(family, name, range(port + 1 + count, port + 1 + 2 * count))
+
+    def _cut(self, family: int, name: str, ports: Iterable[int]) -> None:
+        """Measure the same packets while nothing is logged: neither a verdict nor a deny window is made."""
+        word, maps = make_word(None, LoggingDefaults("none")), self._node.rig.maps
+        before = maps.counters()
+        maps.configure(Config.LOGGING, word.encode())
+        try:
+            frames = [syn(family, port, OPEN_PORT) for port in ports]
+            self._single(f"new, allowed, not logged{name}", frames, PASS)
+            self._single(f"new, allowed, not logged{name}, at the exit", frames, PASS, self._node.run_exit)
+            denied = [syn(family, port, CLOSED_PORT) for port in ports]
+            self._single(f"denied first, not logged{name}", denied, DROP)
+            self._repeated(f"denied again, not logged{name}", denied[0], DROP)
+        finally:
+            maps.configure(Config.LOGGING, 0)
+        self._expect_verdicts(0, "verdicts while nothing is logged")
+        after = maps.counters()
+        self.counts["cut_allowed"] += after[Counter.CUT_ALLOWED] - before[Counter.CUT_ALLOWED]
+        self.counts["cut_denied"] += after[Counter.CUT_DENIED] - before[Counter.CUT_DENIED]
+        self.counts["not_logged"] += len(frames) + len(denied) + self._scale.repeated_packets
 
     def _world(self, family: int, port: int, name: str) -> None:
         self._open(family, port, WORLD[family])
@@ -126,6 +150,8 @@ class _Bench:
         windows = self._node.rig.windows
         self.counts["denied_counted"] += sum(self._count_after(windows.rotate) for _ in range(2))
         expect(self.counts["denied_counted"], self.counts["denied"], "denied packets that were counted")
+        cut = self.counts["cut_allowed"] + self.counts["cut_denied"]
+        expect(cut, self.counts["not_logged"], "packets whose verdict was cut and counted")
 
     def _count_after(self, work: Callable[[], int]) -> int:
         work()

@@ -50,6 +50,14 @@ WORRY: Final[dict[str, str]] = {
         "Any increase: workers may not name a pod. `queue_full`: Kafka was away for long while many pods came and went."
     ),
     "kubeweir_probe_identities": "Above 4096: selectors overlap at random, and the maps fill. The log says so.",
+    "kubeweir_probe_cut_verdicts_total": "Never by itself: NetworkLogging or WEIR_LOGGING says what is not logged.",
+    "kubeweir_probe_invalid_network_logging": (
+        "1: the object NetworkLogging is not valid, and nothing validates it; `/readyz` says what is wrong."
+    ),
+    "kubeweir_probe_logging": "Not what NetworkLogging or WEIR_LOGGING asks for: `/readyz` says why.",
+    "kubeweir_probe_suspicious_annotations": (
+        "Above 0: an annotation about logging has another value than `true`, such as `True`; `/readyz` names it."
+    ),
     "kubeweir_probe_incomplete_pod": (
         "Any for 5 minutes (WeirPodsClosed): its policies outgrow a map; `/readyz` names policies and map."
     ),
@@ -175,6 +183,14 @@ KERNEL_EVENTS: Final[dict[str, tuple[str, str]]] = {
     "fragment_evictions": (
         "First fragments that were forgotten within a second, because a pod has used up its share.",
         "Rises for a pod that should send so many fragments: raise WEIR_FRAGMENTS.",
+    ),
+    "cut_allowed": (
+        "Allowed connections that were not logged on purpose ([logging](logging.md)).",
+        "Never by itself.",
+    ),
+    "cut_denied": (
+        "Denied packets and audited connections that were not logged on purpose.",
+        "Never by itself; `WEIR_ALERTS_FEED=all` keeps them for alerts.",
     ),
     "neighbour_dropped": (
         "ARP and neighbour discovery dropped: too long, or about another's address.",

@@ -13,6 +13,7 @@ from enrich.index.cluster import KINDS, Cluster
 from enrich.model import Node, Owner, Pod, Service, Workload
 from enrich.wire.batch import (
     AGGREGATED,
+    CUT,
     INGRESS,
     UNNAMED,
     VERDICT,
@@ -102,7 +103,7 @@ rows_strategy = st.lists(
         "span_ms": st.one_of(st.just(0), st.integers(0, (1 << 32) - 1)),
         "verdict": st.one_of(st.sampled_from((1, 2, 3, 0x81, 0x82, 0x83)), _BYTE),
         "reason": st.one_of(st.sampled_from([int(reason) for reason in Reason]), _BYTE),
-        "flags": st.sampled_from((0, 0, 0, 1, 2, 255)),
+        "flags": st.sampled_from((0, 0, 0, 1, 2, 4, 5, 255)),
         "padding": _BYTE,
     }),
     min_size=1,
@@ -150,6 +151,8 @@ class Plain:
         }
         if aggregated:
             record["aggregated"] = True
+        if verdict["flags"] & CUT and int(verdict["verdict"]) & 0x7F in (Verdict.DENY, Verdict.AUDIT):
+            record["logged"] = False
         if (source or destination) and verdict["protocol"] in (1, 58):
             record["icmp"] = {
                 "type": int(verdict["destination_port"]) >> 8,

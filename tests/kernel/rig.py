@@ -15,7 +15,9 @@ from typing import Any
 import numpy as np
 from netns import Net, Space, run, run_in
 
+from enrich.index.cluster import Cluster
 from enrich.model import ClusterNetworkPolicy, Name, Namespace, NetworkPolicy, Node, Pod
+from enrich.network_logging import NetworkLogging
 from enrich.parse.objects import parse
 from enrich.policy.matching import PolicyView
 from enrich.wire.batch import INGRESS, Reason, Verdict
@@ -34,6 +36,7 @@ from probe.node.netlink import NodeNetwork
 from probe.policy.compiler import Compiler
 from probe.policy.own_node import OwnNode
 from probe.settings import Settings
+from probe.verdict_logging import VerdictLogging
 from tests import programs
 
 SIZES = {
@@ -114,6 +117,7 @@ class Rig:
         self.compiler = Compiler(self.numbers)
         self.own_node = OwnNode()
         self.installer = Installer(self.maps)
+        self._follow_logging()
         self.attachments = Attachments(self.maps, self.network, self.mode)
         self.attached: set[int] = set()
         """Interfaces that this probe has attached: the last one's programs are replaced."""
@@ -123,6 +127,11 @@ class Rig:
         self._stop = threading.Event()
         self._adopting = threading.Thread(target=self.adoption.run, args=(self._stop,))
         self._adopting.start()
+
+    def _follow_logging(self) -> None:
+        """Log what the settings say, until a NetworkLogging is in ``logged``."""
+        self.logged = Cluster(kinds={NetworkLogging})
+        self.logging = VerdictLogging(self.logged, self.numbers, self.maps, self.compiler.desired.rules)
 
     def stop_adoption(self) -> None:
         """Stop the thread that looks connections up, for tests of an agent, which has its own."""
@@ -158,6 +167,8 @@ class Rig:
         self.maps.configure(Config.POD_DENIED_FLOWS, 1000)
         # A test's agent installs by itself. This installer finds what it left, and removes it.
         self.installer = Installer(self.maps)
+        self._follow_logging()
+        self.logged.replace(NetworkLogging, [])
         self.apply()
         for index in self.attachments.links():
             self.attachments.detach(index)
@@ -189,30 +200,32 @@ class Rig:
         made = _pod(name, addresses, "n2", None, {})
         self.others[made.key] = made
 
-    def namespace(self, name: str, **labels: str) -> None:
-        made = parse({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}})
+    def namespace(self, name: str, annotations: Any = None, **labels: str) -> None:
+        metadata = {"name": name, "labels": labels, "annotations": annotations}
+        made = parse({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata})
         assert isinstance(made, Namespace)
-        if labels or made.key not in self.namespaces:
+        if labels or annotations is not None or made.key not in self.namespaces:
             self.namespaces[made.key] = made
 
-    def policy(self, name: str, **spec: Any) -> None:
+    def policy(self, name: str, annotations: Any = None, **spec: Any) -> None:
         """Create or replace a NetworkPolicy, "namespace/name"."""
         namespace, short = name.split("/")
         made = parse(
             {
                 "apiVersion": "networking.k8s.io/v1",
                 "kind": "NetworkPolicy",
-                "metadata": {"namespace": namespace, "name": short},
+                "metadata": {"namespace": namespace, "name": short, "annotations": annotations},
                 "spec": {"podSelector": {}, **spec},
             }
         )
         assert isinstance(made, NetworkPolicy)
         self.policies[made.key] = made
 
-    def cluster_policy(self, name: str, **spec: Any) -> None:
+    def cluster_policy(self, name: str, annotations: Any = None, **spec: Any) -> None:
         """Create or replace a ClusterNetworkPolicy."""
         document = {"apiVersion": "policy.networking.k8s.io/v1alpha2", "kind": "ClusterNetworkPolicy"}
-        made = parse({**document, "metadata": {"name": name}, "spec": {"subject": {"namespaces": {}}, **spec}})
+        metadata = {"name": name, "annotations": annotations}
+        made = parse({**document, "metadata": metadata, "spec": {"subject": {"namespaces": {}}, **spec}})
         assert isinstance(made, ClusterNetworkPolicy)
         self.cluster_policies[made.key] = made
 
@@ -222,10 +235,10 @@ class Rig:
         pods = {pod.key: pod for pod in self.objects.values()} | self.others
         view = PolicyView(
             pods=pods,
-            namespaces=self.namespaces,
+            namespaces=dict(self.namespaces),
             nodes=self.nodes | {node.key: node},
-            policies=self.policies,
-            cluster_policies=self.cluster_policies,
+            policies=dict(self.policies),
+            cluster_policies=dict(self.cluster_policies),
             own_node=NODE,
         )
         services, held = frozenset(self.services), self.network.node_addresses()
@@ -247,6 +260,8 @@ class Rig:
             for name, pod in self.objects.items()
         ]
         around = Surroundings(services, held)
+        self.logging.follow(view, list(self.objects.values()), bound)
+        self.installer.before_switch = self.logging.write
         done = self.installer.apply(desired, bound, time.monotonic_ns(), around)
         for end in bound:
             if end.index not in self.attached or not self.attachments.is_attached(end.index):

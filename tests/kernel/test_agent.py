@@ -10,6 +10,7 @@ import pytest
 
 from enrich.index.cluster import Change, Cluster, group_by_kind
 from enrich.model import Pod, Service
+from enrich.network_logging import LoggingSpec, NetworkLogging
 from enrich.parse.objects import parse
 from probe.agent import Agent
 from probe.kernel.layout import Config
@@ -130,3 +131,19 @@ def _wait_for_a_read(agent: Agent) -> None:
     now = time.time_ns()
     agent.links_changed()
     until(lambda: agent._view.state.read_at_ns > now)
+
+
+def test_what_is_logged_changes_without_a_change_of_policy(rig: Rig, cluster: Cluster, agent: Agent) -> None:
+    epoch = rig.maps.config(Config.EPOCH)
+    agent.start(5.0)
+    try:
+        cluster.replace(NetworkLogging, [NetworkLogging("default", "", LoggingSpec())])
+        until(lambda: agent.logging.modes == {"allowed": "none", "default_allowed": "none", "denied": "none"})
+        until(lambda: rig.maps.config(Config.LOGGING) != 0)
+        cluster.replace(NetworkLogging, [NetworkLogging("default", "", invalid="spec: must be an object")])
+        until(lambda: any("the last valid one stays in force" in line for line in agent.notes()))
+        cluster.replace(NetworkLogging, [])
+        until(lambda: agent.logging.modes["denied"] == "all" and rig.maps.config(Config.LOGGING) == 0)
+    finally:
+        agent.stop()
+    assert rig.maps.config(Config.EPOCH) == epoch

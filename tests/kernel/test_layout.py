@@ -29,6 +29,7 @@ _STRUCTS = {
     "policy_key": layout.POLICY_KEY,
     "port_key": layout.PORT_KEY,
     "port_entry": layout.PORT_ENTRY,
+    "logged_rule": layout.LOGGED_RULE,
     "connection_key": layout.CONNECTION_KEY,
     "connection": layout.CONNECTION,
     "fragment_key": layout.FRAGMENT_KEY,

@@ -14,7 +14,7 @@ from enrich.index.cluster import Change
 from enrich.model import EndpointSlice
 from enrich.render.enricher import Enricher
 from enrich.render.merged_batch import merge
-from enrich.wire.batch import AGGREGATED, INGRESS, Reason
+from enrich.wire.batch import AGGREGATED, CUT, INGRESS, Reason, Verdict
 from tests.enrich.flows import CLOCK, make_batch, make_cluster, rows_strategy
 from tests.schemas import described, load, produced, validator
 
@@ -46,6 +46,7 @@ def test_every_key_that_is_described_is_in_some_record() -> None:
         {"verdict": 2 | INGRESS, "rule": 2, "reason": Reason.DEFAULT_DENY},
         {"protocol": 1, "destination_port": 8 << 8},
         {"flags": AGGREGATED},
+        {"flags": CUT, "verdict": Verdict.DENY, "reason": Reason.DEFAULT_DENY},
         {"dialled": "10.96.0.1", "dialled_port": 80},
         {"destination": "203.0.113.5"},
         {"verdict": 1 | INGRESS, "source": "203.0.113.5"},

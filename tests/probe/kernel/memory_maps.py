@@ -15,7 +15,9 @@ from probe.kernel.layout import BUDGET, ENDPOINT, INDEX, PLACE, Array, Config
 from probe.policy.desired import WORLD, host_key
 from tests.probe.policy.kernel_model import Outcome
 
-_NAMES = ("policy_entries", "port_entries", "addresses", "endpoints", "local_addresses")
+_NAMES = (
+    "policy_entries", "port_entries", "addresses", "endpoints", "local_addresses", "logged_rules", "logged_subjects",
+)  # fmt: skip
 _PREALLOCATED = ("budgets", "deny_windows_0", "fragment_places", "places")
 """Maps that never refuse an insertion for lack of memory."""
 _POLICY_ENTRY = struct.Struct("<IIBB2x")

@@ -16,6 +16,7 @@ from enrich.index.changes import Follower, Key
 from enrich.render.enricher import Records
 from enrich.render.merged_batch import MergedBatch
 from enrich.render.peer_lookup import Lookup, PeerTable
+from enrich.wire.batch import AGGREGATED, CUT, INGRESS, Verdict
 from enrich.wire.topics import topics
 from streams.kafka.record_columns import RecordColumns
 from streams.metrics.roles import EnrichMetrics
@@ -197,3 +198,18 @@ def test_the_time_of_a_record_is_read_back_to_the_millisecond() -> None:
     assert event_time_ms(b'{"timestamp":"2026-01-02T03:04:05.678901234Z"}') == 1767323045678
     soon = event_time_ms(b'{"timestamp":"2999-01-01T00:00:00.000000000Z"}')
     assert soon < 32472144000000, "never from the future"
+
+
+@pytest.mark.parametrize("kind", [Verdict.DENY, Verdict.AUDIT | INGRESS])
+def test_denials_that_are_not_logged_are_on_the_topic_of_denied_flows_only(kind: int) -> None:
+    logged, cut = make_batch(0, 3, verdict=kind), make_batch(3, 3, verdict=kind, flags=CUT | AGGREGATED)
+    producer, acked = run(logged, cut, make_batch(6, 1))
+    assert producer.of("p.flows") == [b"0", b"1", b"2", b"6"]
+    assert producer.of("p.flows.denied") == [b"0", b"6", b"3", b"4", b"5"]
+    assert [(one.offset, one.records) for one in acked] == [(77, 4), (78, 3), (79, 2)]
+
+
+def test_an_allow_is_logged_whatever_its_flags_say() -> None:
+    producer, _ = run(make_batch(1, 2, verdict=Verdict.ALLOW, flags=CUT))
+    assert producer.of("p.flows") == [b"1", b"2"]
+    assert producer.of("p.flows.denied") == []
