@@ -18,7 +18,7 @@ import click
 from enrich.runtime.console import run_console
 from enrich.runtime.credentials import CredentialWatch
 from enrich.runtime.dead_threads import dead_thread, end_on_dead_threads
-from enrich.runtime.process import Exit, StopServiceError, configure_logs, fail, stop_on_signals
+from enrich.runtime.process import Exit, StopRequest, StopServiceError, configure_logs, fail, stop_on_signals
 from enrich.runtime.settings import SettingsError, describe, load
 from enrich.runtime.version import version_text
 from enrich.sources.token_review import metrics_guard
@@ -92,8 +92,10 @@ def _supervise(roles: Sequence[str], settings: Settings, stop: threading.Event) 
         return supervise(roles, stop, renewed)
 
 
-def _run_alone(role: str, settings: Settings, stop: threading.Event) -> int:
-    """Run a role in this process. If no supervisor of ours does it, begin again when credentials are renewed."""
+def _run_alone(role: str, settings: Settings, stop: StopRequest) -> int:
+    """Run a role in this process. If no supervisor of ours does it, begin again when credentials are renewed.
+
+    A signal that comes meanwhile ends the process all the same."""
     if os.environ.get(SUPERVISED) == "1":
         return run_role(role, settings, stop)
     renewed = threading.Event()
@@ -102,10 +104,11 @@ def _run_alone(role: str, settings: Settings, stop: threading.Event) -> int:
         if stop.is_set():
             return
         renewed.set()
-        signal.raise_signal(signal.SIGTERM)
+        stop.set()
         # Without Kafka, a role may end its process, because it waits in vain for acknowledgements.
         time.sleep(0.9 * settings.stop_timeout)
-        _begin_again(role)
+        if not stop.by_signal:
+            _begin_again(role)
 
     with CredentialWatch(settings, on_renewed).running():
         try:
@@ -114,8 +117,13 @@ def _run_alone(role: str, settings: Settings, stop: threading.Event) -> int:
             # Kafka may have refused the earlier credentials.
             if not renewed.is_set():
                 raise
+            code = Exit.OK
         if renewed.is_set():
-            _begin_again(role)
+            # A signal from here on ends the process, as it is or as the one that takes its place.
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, signal.SIG_DFL)
+            if not stop.by_signal:
+                _begin_again(role)
         return code
 
 

@@ -108,13 +108,23 @@ def _owner(file: BinaryIO | None) -> str:
     return (file.read(20).decode(errors="replace").strip() if file else "") or "unknown"
 
 
-def stop_on_signals() -> threading.Event:
+class StopRequest(threading.Event):
+    """The request to stop, which a signal makes, or the process itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.by_signal = False
+        """Whether a signal has come: then somebody wants the process to end, whatever it stops for itself."""
+
+
+def stop_on_signals() -> StopRequest:
     """Return an event that SIGTERM and SIGINT set. A second signal ends the process at once."""
-    stop = threading.Event()
+    stop = StopRequest()
 
     def on_signal(number: int, _frame: object) -> None:
-        if stop.is_set():
+        if stop.by_signal:
             os._exit(128 + number)
+        stop.by_signal = True
         stop.set()
 
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -18,6 +18,7 @@ application uses Faust for the consumer, the group and the commits only:
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import threading
@@ -29,7 +30,7 @@ import faust
 import structlog
 
 from enrich.runtime.dead_threads import dead_thread
-from enrich.runtime.process import Exit
+from enrich.runtime.process import Exit, StopRequest
 from streams.kafka.producer import RecordProducer
 from streams.kafka.records import TopicAndPartition
 from streams.metrics.roles import EnrichMetrics
@@ -79,14 +80,23 @@ class _Worker(faust.Worker):  # type: ignore[misc]  # as above
     def __init__(self, app: faust.App, stop: threading.Event, **options: Any) -> None:
         super().__init__(app, **options)
         self._stop_requested = stop
+        self.can_stop = threading.Event()
+        """Set once Faust has begun to start: it would not notice an earlier stop."""
         self.spinner = None
 
     def install_signal_handlers(self) -> None:
         super().install_signal_handlers()
+        self.can_stop.set()
         if self._stop_requested.is_set():
-            self._schedule_shutdown(signal.SIGTERM)
+            self.shut_down()
+
+    def shut_down(self) -> None:
+        """Stop, without a signal. The event loop calls it."""
+        super()._schedule_shutdown(signal.SIGTERM)
 
     def _schedule_shutdown(self, number: signal.Signals) -> None:
+        if isinstance(self._stop_requested, StopRequest):
+            self._stop_requested.by_signal = True
         self._stop_requested.set()
         super()._schedule_shutdown(number)
 
@@ -134,7 +144,7 @@ class EnrichWorker:
         worker = _Worker(
             self._app, self._stop, loop=self._loop, quiet=True, override_logging=False, redirect_stdouts=False
         )
-        threading.Thread(target=self._watch_stop, name="stop-watch", daemon=True).start()
+        threading.Thread(target=self._watch_stop, args=(worker,), name="stop-watch", daemon=True).start()
         threading.Thread(target=take_group_errors, args=(self._app, self._ended), name="group", daemon=True).start()
         try:
             self._loop.run_until_complete(worker.start())
@@ -242,11 +252,13 @@ class EnrichWorker:
         for partition in partitions:
             self._metrics.lag.remove(partition)  # the partition's next owner reports it
 
-    def _watch_stop(self) -> None:
-        """Exit when a stop takes too long: without Kafka, Faust would wait for acknowledgements for ever."""
+    def _watch_stop(self, worker: _Worker) -> None:
+        """Stop Faust when the process wants to stop. Exit when that takes too long: without Kafka, Faust would wait for
+        acknowledgements for ever."""
         self._stop.wait()
-        if dead_thread():
-            signal.raise_signal(signal.SIGTERM)  # Faust stops by a signal only
+        if worker.can_stop.wait(1.0):  # else it stops when it starts
+            with contextlib.suppress(RuntimeError):  # the loop is closed already
+                self._loop.call_soon_threadsafe(worker.shut_down)
         if self._ended.wait(self._settings.stop_timeout):
             return
         log.warning(
