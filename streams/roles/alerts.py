@@ -33,7 +33,7 @@ from streams.alerts.deltas import OwnGroups
 from streams.alerts.engine import Engine
 from streams.alerts.engine_loop import EngineLoop
 from streams.alerts.model import AlertRule, Alerts
-from streams.alerts.outputs import configured_outputs, sink_definitions
+from streams.alerts.outputs import sink_definitions
 from streams.alerts.policy_watch import PolicyWatch
 from streams.alerts.read import in_force, read
 from streams.config.hot_reload import HotReloadedFile
@@ -51,7 +51,7 @@ from streams.roles.loop_thread import LoopThread
 from streams.roles.needs import alerts_needs
 from streams.roles.own_cluster import OwnCluster
 from streams.settings import Settings
-from streams.sinks.running_sinks import RunningSinks
+from streams.sinks.running_sinks import RunningSinks, check_definitions
 
 log = structlog.get_logger("kubeweir.streams")
 
@@ -112,9 +112,10 @@ def _work(
         return effective
 
     file = _alerts_file(settings, apply)
-    # A mistake in the file or in WEIR_ALERTMANAGER is reported at once, not only when Kafka can be reached.
+    # A mistake in the file, in WEIR_ALERTMANAGER, or in what they name is reported at once, not only when Kafka can be
+    # reached.
     first = file.read() if file else Alerts(version=1)
-    configured_outputs(in_force(first), settings)
+    check_definitions(sink_definitions(in_force(first), settings))
     own_cluster = OwnCluster(settings)
     problems.insert(0, own_cluster.problem)
     settings = own_cluster.find(stop)

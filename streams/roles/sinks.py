@@ -32,7 +32,7 @@ from streams.settings import Settings
 from streams.sinks.feed import Feed, is_own_record
 from streams.sinks.file import FileSink
 from streams.sinks.pump import Pump
-from streams.sinks.running_sinks import RunningSinks
+from streams.sinks.running_sinks import RunningSinks, check_definitions
 from streams.sinks.sink import Sink
 from streams.sinks.stdout import StdoutSink
 
@@ -104,9 +104,9 @@ def run_routes(settings: Settings, stop: threading.Event) -> int:
             sinks.apply(definitions)
             read[:] = [(definition.topic, definition.group) for definition in definitions]
 
-        # A mistake in the file is reported at once, not only when Kafka can be reached.
+        # A mistake in the file, or in what it names, is reported at once, not only when Kafka can be reached.
         file = RoutesFile(Path(settings.routes), [topic.name for topic in topics], apply)
-        file.read()
+        check_definitions(sink_definitions(file.read(), own, metrics))
         own = _own_cluster(settings, problems, stop)
         if not prepare_topics(
             settings.connection(), [topics.flows, topics.denied, topics.dead], settings.replication, stop

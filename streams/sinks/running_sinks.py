@@ -124,6 +124,12 @@ class RunningSinks:
         return _RunningSink(definition, Pump(feed, made.sink, reader, send_dead_letter, self._metrics, stop), stop)
 
 
+def check_definitions(definitions: Iterable[SinkDefinition]) -> None:
+    """Make each sink, and close it again. Raises StopServiceError if one cannot be made, as for a missing variable."""
+    for _, one in _make_all(list(definitions)):
+        one.sink.close()
+
+
 def _make_all(definitions: Sequence[SinkDefinition]) -> list[tuple[SinkDefinition, MadeSink]]:
     """Make all of the sinks, or none."""
     made: list[tuple[SinkDefinition, MadeSink]] = []

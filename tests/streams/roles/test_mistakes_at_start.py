@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ from enrich.runtime.process import Exit, StopServiceError
 from streams.kafka.lag import LagMonitor
 from streams.roles.alerts import run_alerts
 from streams.roles.enrich import run_enrich
+from streams.roles.sinks import run_routes
 from streams.settings import Settings
 
 Run = Callable[[Settings, threading.Event], int]
@@ -50,6 +52,43 @@ def test_an_address_that_is_not_alertmanagers(tmp_path: Path, url: str, why: str
     text = stopped(run_alerts, tmp_path, alertmanager=("http://good:9093", url))
     assert text.startswith(f"WEIR_ALERTMANAGER: {why}")
     assert "secret" not in text, "it may be a password"
+
+
+OUTPUTS = [
+    ({"url_env": "HOOK_URL"}, "the environment variable HOOK_URL does not hold a URL that begins with http"),
+    ({"url_file": "/no/url"}, "url_file: /no/url cannot be read"),
+    ({"url": "http://hook", "headers": {"Authorization": "HOOK_TOKEN"}}, "HOOK_TOKEN is not in the environment"),
+    ({"url": "http://hook", "header_files": {"Authorization": "/no/token"}}, "/no/token cannot be read"),
+    ({"url": "https://hook", "ca": "/no/ca.crt"}, "ca: /no/ca.crt does not exist"),
+    ({"url": "https://hook", "certificate": "/no/tls.crt", "key": "/no/tls.key"}, "/no/tls.crt does not exist"),
+]
+"""Outputs that name what there is not, and what is said about it."""
+
+
+@pytest.mark.parametrize(("output", "why"), OUTPUTS)
+@pytest.mark.parametrize("kind", ["webhook", "alertmanager"])
+def test_an_output_of_alerts_that_names_what_there_is_not(
+    tmp_path: Path, kind: str, output: dict[str, object], why: str
+) -> None:
+    file = tmp_path / "alerts.yaml"
+    file.write_text(json.dumps({"version": 1, "outputs": [{"name": "hook", kind: output}]}))
+    assert why in stopped(run_alerts, tmp_path, alerts=str(file))
+
+
+@pytest.mark.parametrize(("output", "why"), OUTPUTS)
+def test_an_output_of_routes_that_names_what_there_is_not(tmp_path: Path, output: dict[str, object], why: str) -> None:
+    file = tmp_path / "routes.yaml"
+    otlp = {name.replace("url", "endpoint"): value for name, value in output.items()}
+    if "endpoint" in otlp:
+        otlp["endpoint"] = f"{otlp['endpoint']}/v1/logs"
+    file.write_text(json.dumps({"version": 1, "routes": [{"name": "all", "outputs": [{"otlp": otlp}]}]}))
+    assert why.replace("url_", "endpoint_") in stopped(run_routes, tmp_path, routes=str(file))
+
+
+def test_a_file_of_a_route_that_cannot_be_written(tmp_path: Path) -> None:
+    file = tmp_path / "routes.yaml"
+    file.write_text("version: 1\nroutes: [{name: all, outputs: [{file: {path: /proc/no/such.log}}]}]\n")
+    assert "'/proc/no/such.log' cannot be written" in stopped(run_routes, tmp_path, routes=str(file))
 
 
 def test_a_stall_does_not_replace_the_reason_for_a_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
