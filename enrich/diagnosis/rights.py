@@ -30,41 +30,50 @@ class Needs:
     """Prefixes of transactional ids."""
 
 
-def causes(connection: Mapping[str, str], needs: Needs) -> list[str]:
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """A reason for which Kafka refuses the service, or a part of it."""
+
+    text: str
+    about: str = ""
+    """The topic, the group or the prefix of transactional ids that it is about; empty: it is about everything."""
+
+
+def causes(connection: Mapping[str, str], needs: Needs) -> list[Cause]:
     """Return every reason for which Kafka refuses the service; an empty list if it does not."""
     try:
         connection = with_token(connection)
     except TokenError as error:
-        return [str(error)]
+        return [Cause(str(error))]
     refused = []
     for address in addresses(connection["bootstrap.servers"]):
         try:
             channel = connect(connection, address)
         except RefusedConnectionError as error:
-            refused.append(str(error))
+            refused.append(Cause(str(error)))
             continue
         try:
             return _behind(channel, connection, needs)
         except OSError as error:
-            refused.append(f"{address[0]}:{address[1]} does not go on answering: {error}")
+            refused.append(Cause(f"{address[0]}:{address[1]} does not go on answering: {error}"))
         finally:
             channel.close()
     return refused
 
 
-def _behind(channel: Channel, connection: Mapping[str, str], needs: Needs) -> list[str]:
+def _behind(channel: Channel, connection: Mapping[str, str], needs: Needs) -> list[Cause]:
     """Look at what is behind a bootstrap server that answers: the other brokers, and the rights."""
     brokers, topics = channel.metadata(sorted(needs.reads | needs.writes))
     user = user_of(connection)
-    found = list(_unreachable(connection, brokers))
+    found = [Cause(text) for text in _unreachable(connection, brokers)]
     for name, described in sorted(topics.items()):
-        found += _topic(name, described, needs, user)
+        found += [Cause(text, name) for text in _topic(name, described, needs, user)]
     for group in sorted(needs.groups):
-        found += _group(channel, connection, group, user)
+        found += [Cause(text, group) for text in _group(channel, connection, group, user)]
     for prefix in sorted(needs.transactions):
         error, _ = channel.find_coordinator(f"{prefix}diagnosis", transaction=True)
         if error == _TRANSACTION_REFUSED:
-            found.append(missing_right("WRITE", "transactional id", f"{prefix}*", user))
+            found.append(Cause(missing_right("WRITE", "transactional id", f"{prefix}*", user), prefix))
     return found
 
 

@@ -9,7 +9,7 @@ from typing import Final
 
 import structlog
 
-from enrich.diagnosis.rights import Needs, causes
+from enrich.diagnosis.rights import Cause, Needs, causes
 from enrich.runtime.health import Check
 
 log = structlog.get_logger("kubeweir.kafka")
@@ -28,7 +28,7 @@ class Diagnosis:
         """``connection`` returns librdkafka's settings, ``needs`` what the service does on Kafka."""
         self._connection, self._needs = connection, needs
         self._checks: dict[str, Check] = {}
-        self._causes: list[str] = []
+        self._causes: list[Cause] = []
         self._suspected = False
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="kafka-diagnosis", daemon=True)
@@ -39,11 +39,11 @@ class Diagnosis:
 
         def with_cause() -> str | None:
             problem = check()
-            return "; ".join([*self._causes, *([problem] if problem else [])]) or None
+            return "; ".join([*(one.text for one in self._causes), *([problem] if problem else [])]) or None
 
         return with_cause
 
-    def causes(self) -> list[str]:
+    def causes(self) -> list[Cause]:
         """Return the causes that were found and hold on; empty while nothing is wrong, or nothing is known."""
         return list(self._causes)
 
@@ -93,9 +93,9 @@ class Diagnosis:
         except Exception as error:
             # A service must not end because nobody can say why it is refused.
             log.exception("the cause of a problem with Kafka cannot be looked for")
-            found = [f"the cause cannot be looked for: {error!r}"]
+            found = [Cause(f"the cause cannot be looked for: {error!r}")]
         # Causes that were found stay until a look finds none: a client that is refused may report nothing at all.
         self._suspected = bool(found)
         if found and found != self._causes:
-            log.error("Kafka refuses this service", causes=found)
+            log.error("Kafka refuses this service", causes=[one.text for one in found])
         self._causes = found

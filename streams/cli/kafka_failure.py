@@ -23,6 +23,6 @@ def end(error: ReadError, connection: Mapping[str, str], needs: Needs) -> NoRetu
     """Say why Kafka cannot be read or written, each cause on a line of its own, and exit."""
     click.echo(f"weir: {error}", err=True)
     for cause in () if isinstance(error, NoTopicError) else causes(connection, needs):
-        if cause not in str(error):
-            click.echo(f"weir: {cause}", err=True)
+        if cause.text not in str(error):
+            click.echo(f"weir: {cause.text}", err=True)
     sys.exit(Exit.UNEXPECTED)

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import Final
 
 from confluent_kafka import KafkaException
-from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin import AdminClient, ConsumerGroupDescription
 
 from streams.kafka.connection import CALL_TIMEOUT_S, Connection, ReadError, admin_client
-from streams.kafka.errors import error_text
+from streams.kafka.errors import error_text, lacks_right
 from streams.kafka.records import TopicAndPartition
 
 _DESCRIBE_TIMEOUT_S: Final = 5.0
@@ -40,8 +40,29 @@ def delete_groups(connection: Connection, names: Sequence[str]) -> dict[str, str
     return refused
 
 
+def group_refusal(admin: AdminClient, group: str) -> str:
+    """Return why the user may not see a group, empty if it may. Raises KafkaException and TimeoutError."""
+    try:
+        _described(admin, group)
+    except KafkaException as error:
+        if not lacks_right(error.args[0]):
+            raise
+        return error_text(error)
+    return ""
+
+
+def members_of(admin: AdminClient, group: str) -> int:
+    """Return how many members a group has. Raises KafkaException and TimeoutError."""
+    return len(_described(admin, group).members)
+
+
 def assigned_partitions(admin: AdminClient, group: str) -> frozenset[TopicAndPartition]:
     """Return the partitions that the members of a group read. Raises KafkaException and TimeoutError."""
-    answer = admin.describe_consumer_groups([group], request_timeout=_DESCRIBE_TIMEOUT_S)[group]
-    assigned = [member.assignment.topic_partitions for member in answer.result(2 * _DESCRIBE_TIMEOUT_S).members]
+    assigned = [member.assignment.topic_partitions for member in _described(admin, group).members]
     return frozenset((one.topic, one.partition) for partitions in assigned for one in partitions)
+
+
+def _described(admin: AdminClient, group: str) -> ConsumerGroupDescription:
+    answer = admin.describe_consumer_groups([group], request_timeout=_DESCRIBE_TIMEOUT_S)[group]
+    found: ConsumerGroupDescription = answer.result(2 * _DESCRIBE_TIMEOUT_S)
+    return found

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -33,7 +33,8 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Produ
 from enrich.runtime.process import Exit, StopServiceError
 from streams.kafka.connection import CALL_TIMEOUT_S, Connection, make_consumer, silent_logger
 from streams.kafka.errors import lacks_right
-from streams.kafka.lag import Followed, LagMonitor
+from streams.kafka.followed import Followed
+from streams.kafka.lag import LagMonitor
 from streams.kafka.records import Record, TopicAndPartition, take
 from streams.kafka.unreadable import Unreadable
 
@@ -73,6 +74,8 @@ class ExactlyOnce:
         :meth:`take`, with the partitions that this worker reads from now on. ``monitor`` measures the group until
         :meth:`close`. ``replay_records``: so many records of each partition are read once more in any case."""
         self._group, self._monitor, self._replay_records = group, monitor, replay_records
+        self.needs: Collection[str] = ()
+        """Topics that are written, and prefixes of transactional ids; see :class:`streams.kafka.followed.Followed`."""
         self.problem: str | None = "Kafka has not been reached yet"
         self._topics, self._replay_from_ms, self._on_assigned = topics, replay_from_ms, on_assigned
         self._replayed_until: dict[TopicAndPartition, int] = {}
@@ -126,7 +129,8 @@ class ExactlyOnce:
                     list(self._topics), on_assign=self._assign, on_revoke=self._revoke, on_lost=self._revoke
                 )
                 if self._monitor is not None:
-                    self._monitor.follow(Followed(self._group, self._topics, lambda: list(self._next)))
+                    followed = Followed(self._group, self._topics, lambda: list(self._next), needs=self.needs)
+                    self._monitor.follow(followed)
                 return True
         return False
 

@@ -13,7 +13,8 @@ import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from streams.kafka.connection import CALL_TIMEOUT_S, Connection, make_consumer
-from streams.kafka.lag import Followed, LagMonitor
+from streams.kafka.followed import Followed
+from streams.kafka.lag import LagMonitor
 from streams.kafka.records import Record, take
 from streams.kafka.unreadable import Unreadable
 

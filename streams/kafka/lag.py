@@ -13,16 +13,16 @@ nothing wrong. So a thread with a client of its own asks, every few seconds, for
    So it is if a topic is gone, because the role makes its topics when it starts; and at once if a topic was made
    again (:mod:`streams.kafka.topic_ids`).
 
-If Kafka does not answer for ``WEIR_STALL`` seconds, the role is not ready either. It is not restarted then, nor while a
-missing right or another cause is known for which Kafka refuses the role: a restart would change neither.
+If Kafka does not answer for ``WEIR_STALL`` seconds, the role is not ready either. It is not restarted then, nor because
+of a group for which a missing right or another cause is known: a restart would change neither. Each group is measured
+and recovers by itself, so that one that Kafka refuses for ever leaves the others as they are.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Final, Literal, Protocol
 
@@ -30,16 +30,18 @@ import structlog
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient, OffsetSpec
 
+from enrich.diagnosis.rights import Cause
 from enrich.runtime.process import Exit, StopServiceError
 from enrich.runtime.stall import Stall
-from enrich.runtime.waiting_time import WaitingTime
 from streams.kafka.committed import CommittedOffsets
 from streams.kafka.connection import Connection, admin_client
-from streams.kafka.consumer_groups import assigned_partitions
+from streams.kafka.consumer_groups import assigned_partitions, group_refusal
+from streams.kafka.errors import error_text
+from streams.kafka.followed import Followed, FollowedPartition
 from streams.kafka.next_record import has_record
 from streams.kafka.offsets import first_or_last_offsets
 from streams.kafka.records import TopicAndPartition
-from streams.kafka.topic_ids import TopicIds, rewind
+from streams.kafka.topic_ids import rewind
 
 log = structlog.get_logger("kubeweir.streams")
 
@@ -61,51 +63,11 @@ class Progress(Protocol):
     def forget(self, group: str) -> None: ...
 
 
-@dataclass(slots=True)
-class Followed:
-    """A group of the role, or another reader with positions of its own."""
-
-    group: str
-    topics: Sequence[str]
-    own: Callable[[], Collection[TopicAndPartition]]
-    """Return the partitions that this process reads, as it believes."""
-    waits: Callable[[], int] = lambda: 0
-    """Return a number that rises while the reader waits for something else than Kafka, such as its destination."""
-    begins: Callable[[], Mapping[TopicAndPartition, int]] = dict
-    """Return where the reader begins in partitions of which nothing is committed, if not at the oldest record."""
-    positions: Callable[[], Mapping[TopicAndPartition, int]] | None = None
-    """Return what is done of each partition, for a reader that commits nothing."""
-    has_record: Callable[[TopicAndPartition, int, int], bool] | None = None
-    """Return whether there is a record between two offsets, if the reader can tell; else a second client looks."""
-    partitions: dict[TopicAndPartition, _Partition] = field(default_factory=dict)
-    waited: int = 0
-    ids: TopicIds = field(default_factory=TopicIds)
-    missing: Stall = field(default_factory=lambda: Stall(0.0))
-    """How long there have been topics that Kafka does not show."""
-
-
-@dataclass(slots=True)
-class _Partition:
-    stall: Stall
-    waiting: WaitingTime = field(default_factory=WaitingTime)
-    done: int = -1
-    found: int = -1
-    """A record was found at or after this offset."""
-    look_at: float = 0.0
-    """When it is looked for again."""
-    empty_until: int = -1
-    """No record was found before this offset."""
-    seconds: float = 0.0
-    records: int = 0
-    is_own: bool = False
-    """Whether this process reads it, or should: no other member of the group does."""
-
-
 class LagMonitor:
     """Measures the groups of one role."""
 
     def __init__(
-        self, connection: Connection, stall_s: float, metrics: Progress, causes: Callable[[], Sequence[str]] = tuple
+        self, connection: Connection, stall_s: float, metrics: Progress, causes: Callable[[], Sequence[Cause]] = tuple
     ) -> None:
         """``causes`` returns why Kafka refuses the role, as far as is known: no restart changes that."""
         self._connection, self._stall_s, self._metrics, self._causes = connection, stall_s, metrics, causes
@@ -124,7 +86,7 @@ class LagMonitor:
 
     def follow(self, followed: Followed) -> None:
         """Measure a group from now on."""
-        followed.missing.limit_s = self._stall_s
+        followed.missing.limit_s = followed.silent.limit_s = self._stall_s
         with self._lock:
             self._followed[followed.group] = followed
 
@@ -168,6 +130,8 @@ class LagMonitor:
         return "; ".join(found) or None
 
     def _stalled(self, followed: Followed) -> str | None:
+        if followed.refused or (followed.unmeasured and followed.silent.is_stalled):
+            return f"{followed.group} cannot be measured: {followed.refused or followed.unmeasured}"
         unseen = followed.ids.unseen
         if unseen and followed.missing.is_stalled:
             named = ", ".join(f"{topic}: {why}" for topic, why in unseen.items())
@@ -183,11 +147,16 @@ class LagMonitor:
         )
 
     @staticmethod
-    def _own(followed: Followed) -> list[_Partition]:
+    def _own(followed: Followed) -> list[FollowedPartition]:
         return [one for one in dict(followed.partitions).values() if one.is_own]
 
     def _stalls(self, followed: Followed) -> list[Stall]:
         return [followed.missing, *(one.stall for one in self._own(followed))]
+
+    def _postpone(self, followed: Sequence[Followed]) -> None:
+        """Once Kafka is back, give the role's clients WEIR_STALL to find it by themselves."""
+        for stall in (stall for one in followed for stall in self._stalls(one)):
+            stall.needs_new_clients(lambda: False)
 
     def _run(self) -> None:
         while not self._stop.wait(self._every_s):
@@ -199,9 +168,7 @@ class LagMonitor:
                 self._cause = f" ({error.args[0].str()})" if isinstance(error, KafkaException) else self._cause
                 self._admin = None  # the next one asks the bootstrap servers again
                 self._committed.keep(())
-                for stall in (stall for one in followed for stall in self._stalls(one)):
-                    # Once Kafka is back, the role's clients have WEIR_STALL to find it by themselves.
-                    stall.needs_new_clients(lambda: False)
+                self._postpone(followed)
             else:
                 self._answered_at, self._cause = time.monotonic(), ""
 
@@ -209,12 +176,33 @@ class LagMonitor:
         self._admin = self._admin or admin_client(self._connection)
         self._committed.keep([one.group for one in followed])
         for one in followed:
-            self._measure_group(self._admin, one)
+            self._try_to_measure(self._admin, one)
             if one.ids.remade:
                 self._remade[one.group] = one
         # Only now: the role may end at once, and then it rewinds the groups that are noted.
         for one in followed:
             self._recover(one)
+
+    def _try_to_measure(self, admin: AdminClient, followed: Followed) -> None:
+        """Measure a group, or note why that fails. Raises KafkaException and TimeoutError if Kafka answers nothing."""
+        try:
+            if not followed.refused or not self._refusal(admin, followed):
+                self._measure_group(admin, followed)
+                followed.unmeasured, followed.refused = "", ""
+                followed.silent.update(waits=False, progressed=False)
+        except (KafkaException, TimeoutError) as error:
+            admin.list_topics(timeout=_TIMEOUT_S)  # if this is answered, other groups may be, too
+            followed.unmeasured, followed.refused = error_text(error), self._refusal(admin, followed)
+            followed.silent.update(waits=True, progressed=False)
+            self._metrics.forget(followed.group)  # how far it is behind is not known
+            self._postpone([followed])
+
+    @staticmethod
+    def _refusal(admin: AdminClient, followed: Followed) -> str:
+        """Return why Kafka does not let the group be seen, empty if it does. Raises KafkaException and TimeoutError.
+
+        librdkafka asks for the offsets of such a group until the call times out, and does not say why."""
+        return group_refusal(admin, followed.group) if followed.positions is None else ""
 
     def _measure_group(self, admin: AdminClient, followed: Followed) -> None:
         places = followed.ids.look(admin, followed.topics)
@@ -225,7 +213,7 @@ class LagMonitor:
         unknown = [place for place in places if not 0 <= done.get(place, -1) <= ends[place]]
         starts = first_or_last_offsets(admin, unknown, OffsetSpec.earliest())
         followed.partitions = {
-            place: followed.partitions.get(place) or _Partition(Stall(self._stall_s)) for place in places
+            place: followed.partitions.get(place) or FollowedPartition(Stall(self._stall_s)) for place in places
         }
         self._note_owner(admin, followed)
         waits, begins, committed = followed.waits(), followed.begins(), False
@@ -269,9 +257,18 @@ class LagMonitor:
             self._fail(f"{names}: deleted and made again; restarting, to read it from its beginning")
             return
         # Kafka has just answered a client that is not the role's.
-        if any(stall.needs_new_clients(lambda: not self._causes()) for stall in self._stalls(followed)):
+        if any(stall.needs_new_clients(lambda: not self._is_refused(followed)) for stall in self._stalls(followed)):
             problem = self._stalled(followed) or f"{followed.group} has made no progress"
             self._fail(f"{problem}; restarting, with new clients")
+
+    def _is_refused(self, followed: Followed) -> bool:
+        """Return whether a known cause keeps this group from its work. One that is about no group is about all."""
+        with self._lock:
+            others = [one for one in self._followed.values() if one is not followed]
+        return any(
+            followed.depends_on(cause.about) or not any(one.depends_on(cause.about) for one in others)
+            for cause in self._causes()
+        )
 
     def _fail(self, text: str) -> None:
         """End the process, once: a second SIGTERM would kill it before it has rewound its groups."""
@@ -286,7 +283,7 @@ class LagMonitor:
         return self._committed.of(followed.group, places)
 
     def _look_for_record(
-        self, followed: Followed, place: TopicAndPartition, at: int, end: int, partition: _Partition
+        self, followed: Followed, place: TopicAndPartition, at: int, end: int, partition: FollowedPartition
     ) -> None:
         """Note whether there is a record from ``at`` on that a reader would get. Raises KafkaException."""
         ask = followed.has_record or partial(self._has_record, followed.group)

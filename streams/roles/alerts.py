@@ -185,16 +185,21 @@ def _loop_threads(
     )
     engine_loop = _engine_loop(settings, rules, partitions, metrics, dead)
 
-    def transactions(name: str, read_topics: Sequence[str], loop: CountLoop | EngineLoop) -> ExactlyOnce:
-        group = settings.group(f"alerts.{name}")
+    def transactions(
+        name: str, read_topics: Sequence[str], written: Sequence[str], loop: CountLoop | EngineLoop
+    ) -> ExactlyOnce:
+        group, needs = settings.group(f"alerts.{name}"), (*written, settings.group("alerts."))
         writer = f"{group}.{worker}.{uuid.uuid4().hex[:8]}"
         back, number = loop.replay_from_ms, loop.replay_records
-        return ExactlyOnce(connection, group, read_topics, writer, back, loop.on_assigned, monitor, number)
+        made = ExactlyOnce(connection, group, read_topics, writer, back, loop.on_assigned, monitor, number)
+        made.needs = needs
+        return made
 
     sources, deltas = (topics.denied.name, topics.status.name), (topics.deltas.name,)
+    written = (topics.alerts.name, topics.alert_state.name, topics.status.name)
     return (
-        LoopThread("count", lambda: transactions("count", sources, count_loop), count_loop.step, metrics),
-        LoopThread("engine", lambda: transactions("engine", deltas, engine_loop), engine_loop.step, metrics),
+        LoopThread("count", lambda: transactions("count", sources, deltas, count_loop), count_loop.step, metrics),
+        LoopThread("engine", lambda: transactions("engine", deltas, written, engine_loop), engine_loop.step, metrics),
         engine_loop,
     )
 

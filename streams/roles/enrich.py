@@ -29,9 +29,10 @@ from enrich.runtime.watching import export_watch, watch_problem
 from enrich.sources.factory import make_source
 from enrich.sources.source import Source, SourceError
 from enrich.sources.token_review import metrics_guard
-from streams.kafka.lag import Followed, LagMonitor
+from streams.kafka.followed import Followed
+from streams.kafka.lag import LagMonitor
 from streams.kafka.producer import RecordProducer
-from streams.kafka.reading import TopicReader
+from streams.kafka.reading import TopicReader, reader_group
 from streams.kafka.topics import prepare_topics
 from streams.metrics.roles import EnrichMetrics
 from streams.roles.needs import enrich_needs
@@ -170,6 +171,7 @@ def _measured(
             [topics.endpoints.name],
             lambda: list(history.positions),
             positions=lambda: dict(history.positions),
+            needs=(reader_group(topics.endpoints.name),),
         )
     )
     monitor.start(lambda: signal.raise_signal(signal.SIGTERM))

@@ -72,7 +72,7 @@ def _copy(taken: socket.socket, to: tuple[str, int]) -> None:
 
 def found(env: dict[str, str], needs: Needs = Needs()) -> str:  # noqa: B008 - it is a value
     """Return the causes for a service with these settings."""
-    return "\n".join(causes(load(KafkaSettings, env).connection(), needs))
+    return "\n".join(one.text for one in causes(load(KafkaSettings, env).connection(), needs))
 
 
 def test_each_refused_connection_has_a_message_of_its_own(

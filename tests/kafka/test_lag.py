@@ -11,10 +11,12 @@ from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, Producer, To
 from confluent_kafka.admin import AclOperation, AdminClient, NewTopic, ResourceType
 from prometheus_client import CollectorRegistry
 
+from enrich.diagnosis.rights import Cause
 from enrich.runtime.connection import KafkaSettings
 from enrich.runtime.process import StopServiceError
 from enrich.runtime.settings import load
-from streams.kafka.lag import Followed, LagMonitor
+from streams.kafka.followed import Followed
+from streams.kafka.lag import LagMonitor
 from streams.metrics.progress import ProgressMetrics
 from tests.kafka.guarded import GuardedBroker
 from tests.kafka.site import make_again
@@ -100,7 +102,7 @@ def test_a_worker_that_stands_by_is_not_blamed_for_what_another_one_reads(broker
 
 
 def test_the_process_ends_after_a_long_stall_unless_a_restart_would_not_help(broker: str) -> None:
-    topic, ended, causes = _topic(broker), threading.Event(), ["no right READ"]
+    topic, ended, causes = _topic(broker), threading.Event(), [Cause("no right READ")]
     monitor = LagMonitor({"bootstrap.servers": broker}, 0.2, ProgressMetrics(CollectorRegistry()), lambda: causes)
     monitor.follow(Followed(f"{topic}.group", [topic], lambda: [(topic, 0)]))
     monitor.start(ended.set)
@@ -113,6 +115,43 @@ def test_the_process_ends_after_a_long_stall_unless_a_restart_would_not_help(bro
         until(ended.is_set)
         with pytest.raises(StopServiceError, match=r"1 records wait in 1 partitions .*; restarting, with new clients"):
             monitor.check()
+    finally:
+        monitor.stop()
+
+
+@pytest.mark.parametrize("missing", ["from_the_start", "taken_back"])
+def test_a_group_that_kafka_refuses_leaves_the_other_groups_of_its_role_as_they_are(
+    guarded: GuardedBroker, missing: str
+) -> None:
+    topic, ended = f"t{secrets.token_hex(4)}", threading.Event()
+    guarded.create(topic)
+    user, env = guarded.user()
+    guarded.allow(user, ResourceType.TOPIC, topic, AclOperation.READ)
+    guarded.allow(user, ResourceType.GROUP, f"{topic}.good", AclOperation.READ)
+    refused = guarded.allow(user, ResourceType.GROUP, f"{topic}.refused", AclOperation.READ)
+    producer = Producer({**load(KafkaSettings, guarded.env("weir", "weir")).connection(), "log_level": 0})
+    producer.produce(topic, b"1")
+    assert producer.flush(30) == 0
+    causes = [Cause("no right READ on the group", f"{topic}.refused")]
+    metrics = ProgressMetrics(CollectorRegistry())
+    monitor = LagMonitor(load(KafkaSettings, env).connection(), _STALL_S, metrics, lambda: causes)
+    for group in (f"{topic}.refused", f"{topic}.good"):
+        monitor.follow(Followed(group, [topic], lambda: [(topic, 0)]))
+    if missing == "from_the_start":
+        guarded.revoke(refused)
+    monitor.start(ended.set)
+    try:
+        if missing == "taken_back":
+            until(lambda: f"{topic}.refused has made no progress" in (monitor.problem() or ""))
+            guarded.revoke(refused)
+        text = f"{topic}.refused cannot be measured: Broker: Group authorization failed"
+        until(lambda: text in (monitor.problem() or ""))
+        # What stalls for long ends the process, so that it gets new clients; no restart would help the refused group.
+        until(ended.is_set)
+        with pytest.raises(StopServiceError, match=rf"^{topic}\.good has made no progress .*; restarting"):
+            monitor.check()
+        guarded.allow(user, ResourceType.GROUP, f"{topic}.refused", AclOperation.READ)
+        until(lambda: "cannot be measured" not in (monitor.problem() or ""))
     finally:
         monitor.stop()
 

@@ -8,11 +8,14 @@ from unittest.mock import MagicMock
 
 import pytest
 import structlog
+from confluent_kafka import KafkaError, KafkaException
 
+from enrich.diagnosis.rights import Cause
 from enrich.runtime.process import StopServiceError
 from streams.kafka import lag
 from streams.kafka.committed import CommittedOffsets
-from streams.kafka.lag import Followed, LagMonitor
+from streams.kafka.followed import Followed
+from streams.kafka.lag import LagMonitor
 from streams.kafka.records import TopicAndPartition
 from streams.kafka.topic_ids import TopicIds
 
@@ -99,3 +102,41 @@ def test_all_groups_of_a_topic_that_was_made_again_are_rewound_although_the_firs
     assert kafka.rewound == ["a", "b"]
     assert failures == [text], "a second end would kill the role while it rewinds"
     assert [one["event"] for one in logs] == [text]
+
+
+@pytest.mark.parametrize(
+    ("about", "ends"),
+    [("a", "b"), ("read_by_a", "b"), ("written_by_a", "b"), ("b", "a"), ("", None), ("written_by_nobody", None)],
+)
+def test_a_cause_keeps_only_the_groups_that_it_is_about_from_their_recovery(
+    kafka: Kafka, about: str, ends: str | None
+) -> None:
+    monitor = LagMonitor({}, 0.0, Metrics(), lambda: [Cause("no right", about)])
+    followed = [Followed("a", ["t", "read_by_a"], list, needs=["written_by_a"]), Followed("b", ["t"], list)]
+    for one in followed:
+        monitor.follow(one)
+    monitor._measure(followed)
+    if ends is None:
+        monitor.check()
+    else:
+        with pytest.raises(StopServiceError, match=f"^{ends} has made no progress"):
+            monitor.check()
+
+
+def test_a_group_that_cannot_be_measured_hides_no_other_one(kafka: Kafka, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(_monitor: LagMonitor, _admin: Any, followed: Followed) -> None:
+        if followed.group == "a":
+            raise KafkaException(KafkaError(KafkaError.COORDINATOR_NOT_AVAILABLE, "no coordinator"))
+        measured.append(followed.group)
+
+    measured: list[str] = []
+    monkeypatch.setattr(LagMonitor, "_measure_group", fails)
+    monkeypatch.setattr(lag, "group_refusal", lambda *_: "")
+    followed = [Followed("a", ["t"], list), Followed("b", ["t"], list)]
+    for stall_s, shown in ((60.0, None), (0.0, "a cannot be measured: no coordinator")):
+        monitor = LagMonitor({}, stall_s, Metrics())
+        for one in followed:
+            monitor.follow(one)
+        monitor._measure(followed)
+        assert [monitor._stalled(one) for one in followed] == [shown, None]
+    assert measured == ["b", "b"]

@@ -8,8 +8,9 @@ from collections.abc import Callable, Sequence
 import pytest
 from prometheus_client import CollectorRegistry
 
+from streams.kafka.followed import Followed
 from streams.kafka.group import GroupReader
-from streams.kafka.lag import Followed, LagMonitor
+from streams.kafka.lag import LagMonitor
 from streams.kafka.records import Record
 from streams.metrics.progress import ProgressMetrics
 from streams.metrics.roles import SinkMetrics
