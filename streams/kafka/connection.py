@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Final
 
 import structlog
-from confluent_kafka import Consumer, KafkaException, Producer
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer
 from confluent_kafka.admin import AdminClient
 
 from enrich.runtime.oauth import MECHANISM
@@ -95,6 +95,13 @@ def make_consumer(connection: Connection, group: str, settings: Mapping[str, obj
     return Consumer(
         {**bounds, **connection, **own, "auto.offset.reset": "earliest", **settings}, logger=silent_logger()
     )
+
+
+def report_unreachable(error: KafkaError) -> None:
+    """Log that Kafka cannot be reached: librdkafka's ``error_cb`` of a consumer."""
+    # Nothing says when it is over, so it says nothing about readiness, which is measured.
+    if error.code() == KafkaError._ALL_BROKERS_DOWN:
+        log.warning("Kafka cannot be reached; retrying", error=error.str())
 
 
 class Backoff:

@@ -51,9 +51,13 @@ def group_refusal(admin: AdminClient, group: str) -> str:
     return ""
 
 
-def members_of(admin: AdminClient, group: str) -> int:
-    """Return how many members a group has. Raises KafkaException and TimeoutError."""
-    return len(_described(admin, group).members)
+def others_of(connection: Connection, group: str, member: str) -> int | None:
+    """Return how many members but this one a group has; None if Kafka does not say."""
+    admin = admin_client(connection)
+    try:
+        return len([one for one in _described(admin, group).members if one.member_id != member])
+    except (KafkaException, TimeoutError):
+        return None
 
 
 def assigned_partitions(admin: AdminClient, group: str) -> frozenset[TopicAndPartition]:

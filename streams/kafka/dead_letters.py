@@ -10,10 +10,14 @@ from confluent_kafka import KafkaError, KafkaException, Producer
 from enrich.runtime.process import Exit, StopServiceError
 from streams.kafka.connection import RELIABLE_PRODUCER, Connection, silent_logger
 from streams.kafka.dead_letter_form import MAX_VALUE_BYTES, Headers, cut, headers_of, key_of
-from streams.kafka.errors import is_refused, topic_error
+from streams.kafka.errors import is_refused, lacks_right, topic_error
 from streams.kafka.records import Record
 
 log = structlog.get_logger("kubeweir.streams")
+
+
+class NoDeadLettersError(RuntimeError):
+    """Kafka takes no dead letters from this service, because a right is missing. Retry: somebody may give it."""
 
 
 class DeadLetters:
@@ -21,14 +25,15 @@ class DeadLetters:
 
     def __init__(self, connection: Connection, topic: str, stop: threading.Event) -> None:
         self._connection, self._topic, self._stop, self._lock = connection, topic, stop, threading.Lock()
-        self._producer = Producer({**connection, **RELIABLE_PRODUCER}, logger=silent_logger())
+        self._producer = self._new_producer()
 
     def send(self, topic: str, record: Record, reason: str, error: str) -> bool:
         """Send a record and wait until Kafka has it. Return False if the service stops before that.
 
         ``topic`` is where the record was read. ``reason`` is a word for metrics and filters, ``error`` the details. A
         record that is too large is cut; one that is refused even so is logged, and counts as sent, because otherwise
-        it would stop all that come after it. Raises StopServiceError if Kafka takes no dead letters at all."""
+        it would stop all that come after it. Raises NoDeadLettersError if a right is missing, and StopServiceError if
+        Kafka takes no dead letters for another reason."""
         headers = headers_of(topic, record.partition, record.offset, reason, error, record.key)
         key = key_of(topic, record.partition, record.offset)
         with self._lock:
@@ -42,9 +47,16 @@ class DeadLetters:
                     return True
                 if not is_refused(failure):
                     text = topic_error(self._connection, failure, "WRITE", self._topic)
+                    if lacks_right(failure):
+                        # Without a right to write anything, an idempotent producer can never go on.
+                        self._producer = self._new_producer()
+                        raise NoDeadLettersError(text)
                     raise StopServiceError(text, Exit.KAFKA)
         log.error("a dead letter is lost: Kafka refuses it even when it is cut", key=key, error=str(failure))
         return True
+
+    def _new_producer(self) -> Producer:
+        return Producer({**self._connection, **RELIABLE_PRODUCER}, logger=silent_logger())
 
     def _send(self, key: bytes, value: bytes, headers: Headers) -> list[KafkaError | None]:
         """Return Kafka's answer, None if it has the record; an empty list if the service stops before it answers."""

@@ -31,7 +31,7 @@ import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 
 from enrich.runtime.process import Exit, StopServiceError
-from streams.kafka.connection import CALL_TIMEOUT_S, Connection, make_consumer, silent_logger
+from streams.kafka.connection import CALL_TIMEOUT_S, Connection, make_consumer, report_unreachable, silent_logger
 from streams.kafka.errors import lacks_right
 from streams.kafka.followed import Followed
 from streams.kafka.lag import LagMonitor
@@ -77,6 +77,7 @@ class ExactlyOnce:
         self.needs: Collection[str] = ()
         """Topics that are written, and prefixes of transactional ids; see :class:`streams.kafka.followed.Followed`."""
         self.problem: str | None = "Kafka has not been reached yet"
+        self.has_committed = False
         self._topics, self._replay_from_ms, self._on_assigned = topics, replay_from_ms, on_assigned
         self._replayed_until: dict[TopicAndPartition, int] = {}
         """Offsets that were committed when the partition was assigned."""
@@ -104,7 +105,7 @@ class ExactlyOnce:
                 "session.timeout.ms": 6_000,
                 "heartbeat.interval.ms": 2_000,
                 "fetch.wait.max.ms": 100,
-                "error_cb": self._on_error,
+                "error_cb": report_unreachable,
             },
         )
 
@@ -171,6 +172,7 @@ class ExactlyOnce:
             _retry(lambda: self._producer.commit_transaction(CALL_TIMEOUT_S))
         except KafkaException as error:
             raise TransactionAbortedError((errors[0] if errors else error.args[0]).str()) from error
+        self.has_committed = True
         if self._monitor is not None:
             self._monitor.note("produce")
             self._monitor.note("commit")
@@ -244,11 +246,6 @@ class ExactlyOnce:
         self._replayed_until.clear()
         self._next.clear()
         self._on_assigned([])
-
-    def _on_error(self, error: KafkaError) -> None:
-        # Nothing says when it is over, so it says nothing about readiness, which is measured.
-        if error.code() == KafkaError._ALL_BROKERS_DOWN:
-            log.warning("Kafka cannot be reached; retrying", error=error.str())
 
 
 def _retry(call: Callable[[], None]) -> None:

@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent import futures
 from functools import partial
-from typing import Final
+from typing import Final, TypeVar
 
 import structlog
-from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import Consumer, KafkaException, TopicPartition
 
-from streams.kafka.connection import CALL_TIMEOUT_S, Connection, make_consumer
+from streams.kafka.connection import CALL_TIMEOUT_S, Connection, make_consumer, report_unreachable
+from streams.kafka.consumer_groups import others_of
 from streams.kafka.followed import Followed
+from streams.kafka.handover import Handover
 from streams.kafka.lag import LagMonitor
 from streams.kafka.records import Record, take
 from streams.kafka.unreadable import Unreadable
+from streams.kafka.work_thread import start_work
 
 log = structlog.get_logger("kubeweir.streams")
+T = TypeVar("T")
 
 _POLL_S: Final = 0.5
 """How often a waiting consumer polls, which is how it takes part in rebalances."""
@@ -35,12 +42,14 @@ class GroupReader:
         on_assigned: Callable[[Sequence[int]], None] | None = None,
         on_new: Callable[[], None] | None = None,
         monitor: LagMonitor | None = None,
+        patience_s: float = math.inf,
     ) -> None:
         """``on_assigned`` is called, inside :meth:`take`, with the partitions that this consumer reads from now on.
 
         A new group, which has committed nothing yet, begins with the oldest records. With ``on_new`` it begins after
         the newest one instead, and ``on_new`` is called before ``on_assigned``. ``monitor`` measures the group until
-        :meth:`close`."""
+        :meth:`close`. ``patience_s``: how long this member may fail before it leaves its partitions to other members
+        (:mod:`streams.kafka.handover`)."""
         self.problem: str | None = "Kafka has not been reached yet"
         self.is_writing = False
         """Set while the destination takes records, which may last: meanwhile, nothing is read or committed."""
@@ -52,12 +61,16 @@ class GroupReader:
         self._committed: dict[int, int] = {}
         self._revoked: set[int] = set()
         """Partitions that were revoked since the last take: somebody else may have committed more of them."""
-        self._waiting = False
+        self._waiting = self._working = False
+        self._untold: deque[Callable[[], None]] = deque()
+        """Calls of ``on_new`` and ``on_assigned`` that wait until the destination has taken its records."""
+        self._left_because, self._is_refused = "", False
+        """Whether Kafka refuses to give records of the partitions that are assigned."""
         self._ahead: list[Record] = []
         """Records that arrived while the destination was waited for."""
         self._waits = 0
         self._assigned: frozenset[int] = frozenset()
-        self._group, self._monitor = group, monitor
+        self._group, self._monitor, self._patience_s = group, monitor, patience_s
         self._consumer = make_consumer(
             connection,
             group,
@@ -66,10 +79,11 @@ class GroupReader:
                 "max.poll.interval.ms": 900_000,
                 # After a kill -9, the partitions wait this long for their next owner.
                 "session.timeout.ms": 10_000,
-                "error_cb": self._on_error,
+                "error_cb": report_unreachable,
             },
         )
         self._pass_over = partial(Unreadable(connection, group).pass_over, self._consumer)
+        self._handover = Handover(lambda: others_of(connection, group, self._consumer.memberid()), patience_s)
         self._subscribe()
         if monitor is not None:
             monitor.follow(
@@ -84,18 +98,64 @@ class GroupReader:
 
     def take(self, max_records: int, wait_s: float) -> list[Record]:
         """Return up to ``max_records`` records; an empty list after ``wait_s`` without any. Raises StopServiceError."""
+        self._tell()
+        if self._handover.has_left:
+            return self._stay_outside(wait_s)
         self._revoked.clear()
         if self._ahead:
             records, self._ahead = self._ahead, []
             return records
-        refused: list[str] = []
-        records = self._poll(max_records, wait_s, refused, paused=False)
-        self._note(records, refused)
-        if records and self._monitor is not None:
+        if (records := self._poll(max_records, wait_s, paused=False)) and self._monitor is not None:
             self._monitor.note("fetch")
+        if self._is_refused and self._assigned and self.fail():
+            self.leave(self.problem or "")
         return records
 
-    def _poll(self, max_records: int, wait_s: float, refused: list[str], *, paused: bool) -> list[Record]:
+    def during(self, work: Callable[[], T]) -> T:
+        """Run ``work``, which may take its time, and stay a member of the group meanwhile. Raises what it raises.
+
+        It runs on a thread of its own. If it hangs, the partitions are left to other members."""
+        self._working, started_at = True, time.monotonic()
+        done = start_work(work, f"{self._group}.work")
+        try:
+            while not futures.wait((done,), _POLL_S).done:
+                self._poll_aside(0.0)
+                seconds = time.monotonic() - started_at
+                if seconds > self._patience_s and self.fail():
+                    self.leave(f"a write has not ended for {seconds:.0f} s")
+        finally:
+            self._working = False
+        self._tell()
+        return done.result()
+
+    def fail(self) -> bool:
+        """Note that the destination fails. Return whether this member should :meth:`leave` its work to others."""
+        return self._handover.fail()
+
+    def succeed(self) -> None:
+        """Note that the destination has taken records."""
+        self._handover.succeed()
+
+    def leave(self, why: str) -> None:
+        """Leave the group for some time. What is not committed is read by the other members."""
+        log.error("leaving the partitions to other workers, because this one fails", group=self._group, error=why)
+        self._left_because = f"it has left {self._topic} to other workers, because it failed: {why}"
+        self.problem, self._is_refused = self._left_because, False
+        self._handover.leave()
+        with contextlib.suppress(KafkaException):  # a fatal error is raised by the next poll, too
+            self._consumer.unsubscribe()
+
+    def _stay_outside(self, wait_s: float) -> list[Record]:
+        # The client leaves the group inside this call. What it had fetched before is somebody else's now.
+        with contextlib.suppress(KafkaException):
+            take(self._consumer, 1, wait_s, [], self._pass_over)
+        self.problem = self._left_because  # it may have been given partitions once more
+        if self._handover.comes_back():
+            log.info("joining the group again", group=self._group)
+            self._subscribe()
+        return []
+
+    def _poll(self, max_records: int, wait_s: float, *, paused: bool) -> list[Record]:
         """Pause or resume the partitions, and return what was fetched. What librdkafka refuses is a problem, and tried
         again at the next call."""
         try:
@@ -107,11 +167,18 @@ class GroupReader:
                 self.problem, self._unplaced = self._unplaced, None
                 self._consumer.unsubscribe()
                 self._subscribe()
-            return take(self._consumer, max_records, wait_s, refused, self._pass_over)
+            refused: list[str] = []
+            records = take(self._consumer, max_records, wait_s, refused, self._pass_over)
         except KafkaException as error:
-            refused.append(error.args[0].str())
+            self._note(error.args[0].str())
             time.sleep(wait_s)  # else the caller would ask again at once, and so use a whole core
             return []
+        if refused:
+            self._is_refused = True
+            self._note(refused[-1])
+        elif records and not paused:
+            self.problem, self._is_refused = None, False
+        return records
 
     def wait(self, seconds: float, stop: threading.Event) -> bool:
         """Wait for ``seconds`` without reading, and stay a member of the group. Return whether ``stop`` is set.
@@ -122,13 +189,15 @@ class GroupReader:
         while not stop.is_set():
             self._waits += 1
             left = deadline - time.monotonic()
-            refused: list[str] = []
-            # What was fetched before the pause may still come. To seek back could fail, and a seek that fails skips it.
-            self._ahead += self._poll(1, max(0.0, min(left, _POLL_S)), refused, paused=True)
-            self._note((), refused)
+            self._poll_aside(max(0.0, min(left, _POLL_S)))
             if left <= 0:
                 break
         return stop.is_set()
+
+    def _poll_aside(self, wait_s: float) -> None:
+        """Take part in rebalances, with paused partitions."""
+        # What was fetched before the pause may still come. To seek back could fail, and a seek that fails skips it.
+        self._ahead += self._poll(1, wait_s, paused=True)
 
     def commit(self, records: Sequence[Record]) -> None:
         """Commit the offsets of these records, and so of all records before them.
@@ -152,6 +221,8 @@ class GroupReader:
 
     def lag(self) -> int | None:
         """Return how many records of our partitions are not committed, as of the last fetch; None if unknown."""
+        if not self._assigned:
+            return 0
         behind = 0
         for partition, done in self._committed.items():
             try:
@@ -175,17 +246,14 @@ class GroupReader:
         self._waits += self.is_writing
         return self._waits
 
-    def _note(self, records: Sequence[Record], refused: Sequence[str]) -> None:
-        """Remember that a right is missing, until records come or partitions are assigned."""
-        if refused:
-            if self.problem != refused[-1]:
-                log.error("Kafka refuses to let this consumer read; retrying", error=refused[-1])
-            self.problem = refused[-1]
-        elif records:
-            self.problem = None
+    def _note(self, problem: str) -> None:
+        """Remember what is refused, until records come or partitions are assigned."""
+        if self.problem != problem:
+            log.error("Kafka refuses to let this consumer read; retrying", error=problem)
+        self.problem = problem
 
     def _on_assign(self, consumer: Consumer, partitions: Sequence[TopicPartition]) -> None:
-        self.problem = None
+        self.problem, self._is_refused = None, False
         self._assigned = frozenset(one.partition for one in partitions)
         self._committed.clear()
         placed = list(partitions)
@@ -204,8 +272,8 @@ class GroupReader:
                 consumer.assign([])
             return
         if self._begins and self._on_new is not None:
-            self._on_new()
-        self._on_assigned([one.partition for one in partitions])
+            self._tell(self._on_new)
+        self._tell(partial(self._on_assigned, [one.partition for one in partitions]))
 
     def _place(self, consumer: Consumer, partitions: Sequence[TopicPartition]) -> list[TopicPartition]:
         """Return where to begin: at what is committed, or at the end. Raises KafkaException."""
@@ -220,10 +288,11 @@ class GroupReader:
     def _on_revoke(self, _consumer: Consumer, partitions: Sequence[TopicPartition]) -> None:
         self._assigned = frozenset()
         self._revoked |= {one.partition for one in partitions}
-        self._begins, self._ahead = {}, []
-        self._on_assigned([])
+        self._begins, self._ahead, self._committed = {}, [], {}
+        self._tell(partial(self._on_assigned, []))
 
-    def _on_error(self, error: KafkaError) -> None:
-        # Nothing says when it is over, so it says nothing about readiness, which is measured.
-        if error.code() == KafkaError._ALL_BROKERS_DOWN:
-            log.warning("Kafka cannot be reached; retrying", error=error.str())
+    def _tell(self, call: Callable[[], None] | None = None) -> None:
+        """Call, but not while :meth:`during` runs: a sink is used by one thread at a time."""
+        self._untold += [call] if call is not None else []
+        while self._untold and not self._working:
+            self._untold.popleft()()

@@ -100,7 +100,7 @@ def _work(
     rules = _Rules()
     topics = settings.topics
     dead = DeadLetters(settings.connection(), topics.dead.name, stop)
-    open_reader = partial(GroupReader, settings.connection(), monitor=monitor)
+    open_reader = partial(GroupReader, settings.connection(), monitor=monitor, patience_s=settings.stall)
     sinks = RunningSinks(open_reader, dead.send, SinkMetrics(registry, progress.note))
 
     def apply(alerts: Alerts) -> Alerts:

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from typing import Final
 
 import structlog
 
 from enrich.runtime.process import Exit, StopServiceError
+from streams.kafka.dead_letters import NoDeadLettersError
 from streams.kafka.exactly_once import ExactlyOnce, TransactionAbortedError
 from streams.metrics.roles import AlertMetrics
 
 log = structlog.get_logger("kubeweir.streams")
 
-_RESTART_DELAY_S: Final = 0.5
+_FIRST_DELAY_S: Final = 0.5
+_MAX_DELAY_S: Final = 15.0
+"""Between two attempts that commit nothing the loop is outside of its group, so that others have its partitions."""
+_PROVEN_S: Final = 5.0
+"""A loop that has begun again, and has had nothing to commit for so long, works."""
 
 
 class LoopThread:
@@ -26,6 +32,7 @@ class LoopThread:
         self.failed: StopServiceError | None = None
         self._name, self._make, self._step, self._metrics = name, make, step, metrics
         self._problem: str | None = "Kafka has not been reached yet"
+        self._delay_s = 0.0
         self._transactions: ExactlyOnce | None = None
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"alerts-{name}", daemon=True)
@@ -47,7 +54,7 @@ class LoopThread:
 
     def _run(self) -> None:
         try:
-            while not self._stop.is_set():
+            while not self._stop.wait(self._delay_s):
                 self._work()
         except StopServiceError as error:
             self.failed = error
@@ -57,19 +64,22 @@ class LoopThread:
 
     def _work(self) -> None:
         """Run the loop until the stop, or until a transaction is aborted."""
-        transactions = self._transactions = self._make()
+        transactions, started_at = self._make(), time.monotonic()
+        self._transactions = transactions
         try:
-            if transactions.start(self._stop):
+            if transactions.start(self._stop) and not self._delay_s:
                 self._problem = None
             while not self._stop.is_set():
                 self._step(transactions)
+                if transactions.has_committed or time.monotonic() - started_at > _PROVEN_S:
+                    self._problem, self._delay_s = None, 0.0
                 lag = transactions.lag()
                 if lag is not None:
                     self._metrics.lag.labels(self._name).set(lag)
-        except TransactionAbortedError as error:
+        except (TransactionAbortedError, NoDeadLettersError) as error:
             self._metrics.restarts.labels(self._name).inc()
             self._problem = str(error)
             log.warning("a loop of the alerts restarts from its last commit", loop=self._name, error=str(error))
-            self._stop.wait(_RESTART_DELAY_S)
+            self._delay_s = min(max(2 * self._delay_s, _FIRST_DELAY_S), _MAX_DELAY_S)
         finally:
             transactions.close()

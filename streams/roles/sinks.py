@@ -77,7 +77,7 @@ def run_sink(name: str, settings: Settings, stop: threading.Event) -> int:
         flows = settings.topics.flows.name
         group = own.group(f"sink.{name}")
         read[:] = [(flows, group)]
-        reader = GroupReader(settings.connection(), group, flows, monitor=monitor)
+        reader = GroupReader(settings.connection(), group, flows, monitor=monitor, patience_s=settings.stall)
         feed = Feed(name, lambda _: True, partial(is_own_record, own.cluster))
         pump = Pump(feed, sink, reader, partial(dead.send, flows), metrics, stop)
         problems[:] = [pump.problem, monitor.problem]
@@ -97,7 +97,8 @@ def run_routes(settings: Settings, stop: threading.Event) -> int:
         if not settings.routes:
             raise StopServiceError("WEIR_ROUTES is not set: the role routes needs a routes file", Exit.USAGE)
         topics, own = settings.topics, settings
-        sinks = RunningSinks(partial(GroupReader, settings.connection(), monitor=monitor), dead.send, metrics)
+        open_reader = partial(GroupReader, settings.connection(), monitor=monitor, patience_s=settings.stall)
+        sinks = RunningSinks(open_reader, dead.send, metrics)
 
         def apply(routes: Routes) -> None:
             definitions = sink_definitions(routes, own, metrics)

@@ -8,10 +8,13 @@ THEORY OF OPERATION
    dead-letter topic; records that the sink does not want are skipped.
 3. The others are written. If the destination is away (SinkError), the pump retries with exponential backoff: after 0.5
    s, 1 s, 2 s, ... up to every 10 s. Meanwhile it reads and commits nothing: this is the backpressure that keeps
-   records in Kafka. It stays a member of its group, so that the others get and keep their partitions.
+   records in Kafka. It stays a member of its group, so that the others get and keep their partitions. After
+   ``WEIR_STALL`` seconds without success it leaves its own partitions to the other members, if there are any
+   (:mod:`streams.kafka.handover`), unless the destination has asked to be left alone.
 4. If the destination refuses records permanently (RefusedError), those of the refused request are halved and each half
    is written alone. Of 2,000 records with one bad one, about 22 writes later 1,999 are stored, and the bad one is in
-   the dead-letter topic. Records that an earlier request has stored are not written again.
+   the dead-letter topic. Records that an earlier request has stored are not written again. While a right to write
+   dead letters is missing, the pump waits as in 3.
 5. If the destination has stored records except some that it does not name (PartlyRefusedError), none of them is written
    again; the rejected ones are counted.
 6. Only then are the offsets committed. A kill before repeats the records: delivery is at least once. A stop commits the
@@ -23,16 +26,20 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Final, Protocol
+from functools import partial
+from typing import Final, Protocol, TypeVar
 
 import structlog
 
+from streams.kafka.dead_letters import NoDeadLettersError
 from streams.kafka.records import Record
 from streams.metrics.roles import SinkMetrics
 from streams.sinks.feed import Feed
 from streams.sinks.sink import PartlyRefusedError, RefusedError, Sink, SinkError
 
 log = structlog.get_logger("kubeweir.streams")
+
+T = TypeVar("T")
 
 _MAX_RECORDS_PER_WRITE: Final = 2000
 _POLL_S: Final = 0.5
@@ -53,6 +60,14 @@ class Reader(Protocol):
     def take(self, max_records: int, wait_s: float) -> list[Record]: ...
 
     def wait(self, seconds: float, stop: threading.Event) -> bool: ...
+
+    def during(self, work: Callable[[], T], /) -> T: ...
+
+    def fail(self) -> bool: ...
+
+    def succeed(self) -> None: ...
+
+    def leave(self, why: str, /) -> None: ...
 
     def commit(self, records: Sequence[Record]) -> None: ...
 
@@ -80,6 +95,8 @@ class Pump:
         self._metrics, self._stop = metrics, stop
         self._destination_problem: str | None = None
         self._write_started_at: float | None = None
+        self._leaves: str | None = None
+        """Why the rest of the records is left to other members of the group."""
 
     def problem(self) -> str | None:
         """Return why records are not stored at the moment, or None."""
@@ -94,6 +111,9 @@ class Pump:
                 done = self._process(records)
                 if done or not (records or self._stop.is_set()):
                     self._reader.commit(done)
+                if self._leaves is not None:
+                    self._reader.leave(self._leaves)
+                    self._leaves = None
                 lag = self._reader.lag()
                 if lag is not None:
                     self._metrics.lag.labels(self._feed.name).set(lag)
@@ -103,7 +123,7 @@ class Pump:
             self._sink.close()
 
     def _process(self, records: Sequence[Record]) -> Sequence[Record]:
-        """Return the records that are done with: all of them, unless the service stops before."""
+        """Return the records that are done with; see :meth:`_write`."""
         accepted = []
         own = [(number, one) for number, one in enumerate(records) if one.unread or self._feed.is_own(one.value)]
         self._metrics.foreign.labels(self._feed.name).inc(len(records) - len(own))
@@ -122,7 +142,8 @@ class Pump:
         return records if done == len(accepted) else records[: accepted[done][0]]
 
     def _write(self, records: Sequence[Record]) -> int:
-        """Return how many of the first records are done with: all of them, unless the service stops before."""
+        """Return how many of the first records are done with: all of them, unless the service stops before, or the rest
+        is left to others."""
         backoff, done = _FIRST_BACKOFF_S, 0
         parts = [records]  # the next one is the last
         while parts:
@@ -133,6 +154,9 @@ class Pump:
                 self._report(error)
                 parts.append(part[self._stored(error.done) :])
                 done += error.done
+                # A destination that asks to be left alone would ask the others, too.
+                if not error.retry_after_s and self._is_left(str(error)):
+                    return done
                 if self._reader.wait(max(backoff, min(error.retry_after_s, _MAX_RETRY_AFTER_S)), self._stop):
                     return done
                 backoff = min(backoff * 2, _MAX_BACKOFF_S)
@@ -161,7 +185,7 @@ class Pump:
         """Write some records, and let it be seen that this goes on. Raises what the sink raises."""
         self._write_started_at, self._reader.is_writing = time.monotonic(), bool(part)
         try:
-            self._sink.write([record.value for record in part])
+            self._reader.during(partial(self._sink.write, [record.value for record in part]))
         finally:
             self._write_started_at, self._reader.is_writing = None, False
 
@@ -172,11 +196,19 @@ class Pump:
         taken_s = time.monotonic() - started_at
         return f"a write has taken {taken_s:.0f} s so far" if taken_s > _SLOW_WRITE_S else None
 
+    def _is_left(self, why: str) -> bool:
+        """Return whether the rest is left to other members of the group, because this one has failed for long."""
+        if self._reader.fail():
+            self._leaves = why
+        return self._leaves is not None
+
     def _stored(self, number: int) -> int:
+        if number:
+            self._reader.succeed()
         self._metrics.count_stored(self._feed.name, number)
         return number
 
-    def _report(self, error: SinkError) -> None:
+    def _report(self, error: Exception) -> None:
         self._metrics.failures.labels(self._feed.name).inc()
         if self._destination_problem is None:
             log.error("the destination cannot take records; retrying", sink=self._feed.name, error=str(error))
@@ -201,7 +233,15 @@ class Pump:
         return len(tried)
 
     def _refuse(self, record: Record, reason: str, error: str) -> bool:
-        """Send a record to the dead-letter topic. Return False if stopped before."""
+        """Send a record to the dead-letter topic. Return False if stopped before, or if it is left to others."""
         self._metrics.refused.labels(self._feed.name).inc()
         log.warning("dead letter", sink=self._feed.name, reason=reason, error=error, offset=record.offset)
-        return self._send_dead_letter(record, reason, error)
+        backoff = _FIRST_BACKOFF_S
+        while True:
+            try:
+                return self._reader.during(partial(self._send_dead_letter, record, reason, error))
+            except NoDeadLettersError as refused:
+                self._report(refused)
+                if self._is_left(str(refused)) or self._reader.wait(backoff, self._stop):
+                    return False
+                backoff = min(backoff * 2, _MAX_BACKOFF_S)

@@ -82,3 +82,34 @@ def test_a_refused_call_inside_a_rebalance_asks_for_partitions_anew(monkeypatch:
     one._on_assign(client, [TopicPartition("t", 0)])
     one.take(10, 0.0)
     assert "erroneous state" in (one.problem or "")
+
+
+def test_a_sink_hears_of_its_partitions_only_when_its_write_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    client, told = Client(), list[list[int]]()
+    monkeypatch.setattr(group, "_POLL_S", 0.01)
+    polled = threading.Event()
+
+    def poll(*_: Any) -> list[Record]:
+        if not polled.is_set():
+            one._on_revoke(client, [TopicPartition("t", 0)])
+        polled.set()
+        return []
+
+    monkeypatch.setattr(group, "take", poll)
+    monkeypatch.setattr(group, "make_consumer", lambda *_: client)
+    one = GroupReader({"bootstrap.servers": "127.0.0.1:1"}, "g", "t", told.append)  # type: ignore[arg-type]
+
+    def work() -> list[list[int]]:
+        assert polled.wait(60)
+        return list(told)
+
+    assert one.during(work) == []
+    assert told == [[]]
+
+
+def test_an_error_of_the_work_reaches_the_caller(monkeypatch: pytest.MonkeyPatch) -> None:
+    def work() -> None:
+        raise TimeoutError("away")
+
+    with pytest.raises(TimeoutError, match="away"):
+        reader(monkeypatch, Client()).during(work)

@@ -31,7 +31,7 @@ class Kafka:
         self.rewound: list[str] = []
         monkeypatch.setattr(lag, "admin_client", MagicMock())
         monkeypatch.setattr(lag, "assigned_partitions", lambda *_: frozenset())
-        monkeypatch.setattr(lag, "_offsets", lambda _admin, places, _spec: dict.fromkeys(places, 100))
+        monkeypatch.setattr(lag, "first_or_last_offsets", lambda _admin, places, _spec: dict.fromkeys(places, 100))
         monkeypatch.setattr(CommittedOffsets, "of", self._of)
         monkeypatch.setattr(TopicIds, "look", lambda ids, *_: self._look(ids))
         monkeypatch.setattr(lag, "rewind", lambda _connection, group, *_: self.rewound.append(group))

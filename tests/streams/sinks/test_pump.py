@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import pytest
 from prometheus_client import CollectorRegistry
 
+from streams.kafka.dead_letters import NoDeadLettersError
 from streams.kafka.followed import Followed
 from streams.kafka.group import GroupReader
 from streams.kafka.lag import LagMonitor
@@ -19,6 +21,8 @@ from streams.sinks.feed import Feed
 from streams.sinks.pump import Pump
 from streams.sinks.sink import PartlyRefusedError, RefusedError, SinkError, write_in_requests
 
+T = TypeVar("T")
+
 
 class Topic:
     """Returns ten records per call until there are none; then it stops the loop."""
@@ -29,6 +33,8 @@ class Topic:
     def __init__(self, values: Sequence[bytes], stop: threading.Event) -> None:
         self.records = [Record(0, offset, b"", value, 0) for offset, value in enumerate(values)]
         self.committed, self._read, self._stop = 0, 0, stop
+        self.failures, self.patience = 0, 1000
+        self.left: list[tuple[int, str]] = []
 
     def take(self, most: int, wait_s: float) -> list[Record]:
         taken = self.records[self._read : self._read + 10]
@@ -39,6 +45,19 @@ class Topic:
 
     def wait(self, seconds: float, stop: threading.Event) -> bool:
         return stop.wait(seconds)
+
+    def during(self, work: Callable[[], T]) -> T:
+        return work()
+
+    def fail(self) -> bool:
+        self.failures += 1
+        return self.failures >= self.patience
+
+    def succeed(self) -> None:
+        self.failures = 0
+
+    def leave(self, why: str) -> None:
+        self.left.append((self.committed, why))
 
     def commit(self, records: Sequence[Record]) -> None:
         self.committed = records[-1].offset + 1
@@ -259,3 +278,48 @@ def test_the_destination_is_left_alone_for_as_long_as_it_asks() -> None:
     far = FarEnd(lambda _: next(tries, None))
     Pump(Feed("f", lambda _: True), far, topic, lambda *_: True, SinkMetrics(CollectorRegistry()), stop).run()
     assert (waits, topic.committed) == ([30, 1.0, 2.0, 300], 25)
+
+
+def test_what_is_stored_is_committed_before_the_rest_is_left_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pumping, "_FIRST_BACKOFF_S", 0.01)
+    stop = threading.Event()
+    topic = Topic(VALUES[:10], stop)
+    topic.patience = 3
+    far = Requests(2, lambda values: SinkError("away") if b"6" in values else None)
+    Pump(Feed("f", lambda _: True), far, topic, lambda *_: True, SinkMetrics(CollectorRegistry()), stop).run()
+    assert (far.has, topic.left) == (VALUES[:6], [(6, "away")])
+
+
+def test_a_destination_that_asks_to_be_left_alone_is_not_left_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pumping, "_FIRST_BACKOFF_S", 0.01)
+    tries = iter([SinkError("busy", retry_after_s=0.01)] * 5)
+    stop = threading.Event()
+    topic = Topic(VALUES, stop)
+    topic.patience = 1
+    far = FarEnd(lambda _: next(tries, None))
+    Pump(Feed("f", lambda _: True), far, topic, lambda *_: True, SinkMetrics(CollectorRegistry()), stop).run()
+    assert (topic.left, topic.committed) == ([], 25)
+
+
+@pytest.mark.parametrize("patience", [2, 1000])
+def test_a_dead_letter_that_may_not_be_written_is_tried_again_or_left_to_others(
+    monkeypatch: pytest.MonkeyPatch, patience: int
+) -> None:
+    monkeypatch.setattr(pumping, "_FIRST_BACKOFF_S", 0.01)
+    stop, tries = threading.Event(), iter(range(100))
+
+    def send_dead_letter(*_: object) -> bool:
+        if next(tries) < 3:
+            assert pump.problem() == (None if topic.failures == 0 else "no right WRITE")
+            raise NoDeadLettersError("no right WRITE")
+        return True
+
+    topic = Topic(VALUES[:5], stop)
+    topic.patience = patience
+    far = FarEnd(lambda values: RefusedError("no") if b"3" in values else None)
+    pump = Pump(Feed("f", lambda _: True), far, topic, send_dead_letter, SinkMetrics(CollectorRegistry()), stop)
+    pump.run()
+    if patience == 2:
+        assert (topic.committed, topic.left) == (3, [(3, "no right WRITE")])
+    else:
+        assert (far.has, topic.committed, topic.left) == ([b"0", b"1", b"2", b"4"], 5, [])

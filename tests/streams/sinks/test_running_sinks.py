@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -17,6 +18,7 @@ from streams.settings import Settings
 from streams.sinks.running_sinks import MadeSink, OnAssigned, RunningSinks, SinkDefinition
 
 Event = tuple[str, str]
+T = TypeVar("T")
 
 
 class Journal:
@@ -62,6 +64,16 @@ class QuietReader:
 
     def wait(self, seconds: float, stop: threading.Event) -> bool:
         return stop.wait(seconds)
+
+    def during(self, work: Callable[[], T]) -> T:
+        return work()
+
+    def fail(self) -> bool:
+        return False
+
+    def succeed(self) -> None: ...
+
+    def leave(self, why: str) -> None: ...
 
     def commit(self, _records: Sequence[Record]) -> None: ...
 
