@@ -39,8 +39,9 @@ _NOTHING: Final = pytest.ExitCode.NO_TESTS_COLLECTED
 
 def run(lane: str, folder: Path, arguments: Sequence[str], output: BinaryIO | None) -> subprocess.Popen[bytes]:
     """Start one process. None has pytest's cache, which could not say what failed in the others."""
-    options = ["-p", "tests.report", "--report", str(folder / lane), "-p", "tests.work_queue", "--lane", lane]
-    options += ["--queue", str(folder / "queue"), "-p", "no:cacheprovider", "-o", "console_output_style=classic"]
+    # Without "=" pytest takes the existing folder for a path of tests when it looks for its settings, and finds none.
+    options = ["-p", "tests.report", f"--report={folder / lane}", "-p", "tests.work_queue", f"--lane={lane}"]
+    options += [f"--queue={folder / 'queue'}", "-p", "no:cacheprovider", "-o", "console_output_style=classic"]
     if output is not None and sys.stdout.isatty():
         options.append("--color=yes")
     command = [sys.executable, "-m", "pytest", *options, *arguments]

@@ -72,6 +72,12 @@ def test_no_process_is_idle_while_another_has_work_left(tmp_path: Path) -> None:
     assert 1 <= len(list(tmp_path.glob("once-*.ended"))) == len(list(tmp_path.glob("once-*"))) <= len(LANES)
 
 
+def test_all_processes_use_the_projects_settings() -> None:
+    command = [sys.executable, "-m", "tests", "--collect-only", "-o", "testpaths=tests/enrich/runtime"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.count("configfile: pyproject.toml") == len(LANES), done.stdout
+
+
 def groups(*named: str) -> list[Group]:
     """Return groups of one test each, from "lane/name"."""
     test: Any = None
