@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import queue
+import re
 import threading
+from decimal import Decimal
 from typing import Any, Final
 
 import orjson
@@ -14,8 +16,13 @@ from enrich.sources.client import AnswerError, Client
 
 log = structlog.get_logger("kubeweir.probe")
 
+_OTHER_SHAPE: Final = (ValueError, LookupError, TypeError, AttributeError)
+"""What reading raises if the answer is not a list of nodes."""
+
 _WAIT_S: Final = 2.0
 """How long enforcement waits for the answer at a start."""
+_QUANTITY: Final = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?(?:[eE][0-9])?)(|k|M|Ki|Mi)", re.ASCII)
+_FACTORS: Final = {"": 1, "k": 1000, "M": 1000**2, "Ki": 1024, "Mi": 1024**2}
 
 
 def pod_capacity(client: Client, node: str, wait_s: float = _WAIT_S) -> int | None:
@@ -25,7 +32,7 @@ def pod_capacity(client: Client, node: str, wait_s: float = _WAIT_S) -> int | No
     def ask() -> None:
         try:
             found.put(_listed(client, node, wait_s))
-        except (AnswerError, urllib3.exceptions.HTTPError, OSError, ValueError, LookupError, TypeError) as error:
+        except (AnswerError, urllib3.exceptions.HTTPError, OSError, *_OTHER_SHAPE) as error:
             log.debug("the node's pod capacity is not known", node=node, error=str(error))
             found.put(None)
 
@@ -43,4 +50,12 @@ def _listed(client: Client, node: str, wait_s: float) -> int | None:
         listed: dict[str, Any] = orjson.loads(response.read())
     status = listed["items"][0]["status"]
     capacity = (status.get("allocatable") or {}).get("pods") or (status.get("capacity") or {}).get("pods")
-    return None if capacity is None else int(capacity)
+    return None if capacity is None else _number(str(capacity))
+
+
+def _number(quantity: str) -> int:
+    """Return the number that a quantity stands for: the API server writes 1000 pods as ``1k``. Raises ValueError."""
+    found = _QUANTITY.fullmatch(quantity)
+    if not found:
+        raise ValueError(f"{quantity!r} is not a number of pods")
+    return int(Decimal(found[1]) * _FACTORS[found[2]])
