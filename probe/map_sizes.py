@@ -14,7 +14,7 @@ from probe.kernel.description import read
 from probe.kernel.generations import Generation, open_generation
 from probe.kernel.maps import Maps
 from probe.kernel.program_cache import ProgramCache
-from probe.kernel.sizes_in_force import sizes_in_force
+from probe.kernel.sizes_in_force import generations_in_force
 from probe.node.pod_capacity import pod_capacity
 from probe.settings import Settings
 from probe.sizing import chosen, memory_for_maps, memory_of
@@ -29,7 +29,9 @@ def open_sized_generation(settings: Settings, client: Client | None) -> Generati
     """
     requested, allowed = settings.sizes(), memory_for_maps()
     pods = pod_capacity(client, settings.node) if client and None in requested.values() else None
-    sizes = chosen(requested, pods, allowed, sizes_in_force(settings.pin_dir))
+    found = generations_in_force(settings.pin_dir)
+    interfaces = max((one.interfaces for one in found), default=0)
+    sizes = chosen(requested, pods, allowed, [one.sizes for one in found], interfaces)
     _say(settings, sizes, pods, allowed)
     return open_generation(settings.pin_dir, sizes, ProgramCache(settings.program_folder()))
 
@@ -68,3 +70,7 @@ def _say(settings: Settings, sizes: Mapping[str, int], pods: int | None, allowed
         log.warning("the kernel's maps take more than their part of the node's memory or of the container's limit: "
                     "raise the limit, or lower WEIR_CONNECTIONS and WEIR_ENDPOINTS",
                     memory_mib=needed >> 20, allowed_mib=allowed >> 20)  # fmt: skip
+    if pods is not None and pods > sizes["ENDPOINTS"]:
+        log.warning("the node can have more pods than the maps have room for, and those beyond stay closed: raise "
+                    "WEIR_ENDPOINTS, and the sizes of which it takes a quarter at most",
+                    pods=pods, endpoints=sizes["ENDPOINTS"])  # fmt: skip

@@ -129,8 +129,9 @@ class Settings(MetricsSettings):
     """Denied flows on the node that are counted one by one in a window. At least four times WEIR_ENDPOINTS. auto: 64
     for each pod that the node can have, at least 16,384."""
     endpoints: int | None = setting("WEIR_ENDPOINTS", None, least=1, default_text="auto")
-    """Pods on this node that can be under policy. auto: as many as the Node object says that the node can have, rounded
-    up to a power of two, and at least 128; 256 if the API server does not answer at the first start."""
+    """Pods on this node that can be under policy; one with two interfaces counts twice. auto: as many as the Node
+    object says that the node can have, rounded up to a power of two, at least 128 and at most 4,096; 256 if the API
+    server does not answer at the first start."""
     local_addresses: int = setting("WEIR_LOCAL_ADDRESSES", 65_536, least=1)
     """Addresses that the node and its pods can have together. kube-proxy in IPVS mode gives the node every cluster
     IP."""

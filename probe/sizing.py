@@ -2,9 +2,10 @@
 
 The pods' number is rounded up to a power of two, and with it all sizes. So a node that has a few pods more or less at
 the next start keeps its sizes, because another size is another generation of maps (:mod:`probe.kernel.generations`).
-For the same reason a size that is in force stays if it is the chosen one or twice that, and all stay if the API server
-does not say how many pods the node can have. So sizes grow by themselves, and shrink after a reboot, or when the node
-can have a quarter of the pods.
+For the same reason the sizes in force stay if each is the chosen one or twice that, or if the API server does not say
+how many pods the node can have. They stay all together or not at all: if another generation has to be made, it gets the
+sizes of today's node and settings. So sizes grow by themselves, and shrink after a reboot, or when the node can have a
+quarter of the pods, but never below the pods' interfaces that are in the maps.
 
 Example: a node for 110 pods is sized for 128, with 131,072 connections. With 8 GiB of memory its maps may take 256 MiB,
 and take 100 MiB. If it can have 250 pods after a restart of the kubelet, the next start of the probe makes maps for
@@ -13,13 +14,15 @@ and take 100 MiB. If it can have 250 pods after a restart of the kubelet, the ne
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
 PODS: Final = 256
 """Pods that the node is sized for if nobody knows how many it can have. Most nodes have 110 or 250."""
 _MIN_ENDPOINTS: Final = 128
+_MAX_ENDPOINTS: Final = 4096
+"""More than any kubelet runs. Nodes that no kubelet stands behind say that they can have a million."""
 _CONNECTIONS_EACH: Final = 1024
 _MAX_CONNECTIONS: Final = 1 << 19
 _DENIED_FLOWS_EACH: Final = 64
@@ -54,21 +57,32 @@ _CGROUP_LIMITS: Final = (
 
 
 def chosen(
-    requested: Mapping[str, int | None], pods: int | None, memory_bytes: int, in_force: Mapping[str, int]
+    requested: Mapping[str, int | None],
+    pods: int | None,
+    memory_bytes: int,
+    in_force: Sequence[Mapping[str, int]],
+    interfaces: int = 0,
 ) -> dict[str, int]:
     """Return all sizes. ``requested`` has those of the settings, None for those that are to be chosen.
 
     ``pods``: how many the node can have; None: not known. ``memory_bytes``: what the maps may take.
-    ``in_force``: the sizes of the generation that is found, if there is one.
+    ``in_force``: the sizes of each generation that is found. ``interfaces``: how many of pods the maps hold now.
     """
     fixed = {name: size for name, size in requested.items() if size is not None}
     free = [name for name, size in requested.items() if size is None]
-    if pods is None and all(name in in_force for name in free):
-        made = {name: in_force[name] for name in free}
-    else:
-        computed = _bounded(_by_pods(pods or PODS, fixed), free, memory_bytes)
-        made = {name: _settled(computed[name], in_force.get(name)) for name in free}
-    return {name: fixed[name] if name in fixed else made[name] for name in requested}
+    usable = [sizes for sizes in in_force if requested.keys() <= sizes.keys()]
+    fitting = [sizes for sizes in usable if all(sizes[name] == size for name, size in fixed.items())]
+    fitting.sort(key=memory_of, reverse=True)
+    if pods is None and fitting:
+        return {name: fitting[0][name] for name in requested}
+    if pods is None:
+        pods = max((sizes["ENDPOINTS"] for sizes in usable), default=PODS)
+    # A map that is full may have turned a pod away.
+    made = _bounded(_by_pods(max(pods, interfaces + 1), fixed), free, memory_bytes)
+    for sizes in fitting:
+        if all(sizes[name] in (made[name], 2 * made[name]) for name in free):
+            return {name: sizes[name] for name in requested}
+    return {name: made[name] for name in requested}
 
 
 def memory_of(sizes: Mapping[str, int]) -> int:
@@ -91,7 +105,7 @@ def memory_for_maps(meminfo: Path = Path("/proc/meminfo"), limits: tuple[Path, .
 
 def _by_pods(pods: int, fixed: Mapping[str, int]) -> dict[str, int]:
     """Return sizes for this many pods, with those that are fixed."""
-    endpoints = max(_MIN_ENDPOINTS, _power_of_two(pods))
+    endpoints = min(_MAX_ENDPOINTS, max(_MIN_ENDPOINTS, _power_of_two(pods)))
     for name in ("CONNECTIONS", "DENIED_FLOWS", "FRAGMENTS"):
         # Each pod needs a reserve of what a setting fixes.
         while name in fixed and 4 * endpoints > fixed[name] and endpoints > 1:
@@ -119,11 +133,6 @@ def _bounded(sizes: dict[str, int], free: list[str], memory_bytes: int) -> dict[
         largest = max(names, key=lambda name: BYTES[name] * made[name])
         made[largest] //= 2
     return made
-
-
-def _settled(computed: int, in_force: int | None) -> int:
-    """Return the size that is in force if it is not much larger than the computed one, else that."""
-    return in_force if in_force in (computed, 2 * computed) else computed
 
 
 def _power_of_two(number: int) -> int:

@@ -2,17 +2,36 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
+from typing import NamedTuple
 
-from probe.kernel import description
+from probe.kernel import bpf, description
 
 
-def sizes_in_force(pins: Path) -> dict[str, int]:
-    """Return the sizes of the generations below a folder; of more than one, the largest. Empty: none says its sizes."""
-    found: dict[str, int] = {}
-    for folder in sorted(pins.iterdir()) if pins.exists() else ():
-        # The programs are pinned last: a generation without them was never used.
-        if (folder / "close_windows").exists():
-            for name, size in description.read(folder)[1].items():
-                found[name] = max(found.get(name, 0), size)
-    return found
+class InForce(NamedTuple):
+    """A generation that is pinned."""
+
+    sizes: dict[str, int]
+    """Empty if it does not say them: 0.1.0 made it, or its description is damaged."""
+    interfaces: int
+    """How many pods' interfaces are in its map."""
+
+
+def generations_in_force(pins: Path) -> list[InForce]:
+    """Return the generations below a folder that were used."""
+    # The programs are pinned last: a generation without them was never used.
+    used = [folder for folder in sorted(pins.iterdir()) if (folder / "close_windows").exists()] if pins.exists() else []
+    return [InForce(_sizes(folder), _interfaces(folder)) for folder in used]
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    with contextlib.suppress(description.UnreadableError):
+        return description.read(folder)[1]
+    return {}
+
+
+def _interfaces(folder: Path) -> int:
+    with contextlib.suppress(OSError), bpf.closing(bpf.get(folder / "endpoints")) as fd:
+        return sum(1 for _ in bpf.keys(fd, bpf.map_info(fd).key_size))
+    return 0

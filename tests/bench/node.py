@@ -80,7 +80,7 @@ def make_node(folder: Path, other_pods: int) -> Iterator[Node]:
     net = Net()
     pins = Path("/sys/fs/bpf") / f"weir-bench-{os.getpid()}"
     try:
-        rig = Rig(folder, "tcx", pins=pins, net=net, sizes=chosen(Settings().sizes(), PODS, 1 << 40, {}))
+        rig = Rig(folder, "tcx", pins=pins, net=net, sizes=chosen(Settings().sizes(), PODS, 1 << 40, ()))
         try:
             _add_pods_and_policies(rig, other_pods)
             yield Node(rig)

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from probe import sizing
-from probe.kernel import bpf
-from probe.kernel.sizes_in_force import sizes_in_force
+from probe.kernel import bpf, description
+from probe.kernel.layout import ENDPOINT_SIDES
+from probe.kernel.sizes_in_force import generations_in_force
 from probe.map_sizes import SizeCollector, open_sized_generation, sizes_of
 from probe.settings import Settings
 from tests import programs
@@ -50,8 +51,11 @@ def test_the_next_start_finds_the_sizes_and_keeps_them(settings: Settings, monke
     made, folder = sizes_of(generation.maps), generation.maps.folder
     assert made["endpoints"] == generation.maps["endpoints"].max_entries == sizing.PODS
     assert made["connections"] == generation.maps["places"].max_entries
+    generation.maps["endpoints"].set((7).to_bytes(4, "little"), bytes(ENDPOINT_SIDES.itemsize))
     generation.close()
-    assert {name.lower(): size for name, size in sizes_in_force(settings.pin_dir).items()} == made
+    [found] = generations_in_force(settings.pin_dir)
+    assert {name.lower(): size for name, size in found.sizes.items()} == made
+    assert found.interfaces == 1
     # Should a start without the API server assume more pods, it is not another generation.
     monkeypatch.setattr(sizing, "PODS", 4 * sizing.PODS)
     again = open_sized_generation(settings, None)
@@ -61,4 +65,19 @@ def test_the_next_start_finds_the_sizes_and_keeps_them(settings: Settings, monke
     reported = {sample.labels["size"]: (sample.value, sample.labels["chosen_by"]) for sample in family.samples}
     assert reported["endpoints"] == (made["endpoints"], "node")
     assert reported["addresses"] == (262_144, "setting")
+    again.close()
+
+
+def test_a_generation_whose_description_nobody_can_read_stops_no_start(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("probe.map_sizes.ProgramCache", lambda _: programs.CACHE)
+    generation = open_sized_generation(settings, None)
+    generation.close()
+    unreadable = generation.maps.folder.rename(settings.pin_dir / "v0-00000000")
+    (unreadable / description.PIN).unlink()
+    with bpf.closing(bpf.array_of_one(b"damaged")) as fd:
+        bpf.pin(fd, unreadable / description.PIN)
+    again = open_sized_generation(settings, None)
+    assert again.maps["endpoints"].max_entries == sizing.PODS
     again.close()

@@ -15,7 +15,7 @@ NAMES = ("ENDPOINTS", "CONNECTIONS", "DENIED_FLOWS", "FRAGMENTS")
 
 
 def by_pods(pods: int | None, memory: int = PLENTY, **in_force: int) -> dict[str, int]:
-    return chosen(AUTO, pods, memory, in_force)
+    return chosen(AUTO, pods, memory, [in_force] if in_force else [])
 
 
 @pytest.mark.parametrize(
@@ -26,6 +26,8 @@ def by_pods(pods: int | None, memory: int = PLENTY, **in_force: int) -> dict[str
         (250, (256, 262_144, 16_384, 16_384)),
         (500, (512, 524_288, 32_768, 16_384)),
         (1000, (1024, 524_288, 65_536, 16_384)),
+        (1_000_000, (4096, 524_288, 262_144, 65_536)),
+        (-1, (128, 131_072, 16_384, 16_384)),
         (None, (256, 262_144, 16_384, 16_384)),
     ],
 )
@@ -49,10 +51,10 @@ def test_the_smallest_sizes_leave_each_pod_a_reserve() -> None:
 
 
 def test_a_setting_wins_and_the_others_follow_it() -> None:
-    sizes = chosen({**AUTO, "CONNECTIONS": 1000, "RING_BYTES": 4096}, 110, PLENTY, by_pods(110))
+    sizes = chosen({**AUTO, "CONNECTIONS": 1000, "RING_BYTES": 4096}, 110, PLENTY, [by_pods(110)])
     assert (sizes["CONNECTIONS"], sizes["RING_BYTES"]) == (1000, 4096)
     assert 4 * sizes["ENDPOINTS"] <= 1000, "each pod has a reserve of what the setting allows"
-    sizes = chosen({**AUTO, "ENDPOINTS": 100}, 500, PLENTY, {})
+    sizes = chosen({**AUTO, "ENDPOINTS": 100}, 500, PLENTY, ())
     assert tuple(sizes[name] for name in NAMES) == (100, 131_072, 16_384, 16_384)
 
 
@@ -75,6 +77,37 @@ def test_memory_that_differs_a_little_at_each_start_changes_nothing() -> None:
     large = by_pods(250, bound, **small)
     assert large["CONNECTIONS"] == 2 * small["CONNECTIONS"]
     assert by_pods(250, bound - 4096, **large) == large
+
+
+@pytest.mark.parametrize("pods", [None, 110, 500])
+@pytest.mark.parametrize("fixed", [{"CONNECTIONS": 1024}, {"DENIED_FLOWS": 1024}, {"FRAGMENTS": 1024}])
+def test_a_lowered_setting_leaves_each_pod_a_reserve_whatever_was_in_force(
+    pods: int | None, fixed: dict[str, int]
+) -> None:
+    sizes = chosen({**AUTO, **fixed}, pods, PLENTY, [by_pods(500)])
+    assert all(sizes[name] >= 4 * sizes["ENDPOINTS"] for name in NAMES[1:])
+    assert chosen({**AUTO, **fixed}, pods, PLENTY, [by_pods(500), sizes]) == sizes
+
+
+def test_another_generation_that_has_to_be_made_keeps_no_size_that_the_memory_does_not_allow() -> None:
+    bound = memory_of(by_pods(250))
+    fixed = {"POLICY_ENTRIES": 300_000}
+    sizes = chosen({**AUTO, **fixed}, 250, bound // 2, [by_pods(250, bound)])
+    assert memory_of(sizes) <= bound // 2
+
+
+def test_sizes_of_two_generations_never_make_a_third() -> None:
+    """A probe was killed while it took over: both are found."""
+    many, few = by_pods(250, 96 << 20), by_pods(110)
+    assert many["ENDPOINTS"] > few["ENDPOINTS"]
+    assert many["CONNECTIONS"] < few["CONNECTIONS"]
+    for pods, memory in ((250, 96 << 20), (110, PLENTY), (None, PLENTY)):
+        assert chosen(AUTO, pods, memory, [many, few]) in (many, few)
+
+
+@pytest.mark.parametrize(("interfaces", "expected"), [(0, 128), (128, 256), (700, 1024)])
+def test_a_node_that_says_fewer_pods_closes_none_that_it_has(interfaces: int, expected: int) -> None:
+    assert chosen(AUTO, 8, PLENTY, [by_pods(4000)], interfaces)["ENDPOINTS"] == expected
 
 
 @pytest.mark.parametrize("pods", [110, 500])
