@@ -101,8 +101,8 @@ class VerdictLogging:
         )
 
     def references(self) -> dict[str, set[int]]:
-        """Return the numbers of the ledger that the lists have, by kind."""
-        return self._kernel.references()
+        """Return the numbers of the ledger that the lists have, or are to have once they fit, by kind."""
+        return {"rule": self._kernel.rules() | set(self._named.values()) - {0}}
 
     def follow(self, view: PolicyView, subjects: Iterable[Pod], bound: Iterable[Bound]) -> None:
         """Put in force what the cluster's objects say now, for the local pods and their endpoints."""
@@ -123,23 +123,19 @@ class VerdictLogging:
         """Write the lists for the rules that the compiler has now, and the word."""
         problem = ""
         try:
-            rules = self._listed_rules() if self._word.allowed is Logged.LISTED else {}
-            self._check_room(rules)
-            self._kernel.write(self._word.encode(), rules, self._subjects)
+            rules = self._listed_rules()
+            self._kernel.write(self._word.encode(), rules, self._subjects, _with_all(self._word).encode())
         except (InstallError, OSError) as error:
             problem = f"the lists of what is logged cannot be written, so all of it is logged: {error}"
-            self._kernel.write_word(_with_all(self._word).encode())
         if problem and not self._unwritten:
             log.error("the lists of what is logged cannot be written, so all of it is logged", error=problem)
         self._unwritten = problem
 
-    def _check_room(self, rules: Mapping[int, int]) -> None:
-        """Raise InstallError if the lists are longer than the maps."""
-        if len(rules) > self._kernel.max_rules:
-            raise InstallError(f"{len(rules)} lists of policies ask for it, and {self._kernel.max_rules} fit")
-
     def _listed_rules(self) -> dict[int, int]:
-        """Return the rules that are logged, with the rule that each is logged as."""
+        """Return the rules that are logged, if policies must ask for it, with the rule that each is logged as."""
+        if self._word.allowed is not Logged.LISTED:
+            self._named.clear()
+            return {}
         new = [number for number in self._rules if number not in self._named]
         for number in new:
             named = named_refs(self._rules[number], self._asking)

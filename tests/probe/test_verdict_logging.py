@@ -184,6 +184,66 @@ def test_a_list_that_does_not_fit_logs_everything_and_says_so(node: Node) -> Non
     assert not node.logging.notes()
 
 
+def test_a_list_that_replaces_another_needs_room_for_itself_only(node: Node) -> None:
+    node.maps = MemoryMaps({"logged_rules": 2, "logged_subjects": 1})
+    node.restart()
+    node.publish(valid(DELEGATE, DELEGATE))
+    node.follow(view({"web": "true"}, {"shop": "true"}))
+    listed, delegated = node.named(), node.word
+    assert listed == {1: ["web"], 2: ["web"]}
+    words: list[int] = []
+    drop = node.maps["logged_rules"].drop
+
+    def drop_noted(key: bytes) -> None:
+        words.append(node.word)
+        drop(key)
+
+    node.maps["logged_rules"].drop = drop_noted  # type: ignore[method-assign]
+    node.follow(view({"dns": "true"}, {"bank": "true"}))
+    assert node.named() == {2: ["dns"], 3: ["dns"]}
+    assert node.subjects() == {8}
+    assert node.word == delegated
+    assert not node.logging.notes()
+    assert words
+    assert not any(word & 0xF for word in words), "meanwhile all is logged"
+
+
+def test_a_kernel_without_memory_logs_everything_and_stops_nothing(node: Node) -> None:
+    memory = [False]
+    node.maps = MemoryMaps({}, lambda: not memory[0])
+    node.restart()
+    node.publish(valid(DELEGATE, DELEGATE))
+    node.follow(view({"web": "true"}, {"shop": "true"}))
+    assert node.word & 0xF == 0
+    [note] = node.logging.notes()
+    assert "no memory" in note
+    assert "WEIR_" not in note, "no setting has the size of this list"
+    memory[0] = True
+    node.follow(view({"web": "true"}, {"shop": "true"}))
+    assert node.word & 0xF == 0b1010
+    assert not node.logging.notes()
+
+
+def test_no_list_names_a_number_that_the_ledger_has_forgotten(node: Node) -> None:
+    """Logging was not delegated for a while, or the list did not fit, and the ledger was compacted."""
+    asking = view({"web": "true"})
+    for maps, meanwhile in ((MemoryMaps({}), valid(LOG)), (MemoryMaps({"logged_rules": 1}), valid(DELEGATE))):
+        node.maps = maps
+        node.rules = dict(RULES)
+        node.restart()
+        node.publish(valid(DELEGATE))
+        node.follow(asking)
+        node.publish(meanwhile)
+        node.follow(asking)
+        kept = node.logging.references()["rule"] | RULES.keys()
+        node.numbers.number_of("rule", f"the highest of {len(kept)}", [])
+        node.numbers.forget({"rule": node.numbers.numbers()["rule"] - kept})
+        del node.rules[1]
+        node.publish(valid(DELEGATE))
+        node.follow(asking)
+        assert node.named() == {2: ["web"]}
+
+
 def test_at_no_moment_less_is_logged_than_both_states_log(node: Node) -> None:
     """A probe may be killed between any two writes."""
     seen: list[tuple[int, set[int], set[int]]] = []
