@@ -117,7 +117,9 @@ class VerdictLogging:
         if word.denied is Logged.LISTED:
             asking = {name for name in set(namespaces.values()) if asks_for_denied(view.namespaces, name)}
             self._subjects = [end.number for end in bound if namespaces.get(end.uid) in asking]
-        self.write()
+        # After a start, the last probe's list stays until policy is compiled: without rules, it would be emptied.
+        if self._rules or word.allowed is not Logged.LISTED:
+            self.write()
 
     def write(self) -> None:
         """Write the lists for the rules that the compiler has now, and the word."""

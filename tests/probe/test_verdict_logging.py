@@ -110,6 +110,20 @@ def test_a_new_rule_is_listed_before_the_switch_to_it(node: Node) -> None:
     assert node.named()[9] == ["web"]
 
 
+def test_a_probe_that_starts_empties_no_list_before_it_has_compiled_policy(node: Node) -> None:
+    node.publish(valid(DELEGATE))
+    node.follow(view({"web": "true"}))
+    listed = node.named()
+    node.rules = {}
+    node.restart()
+    node.publish(valid(DELEGATE))
+    node.follow(view({"web": "true"}))
+    assert node.named() == listed != {}
+    node.rules[2] = RULES[2]
+    node.logging.write()
+    assert node.named() == {2: ["web"]}
+
+
 def test_a_rule_that_the_ledger_forgets_leaves_the_list(node: Node) -> None:
     node.publish(valid(DELEGATE))
     node.follow(view({"web": "true"}))
