@@ -14,6 +14,7 @@ and take 100 MiB. If it can have 250 pods after a restart of the kubelet, the ne
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
@@ -97,9 +98,10 @@ def memory_for_maps(meminfo: Path = Path("/proc/meminfo"), limits: tuple[Path, .
     total = next(line for line in meminfo.read_text().splitlines() if line.startswith("MemTotal:"))
     allowed = int(total.split()[1]) * 1024 // _MEMORY_FRACTION
     for path in limits:
-        text = path.read_text().strip() if path.exists() else ""
-        if text.isdigit():
-            allowed = min(allowed, int(text) // _LIMIT_FRACTION)
+        # One of them is missing, and a container's runtime may hide the other.
+        with contextlib.suppress(OSError):
+            text = path.read_text().strip()
+            allowed = min(allowed, int(text) // _LIMIT_FRACTION) if text.isdigit() else allowed
     return allowed
 
 
