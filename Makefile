@@ -48,11 +48,11 @@ unit: setup ## run only the tests that need no kernel program, no Kafka and no A
 attack: setup ## attack the real programs on this machine's kernel, a line for each class; ROUNDS=10, ONLY='errors'
 	@$(PY) -m tests.attack --rounds $(or $(ROUNDS),10) --only '$(or $(ONLY),*)'
 
-hunt: setup ## fuzz the decoders of every topic, then search for inputs that break a property; RECORDS=1000000, MINUTES=30, ONLY='tests/kernel -k install' (properties only)
+hunt: setup ## send malformed records (RECORDS=1000000), then search for broken properties (MINUTES=30); ONLY='tests/kernel': not the records
 	@$(if $(ONLY),,$(PY) -m tests.fuzz --records $(or $(RECORDS),1000000))
 	@$(PY) -m tests.hunt --minutes $(or $(MINUTES),30) -- $(ONLY)
 
-chaos: setup ## make faults of all kinds at random in brokers, roles, rights and names, and account; MINUTES=20, SEED=1
+chaos: setup ## make faults at random in Kafka, roles, rights and the API, and account for each verdict; MINUTES=20, SEED=1
 	@$(PY) -m tests.chaos --minutes $(or $(MINUTES),20) $(if $(SEED),--seed $(SEED))
 
 bench: setup ## measure nanoseconds per packet, verdicts per second to Kafka and to records, seconds to an alert

@@ -18,6 +18,8 @@ from typing import Final
 
 import click
 
+from streams.cli.terminal import INTERRUPTED
+
 # Hypothesis has changed the words of its report once (6.170).
 _BLOCK: Final = re.compile(
     r"(?:Failing test case|Falsifying example): (\w+)\(\n(.*?)^(?:E +)?\)", re.DOTALL | re.MULTILINE
@@ -51,13 +53,18 @@ def search(seed: int, arguments: tuple[str, ...]) -> subprocess.CompletedProcess
 def main(minutes: float, seed: int | None, arguments: tuple[str, ...]) -> None:
     """Search for inputs that break a property, with fresh seeds (`make hunt MINUTES=30`).
 
-    PYTEST ARGUMENTs narrow the search, such as tests/kernel or `-k identities`. Exit codes: 0 nothing found, 1 found.
+    PYTEST ARGUMENTs narrow the search, such as tests/kernel or `-k identities`. Exit codes: 0 nothing found, 1 found,
+    130 after Ctrl-C.
     """
     end, rounds = time.monotonic() + minutes * 60, 0
     while rounds == 0 or time.monotonic() < end:
         seed = secrets.randbelow(1 << 32) if seed is None else seed
         started = time.monotonic()
-        done = search(seed, arguments)
+        try:
+            done = search(seed, arguments)
+        except KeyboardInterrupt:
+            click.echo(f"hunt: stopped; {rounds} seeds, nothing found", err=True)
+            sys.exit(INTERRUPTED)
         if done.returncode:
             _report(seed, done, arguments)
             sys.exit(1)

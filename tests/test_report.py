@@ -7,7 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from tests import hunt
 from tests.hunt import example
 from tests.report import lines, merged
 
@@ -60,3 +62,13 @@ def test_the_smallest_failing_input_is_printed_as_an_example(run: subprocess.Com
     found = example(run.stdout)
     assert found == "@example(\n    number=1000,\n    text='',\n)"
     assert example("1 passed") is None
+
+
+def test_ctrl_c_ends_the_hunt_with_what_it_has_searched(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(seed: int, arguments: tuple[str, ...]) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(hunt, "search", interrupted)
+    done = CliRunner().invoke(hunt.main, [])
+    assert done.exit_code == 130
+    assert done.output == "hunt: stopped; 0 seeds, nothing found\n"

@@ -12,6 +12,7 @@ from pathlib import Path
 import click
 
 from enrich.runtime.process import Exit, configure_logs
+from streams.cli.terminal import INTERRUPTED
 from tests.chaos.faults import FAULTS
 from tests.chaos.ground import Ground
 from tests.chaos.runner import Pace, Run
@@ -30,8 +31,9 @@ def main(minutes: float, seed: int | None, *, short: bool, names: bool) -> None:
     """Make faults of all kinds at random in probes, Kafka, the API server and all roles, and account for each verdict.
 
     Three real brokers with certificates and ACLs, the probe's spool and publishers, pods that come and go and reuse
-    addresses. Says every 10 s how the account stands; the last line sums up. Exit codes: 0 nothing lost, no wrong name
-    and no false health, 1 otherwise, 3 cannot run here. What services wrote is kept if something is wrong.
+    addresses. Says every 10 s how the account stands; the last line sums up. Ctrl-C ends the faults and sums up; Ctrl-C
+    again ends at once. Exit codes: 0 nothing lost, no wrong name and no false health, 1 otherwise, 3 cannot run here,
+    130 after Ctrl-C if nothing is wrong so far. What services wrote is kept if something is wrong.
     """
     if names:
         for one in FAULTS:
@@ -44,22 +46,25 @@ def main(minutes: float, seed: int | None, *, short: bool, names: bool) -> None:
     click.echo(f"chaos: seed {seed}; again: python -m tests.chaos --seed {seed}")
     configure_logs("error", "auto")
     folder = Path(tempfile.mkdtemp(prefix="weir-chaos-"))
-    passed = False
+    passed, code = False, int(Exit.UNEXPECTED)
     try:
         ground = Ground(folder, seed)
         try:
             run = Run(ground, seed, _SHORT_PACE if short else Pace(), click.echo)
             passed = run.run(_SHORT_S if short else minutes * 60)
+            if passed:
+                code = INTERRUPTED if run.stopped else Exit.OK
         finally:
             ground.close()
     except KeyboardInterrupt:
-        click.echo("chaos: stopped", err=True)
+        click.echo("chaos: stopped without an account", err=True)
+        code = INTERRUPTED
     finally:
         if passed:
             shutil.rmtree(folder)
         else:
             click.echo(f"chaos: what the services wrote is in {folder}", err=True)
-    sys.exit(Exit.OK if passed else Exit.UNEXPECTED)
+    sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -82,8 +82,9 @@ class Ground:
         """librdkafka's settings of the administrator."""
         self.names = topics(PREFIX, PARTITIONS)
         made = [NewTopic(one.name, one.partitions, config=dict(one.config)) for one in self.names]
-        for future in self.guarded.admin.create_topics(made).values():
-            future.result(60)
+        # The client waits 10 s by default, and three brokers on a busy machine take longer over so many topics.
+        for future in self.guarded.admin.create_topics(made, operation_timeout=90, request_timeout=120).values():
+            future.result(120)
 
     def _settings(self, folder: Path, hook: str) -> dict[str, str]:
         """Return the settings of the roles. They are those that are shipped, but for what the account needs."""

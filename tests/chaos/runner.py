@@ -38,17 +38,25 @@ class Run:
     """How many faults there were."""
     failed: list[str] = field(default_factory=list)
     """Faults that could not be made or mended."""
+    stopped: bool = False
+    """Whether Ctrl-C has ended the faults early."""
     _over: threading.Event = field(default_factory=threading.Event)
     _started: float = field(default_factory=time.monotonic)
 
     def run(self, seconds: float) -> bool:
-        """Make faults for some time, wait until all has arrived, and say the account. Return whether it is right."""
+        """Make faults for some time, wait until all has arrived, and say the account. Return whether it is right.
+
+        Ctrl-C ends the faults early; the account is still made.
+        """
         self._wait(_SETTLE_S, self._has_begun)
         lanes = [threading.Thread(target=self._lane, args=(lane,), name=lane) for lane in LANES]
         for thread in lanes:
             thread.start()
         try:
             self._wait(seconds, self._is_broken)
+        except KeyboardInterrupt:
+            self.stopped = True
+            self.say(f"{self._time()} stopped: mending the last faults for the account; Ctrl-C again ends without it")
         finally:
             self._over.set()
             for thread in lanes:

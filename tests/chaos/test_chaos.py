@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import itertools
+import random
 import re
+import threading
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
 
+from tests.chaos import runner
 from tests.chaos.__main__ import main
 from tests.chaos.account import Seen, Tail
-from tests.chaos.faults import FAULTS
-from tests.chaos.runner import LANES, sequence
+from tests.chaos.faults import FAULTS, Fault
+from tests.chaos.runner import LANES, Pace, Run, sequence
 from tests.kafka.health_truth import HealthTruth
 
 
@@ -40,6 +47,44 @@ def test_every_fault_is_listed_with_what_it_does() -> None:
     listed = CliRunner().invoke(main, ["--list"]).output.splitlines()
     assert len(listed) == len(FAULTS)
     assert all(re.fullmatch(r"\w+ \((brokers|services)\): [A-Z].+\.", line) for line in listed)
+
+
+def test_ctrl_c_ends_the_faults_and_the_account_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    mended = []
+
+    def harmless(_ground: Any, _chance: random.Random) -> Iterator[str]:
+        yield "nothing happens"
+        mended.append(True)
+
+    monkeypatch.setattr(runner, "FAULTS", [Fault(lane, lane, harmless) for lane in LANES])
+    seen = Seen()
+    seen.add("cn1", 0)
+    account = SimpleNamespace(
+        flows=seen, tails={"file": SimpleNamespace(seen=seen)}, alerts={}, alert_ids=Counter(), dead=set(), broken=None,
+        problems=[], truths={}, wrong_names=0, wrongly_told=0, nameless=0, false_health_s=0.0, stop=lambda: None,
+        published=lambda: {"cn1": 1}, expected_alerts=set, missing=dict,
+    )  # fmt: skip
+    ground: Any = SimpleNamespace(
+        account=account, fleet=SimpleNamespace(published=1, problem=None, stop=lambda: None),
+        hostile=SimpleNamespace(expected=set()), workers=SimpleNamespace(ready=lambda _role: True),
+        brokers=SimpleNamespace(wait_until_complete=lambda: None),
+    )  # fmt: skip
+    lines: list[str] = []
+    started = threading.Event()
+
+    def say(text: str) -> None:
+        lines.append(text)
+        if "nothing happens" in text:
+            started.set()
+        if threading.current_thread() is threading.main_thread() and "0 s of false health" in text and len(mended) == 0:
+            started.wait(10)
+            raise KeyboardInterrupt
+
+    run = Run(ground, 1, Pace(lasts=(60, 60)), say)
+    assert run.run(60)
+    assert run.stopped
+    assert len(mended) == run.made
+    assert re.fullmatch(r"[12] faults, 1 verdicts, 0 lost, 0 wrong names, 0 s of false health", lines[-1])
 
 
 def test_what_is_missing_repeated_and_invented_is_told_apart(tmp_path: Path) -> None:

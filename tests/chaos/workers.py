@@ -32,10 +32,11 @@ class Workers:
         self._service = self._start(*ROLES)
 
     def _start(self, *roles: str, **more: str) -> subprocess.Popen[bytes]:
+        """Start the service in a process group of its own, so that Ctrl-C on the terminal does not end it."""
         with self.output.open("ab") as output, (self.folder / "workers.log").open("ab") as log:
             return subprocess.Popen(
                 [sys.executable, "-m", "streams.main", *roles], env=self._env | more, stdin=subprocess.DEVNULL,
-                stdout=output, stderr=log,
+                stdout=output, stderr=log, process_group=0,
             )  # fmt: skip
 
     def ready(self, role: str) -> bool:

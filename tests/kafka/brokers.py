@@ -50,8 +50,9 @@ class BrokerCluster:
         for number in numbers:
             with (self.folder / f"broker-{number}.log").open("ab") as log:
                 command = [sys.executable, str(PROGRAM), "run", "--dir", str(self.folder), "--node", str(number)]
+                # A process group of its own: Ctrl-C on the terminal asks the run to end, not its brokers.
                 starting = self._starter.submit(
-                    subprocess.Popen[bytes], command, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+                    subprocess.Popen[bytes], command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, process_group=0
                 )
                 self._running[number] = starting.result()
 
