@@ -60,7 +60,7 @@ class EnrichMetrics:
         )
         self.clock_offset = gauge(
             "clock_offset_seconds",
-            "By how much a node's clock is ahead of the brokers', as its probe says, for nodes where it matters",
+            "By how much a node's clock is ahead of the brokers', as its probe says, if that is corrected",
             ("node",),
         )
         self.lag = gauge("lag_batches", "Batches in a partition of the raw topic not acknowledged yet", ("partition",))
