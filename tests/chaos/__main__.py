@@ -68,6 +68,9 @@ def main(minutes: float, seed: int | None, *, short: bool, names: bool) -> None:
 
 
 if __name__ == "__main__":
-    # What the run has started is ended, also if the command is asked to stop.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(Exit.UNEXPECTED))
+    # What the run has started is ended, also if the command is asked to stop or its terminal is closed: brokers and
+    # roles are in process groups of their own, which the terminal does not end.
+    for one in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(one) is not signal.SIG_IGN:
+            signal.signal(one, lambda *_: sys.exit(Exit.UNEXPECTED))
     main(prog_name="python -m tests.chaos")

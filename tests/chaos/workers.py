@@ -29,10 +29,13 @@ class Workers:
         self._env = {**os.environ, **env, "WEIR_METRICS": f"127.0.0.1:{self._first_port}"}
         self.folder, self.output = folder, folder / "stdout.log"
         self._second: subprocess.Popen[bytes] | None = None
+        self._closed = False
         self._service = self._start(*ROLES)
 
     def _start(self, *roles: str, **more: str) -> subprocess.Popen[bytes]:
         """Start the service in a process group of its own, so that Ctrl-C on the terminal does not end it."""
+        if self._closed:
+            raise RuntimeError("the run is over")  # a fault is still being mended: nobody would end the service
         with self.output.open("ab") as output, (self.folder / "workers.log").open("ab") as log:
             return subprocess.Popen(
                 [sys.executable, "-m", "streams.main", *roles], env=self._env | more, stdin=subprocess.DEVNULL,
@@ -90,7 +93,8 @@ class Workers:
                 self._second = None
 
     def close(self) -> None:
-        """Kill everything, also what is frozen."""
+        """Kill everything, also what is frozen, and start nothing again."""
+        self._closed = True
         self.end_second(signal.SIGKILL)
         self.kill_all()
 
