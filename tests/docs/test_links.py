@@ -67,6 +67,17 @@ def test_every_make_target_that_is_named_exists(one: Page) -> None:
     assert named - _targets() == set()
 
 
+def test_every_component_can_be_added_as_it_says() -> None:
+    folder = ROOT / "deploy/kubernetes"
+    named = {path for one in pages() for path in re.findall(r"components: \[(components/[\w-]+)\]", one.text)}
+    for path in sorted(folder.glob("components/*/kustomization.yaml")):
+        comment = " ".join(path.read_text().partition("apiVersion:")[0].replace("\n#", "").split())
+        line = f"`components: [components/{path.parent.name}]`"
+        # kustomize looks for a component beside the file that names it.
+        assert re.search(rf"{re.escape(line)} (?:in|to) deploy/kubernetes/kustomization\.yaml", comment), path
+    assert {path for path in named if not (folder / path).is_dir()} == set()
+
+
 def test_every_page_of_docs_is_linked_from_another() -> None:
     linked = set()
     for one in pages():
