@@ -110,7 +110,8 @@ def test_a_node_port_is_under_policy_from_pods_and_from_outside(
     (near,) = [pod for pod in web if pod["spec"]["nodeName"] == node]
     for address in nodes[node]:
         real.opens(client, address, port=port)
-        records = real.records_with(direction="ingress", disposition="allow", dialled={"ip": address, "port": port})
+        there = {"ip": address, "port": port, "service": {"namespace": NAMESPACE, "name": "web"}}
+        records = real.records_with(direction="ingress", disposition="allow", dialled=there)
         for record in records:
             assert_named(record, "src", client, "client")
             assert_named(record, "dest", near, "web")
