@@ -19,6 +19,7 @@ from pathlib import Path
 
 import pytest
 import structlog
+from confluent_kafka import Producer
 from confluent_kafka.admin import AclBinding, AclOperation, NewTopic, ResourceType
 
 from enrich.runtime.connection import KafkaSettings
@@ -142,6 +143,33 @@ def test_everything_works_with_exactly_these_rights(granted: Granted, hook: Hook
         for role in ("enrich", "file", "routes", "alerts"):
             until(lambda role=role: service.get("/readyz", role)[0] == 200)  # type: ignore[misc]  # mypy cannot type a default
         assert not [line for line in service.lines() if "DESCRIBE_CONFIGS" in line["event"]]
+    finally:
+        site.end()
+
+
+def test_a_sink_that_may_write_no_dead_letters_waits_for_the_right(granted: Granted, tmp_path: Path) -> None:
+    write_manifests(tmp_path / "manifests")
+    administrator = load(KafkaSettings, granted.broker.env("weir", "weir")).connection()
+    site = Site(granted.broker.address, granted.prefix, tmp_path, administrator)
+    (right,) = [one for one in RIGHTS if (one.principal, one.name, one.operation) == ("workers", "dead", "Write")]
+    outputs = [{"file": {"path": str(tmp_path / "all.log")}}]
+    routes = {"version": 1, "routes": [{"name": "all", "outputs": outputs}]}
+    (tmp_path / "routes.yaml").write_text(json.dumps(routes))
+    service = site.start("routes", "--alone", **granted.env["workers"], WEIR_ROUTES=str(tmp_path / "routes.yaml"))
+    try:
+        until(lambda: service.get("/readyz", "routes")[0] == 200)
+        granted.broker.revoke(granted.acls[right])
+        producer = Producer({**administrator, "log_level": 0})
+        producer.produce(f"{granted.prefix}.flows", b'{"cluster":"c1"}')
+        assert producer.flush(PATIENCE_S) == 0
+        service.wait_for("the destination cannot take records; retrying", sink="all.file")
+        until(lambda: "no right WRITE on the topic" in service.get("/readyz", "routes")[1])
+        assert service.get("/readyz", "routes")[0] == 503
+        _grant(granted.broker, granted.env["workers"]["WEIR_KAFKA_USERNAME"], granted.prefix, right)
+        (dead,) = site.read("dead", bool)
+        assert dead.value() == b'{"cluster":"c1"}'
+        until(lambda: service.get("/readyz", "routes")[0] == 200)
+        assert service.process.poll() is None
     finally:
         site.end()
 
