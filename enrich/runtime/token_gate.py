@@ -3,7 +3,8 @@
 The port that asks has one thread, so it never waits here: :meth:`TokenGate.look` returns what is known, or None, and
 asks again a moment later. Threads of the gate ask meanwhile. All of it is bounded, because anybody can send tokens:
 
-- So many questions wait, and one more is refused at once (503).
+- So many questions wait, and one more is refused at once (503). Tokens that were allowed before have places of their
+  own, and are asked about first: made-up ones keep no Prometheus out when its answer must be renewed.
 - An answer is kept for a while: yes for a minute, no for ten seconds, no answer at all for one. Each sort is kept for
   so many tokens; made-up ones never displace one that was allowed. Tokens are kept as hashes.
 - Whoever is not surely allowed is refused: also if the one who knows cannot be asked.
@@ -12,6 +13,7 @@ asks again a moment later. Threads of the gate ask meanwhile. All of it is bound
 from __future__ import annotations
 
 import hashlib
+import itertools
 import queue
 import threading
 import time
@@ -29,7 +31,8 @@ FORBIDDEN: Final = 403
 UNKNOWN: Final = 503
 _KEPT_S: Final = {ALLOWED: 60.0, UNAUTHENTICATED: 10.0, FORBIDDEN: 10.0, UNKNOWN: 1.0}
 _MAX_KEPT: Final = 256
-_MAX_WAITING: Final = 16
+_MAX_ASKED: Final = 18
+"""Questions that wait or are being asked; twice as many if their tokens were allowed before."""
 _THREADS: Final = 2
 
 Review = Callable[[str, str], int]
@@ -43,9 +46,11 @@ class TokenGate:
         self._review, self._clock = review, clock
         self._lock = threading.Lock()
         self._known: dict[int, OrderedDict[bytes, float]] = {status: OrderedDict() for status in _KEPT_S}
-        """Until when each answer holds, by status and question."""
+        """Until when each answer holds, by status and question. Those that allowed are kept beyond that."""
         self._asked: set[bytes] = set()
-        self._waiting: queue.Queue[tuple[bytes, str, str]] = queue.Queue(_MAX_WAITING)
+        self._waiting: queue.PriorityQueue[tuple[bool, int, bytes, str, str]] = queue.PriorityQueue()
+        """Whether the token was never allowed, the number of the question, the question, token and path."""
+        self._numbers = itertools.count()
         for number in range(_THREADS):
             threading.Thread(target=self._run, name=f"token-review-{number}", daemon=True).start()
 
@@ -56,10 +61,10 @@ class TokenGate:
             found = self._find(key)
             if found is not None or key in self._asked:
                 return found
-            try:
-                self._waiting.put_nowait((key, token, path))
-            except queue.Full:
+            is_new = key not in self._known[ALLOWED]
+            if len(self._asked) >= (_MAX_ASKED if is_new else 2 * _MAX_ASKED):
                 return UNKNOWN
+            self._waiting.put((is_new, next(self._numbers), key, token, path))
             self._asked.add(key)
         return None
 
@@ -68,12 +73,13 @@ class TokenGate:
             until = kept.get(key)
             if until is not None and until > self._clock():
                 return status
-            kept.pop(key, None)
+            if status != ALLOWED:
+                kept.pop(key, None)
         return None
 
     def _run(self) -> None:
         while True:
-            key, token, path = self._waiting.get()
+            _, _, key, token, path = self._waiting.get()
             try:
                 status = self._review(token, path)
             except Exception:
@@ -82,7 +88,10 @@ class TokenGate:
                 status = UNKNOWN
             with self._lock:
                 self._asked.discard(key)
+                if status != UNKNOWN:
+                    self._known[ALLOWED].pop(key, None)
                 kept = self._known[status]
+                kept.pop(key, None)
                 kept[key] = self._clock() + _KEPT_S[status]
                 while len(kept) > _MAX_KEPT:
                     kept.popitem(last=False)

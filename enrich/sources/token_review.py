@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 import orjson
 import structlog
@@ -16,6 +17,7 @@ from enrich.sources.source import SourceError
 log = structlog.get_logger("kubeweir.source")
 
 _TOKEN_REVIEWS = "/apis/authentication.k8s.io/v1/tokenreviews"  # noqa: S105 - a path
+_REPORT_S: Final = 15.0
 _ACCESS_REVIEWS = "/apis/authorization.k8s.io/v1/subjectaccessreviews"
 
 
@@ -31,6 +33,7 @@ def metrics_guard(settings: MetricsSettings, connect: Callable[[], Client] | Non
 def reviewer(connect: Callable[[], Client]) -> Review:
     """Return a function that asks the API server. It connects at the first question."""
     clients: list[Client] = []
+    logged_at = [-_REPORT_S]
 
     def review(token: str, path: str) -> int:
         try:
@@ -38,9 +41,11 @@ def reviewer(connect: Callable[[], Client]) -> Review:
                 clients.append(connect())
             return _review(clients[0], token, path)
         except (AnswerError, SourceError, ValueError, TypeError, AttributeError, LookupError) as error:
-            log.warning("nobody knows who may read the metrics port, so nobody may: the API server does not tell",
-                        error=str(error), hint="the service account needs create on tokenreviews and "
-                        "subjectaccessreviews")  # fmt: skip
+            if time.monotonic() - logged_at[0] >= _REPORT_S:  # anybody can send tokens
+                logged_at[0] = time.monotonic()
+                log.warning("nobody knows who may read the metrics port, so nobody may: the API server does not tell",
+                            error=str(error), hint="the service account needs create on tokenreviews and "
+                            "subjectaccessreviews")  # fmt: skip
             return UNKNOWN
 
     return review

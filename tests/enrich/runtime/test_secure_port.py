@@ -18,6 +18,9 @@ from enrich.runtime.health import HealthServer
 from enrich.runtime.secure_port import Guard, MetricsSettings
 from enrich.runtime.settings import SettingsError, load
 from enrich.runtime.token_gate import ALLOWED, FORBIDDEN, UNAUTHENTICATED, UNKNOWN, TokenGate
+from enrich.sources.client import Client
+from enrich.sources.source import SourceError
+from enrich.sources.token_review import reviewer as reviewer_of
 from tests.probe.export.authority import make_authority
 from tests.waiting import until
 
@@ -227,6 +230,31 @@ def test_too_many_questions_are_refused_at_once(reviewer: Reviewer) -> None:
     assert UNKNOWN in found
     assert found.count(None) <= 18
     reviewer.may_answer.set()
+
+
+def test_made_up_tokens_keep_nobody_out_who_was_allowed_before(reviewer: Reviewer) -> None:
+    now = [0.0]
+    gate = TokenGate(reviewer, lambda: now[0])
+    until(lambda: gate.look("good", "/metrics") == ALLOWED)
+    now[0] = 61.0
+    reviewer.may_answer.clear()
+    for number in range(100):
+        gate.look(f"made-up-{number}", "/metrics")
+    until(lambda: len(reviewer.asked) == 3)
+    assert gate.look("good", "/metrics") is None, "it waits, and is not refused"
+    reviewer.may_answer.set()
+    until(lambda: gate.look("good", "/metrics") == ALLOWED)
+    until(lambda: len(reviewer.asked) == 20)
+    assert reviewer.asked[3][0] == "good", "made-up ones have come before it"
+
+
+def test_an_api_server_that_does_not_answer_fills_no_log(capsys: pytest.CaptureFixture[str]) -> None:
+    def connect() -> Client:
+        raise SourceError("it is away")
+
+    review = reviewer_of(connect)
+    assert {review(f"made-up-{number}", "/metrics") for number in range(100)} == {UNKNOWN}
+    assert capsys.readouterr().out.count("it is away") == 1
 
 
 @pytest.mark.parametrize(
