@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Final, NoReturn
+from typing import Final
 
 import click
 
@@ -22,7 +22,7 @@ from enrich.runtime.process import Exit, StopRequest, StopServiceError, configur
 from enrich.runtime.settings import SettingsError, describe, load
 from enrich.runtime.version import version_text
 from enrich.sources.token_review import metrics_guard
-from streams.roles.ending import ending_surely
+from streams.roles.ending import begin_again, ending_surely
 from streams.roles.role_page import role_page
 from streams.roles.supervisor import SUPERVISED, supervise
 from streams.settings import Settings
@@ -39,7 +39,7 @@ Exit codes:
   2  a setting, a file or a manifest is wrong
   3  this machine lacks something that the role needs
   4  another instance is running: its metrics port is taken
-  5  Kafka refuses the service permanently (rights, topics)
+  5  Kafka refuses the service permanently, and not for a missing right: that is waited for
 """
 
 
@@ -108,7 +108,7 @@ def _run_alone(role: str, settings: Settings, stop: StopRequest) -> int:
         # Without Kafka, a role may end its process, because it waits in vain for acknowledgements.
         time.sleep(0.9 * settings.stop_timeout)
         if not stop.by_signal:
-            _begin_again(role)
+            begin_again(role)
 
     with CredentialWatch(settings, on_renewed).running():
         try:
@@ -123,13 +123,8 @@ def _run_alone(role: str, settings: Settings, stop: StopRequest) -> int:
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, signal.SIG_DFL)
             if not stop.by_signal:
-                _begin_again(role)
+                begin_again(role)
         return code
-
-
-def _begin_again(role: str) -> NoReturn:
-    """Replace this process by a new one of the same role and process id."""
-    os.execv(sys.executable, [sys.executable, "-m", "streams.main", role, "--alone"])  # noqa: S606 - no shell is wanted
 
 
 def default_roles(settings: Settings) -> list[str]:

@@ -133,6 +133,10 @@ class RecordProducer:
             on_delivery(error.args[0], RefusedMessage(topic, key, value, headers))
         return True
 
+    def drop_queued(self) -> None:
+        """Send nothing of what waits for Kafka, except to the topics of routes. Any thread may call it."""
+        self._many.purge(in_flight=False, blocking=False)
+
     def close(self, timeout_s: float) -> int:
         """Flush for ``timeout_s`` at most, then drop what is still queued. Return how many records that are."""
         left = sum(producer.flush(timeout_s) for producer in (self._many, *self._routed.values()))

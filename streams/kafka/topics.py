@@ -12,16 +12,20 @@ from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, Resourc
 from enrich.runtime.process import Exit, StopServiceError
 from enrich.wire.topics import Topic
 from streams.kafka.connection import CALL_TIMEOUT_S, Backoff, Connection, ReadError, admin_client
-from streams.kafka.errors import error_text, topic_error
+from streams.kafka.errors import error_text, lacks_right, topic_error
 
 log = structlog.get_logger("kubeweir.streams")
+
+
+class NoRightError(StopServiceError):
+    """A topic cannot be created because a right is missing. Retry: somebody may give it."""
 
 
 def prepare_topics(connection: Connection, topics: Iterable[Topic], replication: int, stop: threading.Event) -> bool:
     """Create the topics that are missing and check the others. Waits for Kafka; returns False if stopped meanwhile.
 
     ``replication`` 0 takes the broker's default. A topic whose configuration differs is reported in the log and left
-    as it is. Raises StopServiceError if a topic cannot be created.
+    as it is. Raises StopServiceError if a topic cannot be created: NoRightError if only rights are missing.
     """
     admin = admin_client(connection)
     backoff = Backoff(connection["bootstrap.servers"], stop)
@@ -44,6 +48,7 @@ def _create(connection: Connection, admin: AdminClient, missing: Sequence[Topic]
         NewTopic(topic.name, topic.partitions, replication_factor=replication or -1, config=dict(topic.config))
         for topic in missing
     ]
+    refused = []
     for name, future in admin.create_topics(new, request_timeout=CALL_TIMEOUT_S).items():
         try:
             future.result(2 * CALL_TIMEOUT_S)
@@ -55,7 +60,12 @@ def _create(connection: Connection, admin: AdminClient, missing: Sequence[Topic]
             if error.args[0].retriable() or code in {KafkaError._TRANSPORT, KafkaError._TIMED_OUT}:
                 raise
             text = topic_error(connection, error.args[0], "CREATE", name)
-            raise StopServiceError(f"the topic {name} cannot be created: {text}", Exit.KAFKA) from error
+            if not lacks_right(error.args[0]):
+                raise StopServiceError(f"the topic {name} cannot be created: {text}", Exit.KAFKA) from error
+            # Kafka does not show a topic to a user without any right on it.
+            refused.append(f"the topic {name} is not there, or not shown, and cannot be created: {text}")
+    if refused:
+        raise NoRightError("; ".join(refused), Exit.KAFKA)
 
 
 def _check(admin: AdminClient, found: Sequence[tuple[Topic, int]]) -> None:

@@ -44,12 +44,13 @@ from streams.kafka.group import GroupReader
 from streams.kafka.lag import LagMonitor
 from streams.kafka.reading import read_committed
 from streams.kafka.records import Record
-from streams.kafka.topics import partitions_of, prepare_topics
+from streams.kafka.topics import partitions_of
 from streams.metrics.progress import CALLS_OF_ALERTS, ProgressMetrics
 from streams.metrics.roles import AlertMetrics, SinkMetrics
 from streams.roles.loop_thread import LoopThread
 from streams.roles.needs import alerts_needs
 from streams.roles.own_cluster import OwnCluster
+from streams.roles.own_topics import OwnTopics
 from streams.settings import Settings
 from streams.sinks.running_sinks import RunningSinks, check_definitions
 
@@ -120,7 +121,9 @@ def _work(
     problems.insert(0, own_cluster.problem)
     settings = own_cluster.find(stop)
     needed = (topics.denied, topics.status, topics.dead, topics.alerts, topics.deltas, topics.alert_state)
-    if not prepare_topics(settings.connection(), needed, settings.replication, stop):
+    own_topics = OwnTopics(settings, stop)
+    problems.insert(0, own_topics.problem)
+    if not own_topics.prepare(needed):
         return
     rules.current = in_force(first).rules
     count_thread, engine_thread, engine_loop = _loop_threads(settings, rules, metrics, dead, stop, monitor)

@@ -1,12 +1,14 @@
-"""Ends a role that is to stop, even if one of its clients never returns."""
+"""Ends a role that is to stop, even if one of its clients never returns, and lets one begin again."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import signal
+import sys
 import threading
 from collections.abc import Iterator
-from typing import Final
+from typing import Final, NoReturn
 
 import structlog
 
@@ -38,3 +40,17 @@ def ending_surely(stop: threading.Event, timeout_s: float) -> Iterator[None]:
         yield
     finally:
         ended.set()
+
+
+def begin_again(role: str) -> NoReturn:
+    """Replace this process by a new one of the same role and process id."""
+    os.execv(sys.executable, [sys.executable, "-m", "streams.main", role, "--alone"])  # noqa: S606 - no shell is wanted
+
+
+def begin_again_unless(stop: threading.Event, role: str) -> None:
+    """Do so unless the role stops. Only the main thread may call it."""
+    # A signal from here on ends the process, as it is or as the one that takes its place.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_DFL)
+    if not stop.is_set():
+        begin_again(role)

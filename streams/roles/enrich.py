@@ -35,8 +35,10 @@ from streams.kafka.producer import RecordProducer
 from streams.kafka.reading import TopicReader, reader_group
 from streams.kafka.topics import prepare_topics
 from streams.metrics.roles import EnrichMetrics
+from streams.roles.ending import begin_again_unless
 from streams.roles.needs import enrich_needs
 from streams.roles.own_cluster import OwnCluster
+from streams.roles.own_topics import OwnTopics
 from streams.routes.routes_file import RoutesFile
 from streams.routes.topics import Routing
 from streams.settings import Settings
@@ -66,13 +68,13 @@ def run_enrich(settings: Settings, stop: threading.Event) -> int:
     source = _source(settings, cluster)
     cluster.addresses.watched_until_ns = source.synced_until_ns
     export_watch(registry, source, metrics.progress.last_success)
-    own_cluster = OwnCluster(settings)
+    own_cluster, own_topics = OwnCluster(settings), OwnTopics(settings, stop)
     history: AddressHistory | None = None
     needs = [Needs()]
     diagnosis = Diagnosis(settings.connection, lambda: needs[0])
     checks: dict[str, Check] = {
         "cluster": lambda: watch_problem(cluster, source) or own_cluster.problem(),
-        "kafka": diagnosis.named("kafka", _never_connected),
+        "kafka": diagnosis.named("kafka", lambda: own_topics.problem() or "Kafka has not been reached yet"),
     }
     health = HealthServer(settings.metrics, registry, checks, details=metrics.progress.last_success.in_words,
                           guard=metrics_guard(settings))  # fmt: skip
@@ -85,14 +87,14 @@ def run_enrich(settings: Settings, stop: threading.Event) -> int:
         needs[:] = [enrich_needs(settings)]
         history = _history(settings, cluster, metrics)
         checks["history"] = partial(getattr, history, "problem")
-        if not _prepare_topics(settings, stop):
+        if not _prepare_topics(settings, own_topics, stop):
             return Exit.OK
         history.start()
         _wait(history.loaded, stop)
         workers: list[EnrichWorker] = []
         producer = RecordProducer(settings.connection(), lambda error: workers[0].fatal(error))  # noqa: PLW0108 - it is made below
         pipeline = _pipeline(settings, cluster, source, producer, metrics)
-        worker = EnrichWorker(settings, pipeline, producer, metrics, stop)
+        worker = EnrichWorker(settings, pipeline, producer, metrics, stop, partial(begin_again_unless, stop, "enrich"))
         workers.append(worker)
         if settings.routes:
             routing = pipeline.routing = Routing(settings, producer, metrics, stop)
@@ -133,14 +135,13 @@ def _pipeline(
     )
 
 
-def _prepare_topics(settings: Settings, stop: threading.Event) -> bool:
+def _prepare_topics(settings: Settings, own_topics: OwnTopics, stop: threading.Event) -> bool:
     """Create the topics; return False if stopped meanwhile. Raises StopServiceError."""
-    connection, topics = settings.connection(), settings.topics
-    needed = [topic for topic in topics if topic is not topics.checkpoints]
-    if not prepare_topics(connection, needed, settings.replication, stop):
+    topics = settings.topics
+    if not own_topics.prepare(topic for topic in topics if topic is not topics.checkpoints):
         return False
     try:
-        return prepare_topics(connection, [topics.checkpoints], settings.replication, stop)
+        return prepare_topics(settings.connection(), [topics.checkpoints], settings.replication, stop)
     except StopServiceError as error:
         # A Kafka where the topics were made by hand for an earlier version: verdicts are worth more.
         log.error("verdicts that vanish between two workers will not be noticed", error=str(error))
@@ -200,10 +201,6 @@ def _wait(ready: threading.Event, stop: threading.Event) -> None:
     """Wait until the event or the stop is set. Nothing is enriched before the index and the history are complete."""
     while not stop.is_set() and not ready.wait(0.1):
         pass
-
-
-def _never_connected() -> str:
-    return "Kafka has not been reached yet"
 
 
 def _node_of(cluster: Cluster, uid: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -17,14 +17,15 @@ from enrich.runtime.credentials import registry_with_credentials
 from enrich.runtime.health import HealthServer
 from enrich.runtime.process import Exit, StopServiceError
 from enrich.sources.token_review import metrics_guard
+from enrich.wire.topics import Topic
 from streams.kafka.dead_letters import DeadLetters
 from streams.kafka.group import GroupReader
 from streams.kafka.lag import LagMonitor
-from streams.kafka.topics import prepare_topics
 from streams.metrics.progress import CALLS_OF_SINKS, ProgressMetrics
 from streams.metrics.roles import SinkMetrics
 from streams.roles.needs import sink_needs
 from streams.roles.own_cluster import OwnCluster
+from streams.roles.own_topics import OwnTopics
 from streams.routes.model import Routes
 from streams.routes.outputs import sink_definitions
 from streams.routes.routes_file import RoutesFile
@@ -70,9 +71,7 @@ def run_sink(name: str, settings: Settings, stop: threading.Event) -> int:
     ) -> None:
         sink = make_sink(name, settings)
         own = _own_cluster(settings, problems, stop)
-        if not prepare_topics(
-            settings.connection(), [settings.topics.flows, settings.topics.dead], settings.replication, stop
-        ):
+        if not _prepare_topics(settings, [settings.topics.flows, settings.topics.dead], problems, stop):
             return
         flows = settings.topics.flows.name
         group = own.group(f"sink.{name}")
@@ -109,9 +108,7 @@ def run_routes(settings: Settings, stop: threading.Event) -> int:
         file = RoutesFile(Path(settings.routes), [topic.name for topic in topics], apply)
         check_definitions(sink_definitions(file.read(), own, metrics))
         own = _own_cluster(settings, problems, stop)
-        if not prepare_topics(
-            settings.connection(), [topics.flows, topics.denied, topics.dead], settings.replication, stop
-        ):
+        if not _prepare_topics(settings, [topics.flows, topics.denied, topics.dead], problems, stop):
             return
         file.start()
         problems[:] = [file.problem, sinks.problem, monitor.problem]
@@ -131,6 +128,15 @@ def _own_cluster(settings: Settings, problems: list[Callable[[], str | None]], s
     own_cluster = OwnCluster(settings, every=True)
     problems.insert(0, own_cluster.problem)
     return own_cluster.find(stop)
+
+
+def _prepare_topics(
+    settings: Settings, topics: Sequence[Topic], problems: list[Callable[[], str | None]], stop: threading.Event
+) -> bool:
+    """Create the topics, and report in ``problems`` while a right is missing; return False if stopped meanwhile."""
+    own_topics = OwnTopics(settings, stop)
+    problems.insert(0, own_topics.problem)
+    return own_topics.prepare(topics)
 
 
 def _run(

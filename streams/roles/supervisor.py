@@ -3,7 +3,7 @@
 - Each role is started as a process of its own, so that one that crashes or leaks harms no other.
 - A role that ends unexpectedly is restarted with an exponential backoff (1 s to 30 s). After a minute of running, the
   backoff begins at 1 s again.
-- A role that ends with an exit code that a restart hardly changes (a wrong setting, a missing right) is tried again
+- A role that ends with an exit code that a restart hardly changes (a wrong setting, a deleted topic) is tried again
   after the longest backoff, and the others go on: a mistake in a file of alert rules must not stop the records. If no
   role is left that runs, the program ends with that code.
 - When the credentials of Kafka are renewed, the roles are restarted one after the other: each ends as at a stop, and

@@ -42,6 +42,7 @@ from streams.worker.credentials import kafka_credentials
 from streams.worker.group_errors import take_group_errors
 from streams.worker.inflight import InFlightTracker, TrackedInput
 from streams.worker.intake import Intake
+from streams.worker.missing_rights import MissingRights
 from streams.worker.pipeline import Pipeline
 from streams.worker.refusals import Refusals
 from streams.worker.takeover import Takeover
@@ -111,12 +112,15 @@ class EnrichWorker:
         producer: RecordProducer,
         metrics: EnrichMetrics,
         stop: threading.Event,
+        begin_again: Callable[[], None],
     ) -> None:
+        """``begin_again`` is called on the event loop when a right that was missing has been given."""
         self._settings, self._pipeline, self._producer, self._metrics = settings, pipeline, producer, metrics
         self._stop, self._ended = stop, threading.Event()
         self._loop = asyncio.new_event_loop()
         asyncio.set_event_loop(self._loop)
-        self.refusals = Refusals(settings, pipeline, producer, metrics, self._loop, self.fatal)
+        self._rights = MissingRights(settings, producer, self._loop, stop, begin_again)
+        self.refusals = Refusals(settings, pipeline, producer, metrics, self._loop, self._rights.on_refused)
         in_flight = settings.in_flight_verdicts, settings.in_flight_bytes
         self._tracker = InFlightTracker(*in_flight, self._loop.call_soon_threadsafe, self.refusals.on_error)
         self._intake = Intake(self._tracker, metrics, self._on_finished, unread)
@@ -128,6 +132,9 @@ class EnrichWorker:
 
     def problem(self) -> str | None:
         """Return what keeps the worker from making progress, or None."""
+        missing = self._rights.problem()
+        if missing:
+            return missing
         if self.partitions is None:
             return "no partitions of the raw topic have been assigned yet"
         overdue = time.monotonic() - self._intake.last_ack
@@ -156,11 +163,8 @@ class EnrichWorker:
             self._ended.set()
 
     def fatal(self, error: str) -> None:
-        """Exit at once, because Kafka will acknowledge nothing more (any thread)."""
-        log.error(
-            "Kafka refuses to take records; stopping. Batches that are not acknowledged will be read again", error=error
-        )
-        os._exit(Exit.KAFKA)
+        """Wait for a right or exit, because Kafka will acknowledge nothing more (any thread)."""
+        self._rights.on_refused(error)
 
     def _build(self) -> faust.App:
         settings = self._settings
@@ -208,6 +212,7 @@ class EnrichWorker:
     async def _enrich(self) -> None:
         while True:
             taken = await self._intake.take()
+            await self._rights.may_send.wait()
             await self._takeover.of([tracked for tracked, _, _ in taken], self.partitions or ())
             for tracked, _, expired in taken:
                 if expired:
@@ -225,6 +230,7 @@ class EnrichWorker:
 
     async def _release(self) -> None:
         while True:
+            await self._rights.may_send.wait()
             await self._pipeline.release()
             await asyncio.sleep(_RELEASE_EVERY_S)
 

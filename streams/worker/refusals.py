@@ -1,8 +1,8 @@
 """What happens to a record that Kafka does not take.
 
 A record that Kafka refuses because of its content is retried once in a batch of its own, since its batch may have been
-refused because of another record; if it is refused again, a dead letter takes its place. Any other refusal is fatal,
-unless the record is for the topic of a route.
+refused because of another record; if it is refused again, a dead letter takes its place. Any other refusal stops the
+enricher (:mod:`streams.worker.missing_rights`), unless the record is for the topic of a route.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any, Final, Protocol
 import structlog
 
 from streams.kafka.dead_letter_form import CUT_VALUE_BYTES
-from streams.kafka.errors import is_refused, topic_error
+from streams.kafka.errors import is_refused, lacks_right, topic_error
 from streams.kafka.producer import RecordProducer
 from streams.metrics.roles import EnrichMetrics
 from streams.settings import Settings
@@ -46,9 +46,10 @@ class Refusals:
         producer: RecordProducer,
         metrics: EnrichMetrics,
         loop: asyncio.AbstractEventLoop,
-        on_fatal: Callable[[str], None],
+        on_fatal: Callable[[str, str], None],
     ) -> None:
-        """``on_fatal`` ends the process; any thread may call it."""
+        """``on_fatal`` takes an error after which nothing more is sent, and the topic if a right on it is missing, else
+        an empty text; any thread may call it."""
         self.routing: RoutedTopics | None = None
         """Set if there are routes."""
         self._settings, self._pipeline, self._producer, self._metrics = settings, pipeline, producer, metrics
@@ -56,7 +57,7 @@ class Refusals:
         self._retries: set[asyncio.Task[None]] = set()
 
     def on_error(self, tracked: TrackedInput, error: Any, message: Any) -> None:
-        """Retry a record that Kafka did not take, or exit (poll thread)."""
+        """Retry a record that Kafka did not take, or send nothing more (poll thread)."""
         if not is_refused(error):
             self._on_denied(tracked, error, message)
             return
@@ -86,9 +87,11 @@ class Refusals:
             self._on_denied(tracked, error, message)
 
     def _on_denied(self, tracked: TrackedInput, error: Any, message: Any) -> None:
-        """Give up the record if it is for the topic of a route; exit if it is for one of ours (poll thread)."""
+        """Give up the record if it is for the topic of a route; send nothing more if it is for one of ours (poll
+        thread)."""
         if self.routing is None or not self.routing.is_own(message.topic()):
-            self._on_fatal(topic_error(self._settings.connection(), error, "WRITE", message.topic()))
+            text = topic_error(self._settings.connection(), error, "WRITE", message.topic())
+            self._on_fatal(text, message.topic() if lacks_right(error) else "")
         else:
             self.routing.on_refused(message.topic(), error.str())
             tracked.on_delivery(None, message)

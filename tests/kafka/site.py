@@ -55,7 +55,11 @@ class Service:
 
     def get(self, path: str, role: str = "enrich") -> tuple[int, str]:
         """Return status and text of a page of its health port."""
-        port = self.wait_for("starting", role=role)["metrics_port"]
+        self.wait_for("starting", role=role)
+        # The last one's: a process may have begun again.
+        port = [one for one in self.lines() if (one["event"], one.get("role")) == ("starting", role)][-1][
+            "metrics_port"
+        ]
         try:
             with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:
                 return answer.status, answer.read().decode()

@@ -109,18 +109,26 @@ def test_a_user_who_may_not_log_in_any_more_is_waited_for(probe: Probe) -> None:
     until(probe.is_well)
 
 
-def test_an_enricher_that_may_not_join_its_group_reads_once_it_may(guarded: GuardedBroker, tmp_path: Path) -> None:
-    write_manifests(tmp_path / "manifests")
+def _restricted(
+    guarded: GuardedBroker, folder: Path, kind: ResourceType, name: str, operation: AclOperation
+) -> tuple[Site, list[AclBinding]]:
+    """Return a site with services that may do everything but one operation on what begins with a prefix and ``name``;
+    and what denies it."""
+    write_manifests(folder / "manifests")
     prefix = f"t{secrets.token_hex(4)}"
     user, env = guarded.user()
-    for kind in (ResourceType.TOPIC, ResourceType.GROUP):
-        guarded.allow(user, kind, prefix, AclOperation.ALL)
-    denied = guarded.deny(user, ResourceType.GROUP, f"{prefix}.c1.", AclOperation.READ)
+    for every in (ResourceType.TOPIC, ResourceType.GROUP):
+        guarded.allow(user, every, prefix, AclOperation.ALL)
+    denied = guarded.deny(user, kind, f"{prefix}.{name}", operation)
     administrator = load(KafkaSettings, guarded.env("weir", "weir")).connection()
-    site = Site(guarded.address, prefix, tmp_path, administrator, {**env, "WEIR_CLUSTER": "c1"})
+    return Site(guarded.address, prefix, folder, administrator, {**env, "WEIR_CLUSTER": "c1"}), denied
+
+
+def test_an_enricher_that_may_not_join_its_group_reads_once_it_may(guarded: GuardedBroker, tmp_path: Path) -> None:
+    site, denied = _restricted(guarded, tmp_path, ResourceType.GROUP, "c1.", AclOperation.READ)
     try:
         service = site.start("enrich", "--alone")
-        refused = f"no right READ on the group {prefix}.c1.enrich"
+        refused = f"no right READ on the group {site.prefix}.c1.enrich"
         until(lambda: refused in service.get("/readyz")[1])
         site.send(make_batch(0, 5))
         site.flush()
@@ -129,5 +137,43 @@ def test_an_enricher_that_may_not_join_its_group_reads_once_it_may(guarded: Guar
         assert len(site.read_flows(5)) == 5
         until(lambda: service.get("/readyz")[0] == 200)
         assert service.stop() == 0
+    finally:
+        site.end()
+
+
+@pytest.mark.parametrize("topics", ["flows", ""], ids=["one topic", "every topic"])
+def test_an_enricher_that_may_not_write_goes_on_once_it_may(
+    guarded: GuardedBroker, tmp_path: Path, topics: str
+) -> None:
+    site, denied = _restricted(guarded, tmp_path, ResourceType.TOPIC, topics, AclOperation.WRITE)
+    try:
+        service = site.start("enrich", "--alone")
+        service.wait_for("partitions assigned")
+        site.send(make_batch(0, 5))
+        site.flush()
+        until(lambda: "Kafka takes no records until the right is given" in service.get("/readyz")[1])
+        status, text = service.get("/readyz")
+        assert (status, f"no right WRITE on the topic {site.prefix}.flows" in text) == (503, True)
+        guarded.revoke(denied)
+        assert len(site.read_flows(5)) == 5
+        until(lambda: service.get("/readyz")[0] == 200)
+        assert service.stop() == 0
+    finally:
+        site.end()
+
+
+def test_a_role_without_any_right_waits_for_its_rights(guarded: GuardedBroker, tmp_path: Path) -> None:
+    write_manifests(tmp_path / "manifests")
+    prefix = f"t{secrets.token_hex(4)}"
+    user, env = guarded.user()
+    site = Site(guarded.address, prefix, tmp_path, settings={**env, "WEIR_CLUSTER": "c1"})
+    try:
+        services = {role: site.start(role, "--alone") for role in ("enrich", "stdout", "alerts")}
+        named = f"no right CREATE on the topic {prefix}"
+        until(lambda: all(named in service.get("/readyz", role)[1] for role, service in services.items()))
+        for kind in (ResourceType.TOPIC, ResourceType.GROUP, ResourceType.TRANSACTIONAL_ID):
+            guarded.allow(user, kind, prefix, AclOperation.ALL)
+        until(lambda: all(service.get("/readyz", role)[0] == 200 for role, service in services.items()))
+        assert all(service.process.poll() is None for service in services.values())
     finally:
         site.end()

@@ -34,7 +34,7 @@ def begin_again(_role):
     print("begins again")
     os._exit(7)
 
-main.CredentialWatch, main.run_role, main._begin_again = Watch, role, begin_again
+main.CredentialWatch, main.run_role, main.begin_again = Watch, role, begin_again
 stop = stop_on_signals()
 sys.exit(main._run_alone("enrich", load(Settings, {}), stop))
 """

@@ -19,7 +19,7 @@ stop = threading.Event()
 stop.set()
 settings = load(Settings, {"WEIR_KAFKA": "127.0.0.1:1", "WEIR_STOP_TIMEOUT": "5"})
 with contextlib.suppress(Exception):  # there is no Kafka
-    EnrichWorker(settings, None, None, EnrichMetrics(CollectorRegistry()), stop).run()
+    EnrichWorker(settings, None, None, EnrichMetrics(CollectorRegistry()), stop, lambda: None).run()
 for thread in threading.enumerate():
     if thread.name == "stop-watch":
         thread.join()
