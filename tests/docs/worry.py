@@ -7,7 +7,8 @@ from typing import Final
 WORRY: Final[dict[str, str]] = {
     # --- both services
     "kubeweir_certificate_expires_seconds": (
-        "Below a week (WeirCertificateExpires): Kafka refuses the service once it is 0."
+        "Below a week (WeirCertificateExpires): once it is 0, Kafka refuses the service; where `certificate` is "
+        "`metrics`, scrapers refuse the port."
     ),
     "kubeweir_kafka_credentials_unusable": (
         "1 for 5 minutes (WeirCredentialsUnusable): renewed files are incomplete or wrong. The log says which; clients "
