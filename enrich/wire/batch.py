@@ -18,8 +18,8 @@ of ``bpf/event.h``; :data:`VERDICT` is its numpy twin)::
 3. A verdict has the kernel's monotonic time; ``clock`` added to it is the wall clock.
 4. ``lost`` says that 40 verdicts of this ring were lost so far because the ring was full, none of them since the last
    batch.
-5. When the probe's spool is full, it thins a batch out. With ``"kept":[[5000,1],[5002,1]]`` and ``"verdicts":2``,
-   number 5001 was dropped.
+5. When the probe's spool is full, it thins a batch out. With ``"kept":[[5000,1],[5002,1]]``, ``"verdicts":2`` and
+   ``"removed":["spool_full",5000,3]``, number 5001 was dropped (:mod:`enrich.wire.numbering`).
 
 A reader accepts version 1 only, ignores header keys that it does not know, and uses the first 88 bytes of longer
 verdicts: readers are upgraded before probes. No code here looks at a single verdict; a batch is an array.
@@ -49,6 +49,7 @@ from enrich.wire.bounds import (
     Small,
     Uid,
 )
+from enrich.wire.numbering import Numbers, problem_of
 
 VERSION: Final = 1
 """The version of the batch format. Keys may be added to the header without a new version."""
@@ -169,6 +170,14 @@ class Header(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=False):
     kept: list[tuple[Count, Count]] | None = None
     """The runs ``[number, verdicts]`` that a full spool kept when it thinned the batch out; None if nothing is missing.
     ``first`` is then the number of the first kept."""
+    removed: tuple[LossReason, Count, Count] | msgspec.UnsetType = msgspec.UNSET
+    """Why verdicts were removed from the batch, the first of the numbers that it had before, and how many it had. If
+    all were removed, ``first`` is the number behind them. Unset if nothing was removed, and in earlier versions."""
+
+    @property
+    def covered(self) -> Numbers:
+        """The numbers that the batch has, or had before verdicts were removed."""
+        return Numbers.of(self.first, self.verdicts, self.kept, self.removed or None)
 
     @property
     def key(self) -> bytes:
@@ -194,8 +203,9 @@ class Batch(msgspec.Struct, frozen=True):
         starts = np.flatnonzero(np.diff(numbers, prepend=numbers[:1] - 2) != 1)
         kept = [(int(run[0]), len(run)) for run in np.split(numbers, starts[1:])]
         header = msgspec.structs.replace(
-            self.header, first=kept[0][0], verdicts=len(self.verdicts), verdict_bytes=VERDICT.itemsize, kept=kept
-        )
+            self.header, first=kept[0][0], verdicts=len(self.verdicts), verdict_bytes=VERDICT.itemsize, kept=kept,
+            removed=msgspec.UNSET,
+        )  # fmt: skip
         return encode_batch(header, np.ascontiguousarray(self.verdicts))
 
     def numbers(self) -> np.ndarray[Any, np.dtype[np.uint64]]:
@@ -264,8 +274,8 @@ def _bad_header(text: bytes, error: Exception) -> BatchError:
 
 
 def _check(header: Header, body: int) -> None:
-    if header.first + header.verdicts >= 1 << 63:
-        raise BatchError("bad_header", f"first or verdicts is out of range: {header.first}, {header.verdicts}")
+    if problem := problem_of(header.first, header.verdicts, header.kept, header.removed or None):
+        raise BatchError("bad_header", problem)
     for number in (*header.endpoints, *header.rules):
         if len(number) == _MAX_DIGITS and int(number) >= 1 << 32:
             raise BatchError("bad_header", f"{number} is not a number of an endpoint or a rule: it has 32 bits")
@@ -275,8 +285,6 @@ def _check(header: Header, body: int) -> None:
         raise BatchError(
             "wrong_length", f"{body} bytes of verdicts, {header.verdicts * header.verdict_bytes} announced"
         )
-    if header.kept is not None:
-        _check_kept(header, header.kept)
 
 
 def _check_times(header: Header, verdicts: np.ndarray[Any, np.dtype[np.void]]) -> None:
@@ -287,14 +295,3 @@ def _check_times(header: Header, verdicts: np.ndarray[Any, np.dtype[np.void]]) -
     earliest, latest = int(times.min()), int(times.max())
     if latest >= _MAX_TIME_NS or earliest + header.clock < 0:
         raise BatchError("bad_verdict", f"a verdict's time is out of range: {earliest} to {latest}, {header.clock}")
-
-
-def _check_kept(header: Header, kept: list[tuple[int, int]]) -> None:
-    """Check that the runs rise, do not overlap, add up to the verdicts, and begin where the header says."""
-    if sum(verdicts for _, verdicts in kept) != header.verdicts:
-        raise BatchError("bad_header", "kept does not add up to verdicts")
-    number = header.first
-    for first, verdicts in kept:
-        if verdicts < 1 or first < number or first + verdicts >= 1 << 63:
-            raise BatchError("bad_header", f"the runs in kept must rise from first; found {first}, {verdicts}")
-        number = first + verdicts

@@ -15,10 +15,6 @@ from typing import Final, NamedTuple
 from enrich.runtime.state_file import DamagedError, read_state, set_aside
 from probe.export.segment import SpoolPosition
 
-SPOOL_FULL: Final = "spool_full"
-"""The reason of losses: removed to make room."""
-REFUSED: Final = "refused"
-"""The reason of losses: Kafka refused the batch."""
 _CONTENT: Final = struct.Struct("<QQQQ")
 _CRC: Final = struct.Struct("<I")
 

@@ -125,7 +125,7 @@ class Drain:
     def _batcher(self, ring: Ring) -> Batcher:
         last = self._spool.last_header
         if last and self._has_last(ring):
-            ring.skip_to(last.first + last.verdicts)
+            ring.skip_to(last.covered.end)
         ring_key = *self._key, ring.id
         batcher = Batcher(
             ring_key, self._references, lambda: self._lost_of(ring), self._reported_losses(ring), self._limits,

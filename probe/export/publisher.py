@@ -31,6 +31,7 @@ from probe.export.raw_topic import CREATED, MAX_IN_FLIGHT_BYTES, RawTopic, text_
 from probe.export.refusal import BROKEN, FINAL, PURGED, UNAUTHORIZED, Refusal
 from probe.export.segment import SpoolPosition
 from probe.export.spool import Spool
+from probe.export.summary import RefusedNumbers
 
 log = structlog.get_logger("kubeweir.probe")
 
@@ -55,8 +56,8 @@ class Publisher:
         self._raw_topic = RawTopic(topic, config)
         self._producer: Producer | None = None
         """The thread makes it, and tries again while librdkafka makes none: a bad certificate ends nothing."""
-        self._in_flight, self.clock = InFlight(), BrokerClock()
-        self._reported_at = 0.0
+        self._in_flight, self._refused, self.clock = InFlight(), RefusedNumbers(), BrokerClock()
+        self._reported_at, self._measured_at = 0.0, time.monotonic()
         self._stop = threading.Event()
         self.failed = threading.Event()  # set when the thread died of an unexpected error: the process must then end
         self._setup_problem: str | None = "Kafka has not been reached yet"
@@ -70,9 +71,7 @@ class Publisher:
         self._stall, self._waiting = Stall(stall_s), WaitingTime()
         self._answers = self._answers_seen = 0
         """Batches that Kafka has answered, and as many of them as the last look saw."""
-        self._measured_at = time.monotonic()
-        self.acked_batches = 0
-        self.acked_bytes = 0
+        self.acked_batches = self.acked_bytes = 0
         self.on_acknowledged: Callable[[], None] = lambda: None
         """Called when Kafka has acknowledged a batch."""
         self._thread = threading.Thread(target=self._run, name="publisher")
@@ -182,10 +181,10 @@ class Publisher:
         producer.poll(0)
 
     def _produce(self, producer: Producer, position: SpoolPosition, value: bytes, header: Header) -> None:
-        verdicts = header.verdicts
+        value = self._refused.marked(value, header)
 
         def on_answer(error: KafkaError | None, _message: Message) -> None:
-            self._on_answer(error, position, verdicts)
+            self._on_answer(error, position, header)
 
         while True:
             try:
@@ -194,12 +193,12 @@ class Publisher:
                 producer.poll(0.05)
             except KafkaException as error:
                 # librdkafka itself refuses a record that is too large.
-                self._on_answer(error.args[0], position, verdicts)
+                self._on_answer(error.args[0], position, header)
                 return
             else:
                 return
 
-    def _on_answer(self, error: KafkaError | None, position: SpoolPosition, verdicts: int) -> None:
+    def _on_answer(self, error: KafkaError | None, position: SpoolPosition, header: Header) -> None:
         if error is None:
             self.refusal.clear()
             self.acked_batches += 1
@@ -209,9 +208,11 @@ class Publisher:
         elif error.code() in FINAL:
             log.error(
                 "Kafka refused a batch: its verdicts are lost, and counted as `refused`",
-                error=error.str(), verdicts=verdicts, bytes=self._in_flight.size_of(position), topic=self._topic.name,
+                error=error.str(), verdicts=header.verdicts, bytes=self._in_flight.size_of(position),
+                topic=self._topic.name,
             )  # fmt: skip
-            self._in_flight.answer(position, refused=verdicts)
+            self._refused.note(header)
+            self._in_flight.answer(position, refused=header.verdicts)
         elif error.code() in BROKEN:
             self._broken = error.str()
         elif error.code() not in PURGED:

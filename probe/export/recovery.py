@@ -15,14 +15,17 @@ import structlog
 
 from enrich.runtime.state_file import DamagedError, read_state, set_aside
 from enrich.wire.batch import Header
-from probe.export.acknowledged import REFUSED, SPOOL_FULL, Acknowledged
+from enrich.wire.numbering import REFUSED, SPOOL_FULL
+from probe.export.acknowledged import Acknowledged
 from probe.export.segment import (
     Segment,
     SpoolPosition,
     batches_behind_damage,
     header_of,
+    is_joined,
     is_torn,
     rewrite,
+    summaries,
     whole_batches,
 )
 
@@ -53,6 +56,7 @@ def recover(folder: Path, noted: Acknowledged | None) -> Recovered:
     position = noted.position if noted else SpoolPosition(0, 0)
     segments: dict[int, Segment] = {}
     last_header: Header | None = None
+    before: list[Header] | None = None
     for path in sorted(folder.glob("*.seg")):
         if not path.stem.isdecimal():
             continue  # not ours
@@ -60,8 +64,12 @@ def recover(folder: Path, noted: Acknowledged | None) -> Recovered:
         if number < position.segment:
             path.unlink()  # its losses are counted in the file `acked` already
         elif found := _recover_segment(path):
-            segments[number], header, is_damaged = found
+            segment, header, is_damaged, summary = found
             last_header = header or last_header
+            if is_joined(before, summary):
+                path.unlink()
+                continue
+            segments[number], before = segment, summary
             if is_damaged and number == position.segment:
                 position = SpoolPosition(number, 0)  # nobody knows which of its batches is missing
     batches = segments[position.segment].batches if position.segment in segments else 0
@@ -73,10 +81,11 @@ def recover(folder: Path, noted: Acknowledged | None) -> Recovered:
     return Recovered(segments, last_header, acknowledged)
 
 
-def _recover_segment(path: Path) -> tuple[Segment, Header | None, bool] | None:
+def _recover_segment(path: Path) -> tuple[Segment, Header | None, bool, list[Header] | None] | None:
     """Read a segment, and cut off or remove what is damaged; None if there is nothing to read.
 
-    Return also its newest header, and whether batches in its middle were lost. Raises OSError."""
+    Return also its newest header, whether batches in its middle were lost, and its summaries if it has only these.
+    Raises OSError."""
     try:
         data = read_state(path)
     except DamagedError as error:
@@ -97,7 +106,7 @@ def _recover_segment(path: Path) -> tuple[Segment, Header | None, bool] | None:
                         segment=path.name, bytes=len(data) - segment.bytes)  # fmt: skip
             os.truncate(path, segment.bytes)
     newest = next((header for batch in reversed(stored) if (header := header_of(batch.value))), None)
-    return segment, newest, is_damaged
+    return segment, newest, is_damaged, summaries(stored)
 
 
 def _as_reported(position: SpoolPosition, segments: dict[int, Segment], last_header: Header | None) -> Acknowledged:

@@ -7,7 +7,8 @@ A segment is a file of stored batches, one behind the other. Each is a head of 1
          4 bytes        |         4 bytes          |    4 bytes     | length bytes
 
 The number of removed verdicts stands in the same checksummed entry as the verdicts that remain, so that after a kill a
-loss and its count are either both on disk or both not.
+loss and its count are either both on disk or both not. Of batches without verdicts remains a summary, which tells
+readers the numbers that were removed (:mod:`probe.export.summary`).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from __future__ import annotations
 import os
 import struct
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -25,6 +26,8 @@ import numpy as np
 
 from enrich.runtime.private import open_private
 from enrich.wire.batch import VERDICT, Batch, BatchError, Header, Verdict, decode_batch, encode_batch
+from enrich.wire.numbering import SPOOL_FULL
+from probe.export.summary import covers, encode_summary, joined, summary_of
 
 HEAD: Final = struct.Struct("<III")
 """Length of the batch, verdicts removed from it, checksum."""
@@ -44,7 +47,7 @@ class SpooledBatch(NamedTuple):
     """A stored batch, or what is left of one or more."""
 
     value: bytes
-    """The batch; empty if all its verdicts were removed."""
+    """The batch; empty if all its verdicts were removed by an earlier version, or could not be decoded."""
     lost: int = 0
     """How many verdicts were removed."""
 
@@ -158,8 +161,8 @@ def thin(segment: Segment, taken: int, level: int) -> bool:
 
 
 class UnsentBatch(NamedTuple):
-    """A batch for the publisher. ``header`` is None where there is nothing to send: all verdicts were removed, or this
-    version cannot decode the batch (another one wrote it). Then the position only has to be acknowledged."""
+    """A batch for the publisher. ``header`` is None where there is nothing to send: an earlier version removed all
+    verdicts, or this version cannot decode the batch. Then the position only has to be acknowledged."""
 
     position: SpoolPosition
     value: bytes
@@ -192,9 +195,10 @@ def without_allows(stored: SpooledBatch) -> SpooledBatch:
     runs = [(int(run[0]), len(run)) for run in np.split(numbers, edges) if len(run)]
     verdicts = batch.verdicts[keep]
     full = batch.header
+    summary = summary_of(full, SPOOL_FULL)
     header = msgspec.structs.replace(
-        full,
-        first=runs[0][0] if runs else full.first,
+        summary,
+        first=runs[0][0] if runs else summary.first,
         verdicts=len(verdicts),
         kept=runs,
         endpoints={str(n): full.endpoints[str(n)] for n in np.unique(verdicts["endpoint"]) if str(n) in full.endpoints},
@@ -204,10 +208,44 @@ def without_allows(stored: SpooledBatch) -> SpooledBatch:
 
 
 def without_verdicts(stored: Sequence[SpooledBatch]) -> list[SpooledBatch]:
-    """Return one empty entry that counts the verdicts of all: entries of dropped batches must not fill the disk."""
-    headers = (header_of(batch.value) for batch in stored)
-    lost = sum(batch.lost for batch in stored) + sum(header.verdicts for header in headers if header)
-    return [SpooledBatch(b"", lost)] if stored else []
+    """Return a summary for each ring: entries of dropped batches must not fill the disk.
+
+    Batches that cannot be decoded have none; what was removed from them is counted in the entry before."""
+    found: list[tuple[Header | None, int]] = []
+    for batch in stored:
+        header = header_of(batch.value)
+        lost = batch.lost + (header.verdicts if header else 0)
+        summary = summary_of(header, SPOOL_FULL) if header else None
+        last, counted = found[-1] if found else (None, 0)
+        if not found or (last and summary and joined(last, summary) is None):
+            found.append((summary, lost))
+        else:
+            found[-1] = joined(last, summary) if last and summary else last or summary, counted + lost
+    return [SpooledBatch(encode_summary(header) if header else b"", lost) for header, lost in found]
+
+
+def summaries(stored: Iterable[SpooledBatch]) -> list[Header] | None:
+    """Return the headers of a segment's batches if none of them has a verdict; None if it is another segment."""
+    found = []
+    for batch in stored:
+        header = header_of(batch.value)
+        if header is None or header.verdicts:
+            return None
+        found.append(header)
+    return found
+
+
+def join(segment: Segment, later: Segment) -> None:
+    """Have a segment hold the summaries of the next one as well. Raises OSError; then it holds what it did.
+
+    The next one is to be deleted then; see :func:`is_joined`."""
+    rewrite(segment, without_verdicts([*whole_batches(segment.path.read_bytes()),
+                                       *whole_batches(later.path.read_bytes())]))  # fmt: skip
+
+
+def is_joined(segment: list[Header] | None, later: list[Header] | None) -> bool:
+    """Return whether a segment holds the summaries of the next one already: a kill came before its deletion."""
+    return bool(segment and later) and all(any(covers(one, other) for one in segment or ()) for other in later or ())
 
 
 def _batch_of(value: bytes) -> Batch | None:

@@ -19,7 +19,8 @@ What a kill at each moment leaves for the next start:
 
 A full spool first removes the allows from its oldest batches that the publisher has not taken, then whole batches,
 oldest first. Each removal is counted in the stored entry that lost the verdicts, and the header of the next batch
-reports it. These counts are totals of the spool's life, which is longer than a ring's.
+reports it. These counts are totals of the spool's life, which is longer than a ring's. What remains of the batches says
+which numbers were removed, so that readers do not take them for a gap.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ import structlog
 
 from enrich.runtime.private import make_private_folder
 from enrich.wire.batch import Header
-from probe.export.acknowledged import REFUSED, SPOOL_FULL, Acknowledged, AcknowledgedFile
+from enrich.wire.numbering import REFUSED, SPOOL_FULL
+from probe.export.acknowledged import Acknowledged, AcknowledgedFile
 from probe.export.recovery import recover
 from probe.export.segment import (
     HEAD,
@@ -44,6 +46,7 @@ from probe.export.segment import (
     SpoolPosition,
     UnsentBatch,
     header_of,
+    join,
     pack,
     thin,
     verdicts_in_unreadable,
@@ -53,6 +56,8 @@ from probe.export.segment_file import SegmentFile
 
 log = structlog.get_logger("kubeweir.probe")
 
+_ALLOWS: Final = 1
+_ALL_VERDICTS: Final = 2
 _MAX_HANDED_ON_HEADERS: Final = 256
 """Headers of appended batches that are kept for the publisher; with a longer backlog it decodes them from disk."""
 
@@ -248,22 +253,25 @@ class Spool:
 
     # --- making room
 
+    def _bytes(self) -> int:
+        return sum(segment.bytes for segment in self._segments.values())
+
     def _make_room(self, needed: int) -> None:
         """Thin out what lies between the publisher and the newest batch until ``needed`` bytes fit.
 
         The newest batch stays whole, because the next start continues after the number that its header gives. There is
         always room: what the publisher has taken is at most a quarter of the limit, and so is a segment.
         """
-        excess = self.size + needed - self.max_bytes
+        excess = self._bytes() + needed - self.max_bytes
         newest = max((number for number, segment in self._segments.items() if segment.batches), default=0)
-        for level in (1, 2):
+        for level in (_ALLOWS, _ALL_VERDICTS):
             for number, segment in sorted(self._segments.items()):
                 if excess <= 0:
                     return
                 if self._cursor.segment <= number < newest and segment.thinned < level:
-                    before = segment.bytes
+                    before = self._bytes()
                     self._thin(number, level)
-                    excess -= before - segment.bytes
+                    excess -= before - self._bytes()
 
     def _thin(self, number: int, level: int) -> None:
         """Remove allows (1) or all verdicts (2) from a segment, except what the publisher has taken."""
@@ -274,3 +282,15 @@ class Spool:
             log.warning("the spool is full: verdicts were removed from its oldest batches, allowed ones first",
                         segment=segment.path.name, bytes_before=before, bytes_after=segment.bytes,
                         lost_verdicts=self._count().lost[SPOOL_FULL], setting="WEIR_SPOOL_BYTES")  # fmt: skip
+        if level == _ALL_VERDICTS:
+            self._join_to_earlier(number)
+
+    def _join_to_earlier(self, number: int) -> None:
+        """Join the summaries of a segment to those of the segment before it, so that they do not fill the spool."""
+        earlier = max((one for one in self._segments if one < number), default=-1)
+        untaken = earlier > self._cursor.segment or (earlier, 0) == self._cursor
+        if untaken and self._segments[earlier].thinned == _ALL_VERDICTS:
+            join(self._segments[earlier], self._segments[number])
+            # Otherwise the next start deletes it.
+            with contextlib.suppress(OSError):
+                self._segments.pop(number).path.unlink(missing_ok=True)

@@ -1,6 +1,9 @@
 """Detects verdicts that never arrived: gaps in the numbers of a ring, and losses that probes report in batch headers.
 
-The module is pure: headers in, losses out. Each kind of loss is counted once, although batches may be repeated. A gap
+The module is pure: headers in, losses out. Each missing verdict is told once, although batches may be repeated. What
+the kernel loses has no number, and is told by the totals in the headers. What the probe loses has numbers, and is told
+by them alone: a batch says which numbers were removed from it, or it never comes, and its numbers are a gap. The totals
+of these reasons would tell the same verdicts again, in later batches and those of other rings. A gap
 between two workers shows as one within a worker does, because the second takes over what the first one has finished
 (:mod:`streams.worker.checkpoint`).
 
@@ -16,6 +19,7 @@ from typing import Final
 
 from enrich.wire.batch import Header
 from enrich.wire.bounds import MAX_COUNT
+from enrich.wire.numbering import WITH_NUMBERS
 from streams.metrics.label_values import OTHER, LabelValues
 from streams.metrics.roles import LOSS_REASONS
 from streams.worker.checkpoint import Checkpoint
@@ -68,9 +72,12 @@ class Losses:
             return self._detect_first(key, header, lost, ring)
         self._remember(key, ring)
         is_new = header.first >= ring.next_number
+        numbers = header.covered
         found = []
-        if header.first > ring.next_number:
-            found.append(Loss("gap", "gap", header.first - ring.next_number, ring.next_number))
+        if numbers.begin > ring.next_number:
+            found.append(Loss("gap", "gap", numbers.begin - ring.next_number, ring.next_number))
+        if missing := numbers.missing(ring.next_number):
+            found.append(Loss("lost", self._reasons.of(numbers.reason), missing))
         for reason, (verdicts, total) in lost.items():
             before = ring.totals.get(reason, 0)
             # A total that fell in a new batch means that the probe restarted and counts from 0 again.
@@ -80,7 +87,7 @@ class Losses:
                 ring.totals[reason] = total
             if delta > 0:
                 found.append(Loss("lost", reason, delta))
-        ring.next_number = max(ring.next_number, _end(header))
+        ring.next_number = max(ring.next_number, numbers.end)
         return found
 
     def _detect_first(
@@ -88,12 +95,15 @@ class Losses:
     ) -> list[Loss]:
         """Return what the first batch of a ring shows to be lost, if what was finished before is not known."""
         totals = {reason: total for reason, (_, total) in lost.items()}
-        expected = outdated.next_number if outdated else 0
-        self._remember(key, _Ring(max(expected, _end(header)), totals))
+        expected, numbers = outdated.next_number if outdated else 0, header.covered
+        self._remember(key, _Ring(max(expected, numbers.end), totals))
         found = [Loss("lost", reason, verdicts) for reason, (verdicts, _) in lost.items() if verdicts]
-        if header.first > expected and (outdated or key[0] in self._known):
+        # A batch without `removed` may be a part of one, which was sent again.
+        if header.removed and (missing := numbers.missing(expected)):
+            found.insert(0, Loss("lost", self._reasons.of(numbers.reason), missing))
+        if numbers.begin > expected and (outdated or key[0] in self._known):
             reason = "old_checkpoint" if outdated else "ring_not_seen"
-            found.insert(0, Loss("gap_unknown", reason, header.first - expected, expected))
+            found.insert(0, Loss("gap_unknown", reason, numbers.begin - expected, expected))
         return found
 
     def take_over(self, partition: int, checkpoint: Checkpoint, *, is_current: bool) -> None:
@@ -123,17 +133,12 @@ class Losses:
             del self._rings[next(iter(self._rings))]
 
     def _lost(self, header: Header) -> dict[str, tuple[int, int]]:
-        """Return what a header says was lost, by reason; see _MAX_OTHER_REASONS."""
+        """Return what a header says was lost without a number, by reason; see _MAX_OTHER_REASONS."""
         lost: dict[str, tuple[int, int]] = {}
         for reason, (verdicts, total) in header.lost.items():
+            if reason in WITH_NUMBERS:
+                continue
             name = self._reasons.of(reason)
             before = lost.get(name, (0, 0))
             lost[name] = (min(before[0] + verdicts, MAX_COUNT), min(before[1] + total, MAX_COUNT))
         return lost
-
-
-def _end(header: Header) -> int:
-    if header.kept:
-        first, verdicts = header.kept[-1]
-        return first + verdicts
-    return header.first + header.verdicts

@@ -75,7 +75,7 @@ def plain(schema: Any) -> Any:
 
 def test_what_is_written_is_what_the_schemas_say() -> None:
     header = make_header(
-        7, 3, kept=[(7, 2), (10, 1)], lost={"ring_full": (1, 2)},
+        7, 3, kept=[(7, 2), (10, 1)], removed=("spool_full", 7, 4), lost={"ring_full": (1, 2)},
         endpoints={"7": EndpointRef("shop", "web-0", "u")}, rules={"1": [PolicyRef("NetworkPolicy", "shop", "a", 0)]},
     )  # fmt: skip
     found = orjson.loads(msgspec.json.encode(header))

@@ -324,9 +324,10 @@ def test_a_thinned_batch_keeps_only_the_references_of_its_verdicts() -> None:
     assert (set(kept.header.endpoints), set(kept.header.rules)) == ({"7"}, {"12"})
     assert thinned.lost == 5
     assert without_allows(thinned) == thinned
-    assert without_verdicts([thinned, SpooledBatch(b"", 10), SpooledBatch(batch(0))]) == [
-        SpooledBatch(b"", 5 + 2 + 10 + ROWS)
-    ]
+    found = without_verdicts([thinned, SpooledBatch(b"", 10), SpooledBatch(batch(10))])
+    assert [one.lost for one in found] == [5 + 2 + 10 + ROWS]
+    summary = decode_batch(found[0].value).header
+    assert (summary.first, summary.verdicts, summary.removed) == (220, 0, ("spool_full", 100, 120))
     assert without_verdicts([]) == []
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from enrich.wire.batch import VERDICT, Header
 from streams.worker.losses import Loss, Losses
 
@@ -12,10 +14,11 @@ def header(
     lost: dict[str, tuple[int, int]] | None = None,
     kept: list[tuple[int, int]] | None = None,
     ring: str = "r",
+    removed: tuple[str, int, int] | None = None,
 ) -> Header:
     return Header(
         v=1, cluster="c", node="n", ring=ring, first=first, verdicts=verdicts, verdict_bytes=VERDICT.itemsize, clock=0,
-        lost=lost or {}, kept=kept,
+        lost=lost or {}, kept=kept, removed=removed or msgspec.UNSET,
     )  # fmt: skip
 
 
@@ -46,6 +49,39 @@ def test_a_batch_thinned_by_a_full_spool_ends_where_its_last_run_ends() -> None:
     losses = Losses()
     losses.detect(0, header(0, 4, kept=[(0, 1), (7, 3)]))
     assert losses.detect(0, header(10, 1)) == []
+
+
+def test_numbers_that_an_older_probe_removed_are_told_once_too() -> None:
+    losses = Losses()
+    losses.detect(0, header(0, 10))
+    # 10 to 12 are a gap, because it does not say that they were in the batch; 14 to 16 are missing between two runs.
+    thinned = header(13, 2, kept=[(13, 1), (17, 1)], lost={"spool_full": (0, 0)})
+    assert losses.detect(0, thinned) == [Loss("gap", "gap", 3, 10), Loss("lost", "spool_full", 3)]
+    assert losses.detect(0, header(18, 5, {"spool_full": (6, 6)})) == []
+
+
+def test_removed_numbers_are_told_once_in_any_order_of_repeats() -> None:
+    losses = Losses()
+    losses.detect(0, header(0, 10))
+    summary = header(40, 0, removed=("spool_full", 10, 30))
+    assert losses.detect(0, header(10, 5)) == []
+    assert losses.detect(0, summary) == [Loss("lost", "spool_full", 25)]
+    for repeated in (summary, header(10, 5), header(12, 1, kept=[(12, 1)], removed=("spool_full", 10, 5))):
+        assert losses.detect(0, repeated) == []
+    assert losses.detect(0, header(50, 1, removed=("refused", 45, 6))) == [
+        Loss("gap", "gap", 5, 40),
+        Loss("lost", "refused", 5),
+    ]
+
+
+def test_a_batch_that_claims_all_numbers_is_told_as_a_loss_of_all() -> None:
+    losses = Losses()
+    losses.detect(0, header(0, 10))
+    most = (1 << 63) - 1
+    assert losses.detect(0, header(10, 1, removed=("spool_full", 5, most - 5))) == [
+        Loss("lost", "spool_full", most - 11)
+    ]
+    assert losses.detect(0, header(11, 1)) == []
 
 
 def test_losses_reported_by_a_repeated_batch_count_once() -> None:
