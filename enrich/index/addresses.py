@@ -1,29 +1,4 @@
-"""Which pod had which address when.
-
-THEORY OF OPERATION
-
-An address belongs to one pod for an interval of time. Both ends of the interval are blurred, because the API server
-reports a change after it happened, so an interval has four times: ``first`` <= ``start`` <= ``end`` <= ``last``. The
-pod surely had the address from ``start`` to ``end``, and surely not before ``first`` or after ``last``. A pod is named
-for a moment between ``start`` and ``end`` if no other pod may have had the address then. Otherwise the answer is
-ambiguous: a wrong name is worse than an address without a name.
-
-An example, in seconds after 12:00:00, with clocks that may differ by 1 s (``skew``):
-
-1. The watch receives pod a with 10.0.0.1 at 9.0. It had been in sync until 8.5. The pod's status says startTime 5 and
-   PodReadyToStartContainers 7. The interval's ``first`` is 5; its ``start`` is 8, because the API cuts fractions off.
-2. The watch receives the deletion at 30.0, having been in sync until 29.5. ``end`` is 28.5: the sandbox is taken down
-   before the API says so, by another machine's clock. ``last`` is 30.0.
-3. Verdicts about 10.0.0.1: at 20 the other end is pod a. At 7 and at 29 it is ambiguous. At 3 (before ``first`` - skew)
-   and at 32 the other end is not a pod.
-4. Pod b gets 10.0.0.1 at 30. A verdict at 29.5 might be about either: ambiguous. So is one at 30.5, within a's skew.
-5. The probe of the node publishes what it saw of a's interface: 6.2 to 28.4, by the clock of node n1. This replaces the
-   watch's interval of a, and verdicts of n1 need no skew: one at 28.0 names pod a.
-
-Intervals that have ended stay for the tail, so that a late verdict still finds its pod; then :meth:`Addresses.evict`
-removes them. A probe's open interval of a pod that the watch does not know is ended after a minute, because its probe
-died; but not while the API server is away, because then the watch knows no new pod.
-"""
+"""Which pod had which address when. The theory of operation is in :mod:`enrich.index.intervals`."""
 
 from __future__ import annotations
 
@@ -34,6 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 from enrich.index.changes import ANYBODY, Changes, Key
+from enrich.index.ended_intervals import EndedIntervals
 from enrich.index.intervals import (
     FOREVER,
     SECOND,
@@ -43,6 +19,7 @@ from enrich.index.intervals import (
     held_ips,
     listed_interval,
     neighbourhood,
+    not_sure_before,
     observed_interval,
 )
 from enrich.index.known_pods import KnownPods
@@ -75,6 +52,8 @@ class Addresses:
         self._exact: dict[str, tuple[Interval, ...]] = {}
         self._pods = KnownPods(tail_ns, skew_ns, changes)
         self._departed: deque[tuple[int, str, tuple[str, ...]]] = deque()
+        self.ended = EndedIntervals()
+        """Intervals that probes have published and that have ended."""
         self._unconfirmed: dict[tuple[str, str], int] = {}
         self.former_pods, self.known_uids = self._pods.former, self._pods.uids
         """Pods by UID as they were before their labels or owners changed; the UIDs of the pods that are known now."""
@@ -116,9 +95,24 @@ class Addresses:
             self._watched[ip] = tuple(ended(one, pod.uid, end, now) for one in self._watched.get(ip, ()))
             if ip in self._exact:
                 # A probe that has died left its interval open; a living one will publish the exact end.
-                self._exact[ip] = tuple(ended(one, pod.uid, end, now) for one in self._exact[ip])
+                self._end_exact(ip, pod.uid, pod.node, end, now)
             self._changes.touch(Key("address", ip))
         self._departed.append((now, pod.uid, ips))
+
+    def _end_exact(self, ip: str, uid: str, node: str, end: int, now: int) -> None:
+        """End the open interval that a probe has published of a pod and an address, if there is one."""
+        if any(one.uid == uid and one.last_ns == FOREVER for one in self._exact.get(ip, ())):
+            self._exact[ip] = tuple(ended(one, uid, end, now) for one in self._exact[ip])
+            self._note_ended(node, uid, ip, now, now)
+
+    def _note_ended(self, node: str, uid: str, ip: str, last: int, now: int) -> None:
+        self.ended.note(node, (uid, ip), last, now)
+        for one, address in self.ended.excess(node):
+            until = min([now, *(gone.last_ns for gone in self._exact[address] if gone.uid == one)]) + self._skew_ns
+            self._drop(one, address)
+            if address in self._exact:
+                # Where the dropped one made it ambiguous who had the address, it stays so.
+                self._exact[address] = tuple(not_sure_before(other, until) for other in self._exact[address])
 
     def _add_neighbourhood(self, ip: str) -> None:
         """Note that pods have addresses near this one, which has changed."""
@@ -153,8 +147,10 @@ class Addresses:
         self._pods.report(interval, now)
         if last != FOREVER:
             self._unconfirmed.pop((uid, ip), None)
-            self._departed.append((now, uid, (ip,)))
-        elif not self._pods.exists(uid):
+            self._note_ended(interval.node, uid, ip, last, now)
+            return
+        self.ended.discard((uid, ip))
+        if not self._pods.exists(uid):
             # At the end: the order is that of the times.
             self._unconfirmed.pop((uid, ip), None)
             self._unconfirmed[uid, ip] = now
@@ -175,6 +171,9 @@ class Addresses:
         return tuple(one for one in self._exact.get(ip, ()) if one.uid != uid)
 
     def _set_exact(self, ip: str, rest: tuple[Interval, ...]) -> None:
+        for one in self._exact.get(ip, ()):
+            if one not in rest:
+                self.ended.discard((one.uid, ip))
         if rest:
             self._exact[ip] = rest
         else:
@@ -197,6 +196,8 @@ class Addresses:
                     self._watched.pop(ip, None)
                 self._set_exact(ip, tuple(one for one in self._exact.get(ip, ()) if one.last_ns >= limit))
             self._evict_pod(uid)
+        for uid, ip in self.ended.expired(limit):
+            self._drop(uid, ip)
         while self._unconfirmed:
             (uid, ip), since = next(iter(self._unconfirmed.items()))
             # While the API server is away, the watch knows no new pod.
@@ -204,9 +205,9 @@ class Addresses:
                 break
             del self._unconfirmed[uid, ip]
             if not self._pods.exists(uid):
-                self._exact[ip] = tuple(ended(one, uid, one.start_ns, now) for one in self._exact.get(ip, ()))
+                pod = self._pods.get(uid)
+                self._end_exact(ip, uid, pod.node if pod else "", -FOREVER, now)
                 self._changes.touch(Key("address", ip))
-                self._departed.append((now, uid, (ip,)))
 
     def _evict_pod(self, uid: str) -> None:
         pod = self._pods.get(uid)
@@ -222,7 +223,7 @@ class Addresses:
 
     def complete_since_ns(self) -> int:
         """Return the moment before which pods that had an address may be unknown: never learnt, or evicted since."""
-        return max(self._complete_since_ns, self._now_ns() - self._tail_ns)
+        return max(self._complete_since_ns, self._now_ns() - self._tail_ns, self.ended.dropped_until_ns)
 
     # --- reading
 

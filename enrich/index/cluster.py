@@ -89,6 +89,7 @@ class Cluster:
         self._now_ns = now_ns
         self._write = threading.RLock()
         self.addresses = Addresses(int(tail_s * 1e9), int(skew_s * 1e9), now_ns, self._write, self.changes)
+        self.addresses.ended.is_known = lambda node: not self.synced.is_set() or self.node(node) is not None
         """Which pod had which address when."""
         self._objects: dict[type, dict[Name, Any]] = {kind: {} for kind in KINDS}
         self._views: dict[type, Mapping[Name, Any]] = {}
@@ -123,8 +124,7 @@ class Cluster:
         """Apply some changes; subscribers are called once, and only with kinds that really changed.
 
         ``synced_ns``: until when, by the wall clock, the index was current, so that the changes were made after it;
-        None: until now.
-        """
+        None: until now."""
         with self._write:
             edits = [
                 (type(change.object), change.object.key, change.object if change.op == "set" else None)

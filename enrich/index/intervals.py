@@ -1,6 +1,30 @@
 """One pod's possession of one address, and how the watch's observations become such an interval.
 
-The theory of operation is in :mod:`enrich.index.addresses`.
+THEORY OF OPERATION
+
+An address belongs to one pod for an interval of time. Both ends of the interval are blurred, because the API server
+reports a change after it happened, so an interval has four times: ``first`` <= ``start`` <= ``end`` <= ``last``. The
+pod surely had the address from ``start`` to ``end``, and surely not before ``first`` or after ``last``. A pod is named
+for a moment between ``start`` and ``end`` if no other pod may have had the address then. Otherwise the answer is
+ambiguous: a wrong name is worse than an address without a name.
+
+An example, in seconds after 12:00:00, with clocks that may differ by 1 s (``skew``):
+
+1. The watch receives pod a with 10.0.0.1 at 9.0. It had been in sync until 8.5. The pod's status says startTime 5 and
+   PodReadyToStartContainers 7. The interval's ``first`` is 5; its ``start`` is 8, because the API cuts fractions off.
+2. The watch receives the deletion at 30.0, having been in sync until 29.5. ``end`` is 28.5: the sandbox is taken down
+   before the API says so, by another machine's clock. ``last`` is 30.0.
+3. Verdicts about 10.0.0.1: at 20 the other end is pod a. At 7 and at 29 it is ambiguous. At 3 (before ``first`` - skew)
+   and at 32 the other end is not a pod.
+4. Pod b gets 10.0.0.1 at 30. A verdict at 29.5 might be about either: ambiguous. So is one at 30.5, within a's skew.
+5. The probe of the node publishes what it saw of a's interface: 6.2 to 28.4, by the clock of node n1. This replaces the
+   watch's interval of a, and verdicts of n1 need no skew: one at 28.0 names pod a.
+
+Intervals that have ended stay for the tail, so that a late verdict still finds its pod; then ``Addresses.evict``
+removes them. A probe's open interval of a pod that the watch does not know is ended after a minute, because its probe
+died; but not while the API server is away, because then the watch knows no new pod.
+
+How many that have ended are kept has a limit (:mod:`enrich.index.ended_intervals`).
 """
 
 from __future__ import annotations
@@ -67,6 +91,13 @@ def ended(interval: Interval, uid: str, end: int, last: int) -> Interval:
     if interval.uid != uid or interval.last_ns != FOREVER:
         return interval
     return msgspec.structs.replace(interval, end_ns=max(end, interval.start_ns), last_ns=last)
+
+
+def not_sure_before(interval: Interval, until: int) -> Interval:
+    """Return the interval as one that may not have begun before ``until``, if it goes on after it."""
+    if interval.start_ns >= until or interval.last_ns < until:
+        return interval
+    return msgspec.structs.replace(interval, start_ns=min(until, interval.end_ns))
 
 
 def held_ips(pod: Pod | None) -> tuple[str, ...]:

@@ -70,6 +70,7 @@ class EnrichMetrics:
             (self.pending_verdicts, ("settled", "late", "full")),
             (self.foreign_records, ("batches", "address_intervals")),
             (self.refused_intervals, ("forged_interval",)),
+            (self.dropped_intervals, ("node", "index")),
         ):
             for value in values:
                 labelled.labels(value)
@@ -117,6 +118,12 @@ class EnrichMetrics:
             "Address intervals that were refused. forged_interval: the API server says that the pod runs on another "
             "node, or that the address is somebody else's",
             ("reason",),
+        )
+        self.dropped_intervals = counter(
+            "dropped_address_intervals",
+            "Address intervals that have ended, and were dropped before WEIR_POD_RETENTION because there are too many. "
+            "node: of one node. index: of all nodes together",
+            ("limit",),
         )
         self.refused_clock_offsets = counter(
             "refused_clock_offsets", "Batches whose node says that its clock is wrong by more than a day: not corrected"

@@ -23,6 +23,7 @@ from typing import Final, Protocol
 import structlog
 
 from enrich.index.cluster import Cluster
+from enrich.index.ended_intervals import MAX_ENDED, MAX_ENDED_OF_NODE
 from enrich.index.forged import why_forged, why_forged_end
 from enrich.runtime.process import StopServiceError
 from enrich.wire.address_interval import (
@@ -77,6 +78,8 @@ class AddressHistory:
         self._open_reader, self._cluster, self._cluster_id = open_reader, cluster, cluster_id
         self._metrics, self._topic = metrics, topic
         self._synced_until_ns = 0
+        self._dropped: dict[str, int] = {}
+        """How many intervals were dropped by each limit, as far as it is counted."""
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="history", daemon=True)
 
@@ -126,6 +129,7 @@ class AddressHistory:
                     self.positions[self._topic, record.partition] = record.offset + 1
                     if record.offset + 1 >= missing.get(record.partition, record.offset + 2):
                         del missing[record.partition]
+                self._count_dropped()
                 count += len(records)
                 if records:
                     progress_at = time.monotonic()
@@ -161,6 +165,19 @@ class AddressHistory:
             log.warning("an address interval cannot be decoded; skipped", offset=record.offset, error=str(error))
         else:
             self._metrics.address_intervals.inc()
+
+    def _count_dropped(self) -> None:
+        """Count the intervals that the index has dropped; each limit is logged when it is first reached."""
+        for limit, total in self._cluster.addresses.ended.dropped.items():
+            counted = self._dropped.get(limit, 0)
+            self._metrics.dropped_intervals.labels(limit).inc(total - counted)
+            self._dropped[limit] = total
+            if total and not counted:
+                log.warning(
+                    "too many address intervals have ended: those that ended first are dropped, so records about old "
+                    "packets may not name these pods; does a probe publish intervals of pods that never were?",
+                    limit=limit, of_node=MAX_ENDED_OF_NODE, of_index=MAX_ENDED,
+                )  # fmt: skip
 
     def _is_forged(self, why: str | None) -> bool:
         """Report an interval that cannot be true."""

@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from enrich.index.cluster import Cluster
+from enrich.index.ended_intervals import ENDED_BYTES, MAX_ENDED
 from enrich.index.former_values import CHANGE_BYTES, MAX_CHANGES, FormerValues
 from enrich.index.named_addresses import MAX_OUTER, OUTER_BYTES
 from enrich.render.enricher import DIALLED_BYTES, MAX_DIALLED, MAX_TEXTS, TEXT_BYTES
@@ -33,6 +34,7 @@ TABLES = 8
 """How many tables of former values an index has."""
 BOUNDS = {
     "former values": TABLES * MAX_CHANGES * CHANGE_BYTES,
+    "ended intervals": MAX_ENDED * ENDED_BYTES,
     "outer addresses of Services": MAX_OUTER * OUTER_BYTES,
     "rendered pods": MAX_END_BYTES,
     "distinct peers": MAX_PEER_BYTES,

@@ -117,6 +117,10 @@ WORRY: Final[dict[str, str]] = {
     "kubeweir_streams_refused_address_intervals_total": (
         "Any increase: somebody writes address intervals in another node's name. The log says which pod and node."
     ),
+    "kubeweir_streams_dropped_address_intervals_total": (
+        "Any increase: a node has more short-lived pods than there is room for, or its probe publishes pods that never "
+        "were. Peers of late verdicts stay without a name."
+    ),
     "kubeweir_streams_gap_verdicts_total": (
         "Any increase (WeirVerdictsMissing): verdicts never came, and no probe counted them."
     ),

@@ -82,3 +82,19 @@ def test_an_end_that_is_told_long_after_it_ends_the_interval() -> None:
     cluster.addresses.add_interval(interval(1, now - HOUR // 2))
     assert cluster.addresses.owner_at("10.0.0.1", now, "n1").pod is None
     assert cluster.addresses.size() == 0
+
+
+def test_intervals_that_are_dropped_because_there_are_too_many_are_counted() -> None:
+    now = time.time_ns()
+    cluster, registry = Cluster(tail_s=3600.0), CollectorRegistry()
+    cluster.addresses.ended.max_of_node = 10
+    topic = Topic([interval(number, now - HOUR // 2 + number * S) for number in range(25)])
+    history = AddressHistory(lambda: topic, cluster, "c1", EnrichMetrics(registry))
+    history.start()
+    try:
+        assert history.loaded.wait(30)
+    finally:
+        history.stop()
+    name = "kubeweir_streams_dropped_address_intervals_total"
+    assert [registry.get_sample_value(name, {"limit": limit}) for limit in ("node", "index")] == [15, 0]
+    assert cluster.addresses.size() == 2 * 10
