@@ -145,12 +145,17 @@ def replace_by_link(path: Path) -> None:
     path.symlink_to("elsewhere")
 
 
+def overwrite_in_the_middle(path: Path) -> None:
+    """Write NUL bytes over 8 bytes of which the first is not NUL yet."""
+    content = path.read_bytes()
+    at = next(at for at in range(len(content) // 3, len(content)) if content[at])
+    path.write_bytes(content[:at] + bytes(8) + content[at + 8 :])
+
+
 DAMAGES: dict[str, Callable[[Path], object]] = {
     "cut": lambda path: os.truncate(path, path.stat().st_size // 2),
     "NUL bytes": lambda path: path.write_bytes(bytes(path.stat().st_size)),
-    "NUL bytes in the middle": lambda path: path.write_bytes(
-        (content := path.read_bytes())[: len(content) // 3] + bytes(8) + content[len(content) // 3 + 8 :]
-    ),
+    "NUL bytes in the middle": overwrite_in_the_middle,
     "another JSON": lambda path: path.write_text('{"pods": 7, "object": [], "definition": null}\n'),
     "nested JSON": lambda path: path.write_text("[" * 100_000 + "\n"),
     "not UTF-8": lambda path: path.write_bytes(b'["rule", 1, "\xff\xfe", null]\n'),
