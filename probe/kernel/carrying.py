@@ -6,10 +6,13 @@ with a packet since, and the entries that are missing. Fields are copied by name
 
 from __future__ import annotations
 
+import errno
 import time
+from collections.abc import Mapping
 from typing import Final
 
 import numpy as np
+import structlog
 
 from probe.kernel import bpf
 from probe.kernel.description import converted
@@ -19,6 +22,8 @@ from probe.kernel.maps import Map, Maps
 _CARRIED: Final = ("connections", "fragments", "origins")
 _MARGIN_NS: Final = 100_000_000
 """A program reads the clock when it begins, and stores the time when it ends."""
+
+log = structlog.get_logger("kubeweir.probe")
 
 
 class Carrier:
@@ -47,6 +52,20 @@ class Carrier:
                 values["place"] = 0
             _copy(converted(keys, new.layout.key), values, new)
         self._carried_ns = began_ns
+
+
+def copy_endpoints(found: Mapping[bytes, bytes], new: Map) -> None:
+    """Copy the endpoints that are missing. What does not fit has no pod: its interface is closed when moved."""
+    missing = found.keys() - new.items().keys()
+    for copied, key in enumerate(sorted(missing)):
+        try:
+            new.set(key, found[key])
+        except OSError as error:
+            if error.errno != errno.E2BIG:
+                raise
+            log.warning("the map endpoints is smaller than before: interfaces of pods that do not fit are closed",
+                        endpoints=new.max_entries, not_copied=len(missing) - copied)  # fmt: skip
+            return
 
 
 def _copy(keys: Array, values: Array, new: Map) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -20,20 +20,14 @@ import numpy as np
 import structlog
 
 from enrich.wire.batch import VERDICT
-from probe.kernel import bpf
-from probe.kernel.layout import MAPS, VERSION, Array, MapLayout
+from probe.kernel import bpf, released_layouts
+from probe.kernel.layout import ENDPOINT_SIDES, MAPS, RINGBUF, VERSION, Array, MapLayout
 
 log = structlog.get_logger("kubeweir.probe")
 
 PIN: Final = "description"
-_NEEDED: Final = ("config", "endpoints", "connections", "deny_windows_0", "deny_windows_1", "floods_0", "floods_1")
-
-_CONNECTION_V3: Final = [
-    ["last_ns", "<u8"], ["epoch", "<u4"], ["rule", "<u4"], ["identity", "<u4"], ["sequence", "<u4"], ["hash", "<u4"],
-    ["direction", "u1"], ["verdict", "u1"], ["reason", "u1"], ["state", "u1"], ["other", "u1", [16]],
-    ["other_port", "<u2"], ["padding", "u1", [6]],
-]  # fmt: skip
-"""What 0.1.0 wrote, whose maps have no description. Its other maps that are carried over are as they are today."""
+_WINDOWS: Final = ("deny_windows_0", "deny_windows_1", "floods_0", "floods_1")
+_NEEDED: Final = ("config", "endpoints", "connections", *_WINDOWS)
 
 
 class _Stored(msgspec.Struct):
@@ -84,24 +78,41 @@ def write(folder: Path, sizes: Mapping[str, int]) -> None:
 
 
 def read(folder: Path) -> tuple[Description, dict[str, int]]:
-    """Return the layout of the generation in ``folder``, and its sizes (none: 0.1.0 made it). Raises UnreadableError.
+    """Return the layout of the generation in ``folder``, and its sizes (none: nobody knows). Raises UnreadableError.
 
-    By the name of its folder, a generation of this version is known without its description, if that is damaged.
+    By the name of its folder, a generation of this version or of 0.1.0 is known without a description. A description
+    is believed if the maps that are pinned are as it says.
     """
-    if not (folder / PIN).exists():
-        connection = MapLayout(MAPS["connections"].kind, MAPS["connections"].key, _dtype(_CONNECTION_V3))
-        return Description("v3", VERDICT, {**MAPS, "connections": connection}), {}
-    try:
-        parsed = msgspec.json.decode(_content(folder), type=_Stored)
-        made = Description(parsed.version, _dtype(parsed.verdict), {
-            name: MapLayout(kind, _dtype(key), _dtype(value)) for name, (kind, key, value) in parsed.maps.items()
-        })  # fmt: skip
-        _check(made)
-    except (OSError, ValueError, TypeError, RecursionError) as error:
-        if folder.name.partition("-")[0] == VERSION:
-            return OWN, {}
-        raise UnreadableError(str(error)) from error
-    return made, parsed.sizes
+    reason = ""
+    for made, sizes in _candidates(folder):
+        try:
+            if isinstance(made, UnreadableError):
+                raise made
+            _check(made)
+            _check_pins(folder, made)
+        except UnreadableError as error:
+            reason = reason or str(error)
+        else:
+            return made, sizes
+    raise UnreadableError(reason or "it has no description")
+
+
+def _candidates(folder: Path) -> Iterator[tuple[Description | UnreadableError, dict[str, int]]]:
+    """Yield what the layout may be, the best first, and why the description cannot be read."""
+    if (folder / PIN).exists():
+        try:
+            parsed = msgspec.json.decode(_content(folder), type=_Stored)
+            yield Description(parsed.version, _dtype(parsed.verdict), {
+                name: MapLayout(kind, _dtype(key), _dtype(value)) for name, (kind, key, value) in parsed.maps.items()
+            }), parsed.sizes  # fmt: skip
+        except (OSError, ValueError, TypeError, RecursionError) as error:
+            yield UnreadableError(str(error)), {}
+    version = folder.name.partition("-")[0]
+    if version == VERSION:
+        yield OWN, {}
+    if version == released_layouts.VERSION:
+        for maps in released_layouts.UNDESCRIBED:
+            yield Description(version, VERDICT, maps), {}
 
 
 def is_readable(folder: Path) -> bool:
@@ -123,10 +134,38 @@ def _content(folder: Path) -> bytes:
 
 
 def _check(made: Description) -> None:
-    """Raise ValueError if a layout lacks what a takeover reads."""
+    """Raise UnreadableError if a layout lacks what a takeover reads."""
     missing = [name for name in _NEEDED if name not in made.maps]
-    if missing or not {"endpoint", "identity", "rule"}.issubset(made.verdict.names or ()):
-        raise ValueError(f"it lacks {', '.join(missing) or 'fields of the verdict'}")
+    if missing:
+        raise UnreadableError(f"it lacks {', '.join(missing)}")
+    windows = [made.maps[name] for name in _WINDOWS]
+    for dtype, fields in (
+        (made.verdict, {"endpoint", "identity", "rule"}),
+        *((window.key, {"endpoint", "rule"}) for window in windows),
+        *((window.value, {"identity", "count"}) for window in windows),
+    ):
+        if not fields.issubset(dtype.names or ()):
+            raise UnreadableError("it lacks fields of verdicts or deny windows")
+
+
+def _check_pins(folder: Path, made: Description) -> None:
+    """Raise UnreadableError if what a takeover reads is not pinned as the layout says."""
+    expected = {name: _properties(made.maps[name]) for name in _NEEDED} | {"events": (RINGBUF, 0, 0)}
+    for name, properties in expected.items():
+        try:
+            with bpf.closing(bpf.get(folder / name)) as fd:
+                info = bpf.map_info(fd)
+        except OSError as error:
+            raise UnreadableError(f"the map {name} cannot be opened: {error.strerror}") from error
+        found = (info.kind, info.key_size, info.value_size)
+        if found != properties:
+            raise UnreadableError(
+                f"type, key size and value size of the map {name} are {found}, and its layout says {properties}"
+            )
+
+
+def _properties(layout: MapLayout) -> tuple[int, int, int]:
+    return layout.kind, layout.key.itemsize, layout.value.itemsize
 
 
 def converted(values: Array, dtype: np.dtype[Any]) -> Array:
@@ -141,6 +180,17 @@ def converted(values: Array, dtype: np.dtype[Any]) -> Array:
         if name in values.dtype.names and made[name].shape == values[name].shape and name != "padding":
             made[name] = converted(values[name], made[name].dtype)
     return made
+
+
+def endpoint_sides(value: bytes, stored: np.dtype[Any], side: int) -> bytes:
+    """Return an endpoint of the layout ``stored`` as this version writes it: on both sides what is in force."""
+    found: Array = np.frombuffer(value, stored)
+    if stored == released_layouts.EARLIER_ENDPOINT:
+        sides = released_layouts.endpoint_by_side(found, side)
+    else:
+        sides = converted(found, ENDPOINT_SIDES).copy()
+    sides["side"][0][1 - side] = sides["side"][0][side]
+    return sides.tobytes()
 
 
 def _spec(dtype: np.dtype[Any]) -> Any:

@@ -37,9 +37,9 @@ import numpy as np
 import structlog
 
 from probe.kernel import bpf, description
-from probe.kernel.carrying import Carrier
+from probe.kernel.carrying import Carrier, copy_endpoints
 from probe.kernel.deny_windows import DenyWindows
-from probe.kernel.layout import ENDPOINT_SIDES, MAPS, VERSION, Array, Config
+from probe.kernel.layout import MAPS, VERSION, Array, Config
 from probe.kernel.maps import Maps
 from probe.kernel.place_expiry import PlaceExpiry
 from probe.kernel.program_cache import ProgramCache
@@ -87,13 +87,9 @@ class Predecessor:
 
     def endpoints(self) -> dict[bytes, bytes]:
         """Return both sides of each endpoint as this version writes them, equal to the one that is in force."""
-        layout, side = self.layout.maps["endpoints"], self.maps.config(Config.EPOCH) & 1
-        found = {}
-        for key, value in self.maps["endpoints"].items().items():
-            sides = description.converted(np.frombuffer(value, layout.value), ENDPOINT_SIDES).copy()
-            sides["side"][0][1 - side] = sides["side"][0][side]
-            found[key] = sides.tobytes()
-        return found
+        layout, side = self.layout.maps["endpoints"].value, self.maps.config(Config.EPOCH) & 1
+        items = self.maps["endpoints"].items().items()
+        return {key: description.endpoint_sides(value, layout, side) for key, value in items}
 
     def numbers(self) -> dict[str, int]:
         """Return the highest number of each kind in the policy maps, for a ledger that was lost."""
@@ -237,12 +233,8 @@ def open_generation(pins: Path, sizes: Mapping[str, int], cache: ProgramCache | 
             # The kernel's bits stay 0, so that all is logged until the lists are made.
             logging = max(one.maps.config(Config.LOGGING) & ~KERNEL_BITS for one in predecessors)
             maps.configure(Config.LOGGING, logging)
-        known = maps["endpoints"].items()
         for one in predecessors:
-            for key, value in one.endpoints().items():
-                if key not in known:
-                    maps["endpoints"].set(key, value)
-                    known[key] = value
+            copy_endpoints(one.endpoints(), maps["endpoints"])
     return Generation(maps, predecessors, unreadable)
 
 

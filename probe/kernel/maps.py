@@ -105,7 +105,7 @@ class Maps:
 
     @classmethod
     def adopt(cls, folder: Path, layouts: Mapping[str, MapLayout], verdict: np.dtype[Any]) -> Self:
-        """Open what another generation has pinned, as it is, with its layout. Maps of other sizes are left out."""
+        """Open what another generation has pinned, as it is, with its layout. Maps of another layout are left out."""
         maps = {name: _open(folder, name, layout) for name, layout in layouts.items() if _is_of(folder / name, layout)}
         programs = {name: bpf.get(folder / name) for name in program.PROGRAMS if (folder / name).exists()}
         return cls(folder, maps, bpf.get(folder / "events"), programs, verdict)
@@ -175,7 +175,7 @@ def _is_of(pin: Path, layout: MapLayout) -> bool:
         return False
     with bpf.closing(bpf.get(pin)) as fd:
         info = bpf.map_info(fd)
-    return (info.key_size, info.value_size) == (layout.key.itemsize, layout.value.itemsize)
+    return (info.kind, info.key_size, info.value_size) == (layout.kind, layout.key.itemsize, layout.value.itemsize)
 
 
 def _check(folder: Path) -> None:

@@ -14,7 +14,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -134,15 +134,20 @@ class Broker:
 
 
 class Probe:
-    """One run of `weir-probe`."""
+    """One run of `weir-probe`, or of the version of it in the folder ``source``."""
 
-    def __init__(self, env: dict[str, str], log: Path) -> None:
+    def __init__(
+        self, env: dict[str, str], log: Path, arguments: Sequence[str] = (), source: Path | None = None
+    ) -> None:
         self.log = log
+        command: list[str | Path] = [Path(sys.executable).with_name("weir-probe")]
+        if source is not None:
+            command = [sys.executable, "-c", "from probe.main import main; main()"]
+            env = {**env, "PYTHONPATH": str(source)}
         with log.open("wb") as file:
             self.process = subprocess.Popen(
-                [Path(sys.executable).with_name("weir-probe")], env=env,
-                stdin=subprocess.DEVNULL, stdout=file, stderr=file,
-            )  # fmt: skip
+                [*command, *arguments], env=env, cwd=source, stdin=subprocess.DEVNULL, stdout=file, stderr=file
+            )
 
     def lines(self, event: str) -> list[dict[str, Any]]:
         """Return the log lines whose event begins so."""
@@ -190,6 +195,8 @@ class Node:
 
     def __init__(self, broker: Broker, folder: Path) -> None:
         self.broker, self.folder = broker, folder
+        self.source: Path | None = None
+        """Folder of the version that is started; None: this one."""
         self.topic_prefix = f"{PREFIX}{secrets.token_hex(4)}"
         self.pins = Path("/sys/fs/bpf") / f"kubeweir-test-{secrets.token_hex(3)}"
         (folder / "manifests").mkdir()
@@ -208,6 +215,15 @@ class Node:
         return probe
 
     def start(self, **settings: str) -> Probe:
+        return self._run([], settings)
+
+    def detach(self) -> None:
+        """Run `weir-probe detach`."""
+        folders = {f"WEIR_CNI_{name}_DIR": str(self.folder / name) for name in ("BIN", "CONF")}
+        done = self._run(["detach"], folders)
+        assert done.process.wait(60) == 0, done.log.read_text()
+
+    def _run(self, arguments: list[str], settings: dict[str, str]) -> Probe:
         env = {
             **os.environ,
             "WEIR_KAFKA": self.broker.address,
@@ -224,7 +240,7 @@ class Node:
             "WEIR_LOG_FORMAT": "json",
             **settings,
         }
-        probe = Probe(env, self.folder / f"probe-{len(self._probes)}.log")
+        probe = Probe(env, self.folder / f"probe-{len(self._probes)}.log", arguments, self.source)
         self._probes.append(probe)
         return probe
 

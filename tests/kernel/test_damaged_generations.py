@@ -10,6 +10,7 @@ from netns import connects, listen, open_socket
 
 from probe.kernel import bpf, description
 from probe.kernel.generations import generation_name
+from probe.kernel.sizes_in_force import generations_in_force
 from probe.ledger import Ledger
 from probe.numbers_in_use import reserve_numbers
 from tests.kernel.rig import Rig
@@ -19,12 +20,20 @@ from tests.waiting import until
 
 pytestmark = pytest.mark.kernel
 
-DAMAGES = (b"\0" * 64, b'{"version": "v0", "sizes": {}', b'{"version": 7, "sizes": [], "verdict": 0, "maps": {}}')
+DAMAGES: tuple[bytes | None, ...] = (
+    b"\0" * 64,
+    b'{"version": "v0", "sizes": {}',
+    b'{"version": 7, "sizes": [], "verdict": 0, "maps": {}}',
+    description.OWN.encode({}),  # of other maps than those that are pinned
+    None,
+)
 
 
-def damage(folder: Path, content: bytes) -> None:
-    """Replace a generation's description."""
+def damage(folder: Path, content: bytes | None) -> None:
+    """Replace a generation's description, or remove it."""
     (folder / description.PIN).unlink()
+    if content is None:
+        return
     with bpf.closing(bpf.array_of_one(content)) as fd:
         bpf.pin(fd, folder / description.PIN)
 
@@ -40,23 +49,58 @@ def check_policy(own: Rig) -> None:
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("own", ["tcx", "clsact"], indirect=True)
-def test_a_generation_that_nobody_can_read_is_replaced_and_nothing_denied_passes(own: Rig, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("own", "damages"), [("tcx", DAMAGES[::2]), ("clsact", DAMAGES[1::2])], indirect=["own"], ids=["tcx", "clsact"]
+)
+def test_a_generation_that_nobody_can_read_is_replaced_and_nothing_denied_passes(
+    own: Rig, damages: tuple[bytes | None, ...], tmp_path: Path
+) -> None:
     with other_version(tmp_path / "other"):
         restart(own)
         client, server = make_pods(own)
     traffic = Traffic(client, server, 4)
     try:
-        for content in DAMAGES:
+        for place, content in enumerate(damages):
             damage(own.maps.folder, content)
+            generations_in_force(own.pins)  # does not fail
             restart(own)
             own.apply()
             asked = traffic.answered
             until(lambda before=asked: traffic.answered > before + 5)  # type: ignore[misc]
             check_policy(own)
-            with other_version(tmp_path / f"other-{DAMAGES.index(content)}"):
+            with other_version(tmp_path / f"other-{place}"):
                 restart(own)
                 own.apply()
+    finally:
+        traffic.stop()
+    assert traffic.passed == 0
+
+
+@pytest.mark.parametrize("own", ["tcx"], indirect=True)
+@pytest.mark.parametrize("name", ["endpoints", "deny_windows_0"])
+def test_a_generation_without_all_of_its_maps_is_replaced(own: Rig, name: str) -> None:
+    client, server = make_pods(own)
+    traffic = Traffic(client, server, 4)
+    try:
+        (own.maps.folder / name).unlink()
+        restart(own, POLICY_ENTRIES=512)
+        own.apply()
+        asked = traffic.answered
+        until(lambda: traffic.answered > asked + 5)
+        check_policy(own)
+    finally:
+        traffic.stop()
+    assert traffic.passed == 0
+
+
+@pytest.mark.parametrize("own", ["tcx"], indirect=True)
+def test_a_generation_with_fewer_endpoints_takes_over(own: Rig) -> None:
+    """The pod that does not fit is closed."""
+    client, server = make_pods(own)
+    traffic = Traffic(client, server, 4)
+    try:
+        restart(own, ENDPOINTS=1)
+        own.apply()
     finally:
         traffic.stop()
     assert traffic.passed == 0
