@@ -58,6 +58,8 @@ class Unreadable:
         settings = {
             **self.settings,
             "enable.partition.eof": True,
+            # Else an offset after the end would mean the oldest one, and the batch may stand there.
+            "auto.offset.reset": "error",
             "fetch.wait.max.ms": 100,
             "fetch.error.backoff.ms": 10,
         }
@@ -87,7 +89,7 @@ class Unreadable:
             if message is None:
                 continue
             error = message.error()
-            if error is None or error.code() == KafkaError._PARTITION_EOF:
+            if error is None or error.code() in {KafkaError._PARTITION_EOF, KafkaError._AUTO_OFFSET_RESET}:
                 return False
             if is_unreadable(error):
                 return bool(message.offset() == first)
