@@ -30,12 +30,14 @@ _NEWEST_RECORDS: Final = 256
 _MERGED_RECORDS: Final = 2
 """So many of the last checkpoints of a partition are read, since a frozen worker may have written the last one."""
 _MAX_RECORDS_TAKEN: Final = 20
-_READ_PATIENCE_S: Final = 20.0
+_READ_PATIENCE_S: Final = 30.0
+"""All attempts together: meanwhile nothing is enriched, and a rebalance of the group waits."""
 _ATTEMPTS: Final = 3
 _RETRY_S: Final = 1.0
 _WRITE_PATIENCE_S: Final = 5.0
 _FULL_QUEUE_WAIT_S: Final = 0.01
 _REPORT_S: Final = 60.0
+_NO_ANSWER: Final = "Kafka does not acknowledge them"
 
 
 class Checkpoints:
@@ -45,6 +47,9 @@ class Checkpoints:
         self._settings, self._producer = settings, producer
         self._topic, self._group = settings.topics.checkpoints.name, settings.group("enrich")
         self._reported_at = float("-inf")
+        self._unanswered: set[bytes] = set()
+        """Keys of checkpoints that Kafka has not answered yet. They take room of the queue that all records share, so
+        there is one of each partition at most."""
 
     async def read(self, partitions: Collection[int], needed: Collection[int]) -> dict[int, Checkpoint | None]:
         """Return the last checkpoint of each partition, None for those that have none or cannot be read.
@@ -53,12 +58,15 @@ class Checkpoints:
         keys = {self._key(partition): partition for partition in partitions}
         needed_keys = frozenset(map(self._key, needed))
         connection = self._settings.connection()
-        problem = ""
+        problem, deadline = "", time.monotonic() + _READ_PATIENCE_S
         for attempt in range(_ATTEMPTS):
             if attempt:
                 await asyncio.sleep(_RETRY_S)
+            if time.monotonic() > deadline:
+                break
+            arguments = connection, self._topic, frozenset(keys), needed_keys
             try:
-                found = await asyncio.to_thread(_read_newest, connection, self._topic, frozenset(keys), needed_keys)
+                found = await asyncio.to_thread(_read_newest, *arguments, deadline)
             except NoTopicError as error:
                 problem = str(error)
                 break
@@ -72,15 +80,19 @@ class Checkpoints:
 
     async def write(self, values: Mapping[int, bytes]) -> None:
         """Write the encoded checkpoints of partitions; return when Kafka has them, or after a moment without them."""
-        writes = [self._write(self._key(partition), value) for partition, value in values.items()]
+        keyed = {self._key(partition): value for partition, value in values.items()}
+        late = keyed.keys() & self._unanswered
+        writes = [self._write(key, value) for key, value in keyed.items() if key not in late]
         try:
             async with asyncio.timeout(_WRITE_PATIENCE_S):
                 errors = [error for error in await asyncio.gather(*writes) if error is not None]
         except TimeoutError:
-            self._report("Kafka does not acknowledge them")
+            self._report(_NO_ANSWER)
         else:
             if errors:
                 self._report(topic_error(self._settings.connection(), errors[0], "WRITE", self._topic))
+            elif late:
+                self._report(_NO_ANSWER)
 
     async def _write(self, key: bytes, value: bytes) -> Any:
         """Write one checkpoint; return librdkafka's error, None if Kafka has it."""
@@ -89,11 +101,17 @@ class Checkpoints:
 
         def on_delivery(error: Any, _message: Any) -> None:
             """Take the delivery report (poll thread)."""
-            loop.call_soon_threadsafe(_settle, written, error)
+            loop.call_soon_threadsafe(self._settle, key, written, error)
 
         while not self._producer.offer(self._topic, key, value, now_ms(), on_delivery):  # noqa: ASYNC110 - librdkafka has no event for it
             await asyncio.sleep(_FULL_QUEUE_WAIT_S)
+        self._unanswered.add(key)
         return await written
+
+    def _settle(self, key: bytes, written: asyncio.Future[Any], error: Any) -> None:
+        self._unanswered.discard(key)
+        if not written.done():  # nobody may wait any longer
+            written.set_result(error)
 
     def _report(self, problem: str) -> None:
         if time.monotonic() - self._reported_at > _REPORT_S:
@@ -105,13 +123,8 @@ class Checkpoints:
         return f"{self._group}/{partition}".encode()
 
 
-def _settle(written: asyncio.Future[Any], error: Any) -> None:
-    if not written.done():  # nobody may wait any longer
-        written.set_result(error)
-
-
 def _read_newest(
-    connection: Connection, topic: str, keys: frozenset[bytes], needed: frozenset[bytes]
+    connection: Connection, topic: str, keys: frozenset[bytes], needed: frozenset[bytes], deadline: float
 ) -> dict[bytes, deque[bytes]]:
     """Return the values of the last records of each key. A key without records has none of them if it is needed, and
     else may be left out: the whole topic is read only for what is needed. Raises :class:`ReadError`."""
@@ -119,21 +132,22 @@ def _read_newest(
     try:
         bounds = reader.bounds()
         starts = {partition: max(first, end - _NEWEST_RECORDS) for partition, (first, end) in bounds.items()}
-        found = _read(reader, starts, keys)
+        found = _read(reader, starts, keys, deadline)
         if all(found[key] for key in needed):
             return {key: values for key, values in found.items() if values}
         if any(starts[place] > first for place, (first, _) in bounds.items()):
-            found = _read(reader, {partition: first for partition, (first, _) in bounds.items()}, keys)
+            found = _read(reader, {partition: first for partition, (first, _) in bounds.items()}, keys, deadline)
         return found
     finally:
         reader.close()
 
 
-def _read(reader: TopicReader, starts: Mapping[int, int], keys: frozenset[bytes]) -> dict[bytes, deque[bytes]]:
+def _read(
+    reader: TopicReader, starts: Mapping[int, int], keys: frozenset[bytes], deadline: float
+) -> dict[bytes, deque[bytes]]:
     """Read from these offsets to the end."""
     found: dict[bytes, deque[bytes]] = {key: deque(maxlen=_MERGED_RECORDS) for key in keys}
     reader.start(starts)
-    deadline = time.monotonic() + _READ_PATIENCE_S
     while not reader.ended() >= starts.keys():
         if time.monotonic() > deadline:
             raise ReadError("the topic of checkpoints cannot be read to its end")

@@ -34,15 +34,17 @@ class Takeover:
         new = first.keys() - self._done
         if not new:
             return
+        revocations = self._revocations
         if not new <= self._read.keys():
             # All at once: a worker alone has as many as the topic has.
             expected = (new | {partition for _, partition in assigned}) - self._done
-            revocations = self._revocations
             found = await self._checkpoints.read(expected, new)
             if revocations != self._revocations:
                 return  # the inputs belong to another worker now, or are read once more
             self._read |= found
         for partition in sorted(new):
+            if revocations != self._revocations:
+                return  # as above: a full queue may keep the step below waiting
             checkpoint = self._read.pop(partition)
             self._done.add(partition)
             await self._pipeline.take_over(first[partition], self._committed.get(partition), checkpoint)
