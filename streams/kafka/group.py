@@ -121,7 +121,7 @@ class GroupReader:
             while not futures.wait((done,), _POLL_S).done:
                 self._poll_aside(0.0)
                 seconds = time.monotonic() - started_at
-                if seconds > self._patience_s and self.fail():
+                if seconds > self._patience_s and not self._handover.has_left and self.fail():
                     self.leave(f"a write has not ended for {seconds:.0f} s")
         finally:
             self._working = False
@@ -129,15 +129,17 @@ class GroupReader:
         return done.result()
 
     def fail(self) -> bool:
-        """Note that the destination fails. Return whether this member should :meth:`leave` its work to others."""
-        return self._handover.fail()
+        """Note that the destination fails. Return whether this member should :meth:`leave` its work, or has done so."""
+        return self._handover.fail() or self._handover.has_left
 
     def succeed(self) -> None:
         """Note that the destination has taken records."""
         self._handover.succeed()
 
     def leave(self, why: str) -> None:
-        """Leave the group for some time. What is not committed is read by the other members."""
+        """Leave the group for some time, if that is not done. What is not committed is read by the other members."""
+        if self._handover.has_left:
+            return
         log.error("leaving the partitions to other workers, because this one fails", group=self._group, error=why)
         self._left_because = f"it has left {self._topic} to other workers, because it failed: {why}"
         self.problem, self._is_refused = self._left_because, False

@@ -64,14 +64,18 @@ class LoopThread:
 
     def _work(self) -> None:
         """Run the loop until the stop, or until a transaction is aborted."""
-        transactions, started_at = self._make(), time.monotonic()
-        self._transactions = transactions
+        transactions = self._transactions = self._make()
+        assigned_at: float | None = None
         try:
             if transactions.start(self._stop) and not self._delay_s:
                 self._problem = None
             while not self._stop.is_set():
                 self._step(transactions)
-                if transactions.has_committed or time.monotonic() - started_at > _PROVEN_S:
+                if assigned_at is None and transactions.problem is None:
+                    # To get partitions takes as long as a rebalance of the group, and proves nothing.
+                    assigned_at = time.monotonic()
+                idle = assigned_at is not None and time.monotonic() - assigned_at > _PROVEN_S
+                if transactions.has_committed or idle:
                     self._problem, self._delay_s = None, 0.0
                 lag = transactions.lag()
                 if lag is not None:

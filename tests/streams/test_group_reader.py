@@ -12,6 +12,7 @@ from confluent_kafka import KafkaError, KafkaException, TopicPartition
 from streams.kafka import group
 from streams.kafka.group import GroupReader
 from streams.kafka.records import Record
+from tests.waiting import until
 
 
 class Client:
@@ -113,3 +114,21 @@ def test_an_error_of_the_work_reaches_the_caller(monkeypatch: pytest.MonkeyPatch
 
     with pytest.raises(TimeoutError, match="away"):
         reader(monkeypatch, Client()).during(work)
+
+
+def test_a_member_that_left_during_a_write_gives_the_rest_up_when_the_write_fails(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(group, "_POLL_S", 0.01)
+    monkeypatch.setattr(group, "others_of", lambda *_: 1)
+    monkeypatch.setattr(group, "take", lambda *_: [])
+    monkeypatch.setattr(group, "make_consumer", lambda *_: Client())
+    one = GroupReader({"bootstrap.servers": "127.0.0.1:1"}, "g", "t", patience_s=0.05)
+
+    def work() -> None:
+        until(lambda: "it has left t to other workers" in (one.problem or ""))
+        raise TimeoutError("away")
+
+    with pytest.raises(TimeoutError, match="away"):
+        one.during(work)
+    assert one.fail(), "others write the rest: it must not be tried again here"

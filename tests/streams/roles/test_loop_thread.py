@@ -1,0 +1,53 @@
+"""The thread of a loop of the alerts: how long it stays away after its transactions are aborted."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any, cast
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from streams.kafka.exactly_once import ExactlyOnce, TransactionAbortedError
+from streams.metrics.roles import AlertMetrics
+from streams.roles import loop_thread
+from streams.roles.loop_thread import LoopThread
+from tests.waiting import until
+
+
+class Transactions:
+    """A member of a group that gets partitions after some steps, whose first commit after that is aborted."""
+
+    has_committed = False
+
+    def __init__(self) -> None:
+        self.problem: str | None = "Kafka has not been reached yet"
+        self.steps = 0
+
+    def start(self, _stop: threading.Event) -> bool:
+        return True
+
+    def lag(self) -> int | None:
+        return None
+
+    def close(self) -> None:
+        pass
+
+
+def test_waiting_for_partitions_is_no_success(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop_thread, "_PROVEN_S", 0.0)
+    monkeypatch.setattr(loop_thread, "_FIRST_DELAY_S", 0.001)
+
+    def step(transactions: Any) -> None:
+        transactions.steps += 1
+        if transactions.steps > 3:
+            raise TransactionAbortedError("no right")
+
+    made: Any = Transactions
+    loop = LoopThread("count", lambda: cast(ExactlyOnce, made()), step, AlertMetrics(CollectorRegistry()))
+    loop.start()
+    try:
+        until(lambda: loop._delay_s >= 0.03)
+        assert loop.problem() == "count: no right"
+    finally:
+        loop.stop()
