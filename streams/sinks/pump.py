@@ -223,6 +223,7 @@ class Pump:
             for number, record in enumerate(tried):
                 if not self._refuse(record, "sink_refused", f"{self._feed.name}: {error}"):
                     return number
+            self._reader.succeed()  # the destination has answered, and no other member would get further
             return len(tried)
         self._metrics.refused.labels(self._feed.name).inc(rejected)
         log.error(

@@ -290,6 +290,15 @@ def test_what_is_stored_is_committed_before_the_rest_is_left_to_others(monkeypat
     assert (far.has, topic.left) == (VALUES[:6], [(6, "away")])
 
 
+def test_a_refused_record_is_work_that_no_other_member_would_do_better() -> None:
+    stop = threading.Event()
+    topic = Topic(VALUES[:10], stop)
+    topic.failures = 1
+    far = FarEnd(lambda _: RefusedError("no"))
+    Pump(Feed("f", lambda _: True), far, topic, lambda *_: True, SinkMetrics(CollectorRegistry()), stop).run()
+    assert (topic.failures, topic.committed) == (0, 10)
+
+
 def test_a_destination_that_asks_to_be_left_alone_is_not_left_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pumping, "_FIRST_BACKOFF_S", 0.01)
     tries = iter([SinkError("busy", retry_after_s=0.01)] * 5)
