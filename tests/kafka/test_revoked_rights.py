@@ -162,6 +162,35 @@ def test_an_enricher_that_may_not_write_goes_on_once_it_may(
         site.end()
 
 
+def test_an_enricher_that_may_do_nothing_with_checkpoints_does_all_the_rest(
+    guarded: GuardedBroker, tmp_path: Path
+) -> None:
+    # As with the rights of a version that wrote none.
+    site, _ = _restricted(guarded, tmp_path, ResourceType.TOPIC, "checkpoints", AclOperation.ALL)
+    try:
+        service = site.start_enrich()
+        for number in range(20):
+            site.send(make_batch(number * 5, 5))
+            site.flush()
+        flows = site.read_flows(100)
+        assert sorted(int(flow["id"].removeprefix("r1-")) for flow in flows) == list(range(100))
+        until(lambda: service.get("/readyz")[0] == 200)
+        assert service.stop() == 0
+        assert {line["event"].partition(":")[0] for line in service.lines() if line["level"] == "error"} == {
+            "verdicts that vanish between two workers will not be noticed",
+            "checkpoints cannot be read",
+            "checkpoints cannot be written",
+        }
+        # What is finished was committed: the next worker reads none of it.
+        again = site.start_enrich()
+        site.send(make_batch(100, 5))
+        site.flush()
+        assert len(site.read_flows(105)) == 105
+        assert again.stop() == 0
+    finally:
+        site.end()
+
+
 def test_a_role_without_any_right_waits_for_its_rights(guarded: GuardedBroker, tmp_path: Path) -> None:
     write_manifests(tmp_path / "manifests")
     prefix = f"t{secrets.token_hex(4)}"
