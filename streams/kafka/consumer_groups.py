@@ -53,8 +53,9 @@ def group_refusal(admin: AdminClient, group: str) -> str:
 
 def others_of(connection: Connection, group: str, member: str) -> int | None:
     """Return how many members but this one a group has; None if Kafka does not say."""
-    admin = admin_client(connection)
     try:
+        # With a certificate that is half written when it is renewed, there is no client.
+        admin = admin_client(connection)
         return len([one for one in _described(admin, group).members if one.member_id != member])
     except (KafkaException, TimeoutError):
         return None

@@ -73,17 +73,15 @@ class TopicReader:
         self._topic, self._timeout_s = topic, timeout_s
         servers = connection["bootstrap.servers"]
         self._unreadable = Unreadable(connection, reader_group(topic))
-        self._consumer = make_consumer(
-            connection,
-            reader_group(topic),
-            {
-                "enable.partition.eof": True,
-                "fetch.wait.max.ms": 100,
-                # As much as a batch of address intervals has, so that at most one is inflated at once.
-                "fetch.message.max.bytes": int(SMALL),
-                "socket.connection.setup.timeout.ms": 5000,
-            },
-        )
+        settings = {
+            "enable.partition.eof": True,
+            "fetch.wait.max.ms": 100,
+            # As much as a batch of address intervals has, so that at most one is inflated at once.
+            "fetch.message.max.bytes": int(SMALL),
+            "socket.connection.setup.timeout.ms": 5000,
+        }
+        # With a certificate that is half written when it is renewed, there is no client.
+        self._consumer = self._call(lambda: make_consumer(connection, reader_group(topic), settings), servers)
         found = self._call(lambda: self._consumer.list_topics(topic, timeout=timeout_s), servers).topics[topic]
         if found.error is not None and found.error.code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
             raise ReadError(topic_error(connection, found.error, "READ", topic))

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
+from streams.kafka.consumer_groups import others_of
 from streams.kafka.producer import RecordProducer
 from streams.settings import Settings
 from streams.worker import checkpoints
@@ -81,3 +83,14 @@ def test_partitions_that_are_revoked_while_they_are_taken_over_are_left(monkeypa
         assert taken == [0, 0, 1]
 
     asyncio.run(scenario())
+
+
+def test_a_certificate_that_is_half_written_is_no_reason_to_end(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(checkpoints, "_RETRY_S", 0.0)
+    (tmp_path / "ca.crt").write_text("-----BEGIN CERTIFICATE-----")
+    settings = Settings(kafka="127.0.0.1:1", kafka_protocol="ssl", kafka_ca=tmp_path / "ca.crt")
+    found = asyncio.run(Checkpoints(settings, cast(RecordProducer, Producer())).read([0, 1], [0]))
+    assert found == {0: None, 1: None}
+    assert others_of(settings.connection(), "g", "m") is None
