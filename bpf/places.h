@@ -230,6 +230,15 @@ static __always_inline void fence(u32 *word)
 	__sync_fetch_and_add(word, zero);
 }
 
+/* Delete the origin under a hash if it is the endpoint's: hashes collide, and another pod may have had the address. */
+static __always_inline void delete_origin(u32 hash, u32 endpoint)
+{
+	struct origin *origin = origins.lookup(&hash);
+
+	if (origin && origin->endpoint == endpoint)
+		origins.delete(&hash);
+}
+
 /*
  * Empty a place and evict its connection, which was_alive. *old is memory for the place's contents. Return 0 if another
  * CPU was faster.
@@ -257,8 +266,7 @@ static __always_inline bool vacate(struct place *old, u32 number, bool was_alive
 	hash = connection->hash;
 	if (connections.delete(&old->key))
 		return 1;
-	if (hash)
-		origins.delete(&hash);
+	delete_origin(hash, old->key.endpoint);
 	/* Nobody misses those of a pod that is gone. */
 	if (was_alive && budget) {
 		count(COUNT_EVICTIONS);
@@ -351,8 +359,7 @@ static __always_inline bool store_connection(struct work *w)
 			return 1;
 	}
 	connections.delete(&w->key);
-	if (fresh->hash)
-		origins.delete(&fresh->hash);
+	delete_origin(fresh->hash, w->key.endpoint);
 	return 0;
 }
 

@@ -104,8 +104,8 @@ static __always_inline void stamp_connection(struct __sk_buff *skb, struct work 
 	fill_origin(skb, w);
 	w->origin.confirm = !(connection->state & CONNECTION_OTHER) || !passes(connection->verdict);
 	if (fresh || connection->hash != w->origin.hash || w->now >> 30 != connection->last_ns >> 30) {
-		if (connection->hash && connection->hash != w->origin.hash)
-			origins.delete(&connection->hash);
+		if (connection->hash != w->origin.hash)
+			delete_origin(connection->hash, w->origin.endpoint);
 		connection->hash = w->origin.hash;
 		origins.update(&w->origin.hash, &w->origin);
 	}
