@@ -267,7 +267,7 @@ def test_a_server_that_dies_and_comes_back(api: ApiServer, watched: Watched) -> 
 def test_what_is_not_permitted_is_said_and_nothing_is_ready(api: ApiServer) -> None:
     rules = [
         {
-            "apiGroups": ["", "apps", "batch", "discovery.k8s.io", "policy.networking.k8s.io"],
+            "apiGroups": ["", "apps", "batch", "discovery.k8s.io", "networking.gke.io", "policy.networking.k8s.io"],
             "resources": ["*"],
             "verbs": ["get", "list", "watch"],
         },

@@ -6,6 +6,7 @@ import contextlib
 import json
 import re
 import subprocess
+import urllib.error
 import urllib.parse
 import urllib.request
 from pathlib import Path
@@ -50,6 +51,7 @@ class Prometheus:
             )  # fmt: skip
         try:
             self._address = until(self._listening, "Prometheus")
+            until(self._is_ready, "Prometheus's database")
         except AssertionError:
             self.stop()
             raise
@@ -60,6 +62,14 @@ class Prometheus:
             if "Listening on" in line:
                 return line.partition("address=")[2].split()[0]
         return None
+
+    def _is_ready(self) -> bool:
+        """Return whether it has opened its database; until then it refuses queries."""
+        try:
+            urllib.request.urlopen(f"http://{self._address}/-/ready", timeout=10).close()
+        except urllib.error.HTTPError:
+            return False
+        return True
 
     def ask(self, query: str) -> list[dict[str, Any]]:
         """Return the samples of an instant query."""

@@ -29,10 +29,13 @@ class Known:
             self.pods[uid] = pod
             self.ips.setdefault(uid, set()).update(entry["ip"] for entry in pod["status"].get("podIPs", []))
         self.nodes = {n["metadata"]["name"] for n in real.get("nodes")["items"]}
+        node_ips = {entry["address"] for n in real.get("nodes")["items"] for entry in n["status"]["addresses"]}
         self.services = {
-            (ip, s["metadata"]["namespace"], s["metadata"]["name"])
+            (ip, port, s["metadata"]["namespace"], s["metadata"]["name"])
             for s in json.loads(real.kubectl("get", "services", "-A", "-o", "json"))["items"]
-            for ip in s["spec"]["clusterIPs"]
+            for entry in s["spec"]["ports"]
+            for ips, port in ((s["spec"]["clusterIPs"], entry["port"]), (node_ips, entry.get("nodePort")))
+            for ip in ips
         }
 
     def problem(self, end: dict[str, Any], ip: str | None) -> str | None:
@@ -63,10 +66,9 @@ def test_every_name_in_every_record_is_the_one_that_kubectl_has(real: Real) -> N
             if problem := known.problem(record[side], connection.get(f"{side}_ip")):
                 wrong.append((side, problem, record))
         there = record.get("dialled", {})
-        if (
-            "service" in there
-            and (there["ip"], there["service"]["namespace"], there["service"]["name"]) not in known.services
-        ):
+        if (named := there.get("service")) and (
+            there["ip"], there["port"], named["namespace"], named["name"]
+        ) not in known.services:  # fmt: skip
             wrong.append(("dialled", "no such Service", record))
     assert len(records) > 200
     assert not wrong, wrong[:5]
