@@ -229,10 +229,11 @@ def open_generation(pins: Path, sizes: Mapping[str, int], cache: ProgramCache | 
     if predecessors:
         _say(predecessors, folder.name, sizes)
         if not maps.config(Config.EPOCH):
-            maps.configure(Config.EPOCH, _unused_epoch(predecessors))
             # The kernel's bits stay 0, so that all is logged until the lists are made.
             logging = max(one.maps.config(Config.LOGGING) & ~KERNEL_BITS for one in predecessors)
             maps.configure(Config.LOGGING, logging)
+            # Last: it says that all of this was copied, should the probe be killed in between.
+            maps.configure(Config.EPOCH, _unused_epoch(predecessors))
         for one in predecessors:
             copy_endpoints(one.endpoints(), maps["endpoints"])
     return Generation(maps, predecessors, unreadable)
