@@ -109,7 +109,9 @@ class Pump:
             while not self._stop.is_set():
                 records = self._reader.take(_MAX_RECORDS_PER_WRITE, _POLL_S)
                 done = self._process(records)
-                if done or not (records or self._stop.is_set()):
+                # Without records, too: where a new group begins is committed once its first write, which may be of none
+                # of them, has ended.
+                if done or not (records or self._leaves is not None or self._stop.is_set()):
                     self._reader.commit(done)
                 if self._leaves is not None:
                     self._reader.leave(self._leaves)

@@ -187,6 +187,7 @@ def _die_and_go_on(rig: Rig, interfaces: dict[str, int], world: World, then: lis
         rig.installer = Installer(rig.maps)
 
 
+@pytest.mark.timeout(900)  # each write is followed by a wait for RCU, which is long while the machine is busy
 @pytest.mark.parametrize("then", [NEW_POD, REBOUND, COMES_AND_GOES], ids=["new", "rebound", "comes and goes"])
 def test_a_probe_that_is_killed_after_any_write_leaves_a_whole_state(
     rig: Rig, interfaces: dict[str, int], then: list[Change]

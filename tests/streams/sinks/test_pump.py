@@ -332,3 +332,27 @@ def test_a_dead_letter_that_may_not_be_written_is_tried_again_or_left_to_others(
         assert (topic.committed, topic.left) == (3, [(3, "no right WRITE")])
     else:
         assert (far.has, topic.committed, topic.left) == ([b"0", b"1", b"2", b"4"], 5, [])
+
+
+def test_nothing_is_committed_of_a_first_write_that_is_left_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without records, too: a commit would say that a new group has begun, and the next member would begin later."""
+    monkeypatch.setattr(pumping, "_FIRST_BACKOFF_S", 0.01)
+
+    class Empty(Topic):
+        def take(self, most: int, wait_s: float) -> list[Record]:
+            return []
+
+        def leave(self, why: str) -> None:
+            super().leave(why)
+            self._stop.set()
+
+        def commit(self, records: Sequence[Record]) -> None:
+            commits.append(records)
+
+    commits: list[Sequence[Record]] = []
+    stop = threading.Event()
+    topic = Empty([], stop)
+    topic.patience = 2
+    far = FarEnd(lambda _: SinkError("away"))
+    Pump(Feed("f", lambda _: True), far, topic, lambda *_: True, SinkMetrics(CollectorRegistry()), stop).run()
+    assert (commits, topic.left) == ([], [(0, "away")])
