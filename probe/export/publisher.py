@@ -4,10 +4,9 @@ Every batch is a Kafka record of its own, and a producer batch of one record, un
 Kafka refuses (it is too large, say) takes no other with it: its verdicts are counted as lost, and the next one follows.
 
 While Kafka cannot be reached, the spool keeps the batches, librdkafka retries without end, and a log line says so now
-and then. The same holds while Kafka refuses them, because a right was taken back for example (see
-``probe.export.refusal``). Nothing is sent until the raw topic exists with the right settings: a broker that creates
-topics automatically would create it with one partition, and a topic's number of partitions decides permanently which
-key is where.
+and then. The same holds while Kafka refuses them (``probe.export.refusal``), because a right was taken back, say.
+Nothing is sent until the raw topic exists with the right settings: a broker that creates topics automatically would
+create it with one partition, and a topic's number of partitions decides permanently which key is where.
 """
 
 from __future__ import annotations
