@@ -110,9 +110,7 @@ class AddressIntervalPublisher:
         deadline = time.monotonic() + patience_s
         while (self._waiting or self._in_flight) and time.monotonic() < deadline:
             time.sleep(0.02)
-        self._stop.set()
-        with self._changed:
-            self._changed.notify()
+        self._stop.set()  # the thread looks at it every _POLL_S; a thread that has died might have kept the lock
         self._thread.join(2 * _RETRY_S + 5)
 
     def _run(self) -> None:
