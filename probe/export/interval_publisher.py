@@ -11,6 +11,7 @@ import contextlib
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
@@ -57,6 +58,8 @@ class AddressIntervalPublisher:
         self._stall = Stall(stall_s)
         self._published_before = 0
         self._cause = ""
+        self._answers: deque[tuple[KafkaError | None, bytes]] = deque()
+        """What Kafka has said about records, and their keys."""
         self._topic_exists = False
         self.published = 0
         """Records that Kafka has acknowledged."""
@@ -127,6 +130,9 @@ class AddressIntervalPublisher:
             except KafkaException as error:
                 self._note(error.args[0])
                 self._stop.wait(_RETRY_S)
+            except SystemError:  # see _on_answer
+                self._renewed.set()
+            self._take_answers()
             self._measure()
 
     def _may_send(self) -> bool:
@@ -173,9 +179,10 @@ class AddressIntervalPublisher:
         """Go on with a new producer. Raises KafkaException if librdkafka makes none; then it is still due."""
         self._renewed.clear()  # before the producer is made: it may be renewed at the same time
         if self._producer is not None:
-            with contextlib.suppress(KafkaException):
+            with contextlib.suppress(KafkaException, SystemError):
                 self._producer.purge()
                 self._producer.flush(1)
+        self._take_answers()
         for key in list(self._in_flight):
             self._send_again(key)
         self._topic_exists = False
@@ -217,7 +224,15 @@ class AddressIntervalPublisher:
                 self._waiting.setdefault(key, self._in_flight.pop(key))
 
     def _on_answer(self, error: KafkaError | None, message: Message) -> None:
-        key = message.key() or b""
+        """Note an answer, and do nothing else. After a fatal error the client calls this with an exception already set,
+        so that each call into C, which a lock is too, may raise SystemError after it has done its work."""
+        self._answers.append((error, message.key() or b""))
+
+    def _take_answers(self) -> None:
+        while self._answers:
+            self._take_answer(*self._answers.popleft())
+
+    def _take_answer(self, error: KafkaError | None, key: bytes) -> None:
         if error is None:
             self._in_flight.pop(key, None)
             self.published += 1
