@@ -7,7 +7,7 @@ gets rule 13, and 12 is never used again.
 
 The ledger is kept in a file (``probe.ledger_file``), in a folder that is emptied by a reboot, as the pins are. A number
 is in the file before a map refers to it (:meth:`Ledger.flush`), unless the disk takes nothing: policy does not wait for
-it. Whatever of the file is lost, no number gets another meaning while the kernel still has it: what the maps, deny
+it. Even if the file is lost, no number gets another meaning while the kernel still has it: what the maps, deny
 windows and rings refer to is reserved at the start (:meth:`Ledger.reserve`). A kind that this version does not know was
 written by another version; its numbers are ignored, because no map of this version's layout refers to them.
 

@@ -1,8 +1,8 @@
 """The file of the ledger: JSON lines of kind, number, signature and meaning. It never keeps policy from the kernel.
 
 - A line that is damaged, wherever it is, costs its own meaning and no other. The file is then set aside, and its good
-  lines are written anew. A last line without an end is no damage: the probe was killed while it wrote.
-- Two lines that give one number two meanings are both left out: nobody knows which is right.
+  lines are written anew. A last line without an end is not damage: the probe was killed while it wrote.
+- Two lines that give one number two meanings are both left out, because it is not known which is right.
 - A disk that takes nothing is reported by :attr:`LedgerFile.problem`, and every flush tries again. Until it takes the
   numbers, a kill of the probe costs the names behind them, and nothing else: numbers that the kernel still has are
   reserved at the next start (:meth:`probe.ledger.Ledger.reserve`).

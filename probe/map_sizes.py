@@ -23,7 +23,7 @@ log = structlog.get_logger("kubeweir.probe")
 
 
 def open_sized_generation(settings: Settings, client: Client | None) -> Generation:
-    """Open this probe's generation of maps. ``client`` asks how many pods the node can have; None: nobody can be asked.
+    """Open this probe's generation of maps. ``client`` asks how many pods the node can have; None: there is no API.
 
     Raises what :func:`probe.kernel.generations.open_generation` raises.
     """

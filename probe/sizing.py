@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import Final
 
 PODS: Final = 256
-"""Pods that the node is sized for if nobody knows how many it can have. Most nodes have 110 or 250."""
+"""Pods that the node is sized for if it is not known how many it can have. Most nodes have 110 or 250."""
 _MIN_ENDPOINTS: Final = 128
 _MAX_ENDPOINTS: Final = 4096
-"""More than any kubelet runs. Nodes that no kubelet stands behind say that they can have a million."""
+"""More than any kubelet runs. Simulated nodes, which have no kubelet, state a million."""
 _CONNECTIONS_EACH: Final = 1024
 _MAX_CONNECTIONS: Final = 1 << 19
 _DENIED_FLOWS_EACH: Final = 64
@@ -33,7 +33,7 @@ _MIN_FRAGMENTS: Final = 1 << 14
 _RING_BYTES: Final = 16 << 20
 _MIN_RING_BYTES: Final = 1 << 20
 _MIN_EACH: Final = 8
-"""Connections and others for each pod, below which a small memory does not push them: each pod has a reserve."""
+"""Connections, denied flows and fragments that each pod has however small the memory is: each has a reserve."""
 _MEMORY_FRACTION: Final = 32
 _LIMIT_FRACTION: Final = 2
 BYTES: Final = {
@@ -67,7 +67,7 @@ def chosen(
     """Return all sizes. ``requested`` has those of the settings, None for those that are to be chosen.
 
     ``pods``: how many the node can have; None: not known. ``memory_bytes``: what the maps may take.
-    ``in_force``: the sizes of each generation that is found. ``interfaces``: how many of pods the maps hold now.
+    ``in_force``: the sizes of each generation that is found. ``interfaces``: how many interfaces of pods the maps hold.
     """
     fixed = {name: size for name, size in requested.items() if size is not None}
     free = [name for name, size in requested.items() if size is None]

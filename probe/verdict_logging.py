@@ -7,11 +7,11 @@ read. At each pass the agent calls :meth:`VerdictLogging.follow` before it insta
    While it is not valid, the last valid one stays in force; the word in the kernel holds that one too, so that a probe
    that starts knows it. Before the kind has been listed, what the word says stays in force.
 2. If policies must ask for it, each rule whose list of policies has some that ask is listed, with the number of the
-   list of those alone. If namespaces must ask, the endpoints of their pods are listed.
+   list that has only these. If namespaces must ask, the endpoints of their pods are listed.
 3. A new policy makes new rules. The installer calls :meth:`VerdictLogging.write` before it switches to them, so that
    the first connection by a new rule is logged.
 
-A mistake here never changes enforcement, and is never an exception. If the lists cannot be written, everything in that
+A mistake here never changes enforcement, and never raises. If the lists cannot be written, everything in that
 class is logged, because too much can be filtered later and too little is gone; :meth:`VerdictLogging.notes` says so.
 """
 
@@ -68,7 +68,7 @@ class VerdictLogging:
         self._word = make_word(self._last, self.defaults)
         self._asking: frozenset[PolicyId] = frozenset()
         self._named: dict[int, int] = {}
-        """The rule as which each rule is logged, 0 if it is not: of the policies that ask now."""
+        """For each rule, the rule as which it is logged, by the policies that ask now; 0: it is not logged."""
         self._subjects: Collection[int] = ()
         self._seen: PolicyView | None = None
         self.invalid = ""

@@ -34,7 +34,7 @@ class AcknowledgedFile:
     """The file ``acked``, open for reading and overwriting. It is not thread safe."""
 
     def __init__(self, path: Path) -> None:
-        """Open the file. What is no regular file of this process's user is set aside. Raises OSError."""
+        """Open the file. Anything but a regular file of this process's user is set aside. Raises OSError."""
         try:
             read_state(path)
         except FileNotFoundError:

@@ -12,10 +12,10 @@ batch says it. An example:
 Each answer gives such bounds, and all of them are true, so what they have in common counts. Bounds get wider with
 time, because clocks drift. If the bounds of an answer have nothing in common with those before (the node was suspended,
 or the brokers' clocks differ), the new ones count alone. Since the brokers' clocks are compared with the monotonic one,
-which nobody sets, a step of the wall clock is followed at once.
+which is never set, a step of the wall clock is followed at once.
 
-What is published changes only when it is wrong by more than its uncertainty, so that it is not another one with each
-batch. All brokers are taken for one clock, which is what the times of all nodes are compared by.
+The published offset changes only when it is wrong by more than its uncertainty, so that it does not change with each
+batch. All brokers count as one clock, by which the times of all nodes are compared.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class BrokerClock:
 
     @property
     def skew(self) -> Skew | None:
-        """The offset that batches and address intervals have."""
+        """The offset that batches and address intervals state."""
         found, before = self.measure(), self._published
         if found is not None:
             offset, uncertainty = found
@@ -106,7 +106,8 @@ class BrokerClock:
         return timed
 
     def note(self, sent_ns: int, broker_ms: int) -> None:
-        """Note the brokers' time in an answer that has just come to what was sent then, by the monotonic clock."""
+        """Note the brokers' time in an answer that has just arrived. ``sent_ns``: when its record was handed over, by
+        the monotonic clock."""
         now = self._monotonic_ns()
         low, high = sent_ns - (broker_ms + 1) * _MS, now - broker_ms * _MS
         if self._bounds is not None:

@@ -144,7 +144,7 @@ class Drain:
             if not self._open_spool():
                 return
             self._key = self.cluster or self._cluster, self._key[1]
-            # The last batch may be in its ring still, so that ring is the first: later its header is not the last.
+            # The last batch may be in its ring still, so that ring comes first: later another header would be last.
             for earlier in sorted(self._earlier, key=lambda one: not self._has_last(one.ring)):
                 if not self._empty(earlier.ring, earlier.ended):
                     return  # stopped: the next start goes on, with this ring first

@@ -30,12 +30,12 @@ _POLL_S: Final = 0.5
 _ANSWER_POLL_S: Final = 0.05
 _TIMEOUT_S: Final = 2
 _ANSWER_S: Final = 10
-"""For what a broker does before it answers; librdkafka reports its end as any other error."""
+"""How long a broker may take to answer; librdkafka reports a longer time as it does any other error."""
 _MAX_IN_FLIGHT: Final = 5
 """See :mod:`probe.export.publisher`: more would wait inside librdkafka, and use a core while the broker is frozen."""
 
 _BATCH_BYTES: Final = 100_000
-"""What is sent at once, before it is compressed. The topic takes 128 KiB."""
+"""Bytes of a batch before it is compressed. The topic takes 128 KiB."""
 _MAX_WAITING: Final = 16_384
 """Records that wait: some 10 MB. Beyond it, deletions are given up first, because the topic deletes what is a week old
 by itself, and then what has waited for longest, which is published again once a day."""
@@ -59,7 +59,7 @@ class AddressIntervalPublisher:
         self._published_before = 0
         self._cause = ""
         self._answers: deque[tuple[KafkaError | None, bytes]] = deque()
-        """What Kafka has said about records, and their keys."""
+        """What Kafka has answered to records, and the keys of these."""
         self._topic_exists = False
         self.published = 0
         """Records that Kafka has acknowledged."""

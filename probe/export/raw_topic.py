@@ -18,7 +18,7 @@ log = structlog.get_logger("kubeweir.probe")
 
 _TIMEOUT_S: Final = 2
 _ANSWER_S: Final = 10
-"""For what a broker does before it answers; librdkafka reports its end as any other error."""
+"""How long a broker may take to answer; librdkafka reports a longer time as it does any other error."""
 _ONLINE: Final = {"bootstrap.servers", "security.protocol", "sasl.mechanism"}
 MAX_IN_FLIGHT_BYTES: Final = 32 << 20
 """A small spool allows a quarter of its size only, because it cannot remove verdicts from batches in flight."""

@@ -71,7 +71,7 @@ def recover(folder: Path, noted: Acknowledged | None) -> Recovered:
                 continue
             segments[number], before = segment, summary
             if is_damaged and number == position.segment:
-                position = SpoolPosition(number, 0)  # nobody knows which of its batches is missing
+                position = SpoolPosition(number, 0)  # it is not known which of its batches is missing
     batches = segments[position.segment].batches if position.segment in segments else 0
     if batches:
         position = SpoolPosition(position.segment, min(position.ordinal, batches))

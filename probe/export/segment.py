@@ -7,7 +7,7 @@ A segment is a file of stored batches, one behind the other. Each is a head of 1
          4 bytes        |         4 bytes          |    4 bytes     | length bytes
 
 The number of removed verdicts stands in the same checksummed entry as the verdicts that remain, so that after a kill a
-loss and its count are either both on disk or both not. Of batches without verdicts remains a summary, which tells
+loss and its count are either both on disk or both not. Batches without verdicts leave a summary, which tells
 readers the numbers that were removed (:mod:`probe.export.summary`).
 """
 
@@ -244,7 +244,7 @@ def join(segment: Segment, later: Segment) -> None:
 
 
 def is_joined(segment: list[Header] | None, later: list[Header] | None) -> bool:
-    """Return whether a segment holds the summaries of the next one already: a kill came before its deletion."""
+    """Return whether a segment holds the summaries of the next one already, which a killed probe did not delete."""
     return bool(segment and later) and all(any(covers(one, other) for one in segment or ()) for other in later or ())
 
 

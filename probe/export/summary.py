@@ -1,7 +1,7 @@
-"""What the probe says of numbers that it has removed: at their place in the ring, where a reader finds them missing.
+"""Reports the numbers that the probe has removed, at their place in the ring, where a reader finds them missing.
 
 Verdicts that a full spool removes leave a batch without verdicts, the summary. The numbers of a batch that Kafka
-refuses are told by the batch behind it.
+refuses are reported by the next batch.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def summary_of(header: Header, reason: str) -> Header:
 def joined(before: Header, after: Header) -> Header | None:
     """Return one summary for two; None if the second does not come later in the same ring.
 
-    Numbers between them were lost with a damaged segment, and are told with the others: a summary for each run of
+    Numbers between them were lost with a damaged segment, and are reported with the others: a summary for each run of
     numbers could fill the spool."""
     start, end = before.covered, after.covered
     if before.key != after.key or start.end > end.begin:
@@ -53,7 +53,7 @@ def encode_summary(summary: Header) -> bytes:
 
 
 class RefusedNumbers:
-    """The numbers of the last batches that Kafka refused, one behind the other."""
+    """The numbers of the last batches that Kafka refused, if they follow each other."""
 
     def __init__(self) -> None:
         self._last: Header | None = None
@@ -64,7 +64,7 @@ class RefusedNumbers:
         self._last = self._joined_to(refused) or refused
 
     def marked(self, value: bytes, header: Header) -> bytes:
-        """Return a batch that is about to be sent; if it comes right behind them, so that it says they are removed."""
+        """Return a batch that is about to be sent. If it follows the refused ones, its header then names them."""
         both = self._joined_to(summary_of(header, REFUSED))
         if both is None:
             return value

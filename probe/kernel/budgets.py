@@ -151,7 +151,7 @@ def used_by_endpoint(maps: Maps) -> dict[int, Used]:
 
 
 def spared_by_endpoint(maps: Maps) -> dict[int, int]:
-    """Return how many flows of each endpoint were not looked up, because it has used up its look-ups; not those with 0.
+    """Return how many flows were not looked up, by endpoint, because it has used up its look-ups; none has 0.
 
     Only differences mean something: the count wraps around."""
     numbers, values = maps["budgets"].entries()

@@ -55,7 +55,7 @@ class Carrier:
 
 
 def copy_endpoints(found: Mapping[bytes, bytes], new: Map) -> None:
-    """Copy the endpoints that are missing. What does not fit has no pod: its interface is closed when moved."""
+    """Copy the endpoints that are missing. An interface whose endpoint does not fit is closed when it is moved."""
     missing = found.keys() - new.items().keys()
     for copied, key in enumerate(sorted(missing)):
         try:

@@ -78,7 +78,7 @@ def write(folder: Path, sizes: Mapping[str, int]) -> None:
 
 
 def read(folder: Path) -> tuple[Description, dict[str, int]]:
-    """Return the layout of the generation in ``folder``, and its sizes (none: nobody knows). Raises UnreadableError.
+    """Return the layout of the generation in ``folder``, and its sizes (empty: not known). Raises UnreadableError.
 
     By the name of its folder, a generation of this version or of 0.1.0 is known without a description. A description
     is believed if the maps that are pinned are as it says.

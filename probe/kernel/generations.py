@@ -138,7 +138,7 @@ class Generation:
     """This probe's generation, and those that it takes over from."""
 
     def __init__(self, maps: Maps, predecessors: list[Predecessor], unreadable: Sequence[Path] = ()) -> None:
-        """``unreadable`` are the folders of generations whose layout nobody knows: only their programs are replaced."""
+        """``unreadable`` are the folders of generations whose layout is not known: only their programs are replaced."""
         self.maps = maps
         self.predecessors = predecessors
         self._unreadable = list(unreadable)

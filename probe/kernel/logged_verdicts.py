@@ -56,7 +56,8 @@ class LoggedVerdicts:
         self._drop_others(named, listed)
 
     def _have_room(self, named: Mapping[bytes, bytes], listed: Mapping[bytes, bytes]) -> bool:
-        """Return whether both maps hold the old and the new entries together. Raises InstallError if not the new."""
+        """Return whether both maps hold the old and the new entries together. Raises InstallError if the
+        new ones alone do not fit."""
         if len(named) > self._max_rules:
             raise InstallError(f"{len(named)} lists of policies ask for it, and {self._max_rules} fit")
         if len(listed) > self._max_subjects:

@@ -13,9 +13,9 @@ class InForce(NamedTuple):
     """A generation that is pinned."""
 
     sizes: dict[str, int]
-    """Empty if it does not say them: 0.1.0 made it, or its description is damaged."""
+    """Empty if they are not known: 0.1.0 made it, or its description is damaged."""
     interfaces: int
-    """How many pods' interfaces are in its map."""
+    """How many interfaces of pods are in its map."""
 
 
 def generations_in_force(pins: Path) -> list[InForce]:

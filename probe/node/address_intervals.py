@@ -139,7 +139,7 @@ class AddressIntervals:
     def _follow_clock(self) -> bool:
         """Note how wrong the clock is. Return whether the intervals are to be published again for that.
 
-        When it was set, the times of open intervals become those that it would have shown; ended ones stay true."""
+        If the clock was set, the times of open intervals become those that it would have shown; ended ones stay."""
         before, ahead = self._ahead_ns, self.ahead_ns()
         if ahead is None or ahead == before:
             return False

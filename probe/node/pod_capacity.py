@@ -17,7 +17,7 @@ from enrich.sources.client import AnswerError, Client
 log = structlog.get_logger("kubeweir.probe")
 
 _OTHER_SHAPE: Final = (ValueError, LookupError, TypeError, AttributeError)
-"""What reading raises if the answer is not a list of nodes."""
+"""The errors that reading an answer raises if it is not a list of nodes."""
 
 _WAIT_S: Final = 2.0
 """How long enforcement waits for the answer at a start."""
@@ -36,7 +36,7 @@ def pod_capacity(client: Client, node: str, wait_s: float = _WAIT_S) -> int | No
             log.debug("the node's pod capacity is not known", node=node, error=str(error))
             found.put(None)
 
-    # A server that does not answer is waited for longer than that while it is connected to.
+    # To connect to a server that does not answer may take longer than wait_s.
     threading.Thread(target=ask, name="capacity", daemon=True).start()
     try:
         return found.get(timeout=wait_s)
