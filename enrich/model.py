@@ -217,7 +217,7 @@ class NetworkPolicy:
     audit: bool = False
     """Its own annotation ``kubeweir.io/mode: audit``. That of its namespace audits it, too."""
     logging: str | None = field(default=None, repr=False)
-    """Annotation ``policy.network.gke.io/enable-logging``. It is no part of what is enforced (``probe.policy``)."""
+    """Annotation ``policy.network.gke.io/enable-logging``. It is not part of what is enforced (``probe.policy``)."""
 
     @property
     def key(self) -> Name:

@@ -81,7 +81,7 @@ class Cluster:
         self.kinds = frozenset(kinds)
         """The kinds that the source keeps in the index; all others stay empty."""
         self.synced = threading.Event()
-        """Set once every kind has been listed but those that nothing waits for."""
+        """Set once every kind has been listed, except those that nothing waits for."""
         self.generation = 0
         """A number that grows with every change of an object."""
         self.changes = Changes()

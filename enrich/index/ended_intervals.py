@@ -1,9 +1,9 @@
-"""Which intervals that have ended are kept, and which are dropped because there are too many.
+"""Chooses which intervals that have ended are kept, and which are dropped because there are too many.
 
 A probe publishes the intervals of its node's pods, and whoever may write to their topic can publish any number. So a
 node has a limit, and the index has one. The interval of the node that ended first is dropped; at the index's limit,
-that of the node that has most. Until its end, an address of pods that nobody is known to have had is ambiguous then, as
-if it had never been learnt. Intervals that are open do not count, and neither does what the watch has observed.
+that of the node that has most. For moments before the end of a dropped interval, a pod address without a known owner is
+ambiguous, as if the index had not been complete then. Open intervals do not count, nor what the watch has observed.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class _OfNode:
     def __init__(self) -> None:
         self.ends: dict[_Key, int] = {}
         self._heap: list[tuple[int, _Key]] = []
-        """Each of them, and entries that are outdated."""
+        """End and key of each interval, and entries that are outdated."""
 
     def add(self, key: _Key, last: int) -> None:
         self.ends[key] = last
@@ -56,14 +56,14 @@ class EndedIntervals:
     def __init__(self, max_of_node: int = MAX_ENDED_OF_NODE, max_ended: int = MAX_ENDED) -> None:
         self.max_of_node, self.max_ended = max_of_node, max_ended
         self.is_known: Callable[[str], bool] = lambda _: True
-        """Whether there is a node of this name. All others together have the share of one: anybody can name many."""
+        """Whether there is a node of this name. All others together have the limit of one: a sender can name many."""
         self._noted: dict[_Key, tuple[str, int]] = {}
         """The node, and when it was noted; the oldest first."""
         self._by_node: dict[str, _OfNode] = {}
         self.dropped = {"node": 0, "index": 0}
         """How many were dropped, by the limit that was reached."""
         self.dropped_until_ns = -FOREVER
-        """The latest end of those."""
+        """The latest end of a dropped interval."""
 
     def __len__(self) -> int:
         return len(self._noted)
@@ -73,7 +73,7 @@ class EndedIntervals:
         self.discard(key)
         node = node if self.is_known(node) else ""
         self._noted[key] = node, now
-        # A later end than now is nobody's.
+        # No interval has ended in the future.
         self._by_node.setdefault(node, _OfNode()).add(key, min(last, now))
 
     def discard(self, key: _Key) -> None:

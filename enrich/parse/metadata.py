@@ -16,7 +16,7 @@ LOGGING: Final = "policy.network.gke.io/enable-logging"
 DENY_LOGGING: Final = "policy.network.gke.io/enable-deny-logging"
 """Annotation of a Namespace, of GKE: ``true`` asks for what is denied to its pods to be logged."""
 _MAX_CHARACTERS: Final = 64
-"""So much of the value of an annotation is kept, to tell people."""
+"""So much of the value of an annotation is kept, to be shown."""
 _UIDS: Final = uuid.UUID("8c0b5f0e-3a55-5d0e-9a3c-6b7765697200")
 
 

@@ -44,7 +44,7 @@ class MergedBatch:
         return MergedBatch(self.headers, *picked, wall, node_wall)
 
     def cut(self) -> Mask:
-        """Return which verdicts are denials that are not logged. No other verdict is one, whatever its flags say."""
+        """Return which verdicts are denials that are not logged. The flag means nothing on other verdicts."""
         kinds = self.verdicts["verdict"] & ~np.uint8(INGRESS)
         marked: Mask = (self.verdicts["flags"] & CUT != 0) & np.isin(kinds, (Verdict.DENY, Verdict.AUDIT))
         return marked

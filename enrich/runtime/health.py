@@ -154,7 +154,7 @@ class HealthServer:
         return Response(404, b"/metrics, /healthz, /readyz\n")
 
     def _answer_stranger(self, path: str, status: int) -> Response:
-        """Answer who may not read: the kubelet has no token, and does not need the names of pods and policies."""
+        """Answer a client that may not read. The kubelet has no token, and needs no names of pods and policies."""
         if path == "/readyz":
             problems = self._ready.problems()
             text = f"not ready: {', '.join(problems)}; the reasons need a token\n" if problems else "ok\n"

@@ -92,7 +92,7 @@ def only_instance(path: Path) -> Iterator[None]:
 
 
 def _open_lock(path: Path) -> BinaryIO | None:
-    """Open the file of a lock; None if the disk has no room for it. What is no regular file is set aside."""
+    """Open the file of a lock; None if the disk has no room for it. Anything but a regular file is set aside."""
     if path.is_symlink() or (path.exists() and not path.is_file()):
         set_aside(path, "lock", "it is not a regular file", "the lock is made anew")
     try:
@@ -114,7 +114,7 @@ class StopRequest(threading.Event):
     def __init__(self) -> None:
         super().__init__()
         self.by_signal = False
-        """Whether a signal has come: then somebody wants the process to end, whatever it stops for itself."""
+        """Whether a signal has arrived: then the process must end, and not begin again."""
 
 
 def stop_on_signals() -> StopRequest:

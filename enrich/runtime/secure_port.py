@@ -56,7 +56,7 @@ class MetricsSettings(KafkaSettings):
 
 
 class Guard:
-    """Makes TLS of accepted connections, and says who may read."""
+    """Wraps accepted connections in TLS, and says who may read."""
 
     def __init__(self, certificate: Path, key: Path, gate: TokenGate | None = None) -> None:
         """``gate``: None lets everybody read who can connect."""

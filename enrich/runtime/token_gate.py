@@ -1,13 +1,13 @@
-"""Says whether the bearer of a token may read a page, and asks somebody else for it without keeping anybody waiting.
+"""Says whether the bearer of a token may read a page. It asks a reviewer, and keeps no other request waiting for that.
 
 The port that asks has one thread, so it never waits here: :meth:`TokenGate.look` returns what is known, or None, and
 asks again a moment later. Threads of the gate ask meanwhile. All of it is bounded, because anybody can send tokens:
 
-- So many questions wait, and one more is refused at once (503). Tokens that were allowed before have places of their
-  own, and are asked about first: made-up ones keep no Prometheus out when its answer must be renewed.
+- A limited number of questions wait; one more is refused at once (503). Tokens that were allowed before have places
+  of their own, and are asked about first: made-up ones keep no Prometheus out when its answer must be renewed.
 - An answer is kept for a while: yes for a minute, no for ten seconds, no answer at all for one. Each sort is kept for
   so many tokens; made-up ones never displace one that was allowed. Tokens are kept as hashes.
-- Whoever is not surely allowed is refused: also if the one who knows cannot be asked.
+- Whoever is not surely allowed is refused, also if the reviewer cannot answer.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ Review = Callable[[str, str], int]
 
 
 class TokenGate:
-    """The gate. One thread calls :meth:`look`."""
+    """Knows which tokens are allowed. One thread calls :meth:`look`."""
 
     def __init__(self, review: Review, clock: Callable[[], float] = time.monotonic) -> None:
         self._review, self._clock = review, clock
@@ -55,7 +55,7 @@ class TokenGate:
             threading.Thread(target=self._run, name=f"token-review-{number}", daemon=True).start()
 
     def look(self, token: str, path: str) -> int | None:
-        """Return the status for the bearer of a token, None while it is asked for."""
+        """Return the status for the bearer of a token, None while the reviewer is asked."""
         key = hashlib.sha256(f"{path}\n{token}".encode()).digest()
         with self._lock:
             found = self._find(key)
@@ -83,7 +83,7 @@ class TokenGate:
             try:
                 status = self._review(token, path)
             except Exception:
-                # Nobody's token may end the thread, and with it the process.
+                # No token may end the thread, and with it the process.
                 log.exception("a token could not be reviewed")
                 status = UNKNOWN
             with self._lock:

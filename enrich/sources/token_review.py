@@ -43,7 +43,7 @@ def reviewer(connect: Callable[[], Client]) -> Review:
         except (AnswerError, SourceError, ValueError, TypeError, AttributeError, LookupError) as error:
             if time.monotonic() - logged_at[0] >= _REPORT_S:  # anybody can send tokens
                 logged_at[0] = time.monotonic()
-                log.warning("nobody knows who may read the metrics port, so nobody may: the API server does not tell",
+                log.warning("the API server cannot be asked who may read the metrics port, so no one may",
                             error=str(error), hint="the service account needs create on tokenreviews and "
                             "subjectaccessreviews")  # fmt: skip
             return UNKNOWN

@@ -172,7 +172,7 @@ class Header(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=False):
     ``first`` is then the number of the first kept."""
     removed: tuple[LossReason, Count, Count] | msgspec.UnsetType = msgspec.UNSET
     """Why verdicts were removed from the batch, the first of the numbers that it had before, and how many it had. If
-    all were removed, ``first`` is the number behind them. Unset if nothing was removed, and in earlier versions."""
+    all were removed, ``first`` is the number after them. Unset if nothing was removed, and in earlier versions."""
 
     @property
     def covered(self) -> Numbers:

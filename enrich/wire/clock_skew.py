@@ -5,9 +5,9 @@ saw pod a give that address up at 12:00:03. If the clock of n1 is 4 s ahead, pod
 its clock against the brokers' (``probe.export.broker_clock``), says so in its batches and address intervals, and
 readers subtract the offset before they compare times.
 
-An offset is used if it is worth it and surely there, and not if it is absurd: whoever can write batches of a node could
-move its verdicts to any time. Probe and reader decide by the same function, so that a node's batches and its address
-intervals are always treated alike.
+An offset is used if it is large enough to matter and larger than its uncertainty, and not if it is absurd: whoever can
+write batches of a node could move its verdicts to any time. Probe and reader decide by the same function, so that a
+node's batches and its address intervals are always treated alike.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ SPOOL_FULL: Final = "spool_full"
 REFUSED: Final = "refused"
 """The reason of losses: Kafka refused the batch."""
 WITH_NUMBERS: Final = frozenset({SPOOL_FULL, REFUSED})
-"""The reasons of which the verdicts had numbers. What is lost in the kernel never gets one."""
+"""The reasons of losses whose verdicts had numbers. What is lost in the kernel never gets one."""
 
 Run = tuple[int, int]
 """A number, and how many follow each other from it on."""
@@ -32,14 +32,14 @@ class Numbers(NamedTuple):
     begin: int
     """The first that it covers."""
     end: int
-    """The number behind the last that it covers."""
+    """The number after the last that it covers."""
     present: Sequence[Run]
     reason: str = ""
-    """Why others than these are missing; empty if none are."""
+    """Why those that are not present are missing; empty if all are present."""
 
     @classmethod
     def of(cls, first: int, verdicts: int, kept: Sequence[Run] | None, removed: Removed | None) -> Numbers:
-        """Take them from the fields of a header."""
+        """Return the numbers that these fields of a header describe."""
         present = [(first, verdicts)] if kept is None else kept
         end = sum(present[-1]) if present else first
         if removed is not None:
