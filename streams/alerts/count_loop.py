@@ -25,7 +25,7 @@ _DEDUPLICATION_MS: Final = 60_000
 """A repeat follows its original within this time: the successor of a killed worker starts at once."""
 _DEDUPLICATION_RECORDS: Final = 10_000
 """Kafka's time of a record is its verdict's, which may be hours old when Kafka or a worker was away. So this many
-records of a partition are remembered whatever their time: a killed enricher has repeated fewer denies of one."""
+records of a partition are remembered, however old they are: a killed enricher has repeated fewer denies of one."""
 
 
 class CountLoop:

@@ -54,7 +54,7 @@ def group_refusal(admin: AdminClient, group: str) -> str:
 def others_of(connection: Connection, group: str, member: str) -> int | None:
     """Return how many members but this one a group has; None if Kafka does not say."""
     try:
-        # With a certificate that is half written when it is renewed, there is no client.
+        # This raises while a certificate is half written, as it may be when it is renewed.
         admin = admin_client(connection)
         return len([one for one in _described(admin, group).members if one.member_id != member])
     except (KafkaException, TimeoutError):

@@ -62,7 +62,7 @@ class GroupReader:
         self._revoked: set[int] = set()
         """Partitions that were revoked since the last take: somebody else may have committed more of them."""
         self._waiting = self._working = False
-        self._untold: deque[Callable[[], None]] = deque()
+        self._postponed: deque[Callable[[], None]] = deque()
         """Calls of ``on_new`` and ``on_assigned`` that wait until the destination has taken its records."""
         self._left_because, self._is_refused = "", False
         """Whether Kafka refuses to give records of the partitions that are assigned."""
@@ -98,7 +98,7 @@ class GroupReader:
 
     def take(self, max_records: int, wait_s: float) -> list[Record]:
         """Return up to ``max_records`` records; an empty list after ``wait_s`` without any. Raises StopServiceError."""
-        self._tell()
+        self._call_when_idle()
         if self._handover.has_left:
             return self._stay_outside(wait_s)
         self._revoked.clear()
@@ -125,7 +125,7 @@ class GroupReader:
                     self.leave(f"a write has not ended for {seconds:.0f} s")
         finally:
             self._working = False
-        self._tell()
+        self._call_when_idle()
         return done.result()
 
     def fail(self) -> bool:
@@ -274,8 +274,8 @@ class GroupReader:
                 consumer.assign([])
             return
         if self._begins and self._on_new is not None:
-            self._tell(self._on_new)
-        self._tell(partial(self._on_assigned, [one.partition for one in partitions]))
+            self._call_when_idle(self._on_new)
+        self._call_when_idle(partial(self._on_assigned, [one.partition for one in partitions]))
 
     def _place(self, consumer: Consumer, partitions: Sequence[TopicPartition]) -> list[TopicPartition]:
         """Return where to begin: at what is committed, or at the end. Raises KafkaException."""
@@ -291,10 +291,10 @@ class GroupReader:
         self._assigned = frozenset()
         self._revoked |= {one.partition for one in partitions}
         self._begins, self._ahead, self._committed = {}, [], {}
-        self._tell(partial(self._on_assigned, []))
+        self._call_when_idle(partial(self._on_assigned, []))
 
-    def _tell(self, call: Callable[[], None] | None = None) -> None:
-        """Call, but not while :meth:`during` runs: a sink is used by one thread at a time."""
-        self._untold += [call] if call is not None else []
-        while self._untold and not self._working:
-            self._untold.popleft()()
+    def _call_when_idle(self, call: Callable[[], None] | None = None) -> None:
+        """Make the postponed calls and this one, but not while :meth:`during` runs: one thread at a time uses a sink."""
+        self._postponed += [call] if call is not None else []
+        while self._postponed and not self._working:
+            self._postponed.popleft()()

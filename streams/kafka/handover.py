@@ -1,4 +1,4 @@
-"""When a member of a group leaves its partitions to other members, because it cannot do their work itself.
+"""Decides when a member of a group leaves its partitions to other members, because it cannot do their work itself.
 
 One worker's destination may be out of reach, its disk full, or a right missing, while another worker could go on. The
 topic of alerts has one partition: the worker that has it would keep all alerts from an output.
@@ -7,7 +7,7 @@ topic of alerts has one partition: the worker that has it would keep all alerts 
    and they get its partitions at once. It says so on /readyz.
 2. It comes back after 5 times that, or as soon as the group has no member at all. If it gets partitions again and its
    first attempt fails, it leaves again.
-3. A member that is alone goes on trying: nobody else could do the work.
+3. A member that is alone goes on trying, because no other could do the work.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from typing import Final
 
 _RETURN_FACTOR: Final = 5
 _FORGET_FACTOR: Final = 10
-"""A failure that is so many times the patience ago says nothing about the next one."""
+"""So many times the patience after a failure, the next one counts as the first."""
 _COUNTS: Final = 3
-"""The others are counted so often within the patience."""
+"""How often the others are counted within the patience."""
 
 
 class Handover:

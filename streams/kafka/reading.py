@@ -80,7 +80,7 @@ class TopicReader:
             "fetch.message.max.bytes": int(SMALL),
             "socket.connection.setup.timeout.ms": 5000,
         }
-        # With a certificate that is half written when it is renewed, there is no client.
+        # This raises while a certificate is half written, as it may be when it is renewed.
         self._consumer = self._call(lambda: make_consumer(connection, reader_group(topic), settings), servers)
         found = self._call(lambda: self._consumer.list_topics(topic, timeout=timeout_s), servers).topics[topic]
         if found.error is not None and found.error.code() != KafkaError.UNKNOWN_TOPIC_OR_PART:

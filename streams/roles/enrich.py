@@ -143,7 +143,7 @@ def _prepare_topics(settings: Settings, own_topics: OwnTopics, stop: threading.E
     try:
         return prepare_topics(settings.connection(), [topics.checkpoints], settings.replication, stop)
     except StopServiceError as error:
-        # A Kafka where the topics were made by hand for an earlier version: verdicts are worth more.
+        # The topics may have been made by hand for an earlier version. Verdicts matter more than checkpoints.
         log.error("verdicts that vanish between two workers will not be noticed", error=str(error))
         return True
 
@@ -163,7 +163,7 @@ def _measured(
     topics = settings.topics
     monitor = LagMonitor(settings.connection(), settings.stall, metrics.progress, diagnosis.causes)
     own = Followed(settings.group("enrich"), [topics.raw.name], lambda: worker.partitions or ())
-    # A second client would inflate whatever stands there; the worker's own has a bound.
+    # A second client would inflate any batch that it finds there; the worker's own has a bound.
     own.has_record = worker.has_record
     monitor.follow(own)
     monitor.follow(

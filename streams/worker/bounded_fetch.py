@@ -1,6 +1,6 @@
 """Bounds in bytes on what Faust's client, aiokafka, holds of the topic before the enricher asks for it.
 
-The client counts records, and inflates whatever a producer has compressed. A batch of 8 MiB, the most that the topic
+The client counts records, and inflates all that a producer has compressed. A batch of 8 MiB, the most that the topic
 takes, may inflate to gigabytes; and 200 records of 8 MiB each are more than a worker has memory for. The records stay
 in the topic, so the worker would end again at each start. So :func:`bound_client` puts five bounds into the client:
 
@@ -56,16 +56,16 @@ class _Tally:
     """What the client holds. A process has one client that reads, on one thread."""
 
     fetched: int = 0
-    """Bytes as they came from brokers."""
+    """Bytes as brokers have sent them."""
     polled: int = 0
     """Bytes of the values that the running call hands over."""
     partly_read: weakref.ref[_BoundedRecords] | None = None
-    """Who has the one large inflated batch that is not read to its end."""
+    """The reader of the one large inflated batch that is not read to its end."""
     values: int = 0
-    """Bytes of the values that somebody still has."""
+    """Bytes of the values that are still in use."""
     max_values: int = MAX_READY
     walked: dict[tuple[str, int], tuple[int, int]] = field(default_factory=dict)
-    """For each partition up to where it was read, and the offset of its last record."""
+    """For each partition, up to where it was read, and the offset of its last record."""
 
 
 _tally: Final = _Tally()
@@ -73,7 +73,7 @@ _lock: Final = threading.RLock()
 
 
 class _Value(bytes):
-    """A value that counts for as long as somebody has it."""
+    """A value that counts for as long as it is in use."""
 
     def __new__(cls, value: bytes) -> _Value:
         with _lock:

@@ -12,8 +12,8 @@ last seen at that time; and 40 verdicts were reported as lost so far. The next o
 takes its first batch. If that batch begins with number 6000, 997 verdicts are missing.
 
 A checkpoint is written before its commit, so it is never behind it, unless somebody else has committed: a version that
-writes no checkpoints, or an operator who has set the offsets. Then it is not known what was finished, and is reported
-so. Repeats do no harm: the numbers of a ring only rise, and a lower one than expected is no gap.
+writes no checkpoints, or an operator who has set the offsets. Then it is not known what was finished, and that
+is reported. Repeats do no harm: the numbers of a ring only rise, and a lower one than expected is not a gap.
 
 Whoever may write to the topic may write anything, so a record is decoded strictly.
 """

@@ -110,7 +110,7 @@ class Checkpoints:
 
     def _settle(self, key: bytes, written: asyncio.Future[Any], error: Any) -> None:
         self._unanswered.discard(key)
-        if not written.done():  # nobody may wait any longer
+        if not written.done():  # the caller may have given up
             written.set_result(error)
 
     def _report(self, problem: str) -> None:

@@ -213,7 +213,7 @@ class EnrichWorker:
         while True:
             taken = await self._intake.take()
             await self._rights.may_send.wait()
-            await self._takeover.of([tracked for tracked, _, _ in taken], self.partitions or ())
+            await self._takeover.take_over([tracked for tracked, _, _ in taken], self.partitions or ())
             for tracked, _, expired in taken:
                 if expired:
                     await self._pipeline.report_expired(tracked, expired)

@@ -1,7 +1,7 @@
 """Lets Faust's client, aiokafka, ask again after Kafka has refused it something about its group.
 
 aiokafka stops asking, and waits until its user has taken the error (by a call of ``getmany``). Faust never makes that
-call: it takes records from the part below. So a worker that once had no right on its group would wait for ever, also
+call: it takes records from a layer below. So a worker that once had no right on its group would wait for ever, also
 when it has the right again.
 """
 
@@ -19,7 +19,7 @@ _LOOK_S: Final = 2.0
 def take_group_errors(app: Any, ended: threading.Event) -> None:
     """Take the errors of a Faust application's group, one every few seconds, until ``ended``. aiokafka logs them."""
     while not ended.wait(_LOOK_S):
-        # There is no public way to aiokafka's client, which runs on a thread of its own.
+        # Faust gives out no client of aiokafka's. It runs on a thread of its own.
         thread: Any = getattr(app._consumer, "_thread", None)
         coordinator: Any = getattr(getattr(thread, "_consumer", None), "_coordinator", None)
         if coordinator is not None and getattr(coordinator, "_pending_exception", None) is not None:

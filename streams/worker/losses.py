@@ -1,9 +1,9 @@
 """Detects verdicts that never arrived: gaps in the numbers of a ring, and losses that probes report in batch headers.
 
-The module is pure: headers in, losses out. Each missing verdict is told once, although batches may be repeated. What
-the kernel loses has no number, and is told by the totals in the headers. What the probe loses has numbers, and is told
-by them alone: a batch says which numbers were removed from it, or it never comes, and its numbers are a gap. The totals
-of these reasons would tell the same verdicts again, in later batches and those of other rings. A gap
+The module is pure: headers in, losses out. Each missing verdict is reported once, although batches may be repeated.
+What the kernel loses has no number, and is counted by the totals in the headers. What the probe loses has numbers, and
+is counted by them alone: a batch says which numbers were removed from it, or it never arrives, and its numbers are a
+gap. The totals of these reasons would count the same verdicts again, in later batches and those of other rings. A gap
 between two workers shows as one within a worker does, because the second takes over what the first one has finished
 (:mod:`streams.worker.checkpoint`).
 
@@ -36,10 +36,10 @@ class Loss:
 
     kind: str
     """"gap": numbers are missing between two batches. "lost": the probe reported it. "gap_unknown": numbers are
-    missing, and nobody knows whether another worker has finished them."""
+    missing, and it is not known whether another worker has finished them."""
     reason: str
     verdicts: int
-    """How many; at most so many if that is unknown."""
+    """How many; for gap_unknown, at most."""
     first: int | None = None
     """The number of the first missing verdict, if it is known."""
 
@@ -107,7 +107,7 @@ class Losses:
         return found
 
     def take_over(self, partition: int, checkpoint: Checkpoint, *, is_current: bool) -> None:
-        """Begin with what the partition's former owner has finished. ``is_current``: nobody has finished more."""
+        """Begin with what the partition's former owner has finished. ``is_current``: no other has finished more."""
         self.forget([partition])
         if is_current and checkpoint.complete:
             self._known.add(partition)

@@ -25,7 +25,7 @@ log = structlog.get_logger("kubeweir.streams")
 
 _LOOK_S: Final = 2.0
 _UNSEEN_S: Final = 10.0
-"""Some brokers do not tell a user's rights: then the process begins again after so long, and is refused or not."""
+"""Some brokers do not show a user's rights: then the process begins again after so long, and is refused or not."""
 
 
 class MissingRights:
@@ -94,6 +94,6 @@ class MissingRights:
         try:
             return any(cause.about in topics for cause in causes(self._settings.connection(), Needs(writes=topics)))
         except Exception:
-            # As for the diagnosis: that nobody can tell must not end the thread.
+            # As in the diagnosis: a cause that cannot be found must not end the thread.
             log.exception("it cannot be found out which right is missing")
             return False

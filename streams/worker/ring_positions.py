@@ -15,7 +15,7 @@ from streams.worker.inflight import TrackedInput
 from streams.worker.losses import MAX_RINGS
 
 _FORGET_S: Final = 7 * 86_400
-"""A ring of which nothing came for so long is forgotten: each restart of a node makes a new one."""
+"""A ring without a batch for so long is forgotten: each restart of a node makes a new one."""
 
 
 class RingPositions:

@@ -26,7 +26,7 @@ class Takeover:
         """Checkpoints of partitions that had no input yet."""
         self._revocations = 0
 
-    async def of(self, inputs: Sequence[TrackedInput], assigned: Collection[TopicAndPartition]) -> None:
+    async def take_over(self, inputs: Sequence[TrackedInput], assigned: Collection[TopicAndPartition]) -> None:
         """Take over the partitions of inputs that are about to be enriched, unless that is done already."""
         first: dict[int, TrackedInput] = {}
         for tracked in inputs:

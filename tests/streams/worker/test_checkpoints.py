@@ -20,7 +20,7 @@ from streams.worker.takeover import Takeover
 
 
 class Producer:
-    """Keeps what it is given, and acknowledges it when it is told so."""
+    """Keeps what it is given, and acknowledges it when the test says so."""
 
     def __init__(self) -> None:
         self.waiting: list[tuple[bytes, bytes, Callable[[Any, Any], None]]] = []
@@ -75,11 +75,11 @@ def test_partitions_that_are_revoked_while_they_are_taken_over_are_left(monkeypa
     inputs = [tracker.open(partition, 0, 1, 1, lambda _: None) for partition in (0, 1)]
 
     async def scenario() -> None:
-        await takeover.of(inputs, {("raw", 0), ("raw", 1)})
+        await takeover.take_over(inputs, {("raw", 0), ("raw", 1)})
         assert taken == [0]
         # They come back: both are taken over anew.
         monkeypatch.setattr(takeover, "forget", lambda _: None)
-        await takeover.of(inputs, {("raw", 0), ("raw", 1)})
+        await takeover.take_over(inputs, {("raw", 0), ("raw", 1)})
         assert taken == [0, 0, 1]
 
     asyncio.run(scenario())
