@@ -63,8 +63,10 @@ def test_a_process_that_is_killed_fails_the_run(tmp_path: Path) -> None:
 
 def test_no_process_is_idle_while_another_has_work_left(tmp_path: Path) -> None:
     # The first waits for the second, which is of the same kind: another process must take it.
-    await_it = "import pathlib, time\n    while not pathlib.Path(__file__).with_name('came').exists(): time.sleep(0.01)"
-    come = "import pathlib; pathlib.Path(__file__).with_name('came').touch()"
+    await_it = (
+        "import pathlib, time\n    while not pathlib.Path(__file__).with_name('ready').exists(): time.sleep(0.01)"
+    )
+    come = "import pathlib; pathlib.Path(__file__).with_name('ready').touch()"
     done = run(tmp_path, kafka__1=await_it, kafka__2=come, **{f"tcx__{number}": "pass" for number in range(7)})
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.splitlines()[-1] == "9 passed, 0 failed, 0 skipped"

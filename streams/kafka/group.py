@@ -294,7 +294,7 @@ class GroupReader:
         self._call_when_idle(partial(self._on_assigned, []))
 
     def _call_when_idle(self, call: Callable[[], None] | None = None) -> None:
-        """Make the postponed calls and this one, but not while :meth:`during` runs: one thread at a time uses a sink."""
+        """Make the postponed calls and this one, but not during :meth:`during`: one thread at a time uses a sink."""
         self._postponed += [call] if call is not None else []
         while self._postponed and not self._working:
             self._postponed.popleft()()

@@ -1,4 +1,4 @@
-"""The account: what arrived of what was published, once or more, under which names, and who told the truth."""
+"""The account: what arrived of what was published, once or more, under which names, and whether health was true."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Seen:
         ]
 
     def invented(self, published: Mapping[str, int]) -> int:
-        """Return how many were seen that nobody has published."""
+        """Return how many were seen that were never published."""
         return sum(sum(map(bool, counts[published.get(ring, 0) :])) for ring, counts in self._counts.items())
 
 
@@ -103,7 +103,7 @@ class Account:
     problems: list[str] = field(default_factory=list)
     """Wrong names, dead letters of verdicts, losses that did not happen: examples in words."""
     wrong_names: int = 0
-    wrongly_told: int = 0
+    false_losses: int = 0
     nameless: int = 0
     """Peers that had a pod and are not named, which is allowed."""
     broken: Exception | None = None
@@ -156,7 +156,7 @@ class Account:
     # --- topics
 
     def _read(self) -> None:
-        """Read the topics from their beginning, whatever happens to the brokers."""
+        """Read the topics from their beginning, also while brokers are away."""
         consumer = Consumer(
             {**self.connection, "group.id": "account", "enable.auto.commit": False, "auto.offset.reset": "earliest",
              "isolation.level": "read_committed", "log_level": 0}
@@ -196,7 +196,7 @@ class Account:
                 self.nameless += serial != 0
             elif found != (name_of(serial), uid_of(serial)):
                 self.wrong_names += 1
-                self._note(f"{record['id']} at {record['timestamp']}: {end} is {found}, in truth {serial or 'nobody'}; "
+                self._note(f"{record['id']} at {record['timestamp']}: {end} is {found}, in truth {serial or 'no pod'}; "
                            f"{record['connection']}")  # fmt: skip
 
     def _take_alert(self, message: Message) -> None:
@@ -210,11 +210,11 @@ class Account:
         self.dead.add((headers["topic"].decode(), int(headers["partition"]), int(headers["offset"])))
 
     def _take_status(self, message: Message) -> None:
-        told = _object(message)
-        is_ours = told.get("ring") in _RINGS and told.get("type") in ("lost", "gap")
-        if is_ours or told.get("type") in ("expired", "alerts_dropped"):
-            self.wrongly_told += 1
-            self._note(f"a loss that did not happen is told: {told}")
+        status = _object(message)
+        is_ours = status.get("ring") in _RINGS and status.get("type") in ("lost", "gap")
+        if is_ours or status.get("type") in ("expired", "alerts_dropped"):
+            self.false_losses += 1
+            self._note(f"a loss that did not happen is reported: {status}")
 
     def _note(self, problem: str) -> None:
         if len(self.problems) < _MAX_EXAMPLES:
@@ -244,7 +244,7 @@ class Account:
 
 
 def _object(message: Message) -> dict[str, Any]:
-    """Return the JSON object in a record; an empty one for what is none, which others may write."""
+    """Return the JSON object in a record; an empty one if there is none, because others may write anything."""
     try:
         found = orjson.loads(message.value() or b"")
     except orjson.JSONDecodeError:

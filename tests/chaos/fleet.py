@@ -1,6 +1,6 @@
 """Nodes whose pods come and go and reuse addresses, and whose probes publish verdicts. The truth about each is kept.
 
-The order of things is a kubelet's: the pod is created, it gets its address, the API server is told; at the end the
+The order of things is a kubelet's: the pod is created, it gets its address, the API server learns it; at the end the
 address is free first, and then the pod is deleted. Spool and publishers are the probe's own.
 """
 
@@ -56,7 +56,7 @@ class Slot:
 
 @dataclass
 class Truth:
-    """What was published of one ring, by number: the serial numbers of the judged pod and of the peer (0: nobody)."""
+    """What was published of one ring, by number: the serial numbers of the judged pod and of the peer (0: no pod)."""
 
     subjects: array[int] = field(default_factory=lambda: array("i"))
     peers: array[int] = field(default_factory=lambda: array("i"))

@@ -116,7 +116,7 @@ class Ground:
         persistently(lambda: self.guarded.revoke(acls))
 
     def close(self) -> None:
-        """End everything, in whatever state it is."""
+        """End everything, also what has started only in part."""
         self._closing.close()
 
 

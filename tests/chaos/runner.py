@@ -146,7 +146,7 @@ class Run:
         if missing:
             self.say(f"FAILED: missing {missing}, for example {sorted(ids)[:5]}")
         lost = sum(missing.values())
-        right = not (self.failed or oddities or lost or account.wrong_names or account.wrongly_told)
+        right = not (self.failed or oddities or lost or account.wrong_names or account.false_losses)
         verdicts, false_s = sum(published.values()), account.false_health_s
         self.say(f"{self.made} faults, {verdicts} verdicts, {lost} lost, {account.wrong_names} wrong names, "
                  f"{false_s:.0f} s of false health")  # fmt: skip
@@ -156,7 +156,7 @@ class Run:
         """Return what is wrong and neither lost, nor wrongly named, nor a false word about health."""
         account, published = self.ground.account, self.ground.account.published()
         places = {"flows": account.flows, **{role: tail.seen for role, tail in account.tails.items()}}
-        found = [f"{count} verdicts in {name} that nobody published" for name, seen in places.items()
+        found = [f"{count} verdicts in {name} that were never published" for name, seen in places.items()
                  if (count := seen.invented(published))]  # fmt: skip
         if unsent := self.ground.hostile.expected - account.dead:
             found.append(f"{len(unsent)} hostile records are no dead letters, for example {min(unsent)}")

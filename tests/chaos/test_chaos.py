@@ -25,7 +25,7 @@ from tests.kafka.health_truth import HealthTruth
 
 @pytest.mark.kafka
 @pytest.mark.timeout(400)
-def test_nothing_is_lost_or_wrongly_named_and_health_is_true_whatever_happens() -> None:
+def test_nothing_is_lost_or_wrongly_named_and_health_is_true_under_all_faults() -> None:
     done = CliRunner().invoke(main, ["--short", "--seed", "1"], catch_exceptions=False)
     last = r"^[1-9]\d* faults, [1-9]\d* verdicts, 0 lost, 0 wrong names, 0 s of false health\n\Z"
     assert re.search(last, done.stdout, re.MULTILINE), done.output
@@ -61,7 +61,7 @@ def test_ctrl_c_ends_the_faults_and_the_account_is_made(monkeypatch: pytest.Monk
     seen.add("cn1", 0)
     account = SimpleNamespace(
         flows=seen, tails={"file": SimpleNamespace(seen=seen)}, alerts={}, alert_ids=Counter(), dead=set(), broken=None,
-        problems=[], truths={}, wrong_names=0, wrongly_told=0, nameless=0, false_health_s=0.0, stop=lambda: None,
+        problems=[], truths={}, wrong_names=0, false_losses=0, nameless=0, false_health_s=0.0, stop=lambda: None,
         published=lambda: {"cn1": 1}, expected_alerts=set, missing=dict,
     )  # fmt: skip
     ground: Any = SimpleNamespace(
@@ -87,7 +87,7 @@ def test_ctrl_c_ends_the_faults_and_the_account_is_made(monkeypatch: pytest.Monk
     assert re.fullmatch(r"[12] faults, 1 verdicts, 0 lost, 0 wrong names, 0 s of false health", lines[-1])
 
 
-def test_what_is_missing_repeated_and_invented_is_told_apart(tmp_path: Path) -> None:
+def test_what_is_missing_repeated_and_invented_is_counted_apart(tmp_path: Path) -> None:
     path = tmp_path / "flows.log"
     tail = Tail(path)
     tail.read()
@@ -119,6 +119,6 @@ def test_who_is_stuck_and_ready_or_works_and_is_not_ready_is_not_believed_for_lo
     assert observed((0, True, 1, 1), *((float(now), True, 1, 1) for now in range(1, 40))) == 0
     working = [(float(now), False, now, now) for now in range(1, 16)]
     assert observed((0, True, 0, 0), *working) == pytest.approx(4, abs=1.1)
-    # Nothing is given and nothing comes, as without Kafka: nobody can say that it works.
+    # Nothing is given and nothing comes, as without Kafka: whether it works is not known.
     assert observed((0, True, 0, 0), (1, False, 1, 1), *((float(now), False, 1, 1) for now in range(2, 60))) == 0
     assert observed((0, True, 0, 0), *((now, True, given, done) for now, _, given, done in working)) == 0

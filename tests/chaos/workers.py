@@ -35,7 +35,7 @@ class Workers:
     def _start(self, *roles: str, **more: str) -> subprocess.Popen[bytes]:
         """Start the service in a process group of its own, so that Ctrl-C on the terminal does not end it."""
         if self._closed:
-            raise RuntimeError("the run is over")  # a fault is still being mended: nobody would end the service
+            raise RuntimeError("the run is over")  # a fault is still being mended: nothing would end the service
         with self.output.open("ab") as output, (self.folder / "workers.log").open("ab") as log:
             return subprocess.Popen(
                 [sys.executable, "-m", "streams.main", *roles], env=self._env | more, stdin=subprocess.DEVNULL,

@@ -41,7 +41,7 @@ def test_rbac_says_who_may_read_metrics(api: ApiServer, monkeypatch: pytest.Monk
     """The rights are those of the component: of services to ask, and of a scraper to read."""
     monkeypatch.setenv("KUBECONFIG", str(api.kubeconfig("reader")))
     review = reviewer(connect)
-    # Without the right to ask, nobody may read.
+    # Without the right to ask, no one may read.
     assert review(TOKENS["admin"], "/metrics") == UNKNOWN
     for role in roles():
         api.create("/apis/rbac.authorization.k8s.io/v1/clusterroles", role)

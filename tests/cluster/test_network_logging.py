@@ -33,7 +33,7 @@ EVERYTHING = {"cluster": {"allow": {"log": True}, "deny": {"log": True}}}
 
 
 def definition(*, validates: bool = True) -> dict[str, Any]:
-    """Our definition of the kind; if it is not to validate, one that keeps whatever an object has."""
+    """Our definition of the kind; if it is not to validate, one that keeps all fields of an object."""
     made: dict[str, Any] = yaml.safe_load((COMPONENT / "definition.yaml").read_text())
     if not validates:
         anything = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
@@ -125,7 +125,7 @@ def test_a_cluster_without_the_kind_is_nothing_to_report(
     assert "error" not in capsys.readouterr().out
 
 
-def test_an_object_that_nobody_validated_is_known_as_invalid(api: ApiServer, source: KubernetesSource) -> None:
+def test_an_object_that_was_not_validated_is_known_as_invalid(api: ApiServer, source: KubernetesSource) -> None:
     install(api, definition(validates=False))
     api.create(OBJECTS, network_logging(EVERYTHING))
     eventually(lambda: found(source) is not None)

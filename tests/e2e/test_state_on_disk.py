@@ -50,7 +50,7 @@ def problems(probe: Probe) -> str:
 
 
 @pytest.mark.timeout(180)
-def test_policy_is_in_force_whatever_is_stored_or_cannot_be(without_kafka: Node) -> None:
+def test_policy_is_in_force_with_damaged_state_and_full_disks(without_kafka: Node) -> None:
     node, folder = without_kafka, without_kafka.folder
     for disk in (folder / "run", folder / "state"):
         fill(disk)

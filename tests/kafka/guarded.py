@@ -101,7 +101,7 @@ class GuardedBroker:
         return self._add(user, kind, name, operations, pattern, AclPermissionType.ALLOW)
 
     def deny(self, user: str, kind: ResourceType, name: str, operation: AclOperation) -> list[AclBinding]:
-        """Deny a user an operation on what begins with ``name``, whatever else allows it; :meth:`revoke` takes it."""
+        """Deny a user an operation on what begins with ``name``, also if a rule allows it; :meth:`revoke` ends that."""
         return self._add(user, kind, name, (operation,), ResourcePatternType.PREFIXED, AclPermissionType.DENY)
 
     def revoke(self, acls: Iterable[AclBinding]) -> None:

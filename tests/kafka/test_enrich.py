@@ -248,7 +248,7 @@ def test_a_taken_port_exits_with_4(site: Site) -> None:
     assert "another process may use it" in second.log.read_text()
 
 
-def test_the_end_of_a_transaction_is_no_batch_that_waits(site: Site) -> None:
+def test_the_end_of_a_transaction_is_not_a_batch_that_waits(site: Site) -> None:
     service = site.start_enrich(WEIR_STALL="2")
     producer = Producer({"bootstrap.servers": site.broker, "transactional.id": site.prefix})
     producer.init_transactions(30)

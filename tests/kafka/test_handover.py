@@ -129,7 +129,7 @@ def test_a_write_that_hangs_keeps_no_rebalance_from_its_end(members: Callable[..
     with slow.writing():
         other = members()
         until_true(lambda: other.has(1))
-        assert slow.shares == [2], "its sink is busy, and is not told"
+        assert slow.shares == [2], "its sink is busy, and is not called"
     until_true(lambda: slow.has(1))
     assert slow.shares == [2, 0, 1]
 

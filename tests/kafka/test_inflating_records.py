@@ -101,8 +101,8 @@ def test_a_batch_that_inflates_too_far_at_the_end_of_a_partition_is_passed_over(
     member.close()
 
 
-def told(records: list[Record]) -> list[tuple[int, bytes, str]]:
-    """Offset, value, and the beginning of why a record was not read."""
+def described(records: list[Record]) -> list[tuple[int, bytes, str]]:
+    """Return offset, value, and the beginning of why a record was not read."""
     return [(one.offset, one.value, one.unread[:33]) for one in records]
 
 
@@ -123,21 +123,21 @@ PASSED_OVER = [(0, b"first", ""), (300, b"", "the batch of records 1 to 300 was"
 def test_a_batch_that_inflates_too_far_is_passed_over_by_each_reader(broker: str) -> None:
     topic, connection = make_topic(broker), {"bootstrap.servers": broker}
     found = list(read_committed(connection, topic, [0]))
-    assert told(found) == PASSED_OVER
+    assert described(found) == PASSED_OVER
 
     reader = TopicReader(connection, topic)
     reader.start({0: 0})
-    assert told(taken(reader, 3)) == PASSED_OVER
+    assert described(taken(reader, 3)) == PASSED_OVER
     reader.close()
 
     member = GroupReader(connection, f"{topic}.group", topic)
     found = taken(member, 3)
-    assert told(found) == PASSED_OVER
+    assert described(found) == PASSED_OVER
     member.commit(found[:2])
     member.close()
     # What was passed over is committed.
     again = GroupReader(connection, f"{topic}.group", topic)
-    assert told(until(lambda: again.take(100, 0.5) or None, "the last record")) == PASSED_OVER[2:]
+    assert described(until(lambda: again.take(100, 0.5) or None, "the last record")) == PASSED_OVER[2:]
     again.close()
 
     assert has_record(connection, f"{topic}.group", (topic, 0), 1, 30), "it is one, although it cannot be read"

@@ -111,7 +111,7 @@ def test_a_plain_handover_a_kill_and_a_new_ring_are_no_gap(site: Site) -> None:
     assert last.metric("kubeweir_streams_unknown_gaps_total") == 0
 
 
-def test_what_nobody_can_know_is_told_as_unknown(site: Site) -> None:
+def test_what_cannot_be_known_is_reported_as_unknown(site: Site) -> None:
     service = site.start_enrich()
     send(site, 0)
     killed_after(site, service, 10)
@@ -141,5 +141,5 @@ def test_what_nobody_can_know_is_told_as_unknown(site: Site) -> None:
     killed_after(site, service, 60)
     send(site, 60)
     service = site.start_enrich()
-    [told] = losses(site)
-    assert told == {"type": "gap_unknown", "reason": "old_checkpoint", "ring": "r1", "first": 10, "verdicts": 40}
+    [loss] = losses(site)
+    assert loss == {"type": "gap_unknown", "reason": "old_checkpoint", "ring": "r1", "first": 10, "verdicts": 40}

@@ -112,7 +112,7 @@ class Load:
             until(lambda path=path: lines_in(path) >= number)  # type: ignore[misc]  # mypy cannot type a default
 
     def account(self) -> None:
-        """End the load; check that every verdict is in each place, and that all are well and have told the truth."""
+        """End the load; check that every verdict is in each place, and that all are well and their health was true."""
         self._stop.set()
         for thread in self._threads:
             thread.join()

@@ -52,7 +52,7 @@ def check_policy(own: Rig) -> None:
 @pytest.mark.parametrize(
     ("own", "damages"), [("tcx", DAMAGES[::2]), ("clsact", DAMAGES[1::2])], indirect=["own"], ids=["tcx", "clsact"]
 )
-def test_a_generation_that_nobody_can_read_is_replaced_and_nothing_denied_passes(
+def test_a_generation_that_cannot_be_read_is_replaced_and_nothing_denied_passes(
     own: Rig, damages: tuple[bytes | None, ...], tmp_path: Path
 ) -> None:
     with other_version(tmp_path / "other"):

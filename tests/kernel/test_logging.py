@@ -227,7 +227,7 @@ def test_denials_that_are_cut_are_written_for_alerts_if_the_setting_says_so(rig:
 
 
 def test_every_packet_is_written_or_cut(rig: Rig) -> None:
-    """Whatever is switched meanwhile, connections and denied packets add up."""
+    """Connections and denied packets add up, also while logging is switched."""
     shop = Shop(rig)
     chance, before, written = random.Random(3), cut(rig), [0, 0]  # noqa: S311 - not a secret
     rounds, packets = 12, 7

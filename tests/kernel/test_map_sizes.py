@@ -68,7 +68,7 @@ def test_the_next_start_finds_the_sizes_and_keeps_them(settings: Settings, monke
     again.close()
 
 
-def test_a_generation_whose_description_nobody_can_read_stops_no_start(
+def test_a_generation_whose_description_cannot_be_read_stops_no_start(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("probe.map_sizes.ProgramCache", lambda _: programs.CACHE)

@@ -82,7 +82,7 @@ def test_each_receiver_of_one_sender_is_paid_for_by_that_sender(rig: Rig, family
             send(rig, stranger, server, family, range(1024, 1024 + 2 * LOOKUPS))
         assert asked(rig) - before <= LOOKUPS * (period() - started + 1)
         budgets = np.frombuffer(b"".join(rig.maps["budgets"].items().values()), BUDGET)
-        assert not budgets["spared"].any(), "nobody reads the connections of a pod because another one floods it"
+        assert not budgets["spared"].any(), "the connections of a pod are not read because another one floods it"
 
 
 @pytest.mark.parametrize("family", FAMILIES)

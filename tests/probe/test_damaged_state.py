@@ -1,4 +1,4 @@
-"""Whatever the last probe has left on disk, and whatever happened to it there: the next one starts and goes on."""
+"""State of the last probe that is damaged, or that a full disk did not take: the next probe starts and goes on."""
 
 from __future__ import annotations
 
@@ -225,7 +225,7 @@ def test_the_batches_behind_a_damaged_one_are_kept(tmp_path: Path) -> None:
     values = []
     while (unsent := spool.next(0)) is not None:
         values.append(unsent.value)
-    # Nobody knows which batch is missing, so those that Kafka has are sent again.
+    # It is not known which batch is missing, so those that Kafka has are sent again.
     assert values == [batch(number) for number in (0, 1, 3, 4)]
     assert spool.last_header is not None
     assert spool.last_header.first == 80

@@ -81,7 +81,7 @@ def test_memory_that_differs_a_little_at_each_start_changes_nothing() -> None:
 
 @pytest.mark.parametrize("pods", [None, 110, 500])
 @pytest.mark.parametrize("fixed", [{"CONNECTIONS": 1024}, {"DENIED_FLOWS": 1024}, {"FRAGMENTS": 1024}])
-def test_a_lowered_setting_leaves_each_pod_a_reserve_whatever_was_in_force(
+def test_a_lowered_setting_leaves_each_pod_a_reserve_with_any_sizes_in_force(
     pods: int | None, fixed: dict[str, int]
 ) -> None:
     sizes = chosen({**AUTO, **fixed}, pods, PLENTY, [by_pods(500)])

@@ -1,4 +1,4 @@
-"""What is logged follows the objects, at any moment and whatever is wrong with them, and changes no policy."""
+"""What is logged follows the objects, at any moment and with any mistake in them, and changes no policy."""
 
 from __future__ import annotations
 

@@ -86,7 +86,7 @@ def test_a_refused_call_inside_a_rebalance_asks_for_partitions_anew(monkeypatch:
 
 
 def test_a_sink_hears_of_its_partitions_only_when_its_write_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
-    client, told = Client(), list[list[int]]()
+    client, calls = Client(), list[list[int]]()
     monkeypatch.setattr(group, "_POLL_S", 0.01)
     polled = threading.Event()
 
@@ -98,14 +98,14 @@ def test_a_sink_hears_of_its_partitions_only_when_its_write_has_ended(monkeypatc
 
     monkeypatch.setattr(group, "take", poll)
     monkeypatch.setattr(group, "make_consumer", lambda *_: client)
-    one = GroupReader({"bootstrap.servers": "127.0.0.1:1"}, "g", "t", told.append)  # type: ignore[arg-type]
+    one = GroupReader({"bootstrap.servers": "127.0.0.1:1"}, "g", "t", calls.append)  # type: ignore[arg-type]
 
     def work() -> list[list[int]]:
         assert polled.wait(60)
-        return list(told)
+        return list(calls)
 
     assert one.during(work) == []
-    assert told == [[]]
+    assert calls == [[]]
 
 
 def test_an_error_of_the_work_reaches_the_caller(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -43,7 +43,7 @@ def test_a_failure_of_long_ago_says_nothing() -> None:
     assert one.fails(30)
 
 
-def test_it_stays_while_nobody_else_could_take_over() -> None:
+def test_it_stays_while_no_other_could_take_over() -> None:
     one = Member(others=0)
     assert not any(one.fails(10) for _ in range(20))
     one.others = None

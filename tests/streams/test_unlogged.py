@@ -25,7 +25,7 @@ def test_no_route_and_no_table_shows_a_denial_that_is_not_logged() -> None:
     assert selection.pick(logged) is not None
 
 
-def test_an_annotation_about_logging_is_no_change_that_may_have_caused_denials() -> None:
+def test_an_annotation_about_logging_is_not_a_change_that_may_have_caused_denials() -> None:
     metadata = {"namespace": "shop", "name": "web"}
     made = parse({"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": metadata, "spec": {}})
     assert isinstance(made, NetworkPolicy)

@@ -50,7 +50,7 @@ def known(cluster: Cluster, *intervals: AddressInterval) -> list[bool]:
     return [addresses.owner_at(one.ip, one.start + SECOND // 2, one.node).pod is not None for one in intervals]
 
 
-def test_the_interval_of_a_node_that_ended_first_goes_first_whatever_the_order(cluster: Cluster) -> None:
+def test_the_interval_of_a_node_that_ended_first_goes_first_in_any_order(cluster: Cluster) -> None:
     given = [interval(number) for number in (5, 2, 9, 7)]
     for one in given:
         cluster.addresses.add_interval(one)

@@ -95,7 +95,7 @@ def policy(value: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("value", ["true", "True", "yes", "false", "", "x" * 1000])
-def test_an_annotation_is_read_as_it_is_written_and_is_no_part_of_what_is_enforced(value: str) -> None:
+def test_an_annotation_is_read_as_it_is_written_and_is_not_part_of_what_is_enforced(value: str) -> None:
     made = parse(policy(value))
     assert isinstance(made, NetworkPolicy)
     assert made.logging == value[:64]
@@ -129,7 +129,7 @@ def test_each_kind_has_its_annotation() -> None:
     assert namespace.deny_logging == "true"
 
 
-def test_an_annotation_that_is_no_text_makes_a_manifest_invalid_and_no_policy_of_the_api_server() -> None:
+def test_an_annotation_that_is_not_text_makes_a_manifest_invalid_and_no_policy_of_the_api_server() -> None:
     """YAML reads an unquoted true as a boolean, which the API server refuses."""
     _, mistakes = read_manifest(policy(True))  # noqa: FBT003 - the value is the point
     assert [one.field for one in mistakes] == [f"metadata.annotations[{LOGGING}]"]

@@ -27,6 +27,6 @@ def test_node_ports_have_the_protocol_of_their_port_and_a_port_may_have_none() -
 
 
 @pytest.mark.parametrize("port", [-1, 65536, "30080", 1.5, True])
-def test_a_node_port_that_is_no_port_is_refused(port: Any) -> None:
+def test_a_node_port_that_is_not_a_port_is_refused(port: Any) -> None:
     with pytest.raises(InvalidObjectError, match="nodePort"):
         service({"port": 80, "nodePort": port})

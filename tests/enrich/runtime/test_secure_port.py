@@ -1,4 +1,4 @@
-"""The metrics port with TLS and tokens: who reads what, while nobody keeps others waiting."""
+"""The metrics port with TLS and tokens: who reads what, and no client keeps others waiting."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def test_plain_text_gets_no_answer(port: Port) -> None:
     assert b"HTTP/" not in received
 
 
-def test_a_review_that_takes_long_keeps_nobody_else_waiting(port: Port, reviewer: Reviewer) -> None:
+def test_a_review_that_takes_long_keeps_no_other_request_waiting(port: Port, reviewer: Reviewer) -> None:
     assert port.get("/metrics", "good")[0] == 200
     reviewer.may_answer.clear()
     waiting = [threading.Thread(target=port.get, args=("/metrics", f"made-up-{number}")) for number in range(8)]
@@ -143,7 +143,7 @@ def test_a_review_that_takes_long_keeps_nobody_else_waiting(port: Port, reviewer
         thread.join()
 
 
-def test_idle_handshakes_keep_nobody_from_the_port(port: Port) -> None:
+def test_idle_handshakes_keep_no_client_from_the_port(port: Port) -> None:
     with contextlib.ExitStack() as stack:
         for _ in range(40):
             stack.enter_context(socket.create_connection(("127.0.0.1", port.server.port), timeout=20))
@@ -210,7 +210,7 @@ def test_answers_are_kept_for_a_while_and_made_up_tokens_displace_none_that_is_a
         ANSWERS["good"] = ALLOWED
 
 
-def test_a_token_that_nobody_can_review_ends_nothing() -> None:
+def test_a_token_that_cannot_be_reviewed_ends_nothing() -> None:
     asked: list[str] = []
 
     def review(token: str, _path: str) -> int:
@@ -232,7 +232,7 @@ def test_too_many_questions_are_refused_at_once(reviewer: Reviewer) -> None:
     reviewer.may_answer.set()
 
 
-def test_made_up_tokens_keep_nobody_out_who_was_allowed_before(reviewer: Reviewer) -> None:
+def test_made_up_tokens_keep_no_token_out_that_was_allowed_before(reviewer: Reviewer) -> None:
     now = [0.0]
     gate = TokenGate(reviewer, lambda: now[0])
     until(lambda: gate.look("good", "/metrics") == ALLOWED)

@@ -67,7 +67,7 @@ def test_what_is_published_stays_the_same_until_the_clock_is_set_and_then_follow
     assert node.clock.ahead_ns() == 0
 
 
-def test_a_wrong_clock_is_told() -> None:
+def test_a_wrong_clock_is_reported() -> None:
     node = Node()
     assert node.clock.notes() == []
     node.answer()

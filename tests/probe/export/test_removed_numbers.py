@@ -1,4 +1,4 @@
-"""Verdicts that the probe loses, told by its batches and detected by a worker: each that is missing is told once."""
+"""Verdicts that the probe loses, named by its batches and detected by a worker: each missing one is reported once."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Worker:
     """A reader of what the spool hands out, which knows each ring from its first number on."""
 
     def __init__(self) -> None:
-        self.told: Counter[tuple[str, str]] = Counter()
+        self.reported_losses: Counter[tuple[str, str]] = Counter()
         self.seen: set[tuple[str, int]] = set()
         self.losses = Losses()
         for ring in ("r1", "r2"):
@@ -42,7 +42,7 @@ class Worker:
     def read(self, value: bytes) -> None:
         found = decode_batch(value)
         for loss in self.losses.detect(0, found.header):
-            self.told[loss.kind, loss.reason] += loss.verdicts
+            self.reported_losses[loss.kind, loss.reason] += loss.verdicts
         self.seen |= {(found.header.ring, number) for number in found.numbers().tolist()}
 
 
@@ -68,7 +68,7 @@ class Probe:
 
 
 @pytest.mark.parametrize("denied", [0, 7, ROWS])
-def test_what_a_full_spool_removes_is_told_as_lost_and_is_no_gap(tmp_path: Path, denied: int) -> None:
+def test_what_a_full_spool_removes_is_reported_as_lost_and_not_as_a_gap(tmp_path: Path, denied: int) -> None:
     probe, worker = Probe(tmp_path), Worker()
     for _ in range(120):
         probe.append(denied=denied)
@@ -77,11 +77,11 @@ def test_what_a_full_spool_removes_is_told_as_lost_and_is_no_gap(tmp_path: Path,
     probe.send(worker)
     missing = probe.appended - len(worker.seen)
     assert missing > 0
-    assert worker.told == {("lost", "spool_full"): missing}
+    assert worker.reported_losses == {("lost", "spool_full"): missing}
     assert probe.spool.lost()["spool_full"] == missing
 
 
-def test_what_is_removed_of_a_ring_that_has_ended_is_told_once(tmp_path: Path) -> None:
+def test_what_is_removed_of_a_ring_that_has_ended_is_reported_once(tmp_path: Path) -> None:
     probe, worker = Probe(tmp_path), Worker()
     for _ in range(60):
         probe.append()
@@ -92,11 +92,11 @@ def test_what_is_removed_of_a_ring_that_has_ended_is_told_once(tmp_path: Path) -
     probe.send(worker)
     probe.append(ring="r2")
     probe.send(worker)
-    assert worker.told == {("lost", "spool_full"): probe.appended - len(worker.seen)}
+    assert worker.reported_losses == {("lost", "spool_full"): probe.appended - len(worker.seen)}
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_each_missing_verdict_is_told_once_whatever_is_killed_and_repeated(tmp_path: Path, seed: int) -> None:
+def test_each_missing_verdict_is_reported_once_after_kills_and_repeats(tmp_path: Path, seed: int) -> None:
     chance, probe, worker = random.Random(seed), Probe(tmp_path), Worker()  # noqa: S311 - not for secrets
     positions: list[SpoolPosition] = []
     for _ in range(250):
@@ -120,10 +120,10 @@ def test_each_missing_verdict_is_told_once_whatever_is_killed_and_repeated(tmp_p
     probe.send(worker)
     missing = probe.appended - len(worker.seen)
     assert missing > 0
-    assert worker.told == {("lost", "spool_full"): missing}
+    assert worker.reported_losses == {("lost", "spool_full"): missing}
 
 
-def test_another_worker_that_takes_over_tells_the_rest_once(tmp_path: Path) -> None:
+def test_another_worker_that_takes_over_reports_the_rest_once(tmp_path: Path) -> None:
     probe, first = Probe(tmp_path), Worker()
     for _ in range(120):
         probe.append(denied=5)
@@ -137,7 +137,7 @@ def test_another_worker_that_takes_over_tells_the_rest_once(tmp_path: Path) -> N
     for value in values[5:]:
         second.read(value)
     missing = probe.appended - len(first.seen | second.seen)
-    assert first.told + second.told == {("lost", "spool_full"): missing}
+    assert first.reported_losses + second.reported_losses == {("lost", "spool_full"): missing}
 
 
 def test_a_kill_while_summaries_are_joined_counts_nothing_twice(
@@ -159,7 +159,7 @@ def test_a_kill_while_summaries_are_joined_counts_nothing_twice(
             continue
         copy, worker = Probe(left), Worker()
         copy.send(worker)
-        assert worker.told == {("lost", "spool_full"): copy.spool.lost()["spool_full"]}
+        assert worker.reported_losses == {("lost", "spool_full"): copy.spool.lost()["spool_full"]}
         assert len(worker.seen) + copy.spool.lost()["spool_full"] == probe.appended - ROWS
         shutil.rmtree(left)
         joined += 1
@@ -184,13 +184,13 @@ def refused_and_next(*refused: tuple[int, int], following: bytes) -> Header:
     return decode_batch(numbers.marked(following, decode_batch(following).header)).header
 
 
-def test_batches_that_kafka_refused_are_told_as_lost_by_the_next_one_although_its_totals_come_later() -> None:
+def test_batches_that_kafka_refused_are_reported_as_lost_by_the_next_one_although_its_totals_come_later() -> None:
     worker = Worker()
     worker.read(batch(0, {}))
     following = refused_and_next((20, 30), (50, 50), following=batch(100, {"refused": (30, 30)}))
     worker.read(encode_batch(following, make_rows(ROWS)))
     worker.read(batch(120, {"refused": (50, 80)}))
-    assert worker.told == {("lost", "refused"): 80}
+    assert worker.reported_losses == {("lost", "refused"): 80}
 
 
 def test_a_batch_that_does_not_follow_what_was_refused_is_sent_as_it_is() -> None:

@@ -51,7 +51,7 @@ def test_the_settings_say_what_is_logged_without_an_object(
     ],
 )
 @pytest.mark.parametrize("setting", ["all", "denied", "none"])
-def test_an_object_says_what_is_logged_whatever_the_settings_say(
+def test_an_object_says_what_is_logged_with_any_settings(
     spec: LoggingSpec, expected: tuple[Logged, Logged, bool], setting: str
 ) -> None:
     word = make_word(spec, LoggingDefaults(setting))

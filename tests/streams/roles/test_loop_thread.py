@@ -34,7 +34,7 @@ class Transactions:
         pass
 
 
-def test_waiting_for_partitions_is_no_success(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_waiting_for_partitions_is_not_a_success(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop_thread, "_PROVEN_S", 0.0)
     monkeypatch.setattr(loop_thread, "_FIRST_DELAY_S", 0.001)
 

@@ -115,7 +115,7 @@ def test_a_batch_counts_as_finished_when_it_is_acknowledged() -> None:
     asyncio.run(scenario())
 
 
-def test_rings_of_which_nothing_came_for_a_week_are_forgotten() -> None:
+def test_rings_without_a_batch_for_a_week_are_forgotten() -> None:
     now = 1_000_000.0
     positions = RingPositions(lambda: now)
     positions.take_over(0, checkpoint(10), is_first=False)

@@ -85,9 +85,7 @@ def test_partitions_that_are_revoked_while_they_are_taken_over_are_left(monkeypa
     asyncio.run(scenario())
 
 
-def test_a_certificate_that_is_half_written_is_no_reason_to_end(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_certificate_that_is_half_written_ends_no_worker(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(checkpoints, "_RETRY_S", 0.0)
     (tmp_path / "ca.crt").write_text("-----BEGIN CERTIFICATE-----")
     settings = Settings(kafka="127.0.0.1:1", kafka_protocol="ssl", kafka_ca=tmp_path / "ca.crt")

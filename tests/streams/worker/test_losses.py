@@ -51,7 +51,7 @@ def test_a_batch_thinned_by_a_full_spool_ends_where_its_last_run_ends() -> None:
     assert losses.detect(0, header(10, 1)) == []
 
 
-def test_numbers_that_an_older_probe_removed_are_told_once_too() -> None:
+def test_numbers_that_an_older_probe_removed_are_reported_once_too() -> None:
     losses = Losses()
     losses.detect(0, header(0, 10))
     # 10 to 12 are a gap, because it does not say that they were in the batch; 14 to 16 are missing between two runs.
@@ -60,7 +60,7 @@ def test_numbers_that_an_older_probe_removed_are_told_once_too() -> None:
     assert losses.detect(0, header(18, 5, {"spool_full": (6, 6)})) == []
 
 
-def test_removed_numbers_are_told_once_in_any_order_of_repeats() -> None:
+def test_removed_numbers_are_reported_once_in_any_order_of_repeats() -> None:
     losses = Losses()
     losses.detect(0, header(0, 10))
     summary = header(40, 0, removed=("spool_full", 10, 30))
@@ -74,7 +74,7 @@ def test_removed_numbers_are_told_once_in_any_order_of_repeats() -> None:
     ]
 
 
-def test_a_batch_that_claims_all_numbers_is_told_as_a_loss_of_all() -> None:
+def test_a_batch_that_claims_all_numbers_is_reported_as_a_loss_of_all() -> None:
     losses = Losses()
     losses.detect(0, header(0, 10))
     most = (1 << 63) - 1

@@ -62,7 +62,7 @@ def test_a_missing_right_is_waited_for(worker: Worker) -> None:
     until(lambda: worker.events == ["dropped", "begun again"])
 
 
-def test_a_producer_that_can_send_nothing_for_want_of_rights_is_no_end(worker: Worker) -> None:
+def test_a_producer_that_can_send_nothing_for_want_of_rights_ends_no_worker(worker: Worker) -> None:
     worker.missing = [Cause("no right WRITE", FLOWS)]
     worker.rights.on_refused("the producer has no number")
     until(lambda: worker.looks > 3)

@@ -209,7 +209,7 @@ def test_denials_that_are_not_logged_are_on_the_topic_of_denied_flows_only(kind:
     assert [(one.offset, one.records) for one in acked] == [(77, 4), (78, 3), (79, 2)]
 
 
-def test_an_allow_is_logged_whatever_its_flags_say() -> None:
+def test_an_allow_is_logged_with_any_flags() -> None:
     producer, _ = run(make_batch(1, 2, verdict=Verdict.ALLOW, flags=CUT))
     assert producer.of("p.flows") == [b"1", b"2"]
     assert producer.of("p.flows.denied") == []
