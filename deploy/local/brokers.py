@@ -115,7 +115,7 @@ def replication_properties(brokers: int) -> str:
     """Return the properties of replication: three replicas of which two must have a record, or one of one.
 
     A broker that hangs is out of a cluster after some seconds: Kafka's own 9 s and 30 s are for larger machines. The
-    cleaner of compacted topics takes 128 MB of the heap unless it is told otherwise.
+    cleaner of compacted topics takes 128 MB of the heap by default.
     """
     replicas = min(brokers, 3)
     least = 2 if replicas == 3 else 1
