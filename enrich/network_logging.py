@@ -1,4 +1,4 @@
-"""What GKE's object NetworkLogging says: which verdicts are logged."""
+"""GKE's object NetworkLogging, which says which verdicts are logged."""
 
 from __future__ import annotations
 

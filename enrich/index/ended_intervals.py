@@ -51,7 +51,7 @@ class _OfNode:
 
 
 class EndedIntervals:
-    """Not thread safe: writers hold the lock of the index."""
+    """The intervals that have ended, of all nodes. Not thread safe: writers hold the lock of the index."""
 
     def __init__(self, max_of_node: int = MAX_ENDED_OF_NODE, max_ended: int = MAX_ENDED) -> None:
         self.max_of_node, self.max_ended = max_of_node, max_ended

@@ -21,7 +21,7 @@ _MAX_PORT: Final = 65_535
 _REFUSED: Final = {
     UNAUTHENTICATED: b"a valid bearer token is needed (WEIR_METRICS_AUTH)\n",
     FORBIDDEN: b"RBAC does not give this token's user the verb get on the nonResourceURL /metrics\n",
-    UNKNOWN: b"the API server does not tell who you are: try again\n",
+    UNKNOWN: b"the API server cannot be asked who you are: try again\n",
 }
 Check = Callable[[], str | None]
 """A function that returns None if all is well, and otherwise says in words what is not."""

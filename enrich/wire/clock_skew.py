@@ -1,4 +1,4 @@
-"""By how much a node's clock is ahead of the brokers' clocks, and what is done about it.
+"""Decides whether times are corrected for how much a node's clock is ahead of the brokers' clocks.
 
 Times of different nodes are compared when a peer is named: node n1 saw a packet to 10.0.0.9 at 12:00:05, and node n2
 saw pod a give that address up at 12:00:03. If the clock of n1 is 4 s ahead, pod a still had it. So each probe measures

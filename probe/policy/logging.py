@@ -1,4 +1,4 @@
-"""Which verdicts are logged: the words of ``CONFIG_LOGGING`` (``bpf/logging.h``), and the policies that ask for it.
+"""Decides which verdicts are logged: the word ``CONFIG_LOGGING`` (``bpf/logging.h``), and the policies that ask.
 
 Nothing here is part of what is enforced. A policy's annotation is not in its digest, so changing it makes no policy
 set, no entry and no rule.
@@ -40,7 +40,7 @@ class Logged(enum.IntEnum):
 
 
 class LoggingDefaults(NamedTuple):
-    """What the settings say."""
+    """What the settings say about logging."""
 
     logging: str = "all"
     """all, denied or none: what is logged without a NetworkLogging."""

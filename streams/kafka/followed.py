@@ -1,4 +1,4 @@
-"""What is remembered of a group that is measured; see :mod:`streams.kafka.lag`."""
+"""The state of a group whose lag is measured; see :mod:`streams.kafka.lag`."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class FollowedPartition:
     found: int = -1
     """A record was found at or after this offset."""
     look_at: float = 0.0
-    """When it is looked for again."""
+    """When the next look for a record is due."""
     empty_until: int = -1
     """No record was found before this offset."""
     seconds: float = 0.0

@@ -1,4 +1,4 @@
-"""Where partitions begin and end, as the broker says."""
+"""Asks the broker where partitions begin and end."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ def begin_again(role: str) -> NoReturn:
 
 
 def begin_again_unless(stop: threading.Event, role: str) -> None:
-    """Do so unless the role stops. Only the main thread may call it."""
+    """Replace this process by a new one, unless the role stops. Only the main thread may call it."""
     # A signal from here on ends the process, as it is or as the one that takes its place.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_DFL)

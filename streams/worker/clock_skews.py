@@ -1,4 +1,4 @@
-"""Which nodes' clocks are wrong, as their probes say: shown as a metric, and in the log when it changes."""
+"""Shows which nodes' clocks are wrong, as their probes say: as a metric, and in the log when it changes."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ _RELEASE_EVERY_S: Final = 0.02
 
 
 class EnrichApp(faust.App):  # type: ignore[misc]  # Faust has no types
-    """A Faust app that keeps nothing on disk, and does something before each commit."""
+    """A Faust app that keeps nothing on disk, and calls ``before_commit`` before each commit."""
 
     before_commit: Callable[[Mapping[Any, int]], Awaitable[Mapping[Any, int]]]
     """Takes the offsets that are about to be committed; returns those that may be."""

@@ -1,4 +1,4 @@
-"""What happens to a record that Kafka does not take.
+"""Handles records that Kafka does not take.
 
 A record that Kafka refuses because of its content is retried once in a batch of its own, since its batch may have been
 refused because of another record; if it is refused again, a dead letter takes its place. Any other refusal stops the

@@ -1,4 +1,4 @@
-"""What is finished of each ring: the content of checkpoints (:mod:`streams.worker.checkpoint`).
+"""Knows what is finished of each ring: the content of checkpoints (:mod:`streams.worker.checkpoint`).
 
 A batch counts when its input is acknowledged, not when it is enriched: Kafka may not have its records yet. The module
 is pure.
