@@ -87,7 +87,7 @@ enum counter {
 	COUNT_NEIGHBOUR_DROPPED = 9, /* ARP and neighbour discovery dropped: too long, or about another's address */
 	COUNT_ENCAPSULATION = 10,    /* packets dropped: encapsulation from a pod to a node */
 	COUNT_UNKNOWN_FLOW = 11,     /* packets dropped: they continue a connection that is not known */
-	COUNT_LOOKUPS_SPARED = 12,   /* mid-flow packets that were not looked up: their flow was just now, or their sender too often */
+	COUNT_LOOKUPS_SPARED = 12,   /* mid-flow packets not looked up: again within a second, or the sender has no look-up left */
 	COUNT_EVICTIONS = 13,	     /* connections evicted before they expired: a pod has used up its share */
 	COUNT_FRAGMENT_EVICTIONS = 14, /* first fragments forgotten within a second: a pod has used up its share */
 	COUNT_CUT_ALLOWED = 15, /* allowed connections that are not logged on purpose (logging.h) */

@@ -5,7 +5,7 @@
  * mistake here opens and closes nothing.
  *
  * A verdict that is not logged is cut: it takes no room in the ring and makes no deny
- * window. All that it costs is its place in COUNT_CUT_ALLOWED or COUNT_CUT_DENIED.
+ * window. It is only counted, in COUNT_CUT_ALLOWED or COUNT_CUT_DENIED.
  *
  * CONFIG_LOGGING is one word, so that a packet sees one state of it. 0: all is logged.
  *

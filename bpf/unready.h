@@ -14,8 +14,8 @@
  * DNAT may turn the node's address into another (a NodePort, a hostPort). So such a
  * packet carries an origin without an endpoint, by which every exit refuses it. Should
  * it lose its stamp, the exit finds the origin in unready_origins, by skb->hash. A packet
- * whose place there another flow has taken in the last STAMP_AGE does not pass: so many
- * flows of such an interface take no origin from a pod, nor their own from the exit.
+ * does not pass if another flow has taken its place there in the last STAMP_AGE. So such
+ * an interface with many flows evicts no pod's origin, and none that an exit still needs.
  */
 #ifndef KUBEWEIR_UNREADY_H
 #define KUBEWEIR_UNREADY_H
