@@ -210,8 +210,8 @@ KERNEL_EVENTS: Final[dict[str, tuple[str, str]]] = {
         "Rises steadily: somebody sends packets without a handshake.",
     ),
     "lookups_spared": (
-        "Mid-flow packets whose connection was not looked up: their flow was a second ago, or their sender has used "
-        "up its 64 look-ups a second.",
+        "Mid-flow packets whose connection was not looked up: their flow was looked up less than a second ago, or "
+        "their sender has used up its 64 look-ups a second.",
         "As unknown_flow.",
     ),
 }
