@@ -3,8 +3,8 @@
 Theory of operation. librdkafka reports such a batch by its first offset, and asks the broker for it again, for ever. It
 does not say where the batch ends. Say the batch has the records 100 to 399:
 
-1. A second consumer reads from 101, 102, 104, 108, ... As long as the batch of offset 100 cannot be read, it is inside
-   that batch. From 612 it gets another record, or the end of the partition.
+1. A second consumer reads from 101, 102, 104, 108, ... While the answer is that the batch of offset 100 cannot be read,
+   the offset is inside that batch. From 612 it gets another record, or the end of the partition.
 2. Between 356 and 612 it halves, and finds 400.
 3. The first consumer goes on at 400. Its caller gets one record without a value, of offset 399, that says why.
 """
