@@ -5,13 +5,14 @@ from __future__ import annotations
 import threading
 
 import structlog
-from confluent_kafka import KafkaError, KafkaException, Producer
+from confluent_kafka import KafkaError, Producer
 
 from enrich.runtime.process import Exit, StopServiceError
 from streams.kafka.connection import RELIABLE_PRODUCER, Connection, silent_logger
-from streams.kafka.dead_letter_form import MAX_VALUE_BYTES, Headers, cut, headers_of, key_of
+from streams.kafka.dead_letter_form import MAX_VALUE_BYTES, cut, headers_of, key_of
 from streams.kafka.errors import is_refused, lacks_right, topic_error
 from streams.kafka.records import Record
+from streams.kafka.send_one import send_one
 
 log = structlog.get_logger("kubeweir.streams")
 
@@ -39,7 +40,8 @@ class DeadLetters:
         with self._lock:
             failure: KafkaError | None = None
             for limit in (MAX_VALUE_BYTES, 0):
-                answers = self._send(key, *cut(record.value, headers, limit))
+                kept, described = cut(record.value, headers, limit)
+                answers = send_one(self._producer, self._topic, key, kept, described, self._goes_on)
                 if not answers:
                     return False
                 failure = answers[0]
@@ -58,15 +60,5 @@ class DeadLetters:
     def _new_producer(self) -> Producer:
         return Producer({**self._connection, **RELIABLE_PRODUCER}, logger=silent_logger())
 
-    def _send(self, key: bytes, value: bytes, headers: Headers) -> list[KafkaError | None]:
-        """Return Kafka's answer, None if it has the record; an empty list if the service stops before it answers."""
-        answers: list[KafkaError | None] = []
-        try:
-            self._producer.produce(
-                self._topic, value, key, headers=headers, on_delivery=lambda error, _message: answers.append(error)
-            )
-        except KafkaException as error:
-            return [error.args[0]]
-        while not answers and not self._stop.is_set():
-            self._producer.poll(0.2)
-        return answers
+    def _goes_on(self) -> bool:
+        return not self._stop.is_set()

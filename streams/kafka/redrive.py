@@ -5,11 +5,12 @@ from __future__ import annotations
 import time
 from typing import Final
 
-from confluent_kafka import KafkaError, KafkaException, Producer
+from confluent_kafka import Producer
 
 from streams.kafka.connection import CALL_TIMEOUT_S, RELIABLE_PRODUCER, Connection, ReadError, silent_logger
 from streams.kafka.dead_letter_form import Headers
 from streams.kafka.errors import topic_error
+from streams.kafka.send_one import send_one
 
 
 class Resender:
@@ -23,17 +24,8 @@ class Resender:
 
     def send(self, topic: str, partition: int, key: bytes | None, value: bytes, headers: Headers) -> None:
         """Send a record to a partition."""
-        answers: list[KafkaError | None] = []
-        try:
-            self._producer.produce(
-                topic, value, key, partition, headers=headers,
-                on_delivery=lambda error, _message: answers.append(error),
-            )  # fmt: skip
-        except KafkaException as error:
-            raise ReadError(f"{topic}: {error.args[0].str()}") from error
         deadline = time.monotonic() + 2 * CALL_TIMEOUT_S
-        while not answers and time.monotonic() < deadline:
-            self._producer.poll(0.2)
+        answers = send_one(self._producer, topic, key, value, headers, lambda: time.monotonic() < deadline, partition)
         if not answers:
             raise ReadError(f"{topic}: no answer")
         if answers[0] is not None:

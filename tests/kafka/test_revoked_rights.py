@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import secrets
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from confluent_kafka import KafkaException, Producer
 from confluent_kafka.admin import AclBinding, AclOperation, NewTopic, ResourceType
 
 from enrich.runtime.connection import KafkaSettings
 from enrich.runtime.settings import load
 from enrich.wire.topics import topics
+from streams.kafka.connection import ReadError
+from streams.kafka.dead_letters import DeadLetters, NoDeadLettersError
+from streams.kafka.records import Record
+from streams.kafka.redrive import Resender
 from tests.kafka.batches import make_batch, write_manifests
 from tests.kafka.exporter import Exporter
 from tests.kafka.guarded import GuardedBroker
@@ -22,6 +28,7 @@ pytestmark = pytest.mark.kafka
 
 STALL_S = 0.2
 """So short that a refusal counted as a stall would replace the producer within the test."""
+RECORD = Record(0, 7, b"k", b"v", 0)
 
 
 class Probe(Exporter):
@@ -206,3 +213,42 @@ def test_a_role_without_any_right_waits_for_its_rights(guarded: GuardedBroker, t
         assert all(service.process.poll() is None for service in services.values())
     finally:
         site.end()
+
+
+@pytest.mark.parametrize("idle", [False, True], ids=["at once", "idle before"])
+def test_dead_letters_of_a_user_who_may_write_nothing_at_all_wait_for_the_right(
+    guarded: GuardedBroker, idle: bool
+) -> None:
+    # An idempotent producer gets no number then, and can never go on.
+    topic = f"t{secrets.token_hex(4)}.dead"
+    guarded.create(topic)
+    user, env = guarded.user()
+    guarded.allow(user, ResourceType.TOPIC, topic, AclOperation.DESCRIBE)
+    connection = load(KafkaSettings, env).connection()
+    letters = DeadLetters(connection, topic, threading.Event())
+    if idle:
+        # What the client says about itself: nothing else tells that it was refused.
+        until(lambda: "FATAL" in _produced(letters._producer, topic))
+    with pytest.raises(NoDeadLettersError, match="uthorization failed"):
+        letters.send("flows", RECORD, "refused", "why")
+    with pytest.raises(ReadError, match="uthorization failed"):
+        Resender(connection).send(topic, 0, b"k", b"v", [])
+    guarded.allow(user, ResourceType.TOPIC, topic, AclOperation.WRITE)
+    until(lambda: _is_sent(letters))
+    Resender(connection).send(topic, 0, b"k", b"v", [])
+
+
+def _is_sent(letters: DeadLetters) -> bool:
+    try:
+        return letters.send("flows", RECORD, "refused", "why")
+    except NoDeadLettersError:
+        return False
+
+
+def _produced(producer: Producer, topic: str) -> str:
+    """Return why a producer takes no record, an empty text if it takes one."""
+    try:
+        producer.produce(topic, b"v")
+    except KafkaException as error:
+        return str(error)
+    return ""
