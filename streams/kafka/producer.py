@@ -38,9 +38,7 @@ class RecordProducer:
     and one that sends batches of a single record, for records whose batch was refused because of another record.
     """
 
-    def __init__(self, connection: Connection, on_fatal: Callable[[str], None]) -> None:
-        """``on_fatal`` is called on the poll thread when librdkafka can send nothing more, ever."""
-        self._on_fatal = on_fatal
+    def __init__(self, connection: Connection) -> None:
         config = {
             **connection,
             **RELIABLE_PRODUCER,
@@ -56,7 +54,11 @@ class RecordProducer:
         alone = {"batch.num.messages": 1, "linger.ms": 0, "queue.buffering.max.kbytes": MAX_RETRIED_KB}
         self._single = Producer({**config, **alone}, logger=silent_logger())
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._poll, name="kafka-poll", daemon=True)
+        self._thread: threading.Thread | None = None
+
+    def start(self, on_fatal: Callable[[str], None]) -> None:
+        """Start to poll. ``on_fatal`` is called on the poll thread when librdkafka can send nothing more, ever."""
+        self._thread = threading.Thread(target=self._poll, args=(on_fatal,), name="kafka-poll", daemon=True)
         self._thread.start()
 
     def compress(self, topic: str, compression: str) -> None:
@@ -137,17 +139,16 @@ class RecordProducer:
         """Send nothing of what waits for Kafka, except to the topics of routes. Any thread may call it."""
         self._many.purge(in_flight=False, blocking=False)
 
-    def close(self, timeout_s: float) -> int:
-        """Flush for ``timeout_s`` at most, then drop what is still queued. Return how many records that are."""
-        left = sum(producer.flush(timeout_s) for producer in (self._many, *self._routed.values()))
-        left += self._single.flush(0 if timeout_s <= 0 else 1)
+    def close(self) -> None:
+        """End the poll thread, and drop what is still queued."""
+        # Not by ``flush``: it may call back after a fatal error, which then makes each call into C raise SystemError.
         self._stop.set()
-        self._thread.join()
+        if self._thread is not None:
+            self._thread.join()
         for producer in (self._many, *self._routed.values(), self._single):
             producer.purge()
-        return int(left)
 
-    def _poll(self) -> None:
+    def _poll(self, on_fatal: Callable[[str], None]) -> None:
         """Poll all producers on one thread, so that a delivery callback may count without a lock."""
         while not self._stop.is_set():
             busy = [one for one in (*self._routed.values(), self._single) if len(one)]
@@ -157,7 +158,7 @@ class RecordProducer:
                     producer.poll(0)
             except KafkaException as error:
                 # confluent-kafka raises a fatal error here once, and does not hand it to error_cb.
-                self._on_fatal(error.args[0].str())
+                on_fatal(error.args[0].str())
 
     def _on_error(self, error: KafkaError) -> None:
         if error.code() == KafkaError._ALL_BROKERS_DOWN:

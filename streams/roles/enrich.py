@@ -91,19 +91,18 @@ def run_enrich(settings: Settings, stop: threading.Event) -> int:
             return Exit.OK
         history.start()
         _wait(history.loaded, stop)
-        workers: list[EnrichWorker] = []
-        producer = RecordProducer(settings.connection(), lambda error: workers[0].fatal(error))  # noqa: PLW0108 - it is made below
+        producer = RecordProducer(settings.connection())
         pipeline = _pipeline(settings, cluster, source, producer, metrics)
         worker = EnrichWorker(settings, pipeline, producer, metrics, stop, partial(begin_again_unless, stop, "enrich"))
-        workers.append(worker)
         if settings.routes:
             routing = pipeline.routing = Routing(settings, producer, metrics, stop)
             worker.refusals.routing = routing
             checks["routes"] = routing.problem
+        producer.start(worker.fatal)
         with _measured(settings, metrics, worker, history, diagnosis) as monitor:
             checks["kafka"] = diagnosis.named("kafka", lambda: worker.problem() or monitor.problem())
             worker.run()
-            producer.close(0)
+            producer.close()
         log.info("stopped", role="enrich")
         return Exit.OK
     finally:

@@ -203,10 +203,11 @@ def _sends_intervals(granted: Granted, principal: Principal) -> bool:
 
 def _writes(connection: Connection, topic: str) -> bool:
     errors: list[object] = []
-    producer = RecordProducer(connection, errors.append)
+    producer = RecordProducer(connection)
+    producer.start(errors.append)
     assert producer.offer(topic, b"k", b"{}", int(time.time() * 1000), lambda error, _: errors.append(error))
     until(lambda: bool(errors))
-    producer.close(0)
+    producer.close()
     # A KafkaError cannot be compared with None.
     return errors[0] is None
 

@@ -26,9 +26,6 @@ class Refused:
             raise KafkaException(self._fatal.pop())
         return 0
 
-    def flush(self, _timeout_s: float) -> int:
-        return 0
-
     def purge(self) -> None:
         pass
 
@@ -36,9 +33,12 @@ class Refused:
 def test_a_fatal_error_is_reported_and_ends_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(producer, "Producer", Refused)
     errors: queue.Queue[str] = queue.Queue()
-    made = RecordProducer({"bootstrap.servers": "127.0.0.1:1"}, errors.put)
+    # A user without any right is refused as soon as the producer is made, before anything can act on it.
+    made = RecordProducer({"bootstrap.servers": "127.0.0.1:1"})
     try:
+        made.start(errors.put)
         assert "numbers differ" in errors.get(timeout=30)
+        assert made._thread is not None
         assert made._thread.is_alive()
     finally:
-        made.close(0)
+        made.close()
