@@ -11,6 +11,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Collection, Mapping
+from functools import partial
 from typing import Any, Final
 
 import structlog
@@ -21,7 +22,7 @@ from streams.kafka.producer import RecordProducer
 from streams.kafka.reading import TopicReader
 from streams.settings import Settings
 from streams.worker.checkpoint import Checkpoint, newest
-from streams.worker.sender import now_ms
+from streams.worker.sender import now_ms, until_queued
 
 log = structlog.get_logger("kubeweir.streams")
 
@@ -35,7 +36,6 @@ _READ_PATIENCE_S: Final = 30.0
 _ATTEMPTS: Final = 3
 _RETRY_S: Final = 1.0
 _WRITE_PATIENCE_S: Final = 5.0
-_FULL_QUEUE_WAIT_S: Final = 0.01
 _REPORT_S: Final = 60.0
 _NO_ANSWER: Final = "Kafka does not acknowledge them"
 
@@ -103,8 +103,7 @@ class Checkpoints:
             """Take the delivery report (poll thread)."""
             loop.call_soon_threadsafe(self._settle, key, written, error)
 
-        while not self._producer.offer(self._topic, key, value, now_ms(), on_delivery):  # noqa: ASYNC110 - librdkafka has no event for it
-            await asyncio.sleep(_FULL_QUEUE_WAIT_S)
+        await until_queued(partial(self._producer.offer, self._topic, key, value, now_ms(), on_delivery))
         self._unanswered.add(key)
         return await written
 

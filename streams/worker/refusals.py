@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 
 import structlog
 
@@ -21,11 +21,9 @@ from streams.metrics.roles import EnrichMetrics
 from streams.settings import Settings
 from streams.worker.inflight import TrackedInput
 from streams.worker.pipeline import Pipeline
-from streams.worker.sender import event_time_ms
+from streams.worker.sender import event_time_ms, until_queued
 
 log = structlog.get_logger("kubeweir.streams")
-
-_FULL_QUEUE_WAIT_S: Final = 0.01
 
 
 class RoutedTopics(Protocol):
@@ -106,8 +104,8 @@ class Refusals:
         self._metrics.retried_records.inc()
         callback = partial(self._on_retried, tracked)
         topic, timestamp_ms = message.topic(), event_time_ms(message.value())
-        while not self._producer.offer_alone(topic, message.key(), message.value(), timestamp_ms, callback):  # noqa: ASYNC110 - librdkafka has no event for it
-            await asyncio.sleep(_FULL_QUEUE_WAIT_S)
+        offer = self._producer.offer_alone
+        await until_queued(partial(offer, topic, message.key(), message.value(), timestamp_ms, callback))
 
     async def _replace(self, tracked: TrackedInput, message: Any, error: Any) -> None:
         await self._pipeline.replace_refused(tracked, message.topic(), message.value(), error.str())

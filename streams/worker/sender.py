@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
+from functools import partial
 from typing import Any, Final, Protocol
 
 import orjson
@@ -120,8 +121,13 @@ class Sender:
     async def _offer(
         self, topic: str, key: bytes, value: bytes, timestamp_ms: int, on_delivery: Any, headers: Any = None
     ) -> None:
-        while not self._producer.offer(topic, key, value, timestamp_ms, on_delivery, headers):  # noqa: ASYNC110 - librdkafka has no event for it
-            await asyncio.sleep(_FULL_QUEUE_WAIT_S)
+        await until_queued(partial(self._producer.offer, topic, key, value, timestamp_ms, on_delivery, headers))
+
+
+async def until_queued(offer: Callable[[], bool]) -> None:
+    """Call a producer's ``offer`` until it returns True, because its queue has room for the record."""
+    while not offer():  # noqa: ASYNC110 - librdkafka has no event for it
+        await asyncio.sleep(_FULL_QUEUE_WAIT_S)
 
 
 def event_time_ms(value: bytes) -> int:
