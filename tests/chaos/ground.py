@@ -23,9 +23,10 @@ from tests.chaos.hostile import Hostile
 from tests.chaos.workers import Workers
 from tests.kafka.brokers import NUMBERS, BrokerCluster
 from tests.kafka.guarded import GuardedBroker
+from tests.kafka.hook import Hook
 from tests.kafka.identity import IdentityProvider
 from tests.kafka.mounted_users import MountedUsers
-from tests.kafka.test_alerts import ALL, Hook
+from tests.kafka.test_alerts import ALL
 
 PREFIX: Final = "chaos"
 PARTITIONS: Final = 4

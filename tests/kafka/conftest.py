@@ -11,6 +11,7 @@ import pytest
 from tests.kafka.batches import write_manifests
 from tests.kafka.broker import run_broker
 from tests.kafka.guarded import GuardedBroker, run_guarded_broker
+from tests.kafka.hook import Hook
 from tests.kafka.site import Site
 
 
@@ -33,3 +34,11 @@ def site(broker: str, tmp_path: Path) -> Iterator[Site]:
     made = Site(broker, f"t{secrets.token_hex(4)}", tmp_path)
     yield made
     made.end()
+
+
+@pytest.fixture
+def hook() -> Iterator[Hook]:
+    """A webhook receiver."""
+    made = Hook()
+    yield made
+    made.close()

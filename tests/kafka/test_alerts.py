@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -17,48 +15,11 @@ import orjson
 import pytest
 
 from tests.kafka.batches import make_batch
+from tests.kafka.hook import Hook
 from tests.kafka.site import Service, Site, until
 
 pytestmark = pytest.mark.kafka
 SCHEMA = orjson.loads((resources.files("streams") / "schemas/alert.schema.json").read_bytes())
-
-
-class Hook:
-    """A webhook receiver. Received alerts are in ``alerts``."""
-
-    def __init__(self) -> None:
-        self.alerts: list[dict[str, Any]] = []
-        self.status = 200
-        hook = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["Content-Length"]))
-                refused = any(alert["severity"] == "info" for alert in orjson.loads(body))
-                self.send_response(400 if refused else hook.status)
-                self.send_header("Content-Length", "0")
-                self.end_headers()
-                if hook.status == 200 and not refused:
-                    hook.alerts += orjson.loads(body)
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}/hook"
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-
-
-@pytest.fixture
-def hook() -> Any:
-    made = Hook()
-    yield made
-    made.close()
 
 
 BURST = {

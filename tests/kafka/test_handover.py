@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 import secrets
 import threading
@@ -21,20 +20,14 @@ from streams.kafka.connection import Connection
 from streams.kafka.group import GroupReader
 from streams.kafka.work_thread import start_work
 from tests.kafka.guarded import GuardedBroker
+from tests.kafka.hook import Hook
 from tests.kafka.site import Service, Site, until
-from tests.kafka.test_alerts import ALL, BURST, Hook, send
+from tests.kafka.test_alerts import ALL, BURST, send, write
 from tests.waiting import until as until_true
 
 pytestmark = pytest.mark.kafka
 
 _PATIENCE_S = 0.5
-
-
-@pytest.fixture
-def hook() -> Iterator[Hook]:
-    made = Hook()
-    yield made
-    made.close()
 
 
 def start(site: Site, path: str, url: str) -> Service:
@@ -45,17 +38,15 @@ def start(site: Site, path: str, url: str) -> Service:
 def test_the_owner_of_the_alerts_whose_output_is_out_of_its_reach_leaves_them_to_another_worker(
     site: Site, hook: Hook
 ) -> None:
-    path = site.folder / "alerts.yaml"
     output = {"name": "hook", "webhook": {"url_env": "HOOK"}}
-    rule = {**BURST, "group_by": ["port"], "resolve_after": "1h"}
-    path.write_text(json.dumps({"version": 1, "rules": [rule], "outputs": [output], "disable": ALL}))
+    path = write(site, {**BURST, "group_by": ["port"], "resolve_after": "1h"}, outputs=(output,), disable=ALL)
     site.start_enrich()
-    cut_off = start(site, str(path), f"http://127.0.0.1:{free_port()}")
+    cut_off = start(site, path, f"http://127.0.0.1:{free_port()}")
     until(lambda: cut_off.get("/readyz", "alerts")[0] == 200 or None, "readiness")
     send(site, 0, 50, destination_port=1)
     cut_off.wait_for("the destination cannot take records; retrying", sink="alerts.hook")
     until(lambda: cut_off.get("/readyz", "alerts")[0] == 503 or None, "what is wrong")
-    well = start(site, str(path), hook.url)
+    well = start(site, path, hook.url)
     cut_off.wait_for("leaving the partitions to other workers, because this one fails")
     until(lambda: hook.alerts or None, "the alert from the other worker")
     status, page = cut_off.get("/readyz", "alerts")

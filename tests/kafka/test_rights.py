@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,8 +39,9 @@ from streams.kafka.reading import TopicReader
 from streams.kafka.topics import prepare_topics
 from tests.kafka.batches import make_batch, write_manifests
 from tests.kafka.guarded import GuardedBroker
+from tests.kafka.hook import Hook
 from tests.kafka.site import PATIENCE_S, Site, ids_of
-from tests.kafka.test_alerts import ALL, BURST, Hook
+from tests.kafka.test_alerts import ALL, BURST
 from tests.kafka.test_history import make_interval
 from tests.probe.export.spooling import append
 from tests.waiting import until
@@ -93,13 +94,6 @@ def _made(guarded: GuardedBroker) -> Granted:
 def _grant(guarded: GuardedBroker, user: str, prefix: str, right: Right) -> list[AclBinding]:
     name = right.full_name(prefix, _CLUSTER)
     return guarded.allow(user, _KINDS[right.resource], name, _OPERATIONS[right.operation], prefixed=right.prefixed)
-
-
-@pytest.fixture
-def hook() -> Iterator[Hook]:
-    made = Hook()
-    yield made
-    made.close()
 
 
 def test_everything_works_with_exactly_these_rights(granted: Granted, hook: Hook, tmp_path: Path) -> None:

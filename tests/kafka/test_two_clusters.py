@@ -19,8 +19,9 @@ from enrich.wire.address_interval import encode_interval
 from enrich.wire.batch import EndpointRef
 from streams.kafka.consumer_groups import group_names
 from tests.kafka.batches import make_batch, mapped, write_manifests
+from tests.kafka.hook import Hook
 from tests.kafka.site import Service, Site, ids_of, until
-from tests.kafka.test_alerts import BURST, Hook
+from tests.kafka.test_alerts import BURST
 from tests.kafka.test_history import make_interval
 
 pytestmark = pytest.mark.kafka
