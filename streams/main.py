@@ -22,7 +22,7 @@ from enrich.runtime.process import Exit, StopRequest, StopServiceError, configur
 from enrich.runtime.settings import SettingsError, describe, load
 from enrich.runtime.version import version_text
 from enrich.sources.token_review import metrics_guard
-from streams.roles.ending import begin_again, ending_surely
+from streams.roles.ending import begin_again, ending_surely, let_signals_end
 from streams.roles.role_page import role_page
 from streams.roles.supervisor import SUPERVISED, supervise
 from streams.settings import Settings
@@ -119,9 +119,7 @@ def _run_alone(role: str, settings: Settings, stop: StopRequest) -> int:
                 raise
             code = Exit.OK
         if renewed.is_set():
-            # A signal from here on ends the process, as it is or as the one that takes its place.
-            for number in (signal.SIGTERM, signal.SIGINT):
-                signal.signal(number, signal.SIG_DFL)
+            let_signals_end()
             if not stop.by_signal:
                 begin_again(role)
         return code

@@ -47,10 +47,15 @@ def begin_again(role: str) -> NoReturn:
     os.execv(sys.executable, [sys.executable, "-m", "streams.main", role, "--alone"])  # noqa: S606 - no shell is wanted
 
 
-def begin_again_unless(stop: threading.Event, role: str) -> None:
-    """Replace this process by a new one, unless the role stops. Only the main thread may call it."""
-    # A signal from here on ends the process, as it is or as the one that takes its place.
+def let_signals_end() -> None:
+    """Let a signal from here on end the process, as it is or as the one that takes its place. Only the main thread may
+    call it."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_DFL)
+
+
+def begin_again_unless(stop: threading.Event, role: str) -> None:
+    """Begin again unless the role stops. Only the main thread may call it."""
+    let_signals_end()
     if not stop.is_set():
         begin_again(role)
