@@ -26,6 +26,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Final
 
 import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
@@ -39,6 +40,23 @@ from streams.kafka.records import Record, TopicAndPartition, take
 from streams.kafka.unreadable import Unreadable
 
 log = structlog.get_logger("kubeweir.streams")
+
+_PRODUCER: Final = {
+    "transaction.timeout.ms": 10_000,
+    "delivery.timeout.ms": 8_000,
+    "compression.type": "lz4",
+    "partitioner": "murmur2_random",
+    "linger.ms": 1,
+    "message.max.bytes": 4 << 20,
+}
+_CONSUMER: Final = {
+    "isolation.level": "read_committed",
+    # After a kill -9, the partitions wait this long for their next owner. Brokers refuse less by default.
+    "session.timeout.ms": 6_000,
+    "heartbeat.interval.ms": 2_000,
+    "fetch.wait.max.ms": 100,
+    "error_cb": report_unreachable,
+}
 
 
 class TransactionAbortedError(RuntimeError):
@@ -72,7 +90,9 @@ class ExactlyOnce:
         """``name`` is the producer's transactional id; no other worker may have the same. ``replay_from_ms`` returns,
         for a topic, the Unix time from which its records are read once more. ``on_assigned`` is called, inside
         :meth:`take`, with the partitions that this worker reads from now on. ``monitor`` measures the group until
-        :meth:`close`. ``replay_records``: so many records of each partition are read once more in any case."""
+        :meth:`close`. ``replay_records``: so many records of each partition are read once more in any case.
+
+        Raises TransactionAbortedError if librdkafka makes no client."""
         self._group, self._monitor, self._replay_records = group, monitor, replay_records
         self.needs: Collection[str] = ()
         """Topics that are written, and prefixes of transactional ids; see :class:`streams.kafka.followed.Followed`."""
@@ -83,32 +103,12 @@ class ExactlyOnce:
         """Offsets that were committed when the partition was assigned."""
         self._next: dict[TopicAndPartition, int] = {}
         """Offsets that the next transaction commits."""
-        self._producer = Producer(
-            {
-                **connection,
-                "transactional.id": name,
-                "transaction.timeout.ms": 10_000,
-                "delivery.timeout.ms": 8_000,
-                "compression.type": "lz4",
-                "partitioner": "murmur2_random",
-                "linger.ms": 1,
-                "message.max.bytes": 4 << 20,
-            },
-            logger=silent_logger(),
-        )
-        self._consumer = make_consumer(
-            connection,
-            group,
-            {
-                "isolation.level": "read_committed",
-                # After a kill -9, the partitions wait this long for their next owner. Brokers refuse less by default.
-                "session.timeout.ms": 6_000,
-                "heartbeat.interval.ms": 2_000,
-                "fetch.wait.max.ms": 100,
-                "error_cb": report_unreachable,
-            },
-        )
-
+        try:
+            self._producer = Producer({**connection, **_PRODUCER, "transactional.id": name}, logger=silent_logger())
+            self._consumer = make_consumer(connection, group, _CONSUMER)
+        except KafkaException as error:
+            # With a certificate that is half written when it is renewed, there is no client.
+            raise TransactionAbortedError(error.args[0].str()) from error
         unreadable = Unreadable(connection, group, {"isolation.level": "read_committed"})
         self._pass_over = partial(unreadable.pass_over, self._consumer)
 

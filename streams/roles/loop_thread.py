@@ -64,9 +64,10 @@ class LoopThread:
 
     def _work(self) -> None:
         """Run the loop until the stop, or until a transaction is aborted."""
-        transactions = self._transactions = self._make()
+        transactions: ExactlyOnce | None = None
         assigned_at: float | None = None
         try:
+            transactions = self._transactions = self._make()
             if transactions.start(self._stop) and not self._delay_s:
                 self._problem = None
             while not self._stop.is_set():
@@ -86,4 +87,5 @@ class LoopThread:
             log.warning("a loop of the alerts restarts from its last commit", loop=self._name, error=str(error))
             self._delay_s = min(max(2 * self._delay_s, _FIRST_DELAY_S), _MAX_DELAY_S)
         finally:
-            transactions.close()
+            if transactions is not None:
+                transactions.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -49,5 +50,22 @@ def test_waiting_for_partitions_is_not_a_success(monkeypatch: pytest.MonkeyPatch
     try:
         until(lambda: loop._delay_s >= 0.03)
         assert loop.problem() == "count: no right"
+    finally:
+        loop.stop()
+
+
+def test_a_certificate_that_is_half_written_is_no_reason_to_end(tmp_path: Path) -> None:
+    (tmp_path / "ca.crt").write_text("-----BEGIN CERTIFICATE-----")
+    connection = {
+        "bootstrap.servers": "127.0.0.1:1", "security.protocol": "ssl", "ssl.ca.location": str(tmp_path / "ca.crt"),
+    }  # fmt: skip
+    loop = LoopThread(
+        "count", lambda: ExactlyOnce(connection, "g", ["t"], "w", lambda _: 0, lambda _: None), lambda _: None,
+        AlertMetrics(CollectorRegistry()),
+    )  # fmt: skip
+    loop.start()
+    try:
+        until(lambda: "ssl.ca.location" in (loop.problem() or ""))
+        assert loop.failed is None
     finally:
         loop.stop()
