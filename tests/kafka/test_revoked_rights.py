@@ -14,8 +14,9 @@ from confluent_kafka.admin import AclBinding, AclOperation, NewTopic, ResourceTy
 from enrich.runtime.connection import KafkaSettings
 from enrich.runtime.settings import load
 from enrich.wire.topics import topics
-from streams.kafka.connection import ReadError
+from streams.kafka.connection import Connection, ReadError
 from streams.kafka.dead_letters import DeadLetters, NoDeadLettersError
+from streams.kafka.producer import RecordProducer
 from streams.kafka.records import Record
 from streams.kafka.redrive import Resender
 from tests.kafka.batches import make_batch, write_manifests
@@ -215,16 +216,43 @@ def test_a_role_without_any_right_waits_for_its_rights(guarded: GuardedBroker, t
         site.end()
 
 
-@pytest.mark.parametrize("idle", [False, True], ids=["at once", "idle before"])
-def test_dead_letters_of_a_user_who_may_write_nothing_at_all_wait_for_the_right(
-    guarded: GuardedBroker, idle: bool
-) -> None:
-    # An idempotent producer gets no number then, and can never go on.
-    topic = f"t{secrets.token_hex(4)}.dead"
+@pytest.fixture
+def mute(guarded: GuardedBroker) -> tuple[str, str, Connection]:
+    """A topic, and the name and the connection of a user who may write nothing at all: its idempotent producer gets no
+    number, and can never go on."""
+    topic = f"t{secrets.token_hex(4)}"
     guarded.create(topic)
     user, env = guarded.user()
     guarded.allow(user, ResourceType.TOPIC, topic, AclOperation.DESCRIBE)
-    connection = load(KafkaSettings, env).connection()
+    return topic, user, load(KafkaSettings, env).connection()
+
+
+def test_each_record_is_answered_by_a_producer_that_cannot_go_on_and_its_callbacks_end(
+    mute: tuple[str, str, Connection],
+) -> None:
+    topic, _, connection = mute
+    producer, fatal, answers, lock = RecordProducer(connection), list[str](), list[object](), threading.Lock()
+
+    def on_delivery(error: object, _message: object) -> None:
+        with lock:
+            answers.append(error)
+
+    for number in range(20):
+        assert producer.offer(topic, b"%d" % number, b"v", 0, on_delivery)
+    producer.start(fatal.append)
+    until(lambda: bool(fatal) and len(answers) == 20 and not lock.locked())
+    assert producer._thread is not None
+    assert producer._thread.is_alive()
+    assert all("uthorization failed" in text for text in fatal)
+    assert not [error for error in answers if error is None]
+    producer.close()
+
+
+@pytest.mark.parametrize("idle", [False, True], ids=["at once", "idle before"])
+def test_dead_letters_of_a_user_who_may_write_nothing_at_all_wait_for_the_right(
+    guarded: GuardedBroker, mute: tuple[str, str, Connection], idle: bool
+) -> None:
+    topic, user, connection = mute
     letters = DeadLetters(connection, topic, threading.Event())
     if idle:
         # What the client says about itself: nothing else tells that it was refused.
