@@ -49,6 +49,7 @@ from enrich.wire.bounds import (
     Small,
     Uid,
 )
+from enrich.wire.cuts import Cuts
 from enrich.wire.numbering import Numbers, problem_of
 
 VERSION: Final = 1
@@ -173,6 +174,8 @@ class Header(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=False):
     removed: tuple[LossReason, Count, Count] | msgspec.UnsetType = msgspec.UNSET
     """Why verdicts were removed from the batch, the first of the numbers that it had before, and how many it had. If
     all were removed, ``first`` is the number after them. Unset if nothing was removed, and in earlier versions."""
+    cut: Cuts = []
+    """What was not logged on purpose (:mod:`enrich.wire.cuts`); empty in earlier versions."""
 
     @property
     def covered(self) -> Numbers:

@@ -14,6 +14,8 @@ import numpy as np
 
 from enrich.wire.batch import VERDICT, VERSION, EndpointRef, Header, PolicyRef, Verdict, encode_batch
 from enrich.wire.clock_skew import Skew
+from enrich.wire.cuts import Cut
+from probe.export.cut_report import CutReport
 
 _QUIET_VERDICTS_PER_S: Final = 100.0
 """Below this rate allows wait longer: a fleet of quiet nodes must not send many tiny batches."""
@@ -97,6 +99,8 @@ class Batcher:
         self._lost, self._reported = lost, dict(reported)
         self._limits = limits or Limits()
         self._clock, self._skew = clock, skew
+        self.cut_report = CutReport(dict, {}, clock)
+        """What the headers say was not logged on purpose. To be set before the first batch."""
         self._collected: Verdicts = np.empty(0, VERDICT)
         self._first = 0
         self._due = clock() + self._limits.heartbeat_s
@@ -138,8 +142,11 @@ class Batcher:
         return taken
 
     def unreported_losses(self) -> list[EncodedBatch]:
-        """Return an empty batch if verdicts were lost that no batch reports. Only if no verdict waits."""
-        return [self._cut(0)] if dict(self._lost()) != self._reported else []
+        """Return an empty batch if verdicts were lost or cut that no batch reports. Only if no verdict waits."""
+        if dict(self._lost()) == self._reported and not self.cut_report.has_more():
+            return []
+        self.cut_report.cuts(now=True)
+        return [self._cut(0)]
 
     def _longest_wait(self, verdicts: Verdicts) -> float:
         if bool(np.any((verdicts["verdict"] & 0x7F) != Verdict.ALLOW)):
@@ -149,22 +156,23 @@ class Batcher:
 
     def _cut(self, count: int) -> EncodedBatch:
         """Cut a batch of the first ``count`` verdicts, or of fewer if their references make it too large."""
-        lost = dict(self._lost())
-        batch = self._encode(self._collected[:count], lost)
+        lost, cut = dict(self._lost()), self.cut_report.cuts()
+        batch = self._encode(self._collected[:count], lost, cut)
         while len(batch.value) > self._limits.bytes and count > 1:
             count //= 2
-            batch = self._encode(self._collected[:count], lost)
+            batch = self._encode(self._collected[:count], lost, cut)
         self._reported = lost
+        self.cut_report.mark_reported()
         self._collected, self._first = self._collected[count:], batch.end
         now = self._clock()
         self._due = now + (self._longest_wait(self._collected) if len(self._collected) else self._limits.heartbeat_s)
         return batch
 
-    def _encode(self, verdicts: Verdicts, lost: Mapping[str, int]) -> EncodedBatch:
-        header = self._header(verdicts, lost)
+    def _encode(self, verdicts: Verdicts, lost: Mapping[str, int], cut: list[Cut]) -> EncodedBatch:
+        header = self._header(verdicts, lost, cut)
         return EncodedBatch(encode_batch(header, verdicts), header)
 
-    def _header(self, verdicts: Verdicts, lost: Mapping[str, int]) -> Header:
+    def _header(self, verdicts: Verdicts, lost: Mapping[str, int], cut: list[Cut]) -> Header:
         endpoints = {n: self._references.endpoint(n) for n in np.unique(verdicts["endpoint"]).tolist()}
         rules = {n: self._references.rule(n) for n in np.unique(verdicts["rule"]).tolist()}
         return Header(
@@ -180,4 +188,5 @@ class Batcher:
             endpoints={str(number): ref for number, ref in endpoints.items() if ref is not None},
             rules={str(number): list(refs) for number, refs in rules.items() if refs is not None},
             lost={reason: (total - self._reported.get(reason, 0), total) for reason, total in lost.items()},
+            cut=cut,
         )

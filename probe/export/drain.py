@@ -21,7 +21,9 @@ from typing import Final
 import structlog
 
 from enrich.wire.clock_skew import Skew
+from enrich.wire.cuts import by_kind
 from probe.export.batcher import Batcher, EncodedBatch, Limits, References
+from probe.export.cut_report import CutReport
 from probe.export.earlier_ring import EarlierRing
 from probe.export.ring import Ring
 from probe.export.spool import Spool
@@ -131,6 +133,7 @@ class Drain:
             ring_key, self._references, lambda: self._lost_of(ring), self._reported_losses(ring), self._limits,
             skew=self._known_skew,
         )  # fmt: skip
+        batcher.cut_report = CutReport(ring.cut, by_kind(last.cut) if last and self._has_last(ring) else {})
         batcher.start_at(ring.consumer_number)
         return batcher
 

@@ -119,6 +119,10 @@ class Ring:
         """Return how many verdicts the kernel could not write to the ring, as totals of its life by reason."""
         return self._maps.lost()
 
+    def cut(self) -> dict[tuple[str, str], int]:
+        """Return how many verdicts the kernel did not write on purpose, as totals of the ring's life by kind."""
+        return self._maps.cut()
+
     def close(self) -> None:
         """Unmap the ring. The next reader starts at what was not released."""
         del self._consumed, self._produced

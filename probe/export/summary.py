@@ -13,6 +13,7 @@ import numpy as np
 import orjson
 
 from enrich.wire.batch import VERDICT, Header, encode_batch
+from enrich.wire.cuts import sum_of
 from enrich.wire.numbering import REFUSED
 
 
@@ -33,7 +34,8 @@ def joined(before: Header, after: Header) -> Header | None:
         return None
     reason = start.reason or end.reason
     removed = (reason, start.begin, end.end - start.begin) if reason else msgspec.UNSET
-    return msgspec.structs.replace(after, removed=removed, lost=_sum(before.lost, after.lost))
+    lost, cut = _sum(before.lost, after.lost), sum_of(before.cut, after.cut)
+    return msgspec.structs.replace(after, removed=removed, lost=lost, cut=cut)
 
 
 def _sum(before: Mapping[str, tuple[int, int]], after: Mapping[str, tuple[int, int]]) -> dict[str, tuple[int, int]]:

@@ -62,6 +62,9 @@ CHUNKS: Final = 1023
 LOST: Final = (Counter.RING_FULL, Counter.DENY_WINDOWS_FULL)
 """What is missing from the log: verdicts of allowed connections, and denied packets that no window could count."""
 
+CUT: Final = {("logging", "allowed"): Counter.CUT_ALLOWED, ("logging", "denied"): Counter.CUT_DENIED}
+"""What is not logged on purpose, by its kind in the headers of batches."""
+
 POLICY_ENTRY: Final = np.dtype(
     [("port_list", "<u4"), ("rule", "<u4"), ("verdict", "u1"), ("reason", "u1"), ("padding", "u1", (2,))]
 )

@@ -15,7 +15,7 @@ from typing import Any, Self
 import numpy as np
 
 from probe.kernel import bpf, description, program
-from probe.kernel.layout import CHUNKS, LOST, MAPS, RINGBUF, Array, Config, Counter, MapLayout
+from probe.kernel.layout import CHUNKS, CUT, LOST, MAPS, RINGBUF, Array, Config, Counter, MapLayout
 from probe.kernel.program_cache import ProgramCache
 
 
@@ -143,6 +143,11 @@ class Maps:
         """Return how many verdicts and packets are missing from the log since the maps were created, by reason."""
         totals = self.counters()
         return {counter.name.lower(): totals[counter] for counter in LOST}
+
+    def cut(self) -> dict[tuple[str, str], int]:
+        """Return how many verdicts were cut since the maps were created, by kind (:mod:`enrich.wire.cuts`)."""
+        totals = self.counters()
+        return {kind: totals[counter] for kind, counter in CUT.items()}
 
     def close(self) -> None:
         """Close the descriptors. Pinned objects stay."""

@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Metric
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from enrich.wire.cuts import KINDS
 from streams.metrics.progress import ProgressMetrics
 from streams.metrics.verdicts import VerdictCounter, VerdictsBy
 
@@ -74,6 +75,8 @@ class EnrichMetrics:
         ):
             for value in values:
                 labelled.labels(value)
+        for kind in KINDS:
+            self.cut_verdicts.labels(*kind)
 
     def _add_losses(self, counter: Callable[..., Counter]) -> None:
         """Add what is counted of batches and records that are refused or lost."""
@@ -92,6 +95,12 @@ class EnrichMetrics:
             "what was finished before: see the records gap_unknown of the status topic",
         )
         self.lost_verdicts = counter("lost_verdicts", "Verdicts that probes reported as lost, by reason", ("reason",))
+        self.cut_verdicts = counter(
+            "cut_verdicts",
+            "Verdicts that probes did not log on purpose, by logging (NetworkLogging or a setting) or by a limit: "
+            "allowed connections; denied packets and audited connections",
+            ("by", "class"),
+        )
         self.expired_batches = counter(
             "expired_batches", "Batches that retention removed from the raw topic before they were read"
         )

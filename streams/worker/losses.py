@@ -1,5 +1,7 @@
 """Detects verdicts that never arrived: gaps in the numbers of a ring, and losses that probes report in batch headers.
 
+What was not logged on purpose is counted by the same totals, because each of those verdicts is to be reported once too.
+
 The module is pure: headers in, losses out. Each missing verdict is reported once, although batches may be repeated.
 What the kernel loses has no number, and is counted by the totals in the headers. What the probe loses has numbers, and
 is counted by them alone: a batch says which numbers were removed from it, or it never arrives, and its numbers are a
@@ -13,16 +15,18 @@ are remembered, and the first reasons keep their names.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
 from enrich.wire.batch import Header
 from enrich.wire.bounds import MAX_COUNT
+from enrich.wire.cuts import Cut
 from enrich.wire.numbering import WITH_NUMBERS
 from streams.metrics.label_values import OTHER, LabelValues
 from streams.metrics.roles import LOSS_REASONS
 from streams.worker.checkpoint import Checkpoint
+from streams.worker.cuts import named_cuts, new_cut
 
 MAX_RINGS: Final = 20_000
 """Rings that are remembered. A ring that is forgotten shows no gap before its next batch."""
@@ -64,47 +68,49 @@ class Losses:
         self._max_rings = max_rings
         self._reasons = LabelValues(_MAX_OTHER_REASONS, LOSS_REASONS)
 
-    def detect(self, partition: int, header: Header) -> list[Loss]:
-        """Return what this batch shows to be lost. A repeated batch shows nothing."""
-        key, lost = (partition, header.node, header.ring), self._lost(header)
+    def detect(self, partition: int, header: Header) -> list[Loss | Cut]:
+        """Return what this batch shows to be lost, and what it says was cut. A repeated batch shows nothing."""
+        key, lost, cut = (partition, header.node, header.ring), self._lost(header), named_cuts(header.cut)
         ring = self._rings.pop(key, None)
         if ring is None or ring.outdated:
-            return self._detect_first(key, header, lost, ring)
+            return self._detect_first(key, header, lost, cut, ring)
         self._remember(key, ring)
         is_new = header.first >= ring.next_number
         numbers = header.covered
-        found = []
+        found: list[Loss | Cut] = []
         if numbers.begin > ring.next_number:
             found.append(Loss("gap", "gap", numbers.begin - ring.next_number, ring.next_number))
         if missing := numbers.missing(ring.next_number):
             found.append(Loss("lost", self._reasons.of(numbers.reason), missing))
         for reason, (verdicts, total) in lost.items():
-            before = ring.totals.get(reason, 0)
-            # A total that fell in a new batch means that the probe restarted and counts from 0 again.
-            has_total = reason != OTHER and total >= before  # a sum of several totals says nothing
-            delta = total - before if has_total else (verdicts if is_new else 0)
-            if is_new or total > before:
-                ring.totals[reason] = total
-            if delta > 0:
-                found.append(Loss("lost", reason, delta))
+            if (new := _count_new(ring.totals, reason, verdicts, total, is_new=is_new)) > 0:
+                found.append(Loss("lost", reason, new))
+        for name, one in cut.items():
+            if (new := _count_new(ring.totals, name, one.verdicts, one.total, is_new=is_new)) > 0:
+                found.append(new_cut(one, new))
         ring.next_number = max(ring.next_number, numbers.end)
         return found
 
     def _detect_first(
-        self, key: tuple[int, str, str], header: Header, lost: dict[str, tuple[int, int]], outdated: _Ring | None
-    ) -> list[Loss]:
+        self,
+        key: tuple[int, str, str],
+        header: Header,
+        lost: dict[str, tuple[int, int]],
+        cut: Mapping[str, Cut],
+        outdated: _Ring | None,
+    ) -> list[Loss | Cut]:
         """Return what the first batch of a ring shows to be lost, if what was finished before is not known."""
-        totals = {reason: total for reason, (_, total) in lost.items()}
+        totals = {reason: total for reason, (_, total) in lost.items()} | {name: one.total for name, one in cut.items()}
         expected, numbers = outdated.next_number if outdated else 0, header.covered
         self._remember(key, _Ring(max(expected, numbers.end), totals))
-        found = [Loss("lost", reason, verdicts) for reason, (verdicts, _) in lost.items() if verdicts]
+        found: list[Loss | Cut] = [Loss("lost", reason, verdicts) for reason, (verdicts, _) in lost.items() if verdicts]
         # A batch without `removed` may be a part of one, which was sent again.
         if header.removed and (missing := numbers.missing(expected)):
             found.insert(0, Loss("lost", self._reasons.of(numbers.reason), missing))
         if numbers.begin > expected and (outdated or key[0] in self._known):
             reason = "old_checkpoint" if outdated else "ring_not_seen"
             found.insert(0, Loss("gap_unknown", reason, numbers.begin - expected, expected))
-        return found
+        return [*found, *(one for one in cut.values() if one.verdicts)]
 
     def take_over(self, partition: int, checkpoint: Checkpoint, *, is_current: bool) -> None:
         """Begin with what the partition's former owner has finished. ``is_current``: no other has finished more."""
@@ -142,3 +148,17 @@ class Losses:
             before = lost.get(name, (0, 0))
             lost[name] = (min(before[0] + verdicts, MAX_COUNT), min(before[1] + total, MAX_COUNT))
         return lost
+
+
+def _count_new(totals: dict[str, int], name: str, verdicts: int, total: int, *, is_new: bool) -> int:
+    """Return how many of the verdicts that a header counts under a name were not counted before, and note its total.
+
+    ``verdicts`` is the header's count since the last one; ``is_new``: the batch was not read before."""
+    before = totals.get(name, 0)
+    # A total that fell in a new batch means that the probe restarted and counts from 0 again.
+    has_total = name != OTHER and total >= before  # a sum of several totals says nothing
+    if is_new or total > before:
+        totals[name] = total
+    if has_total:
+        return total - before
+    return verdicts if is_new else 0

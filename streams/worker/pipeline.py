@@ -13,7 +13,7 @@ verdicts each, and for all of them together:
 4. Renders one record per verdict, and sends the records: all to the topic of flows, denied ones to the topic of denied
    flows too, and any that a route takes to the route's topic. Denials that are not logged go to the topic of denied
    flows only, for alerts.
-5. Accounts for what the batch headers say was lost, and for heartbeats, on the status topic.
+5. Accounts for what the batch headers say was lost or cut, and for heartbeats, on the status topic.
 6. Closes each input, unless verdicts of it wait. :meth:`Pipeline.release` sends those later and closes it then.
 
 An input that is closed is acknowledged when Kafka has every record made from it (:mod:`streams.worker.inflight`). No
@@ -37,10 +37,11 @@ from enrich.wire.whose import cluster_named, is_foreign
 from streams.kafka.dead_letter_form import Headers
 from streams.kafka.record_columns import RecordColumns
 from streams.metrics.roles import EnrichMetrics
+from streams.worker.accounting import account
 from streams.worker.checkpoint import Checkpoint
 from streams.worker.clock_skews import ClockSkews
 from streams.worker.inflight import TrackedInput
-from streams.worker.losses import Loss, Losses
+from streams.worker.losses import Losses
 from streams.worker.pending import PendingVerdicts
 from streams.worker.rendering import Rendered, Renderer, render
 from streams.worker.ring_positions import RingPositions
@@ -276,25 +277,13 @@ class Pipeline:
         await self._sender.send_status(tracked, self._worker, {**status, **cluster})
 
     async def _account(self, tracked: TrackedInput, header: Header) -> None:
-        ring = {"cluster": header.cluster, "node": header.node, "ring": header.ring}
         self._clocks.note(header)
         losses = self._losses.detect(tracked.partition, header)
         # Before anything is sent: the partition may be revoked, and its rings forgotten, meanwhile.
         self.positions.note(tracked, header.node, header.ring, *self._losses.position(tracked.partition, header))
-        for loss in losses:
-            self._count(loss)
-            found: dict[str, Any] = {"reason": loss.reason, "verdicts": loss.verdicts}
-            found |= {} if loss.first is None else {"first": loss.first}
-            log.warning("verdicts lost", **ring, kind=loss.kind, **found)
-            await self._sender.send_status(tracked, header.node, {"type": loss.kind, **found, **ring})
+        for found in losses:
+            await self._sender.send_status(tracked, header.node, account(found, header, self._metrics))
         if not header.verdicts:
             self._metrics.heartbeats.inc()
+            ring = {"cluster": header.cluster, "node": header.node, "ring": header.ring}
             await self._sender.send_status(tracked, header.node, {"type": "heartbeat", "next": header.first, **ring})
-
-    def _count(self, loss: Loss) -> None:
-        if loss.kind == "gap":
-            self._metrics.gap_verdicts.inc(loss.verdicts)
-        elif loss.kind == "gap_unknown":
-            self._metrics.unknown_gaps.inc()
-        else:
-            self._metrics.lost_verdicts.labels(loss.reason).inc(loss.verdicts)

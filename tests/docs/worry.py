@@ -51,6 +51,7 @@ WORRY: Final[dict[str, str]] = {
         "Any increase: workers may not name a pod. `queue_full`: Kafka was away for long while many pods came and went."
     ),
     "kubeweir_probe_identities": "Above 4096: selectors overlap at random, and the maps fill. The log says so.",
+    "kubeweir_streams_cut_verdicts_total": "Never by itself: NetworkLogging or a setting says what is not logged.",
     "kubeweir_probe_cut_verdicts_total": "Never by itself: NetworkLogging or WEIR_LOGGING says what is not logged.",
     "kubeweir_probe_invalid_network_logging": (
         "1: the object NetworkLogging is not valid, and nothing validates it; `/readyz` says what is wrong."

@@ -18,6 +18,7 @@ from prometheus_client import CollectorRegistry
 from enrich.render.enricher import Enricher
 from enrich.wire.address_interval import AddressInterval, OwnerRef, encode_interval
 from enrich.wire.batch import EndpointRef, Header, PolicyRef, Reason
+from enrich.wire.cuts import Cut, CutPart
 from enrich.wire.topics import topics
 from streams.kafka.record_columns import RecordColumns
 from streams.matching import model
@@ -129,8 +130,9 @@ def status_of(*values: bytes) -> list[dict[str, Any]]:
 
 
 def test_every_status_record_fits_and_together_they_have_every_key() -> None:
-    found = status_of(make_batch(0, 5), make_batch(9, 5, {"lost": {"ring_full": (3, 3)}}), make_batch(14, 0))
-    assert [one["type"] for one in found] == ["expired", "gap", "lost", "heartbeat"]
+    cut = {"cut": [Cut("limit", "denied", 40, 40, 1000, [CutPart("shop", "deny", 30)])]}
+    found = status_of(make_batch(0, 5), make_batch(9, 5, {"lost": {"ring_full": (3, 3)}}), make_batch(14, 0, cut))
+    assert [one["type"] for one in found] == ["expired", "gap", "lost", "cut", "heartbeat"]
     for one in found:
         validator(load("status"), closed=True).validate(one)
     # tests/streams/alerts/test_engine_loop.py has the record of evicted groups, which the engine loop of alerts writes;

@@ -198,5 +198,5 @@ def test_no_bytes_do_worse_than_a_batch_error(tail: bytes) -> None:
 def test_the_header_as_json_has_the_names_that_are_published() -> None:
     assert set(msgspec.to_builtins(make_header())) == {
         "v", "cluster", "node", "ring", "first", "verdicts", "verdict_bytes", "clock", "endpoints", "rules", "lost",
-        "kept", "skew",
+        "kept", "skew", "cut",
     }  # fmt: skip

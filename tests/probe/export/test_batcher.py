@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 import pytest
 
 from enrich.wire.batch import Batch, EndpointRef, PolicyRef, Verdict, decode_batch
+from enrich.wire.cuts import Cut
 from probe.export.batcher import Batcher, Limits, clock_offset_ns
+from probe.export.cut_report import CutReport
 from tests.kafka.batches import make_rows
 
 WEB = EndpointRef("shop", "web-0", "uid-web-0")
@@ -185,3 +187,23 @@ def test_a_probe_suspended_between_two_clock_readings_misdates_no_verdict(monkey
     monkeypatch.setattr("time.monotonic_ns", lambda: read(0))
     monkeypatch.setattr("time.time_ns", lambda: read(5_000))
     assert abs(clock_offset_ns() - 5_000) <= 10
+
+
+def test_a_header_counts_what_was_cut_in_a_second_or_more(bench: Bench) -> None:
+    cut = {("limit", "allowed"): 5, ("limit", "denied"): 0}
+    bench.batcher.cut_report = CutReport(lambda: cut, {("limit", "allowed"): 2}, lambda: bench.now)
+
+    def reported() -> list[Cut]:
+        bench.batcher.add(0, make_rows(1))
+        [batch] = bench.take(everything=True)
+        return batch.header.cut
+
+    assert reported() == [Cut("limit", "allowed", 3, 5)]
+    cut["limit", "allowed"] = 9
+    bench.now += 0.5
+    assert reported() == [Cut("limit", "allowed", 0, 5)]
+    bench.now += 0.5
+    assert reported() == [Cut("limit", "allowed", 4, 9, 1000)]
+    cut["limit", "allowed"] = 10
+    assert bench.batcher.unreported_losses()[0].header.cut == [Cut("limit", "allowed", 1, 10, 1)]
+    assert bench.batcher.unreported_losses() == []

@@ -27,6 +27,7 @@ class Ring:
         self.consumer_number = self._next = consumed
         self.steps: list[tuple[str, int]] = []
         self._lost = lost
+        self.cut_allowed = 0
 
     @property
     def next_number(self) -> int:
@@ -56,6 +57,9 @@ class Ring:
 
     def lost(self) -> dict[str, int]:
         return {"ring_full": self._lost, "deny_windows_full": 0}
+
+    def cut(self) -> dict[tuple[str, str], int]:
+        return {("logging", "allowed"): self.cut_allowed, ("logging", "denied"): 0}
 
 
 class NoReferences:
@@ -326,3 +330,25 @@ def test_the_offset_of_the_clock_is_that_of_the_last_process_until_this_one_has_
     assert skew_after(1, (5, 1)) == (5, 1)
     assert skew_after(2, None) == (5, 1)
     assert skew_after(3, (0, 1)) == (0, 1)
+
+
+def test_what_was_cut_is_in_the_headers_once_over_restarts_and_another_ring_counts_anew(tmp_path: Path) -> None:
+    told = []
+    for verdicts, cut, name in ((10, 7, "r1"), (20, 7, "r1"), (30, 12, "r1"), (10, 4, "r2")):
+        ring = Ring(make_rows(verdicts), name)
+        ring.cut_allowed = cut
+        spool = Spool(tmp_path)
+        drain(ring, spool)
+        assert spool.last_header is not None
+        told += spool.last_header.cut
+        spool.close()
+    assert [(one.verdicts, one.total) for one in told] == [(7, 7), (0, 7), (5, 12), (4, 4)]
+    assert {one.kind for one in told} == {("logging", "allowed")}
+
+
+def test_what_an_earlier_ring_has_cut_is_reported_before_it_is_removed(tmp_path: Path) -> None:
+    ring, spool = Ring(make_rows(0), "earlier"), Spool(tmp_path)
+    ring.cut_allowed = 3
+    drain_all(Ring(make_rows(10)), spool, earlier := Earlier(ring, ended=True))
+    assert earlier.removed
+    assert [(one.ring, [cut.verdicts for cut in one.cut]) for one in headers(spool)] == [("earlier", [3]), ("r1", [])]

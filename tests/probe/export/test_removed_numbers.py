@@ -15,7 +15,7 @@ from probe.export.segment import Segment, SpooledBatch, SpoolPosition, join, wit
 from probe.export.spool import Spool
 from probe.export.summary import RefusedNumbers
 from streams.worker.checkpoint import Checkpoint, RingPosition
-from streams.worker.losses import Losses
+from streams.worker.losses import Loss, Losses
 from tests.kafka.batches import make_header, make_rows
 from tests.probe.export.spooling import append
 
@@ -42,6 +42,7 @@ class Worker:
     def read(self, value: bytes) -> None:
         found = decode_batch(value)
         for loss in self.losses.detect(0, found.header):
+            assert isinstance(loss, Loss)
             self.reported_losses[loss.kind, loss.reason] += loss.verdicts
         self.seen |= {(found.header.ring, number) for number in found.numbers().tolist()}
 

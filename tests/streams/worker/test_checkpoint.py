@@ -6,18 +6,19 @@ import asyncio
 
 import pytest
 
+from enrich.wire.cuts import Cut
 from streams.worker.checkpoint import MAX_BYTES, Checkpoint, RingPosition, encode_checkpoint, newest
 from streams.worker.inflight import InFlightTracker, TrackedInput
 from streams.worker.losses import Loss, Losses
 from streams.worker.ring_positions import RingPositions
-from tests.streams.worker.test_losses import header
+from tests.streams.worker.test_losses import cut_header, header
 
 
 def checkpoint(next_number: int = 10, offset: int = 5, *, complete: bool = True) -> Checkpoint:
     return Checkpoint(offset=offset, complete=complete, rings=[RingPosition("n", "r", next_number, 100, {"full": 7})])
 
 
-def after(taken_over: Checkpoint, first: int, ring: str = "r", *, is_current: bool = True) -> list[Loss]:
+def after(taken_over: Checkpoint, first: int, ring: str = "r", *, is_current: bool = True) -> list[Loss | Cut]:
     """Return what the first batch shows to be lost after a partition was taken over."""
     losses = Losses()
     losses.take_over(0, taken_over, is_current=is_current)
@@ -38,6 +39,21 @@ def test_losses_that_the_former_owner_has_reported_are_not_reported_again() -> N
     losses.take_over(0, checkpoint(10), is_current=True)
     assert losses.detect(0, header(10, 5, {"full": (7, 7)})) == []
     assert losses.detect(0, header(15, 5, {"full": (0, 9)})) == [Loss("lost", "full", 2)]
+
+
+def test_cuts_that_the_former_owner_has_reported_are_not_reported_again() -> None:
+    before, after, positions = Losses(), Losses(), RingPositions()
+    first = cut_header(10, Cut("limit", "allowed", 7, 7))
+    before.detect(0, first)
+    positions.take_over(0, None, is_first=True)
+    tracked = InFlightTracker(10, 10, lambda step: step(), lambda *_: None).open(0, 0, 1, 1, lambda _: None)
+    positions.note(tracked, "n", "r", *before.position(0, first))
+    positions.finish(tracked)
+    found = newest([positions.encode(0, 1) or b""])
+    assert found is not None
+    after.take_over(0, found, is_current=True)
+    assert after.detect(0, first) == []
+    assert after.detect(0, cut_header(15, Cut("limit", "allowed", 0, 9))) == [Cut("limit", "allowed", 2, 9)]
 
 
 def test_what_may_have_been_finished_without_a_checkpoint_is_an_unknown_gap_once() -> None:

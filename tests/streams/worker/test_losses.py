@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from enrich.wire.batch import VERDICT, Header
+from enrich.wire.cuts import Cut, CutPart
 from streams.worker.losses import Loss, Losses
 
 
@@ -20,6 +21,11 @@ def header(
         v=1, cluster="c", node="n", ring=ring, first=first, verdicts=verdicts, verdict_bytes=VERDICT.itemsize, clock=0,
         lost=lost or {}, kept=kept, removed=removed or msgspec.UNSET,
     )  # fmt: skip
+
+
+def cut_header(first: int, *cuts: Cut) -> Header:
+    """The header of a batch of five verdicts that says what was cut."""
+    return msgspec.structs.replace(header(first, 5), cut=list(cuts))
 
 
 def test_a_gap_is_reported_with_its_first_number_and_consecutive_batches_have_none() -> None:
@@ -110,3 +116,24 @@ def test_what_others_read_of_a_revoked_partition_is_not_a_gap() -> None:
     losses.detect(3, header(0, 1))
     losses.forget([3])
     assert losses.detect(3, header(900, 1)) == []
+
+
+def test_what_was_cut_is_reported_once_whether_batches_are_repeated_or_missing() -> None:
+    losses, part = Losses(), CutPart("shop", "allow", 7)
+    first = cut_header(0, Cut("limit", "allowed", 7, 7, 1000, [part]))
+    assert losses.detect(0, first) == [Cut("limit", "allowed", 7, 7, 1000, [part])]
+    assert losses.detect(0, first) == []
+    assert losses.detect(0, cut_header(5, Cut("limit", "allowed", 0, 7))) == []
+    # Whose verdicts a header has counted that did not arrive is not known.
+    second = Cut("limit", "allowed", 2, 12, 1000, [CutPart("shop", "allow", 2)])
+    assert losses.detect(0, cut_header(10, second, Cut("logging", "denied", 4, 4))) == [
+        Cut("limit", "allowed", 5, 12), Cut("logging", "denied", 4, 4)
+    ]  # fmt: skip
+    assert losses.detect(0, cut_header(10, second)) == []
+
+
+def test_a_cut_of_a_kind_that_is_not_known_is_skipped_and_two_of_one_kind_are_added() -> None:
+    losses = Losses()
+    found = losses.detect(0, cut_header(0, Cut("mood", "denied", 7, 7), *[Cut("limit", "denied", 3, 3)] * 2))
+    assert found == [Cut("limit", "denied", 6, 3)]
+    assert losses.position(0, header(0, 5))[1] == {"cut_limit_denied": 3}

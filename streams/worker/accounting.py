@@ -1,0 +1,44 @@
+"""Counts what a batch shows to be lost or cut, and describes it for the status topic and the log."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import structlog
+
+from enrich.wire.batch import Header
+from enrich.wire.cuts import Cut
+from streams.metrics.roles import EnrichMetrics
+from streams.worker.losses import Loss
+
+log = structlog.get_logger("kubeweir.streams")
+
+
+def account(found: Loss | Cut, header: Header, metrics: EnrichMetrics) -> dict[str, Any]:
+    """Count a loss or cut; return its record on the status topic. Losses are logged, too: nobody wanted them."""
+    ring = {"cluster": header.cluster, "node": header.node, "ring": header.ring}
+    if isinstance(found, Cut):
+        metrics.cut_verdicts.labels(found.by, found.decided).inc(found.verdicts)
+        return {"type": "cut", **_described(found), **ring}
+    if found.kind == "gap":
+        metrics.gap_verdicts.inc(found.verdicts)
+    elif found.kind == "gap_unknown":
+        metrics.unknown_gaps.inc()
+    else:
+        metrics.lost_verdicts.labels(found.reason).inc(found.verdicts)
+    described: dict[str, Any] = {"reason": found.reason, "verdicts": found.verdicts}
+    described |= {} if found.first is None else {"first": found.first}
+    log.warning("verdicts lost", **ring, kind=found.kind, **described)
+    return {"type": found.kind, **described, **ring}
+
+
+def _described(cut: Cut) -> dict[str, Any]:
+    found: dict[str, Any] = {"by": cut.by, "class": cut.decided, "verdicts": cut.verdicts, "total": cut.total}
+    if cut.ms:
+        found["seconds"] = cut.ms / 1000
+    if cut.parts:
+        found["parts"] = [
+            {"namespace": part.namespace, "disposition": part.disposition, "verdicts": part.verdicts}
+            for part in cut.parts
+        ]
+    return found
