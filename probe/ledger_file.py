@@ -85,11 +85,14 @@ class LedgerFile:
 
     def add(self, line: Line) -> None:
         """Have the next flush write a line."""
-        self._unwritten.append(line.encode())
+        if not self._is_stale:
+            self._unwritten.append(line.encode())
 
     def rewrite(self) -> None:
         """Have the next flush write the file anew, without the lines that were forgotten."""
         self._is_stale, self._tried_at = True, -_RETRY_S
+        # The new file has these lines too. Until a disk takes it, they would only take memory.
+        self._unwritten.clear()
 
     def flush(self, every_line: Callable[[], Iterable[Line]]) -> None:
         """Write what the file does not have. ``every_line`` returns all lines that are known."""

@@ -141,8 +141,9 @@ def test_a_disk_that_takes_nothing_does_not_let_memory_grow(node: _Node) -> None
     node.step()
     assert known(node.ledger) == {20}
     assert "the ledger cannot be written" in (node.ledger.problem or "")
+    assert node.ledger.number_of("rule", "r21", meaning(21)) == 21
+    assert node.ledger._file._unwritten == []
     node.ledger.path.with_name("ledger.new").rmdir()
-    node.ledger.number_of("rule", "r21", meaning(21))
 
     def is_written() -> bool:
         node.ledger.flush()
