@@ -50,7 +50,9 @@ _NO_CTNETLINK: Final = (errno.EINVAL, errno.EPROTONOSUPPORT)
 _TIMEOUT_S: Final = 2.0
 _TRACKING_S: Final = 1.0
 _FILTERED: Final = 8
-"""Up to this many addresses are asked for one by one; the kernel walks its whole table for each."""
+"""Up to this many addresses of a family are asked for one by one; the kernel walks its whole table twice for each."""
+_FEW: Final = 500
+"""Up to this many entries of a node are all read: to decode them costs less than one more walk (some milliseconds)."""
 _COUNT_FILE: Final = Path("/proc/sys/net/netfilter/nf_conntrack_count")
 
 
@@ -107,9 +109,12 @@ class Conntrack:
 
     def of(self, addresses: Collection[bytes]) -> Iterator[Tracked]:
         """Yield the entries that one of the addresses opened or answers, each at least once. Raises OSError."""
+        reads_all = self._entries() <= _FEW
         for six in (False, True):
             ours = {address for address in addresses if is_ipv4(address) != six}
-            filters = [b""] if len(ours) > _FILTERED else [
+            if not ours:
+                continue
+            filters = [b""] if reads_all or len(ours) > _FILTERED else [
                 _source_filter(which, address, six=six)
                 for address in ours for which in (_TUPLE_ORIGINAL, _TUPLE_REPLY)
             ]  # fmt: skip
