@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.kernel.rig import Rig
+from probe.kernel.layout import Config
+from tests.kernel.rig import SMALL, SMALL_LIMIT, Rig
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -28,6 +29,21 @@ def _rig(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 def rig(_rig: Rig) -> Iterator[Rig]:
     yield _rig
     _rig.reset()
+
+
+@pytest.fixture(scope="module", params=["tcx", "clsact"])
+def _small(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
+    made = Rig(tmp_path_factory.mktemp("small"), request.param, sizes=SMALL)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def small(_small: Rig) -> Iterator[Rig]:
+    """Return a rig with a small table of connections, for tests that fill it."""
+    _small.maps.configure(Config.POD_CONNECTIONS, SMALL_LIMIT)
+    yield _small
+    _small.reset()
 
 
 @pytest.fixture

@@ -50,6 +50,10 @@ SIZES = {
     "FRAGMENTS": 16384,
     "LOCAL_ADDRESSES": 8192,
 }
+SMALL = {**SIZES, "CONNECTIONS": 4096}
+"""Places for 16 pods with the limit below, and a reserve of four for each account of 256 pods."""
+SMALL_LIMIT = 256
+"""Connections that one pod may open of these."""
 WINDOW_NS = 5 * 10**9
 NODE = "n1"
 NODE_IPS = ("192.0.2.1", "2001:db8:1::1")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import socket
 import threading
 from collections import Counter as Tally
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -14,27 +13,9 @@ from netns import Space, open_socket
 from probe.kernel.budgets import NOBODY
 from probe.kernel.layout import BUDGET, LENT, Config, Counter
 from probe.kernel.place_expiry import PlaceExpiry
-from tests.kernel.rig import FAMILIES, SIZES, Rig, both
+from tests.kernel.rig import FAMILIES, SMALL, SMALL_LIMIT, Rig, both
 
 pytestmark = pytest.mark.kernel
-
-SMALL = {**SIZES, "CONNECTIONS": 4096}
-"""Places for 16 pods with the limit below, and a reserve of four for each account of 256 pods."""
-LIMIT = 256
-
-
-@pytest.fixture(scope="module", params=["tcx", "clsact"])
-def _small(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
-    made = Rig(tmp_path_factory.mktemp("small"), request.param, sizes=SMALL)
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def small(_small: Rig) -> Iterator[Rig]:
-    _small.maps.configure(Config.POD_CONNECTIONS, LIMIT)
-    yield _small
-    _small.reset()
 
 
 def ask(pod: Space, family: int, to: str, count: int) -> list[socket.socket]:
@@ -85,7 +66,7 @@ def test_pods_within_their_limit_that_fill_the_table_take_no_answer_from_another
         there.bind((server.address(family), 53))
         asking = ask(client, family, server.address(family), 40)
         for pod in noisy:
-            scan(pod, family, nowhere, LIMIT)
+            scan(pod, family, nowhere, SMALL_LIMIT)
         assert answered(asking, there) == 40
     after = small.maps.counters()
     assert after[Counter.CONNECTIONS_FULL] == before[Counter.CONNECTIONS_FULL]
@@ -103,13 +84,13 @@ def test_a_pod_within_its_reserve_keeps_every_connection_in_a_full_table(small: 
     small.apply()
     nowhere = {4: "10.244.9.9", 6: "fd44::999"}[family]
     for pod in noisy:
-        scan(pod, family, nowhere, LIMIT)
+        scan(pod, family, nowhere, SMALL_LIMIT)
     with open_socket(server, family, socket.SOCK_DGRAM) as there:
         there.bind((server.address(family), 53))
         # Two places each: one at the client, one at the server.
         asking = ask(client, family, server.address(family), 2)
         for pod in noisy:
-            scan(pod, family, nowhere, LIMIT)
+            scan(pod, family, nowhere, SMALL_LIMIT)
         assert answered(asking, there) == 2
 
 
@@ -139,9 +120,9 @@ def test_who_answers_a_pod_at_its_limit_does_not_pay_for_it(small: Rig, family: 
     nowhere = {4: "10.244.9.9", 6: "fd44::999"}[family]
     with open_socket(server, family, socket.SOCK_DGRAM) as there:
         there.bind((server.address(family), 53))
-        scan(noisy, family, nowhere, 3 * LIMIT)
+        scan(noisy, family, nowhere, 3 * SMALL_LIMIT)
         asking = ask(noisy, family, server.address(family), 5)
-        scan(noisy, family, nowhere, LIMIT // 4)
+        scan(noisy, family, nowhere, SMALL_LIMIT // 4)
         # The server may send answers only: its entries are still there.
         assert answered(asking, there) == 5
 
@@ -151,7 +132,7 @@ def test_what_a_pod_takes_back_from_its_reserve_is_counted_for_who_had_borrowed_
     noisy = both(small, "b/noisy", 3)
     small.apply()
     # It has nearly every place, and so those that the next pod will own.
-    scan(noisy, 4, "10.244.9.9", SMALL["CONNECTIONS"] + LIMIT)
+    scan(noisy, 4, "10.244.9.9", SMALL["CONNECTIONS"] + SMALL_LIMIT)
     pod = both(small, "a/pod", 1)
     small.apply()
     reserve = SMALL["CONNECTIONS"] // 2 // SMALL["ENDPOINTS"] // 2
@@ -188,7 +169,7 @@ def test_a_successor_takes_over_the_share_of_a_pod_that_is_gone(small: Rig) -> N
     known = {number: slot_of(small, number) for number in small.installer.budgets.used()}
     small.crash()
     small.open()
-    small.maps.configure(Config.POD_CONNECTIONS, LIMIT)
+    small.maps.configure(Config.POD_CONNECTIONS, SMALL_LIMIT)
     small.apply()
     assert {number: slot_of(small, number) for number in small.installer.budgets.used()} == known
 
@@ -197,9 +178,9 @@ def test_a_pod_that_comes_back_owes_what_it_has_borrowed(small: Rig) -> None:
     pod = both(small, "a/pod", 1)
     small.apply()
     (number,) = small.installer.endpoints.values()
-    scan(pod, 4, "10.244.9.9", LIMIT)
+    scan(pod, 4, "10.244.9.9", SMALL_LIMIT)
     borrowed = small.installer.budgets.used()[number].borrowed
-    assert borrowed > LIMIT // 2
+    assert borrowed > SMALL_LIMIT // 2
     away = small.objects.pop("a/pod")
     small.apply()
     assert not small.installer.budgets.used()
@@ -221,7 +202,7 @@ def test_two_processors_never_disagree_about_who_has_a_place(small: Rig) -> None
 
     def work(pod: Space) -> None:
         for _round in range(3):
-            scan(pod, 4, server.address(4), 2 * LIMIT)
+            scan(pod, 4, server.address(4), 2 * SMALL_LIMIT)
 
     threads = [threading.Thread(target=work, args=(pod,)) for pod in pods]
     for thread in threads:
@@ -249,16 +230,16 @@ def test_two_processors_never_disagree_about_who_has_a_place(small: Rig) -> None
         if number not in (NOBODY, LENT):
             for account in range(2):
                 counted = int(np.frombuffer(raw, BUDGET)[0]["account"][account]["borrowed"])
-                assert counted == found[number, account] <= LIMIT + 2
+                assert counted == found[number, account] <= SMALL_LIMIT + 2
 
 
 def test_who_has_opened_many_connections_that_are_over_may_open_as_many_again(small: Rig) -> None:
     pod = both(small, "a/pod", 1)
     small.apply()
-    scan(pod, 4, "10.244.9.9", 2 * LIMIT)
+    scan(pod, 4, "10.244.9.9", 2 * SMALL_LIMIT)
     number = next(iter(small.installer.budgets.used()))
-    assert small.installer.budgets.used()[number].borrowed > LIMIT // 2
-    assert small.installer.usage()["connections"][0] > LIMIT // 2
+    assert small.installer.budgets.used()[number].borrowed > SMALL_LIMIT // 2
+    assert small.installer.usage()["connections"][0] > SMALL_LIMIT // 2
     end_all(small)
     PlaceExpiry(small.maps).look_at(SMALL["CONNECTIONS"])
     assert small.installer.budgets.used()[number].borrowed == 0
@@ -266,14 +247,14 @@ def test_who_has_opened_many_connections_that_are_over_may_open_as_many_again(sm
     assert not len(small.maps["places"].entries()[0])
     # Nothing was evicted: they had expired.
     evicted_before = small.installer.budgets.used()[number].evicted
-    scan(pod, 4, "10.244.9.9", LIMIT)
+    scan(pod, 4, "10.244.9.9", SMALL_LIMIT)
     assert small.installer.budgets.used()[number].evicted == evicted_before
 
 
 def test_the_table_is_gone_round_in_a_minute(small: Rig) -> None:
     pod = both(small, "a/pod", 1)
     small.apply()
-    scan(pod, 4, "10.244.9.9", LIMIT)
+    scan(pod, 4, "10.244.9.9", SMALL_LIMIT)
     end_all(small)
     now = 0.0
     expiry = PlaceExpiry(small.maps, lambda: now)

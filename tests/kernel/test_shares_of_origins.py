@@ -10,32 +10,21 @@ import numpy as np
 import pytest
 from netns import Space, open_socket, run
 
-from probe.kernel.layout import ORIGIN, Config
-from tests.kernel.rig import FAMILIES, SIZES, Rig, both
+from probe.kernel.layout import ORIGIN
+from tests.kernel.rig import FAMILIES, SMALL_LIMIT, Rig, both
 from tests.kernel.site import Site
 
 pytestmark = pytest.mark.kernel
 
-SMALL = {**SIZES, "CONNECTIONS": 4096}
-LIMIT = 256
 FLOWS = 20
 
 
-@pytest.fixture(scope="module", params=["tcx", "clsact"])
-def _small(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
-    made = Rig(tmp_path_factory.mktemp("small"), request.param, sizes=SMALL)
-    yield made
-    made.close()
-
-
 @pytest.fixture
-def site(_small: Rig) -> Iterator[Site]:
-    _small.maps.configure(Config.POD_CONNECTIONS, LIMIT)
-    made = Site(_small, "routed")
+def site(small: Rig) -> Iterator[Site]:
+    made = Site(small, "routed")
     made.proxy(masquerade="meta l4proto udp")
     yield made
     made.close()
-    _small.reset()
 
 
 def take_stamps(rig: Rig, pod: Space) -> None:
@@ -72,7 +61,7 @@ def test_a_flood_of_new_connections_takes_no_origin_from_another_pod(site: Site,
     # The exits look these up as well, so the kernel does not take them for the least recently used ones.
     send_each(evil, family, site.remote, range(1000, 1000 + 3 * room))
     assert hashes_of(rig, "a/client") == known
-    assert len(hashes_of(rig, "b/evil")) <= len(rig.flows_of("b/evil")) <= 2 * LIMIT
+    assert len(hashes_of(rig, "b/evil")) <= len(rig.flows_of("b/evil")) <= 2 * SMALL_LIMIT
 
 
 @pytest.mark.parametrize("family", FAMILIES)
