@@ -10,12 +10,13 @@ from contextlib import ExitStack, contextmanager
 
 from netns import Space
 
-from probe.kernel.layout import Config, Counter
+from probe.kernel.layout import Counter
 from tests.attack.ground import Ground
 from tests.attack.mid_flow import Pair
 from tests.attack.tally import Tally, attack
 from tests.kernel.frames import Wire, segment
 from tests.kernel.rig import FAMILIES, Rig, both
+from tests.kernel.test_adoption import forget_entries
 from tests.kernel.tracking import tracking
 from tests.waiting import until
 
@@ -51,7 +52,7 @@ def lookups(ground: Ground) -> Iterator[Tally]:
                     for _ in range(_CONNECTIONS)
                 ]
                 stack.enter_context(_flood(rig, ground.wire(attacker), attacker, client, family))
-                _forget(rig)
+                forget_entries(rig)
                 lost = _unheard(pairs)
             yield Tally(1, min(lost, 1), len(pairs), lost)
 
@@ -85,11 +86,3 @@ def _flood(rig: Rig, wire: Wire, sender: Space, to: Space, family: int) -> Itera
     finally:
         stop.set()
         thread.join()
-
-
-def _forget(rig: Rig) -> None:
-    """Delete the entries of all connections, as if they had expired, and make recent ones be judged again."""
-    for name in rig.pods:
-        for key in rig.flows_of(name):
-            rig.maps["connections"].drop(key.tobytes())
-    rig.maps.configure(Config.EPOCH, rig.maps.config(Config.EPOCH) + 2)
