@@ -129,8 +129,8 @@ class VerdictLogging:
             self._kernel.write(self._word.encode(), rules, self._subjects, _with_all(self._word).encode())
         except (InstallError, OSError) as error:
             problem = f"the lists of what is logged cannot be written, so all of it is logged: {error}"
-        if problem and not self._unwritten:
-            log.error("the lists of what is logged cannot be written, so all of it is logged", error=problem)
+            if not self._unwritten:
+                log.error("the lists of what is logged cannot be written, so all of it is logged", error=str(error))
         self._unwritten = problem
 
     def _listed_rules(self) -> dict[int, int]:
