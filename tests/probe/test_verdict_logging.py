@@ -74,8 +74,12 @@ class Node:
         numbers = {int.from_bytes(key, "little"): int.from_bytes(value, "little") for key, value in entries}
         return {rule: [one["name"] for one in self.numbers.meaning("rule", number)] for rule, number in numbers.items()}
 
+    def listed(self, name: str) -> set[int]:
+        """The numbers in one of the two lists."""
+        return {int.from_bytes(key, "little") for key in self.maps[name].content}
+
     def subjects(self) -> set[int]:
-        return {int.from_bytes(key, "little") for key in self.maps["logged_subjects"].content}
+        return self.listed("logged_subjects")
 
 
 @pytest.fixture
@@ -283,8 +287,7 @@ def _record(node: Node, name: str, seen: list[Any]) -> None:
     put, drop = table.set, table.drop
 
     def note() -> None:
-        rules = {int.from_bytes(key, "little") for key in node.maps["logged_rules"].content}
-        seen.append((node.word, rules, node.subjects()))
+        seen.append((node.word, node.listed("logged_rules"), node.subjects()))
 
     def set_noted(key: bytes, value: bytes) -> None:
         put(key, value)
@@ -298,8 +301,7 @@ def _record(node: Node, name: str, seen: list[Any]) -> None:
 
 
 def _logged(node: Node) -> set[str]:
-    return _logged_by(node.word, {int.from_bytes(key, "little") for key in node.maps["logged_rules"].content},
-                      node.subjects())  # fmt: skip
+    return _logged_by(node.word, node.listed("logged_rules"), node.subjects())
 
 
 def _logged_by(word: int, rules: set[int], subjects: set[int]) -> set[str]:
