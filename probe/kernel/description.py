@@ -115,6 +115,11 @@ def _candidates(folder: Path) -> Iterator[tuple[Description | UnreadableError, d
             yield Description(version, VERDICT, maps), {}
 
 
+def was_used(folder: Path) -> bool:
+    """Return whether a generation was in force. Its programs are pinned last, and its ring is removed first."""
+    return (folder / "events").exists() and (folder / "close_windows").exists()
+
+
 def is_readable(folder: Path) -> bool:
     """Return whether :func:`read` knows the layout of the generation in ``folder``; log why if not."""
     try:
@@ -126,6 +131,13 @@ def is_readable(folder: Path) -> bool:
         )  # fmt: skip
         return False
     return True
+
+
+def properties_of(pin: Path) -> tuple[int, int, int]:
+    """Return type, key size and value size of a pinned map (:attr:`MapLayout.properties`). Raises OSError."""
+    with bpf.closing(bpf.get(pin)) as fd:
+        info = bpf.map_info(fd)
+    return info.kind, info.key_size, info.value_size
 
 
 def _content(folder: Path) -> bytes:
@@ -150,22 +162,16 @@ def _check(made: Description) -> None:
 
 def _check_pins(folder: Path, made: Description) -> None:
     """Raise UnreadableError if what a takeover reads is not pinned as the layout says."""
-    expected = {name: _properties(made.maps[name]) for name in _NEEDED} | {"events": (RINGBUF, 0, 0)}
+    expected = {name: made.maps[name].properties for name in _NEEDED} | {"events": (RINGBUF, 0, 0)}
     for name, properties in expected.items():
         try:
-            with bpf.closing(bpf.get(folder / name)) as fd:
-                info = bpf.map_info(fd)
+            found = properties_of(folder / name)
         except OSError as error:
             raise UnreadableError(f"the map {name} cannot be opened: {error.strerror}") from error
-        found = (info.kind, info.key_size, info.value_size)
         if found != properties:
             raise UnreadableError(
                 f"type, key size and value size of the map {name} are {found}, and its layout says {properties}"
             )
-
-
-def _properties(layout: MapLayout) -> tuple[int, int, int]:
-    return layout.kind, layout.key.itemsize, layout.value.itemsize
 
 
 def converted(values: Array, dtype: np.dtype[Any]) -> Array:

@@ -216,8 +216,7 @@ def open_generation(pins: Path, sizes: Mapping[str, int], cache: ProgramCache | 
         if found.name in (LINKS, folder.name) or not found.is_dir():
             continue
         _gather_links(found, pins / LINKS)
-        # The programs are pinned last: a generation without them was never used.
-        if not ((found / "events").exists() and (found / "close_windows").exists()):
+        if not description.was_used(found):
             remove(found)
         elif description.is_readable(found):
             predecessors.append(Predecessor(found))

@@ -244,6 +244,11 @@ class MapLayout:
     key: np.dtype[Any]
     value: np.dtype[Any]
 
+    @property
+    def properties(self) -> tuple[int, int, int]:
+        """Type, key size and value size, as the kernel reports them of a map."""
+        return self.kind, self.key.itemsize, self.value.itemsize
+
 
 _HASH, _ARRAY, _PERCPU_ARRAY, _LRU_HASH, _LPM_TRIE = 1, 2, 6, 9, 11
 RINGBUF: Final = 27

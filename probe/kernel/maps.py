@@ -178,9 +178,7 @@ def _open(folder: Path, name: str, layout: MapLayout) -> Map:
 def _is_of(pin: Path, layout: MapLayout) -> bool:
     if not pin.exists():
         return False
-    with bpf.closing(bpf.get(pin)) as fd:
-        info = bpf.map_info(fd)
-    return (info.kind, info.key_size, info.value_size) == (layout.kind, layout.key.itemsize, layout.value.itemsize)
+    return description.properties_of(pin) == layout.properties
 
 
 def _check(folder: Path) -> None:
@@ -188,10 +186,7 @@ def _check(folder: Path) -> None:
     for name, layout in MAPS.items():
         if not (folder / name).exists():
             continue
-        with bpf.closing(bpf.get(folder / name)) as fd:
-            info = bpf.map_info(fd)
-        found = (info.kind, info.key_size, info.value_size)
-        expected = (layout.kind, layout.key.itemsize, layout.value.itemsize)
+        found, expected = description.properties_of(folder / name), layout.properties
         if found != expected:
             raise LayoutError(
                 f"the pinned map {folder / name} was made by another version: its type, key size and value size are "

@@ -20,9 +20,8 @@ class InForce(NamedTuple):
 
 def generations_in_force(pins: Path) -> list[InForce]:
     """Return the generations below a folder that were used."""
-    # The programs are pinned last: a generation without them was never used.
-    used = [folder for folder in sorted(pins.iterdir()) if (folder / "close_windows").exists()] if pins.exists() else []
-    return [InForce(_sizes(folder), _interfaces(folder)) for folder in used]
+    folders = sorted(pins.iterdir()) if pins.exists() else []
+    return [InForce(_sizes(folder), _interfaces(folder)) for folder in folders if description.was_used(folder)]
 
 
 def _sizes(folder: Path) -> dict[str, int]:

@@ -81,3 +81,7 @@ def test_a_generation_whose_description_cannot_be_read_stops_no_start(
     again = open_sized_generation(settings, None)
     assert again.maps["endpoints"].max_entries == sizing.PODS
     again.close()
+    assert len(generations_in_force(settings.pin_dir)) == 2
+    # A probe that is killed while it removes a generation leaves it without its ring.
+    (unreadable / "events").unlink()
+    assert len(generations_in_force(settings.pin_dir)) == 1
