@@ -1,6 +1,9 @@
 """The layouts of 0.1.0, which does not describe its maps. There are two; the sizes of the entries tell them apart.
 
 Listed is what a takeover reads. Stamps on their way to an exit are not: theirs mean something else today.
+
+Nothing here changes any more, so a structure that has changed since is written out, even where it begins like today's.
+One that changes from now on is copied here as it was, before it is changed in :mod:`probe.kernel.layout`.
 """
 
 from __future__ import annotations
@@ -56,7 +59,6 @@ EARLIER_ENDPOINT: Final = np.dtype(
 """Only the set and the defaults are stored by side."""
 _SAME: Final = ("config", "counters", "endpoints", "addresses", "policy_entries", "port_entries")
 """Maps that were as they are today."""
-
 
 _WINDOWS: Final = dict.fromkeys(("deny_windows_0", "deny_windows_1", "floods_0", "floods_1"), _DENY_WINDOW)
 
