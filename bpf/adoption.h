@@ -68,35 +68,6 @@ static __always_inline bool is_answer(const struct packet *packet)
 	return (packet->tcp_flags & (TCP_SYN | TCP_ACK)) == (TCP_SYN | TCP_ACK);
 }
 
-/* The number of look-ups of an account in the period with this number; begins at 0 in each. */
-static __always_inline u32 lookups_made(struct budget *budget, u32 account, u32 period)
-{
-	if (budget->lookup_period != period) {
-		budget->lookup_period = period;
-		budget->account[ACCOUNT_OWN].lookups = 0;
-		budget->account[ACCOUNT_OUTSIDE].lookups = 0;
-	}
-	return budget->account[account & 1].lookups;
-}
-
-/* Whether the account may have one more flow looked up; takes it from its reserve or from what is lent. */
-static __always_inline bool may_pay_lookup(struct budget *budget, u32 account, u32 period)
-{
-	u32 made = lookups_made(budget, account, period), lent = LENT;
-	struct budget *pool;
-
-	if (made >= LOOKUPS)
-		return 0;
-	if (made >= RESERVED_LOOKUPS || budget->slot >= ENDPOINTS) {
-		pool = budgets.lookup(&lent);
-		if (!pool || lookups_made(pool, ACCOUNT_OWN, period) >= LENT_LOOKUPS)
-			return 0;
-		__sync_fetch_and_add(&pool->account[ACCOUNT_OWN].lookups, 1);
-	}
-	__sync_fetch_and_add(&budget->account[account & 1].lookups, 1);
-	return 1;
-}
-
 /* Whether the flow may be looked up now. Then w->payer pays for it. */
 static __always_inline bool may_look_up(struct work *w, struct connection_key *key)
 {
@@ -108,7 +79,7 @@ static __always_inline bool may_look_up(struct work *w, struct connection_key *k
 	budget = find_payer(w);
 	if (!budget)
 		return 0;
-	if (may_pay_lookup(budget, w->payer.account, LOOKUP_PERIOD(w->now))) {
+	if (may_take(budget, w->payer.account, COUNTED_LOOKUPS, LOOKUP_PERIOD(w->now), LOOKUPS, LOOKUPS_IN_PERIOD)) {
 		looked_up.update(key, &w->now);
 		return 1;
 	}

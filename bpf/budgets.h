@@ -25,12 +25,10 @@
 #ifndef KUBEWEIR_BUDGETS_H
 #define KUBEWEIR_BUDGETS_H
 
-/* Places of each table that are reserved for one account. */
-#define RESERVED_CONNECTIONS (CONNECTIONS / 2 / ENDPOINTS / ACCOUNTS)
-#define RESERVED_DENIED_FLOWS (DENIED_FLOWS / 2 / ENDPOINTS / ACCOUNTS)
-#define LENT_DENIED_FLOWS (DENIED_FLOWS / 2)
-#define RESERVED_LOOKUPS (LOOKUPS_IN_PERIOD / 2 / ENDPOINTS / ACCOUNTS)
-#define LENT_LOOKUPS (LOOKUPS_IN_PERIOD / 2)
+/* Of the size of a table: what is reserved for one account, and what is lent. */
+#define RESERVED_OF(size) ((size) / 2 / ENDPOINTS / ACCOUNTS)
+#define LENT_OF(size) ((size) / 2)
+#define RESERVED_CONNECTIONS RESERVED_OF(CONNECTIONS)
 
 /* Who sent the packet, as far as the hook knows. */
 enum sender {
@@ -75,6 +73,39 @@ static __always_inline struct budget *find_payer(struct work *w)
 static __always_inline struct usage *usage_of(struct budget *budget, const struct payer *payer)
 {
 	return &budget->account[payer->account & 1];
+}
+
+/* How many an account has taken in the period with this number; begins at 0 in each. */
+static __always_inline u32 taken_in(struct taken *taken, u32 account, u32 period)
+{
+	if (taken->period != period) {
+		taken->period = period;
+		taken->by_account[ACCOUNT_OWN] = 0;
+		taken->by_account[ACCOUNT_OUTSIDE] = 0;
+	}
+	return taken->by_account[account & 1];
+}
+
+/*
+ * Whether the account may take one more in this period; takes it from its reserve or from what is lent. It may take no
+ * more than limit, and all accounts together no more than size.
+ */
+static __always_inline bool may_take(struct budget *budget, u32 account, const enum counted what, u32 period, u64 limit,
+				     const u32 size)
+{
+	u32 made = taken_in(&budget->taken[what], account, period), lent = LENT;
+	struct budget *pool;
+
+	if (made >= limit)
+		return 0;
+	if (made >= RESERVED_OF(size) || budget->slot >= ENDPOINTS) {
+		pool = budgets.lookup(&lent);
+		if (!pool || taken_in(&pool->taken[what], ACCOUNT_OWN, period) >= LENT_OF(size))
+			return 0;
+		__sync_fetch_and_add(&pool->taken[what].by_account[ACCOUNT_OWN], 1);
+	}
+	__sync_fetch_and_add(&budget->taken[what].by_account[account & 1], 1);
+	return 1;
 }
 
 #endif

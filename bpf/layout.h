@@ -286,22 +286,32 @@ struct deny_window {
 #define ACCOUNT_OUTSIDE 1
 #define ACCOUNTS 2
 
+/* What is counted from 0 on in each period: deny windows (verdicts.h), and look-ups (adoption.h). */
+enum counted {
+	COUNTED_DENIED_FLOWS = 0,
+	COUNTED_LOOKUPS = 1,
+	COUNTED = 2,
+};
+
+/* How many of these the accounts have taken in the period with this number. */
+struct taken {
+	u32 period;
+	u32 by_account[ACCOUNTS];
+};
+
 /* What an account has used. */
 struct usage {
-	u32 denied_flows;  /* deny windows made in window number budget.deny_window */
 	u32 next;	   /* place of its own that is tried next */
 	u32 borrowed;	   /* lent places that it has */
 	u32 next_fragment; /* place that its next first fragment takes */
 	u32 turn;	   /* how many lent places it has tried: they are in a sequence of its own (places.h) */
-	u32 lookups;	   /* look-ups in period budget.lookup_period (adoption.h) */
 };
 
 /* Key: an endpoint's number; 0: packets without a pod; LENT: what is lent of all tables together. */
 struct budget {
-	u32 slot; /* whose reserve it uses; NO_SLOT: none, it can only borrow */
-	u32 deny_window;
-	u32 lookup_period;
+	u32 slot;   /* whose reserve it uses; NO_SLOT: none, it can only borrow */
 	u32 spared; /* flows of this endpoint that were not looked up, because it has used up its look-ups */
+	struct taken taken[COUNTED];
 	struct usage account[ACCOUNTS];
 	u64 evicted; /* connections evicted before they expired */
 };

@@ -106,33 +106,11 @@ static __always_inline void count_flood(struct verdict_key *key, u32 parity, u64
 	count_packet(window, now);
 }
 
-/* The number of deny windows that an account has made in the window with this number; begins at 0 in each. */
-static __always_inline u32 windows_made(struct budget *budget, u32 account, u32 window_number)
-{
-	if (budget->deny_window != window_number) {
-		budget->deny_window = window_number;
-		budget->account[ACCOUNT_OWN].denied_flows = 0;
-		budget->account[ACCOUNT_OUTSIDE].denied_flows = 0;
-	}
-	return budget->account[account & 1].denied_flows;
-}
-
-/* Whether the account may make one more deny window in this window; takes it from its reserve or from what is lent. */
+/* Whether the account may make one more deny window in this window. */
 static __always_inline bool may_make_window(struct budget *budget, u32 account, u32 window_number)
 {
-	u32 made = windows_made(budget, account, window_number), lent = LENT;
-	struct budget *pool;
-
-	if (made >= setting(CONFIG_POD_DENIED_FLOWS))
-		return 0;
-	if (made >= RESERVED_DENIED_FLOWS || budget->slot >= ENDPOINTS) {
-		pool = budgets.lookup(&lent);
-		if (!pool || windows_made(pool, ACCOUNT_OWN, window_number) >= LENT_DENIED_FLOWS)
-			return 0;
-		__sync_fetch_and_add(&pool->account[ACCOUNT_OWN].denied_flows, 1);
-	}
-	__sync_fetch_and_add(&budget->account[account & 1].denied_flows, 1);
-	return 1;
+	return may_take(budget, account, COUNTED_DENIED_FLOWS, window_number, setting(CONFIG_POD_DENIED_FLOWS),
+			DENIED_FLOWS);
 }
 
 /* A window that holds nothing but this packet: for a verdict of its own, or to begin counting. */

@@ -15,7 +15,7 @@ from typing import Final
 
 import numpy as np
 
-from probe.kernel.layout import BUDGET, LENT, NO_SLOT, Config
+from probe.kernel.layout import BUDGET, COUNTED_DENIED_FLOWS, LENT, NO_SLOT, Config
 from probe.kernel.maps import Maps
 
 _ACCOUNTS: Final = 2
@@ -83,8 +83,9 @@ class Budgets:
         """Return what is lent, and what can be: connections now, and denied flows in this window."""
         lent = self._maps["places"].max_entries - self._maps.config(Config.LENT_FROM)
         pool = self._maps["budgets"].get(_key(LENT))
-        current = pool is not None and int(pool["deny_window"]) == self._maps.config(Config.DENY_WINDOW) & 0xFFFFFFFF
-        windows = int(pool["account"][0]["denied_flows"]) if pool is not None and current else 0
+        taken = pool["taken"][COUNTED_DENIED_FLOWS] if pool is not None else None
+        period = self._maps.config(Config.DENY_WINDOW) & 0xFFFFFFFF
+        windows = int(taken["by_account"][0]) if taken is not None and int(taken["period"]) == period else 0
         return {
             "connections": (sum(used.borrowed for used in self.used().values()), lent),
             "denied_flows": (windows, self._maps["deny_windows_0"].max_entries // 2),

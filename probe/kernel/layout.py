@@ -169,22 +169,15 @@ DENY_WINDOW: Final = np.dtype(
         ("dialled", "u1", (16,)),
     ]
 )
-USAGE: Final = np.dtype(
-    [
-        ("denied_flows", "<u4"),
-        ("next", "<u4"),
-        ("borrowed", "<u4"),
-        ("next_fragment", "<u4"),
-        ("turn", "<u4"),
-        ("lookups", "<u4"),
-    ]
-)
+COUNTED_DENIED_FLOWS, COUNTED_LOOKUPS = 0, 1
+"""``enum counted``: what is counted from 0 on in each period."""
+TAKEN: Final = np.dtype([("period", "<u4"), ("by_account", "<u4", (2,))])
+USAGE: Final = np.dtype([("next", "<u4"), ("borrowed", "<u4"), ("next_fragment", "<u4"), ("turn", "<u4")])
 BUDGET: Final = np.dtype(
     [
         ("slot", "<u4"),
-        ("deny_window", "<u4"),
-        ("lookup_period", "<u4"),
         ("spared", "<u4"),
+        ("taken", TAKEN, (2,)),
         ("account", USAGE, (2,)),
         ("evicted", "<u8"),
     ]

@@ -36,6 +36,8 @@ _STRUCTS = {
     "fragment": layout.FRAGMENT,
     "verdict_key": layout.VERDICT_KEY,
     "deny_window": layout.DENY_WINDOW,
+    "taken": layout.TAKEN,
+    "usage": layout.USAGE,
     "budget": layout.BUDGET,
     "place": layout.PLACE,
     "local_key": layout.LOCAL_KEY,

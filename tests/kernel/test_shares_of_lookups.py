@@ -10,7 +10,7 @@ import pytest
 from netns import Space, listen, open_socket
 
 from probe import adoption
-from probe.kernel.layout import BUDGET, LENT, LOOKUPS, UNKNOWN_FLOW, Counter
+from probe.kernel.layout import BUDGET, COUNTED_LOOKUPS, LENT, LOOKUPS, UNKNOWN_FLOW, Counter
 from tests.kernel.frames import Wire, segment
 from tests.kernel.rig import FAMILIES, SIZES, Rig, both
 from tests.kernel.test_adoption import forget_entries
@@ -60,7 +60,8 @@ def test_every_pod_has_lookups_of_its_own_when_all_that_are_lent_are_used_up(rig
         for attempt in range(10):
             now = period()
             pool = np.frombuffer(rig.maps["budgets"].items()[lent], BUDGET).copy()
-            pool["lookup_period"], pool["account"]["lookups"] = now, _IN_PERIOD // 2
+            taken = pool["taken"][:, COUNTED_LOOKUPS]
+            taken["period"], taken["by_account"] = now, _IN_PERIOD // 2
             rig.maps["budgets"].set(lent, pool.tobytes())
             before = asked(rig)
             send(rig, stranger, server, family, range(1024 + 100 * attempt, 1044 + 100 * attempt))
