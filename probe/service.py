@@ -115,8 +115,7 @@ def serve(settings: Settings) -> None:
         credentials = CredentialWatch(settings, lambda: parts.renew_credentials(settings))
         parts = _assemble(settings, cluster, stack)
         diagnosis = stack.enter_context(kafka_diagnosis(settings))
-        health = _serve_health(settings, source, parts, diagnosis)
-        stack.callback(health.close)
+        health = stack.enter_context(contextlib.closing(_serve_health(settings, source, parts, diagnosis)))
 
         def has_ended() -> bool:
             return stop.is_set() or parts.has_failed()
@@ -160,8 +159,7 @@ def serve(settings: Settings) -> None:
 
 def _assemble(settings: Settings, cluster: Cluster, stack: contextlib.ExitStack) -> _Parts:
     """Make the parts; ``stack`` closes those that need it."""
-    network = NodeNetwork(settings.netns)
-    stack.callback(network.close)
+    network = stack.enter_context(contextlib.closing(NodeNetwork(settings.netns)))
     generation = open_sized_generation(settings, _connected() if settings.source == "kubernetes" else None)
     stack.callback(generation.close)
     maps = generation.maps
@@ -171,17 +169,18 @@ def _assemble(settings: Settings, cluster: Cluster, stack: contextlib.ExitStack)
     maps.configure(Config.LOCAL_SOURCE, settings.local_source == "unnamed")
     own_ports = (device.tunnel_port for device in network.devices() if device.tunnel_port)
     set_tunnel_ports(maps, settings.tunnel_port_numbers().union(own_ports))
-    ledger = Ledger.open(settings.run_dir / "ledger")
-    stack.callback(ledger.close)
+    ledger = stack.enter_context(contextlib.closing(Ledger.open(settings.run_dir / "ledger")))
     ring = stack.enter_context(contextlib.closing(Ring(maps)))
     earlier = [EarlierRing(Ring(one.maps), one.retired, one.remove) for one in generation.predecessors]
     reserve_numbers(ledger, generation, (ring, *(one.ring for one in earlier)))
-    spool = Spool(settings.state_dir / "spool", settings.spool_bytes)
-    stack.callback(spool.close)
+    spool = stack.enter_context(contextlib.closing(Spool(settings.state_dir / "spool", settings.spool_bytes)))
     names = topics(settings.topic_prefix, settings.partitions)
     interval_publisher = AddressIntervalPublisher(names.endpoints, settings.connection(), settings.stall)
-    view, path = NetworkView(network, clock := LinkClock()), settings.run_dir / "address-intervals"
-    intervals = AddressIntervals(settings.node, path, interval_publisher.publish, clock)
+    clock = LinkClock()
+    view = NetworkView(network, clock)
+    intervals = AddressIntervals(
+        settings.node, settings.run_dir / "address-intervals", interval_publisher.publish, clock
+    )
     publisher = Publisher(spool, names.raw, settings.connection(), settings.stall)
     intervals.ahead_ns = publisher.clock.ahead_ns
     agent = Agent(settings.node, cluster, view, generation, ledger, intervals, MODES[settings.attach], _rules(settings))
@@ -236,7 +235,8 @@ def _serve_health(settings: Settings, source: Source, parts: _Parts, diagnosis: 
         "address_intervals": lambda: parts.interval_publisher.problem,
         "state": lambda: source.state_problem() or parts.ledger.problem or parts.intervals.problem,
     }
-    ready.update({"cni": plugin.problem} if plugin else {})
+    if plugin:
+        ready["cni"] = plugin.problem
     ages = last_success(registry, source, parts.publisher, parts.interval_publisher)
     sources = parts.agent.notes, lambda: kept_notes(source), parts.publisher.clock.notes
     notes, guard = lambda: [line for make in sources for line in make()], metrics_guard(settings)
