@@ -72,7 +72,9 @@ class Server:
             if self.problem is None:
                 log.error("the socket of the CNI plugin cannot be made: pods of this node do not start until it is",
                           socket=str(self._path), error=str(error), retry_s=_RETRY_S)  # fmt: skip
-            self.problem = f"the socket {self._path} cannot be made ({error.strerror}): pods of this node do not start"
+            # One whose path is too long has no strerror.
+            why = error.strerror or error
+            self.problem = f"the socket {self._path} cannot be made ({why}): pods of this node do not start"
             return None
         self.problem = None
         return listening

@@ -340,3 +340,10 @@ def test_the_socket_of_the_plugin_is_made_when_the_disk_has_room(disk: Path, mon
     finally:
         server.stop()
     shutil.rmtree(disk / "cni.sock", ignore_errors=True)
+
+
+def test_a_socket_of_the_plugin_that_can_never_be_made_is_explained(tmp_path: Path) -> None:
+    server = Server(tmp_path / ("long" * 30), lambda request, _descriptor: request)
+    server.start()
+    server.stop()
+    assert "AF_UNIX path too long" in (server.problem or "")
