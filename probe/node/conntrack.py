@@ -37,6 +37,7 @@ _TUPLE_IP, _TUPLE_PROTOCOL = 1, 2
 _SOURCE = {False: 1, True: 3}
 _DESTINATION = {False: 2, True: 4}
 """CTA_IP_V4_SRC and the others, by whether the address is IPv6."""
+_FAMILY: Final = {False: socket.AF_INET, True: socket.AF_INET6}
 _NUMBER, _SOURCE_PORT, _DESTINATION_PORT = 1, 2, 3
 _FILTER_SOURCE: Final = 1
 """CTA_FILTER_FLAG_CTA_IP_SRC (kernel 5.8): only the source of the tuple is compared."""
@@ -49,10 +50,8 @@ _MAPPED: Final = bytes(10) + b"\xff\xff"
 _NO_CTNETLINK: Final = (errno.EINVAL, errno.EPROTONOSUPPORT)
 _TIMEOUT_S: Final = 2.0
 _TRACKING_S: Final = 1.0
-_FILTERED: Final = 8
-"""Up to this many addresses of a family are asked for one by one; the kernel walks its whole table twice for each."""
-_FEW: Final = 500
-"""Up to this many entries of a node are all read: to decode them costs less than one more walk (some milliseconds)."""
+_DECODED_IN_A_WALK: Final = 500
+"""So many entries are decoded in the time that the kernel takes to walk its table (10 ms for 262,144 buckets)."""
 _COUNT_FILE: Final = Path("/proc/sys/net/netfilter/nf_conntrack_count")
 
 
@@ -109,19 +108,14 @@ class Conntrack:
 
     def of(self, addresses: Collection[bytes]) -> Iterator[Tracked]:
         """Yield the entries that one of the addresses opened or answers, each at least once. Raises OSError."""
-        reads_all = self._entries() <= _FEW
-        for six in (False, True):
-            ours = {address for address in addresses if is_ipv4(address) != six}
-            if not ours:
-                continue
-            filters = [b""] if reads_all or len(ours) > _FILTERED else [
-                _source_filter(which, address, six=six)
-                for address in ours for which in (_TUPLE_ORIGINAL, _TUPLE_REPLY)
-            ]  # fmt: skip
-            for body in filters:
-                for tracked in self._dump(body, six=six):
-                    if tracked.original.source in ours or tracked.reply.source in ours:
-                        yield tracked
+        dumps: list[tuple[int, bytes]] = [(socket.AF_UNSPEC, b"")]
+        # To ask for one address takes two walks.
+        if self._entries() > _DECODED_IN_A_WALK * (2 * len(addresses) - 1):
+            dumps = [_from(address, which) for address in addresses for which in (_TUPLE_ORIGINAL, _TUPLE_REPLY)]
+        for family, body in dumps:
+            for tracked in self._dump(family, body):
+                if tracked.original.source in addresses or tracked.reply.source in addresses:
+                    yield tracked
 
     def is_tracking(self, *, six: bool) -> bool:
         """Return whether the node tracks connections of a family. Raises OSError.
@@ -137,7 +131,7 @@ class Conntrack:
         return known[0]
 
     def _tracks_loopback(self, *, six: bool) -> bool:
-        family, address = (socket.AF_INET6, "::1") if six else (socket.AF_INET, "127.0.0.1")
+        family, address = _FAMILY[six], "::1" if six else "127.0.0.1"
         packed = socket.inet_pton(family, address)
         with self._network.run(socket.socket, family, socket.SOCK_DGRAM) as one:
             one.bind((address, 0))
@@ -149,7 +143,7 @@ class Conntrack:
     def _entries(self) -> int:
         """Return how many entries the namespace has. /proc tells it too, if the kernel has no ctnetlink."""
         try:
-            for message in self._messages(self._asking_socket(), _GET_STATS, REQUEST, b"", six=False):
+            for message in self._messages(self._asking_socket(), _GET_STATS, REQUEST, b"", socket.AF_INET):
                 count = attributes(message).get(1)
                 return int.from_bytes(count, "big") if count else 0
         except OSError as error:
@@ -158,7 +152,7 @@ class Conntrack:
         return self._network.run(_entries_in_proc)
 
     def _ask(self, kind: int, *, six: bool, body: bytes) -> Iterator[Tracked]:
-        for message in self._messages(self._asking_socket(), kind, REQUEST, body, six=six):
+        for message in self._messages(self._asking_socket(), kind, REQUEST, body, _FAMILY[six]):
             tracked = _decoded(message)
             if tracked:
                 yield tracked
@@ -168,11 +162,11 @@ class Conntrack:
             raise OSError(errno.EPROTONOSUPPORT, "this kernel has no netlink socket for netfilter")
         return self._asking
 
-    def _dump(self, body: bytes, *, six: bool) -> Iterator[Tracked]:
-        """Yield all entries of a family that the kernel's filter lets through, from a socket of its own."""
+    def _dump(self, family: int, body: bytes) -> Iterator[Tracked]:
+        """Yield all entries of a family, or of both, that the kernel's filter lets through. Its socket is its own."""
         try:
             with self._open() as dumping:
-                for message in self._messages(dumping, _GET, DUMP, body, six=six):
+                for message in self._messages(dumping, _GET, DUMP, body, family):
                     tracked = _decoded(message)
                     if tracked:
                         yield tracked
@@ -185,10 +179,10 @@ class Conntrack:
         made.settimeout(_TIMEOUT_S)
         return made
 
-    def _messages(self, asking: socket.socket, kind: int, flags: int, body: bytes, *, six: bool) -> Iterator[bytes]:
+    def _messages(self, asking: socket.socket, kind: int, flags: int, body: bytes, family: int) -> Iterator[bytes]:
         """Send a request and yield the attributes of each message of the answer. Raises OSError."""
         self._sequence += 1
-        header = struct.pack("=BBH", socket.AF_INET6 if six else socket.AF_INET, 0, 0)
+        header = struct.pack("=BBH", family, 0, 0)
         try:
             for _, answer in request(asking, kind, flags, header + body, self._sequence):
                 yield answer[4:]
@@ -216,10 +210,13 @@ def _tuple(protocol: int, ends: Ends, *, six: bool) -> bytes:
     return attribute(_TUPLE_IP | NESTED, addresses) + attribute(_TUPLE_PROTOCOL | NESTED, ports)
 
 
-def _source_filter(which: int, address: bytes, *, six: bool) -> bytes:
+def _from(address: bytes, which: int) -> tuple[int, bytes]:
+    """Return family and filter of a dump: of the entries whose original or reply tuple this address sends."""
+    six = not is_ipv4(address)
     source = attribute(_SOURCE[six], address if six else address[12:])
     compared = attribute(which, struct.pack("=I", _FILTER_SOURCE))
-    return attribute(which | NESTED, attribute(_TUPLE_IP | NESTED, source)) + attribute(_FILTER | NESTED, compared)
+    body = attribute(which | NESTED, attribute(_TUPLE_IP | NESTED, source)) + attribute(_FILTER | NESTED, compared)
+    return _FAMILY[six], body
 
 
 def _decoded(message: bytes) -> Tracked | None:
