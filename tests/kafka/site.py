@@ -81,11 +81,11 @@ class Service:
 
 
 def until(look: Callable[[], T | None], what: str, patience_s: float = PATIENCE_S) -> T:
-    """Return the first answer that is not None."""
+    """Return the first answer that is true: neither None, nor False, nor empty."""
     deadline = time.monotonic() + patience_s
     while time.monotonic() < deadline:
         found = look()
-        if found is not None:
+        if found:
             return found
         time.sleep(0.05)
     raise AssertionError(f"waited in vain for {what}")

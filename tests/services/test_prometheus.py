@@ -67,7 +67,8 @@ class Prometheus:
         """Return whether it has opened its database; until then it refuses queries."""
         try:
             urllib.request.urlopen(f"http://{self._address}/-/ready", timeout=10).close()
-        except urllib.error.HTTPError:
+        except urllib.error.HTTPError as error:
+            error.close()
             return False
         return True
 
