@@ -7,8 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import urllib.error
-import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
@@ -16,6 +14,7 @@ from typing import Final
 from ports import free_ports
 
 from streams.main import ROLES
+from tests.pages import page_of
 
 PATIENCE_S: Final = 60
 
@@ -43,20 +42,11 @@ class Workers:
             )  # fmt: skip
 
     def ready(self, role: str) -> bool:
-        """Return whether a role says that it is ready."""
-        return self.page(role) == "ok"
-
-    def page(self, role: str) -> str:
-        """Return what a role says at /readyz; why there is no answer if there is none."""
-        url = f"http://127.0.0.1:{self._first_port + ROLES.index(role)}/readyz"
+        """Return whether a role says that it is ready; one that does not answer is not."""
         try:
-            with urllib.request.urlopen(url, timeout=2) as answer:
-                return str(answer.read().decode().strip())
-        except urllib.error.HTTPError as error:
-            with error:
-                return f"{error.code} {error.read().decode().strip()}"
-        except OSError as error:
-            return f"no answer: {error}"
+            return page_of(self._first_port + ROLES.index(role), timeout_s=2)[0] == 200
+        except OSError:
+            return False
 
     def send(self, role: str, how: signal.Signals) -> bool:
         """Send a signal to the process of a role; False if it is not running now."""

@@ -12,8 +12,6 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +24,7 @@ from ports import free_port
 
 from enrich.wire.batch import Batch, decode_batch
 from tests.kafka.site import until
+from tests.pages import page_of
 
 ROOT = Path(__file__).parents[2]
 OPEN, CLOSED = 10_000, 9
@@ -162,13 +161,7 @@ class Probe:
         return until(look, f"{event!r} in {self.log.read_text()}")
 
     def get(self, path: str) -> tuple[int, str]:
-        port = self.wait_for("started")["metrics_port"]
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:
-                return answer.status, answer.read().decode()
-        except urllib.error.HTTPError as error:
-            with error:
-                return error.code, error.read().decode()
+        return page_of(self.wait_for("started")["metrics_port"], path)
 
     def metric(self, name: str) -> float:
         return next(float(line.split()[-1]) for line in self.get("/metrics")[1].splitlines() if line.startswith(name))

@@ -8,8 +8,6 @@ import os
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,6 +15,8 @@ from typing import Any, TypeVar
 import orjson
 from confluent_kafka import Consumer, KafkaException, Message, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
+
+from tests.pages import page_of
 
 PATIENCE_S = 60
 T = TypeVar("T")
@@ -56,16 +56,9 @@ class Service:
     def get(self, path: str, role: str = "enrich") -> tuple[int, str]:
         """Return status and text of a page of its health port."""
         self.wait_for("starting", role=role)
+        starts = [line for line in self.lines() if (line["event"], line.get("role")) == ("starting", role)]
         # The last one's: a process may have begun again.
-        port = [one for one in self.lines() if (one["event"], one.get("role")) == ("starting", role)][-1][
-            "metrics_port"
-        ]
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:
-                return answer.status, answer.read().decode()
-        except urllib.error.HTTPError as error:
-            with error:
-                return error.code, error.read().decode()
+        return page_of(starts[-1]["metrics_port"], path)
 
     def metric(self, name: str) -> float:
         """Return a counter or gauge; ``name`` includes the labels as /metrics prints them."""

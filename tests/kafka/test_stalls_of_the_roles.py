@@ -9,8 +9,6 @@ from __future__ import annotations
 import contextlib
 import re
 import secrets
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,6 +20,7 @@ from streams.main import ROLES
 from tests.kafka.batches import make_batch, write_manifests
 from tests.kafka.movable import MovableBroker
 from tests.kafka.site import Site, ids_of, make_again, until
+from tests.pages import page_of
 from tests.services.queries import RULES
 from tests.services.test_prometheus import Prometheus
 
@@ -54,14 +53,10 @@ class Roles:
         """Return a page of a role or of all, whatever its status; what went wrong if there is none."""
         port = self.first_port + [*ROLES, "all"].index(role)
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:
-                text: str = answer.read().decode()
-                return text
-        except urllib.error.HTTPError as error:
-            with error:
-                return f"{error.code} {error.read().decode()}"
+            status, text = page_of(port, path)
         except OSError as error:
             return f"no answer: {error}"
+        return text if status == 200 else f"{status} {text}"
 
     def send(self, verdicts: int) -> None:
         self.site.send(make_batch(self.sent, verdicts, denied=True))

@@ -9,8 +9,6 @@ import secrets
 import signal
 import threading
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -31,6 +29,7 @@ from tests.kafka.brokers import NUMBERS, BrokerCluster
 from tests.kafka.health_truth import HealthTruth
 from tests.kafka.site import Site, ids_of
 from tests.kafka.test_history import make_interval
+from tests.pages import page_of
 from tests.probe.export.spooling import append
 from tests.waiting import until
 
@@ -89,21 +88,15 @@ class Load:
                 ready = self.batches.problem is None if name == "batches" else self._is_ready(name)
                 self.truths[name].look(time.monotonic(), ready=ready, given=given, done=done, name=name)
 
-    def _get(self, role: str, path: str = "/readyz") -> str:
+    def _get(self, role: str, path: str = "/readyz") -> tuple[int, str]:
         """Return a page of a role; a role that is restarted keeps its port. Raises OSError if it does not answer."""
-        url = f"http://127.0.0.1:{self.first_port + ROLES.index(role)}{path}"
-        with urllib.request.urlopen(url, timeout=2) as answer:
-            text: str = answer.read().decode()
-            return text
+        return page_of(self.first_port + ROLES.index(role), path, 2)
 
     def _is_ready(self, role: str) -> bool:
         try:
-            return bool(self._get(role))
-        except urllib.error.HTTPError as error:
-            error.close()
+            return self._get(role)[0] == 200
         except OSError:
-            pass
-        return False
+            return False
 
     def goes_on(self) -> None:
         """Wait until what is given from now on has come through everything."""
@@ -130,7 +123,7 @@ class Load:
         assert [one for truth in self.truths.values() for one in truth.examples] == []
 
     def _dead_letters(self) -> float:
-        page = self._get("enrich", "/metrics").splitlines()
+        page = self._get("enrich", "/metrics")[1].splitlines()
         return sum(float(line.split()[-1]) for line in page if line.startswith("kubeweir_streams_dead_letters_total{"))
 
     def close(self) -> None:

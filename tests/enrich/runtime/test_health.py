@@ -2,21 +2,10 @@
 
 from __future__ import annotations
 
-import urllib.error
-import urllib.request
-
 from prometheus_client import CollectorRegistry
 
 from enrich.runtime.health import Check, HealthServer, Readiness
-
-
-def get(port: int, path: str) -> tuple[int, str]:
-    try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:
-            return answer.status, answer.read().decode()
-    except urllib.error.HTTPError as error:
-        with error:
-            return error.code, error.read().decode()
+from tests.pages import page_of
 
 
 def test_readiness_is_a_page_and_a_metric() -> None:
@@ -25,15 +14,15 @@ def test_readiness_is_a_page_and_a_metric() -> None:
     notes: list[str] = []
     server = HealthServer("127.0.0.1:0", CollectorRegistry(), checks, lambda: notes)
     try:
-        assert get(server.port, "/readyz") == (503, "kafka: is away\n")
-        metrics = get(server.port, "/metrics")[1].splitlines()
+        assert page_of(server.port, "/readyz") == (503, "kafka: is away\n")
+        metrics = page_of(server.port, "/metrics")[1].splitlines()
         assert {'kubeweir_ready{check="kafka"} 0.0', 'kubeweir_ready{check="source"} 1.0'} <= set(metrics)
         assert any(line.startswith("process_cpu_seconds_total ") for line in metrics)
         problems["kafka"] = None
-        assert get(server.port, "/readyz") == (200, "ok\n")
+        assert page_of(server.port, "/readyz") == (200, "ok\n")
         notes.append("not enforced: pod shop/a: no interface has its address yet")
-        assert get(server.port, "/readyz") == (200, f"ok\n{notes[0]}\n")
-        assert 'kubeweir_ready{check="kafka"} 1.0' in get(server.port, "/metrics")[1]
+        assert page_of(server.port, "/readyz") == (200, f"ok\n{notes[0]}\n")
+        assert 'kubeweir_ready{check="kafka"} 1.0' in page_of(server.port, "/metrics")[1]
     finally:
         server.close()
 
@@ -57,8 +46,8 @@ def test_details_are_added_only_while_something_is_wrong() -> None:
         "127.0.0.1:0", CollectorRegistry(), {"work": lambda: problem[0] if problem else None}, details=lambda: ["ages"]
     )
     try:
-        assert get(server.port, "/readyz") == (200, "ok\n")
+        assert page_of(server.port, "/readyz") == (200, "ok\n")
         problem.append("stands still")
-        assert get(server.port, "/readyz") == (503, "work: stands still\nages\n")
+        assert page_of(server.port, "/readyz") == (503, "work: stands still\nages\n")
     finally:
         server.close()

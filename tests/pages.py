@@ -1,0 +1,16 @@
+"""Read the pages of a service's health port."""
+
+from __future__ import annotations
+
+import urllib.error
+import urllib.request
+
+
+def page_of(port: int, path: str = "/readyz", timeout_s: float = 5) -> tuple[int, str]:
+    """Return status and text of a page. Raises OSError if nothing answers in time."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=timeout_s) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read().decode()
