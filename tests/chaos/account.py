@@ -104,6 +104,7 @@ class Account:
     """Wrong names, dead letters of verdicts, losses that did not happen: examples in words."""
     wrong_names: int = 0
     false_losses: int = 0
+    """Status records about losses, gaps, expired batches and dropped alerts: a run has none of these."""
     nameless: int = 0
     """Peers that had a pod and are not named, which is allowed."""
     broken: Exception | None = None
@@ -143,11 +144,14 @@ class Account:
         """Return the ports of which enough denies were published."""
         return {str(port) for port, count in list(self.fleet.ports.items()) if count >= THRESHOLD}
 
+    def places(self) -> dict[str, Seen]:
+        """Return every place in which each verdict must arrive, by name: the topic, and the files of the roles."""
+        return {"flows": self.flows, **{role: tail.seen for role, tail in self.tails.items()}}
+
     def missing(self) -> dict[str, int]:
         """Return what is missing now, by place; empty if nothing is."""
         published = self.published()
-        places = {"flows": self.flows, **{role: tail.seen for role, tail in self.tails.items()}}
-        found = {name: len(seen.missing(published)) for name, seen in places.items()}
+        found = {name: len(seen.missing(published)) for name, seen in self.places().items()}
         expected = self.expected_alerts()
         found["alerts"] = len(expected - self.alerts.keys())
         found["notifications"] = len(set(self.alert_ids) - set(self.notified()))

@@ -22,7 +22,7 @@ from tests.chaos.fleet import CLUSTER, NODES, THRESHOLD, Fleet
 from tests.chaos.hostile import Hostile
 from tests.chaos.workers import Workers
 from tests.kafka.brokers import NUMBERS, BrokerCluster
-from tests.kafka.guarded import GuardedBroker
+from tests.kafka.guarded import GuardedBroker, administrator
 from tests.kafka.hook import Hook
 from tests.kafka.identity import IdentityProvider
 from tests.kafka.mounted_users import MountedUsers
@@ -59,28 +59,22 @@ class Ground:
         self.fleet = Fleet(self.api, self.names, self.probe_connection(), folder, seed)
         self._closing.callback(self.fleet.close)
         tails = {"stdout": self.workers.output, "file": folder / "flows.log", "routes": folder / "routed.log"}
-        self.hostile = Hostile(self.names, self.admin)
+        self.hostile = Hostile(self.names, self.guarded.connection())
         self.account = Account(
-            self.fleet, self.workers, {role: Tail(path) for role, path in tails.items()}, self.names, self.admin,
-            lambda: [alert["id"] for alert in list(hook.alerts)],
+            self.fleet, self.workers, {role: Tail(path) for role, path in tails.items()}, self.names,
+            self.guarded.connection(), lambda: [alert["id"] for alert in list(hook.alerts)],
         )  # fmt: skip
         self._closing.callback(self.account.stop)
 
     def _make_brokers(self, folder: Path) -> None:
         tls_port = free_ports(len(NUMBERS))
-        administrator = {
-            "security.protocol": "sasl_ssl", "sasl.mechanism": "PLAIN", "sasl.username": "weir",
-            "sasl.password": "weir", "ssl.ca.location": str(folder / "ca.crt"),
-        }  # fmt: skip
         options = ("--secure", "--authorizer", "--tls-port", str(tls_port))
-        self.brokers = BrokerCluster(folder, *options, client=administrator)
+        self.brokers = BrokerCluster(folder, *options, client=administrator(folder))
         self._closing.callback(self.brokers.close)
         self.brokers.start(*NUMBERS)
         self.brokers.wait_until_complete()
         tls_address = ",".join(f"127.0.0.1:{tls_port + at}" for at in range(len(NUMBERS)))
         self.guarded = GuardedBroker(self.brokers.address, tls_address, folder, IdentityProvider(folder))
-        self.admin = load(KafkaSettings, self.guarded.env("weir", "weir")).connection()
-        """librdkafka's settings of the administrator."""
         self.names = topics(PREFIX, PARTITIONS)
         made = [NewTopic(one.name, one.partitions, config=dict(one.config)) for one in self.names]
         # The client waits 10 s by default, and three brokers on a busy machine take longer over so many topics.

@@ -79,8 +79,7 @@ class Run:
 
     def _report(self) -> None:
         account = self.ground.account
-        places = {"flows": account.flows, **{role: tail.seen for role, tail in account.tails.items()}}
-        arrived = ", ".join(f"{name} {seen.distinct}" for name, seen in places.items())
+        arrived = ", ".join(f"{name} {seen.distinct}" for name, seen in account.places().items())
         self.say(
             f"{self._time()} {self.made} faults, {self.ground.fleet.published} verdicts: {arrived}, "
             f"alerts {len(account.alerts)}; {account.wrong_names} wrong names, {account.nameless} without a name, "
@@ -140,8 +139,7 @@ class Run:
         oddities = self._oddities()
         for problem in (*self.failed, *account.problems, *oddities):
             self.say(f"FAILED: {problem}")
-        places = {"flows": account.flows, **{role: tail.seen for role, tail in account.tails.items()}}
-        ids = {one for seen in places.values() for one in seen.missing(published)[:1000]}
+        ids = {one for seen in account.places().values() for one in seen.missing(published)[:1000]}
         missing = account.missing()
         if missing:
             self.say(f"FAILED: missing {missing}, for example {sorted(ids)[:5]}")
@@ -155,8 +153,7 @@ class Run:
     def _oddities(self) -> list[str]:
         """Return what is wrong and neither lost, nor wrongly named, nor a false word about health."""
         account, published = self.ground.account, self.ground.account.published()
-        places = {"flows": account.flows, **{role: tail.seen for role, tail in account.tails.items()}}
-        found = [f"{count} verdicts in {name} that were never published" for name, seen in places.items()
+        found = [f"{count} verdicts in {name} that were never published" for name, seen in account.places().items()
                  if (count := seen.invented(published))]  # fmt: skip
         if unsent := self.ground.hostile.expected - account.dead:
             found.append(f"{len(unsent)} hostile records are no dead letters, for example {min(unsent)}")

@@ -60,9 +60,9 @@ def test_ctrl_c_ends_the_faults_and_the_account_is_made(monkeypatch: pytest.Monk
     seen = Seen()
     seen.add("cn1", 0)
     account = SimpleNamespace(
-        flows=seen, tails={"file": SimpleNamespace(seen=seen)}, alerts={}, alert_ids=Counter(), dead=set(), broken=None,
+        tails={"file": SimpleNamespace(seen=seen)}, alerts={}, alert_ids=Counter(), dead=set(), broken=None,
         problems=[], truths={}, wrong_names=0, false_losses=0, nameless=0, false_health_s=0.0, stop=lambda: None,
-        published=lambda: {"cn1": 1}, expected_alerts=set, missing=dict,
+        places=lambda: {"flows": seen, "file": seen}, published=lambda: {"cn1": 1}, expected_alerts=set, missing=dict,
     )  # fmt: skip
     ground: Any = SimpleNamespace(
         account=account, fleet=SimpleNamespace(published=1, problem=None, stop=lambda: None),

@@ -52,12 +52,16 @@ class GuardedBroker:
     admin: AdminClient = field(init=False)
 
     def __post_init__(self) -> None:
-        self.admin = AdminClient({**load(KafkaSettings, self.env("weir", "weir")).connection(), "log_level": 0})
+        self.admin = AdminClient({**self.connection(), "log_level": 0})
 
     @property
     def ca(self) -> Path:
         """The certificate of the authority that signed the broker's."""
         return self.folder / "ca.crt"
+
+    def connection(self) -> dict[str, str]:
+        """Return librdkafka's settings of the administrator."""
+        return load(KafkaSettings, self.env("weir", "weir")).connection()
 
     def env(self, user: str, password: str, mechanism: str = "SCRAM-SHA-512") -> dict[str, str]:
         """Return the settings by which a service connects as a user."""
@@ -162,13 +166,18 @@ class GuardedBroker:
         }
 
 
+def administrator(folder: Path) -> dict[str, str]:
+    """Return librdkafka's settings of user weir, who may do everything, for a broker's folder. They need no SCRAM."""
+    return {
+        "security.protocol": "sasl_ssl", "sasl.mechanism": "PLAIN", "sasl.username": "weir", "sasl.password": "weir",
+        "ssl.ca.location": str(folder / "ca.crt"),
+    }  # fmt: skip
+
+
 def run_guarded_broker(folder: Path) -> Iterator[GuardedBroker]:
     """Run the broker until the generator is closed."""
     tls_port = free_port()
-    client = {
-        "security.protocol": "sasl_ssl", "sasl.mechanism": "PLAIN", "sasl.username": "weir", "sasl.password": "weir",
-        "ssl.ca.location": str(folder / "broker/ca.crt"),
-    }  # fmt: skip
+    client = administrator(folder / "broker")
     with run_identity_provider(folder / "identity") as identity:
         options = ("--secure", "--authorizer", "--tls-port", str(tls_port), "--jwks", identity.keys_url)
         for address in run_broker(folder, *options, client=client):

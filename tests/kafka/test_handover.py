@@ -138,7 +138,7 @@ def test_the_partitions_of_a_write_that_hangs_for_long_go_to_the_other_members(m
 def test_a_member_that_may_not_read_the_topic_leaves_it_to_one_that_may(guarded: GuardedBroker) -> None:
     topic = f"t{secrets.token_hex(4)}"
     guarded.create(topic)
-    _fill(load(KafkaSettings, guarded.env("weir", "weir")).connection(), topic, 1)
+    _fill(guarded.connection(), topic, 1)
     connections = []
     for operation in (AclOperation.DESCRIBE, AclOperation.READ):
         user, env = guarded.user()

@@ -55,7 +55,7 @@ def test_a_group_is_not_stalled_by_what_retention_has_removed(guarded: GuardedBr
     user, env = guarded.user()
     guarded.allow(user, ResourceType.TOPIC, topic, AclOperation.READ)
     guarded.allow(user, ResourceType.GROUP, group, AclOperation.READ)
-    producer = Producer({**load(KafkaSettings, guarded.env("weir", "weir")).connection(), "log_level": 0})
+    producer = Producer({**guarded.connection(), "log_level": 0})
     for number in range(10):
         producer.produce(topic, str(number))
     assert producer.flush(30) == 0
@@ -129,7 +129,7 @@ def test_a_group_that_kafka_refuses_leaves_the_other_groups_of_its_role_as_they_
     guarded.allow(user, ResourceType.TOPIC, topic, AclOperation.READ)
     guarded.allow(user, ResourceType.GROUP, f"{topic}.good", AclOperation.READ)
     refused = guarded.allow(user, ResourceType.GROUP, f"{topic}.refused", AclOperation.READ)
-    producer = Producer({**load(KafkaSettings, guarded.env("weir", "weir")).connection(), "log_level": 0})
+    producer = Producer({**guarded.connection(), "log_level": 0})
     producer.produce(topic, b"1")
     assert producer.flush(30) == 0
     causes = [Cause("no right READ on the group", f"{topic}.refused")]

@@ -128,7 +128,7 @@ def _restricted(
     for every in (ResourceType.TOPIC, ResourceType.GROUP):
         guarded.allow(user, every, prefix, AclOperation.ALL)
     denied = guarded.deny(user, kind, f"{prefix}.{name}", operation)
-    administrator = load(KafkaSettings, guarded.env("weir", "weir")).connection()
+    administrator = guarded.connection()
     return Site(guarded.address, prefix, folder, administrator, {**env, "WEIR_CLUSTER": "c1"}), denied
 
 

@@ -98,7 +98,7 @@ def _grant(guarded: GuardedBroker, user: str, prefix: str, right: Right) -> list
 
 def test_everything_works_with_exactly_these_rights(granted: Granted, hook: Hook, tmp_path: Path) -> None:
     write_manifests(tmp_path / "manifests")
-    administrator = load(KafkaSettings, granted.broker.env("weir", "weir")).connection()
+    administrator = granted.broker.connection()
     site = Site(granted.broker.address, granted.prefix, tmp_path, administrator)
     routes = {
         "name": "all",
@@ -143,7 +143,7 @@ def test_everything_works_with_exactly_these_rights(granted: Granted, hook: Hook
 
 def test_a_sink_that_may_write_no_dead_letters_waits_for_the_right(granted: Granted, tmp_path: Path) -> None:
     write_manifests(tmp_path / "manifests")
-    administrator = load(KafkaSettings, granted.broker.env("weir", "weir")).connection()
+    administrator = granted.broker.connection()
     site = Site(granted.broker.address, granted.prefix, tmp_path, administrator)
     (right,) = [one for one in RIGHTS if (one.principal, one.name, one.operation) == ("workers", "dead", "Write")]
     outputs = [{"file": {"path": str(tmp_path / "all.log")}}]
@@ -292,7 +292,7 @@ def seeded(guarded: GuardedBroker) -> Granted:
     """Topics of their own with a record in each, for the cases."""
     made = _made(guarded)
     for topic in topics(made.prefix, 4):
-        assert _writes(load(KafkaSettings, guarded.env("weir", "weir")).connection(), topic.name)
+        assert _writes(guarded.connection(), topic.name)
     return made
 
 

@@ -20,12 +20,10 @@ from enrich.runtime.connection import KafkaSettings
 from enrich.runtime.settings import load
 from enrich.wire.address_interval import encode_interval
 from enrich.wire.topics import topics
-from probe.export.interval_publisher import AddressIntervalPublisher
-from probe.export.publisher import Publisher
-from probe.export.spool import Spool
 from streams.main import ROLES
 from tests.kafka.batches import make_batch, write_manifests
 from tests.kafka.brokers import NUMBERS, BrokerCluster
+from tests.kafka.exporter import Exporter
 from tests.kafka.health_truth import HealthTruth
 from tests.kafka.site import Site, ids_of
 from tests.kafka.test_history import make_interval
@@ -57,26 +55,23 @@ class Load:
         self.service = self.site.start("enrich", "file", "routes", **settings)
         connection = load(KafkaSettings, {"WEIR_KAFKA": brokers.address}).connection()
         names = topics(self.site.prefix, 4)
-        self.spool, self.given = Spool(folder / "spool"), 0
-        self.batches = Publisher(self.spool, names.raw, connection, STALL_S)
-        self.intervals = AddressIntervalPublisher(names.endpoints, connection, STALL_S)
+        self.probe, self.given = Exporter(names, connection, folder, STALL_S), 0
         self.truths = {name: HealthTruth(ALLOWED_S) for name in ("batches", "enrich", "file", "routes")}
         self._stop = threading.Event()
         self._threads = [threading.Thread(target=work) for work in (self._feed, self._watch)]
-        self.batches.start()
         for thread in self._threads:
             thread.start()
 
     def _feed(self) -> None:
         while not self._stop.wait(EVERY_S):
-            append(self.spool, make_batch(self.given * VERDICTS, VERDICTS, denied=True))
+            append(self.probe.spool, make_batch(self.given * VERDICTS, VERDICTS, denied=True))
             interval = make_interval(f"pod-{self.given % 100}", "10.0.0.99", time.time_ns())
-            self.intervals.publish({interval.key: encode_interval(interval)})
+            self.probe.intervals.publish({interval.key: encode_interval(interval)})
             self.given += 1
 
     def _watch(self) -> None:
         while not self._stop.wait(0.5):
-            sent = self.batches.acked_batches
+            sent = self.probe.batches.acked_batches
             enriched, routed = (lines_in(path) for path in (self.flows, self.routed))
             # What one role has written proves that the enricher has made it.
             made = max(enriched, routed)
@@ -85,7 +80,7 @@ class Load:
                 "routes": (made, routed),
             }  # fmt: skip
             for name, (given, done) in progress.items():
-                ready = self.batches.problem is None if name == "batches" else self._is_ready(name)
+                ready = self.probe.batches.problem is None if name == "batches" else self._is_ready(name)
                 self.truths[name].look(time.monotonic(), ready=ready, given=given, done=done, name=name)
 
     def _get(self, role: str, path: str = "/readyz") -> tuple[int, str]:
@@ -115,9 +110,9 @@ class Load:
         assert {flow["id"] for flow in self.site.read_flows(len(expected))} == expected
         assert not self._dead_letters()
         assert not [line for line in self.service.lines() if line["event"].startswith("a role ended")]
-        assert self.spool.lost() == {"spool_full": 0, "refused": 0}
-        until(lambda: self.spool.unacked_batches == 0)
-        assert (self.batches.problem, self.intervals.problem) == (None, None)
+        assert self.probe.spool.lost() == {"spool_full": 0, "refused": 0}
+        until(lambda: self.probe.spool.unacked_batches == 0)
+        assert self.probe.problems() == (None, None)
         for role in ("enrich", "file", "routes"):
             until(lambda role=role: self._is_ready(role))  # type: ignore[misc]  # mypy cannot type a default
         assert [one for truth in self.truths.values() for one in truth.examples] == []
@@ -130,9 +125,7 @@ class Load:
         self._stop.set()
         for thread in self._threads:
             thread.join()
-        self.batches.stop(0)
-        self.intervals.stop(0)
-        self.spool.close()
+        self.probe.stop()
         self.site.end()
 
 
