@@ -29,6 +29,7 @@ from streams.worker.pending import PendingVerdicts
 from streams.worker.pipeline import Pipeline
 from streams.worker.ring_positions import RingPositions
 from tests.enrich.flows import CLOCK, make_cluster
+from tests.fuzz.reader import Reader
 from tests.kafka.batches import make_batch
 from tests.streams.worker.test_pipeline import SmallQueue
 
@@ -44,7 +45,7 @@ class Decided(Enricher):
         return dataclasses.replace(super().lookup(batch), unsettled=None)
 
 
-class Raw:
+class Raw(Reader):
     """The enricher: each batch becomes its records, one dead letter, or is another cluster's."""
 
     good = (
@@ -103,7 +104,7 @@ def _never(*_: Any, **__: Any) -> Any:
     raise AssertionError("nothing is refused, and no topic is opened")
 
 
-class Endpoints:
+class Endpoints(Reader):
     """The address history: each record is applied, refused, bad or another cluster's, and true pods keep their name."""
 
     good = tuple(
@@ -147,11 +148,8 @@ class Endpoints:
         owner = addresses.owner_at("10.0.0.1", CLOCK, "n1")
         assert "web-1" in repr(owner), f"a true pod has lost its name: {owner}"
 
-    def close(self) -> None:
-        """Close nothing."""
 
-
-class Checkpoints:
+class Checkpoints(Reader):
     """The next owner of a partition: a checkpoint is used or ignored, and the true one beside it counts."""
 
     good = (
@@ -169,9 +167,6 @@ class Checkpoints:
         positions = RingPositions()
         positions.take_over(0, both, is_first=False)
         assert positions.encode(0, both.offset) is None or isinstance(positions.encode(0, both.offset), bytes)
-
-    def close(self) -> None:
-        """Close nothing."""
 
 
 def _json(value: bytes) -> Any:

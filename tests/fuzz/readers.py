@@ -25,12 +25,13 @@ from streams.sinks.feed import is_own_alert, is_own_record
 from streams.sinks.otlp import attributes
 from streams.sinks.sink import RefusedError
 from tests.fuzz.enricher import FRESH, TOPICS
+from tests.fuzz.reader import Reader
 from tests.streams.alerts.makers import T0, flow, loss, rule, stamp
 from tests.streams.alerts.test_engine_loop import Transactions
 from tests.streams.alerts.test_hostile_records import DELTAS, RULES, STATES, engine_loop
 
 
-class Flows:
+class Flows(Reader):
     """Alerts, sinks, their forms, and `weir observe`: each refuses a record by ValueError, or takes it."""
 
     good = (
@@ -39,14 +40,17 @@ class Flows:
     )
 
     def __init__(self) -> None:
+        self._count = 0
+        self._renew()
+
+    def _renew(self) -> None:
         self._counter = RecordCounter(RULES)
         self._selection = Selection(Filters())
-        self._count = 0
 
     def __call__(self, value: bytes) -> None:
         self._count += 1
         if self._count % FRESH == 0:
-            self.__init__()  # type: ignore[misc]  # made anew
+            self._renew()
         is_own_record("c1", value)
         try:
             self._counter.count_flow(self._counter.read_flow(value))
@@ -69,11 +73,8 @@ class Flows:
             except ValueError:
                 continue
 
-    def close(self) -> None:
-        """Close nothing."""
 
-
-class Status:
+class Status(Reader):
     """The count loop: a status record is counted, or refused by ValueError."""
 
     good = (orjson.dumps(loss()), orjson.dumps({**loss(), "type": "heartbeat", "next": 5}))
@@ -89,11 +90,8 @@ class Status:
         for _, encoded in encode(self._counter.drain(), 1):
             assert decode(encoded)
 
-    def close(self) -> None:
-        """Close nothing."""
 
-
-class Deltas:
+class Deltas(Reader):
     """The engine loop: deltas are taken or reported as bad, and the next ones fire."""
 
     good = (orjson.dumps(DELTAS),)
@@ -111,11 +109,8 @@ class Deltas:
         assert len(bad) <= 1
         assert any(write.topic == "alerts" for commit in transactions.commits for write in commit), "it does not fire"
 
-    def close(self) -> None:
-        """Close nothing."""
 
-
-class State:
+class State(Reader):
     """A new owner of the alerts' partitions: it uses a state, or ignores it, and works."""
 
     good = (
@@ -131,11 +126,8 @@ class State:
         loop.step(Transactions(orjson.dumps(DELTAS)))
         _firing_record(value, "c1")
 
-    def close(self) -> None:
-        """Close nothing."""
 
-
-class Alerts:
+class Alerts(Reader):
     """The sinks of alerts: what `takes` accepts can be sent."""
 
     good = tuple(
@@ -158,9 +150,6 @@ class Alerts:
         except RefusedError:
             return
 
-    def close(self) -> None:
-        """Close nothing."""
-
 
 class _Poster:
     def post(self, alerts: Sequence[dict[str, Any]]) -> None:
@@ -169,7 +158,7 @@ class _Poster:
     def close(self) -> None: ...
 
 
-class Dead:
+class Dead(Reader):
     """`weir dead`: every letter is listed, and says whether it may be sent again."""
 
     good = (
@@ -196,6 +185,3 @@ class Dead:
         assert isinstance(why_not(letter, redriven, TOPICS, {TOPICS.raw.name: 4}, again=False), str)
         assert all(text.isprintable() for text in letter.headers.values())
         assert letter.origin.isprintable()
-
-    def close(self) -> None:
-        """Close nothing."""

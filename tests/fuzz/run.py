@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import time
 import traceback
@@ -39,9 +40,8 @@ def fuzz(topic: str, seed: int, records: int, say: Callable[[str], Any] = lambda
     """Send malformed records to the readers of a topic; return the first that fails, as small as it gets."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(_QUIET))
     rng = random.Random(f"{seed}/{topic}")  # noqa: S311 - a seed must give the same records
-    reader = READERS[topic]()
     began = reported = time.monotonic()
-    try:
+    with contextlib.closing(READERS[topic]()) as reader:
         for number in range(records):
             value = malformed(rng, rng.choice(reader.good))
             text = failure(reader, value)
@@ -50,15 +50,14 @@ def fuzz(topic: str, seed: int, records: int, say: Callable[[str], Any] = lambda
             if time.monotonic() - reported > _REPORT_S:
                 reported = time.monotonic()
                 say(f"fuzz: {topic}: {number + 1:,} records, {(number + 1) / (reported - began):,.0f} a second")
-    finally:
-        reader.close()
     say(f"fuzz: {topic}: {records:,} records, nothing found, {records / (time.monotonic() - began):,.0f} a second")
     return None
 
 
 def _smallest(topic: str, value: bytes, text: str) -> Failure:
     def found(one: bytes) -> str:
-        return failure(READERS[topic](), one)
+        with contextlib.closing(READERS[topic]()) as reader:
+            return failure(reader, one)
 
     small = smaller(value, lambda one: _last(found(one)) == _last(text))
     return Failure(topic, small, found(small) or text)
@@ -70,4 +69,5 @@ def _last(text: str) -> str:
 
 
 def run(job: tuple[str, int, int]) -> Failure | None:
+    """Do what :func:`fuzz` does with a topic, a seed and a number of records, and print how far it is."""
     return fuzz(*job, say=lambda text: print(text, flush=True))

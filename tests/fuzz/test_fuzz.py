@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import subprocess
 import sys
@@ -24,17 +25,15 @@ def test_a_malformed_record_ends_no_reader_and_is_accounted_for(topic: str) -> N
 
 @pytest.mark.parametrize("topic", READERS)
 def test_a_true_record_is_read(topic: str) -> None:
-    reader = READERS[topic]()
-    for value in reader.good:
-        assert failure(reader, value) == ""
-    reader.close()
+    with contextlib.closing(READERS[topic]()) as reader:
+        for value in reader.good:
+            assert failure(reader, value) == ""
 
 
 @pytest.mark.parametrize(("topic", "value"), FOUND)
 def test_a_record_that_ended_a_reader_once_ends_none(topic: str, value: bytes) -> None:
-    reader = READERS[topic]()
-    assert failure(reader, value) == ""
-    reader.close()
+    with contextlib.closing(READERS[topic]()) as reader:
+        assert failure(reader, value) == ""
 
 
 def test_the_command_sends_records_of_each_topic_in_a_process_of_its_own() -> None:
@@ -57,7 +56,7 @@ def test_the_command_sends_records_of_each_topic_in_a_process_of_its_own() -> No
 
 
 def test_a_seed_gives_the_same_records_and_a_failing_one_becomes_small() -> None:
-    good = READERS["verdicts.raw"].good[0]  # type: ignore[attr-defined]  # a class
+    good = READERS["verdicts.raw"].good[0]
     first, second = random.Random(5), random.Random(5)  # noqa: S311 - not for secrets
     assert [malformed(first, good) for _ in range(50)] == [malformed(second, good) for _ in range(50)]
     assert smaller(b"abcxdefyghi", lambda one: b"x" in one and b"y" in one) == b"xy"

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
 from tests.fuzz.enricher import Checkpoints, Endpoints, Raw
+from tests.fuzz.reader import Reader
 from tests.fuzz.readers import Alerts, Dead, Deltas, Flows, State, Status
 
-READERS: Final[dict[str, Callable[[], Any]]] = {
+READERS: Final[dict[str, type[Reader]]] = {
     "verdicts.raw": Raw, "endpoints": Endpoints, "checkpoints": Checkpoints, "flows": Flows, "status": Status,
     "alerts.deltas": Deltas, "alerts.state": State, "alerts": Alerts, "dead": Dead,
 }  # fmt: skip
