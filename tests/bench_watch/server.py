@@ -180,13 +180,13 @@ class _Handler(BaseHTTPRequestHandler):
         seen = version - 1 if 0 < version <= len(self.state.changes) else len(self.state.changes)
         if initial:
             end = {"metadata": {"resourceVersion": str(1 + seen), "annotations": {"k8s.io/initial-events-end": "true"}}}
-            for block in _chunked([*(self.state.added if pods else []), event("BOOKMARK", end)]):
+            for block in chunked([*(self.state.added if pods else []), event("BOOKMARK", end)]):
                 self.wfile.write(block)
         with contextlib.suppress(OSError):  # the client has closed the connection
             while pods:
                 new = self.state.after(seen)
                 seen += len(new)
-                for block in _chunked(new):
+                for block in chunked(new):
                     self.wfile.write(block)
         threading.Event().wait()
 
@@ -194,7 +194,7 @@ class _Handler(BaseHTTPRequestHandler):
         """Log nothing."""
 
 
-def _chunked(lines: list[bytes]) -> Iterator[bytes]:
+def chunked(lines: list[bytes]) -> Iterator[bytes]:
     """Make one chunk of each line, as the API server does, and blocks of several chunks for one send each."""
     parts: list[bytes] = []
     size = 0

@@ -9,11 +9,13 @@ from __future__ import annotations
 import contextlib
 import json
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import parse_qs, urlsplit
+
+from tests.bench_watch.server import chunked, event
 
 _COLLECTIONS: Final = {"/api/v1/namespaces": "Namespace", "/api/v1/nodes": "Node", "/api/v1/pods": "Pod"}
 _BOOKMARK_S: Final = 5.0
@@ -59,7 +61,7 @@ class LocalApi:
         self.objects[kind, metadata["name"]] = item
         if change == "DELETED":
             del self.objects[kind, metadata["name"]]
-        self.events.append((kind, _line(change, item)))
+        self.events.append((kind, event(change, item)))
         self.changed.notify_all()
 
     def forget(self) -> None:
@@ -145,7 +147,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(200)
         self.send_header("Transfer-Encoding", "chunked")
         self.end_headers()
-        self._send(_line("ADDED", item) for item in items)
+        self._send([event("ADDED", item) for item in items])
         if initial:
             self._send([_bookmark(seen, initial=True)])
         while not self.api.away.is_set():
@@ -157,25 +159,17 @@ class _Handler(BaseHTTPRequestHandler):
                 self._send([line for found, line in new if found == kind] or [_bookmark(seen)])
         self.close_connection = True
 
-    def _send(self, lines: Iterable[bytes]) -> None:
-        self.wfile.write(b"".join(_chunks(lines)))
+    def _send(self, lines: list[bytes]) -> None:
+        for block in chunked(lines):
+            self.wfile.write(block)
         self.wfile.flush()
 
     def log_message(self, *_: object) -> None:
         """Print nothing."""
 
 
-def _chunks(lines: Iterable[bytes]) -> Iterator[bytes]:
-    for line in lines:
-        yield b"%x\r\n%b\r\n" % (len(line), line)
-
-
-def _line(change: str, item: dict[str, Any]) -> bytes:
-    return json.dumps({"type": change, "object": item}, separators=(",", ":")).encode() + b"\n"
-
-
 def _bookmark(version: int, *, initial: bool = False) -> bytes:
     meta: dict[str, Any] = {"resourceVersion": str(version)}
     if initial:
         meta["annotations"] = {"k8s.io/initial-events-end": "true"}
-    return _line("BOOKMARK", {"metadata": meta})
+    return event("BOOKMARK", {"metadata": meta})
