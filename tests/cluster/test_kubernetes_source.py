@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import orjson
 import pytest
 from prometheus_client import CollectorRegistry
 
-from enrich.index.cluster import Cluster
+from enrich.index.cluster import KINDS, Cluster
 from enrich.index.pod_facts import facts_at
 from enrich.model import Name, Owner
 from enrich.runtime.watching import SourceCollector
@@ -61,8 +61,8 @@ def pod_name(name: str) -> Name:
 class Watched:
     """A source with its index, by a way that can be cut."""
 
-    def __init__(self, api: ApiServer, user: str = "admin") -> None:
-        self.cluster = Cluster()
+    def __init__(self, api: ApiServer, user: str = "admin", kinds: Iterable[type] = KINDS) -> None:
+        self.cluster = Cluster(kinds=kinds)
         self.way = Way(api.port)
         config = str(api.kubeconfig(user, self.way.port))
         self.source = KubernetesSource(self.cluster, lambda: kubernetes.config.new_client_from_config(config))

@@ -7,19 +7,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import kubernetes
 import pytest
 import yaml
 
-from enrich.index.cluster import Cluster
 from enrich.model import Name, Namespace, NetworkPolicy
 from enrich.network_logging import NetworkLogging
 from enrich.parse.metadata import DENY_LOGGING, LOGGING
-from enrich.parse.objects import InvalidObjectError, parse
-from enrich.sources.kubernetes import KubernetesSource
 from tests.cluster.apiserver import ApiServer
 from tests.cluster.test_definitions import DEFINITIONS, remove
-from tests.cluster.test_kubernetes_source import eventually
+from tests.cluster.test_kubernetes_source import Watched, eventually
+from tests.cluster.test_validation import differences
 from tests.enrich.parse.test_network_logging import INVALID, VALID, network_logging
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
@@ -55,44 +52,26 @@ def install(api: ApiServer, made: dict[str, Any]) -> None:
 
 
 @pytest.fixture
-def source(api: ApiServer) -> Iterator[KubernetesSource]:
+def watched(api: ApiServer) -> Iterator[Watched]:
     """A source of what logging depends on."""
-    config = str(api.kubeconfig("admin"))
-    cluster = Cluster(kinds=(Namespace, NetworkPolicy, NetworkLogging))
-    made = KubernetesSource(cluster, lambda: kubernetes.config.new_client_from_config(config))
-    made.index = cluster  # type: ignore[attr-defined]  # for the tests here
-    made.start()
+    made = Watched(api, kinds=(Namespace, NetworkPolicy, NetworkLogging))
     try:
-        assert cluster.synced.wait(30), made.problem()
+        assert made.cluster.synced.wait(30), made.source.problem()
         yield made
     finally:
-        made.stop()
+        made.close()
         remove(api, DEFINITION)
 
 
-def found(source: KubernetesSource) -> NetworkLogging | None:
-    cluster: Cluster = source.index  # type: ignore[attr-defined]  # as above
-    return (cluster.network_loggings() or {}).get(ONLY)
+def found(watched: Watched) -> NetworkLogging | None:
+    return (watched.cluster.network_loggings() or {}).get(ONLY)
 
 
-def test_our_definition_takes_and_refuses_what_we_do(api: ApiServer, source: KubernetesSource) -> None:
-    del source
+@pytest.mark.usefixtures("watched")
+def test_our_definition_takes_and_refuses_what_we_do(api: ApiServer) -> None:
     install(api, definition())
-    differ = []
-    for spec in [*(spec for spec, _ in VALID), *(spec for spec, _ in INVALID)]:
-        document = network_logging(spec)
-        theirs, ours = "taken", "taken"
-        try:
-            api.create(f"{OBJECTS}?dryRun=All", document)
-        except OSError as error:
-            theirs = str(error)
-        try:
-            parse(document)
-        except InvalidObjectError as error:
-            ours = str(error)
-        if (theirs == "taken") != (ours == "taken"):
-            differ.append((spec, theirs, ours))
-    assert differ == []
+    specs = [spec for spec, _ in (*VALID, *INVALID)]
+    assert differences(api, OBJECTS, map(network_logging, specs)) == []
     with pytest.raises(OSError, match="the only NetworkLogging of a cluster is named default"):
         api.create(f"{OBJECTS}?dryRun=All", network_logging({}, name="other"))
     with pytest.raises(OSError, match=r"delegate needs log: true"):
@@ -108,40 +87,41 @@ def test_our_definition_takes_and_refuses_what_we_do(api: ApiServer, source: Kub
 
 
 def test_a_cluster_without_the_kind_is_nothing_to_report(
-    api: ApiServer, source: KubernetesSource, capsys: pytest.CaptureFixture[str]
+    api: ApiServer, watched: Watched, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    cluster: Cluster = source.index  # type: ignore[attr-defined]  # as above
+    cluster, source = watched.cluster, watched.source
     eventually(lambda: cluster.network_loggings() is not None and source.problem() is None)
     install(api, definition())
     api.create(OBJECTS, network_logging(EVERYTHING))
-    eventually(lambda: found(source) is not None)
+    eventually(lambda: found(watched) is not None)
     api.patch(f"{OBJECTS}/default", {"spec": {"cluster": {"allow": {"delegate": True}}}})
-    eventually(lambda: (made := found(source)) is not None and made.spec is not None and made.spec.allow.delegate)
+    eventually(lambda: (made := found(watched)) is not None and made.spec is not None and made.spec.allow.delegate)
     # Without the kind there is no object: the settings say what is logged again.
     api.delete(f"{DEFINITIONS}/{DEFINITION}")
-    eventually(lambda: found(source) is None)
+    eventually(lambda: found(watched) is None)
     eventually(lambda: source.problem() is None, 60)
     assert source.kept() == {}
     assert "error" not in capsys.readouterr().out
 
 
-def test_an_object_that_was_not_validated_is_known_as_invalid(api: ApiServer, source: KubernetesSource) -> None:
+def test_an_object_that_was_not_validated_is_known_as_invalid(api: ApiServer, watched: Watched) -> None:
+    source = watched.source
     install(api, definition(validates=False))
     api.create(OBJECTS, network_logging(EVERYTHING))
-    eventually(lambda: found(source) is not None)
+    eventually(lambda: found(watched) is not None)
     api.patch(f"{OBJECTS}/default", {"spec": {"cluster": {"deny": {"log": False, "delegate": True}}}})
-    eventually(lambda: (made := found(source)) is not None and bool(made.invalid))
+    eventually(lambda: (made := found(watched)) is not None and bool(made.invalid))
     assert source.refused() == ["NetworkLogging default"]
     api.create(OBJECTS, network_logging(EVERYTHING, name="other"))
     eventually(lambda: source.refused() == ["NetworkLogging default", "NetworkLogging other"])
     api.delete(f"{OBJECTS}/other")
     api.patch(f"{OBJECTS}/default", {"spec": {"cluster": {"deny": {"delegate": False}}}})
-    eventually(lambda: (made := found(source)) is not None and not made.invalid)
+    eventually(lambda: (made := found(watched)) is not None and not made.invalid)
     eventually(lambda: source.refused() == [])
 
 
-def test_annotations_are_watched(api: ApiServer, source: KubernetesSource) -> None:
-    cluster: Cluster = source.index  # type: ignore[attr-defined]  # as above
+def test_annotations_are_watched(api: ApiServer, watched: Watched) -> None:
+    cluster = watched.cluster
     api.create("/api/v1/namespaces", {"metadata": {"name": "annotated"}})
     path = "/apis/networking.k8s.io/v1/namespaces/annotated/networkpolicies"
     api.create(path, {"metadata": {"name": "web"}, "spec": {"podSelector": {}}})
