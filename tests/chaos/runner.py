@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
+from streams.main import ROLES
 from tests.chaos.faults import FAULTS, Fault, Lane
 from tests.chaos.ground import Ground
 
@@ -126,13 +127,13 @@ class Run:
         return bool(self.failed or self.ground.fleet.problem or self.ground.account.broken)
 
     def _has_settled(self) -> bool:
-        """Return whether everything has arrived and everybody is ready."""
+        """Return whether everything has arrived and every role is ready."""
         account = self.ground.account
         if self._is_broken():
             return True
         if account.missing() or not self.ground.hostile.expected <= account.dead:
             return False
-        return all(map(self.ground.workers.ready, account.tails))
+        return all(map(self.ground.workers.ready, ROLES))
 
     def _sum_up(self) -> bool:
         account, published = self.ground.account, self.ground.account.published()
