@@ -12,6 +12,7 @@ from enrich.wire.cuts import Cut
 from streams.worker.losses import Losses
 from tests.e2e.node import Node, Probe, Rows
 from tests.e2e.test_probe import FLOWS, Traffic
+from tests.enrich.parse.test_network_logging import network_logging
 from tests.kafka.site import until
 
 pytestmark = pytest.mark.e2e
@@ -22,12 +23,7 @@ LOG, DELEGATE = {"log": True}, {"log": True, "delegate": True}
 
 def put(node: Node, allow: dict[str, bool], deny: dict[str, bool]) -> None:
     """Save the object as a person does."""
-    document = {
-        "apiVersion": "networking.gke.io/v1alpha1",
-        "kind": "NetworkLogging",
-        "metadata": {"name": "default"},
-        "spec": {"cluster": {"allow": allow, "deny": deny}},
-    }
+    document = network_logging({"cluster": {"allow": allow, "deny": deny}})
     (node.folder / "manifests/logging.yaml").write_text(json.dumps(document))
 
 

@@ -13,7 +13,6 @@ from confluent_kafka.admin import AdminClient
 from streams.worker.checkpoint import newest
 from tests.kafka.batches import make_batch
 from tests.kafka.site import Service, Site, make_again, until
-from tests.waiting import until as wait_until
 
 pytestmark = pytest.mark.kafka
 
@@ -31,7 +30,7 @@ def killed_after(site: Site, service: Service, next_number: int, ring: str = "r1
         noted = newest(records)
         return noted is not None and any((one.ring, one.next_number) == (ring, next_number) for one in noted.rings)
 
-    wait_until(is_noted)
+    until(is_noted, f"the checkpoint of {ring} at {next_number}")
     service.process.send_signal(signal.SIGKILL)
     service.process.wait()
 
@@ -134,7 +133,7 @@ def test_what_cannot_be_known_is_reported_as_unknown(site: Site) -> None:
     for message in site.read("verdicts.raw", lambda found: len(found) >= 4):
         ends[message.partition()] = message.offset() + 1
     ends = {partition: ends.get(partition, 0) for partition in range(4)}
-    wait_until(commit_the_end)
+    until(commit_the_end, "the offsets that were set")
     send(site, 50)
     service = site.start_enrich()
     until(lambda: service.metric("kubeweir_streams_unknown_gaps_total") or None, "what is not known")

@@ -18,6 +18,7 @@ from enrich.parse.objects import parse
 from enrich.wire.batch import AGGREGATED, CUT, Verdict
 from probe.kernel.layout import Config, Counter
 from probe.policy.logging import KERNEL_BITS, LoggingDefaults
+from tests.enrich.parse.test_network_logging import network_logging
 from tests.kernel.rig import FAMILIES, Rig, Seen, both, of
 from tests.kernel.takeover import restart
 
@@ -32,9 +33,7 @@ ONE_PORT = [{"ports": [{"port": 80}]}]
 
 def put(rig: Rig, allow: dict[str, bool], deny: dict[str, bool]) -> None:
     """Create or replace the NetworkLogging, and have it applied."""
-    metadata, spec = {"name": "default"}, {"cluster": {"allow": allow, "deny": deny}}
-    document = {"apiVersion": "networking.gke.io/v1alpha1", "kind": "NetworkLogging", "metadata": metadata}
-    made = parse({**document, "spec": spec})
+    made = parse(network_logging({"cluster": {"allow": allow, "deny": deny}}))
     assert isinstance(made, NetworkLogging)
     rig.logged.replace(NetworkLogging, [made])
     rig.apply()

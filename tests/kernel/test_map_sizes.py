@@ -10,13 +10,14 @@ from pathlib import Path
 import pytest
 
 from probe import sizing
-from probe.kernel import bpf, description
+from probe.kernel import bpf
 from probe.kernel.layout import ENDPOINT_SIDES
 from probe.kernel.sizes_in_force import generations_in_force
 from probe.map_sizes import SizeCollector, open_sized_generation, sizes_of
 from probe.settings import Settings
 from tests import programs
 from tests.kernel.rig import Rig
+from tests.kernel.test_damaged_generations import damage
 
 pytestmark = pytest.mark.kernel
 
@@ -75,9 +76,7 @@ def test_a_generation_whose_description_cannot_be_read_stops_no_start(
     generation = open_sized_generation(settings, None)
     generation.close()
     unreadable = generation.maps.folder.rename(settings.pin_dir / "v0-00000000")
-    (unreadable / description.PIN).unlink()
-    with bpf.closing(bpf.array_of_one(b"damaged")) as fd:
-        bpf.pin(fd, unreadable / description.PIN)
+    damage(unreadable, b"damaged")
     again = open_sized_generation(settings, None)
     assert again.maps["endpoints"].max_entries == sizing.PODS
     again.close()

@@ -18,6 +18,7 @@ VERSION = "networking.gke.io/v1alpha1"
 
 
 def network_logging(spec: Any, name: str = "default") -> dict[str, Any]:
+    """The object, as people write it."""
     return {"apiVersion": VERSION, "kind": "NetworkLogging", "metadata": {"name": name}, "spec": spec}
 
 
