@@ -48,7 +48,7 @@ unit: setup ## run only the tests that need no kernel program, no Kafka and no A
 attack: setup ## attack the real programs on this machine's kernel, a line for each class; ROUNDS=10, ONLY='errors'
 	@$(PY) -m tests.attack --rounds $(or $(ROUNDS),10) --only '$(or $(ONLY),*)'
 
-hunt: setup ## send malformed records (RECORDS=1000000), then search for broken properties (MINUTES=30); ONLY='tests/kernel': not the records
+hunt: setup ## send malformed records (RECORDS=1000000), then search for broken properties (MINUTES=30); ONLY='tests/kernel' searches there alone
 	@$(if $(ONLY),,$(PY) -m tests.fuzz --records $(or $(RECORDS),1000000))
 	@$(PY) -m tests.hunt --minutes $(or $(MINUTES),30) -- $(ONLY)
 

@@ -189,7 +189,7 @@ def certificate_renewed(ground: Ground, chance: random.Random) -> Iterator[str]:
 
 @fault("services")
 def hostile_records(ground: Ground, chance: random.Random) -> Iterator[str]:
-    """Somebody writes records that are no records."""
+    """Somebody writes malformed records to one topic."""
     yield ground.hostile.send(chance)
 
 

@@ -16,7 +16,7 @@ _LARGE: Final = 64 << 20
 
 
 class Hostile:
-    """Sends them, and keeps where those are that must become dead letters."""
+    """Sends malformed records, and remembers where those are that must become dead letters."""
 
     def __init__(self, names: Topics, connection: Mapping[str, Any]) -> None:
         """``connection``: librdkafka's settings of somebody who may write everything."""

@@ -157,7 +157,7 @@ class Run:
         found = [f"{count} verdicts in {name} that were never published" for name, seen in account.places().items()
                  if (count := seen.invented(published))]  # fmt: skip
         if unsent := self.ground.hostile.expected - account.dead:
-            found.append(f"{len(unsent)} hostile records are no dead letters, for example {min(unsent)}")
+            found.append(f"{len(unsent)} hostile records have not become dead letters, for example {min(unsent)}")
         if twice := [name for name, count in account.alert_ids.items() if count > 1]:
             found.append(f"{len(twice)} alerts are on their topic twice, for example {twice[0]}")
         if untrue := account.alerts.keys() - account.expected_alerts():
