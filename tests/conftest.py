@@ -10,6 +10,7 @@ import pytest
 import structlog
 from hypothesis import HealthCheck, settings
 
+from tests.overdue import Overdue
 from tests.programs import use_for_services
 from tests.report import RINGS, ring_of
 
@@ -22,10 +23,11 @@ settings.register_profile(
 settings.load_profile(os.environ.get("KUBEWEIR_HYPOTHESIS_PROFILE", "test"))
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
     """Take Ctrl-C as usual. A shell without job control ignores it in what it starts with ``&``, and whoever is started
     from there ignores it too: then a service under test would not end by Ctrl-C either. Have probes share what is
-    compiled."""
+    compiled. End what hangs."""
+    config.pluginmanager.register(Overdue(config), "kubeweir-overdue")
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     use_for_services()

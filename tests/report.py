@@ -58,7 +58,7 @@ class Report:
         self._ring_of = {item.nodeid: ring_of(item) for item in session.items}
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Count one phase of one test."""
+        """Count one phase of one test, and write the report after each test, because the process may not end well."""
         ring = self.rings[self._ring_of.get(report.nodeid, RINGS[0])]
         ring.seconds += report.duration
         if report.failed:
@@ -68,10 +68,8 @@ class Report:
             ring.skipped[reason] = ring.skipped.get(reason, 0) + 1
         elif report.when == "call":
             ring.passed += 1
-
-    def pytest_sessionfinish(self) -> None:
-        """Write the report."""
-        self._path.write_bytes(msgspec.json.encode(self.rings))
+        if report.when == "teardown":
+            self._path.write_bytes(msgspec.json.encode(self.rings))
 
 
 def _reason(longrepr: Any) -> str:

@@ -1,0 +1,102 @@
+"""Tests of the end of what hangs after a failure, with real pytest runs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.report import merged
+
+ROOT = Path(__file__).parents[1]
+CONFTEST = """
+import ctypes, pytest
+from tests.overdue import Overdue
+
+def pytest_configure(config):
+    config.pluginmanager.register(Overdue(config, grace_s=1, end_s=2))
+
+def hang_in_c():
+    # No signal wakes a thread that waits for a mutex which it holds itself.
+    mutex, libc = ctypes.create_string_buffer(64), ctypes.CDLL(None)
+    libc.pthread_mutex_lock(mutex)
+    libc.pthread_mutex_lock(mutex)
+"""
+FAILS = """
+import subprocess, threading
+from pathlib import Path
+import pytest
+from conftest import hang_in_c
+
+@pytest.fixture
+def hanging():
+    child = subprocess.Popen(["sleep", "600"], process_group=0)
+    Path(__file__).with_name("child").write_text(str(child.pid))
+    yield
+    HANG
+
+def test_fails(hanging):
+    assert "this" == "that"
+
+def test_passes():
+    pass
+"""
+ENDS = """
+import pytest, threading
+from conftest import hang_in_c
+
+@pytest.fixture(scope="session")
+def kept():
+    yield
+    HANG
+
+@pytest.mark.kafka
+def test_passes(kept):
+    pass
+"""
+
+
+def run(folder: Path, tests: str, hang: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run these tests, which may take a second each, by pytest or by arguments for Python."""
+    (folder / "pytest.ini").write_text("[pytest]\ntimeout = 1\nmarkers =\n  kafka: m\n")
+    (folder / "conftest.py").write_text(CONFTEST)
+    (folder / "test_made.py").write_text(tests.replace("HANG", hang))
+    words = arguments or ("-m", "pytest", "-p", "tests.report", f"--report={folder / 'report'}", "-p", "no:cacheprovider")
+    command = [sys.executable, *words, "-c", str(folder / "pytest.ini"), str(folder)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
+
+
+def test_a_teardown_that_hangs_after_a_failure_fails_and_the_run_goes_on(tmp_path: Path) -> None:
+    done = run(tmp_path, FAILS, "threading.Event().wait()")
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "1 failed, 1 passed, 1 error" in done.stdout
+    assert "Timeout (>1.0s)" in done.stdout
+    assert "'this' == 'that'" in done.stdout
+
+
+def test_a_teardown_that_no_signal_reaches_ends_the_process_with_all_that_is_known(tmp_path: Path) -> None:
+    done = run(tmp_path, FAILS, "hang_in_c()")
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "test_made.py::test_fails has not ended after 2 s" in done.stderr
+    assert "in hang_in_c" in done.stderr
+    assert "'this' == 'that'" in done.stderr
+    counts = merged([tmp_path / "report"])["unit"]
+    assert (counts.passed, counts.failed) == (0, 2)
+    stat = Path(f"/proc/{(tmp_path / 'child').read_text()}/stat")
+    assert not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] == "Z"
+
+
+def test_a_run_that_does_not_end_fails(tmp_path: Path) -> None:
+    done = run(tmp_path, ENDS, "threading.Event().wait()", "-m", "tests")
+    assert done.returncode == 1, done.stdout + done.stderr
+    text = done.stdout + done.stderr  # the output of the first process is shown as it is written
+    assert "the end of the run has not ended after 2 s" in text
+    assert "in kept" in text
+    assert done.stdout.splitlines()[-1] == "1 passed, 1 failed, 0 skipped"
+
+
+def test_a_thread_that_does_not_end_fails_the_run(tmp_path: Path) -> None:
+    done = run(tmp_path, ENDS, "threading.Thread(target=threading.Event().wait).start()")
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "1 passed" in done.stdout
+    assert "the end of the run has not ended after 2 s" in done.stderr
