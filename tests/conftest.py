@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import pytest
 import structlog
 from hypothesis import HealthCheck, settings
 
+from tests import attachments
 from tests.overdue import Overdue
 from tests.programs import use_for_services
 from tests.report import RINGS, ring_of
@@ -44,6 +45,20 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Run the cheap tests first, so that a mistake shows at once; the order by file stays within a ring."""
     items.sort(key=lambda item: RINGS.index(ring_of(item)))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Show in the report of a failure what became of the services."""
+    report = yield
+    if report.failed:
+        report.sections += attachments.sections()
+    return report
+
+
+def pytest_runtest_logfinish() -> None:
+    """Show nothing of a test's services in the reports of later tests."""
+    attachments.forget_ended()
 
 
 @pytest.fixture(autouse=True)

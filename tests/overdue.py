@@ -1,14 +1,14 @@
 """A pytest plugin that lets no test, teardown or end of a run hang for ever. ``tests/conftest.py`` registers it.
 
-pytest-timeout ends what a test takes too long for, but a hang can escape it:
+pytest-timeout ends a test that takes too long, but three kinds of hangs escape it:
 
-1. It stops its timer when a test fails, so that nobody in a debugger is interrupted; the teardown after it has no limit.
+1. It stops its timer when a test fails, so as not to interrupt a debugger, and the teardown that follows has no limit.
    Here each teardown gets a timer of its own, as long as the test's.
-2. Its signal is handled by Python code of the main thread, which never runs while that thread waits in C, as in a close()
-   of librdkafka. A thread of this plugin waits a little longer. Then it prints the stacks of all threads and the failures
-   so far, counts the test as failed, and ends the process and everything that the process has started.
-3. It knows tests only. The same thread limits what comes after the last test: fixtures of the whole run, and threads that
-   Python waits for when it exits.
+2. Its signal is handled by Python code of the main thread, which never runs while that thread waits in C, for example
+   in a close() of librdkafka. A thread of this plugin waits a little longer. Then it prints the stacks of all threads
+   and the failures so far, counts the test as failed, and ends the process and everything that the process has started.
+3. It knows tests only. The same thread limits what follows the last test: the fixtures of the whole run, and the
+   threads that Python waits for when it exits.
 """
 
 from __future__ import annotations

@@ -61,7 +61,8 @@ def run(folder: Path, tests: str, hang: str, *arguments: str) -> subprocess.Comp
     (folder / "pytest.ini").write_text("[pytest]\ntimeout = 1\nmarkers =\n  kafka: m\n")
     (folder / "conftest.py").write_text(CONFTEST)
     (folder / "test_made.py").write_text(tests.replace("HANG", hang))
-    words = arguments or ("-m", "pytest", "-p", "tests.report", f"--report={folder / 'report'}", "-p", "no:cacheprovider")
+    report = f"--report={folder / 'report'}"
+    words = arguments or ("-m", "pytest", "-p", "no:cacheprovider", "-p", "tests.report", report)
     command = [sys.executable, *words, "-c", str(folder / "pytest.ini"), str(folder)]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
 

@@ -23,6 +23,7 @@ from netns import Net, open_socket
 from ports import free_port
 
 from enrich.wire.batch import Batch, decode_batch
+from tests.attachments import attach
 from tests.kafka.site import until
 from tests.pages import page_of
 
@@ -147,6 +148,7 @@ class Probe:
             self.process = subprocess.Popen(
                 [*command, *arguments], env=env, cwd=source, stdin=subprocess.DEVNULL, stdout=file, stderr=file
             )
+        attach(f"weir-probe {' '.join(arguments)}".strip(), self.process, log)
 
     def lines(self, event: str) -> list[dict[str, Any]]:
         """Return the log lines whose event begins so."""
@@ -158,7 +160,7 @@ class Probe:
             assert self.process.poll() is None, self.log.read_text()
             return next(iter(self.lines(event)), None)
 
-        return until(look, f"{event!r} in {self.log.read_text()}")
+        return until(look, f"the line {event!r} in {self.log}")
 
     def get(self, path: str) -> tuple[int, str]:
         return page_of(self.wait_for("started")["metrics_port"], path)

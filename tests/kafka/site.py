@@ -16,7 +16,9 @@ import orjson
 from confluent_kafka import Consumer, KafkaException, Message, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
+from tests.attachments import attach
 from tests.pages import page_of
+from tests.waiting import described
 
 PATIENCE_S = 60
 T = TypeVar("T")
@@ -35,6 +37,7 @@ class Service:
                 stderr=file,
                 stdin=subprocess.DEVNULL,
             )
+        attach(f"weir-streams {' '.join(arguments)}", self.process, log)
 
     def lines(self) -> list[dict[str, Any]]:
         """Return its log so far, complete lines only."""
@@ -51,7 +54,7 @@ class Service:
                     return line
             return None
 
-        return until(look, f"the line {event!r} in {self.log.read_text()}")
+        return until(look, f"the line {event!r} in {self.log}")
 
     def get(self, path: str, role: str = "enrich") -> tuple[int, str]:
         """Return status and text of a page of its health port."""
@@ -73,15 +76,17 @@ class Service:
         return self.process.wait(PATIENCE_S)
 
 
-def until(look: Callable[[], T | None], what: str, patience_s: float = PATIENCE_S) -> T:
-    """Return the first answer that is true: neither None, nor False, nor empty."""
+def until(look: Callable[[], T | None], what: str | Callable[[], str], patience_s: float = PATIENCE_S) -> T:
+    """Return the first answer that is true: neither None, nor False, nor empty. ``what`` is for the failure, and is
+    asked for the state at that time if it can be called."""
     deadline = time.monotonic() + patience_s
     while time.monotonic() < deadline:
         found = look()
         if found:
             return found
         time.sleep(0.05)
-    raise AssertionError(f"waited in vain for {what}")
+    text = what if isinstance(what, str) else what()
+    raise AssertionError(f"waited {patience_s:.0f} s in vain for {text}: {described(look)}")
 
 
 def written(path: Path) -> list[bytes]:

@@ -69,7 +69,7 @@ def test_a_probe_creates_the_topic_and_the_last_record_of_each_interval_counts(s
     publisher = AddressIntervalPublisher(topic, {"bootstrap.servers": site.broker})
     interval = make_interval("web", "10.0.0.1", 5)
     publisher.publish({interval.key: encode_interval(interval), b"c1/n2/10.0.0.2/uid-old": None})
-    until(lambda: True if publisher.published == 2 else None, f"two records: {publisher.problem}")
+    until(lambda: True if publisher.published == 2 else None, lambda: f"two records: {publisher.problem}")
     publisher.stop(5)
     found = {message.key(): message.value() for message in site.read("endpoints", lambda read: len(read) >= 2)}
     assert found == {interval.key: encode_interval(interval), b"c1/n2/10.0.0.2/uid-old": None}

@@ -48,8 +48,8 @@ class StallingExporter(Exporter):
         assert self.batches.oldest_unacknowledged_s() >= STALL_S
 
     def wait_until_all_is_well(self) -> None:
-        until(lambda: self.has_sent_all() or None, f"{self.given} of each: {self.problems()}")
-        until(lambda: self.problems() == (None, None) or None, f"readiness: {self.problems()}")
+        until(lambda: self.has_sent_all() or None, lambda: f"{self.given} of each: {self.problems()}")
+        until(lambda: self.problems() == (None, None) or None, lambda: f"readiness: {self.problems()}")
         assert self.batches.oldest_unacknowledged_s() == 0
         assert not self.batches.failed.is_set()
 

@@ -71,8 +71,8 @@ class Roles:
             printed = set(_ID.findall(self.service.log.read_text()))
             return printed == ids_of(self.output) == ids_of(self.routed) == expected or None
 
-        until(all_are_there, f"{self.sent} records: {self.pages()}", _PATIENCE_S)
-        until(lambda: set(self.pages().values()) == {"ok\n"} or None, f"readiness: {self.pages()}", _PATIENCE_S)
+        until(all_are_there, lambda: f"{self.sent} records: {self.pages()}", _PATIENCE_S)
+        until(lambda: set(self.pages().values()) == {"ok\n"} or None, lambda: f"readiness: {self.pages()}", _PATIENCE_S)
 
     def crashed(self) -> list[str]:
         """Return the exit codes of roles that a signal ended."""

@@ -293,7 +293,7 @@ def test_a_real_collector_takes_them_and_refuses_what_is_too_large(receiver: Rec
                 return None
             return True
 
-        until(taken, f"the Collector: {(tmp_path / 'log').read_text()}")
+        until(taken, lambda: f"the Collector: {(tmp_path / 'log').read_text()}")
         assert len(receiver.logs) == 10
         large = orjson.dumps(orjson.loads(values[0]) | {"id": "x" * (2 << 20)})
         with pytest.raises(RefusedError, match="RESOURCE_EXHAUSTED"):

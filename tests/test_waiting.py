@@ -1,0 +1,27 @@
+"""Tests of what a wait in vain says."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.waiting import described, until
+
+
+def never() -> bool:
+    return False
+
+
+def test_a_wait_in_vain_shows_its_condition_and_the_values_in_it() -> None:
+    found, expected = [1, 2], 3
+    with pytest.raises(AssertionError) as caught:
+        until(lambda: len(found) == expected, 0)
+    shown = "not true after 0 s: until(lambda: len(found) == expected, 0) with expected=3, found=[1, 2]"
+    assert str(caught.value).partition("\n")[0] == shown
+
+
+def test_a_condition_of_any_form_is_described() -> None:
+    assert described(never) == "never"
+    assert described([].clear) == "list.clear"
+    text = described(lambda before=5: before)  # type: ignore[misc]  # mypy cannot type a default
+    assert text == "text = described(lambda before=5: before) with before=5"
+    assert described(eval("lambda: 1")) == "<lambda>"  # noqa: S307 - has no source
