@@ -17,8 +17,8 @@ import faulthandler
 import os
 import signal
 import threading
-import time
 from pathlib import Path
+from time import monotonic  # a test may replace what the module has
 from typing import Any, Final
 
 import pytest
@@ -82,14 +82,14 @@ class Overdue:
     def _expect(self, what: str, limit_s: float) -> None:
         with self._changed:
             limit_s = float("inf") if self._debugged else limit_s
-            self._what, self._limit_s, self._deadline = what, limit_s, time.monotonic() + limit_s
+            self._what, self._limit_s, self._deadline = what, limit_s, monotonic() + limit_s
             self._changed.notify()
 
     # --- what is done when it takes too long
 
     def _watch(self) -> None:
         with self._changed:
-            while (left := self._deadline - time.monotonic()) > 0:
+            while (left := self._deadline - monotonic()) > 0:
                 self._changed.wait(min(left, threading.TIMEOUT_MAX))
             self._end()
 

@@ -25,6 +25,7 @@ from enrich.sources.kubernetes import KubernetesSource
 from enrich.wire.address_interval import AddressInterval
 from tests.cluster.apiserver import ApiServer, Caller
 from tests.enrich.flows import make_batch
+from tests.waiting import until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
@@ -72,13 +73,6 @@ def watch(api: ApiServer) -> Iterator[Watch]:
         source.stop()
 
 
-def eventually(what: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not what():
-        assert time.monotonic() < deadline, "did not come true"
-        time.sleep(0.02)
-
-
 def test_after_ten_thousand_changes_index_and_server_agree_object_by_object(api: ApiServer, watch: Watch) -> None:
     _, cluster = watch()
 
@@ -106,7 +100,7 @@ def test_after_ten_thousand_changes_index_and_server_agree_object_by_object(api:
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(churn, range(4)))
     held = {item["metadata"]["name"]: item for item in api.get(PODS)["items"]}
-    eventually(lambda: {name.name for name in cluster.pods()} == held.keys())
+    until(lambda: {name.name for name in cluster.pods()} == held.keys())
 
     def plain(item: dict[str, Any]) -> tuple[Any, ...]:
         ips = tuple(entry["ip"] for entry in item["status"].get("podIPs", []))
@@ -118,7 +112,7 @@ def test_after_ten_thousand_changes_index_and_server_agree_object_by_object(api:
         return pod.uid, dict(pod.labels), pod.node, pod.ips, pod.terminated
 
     wanted = {name: plain(item) for name, item in held.items()}
-    eventually(lambda: {name.name: own(pod) for name, pod in cluster.pods().items()} == wanted)
+    until(lambda: {name.name: own(pod) for name, pod in cluster.pods().items()} == wanted)
     now = time.time_ns()
     for name, (uid, _, _, ips, over) in wanted.items():
         for ip in ips:

@@ -16,7 +16,7 @@ from enrich.index.cluster import Cluster
 from enrich.model import TIERED_KINDS, Name
 from enrich.sources.kubernetes import KubernetesSource
 from tests.cluster.apiserver import ApiServer
-from tests.cluster.test_kubernetes_source import eventually
+from tests.waiting import until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 
@@ -61,7 +61,7 @@ def create(api: ApiServer, path: str, kind: str, name: str, spec: dict[str, Any]
             return bool(api.create(path, policy))
         return False
 
-    eventually(created)
+    until(created)
 
 
 def remove(api: ApiServer, definition: str) -> None:
@@ -78,7 +78,7 @@ def remove(api: ApiServer, definition: str) -> None:
             return str(error).startswith(f"GET {path}: 404 ")
         return False
 
-    eventually(is_gone, 60)
+    until(is_gone, 60)
 
 
 class Probe:
@@ -113,15 +113,15 @@ def test_a_policy_is_in_force_until_it_is_deleted_whatever_becomes_of_its_defini
     api: ApiServer, probe: Probe
 ) -> None:
     source = probe.source
-    eventually(lambda: source.problem() is None)
+    until(lambda: source.problem() is None)
     api.create(DEFINITIONS, make_definition(("v1alpha2", True)))
     put_policy(api, 1)
-    eventually(lambda: probe.priority() == 1)
-    eventually(lambda: source.problem() is None)
+    until(lambda: probe.priority() == 1)
+    until(lambda: source.problem() is None)
 
     # An upgrade ends the version that is read here. The server removes a version on its own time.
     api.patch(f"{DEFINITIONS}/{DEFINITION}", make_definition(("v1alpha2", False), ("v9", True)))
-    eventually(lambda: "the cluster has v9" in (source.problem() or ""), 60)
+    until(lambda: "the cluster has v9" in (source.problem() or ""), 60)
     assert "stays in force (objects: 1)" in (source.problem() or "")
     assert list(source.kept()) == ["ClusterNetworkPolicy guard"]
     assert probe.priority() == 1
@@ -133,17 +133,17 @@ def test_a_policy_is_in_force_until_it_is_deleted_whatever_becomes_of_its_defini
         assert other.cluster.synced.wait(30)
         assert new.cluster.synced.wait(30)
         assert (other.priority(), new.priority()) == (1, None)
-        eventually(lambda: "stays in force" in (other.source.problem() or ""))
-        eventually(lambda: "the cluster has v9" in (new.source.problem() or ""))
+        until(lambda: "stays in force" in (other.source.problem() or ""))
+        until(lambda: "the cluster has v9" in (new.source.problem() or ""))
     finally:
         other.source.stop()
         new.source.stop()
 
     api.patch(f"{DEFINITIONS}/{DEFINITION}", make_definition(("v9", True), ("v1alpha2", True)))
-    eventually(lambda: source.problem() is None and not source.kept(), 60)
+    until(lambda: source.problem() is None and not source.kept(), 60)
     assert probe.priority() == 1
     api.delete(f"{POLICIES}/guard")
-    eventually(lambda: probe.priority() is None)
+    until(lambda: probe.priority() is None)
     assert not source.kept()
 
 
@@ -151,22 +151,22 @@ def test_a_definition_that_is_deleted_and_made_again(api: ApiServer, probe: Prob
     source = probe.source
     api.create(DEFINITIONS, make_definition(("v1alpha2", True)))
     put_policy(api, 1)
-    eventually(lambda: probe.priority() == 1)
+    until(lambda: probe.priority() == 1)
     api.delete(f"{DEFINITIONS}/{DEFINITION}")
-    eventually(lambda: "stays in force" in (source.problem() or ""))
+    until(lambda: "stays in force" in (source.problem() or ""))
     api.create(DEFINITIONS, make_definition(("v1alpha2", True)))
-    eventually(lambda: source.problem() is None)
-    eventually(lambda: "made again" in source.kept().get("ClusterNetworkPolicy guard", ""))
+    until(lambda: source.problem() is None)
+    until(lambda: "made again" in source.kept().get("ClusterNetworkPolicy guard", ""))
     assert probe.priority() == 1
 
     # The same policy again, changed, and deleted: now somebody has said so.
     put_policy(api, 2)
-    eventually(lambda: probe.priority() == 2)
-    eventually(lambda: not source.kept())
+    until(lambda: probe.priority() == 2)
+    until(lambda: not source.kept())
     api.delete(f"{POLICIES}/guard")
-    eventually(lambda: probe.priority() is None)
+    until(lambda: probe.priority() is None)
     # What is in force does not wait for the disk.
-    eventually(lambda: not any(b"guard" in one.read_bytes() for one in probe.state.rglob("*") if one.is_file()))
+    until(lambda: not any(b"guard" in one.read_bytes() for one in probe.state.rglob("*") if one.is_file()))
     again = Probe(api, probe.state)
     try:
         assert again.cluster.synced.wait(30)
@@ -183,12 +183,12 @@ def test_the_predecessors_are_read_beside_it(api: ApiServer, probe: Probe) -> No
             api.create(DEFINITIONS, make_definition(("v1alpha1", True), plural=plural, kind=kind))
             path = f"/apis/{GROUP}/v1alpha1/{plural}"
             create(api, path, kind, "default", spec)
-        eventually(lambda: len(probe.cluster.cluster_policies()) == 2)
+        until(lambda: len(probe.cluster.cluster_policies()) == 2)
         api.create(DEFINITIONS, make_definition(("v1alpha2", True)))
         put_policy(api, 1)
-        eventually(lambda: len(probe.cluster.cluster_policies()) == 3)
+        until(lambda: len(probe.cluster.cluster_policies()) == 3)
         api.delete(f"/apis/{GROUP}/v1alpha1/adminnetworkpolicies/default")
-        eventually(lambda: len(probe.cluster.cluster_policies()) == 2)
+        until(lambda: len(probe.cluster.cluster_policies()) == 2)
         assert not probe.source.kept()
     finally:
         for plural in kinds:
@@ -208,6 +208,6 @@ def test_a_node_that_comes_from_another_cluster_does_not_enforce_its_policies(ap
         assert made.cluster.synced.wait(30), made.source.problem()
         assert {name.name for name in made.cluster.cluster_policies()} == {"own"}
         assert list(made.source.kept()) == ["ClusterNetworkPolicy own"]
-        eventually(lambda: not (tmp_path / DEFINITION / "guard").exists())
+        until(lambda: not (tmp_path / DEFINITION / "guard").exists())
     finally:
         made.source.stop()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from enrich.sources.kubernetes import KubernetesSource
 from enrich.sources.source import SourceError
 from enrich.sources.watch import Watch
 from tests.cluster.apiserver import ApiServer, Way
+from tests.waiting import until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1800)]
 
@@ -40,13 +41,6 @@ def make_policy(name: str, *ports: int) -> dict[str, Any]:
 
 def give_ip(api: ApiServer, pod: str, ip: str) -> None:
     api.patch(f"{PODS}/{pod}/status", {"status": {"podIP": ip, "podIPs": [{"ip": ip}], "phase": "Running"}})
-
-
-def eventually(what: Callable[[], bool], seconds: float = 30) -> None:
-    deadline = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < deadline, "did not come true"
-        time.sleep(0.02)
 
 
 def is_logged(output: str, message: str, field: str) -> bool:
@@ -78,7 +72,7 @@ def watched(api: ApiServer) -> Iterator[Watched]:
     made = Watched(api)
     try:
         assert made.cluster.synced.wait(30), made.source.problem()
-        eventually(lambda: made.source.problem() is None)
+        until(lambda: made.source.problem() is None)
         yield made
     finally:
         made.close()
@@ -87,16 +81,16 @@ def watched(api: ApiServer) -> Iterator[Watched]:
 def test_pods_come_change_and_go(api: ApiServer, watched: Watched) -> None:
     cluster = watched.cluster
     api.create(PODS, make_pod("web", app="web"))
-    eventually(lambda: pod_name("web") in cluster.pods())
+    until(lambda: pod_name("web") in cluster.pods())
     assert cluster.addresses.owner_at("10.0.0.1", time.time_ns()).pod is None
     give_ip(api, "web", "10.0.0.1")
-    eventually(lambda: cluster.addresses.owner_at("10.0.0.1", time.time_ns()).pod is not None)
+    until(lambda: cluster.addresses.owner_at("10.0.0.1", time.time_ns()).pod is not None)
     pod = cluster.pods()[pod_name("web")]
     assert (pod.ips, pod.node, pod.labels, pod.ports[0].port) == (("10.0.0.1",), "n1", {"app": "web"}, 8080)
     api.patch(f"{PODS}/web", {"metadata": {"labels": {"app": "api"}}})
-    eventually(lambda: cluster.pods()[pod_name("web")].labels == {"app": "api"})
+    until(lambda: cluster.pods()[pod_name("web")].labels == {"app": "api"})
     api.delete(f"{PODS}/web")
-    eventually(lambda: pod_name("web") not in cluster.pods())
+    until(lambda: pod_name("web") not in cluster.pods())
     assert cluster.addresses.pod_by_uid(pod.uid) is not None
 
 
@@ -109,16 +103,16 @@ def test_every_kind_is_watched(api: ApiServer, watched: Watched) -> None:
         "metadata": {"name": "web"}, "spec": {"ports": [{"port": 80}], "selector": {"app": "web"}},
     })  # fmt: skip
     api.create(POLICIES, make_policy("allow-web", 8080))
-    eventually(lambda: cluster.node_of_ip("192.0.2.1") is not None)
-    eventually(lambda: cluster.service_of(service["spec"]["clusterIP"]) is not None)
-    eventually(lambda: pod_name("allow-web") in cluster.policies())
-    eventually(lambda: Name("", "shop") in cluster.namespaces())
+    until(lambda: cluster.node_of_ip("192.0.2.1") is not None)
+    until(lambda: cluster.service_of(service["spec"]["clusterIP"]) is not None)
+    until(lambda: pod_name("allow-web") in cluster.policies())
+    until(lambda: Name("", "shop") in cluster.namespaces())
     assert cluster.nodes()[Name("", "n1")].zone == "z1"
     assert cluster.namespaces()[Name("", "shop")].labels["team"] == "a"
     api.patch(f"{POLICIES}/allow-web", make_policy("allow-web", 9090))
-    eventually(lambda: cluster.policies()[pod_name("allow-web")].ingress[0].ports[0].port == 9090)  # type: ignore[index]
+    until(lambda: cluster.policies()[pod_name("allow-web")].ingress[0].ports[0].port == 9090)  # type: ignore[index]
     api.delete(f"{POLICIES}/allow-web")
-    eventually(lambda: pod_name("allow-web") not in cluster.policies())
+    until(lambda: pod_name("allow-web") not in cluster.policies())
 
 
 def test_what_changed_is_known_as_of_then(api: ApiServer, watched: Watched) -> None:
@@ -132,19 +126,19 @@ def test_what_changed_is_known_as_of_then(api: ApiServer, watched: Watched) -> N
         spec = {"ports": [{"port": port}], "selector": {"app": "x"}, "externalIPs": ["198.51.100.7"]}
         api.create("/api/v1/namespaces/default/services", {"metadata": {"name": f"outer-{port}"}, "spec": spec})
     named = cluster.named_addresses
-    eventually(lambda: named.node_at("10.0.3.64", time.time_ns()).owner == Name("", "n3"))
+    until(lambda: named.node_at("10.0.3.64", time.time_ns()).owner == Name("", "n3"))
 
     def outer(port: int, at_ns: int) -> Name | None:
         return named.service_at("198.51.100.7", 6, port, at_ns).owner
 
-    eventually(lambda: None not in [outer(port, time.time_ns()) for port in (80, 443)])
+    until(lambda: None not in [outer(port, time.time_ns()) for port in (80, 443)])
     assert [outer(port, time.time_ns()) for port in (80, 443)] == [pod_name("outer-80"), pod_name("outer-443")]
-    eventually(lambda: pod_name("labelled") in cluster.pods() and bool(cluster.pods()[pod_name("labelled")].ips))
+    until(lambda: pod_name("labelled") in cluster.pods() and bool(cluster.pods()[pod_name("labelled")].ips))
     before = time.time_ns()
     api.patch(f"{PODS}/labelled", {"metadata": {"labels": {"role": "green"}}})
     api.delete("/api/v1/namespaces/default/services/outer-80")
-    eventually(lambda: cluster.pods()[pod_name("labelled")].labels == {"role": "green"})
-    eventually(lambda: outer(80, time.time_ns() + 10**10) is None)
+    until(lambda: cluster.pods()[pod_name("labelled")].labels == {"role": "green"})
+    until(lambda: outer(80, time.time_ns() + 10**10) is None)
     found = cluster.pods()[pod_name("labelled")]
     assert facts_at(cluster, found, time.time_ns() + 10**10).labels == {"role": "green"}
     # The watch was in sync at the latest when it had the pod's address.
@@ -173,7 +167,7 @@ def test_workloads_come_as_metadata_and_name_what_runs_a_pod(api: ApiServer, wat
     pod = make_pod("web-abc-1")
     pod["metadata"]["ownerReferences"] = [owner | {"controller": True}]
     api.create(PODS, pod)
-    eventually(lambda: pod_name("web-abc-1") in cluster.pods() and cluster.counts()["Workload"] == 1)
+    until(lambda: pod_name("web-abc-1") in cluster.pods() and cluster.counts()["Workload"] == 1)
     found = cluster.workload_of(cluster.pods()[pod_name("web-abc-1")])
     assert found == Owner("Deployment", "web", "d-1")
     watch = next(w for w in watched.source._watches if w.resource.kind == "ReplicaSet")
@@ -182,7 +176,7 @@ def test_workloads_come_as_metadata_and_name_what_runs_a_pod(api: ApiServer, wat
     assert item["metadata"]["name"] == "web-abc"
     assert "spec" not in item
     api.delete("/apis/apps/v1/namespaces/default/replicasets/web-abc")
-    eventually(lambda: cluster.counts()["Workload"] == 0)
+    until(lambda: cluster.counts()["Workload"] == 0)
 
 
 @pytest.fixture
@@ -222,17 +216,17 @@ def test_lists_come_by_watch_list_and_in_pages(
 def test_a_cut_watch_goes_on_where_it_was(api: ApiServer, watched: Watched, capsys: pytest.CaptureFixture[str]) -> None:
     cluster = watched.cluster
     api.create(PODS, make_pod("before"))
-    eventually(lambda: pod_name("before") in cluster.pods())
+    until(lambda: pod_name("before") in cluster.pods())
     capsys.readouterr()
     watched.way.cut()
-    eventually(lambda: watched.source.problem() is not None)
+    until(lambda: watched.source.problem() is not None)
     api.create(PODS, make_pod("meanwhile"))
     api.delete(f"{PODS}/before")
     assert pod_name("before") in cluster.pods(), "the cache that is stale stays in service"
     assert cluster.synced.is_set()
     watched.way.mend()
-    eventually(lambda: pod_name("meanwhile") in cluster.pods() and pod_name("before") not in cluster.pods())
-    eventually(lambda: watched.source.problem() is None)
+    until(lambda: pod_name("meanwhile") in cluster.pods() and pod_name("before") not in cluster.pods())
+    until(lambda: watched.source.problem() is None)
     assert "listed" not in capsys.readouterr().out
 
 
@@ -241,9 +235,9 @@ def test_a_version_that_is_compacted_is_listed_again(
 ) -> None:
     cluster = watched.cluster
     api.create(PODS, make_pod("old"))
-    eventually(lambda: pod_name("old") in cluster.pods())
+    until(lambda: pod_name("old") in cluster.pods())
     watched.way.cut()
-    eventually(lambda: watched.source.problem() is not None)
+    until(lambda: watched.source.problem() is not None)
     api.delete(f"{PODS}/old")
     api.create(PODS, make_pod("new"))
     api.compact()
@@ -251,17 +245,17 @@ def test_a_version_that_is_compacted_is_listed_again(
     api.start_server()
     capsys.readouterr()
     watched.way.mend()
-    eventually(lambda: pod_name("new") in cluster.pods() and pod_name("old") not in cluster.pods())
+    until(lambda: pod_name("new") in cluster.pods() and pod_name("old") not in cluster.pods())
     assert "relisting" in capsys.readouterr().out
 
 
 def test_a_server_that_dies_and_comes_back(api: ApiServer, watched: Watched) -> None:
     api.kill_server()
-    eventually(lambda: "cannot be reached" in (watched.source.problem() or ""))
+    until(lambda: "cannot be reached" in (watched.source.problem() or ""))
     api.start_server()
     api.create(PODS, make_pod("after-restart"))
-    eventually(lambda: pod_name("after-restart") in watched.cluster.pods())
-    eventually(lambda: watched.source.problem() is None)
+    until(lambda: pod_name("after-restart") in watched.cluster.pods())
+    until(lambda: watched.source.problem() is None)
 
 
 def test_what_is_not_permitted_is_said_and_nothing_is_ready(api: ApiServer) -> None:
@@ -281,13 +275,13 @@ def test_what_is_not_permitted_is_said_and_nothing_is_ready(api: ApiServer) -> N
     })  # fmt: skip
     watched = Watched(api, "reader")
     try:
-        eventually(lambda: watched.cluster.missing() == ["NetworkPolicy"])
-        eventually(lambda: "networkpolicies: not permitted (403)" in (watched.source.problem() or ""))
+        until(lambda: watched.cluster.missing() == ["NetworkPolicy"])
+        until(lambda: "networkpolicies: not permitted (403)" in (watched.source.problem() or ""))
         assert not watched.cluster.synced.is_set()
         rules.append({"apiGroups": ["networking.k8s.io"], "resources": ["*"], "verbs": ["get", "list", "watch"]})
         api.patch(f"{role}/reader", {"rules": rules})
         assert watched.cluster.synced.wait(30), watched.source.problem()
-        eventually(lambda: watched.source.problem() is None)
+        until(lambda: watched.source.problem() is None)
     finally:
         watched.close()
 
@@ -303,10 +297,10 @@ def test_a_bookmark_moves_the_version_without_an_event(
         pods = next(w for w in watched.source._watches if w.resource.kind == "Pod")
         before = pods._version
         api.create("/api/v1/namespaces/default/configmaps", {"metadata": {"generateName": "noise-"}})
-        eventually(lambda: pods._version not in ("", before))
+        until(lambda: pods._version not in ("", before))
         capsys.readouterr()
         api.create(PODS, make_pod("after-bookmark"))
-        eventually(lambda: pod_name("after-bookmark") in watched.cluster.pods())
+        until(lambda: pod_name("after-bookmark") in watched.cluster.pods())
         logged = capsys.readouterr().out
         assert not is_logged(logged, "listed", "kind=Pod")
         assert not is_logged(logged, "relisting", "kind=Pod")
@@ -321,12 +315,12 @@ def test_a_connection_that_hangs_is_left_for_another(
     watched = Watched(api)
     try:
         assert watched.cluster.synced.wait(30)
-        eventually(lambda: watched.source.problem() is None)
+        until(lambda: watched.source.problem() is None)
         watched.way.hang()
         api.create(PODS, make_pod("unheard"))
-        eventually(lambda: pod_name("unheard") in watched.cluster.pods())
+        until(lambda: pod_name("unheard") in watched.cluster.pods())
         # Other kinds leave their connections too, each at a time of its own: wait until all have a new one.
-        eventually(lambda: watched.source.problem() is None)
+        until(lambda: watched.source.problem() is None)
         assert is_logged(capsys.readouterr().out, "no data from the server", "kind=Pod")
     finally:
         watched.close()
@@ -367,13 +361,13 @@ def test_a_token_that_is_renewed_on_disk(api: ApiServer, tmp_path: Path, monkeyp
         assert cluster.synced.wait(30), source.problem()
         renew("second")
         api.delete("/api/v1/namespaces/default/secrets/first")
-        eventually(lambda: api.status_with(old) == 401)
+        until(lambda: api.status_with(old) == 401)
         way.cut()
-        eventually(lambda: source.problem() is not None)
+        until(lambda: source.problem() is not None)
         way.mend()
         api.create(PODS, make_pod("after-renewal"))
-        eventually(lambda: pod_name("after-renewal") in cluster.pods())
-        eventually(lambda: source.problem() is None)
+        until(lambda: pod_name("after-renewal") in cluster.pods())
+        until(lambda: source.problem() is None)
     finally:
         source.stop()
         way.close()
@@ -386,7 +380,7 @@ def test_credentials_that_are_not_accepted_are_said(api: ApiServer, monkeypatch:
     source = make_source("kubernetes", Cluster())
     source.start()
     try:
-        eventually(lambda: "(401)" in (source.problem() or ""))
+        until(lambda: "(401)" in (source.problem() or ""))
     finally:
         source.stop()
 
@@ -394,7 +388,7 @@ def test_credentials_that_are_not_accepted_are_said(api: ApiServer, monkeypatch:
 def test_stop_does_not_wait_for_the_server(api: ApiServer) -> None:
     watched = Watched(api)
     assert watched.cluster.synced.wait(30)
-    eventually(lambda: watched.source.problem() is None)
+    until(lambda: watched.source.problem() is None)
     watched.source.stop()
     assert not any(watch.thread.is_alive() for watch in watched.source._watches)
     watched.close()

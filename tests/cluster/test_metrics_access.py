@@ -11,7 +11,7 @@ from enrich.runtime.token_gate import ALLOWED, FORBIDDEN, UNAUTHENTICATED, UNKNO
 from enrich.sources.client import Client
 from enrich.sources.token_review import reviewer
 from tests.cluster.apiserver import TOKENS, ApiServer
-from tests.cluster.test_kubernetes_source import eventually
+from tests.waiting import until
 
 pytestmark = pytest.mark.cluster
 
@@ -46,13 +46,13 @@ def test_rbac_says_who_may_read_metrics(api: ApiServer, monkeypatch: pytest.Monk
     for role in roles():
         api.create("/apis/rbac.authorization.k8s.io/v1/clusterroles", role)
     bind(api, "kubeweir-metrics-review", "reader")
-    eventually(lambda: review(TOKENS["admin"], "/metrics") == ALLOWED)
+    until(lambda: review(TOKENS["admin"], "/metrics") == ALLOWED)
     assert review("made-up", "/metrics") == UNAUTHENTICATED
     assert review("", "/metrics") == UNAUTHENTICATED
     assert review("line\r\nbreak", "/metrics") == UNAUTHENTICATED
     assert review(TOKENS["reader"], "/metrics") == FORBIDDEN
     bind(api, "kubeweir-metrics-reader", "reader")
-    eventually(lambda: review(TOKENS["reader"], "/metrics") == ALLOWED)
+    until(lambda: review(TOKENS["reader"], "/metrics") == ALLOWED)
     assert review(TOKENS["reader"], "/readyz") == ALLOWED
     assert review(TOKENS["reader"], "/other") == FORBIDDEN
     monkeypatch.setenv("KUBECONFIG", str(api.kubeconfig("reader", 1)))

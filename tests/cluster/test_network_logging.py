@@ -15,9 +15,10 @@ from enrich.network_logging import NetworkLogging
 from enrich.parse.metadata import DENY_LOGGING, LOGGING
 from tests.cluster.apiserver import ApiServer
 from tests.cluster.test_definitions import DEFINITIONS, remove
-from tests.cluster.test_kubernetes_source import Watched, eventually
+from tests.cluster.test_kubernetes_source import Watched
 from tests.cluster.test_validation import differences
 from tests.enrich.parse.test_network_logging import INVALID, VALID, network_logging
+from tests.waiting import until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 
@@ -48,7 +49,7 @@ def install(api: ApiServer, made: dict[str, Any]) -> None:
             return False
         return True
 
-    eventually(is_served)
+    until(is_served)
 
 
 @pytest.fixture
@@ -90,16 +91,16 @@ def test_a_cluster_without_the_kind_is_nothing_to_report(
     api: ApiServer, watched: Watched, capsys: pytest.CaptureFixture[str]
 ) -> None:
     cluster, source = watched.cluster, watched.source
-    eventually(lambda: cluster.network_loggings() is not None and source.problem() is None)
+    until(lambda: cluster.network_loggings() is not None and source.problem() is None)
     install(api, definition())
     api.create(OBJECTS, network_logging(EVERYTHING))
-    eventually(lambda: found(watched) is not None)
+    until(lambda: found(watched) is not None)
     api.patch(f"{OBJECTS}/default", {"spec": {"cluster": {"allow": {"delegate": True}}}})
-    eventually(lambda: (made := found(watched)) is not None and made.spec is not None and made.spec.allow.delegate)
+    until(lambda: (made := found(watched)) is not None and made.spec is not None and made.spec.allow.delegate)
     # Without the kind there is no object: the settings say what is logged again.
     api.delete(f"{DEFINITIONS}/{DEFINITION}")
-    eventually(lambda: found(watched) is None)
-    eventually(lambda: source.problem() is None, 60)
+    until(lambda: found(watched) is None)
+    until(lambda: source.problem() is None, 60)
     assert source.kept() == {}
     assert "error" not in capsys.readouterr().out
 
@@ -108,16 +109,16 @@ def test_an_object_that_was_not_validated_is_known_as_invalid(api: ApiServer, wa
     source = watched.source
     install(api, definition(validates=False))
     api.create(OBJECTS, network_logging(EVERYTHING))
-    eventually(lambda: found(watched) is not None)
+    until(lambda: found(watched) is not None)
     api.patch(f"{OBJECTS}/default", {"spec": {"cluster": {"deny": {"log": False, "delegate": True}}}})
-    eventually(lambda: (made := found(watched)) is not None and bool(made.invalid))
+    until(lambda: (made := found(watched)) is not None and bool(made.invalid))
     assert source.refused() == ["NetworkLogging default"]
     api.create(OBJECTS, network_logging(EVERYTHING, name="other"))
-    eventually(lambda: source.refused() == ["NetworkLogging default", "NetworkLogging other"])
+    until(lambda: source.refused() == ["NetworkLogging default", "NetworkLogging other"])
     api.delete(f"{OBJECTS}/other")
     api.patch(f"{OBJECTS}/default", {"spec": {"cluster": {"deny": {"delegate": False}}}})
-    eventually(lambda: (made := found(watched)) is not None and not made.invalid)
-    eventually(lambda: source.refused() == [])
+    until(lambda: (made := found(watched)) is not None and not made.invalid)
+    until(lambda: source.refused() == [])
 
 
 def test_annotations_are_watched(api: ApiServer, watched: Watched) -> None:
@@ -125,8 +126,8 @@ def test_annotations_are_watched(api: ApiServer, watched: Watched) -> None:
     api.create("/api/v1/namespaces", {"metadata": {"name": "annotated"}})
     path = "/apis/networking.k8s.io/v1/namespaces/annotated/networkpolicies"
     api.create(path, {"metadata": {"name": "web"}, "spec": {"podSelector": {}}})
-    eventually(lambda: Name("annotated", "web") in cluster.policies())
+    until(lambda: Name("annotated", "web") in cluster.policies())
     api.patch(f"{path}/web", {"metadata": {"annotations": {LOGGING: "true"}}})
-    eventually(lambda: cluster.policies()[Name("annotated", "web")].logging == "true")
+    until(lambda: cluster.policies()[Name("annotated", "web")].logging == "true")
     api.patch("/api/v1/namespaces/annotated", {"metadata": {"annotations": {DENY_LOGGING: "yes"}}})
-    eventually(lambda: cluster.namespaces()[Name("", "annotated")].deny_logging == "yes")
+    until(lambda: cluster.namespaces()[Name("", "annotated")].deny_logging == "yes")

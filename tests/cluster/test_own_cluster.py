@@ -6,7 +6,7 @@ import pytest
 
 from enrich.sources.own_cluster import UnknownClusterError, cluster_id_finder
 from tests.cluster.apiserver import ApiServer
-from tests.cluster.test_kubernetes_source import eventually
+from tests.waiting import until
 
 pytestmark = pytest.mark.cluster
 
@@ -24,7 +24,7 @@ def test_the_id_is_the_uid_of_kube_system_and_nobody_guesses_it(
         except UnknownClusterError:
             return ""
 
-    eventually(lambda: bool(found()))
+    until(lambda: bool(found()))
     assert found() == api.get("/api/v1/namespaces/kube-system")["metadata"]["uid"]
     monkeypatch.setenv("KUBECONFIG", str(api.kubeconfig("reader")))
     with pytest.raises(UnknownClusterError, match="403"):

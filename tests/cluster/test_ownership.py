@@ -11,7 +11,7 @@ import pytest
 from enrich.sources.client import Client
 from probe.node.ownership import Ownership
 from tests.cluster.apiserver import ApiServer, Way
-from tests.cluster.test_kubernetes_source import eventually
+from tests.waiting import until
 
 pytestmark = pytest.mark.cluster
 
@@ -42,7 +42,7 @@ def owner(api: ApiServer, way: Way) -> Iterator[Ownership]:
     client.connect()
     made = Ownership("default/weir-probe", client)
     made.start()
-    eventually(lambda: made.watching)
+    until(lambda: made.watching)
     yield made
     made.stop()
     with contextlib.suppress(OSError):  # it is gone already
@@ -83,7 +83,7 @@ def test_what_the_watch_has_seen_counts_where_no_question_is_answered(
     api: ApiServer, way: Way, owner: Ownership
 ) -> None:
     delete(api)
-    eventually(lambda: owner.seen_deleted)
+    until(lambda: owner.seen_deleted)
     way.cut()
     assert owner.is_over()
     way.mend()
@@ -91,7 +91,7 @@ def test_what_the_watch_has_seen_counts_where_no_question_is_answered(
 
 def test_one_made_anew_under_the_same_name_keeps_enforcement(api: ApiServer, owner: Ownership) -> None:
     delete(api)
-    eventually(lambda: owner.seen_deleted)
+    until(lambda: owner.seen_deleted)
     create(api)
     assert not owner.is_over()
-    eventually(lambda: not owner.seen_deleted)
+    until(lambda: not owner.seen_deleted)

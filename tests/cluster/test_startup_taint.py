@@ -12,7 +12,7 @@ import pytest
 from enrich.sources.client import Client
 from probe.node.startup_taint import StartupTaint
 from tests.cluster.apiserver import ApiServer
-from tests.cluster.test_kubernetes_source import eventually
+from tests.waiting import until
 
 pytestmark = pytest.mark.cluster
 
@@ -49,6 +49,6 @@ def test_the_taint_is_removed_once_policy_is_installed(api: ApiServer, node: str
         assert asked.wait(10)
         assert keys() == [OTHER["key"], KEY, KEY]
         ready.set()
-        eventually(lambda: keys() == [OTHER["key"]])
+        until(lambda: keys() == [OTHER["key"]])
     finally:
         taint.stop()

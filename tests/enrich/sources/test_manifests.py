@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,6 +15,7 @@ from enrich.sources.factory import make_source
 from enrich.sources.manifest_files import ManifestError, read_folder
 from enrich.sources.manifests import ManifestSource
 from enrich.sources.source import SourceError
+from tests.waiting import until
 
 POD = """\
 apiVersion: v1
@@ -34,13 +35,6 @@ spec:
   - ports:
     - port: %s
 """
-
-
-def eventually(what: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 20
-    while not what():
-        assert time.monotonic() < deadline, "did not come true"
-        time.sleep(0.02)
 
 
 @pytest.fixture
@@ -308,14 +302,14 @@ def test_a_started_source_has_everything(source: ManifestSource, cluster: Cluste
 
 def test_changes_are_taken_by_themselves(source: ManifestSource, cluster: Cluster, folder: Path) -> None:
     (folder / "policy.yaml").write_text(POLICY % ("allow", 80))
-    eventually(lambda: Name("shop", "allow") in cluster.policies())
+    until(lambda: Name("shop", "allow") in cluster.policies())
     (folder / "policy.yaml").write_text(POLICY % ("other", 80))
-    eventually(lambda: set(cluster.policies()) == {Name("shop", "other")})
+    until(lambda: set(cluster.policies()) == {Name("shop", "other")})
     (folder / "new").mkdir()
     (folder / "new/pod.yaml").write_text(POD % ("api", "10.0.0.2"))
-    eventually(lambda: Name("shop", "api") in cluster.pods())
+    until(lambda: Name("shop", "api") in cluster.pods())
     (folder / "new/pod.yaml").unlink()
-    eventually(lambda: Name("shop", "api") not in cluster.pods())
+    until(lambda: Name("shop", "api") not in cluster.pods())
 
 
 def test_a_file_that_is_renamed_into_place(source: ManifestSource, cluster: Cluster, folder: Path) -> None:
@@ -323,7 +317,7 @@ def test_a_file_that_is_renamed_into_place(source: ManifestSource, cluster: Clus
         part = folder / f".policy.yaml.{port}"
         part.write_text(POLICY % ("allow", port))
         part.replace(folder / "policy.yaml")
-    eventually(lambda: [_port(p) for p in cluster.policies().values()] == [5])
+    until(lambda: [_port(p) for p in cluster.policies().values()] == [5])
 
 
 def _port(policy: NetworkPolicy) -> int | str | None:
@@ -335,7 +329,7 @@ def test_a_change_is_one_change(source: ManifestSource, cluster: Cluster, folder
     told: list[frozenset[type]] = []
     cluster.subscribe(told.append)
     (folder / "both.yaml").write_text(f"{POLICY % ('allow', 80)}---\n{POD % ('api', '10.0.0.2')}")
-    eventually(lambda: told)
+    until(lambda: told)
     assert told == [frozenset({Pod, NetworkPolicy})]
 
 
@@ -343,14 +337,14 @@ def test_a_wrong_change_changes_nothing_until_it_is_mended(
     source: ManifestSource, cluster: Cluster, folder: Path
 ) -> None:
     (folder / "policy.yaml").write_text(POLICY % ("allow", 80))
-    eventually(cluster.policies)
+    until(cluster.policies)
     (folder / "shop.yaml").unlink()
     (folder / "policy.yaml").write_text(POLICY % ("allow", "no"))
-    eventually(lambda: "policy.yaml, document 1 (line 8): spec.ingress[0]" in (source.problem() or ""))
+    until(lambda: "policy.yaml, document 1 (line 8): spec.ingress[0]" in (source.problem() or ""))
     assert [_port(policy) for policy in cluster.policies().values()] == [80]
     assert cluster.pods(), "not even what is right of a folder that is wrong is taken"
     (folder / "policy.yaml").write_text(POLICY % ("allow", 81))
-    eventually(lambda: source.problem() is None)
+    until(lambda: source.problem() is None)
     assert [_port(policy) for policy in cluster.policies().values()] == [81]
     assert not cluster.pods()
 
@@ -359,7 +353,7 @@ def test_a_file_that_is_being_written_does_not_open_anything(
     source: ManifestSource, cluster: Cluster, folder: Path
 ) -> None:
     (folder / "policy.yaml").write_text(POLICY % ("allow", 80))
-    eventually(cluster.policies)
+    until(cluster.policies)
     seen: list[int] = []
     cluster.subscribe(lambda _: seen.append(len(cluster.policies())))
     for port in range(1, 40):
@@ -367,17 +361,17 @@ def test_a_file_that_is_being_written_does_not_open_anything(
         time.sleep(0.01)
         (folder / "policy.yaml").write_text(POLICY % ("allow", port))
         time.sleep(0.005)
-    eventually(lambda: [_port(policy) for policy in cluster.policies().values()] == [39])
+    until(lambda: [_port(policy) for policy in cluster.policies().values()] == [39])
     assert set(seen) == {1}
 
 
 def test_a_folder_that_is_gone_is_no_empty_cluster(source: ManifestSource, cluster: Cluster, folder: Path) -> None:
     folder.rename(folder.with_name("away"))
-    eventually(lambda: "is not a folder" in (source.problem() or ""))
+    until(lambda: "is not a folder" in (source.problem() or ""))
     assert cluster.pods()
     folder.mkdir()
     (folder / "pod.yaml").write_text(POD % ("api", "10.0.0.2"))
-    eventually(lambda: set(cluster.pods()) == {Name("shop", "api")})
+    until(lambda: set(cluster.pods()) == {Name("shop", "api")})
     assert source.problem() is None
     (folder / "more.yaml").write_text(POD % ("more", "10.0.0.3"))
-    eventually(lambda: len(cluster.pods()) == 2)
+    until(lambda: len(cluster.pods()) == 2)

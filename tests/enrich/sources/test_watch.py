@@ -6,7 +6,7 @@ import contextlib
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from unittest.mock import MagicMock
@@ -22,16 +22,10 @@ from enrich.model import Name, NetworkPolicy
 from enrich.policy.selectors import matches
 from enrich.sources.kubernetes import KubernetesSource
 from enrich.sources.resources import RESOURCES, Reader
+from tests.waiting import until
 
 PODS = "/api/v1/pods"
 POLICIES = "/apis/networking.k8s.io/v1/networkpolicies"
-
-
-def eventually(what: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 20
-    while not what():
-        assert time.monotonic() < deadline, "did not come true"
-        time.sleep(0.02)
 
 
 def pod(name: str, version: int, **status: Any) -> dict[str, Any]:
@@ -147,19 +141,19 @@ def test_410_lists_again_and_diffs(script: Script, source: tuple[KubernetesSourc
     gone = event("ERROR", {"kind": "Status", "code": 410, "message": "too old"})
     script.watches[PODS] = [(410, [b"{}"])] if how == "status" else [(200, [gone])]
     cluster = start(source)
-    eventually(lambda: cluster.addresses.pod_by_uid("uid-a"))
-    eventually(lambda: {name.name for name in cluster.pods()} == {"b", "c"})
-    eventually(lambda: script.seen(PODS, watch="true", resourceVersion="9") == 1)
+    until(lambda: cluster.addresses.pod_by_uid("uid-a"))
+    until(lambda: {name.name for name in cluster.pods()} == {"b", "c"})
+    until(lambda: script.seen(PODS, watch="true", resourceVersion="9") == 1)
 
 
 def test_a_list_whose_token_is_too_old_begins_again(script: Script, source: tuple[KubernetesSource, Cluster]) -> None:
     script.pages[PODS, ""] = [(200, {"metadata": {"continue": "x", "resourceVersion": "5"}, "items": [pod("a", 2)]})]
     script.pages[PODS, "x"] = [(410, {})]
     cluster = start(source)
-    eventually(lambda: script.seen(PODS, **{"continue": "x"}) >= 2)
+    until(lambda: script.seen(PODS, **{"continue": "x"}) >= 2)
     assert "Pod" in cluster.missing()
     script.pages[PODS, "x"] = [(200, {"metadata": {"resourceVersion": "5"}, "items": [pod("b", 3)]})]
-    eventually(lambda: {name.name for name in cluster.pods()} == {"a", "b"})
+    until(lambda: {name.name for name in cluster.pods()} == {"a", "b"})
 
 
 def test_a_watch_goes_on_from_the_last_event_or_bookmark(
@@ -175,8 +169,8 @@ def test_a_watch_goes_on_from_the_last_event_or_bookmark(
         (200, [event("DELETED", pod("a", 22)), b'{"type": "ADD']),
     ]
     cluster = start(source)
-    eventually(lambda: script.seen(PODS, watch="true", resourceVersion="20") == 2)
-    eventually(lambda: script.seen(PODS, watch="true", resourceVersion="22") >= 1)
+    until(lambda: script.seen(PODS, watch="true", resourceVersion="20") == 2)
+    until(lambda: script.seen(PODS, watch="true", resourceVersion="22") >= 1)
     assert script.seen(PODS, limit="500") == 1, "listed once"
     assert not cluster.pods()
     gone = cluster.addresses.pod_by_uid("uid-a")
@@ -195,7 +189,7 @@ def test_a_list_that_comes_as_a_stream_goes_on_as_the_watch(
     later = event("MODIFIED", pod("a", 12, podIP="10.0.0.7"))
     script.initial[PODS] = [(200, [event("ADDED", pod("a", 5)), plain, event("ADDED", pod("b", 2)), END, later])]
     cluster = start(source)
-    eventually(lambda: script.seen(PODS, watch="true", resourceVersion="12") == 1)
+    until(lambda: script.seen(PODS, watch="true", resourceVersion="12") == 1)
     assert script.seen(PODS, sendInitialEvents="true", resourceVersionMatch="NotOlderThan") == 1
     assert script.seen(PODS, limit="500") == 0
     assert {name.name: found.ips for name, found in cluster.pods().items()} == {"a": ("10.0.0.7",), "b": ()}
@@ -207,9 +201,9 @@ def test_a_stream_that_breaks_off_before_the_list_is_complete_counts_for_nothing
     script.initial[PODS] = [(200, [event("ADDED", pod("a", 5))])]
     script.pages[PODS, ""] = [(200, {"metadata": {"resourceVersion": "5"}, "items": [pod("b", 3)]})]
     cluster = start(source)
-    eventually(lambda: {name.name for name in cluster.pods()} == {"b"})
+    until(lambda: {name.name for name in cluster.pods()} == {"b"})
     assert cluster.addresses.pod_by_uid("uid-a") is None
-    eventually(lambda: script.seen(PODS, watch="true", resourceVersion="5") == 1)
+    until(lambda: script.seen(PODS, watch="true", resourceVersion="5") == 1)
 
 
 @pytest.mark.parametrize("how", ["status", "event"])
@@ -224,9 +218,9 @@ def test_410_lists_again_as_a_stream_and_diffs(
     gone = event("ERROR", {"kind": "Status", "code": 410, "message": "too old"})
     script.watches[PODS] = [(410, [b"{}"])] if how == "status" else [(200, [gone])]
     cluster = start(source)
-    eventually(lambda: cluster.addresses.pod_by_uid("uid-a"))
-    eventually(lambda: {name.name for name in cluster.pods()} == {"b", "c"})
-    eventually(lambda: script.seen(PODS, watch="true", resourceVersion="20") == 1)
+    until(lambda: cluster.addresses.pod_by_uid("uid-a"))
+    until(lambda: {name.name for name in cluster.pods()} == {"b", "c"})
+    until(lambda: script.seen(PODS, watch="true", resourceVersion="20") == 1)
 
 
 def test_a_server_that_falls_silent_is_asked_again_from_the_last_version(
@@ -235,19 +229,19 @@ def test_a_server_that_falls_silent_is_asked_again_from_the_last_version(
     monkeypatch.setattr("enrich.sources.watch._SILENCE_S", 0.3)
     script.initial[PODS] = [(200, [event("ADDED", pod("a", 5)), END])]
     start(source)
-    eventually(lambda: script.seen(PODS, watch="true", resourceVersion="9") >= 3)
+    until(lambda: script.seen(PODS, watch="true", resourceVersion="9") >= 3)
     # Every kind is silent, and asked again as often; some may not have been listed when pods have.
-    eventually(lambda: source[0].problem() is None)
+    until(lambda: source[0].problem() is None)
     assert source[0].age_s()["Pod"] < 20
 
 
 def test_how_far_the_index_is_read(script: Script, source: tuple[KubernetesSource, Cluster]) -> None:
     script.initial[PODS] = [(503, [])]
     cluster = start(source)
-    eventually(lambda: cluster.missing() == ["Pod"])
+    until(lambda: cluster.missing() == ["Pod"])
     assert source[0].synced_until_ns() == 0, "nothing is known of pods"
     script.initial[PODS] = [(200, [END])]
-    eventually(lambda: time.time_ns() - source[0].synced_until_ns() < 10**9)
+    until(lambda: time.time_ns() - source[0].synced_until_ns() < 10**9)
 
 
 def test_what_is_not_understood_is_left_out_and_told(script: Script, source: tuple[KubernetesSource, Cluster]) -> None:
@@ -255,7 +249,7 @@ def test_what_is_not_understood_is_left_out_and_told(script: Script, source: tup
     script.pages[PODS, ""] = [(200, {"metadata": {"resourceVersion": "5"}, "items": [odd, pod("a", 2)]})]
     script.watches[PODS] = [(200, [event("DELETED", odd), event("ADDED", pod("b", 6, podIP="?"))])]
     cluster = start(source)
-    eventually(lambda: source[0].refused() == ["Pod shop/b"])
+    until(lambda: source[0].refused() == ["Pod shop/b"])
     assert {name.name for name in cluster.pods()} == {"a"}
 
 
@@ -321,9 +315,9 @@ def test_an_answer_that_is_no_kubernetes_is_tried_again(
 ) -> None:
     script.pages[PODS, ""] = [(200, {"html": "a proxy's page"})]
     cluster = start(source)
-    eventually(lambda: script.seen(PODS) >= 2)
+    until(lambda: script.seen(PODS) >= 2)
     assert "Pod" in cluster.missing()
     assert "Pod" in (source[0].problem() or "")
     del script.pages[PODS, ""]
     assert cluster.synced.wait(20)
-    eventually(lambda: source[0].problem() is None)
+    until(lambda: source[0].problem() is None)
