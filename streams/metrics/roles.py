@@ -115,7 +115,7 @@ class EnrichMetrics:
             "Records that a route matched. routed: they have a topic. topic_failed: of these, the ones whose topic "
             "cannot be made or written. no_namespace: the topic contains {namespace} and the pod has none. "
             "not_allowed: the route does not allow the namespace. limit: the route would create more topics than it "
-            "may",
+            "may. no_form: the topic takes another form, which the record cannot have because of its time",
             ("route", "outcome"),
         )
         self.address_intervals = counter("address_interval_records", "Address intervals read from the endpoints topic")

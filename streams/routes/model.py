@@ -24,7 +24,7 @@ class _Strict(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 FormField = Annotated[
     Form,
     Meta(
-        description="The form of each line. record: as on Kafka. ecs: Elastic Common Schema. ocsf: Network Activity "
+        description="The form of each record. record: as on Kafka. ecs: Elastic Common Schema. ocsf: Network Activity "
         "(4001) of the Open Cybersecurity Schema Framework. cef: ArcSight's Common Event Format, which is not JSON."
     ),
 ]
@@ -50,13 +50,12 @@ class Kafka(_Strict, frozen=True):
     ] = None
     format: Annotated[
         Literal["record", "lines"],
-        Meta(
-            description="record: a Kafka record for each verdict. lines: JSON lines, a Kafka record per key and batch."
-        ),
+        Meta(description="record: a Kafka record for each verdict. lines: a line for each, joined per key and batch."),
     ] = "record"
     compression: Literal["none", "gzip", "snappy", "lz4", "zstd"] = "lz4"
     partitions: Annotated[Positive, Meta(le=10_000, description="Partitions of a topic that is created.")] = 8
     retention: Annotated[Duration, Meta(description="Retention of a topic that is created.")] = "3d"
+    form: FormField = "record"
 
 
 class File(_Strict, frozen=True):
@@ -98,6 +97,9 @@ class Otlp(HttpTarget, frozen=True):
     endpoint_env: UrlVariable | None = None
     endpoint_file: UrlFile | None = None
     timeout: Annotated[Duration, Meta(description="For one request with its retries.")] = "10s"
+    form: Annotated[
+        Form, Meta(description="The form of the body of each log; see the other outputs. Attributes do not change.")
+    ] = "record"
 
 
 class Events(_Strict, frozen=True):

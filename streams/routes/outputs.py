@@ -17,7 +17,7 @@ from enrich.sources.source import SourceError
 from enrich.wire.flow import decode_flow
 from streams.config.fields import seconds
 from streams.config.http_target import is_base, open_target
-from streams.forms import FORMS, Form
+from streams.forms import Form, converter
 from streams.matching.matcher import Matcher
 from streams.matching.model import Match, Verdict, as_list
 from streams.metrics.roles import SinkMetrics
@@ -86,7 +86,8 @@ def _stdout(one: RouteSink, _metrics: SinkMetrics) -> Sink:
 
 
 def _formed(sink: Sink, form: Form) -> Sink:
-    return sink if form == "record" else FormedSink(sink, FORMS[form])
+    convert = converter(form)
+    return sink if convert is None else FormedSink(sink, convert)
 
 
 def _events(one: RouteSink, metrics: SinkMetrics) -> Sink:
@@ -114,7 +115,10 @@ def _otlp(one: RouteSink, _metrics: SinkMetrics) -> Sink:
     if otlp.protocol == "grpc" and not is_base(found.url):
         raise StopServiceError(f"{named}: the endpoint must have no path with `protocol: grpc`", Exit.USAGE)
     try:
-        return OtlpSink(found.url, found.headers, seconds(otlp.timeout), found.ca, found.certificate, otlp.protocol)
+        return OtlpSink(
+            found.url, found.headers, seconds(otlp.timeout), found.ca, found.certificate, otlp.protocol,
+            converter(otlp.form),
+        )  # fmt: skip
     except ImportError as error:
         raise StopServiceError(
             f"{named}: `protocol: grpc` needs the package grpcio: install kubeweir[otlp-grpc] ({error})", Exit.UNABLE

@@ -11,23 +11,27 @@ Theory of operation
    topics. Topics that exist already and that the route could have made count too; otherwise a restart would reset
    the count. Nobody can make kubeweir write to its own topics by a well-chosen name of a namespace: those are reserved.
 5. A record without a topic is counted by reason: ``no_namespace`` (only the node is known), ``not_allowed``, ``limit``.
-6. With ``format: record`` a record is a Kafka record. With ``format: lines`` the records of one batch and one key are
-   joined as JSON lines, up to half a megabyte: far fewer Kafka records, which compress better. Lines of two raw batches
+6. A topic with another ``form`` gets each record in that form. One that cannot have it, because its time is after the
+   year 2199, is counted as ``no_form``.
+7. With ``format: record`` a record is a Kafka record. With ``format: lines`` the records of one batch and one key are
+   joined as lines, up to half a megabyte: far fewer Kafka records, which compress better. Lines of two raw batches
    are never joined, because the offset of a raw batch is committed when all records made from it are acknowledged.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 
 from enrich.render.enricher import Records
 from enrich.wire.topics import LARGE, Topic
 from streams.config.fields import seconds
+from streams.forms import converter
 from streams.kafka.record_columns import RecordColumns
 from streams.matching.matcher import pattern_test
 from streams.matching.model import as_list
@@ -50,6 +54,13 @@ class TopicRecords:
     topic: Topic
     compression: str
     records: RecordColumns
+
+
+class _Formed(NamedTuple):
+    """Records for one topic, in the form that it takes."""
+
+    places: Places
+    values: Sequence[bytes]
 
 
 class TopicRouter:
@@ -92,9 +103,13 @@ class TopicRouter:
             for topic, places in output.by_topic(records, chosen):
                 if isinstance(topic, str):
                     self._count(name, topic, len(places))
-                else:
-                    self._count(name, "routed", len(places))
-                    yield TopicRecords(name, topic, output.compression, output.kafka_records(records, places))
+                    continue
+                formed = output.in_form(records, places)
+                if len(formed.places) < len(places):
+                    self._count(name, "no_form", len(places) - len(formed.places))
+                if formed.places:
+                    self._count(name, "routed", len(formed.places))
+                    yield TopicRecords(name, topic, output.compression, output.kafka_records(records, formed))
 
 
 class _TopicOutput:
@@ -112,6 +127,7 @@ class _TopicOutput:
         }  # fmt: skip
         self._by_namespace: dict[str, Topic | str] = {}
         key = kafka.key or ("pod" if kafka.format == "record" else "node")
+        self._convert = converter(kafka.form)
         self._keys: Callable[[Records, Places], Sequence[bytes | None]] = _KEYS[key]
 
     def by_topic(self, records: Records, chosen: Places) -> Iterable[tuple[Topic | str, Places]]:
@@ -124,30 +140,42 @@ class _TopicOutput:
             found[_namespace(keys[place])].append(place)
         return [(self._topic_of(namespace), places) for namespace, places in found.items()]
 
-    def kafka_records(self, records: Records, places: Places) -> RecordColumns:
-        """Return the Kafka records that carry the records at some places."""
+    def in_form(self, records: Records, places: Places) -> _Formed:
+        """Return the records at some places in the form of this output, without those that cannot have it."""
+        values = [records.values[place] for place in places]
+        if self._convert is None:
+            return _Formed(places, values)
+        found: list[tuple[int, bytes]] = []
+        for place, value in zip(places, values, strict=True):
+            with contextlib.suppress(ValueError):
+                found.append((place, self._convert(value)))
+        return _Formed([place for place, _ in found], [value for _, value in found])
+
+    def kafka_records(self, records: Records, formed: _Formed) -> RecordColumns:
+        """Return the Kafka records that carry some records."""
+        places, values = formed
         if self._kafka.format == "lines":
-            columns = list(zip(*self._lines(records, places), strict=True))
+            columns = list(zip(*self._lines(records, formed), strict=True))
             return RecordColumns(*columns)
-        values, times, owners = records.values, records.times_ms, records.owners
+        times, owners = records.times_ms, records.owners
         return RecordColumns(
             self._keys(records, places),
-            [values[place] for place in places],
+            values,
             [times[place] for place in places],
             [owners[place] for place in places],
         )
 
-    def _lines(self, records: Records, places: Places) -> Iterator[tuple[bytes | None, bytes, int, int]]:
+    def _lines(self, records: Records, formed: _Formed) -> Iterator[tuple[bytes | None, bytes, int, int]]:
         """Yield key, value, time in milliseconds and owner of each Kafka record. Lines in one have the same key and
         owner."""
-        by_key: defaultdict[tuple[int, bytes | None], list[int]] = defaultdict(list)
-        for place, key in zip(places, self._keys(records, places), strict=True):
-            by_key[records.owners[place], key].append(place)
+        by_key: defaultdict[tuple[int, bytes | None], list[tuple[int, bytes]]] = defaultdict(list)
+        keys = self._keys(records, formed.places)
+        for place, value, key in zip(*formed, keys, strict=True):
+            by_key[records.owners[place], key].append((place, value))
         for (owner, key), members in by_key.items():
             lines: list[bytes] = []
-            size, at = 0, records.times_ms[members[0]]
-            for place in members:
-                value = records.values[place]
+            size, at = 0, records.times_ms[members[0][0]]
+            for place, value in members:
                 if lines and size + len(value) > _MAX_LINES_BYTES:
                     yield key, b"\n".join(lines), at, owner
                     lines, size, at = [], 0, records.times_ms[place]

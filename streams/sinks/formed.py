@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from enrich.wire.flow import Flow
-from streams.sinks.sink import Sink, decode
+from streams.sinks.sink import RefusedError, Sink
 
 
 class FormedSink:
     """Gives a sink each record in the form that a function makes."""
 
-    def __init__(self, sink: Sink, form: Callable[[Flow], bytes]) -> None:
-        self._sink, self._form = sink, form
+    def __init__(self, sink: Sink, convert: Callable[[bytes], bytes]) -> None:
+        """``convert`` is what :func:`streams.forms.converter` returns."""
+        self._sink, self._convert = sink, convert
 
     def write(self, values: Sequence[bytes]) -> None:
         """Write the records in the form. Raises what the sink raises, and RefusedError for what is not a record."""
-        self._sink.write([self._form(decode(value)) for value in values])
+        try:
+            formed = [self._convert(value) for value in values]
+        except ValueError as error:
+            raise RefusedError(f"the value is not a flow record: {error}") from error
+        self._sink.write(formed)
 
     def close(self) -> None:
         """Close the sink."""

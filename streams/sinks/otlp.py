@@ -102,11 +102,14 @@ class OtlpSink:
         ca: str | None = None,
         certificate: tuple[str, str] | None = None,
         protocol: Literal["http", "grpc"] = "http",
+        convert: Callable[[bytes], bytes] | None = None,
     ) -> None:
         """``endpoint`` is the whole URL, such as https://collector:4318/v1/logs, or https://collector:4317 with gRPC.
 
-        The rest is as for :class:`streams.sinks.http.Poster`. Raises ImportError for gRPC without its library.
+        ``convert`` makes the body of a log from the record; None: the body is the record. The rest is as for
+        :class:`streams.sinks.http.Poster`. Raises ImportError for gRPC without its library.
         """
+        self._convert = convert
         self._receiver: Poster | GrpcCall
         self._post: Callable[[bytes], bytes]
         if protocol == "grpc":
@@ -142,11 +145,12 @@ class OtlpSink:
 
     def _log(self, value: bytes) -> ReadableLogRecord:
         flow = decode(value)
+        body = value if self._convert is None else self._convert(value)
         record = LogRecord(
             timestamp=_nanoseconds(flow.timestamp),
             severity_number=_SEVERITY.get(flow.disposition, SeverityNumber.INFO),
             severity_text="WARN" if flow.disposition in _SEVERITY else "INFO",
-            body=value.decode(),
+            body=body.decode(),
             attributes=attributes(flow),
             event_name="kubeweir.verdict",
         )

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
-from datetime import datetime
-from typing import Final, Protocol
+from typing import Protocol
 
-from enrich.wire.flow import Flow, decode_flow
-
-_TIME: Final = re.compile(r"(?:19[7-9]|20[0-9]|21[0-9])[0-9]-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{9}Z")
-"""The times of a record. OTLP has no year before 1970, and 64 bits of nanoseconds end in 2262."""
+from enrich.wire.flow import Flow
+from streams.forms.reading import read_record
 
 
 class WriteError(RuntimeError):
@@ -87,16 +83,6 @@ def write_in_requests(values: Sequence[bytes], limit: int, send: Callable[[Seque
 def decode(value: bytes) -> Flow:
     """Decode a flow record for a sink. Raises RefusedError for a value that is not one."""
     try:
-        flow = decode_flow(value)
-        for text in (flow.timestamp, flow.last_timestamp):
-            _check_time(text)
+        return read_record(value)
     except ValueError as error:
         raise RefusedError(f"the value is not a flow record: {error}") from error
-    return flow
-
-
-def _check_time(text: str) -> None:
-    """Raise ValueError for what is not a time as the enricher writes it: forms and destinations count on it."""
-    if not _TIME.fullmatch(text):
-        raise ValueError(f"{text[:40]!r} is not a time in UTC with nine decimals")
-    datetime.fromisoformat(text[:19])  # no month 13

@@ -10,7 +10,6 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
 from functools import partial
 from typing import Any, Final, Protocol
 
@@ -18,6 +17,7 @@ import orjson
 import structlog
 
 from enrich.wire.topics import Topics
+from streams.forms.reading import time_ms
 from streams.kafka.dead_letter_form import Headers, cut, headers_of, key_of
 from streams.kafka.record_columns import RecordColumns
 from streams.kafka.refused_message import RefusedMessage
@@ -131,12 +131,12 @@ async def until_queued(offer: Callable[[], bool]) -> None:
 
 
 def event_time_ms(value: bytes) -> int:
-    """Return the Unix time of one of our records, never later than now.
+    """Return the Unix time of one of our records in any form, never later than now; now, if it has none.
 
-    librdkafka drops the timestamp of a record that was refused, so a retry reads it back from the record. For JSON
-    lines, the first line counts."""
-    timestamp = datetime.fromisoformat(orjson.loads(value.partition(b"\n")[0])["timestamp"])
-    return min(int(timestamp.timestamp() * 1000), now_ms())
+    librdkafka drops the timestamp of a record that was refused, so a retry reads it back from the record. Of lines, the
+    first one counts."""
+    now, found = now_ms(), time_ms(value.partition(b"\n")[0])
+    return now if found is None else max(0, min(found, now))
 
 
 def now_ms() -> int:

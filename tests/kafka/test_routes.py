@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,9 @@ import pytest
 from confluent_kafka import Message
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType
 
-from tests.kafka.batches import make_batch
+from enrich.wire.batch import encode_batch
+from streams.forms import FORMS, converter
+from tests.kafka.batches import make_batch, make_header, make_rows
 from tests.kafka.site import Site, until
 from tests.schemas import load, validator
 
@@ -147,6 +150,37 @@ def test_a_topic_that_cannot_be_made_stops_no_other_and_is_reported(site: Site) 
     # A route that is mended is ready again.
     write(site, route("good", "{}", "{topic: PREFIX.good}"))
     until(lambda: service.get("/readyz")[0] == 200 or None, "readiness")
+    assert service.stop() == 0
+
+
+def test_topics_take_other_forms_and_what_kafka_refuses_of_them_stops_nothing(site: Site) -> None:
+    admin = AdminClient({"bootstrap.servers": site.broker})
+    names = [f"{site.prefix}.{form}" for form in FORMS]
+    topics = [NewTopic(name, 1, config={"message.timestamp.before.max.ms": "3600000"}) for name in names]
+    for future in admin.create_topics(topics).values():
+        future.result(20)
+    path = write(site, "".join(route(form, "{}", f"{{topic: PREFIX.{form}, form: {form}}}") for form in FORMS))
+    service = site.start_enrich(WEIR_ROUTES=path)
+    verdicts = make_rows(20)
+    verdicts["time_ns"][::2] -= 7_200_000_000_000
+    site.send(encode_batch(make_header(0, 20), verdicts))
+    site.send(make_batch(20, 5))
+    site.flush()
+    expected = {flow["id"]: flow for flow in site.read_flows(25)}
+    fresh = {f"r1-{number}" for number in [*range(1, 20, 2), *range(20, 25)]}
+    for form in FORMS:
+        convert = converter(form)
+        assert convert is not None
+        found = site.read(form, lambda found: len(found) >= len(fresh))
+        made = {convert(orjson.dumps(expected[one])): expected[one] for one in fresh}
+        assert {one.value() for one in found} == made.keys()
+        for one in found:
+            flow = made[one.value() or b""]
+            assert one.key() == b"shop/web-0"
+            assert one.timestamp()[1] == int(
+                datetime.fromisoformat(f"{flow['timestamp'][:23]}+00:00").timestamp() * 1000
+            )
+    assert len(site.read("dead", lambda found: len(found) >= 10 * len(FORMS))) == 10 * len(FORMS)
     assert service.stop() == 0
 
 

@@ -1,7 +1,8 @@
 """Records in published forms, against what each publisher says of the fields that are used.
 
-The tables below were taken from the publishers' own schemas; a test fails for a field that is in none of them, so that
-a new field is looked up before it is sent.
+The tables below were taken from the publishers' own pages; a test fails for a field that is in none of them, so that a
+new field is looked up before it is sent. ``test_published.py`` asks the schemas themselves, where there are packages of
+them: there is none of the Common Event Format.
 """
 
 from __future__ import annotations
@@ -12,11 +13,13 @@ from collections.abc import Iterator
 from datetime import datetime
 from typing import Any, Final
 
+import msgspec
 import orjson
 import pytest
 
 from enrich.wire.flow import Flow, decode_flow
-from streams.forms import FORMS
+from streams.forms import FORMS, converter
+from streams.forms.reading import time_ms
 from streams.sinks.formed import FormedSink
 from tests.streams.alerts.makers import T0, flow
 
@@ -35,38 +38,6 @@ ECS: Final = {
 }  # fmt: skip
 """Elastic's types: https://www.elastic.co/docs/reference/ecs/ecs-field-reference."""
 ECS_LISTS: Final = {"event.category", "event.type", "related.ip", "orchestrator.resource.label"}
-OCSF_REQUIRED: Final = {
-    "": {
-        "activity_id",
-        "category_uid",
-        "class_uid",
-        "dst_endpoint",
-        "metadata",
-        "severity_id",
-        "src_endpoint",
-        "time",
-        "type_uid",
-    },
-    "metadata": {"product", "version"},
-    "connection_info": {"direction_id"},
-}
-OCSF: Final = {
-    "": {
-        "message", "status_id", "status_detail", "count", "start_time", "end_time", "src_endpoint", "dst_endpoint",
-        "connection_info", "unmapped", "action_id", "disposition_id", "firewall_rule", *OCSF_REQUIRED[""],
-    },
-    "metadata": {"product", "version", "uid", "profiles"},
-    "metadata.product": {"name", "vendor_name"},
-    "src_endpoint": {"ip", "port", "name", "uid", "svc_name"},
-    "dst_endpoint": {"ip", "port", "name", "uid", "svc_name"},
-    "connection_info": {"direction_id", "protocol_name", "protocol_num", "protocol_ver_id"},
-    "firewall_rule": {"name", "type"},
-}  # fmt: skip
-"""Attributes of Network Activity 1.2.0 with the profile security_control: https://schema.ocsf.io."""
-OCSF_ENUMS: Final = {
-    "activity_id": {1, 5}, "severity_id": {1, 2}, "status_id": {1, 2}, "action_id": {1, 2},
-    "disposition_id": {1, 2, 17}, "direction_id": {1, 2}, "protocol_ver_id": {4, 6},
-}  # fmt: skip
 CEF: Final = {
     "rt", "start", "end", "externalId", "act", "reason", "outcome", "deviceDirection", "proto", "src", "dst", "spt",
     "dpt", "cnt", "dvchost", "c6a2", "c6a2Label", "c6a3", "c6a3Label",
@@ -136,21 +107,10 @@ def test_no_label_is_a_field_of_an_object() -> None:
 
 
 @pytest.mark.parametrize("number", range(len(RECORDS)))
-def test_ocsf_is_network_activity_with_what_the_class_requires(number: int) -> None:
+def test_ocsf_is_network_activity_of_the_first_packet(number: int) -> None:
     made = orjson.loads(FORMS["ocsf"](RECORDS[number]))
-    for path, known in OCSF.items():
-        part = made
-        for step in filter(None, path.split(".")):
-            part = part.get(step, {})
-        assert set(part) <= known, path
-        assert not part or OCSF_REQUIRED.get(path, set()) <= set(part), path
     assert (made["class_uid"], made["category_uid"]) == (4001, 4)
     assert made["type_uid"] == 400100 + made["activity_id"]
-    for end in ("src_endpoint", "dst_endpoint"):
-        assert end not in made or {"ip", "uid", "name", "svc_name"} & set(made[end])
-    for field, value in leaves(made):
-        allowed = OCSF_ENUMS.get(field.rpartition(".")[2])
-        assert allowed is None or value in allowed, field
     assert made["time"] == (T0 * 1000) + 250
     assert ("count" in made) == (RECORDS[number].count > 1)
 
@@ -194,5 +154,24 @@ def test_a_sink_is_given_the_form() -> None:
             pass
 
     lines = Lines()
-    FormedSink(lines, FORMS["ocsf"]).write([orjson.dumps(flow(T0))])
+    convert = converter("ocsf")
+    assert convert is not None
+    FormedSink(lines, convert).write([orjson.dumps(flow(T0))])
     assert orjson.loads(lines.values[0])["class_uid"] == 4001
+
+
+def test_the_time_of_a_record_can_be_read_from_every_form() -> None:
+    for number, one in enumerate(RECORDS):
+        assert time_ms(msgspec.json.encode(one)) == T0 * 1000 + 250
+        for form, render in FORMS.items():
+            assert time_ms(render(one)) == T0 * 1000 + 250, (form, number)
+    assert time_ms(FORMS["cef"](record(reason="a|rt=5 |rt=6"))) == T0 * 1000 + 250
+
+
+@pytest.mark.parametrize(
+    "line",
+    [b"", b"5", b"[]", b"{}", b"CEF:0|a|b", b"CEF:0|a|b|c|d|e|f|rt=soon", b'{"timestamp":5}', b'{"timestamp":[1]}',
+     b'{"@timestamp":"yesterday"}', b'{"time":null}', b"{" * 3000, b"\xff"],
+)  # fmt: skip
+def test_what_has_no_time_has_none(line: bytes) -> None:
+    assert time_ms(line) is None

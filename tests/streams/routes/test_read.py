@@ -137,7 +137,7 @@ def test_the_published_schema_is_that_of_the_types() -> None:
 
 
 def test_the_example_is_good_for_both() -> None:
-    assert len(read(EXAMPLE.read_bytes(), "routes.yaml").routes) == 5
+    assert len(read(EXAMPLE.read_bytes(), "routes.yaml").routes) == 6
     jsonschema.Draft202012Validator(model.schema()).validate(yaml.safe_load(EXAMPLE.read_bytes()))
 
 

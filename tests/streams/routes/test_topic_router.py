@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from typing import Any
 
 import msgspec
+import orjson
+import pytest
 
 from enrich.render.enricher import Enricher
 from enrich.render.merged_batch import merge
+from streams.forms import FORMS, Form, converter
 from streams.routes.model import Routes
 from streams.routes.topic_router import TopicRecords, TopicRouter
 from tests.enrich.flows import make_batch, make_cluster
@@ -60,3 +64,28 @@ def test_a_record_has_the_pods_key_unless_it_says_otherwise() -> None:
     for key, expected in ((None, b"shop/web-1"), ("pod", b"shop/web-1"), ("namespace", b"shop"), ("none", None)):
         [sending] = send(make_router(topic="t", key=key), {})
         assert sending.records.keys == [expected]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_topic_gets_the_form_of_its_output_with_the_keys_and_times_of_the_records(form: Form) -> None:
+    verdicts: list[dict[str, Any]] = [{}, {"endpoint": 8}, {"endpoint": 99}]
+    [plain], [sending] = (send(make_router(topic="t", form=one), *verdicts) for one in ("record", form))
+    convert = converter(form)
+    assert convert is not None
+    assert sending.records == plain.records._replace(values=[convert(value) for value in plain.records.values])
+    [lines] = send(make_router(topic="t", form=form, format="lines", key="none"), *verdicts)
+    assert b"\n".join(lines.records.values) == b"\n".join(sending.records.values)
+
+
+def test_a_record_that_cannot_have_the_form_is_counted_and_stops_no_other() -> None:
+    made = make_router(topic="t", form="ecs")
+    records = Enricher(make_cluster()).records(merge(make_batch({}, {}, {})))
+    values = list(records.values)
+    values[1] = values[1].replace(b'"timestamp":"20', b'"timestamp":"22')
+    [sending] = made.route(dataclasses.replace(records, values=values))
+    assert [orjson.loads(value)["event"]["id"] for value in sending.records.values] == [
+        orjson.loads(values[place])["id"] for place in (0, 2)
+    ]
+    assert len(sending.records.keys) == len(sending.records.times_ms) == len(sending.records.owners) == 2
+    assert COUNTED == {("r", "routed"): 2, ("r", "no_form"): 1}
+    assert not list(made.route(dataclasses.replace(records, values=[values[1]] * 3)))

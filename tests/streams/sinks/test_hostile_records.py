@@ -10,7 +10,7 @@ import orjson
 import pytest
 
 from streams.alerts.outputs import _is_alert
-from streams.forms import FORMS
+from streams.forms import FORMS, Form, converter
 from streams.sinks.events import EventSink
 from streams.sinks.formed import FormedSink
 from streams.sinks.otlp import OtlpSink
@@ -26,10 +26,21 @@ class Anything:
     def close(self) -> None: ...
 
 
+def convert_to(form: Form) -> Callable[[bytes], bytes]:
+    """What makes the form, which is not ``record``."""
+    convert = converter(form)
+    assert convert is not None
+    return convert
+
+
 SINKS: dict[str, Callable[[], Sink]] = {
     "event": lambda: EventSink(lambda _path, _event: None, 600, 60, lambda _: None),
     "otlp": lambda: OtlpSink("http://127.0.0.1:1", {}, 1),
-    **{name: lambda form=form: FormedSink(Anything(), form) for name, form in FORMS.items()},  # type: ignore[misc]
+    **{name: lambda name=name: FormedSink(Anything(), convert_to(name)) for name in FORMS},  # type: ignore[misc]
+    **{
+        f"otlp in {name}": lambda name=name: OtlpSink("http://127.0.0.1:1", {}, 1, convert=convert_to(name))  # type: ignore[misc]
+        for name in FORMS
+    },
 }
 
 

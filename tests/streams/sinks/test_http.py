@@ -12,6 +12,7 @@ import pytest
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest, ExportLogsServiceResponse
 
 from enrich.runtime.retry_after import retry_after_s
+from streams.forms import converter
 from streams.sinks.http import Poster
 from streams.sinks.otlp import OtlpSink
 from streams.sinks.sink import PartlyRefusedError, RefusedError, SinkError
@@ -89,6 +90,19 @@ def test_logs_that_a_receiver_rejects_are_reported_by_number(far: FarEnd) -> Non
     assert (caught.value.done, caught.value.tried, caught.value.rejected) == (0, 500, 2)
     (request,) = map(ExportLogsServiceRequest.FromString, map(gzip.decompress, far.bodies))
     assert len(request.resource_logs[0].scope_logs[0].log_records) == 500
+
+
+def test_the_body_of_a_log_has_the_form_and_the_attributes_stay(far: FarEnd) -> None:
+    far.answer = lambda _: (200, {}, b"")
+    value = orjson.dumps(flow(time.time()))
+    convert = converter("cef")
+    assert convert is not None
+    OtlpSink(far.url, {}, 5).write([value])
+    OtlpSink(far.url, {}, 5, convert=convert).write([value])
+    requests = [ExportLogsServiceRequest.FromString(gzip.decompress(body)) for body in far.bodies]
+    plain, formed = (request.resource_logs[0].scope_logs[0].log_records[0] for request in requests)
+    assert (plain.body.string_value, formed.body.string_value) == (value.decode(), convert(value).decode())
+    assert plain.attributes == formed.attributes
 
 
 @pytest.mark.parametrize("answer", [b"", b"ok", b"{}", b'{"partialSuccess":{}}', b"\xff\xff"])
