@@ -330,6 +330,7 @@ static __always_inline void log_verdict(const struct assessment *c, struct work 
 		w->refused = 1;
 		return;
 	}
+	count(COUNT_DECIDED);
 	if (!is_logged_verdict(&w->verdict_key))
 		return;
 	start_window(&once, w);

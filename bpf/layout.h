@@ -92,6 +92,10 @@ enum counter {
 	COUNT_FRAGMENT_EVICTIONS = 14, /* first fragments forgotten within a second: a pod has used up its share */
 	COUNT_CUT_ALLOWED = 15, /* allowed connections that are not logged on purpose (logging.h) */
 	COUNT_CUT_DENIED = 16,	/* denied packets and audited connections that are not logged on purpose */
+	/* The tally of decisions (verdicts.h): one is an allowed or audited connection, or a denied packet. */
+	COUNT_DECIDED = 28,	  /* decisions that a verdict is due for, before anything is cut */
+	COUNT_WRITTEN = 29,	  /* decisions that the verdicts in the ring count */
+	COUNT_RING_VERDICTS = 30, /* verdicts written to the ring */
 	COUNTERS = 32,
 };
 

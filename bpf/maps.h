@@ -161,12 +161,17 @@ static __always_inline u64 setting(u32 word)
 	return value ? *value : 0;
 }
 
-static __always_inline void count(u32 counter)
+static __always_inline void count_many(u32 counter, u64 many)
 {
 	u64 *value = counters.lookup(&counter);
 
 	if (value)
-		*value += 1;
+		*value += many;
+}
+
+static __always_inline void count(u32 counter)
+{
+	count_many(counter, 1);
 }
 
 #endif

@@ -24,6 +24,14 @@
  * without addresses. No denied packet goes uncounted: what no window can take is in
  * COUNT_DENY_WINDOWS_FULL.
  *
+ * THE TALLY OF DECISIONS. A decision is an allowed or audited connection, or a denied
+ * packet. It is counted in COUNT_DECIDED where it is made, and then in one other place:
+ *
+ *   decided = written + cut + lost + in open deny windows
+ *
+ * Each term is a counter, or the windows themselves, and none is computed from others, so
+ * a decision that no place has is missing from the sum (probe/kernel/decisions.py).
+ *
  * Emitting and deleting inside the kernel keeps a single numbering of verdicts (the
  * ring position) and counts nothing twice, whichever process is killed at any point.
  */
@@ -59,6 +67,8 @@ static __always_inline bool emit(const struct verdict_key *key, const struct den
 	verdict->flags = key->flags;
 	verdict->padding = 0;
 	events.ringbuf_submit(verdict, BPF_RB_NO_WAKEUP);
+	count(COUNT_RING_VERDICTS);
+	count_many(COUNT_WRITTEN, packets);
 	return 1;
 }
 
@@ -151,6 +161,7 @@ static __always_inline void log_denied(struct work *w)
 	struct deny_window *window;
 	struct budget *budget;
 
+	count(COUNT_DECIDED);
 	if (!is_logged_verdict(key))
 		return;
 	window_number = setting(CONFIG_DENY_WINDOW);

@@ -57,6 +57,7 @@ from probe.policy.logging import LoggingDefaults
 from probe.settings import Settings
 from probe.share_metrics import ShareCollector
 from probe.state_metrics import StateCollector
+from probe.tallies import Tallies
 from probe.unknown_interfaces import Rules
 
 log = structlog.get_logger("kubeweir.probe")
@@ -113,7 +114,7 @@ def serve(settings: Settings) -> None:
         cluster = Cluster(kinds=PROBE_KINDS)
         source = stack.enter_context(_started(settings, cluster))
         credentials = CredentialWatch(settings, lambda: parts.renew_credentials(settings))
-        parts = _assemble(settings, cluster, stack)
+        parts = _assemble(settings, source, cluster, stack)
         diagnosis = stack.enter_context(kafka_diagnosis(settings))
         health = stack.enter_context(contextlib.closing(_serve_health(settings, source, parts, diagnosis)))
 
@@ -157,7 +158,7 @@ def serve(settings: Settings) -> None:
         _raise_failure(parts)
 
 
-def _assemble(settings: Settings, cluster: Cluster, stack: contextlib.ExitStack) -> _Parts:
+def _assemble(settings: Settings, source: Source, cluster: Cluster, stack: contextlib.ExitStack) -> _Parts:
     """Make the parts; ``stack`` closes those that need it."""
     network = stack.enter_context(contextlib.closing(NodeNetwork(settings.netns)))
     generation = open_sized_generation(settings, _connected() if settings.source == "kubernetes" else None)
@@ -186,18 +187,14 @@ def _assemble(settings: Settings, cluster: Cluster, stack: contextlib.ExitStack)
     agent = Agent(settings.node, cluster, view, generation, ledger, intervals, MODES[settings.attach], _rules(settings))
     agent.logging.defaults = LoggingDefaults(settings.logging, settings.log_default_allow, settings.feeds_all())
     agent.compaction = LedgerCompaction(ledger, ring)
+    tallies = Tallies(agent, source.age_s, ring, publisher, settings.heartbeat)
+    drain = Drain(ring, LedgerReferences(ledger), spool, _limits(settings), earlier, lambda: publisher.clock.skew,
+                  tallies.of)  # fmt: skip
     return _Parts(
-        network=network,
-        ledger=ledger,
-        ring=ring,
-        spool=spool,
-        intervals=intervals,
-        interval_publisher=interval_publisher,
-        agent=agent,
-        drain=Drain(ring, LedgerReferences(ledger), spool, _limits(settings), earlier, lambda: publisher.clock.skew),
-        publisher=publisher,
+        network=network, ledger=ledger, ring=ring, spool=spool, intervals=intervals,
+        interval_publisher=interval_publisher, agent=agent, drain=drain, publisher=publisher,
         plugin=_plugin(settings, cluster, network, agent),
-    )
+    )  # fmt: skip
 
 
 def _plugin(settings: Settings, cluster: Cluster, network: NodeNetwork, agent: Agent) -> Plugin | None:

@@ -25,7 +25,8 @@ allow "$readers" Read \
   --group "$prefix.flows.denied.reader" \
   --group "$prefix.status.reader" \
   --group "$prefix.alerts.reader" \
-  --group "$prefix.dead.reader"
+  --group "$prefix.dead.reader" \
+  --group "$prefix.checkpoints.reader"
 allow "$readers" Read --resource-pattern-type prefixed \
   --group "$prefix.reader."
 allow "$readers" Read \
@@ -33,7 +34,8 @@ allow "$readers" Read \
   --topic "$prefix.flows.denied" \
   --topic "$prefix.status" \
   --topic "$prefix.alerts" \
-  --topic "$prefix.dead"
+  --topic "$prefix.dead" \
+  --topic "$prefix.checkpoints"
 allow "$workers" DescribeConfigs \
   --topic "$prefix.verdicts.raw" \
   --topic "$prefix.endpoints" \

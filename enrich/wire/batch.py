@@ -34,23 +34,12 @@ import msgspec
 import numpy as np
 import orjson
 
-from enrich.wire.bounds import (
-    Cluster,
-    Count,
-    Kind,
-    LossReason,
-    Namespace,
-    NamespaceOrNone,
-    Node,
-    Number,
-    ObjectName,
-    Offset,
-    RingId,
-    Small,
-    Uid,
-)
+from enrich.wire.bounds import Cluster, Count, LossReason, Node, Number, Offset, RingId
 from enrich.wire.cuts import Cuts
 from enrich.wire.numbering import Numbers, problem_of
+from enrich.wire.references import EndpointRef as EndpointRef  # noqa: PLC0414 - modules import it from here
+from enrich.wire.references import PolicyRef as PolicyRef  # noqa: PLC0414 - as above
+from enrich.wire.tally import Tally
 
 VERSION: Final = 1
 """The version of the batch format. Keys may be added to the header without a new version."""
@@ -123,24 +112,6 @@ class Reason(enum.IntEnum):
     POLICY_INCOMPLETE = 17
 
 
-class EndpointRef(msgspec.Struct, frozen=True):
-    """The local pod that an endpoint number stands for."""
-
-    namespace: Namespace
-    pod: ObjectName
-    uid: Uid = ""
-
-
-class PolicyRef(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One of the policies that a rule number stands for. ``rule`` is the index of the ingress or egress rule of it that
-    decided; None if no single rule did."""
-
-    kind: Kind
-    namespace: NamespaceOrNone
-    name: ObjectName
-    rule: Small | None = None
-
-
 class Header(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=False):
     """The header of a batch. Unknown keys are ignored."""
 
@@ -176,6 +147,8 @@ class Header(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=False):
     all were removed, ``first`` is the number after them. Unset if nothing was removed, and in earlier versions."""
     cut: Cuts = []
     """What was not logged on purpose (:mod:`enrich.wire.cuts`); empty in earlier versions."""
+    tally: Tally | msgspec.UnsetType = msgspec.UNSET
+    """What the probe says of the ring so far; set once in some seconds."""
 
     @property
     def covered(self) -> Numbers:

@@ -50,6 +50,7 @@ _READER_READS: Final = {
     "status": "read losses and heartbeats",
     "alerts": "read alerts",
     "dead": "look at dead letters",
+    "checkpoints": "know which nodes were ever heard of (`weir status`)",
 }
 
 _WITHOUT_A_GROUP: Final = "read the topic without a group, for which librdkafka asks all the same"

@@ -10,11 +10,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
+import msgspec
 import numpy as np
 
 from enrich.wire.batch import VERDICT, VERSION, EndpointRef, Header, PolicyRef, Verdict, encode_batch
 from enrich.wire.clock_skew import Skew
 from enrich.wire.cuts import Cut
+from enrich.wire.tally import Tally
 from probe.export.cut_report import CutReport
 
 _QUIET_VERDICTS_PER_S: Final = 100.0
@@ -91,16 +93,20 @@ class Batcher:
         limits: Limits | None = None,
         clock: Callable[[], float] = time.monotonic,
         skew: Callable[[], Skew | None] = lambda: None,
+        tally: Callable[[int], Tally | None] = lambda _end: None,
     ) -> None:
         """``ring_key`` is (cluster, node, ring). ``lost`` returns the total of lost verdicts by reason; ``reported``
-        are the totals in the last batch of the process before. ``skew``: see :mod:`enrich.wire.clock_skew`."""
+        are the totals in the last batch of the process before. ``skew``: see :mod:`enrich.wire.clock_skew`.
+        ``tally`` returns the newest tally that is about no verdict from a number on."""
         self._cluster, self._node, self._ring = ring_key
         self._references = references
         self._lost, self._reported = lost, dict(reported)
         self._limits = limits or Limits()
-        self._clock, self._skew = clock, skew
         self.cut_report = CutReport(dict, {}, clock)
         """What the headers say was not logged on purpose. To be set before the first batch."""
+        self._clock, self._skew, self._tally = clock, skew, tally
+        self._given: Tally | None = None
+        """The tally that is in a batch already."""
         self._collected: Verdicts = np.empty(0, VERDICT)
         self._first = 0
         self._due = clock() + self._limits.heartbeat_s
@@ -161,8 +167,8 @@ class Batcher:
         while len(batch.value) > self._limits.bytes and count > 1:
             count //= 2
             batch = self._encode(self._collected[:count], lost, cut)
-        self._reported = lost
         self.cut_report.mark_reported()
+        self._reported, self._given = lost, batch.header.tally or self._given
         self._collected, self._first = self._collected[count:], batch.end
         now = self._clock()
         self._due = now + (self._longest_wait(self._collected) if len(self._collected) else self._limits.heartbeat_s)
@@ -175,6 +181,7 @@ class Batcher:
     def _header(self, verdicts: Verdicts, lost: Mapping[str, int], cut: list[Cut]) -> Header:
         endpoints = {n: self._references.endpoint(n) for n in np.unique(verdicts["endpoint"]).tolist()}
         rules = {n: self._references.rule(n) for n in np.unique(verdicts["rule"]).tolist()}
+        tally = self._tally(self._first + len(verdicts))
         return Header(
             v=VERSION,
             cluster=self._cluster,
@@ -189,4 +196,5 @@ class Batcher:
             rules={str(number): list(refs) for number, refs in rules.items() if refs is not None},
             lost={reason: (total - self._reported.get(reason, 0), total) for reason, total in lost.items()},
             cut=cut,
+            tally=msgspec.UNSET if tally is None or tally is self._given else tally,
         )

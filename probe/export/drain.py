@@ -16,12 +16,14 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Final
 
 import structlog
 
 from enrich.wire.clock_skew import Skew
 from enrich.wire.cuts import by_kind
+from enrich.wire.tally import Tally
 from probe.export.batcher import Batcher, EncodedBatch, Limits, References
 from probe.export.cut_report import CutReport
 from probe.export.earlier_ring import EarlierRing
@@ -50,8 +52,10 @@ class Drain:
         limits: Limits | None = None,
         earlier: Sequence[EarlierRing] = (),
         skew: Callable[[], Skew | None] = lambda: None,
+        tally: Callable[[str, int], Tally | None] = lambda _ring, _end: None,
     ) -> None:
-        """``skew`` returns by how much the node's clock is ahead: see :mod:`enrich.wire.clock_skew`."""
+        """``skew`` returns by how much the node's clock is ahead: see :mod:`enrich.wire.clock_skew`. ``tally``
+        returns the newest tally of a ring that is about no verdict from a number on."""
         self._ring, self._references, self._spool, self._limits = ring, references, spool, limits
         self._key = "", ""
         """The cluster's id and the node, in the batches that are being made."""
@@ -63,7 +67,7 @@ class Drain:
         self.failed = threading.Event()
         """Set when the thread died of an unexpected error; the process must then end."""
         self._reported_at = 0.0
-        self._skew = skew
+        self._skew, self._tally = skew, tally
         self.verdicts = 0
         """Verdicts read from the ring."""
         self.batches = 0
@@ -131,7 +135,7 @@ class Drain:
         ring_key = *self._key, ring.id
         batcher = Batcher(
             ring_key, self._references, lambda: self._lost_of(ring), self._reported_losses(ring), self._limits,
-            skew=self._known_skew,
+            skew=self._known_skew, tally=partial(self._tally, ring.id),
         )  # fmt: skip
         batcher.cut_report = CutReport(ring.cut, by_kind(last.cut) if last and self._has_last(ring) else {})
         batcher.start_at(ring.consumer_number)

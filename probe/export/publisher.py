@@ -29,6 +29,7 @@ from probe.export.in_flight import InFlight
 from probe.export.raw_topic import CREATED, MAX_IN_FLIGHT_BYTES, RawTopic, text_of
 from probe.export.refusal import BROKEN, FINAL, PURGED, UNAUTHORIZED, Refusal
 from probe.export.segment import SpoolPosition
+from probe.export.settled import SettledNumbers
 from probe.export.spool import Spool
 from probe.export.summary import RefusedNumbers
 
@@ -55,7 +56,8 @@ class Publisher:
         self._raw_topic = RawTopic(topic, config)
         self._producer: Producer | None = None
         """The thread makes it, and tries again while librdkafka makes none: a bad certificate ends nothing."""
-        self._in_flight, self._refused, self.clock = InFlight(), RefusedNumbers(), BrokerClock()
+        self._refused, self.clock, self.settled = RefusedNumbers(), BrokerClock(), SettledNumbers()
+        self._in_flight = InFlight(self.settled)
         self._reported_at, self._measured_at = 0.0, time.monotonic()
         self._stop = threading.Event()
         self.failed = threading.Event()  # set when the thread died of an unexpected error: the process must then end
@@ -167,7 +169,7 @@ class Publisher:
             producer.poll(0.02 if self._in_flight else 0)
             return
         position, value, header, unreadable = unsent
-        self._in_flight.add(position, len(value))
+        self._in_flight.add(position, len(value), header)
         if header:
             self._produce(producer, position, value, header)
         else:
@@ -259,8 +261,6 @@ class Publisher:
             return False
         self._setup_problem = None
         return True
-
-    # --- stalls
 
     def _measure(self) -> None:
         """Measure progress, and replace the producer if it makes none although Kafka answers others.

@@ -145,6 +145,8 @@ class Generation:
         self.filled = not (predecessors or unreadable)
         """Whether policy is installed. Until then, no interface is moved that a predecessor enforces."""
         self._windows = DenyWindows(maps)
+        self.after_rotation: Callable[[], None] = lambda: None
+        """Called when deny windows were closed, by the thread that closes them."""
         self._expiry = PlaceExpiry(maps)
         self._carriers = [Carrier(one.maps, maps) for one in predecessors]
 
@@ -186,6 +188,7 @@ class Generation:
     def rotate(self) -> None:
         """Begin the next deny window here and in the predecessors, and close the current one. Empty expired places."""
         self._windows.rotate()
+        self.after_rotation()
         self._expiry.step()
         for one in self.pending:
             one.rotate()

@@ -54,6 +54,9 @@ class Counter(enum.IntEnum):
     FRAGMENT_EVICTIONS = 14
     CUT_ALLOWED = 15
     CUT_DENIED = 16
+    DECIDED = 28
+    WRITTEN = 29
+    RING_VERDICTS = 30
 
 
 CHUNKS: Final = 1023

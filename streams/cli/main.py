@@ -1,4 +1,4 @@
-"""`weir`: the command that people use to look at flows, policies, routes and alert rules."""
+"""`weir`: the command that people use to look at flows, policies, routes, alert rules and the chain of custody."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from streams.cli.dead_command import dead
 from streams.cli.explain_command import explain
 from streams.cli.observe_command import observe
 from streams.cli.routes import routes
+from streams.cli.status_command import status
 from streams.cli.terminal import INTERRUPTED
 
 
@@ -31,7 +32,8 @@ class _Commands(click.Group):
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(version_text(), prog_name="weir")
 def command() -> None:
-    """Look at what network policies decide, check the files of routes and alert rules, and send dead letters again."""
+    """Look at what network policies decide and whether all of it arrived, check the files of routes and alert rules,
+    and send dead letters again."""
 
 
 command.add_command(observe)
@@ -39,6 +41,7 @@ command.add_command(explain)
 command.add_command(routes)
 command.add_command(alerts)
 command.add_command(dead)
+command.add_command(status)
 
 
 @command.command()

@@ -23,8 +23,8 @@ DEAD_LETTER_REASONS: Final = (
     "enrich_failed", "refused", "bad_verdict",
 )  # fmt: skip
 """Why the enricher sends a batch, or a record made from one, to the dead-letter topic."""
-LOSS_REASONS: Final = ("ring_full", "deny_windows_full", "spool_full", "refused")
-"""Why probes lose verdicts, as far as this version knows. A newer probe may report further reasons, of which the first
+LOSS_REASONS: Final = ("ring_full", "deny_windows_full", "spool_full", "refused", "enrich_failed")
+"""Why verdicts are lost, as far as this version knows. A newer probe may report further reasons, of which the first
 ones get a label of their own (:class:`streams.worker.losses.Losses`)."""
 
 

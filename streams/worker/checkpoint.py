@@ -5,10 +5,12 @@ disk, a topic that was made again. Within one worker this shows, because the num
 Between two workers it shows only if the second one knows what the first one finished. So before a worker commits
 offset 40 of partition 3, it writes a record with the key ``GROUP/3`` to the topic of checkpoints::
 
-    {"v":1,"offset":40,"complete":true,"rings":[["n1","9f3c",5003,1795890000,{"ring_full":40}]]}
+    {"v":1,"offset":40,"complete":true,
+     "rings":[["n1","9f3c",5003,1795890000,{"ring_full":40},[0,5003,5003,5003,0,0,0,{}]]]}
 
 All inputs before offset 40 are finished; the next verdict of ring 9f3c of node n1 has the number 5003; the ring was
-last seen at that time; and 40 verdicts were reported as lost so far. The next owner of partition 3 reads this before it
+last seen at that time; 40 verdicts were reported as lost so far; and of the numbers from 0 on, 5003 verdicts arrived
+and were written. The next owner of partition 3 reads this before it
 takes its first batch. If that batch begins with number 6000, 997 verdicts are missing.
 
 A checkpoint is written before its commit, so it is never behind it, unless somebody else has committed: a version that
@@ -29,7 +31,28 @@ from enrich.wire.bounds import Count, LossReason, Node, RingId
 
 _VERSION: Final = 1
 MAX_BYTES: Final = 512_000
-"""The most bytes of a checkpoint: some 6,000 rings, and less than every broker takes."""
+"""The most bytes of a checkpoint: some 4,000 rings, and less than every broker takes."""
+
+
+class Finished(msgspec.Struct, array_like=True, frozen=True):
+    """What became of the verdicts of one ring (:mod:`streams.worker.ring_tally`)."""
+
+    begin: Count
+    """The first number that is counted."""
+    read: Count = 0
+    """Verdicts that arrived."""
+    enriched: Count = 0
+    """Verdicts of which a record was made."""
+    written: Count = 0
+    """Records that Kafka has acknowledged on the topic of flows."""
+    unlogged: Count = 0
+    """Records that Kafka has acknowledged on the topic of denied flows only, for alerts."""
+    dead: Count = 0
+    """Verdicts that are dead letters because they could not be enriched."""
+    refused: Count = 0
+    """Records that Kafka refused, and that are dead letters."""
+    missing: Annotated[dict[LossReason, Count], msgspec.Meta(max_length=64)] = {}
+    """Numbers without a verdict, by reason."""
 
 
 class RingPosition(msgspec.Struct, array_like=True, frozen=True):
@@ -42,6 +65,8 @@ class RingPosition(msgspec.Struct, array_like=True, frozen=True):
     """When its last batch was finished, in seconds since the epoch."""
     totals: Annotated[dict[LossReason, Count], msgspec.Meta(max_length=64)] = {}
     """For each reason, the last total of losses that the probe reported."""
+    finished: Finished | None = None
+    """None in the checkpoint of an earlier version."""
 
 
 class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):

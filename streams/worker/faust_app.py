@@ -222,7 +222,7 @@ class EnrichWorker:
             await asyncio.sleep(0)
 
     def _on_finished(self, tracked: TrackedInput) -> None:
-        self._pipeline.positions.finish(tracked)
+        self._pipeline.finish(tracked)
 
     async def _before_commit(self, offsets: Mapping[Any, int]) -> Mapping[Any, int]:
         written = await self._takeover.checkpoint({tp.partition: offset for tp, offset in offsets.items()})

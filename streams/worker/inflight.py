@@ -39,7 +39,10 @@ Ack = Callable[["TrackedInput"], Any]
 class TrackedInput:
     """One input, and how many of the records made from it Kafka has not acknowledged yet."""
 
-    __slots__ = ("_ack", "_closed", "_delivered", "_expected", "_tracker", "offset", "partition", "size", "verdicts")
+    __slots__ = (
+        "_ack", "_closed", "_delivered", "_expected", "_tracker", "dead", "enriched", "offset", "partition", "refused",
+        "size", "unlogged", "verdicts", "written",
+    )  # fmt: skip
 
     def __init__(
         self, tracker: InFlightTracker, partition: int, offset: int, verdicts: int, size: int, ack: Ack
@@ -48,6 +51,10 @@ class TrackedInput:
         self._tracker, self._ack = tracker, ack
         self._expected = self._delivered = 0
         self._closed = False
+        self.enriched = self.dead = self.refused = 0
+        """Verdicts of which records were made, or dead letters; and records that Kafka refused (event loop)."""
+        self.written = self.unlogged = 0
+        """Records that Kafka has, each the one of its verdict: logged, and for alerts only (poll thread)."""
 
     def expect(self, records: int = 1) -> None:
         """Count records that are about to be sent (event loop)."""
@@ -70,6 +77,23 @@ class TrackedInput:
         self._delivered += 1
         if self._closed and self._delivered == self._expected:
             self._tracker.wake()
+
+    def on_written(self, error: Any, message: Any) -> None:
+        """Take the delivery report of the record of a verdict (poll thread)."""
+        if error is not None:
+            self._tracker.on_error(self, error, message)
+            return
+        self.written += 1
+        # As in on_delivery, to call which would cost as much as all of this, for each record.
+        self._delivered += 1
+        if self._closed and self._delivered == self._expected:
+            self._tracker.wake()
+
+    def on_unlogged(self, error: Any, message: Any) -> None:
+        """Take the delivery report of the record of a denial that is not logged (poll thread)."""
+        if error is None:
+            self.unlogged += 1
+        self.on_delivery(error, message)
 
     def close(self) -> None:
         """Declare that no more records will be made from the input (event loop)."""

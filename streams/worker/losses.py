@@ -121,6 +121,11 @@ class Losses:
             ring = _Ring(one.next_number, dict(one.totals), outdated=not is_current)
             self._remember((partition, one.node, one.ring), ring)
 
+    def next_number(self, partition: int, header: Header) -> int | None:
+        """Return the number that a batch's ring had next before this batch; None if that is not known for sure."""
+        ring = self._rings.get((partition, header.node, header.ring))
+        return None if ring is None or ring.outdated else ring.next_number
+
     def position(self, partition: int, header: Header) -> tuple[int, dict[str, int]]:
         """Return the number that the ring of a batch has next, and the totals of losses that it reported."""
         ring = self._rings[partition, header.node, header.ring]

@@ -41,11 +41,11 @@ from streams.worker.accounting import account
 from streams.worker.checkpoint import Checkpoint
 from streams.worker.clock_skews import ClockSkews
 from streams.worker.inflight import TrackedInput
-from streams.worker.losses import Losses
+from streams.worker.losses import Loss, Losses
 from streams.worker.pending import PendingVerdicts
 from streams.worker.rendering import Rendered, Renderer, render
 from streams.worker.ring_positions import RingPositions
-from streams.worker.sender import Producer, Sender
+from streams.worker.sender import Producer, Sender, reports_of
 from streams.worker.unread import Value
 
 log = structlog.get_logger("kubeweir.streams")
@@ -87,11 +87,10 @@ class Pipeline:
         the pod with a UID, empty if it is not known. ``worker`` names this process in status records."""
         self.routing: Routing | None = None
         self.positions = RingPositions()
-        self._topics, self._cluster_id = topics, cluster_id
-        self._enricher, self._node_of, self._metrics = enricher, node_of, metrics
+        self._topics, self._cluster_id, self._enricher, self._node_of = topics, cluster_id, enricher, node_of
+        self._worker, self._pending, self._metrics = worker, pending, metrics
         self._sender = Sender(producer, topics, metrics, worker)
-        self._worker, self._losses, self._pending = worker, Losses(), pending
-        self._clocks = ClockSkews(metrics)
+        self._losses, self._clocks = Losses(), ClockSkews(metrics)
         self._turn = asyncio.Lock()
         """Held by :meth:`take` or :meth:`release` while it sends, so that the records of a pod stay in order."""
 
@@ -139,9 +138,15 @@ class Pipeline:
             status = {"type": "gap_unknown", "reason": "no_checkpoint", "partition": partition}
             await self._send_own_status(tracked, status)
 
+    def finish(self, tracked: TrackedInput) -> None:
+        """Count an input as finished, and publish the tally that its batch has: all that it is about is finished."""
+        if (status := self.positions.finish(tracked)) is not None:
+            self._sender.offer_status(status["node"], status)
+
     async def report_expired(self, tracked: TrackedInput, batches: int) -> None:
         """Report that retention removed batches just before this input, unread."""
         self._metrics.expired_batches.inc(batches)
+        self.positions.note_expired(tracked.partition)
         log.error("batches expired before they were read", partition=tracked.partition, batches=batches)
         status = {"type": "expired", "partition": tracked.partition, "batches": batches}
         await self._send_own_status(tracked, status)
@@ -153,6 +158,7 @@ class Pipeline:
     async def replace_refused(self, tracked: TrackedInput, topic: str, value: bytes, error: str) -> None:
         """Send a dead letter in place of a record that Kafka refuses for its content."""
         await self._sender.send_dead_letter(tracked, value, "refused", f"{topic}: {error}")
+        tracked.refused += reports_of(self._topics, topic, value) != "on_delivery"
         tracked.withdraw()
 
     async def _process(self, inputs: Sequence[tuple[TrackedInput, bytes | None]]) -> None:
@@ -198,14 +204,15 @@ class Pipeline:
             rendered = self._render(tracked, merge(*(one.batch for one in inputs)))
         except Exception as error:
             self._pending.abandon(tracked)
-            if len(inputs) == 1:
-                await self._on_bug(tracked[0], inputs[0].value, error)
-            else:
+            if len(inputs) > 1:
                 # One of the batches causes it. Enriched one by one, the others do not suffer.
                 for one in inputs:
                     await self._enrich([one])
-            return
-        await self._send_rendered(tracked, rendered)
+                return
+            await self._on_bug(tracked[0], inputs[0].value, error)
+            tracked[0].dead += len(inputs[0].batch.verdicts)
+        else:
+            await self._send_rendered(tracked, rendered)
         for one in inputs:
             try:
                 await self._account(one.tracked, one.batch.header)
@@ -244,6 +251,7 @@ class Pipeline:
                 value = batch.batch(place).encode()
                 text = f"{type(error).__name__}: {error}"
                 await self._sender.send_dead_letter(inputs[place], value, "enrich_failed", text)
+                inputs[place].dead += len(batch.batch(place).verdicts)
         else:
             await self._send_rendered(inputs, rendered)
 
@@ -251,7 +259,8 @@ class Pipeline:
         if rendered.logged.values:
             await self._send_logged(inputs, rendered.logged)
         if rendered.unlogged is not None:
-            await self._sender.send_all(inputs, self._topics.denied.name, self._counted(rendered.unlogged))
+            unlogged = self._counted(rendered.unlogged)
+            await self._sender.send_all(inputs, self._topics.denied.name, unlogged, "on_unlogged")
 
     def _counted(self, records: Records) -> RecordColumns:
         self._metrics.read_verdicts.inc(len(records.values))
@@ -261,7 +270,7 @@ class Pipeline:
 
     async def _send_logged(self, inputs: Sequence[TrackedInput], records: Records) -> None:
         columns = self._counted(records)
-        await self._sender.send_all(inputs, self._topics.flows.name, columns)
+        await self._sender.send_all(inputs, self._topics.flows.name, columns, "on_written")
         if any(records.denied):
             await self._sender.send_all(inputs, self._topics.denied.name, columns.pick(records.denied))
         if self.routing is not None:
@@ -278,9 +287,11 @@ class Pipeline:
 
     async def _account(self, tracked: TrackedInput, header: Header) -> None:
         self._clocks.note(header)
-        losses = self._losses.detect(tracked.partition, header)
+        partition, before = tracked.partition, self._losses.next_number(tracked.partition, header)
+        losses = self._losses.detect(partition, header)
+        losses += [Loss("lost", "enrich_failed", tracked.dead, header.first)] * (tracked.dead > 0)
         # Before anything is sent: the partition may be revoked, and its rings forgotten, meanwhile.
-        self.positions.note(tracked, header.node, header.ring, *self._losses.position(tracked.partition, header))
+        self.positions.note(tracked, header, *self._losses.position(partition, header), before, losses)
         for found in losses:
             await self._sender.send_status(tracked, header.node, account(found, header, self._metrics))
         if not header.verdicts:

@@ -21,7 +21,7 @@ from streams.metrics.roles import EnrichMetrics
 from streams.settings import Settings
 from streams.worker.inflight import TrackedInput
 from streams.worker.pipeline import Pipeline
-from streams.worker.sender import event_time_ms, until_queued
+from streams.worker.sender import event_time_ms, reports_of, until_queued
 
 log = structlog.get_logger("kubeweir.streams")
 
@@ -78,11 +78,16 @@ class Refusals:
     def _on_retried(self, tracked: TrackedInput, error: Any, message: Any) -> None:
         """Take the delivery report of a record that was retried in a batch of its own (poll thread)."""
         if error is None:
-            tracked.on_delivery(None, message)
+            self._delivered(tracked, message.topic(), message.value())(None, message)
         elif is_refused(error):
             self._loop.call_soon_threadsafe(self._run_soon, self._replace, tracked, message, error)
         else:
             self._on_denied(tracked, error, message)
+
+    def _delivered(self, tracked: TrackedInput, topic: str, value: bytes) -> Callable[[Any, Any], None]:
+        """Return the method that takes the delivery report of a record; librdkafka knows only that of the first try."""
+        topics = self._settings.topics
+        return getattr(tracked, reports_of(topics, topic, value))  # type: ignore[no-any-return]  # one of three
 
     def _on_denied(self, tracked: TrackedInput, error: Any, message: Any) -> None:
         """Give up the record if it is for the topic of a route; send nothing more if it is for one of ours (poll

@@ -11,7 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, Final, Protocol
+from typing import Any, Final, Literal, Protocol
 
 import orjson
 import structlog
@@ -33,6 +33,10 @@ _FULL_QUEUE_WAIT_S: Final = 0.01
 """librdkafka does not say when its full queue has room again, so it is asked this often."""
 
 
+Reports = Literal["on_delivery", "on_written", "on_unlogged"]
+"""The methods of :class:`streams.worker.inflight.TrackedInput` that take delivery reports."""
+
+
 class Producer(Protocol):
     """See :class:`streams.kafka.producer.RecordProducer`."""
 
@@ -50,11 +54,17 @@ class Sender:
         """``worker`` names this process in status records."""
         self._producer, self._topics, self._metrics, self._worker = producer, topics, metrics, worker
 
-    async def send_all(self, inputs: Sequence[TrackedInput], topic: str, records: RecordColumns) -> None:
-        """Send records, each made from the input that ``records.owners`` names by its index in ``inputs``."""
+    async def send_all(
+        self, inputs: Sequence[TrackedInput], topic: str, records: RecordColumns, reports: Reports = "on_delivery"
+    ) -> None:
+        """Send records, each made from the input that ``records.owners`` names by its index in ``inputs``.
+
+        ``reports`` is the method of the inputs that takes the delivery reports. Verdicts count as enriched if it counts
+        their records; ``on_delivery`` is for copies."""
         for owner, count in Counter(records.owners).items():
             inputs[owner].expect(count)
-        by_owner = [tracked.on_delivery for tracked in inputs]
+            inputs[owner].enriched += 0 if reports == "on_delivery" else count
+        by_owner = [getattr(tracked, reports) for tracked in inputs]
         callbacks = [by_owner[owner] for owner in records.owners]
         sent = self._producer.offer_all(topic, records, callbacks, 0)
         while sent < len(callbacks):
@@ -108,11 +118,19 @@ class Sender:
 
     async def send_status(self, tracked: TrackedInput, key: str, status: Mapping[str, Any]) -> None:
         """Send a record to the status topic."""
+        await self._send(tracked, self._topics.status.name, key.encode(), *self._encoded(status))
+
+    def offer_status(self, key: str, status: Mapping[str, Any]) -> None:
+        """Send a record to the status topic that nothing waits for, unless the producer's queue is full: another like
+        it comes soon."""
+        self._producer.offer(self._topics.status.name, key.encode(), *self._encoded(status), _ignore)
+
+    def _encoded(self, status: Mapping[str, Any]) -> tuple[bytes, int]:
+        """Return a status record and its time in milliseconds."""
         now = time.time_ns()
         seconds, nanos = divmod(now, 1_000_000_000)
         timestamp = f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(seconds))}.{nanos:09d}Z"
-        record = {"schema": 1, "timestamp": timestamp, "worker": self._worker, **status}
-        await self._send(tracked, self._topics.status.name, key.encode(), orjson.dumps(record), now // 1_000_000)
+        return orjson.dumps({"schema": 1, "timestamp": timestamp, "worker": self._worker, **status}), now // 1_000_000
 
     async def _send(self, tracked: TrackedInput, topic: str, key: bytes, value: bytes, timestamp_ms: int) -> None:
         tracked.expect()
@@ -124,10 +142,23 @@ class Sender:
         await until_queued(partial(self._producer.offer, topic, key, value, timestamp_ms, on_delivery, headers))
 
 
+def _ignore(_error: Any, _message: Any) -> None:
+    """Take the delivery report of a record that nothing waits for. What is wrong with Kafka, others say."""
+
+
 async def until_queued(offer: Callable[[], bool]) -> None:
     """Call a producer's ``offer`` until it returns True, because its queue has room for the record."""
     while not offer():  # noqa: ASYNC110 - librdkafka has no event for it
         await asyncio.sleep(_FULL_QUEUE_WAIT_S)
+
+
+def reports_of(topics: Topics, topic: str, value: bytes) -> Reports:
+    """Return which method takes the delivery report of a record that is sent to a topic."""
+    if topic == topics.flows.name:
+        return "on_written"
+    if topic == topics.denied.name and orjson.loads(value).get("logged") is False:
+        return "on_unlogged"
+    return "on_delivery"
 
 
 def event_time_ms(value: bytes) -> int:

@@ -198,6 +198,12 @@ KERNEL_EVENTS: Final[dict[str, tuple[str, str]]] = {
         "Denied packets and audited connections that were not logged on purpose.",
         "Never by itself; `WEIR_ALERTS_FEED=all` keeps them for alerts.",
     ),
+    "decided": (
+        "Decisions that a verdict is due for: allowed and audited connections, and denied packets.",
+        "Never by itself; [weir status](status.md) says whether each of them is accounted for.",
+    ),
+    "written": ("Decisions that the verdicts in the ring buffer count.", "Never by itself."),
+    "ring_verdicts": ("Verdicts written to the ring buffer.", "Never by itself."),
     "neighbour_dropped": (
         "ARP and neighbour discovery dropped: too long, or about another's address.",
         "Rises: a pod claims its neighbours' addresses.",

@@ -19,6 +19,7 @@ from enrich.render.enricher import Enricher
 from enrich.wire.address_interval import AddressInterval, OwnerRef, encode_interval
 from enrich.wire.batch import EndpointRef, Header, PolicyRef, Reason
 from enrich.wire.cuts import Cut, CutPart
+from enrich.wire.tally import KernelTally, NodeState, SpoolTally, Tally
 from enrich.wire.topics import topics
 from streams.kafka.record_columns import RecordColumns
 from streams.matching import model
@@ -52,6 +53,15 @@ def test_every_schema_is_one_and_says_what_it_is_about(path: Path) -> None:
 
 # --- structs
 
+TALLY = Tally(
+    at=1, every=10.0, spool=SpoolTally(begin=0, next=7, published=6, removed={"refused": 1}),
+    kernel=KernelTally(decided=(9, 9), written=7, waiting=1, cut={"logging_allowed": 1}, lost={"ring_full": 0},
+                         ring=(7, 7), verdicts=7),
+    state=NodeState(version="1.0", watch={"Pod": 1.0}, unenforced={"shop/web-0": "no veth"}, unenforced_pods=1,
+                    capacity={"addresses": (1, 2)}, suspicious={"Namespace shop": "yes"}),
+)  # fmt: skip
+"""A tally with every key."""
+
 
 @pytest.mark.parametrize(("name", "struct"), [("batch", Header), ("endpoint", AddressInterval)])
 def test_a_schema_has_the_keys_of_its_struct(name: str, struct: type) -> None:
@@ -78,6 +88,7 @@ def test_what_is_written_is_what_the_schemas_say() -> None:
     header = make_header(
         7, 3, kept=[(7, 2), (10, 1)], removed=("spool_full", 7, 4), lost={"ring_full": (1, 2)},
         endpoints={"7": EndpointRef("shop", "web-0", "u")}, rules={"1": [PolicyRef("NetworkPolicy", "shop", "a", 0)]},
+        tally=TALLY,
     )  # fmt: skip
     found = orjson.loads(msgspec.json.encode(header))
     validator(load("batch"), closed=True).validate(found)
@@ -122,17 +133,23 @@ def status_of(*values: bytes) -> list[dict[str, Any]]:
             PendingVerdicts(enricher, lambda: 1 << 62, 0, 10**6, time.time_ns),
         )  # fmt: skip
         await pipeline.report_expired(ledger.open(0, 0, 0, 0, lambda _: None), 3)
+        await pipeline.take_over(ledger.open(0, 0, 0, 0, lambda _: None), None, None)
         for offset, value in enumerate(values):
-            await pipeline.take([(ledger.open(0, offset, 0, 0, lambda _: None), value)])
+            tracked = ledger.open(0, offset, 0, 0, lambda _: None)
+            await pipeline.take([(tracked, value)])
+            pipeline.finish(tracked)
 
     asyncio.run(scenario())
     return [orjson.loads(value) for value in output.values]
 
 
 def test_every_status_record_fits_and_together_they_have_every_key() -> None:
-    cut = {"cut": [Cut("limit", "denied", 40, 40, 1000, [CutPart("shop", "deny", 30)])]}
+    cut: dict[str, Any] = {
+        "tally": TALLY,
+        "cut": [Cut("limit", "denied", 40, 40, 1000, [CutPart("shop", "deny", 30)])],
+    }
     found = status_of(make_batch(0, 5), make_batch(9, 5, {"lost": {"ring_full": (3, 3)}}), make_batch(14, 0, cut))
-    assert [one["type"] for one in found] == ["expired", "gap", "lost", "cut", "heartbeat"]
+    assert [one["type"] for one in found] == ["expired", "gap", "lost", "cut", "heartbeat", "tally"]
     for one in found:
         validator(load("status"), closed=True).validate(one)
     # tests/streams/alerts/test_engine_loop.py has the record of evicted groups, which the engine loop of alerts writes;

@@ -47,7 +47,7 @@ def test_cuts_that_the_former_owner_has_reported_are_not_reported_again() -> Non
     before.detect(0, first)
     positions.take_over(0, None, is_first=True)
     tracked = InFlightTracker(10, 10, lambda step: step(), lambda *_: None).open(0, 0, 1, 1, lambda _: None)
-    positions.note(tracked, "n", "r", *before.position(0, first))
+    positions.note(tracked, first, *before.position(0, first))
     positions.finish(tracked)
     found = newest([positions.encode(0, 1) or b""])
     assert found is not None
@@ -100,7 +100,7 @@ def test_a_partitions_share_of_rings_is_remembered_those_seen_last() -> None:
         positions.take_over(partition, None, is_first=True)
     for number in range(5):
         tracked = tracker.open(0, number, 1, 1, lambda _: None)
-        positions.note(tracked, "n", f"r{number}", 1, {})
+        positions.note(tracked, header(0, 1, ring=f"r{number}"), 1, {})
         positions.finish(tracked)
     assert noted(positions) == {"r3": 1, "r4": 1}
 
@@ -118,8 +118,8 @@ def test_a_batch_counts_as_finished_when_it_is_acknowledged() -> None:
         positions = RingPositions(lambda: 200.0)
         assert positions.encode(0, 6) is None, "nothing may be written before the former owner's is read"
         positions.take_over(0, checkpoint(10), is_first=False)
-        positions.note(first, "n", "r", 15, {})
-        positions.note(second, "n", "s", 3, {})
+        positions.note(first, header(10, 5), 15, {})
+        positions.note(second, header(0, 3, ring="s"), 3, {})
         assert noted(positions) == {"r": 10}
         positions.finish(first)
         assert noted(positions) == {"r": 15}
@@ -145,6 +145,6 @@ def test_an_input_that_is_acknowledged_after_its_partition_was_revoked_changes_n
     positions = RingPositions()
     tracker = InFlightTracker(10, 10, lambda step: step(), lambda *_: None)
     tracked: TrackedInput = tracker.open(3, 0, 1, 1, lambda _: None)
-    positions.note(tracked, "n", "r", 1, {})
+    positions.note(tracked, header(0, 1), 1, {})
     positions.finish(tracked)
     assert positions.encode(3, 1) is None

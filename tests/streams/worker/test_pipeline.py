@@ -128,7 +128,9 @@ def test_a_full_queue_loses_nothing_and_keeps_the_order() -> None:
 def test_a_batch_that_cannot_be_enriched_becomes_a_dead_letter_and_is_acknowledged() -> None:
     value = make_batch(0, 5)
     producer, acked = run(value, enricher=Broken())
-    [(topic, key, body, _, headers)] = producer.taken
+    [(topic, key, body, _, headers), (status_topic, _, status, _, _)] = producer.taken
+    assert status_topic == "p.status"
+    assert orjson.loads(status)["reason"] == "enrich_failed"
     assert (topic, key, body) == ("p.dead", b"p.verdicts.raw/2/77", value)
     assert headers["reason"] == b"enrich_failed"
     assert b"a bug" in headers["error"]
@@ -146,8 +148,10 @@ def test_a_bad_batch_and_a_failing_one_harm_no_other_batch_taken_with_them() -> 
         b"p.verdicts.raw/2/79": (values[2], b"enrich_failed"),
         b"p.verdicts.raw/2/80": (b"no batch", b"no_header"),
     }
-    assert [orjson.loads(status)["type"] for status in producer.of("p.status")] == ["gap", "heartbeat"]
-    assert [(one.offset, one.records) for one in acked] == [(77, 4), (78, 0), (79, 1), (80, 1), (81, 5), (82, 1)]
+    lost, heartbeat = map(orjson.loads, producer.of("p.status"))
+    assert (lost["type"], lost["reason"], lost["verdicts"], lost["first"]) == ("lost", "enrich_failed", 3, 3)
+    assert heartbeat["type"] == "heartbeat"
+    assert [(one.offset, one.records) for one in acked] == [(77, 4), (78, 0), (79, 2), (80, 1), (81, 4), (82, 1)]
 
 
 def test_a_heartbeat_makes_a_status_record_and_no_flow() -> None:

@@ -1,0 +1,191 @@
+"""What `weir status` prints: a table of the nodes' sums, and below it what needs attention."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Final
+
+from streams.cli.custody import STAGES, NodeCustody, Problem, Sums, in_all, time_text
+from streams.kafka.group_positions import GroupPosition
+
+HEADINGS: Final = (
+    "NODE", "AS OF", "DECIDED", "WRITTEN", "CUT", "LOST", "WAITING", "VERDICTS", "READ", "MISSING", "ENRICHED", "DEAD",
+    "FLOWS", "ALERTS",
+)  # fmt: skip
+_UNITS: Final = (
+    "Decisions are allowed connections and denied packets: DECIDED = WRITTEN + CUT + LOST + WAITING (in deny windows).",
+    "A verdict may count many of them: VERDICTS = READ + MISSING, and READ = FLOWS + ALERTS (for alerts only) + DEAD.",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Everything that `weir status` has found."""
+
+    start: float
+    end: float
+    nodes: Sequence[NodeCustody]
+    problems: Sequence[Problem]
+    """Those of all nodes."""
+    positions: Sequence[GroupPosition] = ()
+    dead_letters: dict[str, int] = field(default_factory=dict)
+    """How many came in the window, by reason."""
+    unknown: Sequence[str] = ()
+    """What could not be read, and why."""
+
+    @property
+    def adds_up(self) -> bool:
+        """Whether nothing is missing without a reason, and every node was heard of."""
+        return bool(self.nodes) and not self.problems
+
+
+def as_json(report: Report) -> dict[str, Any]:
+    """Return the report as an object; docs/status.md explains it."""
+    return {
+        "schema": 1,
+        "from": time_text(report.start),
+        "to": time_text(report.end),
+        "adds_up": report.adds_up,
+        "problems": [asdict(one) for one in report.problems],
+        "total": _sums_json(in_all(report.nodes)),
+        "nodes": [
+            {
+                "cluster": node.cluster,
+                "node": node.node,
+                "as_of": time_text(node.at),
+                "silent": node.is_silent,
+                "stages": _sums_json(node.sums),
+                "state": {name: getattr(node.state, name) for name in node.state.__struct_fields__},
+            }
+            for node in report.nodes
+        ],
+        "consumers": [asdict(one) for one in report.positions],
+        "dead_letters": report.dead_letters,
+        "unknown": list(report.unknown),
+    }
+
+
+def as_text(report: Report) -> Iterator[str]:
+    """Yield the lines of the report."""
+    yield f"{time_text(report.start)} to {time_text(report.end)}"
+    yield ""
+    rows = [HEADINGS, *(_row(_name(node, report), time_text(node.at)[11:19], node.sums) for node in report.nodes)]
+    if len(report.nodes) > 1:
+        rows.append(_row("in all", "", in_all(report.nodes)))
+    yield from _table(rows, left=2)
+    yield ""
+    yield from _UNITS
+    yield from _section("Where the rest is", _reasons(report))
+    yield from _section("Nodes", _states(report))
+    yield from _section("Not enforced", _named(report, "unenforced"))
+    yield from _section("Annotations that ask for nothing, because their value is not 'true'", _annotations(report))
+    yield from _section("Sinks and routes", _positions(report))
+    letters = [f"{reason}: {count:,}" for reason, count in sorted(report.dead_letters.items())]
+    yield from _section("Dead letters in this time (weir dead list)", letters)
+    yield from _section("Not known", report.unknown)
+    yield from _section("Does not add up", [_problem(one, report) for one in report.problems])
+    yield ""
+    if not report.nodes:
+        yield "No node has given a tally in this time."
+    elif report.adds_up:
+        yield "All decisions are accounted for."
+    else:
+        count = len(report.problems)
+        yield f"Not all is accounted for: {count} problem{'s' * (count > 1)}, see above."
+
+
+def _name(node: NodeCustody, report: Report) -> str:
+    several = len({one.cluster for one in report.nodes}) > 1
+    return f"{node.cluster}/{node.node}" if several else node.node
+
+
+def _row(name: str, at: str, sums: Sums) -> tuple[str, ...]:
+    kernel, arrival, enriched, flows = (sums[stage].parts for stage in ("kernel", "arrival", "enrichment", "flows"))
+    missing = sum(count for reason, count in arrival.items() if reason != "read")
+    counts = (
+        sums["kernel"].value, kernel.get("written", 0), _sum(kernel, "cut:"), _sum(kernel, "lost:"),
+        kernel.get("waiting", 0), sums["arrival"].value, arrival.get("read", 0), missing,
+        enriched.get("enriched", 0), enriched.get("dead", 0) + flows.get("refused", 0), flows.get("written", 0),
+        flows.get("unlogged", 0),
+    )  # fmt: skip
+    return (name, at, *(f"{count:,}" for count in counts))
+
+
+def _sum(parts: dict[str, int], prefix: str) -> int:
+    return sum(count for name, count in parts.items() if name.startswith(prefix))
+
+
+def _reasons(report: Report) -> Iterator[str]:
+    for node in report.nodes:
+        found = {**node.sums["kernel"].parts, **node.sums["arrival"].parts}
+        named = [f"{name.replace(':', ' by ')} {count:,}" for name, count in found.items()
+                 if count and name not in ("written", "waiting", "read")]  # fmt: skip
+        if named:
+            yield f"{_name(node, report)}: {', '.join(named)}"
+
+
+def _states(report: Report) -> Iterator[str]:
+    rows = [("NODE", "VERSION", "OLDEST WATCH", "NOT ENFORCED", "FULLEST MAP")]
+    for node in report.nodes:
+        state = node.state
+        kind, age = max(state.watch.items(), key=lambda one: one[1], default=("", 0.0))
+        name, (used, fit) = max(
+            state.capacity.items(), key=lambda one: one[1][0] / max(one[1][1], 1), default=("", (0, 0))
+        )
+        watch = f"{kind} {age:.0f} s" if kind else "-"
+        fullest = f"{name} {used:,} of {fit:,}" if name else "-"
+        rows.append((_name(node, report), state.version or "-", watch, f"{state.unenforced_pods:,}", fullest))
+    if len(rows) > 1:
+        yield from _table(rows, left=5)
+
+
+def _named(report: Report, what: str) -> Iterator[str]:
+    for node in report.nodes:
+        found: dict[str, str] = getattr(node.state, what)
+        yield from (f"{_name(node, report)}: {name}: {text}" for name, text in found.items())
+
+
+def _annotations(report: Report) -> list[str]:
+    """Return each annotation once: every node sees the same objects."""
+    found = {what: value for node in report.nodes for what, value in node.state.suspicious.items()}
+    return [f"{what}: {value!r}" for what, value in sorted(found.items())]
+
+
+def _positions(report: Report) -> Iterator[str]:
+    rows = [("GROUP", "TOPIC", "COMMITTED", "WAITING")]
+    for one in report.positions:
+        counts = (one.error, "") if one.error else (f"{one.committed:,}", f"{one.waiting:,}")
+        rows.append((one.group, one.topic, *counts))
+    if len(rows) > 1:
+        yield from _table(rows, left=2)
+
+
+def _problem(problem: Problem, report: Report) -> str:
+    several = len({*(one.cluster for one in report.nodes), *(one.cluster for one in report.problems)}) > 1
+    name = f"{problem.cluster}/{problem.node}" if several else problem.node
+    return f"{name}: {problem.stage}: {problem.reason}: {problem.text}"
+
+
+def _section(title: str, lines: Iterable[str]) -> Iterator[str]:
+    found = list(lines)
+    if found:
+        yield ""
+        yield f"{title}:"
+        yield from (f"  {line}" for line in found)
+
+
+def _table(rows: Sequence[tuple[str, ...]], left: int) -> Iterator[str]:
+    """Yield the lines of a table, of which the first ``left`` columns are texts, and the others numbers."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = (cell.ljust(width) if place < left else cell.rjust(width)
+                 for place, (cell, width) in enumerate(zip(row, widths, strict=True)))  # fmt: skip
+        yield "  ".join(cells).rstrip()
+
+
+def _sums_json(sums: Sums) -> dict[str, Any]:
+    return {
+        stage: {"total": list(sums[stage].total), **sums[stage].parts, "unaccounted": sums[stage].missing}
+        for stage in STAGES
+    }

@@ -1,0 +1,160 @@
+"""`weir status`: whether every decision of the kernels is on the topic of flows, or where the rest is."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections import Counter
+from collections.abc import Collection, Iterator
+from datetime import UTC, datetime
+from typing import Final
+
+import click
+import msgspec
+import orjson
+
+from enrich.runtime.console import leave_stdout
+from enrich.runtime.process import Exit
+from enrich.runtime.settings import SettingsError, load
+from streams.cli.custody import Heard, NodeKey, Tallies, decode_tally
+from streams.cli.custody_text import Report, as_json, as_text
+from streams.cli.dead_letters import letter_of
+from streams.cli.kafka_failure import end, needs_to_read
+from streams.cli.observe import parse_since, unix_ms
+from streams.kafka.connection import Connection, NoTopicError, ReadError, checked
+from streams.kafka.consumer_groups import group_names
+from streams.kafka.group_positions import GroupPosition, group_positions
+from streams.kafka.reading import TopicReader
+from streams.kafka.records import Record
+from streams.settings import Settings
+from streams.worker.checkpoint import newest
+
+_BEFORE_S: Final = 120.0
+"""So much before the window is read, for the last tally of each node before it."""
+_PATIENCE_S: Final = 120.0
+_MAX_RECORDS: Final = 1000
+_MERGED: Final = 2
+"""So many of the last checkpoints of a partition count together, as for workers."""
+
+
+@click.command()
+@click.option("--since", default="1h", show_default=True, help="Begin of the window: 90s, 5m, 2h ago, or a time.")
+@click.option(
+    "--without", multiple=True, metavar="NODE", help="Leave a node out, which is gone on purpose. Repeatable."
+)
+@click.option("--cluster", envvar="WEIR_CLUSTER", help="Cluster, where several share the topics. [WEIR_CLUSTER]")
+@click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
+@click.option("--kafka", help="Kafka bootstrap servers. [WEIR_KAFKA, else 127.0.0.1:9092]")
+@click.option("--topic-prefix", "prefix", help="Prefix of the topics. [WEIR_TOPIC_PREFIX, else kubeweir]")
+def status(
+    since: str, without: Collection[str], cluster: str | None, output: str, kafka: str | None, prefix: str | None
+) -> None:
+    """Say whether everything that the nodes have decided is on the topic of flows, and where the rest is.
+
+    For each node and in all: decisions of the kernel, what of them was written, cut, lost or waits, what arrived, and
+    what became a record. docs/status.md explains every number. Times are UTC.
+
+    \b
+    Exit 0: all is accounted for. 1: something is missing without a reason, a node was not heard of, or Kafka cannot be
+    read. 2: the command is wrong.
+    """
+    env = {**os.environ, **{k: v for k, v in (("WEIR_KAFKA", kafka), ("WEIR_TOPIC_PREFIX", prefix)) if v}}
+    try:
+        settings = load(Settings, env)
+        connection = checked(settings.connection())
+        start = parse_since(since, datetime.now(UTC))
+    except (SettingsError, ValueError) as error:
+        raise click.UsageError(str(error)) from error
+    try:
+        report = _report(settings, connection, start.timestamp(), "" if cluster == "*" else cluster or "", without)
+        lines = as_text(report) if output == "text" else [orjson.dumps(as_json(report)).decode()]
+        for line in lines:
+            # Whoever may write to a topic chooses texts, and a terminal obeys some.
+            click.echo(line if line.isprintable() else ascii(line)[1:-1])
+    except ReadError as error:
+        end(error, connection, needs_to_read(settings.topics.status.name))
+    except BrokenPipeError:
+        leave_stdout()
+    sys.exit(Exit.OK if report.adds_up else Exit.UNEXPECTED)
+
+
+def _report(settings: Settings, connection: Connection, start: float, cluster: str, without: Collection[str]) -> Report:
+    """Read what is known. Raises ReadError if the status topic cannot be read; the rest may stay unknown."""
+
+    def is_chosen(key: NodeKey) -> bool:
+        return key[0] in (cluster or key[0], "") and key[1] not in without
+
+    names, unknown = settings.topics, []
+    tallies, seen, letters, positions = Tallies(start), {}, Counter[str](), list[GroupPosition]()
+    for record in _read(connection, names.status.name, start - _BEFORE_S):
+        try:
+            # Whoever writes a record chooses its time, and no calendar has some.
+            heard = Heard(min(max(record.timestamp_ms / 1000, 0.0), time.time()), decode_tally(record.value))
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            continue  # another type of record, or none of ours
+        if is_chosen((heard.record.cluster, heard.record.node)):
+            tallies.add(heard)
+    try:
+        found = _last_seen(connection, names.checkpoints.name, settings.prefix)
+        seen = {key: at for key, at in found.items() if is_chosen(key)}
+    except ReadError as error:
+        unknown.append(f"whether there are nodes that were not heard of in all this time: {error}")
+    try:
+        for record in _read(connection, names.dead.name, start):
+            letter = letter_of(record)
+            letters.update([] if letter.is_mark else [letter.reason[:64] or "no reason"])
+    except ReadError as error:
+        unknown.append(f"dead letters: {error}")
+    try:
+        groups = group_names(connection, ".".join((settings.prefix, *([cluster] if cluster else []), "")))
+        topics = (names.raw.name, names.flows.name, names.denied.name)
+        positions = group_positions(connection, groups, topics)
+    except ReadError as error:
+        unknown.append(f"sinks and routes: {error}")
+    now = time.time()
+    nodes = tallies.nodes(now)
+    problems = [*(one for node in nodes for one in node.problems), *tallies.unheard(seen)]
+    return Report(start, now, nodes, problems, positions, dict(letters), unknown)
+
+
+def _read(connection: Connection, topic: str, since: float | None = None) -> Iterator[Record]:
+    """Yield the records of a topic from a time on, in seconds since the epoch, to its end. Raises ReadError."""
+    reader, deadline = TopicReader(connection, topic), time.monotonic() + _PATIENCE_S
+    try:
+        ends = reader.bounds()
+        if since is None:
+            starts = {partition: first for partition, (first, _) in ends.items()}
+        else:
+            starts = reader.at_time(unix_ms(datetime.fromtimestamp(since, UTC)))
+        reader.start(starts)
+        while not reader.ended() >= starts.keys():
+            if time.monotonic() > deadline:
+                raise ReadError(f"{topic} cannot be read to its end")
+            yield from reader.take(_MAX_RECORDS, 0.2)
+    finally:
+        reader.close()
+
+
+def _cluster_of(key: str, prefix: str) -> str:
+    """Return the cluster in the key of a checkpoint, ``PREFIX.CLUSTER.enrich/PARTITION``; empty if there is none."""
+    group, _, _ = key.rpartition("/")
+    return group.removeprefix(f"{prefix}.").removesuffix("enrich").removesuffix(".")
+
+
+def _last_seen(connection: Connection, topic: str, prefix: str) -> dict[NodeKey, float]:
+    """Return when workers finished the last batch of each node that checkpoints know. Raises ReadError."""
+    found: dict[bytes, list[bytes]] = {}
+    try:
+        for record in _read(connection, topic):
+            if record.value:
+                found[record.key] = [*found.get(record.key, [])[1 - _MERGED :], record.value]
+    except NoTopicError:
+        return {}  # no worker has committed anything yet
+    seen: dict[NodeKey, float] = {}
+    for key, values in found.items():
+        checkpoint, cluster = newest(values), _cluster_of(key.decode(errors="replace"), prefix)
+        for ring in checkpoint.rings if checkpoint else ():
+            node = (cluster, ring.node)
+            seen[node] = max(seen.get(node, 0.0), float(ring.seen))
+    return seen
