@@ -98,3 +98,14 @@ def test_each_library_is_imported_in_one_module_or_folder(library: str, homes: s
     files = [file for room in rooms for file in (ROOT / room).rglob("*.py")]
     found = [file.relative_to(ROOT) for file in files if importing.search(file.read_text())]
     assert {str(file if str(file) in homes else file.parent) for file in found} == homes
+
+
+def test_calls_that_can_end_the_process_are_made_where_they_are_made_safe() -> None:
+    """librdkafka aborts when a coordinator answers such a call too late; one of them has no safe form at all."""
+    calls = ("describe_consumer_groups", "delete_consumer_groups", "(alter|delete|list)_consumer_group_offsets")
+    calling = re.compile(rf"\.({'|'.join(calls)})\(")
+    files = [file for room in ("probe", "streams", "enrich") for file in (ROOT / room).rglob("*.py")]
+    found = {str(file.relative_to(ROOT)): set(calling.findall(file.read_text())) for file in files}
+    names = {file: {name for name, _ in names} for file, names in found.items() if names}
+    expected = {"describe_consumer_groups", "delete_consumer_groups", "alter_consumer_group_offsets"}
+    assert names == {"streams/kafka/consumer_groups.py": expected}

@@ -35,7 +35,7 @@ from enrich.runtime.process import Exit, StopServiceError
 from enrich.runtime.stall import Stall
 from streams.kafka.committed import CommittedOffsets
 from streams.kafka.connection import Connection, admin_client
-from streams.kafka.consumer_groups import assigned_partitions, group_refusal
+from streams.kafka.consumer_groups import GroupCoordinators
 from streams.kafka.errors import error_text
 from streams.kafka.followed import Followed, FollowedPartition
 from streams.kafka.next_record import has_record
@@ -75,7 +75,7 @@ class LagMonitor:
         self._followed: dict[str, Followed] = {}
         self._lock = threading.Lock()
         self._admin: AdminClient | None = None
-        self._committed = CommittedOffsets(connection, _TIMEOUT_S)
+        self._committed, self._groups = CommittedOffsets(connection, _TIMEOUT_S), GroupCoordinators(connection)
         self._answered_at = time.monotonic()
         self._cause = ""
         self._failed: StopServiceError | None = None
@@ -186,23 +186,22 @@ class LagMonitor:
     def _try_to_measure(self, admin: AdminClient, followed: Followed) -> None:
         """Measure a group, or note why that fails. Raises KafkaException and TimeoutError if Kafka answers nothing."""
         try:
-            if not followed.refused or not self._refusal(admin, followed):
+            if not followed.refused or not self._refusal(followed):
                 self._measure_group(admin, followed)
                 followed.unmeasured, followed.refused = "", ""
                 followed.silent.update(waits=False, progressed=False)
         except (KafkaException, TimeoutError) as error:
             admin.list_topics(timeout=_TIMEOUT_S)  # if this is answered, other groups may be, too
-            followed.unmeasured, followed.refused = error_text(error), self._refusal(admin, followed)
+            followed.unmeasured, followed.refused = error_text(error), self._refusal(followed)
             followed.silent.update(waits=True, progressed=False)
             self._metrics.forget(followed.group)  # how far it is behind is not known
             self._postpone([followed])
 
-    @staticmethod
-    def _refusal(admin: AdminClient, followed: Followed) -> str:
+    def _refusal(self, followed: Followed) -> str:
         """Return why Kafka does not let the group be seen, empty if it does. Raises KafkaException and TimeoutError.
 
         librdkafka asks for the offsets of such a group until the call times out, and does not say why."""
-        return group_refusal(admin, followed.group) if followed.positions is None else ""
+        return self._groups.refusal(followed.group) if followed.positions is None else ""
 
     def _measure_group(self, admin: AdminClient, followed: Followed) -> None:
         places = followed.ids.look(admin, followed.topics)
@@ -215,7 +214,7 @@ class LagMonitor:
         followed.partitions = {
             place: followed.partitions.get(place) or FollowedPartition(Stall(self._stall_s)) for place in places
         }
-        self._note_owner(admin, followed)
+        self._note_owner(followed)
         waits, begins, committed = followed.waits(), followed.begins(), False
         excused = waits != followed.waited
         followed.waited = waits
@@ -232,11 +231,13 @@ class LagMonitor:
             committed = committed or (progressed and not is_first and partition.is_own)
         self._export(followed, committed=committed)
 
-    def _note_owner(self, admin: AdminClient, followed: Followed) -> None:
+    def _note_owner(self, followed: Followed) -> None:
         """Note which partitions this process reads. If it reads none, those that no other member of the group has: a
         worker that stands by is not to blame for others, and one that does not get in is. Raises KafkaException."""
         own = set(followed.own())
-        others = assigned_partitions(admin, followed.group) if not own and followed.positions is None else frozenset()
+        others = (
+            self._groups.assigned_partitions(followed.group) if not own and followed.positions is None else frozenset()
+        )
         for place, partition in followed.partitions.items():
             is_own = place in own if own else place not in others
             if is_own and not partition.is_own:

@@ -17,16 +17,11 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 import structlog
-from confluent_kafka import (
-    ConsumerGroupTopicPartitions,
-    KafkaError,
-    KafkaException,
-    TopicCollection,
-    TopicPartition,
-)
+from confluent_kafka import KafkaError, KafkaException, TopicCollection, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from streams.kafka.connection import Connection, admin_client
+from streams.kafka.consumer_groups import GroupCoordinators
 from streams.kafka.errors import error_text
 from streams.kafka.records import TopicAndPartition
 
@@ -74,18 +69,15 @@ def rewind(connection: Connection, group: str, topics: Sequence[str], patience_s
     """Set the offsets of a group without members to the beginning of topics that were just made.
 
     Waits for its last member to leave. What is in the way after ``patience_s`` is logged."""
-    admin, deadline = admin_client(connection), time.monotonic() + patience_s
+    admin, groups, deadline = admin_client(connection), GroupCoordinators(connection), time.monotonic() + patience_s
     while True:
         try:
             places = TopicIds().look(admin, topics)
-            request = ConsumerGroupTopicPartitions(group, [TopicPartition(*place, 0) for place in places])
-            answer = admin.alter_consumer_group_offsets([request], request_timeout=_TIMEOUT_S)[group]
-            errors = [one.error for one in answer.result(2 * _TIMEOUT_S).topic_partitions or () if one.error]
-            if not errors:
-                return
-            problem = str(errors[0].str())
+            groups.set_offsets(group, [TopicPartition(*place, 0) for place in places])
         except (KafkaException, TimeoutError) as error:
             problem = error_text(error)
+        else:
+            return
         if time.monotonic() > deadline:
             log.error("records of a topic that was made again may be missed: the offsets of its group could not be set",
                       group=group, topics=topics, error=problem)  # fmt: skip

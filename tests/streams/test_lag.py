@@ -14,6 +14,7 @@ from enrich.diagnosis.rights import Cause
 from enrich.runtime.process import StopServiceError
 from streams.kafka import lag
 from streams.kafka.committed import CommittedOffsets
+from streams.kafka.consumer_groups import GroupCoordinators
 from streams.kafka.followed import Followed
 from streams.kafka.lag import LagMonitor
 from streams.kafka.records import TopicAndPartition
@@ -30,7 +31,7 @@ class Kafka:
         self.remade: list[str] = []
         self.rewound: list[str] = []
         monkeypatch.setattr(lag, "admin_client", MagicMock())
-        monkeypatch.setattr(lag, "assigned_partitions", lambda *_: frozenset())
+        monkeypatch.setattr(GroupCoordinators, "assigned_partitions", lambda *_: frozenset())
         monkeypatch.setattr(lag, "first_or_last_offsets", lambda _admin, places, _spec: dict.fromkeys(places, 100))
         monkeypatch.setattr(CommittedOffsets, "of", self._of)
         monkeypatch.setattr(TopicIds, "look", lambda ids, *_: self._look(ids))
@@ -131,7 +132,7 @@ def test_a_group_that_cannot_be_measured_hides_no_other_one(kafka: Kafka, monkey
 
     measured: list[str] = []
     monkeypatch.setattr(LagMonitor, "_measure_group", fails)
-    monkeypatch.setattr(lag, "group_refusal", lambda *_: "")
+    monkeypatch.setattr(GroupCoordinators, "refusal", lambda *_: "")
     followed = [Followed("a", ["t"], list), Followed("b", ["t"], list)]
     for stall_s, shown in ((60.0, None), (0.0, "a cannot be measured: no coordinator")):
         monitor = LagMonitor({}, stall_s, Metrics())
