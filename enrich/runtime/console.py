@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import sys
 from collections.abc import Callable
@@ -19,6 +20,9 @@ def run_console(name: str, command: Callable[[], object]) -> None:
     if sys.stdout is None:
         # The caller has closed it, and wants the exit code only.
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115 - the process uses it to its end
+    if sys.stderr is not None:
+        # A library of C that aborts, or that the kernel stops, says little. This adds what Python was doing.
+        faulthandler.enable()
     code: object = Exit.OK
     try:
         try:

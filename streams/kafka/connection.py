@@ -55,8 +55,7 @@ BOUNDED_CONSUMER: Final = {
 def silent_logger() -> logging.Logger:
     """Return a logger that drops librdkafka's lines: several times a second, they repeat what its callbacks report."""
     logger = logging.getLogger("kubeweir.librdkafka")
-    logger.addHandler(logging.NullHandler())
-    logger.propagate = False
+    logger.disabled = True
     return logger
 
 

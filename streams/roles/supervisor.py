@@ -6,6 +6,8 @@
 - A role that ends with an exit code that a restart hardly changes (a wrong setting, a deleted topic) is tried again
   after the longest backoff, and the others go on: a mistake in a file of alert rules must not stop the records. If no
   role is left that runs, the program ends with that code.
+- What a role writes to standard error is passed on. If it ends unexpectedly, the log says by which signal, and what it
+  wrote last (:mod:`streams.roles.role_stderr`).
 - When the credentials of Kafka are renewed, the roles are restarted one after the other: each ends as at a stop, and
   starts at once. That is not a failure, whatever its exit code.
 """
@@ -13,6 +15,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -25,6 +28,7 @@ from typing import Final
 import structlog
 
 from enrich.runtime.process import Exit
+from streams.roles.role_stderr import RoleStderr
 
 log = structlog.get_logger("kubeweir.streams")
 
@@ -46,12 +50,28 @@ class _Child:
     role: str
     process: subprocess.Popen[bytes]
     started: float
+    stderr: RoleStderr | None = None
     backoff_s: float = _FIRST_BACKOFF_S
     restart_at: float | None = field(default=None)
     refused: int = 0
     """Its exit code, while it waits because of an error that somebody must mend."""
     kill_at: float | None = field(default=None)
     """When it is killed if it has not ended by then, during a restart that was planned."""
+
+    def begin_again(self) -> None:
+        """Start its process again."""
+        started = _start(self.role)
+        self.process, self.started, self.stderr = started.process, started.started, started.stderr
+        self.restart_at, self.kill_at, self.refused = None, None, 0
+
+    def ending(self, code: int) -> dict[str, object]:
+        """Return how its process has ended, for the log."""
+        found: dict[str, object] = {"exit_code": code}
+        if code < 0:
+            found["signal"] = signal.Signals(-code).name if -code in set(signal.Signals) else str(-code)
+        if self.stderr is not None and (lines := self.stderr.last_lines()):
+            found["last_lines"] = lines
+        return found
 
 
 def supervise(roles: Sequence[str], stop: threading.Event, renewed: threading.Event) -> int:
@@ -78,15 +98,26 @@ def supervise(roles: Sequence[str], stop: threading.Event, renewed: threading.Ev
 
 
 def _start(role: str) -> _Child:
-    process = subprocess.Popen(
-        [sys.executable, "-m", "streams.main", role, "--alone"],
-        env={**os.environ, SUPERVISED: "1"},
-        stdin=subprocess.DEVNULL,
-        # Ctrl-C signals the whole foreground process group. The roles must get their signal from here, once.
-        start_new_session=True,
-    )
+    stderr, write = os.pipe()
+    try:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "streams.main", role, "--alone"],
+            env={**os.environ, SUPERVISED: "1", **_log_format()},
+            stdin=subprocess.DEVNULL,
+            stderr=write,
+            # Ctrl-C signals the whole foreground process group. The roles must get their signal from here, once.
+            start_new_session=True,
+        )
+    finally:
+        os.close(write)
     log.info("started", role=role, pid=process.pid)
-    return _Child(role, process, time.monotonic())
+    return _Child(role, process, time.monotonic(), RoleStderr(stderr))
+
+
+def _log_format() -> dict[str, str]:
+    """Return the setting by which a role writes its log for a terminal, which it does not see itself."""
+    auto = os.environ.get("WEIR_LOG_FORMAT", "auto") in ("", "auto")
+    return {"WEIR_LOG_FORMAT": "console"} if auto and sys.stderr.isatty() else {}
 
 
 def _end(child: _Child) -> None:
@@ -107,15 +138,12 @@ def _check(child: _Child) -> None:
     now = time.monotonic()
     if child.restart_at is not None:
         if now >= child.restart_at:
-            restarted = _start(child.role)
-            child.process, child.started, child.restart_at = restarted.process, restarted.started, None
-            child.refused = 0
+            child.begin_again()
         return
     code = child.process.poll()
     if child.kill_at is not None:
         if code is not None:
-            restarted = _start(child.role)
-            child.process, child.started, child.kill_at = restarted.process, restarted.started, None
+            child.begin_again()
         elif now >= child.kill_at:
             log.error("a role does not stop; killing it", role=child.role)
             child.process.kill()
@@ -126,11 +154,11 @@ def _check(child: _Child) -> None:
     if code in _FINAL:
         child.refused, child.restart_at = code, now + _MAX_BACKOFF_S
         log.error("a role cannot run until what it said above is mended; the others go on", role=child.role,
-                  exit_code=code, tries_again_after_s=_MAX_BACKOFF_S)  # fmt: skip
+                  **child.ending(code), tries_again_after_s=_MAX_BACKOFF_S)  # fmt: skip
         return
     backoff_s = _FIRST_BACKOFF_S if now - child.started > _STABLE_S else child.backoff_s
     child.restart_at, child.backoff_s = now + backoff_s, min(backoff_s * 2, _MAX_BACKOFF_S)
-    log.error("a role ended; restarting it", role=child.role, exit_code=code, after_s=backoff_s)
+    log.error("a role ended; restarting it", role=child.role, **child.ending(code), after_s=backoff_s)
 
 
 def _stop(children: Sequence[_Child]) -> int:
@@ -148,4 +176,7 @@ def _stop(children: Sequence[_Child]) -> int:
             child.process.kill()
             child.process.wait()
             code = code or Exit.UNEXPECTED
+    for child in running:
+        if child.stderr is not None:
+            child.stderr.last_lines()  # its last ones are passed on before the supervisor ends
     return code
