@@ -28,15 +28,13 @@ from confluent_kafka import TIMESTAMP_LOG_APPEND_TIME
 
 from enrich.wire.clock_skew import Skew, correction_ns, is_absurd
 from probe.export.batcher import clock_offset_ns
+from probe.export.delivery_reports import OnAnswer
 
 _MS: Final = 1_000_000
 _DRIFT: Final = 0.0002
 """By how much a clock may gain on another: NTP takes no more than 500 ppm away, and quartz is off by 100."""
 _STABLE_NS: Final = 50 * _MS
 """A change of the offset by less is not published."""
-
-OnAnswer = Callable[[Any, Any], None]
-"""A delivery callback of librdkafka's: takes an error or None, and a message."""
 
 
 class BrokerClock:

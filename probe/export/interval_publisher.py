@@ -7,11 +7,9 @@ refuses for now, because a right was taken back for example, waits and is sent a
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
@@ -21,6 +19,7 @@ from confluent_kafka.admin import AdminClient, NewTopic
 
 from enrich.runtime.stall import Stall
 from enrich.wire.topics import Topic
+from probe.export.delivery_reports import DeliveryReports
 from probe.export.refusal import BROKEN, FINAL, PURGED, UNAUTHORIZED, Refusal, in_words, unseen
 
 log = structlog.get_logger("kubeweir.probe")
@@ -58,8 +57,7 @@ class AddressIntervalPublisher:
         self._stall = Stall(stall_s)
         self._published_before = 0
         self._cause = ""
-        self._answers: deque[tuple[KafkaError | None, bytes]] = deque()
-        """What Kafka has answered to records, and the keys of these."""
+        self._reports = DeliveryReports()
         self._topic_exists = False
         self.published = 0
         """Records that Kafka has acknowledged."""
@@ -113,7 +111,9 @@ class AddressIntervalPublisher:
         deadline = time.monotonic() + patience_s
         while (self._waiting or self._in_flight) and time.monotonic() < deadline:
             time.sleep(0.02)
-        self._stop.set()  # the thread looks at it every _POLL_S; a thread that has died might have kept the lock
+        self._stop.set()
+        with self._changed:
+            self._changed.notify()
         self._thread.join(2 * _RETRY_S + 5)
 
     def _run(self) -> None:
@@ -126,13 +126,10 @@ class AddressIntervalPublisher:
                 producer = self._rebuild() if self._producer is None or self._renewed.is_set() else self._producer
                 if may_send:
                     self._send(producer)
-                producer.poll(_ANSWER_POLL_S if self._in_flight else 0)
+                self._reports.poll(producer, _ANSWER_POLL_S if self._in_flight else 0)
             except KafkaException as error:
                 self._note(error.args[0])
                 self._stop.wait(_RETRY_S)
-            except SystemError:  # see _on_answer
-                self._renewed.set()
-            self._take_answers()
             self._measure()
 
     def _may_send(self) -> bool:
@@ -179,10 +176,7 @@ class AddressIntervalPublisher:
         """Go on with a new producer. Raises KafkaException if librdkafka makes none; then it is still due."""
         self._renewed.clear()  # before the producer is made: it may be renewed at the same time
         if self._producer is not None:
-            with contextlib.suppress(KafkaException, SystemError):
-                self._producer.purge()
-                self._producer.flush(1)
-        self._take_answers()
+            self._reports.end(self._producer)
         for key in list(self._in_flight):
             self._send_again(key)
         self._topic_exists = False
@@ -212,7 +206,7 @@ class AddressIntervalPublisher:
             with self._changed:
                 value = self._in_flight[key] = self._waiting.pop(key)
             try:
-                producer.produce(self._topic.name, value, key, on_delivery=self._on_answer)
+                producer.produce(self._topic.name, value, key, on_delivery=self._reports.noting(self._on_answer))
             except BaseException:
                 self._send_again(key)
                 raise
@@ -224,15 +218,7 @@ class AddressIntervalPublisher:
                 self._waiting.setdefault(key, self._in_flight.pop(key))
 
     def _on_answer(self, error: KafkaError | None, message: Message) -> None:
-        """Note an answer, and do nothing else. After a fatal error the client calls this with an exception already set,
-        so that each call into C, which a lock is too, may raise SystemError after it has done its work."""
-        self._answers.append((error, message.key() or b""))
-
-    def _take_answers(self) -> None:
-        while self._answers:
-            self._take_answer(*self._answers.popleft())
-
-    def _take_answer(self, error: KafkaError | None, key: bytes) -> None:
+        key = message.key() or b""
         if error is None:
             self._in_flight.pop(key, None)
             self.published += 1

@@ -11,7 +11,6 @@ create it with one partition, and a topic's number of partitions decides permane
 
 from __future__ import annotations
 
-import contextlib
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -25,6 +24,7 @@ from enrich.runtime.waiting_time import WaitingTime
 from enrich.wire.batch import Header
 from enrich.wire.topics import Topic
 from probe.export.broker_clock import BrokerClock
+from probe.export.delivery_reports import DeliveryReports
 from probe.export.in_flight import InFlight
 from probe.export.raw_topic import CREATED, MAX_IN_FLIGHT_BYTES, RawTopic, text_of
 from probe.export.refusal import BROKEN, FINAL, PURGED, UNAUTHORIZED, Refusal
@@ -57,7 +57,7 @@ class Publisher:
         self._producer: Producer | None = None
         """The thread makes it, and tries again while librdkafka makes none: a bad certificate ends nothing."""
         self._refused, self.clock, self.settled = RefusedNumbers(), BrokerClock(), SettledNumbers()
-        self._in_flight = InFlight(self.settled)
+        self._in_flight, self._reports = InFlight(self.settled), DeliveryReports()
         self._reported_at, self._measured_at = 0.0, time.monotonic()
         self._stop = threading.Event()
         self.failed = threading.Event()  # set when the thread died of an unexpected error: the process must then end
@@ -166,7 +166,7 @@ class Publisher:
         full = len(self._in_flight) >= _MAX_IN_FLIGHT_BATCHES or self._in_flight.bytes >= self._max_in_flight_bytes
         unsent = None if full else self._spool.next(0 if self._in_flight else 0.05)
         if unsent is None:
-            producer.poll(0.02 if self._in_flight else 0)
+            self._reports.poll(producer, 0.02 if self._in_flight else 0)
             return
         position, value, header, unreadable = unsent
         self._in_flight.add(position, len(value), header)
@@ -179,7 +179,7 @@ class Publisher:
                     hint="another version wrote it", verdicts=unreadable, segment=position.segment,
                 )  # fmt: skip
             self._in_flight.answer(position, refused=unreadable)
-        producer.poll(0)
+        self._reports.poll(producer, 0)
 
     def _produce(self, producer: Producer, position: SpoolPosition, value: bytes, header: Header) -> None:
         value = self._refused.marked(value, header)
@@ -188,10 +188,11 @@ class Publisher:
             self._on_answer(error, position, header)
 
         while True:
+            on_delivery = self._reports.noting(self.clock.measuring(on_answer))
             try:
-                producer.produce(self._topic.name, value, header.key, on_delivery=self.clock.measuring(on_answer))
+                producer.produce(self._topic.name, value, header.key, on_delivery=on_delivery)
             except BufferError:
-                producer.poll(0.05)
+                self._reports.poll(producer, 0.05)
             except KafkaException as error:
                 # librdkafka itself refuses a record that is too large.
                 self._on_answer(error.args[0], position, header)
@@ -294,7 +295,5 @@ class Publisher:
     def _end_producer(self) -> None:
         """Take back what the producer has not sent, and acknowledge what Kafka has taken."""
         if self._producer is not None:
-            with contextlib.suppress(KafkaException):
-                self._producer.purge()
-                self._producer.flush(1)
+            self._reports.end(self._producer)
         self._acknowledge()
