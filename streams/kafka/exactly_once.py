@@ -170,8 +170,8 @@ class ExactlyOnce:
             metadata = self._consumer.consumer_group_metadata()
             _retry(lambda: self._producer.send_offsets_to_transaction(offsets, metadata, CALL_TIMEOUT_S))
             _retry(lambda: self._producer.commit_transaction(CALL_TIMEOUT_S))
-        except (KafkaException, SystemError) as error:
-            raise TransactionAbortedError(errors[0].str() if errors else _text(error)) from error
+        except KafkaException as error:
+            raise TransactionAbortedError((errors[0] if errors else error.args[0]).str()) from error
         self.has_committed = True
         if self._monitor is not None:
             self._monitor.note("produce")
@@ -194,8 +194,8 @@ class ExactlyOnce:
             self._monitor.forget(self._group)
         try:
             self._producer.abort_transaction(1)
-        except (KafkaException, SystemError) as error:
-            log.debug("no transaction was open", error=_text(error))
+        except KafkaException as error:
+            log.debug("no transaction was open", error=error.args[0].str())
         self._consumer.close()
 
     def _write(self, write: Write, errors: list[KafkaError]) -> None:
@@ -246,12 +246,6 @@ class ExactlyOnce:
         self._replayed_until.clear()
         self._next.clear()
         self._on_assigned([])
-
-
-def _text(error: KafkaException | SystemError) -> str:
-    """Return what is wrong with a transaction. Its end sends what is queued, and calls back: after a fatal error the
-    client does so with an exception already set, and a callback that calls into C then raises SystemError."""
-    return str(error.args[0].str()) if isinstance(error, KafkaException) else f"a fatal error: {error}"
 
 
 def _retry(call: Callable[[], None]) -> None:
