@@ -1,6 +1,6 @@
 # Each target has its help text behind `##`; `make` without a target lists them.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo image cluster cluster-down e2e test attack test-cluster lint unit first-packets hunt chaos bench conformance bench-policy bench-watch docs clean
+.PHONY: help setup demo image cluster cluster-down e2e test attack test-cluster lint unit first-packets hunt chaos custody bench conformance bench-policy bench-watch docs clean
 PY := .venv/bin/python
 
 help: ## list the targets
@@ -54,6 +54,9 @@ hunt: setup ## send malformed records (RECORDS=1000000), then search for broken 
 
 chaos: setup ## make faults at random in Kafka, roles, rights and the API, and account for each verdict; MINUTES=20, SEED=1
 	@$(PY) -m tests.chaos --minutes $(or $(MINUTES),20) $(if $(SEED),--seed $(SEED))
+
+custody: setup ## prove the log against captured packets while policies, pods, probes and Kafka change; MINUTES=20, SEED=1
+	@$(PY) -m tests.custody --minutes $(or $(MINUTES),20) $(if $(SEED),--seed $(SEED))
 
 bench: setup ## measure nanoseconds per packet, verdicts per second to Kafka and to records, seconds to an alert
 	@$(PY) -m tests.bench

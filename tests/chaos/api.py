@@ -1,7 +1,7 @@
-"""A small API server that can fall silent, be away, and forget old versions: it serves namespaces, nodes and pods.
+"""A small API server that can fall silent, be away, and forget old versions.
 
-It speaks the protocol of list and watch (WatchList, resource versions, 410 for one that is too old). Every other
-collection is empty.
+It serves namespaces, nodes, pods, Services and NetworkPolicies, and speaks the protocol of list and watch (WatchList,
+resource versions, 410 for one that is too old). Every other collection is empty.
 """
 
 from __future__ import annotations
@@ -17,7 +17,13 @@ from urllib.parse import parse_qs, urlsplit
 
 from tests.bench_watch.server import chunked, event
 
-_COLLECTIONS: Final = {"/api/v1/namespaces": "Namespace", "/api/v1/nodes": "Node", "/api/v1/pods": "Pod"}
+_COLLECTIONS: Final = {
+    "/api/v1/namespaces": "Namespace",
+    "/api/v1/nodes": "Node",
+    "/api/v1/pods": "Pod",
+    "/api/v1/services": "Service",
+    "/apis/networking.k8s.io/v1/networkpolicies": "NetworkPolicy",
+}
 _BOOKMARK_S: Final = 5.0
 
 
