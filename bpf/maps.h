@@ -42,6 +42,8 @@ PINNED("array", u32, u64, tunnel_ports, 65536 / 64, 0);
 /* Connections and fragments. */
 PINNED("lru_hash", struct connection_key, struct connection, connections, CONNECTION_ENTRIES, 0);
 PINNED("hash", u32, struct place, places, CONNECTIONS, 0);
+/* Places that a CPU is emptying, and since when (places.h). */
+PINNED("hash", u32, u64, emptying, 64 + 4 * POSSIBLE_CPUS, 0);
 PINNED("lru_hash", struct fragment_key, struct fragment, fragments, FRAGMENTS + LRU_SPARE, 0);
 PINNED("hash", u32, struct fragment_key, fragment_places, FRAGMENTS, 0);
 PINNED("hash", u32, struct budget, budgets, 2 * ENDPOINTS + 2, 0);

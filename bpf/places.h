@@ -27,8 +27,10 @@
  * CPUs race for places without locks. A connection and its place name each other:
  * places[7] has the connection's key, and the connection has place 7.
  *
- *   - To evict, delete the place: of two CPUs, one is told that it did. It then deletes
- *     the connection that the place named.
+ *   - To evict, claim the place in the map emptying: of two CPUs, one is told that it did.
+ *     Nobody else deletes a claimed place, so a CPU deletes only what it has chosen to evict,
+ *     never what another one has entered there meanwhile. Then it deletes the connection
+ *     that the place named.
  *   - To enter, store the connection with the place's number, then insert the place: of two
  *     CPUs, one is told that it did. Whoever fails at a step takes another place. So a
  *     place is never seen before its connection is there, and looks free only if it is.
@@ -53,6 +55,8 @@
 /* Places that it loses to other CPUs before it gives up. */
 #define PLACE_TRIES 2
 #define NO_PLACE 0xffffffffU
+/* A claim that is older was left behind: a CPU holds one for less than a microsecond, unless user space is interrupted. */
+#define CLAIM_TIMEOUT (60 * SECOND)
 /*
  * The compiler must write to memory what it has in registers, and read it again. The verifier does not know what is in
  * memory, so it follows what comes next once, and not once for each value that a register may have.
@@ -107,20 +111,21 @@ static __always_inline void start_choice(struct work *w, struct budget *budget)
 	barrier();
 }
 
-/* How willingly the account takes a place, which is lent or one of its own. */
+/* How willingly the account takes a place, which is lent or one of its own. w->place is then what is in it. */
 static __always_inline u64 worth_of(struct work *w, u32 number, bool lent, u32 borrowed)
 {
-	struct place *place = places.lookup(&number);
+	struct place *found = places.lookup(&number), *place = &w->place;
 	const struct payer *payer = &w->payer;
 	struct choice *choice = &w->choice;
 	struct budget *budget;
 	u32 account;
 
-	if (!place && lent && !choice->borrows_more)
+	if (!found && lent && !choice->borrows_more)
 		return NOT_OURS;
-	choice->is_empty = !place;
-	if (!place)
+	choice->is_empty = !found;
+	if (!found)
 		return FREE;
+	*place = *found;
 	choice->is_mine = place->payer == payer->endpoint && place->account == payer->account;
 	choice->occupancy = occupancy_of(place, number, w->now);
 	barrier();
@@ -175,8 +180,8 @@ static __always_inline void find_likely(struct work *w, struct budget *budget)
 }
 
 /*
- * Choose the place to take: w->choice.best, or NO_PLACE. The state of the loop is kept in memory, because the verifier
- * would follow each combination of known values in registers separately.
+ * Choose the place to take: w->choice.best, or NO_PLACE. w->old_place is what is in it. The state of the loop is kept in
+ * memory, because the verifier would follow each combination of known values in registers separately.
  */
 static __always_inline void choose_place(struct work *w, struct budget *budget)
 {
@@ -207,6 +212,7 @@ static __always_inline void choose_place(struct work *w, struct budget *budget)
 		if (choice->worth > choice->most) {
 			choice->most = choice->worth;
 			choice->best = number;
+			w->old_place = w->place;
 		}
 		barrier();
 		if (choice->most == FREE)
@@ -239,11 +245,47 @@ static __always_inline void delete_origin(u32 hash, u32 endpoint)
 		origins.delete(&hash);
 }
 
+static __always_inline bool is_same(const struct connection_key *a, const struct connection_key *b)
+{
+	const u64 *x = (const u64 *)a, *y = (const u64 *)b;
+
+	return x[0] == y[0] && x[1] == y[1] && x[2] == y[2] && x[3] == y[3] && x[4] == y[4] && x[5] == y[5];
+}
+
+/* Claim a place to empty it. Return 0 if another CPU has. */
+static __always_inline bool claim_place(u32 number, u64 now)
+{
+	u64 *since;
+
+	if (!emptying.insert(&number, &now))
+		return 1;
+	since = emptying.lookup(&number);
+	/* A packet that interrupts user space in the map cannot release its claim on newer kernels: the map is busy. */
+	if (since && now > *since && now - *since > CLAIM_TIMEOUT)
+		emptying.delete(&number);
+	return 0;
+}
+
+/* Delete a place if *old is still in it. Return 0 if it is not, or if another CPU was faster. */
+static __always_inline bool delete_place(const struct place *old, u32 number, u64 now)
+{
+	struct place *place;
+	bool deleted;
+
+	if (!claim_place(number, now))
+		return 0;
+	place = places.lookup(&number);
+	deleted = place && is_same(&place->key, &old->key) && place->payer == old->payer &&
+		  place->account == old->account && !places.delete(&number);
+	emptying.delete(&number);
+	return deleted;
+}
+
 /*
- * Empty a place and evict its connection, which was_alive. *old is memory for the place's contents. Return 0 if another
- * CPU was faster.
+ * Empty a place and evict its connection, which was_alive. *old is what was in it when it was chosen. Return 0 if
+ * another CPU was faster.
  */
-static __always_inline bool vacate(struct place *old, u32 number, bool was_alive)
+static __always_inline bool vacate(struct place *old, u32 number, u64 now, bool was_alive)
 {
 	struct place *place = places.lookup(&number);
 	struct connection *connection;
@@ -252,8 +294,7 @@ static __always_inline bool vacate(struct place *old, u32 number, bool was_alive
 
 	if (!place)
 		return 1;
-	*old = *place;
-	if (places.delete(&number))
+	if (!delete_place(old, number, now))
 		return 0;
 	/* holds_place() has the other fence. The map's memory is never returned, and adding 0 changes nothing in it. */
 	fence(&place->account);
@@ -286,7 +327,7 @@ static __always_inline u32 emptied_place(struct work *w, struct budget *budget)
 	barrier();
 	/* A free place is the last one that was looked at. Its owner may take it from a connection that is in use. */
 	was_alive = choice->most != FREE || choice->occupancy != VACANT;
-	if (choice->best != NO_PLACE && !choice->is_empty && !vacate(&w->old_place, choice->best, was_alive))
+	if (choice->best != NO_PLACE && !choice->is_empty && !vacate(&w->old_place, choice->best, w->now, was_alive))
 		return NO_PLACE;
 	return choice->best;
 }
@@ -304,13 +345,6 @@ static __always_inline bool enter_place(struct work *w, struct budget *budget, u
 	if (is_borrowed(number, budget->slot, w->payer.account))
 		__sync_fetch_and_add(&usage_of(budget, &w->payer)->borrowed, 1);
 	return 1;
-}
-
-static __always_inline bool is_same(const struct connection_key *a, const struct connection_key *b)
-{
-	const u64 *x = (const u64 *)a, *y = (const u64 *)b;
-
-	return x[0] == y[0] && x[1] == y[1] && x[2] == y[2] && x[3] == y[3] && x[4] == y[4] && x[5] == y[5];
 }
 
 /* Whether w->key's connection, which has just been stored with the place that an earlier one had, still holds that. */

@@ -439,8 +439,9 @@ int expire_places(struct __sk_buff *skb)
 
 		if (!place)
 			continue;
-		if (occupancy_of(place, number, now) == VACANT)
-			vacate(&old, number, 0);
+		old = *place;
+		if (occupancy_of(&old, number, now) == VACANT)
+			vacate(&old, number, now, 0);
 		else
 			used++;
 	}

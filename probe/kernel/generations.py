@@ -48,7 +48,7 @@ from probe.policy.logging import KERNEL_BITS
 LINKS: Final = "links"
 """The folder of the links, beside those of the generations."""
 _SHARED: Final = {
-    ("connections", "places", "budgets", "origins"): ("CONNECTIONS", "ENDPOINTS"),
+    ("connections", "places", "emptying", "budgets", "origins"): ("CONNECTIONS", "ENDPOINTS"),
     ("fragments", "fragment_places"): ("FRAGMENTS", "ENDPOINTS"),
     ("slots", "cursors"): (),
     ("unready_origins",): (),

@@ -265,6 +265,7 @@ MAPS: Final = {
     "floods_1": MapLayout(_HASH, VERDICT_KEY, DENY_WINDOW),
     "fragment_places": MapLayout(_HASH, INDEX, FRAGMENT_KEY),
     "places": MapLayout(_HASH, INDEX, PLACE),
+    "emptying": MapLayout(_HASH, INDEX, WORD),
     "budgets": MapLayout(_HASH, INDEX, BUDGET),
     "local_addresses": MapLayout(_HASH, LOCAL_KEY, LOCAL),
     "tunnel_ports": MapLayout(_ARRAY, INDEX, WORD),
