@@ -255,7 +255,7 @@ static __always_inline void update_connection(struct __sk_buff *skb, struct asse
 		connection->check = hook == DEVICE_EXIT ? 0 : connection->check & ~CHECK_UNLOGGED;
 	}
 	touch(connection, &w->packet, direction_of(hook), w->now);
-	/* User space wrote it, or carried it over from another generation. */
+	/* It was carried over from another generation, before its pod had a budget. */
 	if (!connection->place) {
 		w->fresh = *connection;
 		w->unstored = 1;

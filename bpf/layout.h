@@ -351,4 +351,13 @@ struct expire_request {
 	u32 padding[3];
 };
 
+/* Input of add_connection through BPF_PROG_RUN: an entry, and the account that pays for its place. */
+struct add_request {
+	u8 frame[16];
+	struct connection_key key;
+	struct connection connection;
+	u32 payer; /* an endpoint's number */
+	u32 account;
+};
+
 #endif

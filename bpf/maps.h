@@ -123,7 +123,7 @@ struct choice {
 
 /*
  * What one run works on. The stack has 512 bytes, which this exceeds, so it lives in
- * a per-CPU array of one element; no run of our programs interrupts another on a CPU.
+ * a per-CPU array. No run that handles a packet interrupts another one on its CPU.
  */
 struct work {
 	struct packet packet;
@@ -154,7 +154,8 @@ struct work {
 	struct connection_key later_key;
 	struct connection later_fresh;
 };
-BPF_F_TABLE("percpu_array", u32, struct work, works, 1, 0);
+/* The second one is for add_connection, which a packet may interrupt on older kernels. */
+BPF_F_TABLE("percpu_array", u32, struct work, works, 2, 0);
 
 static __always_inline u64 setting(u32 word)
 {

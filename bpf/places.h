@@ -36,15 +36,17 @@
  *     place is never seen before its connection is there, and looks free only if it is.
  *   - Who loses a race PLACE_TRIES times drops its packet. So no pod can make entries
  *     without places by racing with itself.
- *   - A connection with place 0 has none yet, because user space wrote it. Its next
- *     packet on the slow path takes a place for it.
+ *   - What user space stores gets its place by the same steps (add_connection in policy.c).
+ *   - A connection with place 0 has none yet, because it was carried over from another
+ *     generation of maps before its pod had a budget. Its next packet on the slow path takes
+ *     a place for it.
  *
  * Connections expire without a packet, and their places stay taken until somebody looks at
  * them. So user space runs expire_places() over all places in about a minute. Otherwise a
  * pod would be charged for connections that are long over.
  *
- * The table itself is an LRU hash with more room than places (maps.h), so that what user
- * space writes is stored, and a new connection before it takes a place.
+ * The table itself is an LRU hash with more room than places (maps.h), so that a connection
+ * is stored before it takes a place, and one without a place evicts no other.
  */
 #ifndef KUBEWEIR_PLACES_H
 #define KUBEWEIR_PLACES_H

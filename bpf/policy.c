@@ -447,3 +447,26 @@ int expire_places(struct __sk_buff *skb)
 	}
 	return used;
 }
+
+/*
+ * Run by user space (BPF_PROG_RUN) with an add_request, by one thread at a time: store an entry, in place of any other
+ * under its key, with a place that the account pays for. Return 0 if there is no room.
+ */
+int add_connection(struct __sk_buff *skb)
+{
+	u32 second = 1;
+	struct work *w = works.lookup(&second);
+	struct connection *known;
+
+	if (!w || bpf_skb_load_bytes(skb, __builtin_offsetof(struct add_request, key), &w->key, sizeof(w->key)) ||
+	    bpf_skb_load_bytes(skb, __builtin_offsetof(struct add_request, connection), &w->fresh,
+			       sizeof(w->fresh)) ||
+	    bpf_skb_load_bytes(skb, __builtin_offsetof(struct add_request, payer), &w->payer, sizeof(w->payer)))
+		return 0;
+	w->sender = w->payer.account == ACCOUNT_OWN ? SENDER_ORIGIN : SENDER_OUTSIDE;
+	w->origin.endpoint = w->payer.endpoint;
+	w->now = bpf_ktime_get_ns();
+	known = connections.lookup(&w->key);
+	w->fresh.place = known ? known->place : 0;
+	return store_connection(w);
+}

@@ -33,6 +33,7 @@ from probe.kernel.adopted_connections import EGRESS, INGRESS, AdoptedConnections
 from probe.kernel.budgets import spared_by_endpoint
 from probe.kernel.layout import CONNECTION_KEY, Array, Config
 from probe.kernel.maps import Maps
+from probe.kernel.stored_connections import Payer
 from probe.kernel.unknown_flows import UnknownFlows
 from probe.node.conntrack import Conntrack, Ends, Tracked
 from probe.node.netlink import NodeNetwork
@@ -154,14 +155,18 @@ class Adoption:
             is_answer = flow["just_attached"] and protocol == _TCP
             if not is_answer or conntrack.is_tracking(six=not is_ipv4(sent.source)):
                 return "unknown"
-            self._table.write(key.tobytes(), entry(INGRESS if direction == EGRESS else EGRESS, 0))
-            return "adopted"
+            value = entry(INGRESS if direction == EGRESS else EGRESS, 0)
+            # It is not known who opened the connection, so who sends its packets pays.
+            payer = Payer(int(flow["payer"]), int(flow["account"]))
+            return "adopted" if self._table.write(key.tobytes(), value, payer) else "failed"
         if direction == (EGRESS if tracked.original == sent else INGRESS):
             return "own_direction"
-        for found, value in self._table.entries(tracked, self._table.pods_of(tracked)):
-            if found == key.tobytes() or not self._table.has_entry(found):
-                self._table.write(found, value)
-        return "adopted"
+        result = "adopted"
+        for found, value, payer in self._table.entries(tracked, self._table.pods_of(tracked)):
+            is_needed = found == key.tobytes() or not self._table.has_entry(found)
+            if is_needed and not self._table.write(found, value, payer):
+                result = "failed"
+        return result
 
     def _adopt_all(self, conntrack: Conntrack, indexes: Collection[int]) -> None:
         """Write entries for the connections of the pods at these interfaces; those that were answered come first."""
@@ -180,11 +185,11 @@ class Adoption:
             self._adopt(tracked, pods, written, limit)
 
     def _adopt(self, tracked: Tracked, pods: Mapping[bytes, LocalPod], written: Counter[int], limit: int) -> None:
-        for key, value in self._table.entries(tracked, pods):
+        for key, value, payer in self._table.entries(tracked, pods):
             endpoint = int(np.frombuffer(key, CONNECTION_KEY)["endpoint"][0])
             if written[endpoint] < limit and not self._table.has_entry(key, seen_open=True):
                 written[endpoint] += 1
-                self._table.write(key, value)
+                self._table.write(key, value, payer)
 
 
 def _fairly(flows: Array) -> Array:

@@ -6,6 +6,10 @@ chose pod 10.244.1.9:8080 (endpoint 4). The two pods' entries are::
 
     {local 10.244.1.7:40000, remote 10.96.0.10:80, endpoint 3}     EGRESS, other 10.244.1.9:8080
     {local 10.244.1.9:8080, remote 10.244.1.7:40000, endpoint 4}   INGRESS
+
+Each gets a place in the table (:mod:`probe.kernel.stored_connections`), and who opened the connection pays for it:
+above, endpoint 3 pays for both. So no pod has more entries than its budget allows, however many connections
+nf_conntrack knows.
 """
 
 from __future__ import annotations
@@ -20,6 +24,7 @@ import numpy as np
 from enrich.wire.batch import Reason, Verdict
 from probe.kernel.layout import CONNECTION, CONNECTION_KEY, LOCAL_NODE, LOCAL_NONE, Config, ConnectionState
 from probe.kernel.maps import Maps
+from probe.kernel.stored_connections import OUTSIDE, OWN, Payer, store_connection
 from probe.node.conntrack import Ends, Tracked
 
 EGRESS, INGRESS = 0, 1
@@ -62,11 +67,12 @@ class AdoptedConnections:
         indexes = {end: self._ifindex_of(end) for end in (tracked.original.source, tracked.reply.source)}
         return {end: pod for end, index in indexes.items() if index and (pod := self.pod_at(index))}
 
-    def entries(self, tracked: Tracked, pods: Mapping[bytes, LocalPod]) -> Iterator[tuple[bytes, bytes]]:
-        """Yield key and value of the entry of each end that is in ``pods``."""
+    def entries(self, tracked: Tracked, pods: Mapping[bytes, LocalPod]) -> Iterator[tuple[bytes, bytes, Payer]]:
+        """Yield key, value and payer of the entry of each end that is in ``pods``."""
         original, reply = tracked.original, tracked.reply
         state = ConnectionState.REPLIED if tracked.answered else ConnectionState(0)
         if original.source in pods:
+            number = pods[original.source].number
             backend = (reply.source, reply.source_port)
             value = entry(EGRESS, state | ConnectionState.EXIT)
             if backend != (original.destination, original.destination_port):
@@ -76,13 +82,17 @@ class AdoptedConnections:
                     value = entry(EGRESS, state_dialled, verdict=_PENDING)
                 else:
                     value = entry(EGRESS, state_dialled, backend)
-            yield _key(pods[original.source].number, tracked.protocol, original), value
+            yield _key(number, tracked.protocol, original), value, Payer(number, OWN)
         # The node's own packets need no entry, and a source address alone never makes a packet the node's.
-        if reply.source in pods and self._ifindex_of(original.source) != LOCAL_NODE:
+        opener = self._ifindex_of(original.source)
+        if reply.source in pods and opener != LOCAL_NODE:
+            number = pods[reply.source].number
             source = (original.source, original.source_port)
             is_hidden = source != (reply.destination, reply.destination_port)
-            other = source if is_hidden and self._ifindex_of(original.source) else None
-            yield _key(pods[reply.source].number, tracked.protocol, reply), entry(INGRESS, state, other)
+            value = entry(INGRESS, state, source if is_hidden and opener else None)
+            pod = self.pod_at(opener) if opener else None
+            payer = Payer(pod.number, OWN) if pod else Payer(number, OUTSIDE)
+            yield _key(number, tracked.protocol, reply), value, payer
 
     def has_entry(self, key: bytes, *, seen_open: bool = False) -> bool:
         """Return whether the connection has an entry that has not expired.
@@ -95,9 +105,9 @@ class AdoptedConnections:
         limit = _TIMEOUT_NS if found["state"] & ConnectionState.REPLIED else _TIMEOUT_UNANSWERED_NS
         return time.monotonic_ns() - int(found["last_ns"]) < limit
 
-    def write(self, key: bytes, value: bytes) -> None:
-        """Write an entry in place of any other. Raises OSError."""
-        self._maps["connections"].set(key, value)
+    def write(self, key: bytes, value: bytes, payer: Payer) -> bool:
+        """Write an entry in place of any other. Return False if there is no place for it. Raises OSError."""
+        return store_connection(self._maps, key, value, payer)
 
     def _ifindex_of(self, address: bytes) -> int | None:
         """Return the interface of the local pod with this address, LOCAL_NODE for the node's own, None for others."""

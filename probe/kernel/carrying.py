@@ -2,13 +2,17 @@
 
 A map that both generations share needs nothing. Of another one everything is copied first; afterwards, the connections
 with a packet since, and the entries that are missing. Fields are copied by name (``probe.kernel.description``).
+
+Places are numbered in each generation. A connection gets a new one, which is paid by who has paid for the old one. If
+its pod has no budget yet, the programs give it a place with its next packet.
 """
 
 from __future__ import annotations
 
 import errno
+import functools
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final
 
 import numpy as np
@@ -16,8 +20,9 @@ import structlog
 
 from probe.kernel import bpf
 from probe.kernel.description import converted
-from probe.kernel.layout import Array
+from probe.kernel.layout import CONNECTION_KEY, Array
 from probe.kernel.maps import Map, Maps
+from probe.kernel.stored_connections import OWN, Payer, store_connection
 
 _CARRIED: Final = ("connections", "fragments", "origins")
 _MARGIN_NS: Final = 100_000_000
@@ -35,6 +40,7 @@ class Carrier:
             for name in _CARRIED
             if name in old and bpf.map_info(old[name].fd).number != bpf.map_info(new[name].fd).number
         ]
+        self._old, self._new = old, new
         self._carried_ns = 0
         """When the last copy began, by the monotonic clock; 0: there was none."""
 
@@ -47,11 +53,26 @@ class Carrier:
                 recent = values["last_ns"].astype(np.int64) >= self._carried_ns - _MARGIN_NS
                 keys, values = keys[recent], values[recent]
             values = converted(values, new.layout.value).copy()
-            if "place" in (values.dtype.names or ()):
-                # Places are numbered in each generation. The programs give the connection one with its next packet.
-                values["place"] = 0
-            _copy(converted(keys, new.layout.key), values, new)
+            insert = new.set
+            if new.name == "connections":
+                values["place"], insert = 0, self._insert_connection
+            _copy(converted(keys, new.layout.key), values, new, insert)
         self._carried_ns = began_ns
+
+    def _insert_connection(self, key: bytes, value: bytes) -> None:
+        own = Payer(int(np.frombuffer(key, CONNECTION_KEY)["endpoint"][0]), OWN)
+        if not store_connection(self._new, key, value, self._payers.get(key, own)):
+            self._new["connections"].set(key, value)
+
+    @functools.cached_property
+    def _payers(self) -> dict[bytes, Payer]:
+        """Who paid for each connection's place in the other generation when this was first asked."""
+        if "places" not in self._old:
+            return {}
+        _, places = self._old["places"].entries()
+        keys = converted(places["key"], CONNECTION_KEY)
+        accounts = zip(places["payer"].tolist(), places["account"].tolist(), strict=True)
+        return {key.tobytes(): Payer(*account) for key, account in zip(keys, accounts, strict=True)}
 
 
 def copy_endpoints(found: Mapping[bytes, bytes], new: Map) -> None:
@@ -68,11 +89,13 @@ def copy_endpoints(found: Mapping[bytes, bytes], new: Map) -> None:
             return
 
 
-def _copy(keys: Array, values: Array, new: Map) -> None:
-    timed = "last_ns" in (values.dtype.names or ())
+def _copy(keys: Array, values: Array, new: Map, insert: Callable[[bytes, bytes], None]) -> None:
+    """Copy entries. ``insert`` stores those that are missing; of others, those with a later packet are replaced."""
+    names = values.dtype.names or ()
     for key, value in zip(keys, values, strict=True):
         there = new.get(key.tobytes())
-        if there is not None and "place" in (values.dtype.names or ()):
+        if there is None:
+            insert(key.tobytes(), value.tobytes())
+        elif "last_ns" in names and there["last_ns"] < value["last_ns"]:
             value["place"] = there["place"]
-        if there is None or (timed and there["last_ns"] < value["last_ns"]):
             new.set(key.tobytes(), value.tobytes())

@@ -37,6 +37,7 @@ PROGRAMS: Final = (
     "entry_tunnel",
     "entry_device",
     "expire_places",
+    "add_connection",
     "close_windows",
 )
 """The entry points in ``bpf/policy.c``."""
