@@ -20,8 +20,9 @@ other settings, by an older or by a newer version) takes over from it:
 A probe that is killed between any two steps leaves each interface with one whole generation. The next probe takes over
 from all that it finds, in the same way, whichever of them it wants itself.
 
-Two generations must not take each other's verdicts for current ones, although both write to shared connections. So a
-new one begins with an epoch that no other has had.
+Two generations must not take each other's verdicts for current ones, although both write to shared connections. So one
+that takes over begins with an epoch that no other has had. The generation with the highest epoch was in force last: its
+word of logging has the last valid NetworkLogging.
 """
 
 from __future__ import annotations
@@ -230,12 +231,14 @@ def open_generation(pins: Path, sizes: Mapping[str, int], cache: ProgramCache | 
     description.write(folder, sizes)
     if predecessors:
         _say(predecessors, folder.name, sizes)
-        if not maps.config(Config.EPOCH):
+        found_epochs = {one.maps.config(Config.EPOCH): one for one in predecessors}
+        # Its own is not 0 if this generation was in force before those, and was not removed.
+        own, highest = maps.config(Config.EPOCH), max(found_epochs)
+        if own <= highest:
             # The kernel's bits stay 0, so that all is logged until the lists are made.
-            logging = max(one.maps.config(Config.LOGGING) & ~KERNEL_BITS for one in predecessors)
-            maps.configure(Config.LOGGING, logging)
-            # Last: it says that all of this was copied, should the probe be killed in between.
-            maps.configure(Config.EPOCH, _unused_epoch(predecessors))
+            maps.configure(Config.LOGGING, found_epochs[highest].maps.config(Config.LOGGING) & ~KERNEL_BITS)
+            # Last: it says that all of this was copied, should the probe be killed in between. The side stays.
+            maps.configure(Config.EPOCH, _unused_epoch(highest) | own & 1)
         for one in predecessors:
             copy_endpoints(one.endpoints(), maps["endpoints"])
     return Generation(maps, predecessors, unreadable)
@@ -265,9 +268,8 @@ def _gather_links(folder: Path, links: Path) -> None:
         pin.rename(place)
 
 
-def _unused_epoch(predecessors: list[Predecessor]) -> int:
-    """Return an even epoch that neither these generations nor any removed one has had since the node booted."""
-    highest = max(one.maps.config(Config.EPOCH) for one in predecessors)
+def _unused_epoch(highest: int) -> int:
+    """Return an even epoch that no generation has had since the node booted; ``highest`` is of those that are found."""
     return (max(highest, int(time.clock_gettime(time.CLOCK_BOOTTIME) * _EPOCHS_PER_S)) + 2) & ~1
 
 

@@ -267,3 +267,22 @@ def test_a_generation_that_takes_over_knows_the_last_valid_object(own: Rig) -> N
     own.apply()
     assert own.maps.config(Config.LOGGING) == word
     assert kinds(shop.traffic()) == {"allow", "deny"}
+
+
+@pytest.mark.parametrize("own", ["tcx"], indirect=True)
+def test_a_generation_that_returns_knows_the_last_valid_object_and_has_an_epoch_of_its_own(own: Rig) -> None:
+    Shop(own)
+    put(own, DELEGATE, LOG)
+    restart(own, POLICY_ENTRIES=512)
+    put(own, OFF, DELEGATE)
+    word, epoch = own.maps.config(Config.LOGGING), own.maps.config(Config.EPOCH)
+    # The first generation is not removed yet, because its ring has not been read.
+    restart(own)
+    assert own.maps.config(Config.LOGGING) == word & ~KERNEL_BITS
+    # Both write to the same connections: a verdict of the other one must never count as current.
+    assert own.maps.config(Config.EPOCH) > epoch
+    restart(own)
+    assert own.maps.config(Config.LOGGING) == word & ~KERNEL_BITS
+    own.logged.replace(NetworkLogging, [NetworkLogging("default", "", invalid="spec: must be an object")])
+    own.apply()
+    assert own.maps.config(Config.LOGGING) == word
