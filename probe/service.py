@@ -131,7 +131,7 @@ def serve(settings: Settings) -> None:
             stack.callback(taint.stop)
         parts.publisher.start()
         stack.enter_context(credentials.running())
-        cluster_id = find_cluster_id(settings, cluster, parts.drain.cluster, has_ended)
+        cluster_id = find_cluster_id(settings, cluster, parts.drain.known_cluster(), has_ended)
         if cluster_id is not None:
             parts.drain.start(cluster_id, settings.node)
             parts.intervals.start(cluster_id)
@@ -174,7 +174,8 @@ def _assemble(settings: Settings, source: Source, cluster: Cluster, stack: conte
     ring = stack.enter_context(contextlib.closing(Ring(maps)))
     earlier = [EarlierRing(Ring(one.maps), one.retired, one.remove) for one in generation.predecessors]
     reserve_numbers(ledger, generation, (ring, *(one.ring for one in earlier)))
-    spool = stack.enter_context(contextlib.closing(Spool(settings.state_dir / "spool", settings.spool_bytes)))
+    spool = Spool(settings.state_dir / "spool", settings.spool_bytes, lazy=True)
+    stack.callback(spool.close)
     names = topics(settings.topic_prefix, settings.partitions)
     interval_publisher = AddressIntervalPublisher(names.endpoints, settings.connection(), settings.stall)
     clock = LinkClock()
@@ -252,10 +253,9 @@ def _stop(parts: _Parts) -> bool:
 
 
 def _raise_failure(parts: _Parts) -> None:
-    if dead := dead_thread():
-        raise StopServiceError(dead, Exit.UNEXPECTED)
-    if parts.has_failed():
-        raise StopServiceError("a part of the probe failed, see the log above", Exit.UNEXPECTED)
+    reason = dead_thread() or ("a part of the probe failed, see the log above" if parts.has_failed() else "")
+    if reason:
+        raise StopServiceError(reason, Exit.UNEXPECTED)
 
 
 @contextlib.contextmanager

@@ -33,12 +33,15 @@ class KubernetesSource:
         self._stores: list[PolicyStore] = []
         resources = [resource for resource in RESOURCES if resource.type in cluster.kinds]
         index = Index(cluster, resources)
-        self._watches = [Watch(self._client, resource, index, self._store(resource)) for resource in resources]
+        stores = [self._store(resource) for resource in resources]
+        pairs = zip(resources, stores, strict=True)
+        self._watches = [Watch(self._client, resource, index, store) for resource, store in pairs]
 
     def _store(self, resource: Resource) -> PolicyStore | None:
         if self._state is None or not resource.is_kept:
             return None
         self._stores.append(PolicyStore(self._state / resource.definition))
+        self._stores[-1].begin()
         return self._stores[-1]
 
     def start(self) -> None:

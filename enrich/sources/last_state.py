@@ -66,8 +66,11 @@ class LastState:
         self._is_said = False
         """It was logged that the cluster of stored objects cannot be checked."""
         if store is not None:
-            for name, stored in store.load():
-                self._adopt(store, name, stored)
+            self._load(store)
+
+    def _load(self, store: PolicyStore) -> None:
+        for name, stored in store.load():
+            self._adopt(store, name, stored)
 
     def _adopt(self, store: PolicyStore, name: str, stored: Stored) -> None:
         why = "it does not describe a policy"
@@ -84,6 +87,8 @@ class LastState:
 
     def begin(self) -> None:
         """Note under which definition the objects are seen that the next request returns."""
+        if self._store is not None and self._store.is_late:
+            self._load(self._store)
         try:
             found = self._ask()
         except AnswerError:

@@ -2,10 +2,10 @@
 
 A probe that starts while the server does not serve the kind would otherwise open what these policies close.
 
-A disk may be full, or not answer for minutes. Policy does not wait for it: :meth:`PolicyStore.save` only notes what is
-to be stored, and a thread writes it. If an object changes again meanwhile, only its newest state is written, so that
-what waits is never more than one state of each object. What cannot be written is tried again, and
-:attr:`PolicyStore.problem` says so.
+A disk may be full, or not answer for minutes. Policy does not wait for it. At the start, what the disk has not given
+after some seconds is loaded when it comes. Later, :meth:`PolicyStore.save` only notes what is to be stored, and a
+thread writes it. If an object changes again meanwhile, only its newest state is written, so that what waits is never
+more than one state of each object. What cannot be written is tried again, and :attr:`PolicyStore.problem` says so.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 import structlog
 
+from enrich.runtime.in_time import Started
 from enrich.runtime.private import make_private_folder, open_private
 from enrich.runtime.state_file import DamagedError, count_damaged, read_state
 
@@ -32,6 +33,8 @@ _UNFINISHED: Final = ".unfinished"
 _RETRY_S: Final = 1.0
 _PATIENCE_S = 10.0
 """A disk that has not stored a state for so long is reported."""
+_READ_S = 5.0
+"""How long the start waits for the disk."""
 
 
 class Stored(msgspec.Struct):
@@ -45,6 +48,14 @@ class Stored(msgspec.Struct):
 
 
 _decode: Final = msgspec.json.Decoder(Stored).decode
+
+
+class _Found(NamedTuple):
+    """What a folder holds."""
+
+    contents: dict[str, bytes]
+    wrong: dict[str, str]
+    """Why files cannot be read."""
 
 
 class PolicyStore:
@@ -63,6 +74,8 @@ class PolicyStore:
         self._changed = threading.Condition()
         self._closing = threading.Event()
         self._thread: threading.Thread | None = None
+        self._reading: Started[_Found] | None = None
+        """What reads the folder; None before and afterwards."""
 
     @property
     def problem(self) -> str | None:
@@ -82,23 +95,53 @@ class PolicyStore:
             return f"stored policies in {self._folder} cannot be read: {names}: apply them again, or remove the files"
         return None
 
+    def begin(self) -> Started[_Found]:
+        """Begin to read the folder. So the folders of several kinds are read at the same time."""
+        self._reading = Started(f"read-{self._folder.name}", self._read)
+        return self._reading
+
+    @property
+    def is_late(self) -> bool:
+        """Whether the disk has given in the end what :meth:`load` did not wait for."""
+        return self._reading is not None and self._reading.has_ended
+
     def load(self) -> Iterator[tuple[str, Stored]]:
-        """Yield each object with the name of its file. A file that cannot be read is reported and left as it is."""
+        """Yield each object with the name of its file. A file that cannot be read is reported and left as it is.
+
+        If the disk takes too long, nothing is yielded until it has answered (:attr:`is_late`) and this is called again.
+        """
         try:
-            make_private_folder(self._folder)
-            paths = sorted(path for path in self._folder.iterdir() if path.name != _UNFINISHED)
+            found = (self._reading or self.begin()).result(_READ_S)
         except OSError as error:
             self._report("", error)
+            if not isinstance(error, TimeoutError):
+                self._reading = None
             return
-        for path in paths:
+        self._reading = None
+        self._failed.pop("", None)
+        for name, why in found.wrong.items():
+            self.leave_out(name, why)
+        for name, content in found.contents.items():
+            if name in self._latest or name in self._unwritten:
+                continue  # the object has changed since
             try:
-                content = read_state(path, _MAX_BYTES)
                 stored = _decode(content)
-            except (OSError, ValueError, RecursionError, DamagedError) as error:
-                self.leave_out(path.name, str(error))
+            except (ValueError, RecursionError) as error:
+                self.leave_out(name, str(error))
                 continue
-            self._latest[path.name] = content
-            yield path.name, stored
+            self._latest[name] = content
+            yield name, stored
+
+    def _read(self) -> _Found:
+        """Read all files. Raises OSError if the folder cannot be read."""
+        make_private_folder(self._folder)
+        found = _Found({}, {})
+        for path in sorted(path for path in self._folder.iterdir() if path.name != _UNFINISHED):
+            try:
+                found.contents[path.name] = read_state(path, _MAX_BYTES)
+            except (OSError, DamagedError) as error:
+                found.wrong[path.name] = str(error)
+        return found
 
     def leave_out(self, name: str, why: str) -> None:
         """Report that a file is of no use. It stays where it is: its name says which policy to apply again."""

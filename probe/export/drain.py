@@ -13,6 +13,7 @@ in the first one, and is appended in its name; the other cluster's name begins w
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -21,6 +22,7 @@ from typing import Final
 
 import structlog
 
+from enrich.runtime.in_time import Started
 from enrich.wire.clock_skew import Skew
 from enrich.wire.cuts import by_kind
 from enrich.wire.tally import Tally
@@ -37,8 +39,10 @@ _POLL_S: Final = 0.005
 _MAX_VERDICTS_READ: Final = 20_000
 _RETRY_S: Final = 1.0
 _REPORT_S: Final = 10.0
+_OPEN_S: Final = 5.0
+"""How long the start waits for the spool's disk."""
 _PATIENCE_S: Final = 10.0
-"""An append that takes longer is reported."""
+"""An append, or the opening of the spool, that takes longer is reported."""
 
 
 class Drain:
@@ -61,7 +65,9 @@ class Drain:
         """The cluster's id and the node, in the batches that are being made."""
         self._cluster = ""
         """The cluster's id from the next verdict on."""
-        self._appending_since: float | None = None
+        self._disk_since: float | None = None
+        """Since when the disk is to answer."""
+        self._opening: Started[bool] | None = None
         self._earlier = earlier
         self._stop = threading.Event()
         self.failed = threading.Event()
@@ -78,14 +84,20 @@ class Drain:
     @property
     def problem(self) -> str | None:
         """What keeps verdicts from the spool, in words; None if nothing does."""
-        since = self._appending_since
+        since = self._disk_since
         if since is not None and time.monotonic() - since > _PATIENCE_S:
             return f"the spool's disk has not answered for {time.monotonic() - since:.0f} s: verdicts stay in the ring"
         return self._problem
 
-    @property
-    def cluster(self) -> str | None:
-        """The cluster's id in the last batch of these rings: a restart need not wait for the API server to get it."""
+    def known_cluster(self) -> str | None:
+        """Return the cluster's id in the last batch of these rings: a restart need not wait for the API server.
+
+        None: there is no such batch, or the disk does not answer for some seconds.
+        """
+        self._try_to_open(_OPEN_S)
+        return self._last_cluster()
+
+    def _last_cluster(self) -> str | None:
         last = self._spool.last_header
         known = any(self._has_last(ring) for ring in (self._ring, *(one.ring for one in self._earlier)))
         return last.cluster if last and known else None
@@ -150,7 +162,7 @@ class Drain:
         try:
             if not self._open_spool():
                 return
-            self._key = self.cluster or self._cluster, self._key[1]
+            self._key = self._last_cluster() or self._cluster, self._key[1]
             # The last batch may be in its ring still, so that ring comes first: later another header would be last.
             for earlier in sorted(self._earlier, key=lambda one: not self._has_last(one.ring)):
                 if not self._empty(earlier.ring, earlier.ended):
@@ -165,9 +177,20 @@ class Drain:
             self.failed.set()
             raise
 
+    def _try_to_open(self, timeout_s: float) -> bool:
+        """Open the spool, and wait so long for the disk at most. Return whether it is open."""
+        if self._opening is None or self._opening.has_ended:
+            self._disk_since = time.monotonic()
+            self._opening = Started("open-spool", self._spool.open)
+        with contextlib.suppress(TimeoutError):
+            is_open = self._opening.result(timeout_s)
+            self._disk_since = None
+            return is_open
+        return False
+
     def _open_spool(self) -> bool:
         """Wait until the spool is open; return False if the probe stops before."""
-        while not self._spool.open():
+        while not self._try_to_open(_RETRY_S):
             self._report(self._spool.problem or "")
             if self._stop.wait(_RETRY_S):
                 return False
@@ -236,16 +259,16 @@ class Drain:
         Meanwhile its verdicts stay in the ring; when that is full, the kernel counts what it cannot write.
         """
         while True:
-            self._appending_since = time.monotonic()
+            self._disk_since = time.monotonic()
             try:
                 self._spool.append(batch.value, batch.header)
             except OSError as error:
-                self._appending_since = None
+                self._disk_since = None
                 self._report(f"the spool cannot be written: {error.strerror}")
                 if self._stop.wait(_RETRY_S):
                     raise _CannotAppendError from error
             else:
-                self._appending_since = self._problem = None
+                self._disk_since = self._problem = None
                 return
 
 

@@ -65,8 +65,10 @@ _MAX_HANDED_ON_HEADERS: Final = 256
 class Spool:
     """Batches on disk. It has one writer (the drain) and one reader (the publisher), which may be two threads."""
 
-    def __init__(self, folder: Path, max_bytes: int = 1 << 30, segment_bytes: int = 16 << 20) -> None:
-        """Open the spool in ``folder``, or create it. If the disk does not let it, :attr:`problem` says so."""
+    def __init__(
+        self, folder: Path, max_bytes: int = 1 << 30, segment_bytes: int = 16 << 20, *, lazy: bool = False
+    ) -> None:
+        """Open the spool in ``folder``, or create it; ``lazy`` leaves that to :meth:`open`. See :attr:`problem`."""
         self._folder = folder
         self.max_bytes = max_bytes
         self._segment_bytes = min(segment_bytes, max(max_bytes // 4, 1))
@@ -81,9 +83,10 @@ class Spool:
         self._acknowledged_file: AcknowledgedFile | None = None
         self._counts = self._count()
         """Read without the lock: a disk that does not answer may hold it for minutes, and health must not."""
-        self.problem: str | None = None
+        self.problem: str | None = "the disk of the spool has not answered yet"
         """Why the spool is not open, in words; None if it is."""
-        self.open()
+        if not lazy:
+            self.open()
 
     def open(self) -> bool:
         """Open the spool if it is not; return whether it is open. What is damaged on disk is set aside."""

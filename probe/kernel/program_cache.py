@@ -17,7 +17,6 @@ import os
 import re
 import secrets
 import stat
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final, TypeVar
@@ -25,6 +24,7 @@ from typing import Final, TypeVar
 import msgspec
 import structlog
 
+from enrich.runtime.in_time import Started
 from enrich.runtime.private import make_private_folder, open_private
 from probe.kernel.bytecode import Bytecode
 
@@ -161,21 +161,4 @@ def _last_use_ns(path: Path) -> int:
 
 def _in_time(work: Callable[[], T]) -> T:
     """Return what ``work`` returns, or raise what it raises. Raises TimeoutError if the disk takes too long."""
-    done: list[T] = []
-    raised: list[Exception] = []
-
-    def run() -> None:
-        try:
-            done.append(work())
-        except (OSError, UnusableError) as error:
-            raised.append(error)
-
-    # A call to a disk that hangs cannot be stopped. The thread ends with it, and does not keep the process alive.
-    thread = threading.Thread(target=run, name="program-cache", daemon=True)
-    thread.start()
-    thread.join(_PATIENCE_S)
-    if raised:
-        raise raised[0]
-    if not done:
-        raise TimeoutError(f"the disk did not answer within {_PATIENCE_S:.0f} s")
-    return done[0]
+    return Started("program-cache", work).result(_PATIENCE_S)

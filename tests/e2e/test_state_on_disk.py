@@ -75,3 +75,30 @@ def test_policy_is_in_force_with_damaged_state_and_full_disks(without_kafka: Nod
     for sort in ("ledger", "bound pods", "address intervals", "spool"):
         assert f'kubeweir_probe_damaged_state_files_total{{holds="{sort}"}}' in page
     assert probe.stop() == 0
+
+
+@pytest.fixture
+def frozen(tmp_path: Path) -> Iterator[tuple[Node, Path]]:
+    """Make a node whose state is on a disk that does not answer."""
+    made, disk, image = Node(Broker(tmp_path), tmp_path), tmp_path / "state", tmp_path / "image"
+    disk.mkdir()
+    with image.open("wb") as file:
+        file.truncate(8 << 20)
+    subprocess.run(["mkfs.ext2", "-q", "-F", image], check=True)
+    subprocess.run(["mount", "-o", "loop", image, disk], check=True)
+    subprocess.run(["fsfreeze", "--freeze", disk], check=True)
+    yield made, disk
+    subprocess.run(["fsfreeze", "--unfreeze", disk], check=False, capture_output=True)
+    made.close()
+    subprocess.run(["umount", "-l", disk], check=True)
+
+
+@pytest.mark.timeout(180)
+def test_policy_is_in_force_while_the_disk_does_not_answer(frozen: tuple[Node, Path]) -> None:
+    node, disk = frozen
+    probe = node.begin()
+    check_policy(node)
+    until(lambda: "the spool's disk has not answered" in problems(probe) or None, "the report")
+    subprocess.run(["fsfreeze", "--unfreeze", disk], check=True)
+    until(lambda: "spool: " not in problems(probe) or None, "an open spool")
+    assert probe.stop() == 0

@@ -12,6 +12,7 @@ import msgspec
 import pytest
 
 from enrich.model import ClusterNetworkPolicy, Name, Object
+from enrich.runtime.state_file import read_state
 from enrich.sources.client import AnswerError
 from enrich.sources.definition import UNREADABLE, Definition
 from enrich.sources.last_state import LastState
@@ -292,6 +293,39 @@ def test_a_disk_that_does_not_answer_stops_nothing_and_gets_the_newest_state_lat
     store.close()
     assert {path.name for path in tmp_path.iterdir()} == {"a", "c"}
     assert json.loads((tmp_path / "a").read_bytes())["object"]["spec"]["priority"] == 49
+
+
+def test_stored_policies_of_a_disk_that_does_not_answer_at_the_start_are_in_force_when_it_does(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = PolicyStore(tmp_path)
+    LastState(RESOURCE, server, first).replace(listing("a", "b", "c"), ())
+    first.close()
+    monkeypatch.setattr("enrich.sources.policy_store._READ_S", 0.01)
+    answers, reads = threading.Event(), read_state
+
+    def hang(path: Path, max_bytes: int) -> bytes:
+        assert answers.wait(60)
+        return reads(path, max_bytes)
+
+    monkeypatch.setattr("enrich.sources.policy_store.read_state", hang)
+    store = PolicyStore(tmp_path)
+    state = LastState(RESOURCE, server, store)
+    assert "did not answer" in (store.problem or "")
+    state.begin()
+    assert not state.unserved("it is not served")
+    # What the server says meanwhile is newer.
+    raw = element("a", 7)
+    made = Reader(RESOURCE).read(raw)[1]
+    assert made is not None
+    state.put(made, bytes(raw))
+    answers.set()
+    until(lambda: store.is_late)
+    state.begin()
+    assert names(state.unserved("it is not served")) == {"a", "b", "c"}
+    assert made in state.unserved("it is not served")
+    until(lambda: store.problem is None)
+    store.close()
 
 
 def test_an_answer_that_is_no_definition_is_not_read() -> None:

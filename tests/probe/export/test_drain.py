@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 
 from enrich.wire.batch import EndpointRef, Header, PolicyRef, decode_batch
+from probe.export.acknowledged import Acknowledged
 from probe.export.batcher import Limits
 from probe.export.drain import Drain
+from probe.export.recovery import Recovered, recover
 from probe.export.spool import Spool
 from tests.kafka.batches import make_rows
 from tests.kafka.site import until
@@ -249,9 +251,9 @@ def test_what_was_decided_in_another_cluster_is_appended_in_its_name(tmp_path: P
     # The same ring after a restart; the node belongs to another cluster by now, as the setting says at once ...
     spool, ring = Spool(tmp_path), Ring(verdicts[:20])
     draining = Drain(ring, NoReferences(), spool, LIMITS)  # type: ignore[arg-type]
-    assert draining.cluster == "c1"
+    assert draining.known_cluster() == "c1"
     draining.start("c2", "n1")
-    until(lambda: draining._key[0] == "c2" or None, "the change")
+    until(lambda: (draining._key[0] == "c2" and ring.unread == 0) or None, "the change")
     ring.verdicts = verdicts[:30]
     until(lambda: ring.unread == 0 or None, "all to be read")
     # ... or the API server later.
@@ -352,3 +354,34 @@ def test_what_an_earlier_ring_has_cut_is_reported_before_it_is_removed(tmp_path:
     drain_all(Ring(make_rows(10)), spool, earlier := Earlier(ring, ended=True))
     assert earlier.removed
     assert [(one.ring, [cut.verdicts for cut in one.cut]) for one in headers(spool)] == [("earlier", [3]), ("r1", [])]
+
+
+def test_a_disk_that_does_not_answer_keeps_nobody_and_its_spool_is_opened_when_it_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = make_rows(30)
+    drain(Ring(rows[:10]), Spool(tmp_path))
+    answers, recovered = threading.Event(), recover
+
+    def hang(folder: Path, noted: Acknowledged | None) -> Recovered:
+        assert answers.wait(60)
+        return recovered(folder, noted)
+
+    monkeypatch.setattr("probe.export.spool.recover", hang)
+    for name in ("_OPEN_S", "_RETRY_S", "_PATIENCE_S"):
+        monkeypatch.setattr(f"probe.export.drain.{name}", 0.01)
+    spool, ring = Spool(tmp_path, lazy=True), Ring(rows)
+    first = Drain(ring, NoReferences(), spool, LIMITS)  # type: ignore[arg-type]
+    assert first.known_cluster() is None
+    first.start("c1", "n1")
+    until(lambda: "has not answered" in (first.problem or "") or None, "the report")
+    first.stop()
+    assert not first.failed.is_set()
+    assert ring.unread == 30
+    second = Drain(ring, NoReferences(), spool, LIMITS)  # type: ignore[arg-type]
+    second.start("c1", "n1")
+    until(lambda: "has not answered" in (second.problem or "") or None, "the report")
+    answers.set()
+    until(lambda: (ring.unread == 0 and second.problem is None) or None, "all to be read")
+    second.stop()
+    assert numbers(spool) == list(range(30))
