@@ -53,7 +53,9 @@ class Tallies:
         return last if last and ring == self._ring.id and last.kernel.ring[1] <= end else None
 
     def _read(self) -> None:
-        if time.monotonic() < self._due:
+        # While the ring is read late, a new tally would always be about verdicts that no batch has yet.
+        is_unread = self._last is not None and self._ring.next_number < self._last.kernel.ring[1]
+        if time.monotonic() < self._due or is_unread:
             return
         self._due = time.monotonic() + self._every_s
         maps = self._agent.generation.maps

@@ -46,7 +46,7 @@ _PARTS: Final = {
     "flows": "records by whether Kafka has them",
 }
 _UNEXPLAINED: Final = {
-    "gap": "never arrived, and nobody says why",
+    "gap": "did not arrive, or arrived unreadable and are a dead letter",
     "gap_unknown": "may be missing: it is not known whether a worker has finished them",
 }
 _SILENT_INTERVALS: Final = 3

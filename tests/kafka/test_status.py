@@ -76,7 +76,7 @@ def test_all_adds_up_through_a_kill_and_repeats_and_what_vanished_is_named(site:
     assert shown["dead_letters"] == {"no_header": 1}
     text = status(site)
     assert text.exit_code == 1
-    assert "n1: arrival: gap: 50 verdicts never arrived, and nobody says why" in text.stdout
+    assert "n1: arrival: gap: 50 verdicts did not arrive, or arrived unreadable and are a dead letter" in text.stdout
     assert "NetworkPolicy shop/web: 'True'" in text.stdout
     assert text.stdout.endswith("Not all is accounted for: 1 problem, see above.\n")
     print(text.stdout)

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import msgspec
 import pytest
 
 from enrich.wire.batch import Batch, EndpointRef, PolicyRef, Verdict, decode_batch
 from enrich.wire.cuts import Cut
+from enrich.wire.tally import KernelTally, Tally
 from probe.export.batcher import Batcher, Limits, clock_offset_ns
 from probe.export.cut_report import CutReport
 from tests.kafka.batches import make_rows
@@ -30,8 +32,16 @@ class References:
         return self.rules.get(number)
 
 
+def tally(ring_end: int) -> Tally:
+    """A tally that is about the verdicts below a number."""
+    end = (ring_end, ring_end)
+    return Tally(
+        at=1, every=10, kernel=KernelTally(decided=end, written=ring_end, waiting=0, ring=end, verdicts=ring_end)
+    )
+
+
 class Bench:
-    """A batcher whose clock and losses a test sets."""
+    """A batcher whose clock, losses and tally a test sets."""
 
     def __init__(
         self,
@@ -41,9 +51,11 @@ class Bench:
     ) -> None:
         self.now = 100.0
         self.lost: dict[str, int] = {}
+        self.tally: Tally | None = None
         self.batcher = Batcher(
-            ("c1", "n1", "r1"), references or References(), lambda: self.lost, reported or {}, limits, lambda: self.now
-        )
+            ("c1", "n1", "r1"), references or References(), lambda: self.lost, reported or {}, limits, lambda: self.now,
+            tally=lambda end: self.tally if self.tally and self.tally.kernel.ring[1] <= end else None,
+        )  # fmt: skip
 
     def take(self, *, everything: bool = False) -> list[Batch]:
         return [decode_batch(one.value) for one in self.batcher.take(everything=everything)]
@@ -66,6 +78,17 @@ def test_a_batch_ends_at_the_limit_of_verdicts(bench: Bench) -> None:
     rest = bench.take(everything=True)
     assert [(one.header.first, one.header.verdicts) for one in rest] == [(5000, 500)]
     assert b"".join(one.verdicts.tobytes() for one in full + rest) == verdicts.tobytes()
+
+
+def test_a_tally_is_in_one_batch_the_first_that_ends_behind_what_it_is_about(bench: Bench) -> None:
+    bench.tally = tally(3000)
+    bench.batcher.add(0, make_rows(4500))
+    tallies = [one.header.tally for one in bench.take(everything=True)]
+    assert tallies == [msgspec.UNSET, bench.tally, msgspec.UNSET]
+    bench.now += 10
+    bench.tally = tally(4500)
+    [heartbeat] = bench.take()
+    assert (heartbeat.header.verdicts, heartbeat.header.tally) == (0, bench.tally)
 
 
 def test_a_batch_ends_at_the_limit_of_bytes_references_included() -> None:
