@@ -29,7 +29,7 @@ def test_a_second_setup_changes_nothing() -> None:
 
 def test_setup_refuses_an_environment_that_it_has_not_made(tmp_path: Path) -> None:
     (tmp_path / "deploy/local").mkdir(parents=True)
-    for name in ("setup", "kafka-pom.xml", "connect-pom.xml"):
+    for name in ("setup", "kafka-pom.xml", "connect-pom.xml", "elasticsearch-pom.xml"):
         shutil.copy(LOCAL / name, tmp_path / "deploy/local" / name)
     for name in ("pyproject.toml", "requirements.lock"):
         shutil.copy(ROOT / name, tmp_path / name)

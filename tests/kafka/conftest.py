@@ -10,6 +10,7 @@ import pytest
 
 from tests.kafka.batches import write_manifests
 from tests.kafka.broker import run_broker
+from tests.kafka.elasticsearch import Elasticsearch, run_elasticsearch
 from tests.kafka.guarded import GuardedBroker, run_guarded_broker
 from tests.kafka.hook import Hook
 from tests.kafka.site import Site
@@ -25,6 +26,12 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GuardedBroker]:
     """One Kafka with SASL_SSL and Apache's StandardAuthorizer for all tests; users and ACLs are each test's own."""
     yield from run_guarded_broker(tmp_path_factory.mktemp("guarded"))
+
+
+@pytest.fixture(scope="session")
+def elasticsearch(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Elasticsearch]:
+    """One Elasticsearch for all tests."""
+    yield from run_elasticsearch(tmp_path_factory.mktemp("elasticsearch"))
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from opentelemetry.proto.common.v1.common_pb2 import AnyValue
 from ports import free_port
 
 from tests.daemons import UNPACKED, daemon
+from tests.kafka.elasticsearch import Elasticsearch
 from tests.kafka.receiver import Receiver
 from tests.schemas import ROOT
 
@@ -32,6 +33,8 @@ class Shipper:
     env: dict[str, str]
     log: Path
     received: Callable[[], list[Flow]]
+    may_lose: int = 0
+    """How many records two kills may lose: those in hand."""
     process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -74,19 +77,32 @@ def plain(value: AnyValue) -> Any:
 
 def rsyslog(folder: Path, env: dict[str, str]) -> Shipper:
     file = folder / "rsyslog.log"
+    return _rsyslog("rsyslog", folder, {**env, "FILE": str(file)}, lambda: lines(file))
+
+
+def rsyslog_elasticsearch(folder: Path, env: dict[str, str], elasticsearch: Elasticsearch, index: str) -> Shipper:
+    work = folder / "rsyslog-elasticsearch"
+    work.mkdir()
+
+    def documents() -> list[Flow]:
+        refused = work / "refused.json"
+        assert not refused.exists(), refused.read_text()[:2000]
+        return [hit["_source"] for hit in elasticsearch.search(index, {"size": 5000})["hits"]["hits"]]
+
+    own = {"ELASTICSEARCH": elasticsearch.url, "INDEX": index}
+    made = _rsyslog("rsyslog-elasticsearch", work, {**env, **own}, documents)
+    # librdkafka may commit the offset of a record that is on its way.
+    made.may_lose = 2
+    return made
+
+
+def _rsyslog(name: str, folder: Path, env: dict[str, str], received: Callable[[], list[Flow]]) -> Shipper:
     libraries = UNPACKED / "usr/lib/x86_64-linux-gnu"
     command = [
-        daemon("usr/sbin/rsyslogd"),
-        "-n",
-        "-i",
-        "NONE",
-        "-M",
-        libraries / "rsyslog",
-        "-f",
-        FOLDER / "rsyslog.conf",
-    ]
-    own = {"LD_LIBRARY_PATH": str(libraries), "FILE": str(file), "WORK": str(folder)}
-    return Shipper("rsyslog", [str(word) for word in command], env | own, folder / "rsyslog.err", lambda: lines(file))
+        daemon("usr/sbin/rsyslogd"), "-n", "-i", "NONE", "-M", libraries / "rsyslog", "-f", FOLDER / f"{name}.conf",
+    ]  # fmt: skip
+    own = {"LD_LIBRARY_PATH": str(libraries), "WORK": str(folder)}
+    return Shipper(name, [str(word) for word in command], env | own, folder / f"{name}.err", received)
 
 
 def connect(folder: Path, env: dict[str, str]) -> Shipper:
