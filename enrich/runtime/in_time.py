@@ -7,6 +7,7 @@ alive.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
@@ -20,6 +21,7 @@ class Started(Generic[T]):
         """Begin ``work`` in a thread called ``name``."""
         self._done: list[T] = []
         self._raised: list[Exception] = []
+        self._began = time.monotonic()
         self._thread = threading.Thread(target=self._run, args=(work,), name=name, daemon=True)
         self._thread.start()
 
@@ -35,8 +37,11 @@ class Started(Generic[T]):
         return not self._thread.is_alive()
 
     def result(self, timeout_s: float) -> T:
-        """Return what the work returns, or raise what it raises. Raises TimeoutError if it takes longer."""
-        self._thread.join(timeout_s)
+        """Return what the work returns, or raise what it raises.
+
+        Raises TimeoutError if it takes longer, from its beginning: so several works can be waited for together.
+        """
+        self._thread.join(max(0.0, self._began + timeout_s - time.monotonic()))
         if self._raised:
             raise self._raised[0]
         if not self._done:
