@@ -154,6 +154,9 @@ class Account:
         if record.raw["node_name"] != NODE or record.raw["cluster"] != CLUSTER:
             self._differ(f"{record} is of node {record.raw['node_name']} and cluster {record.raw['cluster']}")
         if flow.key.is_error:
+            # It passes as part of the connection that it is about. Policy judges it only when that was just revoked.
+            if not self._is_changing(record.at):
+                self._differ(f"{record} is about an error, and no policy was changing")
             return
         at = ENDS.index(record.direction)
         found = Answer(record.passes, record.reason, record.policies)
@@ -172,6 +175,9 @@ class Account:
                 flow.dialled or ("", 0)
             ):
                 self._differ(f"{record} was dialled at {dialled}, in truth {flow.dialled}")
+
+    def _is_changing(self, at: int) -> bool:
+        return len(self._script.states(at - _JUDGED_NS, at + _JUDGED_NS)) > 1
 
     def _check_names(self, flow: Flow, record: Record) -> None:
         for name, host in (("src", flow.source), ("dest", flow.destination)):
@@ -209,14 +215,13 @@ class Account:
             self._differ(f"{text}: {denied} packets were denied, and of {sent[0]} there and {sent[1]} back "
                          f"{len(missing[0])} and {len(missing[1])} did not arrive")  # fmt: skip
         is_certain = len(self._script.states(flow.first, flow.last + _JUDGED_NS)) == 1
-        self.result.in_windows += not is_certain
+        self.result.in_windows += not is_certain and not flow.key.is_error
         passed = bool(flow.forward.arrived)
         kind = "ICMP error" if flow.key.is_error else NAMES.get(flow.key.protocol, "ICMP")
         self.result.flows[f"{kind} {'allowed' if passed else 'denied'}"] += 1
         if flow.key.is_error:
-            # It passes as part of the connection that it is about. Policy alone judges it when that was revoked.
-            if is_certain and (out.allows or into.allows or missing[0]):
-                self._differ(f"{text}: an error about an allowed connection was judged by itself, or lost")
+            if lost := [packet.at for packet in missing[0] if not self._is_changing(packet.at)]:
+                self._differ(f"{text}: errors of {lost} were denied, and no policy was changing")
             return
         self._check_ends(flow, text, out, into)
         self._check_packets(flow, text, missing)

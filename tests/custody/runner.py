@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final
 
+from confluent_kafka import Message
+
 from tests.custody.account import Account, Report
 from tests.custody.desk import Desk, logged_ns
 from tests.custody.ground import LASTING, Ground
@@ -29,6 +31,8 @@ _QUIET_NS: Final = 900_000_000
 _PATIENCE_S: Final = 180.0
 _ADOPTION_NS: Final = 60_000_000_000
 """For so long the probe looks at UDP of interfaces that are older than it."""
+_MISSING_S: Final = 50.0
+"""What is not on the topic after so long is missing, and the account says so."""
 _REUSED: Final = 3
 _FOUND: Final = "another generation of maps is in force"
 _REMOVED: Final = "the generation before was read to its end"
@@ -226,7 +230,18 @@ class Run:
         """Read all records. How many there are to be, the raw topic knows; what is in them, the account."""
         batches = self.ground.broker.batches(f"{self.ground.site.prefix}.verdicts.raw")
         ids = {(batch.header.ring, number) for batch in batches for number in batch.numbers().tolist()}
-        return self.ground.site.read_flows(len(ids))
+        seen: set[str] = set()
+        records: list[dict[str, Any]] = []
+        deadline = time.monotonic() + _MISSING_S
+
+        def enough(found: list[Message]) -> bool:
+            for message in found[len(records) :]:
+                records.append(json.loads(message.value()))
+                seen.add(records[-1]["id"])
+            return len(seen) >= len(ids) or time.monotonic() > deadline
+
+        enough(self.ground.site.read("flows", enough))
+        return records
 
 
 def _in_turn(chance: random.Random) -> Iterator[str]:

@@ -57,7 +57,7 @@ class Told:
         }  # fmt: skip
         record["connection"]["protocol"] = {TCP: "tcp", UDP: "udp", ICMP: "icmp"}[flow.protocol]
         if flow.protocol == ICMP:
-            record["icmp"] = {"type": flow.destination_port >> 8, "code": 0}
+            record["icmp"] = {"type": flow.destination_port >> 8, "code": flow.destination_port & 255}
         else:
             record["connection"] |= {"src_port": flow.source_port, "dest_port": flow.destination_port}
         if dialled:
