@@ -323,6 +323,7 @@ static __always_inline void create_connection(struct __sk_buff *skb, struct asse
 static __always_inline void log_verdict(const struct assessment *c, struct work *w)
 {
 	struct deny_window once = {};
+	u32 class;
 
 	describe_verdict(w, c->opened, c->peer, c->peer_port, w->decision.verdict, w->decision.reason,
 			 w->decision.rule);
@@ -331,10 +332,13 @@ static __always_inline void log_verdict(const struct assessment *c, struct work 
 		return;
 	}
 	count(COUNT_DECIDED);
-	if (!is_logged_verdict(&w->verdict_key))
+	class = w->decision.verdict == VERDICT_ALLOW ? LIMIT_ALLOWED : LIMIT_DENIED;
+	if (!is_logged_verdict(&w->verdict_key) || !is_within_limit(&w->verdict_key, class, w->now))
 		return;
 	start_window(&once, w);
-	if (!emit(&w->verdict_key, &once, 1))
+	if (emit(&w->verdict_key, &once, 1))
+		take_room(class);
+	else
 		count(COUNT_RING_FULL);
 }
 

@@ -70,6 +70,9 @@ enum config_word {
 	CONFIG_LENT_FROM = 8,	     /* number of the first place that no endpoint's reserve covers (places.h) */
 	CONFIG_POD_FRAGMENTS = 9,    /* first fragments that are remembered for an account (fragments.h) */
 	CONFIG_LOGGING = 10,	     /* which verdicts are logged (logging.h) */
+	CONFIG_LIMIT_ALLOWED = 11,   /* allowed connections that are logged in a second; 0: any number (limits.h) */
+	CONFIG_LIMIT_DENIED = 12,    /* the same, of verdicts about denied packets and audited connections */
+	CONFIG_ANY_SOURCE_PORT = 13, /* 1: denied flows that differ only in their source port have one deny window */
 	CONFIG_WORDS = 16,
 };
 
@@ -92,6 +95,8 @@ enum counter {
 	COUNT_FRAGMENT_EVICTIONS = 14, /* first fragments forgotten within a second: a pod has used up its share */
 	COUNT_CUT_ALLOWED = 15, /* allowed connections that are not logged on purpose (logging.h) */
 	COUNT_CUT_DENIED = 16,	/* denied packets and audited connections that are not logged on purpose */
+	COUNT_LIMITED_ALLOWED = 17, /* allowed connections that are not logged because of the limit (limits.h) */
+	COUNT_LIMITED_DENIED = 18,  /* denied packets and audited connections that are not logged because of theirs */
 	/* The tally of decisions (verdicts.h): one is an allowed or audited connection, or a denied packet. */
 	COUNT_DECIDED = 28,	  /* decisions that a verdict is due for, before anything is cut */
 	COUNT_WRITTEN = 29,	  /* decisions that the verdicts in the ring count */
@@ -175,6 +180,18 @@ struct port_entry {
 /* Key: a rule's number. Under which number its allowed connections are logged (logging.h). */
 struct logged_rule {
 	u32 rule;
+};
+
+/* What one class of verdicts has used of its limit (limits.h). */
+struct limit {
+	u64 second; /* of CLOCK_MONOTONIC */
+	u64 taken;  /* verdicts in it */
+};
+
+/* Whose verdicts the limits have cut. */
+struct limited_key {
+	u32 endpoint;
+	u32 verdict; /* enum verdict_kind */
 };
 
 /* One entry for each connection and endpoint, whichever end opened it: local is the pod's end. */
@@ -283,6 +300,8 @@ struct deny_window {
 	u8 account; /* of the endpoint payer: who pays for the window (budgets.h) */
 	u32 payer;
 	u8 dialled[16];
+	u16 source_port; /* of the first packet, if the key has none (CONFIG_ANY_SOURCE_PORT) */
+	u16 padding[3];
 };
 
 /* An endpoint's accounts (budgets.h): what it sends pays from the first, what reaches it from outside from the second. */

@@ -55,6 +55,9 @@ PINNED("hash", struct verdict_key, struct deny_window, floods_1, 16 * ENDPOINTS 
 /* Which verdicts are logged (logging.h), written by probe/kernel/logged_verdicts.py: rule numbers; endpoint numbers. */
 PINNED("hash", u32, struct logged_rule, logged_rules, LOGGED_RULES, BPF_F_NO_PREALLOC);
 PINNED("hash", u32, u8, logged_subjects, 2 * ENDPOINTS, BPF_F_NO_PREALLOC);
+/* What the limits leave and have cut (limits.h). User space takes what it has read out of the second. */
+PINNED("array", u32, struct limit, limits, 2, 0);
+PINNED("hash", struct limited_key, u64, limited, 2 * ENDPOINTS + 1024, 0);
 /* Origins of packets on their way to an exit (stamps.h): by slot, and by skb->hash. One by hash is a connection's. */
 PINNED("array", u32, struct origin, slots, SLOTS, 0);
 PINNED("percpu_array", u32, u32, cursors, 1, 0);
@@ -151,6 +154,7 @@ struct work {
 	u8 refused;	/* verdict_key is to be logged as denied */
 	u8 unstored;	/* fresh is to be stored under key */
 	u8 is_later;	/* and then later_fresh under later_key */
+	u16 source_port; /* of the verdict; verdict_key may be without it */
 	struct connection_key later_key;
 	struct connection later_fresh;
 };

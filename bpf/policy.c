@@ -24,6 +24,7 @@
  *   stamps.h       hand the packet's origin to the exit hook
  *   unready.h      without an endpoint, only the own node can be reached
  *   logging.h      cut the verdict if it is not to be logged
+ *   limits.h       cut it if the node has logged too many in this second
  *   verdicts.h     emit the event, or count it in a deny window
  *
  * pod_egress is attached to the ingress of the pod's host-side veth, pod_ingress to
@@ -52,6 +53,7 @@
 #include "judge.h"
 #include "budgets.h"
 #include "logging.h"
+#include "limits.h"
 #include "verdicts.h"
 #include "connections.h"
 #include "adoption.h"
@@ -84,6 +86,7 @@ static __always_inline struct work *start_work(struct __sk_buff *skb, const stru
 	w->unnamed = 0;
 	w->from = skb->ingress_ifindex;
 	w->sender = SENDER_SELF;
+	w->source_port = 0;
 	w->refused = 0;
 	w->unstored = 0;
 	w->is_later = 0;
@@ -412,7 +415,7 @@ int close_windows(struct __sk_buff *skb)
 
 		if (i >= head[2] || bpf_skb_load_bytes(skb, 32 + i * sizeof(key), &key, sizeof(key)))
 			break;
-		if (!(head[1] ? close_flood(&key, head[0] & 1) : close_window(&key, head[0] & 1, now)))
+		if (!(head[1] ? close_flood(&key, head[0] & 1, now) : close_window(&key, head[0] & 1, now)))
 			break;
 		done++;
 	}

@@ -15,6 +15,9 @@
  *   4. A flow that was active within the last window moves to the active map with
  *      count 0, so its next packet is counted and not emitted as a first one.
  *
+ * With CONFIG_ANY_SOURCE_PORT, a flow is all that goes from one address to another and a port of it, so that a client
+ * that tries again and again is one flow. Its verdicts have the source port of the packet that opened the window.
+ *
  * Example: 20 packets in window 6 give one verdict with count 1 at once and one with
  * count 19 when window 6 closes; 5 packets in window 7 give one verdict with count 5.
  *
@@ -52,7 +55,7 @@ static __always_inline bool emit(const struct verdict_key *key, const struct den
 	__builtin_memcpy(verdict->source, key->source, 16);
 	__builtin_memcpy(verdict->destination, key->destination, 16);
 	__builtin_memcpy(verdict->dialled, window->dialled, 16);
-	verdict->source_port = key->source_port;
+	verdict->source_port = key->source_port ? key->source_port : window->source_port;
 	verdict->destination_port = key->destination_port;
 	verdict->dialled_port = window->dialled_port;
 	verdict->protocol = key->protocol;
@@ -131,6 +134,7 @@ static __always_inline void start_window(struct deny_window *fresh, const struct
 	fresh->identity = w->decision.identity;
 	fresh->tcp_flags = w->packet.tcp_flags;
 	fresh->dialled_port = w->dialled_port;
+	fresh->source_port = w->source_port;
 	__builtin_memcpy(fresh->dialled, w->dialled, 16);
 }
 
@@ -148,8 +152,10 @@ static __always_inline bool log_new_flow(struct work *w, u32 active)
 	fresh->account = w->payer.account;
 	if (make_window(key, active, fresh) || is_logged)
 		return 0;
-	if (emit(key, fresh, 1))
+	if (emit(key, fresh, 1)) {
+		take_room(LIMIT_DENIED);
 		return 1;
+	}
 	count(COUNT_DEFERRED);
 	return 0;
 }
@@ -164,10 +170,17 @@ static __always_inline void log_denied(struct work *w)
 	count(COUNT_DECIDED);
 	if (!is_logged_verdict(key))
 		return;
+	w->source_port = key->source_port;
+	if (setting(CONFIG_ANY_SOURCE_PORT))
+		key->source_port = 0;
 	window_number = setting(CONFIG_DENY_WINDOW);
 	active = window_number & 1;
 	window = window_of(key, active);
 	if (!window) {
+		/* A flow that was logged in the previous window continues: it writes nothing now. */
+		if (setting(CONFIG_LIMIT_DENIED) && !window_of(key, !active) &&
+		    !is_within_limit(key, LIMIT_DENIED, w->now))
+			return;
 		budget = find_payer(w);
 		if (budget && may_make_window(budget, w->payer.account, window_number)) {
 			if (log_new_flow(w, active))
@@ -192,7 +205,7 @@ static __always_inline bool may_carry(struct verdict_key *key, const struct deny
 	       may_make_window(budget, window->account, setting(CONFIG_DENY_WINDOW));
 }
 
-/* Return 1 if the window is closed. 0: the ring is full, and the window keeps its count for another try. */
+/* Return 1 if the window is closed. 0: the ring or the limit is full, and the window keeps its count for another try. */
 static __always_inline bool close_window(struct verdict_key *key, u32 idle, u64 now)
 {
 	struct deny_window *window = window_of(key, idle);
@@ -202,8 +215,10 @@ static __always_inline bool close_window(struct verdict_key *key, u32 idle, u64 
 	if (!window)
 		return 1;
 	packets = window->count;
-	if (packets && !emit(key, window, packets))
+	if (packets && !(may_close(now) && emit(key, window, packets)))
 		return 0;
+	if (packets)
+		take_room(LIMIT_DENIED);
 	/* The flow is still active: its next packet is not a first one. It is again after a whole silent window. */
 	if (now - window->last_ns < setting(CONFIG_WINDOW_NS) && may_carry(key, window, !idle)) {
 		carried.first_ns = window->last_ns;
@@ -213,6 +228,7 @@ static __always_inline bool close_window(struct verdict_key *key, u32 idle, u64 
 		carried.payer = window->payer;
 		carried.account = window->account;
 		carried.dialled_port = window->dialled_port;
+		carried.source_port = window->source_port;
 		__builtin_memcpy(carried.dialled, window->dialled, 16);
 		make_window(key, !idle, &carried);
 	}
@@ -223,14 +239,15 @@ static __always_inline bool close_window(struct verdict_key *key, u32 idle, u64 
 	return 1;
 }
 
-static __always_inline bool close_flood(struct verdict_key *key, u32 idle)
+static __always_inline bool close_flood(struct verdict_key *key, u32 idle, u64 now)
 {
 	struct deny_window *window = idle ? floods_1.lookup(key) : floods_0.lookup(key);
 
 	if (!window)
 		return 1;
-	if (!emit(key, window, window->count))
+	if (!(may_close(now) && emit(key, window, window->count)))
 		return 0;
+	take_room(LIMIT_DENIED);
 	if (idle)
 		floods_1.delete(key);
 	else

@@ -17,7 +17,6 @@ from probe.export.interval_publisher import AddressIntervalPublisher
 from probe.export.publisher import Publisher
 from probe.export.ring import Ring
 from probe.export.spool import Spool
-from probe.kernel.layout import Counter
 from probe.kernel.maps import Maps
 
 
@@ -230,7 +229,7 @@ class ProbeCollector(Collector):
         )
 
     def _logging(self) -> Iterator[Metric]:
-        logging, counters = self._agent.logging, self._maps.counters()
+        logging = self._agent.logging
         modes = GaugeMetricFamily(
             "kubeweir_probe_logging",
             "1 for what is logged of a class of verdicts: all, none, or delegated (those that an annotation asks for)",
@@ -241,12 +240,12 @@ class ProbeCollector(Collector):
         yield modes
         cut = CounterMetricFamily(
             "kubeweir_probe_cut_verdicts",
-            "Verdicts that the kernel did not write because they are not logged: allowed connections; denied packets "
-            "and audited connections",
-            labels=["verdicts"],
+            "Verdicts that the kernel did not write, because they are not logged (logging) or because there were too "
+            "many in a second (limit): allowed connections; denied packets and audited connections",
+            labels=["by", "verdicts"],
         )
-        cut.add_metric(["allowed"], counters[Counter.CUT_ALLOWED])
-        cut.add_metric(["denied"], counters[Counter.CUT_DENIED])
+        for (by, verdicts), total in self._maps.cut().items():
+            cut.add_metric([by, verdicts], total)
         yield cut
         yield GaugeMetricFamily(
             "kubeweir_probe_invalid_network_logging",

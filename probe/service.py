@@ -40,8 +40,7 @@ from probe.export.ring import Ring
 from probe.export.spool import Spool
 from probe.kafka_diagnosis import kafka_diagnosis
 from probe.kernel.attach import Mode
-from probe.kernel.layout import Config
-from probe.kernel.tunnel_ports import set_tunnel_ports
+from probe.kernel_words import configure
 from probe.ledger import Ledger, LedgerReferences
 from probe.ledger_compaction import LedgerCompaction
 from probe.map_sizes import SizeCollector, open_sized_generation, sizes_of
@@ -164,12 +163,7 @@ def _assemble(settings: Settings, source: Source, cluster: Cluster, stack: conte
     generation = open_sized_generation(settings, _connected() if settings.source == "kubernetes" else None)
     stack.callback(generation.close)
     maps = generation.maps
-    maps.configure(Config.POD_DENIED_FLOWS, settings.pod_denied_flows)
-    maps.configure(Config.POD_CONNECTIONS, settings.pod_connections)
-    maps.configure(Config.ENCAPSULATION, settings.encapsulation == "open")
-    maps.configure(Config.LOCAL_SOURCE, settings.local_source == "unnamed")
-    own_ports = (device.tunnel_port for device in network.devices() if device.tunnel_port)
-    set_tunnel_ports(maps, settings.tunnel_port_numbers().union(own_ports))
+    configure(maps, settings, network)
     ledger = stack.enter_context(contextlib.closing(Ledger.open(settings.run_dir / "ledger")))
     ring = stack.enter_context(contextlib.closing(Ring(maps)))
     earlier = [EarlierRing(Ring(one.maps), one.retired, one.remove) for one in generation.predecessors]

@@ -76,12 +76,20 @@ class Settings(MetricsSettings):
     in front those that never are. Any other veth counts as a pod's until its addresses say that it is not."""
     pod_cidrs: tuple[str, ...] = setting("WEIR_POD_CIDRS", ())
     """Ranges of this node's pods' addresses, for WEIR_UNKNOWN=closed. By default those of the Node object."""
-    logging: Literal["all", "denied", "none"] = setting("WEIR_LOGGING", "all")
+    preset: Literal["none", "gke"] = setting("WEIR_PRESET", "none")
+    """gke: what GKE's network policy logging does, as far as settings can say it. A setting that is given wins."""
+    logging: Literal["all", "denied", "none"] = setting("WEIR_LOGGING", "all", presets={"gke": "none"})
     """Which verdicts are logged if the cluster has no object NetworkLogging: all, denied (and audited) ones only, or
     none. What is not logged is cut in the kernel, and counted."""
-    log_default_allow: bool = setting("WEIR_LOG_DEFAULT_ALLOW", default=True)
+    log_default_allow: bool = setting("WEIR_LOG_DEFAULT_ALLOW", default=True, presets={"gke": "false"})
     """Whether connections are logged that no policy allowed, because none selects the pod or the peer is its node.
     They are logged only where all allowed connections are. GKE never logs them."""
+    limit_allowed: int = setting("WEIR_LIMIT_ALLOWED", 0, most=1_000_000, presets={"gke": "500"})
+    """Allowed connections that this node logs in a second; 0 is any number. What is over the limit is not logged, and
+    counted."""
+    limit_denied: int = setting("WEIR_LIMIT_DENIED", 0, most=1_000_000, presets={"gke": "500"})
+    """The same, of verdicts about denied packets and audited connections. A denied flow that is logged keeps an exact
+    count; if there are too many, it is reported later than WEIR_DENY_WINDOW says."""
     alerts_feed: Literal["logged", "all"] = setting("WEIR_ALERTS_FEED", "logged")
     """Which denials reach the topic flows.denied, from which alerts are made: those that are logged, or all, also while
     their logging is switched off. A record that is not logged says so, and is on no other topic."""
@@ -100,9 +108,12 @@ class Settings(MetricsSettings):
     spool_bytes: int = setting("WEIR_SPOOL_BYTES", 1 << 30, least=4 << 20)
     """Bytes that the spool may take on disk. A full spool removes its oldest verdicts, allowed ones first, and counts
     them."""
-    deny_window: float = setting("WEIR_DENY_WINDOW", 5.0, least=0.1)
+    deny_window: float = setting("WEIR_DENY_WINDOW", 5.0, least=0.1, presets={"gke": "5"})
     """Seconds between the verdicts of a flow that is denied repeatedly: the first packet is logged at once, the others
     as one verdict with a count."""
+    deny_source_port: bool = setting("WEIR_DENY_SOURCE_PORT", default=True, presets={"gke": "false"})
+    """Whether denied packets from different source ports are different flows. false: a client that tries again and
+    again is one flow, and its verdicts have the source port with which it began."""
     pod_denied_flows: int = setting("WEIR_POD_DENIED_FLOWS", 1000, formerly=("WEIR_FIRSTS",))
     """Denied flows of one pod that are logged one by one in a window; if the node has too many, fewer. Those beyond are
     counted together, without addresses. A flow between two pods of the node counts for the pod that sends."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 from enrich.runtime.secure_port import MetricsSettings
 from enrich.runtime.settings import setting
@@ -12,6 +12,7 @@ from streams.metrics.verdicts import VerdictsBy
 
 EVERY_CLUSTER: Final = "*"
 """The value of WEIR_CLUSTER with which a sink takes every cluster's records."""
+_GKE_FILE: Final = "/var/log/network/policy_action.log"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +46,14 @@ class Settings(MetricsSettings):
     alert_learn: float = setting("WEIR_ALERT_LEARN", 3600.0)
     """Seconds for which a new rule of the kind `first` learns quietly, from the first start with it: groups that appear
     become known and make no alert."""
-    file_path: str = setting("WEIR_FILE_PATH", "/var/log/network/policy_action.log")
+    preset: Literal["none", "gke"] = setting("WEIR_PRESET", "none")
+    """gke: the file of GKE's network policy logging. A setting that is given wins. The sink `file` still has to be
+    run."""
+    file_path: str = setting("WEIR_FILE_PATH", _GKE_FILE, presets={"gke": _GKE_FILE})
     """File that the sink `file` writes, one JSON object per line. The default is the path of GKE's policy log."""
-    file_max_bytes: int = setting("WEIR_FILE_MAX_BYTES", 10_000_000)
+    file_max_bytes: int = setting("WEIR_FILE_MAX_BYTES", 10_000_000, presets={"gke": "10000000"})
     """Size in bytes at which the file is rotated to .1, .2 and so on."""
-    file_keep: int = setting("WEIR_FILE_KEEP", 5)
+    file_keep: int = setting("WEIR_FILE_KEEP", 5, presets={"gke": "5"})
     """Number of rotated files to keep."""
     partitions: int = setting("WEIR_PARTITIONS", 32, least=1, most=MAX_PARTITIONS)
     """Partitions of the topics that this service creates. Existing topics are not changed."""

@@ -25,6 +25,8 @@ from typing import Any, Final, Literal, TypeVar, get_args, get_origin, get_type_
 
 T = TypeVar("T")
 
+PRESET: Final = "WEIR_PRESET"
+"""The variable that chooses other defaults for several settings at once."""
 _BOOLEANS: Final = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
 
 
@@ -41,6 +43,7 @@ class _Metadata:
     most: float
     formerly: tuple[str, ...]
     default_text: str | None
+    presets: Mapping[str, str]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -70,13 +73,15 @@ def setting(
     most: float = math.inf,
     formerly: tuple[str, ...] = (),
     default_text: str | None = None,
+    presets: Mapping[str, str] | None = None,
 ) -> Any:
     """Declare a dataclass field that is read from the environment variable ``variable``.
 
     A number below ``least`` or above ``most`` is refused, and so is a variable of one of the names in ``formerly``.
-    ``default_text`` describes a default that differs between machines.
+    ``default_text`` describes a default that differs between machines. ``presets`` has, for a value of WEIR_PRESET,
+    what the variable is if it is unset.
     """
-    metadata = {"setting": _Metadata(variable, least, most, formerly, default_text)}
+    metadata = {"setting": _Metadata(variable, least, most, formerly, default_text, presets or {})}
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -91,7 +96,7 @@ def load(cls: type[T], env: Mapping[str, str]) -> T:
         for old in metadata.formerly:
             if env.get(old):
                 raise SettingsError(f"{old} is now {metadata.variable}: set that, and remove {old}")
-        text = env.get(metadata.variable)
+        text = env.get(metadata.variable) or metadata.presets.get(env.get(PRESET, ""))
         if text:
             values[field.name] = _read(metadata, text, hints[field.name])
     return cls(**values)
@@ -108,7 +113,9 @@ def described(cls: type) -> list[Described]:
             least=metadata.least if hints[field.name] in (int, int | None, float) else None,
             most=metadata.most if metadata.most < math.inf else None,
             formerly=metadata.formerly,
-            description=docs.get(field.name, ""),
+            description=" ".join(
+                [docs.get(field.name, ""), *(f"{PRESET}={name}: {text}." for name, text in metadata.presets.items())]
+            ),
         )
         for field, metadata in _settings(cls)
     ]

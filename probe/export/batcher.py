@@ -17,7 +17,7 @@ from enrich.wire.batch import VERDICT, VERSION, EndpointRef, Header, PolicyRef, 
 from enrich.wire.clock_skew import Skew
 from enrich.wire.cuts import Cut
 from enrich.wire.tally import Tally
-from probe.export.cut_report import CutReport
+from probe.export.cut_report import CutReport, CutSource
 
 _QUIET_VERDICTS_PER_S: Final = 100.0
 """Below this rate allows wait longer: a fleet of quiet nodes must not send many tiny batches."""
@@ -102,7 +102,7 @@ class Batcher:
         self._references = references
         self._lost, self._reported = lost, dict(reported)
         self._limits = limits or Limits()
-        self.cut_report = CutReport(dict, {}, clock)
+        self.cut_report = CutReport(CutSource(dict), {}, clock)
         """What the headers say was not logged on purpose. To be set before the first batch."""
         self._clock, self._skew, self._tally = clock, skew, tally
         self._given: Tally | None = None

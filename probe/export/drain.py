@@ -27,7 +27,7 @@ from enrich.wire.clock_skew import Skew
 from enrich.wire.cuts import by_kind
 from enrich.wire.tally import Tally
 from probe.export.batcher import Batcher, EncodedBatch, Limits, References
-from probe.export.cut_report import CutReport
+from probe.export.cut_report import CutReport, CutSource
 from probe.export.earlier_ring import EarlierRing
 from probe.export.ring import Ring
 from probe.export.spool import Spool
@@ -149,7 +149,8 @@ class Drain:
             ring_key, self._references, lambda: self._lost_of(ring), self._reported_losses(ring), self._limits,
             skew=self._known_skew, tally=partial(self._tally, ring.id),
         )  # fmt: skip
-        batcher.cut_report = CutReport(ring.cut, by_kind(last.cut) if last and self._has_last(ring) else {})
+        source = CutSource(ring.cut, ring.take_limited, self._references.endpoint)
+        batcher.cut_report = CutReport(source, by_kind(last.cut) if last and self._has_last(ring) else {})
         batcher.start_at(ring.consumer_number)
         return batcher
 

@@ -123,6 +123,10 @@ class Ring:
         """Return how many verdicts the kernel did not write on purpose, as totals of the ring's life by kind."""
         return self._maps.cut()
 
+    def take_limited(self) -> list[tuple[int, int, int]]:
+        """Return endpoint number, kind of verdict and count of what the limits have cut since the last call."""
+        return self._maps.take_limited()
+
     def close(self) -> None:
         """Unmap the ring. The next reader starts at what was not released."""
         del self._consumed, self._produced

@@ -19,7 +19,8 @@ from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from probe.kernel import bpf
-from probe.kernel.layout import CUT, LOST, Counter
+from probe.kernel.counter_kinds import CUT, LOST
+from probe.kernel.layout import Counter
 from probe.kernel.maps import Maps
 
 _WINDOWS: Final = ("deny_windows_0", "deny_windows_1", "floods_0", "floods_1")

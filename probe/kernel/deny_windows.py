@@ -9,7 +9,9 @@ THEORY OF OPERATION (the kernel's half is in ``bpf/verdicts.h``). Windows exist 
 4. Run ``close_windows`` on all keys of parity 0. For each window the kernel emits the verdict and deletes the window
    in one program run, so that no count is emitted twice, whichever process is killed when.
 
-If the ring is full, windows keep their counts, and the rotation tries again until the reader has made room.
+If the ring is full, windows keep their counts, and the rotation tries again until the reader has made room. With
+WEIR_LIMIT_DENIED it waits for room as well (``bpf/limits.h``), but not longer than a rotation may take; what is left
+keeps counting, and is closed by a later one.
 """
 
 from __future__ import annotations
@@ -28,6 +30,8 @@ _HEAD: Final = struct.Struct("=16x4I")
 """``struct close_request`` without its keys: parity, flood, number of keys, padding."""
 _RETRIES: Final = 100
 _RETRY_S: Final = 0.02
+_LIMITED_SHARE: Final = 0.4
+"""The part of a window's length that closing one map may wait for room in the limit."""
 
 log = structlog.get_logger("kubeweir.probe")
 
@@ -61,7 +65,10 @@ class DenyWindows:
 
     def _close_map(self, name: str, parity: int, flood: int) -> int:
         closed = 0
-        for _ in range(_RETRIES):
+        is_limited, retries = self._maps.config(Config.LIMIT_DENIED) > 0, _RETRIES
+        if is_limited:
+            retries = max(1, int(self._maps.config(Config.WINDOW_NS) / 1e9 * _LIMITED_SHARE / _RETRY_S))
+        for _ in range(retries):
             keys, _values = self._maps[name].entries()
             if not len(keys):
                 return closed
@@ -69,6 +76,8 @@ class DenyWindows:
             closed += done
             if done < len(keys):
                 time.sleep(_RETRY_S)
+        if is_limited:
+            return closed
         log.warning(
             "deny windows could not be closed because the ring stays full; their counts are kept for the next rotation",
             map=name,

@@ -32,6 +32,9 @@ class Config(enum.IntEnum):
     LENT_FROM = 8
     POD_FRAGMENTS = 9
     LOGGING = 10
+    LIMIT_ALLOWED = 11
+    LIMIT_DENIED = 12
+    ANY_SOURCE_PORT = 13
 
 
 class Counter(enum.IntEnum):
@@ -54,6 +57,8 @@ class Counter(enum.IntEnum):
     FRAGMENT_EVICTIONS = 14
     CUT_ALLOWED = 15
     CUT_DENIED = 16
+    LIMITED_ALLOWED = 17
+    LIMITED_DENIED = 18
     DECIDED = 28
     WRITTEN = 29
     RING_VERDICTS = 30
@@ -61,12 +66,6 @@ class Counter(enum.IntEnum):
 
 CHUNKS: Final = 1023
 """Chunks of slots for origins. A CPU goes from chunk to chunk by a stride that is coprime with this number."""
-
-LOST: Final = (Counter.RING_FULL, Counter.DENY_WINDOWS_FULL)
-"""What is missing from the log: verdicts of allowed connections, and denied packets that no window could count."""
-
-CUT: Final = {("logging", "allowed"): Counter.CUT_ALLOWED, ("logging", "denied"): Counter.CUT_DENIED}
-"""What is not logged on purpose, by its kind in the headers of batches."""
 
 POLICY_ENTRY: Final = np.dtype(
     [("port_list", "<u4"), ("rule", "<u4"), ("verdict", "u1"), ("reason", "u1"), ("padding", "u1", (2,))]
@@ -90,6 +89,8 @@ POLICY_KEY: Final = np.dtype([("set", "<u4"), ("identity", "<u4"), ("direction",
 PORT_KEY: Final = np.dtype(
     [("prefix", "<u4"), ("port_list", "<u4"), ("protocol", "u1"), ("port", ">u2"), ("padding", "u1")]
 )
+LIMIT: Final = np.dtype([("second", "<u8"), ("taken", "<u8")])
+LIMITED_KEY: Final = np.dtype([("endpoint", "<u4"), ("verdict", "<u4")])
 LOGGED_RULE: Final = np.dtype([("rule", "<u4")])
 PORT_ENTRY: Final = np.dtype([("rule", "<u4"), ("verdict", "u1"), ("reason", "u1"), ("padding", "u1", (2,))])
 CONNECTION_KEY: Final = np.dtype(
@@ -170,6 +171,8 @@ DENY_WINDOW: Final = np.dtype(
         ("account", "u1"),
         ("payer", "<u4"),
         ("dialled", "u1", (16,)),
+        ("source_port", "<u2"),
+        ("padding", "<u2", (3,)),
     ]
 )
 COUNTED_DENIED_FLOWS, COUNTED_LOOKUPS = 0, 1
@@ -271,6 +274,8 @@ MAPS: Final = {
     "tunnel_ports": MapLayout(_ARRAY, INDEX, WORD),
     "logged_rules": MapLayout(_HASH, INDEX, LOGGED_RULE),
     "logged_subjects": MapLayout(_HASH, INDEX, BYTE),
+    "limits": MapLayout(_ARRAY, INDEX, LIMIT),
+    "limited": MapLayout(_HASH, LIMITED_KEY, WORD),
     "slots": MapLayout(_ARRAY, INDEX, ORIGIN),
     "cursors": MapLayout(_PERCPU_ARRAY, INDEX, INDEX),
     "origins": MapLayout(_LRU_HASH, INDEX, ORIGIN),

@@ -15,7 +15,8 @@ from typing import Any, Self
 import numpy as np
 
 from probe.kernel import bpf, description, program
-from probe.kernel.layout import CHUNKS, CUT, LOST, MAPS, RINGBUF, Array, Config, Counter, MapLayout
+from probe.kernel.counter_kinds import CUT, LOST
+from probe.kernel.layout import CHUNKS, MAPS, RINGBUF, Array, Config, Counter, MapLayout
 from probe.kernel.program_cache import ProgramCache
 
 
@@ -148,6 +149,17 @@ class Maps:
         """Return how many verdicts were cut since the maps were created, by kind (:mod:`enrich.wire.cuts`)."""
         totals = self.counters()
         return {kind: totals[counter] for kind, counter in CUT.items()}
+
+    def take_limited(self) -> list[tuple[int, int, int]]:
+        """Return endpoint number, kind of verdict and count of what the limits have cut since the last call.
+
+        What is cut at this very moment may be missing: :meth:`cut` has all of it."""
+        if "limited" not in self:
+            return []  # of an earlier version
+        keys, counts = self["limited"].entries()
+        for key in keys:
+            self["limited"].drop(key.tobytes())
+        return list(zip(keys["endpoint"].tolist(), keys["verdict"].tolist(), counts.tolist(), strict=True))
 
     def close(self) -> None:
         """Close the descriptors. Pinned objects stay."""

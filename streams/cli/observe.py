@@ -189,8 +189,14 @@ def _without_repeats(values: Iterable[tuple[str, bytes]]) -> Iterator[Shown]:
             yield Shown(flow, value)
 
 
-def follow(reader: Reader, start: Mapping[int, int], filters: Filters, write: Callable[[Shown], None]) -> None:
-    """Show flows as they arrive, until interrupted."""
+def follow(
+    reader: Reader,
+    start: Mapping[int, int],
+    filters: Filters,
+    write: Callable[[Shown], None],
+    also: Callable[[], None] = lambda: None,
+) -> None:
+    """Show flows as they arrive, until interrupted; ``also`` is called between them."""
     selection = Selection(filters)
     reader.start(start)
     while True:
@@ -198,3 +204,4 @@ def follow(reader: Reader, start: Mapping[int, int], filters: Filters, write: Ca
             shown = selection.pick(record.value)
             if shown is not None:
                 write(shown)
+        also()

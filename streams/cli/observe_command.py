@@ -16,6 +16,7 @@ from enrich.runtime.settings import SettingsError, load
 from streams.cli.filter_options import read_filters
 from streams.cli.filters import Filters
 from streams.cli.kafka_failure import end, needs_to_read
+from streams.cli.limited import LimitedLines
 from streams.cli.observe import Shown, follow, last_of_all, parse_since, since_matching
 from streams.cli.table import FlowTable
 from streams.cli.terminal import PipeConsole
@@ -76,7 +77,8 @@ def observe(
 
     An option that is given twice shows both: --port 80 --port 443. Different options narrow the choice down. In names,
     * stands for any text. Denies and audits that are no longer among all flows are read from the topic that keeps them
-    for longer. Times are UTC; that of another day than today has its date.
+    for longer. Times are UTC; that of another day than today has its date. A line says what a node has not logged
+    because of WEIR_LIMIT_ALLOWED or WEIR_LIMIT_DENIED.
 
     \b
     Exit 0: flows were shown, or none match. 1: Kafka cannot be read. 2: the command is wrong.
@@ -98,7 +100,8 @@ def observe(
         readers = [TopicReader(connection, settings.topics.flows.name)]
         if not filters.verdicts or set(filters.verdicts) & {"deny", "audit"}:
             readers += _reader_of_denies(connection, settings.topics.denied.name)
-        _show(readers, filters, _writer(output), start, last, following=following)
+        limited = _limited_lines(connection, settings.topics.status.name, filters, output)
+        _show(readers, limited, filters, _writer(output), start, last, following=following)
     except ReadError as error:
         end(error, connection, needs_to_read(settings.topics.flows.name))
     except BrokenPipeError:
@@ -120,8 +123,19 @@ def _reader_of_denies(connection: Connection, topic: str) -> list[TopicReader]:
         return []
 
 
+def _limited_lines(connection: Connection, topic: str, filters: Filters, output: str) -> LimitedLines | None:
+    """Return what shows the verdicts that limits have cut; without a right to read them, flows are still shown."""
+    try:
+        reader = TopicReader(connection, topic)
+    except ReadError:
+        return None
+    # JSON has nothing but records, for programs.
+    return LimitedLines(reader, filters.clusters, lambda line: click.echo(line, err=output == "json"))
+
+
 def _show(
     readers: Sequence[TopicReader],
+    limited: LimitedLines | None,
     filters: Filters,
     write: Callable[[Shown], None],
     since: datetime | None,
@@ -135,12 +149,18 @@ def _show(
         flows = since_matching(readers, ends, filters, since)
     elif last is not None or not following:
         flows = last_of_all(readers, filters, _LAST if last is None else last)
-    shown = 0
+    shown, first = 0, since
+    limited_ends = limited.ends() if limited else {}
     for flow in flows:
         write(flow)
         shown += 1
+        first = first or datetime.fromisoformat(flow.flow.timestamp)
+    if limited and first is not None:
+        limited.show_past(first, limited_ends)
     if following:
-        follow(readers[0], ends[0], filters, write)
+        if limited:
+            limited.follow_from(limited_ends)
+        follow(readers[0], ends[0], filters, write, limited.show_new if limited else lambda: None)
     elif not shown:
         click.echo("weir: no flows match", err=True)
 

@@ -14,7 +14,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Metric
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from enrich.wire.cuts import KINDS
+from enrich.wire.cuts import KINDS, Cut
+from streams.metrics.label_values import LabelValues
 from streams.metrics.progress import ProgressMetrics
 from streams.metrics.verdicts import VerdictCounter, VerdictsBy
 
@@ -26,6 +27,8 @@ DEAD_LETTER_REASONS: Final = (
 LOSS_REASONS: Final = ("ring_full", "deny_windows_full", "spool_full", "refused", "enrich_failed")
 """Why verdicts are lost, as far as this version knows. A newer probe may report further reasons, of which the first
 ones get a label of their own (:class:`streams.worker.losses.Losses`)."""
+_MAX_NAMESPACES: Final = 100
+"""Namespaces with a label of their own, of verdicts that a limit has cut."""
 
 
 class EnrichMetrics:
@@ -77,6 +80,7 @@ class EnrichMetrics:
                 labelled.labels(value)
         for kind in KINDS:
             self.cut_verdicts.labels(*kind)
+        self._namespaces, self._dispositions = LabelValues(_MAX_NAMESPACES), LabelValues(0, ("allow", "deny", "audit"))
 
     def _add_losses(self, counter: Callable[..., Counter]) -> None:
         """Add what is counted of batches and records that are refused or lost."""
@@ -101,12 +105,25 @@ class EnrichMetrics:
             "allowed connections; denied packets and audited connections",
             ("by", "class"),
         )
+        self.limited_verdicts = counter(
+            "limited_verdicts",
+            "Verdicts that a node did not log because it had too many in a second, as far as their namespace is known; "
+            f"those of more than {_MAX_NAMESPACES} namespaces are under _other",
+            ("disposition", "namespace"),
+        )
         self.expired_batches = counter(
             "expired_batches", "Batches that retention removed from the raw topic before they were read"
         )
         self.retried_records = counter(
             "retried_records", "Records retried in a batch of their own, because the broker refused their batch"
         )
+
+    def count_cut(self, cut: Cut) -> None:
+        """Count what was not logged on purpose."""
+        self.cut_verdicts.labels(cut.by, cut.decided).inc(cut.verdicts)
+        for part in cut.parts:
+            namespace, disposition = self._namespaces.of(part.namespace), self._dispositions.of(part.disposition)
+            self.limited_verdicts.labels(disposition, namespace).inc(part.verdicts)
 
     def _add_further_topics(self, counter: Callable[..., Counter]) -> None:
         """Add what is counted of the topics of routes, of address intervals, and of other clusters."""

@@ -18,7 +18,7 @@ def account(found: Loss | Cut, header: Header, metrics: EnrichMetrics) -> dict[s
     """Count a loss or cut; return its record on the status topic. Losses are logged, too: nobody wanted them."""
     ring = {"cluster": header.cluster, "node": header.node, "ring": header.ring}
     if isinstance(found, Cut):
-        metrics.cut_verdicts.labels(found.by, found.decided).inc(found.verdicts)
+        metrics.count_cut(found)
         return {"type": "cut", **_described(found), **ring}
     if found.kind == "gap":
         metrics.gap_verdicts.inc(found.verdicts)

@@ -16,12 +16,12 @@ one. Packets with options always take the full path and the slower parser: no es
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 
 import numpy as np
 
-from probe.kernel.layout import Config, Counter
+from probe.kernel.layout import LIMIT, Config
 from probe.policy.logging import LoggingDefaults, make_word
 from tests.bench.node import (
     CLOSED_PORT,
@@ -42,6 +42,8 @@ from tests.bench.scale import Scale
 _REPEATED, _SINGLE = "ns, repeated", "ns, single"
 _AIM_NS = 120.0
 _FIRST_PORT = 10_000
+_LATER_THAN_NOW = 1 << 40
+"""A second that gives no limit any new room."""
 
 
 def measure(scale: Scale, node: Node) -> Part:
@@ -86,7 +88,7 @@ class _Bench:
     def round(self, family: int, number: int) -> None:
         """Measure each case once. A port can be new only once, so each round has its own ports."""
         count = self._scale.single_packets
-        port = _FIRST_PORT + number * (2 * count + 2)
+        port = _FIRST_PORT + number * (3 * count + 2)
         name = f", v{family}"
         self._open(family, port)
         self._repeated(f"established{name}", ack(family, port, OPEN_PORT), PASS)
@@ -98,26 +100,34 @@ class _Bench:
         self._repeated(f"denied again{name}", syn(family, port, CLOSED_PORT), DROP)
         self.counts["denied"] += self._scale.repeated_packets
         self._denied_first(f"denied first{name}", family, range(port + 1, port + 1 + count))
-        self._cut(family, name, range(port + 1 + count, port + 1 + 2 * count))
+        word = make_word(None, LoggingDefaults("none")).encode()
+        self._cut(family, f"not logged{name}", range(port + 1 + count, port + 1 + 2 * count), {Config.LOGGING: word})
+        limits, full = {Config.LIMIT_ALLOWED: 1, Config.LIMIT_DENIED: 1}, np.array((_LATER_THAN_NOW, 1), LIMIT)
+        for limit in range(2):
+            self._node.rig.maps["limits"].set(limit.to_bytes(4, "little"), full.tobytes())
+        self._cut(family, f"over the limit{name}", range(port + 1 + 2 * count, port + 1 + 3 * count), limits)
 
-    def _cut(self, family: int, name: str, ports: Iterable[int]) -> None:
-        """Measure the same packets while nothing is logged: neither a verdict nor a deny window is made."""
-        word, maps = make_word(None, LoggingDefaults("none")), self._node.rig.maps
-        before = maps.counters()
-        maps.configure(Config.LOGGING, word.encode())
+    def _cut(self, family: int, name: str, ports: Iterable[int], words: Mapping[Config, int]) -> None:
+        """Measure the same packets while all verdicts are cut: neither a verdict nor a deny window is made."""
+        maps = self._node.rig.maps
+        before = maps.cut()
+        for word, value in words.items():
+            maps.configure(word, value)
         try:
             frames = [syn(family, port, OPEN_PORT) for port in ports]
-            self._single(f"new, allowed, not logged{name}", frames, PASS)
-            self._single(f"new, allowed, not logged{name}, at the exit", frames, PASS, self._node.run_exit)
+            self._single(f"new, allowed, {name}", frames, PASS)
+            self._single(f"new, allowed, {name}, at the exit", frames, PASS, self._node.run_exit)
             denied = [syn(family, port, CLOSED_PORT) for port in ports]
-            self._single(f"denied first, not logged{name}", denied, DROP)
-            self._repeated(f"denied again, not logged{name}", denied[0], DROP)
+            self._single(f"denied first, {name}", denied, DROP)
+            self._repeated(f"denied again, {name}", denied[0], DROP)
         finally:
-            maps.configure(Config.LOGGING, 0)
-        self._expect_verdicts(0, "verdicts while nothing is logged")
-        after = maps.counters()
-        self.counts["cut_allowed"] += after[Counter.CUT_ALLOWED] - before[Counter.CUT_ALLOWED]
-        self.counts["cut_denied"] += after[Counter.CUT_DENIED] - before[Counter.CUT_DENIED]
+            for word in words:
+                maps.configure(word, 0)
+        self._expect_verdicts(0, "verdicts while all are cut")
+        for (_, decided), total in maps.cut().items():
+            self.counts[f"cut_{decided}"] += total
+        for (_, decided), total in before.items():
+            self.counts[f"cut_{decided}"] -= total
         self.counts["not_logged"] += len(frames) + len(denied) + self._scale.repeated_packets
 
     def _world(self, family: int, port: int, name: str) -> None:

@@ -51,6 +51,7 @@ WORRY: Final[dict[str, str]] = {
         "Any increase: workers may not name a pod. `queue_full`: Kafka was away for long while many pods came and went."
     ),
     "kubeweir_probe_identities": "Above 4096: selectors overlap at random, and the maps fill. The log says so.",
+    "kubeweir_streams_limited_verdicts_total": "Rises: a namespace has more connections or denials than are logged.",
     "kubeweir_streams_cut_verdicts_total": "Never by itself: NetworkLogging or a setting says what is not logged.",
     "kubeweir_probe_cut_verdicts_total": "Never by itself: NetworkLogging or WEIR_LOGGING says what is not logged.",
     "kubeweir_probe_invalid_network_logging": (
@@ -204,6 +205,14 @@ KERNEL_EVENTS: Final[dict[str, tuple[str, str]]] = {
     ),
     "written": ("Decisions that the verdicts in the ring buffer count.", "Never by itself."),
     "ring_verdicts": ("Verdicts written to the ring buffer.", "Never by itself."),
+    "limited_allowed": (
+        "Allowed connections that were not logged because of `WEIR_LIMIT_ALLOWED`.",
+        "Rises, and you need each of them: raise the limit.",
+    ),
+    "limited_denied": (
+        "Denied packets and audited connections that were not logged because of `WEIR_LIMIT_DENIED`.",
+        "Rises: somebody scans, or raise the limit.",
+    ),
     "neighbour_dropped": (
         "ARP and neighbour discovery dropped: too long, or about another's address.",
         "Rises: a pod claims its neighbours' addresses.",

@@ -37,8 +37,8 @@ def wait_for(probe: Probe, **modes: str) -> None:
 
 
 def cut(probe: Probe) -> tuple[int, int]:
-    return (int(probe.metric('kubeweir_probe_cut_verdicts_total{verdicts="allowed"}')),
-            int(probe.metric('kubeweir_probe_cut_verdicts_total{verdicts="denied"}')))  # fmt: skip
+    return (int(probe.metric('kubeweir_probe_cut_verdicts_total{by="logging",verdicts="allowed"}')),
+            int(probe.metric('kubeweir_probe_cut_verdicts_total{by="logging",verdicts="denied"}')))  # fmt: skip
 
 
 @pytest.mark.timeout(300)

@@ -16,6 +16,7 @@ import pytest
 from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, NewTopic
 
+from enrich.wire.cuts import Cut
 from tests.kafka.batches import PODS, make_batch, mapped, write_manifests
 from tests.kafka.site import PATIENCE_S, Site, until
 
@@ -85,6 +86,20 @@ def test_the_table_says_who_whom_and_why(filled: Site) -> None:
     cells = line.split(maxsplit=6)
     assert cells[1:] == ["ingress", "shop/api-0", "shop/web-0", "tcp/443", "deny", "isolated by shop/web-allow-api"]
     assert "\x1b" not in line, "colours are for terminals"
+
+
+def test_what_a_node_has_not_logged_because_of_its_limit_is_a_line(filled: Site) -> None:
+    cut = {"ring": "limited", "cut": [Cut("limit", "allowed", 12034, 12034, 1000)]}
+    filled.send(make_batch(0, 0, cut))
+    filled.flush()
+
+    def table() -> list[str]:
+        done = subprocess.run(command(filled, "--last", "1"), capture_output=True, timeout=PATIENCE_S, check=True)
+        return done.stdout.decode().splitlines()
+
+    expected = "node n1: 12,034 allowed verdicts not logged in 1 s: WEIR_LIMIT_ALLOWED"
+    until(lambda: expected in table() or None, "the line")
+    assert len(observe(filled, "--last", "1")) == 1, "JSON has records only"
 
 
 @contextlib.contextmanager

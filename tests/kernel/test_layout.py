@@ -30,6 +30,8 @@ _STRUCTS = {
     "port_key": layout.PORT_KEY,
     "port_entry": layout.PORT_ENTRY,
     "logged_rule": layout.LOGGED_RULE,
+    "limit": layout.LIMIT,
+    "limited_key": layout.LIMITED_KEY,
     "connection_key": layout.CONNECTION_KEY,
     "connection": layout.CONNECTION,
     "fragment_key": layout.FRAGMENT_KEY,

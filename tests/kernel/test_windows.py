@@ -64,6 +64,30 @@ def test_one_flow_over_several_windows_is_first_only_once(rig: Rig) -> None:
     assert counts == [[1, 4], [5], [5]]
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_without_source_ports_a_client_that_tries_again_is_one_flow(rig: Rig, family: int) -> None:
+    _closed(rig)
+    rig.maps.configure(Config.ANY_SOURCE_PORT, 1)
+    client, server = rig.pods["a/client"], rig.pods["a/server"]
+    counts, ports, used = [], set(), []
+    try:
+        for _window in range(3):
+            for _ in range(4):
+                with open_socket(client, family, socket.SOCK_DGRAM) as here:
+                    here.sendto(b"x", (server.address(family), 1000))
+                    used.append(here.getsockname()[1])
+            _send(rig, family, 1, ports=1)
+            rig.windows.rotate()
+            rows = rig.drain()
+            denied = rows[(rows["verdict"] & 0x7F) == 2]
+            counts.append(denied["count"].tolist())
+            ports |= set(denied["source_port"].tolist())
+    finally:
+        rig.maps.configure(Config.ANY_SOURCE_PORT, 0)
+    assert counts == [[1, 4], [5], [5]]
+    assert ports == {used[0]}
+
+
 def test_a_flow_that_was_silent_for_a_window_is_first_again(rig: Rig) -> None:
     _closed(rig)
     rig.maps.configure(Config.WINDOW_NS, 1)

@@ -9,10 +9,10 @@ import msgspec
 import pytest
 
 from enrich.wire.batch import Batch, EndpointRef, PolicyRef, Verdict, decode_batch
-from enrich.wire.cuts import Cut
+from enrich.wire.cuts import Cut, CutPart
 from enrich.wire.tally import KernelTally, Tally
 from probe.export.batcher import Batcher, Limits, clock_offset_ns
-from probe.export.cut_report import CutReport
+from probe.export.cut_report import CutReport, CutSource
 from tests.kafka.batches import make_rows
 
 WEB = EndpointRef("shop", "web-0", "uid-web-0")
@@ -51,9 +51,10 @@ class Bench:
     ) -> None:
         self.now = 100.0
         self.lost: dict[str, int] = {}
+        self.references = references or References()
         self.tally: Tally | None = None
         self.batcher = Batcher(
-            ("c1", "n1", "r1"), references or References(), lambda: self.lost, reported or {}, limits, lambda: self.now,
+            ("c1", "n1", "r1"), self.references, lambda: self.lost, reported or {}, limits, lambda: self.now,
             tally=lambda end: self.tally if self.tally and self.tally.kernel.ring[1] <= end else None,
         )  # fmt: skip
 
@@ -214,7 +215,7 @@ def test_a_probe_suspended_between_two_clock_readings_misdates_no_verdict(monkey
 
 def test_a_header_counts_what_was_cut_in_a_second_or_more(bench: Bench) -> None:
     cut = {("limit", "allowed"): 5, ("limit", "denied"): 0}
-    bench.batcher.cut_report = CutReport(lambda: cut, {("limit", "allowed"): 2}, lambda: bench.now)
+    bench.batcher.cut_report = CutReport(CutSource(lambda: cut), {("limit", "allowed"): 2}, lambda: bench.now)
 
     def reported() -> list[Cut]:
         bench.batcher.add(0, make_rows(1))
@@ -230,3 +231,27 @@ def test_a_header_counts_what_was_cut_in_a_second_or_more(bench: Bench) -> None:
     cut["limit", "allowed"] = 10
     assert bench.batcher.unreported_losses()[0].header.cut == [Cut("limit", "allowed", 1, 10, 1)]
     assert bench.batcher.unreported_losses() == []
+
+
+def test_a_header_says_in_which_namespaces_a_limit_has_cut(bench: Bench) -> None:
+    totals, limited = {("limit", "allowed"): 0, ("limit", "denied"): 0}, list[tuple[int, int, int]]()
+    source = CutSource(lambda: totals, lambda: limited, bench.references.endpoint)
+    bench.batcher.cut_report = CutReport(source, {}, lambda: bench.now)
+
+    def reported() -> list[Cut]:
+        bench.now += 1
+        bench.batcher.add(0, make_rows(1))
+        [batch] = bench.take(everything=True)
+        return batch.header.cut
+
+    assert reported() == []
+    totals.update({("limit", "allowed"): 9, ("limit", "denied"): 6})
+    limited += [(7, Verdict.ALLOW, 8), (7, Verdict.DENY, 1), (7, Verdict.AUDIT, 2), (99, Verdict.DENY, 3)]
+    parts = [CutPart("shop", "audit", 2), CutPart("shop", "deny", 1), CutPart("", "deny", 3)]
+    assert reported() == [
+        Cut("limit", "allowed", 9, 9, 1000, [CutPart("shop", "allow", 8)]),
+        Cut("limit", "denied", 6, 6, 1000, parts),
+    ]
+    # The count of one of the 8 was read in the header before.
+    totals["limit", "allowed"] = 16
+    assert reported()[0] == Cut("limit", "allowed", 7, 16, 1000, [CutPart("shop", "allow", 7)])

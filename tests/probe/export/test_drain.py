@@ -63,6 +63,9 @@ class Ring:
     def cut(self) -> dict[tuple[str, str], int]:
         return {("logging", "allowed"): self.cut_allowed, ("logging", "denied"): 0}
 
+    def take_limited(self) -> list[tuple[int, int, int]]:
+        return []
+
 
 class NoReferences:
     """Knows no endpoint and no rule."""
