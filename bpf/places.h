@@ -268,35 +268,27 @@ static __always_inline bool claim_place(u32 number, u64 now)
 	return 0;
 }
 
-/* Delete a place if *old is still in it. Return 0 if it is not, or if another CPU was faster. */
-static __always_inline bool delete_place(const struct place *old, u32 number, u64 now)
-{
-	struct place *place;
-	bool deleted;
-
-	if (!claim_place(number, now))
-		return 0;
-	place = places.lookup(&number);
-	deleted = place && is_same(&place->key, &old->key) && place->payer == old->payer &&
-		  place->account == old->account && !places.delete(&number);
-	emptying.delete(&number);
-	return deleted;
-}
-
 /*
  * Empty a place and evict its connection, which was_alive. *old is what was in it when it was chosen. Return 0 if
  * another CPU was faster.
  */
 static __always_inline bool vacate(struct place *old, u32 number, u64 now, bool was_alive)
 {
-	struct place *place = places.lookup(&number);
 	struct connection *connection;
 	struct budget *budget;
+	struct place *place;
+	bool was_deleted;
 	u32 hash;
 
+	if (!claim_place(number, now))
+		return 0;
+	place = places.lookup(&number);
+	was_deleted = place && is_same(&place->key, &old->key) && place->payer == old->payer &&
+		      place->account == old->account && !places.delete(&number);
+	emptying.delete(&number);
 	if (!place)
 		return 1;
-	if (!delete_place(old, number, now))
+	if (!was_deleted)
 		return 0;
 	/* holds_place() has the other fence. The map's memory is never returned, and adding 0 changes nothing in it. */
 	fence(&place->account);
