@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.custody.packets import FIRST, LATER, UDP, Tuple
-from tests.custody.told import (
+from tests.custody.sample_run import (
     ALLOWED,
     BACKEND,
     CLIENT,
@@ -18,14 +18,14 @@ from tests.custody.told import (
     PING,
     SERVER,
     WORLD,
-    Told,
+    SampleRun,
 )
 
 
 @pytest.fixture
-def told() -> Told:
-    """Tell a run of every kind of connection, with nothing wrong."""
-    run = Told()
+def sample() -> SampleRun:
+    """Describe a run of every kind of connection, with nothing wrong."""
+    run = SampleRun()
     ends, back = (CLIENT, SERVER), (SERVER, CLIENT)
     run.send(10, ends, ALLOWED)
     run.send(10.1, back, ALLOWED.reversed())

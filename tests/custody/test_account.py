@@ -10,7 +10,7 @@ import sys
 from tests.custody import account, ends, packets, policies, records, script, wire
 from tests.custody.packets import ICMP, TCP, UDP, Tuple
 from tests.custody.policies import Peer, Policy, Rule, judge
-from tests.custody.told import (
+from tests.custody.sample_run import (
     CLIENT,
     LOW,
     NEW,
@@ -18,24 +18,24 @@ from tests.custody.told import (
     SERVER,
     START,
     S,
-    Told,
+    SampleRun,
     end_of,
     flow_of,
 )
 
 
-def test_nothing_is_found_where_nothing_is_wrong(told: Told) -> None:
-    report = told.account()
+def test_nothing_is_found_where_nothing_is_wrong(sample: SampleRun) -> None:
+    report = sample.account()
     assert report.differences == []
-    assert report.lines()[-1] == f"{len(told.packets)} packets, {len(told.records)} verdicts, 0 differences"
+    assert report.lines()[-1] == f"{len(sample.packets)} packets, {len(sample.records)} verdicts, 0 differences"
     assert report.in_windows == 0
-    told.records.append(copy.deepcopy(told.records[1]))
-    assert told.account().differences == []
+    sample.records.append(copy.deepcopy(sample.records[1]))
+    assert sample.account().differences == []
 
 
 def test_while_a_policy_changes_either_answer_is_right_and_log_and_wire_must_still_agree() -> None:
     for arrives in (True, False):
-        run, ends, flow = Told(), (CLIENT, SERVER), flow_of(UDP, CLIENT, SERVER, 9101)
+        run, ends, flow = SampleRun(), (CLIENT, SERVER), flow_of(UDP, CLIENT, SERVER, 9101)
         run.send(50.5, ends, flow, arrives=arrives)
         run.log(50.5, ends, flow, "egress", "no_policy")
         run.log(50.5, ends, flow, "ingress", *(("policy", "open") if arrives else ("default_deny", "low")))
@@ -52,11 +52,11 @@ def test_while_a_policy_changes_either_answer_is_right_and_log_and_wire_must_sti
 def test_an_error_is_judged_by_itself_only_when_its_connection_was_just_revoked() -> None:
     error = Tuple(ICMP, "10.0.0.2", 0, "10.0.0.1", 3 << 8 | 3, is_error=True)
     for at, is_right in ((50.5, True), (30, False)):
-        run, ends = Told(), (SERVER, CLIENT)
+        run, ends = SampleRun(), (SERVER, CLIENT)
         run.send(at, ends, error, arrives=False)
         run.log(at, ends, error, "egress", "default_deny")
         assert (run.account().differences == []) is is_right
-        run = Told()
+        run = SampleRun()
         run.send(at, ends, error)
         assert run.account().differences == []
         run.log(at, ends, error, "egress", "no_policy")
@@ -76,28 +76,28 @@ def test_the_account_imports_nothing_of_the_product() -> None:
         )
 
 
-def test_two_generations_may_log_a_connection_while_one_takes_over_and_at_no_other_time(told: Told) -> None:
-    again = told.records[1] | {"id": "other-0", "timestamp": told.records[1]["timestamp"].replace(".0", ".1")}
-    told.records.append(again)
-    assert told.account().differences
-    told.script.takeovers = [(START + 9 * S, START + 11 * S)]
-    report = told.account()
+def test_two_generations_may_log_a_connection_while_one_takes_over_and_at_no_other_time(sample: SampleRun) -> None:
+    again = sample.records[1] | {"id": "other-0", "timestamp": sample.records[1]["timestamp"].replace(".0", ".1")}
+    sample.records.append(again)
+    assert sample.account().differences
+    sample.script.takeovers = [(START + 9 * S, START + 11 * S)]
+    report = sample.account()
     assert (report.differences, report.twice) == ([], 1)
-    again["id"] = f"ring-{len(told.records) - 1}"
-    assert told.account().differences
+    again["id"] = f"ring-{len(sample.records) - 1}"
+    assert sample.account().differences
     again["id"] = "other-0"
-    told.script.takeovers = [(START + 9 * S, START + 10 * S)]
-    assert told.account().differences
+    sample.script.takeovers = [(START + 9 * S, START + 10 * S)]
+    assert sample.account().differences
 
 
-def test_a_name_may_be_absent_only_near_the_moment_when_an_address_changes_hands(told: Told) -> None:
-    told.records[5]["dest"] = end_of(NEW)
-    record = next(one for one in told.records if one["dest"].get("pod_name") == "new")
+def test_a_name_may_be_absent_only_near_the_moment_when_an_address_changes_hands(sample: SampleRun) -> None:
+    sample.records[5]["dest"] = end_of(NEW)
+    record = next(one for one in sample.records if one["dest"].get("pod_name") == "new")
     record["dest"] = {"instance": "10.0.0.7", "ambiguous": True}
-    assert any("in truth new" in text for text in told.account().differences)
+    assert any("in truth new" in text for text in sample.account().differences)
     NEW.begun, before = START + 109 * S, NEW.begun
     try:
-        report = told.account()
+        report = sample.account()
     finally:
         NEW.begun = before
     assert (report.differences, report.nameless) == ([], 1)

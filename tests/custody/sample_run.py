@@ -1,4 +1,4 @@
-"""A run that is told and not made, for tests of the account."""
+"""A run that is described and not made, for tests of the account."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LOW = Policy("low", "server", "ingress", (Rule(("client",), ports=(Ports(TCP, 80
 OPEN = Policy("open", "server", "ingress", (Rule(),))
 
 
-class Told:
+class SampleRun:
     """A run as it should be: what was captured and what was logged."""
 
     def __init__(self) -> None:
