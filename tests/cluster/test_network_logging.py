@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,13 +14,19 @@ import pytest
 import yaml
 
 from enrich.model import Name, Namespace, NetworkPolicy
-from enrich.network_logging import NetworkLogging
+from enrich.network_logging import LogClass, LoggingSpec, NetworkLogging
 from enrich.parse.metadata import DENY_LOGGING, LOGGING
+from enrich.policy.matching import PolicyView
+from probe.kernel.layout import Config
+from probe.ledger import Ledger
+from probe.policy.logging import LoggingDefaults, make_word
+from probe.verdict_logging import VerdictLogging
 from tests.cluster.apiserver import ApiServer
 from tests.cluster.test_definitions import DEFINITIONS, remove
 from tests.cluster.test_kubernetes_source import Watched
 from tests.cluster.test_validation import differences
 from tests.enrich.parse.test_network_logging import INVALID, VALID, network_logging
+from tests.probe.kernel.memory_maps import MemoryMaps
 from tests.waiting import until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
@@ -131,3 +140,30 @@ def test_annotations_are_watched(api: ApiServer, watched: Watched) -> None:
     until(lambda: cluster.policies()[Name("annotated", "web")].logging == "true")
     api.patch("/api/v1/namespaces/annotated", {"metadata": {"annotations": {DENY_LOGGING: "yes"}}})
     until(lambda: cluster.namespaces()[Name("", "annotated")].deny_logging == "yes")
+
+
+def test_a_change_is_put_in_force_by_its_event_alone(
+    api: ApiServer, watched: Watched, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The agent waits for the same event. No timer runs here, so a change without an event would never be in force."""
+    install(api, definition())
+    api.create(OBJECTS, network_logging({}))
+    until(lambda: found(watched) is not None)
+    changed = threading.Event()
+    watched.cluster.subscribe(lambda _kinds: changed.set())
+    maps, nothing = MemoryMaps({}), PolicyView({}, {}, {}, {}, {})
+    with contextlib.closing(Ledger.open(tmp_path / "ledger")) as numbers:
+        logging = VerdictLogging(watched.cluster, numbers, maps, {})  # type: ignore[arg-type]
+        took = []
+        for allow in (True, False) * 5:
+            spec = {"cluster": {"allow": {"log": allow}, "deny": {"log": True}}}
+            expected = make_word(LoggingSpec(LogClass(allow), LogClass(log=True)), LoggingDefaults()).encode()
+            began = time.monotonic()
+            api.patch(f"{OBJECTS}/default", {"spec": spec})
+            while maps.config(Config.LOGGING) != expected:
+                assert changed.wait(30), "no event came"
+                changed.clear()
+                logging.follow(nothing, (), ())
+            took.append(time.monotonic() - began)
+    with capsys.disabled():
+        print(f"\na NetworkLogging is in force {max(took) * 1000:.0f} ms after the request at most")
