@@ -15,6 +15,8 @@ _READ, _WRITE, _DESCRIBE = 3, 4, 8
 """Numbers of Kafka's AclOperation, which are the bits of the operations that a user may perform."""
 _NAMES: Final = {_READ: "READ", _WRITE: "WRITE", _DESCRIBE: "DESCRIBE"}
 _TOPIC_REFUSED, _GROUP_REFUSED, _TRANSACTION_REFUSED = 29, 30, 53
+_NO_COORDINATOR: Final = {14: "COORDINATOR_LOAD_IN_PROGRESS", 15: "COORDINATOR_NOT_AVAILABLE", 16: "NOT_COORDINATOR"}
+"""Kafka's errors while no broker answers for a group or a transactional id, which pass by themselves at a start."""
 _NOT_SAID: Final = 1 << 31
 """Kafka's value for operations that a broker does not report."""
 
@@ -37,6 +39,8 @@ class Cause:
     text: str
     about: str = ""
     """The topic, the group or the prefix of transactional ids that it is about; empty: it is about everything."""
+    passes: bool = False
+    """Whether it passes by itself while Kafka starts."""
 
 
 def causes(connection: Mapping[str, str], needs: Needs) -> list[Cause]:
@@ -69,11 +73,13 @@ def _behind(channel: Channel, connection: Mapping[str, str], needs: Needs) -> li
     for name, described in sorted(topics.items()):
         found += [Cause(text, name) for text in _topic(name, described, needs, user)]
     for group in sorted(needs.groups):
-        found += [Cause(text, group) for text in _group(channel, connection, group, user)]
+        found += _group(channel, connection, group, user)
     for prefix in sorted(needs.transactions):
         error, _ = channel.find_coordinator(f"{prefix}diagnosis", transaction=True)
         if error == _TRANSACTION_REFUSED:
             found.append(Cause(missing_right("WRITE", "transactional id", f"{prefix}*", user), prefix))
+        elif error in _NO_COORDINATOR:
+            found.append(_no_coordinator(error, "transactional ids", prefix))
     return found
 
 
@@ -98,25 +104,40 @@ def _topic(name: str, described: Described, needs: Needs, user: str) -> Iterator
             yield missing_right(" and ".join(missing), "topic", name, user)
 
 
-def _group(channel: Channel, connection: Mapping[str, str], group: str, user: str) -> Iterator[str]:
+def _group(channel: Channel, connection: Mapping[str, str], group: str, user: str) -> Iterator[Cause]:
     error, coordinator = channel.find_coordinator(group)
     if error == _GROUP_REFUSED:
-        yield missing_right("READ", "group", group, user)
+        yield Cause(missing_right("READ", "group", group, user), group)
+    if error in _NO_COORDINATOR:
+        yield _no_coordinator(error, "group", group)
     if error != NO_ERROR:
         return
     try:
         other = connect(connection, (coordinator.host, coordinator.port))
     except RefusedConnectionError as refused:
-        yield f"the coordinator of the group {group} cannot be used: {refused}"
+        yield Cause(f"the coordinator of the group {group} cannot be used: {refused}", group)
         return
     try:
         described = other.describe_group(group)
     finally:
         other.close()
+    if described.error in _NO_COORDINATOR:
+        yield _no_coordinator(described.error, "group", group)
     refused_by_code = described.error == _GROUP_REFUSED
     said = described.error == NO_ERROR and described.operations != _NOT_SAID
     if refused_by_code or (said and not described.operations >> _READ & 1):
-        yield missing_right("READ", "group", group, user)
+        yield Cause(missing_right("READ", "group", group, user), group)
+
+
+def _no_coordinator(error: int, kind: str, name: str) -> Cause:
+    topic = {"group": "__consumer_offsets", "transactional ids": "__transaction_state"}[kind]
+    return Cause(
+        f"no broker answers for the {kind} {name} ({_NO_COORDINATOR[error]}): this passes while Kafka starts; if it "
+        f"stays, Kafka's topic {topic} has no leader, or cannot be made: does its replication factor need more brokers "
+        "than there are?",
+        name,
+        passes=True,
+    )
 
 
 def user_of(connection: Mapping[str, str]) -> str:

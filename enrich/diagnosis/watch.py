@@ -19,6 +19,9 @@ _PATIENCE_S: Final = 1.5
 """A problem that passes sooner, as at each start, is not looked into."""
 _FIRST_BACKOFF_S: Final = 3.0
 _MAX_BACKOFF_S: Final = 30.0
+"""A look connects to every broker, and thousands of probes may look at once."""
+_SOONEST_S: Final = 3.0
+"""So soon after the last look, a client that is refused, or other needs, make the next one due."""
 
 
 class Diagnosis:
@@ -29,7 +32,7 @@ class Diagnosis:
         self._connection, self._needs = connection, needs
         self._checks: dict[str, Check] = {}
         self._causes: list[Cause] = []
-        self._suspected = False
+        self._is_refused = False
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="kafka-diagnosis", daemon=True)
 
@@ -49,7 +52,7 @@ class Diagnosis:
 
     def suspect(self) -> None:
         """Look for a cause although no check reports a problem: a client has been refused (any thread)."""
-        self._suspected = True
+        self._is_refused = True
 
     def start(self) -> None:
         """Start the thread."""
@@ -68,34 +71,42 @@ class Diagnosis:
             since = since or time.monotonic()
             if time.monotonic() - since < _PATIENCE_S:
                 continue
-            self._look()
-            self._wait(backoff)
+            needs = self._needs()
+            self._look(needs)
+            self._wait(backoff, needs)
             backoff = min(2 * backoff, _MAX_BACKOFF_S)
 
-    def _wait(self, backoff_s: float) -> None:
+    def _wait(self, backoff_s: float, needs: Needs) -> None:
         """Wait until the next look, or until the last check that reported a problem passes: then causes may be over,
-        and would keep a service unready that works again."""
+        and would keep a service unready that works again. A start that takes long is looked into before the service
+        has said what it needs, and before its clients are refused."""
         deadline, problem_before = time.monotonic() + backoff_s, self._has_problem()
+        soonest = time.monotonic() + _SOONEST_S
         while time.monotonic() < deadline and not self._stop.wait(_LOOK_S):
             if problem_before and not self._has_problem():
+                return
+            if time.monotonic() >= soonest and (self._is_refused or self._needs() != needs):
                 return
 
     def _has_problem(self) -> bool:
         return any(check() for check in tuple(self._checks.values()))
 
     def _is_needed(self) -> bool:
-        return self._suspected or self._has_problem()
+        # Causes that were found stay until a look finds none: a client that is refused may report nothing at all.
+        return self._is_refused or bool(self._causes) or self._has_problem()
 
-    def _look(self) -> None:
-        self._suspected = False
+    def _look(self, needs: Needs) -> None:
+        self._is_refused = False
         try:
-            found = causes(self._connection(), self._needs())
+            found = causes(self._connection(), needs)
         except Exception as error:
             # A service must not end because nobody can say why it is refused.
             log.exception("the cause of a problem with Kafka cannot be looked for")
             found = [Cause(f"the cause cannot be looked for: {error!r}")]
-        # Causes that were found stay until a look finds none: a client that is refused may report nothing at all.
-        self._suspected = bool(found)
         if found and found != self._causes:
-            log.error("Kafka refuses this service", causes=[one.text for one in found])
+            texts = [one.text for one in found]
+            if all(one.passes for one in found):
+                log.warning("Kafka is not ready for this service", causes=texts)
+            else:
+                log.error("Kafka refuses this service", causes=texts)
         self._causes = found

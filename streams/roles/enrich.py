@@ -98,6 +98,7 @@ def run_enrich(settings: Settings, stop: threading.Event) -> int:
             routing = pipeline.routing = Routing(settings, producer, metrics, stop)
             worker.refusals.routing = routing
             checks["routes"] = routing.problem
+        worker.on_group_error = diagnosis.suspect
         producer.start(worker.fatal)
         with _measured(settings, metrics, worker, history, diagnosis) as monitor:
             checks["kafka"] = diagnosis.named("kafka", lambda: worker.problem() or monitor.problem())

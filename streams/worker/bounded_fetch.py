@@ -20,6 +20,8 @@ as one batch of 13 kB that inflates to 300 MB. The worker reads record 399, whic
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import threading
 import weakref
 from collections.abc import Iterator
@@ -27,7 +29,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from aiokafka.consumer import consumer, fetcher
-from aiokafka.errors import CorruptRecordException
+from aiokafka.errors import CorruptRecordException, GroupAuthorizationFailedError, TopicAuthorizationFailedError
 from aiokafka.record import default_records, legacy_records
 from aiokafka.record._crecords import default_records as compiled_records
 from aiokafka.record._crecords import legacy_records as compiled_legacy_records
@@ -38,12 +40,15 @@ from streams.kafka.dead_letter_form import CUT_VALUE_BYTES, originals
 from streams.worker.inflate import INFLATE, last_size
 from streams.worker.unread import Unread, UnreadRecords
 
+log: Final = logging.getLogger("aiokafka.consumer.fetcher")
+
 MAX_VALUE: Final = int(LARGE)
 MAX_POLL: Final = 4 << 20
 MAX_READY: Final = 64 << 20
 MAX_FETCHED: Final = 16 << 20
 _COUNTED: Final = 64 << 10
 """Shorter values are not counted: Faust's queue has a bound for their number."""
+_REFUSED_S: Final = 1.0
 SMALL_BATCH: Final = 1 << 20
 """Each partition may keep an inflated batch of this size, read in part."""
 
@@ -104,9 +109,15 @@ def is_empty(topic: str, partition: int, start: int, end: int) -> bool:
 
 class _BoundedFetcher(fetcher.Fetcher):  # type: ignore[misc]  # aiokafka's classes have no types
     async def fetched_records(self, *arguments: Any, **options: Any) -> Any:
-        """Hand over some records of some partitions."""
+        """Hand over some records of some partitions; none, after a while, if Kafka refuses to be read."""
         _tally.polled = 0
-        return await super().fetched_records(*arguments, **options)
+        try:
+            return await super().fetched_records(*arguments, **options)
+        except (GroupAuthorizationFailedError, TopicAuthorizationFailedError) as error:
+            # Faust would end the worker. The right may be given again; the log's handler has the cause looked for.
+            log.warning("Kafka refuses to be read: %r", error)
+            await asyncio.sleep(_REFUSED_S)
+            return {}
 
 
 class _BoundedResult(fetcher.FetchResult):  # type: ignore[misc]  # as above

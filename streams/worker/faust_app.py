@@ -39,7 +39,7 @@ from streams.worker.bounded_app import MAX_PARTITION_FETCH, bound
 from streams.worker.bounded_fetch import is_empty, unread
 from streams.worker.checkpoints import Checkpoints
 from streams.worker.credentials import kafka_credentials
-from streams.worker.group_errors import take_group_errors
+from streams.worker.group_errors import join_again
 from streams.worker.inflight import InFlightTracker, TrackedInput
 from streams.worker.intake import Intake
 from streams.worker.missing_rights import MissingRights
@@ -128,6 +128,9 @@ class EnrichWorker:
         self._topic = settings.topics.raw.name
         self.partitions: set[TopicAndPartition] | None = None
         """The partitions that this worker reads; None before it joined its group."""
+        self.on_group_error: Callable[[], None] = lambda: None
+        """Called when Kafka refuses the worker something about its group (any thread)."""
+        self._group_error: str | None = None
         self._app = self._build()
 
     def problem(self) -> str | None:
@@ -135,6 +138,8 @@ class EnrichWorker:
         missing = self._rights.problem()
         if missing:
             return missing
+        if self._group_error:
+            return f"Kafka refuses this worker as a member of its group: {self._group_error}"
         if self.partitions is None:
             return "no partitions of the raw topic have been assigned yet"
         overdue = time.monotonic() - self._intake.last_ack
@@ -152,7 +157,6 @@ class EnrichWorker:
             self._app, self._stop, loop=self._loop, quiet=True, override_logging=False, redirect_stdouts=False
         )
         threading.Thread(target=self._watch_stop, args=(worker,), name="stop-watch", daemon=True).start()
-        threading.Thread(target=take_group_errors, args=(self._app, self._ended), name="group", daemon=True).start()
         try:
             self._loop.run_until_complete(worker.start())
         except asyncio.CancelledError:
@@ -165,6 +169,12 @@ class EnrichWorker:
     def fatal(self, error: str) -> None:
         """Wait for a right or exit, because Kafka will acknowledge nothing more (any thread)."""
         self._rights.on_refused(error)
+
+    def _on_group_error(self, error: str) -> None:
+        if error != self._group_error:
+            log.error("Kafka refuses this worker as a member of its group; trying again", error=error)
+        self._group_error = error
+        self.on_group_error()
 
     def _build(self) -> faust.App:
         settings = self._settings
@@ -197,6 +207,7 @@ class EnrichWorker:
         topic = app.topic(self._topic, key_serializer="raw", value_serializer="raw")
         app.agent(topic, name="enrich", concurrency=1)(self._read)
         bound(app, settings.in_flight_bytes)
+        join_again(self._on_group_error)
         for work in (self._enrich, self._release, self._measure):
             app.task(_ending_the_process(work))
         app.on_partitions_assigned.connect(self._on_assigned)
@@ -245,12 +256,13 @@ class EnrichWorker:
             await asyncio.sleep(_LAG_EVERY_S)
 
     async def _on_assigned(self, _app: Any, assigned: Any, **_: Any) -> None:
-        self.partitions = {(tp.topic, tp.partition) for tp in assigned}
+        self.partitions, self._group_error = {(tp.topic, tp.partition) for tp in assigned}, None
         log.info("partitions assigned", topic=self._topic, partitions=sorted(tp.partition for tp in assigned))
 
     async def _on_revoked(self, _app: Any, revoked: Any, **_: Any) -> None:
         partitions = [tp.partition for tp in revoked]
-        self.partitions = (self.partitions or set()) - {(tp.topic, tp.partition) for tp in revoked}
+        if self.partitions is not None:  # aiokafka calls this also before it joins the group for the first time
+            self.partitions = self.partitions - {(tp.topic, tp.partition) for tp in revoked}
         self._takeover.forget(partitions)
         self._intake.forget(partitions)
         self._tracker.forget(partitions)

@@ -137,11 +137,65 @@ def test_an_enricher_that_may_not_join_its_group_reads_once_it_may(guarded: Guar
     try:
         service = site.start("enrich", "--alone")
         refused = f"no right READ on the group {site.prefix}.c1.enrich"
-        until(lambda: refused in service.get("/readyz")[1])
+        pages = [service.get("/readyz")]
+
+        def is_refused() -> bool:
+            pages.append(service.get("/readyz"))
+            return refused in pages[-1][1]
+
+        until(is_refused)
+        assert {status for status, _ in pages} == {503}
         site.send(make_batch(0, 5))
         site.flush()
         guarded.revoke(denied)
         # Long before WEIR_STALL would end the process.
+        assert len(site.read_flows(5)) == 5
+        until(lambda: service.get("/readyz")[0] == 200)
+        assert service.stop() == 0
+    finally:
+        site.end()
+
+
+@pytest.mark.parametrize("sent", [0, 5], ids=["heartbeats", "commits"])
+def test_an_enricher_whose_right_on_its_group_is_taken_back_reads_on_once_it_has_it(
+    guarded: GuardedBroker, tmp_path: Path, sent: int
+) -> None:
+    site, denied = _restricted(guarded, tmp_path, ResourceType.GROUP, "none.", AclOperation.READ)
+    try:
+        service = site.start_enrich()
+        until(lambda: service.get("/readyz")[0] == 200)
+        if sent:
+            site.send(make_batch(0, sent))
+            site.flush()
+            site.read_flows(sent)
+        denied = guarded.deny(denied[0].principal.removeprefix("User:"), ResourceType.GROUP, site.prefix,
+                              AclOperation.READ)  # fmt: skip
+        until(lambda: f"no right READ on the group {site.prefix}.c1.enrich" in service.get("/readyz")[1])
+        assert "Kafka refuses this worker as a member of its group" in service.get("/readyz")[1]
+        site.send(make_batch(sent, 5))
+        site.flush()
+        guarded.revoke(denied)
+        until(lambda: service.get("/readyz")[0] == 200)
+        # What was not committed may come again.
+        assert len({flow["id"] for flow in site.read_flows(sent + 5)}) == sent + 5
+        assert service.stop() == 0
+    finally:
+        site.end()
+
+
+def test_an_enricher_that_may_not_read_its_topic_any_more_reads_on_once_it_may(
+    guarded: GuardedBroker, tmp_path: Path
+) -> None:
+    site, denied = _restricted(guarded, tmp_path, ResourceType.TOPIC, "none.", AclOperation.READ)
+    try:
+        service = site.start_enrich()
+        until(lambda: service.get("/readyz")[0] == 200)
+        raw = f"{site.prefix}.verdicts.raw"
+        denied = guarded.deny(denied[0].principal.removeprefix("User:"), ResourceType.TOPIC, raw, AclOperation.READ)
+        until(lambda: f"no right READ on the topic {raw}" in service.get("/readyz")[1])
+        site.send(make_batch(0, 5))
+        site.flush()
+        guarded.revoke(denied)
         assert len(site.read_flows(5)) == 5
         until(lambda: service.get("/readyz")[0] == 200)
         assert service.stop() == 0
