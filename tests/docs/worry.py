@@ -28,7 +28,7 @@ WORRY: Final[dict[str, str]] = {
     "kubeweir_probe_acked_batches_total": "Stands still while kubeweir_probe_batches_total rises: Kafka takes nothing.",
     "kubeweir_probe_acked_bytes_total": "As kubeweir_probe_acked_batches_total.",
     "kubeweir_probe_attached_pods": "Less than the pods of the node that are not on the host's network.",
-    "kubeweir_probe_clock_offset_seconds": "Above 0.25 or below -0.25: set the node's clock by NTP.",
+    "kubeweir_probe_clock_offset_seconds": "Above 0.25 or below -0.25 (WeirClockWrong): set the node's clock by NTP.",
     "kubeweir_probe_clock_offset_uncertainty_seconds": "Above 1: Kafka answers too slowly to tell.",
     "kubeweir_probe_batches_total": (
         "Stands still for longer than WEIR_HEARTBEAT: the probe appends nothing to its spool."
@@ -45,7 +45,8 @@ WORRY: Final[dict[str, str]] = {
     "kubeweir_probe_borrowed_connections": "Never by itself; who has most loses first when all are lent.",
     "kubeweir_probe_connection_evictions_total": "Rises for a pod that does not scan: raise WEIR_POD_CONNECTIONS.",
     "kubeweir_probe_damaged_state_files_total": (
-        "Any increase: a disk, or a program that writes where only the probe should; the log says what was lost."
+        "Any increase (WeirStateDamaged): a disk, or a program that writes where only the probe should; the log says "
+        "what was lost."
     ),
     "kubeweir_probe_dropped_address_intervals_total": (
         "Any increase: workers may not name a pod. `queue_full`: Kafka was away for long while many pods came and went."
@@ -55,7 +56,8 @@ WORRY: Final[dict[str, str]] = {
     "kubeweir_streams_cut_verdicts_total": "Never by itself: NetworkLogging or a setting says what is not logged.",
     "kubeweir_probe_cut_verdicts_total": "Never by itself: NetworkLogging or WEIR_LOGGING says what is not logged.",
     "kubeweir_probe_invalid_network_logging": (
-        "1: the object NetworkLogging is not valid, and nothing validates it; `/readyz` says what is wrong."
+        "1 for 5 minutes (WeirNetworkLoggingInvalid): the object NetworkLogging is not valid, and nothing validates "
+        "it; `/readyz` says what is wrong."
     ),
     "kubeweir_probe_logging": "Not what NetworkLogging or WEIR_LOGGING asks for: `/readyz` says why.",
     "kubeweir_probe_suspicious_annotations": (
@@ -129,7 +131,8 @@ WORRY: Final[dict[str, str]] = {
     "kubeweir_streams_clock_offset_seconds": "A node is there: its clock is wrong. Names are corrected, times are not.",
     "kubeweir_streams_refused_clock_offsets_total": "Any increase: a node's clock is off by a day, or lies.",
     "kubeweir_streams_unknown_gaps_total": (
-        "Any increase but the first after an upgrade: a worker may not read or write checkpoints, or offsets were set."
+        "Any increase but the first after an upgrade (WeirGapUnknown): a worker may not read or write checkpoints, or "
+        "offsets were set."
     ),
     "kubeweir_streams_heartbeats_total": "Stands still while a probe has no traffic: it is dead or cut off.",
     "kubeweir_streams_in_flight_bytes": "At WEIR_IN_FLIGHT_BYTES for minutes: Kafka acknowledges slowly.",
