@@ -20,6 +20,8 @@ from streams.kafka.records import Record
 REDRIVEN: Final = "redriven"
 """The reason of a mark, and the header of a record that was sent again: how many times, with this one."""
 _OUTPUT_REASON: Final = "refused"
+_UNREAD_REASONS: Final = frozenset({"too_large", "damaged"})
+"""Letters without a value, if nothing was cut: they stand for records that were passed over."""
 _MAX_DIGITS: Final = 10
 
 
@@ -125,6 +127,8 @@ def why_not(letter: Letter, redriven: Redriven, topics: Topics, partitions: Mapp
         return f"{letter.topic} has no partition {partition[:20]!r}"
     if "original_bytes" in letter.headers:
         return f"it was cut: only the record at {letter.origin} is whole, for as long as its topic keeps it"
+    if letter.reason in _UNREAD_REASONS:
+        return f"it only says what could not be read, from {letter.origin} on"
     if letter.reason == _OUTPUT_REASON:
         return f"it is a record that was made from {letter.origin}, and not that record"
     if letter.topic == topics.endpoints.name and letter.key is None:

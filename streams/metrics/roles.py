@@ -21,7 +21,7 @@ from streams.metrics.verdicts import VerdictCounter, VerdictsBy
 
 DEAD_LETTER_REASONS: Final = (
     "no_value", "no_header", "bad_header", "unknown_version", "wrong_length", "wrong_node",
-    "enrich_failed", "refused", "bad_verdict",
+    "enrich_failed", "refused", "bad_verdict", "too_large", "damaged",
 )  # fmt: skip
 """Why the enricher sends a batch, or a record made from one, to the dead-letter topic."""
 LOSS_REASONS: Final = ("ring_full", "deny_windows_full", "spool_full", "refused", "enrich_failed")

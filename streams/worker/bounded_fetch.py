@@ -13,6 +13,8 @@ in the topic, so the worker would end again at each start. So :func:`bound_clien
    not done with.
 5. It asks no broker for more while it holds :data:`MAX_FETCHED`.
 
+The client would end the worker at a batch whose checksum is wrong. It is passed over, too.
+
 What is missing is noted in :data:`unread`, and becomes a dead letter. An example: a producer sends records 100 to 399
 as one batch of 13 kB that inflates to 300 MB. The worker reads record 399, which has no value, and the note says that
 100 to 399 were not read, and why.
@@ -29,7 +31,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from aiokafka.consumer import consumer, fetcher
-from aiokafka.errors import CorruptRecordException, GroupAuthorizationFailedError, TopicAuthorizationFailedError
+from aiokafka.errors import GroupAuthorizationFailedError, TopicAuthorizationFailedError
 from aiokafka.record import default_records, legacy_records
 from aiokafka.record._crecords import default_records as compiled_records
 from aiokafka.record._crecords import legacy_records as compiled_legacy_records
@@ -174,15 +176,23 @@ class _BoundedRecords(fetcher.PartitionRecords):  # type: ignore[misc]  # as abo
 
     def _unpack_records(self) -> Iterator[Any]:
         """Yield the records of all batches."""
-        while self._records.has_next():
-            yield from self._read(self._records.next_batch())
+        following = self._next_batch()
+        while following is not None:
+            # Only the reader has a batch: what was inflated must not be kept while its last record is on its way.
+            batches, following = [following], self._next_batch()
+            yield from self._read(batches.pop(), getattr(following, "base_offset", None))
             place = (self._tp.topic, self._tp.partition)
             _tally.walked[place] = (self.next_fetch_offset, _tally.walked.get(place, (0, -1))[1])
 
-    def _read(self, batch: Any) -> Iterator[Any]:
-        """Yield the records of a batch, or one that stands for those that cannot be read."""
+    def _next_batch(self) -> Any:
+        return self._records.next_batch() if self._records.has_next() else None
+
+    def _read(self, batch: Any, following: int | None) -> Iterator[Any]:
+        """Yield the records of a batch, or one that stands for those that cannot be read. ``following``: the first
+        offset of the next batch, None if that is not known."""
         if self._check_crcs and not batch.validate_crc():
-            raise CorruptRecordException(f"{self._tp}: the checksum of a batch is wrong")
+            yield from self._pass_over_damaged(following)
+            return
         end = batch.next_offset
         try:
             records = iter(() if batch.is_control_batch else batch)
@@ -198,12 +208,28 @@ class _BoundedRecords(fetcher.PartitionRecords):  # type: ignore[misc]  # as abo
         except Exception as error:
             first = self.next_fetch_offset
             text = f"the batch of records {first} to {end - 1} was not read: {error}"
-            unread[self._tp.partition, end - 1] = Unread(first, text, [])
-            yield self._copy(end - 1, -1, 0, None)
+            yield self._stand_in(first, end, text, "too_large")
         finally:
             self.release()
             # Compaction may have removed the last record of a batch, and the end of a transaction is none.
             self.next_fetch_offset = max(self.next_fetch_offset, end)
+
+    def _pass_over_damaged(self, following: int | None) -> Iterator[Any]:
+        """Yield a record that stands for those of a batch whose checksum is wrong, as after damage on a broker's disk.
+
+        Nothing in the batch is trusted, so also not where it ends. If no batch follows here, one offset is passed over,
+        and the broker is asked for the next one: it sends this batch again, until its end. If it sends the batch
+        although its records were passed over, there is nothing to do."""
+        first = self.next_fetch_offset
+        end = first + 1 if following is None else following
+        if end > first:
+            text = f"the records {first} to {end - 1} were not read: the checksum of their batch is wrong"
+            yield self._stand_in(first, end, text, "damaged")
+
+    def _stand_in(self, first: int, end: int, why: str, reason: str) -> Any:
+        """Return a record that stands for those before ``end``, and note why they were not read."""
+        unread[self._tp.partition, end - 1] = Unread(first, why, [], reason=reason)
+        return self._copy(end - 1, -1, 0, None)
 
     def _copy(self, offset: int, timestamp: int, timestamp_type: int, value: bytes | None) -> Any:
         topic, partition = self._tp.topic, self._tp.partition

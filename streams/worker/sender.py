@@ -106,7 +106,7 @@ class Sender:
         whole: list[tuple[TrackedInput, bytes | None]] = []
         for tracked, value in inputs:
             if isinstance(value, Unread):
-                await self.send_dead_letter(tracked, value.kept, "too_large", value.error, value.original)
+                await self.send_dead_letter(tracked, value.kept, value.reason, value.error, value.original)
             else:
                 whole.append((tracked, value))
         return whole

@@ -17,6 +17,8 @@ class Unread(NamedTuple):
     """What the value was, if only its beginning is here, for the headers of a dead letter."""
     kept: bytes = b""
     """The beginning of the value."""
+    reason: str = "too_large"
+    """The reason of the dead letter."""
 
 
 Value = bytes | Unread | None

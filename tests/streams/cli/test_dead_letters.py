@@ -35,6 +35,8 @@ def record(offset: int = 0, value: bytes = b"v", headers: Mapping[str, str] | No
         ({"partition": "\u0663"}, "has no partition"),
         ({"original_bytes": "9000000"}, "it was cut"),
         ({"reason": "refused"}, "made from k.verdicts.raw/1/2"),
+        ({"reason": "too_large"}, "could not be read, from k.verdicts.raw/1/2 on"),
+        ({"reason": "damaged"}, "could not be read, from k.verdicts.raw/1/2 on"),
         ({"topic": TOPICS.endpoints.name, "partition": "0"}, "its key is not known"),
         ({"topic": TOPICS.endpoints.name, "partition": "0", "key": "c/n/ip/uid"}, ""),
     ],
