@@ -76,7 +76,10 @@ class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
     offset: Count
     """All inputs before it are finished."""
     complete: bool
-    """Whether no ring was left out for lack of room."""
+    """Whether no ring was left out that may still send: for lack of room, or because an earlier version noted none."""
+    incomplete_since: Count = 0
+    """When a ring was left out last, in seconds since the epoch; 0 if the checkpoint is complete, or if that is not
+    known."""
     rings: list[RingPosition]
     """Those that were seen last come last."""
 
@@ -85,14 +88,14 @@ _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(Checkpoint).decode
 
 
-def encode_checkpoint(checkpoint: Checkpoint) -> bytes:
+def encode_checkpoint(checkpoint: Checkpoint, now: int) -> bytes:
     """Encode a checkpoint as a Kafka value. Rings that do not fit are left out, those that were seen first."""
     while True:
         value = _encode(checkpoint)
         if len(value) <= MAX_BYTES:
             return value
         kept = checkpoint.rings[len(checkpoint.rings) // 2 + 1 :]
-        checkpoint = msgspec.structs.replace(checkpoint, complete=False, rings=kept)
+        checkpoint = msgspec.structs.replace(checkpoint, complete=False, incomplete_since=now, rings=kept)
 
 
 def newest(values: Iterable[bytes]) -> Checkpoint | None:
@@ -113,8 +116,10 @@ def newest(values: Iterable[bytes]) -> Checkpoint | None:
     for position in (position for checkpoint in found for position in checkpoint.rings):
         before = rings.pop((position.node, position.ring), position)
         rings[position.node, position.ring] = max(before, position, key=lambda one: one.next_number)
+    since = [one.incomplete_since for one in found if not one.complete]
     return Checkpoint(
         offset=max(one.offset for one in found),
-        complete=all(one.complete for one in found),
+        complete=not since,
+        incomplete_since=max(since) if all(since) and since else 0,
         rings=list(rings.values()),
     )

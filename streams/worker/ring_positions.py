@@ -20,7 +20,8 @@ from streams.worker.losses import MAX_RINGS, Loss
 from streams.worker.ring_tally import Expiries, Noted, finished, new_numbers, status_of
 
 _FORGET_S: Final = 7 * 86_400
-"""A ring without a batch for so long is forgotten: each restart of a node makes a new one."""
+"""A ring without a batch for so long is forgotten: each restart of a node makes a new one. So one that was left out is
+none that a checkpoint must have after that time."""
 
 
 class RingPositions:
@@ -33,7 +34,8 @@ class RingPositions:
         """What is finished once an input is acknowledged."""
         self._rings: dict[int, dict[tuple[str, str], RingPosition]] = {}
         """For each partition, its rings; those that were seen last come last."""
-        self._complete: dict[int, bool] = {}
+        self._incomplete_since: dict[int, int] = {}
+        """For each partition, when a ring was left out last; 0 if none was."""
         self._expiries = Expiries(max_rings)
 
     def take_over(self, partition: int, checkpoint: Checkpoint | None, *, is_first: bool) -> None:
@@ -41,7 +43,10 @@ class RingPositions:
         self.forget([partition])
         rings = checkpoint.rings if checkpoint else []
         self._rings[partition] = {(one.node, one.ring): one for one in rings}
-        self._complete[partition] = checkpoint.complete if checkpoint else is_first
+        is_complete = checkpoint.complete if checkpoint else is_first
+        # Whoever may write to the topic of checkpoints may write a time in the future.
+        since = min(checkpoint.incomplete_since if checkpoint else 0, self._now_s()) or self._now_s()
+        self._incomplete_since[partition] = 0 if is_complete else since
 
     def note_expired(self, partition: int) -> None:
         """Note that the topic's retention has removed batches of a partition just now."""
@@ -59,7 +64,7 @@ class RingPositions:
         """Note what is finished of a batch's ring once this input is acknowledged. ``before`` is the number that the
         ring had next before it, None if that is not known; ``losses`` are what the batch shows to be lost."""
         numbers = new_numbers(header, before, losses, self._expiries.gap_of(tracked.partition, header))
-        position = RingPosition(header.node, header.ring, next_number, max(0, int(self._now())), dict(totals))
+        position = RingPosition(header.node, header.ring, next_number, self._now_s(), dict(totals))
         # The tally of a batch that is read again is older than the counts.
         tally = None if header.covered.end < next_number else header.tally or None
         self._noted[tracked] = Noted(position, numbers, header.cluster, tally)
@@ -75,7 +80,7 @@ class RingPositions:
             while len(rings) > self._max_rings // len(self._rings):
                 # Whoever may write to the raw topic can name a new ring in each batch.
                 del rings[next(iter(rings))]
-                self._complete[tracked.partition] = False
+                self._incomplete_since[tracked.partition] = self._now_s()
             return status_of(noted, position)
         return None
 
@@ -89,8 +94,14 @@ class RingPositions:
         oldest = self._now() - _FORGET_S
         for key in [key for key, position in rings.items() if position.seen < oldest]:
             del rings[key]
-        complete, positions = self._complete[partition], list(rings.values())
-        return encode_checkpoint(Checkpoint(offset=offset, complete=complete, rings=positions))
+        if self._incomplete_since[partition] < oldest:
+            self._incomplete_since[partition] = 0
+        since, positions = self._incomplete_since[partition], list(rings.values())
+        checkpoint = Checkpoint(offset=offset, complete=not since, incomplete_since=since, rings=positions)
+        return encode_checkpoint(checkpoint, self._now_s())
+
+    def _now_s(self) -> int:
+        return max(1, int(self._now()))
 
     def forget(self, partitions: Iterable[int]) -> None:
         """Forget revoked partitions."""
@@ -98,6 +109,6 @@ class RingPositions:
         self._expiries.forget(revoked)
         for partition in revoked:
             self._rings.pop(partition, None)
-            self._complete.pop(partition, None)
+            self._incomplete_since.pop(partition, None)
         for tracked in [tracked for tracked in self._noted if tracked.partition in revoked]:
             del self._noted[tracked]

@@ -67,8 +67,12 @@ def test_a_ring_whose_beginning_was_never_seen_is_an_unknown_gap_if_all_rings_we
     assert after(checkpoint(), 25, "s", is_current=False) == []
 
 
+def encoded(one: Checkpoint) -> bytes:
+    return encode_checkpoint(one, 300)
+
+
 def test_the_highest_numbers_of_the_last_checkpoints_count() -> None:
-    found = newest([encode_checkpoint(checkpoint(20, 9)), b"{}", b"\xff", b'{"v":2}', encode_checkpoint(checkpoint())])
+    found = newest([encoded(checkpoint(20, 9)), b"{}", b"\xff", b'{"v":2}', encoded(checkpoint())])
     assert found == checkpoint(20, 9)
     assert newest([b"junk"]) is None
 
@@ -84,11 +88,11 @@ def test_what_no_worker_writes_is_not_taken(ring: str) -> None:
 
 def test_rings_that_do_not_fit_are_left_out_those_seen_first_before_others() -> None:
     rings = [RingPosition("n" * 250, f"r{number}", number, 100) for number in range(10_000)]
-    value = encode_checkpoint(Checkpoint(offset=1, complete=True, rings=rings))
+    value = encode_checkpoint(Checkpoint(offset=1, complete=True, rings=rings), 300)
     assert len(value) <= MAX_BYTES
     found = newest([value])
     assert found is not None
-    assert not found.complete
+    assert (found.complete, found.incomplete_since) == (False, 300)
     assert found.rings[-1] == rings[-1]
     assert len(found.rings) > 1000
 
@@ -103,6 +107,54 @@ def test_a_partitions_share_of_rings_is_remembered_those_seen_last() -> None:
         positions.note(tracked, header(0, 1, ring=f"r{number}"), 1, {})
         positions.finish(tracked)
     assert noted(positions) == {"r3": 1, "r4": 1}
+
+    assert taken_over(positions).incomplete_since == 100
+
+
+def taken_over(positions: RingPositions) -> Checkpoint:
+    """Return what the next owner of partition 0 takes over."""
+    found = newest([positions.encode(0, 6) or b""])
+    assert found is not None
+    return found
+
+
+WEEK = 7 * 86_400
+
+
+@pytest.mark.parametrize(
+    ("since", "known"),
+    [(1_000_000, 1_000_000), (0, 2_000_000), (9_000_000, 2_000_000)],
+    ids=["noted", "by an earlier version", "in the future"],
+)
+def test_a_checkpoint_is_complete_again_a_week_after_a_ring_was_left_out(since: int, known: int) -> None:
+    now = 2_000_000.0
+    positions = RingPositions(lambda: now)
+    positions.take_over(0, Checkpoint(offset=5, complete=False, incomplete_since=since, rings=[]), is_first=False)
+    now = known + WEEK
+    assert after(taken_over(positions), 25, "s") == []
+    now += 1
+    assert after(taken_over(positions), 25, "s") == [Loss("gap_unknown", "ring_not_seen", 25, 0)]
+
+
+def test_a_partition_without_a_checkpoint_has_a_complete_one_after_a_week() -> None:
+    now = 2_000_000.0
+    positions = RingPositions(lambda: now)
+    positions.take_over(0, None, is_first=False)
+    assert not taken_over(positions).complete
+    now += WEEK + 1
+    assert taken_over(positions).complete
+
+
+def test_checkpoints_together_are_incomplete_since_the_last_of_them_if_all_say_since_when() -> None:
+    def together(*since: int) -> tuple[bool, int]:
+        values = [Checkpoint(offset=5, complete=False, incomplete_since=one, rings=[]) for one in since]
+        found = newest([encoded(one) for one in (*values, checkpoint())])
+        assert found is not None
+        return found.complete, found.incomplete_since
+
+    assert together() == (True, 0)
+    assert together(100, 200) == (False, 200)
+    assert together(100, 0) == (False, 0)
 
 
 def noted(positions: RingPositions, partition: int = 0, offset: int = 6) -> dict[str, int]:
