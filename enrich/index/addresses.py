@@ -6,13 +6,11 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import Final
 
 from enrich.index.changes import ANYBODY, Changes, Key
 from enrich.index.ended_intervals import EndedIntervals
 from enrich.index.intervals import (
     FOREVER,
-    SECOND,
     AddressOwner,
     Interval,
     ended,
@@ -23,11 +21,9 @@ from enrich.index.intervals import (
     observed_interval,
 )
 from enrich.index.known_pods import KnownPods
+from enrich.index.unconfirmed_intervals import UnconfirmedIntervals
 from enrich.model import Pod
 from enrich.wire.address_interval import AddressInterval
-
-_UNCONFIRMED_NS: Final = 60 * SECOND
-"""How long a probe's open interval of a pod that the watch does not know is believed, while the watch is current."""
 
 
 class Addresses:
@@ -54,12 +50,16 @@ class Addresses:
         self._departed: deque[tuple[int, str, tuple[str, ...]]] = deque()
         self.ended = EndedIntervals()
         """Intervals that probes have published and that have ended."""
-        self._unconfirmed: dict[tuple[str, str], int] = {}
+        self.unconfirmed = UnconfirmedIntervals()
         self.former_pods, self.known_uids = self._pods.former, self._pods.uids
         """Pods by UID as they were before their labels or owners changed; the UIDs of the pods that are known now."""
         self.watched_until_ns = self.reported_until_ns = now_ns
         """Until when the index has every change of the API server, and every interval that probes have published."""
         self._neighbourhoods: set[bytes | str] = set()
+
+    def limit_nodes(self, is_known: Callable[[str], bool]) -> None:
+        """Let all nodes that are not known share the limits of one."""
+        self.ended.is_known = self.unconfirmed.is_known = is_known
 
     # --- what the watch reports
 
@@ -146,14 +146,14 @@ class Addresses:
         self._add_neighbourhood(ip)
         self._pods.report(interval, now)
         if last != FOREVER:
-            self._unconfirmed.pop((uid, ip), None)
+            self.unconfirmed.discard((uid, ip))
             self._note_ended(interval.node, uid, ip, last, now)
             return
         self.ended.discard((uid, ip))
         if not self._pods.exists(uid):
-            # At the end: the order is that of the times.
-            self._unconfirmed.pop((uid, ip), None)
-            self._unconfirmed[uid, ip] = now
+            self.unconfirmed.note(interval.node, (uid, ip), now, now)
+            for one, address in self.unconfirmed.give_up(interval.node, now):
+                self._give_up(one, address, now)
 
     def remove_interval(self, uid: str, ip: str) -> None:
         """Forget the interval that a probe published of a pod and an address."""
@@ -164,7 +164,7 @@ class Addresses:
     def _drop(self, uid: str, ip: str) -> None:
         if ip in self._exact:
             self._set_exact(ip, self._others(ip, uid))
-        self._unconfirmed.pop((uid, ip), None)
+        self.unconfirmed.discard((uid, ip))
         self._evict_pod(uid)
 
     def _others(self, ip: str, uid: str) -> tuple[Interval, ...]:
@@ -198,16 +198,14 @@ class Addresses:
             self._evict_pod(uid)
         for uid, ip in self.ended.expired(limit):
             self._drop(uid, ip)
-        while self._unconfirmed:
-            (uid, ip), since = next(iter(self._unconfirmed.items()))
-            # While the API server is away, the watch knows no new pod.
-            if min(now, self.watched_until_ns()) - since <= _UNCONFIRMED_NS:
-                break
-            del self._unconfirmed[uid, ip]
-            if not self._pods.exists(uid):
-                pod = self._pods.get(uid)
-                self._end_exact(ip, uid, pod.node if pod else "", -FOREVER, now)
-                self._changes.touch(Key("address", ip))
+        for uid, ip in self.unconfirmed.due(now, self.watched_until_ns()):
+            self._give_up(uid, ip, now)
+
+    def _give_up(self, uid: str, ip: str, now: int) -> None:
+        if not self._pods.exists(uid):
+            pod = self._pods.get(uid)
+            self._end_exact(ip, uid, pod.node if pod else "", -FOREVER, now)
+            self._changes.touch(Key("address", ip))
 
     def _evict_pod(self, uid: str) -> None:
         pod = self._pods.get(uid)
@@ -223,7 +221,9 @@ class Addresses:
 
     def complete_since_ns(self) -> int:
         """Return the moment before which pods that had an address may be unknown: never learnt, or evicted since."""
-        return max(self._complete_since_ns, self._now_ns() - self._tail_ns, self.ended.dropped_until_ns)
+        now = self._now_ns()
+        dropped = max(self.ended.dropped_until_ns, self.unconfirmed.unsure_until_ns(now))
+        return max(self._complete_since_ns, now - self._tail_ns, dropped)
 
     # --- reading
 

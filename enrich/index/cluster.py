@@ -89,8 +89,8 @@ class Cluster:
         self._now_ns = now_ns
         self._write = threading.RLock()
         self.addresses = Addresses(int(tail_s * 1e9), int(skew_s * 1e9), now_ns, self._write, self.changes)
-        self.addresses.ended.is_known = lambda node: not self.synced.is_set() or self.node(node) is not None
         """Which pod had which address when."""
+        self.addresses.limit_nodes(lambda node: not self.synced.is_set() or self.node(node) is not None)
         self._objects: dict[type, dict[Name, Any]] = {kind: {} for kind in KINDS}
         self._views: dict[type, Mapping[Name, Any]] = {}
         self._missing = set(self.kinds)

@@ -24,7 +24,8 @@ Intervals that have ended stay for the tail, so that a late verdict still finds 
 removes them. A probe's open interval of a pod that the watch does not know is ended after a minute, because its probe
 died; but not while the API server is away, because then the watch knows no new pod.
 
-How many that have ended are kept has a limit (:mod:`enrich.index.ended_intervals`).
+How many that have ended are kept has a limit (:mod:`enrich.index.ended_intervals`), and so has how many are open of
+pods that the watch does not know (:mod:`enrich.index.unconfirmed_intervals`).
 """
 
 from __future__ import annotations

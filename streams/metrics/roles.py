@@ -74,7 +74,7 @@ class EnrichMetrics:
             (self.pending_verdicts, ("settled", "late", "full")),
             (self.foreign_records, ("batches", "address_intervals")),
             (self.refused_intervals, ("forged_interval",)),
-            (self.dropped_intervals, ("node", "index")),
+            (self.dropped_intervals, ("node", "index", "open_of_node", "open")),
         ):
             for value in values:
                 labelled.labels(value)
@@ -148,7 +148,8 @@ class EnrichMetrics:
         self.dropped_intervals = counter(
             "dropped_address_intervals",
             "Address intervals that have ended, and were dropped before WEIR_POD_RETENTION because there are too many. "
-            "node: of one node. index: of all nodes together",
+            "node: of one node. index: of all nodes together. open_of_node, open: those that have not ended, of pods "
+            "that the API server does not know",
             ("limit",),
         )
         self.refused_clock_offsets = counter(

@@ -23,7 +23,6 @@ from typing import Final, Protocol
 import structlog
 
 from enrich.index.cluster import Cluster
-from enrich.index.ended_intervals import MAX_ENDED, MAX_ENDED_OF_NODE
 from enrich.index.forged import why_forged, why_forged_end
 from enrich.runtime.process import StopServiceError
 from enrich.wire.address_interval import (
@@ -42,6 +41,8 @@ log = structlog.get_logger("kubeweir.streams")
 _MAX_RECORDS: Final = 5_000
 _WAIT_S: Final = 0.05
 _RETRY_S: Final = 1.0
+_OPEN: Final = {"node": "open_of_node", "index": "open"}
+"""Limits of open intervals, as the metric calls them."""
 _COMPACTED_END_S: Final = 5.0
 """How long the last records before the end offset are waited for: compaction may have removed them."""
 
@@ -168,15 +169,20 @@ class AddressHistory:
 
     def _count_dropped(self) -> None:
         """Count the intervals that the index has dropped; each limit is logged when it is first reached."""
-        for limit, total in self._cluster.addresses.ended.dropped.items():
+        addresses = self._cluster.addresses
+        of_open = {_OPEN[limit]: total for limit, total in addresses.unconfirmed.dropped.items()}
+        for limit, total in {**addresses.ended.dropped, **of_open}.items():
             counted = self._dropped.get(limit, 0)
             self._metrics.dropped_intervals.labels(limit).inc(total - counted)
             self._dropped[limit] = total
             if total and not counted:
+                if limit in of_open:
+                    text = "the API server does not know the pods of too many address intervals: the first are given up"
+                else:
+                    text = "too many address intervals have ended: those that ended first are dropped"
                 log.warning(
-                    "too many address intervals have ended: those that ended first are dropped, so records about old "
-                    "packets may not name these pods; does a probe publish intervals of pods that never were?",
-                    limit=limit, of_node=MAX_ENDED_OF_NODE, of_index=MAX_ENDED,
+                    f"{text}, so records may not name these pods; does a probe publish intervals of pods that never "
+                    "were?", limit=limit,
                 )  # fmt: skip
 
     def _is_forged(self, why: str | None) -> bool:
