@@ -1,8 +1,8 @@
 """A node with policies in force, and frames on which its kernel programs are run by BPF_PROG_RUN.
 
-The maps have the sizes of the probe's default settings and contain the addresses of many pods on other nodes, so that
-a lookup costs as much as in a cluster. Two pods have real veth pairs, because the programs find an endpoint by its
-interface.
+The maps have the sizes of the probe's default settings, except that of denied flows, and contain the addresses of many
+pods on other nodes, so that a lookup costs as much as in a cluster. Two pods have real veth pairs, because the programs
+find an endpoint by its interface.
 """
 
 from __future__ import annotations
@@ -42,6 +42,8 @@ WORLD: Final = {4: "203.0.113.9", 6: "2001:db8:f::9"}
 """An outside address to which web may connect. Its packets are checked again where they leave the node."""
 _APPS: Final = 20
 _ETHERNET: Final = bytes(12)
+_REQUESTED: Final = {**Settings().sizes(), "DENIED_FLOWS": 1 << 16}
+"""A pod may have half of the denied flows, and all those of a run are web's within one deny window."""
 _SKB_BYTES: Final = 192
 _LOOPBACK: Final = 1
 _PROG_LOAD: Final = 5
@@ -80,7 +82,7 @@ def make_node(folder: Path, other_pods: int) -> Iterator[Node]:
     net = Net()
     pins = Path("/sys/fs/bpf") / f"weir-bench-{os.getpid()}"
     try:
-        rig = Rig(folder, "tcx", pins=pins, net=net, sizes=chosen(Settings().sizes(), PODS, 1 << 40, ()))
+        rig = Rig(folder, "tcx", pins=pins, net=net, sizes=chosen(_REQUESTED, PODS, 1 << 40, ()))
         try:
             _add_pods_and_policies(rig, other_pods)
             yield Node(rig)
