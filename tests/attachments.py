@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -17,22 +18,32 @@ _LINES: Final = 40
 _BYTES: Final = 16 << 10
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Service:
     name: str
     process: subprocess.Popen[bytes]
     log: Path
+    _remembered: str = ""
+    """What it said of its health when the test failed."""
+
+    def remember(self) -> None:
+        """Ask for the health while the process still runs."""
+        if self.process.poll() is None:
+            self._remembered = self._health()
 
     def described(self) -> str:
         """Return whether the process runs, its /readyz, and the last lines of its log."""
         code = self.process.poll()
-        state = [f"process {self.process.pid} {'is running' if code is None else f'has ended with exit code {code}'}"]
-        if not self.log.exists():
-            return f"{state[0]}; {self.log} does not exist"
-        lines = self.log.read_bytes().decode(errors="replace").splitlines()
-        if code is None:
-            state += [f"/readyz of {role}: {_readiness(port)}" for role, port in _ports(lines).items()]
-        return "\n".join(state) + f"\nthe end of {self.log}:\n" + "\n".join(lines[-_LINES:])[-_BYTES:]
+        state = "is running" if code is None else f"has ended with exit code {code}"
+        health = self._health() if code is None else self._remembered
+        end = "\n".join(self._lines()[-_LINES:])[-_BYTES:]
+        return f"process {self.process.pid} {state}\n{health}the end of {self.log}:\n{end}"
+
+    def _health(self) -> str:
+        return "".join(f"/readyz of {role}: {_readiness(port)}\n" for role, port in _ports(self._lines()).items())
+
+    def _lines(self) -> list[str]:
+        return self.log.read_bytes().decode(errors="replace").splitlines() if self.log.exists() else []
 
 
 _SERVICES: Final[list[_Service]] = []
@@ -41,6 +52,14 @@ _SERVICES: Final[list[_Service]] = []
 def attach(name: str, process: subprocess.Popen[bytes], log: Path) -> None:
     """Show this service in the reports of failures, until its process and the test that runs now have ended."""
     _SERVICES.append(_Service(name, process, log))
+
+
+def remember_if_failing() -> None:
+    """Remember the health of all services if an exception ends the caller. Call this before services are killed that a
+    test itself has started: its report is made later."""
+    if sys.exc_info()[0] is not None:
+        for one in _SERVICES:
+            one.remember()
 
 
 def forget_ended() -> None:

@@ -23,7 +23,7 @@ from netns import Net, open_socket
 from ports import free_port
 
 from enrich.wire.batch import Batch, decode_batch
-from tests.attachments import attach
+from tests.attachments import attach, remember_if_failing
 from tests.kafka.site import until
 from tests.pages import page_of
 
@@ -82,6 +82,7 @@ class Broker:
                 [sys.executable, program, "run", "--dir", self._folder / "broker", "--port", str(self._port)],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log,
             )  # fmt: skip
+        attach("Apache Kafka", self._process, self._folder / "broker.log")
         admin = AdminClient({"bootstrap.servers": self.address, "log_level": 0})
 
         process = self._process
@@ -177,6 +178,7 @@ class Probe:
         until(enforced, "both pods under policy")
 
     def kill(self) -> None:
+        remember_if_failing()
         self.process.kill()
         self.process.wait()
 

@@ -116,7 +116,7 @@ def test_kill_9_loses_no_packet_and_opens_nothing(node: Node, start_traffic: _St
 
 @pytest.mark.timeout(300)
 def test_while_kafka_is_away_the_spool_holds_and_is_sent_in_order(node: Node, start_traffic: _Start) -> None:
-    probe = node.begin()
+    probe = node.begin(WEIR_STALL="5")
     until(lambda: probe.get("/readyz")[0] == 200 or None, "ready")
     traffic = start_traffic()
     until(lambda: probe.metric("kubeweir_probe_acked_batches_total") > 3 or None, "batches on Kafka")

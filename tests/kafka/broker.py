@@ -12,6 +12,8 @@ from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 from ports import free_port
 
+from tests.attachments import attach
+
 PROGRAM = Path(__file__).parents[2] / "deploy" / "local" / "kafka"
 PATIENCE_S = 60
 
@@ -26,6 +28,7 @@ def run_broker(folder: Path, *options: str, client: dict[str, str] | None = None
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
         )
+    attach("Apache Kafka", process, folder / "broker.log")
     try:
         _wait_until_it_answers(
             {"bootstrap.servers": f"127.0.0.1:{port}", **(client or {})}, process, folder / "broker.log"

@@ -15,6 +15,7 @@ from pathlib import Path
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
+from tests.attachments import attach
 from tests.kafka.broker import PROGRAM
 from tests.kafka.reassignment import reassign
 
@@ -48,13 +49,15 @@ class BrokerCluster:
     def start(self, *numbers: int) -> None:
         """Start brokers; :meth:`wait_until_complete` waits for them."""
         for number in numbers:
-            with (self.folder / f"broker-{number}.log").open("ab") as log:
+            path = self.folder / f"broker-{number}.log"
+            with path.open("ab") as log:
                 command = [sys.executable, str(PROGRAM), "run", "--dir", str(self.folder), "--node", str(number)]
                 # A process group of its own: Ctrl-C on the terminal asks the run to end, not its brokers.
                 starting = self._starter.submit(
                     subprocess.Popen[bytes], command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, process_group=0
                 )
                 self._running[number] = starting.result()
+            attach(f"Apache Kafka, broker {number}", self._running[number], path)
 
     def end(self, number: int, how: signal.Signals = signal.SIGKILL) -> None:
         """End a broker, by SIGKILL or in order, and wait for its end; its data stays."""

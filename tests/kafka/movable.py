@@ -15,6 +15,7 @@ from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 from ports import free_port
 
+from tests.attachments import attach
 from tests.kafka.broker import PROGRAM
 from tests.kafka.site import until
 
@@ -36,6 +37,7 @@ class MovableBroker:
                 [sys.executable, PROGRAM, "run", "--dir", self._folder / "broker", "--port", str(self._port)],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log,
             )  # fmt: skip
+        attach("Apache Kafka", process, self._folder / "broker.log")
         admin = AdminClient({"bootstrap.servers": f"127.0.0.1:{self._port}", "log_level": 0})
 
         def answers() -> bool | None:

@@ -16,7 +16,7 @@ import orjson
 from confluent_kafka import Consumer, KafkaException, Message, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
-from tests.attachments import attach
+from tests.attachments import attach, remember_if_failing
 from tests.pages import page_of
 from tests.waiting import described
 
@@ -213,6 +213,7 @@ class Site:
 
     def end(self) -> None:
         """Stop the services that still run."""
+        remember_if_failing()
         for service in self.services:
             if service.process.poll() is None:
                 service.process.kill()
