@@ -120,8 +120,9 @@ def _pipeline(
     """Put together what happens to a batch, without the routes."""
     enricher = Enricher(cluster, settings.labels)
     pending = PendingVerdicts(
-        enricher, source.synced_until_ns, int(settings.attribution_wait * 1e9), settings.pending_bytes, time.time_ns
-    )
+        enricher, source.synced_until_ns, int(settings.attribution_wait * 1e9), settings.pending_bytes, time.time_ns,
+        cluster.addresses.reported_until_ns,
+    )  # fmt: skip
     metrics.pending_bytes.set_function(lambda: pending.bytes)
     return Pipeline(
         settings.topics,

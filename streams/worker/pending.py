@@ -6,6 +6,8 @@ permanently name the peer by its address only. So:
 
 1. A verdict must wait while the index is not synced up to the verdict's time, or while one of its ends is *unsettled*:
    a local pod that the index does not know, a remote address that is likely a pod's, or one whose owner is not certain.
+   Synced means both with the API server and with the intervals that probes publish. An API server that has fallen
+   silent looks like one that has nothing to say, and then only the probe says that a pod's address is another's now.
 2. It waits for ``WEIR_ATTRIBUTION_WAIT`` at most, counted from its own time or from its arrival, whichever is earlier.
    Then it is sent with what is known ("late"). At 12:00:00.3 in the example, the end is settled and the verdict goes.
 3. A waiting verdict holds back the later verdicts of its own local pod, so that a pod's records stay in order. It holds
@@ -100,10 +102,12 @@ class PendingVerdicts:
         wait_ns: int,
         max_bytes: int,
         now_ns: Callable[[], int],
+        reported_until_ns: Callable[[], int] = lambda: _NEVER,
     ) -> None:
-        """``synced_until_ns``: everything published before this wall-clock time is in the index."""
+        """``synced_until_ns``: everything that the API server published before this wall-clock time is in the index;
+        ``reported_until_ns``: and so are the address intervals that probes published before this one."""
         self.bytes = 0
-        self._ends, self._synced_until_ns = ends, synced_until_ns
+        self._ends, self._synced_until_ns, self._reported_until_ns = ends, synced_until_ns, reported_until_ns
         self._wait_ns, self._max_bytes, self._now_ns = wait_ns, max_bytes, now_ns
         self._parts: list[_Part] = []
         self._parts_of_pod: dict[LocalPod, list[_Part]] = {}
@@ -120,6 +124,10 @@ class PendingVerdicts:
     def until_ns(self) -> int:
         """Return the wall-clock time up to which verdicts can be named with certainty."""
         return self._synced_until_ns() - GUARD_NS
+
+    def ready_ns(self) -> int:
+        """Return the wall-clock time up to which verdicts need not wait for the index."""
+        return min(self._synced_until_ns(), self._reported_until_ns()) - GUARD_NS
 
     def has_pending(self, tracked: TrackedInput) -> bool:
         """Return whether verdicts of this input wait, or are being sent right now."""
@@ -143,7 +151,7 @@ class PendingVerdicts:
     def split(self, inputs: Sequence[TrackedInput], batch: MergedBatch, found: Lookup, until_ns: int) -> Mask | None:
         """Keep the verdicts that must wait. Return which verdicts can be sent now, or None if all of them can.
 
-        ``found`` is the lookup of the batch; ``until_ns`` is :meth:`until_ns` as it was before that lookup."""
+        ``found`` is the lookup of the batch; ``until_ns`` is :meth:`ready_ns` as it was before that lookup."""
         now = self._now_ns()
         unsettled = np.zeros(len(batch.verdicts), bool) if found.unsettled is None else found.unsettled.copy()
         # A node whose clock is ahead must not make its verdicts wait longer.
@@ -168,7 +176,7 @@ class PendingVerdicts:
         """Yield the verdicts that need not wait any longer, those of a pod in order.
 
         The caller sends them and calls :meth:`mark_sent` before it asks for the next."""
-        until, now = self.until_ns(), self._now_ns()
+        until, now = self.ready_ns(), self._now_ns()
         changed = self._follower.take()
         for part in self._parts if changed is None or changed else ():
             self._look_up_again(part, changed)

@@ -229,11 +229,11 @@ class Pipeline:
         if not len(batch.verdicts):
             return Rendered(self._enricher.records(batch))
         # Read before the lookup: what the index learns during the lookup is not in its result.
-        until_ns = self._pending.until_ns()
+        until_ns, ready_ns = self._pending.until_ns(), self._pending.ready_ns()
         found = self._enricher.lookup(batch)
-        if found.unsettled is None and not len(self._pending) and batch.wall.max() <= until_ns:
+        if found.unsettled is None and not len(self._pending) and batch.wall.max() <= ready_ns:
             return render(self._enricher, batch, found)  # by far the most frequent case
-        ready = self._pending.split(inputs, batch, found, until_ns)
+        ready = self._pending.split(inputs, batch, found, ready_ns)
         if ready is not None:
             batch, found = batch.pick(ready), found.pick(ready)
         self._enricher.mark_ambiguous(batch, found, until_ns)

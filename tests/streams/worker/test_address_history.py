@@ -11,6 +11,7 @@ from enrich.wire.address_interval import AddressInterval, encode_interval
 from streams.kafka.records import Record
 from streams.metrics.roles import EnrichMetrics
 from streams.worker.address_history import AddressHistory
+from tests.waiting import until
 
 S = 1_000_000_000
 HOUR = 3600 * S
@@ -62,6 +63,26 @@ def test_of_a_day_of_intervals_a_worker_keeps_those_of_the_retention() -> None:
     named = [cluster.addresses.owner_at(one.ip, one.start + S, "n1").pod for one in (old[0], *kept)]
     assert [pod and pod.name for pod in named] == [None, "p3000", "p3001"]
     assert cluster.addresses.complete_since_ns() > old[0].start, "and so it says that it does not know"
+
+
+def test_a_topic_that_never_rests_is_synced_to_what_had_time_to_arrive() -> None:
+    class Busy(Topic):
+        def take(self, max_records: int, wait_s: float) -> list[Record]:
+            one = interval(1, None)
+            self._end += 1
+            time.sleep(0.001)
+            return [Record(0, self._end, one.key, encode_interval(one), 0)]
+
+    cluster = Cluster(tail_s=3600.0)
+    cluster.replace_all({kind: [] for kind in KINDS})
+    history = AddressHistory(lambda: Busy([]), cluster, "c1", EnrichMetrics(CollectorRegistry()))
+    history.start()
+    try:
+        began = time.time_ns()
+        until(lambda: history.synced_until_ns() > began)
+        assert history.synced_until_ns() < time.time_ns() - S // 25
+    finally:
+        history.stop()
 
 
 def test_intervals_are_evicted_while_the_watch_changes_nothing() -> None:

@@ -18,6 +18,7 @@ from enrich.model import Pod
 from enrich.render.enricher import Enricher
 from enrich.render.merged_batch import MergedBatch
 from enrich.render.peer_lookup import Lookup
+from enrich.wire.address_interval import AddressInterval
 from enrich.wire.batch import Batch, decode_batch
 from enrich.wire.topics import topics
 from streams.kafka.record_columns import RecordColumns
@@ -40,13 +41,16 @@ class Site:
 
     def __init__(self, max_bytes: int = 10**6) -> None:
         self.now, self.until = CLOCK + 10 * S, 1 << 62
+        self.reported = 1 << 62
         self.sent: list[dict[str, Any]] = []
         self.acked: list[int] = []
         self.cluster = Cluster(now_ns=lambda: self.now)
         self.cluster.replace_all({**{kind: [] for kind in KINDS}, Pod: [WEB]})
         self.cluster.addresses.set_complete_since(0)
         enricher = Enricher(self.cluster, now_ns=lambda: self.now)
-        self.pending = PendingVerdicts(enricher, lambda: self.until, 2 * S, max_bytes, lambda: self.now)
+        self.pending = PendingVerdicts(
+            enricher, lambda: self.until, 2 * S, max_bytes, lambda: self.now, lambda: self.reported
+        )
         self.tracker = InFlightTracker(10**6, 10**9, lambda step: step(), lambda *_: pytest.fail("refused"))
         metrics = EnrichMetrics(CollectorRegistry())
         self.metrics = metrics
@@ -144,6 +148,44 @@ def test_a_verdict_waits_until_the_index_is_synced_up_to_its_time() -> None:
     assert site.numbers() == [100]
     site.until = site.now = site.now + S // 5
     assert site.release() == [100, 101, 102]
+
+
+def interval_of_late(end: int | None) -> AddressInterval:
+    """What the probe of n2 publishes of the pod late."""
+    return AddressInterval(
+        cluster="", node="n2", ip=LATE.ips[0], uid=LATE.uid, namespace="shop", pod="late", first=LATE.started_ns,
+        start=LATE.started_ns, end=end, last=end,
+    )  # fmt: skip
+
+
+def test_a_verdict_waits_until_what_probes_have_published_up_to_its_time_is_read() -> None:
+    """The API server has fallen silent, which looks like having nothing to say: only the probe tells of the end."""
+    site = Site()
+    site.cluster.apply([Change("set", LATE)])
+    site.cluster.addresses.add_interval(interval_of_late(None))
+    site.reported = site.now
+    site.take(verdict(3, destination=LATE.ips[0]), verdict(0, destination=LATE.ips[0]))
+    assert site.numbers() == [100]
+    site.cluster.addresses.add_interval(interval_of_late(site.now - 2 * S))
+    site.reported = site.now = site.now + S // 5
+    # By now the address is nobody's that is known, so its next pod is waited for.
+    assert site.release() == [100]
+    site.reported = site.now = site.now + 2 * S
+    assert site.release() == [100, 101]
+    assert [record["dest"].get("pod_name") for record in site.sent] == ["late", None]
+
+
+def test_what_the_api_server_says_is_enough_where_no_interval_is_read_for_long() -> None:
+    site = Site()
+    site.cluster.apply([Change("set", LATE)])
+    site.reported = 0
+    site.take(verdict(0.5, destination=LATE.ips[0]))
+    site.now += S
+    assert site.release() == []
+    site.now += S
+    assert site.release() == [100]
+    assert site.sent[0]["dest"]["pod_name"] == "late"
+    assert site.metrics.pending_verdicts.labels("late")._value.get() == 1
 
 
 def test_nobody_is_named_beyond_what_the_index_is_synced_to() -> None:
