@@ -99,5 +99,6 @@ def test_a_run_that_does_not_end_fails(tmp_path: Path) -> None:
 def test_a_thread_that_does_not_end_fails_the_run(tmp_path: Path) -> None:
     done = run(tmp_path, ENDS, "threading.Thread(target=threading.Event().wait).start()")
     assert done.returncode == 1, done.stdout + done.stderr
-    assert "1 passed" in done.stdout
     assert "the end of the run has not ended after 2 s" in done.stderr
+    # On a slow machine, pytest has not printed its summary by then.
+    assert merged([tmp_path / "report"])["kafka"].passed == 1
