@@ -14,7 +14,7 @@ import ctypes, pytest
 from tests.overdue import Overdue
 
 def pytest_configure(config):
-    config.pluginmanager.register(Overdue(config, grace_s=1, end_s=2))
+    config.pluginmanager.register(Overdue(config, grace_s=GRACE, end_s=END))
 
 def hang_in_c():
     # No signal wakes a thread that waits for a mutex which it holds itself.
@@ -56,10 +56,12 @@ def test_passes(kept):
 """
 
 
-def run(folder: Path, tests: str, hang: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run these tests, which may take a second each, by pytest or by arguments for Python."""
-    (folder / "pytest.ini").write_text("[pytest]\ntimeout = 1\nmarkers =\n  kafka: m\n")
-    (folder / "conftest.py").write_text(CONFTEST)
+def run(
+    folder: Path, tests: str, hang: str, *arguments: str, grace_s: int = 50, end_s: int = 50
+) -> subprocess.CompletedProcess[str]:
+    """Run these tests, which may take three seconds each, by pytest or by arguments for Python."""
+    (folder / "pytest.ini").write_text("[pytest]\ntimeout = 3\nmarkers =\n  kafka: m\n")
+    (folder / "conftest.py").write_text(CONFTEST.replace("GRACE", str(grace_s)).replace("END", str(end_s)))
     (folder / "test_made.py").write_text(tests.replace("HANG", hang))
     report = f"--report={folder / 'report'}"
     words = arguments or ("-m", "pytest", "-p", "no:cacheprovider", "-p", "tests.report", report)
@@ -71,14 +73,14 @@ def test_a_teardown_that_hangs_after_a_failure_fails_and_the_run_goes_on(tmp_pat
     done = run(tmp_path, FAILS, "threading.Event().wait()")
     assert done.returncode == 1, done.stdout + done.stderr
     assert "1 failed, 1 passed, 1 error" in done.stdout
-    assert "Timeout (>1.0s)" in done.stdout
+    assert "Timeout (>3.0s)" in done.stdout
     assert "'this' == 'that'" in done.stdout
 
 
 def test_a_teardown_that_no_signal_reaches_ends_the_process_with_all_that_is_known(tmp_path: Path) -> None:
-    done = run(tmp_path, FAILS, "hang_in_c()")
+    done = run(tmp_path, FAILS, "hang_in_c()", grace_s=2)
     assert done.returncode == 1, done.stdout + done.stderr
-    assert "test_made.py::test_fails has not ended after 2 s" in done.stderr
+    assert "test_made.py::test_fails has not ended after 5 s" in done.stderr
     assert "in hang_in_c" in done.stderr
     assert "'this' == 'that'" in done.stderr
     counts = merged([tmp_path / "report"])["unit"]
@@ -88,17 +90,17 @@ def test_a_teardown_that_no_signal_reaches_ends_the_process_with_all_that_is_kno
 
 
 def test_a_run_that_does_not_end_fails(tmp_path: Path) -> None:
-    done = run(tmp_path, ENDS, "threading.Event().wait()", "-m", "tests")
+    done = run(tmp_path, ENDS, "threading.Event().wait()", "-m", "tests", end_s=3)
     assert done.returncode == 1, done.stdout + done.stderr
     text = done.stdout + done.stderr  # the output of the first process is shown as it is written
-    assert "the end of the run has not ended after 2 s" in text
+    assert "the end of the run has not ended after 3 s" in text
     assert "in kept" in text
     assert done.stdout.splitlines()[-1] == "1 passed, 1 failed, 0 skipped"
 
 
 def test_a_thread_that_does_not_end_fails_the_run(tmp_path: Path) -> None:
-    done = run(tmp_path, ENDS, "threading.Thread(target=threading.Event().wait).start()")
+    done = run(tmp_path, ENDS, "threading.Thread(target=threading.Event().wait).start()", end_s=3)
     assert done.returncode == 1, done.stdout + done.stderr
-    assert "the end of the run has not ended after 2 s" in done.stderr
+    assert "the end of the run has not ended after 3 s" in done.stderr
     # On a slow machine, pytest has not printed its summary by then.
     assert merged([tmp_path / "report"])["kafka"].passed == 1
