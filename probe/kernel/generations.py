@@ -115,8 +115,9 @@ class Predecessor:
         ``retired`` is set unless the ring was full. The caller then calls again.
         """
         with self._lock:
-            # Nothing is cut any more, and the windows that are left need not wait.
-            self.maps.configure(Config.LIMIT_DENIED, 0)
+            # Nothing is cut any more, and the windows that are left need not wait. Earlier layouts have no such word.
+            if self.maps.config(Config.LIMIT_DENIED):
+                self.maps.configure(Config.LIMIT_DENIED, 0)
             self._windows.rotate()
             self._windows.rotate()
             names = ("deny_windows_0", "deny_windows_1", "floods_0", "floods_1")

@@ -22,9 +22,11 @@ from tests.services.queries import RULES, dashboard_queries, rules, selectors
 
 pytestmark = pytest.mark.e2e
 
-_ELSEWHERE = re.compile("watch_age_seconds|probe_cni_|probe_incomplete_pod|certificate_expires_seconds")
-"""These exist with an API server, the CNI plugin, full maps, or certificates only; tests/cluster, tests/kernel and
-tests/enrich have them."""
+_ELSEWHERE = re.compile(
+    "watch_age_seconds|probe_cni_|probe_incomplete_pod|certificate_expires_seconds|damaged_state_files"
+)
+"""These exist with an API server, the CNI plugin, full maps, certificates, or damaged files only; tests/cluster,
+tests/kernel, tests/enrich and tests/e2e have them."""
 
 
 class Prometheus:
