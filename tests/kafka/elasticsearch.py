@@ -56,10 +56,17 @@ class Elasticsearch:
         return refused
 
     def search(self, index: str, query: dict[str, Any]) -> dict[str, Any]:
-        """Return the answer to a query; an index that does not exist is empty."""
+        """Return the answer to a query; one that does not exist is empty, a new one waited for."""
         self.ask("POST", f"/{index}/_refresh")
-        found = self.ask("POST", f"/{index}/_search?ignore_unavailable=true", orjson.dumps(query))
-        assert "error" not in found, found
+        found: dict[str, Any] = {}
+
+        def has_shards() -> bool:
+            found.update(self.ask("POST", f"/{index}/_search?ignore_unavailable=true", orjson.dumps(query)))
+            causes = found.pop("error", {}).get("root_cause", ())
+            assert all(cause["type"] == "no_shard_available_action_exception" for cause in causes), causes
+            return not causes
+
+        until(has_shards, f"shards of {index}")
         return found
 
 
