@@ -17,7 +17,7 @@ from enrich.wire.batch import VERDICT
 from probe.kernel import bpf, description, generations
 from probe.kernel.description import Description, converted
 from probe.kernel.generations import generation_name
-from probe.kernel.layout import MAPS, MapLayout
+from probe.kernel.layout import MAPS, Config, MapLayout
 from tests.kernel.rig import Rig
 from tests.kernel.takeover import Traffic, make_pods, restart
 from tests.waiting import until
@@ -40,6 +40,8 @@ def other_version(folder: Path) -> Iterator[None]:
         text = (folder / "bpf" / header).read_text()
         for struct, first in _LONGER.items():
             text = text.replace(f"struct {struct} {{\n\t{first}", f"struct {struct} {{\n\t__u64 newcomer;\n\t{first}")
+        # Like 0.1.0, it has no limits.
+        text = text.replace("CONFIG_WORDS = 16", "CONFIG_WORDS = CONFIG_LOGGING + 1")
         (folder / "bpf" / header).write_text(text)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sources, "POLICY_SOURCE", folder / "bpf" / "policy.c")
@@ -86,6 +88,7 @@ def test_another_layout_takes_over_under_traffic_and_back(own: Rig, family: int,
             assert generation_name(own.sizes).startswith("v0-")
             value_size = bpf.map_info(own.maps["connections"].fd).value_size
             assert value_size == MAPS["connections"].value.itemsize
+            assert bpf.map_info(own.maps["config"].fd).max_entries <= Config.LIMIT_ALLOWED
         restart(own)
         own.apply()
         goes_on()
