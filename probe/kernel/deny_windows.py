@@ -10,28 +10,34 @@ THEORY OF OPERATION (the kernel's half is in ``bpf/verdicts.h``). Windows exist 
    in one program run, so that no count is emitted twice, whichever process is killed when.
 
 If the ring is full, windows keep their counts, and the rotation tries again until the reader has made room. With
-WEIR_LIMIT_DENIED it waits for room as well (``bpf/limits.h``), but not longer than a rotation may take; what is left
-keeps counting, and is closed by a later one.
+WEIR_LIMIT_DENIED it waits for room as well (``bpf/limits.h``), but not for long, and not at all when the probe stops;
+what is left keeps counting, and is closed by a later one. The windows that have counted for longest are closed first,
+because in another order some would never be closed while more flows are active than the limit has room for.
 """
 
 from __future__ import annotations
 
 import struct
+import threading
 import time
 from typing import Final
 
+import numpy as np
 import structlog
 
 from probe.kernel import bpf
-from probe.kernel.layout import CLOSE_KEYS, Config, distinct
+from probe.kernel.layout import CLOSE_KEYS, Array, Config, distinct
 from probe.kernel.maps import Maps
 
 _HEAD: Final = struct.Struct("=16x4I")
 """``struct close_request`` without its keys: parity, flood, number of keys, padding."""
 _RETRIES: Final = 100
 _RETRY_S: Final = 0.02
+_LIMITED_RETRY_S: Final = 0.1
+"""Room in the limit comes once in a second, and each try reads the whole map."""
+_LIMITED_S: Final = 2.0
 _LIMITED_SHARE: Final = 0.4
-"""The part of a window's length that closing one map may wait for room in the limit."""
+"""So long, and this part of a window's length at most, closing one map may wait for room in the limit."""
 
 log = structlog.get_logger("kubeweir.probe")
 
@@ -41,6 +47,8 @@ class DenyWindows:
 
     def __init__(self, maps: Maps) -> None:
         self._maps = maps
+        self.stop = threading.Event()
+        """Once it is set, nothing waits for room in the limit."""
 
     def rotate(self) -> int:
         """Begin the next window and close the current one. Return how many flows' windows were closed."""
@@ -67,15 +75,20 @@ class DenyWindows:
         closed = 0
         is_limited, retries = self._maps.config(Config.LIMIT_DENIED) > 0, _RETRIES
         if is_limited:
-            retries = max(1, int(self._maps.config(Config.WINDOW_NS) / 1e9 * _LIMITED_SHARE / _RETRY_S))
+            wait_s = min(_LIMITED_S, self._maps.config(Config.WINDOW_NS) / 1e9 * _LIMITED_SHARE)
+            retries = max(1, int(wait_s / _LIMITED_RETRY_S))
         for _ in range(retries):
-            keys, _values = self._maps[name].entries()
+            keys, values = self._maps[name].entries()
             if not len(keys):
                 return closed
-            done = self._close_keys(keys.tobytes(), parity, flood)
+            done = self._close_keys(keys[_oldest_first(values)].tobytes(), parity, flood)
             closed += done
-            if done < len(keys):
+            if done == len(keys):
+                continue
+            if not is_limited:
                 time.sleep(_RETRY_S)
+            elif self.stop.wait(_LIMITED_RETRY_S):
+                break
         if is_limited:
             return closed
         log.warning(
@@ -97,3 +110,8 @@ class DenyWindows:
             if answer < requested:
                 break
         return done
+
+
+def _oldest_first(windows: Array) -> Array:
+    """Return the order in which windows are closed. Those without a count need no room."""
+    return np.lexsort((windows["first_ns"], windows["count"] > 0))

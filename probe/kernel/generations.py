@@ -199,7 +199,7 @@ class Generation:
 
     def rotate_every(self, window_s: float, stop: threading.Event) -> None:
         """Call :meth:`rotate` every ``window_s`` seconds until ``stop`` is set."""
-        due = time.monotonic() + window_s
+        self._windows.stop, due = stop, time.monotonic() + window_s
         while not stop.wait(max(0.0, due - time.monotonic())):
             self.rotate()
             due = max(due + window_s, time.monotonic())
