@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from probe.kernel.layout import Config
+from probe.kernel.layout import LIMIT, Config
 from probe.kernel.maps import Maps
 from probe.kernel.tunnel_ports import set_tunnel_ports
 from probe.node.netlink import NodeNetwork
@@ -15,8 +15,18 @@ def configure(maps: Maps, settings: Settings, network: NodeNetwork) -> None:
     maps.configure(Config.POD_CONNECTIONS, settings.pod_connections)
     maps.configure(Config.ENCAPSULATION, settings.encapsulation == "open")
     maps.configure(Config.LOCAL_SOURCE, settings.local_source == "unnamed")
-    maps.configure(Config.LIMIT_ALLOWED, settings.limit_allowed)
-    maps.configure(Config.LIMIT_DENIED, settings.limit_denied)
+    set_limits(maps, settings.limit_allowed, settings.limit_denied)
     maps.configure(Config.ANY_SOURCE_PORT, not settings.deny_source_port)
     own_ports = (device.tunnel_port for device in network.devices() if device.tunnel_port)
     set_tunnel_ports(maps, settings.tunnel_port_numbers().union(own_ports))
+
+
+def set_limits(maps: Maps, allowed: int, denied: int) -> None:
+    """Set how many verdicts are logged in a second (``bpf/limits.h``), and begin a second in which none was.
+
+    What was logged in the last second would be a debt at a limit that is much lower now, and nothing would be logged
+    until it is paid: for 100 s after a change from 10,000 to 100.
+    """
+    for index, (word, limit) in enumerate(((Config.LIMIT_ALLOWED, allowed), (Config.LIMIT_DENIED, denied))):
+        maps.configure(word, limit)
+        maps["limits"].set(index.to_bytes(4, "little"), bytes(LIMIT.itemsize))

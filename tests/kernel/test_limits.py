@@ -16,7 +16,9 @@ from netns import open_socket
 
 from enrich.wire.batch import Verdict
 from probe.kernel.decisions import read_decisions
+from probe.kernel.deny_windows import DenyWindows
 from probe.kernel.layout import LIMIT, Config, Counter
+from probe.kernel_words import set_limits
 from tests.kernel.rig import FAMILIES, WINDOW_NS, Rig, both
 from tests.kernel.takeover import restart
 
@@ -75,9 +77,11 @@ class Shop:
         self.socket.close()
         hold(self.rig, second=0)
         self.limit(0, 0)
-        self.rig.maps.configure(Config.WINDOW_NS, WINDOW_NS)
+        # Windows of any age are over.
+        self.rig.maps.configure(Config.WINDOW_NS, 0)
         while self.rig.windows.rotate():
             self.rig.drain()
+        self.rig.maps.configure(Config.WINDOW_NS, WINDOW_NS)
 
 
 @pytest.fixture
@@ -211,6 +215,31 @@ def test_each_second_gives_new_room_less_what_was_taken_in_advance(rig: Rig, sho
     hold(rig, taken=10 * 900, second=now - 1000)
     shop.send(1100, 5)
     assert shop.cut() == [10, 0], "each has room"
+
+
+def test_a_lower_limit_has_room_at_once(rig: Rig, shop: Shop) -> None:
+    hold(rig, taken=10**6, second=time.monotonic_ns() // 10**9)
+    set_limits(rig.maps, 5, 5)
+    shop.send(1000, 1)
+    shop.send(2000, 3)
+    assert shop.cut() == [0, 0]
+    assert shop.logged(Verdict.DENY).tolist() == [1, 1, 1]
+
+
+def test_each_flow_is_reported_in_its_turn_while_more_are_active_than_there_is_room_for(rig: Rig, shop: Shop) -> None:
+    windows = DenyWindows(rig.maps)
+    windows.stop.set()
+    shop.send(2000, 12)
+    rig.drain()
+    shop.limit(0, 2)
+    reported: set[int] = set()
+    for _ in range(12):
+        shop.send(2000, 12)
+        hold(rig)
+        windows.rotate()
+        reported |= set(rig.drain()["destination_port"].tolist())
+    assert reported == set(range(2000, 2012))
+    assert shop.cut() == [0, 0]
 
 
 @pytest.mark.parametrize("own", ["tcx"], indirect=True)

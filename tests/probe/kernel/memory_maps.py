@@ -18,7 +18,7 @@ from tests.probe.policy.kernel_model import Outcome
 _NAMES = (
     "policy_entries", "port_entries", "addresses", "endpoints", "local_addresses", "logged_rules", "logged_subjects",
 )  # fmt: skip
-_PREALLOCATED = ("budgets", "deny_windows_0", "fragment_places", "places")
+_PREALLOCATED = ("budgets", "deny_windows_0", "fragment_places", "limits", "places")
 """Maps that never refuse an insertion for lack of memory."""
 _POLICY_ENTRY = struct.Struct("<IIBB2x")
 _PORT_ENTRY = struct.Struct("<IBB2x")
