@@ -87,12 +87,12 @@ def parts_of(counts: Iterable[tuple[str, str, int]]) -> list[CutPart]:
     for namespace, disposition, verdicts in counts:
         summed[namespace, disposition] = min(summed.get((namespace, disposition), 0) + verdicts, MAX_COUNT)
     ordered = sorted(summed.items(), key=lambda one: -one[1])
-    named = [one for one in ordered if one[0][0]][:MAX_PARTS]
+    named = dict([one for one in ordered if one[0][0]][:MAX_PARTS])
     rest: dict[str, int] = {}
     for key, verdicts in ordered:
-        if (key, verdicts) not in named:
+        if key not in named:
             rest[key[1]] = min(rest.get(key[1], 0) + verdicts, MAX_COUNT)
-    parts = [CutPart(*key, verdicts) for key, verdicts in named if verdicts]
+    parts = [CutPart(*key, verdicts) for key, verdicts in named.items() if verdicts]
     return parts + [CutPart("", disposition, verdicts) for disposition, verdicts in list(rest.items())[:3] if verdicts]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from datetime import datetime
 from fnmatch import fnmatchcase
@@ -16,6 +17,7 @@ from streams.cli.observe import Reader, read_range, unix_ms
 from streams.kafka.connection import ReadError
 
 _RECORDS_PER_READ: Final = 1000
+_REMEMBERED_RECORDS: Final = 100_000
 
 
 class LimitedVerdicts(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,6 +50,8 @@ class LimitedLines:
     def __init__(self, reader: Reader, clusters: Collection[str], write: Callable[[str], None]) -> None:
         """``clusters`` are those to be shown; empty: all."""
         self._reader, self._clusters, self._write = reader, clusters, write
+        self._seen: OrderedDict[tuple[str, str, int], None] = OrderedDict()
+        """Ring, class and total of the last records: a worker that is killed writes some of its records twice."""
         self._is_readable = True
 
     def ends(self) -> dict[int, int]:
@@ -64,13 +68,10 @@ class LimitedLines:
 
     def _sums(self, since: datetime, ends: Mapping[int, int]) -> Iterable[LimitedVerdicts]:
         found: dict[tuple[str, str, str], LimitedVerdicts] = {}
-        seen = set[tuple[str, str, int]]()
         for record in read_range(self._reader, self._reader.at_time(unix_ms(since)), ends):
             one = self._read(record.value)
-            # A worker that is killed writes some records twice.
-            if one is None or (key := (one.ring, one.decided, one.total)) in seen:
+            if one is None:
                 continue
-            seen.add(key)
             before = found.get(place := (one.cluster, one.node, one.decided))
             if before is not None:
                 verdicts, seconds = before.verdicts + one.verdicts, before.seconds + one.seconds
@@ -102,9 +103,16 @@ class LimitedLines:
             self._is_readable = False
 
     def _read(self, value: bytes) -> LimitedVerdicts | None:
-        """Decode a record; None if it is about something else, or not to be shown."""
+        """Decode a record; None if it is about something else, not to be shown, or a repeat."""
         try:
             one = _decode(value)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return None
-        return one if not self._clusters or any(fnmatchcase(one.cluster, name) for name in self._clusters) else None
+        if self._clusters and not any(fnmatchcase(one.cluster, name) for name in self._clusters):
+            return None
+        if (key := (one.ring, one.decided, one.total)) in self._seen:
+            return None
+        self._seen[key] = None
+        if len(self._seen) > _REMEMBERED_RECORDS:
+            self._seen.popitem(last=False)
+        return one

@@ -127,7 +127,11 @@ def _limited_lines(connection: Connection, topic: str, filters: Filters, output:
     """Return what shows the verdicts that limits have cut; without a right to read them, flows are still shown."""
     try:
         reader = TopicReader(connection, topic)
-    except ReadError:
+    except NoTopicError:
+        # A copy of the flows may be without it, as of that of denies.
+        return None
+    except ReadError as error:
+        click.echo(f"weir: what limits have cut is missing here: {error}", err=True)
         return None
     # JSON has nothing but records, for programs.
     return LimitedLines(reader, filters.clusters, lambda line: click.echo(line, err=output == "json"))

@@ -42,6 +42,19 @@ def test_past_records_are_added_up_and_repeats_count_once() -> None:
     ]
 
 
+def test_a_repeat_is_not_shown_again_as_it_arrives() -> None:
+    shown: list[str] = []
+    values = Values(*[orjson.dumps({**RECORD, "total": total}) for total in (1, 2, 2, 1, 3)])
+    limited = LimitedLines(values, (), shown.append)
+    limited.show_past(datetime(2026, 1, 1, tzinfo=UTC), {0: 2})
+    limited.follow_from({0: 2})
+    limited.show_new()
+    assert shown == [
+        "node n1: 24,068 allowed verdicts not logged in 2 s: WEIR_LIMIT_ALLOWED",
+        "node n1: 12,034 allowed verdicts not logged in 1 s: WEIR_LIMIT_ALLOWED",
+    ]
+
+
 @pytest.mark.parametrize(
     "change",
     [{"type": "lost"}, {"by": "logging"}, {"class": "x"}, {"verdicts": -1}, {"node": "\x1b[2J"}, {"cluster": "other"}],
