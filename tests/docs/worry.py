@@ -53,8 +53,14 @@ WORRY: Final[dict[str, str]] = {
     ),
     "kubeweir_probe_identities": "Above 4096: selectors overlap at random, and the maps fill. The log says so.",
     "kubeweir_streams_limited_verdicts_total": "Rises: a namespace has more connections or denials than are logged.",
-    "kubeweir_streams_cut_verdicts_total": "Never by itself: NetworkLogging or a setting says what is not logged.",
-    "kubeweir_probe_cut_verdicts_total": "Never by itself: NetworkLogging or WEIR_LOGGING says what is not logged.",
+    "kubeweir_streams_cut_verdicts_total": (
+        "`logging`: never by itself, because NetworkLogging or a setting says what is not logged. `limit` rises: as "
+        "kubeweir_streams_limited_verdicts_total."
+    ),
+    "kubeweir_probe_cut_verdicts_total": (
+        "`logging`: never by itself, because NetworkLogging or WEIR_LOGGING says what is not logged. `limit` rises, "
+        "and you need these verdicts: raise WEIR_LIMIT_ALLOWED or WEIR_LIMIT_DENIED."
+    ),
     "kubeweir_probe_invalid_network_logging": (
         "1 for 5 minutes (WeirNetworkLoggingInvalid): the object NetworkLogging is not valid, and nothing validates "
         "it; `/readyz` says what is wrong."
