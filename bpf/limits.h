@@ -11,7 +11,7 @@
  *      window, so each of its packets is counted until one finds room.
  *   2. Counts of deny windows are never cut. A window that finds no room when it is to be closed stays open and goes
  *      on counting; user space tries again. So that a scan cannot keep all windows open, closing may take half as much
- *      again, and what it has taken is missing in the next second. The mean never exceeds the limit.
+ *      again, and what it has taken is missing in the next second, so the mean does not exceed the limit.
  *
  * Example: at a limit of 500, a scan takes 500 and the windows that are due 250. The next second has room for 250 new
  * flows and 250 windows, and so on.
@@ -29,18 +29,22 @@
 /* Whether this second has room for a verdict. ahead: how much more than the limit may be taken. */
 static __always_inline bool has_room(u32 class, u64 limit, u64 ahead, u64 now)
 {
-	struct limit *used = limits.lookup(&class);
-	u64 second = now / SECOND, given;
+	volatile struct limit *used = limits.lookup(&class);
+	u64 second = now / SECOND, given, before, taken;
 
 	if (!used)
 		return 1;
-	if (second > used->second) {
-		given = (second - used->second) * limit;
+	/* In this order: CPUs that begin a second at the same moment write the same, and none gives its room twice. */
+	taken = used->taken;
+	before = used->second;
+	if (second > before) {
+		given = (second - before) * limit;
+		taken = taken > given ? taken - given : 0;
 		/* In this order: a CPU that sees only the first finds no room for a moment, and never too much. */
 		used->second = second;
-		used->taken = used->taken > given ? used->taken - given : 0;
+		used->taken = taken;
 	}
-	return used->taken < limit + ahead;
+	return taken < limit + ahead;
 }
 
 static __always_inline void take_room(u32 class)
