@@ -88,7 +88,8 @@ class Agent:
         self._admission = Admission(self._compiler, self._installer)
         self._attachments = Attachments(maps, view.network, mode)
         self.adoption = Adoption(maps, view.network)
-        self._unknown = UnknownInterfaces(view.network, self._attachments, self._installer.endpoints, rules or Rules())
+        bound, left = self._installer.endpoints, ledger.path.with_suffix(".left")
+        self._unknown = UnknownInterfaces(view.network, self._attachments, bound, left, rules or Rules())
         self._interfaces = PodInterfaces(cluster, view, ledger, self._attachments, self._unknown)
         self.assignments = self._interfaces.assignments
         self.compaction: LedgerCompaction | None = None
@@ -222,8 +223,7 @@ class Agent:
 
     def _read_network(self, pods: list[Pod]) -> bool:
         """Read the network if it may have changed, or if pods may have got an interface; return whether it was read."""
-        force = pods != self._pods or self._is_unfinished()
-        if not self._view.refresh(force=force):
+        if not self._view.refresh(force=pods != self._pods or self._is_unfinished()):
             return False
         self._pods = pods
         return True

@@ -9,7 +9,7 @@ from probe.kernel.detach import detach
 from probe.node.netlink import NodeNetwork
 from probe.settings import Settings
 
-_STATE_FILES: Final = ("ledger", "address-intervals", "ledger.pods", "ledger.assignments", SOCKET)
+_STATE_FILES: Final = ("ledger", "address-intervals", "ledger.pods", "ledger.assignments", "ledger.left", SOCKET)
 """Files in the run folder that describe what is pinned."""
 
 

@@ -18,6 +18,10 @@ from a neighbour's (Docker, systemd-nspawn). It is opened again, and named in th
   pods of this node are within the ranges, and have their interfaces. As long as a pod of the node waits for its
   interface, this might be it, with any address that it has given itself.
 
+A restart of the probe changes neither: an interface that has pods' programs keeps them, and one that the last probe has
+left alone because of its addresses (``probe.node.left_interfaces``) is left alone until the first review, which may be
+long if the API server is away. It is surely the same interface, because it still has the exit's programs.
+
 Never closed: a name that ``WEIR_POD_INTERFACES`` excludes. What remains possible: between the announcement and the
 attachment packets pass. Then the interface is down, or the pod has no process yet, unless the probe is held up.
 """
@@ -28,14 +32,16 @@ import fnmatch
 import ipaddress
 import threading
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 import structlog
 
 from probe.kernel.attach import Attachments
 from probe.node.binding import Binding
+from probe.node.left_interfaces import LeftInterfaces
 from probe.node.links import Link, has_gateway, links_in, read_link, read_links
 from probe.node.netlink import NodeNetwork, Veth
 
@@ -78,8 +84,10 @@ class UnknownInterfaces:
     The link thread calls :meth:`observe`, the reconciling thread :meth:`review`.
     """
 
-    def __init__(self, network: NodeNetwork, attachments: Attachments, bound: Iterable[int], rules: Rules) -> None:
-        """``bound`` are the interfaces that the last probe bound."""
+    def __init__(
+        self, network: NodeNetwork, attachments: Attachments, bound: Iterable[int], left: Path, rules: Rules
+    ) -> None:
+        """``bound`` are the interfaces that the last probe bound; the file ``left`` has those that it left alone."""
         self._network, self._attachments, self._rules = network, attachments, rules
         self._lock = threading.Lock()
         self._closed: dict[int, float] = {}
@@ -87,6 +95,9 @@ class UnknownInterfaces:
         self._left: dict[int, str] = {}
         """Why each interface is left alone. It is named in the log once."""
         self._bound = frozenset(bound)
+        self._file = LeftInterfaces(left)
+        self._left_before: Mapping[int, str] = self._file.names
+        """What the last probe left alone because of its addresses: names by index. It counts until the first review."""
         self.slowest_s = 0.0
         """The longest time from the reading of an announcement to the attachment."""
 
@@ -148,24 +159,34 @@ class UnknownInterfaces:
         known = {veth.index: veth for veth in veths}
         pods = {address for pod in binding.bound.values() for address in pod.ips}
         trusted = complete and not binding.unattached and _all_within(pods, self._rules.cidrs or ranges)
+        outside: dict[int, str] = {}
         for veth in known.values():
             if veth.index in self._bound or veth.index in binding.closed:
                 continue
-            reason = self._no_pods(veth, self._rules.cidrs or ranges, trusted=trusted)
+            if trusted and self._is_outside(veth, self._rules.cidrs or ranges):
+                outside[veth.index] = veth.name
+            reason = self._no_pods(veth, outside=veth.index in outside)
             if reason is not None:
                 self._leave(veth.index, veth.name, reason)
             elif veth.index not in self._closed:
                 self._close(veth.index, veth.name, time.monotonic())
+        self._left_before = {}
+        self._file.save(outside)
 
-    def _no_pods(self, veth: Veth, ranges: Collection[str], *, trusted: bool) -> str | None:
+    def _is_outside(self, veth: Veth, ranges: Collection[str]) -> bool:
+        """Return whether the addresses of an interface, and not its name, say that it is not a pod's."""
+        addresses = veth.first | veth.addresses
+        return bool(addresses) and not self._rules.is_pods(veth.name) and not _any_within(addresses, ranges)
+
+    def _no_pods(self, veth: Veth, *, outside: bool) -> str | None:
         """Return why an interface surely is not a pod's, None if it may be one's."""
         if self._rules.is_excluded(veth.name):
             return "WEIR_POD_INTERFACES excludes its name"
         if self._network.run(has_gateway, veth.index):
             return "a route of the node leads over a gateway behind it"
-        addresses = veth.first | veth.addresses
-        if trusted and addresses and not self._rules.is_pods(veth.name) and not _any_within(addresses, ranges):
-            return f"its addresses ({', '.join(sorted(addresses))}) are outside the ranges of this node's pods"
+        if outside:
+            addresses = ", ".join(sorted(veth.first | veth.addresses))
+            return f"its addresses ({addresses}) are outside the ranges of this node's pods"
         return None
 
     def _examine(self, link: Link, read_at: float, *, new: bool) -> None:
@@ -183,8 +204,15 @@ class UnknownInterfaces:
             self._leave(link.index, link.name, "WEIR_POD_INTERFACES excludes its name")
         elif not new and has_gateway(link.index):
             self._leave(link.index, link.name, "a route of the node leads over a gateway behind it")
+        elif not new and self._was_left(link):
+            self._leave(link.index, link.name, "the last probe has found its addresses outside the ranges of pods")
         else:
             self._close(link.index, link.name, read_at, new=new)
+
+    def _was_left(self, link: Link) -> bool:
+        """Return whether the last probe has left this very interface alone, and not another one with its index."""
+        was_left = self._left_before.get(link.index) == link.name and not self._rules.is_pods(link.name)
+        return was_left and self._attachments.carries_exit(link.index)
 
     def _close(self, index: int, name: str, read_at: float, *, new: bool = False) -> None:
         if new:

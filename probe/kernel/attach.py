@@ -174,10 +174,15 @@ class Attachments:
 
         Links and filters do not outlive their interface. So if this is true, no other interface got its index since.
         """
-        if any(self._link_of(index, program) for program in (*(program for program, _ in _HOOKS), _CLOSED)):
-            return True
+        return bool(self._link_of(index, _CLOSED)) or any(self._has(index, *hook) for hook in _HOOKS)
+
+    def carries_exit(self, index: int) -> bool:
+        """Return whether a program of ours is attached to the interface as to one that is not a pod's, and no other."""
+        return self._has(index, "exit_ethernet", "egress") and not self.carries(index)
+
+    def _has(self, index: int, program: str, hook: Hook) -> bool:
         # The last probe may have attached in the other way.
-        return any(self._filters.name(index, hook) == f"{PREFIX}{program}" for program, hook in _HOOKS)
+        return bool(self._link_of(index, program)) or self._filters.name(index, hook) == f"{PREFIX}{program}"
 
     def _is_first(self, index: int, program: str, hook: Hook) -> bool:
         if self.mode == "clsact":

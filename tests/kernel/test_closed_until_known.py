@@ -16,6 +16,7 @@ from enrich.model import Node as NodeObject
 from enrich.model import Object
 from probe.agent import Agent
 from probe.node.address_intervals import AddressIntervals
+from probe.node.left_interfaces import LeftInterfaces
 from probe.node.link_clock import LinkClock
 from probe.node.network_view import NetworkView
 from probe.unknown_interfaces import Rules
@@ -33,20 +34,26 @@ class Node:
     """A node with a pod that is known, and an agent with all its threads."""
 
     def __init__(self, rig: Rig, folder: Path, rules: Rules = CLOSED, *, synced: bool = True) -> None:
-        self.rig = rig
+        self.rig, self.folder, self.rules = rig, folder, rules
         for table in ("endpoints", "local_addresses"):  # the first start: nothing is known of other tests' pods
             for key in rig.maps[table].items():
                 rig.maps[table].drop(key)
+        self.left = rig.numbers.path.with_suffix(".left")
+        self.left.unlink(missing_ok=True)
         self.server = both(rig, "shop/server", 1)
-        self.cluster = Cluster()
         own = NodeObject(NODE, "n1-uid", {}, NODE_IPS, "", RANGES)
         self.objects: list[Object] = [own, *rig.objects.values(), *rig.namespaces.values()]
+        self.start(synced=synced)
+
+    def start(self, *, synced: bool = True) -> None:
+        """Start an agent, which gets its first list if ``synced``, and wait until it has looked at all interfaces."""
+        self.cluster = Cluster()
         if synced:
             self.sync()
-        clock = LinkClock()
-        intervals = AddressIntervals(NODE, folder / "intervals", lambda _: None, clock)
+        rig, clock = self.rig, LinkClock()
+        intervals = AddressIntervals(NODE, self.folder / "intervals", lambda _: None, clock)
         view = NetworkView(rig.network, clock)
-        self.agent = Agent(NODE, self.cluster, view, rig.generation, rig.numbers, intervals, rig.mode, rules)
+        self.agent = Agent(NODE, self.cluster, view, rig.generation, rig.numbers, intervals, rig.mode, self.rules)
         self.agent.start(1.0)
         until(lambda: self.agent.problem() is None if synced else bool(clock.caught_up_ns))
 
@@ -138,6 +145,46 @@ def test_a_neighbour_with_another_address_is_left_alone_and_named_once(
         _wait_for_a_read(node.agent)
     named = [line for line in capsys.readouterr().out.splitlines() if "left alone" in line and container.link in line]
     assert len(named) == 1
+
+
+def test_a_restart_neither_closes_a_neighbour_nor_opens_a_pod(make: Callable[..., Node]) -> None:
+    """The API server is away when the next probe starts, so that it can prove nothing by addresses."""
+    node = make()
+    rig = node.rig
+    container = rig.net.pod(rig.node, "172.17.0.2", "fd17::2")
+    until(lambda: container.index in LeftInterfaces(node.left).names)
+    until(lambda: rig.attachments.carries_exit(container.index))
+    node.agent.stop()
+    late = both(rig, "shop/late", 3)
+    rig.drain()
+    node.start(synced=False)
+    assert not node.carries(container)
+    assert node.passing(container) == ALL
+    assert node.passing(late) == set()
+    refused = {verdict.source for verdict in rig.seen() if verdict.reason == "not_ready"}
+    assert refused & {*container.addresses} == set()
+    # Now a pod waits for its interface, which might be this one.
+    rig.objects["shop/late"] = msgspec.structs.replace(rig.objects["shop/late"], ips=())
+    node.objects.append(rig.objects["shop/late"])
+    node.sync()
+    until(lambda: node.carries(container))
+    node.agent.stop()
+    node.start(synced=False)
+    assert node.passing(container) == node.passing(late) == set()
+
+
+def test_the_file_alone_opens_no_interface(make: Callable[..., Node]) -> None:
+    """It has the indexes and names of interfaces that have pods' programs, or none: they are others by now."""
+    node = make()
+    space = both(node.rig, "shop/new", 2)
+    node.publish("shop/new", ips=())
+    until(lambda: node.carries(space))
+    node.agent.stop()
+    late = both(node.rig, "shop/late", 3)
+    names = {str(one.index): one.link for one in (space, late)}
+    node.left.write_bytes(msgspec.json.encode(names))
+    node.start(synced=False)
+    assert node.passing(space) == node.passing(late) == set()
 
 
 def test_a_pod_that_gives_itself_another_address_is_no_neighbour(make: Callable[..., Node]) -> None:

@@ -26,6 +26,7 @@ from probe.ledger import Ledger
 from probe.node.address_intervals import AddressIntervals
 from probe.node.assignments import Assignment, Assignments
 from probe.node.bound_pods import BoundPods
+from probe.node.left_interfaces import LeftInterfaces
 from probe.node.link_clock import LinkClock
 from tests.kafka.batches import make_header, make_rows
 from tests.probe.export.spooling import append
@@ -81,6 +82,7 @@ WRITERS: dict[str, tuple[str, Callable[[Path], object]]] = {
     "ledger.assignments": (
         "assignments", lambda path: Assignments(path).assign(Assignment(3, "c", "eth0", WEB.uid, WEB)),
     ),
+    "ledger.left": ("left interfaces", lambda path: LeftInterfaces(path).save({3: "vethabcdef01", 14: "docker-0"})),
     "address-intervals": ("address intervals", write_intervals),
     "spool/acked": ("spool", write_spool),
     "spool/000000000001.seg": ("spool", write_spool),
@@ -105,6 +107,9 @@ def start(path: Path) -> None:
         case "ledger.assignments":
             Assignments(path).assign(Assignment(4, "d", "eth0", WEB.uid, WEB))
             assert 4 in Assignments(path).pods([])
+        case "ledger.left":
+            LeftInterfaces(path).save({5: "veth5"})
+            assert LeftInterfaces(path).names == {5: "veth5"}
         case "address-intervals":
             made = intervals(path)
             made.start("c1")
@@ -184,7 +189,7 @@ def test_a_damaged_file_is_set_aside_and_the_probe_goes_on(tmp_path: Path, name:
     start(path)
 
 
-@pytest.mark.parametrize("name", ["ledger", "ledger.pods", "ledger.assignments", "address-intervals"])
+@pytest.mark.parametrize("name", ["ledger", "ledger.pods", "ledger.assignments", "ledger.left", "address-intervals"])
 def test_no_changed_byte_keeps_a_probe_from_starting(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     WRITERS[name][1](path)
