@@ -176,6 +176,15 @@ static __always_inline void count_many(u32 counter, u64 many)
 		*value += many;
 }
 
+/* As count_many() in a program that user space runs: on older kernels a packet may come between reading and writing. */
+static __always_inline void count_undisturbed(u32 counter, u64 many)
+{
+	u64 *value = counters.lookup(&counter);
+
+	if (value)
+		__sync_fetch_and_add(value, many);
+}
+
 static __always_inline void count(u32 counter)
 {
 	count_many(counter, 1);
