@@ -471,5 +471,8 @@ int add_connection(struct __sk_buff *skb)
 	w->now = bpf_ktime_get_ns();
 	known = connections.lookup(&w->key);
 	w->fresh.place = known ? known->place : 0;
+	/* The origin of the earlier entry, which its hash names, goes with this one. */
+	if (known && !w->fresh.hash)
+		w->fresh.hash = known->hash;
 	return store_connection(w);
 }

@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 from netns import Space, open_socket, run
 
+from probe.kernel.adopted_connections import INGRESS, entry
 from probe.kernel.layout import ORIGIN
+from probe.kernel.stored_connections import OWN, Payer, store_connection
 from tests.kernel.rig import FAMILIES, SMALL_LIMIT, Rig, both
 from tests.kernel.site import Site
 
@@ -76,6 +78,22 @@ def test_a_connection_with_another_hash_than_before_leaves_no_origin_behind(site
             here.connect((site.remote.address(family), 53))
             here.send(b"x")
     assert len(hashes_of(rig, "a/client")) == 1
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_entry_of_an_older_connection_has_the_origin_of_the_one_before(site: Site, family: int) -> None:
+    rig = site.rig
+    client = both(rig, "a/client", 1)
+    rig.apply()
+    send_each(client, family, site.remote, range(1000, 1001))
+    (origin,) = hashes_of(rig, "a/client")
+    keys, values = rig.maps["connections"].entries()
+    (key,) = keys[values["hash"] == int.from_bytes(origin, "little")]
+    number = rig.installer.endpoints[client.index]
+    assert store_connection(rig.maps, key.tobytes(), entry(INGRESS, 0), Payer(number, OWN))
+    stored = rig.maps["connections"].get(key.tobytes())
+    assert stored is not None
+    assert (int(stored["direction"]), int(stored["hash"])) == (INGRESS, int.from_bytes(origin, "little"))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
