@@ -262,7 +262,7 @@ static __always_inline bool claim_place(u32 number, u64 now)
 	if (!emptying.insert(&number, &now))
 		return 1;
 	since = emptying.lookup(&number);
-	/* A packet that interrupts user space in the map cannot release its claim on newer kernels: the map is busy. */
+	/* Newer kernels give up waiting for a lock of the map after 250 ms (rqspinlock), so a claim may not be released. */
 	if (since && now > *since && now - *since > CLAIM_TIMEOUT)
 		emptying.delete(&number);
 	return 0;
