@@ -152,7 +152,8 @@ class Generation:
         self.after_rotation: Callable[[], None] = lambda: None
         """Called when deny windows were closed, by the thread that closes them."""
         self._expiry = PlaceExpiry(maps)
-        self._carriers = [Carrier(one.maps, maps) for one in predecessors]
+        self._carriers = [(one, Carrier(one.maps, maps)) for one in predecessors]
+        """Of predecessors whose programs may still run: a carrier remembers who paid for each of many connections."""
 
     @property
     def pending(self) -> list[Predecessor]:
@@ -170,9 +171,8 @@ class Generation:
 
     def carry(self) -> None:
         """Carry over the connections that have changed since the last call."""
-        for one, carrier in zip(self.predecessors, self._carriers, strict=True):
-            if not one.retired.is_set():
-                carrier.carry()
+        for _, carrier in self._carriers:
+            carrier.carry()
 
     def finish(self, move_rest: Callable[[], None]) -> None:
         """End the predecessors, once policy is installed and pods' interfaces are moved; ``move_rest`` moves others."""
@@ -188,6 +188,7 @@ class Generation:
         self.carry()
         for one in self.pending:
             one.retire()
+        self._carriers = [(one, carrier) for one, carrier in self._carriers if not one.retired.is_set()]
 
     def rotate(self) -> None:
         """Begin the next deny window here and in the predecessors, and close the current one. Empty expired places."""

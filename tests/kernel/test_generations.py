@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import socket
 
 import numpy as np
 import pytest
 from netns import Space, connects, listen, open_socket
 
+from probe.kernel.carrying import Carrier
 from probe.kernel.generations import generation_name
 from tests.kernel.rig import Rig, of
 from tests.kernel.takeover import Traffic, holders, make_pods, restart
@@ -65,6 +67,7 @@ def test_another_size_takes_over_under_traffic(
     traffic.check(np.concatenate(verdicts))
     # One generation is left, with the new sizes.
     assert {path.name for path in own.pins.iterdir()} == {"links", generation_name(own.sizes)}
+    assert not any(isinstance(one, Carrier) for one in gc.get_objects()), "what it remembers is of no use any more"
     # Places are numbered anew. Each connection has one, and it is its own, also if no packet has come since.
     found = holders(own)
     assert len(found) >= 4
