@@ -217,12 +217,13 @@ class Spool:
 
     def rewind(self) -> None:
         """Hand out again, with :meth:`next`, every batch that Kafka has not acknowledged."""
+        if not self._file.is_open:
+            return  # open() does it, and holds the lock while the disk does not answer
         with self._lock:
             if self._file.is_open:
                 self._cursor = self._acknowledged.position
                 stored = whole_batches(self._segments[self._cursor.segment].path.read_bytes())
-                taken = itertools.islice(stored, self._cursor.ordinal)
-                self._offset = sum(batch.stored_bytes for batch in taken)
+                self._offset = sum(taken.stored_bytes for taken in itertools.islice(stored, self._cursor.ordinal))
 
     def ack(self, position: SpoolPosition, refused: int = 0) -> None:
         """Note that Kafka has answered for this batch and all before it, and delete the segments before its own.

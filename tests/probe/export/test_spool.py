@@ -7,6 +7,7 @@ import itertools
 import os
 import shutil
 import subprocess
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,6 +15,8 @@ import numpy as np
 import pytest
 
 from enrich.wire.batch import Batch, Verdict, decode_batch, encode_batch
+from probe.export.acknowledged import Acknowledged
+from probe.export.recovery import Recovered, recover
 from probe.export.segment import (
     SpooledBatch,
     SpoolPosition,
@@ -26,6 +29,7 @@ from probe.export.segment import (
 from probe.export.spool import Spool
 from tests.kafka.batches import make_batch, make_header, make_rows
 from tests.probe.export.spooling import append
+from tests.waiting import until
 
 ROWS = 20
 
@@ -329,6 +333,32 @@ def test_a_thinned_batch_keeps_only_the_references_of_its_verdicts() -> None:
     summary = decode_batch(found[0].value).header
     assert (summary.first, summary.verdicts, summary.removed) == (220, 0, ("spool_full", 100, 120))
     assert without_verdicts([]) == []
+
+
+def test_a_reader_does_not_wait_for_a_disk_that_does_not_let_the_spool_be_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    append(Spool(tmp_path), batch(0))
+    answers, recovered = threading.Event(), recover
+
+    def hang(folder: Path, noted: Acknowledged | None) -> Recovered:
+        assert answers.wait(60)
+        return recovered(folder, noted)
+
+    monkeypatch.setattr("probe.export.spool.recover", hang)
+    spool = Spool(tmp_path, lazy=True)
+    opening = threading.Thread(target=spool.open)
+    opening.start()
+    reading = threading.Thread(target=spool.rewind)
+    reading.start()
+    try:
+        until(lambda: not reading.is_alive())
+        assert spool.next(0) is None
+    finally:
+        answers.set()
+        opening.join()
+        reading.join()
+    assert numbers(drained(spool)) == list(range(ROWS))
 
 
 # --- a full disk
