@@ -7,6 +7,7 @@ import re
 import pytest
 from click.testing import CliRunner
 
+from streams.cli.custody_text import HEADINGS
 from streams.cli.main import command as weir
 from tests.docs.pages import ROOT, Page, page, pages
 
@@ -56,3 +57,7 @@ def test_the_example_in_the_readme_is_what_the_command_prints(monkeypatch: pytes
     printed = done.output.splitlines()
     for line in lines:
         assert line == "..." or line in printed
+
+
+def test_the_example_of_the_status_page_has_the_columns_of_the_command() -> None:
+    assert " ".join(HEADINGS) in " ".join(page("docs/status.md").text.split())
