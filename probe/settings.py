@@ -77,19 +77,20 @@ class Settings(MetricsSettings):
     pod_cidrs: tuple[str, ...] = setting("WEIR_POD_CIDRS", ())
     """Ranges of this node's pods' addresses, for WEIR_UNKNOWN=closed. By default those of the Node object."""
     preset: Literal["none", "gke"] = setting("WEIR_PRESET", "none")
-    """gke: what GKE's network policy logging does, as far as settings can say it. A setting that is given wins."""
+    """gke: other defaults, by which logging does what GKE's network policy logging does, as far as settings can say it.
+    A setting that is given wins."""
     logging: Literal["all", "denied", "none"] = setting("WEIR_LOGGING", "all", presets={"gke": "none"})
     """Which verdicts are logged if the cluster has no object NetworkLogging: all, denied (and audited) ones only, or
     none. What is not logged is cut in the kernel, and counted."""
     log_default_allow: bool = setting("WEIR_LOG_DEFAULT_ALLOW", default=True, presets={"gke": "false"})
-    """Whether connections are logged that no policy allowed, because none selects the pod or the peer is its node.
-    They are logged only where all allowed connections are. GKE never logs them."""
+    """Whether connections are logged that pass without a policy, because none selects the pod, or the peer is its node
+    or the pod itself. They are logged only where all allowed connections are. GKE never logs them."""
     limit_allowed: int = setting("WEIR_LIMIT_ALLOWED", 0, most=1_000_000, presets={"gke": "500"})
-    """Allowed connections that this node logs in a second; 0 is any number. What is over the limit is not logged, and
-    counted."""
+    """Allowed connections that this node logs in a second at most; 0: no limit. What is over the limit is not logged,
+    and counted."""
     limit_denied: int = setting("WEIR_LIMIT_DENIED", 0, most=1_000_000, presets={"gke": "500"})
     """The same, of verdicts about denied packets and audited connections. A denied flow that is logged keeps an exact
-    count; if there are too many, it is reported later than WEIR_DENY_WINDOW says."""
+    count; if too many counts are due, they are logged later than WEIR_DENY_WINDOW says."""
     alerts_feed: Literal["logged", "all"] = setting("WEIR_ALERTS_FEED", "logged")
     """Which denials reach the topic flows.denied, from which alerts are made: those that are logged, or all, also while
     their logging is switched off. A record that is not logged says so, and is on no other topic."""
