@@ -32,7 +32,8 @@ log = structlog.get_logger("kubeweir.probe")
 
 
 class Carrier:
-    """Copies from ``old`` to ``new``. One caller at a time."""
+    """Copies from ``old`` to ``new``. One caller at a time, which forgets it when the old programs run no more: it
+    remembers who paid for each of many connections."""
 
     def __init__(self, old: Maps, new: Maps) -> None:
         self._tables = [

@@ -153,7 +153,6 @@ class Generation:
         """Called when deny windows were closed, by the thread that closes them."""
         self._expiry = PlaceExpiry(maps)
         self._carriers = [(one, Carrier(one.maps, maps)) for one in predecessors]
-        """Of predecessors whose programs may still run: a carrier remembers who paid for each of many connections."""
 
     @property
     def pending(self) -> list[Predecessor]:
