@@ -19,16 +19,13 @@ What is lost, cut or removed for a reason adds up: the reason is the tally of it
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Annotated, Final, Literal, NamedTuple
+from typing import Final
 
-import msgspec
+from enrich.wire.tally import NodeState
+from streams.cli.custody_sums import STAGES, Heard, RingTallies, Sum, Sums
 
-from enrich.wire.bounds import Cluster, Count, Node, RingId
-from enrich.wire.tally import NodeState, Reasons, Tally
-
-STAGES: Final = ("kernel", "ring", "spool", "arrival", "enrichment", "flows")
 _NOWHERE: Final = {
     "kernel": "decisions were made, and were neither written, cut nor lost, and are in no deny window",
     "ring": "numbers of the ring are of no verdict that was written",
@@ -53,81 +50,8 @@ _SILENT_INTERVALS: Final = 3
 _LEAST_SILENCE_S: Final = 30.0
 
 
-class Finished(msgspec.Struct, frozen=True):
-    """What the workers have counted of a ring; see ``streams/schemas/status.schema.json``."""
-
-    begin: Count
-    read: Count
-    enriched: Count
-    written: Count
-    unlogged: Count
-    dead: Count
-    refused: Count
-    missing: Reasons = {}
-
-
-class TallyRecord(msgspec.Struct, frozen=True):
-    """A record of the status topic about a tally."""
-
-    type: Literal["tally"]
-    cluster: Cluster
-    node: Node
-    ring: RingId
-    next: Count
-    finished: Finished
-    tally: Tally
-    timestamp: Annotated[str, msgspec.Meta(max_length=40)] = ""
-    """When a worker wrote it."""
-
-
-class Heard(NamedTuple):
-    """A tally, and when the node was heard of by it, in seconds since the epoch."""
-
-    at: float
-    record: TallyRecord
-
-
-decode_tally = msgspec.json.Decoder(TallyRecord).decode
-"""Decode a record of the status topic. Raises msgspec.DecodeError for any other than a tally."""
-
 NodeKey = tuple[str, str]
 """The cluster and the node."""
-
-
-@dataclass(slots=True)
-class Sum:
-    """One equation: a total, and the parts that must add up to it."""
-
-    total: tuple[int, int] = (0, 0)
-    """The least and the most that it may be: the kernel counts on while it is read."""
-    parts: dict[str, int] = field(default_factory=dict)
-
-    @property
-    def missing(self) -> int:
-        """How much the parts lack of the total; negative: they have so much too much."""
-        found = sum(self.parts.values())
-        return max(self.total[0] - found, 0) + min(self.total[1] - found, 0)
-
-    @property
-    def value(self) -> int:
-        """The total; where it is not known exactly, the one that the parts add up to if they do."""
-        return min(max(sum(self.parts.values()), self.total[0]), self.total[1])
-
-    def minus(self, before: Sum) -> Sum:
-        """Return what was added since another sum."""
-        total = self.total[0] - before.total[1], self.total[1] - before.total[0]
-        names = self.parts | before.parts
-        return Sum(total, {name: self.parts.get(name, 0) - before.parts.get(name, 0) for name in names})
-
-    def plus(self, other: Sum) -> Sum:
-        """Return both together."""
-        total = self.total[0] + other.total[0], self.total[1] + other.total[1]
-        names = self.parts | other.parts
-        return Sum(total, {name: self.parts.get(name, 0) + other.parts.get(name, 0) for name in names})
-
-
-Sums = dict[str, Sum]
-"""The sums by stage."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,20 +79,6 @@ class NodeCustody:
     sums: Sums
     state: NodeState
     problems: list[Problem]
-
-
-class RingTallies:
-    """The tallies of one ring: the newest before the window, and the last."""
-
-    def __init__(self, first: Heard) -> None:
-        self.base: Heard | None = None
-        self.last = first
-
-    def add(self, heard: Heard, start: float) -> None:
-        """Take a tally; those of a ring come in order."""
-        if heard.at <= start:
-            self.base = heard
-        self.last = heard
 
 
 class Tallies:
@@ -225,7 +135,7 @@ def _custody(cluster: str, node: str, rings: Sequence[RingTallies], now: float) 
     sums = {stage: Sum() for stage in STAGES}
     problems: list[Problem] = []
     for ring in rings:
-        found = _window(ring.base.record if ring.base else None, ring.last.record)
+        found = ring.sums()
         problems += [Problem(*one, cluster, node, count, text) for one, count, text in _problems(found, ring)]
         sums = {stage: sums[stage].plus(found[stage]) for stage in STAGES}
     newest = max((ring.last for ring in rings), key=lambda one: one.at)
@@ -247,49 +157,8 @@ def _problems(sums: Mapping[str, Sum], ring: RingTallies) -> Iterable[tuple[tupl
     for reason, text in _UNEXPLAINED.items():
         if count := sums["arrival"].parts.get(reason, 0):
             yield ("arrival", reason), count, f"{count:,} verdicts {text}"
-    base, last = ring.base, ring.last
-    if base and base.record.next < last.record.finished.begin:
-        count = last.record.finished.begin - base.record.next
-        yield ("arrival", "not_counted"), count, f"{count:,} verdicts were counted by no worker"
+    if ring.not_counted:
+        yield ("arrival", "not_counted"), ring.not_counted, f"{ring.not_counted:,} verdicts were counted by no worker"
+    last = ring.last
     if (count := last.record.tally.kernel.ring[0] - last.record.next) > 0:
         yield ("ring", "not_finished"), count, f"{count:,} verdicts of a tally came after it"
-
-
-def _window(base: TallyRecord | None, last: TallyRecord) -> Sums:
-    """Return the sums of one ring in the window; without a tally before it, since the counting began."""
-    found = _sums(last)
-    if base is None:
-        return found
-    before = _sums(base)
-    began = {"arrival", "enrichment", "flows"} if base.finished.begin != last.finished.begin else set()
-    if _spool_begin(base) != _spool_begin(last):
-        began.add("spool")  # the probe was restarted
-    return {stage: one if stage in began else one.minus(before[stage]) for stage, one in found.items()}
-
-
-def _spool_begin(record: TallyRecord) -> int | None:
-    spool = record.tally.spool
-    return spool.begin if spool else None
-
-
-def _sums(record: TallyRecord) -> Sums:
-    """Return the sums of one tally, since the counting of each stage began."""
-    kernel, spool, done = record.tally.kernel, record.tally.spool, record.finished
-    cut = {f"cut:{reason}": count for reason, count in kernel.cut.items()}
-    lost = {f"lost:{reason}": count for reason, count in kernel.lost.items()}
-    answered = Sum()
-    if spool is not None:
-        numbers = spool.next - spool.begin
-        answered = Sum((numbers, numbers), {"published": spool.published, **spool.removed})
-    arrived = record.next - done.begin
-    return {
-        "kernel": Sum(kernel.decided, {"written": kernel.written, "waiting": kernel.waiting, **cut, **lost}),
-        "ring": Sum(kernel.ring, {"verdicts": kernel.verdicts}),
-        "spool": answered,
-        "arrival": Sum((arrived, arrived), {"read": done.read, **done.missing}),
-        "enrichment": Sum((done.read, done.read), {"enriched": done.enriched, "dead": done.dead}),
-        "flows": Sum(
-            (done.enriched, done.enriched),
-            {"written": done.written, "unlogged": done.unlogged, "refused": done.refused},
-        ),
-    }

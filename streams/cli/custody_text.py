@@ -6,7 +6,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
-from streams.cli.custody import STAGES, NodeCustody, Problem, Sums, in_all, time_text
+from streams.cli.custody import NodeCustody, Problem, in_all, time_text
+from streams.cli.custody_sums import STAGES, Sums
 from streams.kafka.group_positions import GroupPosition
 
 HEADINGS: Final = (
@@ -88,6 +89,8 @@ def as_text(report: Report) -> Iterator[str]:
     yield ""
     if not report.nodes:
         yield "No node has given a tally in this time."
+    elif report.adds_up and report.unknown:
+        yield "All decisions of these nodes are accounted for. Not all is known, see above."
     elif report.adds_up:
         yield "All decisions are accounted for."
     else:

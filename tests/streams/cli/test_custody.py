@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import msgspec
 import pytest
 
 from enrich.wire.tally import KernelTally, NodeState, SpoolTally, Tally
-from streams.cli.custody import STAGES, Finished, Heard, NodeCustody, Tallies, TallyRecord, decode_tally, in_all
+from streams.cli.custody import NodeCustody, Tallies, in_all
+from streams.cli.custody_sums import STAGES, Finished, Heard, TallyRecord, decode_tally
 from streams.cli.custody_text import Report, as_json, as_text
 
 NOW = 10_000.0
@@ -133,6 +135,40 @@ def test_a_restarted_probe_and_a_counting_that_began_anew_are_no_loss_and_what_n
     assert [(one.stage, one.reason, one.count) for one in node.problems] == [("arrival", "not_counted", 5)]
 
 
+@pytest.mark.parametrize("is_known_before", [False, True])
+def test_what_was_missing_before_the_counting_began_anew_is_not_forgotten(is_known_before: bool) -> None:
+    tallies = Tallies(START)
+    if is_known_before:
+        tallies.add(Heard(START - 10, record()))
+    missing = {"gap": 20, "spool_full": 15, "refused": 5}
+    tallies.add(Heard(START + 10, record(next=520, done_missing=missing, spool_next=480, spool_published=450)))
+    for begin in (525, 527):
+        done = Finished(begin=begin, read=0, enriched=0, written=0, unlogged=0, dead=0, refused=0)
+        anew = record(next=begin, spool_begin=begin, spool_next=begin, spool_published=0, spool_removed={})
+        tallies.add(Heard(NOW, msgspec.structs.replace(anew, finished=done)))
+    [node] = tallies.nodes(NOW)
+    assert [(one.stage, one.reason, one.count) for one in node.problems] == [
+        ("spool", "nowhere", 10), ("arrival", "gap", 20), ("arrival", "not_counted", 7)
+    ]  # fmt: skip
+    assert node.sums["flows"].parts["written"] == (0 if is_known_before else 470)
+
+
+def test_an_old_tally_that_a_frozen_worker_writes_late_counts_nothing() -> None:
+    tallies = Tallies(START)
+    for one in (later(), record()):
+        tallies.add(Heard(NOW, one))
+    [node] = tallies.nodes(NOW)
+    assert node.problems == []
+    assert node.sums["arrival"].value == 1000
+
+
+def test_a_reason_that_somebody_has_made_up_takes_the_place_of_no_count() -> None:
+    missing = {"read": 480, "spool_full": 15, "refused": 5}
+    made_up = record(done_read=470, done_enriched=465, done_written=460, done_missing=missing, spool_published=0,
+                     spool_removed={"published": 450})  # fmt: skip
+    assert problems(made_up) == [("n1", "spool", "nowhere", 450), ("n1", "arrival", "nowhere", 10)]
+
+
 def test_the_rings_of_a_node_are_added_and_all_nodes_too() -> None:
     nodes = look(record("n1", "r1"), record("n1", "r2"), record("n2", "r3"))
     assert [node.sums["kernel"].value for node in nodes] == [2000, 1000]
@@ -167,6 +203,8 @@ def test_the_report_says_in_its_last_line_whether_all_is_accounted_for() -> None
         "  n2: flows: nowhere: 7 records were made, and Kafka has neither them nor dead letters in their place" in lines
     )
     assert (good.adds_up, bad.adds_up) == (True, False)
+    part = replace(good, unknown=["dead letters: no right"])
+    assert [*as_text(part)][-1] == "All decisions of these nodes are accounted for. Not all is known, see above."
     assert not Report(START, NOW, [], []).adds_up, "nothing is known"
 
 
