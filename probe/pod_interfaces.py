@@ -183,7 +183,7 @@ class PodInterfaces:
 
     def unenforced(self) -> dict[Name, str]:
         """Return the pods whose policy is not enforced, and why."""
-        bound, obstacles = self.binding.bound, self._attachments.obstacles
+        bound, obstacles = self.binding.bound, self._obstacles()
         closed = {
             bound[index].key: f"its interface {self.name(index)} is closed: {obstacle}"
             for index, obstacle in obstacles.items()
@@ -195,9 +195,13 @@ class PodInterfaces:
         """Return the devices that are not a pod's and do not have our program, and why."""
         return {
             f"exit {self.name(index)}": f"what NAT hides is not judged there: {obstacle}"
-            for index, obstacle in self._attachments.obstacles.items()
+            for index, obstacle in self._obstacles().items()
             if index not in self.binding.bound
         }
+
+    def _obstacles(self) -> dict[int, str]:
+        """Return what is in the way of programs, as it is now: any thread may ask while another one attaches them."""
+        return dict(self._attachments.obstacles)
 
     def name(self, index: int) -> str:
         """Return an interface's name, or its index in words if it is gone."""

@@ -69,7 +69,7 @@ class Tallies:
         )
         try:
             msgspec.json.decode(msgspec.json.encode(tally), type=Tally)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeEncodeError) as error:
             # No reader would take the batch, and its verdicts would be dead letters.
             log.error("a tally of verdicts is left out, because no worker would accept it", error=str(error))
         else:

@@ -81,3 +81,10 @@ def test_a_tally_that_no_worker_would_accept_is_left_out(bench: Bench) -> None:
     assert bench.rotate(0, 0) is None
     bench.ages = {}
     assert bench.rotate(10, 0) == 0
+
+
+def test_a_text_that_is_no_text_leaves_a_tally_out_and_ends_nothing(bench: Bench) -> None:
+    bench.agent.logging.suspicious = {"Namespace a": "\udcff"}
+    assert bench.rotate(0, 0) is None
+    bench.agent.logging.suspicious = {}
+    assert bench.rotate(10, 0) == 0
