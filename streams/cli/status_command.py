@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import time
@@ -12,12 +13,12 @@ from typing import Final
 
 import click
 import msgspec
-import orjson
 
 from enrich.runtime.console import leave_stdout
 from enrich.runtime.process import Exit
 from enrich.runtime.settings import SettingsError, load
-from streams.cli.custody import Heard, NodeKey, Tallies, decode_tally
+from streams.cli.custody import NodeKey, Tallies
+from streams.cli.custody_sums import Heard, decode_tally
 from streams.cli.custody_text import Report, as_json, as_text
 from streams.cli.dead_letters import letter_of
 from streams.cli.kafka_failure import end, needs_to_read
@@ -32,7 +33,8 @@ from streams.worker.checkpoint import newest
 
 _BEFORE_S: Final = 120.0
 """So much before the window is read, for the last tally of each node before it."""
-_PATIENCE_S: Final = 120.0
+_PATIENCE_S: Final = 60.0
+"""How long nothing more may come of a topic that is not read to its end."""
 _MAX_RECORDS: Final = 1000
 _MERGED: Final = 2
 """So many of the last checkpoints of a partition count together, as for workers."""
@@ -68,9 +70,9 @@ def status(
         raise click.UsageError(str(error)) from error
     try:
         report = _report(settings, connection, start.timestamp(), "" if cluster == "*" else cluster or "", without)
-        lines = as_text(report) if output == "text" else [orjson.dumps(as_json(report)).decode()]
+        # Whoever may write to a topic, or annotate an object, chooses texts, and a terminal obeys some.
+        lines = as_text(report) if output == "text" else [json.dumps(as_json(report))]
         for line in lines:
-            # Whoever may write to a topic chooses texts, and a terminal obeys some.
             click.echo(line if line.isprintable() else ascii(line)[1:-1])
     except ReadError as error:
         end(error, connection, needs_to_read(settings.topics.status.name))
@@ -107,11 +109,17 @@ def _report(settings: Settings, connection: Connection, start: float, cluster: s
     except ReadError as error:
         unknown.append(f"dead letters: {error}")
     try:
-        groups = group_names(connection, ".".join((settings.prefix, *([cluster] if cluster else []), "")))
+        prefix = ".".join((settings.prefix, *([cluster] if cluster else []), ""))
         topics = (names.raw.name, names.flows.name, names.denied.name)
-        positions = group_positions(connection, groups, topics)
+        positions = group_positions(connection, group_names(connection, prefix), topics)
+        if not any(one.topic == names.raw.name for one in positions):
+            # Without a right Kafka does not refuse, but leaves groups and topics out.
+            unknown.append(
+                f"how far workers, sinks and routes have come: Kafka shows no offset of workers in {names.raw.name}; "
+                f"only a user with DESCRIBE on that topic and on the groups {prefix} (prefixed) sees all of them"
+            )
     except ReadError as error:
-        unknown.append(f"sinks and routes: {error}")
+        unknown.append(f"how far workers, sinks and routes have come: {error}")
     now = time.time()
     nodes = tallies.nodes(now)
     problems = [*(one for node in nodes for one in node.problems), *tallies.unheard(seen)]
@@ -131,7 +139,9 @@ def _read(connection: Connection, topic: str, since: float | None = None) -> Ite
         while not reader.ended() >= starts.keys():
             if time.monotonic() > deadline:
                 raise ReadError(f"{topic} cannot be read to its end")
-            yield from reader.take(_MAX_RECORDS, 0.2)
+            if records := reader.take(_MAX_RECORDS, 0.2):
+                yield from records
+                deadline = time.monotonic() + _PATIENCE_S
     finally:
         reader.close()
 

@@ -42,6 +42,10 @@ _MORE: Final = """\
 - **DESCRIBE_CONFIGS** is for a warning only: without it nobody notices a topic whose cleanup policy loses
   records.
 - **Topics of routes:** WRITE for the workers, on each; CREATE for those that are made by namespace.
+- **`weir` in a pod of weir-streams** has the workers' rights, which are not enough for it: where Kafka checks rights,
+  run it with the settings of a reader (`WEIR_KAFKA_USERNAME` and so on).
+- **`weir status`**, for how far workers, sinks and routes have come: DESCRIBE for the readers, on the topic
+  `kubeweir.verdicts.raw` and on the groups `kubeweir.CLUSTER.` (prefixed).
 - **`weir routes groups --delete`:** DELETE on the groups `kubeweir.CLUSTER.` (prefixed).
 - **Kafka older than 3.0:** IDEMPOTENT_WRITE on the cluster for the probe and the workers."""
 

@@ -134,11 +134,28 @@ def test_everything_works_with_exactly_these_rights(granted: Granted, hook: Hook
             observe, env=site.env(**granted.env["readers"]), capture_output=True, text=True, check=True
         )
         assert shown.stdout.count('"disposition"') == 100, shown.stderr
+        _see_positions_with_two_more_rights(granted, site)
         for role in ("enrich", "file", "routes", "alerts"):
             until(lambda role=role: service.get("/readyz", role)[0] == 200)  # type: ignore[misc]  # mypy cannot type a default
         assert not [line for line in service.lines() if "DESCRIBE_CONFIGS" in line["event"]]
     finally:
         site.end()
+
+
+def _see_positions_with_two_more_rights(granted: Granted, site: Site) -> None:
+    def unknown() -> list[str]:
+        arguments = [f"{sys.prefix}/bin/weir", "status", "-o", "json"]
+        env = site.env(**granted.env["readers"])
+        status = subprocess.run(arguments, env=env, capture_output=True, text=True, check=False)
+        found: list[str] = json.loads(status.stdout)["unknown"]
+        return found
+
+    (text,) = unknown()
+    assert "only a user with DESCRIBE on that topic and on the groups" in text
+    user, describe = granted.env["readers"]["WEIR_KAFKA_USERNAME"], AclOperation.DESCRIBE
+    granted.broker.allow(user, ResourceType.TOPIC, f"{granted.prefix}.verdicts.raw", describe)
+    granted.broker.allow(user, ResourceType.GROUP, f"{granted.prefix}.{_CLUSTER}.", describe, prefixed=True)
+    until(lambda: not unknown())
 
 
 def test_a_sink_that_may_write_no_dead_letters_waits_for_the_right(granted: Granted, tmp_path: Path) -> None:

@@ -1,0 +1,53 @@
+"""What `weir status` prints, whatever texts others have chosen, and what it says that it could not find out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import pytest
+from click.testing import CliRunner, Result
+
+from enrich.wire.tally import NodeState
+from streams.cli import status_command
+from streams.cli.custody_text import Report
+from streams.cli.main import command
+from streams.kafka.group_positions import GroupPosition
+from streams.kafka.records import Record
+from tests.streams.cli.test_custody import NOW, START, look, record
+
+HOSTILE = "yes\u00a0\x1b[2J'\"\\\u202e"
+
+
+def status(*arguments: str) -> Result:
+    return CliRunner().invoke(command, ["status", *arguments])
+
+
+def test_a_text_that_a_terminal_would_obey_is_escaped_and_the_json_is_json_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    nodes = look(record(state=NodeState(suspicious={"Namespace a": HOSTILE})))
+    monkeypatch.setattr(status_command, "_report", lambda *_: Report(START, NOW, nodes, []))
+    for output in ("text", "json"):
+        found = status("-o", output)
+        assert found.exit_code == 0
+        assert all(line.isprintable() for line in found.stdout.splitlines())
+    [node] = json.loads(found.stdout)["nodes"]
+    assert node["state"]["suspicious"] == {"Namespace a": HOSTILE}
+
+
+@pytest.mark.parametrize("topic", ["kubeweir.verdicts.raw", "kubeweir.flows", None])
+def test_groups_that_kafka_does_not_show_are_not_known(monkeypatch: pytest.MonkeyPatch, topic: str | None) -> None:
+    """As it does to a user without DESCRIBE on them, or on the raw topic."""
+
+    def read(*_: object) -> Iterator[Record]:
+        return iter(())
+
+    positions = [GroupPosition("kubeweir.c1.enrich", topic, 5, 0)] if topic else []
+    monkeypatch.setattr(status_command, "_read", read)
+    monkeypatch.setattr(status_command, "group_names", lambda *_: [])
+    monkeypatch.setattr(status_command, "group_positions", lambda *_: positions)
+    unknown = json.loads(status("-o", "json").stdout)["unknown"]
+    assert [one.partition(":")[0] for one in unknown] == (
+        [] if topic == "kubeweir.verdicts.raw" else ["how far workers, sinks and routes have come"]
+    )
