@@ -31,7 +31,7 @@ from enrich.wire.bounds import Count, LossReason, Node, RingId
 
 _VERSION: Final = 1
 MAX_BYTES: Final = 512_000
-"""The most bytes of a checkpoint: some 4,000 rings, and less than every broker takes."""
+"""The most bytes of a checkpoint: some 3,000 rings, and less than every broker takes."""
 
 
 class Finished(msgspec.Struct, array_like=True, frozen=True):

@@ -122,9 +122,12 @@ class Losses:
             self._remember((partition, one.node, one.ring), ring)
 
     def next_number(self, partition: int, header: Header) -> int | None:
-        """Return the number that a batch's ring had next before this batch; None if that is not known for sure."""
+        """Return the number that a batch's ring had next before this batch; None if more may have been finished before
+        it, or if nothing is known of the ring."""
         ring = self._rings.get((partition, header.node, header.ring))
-        return None if ring is None or ring.outdated else ring.next_number
+        if ring is None or (ring.outdated and header.covered.begin > ring.next_number):
+            return None
+        return ring.next_number
 
     def position(self, partition: int, header: Header) -> tuple[int, dict[str, int]]:
         """Return the number that the ring of a batch has next, and the totals of losses that it reported."""

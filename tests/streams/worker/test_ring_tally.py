@@ -117,6 +117,17 @@ def test_what_may_have_been_finished_elsewhere_is_a_term_of_its_own() -> None:
     assert holds(next_number, counts)
 
 
+def test_a_repeat_counts_nothing_although_more_may_have_been_finished_elsewhere() -> None:
+    first = Worker()
+    first.take(header(0, 100))
+    second = Worker(first.checkpoint(), is_current=False)
+    second.take(header(50, 20))
+    second.take(header(90, 30))
+    next_number, counts = second.counts()
+    assert counts == Finished(begin=0, read=120, enriched=120, written=120)
+    assert holds(next_number, counts)
+
+
 def test_a_ring_that_an_earlier_version_has_counted_begins_where_it_ended() -> None:
     old = b'{"v":1,"offset":5,"complete":true,"rings":[["n","r",500,100,{}]]}'
     worker = Worker(old)
