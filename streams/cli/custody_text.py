@@ -71,7 +71,7 @@ def as_text(report: Report) -> Iterator[str]:
     """Yield the lines of the report."""
     yield f"{time_text(report.start)} to {time_text(report.end)}"
     yield ""
-    rows = [HEADINGS, *(_row(_name(node, report), time_text(node.at)[11:19], node.sums) for node in report.nodes)]
+    rows = [HEADINGS, *(_row(_name(node, report), _as_of(node), node.sums) for node in report.nodes)]
     if len(report.nodes) > 1:
         rows.append(_row("in all", "", in_all(report.nodes)))
     yield from _table(rows, left=2)
@@ -101,6 +101,11 @@ def as_text(report: Report) -> Iterator[str]:
 def _name(node: NodeCustody, report: Report) -> str:
     several = len({one.cluster for one in report.nodes}) > 1
     return f"{node.cluster}/{node.node}" if several else node.node
+
+
+def _as_of(node: NodeCustody) -> str:
+    """Return when a node was last heard of: the time of the day, or all of it if that may be another day."""
+    return time_text(node.at) if node.is_silent else time_text(node.at)[11:19]
 
 
 def _row(name: str, at: str, sums: Sums) -> tuple[str, ...]:

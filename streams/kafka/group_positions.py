@@ -23,7 +23,7 @@ class GroupPosition:
     committed: int
     """Records before the committed offsets."""
     waiting: int
-    """Records that are not committed yet."""
+    """Records that are not committed yet, and that the topic still has."""
     error: str = ""
     """Why it is not known."""
 
@@ -37,6 +37,7 @@ def group_positions(connection: Connection, groups: Sequence[str], topics: Seque
     try:
         known = admin.list_topics(timeout=CALL_TIMEOUT_S).topics
         places = [(topic, partition) for topic in topics if topic in known for partition in known[topic].partitions]
+        starts = first_or_last_offsets(admin, places, OffsetSpec.earliest())
         ends = first_or_last_offsets(admin, places, OffsetSpec.latest())
         found = []
         for group in groups:
@@ -48,8 +49,10 @@ def group_positions(connection: Connection, groups: Sequence[str], topics: Seque
             for topic in dict.fromkeys(topic for topic, _ in places):
                 own = {place: offset for place, offset in committed.items() if place[0] == topic}
                 if own:
-                    # Of a partition without an offset, everything waits, or nothing was ever in it.
-                    waiting = sum(max(0, end - own.get(place, 0)) for place, end in ends.items() if place[0] == topic)
+                    # Of a partition without an offset, everything waits, or nothing was ever in it; what retention has
+                    # removed waits no more.
+                    begins = {place: max(own.get(place, 0), starts.get(place, 0)) for place in ends}
+                    waiting = sum(max(0, end - begins[place]) for place, end in ends.items() if place[0] == topic)
                     found.append(GroupPosition(group, topic, sum(own.values()), waiting))
     except (KafkaException, TimeoutError) as error:
         raise ReadError(f"Kafka cannot be reached: {error_text(error)}") from error

@@ -181,6 +181,7 @@ def test_a_node_that_is_not_heard_of_is_named_with_the_time() -> None:
     assert [(one.stage, one.reason, one.text) for one in node.problems] == [
         ("silence", "silent", "not heard of since 1970-01-01T02:46:09Z: what it has decided since is not known")
     ]
+    assert any("1970-01-01T02:46:09Z" in line for line in as_text(Report(START, NOW, [node], [])))
     tallies = Tallies(START)
     tallies.add(Heard(NOW, record()))
     seen = {("c1", "n1"): NOW, ("c1", "n2"): START - 100, ("c1", "n3"): NOW, ("", "n1"): NOW, ("", "n4"): NOW}
