@@ -76,16 +76,14 @@ def finished(before: RingPosition | None, noted: Noted, tracked: TrackedInput) -
     missing = _sum(base.missing, numbers.missing)
     if not numbers.read:
         return msgspec.structs.replace(base, missing=missing)
-    # Of a batch that was read before in part, the records of that part are repeats.
-    again = min(numbers.repeated, tracked.written)
-    more = {
-        "read": numbers.read,
-        "enriched": max(0, tracked.enriched - numbers.repeated),
-        "written": tracked.written - again,
-        "unlogged": tracked.unlogged - min(numbers.repeated - again, tracked.unlogged),
-        "dead": tracked.dead,
-        "refused": tracked.refused,
-    }
+    # Of a batch that was read before in part, it is not known what became of that part: it is taken from these in turn.
+    left, more = numbers.repeated, {"read": numbers.read, "enriched": tracked.enriched}
+    for name in ("written", "unlogged", "refused", "dead"):
+        again = min(left, getattr(tracked, name))
+        more[name] = getattr(tracked, name) - again
+        more["enriched"] -= again if name != "dead" else 0
+        left -= again
+    more["enriched"] = max(0, more["enriched"])
     # A checkpoint that somebody has made up may have any counts, and the next one must be readable.
     counts = {name: min(getattr(base, name) + count, MAX_COUNT) for name, count in more.items()}
     return Finished(base.begin, **counts, missing=missing)

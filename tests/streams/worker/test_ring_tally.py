@@ -91,6 +91,18 @@ def test_repeats_count_nothing_and_half_a_repeat_its_new_half() -> None:
     assert holds(next_number, counts)
 
 
+@pytest.mark.parametrize("ends", [{"dead": 100}, {"dead": 60}, {"refused": 90}, {"unlogged": 70, "refused": 20}, {}])
+def test_half_a_repeat_adds_up_whatever_became_of_it(ends: dict[str, int]) -> None:
+    worker = Worker()
+    worker.take(header(0, 100))
+    worker.take(header(50, 100), **ends)
+    next_number, counts = worker.counts()
+    assert (next_number, counts.read) == (150, 150)
+    assert holds(next_number, counts)
+    worker.take(header(100, 100), lost=1)
+    assert not holds(*worker.counts())
+
+
 def test_the_next_owner_goes_on_counting_after_a_kill_a_handover_and_a_gap_between_them() -> None:
     first = Worker()
     first.take(header(0, 100))
