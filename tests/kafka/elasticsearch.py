@@ -56,7 +56,7 @@ class Elasticsearch:
         return refused
 
     def search(self, index: str, query: dict[str, Any]) -> dict[str, Any]:
-        """Return the answer to a query; one that does not exist is empty, a new one waited for."""
+        """Return the answer to a query. An index that does not exist is empty; a new one is waited for."""
         self.ask("POST", f"/{index}/_refresh")
         found: dict[str, Any] = {}
 
