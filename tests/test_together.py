@@ -99,3 +99,14 @@ def test_each_group_is_taken_once(tmp_path: Path) -> None:
     one, other = WorkQueue(tmp_path, "kafka", left).taken(), WorkQueue(tmp_path, "kafka", left).taken()
     assert [next(one).name, next(other).name, next(one).lane] == ["a", "b", "tcx"]
     assert list(one) == list(other) == []
+
+
+def test_of_files_that_need_both_cores_one_runs_at_a_time_and_first(tmp_path: Path) -> None:
+    chaos, bench = "tests/chaos/test_chaos.py", "tests/bench/test_bench.py"
+    left = groups(f"kafka/{chaos}", f"tcx/{bench}", "tcx/a")
+    one, other = WorkQueue(tmp_path, "kafka", left).taken(), WorkQueue(tmp_path, "tcx", left).taken()
+    assert next(one).name == chaos
+    assert next(other).name == "a"
+    # The end of the first is that it asks for the next.
+    assert next(one).name == bench
+    assert list(other) == list(one) == []

@@ -8,17 +8,22 @@
    its lane is empty, it goes to the lane with the most work left, and stays there until that one is empty too.
 4. In a lane the longest group is the first, so that the processes end at about the same time. The time of a group is
    estimated from its number of tests.
+5. Some files take both cores, or need that something is done in time. They are the first of their lane, and of all
+   processes only one runs such a file at a time: it holds a lock on a file of the folder. Without that, they would all
+   be left at the end of a run, and disturb each other.
 
 What has the scope of a session lives as long as the process, that of a module or a package until the end of a group.
 """
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, BinaryIO, Final, cast
 
 import pytest
 
@@ -28,6 +33,15 @@ _SECONDS: Final = {"computing": 0.15, "tcx": 2, "clsact": 2, "kafka": 8, "cluste
 """About how long a test of a lane takes while all processes run."""
 _PACKAGES: Final = ("tests/cluster/whole/", "tests/services/")
 """Folders whose tests share what takes long to start, or depend on each other: each is one group."""
+_ALONE: Final = (
+    "tests/bench/test_bench.py",
+    "tests/chaos/test_chaos.py",
+    "tests/custody/test_custody.py",
+    "tests/kafka/test_stalls_of_the_roles.py",
+    "tests/kafka/test_three_brokers.py",
+)
+"""Files of which only one runs at a time."""
+_POLL_S: Final = 0.2
 
 
 @dataclass
@@ -41,6 +55,10 @@ class Group:
     @property
     def seconds(self) -> float:
         return len(self.items) * _SECONDS[self.lane]
+
+    @property
+    def is_alone(self) -> bool:
+        return self.name in _ALONE
 
 
 def lane_of(item: pytest.Item) -> str:
@@ -56,14 +74,14 @@ def lane_of(item: pytest.Item) -> str:
 
 
 def groups_of(items: Sequence[pytest.Item]) -> list[Group]:
-    """Return all groups, the longest first."""
+    """Return all groups: those of which only one runs at a time, then the others, the longest first."""
     found: dict[tuple[str, str], Group] = {}
     for item in items:
         file = item.nodeid.partition("::")[0]
         name = next((package for package in _PACKAGES if file.startswith(package)), file)
         key = lane_of(item), name
         found.setdefault(key, Group(*key)).items.append(item)
-    return sorted(found.values(), key=lambda group: (-group.seconds, group.name))
+    return sorted(found.values(), key=lambda group: (not group.is_alone, -group.seconds, group.name))
 
 
 class WorkQueue:
@@ -75,11 +93,33 @@ class WorkQueue:
     def taken(self) -> Iterator[Group]:
         """Take one group after the other, until none is left."""
         while left := [group for group in self._groups if not self._file(group).exists()]:
-            if all(group.lane != self._lane for group in left):
-                self._lane = max(LANES, key=lambda lane: sum(group.seconds for group in left if group.lane == lane))
-            group = next(group for group in left if group.lane == self._lane)
-            if self._take(group):
-                yield group
+            turn = self._take_turn()
+            try:
+                group = self._choose([group for group in left if turn or not group.is_alone])
+                if turn and not (group and group.is_alone):
+                    turn.close()
+                if group is None:
+                    time.sleep(_POLL_S)
+                elif self._take(group):
+                    yield group
+            finally:
+                if turn:
+                    turn.close()
+
+    def _take_turn(self) -> BinaryIO | None:
+        """Return the lock of files that run one at a time, to be closed; None while another process has it."""
+        turn = (self._folder / "turn").open("wb")
+        try:
+            fcntl.flock(turn, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            turn.close()
+            return None
+        return turn
+
+    def _choose(self, left: Sequence[Group]) -> Group | None:
+        if left and all(group.lane != self._lane for group in left):
+            self._lane = max(LANES, key=lambda lane: sum(group.seconds for group in left if group.lane == lane))
+        return next((group for group in left if group.lane == self._lane), None)
 
     def _take(self, group: Group) -> bool:
         try:
