@@ -16,7 +16,7 @@ from confluent_kafka.admin import AdminClient
 from ports import free_port
 
 from tests.attachments import attach
-from tests.kafka.broker import PROGRAM
+from tests.kafka.broker import PATIENCE_S, PROGRAM
 from tests.kafka.site import until
 
 
@@ -47,7 +47,7 @@ class MovableBroker:
             except KafkaException:
                 return None
 
-        until(answers, "Apache Kafka")
+        until(answers, "Apache Kafka", PATIENCE_S)
 
     def stop(self) -> None:
         """Kill the broker; its data stays."""
