@@ -38,7 +38,6 @@ _ALONE: Final = (
     "tests/chaos/test_chaos.py",
     "tests/custody/test_custody.py",
     "tests/kafka/test_stalls_of_the_roles.py",
-    "tests/kafka/test_three_brokers.py",
 )
 """Files of which only one runs at a time."""
 _POLL_S: Final = 0.2

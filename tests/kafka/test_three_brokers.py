@@ -33,7 +33,7 @@ from tests.waiting import until
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(600)]
 
-STALL_S, ALLOWED_S = 4.0, 20.0
+STALL_S, ALLOWED_S = 8.0, 24.0
 VERDICTS = 10
 EVERY_S = 0.02
 _PATIENCE_S = 150.0
