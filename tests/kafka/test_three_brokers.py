@@ -26,6 +26,7 @@ from tests.kafka.brokers import NUMBERS, BrokerCluster
 from tests.kafka.exporter import Exporter
 from tests.kafka.health_truth import HealthTruth
 from tests.kafka.site import Site, ids_of
+from tests.kafka.site import until as wait_for
 from tests.kafka.test_history import make_interval
 from tests.pages import page_of
 from tests.probe.export.spooling import append
@@ -108,7 +109,7 @@ class Load:
             thread.join()
         expected = {f"r1-{number}" for number in range(self.given * VERDICTS)}
         for path in (self.flows, self.routed):
-            until(lambda path=path: ids_of(path) == expected, _PATIENCE_S)  # type: ignore[misc]  # mypy cannot type a default
+            self._wait_for(path, expected)
         assert {flow["id"] for flow in self.site.read_flows(len(expected))} == expected
         assert not self._dead_letters()
         assert not [line for line in self.service.lines() if line["event"].startswith("a role ended")]
@@ -118,6 +119,24 @@ class Load:
         for role in ("enrich", "file", "routes"):
             until(lambda role=role: self._is_ready(role))  # type: ignore[misc]  # mypy cannot type a default
         assert [one for truth in self.truths.values() for one in truth.examples] == []
+
+    def _wait_for(self, path: Path, expected: set[str]) -> None:
+        """Wait until a file has these verdicts. A failure says which it has not, and where they are."""
+        found: set[str] = set()
+
+        def has_all() -> bool:
+            found.update(ids_of(path))
+            return found == expected
+
+        def state() -> str:
+            missing, spool = sorted(expected - found), self.probe.spool
+            return (
+                f"{len(expected)} verdicts in {path.name}: {len(missing)} missing ({missing[:5]}), "
+                f"{len(found - expected)} too many, {spool.unacked_batches} batches in the spool, "
+                f"{self.probe.batches.acked_batches} of {self.given} acknowledged, {self.probe.problems()}"
+            )
+
+        wait_for(has_all, state, _PATIENCE_S)
 
     def _dead_letters(self) -> float:
         page = self._get("enrich", "/metrics")[1].splitlines()
