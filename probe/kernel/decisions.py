@@ -16,14 +16,13 @@ closing of deny windows takes a decision from one term to another, so windows mu
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from probe.kernel import bpf
 from probe.kernel.counter_kinds import CUT, LOST
+from probe.kernel.deny_windows import packets_waiting
 from probe.kernel.layout import Counter
 from probe.kernel.maps import Maps
-
-_WINDOWS: Final = ("deny_windows_0", "deny_windows_1", "floods_0", "floods_1")
 
 
 class Decisions(NamedTuple):
@@ -51,7 +50,7 @@ def read_decisions(maps: Maps, next_number: Callable[[], int]) -> Decisions:
     No deny window may be closed meanwhile."""
     before, first = maps.counters()[Counter.DECIDED], next_number()
     bpf.wait_for_programs()
-    waiting = sum(int(maps[name].entries()[1]["count"].sum(dtype="u8")) for name in _WINDOWS)
+    waiting = packets_waiting(maps)
     counters = maps.counters()
     return Decisions(
         written=counters[Counter.WRITTEN],

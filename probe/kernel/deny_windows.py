@@ -29,6 +29,8 @@ from probe.kernel import bpf
 from probe.kernel.layout import CLOSE_KEYS, Array, Config, distinct
 from probe.kernel.maps import Maps
 
+WINDOWS: Final = ("deny_windows_0", "deny_windows_1", "floods_0", "floods_1")
+"""The maps in which programs count denied packets."""
 _HEAD: Final = struct.Struct("=16x4I")
 """``struct close_request`` without its keys: parity, flood, number of keys, padding."""
 _RETRIES: Final = 100
@@ -60,7 +62,7 @@ class DenyWindows:
 
     def references(self) -> dict[str, set[int]]:
         """Return the numbers of the ledger that open windows have, by kind."""
-        found = [self._maps[f"{name}_{parity}"].entries() for name in ("deny_windows", "floods") for parity in range(2)]
+        found = [self._maps[name].entries() for name in WINDOWS]
         return {
             "identity": distinct(*(values["identity"] for _, values in found)),
             "rule": distinct(*(keys["rule"] for keys, _ in found)),
@@ -110,6 +112,11 @@ class DenyWindows:
             if answer < requested:
                 break
         return done
+
+
+def packets_waiting(maps: Maps) -> int:
+    """Return how many denied packets the open windows have counted."""
+    return sum(int(maps[name].entries()[1]["count"].sum(dtype="u8")) for name in WINDOWS)
 
 
 def _oldest_first(windows: Array) -> Array:

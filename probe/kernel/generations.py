@@ -39,7 +39,7 @@ import structlog
 
 from probe.kernel import bpf, description
 from probe.kernel.carrying import Carrier, copy_endpoints
-from probe.kernel.deny_windows import DenyWindows
+from probe.kernel.deny_windows import DenyWindows, packets_waiting
 from probe.kernel.layout import MAPS, VERSION, Array, Config
 from probe.kernel.maps import Maps
 from probe.kernel.place_expiry import PlaceExpiry
@@ -120,8 +120,7 @@ class Predecessor:
                 self.maps.configure(Config.LIMIT_DENIED, 0)
             self._windows.rotate()
             self._windows.rotate()
-            names = ("deny_windows_0", "deny_windows_1", "floods_0", "floods_1")
-            if not any(self.maps[name].entries()[1]["count"].any() for name in names):
+            if not packets_waiting(self.maps):
                 self.retired.set()
 
     def close(self) -> None:
