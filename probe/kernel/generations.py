@@ -72,10 +72,9 @@ class Predecessor:
         self.maps = Maps.adopt(folder, self.layout.maps, self.layout.verdict)
         self.retired = threading.Event()
         """Set when its programs run no more and all that they have counted is in its ring."""
-        self._windows = DenyWindows(self.maps)
+        self.windows = DenyWindows(self.maps)
         self._lock = threading.Lock()
-        self._closed = False
-        self.is_removed = False
+        self._closed = self.is_removed = False
 
     def shareable(self, sizes: Mapping[str, int]) -> dict[str, Path]:
         """Return the pins of the maps that a generation of this version with ``sizes`` can use too."""
@@ -107,19 +106,19 @@ class Predecessor:
         """Close the deny windows, unless that is done for good."""
         with self._lock:
             if not self.retired.is_set():
-                self._windows.rotate()
+                self.windows.rotate()
 
     def retire(self) -> None:
         """Close the deny windows for good; no program counts in them any more.
 
         ``retired`` is set unless the ring was full. The caller then calls again.
         """
+        # Nothing is cut any more, and the windows that are left need not wait, nor does a rotation that has the lock.
+        if self.maps.config(Config.LIMIT_DENIED):  # earlier layouts have no such word
+            self.maps.configure(Config.LIMIT_DENIED, 0)
         with self._lock:
-            # Nothing is cut any more, and the windows that are left need not wait. Earlier layouts have no such word.
-            if self.maps.config(Config.LIMIT_DENIED):
-                self.maps.configure(Config.LIMIT_DENIED, 0)
-            self._windows.rotate()
-            self._windows.rotate()
+            self.windows.rotate()
+            self.windows.rotate()
             if not packets_waiting(self.maps):
                 self.retired.set()
 
@@ -198,7 +197,9 @@ class Generation:
 
     def rotate_every(self, window_s: float, stop: threading.Event) -> None:
         """Call :meth:`rotate` every ``window_s`` seconds until ``stop`` is set."""
-        self._windows.stop, due = stop, time.monotonic() + window_s
+        for windows in (self._windows, *(one.windows for one in self.predecessors)):
+            windows.stop = stop
+        due = time.monotonic() + window_s
         while not stop.wait(max(0.0, due - time.monotonic())):
             self.rotate()
             due = max(due + window_s, time.monotonic())

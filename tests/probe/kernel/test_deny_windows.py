@@ -11,7 +11,9 @@ import pytest
 
 from probe.kernel import bpf
 from probe.kernel.deny_windows import DenyWindows
+from probe.kernel.generations import Generation, Predecessor
 from probe.kernel.layout import DENY_WINDOW, MAPS, VERDICT_KEY, Array, Config
+from tests.waiting import until
 
 _HEAD = struct.Struct("=16x4I")
 _NAMES = "deny_windows_0", "deny_windows_1", "floods_0", "floods_1"
@@ -61,7 +63,7 @@ class Kernel:
         keys = np.frombuffer(request, VERDICT_KEY, offset=_HEAD.size)["rule"].tolist()
         for done, rule in enumerate(keys):
             if windows[rule][1]:
-                if not self.room:
+                if self.words[Config.LIMIT_DENIED] and not self.room:
                     return done, 0
                 self.room -= 1
                 self.reported.append(rule)
@@ -138,3 +140,44 @@ def test_a_probe_that_stops_does_not_wait_for_room(make: Making) -> None:
     assert windows.rotate() == 1
     assert waits.waited_s == 0
     assert kernel.runs == len(_NAMES), "each map is tried once"
+
+
+def make_predecessor(kernel: Kernel, windows: DenyWindows) -> Predecessor:
+    """Return one whose windows wait for room in its limit."""
+    made = Predecessor.__new__(Predecessor)
+    vars(made).update(maps=kernel, windows=windows, retired=threading.Event(), _lock=threading.Lock())
+    kernel["deny_windows_0"].content = {1: (1, 5)}
+    kernel.room = 0
+    return made
+
+
+def test_a_probe_that_stops_does_not_wait_for_room_in_the_limit_of_a_predecessor(make: Making) -> None:
+    kernel, windows = make(limit=10)
+    generation, predecessor = Generation.__new__(Generation), make_predecessor(kernel, windows)
+    vars(generation).update(_windows=DenyWindows(kernel), predecessors=[predecessor])  # type: ignore[arg-type]
+    waits = Waits()
+    waits.set()
+    generation.rotate_every(5.0, waits)
+    predecessor.rotate()
+    assert kernel["deny_windows_0"].content == {1: (1, 5)}
+    assert kernel.runs == 1, "it is tried once"
+
+
+def test_a_predecessor_whose_windows_wait_for_room_is_retired_at_once(make: Making) -> None:
+    kernel, windows = make(limit=10)
+    predecessor = make_predecessor(kernel, windows)
+
+    class Retires(threading.Event):
+        """While a rotation waits for room, the other thread ends the predecessor."""
+
+        def wait(self, timeout: float | None = None) -> bool:
+            retiring.start()
+            until(lambda: not kernel.config(Config.LIMIT_DENIED), 10)
+            return False
+
+    windows.stop = Retires()
+    retiring = threading.Thread(target=predecessor.retire)
+    predecessor.rotate()
+    retiring.join()
+    assert kernel.reported == [1]
+    assert predecessor.retired.is_set()
