@@ -25,18 +25,20 @@ class SettledNumbers:
     def count(self, header: Header, *, refused: bool) -> None:
         """Count a batch that Kafka has taken, or refused for good, as all before it. Those of a ring come in order."""
         numbers = header.covered
-        known = self._rings.pop(header.ring, None)
-        known = known or SpoolTally(begin=numbers.begin, next=numbers.begin, published=0)
+        known = self._rings.get(header.ring) or SpoolTally(begin=numbers.begin, next=numbers.begin, published=0)
         removed = dict(known.removed)
         if missing := numbers.missing(known.next):
             removed[numbers.reason] = removed.get(numbers.reason, 0) + missing
         if refused:
             removed[REFUSED] = removed.get(REFUSED, 0) + header.verdicts
-        self._rings[header.ring] = SpoolTally(
+        rings = {ring: tally for ring, tally in self._rings.items() if ring != header.ring}
+        rings[header.ring] = SpoolTally(
             begin=known.begin,
             next=max(known.next, numbers.end),
             published=known.published + (0 if refused else header.verdicts),
             removed=removed,
         )
-        if len(self._rings) > _MAX_RINGS:
-            del self._rings[next(iter(self._rings))]
+        if len(rings) > _MAX_RINGS:
+            del rings[next(iter(rings))]
+        # In one step, so that no reader finds a ring without its tally.
+        self._rings = rings

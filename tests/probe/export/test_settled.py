@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 from enrich.wire.batch import VERDICT, Header
@@ -47,3 +48,21 @@ def test_the_rings_are_counted_apart_and_the_oldest_is_forgotten() -> None:
         settled.count(header(number, 1, ring=f"r{number}"), refused=False)
     assert settled.of("r0") is None
     assert settled.of("r16") == SpoolTally(begin=16, next=17, published=1)
+
+
+def test_a_reader_finds_a_tally_while_the_next_batch_is_counted() -> None:
+    settled = SettledNumbers()
+    settled.count(header(0, 10), refused=False)
+    found: list[SpoolTally | None] = []
+
+    class Batch(SimpleNamespace):
+        @property
+        def verdicts(self) -> int:
+            """Another thread reads whenever this is looked at."""
+            found.append(settled.of("r1"))
+            return 5
+
+    settled.count(Batch(ring="r1", covered=header(10, 5).covered), refused=False)  # type: ignore[arg-type]
+    assert found
+    assert set(map(bool, found)) == {True}
+    assert settled.of("r1") == SpoolTally(begin=0, next=15, published=15)
