@@ -11,7 +11,6 @@ from enrich.wire.cuts import ALLOWED, DENIED, LIMIT, Cut, CutPart, parts_of
 
 _EVERY_S: Final = 1.0
 """So long a header counts at least. Batches may be much shorter, and a count for each would be noise."""
-_DISPOSITIONS: Final = {Verdict.ALLOW: "allow", Verdict.DENY: "deny", Verdict.AUDIT: "audit"}
 
 
 class CutSource(NamedTuple):
@@ -78,10 +77,10 @@ class CutReport:
 
     def _parts(self) -> dict[tuple[str, str], list[CutPart]]:
         counts: dict[tuple[str, str], list[tuple[str, str, int]]] = {}
-        for number, verdict, count in self._source.take_limited():
-            ref, decided = self._source.endpoint(number), ALLOWED if verdict == Verdict.ALLOW else DENIED
-            part = (ref.namespace if ref else "", _DISPOSITIONS.get(Verdict(verdict), ""), count)
-            counts.setdefault((LIMIT, decided), []).append(part)
+        for number, kind, count in self._source.take_limited():
+            ref, verdict = self._source.endpoint(number), Verdict(kind)
+            part = (ref.namespace if ref else "", verdict.name.lower(), count)
+            counts.setdefault((LIMIT, ALLOWED if verdict is Verdict.ALLOW else DENIED), []).append(part)
         return {kind: parts_of(found) for kind, found in counts.items()}
 
 
