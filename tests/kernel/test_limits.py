@@ -15,12 +15,12 @@ import pytest
 from netns import open_socket
 
 from enrich.wire.batch import Verdict
-from probe.kernel.decisions import read_decisions
 from probe.kernel.deny_windows import DenyWindows
 from probe.kernel.layout import LIMIT, Config, Counter
 from probe.kernel_words import set_limits
 from tests.kernel.rig import FAMILIES, WINDOW_NS, Rig, both
 from tests.kernel.takeover import restart
+from tests.kernel.test_decisions import check, read
 
 pytestmark = pytest.mark.kernel
 
@@ -141,9 +141,8 @@ def test_each_decision_is_written_cut_or_waits(rig: Rig, shop: Shop) -> None:
     shop.send(1000, 8, packets=2)
     shop.send(2000, 8, packets=3)
     for _ in range(2):
-        found = read_decisions(rig.maps, lambda: rig.ring.producer_number)
-        placed = found.written + found.waiting + sum(found.cut.values()) + sum(found.lost.values())
-        assert found.decided[0] <= placed <= found.decided[1]
+        found = read(rig)
+        check(found)
         assert min(found.cut["limit_allowed"], found.cut["limit_denied"], found.waiting) > 0
         rig.windows.rotate()
 

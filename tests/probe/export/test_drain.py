@@ -10,13 +10,12 @@ from typing import Any
 import pytest
 
 from enrich.wire.batch import EndpointRef, Header, PolicyRef, decode_batch
-from probe.export.acknowledged import Acknowledged
 from probe.export.batcher import Limits
 from probe.export.drain import Drain
-from probe.export.recovery import Recovered, recover
 from probe.export.spool import Spool
 from tests.kafka.batches import make_rows
 from tests.kafka.site import until
+from tests.probe.export.spooling import hang_disk
 
 LIMITS = Limits(verdicts=10, denied_s=0.01, allowed_s=0.01, quiet_s=0.01, heartbeat_s=3600)
 
@@ -338,17 +337,17 @@ def test_the_offset_of_the_clock_is_that_of_the_last_process_until_this_one_has_
 
 
 def test_what_was_cut_is_in_the_headers_once_over_restarts_and_another_ring_counts_anew(tmp_path: Path) -> None:
-    told = []
+    reported = []
     for verdicts, cut, name in ((10, 7, "r1"), (20, 7, "r1"), (30, 12, "r1"), (10, 4, "r2")):
         ring = Ring(make_rows(verdicts), name)
         ring.cut_allowed = cut
         spool = Spool(tmp_path)
         drain(ring, spool)
         assert spool.last_header is not None
-        told += spool.last_header.cut
+        reported += spool.last_header.cut
         spool.close()
-    assert [(one.verdicts, one.total) for one in told] == [(7, 7), (0, 7), (5, 12), (4, 4)]
-    assert {one.kind for one in told} == {("logging", "allowed")}
+    assert [(one.verdicts, one.total) for one in reported] == [(7, 7), (0, 7), (5, 12), (4, 4)]
+    assert {one.kind for one in reported} == {("logging", "allowed")}
 
 
 def test_what_an_earlier_ring_has_cut_is_reported_before_it_is_removed(tmp_path: Path) -> None:
@@ -359,18 +358,12 @@ def test_what_an_earlier_ring_has_cut_is_reported_before_it_is_removed(tmp_path:
     assert [(one.ring, [cut.verdicts for cut in one.cut]) for one in headers(spool)] == [("earlier", [3]), ("r1", [])]
 
 
-def test_a_disk_that_does_not_answer_keeps_nobody_and_its_spool_is_opened_when_it_does(
+def test_a_disk_that_does_not_answer_holds_up_no_start_and_its_spool_is_opened_when_it_does(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = make_rows(30)
     drain(Ring(rows[:10]), Spool(tmp_path))
-    answers, recovered = threading.Event(), recover
-
-    def hang(folder: Path, noted: Acknowledged | None) -> Recovered:
-        assert answers.wait(60)
-        return recovered(folder, noted)
-
-    monkeypatch.setattr("probe.export.spool.recover", hang)
+    answers = hang_disk(monkeypatch)
     for name in ("_OPEN_S", "_RETRY_S", "_PATIENCE_S"):
         monkeypatch.setattr(f"probe.export.drain.{name}", 0.01)
     spool, ring = Spool(tmp_path, lazy=True), Ring(rows)

@@ -15,8 +15,6 @@ import numpy as np
 import pytest
 
 from enrich.wire.batch import Batch, Verdict, decode_batch, encode_batch
-from probe.export.acknowledged import Acknowledged
-from probe.export.recovery import Recovered, recover
 from probe.export.segment import (
     SpooledBatch,
     SpoolPosition,
@@ -28,7 +26,7 @@ from probe.export.segment import (
 )
 from probe.export.spool import Spool
 from tests.kafka.batches import make_batch, make_header, make_rows
-from tests.probe.export.spooling import append
+from tests.probe.export.spooling import append, hang_disk
 from tests.waiting import until
 
 ROWS = 20
@@ -339,13 +337,7 @@ def test_a_reader_does_not_wait_for_a_disk_that_does_not_let_the_spool_be_opened
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     append(Spool(tmp_path), batch(0))
-    answers, recovered = threading.Event(), recover
-
-    def hang(folder: Path, noted: Acknowledged | None) -> Recovered:
-        assert answers.wait(60)
-        return recovered(folder, noted)
-
-    monkeypatch.setattr("probe.export.spool.recover", hang)
+    answers = hang_disk(monkeypatch)
     spool = Spool(tmp_path, lazy=True)
     opening = threading.Thread(target=spool.open)
     opening.start()
