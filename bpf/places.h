@@ -27,12 +27,12 @@
  * CPUs race for places without locks. A connection and its place name each other:
  * places[7] has the connection's key, and the connection has place 7.
  *
- *   - To evict, claim the place in the map emptying: of two CPUs, one is told that it did.
- *     Nobody else deletes a claimed place, so a CPU deletes only what it has chosen to evict,
+ *   - To evict, claim the place in the map emptying: only one of two CPUs succeeds.
+ *     No other CPU deletes a claimed place, so a CPU deletes only what it has chosen to evict,
  *     never what another one has entered there meanwhile. Then it deletes the connection
  *     that the place named.
- *   - To enter, store the connection with the place's number, then insert the place: of two
- *     CPUs, one is told that it did. Whoever fails at a step takes another place. So a
+ *   - To enter, store the connection with the place's number, then insert the place: only one
+ *     of two CPUs succeeds. A CPU that fails at a step takes another place. So a
  *     place is never seen before its connection is there, and looks free only if it is.
  *   - Who loses a race PLACE_TRIES times drops its packet. So no pod can make entries
  *     without places by racing with itself.

@@ -1,4 +1,4 @@
-"""What the header of a batch says of cut verdicts (:mod:`enrich.wire.cuts`), about once a second."""
+"""Counts the cut verdicts for the headers of batches (:mod:`enrich.wire.cuts`), about once a second."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from enrich.wire.batch import EndpointRef, Verdict
 from enrich.wire.cuts import ALLOWED, DENIED, LIMIT, Cut, CutPart, parts_of
 
 _EVERY_S: Final = 1.0
-"""So long a header counts at least. Batches may be much shorter, and a count for each would be noise."""
+"""The shortest time that a header counts. Batches may be much shorter, and a count for each would be noise."""
 
 
 class CutSource(NamedTuple):

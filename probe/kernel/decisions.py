@@ -7,10 +7,10 @@ order of reading bounds what may differ:
 1. Read how many decisions were made, 1,000 say, and where the ring ends.
 2. Wait until every program run that is in progress now has ended. So each of these 1,000 is in one of the terms.
 3. Read the terms: 1,003 together, because three more decisions were made meanwhile.
-4. Read how many decisions were made again: 1,005. Whatever is in a term was counted as decided before.
+4. Read again how many decisions were made: 1,005. Every decision in a term was counted as decided before.
 
-So the sum of the terms is between 1,000 and 1,005, or decisions are missing, or were counted twice. Nothing but the
-closing of deny windows takes a decision from one term to another, so windows must not be closed meanwhile.
+So the sum of the terms is between 1,000 and 1,005. Otherwise decisions are missing, or were counted twice. Nothing but
+the closing of deny windows takes a decision from one term to another, so windows must not be closed meanwhile.
 """
 
 from __future__ import annotations

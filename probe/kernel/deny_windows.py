@@ -39,7 +39,7 @@ _LIMITED_RETRY_S: Final = 0.1
 """Room in the limit comes once in a second, and each try reads the whole map."""
 _LIMITED_S: Final = 2.0
 _LIMITED_SHARE: Final = 0.4
-"""So long, and this part of a window's length at most, closing one map may wait for room in the limit."""
+"""Closing one map waits for room in the limit for so many seconds at most, and for this share of a window at most."""
 
 log = structlog.get_logger("kubeweir.probe")
 

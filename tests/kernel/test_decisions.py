@@ -60,17 +60,17 @@ def test_every_decision_is_written_or_cut_or_waits_for_its_window(rig: Rig, fami
     assert made >= 30
     assert waiting.waiting - before.waiting == 27
     rig.windows.rotate()
-    told = read(rig)
-    check(told)
-    assert told.waiting == 0
-    assert told.written - waiting.written == waiting.waiting
+    rotated = read(rig)
+    check(rotated)
+    assert rotated.waiting == 0
+    assert rotated.written - waiting.written == waiting.waiting
     rig.logging.defaults = LoggingDefaults("none")
     rig.apply()
     traffic(rig, family)
     cut = read(rig)
     check(cut)
-    assert cut.written == told.written
-    assert sum(cut.cut.values()) - sum(told.cut.values()) == cut.decided[0] - told.decided[0] >= 30
+    assert cut.written == rotated.written
+    assert sum(cut.cut.values()) - sum(rotated.cut.values()) == cut.decided[0] - rotated.decided[0] >= 30
 
 
 def test_what_is_lost_is_in_the_tally_and_a_decision_that_is_nowhere_shows(rig: Rig) -> None:

@@ -86,7 +86,7 @@ def make(monkeypatch: pytest.MonkeyPatch) -> Making:
 
 
 class Waits(threading.Event):
-    """Counts how long it was waited for, and lets nobody wait."""
+    """Counts how long it was waited for, and returns at once."""
 
     waited_s = 0.0
 
