@@ -168,26 +168,21 @@ static __always_inline u64 setting(u32 word)
 	return value ? *value : 0;
 }
 
-static __always_inline void count_many(u32 counter, u64 many)
+static __always_inline void count(u32 counter)
 {
 	u64 *value = counters.lookup(&counter);
 
 	if (value)
-		*value += many;
+		*value += 1;
 }
 
-/* As count_many() in a program that user space runs: on older kernels a packet may come between reading and writing. */
+/* In a program that user space runs: on older kernels a packet may come between reading and writing. */
 static __always_inline void count_undisturbed(u32 counter, u64 many)
 {
 	u64 *value = counters.lookup(&counter);
 
 	if (value)
 		__sync_fetch_and_add(value, many);
-}
-
-static __always_inline void count(u32 counter)
-{
-	count_many(counter, 1);
 }
 
 #endif
