@@ -336,9 +336,7 @@ static __always_inline void log_verdict(const struct assessment *c, struct work 
 	if (!is_logged_verdict(&w->verdict_key) || !is_within_limit(&w->verdict_key, class, w->now))
 		return;
 	start_window(&once, w);
-	if (emit(&w->verdict_key, &once, 1))
-		take_room(class);
-	else
+	if (!emit(&w->verdict_key, &once, 1, class))
 		count(COUNT_RING_FULL);
 }
 

@@ -47,6 +47,7 @@ static __always_inline bool has_room(u32 class, u64 limit, u64 ahead, u64 now)
 	return taken < limit + ahead;
 }
 
+/* Called for each verdict that is written. */
 static __always_inline void take_room(u32 class)
 {
 	struct limit *used;
@@ -70,7 +71,7 @@ static __always_inline void count_limited(const struct verdict_key *key)
 		__sync_fetch_and_add(verdicts, 1);
 }
 
-/* Return whether a new verdict may be written; count it if not. Who writes it calls take_room(). */
+/* Return whether a new verdict may be written; count it if not. It takes its room when it is written (emit). */
 static __always_inline bool is_within_limit(const struct verdict_key *key, u32 class, u64 now)
 {
 	u64 limit = setting(CONFIG_LIMIT_ALLOWED + class);

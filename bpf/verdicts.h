@@ -42,10 +42,11 @@
 #define KUBEWEIR_VERDICTS_H
 
 /*
- * Return whether the verdict is in the ring. The reader polls, because waking it up
- * would cost more than everything else that is done for an event.
+ * Return whether the verdict is in the ring, where it takes room from its class (limits.h). The reader polls, because
+ * waking it up would cost more than everything else that is done for an event.
  */
-static __always_inline bool emit(const struct verdict_key *key, const struct deny_window *window, u32 packets)
+static __always_inline bool emit(const struct verdict_key *key, const struct deny_window *window, u32 packets,
+				 u32 class)
 {
 	struct verdict *verdict = events.ringbuf_reserve(sizeof(*verdict));
 
@@ -73,6 +74,7 @@ static __always_inline bool emit(const struct verdict_key *key, const struct den
 	/* Also run by user space (close_windows), and a lost count would be a lost verdict in the tally. */
 	count_undisturbed(COUNT_RING_VERDICTS, 1);
 	count_undisturbed(COUNT_WRITTEN, packets);
+	take_room(class);
 	return 1;
 }
 
@@ -153,10 +155,8 @@ static __always_inline bool log_new_flow(struct work *w, u32 active)
 	fresh->account = w->payer.account;
 	if (make_window(key, active, fresh) || is_logged)
 		return 0;
-	if (emit(key, fresh, 1)) {
-		take_room(LIMIT_DENIED);
+	if (emit(key, fresh, 1, LIMIT_DENIED))
 		return 1;
-	}
 	count(COUNT_DEFERRED);
 	return 0;
 }
@@ -216,10 +216,8 @@ static __always_inline bool close_window(struct verdict_key *key, u32 idle, u64 
 	if (!window)
 		return 1;
 	packets = window->count;
-	if (packets && !(may_close(now) && emit(key, window, packets)))
+	if (packets && !(may_close(now) && emit(key, window, packets, LIMIT_DENIED)))
 		return 0;
-	if (packets)
-		take_room(LIMIT_DENIED);
 	/* The flow is still active: its next packet is not a first one. It is again after a whole silent window. */
 	if (now - window->last_ns < setting(CONFIG_WINDOW_NS) && may_carry(key, window, !idle)) {
 		carried.first_ns = window->last_ns;
@@ -246,9 +244,8 @@ static __always_inline bool close_flood(struct verdict_key *key, u32 idle, u64 n
 
 	if (!window)
 		return 1;
-	if (!(may_close(now) && emit(key, window, window->count)))
+	if (!(may_close(now) && emit(key, window, window->count, LIMIT_DENIED)))
 		return 0;
-	take_room(LIMIT_DENIED);
 	if (idle)
 		floods_1.delete(key);
 	else
