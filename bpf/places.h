@@ -302,9 +302,9 @@ static __always_inline bool vacate(struct place *old, u32 number, u64 now, bool 
 	if (connections.delete(&old->key))
 		return 1;
 	delete_origin(hash, old->key.endpoint);
-	/* Nobody misses those of a pod that is gone. */
+	/* Nobody misses those of a pod that is gone. Also run by user space (add_connection). */
 	if (was_alive && budget) {
-		count(COUNT_EVICTIONS);
+		count_undisturbed(COUNT_EVICTIONS, 1);
 		__sync_fetch_and_add(&budget->evicted, 1);
 	}
 	return 1;
