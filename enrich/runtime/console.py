@@ -6,6 +6,7 @@ import faulthandler
 import os
 import sys
 from collections.abc import Callable
+from typing import TextIO
 
 from enrich.runtime.process import Exit
 
@@ -19,10 +20,12 @@ def run_console(name: str, command: Callable[[], object]) -> None:
     """Run a command, and exit with its code. A standard output that cannot be written is one line and an exit code."""
     if sys.stdout is None:
         # The caller has closed it, and wants the exit code only.
-        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115 - the process uses it to its end
-    if sys.stderr is not None:
-        # A library of C that aborts, or that the kernel stops, says little. This adds what Python was doing.
-        faulthandler.enable()
+        sys.stdout = _open_devnull()
+    if sys.stderr is None:
+        # Otherwise the next file or connection gets its number, and libraries of C write their lines to that.
+        sys.stderr = _open_devnull()
+    # A library of C that aborts, or that the kernel stops, says little. This adds what Python was doing.
+    faulthandler.enable()
     code: object = Exit.OK
     try:
         try:
@@ -39,3 +42,7 @@ def run_console(name: str, command: Callable[[], object]) -> None:
         print(f"{name}: standard output cannot be written: {error.strerror}", file=sys.stderr)
         code = Exit.UNABLE
     sys.exit(code)  # type: ignore[arg-type]  # as the command has set it
+
+
+def _open_devnull() -> TextIO:
+    return open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123 - the process uses it to its end

@@ -102,3 +102,21 @@ def test_a_service_outlives_the_reader_of_its_log() -> None:
     done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=write, check=False)
     os.close(write)
     assert done.stdout == b"at work\n"
+
+
+def test_a_service_works_without_a_standard_error() -> None:
+    code = "\n".join(
+        [
+            "import os, structlog",
+            "from enrich.runtime.console import run_console",
+            "from enrich.runtime.process import configure_logs",
+            "def work():",
+            "    configure_logs('info', 'auto')",
+            "    structlog.get_logger().error('a line')",
+            "    print('at work,', os.readlink('/proc/self/fd/2'))",
+            "run_console('role', work)",
+        ]
+    )
+    run = ["sh", "-c", 'exec "$0" -c "$1" 2>&-', sys.executable, code]
+    done = subprocess.run(run, stdout=subprocess.PIPE, check=False)
+    assert (done.returncode, done.stdout) == (0, b"at work, /dev/null\n")
