@@ -6,10 +6,12 @@ alive.
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable
+from concurrent import futures
 from typing import Generic, TypeVar
+
+from enrich.runtime.work_thread import start_work
 
 T = TypeVar("T")
 
@@ -19,31 +21,20 @@ class Started(Generic[T]):
 
     def __init__(self, name: str, work: Callable[[], T]) -> None:
         """Begin ``work`` in a thread called ``name``."""
-        self._done: list[T] = []
-        self._raised: list[Exception] = []
         self._began = time.monotonic()
-        self._thread = threading.Thread(target=self._run, args=(work,), name=name, daemon=True)
-        self._thread.start()
-
-    def _run(self, work: Callable[[], T]) -> None:
-        try:
-            self._done.append(work())
-        except Exception as error:
-            self._raised.append(error)
+        self._done = start_work(work, name)
 
     @property
     def has_ended(self) -> bool:
         """Whether the work has ended."""
-        return not self._thread.is_alive()
+        return self._done.done()
 
     def result(self, timeout_s: float) -> T:
         """Return what the work returns, or raise what it raises.
 
         Raises TimeoutError if it takes longer, from its beginning: so several works can be waited for together.
         """
-        self._thread.join(max(0.0, self._began + timeout_s - time.monotonic()))
-        if self._raised:
-            raise self._raised[0]
-        if not self._done:
+        futures.wait((self._done,), max(0.0, self._began + timeout_s - time.monotonic()))
+        if not self._done.done():
             raise TimeoutError(f"the disk did not answer within {timeout_s:.0f} s")
-        return self._done[0]
+        return self._done.result()

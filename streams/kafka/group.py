@@ -15,6 +15,7 @@ from typing import Final, TypeVar
 import structlog
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 
+from enrich.runtime.work_thread import start_work
 from streams.kafka.connection import CALL_TIMEOUT_S, Connection, make_consumer, report_unreachable
 from streams.kafka.consumer_groups import others_of
 from streams.kafka.followed import Followed
@@ -22,7 +23,6 @@ from streams.kafka.handover import Handover
 from streams.kafka.lag import LagMonitor
 from streams.kafka.records import Record, take
 from streams.kafka.unreadable import Unreadable
-from streams.kafka.work_thread import start_work
 
 log = structlog.get_logger("kubeweir.streams")
 T = TypeVar("T")

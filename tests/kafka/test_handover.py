@@ -16,9 +16,9 @@ from ports import free_port
 
 from enrich.runtime.connection import KafkaSettings
 from enrich.runtime.settings import load
+from enrich.runtime.work_thread import start_work
 from streams.kafka.connection import Connection
 from streams.kafka.group import GroupReader
-from streams.kafka.work_thread import start_work
 from tests.kafka.guarded import GuardedBroker
 from tests.kafka.hook import Hook
 from tests.kafka.site import Service, Site, until

@@ -26,7 +26,7 @@ def test_time_counts_from_the_beginning_of_the_work(monkeypatch: pytest.MonkeyPa
     started = Started("slow", answers.wait)
     later = time.monotonic() + 5
     with monkeypatch.context() as patch:
-        patch.setattr(started._thread, "join", waits.append)
+        patch.setattr("enrich.runtime.in_time.futures.wait", lambda _works, seconds: waits.append(seconds))
         patch.setattr("enrich.runtime.in_time.time.monotonic", lambda: later)
         with pytest.raises(TimeoutError, match="did not answer within 5 s"):
             started.result(5)
