@@ -98,7 +98,11 @@ class EnrichMetrics:
             "Times that verdicts may be missing before the first batch of a ring or a partition, because nothing says "
             "what was finished before: see the records gap_unknown of the status topic",
         )
-        self.lost_verdicts = counter("lost_verdicts", "Verdicts that probes reported as lost, by reason", ("reason",))
+        self.lost_verdicts = counter(
+            "lost_verdicts",
+            "Verdicts that probes reported as lost, or that could not be enriched (enrich_failed), by reason",
+            ("reason",),
+        )
         self.cut_verdicts = counter(
             "cut_verdicts",
             "Verdicts that probes did not log on purpose, by logging (NetworkLogging or a setting) or by a limit: "

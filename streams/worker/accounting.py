@@ -1,4 +1,4 @@
-"""Counts what a batch shows to be lost or cut, and describes it for the status topic and the log."""
+"""Counts what a batch shows to be lost or cut, and heartbeats, and describes them for the status topic and the log."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ log = structlog.get_logger("kubeweir.streams")
 
 
 def account(found: Loss | Cut, header: Header, metrics: EnrichMetrics) -> dict[str, Any]:
-    """Count a loss or cut; return its record on the status topic. Losses are logged, too: nobody wanted them."""
-    ring = {"cluster": header.cluster, "node": header.node, "ring": header.ring}
+    """Count a loss or cut; return its record on the status topic. Losses are logged, too, because they are faults."""
+    ring = _ring(header)
     if isinstance(found, Cut):
         metrics.count_cut(found)
         return {"type": "cut", **_described(found), **ring}
@@ -30,6 +30,16 @@ def account(found: Loss | Cut, header: Header, metrics: EnrichMetrics) -> dict[s
     described |= {} if found.first is None else {"first": found.first}
     log.warning("verdicts lost", **ring, kind=found.kind, **described)
     return {"type": found.kind, **described, **ring}
+
+
+def heartbeat(header: Header, metrics: EnrichMetrics) -> dict[str, Any]:
+    """Count a batch without verdicts; return its record on the status topic."""
+    metrics.heartbeats.inc()
+    return {"type": "heartbeat", "next": header.first, **_ring(header)}
+
+
+def _ring(header: Header) -> dict[str, Any]:
+    return {"cluster": header.cluster, "node": header.node, "ring": header.ring}
 
 
 def _described(cut: Cut) -> dict[str, Any]:

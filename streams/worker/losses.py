@@ -39,8 +39,8 @@ class Loss:
     """Verdicts that will not arrive."""
 
     kind: str
-    """"gap": numbers are missing between two batches. "lost": the probe reported it. "gap_unknown": numbers are
-    missing, and it is not known whether another worker has finished them."""
+    """"gap": numbers are missing between two batches. "lost": the probe reported it, or they could not be enriched.
+    "gap_unknown": numbers are missing, and it is not known whether another worker has finished them."""
     reason: str
     verdicts: int
     """How many; for gap_unknown, at most."""

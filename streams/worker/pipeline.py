@@ -37,7 +37,7 @@ from enrich.wire.whose import cluster_named, is_foreign
 from streams.kafka.dead_letter_form import Headers
 from streams.kafka.record_columns import RecordColumns
 from streams.metrics.roles import EnrichMetrics
-from streams.worker.accounting import account
+from streams.worker.accounting import account, heartbeat
 from streams.worker.checkpoint import Checkpoint
 from streams.worker.clock_skews import ClockSkews
 from streams.worker.inflight import TrackedInput
@@ -247,11 +247,12 @@ class Pipeline:
             rendered = render(self._enricher, batch, found)
         except Exception as error:
             log.exception("pending verdicts could not be enriched", verdicts=len(batch.verdicts))
-            for place, _, _ in batch.parts():
-                value = batch.batch(place).encode()
-                text = f"{type(error).__name__}: {error}"
-                await self._sender.send_dead_letter(inputs[place], value, "enrich_failed", text)
-                inputs[place].dead += len(batch.batch(place).verdicts)
+            for place, header, _ in batch.parts():
+                part, text = batch.batch(place), f"{type(error).__name__}: {error}"
+                await self._sender.send_dead_letter(inputs[place], part.encode(), "enrich_failed", text)
+                inputs[place].dead += len(part.verdicts)
+                lost = Loss("lost", "enrich_failed", len(part.verdicts), int(part.numbers()[0]))
+                await self._sender.send_status(inputs[place], header.node, account(lost, header, self._metrics))
         else:
             await self._send_rendered(inputs, rendered)
 
@@ -289,12 +290,11 @@ class Pipeline:
         self._clocks.note(header)
         partition, before = tracked.partition, self._losses.next_number(tracked.partition, header)
         losses = self._losses.detect(partition, header)
-        losses += [Loss("lost", "enrich_failed", tracked.dead, header.first)] * (tracked.dead > 0)
+        if tracked.dead:
+            losses.append(Loss("lost", "enrich_failed", tracked.dead, header.first))
         # Before anything is sent: the partition may be revoked, and its rings forgotten, meanwhile.
         self.positions.note(tracked, header, *self._losses.position(partition, header), before, losses)
         for found in losses:
             await self._sender.send_status(tracked, header.node, account(found, header, self._metrics))
         if not header.verdicts:
-            self._metrics.heartbeats.inc()
-            ring = {"cluster": header.cluster, "node": header.node, "ring": header.ring}
-            await self._sender.send_status(tracked, header.node, {"type": "heartbeat", "next": header.first, **ring})
+            await self._sender.send_status(tracked, header.node, heartbeat(header, self._metrics))

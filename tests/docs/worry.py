@@ -144,7 +144,7 @@ WORRY: Final[dict[str, str]] = {
     "kubeweir_streams_in_flight_bytes": "At WEIR_IN_FLIGHT_BYTES for minutes: Kafka acknowledges slowly.",
     "kubeweir_streams_in_flight_verdicts": "At WEIR_IN_FLIGHT_VERDICTS for minutes: Kafka acknowledges slowly.",
     "kubeweir_streams_lag_batches": "Their sum above 1,000 for 10 minutes (WeirStreamsBehind): add workers.",
-    "kubeweir_streams_lost_verdicts_total": "Any increase: probes lost verdicts; the reason says where.",
+    "kubeweir_streams_lost_verdicts_total": "Any increase: verdicts are missing; the reason says why.",
     "kubeweir_streams_pending_bytes": "At WEIR_PENDING_BYTES: the oldest go out with fewer names.",
     "kubeweir_streams_pending_verdicts_total": (
         "Outcomes late or full rise steadily: names come too late from the API server."

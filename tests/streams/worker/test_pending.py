@@ -43,11 +43,13 @@ class Site:
         self.now, self.until = CLOCK + 10 * S, 1 << 62
         self.reported = 1 << 62
         self.sent: list[dict[str, Any]] = []
+        self.single: list[tuple[str, bytes]] = []
+        """Topic and value of each record that is not one of a verdict."""
         self.acked: list[int] = []
         self.cluster = Cluster(now_ns=lambda: self.now)
         self.cluster.replace_all({**{kind: [] for kind in KINDS}, Pod: [WEB]})
         self.cluster.addresses.set_complete_since(0)
-        enricher = Enricher(self.cluster, now_ns=lambda: self.now)
+        enricher = self.enricher = Enricher(self.cluster, now_ns=lambda: self.now)
         self.pending = PendingVerdicts(
             enricher, lambda: self.until, 2 * S, max_bytes, lambda: self.now, lambda: self.reported
         )
@@ -58,6 +60,7 @@ class Site:
         self.offset = 0
 
     def offer(self, topic: str, key: bytes, value: bytes, at: int, on_delivery: Any, headers: Any = None) -> bool:
+        self.single.append((topic, value))
         on_delivery(None, None)
         return True
 
@@ -365,4 +368,31 @@ def test_a_pending_verdict_holds_back_no_pod_of_another_ring() -> None:
     assert site.acked == [], "offsets are acknowledged in order"
     site.now += 2 * S
     assert site.release() == [500, 100, 101]
+    assert site.acked == [0, 1, 2]
+
+
+def test_pending_verdicts_that_cannot_be_enriched_are_dead_letters_and_reported_as_lost(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    site = Site()
+    site.take_together(
+        make_batch(verdict(3), verdict(0.5, destination=LATE.ips[0]), verdict(0.4), first=100, ring="one"),
+        make_batch(verdict(0.3), first=500, ring="another"),
+        make_batch(verdict(0.2, destination=LATE.ips[0]), first=501, ring="another"),
+    )
+    assert site.numbers() == [100, 500]
+
+    def fail(*_: Any) -> None:
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr(site.enricher, "mark_ambiguous", fail)
+    site.now += 2 * S
+    assert site.release() == [100, 500]
+    letters = [decode_batch(value) for topic, value in site.single if topic == "p.dead"]
+    assert [(one.header.ring, one.numbers().tolist()) for one in letters] == [("one", [101, 102]), ("another", [501])]
+    statuses = [orjson.loads(value) for topic, value in site.single if topic == "p.status"]
+    assert [(one["type"], one["reason"], one["ring"], one["first"], one["verdicts"]) for one in statuses] == [
+        ("lost", "enrich_failed", "one", 101, 2), ("lost", "enrich_failed", "another", 501, 1)
+    ]  # fmt: skip
+    assert site.metrics.lost_verdicts.labels("enrich_failed")._value.get() == 3
     assert site.acked == [0, 1, 2]
