@@ -21,7 +21,7 @@ _FIRST_BACKOFF_S: Final = 3.0
 _MAX_BACKOFF_S: Final = 30.0
 """A look connects to every broker, and thousands of probes may look at once."""
 _SOONEST_S: Final = 3.0
-"""So soon after the last look, a client that is refused, or other needs, make the next one due."""
+"""The least time between two looks if a client is refused, or needs have changed, since the first of them."""
 
 
 class Diagnosis:

@@ -1,8 +1,8 @@
 """The tally that a probe gives of its verdicts, in the header of a batch.
 
-Theory of operation. Nobody can compare the counters of a kernel, a spool and a worker at one moment, because verdicts
-are under way between them all the time. But each verdict has a number in its ring. So a probe puts its tally into the
-header of a batch, behind the verdicts that it is about::
+Theory of operation. The counters of a kernel, a spool and a worker cannot be compared at one moment, because verdicts
+are on their way between them all the time. But each verdict has a number in its ring. So a probe puts its tally into
+the header of a batch, after the verdicts that it is about::
 
     batch 41: numbers 900 to 999        batch 42: numbers 1000 to 1049, and a tally: the ring ends at 1000
                                                                           or later, and at 1049 or before

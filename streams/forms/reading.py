@@ -14,7 +14,7 @@ from streams.forms.parts import milliseconds
 _TIME: Final = re.compile(r"(?:19[7-9]|20[0-9]|21[0-9])[0-9]-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{9}Z")
 """The times of a record. OTLP has no year before 1970, and 64 bits of nanoseconds end in 2262."""
 _CEF_TIME: Final = re.compile(rb"CEF:0(?:\|(?:[^|\\]|\\.)*){6}\|rt=([0-9]{1,15})(?: |$)")
-"""The first key of the extension, behind the seven fields of the header, in which a bar is escaped."""
+"""The first key of the extension, after the seven fields of the header, in which a bar is escaped."""
 
 
 def read_record(value: bytes) -> Flow:

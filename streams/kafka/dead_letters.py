@@ -62,7 +62,7 @@ class DeadLetters:
             try:
                 self._producer = self._new_producer()
             except KafkaException as error:
-                # With a certificate that is half written when it is renewed, there is no client.
+                # This raises while a certificate is half written, as it may be when it is renewed.
                 raise NoDeadLettersError(error.args[0].str()) from error
         return send_one(self._producer, self._topic, key, value, headers, lambda: not self._stop.is_set())
 

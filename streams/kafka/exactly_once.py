@@ -107,7 +107,7 @@ class ExactlyOnce:
             self._producer = Producer({**connection, **_PRODUCER, "transactional.id": name}, logger=silent_logger())
             self._consumer = make_consumer(connection, group, _CONSUMER)
         except KafkaException as error:
-            # With a certificate that is half written when it is renewed, there is no client.
+            # These raise while a certificate is half written, as it may be when it is renewed.
             raise TransactionAbortedError(error.args[0].str()) from error
         unreadable = Unreadable(connection, group, {"isolation.level": "read_committed"})
         self._pass_over = partial(unreadable.pass_over, self._consumer)

@@ -23,8 +23,9 @@ _MAX_LINE: Final = 500
 """Bytes that are remembered of a line."""
 _READ: Final = 64 << 10
 _LOG_LINE: Final = re.compile(rb"\{|\x1b|\d{4}-\d\d-\d\dT")
-_OF_STACKS: Final = re.compile(rb"\s|Thread 0x|Current thread 0x|Extension modules:")
-"""How lines of the log begin, and those of stacks, which are many."""
+"""How a line of the log begins."""
+_STACK_LINE: Final = re.compile(rb"\s|Thread 0x|Current thread 0x|Extension modules:")
+"""How a line of the stacks begins that faulthandler writes, which are many."""
 _END_S: Final = 2.0
 
 
@@ -57,9 +58,9 @@ class RoleStderr:
 
     def _pass_on(self, text: bytes) -> None:
         for line in text.splitlines():
-            if line and not _LOG_LINE.match(line) and not _OF_STACKS.match(line):
+            if line and not _LOG_LINE.match(line) and not _STACK_LINE.match(line):
                 self._last.append(line[:_MAX_LINE].decode(errors="replace"))
-        # Nobody may read it any longer, or its disk may be full: the role goes on all the same.
+        # Its reader may have ended, or its disk may be full: the role goes on all the same.
         with contextlib.suppress(OSError):
             while text:
                 text = text[os.write(_STDERR, text) :]

@@ -20,8 +20,8 @@ from streams.worker.losses import MAX_RINGS, Loss
 from streams.worker.ring_tally import Expiries, Noted, finished, new_numbers, status_of
 
 _FORGET_S: Final = 7 * 86_400
-"""A ring without a batch for so long is forgotten: each restart of a node makes a new one. So one that was left out is
-none that a checkpoint must have after that time."""
+"""A ring without a batch for so long is forgotten: each restart of a node makes a new one. So after that time, a
+checkpoint lacks nothing without a ring that was left out."""
 
 
 class RingPositions:

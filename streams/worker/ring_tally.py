@@ -3,8 +3,8 @@
 An example: a worker has finished the numbers below 500 of a ring. A batch comes with the numbers 520 to 619, of which
 a full spool has removed 10. So 20 numbers are a gap, 10 are missing by ``spool_full``, and 90 are read. When Kafka has
 all records made from it, the input says that 90 were enriched and 89 written, and that Kafka refused one record. The
-sums hold for the numbers below 620, whatever is under way behind them. A batch that is read again has no new numbers
-and counts nothing. The module is pure.
+sums hold for the numbers below 620, although later ones are still on their way. A batch that is read again has no new
+numbers and counts nothing. The module is pure.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ EXPIRED: Final = "expired"
 GAP: Final = "gap"
 """Numbers that never arrived, without a reason."""
 UNKNOWN: Final = "gap_unknown"
-"""Numbers of which nobody knows whether another worker has finished them."""
+"""Numbers of which it is not known whether another worker has finished them."""
 _OTHER: Final = "other"
 
 
@@ -106,7 +106,7 @@ def status_of(noted: Noted, position: RingPosition) -> dict[str, Any] | None:
 
 
 class Expiries:
-    """Tells gaps that the topic's retention has made from others, by partition."""
+    """Knows which gaps the topic's retention has made, by partition."""
 
     def __init__(self, max_rings: int) -> None:
         self._max_rings = max_rings

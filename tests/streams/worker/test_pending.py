@@ -162,7 +162,7 @@ def interval_of_late(end: int | None) -> AddressInterval:
 
 
 def test_a_verdict_waits_until_what_probes_have_published_up_to_its_time_is_read() -> None:
-    """The API server has fallen silent, which looks like having nothing to say: only the probe tells of the end."""
+    """The API server has fallen silent, as if it had nothing to say; only the probe says that the pod has ended."""
     site = Site()
     site.cluster.apply([Change("set", LATE)])
     site.cluster.addresses.add_interval(interval_of_late(None))
@@ -171,7 +171,7 @@ def test_a_verdict_waits_until_what_probes_have_published_up_to_its_time_is_read
     assert site.numbers() == [100]
     site.cluster.addresses.add_interval(interval_of_late(site.now - 2 * S))
     site.reported = site.now = site.now + S // 5
-    # By now the address is nobody's that is known, so its next pod is waited for.
+    # No known pod has the address now, so its next pod is waited for.
     assert site.release() == [100]
     site.reported = site.now = site.now + 2 * S
     assert site.release() == [100, 101]
