@@ -13,6 +13,7 @@ pytest-timeout ends a test that takes too long, but three kinds of hangs escape 
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import os
 import signal
@@ -94,6 +95,16 @@ class Overdue:
             self._end()
 
     def _end(self) -> None:
+        """Report, kill what the process has started, and end it. No failure on the way lets the process hang."""
+        try:
+            self._report()
+        except Exception as error:
+            self._print(f"\noverdue: the report is not complete: {error!r}\n")
+        finally:
+            _kill_descendants(os.getpid())
+            os._exit(pytest.ExitCode.TESTS_FAILED)
+
+    def _report(self) -> None:
         said = f"{self._what} has not ended after {self._limit_s:.0f} s, so the process is ended"
         self._print(f"\n\noverdue: {said}. The stacks of its threads:\n\n")
         faulthandler.dump_traceback(self._output)
@@ -103,18 +114,24 @@ class Overdue:
                 self._print(f"--- {name}\n{text}\n")
         report = pytest.TestReport(self._what, (self._what, None, self._what), {}, "failed", said, "teardown")
         self._config.hook.pytest_runtest_logreport(report=report)
-        for pid in _descendants(os.getpid()):
-            os.kill(pid, signal.SIGKILL)
-        os._exit(pytest.ExitCode.TESTS_FAILED)
 
     def _print(self, text: str) -> None:
         os.write(self._output, text.encode())
 
 
+def _kill_descendants(pid: int) -> None:
+    """Kill what a process and its children have started. Some end by themselves when their parent does."""
+    for child in _descendants(pid):
+        with contextlib.suppress(OSError):
+            os.kill(child, signal.SIGKILL)
+
+
 def _descendants(pid: int) -> list[int]:
     """Return the processes that a process and its children have started, and that still run."""
     found = []
-    for children in Path(f"/proc/{pid}/task").glob("*/children"):
-        for child in map(int, children.read_text().split()):
-            found += [child, *_descendants(child)]
+    with contextlib.suppress(OSError):  # the process has ended
+        for children in Path(f"/proc/{pid}/task").glob("*/children"):
+            with contextlib.suppress(OSError):  # the thread has ended
+                for child in map(int, children.read_text().split()):
+                    found += [child, *_descendants(child)]
     return found

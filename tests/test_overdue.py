@@ -54,6 +54,23 @@ def kept():
 def test_passes(kept):
     pass
 """
+VANISHES = """
+import subprocess, sys, time
+from tests import overdue
+
+class Config:
+    class hook:
+        def pytest_runtest_logreport(report):
+            raise OSError("no space left on device")
+
+child = subprocess.Popen(["sleep", "600"], process_group=0)
+print(child.pid, flush=True)
+found = overdue._descendants
+# No process has this number, like one that has ended since it was found.
+overdue._descendants = lambda pid: [1 << 30, *found(pid)]
+overdue.Overdue(Config, end_s=0).pytest_sessionfinish()
+time.sleep(600)
+"""
 
 
 def run(
@@ -67,6 +84,11 @@ def run(
     words = arguments or ("-m", "pytest", "-p", "no:cacheprovider", "-p", "tests.report", report)
     command = [sys.executable, *words, "-c", str(folder / "pytest.ini"), str(folder)]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
+
+
+def has_ended(pid: str) -> bool:
+    stat = Path(f"/proc/{pid}/stat")
+    return not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] == "Z"
 
 
 def test_a_teardown_that_hangs_after_a_failure_fails_and_the_run_goes_on(tmp_path: Path) -> None:
@@ -85,8 +107,16 @@ def test_a_teardown_that_no_signal_reaches_ends_the_process_with_all_that_is_kno
     assert "'this' == 'that'" in done.stderr
     counts = merged([tmp_path / "report"])["unit"]
     assert (counts.passed, counts.failed) == (0, 2)
-    stat = Path(f"/proc/{(tmp_path / 'child').read_text()}/stat")
-    assert not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] == "Z"
+    assert has_ended((tmp_path / "child").read_text())
+
+
+def test_a_report_that_fails_and_a_child_that_has_ended_do_not_keep_the_process_from_its_end() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", VANISHES], cwd=ROOT, capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "the report is not complete: OSError('no space left on device')" in done.stderr
+    assert has_ended(done.stdout.strip())
 
 
 def test_a_run_that_does_not_end_fails(tmp_path: Path) -> None:
