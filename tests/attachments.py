@@ -5,6 +5,7 @@ A run in CI leaves nothing but its output. ``tests/conftest.py`` adds :func:`sec
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -50,7 +51,11 @@ _SERVICES: Final[list[_Service]] = []
 
 
 def attach(name: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    """Show this service in the reports of failures, until its process and the test that runs now have ended."""
+    """Show this service in the reports of failures, until its process and the test that runs now have ended.
+
+    A service that is started again and writes on in the same log is shown once.
+    """
+    _SERVICES[:] = [one for one in _SERVICES if one.log != log or one.process.poll() is None]
     _SERVICES.append(_Service(name, process, log))
 
 
@@ -77,8 +82,9 @@ def _ports(lines: list[str]) -> dict[str, int]:
     found = {}
     for line in lines:
         if line.startswith("{") and '"metrics_port"' in line:
-            fields = json.loads(line)
-            found[str(fields.get("role", "the service"))] = int(fields["metrics_port"])
+            with contextlib.suppress(ValueError, KeyError):  # a process that was killed may have written half a line
+                fields = json.loads(line)
+                found[str(fields.get("role", "the service"))] = int(fields["metrics_port"])
     return found
 
 

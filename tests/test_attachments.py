@@ -21,14 +21,18 @@ from enrich.runtime.health import HealthServer
 for role in ("enrich", "file"):
     server = HealthServer("127.0.0.1:0", CollectorRegistry(), {role: lambda: "cannot reach Kafka"})
     print(json.dumps({"event": "starting", "role": role, "metrics_port": server.port}), flush=True)
-print("last words", flush=True)
+print("last words")
+print('{"event": "starting", "metrics_port": 1', end="", flush=True)
 signal.pause()
 '''
 
 @pytest.fixture
 def service(tmp_path):
     log = tmp_path / "service.log"
-    with log.open("wb") as file:
+    with log.open("ab") as file:
+        earlier = subprocess.Popen(["true"])
+        earlier.wait()
+        attach("weir-streams enrich file", earlier, log)
         process = subprocess.Popen([sys.executable, "-c", SERVICE], stdout=file, stderr=file)
     attach("weir-streams enrich file", process, log)
     until(lambda: "last words" in log.read_text())
@@ -62,7 +66,7 @@ def test_a_failure_shows_the_health_and_the_log_of_its_own_services(
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
     running, ended, without = done.stdout.partition("FAILURES")[2].split("____ test_")[1:]
     for text in (running, ended):
-        assert "---- weir-streams enrich file ----" in text, done.stdout + done.stderr
+        assert text.count("---- weir-streams enrich file ----") == 1, done.stdout + done.stderr
         assert "\nlast words\n" in text
         assert "\n/readyz of enrich: 503 enrich: cannot reach Kafka\n/readyz of file: 503 file: cannot" in text
     assert " is running\n" in running

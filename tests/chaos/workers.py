@@ -14,6 +14,7 @@ from typing import Final
 from ports import free_ports
 
 from streams.main import ROLES
+from tests.attachments import attach
 from tests.pages import page_of
 
 PATIENCE_S: Final = 60
@@ -35,11 +36,14 @@ class Workers:
         """Start the service in a process group of its own, so that Ctrl-C on the terminal does not end it."""
         if self._closed:
             raise RuntimeError("the run is over")  # a fault is still being mended: nothing would end the service
-        with self.output.open("ab") as output, (self.folder / "workers.log").open("ab") as log:
-            return subprocess.Popen(
+        path = self.folder / "workers.log"
+        with self.output.open("ab") as output, path.open("ab") as log:
+            process = subprocess.Popen(
                 [sys.executable, "-m", "streams.main", *roles], env=self._env | more, stdin=subprocess.DEVNULL,
                 stdout=output, stderr=log, process_group=0,
             )  # fmt: skip
+        attach(f"weir-streams {' '.join(roles)}", process, path)
+        return process
 
     def ready(self, role: str) -> bool:
         """Return whether a role says that it is ready; one that does not answer is not."""

@@ -11,6 +11,7 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+from tests.attachments import attach
 from tests.kafka.site import until
 
 PROGRAM = Path(__file__).parents[2] / "deploy" / "local" / "alertmanager"
@@ -26,12 +27,13 @@ class Alertmanager:
 
     def start(self) -> None:
         """Start the process, and wait until it answers."""
-        log = (self._folder / "alertmanager.log").open("ab")
-        with log:
+        path = self._folder / "alertmanager.log"
+        with path.open("ab") as log:
             self._process = subprocess.Popen(
                 [sys.executable, str(PROGRAM), "run", "--dir", str(self._folder / "am"), "--port", str(self._port)],
                 stdout=log, stderr=log, stdin=subprocess.DEVNULL,
             )  # fmt: skip
+        attach("Alertmanager", self._process, path)
         until(self._answers, "Alertmanager")
 
     def kill(self) -> None:

@@ -12,6 +12,7 @@ import orjson
 import urllib3
 from ports import free_port
 
+from tests.attachments import attach
 from tests.daemons import UNPACKED
 from tests.kafka.site import until
 from tests.schemas import ROOT
@@ -83,6 +84,7 @@ def run_elasticsearch(folder: Path) -> Iterator[Elasticsearch]:
         process = subprocess.Popen(
             [str(word) for word in command], cwd=folder, stdin=subprocess.DEVNULL, stdout=file, stderr=file
         )
+    attach("Elasticsearch", process, log)
     made = Elasticsearch(f"http://127.0.0.1:{port}")
 
     def answers() -> bool:

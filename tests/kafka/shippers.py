@@ -15,6 +15,7 @@ import orjson
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue
 from ports import free_port
 
+from tests.attachments import attach
 from tests.daemons import UNPACKED, daemon
 from tests.kafka.elasticsearch import Elasticsearch
 from tests.kafka.receiver import Receiver
@@ -42,6 +43,7 @@ class Shipper:
             self.process = subprocess.Popen(
                 self.command, env={**os.environ, **self.env}, stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
+        attach(self.name, self.process, self.log)
 
     def kill(self) -> None:
         """Send SIGKILL."""
