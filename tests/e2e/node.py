@@ -17,17 +17,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from confluent_kafka import Consumer, KafkaException, TopicPartition
-from confluent_kafka.admin import AdminClient
+from confluent_kafka import Consumer, TopicPartition
 from netns import Net, open_socket
 from ports import free_port
 
 from enrich.wire.batch import Batch, decode_batch
 from tests.attachments import attach, remember_if_failing
+from tests.kafka.broker import start_broker, wait_until_it_answers
 from tests.kafka.site import until
 from tests.pages import page_of
 
-ROOT = Path(__file__).parents[2]
 OPEN, CLOSED = 10_000, 9
 """Ports of the server: the policy allows UDP from OPEN to 65535, and denies CLOSED."""
 PREFIX = "e2e"
@@ -76,25 +75,8 @@ class Broker:
     def start(self) -> None:
         if self._process is not None:
             return
-        program = ROOT / "deploy/local/kafka"
-        with (self._folder / "broker.log").open("ab") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, program, "run", "--dir", self._folder / "broker", "--port", str(self._port)],
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-            )  # fmt: skip
-        attach("Apache Kafka", self._process, self._folder / "broker.log")
-        admin = AdminClient({"bootstrap.servers": self.address, "log_level": 0})
-
-        process = self._process
-
-        def answers() -> bool | None:
-            assert process.poll() is None, (self._folder / "broker.log").read_text()[-2000:]
-            try:
-                return bool(admin.list_topics(timeout=1)) or None
-            except KafkaException:
-                return None
-
-        until(answers, "Apache Kafka")
+        self._process = process = start_broker(self._folder, self._port)
+        wait_until_it_answers(process, self._folder, self._port)
 
     def stop(self) -> None:
         if self._process is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
 import time
@@ -22,34 +23,42 @@ PATIENCE_S = 150
 def run_broker(folder: Path, *options: str, client: dict[str, str] | None = None) -> Iterator[str]:
     """host:port of a broker that answers. ``client``: further settings that librdkafka needs to reach it."""
     port = free_port()
-    with (folder / "broker.log").open("wb") as log:
-        process = subprocess.Popen(
-            [sys.executable, str(PROGRAM), "run", "--dir", str(folder / "broker"), "--port", str(port), *options],
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            stdin=subprocess.DEVNULL,
-        )
-    attach("Apache Kafka", process, folder / "broker.log")
+    process = start_broker(folder, port, *options)
     try:
-        _wait_until_it_answers(
-            {"bootstrap.servers": f"127.0.0.1:{port}", **(client or {})}, process, folder / "broker.log"
-        )
+        wait_until_it_answers(process, folder, port, client)
         yield f"127.0.0.1:{port}"
     finally:
         process.kill()
         process.wait()
 
 
-def _wait_until_it_answers(connection: dict[str, str], process: subprocess.Popen[bytes], log: Path) -> None:
+def start_broker(folder: Path, port: int, *options: str) -> subprocess.Popen[bytes]:
+    """Start a broker, whose data and log stay in the folder. :func:`wait_until_it_answers` waits for it."""
+    log = folder / "broker.log"
+    with log.open("ab") as file:
+        process = subprocess.Popen(
+            [sys.executable, str(PROGRAM), "run", "--dir", str(folder / "broker"), "--port", str(port), *options],
+            stdout=file,
+            stderr=file,
+            stdin=subprocess.DEVNULL,
+        )
+    attach("Apache Kafka", process, log)
+    return process
+
+
+def wait_until_it_answers(
+    process: subprocess.Popen[bytes], folder: Path, port: int, client: dict[str, str] | None = None
+) -> None:
+    """Wait for a broker that :func:`start_broker` has started. Raises RuntimeError if it ends, or does not answer."""
+    log = folder / "broker.log"
+    connection = {"bootstrap.servers": f"127.0.0.1:{port}", **(client or {}), "log_level": 0}
     deadline = time.monotonic() + PATIENCE_S
     while time.monotonic() < deadline:
         if process.poll() is not None:
             raise RuntimeError(f"Apache Kafka ended at once (has deploy/local/setup run?): {log.read_text()[-2000:]}")
-        try:
-            # An authority's file that the broker has not made yet is an error too.
-            AdminClient({**connection, "log_level": 0}).list_topics(timeout=1)
-        except KafkaException:
-            time.sleep(0.1)
-        else:
-            return
+        # An authority's file that the broker has not made yet is an error too.
+        with contextlib.suppress(KafkaException):
+            if AdminClient(connection).list_topics(timeout=1).brokers:
+                return
+        time.sleep(0.1)
     raise RuntimeError(f"Apache Kafka does not answer: {log.read_text()[-2000:]}")

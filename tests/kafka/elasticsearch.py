@@ -14,6 +14,7 @@ from ports import free_port
 
 from tests.attachments import attach
 from tests.daemons import UNPACKED
+from tests.kafka.broker import PATIENCE_S
 from tests.kafka.site import until
 from tests.schemas import ROOT
 
@@ -95,7 +96,7 @@ def run_elasticsearch(folder: Path) -> Iterator[Elasticsearch]:
             return False
 
     try:
-        until(answers, "an answer of Elasticsearch")
+        until(answers, "an answer of Elasticsearch", PATIENCE_S)
         made.load_templates()
         yield made
     finally:

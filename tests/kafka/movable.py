@@ -6,18 +6,13 @@ import contextlib
 import signal
 import socket
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-from confluent_kafka import KafkaException
-from confluent_kafka.admin import AdminClient
 from ports import free_port
 
-from tests.attachments import attach
-from tests.kafka.broker import PATIENCE_S, PROGRAM
-from tests.kafka.site import until
+from tests.kafka.broker import start_broker, wait_until_it_answers
 
 
 class MovableBroker:
@@ -32,22 +27,8 @@ class MovableBroker:
 
     def start(self) -> None:
         """Start the broker, and wait until it answers."""
-        with (self._folder / "broker.log").open("ab") as log:
-            process = self._process = subprocess.Popen(
-                [sys.executable, PROGRAM, "run", "--dir", self._folder / "broker", "--port", str(self._port)],
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-            )  # fmt: skip
-        attach("Apache Kafka", process, self._folder / "broker.log")
-        admin = AdminClient({"bootstrap.servers": f"127.0.0.1:{self._port}", "log_level": 0})
-
-        def answers() -> bool | None:
-            assert process.poll() is None, (self._folder / "broker.log").read_text()[-2000:]
-            try:
-                return bool(admin.list_topics(timeout=1).brokers) or None
-            except KafkaException:
-                return None
-
-        until(answers, "Apache Kafka", PATIENCE_S)
+        self._process = process = start_broker(self._folder, self._port)
+        wait_until_it_answers(process, self._folder, self._port)
 
     def stop(self) -> None:
         """Kill the broker; its data stays."""
