@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import threading
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,7 @@ from streams.kafka.redrive import Resender
 from tests.kafka.batches import make_batch, write_manifests
 from tests.kafka.exporter import Exporter
 from tests.kafka.guarded import GuardedBroker
-from tests.kafka.site import Site
+from tests.kafka.site import Service, Site
 from tests.waiting import until
 
 pytestmark = pytest.mark.kafka
@@ -117,140 +118,124 @@ def test_a_user_who_may_not_log_in_any_more_is_waited_for(probe: Probe) -> None:
     until(probe.is_well)
 
 
-def _restricted(
-    guarded: GuardedBroker, folder: Path, kind: ResourceType, name: str, operation: AclOperation
-) -> tuple[Site, list[AclBinding]]:
-    """Return a site with services that may do everything but one operation on what begins with a prefix and ``name``;
-    and what denies it."""
-    write_manifests(folder / "manifests")
+@dataclass
+class Permitted:
+    """A site with services that may do everything with its topics and groups, until a test denies them something."""
+
+    guarded: GuardedBroker
+    site: Site
+    user: str
+
+    def deny(self, kind: ResourceType, name: str, operation: AclOperation) -> list[AclBinding]:
+        """Deny an operation on what begins with the prefix and ``name``; the broker's ``revoke`` ends that."""
+        return self.guarded.deny(self.user, kind, self.site.prefix + name, operation)
+
+    def send(self, first: int) -> None:
+        """Send a batch of five verdicts, of which the first has this number."""
+        self.site.send(make_batch(first, 5))
+        self.site.flush()
+
+    def reads_on_without(self, denied: list[AclBinding], service: Service) -> None:
+        """Take back what denies something; check that what was sent meanwhile is read, and that all is well."""
+        self.guarded.revoke(denied)
+        assert len(self.site.read_flows(5)) == 5
+        until(lambda: service.get("/readyz")[0] == 200)
+        assert service.stop() == 0
+
+
+@pytest.fixture
+def permitted(guarded: GuardedBroker, tmp_path: Path) -> Iterator[Permitted]:
+    write_manifests(tmp_path / "manifests")
     prefix = f"t{secrets.token_hex(4)}"
     user, env = guarded.user()
     for every in (ResourceType.TOPIC, ResourceType.GROUP):
         guarded.allow(user, every, prefix, AclOperation.ALL)
-    denied = guarded.deny(user, kind, f"{prefix}.{name}", operation)
-    administrator = guarded.connection()
-    return Site(guarded.address, prefix, folder, administrator, {**env, "WEIR_CLUSTER": "c1"}), denied
+    site = Site(guarded.address, prefix, tmp_path, guarded.connection(), {**env, "WEIR_CLUSTER": "c1"})
+    yield Permitted(guarded, site, user)
+    site.end()
 
 
-def test_an_enricher_that_may_not_join_its_group_reads_once_it_may(guarded: GuardedBroker, tmp_path: Path) -> None:
-    site, denied = _restricted(guarded, tmp_path, ResourceType.GROUP, "c1.", AclOperation.READ)
-    try:
-        service = site.start("enrich", "--alone")
-        refused = f"no right READ on the group {site.prefix}.c1.enrich"
-        pages = [service.get("/readyz")]
+def test_an_enricher_that_may_not_join_its_group_reads_once_it_may(permitted: Permitted) -> None:
+    denied = permitted.deny(ResourceType.GROUP, ".c1.", AclOperation.READ)
+    service = permitted.site.start("enrich", "--alone")
+    refused = f"no right READ on the group {permitted.site.prefix}.c1.enrich"
+    pages = [service.get("/readyz")]
 
-        def is_refused() -> bool:
-            pages.append(service.get("/readyz"))
-            return refused in pages[-1][1]
+    def is_refused() -> bool:
+        pages.append(service.get("/readyz"))
+        return refused in pages[-1][1]
 
-        until(is_refused)
-        assert {status for status, _ in pages} == {503}
-        site.send(make_batch(0, 5))
-        site.flush()
-        guarded.revoke(denied)
-        # Long before WEIR_STALL would end the process.
-        assert len(site.read_flows(5)) == 5
-        until(lambda: service.get("/readyz")[0] == 200)
-        assert service.stop() == 0
-    finally:
-        site.end()
+    until(is_refused)
+    assert {status for status, _ in pages} == {503}
+    permitted.send(0)
+    # Long before WEIR_STALL would end the process.
+    permitted.reads_on_without(denied, service)
 
 
 @pytest.mark.parametrize("sent", [0, 5], ids=["heartbeats", "commits"])
 def test_an_enricher_whose_right_on_its_group_is_taken_back_reads_on_once_it_has_it(
-    guarded: GuardedBroker, tmp_path: Path, sent: int
+    permitted: Permitted, sent: int
 ) -> None:
-    site, denied = _restricted(guarded, tmp_path, ResourceType.GROUP, "none.", AclOperation.READ)
-    try:
-        service = site.start_enrich()
-        until(lambda: service.get("/readyz")[0] == 200)
-        if sent:
-            site.send(make_batch(0, sent))
-            site.flush()
-            site.read_flows(sent)
-        denied = guarded.deny(denied[0].principal.removeprefix("User:"), ResourceType.GROUP, site.prefix,
-                              AclOperation.READ)  # fmt: skip
-        until(lambda: f"no right READ on the group {site.prefix}.c1.enrich" in service.get("/readyz")[1])
-        assert "Kafka refuses this worker as a member of its group" in service.get("/readyz")[1]
-        site.send(make_batch(sent, 5))
-        site.flush()
-        guarded.revoke(denied)
-        until(lambda: service.get("/readyz")[0] == 200)
-        # What was not committed may come again.
-        assert len({flow["id"] for flow in site.read_flows(sent + 5)}) == sent + 5
-        assert service.stop() == 0
-    finally:
-        site.end()
+    site = permitted.site
+    service = site.start_enrich()
+    until(lambda: service.get("/readyz")[0] == 200)
+    if sent:
+        permitted.send(0)
+        site.read_flows(sent)
+    denied = permitted.deny(ResourceType.GROUP, "", AclOperation.READ)
+    until(lambda: f"no right READ on the group {site.prefix}.c1.enrich" in service.get("/readyz")[1])
+    assert "Kafka refuses this worker as a member of its group" in service.get("/readyz")[1]
+    permitted.send(sent)
+    permitted.guarded.revoke(denied)
+    until(lambda: service.get("/readyz")[0] == 200)
+    # What was not committed may come again.
+    assert len({flow["id"] for flow in site.read_flows(sent + 5)}) == sent + 5
+    assert service.stop() == 0
 
 
-def test_an_enricher_that_may_not_read_its_topic_any_more_reads_on_once_it_may(
-    guarded: GuardedBroker, tmp_path: Path
-) -> None:
-    site, denied = _restricted(guarded, tmp_path, ResourceType.TOPIC, "none.", AclOperation.READ)
-    try:
-        service = site.start_enrich()
-        until(lambda: service.get("/readyz")[0] == 200)
-        raw = f"{site.prefix}.verdicts.raw"
-        denied = guarded.deny(denied[0].principal.removeprefix("User:"), ResourceType.TOPIC, raw, AclOperation.READ)
-        until(lambda: f"no right READ on the topic {raw}" in service.get("/readyz")[1])
-        site.send(make_batch(0, 5))
-        site.flush()
-        guarded.revoke(denied)
-        assert len(site.read_flows(5)) == 5
-        until(lambda: service.get("/readyz")[0] == 200)
-        assert service.stop() == 0
-    finally:
-        site.end()
+def test_an_enricher_that_may_not_read_its_topic_any_more_reads_on_once_it_may(permitted: Permitted) -> None:
+    service = permitted.site.start_enrich()
+    until(lambda: service.get("/readyz")[0] == 200)
+    denied = permitted.deny(ResourceType.TOPIC, ".verdicts.raw", AclOperation.READ)
+    refused = f"no right READ on the topic {permitted.site.prefix}.verdicts.raw"
+    until(lambda: refused in service.get("/readyz")[1])
+    permitted.send(0)
+    permitted.reads_on_without(denied, service)
 
 
-@pytest.mark.parametrize("topics", ["flows", ""], ids=["one topic", "every topic"])
-def test_an_enricher_that_may_not_write_goes_on_once_it_may(
-    guarded: GuardedBroker, tmp_path: Path, topics: str
-) -> None:
-    site, denied = _restricted(guarded, tmp_path, ResourceType.TOPIC, topics, AclOperation.WRITE)
-    try:
-        service = site.start("enrich", "--alone")
-        service.wait_for("partitions assigned")
-        site.send(make_batch(0, 5))
-        site.flush()
-        until(lambda: "Kafka takes no records until the right is given" in service.get("/readyz")[1])
-        status, text = service.get("/readyz")
-        assert (status, f"no right WRITE on the topic {site.prefix}.flows" in text) == (503, True)
-        guarded.revoke(denied)
-        assert len(site.read_flows(5)) == 5
-        until(lambda: service.get("/readyz")[0] == 200)
-        assert service.stop() == 0
-    finally:
-        site.end()
+@pytest.mark.parametrize("topics", [".flows", "."], ids=["one topic", "every topic"])
+def test_an_enricher_that_may_not_write_goes_on_once_it_may(permitted: Permitted, topics: str) -> None:
+    denied = permitted.deny(ResourceType.TOPIC, topics, AclOperation.WRITE)
+    service = permitted.site.start("enrich", "--alone")
+    service.wait_for("partitions assigned")
+    permitted.send(0)
+    until(lambda: "Kafka takes no records until the right is given" in service.get("/readyz")[1])
+    status, text = service.get("/readyz")
+    assert (status, f"no right WRITE on the topic {permitted.site.prefix}.flows" in text) == (503, True)
+    permitted.reads_on_without(denied, service)
 
 
-def test_an_enricher_that_may_do_nothing_with_checkpoints_does_all_the_rest(
-    guarded: GuardedBroker, tmp_path: Path
-) -> None:
+def test_an_enricher_that_may_do_nothing_with_checkpoints_does_all_the_rest(permitted: Permitted) -> None:
     # As with the rights of a version that wrote none.
-    site, _ = _restricted(guarded, tmp_path, ResourceType.TOPIC, "checkpoints", AclOperation.ALL)
-    try:
-        service = site.start_enrich()
-        for number in range(20):
-            site.send(make_batch(number * 5, 5))
-            site.flush()
-        flows = site.read_flows(100)
-        assert sorted(int(flow["id"].removeprefix("r1-")) for flow in flows) == list(range(100))
-        until(lambda: service.get("/readyz")[0] == 200)
-        assert service.stop() == 0
-        assert {line["event"].partition(":")[0] for line in service.lines() if line["level"] == "error"} == {
-            "verdicts that vanish between two workers will not be noticed",
-            "checkpoints cannot be read",
-            "checkpoints cannot be written",
-        }
-        # What is finished was committed: the next worker reads none of it.
-        again = site.start_enrich()
-        site.send(make_batch(100, 5))
-        site.flush()
-        assert len(site.read_flows(105)) == 105
-        assert again.stop() == 0
-    finally:
-        site.end()
+    permitted.deny(ResourceType.TOPIC, ".checkpoints", AclOperation.ALL)
+    site = permitted.site
+    service = site.start_enrich()
+    for number in range(20):
+        permitted.send(number * 5)
+    flows = site.read_flows(100)
+    assert sorted(int(flow["id"].removeprefix("r1-")) for flow in flows) == list(range(100))
+    until(lambda: service.get("/readyz")[0] == 200)
+    assert service.stop() == 0
+    assert {line["event"].partition(":")[0] for line in service.lines() if line["level"] == "error"} == {
+        "verdicts that vanish between two workers will not be noticed",
+        "checkpoints cannot be read",
+        "checkpoints cannot be written",
+    }
+    # What is finished was committed: the next worker reads none of it.
+    again = site.start_enrich()
+    permitted.send(100)
+    assert len(site.read_flows(105)) == 105
+    assert again.stop() == 0
 
 
 def test_a_role_without_any_right_waits_for_its_rights(guarded: GuardedBroker, tmp_path: Path) -> None:
