@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import secrets
-import shutil
-import signal
-import sys
-import tempfile
+import contextlib
 from pathlib import Path
 
 import click
 
-from enrich.runtime.process import Exit, configure_logs
-from streams.cli.terminal import INTERRUPTED
 from tests.chaos.faults import FAULTS
 from tests.chaos.ground import Ground
 from tests.chaos.runner import Pace, Run
+from tests.long_run import carry_out, need, run_as_program
 
 _SHORT_S = 30.0
 _SHORT_PACE = Pace(lasts=(1.0, 8.0), pause=(0.5, 2.0))
@@ -39,38 +34,15 @@ def main(minutes: float, seed: int | None, *, short: bool, names: bool) -> None:
         for one in FAULTS:
             click.echo(f"{one.name} ({one.lane}): {(one.make.__doc__ or '').strip()}")
         return
-    if missing := [tool for tool in ("java", "openssl") if shutil.which(tool) is None]:
-        click.echo(f"chaos: needs {', '.join(missing)}: run deploy/local/setup", err=True)
-        sys.exit(Exit.UNABLE)
-    seed = secrets.randbelow(1 << 32) if seed is None else seed
-    click.echo(f"chaos: seed {seed}; again: python -m tests.chaos --seed {seed}")
-    configure_logs("error", "auto")
-    folder = Path(tempfile.mkdtemp(prefix="weir-chaos-"))
-    passed, code = False, int(Exit.UNEXPECTED)
-    try:
-        ground = Ground(folder, seed)
-        try:
+    need("chaos", ("java", "openssl"))
+
+    def work(folder: Path, seed: int) -> tuple[bool, bool]:
+        with contextlib.closing(Ground(folder, seed)) as ground:
             run = Run(ground, seed, _SHORT_PACE if short else Pace(), click.echo)
-            passed = run.run(_SHORT_S if short else minutes * 60)
-            if passed:
-                code = INTERRUPTED if run.stopped else Exit.OK
-        finally:
-            ground.close()
-    except KeyboardInterrupt:
-        click.echo("chaos: stopped without an account", err=True)
-        code = INTERRUPTED
-    finally:
-        if passed:
-            shutil.rmtree(folder)
-        else:
-            click.echo(f"chaos: what the services wrote is in {folder}", err=True)
-    sys.exit(code)
+            return run.run(_SHORT_S if short else minutes * 60), run.stopped
+
+    carry_out("chaos", seed, work)
 
 
 if __name__ == "__main__":
-    # What the run has started is ended, also if the command is asked to stop or its terminal is closed: brokers and
-    # roles are in process groups of their own, which the terminal does not end.
-    for one in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(one) is not signal.SIG_IGN:
-            signal.signal(one, lambda *_: sys.exit(Exit.UNEXPECTED))
-    main(prog_name="python -m tests.chaos")
+    run_as_program("chaos", main)

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-import secrets
-import shutil
-import signal
-import sys
-import tempfile
 from pathlib import Path
-from typing import Final, NoReturn
+from typing import Final
 
 import click
 
-from enrich.runtime.process import Exit, configure_logs
-from streams.cli.terminal import INTERRUPTED
 from tests.custody.ground import Ground
 from tests.custody.runner import Pace, Run
+from tests.long_run import cannot_run, carry_out, need, run_as_program
 from tests.programs import use_for_services
 
 _SHORT_S: Final = 20.0
@@ -39,46 +34,20 @@ def main(minutes: float, seed: int | None, *, short: bool) -> None:
     there is one.
     """
     if os.geteuid() != 0:
-        _end("must run as root, to make network namespaces and load kernel programs")
-    if missing := [tool for tool in _TOOLS if shutil.which(tool) is None]:
-        _end(f"needs {', '.join(missing)}: run deploy/local/setup")
-    seed = secrets.randbelow(1 << 32) if seed is None else seed
-    click.echo(f"custody: seed {seed}; again: python -m tests.custody --seed {seed}")
-    configure_logs("error", "auto")
-    use_for_services()
-    folder = Path(tempfile.mkdtemp(prefix="weir-custody-"))
-    passed, code = False, int(Exit.UNEXPECTED)
-    try:
-        ground = Ground(folder)
-        try:
+        cannot_run("custody", "must run as root, to make network namespaces and load kernel programs")
+    need("custody", _TOOLS)
+
+    def work(folder: Path, seed: int) -> tuple[bool, bool]:
+        with contextlib.closing(Ground(folder)) as ground:
             run = Run(ground, seed, _SHORT_PACE if short else Pace(), click.echo)
             report = run.run(_SHORT_S if short else minutes * 60)
-        finally:
-            ground.close()
         for line in report.lines():
             click.echo(line)
-        passed = not report.differences and report.verdicts > 0
-        if passed:
-            code = INTERRUPTED if run.stopped else Exit.OK
-    except KeyboardInterrupt:
-        click.echo("custody: stopped without an account", err=True)
-        code = INTERRUPTED
-    finally:
-        if passed:
-            shutil.rmtree(folder)
-        else:
-            click.echo(f"custody: what the services wrote is in {folder}", err=True)
-    sys.exit(code)
+        return not report.differences and report.verdicts > 0, run.stopped
 
-
-def _end(message: str) -> NoReturn:
-    click.echo(f"custody: {message}", err=True)
-    sys.exit(Exit.UNABLE)
+    use_for_services()
+    carry_out("custody", seed, work)
 
 
 if __name__ == "__main__":
-    # What the run has started is ended, also if the command is asked to stop or its terminal is closed.
-    for one in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(one) is not signal.SIG_IGN:
-            signal.signal(one, lambda *_: sys.exit(Exit.UNEXPECTED))
-    main(prog_name="python -m tests.custody")
+    run_as_program("custody", main)
