@@ -78,7 +78,7 @@ def _reason(longrepr: Any) -> str:
 
 
 def merged(paths: Iterable[Path]) -> dict[str, RingReport]:
-    """Add up the reports of several processes; a process that died before its end has left none."""
+    """Add up the reports of several processes; a process that died before its first test ended has left none."""
     total = {ring: RingReport() for ring in RINGS}
     for path in paths:
         if not path.exists() or not path.stat().st_size:

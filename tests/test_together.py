@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from tests import work_queue
 from tests.work_queue import LANES, Group, WorkQueue
 
 ROOT = Path(__file__).parents[1]
@@ -99,6 +100,10 @@ def test_each_group_is_taken_once(tmp_path: Path) -> None:
     one, other = WorkQueue(tmp_path, "kafka", left).taken(), WorkQueue(tmp_path, "kafka", left).taken()
     assert [next(one).name, next(other).name, next(one).lane] == ["a", "b", "tcx"]
     assert list(one) == list(other) == []
+
+
+def test_the_files_and_folders_that_are_named_exist() -> None:
+    assert [name for name in (*work_queue._ALONE, *work_queue._PACKAGES) if not (ROOT / name).exists()] == []
 
 
 def test_of_files_that_need_both_cores_one_runs_at_a_time_and_first(tmp_path: Path) -> None:

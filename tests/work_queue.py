@@ -92,28 +92,16 @@ class WorkQueue:
     def taken(self) -> Iterator[Group]:
         """Take one group after the other, until none is left."""
         while left := [group for group in self._groups if not self._file(group).exists()]:
-            turn = self._take_turn()
-            try:
-                group = self._choose([group for group in left if turn or not group.is_alone])
-                if turn and not (group and group.is_alone):
-                    turn.close()
+            with (self._folder / "turn").open("wb") as turn:
+                has_turn = _lock(turn)
+                group = self._choose([group for group in left if has_turn or not group.is_alone])
+                if group is None or not group.is_alone:
+                    # Another process may need it meanwhile.
+                    fcntl.flock(turn, fcntl.LOCK_UN)
                 if group is None:
                     time.sleep(_POLL_S)
                 elif self._take(group):
                     yield group
-            finally:
-                if turn:
-                    turn.close()
-
-    def _take_turn(self) -> BinaryIO | None:
-        """Return the lock of files that run one at a time, to be closed; None while another process has it."""
-        turn = (self._folder / "turn").open("wb")
-        try:
-            fcntl.flock(turn, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            turn.close()
-            return None
-        return turn
 
     def _choose(self, left: Sequence[Group]) -> Group | None:
         if left and all(group.lane != self._lane for group in left):
@@ -129,6 +117,15 @@ class WorkQueue:
 
     def _file(self, group: Group) -> Path:
         return self._folder / hashlib.sha256(f"{group.lane} {group.name}".encode()).hexdigest()
+
+
+def _lock(file: BinaryIO) -> bool:
+    """Lock a file until it is closed; return False if another process has locked it."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
