@@ -40,13 +40,18 @@ def hostile(number: int) -> bytes:
     return orjson.dumps(record)
 
 
-RECORDS_OF_ALL_KINDS = [hostile(number) for number in range(NUMBER)]
+@pytest.fixture(scope="module")
+def records() -> list[bytes]:
+    """Records of all kinds: 40 MB, which are made only where they are used."""
+    return [hostile(number) for number in range(NUMBER)]
 
 
-def test_it_takes_all_records_as_they_are_and_answers_the_queries(elasticsearch: Elasticsearch) -> None:
-    assert elasticsearch.index("other", RECORDS_OF_ALL_KINDS), "without a template it refuses some of them"
-    assert elasticsearch.index("kubeweir-flows", RECORDS_OF_ALL_KINDS) == []
-    flows = [orjson.loads(value) for value in RECORDS_OF_ALL_KINDS]
+def test_it_takes_all_records_as_they_are_and_answers_the_queries(
+    elasticsearch: Elasticsearch, records: list[bytes]
+) -> None:
+    assert elasticsearch.index("other", records), "without a template it refuses some of them"
+    assert elasticsearch.index("kubeweir-flows", records) == []
+    flows = [orjson.loads(value) for value in records]
     found = elasticsearch.search("kubeweir-flows", {"size": NUMBER})
     assert sorted(one["_source"]["id"] for one in found["hits"]["hits"]) == sorted(flow["id"] for flow in flows)
     queries: dict[str, dict[str, Any]] = orjson.loads((SHIPPERS / "elasticsearch-queries.json").read_bytes())
@@ -77,13 +82,13 @@ def labels(flow: dict[str, Any]) -> dict[str, str]:
     return found
 
 
-def test_it_takes_all_records_in_the_form_of_its_schema(elasticsearch: Elasticsearch) -> None:
-    made = [FORMS["ecs"](msgspec.json.decode(value, type=type(RECORDS[0]))) for value in RECORDS_OF_ALL_KINDS]
+def test_it_takes_all_records_in_the_form_of_its_schema(elasticsearch: Elasticsearch, records: list[bytes]) -> None:
+    made = [FORMS["ecs"](msgspec.json.decode(value, type=type(RECORDS[0]))) for value in records]
     assert elasticsearch.index("kubeweir-ecs-flows", made) == []
     query = {"query": {"term": {"kubeweir.source.labels": "app.kubernetes.io/name=web"}}, "size": 1}
     hits = elasticsearch.search("kubeweir-ecs-flows", {**query, "track_total_hits": True})["hits"]
     assert hits["total"]["value"] == sum(
-        labels(orjson.loads(value)).get("app.kubernetes.io/name") == "web" for value in RECORDS_OF_ALL_KINDS
+        labels(orjson.loads(value)).get("app.kubernetes.io/name") == "web" for value in records
     )
     assert hits["hits"][0]["_source"]["event"]["category"] == ["network"]
     span = {"query": {"range": {"@timestamp": {"gte": "now-1d"}}}, "size": 0, "track_total_hits": True}

@@ -60,7 +60,7 @@ def broker(tmp_path: Path) -> Iterator[MovableBroker]:
 
 
 class Asking:
-    """A process that makes the calls when it is told what to find."""
+    """A process that makes the calls until they find what is expected."""
 
     def __init__(self, broker: str) -> None:
         # Freed memory that is used again is noticed for sure if it is overwritten.

@@ -79,4 +79,3 @@ def test_all_adds_up_through_a_kill_and_repeats_and_what_vanished_is_named(site:
     assert "n1: arrival: gap: 50 verdicts did not arrive, or arrived unreadable and are a dead letter" in text.stdout
     assert "NetworkPolicy shop/web: 'True'" in text.stdout
     assert text.stdout.endswith("Not all is accounted for: 1 problem, see above.\n")
-    print(text.stdout)
