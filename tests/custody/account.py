@@ -185,7 +185,7 @@ class Account:
             found = end.get("pod_name"), end.get("pod_uid"), end.get("namespace")
             if host is None or not host.is_pod:
                 if found != (None, None, None):
-                    self._differ(f"{record}: {name} is {found}, in truth {host.name if host else 'nobody'}")
+                    self._differ(f"{record}: {name} is {found}, in truth {host.name if host else 'no host'}")
             elif found == (None, None, None) and not is_subject and self._may_be_nameless(host, record.at):
                 self.result.nameless += 1
             elif found != (host.name, host.uid, NAMESPACE):
@@ -255,12 +255,12 @@ class Account:
         """Each packet fares as policy says, and each end denies what its own policies deny."""
         least, unknown = Counter[str](), 0
         for way, lost, ends in ((flow.forward, missing[0], ENDS), (flow.back, missing[1], ENDS[::-1])):
-            for packet, came in _fates(way, lost):
+            for packet, has_arrived in _fates(way, lost):
                 answers = self._judge(flow, packet.at, packet.at + _JUDGED_NS)
-                if came != any(one.passes and other.passes for one, other in answers) and len(answers) == 1:
-                    arrived = "arrived" if came else "did not arrive"
-                    self._differ(f"{text}: a packet of {packet.at} {arrived}; policy says {answers}")
-                if came:
+                if has_arrived != any(one.passes and other.passes for one, other in answers) and len(answers) == 1:
+                    fate = "arrived" if has_arrived else "did not arrive"
+                    self._differ(f"{text}: a packet of {packet.at} {fate}; policy says {answers}")
+                if has_arrived:
                     continue
                 deniers = {next((end for end in ends if not both[ENDS.index(end)].passes), "") for both in answers}
                 if len(deniers) == 1:

@@ -40,7 +40,7 @@ class Desk:
     """The only place that changes policies.
 
     The probe logs how many policies there are when it has installed a change. So each change ends with policies of a
-    pod that nobody talks to ("markers"), added or removed until there are as many as there were not since before the
+    pod without traffic ("markers"), added or removed until there are as many as there were not since before the
     change. Changes are seen in their order, so the first such line says that all of it is in force.
     """
 

@@ -43,7 +43,7 @@ class Packet(NamedTuple):
     """Whether the host behind the interface has sent it."""
     flow: Tuple
     mark: int
-    """Equal for the same packet at another interface, whatever DNAT has changed in it."""
+    """Equal for the same packet at another interface, also if DNAT has changed it on the way."""
     fragment: int = WHOLE
     """A later fragment has no ports: those of ``flow`` are 0."""
     is_reply: bool = False

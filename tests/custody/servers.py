@@ -18,10 +18,10 @@ ANSWERING: Final = (8001, 8101)
 RESETTING: Final = 8002
 """The TCP port that resets a connection as soon as it has received something."""
 REFUSING: Final = 8003
-"""The TCP port at which nobody listens."""
+"""The TCP port that has no listener."""
 UDP_ANSWERING: Final = (9001, 9101)
 UDP_REFUSING: Final = 9002
-"""The UDP port at which nobody listens."""
+"""The UDP port that has no listener."""
 _IDLE_S: Final = 3.0
 """A connection that is silent for so long is ended: its client has gone, and policy has kept that from the server."""
 USER_TIMEOUT_MS: Final = 1500

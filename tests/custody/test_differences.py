@@ -106,7 +106,7 @@ def _move_a_record_in_time(sample: SampleRun) -> None:
     sample.records[1]["timestamp"] = "2026-11-18T00:00:00.000000000Z"
 
 
-def _log_what_nobody_sent(sample: SampleRun) -> None:
+def _log_what_was_not_sent(sample: SampleRun) -> None:
     record = copy.deepcopy(sample.records[0]) | {"id": f"ring-{len(sample.records)}"}
     record["connection"]["src_port"] = 1
     sample.records.append(record)
@@ -146,7 +146,7 @@ PLANTED: dict[Callable[[SampleRun], None], str] = {
     _lose_a_later_fragment: "0 of 1 later fragments arrived",
     _have_a_packet_arrive_twice: "1 packets arrived that were not sent",
     _move_a_record_in_time: "no packet of it was on its way then",
-    _log_what_nobody_sent: "is about no packet that was captured",
+    _log_what_was_not_sent: "is about no packet that was captured",
     _forget_the_dialled_address: r"was dialled at \{\}, in truth \('10.96.0.1', 80\)",
     _name_another_service: "'other'.*in truth",
     _name_another_node: "is of node n2",

@@ -174,7 +174,7 @@ def long_connection(trip: Trip) -> None:
 
 
 def refused(trip: Trip) -> None:
-    """Connect to a port at which nobody listens."""
+    """Connect to a port that has no listener."""
     _tcp(trip, REFUSING, 0.3, 0)
 
 
@@ -214,7 +214,7 @@ def many_datagrams(trip: Trip) -> None:
 
 
 def refused_datagrams(trip: Trip) -> None:
-    """Send datagrams to a port at which nobody listens, so that ICMP errors come back."""
+    """Send datagrams to a port that has no listener, so that ICMP errors come back."""
     _datagrams(trip, UDP_REFUSING, 2, pause_s=0.02)
 
 
