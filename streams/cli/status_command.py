@@ -22,7 +22,7 @@ from streams.cli.custody_sums import Heard, decode_tally
 from streams.cli.custody_text import Report, as_json, as_text
 from streams.cli.dead_letters import letter_of
 from streams.cli.kafka_failure import end, needs_to_read
-from streams.cli.observe import parse_since, unix_ms
+from streams.cli.observe import parse_since
 from streams.kafka.connection import Connection, NoTopicError, ReadError, checked
 from streams.kafka.consumer_groups import group_names
 from streams.kafka.group_positions import GroupPosition, group_positions
@@ -134,7 +134,8 @@ def _read(connection: Connection, topic: str, since: float | None = None) -> Ite
         if since is None:
             starts = {partition: first for partition, (first, _) in ends.items()}
         else:
-            starts = reader.at_time(unix_ms(datetime.fromtimestamp(since, UTC)))
+            # To Kafka, a negative time means something else.
+            starts = reader.at_time(max(0, int(since * 1000)))
         reader.start(starts)
         while not reader.ended() >= starts.keys():
             if time.monotonic() > deadline:

@@ -68,7 +68,8 @@ def test_without_a_broker_each_command_exits_with_1_and_says_why(
 @pytest.mark.parametrize(
     "arguments",
     [
-        ("observe", "--port", "x"), ("observe", "--since", "x"), ("dead", "show"), ("dead", "list", "--nothing"),
+        ("observe", "--port", "x"), ("observe", "--since", "x"), ("status", "--since", "x"), ("dead", "show"),
+        ("dead", "list", "--nothing"),
         ("alerts", "check", "/nowhere"), ("alerts", "test", "/nowhere"), ("routes", "check", "/nowhere"),
         ("routes", "groups", "/nowhere"), ("routes", "try", "/nowhere"), ("explain", "x"), ("nothing",),
     ],
@@ -77,7 +78,7 @@ def test_a_command_that_is_wrong_exits_with_2(arguments: tuple[str, ...]) -> Non
     assert run(*arguments).exit_code == 2
 
 
-@pytest.mark.parametrize("arguments", [("observe",), ("dead", "list"), ("alerts", "test", "--kafka")])
+@pytest.mark.parametrize("arguments", [("observe",), ("status",), ("dead", "list"), ("alerts", "test", "--kafka")])
 @pytest.mark.parametrize(
     "env",
     [{"WEIR_KAFKA_PROTOCOL": "smoke"}, {"WEIR_KAFKA_PROTOCOL": "sasl_ssl"}, {"WEIR_PARTITIONS": "1000000"}],

@@ -15,6 +15,7 @@ from streams.cli.main import command
 from streams.kafka.group_positions import GroupPosition
 from streams.kafka.records import Record
 from tests.streams.cli.test_custody import NOW, START, look, record
+from tests.streams.cli.test_observe import Values
 
 HOSTILE = "yes\u00a0\x1b[2J'\"\\\u202e"
 
@@ -51,3 +52,23 @@ def test_groups_that_kafka_does_not_show_are_not_known(monkeypatch: pytest.Monke
     assert [one.partition(":")[0] for one in unknown] == (
         [] if topic == "kubeweir.verdicts.raw" else ["how far workers, sinks and routes have come"]
     )
+
+
+def test_a_window_may_begin_with_the_first_day_of_the_calendar(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    class Topic(Values):
+        def at_time(self, timestamp_ms: int) -> dict[int, int]:
+            asked.append(timestamp_ms)
+            return {0: 0}
+
+        def close(self) -> None:
+            pass
+
+    monkeypatch.setattr(status_command, "TopicReader", lambda *_: Topic())
+    monkeypatch.setattr(status_command, "group_names", lambda *_: [])
+    monkeypatch.setattr(status_command, "group_positions", lambda *_: [])
+    found = status("--since", "0001-01-01")
+    assert found.exit_code == 1
+    assert found.stdout.endswith("No node has given a tally in this time.\n")
+    assert set(asked) == {0}
