@@ -19,6 +19,9 @@ _UNITS: Final = (
     "A verdict may count many of them: VERDICTS = READ + MISSING, and READ = FLOWS + ALERTS (for alerts only) + DEAD.",
 )
 
+_NamedNodes = Sequence[tuple[str, NodeCustody]]
+"""The nodes, and how each is called: with its cluster if there are several."""
+
 
 @dataclass(frozen=True, slots=True)
 class Report:
@@ -71,21 +74,22 @@ def as_text(report: Report) -> Iterator[str]:
     """Yield the lines of the report."""
     yield f"{time_text(report.start)} to {time_text(report.end)}"
     yield ""
-    rows = [HEADINGS, *(_row(_name(node, report), _as_of(node), node.sums) for node in report.nodes)]
-    if len(report.nodes) > 1:
+    nodes = _named_nodes(report)
+    rows = [HEADINGS, *(_row(name, _as_of(node), node.sums) for name, node in nodes)]
+    if len(nodes) > 1:
         rows.append(_row("in all", "", in_all(report.nodes)))
     yield from _table(rows, left=2)
     yield ""
     yield from _UNITS
-    yield from _section("Where the rest is", _reasons(report))
-    yield from _section("Nodes", _states(report))
-    yield from _section("Not enforced", _named(report, "unenforced"))
+    yield from _section("Where the rest is", _reasons(nodes))
+    yield from _section("Nodes", _states(nodes))
+    yield from _section("Not enforced", _unenforced(nodes))
     yield from _section("Annotations that ask for nothing, because their value is not 'true'", _annotations(report))
     yield from _section("Sinks and routes", _positions(report))
     letters = [f"{reason}: {count:,}" for reason, count in sorted(report.dead_letters.items())]
     yield from _section("Dead letters in this time (weir dead list)", letters)
     yield from _section("Not known", report.unknown)
-    yield from _section("Does not add up", [_problem(one, report) for one in report.problems])
+    yield from _section("Does not add up", _problems(report))
     yield ""
     if not report.nodes:
         yield "No node has given a tally in this time."
@@ -98,9 +102,13 @@ def as_text(report: Report) -> Iterator[str]:
         yield f"Not all is accounted for: {count} problem{'s' * (count > 1)}, see above."
 
 
-def _name(node: NodeCustody, report: Report) -> str:
-    several = len({one.cluster for one in report.nodes}) > 1
-    return f"{node.cluster}/{node.node}" if several else node.node
+def _named_nodes(report: Report) -> _NamedNodes:
+    several = len({node.cluster for node in report.nodes}) > 1
+    return [(_name(node, several), node) for node in report.nodes]
+
+
+def _name(one: NodeCustody | Problem, several: bool) -> str:
+    return f"{one.cluster}/{one.node}" if several else one.node
 
 
 def _as_of(node: NodeCustody) -> str:
@@ -124,34 +132,33 @@ def _sum(parts: dict[str, int], prefix: str) -> int:
     return sum(count for name, count in parts.items() if name.startswith(prefix))
 
 
-def _reasons(report: Report) -> Iterator[str]:
-    for node in report.nodes:
+def _reasons(nodes: _NamedNodes) -> Iterator[str]:
+    for name, node in nodes:
         found = {**node.sums["kernel"].parts, **node.sums["arrival"].parts}
-        named = [f"{name.replace(':', ' by ')} {count:,}" for name, count in found.items()
-                 if count and name not in ("written", "waiting", "read")]  # fmt: skip
+        named = [f"{part.replace(':', ' by ')} {count:,}" for part, count in found.items()
+                 if count and part not in ("written", "waiting", "read")]  # fmt: skip
         if named:
-            yield f"{_name(node, report)}: {', '.join(named)}"
+            yield f"{name}: {', '.join(named)}"
 
 
-def _states(report: Report) -> Iterator[str]:
+def _states(nodes: _NamedNodes) -> Iterator[str]:
     rows = [("NODE", "VERSION", "OLDEST WATCH", "NOT ENFORCED", "FULLEST MAP")]
-    for node in report.nodes:
+    for name, node in nodes:
         state = node.state
         kind, age = max(state.watch.items(), key=lambda one: one[1], default=("", 0.0))
-        name, (used, fit) = max(
+        table, (used, fit) = max(
             state.capacity.items(), key=lambda one: one[1][0] / max(one[1][1], 1), default=("", (0, 0))
         )
         watch = f"{kind} {age:.0f} s" if kind else "-"
-        fullest = f"{name} {used:,} of {fit:,}" if name else "-"
-        rows.append((_name(node, report), state.version or "-", watch, f"{state.unenforced_pods:,}", fullest))
+        fullest = f"{table} {used:,} of {fit:,}" if table else "-"
+        rows.append((name, state.version or "-", watch, f"{state.unenforced_pods:,}", fullest))
     if len(rows) > 1:
         yield from _table(rows, left=5)
 
 
-def _named(report: Report, what: str) -> Iterator[str]:
-    for node in report.nodes:
-        found: dict[str, str] = getattr(node.state, what)
-        yield from (f"{_name(node, report)}: {name}: {text}" for name, text in found.items())
+def _unenforced(nodes: _NamedNodes) -> Iterator[str]:
+    for name, node in nodes:
+        yield from (f"{name}: {pod}: {reason}" for pod, reason in node.state.unenforced.items())
 
 
 def _annotations(report: Report) -> list[str]:
@@ -169,10 +176,10 @@ def _positions(report: Report) -> Iterator[str]:
         yield from _table(rows, left=2)
 
 
-def _problem(problem: Problem, report: Report) -> str:
+def _problems(report: Report) -> Iterator[str]:
     several = len({*(one.cluster for one in report.nodes), *(one.cluster for one in report.problems)}) > 1
-    name = f"{problem.cluster}/{problem.node}" if several else problem.node
-    return f"{name}: {problem.stage}: {problem.reason}: {problem.text}"
+    for one in report.problems:
+        yield f"{_name(one, several)}: {one.stage}: {one.reason}: {one.text}"
 
 
 def _section(title: str, lines: Iterable[str]) -> Iterator[str]:
