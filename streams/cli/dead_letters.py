@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from enrich.wire.topics import Topics
+from streams.cli.terminal import printable
 from streams.kafka.dead_letter_form import Headers
 from streams.kafka.records import Record
 
@@ -71,13 +72,9 @@ class Letter:
 
 def letter_of(record: Record) -> Letter:
     """Read a record of the dead-letter topic."""
-    headers = {_printable(name): _printable((value or b"").decode(errors="replace")) for name, value in record.headers}
+    headers = {printable(name): printable((value or b"").decode(errors="replace")) for name, value in record.headers}
     key = next((value for name, value in record.headers if name == "key"), None)
     return Letter(record.partition, record.offset, record.timestamp_ms, headers, record.value, key)
-
-
-def _printable(text: str) -> str:
-    return text if text.isprintable() else "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)
 
 
 class Redriven:

@@ -6,8 +6,9 @@ import json
 import os
 import sys
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Collection, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Final
 
@@ -23,21 +24,20 @@ from streams.cli.custody_text import Report, as_json, as_text
 from streams.cli.dead_letters import letter_of
 from streams.cli.kafka_failure import end, needs_to_read
 from streams.cli.observe import parse_since
+from streams.cli.terminal import printable
 from streams.kafka.connection import Connection, NoTopicError, ReadError, checked
 from streams.kafka.consumer_groups import group_names
 from streams.kafka.group_positions import GroupPosition, group_positions
 from streams.kafka.reading import TopicReader
 from streams.kafka.records import Record
-from streams.settings import Settings
-from streams.worker.checkpoint import newest
+from streams.settings import EVERY_CLUSTER, Settings
+from streams.worker.checkpoint import MERGED_RECORDS, newest
 
 _BEFORE_S: Final = 120.0
 """So much before the window is read, for the last tally of each node before it."""
 _PATIENCE_S: Final = 60.0
 """How long nothing more may come of a topic that is not read to its end."""
 _MAX_RECORDS: Final = 1000
-_MERGED: Final = 2
-"""So many of the last checkpoints of a partition count together, as for workers."""
 
 
 @click.command()
@@ -69,11 +69,12 @@ def status(
     except (SettingsError, ValueError) as error:
         raise click.UsageError(str(error)) from error
     try:
-        report = _report(settings, connection, start.timestamp(), "" if cluster == "*" else cluster or "", without)
+        chosen = "" if cluster == EVERY_CLUSTER else cluster or ""
+        report = _report(settings, connection, start.timestamp(), chosen, without)
         # Whoever may write to a topic, or annotate an object, chooses texts, and a terminal obeys some.
         lines = as_text(report) if output == "text" else [json.dumps(as_json(report))]
         for line in lines:
-            click.echo(line if line.isprintable() else ascii(line)[1:-1])
+            click.echo(printable(line))
     except ReadError as error:
         end(error, connection, needs_to_read(settings.topics.status.name))
     except BrokenPipeError:
@@ -91,7 +92,7 @@ def _report(settings: Settings, connection: Connection, start: float, cluster: s
     tallies, seen, letters, positions = Tallies(start), {}, Counter[str](), list[GroupPosition]()
     for record in _read(connection, names.status.name, start - _BEFORE_S):
         try:
-            # Whoever writes a record chooses its time, and no calendar has some.
+            # Whoever writes a record chooses its time, and may choose one that no date can have.
             heard = Heard(min(max(record.timestamp_ms / 1000, 0.0), time.time()), decode_tally(record.value))
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             continue  # another type of record, or none of ours
@@ -105,11 +106,12 @@ def _report(settings: Settings, connection: Connection, start: float, cluster: s
     try:
         for record in _read(connection, names.dead.name, start):
             letter = letter_of(record)
-            letters.update([] if letter.is_mark else [letter.reason[:64] or "no reason"])
+            if not letter.is_mark:
+                letters[letter.reason[:64] or "no reason"] += 1
     except ReadError as error:
         unknown.append(f"dead letters: {error}")
     try:
-        prefix = ".".join((settings.prefix, *([cluster] if cluster else []), ""))
+        prefix = replace(settings, cluster=cluster).group("")
         topics = (names.raw.name, names.flows.name, names.denied.name)
         positions = group_positions(connection, group_names(connection, prefix), topics)
         if not any(one.topic == names.raw.name for one in positions):
@@ -155,11 +157,11 @@ def _cluster_of(key: str, prefix: str) -> str:
 
 def _last_seen(connection: Connection, topic: str, prefix: str) -> dict[NodeKey, float]:
     """Return when workers finished the last batch of each node that checkpoints know. Raises ReadError."""
-    found: dict[bytes, list[bytes]] = {}
+    found: dict[bytes, deque[bytes]] = {}
     try:
         for record in _read(connection, topic):
             if record.value:
-                found[record.key] = [*found.get(record.key, [])[1 - _MERGED :], record.value]
+                found.setdefault(record.key, deque(maxlen=MERGED_RECORDS)).append(record.value)
     except NoTopicError:
         return {}  # no worker has committed anything yet
     seen: dict[NodeKey, float] = {}

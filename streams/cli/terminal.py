@@ -1,4 +1,4 @@
-"""Shared by the commands that print much: a console, and an exit code."""
+"""Shared by the commands that print much: a console, an exit code, and the escape of what a terminal would obey."""
 
 from __future__ import annotations
 
@@ -15,3 +15,8 @@ class PipeConsole(Console):
 
     def on_broken_pipe(self) -> None:
         raise BrokenPipeError
+
+
+def printable(text: str) -> str:
+    """Return a text with its control characters escaped, which a terminal would obey."""
+    return text if text.isprintable() else "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)

@@ -30,6 +30,8 @@ import msgspec
 from enrich.wire.bounds import Count, LossReason, Node, RingId
 
 _VERSION: Final = 1
+MERGED_RECORDS: Final = 2
+"""So many of the last checkpoints of a partition are read, since a frozen worker may have written the last one."""
 MAX_BYTES: Final = 512_000
 """The most bytes of a checkpoint: some 3,000 rings, and less than every broker takes."""
 

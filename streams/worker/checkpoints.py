@@ -21,15 +21,13 @@ from streams.kafka.errors import topic_error
 from streams.kafka.producer import RecordProducer
 from streams.kafka.reading import TopicReader
 from streams.settings import Settings
-from streams.worker.checkpoint import Checkpoint, newest
+from streams.worker.checkpoint import MERGED_RECORDS, Checkpoint, newest
 from streams.worker.sender import now_ms, until_queued
 
 log = structlog.get_logger("kubeweir.streams")
 
 _NEWEST_RECORDS: Final = 256
 """So many records from the end are read first: each partition that is not idle writes one every second."""
-_MERGED_RECORDS: Final = 2
-"""So many of the last checkpoints of a partition are read, since a frozen worker may have written the last one."""
 _MAX_RECORDS_TAKEN: Final = 20
 _READ_PATIENCE_S: Final = 30.0
 """All attempts together: meanwhile nothing is enriched, and a rebalance of the group waits."""
@@ -145,7 +143,7 @@ def _read(
     reader: TopicReader, starts: Mapping[int, int], keys: frozenset[bytes], deadline: float
 ) -> dict[bytes, deque[bytes]]:
     """Read from these offsets to the end."""
-    found: dict[bytes, deque[bytes]] = {key: deque(maxlen=_MERGED_RECORDS) for key in keys}
+    found: dict[bytes, deque[bytes]] = {key: deque(maxlen=MERGED_RECORDS) for key in keys}
     reader.start(starts)
     while not reader.ended() >= starts.keys():
         if time.monotonic() > deadline:

@@ -27,14 +27,14 @@ def status(*arguments: str) -> Result:
 def test_a_text_that_a_terminal_would_obey_is_escaped_and_the_json_is_json_all_the_same(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    nodes = look(record(state=NodeState(suspicious={"Namespace a": HOSTILE})))
+    nodes = look(record(state=NodeState(suspicious={"Namespace a": HOSTILE}, unenforced={"a/b": HOSTILE})))
     monkeypatch.setattr(status_command, "_report", lambda *_: Report(START, NOW, nodes, []))
     for output in ("text", "json"):
         found = status("-o", output)
         assert found.exit_code == 0
         assert all(line.isprintable() for line in found.stdout.splitlines())
     [node] = json.loads(found.stdout)["nodes"]
-    assert node["state"]["suspicious"] == {"Namespace a": HOSTILE}
+    assert (node["state"]["suspicious"], node["state"]["unenforced"]) == ({"Namespace a": HOSTILE}, {"a/b": HOSTILE})
 
 
 @pytest.mark.parametrize("topic", ["kubeweir.verdicts.raw", "kubeweir.flows", None])
