@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from datetime import datetime
 from fnmatch import fnmatchcase
@@ -13,11 +12,10 @@ import click
 import msgspec
 
 from enrich.wire.bounds import Cluster, Count, Node, RingId, Seconds
-from streams.cli.observe import Reader, read_range, unix_ms
+from streams.cli.observe import LastKeys, Reader, read_range, unix_ms
 from streams.kafka.connection import ReadError
 
 _RECORDS_PER_READ: Final = 1000
-_REMEMBERED_RECORDS: Final = 100_000
 
 
 class LimitedVerdicts(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,8 +48,7 @@ class LimitedLines:
     def __init__(self, reader: Reader, clusters: Collection[str], write: Callable[[str], None]) -> None:
         """``clusters`` are those to be shown; empty: all."""
         self._reader, self._clusters, self._write = reader, clusters, write
-        self._seen: OrderedDict[tuple[str, str, int], None] = OrderedDict()
-        """Ring, class and total of the last records: a worker that is killed writes some of its records twice."""
+        self._keys = LastKeys()
         self._is_readable = True
 
     def ends(self) -> dict[int, int]:
@@ -110,9 +107,4 @@ class LimitedLines:
             return None
         if self._clusters and not any(fnmatchcase(one.cluster, name) for name in self._clusters):
             return None
-        if (key := (one.ring, one.decided, one.total)) in self._seen:
-            return None
-        self._seen[key] = None
-        if len(self._seen) > _REMEMBERED_RECORDS:
-            self._seen.popitem(last=False)
-        return one
+        return None if self._keys.is_repeat((one.ring, one.decided, one.total)) else one

@@ -7,7 +7,7 @@ longer is read from the second.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, NamedTuple, Protocol
 
@@ -17,7 +17,7 @@ from streams.cli.sorting import sort_values
 
 _RECORDS_PER_READ: Final = 1000
 _QUIET_S: Final = 0.2
-_REMEMBERED_IDS: Final = 100_000
+_REMEMBERED: Final = 100_000
 _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -78,23 +78,34 @@ def unix_ms(when: datetime) -> int:
     return max(0, int(when.timestamp() * 1000))
 
 
+class LastKeys:
+    """Remembers the last keys of records: a worker that is killed sends some of its records twice."""
+
+    def __init__(self) -> None:
+        self._seen: OrderedDict[Hashable, None] = OrderedDict()
+
+    def is_repeat(self, key: Hashable) -> bool:
+        """Return whether a key is among the last ones, and remember it."""
+        if key in self._seen:
+            return True
+        self._seen[key] = None
+        if len(self._seen) > _REMEMBERED:
+            self._seen.popitem(last=False)
+        return False
+
+
 class Selection:
-    """Decodes records, filters them, and drops repeats: a worker that is killed sends some of its records twice."""
+    """Decodes records, filters them, and drops repeats."""
 
     def __init__(self, filters: Filters) -> None:
         self._filters = filters
-        self._seen: OrderedDict[str, None] = OrderedDict()
+        self._keys = LastKeys()
 
     def pick(self, value: bytes) -> Shown | None:
         """Return the flow in a Kafka value if it is to be shown. A value that is not a flow record is skipped,
         because any client that may write to the topic can put one there."""
         shown = _matching(value, self._filters)
-        if shown is None or shown.flow.id in self._seen:
-            return None
-        self._seen[shown.flow.id] = None
-        if len(self._seen) > _REMEMBERED_IDS:
-            self._seen.popitem(last=False)
-        return shown
+        return None if shown is None or self._keys.is_repeat(shown.flow.id) else shown
 
 
 def _matching(value: bytes, filters: Filters) -> Shown | None:
