@@ -3,7 +3,7 @@
 A map that both generations share needs nothing. Of another one everything is copied first; afterwards, the connections
 with a packet since, and the entries that are missing. Fields are copied by name (``probe.kernel.description``).
 
-Places are numbered in each generation. A connection gets a new one, which is paid by who has paid for the old one. If
+Places are numbered in each generation. A connection gets a new one, which is paid by whoever paid for the old one. If
 its pod has no budget yet, the programs give it a place with its next packet.
 """
 

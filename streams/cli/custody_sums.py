@@ -93,7 +93,7 @@ class RingTallies:
     A stage may be counted anew in the window: the spool when the probe was restarted, what arrived when workers had no
     checkpoint. An example: a worker had counted the numbers from 0 on, and its last tally ended at 500. The next one
     counts from 520 on, and its last tally ends at 900. So the sums are those of the numbers 0 to 499 and 520 to 899,
-    and 20 numbers were counted by nobody."""
+    and no worker has counted the 20 numbers between."""
 
     def __init__(self, first: Heard) -> None:
         self.base: Heard | None = None

@@ -1,4 +1,4 @@
-"""The kernel's tally of decisions adds up, whatever becomes of them, and at any moment while packets flow."""
+"""The kernel's tally of decisions adds up whether they are written, cut or lost, and while packets flow."""
 
 from __future__ import annotations
 

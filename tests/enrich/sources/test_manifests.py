@@ -326,11 +326,11 @@ def _port(policy: NetworkPolicy) -> int | str | None:
 
 
 def test_a_change_is_one_change(source: ManifestSource, cluster: Cluster, folder: Path) -> None:
-    told: list[frozenset[type]] = []
-    cluster.subscribe(told.append)
+    changes: list[frozenset[type]] = []
+    cluster.subscribe(changes.append)
     (folder / "both.yaml").write_text(f"{POLICY % ('allow', 80)}---\n{POD % ('api', '10.0.0.2')}")
-    until(lambda: told)
-    assert told == [frozenset({Pod, NetworkPolicy})]
+    until(lambda: changes)
+    assert changes == [frozenset({Pod, NetworkPolicy})]
 
 
 def test_a_wrong_change_changes_nothing_until_it_is_mended(

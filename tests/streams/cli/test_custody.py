@@ -1,4 +1,4 @@
-"""The chain of custody adds up, and whatever is lost at a stage is named by stage, node and reason."""
+"""The chain of custody adds up, and anything lost at a stage is named by stage, node and reason."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def test_a_loss_in_the_window_is_seen_though_the_ring_had_others_before() -> Non
     assert [(one.stage, one.reason, one.count) for one in node.problems] == [("kernel", "twice", 5)]
 
 
-def test_a_restarted_probe_and_a_counting_that_began_anew_are_no_loss_and_what_nobody_counted_is_one() -> None:
+def test_a_restarted_probe_and_a_counting_that_began_anew_are_no_loss_and_what_no_worker_counted_is_one() -> None:
     tallies = Tallies(START)
     tallies.add(Heard(START - 10, record()))
     again = SpoolTally(begin=470, next=480, published=10)

@@ -1,4 +1,4 @@
-"""What `weir status` prints, whatever texts others have chosen, and what it says that it could not find out."""
+"""What `weir status` prints when others have chosen hostile texts, and what it says that it could not find out."""
 
 from __future__ import annotations
 
