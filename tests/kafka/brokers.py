@@ -16,11 +16,10 @@ from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
 from tests.attachments import attach
-from tests.kafka.broker import PROGRAM
+from tests.kafka.broker import PATIENCE_S, PROGRAM
 from tests.kafka.reassignment import reassign
 
 NUMBERS = (1, 2, 3)
-PATIENCE_S = 90
 
 
 class BrokerCluster:
