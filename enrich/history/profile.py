@@ -1,0 +1,59 @@
+"""Profiles: what policies can see of a pod, without what differs from pod to pod of one workload.
+
+A year has millions of pods and few kinds of pods. A profile is a distinct (namespace, workload, labels, named ports);
+its number is a hash of these, so that every worker gives the same number without asking anybody. Labels that differ by
+pod or by rollout are left out, because they would make a profile of each pod; a question that needs such a label is
+answered ``cannot say``.
+
+An example: pod ``data/db-7f9c-x2x1`` with the labels ``app=db``, ``pod-template-hash=7f9c`` of the Deployment ``db``
+has the profile (data, Deployment/db, app=db, postgres 5432/TCP), and so has each pod that the next rollout makes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection
+from typing import Final
+
+import msgspec
+
+from enrich.model import Owner, Pod
+from enrich.wire.journal import ContainerPort, Profile
+
+LEFT_OUT: Final = (
+    "apps.kubernetes.io/pod-index",
+    "batch.kubernetes.io/*",
+    "controller-revision-hash",
+    "controller-uid",
+    "job-name",
+    "pod-template-generation",
+    "pod-template-hash",
+    "statefulset.kubernetes.io/pod-name",
+)
+"""The labels that no profile has, by default. A ``*`` at the end stands for any rest."""
+_NUMBER_BYTES: Final = 8
+
+
+def is_left_out(label: str, left_out: Collection[str] = LEFT_OUT) -> bool:
+    """Return whether profiles are made without a label of this key."""
+    return label in left_out or any(one.endswith("*") and label.startswith(one[:-1]) for one in left_out)
+
+
+def profile_of(pod: Pod, workload: Owner | None, left_out: Collection[str] = LEFT_OUT) -> Profile:
+    """Return the profile of a pod. ``workload`` is what runs the pod, as records name it
+    (:meth:`enrich.index.cluster.Cluster.workload_of`); None for a pod that nothing runs."""
+    labels = {key: value for key, value in sorted(pod.labels.items()) if not is_left_out(key, left_out)}
+    ports = sorted({(port.name, port.port, int(port.protocol)) for port in pod.ports})
+    return Profile(
+        namespace=pod.namespace,
+        workload_kind=workload.kind if workload else "",
+        workload_name=workload.name if workload else "",
+        labels=labels,
+        ports=tuple(ContainerPort(*port) for port in ports),
+        host_network=pod.host_network,
+    )
+
+
+def number_of(profile: Profile) -> str:
+    """Return the number of a profile: 16 hexadecimal digits, the same wherever it is computed."""
+    return hashlib.blake2b(msgspec.json.encode(profile, order="sorted"), digest_size=_NUMBER_BYTES).hexdigest()

@@ -1,0 +1,44 @@
+"""Profiles: equal for all pods of a workload, different where a policy can tell pods apart."""
+
+from __future__ import annotations
+
+import msgspec
+
+from enrich.history.profile import is_left_out, number_of, profile_of
+from enrich.model import NamedPort, Owner, Pod, Protocol
+from enrich.wire.journal import Profile
+
+DB = Owner("Deployment", "db")
+
+
+def _pod(name: str, labels: dict[str, str]) -> Pod:
+    return Pod("data", name, f"uid-{name}", labels, ports=(NamedPort("postgres", 5432, Protocol.TCP),))
+
+
+def test_pods_of_two_rollouts_have_one_profile() -> None:
+    old = profile_of(_pod("db-1", {"app": "db", "pod-template-hash": "7f9c"}), DB)
+    new = profile_of(_pod("db-2", {"pod-template-hash": "8a0b", "app": "db"}), DB)
+    assert number_of(old) == number_of(new)
+    assert old.labels == {"app": "db"}
+
+
+def test_a_label_or_a_workload_that_differs_makes_another_profile() -> None:
+    profiles = [
+        profile_of(_pod("db-1", {"app": "db"}), DB),
+        profile_of(_pod("db-1", {"app": "db", "tier": "1"}), DB),
+        profile_of(_pod("db-1", {"app": "db"}), Owner("StatefulSet", "db")),
+        profile_of(_pod("db-1", {"app": "db"}), None),
+    ]
+    assert len({number_of(profile) for profile in profiles}) == len(profiles)
+
+
+def test_a_number_survives_the_way_over_the_wire() -> None:
+    profile = profile_of(_pod("db-1", {"b": "2", "a": "1"}), DB)
+    read = msgspec.json.decode(msgspec.json.encode(profile), type=Profile)
+    assert number_of(read) == number_of(profile)
+
+
+def test_a_star_stands_for_any_rest() -> None:
+    assert is_left_out("batch.kubernetes.io/controller-uid")
+    assert not is_left_out("batch.example.com/controller-uid")
+    assert is_left_out("build", ["build"])
