@@ -26,7 +26,8 @@ allow "$readers" Read \
   --group "$prefix.status.reader" \
   --group "$prefix.alerts.reader" \
   --group "$prefix.dead.reader" \
-  --group "$prefix.checkpoints.reader"
+  --group "$prefix.checkpoints.reader" \
+  --group "$prefix.journal.reader"
 allow "$readers" Read --resource-pattern-type prefixed \
   --group "$prefix.reader."
 allow "$readers" Read \
@@ -35,7 +36,8 @@ allow "$readers" Read \
   --topic "$prefix.status" \
   --topic "$prefix.alerts" \
   --topic "$prefix.dead" \
-  --topic "$prefix.checkpoints"
+  --topic "$prefix.checkpoints" \
+  --topic "$prefix.journal"
 allow "$workers" DescribeConfigs \
   --topic "$prefix.verdicts.raw" \
   --topic "$prefix.endpoints" \
@@ -46,11 +48,13 @@ allow "$workers" DescribeConfigs \
   --topic "$prefix.alerts.deltas" \
   --topic "$prefix.alerts.state" \
   --topic "$prefix.checkpoints" \
+  --topic "$prefix.journal" \
   --topic "$prefix.dead"
 allow "$workers" Read \
   --group "$prefix.endpoints.reader" \
   --group "$prefix.alerts.state.reader" \
-  --group "$prefix.checkpoints.reader"
+  --group "$prefix.checkpoints.reader" \
+  --group "$prefix.journal.reader"
 allow "$workers" Read --resource-pattern-type prefixed \
   --group "$prefix.$cluster."
 allow "$workers" Read \
@@ -62,7 +66,8 @@ allow "$workers" Read \
   --topic "$prefix.alerts" \
   --topic "$prefix.alerts.deltas" \
   --topic "$prefix.alerts.state" \
-  --topic "$prefix.checkpoints"
+  --topic "$prefix.checkpoints" \
+  --topic "$prefix.journal"
 allow "$workers" Write \
   --topic "$prefix.flows" \
   --topic "$prefix.flows.denied" \
@@ -71,6 +76,8 @@ allow "$workers" Write \
   --topic "$prefix.alerts" \
   --topic "$prefix.alerts.deltas" \
   --topic "$prefix.alerts.state" \
-  --topic "$prefix.checkpoints"
+  --topic "$prefix.checkpoints" \
+  --topic "$prefix.journal"
 allow "$workers" Write --resource-pattern-type prefixed \
-  --transactional-id "$prefix.$cluster.alerts."
+  --transactional-id "$prefix.$cluster.alerts." \
+  --transactional-id "$prefix.$cluster.journal."

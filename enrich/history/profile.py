@@ -11,14 +11,12 @@ has the profile (data, Deployment/db, app=db, postgres 5432/TCP), and so has eac
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Collection
 from typing import Final
 
-import msgspec
-
 from enrich.model import Owner, Pod
 from enrich.wire.journal import ContainerPort, Profile
+from enrich.wire.journal import number_of as number_of  # noqa: PLC0414 - modules import it from here
 
 LEFT_OUT: Final = (
     "apps.kubernetes.io/pod-index",
@@ -31,7 +29,6 @@ LEFT_OUT: Final = (
     "statefulset.kubernetes.io/pod-name",
 )
 """The labels that no profile has, by default. A ``*`` at the end stands for any rest."""
-_NUMBER_BYTES: Final = 8
 
 
 def is_left_out(label: str, left_out: Collection[str] = LEFT_OUT) -> bool:
@@ -52,8 +49,3 @@ def profile_of(pod: Pod, workload: Owner | None, left_out: Collection[str] = LEF
         ports=tuple(ContainerPort(*port) for port in ports),
         host_network=pod.host_network,
     )
-
-
-def number_of(profile: Profile) -> str:
-    """Return the number of a profile: 16 hexadecimal digits, the same wherever it is computed."""
-    return hashlib.blake2b(msgspec.json.encode(profile, order="sorted"), digest_size=_NUMBER_BYTES).hexdigest()

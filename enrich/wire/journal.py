@@ -1,18 +1,30 @@
 """The journal: each version of each object that decides or names, as the topic ``<prefix>.journal`` keeps it.
 
-An entry says that from ``seen_ns`` on an object was in a state, or was gone. The state of a past time is what the
-entries up to it say, the last one of each object. A gap says that for some time nobody wrote the journal: what happened
-in it is known only by its outcome, which the entries right after the gap have.
+THEORY OF OPERATION
 
-The key of a record is ``CLUSTER/KIND/NAMESPACE/NAME``. The topic is not compacted: each version stays for
-``WEIR_JOURNAL_DAYS``.
+1. An entry says that from ``seen_ns`` on an object was in a state, or was gone. The state of the cluster at a past time
+   is what the last entry of each object up to that time says. So an object that never changes would fall out of the
+   journal with its only entry; therefore the writer *repeats* a state that it wrote :data:`REPEAT_NS` ago. Whoever
+   reads from ``T - REPEAT_NS`` on has every state as of ``T``.
+2. A *Gap* says that for some time nobody wrote the journal, or that the writer did not see the cluster. What happened
+   in it is known only by its outcome: the entries right after it have every object that differs. An object with the
+   same resource version before and after was not changed in between.
+3. A *Heartbeat* says that everything seen up to ``seen_ns`` is in the journal, although nothing changed.
+
+An example. Policy shop/db is made at 10:00, changed at 10:05, and the writer is down from 10:10 to 10:20; meanwhile
+somebody deletes the policy. The journal has: NetworkPolicy shop/db at 10:00, the same with another state at 10:05, Gap
+from 10:10 until 10:20, NetworkPolicy shop/db gone at 10:20.
+
+The key of a record is ``CLUSTER/KIND/NAMESPACE/NAME``. The topic is not compacted.
 """
 
 from __future__ import annotations
 
-from typing import Final
+import hashlib
+from typing import Annotated, Final
 
 import msgspec
+from msgspec import Meta
 
 from enrich.wire.bounds import (
     Cluster,
@@ -28,14 +40,33 @@ from enrich.wire.bounds import (
     Port,
     Uid,
 )
+from enrich.wire.journal_objects import JOURNALED, Journaled, decode_state, encode_state
 
 VERSION: Final = 1
+PROFILE: Final = "Profile"
+GAP: Final = "Gap"
+HEARTBEAT: Final = "Heartbeat"
+KINDS: Final = (*JOURNALED, PROFILE)
+"""The kinds that have states."""
+DAY_NS: Final = 86_400 * 1_000_000_000
+REPEAT_NS: Final = 30 * DAY_NS
+"""After so long the writer writes a state again that has not changed."""
+MAX_MANAGER: Final = 128
+"""Characters of the name of a manager, as the API server limits it."""
+_NUMBER_BYTES: Final = 8
+_KindOrNone = Annotated[str, Meta(max_length=63, pattern=r"\A[A-Za-z0-9]*\Z")]
+_NameOrNone = Annotated[str, Meta(max_length=253, pattern=r"\A([A-Za-z0-9]([-A-Za-z0-9._:]*[A-Za-z0-9])?)?\Z")]
+_ResourceVersion = Annotated[str, Meta(max_length=64, pattern=r"\A[!-~]*\Z")]
+
+
+class JournalError(ValueError):
+    """The bytes are not an entry of the journal; the message says why."""
 
 
 class ContainerPort(msgspec.Struct, frozen=True, array_like=True):
     """A container port that has a name."""
 
-    name: str
+    name: Annotated[str, Meta(max_length=63)]
     port: Port
     protocol: Octet
 
@@ -44,34 +75,121 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
     """What policies can see of pods that differ in nothing else than their name; :mod:`enrich.history.profile`."""
 
     namespace: Namespace
-    workload_kind: str = ""
-    workload_name: str = ""
+    workload_kind: _KindOrNone = ""
+    workload_name: _NameOrNone = ""
     labels: dict[LabelKey, LabelValue]
     ports: tuple[ContainerPort, ...] = ()
     host_network: bool = False
 
 
 class JournalEntry(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
-    """One version of one object, its end, or a gap. Times are nanoseconds of the writer's wall clock."""
+    """One version of one object, its end, a gap or a heartbeat. Times are nanoseconds of the writer's wall clock."""
 
     v: int = VERSION
     cluster: Cluster
     kind: Kind
-    """NetworkPolicy, ClusterNetworkPolicy, AdminNetworkPolicy, BaselineAdminNetworkPolicy, Namespace, Node, Service,
-    NetworkLogging, Profile; or Gap."""
+    """One of :data:`KINDS`: NetworkPolicy, ClusterNetworkPolicy, AdminNetworkPolicy, BaselineAdminNetworkPolicy,
+    Namespace, Node, Service, NetworkLogging, Profile; or Gap, or Heartbeat."""
     namespace: NamespaceOrNone = ""
     name: ObjectName = ""
-    """Of a profile its number, of a gap nothing."""
+    """Of a profile its number, of a gap and a heartbeat nothing."""
     uid: Uid = ""
-    resource_version: str = ""
+    resource_version: _ResourceVersion = ""
+    """Empty if the source has none, as for a folder of manifests."""
     generation: Count = 0
     seen_ns: Nanoseconds
     """When the writer learned of this state. Of a gap: when it ended."""
     gone: bool = False
     """The object does not exist from here on. Then there is no ``object``."""
     object: msgspec.Raw = msgspec.Raw(b"null")
-    """The state: a value of :mod:`enrich.model` (or :class:`Profile`) as msgspec writes it."""
-    changed_by: str = ""
+    """The state: a value of :mod:`enrich.model` or a :class:`Profile`; :func:`state_of` decodes it."""
+    changed_by: Annotated[str, Meta(max_length=MAX_MANAGER)] = ""
     """Who made this version, as the newest entry of the object's ``metadata.managedFields`` names its manager."""
     since_ns: Nanoseconds = 0
-    """Of a gap: when the last writer surely wrote. Nothing is known between this and ``seen_ns``."""
+    """Of a gap: when the last writer surely wrote; nothing is known between this and ``seen_ns``. 0: there was no
+    writer before. Of a state that is repeated: the ``seen_ns`` of its first entry; else 0."""
+
+    @property
+    def key(self) -> bytes:
+        """The Kafka key."""
+        return f"{self.cluster}/{self.kind}/{self.namespace}/{self.name}".encode()
+
+
+_decode = msgspec.json.Decoder(JournalEntry).decode
+_encode = msgspec.json.Encoder().encode
+_encode_profile = msgspec.json.Encoder(order="sorted").encode
+_decode_profile = msgspec.json.Decoder(Profile).decode
+
+
+def number_of(profile: Profile) -> str:
+    """Return the number of a profile: 16 hexadecimal digits, the same wherever it is computed."""
+    return hashlib.blake2b(_encode_profile(profile), digest_size=_NUMBER_BYTES).hexdigest()
+
+
+def raw_state(made: Journaled | Profile) -> msgspec.Raw:
+    """Encode a state for :attr:`JournalEntry.object`; equal states have equal bytes.
+
+    Raises :class:`JournalError` if the state is outside the bounds of the form."""
+    try:
+        if isinstance(made, Profile):
+            encoded = _encode_profile(made)
+            _decode_profile(encoded)
+        else:
+            encoded = encode_state(made)
+    except (ValueError, RecursionError) as error:
+        raise JournalError(str(error)) from error
+    return msgspec.Raw(encoded)
+
+
+def encode_entry(entry: JournalEntry) -> bytes:
+    """Encode an entry as a Kafka value."""
+    return _encode(entry)
+
+
+def decode_entry(value: bytes, key: bytes) -> JournalEntry:
+    """Decode the value of the record with a key, and check its state. Raises :class:`JournalError`."""
+    try:
+        entry = _decode(value)
+    except (ValueError, RecursionError) as error:
+        raise JournalError(str(error)) from error
+    if entry.v != VERSION:
+        raise JournalError(f"version {entry.v}, but this reader knows only {VERSION}")
+    if entry.key != key:
+        raise JournalError(f"the key {key[:400]!r} is not that of the entry, {entry.key!r}")
+    _check(entry)
+    return entry
+
+
+def state_of(entry: JournalEntry) -> Journaled | Profile | None:
+    """Return the state that an entry has; None if the object is gone, and for a gap or a heartbeat.
+
+    Raises :class:`JournalError`; never for an entry of :func:`decode_entry`."""
+    if entry.gone or entry.kind not in KINDS:
+        return None
+    try:
+        if entry.kind == PROFILE:
+            return _decode_profile(entry.object)
+        return decode_state(entry.kind, entry.object)
+    except (ValueError, RecursionError) as error:
+        raise JournalError(f"{entry.kind} {entry.namespace}/{entry.name}: {error}") from error
+
+
+def _check(entry: JournalEntry) -> None:
+    """Raise JournalError if the parts of an entry contradict each other."""
+    has_object = bytes(entry.object) != b"null"
+    if entry.since_ns > entry.seen_ns:
+        raise JournalError("since_ns is later than seen_ns")
+    if entry.kind in (GAP, HEARTBEAT):
+        if entry.name or entry.namespace or entry.gone or has_object:
+            raise JournalError(f"a {entry.kind} has neither a name nor a state")
+        return
+    if entry.kind not in KINDS:
+        raise JournalError(f"the journal has no kind {entry.kind}")
+    if not entry.name or entry.gone == has_object:
+        raise JournalError("an entry has a name, and either a state or gone")
+    made = state_of(entry)
+    if isinstance(made, Profile):
+        if number_of(made) != entry.name or entry.namespace != made.namespace:
+            raise JournalError("the number is not that of the profile")
+    elif made is not None and (made.key != (entry.namespace, entry.name) or made.uid != entry.uid):
+        raise JournalError("the state is another object's")

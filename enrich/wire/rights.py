@@ -33,6 +33,7 @@ _WORKER_READS: Final = {
     "alerts.deltas": "put the counts of all workers together",
     "alerts.state": "know after a restart what fires",
     "checkpoints": "notice verdicts that vanished between two workers",
+    "journal": "know what is written already, so that no version is written twice",
 }
 _WORKER_WRITES: Final = {
     "flows": "write records",
@@ -43,6 +44,7 @@ _WORKER_WRITES: Final = {
     "alerts.deltas": "hand on counts",
     "alerts.state": "keep what fires",
     "checkpoints": "note which verdicts are finished",
+    "journal": "keep each version of policies and of what names",
 }
 _READER_READS: Final = {
     "flows": "read records",
@@ -51,6 +53,7 @@ _READER_READS: Final = {
     "alerts": "read alerts",
     "dead": "look at dead letters",
     "checkpoints": "know which nodes were ever heard of (`weir status`)",
+    "journal": "know what policy said at a time",
 }
 
 _WITHOUT_A_GROUP: Final = "read the topic without a group, for which librdkafka asks all the same"
@@ -94,10 +97,11 @@ def _rights() -> Iterator[Right]:
         yield Right("workers", "topic", name, "Write", purpose)
     for name in dict.fromkeys((*_WORKER_READS, *_WORKER_WRITES)):
         yield Right("workers", "topic", name, "DescribeConfigs", "check the topic's settings (else a warning)")
-    for name in ("endpoints", "alerts.state", "checkpoints"):
+    for name in ("endpoints", "alerts.state", "checkpoints", "journal"):
         yield Right("workers", "group", f"{name}.reader", "Read", _WITHOUT_A_GROUP)
     yield Right("workers", "group", "CLUSTER.", "Read", "share partitions between workers, and commit")
     yield Right("workers", "transactionalId", "CLUSTER.alerts.", "Write", "write alerts exactly once")
+    yield Right("workers", "transactionalId", "CLUSTER.journal.", "Write", "write the journal exactly once")
     for name, purpose in _READER_READS.items():
         yield Right("readers", "topic", name, "Read", purpose)
     for name in _READER_READS:

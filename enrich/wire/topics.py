@@ -26,6 +26,10 @@ _ENDPOINTS: Final = {
     "max.message.bytes": SMALL,
 }
 _MAX_ALERT_PARTITIONS: Final = 8
+JOURNAL_DAYS: Final = 400
+_JOURNAL_REPEATS_DAYS: Final = 31
+"""Every state is in the journal again after 30 days (:data:`enrich.wire.journal.REPEAT_NS`), so that it is kept for so
+much longer than it answers."""
 _STATE: Final = {"cleanup.policy": "compact", "segment.ms": str(_DAY_MS)}
 # Workers read it when they take over partitions, so it is compacted early.
 _CHECKPOINTS: Final = _STATE | {"segment.bytes": str(64 << 20), "min.cleanable.dirty.ratio": "0.1"}
@@ -83,18 +87,22 @@ class Topics:
     """Which alerts fire, and the state of their groups. Each partition belongs to the same one of the deltas."""
     checkpoints: Topic
     """Which verdicts of which rings are finished, by partition of the raw topic."""
+    journal: Topic
+    """Each version of each object that decides or names."""
 
     def __iter__(self) -> Iterator[Topic]:
         return iter(
             (
                 self.raw, self.flows, self.denied, self.dead, self.status, self.endpoints,
-                self.alerts, self.deltas, self.alert_state, self.checkpoints,
+                self.alerts, self.deltas, self.alert_state, self.checkpoints, self.journal,
             )
         )  # fmt: skip
 
 
-def topics(prefix: str, partitions: int) -> Topics:
-    """Make the topics of a prefix. ``partitions`` is for those that carry the load; the others have one."""
+def topics(prefix: str, partitions: int, journal_days: int = JOURNAL_DAYS) -> Topics:
+    """Make the topics of a prefix. ``partitions`` is for those that carry the load; the others have one.
+
+    ``journal_days``: so long the journal answers."""
 
     def topic(name: str, count: int, days: int, more: Mapping[str, str] | None = None) -> Topic:
         kept = {"cleanup.policy": "delete", "retention.ms": str(days * _DAY_MS)}
@@ -117,4 +125,6 @@ def topics(prefix: str, partitions: int) -> Topics:
         deltas=topic("alerts.deltas", min(partitions, _MAX_ALERT_PARTITIONS), 1),
         alert_state=topic("alerts.state", min(partitions, _MAX_ALERT_PARTITIONS), 1, _STATE),
         checkpoints=topic("checkpoints", 1, 1, _CHECKPOINTS),
+        # One partition, because the order of versions says what was true when.
+        journal=topic("journal", 1, journal_days + _JOURNAL_REPEATS_DAYS, {"max.message.bytes": LARGE}),
     )
