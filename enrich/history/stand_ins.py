@@ -1,0 +1,310 @@
+"""Stand-ins for the ends of a pair: every kind of connection that a pair may stand for, as far as policies can tell.
+
+A pair keeps less than a packet has. A profile leaves labels out and has no address, a coarse block has many addresses,
+and of a node that is the peer nobody noted whether the subject ran there. So a pair stands for several *cases*, one for
+each combination that the policies in question can tell apart:
+
+- Addresses. The blocks of the policies cut a range into stretches in which all addresses are equal to them. One address
+  of each stretch is enough. An example: the peer is 203.0.113.0/24 (coarse), a rule has 203.0.113.64/26; the cases are
+  203.0.113.0, 203.0.113.64 and 203.0.113.128.
+- Labels that profiles leave out: without the label, with each value that a selector names, and with another value.
+- The own node, which its pods always reach: that the node is the subject's, or is not.
+
+If the policies decide all cases alike, the pair is decided. Otherwise nobody can say.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import itertools
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+import msgspec
+
+from enrich.history.profile import LEFT_OUT, is_left_out
+from enrich.model import (
+    ClusterNetworkPolicy,
+    ClusterRule,
+    IPBlock,
+    Name,
+    NamedPort,
+    NetworkPolicy,
+    Node,
+    Pod,
+    Protocol,
+    Rule,
+)
+from enrich.policy.matching import Direction, Endpoint, PolicyView
+from enrich.wire.journal import Profile
+from enrich.wire.pair import PairEnd, PairKey
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+EVERYWHERE: Final[tuple[Network, ...]] = (ipaddress.ip_network("0.0.0.0/0"), ipaddress.ip_network("::/0"))
+MAX_CASES: Final = 512
+"""More cases than this of one pair are not looked at."""
+_NO_ADDRESS: Final = "0.0.0.0"  # noqa: S104 - stands for an address that no policy asks for
+_OTHER: Final = "~"
+"""A value that no label can have, and therefore no selector names."""
+_PORTS_OF: Final = frozenset(map(int, Protocol))
+"""The protocols whose ports policies name."""
+_SELF: Final = "self"
+_NODE: Final = "node"
+
+
+class UnsayableError(Exception):
+    """The pair cannot be judged by any policies; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What is known beside the pairs and the policies."""
+
+    profiles: Mapping[str, Profile]
+    pod_ranges: tuple[Network, ...] = EVERYWHERE
+    """Where the addresses of pods are."""
+    left_out: Collection[str] = LEFT_OUT
+    """The labels that profiles are made without."""
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One kind of connection that a pair may stand for."""
+
+    subject: Pod
+    peer: Endpoint
+    own_node: Node | None
+    """The subject's node, if the peer is it: with all its addresses, also those that the API does not list."""
+    assumed: tuple[int, ...]
+    """The number of the possibility in each of the dimensions, :attr:`Cases.dimensions`."""
+
+    def within(self, view: PolicyView) -> PolicyView:
+        """Return the cluster as this case needs it."""
+        return view if self.own_node is None else replace(view, nodes={**view.nodes, self.own_node.key: self.own_node})
+
+
+@dataclass(frozen=True, slots=True)
+class Cases:
+    """All cases of a pair."""
+
+    direction: Direction
+    protocol: Protocol | None
+    port: int
+    cases: tuple[Case, ...]
+    dimensions: tuple[str, ...]
+    """In what the cases may differ, as the end of a sentence: ``it depends on ...``."""
+
+
+class CaseMaker:
+    """Makes the cases of pairs, as some policies tell them apart."""
+
+    def __init__(self, known: Known, views: Sequence[PolicyView]) -> None:
+        self._known = known
+        self._views = views
+        self._distinctions: dict[str, _Distinctions] = {}
+
+    def cases_of(self, key: PairKey) -> Cases:
+        """Return the cases of a pair that any of the views can tell apart. Raises :class:`UnsayableError`."""
+        profile = _subject_profile(self._known, key.subject)
+        protocol, port = _protocol_and_port(key)
+        distinctions = self._distinctions_in(profile.namespace)
+        subjects = _pods(profile, key.subject.profile, distinctions.labels)
+        peers, about_peers = _peers(self._known, key, self._views, distinctions)
+        owns = _own_nodes(key, self._views, distinctions)
+        dimensions = (
+            f"labels of {key.subject.workload or 'the pod'} that profiles leave out{distinctions.label_text}",
+            about_peers,
+            f"whether {key.peer.node} is the pod's own node",
+        )
+        if len(subjects) * len(peers) * len(owns) > MAX_CASES:
+            raise UnsayableError(f"the policies tell more than {MAX_CASES} cases of this pair apart")
+        made = []
+        choices = (enumerate(subjects), enumerate(peers), enumerate(owns))
+        for (at_subject, subject), (at_peer, peer), (at_own, own) in itertools.product(*choices):
+            node = _with_address(own, peer.ip) if own is not None else None
+            ips = (peer.ip,) if key.reason == _SELF else ()
+            placed = msgspec.structs.replace(subject, node=node.name if node else "", ips=ips)
+            made.append(Case(placed, peer, node, (at_subject, at_peer, at_own)))
+        direction = Direction.INGRESS if key.direction == "ingress" else Direction.EGRESS
+        return Cases(direction, protocol, port, tuple(made), dimensions)
+
+    def _distinctions_in(self, namespace: str) -> _Distinctions:
+        found = self._distinctions.get(namespace)
+        if found is None:
+            found = self._distinctions[namespace] = _Distinctions.of(self._views, namespace, self._known.left_out)
+        return found
+
+
+# --- what the policies tell apart
+
+
+@dataclass(frozen=True, slots=True)
+class _Distinctions:
+    """What the policies in question ask for, of what a pair does not have."""
+
+    blocks: tuple[Network, ...]
+    """All blocks and their exceptions."""
+    labels: Mapping[str, tuple[str, ...]]
+    """Labels that profiles leave out and that a selector of pods asks for, with the values that it names."""
+    nodes: bool
+    """Whether a rule selects nodes by their labels."""
+
+    @classmethod
+    def of(cls, views: Sequence[PolicyView], namespace: str, left_out: Collection[str]) -> _Distinctions:
+        """Collect from all policies that may select a pod of the namespace."""
+        blocks: dict[Network, None] = {}
+        labels: dict[str, dict[str, None]] = {}
+        nodes = False
+        for policy in itertools.chain.from_iterable(_policies(view, namespace) for view in views):
+            peers = [peer for rule in _rules(policy) for peer in rule.peers]
+            blocks.update((net, None) for peer in peers if peer.ip_block for net in _networks(peer.ip_block))
+            nodes = nodes or any(peer.nodes is not None for peer in peers)
+            for selector in (policy.pods, *(peer.pods for peer in peers if peer.pods)):
+                for one in selector.requirements:
+                    if is_left_out(one.key, left_out):
+                        labels.setdefault(one.key, {}).update(dict.fromkeys(one.values))
+        return cls(tuple(blocks), {key: tuple(values) for key, values in labels.items()}, nodes)
+
+    @property
+    def label_text(self) -> str:
+        return f": {', '.join(sorted(self.labels))}" if self.labels else ""
+
+
+def _policies(view: PolicyView, namespace: str) -> Iterator[NetworkPolicy | ClusterNetworkPolicy]:
+    yield from view.cluster_policies.values()
+    yield from (policy for policy in view.policies.values() if policy.namespace == namespace)
+
+
+def _rules(policy: NetworkPolicy | ClusterNetworkPolicy) -> Iterator[Rule | ClusterRule]:
+    yield from policy.ingress or ()
+    yield from policy.egress or ()
+
+
+def _networks(block: IPBlock) -> Iterator[Network]:
+    yield from map(ipaddress.ip_network, (block.cidr, *block.excepts))
+
+
+# --- ends
+
+
+def _subject_profile(known: Known, end: PairEnd) -> Profile:
+    if end.unknown or not end.profile:
+        raise UnsayableError("it is not known which pod decided")
+    profile = _profile(known, end)
+    if profile.host_network:
+        raise UnsayableError("the pod has no network of its own")
+    return profile
+
+
+def _profile(known: Known, end: PairEnd) -> Profile:
+    found = known.profiles.get(end.profile)
+    if found is None:
+        raise UnsayableError(f"the journal does not have the labels of {end.namespace}/{end.workload or end.profile}")
+    return found
+
+
+def _protocol_and_port(key: PairKey) -> tuple[Protocol | None, int]:
+    if not key.protocol:
+        raise UnsayableError("the protocol is not known")
+    if key.protocol not in _PORTS_OF:
+        # Policies see no ports in ICMP, and cannot name other protocols.
+        return None, 0
+    if not key.port:
+        raise UnsayableError("the port is not known")
+    return Protocol(key.protocol), key.port
+
+
+def _pods(profile: Profile, number: str, labels: Mapping[str, tuple[str, ...]]) -> list[Pod]:
+    """Return a pod of the profile for each choice of the labels that it leaves out."""
+    ports = tuple(
+        NamedPort(port.name, port.port, Protocol(port.protocol)) for port in profile.ports if port.protocol in _PORTS_OF
+    )
+    choices = [[None, *values, _OTHER] for values in labels.values()]
+    made = []
+    for chosen in itertools.islice(itertools.product(*choices), MAX_CASES + 1):
+        extra = {key: value for key, value in zip(labels, chosen, strict=True) if value is not None}
+        name = profile.workload_name or number
+        made.append(Pod(profile.namespace, name, number, {**profile.labels, **extra}, ports=ports))
+    return made
+
+
+def stand_in(profile: Profile, number: str) -> Pod:
+    """Return a pod of the profile, without an address and without the labels that profiles leave out."""
+    return _pods(profile, number, {})[0]
+
+
+def _peers(
+    known: Known, key: PairKey, views: Sequence[PolicyView], distinctions: _Distinctions
+) -> tuple[list[Endpoint], str]:
+    """Return the ends that the peer may be, and in what they differ."""
+    end = key.peer
+    if end.unknown:
+        raise UnsayableError("it is not known which pod, if any, had the peer's address")
+    if end.node:
+        node = _node(views, end.node)
+        named = dict.fromkeys((*node.ips, *node.tunnel_ips, *node.reserved_ips))
+        return [Endpoint(ip) for ip in named or (_NO_ADDRESS,)], f"which of its addresses {node.name} used"
+    if end.profile:
+        profile = _profile(known, end)
+        if profile.host_network:
+            raise UnsayableError("the peer is a pod of its node's network, and the node is not known")
+        ips = _stretches(known.pod_ranges, distinctions.blocks) if distinctions.blocks else [_NO_ADDRESS]
+        pods = _pods(profile, end.profile, distinctions.labels)
+        text = "the peer's address, because a policy has blocks of addresses among those of pods"
+        if len(pods) > 1:
+            text = f"the peer's labels that profiles leave out{distinctions.label_text}"
+        return [Endpoint(ip, pod) for pod in pods for ip in ips], text
+    if end.block:
+        ips = _stretches((ipaddress.ip_network(end.block),), distinctions.blocks)
+        return [Endpoint(ip) for ip in ips], f"which address of {end.block} it was"
+    raise UnsayableError("the peer's address is not known")
+
+
+def _stretches(ranges: Iterable[Network], blocks: Iterable[Network]) -> list[str]:
+    """Return an address of each stretch of the ranges that the blocks tell apart: where a range or a block begins, and
+    behind the end of a block."""
+    found: dict[str, None] = {}
+    for one in ranges:
+        starts = {int(one.network_address)}
+        for block in blocks:
+            if block.version == one.version:
+                starts |= {int(block.network_address), int(block.broadcast_address) + 1}
+        make = type(one.network_address)
+        inside = (at for at in sorted(starts) if int(one.network_address) <= at <= int(one.broadcast_address))
+        found.update((str(make(at)), None) for at in inside)
+    return list(found)
+
+
+# --- the own node
+
+
+def _node(views: Sequence[PolicyView], name: str) -> Node:
+    found = next((node for view in views if (node := view.nodes.get(Name("", name)))), None)
+    if found is None:
+        raise UnsayableError(f"node {name} is not known at that time")
+    return found
+
+
+def _own_nodes(key: PairKey, views: Sequence[PolicyView], distinctions: _Distinctions) -> list[Node | None]:
+    """Return the subject's node if the peer is it, None if it is not, and both where either may be.
+
+    A verdict mostly shows it: a pod's own node always reaches it, with the reason ``node``, and no NetworkPolicy
+    decides about a connection to the own node."""
+    if key.reason == _NODE:
+        if key.peer.node:
+            return [_node(views, key.peer.node)]
+        if distinctions.nodes:
+            # An address that the node has, and that the API does not list, is noted without the node's name.
+            raise UnsayableError("it is not known which node this is, and a policy selects nodes by their labels")
+        return [Node("own node", "", {})]
+    if not key.peer.node or key.direction == "ingress" or key.reason in ("default_deny", "no_policy"):
+        return [None]
+    if any(ref.kind == NetworkPolicy.__name__ for ref in key.policies):
+        return [None]
+    return [None, _node(views, key.peer.node)]
+
+
+def _with_address(node: Node, ip: str) -> Node:
+    """Return the node with all its addresses: of its own pods it is the machine, not what the API lists of it."""
+    return replace(node, ips=tuple(dict.fromkeys((*node.ips, *node.tunnel_ips, *node.reserved_ips, ip))))

@@ -1,0 +1,152 @@
+"""Versions of objects in the order of time, and the times of which nothing is known."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+import msgspec
+
+from enrich.history.moments import moment
+from enrich.model import TIERED_KINDS, ClusterNetworkPolicy, Name, Namespace, NetworkPolicy, Node, Service
+from enrich.network_logging import NetworkLogging
+from enrich.wire.journal import JournalEntry
+
+FOREVER_NS: Final = (1 << 62) - 1
+"""Later than any time that an entry can have."""
+TIERED: Final = frozenset(kind.__name__ for kind in TIERED_KINDS)
+State = NetworkPolicy | ClusterNetworkPolicy | Namespace | Node | Service | NetworkLogging
+_KINDS: Final = (NetworkPolicy, *TIERED_KINDS, Namespace, Node, Service, NetworkLogging)
+_DECODERS: Final[dict[str, msgspec.json.Decoder[State]]] = {
+    kind.__name__: msgspec.json.Decoder(kind) for kind in _KINDS
+}
+_MAX_STATES: Final = 1_024
+"""States of one track that are kept ready."""
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """One version of an object, true from ``seen_ns`` on until the next one."""
+
+    kind: str
+    namespace: str
+    name: str
+    seen_ns: int
+    state: State | None
+    """None: the object does not exist from here on, or this version cannot be read."""
+    readable: bool = True
+    changed_by: str = ""
+    resource_version: str = ""
+    generation: int = 0
+
+    def repeats(self, other: Version) -> bool:
+        """Return whether this version is the one before, written again."""
+        mine, others = ((one.state, one.readable, one.resource_version) for one in (self, other))
+        return mine == others
+
+    @property
+    def key(self) -> Name:
+        """The key of the object in a PolicyView. Policies of the tiers have their kind in place of a namespace if it is
+        not ClusterNetworkPolicy, as in :meth:`enrich.index.cluster.Cluster.cluster_policies`."""
+        return policy_key(self.kind, self.namespace, self.name)
+
+
+class Gap(NamedTuple):
+    """A time of which the journal knows nothing: from ``since_ns`` to before ``until_ns``."""
+
+    since_ns: int
+    until_ns: int
+    text: str
+    """Why, as a person reads it behind ``cannot say:``."""
+
+    def covers(self, since_ns: int, until_ns: int) -> bool:
+        """Return whether some of a time span, which includes ``until_ns``, is in the gap."""
+        return self.since_ns <= until_ns and since_ns < self.until_ns
+
+
+def policy_key(kind: str, namespace: str, name: str) -> Name:
+    """Return the key of an object of a kind in a PolicyView."""
+    return Name(kind if kind in TIERED and kind != ClusterNetworkPolicy.__name__ else namespace, name)
+
+
+def version_of(entry: JournalEntry, seen_ns: int) -> Version | None:
+    """Return what an entry says of an object, seen at ``seen_ns``; None for a kind that is not known here."""
+    decoder = _DECODERS.get(entry.kind)
+    if decoder is None:
+        return None
+    state: State | None = None
+    readable = True
+    if not entry.gone:
+        try:
+            state = decoder.decode(entry.object)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            readable = False
+    return Version(
+        entry.kind, entry.namespace, entry.name, seen_ns, state, readable,
+        entry.changed_by, entry.resource_version, entry.generation,
+    )  # fmt: skip
+
+
+class Track:
+    """The versions of objects that a question always needs together, such as the policies of one namespace."""
+
+    def __init__(self) -> None:
+        self.times: list[int] = []
+        """When anything changed, rising, each time once."""
+        self.gaps: list[Gap] = []
+        """While the newest version of an object cannot be read."""
+        self._versions: dict[Name, list[Version]] = {}
+        self._states: dict[int, dict[Name, State]] = {}
+
+    def add(self, version: Version) -> None:
+        """Add a version that is not older than any other of its object, unless it is only repeated."""
+        versions = self._versions.setdefault(version.key, [])
+        if versions and version.repeats(versions[-1]):
+            return
+        if versions and not versions[-1].readable:
+            last = next(index for index, gap in enumerate(self.gaps) if gap.text == _unreadable_text(versions[-1]))
+            self.gaps[last] = self.gaps[last]._replace(until_ns=version.seen_ns)
+        if not version.readable:
+            self.gaps.append(Gap(version.seen_ns, FOREVER_NS, _unreadable_text(version)))
+        versions.append(version)
+        place = bisect_left(self.times, version.seen_ns)
+        if self.times[place : place + 1] != [version.seen_ns]:
+            self.times.insert(place, version.seen_ns)
+        self._states.clear()
+
+    def index(self, at_ns: int) -> int:
+        """Return the number of the state as of a time; equal numbers mean the same state."""
+        return bisect_right(self.times, at_ns)
+
+    def at(self, at_ns: int) -> dict[Name, State]:
+        """Return the objects as of a time."""
+        index = self.index(at_ns)
+        found = self._states.get(index)
+        if found is None:
+            if len(self._states) >= _MAX_STATES:
+                self._states.clear()
+            found = self._states[index] = dict(self._objects(at_ns))
+        return found
+
+    def versions(self, key: Name) -> list[Version]:
+        """Return the versions of one object, the oldest first."""
+        return list(self._versions.get(key, ()))
+
+    def all_versions(self) -> Iterator[Version]:
+        """Yield every version of every object."""
+        for versions in self._versions.values():
+            yield from versions
+
+    def _objects(self, at_ns: int) -> Iterator[tuple[Name, State]]:
+        for key, versions in self._versions.items():
+            index = bisect_right(versions, at_ns, key=lambda version: version.seen_ns)
+            state = versions[index - 1].state if index else None
+            if state is not None:
+                yield key, state
+
+
+def _unreadable_text(version: Version) -> str:
+    named = f"{version.namespace}/{version.name}" if version.namespace else version.name
+    return f"the version of {version.kind} {named} of {moment(version.seen_ns)} cannot be read"

@@ -1,0 +1,104 @@
+"""The state as of a time, the stretches without a change, and the times of which nobody can say anything."""
+
+from __future__ import annotations
+
+import msgspec
+
+from enrich.history.timeline import REPEAT_NS, Scope, Timeline
+from enrich.model import Name
+from enrich.wire.journal import JournalEntry, Profile
+from tests.enrich.history.journals import CLUSTER, at, begin, entry, gap, gone, namespace, node, policy
+
+DENY = policy("deny", {"podSelector": {}})
+OPEN = policy("deny", {"podSelector": {}, "ingress": [{}]})
+OTHER = policy("other", {"podSelector": {}}, "data")
+SHOP = Scope("shop")
+
+
+def _timeline(*entries: JournalEntry) -> Timeline:
+    return Timeline(CLUSTER, [begin(), *entries])
+
+
+def test_the_state_is_that_of_the_last_entry_of_each_object() -> None:
+    made = _timeline(entry(namespace("shop"), 0), entry(DENY, 10), entry(OPEN, 20, by="argocd"), gone(OPEN, 30))
+    assert not made.view_at(at(9)).policies
+    assert made.view_at(at(10)).policies == {DENY.key: DENY}
+    assert made.view_at(at(29)).policies == {DENY.key: OPEN}
+    assert not made.view_at(at(30)).policies
+    assert Name("", "shop") in made.view_at(at(5)).namespaces
+    versions = made.versions("NetworkPolicy", "shop", "deny")
+    assert [(one.seen_ns, one.changed_by, one.state) for one in versions] == [
+        (at(10), "kubectl", DENY), (at(20), "argocd", OPEN), (at(30), "", None),
+    ]  # fmt: skip
+
+
+def test_changes_elsewhere_do_not_cut_the_segments_of_a_scope() -> None:
+    made = _timeline(
+        entry(DENY, 10), entry(OTHER, 20), entry(node("n1"), 25), entry(namespace("shop"), 30), entry(OPEN, 40)
+    )
+    found = made.segments(SHOP, at(5), at(45))
+    assert [(one.since_ns, one.until_ns) for one in found] == [
+        (at(5), at(10)), (at(10), at(30)), (at(30), at(40)), (at(40), at(45) + 1),
+    ]  # fmt: skip
+    assert [list(one.view.policies.values()) for one in found] == [[], [DENY], [DENY], [OPEN]]
+    assert len(made.segments(Scope("shop", nodes=True), at(5), at(45))) == 5
+    assert len({one.state for one in found}) == 4
+    assert made.segments(SHOP, at(11), at(12))[0].state == found[1].state
+
+
+def test_nothing_is_known_before_the_journal_begins_and_in_a_gap() -> None:
+    made = _timeline(entry(DENY, 0), gap(100, 200), entry(OPEN, 200))
+    assert made.segments(SHOP, at(-50), at(-1)) == []
+    assert "the journal begins at" in made.unknown(SHOP, at(-1), at(5))
+    assert made.unknown(SHOP, at(0), at(99)) == ""
+    assert "nobody wrote the journal from" in made.unknown(SHOP, at(50), at(100))
+    found = made.segments(SHOP, at(50), at(250))
+    assert [(one.since_ns, one.until_ns) for one in found] == [(at(50), at(100)), (at(200), at(250) + 1)]
+    assert made.segments(SHOP, at(120), at(150)) == []
+
+
+def test_a_journal_read_from_the_middle_begins_where_every_state_was_repeated() -> None:
+    made = Timeline(CLUSTER, [entry(DENY, 0)])
+    assert made.begins_ns == at(0) + REPEAT_NS
+    assert Timeline(CLUSTER, []).unknown(SHOP, 0, 1) == "the journal has nothing of cluster c1"
+
+
+def test_a_repeated_state_is_no_change() -> None:
+    repeated = entry(DENY, 90, version="7", since_ns=at(10))
+    made = _timeline(entry(DENY, 10, version="7"), repeated)
+    assert len(made.segments(SHOP, at(50), at(100))) == 1
+    assert [one.seen_ns for one in made.versions("NetworkPolicy", "shop", "deny")] == [at(10)]
+    # The first entry may be gone: then the repetition says since when.
+    assert [one.seen_ns for one in _timeline(repeated).versions("NetworkPolicy", "shop", "deny")] == [at(10)]
+
+
+def test_a_version_that_cannot_be_read_is_a_gap_of_its_namespace_only() -> None:
+    broken = msgspec.structs.replace(entry(DENY, 10), object=msgspec.Raw(b'{"namespace":7}'))
+    made = _timeline(broken, entry(OPEN, 20))
+    assert "the version of NetworkPolicy shop/deny of" in made.unknown(SHOP, at(12), at(13))
+    assert made.unknown(Scope("data"), at(12), at(13)) == ""
+    assert made.unknown(SHOP, at(20), at(30)) == ""
+
+
+def test_the_next_writers_clock_may_be_behind() -> None:
+    made = _timeline(entry(DENY, 10), entry(OPEN, 4))
+    assert made.view_at(at(10)).policies == {DENY.key: OPEN}
+
+
+def test_another_clusters_entries_are_not_read() -> None:
+    made = Timeline("c2", [begin(), entry(DENY, 1)])
+    assert made.unknown(SHOP, at(1), at(2)) == "the journal has nothing of cluster c2"
+
+
+def test_a_profile_whose_number_is_anothers_is_not_believed() -> None:
+    profile = Profile(namespace="shop", labels={"app": "web"})
+    good = entry(profile, 1)
+    forged = msgspec.structs.replace(entry(Profile(namespace="shop", labels={"app": "db"}), 2), name="0" * 16)
+    made = _timeline(good, forged)
+    assert made.profiles == {good.name: profile}
+
+
+def test_what_is_known_ends_where_no_writer_is_seen() -> None:
+    made = Timeline(CLUSTER, [begin(), entry(DENY, 1)], known_until_ns=at(60))
+    assert made.unknown(SHOP, at(50), at(59)) == ""
+    assert "the journal ends at" in made.unknown(SHOP, at(50), at(60))
