@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from enrich.render.eviction import victims
 from enrich.render.fragments import second_text
 from enrich.render.interning import Int64Array
 from enrich.render.merged_batch import VerdictArray
@@ -24,6 +25,12 @@ class AddressTexts(dict[bytes, str]):
     def __missing__(self, raw: bytes) -> str:
         text = self[raw] = address_text(raw) if raw != NO_ADDRESS else ""
         return text
+
+    def evict(self, count: int) -> None:
+        """Forget some texts."""
+        known = list(self)
+        for place in victims(np.zeros(len(known), bool), count).tolist():
+            del self[known[place]]
 
 
 def raw_addresses(column: np.ndarray[Any, Any]) -> list[bytes]:

@@ -38,22 +38,22 @@ from enrich.index.changes import Follower, Key
 from enrich.index.cluster import Cluster
 from enrich.index.intervals import FOREVER
 from enrich.render.columns import AddressTexts, timestamps
+from enrich.render.eviction import KEPT
 from enrich.render.flow_columns import FlowColumns
 from enrich.render.fragments import DEFAULT_LABELS, EndRenderer, LabelChoice
 from enrich.render.interning import Int64Array
 from enrich.render.merged_batch import MergedBatch, VerdictArray
 from enrich.render.peer_lookup import Lookup, PeerLookup
-from enrich.render.template import MAX_TEMPLATE_BYTES, RingTemplates, Templates, shapes_of
-from enrich.wire.batch import Header
+from enrich.render.rings import Rings
+from enrich.render.template import shapes_of
 from enrich.wire.flow import Dialled, encode
 
 MAX_TEXTS: Final = 100_000
-"""Addresses whose text is kept; at more, all are forgotten."""
+"""Addresses whose text is kept; at more, some are forgotten."""
 TEXT_BYTES: Final = 210
 MAX_DIALLED: Final = 50_000
 """Dialled addresses that are kept; at more, all are forgotten."""
 DIALLED_BYTES: Final = 900
-_MAX_RINGS: Final = 12_500
 _DIALLED: Final = np.dtype([("address", "u1", (16,)), ("port", "<u2"), ("protocol", "u1")])
 
 
@@ -89,8 +89,7 @@ class Enricher:
         self._texts = AddressTexts()
         self._peers = PeerLookup(self._ends, self._texts)
         self._changes = cluster.changes.follow()
-        self._rings: dict[tuple[str, str, str], RingTemplates] = {}
-        self._templates = Templates()
+        self._rings = Rings(self._ends)
         self._dialled: dict[bytes, str] = {}
         self._moved_ns: dict[bytes, int] = {}
         """Of what was dialled, those addresses that had several owners, with since when the text surely holds."""
@@ -127,8 +126,8 @@ class Enricher:
             return Records([], [], [], [], [])
         if lookup_result is None:
             lookup_result = self.lookup(batch)
-        templates = self._templates
         template = self._template_numbers(batch)
+        templates = self._rings.templates
         # The same as np.clip, which costs more than all other arithmetic of a small batch.
         times = np.minimum(np.maximum(batch.node_wall, 0), self._now_ns()) // 1_000_000
         dialled = self._services(verdicts, batch.wall)
@@ -152,36 +151,36 @@ class Enricher:
         return Records(keys, values, denied, times.tolist(), batch.owner.tolist(), columns)
 
     def _refresh(self) -> None:
-        """Forget what the index has changed since the last call; forget everything if that may be everything, or if
-        a cache has grown too large."""
-        if len(self._texts) > MAX_TEXTS:
-            self._texts.clear()
+        """Forget what the index has changed since the last call, or everything if that may be everything; then a part
+        of each cache that has grown too large."""
         keys = self._changes.take()
-        if keys is None or self._is_full():
+        if keys is None:
             self._rings.clear()
-            self._templates = Templates()
             self._forget_dialled()
             self._peers.clear()
             self._ends.clear()
-        elif keys:
-            pods = self._ends.forget(keys)
-            self._templates.forget(pods)
-            self._peers.forget(keys, pods)
+            return
+        before = self._ends.bytes
+        pods = self._ends.forget(keys) | self._ends.evict()
+        if keys or pods:
+            unkept = before - self._ends.bytes
+            self._rings.forget(pods, unkept)
+            self._peers.forget(keys, pods, unkept)
             for key in keys:
                 for dialled in self._dialled_by.pop(key, ()):
                     self._dialled.pop(dialled, None)
                     self._moved_ns.pop(dialled, None)
-
-    def _is_full(self) -> bool:
-        full = len(self._rings) > _MAX_RINGS or self._templates.bytes > MAX_TEMPLATE_BYTES
-        return full or self._peers.is_full() or self._ends.is_full()
+        self._rings.evict()
+        self._peers.evict()
+        if len(self._texts) > MAX_TEXTS:
+            self._texts.evict(len(self._texts) - int(KEPT * MAX_TEXTS))
 
     def _template_numbers(self, batch: MergedBatch) -> Int64Array:
         """Return the number of each verdict's template."""
         shapes = shapes_of(batch.verdicts)
         found: list[int] = []
         for _, header, span in batch.parts():
-            ring = self._ring(header)
+            ring = self._rings.ring(header)
             found += ring.templates(shapes[span])
             earliest = int(batch.wall[span].min())
             for endpoint, since in self._ends.changed_endpoints(header, earliest).items():
@@ -190,14 +189,6 @@ class Enricher:
                     found[place] = ring.template_at(shapes[place], int(batch.wall[place]))
         return np.array(found, np.int64)
 
-    def _ring(self, header: Header) -> RingTemplates:
-        name = (header.cluster, header.node, header.ring)
-        ring = self._rings.get(name)
-        if ring is None:
-            ring = self._rings[name] = RingTemplates(header, self._ends, self._templates)
-        ring.learn(header)
-        return ring
-
     def _heads(self, verdicts: VerdictArray, template: Int64Array, lookup_result: Lookup) -> list[str]:
         """Render the head of each record: its connection."""
         columns = (
@@ -205,15 +196,15 @@ class Enricher:
             list(map(self._texts.__getitem__, lookup_result.destinations)),
             verdicts["source_port"].tolist(), verdicts["destination_port"].tolist(),
         )  # fmt: skip
-        if all(self._templates.plain.of(template)) and "" not in columns[0] and "" not in columns[1]:
-            heads = self._templates.heads.of(template)
+        if all(self._rings.templates.plain.of(template)) and "" not in columns[0] and "" not in columns[1]:
+            heads = self._rings.templates.heads.of(template)
             return [
                 f"{o}{source}{p}{destination}{q}{a}{r}{b}{s}"
                 for (o, p, q, r, s), source, destination, a, b in zip(heads, *columns, strict=True)
             ]
         return [
             shared.filled(source, destination, a, b)
-            for shared, source, destination, a, b in zip(self._templates.of(template), *columns, strict=True)
+            for shared, source, destination, a, b in zip(self._rings.templates.of(template), *columns, strict=True)
         ]
 
     def _services(self, verdicts: VerdictArray, wall: Int64Array) -> list[str]:

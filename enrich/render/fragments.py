@@ -13,17 +13,22 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
+import numpy as np
+
 from enrich.index.changes import Key
 from enrich.index.cluster import Cluster, workload_key
 from enrich.index.intervals import FOREVER
 from enrich.index.pod_facts import PodFacts, facts_at, present_facts, present_since_ns, zone_at
 from enrich.model import Labels, Name, Pod
+from enrich.render.eviction import KEPT, victims
 from enrich.wire.batch import EndpointRef, Header, PolicyRef
 from enrich.wire.flow import Dialled, End, NamedPolicy, NamedService, encode
 
 SCHEMA_VERSION: Final = 1
 MAX_END_BYTES: Final = 160 << 20
-"""Bytes of the rendered pods in memory; at more, all are evicted. It is enough for 100,000 pods."""
+"""Bytes of the rendered pods in memory; at more, a part is evicted. It is enough for 100,000 pods."""
+_KEPT_BYTES: Final = 500
+"""What a rendered pod takes beside its end, about: what it was rendered from."""
 DEFAULT_LABELS: Final = ("app", "k8s-app", "app.kubernetes.io/*")
 
 
@@ -67,7 +72,7 @@ class RenderedEnd:
     @property
     def cost(self) -> int:
         """About how many bytes of memory it takes: measured, and rounded up."""
-        return 1200 + 2 * len(self.json)
+        return 500 + 2 * len(self.json)
 
 
 def render_end(end: End) -> RenderedEnd:
@@ -95,7 +100,8 @@ class EndRenderer:
     def __init__(self, cluster: Cluster, labels: LabelChoice) -> None:
         self._cluster = cluster
         self._labels = labels
-        self._bytes = 0
+        self.bytes = 0
+        """About how much memory the rendered pods take."""
         self._pods: dict[str, tuple[RenderedEnd, tuple[Key, ...]]] = {}
         """Rendered pods by UID, each with the node and the workload that it was rendered from."""
         self._by_part: defaultdict[Key, set[str]] = defaultdict(set)
@@ -103,7 +109,7 @@ class EndRenderer:
 
     def clear(self) -> None:
         """Forget every pod."""
-        self._bytes = 0
+        self.bytes = 0
         self._pods.clear()
         self._by_part.clear()
 
@@ -118,16 +124,25 @@ class EndRenderer:
                 changed |= self._by_part[key]
         for uid in changed:
             end, parts = self._pods.pop(uid, (None, ()))
-            self._bytes -= end.cost if end else 0
+            self.bytes -= end.cost + _KEPT_BYTES if end else 0
             for part in parts:
                 self._by_part[part].discard(uid)
                 if not self._by_part[part]:
                     del self._by_part[part]
         return changed
 
-    def is_full(self) -> bool:
-        """Whether more pods are in memory than should be."""
-        return self._bytes > MAX_END_BYTES
+    def evict(self) -> set[str]:
+        """Forget some pods if they take too much memory. Return their UIDs: whatever was made from one of them must be
+        forgotten as well, because a change of its node or workload is not noticed any more."""
+        if self.bytes <= MAX_END_BYTES:
+            return set()
+        uids = list(self._pods)
+        count = 1 + int((1 - KEPT * MAX_END_BYTES / self.bytes) * len(uids))
+        return self.forget(Key("pod", uids[place]) for place in victims(np.zeros(len(uids), bool), count).tolist())
+
+    def is_kept(self, end: RenderedEnd) -> bool:
+        """Whether an end is among the rendered pods, so that it takes no more memory elsewhere."""
+        return self._pods.get(end.end.pod_uid, (None, ()))[0] is end
 
     def local(self, ref: EndpointRef | None, node: str) -> RenderedEnd:
         """Render the end at whose interface the verdict was made. The probe knows that pod for certain, by its UID."""
@@ -245,7 +260,7 @@ class EndRenderer:
             self._by_part[part].add(pod.uid)
         end = render_end(self._end(pod, present_facts(self._cluster, pod)))
         self._pods[pod.uid] = end, tuple(parts)
-        self._bytes += end.cost
+        self.bytes += end.cost + _KEPT_BYTES
         return end
 
     def _pod_at(self, pod: Pod, at_ns: int) -> tuple[RenderedEnd, int, int]:

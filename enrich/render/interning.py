@@ -37,11 +37,6 @@ class InternTable(Generic[T]):
         value: T = self._values[number]
         return value
 
-    def since(self, number: int) -> Sequence[T]:
-        """Return the values from this number on."""
-        values: list[T] = self._values[number : self._count].tolist()
-        return values
-
     def of(self, numbers: Int64Array) -> list[T]:
         """Return the value of each number."""
         values: list[T] = self._values[numbers].tolist()
@@ -49,9 +44,10 @@ class InternTable(Generic[T]):
 
 
 class InternMap(Generic[T]):
-    """Maps the values of a table to integers, by a function that is called once for each value.
+    """Maps the values of a table to integers that are not negative, by a function that is called once for each value.
 
-    A table that has been replaced by another is detected and mapped again."""
+    A value is mapped when it is first asked for. A table that has been replaced by another is detected, and its values
+    are mapped again."""
 
     def __init__(self, function: Callable[[Sequence[T]], Int64Array]) -> None:
         self._function = function
@@ -63,6 +59,11 @@ class InternMap(Generic[T]):
         if table is not self._table:
             self._table, self._mapped = table, np.empty(0, np.int64)
         if len(table) > len(self._mapped):
-            self._mapped = np.concatenate([self._mapped, self._function(table.since(len(self._mapped)))])
+            more = np.full(len(table) + len(table) // 4 - len(self._mapped), -1)
+            self._mapped = np.concatenate([self._mapped, more])
         mapped: Int64Array = self._mapped[numbers]
+        if len(mapped) and mapped.min() < 0:
+            new = np.unique(numbers[mapped < 0])
+            self._mapped[new] = self._function(table.of(new))
+            mapped = self._mapped[numbers]
         return mapped

@@ -9,7 +9,7 @@ others of its batch. An answer is forgotten when the index changes what it was m
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import compress
 from typing import Final
@@ -19,18 +19,19 @@ import numpy as np
 from enrich.index.changes import ANYBODY, Key
 from enrich.render.answers import Answers, View
 from enrich.render.columns import NO_ADDRESS, AddressTexts, raw_addresses
+from enrich.render.eviction import KEPT, victims
 from enrich.render.fragments import EndRenderer, RenderedEnd, node_part
 from enrich.render.interning import Int64Array, InternTable
 from enrich.render.merged_batch import Mask, MergedBatch, VerdictArray, clock_of
 from enrich.wire.batch import AGGREGATED, INGRESS, UNNAMED, Reason
 
 MAX_ANSWERS: Final = 200_000
-"""Answers in memory; at more, all are evicted."""
+"""Answers in memory; at more, a part is evicted."""
 ANSWER_BYTES: Final = 480
 """What an answer takes, about: measured, and rounded up."""
-MAX_PEER_BYTES: Final = 120 << 20
-"""Bytes of distinct peers in memory; at more, all are evicted."""
-_PEER_BYTES: Final = 150
+MAX_PEER_BYTES: Final = 80 << 20
+"""Bytes of distinct peers in memory, beside ends that are among the rendered pods; at more, a part is evicted."""
+_PEER_BYTES: Final = 220
 """What a peer takes beside its end, about."""
 
 
@@ -61,10 +62,12 @@ class Lookup:
 class PeerTable(InternTable[RenderedEnd]):
     """Peers, each with its JSON and whether it is settled."""
 
-    def __init__(self) -> None:
+    def __init__(self, is_kept: Callable[[RenderedEnd], bool] = lambda _: False) -> None:
+        """``is_kept``: whether an end is among the rendered pods, where its memory counts."""
         super().__init__()
         self.bytes = 0
         """About how much memory the peers take."""
+        self._is_kept = is_kept
         self.json: InternTable[str] = InternTable()
         self._numbers: dict[tuple[str, bool], int] = {}
         self._unsettled: InternTable[bool] = InternTable()
@@ -76,10 +79,17 @@ class PeerTable(InternTable[RenderedEnd]):
         if number is None:
             number = self._numbers[peer.json, settled] = self.add(peer)
             self.json.add(peer.json)
-            self.bytes += _PEER_BYTES + peer.cost
+            self.bytes += _PEER_BYTES + (0 if self._is_kept(peer) else peer.cost)
             self._unsettled.add(not settled)
             self._any_unsettled = self._any_unsettled or not settled
         return number
+
+    def part(self, numbers: Int64Array) -> tuple[PeerTable, Int64Array]:
+        """Return a table of only these peers, and the number there of each peer of this table, or -1."""
+        made, renumbered = PeerTable(self._is_kept), np.full(len(self) + 1, -1)
+        peers, unsettled = self.of(numbers), self._unsettled.of(numbers)
+        renumbered[numbers] = [made.number(peer, settled=not u) for peer, u in zip(peers, unsettled, strict=True)]
+        return made, renumbered
 
     def unsettled(self, numbers: Int64Array) -> Mask | None:
         """Return which of the peers the index may name better soon; None if there are none."""
@@ -93,19 +103,39 @@ class PeerLookup:
         self._ends = ends
         self._texts = texts
         self._answers = Answers()
-        self._peers = PeerTable()
-
-    def is_full(self) -> bool:
-        """Whether more answers or distinct peers are in memory than should be."""
-        return self._peers.bytes > MAX_PEER_BYTES or len(self._answers) > MAX_ANSWERS
+        self._peers = PeerTable(ends.is_kept)
 
     def clear(self) -> None:
         """Forget every answer. Lookups that were handed out stay valid: they keep their own table."""
         self._answers = Answers()
-        self._peers = PeerTable()
+        self._peers = PeerTable(self._ends.is_kept)
 
-    def forget(self, keys: Iterable[Key], pods: Iterable[str]) -> None:
-        """Forget the answers that were made from some keys or from some pods, by UID."""
+    def evict(self) -> None:
+        """Forget some answers if there are too many, or if their distinct peers take too much memory.
+
+        Lookups that were handed out stay valid: they keep their own table."""
+        if len(self._answers) > MAX_ANSWERS:
+            self._answers.evict(len(self._answers) - int(KEPT * MAX_ANSWERS))
+        if self._peers.bytes <= MAX_PEER_BYTES:
+            return
+        self._keep(self._answers.peers())  # the peers of forgotten answers go
+        while self._peers.bytes > KEPT * MAX_PEER_BYTES:
+            used = np.zeros(len(self._peers), bool)
+            used[self._answers.used_peers()] = True
+            share = 1 - KEPT * MAX_PEER_BYTES / self._peers.bytes
+            kept = np.ones(len(self._peers), bool)
+            kept[victims(used, 1 + int(share * len(self._peers)))] = False
+            self._keep(np.flatnonzero(kept))
+
+    def _keep(self, numbers: Int64Array) -> None:
+        """Keep only some of the peers, and their answers."""
+        self._peers, renumbered = self._peers.part(numbers)
+        self._answers.renumber(renumbered)
+
+    def forget(self, keys: Iterable[Key], pods: Iterable[str], unkept_bytes: int = 0) -> None:
+        """Forget the answers that were made from some keys or from some pods, by UID. ``unkept_bytes``: what ends take
+        that are not among the rendered pods any more."""
+        self._peers.bytes += unkept_bytes  # some may be peers until these are renumbered
         for key in keys:
             if key.kind == "address":
                 self._answers.forget(str(key.name))

@@ -7,13 +7,12 @@ endpoint, rule, protocol, verdict, reason and flags. :mod:`enrich.render.enriche
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from typing import Any, Final, NamedTuple, TypeVar
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-from enrich.render.fragments import SCHEMA_VERSION, EndRenderer, RenderedEnd, named_policies
+from enrich.render.fragments import SCHEMA_VERSION, RenderedEnd, named_policies
 from enrich.render.interning import InternTable
 from enrich.wire.batch import AGGREGATED, CUT, INGRESS, EndpointRef, Header, PolicyRef, Reason, Verdict
 from enrich.wire.flow import Connection, Decision, Icmp, encode
@@ -28,15 +27,8 @@ SHAPE: Final = np.dtype(
 )
 """The fields of a verdict that select its template."""
 
-MAX_TEMPLATE_BYTES: Final = 160 << 20
-"""Bytes of templates and of what rings have learnt; at more, all are evicted."""
-_TEMPLATE_BYTES: Final = 900
+_TEMPLATE_BYTES: Final = 750
 """What a template takes beside its text, about: measured, and rounded up."""
-_RING_BYTES: Final = 1500
-"""What a ring takes, and what the templates of a rule share, about."""
-_ENDPOINT_BYTES: Final = 400
-"""What an endpoint's or a policy's name takes, about."""
-_Meaning = TypeVar("_Meaning")
 _DISPOSITIONS: Final = {int(v): v.name.lower() for v in Verdict}
 _REASONS: Final = {int(reason): reason.name.lower() for reason in Reason}
 _BY_POLICY: Final = frozenset({Reason.POLICY, Reason.EXPLICIT_DENY, Reason.ADOPTED})
@@ -61,6 +53,11 @@ class Template(NamedTuple):
     decision: Decision
     subject: RenderedEnd
     """The end whose policy decided."""
+
+    @property
+    def cost(self) -> int:
+        """About how many bytes of memory it takes, without its subject."""
+        return _TEMPLATE_BYTES + sum(map(len, self.tail))
 
     def filled(self, source: str, destination: str, first: int, second: int) -> str:
         """Fill the head of any verdict. An address that is not known is empty text; ports of ICMP are its type and
@@ -97,9 +94,6 @@ class Templates(InternTable[Template]):
 
     def __init__(self) -> None:
         super().__init__()
-        self.bytes = 0
-        """About how much memory the templates take, and what their rings have learnt."""
-        self._by_pod: defaultdict[str, set[tuple[RingTemplates, bytes]]] = defaultdict(set)
         self.heads: InternTable[tuple[str, str, str, str, str]] = InternTable()
         self.tails: InternTable[tuple[str, str, str, str, str, str]] = InternTable()
         self.keys: InternTable[bytes] = InternTable()
@@ -113,24 +107,14 @@ class Templates(InternTable[Template]):
         self.keys.add(value.key)
         self.denied.add(value.denied)
         self.plain.add(value.plain)
-        self.bytes += _TEMPLATE_BYTES + sum(map(len, value.head)) + sum(map(len, value.tail))
         return super().add(value)
 
-    def keep(self, uid: str, ring: RingTemplates, shape: bytes) -> None:
-        """Note that the template of a shape names the pod with a UID."""
-        self._by_pod[uid].add((ring, shape))
 
-    def forget(self, uids: Iterable[str]) -> None:
-        """Forget the templates that name some pods."""
-        for uid in uids:
-            for ring, shape in self._by_pod.pop(uid, ()):
-                ring.forget(shape)
-
-
-class _Decided(NamedTuple):
+class Decided(NamedTuple):
     """What the templates of all endpoints share that have a rule, protocol, verdict, reason and flags in common."""
 
     decision: Decision
+    head: tuple[str, str, str, str, str]
     before: str
     """The text between connection and ends."""
     after: str
@@ -140,128 +124,59 @@ class _Decided(NamedTuple):
     flags: int
 
 
-class RingTemplates:
-    """The templates of one ring. Endpoint and rule numbers keep their meaning for the life of a ring."""
+def decide(header: Header, refs: list[PolicyRef], shape: Sequence[int]) -> Decided:
+    """Render what a ring's verdicts have in common that have a protocol, a verdict, a reason and flags in common.
 
-    def __init__(self, header: Header, ends: EndRenderer, templates: Templates) -> None:
-        self._header, self._ends = header, ends
-        self._endpoints: dict[str, EndpointRef] = {}
-        self._rules: dict[str, list[PolicyRef]] = {}
-        self._templates = templates
-        self._known: dict[bytes, int] = {}
-        self._former: dict[bytes, list[tuple[int, int, int]]] = {}
-        """Templates of former times: since and until when (not included) they hold, and their numbers."""
-        self._decided: dict[tuple[int, ...], _Decided] = {}
-        templates.bytes += _RING_BYTES
-
-    def learn(self, header: Header) -> None:
-        """Learn the meaning of numbers from a header. If it differs from an earlier header, the later one is right."""
-        before = len(self._endpoints), len(self._rules)
-        changed = _learn(self._endpoints, header.endpoints) | _learn(self._rules, header.rules)
-        self._templates.bytes += (len(self._endpoints) - before[0]) * _ENDPOINT_BYTES
-        for rule in tuple(self._rules)[before[1] :]:
-            self._templates.bytes += _ENDPOINT_BYTES * (1 + len(self._rules[rule]))
-        if changed:
-            self._known.clear()
-            self._former.clear()
-            self._decided.clear()
-
-    def templates(self, shapes: Sequence[bytes]) -> list[int]:
-        """Return the number of the template for each :data:`SHAPE`."""
-        found = list(map(self._known.get, shapes))
-        if None in found:
-            made = {shape: self._make(shape) for shape in set(shapes) - self._known.keys()}
-            return [made[shape] if number is None else number for shape, number in zip(shapes, found, strict=True)]
-        return found  # type: ignore[return-value]  # None was ruled out
-
-    def forget(self, shape: bytes) -> None:
-        """Forget the template of a shape."""
-        self._known.pop(shape, None)
-        self._former.pop(shape, None)
-
-    def template_at(self, shape: bytes, at_ns: int) -> int:
-        """Return the number of the template for a :data:`SHAPE` whose pod has changed since that moment."""
-        for since, until, number in self._former.get(shape, ()):
-            if since <= at_ns < until:
-                return number
-        endpoint, rule, *facts = np.frombuffer(shape, SHAPE)[0].tolist()
-        ref = self._endpoints.get(str(endpoint))
-        if ref is None:
-            # A header may have a key such as "07", which no verdict's number is spelt like.
-            return self.templates([shape])[0]
-        refs = self._rules.get(str(rule))
-        subject, since, until = self._ends.local_at(ref, self._header.node, at_ns)
-        number = self._templates.add(self._render(ref, self._decide(refs or [], *facts), subject))
-        if refs is not None or not rule:
-            self._former.setdefault(shape, []).append((since, until, number))
-            self._templates.keep(ref.uid, self, shape)
-        return number
-
-    def _make(self, shape: bytes) -> int:
-        endpoint, rule, *facts = np.frombuffer(shape, SHAPE)[0].tolist()
-        ref, refs = self._endpoints.get(str(endpoint)), self._rules.get(str(rule))
-        known = refs is not None or not rule
-        key = (rule, *facts)
-        decided = self._decided.get(key)
-        if decided is None:
-            decided = self._decide(refs or [], *facts)
-            if known:
-                self._decided[key] = decided
-                self._templates.bytes += _RING_BYTES
-        number = self._templates.add(self._render(ref, decided, self._ends.local(ref, self._header.node)))
-        if (ref or not endpoint) and known:
-            self._known[shape] = number
-            if ref is not None:
-                self._templates.keep(ref.uid, self, shape)
-        return number
-
-    def _decide(self, refs: list[PolicyRef], protocol: int, kind: int, reason: int, flags: int) -> _Decided:
-        header, verdict, aggregated = self._header, kind & ~INGRESS, bool(flags & AGGREGATED)
-        named, by_policy = named_policies(refs), reason in _BY_POLICY
-        decision = Decision(
-            direction="ingress" if kind & INGRESS else "egress",
-            protocol=PROTOCOLS.get(protocol, str(protocol)) if protocol and not aggregated else "",
-            disposition=_DISPOSITIONS.get(verdict, "unknown"),
-            reason=_REASONS.get(reason, "unknown"),
-            policies=named if by_policy else (),
-            isolated_by=() if by_policy else named,
-            node_name=header.node,
-            aggregated=aggregated,
-            logged=verdict not in (Verdict.DENY, Verdict.AUDIT) or not flags & CUT,
+    ``refs`` is the meaning of their rule number."""
+    protocol, kind, reason, flags = shape
+    verdict, aggregated = kind & ~INGRESS, bool(flags & AGGREGATED)
+    named, by_policy = named_policies(refs), reason in _BY_POLICY
+    decision = Decision(
+        direction="ingress" if kind & INGRESS else "egress",
+        protocol=PROTOCOLS.get(protocol, str(protocol)) if protocol and not aggregated else "",
+        disposition=_DISPOSITIONS.get(verdict, "unknown"),
+        reason=_REASONS.get(reason, "unknown"),
+        policies=named if by_policy else (),
+        isolated_by=() if by_policy else named,
+        node_name=header.node,
+        aggregated=aggregated,
+        logged=verdict not in (Verdict.DENY, Verdict.AUDIT) or not flags & CUT,
+    )
+    before = "".join(
+        (
+            f'"disposition":"{decision.disposition}","reason":"{decision.reason}"',
+            f',"policies":{encode(decision.policies)},"isolated_by":{encode(decision.isolated_by)},',
         )
-        before = "".join(
-            (
-                f'"disposition":"{decision.disposition}","reason":"{decision.reason}"',
-                f',"policies":{encode(decision.policies)},"isolated_by":{encode(decision.isolated_by)},',
-            )
+    )
+    after = "".join(
+        (
+            f'Z","node_name":{encode(header.node)},"cluster":{encode(header.cluster)},"schema":{SCHEMA_VERSION}',
+            ',"aggregated":true' if aggregated else "",
+            "" if decision.logged else ',"logged":false',
+            f',"id":{encode(header.ring)[:-1]}-',
         )
-        after = "".join(
-            (
-                f'Z","node_name":{encode(header.node)},"cluster":{encode(header.cluster)},"schema":{SCHEMA_VERSION}',
-                ',"aggregated":true' if aggregated else "",
-                "" if decision.logged else ',"logged":false',
-                f',"id":{encode(header.ring)[:-1]}-',
-            )
-        )
-        return _Decided(decision, before, after, protocol, verdict, flags)
+    )
+    return Decided(decision, _head(protocol, decision.direction), before, after, protocol, verdict, flags)
 
-    def _render(self, ref: EndpointRef | None, decided: _Decided, subject: RenderedEnd) -> Template:
-        decision, before, after, protocol, verdict, flags = decided
-        inward = decision.direction == "ingress"
-        opening = f'{before}"src":' if inward else f'{before}"src":{subject.json},"dest":'
-        closing = f',"dest":{subject.json}' if inward else ""
-        return Template(
-            head=_head(protocol, decision.direction),
-            tail=(opening, f'{closing},"count":', ',"timestamp":"', 'Z","last_timestamp":"', after, '"'),
-            plain=protocol in WITH_PORTS and not decision.aggregated,
-            protocol=protocol,
-            flags=flags,
-            key=f"{ref.namespace}/{ref.pod}".encode() if ref else self._header.node.encode(),
-            denied=verdict in (Verdict.DENY, Verdict.AUDIT),
-            allowed=verdict == Verdict.ALLOW,
-            decision=decision,
-            subject=subject,
-        )
+
+def make_template(ref: EndpointRef | None, decided: Decided, subject: RenderedEnd) -> Template:
+    """Render the template of an endpoint's verdicts."""
+    decision, head, before, after, protocol, verdict, flags = decided
+    inward = decision.direction == "ingress"
+    opening = f'{before}"src":' if inward else f'{before}"src":{subject.json},"dest":'
+    closing = f',"dest":{subject.json}' if inward else ""
+    return Template(
+        head=head,
+        tail=(opening, f'{closing},"count":', ',"timestamp":"', 'Z","last_timestamp":"', after, '"'),
+        plain=protocol in WITH_PORTS and not decision.aggregated,
+        protocol=protocol,
+        flags=flags,
+        key=f"{ref.namespace}/{ref.pod}".encode() if ref else decision.node_name.encode(),
+        denied=verdict in (Verdict.DENY, Verdict.AUDIT),
+        allowed=verdict == Verdict.ALLOW,
+        decision=decision,
+        subject=subject,
+    )
 
 
 def shapes_of(verdicts: np.ndarray[Any, np.dtype[np.void]]) -> list[bytes]:
@@ -271,16 +186,6 @@ def shapes_of(verdicts: np.ndarray[Any, np.dtype[np.void]]) -> list[bytes]:
         shapes[name] = verdicts[name]
     found: list[bytes] = shapes.view(f"V{SHAPE.itemsize}").tolist()
     return found
-
-
-def _learn(known: dict[str, _Meaning], announced: dict[str, _Meaning]) -> bool:
-    """Add what is announced, and return whether it changed the meaning of a known number."""
-    changed = False
-    for number, meaning in announced.items():
-        if known.setdefault(number, meaning) != meaning:
-            known[number] = meaning
-            changed = True
-    return changed
 
 
 def _head(protocol: int, direction: str) -> tuple[str, str, str, str, str]:

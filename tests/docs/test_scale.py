@@ -16,7 +16,7 @@ from enrich.index.unconfirmed_intervals import MAX_UNCONFIRMED
 from enrich.render.enricher import DIALLED_BYTES, MAX_DIALLED, MAX_TEXTS, TEXT_BYTES
 from enrich.render.fragments import MAX_END_BYTES
 from enrich.render.peer_lookup import ANSWER_BYTES, MAX_ANSWERS, MAX_PEER_BYTES
-from enrich.render.template import MAX_TEMPLATE_BYTES
+from enrich.render.rings import MAX_TEMPLATE_BYTES
 from enrich.wire.topics import SMALL
 from streams.kafka.connection import MAX_READ_AHEAD_KB
 from streams.kafka.producer import MAX_QUEUED_KB, MAX_RETRIED_KB, MAX_ROUTED_KB

@@ -5,8 +5,11 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,7 +17,10 @@ from hypothesis import strategies as st
 from enrich.index.changes import MAX_KEYS
 from enrich.index.cluster import KINDS, Change, Cluster
 from enrich.model import EndpointSlice, Node, Owner, Pod, Service, Workload
+from enrich.render import enricher, fragments, peer_lookup, rings
 from enrich.render.enricher import Enricher
+from enrich.render.eviction import victims
+from enrich.render.fragments import EndRenderer
 from enrich.render.merged_batch import MergedBatch, merge
 from enrich.render.peer_lookup import PeerLookup
 from enrich.wire.address_interval import AddressInterval
@@ -224,3 +230,126 @@ def test_more_changes_than_are_kept_are_not_missed() -> None:
     site.cluster.replace(Service, many)
     site.now += 10 * S
     site.compare(site.merged(BATCH))
+
+
+@contextmanager
+def small_caches() -> Iterator[None]:
+    """Bound every cache so tightly that each step of a history evicts from it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(peer_lookup, "MAX_ANSWERS", 5)
+        patch.setattr(peer_lookup, "MAX_PEER_BYTES", 3_000)
+        patch.setattr(rings, "MAX_TEMPLATE_BYTES", 12_000)
+        patch.setattr(fragments, "MAX_END_BYTES", 3_000)
+        patch.setattr(enricher, "MAX_TEXTS", 3)
+        yield
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(0, (1 << 32) - 1))
+def test_an_enricher_that_evicts_all_the_time_says_the_same_as_one_without_caches(seed: int) -> None:
+    site = Site()
+    with small_caches():
+        for step, given_step in History(seed, lambda: site.now).steps(60):
+            site.take(step, given_step)
+
+
+class Town:
+    """A site of many pods, in batches of ten verdicts: each pod of a batch talks to the next pod."""
+
+    def __init__(self, pods: int) -> None:
+        self.site, self.pods = Site(), pods
+        self.site.cluster.replace(Pod, [self.pod(number) for number in range(pods)])
+        self.site.now += 60 * S
+
+    def pod(self, number: int, label: str = "x") -> Pod:
+        return Pod(
+            "shop", f"web-{number}", f"u{number}", {"app": label}, (self.address(number),), "n0", owner=OWNER,
+            started_ns=CLOCK - 30 * S,
+        )  # fmt: skip
+
+    def address(self, number: int) -> str:
+        return f"10.1.{number % self.pods >> 8}.{number & 255}"
+
+    def batch(self, place: int) -> MergedBatch:
+        numbers = [(place * 10 + number) % self.pods for number in range(10)]
+        verdicts = [
+            {"endpoint": at, "destination": self.address(number + 1), "time_ns": _EARLIER_S * S}
+            for at, number in enumerate(numbers, 1)
+        ]
+        endpoints = {str(at): EndpointRef("shop", f"web-{n}", f"u{n}") for at, n in enumerate(numbers, 1)}
+        clock = self.site.now - _EARLIER_S * S
+        return merge(make_batch(*verdicts, node=f"n{place}", ring=f"r{place}", clock=clock, endpoints=endpoints))
+
+    def round(self) -> None:
+        for place in range(self.pods // 10):
+            batch = self.batch(place)
+            self.site.enricher.records(batch)
+
+
+LIMITS: dict[str, tuple[ModuleType, Callable[[Enricher], int]]] = {
+    "MAX_ANSWERS": (peer_lookup, lambda made: len(made._peers._answers)),
+    "MAX_PEER_BYTES": (peer_lookup, lambda made: made._peers._peers.bytes),
+    "MAX_TEMPLATE_BYTES": (rings, lambda made: made._rings.bytes),
+    "MAX_END_BYTES": (fragments, lambda made: made._ends.bytes),
+    "MAX_TEXTS": (enricher, lambda made: len(made._texts)),
+}
+
+
+@pytest.mark.parametrize("limit", LIMITS)
+def test_a_cluster_a_tenth_too_large_for_a_cache_is_still_found_in_it(
+    monkeypatch: pytest.MonkeyPatch, limit: str
+) -> None:
+    town = Town(400)
+    town.round()
+    made = town.site.enricher
+    module, size = LIMITS[limit]
+    most = size(made) * 9 // 10
+    monkeypatch.setattr(module, limit, most)
+    for _ in range(3):
+        town.round()
+    answered, rendered = calls_of(monkeypatch, PeerLookup, "_answer"), calls_of(monkeypatch, EndRenderer, "local")
+    for _ in range(5):
+        town.round()
+    assert len(answered) < 5 * 400 / 2
+    assert len(rendered) < 5 * 400 / 2
+    town.site.compare(town.batch(0))
+    made.lookup(town.batch(0))
+    assert size(made) <= most
+
+
+def calls_of(monkeypatch: pytest.MonkeyPatch, kind: type, name: str) -> list[tuple[Any, ...]]:
+    calls: list[tuple[Any, ...]] = []
+    method = getattr(kind, name)
+
+    def counting(self: Any, *given: Any) -> Any:
+        calls.append(given)
+        return method(self, *given)
+
+    monkeypatch.setattr(kind, name, counting)
+    return calls
+
+
+def test_pods_that_change_for_ever_fill_no_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    town = Town(50)
+    town.round()
+    monkeypatch.setattr(peer_lookup, "MAX_PEER_BYTES", 100_000)
+    monkeypatch.setattr(rings, "MAX_TEMPLATE_BYTES", 200_000)
+    answered = calls_of(monkeypatch, PeerLookup, "_answer")
+    made = town.site.enricher
+    for turn in range(400):
+        town.site.cluster.apply([Change("set", town.pod(turn % 50, f"y{turn}"))])
+        town.round()
+    assert made._peers._peers.bytes <= peer_lookup.MAX_PEER_BYTES + 10_000
+    assert made._rings.bytes <= rings.MAX_TEMPLATE_BYTES + 10_000
+    assert len(made._rings.templates) < 400
+    assert len(answered) <= 400, "only what changed is looked up again"
+    town.site.compare(town.batch(0))
+
+
+def test_what_was_not_used_since_the_last_eviction_is_evicted_first() -> None:
+    used = np.array([True, False, True, False, True, True])
+    assert victims(used, 1).tolist() == [3]
+    assert victims(used, 2).tolist() == [1, 3]
+    assert victims(used, 4).tolist() == [1, 3, 2, 5]
+    assert sorted(victims(used, 9).tolist()) == [0, 1, 2, 3, 4, 5]
+    assert victims(np.ones(8, bool), 4).tolist() == [1, 3, 5, 7], "spread, because the oldest are needed next"
