@@ -18,6 +18,7 @@ default."""
 SMALL: Final = str(128 << 10)
 """The most bytes of a batch of address intervals, which every worker reads. Any producer with a right on the topic may
 compress a batch a thousand times, and a client must inflate it before it can look at it."""
+PAIRS_DAYS: Final = 400
 MAX_PARTITIONS: Final = 10_000
 """The most partitions of a topic: a slip of a digit or two would stop a Kafka that others use, too."""
 _ENDPOINTS: Final = {
@@ -33,6 +34,13 @@ much longer than it answers."""
 _STATE: Final = {"cleanup.policy": "compact", "segment.ms": str(_DAY_MS)}
 # Workers read it when they take over partitions, so it is compacted early.
 _CHECKPOINTS: Final = _STATE | {"segment.bytes": str(64 << 20), "min.cleanable.dirty.ratio": "0.1"}
+_PAIRS: Final = {
+    "cleanup.policy": "compact,delete",
+    "message.timestamp.type": "LogAppendTime",
+    "segment.ms": str(_DAY_MS),
+    "segment.bytes": str(256 << 20),
+    "min.cleanable.dirty.ratio": "0.2",
+}
 _CHECKED: Final = ("cleanup.policy", "message.timestamp.type")
 """Settings that an existing topic must have, or records are lost. Retention and sizes are up to the operator."""
 
@@ -89,20 +97,23 @@ class Topics:
     """Which verdicts of which rings are finished, by partition of the raw topic."""
     journal: Topic
     """Each version of each object that decides or names."""
+    pairs: Topic
+    """Hourly counts of each combination of ends, port, verdict and policies (:mod:`enrich.wire.pair`)."""
 
     def __iter__(self) -> Iterator[Topic]:
         return iter(
             (
                 self.raw, self.flows, self.denied, self.dead, self.status, self.endpoints,
                 self.alerts, self.deltas, self.alert_state, self.checkpoints, self.journal,
+                self.pairs,
             )
         )  # fmt: skip
 
 
-def topics(prefix: str, partitions: int, journal_days: int = JOURNAL_DAYS) -> Topics:
+def topics(prefix: str, partitions: int, journal_days: int = JOURNAL_DAYS, pairs_days: int = PAIRS_DAYS) -> Topics:
     """Make the topics of a prefix. ``partitions`` is for those that carry the load; the others have one.
 
-    ``journal_days``: so long the journal answers."""
+    ``journal_days``: so long the journal answers; ``pairs_days``: so long pairs are kept."""
 
     def topic(name: str, count: int, days: int, more: Mapping[str, str] | None = None) -> Topic:
         kept = {"cleanup.policy": "delete", "retention.ms": str(days * _DAY_MS)}
@@ -127,4 +138,5 @@ def topics(prefix: str, partitions: int, journal_days: int = JOURNAL_DAYS) -> To
         checkpoints=topic("checkpoints", 1, 1, _CHECKPOINTS),
         # One partition, because the order of versions says what was true when.
         journal=topic("journal", 1, journal_days + _JOURNAL_REPEATS_DAYS, {"max.message.bytes": LARGE}),
+        pairs=topic("pairs", 1, pairs_days, _PAIRS),
     )

@@ -6,6 +6,7 @@ from typing import Final
 
 from tests.fuzz.enricher import Checkpoints, Endpoints, Raw
 from tests.fuzz.journal import Journal
+from tests.fuzz.pairs import Pairs
 from tests.fuzz.reader import Reader
 from tests.fuzz.readers import Alerts, Dead, Deltas, Flows, State, Status
 
@@ -13,5 +14,6 @@ READERS: Final[dict[str, type[Reader]]] = {
     "verdicts.raw": Raw, "endpoints": Endpoints, "checkpoints": Checkpoints, "flows": Flows, "status": Status,
     "alerts.deltas": Deltas, "alerts.state": State, "alerts": Alerts, "dead": Dead,
     "journal": Journal,
+    "pairs": Pairs,
 }  # fmt: skip
 """By the topic's name without its prefix."""
