@@ -27,7 +27,7 @@ from streams.roles.role_page import role_page
 from streams.roles.supervisor import SUPERVISED, supervise
 from streams.settings import Settings
 
-ROLES: Final = ("enrich", "stdout", "file", "routes", "alerts")
+ROLES: Final = ("enrich", "stdout", "file", "routes", "alerts", "journal")
 """All roles, in the order of their metrics ports."""
 _PR_SET_PDEATHSIG: Final = 1
 
@@ -60,10 +60,12 @@ def command(roles: Sequence[str], alone: bool) -> None:
       file    write every record to a file, in GKE's format
       routes  run the outputs of WEIR_ROUTES that are not Kafka topics
       alerts  evaluate the alert rules and notify their outputs
+      journal keep each version of policies, and of what names, on a topic
 
-    Without ROLE it runs enrich, the sinks in WEIR_SINKS, routes if WEIR_ROUTES is set, and alerts unless WEIR_ALERTS
-    is -. Each role is a process of its own. A role that ends unexpectedly is restarted with a backoff from 1 s to 30 s;
-    one that ends with exit code 2 to 5 (somebody must mend something) after 30 s. If all have, this program ends so.
+    Without ROLE it runs enrich, the sinks in WEIR_SINKS, routes if WEIR_ROUTES is set, alerts unless WEIR_ALERTS is -,
+    and journal unless WEIR_JOURNAL_DAYS is 0. Each role is a process of its own. A role that ends unexpectedly is
+    restarted with a backoff from 1 s to 30 s; one that ends with exit code 2 to 5 (somebody must mend something) after
+    30 s. If all have, this program ends so.
     """
     try:
         settings = load(Settings, os.environ)
@@ -128,7 +130,8 @@ def _run_alone(role: str, settings: Settings, stop: StopRequest) -> int:
 def default_roles(settings: Settings) -> list[str]:
     """Return the roles that run if the command line names none."""
     routes = ["routes"] if settings.routes else []
-    return ["enrich", *settings.sinks, *routes, *(["alerts"] if settings.alerts != "-" else [])]
+    alerts = ["alerts"] if settings.alerts != "-" else []
+    return ["enrich", *settings.sinks, *routes, *alerts, *(["journal"] if settings.journal_days else [])]
 
 
 def _check(roles: Sequence[str], *, alone: bool) -> None:
@@ -170,6 +173,10 @@ def _run_role(role: str, settings: Settings, stop: threading.Event) -> int:
         from streams.roles.alerts import run_alerts  # noqa: PLC0415 - as above
 
         return run_alerts(settings, stop)
+    if role == "journal":
+        from streams.roles.journal import run_journal  # noqa: PLC0415 - as above
+
+        return run_journal(settings, stop)
     from streams.roles.sinks import run_routes, run_sink  # noqa: PLC0415 - as above
 
     return run_routes(settings, stop) if role == "routes" else run_sink(role, settings, stop)

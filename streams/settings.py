@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, Literal
 
+from enrich.history.profile import LEFT_OUT
 from enrich.runtime.secure_port import MetricsSettings
 from enrich.runtime.settings import setting
-from enrich.wire.topics import MAX_PARTITIONS, Topics, topics
+from enrich.wire.topics import JOURNAL_DAYS, MAX_PARTITIONS, Topics, topics
 from streams.metrics.verdicts import VerdictsBy
 
 EVERY_CLUSTER: Final = "*"
@@ -46,6 +47,12 @@ class Settings(MetricsSettings):
     alert_learn: float = setting("WEIR_ALERT_LEARN", 3600.0)
     """Seconds for which a new rule of the kind `first` learns quietly, from the first start with it: groups that appear
     become known and make no alert."""
+    journal_days: int = setting("WEIR_JOURNAL_DAYS", JOURNAL_DAYS, most=36_500)
+    """Days for which the journal says what policies and names were, when its topic is created. 0: the role journal does
+    not run, unless the command line names it."""
+    profile_labels_left_out: tuple[str, ...] = setting("WEIR_PROFILE_LABELS_LEFT_OUT", LEFT_OUT)
+    """Pod labels that profiles leave out, comma-separated, because each pod or rollout has another value: a profile
+    stands for all pods that differ in nothing else. A * at the end stands for a prefix. Equal for all workers."""
     preset: Literal["none", "gke"] = setting("WEIR_PRESET", "none")
     """gke: the file of GKE's network policy logging. A setting that is given wins. The sink `file` still has to be
     run."""
@@ -75,9 +82,9 @@ class Settings(MetricsSettings):
     """Seconds that a stop waits for acknowledgements from Kafka. Batches without one are read again at the next
     start. A role that has not ended 3 s after that is ended, with exit code 1."""
     metrics: str = setting("WEIR_METRICS", "127.0.0.1:9702")
-    """host:port of /metrics, /healthz and /readyz of the role enrich. The roles stdout, file, routes and alerts use the
-    next four ports, in this order, and /readyz of all that run together is on the one after them. Port 0: any free
-    port, and no common page."""
+    """host:port of /metrics, /healthz and /readyz of the role enrich. The roles stdout, file, routes, alerts and
+    journal use the next five ports, in this order, and /readyz of all that run together is on the one after them. Port
+    0: any free port, and no common page."""
     verdicts_by: VerdictsBy = setting("WEIR_VERDICTS_BY", "none")
     """Labels that kubeweir_streams_verdicts_total has for the pod whose policy decided: none, namespace, or workload
     (with its namespace)."""
@@ -97,4 +104,4 @@ class Settings(MetricsSettings):
     @property
     def topics(self) -> Topics:
         """The topics that the service reads and writes, with the configuration that it creates them with."""
-        return topics(self.prefix, self.partitions)
+        return topics(self.prefix, self.partitions, self.journal_days or JOURNAL_DAYS)

@@ -9,7 +9,7 @@ import msgspec
 import structlog
 
 from enrich.index.cluster import Change
-from enrich.model import Name, Object
+from enrich.model import Name, Object, Pod
 from enrich.sources.cluster_uid import read_cluster_uid
 from enrich.sources.connection import Connection
 from enrich.sources.definition import read_definition
@@ -17,6 +17,7 @@ from enrich.sources.last_state import LastState
 from enrich.sources.messages import decode_event
 from enrich.sources.policy_store import PolicyStore
 from enrich.sources.resources import Index, Reader, Resource
+from enrich.sources.versions import UNKNOWN, Observer, Version, version_of
 
 log = structlog.get_logger("kubeweir.source")
 
@@ -39,10 +40,20 @@ class Collection:
     """The objects of one kind. One thread uses it; any thread may ask for what is refused or kept."""
 
     def __init__(
-        self, resource: Resource, index: Index, definitions: Connection, store: PolicyStore | None = None
+        self,
+        resource: Resource,
+        index: Index,
+        definitions: Connection,
+        store: PolicyStore | None = None,
+        observer: Observer | None = None,
     ) -> None:
-        """``store`` keeps the last state of a kind that a cluster may do without; None: a restart loses it."""
+        """``store`` keeps the last state of a kind that a cluster may do without; None: a restart loses it.
+
+        ``observer`` takes each version of an object, if it observes the kind."""
         self._resource, self._index = resource, index
+        self._observer = observer if observer is not None and resource.type in observer.kinds else None
+        self._versions: dict[Name, Version] = {}
+        """Of the list that is not complete yet, for the observer."""
         self._reader = Reader(resource)
         self._last: LastState | None = None
         if resource.is_kept:
@@ -88,6 +99,8 @@ class Collection:
         if made is not None and self._listed is not None:
             # The bytes of a list are large.
             self._listed[made.key] = (made, bytes(raw) if self._last is not None else b"")
+            if self._observer is not None:
+                self._versions[made.key] = self._version(raw)
 
     def add_item(self, raw: msgspec.Raw) -> None:
         """Parse an element and add it to the list."""
@@ -95,7 +108,7 @@ class Collection:
 
     def give_up_list(self) -> bool:
         """Forget a list that is not complete; return whether it had any element."""
-        listed, self._listed = self._listed, None
+        listed, self._listed, self._versions = self._listed, None, {}
         return bool(listed)
 
     def complete_list(self, synced_ns: int) -> None:
@@ -105,7 +118,7 @@ class Collection:
         if self._last is not None:
             objects = self._last.replace(listed, self._reader.refused)
         self._listed = None
-        self._index.replace(self._resource, objects, synced_ns)
+        self._replace(objects, synced_ns)
         log.info("listed", kind=self._resource.kind, objects=len(objects))
 
     # --- changes
@@ -124,6 +137,8 @@ class Collection:
         if event.made is not None:
             # It is in force before it is stored: a disk may be slow.
             self._index.apply(self._resource, Change("set", event.made), synced_ns)
+            if self._observer is not None:
+                self._observer.set(event.made, self._version(event.raw))
             if self._last is not None:
                 self._last.put(event.made, bytes(event.raw))
 
@@ -133,6 +148,9 @@ class Collection:
         if self._last is None or self._last.take(gone.key):
             self._reader.forget(gone.key)
             self._index.apply(self._resource, Change("delete", gone), synced_ns)
+            if self._observer is not None:
+                version = str((item.get("metadata") or {}).get("resourceVersion") or "")
+                self._observer.deleted(gone, Version(version))
 
     def set_absent(self, why: str, synced_ns: int, report: Callable[[str | None], None]) -> None:
         """Note that the server does not serve the kind.
@@ -144,4 +162,15 @@ class Collection:
         reason = why or "the API server does not serve this kind any more"
         state = f"{reason}: the last state stays in force (objects: {len(objects)})"
         report(state if objects else why or None)
+        self._replace(objects, synced_ns)
+
+    def _replace(self, objects: list[Object], synced_ns: int) -> None:
+        """Replace the kind in the index, and let the observer know."""
         self._index.replace(self._resource, objects, synced_ns)
+        if self._observer is not None:
+            versions, self._versions = self._versions, {}
+            self._observer.listed(self._resource.type, [(made, versions.get(made.key, UNKNOWN)) for made in objects])
+
+    def _version(self, raw: msgspec.Raw) -> Version:
+        """Read the version of an element. No observer needs that of pods, which are many."""
+        return UNKNOWN if self._resource.type is Pod else version_of(raw)

@@ -10,23 +10,25 @@ from pathlib import Path
 
 from enrich.index.cluster import Cluster
 from enrich.sources.source import Source, SourceError
+from enrich.sources.versions import Observer
 
 
-def make_source(setting: str, cluster: Cluster, state: Path | None = None) -> Source:
+def make_source(setting: str, cluster: Cluster, state: Path | None = None, observer: Observer | None = None) -> Source:
     """Make the source that fills ``cluster``; ``setting`` is ``kubernetes`` or ``manifests:FOLDER``.
 
     ``state`` is a folder in which the source may keep policies over a restart; None: there is none.
+    ``observer`` takes each version of an object that the source finds; None: nobody keeps them.
     Raises :class:`SourceError` for any other text. The source is not started.
     """
     kind, _, rest = setting.partition(":")
     if kind == "manifests" and rest:
         from enrich.sources.manifests import ManifestSource  # noqa: PLC0415 - the libraries of one source, not of both
 
-        return ManifestSource(Path(rest), cluster)
+        return ManifestSource(Path(rest), cluster, observer)
     if kind == "kubernetes" and not rest:
         from enrich.sources.kubernetes import KubernetesSource  # noqa: PLC0415 - as above
 
-        return KubernetesSource(cluster, state=state)
+        return KubernetesSource(cluster, state=state, observer=observer)
     raise unknown_source(setting)
 
 

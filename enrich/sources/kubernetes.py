@@ -18,16 +18,24 @@ from enrich.index.cluster import Cluster
 from enrich.sources.client import Client, Configure
 from enrich.sources.policy_store import PolicyStore
 from enrich.sources.resources import RESOURCES, Index, Resource
+from enrich.sources.versions import Observer
 from enrich.sources.watch import Watch
 
 
 class KubernetesSource:
     """A source that watches the kinds that the index keeps."""
 
-    def __init__(self, cluster: Cluster, configure: Configure | None = None, state: Path | None = None) -> None:
+    def __init__(
+        self,
+        cluster: Cluster,
+        configure: Configure | None = None,
+        state: Path | None = None,
+        observer: Observer | None = None,
+    ) -> None:
         """``configure`` makes the API client; None: the one that the environment configures.
 
-        ``state`` is a folder for the last state of policies of optional kinds; None: a restart loses it."""
+        ``state`` is a folder for the last state of policies of optional kinds; None: a restart loses it.
+        ``observer`` takes each version of an object; None: nobody keeps them."""
         self._client = Client(configure)
         self._state = state
         self._stores: list[PolicyStore] = []
@@ -35,7 +43,7 @@ class KubernetesSource:
         index = Index(cluster, resources)
         stores = [self._store(resource) for resource in resources]
         pairs = zip(resources, stores, strict=True)
-        self._watches = [Watch(self._client, resource, index, store) for resource, store in pairs]
+        self._watches = [Watch(self._client, resource, index, store, observer) for resource, store in pairs]
 
     def _store(self, resource: Resource) -> PolicyStore | None:
         if self._state is None or not resource.is_kept:

@@ -18,6 +18,7 @@ from enrich.model import Object
 from enrich.runtime.folder import FolderWatch
 from enrich.sources.manifest_files import ManifestError, manifest_files, read_folder
 from enrich.sources.source import SourceError
+from enrich.sources.versions import UNKNOWN, Observer
 
 log = structlog.get_logger("kubeweir.source")
 
@@ -28,8 +29,9 @@ _MAX_ATTEMPTS = 20
 class ManifestSource:
     """A source that reads a folder at the start, and again whenever it changes."""
 
-    def __init__(self, folder: Path, cluster: Cluster) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, cluster: Cluster, observer: Observer | None = None) -> None:
+        """``observer`` takes each version of an object; None: nobody keeps them."""
+        self._folder, self._observer = folder, observer
         self._cluster = cluster
         self._watch = FolderWatch("manifests", folder, self.reload, recursive=True)
         self._problem: str | None = None
@@ -42,7 +44,7 @@ class ManifestSource:
             objects = read_folder(self._folder)
         except ManifestError as error:
             raise SourceError(str(error)) from error
-        self._cluster.replace_all(group_by_kind(objects))
+        self._replace(objects)
         self._watch.start()
 
     def stop(self) -> None:
@@ -85,8 +87,17 @@ class ManifestSource:
         if before:
             log.info("manifests are valid again", folder=str(self._folder))
         self._problem = None
-        if self._cluster.replace_all(group_by_kind(objects)):
+        if self._replace(objects):
             log.info("manifests read", folder=str(self._folder), objects=len(objects))
+
+    def _replace(self, objects: list[Object]) -> bool:
+        """Put the folder's objects into the index; return whether anything is different now."""
+        grouped = group_by_kind(objects)
+        is_different = self._cluster.replace_all(grouped)
+        if self._observer is not None:
+            for kind in self._observer.kinds:
+                self._observer.listed(kind, [(made, UNKNOWN) for made in grouped[kind]])
+        return is_different
 
     def _read_settled(self) -> list[Object]:
         """Read the folder when no write is in progress: a file that was just truncated is about to be filled."""

@@ -56,6 +56,7 @@ from enrich.sources.messages import (
 )
 from enrich.sources.policy_store import PolicyStore
 from enrich.sources.resources import Index, Resource
+from enrich.sources.versions import Observer
 
 log = structlog.get_logger("kubeweir.source")
 
@@ -71,8 +72,17 @@ _NO_WATCH_LIST: Final = frozenset({400, 422, 500})
 class Watch:
     """Keeps one kind of object in the index current."""
 
-    def __init__(self, client: Client, resource: Resource, index: Index, store: PolicyStore | None = None) -> None:
-        """``store`` keeps the last state of a kind that a cluster may do without; None: it is lost at a restart."""
+    def __init__(
+        self,
+        client: Client,
+        resource: Resource,
+        index: Index,
+        store: PolicyStore | None = None,
+        observer: Observer | None = None,
+    ) -> None:
+        """``store`` keeps the last state of a kind that a cluster may do without; None: it is lost at a restart.
+
+        ``observer`` takes each version of an object; None: nobody keeps them."""
         self.resource = resource
         self.problem: str | None = f"{resource.kind} not listed yet"
         """Why the kind may be stale or missing; None if it is current."""
@@ -80,7 +90,7 @@ class Watch:
         self._connection = Connection(client)
         self._progress = self._connection.progress
         self._definitions = Connection(client)
-        self.objects = Collection(resource, index, self._definitions, store)
+        self.objects = Collection(resource, index, self._definitions, store, observer)
         """What was read of the kind."""
         self._pace = Pace(_FIRST_BACKOFF_S)
         self._version = ""

@@ -222,6 +222,12 @@ class ExactlyOnce:
             raise TransactionAbortedError(error.args[0].str()) from error
 
     def _take_over(self, consumer: Consumer, partitions: Sequence[TopicPartition]) -> None:
+        if not partitions:
+            # There are more workers than partitions. librdkafka refuses to ask for no offsets.
+            self._revoke(consumer, partitions)
+            consumer.assign([])
+            self.problem = None
+            return
         # The previous owner's transaction may be committing right now: committed() waits until it has ended.
         committed_offsets = {
             (one.topic, one.partition): one.offset for one in consumer.committed(list(partitions), CALL_TIMEOUT_S)

@@ -1,18 +1,17 @@
-"""The thread of a loop of the role `alerts`."""
+"""The thread of a loop that works by transactions: of the roles `alerts` and `journal`."""
 
 from __future__ import annotations
 
 import threading
 import time
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final, Protocol
 
 import structlog
 
 from enrich.runtime.process import Exit, StopServiceError
 from streams.kafka.dead_letters import NoDeadLettersError
 from streams.kafka.exactly_once import ExactlyOnce, TransactionAbortedError
-from streams.metrics.roles import AlertMetrics
 
 log = structlog.get_logger("kubeweir.streams")
 
@@ -23,19 +22,37 @@ _PROVEN_S: Final = 5.0
 """A loop that has begun again, and has had nothing to commit for so long, works."""
 
 
+class LoopMetrics(Protocol):
+    """The metrics of loops, each with the loop's name as a label."""
+
+    @property
+    def restarts(self) -> Any: ...
+
+    @property
+    def lag(self) -> Any: ...
+
+
 class LoopThread:
     """Runs one loop on a thread, and restarts it from its last commit when a transaction is aborted."""
 
     def __init__(
-        self, name: str, make: Callable[[], ExactlyOnce], step: Callable[[ExactlyOnce], None], metrics: AlertMetrics
+        self,
+        name: str,
+        make: Callable[[], ExactlyOnce],
+        step: Callable[[ExactlyOnce], None],
+        metrics: LoopMetrics,
+        role: str = "alerts",
+        finish: Callable[[ExactlyOnce], None] = lambda _: None,
     ) -> None:
+        """``finish`` is called after the last step when the thread is stopped."""
         self.failed: StopServiceError | None = None
         self._name, self._make, self._step, self._metrics = name, make, step, metrics
+        self._role, self._finish = role, finish
         self._problem: str | None = "Kafka has not been reached yet"
         self._delay_s = 0.0
         self._transactions: ExactlyOnce | None = None
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name=f"alerts-{name}", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=f"{role}-{name}", daemon=True)
 
     def start(self) -> None:
         """Start the thread."""
@@ -59,8 +76,8 @@ class LoopThread:
         except StopServiceError as error:
             self.failed = error
         except Exception as error:
-            log.exception("a loop of the alerts ended", loop=self._name)
-            self.failed = StopServiceError(f"alerts, {self._name}: {error!r}", Exit.UNEXPECTED)
+            log.exception("a loop ended", role=self._role, loop=self._name)
+            self.failed = StopServiceError(f"{self._role}, {self._name}: {error!r}", Exit.UNEXPECTED)
 
     def _work(self) -> None:
         """Run the loop until the stop, or until a transaction is aborted."""
@@ -81,10 +98,12 @@ class LoopThread:
                 lag = transactions.lag()
                 if lag is not None:
                     self._metrics.lag.labels(self._name).set(lag)
+            if self._problem is None:
+                self._finish(transactions)
         except (TransactionAbortedError, NoDeadLettersError) as error:
             self._metrics.restarts.labels(self._name).inc()
             self._problem = str(error)
-            log.warning("a loop of the alerts restarts from its last commit", loop=self._name, error=str(error))
+            log.warning("a loop restarts from its last commit", role=self._role, loop=self._name, error=str(error))
             self._delay_s = min(max(2 * self._delay_s, _FIRST_DELAY_S), _MAX_DELAY_S)
         finally:
             if transactions is not None:

@@ -44,3 +44,14 @@ def alerts_needs(settings: Settings, groups: Iterable[tuple[str, str]]) -> Needs
         },
         transactions=frozenset({settings.group("alerts.")}),
     )
+
+
+def journal_needs(settings: Settings) -> Needs:
+    """Return what the role journal needs."""
+    topics = settings.topics
+    return Needs(
+        reads=frozenset({topics.journal.name}),
+        writes=frozenset({topics.journal.name, topics.dead.name}),
+        groups=frozenset({settings.group("journal"), reader_group(topics.journal.name)}),
+        transactions=frozenset({settings.group("journal.")}),
+    )

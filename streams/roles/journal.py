@@ -1,0 +1,168 @@
+"""The role `journal`: puts the source, what it observes, and the writer of the journal together.
+
+Every worker observes the cluster; one of them writes (:mod:`streams.journal.writer`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import structlog
+from prometheus_client import CollectorRegistry
+
+from enrich.diagnosis.watch import Diagnosis
+from enrich.index.cluster import Cluster
+from enrich.model import Pod, Workload
+from enrich.runtime.credentials import registry_with_credentials
+from enrich.runtime.health import HealthServer
+from enrich.runtime.process import Exit, StopServiceError
+from enrich.runtime.watching import export_watch, watch_problem
+from enrich.sources.factory import make_source
+from enrich.sources.source import Source, SourceError
+from enrich.sources.token_review import metrics_guard
+from streams.journal.observed import OBJECT_KINDS, ObservedStates
+from streams.journal.profiles import Profiles
+from streams.journal.writer import SORTS, JournalWriter, Observation
+from streams.journal.written import Journal, read_states
+from streams.kafka.dead_letters import DeadLetters
+from streams.kafka.exactly_once import ExactlyOnce
+from streams.kafka.lag import LagMonitor
+from streams.kafka.offsets import newest_time_ms
+from streams.kafka.reading import read_committed
+from streams.kafka.records import Record
+from streams.metrics.journal import JournalMetrics
+from streams.metrics.progress import CALLS_OF_JOURNAL, ProgressMetrics
+from streams.roles.loop_thread import LoopThread
+from streams.roles.needs import journal_needs
+from streams.roles.own_cluster import OwnCluster
+from streams.roles.own_topics import OwnTopics
+from streams.settings import Settings
+
+log = structlog.get_logger("kubeweir.streams")
+
+_KINDS = (*OBJECT_KINDS, Pod, Workload)
+_UNNAMED = "-"
+"""The cluster of manifests without a namespace kube-system, which has no id."""
+
+
+def run_journal(settings: Settings, stop: threading.Event) -> int:
+    """Run until ``stop``; return the exit code. Raises StopServiceError."""
+    registry = registry_with_credentials(settings)
+    problems: list[Callable[[], str | None]] = [lambda: "Kafka has not been reached yet"]
+    diagnosis = Diagnosis(settings.connection, lambda: journal_needs(settings))
+    checks = {"journal": diagnosis.named("journal", lambda: next(filter(None, (check() for check in problems)), None))}
+    progress = ProgressMetrics(registry, CALLS_OF_JOURNAL)
+    health = HealthServer(settings.metrics, registry, checks, details=progress.last_success.in_words,
+                          guard=metrics_guard(settings))  # fmt: skip
+    log.info("starting", role="journal", metrics_port=health.port, kafka=settings.kafka, prefix=settings.prefix)
+    with contextlib.ExitStack() as stack:
+        stack.callback(health.close)
+        diagnosis.start()
+        stack.callback(diagnosis.stop)
+        monitor = LagMonitor(settings.connection(), settings.stall, progress, diagnosis.causes)
+        stack.callback(monitor.stop)  # after everything that the work adds
+        _work(settings, stop, registry, progress, monitor, problems, stack)
+    monitor.check()
+    log.info("stopped", role="journal")
+    return Exit.OK
+
+
+def _work(
+    settings: Settings,
+    stop: threading.Event,
+    registry: CollectorRegistry,
+    progress: ProgressMetrics,
+    monitor: LagMonitor,
+    problems: list[Callable[[], str | None]],
+    stack: contextlib.ExitStack,
+) -> None:
+    metrics = JournalMetrics(registry, SORTS)
+    dead = DeadLetters(settings.connection(), settings.topics.dead.name, stop)
+    own_cluster = OwnCluster(settings)
+    problems.insert(0, own_cluster.problem)
+    settings = own_cluster.find(stop)
+    own_topics = OwnTopics(settings, stop)
+    problems.insert(0, own_topics.problem)
+    if not own_topics.prepare((settings.topics.journal, settings.topics.dead)):
+        return
+    cluster = Cluster(kinds=_KINDS)
+    profiles = Profiles(cluster, settings.profile_labels_left_out, metrics.refused.inc)
+    states = ObservedStates(profiles, metrics.refused.inc)
+    source = _start_source(settings, cluster, states)
+    stack.callback(source.stop)
+    export_watch(registry, source, progress.last_success)
+    observation = Observation(states, profiles, cluster.synced.is_set, source.synced_until_ns)
+    writer = _writer(settings, observation, metrics, dead)
+    thread = _thread(settings, writer, metrics, monitor)
+    thread.start()
+    stack.callback(thread.stop)
+    problems[:] = [
+        partial(watch_problem, cluster, source),
+        thread.problem,
+        monitor.problem,
+        partial(_behind, writer, settings.stall),
+    ]
+    monitor.start(stop.set)
+    metrics.watch(lambda: (_behind_s(writer), writer.states))
+    while not stop.wait(0.1):
+        if thread.failed is not None:
+            raise thread.failed
+
+
+def _start_source(settings: Settings, cluster: Cluster, states: ObservedStates) -> Source:
+    try:
+        source = make_source(settings.source, cluster, observer=states)
+        source.start()
+    except SourceError as error:
+        raise StopServiceError(str(error), Exit.USAGE) from error
+    return source
+
+
+def _writer(settings: Settings, observation: Observation, metrics: JournalMetrics, dead: DeadLetters) -> JournalWriter:
+    connection, topic = settings.connection(), settings.topics.journal.name
+
+    def read_journal() -> Journal:
+        def read(since_ms: int) -> Sequence[Record]:
+            return list(read_committed(connection, topic, [0], since_ms))
+
+        return read_states(settings.cluster or _UNNAMED, newest_time_ms(connection, topic, 0), read, metrics.bad.inc)
+
+    def on_bad(record: Record, error: str) -> None:
+        metrics.bad.inc()
+        dead.send(topic, record, "bad_entry", error)
+
+    return JournalWriter(topic, observation, read_journal, on_bad, lambda sort: metrics.entries.labels(sort).inc())
+
+
+def _thread(settings: Settings, writer: JournalWriter, metrics: JournalMetrics, monitor: LagMonitor) -> LoopThread:
+    topic, group = settings.topics.journal.name, settings.group("journal")
+
+    def transactions() -> ExactlyOnce:
+        name = f"{group}.{socket.gethostname()}.{uuid.uuid4().hex[:8]}"
+        made = ExactlyOnce(
+            settings.connection(), group, [topic], name, writer.replay_from_ms, writer.on_assigned, monitor
+        )
+        made.needs = (topic, settings.group("journal."))
+        return made
+
+    return LoopThread("journal", transactions, writer.step, metrics, role="journal", finish=writer.finish)
+
+
+def _behind_s(writer: JournalWriter) -> float | None:
+    """Return how many seconds ago the journal was complete; None if another worker writes it."""
+    complete_ns = writer.complete_ns
+    return None if complete_ns is None else max(0.0, (time.time_ns() - complete_ns) / 1e9)
+
+
+def _behind(writer: JournalWriter, stall_s: float) -> str | None:
+    """Return that the journal stands still, or None."""
+    behind_s = _behind_s(writer)
+    if behind_s is None or behind_s < stall_s:
+        return None
+    return f"the journal is behind: everything until {behind_s:.0f} s ago is in it"
