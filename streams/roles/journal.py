@@ -104,8 +104,8 @@ def _work(
     stack.callback(thread.stop)
     problems[:] = [
         partial(watch_problem, cluster, source),
-        thread.problem,
         monitor.problem,
+        thread.problem,
         partial(_behind, writer, settings.stall),
     ]
     monitor.start(stop.set)

@@ -31,7 +31,8 @@ from probe.metrics import ProbeCollector, last_success
 from probe.share_metrics import ShareCollector
 from probe.state_metrics import StateCollector
 from streams.main import ROLES
-from streams.metrics.progress import CALLS_OF_ALERTS, CALLS_OF_SINKS, ProgressMetrics
+from streams.metrics.journal import JournalMetrics
+from streams.metrics.progress import CALLS_OF_ALERTS, CALLS_OF_JOURNAL, CALLS_OF_SINKS, ProgressMetrics
 from streams.metrics.roles import AlertMetrics, EnrichMetrics, SinkMetrics
 from tests.docs import kafka_rights
 from tests.docs.pages import ROOT
@@ -117,6 +118,7 @@ def families() -> dict[str, list[Family]]:
         "weir-probe (port 9701)": list(_probe()),
         f"weir-streams, role enrich (port {ports['enrich']})": list(_enrich()),
         f"weir-streams, role alerts (port {ports['alerts']})": list(_alerts()),
+        f"weir-streams, role journal (port {ports['journal']})": list(_journal()),
         "weir-streams, sinks (stdout {stdout}, file {file}, routes {routes}, alerts {alerts})".format(**ports): list(
             _sinks()
         ),
@@ -196,6 +198,14 @@ def _alerts() -> Iterator[Family]:
     registry = CollectorRegistry()
     AlertMetrics(registry).watch(lambda: ({}, {}))
     ProgressMetrics(registry, CALLS_OF_ALERTS).last_success.read("watch", lambda: 0)
+    yield from _of_registry(registry)
+    yield from _of(SourceCollector("streams", MagicMock()))
+
+
+def _journal() -> Iterator[Family]:
+    registry = CollectorRegistry()
+    JournalMetrics(registry, ()).watch(lambda: (0.0, 0))
+    ProgressMetrics(registry, CALLS_OF_JOURNAL).last_success.read("watch", lambda: 0)
     yield from _of_registry(registry)
     yield from _of(SourceCollector("streams", MagicMock()))
 

@@ -145,7 +145,8 @@ def test_each_version_is_written_once_and_ends_are_written(folder: Folder) -> No
         folder.until_port(port)
     folder.pod("more", "cache")
     folder.delete("db")
-    entries = until(lambda: (found := folder.entries()) and "cache" in apps(found) and found, "the profile cache")
+    until(lambda: "cache" in apps(folder.entries()), "the profile cache")
+    entries = folder.entries()
     assert ports(entries) == [1, 2, 3, 0]
     assert len(gaps(entries)) == 1
     check_once(entries)
@@ -167,9 +168,8 @@ def test_a_restart_marks_the_gap_and_writes_only_what_differs(folder: Folder) ->
     folder.pod("new", "queue")
     folder.start()
     entries = folder.until_port(2)
-    added = until(
-        lambda: (found := folder.entries()[len(stopped) :]) and "queue" in apps_of_new(found) and found, "queue"
-    )
+    until(lambda: "queue" in apps_of_new(folder.entries()), "the profile queue")
+    added = folder.entries()[len(stopped) :]
     assert added[0].kind == GAP
     assert (added[0].since_ns, added[0].seen_ns) == (stopped[-1].seen_ns, added[1].seen_ns)
     assert names(added) == {"NetworkPolicy/shop/db", "NetworkPolicy/shop/other"}

@@ -31,6 +31,7 @@ from enrich.wire.topics import Topic, topics
 from probe.export.interval_publisher import AddressIntervalPublisher
 from probe.export.publisher import Publisher
 from probe.export.spool import Spool
+from streams.journal.reading import read_journal
 from streams.kafka.connection import Connection, ReadError
 from streams.kafka.exactly_once import ExactlyOnce, TransactionAbortedError, Write
 from streams.kafka.group import GroupReader
@@ -110,7 +111,8 @@ def test_everything_works_with_exactly_these_rights(granted: Granted, hook: Hook
     alerts = {"version": 1, "rules": [BURST], "outputs": hooks, "disable": ALL}
     (tmp_path / "alerts.yaml").write_text(json.dumps(alerts))
     service = site.start(
-        "enrich", "file", "routes", "alerts", **granted.env["workers"], WEIR_FILE_PATH=str(tmp_path / "all.log"),
+        "enrich", "file", "routes", "alerts", "journal",
+        **granted.env["workers"], WEIR_FILE_PATH=str(tmp_path / "all.log"),
         WEIR_ROUTES=str(tmp_path / "routes.yaml"), WEIR_ALERTS=str(tmp_path / "alerts.yaml"),
     )  # fmt: skip
     try:
@@ -135,7 +137,9 @@ def test_everything_works_with_exactly_these_rights(granted: Granted, hook: Hook
         )
         assert shown.stdout.count('"disposition"') == 100, shown.stderr
         _see_positions_with_two_more_rights(granted, site)
-        for role in ("enrich", "file", "routes", "alerts"):
+        names = topics(granted.prefix, 4)
+        until(lambda: any(one.kind == "Node" for one in read_journal(granted.connection("readers"), names)))
+        for role in ("enrich", "file", "routes", "alerts", "journal"):
             until(lambda role=role: service.get("/readyz", role)[0] == 200)  # type: ignore[misc]  # mypy cannot type a default
         assert not [line for line in service.lines() if "DESCRIBE_CONFIGS" in line["event"]]
     finally:

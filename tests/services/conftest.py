@@ -53,7 +53,9 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         routes.write_text(_ROUTES.replace("PREFIX", site.prefix).replace("FILE", str(folder / "denied.log")))
         # One after the other: each takes all of a core to start.
         probe = node.begin(WEIR_PARTITIONS="4")
-        service = site.start("enrich", "routes", "alerts", WEIR_ROUTES=str(routes), WEIR_VERDICTS_BY="workload")
+        service = site.start(
+            "enrich", "routes", "alerts", "journal", WEIR_ROUTES=str(routes), WEIR_VERDICTS_BY="workload"
+        )
         with node.socket() as sender:
             yield Running(node, site, service, probe, sender)
         assert service.stop() == 0

@@ -22,6 +22,7 @@ from tests.services.queries import RULES, dashboard_queries, rules, selectors
 
 pytestmark = pytest.mark.e2e
 
+_ROLES = ("enrich", "routes", "alerts", "journal")
 _ELSEWHERE = re.compile(
     "watch_age_seconds|probe_cni_|probe_incomplete_pod|certificate_expires_seconds|damaged_state_files"
 )
@@ -109,10 +110,10 @@ def test_every_query_of_the_dashboard_and_of_the_rules_has_its_series(running: R
     service, probe = running.service, running.probe
     targets = {
         "weir-probe": [f"127.0.0.1:{probe.wait_for('started')['metrics_port']}"],
-        "weir-streams": [port(service, role) for role in ("enrich", "routes", "alerts")],
+        "weir-streams": [port(service, role) for role in _ROLES],
     }
-    pages = [probe.get("/metrics")[1], *(service.get("/metrics", role)[1] for role in ("enrich", "routes", "alerts"))]
-    assert [lint(page) for page in pages] == [""] * 4
+    pages = [probe.get("/metrics")[1], *(service.get("/metrics", role)[1] for role in _ROLES)]
+    assert [lint(page) for page in pages] == [""] * 5
     prometheus = Prometheus(tmp_path, targets)
     try:
         assert not wait_for_series(prometheus, running)

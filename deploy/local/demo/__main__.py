@@ -28,7 +28,7 @@ ROUND_EVERY_S = 10.0
 RESTART_S = 3.0
 ALERTS_PORT = 4
 """The port of the role `alerts` is the enricher's port plus this (streams.main.ROLES)."""
-STREAMS_PORTS = 5
+STREAMS_PORTS = 6
 """After the enricher's port, one for each other role, and the one of all roles."""
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 

@@ -51,7 +51,13 @@ def test_a_denial_is_an_event_on_the_pod(real: Real, guarded: None, web: list[Po
 
 
 def test_the_services_lead_to_the_metrics_of_every_role(real: Real, clients: list[Pod]) -> None:
-    for name, port in (("weir-probe", 9701), ("weir-streams", 9702), ("weir-streams", 9705), ("weir-streams", 9706)):
+    for name, port in (
+        ("weir-probe", 9701),
+        ("weir-streams", 9702),
+        ("weir-streams", 9705),
+        ("weir-streams", 9706),
+        ("weir-streams", 9707),
+    ):
         slices = real.get("endpointslices", "-l", f"kubernetes.io/service-name={name}", namespace=SYSTEM)["items"]
         found = [address for one in slices for entry in one["endpoints"] for address in entry["addresses"]]
         assert len(found) >= 2
