@@ -106,10 +106,11 @@ class Enricher:
         """Return what each unsettled verdict waits for: keys of changes after which it must be looked up again."""
         return self._peers.awaited(batch, found)
 
-    def lookup(self, batch: MergedBatch) -> Lookup:
-        """Look up the peers of the verdicts, as far as the index knows them now."""
+    def lookup(self, batch: MergedBatch, *, is_final: bool = False) -> Lookup:
+        """Look up the peers of the verdicts, as far as the index knows them now. ``is_final``: the verdicts do not wait
+        for the index any more, so nobody asks which are unsettled."""
         self._refresh()
-        return self._peers.lookup(batch)
+        return self._peers.lookup(batch, is_final=is_final)
 
     def mark_ambiguous(self, batch: MergedBatch, found: Lookup, until_ns: int) -> None:
         """Withdraw the names of peers in verdicts later than ``until_ns``: the index is not synced up to their time,
@@ -125,7 +126,7 @@ class Enricher:
         if not len(verdicts):
             return Records([], [], [], [], [])
         if lookup_result is None:
-            lookup_result = self.lookup(batch)
+            lookup_result = self.lookup(batch, is_final=True)
         template = self._template_numbers(batch)
         templates = self._rings.templates
         # The same as np.clip, which costs more than all other arithmetic of a small batch.

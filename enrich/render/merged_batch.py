@@ -78,6 +78,24 @@ def merge(*batches: Batch) -> MergedBatch:
     return MergedBatch(headers, verdicts, owner, _numbers(batches, counts), wall, node_wall)
 
 
+def combine(batches: Sequence[MergedBatch]) -> MergedBatch:
+    """Combine merged batches, one after the other."""
+    if len(batches) == 1:
+        return batches[0]
+    counts = [len(batch.headers) for batch in batches]
+    offsets = np.cumsum([0, *counts[:-1]])
+    wall = np.concatenate([batch.wall for batch in batches])
+    is_same = all(batch.node_wall is batch.wall for batch in batches)
+    return MergedBatch(
+        [header for batch in batches for header in batch.headers],
+        _concatenated([batch.verdicts for batch in batches]),
+        np.concatenate([batch.owner + offset for batch, offset in zip(batches, offsets, strict=True)]),
+        np.concatenate([batch.numbers for batch in batches]),
+        wall,
+        wall if is_same else np.concatenate([batch.node_wall for batch in batches]),
+    )
+
+
 def clock_of(header: Header) -> str:
     """Return the node by whose clock the times of a batch are measured, empty if they were corrected."""
     return "" if correction_ns(header.skew) else header.node

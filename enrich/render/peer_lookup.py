@@ -146,8 +146,8 @@ class PeerLookup:
         for uid in pods:
             self._answers.forget_pod(uid)
 
-    def lookup(self, batch: MergedBatch) -> Lookup:
-        """Look up the peer of each verdict as the index knows it now."""
+    def lookup(self, batch: MergedBatch, *, is_final: bool = False) -> Lookup:
+        """See :meth:`enrich.render.enricher.Enricher.lookup`."""
         sources, destinations = raw_addresses(batch.verdicts["source"]), raw_addresses(batch.verdicts["destination"])
         addresses = _peer_addresses(batch.verdicts, sources, destinations)
         peer = self._numbers(batch, addresses)
@@ -156,6 +156,8 @@ class PeerLookup:
             self._name_own_nodes(peer, batch, own)
         for place in np.flatnonzero(batch.verdicts["flags"] & UNNAMED).tolist():
             peer[place] = self._peers.number(self._ends.unnamed(self._texts[addresses[place]]), settled=True)
+        if is_final:
+            return Lookup(self._peers, peer, None, sources, destinations)
         unsettled = self._peers.unsettled(peer)
         unknown = self._unknown_subjects(batch)
         if unknown is not None:

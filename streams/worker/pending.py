@@ -28,7 +28,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, Protocol
 
 import numpy as np
 
@@ -38,6 +38,7 @@ from enrich.render.merged_batch import Mask, MergedBatch
 from enrich.render.peer_lookup import Lookup
 from streams.worker.inflight import TrackedInput
 from streams.worker.local_pods import LocalPod, local_pods, number_pods, number_rings, verdicts_by_input
+from streams.worker.released import Released, merge_released
 
 GUARD_NS: Final = 100_000_000
 """How much earlier a node's kernel may know a pod than the API server: the kubelet creates the sandbox first, then
@@ -50,7 +51,7 @@ _NEVER: Final = (1 << 63) - 1
 class EndLookup(Protocol):
     """Looks up who the ends of verdicts are; see :class:`enrich.render.enricher.Enricher`."""
 
-    def lookup(self, batch: MergedBatch) -> Lookup: ...
+    def lookup(self, batch: MergedBatch, *, is_final: bool = False) -> Lookup: ...
 
     def follow(self) -> Follower: ...
 
@@ -78,18 +79,6 @@ class _Part:
     """Until when the index was synced when the part was last looked at."""
     next_wall: int = 0
     """The time of the first verdict that waits for the index to be synced."""
-
-
-class Released(NamedTuple):
-    """Verdicts that need not wait any longer."""
-
-    inputs: Sequence[TrackedInput]
-    """The inputs that they arrived in, indexed by the batch's ``owner``."""
-    batch: MergedBatch
-    late: int
-    """How many of them are sent because they have waited as long as they may."""
-    full: bool
-    """Whether they are sent because too many bytes wait."""
 
 
 class PendingVerdicts:
@@ -136,7 +125,7 @@ class PendingVerdicts:
     def forget(self, partitions: Iterable[int]) -> None:
         """Drop the verdicts of revoked partitions: another worker reads them again."""
         revoked = set(partitions)
-        self.abandon({one for part in self._parts for one in part.inputs if one.partition in revoked})
+        self.abandon({one for one in self._unsent if one.partition in revoked})
 
     def abandon(self, inputs: Iterable[TrackedInput]) -> None:
         """Drop the verdicts of these inputs."""
@@ -176,6 +165,16 @@ class PendingVerdicts:
         """Yield the verdicts that need not wait any longer, those of a pod in order.
 
         The caller sends them and calls :meth:`mark_sent` before it asks for the next."""
+        for released in merge_released(self._release()):
+            # The partition of an input may have been revoked while the caller was sending.
+            left = np.array([one in self._unsent for one in released.inputs])
+            batch = released.batch if left.all() else released.batch.pick(left[released.batch.owner])
+            if len(batch.verdicts):
+                yield released._replace(batch=batch, late=min(released.late, len(batch.verdicts)))
+
+    def _release(self) -> list[Released]:
+        """Take what need not wait any longer out of every part."""
+        found = []
         until, now = self.ready_ns(), self._now_ns()
         changed = self._follower.take()
         for part in self._parts if changed is None or changed else ():
@@ -183,8 +182,7 @@ class PendingVerdicts:
         for part in tuple(self._parts):
             full = self.bytes > self._max_bytes
             idle = now < part.next_due and until < part.next_wall and self._freed.isdisjoint(part.pods)
-            # A part without pods is gone: its partition was revoked while the caller was sending.
-            if not part.pods or (idle and not full):
+            if idle and not full:
                 continue
             if until >= part.next_wall:
                 self._look_up_synced(part, until)
@@ -193,8 +191,9 @@ class PendingVerdicts:
             released = part.batch if waits is None else part.batch.pick(~waits)
             self._keep(part, waits)
             if len(released.verdicts):
-                yield Released(part.inputs, released, late, full)
+                found.append(Released(part.inputs, released, late, full))
         self._freed.clear()
+        return found
 
     def mark_sent(self, released: Released) -> Iterator[TrackedInput]:
         """Count released verdicts as sent. Yield the inputs of which no verdict is left."""

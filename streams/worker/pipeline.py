@@ -242,7 +242,7 @@ class Pipeline:
     async def _send_released(self, inputs: Sequence[TrackedInput], batch: MergedBatch) -> None:
         try:
             until_ns = self._pending.until_ns()
-            found = self._enricher.lookup(batch)
+            found = self._enricher.lookup(batch, is_final=True)
             self._enricher.mark_ambiguous(batch, found, until_ns)
             rendered = render(self._enricher, batch, found)
         except Exception as error:

@@ -156,7 +156,7 @@ class _Worker:
         if everything:
             self._epoch_ns += _WAIT_NS
         for released in self._pending.release():
-            self._send(released.batch, self._enricher.lookup(released.batch), self._pending.until_ns())
+            self._send(released.batch, self._enricher.lookup(released.batch, is_final=True), self._pending.until_ns())
             for _ in self._pending.mark_sent(released):
                 pass
 

@@ -41,8 +41,8 @@ FRESH: Final = 1000
 class Decided(Enricher):
     """Renders at once, without waiting for the index."""
 
-    def lookup(self, batch: MergedBatch) -> Lookup:
-        return dataclasses.replace(super().lookup(batch), unsettled=None)
+    def lookup(self, batch: MergedBatch, *, is_final: bool = False) -> Lookup:
+        return dataclasses.replace(super().lookup(batch, is_final=is_final), unsettled=None)
 
 
 class Raw(Reader):

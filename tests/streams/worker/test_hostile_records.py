@@ -91,8 +91,8 @@ def rows(draw: st.DrawFn) -> Any:
 class Decided(Enricher):
     """Renders at once, without waiting for the index."""
 
-    def lookup(self, batch: MergedBatch) -> Lookup:
-        found = super().lookup(batch)
+    def lookup(self, batch: MergedBatch, *, is_final: bool = False) -> Lookup:
+        found = super().lookup(batch, is_final=is_final)
         return dataclasses.replace(found, unsettled=None)
 
 

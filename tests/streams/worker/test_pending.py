@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -58,6 +58,7 @@ class Site:
         self.metrics = metrics
         self.pipeline = Pipeline(topics("p", 1), "", enricher, lambda _uid: "", self, metrics, "w", self.pending)
         self.offset = 0
+        self.on_send: Callable[[], None] = lambda: None
 
     def offer(self, topic: str, key: bytes, value: bytes, at: int, on_delivery: Any, headers: Any = None) -> bool:
         self.single.append((topic, value))
@@ -65,6 +66,7 @@ class Site:
         return True
 
     def offer_all(self, topic: str, outgoing: RecordColumns, deliveries: Sequence[Any], start: int) -> int:
+        self.on_send()
         for value, delivered in zip(outgoing.values, deliveries, strict=True):
             if topic == "p.flows":
                 self.sent.append(orjson.loads(value))
@@ -74,10 +76,10 @@ class Site:
     def take(self, *verdicts: dict[str, Any], first: int = 100, **header: Any) -> None:
         self.take_together(make_batch(*verdicts, first=first, **header))
 
-    def take_together(self, *batches: Batch) -> None:
+    def take_together(self, *batches: Batch, partition: int = 0) -> None:
         inputs = []
         for batch in batches:
-            tracked = self.tracker.open(0, self.offset, len(batch.verdicts), 88, self._ack)
+            tracked = self.tracker.open(partition, self.offset, len(batch.verdicts), 88, self._ack)
             self.offset += 1
             inputs.append((tracked, batch.encode()))
         asyncio.run(self.pipeline.take(inputs))
@@ -215,9 +217,9 @@ def test_a_pending_verdict_is_looked_up_again_only_when_what_it_waits_for_change
     looked_up: list[list[int]] = []
     lookup = Enricher.lookup
 
-    def noted(enricher: Enricher, batch: MergedBatch) -> Lookup:
+    def noted(enricher: Enricher, batch: MergedBatch, *, is_final: bool = False) -> Lookup:
         looked_up.append(batch.numbers.tolist())
-        return lookup(enricher, batch)
+        return lookup(enricher, batch, is_final=is_final)
 
     monkeypatch.setattr(Enricher, "lookup", noted)
     others = [Pod("shop", f"p{number}", f"u{number}", {}, (f"10.0.0.{100 + number}",), "n3") for number in range(50)]
@@ -298,6 +300,52 @@ def test_when_too_many_bytes_wait_the_oldest_are_sent() -> None:
     assert site.release() == [100, 101, 102, 200, 201, 202]
     assert site.pending.bytes == 88 * 3
     assert site.metrics.pending_verdicts.labels("full")._value.get() == 6
+
+
+def waiting_in_three_parts() -> Site:
+    """Three batches of three rings, each from a partition of its own, of which one verdict each waits for a pod."""
+    site = Site()
+    for number in range(3):
+        waits, goes = verdict(0.5, destination=LATE.ips[0]), verdict(0.5, endpoint=9)
+        batch = make_batch(goes, waits, first=100 * number, node=f"n{number}", ring=f"r{number}", endpoints=REFS)
+        site.take_together(batch, partition=number)
+    assert (site.numbers(), len(site.pending)) == ([0, 100, 200], 3)
+    return site
+
+
+def test_what_several_parts_release_together_is_looked_up_and_sent_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    site = waiting_in_three_parts()
+    final: list[list[int]] = []
+    lookup = Enricher.lookup
+
+    def noted(enricher: Enricher, batch: MergedBatch, *, is_final: bool = False) -> Lookup:
+        if is_final:
+            final.append(batch.numbers.tolist())
+        return lookup(enricher, batch, is_final=is_final)
+
+    monkeypatch.setattr(Enricher, "lookup", noted)
+    site.cluster.apply([Change("set", LATE)])
+    assert site.release()[3:] == [1, 101, 201]
+    assert final == [[1, 101, 201]]
+    assert [(one["node_name"], one["id"].partition("-")[0], one["dest"]["pod_name"]) for one in site.sent[3:]] == [
+        (f"n{number}", f"r{number}", "late") for number in range(3)
+    ]
+    assert site.acked == [0, 1, 2]
+    assert (site.pending.bytes, len(site.tracker)) == (0, 0)
+
+
+def test_of_a_partition_revoked_during_a_release_nothing_more_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    site = waiting_in_three_parts()
+    monkeypatch.setattr("streams.worker.released._MERGE_VERDICTS", 1)
+
+    def revoke() -> None:
+        site.tracker.forget([1])
+        site.pipeline.forget([1])
+
+    site.on_send = revoke
+    site.cluster.apply([Change("set", LATE)])
+    assert site.release()[3:] == [1, 201]
+    assert site.acked == [0, 2]
 
 
 def test_verdicts_of_a_revoked_partition_are_dropped() -> None:

@@ -71,7 +71,7 @@ class Numbers:
     def awaited(self, batch: MergedBatch, found: Lookup) -> list[tuple[Key, ...]]:
         return []
 
-    def lookup(self, batch: MergedBatch) -> Lookup:
+    def lookup(self, batch: MergedBatch, *, is_final: bool = False) -> Lookup:
         return Lookup(PeerTable(), np.zeros(len(batch.verdicts), np.int64), None)
 
     def mark_ambiguous(self, batch: MergedBatch, found: Lookup, until_ns: int) -> None: ...
