@@ -7,7 +7,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 
-from enrich.index.changes import ANYBODY, Changes, Key
+from enrich.index.changes import Changes, Key
 from enrich.index.ended_intervals import EndedIntervals
 from enrich.index.intervals import (
     FOREVER,
@@ -16,11 +16,11 @@ from enrich.index.intervals import (
     ended,
     held_ips,
     listed_interval,
-    neighbourhood,
     not_sure_before,
     observed_interval,
 )
 from enrich.index.known_pods import KnownPods
+from enrich.index.pod_ranges import PodRanges
 from enrich.index.unconfirmed_intervals import UnconfirmedIntervals
 from enrich.model import Pod
 from enrich.wire.address_interval import AddressInterval
@@ -55,7 +55,8 @@ class Addresses:
         """Pods by UID as they were before their labels or owners changed; the UIDs of the pods that are known now."""
         self.watched_until_ns = self.reported_until_ns = now_ns
         """Until when the index has every change of the API server, and every interval that probes have published."""
-        self._neighbourhoods: set[bytes | str] = set()
+        self.ranges = PodRanges(changes)
+        """Where pods have addresses."""
 
     def limit_nodes(self, is_known: Callable[[str], bool]) -> None:
         """Let all nodes that are not known share the limits of one."""
@@ -82,8 +83,8 @@ class Addresses:
         interval = listed_interval(after) if listed else observed_interval(after, now, synced_until)
         for ip in expected:
             if ip not in held:
+                self._enter(ip)
                 self._watched[ip] = (*self._watched.get(ip, ()), interval)
-                self._add_neighbourhood(ip)
         lost = tuple(ip for ip in held if ip not in expected)
         if before is not None and lost:
             self._release(before, lost, now, synced_until)
@@ -114,13 +115,15 @@ class Addresses:
                 # Where the dropped one made it ambiguous who had the address, it stays so.
                 self._exact[address] = tuple(not_sure_before(other, until) for other in self._exact[address])
 
-    def _add_neighbourhood(self, ip: str) -> None:
-        """Note that pods have addresses near this one, which has changed."""
+    def _enter(self, ip: str) -> None:
+        """Note that an address changes, before it does, and whether it was not in memory."""
         self._changes.touch(Key("address", ip))
-        near = neighbourhood(ip)
-        if near not in self._neighbourhoods:
-            self._neighbourhoods.add(near)
-            self._changes.touch(ANYBODY)
+        if ip not in self._watched and ip not in self._exact:
+            self.ranges.enter(ip)
+
+    def _forget_address(self, table: dict[str, tuple[Interval, ...]], ip: str, now: int) -> None:
+        if table.pop(ip, None) is not None and ip not in self._watched and ip not in self._exact:
+            self.ranges.leave(ip, now)
 
     # --- what probes report
 
@@ -142,8 +145,8 @@ class Addresses:
             return
         end = FOREVER if interval.end is None else interval.end
         exact = Interval(uid, interval.first, interval.start, end, last, sys.intern(interval.clock))
+        self._enter(ip)
         self._exact[ip] = (*self._others(ip, uid), exact)
-        self._add_neighbourhood(ip)
         self._pods.report(interval, now)
         if last != FOREVER:
             self.unconfirmed.discard((uid, ip))
@@ -177,7 +180,7 @@ class Addresses:
         if rest:
             self._exact[ip] = rest
         else:
-            self._exact.pop(ip, None)
+            self._forget_address(self._exact, ip, self._now_ns())
         self._changes.touch(Key("address", ip))
 
     # --- eviction and completeness
@@ -193,7 +196,7 @@ class Addresses:
                 if rest:
                     self._watched[ip] = rest
                 else:
-                    self._watched.pop(ip, None)
+                    self._forget_address(self._watched, ip, now)
                 self._set_exact(ip, tuple(one for one in self._exact.get(ip, ()) if one.last_ns >= limit))
             self._evict_pod(uid)
         for uid, ip in self.ended.expired(limit):
@@ -268,10 +271,6 @@ class Addresses:
         found = self.owner_at(ip, at_ns, node)
         reported = any(found.pod is not None and one.uid == found.pod.uid for one in self._exact.get(ip, ()))
         return found.pod if reported else None
-
-    def near_pods(self, ip: str) -> bool:
-        """Whether pods have or had addresses in the same /24 or /64, so that this one is likely a pod's too."""
-        return bool(ip) and neighbourhood(ip) in self._neighbourhoods
 
     def published_ns(self, uid: str, ip: str) -> int:
         """Return when the API server published that a pod has an address; 0 if that is not known.

@@ -198,12 +198,12 @@ class EndRenderer:
             end = render_end(End(node_name=named.owner.name, zone=zone))
             made_from = (node_part(named.owner.name),)
             return RenderedPeer(end, max(since, zoned_since), min(until, zoned_until), pods=made_from)
-        settled = not self._cluster.addresses.near_pods(ip)
-        if not settled:
-            complete_since = self.complete_since_ns()
-            if at_ns < complete_since:
-                return RenderedPeer(_ambiguous(ip), since, min(until, complete_since))
-            since = max(since, complete_since)
+        ranges = self._cluster.addresses.ranges
+        settled = not ranges.near_pods(ip)
+        complete_since = ranges.known_since_ns if settled else self.complete_since_ns()
+        if ip and at_ns < complete_since:
+            return RenderedPeer(_ambiguous(ip), since, min(until, complete_since))
+        since = max(since, complete_since)
         return RenderedPeer(render_end(self._outside(ip)), since, until, settled)
 
     def complete_since_ns(self) -> int:
@@ -218,7 +218,7 @@ class EndRenderer:
         pod = self._cluster.addresses.reported_owner(ip, at_ns, node)
         if pod is not None:
             return render_end(self._end(pod, PodFacts({}, self._cluster.workload_of(pod), "")))
-        if not self._cluster.addresses.near_pods(ip) or self._cluster.named_addresses.node_at(ip, at_ns).owner:
+        if not self._cluster.addresses.ranges.near_pods(ip) or self._cluster.named_addresses.node_at(ip, at_ns).owner:
             return end
         return _ambiguous(ip)
 

@@ -12,6 +12,7 @@ from enrich.index.cluster import Cluster
 from enrich.index.ended_intervals import ENDED_BYTES, MAX_ENDED
 from enrich.index.former_values import CHANGE_BYTES, MAX_CHANGES, FormerValues
 from enrich.index.named_addresses import MAX_OUTER, OUTER_BYTES
+from enrich.index.pod_ranges import MAX_RANGES, RANGE_BYTES
 from enrich.index.unconfirmed_intervals import MAX_UNCONFIRMED
 from enrich.render.enricher import DIALLED_BYTES, MAX_DIALLED, MAX_TEXTS, TEXT_BYTES
 from enrich.render.fragments import MAX_END_BYTES
@@ -37,6 +38,7 @@ BOUNDS = {
     "former values": TABLES * MAX_CHANGES * CHANGE_BYTES,
     "ended intervals": MAX_ENDED * ENDED_BYTES,
     "unconfirmed intervals": MAX_UNCONFIRMED * ENDED_BYTES,
+    "ranges of pods' addresses": MAX_RANGES * RANGE_BYTES,
     "outer addresses of Services": MAX_OUTER * OUTER_BYTES,
     "rendered pods": MAX_END_BYTES,
     "distinct peers": MAX_PEER_BYTES,

@@ -278,7 +278,7 @@ def test_what_a_dead_nodes_probe_left_open_is_closed_by_the_watch(cluster: Clust
 def test_an_address_among_pods_is_likely_a_pods(cluster: Cluster) -> None:
     put(cluster, make_pod("web", IP, "fd00::1"))
     asked = ("10.0.0.200", "10.0.1.1", "fd00::ffff", "fd00:0:0:1::1", "")
-    assert [cluster.addresses.near_pods(ip) for ip in asked] == [True, False, True, False, False]
+    assert [cluster.addresses.ranges.near_pods(ip) for ip in asked] == [True, False, True, False, False]
 
 
 Step = tuple[str, int, int, int]
