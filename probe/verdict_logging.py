@@ -40,6 +40,7 @@ from probe.policy.logging import (
     asks_for_denied,
     last_spec,
     make_word,
+    modes_of,
     named_refs,
     policies_that_ask,
     suspicious_annotations,
@@ -80,12 +81,8 @@ class VerdictLogging:
 
     @property
     def modes(self) -> dict[str, str]:
-        """What is logged of each class: all, none or delegated."""
-        word = self._word
-        default = Logged.NONE if word.cuts_default else Logged.ALL
-        return {
-            "allowed": _WORDS[word.allowed], "default_allowed": _WORDS[default], "denied": _WORDS[word.denied],
-        }  # fmt: skip
+        """What the kernel logs of each class now: all, none or delegated."""
+        return _modes(self._kernel.word)
 
     def notes(self) -> list[str]:
         """Return what is wrong with the NetworkLogging and its annotations, a line each."""
@@ -110,7 +107,8 @@ class VerdictLogging:
         word = make_word(self._last, self.defaults)
         if word != self._word:
             self._word = word
-            log.info("what is logged has changed", **self.modes, by="NetworkLogging" if word.last else "the settings")
+            by = "NetworkLogging" if word.last else "the settings"
+            log.info("what is logged has changed", **_modes(word.encode()), by=by)
         self._read_annotations(view)
         namespaces = {pod.uid: pod.namespace for pod in subjects}
         self._subjects = ()
@@ -179,6 +177,10 @@ class VerdictLogging:
 
     def _instead(self) -> str:
         return "the last valid one stays in force" if self._last is not None else "the settings say what is logged"
+
+
+def _modes(word: int) -> dict[str, str]:
+    return {verdicts: _WORDS[logged] for verdicts, logged in modes_of(word).items()}
 
 
 def _with_all(word: Word) -> Word:

@@ -21,6 +21,7 @@ ASKS: Final = "true"
 PolicyId = tuple[str, str, str]
 """Kind, namespace and name of a policy, as a :class:`PolicyRef` has them."""
 
+_LOGGED_MASK: Final = 3
 _DENIED_SHIFT: Final = 2
 _CUTS_DEFAULT: Final = 0x10
 _MARKS_DENIED: Final = 0x20
@@ -81,6 +82,15 @@ def make_word(last: LoggingSpec | None, defaults: LoggingDefaults) -> Word:
     # No policy is behind a default allow, so none asks for it.
     cuts_default = not (allow.log and not allow.delegate and defaults.default_allowed)
     return Word(_logged(allow), _logged(deny), cuts_default, defaults.marks_denied, last)
+
+
+def modes_of(word: int) -> dict[str, Logged]:
+    """Return what a word lets the kernel log of each class of verdicts."""
+    return {
+        "allowed": Logged(word & _LOGGED_MASK),
+        "default_allowed": Logged.NONE if word & _CUTS_DEFAULT else Logged.ALL,
+        "denied": Logged(word >> _DENIED_SHIFT & _LOGGED_MASK),
+    }
 
 
 def last_spec(word: int) -> LoggingSpec | None:

@@ -195,6 +195,7 @@ def test_a_list_that_does_not_fit_logs_everything_and_says_so(node: Node) -> Non
     node.publish(valid(DELEGATE, LOG))
     node.follow(view({"web": "true"}))
     assert node.word & 0xF == 0
+    assert node.logging.modes == {"allowed": "all", "default_allowed": "none", "denied": "all"}
     assert "so all of it is logged" in node.logging.notes()[0]
     del node.rules[1]
     node.follow(view({"web": "true"}))
