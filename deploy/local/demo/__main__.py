@@ -17,6 +17,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from alerting import wait_until
+from logged import NAMESPACE, OBJECT, LastAct
 from pods import ATTEMPTS, SCANNED, Pods
 from ports import free_ports
 from stack import HOME, PINS, ROOT, DemoError, Stack, script, sweep, wait_for_port
@@ -126,6 +127,10 @@ class Demo:
             say(f"WRONG: {problem}")
         wait_until(self._alertmanager, fires=False)
         say("the alert port-scan is resolved in Alertmanager, because the scan is over")
+        if not wrong and not missing:
+            wrong = self._play_last_act(flows)
+            for problem in wrong:
+                say(f"WRONG: {problem}")
         if wrong or missing:
             for name in ("probe", "streams"):
                 say(f"the last lines of {name}'s log:\n{self._stack.last_lines(name)}")
@@ -209,6 +214,14 @@ class Demo:
                 return flows
             time.sleep(0.5)
 
+    def _play_last_act(self, flows: list[dict[str, object]]) -> list[str]:
+        """Show what is logged under a NetworkLogging and without it, and return what did not go as expected."""
+        metrics = self._url("probe", "metrics")
+        wrong = LastAct(self._pods, self._manifests, metrics, lambda: records(self._all_env()), say).play(flows)
+        if count := lost(self._metrics()):
+            wrong.append(f"{count} verdicts were lost")
+        return wrong + [f"{why} reached the server" for why in self._pods.reached_against_policy()]
+
     def _metrics(self) -> list[str]:
         return [self._url(name, "metrics") for name in ("probe", "streams")]
 
@@ -225,6 +238,9 @@ class Demo:
         say("  ip netns exec weir-demo-web curl -m 2 http://10.244.0.20:8080/        (allowed)")
         say("  ip netns exec weir-demo-outside curl -m 2 http://10.244.0.20:8080/    (denied)")
         say(f"  edit {self._manifests}/policies.yaml    (a change is enforced as soon as the file is saved)")
+        logging = self._manifests / OBJECT.name
+        say(f"  cp {OBJECT.relative_to(ROOT)} {logging}    (only denials of {NAMESPACE} are logged)")
+        say(f"  rm {logging}    (all of it again)")
         say(f"  tail -f {HOME}/probe.log    (the log of weir-probe; it also names mistakes in a policy)")
         say(f"  kill -9 {self._stack.pid('probe')}    (enforcement stays, and the demo starts weir-probe again)")
         due = time.monotonic() + ROUND_EVERY_S

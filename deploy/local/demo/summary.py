@@ -12,6 +12,7 @@ from typing import Any
 
 from pods import ADDRESSES, POD_NAMES, Attempt
 from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.samples import Sample
 from stack import DemoError, script
 
 _LOST = (
@@ -45,15 +46,21 @@ def missing_verdicts(urls: Sequence[str], flows: Sequence[Mapping[str, Any]]) ->
 
 def _total(urls: Sequence[str], names: Sequence[str]) -> int:
     """Return the sum of the samples of these metrics. Raises DemoError."""
-    total = 0.0
-    for url in urls:
-        try:
-            with urllib.request.urlopen(url, timeout=5) as answer:  # noqa: S310 - loopback
-                families = list(text_string_to_metric_families(answer.read().decode()))
-        except OSError as error:
-            raise DemoError(f"{url} does not answer: {error}") from error
-        total += sum(sample.value for family in families for sample in family.samples if sample.name in names)
-    return int(total)
+    return int(sum(one.value for url in urls for one in _samples(url) if one.name in names))
+
+
+def sample(url: str, name: str, **labels: str) -> int:
+    """Return the sample of a metric with these labels, 0 if there is none. Raises DemoError."""
+    return int(sum(one.value for one in _samples(url) if one.name == name and one.labels == labels))
+
+
+def _samples(url: str) -> list[Sample]:
+    try:
+        with urllib.request.urlopen(url, timeout=5) as answer:  # noqa: S310 - loopback
+            families = list(text_string_to_metric_families(answer.read().decode()))
+    except OSError as error:
+        raise DemoError(f"{url} does not answer: {error}") from error
+    return [one for family in families for one in family.samples]
 
 
 def records_of(attempt: Attempt, family: int, flows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
