@@ -30,7 +30,7 @@ VIPS: Final = ("10.96.0.10", "fd96::a")
 LASTING: Final = {"client-1": ("client", 1), "client-2": ("client", 2), "server-1": ("server", 3),
                   "server-2": ("server", 4), "marker": ("marker", 9)}  # fmt: skip
 """The pods that live as long as the run: label and number. The first server is behind the Service."""
-_BACKEND: Final = "server-1"
+BACKEND: Final = "server-1"
 _PORTS: Final = ((TCP, 80, 8001), (UDP, 90, 9001))
 _PATIENCE_S: Final = 120
 
@@ -77,7 +77,7 @@ class Ground:
         self.pins = Path("/sys/fs/bpf") / f"kubeweir-test-{self.net.prefix}"
         self._closing.callback(shutil.rmtree, self.pins, ignore_errors=True)
         self.start_probe()
-        self.probe.wait_for("started")
+        self.probe.wait_for("started", _PATIENCE_S)
         self.start_worker()
         for name, (_, number) in LASTING.items():
             self.connect(name, f"10.244.0.{number}", f"fd44::{number:x}")
@@ -98,7 +98,7 @@ class Ground:
 
     def _make_service(self) -> None:
         """Let a Service's addresses lead to a pod, as kube-proxy does."""
-        backend, rules = self.host(_BACKEND), []
+        backend, rules = self.host(BACKEND), []
         for address, to in zip(VIPS, backend.addresses, strict=True):
             family, target = ("ip6", f"[{to}]") if ":" in to else ("ip", to)
             for protocol, port, at in _PORTS:

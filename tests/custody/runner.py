@@ -190,7 +190,7 @@ class Run:
             self.ground.probe.process.send_signal(how)
             self.ground.probe.process.wait(_PATIENCE_S)
             self.ground.start_probe(**size)
-            self.ground.probe.wait_for("started")
+            self.ground.probe.wait_for("started", _PATIENCE_S)
             self._away.clear()
 
     # --- the end

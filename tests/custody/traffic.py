@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import os
 import random
 import socket
@@ -16,7 +15,7 @@ from typing import Final, NamedTuple
 
 from netns import Space, open_socket, ping
 
-from tests.custody.ground import VIPS, Ground
+from tests.custody.ground import BACKEND, VIPS, Ground
 from tests.custody.packets import SCTP
 from tests.custody.script import Host
 from tests.custody.servers import (
@@ -30,6 +29,8 @@ from tests.custody.servers import (
 )
 
 _FIRST_PORT, _PORTS = 20_000, 40_000
+"""Source ports. Each is used once from one address to another, by a protocol: an account of minutes needs more
+connections than there are ports."""
 _FRAGMENTED: Final = 4000
 """Bytes of a datagram that leaves in three fragments."""
 
@@ -92,7 +93,7 @@ class Traffic:
     def __init__(self, ground: Ground, service: Service, seed: int, threads: int) -> None:
         self._ground, self._service = ground, service
         self._over, self._lock = threading.Event(), threading.Lock()
-        self._ports: dict[tuple[str, int], Iterator[int]] = {}
+        self._ports: defaultdict[tuple[str, str, int], Iterator[int]] = defaultdict(lambda: iter(range(_PORTS)))
         self._alone: defaultdict[tuple[str, str], threading.Lock] = defaultdict(threading.Lock)
         self.made: Counter[str] = Counter()
         """Attempts by kind."""
@@ -123,14 +124,16 @@ class Traffic:
         kind, family = KINDS[name][0], chance.choice((0, 1))
         hosts = {host.name: host for host in self._ground.script.hosts}
         with self._service.two(chance, hosts) as (source, target):
-            address, sender = target.addresses[family], hosts["server-1"] if name == "own service" else source
+            address, sender = target.addresses[family], hosts[BACKEND] if name == "own service" else source
             if name in {"service", "own service", "datagrams to a service"}:
                 address = VIPS[family]
             if not sender.is_pod and (name in _ROUTED or not target.is_pod):
                 return  # the node sends to pods only, and the world knows no Service
             if target.name == "node" and name not in _NODE:
                 return
-            trip = Trip(self._ground.spaces[sender.name], address, lambda protocol: self._port(sender, protocol),
+            # What is sent to the Service arrives at its backend, as what is sent to that directly.
+            ends = sender.addresses[family], hosts[BACKEND].addresses[family] if address in VIPS else address
+            trip = Trip(self._ground.spaces[sender.name], address, lambda protocol: self._port(*ends, protocol),
                         chance, self._over)  # fmt: skip
             # Of pings and fragments there is one at a time, because a record or a fragment does not say of which it is.
             alone = self._alone[sender.addresses[family], address] if name in _ALONE else contextlib.nullcontext()
@@ -139,10 +142,13 @@ class Traffic:
             with self._lock:
                 self.made[name] += 1
 
-    def _port(self, host: Host, protocol: int) -> int:
+    def _port(self, source: str, destination: str, protocol: int) -> int:
+        """Return a port that was not used before between two addresses."""
         with self._lock:
-            numbers = self._ports.setdefault((host.addresses[0], protocol), itertools.count())
-            return _FIRST_PORT + next(numbers) % _PORTS
+            number = next(self._ports[source, destination, protocol], None)
+        if number is None:
+            raise RuntimeError(f"all ports from {source} to {destination} were used: end the run earlier")
+        return _FIRST_PORT + number
 
 
 # --- kinds

@@ -24,7 +24,7 @@ from ports import free_port
 from enrich.wire.batch import Batch, decode_batch
 from tests.attachments import attach, remember_if_failing
 from tests.kafka.broker import start_broker, wait_until_it_answers
-from tests.kafka.site import until
+from tests.kafka.site import PATIENCE_S, until
 from tests.pages import page_of
 
 OPEN, CLOSED = 10_000, 9
@@ -138,12 +138,12 @@ class Probe:
         found = (json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{"))
         return [line for line in found if line["event"].startswith(event)]
 
-    def wait_for(self, event: str) -> dict[str, Any]:
+    def wait_for(self, event: str, patience_s: float = PATIENCE_S) -> dict[str, Any]:
         def look() -> dict[str, Any] | None:
             assert self.process.poll() is None, self.log.read_text()
             return next(iter(self.lines(event)), None)
 
-        return until(look, f"the line {event!r} in {self.log}")
+        return until(look, f"the line {event!r} in {self.log}", patience_s)
 
     def get(self, path: str) -> tuple[int, str]:
         return page_of(self.wait_for("started")["metrics_port"], path)
