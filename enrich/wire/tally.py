@@ -49,16 +49,21 @@ class KernelTally(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SpoolTally(msgspec.Struct, frozen=True, kw_only=True):
-    """What Kafka has answered about the ring's batches since the probe started."""
+    """What became of the ring's batches since the probe started: what Kafka has answered, and what waits for that."""
 
     begin: Count
     """The first number of the first batch."""
     next: Count
-    """The number after the last: those from here on are in the spool."""
+    """The number after the last verdict that Kafka has answered about."""
     published: Count
     """Verdicts that Kafka has acknowledged."""
     removed: Reasons = {}
     """Verdicts that were removed from these batches, or refused with them."""
+    appended: Count | None = None
+    """The number after the last verdict that was appended to the spool; None while it has batches of an earlier start,
+    of which nobody has counted the verdicts."""
+    waiting: Count = 0
+    """Verdicts that were appended and that Kafka has not answered about; counted when they were appended."""
 
 
 class NodeState(msgspec.Struct, frozen=True, kw_only=True):

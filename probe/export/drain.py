@@ -23,6 +23,7 @@ from typing import Final
 import structlog
 
 from enrich.runtime.in_time import Started
+from enrich.wire.batch import Header
 from enrich.wire.clock_skew import Skew
 from enrich.wire.cuts import by_kind
 from enrich.wire.tally import Tally
@@ -57,9 +58,11 @@ class Drain:
         earlier: Sequence[EarlierRing] = (),
         skew: Callable[[], Skew | None] = lambda: None,
         tally: Callable[[str, int], Tally | None] = lambda _ring, _end: None,
+        on_appended: Callable[[Header], None] = lambda _header: None,
     ) -> None:
         """``skew`` returns by how much the node's clock is ahead: see :mod:`enrich.wire.clock_skew`. ``tally``
-        returns the newest tally of a ring that is about no verdict from a number on."""
+        returns the newest tally of a ring that is about no verdict from a number on. ``on_appended`` is called with
+        the header of each batch that is in the spool."""
         self._ring, self._references, self._spool, self._limits = ring, references, spool, limits
         self._key = "", ""
         """The cluster's id and the node, in the batches that are being made."""
@@ -73,7 +76,7 @@ class Drain:
         self.failed = threading.Event()
         """Set when the thread died of an unexpected error; the process must then end."""
         self._reported_at = 0.0
-        self._skew, self._tally = skew, tally
+        self._skew, self._tally, self._on_appended = skew, tally, on_appended
         self.verdicts = 0
         """Verdicts read from the ring."""
         self.batches = 0
@@ -270,6 +273,7 @@ class Drain:
                     raise _CannotAppendError from error
             else:
                 self._disk_since = self._problem = None
+                self._on_appended(batch.header)
                 return
 
 

@@ -38,6 +38,10 @@ class TallyRecord(msgspec.Struct, frozen=True):
     tally: Tally
     timestamp: Annotated[str, msgspec.Meta(max_length=40)] = ""
     """When a worker wrote it."""
+    worker: Annotated[str, msgspec.Meta(max_length=253)] = ""
+    """The worker that wrote it."""
+    version: Annotated[str, msgspec.Meta(max_length=64)] = ""
+    """The worker's version; empty if it is an earlier one."""
 
 
 class Heard(NamedTuple):
@@ -47,6 +51,18 @@ class Heard(NamedTuple):
     record: TallyRecord
 
 
+class FailedRoute(msgspec.Struct, frozen=True):
+    """A record of the status topic about a topic of routes that drops records."""
+
+    type: Literal["route_failed"]
+    reason: Annotated[str, msgspec.Meta(max_length=249)]
+    """The topic."""
+    error: Annotated[str, msgspec.Meta(max_length=2000)]
+    cluster: Cluster = ""
+
+
+decode_failed_route = msgspec.json.Decoder(FailedRoute).decode
+"""Decode a record of the status topic. Raises msgspec.DecodeError for any other than of a failed route."""
 decode_tally = msgspec.json.Decoder(TallyRecord).decode
 """Decode a record of the status topic. Raises msgspec.DecodeError for any other than a tally."""
 
@@ -154,8 +170,9 @@ def _sums(record: TallyRecord) -> Sums:
     lost = {f"lost:{reason}": count for reason, count in kernel.lost.items()}
     answered = Sum()
     if spool is not None:
-        numbers = spool.next - spool.begin
-        answered = Sum((numbers, numbers), {**spool.removed, "published": spool.published})
+        numbers = (spool.next if spool.appended is None else spool.appended) - spool.begin
+        parts = {**spool.removed, "published": spool.published, "waiting": spool.waiting}
+        answered = Sum((numbers, numbers), parts)
     arrived = record.next - done.begin
     return {
         "kernel": Sum(kernel.decided, {"written": kernel.written, "waiting": kernel.waiting, **cut, **lost}),

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from streams.cli.custody import NodeCustody, Problem, in_all, time_text
 from streams.cli.custody_sums import STAGES, Sums
@@ -14,6 +15,7 @@ HEADINGS: Final = (
     "NODE", "AS OF", "DECIDED", "WRITTEN", "CUT", "LOST", "WAITING", "VERDICTS", "READ", "MISSING", "ENRICHED", "DEAD",
     "FLOWS", "ALERTS",
 )  # fmt: skip
+_NAMED_WORKERS: Final = 10
 _UNITS: Final = (
     "Decisions are allowed connections and denied packets: DECIDED = WRITTEN + CUT + LOST + WAITING (in deny windows).",
     "A verdict may count many of them: VERDICTS = READ + MISSING, and READ = FLOWS + ALERTS (for alerts only) + DEAD.",
@@ -21,6 +23,30 @@ _UNITS: Final = (
 
 _NamedNodes = Sequence[tuple[str, NodeCustody]]
 """The nodes, and how each is called: with its cluster if there are several."""
+
+
+class Refusal(NamedTuple):
+    """Why records are dead letters."""
+
+    output: str
+    """The consumer group of the sink, or the topic, that refused them; empty if workers could not make records."""
+    reason: str
+
+
+class Failure(NamedTuple):
+    """A topic of routes that cannot be made or written, so that its records are dropped."""
+
+    at: float
+    error: str
+
+
+class SeenWorker(NamedTuple):
+    """A worker that has written a tally."""
+
+    worker: str
+    version: str
+    """Empty if it is an earlier one, which does not say it."""
+    at: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,15 +59,30 @@ class Report:
     problems: Sequence[Problem]
     """Those of all nodes."""
     positions: Sequence[GroupPosition] = ()
-    dead_letters: dict[str, int] = field(default_factory=dict)
-    """How many came in the window, by reason."""
+    refusals: Mapping[Refusal, int] = field(default_factory=dict)
+    """How many dead letters came in the window."""
     unknown: Sequence[str] = ()
     """What could not be read, and why."""
+    failed_routes: Mapping[str, Failure] = field(default_factory=dict)
+    """By topic, the last one in the window."""
+    workers: Sequence[SeenWorker] = ()
 
     @property
     def adds_up(self) -> bool:
         """Whether nothing is missing without a reason, and every node was heard of."""
         return bool(self.nodes) and not self.problems
+
+    @property
+    def dead_letters(self) -> dict[str, int]:
+        """How many dead letters came in the window, by reason."""
+        found = Counter[str]()
+        for refusal, count in self.refusals.items():
+            found[refusal.reason] += count
+        return dict(found)
+
+    def refused_by(self, output: str) -> int:
+        """Return how many records a sink or a topic has refused in the window."""
+        return sum(count for refusal, count in self.refusals.items() if refusal.output == output)
 
 
 def as_json(report: Report) -> dict[str, Any]:
@@ -64,7 +105,15 @@ def as_json(report: Report) -> dict[str, Any]:
             }
             for node in report.nodes
         ],
-        "consumers": [asdict(one) for one in report.positions],
+        "workers": [
+            {"worker": one.worker, "version": one.version, "as_of": time_text(one.at)} for one in report.workers
+        ],
+        "consumers": [{**asdict(one), "refused": report.refused_by(one.group)} for one in report.positions],
+        "refusals": [{**one._asdict(), "count": count} for one, count in sorted(report.refusals.items()) if one.output],
+        "failed_routes": [
+            {"topic": topic, "error": one.error, "at": time_text(one.at)}
+            for topic, one in sorted(report.failed_routes.items())
+        ],
         "dead_letters": report.dead_letters,
         "unknown": list(report.unknown),
     }
@@ -85,8 +134,11 @@ def as_text(report: Report) -> Iterator[str]:
     yield from _section("Nodes", _states(nodes))
     yield from _section("Not enforced", _unenforced(nodes))
     yield from _section("Annotations that ask for nothing, because their value is not 'true'", _annotations(report))
+    yield from _section("Workers", _workers(report))
     yield from _section("Sinks and routes", _positions(report))
-    letters = [f"{reason}: {count:,}" for reason, count in sorted(report.dead_letters.items())]
+    failed = [f"{topic}: {one.error} (at {time_text(one.at)})" for topic, one in sorted(report.failed_routes.items())]
+    yield from _section("Routes that drop records, because their topic cannot be made or written", failed)
+    letters = [_letters(*one) for one in sorted(report.refusals.items())]
     yield from _section("Dead letters in this time (weir dead list)", letters)
     yield from _section("Not known", report.unknown)
     yield from _section("Does not add up", _problems(report))
@@ -134,7 +186,8 @@ def _sum(parts: dict[str, int], prefix: str) -> int:
 
 def _reasons(nodes: _NamedNodes) -> Iterator[str]:
     for name, node in nodes:
-        found = {**node.sums["kernel"].parts, **node.sums["arrival"].parts}
+        spooled = node.sums["spool"].parts.get("waiting", 0)
+        found = {**node.sums["kernel"].parts, **node.sums["arrival"].parts, "in the spool": spooled}
         named = [f"{part.replace(':', ' by ')} {count:,}" for part, count in found.items()
                  if count and part not in ("written", "waiting", "read")]  # fmt: skip
         if named:
@@ -167,11 +220,24 @@ def _annotations(report: Report) -> list[str]:
     return [f"{what}: {value!r}" for what, value in sorted(found.items())]
 
 
+def _workers(report: Report) -> Iterator[str]:
+    """Yield which versions the workers have, with the workers of each."""
+    for version in sorted({one.version for one in report.workers}):
+        names = sorted(one.worker for one in report.workers if one.version == version)
+        more = f" and {len(names) - _NAMED_WORKERS} more" if len(names) > _NAMED_WORKERS else ""
+        yield f"{version or 'an earlier version'}: {', '.join(names[:_NAMED_WORKERS])}{more}"
+
+
+def _letters(refusal: Refusal, count: int) -> str:
+    by = f", refused by {refusal.output}" if refusal.output else ""
+    return f"{refusal.reason}: {count:,}{by}"
+
+
 def _positions(report: Report) -> Iterator[str]:
-    rows = [("GROUP", "TOPIC", "COMMITTED", "WAITING")]
+    rows = [("GROUP", "TOPIC", "COMMITTED", "WAITING", "REFUSED")]
     for one in report.positions:
         counts = (one.error, "") if one.error else (f"{one.committed:,}", f"{one.waiting:,}")
-        rows.append((one.group, one.topic, *counts))
+        rows.append((one.group, one.topic, *counts, f"{report.refused_by(one.group):,}"))
     if len(rows) > 1:
         yield from _table(rows, left=2)
 

@@ -55,6 +55,11 @@ class Letter:
         return self.headers.get("topic", "")
 
     @property
+    def output(self) -> str:
+        """The consumer group of the sink, or the topic, that has refused it; empty if none was asked."""
+        return self.headers.get("output", "")
+
+    @property
     def origin(self) -> str:
         """TOPIC/PARTITION/OFFSET of the record that it was."""
         return "/".join(self.headers.get(name, "?") for name in ("topic", "partition", "offset"))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
 import time
 from collections import Counter, deque
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Final
@@ -19,8 +20,8 @@ from enrich.runtime.console import leave_stdout
 from enrich.runtime.process import Exit
 from enrich.runtime.settings import SettingsError, load
 from streams.cli.custody import NodeKey, Tallies
-from streams.cli.custody_sums import Heard, decode_tally
-from streams.cli.custody_text import Report, as_json, as_text
+from streams.cli.custody_sums import Heard, decode_failed_route, decode_tally
+from streams.cli.custody_text import Failure, Refusal, Report, SeenWorker, as_json, as_text
 from streams.cli.dead_letters import letter_of
 from streams.cli.kafka_failure import end, needs_to_read
 from streams.cli.observe import parse_since
@@ -38,6 +39,10 @@ _BEFORE_S: Final = 120.0
 _PATIENCE_S: Final = 60.0
 """How long nothing more may come of a topic that is not read to its end."""
 _MAX_RECORDS: Final = 1000
+_MAX_OUTPUT: Final = 300
+_MAX_REFUSALS: Final = 1000
+_MAX_WORKERS: Final = 10_000
+"""Whoever may write to the topics may invent outputs, reasons and workers."""
 
 
 @click.command()
@@ -89,15 +94,10 @@ def _report(settings: Settings, connection: Connection, start: float, cluster: s
         return key[0] in (cluster or key[0], "") and key[1] not in without
 
     names, unknown = settings.topics, []
-    tallies, seen, letters, positions = Tallies(start), {}, Counter[str](), list[GroupPosition]()
+    read = _StatusTopic(start, is_chosen)
     for record in _read(connection, names.status.name, start - _BEFORE_S):
-        try:
-            # Whoever writes a record chooses its time, and may choose one that no date can have.
-            heard = Heard(min(max(record.timestamp_ms / 1000, 0.0), time.time()), decode_tally(record.value))
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            continue  # another type of record, or none of ours
-        if is_chosen((heard.record.cluster, heard.record.node)):
-            tallies.add(heard)
+        read.add(record)
+    tallies, seen, refusals, positions = read.tallies, {}, Counter[Refusal](), list[GroupPosition]()
     try:
         found = _last_seen(connection, names.checkpoints.name, settings.prefix)
         seen = {key: at for key, at in found.items() if is_chosen(key)}
@@ -107,7 +107,8 @@ def _report(settings: Settings, connection: Connection, start: float, cluster: s
         for record in _read(connection, names.dead.name, start):
             letter = letter_of(record)
             if not letter.is_mark:
-                letters[letter.reason[:64] or "no reason"] += 1
+                refusal = Refusal(letter.output[:_MAX_OUTPUT], letter.reason[:64] or "no reason")
+                refusals[refusal if len(refusals) < _MAX_REFUSALS else Refusal("", "other")] += 1
     except ReadError as error:
         unknown.append(f"dead letters: {error}")
     try:
@@ -125,7 +126,39 @@ def _report(settings: Settings, connection: Connection, start: float, cluster: s
     now = time.time()
     nodes = tallies.nodes(now)
     problems = [*(one for node in nodes for one in node.problems), *tallies.unheard(seen)]
-    return Report(start, now, nodes, problems, positions, dict(letters), unknown)
+    return Report(
+        start, now, nodes, problems, positions, dict(refusals), unknown, read.failed_routes, list(read.workers.values())
+    )
+
+
+class _StatusTopic:
+    """What the records of the status topic say, in their order."""
+
+    def __init__(self, start: float, is_chosen: Callable[[NodeKey], bool]) -> None:
+        self._start, self._is_chosen = start, is_chosen
+        self.tallies = Tallies(start)
+        self.failed_routes: dict[str, Failure] = {}
+        """The last failure of each topic of routes."""
+        self.workers: dict[str, SeenWorker] = {}
+
+    def add(self, record: Record) -> None:
+        """Take a record, of any type."""
+        # Whoever writes a record chooses its time, and may choose one that no date can have.
+        at = min(max(record.timestamp_ms / 1000, 0.0), time.time())
+        with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            self._add_tally(Heard(at, decode_tally(record.value)))
+            return
+        with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            failed = decode_failed_route(record.value)
+            if at >= self._start and self._is_chosen((failed.cluster, "")):
+                self.failed_routes[failed.reason] = Failure(at, failed.error)
+
+    def _add_tally(self, heard: Heard) -> None:
+        found = heard.record
+        if self._is_chosen((found.cluster, found.node)):
+            self.tallies.add(heard)
+            if found.worker and len(self.workers) < _MAX_WORKERS:
+                self.workers[found.worker] = SeenWorker(found.worker, found.version, heard.at)
 
 
 def _read(connection: Connection, topic: str, since: float | None = None) -> Iterator[Record]:

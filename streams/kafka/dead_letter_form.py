@@ -17,9 +17,11 @@ _MAX_KEY_BYTES: Final = 16 << 10
 """The longest key that is kept: no record of ours has a longer one."""
 
 
-def headers_of(topic: str, partition: int, offset: int, reason: str, error: str, key: bytes = b"") -> Headers:
+def headers_of(
+    topic: str, partition: int, offset: int, reason: str, error: str, key: bytes = b"", output: str = ""
+) -> Headers:
     """Return the headers of a dead letter: where the record was read, its key, and why it is here. A long error is
-    cut."""
+    cut. ``output`` is what has refused the record: the consumer group of a sink, or a topic."""
     texts = {
         "reason": reason,
         "topic": topic,
@@ -27,6 +29,8 @@ def headers_of(topic: str, partition: int, offset: int, reason: str, error: str,
         "offset": str(offset),
         "error": error[:_MAX_ERROR_CHARACTERS],
     }
+    if output:
+        texts["output"] = output
     headers = [(name, text.encode(errors="replace")) for name, text in texts.items()]
     return [*headers, ("key", key)] if 0 < len(key) <= _MAX_KEY_BYTES else headers
 

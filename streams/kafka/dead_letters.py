@@ -29,14 +29,15 @@ class DeadLetters:
         self._connection, self._topic, self._stop, self._lock = connection, topic, stop, threading.Lock()
         self._producer: Producer | None = self._new_producer()
 
-    def send(self, topic: str, record: Record, reason: str, error: str) -> bool:
+    def send(self, topic: str, record: Record, reason: str, error: str, output: str = "") -> bool:
         """Send a record and wait until Kafka has it. Return False if the service stops before that.
 
-        ``topic`` is where the record was read. ``reason`` is a word for metrics and filters, ``error`` the details. A
-        record that is too large is cut; one that is refused even so is logged, and counts as sent, because otherwise
-        it would stop all that come after it. Raises NoDeadLettersError if a retry may help, and StopServiceError if
-        Kafka takes no dead letters for another reason."""
-        headers = headers_of(topic, record.partition, record.offset, reason, error, record.key)
+        ``topic`` is where the record was read. ``reason`` is a word for metrics and filters, ``error`` the details, and
+        ``output`` the consumer group of the sink that does not take the record. A record that is too large is cut; one
+        that is refused even so is logged, and counts as sent, because otherwise it would stop all that come after it.
+        Raises NoDeadLettersError if a retry may help, and StopServiceError if Kafka takes no dead letters for another
+        reason."""
+        headers = headers_of(topic, record.partition, record.offset, reason, error, record.key, output)
         key = key_of(topic, record.partition, record.offset)
         with self._lock:
             failure: KafkaError | None = None

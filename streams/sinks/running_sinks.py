@@ -17,7 +17,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Protocol
 
 import structlog
@@ -78,10 +77,10 @@ class RunningSinks:
     def __init__(
         self,
         open_reader: OpenReader,
-        send_dead_letter: Callable[[str, Record, str, str], bool],
+        send_dead_letter: Callable[[str, Record, str, str, str], bool],
         metrics: SinkMetrics,
     ) -> None:
-        """``send_dead_letter`` takes topic, record, reason and error; see
+        """``send_dead_letter`` takes topic, record, reason, error and group; see
         :meth:`streams.kafka.dead_letters.DeadLetters.send`."""
         self._open_reader, self._send_dead_letter, self._metrics = open_reader, send_dead_letter, metrics
         self._running: dict[str, _RunningSink] = {}
@@ -120,7 +119,10 @@ class RunningSinks:
         stop = threading.Event()
         reader = self._open_reader(definition.group, definition.topic, made.on_assigned, made.on_new)
         feed = Feed(definition.name, made.takes, made.is_own)
-        send_dead_letter = partial(self._send_dead_letter, definition.topic)
+
+        def send_dead_letter(record: Record, reason: str, error: str) -> bool:
+            return self._send_dead_letter(definition.topic, record, reason, error, definition.group)
+
         return _RunningSink(definition, Pump(feed, made.sink, reader, send_dead_letter, self._metrics, stop), stop)
 
 

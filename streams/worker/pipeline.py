@@ -157,7 +157,7 @@ class Pipeline:
 
     async def replace_refused(self, tracked: TrackedInput, topic: str, value: bytes, error: str) -> None:
         """Send a dead letter in place of a record that Kafka refuses for its content."""
-        await self._sender.send_dead_letter(tracked, value, "refused", f"{topic}: {error}")
+        await self._sender.send_dead_letter(tracked, value, "refused", f"{topic}: {error}", output=topic)
         tracked.refused += reports_of(self._topics, topic, value) != "on_delivery"
         tracked.withdraw()
 

@@ -16,6 +16,7 @@ from typing import Any, Final, Literal, Protocol
 import orjson
 import structlog
 
+from enrich.runtime.version import version_text
 from enrich.wire.topics import Topics
 from streams.forms.reading import time_ms
 from streams.kafka.dead_letter_form import Headers, cut, headers_of, key_of
@@ -53,6 +54,7 @@ class Sender:
     def __init__(self, producer: Producer, topics: Topics, metrics: EnrichMetrics, worker: str) -> None:
         """``worker`` names this process in status records."""
         self._producer, self._topics, self._metrics, self._worker = producer, topics, metrics, worker
+        self._version = version_text()[:64]
 
     async def send_all(
         self, inputs: Sequence[TrackedInput], topic: str, records: RecordColumns, reports: Reports = "on_delivery"
@@ -72,11 +74,13 @@ class Sender:
             sent = self._producer.offer_all(topic, records, callbacks, sent)
 
     async def send_dead_letter(
-        self, tracked: TrackedInput, value: bytes, reason: str, error: str, original: Sequence[tuple[str, bytes]] = ()
-    ) -> None:
+        self, tracked: TrackedInput, value: bytes, reason: str, error: str,
+        original: Sequence[tuple[str, bytes]] = (), output: str = "",
+    ) -> None:  # fmt: skip
         """Send ``value`` to the dead-letter topic, with the place of its input and the reason as headers.
 
-        A value that is too large is cut. ``original`` says what it was, if it was cut already."""
+        A value that is too large is cut. ``original`` says what it was, if it was cut already; ``output`` is the topic
+        that has refused it."""
         topic, partition, offset = self._topics.raw.name, str(tracked.partition), str(tracked.offset)
         self._metrics.dead_letters.labels(reason).inc()
         log.warning(
@@ -87,8 +91,9 @@ class Sender:
             offset=offset,
             error=error[:_MAX_LOGGED_ERROR],
         )
-        headers = [*headers_of(topic, tracked.partition, tracked.offset, reason, error), *original]
-        key = key_of(topic, tracked.partition, tracked.offset)
+        place = topic, tracked.partition, tracked.offset
+        headers = [*headers_of(*place, reason, error, output=output), *original]
+        key = key_of(*place)
         dead = self._topics.dead.name
         kept, described = cut(value, headers)
 
@@ -130,7 +135,8 @@ class Sender:
         now = time.time_ns()
         seconds, nanos = divmod(now, 1_000_000_000)
         timestamp = f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(seconds))}.{nanos:09d}Z"
-        return orjson.dumps({"schema": 1, "timestamp": timestamp, "worker": self._worker, **status}), now // 1_000_000
+        of_worker = {"schema": 1, "timestamp": timestamp, "worker": self._worker, "version": self._version}
+        return orjson.dumps({**of_worker, **status}), now // 1_000_000
 
     async def _send(self, tracked: TrackedInput, topic: str, key: bytes, value: bytes, timestamp_ms: int) -> None:
         tracked.expect()

@@ -162,6 +162,7 @@ def test_what_cannot_be_delivered_waits_and_what_is_refused_for_good_is_a_dead_l
     dead = site.read("dead", bool)
     headers = dict(dead[0].headers() or [])
     assert (headers["reason"], headers["topic"]) == (b"sink_refused", f"{site.prefix}.alerts".encode())
+    assert headers["output"].decode().startswith(f"{site.prefix}.")
     assert orjson.loads(dead[0].value() or b"")["rule"] == "info"
     text = service.get("/metrics", "alerts")[1]
     assert 'kubeweir_streams_sink_failures_total{sink="alerts.hook"}' in text

@@ -11,7 +11,8 @@ import pytest
 from enrich.wire.tally import KernelTally, NodeState, SpoolTally, Tally
 from streams.cli.custody import NodeCustody, Tallies, in_all
 from streams.cli.custody_sums import STAGES, Finished, Heard, TallyRecord, decode_tally
-from streams.cli.custody_text import Report, as_json, as_text
+from streams.cli.custody_text import Failure, Refusal, Report, SeenWorker, as_json, as_text
+from streams.kafka.group_positions import GroupPosition
 
 NOW = 10_000.0
 START = 6_400.0
@@ -190,9 +191,15 @@ def test_a_node_that_is_not_heard_of_is_named_with_the_time() -> None:
     ]  # fmt: skip
 
 
+REFUSALS = {
+    Refusal("", "bad_header"): 2, Refusal("kubeweir.c1.sink.file", "sink_refused"): 4,
+    Refusal("kubeweir.flows", "refused"): 3, Refusal("kubeweir.flows.team-a", "refused"): 1,
+}  # fmt: skip
+
+
 def report(*records: TallyRecord) -> Report:
     nodes = look(*records)
-    return Report(START, NOW, nodes, [one for node in nodes for one in node.problems], dead_letters={"bad_header": 2})
+    return Report(START, NOW, nodes, [one for node in nodes for one in node.problems], refusals=REFUSALS)
 
 
 def test_the_report_says_in_its_last_line_whether_all_is_accounted_for() -> None:
@@ -207,6 +214,42 @@ def test_the_report_says_in_its_last_line_whether_all_is_accounted_for() -> None
     part = replace(good, unknown=["dead letters: no right"])
     assert [*as_text(part)][-1] == "All decisions of these nodes are accounted for. Not all is known, see above."
     assert not Report(START, NOW, [], []).adds_up, "nothing is known"
+
+
+def test_what_waits_in_the_spool_is_a_term_of_its_own() -> None:
+    waits: dict[str, Any] = {"spool_next": 400, "spool_published": 380, "spool_appended": 450, "spool_waiting": 50}
+    [node] = look(record(**waits))
+    assert node.problems == []
+    assert (node.sums["spool"].value, node.sums["spool"].parts["waiting"]) == (450, 50)
+    assert "  n1: cut by logging_allowed 200, cut by limit_denied 30, lost by ring_full 50" in "\n".join(
+        as_text(report(record(**waits)))
+    )
+    assert any(line.endswith("in the spool 50") for line in as_text(report(record(**waits))))
+    assert problems(record(**{**waits, "spool_waiting": 40})) == [("n1", "spool", "nowhere", 10)]
+
+
+def test_every_refusal_is_counted_by_who_has_refused() -> None:
+    made = replace(
+        report(record()), positions=[GroupPosition("kubeweir.c1.sink.file", "kubeweir.flows", 90, 10)],
+        failed_routes={"kubeweir.team-b": Failure(NOW, "no right")},
+        workers=[SeenWorker("w2", "", NOW), SeenWorker("w1", "0.2.0", NOW), SeenWorker("w3", "0.2.0", NOW)],
+    )  # fmt: skip
+    found = as_json(made)
+    assert [one["refused"] for one in found["consumers"]] == [4]
+    assert [(one["output"], one["reason"], one["count"]) for one in found["refusals"]] == [
+        ("kubeweir.c1.sink.file", "sink_refused", 4), ("kubeweir.flows", "refused", 3),
+        ("kubeweir.flows.team-a", "refused", 1),
+    ]  # fmt: skip
+    assert found["dead_letters"] == {"bad_header": 2, "sink_refused": 4, "refused": 4}
+    assert found["failed_routes"] == [{"topic": "kubeweir.team-b", "error": "no right", "at": "1970-01-01T02:46:40Z"}]
+    assert {one["worker"]: one["version"] for one in found["workers"]} == {"w2": "", "w1": "0.2.0", "w3": "0.2.0"}
+    lines = [*as_text(made)]
+    for expected in (
+        "  an earlier version: w2", "  0.2.0: w1, w3", "  refused: 1, refused by kubeweir.flows.team-a",
+        "  kubeweir.team-b: no right (at 1970-01-01T02:46:40Z)",
+    ):  # fmt: skip
+        assert expected in lines
+    assert any(line.split() == ["kubeweir.c1.sink.file", "kubeweir.flows", "90", "10", "4"] for line in lines)
 
 
 def test_the_json_has_every_term() -> None:

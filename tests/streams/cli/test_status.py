@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 
+import msgspec
 import pytest
 from click.testing import CliRunner, Result
 
@@ -52,6 +53,28 @@ def test_groups_that_kafka_does_not_show_are_not_known(monkeypatch: pytest.Monke
     assert [one.partition(":")[0] for one in unknown] == (
         [] if topic == "kubeweir.verdicts.raw" else ["how far workers, sinks and routes have come"]
     )
+
+
+def test_the_status_topic_says_which_routes_drop_records_and_which_versions_the_workers_have() -> None:
+    read = status_command._StatusTopic(START, lambda key: key[0] in ("", "c1"))
+
+    def add(at: float, **fields: object) -> None:
+        value = msgspec.json.encode(fields)
+        read.add(Record(0, 0, b"", value, int(at * 1000)))
+
+    tally = msgspec.to_builtins(record())
+    for at, worker, version in ((START - 60, "w1", "0.1.0"), (NOW, "w2", "0.2.0"), (NOW, "w1", "0.2.0")):
+        add(at, **tally | {"worker": worker, "version": version})
+    add(NOW, **tally | {"cluster": "c2", "worker": "w3"})
+    add(NOW, type="route_failed", reason="kubeweir.team-a", error="first")
+    add(NOW, type="route_failed", reason="kubeweir.team-a", error="last", cluster="c1")
+    add(NOW, type="route_failed", reason="kubeweir.team-b", error="of another cluster", cluster="c2")
+    add(START - 1, type="route_failed", reason="kubeweir.team-c", error="before the window")
+    add(NOW, type="heartbeat")
+    assert read.failed_routes == {"kubeweir.team-a": (NOW, "last")}
+    assert {one.worker: (one.version, one.at) for one in read.workers.values()} == {
+        "w1": ("0.2.0", NOW), "w2": ("0.2.0", NOW),
+    }  # fmt: skip
 
 
 def test_a_window_may_begin_with_the_first_day_of_the_calendar(monkeypatch: pytest.MonkeyPatch) -> None:
