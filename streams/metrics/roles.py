@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Metric
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from enrich.wire.cuts import KINDS, Cut
+from enrich.wire.cuts import KINDS, LIMIT, Cut
 from streams.metrics.label_values import LabelValues
 from streams.metrics.progress import ProgressMetrics
 from streams.metrics.verdicts import VerdictCounter, VerdictsBy
@@ -111,8 +111,9 @@ class EnrichMetrics:
         )
         self.limited_verdicts = counter(
             "limited_verdicts",
-            "Verdicts that a node did not log because it had too many in a second, as far as their namespace is known; "
-            f"those of more than {_MAX_NAMESPACES} namespaces are under _other",
+            "Verdicts that WEIR_LIMIT_ALLOWED and WEIR_LIMIT_DENIED have cut, by the namespace of the pod whose policy "
+            "decided and the disposition, as far as the probe knows them; those of more than "
+            f"{_MAX_NAMESPACES} namespaces are under _other",
             ("disposition", "namespace"),
         )
         self.expired_batches = counter(
@@ -125,7 +126,7 @@ class EnrichMetrics:
     def count_cut(self, cut: Cut) -> None:
         """Count what was not logged on purpose."""
         self.cut_verdicts.labels(cut.by, cut.decided).inc(cut.verdicts)
-        for part in cut.parts:
+        for part in cut.parts if cut.by == LIMIT else ():
             namespace, disposition = self._namespaces.of(part.namespace), self._dispositions.of(part.disposition)
             self.limited_verdicts.labels(disposition, namespace).inc(part.verdicts)
 
