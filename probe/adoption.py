@@ -75,7 +75,8 @@ class Adoption:
         self._checked_at = self._read_all_at = -_READ_ALL_S
         self._failure = ""
         self.lookups: Counter[str] = Counter(dict.fromkeys(RESULTS, 0))
-        """How many look-ups ended how."""
+        """How many look-ups ended how; among the failed ones, entries without a place when all of a pod's connections
+        were read."""
 
     def follow(self, endpoints: Mapping[int, int]) -> None:
         """Take note of the endpoints in force, interface index to number. The connections of new ones are read."""
@@ -175,6 +176,7 @@ class Adoption:
             return
         limit = max(1, self._maps.config(Config.POD_CONNECTIONS) // 2)
         written: Counter[int] = Counter()
+        failed = self.lookups["failed"]
         unanswered: list[Tracked] = []
         for tracked in conntrack.of(pods):
             if tracked.answered and not tracked.over:
@@ -183,13 +185,18 @@ class Adoption:
                 unanswered.append(tracked)
         for tracked in unanswered:
             self._adopt(tracked, pods, written, limit)
+        if without_place := self.lookups["failed"] - failed:
+            log.warning("the table has no place for older connections: each is looked up at its next packet, and "
+                        "denied while there is none", entries=without_place, interfaces=len(indexes))  # fmt: skip
 
     def _adopt(self, tracked: Tracked, pods: Mapping[bytes, LocalPod], written: Counter[int], limit: int) -> None:
         for key, value, payer in self._table.entries(tracked, pods):
             endpoint = int(np.frombuffer(key, CONNECTION_KEY)["endpoint"][0])
             if written[endpoint] < limit and not self._table.has_entry(key, seen_open=True):
-                written[endpoint] += 1
-                self._table.write(key, value, payer)
+                if self._table.write(key, value, payer):
+                    written[endpoint] += 1
+                else:
+                    self.lookups["failed"] += 1
 
 
 def _fairly(flows: Array) -> Array:

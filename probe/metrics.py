@@ -116,7 +116,8 @@ class ProbeCollector(Collector):
         yield events
         lookups = CounterMetricFamily(
             "kubeweir_probe_lookups",
-            "Flows of mid-flow packets that were looked up in nf_conntrack, by result",
+            "Flows of mid-flow packets that were looked up in nf_conntrack, by result; failed has those, too, that "
+            "found no place in the table when all connections of a pod were read",
             labels=["result"],
         )
         for result, total in self._agent.adoption.lookups.items():

@@ -234,6 +234,31 @@ def test_the_agent_reads_older_connections_when_it_attaches(rig: Rig, tmp_path: 
     rig.open()
 
 
+def test_older_connections_that_find_no_place_are_counted_and_looked_up_later(
+    rig: Rig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    client, one = both(rig, "a/client", 1), both(rig, "a/one", 2)
+    rig.stop_adoption()
+    allow(rig)
+    cluster = Cluster()
+    cluster.replace_all(group_by_kind([*rig.objects.values(), *rig.namespaces.values(), *rig.policies.values()]))
+    with tracking(rig.node), connected(client, one, 4, (one.address(4), 8080)) as ends:
+        with monkeypatch.context() as full:
+            full.setattr("probe.kernel.adopted_connections.store_connection", lambda *_: False)
+            agent = start(rig, cluster, tmp_path)
+            agent.start(5.0)
+            assert agent.adoption.wait(20)
+        try:
+            assert agent.adoption.lookups["failed"] == 2, "an entry at each end"
+            assert "the table has no place for older connections" in capsys.readouterr().out
+            assert speak(ends, "server") == [True, True]
+            assert agent.adoption.lookups["adopted"] > 0
+        finally:
+            agent.stop()
+    rig.crash()
+    rig.open()
+
+
 def test_connections_of_one_pod_are_read_once(rig: Rig) -> None:
     client, one = both(rig, "a/client", 1), both(rig, "a/one", 2)
     with tracking(rig.node), connected(client, one, 4, (one.address(4), 8080)) as ends:
