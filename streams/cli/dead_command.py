@@ -19,8 +19,8 @@ from enrich.runtime.settings import SettingsError, load
 from enrich.wire.topics import Topics
 from streams.cli.dead_letters import Letter, Redriven, letter_of, mark_of, redriven_headers, why_not
 from streams.cli.kafka_failure import end, needs_to_read
-from streams.cli.observe import read_range
 from streams.kafka.connection import Connection, ReadError, checked
+from streams.kafka.ranges import read_range
 from streams.kafka.reading import TopicReader
 from streams.kafka.redrive import Resender
 from streams.kafka.topics import partitions_of
@@ -52,7 +52,7 @@ class _DeadTopic:
     def letters(self) -> Iterator[Letter]:
         """Read the topic from its beginning."""
         start = {partition: first for partition, (first, _) in self.reader.bounds().items()}
-        return (letter_of(record) for record in read_range(self.reader, start, self.ends))  # type: ignore[arg-type]  # they are Records
+        return (letter_of(record) for record in read_range(self.reader, start, self.ends))
 
 
 def _opened(command: _Command) -> _Command:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from datetime import datetime
 from fnmatch import fnmatchcase
 from typing import Final, Literal
 
@@ -12,8 +11,9 @@ import click
 import msgspec
 
 from enrich.wire.bounds import Cluster, Count, Node, RingId, Seconds
-from streams.cli.observe import LastKeys, Reader, read_range, unix_ms
+from streams.cli.observe import LastKeys, Window, unix_ms
 from streams.kafka.connection import ReadError
+from streams.kafka.ranges import Reader, read_range
 
 _RECORDS_PER_READ: Final = 1000
 
@@ -57,15 +57,18 @@ class LimitedLines:
             return {partition: end for partition, (_, end) in self._reader.bounds().items()}
         return {}
 
-    def show_past(self, since: datetime, ends: Mapping[int, int]) -> None:
-        """Write a line for each node and class of which verdicts were cut since then."""
+    def show_past(self, window: Window, ends: Mapping[int, int]) -> None:
+        """Write a line for each node and class of which verdicts were cut in a window."""
         with self._unread():
-            for one in self._sums(since, ends):
+            for one in self._sums(window, ends):
                 self._write(one.line)
 
-    def _sums(self, since: datetime, ends: Mapping[int, int]) -> Iterable[LimitedVerdicts]:
+    def _sums(self, window: Window, ends: Mapping[int, int]) -> Iterable[LimitedVerdicts]:
         found: dict[tuple[str, str, str], LimitedVerdicts] = {}
-        for record in read_range(self._reader, self._reader.at_time(unix_ms(since)), ends):
+        start, until = self._reader.at_time(unix_ms(window.since)), window.until
+        for record in read_range(self._reader, start, ends, window.read_until_ms):
+            if until is not None and record.timestamp_ms >= unix_ms(until):
+                continue
             one = self._read(record.value)
             if one is None:
                 continue
@@ -101,6 +104,8 @@ class LimitedLines:
 
     def _read(self, value: bytes) -> LimitedVerdicts | None:
         """Decode a record; None if it is about something else, not to be shown, or a repeat."""
+        if b'"cut"' not in value:
+            return None  # most of the topic is tallies and heartbeats, which need not be decoded
         try:
             one = _decode(value)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):

@@ -2,24 +2,41 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
-from typing import Any
+from typing import Any, Final
 
 import click
 
 from enrich.runtime.console import run_console
 from enrich.runtime.version import version_text
-from streams.cli.alerts import alerts
-from streams.cli.dead_command import dead
-from streams.cli.explain_command import explain
-from streams.cli.observe_command import observe
-from streams.cli.routes import routes
-from streams.cli.status_command import status
 from streams.cli.terminal import INTERRUPTED
+
+_MODULES: Final = {
+    "observe": "observe_command",
+    "explain": "explain_command",
+    "routes": "routes",
+    "alerts": "alerts",
+    "dead": "dead_command",
+    "status": "status_command",
+}
+"""The commands, by their names, and the modules of this package that have them, under the same name. Only the one that
+is asked for is imported: all together take longer than most of them run."""
 
 
 class _Commands(click.Group):
     """All commands of `weir`. Each ends with the same exit code after Ctrl-C; click would take 1, as for an error."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names of all commands."""
+        return [*_MODULES, *(name for name in super().list_commands(ctx) if name not in _MODULES)]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Return a command; None if there is none with this name."""
+        if cmd_name in _MODULES and cmd_name not in self.commands:
+            module = importlib.import_module(f"streams.cli.{_MODULES[cmd_name]}")
+            self.add_command(getattr(module, cmd_name))
+        return super().get_command(ctx, cmd_name)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command that was asked for."""
@@ -34,14 +51,6 @@ class _Commands(click.Group):
 def command() -> None:
     """Look at what network policies decide and whether all of it arrived, check the files of routes and alert rules,
     and send dead letters again."""
-
-
-command.add_command(observe)
-command.add_command(explain)
-command.add_command(routes)
-command.add_command(alerts)
-command.add_command(dead)
-command.add_command(status)
 
 
 @command.command()

@@ -7,45 +7,26 @@ longer is read from the second.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, TypeVar
+
+import orjson
 
 from enrich.wire.flow import Flow, decode_flow
-from streams.cli.filters import Filters
+from streams.cli.choice import Choice
 from streams.cli.sorting import sort_values
+from streams.kafka.ranges import Reader, read_range
 
 _RECORDS_PER_READ: Final = 1000
 _QUIET_S: Final = 0.2
 _REMEMBERED: Final = 100_000
 _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-
-
-class Record(Protocol):
-    """A record as a reader gives it; see :class:`streams.kafka.records.Record`."""
-
-    @property
-    def partition(self) -> int: ...
-
-    @property
-    def offset(self) -> int: ...
-
-    @property
-    def value(self) -> bytes: ...
-
-
-class Reader(Protocol):
-    """Reads a topic; see :class:`streams.kafka.reading.TopicReader`."""
-
-    def bounds(self) -> dict[int, tuple[int, int]]: ...
-
-    def at_time(self, timestamp_ms: int) -> dict[int, int]: ...
-
-    def start(self, offsets: Mapping[int, int]) -> None: ...
-
-    def take(self, most: int, wait_s: float) -> list[Any]: ...
-
-    def ended(self) -> Collection[int]: ...
+Keep = Callable[[Flow, bytes], bytes]
+"""Returns what is kept of a flow until all are sorted, as JSON; takes the flow and the record as Kafka has it."""
+RowOf = Callable[[Flow], Sequence[str | int]]
+"""Returns what a row says of a flow."""
+T = TypeVar("T")
 
 
 class Shown(NamedTuple):
@@ -56,20 +37,58 @@ class Shown(NamedTuple):
     """The record as it is on Kafka, with keys that this version may not know."""
 
 
+class Window(NamedTuple):
+    """A time of which flows are shown."""
+
+    since: datetime
+    until: datetime | None = None
+    """Exclusive; None: no end."""
+    late: timedelta = timedelta(minutes=15)
+    """How much later than ``until`` records are read that may be of that time all the same: those of a node that could
+    not send them at once."""
+
+    def test(self) -> Callable[[str], bool]:
+        """Return a function that says whether the time of a record is in the window."""
+        since, until = _record_time(self.since), "~" if self.until is None else _record_time(self.until)
+        return lambda timestamp: since <= timestamp < until
+
+    @property
+    def read_until_ms(self) -> int | None:
+        """Until which time of Kafka's records are read; None for all."""
+        return None if self.until is None else unix_ms(self.until + self.late)
+
+
+def _record_time(when: datetime) -> str:
+    """Return a time as records have it, with which theirs can be compared."""
+    return f"{when.astimezone(UTC):%Y-%m-%dT%H:%M:%S.%f}000Z"
+
+
 def parse_since(text: str, now: datetime) -> datetime:
     """Return the time that ``text`` means: ``90s``, ``5m``, ``2h`` or ``3d`` before ``now``, or an RFC 3339 time.
 
     Raises ValueError."""
-    number, unit = text[:-1], text[-1:]
     try:
-        if unit in _UNITS and number.replace(".", "", 1).isdigit():
-            return now - timedelta(seconds=float(number) * _UNITS[unit])
+        if _is_duration(text):
+            return now - parse_duration(text)
         found = datetime.fromisoformat(text)
         return found.astimezone(UTC) if found.tzinfo else found.replace(tzinfo=UTC)
     except OverflowError:
         raise ValueError(f"{text!r} is too far away: no calendar has that day") from None
     except ValueError:
         raise ValueError(f"{text!r} is neither a duration like 90s, 5m, 2h, 3d nor a time like {now:%FT%TZ}") from None
+
+
+def parse_duration(text: str) -> timedelta:
+    """Return the duration that ``text`` means, such as ``90s``, ``5m``, ``2h`` or ``3d``.
+
+    Raises ValueError, and OverflowError if it is longer than any calendar."""
+    if not _is_duration(text):
+        raise ValueError(f"{text!r} is not a duration like 90s, 5m, 2h, 3d")
+    return timedelta(seconds=float(text[:-1]) * _UNITS[text[-1]])
+
+
+def _is_duration(text: str) -> bool:
+    return text[-1:] in _UNITS and text[:-1].replace(".", "", 1).isdigit()
 
 
 def unix_ms(when: datetime) -> int:
@@ -95,51 +114,30 @@ class LastKeys:
 
 
 class Selection:
-    """Decodes records, filters them, and drops repeats."""
+    """Decodes records, chooses among them, and drops repeats."""
 
-    def __init__(self, filters: Filters) -> None:
-        self._filters = filters
+    def __init__(self, choice: Choice) -> None:
+        self._choice = choice
         self._keys = LastKeys()
 
     def pick(self, value: bytes) -> Shown | None:
         """Return the flow in a Kafka value if it is to be shown. A value that is not a flow record is skipped,
         because any client that may write to the topic can put one there."""
-        shown = _matching(value, self._filters)
+        shown = _matching(value, self._choice)
         return None if shown is None or self._keys.is_repeat(shown.flow.id) else shown
 
 
-def _matching(value: bytes, filters: Filters) -> Shown | None:
+def _matching(value: bytes, choice: Choice) -> Shown | None:
+    if not choice.may_match(value):
+        return None
     try:
         flow = decode_flow(value)
-        return Shown(flow, value) if flow.logged and filters.match(flow) else None
+        return Shown(flow, value) if flow.logged and choice.match(flow, value) else None
     except ValueError:
         return None
 
 
-def read_range(reader: Reader, start: Mapping[int, int], ends: Mapping[int, int]) -> Iterator[Record]:
-    """Yield all records from ``start`` up to, not including, ``ends``. Both are offsets by partition."""
-    left = {partition: end for partition, end in ends.items() if start[partition] < end}
-    reader.start({partition: start[partition] for partition in left})
-    while left:
-        taken = reader.take(_RECORDS_PER_READ, _QUIET_S)
-        if not taken:
-            # Records that retention has removed meanwhile never come. This also raises if Kafka is unreachable.
-            bounds = reader.bounds()
-            left = {partition: end for partition, end in left.items() if bounds[partition][0] < end}
-        for record in taken:
-            end = left.get(record.partition)
-            if end is None:
-                continue
-            if record.offset < end:
-                yield record
-            if record.offset >= end - 1:
-                del left[record.partition]
-        # The last offsets may be a transaction's mark, or compacted: no record ever comes from there.
-        for partition in reader.ended():
-            left.pop(partition, None)
-
-
-def last_matching(reader: Reader, filters: Filters, count: int) -> list[Shown]:
+def last_matching(reader: Reader, choice: Choice, count: int) -> list[Shown]:
     """Return the last ``count`` flows that fit, oldest first. Few may fit, so this looks eight times further back until
     it has found so many, or has read the whole topic."""
     bounds = reader.bounds()
@@ -147,20 +145,20 @@ def last_matching(reader: Reader, filters: Filters, count: int) -> list[Shown]:
     span = count
     while True:
         start = {partition: max(first, end - span) for partition, (first, end) in bounds.items()}
-        selection = Selection(filters)
+        selection = Selection(choice)
         found = [shown for record in read_range(reader, start, ends) if (shown := selection.pick(record.value))]
         if len(found) >= count or all(start[partition] == first for partition, (first, _) in bounds.items()):
             return _last(found, count)
         span *= 8
 
 
-def last_of_all(readers: Sequence[Reader], filters: Filters, count: int) -> list[Shown]:
+def last_of_all(readers: Sequence[Reader], choice: Choice, count: int) -> list[Shown]:
     """Return the last ``count`` flows that fit, oldest first. A topic is read if those before it have too few."""
     found: list[Shown] = []
     for reader in readers:
         if len(found) < count:
             seen = {shown.flow.id for shown in found}
-            found += [shown for shown in last_matching(reader, filters, count) if shown.flow.id not in seen]
+            found += [shown for shown in last_matching(reader, choice, count) if shown.flow.id not in seen]
     return _last(found, count)
 
 
@@ -170,45 +168,68 @@ def _last(found: list[Shown], count: int) -> list[Shown]:
 
 
 def since_matching(
-    readers: Sequence[Reader], ends: Sequence[Mapping[int, int]], filters: Filters, since: datetime
+    readers: Sequence[Reader], ends: Sequence[Mapping[int, int]], choice: Choice, window: Window
 ) -> Iterator[Shown]:
-    """Yield the flows that fit and whose first packet is not older than ``since``, by that packet's time.
+    """Yield the flows that fit and whose first packet is in the window, by that packet's time.
 
     ``ends`` says for each reader where to stop. Kafka's times tell where to begin; but a record's own time is what
     people see, and the order of a topic's partitions means nothing."""
-    earliest = f"{since.astimezone(UTC):%Y-%m-%dT%H:%M:%S.%f}000Z"
+
+    values = _in_window(readers, ends, choice, window, lambda _, value: value)
+    flows = ((time, Shown(decode_flow(value), value)) for time, value in values)
+    return _without_repeats(flows, lambda shown: shown.flow.id)
+
+
+def since_rows(
+    readers: Sequence[Reader], ends: Sequence[Mapping[int, int]], choice: Choice, window: Window, keep: RowOf
+) -> Iterator[list[Any]]:
+    """Yield a row for each flow that fits and whose first packet is in the window, by that packet's time.
+
+    Before they are sorted, flows become rows: many more of those fit into memory."""
+    values = _in_window(readers, ends, choice, window, lambda flow, _: orjson.dumps([flow.id, *keep(flow)]))
+    rows = ((time, orjson.loads(value)) for time, value in values)
+    for row in _without_repeats(rows, lambda row: str(row[0])):
+        yield row[1:]
+
+
+def _in_window(
+    readers: Sequence[Reader], ends: Sequence[Mapping[int, int]], choice: Choice, window: Window, keep: Keep
+) -> Iterator[tuple[str, bytes]]:
+    """Yield the time of each flow, and what is kept of it, sorted by time. Nothing comes before all were read."""
+
+    is_in_window = window.test()
 
     def found() -> Iterator[tuple[str, bytes]]:
         for reader, end in zip(readers, ends, strict=True):
-            for record in read_range(reader, reader.at_time(unix_ms(since)), end):
-                shown = _matching(record.value, filters)
-                if shown is not None and shown.flow.timestamp >= earliest:
-                    yield shown.flow.timestamp, record.value
+            start = reader.at_time(unix_ms(window.since))
+            for record in read_range(reader, start, end, window.read_until_ms):
+                shown = _matching(record.value, choice)
+                if shown is not None and is_in_window(shown.flow.timestamp):
+                    yield shown.flow.timestamp, keep(shown.flow, record.value)
 
-    return _without_repeats(sort_values(found()))
+    return sort_values(found())
 
 
-def _without_repeats(values: Iterable[tuple[str, bytes]]) -> Iterator[Shown]:
-    """Yield the flows of sorted values. Repeats of a flow have the same time, and so stand together."""
+def _without_repeats(values: Iterable[tuple[str, T]], id_of: Callable[[T], str]) -> Iterator[T]:
+    """Yield sorted values without repeats. Repeats of a flow have the same time, and so stand together."""
     time, ids = "", set[str]()
     for timestamp, value in values:
         if timestamp != time:
             time, ids = timestamp, set()
-        flow = decode_flow(value)
-        if flow.id not in ids:
-            ids.add(flow.id)
-            yield Shown(flow, value)
+        if id_of(value) not in ids:
+            ids.add(id_of(value))
+            yield value
 
 
 def follow(
     reader: Reader,
     start: Mapping[int, int],
-    filters: Filters,
+    choice: Choice,
     write: Callable[[Shown], None],
     also: Callable[[], None] = lambda: None,
 ) -> None:
     """Show flows as they arrive, until interrupted; ``also`` is called between them."""
-    selection = Selection(filters)
+    selection = Selection(choice)
     reader.start(start)
     while True:
         for record in reader.take(_RECORDS_PER_READ, _QUIET_S):

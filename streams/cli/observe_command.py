@@ -1,11 +1,12 @@
-"""`weir observe`: show the flows that fit some filters, past ones and as they arrive."""
+"""`weir observe`: show the flows that fit some conditions, past ones and as they arrive, or count them."""
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
-from datetime import UTC, datetime
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 import click
@@ -13,100 +14,178 @@ import click
 from enrich.runtime.console import leave_stdout
 from enrich.runtime.process import Exit
 from enrich.runtime.settings import SettingsError, load
-from streams.cli.filter_options import read_filters
-from streams.cli.filters import Filters
+from streams.cli.choice import Choice
+from streams.cli.columns import Read, read_columns
+from streams.cli.counts import Counts
+from streams.cli.filter_options import read_choice
 from streams.cli.kafka_failure import end, needs_to_read
 from streams.cli.limited import LimitedLines
-from streams.cli.observe import Shown, follow, last_of_all, parse_since, since_matching
-from streams.cli.table import FlowTable
+from streams.cli.narrowing import narrow
+from streams.cli.negation import NOT, NegatingCommand, condition, split
+from streams.cli.observe import (
+    Shown,
+    Window,
+    follow,
+    last_of_all,
+    parse_duration,
+    parse_since,
+    since_matching,
+    since_rows,
+    unix_ms,
+)
+from streams.cli.output import OUTPUTS, writer_of
 from streams.cli.terminal import PipeConsole
 from streams.kafka.connection import Connection, NoTopicError, ReadError, checked
 from streams.kafka.reading import TopicReader
 from streams.settings import Settings
 
 _LAST: Final = 20
-
-
-def _many(*names: str, **options: Any) -> Callable[[Any], Any]:
-    return click.option(*names, multiple=True, **options)
+_COUNTED: Final = timedelta(hours=1)
+"""What --by counts if it is not said."""
 
 
 def _choice(*words: str) -> click.Choice[str]:
     return click.Choice(words, case_sensitive=False)
 
 
-@click.command()
-@_many("-n", "--namespace", "namespaces", help="Namespace of either end.")
-@_many("--pod", "pods", help="Pod at either end: NAME or NAMESPACE/NAME.")
-@_many("--from", "sources", help="End that the packets came from: a pod, an address, or a network.")
-@_many("--to", "destinations", help="End that the packets went to: a pod, an address, or a network.")
-@_many("--verdict", "verdicts", type=_choice("allow", "deny", "audit"), help="What was decided.")
-@_many("--direction", "directions", type=_choice("ingress", "egress"), help="As the pod sees it that decided.")
-@_many("--port", "ports", type=click.IntRange(0, 65535), help="Destination port, or the port that was dialled.")
-@_many("--protocol", "protocols", help="tcp, udp, sctp, icmp, icmpv6, or an IANA number.")
-@_many("-l", "--label", "labels", help="KEY=VALUE or KEY: a label of either end.")
-@_many("--cluster", "clusters", envvar="WEIR_CLUSTER", help="Cluster, where several share the topics. [WEIR_CLUSTER]")
-@_many("--policy", "policies", help="Policy that decided or isolates the pod: NAME or NAMESPACE/NAME.")
-@_many("--reason", "reasons", help="Why it was decided so: policy, default_deny, node, ...")
-@_many("--except-reason", "except_reasons", help="Reason to leave out; node is mostly the kubelet's probes.")
-@click.option(
-    "-o",
-    "--output",
-    type=click.Choice(["table", "json"]),
-    default="table",
-    show_default=True,
-    help="A table, or the records as they are on Kafka, one on a line.",
+@dataclass(frozen=True)
+class _Request:
+    """What is to be shown, and how."""
+
+    choice: Choice
+    window: Window | None
+    last: int | None
+    following: bool
+    output: str
+    fields: Mapping[str, Read] | None
+    by: Mapping[str, Read] | None
+
+
+@click.command(cls=NegatingCommand)
+@condition("-n", "--namespace", "namespaces", help="Namespace of either end.")
+@condition("--pod", "pods", help="Pod at either end: NAME or NAMESPACE/NAME.")
+@condition("--subject", "subjects", help="Pod whose policy decided. NAMESPACE/NAME reads one partition: fast.")
+@condition("--workload", "workloads", help="What runs the pod at either end: NAME or KIND/NAME.")
+@condition("--from", "sources", help="End that the packets came from: a pod, an address, or a network.")
+@condition("--to", "destinations", help="End that the packets went to: a pod, an address, or a network.")
+@condition("--cidr", "networks", help="Address of either end: an address or a network.")
+@condition("--service", "services", help="Service that was dialled: NAME or NAMESPACE/NAME.")
+@condition("--node", "nodes", help="Node that decided.")
+@condition("--verdict", "verdicts", type=_choice("allow", "deny", "audit"), help="What was decided.")
+@condition("--direction", "directions", type=_choice("ingress", "egress"), help="As the pod sees it that decided.")
+@condition("--port", "ports", type=click.IntRange(0, 65535), help="Destination port, or the port that was dialled.")
+@condition("--protocol", "protocols", help="tcp, udp, sctp, icmp, icmpv6, or an IANA number.")
+@condition("-l", "--label", "labels", help="KEY=VALUE or KEY: a label of either end.")
+@condition(
+    "--cluster", "clusters", envvar="WEIR_CLUSTER", help="Cluster, where several share the topics. [WEIR_CLUSTER]"
 )
+@condition("--policy", "policies", help="Policy that decided or isolates the pod: NAME or NAMESPACE/NAME.")
+@condition("--reason", "reasons", help="Why it was decided so: policy, default_deny, node, ...")
+@condition("--id", "ids", help="Id of the record: RING-NUMBER.")
+@condition("--cel", "expressions", help="Expression that is true, where `flow` is the record: 'flow.count > 9'.")
+@click.option(NOT, "_not", is_flag=True, help="Leave out what fits the next condition: --not --port 53.")
+@click.option("--except-reason", "except_reasons", multiple=True, help="The same as --not --reason.")
+@click.option("-o", "--output", type=click.Choice(OUTPUTS), default="table", show_default=True,
+              help="A table, a wide or a compact one, or the records as they are on Kafka, one on a line.")  # fmt: skip
+@click.option("--fields", metavar="FIELD,...", help="Show these fields only: time,src,dest,port,src.labels.app.")
+@click.option("--by", metavar="FIELD,...", help="Count the records by these fields: src.workload,dest.workload,port.")
 @click.option("--since", help="Show flows from this time on: 90s, 5m, 2h, 3d ago, or an RFC 3339 time.")
+@click.option("--until", help="Show flows before this time, like --since, which it needs.")
+@click.option("--late", default="15m", show_default=True,
+              help="How long after --until records of that time may have come to Kafka.")  # fmt: skip
 @click.option(
     "--last", type=click.IntRange(0), help=f"Show the last N flows that fit. [{_LAST}, unless --since or -f is given]"
 )
 @click.option("-f", "--follow", "following", is_flag=True, help="Then show flows as they arrive, until Ctrl-C.")
 @click.option("--kafka", help="Kafka bootstrap servers. [WEIR_KAFKA, else 127.0.0.1:9092]")
 @click.option("--topic-prefix", "prefix", help="Prefix of the topics. [WEIR_TOPIC_PREFIX, else kubeweir]")
-def observe(
-    output: str,
-    since: str | None,
-    last: int | None,
-    following: bool,
-    kafka: str | None,
-    prefix: str | None,
-    **fields: Sequence[Any],
-) -> None:
+def observe(kafka: str | None, prefix: str | None, **options: Any) -> None:
     """Show flows: who talked to whom, what was decided, and by which policies.
 
-    An option that is given twice shows both: --port 80 --port 443. Different options narrow the choice down. In names,
-    * stands for any text. Denies and audits that are no longer among all flows are read from the topic that keeps them
-    for longer. Times are UTC; that of another day than today has its date. A line says what a node has not logged
-    because of WEIR_LIMIT_ALLOWED or WEIR_LIMIT_DENIED.
+    An option that is given twice shows both: --port 80 --port 443. Different options narrow the choice down. --not
+    leaves out what fits the one condition behind it: --not --port 53 --not --reason node. In names, * stands for any
+    text. docs/observe.md has examples.
+
+    Denies and audits that are no longer among all flows are read from the topic that keeps them for longer. Times are
+    UTC; that of another day than today has its date. A line says what a node has not logged because of
+    WEIR_LIMIT_ALLOWED or WEIR_LIMIT_DENIED.
 
     \b
     Exit 0: flows were shown, or none match. 1: Kafka cannot be read. 2: the command is wrong.
     """
     env = {**os.environ, **{k: v for k, v in (("WEIR_KAFKA", kafka), ("WEIR_TOPIC_PREFIX", prefix)) if v}}
-    now = datetime.now(UTC)
     try:
         settings = load(Settings, env)
         connection = checked(settings.connection())
-        filters = read_filters(fields)
-        start = parse_since(since, now) if since else None
+        request = _read_request(options, datetime.now(UTC))
     except (SettingsError, ValueError) as error:
         raise click.UsageError(str(error)) from error
-    if start is not None and last is not None:
-        raise click.UsageError("--since and --last cannot be used together: choose one")
-    if start is not None and start > now and not following:
-        raise click.UsageError(f"--since {since} is in the future, where no flows are; with -f it waits for them")
     try:
-        readers = [TopicReader(connection, settings.topics.flows.name)]
-        if not filters.verdicts or set(filters.verdicts) & {"deny", "audit"}:
-            readers += _reader_of_denies(connection, settings.topics.denied.name)
-        limited = _limited_lines(connection, settings.topics.status.name, filters, output)
-        _show(readers, limited, filters, _writer(output), start, last, following=following)
+        readers = _readers(connection, settings, request)
+        limited = _limited_lines(connection, settings.topics.status.name, request)
+        try:
+            _show(readers, limited, request)
+        finally:
+            for problem in request.choice.problems():
+                click.echo(f"weir: {problem}", err=True)
     except ReadError as error:
         end(error, connection, needs_to_read(settings.topics.flows.name))
     except BrokenPipeError:
         leave_stdout()
         sys.exit(Exit.OK)
+
+
+def _read_request(options: dict[str, Any], now: datetime) -> _Request:
+    """Return what the options ask for. Raises ValueError."""
+    names = ("output", "fields", "by", "since", "until", "late", "last", "following", "_not")
+    output, fields, by, since, until, late, last, following, _ = (options.pop(name) for name in names)
+    if by and following:
+        raise ValueError("--by counts what was, and -f shows what comes: use one of them")
+    if by and fields:
+        raise ValueError("--by and --fields cannot be used together: --by shows its own fields")
+    if (fields or by) and output not in {"table", "json"}:
+        raise ValueError(f"--{'by' if by else 'fields'} chooses the columns: use it with -o table or -o json")
+    if since and last is not None:
+        raise ValueError("--since and --last cannot be used together: choose one")
+    start = parse_since(since, now) if since else None
+    if start is not None and start > now and not following:
+        raise ValueError(f"--since {since} is in the future, where no flows are; with -f it waits for them")
+    if by and last is None:
+        start = start or now - _COUNTED
+    return _Request(
+        read_choice(*split(options)),
+        _window(start, until, late, now, following=following),
+        last,
+        following,
+        output,
+        read_columns("--fields", fields) if fields else None,
+        read_columns("--by", by, counted=True) if by else None,
+    )
+
+
+def _window(since: datetime | None, until: str | None, late: str, now: datetime, *, following: bool) -> Window | None:
+    slack = parse_duration(late)
+    if until is None:
+        return None if since is None else Window(since)
+    if following:
+        raise ValueError("--until and -f cannot be used together: what comes has no end")
+    if since is None:
+        raise ValueError("--until needs --since: from which time on?")
+    last = parse_since(until, now)
+    if last <= since:
+        raise ValueError(f"--until {until} is not after --since, so that no flow fits")
+    return Window(since, last, slack)
+
+
+def _readers(connection: Connection, settings: Settings, request: _Request) -> list[TopicReader]:
+    """Return a reader of all flows, and one of denies unless none are required, each of the partitions that matter."""
+    verdicts = request.choice.required.verdicts
+    readers = [TopicReader(connection, settings.topics.flows.name)]
+    if not verdicts or set(verdicts) & {"deny", "audit"}:
+        readers += _reader_of_denies(connection, settings.topics.denied.name)
+    for reader in readers:
+        narrow(reader, request.choice.subject_keys(), unix_ms(request.window.since) if request.window else None)
+    return readers
 
 
 def _reader_of_denies(connection: Connection, topic: str) -> list[TopicReader]:
@@ -123,7 +202,7 @@ def _reader_of_denies(connection: Connection, topic: str) -> list[TopicReader]:
         return []
 
 
-def _limited_lines(connection: Connection, topic: str, filters: Filters, output: str) -> LimitedLines | None:
+def _limited_lines(connection: Connection, topic: str, request: _Request) -> LimitedLines | None:
     """Return what shows the verdicts that limits have cut; without a right to read them, flows are still shown."""
     try:
         reader = TopicReader(connection, topic)
@@ -133,48 +212,55 @@ def _limited_lines(connection: Connection, topic: str, filters: Filters, output:
     except ReadError as error:
         click.echo(f"weir: what limits have cut is missing here: {error}", err=True)
         return None
-    # JSON has nothing but records, for programs.
-    return LimitedLines(reader, filters.clusters, lambda line: click.echo(line, err=output == "json"))
+    # JSON has nothing but records, for programs, and chosen columns have nothing else.
+    is_apart = request.output == "json" or bool(request.fields or request.by)
+    return LimitedLines(reader, request.choice.required.clusters, lambda line: click.echo(line, err=is_apart))
 
 
-def _show(
-    readers: Sequence[TopicReader],
-    limited: LimitedLines | None,
-    filters: Filters,
-    write: Callable[[Shown], None],
-    since: datetime | None,
-    last: int | None,
-    *,
-    following: bool,
-) -> None:
+def _show(readers: Sequence[TopicReader], limited: LimitedLines | None, request: _Request) -> None:
     ends = [{partition: end for partition, (_, end) in reader.bounds().items()} for reader in readers]
-    flows: Iterable[Shown] = ()
-    if since is not None:
-        flows = since_matching(readers, ends, filters, since)
-    elif last is not None or not following:
-        flows = last_of_all(readers, filters, _LAST if last is None else last)
-    shown, first = 0, since
     limited_ends = limited.ends() if limited else {}
-    for flow in flows:
-        write(flow)
-        shown += 1
-        first = first or datetime.fromisoformat(flow.flow.timestamp)
-    if limited and first is not None:
-        limited.show_past(first, limited_ends)
-    if following:
+    window, write = request.window, writer_of(request.output, request.fields)
+    shown = 0
+    if request.by is not None:
+        shown = _show_counts(readers, ends, request, request.by)
+    else:
+        for flow in _past_flows(readers, ends, request):
+            write(flow)
+            shown += 1
+            window = window or Window(datetime.fromisoformat(flow.flow.timestamp))
+    if limited and window is not None:
+        limited.show_past(window, limited_ends)
+    if request.following:
         if limited:
             limited.follow_from(limited_ends)
-        follow(readers[0], ends[0], filters, write, limited.show_new if limited else lambda: None)
+        follow(readers[0], ends[0], request.choice, write, limited.show_new if limited else lambda: None)
     elif not shown:
         click.echo("weir: no flows match", err=True)
 
 
-def _writer(output: str) -> Callable[[Shown], None]:
-    if output == "table":
-        return FlowTable(PipeConsole(highlight=False)).write
+def _past_flows(
+    readers: Sequence[TopicReader], ends: Sequence[Mapping[int, int]], request: _Request
+) -> Iterable[Shown]:
+    if request.window is not None:
+        return since_matching(readers, ends, request.choice, request.window)
+    if request.last is not None or not request.following:
+        return last_of_all(readers, request.choice, _LAST if request.last is None else request.last)
+    return ()
 
-    def write(shown: Shown) -> None:
-        sys.stdout.buffer.write(shown.value + b"\n")
-        sys.stdout.buffer.flush()
 
-    return write
+def _show_counts(
+    readers: Sequence[TopicReader], ends: Sequence[Mapping[int, int]], request: _Request, by: Mapping[str, Read]
+) -> int:
+    """Count records, write the counts, and return how many combinations there are."""
+    counts = Counts(by)
+    if request.window is not None:
+        counts.add_all(since_rows(readers, ends, request.choice, request.window, counts.row))
+    else:
+        counts.add_all(counts.row(shown.flow) for shown in last_of_all(readers, request.choice, request.last or 0))
+    if request.output == "json":
+        for line in counts.objects():
+            sys.stdout.buffer.write(line + b"\n")
+    elif len(counts):
+        counts.write(PipeConsole(highlight=False))
+    return len(counts)

@@ -29,6 +29,7 @@ from streams.cli.terminal import printable
 from streams.kafka.connection import Connection, NoTopicError, ReadError, checked
 from streams.kafka.consumer_groups import group_names
 from streams.kafka.group_positions import GroupPosition, group_positions
+from streams.kafka.ranges import read_range
 from streams.kafka.reading import TopicReader
 from streams.kafka.records import Record
 from streams.settings import EVERY_CLUSTER, Settings
@@ -36,9 +37,6 @@ from streams.worker.checkpoint import MERGED_RECORDS, newest
 
 _BEFORE_S: Final = 120.0
 """So much before the window is read, for the last tally of each node before it."""
-_PATIENCE_S: Final = 60.0
-"""How long nothing more may come of a topic that is not read to its end."""
-_MAX_RECORDS: Final = 1000
 _MAX_OUTPUT: Final = 300
 _MAX_REFUSALS: Final = 1000
 _MAX_WORKERS: Final = 10_000
@@ -70,9 +68,12 @@ def status(
     try:
         settings = load(Settings, env)
         connection = checked(settings.connection())
-        start = parse_since(since, datetime.now(UTC))
+        now = datetime.now(UTC)
+        start = parse_since(since, now)
     except (SettingsError, ValueError) as error:
         raise click.UsageError(str(error)) from error
+    if start > now:
+        raise click.UsageError(f"--since {since} is in the future, of which nothing is known")
     try:
         chosen = "" if cluster == EVERY_CLUSTER else cluster or ""
         report = _report(settings, connection, start.timestamp(), chosen, without)
@@ -163,23 +164,13 @@ class _StatusTopic:
 
 def _read(connection: Connection, topic: str, since: float | None = None) -> Iterator[Record]:
     """Yield the records of a topic from a time on, in seconds since the epoch, to its end. Raises ReadError."""
-    reader, deadline = TopicReader(connection, topic), time.monotonic() + _PATIENCE_S
-    try:
-        ends = reader.bounds()
-        if since is None:
-            starts = {partition: first for partition, (first, _) in ends.items()}
-        else:
+    with contextlib.closing(TopicReader(connection, topic)) as reader:
+        bounds = reader.bounds()
+        starts = {partition: first for partition, (first, _) in bounds.items()}
+        if since is not None:
             # To Kafka, a negative time means something else.
             starts = reader.at_time(max(0, int(since * 1000)))
-        reader.start(starts)
-        while not reader.ended() >= starts.keys():
-            if time.monotonic() > deadline:
-                raise ReadError(f"{topic} cannot be read to its end")
-            if records := reader.take(_MAX_RECORDS, 0.2):
-                yield from records
-                deadline = time.monotonic() + _PATIENCE_S
-    finally:
-        reader.close()
+        yield from read_range(reader, starts, {partition: end for partition, (_, end) in bounds.items()})
 
 
 def _cluster_of(key: str, prefix: str) -> str:

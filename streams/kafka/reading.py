@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -92,30 +92,42 @@ class TopicReader:
         self._partitions = sorted(found.partitions)
         self._ended: set[int] = set()
 
+    @property
+    def partitions(self) -> Sequence[int]:
+        """The partitions that are read: all, unless :meth:`narrow` has chosen some."""
+        return self._partitions
+
+    def narrow(self, partitions: Collection[int]) -> None:
+        """Read only some partitions from now on."""
+        self._partitions = [one for one in self._partitions if one in partitions]
+
     def bounds(self) -> dict[int, tuple[int, int]]:
         """Return, for each partition, the first offset that retention has kept and the next one to be written."""
-        return {
-            partition: self._call(
-                lambda partition=partition: self._consumer.get_watermark_offsets(  # type: ignore[misc]  # mypy cannot type a default
-                    TopicPartition(self._topic, partition), timeout=self._timeout_s
-                )
-            )
-            for partition in self._partitions
-        }
+        firsts, ends = self._offsets(OFFSET_BEGINNING), self._offsets(OFFSET_END)
+        return {partition: (firsts[partition], ends[partition]) for partition in self._partitions}
 
     def at_time(self, timestamp_ms: int) -> dict[int, int]:
         """Return, for each partition, the first offset at or after this time, or its end if there is none."""
+        found, ends = self._offsets(timestamp_ms), self._offsets(OFFSET_END)
+        return {partition: ends[partition] if offset < 0 else offset for partition, offset in found.items()}
+
+    def _offsets(self, timestamp_ms: int) -> dict[int, int]:
+        """Return the first offset at or after a time, by one request to each broker. Kafka takes OFFSET_BEGINNING and
+        OFFSET_END for a time, too."""
         requests = [TopicPartition(self._topic, partition, timestamp_ms) for partition in self._partitions]
         found = self._call(lambda: self._consumer.offsets_for_times(requests, timeout=self._timeout_s))
-        ends = self.bounds()
-        return {
-            one.partition: ends[one.partition][1] if one.offset in {OFFSET_END, -1} else one.offset for one in found
-        }
+        for one in found:
+            if one.error is not None:
+                raise ReadError(f"Kafka cannot be reached: {one.error.str()}")
+        return {one.partition: one.offset for one in found}
 
     def start(self, offsets: Mapping[int, int]) -> None:
         """Begin to read, each partition from its offset."""
         self._ended.clear()
-        self._consumer.assign([TopicPartition(self._topic, partition, offset) for partition, offset in offsets.items()])
+        places = [TopicPartition(self._topic, partition, offset) for partition, offset in offsets.items()]
+        self._consumer.assign(places)
+        # What is paused stays so, even if it is assigned again.
+        self._consumer.resume(places)
 
     def take(self, max_records: int, wait_s: float) -> list[Record]:
         """Return up to ``max_records`` records; an empty list after ``wait_s`` without any."""
@@ -128,6 +140,10 @@ class TopicReader:
             return records_of(found, pass_over=partial(self._unreadable.pass_over, self._consumer))
         except StopServiceError as error:
             raise ReadError(str(error)) from error
+
+    def skip(self, partitions: Collection[int]) -> None:
+        """Read nothing more of some partitions until the next :meth:`start`."""
+        self._call(lambda: self._consumer.pause([TopicPartition(self._topic, one) for one in partitions]))
 
     def ended(self) -> frozenset[int]:
         """Return the partitions that were read to their end since :meth:`start`, whatever stands there."""

@@ -13,6 +13,7 @@ from streams.alerts.counting import RecordCounter
 from streams.alerts.deltas import Delta, decode, encode, version_of
 from streams.alerts.outputs import _firing_record, _is_alert
 from streams.alerts.policy_changes import PolicyChange
+from streams.cli.choice import Choice
 from streams.cli.dead_letters import Redriven, letter_of, why_not
 from streams.cli.filters import Filters
 from streams.cli.observe import Selection
@@ -45,7 +46,7 @@ class Flows(Reader):
 
     def _renew(self) -> None:
         self._counter = RecordCounter(RULES)
-        self._selection = Selection(Filters())
+        self._selection = Selection(Choice(Filters()))
 
     def __call__(self, value: bytes) -> None:
         self._count += 1

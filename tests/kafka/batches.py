@@ -13,6 +13,10 @@ from enrich.wire.batch import INGRESS, VERDICT, EndpointRef, Header, PolicyRef, 
 PODS = {"web-0": "10.0.0.10", "api-0": "10.0.0.20", "db-0": "10.0.0.30"}
 """On node n1, in namespace shop, each with the label app."""
 
+UP_NS = 7 * 86_400 * 10**9
+"""How much longer the node has been up than this machine, which may have been started a minute ago: a verdict of two
+hours ago needs a node that ran then."""
+
 _POD = """\
 ---
 apiVersion: v1
@@ -41,7 +45,7 @@ def mapped(ip: str) -> list[int]:
 def make_rows(count: int, *, denied: bool = False, ingress: bool = False, age_s: float = 0.0, **fields: Any) -> Any:
     """Verdicts of web-0 (endpoint 7) to api-0, or from it if ``ingress``."""
     verdicts = np.zeros(count, VERDICT)
-    verdicts["time_ns"] = time.monotonic_ns() - int(age_s * 1e9) + np.arange(count)
+    verdicts["time_ns"] = UP_NS + time.monotonic_ns() - int(age_s * 1e9) + np.arange(count)
     own, peer = mapped(PODS["web-0"]), mapped(PODS["api-0"])
     verdicts["source"], verdicts["destination"] = (peer, own) if ingress else (own, peer)
     verdicts["source_port"], verdicts["destination_port"], verdicts["protocol"] = 40000, 8080, 6
@@ -64,7 +68,7 @@ def make_header(first: int, verdicts: int, **fields: Any) -> Header:
         "first": first,
         "verdicts": verdicts,
         "verdict_bytes": VERDICT.itemsize,
-        "clock": time.time_ns() - time.monotonic_ns(),
+        "clock": time.time_ns() - time.monotonic_ns() - UP_NS,
         "endpoints": {"7": EndpointRef("shop", "web-0", "uid-web-0")},
         "rules": {"12": [PolicyRef("NetworkPolicy", "shop", "web-allow-api", 0)]},
     }

@@ -14,7 +14,7 @@ from enrich.wire.topics import topics
 from probe.export.broker_clock import BrokerClock
 from probe.export.publisher import Publisher
 from probe.export.spool import Spool
-from tests.kafka.batches import make_batch, mapped
+from tests.kafka.batches import UP_NS, make_batch, mapped
 from tests.kafka.site import Site, until
 from tests.kafka.test_history import make_interval
 from tests.probe.export.spooling import append
@@ -58,7 +58,7 @@ def test_a_packet_of_a_node_whose_clock_is_wrong_is_named_as_of_the_true_time(si
 
     def send(number: int, ip: str, **header: Any) -> None:
         """Send a packet of 25 s ago, from a node that says that it was 15 s ago."""
-        clock = time.time_ns() - time.monotonic_ns() + AHEAD
+        clock = time.time_ns() - time.monotonic_ns() - UP_NS + AHEAD
         age_s = 25 + (time.time_ns() - now) / S
         site.send(make_batch(number, 1, {"clock": clock, **header}, age_s=age_s, destination=mapped(ip)))
 

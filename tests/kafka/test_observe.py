@@ -8,15 +8,18 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
+from click.testing import CliRunner
 from confluent_kafka import Producer
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka.admin import AdminClient, NewPartitions, NewTopic
 
 from enrich.wire.cuts import Cut
+from streams.cli.main import command as weir
 from tests.kafka.batches import PODS, make_batch, mapped, write_manifests
 from tests.kafka.site import PATIENCE_S, Site, until
 
@@ -71,10 +74,113 @@ def observe(site: Site, *arguments: str) -> list[dict[str, Any]]:
         (("--last", "1000", "-l", "app=db"), 10),
         (("--last", "1000", "--policy", "web-allow-api", "--verdict", "deny"), 10),
         (("--last", "1000", "--pod", "nobody"), 0),
+        (("--last", "1000", "--not", "--verdict", "deny"), 110),
+        (("--last", "1000", "--not", "--port", "443", "--not", "--protocol", "udp"), 100),
+        (("--since", "3h", "--until", "1h"), 10),
+        (("--since", "3h", "--until", "110m"), 10),
+        (("--since", "3h", "--until", "150m"), 0),
+        (("--last", "1000", "--subject", "shop/web-0"), 120),
+        (("--since", "3h", "--subject", "shop/web-0", "--verdict", "deny"), 10),
+        (("--last", "1000", "--subject", "shop/api-0"), 0),
+        (("--last", "1000", "--node", "n1", "--cidr", "10.0.0.30"), 10),
+        (("--last", "1000", "--cel", "flow.connection.dest_port == 443"), 10),
+        (("--last", "1000", "--not", "--cel", "flow.connection.dest_port == 443"), 110),
     ],
 )
 def test_filters_choose(filled: Site, arguments: tuple[str, ...], count: int) -> None:
     assert len(observe(filled, *arguments)) == count
+
+
+def test_records_are_counted_and_columns_are_chosen(filled: Site) -> None:
+    counts = observe(filled, "--since", "3h", "--by", "verdict,port")
+    assert [(one["verdict"], one["port"], one["records"]) for one in counts] == [
+        ("allow", 8080, 100), ("allow", 53, 10), ("deny", 443, 10),
+    ]  # fmt: skip
+    (last,) = observe(filled, "--by", "verdict", "--last", "5")
+    assert (last["verdict"], last["records"]) == ("deny", 5)
+    rows = observe(filled, "--since", "3h", "--port", "53", "--fields", "src,dest,port")
+    assert rows == [{"src": "shop/web-0", "dest": "shop/db-0", "port": 53}] * 10
+
+
+def test_an_expression_that_fails_for_some_records_says_so(filled: Site) -> None:
+    arguments = command(filled, "-o", "json", "--last", "5", "--cel", "flow.icmp.type == 8")
+    done = subprocess.run(arguments, capture_output=True, timeout=PATIENCE_S, check=True)
+    assert b"could not be evaluated for some records" in done.stderr
+    assert done.stdout == b""
+
+
+def pods(count: int) -> list[str]:
+    return [f"shop/web-{number}" for number in range(count)]
+
+
+START = datetime.now(UTC).replace(microsecond=0) - timedelta(minutes=30)
+
+
+def write_flows(site: Site, topic: str, keys: list[str], first: int, **settings: Any) -> None:
+    """Write a record for each key, ten a second from START on, each with its number as its id."""
+    producer = Producer({"bootstrap.servers": site.broker, "partitioner": "murmur2_random", **settings})
+    for number, key in enumerate(keys, first):
+        at = START.timestamp() + number / 10
+        producer.produce(topic, flow_of(key, number, at), key, timestamp=int(at * 1000))
+    assert producer.flush(PATIENCE_S) == 0
+
+
+def flow_of(key: str, number: int, at: float) -> bytes:
+    namespace, _, pod = key.partition("/")
+    timestamp = f"{datetime.fromtimestamp(at, UTC):%Y-%m-%dT%H:%M:%S.%f}000Z"
+    return orjson.dumps(
+        {
+            "connection": {"src_ip": "10.0.0.1", "dest_ip": "10.0.0.2", "protocol": "tcp", "direction": "egress"},
+            "disposition": "allow", "reason": "policy", "policies": [], "isolated_by": [],
+            "src": {"pod_name": pod, "namespace": namespace}, "dest": {"pod_name": "web-3", "namespace": "shop"},
+            "count": 1, "timestamp": timestamp, "last_timestamp": timestamp, "node_name": "n1", "cluster": "c1",
+            "schema": 1, "id": f"r-{number}",
+        }
+    )  # fmt: skip
+
+
+def answers(site: Site, prefix: str) -> list[tuple[list[str], list[str]]]:
+    """Return the ids that a question gives that reads one partition, and that the same question gives of all."""
+    window = ("--since", START.isoformat(), "--until", (START + timedelta(seconds=50)).isoformat())
+    found = []
+    for times in (("--since", START.isoformat()), ("--last", "1000"), window):
+        for pod in ("shop/web-3", "shop/web-17"):
+            # A pattern may fit pods of any partition.
+            found.append(
+                (ids(site, prefix, "--subject", pod, *times), ids(site, prefix, "--subject", f"{pod}*", *times))
+            )
+    return found
+
+
+def ids(site: Site, prefix: str, *arguments: str) -> list[str]:
+    options = ["observe", "--kafka", site.broker, "--topic-prefix", prefix, "-o", "json", *arguments]
+    result = CliRunner().invoke(weir, options)
+    assert result.exit_code == 0, result.output
+    records = [orjson.loads(line) for line in result.stdout_bytes.splitlines()]
+    return [record["id"] for record in records if record["src"]["pod_name"] in {"web-3", "web-17"}]
+
+
+def test_the_answer_of_one_partition_is_that_of_all(filled: Site) -> None:
+    prefix = f"narrow{time.monotonic_ns()}"
+    admin = AdminClient({"bootstrap.servers": filled.broker})
+    admin.create_topics([NewTopic(f"{prefix}.flows", 5, 1)])[f"{prefix}.flows"].result(PATIENCE_S)
+    write_flows(filled, f"{prefix}.flows", pods(40) * 25, 0)
+    found = answers(filled, prefix)
+    assert [fast for fast, _ in found] == [whole for _, whole in found]
+    assert [len(fast) for fast, _ in found] == [25, 25, 25, 25, 13, 13]
+
+
+def test_the_answer_is_right_although_somebody_has_added_partitions(filled: Site) -> None:
+    prefix = f"grown{time.monotonic_ns()}"
+    topic, admin = f"{prefix}.flows", AdminClient({"bootstrap.servers": filled.broker})
+    admin.create_topics([NewTopic(topic, 3, 1)])[topic].result(PATIENCE_S)
+    write_flows(filled, topic, pods(40) * 5, 0)
+    admin.create_partitions([NewPartitions(topic, 7)])[topic].result(PATIENCE_S)
+    until(lambda: len(admin.list_topics(topic, timeout=5).topics[topic].partitions) == 7 or None, "seven partitions")
+    write_flows(filled, topic, pods(40) * 5, 200, **{"topic.metadata.refresh.interval.ms": 100})
+    found = answers(filled, prefix)
+    assert [fast for fast, _ in found] == [whole for _, whole in found]
+    assert [len(fast) for fast, _ in found] == [10, 10, 10, 10, 10, 10]
 
 
 def test_the_table_says_who_whom_and_why(filled: Site) -> None:

@@ -7,6 +7,7 @@ import dataclasses
 from enrich.model import NetworkPolicy
 from enrich.parse.objects import parse
 from streams.alerts.policy_changes import diff_policies, policy_name
+from streams.cli.choice import Choice
 from streams.cli.filters import Filters
 from streams.cli.observe import Selection
 from streams.matching.matcher import Matcher
@@ -20,7 +21,7 @@ def test_no_route_and_no_table_shows_a_denial_that_is_not_logged() -> None:
     everything = Matcher("all", Match(), [])
     assert takes(everything, logged)
     assert not takes(everything, cut)
-    selection = Selection(Filters())
+    selection = Selection(Choice(Filters()))
     assert selection.pick(cut) is None
     assert selection.pick(logged) is not None
 

@@ -19,7 +19,10 @@ _DOCS = Path(__file__).parents[3] / "docs" / "operate.md"
 
 def commands(group: click.Group, *names: str) -> Iterator[str]:
     """Yield each command with the names of its groups."""
-    for name, one in group.commands.items():
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        one = group.get_command(context, name)
+        assert one is not None
         if isinstance(one, click.Group):
             yield from commands(one, *names, name)
         else:
@@ -69,6 +72,7 @@ def test_without_a_broker_each_command_exits_with_1_and_says_why(
     "arguments",
     [
         ("observe", "--port", "x"), ("observe", "--since", "x"), ("status", "--since", "x"), ("dead", "show"),
+        ("status", "--since", "2999-01-01T00:00:00Z"),
         ("dead", "list", "--nothing"),
         ("alerts", "check", "/nowhere"), ("alerts", "test", "/nowhere"), ("routes", "check", "/nowhere"),
         ("routes", "groups", "/nowhere"), ("routes", "try", "/nowhere"), ("explain", "x"), ("nothing",),
@@ -95,7 +99,9 @@ def test_each_command_exits_with_130_after_ctrl_c(name: str, monkeypatch: pytest
     found: click.Command = command
     for word in name.split():
         assert isinstance(found, click.Group)
-        found = found.commands[word]
+        one = found.get_command(click.Context(found), word)
+        assert one is not None
+        found = one
     monkeypatch.setattr(found, "invoke", interrupt)
     monkeypatch.setattr(found, "params", [])
     assert run(*name.split()).exit_code == 130

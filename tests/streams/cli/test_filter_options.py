@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from streams.cli.filter_options import FilterError, read_filters
-from tests.streams.cli.test_observe import RECORD, make_flow
+from streams.cli.filter_options import FilterError, read_choice, read_filters
+from tests.streams.cli.test_observe import RECORD, make_flow, make_value
 
 V6 = {**RECORD["connection"], "src_ip": "fd00::1", "dest_ip": "fd00::2"}
 
@@ -35,6 +35,13 @@ V6 = {**RECORD["connection"], "src_ip": "fd00::1", "dest_ip": "fd00::2"}
         ({"labels": ["app=a*"]}, {}),
         ({"namespaces": ["*"]}, {}),
         ({"policies": ["shop/web-*"]}, {}),
+        ({"workloads": ["Deployment/web"]}, {}),
+        ({"workloads": ["deployment/web"]}, {}),
+        ({"workloads": ["StatefulSet/a*"]}, {}),
+        ({"networks": ["10.0.0.9/24"]}, {}),
+        ({"networks": ["[fd00::2]"]}, {"connection": V6}),
+        ({"sources": ["10.0.0.1", "fd00::1"], "networks": ["fd00::/8"]}, {"connection": V6}),
+        ({"ids": ["r-1"]}, {}),
     ],
 )
 def test_other_spellings_are_understood(options: dict[str, list[Any]], record: dict[str, Any]) -> None:
@@ -53,7 +60,6 @@ def test_an_address_of_the_other_family_is_in_no_network() -> None:
         ({"protocols": ["256"]}, "must be one of"),
         ({"protocols": [""]}, "must be one of"),
         ({"reasons": ["defualt_deny"]}, "did you mean default_deny?"),
-        ({"except_reasons": ["x"]}, "it is one of unknown, no_policy"),
         ({"sources": ["10.0.0.0/33"]}, "neither an address nor a network"),
         ({"sources": ["10.0.0.256"]}, "neither an address nor a network"),
         ({"sources": ["10.0.0.1:80"]}, "neither an address nor a network"),
@@ -68,10 +74,53 @@ def test_an_address_of_the_other_family_is_in_no_network() -> None:
         ({"labels": ["app=web,tier=db"]}, "give -l again"),
         ({"labels": ["app in (web)"]}, "KEY or KEY=VALUE"),
         ({"ports": [80], "protocols": ["ICMP"]}, "ICMP has no ports"),
-        ({"reasons": ["node"], "except_reasons": ["node", "policy"]}, "no flow fits"),
+        ({"subjects": ["Web"]}, "no pod has this name"),
+        ({"services": ["a/b/c"]}, "no Service has this name"),
+        ({"nodes": ["Node 1"]}, "no node has this name"),
+        ({"networks": ["web-0"]}, "for a pod, use --pod"),
+        ({"networks": ["10.0.0.0/33"]}, "neither an address nor a network"),
+        ({"workloads": ["shop/web"]}, "use -n shop --workload web"),
+        ({"workloads": ["Pod/web-0"]}, "use --pod web-0"),
+        ({"workloads": ["Deployment/"]}, "KIND/NAME"),
+        ({"workloads": ["/web"]}, "KIND/NAME"),
+        ({"ids": ["4711"]}, "RING-NUMBER"),
+        ({"sources": ["10.0.0.1"], "destinations": ["fd00::/8"]}, "one family"),
+        ({"sources": ["10.0.0.1"], "networks": ["fd00::/8"]}, "one family"),
     ],
 )
 def test_what_can_fit_nothing_is_refused(options: dict[str, list[Any]], said: str) -> None:
     with pytest.raises(FilterError) as caught:
         read_filters(options)
     assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("required", "excluded", "said"),
+    [
+        ({"ports": [80]}, {"ports": [80, 443]}, "--not --port leaves out every --port"),
+        ({"reasons": ["node"]}, {"reasons": ["node", "policy"]}, "--not --reason leaves out every --reason"),
+        ({"reasons": ["node"], "except_reasons": ["node"]}, {}, "no flow fits"),
+        ({"except_reasons": ["x"]}, {}, "it is one of unknown, no_policy"),
+        ({"networks": ["10.0.0.1/8"]}, {"networks": ["10.0.0.0/8"]}, "no flow fits"),
+        ({}, {"directions": ["ingress", "egress"]}, "both directions"),
+        ({}, {"pods": ["A"]}, "no pod has this name"),
+        ({"expressions": ["true"]}, {"expressions": ["true"]}, "no flow fits"),
+    ],
+)
+def test_what_not_leaves_nothing_of_is_refused(
+    required: dict[str, list[Any]], excluded: dict[str, list[Any]], said: str
+) -> None:
+    with pytest.raises(FilterError) as caught:
+        read_choice(required, excluded)
+    assert said in str(caught.value)
+
+
+def test_what_not_leaves_something_of_is_taken() -> None:
+    choice = read_choice(
+        {"ports": [80, 443], "except_reasons": ["node"]},
+        {"ports": [443], "sources": ["10.0.0.1"], "destinations": ["fd00::/8"], "protocols": ["icmp"]},
+    )
+    record = {"connection": {**RECORD["connection"], "src_ip": "10.0.0.9"}}
+    assert choice.match(make_flow(**record), make_value(**record))
+    assert not choice.match(make_flow(), make_value())
+    assert not choice.match(make_flow(**record, reason="node"), make_value(**record, reason="node"))

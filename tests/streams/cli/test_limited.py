@@ -9,6 +9,7 @@ import orjson
 import pytest
 
 from streams.cli.limited import LimitedLines
+from streams.cli.observe import Window
 from tests.streams.cli.test_observe import Values
 
 RECORD = {
@@ -23,7 +24,7 @@ def lines(*changes: dict[str, Any], clusters: tuple[str, ...] = ()) -> list[str]
     shown: list[str] = []
     values = [orjson.dumps({**RECORD, "total": number, **change}) for number, change in enumerate(changes)]
     limited = LimitedLines(Values(*values), clusters, shown.append)
-    limited.show_past(datetime(2026, 1, 1, tzinfo=UTC), limited.ends())
+    limited.show_past(Window(datetime(2026, 1, 1, tzinfo=UTC)), limited.ends())
     return shown
 
 
@@ -46,7 +47,7 @@ def test_a_repeat_is_not_shown_again_as_it_arrives() -> None:
     shown: list[str] = []
     values = Values(*[orjson.dumps({**RECORD, "total": total}) for total in (1, 2, 2, 1, 3)])
     limited = LimitedLines(values, (), shown.append)
-    limited.show_past(datetime(2026, 1, 1, tzinfo=UTC), {0: 2})
+    limited.show_past(Window(datetime(2026, 1, 1, tzinfo=UTC)), {0: 2})
     limited.follow_from({0: 2})
     limited.show_new()
     assert shown == [

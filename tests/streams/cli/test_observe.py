@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -12,18 +12,21 @@ import pytest
 from rich.console import Console
 
 from enrich.wire.flow import Flow, decode_flow
+from streams.cli.choice import Choice
 from streams.cli.filters import Filters
 from streams.cli.observe import (
     Selection,
     Shown,
+    Window,
     last_matching,
     last_of_all,
     parse_since,
-    read_range,
     since_matching,
+    since_rows,
     unix_ms,
 )
 from streams.cli.table import FlowTable, flow_cells
+from streams.kafka.ranges import read_range
 from streams.kafka.records import Record
 
 RECORD: dict[str, Any] = {
@@ -33,11 +36,19 @@ RECORD: dict[str, Any] = {
     },
     "disposition": "allow", "reason": "policy", "count": 1, "id": "r-1",
     "policies": [{"kind": "NetworkPolicy", "namespace": "shop", "name": "web-allow-api"}], "isolated_by": [],
-    "src": {"pod_name": "web-0", "namespace": "shop", "labels": {"app": "web"}},
-    "dest": {"pod_name": "api-0", "namespace": "back", "labels": {"app": "api", "tier": "1"}},
-    "dialled": {"ip": "10.96.0.1", "port": 80}, "timestamp": "2026-11-24T16:27:28.838398086Z",
+    "src": {
+        "pod_name": "web-0", "namespace": "shop", "labels": {"app": "web"}, "workload_kind": "Deployment",
+        "workload_name": "web",
+    },
+    "dest": {
+        "pod_name": "api-0", "namespace": "back", "labels": {"app": "api", "tier": "1"},
+        "workload_kind": "StatefulSet", "workload_name": "api",
+    },
+    "dialled": {"ip": "10.96.0.1", "port": 80, "service": {"namespace": "back", "name": "api"}},
+    "timestamp": "2026-11-24T16:27:28.838398086Z",
     "last_timestamp": "2026-11-24T16:27:28.838000000Z", "node_name": "n1", "cluster": "c1", "schema": 1,
 }  # fmt: skip
+EVERYTHING = Choice(Filters())
 
 
 def make_value(**changes: Any) -> bytes:
@@ -78,13 +89,96 @@ def make_flow(**changes: Any) -> Flow:
         ({"policies": ["back/web-*"]}, False),
         ({"reasons": ["node", "policy"]}, True),
         ({"reasons": ["node"]}, False),
-        ({"except_reasons": ["node"]}, True),
-        ({"except_reasons": ["node", "policy"]}, False),
+        ({"subjects": ["web-0"]}, True),
+        ({"subjects": ["shop/web-*"]}, True),
+        ({"subjects": ["back/api-0"]}, False),
+        ({"workloads": ["web"]}, True),
+        ({"workloads": ["deployment/w*"]}, True),
+        ({"workloads": ["statefulset/web"]}, False),
+        ({"workloads": ["api"]}, True),
+        ({"services": ["api"]}, True),
+        ({"services": ["back/a*"]}, True),
+        ({"services": ["shop/api"]}, False),
+        ({"services": ["shop/ledger"]}, False),
+        ({"nodes": ["n1"]}, True),
+        ({"nodes": ["n*"]}, True),
+        ({"nodes": ["n2"]}, False),
+        ({"networks": ["10.0.0.0/31"]}, True),
+        ({"networks": ["10.0.0.2"]}, True),
+        ({"networks": ["10.0.0.4/30"]}, False),
+        ({"networks": ["fd00::/8"]}, False),
+        ({"ids": ["r-1"]}, True),
+        ({"ids": ["r-2", "r-3"]}, False),
         ({"namespaces": ["shop"], "verdicts": ["deny"]}, False),
     ],
 )
 def test_filters(fields: dict[str, Any], shown: bool) -> None:
+    value = make_value()
     assert Filters(**fields).match(make_flow()) is shown
+    required = Choice(Filters(**fields))
+    assert (required.may_match(value) and required.match(make_flow(), value)) is shown
+    if len(fields) == 1:
+        excluded = Choice(Filters(), Filters(**fields))
+        assert excluded.may_match(value)
+        assert excluded.match(make_flow(), value) is not shown
+        assert not Choice(Filters(**fields), Filters(**fields)).match(make_flow(), value)
+
+
+V6 = {**RECORD["connection"], "src_ip": "fd00::1", "dest_ip": "fd00::2"}
+
+
+@pytest.mark.parametrize(
+    ("fields", "shown"),
+    [
+        ({"networks": ["fd00::/64"]}, True),
+        ({"networks": ["fd00::2"]}, True),
+        ({"networks": ["fd01::/64"]}, False),
+        ({"networks": ["0.0.0.0/0"]}, False),
+        ({"sources": ["fd00::/127"]}, True),
+        ({"subjects": ["shop/web-0"]}, True),
+        ({"workloads": ["deployment/web"]}, True),
+        ({"services": ["back/api"]}, True),
+    ],
+)
+def test_filters_of_the_other_family(fields: dict[str, Any], shown: bool) -> None:
+    flow, value = make_flow(connection=V6), make_value(connection=V6)
+    assert Choice(Filters(**fields)).match(flow, value) is shown
+    assert Choice(Filters(), Filters(**fields)).match(flow, value) is not shown
+
+
+def test_the_service_of_an_address_outside_is_found() -> None:
+    outside = make_flow(dest={"instance": "192.0.2.1", "service": {"namespace": "shop", "name": "ledger"}})
+    assert Filters(services=["shop/ledger"]).match(outside)
+
+
+def test_the_subject_is_the_end_whose_policy_decided() -> None:
+    ingress = make_flow(connection={**RECORD["connection"], "direction": "ingress"})
+    assert Filters(subjects=["back/api-0"]).match(ingress)
+    assert not Filters(subjects=["shop/web-0"]).match(ingress)
+
+
+@pytest.mark.parametrize(
+    ("fields", "keys"),
+    [
+        ({"subjects": ["shop/web-0"]}, [b"shop/web-0"]),
+        ({"subjects": ["shop/web-0", "back/api-0"]}, [b"shop/web-0", b"back/api-0"]),
+        ({"subjects": ["web-0"]}, None),
+        ({"subjects": ["shop/web-*"]}, None),
+        ({"subjects": ["shop/web-0", "shop/web-*"]}, None),
+        ({"pods": ["shop/web-0"]}, None),
+        ({"sources": ["shop/web-0"]}, None),
+        ({"sources": ["shop/web-0"], "directions": ["egress"]}, [b"shop/web-0"]),
+        ({"sources": ["shop/web-0"], "directions": ["ingress"]}, None),
+        ({"sources": ["shop/web-0"], "directions": ["egress", "ingress"]}, None),
+        ({"destinations": ["back/api-0"], "directions": ["ingress"]}, [b"back/api-0"]),
+        ({"sources": ["10.0.0.1"], "directions": ["egress"]}, None),
+        ({"sources": ["10.0.0.0/8"], "directions": ["egress"]}, None),
+        ({"sources": ["fd00::/8"], "directions": ["egress"]}, None),
+        ({}, None),
+    ],
+)
+def test_the_keys_of_the_records_are_known_if_the_subjects_are(fields: dict[str, Any], keys: Any) -> None:
+    assert Choice(Filters(**fields)).subject_keys() == keys
 
 
 def test_a_policy_that_isolates_is_found_too() -> None:
@@ -190,6 +284,9 @@ class FakeTopic:
         taken, self.queue = self.queue[: min(most, 3)], self.queue[min(most, 3) :]
         return taken
 
+    def skip(self, partitions: Collection[int]) -> None:
+        self.queue = [record for record in self.queue if record.partition not in partitions]
+
     def ended(self) -> frozenset[int]:
         return frozenset()
 
@@ -215,14 +312,14 @@ def test_a_range_that_retention_removed_ends_too() -> None:
 
 def test_the_last_that_fit_are_found_however_far_back() -> None:
     topic = FakeTopic({0: 200, 1: 200})
-    found = last_matching(topic, Filters(verdicts=["deny"]), 5)
+    found = last_matching(topic, Choice(Filters(verdicts=["deny"])), 5)
     assert [shown.flow.id for shown in found] == ["p1-170", "p0-180", "p1-180", "p0-190", "p1-190"]
-    assert len(last_matching(topic, Filters(verdicts=["deny"]), 1000)) == 40
-    assert last_matching(topic, Filters(), 0) == []
+    assert len(last_matching(topic, Choice(Filters(verdicts=["deny"])), 1000)) == 40
+    assert last_matching(topic, EVERYTHING, 0) == []
 
 
 def test_a_selection_drops_repeats_and_what_is_no_flow() -> None:
-    selection = Selection(Filters())
+    selection = Selection(EVERYTHING)
     value = make_value(later={"a": 1})
     assert selection.pick(value) == Shown(decode_flow(value), value)
     assert selection.pick(value) is None
@@ -253,12 +350,50 @@ def test_since_goes_by_the_records_own_time_over_all_topics() -> None:
     flows = Values(at("11:00:05", 3), at("10:59:59", 0), at("11:00:00", 1), b"{")
     denied = Values(at("11:00:03", 2), at("11:00:05", 3))
     ends = [{0: 5}, {0: 3}]
-    found = list(since_matching([flows, denied], ends, Filters(), datetime(2026, 11, 24, 11, tzinfo=UTC)))
+    found = list(since_matching([flows, denied], ends, EVERYTHING, Window(datetime(2026, 11, 24, 11, tzinfo=UTC))))
     assert [shown.flow.id for shown in found] == ["r-1", "r-2", "r-3"]
     assert found[1].value == denied.values[0]
 
 
 def test_the_last_are_completed_from_the_topic_that_keeps_denies_for_longer() -> None:
     flows, denied = Values(at("11:00:03", 3)), Values(at("11:00:01", 1), at("11:00:02", 2), at("11:00:03", 3))
-    assert [shown.flow.id for shown in last_of_all([flows, denied], Filters(), 2)] == ["r-2", "r-3"]
-    assert [shown.flow.id for shown in last_of_all([flows, denied], Filters(), 1)] == ["r-3"]
+    assert [shown.flow.id for shown in last_of_all([flows, denied], EVERYTHING, 2)] == ["r-2", "r-3"]
+    assert [shown.flow.id for shown in last_of_all([flows, denied], EVERYTHING, 1)] == ["r-3"]
+
+
+def test_until_is_the_first_time_that_is_not_shown() -> None:
+    flows = Values(at("11:00:00", 1), at("11:00:09", 3), at("11:00:05", 2))
+    window = Window(datetime(2026, 11, 24, 11, tzinfo=UTC), datetime(2026, 11, 24, 11, 0, 5, tzinfo=UTC))
+    assert [shown.flow.id for shown in since_matching([flows], [{0: 4}], EVERYTHING, window)] == ["r-1"]
+    later = window._replace(until=datetime(2026, 11, 24, 11, 0, 6, tzinfo=UTC))
+    assert [shown.flow.id for shown in since_matching([flows], [{0: 4}], EVERYTHING, later)] == ["r-1", "r-2"]
+
+
+def test_rows_are_sorted_and_repeats_are_dropped() -> None:
+    flows, denied = Values(at("11:00:05", 3), at("11:00:00", 1)), Values(at("11:00:05", 3), at("11:00:03", 2))
+    window = Window(datetime(2026, 11, 24, 11, tzinfo=UTC))
+    rows = since_rows([flows, denied], [{0: 3}, {0: 3}], EVERYTHING, window, lambda flow: [flow.id, flow.count])
+    assert list(rows) == [["r-1", 1], ["r-2", 1], ["r-3", 1]]
+
+
+class Times(Values):
+    """One partition of records with these times of Kafka's."""
+
+    def __init__(self, *times_ms: int) -> None:
+        super().__init__(*[b""] * len(times_ms))
+        self.times_ms = times_ms
+
+    def start(self, offsets: Mapping[int, int]) -> None:
+        self.queue = [
+            Record(0, offset, b"", b"", self.times_ms[offset]) for offset in range(offsets[0], len(self.times_ms))
+        ]
+
+
+def test_a_partition_is_left_where_its_records_have_become_later_for_good() -> None:
+    early, late = 1_000, 9_000
+    # A clock that is ahead makes a few late records among early ones.
+    topic = Times(*[early] * 10, *[late] * 9_999, early, *[late] * 10_000, *[early] * 5)
+    read = [record.offset for record in read_range(topic, {0: 0}, {0: 20_025}, 5_000)]
+    assert 10_009 in read, "9,999 late ones in a row are no end"
+    assert max(read) == 20_009
+    assert len(list(read_range(topic, {0: 0}, {0: 20_025}))) == 20_015
