@@ -16,12 +16,13 @@ from enrich.runtime.process import Exit
 from enrich.runtime.settings import SettingsError, load
 from streams.cli.choice import Choice
 from streams.cli.columns import Read, read_columns
+from streams.cli.conditions import conditions, without_not
 from streams.cli.counts import Counts
 from streams.cli.filter_options import read_choice
 from streams.cli.kafka_failure import end, needs_to_read
 from streams.cli.limited import LimitedLines
 from streams.cli.narrowing import narrow
-from streams.cli.negation import NOT, NegatingCommand, condition, split
+from streams.cli.negation import NegatingCommand, split
 from streams.cli.observe import (
     Shown,
     Window,
@@ -44,10 +45,6 @@ _COUNTED: Final = timedelta(hours=1)
 """What --by counts if it is not said."""
 
 
-def _choice(*words: str) -> click.Choice[str]:
-    return click.Choice(words, case_sensitive=False)
-
-
 @dataclass(frozen=True)
 class _Request:
     """What is to be shown, and how."""
@@ -62,28 +59,7 @@ class _Request:
 
 
 @click.command(cls=NegatingCommand)
-@condition("-n", "--namespace", "namespaces", help="Namespace of either end.")
-@condition("--pod", "pods", help="Pod at either end: NAME or NAMESPACE/NAME.")
-@condition("--subject", "subjects", help="Pod whose policy decided. NAMESPACE/NAME reads one partition: fast.")
-@condition("--workload", "workloads", help="What runs the pod at either end: NAME or KIND/NAME.")
-@condition("--from", "sources", help="End that the packets came from: a pod, an address, or a network.")
-@condition("--to", "destinations", help="End that the packets went to: a pod, an address, or a network.")
-@condition("--cidr", "networks", help="Address of either end: an address or a network.")
-@condition("--service", "services", help="Service that was dialled: NAME or NAMESPACE/NAME.")
-@condition("--node", "nodes", help="Node that decided.")
-@condition("--verdict", "verdicts", type=_choice("allow", "deny", "audit"), help="What was decided.")
-@condition("--direction", "directions", type=_choice("ingress", "egress"), help="As the pod sees it that decided.")
-@condition("--port", "ports", type=click.IntRange(0, 65535), help="Destination port, or the port that was dialled.")
-@condition("--protocol", "protocols", help="tcp, udp, sctp, icmp, icmpv6, or an IANA number.")
-@condition("-l", "--label", "labels", help="KEY=VALUE or KEY: a label of either end.")
-@condition(
-    "--cluster", "clusters", envvar="WEIR_CLUSTER", help="Cluster, where several share the topics. [WEIR_CLUSTER]"
-)
-@condition("--policy", "policies", help="Policy that decided or isolates the pod: NAME or NAMESPACE/NAME.")
-@condition("--reason", "reasons", help="Why it was decided so: policy, default_deny, node, ...")
-@condition("--id", "ids", help="Id of the record: RING-NUMBER.")
-@condition("--cel", "expressions", help="Expression that is true, where `flow` is the record: 'flow.count > 9'.")
-@click.option(NOT, "_not", is_flag=True, help="Leave out what fits the next condition: --not --port 53.")
+@conditions
 @click.option("--except-reason", "except_reasons", multiple=True, help="The same as --not --reason.")
 @click.option("-o", "--output", type=click.Choice(OUTPUTS), default="table", show_default=True,
               help="A table, a wide or a compact one, or the records as they are on Kafka, one on a line.")  # fmt: skip
@@ -137,8 +113,8 @@ def observe(kafka: str | None, prefix: str | None, **options: Any) -> None:
 
 def _read_request(options: dict[str, Any], now: datetime) -> _Request:
     """Return what the options ask for. Raises ValueError."""
-    names = ("output", "fields", "by", "since", "until", "late", "last", "following", "_not")
-    output, fields, by, since, until, late, last, following, _ = (options.pop(name) for name in names)
+    names = ("output", "fields", "by", "since", "until", "late", "last", "following")
+    output, fields, by, since, until, late, last, following = (options.pop(name) for name in names)
     if by and following:
         raise ValueError("--by counts what was, and -f shows what comes: use one of them")
     if by and fields:
@@ -153,7 +129,7 @@ def _read_request(options: dict[str, Any], now: datetime) -> _Request:
     if by and last is None:
         start = start or now - _COUNTED
     return _Request(
-        read_choice(*split(options)),
+        read_choice(*split(without_not(options))),
         _window(start, until, late, now, following=following),
         last,
         following,

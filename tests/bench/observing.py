@@ -98,13 +98,13 @@ class Answer(NamedTuple):
 def ask(servers: str, prefix: str, arguments: tuple[str, ...]) -> Answer:
     """Run `weir observe` with some arguments."""
     before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
-    weir = Path(sys.executable).parent / "weir"
-    command = [str(weir), "observe", "--kafka", servers, "--topic-prefix", prefix, "-o", "json", *arguments]
-    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+    weir = [sys.executable, "-m", "streams.cli.main", "observe", "--kafka", servers, "--topic-prefix", prefix]
+    with subprocess.Popen([*weir, "-o", "json", *arguments], stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         process.stdout.readline()
         first = time.monotonic() - began
         lines = 1 + sum(1 for _ in process.stdout)
+    expect(process.returncode, 0, "the exit code of weir observe")
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     return Answer(first, time.monotonic() - began, cpu, lines)
