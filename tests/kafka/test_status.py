@@ -63,7 +63,13 @@ def test_all_adds_up_through_a_kill_and_repeats_and_what_vanished_is_named(site:
     [node] = shown["nodes"]
     assert node["stages"]["kernel"]["cut:logging_allowed"] == 10
     assert node["stages"]["flows"]["written"] == node["stages"]["arrival"]["read"] == 207
-    [group] = [one for one in shown["consumers"] if one["group"].endswith("enrich")]
+
+    def positions() -> list[dict[str, Any]] | None:
+        """The group's offsets, which the new worker commits a moment after it has written the tally."""
+        consumers = answer(site, 207)[1]["consumers"]
+        return [one for one in consumers if one["group"].endswith("enrich")] or None
+
+    [group] = until(positions, "the offsets of the workers")
     assert group["topic"] == f"{site.prefix}.verdicts.raw"
     site.send(b"no batch")
     site.send(make_batch(257, 3, tally(260, suspicious=suspicious)))
