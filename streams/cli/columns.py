@@ -26,6 +26,11 @@ _OF_ENDS: Final[Mapping[str, Read]] = {
     "src": lambda flow: flow.text("src", ""),
     "dest": lambda flow: flow.text("dest", ""),
 }
+_SHORT: Final[Mapping[str, Read]] = {
+    "namespace": FLOW_FIELDS["subject.namespace"],
+    "workload": FLOW_FIELDS["subject.name"],
+}
+"""Of the subject, whose policy decided."""
 NUMBERS: Final = frozenset({"count", "port"})
 """Fields that JSON has as numbers."""
 
@@ -38,7 +43,7 @@ def read_columns(option: str, text: str, *, counted: bool = False) -> Mapping[st
     """Return the columns that a list of names, with commas between them, means. Raises :class:`ColumnError`.
 
     ``counted``: records are counted by them."""
-    known = {**({} if counted else _OF_RECORDS), **_OF_TIMES, **_OF_ENDS, **FLOW_FIELDS}
+    known = {**({} if counted else _OF_RECORDS), **_OF_TIMES, **_SHORT, **_OF_ENDS, **FLOW_FIELDS}
     found: dict[str, Read] = {}
     for name in (one.strip() for one in text.split(",")):
         read = known.get(name) or (flow_field(name) if ".labels." in name else None)

@@ -14,6 +14,7 @@ from streams.cli.terminal import INTERRUPTED
 
 _MODULES: Final = {
     "observe": "observe_command",
+    "top": "top_command",
     "explain": "explain_command",
     "routes": "routes",
     "alerts": "alerts",

@@ -116,7 +116,7 @@ def _read_request(options: dict[str, Any], now: datetime) -> _Request:
     names = ("output", "fields", "by", "since", "until", "late", "last", "following")
     output, fields, by, since, until, late, last, following = (options.pop(name) for name in names)
     if by and following:
-        raise ValueError("--by counts what was, and -f shows what comes: use one of them")
+        raise ValueError("--by counts what was; weir top --by counts what comes")
     if by and fields:
         raise ValueError("--by and --fields cannot be used together: --by shows its own fields")
     if (fields or by) and output not in {"table", "json"}:

@@ -55,7 +55,7 @@ def test_the_table_of_exit_codes_has_every_command() -> None:
 @pytest.mark.parametrize(
     "arguments",
     [
-        ("observe",), ("observe", "-f"), ("observe", "--since", "1h"), ("status",), ("dead", "list"),
+        ("observe",), ("observe", "-f"), ("observe", "--since", "1h"), ("top",), ("status",), ("dead", "list"),
         ("dead", "show", "0/0"),
         ("dead", "redrive", "--dry-run"), ("alerts", "test", "--kafka"), ("routes", "groups", "ROUTES"),
     ],

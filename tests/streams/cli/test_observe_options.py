@@ -94,7 +94,7 @@ def test_the_help_shows_not_once_and_no_hidden_option() -> None:
         (["--since", "5m", "--until", "10m"], "is not after --since"),
         (["--since", "10m", "--until", "5m", "-f"], "what comes has no end"),
         (["--since", "10m", "--until", "5m", "--late", "x"], "is not a duration"),
-        (["--by", "src", "-f"], "use one of them"),
+        (["--by", "src", "-f"], "weir top --by"),
         (["--by", "src", "--fields", "src"], "cannot be used together"),
         (["--by", "src", "-o", "wide"], "use it with -o table or -o json"),
         (["--by", "scr"], "did you mean src?"),
