@@ -19,24 +19,19 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from typing import Any, Final, NamedTuple
 
-import msgspec
-
 from enrich.history.moments import moment
-from enrich.history.profile import number_of
-from enrich.history.versions import FOREVER_NS, TIERED, Gap, State, Track, Version, policy_key, version_of
+from enrich.history.versions import FOREVER_NS, TIERED, Gap, Track, Version, policy_key, version_of
 from enrich.model import Name, Namespace, NetworkPolicy, Node
 from enrich.policy.matching import PolicyView
-from enrich.wire.journal import JournalEntry, Profile
+from enrich.wire.journal import GAP, PROFILE, REPEAT_NS, JournalEntry, JournalError, Profile, number_of, state_of
+from enrich.wire.journal_objects import Journaled
 
-GAP: Final = "Gap"
-REPEAT_NS: Final = 30 * 86_400 * 1_000_000_000
 _NETWORK_POLICY: Final = NetworkPolicy.__name__
 _NAMESPACE: Final = Namespace.__name__
 _NODE: Final = Node.__name__
 _TIERS: Final = "tiers"
 _MAX_VIEWS: Final = 20_000
 """Views that are kept ready."""
-_decode_profile = msgspec.json.Decoder(Profile).decode
 
 
 class Scope(NamedTuple):
@@ -90,7 +85,7 @@ class Timeline:
         if entry.kind == GAP:
             since = min(entry.since_ns, at)
             self._gaps.append(Gap(since, at, f"nobody wrote the journal from {moment(since)} to {moment(at)}"))
-        elif entry.kind == Profile.__name__:
+        elif entry.kind == PROFILE:
             self._add_profile(entry)
         elif (version := version_of(entry, entry.since_ns or at)) is not None:
             self._tracks[_group(entry.kind, entry.namespace, entry.name)].add(version)
@@ -98,10 +93,10 @@ class Timeline:
     def _add_profile(self, entry: JournalEntry) -> None:
         """Add a profile unless it cannot be read, or its number is another's. A pair of it then has an unknown end."""
         try:
-            profile = _decode_profile(entry.object)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            profile = state_of(entry)
+        except JournalError:
             return
-        if number_of(profile) == entry.name:
+        if isinstance(profile, Profile) and number_of(profile) == entry.name:
             self.profiles[entry.name] = profile
 
     # --- what is known
@@ -128,7 +123,7 @@ class Timeline:
 
     def view_at(self, at_ns: int) -> PolicyView:
         """Return the whole state as of a time, without pods. Ask :meth:`unknown` whether it is known."""
-        found: dict[str, dict[Name, State]] = defaultdict(dict)
+        found: dict[str, dict[Name, Journaled]] = defaultdict(dict)
         for (group, _), track in self._tracks.items():
             found[group].update(track.at(at_ns))
         return _view(found[_NAMESPACE], found[_NODE], found[_NETWORK_POLICY], found[_TIERS])

@@ -7,21 +7,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-import msgspec
-
 from enrich.history.moments import moment
-from enrich.model import TIERED_KINDS, ClusterNetworkPolicy, Name, Namespace, NetworkPolicy, Node, Service
-from enrich.network_logging import NetworkLogging
-from enrich.wire.journal import JournalEntry
+from enrich.model import TIERED_KINDS, ClusterNetworkPolicy, Name
+from enrich.wire.journal import JournalEntry, JournalError, Profile, state_of
+from enrich.wire.journal_objects import JOURNALED, Journaled
 
 FOREVER_NS: Final = (1 << 62) - 1
 """Later than any time that an entry can have."""
 TIERED: Final = frozenset(kind.__name__ for kind in TIERED_KINDS)
-State = NetworkPolicy | ClusterNetworkPolicy | Namespace | Node | Service | NetworkLogging
-_KINDS: Final = (NetworkPolicy, *TIERED_KINDS, Namespace, Node, Service, NetworkLogging)
-_DECODERS: Final[dict[str, msgspec.json.Decoder[State]]] = {
-    kind.__name__: msgspec.json.Decoder(kind) for kind in _KINDS
-}
 _MAX_STATES: Final = 1_024
 """States of one track that are kept ready."""
 
@@ -34,7 +27,7 @@ class Version:
     namespace: str
     name: str
     seen_ns: int
-    state: State | None
+    state: Journaled | None
     """None: the object does not exist from here on, or this version cannot be read."""
     readable: bool = True
     changed_by: str = ""
@@ -73,16 +66,15 @@ def policy_key(kind: str, namespace: str, name: str) -> Name:
 
 def version_of(entry: JournalEntry, seen_ns: int) -> Version | None:
     """Return what an entry says of an object, seen at ``seen_ns``; None for a kind that is not known here."""
-    decoder = _DECODERS.get(entry.kind)
-    if decoder is None:
+    if entry.kind not in JOURNALED:
         return None
-    state: State | None = None
-    readable = True
-    if not entry.gone:
-        try:
-            state = decoder.decode(entry.object)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            readable = False
+    state, readable = None, True
+    try:
+        state = state_of(entry)
+    except JournalError:
+        readable = False
+    if isinstance(state, Profile):
+        return None
     return Version(
         entry.kind, entry.namespace, entry.name, seen_ns, state, readable,
         entry.changed_by, entry.resource_version, entry.generation,
@@ -98,7 +90,7 @@ class Track:
         self.gaps: list[Gap] = []
         """While the newest version of an object cannot be read."""
         self._versions: dict[Name, list[Version]] = {}
-        self._states: dict[int, dict[Name, State]] = {}
+        self._states: dict[int, dict[Name, Journaled]] = {}
 
     def add(self, version: Version) -> None:
         """Add a version that is not older than any other of its object, unless it is only repeated."""
@@ -120,7 +112,7 @@ class Track:
         """Return the number of the state as of a time; equal numbers mean the same state."""
         return bisect_right(self.times, at_ns)
 
-    def at(self, at_ns: int) -> dict[Name, State]:
+    def at(self, at_ns: int) -> dict[Name, Journaled]:
         """Return the objects as of a time."""
         index = self.index(at_ns)
         found = self._states.get(index)
@@ -139,7 +131,7 @@ class Track:
         for versions in self._versions.values():
             yield from versions
 
-    def _objects(self, at_ns: int) -> Iterator[tuple[Name, State]]:
+    def _objects(self, at_ns: int) -> Iterator[tuple[Name, Journaled]]:
         for key, versions in self._versions.items():
             index = bisect_right(versions, at_ns, key=lambda version: version.seen_ns)
             state = versions[index - 1].state if index else None

@@ -9,7 +9,7 @@ import msgspec
 from enrich.history.profile import number_of
 from enrich.model import Namespace, NetworkPolicy, Node
 from enrich.parse.objects import parse
-from enrich.wire.journal import JournalEntry, Profile
+from enrich.wire.journal import JournalEntry, Profile, raw_state
 
 CLUSTER = "c1"
 SECOND_NS = 1_000_000_000
@@ -39,7 +39,7 @@ def entry(made: Any, seconds: float, by: str = "kubectl", version: str = "", **r
         namespace, name = getattr(made, "namespace", ""), made.name
     return JournalEntry(
         cluster=CLUSTER, kind=kind, namespace=namespace, name=name, uid=uid, resource_version=version or str(seconds),
-        seen_ns=at(seconds), object=msgspec.Raw(msgspec.json.encode(made)), changed_by=by, **rest,
+        seen_ns=at(seconds), object=raw_state(made), changed_by=by, **rest,
     )  # fmt: skip
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import msgspec
 
-from enrich.history.timeline import REPEAT_NS, Scope, Timeline
+from enrich.history.timeline import Scope, Timeline
 from enrich.model import Name
-from enrich.wire.journal import JournalEntry, Profile
+from enrich.wire.journal import REPEAT_NS, JournalEntry, Profile
 from tests.enrich.history.journals import CLUSTER, at, begin, entry, gap, gone, namespace, node, policy
 
 DENY = policy("deny", {"podSelector": {}})
