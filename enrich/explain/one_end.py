@@ -53,13 +53,14 @@ def end_decisions(view: PolicyView, connection: Connection) -> tuple[EndDecision
     protocol_and_port = (connection.protocol, connection.port)
     found = []
     if source.pod is not None:
-        found.append(_end_decision(view, Traffic(source.pod, Direction.EGRESS, destination, *protocol_and_port)))
+        found.append(end_decision(view, Traffic(source.pod, Direction.EGRESS, destination, *protocol_and_port)))
     if destination.pod is not None:
-        found.append(_end_decision(view, Traffic(destination.pod, Direction.INGRESS, source, *protocol_and_port)))
+        found.append(end_decision(view, Traffic(destination.pod, Direction.INGRESS, source, *protocol_and_port)))
     return tuple(found)
 
 
-def _end_decision(view: PolicyView, traffic: Traffic) -> EndDecision:
+def end_decision(view: PolicyView, traffic: Traffic) -> EndDecision:
+    """Return the decision of the policies of one end, with an account of each."""
     decision = _decide(view, traffic)
     audited = decision.verdict is Verdict.AUDIT
     from_own_node = decision.reason is Reason.NODE and traffic.direction is Direction.INGRESS

@@ -19,6 +19,7 @@ from enrich.wire.pair import PairKey
 from enrich.wire.references import PolicyRef
 
 CANNOT_SAY: Final = "cannot say"
+ALLOW: Final = Verdict.ALLOW.name.lower()
 DENY: Final = Verdict.DENY.name.lower()
 JUDGED: Final = frozenset(("no_policy", "policy", "default_deny", "explicit_deny", "node", "self"))
 """The reasons that policies give. A verdict with another one was decided by something else."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -70,11 +70,39 @@ def read_folder(folder: Path) -> list[Object]:
     if not folder.is_dir():
         # This must not count as an empty cluster, which has no policies and is open.
         raise ManifestError([f"{folder} is not a folder"])
+    return _read([(file, file.relative_to(folder)) for file in manifest_files(folder)])
+
+
+def read_files(files: Iterable[Path], kinds: Collection[str]) -> list[Object]:
+    """Read every object of some files, and of all files below some folders; each is to be of one of the kinds.
+
+    Raises :class:`ManifestError` with every mistake."""
+    found: list[tuple[Path, Path]] = []
+    problems = []
+    for file in files:
+        below = manifest_files(file) if file.is_dir() else [file]
+        found += [(one, one) for one in below]
+        if not below:
+            problems.append(f"{file}: has no file that ends in {', '.join(_SUFFIXES)}")
+    if problems:
+        raise ManifestError(problems)
+    return _read(found, kinds)
+
+
+def _read(files: Iterable[tuple[Path, Path]], kinds: Collection[str] = ()) -> list[Object]:
+    """Read every object of some files, each with the name that it has in messages. ``kinds``: only these may be there.
+
+    Raises :class:`ManifestError`."""
     objects: dict[tuple[type, Name], tuple[Object, _Document, str]] = {}
     problems: list[str] = []
-    for file in manifest_files(folder):
-        for document in _documents(file, file.relative_to(folder), problems):
+    for file, name in files:
+        for document in _documents(file, name, problems):
             for item, content in _objects(document, "", document.content, problems):
+                kind = content.get("kind") if isinstance(content, dict) else None
+                if kinds and isinstance(kind, str) and kind not in kinds:
+                    where = document.at("kind", item)
+                    problems.append(f"{where}: kind: is {kind}, but only {', '.join(sorted(kinds))} can be read here")
+                    continue
                 made, mistakes = read_manifest(content)
                 for mistake in mistakes:
                     problems.append(f"{document.at(mistake.field, item)}: {mistake}")
