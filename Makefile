@@ -1,6 +1,6 @@
 # Each target has its help text behind `##`; `make` without a target lists them.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo image cluster cluster-down e2e test attack test-cluster lint unit first-packets hunt chaos custody bench conformance bench-policy bench-watch docs clean
+.PHONY: help setup demo image cluster cluster-down e2e test attack test-cluster lint unit first-packets hunt chaos custody bench conformance bench-policy bench-watch bench-history docs clean
 PY := .venv/bin/python
 
 help: ## list the targets
@@ -63,6 +63,9 @@ bench: setup ## measure nanoseconds per packet, verdicts per second to Kafka and
 
 bench-watch: setup ## measure the watch at 1,000 to 100,000 pods, beside the official client's informer
 	@$(PY) -m tests.bench_watch
+
+bench-history: setup ## measure what answers about the past cost: backtests of 1 M and 10 M connections; JSON=file
+	@$(PY) -m tests.bench_history $(if $(JSON),--json $(JSON))
 
 conformance: setup ## run the policy cases with real packets; DIR=folder FAMILY=4|6 (default: both) MODE=wire|run ONLY=glob
 	@$(PY) -m tests.conformance --mode $(or $(MODE),wire) $(if $(FAMILY),--family $(FAMILY)) \

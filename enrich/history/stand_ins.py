@@ -17,30 +17,26 @@ from __future__ import annotations
 
 import ipaddress
 import itertools
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
 import msgspec
 
-from enrich.history.profile import LEFT_OUT, is_left_out
+from enrich.history.distinctions import Distinctions, Network, stretches
+from enrich.history.profile import LEFT_OUT
 from enrich.model import (
-    ClusterNetworkPolicy,
-    ClusterRule,
-    IPBlock,
     Name,
     NamedPort,
     NetworkPolicy,
     Node,
     Pod,
     Protocol,
-    Rule,
 )
 from enrich.policy.matching import Direction, Endpoint, PolicyView
 from enrich.wire.journal import Profile
 from enrich.wire.pair import PairEnd, PairKey
 
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 EVERYWHERE: Final[tuple[Network, ...]] = (ipaddress.ip_network("0.0.0.0/0"), ipaddress.ip_network("::/0"))
 MAX_CASES: Final = 512
 """More cases than this of one pair are not looked at."""
@@ -102,7 +98,7 @@ class CaseMaker:
     def __init__(self, known: Known, views: Sequence[PolicyView]) -> None:
         self._known = known
         self._views = views
-        self._distinctions: dict[str, _Distinctions] = {}
+        self._distinctions: dict[str, Distinctions] = {}
 
     def cases_of(self, key: PairKey) -> Cases:
         """Return the cases of a pair that any of the views can tell apart. Raises :class:`UnsayableError`."""
@@ -129,60 +125,11 @@ class CaseMaker:
         direction = Direction.INGRESS if key.direction == "ingress" else Direction.EGRESS
         return Cases(direction, protocol, port, tuple(made), dimensions)
 
-    def _distinctions_in(self, namespace: str) -> _Distinctions:
+    def _distinctions_in(self, namespace: str) -> Distinctions:
         found = self._distinctions.get(namespace)
         if found is None:
-            found = self._distinctions[namespace] = _Distinctions.of(self._views, namespace, self._known.left_out)
+            found = self._distinctions[namespace] = Distinctions.of(self._views, namespace, self._known.left_out)
         return found
-
-
-# --- what the policies tell apart
-
-
-@dataclass(frozen=True, slots=True)
-class _Distinctions:
-    """What the policies in question ask for, of what a pair does not have."""
-
-    blocks: tuple[Network, ...]
-    """All blocks and their exceptions."""
-    labels: Mapping[str, tuple[str, ...]]
-    """Labels that profiles leave out and that a selector of pods asks for, with the values that it names."""
-    nodes: bool
-    """Whether a rule selects nodes by their labels."""
-
-    @classmethod
-    def of(cls, views: Sequence[PolicyView], namespace: str, left_out: Collection[str]) -> _Distinctions:
-        """Collect from all policies that may select a pod of the namespace."""
-        blocks: dict[Network, None] = {}
-        labels: dict[str, dict[str, None]] = {}
-        nodes = False
-        for policy in itertools.chain.from_iterable(_policies(view, namespace) for view in views):
-            peers = [peer for rule in _rules(policy) for peer in rule.peers]
-            blocks.update((net, None) for peer in peers if peer.ip_block for net in _networks(peer.ip_block))
-            nodes = nodes or any(peer.nodes is not None for peer in peers)
-            for selector in (policy.pods, *(peer.pods for peer in peers if peer.pods)):
-                for one in selector.requirements:
-                    if is_left_out(one.key, left_out):
-                        labels.setdefault(one.key, {}).update(dict.fromkeys(one.values))
-        return cls(tuple(blocks), {key: tuple(values) for key, values in labels.items()}, nodes)
-
-    @property
-    def label_text(self) -> str:
-        return f": {', '.join(sorted(self.labels))}" if self.labels else ""
-
-
-def _policies(view: PolicyView, namespace: str) -> Iterator[NetworkPolicy | ClusterNetworkPolicy]:
-    yield from view.cluster_policies.values()
-    yield from (policy for policy in view.policies.values() if policy.namespace == namespace)
-
-
-def _rules(policy: NetworkPolicy | ClusterNetworkPolicy) -> Iterator[Rule | ClusterRule]:
-    yield from policy.ingress or ()
-    yield from policy.egress or ()
-
-
-def _networks(block: IPBlock) -> Iterator[Network]:
-    yield from map(ipaddress.ip_network, (block.cidr, *block.excepts))
 
 
 # --- ends
@@ -235,7 +182,7 @@ def stand_in(profile: Profile, number: str) -> Pod:
 
 
 def _peers(
-    known: Known, key: PairKey, views: Sequence[PolicyView], distinctions: _Distinctions
+    known: Known, key: PairKey, views: Sequence[PolicyView], distinctions: Distinctions
 ) -> tuple[list[Endpoint], str]:
     """Return the ends that the peer may be, and in what they differ."""
     end = key.peer
@@ -249,31 +196,16 @@ def _peers(
         profile = _profile(known, end)
         if profile.host_network:
             raise UnsayableError("the peer is a pod of its node's network, and the node is not known")
-        ips = _stretches(known.pod_ranges, distinctions.blocks) if distinctions.blocks else [_NO_ADDRESS]
+        ips = stretches(known.pod_ranges, distinctions.blocks) if distinctions.blocks else [_NO_ADDRESS]
         pods = _pods(profile, end.profile, distinctions.labels)
         text = "the peer's address, because a policy has blocks of addresses among those of pods"
         if len(pods) > 1:
             text = f"the peer's labels that profiles leave out{distinctions.label_text}"
         return [Endpoint(ip, pod) for pod in pods for ip in ips], text
     if end.block:
-        ips = _stretches((ipaddress.ip_network(end.block),), distinctions.blocks)
+        ips = stretches((ipaddress.ip_network(end.block),), distinctions.blocks)
         return [Endpoint(ip) for ip in ips], f"which address of {end.block} it was"
     raise UnsayableError("the peer's address is not known")
-
-
-def _stretches(ranges: Iterable[Network], blocks: Iterable[Network]) -> list[str]:
-    """Return an address of each stretch of the ranges that the blocks tell apart: where a range or a block begins, and
-    behind the end of a block."""
-    found: dict[str, None] = {}
-    for one in ranges:
-        starts = {int(one.network_address)}
-        for block in blocks:
-            if block.version == one.version:
-                starts |= {int(block.network_address), int(block.broadcast_address) + 1}
-        make = type(one.network_address)
-        inside = (at for at in sorted(starts) if int(one.network_address) <= at <= int(one.broadcast_address))
-        found.update((str(make(at)), None) for at in inside)
-    return list(found)
 
 
 # --- the own node
@@ -286,7 +218,7 @@ def _node(views: Sequence[PolicyView], name: str) -> Node:
     return found
 
 
-def _own_nodes(key: PairKey, views: Sequence[PolicyView], distinctions: _Distinctions) -> list[Node | None]:
+def _own_nodes(key: PairKey, views: Sequence[PolicyView], distinctions: Distinctions) -> list[Node | None]:
     """Return the subject's node if the peer is it, None if it is not, and both where either may be.
 
     A verdict mostly shows it: a pod's own node always reaches it, with the reason ``node``, and no NetworkPolicy

@@ -1,4 +1,4 @@
-"""Ends a command that Kafka refuses: says why, as ``/readyz`` of the services does, and exits with 1."""
+"""Says why Kafka refuses a command, as ``/readyz`` of the services does, and ends it with 1."""
 
 from __future__ import annotations
 
@@ -21,8 +21,13 @@ def needs_to_read(*topics: str) -> Needs:
 
 def end(error: ReadError, connection: Mapping[str, str], needs: Needs) -> NoReturn:
     """Say why Kafka cannot be read or written, each cause on a line of its own, and exit."""
+    say_why(error, connection, needs)
+    sys.exit(Exit.UNEXPECTED)
+
+
+def say_why(error: ReadError, connection: Mapping[str, str], needs: Needs) -> None:
+    """Say why Kafka cannot be read or written, each cause on a line of its own."""
     click.echo(f"weir: {error}", err=True)
     for cause in () if isinstance(error, NoTopicError) else causes(connection, needs):
         if cause.text not in str(error):
             click.echo(f"weir: {cause.text}", err=True)
-    sys.exit(Exit.UNEXPECTED)

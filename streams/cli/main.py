@@ -16,6 +16,7 @@ _MODULES: Final = {
     "observe": "observe_command",
     "top": "top_command",
     "explain": "explain_command",
+    "backtest": "backtest_command",
     "routes": "routes",
     "alerts": "alerts",
     "dead": "dead_command",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import msgspec
@@ -13,7 +14,8 @@ from enrich.wire.journal import JournalEntry, Profile, raw_state
 
 CLUSTER = "c1"
 SECOND_NS = 1_000_000_000
-START_NS = 1_790_000_000 * SECOND_NS
+START_NS = (time.time_ns() // (3600 * SECOND_NS) - 5) * 3600 * SECOND_NS
+"""Five hours ago, at the full hour: inside the windows that commands read by default."""
 
 
 def at(seconds: float) -> int:

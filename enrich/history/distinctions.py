@@ -1,0 +1,76 @@
+"""What some policies tell apart of the things that a pair does not keep: addresses, left-out labels, nodes."""
+
+from __future__ import annotations
+
+import ipaddress
+import itertools
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from enrich.history.profile import is_left_out
+from enrich.model import ClusterNetworkPolicy, ClusterRule, IPBlock, NetworkPolicy, Rule
+from enrich.policy.matching import PolicyView
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+@dataclass(frozen=True, slots=True)
+class Distinctions:
+    """What the policies in question ask for, of what a pair does not have."""
+
+    blocks: tuple[Network, ...]
+    """All blocks and their exceptions."""
+    labels: Mapping[str, tuple[str, ...]]
+    """Labels that profiles leave out and that a selector of pods asks for, with the values that it names."""
+    nodes: bool
+    """Whether a rule selects nodes by their labels."""
+
+    @classmethod
+    def of(cls, views: Sequence[PolicyView], namespace: str, left_out: Collection[str]) -> Distinctions:
+        """Collect from all policies that may select a pod of the namespace."""
+        blocks: dict[Network, None] = {}
+        labels: dict[str, dict[str, None]] = {}
+        nodes = False
+        for policy in itertools.chain.from_iterable(_policies(view, namespace) for view in views):
+            peers = [peer for rule in _rules(policy) for peer in rule.peers]
+            blocks.update((net, None) for peer in peers if peer.ip_block for net in _networks(peer.ip_block))
+            nodes = nodes or any(peer.nodes is not None for peer in peers)
+            for selector in (policy.pods, *(peer.pods for peer in peers if peer.pods)):
+                for one in selector.requirements:
+                    if is_left_out(one.key, left_out):
+                        labels.setdefault(one.key, {}).update(dict.fromkeys(one.values))
+        return cls(tuple(blocks), {key: tuple(values) for key, values in labels.items()}, nodes)
+
+    @property
+    def label_text(self) -> str:
+        """The labels as the end of a text."""
+        return f": {', '.join(sorted(self.labels))}" if self.labels else ""
+
+
+def _policies(view: PolicyView, namespace: str) -> Iterator[NetworkPolicy | ClusterNetworkPolicy]:
+    yield from view.cluster_policies.values()
+    yield from (policy for policy in view.policies.values() if policy.namespace == namespace)
+
+
+def _rules(policy: NetworkPolicy | ClusterNetworkPolicy) -> Iterator[Rule | ClusterRule]:
+    yield from policy.ingress or ()
+    yield from policy.egress or ()
+
+
+def _networks(block: IPBlock) -> Iterator[Network]:
+    yield from map(ipaddress.ip_network, (block.cidr, *block.excepts))
+
+
+def stretches(ranges: Iterable[Network], blocks: Iterable[Network]) -> list[str]:
+    """Return an address of each stretch of the ranges that the blocks tell apart: where a range or a block begins, and
+    behind the end of a block."""
+    found: dict[str, None] = {}
+    for one in ranges:
+        starts = {int(one.network_address)}
+        for block in blocks:
+            if block.version == one.version:
+                starts |= {int(block.network_address), int(block.broadcast_address) + 1}
+        make = type(one.network_address)
+        inside = (at for at in sorted(starts) if int(one.network_address) <= at <= int(one.broadcast_address))
+        found.update((str(make(at)), None) for at in inside)
+    return list(found)

@@ -1,0 +1,115 @@
+"""Loads the past of a cluster for commands: its journal as a timeline, and what else judging needs."""
+
+from __future__ import annotations
+
+import ipaddress
+import time
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from enrich.history.distinctions import Network
+from enrich.history.stand_ins import EVERYWHERE, Known
+from enrich.history.timeline import Timeline
+from enrich.history.versions import FOREVER_NS
+from enrich.wire.address_interval import AddressIntervalError, decode_interval_key
+from enrich.wire.journal import JournalEntry
+from enrich.wire.topics import Topics
+from streams.journal.reading import read_journal
+from streams.kafka.connection import Connection, ReadError
+from streams.kafka.reading import TopicReader, read_committed
+from streams.kafka.records import Record
+
+SILENCE_NS: Final = 700 * 1_000_000_000
+"""A writer of the journal says every five minutes that it is complete. After a longer silence it is not."""
+
+
+@dataclass(slots=True)
+class Past:
+    """What is known of the past of one cluster."""
+
+    timeline: Timeline
+    known: Known
+    notes: list[str] = field(default_factory=list)
+    """What a reader of the answer must know."""
+
+
+def load_past(
+    connection: Connection,
+    topics: Topics,
+    cluster: str,
+    since_ns: int,
+    left_out: Collection[str],
+    pod_cidrs: Sequence[Network] = (),
+) -> Past:
+    """Read the journal, early enough for the state as of ``since_ns``.
+
+    ``pod_cidrs``: where the addresses of pods are; empty: where the nodes say so, if no pod proves them wrong. Raises
+    ReadError."""
+    bad: list[str] = []
+
+    def on_bad(_record: Record, why: str) -> None:
+        bad.append(why)
+
+    entries = list(read_journal(connection, topics, cluster, since_ns, on_bad))
+    if not entries:
+        raise ReadError(
+            f"{topics.journal.name} has nothing{f' of cluster {cluster}' if cluster else ''}: is the role journal of "
+            "weir-streams running?"
+        )
+    made = timeline_of(entries, time.time_ns())
+    notes = [f"{len(bad)} records of the journal cannot be read: {bad[0]}"] if bad else []
+    ranges, note = (tuple(pod_cidrs), "") if pod_cidrs else _pod_ranges(connection, topics.endpoints.name, made)
+    return Past(made, Known(made.profiles, ranges, left_out), notes + ([note] if note else []))
+
+
+def timeline_of(entries: Sequence[JournalEntry], now_ns: int) -> Timeline:
+    """Return the timeline of entries of one cluster. It ends where they end, if nobody seems to write any more."""
+    last = max(entry.seen_ns for entry in entries)
+    return Timeline(entries[-1].cluster, entries, last if now_ns - last > SILENCE_NS else FOREVER_NS)
+
+
+def _pod_ranges(connection: Connection, topic: str, timeline: Timeline) -> tuple[tuple[Network, ...], str]:
+    """Return where the addresses of pods are, and a note if that is not known.
+
+    A network plugin need not keep to ``spec.podCIDRs``. So they are believed only if all addresses that pods are known
+    to have are within them."""
+    cidrs = ranges_of(timeline)
+    if not cidrs:
+        return EVERYWHERE, "the nodes do not say where the addresses of pods are (spec.podCIDRs); --pod-cidr can"
+    try:
+        outside = next((ip for ip in _addresses(connection, topic, timeline.cluster) if not _within(ip, cidrs)), "")
+    except ReadError as error:
+        return EVERYWHERE, f"where the addresses of pods are is not known: {error}; --pod-cidr can say it"
+    if outside:
+        return EVERYWHERE, f"a pod has the address {outside}, outside spec.podCIDRs of the nodes; use --pod-cidr"
+    return cidrs, ""
+
+
+def ranges_of(timeline: Timeline) -> tuple[Network, ...]:
+    """Return the ranges of pods' addresses that the nodes have; none if one of them says nothing."""
+    nodes = timeline.all_nodes()
+    if not all(node.pod_cidrs for node in nodes):
+        return ()
+    return tuple(dict.fromkeys(ipaddress.ip_network(cidr) for node in nodes for cidr in node.pod_cidrs))
+
+
+def _within(ip: str, ranges: Sequence[Network]) -> bool:
+    address = ipaddress.ip_address(ip)
+    return any(address in one for one in ranges)
+
+
+def _addresses(connection: Connection, topic: str, cluster: str) -> Iterator[str]:
+    """Yield the addresses that pods of the cluster have or had lately."""
+    reader = TopicReader(connection, topic)
+    try:
+        partitions = list(reader.bounds())
+    finally:
+        reader.close()
+    for record in read_committed(connection, topic, partitions):
+        try:
+            key = decode_interval_key(record.key or b"")
+        except AddressIntervalError:
+            continue
+        if key.cluster == cluster and record.value:
+            yield key.ip

@@ -1,0 +1,1 @@
+"""What answers about the past cost: ``make bench-history``."""

@@ -1,0 +1,36 @@
+"""Measures what answers about the past cost: a table, and JSON with ``--json FILE``.
+
+A module of this folder with a function ``rows`` that yields :class:`tests.bench_history.row.Row` is measured, if it is
+in ``_MODULES``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from tests.bench_history import backtests
+from tests.bench_history.row import Row
+
+_MODULES: tuple[Callable[[], Iterator[Row]], ...] = (backtests.rows,)
+
+
+def main() -> None:
+    """Measure, print, and write JSON if that is asked for."""
+    parser = argparse.ArgumentParser(prog="make bench-history")
+    parser.add_argument("--json", type=Path, default=None)
+    chosen = parser.parse_args()
+    found = []
+    for rows in _MODULES:
+        for row in rows():
+            found.append(row)
+            rate = row.number / row.seconds if row.seconds else 0.0
+            print(f"{row.name:48} {row.seconds:9.2f} s {rate:14,.0f} a second   {row.about}", flush=True)
+    if chosen.json is not None:
+        chosen.json.write_text(json.dumps([row._asdict() for row in found], indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

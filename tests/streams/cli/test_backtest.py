@@ -1,0 +1,112 @@
+"""The change that a backtest reads from files and options: each mistake is named, and nothing is half read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from enrich.history.change import Change
+from enrich.model import ClusterNetworkPolicy
+from enrich.wire.pair import PairEnd
+from streams.cli.backtest import ChangeError, end_text, read_change
+from streams.cli.main import command
+from tests.streams.cli.patience import give_up_after
+
+POLICY = """
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: db, namespace: shop}
+spec: {podSelector: {}}
+"""
+GUARD = """
+---
+apiVersion: policy.networking.k8s.io/v1alpha2
+kind: ClusterNetworkPolicy
+metadata: {name: guard}
+spec: {tier: Admin, priority: 1, subject: {namespaces: {}}}
+"""
+
+
+def _run(*arguments: object) -> Result:
+    return CliRunner().invoke(command, ["backtest", *map(str, arguments)], env={"WEIR_KAFKA": "127.0.0.1:1"})
+
+
+def test_files_and_folders_are_read_with_every_kind_of_policy(tmp_path: Path) -> None:
+    (tmp_path / "db.yaml").write_text(POLICY + GUARD)
+    for given in (tmp_path, tmp_path / "db.yaml"):
+        made = read_change([given], ["NetworkPolicy/shop/web", "AdminNetworkPolicy/old"], replace_all=False)
+        assert sorted(one.name for one in made.policies) == ["db", "guard"]
+        assert isinstance(made.policies[1], ClusterNetworkPolicy)
+        assert made.deleted == {("NetworkPolicy", "shop", "web"), ("AdminNetworkPolicy", "", "old")}
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (POLICY.replace("podSelector", "podSelektor"), "document 1 (line 5): spec.podSelektor: there is no such field"),
+        (
+            POLICY.replace("/v1", "/v2"),
+            "document 1 (line 2): apiVersion: NetworkPolicy must be networking.k8s.io/v1, is",
+        ),
+        ("kind: Namespace\napiVersion: v1\nmetadata: {name: a}\n", "document 1 (line 1): kind: is Namespace, but only"),
+        (POLICY + "---\n" + POLICY, "document 2 (line 8): NetworkPolicy shop/db is also in"),
+        ("{", "is not valid YAML"),
+        ("", "is empty"),
+        ("[]", "document 1 (line 1): must be an object"),
+    ],
+)
+def test_a_file_that_the_api_would_refuse_is_named_with_document_and_field(
+    tmp_path: Path, content: str, expected: str
+) -> None:
+    file = tmp_path / "bad.yaml"
+    file.write_text(content)
+    done = _run(file)
+    assert done.exit_code == 2
+    assert f"weir: {file}" in done.stderr
+    assert expected in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("deleted", "expected"),
+    [
+        ("NetworkPolicy/db", "write NetworkPolicy/NAMESPACE/NAME"),
+        ("ClusterNetworkPolicy/a/b", "write ClusterNetworkPolicy/NAME"),
+        ("NetworkPolcy/a/b", "did you mean NetworkPolicy?"),
+        ("NetworkPolicy/shop/db", "is both in a file and in --delete"),
+    ],
+)
+def test_a_policy_to_delete_is_named_in_full(tmp_path: Path, deleted: str, expected: str) -> None:
+    (tmp_path / "db.yaml").write_text(POLICY)
+    with pytest.raises(ChangeError, match=expected.replace("?", r"\?")):
+        read_change([tmp_path], [deleted], replace_all=False)
+
+
+def test_nothing_to_change_is_a_mistake_and_an_empty_folder_too(tmp_path: Path) -> None:
+    assert "name at least one FILE" in _run().stderr
+    assert "has no file that ends in" in _run(tmp_path).stderr
+    assert Change() != Change(replace_all=True)
+
+
+def test_without_a_broker_nobody_can_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    give_up_after(0.2, 0.2, monkeypatch)
+    (tmp_path / "db.yaml").write_text(POLICY)
+    done = _run(tmp_path)
+    assert done.exit_code == 3
+    assert "127.0.0.1:1" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("end", "text"),
+    [
+        (PairEnd(profile="0" * 16, namespace="a", workload="Deployment/b"), "a/b"),
+        (PairEnd(profile="0" * 16, namespace="a"), "a/(a pod of its own)"),
+        (PairEnd(node="n1"), "node n1"),
+        (PairEnd(block="10.0.0.1/32"), "10.0.0.1"),
+        (PairEnd(block="10.0.0.0/24", coarse=True), "10.0.0.0/24 (coarse)"),
+        (PairEnd(unknown=True), "(not known)"),
+    ],
+)
+def test_ends_are_written_as_people_know_them(end: PairEnd, text: str) -> None:
+    assert end_text(end) == text
