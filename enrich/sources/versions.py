@@ -21,7 +21,8 @@ class Version(NamedTuple):
     resource_version: str = ""
     generation: int = 0
     changed_by: str = ""
-    """The manager of the newest entry of ``metadata.managedFields`` that is not a write of the status."""
+    """The manager of the newest entry of ``metadata.managedFields`` that is not a write of the status. The server notes
+    whole seconds: several managers of the same second are all named, separated by commas."""
 
 
 UNKNOWN: Final = Version()
@@ -73,9 +74,8 @@ def version_of(item: bytes | msgspec.Raw) -> Version:
         meta = _decode(item).metadata
     except (ValueError, RecursionError):
         return UNKNOWN
-    newest, when = "", ""
-    for one in meta.managed_fields or ():
-        # RFC 3339 in UTC, so that the order of texts is that of times. Of equal times the last entry counts.
-        if one.subresource != "status" and (one.time or "") >= when:
-            newest, when = one.manager, one.time or ""
-    return Version(meta.resource_version, max(meta.generation or 0, 0), newest)
+    # RFC 3339 in UTC, so that the order of texts is that of times.
+    spec = [(one.time or "", one.manager) for one in meta.managed_fields or () if one.subresource != "status"]
+    newest = max((when for when, _ in spec), default="")
+    managers = dict.fromkeys(manager for when, manager in spec if when == newest)
+    return Version(meta.resource_version, max(meta.generation or 0, 0), ", ".join(managers))

@@ -32,9 +32,11 @@ def test_the_newest_manager_that_did_not_write_the_status_made_the_version() -> 
     assert found == Version("7", 2, "kubectl-client-side-apply")
 
 
-def test_of_equal_times_the_last_counts_and_without_a_time_it_is_the_oldest() -> None:
+def test_managers_of_the_same_second_are_all_named_and_one_without_a_time_is_the_oldest() -> None:
     same = "2026-11-29T12:00:00Z"
-    assert version_of(item(managed("a", same), managed("b", same), managed("c", None))).changed_by == "b"
+    managers = managed("a", same), managed("b", same), managed("a", same, subresource="scale"), managed("c", None)
+    assert version_of(item(*managers)).changed_by == "a, b"
+    assert version_of(item(managed("c", None))).changed_by == "c"
 
 
 @pytest.mark.parametrize(
