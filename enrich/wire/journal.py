@@ -51,6 +51,8 @@ KINDS: Final = (*JOURNALED, PROFILE)
 DAY_NS: Final = 86_400 * 1_000_000_000
 REPEAT_NS: Final = 30 * DAY_NS
 """After so long the writer writes a state again that has not changed."""
+MAX_STATE_BYTES: Final = 900_000
+"""A broker takes records of 1 MiB by default. etcd takes objects of 1.5 MiB, of which policy needs a part."""
 MAX_MANAGER: Final = 128
 """Characters of the name of a manager, as the API server limits it."""
 _NUMBER_BYTES: Final = 8
@@ -139,6 +141,8 @@ def raw_state(made: Journaled | Profile) -> msgspec.Raw:
             encoded = encode_state(made)
     except (ValueError, RecursionError) as error:
         raise JournalError(str(error)) from error
+    if len(encoded) > MAX_STATE_BYTES:
+        raise JournalError(f"its state has {len(encoded)} bytes, more than {MAX_STATE_BYTES}")
     return msgspec.Raw(encoded)
 
 

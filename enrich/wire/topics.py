@@ -137,6 +137,6 @@ def topics(prefix: str, partitions: int, journal_days: int = JOURNAL_DAYS, pairs
         alert_state=topic("alerts.state", min(partitions, _MAX_ALERT_PARTITIONS), 1, _STATE),
         checkpoints=topic("checkpoints", 1, 1, _CHECKPOINTS),
         # One partition, because the order of versions says what was true when.
-        journal=topic("journal", 1, journal_days + _JOURNAL_REPEATS_DAYS, {"max.message.bytes": LARGE}),
+        journal=topic("journal", 1, journal_days + _JOURNAL_REPEATS_DAYS),
         pairs=topic("pairs", 1, pairs_days, _PAIRS),
     )

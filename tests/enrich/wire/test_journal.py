@@ -152,6 +152,12 @@ def test_a_profile_under_another_number_is_refused() -> None:
         decode_entry(*changed(entry_of(PROFILE), object=msgspec.to_builtins(other)))
 
 
+def test_a_state_that_no_broker_would_take_is_refused() -> None:
+    rule = Rule((Peer(pods=WEB),) * 30_000)
+    with pytest.raises(JournalError, match="more than 900000"):
+        raw_state(NetworkPolicy("shop", "db", "u1", WEB, (rule,)))
+
+
 def test_unknown_kinds_and_deep_values_are_refused() -> None:
     entry = JournalEntry(cluster="c1", kind="Secret", name="x", seen_ns=1, gone=True)
     with pytest.raises(JournalError, match="no kind Secret"):
