@@ -1,0 +1,263 @@
+"""What two sets of policies decide differently, for all connections that there could be.
+
+Nobody can list all connections, but policies tell only a few kinds of them apart. For each class of subjects (pods that
+the same policies select) and each direction, the policies cut the peers into classes (those that the same peers of
+rules match) and the ports into ranges. One connection of each kind is judged by both sets, by the reference.
+
+An example: the new set adds a policy that isolates ``app=db`` and allows ``app=web`` on 5432. The subjects are the pods
+of db, the peers web and all others, the ports 5432/TCP, the TCP ports below and above, and other protocols. From web
+all but 5432/TCP becomes denied, and from all others everything.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import itertools
+from collections import defaultdict
+from collections.abc import Hashable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Final, NamedTuple
+
+from enrich.history.advice.permits import WorkloadKey, workload_of
+from enrich.history.advice.traffic import Network, Question, network
+from enrich.history.advice.usage import rules_of
+from enrich.history.stand_ins import stand_in
+from enrich.model import IPBlock, Name, Pod, Policy, Protocol
+from enrich.policy.decide import decide, isolates, selects
+from enrich.policy.matching import Direction, Endpoint, PolicyView, peer_matches
+from enrich.wire.journal import Profile
+
+MAX_KINDS: Final = 500_000
+"""More kinds of connections than this are not judged."""
+_NO_ADDRESS: Final = "0.0.0.0"  # noqa: S104 - stands for an address that no policy asks for
+_LAST_PORT: Final = 65_535
+_EVERYWHERE: Final = (ipaddress.ip_network("0.0.0.0/0"), ipaddress.ip_network("::/0"))
+
+
+class TooManyKindsError(Exception):
+    """The policies tell too many kinds of connections apart; the message says how many."""
+
+
+class Ports(NamedTuple):
+    """A range of ports that the policies do not tell apart."""
+
+    protocol: int
+    """IANA number; 0: every protocol that policies cannot name."""
+    first: int
+    last: int
+
+
+@dataclass(frozen=True, slots=True)
+class PeerClass:
+    """Peers that the policies do not tell apart."""
+
+    names: tuple[str, ...]
+    """Workloads, nodes, or addresses in words."""
+    signature: Hashable
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """Connections that two sets of policies decide differently."""
+
+    namespace: str
+    workloads: tuple[WorkloadKey, ...]
+    subjects: frozenset[str]
+    """Numbers of the profiles."""
+    direction: Direction
+    becomes: str
+    """allowed or denied."""
+    peers: tuple[PeerClass, ...]
+    ports: tuple[Ports, ...]
+
+
+class Difference:
+    """Compares two sets of policies; see the module. Namespaces and nodes are the same in both views."""
+
+    def __init__(self, old: PolicyView, new: PolicyView, profiles: Mapping[str, Profile]) -> None:
+        self._views = old, new
+        self._profiles = profiles
+        self._subjects: dict[str, tuple[Policy, ...]] = {}
+        self._judged = 0
+        changed = _changed(old, new)
+        for number, profile in profiles.items():
+            policies = [policy for view in self._views for policy in _selecting(view, stand_in(profile, number))]
+            if not profile.host_network and any(_identity(policy) in changed for policy in policies):
+                self._subjects[number] = tuple(dict.fromkeys(policies))
+
+    def changes(self) -> list[Change]:
+        """Return all differences. Raises :class:`TooManyKindsError`."""
+        classes: defaultdict[Hashable, list[str]] = defaultdict(list)
+        for number, policies in self._subjects.items():
+            profile = self._profiles[number]
+            classes[profile.namespace, policies, profile.ports].append(number)
+        found: list[Change] = []
+        for numbers in classes.values():
+            for direction in (Direction.INGRESS, Direction.EGRESS):
+                found.extend(self._changes_of(numbers, direction))
+        return sorted(found, key=lambda one: (one.namespace, one.workloads, one.direction, one.becomes, repr(one)))
+
+    def has(self, change: Change, question: Question) -> bool:
+        """Return whether a connection is one of those that a change is about."""
+        if question.subject not in change.subjects or question.direction is not change.direction:
+            return False
+        protocol = question.protocol if question.protocol in Protocol._value2member_map_ else 0
+        port = question.port if protocol else 0
+        if not any(one.protocol == protocol and one.first <= port <= one.last for one in change.ports):
+            return False
+        kinds = _Kinds(self._views[0], self._profiles, self._subjects[question.subject], change.direction)
+        signatures = {kinds.signature(end) for end in self._ends(question)}
+        return bool(signatures & {peer.signature for peer in change.peers})
+
+    def _ends(self, question: Question) -> Iterator[Endpoint]:
+        peer = question.peer
+        if peer.profile:
+            if peer.profile in self._profiles:
+                yield Endpoint(_NO_ADDRESS, stand_in(self._profiles[peer.profile], peer.profile))
+        elif peer.node:
+            node = self._views[0].nodes.get(Name("", peer.node))
+            yield from (Endpoint(ip) for ip in (node.ips if node else ()))
+        elif peer.block:
+            yield Endpoint(str(network(peer.block)[0]))
+
+    def _changes_of(self, numbers: list[str], direction: Direction) -> Iterator[Change]:
+        """Yield the changes of one class of subjects in one direction."""
+        policies = self._subjects[numbers[0]]
+        kinds = _Kinds(self._views[0], self._profiles, policies, direction)
+        subject = stand_in(self._profiles[numbers[0]], numbers[0])
+        views = [_only(view, policies) for view in self._views]
+        ranges: defaultdict[tuple[str, PeerClass], list[Ports]] = defaultdict(list)
+        for peer, end in kinds.peers():
+            for ports in kinds.ports(subject, end):
+                self._judged += 1
+                if self._judged > MAX_KINDS:
+                    raise TooManyKindsError(f"the policies tell more than {MAX_KINDS:,} kinds of connections apart")
+                protocol = Protocol(ports.protocol) if ports.protocol else None
+                old, new = (decide(view, subject, direction, end, protocol, ports.first).allowed for view in views)
+                if old is not new:
+                    _append(ranges["allowed" if new else "denied", peer], ports)
+        alike: defaultdict[tuple[str, tuple[Ports, ...]], list[PeerClass]] = defaultdict(list)
+        for (becomes, peer), found in ranges.items():
+            alike[becomes, tuple(found)].append(peer)
+        workloads = tuple(sorted({workload_of(number, self._profiles[number]) for number in numbers}))
+        for (becomes, found_ports), peers in alike.items():
+            yield Change(
+                subject.namespace, workloads, frozenset(numbers), direction, becomes, tuple(peers), found_ports
+            )
+
+
+class _Kinds:
+    """The classes of peers and the ranges of ports that some policies tell apart in one direction."""
+
+    def __init__(
+        self, view: PolicyView, profiles: Mapping[str, Profile], policies: Iterable[Policy], direction: Direction
+    ) -> None:
+        self._view, self._profiles, self._direction = view, profiles, direction
+        rules = [(policy, rule) for policy in policies for rule in rules_of(policy, direction)]
+        self._peers = tuple(
+            dict.fromkeys((policy.key.namespace, peer) for policy, rule in rules for peer in rule.peers)
+        )
+        self._ports = tuple(dict.fromkeys(port for _, rule in rules for port in rule.ports))
+
+    def signature(self, end: Endpoint) -> Hashable:
+        """Return what the policies see of an end: which peers of rules match it and, of a pod that is dialled, what its
+        port names mean."""
+        matched = tuple(peer_matches(self._view, namespace, peer, end) for namespace, peer in self._peers)
+        return matched, end.pod is not None, end.pod.ports if end.pod and self._direction is Direction.EGRESS else ()
+
+    def peers(self) -> Iterator[tuple[PeerClass, Endpoint]]:
+        """Yield each class of peers, with one of it."""
+        found: dict[Hashable, tuple[dict[str, None], Endpoint]] = {}
+        for name, end in (*self._pods(), *self._nodes(), *self._addresses()):
+            names, _ = found.setdefault(self.signature(end), ({}, end))
+            names[name] = None
+        for signature, (names, end) in found.items():
+            yield PeerClass(tuple(names), signature), end
+
+    def _pods(self) -> Iterator[tuple[str, Endpoint]]:
+        for number, profile in sorted(self._profiles.items(), key=lambda item: workload_of(*item)):
+            if not profile.host_network:
+                name = f"{profile.namespace} {workload_of(number, profile)}"
+                yield name, Endpoint(_NO_ADDRESS, stand_in(profile, number))
+
+    def _nodes(self) -> Iterator[tuple[str, Endpoint]]:
+        for node in self._view.nodes.values():
+            yield from ((f"node {node.name}", Endpoint(ip)) for ip in node.ips)
+
+    def _addresses(self) -> Iterator[tuple[str, Endpoint]]:
+        """Yield an address of each stretch that the blocks of rules tell apart."""
+        blocks = {block for _, peer in self._peers if peer.ip_block for block in _networks(peer.ip_block)}
+        for whole in _EVERYWHERE:
+            own = [block for block in blocks if block.version == whole.version]
+            starts = {0, *(int(one[0]) for one in own), *(int(one[-1]) + 1 for one in own)}
+            for start in sorted(at for at in starts if at <= int(whole[-1])):
+                address = whole[start]
+                around = [block for block in own if address in block]
+                least = max(around, key=lambda block: block.prefixlen) if around else None
+                name = f"addresses of {least}" if least else f"any other IPv{whole.version} address"
+                yield name, Endpoint(str(address))
+
+    def ports(self, subject: Pod, end: Endpoint) -> Iterator[Ports]:
+        """Yield the ranges of ports that the rules tell apart, of each protocol, and one for all other protocols."""
+        destination = end.pod if self._direction is Direction.EGRESS else subject
+        for protocol in Protocol:
+            cuts = {1, _LAST_PORT + 1}
+            for port in self._ports:
+                if port.protocol is not protocol:
+                    continue
+                if isinstance(port.port, int):
+                    cuts |= {port.port, (port.end_port or port.port) + 1}
+                elif isinstance(port.port, str) and destination is not None:
+                    named = {one.port for one in destination.ports if one.name == port.port}
+                    cuts |= named | {one + 1 for one in named}
+            bounds = sorted(cut for cut in cuts if 1 <= cut <= _LAST_PORT + 1)
+            for first, after in itertools.pairwise(bounds):
+                yield Ports(int(protocol), first, after - 1)
+        yield Ports(0, 0, 0)
+
+
+def _append(ranges: list[Ports], more: Ports) -> None:
+    """Add a range, as a part of the last one if it follows it."""
+    last = ranges[-1] if ranges else None
+    if last is not None and last.protocol == more.protocol and last.last + 1 == more.first:
+        ranges[-1] = Ports(last.protocol, last.first, more.last)
+    else:
+        ranges.append(more)
+
+
+def _networks(block: IPBlock) -> Iterator[Network]:
+    yield from map(network, (block.cidr, *block.excepts))
+
+
+def _identity(policy: Policy) -> tuple[str, Name]:
+    return type(policy).__name__, policy.key
+
+
+def _changed(old: PolicyView, new: PolicyView) -> set[tuple[str, Name]]:
+    """Return the policies that are in one view only, or differ in what is enforced."""
+
+    def of(view: PolicyView) -> dict[tuple[str, Name], Policy]:
+        policies: list[Policy] = [*view.policies.values(), *view.cluster_policies.values()]
+        return {_identity(one): replace(one, uid="", logging=None) for one in policies}
+
+    before, after = of(old), of(new)
+    return {key for key in before.keys() | after.keys() if before.get(key) != after.get(key)}
+
+
+def _selecting(view: PolicyView, pod: Pod) -> Iterator[Policy]:
+    for policy in view.policies.values():
+        if any(isolates(policy, pod, direction) for direction in Direction):
+            yield policy
+    for tiered in view.cluster_policies.values():
+        if selects(view, tiered, pod):
+            yield tiered
+
+
+def _only(view: PolicyView, policies: Iterable[Policy]) -> PolicyView:
+    """Return the view with some of its policies, as it has them."""
+    names = {_identity(policy) for policy in policies}
+    return replace(
+        view,
+        policies={key: one for key, one in view.policies.items() if _identity(one) in names},
+        cluster_policies={key: one for key, one in view.cluster_policies.items() if _identity(one) in names},
+    )

@@ -1,0 +1,256 @@
+"""How policies were used: by whom they are selected, which rules decided, how often, and which cannot decide.
+
+A verdict names the rules that decided by their index in the policy of its time. So what a pair says counts for a rule
+of today only since that rule, its index and the pods of its policy have been what they are now. A pair whose hour has
+the change in it may be about either: then it is not said that the rule was not used.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final, Literal
+
+from enrich.history.advice.containment import are_peers_in, are_ports_in, are_subjects_in
+from enrich.history.advice.permits import WorkloadKey, workload_of
+from enrich.history.profile import LEFT_OUT, is_left_out
+from enrich.history.stand_ins import stand_in
+from enrich.history.versions import Version
+from enrich.model import Action, ClusterNetworkPolicy, ClusterRule, NetworkPolicy, Policy, Rule, Tier
+from enrich.policy.decide import cluster_rules_in, is_audited, isolates, policies_in_tier, rules_in, selects
+from enrich.policy.matching import Direction, PolicyView
+from enrich.wire.journal import Profile
+from enrich.wire.pair import Pair
+from enrich.wire.references import PolicyRef
+
+State = Literal["used", "not seen", "cannot say", "shadowed", "adds nothing", "selects nobody"]
+Versions = Callable[[str, str, str], Sequence[Version]]
+"""Returns the versions of a policy by kind, namespace and name, the oldest first."""
+_DIRECTIONS: Final = {"ingress": Direction.INGRESS, "egress": Direction.EGRESS}
+
+
+@dataclass(slots=True)
+class Uses:
+    """What pairs say of a policy or of a rule."""
+
+    allowed: int = 0
+    """Connections."""
+    denied: int = 0
+    """Packets."""
+    audited: int = 0
+    """Connections that passed and that it would deny."""
+    last_ns: int = 0
+
+    def add(self, pair: Pair) -> None:
+        """Add a pair."""
+        match pair.key.verdict:
+            case "allow":
+                self.allowed += pair.verdicts
+            case "deny":
+                self.denied += pair.packets
+            case "audit":
+                self.audited += pair.verdicts
+        self.last_ns = max(self.last_ns, pair.last_ns)
+
+    @property
+    def is_used(self) -> bool:
+        """Whether it decided anything."""
+        return self.last_ns > 0
+
+
+@dataclass(slots=True)
+class RuleUse:
+    """A rule of a policy as it is today."""
+
+    direction: Direction
+    index: int
+    name: str
+    since_ns: int
+    """From when on pairs count for it: the begin of the window, or when it became what it is."""
+    uses: Uses = field(default_factory=Uses)
+    may_be_used: bool = False
+    """A pair names it that may be about an earlier rule of the same index."""
+    by: PolicyRef | None = None
+    """The rule that shadows it, or that allows the same."""
+    state: State = "not seen"
+
+
+@dataclass(slots=True)
+class PolicyUse:
+    """A policy as it is today."""
+
+    policy: Policy
+    audited: bool
+    workloads: tuple[WorkloadKey, ...] | None
+    """The workloads whose pods it selects; None: it asks for a label that profiles do not have."""
+    uses: Uses = field(default_factory=Uses)
+    rules: list[RuleUse] = field(default_factory=list)
+
+
+def usage(
+    view: PolicyView,
+    profiles: Mapping[str, Profile],
+    pairs: Iterable[Pair],
+    versions: Versions,
+    since_ns: int,
+    namespace: str | None = None,
+) -> list[PolicyUse]:
+    """Return how each policy was used. ``namespace`` chooses its NetworkPolicies."""
+    chosen: list[Policy] = (
+        [*view.policies.values(), *view.cluster_policies.values()]
+        if namespace is None
+        else [policy for policy in view.policies.values() if policy.namespace == namespace]
+    )
+    found = [_policy_use(view, profiles, policy, versions, since_ns) for policy in chosen]
+    _count(found, pairs)
+    for use in found:
+        for rule in use.rules:
+            _judge(view, use, rule)
+    return sorted(found, key=lambda one: (type(one.policy).__name__, one.policy.key))
+
+
+def _policy_use(
+    view: PolicyView, profiles: Mapping[str, Profile], policy: Policy, versions: Versions, since_ns: int
+) -> PolicyUse:
+    earlier = versions(type(policy).__name__, policy.key.namespace, policy.name)
+    audited = is_audited(view, policy) if isinstance(policy, NetworkPolicy) else policy.audit
+    use = PolicyUse(policy, audited, _workloads(view, profiles, policy))
+    for direction in (Direction.INGRESS, Direction.EGRESS):
+        for index, rule in enumerate(rules_of(policy, direction)):
+            name = rule.name if isinstance(rule, ClusterRule) else ""
+            since = max(since_ns, _same_since(policy, direction, index, earlier))
+            use.rules.append(RuleUse(direction, index, name, since))
+    return use
+
+
+def rules_of(policy: Policy, direction: Direction) -> Sequence[Rule | ClusterRule]:
+    """Return the rules of one direction, of a policy of any kind."""
+    if isinstance(policy, ClusterNetworkPolicy):
+        return cluster_rules_in(policy, direction)
+    return rules_in(policy, direction) or ()
+
+
+def _workloads(view: PolicyView, profiles: Mapping[str, Profile], policy: Policy) -> tuple[WorkloadKey, ...] | None:
+    if any(is_left_out(one.key, LEFT_OUT) for one in policy.pods.requirements):
+        return None
+    return tuple(
+        sorted(
+            {
+                workload_of(number, profile)
+                for number, profile in profiles.items()
+                if _does_select(view, policy, number, profile)
+            }
+        )
+    )
+
+
+def _does_select(view: PolicyView, policy: Policy, number: str, profile: Profile) -> bool:
+    pod = stand_in(profile, number)
+    if profile.host_network:
+        return False
+    if isinstance(policy, ClusterNetworkPolicy):
+        return selects(view, policy, pod)
+    return any(isolates(policy, pod, direction) for direction in Direction)
+
+
+def _same_since(policy: Policy, direction: Direction, index: int, versions: Sequence[Version]) -> int:
+    """Return since when the rule of an index has been what it is today, for the same pods."""
+    today = (policy.pods, rules_of(policy, direction)[index])
+    since = 0
+    for version in reversed(versions):
+        state = version.state
+        if not isinstance(state, Policy) or len(rules_of(state, direction)) <= index:
+            break
+        if (state.pods, rules_of(state, direction)[index]) != today:
+            break
+        since = version.seen_ns
+    return since
+
+
+def _count(found: Iterable[PolicyUse], pairs: Iterable[Pair]) -> None:
+    policies: dict[tuple[str, str, str], PolicyUse] = {}
+    rules: dict[tuple[str, str, str], dict[tuple[Direction, int], RuleUse]] = defaultdict(dict)
+    for use in found:
+        key = (type(use.policy).__name__, use.policy.key.namespace, use.policy.name)
+        policies[key] = use
+        rules[key] = {(rule.direction, rule.index): rule for rule in use.rules}
+    for pair in pairs:
+        direction = _DIRECTIONS[pair.key.direction]
+        for key in {(ref.kind, ref.namespace, ref.name) for ref in pair.key.policies}:
+            if key in policies:
+                policies[key].uses.add(pair)
+        for ref in pair.key.policies:
+            rule = None if ref.rule is None else rules[ref.kind, ref.namespace, ref.name].get((direction, ref.rule))
+            if rule is None or pair.last_ns < rule.since_ns:
+                continue
+            if pair.first_ns < rule.since_ns:
+                rule.may_be_used = True
+            else:
+                rule.uses.add(pair)
+
+
+def _judge(view: PolicyView, use: PolicyUse, rule: RuleUse) -> None:
+    """Say what has become of a rule. That something decides before it is said only if it is proven."""
+    rule.by = next(_deciding_before(view, use, rule), None)
+    covering = None if rule.by else next(_covering(view, use, rule), None)
+    if use.workloads == ():
+        rule.state = "selects nobody"
+    elif rule.by is not None:
+        rule.state = "shadowed"
+    elif rule.uses.is_used:
+        rule.state = "used"
+    elif rule.may_be_used:
+        rule.state = "cannot say"
+    if covering is not None and rule.state in ("used", "not seen", "cannot say"):
+        rule.by, rule.state = covering, "adds nothing"
+
+
+def _deciding_before(view: PolicyView, use: PolicyUse, rule: RuleUse) -> Iterator[PolicyRef]:
+    """Yield rules that decide everything that a rule matches before it is asked."""
+    for tier in Tier:
+        for policy in policies_in_tier(view, tier):
+            own = policy.key == use.policy.key and type(policy) is type(use.policy)
+            rules = cluster_rules_in(policy, rule.direction)
+            for index, other in enumerate(rules[: rule.index] if own else rules):
+                # Pass ends its own tier only.
+                ends_here = other.action is not Action.PASS or _tier(use.policy) is tier
+                if ends_here and (own or not policy.audit) and _is_in(use.policy, rule, policy, other):
+                    yield PolicyRef(type(policy).__name__, "", policy.name, index)
+            if own:
+                return
+        if _tier(use.policy) in (tier, None):
+            return
+
+
+def _tier(policy: Policy) -> Tier | None:
+    return policy.tier if isinstance(policy, ClusterNetworkPolicy) else None
+
+
+def _covering(view: PolicyView, use: PolicyUse, rule: RuleUse) -> Iterator[PolicyRef]:
+    """Yield rules of NetworkPolicies that allow everything that a NetworkPolicy's rule allows. Of two equal ones only
+    the later is named."""
+    if not isinstance(use.policy, NetworkPolicy):
+        return
+    place = (use.policy.key, rule.index)
+    for policy in sorted(view.policies.values(), key=lambda one: one.key):
+        if is_audited(view, policy) != use.audited or policy.namespace != use.policy.namespace:
+            continue
+        for index, other in enumerate(rules_in(policy, rule.direction) or ()):
+            if (policy.key, index) == place or not _is_in(use.policy, rule, policy, other):
+                continue
+            back = RuleUse(rule.direction, index, "", 0)
+            mine = rules_of(use.policy, rule.direction)[rule.index]
+            both = _is_in(policy, back, use.policy, mine)
+            if not both or (policy.key, index) < place:
+                yield PolicyRef(NetworkPolicy.__name__, policy.namespace, policy.name, index)
+
+
+def _is_in(policy: Policy, rule: RuleUse, other_policy: Policy, other: Rule | ClusterRule) -> bool:
+    """Return whether another rule matches everything that a rule matches."""
+    own = rules_of(policy, rule.direction)[rule.index]
+    return (
+        are_subjects_in(policy, other_policy)
+        and are_ports_in(own.ports, other.ports)
+        and are_peers_in(policy, own.peers, other_policy, other.peers)
+    )
