@@ -8,7 +8,7 @@ printed is read back by the strict parser before anybody sees it (:func:`read_ba
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -47,6 +47,8 @@ class Frame:
     until_ns: int
     profiles: Mapping[str, Profile]
     audit: bool = False
+    notes: Sequence[str] = ()
+    """What a person must know about the evidence."""
 
 
 def as_yaml(advice: Advice, traffic: Traffic, proof: Proof, frame: Frame) -> str:
@@ -133,6 +135,7 @@ def _head(advice: Advice, traffic: Traffic, proof: Proof, frame: Frame) -> Itera
         f"NetworkPolicies for namespace {advice.namespace} of cluster {frame.cluster}, recommended by weir from what "
         f"was seen from {moment(frame.since_ns)} to {moment(frame.until_ns)}"
     )
+    yield from frame.notes
     yield from proof_lines(proof, frame.profiles)
     if advice.replaced:
         yield f"the proof is for these policies instead of: {', '.join(advice.replaced)}"
@@ -178,13 +181,13 @@ def _policy(policy: RecommendedPolicy, frame: Frame) -> Iterator[str]:
 
 def _evidence(rule: RecommendedRule, peers: str, profiles: Mapping[str, Profile]) -> Iterator[str]:
     for scope, evidence in rule.peers[:MAX_LINES]:
-        yield f"{peers} {_peer_text(scope, evidence, profiles)}: {evidence_text(evidence)}"
+        yield f"{peers} {peer_text(scope, evidence, profiles)}: {evidence_text(evidence)}"
     if len(rule.peers) > MAX_LINES:
         rest = merged(evidence for _, evidence in rule.peers[MAX_LINES:])
         yield f"{peers} {len(rule.peers) - MAX_LINES} more: {evidence_text(rest)}"
 
 
-def _peer_text(scope: PeerScope, evidence: Evidence, profiles: Mapping[str, Profile]) -> str:
+def peer_text(scope: PeerScope, evidence: Evidence, profiles: Mapping[str, Profile]) -> str:
     if isinstance(scope, BlockScope):
         if scope.node:
             return f"node {scope.node} (its addresses; another node needs a rule of its own)"

@@ -146,9 +146,7 @@ class PermitMaker:
             return PodScope(namespace, EVERY_POD)
         within: list[Labels] = []
         others: list[Labels] = []
-        for number, profile in sorted(self._ground.profiles.items()):
-            if profile.namespace != namespace or profile.host_network:
-                continue
+        for number, profile in self._ground.by_namespace[namespace]:
             is_within = self._key(number, "workload" if width == "workload" else "profile") == key
             (within if is_within else others).append(profile.labels)
         return PodScope(namespace, choose(within, others).selector)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
 
 from enrich.history.advice.recommend import with_recommended
 from enrich.history.advice.traffic import Evidence, Question, Traffic
 from enrich.history.judging import CANNOT_SAY, Judge
+from enrich.history.profile import is_left_out
 from enrich.history.stand_ins import Known
-from enrich.model import NetworkPolicy
+from enrich.label_selector import Selector
+from enrich.model import Labels, Name, NetworkPolicy
+from enrich.policy import selectors
 from enrich.policy.matching import PolicyView
 
 
@@ -42,15 +46,56 @@ def prove(
     namespaces: Iterable[str],
 ) -> Proof:
     """Judge all traffic under the policies. ``namespaces`` are those whose own NetworkPolicies they replace."""
-    judge = Judge(known, with_recommended(view, policies, namespaces))
+    judges = _Judges(known, with_recommended(view, policies, namespaces))
     proof = Proof(dict(traffic.always), {}, {}, {}, {})
     for observed, same, other in (
         (traffic.allowed, proof.allowed, proof.broken),
         (traffic.denied, proof.denied, proof.opened),
     ):
         for question, evidence in observed.items():
-            found = judge.judge(question.key)
+            found = judges.of(question).judge(question.key)
             is_same = found.passes is (observed is traffic.allowed)
             into = proof.unclear if found.verdict == CANNOT_SAY else same if is_same else other
             into[question] = evidence  # type: ignore[index]  # ours until it is returned
     return proof
+
+
+class _Judges:
+    """A judge for each set of policies that select some subject. The others decide nothing about it, and a namespace
+    may have hundreds of them."""
+
+    def __init__(self, known: Known, view: PolicyView) -> None:
+        self._known = known
+        self._view = view
+        self._by_namespace: defaultdict[str, list[NetworkPolicy]] = defaultdict(list)
+        for policy in view.policies.values():
+            self._by_namespace[policy.namespace].append(policy)
+        self._by_subject: dict[str, Judge] = {}
+        self._judges: dict[frozenset[Name], Judge] = {}
+
+    def of(self, question: Question) -> Judge:
+        """Return the judge for the subject of a question."""
+        found = self._by_subject.get(question.subject)
+        if found is None:
+            found = self._by_subject[question.subject] = self._make(question.subject)
+        return found
+
+    def _make(self, number: str) -> Judge:
+        profile = self._known.profiles[number]
+        chosen = {
+            policy.key: policy
+            for policy in self._by_namespace[profile.namespace]
+            if may_select(policy.pods, profile.labels, self._known.left_out)
+        }
+        found = self._judges.get(frozenset(chosen))
+        if found is None:
+            made = Judge(self._known, replace(self._view, policies=chosen))
+            found = self._judges[frozenset(chosen)] = made
+        return found
+
+
+def may_select(selector: Selector, labels: Labels, left_out: Collection[str]) -> bool:
+    """Return whether a selector may match pods with these labels and any of those that profiles leave out."""
+    return all(
+        is_left_out(one.key, left_out) or selectors.requirement_matches(one, labels) for one in selector.requirements
+    )

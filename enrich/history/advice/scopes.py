@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -87,12 +88,18 @@ class Permit:
     """What it was made for."""
 
 
-@dataclass(frozen=True, slots=True)
 class Ground:
     """What is known of the pods and nodes that scopes are about."""
 
-    profiles: Mapping[str, Profile]
-    nodes: Mapping[Name, Node]
+    def __init__(self, profiles: Mapping[str, Profile], nodes: Mapping[Name, Node]) -> None:
+        self.profiles = profiles
+        self.nodes = nodes
+        self.by_namespace: defaultdict[str, list[tuple[str, Profile]]] = defaultdict(list)
+        """The profiles that policies of a namespace can select, by number."""
+        for number, profile in sorted(profiles.items()):
+            if not profile.host_network:
+                self.by_namespace[profile.namespace].append((number, profile))
+        self._names: dict[tuple[PodScope, Protocol, int], str | None] = {}
 
     def networks(self, question: Question) -> tuple[Network, ...]:
         """Return the addresses of a peer that is not a pod; none of a pod, and of a node that is not there."""
@@ -132,8 +139,14 @@ class Ground:
 
     def common_name(self, scope: PodScope, protocol: Protocol, port: int) -> str | None:
         """Return the name that all pods of a scope give a port, if it means this port alone in each of them."""
+        key = (scope, protocol, port)
+        if key not in self._names:
+            self._names[key] = self._common_name(*key)
+        return self._names[key]
+
+    def _common_name(self, scope: PodScope, protocol: Protocol, port: int) -> str | None:
         names: set[str] | None = None
-        for profile in self.profiles.values():
+        for _, profile in self.by_namespace[scope.namespace]:
             if not scope.has(profile):
                 continue
             own = [one for one in profile.ports if one.protocol == protocol]

@@ -1,0 +1,161 @@
+"""What `weir recommend`, `weir policies` and `weir diff` have in common: options, what they read, how they end."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Final, NoReturn, TypeVar
+
+import click
+
+from enrich.history.advice.traffic import Network
+from enrich.history.moments import moment
+from enrich.history.profile import LEFT_OUT
+from enrich.policy.matching import PolicyView
+from enrich.runtime.console import leave_stdout
+from enrich.runtime.settings import SettingsError, load
+from enrich.sources.manifest_files import ManifestError
+from enrich.wire.pair import HOUR_NS, Pair
+from streams.cli.kafka_failure import needs_to_read, say_why
+from streams.cli.observe import parse_since
+from streams.cli.pairs_reading import PairsReading, read_pairs
+from streams.cli.past import Past, load_past
+from streams.cli.terminal import printable
+from streams.kafka.connection import Connection, ReadError, checked
+from streams.settings import EVERY_CLUSTER, Settings
+
+WRONG: Final = 2
+CANNOT_SAY: Final = 3
+_SECOND_NS: Final = 1_000_000_000
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+_OPTIONS: Final = (
+    click.option("--since", default="7d", show_default=True, help="Begin of the window: 5m, 2h, 7d ago, or a time."),
+    click.option("--until", help="End of the window, in the same forms. [now]"),
+    click.option("--pod-cidr", "pod_cidrs", multiple=True, help="Where pods have addresses. [spec.podCIDRs of nodes]"),
+    click.option("--cluster", envvar="WEIR_CLUSTER", help="Cluster, where several share topics. [WEIR_CLUSTER]"),
+    click.option("--kafka", help="Kafka bootstrap servers. [WEIR_KAFKA, else 127.0.0.1:9092]"),
+    click.option("--topic-prefix", "prefix", help="Prefix of the topics. [WEIR_TOPIC_PREFIX, else kubeweir]"),
+)
+
+
+class CannotSayError(Exception):
+    """What is kept does not answer; the message says why."""
+
+
+def window_options(command: _Command) -> _Command:
+    """Give a command the options that say which window of time is asked about, and where it is kept."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+@dataclass(slots=True)
+class Window:
+    """A window of time: what was seen in it, and what the policies are at its end."""
+
+    since_ns: int
+    until_ns: int
+    past: Past
+    view: PolicyView
+    _reading: PairsReading
+    notes: list[str] = field(default_factory=list)
+    """What a person must know about the answer."""
+    complete_ns: int = 0
+    """From here on everything that was logged is in the pairs."""
+
+    @property
+    def cluster(self) -> str:
+        """The cluster."""
+        return self.past.timeline.cluster
+
+    def versions_known_since_ns(self) -> int:
+        """Return from when on the journal has every version, up to the end of the window."""
+        gaps = self.past.timeline.gaps()
+        return max([self.since_ns, *(gap.until_ns for gap in gaps if self.since_ns < gap.until_ns <= self.until_ns)])
+
+    def pairs(self) -> Iterator[Pair]:
+        """Yield the pairs of the window, once. Afterwards :attr:`complete_ns` says from when on all are there. Raises
+        :class:`~streams.kafka.connection.ReadError`."""
+        for pair in self._reading:
+            if pair.last_ns >= self.since_ns and pair.first_ns <= self.until_ns:
+                yield pair
+        begins_ns = min(self._reading.complete_since_hour * HOUR_NS, self.until_ns)
+        if begins_ns > self.since_ns:
+            self.notes.append(f"the pairs are complete from {moment(begins_ns)} on only")
+            self.complete_ns = begins_ns
+        if self._reading.unreadable:
+            self.notes.append(f"{self._reading.unreadable} records of pairs cannot be read")
+
+
+def run_in_window(given: Mapping[str, Any], answer: Callable[[Window], int]) -> NoReturn:
+    """Read what the options ask for, have it answered, and exit: with the code of ``answer``, or with
+    :data:`CANNOT_SAY`. Whatever fails does not exit with 1, which is an answer.
+
+    ``answer`` raises CannotSayError if what is kept does not answer, and ManifestError for a file that is wrong."""
+    chosen = (("WEIR_KAFKA", given["kafka"]), ("WEIR_TOPIC_PREFIX", given["prefix"]))
+    env = {**os.environ, **{key: value for key, value in chosen if value}}
+    try:
+        settings = load(Settings, env)
+        connection = checked(settings.connection())
+        span = _span(given["since"], given["until"])
+        cidrs = [ipaddress.ip_network(one) for one in given["pod_cidrs"]]
+    except (SettingsError, ValueError) as error:
+        raise click.UsageError(str(error)) from error
+    cluster = "" if given["cluster"] in (None, EVERY_CLUSTER) else given["cluster"]
+    topics = settings.topics
+    try:
+        code = answer(_open(settings, connection, cluster, span, cidrs))
+        sys.stdout.flush()
+    except ReadError as error:
+        say_why(error, connection, needs_to_read(topics.journal.name, topics.pairs.name))
+        code = CANNOT_SAY
+    except CannotSayError as error:
+        click.echo(f"weir: cannot say: {printable(str(error))}", err=True)
+        code = CANNOT_SAY
+    except ManifestError as error:
+        click.echo("\n".join(f"weir: {printable(problem)}" for problem in error.problems), err=True)
+        code = WRONG
+    except BrokenPipeError:
+        leave_stdout()
+        code = CANNOT_SAY
+    except Exception:
+        traceback.print_exc()
+        code = CANNOT_SAY
+    sys.exit(code)
+
+
+def say(notes: Sequence[str]) -> None:
+    """Print notes for people on standard error. Names in them come from the cluster."""
+    for note in notes:
+        click.echo(f"weir: {printable(note)}", err=True)
+
+
+def _span(since: str, until: str | None) -> tuple[int, int]:
+    now = datetime.now(UTC)
+    since_ns, until_ns = (_nanoseconds(parse_since(one, now) if one else now) for one in (since, until))
+    if since_ns >= until_ns:
+        raise ValueError(f"--since {since} is not before the end of the window")
+    return since_ns, until_ns
+
+
+def _nanoseconds(when: datetime) -> int:
+    return max(0, int(when.timestamp() * _SECOND_NS))
+
+
+def _open(
+    settings: Settings, connection: Connection, cluster: str, span: tuple[int, int], cidrs: Sequence[Network]
+) -> Window:
+    """Read the journal, and find the pairs. Raises ReadError and CannotSayError."""
+    since_ns, until_ns = span
+    past = load_past(connection, settings.topics, cluster, since_ns, LEFT_OUT, cidrs)
+    if why := past.timeline.unknown(None, until_ns, until_ns):
+        raise CannotSayError(f"the policies at {moment(until_ns)}: {why}")
+    hours = since_ns // HOUR_NS, until_ns // HOUR_NS + 1
+    reading = read_pairs(connection, settings.topics, *hours, past.timeline.cluster)
+    return Window(since_ns, until_ns, past, past.timeline.view_at(until_ns), reading, list(past.notes))

@@ -1,0 +1,210 @@
+"""`weir diff`: what becomes allowed or denied when policies change, and what of that was used."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from enrich.history.advice.difference import Change, Difference, Ports, TooManyKindsError
+from enrich.history.advice.traffic import Evidence, Question, traffic_of
+from enrich.history.judging import CANNOT_SAY, Judge
+from enrich.history.moments import moment
+from enrich.model import POLICY_API_VERSIONS, ClusterNetworkPolicy, Name, NetworkPolicy, Policy
+from enrich.policy.matching import Direction, PolicyView
+from enrich.sources.manifest_files import ManifestError, read_files
+from streams.cli.advice_window import CannotSayError, Window, run_in_window, say, window_options
+from streams.cli.recommended_json import counts, ends
+from streams.cli.recommended_text import Frame, evidence_text, question_text
+from streams.cli.terminal import printable
+
+CLUSTER: Final = "cluster"
+USED: Final = 1
+_KINDS: Final = tuple(kind.__name__ for kind in POLICY_API_VERSIONS)
+_PROTOCOLS: Final = {6: "TCP", 17: "UDP", 132: "SCTP"}
+_MAX_NAMED: Final = 8
+"""Peers or ports named in one line; the JSON has them all."""
+_LAST_PORT: Final = 65_535
+Json = dict[str, Any]
+_Key = tuple[str, Name]
+_Side = Mapping[_Key, Policy] | None
+"""The policies of a folder by kind and name; None for those of the cluster."""
+
+
+@click.command()
+@click.argument("old")
+@click.argument("new")
+@click.option("--show", "most", type=click.IntRange(0), default=20, show_default=True, help="Connections in a list.")
+@click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
+@window_options
+def diff(old: str, new: str, most: int, output: str, **given: Any) -> None:
+    """Say what becomes allowed or denied when the policies of OLD become those of NEW, and what of that was used.
+
+    OLD and NEW are folders (or files) of manifests, or the word `cluster`: the policies as the cluster has them now.
+    Policies that neither of the two names stay as they are in the cluster. So `weir diff cluster new/` is what
+    `kubectl apply -f new/` would change, and `weir diff old/ new/` deletes what only OLD has. Times are UTC.
+
+    \b
+    Exit 0: nothing that was used becomes denied. 1: something does. 2: the command or a file is wrong.
+    3: nobody can say: Kafka cannot be read, or it has nothing of this window.
+    """
+    try:
+        sides = [_policies(one) for one in (old, new)]
+    except ManifestError as error:
+        for problem in error.problems:
+            click.echo(f"weir: {printable(problem)}", err=True)
+        raise click.exceptions.Exit(2) from error
+
+    def answer(window: Window) -> int:
+        found = _compare(window, sides[0], sides[1])
+        frame = Frame(window.cluster, window.since_ns, window.until_ns, window.past.known.profiles)
+        if output == "json":
+            click.echo(json.dumps({**_as_json(found, frame), "notes": window.notes}))
+        else:
+            for line in _lines(found, frame, most):
+                click.echo(printable(line))
+            say(window.notes)
+        return USED if found.broken else 0
+
+    run_in_window(given, answer)
+
+
+def _policies(side: str) -> _Side:
+    """Return the policies of one side; None for those of the cluster. Raises ManifestError."""
+    if side == CLUSTER:
+        return None
+    path = Path(side)
+    if not path.exists():
+        raise ManifestError([f"{side}: there is no such file or folder; for the cluster's policies write {CLUSTER}"])
+    policies = (one for one in read_files([path], _KINDS) if isinstance(one, Policy))
+    return {(type(one).__name__, one.key): one for one in policies}
+
+
+@dataclass(slots=True)
+class _Found:
+    """What changes, and what was used of it."""
+
+    changes: list[Change]
+    used: dict[int, Evidence] = field(default_factory=dict)
+    """What was seen of each change, by its index."""
+    broken: dict[Question, Evidence] = field(default_factory=dict)
+    """Seen allowed, and denied by the new policies."""
+    opened: dict[Question, Evidence] = field(default_factory=dict)
+    """Seen denied, and allowed by the new policies."""
+
+
+def _compare(window: Window, old: _Side, new: _Side) -> _Found:
+    named = frozenset((*(old or ()), *(new or ())))
+    views = [_with(window.view, side, named) for side in (old, new)]
+    known = window.past.known
+    difference = Difference(views[0], views[1], known.profiles)
+    try:
+        found = _Found(difference.changes())
+    except TooManyKindsError as error:
+        raise CannotSayError(str(error)) from error
+    seen = traffic_of(window.pairs(), known.profiles)
+    judges = [Judge(known, view) for view in views]
+    unclear = 0
+    for questions, into, allowed in ((seen.allowed, found.broken, True), (seen.denied, found.opened, False)):
+        for question, evidence in questions.items():
+            before, after = (judge.judge(question.key) for judge in judges)
+            if CANNOT_SAY in (before.verdict, after.verdict):
+                unclear += 1
+            elif before.passes is allowed and after.passes is not allowed:
+                into[question] = evidence
+    if unclear:
+        window.notes.append(f"nobody can say what the policies decide about {unclear} of the connections seen")
+    for question, evidence in (*found.broken.items(), *found.opened.items()):
+        for index, change in enumerate(found.changes):
+            if difference.has(change, question):
+                found.used.setdefault(index, Evidence()).merge(evidence)
+    return found
+
+
+def _with(view: PolicyView, side: _Side, named: frozenset[_Key]) -> PolicyView:
+    """Return the cluster with the policies of one side: those that a side names are only as this side has them."""
+    present: list[Policy] = [*view.policies.values(), *view.cluster_policies.values()]
+    kept = [one for one in present if side is None or (type(one).__name__, one.key) not in named]
+    policies = [*kept, *(side or {}).values()]
+    return replace(
+        view,
+        policies={one.key: one for one in policies if isinstance(one, NetworkPolicy)},
+        cluster_policies={
+            Name(type(one).__name__, one.name): one for one in policies if isinstance(one, ClusterNetworkPolicy)
+        },
+    )
+
+
+def _lines(found: _Found, frame: Frame, most: int) -> Iterator[str]:
+    """Yield the lines: each change, then the connections that were seen of what changes."""
+    if not found.changes:
+        yield "nothing becomes allowed or denied"
+    for index, change in enumerate(found.changes):
+        arrow = "<-" if change.direction is Direction.INGRESS else "->"
+        who = ", ".join(map(str, change.workloads))
+        names = [name for peer in change.peers for name in peer.names]
+        yield f"{change.becomes}: {change.namespace} {who} {arrow} {_some(names)}: {ports_text(change.ports)}"
+        used = found.used.get(index)
+        yield f"    seen in the window: {evidence_text(used)}" if used else "    not seen in the window"
+    for what, questions in (("becomes denied", found.broken), ("becomes allowed", found.opened)):
+        ordered = sorted(questions.items(), key=lambda item: -item[1].connections)
+        if ordered:
+            yield f"seen, and {what}: {len(ordered)} distinct connections"
+        for question, evidence in ordered[:most]:
+            yield f"    {question_text(question.key, frame.profiles)}: {evidence_text(evidence)}"
+        if len(ordered) > most:
+            yield f"    and {len(ordered) - most} more (-o json lists them)"
+    yield f"evidence: {frame.cluster}, {moment(frame.since_ns)} to {moment(frame.until_ns)}"
+
+
+def ports_text(ports: Sequence[Ports]) -> str:
+    """Return ranges of ports in words."""
+    texts = []
+    for one in ports:
+        if not one.protocol:
+            texts.append("ICMP and all other protocols")
+        elif (one.first, one.last) == (1, _LAST_PORT):
+            texts.append(f"all {_PROTOCOLS[one.protocol]} ports")
+        else:
+            span = str(one.first) if one.first == one.last else f"{one.first}-{one.last}"
+            texts.append(f"{span}/{_PROTOCOLS[one.protocol]}")
+    return "everything" if len(texts) == len(_PROTOCOLS) + 1 and _is_whole(ports) else _some(texts)
+
+
+def _is_whole(ports: Sequence[Ports]) -> bool:
+    return all(not one.protocol or (one.first, one.last) == (1, _LAST_PORT) for one in ports)
+
+
+def _some(texts: Sequence[str]) -> str:
+    more = len(texts) - _MAX_NAMED
+    return ", ".join(texts[:_MAX_NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
+def _as_json(found: _Found, frame: Frame) -> Json:
+    """Return the answer for programs."""
+    return {
+        "schema": 1,
+        "cluster": frame.cluster,
+        "since": moment(frame.since_ns),
+        "until": moment(frame.until_ns),
+        "changes": [
+            {
+                "becomes": change.becomes,
+                "namespace": change.namespace,
+                "workloads": [str(one) for one in change.workloads],
+                "direction": change.direction.name.lower(),
+                "peers": [name for peer in change.peers for name in peer.names],
+                "ports": [
+                    {"protocol": one.protocol or None, "first": one.first, "last": one.last} for one in change.ports
+                ],
+                "seen": counts(found.used[index]) if index in found.used else None,
+            }
+            for index, change in enumerate(found.changes)
+        ],
+        "becomes_denied": [{**ends(key.key, frame), **counts(one)} for key, one in found.broken.items()],
+        "becomes_allowed": [{**ends(key.key, frame), **counts(one)} for key, one in found.opened.items()],
+    }

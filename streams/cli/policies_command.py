@@ -1,0 +1,156 @@
+"""`weir policies`: which policies and rules were used, by whom they are selected, and which cannot decide anything."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Final
+
+import click
+
+from enrich.history.advice.usage import PolicyUse, RuleUse, Uses, usage
+from enrich.history.moments import moment
+from enrich.model import NetworkPolicy
+from enrich.wire.references import PolicyRef
+from streams.cli.advice_window import Window, run_in_window, say, window_options
+from streams.cli.terminal import printable
+
+_HEADINGS: Final = ("POLICY", "RULE", "SELECTS", "ALLOWED", "DENIED", "AUDITED", "LAST MATCH", "STATE")
+_MAX_NAMED: Final = 3
+"""Workloads named in one line; the JSON has them all."""
+Json = dict[str, Any]
+
+
+@click.command()
+@click.option("-n", "--namespace", help="Only the NetworkPolicies of this namespace.")
+@click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table", show_default=True)
+@window_options
+def policies(namespace: str | None, output: str, **given: Any) -> None:
+    """Show for each policy and each of its rules whom it selects, how often it decided, and when last.
+
+    The state of a rule is one of: used; not seen (in the window); cannot say (the rule was changed in the hour in which
+    it matched); shadowed (another rule always decides before); adds nothing (another rule allows the same); selects
+    nobody. Only verdicts that are logged can be seen. Times are UTC.
+
+    \b
+    Exit 0: the policies were shown. 2: the command is wrong. 3: nobody can say: Kafka cannot be read, or it has nothing
+    of this window.
+    """
+
+    def answer(window: Window) -> int:
+        profiles, versions = window.past.known.profiles, window.past.timeline.versions
+        found = usage(window.view, profiles, window.pairs(), versions, window.versions_known_since_ns(), namespace)
+        for rule in (rule for use in found for rule in use.rules):
+            # Of the time before, nobody can say that it was not seen.
+            rule.since_ns = max(rule.since_ns, window.complete_ns)
+        if output == "json":
+            click.echo(json.dumps(as_json(found, window)))
+        else:
+            for line in lines(found):
+                click.echo(printable(line))
+            click.echo(f"evidence: {window.cluster}, {moment(window.since_ns)} to {moment(window.until_ns)}")
+            say(window.notes)
+        return 0
+
+    run_in_window(given, answer)
+
+
+def as_json(found: Sequence[PolicyUse], window: Window) -> Json:
+    """Return the answer for programs."""
+    return {
+        "schema": 1,
+        "cluster": window.cluster,
+        "since": moment(window.since_ns),
+        "until": moment(window.until_ns),
+        "notes": window.notes,
+        "policies": [
+            {
+                "kind": type(use.policy).__name__,
+                "namespace": use.policy.key.namespace,
+                "name": use.policy.name,
+                "audit": use.audited,
+                "selects": None if use.workloads is None else [f"{one.namespace}/{one}" for one in use.workloads],
+                **_uses(use.uses),
+                "rules": [_rule(rule) for rule in use.rules],
+            }
+            for use in found
+        ],
+    }
+
+
+def _rule(rule: RuleUse) -> Json:
+    made: Json = {
+        "direction": rule.direction.name.lower(),
+        "rule": rule.index,
+        **({"name": rule.name} if rule.name else {}),
+        "state": rule.state,
+        "since": moment(rule.since_ns),
+        **_uses(rule.uses),
+    }
+    if rule.by is not None:
+        made["by"] = {"kind": rule.by.kind, "namespace": rule.by.namespace, "name": rule.by.name, "rule": rule.by.rule}
+    return made
+
+
+def _uses(uses: Uses) -> Json:
+    return {
+        "allowed_connections": uses.allowed,
+        "denied_packets": uses.denied,
+        "audited_connections": uses.audited,
+        "last": moment(uses.last_ns) if uses.is_used else None,
+    }
+
+
+def lines(found: Iterable[PolicyUse]) -> Iterator[str]:
+    """Yield the lines of the table."""
+    rows = [_HEADINGS, *(row for use in found for row in _rows(use))]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADINGS))]
+    for row in rows:
+        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        yield "  ".join(cells).rstrip()
+
+
+def _rows(use: PolicyUse) -> Iterator[tuple[str, ...]]:
+    policy = use.policy
+    kind = "" if isinstance(policy, NetworkPolicy) else f"{type(policy).__name__} "
+    state = "selects nobody" if use.workloads == () else "audited" if use.audited else ""
+    yield f"{kind}{policy.key}", "", _selects(use), *_cells(use.uses), state
+    for rule in use.rules:
+        name = f"{rule.direction.name.lower()} {rule.index}{f' {rule.name!r}' if rule.name else ''}"
+        yield "", name, "", *_cells(rule.uses), _state(rule)
+
+
+def _selects(use: PolicyUse) -> str:
+    if use.workloads is None:
+        return "cannot say"
+    own = isinstance(use.policy, NetworkPolicy)
+    named = ", ".join(str(one) if own else f"{one.namespace} {one}" for one in use.workloads[:_MAX_NAMED])
+    more = len(use.workloads) - _MAX_NAMED
+    return f"{named} and {more} more" if more > 0 else named or "nobody"
+
+
+def _cells(uses: Uses) -> tuple[str, str, str, str]:
+    numbers = (f"{one:,}" if one else "" for one in (uses.allowed, uses.denied, uses.audited))
+    allowed, denied, audited = numbers
+    return allowed, denied, audited, moment(uses.last_ns) if uses.is_used else ""
+
+
+def _state(rule: RuleUse) -> str:
+    match rule.state:
+        case "shadowed":
+            return f"shadowed: {_named(rule.by)} always decides before"
+        case "adds nothing":
+            return f"adds nothing: {_named(rule.by)} allows the same"
+        case "not seen":
+            return f"not seen since {moment(rule.since_ns)}"
+        case "cannot say":
+            return f"cannot say: changed at {moment(rule.since_ns)}, in an hour in which it matched"
+        case _:
+            return rule.state
+
+
+def _named(ref: PolicyRef | None) -> str:
+    if ref is None:
+        return "another rule"
+    name = f"{ref.namespace}/{ref.name}" if ref.namespace else f"{ref.kind} {ref.name}"
+    return f"rule {ref.rule} of {name}"
