@@ -232,8 +232,15 @@ static __always_inline void update_connection(struct __sk_buff *skb, struct asse
 {
 	struct connection *connection = c->connection;
 
+#ifdef ENDS
+	if (hook != DEVICE_EXIT)
+		w->counted = connection->place;
+#endif
 	if (c->judging && !c->deferred) {
 		store_decision(connection, &w->decision, w->epoch);
+#ifdef ENDS
+		note_revoked(connection->place, !c->pass);
+#endif
 		if (hook == POD_EGRESS && c->forward)
 			connection->state = (connection->state & ~(CONNECTION_DIALLED | CONNECTION_EXIT)) |
 					    (c->to_exit ? CONNECTION_EXIT : 0);
@@ -319,6 +326,25 @@ static __always_inline void create_connection(struct __sk_buff *skb, struct asse
 	w->unstored = 1;
 }
 
+#ifdef ENDS
+/* The verdict of an allowed connection was written: have its traffic reported. Of a new entry, when it has a place. */
+static __always_inline void expect_end(const struct assessment *c, struct work *w)
+{
+	struct connection *connection = c->adopted ? 0 : c->connection;
+	struct traffic *counted;
+
+	if (c->forward && !is_zero(w->dialled))
+		connection = dialled_connection(w);
+	counted = connection ? traffic_of(connection->place) : 0;
+	if (!counted)
+		w->logged.is_waiting = 1;
+	/* A UDP socket's packets to a Service go to another backend once nf_conntrack has forgotten the last one. */
+	else if (counted->state == TRAFFIC_UNLOGGED ||
+		 release_traffic(connection->place, w->now, END_TIMEOUT, w->now))
+		keep_verdict(connection->place, &w->logged);
+}
+#endif
+
 /* Emit a new verdict; the end of the program does so for a denied packet. */
 static __always_inline void log_verdict(const struct assessment *c, struct work *w)
 {
@@ -336,7 +362,16 @@ static __always_inline void log_verdict(const struct assessment *c, struct work 
 	if (!is_logged_verdict(&w->verdict_key) || !is_within_limit(&w->verdict_key, class, w->now))
 		return;
 	start_window(&once, w);
-	if (!emit(&w->verdict_key, &once, 1, class))
+#ifdef ENDS
+	if (w->decision.verdict == VERDICT_ALLOW) {
+		if (emit(&w->verdict_key, &once, 1, LIMIT_ALLOWED, &w->logged))
+			expect_end(c, w);
+		else
+			count(COUNT_RING_FULL);
+		return;
+	}
+#endif
+	if (!emit(&w->verdict_key, &once, 1, class, 0))
 		count(COUNT_RING_FULL);
 }
 

@@ -87,8 +87,12 @@ static __always_inline bool is_about_allowed(struct __sk_buff *skb, struct work 
 	connection_key_of(&w->key, &quoted, !direction);
 	connection = connections.lookup(&w->key);
 	if (connection && is_allowed_now(w, endpoint, connection) &&
-	    (quoted.protocol != PROTOCOL_TCP || is_near_sent(connection, &quoted, !direction)))
+	    (quoted.protocol != PROTOCOL_TCP || is_near_sent(connection, &quoted, !direction))) {
+#ifdef ENDS
+		w->counted = connection->place;
+#endif
 		return 1;
+	}
 	connection_key_of(&w->key, &w->packet, direction);
 	return 0;
 }

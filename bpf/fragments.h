@@ -122,6 +122,12 @@ static __always_inline int follow_first_fragment(struct __sk_buff *skb, struct w
 		w->origin.confirm = 0;
 		stamp(skb, w);
 	}
+#ifdef ENDS
+	struct connection *connection = hook == DEVICE_EXIT ? 0 : connections.lookup(&first->connection);
+
+	if (connection)
+		w->counted = connection->place;
+#endif
 	return TC_ACT_UNSPEC;
 }
 

@@ -97,6 +97,7 @@ enum counter {
 	COUNT_CUT_DENIED = 16,	/* denied packets and audited connections that are not logged on purpose */
 	COUNT_LIMITED_ALLOWED = 17, /* allowed connections that are not logged because of the limit (limits.h) */
 	COUNT_LIMITED_DENIED = 18,  /* denied packets and audited connections that are not logged because of theirs */
+	COUNT_ENDS_LOST = 19,	    /* reports of connections lost: no room in their ring (ends.h) */
 	/* The tally of decisions (verdicts.h): one is an allowed or audited connection, or a denied packet. */
 	COUNT_DECIDED = 28,	  /* decisions that a verdict is due for, before anything is cut */
 	COUNT_WRITTEN = 29,	  /* decisions that the verdicts in the ring count */
@@ -349,6 +350,66 @@ struct place {
 	u32 account;
 };
 
+/*
+ * What a place's connection has carried since its last report (ends.h), by the direction of the packet as the pod sees
+ * it. Key: the place's number. What every packet changes comes first.
+ */
+struct traffic {
+	u64 lately[2]; /* packets, and in the lower 40 bits their bytes: one atomic addition changes both */
+	u32 serial; /* another one for each connection that has the place */
+	u8 fin[2];  /* a FIN has passed, by direction */
+	u8 reset;   /* an RST has passed */
+	u8 revoked; /* policy allows it no longer */
+	u64 since_ns; /* the verdict, or the last report */
+	u64 ring;     /* id of the ring that has its verdict */
+	u64 number;   /* of its verdict, or NO_NUMBER */
+	/* What was counted before, which only who has claimed the place changes. */
+	u64 bytes[2];
+	u64 packets[2];
+	struct verdict verdict;
+	u32 part; /* reports so far */
+	u8 state; /* TRAFFIC_* */
+	u8 padding[3];
+};
+
+#define TRAFFIC_UNLOGGED 0 /* it has no verdict in a ring, so it is not reported */
+#define TRAFFIC_LOGGED 1
+#define TRAFFIC_REPORTED 2 /* as ended; what comes nevertheless is reported later */
+#define NO_NUMBER 0xffffffffffffffffULL
+
+/* A report of a connection: the entry of the ring connection_ends. */
+struct connection_end {
+	struct verdict verdict; /* as it was written */
+	u64 ring;
+	u64 number;
+	u64 since_ns; /* since when it is counted here: the verdict, or the last report */
+	u64 until_ns; /* the last packet, or the report */
+	u64 bytes[2];
+	u64 packets[2];
+	u32 part; /* 0, 1, 2: a connection may have several reports */
+	u8 how;	  /* END_* */
+	u8 padding[3];
+};
+
+/* How a connection ended. A record has the name in lower case (enrich.wire.ends.How). */
+#define END_OPEN 1    /* it lives on */
+#define END_CLOSED 2  /* FIN both ways */
+#define END_RESET 3   /* RST */
+#define END_TIMEOUT 4 /* quiet for too long */
+#define END_REVOKED 5 /* policy denied a later packet */
+#define END_POD_GONE 6
+#define END_EVICTED 7 /* its entry made room for another one */
+#define END_MOVED 8   /* it lives on in another generation of maps, and is not counted there */
+
+/* A verdict that was just written, until its connection has a place. */
+struct logged_verdict {
+	struct verdict verdict;
+	u64 ring;
+	u64 number;
+	u32 is_waiting;
+	u32 padding;
+};
+
 /* Input of close_windows through BPF_PROG_RUN, which insists on the length of an Ethernet frame's header. */
 #define CLOSE_KEYS 48
 
@@ -367,7 +428,8 @@ struct close_request {
 struct expire_request {
 	u8 frame[16];
 	u32 from;
-	u32 padding[3];
+	u32 is_last; /* with ENDS, 1: no program counts any more, so all connections are reported (sweep.h) */
+	u32 padding[2];
 };
 
 /* Input of add_connection through BPF_PROG_RUN: an entry, and the account that pays for its place. */

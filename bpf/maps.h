@@ -85,6 +85,14 @@ __attribute__((section("maps/ringbuf:" PIN "/unknown_flows"))) struct ring_table
 	.max_entries = UNKNOWN_FLOWS_BYTES};
 PINNED("lru_hash", struct connection_key, u64, looked_up, 2 * LOOKUPS_IN_PERIOD + LRU_SPARE, 0);
 
+#ifdef ENDS
+/* What connections carry, and reports of it (ends.h). */
+PINNED("array", u32, struct traffic, traffic, CONNECTIONS, 0);
+#define ENDS_BYTES (RING_BYTES / 4 > 65536 ? RING_BYTES / 4 : 65536)
+__attribute__((section("maps/ringbuf:" PIN "/connection_ends"))) struct ring_table connection_ends = {
+	.max_entries = ENDS_BYTES};
+#endif
+
 #define SECOND 1000000000ULL
 
 struct decision {
@@ -157,6 +165,11 @@ struct work {
 	u16 source_port; /* of the verdict; verdict_key may be without it */
 	struct connection_key later_key;
 	struct connection later_fresh;
+#ifdef ENDS
+	u32 counted; /* place of the connection that the packet is counted for; 0: none (ends.h) */
+	struct logged_verdict logged;
+	struct logged_verdict later_logged;
+#endif
 };
 /* The second one is for add_connection, which a packet may interrupt on older kernels. */
 BPF_F_TABLE("percpu_array", u32, struct work, works, 2, 0);

@@ -268,6 +268,39 @@ static __always_inline bool claim_place(u32 number, u64 now)
 	return 0;
 }
 
+#ifdef ENDS
+/*
+ * Report the connection that has this place until another one gets it, under the same key or with another verdict.
+ * Return 0 if another CPU empties the place.
+ */
+static __always_inline bool release_traffic(u32 place, u64 until, u8 how, u64 now)
+{
+	struct traffic *counted = traffic_of(place);
+	u32 number = place - 1;
+
+	if (!counted || !claim_place(number, now))
+		return 0;
+	end_traffic(counted, how, until);
+	emptying.delete(&number);
+	return 1;
+}
+
+/* The same of a place that is being emptied, and is claimed. */
+static __always_inline void end_occupant(const struct place *old, u32 number, u64 now, bool was_alive)
+{
+	u32 pod = old->key.endpoint;
+	struct connection *connection = occupant_of(old, number);
+	struct traffic *counted = traffic.lookup(&number);
+
+	if (counted)
+		end_traffic(counted,
+			    !budgets.lookup(&pod)	? END_POD_GONE
+			    : was_alive || !connection ? END_EVICTED
+							: END_TIMEOUT,
+			    connection ? connection->last_ns : now);
+}
+#endif
+
 /*
  * Empty a place and evict its connection, which was_alive. *old is what was in it when it was chosen. Return 0 if
  * another CPU was faster.
@@ -283,6 +316,10 @@ static __always_inline bool vacate(struct place *old, u32 number, u64 now, bool 
 	if (!claim_place(number, now))
 		return 0;
 	place = places.lookup(&number);
+#ifdef ENDS
+	if (place && is_same(&place->key, &old->key))
+		end_occupant(old, number, now, was_alive);
+#endif
 	was_deleted = place && is_same(&place->key, &old->key) && place->payer == old->payer &&
 		      place->account == old->account && !places.delete(&number);
 	emptying.delete(&number);
@@ -353,6 +390,16 @@ static __always_inline bool holds_place(struct work *w)
 	return place && is_same(&place->key, &w->key);
 }
 
+#ifdef ENDS
+/* The entry of a verdict that was written has its place now. */
+static __always_inline void keep_waiting_verdict(struct work *w)
+{
+	if (w->logged.is_waiting)
+		keep_verdict(w->fresh.place, &w->logged);
+	w->logged.is_waiting = 0;
+}
+#endif
+
 /*
  * Store w->fresh under w->key, with a place of its own: the one that it names if it holds that, else another. Return
  * false if there is no room. This is the last step of a program run, when the verifier has little left to follow.
@@ -364,11 +411,26 @@ static __always_inline bool store_connection(struct work *w)
 	u32 number;
 
 	w->unstored = 0;
+#ifdef ENDS
+	if (fresh->place) {
+		struct connection *former = connections.lookup(&w->key);
+		bool was_alive = former && !is_expired(former, w->key.protocol, w->now);
+
+		/* It has the same key, so a packet has ended it. */
+		if (!release_traffic(fresh->place, former ? former->last_ns : w->now,
+				     was_alive ? END_EVICTED : END_TIMEOUT, w->now))
+			fresh->place = 0;
+	}
+#endif
 	if (fresh->place) {
 		if (connections.update(&w->key, fresh))
 			return 0;
-		if (holds_place(w))
+		if (holds_place(w)) {
+#ifdef ENDS
+			keep_waiting_verdict(w);
+#endif
 			return 1;
+		}
 	}
 	budget = find_payer(w);
 	if (!budget)
@@ -383,8 +445,12 @@ static __always_inline bool store_connection(struct work *w)
 		fresh->place = number + 1;
 		if (connections.update(&w->key, fresh))
 			break;
-		if (enter_place(w, budget, number))
+		if (enter_place(w, budget, number)) {
+#ifdef ENDS
+			keep_waiting_verdict(w);
+#endif
 			return 1;
+		}
 	}
 	connections.delete(&w->key);
 	delete_origin(fresh->hash, w->key.endpoint);

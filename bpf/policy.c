@@ -26,6 +26,8 @@
  *   logging.h      cut the verdict if it is not to be logged
  *   limits.h       cut it if the node has logged too many in this second
  *   verdicts.h     emit the event, or count it in a deny window
+ *   ends.h         count what connections carry, and report it
+ *   sweep.h        report connections that have ended without a packet
  *
  * pod_egress is attached to the ingress of the pod's host-side veth, pod_ingress to
  * its egress, exit_ethernet and exit_tunnel to the egress of all other devices,
@@ -36,7 +38,7 @@
  * still run; TC_ACT_OK would skip them.
  *
  * Compile-time settings: PIN, RING_BYTES, CONNECTIONS, ADDRESSES, POLICY_ENTRIES, PORT_ENTRIES, DENIED_FLOWS,
- * ENDPOINTS, FRAGMENTS, LOCAL_ADDRESSES, CPU_STRIDE, POSSIBLE_CPUS.
+ * ENDPOINTS, FRAGMENTS, LOCAL_ADDRESSES, CPU_STRIDE, POSSIBLE_CPUS; ENDS, if connection ends are reported.
  */
 #include <uapi/linux/bpf.h>
 #include <uapi/linux/if_ether.h>
@@ -54,10 +56,12 @@
 #include "budgets.h"
 #include "logging.h"
 #include "limits.h"
+#include "ends.h"
 #include "verdicts.h"
 #include "connections.h"
 #include "adoption.h"
 #include "places.h"
+#include "sweep.h"
 #include "neighbours.h"
 #include "stamps.h"
 #include "recent.h"
@@ -90,6 +94,10 @@ static __always_inline struct work *start_work(struct __sk_buff *skb, const stru
 	w->refused = 0;
 	w->unstored = 0;
 	w->is_later = 0;
+#ifdef ENDS
+	w->counted = 0;
+	w->logged.is_waiting = 0;
+#endif
 	w->now = bpf_ktime_get_ns();
 	w->epoch = setting(CONFIG_EPOCH);
 	return w;
@@ -102,6 +110,10 @@ static __always_inline void leave_for_later(struct work *w)
 	w->later_fresh = w->fresh;
 	w->is_later = w->unstored;
 	w->unstored = 0;
+#ifdef ENDS
+	w->later_logged = w->logged;
+	w->logged.is_waiting = 0;
+#endif
 }
 
 static __always_inline bool resume(struct work *w)
@@ -111,6 +123,9 @@ static __always_inline bool resume(struct work *w)
 	w->sender = SENDER_SELF;
 	w->unstored = w->is_later;
 	w->is_later = 0;
+#ifdef ENDS
+	w->logged = w->later_logged;
+#endif
 	return w->unstored;
 }
 
@@ -128,15 +143,33 @@ static __always_inline int finish(struct work *w, int action, const bool twice)
 	for (int i = 0; i <= twice; i++) {
 		if (i && !resume(w))
 			break;
+#ifdef ENDS
+		bool is_stored = w->unstored;
+
+#endif
 		if (w->unstored && !store_connection(w)) {
 			count(COUNT_CONNECTIONS_FULL);
 			action = refuse(w, w->fresh.direction & 1, REASON_MAP_FULL);
 		}
+#ifdef ENDS
+		else if (!i && is_stored)
+			w->counted = w->fresh.place;
+#endif
 		if (w->refused) {
 			w->refused = 0;
 			log_denied(w);
 		}
 	}
+	return action;
+}
+
+/* End the run of a pod's hook: count the packet if it passes. */
+static __always_inline int passed(struct __sk_buff *skb, const struct work *w, int action, u32 direction)
+{
+#ifdef ENDS
+	if (action == TC_ACT_UNSPEC)
+		count_passing(skb, w, direction);
+#endif
 	return action;
 }
 
@@ -213,7 +246,7 @@ int pod_egress(struct __sk_buff *skb)
 	w = start_work(skb, plain ? &packet : 0);
 	if (!w)
 		return TC_ACT_SHOT;
-	return finish(w, judge_egress(skb, w, plain), 0);
+	return passed(skb, w, finish(w, judge_egress(skb, w, plain), 0), EGRESS);
 }
 
 /*
@@ -316,7 +349,7 @@ int pod_ingress(struct __sk_buff *skb)
 	w = start_work(skb, plain ? &packet : 0);
 	if (!w)
 		return TC_ACT_SHOT;
-	return finish(w, judge_ingress(skb, w, plain, stamped), 1);
+	return passed(skb, w, finish(w, judge_ingress(skb, w, plain, stamped), 1), INGRESS);
 }
 
 static __always_inline int device_exit(struct __sk_buff *skb, const bool ethernet)
@@ -425,13 +458,17 @@ int close_windows(struct __sk_buff *skb)
 /*
  * Run by user space (BPF_PROG_RUN) with an expire_request: empty the places whose
  * connections have expired. Return how many are in use. It keeps nothing in works, because
- * on older kernels a packet may interrupt it.
+ * on older kernels a packet may interrupt it. With ENDS, connections that have ended are reported; if the request says
+ * that it is the last one, all are, and how many of them the ring had no room for is returned.
  */
 int expire_places(struct __sk_buff *skb)
 {
 	u64 now = bpf_ktime_get_ns();
 	u32 head[4] = {}, used = 0;
 	struct place old;
+#ifdef ENDS
+	u32 unreported = 0;
+#endif
 
 	if (bpf_skb_load_bytes(skb, 16, head, sizeof(head)))
 		return 0;
@@ -447,7 +484,15 @@ int expire_places(struct __sk_buff *skb)
 			vacate(&old, number, now, 0);
 		else
 			used++;
+#ifdef ENDS
+		if (!look_at_traffic(&old, number, now, head[1]))
+			unreported++;
+#endif
 	}
+#ifdef ENDS
+	if (head[1])
+		return unreported;
+#endif
 	return used;
 }
 

@@ -43,6 +43,10 @@ struct recent {
 	u8 direction;
 	u8 stamped; /* the exit judges it too, and needs an origin: hash and confirm are its fields */
 	u8 confirm;
+#ifdef ENDS
+	u32 place; /* of the connection that the packets are counted for, while its traffic has this serial (ends.h) */
+	u32 serial;
+#endif
 	u32 padding;
 } __attribute__((aligned(8)));
 
@@ -92,7 +96,19 @@ static __always_inline bool passed_recently(struct __sk_buff *skb, const struct 
 	    recent->source_port != packet->source_port || recent->destination_port != packet->destination_port ||
 	    recent->protocol != packet->protocol || recent->direction != direction || recent->ifindex != skb->ifindex)
 		return 0;
+#ifdef ENDS
+	struct traffic *counted = traffic_of(recent->place);
+
+	/* The connection was evicted, or has got another place. */
+	if (!counted || counted->serial != recent->serial)
+		return 0;
+	if (direction == EGRESS && recent->stamped && !stamp_recent(skb, packet, recent))
+		return 0;
+	add_packet(counted, direction, skb->len);
+	return 1;
+#else
 	return direction == INGRESS || !recent->stamped || stamp_recent(skb, packet, recent);
+#endif
 }
 
 /* Fill the cache: the packet was judged and passes, and the next ones of its connection would too. */
@@ -121,6 +137,12 @@ static __always_inline void remember_passing(struct __sk_buff *skb, const struct
 		recent->hash = w->origin.hash;
 		recent->confirm = w->origin.confirm;
 	}
+#ifdef ENDS
+	struct traffic *counted = traffic_of(w->counted);
+
+	recent->place = counted ? w->counted : 0;
+	recent->serial = counted ? counted->serial : 0;
+#endif
 }
 
 #endif

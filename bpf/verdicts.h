@@ -43,11 +43,15 @@
 
 /*
  * Return whether the verdict is in the ring, where it takes room from its class (limits.h). The reader polls, because
- * waking it up would cost more than everything else that is done for an event.
+ * waking it up would cost more than everything else that is done for an event. logged: where to keep a copy (ends.h),
+ * or 0.
  */
 static __always_inline bool emit(const struct verdict_key *key, const struct deny_window *window, u32 packets,
-				 u32 class)
+				 u32 class, struct logged_verdict *logged)
 {
+#ifdef ENDS
+	u64 before = logged ? producer_position() : 0;
+#endif
 	struct verdict *verdict = events.ringbuf_reserve(sizeof(*verdict));
 
 	if (!verdict)
@@ -70,6 +74,13 @@ static __always_inline bool emit(const struct verdict_key *key, const struct den
 	verdict->reason = key->reason;
 	verdict->flags = key->flags;
 	verdict->padding = 0;
+#ifdef ENDS
+	if (logged) {
+		logged->verdict = *verdict;
+		logged->ring = setting(CONFIG_RING_ID);
+		logged->number = number_of_entry(verdict, before, &logged->number);
+	}
+#endif
 	events.ringbuf_submit(verdict, BPF_RB_NO_WAKEUP);
 	/* Also run by user space (close_windows), and a lost count would be a lost verdict in the tally. */
 	count_undisturbed(COUNT_RING_VERDICTS, 1);
@@ -155,7 +166,7 @@ static __always_inline bool log_new_flow(struct work *w, u32 active)
 	fresh->account = w->payer.account;
 	if (make_window(key, active, fresh) || is_logged)
 		return 0;
-	if (emit(key, fresh, 1, LIMIT_DENIED))
+	if (emit(key, fresh, 1, LIMIT_DENIED, 0))
 		return 1;
 	count(COUNT_DEFERRED);
 	return 0;
@@ -216,7 +227,7 @@ static __always_inline bool close_window(struct verdict_key *key, u32 idle, u64 
 	if (!window)
 		return 1;
 	packets = window->count;
-	if (packets && !(may_close(now) && emit(key, window, packets, LIMIT_DENIED)))
+	if (packets && !(may_close(now) && emit(key, window, packets, LIMIT_DENIED, 0)))
 		return 0;
 	/* The flow is still active: its next packet is not a first one. It is again after a whole silent window. */
 	if (now - window->last_ns < setting(CONFIG_WINDOW_NS) && may_carry(key, window, !idle)) {
@@ -244,7 +255,7 @@ static __always_inline bool close_flood(struct verdict_key *key, u32 idle, u64 n
 
 	if (!window)
 		return 1;
-	if (!(may_close(now) && emit(key, window, window->count, LIMIT_DENIED)))
+	if (!(may_close(now) && emit(key, window, window->count, LIMIT_DENIED, 0)))
 		return 0;
 	if (idle)
 		floods_1.delete(key);

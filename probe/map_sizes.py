@@ -11,6 +11,7 @@ from prometheus_client.registry import Collector
 
 from enrich.sources.client import Client
 from probe.kernel.description import read
+from probe.kernel.ends_layout import ENDS
 from probe.kernel.generations import Generation, open_generation
 from probe.kernel.maps import Maps
 from probe.kernel.program_cache import ProgramCache
@@ -31,14 +32,18 @@ def open_sized_generation(settings: Settings, client: Client | None) -> Generati
     pods = pod_capacity(client, settings.node) if client and None in requested.values() else None
     found = generations_in_force(settings.pin_dir)
     interfaces = max((one.interfaces for one in found), default=0)
-    sizes = chosen(requested, pods, allowed, [one.sizes for one in found], interfaces)
+    # Of four bytes for connections, one is for what they carry.
+    room = allowed * 3 // 4 if settings.ends else allowed
+    sizes = chosen(requested, pods, room, [one.sizes for one in found], interfaces)
+    if settings.ends:
+        sizes[ENDS] = 1
     _say(settings, sizes, pods, allowed)
     return open_generation(settings.pin_dir, sizes, ProgramCache(settings.program_folder()))
 
 
 def sizes_of(maps: Maps) -> dict[str, int]:
     """Return the sizes that a generation was made with, in lower case."""
-    return {name.lower(): size for name, size in read(maps.folder)[1].items()}
+    return {name.lower(): size for name, size in read(maps.folder)[1].items() if name != ENDS}
 
 
 class SizeCollector(Collector):

@@ -47,6 +47,8 @@ BYTES: Final = {
 }
 """Memory that the kernel takes for one unit of each size, at once. The maps of policy and of addresses take more for
 what is in them."""
+_TRAFFIC_BYTES: Final = 176
+"""Memory of what a connection carries (WEIR_ENDS)."""
 _FIXED_BYTES: Final = 7 << 20
 """Memory of the maps of fixed size."""
 _SHRINKS: Final = ("CONNECTIONS", "RING_BYTES", "DENIED_FLOWS", "FRAGMENTS")
@@ -88,7 +90,8 @@ def chosen(
 
 def memory_of(sizes: Mapping[str, int]) -> int:
     """Return about how many bytes the kernel takes for maps of these sizes."""
-    return _FIXED_BYTES + sum(BYTES[name] * size for name, size in sizes.items() if name in BYTES)
+    ends = _TRAFFIC_BYTES * sizes["CONNECTIONS"] + sizes["RING_BYTES"] // 4 if sizes.get("ENDS") else 0
+    return _FIXED_BYTES + sum(BYTES[name] * size for name, size in sizes.items() if name in BYTES) + ends
 
 
 def memory_for_maps(meminfo: Path = Path("/proc/meminfo"), limits: tuple[Path, ...] = _CGROUP_LIMITS) -> int:

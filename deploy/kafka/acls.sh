@@ -23,6 +23,7 @@ allow "$probe" Write \
 allow "$readers" Read \
   --group "$prefix.flows.reader" \
   --group "$prefix.flows.denied.reader" \
+  --group "$prefix.flows.ended.reader" \
   --group "$prefix.status.reader" \
   --group "$prefix.alerts.reader" \
   --group "$prefix.dead.reader" \
@@ -33,6 +34,7 @@ allow "$readers" Read --resource-pattern-type prefixed \
 allow "$readers" Read \
   --topic "$prefix.flows" \
   --topic "$prefix.flows.denied" \
+  --topic "$prefix.flows.ended" \
   --topic "$prefix.status" \
   --topic "$prefix.alerts" \
   --topic "$prefix.dead" \
@@ -49,6 +51,7 @@ allow "$workers" DescribeConfigs \
   --topic "$prefix.alerts.state" \
   --topic "$prefix.checkpoints" \
   --topic "$prefix.journal" \
+  --topic "$prefix.flows.ended" \
   --topic "$prefix.dead"
 allow "$workers" Read \
   --group "$prefix.endpoints.reader" \
@@ -71,6 +74,7 @@ allow "$workers" Read \
 allow "$workers" Write \
   --topic "$prefix.flows" \
   --topic "$prefix.flows.denied" \
+  --topic "$prefix.flows.ended" \
   --topic "$prefix.status" \
   --topic "$prefix.dead" \
   --topic "$prefix.alerts" \

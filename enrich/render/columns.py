@@ -41,14 +41,15 @@ def raw_addresses(column: np.ndarray[Any, Any]) -> list[bytes]:
 
 def timestamps(verdicts: VerdictArray, wall: Int64Array) -> tuple[list[str], list[str]]:
     """Return RFC 3339 text, without the zone, of the first and the last packet of each verdict."""
-    first = _timestamps(wall)
+    first = wall_texts(wall)
     spans = verdicts["span_ms"]
     if not spans.any():
         return first, first
-    return first, _timestamps(wall + spans.astype(np.int64) * 1_000_000)
+    return first, wall_texts(wall + spans.astype(np.int64) * 1_000_000)
 
 
-def _timestamps(wall: Int64Array) -> list[str]:
+def wall_texts(wall: Int64Array) -> list[str]:
+    """Return RFC 3339 text, without the zone, of times of the wall clock in nanoseconds."""
     seconds, nanos = np.divmod(wall, _SECOND)
     listed = seconds.tolist()
     texts = {second: second_text(second) for second in set(listed)}

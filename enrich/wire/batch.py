@@ -36,6 +36,7 @@ import orjson
 
 from enrich.wire.bounds import Cluster, Count, LossReason, Node, Number, Offset, RingId
 from enrich.wire.cuts import Cuts
+from enrich.wire.ends import MAX_TEXT, Ends, decode_ends
 from enrich.wire.numbering import Numbers, problem_of
 from enrich.wire.references import EndpointRef as EndpointRef  # noqa: PLC0414 - modules import it from here
 from enrich.wire.references import PolicyRef as PolicyRef  # noqa: PLC0414 - as above
@@ -149,6 +150,10 @@ class Header(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=False):
     """What was not logged on purpose (:mod:`enrich.wire.cuts`); empty in earlier versions."""
     tally: Tally | msgspec.UnsetType = msgspec.UNSET
     """What the probe says of the ring so far; set once in some seconds."""
+    ends: Annotated[str, msgspec.Meta(max_length=MAX_TEXT)] | msgspec.UnsetType = msgspec.UNSET
+    """Reports of connections (:mod:`enrich.wire.ends`); unset if there are none."""
+    ends_removed: Count | msgspec.UnsetType = msgspec.UNSET
+    """How many such reports were removed from the batch; unset if none."""
 
     @property
     def covered(self) -> Numbers:
@@ -168,6 +173,8 @@ class Batch(msgspec.Struct, frozen=True):
     verdicts: np.ndarray[Any, np.dtype[np.void]]
     picked: np.ndarray[Any, np.dtype[np.uint64]] | None = None
     """The numbers of the verdicts, if they are only a part of those that the header announces."""
+    ends: Ends | None = None
+    """The reports of connections in the header; None if there are none, and in a part of a batch."""
 
     def pick(self, verdicts: np.ndarray[Any, Any]) -> Batch:
         """Return the part that consists of these verdicts, chosen by a mask or by indexes."""
@@ -180,7 +187,7 @@ class Batch(msgspec.Struct, frozen=True):
         kept = [(int(run[0]), len(run)) for run in np.split(numbers, starts[1:])]
         header = msgspec.structs.replace(
             self.header, first=kept[0][0], verdicts=len(self.verdicts), verdict_bytes=VERDICT.itemsize, kept=kept,
-            removed=msgspec.UNSET,
+            removed=msgspec.UNSET, ends=msgspec.UNSET,
         )  # fmt: skip
         return encode_batch(header, np.ascontiguousarray(self.verdicts))
 
@@ -235,7 +242,12 @@ def decode_batch(value: bytes) -> Batch:
         body = np.ascontiguousarray(body.reshape(header.verdicts, header.verdict_bytes)[:, :_OWN_BYTES]).ravel()
     verdicts = body.view(VERDICT)
     _check_times(header, verdicts)
-    return Batch(header, verdicts)
+    if header.ends is msgspec.UNSET:
+        return Batch(header, verdicts)
+    try:
+        return Batch(header, verdicts, ends=decode_ends(header.ends, VERDICT, header.clock))
+    except ValueError as error:
+        raise BatchError("bad_header", str(error)) from error
 
 
 def _bad_header(text: bytes, error: Exception) -> BatchError:

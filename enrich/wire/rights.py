@@ -38,6 +38,7 @@ _WORKER_READS: Final = {
 _WORKER_WRITES: Final = {
     "flows": "write records",
     "flows.denied": "write records of denies",
+    "flows.ended": "write records of connections that have ended (`WEIR_ENDS`)",
     "status": "report losses and heartbeats",
     "dead": "keep what cannot be taken",
     "alerts": "write alerts",
@@ -49,6 +50,7 @@ _WORKER_WRITES: Final = {
 _READER_READS: Final = {
     "flows": "read records",
     "flows.denied": "read denies",
+    "flows.ended": "read what connections carried",
     "status": "read losses and heartbeats",
     "alerts": "read alerts",
     "dead": "look at dead letters",

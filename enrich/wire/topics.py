@@ -81,6 +81,8 @@ class Topics:
     """One record for each verdict."""
     denied: Topic
     """The records of denies and audits only."""
+    ended: Topic
+    """One record for each report of a connection (WEIR_ENDS)."""
     dead: Topic
     """Dead letters: messages that cannot be processed, unchanged, with the reason in their headers."""
     status: Topic
@@ -103,7 +105,7 @@ class Topics:
     def __iter__(self) -> Iterator[Topic]:
         return iter(
             (
-                self.raw, self.flows, self.denied, self.dead, self.status, self.endpoints,
+                self.raw, self.flows, self.denied, self.ended, self.dead, self.status, self.endpoints,
                 self.alerts, self.deltas, self.alert_state, self.checkpoints, self.journal,
                 self.pairs,
             )
@@ -126,6 +128,7 @@ def topics(prefix: str, partitions: int, journal_days: int = JOURNAL_DAYS, pairs
         raw=topic("verdicts.raw", partitions, 1, broker_time),
         flows=topic("flows", partitions, 3),
         denied=topic("flows.denied", partitions, 30),
+        ended=topic("flows.ended", partitions, 3),
         dead=topic("dead", 1, 14, {"max.message.bytes": LARGE}),
         status=topic("status", 1, 3),
         # Compacted to the last state of each interval, which probes send again every day: the intervals of a node that

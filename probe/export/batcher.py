@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol
 
 import msgspec
@@ -16,7 +16,9 @@ import numpy as np
 from enrich.wire.batch import VERDICT, VERSION, EndpointRef, Header, PolicyRef, Verdict, encode_batch
 from enrich.wire.clock_skew import Skew
 from enrich.wire.cuts import Cut
+from enrich.wire.ends import Ends, encode_ends
 from enrich.wire.tally import Tally
+from probe.export.collected_ends import CollectedEnds
 from probe.export.cut_report import CutReport, CutSource
 
 _QUIET_VERDICTS_PER_S: Final = 100.0
@@ -74,6 +76,8 @@ class EncodedBatch:
 
     value: bytes
     header: Header
+    ends_end: int = 0
+    """The number behind its last report of a connection (:mod:`probe.export.collected_ends`)."""
 
     @property
     def end(self) -> int:
@@ -104,6 +108,8 @@ class Batcher:
         self._limits = limits or Limits()
         self.cut_report = CutReport(CutSource(dict), {}, clock)
         """What the headers say was not logged on purpose. To be set before the first batch."""
+        self.ends = CollectedEnds()
+        """The reports of connections for the headers. To be set before the first batch."""
         self._clock, self._skew, self._tally = clock, skew, tally
         self._given: Tally | None = None
         """The tally that is in a batch already."""
@@ -139,13 +145,19 @@ class Batcher:
         """Return the batches that are due; with ``everything``, all verdicts that wait."""
         size = min(self._limits.verdicts, max(1, self._limits.bytes // VERDICT.itemsize))
         taken = []
+        self.ends.fill()
         while len(self._collected) >= size:
             taken.append(self._cut(size))
-        if (everything and len(self._collected)) or self._clock() >= self._due:
+        if (everything and self._has_any()) or self._clock() >= self._due or self.ends.is_due:
             taken.append(self._cut(len(self._collected)))
-            while len(self._collected):
+            while len(self._collected) or (everything and self._has_any()):
                 taken.append(self._cut(len(self._collected)))
         return taken
+
+    def _has_any(self) -> bool:
+        """Return whether verdicts or reports wait."""
+        self.ends.fill()
+        return bool(len(self._collected) or len(self.ends.waiting))
 
     def unreported_losses(self) -> list[EncodedBatch]:
         """Return an empty batch if verdicts were lost or cut that no batch reports. Only if no verdict waits."""
@@ -163,10 +175,12 @@ class Batcher:
     def _cut(self, count: int) -> EncodedBatch:
         """Cut a batch of the first ``count`` verdicts, or of fewer if their references make it too large."""
         lost, cut = dict(self._lost()), self.cut_report.cuts()
-        batch = self._encode(self._collected[:count], lost, cut)
-        while len(batch.value) > self._limits.bytes and count > 1:
-            count //= 2
-            batch = self._encode(self._collected[:count], lost, cut)
+        ends = self.ends.waiting
+        batch = self._encode(self._collected[:count], lost, cut, ends)
+        while len(batch.value) > self._limits.bytes and (count > 1 or len(ends) > 1):
+            count, ends = -(-count // 2), ends[: -(-len(ends) // 2)]
+            batch = self._encode(self._collected[:count], lost, cut, ends)
+        batch = replace(batch, ends_end=self.ends.take(len(ends)))
         self.cut_report.mark_reported()
         self._reported, self._given = lost, batch.header.tally or self._given
         self._collected, self._first = self._collected[count:], batch.end
@@ -174,13 +188,14 @@ class Batcher:
         self._due = now + (self._longest_wait(self._collected) if len(self._collected) else self._limits.heartbeat_s)
         return batch
 
-    def _encode(self, verdicts: Verdicts, lost: Mapping[str, int], cut: list[Cut]) -> EncodedBatch:
-        header = self._header(verdicts, lost, cut)
+    def _encode(self, verdicts: Verdicts, lost: Mapping[str, int], cut: list[Cut], ends: Ends) -> EncodedBatch:
+        header = self._header(verdicts, lost, cut, ends)
         return EncodedBatch(encode_batch(header, verdicts), header)
 
-    def _header(self, verdicts: Verdicts, lost: Mapping[str, int], cut: list[Cut]) -> Header:
-        endpoints = {n: self._references.endpoint(n) for n in np.unique(verdicts["endpoint"]).tolist()}
-        rules = {n: self._references.rule(n) for n in np.unique(verdicts["rule"]).tolist()}
+    def _header(self, verdicts: Verdicts, lost: Mapping[str, int], cut: list[Cut], ends: Ends) -> Header:
+        reported = ends["verdict"]
+        endpoints = {n: self._references.endpoint(n) for n in _distinct(verdicts["endpoint"], reported["endpoint"])}
+        rules = {n: self._references.rule(n) for n in _distinct(verdicts["rule"], reported["rule"])}
         tally = self._tally(self._first + len(verdicts))
         return Header(
             v=VERSION,
@@ -197,4 +212,10 @@ class Batcher:
             lost={reason: (total - self._reported.get(reason, 0), total) for reason, total in lost.items()},
             cut=cut,
             tally=msgspec.UNSET if tally is None or tally is self._given else tally,
+            ends=encode_ends(ends) if len(ends) else msgspec.UNSET,
         )
+
+
+def _distinct(numbers: np.ndarray[Any, Any], more: np.ndarray[Any, Any]) -> list[int]:
+    found: list[int] = np.unique(np.concatenate([numbers, more]) if len(more) else numbers).tolist()
+    return found

@@ -28,6 +28,7 @@ from enrich.wire.clock_skew import Skew
 from enrich.wire.cuts import by_kind
 from enrich.wire.tally import Tally
 from probe.export.batcher import Batcher, EncodedBatch, Limits, References
+from probe.export.collected_ends import CollectedEnds
 from probe.export.cut_report import CutReport, CutSource
 from probe.export.earlier_ring import EarlierRing
 from probe.export.ring import Ring
@@ -154,6 +155,7 @@ class Drain:
         )  # fmt: skip
         source = CutSource(ring.cut, ring.take_limited, self._references.endpoint)
         batcher.cut_report = CutReport(source, by_kind(last.cut) if last and self._has_last(ring) else {})
+        batcher.ends = CollectedEnds(ring.ends)
         batcher.start_at(ring.consumer_number)
         return batcher
 
@@ -238,7 +240,7 @@ class Drain:
         end, read = ring.producer_number, ring.next_number
         while read < end and (verdicts := self._step(ring, batcher)):
             read += verdicts
-        self._append_batches(ring, batcher.take(everything=True))
+        self._append_batches(ring, batcher, batcher.take(everything=True))
 
     def _step(self, ring: Ring, batcher: Batcher) -> int:
         """Read from a ring once and append what is due; return how many verdicts were read.
@@ -248,13 +250,14 @@ class Drain:
         first, verdicts = ring.read(_MAX_VERDICTS_READ)
         self.verdicts += len(verdicts)
         batcher.add(first, verdicts)
-        self._append_batches(ring, batcher.take())
+        self._append_batches(ring, batcher, batcher.take())
         return len(verdicts)
 
-    def _append_batches(self, ring: Ring, batches: Iterable[EncodedBatch]) -> None:
+    def _append_batches(self, ring: Ring, batcher: Batcher, batches: Iterable[EncodedBatch]) -> None:
         for batch in batches:
             self._append(batch)
             ring.release(batch.end)
+            batcher.ends.release(batch.ends_end)
             self.batches += 1
 
     def _append(self, batch: EncodedBatch) -> None:

@@ -14,6 +14,7 @@ import orjson
 
 from enrich.wire.batch import VERDICT, Header, encode_batch
 from enrich.wire.cuts import sum_of
+from enrich.wire.ends import count_ends
 from enrich.wire.numbering import REFUSED
 
 
@@ -21,7 +22,11 @@ def summary_of(header: Header, reason: str) -> Header:
     """Return the header that stands for a batch of which all verdicts are removed."""
     begin, end = header.covered[:2]
     removed = (reason, begin, end - begin) if end > begin else msgspec.UNSET
-    return msgspec.structs.replace(header, first=end, verdicts=0, kept=None, removed=removed, endpoints={}, rules={})
+    ends = (header.ends_removed or 0) + (count_ends(header.ends) if header.ends else 0)
+    return msgspec.structs.replace(
+        header, first=end, verdicts=0, kept=None, removed=removed, endpoints={}, rules={},
+        ends=msgspec.UNSET, ends_removed=ends or msgspec.UNSET,
+    )  # fmt: skip
 
 
 def joined(before: Header, after: Header) -> Header | None:
@@ -35,7 +40,8 @@ def joined(before: Header, after: Header) -> Header | None:
     reason = start.reason or end.reason
     removed = (reason, start.begin, end.end - start.begin) if reason else msgspec.UNSET
     lost, cut = _sum(before.lost, after.lost), sum_of(before.cut, after.cut)
-    return msgspec.structs.replace(after, removed=removed, lost=lost, cut=cut)
+    ends = (before.ends_removed or 0) + (after.ends_removed or 0)
+    return msgspec.structs.replace(after, removed=removed, lost=lost, cut=cut, ends_removed=ends or msgspec.UNSET)
 
 
 def _sum(before: Mapping[str, tuple[int, int]], after: Mapping[str, tuple[int, int]]) -> dict[str, tuple[int, int]]:
@@ -70,7 +76,8 @@ class RefusedNumbers:
         both = self._joined_to(summary_of(header, REFUSED))
         if both is None:
             return value
-        behind = msgspec.structs.replace(header, removed=both.removed)
+        ends = (header.ends_removed or 0) + (self._last.ends_removed or 0 if self._last else 0)
+        behind = msgspec.structs.replace(header, removed=both.removed, ends_removed=ends or msgspec.UNSET)
         return orjson.dumps(msgspec.to_builtins(behind)) + b"\n" + value.partition(b"\n")[2]
 
     def _joined_to(self, summary: Header) -> Header | None:

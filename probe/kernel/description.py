@@ -21,6 +21,7 @@ import structlog
 
 from enrich.wire.batch import VERDICT
 from probe.kernel import bpf, released_layouts
+from probe.kernel.ends_layout import ENDS, ENDS_MAPS
 from probe.kernel.layout import ENDPOINT_SIDES, MAPS, RINGBUF, VERSION, Array, MapLayout
 
 log = structlog.get_logger("kubeweir.probe")
@@ -49,7 +50,8 @@ class Description:
 
     def encode(self, sizes: Mapping[str, int]) -> bytes:
         """Return the description as JSON, with the sizes that the generation was made with."""
-        maps = {name: [made.kind, _spec(made.key), _spec(made.value)] for name, made in self.maps.items()}
+        all_maps = {**self.maps, **(ENDS_MAPS if sizes.get(ENDS) else {})}
+        maps = {name: [made.kind, _spec(made.key), _spec(made.value)] for name, made in all_maps.items()}
         return json.dumps(
             {"version": self.version, "sizes": dict(sizes), "verdict": _spec(self.verdict), "maps": maps},
             sort_keys=True,

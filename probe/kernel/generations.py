@@ -30,18 +30,21 @@ from __future__ import annotations
 import hashlib
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-import numpy as np
 import structlog
 
 from probe.kernel import bpf, description
 from probe.kernel.carrying import Carrier, copy_endpoints
 from probe.kernel.deny_windows import DenyWindows, packets_waiting
-from probe.kernel.layout import MAPS, VERSION, Array, Config
+from probe.kernel.ends import references as ends_references
+from probe.kernel.ends import report_all
+from probe.kernel.ends_layout import ENDS, ENDS_MAPS, TRAFFIC_MAP
+from probe.kernel.layout import MAPS, VERSION, Config
 from probe.kernel.maps import Maps
+from probe.kernel.numbers_in_maps import highest_numbers
 from probe.kernel.place_expiry import PlaceExpiry
 from probe.kernel.program_cache import ProgramCache
 from probe.policy.logging import KERNEL_BITS
@@ -49,15 +52,12 @@ from probe.policy.logging import KERNEL_BITS
 LINKS: Final = "links"
 """The folder of the links, beside those of the generations."""
 _SHARED: Final = {
-    ("connections", "places", "emptying", "budgets", "origins"): ("CONNECTIONS", "ENDPOINTS"),
+    ("connections", "places", "emptying", "budgets", "origins"): ("CONNECTIONS", "ENDPOINTS", ENDS),
     ("fragments", "fragment_places"): ("FRAGMENTS", "ENDPOINTS"),
     ("slots", "cursors"): (),
     ("unready_origins",): (),
 }
 """Maps that refer to each other and are shared together, and the sizes on which their contents depend."""
-_NUMBERED: Final = ("endpoints", "addresses", "policy_entries", "port_entries", "logged_rules")
-_KINDS: Final = {"identity": "identity", "set": "set", "port_list": "port_list", "rule": "rule", "number": "endpoint"}
-"""Kind of number in the ledger, by the field that holds it."""
 _EPOCHS_PER_S: Final = 64
 """More than there are installations in a second, on average."""
 
@@ -74,15 +74,18 @@ class Predecessor:
         """Set when its programs run no more and all that they have counted is in its ring."""
         self.windows = DenyWindows(self.maps)
         self._lock = threading.Lock()
-        self._closed = self.is_removed = False
+        self._closed = self.is_removed = self._shares_traffic = False
 
     def shareable(self, sizes: Mapping[str, int]) -> dict[str, Path]:
         """Return the pins of the maps that a generation of this version with ``sizes`` can use too."""
         found: dict[str, Path] = {}
         for names, needed in _SHARED.items():
             is_equal = all(name in self.maps and self.layout.maps[name] == MAPS[name] for name in names)
-            if is_equal and all(self.sizes.get(size) == sizes[size] for size in needed):
+            if is_equal and all(self.sizes.get(size) == sizes.get(size) for size in needed):
                 found |= {name: self.maps.folder / name for name in names}
+        if "places" in found and self.layout.maps.get(TRAFFIC_MAP) == ENDS_MAPS[TRAFFIC_MAP]:
+            found[TRAFFIC_MAP] = self.maps.folder / TRAFFIC_MAP
+        self._shares_traffic = TRAFFIC_MAP in found
         return found
 
     def endpoints(self) -> dict[bytes, bytes]:
@@ -93,14 +96,7 @@ class Predecessor:
 
     def numbers(self) -> dict[str, int]:
         """Return the highest number of each kind in the policy maps, for a ledger that was lost."""
-        highest: dict[str, int] = {}
-        for name in (name for name in _NUMBERED if name in self.maps):
-            items, layout = self.maps[name].items(), self.layout.maps[name]
-            for parts, dtype in ((items.keys(), layout.key), (items.values(), layout.value)):
-                for field, numbers in _leaves(np.frombuffer(b"".join(parts), dtype)):
-                    if field in _KINDS and numbers.size:
-                        highest[_KINDS[field]] = max(highest.get(_KINDS[field], 0), int(numbers.max()))
-        return highest
+        return highest_numbers(self.maps, self.layout.maps)
 
     def rotate(self) -> None:
         """Close the deny windows, unless that is done for good."""
@@ -119,7 +115,7 @@ class Predecessor:
         with self._lock:
             self.windows.rotate()
             self.windows.rotate()
-            if not packets_waiting(self.maps):
+            if not packets_waiting(self.maps) and (self._shares_traffic or not report_all(self.maps)):
                 self.retired.set()
 
     def close(self) -> None:
@@ -163,8 +159,9 @@ class Generation:
         return all(one.is_removed for one in self.predecessors)
 
     def references(self) -> dict[str, set[int]]:
-        """Return the numbers of the ledger that open deny windows have, by kind."""
-        return self._windows.references()
+        """Return the numbers of the ledger that open deny windows, and connections to be reported, have, by kind."""
+        windows, ends = self._windows.references(), ends_references(self.maps)
+        return {kind: windows.get(kind, set()) | ends.get(kind, set()) for kind in windows.keys() | ends.keys()}
 
     def carry(self) -> None:
         """Carry over the connections that have changed since the last call."""
@@ -288,13 +285,3 @@ def _say(predecessors: list[Predecessor], name: str, sizes: Mapping[str, int]) -
             "takes over the connections, moves every interface, and then removes the other",
             found=one.maps.folder.name, own=name, sizes=changed, found_layout=one.layout.version, layout=VERSION,
         )  # fmt: skip
-
-
-def _leaves(values: Array) -> Iterator[tuple[str, Array]]:
-    """Yield name and values of every field that has no fields itself."""
-    for name in values.dtype.names or ():
-        field: np.ndarray[Any, np.dtype[Any]] = values[name]
-        if field.dtype.names:
-            yield from _leaves(field)
-        else:
-            yield name, field

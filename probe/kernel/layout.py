@@ -59,6 +59,7 @@ class Counter(enum.IntEnum):
     CUT_DENIED = 16
     LIMITED_ALLOWED = 17
     LIMITED_DENIED = 18
+    ENDS_LOST = 19
     DECIDED = 28
     WRITTEN = 29
     RING_VERDICTS = 30
@@ -194,10 +195,8 @@ LENT: Final = 0xFFFFFFFF
 """Key of the budget of what is lent of all tables together."""
 LOCAL_KEY: Final = np.dtype([("address", "u1", (16,))])
 LOCAL: Final = np.dtype([("ifindex", "<u4", (2,))])
-LOCAL_NODE: Final = 0
-"""Interface index of an address of the node itself."""
-LOCAL_NONE: Final = 0xFFFFFFFF
-"""Interface index of an address that is not local on that side."""
+LOCAL_NODE, LOCAL_NONE = 0, 0xFFFFFFFF
+"""Interface indexes of an address of the node itself, and of one that is not local on that side."""
 ORIGIN: Final = np.dtype(
     [
         ("time_ns", "<u8"),

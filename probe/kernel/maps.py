@@ -16,7 +16,8 @@ import numpy as np
 
 from probe.kernel import bpf, description, program
 from probe.kernel.counter_kinds import CUT, LOST
-from probe.kernel.layout import CHUNKS, MAPS, RINGBUF, Array, Config, Counter, MapLayout
+from probe.kernel.ends_layout import ENDS_RING, maps_of
+from probe.kernel.layout import CHUNKS, RINGBUF, Array, Config, Counter, MapLayout
 from probe.kernel.program_cache import ProgramCache
 
 
@@ -72,6 +73,8 @@ class Maps:
     ) -> None:
         self.folder = folder
         self.ring = ring
+        self.ends_ring = bpf.get(folder / ENDS_RING) if (folder / ENDS_RING).exists() else None
+        """The ring of reports of connections, if the programs make any."""
         self.programs = programs
         self.verdict = verdict
         """The layout of the entries of the ring."""
@@ -91,11 +94,11 @@ class Maps:
         generation's pins by map name, if it has the size that is wanted. Raises LayoutError, program.LoadError.
         """
         folder.mkdir(parents=True, exist_ok=True)
-        _check(folder)
+        _check(folder, maps_of(sizes))
         cpus = _possible_cpus()
         machine = {"CPU_STRIDE": cpu_stride(cpus), "POSSIBLE_CPUS": cpus}
         program.build(folder, {**sizes, **machine}, shared or {}, cache)
-        maps = {name: _open(folder, name, layout) for name, layout in MAPS.items()}
+        maps = {name: _open(folder, name, layout) for name, layout in maps_of(sizes).items()}
         programs = {name: bpf.get(folder / f"new_{name}") for name in program.PROGRAMS}
         for name in programs:
             (folder / f"new_{name}").rename(folder / name)
@@ -163,7 +166,8 @@ class Maps:
 
     def close(self) -> None:
         """Close the descriptors. Pinned objects stay."""
-        for fd in (*(entry.fd for entry in self._maps.values()), self.ring, *self.programs.values()):
+        rings = [ring for ring in (self.ring, self.ends_ring) if ring is not None]
+        for fd in (*(entry.fd for entry in self._maps.values()), *rings, *self.programs.values()):
             os.close(fd)
 
 
@@ -193,9 +197,9 @@ def _is_of(pin: Path, layout: MapLayout) -> bool:
     return description.properties_of(pin) == layout.properties
 
 
-def _check(folder: Path) -> None:
+def _check(folder: Path, layouts: Mapping[str, MapLayout]) -> None:
     """Refuse to adopt maps of another layout, because misread entries would change verdicts."""
-    for name, layout in MAPS.items():
+    for name, layout in layouts.items():
         if not (folder / name).exists():
             continue
         found, expected = description.properties_of(folder / name), layout.properties

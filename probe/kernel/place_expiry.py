@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Final
 
 from probe.kernel import bpf
+from probe.kernel.ends_layout import TRAFFIC_MAP
 from probe.kernel.layout import EXPIRE_PLACES
 from probe.kernel.maps import Maps
 
@@ -15,6 +16,8 @@ _REQUEST: Final = struct.Struct("=16xI12x")
 """``struct expire_request``."""
 _ROUND_S: Final = 60.0
 """How long it takes to look at every place. Connections expire after half a minute to six hours."""
+_ROUND_OF_ENDS_S: Final = 20.0
+"""The same if connections are reported: their end waits for its turn."""
 
 
 class PlaceExpiry:
@@ -23,13 +26,14 @@ class PlaceExpiry:
     def __init__(self, maps: Maps, clock: Callable[[], float] = time.monotonic) -> None:
         self._maps, self._clock = maps, clock
         self._size = maps["places"].max_entries
+        self._round_s = _ROUND_OF_ENDS_S if TRAFFIC_MAP in maps else _ROUND_S
         self._next = 0
         self._at = clock()
 
     def step(self) -> None:
         """Look at the part of the table that is due since the last call."""
         now = self._clock()
-        due = self._size * (now - self._at) / _ROUND_S
+        due = self._size * (now - self._at) / self._round_s
         self._at = now
         self.look_at(min(self._size, int(due) + 1))
 

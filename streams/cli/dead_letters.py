@@ -120,7 +120,9 @@ def why_not(letter: Letter, redriven: Redriven, topics: Topics, partitions: Mapp
     if redriven.times(letter) and not again:
         return "it came back after it was sent again: mend the cause, then give --again"
     # Anybody who may write to the dead-letter topic chooses the headers; they must not choose any topic of the broker.
-    allowed = {one.name for one in (topics.raw, topics.flows, topics.denied, topics.status, topics.endpoints)}
+    allowed = {
+        one.name for one in (topics.raw, topics.flows, topics.denied, topics.ended, topics.status, topics.endpoints)
+    }
     if letter.topic not in allowed:
         return f"its topic {letter.topic!r} is none that records are sent to again"
     partition = letter.headers.get("partition", "")

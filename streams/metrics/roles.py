@@ -93,6 +93,11 @@ class EnrichMetrics:
         self.gap_verdicts = counter(
             "gap_verdicts", "Verdicts whose numbers are missing between two batches of a ring: lost without a report"
         )
+        self.ends = counter("ended_connections", "Records of reports of connections, on the topic flows.ended")
+        self.removed_ends = counter(
+            "removed_ends", "Reports of connections that probes have removed, because their spool was full or Kafka "
+            "refused the batch"
+        )  # fmt: skip
         self.unknown_gaps = counter(
             "unknown_gaps",
             "Times that verdicts may be missing before the first batch of a ring or a partition, because nothing says "

@@ -14,7 +14,9 @@ def enrich_needs(settings: Settings) -> Needs:
     topics = settings.topics
     return Needs(
         reads=frozenset({topics.raw.name, topics.endpoints.name}),
-        writes=frozenset({topics.flows.name, topics.denied.name, topics.status.name, topics.dead.name}),
+        writes=frozenset(
+            {topics.flows.name, topics.denied.name, topics.ended.name, topics.status.name, topics.dead.name}
+        ),
         groups=frozenset({settings.group("enrich"), reader_group(topics.endpoints.name)}),
     )
 

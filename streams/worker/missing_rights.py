@@ -90,7 +90,7 @@ class MissingRights:
         with self._lock:
             named = frozenset(filter(None, self._refused))
         own = self._settings.topics
-        topics = named or frozenset(one.name for one in (own.flows, own.denied, own.status, own.dead))
+        topics = named or frozenset(one.name for one in (own.flows, own.denied, own.ended, own.status, own.dead))
         try:
             return any(cause.about in topics for cause in causes(self._settings.connection(), Needs(writes=topics)))
         except Exception:

@@ -1,6 +1,4 @@
-"""What happens to a batch: decode, check, look up, wait, render, send, account.
-
-This module does not depend on Faust or librdkafka.
+"""What happens to a batch: decode, check, look up, wait, render, send, account. Without Faust and librdkafka.
 
 Theory of operation. :meth:`Pipeline.take` gets the raw inputs that the worker has read, say three batches of 400
 verdicts each, and for all of them together:
@@ -13,7 +11,7 @@ verdicts each, and for all of them together:
 4. Renders one record per verdict, and sends the records: all to the topic of flows, denied ones to the topic of denied
    flows too, and any that a route takes to the route's topic. Denials that are not logged go to the topic of denied
    flows only, for alerts.
-5. Accounts for what the batch headers say was lost or cut, and for heartbeats, on the status topic.
+5. Sends the records of ended connections, and accounts on the status topic for losses, cuts and heartbeats.
 6. Closes each input, unless verdicts of it wait. :meth:`Pipeline.release` sends those later and closes it then.
 
 An input that is closed is acknowledged when Kafka has every record made from it (:mod:`streams.worker.inflight`). No
@@ -40,6 +38,7 @@ from streams.metrics.roles import EnrichMetrics
 from streams.worker.accounting import account, heartbeat
 from streams.worker.checkpoint import Checkpoint
 from streams.worker.clock_skews import ClockSkews
+from streams.worker.ended import EndedSender
 from streams.worker.inflight import TrackedInput
 from streams.worker.losses import Loss, Losses
 from streams.worker.pending import PendingVerdicts
@@ -90,6 +89,7 @@ class Pipeline:
         self._topics, self._cluster_id, self._enricher, self._node_of = topics, cluster_id, enricher, node_of
         self._worker, self._pending, self._metrics = worker, pending, metrics
         self._sender = Sender(producer, topics, metrics, worker)
+        self._ended = EndedSender(enricher, self._sender, topics.ended.name, metrics)
         self._losses, self._clocks = Losses(), ClockSkews(metrics)
         self._turn = asyncio.Lock()
         """Held by :meth:`take` or :meth:`release` while it sends, so that the records of a pod stay in order."""
@@ -147,9 +147,9 @@ class Pipeline:
         """Report that retention removed batches just before this input, unread."""
         self._metrics.expired_batches.inc(batches)
         self.positions.note_expired(tracked.partition)
-        log.error("batches expired before they were read", partition=tracked.partition, batches=batches)
-        status = {"type": "expired", "partition": tracked.partition, "batches": batches}
-        await self._send_own_status(tracked, status)
+        found = {"partition": tracked.partition, "batches": batches}
+        log.error("batches expired before they were read", **found)
+        await self._send_own_status(tracked, {"type": "expired", **found})
 
     async def resend_dead_letter(self, tracked: TrackedInput, key: bytes, value: bytes, headers: Headers) -> None:
         """Send a dead letter that Kafka refuses once more, cut to what every broker takes."""
@@ -165,8 +165,7 @@ class Pipeline:
         decoded: list[_DecodedInput] = []
         for tracked, value in inputs:
             try:
-                batch = self._decode(value)
-                if batch is not None:
+                if (batch := self._decode(value)) is not None:
                     decoded.append(_DecodedInput(tracked, value or b"", batch))
             except BatchError as error:
                 await self._sender.send_dead_letter(tracked, value or b"", error.reason, str(error))
@@ -215,6 +214,7 @@ class Pipeline:
             await self._send_rendered(tracked, rendered)
         for one in inputs:
             try:
+                await self._ended.send(one.tracked, one.batch, self._pending.until_ns())
                 await self._account(one.tracked, one.batch.header)
             except Exception as error:
                 await self._on_bug(one.tracked, one.value, error)
@@ -284,7 +284,7 @@ class Pipeline:
 
     async def _send_own_status(self, tracked: TrackedInput, status: dict[str, Any]) -> None:
         cluster = {"cluster": self._cluster_id} if self._cluster_id else {}
-        await self._sender.send_status(tracked, self._worker, {**status, **cluster})
+        await self._sender.send_status(tracked, self._worker, status | cluster)
 
     async def _account(self, tracked: TrackedInput, header: Header) -> None:
         self._clocks.note(header)

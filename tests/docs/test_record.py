@@ -28,6 +28,13 @@ def test_every_field_of_the_schema_is_explained() -> None:
     assert wanted - ends == {unquoted(row[0]) for row in ROWS} - ends
 
 
+def test_every_member_of_a_report_is_explained() -> None:
+    explained = {name for row in PAGE.rows("member") for name in re.findall(r"`(ended\.\w+)`", row[0])}
+    assert explained == {path.lstrip(".") for path in described(load("ended")) if path.startswith(".ended.")}
+    named = set(re.findall(r"`(\w+)`", next(row[1] for row in PAGE.rows("member") if "ended.how" in row[0])))
+    assert set(load("ended")["properties"]["ended"]["properties"]["how"]["enum"]) <= named
+
+
 def test_every_reason_is_explained() -> None:
     sections = PAGE.sections(3)
     assert set(sections) == {reason.name.lower() for reason in Reason}

@@ -136,6 +136,8 @@ WORRY: Final[dict[str, str]] = {
     ),
     "kubeweir_streams_clock_offset_seconds": "A node is there: its clock is wrong. Names are corrected, times are not.",
     "kubeweir_streams_refused_clock_offsets_total": "Any increase: a node's clock is off by a day, or lies.",
+    "kubeweir_streams_ended_connections_total": "Stands still with WEIR_ENDS=1 while connections are logged.",
+    "kubeweir_streams_removed_ends_total": "Any increase: a probe's spool was full, or Kafka refused a batch.",
     "kubeweir_streams_unknown_gaps_total": (
         "Any increase but the first after an upgrade (WeirGapUnknown): a worker may not read or write checkpoints, or "
         "offsets were set."
@@ -226,6 +228,10 @@ KERNEL_EVENTS: Final[dict[str, tuple[str, str]]] = {
     ),
     "written": ("Decisions that the verdicts in the ring buffer count.", "Never by itself."),
     "ring_verdicts": ("Verdicts written to the ring buffer.", "Never by itself."),
+    "ends_lost": (
+        "Reports of connections (`WEIR_ENDS`) that their ring buffer had no room for.",
+        "Any increase: raise WEIR_RING_BYTES, of which it has a quarter.",
+    ),
     "limited_allowed": (
         "Allowed connections that were not logged because of `WEIR_LIMIT_ALLOWED`.",
         "Rises, and you need each of them: raise the limit.",

@@ -30,7 +30,7 @@ from streams.worker.pipeline import Pipeline
 from streams.worker.ring_positions import RingPositions
 from tests.enrich.flows import CLOCK, make_cluster
 from tests.fuzz.reader import Reader
-from tests.kafka.batches import make_batch
+from tests.kafka.batches import make_batch, make_ends, make_rows
 from tests.streams.worker.test_pipeline import SmallQueue
 
 TOPICS: Final = topics("p", 4)
@@ -52,6 +52,7 @@ class Raw(Reader):
         make_batch(5, 3, {"lost": {"ring_full": (1, 40)}, "kept": [(5, 1), (7, 2)]}),
         make_batch(0, 2, denied=True, ingress=True),
         make_batch(9, 0),
+        make_batch(9, 1, {"ends": make_ends(make_rows(3)), "ends_removed": 4}),
     )
 
     def __init__(self) -> None:
@@ -83,6 +84,9 @@ class Raw(Reader):
             made = [decode_flow(one) for one in flows]
             assert [one.id for one in made] == [f"{header.ring}-{number}" for number in numbers]
             assert {one.node_name for one in made} <= {header.node}
+            ended = [orjson.loads(one) for one in self._queue.of("p.flows.ended")]
+            assert len(ended) == (0 if batch.ends is None else len(batch.ends))
+            assert all(one["ended"]["src_packets"] >= 0 and one["id"] is not None for one in ended)
 
     def close(self) -> None:
         """Close the loop."""

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from enrich.wire.batch import INGRESS, VERDICT, EndpointRef, Header, PolicyRef, Reason, Verdict, encode_batch
+from enrich.wire.ends import How, encode_ends, end_dtype
 
 PODS = {"web-0": "10.0.0.10", "api-0": "10.0.0.20", "db-0": "10.0.0.30"}
 """On node n1, in namespace shop, each with the label app."""
@@ -73,6 +74,18 @@ def make_header(first: int, verdicts: int, **fields: Any) -> Header:
         "rules": {"12": [PolicyRef("NetworkPolicy", "shop", "web-allow-api", 0)]},
     }
     return Header(**{**given, **fields})
+
+
+def make_ends(verdicts: Any, **fields: Any) -> str:
+    """Reports of the connections of these verdicts, which the ring 16 of this cluster has, for a header."""
+    ends = np.zeros(len(verdicts), end_dtype(VERDICT))
+    ends["verdict"], ends["ring"], ends["number"] = verdicts, 16, np.arange(len(verdicts))
+    ends["since_ns"] = verdicts["time_ns"]
+    ends["until_ns"] = verdicts["time_ns"] + 1_500_000_000
+    ends["bytes"], ends["packets"], ends["how"] = (1234, 40_321), (6, 9), How.CLOSED
+    for name, value in fields.items():
+        ends[name] = value
+    return encode_ends(ends)
 
 
 def make_batch(first: int, count: int, header: dict[str, Any] | None = None, **fields: Any) -> bytes:

@@ -15,7 +15,7 @@ import pytest
 
 import bpf as paths
 from enrich.wire.batch import VERDICT, Reason, Verdict
-from probe.kernel import bpf, compiler, layout
+from probe.kernel import bpf, compiler, ends_layout, layout
 from tests.kernel.rig import SIZES, Rig
 
 _STRUCTS = {
@@ -45,6 +45,8 @@ _STRUCTS = {
     "local_key": layout.LOCAL_KEY,
     "origin": layout.ORIGIN,
     "unknown_flow": layout.UNKNOWN_FLOW,
+    "traffic": ends_layout.TRAFFIC,
+    "connection_end": ends_layout.END,
 }
 
 

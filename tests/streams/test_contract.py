@@ -28,7 +28,7 @@ from streams.worker.inflight import InFlightTracker
 from streams.worker.pending import PendingVerdicts
 from streams.worker.pipeline import Pipeline
 from tests.enrich.flows import make_cluster
-from tests.kafka.batches import make_batch, make_header
+from tests.kafka.batches import make_batch, make_ends, make_header, make_rows
 from tests.schemas import ROOT, described, files, load, produced, validator
 
 FOLDER = ROOT / "streams/schemas"
@@ -88,7 +88,7 @@ def test_what_is_written_is_what_the_schemas_say() -> None:
     header = make_header(
         7, 3, kept=[(7, 2), (10, 1)], removed=("spool_full", 7, 4), lost={"ring_full": (1, 2)},
         endpoints={"7": EndpointRef("shop", "web-0", "u")}, rules={"1": [PolicyRef("NetworkPolicy", "shop", "a", 0)]},
-        tally=TALLY,
+        tally=TALLY, ends=make_ends(make_rows(1)), ends_removed=2,
     )  # fmt: skip
     found = orjson.loads(msgspec.json.encode(header))
     validator(load("batch"), closed=True).validate(found)

@@ -29,6 +29,7 @@ class Ring:
         self.steps: list[tuple[str, int]] = []
         self._lost = lost
         self.cut_allowed = 0
+        self.ends: Any = None
 
     @property
     def next_number(self) -> int:

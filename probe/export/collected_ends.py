@@ -1,0 +1,54 @@
+"""Takes reports of connections (``bpf/ends.h``) out of their ring for the headers of batches.
+
+They travel in the header, so a batch has the same verdicts and numbers with them and without. Their place in the ring
+is released when the batch that has them is in the spool: a probe that is killed in between reads them again, and they
+are sent twice, with the same ring, number and part.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+
+from enrich.wire.ends import Ends
+from probe.export.ring_entries import RingEntries
+from probe.kernel.ends_layout import END
+
+MAX_IN_BATCH: Final = 1000
+"""Reports in one batch. More that wait make a batch due."""
+
+
+class CollectedEnds:
+    """The reports of one ring that are in no batch yet."""
+
+    def __init__(self, ring: RingEntries | None = None) -> None:
+        """``ring``: None if the programs make no reports."""
+        self._ring = ring
+        self._next = ring.consumer_number if ring else 0
+        """The number of the first that waits."""
+        self.waiting: Ends = np.empty(0, END)
+        """Those that are to be in the next batch."""
+
+    def fill(self) -> None:
+        """Read what is in the ring, as far as it has room in the next batch."""
+        if self._ring is None or len(self.waiting) >= MAX_IN_BATCH:
+            return
+        _, more = self._ring.read_entries(MAX_IN_BATCH - len(self.waiting))
+        if len(more):
+            self.waiting = np.concatenate([self.waiting, more]) if len(self.waiting) else more
+
+    @property
+    def is_due(self) -> bool:
+        """Whether a batch is due for them alone. Fewer wait for the next batch, a heartbeat at the latest."""
+        return len(self.waiting) >= MAX_IN_BATCH
+
+    def take(self, count: int) -> int:
+        """Count the first ``count`` as taken by a batch. Return the number of the next: as :meth:`release` takes it."""
+        self.waiting, self._next = self.waiting[count:], self._next + count
+        return self._next
+
+    def release(self, up_to_number: int) -> None:
+        """Let the kernel write over the reports below a number: they are in the spool."""
+        if self._ring is not None:
+            self._ring.release(up_to_number)

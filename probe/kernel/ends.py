@@ -1,0 +1,34 @@
+"""What user space does about connection ends (``bpf/ends.h``) beside reading their ring."""
+
+from __future__ import annotations
+
+import struct
+from typing import Final
+
+from probe.kernel import bpf
+from probe.kernel.ends_layout import TRAFFIC_MAP, UNLOGGED
+from probe.kernel.layout import EXPIRE_PLACES, distinct
+from probe.kernel.maps import Maps
+
+_LAST_REQUEST: Final = struct.Struct("=16xII8x")
+"""``struct expire_request``."""
+
+
+def report_all(maps: Maps) -> int:
+    """Report all connections of a generation that no packet meets any more. Return how many the ring has no room for.
+
+    Those are to be reported by another call, when some of the ring was read."""
+    if TRAFFIC_MAP not in maps or "expire_places" not in maps.programs:
+        return 0
+    places = range(0, maps["places"].max_entries, EXPIRE_PLACES)
+    program = maps.programs["expire_places"]
+    return sum(bpf.program_run(program, _LAST_REQUEST.pack(first, 1))[0] for first in places)
+
+
+def references(maps: Maps) -> dict[str, set[int]]:
+    """Return the numbers of the ledger in the verdicts of connections that are to be reported, by kind."""
+    if TRAFFIC_MAP not in maps:
+        return {}
+    _, traffic = maps[TRAFFIC_MAP].entries()
+    verdicts = traffic["verdict"][traffic["state"] != UNLOGGED]
+    return {kind: distinct(verdicts[kind]) for kind in ("identity", "rule", "endpoint")}

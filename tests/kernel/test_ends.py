@@ -1,0 +1,407 @@
+"""What is reported of connections that end: real packets and the interface's own counters, both families and ways."""
+
+from __future__ import annotations
+
+import socket
+import struct
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from netns import Space, connects, listen, open_socket, ping, run_in
+
+from enrich.wire.ends import How
+from probe.export.ring_entries import RingEntries
+from probe.kernel.ends import references, report_all
+from probe.kernel.ends_layout import END, ENDS_RING, TRAFFIC_MAP
+from probe.kernel.layout import Config, Counter
+from probe.kernel.place_expiry import PlaceExpiry
+from tests.kernel.rig import FAMILIES, SIZES, SMALL, Rig, both
+from tests.waiting import until
+
+pytestmark = pytest.mark.kernel
+
+PORT = 8080
+SECOND_NS = 10**9
+QUIET_S = 11
+TCP, UDP, ICMP, ICMPV6 = 6, 17, 1, 58
+ENDS_SIZES = {**SIZES, "ENDS": 1}
+TO_CLIENT = {"podSelector": {"matchLabels": {"app": "client"}}}
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+@pytest.fixture(scope="module", params=["tcx", "clsact"])
+def _ends(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
+    made = Rig(tmp_path_factory.mktemp("ends"), request.param, sizes=ENDS_SIZES)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def rig(_ends: Rig) -> Iterator[Rig]:
+    yield _ends
+    _ends.reset()
+    report_all(_ends.maps)
+    reports(_ends)
+
+
+def reports(rig: Rig) -> Array:
+    """Take all reports out of their ring."""
+    assert rig.ring.ends is not None
+    first, found = rig.ring.ends.read_entries(1 << 20)
+    rig.ring.ends.release(first + len(found))
+    return found
+
+
+def of_pod(rig: Rig, found: Array, pod: Space, port: int = PORT) -> Array:
+    number = rig.installer.endpoints[pod.index]
+    verdicts = found["verdict"]
+    chosen: Array = found[(verdicts["endpoint"] == number) & (verdicts["destination_port"] == port)]
+    return chosen
+
+
+def names(found: Array) -> list[str]:
+    return [How(how).name.lower() for how in found["how"].tolist()]
+
+
+def age(rig: Rig, seconds: float) -> None:
+    """Make all connections quiet for longer."""
+    keys, values = rig.maps["connections"].entries()
+    for key, value in zip(keys, values.copy(), strict=True):
+        value["last_ns"] = max(1, int(value["last_ns"]) - int(seconds * SECOND_NS))
+        rig.maps["connections"].set(key.tobytes(), value.tobytes())
+
+
+def sweep(rig: Rig) -> None:
+    """Look at all places, as the probe does in 20 s."""
+    PlaceExpiry(rig.maps).look_at(rig.maps["places"].max_entries)
+
+
+def counters(rig: Rig, pod: Space) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """Return packets and bytes out of the pod, and into it, by the host's end of its veth."""
+    names = "rx_packets", "rx_bytes", "tx_packets", "tx_bytes"
+    text = run_in(rig.node, lambda: Path("/proc/thread-self/net/dev").read_text())
+    row = next(line for line in text.splitlines() if line.strip().startswith(f"{pod.link}:")).split(":")[1].split()
+    found = {"rx_bytes": row[0], "rx_packets": row[1], "tx_bytes": row[8], "tx_packets": row[9]}
+    return np.array([int(found[name]) for name in names])
+
+
+class Others:
+    """Counts what is no packet of a connection: ARP, neighbour discovery and multicast listener reports."""
+
+    def __init__(self, rig: Rig, pod: Space) -> None:
+        self._socket = run_in(rig.node, lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3)))
+        self._socket.bind((pod.link, 3))
+        self._socket.setsockopt(socket.SOL_SOCKET, 33, 64 << 20)  # SO_RCVBUFFORCE
+        self._socket.settimeout(0)
+        self._rig, self._pod = rig, pod
+        self._found = np.zeros(4, np.int64)
+        self._before = self._counters()
+        self._found[:] = 0
+
+    def carried(self) -> list[int]:
+        """Return packets and bytes of connections out of the pod, and into it, since this was made."""
+        found: list[int] = (self._counters() - self._before - self._found).tolist()
+        self._socket.close()
+        return found
+
+    def _counters(self) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """Read the interface's counters at a moment without a packet that the socket has and they have not."""
+        while True:
+            self._take()
+            found = counters(self._rig, self._pod)
+            if not self._take():
+                return found
+
+    def _take(self) -> int:
+        """Take the frames that have come; return how many."""
+        frames = 0
+        while True:
+            try:
+                frame, (_, _, kind, _, _) = self._socket.recvfrom(1 << 17)
+            except BlockingIOError:
+                return frames
+            frames += 1
+            if not self._is_connections(frame):
+                self._found[2 if kind == 4 else 0] += 1  # PACKET_OUTGOING
+                self._found[3 if kind == 4 else 1] += len(frame)
+
+    @staticmethod
+    def _is_connections(frame: bytes) -> bool:
+        kind = struct.unpack_from("!H", frame, 12)[0]
+        if kind == 0x86DD:
+            return frame[20] in (TCP, UDP, 44) or (frame[20] == ICMPV6 and frame[54] in (128, 129))
+        return bool(kind == 0x0800)
+
+
+def receiving(server: Space, family: int) -> socket.socket:
+    """Return a socket that takes datagrams, so that nobody answers that the port is closed."""
+    made = open_socket(server, family, socket.SOCK_DGRAM)
+    made.bind((server.address(family), PORT))
+    return made
+
+
+def exchange(client: Space, server: Space, family: int, size: int = 300_000) -> None:
+    """Open a connection, send so many bytes both ways, and close it from both ends."""
+    with listen(server, family, PORT) as listening, open_socket(client, family, socket.SOCK_STREAM) as out:
+        out.connect((server.address(family), PORT))
+        accepted, _ = listening.accept()
+        with accepted:
+            for sender, receiver in ((out, accepted), (accepted, out)):
+                sending = threading.Thread(target=sender.sendall, args=(bytes(size),))
+                sending.start()
+                left = size
+                while left:
+                    left -= len(receiver.recv(left))
+                sending.join()
+            out.shutdown(socket.SHUT_WR)
+            assert accepted.recv(1) == b""
+        assert out.recv(1) == b""
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_reports_of_all_connections_add_up_to_the_interfaces_counters(rig: Rig, family: int) -> None:
+    client, server = both(rig, "a/client", 1), both(rig, "a/server", 2)
+    rig.apply()
+    others = {pod.name: Others(rig, pod) for pod in (client, server)}
+    for _ in range(3):
+        exchange(client, server, family)
+    with open_socket(client, family, socket.SOCK_DGRAM) as out, open_socket(server, family, socket.SOCK_DGRAM) as back:
+        back.bind((server.address(family), PORT))
+        for size in (1, 1000, 4000):  # the last one in fragments
+            out.sendto(bytes(size), (server.address(family), PORT))
+            answered = back.recvfrom(8000)
+            back.sendto(answered[0], answered[1])
+            out.recv(8000)
+    assert ping(client, server.address(family))
+    carried = {pod.name: others[pod.name].carried() for pod in (client, server)}
+    assert not report_all(rig.maps)
+    found = reports(rig)
+    for pod in (client, server):
+        mine = found[found["verdict"]["endpoint"] == rig.installer.endpoints[pod.index]]
+        mine = mine[~np.isin(mine["verdict"]["protocol"], [ICMPV6]) | (mine["verdict"]["destination_port"] >> 8 == 128)]
+        sums = [mine[name][:, way].sum() for way in (0, 1) for name in ("packets", "bytes")]
+        assert sums == carried[pod.name]
+        assert len(mine) == 5
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_fin_both_ways_closes_and_the_report_has_its_verdict(rig: Rig, family: int) -> None:
+    client, server = both(rig, "a/client", 1), both(rig, "a/server", 2)
+    rig.apply()
+    first = rig.ring.next_number
+    exchange(client, server, family, 10)
+    sweep(rig)
+    assert not len(of_pod(rig, reports(rig), client)), "its last packets may come yet"
+    age(rig, QUIET_S)
+    sweep(rig)
+    found = reports(rig)
+    verdicts = rig.drain()
+    for pod in (client, server):
+        (end,) = of_pod(rig, found, pod)
+        assert names(np.array([end])) == ["closed"]
+        assert int(end["ring"]) == int(rig.ring.id, 16)
+        assert verdicts[int(end["number"]) - first] == end["verdict"]
+        assert end["part"] == 0
+        assert end["since_ns"] == end["verdict"]["time_ns"]
+        assert end["bytes"].min() > 10
+        assert end["packets"].min() >= 3
+    age(rig, 200)
+    sweep(rig)
+    assert not len(of_pod(rig, reports(rig), client)), "once"
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_reset_and_a_timeout(rig: Rig, family: int) -> None:
+    client, server = both(rig, "a/client", 1), both(rig, "a/server", 2)
+    rig.apply()
+    with pytest.raises(ConnectionRefusedError):
+        connects(client, server.address(family), PORT)
+    with open_socket(client, family, socket.SOCK_DGRAM) as out:
+        out.sendto(b"x", (server.address(family), PORT + 1))
+    age(rig, QUIET_S)
+    sweep(rig)
+    found = reports(rig)
+    assert names(of_pod(rig, found, client)) == names(of_pod(rig, found, server)) == ["reset"]
+    assert not len(of_pod(rig, found, client, PORT + 1))
+    age(rig, 200)
+    sweep(rig)
+    assert names(of_pod(rig, reports(rig), client, PORT + 1)) == ["timeout"]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_revoked_connection_and_what_passes_when_it_is_allowed_again(rig: Rig, family: int) -> None:
+    client, server = both(rig, "a/client", 1), both(rig, "a/server", 2)
+    rig.apply()
+    with receiving(server, family), open_socket(client, family, socket.SOCK_DGRAM) as out:
+        to = server.address(family), PORT
+        out.sendto(b"1", to)
+        rig.policy("a/out", **TO_CLIENT, policyTypes=["Egress"])
+        rig.apply()
+        out.sendto(b"2", to)
+        out.sendto(b"3", to)
+        sweep(rig)
+        (end,) = of_pod(rig, reports(rig), client)
+        assert names(np.array([end])) == ["revoked"]
+        assert end["packets"].tolist() == [1, 0]
+        rig.policies.clear()
+        rig.apply()
+        out.sendto(b"4", to)
+    age(rig, 200)
+    sweep(rig)
+    (end,) = of_pod(rig, reports(rig), client)
+    assert (names(np.array([end])), end["part"], end["packets"].tolist()) == (["timeout"], 1, [1, 0])
+
+
+def test_a_pod_that_is_gone(rig: Rig) -> None:
+    client, server = both(rig, "a/client", 1), both(rig, "a/server", 2)
+    rig.apply()
+    with receiving(server, 4), open_socket(client, 4, socket.SOCK_DGRAM) as out:
+        out.sendto(b"1", (server.address(4), PORT))
+    number = rig.installer.endpoints[server.index]
+    rig.net.remove(rig.pods.pop("a/server"))
+    del rig.objects["a/server"]
+    rig.apply()
+    rig.apply()
+    sweep(rig)
+    found = reports(rig)
+    (end,) = found[found["verdict"]["endpoint"] == number]
+    assert names(np.array([end])) == ["pod_gone"]
+    assert end["packets"].tolist() == [0, 1]
+
+
+def test_an_evicted_connection_and_a_port_that_is_used_again(rig: Rig) -> None:
+    client, server = both(rig, "a/client", 1), both(rig, "a/server", 2)
+    rig.apply()
+    rig.maps.configure(Config.POD_CONNECTIONS, 8)
+    with open_socket(client, 4, socket.SOCK_DGRAM) as out:
+        for port in range(9000, 9040):
+            out.sendto(b"x", (server.address(4), port))
+    rig.maps.configure(Config.POD_CONNECTIONS, 4096)
+    found = reports(rig)
+    mine = found[found["verdict"]["endpoint"] == rig.installer.endpoints[client.index]]
+    assert len(mine) == 40 - rig.flows_of("a/client").size
+    assert set(names(mine)) == {"evicted"}
+    assert set(mine["packets"][:, 0].tolist()) == {1}
+    report_all(rig.maps)
+    reports(rig)
+    with open_socket(client, 4, socket.SOCK_DGRAM) as out:
+        out.bind(("0.0.0.0", 4444))  # noqa: S104 - a namespace of the test's own
+        out.sendto(b"first", (server.address(4), PORT))
+        age(rig, 200)
+        out.sendto(b"second", (server.address(4), PORT))
+    (end,) = of_pod(rig, reports(rig), client)
+    assert names(np.array([end])) == ["timeout"]
+    assert int(end["bytes"][0]) == 14 + 20 + 8 + len(b"first")
+
+
+def test_a_connection_that_lives_on_is_reported_each_hour(rig: Rig) -> None:
+    client, server = both(rig, "a/client", 1), both(rig, "a/server", 2)
+    rig.apply()
+    with receiving(server, 4), open_socket(client, 4, socket.SOCK_DGRAM) as out:
+        for part in range(2):
+            out.sendto(b"x", (server.address(4), PORT))
+            keys, values = rig.maps[TRAFFIC_MAP].entries()
+            for key, value in zip(keys, values.copy(), strict=True):
+                if value["state"]:
+                    # The node may have booted less than an hour ago.
+                    value["since_ns"] = (int(value["since_ns"]) - 3601 * SECOND_NS) % (1 << 64)
+                    rig.maps[TRAFFIC_MAP].set(key.tobytes(), value.tobytes())
+            sweep(rig)
+            (end,) = of_pod(rig, reports(rig), client)
+            assert (names(np.array([end])), end["part"], end["packets"].tolist()) == (["open"], part, [1, 0])
+        sweep(rig)
+        assert not len(of_pod(rig, reports(rig), client))
+        assert rig.installer.endpoints[client.index] in references(rig.maps)["endpoint"]
+
+
+def test_every_report_has_the_number_of_its_verdict_while_cpus_race(rig: Rig) -> None:
+    client, server = both(rig, "a/client", 1), both(rig, "a/server", 2)
+    third = both(rig, "a/third", 3)
+    rig.apply()
+    first = rig.ring.next_number
+
+    def send(source: Space) -> None:
+        with open_socket(source, 4, socket.SOCK_DGRAM) as out:
+            for port in range(10_000, 11_000):
+                out.sendto(b"x", (server.address(4), port))
+
+    threads = [threading.Thread(target=send, args=(pod,)) for pod in (client, third)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    taken = [reports(rig)]
+    while report_all(rig.maps):
+        taken.append(reports(rig))
+    found, verdicts = np.concatenate([*taken, reports(rig)]), rig.drain()
+    assert len(found) >= 4000
+    assert (verdicts[found["number"].astype(np.int64) - first] == found["verdict"]).all()
+
+
+def test_what_the_ring_has_no_room_for_is_counted_or_reported_later(rig: Rig) -> None:
+    client, server = both(rig, "a/client", 1), both(rig, "a/server", 2)
+    rig.apply()
+    assert rig.ring.ends is not None
+    room = rig.ring.ends.capacity
+    with open_socket(client, 4, socket.SOCK_DGRAM) as out:
+        for port in range(20_000, 20_000 + room):
+            out.sendto(b"x", (server.address(4), port))
+    unreported = report_all(rig.maps)
+    assert unreported >= room - 1, "each connection has two ends"
+    taken = len(reports(rig))
+    while report_all(rig.maps):
+        taken += len(reports(rig))
+    taken += len(reports(rig))
+    assert taken + rig.maps.counters()[Counter.ENDS_LOST] >= 2 * room - 64
+
+
+@pytest.mark.parametrize("own", ["tcx"], indirect=True)
+def test_without_the_switch_there_is_nothing_of_it(own: Rig) -> None:
+    assert own.maps.ends_ring is None
+    assert own.ring.ends is None
+    assert TRAFFIC_MAP not in own.maps
+    assert not (own.maps.folder / ENDS_RING).exists()
+    assert not (own.maps.folder / TRAFFIC_MAP).exists()
+    assert report_all(own.maps) == 0
+    assert references(own.maps) == {}
+
+
+@pytest.mark.parametrize(
+    ("sizes", "expected"),
+    [({**ENDS_SIZES, "RING_BYTES": 1 << 21}, ("timeout", [2, 0])), ({**SMALL, "ENDS": 1}, ("moved", [1, 0])),
+     (SIZES, ("moved", [1, 0]))],
+    ids=["another ring", "other places", "switched off"],
+)  # fmt: skip
+def test_another_generation_counts_on_or_the_report_says_that_it_does_not(
+    tmp_path: Path, sizes: dict[str, int], expected: tuple[str, list[int]]
+) -> None:
+    rig = Rig(tmp_path, "tcx", sizes=ENDS_SIZES)
+    try:
+        client, server = both(rig, "a/client", 1), both(rig, "a/server", 2)
+        rig.apply()
+        with receiving(server, 4), open_socket(client, 4, socket.SOCK_DGRAM) as out:
+            out.sendto(b"x", (server.address(4), PORT))
+            # To load the other programs may take longer than the entry lives.
+            age(rig, -3600)
+            ring = rig.ring.id
+            rig.crash()
+            rig.sizes = sizes
+            rig.open()
+            rig.apply()
+            (earlier,) = rig.generation.predecessors
+            until(earlier.retired.is_set)
+            out.sendto(b"x", (server.address(4), PORT))
+        age(rig, 3800)
+        sweep(rig)
+        old = RingEntries(earlier.maps.ends_ring or 0, END)
+        found = [old.read_entries(1 << 16)[1]] + ([reports(rig)] if rig.ring.ends is not None else [])
+        old.close()
+        (end,) = of_pod(rig, np.concatenate(found), client)
+        assert (names(np.array([end]))[0], end["packets"].tolist()) == expected
+        assert f"{int(end['ring']):016x}" == ring
+    finally:
+        rig.close()

@@ -1,0 +1,116 @@
+"""Reports of connections on their way from the ring to the spool: none is lost by a kill, none changes the verdicts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+from enrich.wire.batch import BatchError, decode_batch
+from enrich.wire.ends import END_BYTES, MAX_ENDS, How, count_ends, decode_ends, encode_ends
+from probe.export.collected_ends import MAX_IN_BATCH
+from probe.export.drain import Drain
+from probe.export.segment import SpooledBatch, without_allows, without_verdicts
+from probe.export.spool import Spool
+from probe.export.summary import RefusedNumbers
+from probe.kernel.ends_layout import END
+from tests.kafka.batches import make_batch, make_ends, make_rows
+from tests.probe.export.test_drain import LIMITS, NoReferences, Ring
+
+
+class EndsRing:
+    """Stands in for the ring of reports; what is released stays released, as in the kernel."""
+
+    def __init__(self, count: int) -> None:
+        self.ends: Any = np.zeros(count, END)
+        self.ends["verdict"] = make_rows(count)
+        self.ends["number"], self.ends["how"] = np.arange(count), How.CLOSED
+        self.consumer_number = self.next = 0
+        self.releases: list[int] = []
+
+    def read_entries(self, most: int) -> tuple[int, Any]:
+        first, found = self.next, self.ends[self.next : self.next + most]
+        self.next += len(found)
+        return first, found
+
+    def release(self, up_to_number: int) -> None:
+        self.releases.append(up_to_number)
+        self.consumer_number = max(self.consumer_number, up_to_number)
+
+
+def drained(ring: Ring, ends: EndsRing, spool: Spool) -> None:
+    ends.next = ends.consumer_number
+    ring.ends = ends
+    draining = Drain(ring, NoReferences(), spool, LIMITS)  # type: ignore[arg-type]
+    draining.start("c1", "n1")
+    draining.stop()
+    assert not draining.failed.is_set()
+
+
+def sent(spool: Spool) -> list[Any]:
+    found = []
+    while (unsent := spool.next(0)) is not None:
+        found.append(decode_batch(unsent.value))
+    return found
+
+
+def test_all_are_in_batches_in_their_order_and_released_behind_the_spool(tmp_path: Path) -> None:
+    spool, ends = Spool(tmp_path), EndsRing(2 * MAX_IN_BATCH + 7)
+    drained(Ring(make_rows(25)), ends, spool)
+    batches = sent(spool)
+    numbers = np.concatenate([batch.ends["number"] for batch in batches if batch.ends is not None])
+    assert numbers.tolist() == list(range(2 * MAX_IN_BATCH + 7))
+    assert ends.consumer_number == 2 * MAX_IN_BATCH + 7
+    verdicts = [number for batch in batches for number in batch.numbers().tolist()]
+    assert verdicts == list(range(25)), "the numbers of verdicts are the same"
+
+
+def test_what_is_in_no_batch_yet_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ends, ring = EndsRing(5), Ring(make_rows(25))
+    released: list[int] = []
+    spool = Spool(tmp_path)
+    append = Spool.append
+
+    def noting(self: Spool, value: bytes, header: Any) -> None:
+        released.append(ends.consumer_number)
+        append(self, value, header)
+
+    monkeypatch.setattr(Spool, "append", noting)
+    drained(ring, ends, spool)
+    assert released[0] == 0, "the spool has it first"
+    assert ends.consumer_number == 5
+
+
+def test_a_thinned_or_refused_batch_says_how_many_it_had() -> None:
+    stored = SpooledBatch(make_batch(0, 3, {"ends": make_ends(make_rows(3))}))
+    later = SpooledBatch(make_batch(3, 2, {"ends": make_ends(make_rows(2))}))
+    for thinned in (without_allows(stored), *without_verdicts([stored])):
+        header = decode_batch(thinned.value).header
+        assert (header.ends, header.ends_removed) == (msgspec.UNSET, 3)
+    (both,) = without_verdicts([stored, later])
+    assert decode_batch(both.value).header.ends_removed == 5
+    refused = RefusedNumbers()
+    refused.note(decode_batch(stored.value).header)
+    marked = decode_batch(refused.marked(later.value, decode_batch(later.value).header))
+    assert marked.header.ends_removed == 3
+    assert marked.ends is not None
+    assert len(marked.ends) == 2
+
+
+def test_what_is_no_report_is_refused() -> None:
+    good = make_ends(make_rows(1))
+    assert count_ends(good) == len(decode_batch(make_batch(0, 1, {"ends": good})).ends or ()) == 1
+    later = 1 << 62
+    bad = [
+        "!", good[:-4], make_ends(make_rows(1), how=0), make_ends(make_rows(1), how=9),
+        make_ends(make_rows(1, denied=True)), make_ends(make_rows(1), until_ns=later),
+        make_ends(make_rows(1, flags=1)), encode_ends(np.zeros(MAX_ENDS + 1, END)),
+    ]  # fmt: skip
+    for text in bad:
+        with pytest.raises(BatchError, match="bad_header"):
+            decode_batch(make_batch(0, 1, {"ends": text}))
+    assert not len(decode_ends("", END["verdict"], 0))
+    assert END.itemsize == END_BYTES
