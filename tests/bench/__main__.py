@@ -81,7 +81,8 @@ def _measure(chosen: Sequence[str], scale: Scale, folder: Path) -> dict[str, Par
             node = stack.enter_context(make_node(_subfolder(folder, "node"), scale.other_pods))
         if "packets" in chosen:
             # This part runs before Kafka starts, whose threads would take CPU from it.
-            found["packets"] = packets.measure(scale, node)
+            with make_node(_subfolder(folder, "ends"), scale.other_pods, ends=True) as with_ends:
+                found["packets"] = packets.measure(scale, node, with_ends)
         if {"ring", "streams", "alerts"} & set(chosen):
             servers = stack.enter_context(_kafka(folder))
         if "ring" in chosen:

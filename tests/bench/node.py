@@ -22,6 +22,7 @@ from netns import Net, run_in
 from enrich.model import Pod
 from enrich.parse.objects import parse
 from probe.kernel import bpf
+from probe.kernel.ends_layout import ENDS
 from probe.kernel.layout import Config
 from probe.settings import Settings
 from probe.sizing import PODS, chosen
@@ -77,12 +78,15 @@ class Node:
 
 
 @contextlib.contextmanager
-def make_node(folder: Path, other_pods: int) -> Iterator[Node]:
-    """Make a node for the block. Namespaces, links and pins are removed at its end, also if making the node fails."""
+def make_node(folder: Path, other_pods: int, *, ends: bool = False) -> Iterator[Node]:
+    """Make a node for the block. Namespaces, links and pins are removed at its end, also if making the node fails.
+
+    ``ends``: with WEIR_ENDS=1."""
     net = Net()
-    pins = Path("/sys/fs/bpf") / f"weir-bench-{os.getpid()}"
+    pins = Path("/sys/fs/bpf") / f"weir-bench-{'ends-' if ends else ''}{os.getpid()}"
+    sizes = chosen(_REQUESTED, PODS, 1 << 40, ())
     try:
-        rig = Rig(folder, "tcx", pins=pins, net=net, sizes=chosen(_REQUESTED, PODS, 1 << 40, ()))
+        rig = Rig(folder, "tcx", pins=pins, net=net, sizes={**sizes, ENDS: 1} if ends else sizes)
         try:
             _add_pods_and_policies(rig, other_pods)
             yield Node(rig)

@@ -46,14 +46,17 @@ _LATER_THAN_NOW = 1 << 40
 """A second that gives no limit any new room."""
 
 
-def measure(scale: Scale, node: Node) -> Part:
-    """Measure both families in several rounds."""
+def measure(scale: Scale, node: Node, with_ends: Node) -> Part:
+    """Measure both families in several rounds. ``with_ends``: a node that reports connections (WEIR_ENDS=1)."""
     bench = _Bench(node, scale)
+    reporting = _Bench(with_ends, scale, bench)
     for number in range(scale.packet_rounds):
         say(f"packets: round {number + 1} of {scale.packet_rounds}")
         node.inside(bench.floor)
         for family in (4, 6):
             node.inside(partial(bench.round, family, number))
+            # In turns, because other work on the machine changes the figures.
+            with_ends.inside(partial(reporting.round_of_ends, family, number))
     bench.check_windows()
     how = (
         f"BPF_PROG_RUN of pod_egress, with maps of the probe's default sizes, {scale.other_pods:,} pods on other nodes "
@@ -67,9 +70,10 @@ def measure(scale: Scale, node: Node) -> Part:
 class _Bench:
     """Samples by (case, measure), and the numbers of expected and found verdicts in the ring."""
 
-    def __init__(self, node: Node, scale: Scale) -> None:
+    def __init__(self, node: Node, scale: Scale, with_figures: _Bench | None = None) -> None:
+        """``with_figures``: whose figures these are to be among."""
         self._node, self._scale = node, scale
-        self._samples: dict[tuple[str, str], list[float]] = {}
+        self._samples: dict[tuple[str, str], list[float]] = with_figures._samples if with_figures else {}
         names = "new", "new_verdicts", "denied", "denied_counted", "not_logged", "cut_allowed", "cut_denied"
         self.counts = dict.fromkeys(names, 0)
 
@@ -106,6 +110,17 @@ class _Bench:
         for limit in range(2):
             self._node.rig.maps["limits"].set(limit.to_bytes(4, "little"), full.tobytes())
         self._cut(family, f"over the limit{name}", range(port + 1 + 2 * count, port + 1 + 3 * count), limits)
+
+    def round_of_ends(self, family: int, number: int) -> None:
+        """Measure what reports of connections make dearer: an established packet, and a new connection."""
+        count = self._scale.single_packets
+        port = _FIRST_PORT + number * (3 * count + 2)
+        name = f", v{family}, WEIR_ENDS=1"
+        self._open(family, port)
+        self._repeated(f"established{name}", ack(family, port, OPEN_PORT), PASS)
+        self._repeated(f"established, with options{name}", ack_with_options(family, port, OPEN_PORT), PASS)
+        self._expect_verdicts(0, "verdicts of an established connection")
+        self._new(f"new, allowed{name}", family, range(port + 1, port + 1 + count))
 
     def _cut(self, family: int, name: str, ports: Iterable[int], words: Mapping[Config, int]) -> None:
         """Measure the same packets while all verdicts are cut: neither a verdict nor a deny window is made."""
