@@ -36,7 +36,7 @@ _HEAD: Final = struct.Struct("=16x4I")
 _RETRIES: Final = 100
 _RETRY_S: Final = 0.02
 _LIMITED_RETRY_S: Final = 0.1
-"""Room in the limit comes once in a second, and each try reads the whole map."""
+"""Room in the limit comes once in a second."""
 _LIMITED_S: Final = 2.0
 _LIMITED_SHARE: Final = 0.4
 """Closing one map waits for room in the limit for so many seconds at most, and for this share of a window at most."""
@@ -74,19 +74,17 @@ class DenyWindows:
         return flows + self._close_map(f"floods_{parity}", parity, flood=1)
 
     def _close_map(self, name: str, parity: int, flood: int) -> int:
-        closed = 0
         is_limited, retries = self._maps.config(Config.LIMIT_DENIED) > 0, _RETRIES
         if is_limited:
             wait_s = min(_LIMITED_S, self._maps.config(Config.WINDOW_NS) / 1e9 * _LIMITED_SHARE)
             retries = max(1, int(wait_s / _LIMITED_RETRY_S))
+        # Once: nothing counts in this map any more, and the programs close the keys in order.
+        keys, values = self._maps[name].entries()
+        keys, closed = keys[_oldest_first(values)], 0
         for _ in range(retries):
-            keys, values = self._maps[name].entries()
-            if not len(keys):
+            closed += self._close_keys(keys[closed:].tobytes(), parity, flood)
+            if closed == len(keys):
                 return closed
-            done = self._close_keys(keys[_oldest_first(values)].tobytes(), parity, flood)
-            closed += done
-            if done == len(keys):
-                continue
             if not is_limited:
                 time.sleep(_RETRY_S)
             elif self.stop.wait(_LIMITED_RETRY_S):

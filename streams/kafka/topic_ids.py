@@ -69,10 +69,11 @@ def rewind(connection: Connection, group: str, topics: Sequence[str], patience_s
     """Set the offsets of a group without members to the beginning of topics that were just made.
 
     Waits for its last member to leave. What is in the way after ``patience_s`` is logged."""
-    admin, groups, deadline = admin_client(connection), GroupCoordinators(connection), time.monotonic() + patience_s
+    groups, deadline = GroupCoordinators(connection), time.monotonic() + patience_s
     while True:
         try:
-            places = TopicIds().look(admin, topics)
+            # This raises while a certificate is half written, as it may be when it is renewed.
+            places = TopicIds().look(admin_client(connection), topics)
             groups.set_offsets(group, [TopicPartition(*place, 0) for place in places])
         except (KafkaException, TimeoutError) as error:
             problem = error_text(error)

@@ -290,7 +290,7 @@ class Pipeline:
         self._clocks.note(header)
         partition, before = tracked.partition, self._losses.next_number(tracked.partition, header)
         losses = self._losses.detect(partition, header)
-        if tracked.dead:
+        if tracked.dead and (before is None or header.covered.end > before):  # a repeat was counted already
             losses.append(Loss("lost", "enrich_failed", tracked.dead, header.first))
         # Before anything is sent: the partition may be revoked, and its rings forgotten, meanwhile.
         self.positions.note(tracked, header, *self._losses.position(partition, header), before, losses)

@@ -25,9 +25,11 @@ class Windows:
     def __init__(self, name: str) -> None:
         self.layout = MAPS[name]
         self.content: dict[int, tuple[int, int]] = {}
+        self.reads = 0
 
     def entries(self) -> tuple[Array, Array]:
         """Return keys and values in an order that never changes, as that of a hash is."""
+        self.reads += 1
         ordered = sorted(self.content.items())
         keys, values = np.zeros(len(ordered), VERDICT_KEY), np.zeros(len(ordered), DENY_WINDOW)
         keys["rule"] = [rule for rule, _ in ordered]
@@ -127,6 +129,23 @@ def test_closing_a_map_waits_for_room_but_not_for_long(make: Making, window_s: f
     assert windows.rotate() == 0
     assert 0 < waits.waited_s <= longest_s + 1e-6
     assert kernel["deny_windows_0"].content == {1: (1, 5)}
+
+
+def test_a_map_is_read_once_however_long_it_waits_for_room(make: Making) -> None:
+    kernel, windows = make(limit=10)
+    table = kernel["deny_windows_0"]
+    table.content = {rule: (rule, 5) for rule in range(1, 8)}
+    kernel.room = 0
+
+    class Room(Waits):
+        def wait(self, timeout: float | None = None) -> bool:
+            kernel.room = 2
+            return super().wait(timeout)
+
+    windows.stop = Room()
+    assert windows.rotate() == 7
+    assert kernel.reported == [1, 2, 3, 4, 5, 6, 7]
+    assert (table.content, table.reads) == ({}, 1)
 
 
 def test_a_probe_that_stops_does_not_wait_for_room(make: Making) -> None:

@@ -137,6 +137,14 @@ def test_a_batch_that_cannot_be_enriched_becomes_a_dead_letter_and_is_acknowledg
     assert len(acked) == 1
 
 
+def test_a_batch_that_cannot_be_enriched_is_counted_as_lost_once_also_if_it_is_repeated() -> None:
+    value = make_batch(0, 5)
+    producer, acked = run(value, value, enricher=Broken())
+    [lost] = [orjson.loads(one) for one in producer.of("p.status")]
+    assert (lost["reason"], lost["first"], lost["verdicts"]) == ("enrich_failed", 0, 5)
+    assert len(producer.of("p.dead")) == len(acked) == 2
+
+
 def test_a_bad_batch_and_a_failing_one_harm_no_other_batch_taken_with_them() -> None:
     foreign = make_batch(0, 2, {"cluster": "c2", "v": 7})
     values = (make_batch(0, 3), foreign, make_batch(3, 3), b"no batch", make_batch(6, 3), make_batch(9, 0))
