@@ -142,6 +142,7 @@ class Addresses:
         if last < now - self._tail_ns:
             # A worker that starts reads a day of them, and needs those of the retention.
             self._drop(uid, ip)
+            self.ranges.remember(ip, last)
             return
         end = FOREVER if interval.end is None else interval.end
         exact = Interval(uid, interval.first, interval.start, end, last, sys.intern(interval.clock))

@@ -28,7 +28,7 @@ class PodRanges:
         self._in_use: dict[bytes | str, int] = {}
         """How many addresses are in memory of each range."""
         self._idle: dict[bytes | str, int] = {}
-        """Since when the other ranges are without one; the oldest first."""
+        """Since when the other ranges are without one; those that have been for longest are about the first."""
         self.known_since_ns = -FOREVER
         """Since when every range is known."""
 
@@ -52,6 +52,16 @@ class PodRanges:
         if self._idle.pop(near, None) is None:
             self._changes.touch(ANYBODY)
             self._forget_excess()
+
+    def remember(self, ip: str, last: int) -> None:
+        """Note that a pod had an address until a moment, although the interval is too old to be kept."""
+        near = neighbourhood(ip)
+        if near in self._in_use:
+            return
+        if near not in self._idle:
+            self._changes.touch(ANYBODY)
+        self._idle[near] = max(last, self._idle.get(near, last))
+        self._forget_excess()
 
     def leave(self, ip: str, now: int) -> None:
         """Note that an address is not in memory any more."""

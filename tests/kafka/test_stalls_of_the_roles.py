@@ -85,6 +85,11 @@ class Roles:
         ports = [self.first_port + ROLES.index(role) for role in ROLES]
         return Prometheus(self.site.folder, {"weir-streams": [f"127.0.0.1:{port}" for port in ports]}, rules)
 
+    def starts(self) -> dict[str, int]:
+        """Return how often each role has started."""
+        lines = self.service.lines()
+        return {role: sum((one["event"], one.get("role")) == ("starting", role) for one in lines) for role in ROLES}
+
     def pages(self) -> dict[str, str]:
         return {role: self.get(role) for role in (*ROLES, "all")}
 
@@ -127,6 +132,27 @@ def test_every_role_tells_the_truth_about_frozen_and_moved_brokers(
     roles.wait_until_all_is_well()
     until(lambda: _LAG_OF_FILE.search(roles.get("file", "/metrics")), "no lag")
     assert 'kubeweir_streams_last_success_age_seconds{call="commit"}' in roles.get("file", "/metrics")
+
+
+def test_roles_that_a_long_freeze_has_ended_come_back_where_the_brokers_are_then(roles: Roles) -> None:
+    broker = roles.broker
+    roles.send(10)
+    roles.wait_until_all_is_well()
+    before, untrue = roles.starts(), list[str]()
+
+    def have_begun_again() -> bool | None:
+        untrue.extend(role for role, page in roles.pages().items() if page == "ok\n")
+        return all(number > before[role] for role, number in roles.starts().items()) or None
+
+    with broker.frozen():
+        roles.send(10)
+        until(lambda: all(page.startswith("503 ") for page in roles.pages().values()) or None, "503 of every role")
+        # Five times WEIR_STALL, and then the time of a start.
+        until(have_begun_again, lambda: f"new starts: {before}, {roles.starts()}", _PATIENCE_S)
+        assert not untrue, "Kafka answers nothing"
+        broker.move()
+    roles.wait_until_all_is_well()
+    assert not roles.crashed()
 
 
 def test_no_role_crashes_when_brokers_are_away_and_each_reads_topics_that_are_made_again(roles: Roles) -> None:

@@ -315,6 +315,29 @@ def test_addresses_that_a_plugin_gives_to_pods_are_never_taken_for_a_nodes(*, no
     assert site.peers(5, destination="172.16.0.3")[0]["node_name"] == "n3", "an annotation says this one"
 
 
+@pytest.mark.parametrize("is_used_again", [True, False])
+def test_a_verdict_older_than_the_intervals_in_memory_is_ambiguous_and_names_no_later_owner(
+    *, is_used_again: bool
+) -> None:
+    """A worker that starts after an outage reads intervals that ended before the retention, and keeps none of them."""
+    site = Site(tail_s=60)
+    site.wait(1000)
+    for uid, first, last in (("old", 900, 500), ("new", 400, None)):
+        if is_used_again or last:
+            begin, end = site.now - first * S, None if last is None else site.now - last * S
+            interval = AddressInterval(
+                cluster="c-1", node="n1", ip="10.0.0.1", uid=uid, namespace="shop", pod=uid, first=begin, start=begin,
+                end=end, last=end,
+            )  # fmt: skip
+            site.cluster.addresses.add_interval(interval)
+    ambiguous = {"instance": "10.0.0.1", "ambiguous": True}
+    assert site.peers(700, 450) == [ambiguous, ambiguous]
+    assert site.peers(700, destination="203.0.113.9") == [{"instance": "203.0.113.9"}]
+    assert site.cluster.addresses.size() == (2 if is_used_again else 0)
+    if is_used_again:
+        assert [one.get("pod_name") for one in site.peers(390, 0)] == ["new", "new"]
+
+
 def test_with_the_api_server_away_an_interval_of_a_probe_names_its_pod() -> None:
     site = Site(msgspec.structs.replace(WEB, ips=("10.0.0.1", "10.0.0.9")))
     site.cluster.addresses.add_interval(interval())
