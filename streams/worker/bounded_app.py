@@ -1,16 +1,38 @@
-"""Faust's application with bounds on what it reads ahead, and on what it remembers of offsets."""
+"""Faust's application with bounds on what it reads ahead, and on what it remembers of offsets; and with a way back to
+the beginning of partitions of which nobody has committed an offset."""
 
 from __future__ import annotations
 
 from typing import Any, Final
 
 import faust
-from faust.transport.drivers.aiokafka import Consumer
+from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread, Consumer
 
 from streams.worker.bounded_fetch import bound_client
 
 MAX_PARTITION_FETCH: Final = 1 << 20
 """Bytes that a broker sends of each partition at once, compressed. Of one of them it sends a batch, however large."""
+
+
+class _SeekingThread(AIOKafkaConsumerThread):  # type: ignore[misc]  # Faust has no types
+    """The thread on which the client runs."""
+
+    async def seek_to_committed(self) -> Any:
+        """See :func:`seek_to_committed`."""
+        return await self.call_thread(seek_to_committed, self._ensure_consumer())
+
+
+async def seek_to_committed(consumer: Any) -> Any:
+    """Go back to where each partition was committed, or to its beginning; return the committed offsets.
+
+    Faust drops what it has fetched while the group was balanced anew, and goes back by this call. A fetch that began
+    before waits for the new partitions inside aiokafka, and often returns their first records too early. aiokafka's own
+    call leaves a partition where it is if nobody has committed an offset of it, so these records were never read."""
+    committed = await consumer.seek_to_committed()
+    new = [place for place, offset in committed.items() if not offset and place in consumer.assignment()]
+    if new:
+        await consumer.seek_to_beginning(*new)
+    return committed
 
 
 class _OrderedConsumer(Consumer):  # type: ignore[misc]  # Faust has no types
@@ -19,6 +41,9 @@ class _OrderedConsumer(Consumer):  # type: ignore[misc]  # Faust has no types
     Faust's own consumer expects any order, and lists every offset between two records that it gets. Where retention
     has removed a hundred million, or a batch of so many was passed over, the list takes gigabytes; and again at each
     start."""
+
+    def _new_consumer_thread(self) -> _SeekingThread:
+        return _SeekingThread(self, loop=self.loop, beacon=self.beacon)
 
     async def _add_gap(self, tp: Any, offset_from: int, offset_to: int) -> None:
         """Note nothing: offsets without a record are committed with the next record."""

@@ -88,7 +88,7 @@ class Roles:
     def starts(self) -> dict[str, int]:
         """Return how often each role has started."""
         lines = self.service.lines()
-        return {role: sum((one["event"], one.get("role")) == ("starting", role) for one in lines) for role in ROLES}
+        return {role: sum((one.get("event"), one.get("role")) == ("starting", role) for one in lines) for role in ROLES}
 
     def pages(self) -> dict[str, str]:
         return {role: self.get(role) for role in (*ROLES, "all")}
