@@ -39,6 +39,7 @@ class Alert:
     """Shortened records as JSON."""
     policy: str = ""
     change: str = ""
+    changed_by: str = ""
     record: dict[str, Any] | None = None
     """The record that was written when the alert fired."""
 
@@ -57,6 +58,10 @@ class AlertState(msgspec.Struct, omit_defaults=True):
     """The record that was written when the alert fired."""
     seen: Seconds = 0
     """Only for first rules: the time of the group's latest record, to the day."""
+    change: str = ""
+    """Only for after_change rules: what happened to the policy."""
+    changed_by: str = ""
+    """Only for after_change rules: who made the change, if it is known."""
 
     def __post_init__(self) -> None:
         if self.status != "firing":
@@ -68,8 +73,9 @@ class AlertState(msgspec.Struct, omit_defaults=True):
 def to_state(rule: AlertRule, alert: Alert, seen: float = 0) -> AlertState:
     """Return the part of an alert that outlives the process."""
     return AlertState(
-        1, rule.name, version_of(rule), list(alert.group), alert.status, alert.since, alert.started, alert.record, seen
-    )
+        1, rule.name, version_of(rule), list(alert.group), alert.status, alert.since, alert.started, alert.record, seen,
+        alert.change, alert.changed_by,
+    )  # fmt: skip
 
 
 def from_state(state: AlertState, now: float) -> Alert:
@@ -91,11 +97,20 @@ def resolved_record(record: Mapping[str, Any], now: float, why: str) -> dict[str
     return {**record, **resolved, "endsAt": ends_at, "resolved": why}
 
 
-def firing_record(rule: AlertRule, alert: Alert, now: float) -> dict[str, Any]:
-    """Return the record that the alert fires, as ``streams/schemas/alert.schema.json`` defines it."""
-    group = dict(zip(rule.fields, alert.group, strict=True))
+def firing_record(
+    rule: AlertRule,
+    alert: Alert,
+    now: float,
+    group: Mapping[str, str] | None = None,
+    more_values: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """Return the record that the alert fires, as ``streams/schemas/alert.schema.json`` defines it.
+
+    ``group`` is what the record shows as the group, if it is not that of the rule; ``more_values`` are further values
+    of templates."""
+    group = dict(zip(rule.fields, alert.group, strict=True)) if group is None else dict(group)
     examples = [decode_example(one) for one in alert.examples]
-    values = _template_values(rule, alert, group, examples)
+    values = {**_template_values(rule, alert, group, examples), **(more_values or {})}
     name = fingerprint(rule.name, alert.group)
     record: dict[str, Any] = {
         "schema": SCHEMA_VERSION,
@@ -114,6 +129,8 @@ def firing_record(rule: AlertRule, alert: Alert, now: float) -> dict[str, Any]:
     }
     if alert.policy:
         record |= {"policy": alert.policy, "change": alert.change}
+    if alert.changed_by:
+        record |= {"changedBy": alert.changed_by}
     return record
 
 
@@ -140,6 +157,8 @@ def _template_values(
         "window": rule.above.window if rule.above else "",
         "policy": alert.policy,
         "change": alert.change,
+        "changed_by": alert.changed_by,
+        **dict.fromkeys(("pairs", "worst", "explain"), ""),
         "example": examples[0].sentence() if examples else "",
     }
 

@@ -17,8 +17,12 @@ from streams.matching.model import Match, Verdict, as_list
 
 _MAX_WINDOW_S: Final = 6 * 3600
 _MAX_DISTINCT: Final = 1000
-_BUILT_IN_LABELS: Final = frozenset({"alertname", "severity", "policy", "change", "digest"})
-_FIELDS_OF_KIND: Final = {"above": ("threshold", "window"), "first": (), "after_change": ("policy", "change")}
+_BUILT_IN_LABELS: Final = frozenset({"alertname", "severity", "policy", "change", "changed_at", "digest"})
+_FIELDS_OF_KIND: Final = {
+    "above": ("threshold", "window"),
+    "first": (),
+    "after_change": ("policy", "change", "changed_by", "pairs", "worst", "explain"),
+}
 """What the templates of a rule may name because of its condition."""
 
 
@@ -155,7 +159,7 @@ def _check_templates(at: Steps, rule: AlertRule) -> Iterator[Problem]:
     for name, text in rule.labels.items():
         if name in taken:
             yield Problem((*at, "labels", name), f"every alert of this rule already has a label {name}; choose another")
-        if {"count", "example"} & set(placeholders(text)):
+        if {"count", "example", "pairs", "worst", "explain"} & set(placeholders(text)):
             # Alertmanager identifies an alert by its labels: one that changes makes a second alert.
             yield Problem(
                 (*at, "labels", name),

@@ -166,7 +166,7 @@ class RecordCounter:
                     example = shorten(flow.value)
                 delta.examples.append(example)
             if policies is not None:
-                delta.policies, delta.namespace = policies, namespace
+                delta.policies, delta.namespace, delta.by_cluster = policies, namespace, True
 
     def count_status(self, value: bytes) -> None:
         """Count a record of the status topic if it reports a loss. Raises ValueError."""

@@ -56,6 +56,9 @@ class Delta(msgspec.Struct, array_like=True):
     """Only for after_change rules: the policies that the group's records name."""
     namespace: str = ""
     """Only for after_change rules: the namespace of the subject."""
+    by_cluster: bool = False
+    """Only for after_change rules: the deltas of all groups of a cluster go to one partition, because one change of a
+    policy concerns many groups, and makes one alert."""
 
 
 class _Deltas(msgspec.Struct):
@@ -74,7 +77,9 @@ def version_of(rule: AlertRule) -> str:
     above = rule.above
     # Groups that a first rule has seen stay known when its match changes.
     selection = () if rule.first is not None else (rule.match, rule.excluded)
-    inputs = (rule.kind, rule.of, rule.fields, selection, above and (above.count, above.distinct))
+    # One alert for each change; up to 0.1.0 it was one for each group.
+    kind = "after_change/2" if rule.after_change is not None else rule.kind
+    inputs = (kind, rule.of, rule.fields, selection, above and (above.count, above.distinct))
     return hashlib.blake2b(msgspec.json.encode(inputs), digest_size=4).hexdigest()
 
 
@@ -124,7 +129,8 @@ def encode(deltas: Iterable[Delta], partitions: int) -> Iterator[tuple[int, byte
     """Yield the partition and the value of each Kafka record that carries the deltas."""
     by_partition: defaultdict[int, list[Delta]] = defaultdict(list)
     for delta in deltas:
-        by_partition[partition_of(delta.rule, delta.group, partitions)].append(delta)
+        home = delta.group[:1] if delta.by_cluster else delta.group
+        by_partition[partition_of(delta.rule, home, partitions)].append(delta)
     for partition, members in sorted(by_partition.items()):
         for chunk in _chunks(members):
             yield partition, b'{"v":%d,"deltas":[%b]}' % (VERSION, b",".join(chunk))

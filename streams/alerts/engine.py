@@ -67,10 +67,12 @@ class Engine:
         """How many seconds of deltas must be read again when the engine starts."""
         return max((tracker.history_s for tracker in self.trackers.values()), default=0)
 
-    def own(self, owns: Callable[[str], bool]) -> None:
-        """Say which states are in partitions of this worker, by the fingerprint of the group."""
+    def own(self, owns: Callable[[str], bool], home: Callable[[str], int] = lambda _: 0) -> None:
+        """Say which states are in partitions of this worker, and in which one each is, by the fingerprint of the
+        group."""
         for tracker in self.trackers.values():
             tracker.limit_firing(self._max_firing, owns)
+            tracker.home = home
 
     def groups(self) -> dict[str, int]:
         """Return the number of groups of each rule."""

@@ -108,7 +108,7 @@ class EngineLoop:
         self._current = self._rules.current
         self.engine = self._make_engine(self._current)
         self._assigned = sorted(partition for _, partition in partitions)
-        self.engine.own(lambda name: int(name, 16) % self._partitions in self._assigned)
+        self.engine.own(lambda name: self._home(name) in self._assigned, self._home)
         self._stored_changes, self._first_writes = {}, []
         now = self._clock()
         try:
@@ -130,6 +130,10 @@ class EngineLoop:
                 partitions=self._assigned,
                 firing=sum(self.engine.firing().values()),
             )
+
+    def _home(self, name: str) -> int:
+        """Return the partition of the state of a group, given its fingerprint."""
+        return int(name, 16) % self._partitions
 
     def step(self, transactions: Transactions) -> None:
         """Process some deltas and the time that has passed. Raises TransactionAbortedError, StopServiceError."""
@@ -223,8 +227,7 @@ class EngineLoop:
             writes.append(Write(self._alerts, key, orjson.dumps(record)))
         for rule, name, state in out.states:
             value = None if state is None else msgspec.json.encode(state)
-            partition = int(name, 16) % self._partitions
-            writes.append(Write(self._state, f"{rule}/{name}".encode(), value, partition))
+            writes.append(Write(self._state, f"{rule}/{name}".encode(), value, self._home(name)))
         return writes
 
     def _report_evicted(self, now: float) -> list[Write]:

@@ -74,7 +74,8 @@ class AfterChange(_Strict, frozen=True):
 class AlertRule(_Strict, frozen=True, rename={"excluded": "except"}):
     """One rule with exactly one of the conditions above, first and after_change.
 
-    Each combination of values of ``group_by`` is an alert of its own."""
+    Each combination of values of ``group_by`` is an alert of its own; for after_change, each change of a policy is, and
+    lists the combinations."""
 
     name: EntryName
     of: Annotated[

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
 from enrich.model import Policy
 from enrich.wire.bounds import Seconds
 
+MAX_BY: Final = 200
+"""Characters of a manager's name that are kept: whoever may change a policy chooses it."""
 Policies = Mapping[str, Policy]
 """Policies by :func:`policy_name`."""
 
@@ -24,6 +26,8 @@ class PolicyChange(msgspec.Struct, frozen=True):
     """``created``, ``deleted``, ``replaced`` or ``updated (…)`` with the parts that changed."""
     at: Seconds
     """When this worker observed it, in seconds of the wall clock."""
+    by: str = ""
+    """Who made it, as the API server's managedFields name the manager; empty if it is not known, as of a deletion."""
 
     @property
     def kind(self) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Any, Final
 
 from streams.alerts.alert import Alert, AlertState, firing_record, from_state, resolved_record, to_state
 from streams.alerts.counting import MAX_EXAMPLES
@@ -43,6 +43,8 @@ class Tracker:
         self._firing = 0
         """How many of ``alerts`` fire."""
         self.digest = Digest(rule, self.version)
+        self.home: Callable[[str], int] = lambda _: 0
+        """Returns the partition of a state, given the fingerprint of its group."""
 
     def counts(self, delta: Delta) -> bool:
         """Return whether a delta is of the rule as it is now."""
@@ -121,20 +123,24 @@ class Tracker:
 
     def _fire(self, alert: Alert, now: float, seen: float = 0) -> bool:
         """Fire an alert. If too many fire, count its group in the digest, drop the alert and return False."""
-        alert.examples = self._examples.get(alert.group, [])
+        alert.examples = alert.examples or self._examples.get(alert.group, [])
         if self._firing >= self._max_firing or self.digest.active:
             self.alerts.pop(alert.group, None)
             self._count(self.rule.name, "digested", 1)
             self.digest.add(alert, now, self._out)
             return False
         alert.status = "firing"
-        alert.record = firing_record(self.rule, alert, now)
+        alert.record = self._record(alert, now)
         alert.examples = []
         self.alerts[alert.group] = alert
         self._firing += 1
         self._out.alerts.append(alert.record)
         self._store(alert.group, to_state(self.rule, alert, seen))
         return True
+
+    def _record(self, alert: Alert, now: float) -> dict[str, Any]:
+        """Return the record that an alert fires."""
+        return firing_record(self.rule, alert, now)
 
     def _resolve(self, alert: Alert, now: float, state: AlertState | None = None) -> None:
         """Resolve a firing alert. ``state`` replaces the group's state; None deletes it."""

@@ -224,6 +224,7 @@ def test_the_built_in_rules_report_denials_after_a_policy_change_and_losses(site
     assert set(found) == {"denied-after-change", "first-deny", "pipeline-loss"}
     assert found["denied-after-change"]["policy"] == "NetworkPolicy shop/web-allow-api"
     assert found["denied-after-change"]["change"] == "updated (egress: 1 rules, then 0)"
+    assert [pair["port"] for pair in found["denied-after-change"]["pairs"]] == ["8080"]
     assert found["pipeline-loss"]["group"]["kind"] == "gap"
     assert found["pipeline-loss"]["count"] == 10
     assert service.stop() == 0
