@@ -95,7 +95,7 @@ class AfterChangeTracker(Tracker):
                 self._evaluate(group, episode, now)
 
     def accepts(self, state: AlertState) -> bool:
-        is_own = len(state.group) == GROUP_LENGTH or is_digest(state.group)
+        is_own = (len(state.group) == GROUP_LENGTH and state.status != "known") or is_digest(state.group)
         return state.version == self.version and is_own
 
     def load(self, name: str, state: AlertState, now: float) -> None:

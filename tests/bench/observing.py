@@ -28,7 +28,7 @@ _PODS: Final = 2_000
 _PARTITIONS: Final = 32
 _DAY_S: Final = 86_400
 _POD: Final = "shop-7/web-1007"
-_QUESTIONS: Final = {
+QUESTIONS: Final = {
     "--subject, last hour": ("--subject", _POD, "--since", "1h"),
     "--pod, last hour": ("--pod", _POD, "--since", "1h"),
     "--subject, all day": ("--subject", _POD, "--since", "1d"),
@@ -115,7 +115,7 @@ def measure(servers: str, count: int, rounds: int = 3) -> Part:
     prefix = f"observing{count}"
     fill(servers, prefix, count)
     figures, found = [], {}
-    for question, arguments in _QUESTIONS.items():
+    for question, arguments in QUESTIONS.items():
         say(question)
         taken = [ask(servers, prefix, arguments) for _ in range(rounds)]
         aim = 1.0 if question == "--subject, last hour" else None

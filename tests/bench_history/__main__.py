@@ -11,10 +11,10 @@ import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from tests.bench_history import backtests
+from tests.bench_history import backtests, observing
 from tests.bench_history.row import Row
 
-_MODULES: tuple[Callable[[], Iterator[Row]], ...] = (backtests.rows,)
+_MODULES: tuple[Callable[[], Iterator[Row]], ...] = (backtests.rows, observing.rows)
 
 
 def main() -> None:

@@ -14,10 +14,11 @@ from streams.alerts.deltas import Delta, decode, encode, version_of
 from streams.alerts.outputs import _firing_record, _is_alert
 from streams.alerts.policy_changes import PolicyChange
 from streams.cli.choice import Choice
+from streams.cli.columns import read_columns, row_of
 from streams.cli.dead_letters import Redriven, letter_of, why_not
 from streams.cli.filters import Filters
 from streams.cli.observe import Selection
-from streams.cli.table import flow_cells
+from streams.cli.table import WIDE, flow_cells
 from streams.forms import FORMS
 from streams.kafka.dead_letter_form import headers_of
 from streams.kafka.records import Record
@@ -46,7 +47,8 @@ class Flows(Reader):
 
     def _renew(self) -> None:
         self._counter = RecordCounter(RULES)
-        self._selection = Selection(Choice(Filters()))
+        self._selection = Selection(Choice(Filters(), Filters(networks=["10.0.0.0/8"])))
+        self._columns = read_columns("--by", "hour,policy,service,workload,peer.name,src.labels.app")
 
     def __call__(self, value: bytes) -> None:
         self._count += 1
@@ -62,7 +64,8 @@ class Flows(Reader):
                 assert decode(encoded)
         shown = self._selection.pick(value)
         if shown is not None:
-            assert all(isinstance(cell, str) for cell in flow_cells(shown.flow))
+            for cells in (flow_cells(shown.flow), WIDE.cells(shown.flow), row_of(self._columns, shown.flow)):
+                assert all(isinstance(cell, str) for cell in cells)
         try:
             found = decode_flow(value)
         except ValueError:
