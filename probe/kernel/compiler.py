@@ -29,6 +29,7 @@ import msgspec
 
 import bpf
 from probe.kernel import bpf as kernel
+from probe.kernel.back_edges import JUMPS_BACK, with_jumps_back
 from probe.kernel.bytecode import Bytecode, MapSpec, ProgramCode
 
 _PR_SET_PDEATHSIG: Final = 1
@@ -98,8 +99,9 @@ def flags(pins: str, sizes: Mapping[str, int]) -> list[str]:
 def fingerprint(source: str, sizes: Mapping[str, int]) -> str:
     """Return a hash of everything that the result of :func:`compiled` depends on.
 
-    That is the source, the flags with the sizes, the headers, the compiler, the machine and its kernel. The user API's
-    headers are known by the version of the kernel that they come from, libraries by name, size and time of change.
+    That is the source, the flags with the sizes, the headers, the compiler, what is changed of its code, the
+    machine and its kernel. The user API's headers are known by the version of the kernel that they come from, libraries
+    by name, size and time of change.
     """
     version = _USER_API / "linux" / "version.h"
     headers = sorted(path for path in bpf.HEADERS.rglob("*") if path.is_file())
@@ -110,6 +112,7 @@ def fingerprint(source: str, sizes: Mapping[str, int]) -> str:
         "headers": [(str(path.relative_to(bpf.HEADERS)), path.read_text()) for path in headers],
         "user_api": version.read_text() if version.exists() else "",
         "compiler": list(_libraries()),
+        "jumps_back": JUMPS_BACK,
         "machine": (platform.machine(), platform.release()),
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
@@ -161,7 +164,8 @@ def _compile(request: _Request) -> Bytecode:
     programs = {}
     for name in request.programs:
         start, size = (of(module.module, name.encode()) for of in (lib.bpf_function_start, lib.bpf_function_size))
-        programs[name] = ProgramCode.unlinked(ctypes.string_at(start, size), names)
+        code = with_jumps_back(ctypes.string_at(start, size))
+        programs[name] = ProgramCode.unlinked(code, names)
     return Bytecode(lib.bpf_module_license(module.module).decode(), maps, programs)
 
 
