@@ -1,4 +1,4 @@
-"""Make loops pass the verifier of kernels before 6.3, which refuses some that the compiler makes.
+"""Make loops pass the verifiers of older kernels, which refuse some that the compiler makes: 5.10 and 6.1, not 6.12.
 
 These verifiers first walk the instructions of a program as a graph, depth first (``check_cfg`` in
 ``kernel/bpf/verifier.c`` of Linux 5.10). An edge that leads back to an instruction of the present path closes a loop,
