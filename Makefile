@@ -1,6 +1,6 @@
 # Each target has its help text behind `##`; `make` without a target lists them.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo image cluster cluster-down e2e test attack test-cluster lint unit first-packets hunt chaos custody bench conformance bench-policy bench-watch bench-history docs clean
+.PHONY: help setup demo image cluster cluster-down e2e test attack kernels test-cluster lint unit first-packets hunt chaos custody bench conformance bench-policy bench-watch bench-history docs clean
 PY := .venv/bin/python
 
 help: ## list the targets
@@ -47,6 +47,10 @@ unit: setup ## run only the tests that need no kernel program, no Kafka and no A
 
 attack: setup ## attack the real programs on this machine's kernel, a line for each class; ROUNDS=10, ONLY='errors'
 	@$(PY) -m tests.attack --rounds $(or $(ROUNDS),10) --only '$(or $(ONLY),*)'
+
+kernels: setup ## attack the real programs on older kernels of Debian, emulated, an hour each; RELEASES='bullseye bookworm trixie', CPUS=4, ONLY as for attack
+	@for release in $(or $(RELEASES),bullseye bookworm trixie); do \
+	  deploy/local/emulate --cpus $(or $(CPUS),4) $$release $(PY) -m tests.attack --rounds 1 --only '$(or $(ONLY),*)' || exit; done
 
 hunt: setup ## send malformed records (RECORDS=1000000), then search for broken properties (MINUTES=30); ONLY='tests/kernel' searches there alone
 	@$(if $(ONLY),,$(PY) -m tests.fuzz --records $(or $(RECORDS),1000000))

@@ -59,7 +59,17 @@ class Attachments:
         self._lock = threading.RLock()
         self.obstacles: dict[int, str] = {}
         """Why a program could not be attached, by interface index. A pod's interface is closed then."""
-        self.mode: Mode = mode or self._supported()
+        self.mode: Mode = mode or self.supported()
+
+    def supported(self) -> Mode:
+        """Return TCX if the kernel has it, else clsact.
+
+        This asks for a link to device 0, which never exists: a kernel without TCX refuses the type with EINVAL."""
+        try:
+            os.close(self._network.run(bpf.link_create, self._maps.programs["pod_egress"], 0, bpf.TCX_INGRESS))
+        except OSError as error:
+            return "clsact" if error.errno == errno.EINVAL else "tcx"
+        return "tcx"
 
     def attach(self, index: int) -> bool:
         """Attach both programs to a pod's interface, replacing an earlier probe's. Raises OSError.
@@ -280,14 +290,6 @@ class Attachments:
 
     def _pin(self, index: int, program: str) -> Path:
         return self._folder / f"{index}_{program}"
-
-    def _supported(self) -> Mode:
-        """Ask for a link to device 0, which never exists: a kernel without TCX refuses the attach type with EINVAL."""
-        try:
-            os.close(self._network.run(bpf.link_create, self._maps.programs["pod_egress"], 0, bpf.TCX_INGRESS))
-        except OSError as error:
-            return "clsact" if error.errno == errno.EINVAL else "tcx"
-        return "tcx"
 
 
 def _exit_hooks(device: Device) -> list[tuple[str, Hook]]:

@@ -23,7 +23,11 @@ _TOOLS = ("ip", "nsenter", "nft", "sysctl")
 
 @click.command()
 @click.option("--rounds", type=click.IntRange(1), default=10, show_default=True, help="Repeat each attack so often.")
-@click.option("--mode", type=click.Choice(["tcx", "clsact"]), help="How programs are attached; default: both ways.")
+@click.option(
+    "--mode",
+    type=click.Choice(["tcx", "clsact"]),
+    help="Way of attaching; default: all that the kernel has.",
+)
 @click.option("--only", metavar="GLOB", default="*", help="Run only classes whose name matches.")
 @click.option("--short", is_flag=True, help="One round of each class, attached as the probe does by default.")
 @click.option("--list", "names", is_flag=True, help="List the names of the classes.")
@@ -48,9 +52,9 @@ def main(rounds: int, mode: str | None, only: str, *, short: bool, names: bool) 
     if not any(line.split()[2] == "bpf" for line in Path("/proc/mounts").read_text().splitlines()):
         _end("needs a BPF file system: mount -t bpf bpf /sys/fs/bpf", Exit.UNABLE)
     configure_logs("error", "auto")
-    modes = [mode] if mode else ["tcx", "clsact"][: 1 if short else 2]
+    modes = [mode] if mode else ["tcx", "clsact"]
     try:
-        passed = run(chosen, cast("list[Mode]", modes), 1 if short else rounds, click.echo)
+        passed = run(chosen, cast("list[Mode]", modes), 1 if short else rounds, click.echo, most=1 if short else 2)
     except LoadError as error:
         _end(str(error), Exit.UNABLE)
     sys.exit(Exit.OK if passed else Exit.UNEXPECTED)
