@@ -52,6 +52,9 @@ class Kernel:
     def __getitem__(self, name: str) -> Windows:
         return self.maps[name]
 
+    def __contains__(self, name: str) -> bool:
+        return name in self.maps
+
     def config(self, word: Config) -> int:
         return self.words.get(word, 0)
 
@@ -164,7 +167,8 @@ def test_a_probe_that_stops_does_not_wait_for_room(make: Making) -> None:
 def make_predecessor(kernel: Kernel, windows: DenyWindows) -> Predecessor:
     """Return one whose windows wait for room in its limit."""
     made = Predecessor.__new__(Predecessor)
-    vars(made).update(maps=kernel, windows=windows, retired=threading.Event(), _lock=threading.Lock())
+    vars(made).update(maps=kernel, windows=windows, retired=threading.Event(), _lock=threading.Lock(),
+                      _shares_traffic=False)  # fmt: skip
     kernel["deny_windows_0"].content = {1: (1, 5)}
     kernel.room = 0
     return made
