@@ -7,16 +7,19 @@ import json
 import threading
 import time
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from enrich.model import Name, Namespace, NetworkPolicy
+from enrich.model import Name, Namespace, NetworkPolicy, Pod
 from enrich.network_logging import LogClass, LoggingSpec, NetworkLogging
 from enrich.parse.metadata import DENY_LOGGING, LOGGING
 from enrich.policy.matching import PolicyView
+from enrich.wire.batch import PolicyRef
+from probe.kernel.endpoints import Bound
 from probe.kernel.layout import Config
 from probe.ledger import Ledger
 from probe.policy.logging import LoggingDefaults, make_word
@@ -27,6 +30,7 @@ from tests.cluster.test_kubernetes_source import Watched
 from tests.cluster.test_validation import differences
 from tests.enrich.parse.test_network_logging import INVALID, VALID, network_logging
 from tests.probe.kernel.memory_maps import MemoryMaps
+from tests.probe.test_verdict_logging import DELEGATE, LOG, Node
 from tests.waiting import until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
@@ -36,6 +40,7 @@ COMPONENT = ROOT / "deploy/kubernetes/components/network-logging"
 DEFINITION = "networkloggings.networking.gke.io"
 OBJECTS = "/apis/networking.gke.io/v1alpha1/networkloggings"
 ONLY = Name("", "default")
+OFF = LogClass()
 EVERYTHING = {"cluster": {"allow": {"log": True}, "deny": {"log": True}}}
 
 
@@ -167,3 +172,40 @@ def test_a_change_is_put_in_force_by_its_event_alone(
             took.append(time.monotonic() - began)
     with capsys.disabled():
         print(f"\na NetworkLogging is in force {max(took) * 1000:.0f} ms after the request at most")
+
+
+def test_each_setting_is_put_in_force_with_all_that_asks(api: ApiServer, watched: Watched, tmp_path: Path) -> None:
+    """What appears under each of them, tests/e2e/test_logging_settings.py shows by packets."""
+    install(api, definition())
+    namespaces = {"asks": "true", "other": "yes"}
+    for name, value in namespaces.items():
+        api.create("/api/v1/namespaces", {"metadata": {"name": name, "annotations": {DENY_LOGGING: value}}})
+    for name, value in (("web", "true"), ("dns", "True")):
+        metadata = {"name": name, "annotations": {LOGGING: value}}
+        path = "/apis/networking.k8s.io/v1/namespaces/asks/networkpolicies"
+        api.create(path, {"metadata": metadata, "spec": {"podSelector": {}}})
+    api.create(OBJECTS, network_logging({}))
+    cluster = watched.cluster
+    until(lambda: cluster.policies().keys() >= {Name("asks", "web"), Name("asks", "dns")})
+    until(lambda: cluster.namespaces().keys() >= {Name("", name) for name in namespaces})
+    web, dns = (PolicyRef("NetworkPolicy", "asks", name, 0) for name in ("web", "dns"))
+    pods = [Pod(name, "pod", f"uid-{name}", {}, node="n1") for name in namespaces]
+    ends = [Bound(index, number, pod.uid, ()) for index, (number, pod) in enumerate(zip((7, 8), pods, strict=True))]
+    with contextlib.closing(Ledger.open(tmp_path / "ledger")) as numbers:
+        numbers.reserve("rule", 3)
+        node = Node(numbers, MemoryMaps({}), {1: (web,), 2: (dns, web), 3: (dns,)})
+        node.logging = VerdictLogging(cluster, numbers, node.maps, node.rules)  # type: ignore[arg-type]
+        for allow, deny in product((OFF, LOG, DELEGATE), repeat=2):
+            api.patch(f"{OBJECTS}/default", {"spec": {"cluster": {"allow": _asdict(allow), "deny": _asdict(deny)}}})
+            until(lambda: (made := found(watched)) is not None and made.spec == LoggingSpec(allow, deny))  # noqa: B023
+            node.logging.follow(PolicyView({}, cluster.namespaces(), {}, cluster.policies(), {}), pods, ends)
+            modes = {OFF: "none", LOG: "all", DELEGATE: "delegated"}
+            assert node.logging.modes == {
+                "allowed": modes[allow], "default_allowed": "all" if allow == LOG else "none", "denied": modes[deny],
+            }  # fmt: skip
+            assert node.named() == ({1: ["web"], 2: ["web"]} if allow == DELEGATE else {})
+            assert node.subjects() == ({7} if deny == DELEGATE else set())
+
+
+def _asdict(one: LogClass) -> dict[str, bool]:
+    return {"log": one.log, "delegate": one.delegate}
