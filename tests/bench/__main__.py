@@ -21,7 +21,7 @@ from tests.bench.scale import FULL, QUICK, Scale
 from tests.kafka.broker import run_broker
 
 _ROOT: Final = Path(__file__).parents[2]
-PARTS: Final = ("packets", "ring", "streams", "alerts", "churn")
+PARTS: Final = ("packets", "evictions", "ring", "streams", "alerts", "churn")
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -42,6 +42,7 @@ def command(only: Sequence[str], quick: bool, path: Path) -> None:
 
     \b
     packets: nanoseconds per packet in the kernel program
+    evictions: nanoseconds per new connection of a pod at its limit
     ring:    verdicts per second from the ring buffer to acknowledged Kafka batches
     streams: verdicts per second from the raw topic to flow records, beside plain Faust
     alerts:  seconds from the packet to Alertmanager, and memory for many groups
@@ -50,7 +51,7 @@ def command(only: Sequence[str], quick: bool, path: Path) -> None:
     It needs root, and the packages that `make setup` installs. Other programs that run meanwhile change the figures.
     """
     chosen = [part for part in PARTS if not only or part in only]
-    if os.geteuid() != 0 and {"packets", "ring"} & set(chosen):
+    if os.geteuid() != 0 and {"packets", "evictions", "ring"} & set(chosen):
         raise click.ClickException("must run as root, to load kernel programs; without root, use --only streams")
     configure_logs("warning", "console")
     # A SIGTERM must clean up as Ctrl-C does.
@@ -71,7 +72,7 @@ def _end(number: int, _frame: object) -> NoReturn:
 
 
 def _measure(chosen: Sequence[str], scale: Scale, folder: Path) -> dict[str, Part]:
-    from tests.bench import alerts, churn, packets, ring, streams
+    from tests.bench import alerts, churn, evictions, packets, ring, streams
     from tests.bench.node import make_node
 
     found: dict[str, Part] = {}
@@ -83,6 +84,10 @@ def _measure(chosen: Sequence[str], scale: Scale, folder: Path) -> dict[str, Par
             # This part runs before Kafka starts, whose threads would take CPU from it.
             with make_node(_subfolder(folder, "ends"), scale.other_pods, ends=True) as with_ends:
                 found["packets"] = packets.measure(scale, node, with_ends)
+        if "evictions" in chosen:
+            # On a node of its own: the connections of the other parts would be counted, too.
+            with make_node(_subfolder(folder, "full"), scale.other_pods) as full:
+                found["evictions"] = evictions.measure(scale, full)
         if {"ring", "streams", "alerts"} & set(chosen):
             servers = stack.enter_context(_kafka(folder))
         if "ring" in chosen:

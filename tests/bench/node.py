@@ -43,7 +43,7 @@ WORLD: Final = {4: "203.0.113.9", 6: "2001:db8:f::9"}
 """An outside address to which web may connect. Its packets are checked again where they leave the node."""
 _APPS: Final = 20
 _ETHERNET: Final = bytes(12)
-_REQUESTED: Final = {**Settings().sizes(), "DENIED_FLOWS": 1 << 16}
+_REQUESTED: Final = {**Settings().sizes(), "DENIED_FLOWS": 1 << 17}
 """A pod may have half of the denied flows, and all those of a run are web's within one deny window."""
 _SKB_BYTES: Final = 192
 _LOOPBACK: Final = 1

@@ -41,7 +41,9 @@ from tests.bench.scale import Scale
 
 _REPEATED, _SINGLE = "ns, repeated", "ns, single"
 _AIM_NS = 120.0
-_FIRST_PORT = 10_000
+_FIRST_PORT = 1024
+_NEVER_REACHED = 1 << 40
+"""A limit of verdicts in a second."""
 _LATER_THAN_NOW = 1 << 40
 """A second that gives no limit any new room."""
 
@@ -92,7 +94,7 @@ class _Bench:
     def round(self, family: int, number: int) -> None:
         """Measure each case once. A port can be new only once, so each round has its own ports."""
         count = self._scale.single_packets
-        port = _FIRST_PORT + number * (3 * count + 2)
+        port = _FIRST_PORT + number * (4 * count + 2)
         name = f", v{family}"
         self._open(family, port)
         self._repeated(f"established{name}", ack(family, port, OPEN_PORT), PASS)
@@ -104,6 +106,7 @@ class _Bench:
         self._repeated(f"denied again{name}", syn(family, port, CLOSED_PORT), DROP)
         self.counts["denied"] += self._scale.repeated_packets
         self._denied_first(f"denied first{name}", family, range(port + 1, port + 1 + count))
+        self._within_limits(family, name, range(port + 1 + 3 * count, port + 1 + 4 * count))
         word = make_word(None, LoggingDefaults("none")).encode()
         self._cut(family, f"not logged{name}", range(port + 1 + count, port + 1 + 2 * count), {Config.LOGGING: word})
         limits, full = {Config.LIMIT_ALLOWED: 1, Config.LIMIT_DENIED: 1}, np.array((_LATER_THAN_NOW, 1), LIMIT)
@@ -121,6 +124,18 @@ class _Bench:
         self._repeated(f"established, with options{name}", ack_with_options(family, port, OPEN_PORT), PASS)
         self._expect_verdicts(0, "verdicts of an established connection")
         self._new(f"new, allowed{name}", family, range(port + 1, port + 1 + count))
+
+    def _within_limits(self, family: int, name: str, ports: Iterable[int]) -> None:
+        """Measure the same packets while there are limits, which are not reached."""
+        maps = self._node.rig.maps
+        for word in (Config.LIMIT_ALLOWED, Config.LIMIT_DENIED):
+            maps.configure(word, _NEVER_REACHED)
+        try:
+            self._new(f"new, allowed, within a limit{name}", family, ports)
+            self._denied_first(f"denied first, within a limit{name}", family, ports, others=0)
+        finally:
+            for word in (Config.LIMIT_ALLOWED, Config.LIMIT_DENIED):
+                maps.configure(word, 0)
 
     def _cut(self, family: int, name: str, ports: Iterable[int], words: Mapping[Config, int]) -> None:
         """Measure the same packets while all verdicts are cut: neither a verdict nor a deny window is made."""
@@ -163,12 +178,13 @@ class _Bench:
         self.counts["new"] += len(frames)
         self.counts["new_verdicts"] += self._expect_verdicts(len(frames), "verdicts of new connections")
 
-    def _denied_first(self, case: str, family: int, ports: Iterable[int]) -> None:
+    def _denied_first(self, case: str, family: int, ports: Iterable[int], others: int = 1) -> None:
+        """Measure first denials. The ring has one verdict more: that of the first of the packets that were denied
+        repeatedly, unless it was read already."""
         frames = [syn(family, port, CLOSED_PORT) for port in ports]
         self._single(case, frames, DROP)
         self.counts["denied"] += len(frames)
-        # The ring has one verdict more: that of the first of the packets that were denied repeatedly.
-        self.counts["denied_counted"] += self._expect_verdicts(len(frames) + 1, "verdicts of first denies")
+        self.counts["denied_counted"] += self._expect_verdicts(len(frames) + others, "verdicts of first denies")
 
     def check_windows(self) -> None:
         """Close the deny windows. Their counts and the verdicts of first denies must add up to the denied packets."""

@@ -38,7 +38,7 @@ def test_a_quick_bench_runs_counts_everything_and_leaves_nothing_behind(tmp_path
     report = json.loads((tmp_path / "bench.json").read_text())
     assert report["quick"] is True
     assert {"cpu", "cores", "kernel", "kafka", "librdkafka", "faust-streaming"} <= set(report["machine"])
-    assert list(report["parts"]) == ["packets", "ring", "streams", "alerts", "churn"]
+    assert list(report["parts"]) == ["packets", "evictions", "ring", "streams", "alerts", "churn"]
     for part in report["parts"].values():
         for figure in part["figures"]:
             assert set(figure) == {"case", "measure", "median", "min", "max", "samples", "aim"}
@@ -64,6 +64,7 @@ def test_a_quick_bench_runs_counts_everything_and_leaves_nothing_behind(tmp_path
 
 def assert_counts(
     packets: dict[str, int],
+    evictions: dict[str, int],
     ring: dict[str, int],
     streams: dict[str, int],
     alerts: dict[str, int],
@@ -71,6 +72,7 @@ def assert_counts(
 ) -> None:
     assert packets["new_verdicts"] == packets["new"] > 0
     assert packets["denied_counted"] == packets["denied"] > 0
+    assert evictions["evicted"] == evictions["at_limit"] > 0
     assert ring["read_back"] == ring["acknowledged"] == ring["verdicts"] > 0
     assert ring["lost"] == 0
     assert streams["flows"] == streams["verdicts"] > 0
