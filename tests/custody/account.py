@@ -11,9 +11,10 @@ For each flow, with the policies that the script says were in force when each pa
 
 While a change of policy is asked for and not in force yet, either policy may judge. Then 1 and the share of each end in
 3 are left to what the captures say; everything else holds as always. While one generation of maps takes over from
-another, both may log a connection that is opened just then, each in its own ring (docs/decisions/019-generations.md). A
-pod that lives as long as the run is always named; another one may go without a name near the moments when its address
-changes hands. All of these are counted.
+another, both may log a connection that is opened just then, each in its own ring (docs/decisions/019-generations.md),
+and its next packets may be judged alone (:mod:`tests.custody.moves`); but nothing passes that policy denies, and what
+is dropped is counted. A pod that lives as long as the run is always named; another one may go without a name near the
+moments when its address changes hands. All of these are counted.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from functools import cache
 from typing import Any, Final
 
 from tests.custody.ends import Ends, answers_of, is_pod
+from tests.custody.moves import Moves
 from tests.custody.packets import ICMP, ICMPV6, Packet, Tuple
 from tests.custody.policies import NAMES, Answer
 from tests.custody.records import Record, distinct, read_record
@@ -40,6 +42,7 @@ _CLOCK_NS: Final = 20_000_000
 _SETTLED_NS: Final = 3_000_000_000
 """For so long around a change of its owner an address may go without a name: the API server's times are seconds."""
 _UNKNOWN: Final = Answer(passes=False, reason="unknown_flow")
+_ADOPTED: Final = Answer(passes=True, reason="adopted")
 _SHOWN: Final = 20
 
 
@@ -59,6 +62,8 @@ class Report:
     """Records whose id was there already."""
     twice: int = 0
     """Connections that two generations have logged."""
+    alone: int = 0
+    """Records about packets that were judged alone while interfaces were moved."""
     differences: list[str] = field(default_factory=list)
 
     def lines(self) -> list[str]:
@@ -68,7 +73,8 @@ class Report:
         return [
             *shown, f"flows: {kinds}",
             f"{self.in_windows} flows while a policy changed, {self.nameless} ends without a name, {self.repeats} "
-            f"records repeated, {self.twice} connections logged by two generations of maps",
+            f"records repeated, {self.twice} connections logged by two generations of maps, {self.alone} packets "
+            "judged alone while one took over",
             f"{self.packets} packets, {self.verdicts} verdicts, {len(self.differences)} differences",
         ]  # fmt: skip
 
@@ -92,6 +98,7 @@ class Account:
         self._script = script
         self.result = Report(packets=len(packets))
         self._wire = Wire(script, packets)
+        self._moves = Moves(script, self._wire)
         raw, self._repeats, problems = distinct(records)
         self.result.verdicts, self.result.repeats = len(raw), len(self._repeats)
         self._differ(*problems)
@@ -130,6 +137,11 @@ class Account:
             self._differ(f"record {raw['id']} cannot be any packet's: {error!r} in {raw}")
             return
         flow = self._flow_of(record)
+        if flow is None and (answered := self._moves.answered(record)):
+            self.result.alone += 1
+            if not record.passes:
+                self._entries[answered.key, record.direction].denials.append(record)
+            return
         if flow is None:
             self._differ(f"{record} is about no packet that was captured")
             return
@@ -165,7 +177,10 @@ class Account:
         if found == _UNKNOWN and subject and record.at < subject.adopting_until:
             # It is denied because policy denies it, unless somebody knows that it is a reply.
             right = {_UNKNOWN for answer in right if not answer.passes}
-        if found not in right:
+        is_late = found == _UNKNOWN or (found == _ADOPTED and any(answer.passes for answer in right))
+        if is_late and self._moves.opened(flow):
+            self.result.alone += 1
+        elif found not in right:
             self._differ(f"{record} names {sorted(found.policies)}; by policy it is one of {right}")
         dialled = record.raw.get("dialled") or {}
         if record.direction == "egress" and (dialled or flow.dialled):
@@ -238,7 +253,7 @@ class Account:
             "ingress": (into, is_pod(flow.destination) and passed),
         }
         for end, (entries, is_logged) in expected.items():
-            if is_logged and self._is_taken_over(entries.allows):
+            if is_logged and (self._is_taken_over(entries.allows) or self._is_adopted(flow, entries.allows)):
                 self.result.twice += 1
             elif len(entries.allows) != is_logged:
                 self._differ(f"{text}: {len(entries.allows)} times allowed at its {end} in the log, in truth "
@@ -251,13 +266,18 @@ class Account:
             all(first <= record.at <= last for record in allows) for first, last in self._script.takeovers
         )
 
+    def _is_adopted(self, flow: Flow, allows: Sequence[Record]) -> bool:
+        """Return whether a connection that was opened while interfaces were moved was logged, and then adopted."""
+        return len(allows) == 2 and self._moves.opened(flow) and "adopted" in {record.reason for record in allows}
+
     def _check_packets(self, flow: Flow, text: str, missing: tuple[list[Packet], list[Packet]]) -> None:
         """Each packet fares as policy says, and each end denies what its own policies deny."""
-        least, unknown = Counter[str](), 0
+        least, unknown, is_moved = Counter[str](), 0, self._moves.opened(flow)
         for way, lost, ends in ((flow.forward, missing[0], ENDS), (flow.back, missing[1], ENDS[::-1])):
             for packet, has_arrived in _fates(way, lost):
                 answers = self._judge(flow, packet.at, packet.at + _JUDGED_NS)
-                if has_arrived != any(one.passes and other.passes for one, other in answers) and len(answers) == 1:
+                passes = any(one.passes and other.passes for one, other in answers)
+                if has_arrived != passes and len(answers) == 1 and (has_arrived or not is_moved):
                     fate = "arrived" if has_arrived else "did not arrive"
                     self._differ(f"{text}: a packet of {packet.at} {fate}; policy says {answers}")
                 if has_arrived:
@@ -267,7 +287,7 @@ class Account:
                     least[deniers.pop()] += 1
                 else:
                     unknown += 1
-        for end in ENDS:
+        for end in () if is_moved else ENDS:
             found = self._entries[flow.key, end].denied
             if not least[end] <= found <= least[end] + unknown:
                 self._differ(f"{text}: {found} packets denied at its {end} in the log, in truth {least[end]} and at "

@@ -225,6 +225,10 @@ class Run:
             if begun:
                 last = ended[-1] if ended else probe.lines("")[-1]
                 self.ground.script.takeovers.append((logged_ns(begun[0]), logged_ns(last)))
+                # Connections are copied, and interfaces moved, when the probe works.
+                started = probe.lines("started")
+                if started and "CONNECTIONS" in begun[0]["sizes"]:
+                    self.ground.script.moves.append((logged_ns(started[0]), logged_ns(last)))
 
     def _read(self) -> list[dict[str, Any]]:
         """Read all records. How many there are to be, the raw topic knows; what is in them, the account."""

@@ -65,6 +65,8 @@ class Script:
     services: list[Service] = field(default_factory=list)
     takeovers: list[tuple[int, int]] = field(default_factory=list)
     """When one generation of maps took over from another, from and until, as the probe has said."""
+    moves: list[tuple[int, int]] = field(default_factory=list)
+    """When, in a takeover, interfaces were moved from one table of connections to another."""
 
     def states(self, first: int, last: int) -> list[frozenset[Policy]]:
         """Return the sets of policies that may have been in force at some moment of a time."""

@@ -7,14 +7,18 @@ import copy
 import inspect
 import sys
 
-from tests.custody import account, ends, packets, policies, records, script, wire
+from tests.custody import account, ends, moves, packets, policies, records, script, wire
 from tests.custody.packets import ICMP, TCP, UDP, Tuple
 from tests.custody.policies import Peer, Policy, Rule, judge
 from tests.custody.sample_run import (
+    BACKEND,
     CLIENT,
+    DENIED,
+    DIALLED,
     LOW,
     NEW,
     OPEN,
+    PING,
     SERVER,
     START,
     S,
@@ -64,7 +68,7 @@ def test_an_error_is_judged_by_itself_only_when_its_connection_was_just_revoked(
 
 
 def test_the_account_imports_nothing_of_the_product() -> None:
-    for module in (account, ends, packets, policies, records, script, wire):
+    for module in (account, ends, moves, packets, policies, records, script, wire):
         names = {
             name
             for node in ast.walk(ast.parse(inspect.getsource(module)))
@@ -119,3 +123,53 @@ def test_the_oracle_knows_ports_labels_and_blocks() -> None:
     assert ask(LOW, block, app="", address="198.51.100.7") == "policy block"
     assert ask(LOW, block, port=1) == "default_deny block,low"
     assert judge([LOW], "server", "egress", Peer("client", "10.0.0.1"), TCP, 1).reason == "no_policy"
+
+
+MOVES = [(START + 4 * S, START + 6 * S)]
+
+
+def moved_service() -> SampleRun:
+    """A connection to the Service, whose first answer is dropped, and which is adopted with the next one."""
+    run, ends, dialled = SampleRun(), (CLIENT, SERVER), {"ip": "10.96.0.1", "port": 80, "service": {"name": "echo"}}
+    run.script.moves = MOVES
+    run.send(5, ends, DIALLED)
+    run.log(5, ends, BACKEND, "egress", "no_policy", dialled=dialled)
+    run.log(5, ends, BACKEND, "ingress", "policy", "low")
+    run.send(5.1, (SERVER, CLIENT), BACKEND.reversed(), arrives=False, is_reply=True)
+    run.log(5.1, (SERVER, CLIENT), DIALLED.reversed(), "ingress", "unknown_flow")
+    run.send(6.1, (SERVER, CLIENT), BACKEND.reversed(), is_reply=True)
+    run.log(6.1, ends, BACKEND, "egress", "adopted", dialled=dialled)
+    return run
+
+
+def test_a_connection_that_is_opened_while_interfaces_are_moved_may_be_adopted_and_no_other() -> None:
+    run = moved_service()
+    report = run.account()
+    assert (report.differences, report.alone, report.twice) == ([], 2, 1)
+    run.script.moves = [(START, START + 4 * S)]
+    assert len(run.account().differences) > 2
+    run = moved_service()
+    run.records = [one for one in run.records if one["reason"] != "unknown_flow"]
+    assert any("0 packets were denied" in text for text in run.account().differences)
+
+
+def test_an_answer_may_be_logged_alone_while_interfaces_are_moved() -> None:
+    run, ends, ping = SampleRun(), (SERVER, CLIENT), PING._replace(source="10.0.0.2", destination="10.0.0.1")
+    run.script.moves = MOVES
+    run.send(5, ends, ping)
+    run.log(5, ends, ping, "egress", "no_policy")
+    run.log(5, ends, ping, "ingress", "no_policy")
+    run.log(5, ends[::-1], PING._replace(destination_port=0), "egress", "no_policy")
+    report = run.account()
+    assert (report.differences, report.alone) == ([], 1)
+    run.script.moves = []
+    assert any("is about no packet" in text for text in run.account().differences)
+
+
+def test_nothing_passes_against_policy_while_interfaces_are_moved() -> None:
+    run, ends = SampleRun(), (CLIENT, SERVER)
+    run.script.moves = MOVES
+    run.send(5, ends, DENIED)
+    run.log(5, ends, DENIED, "egress", "no_policy")
+    run.log(5, ends, DENIED, "ingress", "policy", "low")
+    assert any("arrived; policy says" in text for text in run.account().differences)
