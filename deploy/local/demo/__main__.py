@@ -25,6 +25,8 @@ from summary import complaint, lost, missing_verdicts, records, summarize
 
 WINDOW_S = 2.0
 SETTLE_S = 30.0
+START_S = 180.0
+"""On a machine with much other work, compiling the programs takes more than a minute."""
 ROUND_EVERY_S = 10.0
 RESTART_S = 3.0
 ALERTS_PORT = 4
@@ -162,15 +164,15 @@ class Demo:
         say("making a node, four pods and an outside host as network namespaces (IPv4 and IPv6)")
         self._pods.make()
         shutil.copytree(ROOT / "deploy" / "examples" / "demo", self._manifests)
-        wait_for_port(self._stack, "kafka", self._ports["kafka"], 60)
+        wait_for_port(self._stack, "kafka", self._ports["kafka"], START_S)
         say("starting weir-probe, which compiles, loads and attaches the eBPF programs")
         self._start_probe()
         say("starting weir-streams, and Alertmanager to receive its alerts")
         self._stack.start("streams", [script("weir-streams")], self._env("streams"))
-        self._stack.wait_for("probe", self._url("probe", "readyz"), 60)
-        self._stack.wait_for("streams", self._url("streams", "readyz"), 60)
-        self._stack.wait_for("streams", f"http://127.0.0.1:{self._ports['streams'] + ALERTS_PORT}/readyz", 60)
-        self._stack.wait_for("alertmanager", f"{self._alertmanager}/-/ready", 60)
+        self._stack.wait_for("probe", self._url("probe", "readyz"), START_S)
+        self._stack.wait_for("streams", self._url("streams", "readyz"), START_S)
+        self._stack.wait_for("streams", f"http://127.0.0.1:{self._ports['streams'] + ALERTS_PORT}/readyz", START_S)
+        self._stack.wait_for("alertmanager", f"{self._alertmanager}/-/ready", START_S)
 
     def _scan(self) -> None:
         """Scan ports until Alertmanager has the alert."""
@@ -251,7 +253,7 @@ class Demo:
                 say(f"weir-probe was killed; enforcement stays in place; starting it again in {RESTART_S:.0f} s")
                 time.sleep(RESTART_S)
                 self._start_probe()
-                self._stack.wait_for("probe", self._url("probe", "readyz"), 60)
+                self._stack.wait_for("probe", self._url("probe", "readyz"), START_S)
                 say(f"weir-probe runs again with process id {self._stack.pid('probe')}")
             if time.monotonic() >= due:
                 self._traffic(report=False)
