@@ -21,7 +21,7 @@ from typing import Any, Final, NamedTuple
 
 from enrich.history.moments import moment
 from enrich.history.versions import FOREVER_NS, TIERED, Gap, Track, Version, policy_key, version_of
-from enrich.model import Name, Namespace, NetworkPolicy, Node
+from enrich.model import Name, Namespace, NetworkPolicy, Node, Service
 from enrich.policy.matching import PolicyView
 from enrich.wire.journal import GAP, PROFILE, REPEAT_NS, JournalEntry, JournalError, Profile, number_of, state_of
 from enrich.wire.journal_objects import Journaled
@@ -29,6 +29,7 @@ from enrich.wire.journal_objects import Journaled
 _NETWORK_POLICY: Final = NetworkPolicy.__name__
 _NAMESPACE: Final = Namespace.__name__
 _NODE: Final = Node.__name__
+_SERVICE: Final = Service.__name__
 _TIERS: Final = "tiers"
 _MAX_VIEWS: Final = 20_000
 """Views that are kept ready."""
@@ -127,6 +128,11 @@ class Timeline:
         for (group, _), track in self._tracks.items():
             found[group].update(track.at(at_ns))
         return _view(found[_NAMESPACE], found[_NODE], found[_NETWORK_POLICY], found[_TIERS])
+
+    def services_at(self, at_ns: int) -> dict[Name, Service]:
+        """Return the Services as of a time."""
+        found = (track.at(at_ns) for (group, _), track in self._tracks.items() if group == _SERVICE)
+        return {key: one for part in found for key, one in part.items() if isinstance(one, Service)}
 
     def segments(self, scope: Scope, since_ns: int, until_ns: int) -> list[Segment]:
         """Return the known stretches of a time span, which includes ``until_ns``; none if none of it is known."""

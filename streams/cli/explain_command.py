@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import sys
 import traceback
+from collections.abc import Iterable
 from dataclasses import replace
+from typing import Any
 
 import click
 import msgspec
@@ -15,40 +17,55 @@ from enrich.runtime.console import leave_stdout
 from enrich.runtime.process import configure_logs
 from enrich.runtime.settings import SettingsError, load
 from streams.cli.explain import CANNOT_SAY, EXITS, Settings, UnreadableError, ask
-from streams.cli.explain_text import show
+from streams.cli.explain_text import Line, lines, show_lines
+from streams.cli.past_answers import NoAnswerError, ask_past, past_lines
 from streams.cli.terminal import PipeConsole
 
 
 @click.command()
-@click.argument("source")
-@click.argument("destination")
+@click.argument("source", metavar="SOURCE|RECORD-ID")
+@click.argument("destination", required=False)
+@click.option("--at", "at", help="Ask the policies of then: 90s, 5m, 2h, 3d ago, or an RFC 3339 time.")
+@click.option("--since", default="1d", show_default=True, help="Where to begin to look for the record of an id.")
 @click.option("--source", "origin", help="kubernetes, or manifests:FOLDER [WEIR_SOURCE, else kubernetes]")
 @click.option("--timeout", type=click.FloatRange(0), help="Seconds for the API server [WEIR_EXPLAIN_SECONDS, else 15]")
+@click.option("--cluster", envvar="WEIR_CLUSTER", help="Cluster, where several share the topics. [WEIR_CLUSTER]")
 @click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
-def explain(source: str, destination: str, origin: str | None, timeout: float | None, output: str) -> None:
+@click.option("--kafka", help="Kafka bootstrap servers, for the past. [WEIR_KAFKA, else 127.0.0.1:9092]")
+@click.option("--topic-prefix", "prefix", help="Prefix of the topics. [WEIR_TOPIC_PREFIX, else kubeweir]")
+def explain(source: str, destination: str | None, origin: str | None, timeout: float | None, **given: Any) -> None:
     """Say whether SOURCE may connect to DESTINATION, which policies decide, and why the others do not match.
 
     \b
     SOURCE       NAMESPACE/POD, or an address
     DESTINATION  NAMESPACE/POD:PORT, ADDRESS:PORT or [V6ADDRESS]:PORT; PORT is a number or a name of the pod's;
                  behind it /UDP or /SCTP (TCP unless you say so); NAMESPACE/POD/ICMP for ICMP
+    RECORD-ID    the id of a record, alone: what policies said when it was made
+
+    With --at or an id, the journal on Kafka answers, and says what has changed since. Times are UTC.
 
     \b
     Exit 0: allowed (audited too: it passes). 1: denied. 2: cannot say.
     """
+    output = given["output"]
     try:
         # The sources' own lines are for services; what a person must know is in the answer.
         configure_logs("critical", "console")
-        settings = load(Settings, {**os.environ, **({"WEIR_SOURCE": origin} if origin else {})})
-        settings = settings if timeout is None else replace(settings, timeout_s=timeout)
-        found = ask(settings, source, destination)
-        if output == "json":
-            sys.stdout.buffer.write(msgspec.json.encode(found) + b"\n")
-            sys.stdout.buffer.flush()
+        if destination is None or given["at"]:
+            past = ask_past(source, destination, {**given, "now": origin or timeout})
+            verdict = past.then.verdict
+            _print(past, past_lines(past), output)
         else:
-            show(found, PipeConsole(highlight=False))
+            settings = load(Settings, {**os.environ, **({"WEIR_SOURCE": origin} if origin else {})})
+            settings = settings if timeout is None else replace(settings, timeout_s=timeout)
+            found = ask(settings, source, destination)
+            verdict = found.verdict
+            _print(found, lines(found), output)
     except (SettingsError, QuerySyntaxError) as error:
         raise click.UsageError(str(error)) from error
+    except NoAnswerError as error:
+        error.say()
+        sys.exit(CANNOT_SAY)
     except UnreadableError as error:
         click.echo(f"weir: cannot say: {error}", err=True)
         sys.exit(CANNOT_SAY)
@@ -62,4 +79,12 @@ def explain(source: str, destination: str, origin: str | None, timeout: float | 
         # Exit 1 means denied, so that nothing else may end with it.
         traceback.print_exc()
         sys.exit(CANNOT_SAY)
-    sys.exit(EXITS.get(found.verdict, CANNOT_SAY))
+    sys.exit(EXITS.get(verdict, CANNOT_SAY))
+
+
+def _print(found: object, text: Iterable[Line], output: str) -> None:
+    if output == "json":
+        sys.stdout.buffer.write(msgspec.json.encode(found) + b"\n")
+        sys.stdout.buffer.flush()
+    else:
+        show_lines(text, PipeConsole(highlight=False))

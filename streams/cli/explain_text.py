@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 from rich.console import Console
@@ -24,9 +24,9 @@ Line = tuple[int, str, str]
 """Indentation depth, style, text."""
 
 
-def show(found: Explanation, console: Console) -> None:
-    """Write the explanation to a console."""
-    for depth, style, text in lines(found):
+def show_lines(found: Iterable[Line], console: Console) -> None:
+    """Write lines to a console."""
+    for depth, style, text in found:
         # soft_wrap: the terminal wraps long lines, and a pipe gets them whole.
         console.print(Text("  " * depth + text, style=style), soft_wrap=True)
 

@@ -25,7 +25,7 @@ HOUR = START_NS // HOUR_NS + 1
 def write_past(site: Site, journal: Sequence[JournalEntry], pairs: Sequence[tuple[PairKey, int]]) -> Topics:
     """Make the topics, and write the journal, whose writer is alive, and each pair with its count of verdicts."""
     names = topics(site.prefix, 1)
-    made = [names.journal, names.pairs, names.endpoints]
+    made = [names.journal, names.pairs, names.endpoints, names.denied, names.flows]
     assert prepare_topics(site.connection, made, 0, threading.Event())
     producer = Producer({**site.connection, "transactional.id": secrets.token_hex(4)})
     producer.init_transactions(30)

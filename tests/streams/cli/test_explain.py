@@ -148,7 +148,7 @@ def test_a_denial_shows_the_policies_that_may_have_been_meant() -> None:
     [
         (("web", "data/db-0:1"), "neither NAMESPACE/POD nor an address"),
         ((API, "data/db-0"), "a port is missing: write data/db-0:PORT"),
-        ((API,), "Missing argument 'DESTINATION'"),
+        ((API,), "or a DESTINATION is missing"),
         (("--source", "nowhere", API, "data/db-0:1"), "must be kubernetes, or manifests:FOLDER"),
         (("--source", "manifests:/none", API, "data/db-0:1"), "/none is not a folder"),
     ],

@@ -1,0 +1,185 @@
+"""What `weir explain` does with the past: find a record by its id, find the pods of a time, and let history answer."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import datetime
+from typing import Final
+
+import msgspec
+
+from enrich.explain.query import EndQuery
+from enrich.history.stand_ins import Known
+from enrich.history.then import (
+    PastExplanation,
+    Recorded,
+    explain_at,
+    explain_record,
+    named_ports,
+    pods_at,
+    profiles_of_workload,
+    unknown,
+)
+from enrich.model import Name, Owner, Pod, Protocol
+from enrich.wire.address_interval import AddressInterval, AddressIntervalError, decode_interval
+from enrich.wire.flow import End, Flow, decode_flow
+from streams.cli.past import Past
+from streams.kafka.connection import Connection, NoTopicError
+from streams.kafka.ranges import read_range
+from streams.kafka.reading import TopicReader, read_committed
+
+_MAX_CANDIDATES: Final = 16
+"""Combinations of labels that the ends of a record may have had."""
+_PROGRESS_EVERY: Final = 100_000
+Progress = Callable[[str], None]
+
+
+def show_progress(text: str) -> None:
+    """Write a text over the last one, where a person looks."""
+    if sys.stderr.isatty():
+        sys.stderr.write(f"\r\033[Kweir: {text}")
+        sys.stderr.flush()
+
+
+def find_record(
+    connection: Connection, topics: Sequence[str], record_id: str, since_ms: int, progress: Progress = show_progress
+) -> Flow | None:
+    """Return the record with an id, from the first of the topics that has it since a time. Raises ReadError.
+
+    The time and the partition of a record are not in its id, so all of this time is read, once."""
+    sought = record_id.encode()
+    for topic in topics:
+        try:
+            reader = TopicReader(connection, topic)
+        except NoTopicError:
+            if topic == topics[-1]:
+                raise
+            continue
+        try:
+            ends = {partition: end for partition, (_, end) in reader.bounds().items()}
+            starts = reader.at_time(since_ms)
+            total = sum(end - starts[partition] for partition, end in ends.items())
+            for count, record in enumerate(read_range(reader, starts, ends), 1):
+                if count % _PROGRESS_EVERY == 0:
+                    progress(f"{count:,} of {total:,} records of {topic}")
+                # Most records are passed over without reading their JSON.
+                if sought in record.value and (flow := _flow(record.value)) is not None and flow.id == record_id:
+                    return flow
+        finally:
+            reader.close()
+    return None
+
+
+def _flow(value: bytes) -> Flow | None:
+    try:
+        return decode_flow(value)
+    except ValueError:
+        return None
+
+
+def intervals_of(connection: Connection, topic: str, cluster: str) -> list[AddressInterval]:
+    """Return the address intervals of a cluster's pods. Raises ReadError."""
+    reader = TopicReader(connection, topic)
+    try:
+        partitions = list(reader.bounds())
+    finally:
+        reader.close()
+    found: dict[bytes, AddressInterval] = {}
+    for record in read_committed(connection, topic, partitions):
+        found.pop(record.key or b"", None)
+        try:
+            interval = decode_interval(record.value, record.key) if record.value and record.key else None
+        except AddressIntervalError:
+            continue
+        if interval is not None and interval.cluster == cluster:
+            found[interval.key] = interval
+    return list(found.values())
+
+
+def at_time(
+    past: Past, intervals: Sequence[AddressInterval], at_ns: int, ends: tuple[EndQuery, EndQuery]
+) -> PastExplanation:
+    """Return what policies said at a time about a connection of pods of that time."""
+    pods = pods_at(intervals, past.known, at_ns)
+    notes = list(past.notes)
+    for end in ends:
+        if end.pod is not None and end.pod not in pods:
+            notes.append(
+                f"{end.pod} had no address then, as far as {len(intervals):,} address intervals go; these are kept a "
+                "day after a pod ends. For an older one, give the id of one of its records"
+            )
+    return explain_at(past.timeline, pods, at_ns, time.time_ns(), ends, notes)
+
+
+def of_record(past: Past, intervals: Sequence[AddressInterval], flow: Flow) -> PastExplanation:
+    """Return what policies said that made a record."""
+    at_ns = nanoseconds(flow.timestamp)
+    record = Recorded(
+        id=flow.id, timestamp=flow.timestamp, direction=flow.direction, verdict=flow.disposition, reason=flow.reason,
+        policies=tuple((one.kind, one.namespace, one.name) for one in (*flow.policies, *flow.isolated_by)),
+    )  # fmt: skip
+    ends = _ends(flow)
+    why = _unanswerable(flow)
+    candidates: list[Mapping[Name, Pod]] = []
+    if not why:
+        there = pods_at(intervals, past.known, at_ns)
+        choices = [_pods(flow, side, there, past.known) for side in (flow.src, flow.dest)]
+        missing = next((end for end, found in zip((flow.src, flow.dest), choices, strict=True) if not found), None)
+        why = f"the labels that pod {missing.pod} had are not known" if missing else ""
+        products = itertools.islice(itertools.product(*choices), _MAX_CANDIDATES)
+        candidates = [{pod.key: pod for pod in chosen if pod is not None} for chosen in products]
+    if why:
+        then = unknown(ends, why, past.notes)
+        return PastExplanation(at=flow.timestamp, record=record, then=then)
+    return explain_record(past.timeline, candidates, record, (at_ns, time.time_ns()), ends, past.notes)
+
+
+def nanoseconds(timestamp: str) -> int:
+    """Return the time of an RFC 3339 text with up to nine digits of a second."""
+    whole, _, rest = timestamp.removesuffix("Z").partition(".")
+    return int(datetime.fromisoformat(f"{whole}+00:00").timestamp()) * 1_000_000_000 + int(rest.ljust(9, "0")[:9] or 0)
+
+
+def _unanswerable(flow: Flow) -> str:
+    """Return why nobody can explain a record; empty if somebody can."""
+    if flow.aggregated or not flow.connection.src_ip or not flow.connection.dest_ip:
+        return "the record counts flows together, without addresses"
+    if flow.src.ambiguous or flow.dest.ambiguous:
+        return "it is not certain which pod, if any, had an address of the record"
+    if flow.protocol in _PORTS and flow.connection.dest_port is None:
+        return "the record has no port"
+    return ""
+
+
+_PORTS: Final = {one.name.lower(): one for one in Protocol}
+
+
+def _ends(flow: Flow) -> tuple[EndQuery, EndQuery]:
+    """Return the ends of a record as a person would ask for them."""
+    protocol = _PORTS.get(flow.protocol)
+    port = str(flow.connection.dest_port or "") if protocol else ""
+    source, destination = flow.connection.src_ip, flow.connection.dest_ip
+    return EndQuery(source, ip=source), EndQuery(destination, ip=destination, port=port, protocol=protocol)
+
+
+def _pods(flow: Flow, end: End, there: Mapping[Name, Pod], known: Known) -> list[Pod | None]:
+    """Return the pods that an end may have been, one for each set of labels; [None] if it was none."""
+    if not end.pod_name:
+        return [None]
+    ip = flow.connection.src_ip if end is flow.src else flow.connection.dest_ip
+    found = there.get(Name(end.namespace, end.pod_name))
+    if found is not None and (not end.pod_uid or found.uid == end.pod_uid):
+        return [found if ip in found.ips else msgspec.structs.replace(found, ips=(*found.ips, ip))]
+    return list(_pods_of_profiles(end, ip, known))
+
+
+def _pods_of_profiles(end: End, ip: str, known: Known) -> Iterator[Pod | None]:
+    workload = (end.workload_kind, end.workload_name)
+    for profile in profiles_of_workload(known, end.namespace, workload, end.labels or {}):
+        yield Pod(
+            end.namespace, end.pod_name, end.pod_uid, profile.labels, (ip,), end.node_name, ports=named_ports(profile),
+            owner=Owner(*workload) if end.workload_name else None,
+        )  # fmt: skip
