@@ -8,7 +8,7 @@ from typing import Final, Literal
 from enrich.history.profile import LEFT_OUT
 from enrich.runtime.secure_port import MetricsSettings
 from enrich.runtime.settings import setting
-from enrich.wire.topics import JOURNAL_DAYS, MAX_PARTITIONS, Topics, topics
+from enrich.wire.topics import JOURNAL_DAYS, MAX_PARTITIONS, PAIRS_DAYS, Topics, topics
 from streams.metrics.verdicts import VerdictsBy
 
 EVERY_CLUSTER: Final = "*"
@@ -85,6 +85,16 @@ class Settings(MetricsSettings):
     """host:port of /metrics, /healthz and /readyz of the role enrich. The roles stdout, file, routes, alerts and
     journal use the next five ports, in this order, and /readyz of all that run together is on the one after them. Port
     0: any free port, and no common page."""
+    pairs: bool = setting("WEIR_PAIRS", default=True)
+    """1: the role enrich counts the pairs of each hour, for questions about the past (docs/history.md). 0: it does
+    not."""
+    pairs_days: int = setting("WEIR_PAIRS_DAYS", PAIRS_DAYS, least=1)
+    """Days for which counts of pairs are kept. An existing topic is not changed."""
+    pairs_flush: float = setting("WEIR_PAIRS_FLUSH", 20.0, least=1)
+    """Seconds between two writes of the counts of pairs that have changed."""
+    pairs_limit: int = setting("WEIR_PAIRS_LIMIT", 200_000, least=1000)
+    """Limit of combinations that a worker tells apart in an hour. A workload has a tenth of it. Beyond, verdicts count
+    with any peer and port."""
     verdicts_by: VerdictsBy = setting("WEIR_VERDICTS_BY", "none")
     """Labels that kubeweir_streams_verdicts_total has for the pod whose policy decided: none, namespace, or workload
     (with its namespace)."""
@@ -104,4 +114,4 @@ class Settings(MetricsSettings):
     @property
     def topics(self) -> Topics:
         """The topics that the service reads and writes, with the configuration that it creates them with."""
-        return topics(self.prefix, self.partitions, self.journal_days or JOURNAL_DAYS)
+        return topics(self.prefix, self.partitions, self.journal_days or JOURNAL_DAYS, self.pairs_days)

@@ -20,6 +20,8 @@ class PodFacts(NamedTuple):
     """The answer is the same from ``since_ns`` until ``until_ns`` (not included)."""
     owners: tuple[Name, ...] = ()
     """The keys of the workloads that the answer was made from."""
+    complete: bool = True
+    """Whether nothing was left out: one version of the pod, and one workload, are what was."""
 
 
 def present_since_ns(cluster: Cluster, pod: Pod) -> int:
@@ -46,7 +48,7 @@ def facts_at(cluster: Cluster, pod: Pod, at_ns: int) -> PodFacts:
     zone, *span = zone_at(cluster, pod.node, at_ns)
     since, until = max(since, span[0]), min(until, span[1])
     if not versions:
-        return PodFacts({}, None, zone, since, until)
+        return PodFacts({}, None, zone, since, until, complete=False)
     first, *others = versions
     labels = {
         key: value for key, value in first.labels.items()
@@ -54,7 +56,8 @@ def facts_at(cluster: Cluster, pod: Pod, at_ns: int) -> PodFacts:
     }  # fmt: skip
     agreed = bool(workloads) and all(one == workloads[0] for one in workloads)
     owners = tuple(workload_key(one.namespace, one.owner) for one in versions if one.owner is not None)
-    return PodFacts(labels, workloads[0] if agreed else None, zone, since, until, owners)
+    complete = agreed and all(other.labels == first.labels for other in others)
+    return PodFacts(labels, workloads[0] if agreed else None, zone, since, until, owners, complete)
 
 
 def zone_of(cluster: Cluster, node: str) -> str:

@@ -40,7 +40,7 @@ from enrich.index.intervals import FOREVER
 from enrich.render.columns import AddressTexts, timestamps
 from enrich.render.eviction import KEPT
 from enrich.render.flow_columns import FlowColumns
-from enrich.render.fragments import DEFAULT_LABELS, EndRenderer, LabelChoice
+from enrich.render.fragments import DEFAULT_LABELS, EndRenderer, LabelChoice, ProfileNumber
 from enrich.render.interning import Int64Array
 from enrich.render.merged_batch import MergedBatch, VerdictArray
 from enrich.render.peer_lookup import Lookup, PeerLookup
@@ -82,9 +82,11 @@ class Enricher:
         cluster: Cluster,
         labels: Sequence[str] = DEFAULT_LABELS,
         now_ns: Callable[[], int] = time.time_ns,
+        profile: ProfileNumber | None = None,
     ) -> None:
+        """``profile``: if given, rendered ends have the number of their pod's profile."""
         self._cluster = cluster
-        self._ends = EndRenderer(cluster, LabelChoice.of(labels))
+        self._ends = EndRenderer(cluster, LabelChoice.of(labels), profile)
         self._now_ns = now_ns
         self._texts = AddressTexts()
         self._peers = PeerLookup(self._ends, self._texts)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import compress
 
 from enrich.render.columns import timestamps
 from enrich.render.fragments import SCHEMA_VERSION
 from enrich.render.interning import Int64Array
-from enrich.render.merged_batch import MergedBatch
+from enrich.render.merged_batch import Mask, MergedBatch
 from enrich.render.peer_lookup import PeerTable
 from enrich.render.template import Templates
 from enrich.wire.flow import Dialled, Flow
@@ -30,6 +31,18 @@ class FlowColumns:
     """The JSON member ``dialled`` of each record with its leading comma; empty if the client dialled no Service."""
     dialled_values: Mapping[str, Dialled]
     """What each text in ``dialled`` says."""
+
+    def pick(self, records: Mask) -> FlowColumns:
+        """Return the columns of some records."""
+        return FlowColumns(
+            self.batch.pick(records),
+            self.templates,
+            self.template[records],
+            self.peers,
+            self.peer[records],
+            list(compress(self.dialled, records)),
+            self.dialled_values,
+        )
 
     def flow(self, place: int) -> Flow:
         """Return the record at a place as a value. It equals what :func:`enrich.wire.flow.decode_flow` reads from the

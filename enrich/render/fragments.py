@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
@@ -19,7 +19,7 @@ from enrich.index.changes import Key
 from enrich.index.cluster import Cluster, workload_key
 from enrich.index.intervals import FOREVER
 from enrich.index.pod_facts import PodFacts, facts_at, present_facts, present_since_ns, zone_at
-from enrich.model import Labels, Name, Pod
+from enrich.model import Labels, Name, Owner, Pod
 from enrich.render.eviction import KEPT, victims
 from enrich.wire.batch import EndpointRef, Header, PolicyRef
 from enrich.wire.flow import Dialled, End, NamedPolicy, NamedService, encode
@@ -68,6 +68,8 @@ class RenderedEnd:
 
     json: str
     end: End = field(compare=False)
+    profile: str = field(default="", compare=False)
+    """The number of the pod's profile; empty if it is not a pod, if not all is known of it, or if nobody asks."""
 
     @property
     def cost(self) -> int:
@@ -92,14 +94,19 @@ class RenderedPeer(NamedTuple):
     """The UIDs of the pods that the answer was made from, or :func:`node_part` of its node."""
 
 
+ProfileNumber = Callable[[Pod, Labels, Owner | None], str]
+"""Returns the number of the profile of a pod that had these labels and was run by this workload."""
+
+
 class EndRenderer:
     """Renders the ends of connections by what the index knows, each pod once until it changes.
 
     :meth:`forget` must follow each change of the index."""
 
-    def __init__(self, cluster: Cluster, labels: LabelChoice) -> None:
+    def __init__(self, cluster: Cluster, labels: LabelChoice, profile: ProfileNumber | None = None) -> None:
         self._cluster = cluster
         self._labels = labels
+        self._profile = profile
         self.bytes = 0
         """About how much memory the rendered pods take."""
         self._pods: dict[str, tuple[RenderedEnd, tuple[Key, ...]]] = {}
@@ -217,7 +224,7 @@ class EndRenderer:
         An address of a node is never a pod's."""
         pod = self._cluster.addresses.reported_owner(ip, at_ns, node)
         if pod is not None:
-            return render_end(self._end(pod, PodFacts({}, self._cluster.workload_of(pod), "")))
+            return self._rendered(pod, PodFacts({}, self._cluster.workload_of(pod), "", complete=False))
         if not self._cluster.addresses.ranges.near_pods(ip) or self._cluster.named_addresses.node_at(ip, at_ns).owner:
             return end
         return _ambiguous(ip)
@@ -258,7 +265,7 @@ class EndRenderer:
             parts.append(Key("workload", workload_key(pod.namespace, pod.owner)))
         for part in parts:
             self._by_part[part].add(pod.uid)
-        end = render_end(self._end(pod, present_facts(self._cluster, pod)))
+        end = self._rendered(pod, present_facts(self._cluster, pod))
         self._pods[pod.uid] = end, tuple(parts)
         self.bytes += end.cost + _KEPT_BYTES
         return end
@@ -274,7 +281,13 @@ class EndRenderer:
         self._pods[pod.uid] = present, tuple(dict.fromkeys((*self._pods[pod.uid][1], *parts)))
         for part in parts:
             self._by_part[part].add(pod.uid)
-        return render_end(self._end(pod, facts)), facts.since_ns, min(facts.until_ns, since)
+        return self._rendered(pod, facts), facts.since_ns, min(facts.until_ns, since)
+
+    def _rendered(self, pod: Pod, facts: PodFacts) -> RenderedEnd:
+        end = self._end(pod, facts)
+        if self._profile is None or not facts.complete:
+            return render_end(end)
+        return RenderedEnd(encode(end), end, self._profile(pod, facts.labels, facts.workload))
 
     def _end(self, pod: Pod, facts: PodFacts) -> End:
         return End(

@@ -69,15 +69,17 @@ class PeerTable(InternTable[RenderedEnd]):
         """About how much memory the peers take."""
         self._is_kept = is_kept
         self.json: InternTable[str] = InternTable()
-        self._numbers: dict[tuple[str, bool], int] = {}
+        self._numbers: dict[tuple[str, str, bool], int] = {}
         self._unsettled: InternTable[bool] = InternTable()
         self._any_unsettled = False
 
     def number(self, peer: RenderedEnd, *, settled: bool) -> int:
         """Return the number of a peer, which is added if it is new."""
-        number = self._numbers.get((peer.json, settled))
+        # A label that no record has may change the profile alone.
+        key = (peer.json, peer.profile, settled)
+        number = self._numbers.get(key)
         if number is None:
-            number = self._numbers[peer.json, settled] = self.add(peer)
+            number = self._numbers[key] = self.add(peer)
             self.json.add(peer.json)
             self.bytes += _PEER_BYTES + (0 if self._is_kept(peer) else peer.cost)
             self._unsettled.add(not settled)

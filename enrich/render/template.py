@@ -53,6 +53,8 @@ class Template(NamedTuple):
     decision: Decision
     subject: RenderedEnd
     """The end whose policy decided."""
+    rules: tuple[PolicyRef, ...] = ()
+    """The policies that its rule number stands for, each with the index of its rule."""
 
     @property
     def cost(self) -> int:
@@ -122,6 +124,7 @@ class Decided(NamedTuple):
     protocol: int
     verdict: int
     flags: int
+    rules: tuple[PolicyRef, ...]
 
 
 def decide(header: Header, refs: list[PolicyRef], shape: Sequence[int]) -> Decided:
@@ -156,12 +159,13 @@ def decide(header: Header, refs: list[PolicyRef], shape: Sequence[int]) -> Decid
             f',"id":{encode(header.ring)[:-1]}-',
         )
     )
-    return Decided(decision, _head(protocol, decision.direction), before, after, protocol, verdict, flags)
+    head = _head(protocol, decision.direction)
+    return Decided(decision, head, before, after, protocol, verdict, flags, tuple(refs))
 
 
 def make_template(ref: EndpointRef | None, decided: Decided, subject: RenderedEnd) -> Template:
     """Render the template of an endpoint's verdicts."""
-    decision, head, before, after, protocol, verdict, flags = decided
+    decision, head, before, after, protocol, verdict, flags, rules = decided
     inward = decision.direction == "ingress"
     opening = f'{before}"src":' if inward else f'{before}"src":{subject.json},"dest":'
     closing = f',"dest":{subject.json}' if inward else ""
@@ -176,6 +180,7 @@ def make_template(ref: EndpointRef | None, decided: Decided, subject: RenderedEn
         allowed=verdict == Verdict.ALLOW,
         decision=decision,
         subject=subject,
+        rules=rules,
     )
 
 

@@ -45,6 +45,7 @@ _WORKER_WRITES: Final = {
     "alerts.deltas": "hand on counts",
     "alerts.state": "keep what fires",
     "checkpoints": "note which verdicts are finished",
+    "pairs": "count the pairs of each hour (else they are not counted)",
     "journal": "keep each version of policies and of what names",
 }
 _READER_READS: Final = {
@@ -55,6 +56,7 @@ _READER_READS: Final = {
     "alerts": "read alerts",
     "dead": "look at dead letters",
     "checkpoints": "know which nodes were ever heard of (`weir status`)",
+    "pairs": "answer questions about the past",
     "journal": "know what policy said at a time",
 }
 
@@ -103,6 +105,7 @@ def _rights() -> Iterator[Right]:
         yield Right("workers", "group", f"{name}.reader", "Read", _WITHOUT_A_GROUP)
     yield Right("workers", "group", "CLUSTER.", "Read", "share partitions between workers, and commit")
     yield Right("workers", "transactionalId", "CLUSTER.alerts.", "Write", "write alerts exactly once")
+    yield Right("workers", "transactionalId", "CLUSTER.pairs.", "Write", "count pairs exactly once")
     yield Right("workers", "transactionalId", "CLUSTER.journal.", "Write", "write the journal exactly once")
     for name, purpose in _READER_READS.items():
         yield Right("readers", "topic", name, "Read", purpose)

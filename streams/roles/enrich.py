@@ -16,11 +16,14 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
 import structlog
 
 from enrich.diagnosis.rights import Needs
 from enrich.diagnosis.watch import Diagnosis
+from enrich.history.profile import number_of, profile_of
 from enrich.index.cluster import NAMED_KINDS, Cluster
+from enrich.model import Labels, Owner, Pod
 from enrich.render.enricher import Enricher
 from enrich.runtime.credentials import registry_with_credentials
 from enrich.runtime.health import Check, HealthServer
@@ -76,8 +79,9 @@ def run_enrich(settings: Settings, stop: threading.Event) -> int:
         "cluster": lambda: watch_problem(cluster, source) or own_cluster.problem(),
         "kafka": diagnosis.named("kafka", lambda: own_topics.problem() or "Kafka has not been reached yet"),
     }
-    health = HealthServer(settings.metrics, registry, checks, details=metrics.progress.last_success.in_words,
-                          guard=metrics_guard(settings))  # fmt: skip
+    workers: list[EnrichWorker] = []
+    health = HealthServer(settings.metrics, registry, checks, lambda: [line for one in workers for line in one.notes()],
+                          metrics.progress.last_success.in_words, metrics_guard(settings))  # fmt: skip
     log.info("starting", role="enrich", metrics_port=health.port, kafka=settings.kafka, prefix=settings.prefix)
     diagnosis.start()
     try:
@@ -94,10 +98,9 @@ def run_enrich(settings: Settings, stop: threading.Event) -> int:
         producer = RecordProducer(settings.connection())
         pipeline = _pipeline(settings, cluster, source, producer, metrics)
         worker = EnrichWorker(settings, pipeline, producer, metrics, stop, partial(begin_again_unless, stop, "enrich"))
+        workers.append(worker)
         if settings.routes:
-            routing = pipeline.routing = Routing(settings, producer, metrics, stop)
-            worker.refusals.routing = routing
-            checks["routes"] = routing.problem
+            checks["routes"] = _route(pipeline, worker, Routing(settings, producer, metrics, stop))
         worker.on_group_error = diagnosis.suspect
         producer.start(worker.fatal)
         with _measured(settings, metrics, worker, history, diagnosis) as monitor:
@@ -118,7 +121,7 @@ def _pipeline(
     settings: Settings, cluster: Cluster, source: Source, producer: RecordProducer, metrics: EnrichMetrics
 ) -> Pipeline:
     """Put together what happens to a batch, without the routes."""
-    enricher = Enricher(cluster, settings.labels)
+    enricher = Enricher(cluster, settings.labels, profile=_profile_number if settings.pairs else None)
     pending = PendingVerdicts(
         enricher, source.synced_until_ns, int(settings.attribution_wait * 1e9), settings.pending_bytes, time.time_ns,
         cluster.addresses.reported_until_ns,
@@ -136,17 +139,33 @@ def _pipeline(
     )
 
 
+def _route(pipeline: Pipeline, worker: EnrichWorker, routing: Routing) -> Check:
+    """Send records by routes, too; return what may be wrong with them."""
+    pipeline.routing = worker.refusals.routing = routing
+    return routing.problem
+
+
+def _profile_number(pod: Pod, labels: Labels, workload: Owner | None) -> str:
+    seen = pod if labels is pod.labels else msgspec.structs.replace(pod, labels=labels)
+    return number_of(profile_of(seen, workload))
+
+
 def _prepare_topics(settings: Settings, own_topics: OwnTopics, stop: threading.Event) -> bool:
     """Create the topics; return False if stopped meanwhile. Raises StopServiceError."""
     topics = settings.topics
-    if not own_topics.prepare(topic for topic in topics if topic is not topics.checkpoints):
+    others = [(topics.checkpoints, "verdicts that vanish between two workers will not be noticed")]
+    if settings.pairs:
+        others.append((topics.pairs, "pairs will not be counted"))
+    if not own_topics.prepare(topic for topic in topics if topic not in (topics.checkpoints, topics.pairs)):
         return False
-    try:
-        return prepare_topics(settings.connection(), [topics.checkpoints], settings.replication, stop)
-    except StopServiceError as error:
-        # The topics may have been made by hand for an earlier version. Verdicts matter more than checkpoints.
-        log.error("verdicts that vanish between two workers will not be noticed", error=str(error))
-        return True
+    for topic, consequence in others:
+        try:
+            if not prepare_topics(settings.connection(), [topic], settings.replication, stop):
+                return False
+        except StopServiceError as error:
+            # The topics may have been made by hand for an earlier version. Verdicts matter more than these.
+            log.error(consequence, error=str(error))
+    return True
 
 
 def _history(settings: Settings, cluster: Cluster, metrics: EnrichMetrics) -> AddressHistory:

@@ -45,6 +45,12 @@ class _OrderedConsumer(Consumer):  # type: ignore[misc]  # Faust has no types
     def _new_consumer_thread(self) -> _SeekingThread:
         return _SeekingThread(self, loop=self.loop, beacon=self.beacon)
 
+    async def perform_seek(self) -> None:
+        """Begin to read at the committed offsets, or earlier where the application wants to."""
+        await super().perform_seek()
+        for tp, offset in (await self.app.earlier_starts(self._committed_offset)).items():
+            await self.seek(tp, offset)
+
     async def _add_gap(self, tp: Any, offset_from: int, offset_to: int) -> None:
         """Note nothing: offsets without a record are committed with the next record."""
 

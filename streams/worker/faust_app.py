@@ -41,8 +41,9 @@ from streams.worker.checkpoints import Checkpoints
 from streams.worker.credentials import kafka_credentials
 from streams.worker.group_errors import join_again
 from streams.worker.inflight import InFlightTracker, TrackedInput
-from streams.worker.intake import Intake
+from streams.worker.intake import Intake, QueuedInput
 from streams.worker.missing_rights import MissingRights
+from streams.worker.pairs import Pairs
 from streams.worker.pipeline import Pipeline
 from streams.worker.refusals import Refusals
 from streams.worker.takeover import Takeover
@@ -58,6 +59,10 @@ class EnrichApp(faust.App):  # type: ignore[misc]  # Faust has no types
 
     before_commit: Callable[[Mapping[Any, int]], Awaitable[Mapping[Any, int]]]
     """Takes the offsets that are about to be committed; returns those that may be."""
+    after_commit: Callable[[], None]
+    """Called when Kafka has accepted a commit."""
+    earlier_starts: Callable[[Mapping[Any, int | None]], Awaitable[Mapping[Any, int]]]
+    """Takes the committed offsets of what was assigned; returns from where to read instead, if earlier."""
 
     def _new_consumer(self) -> Any:
         # Faust has no hook there.
@@ -66,7 +71,10 @@ class EnrichApp(faust.App):  # type: ignore[misc]  # Faust has no types
 
         async def commit_prepared(offsets: Mapping[Any, int]) -> bool:
             prepared = await self.before_commit(offsets)
-            return bool(await commit(prepared)) if prepared else True
+            done = bool(await commit(prepared)) if prepared else True
+            if done and prepared:
+                self.after_commit()
+            return done
 
         consumer._commit = commit_prepared
         return consumer
@@ -124,6 +132,7 @@ class EnrichWorker:
         in_flight = settings.in_flight_verdicts, settings.in_flight_bytes
         self._tracker = InFlightTracker(*in_flight, self._loop.call_soon_threadsafe, self.refusals.on_error)
         self._intake = Intake(self._tracker, metrics, self._on_finished, unread)
+        self._pairs = self._make_pairs()
         self._takeover = Takeover(pipeline, Checkpoints(settings, producer), self._intake.committed)
         self._topic = settings.topics.raw.name
         self.partitions: set[TopicAndPartition] | None = None
@@ -176,6 +185,16 @@ class EnrichWorker:
         self._group_error = error
         self.on_group_error()
 
+    def _make_pairs(self) -> Pairs | None:
+        if not self._settings.pairs:
+            return None
+        pairs = self._pipeline.pairs = Pairs(self._settings, self._metrics.pairs, self._pipeline.report)
+        return pairs
+
+    def notes(self) -> list[str]:
+        """Return lines about what does not keep the worker from making progress."""
+        return [self._pairs.problem] if self._pairs is not None and self._pairs.problem else []
+
     def _build(self) -> faust.App:
         settings = self._settings
         app = EnrichApp(
@@ -203,13 +222,17 @@ class EnrichWorker:
             broker_session_timeout=10.0,
             worker_redirect_stdouts=False,
         )
-        app.before_commit = self._before_commit
+        app.before_commit, app.earlier_starts = self._before_commit, self._earlier_starts
+        app.after_commit = self._pairs.on_commit if self._pairs is not None else lambda: None
         topic = app.topic(self._topic, key_serializer="raw", value_serializer="raw")
         app.agent(topic, name="enrich", concurrency=1)(self._read)
         bound(app, settings.in_flight_bytes)
         join_again(self._on_group_error)
         for work in (self._enrich, self._release, self._measure):
             app.task(_ending_the_process(work))
+        if self._pairs is not None:
+            app.task(_ending_the_process(self._pairs.run))
+            app.on_before_shutdown.connect(self._before_shutdown)
         app.on_partitions_assigned.connect(self._on_assigned)
         app.on_partitions_revoked.connect(self._on_revoked)
         return app
@@ -222,7 +245,10 @@ class EnrichWorker:
 
     async def _enrich(self) -> None:
         while True:
-            taken = await self._intake.take()
+            taken = self._without_replayed(await self._intake.take())
+            if not taken:
+                await asyncio.sleep(0)
+                continue
             await self._rights.may_send.wait()
             await self._takeover.take_over([tracked for tracked, _, _ in taken], self.partitions or ())
             for tracked, _, expired in taken:
@@ -231,6 +257,30 @@ class EnrichWorker:
             await self._pipeline.take([(tracked, value) for tracked, value, _ in taken])
             # Let Faust run: it keeps reading while this task is busy.
             await asyncio.sleep(0)
+
+    def _without_replayed(self, taken: list[QueuedInput]) -> list[QueuedInput]:
+        """Count the pairs of inputs that were enriched already; return the others."""
+        if self._pairs is None:
+            return taken
+        self._pairs.take([queued.tracked for queued in taken])
+        others = []
+        for queued in taken:
+            if self._pairs.is_replayed(queued.tracked):
+                self._pipeline.count_only(queued.tracked, queued.value)
+            else:
+                others.append(queued)
+        return others
+
+    async def _earlier_starts(self, committed: Mapping[Any, int | None]) -> Mapping[Any, int]:
+        if self._pairs is None:
+            return {}
+        own = {tp: committed.get(tp) for tp in self._app.consumer.assignment() if tp.topic == self._topic}
+        starts = await self._pairs.starts({tp.partition: offset for tp, offset in own.items()})
+        return {tp: starts[tp.partition] for tp in own if tp.partition in starts}
+
+    async def _before_shutdown(self, _app: Any, **_: Any) -> None:
+        if self._pairs is not None:
+            await self._pairs.release_all()
 
     def _on_finished(self, tracked: TrackedInput) -> None:
         self._pipeline.finish(tracked)
@@ -263,6 +313,8 @@ class EnrichWorker:
         partitions = [tp.partition for tp in revoked]
         if self.partitions is not None:  # aiokafka calls this also before it joins the group for the first time
             self.partitions = self.partitions - {(tp.topic, tp.partition) for tp in revoked}
+        if self._pairs is not None:
+            await self._pairs.release(partitions)
         self._takeover.forget(partitions)
         self._intake.forget(partitions)
         self._tracker.forget(partitions)

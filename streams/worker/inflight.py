@@ -40,8 +40,8 @@ class TrackedInput:
     """One input, and how many of the records made from it Kafka has not acknowledged yet."""
 
     __slots__ = (
-        "_ack", "_closed", "_delivered", "_expected", "_tracker", "dead", "enriched", "offset", "partition", "refused",
-        "size", "unlogged", "verdicts", "written",
+        "_ack", "_closed", "_delivered", "_expected", "_tracker", "dead", "enriched", "offset", "pairs", "partition",
+        "refused", "size", "unlogged", "verdicts", "written",
     )  # fmt: skip
 
     def __init__(
@@ -53,6 +53,8 @@ class TrackedInput:
         self._closed = False
         self.enriched = self.dead = self.refused = 0
         """Verdicts of which records were made, or dead letters; and records that Kafka refused (event loop)."""
+        self.pairs: Any = None
+        """What it adds to the counts of pairs (:mod:`streams.worker.pair_counter`)."""
         self.written = self.unlogged = 0
         """Records that Kafka has, each the one of its verdict: logged, and for alerts only (poll thread)."""
 

@@ -45,7 +45,7 @@ from streams.worker.pending import PendingVerdicts
 from streams.worker.rendering import Rendered, Renderer, render
 from streams.worker.ring_positions import RingPositions
 from streams.worker.sender import Producer, Sender, reports_of
-from streams.worker.unread import Value
+from streams.worker.unread import Unread, Value
 
 log = structlog.get_logger("kubeweir.streams")
 
@@ -60,6 +60,14 @@ class Routing(Protocol):
     async def is_ready(self, topic: str) -> bool: ...
 
     def take_failed(self) -> dict[str, str]: ...
+
+
+class PairsOfRecords(Protocol):
+    """Counts the pairs of records; see :class:`streams.worker.pairs.Pairs`."""
+
+    def count(self, inputs: Sequence[TrackedInput], records: Records) -> None: ...
+
+    def finish(self, tracked: TrackedInput) -> None: ...
 
 
 class _DecodedInput(NamedTuple):
@@ -85,6 +93,7 @@ class Pipeline:
         """``cluster_id``: the only cluster whose batches are taken, empty for any. ``node_of`` returns the node of
         the pod with a UID, empty if it is not known. ``worker`` names this process in status records."""
         self.routing: Routing | None = None
+        self.pairs: PairsOfRecords | None = None
         self.positions = RingPositions()
         self._topics, self._cluster_id, self._enricher, self._node_of = topics, cluster_id, enricher, node_of
         self._worker, self._pending, self._metrics = worker, pending, metrics
@@ -142,6 +151,28 @@ class Pipeline:
         """Count an input as finished, and publish the tally that its batch has: all that it is about is finished."""
         if (status := self.positions.finish(tracked)) is not None:
             self._sender.offer_status(status["node"], status)
+        if self.pairs is not None:
+            self.pairs.finish(tracked)
+
+    def count_only(self, tracked: TrackedInput, value: Value) -> None:
+        """Count the pairs of an input of which Kafka has all records already, and close it."""
+        try:
+            batch = None if isinstance(value, Unread) else self._decode(value)
+            if batch is not None and len(batch.verdicts) and self.pairs is not None:
+                merged = merge(batch)
+                found = self._enricher.lookup(merged)
+                self._enricher.mark_ambiguous(merged, found, self._pending.until_ns())
+                self.pairs.count([tracked], self._enricher.records(merged, found))
+        except BatchError:
+            pass  # a dead letter already
+        except Exception as error:
+            log.error("pairs of a batch could not be counted", partition=tracked.partition, exc_info=error)
+        tracked.close()
+
+    def report(self, status: dict[str, Any]) -> None:
+        """Send a record of this worker to the status topic that nothing waits for."""
+        cluster = {"cluster": self._cluster_id} if self._cluster_id else {}
+        self._sender.offer_status(self._worker, {**status, **cluster})
 
     async def report_expired(self, tracked: TrackedInput, batches: int) -> None:
         """Report that retention removed batches just before this input, unread."""
@@ -257,6 +288,10 @@ class Pipeline:
             await self._send_rendered(inputs, rendered)
 
     async def _send_rendered(self, inputs: Sequence[TrackedInput], rendered: Rendered) -> None:
+        if self.pairs is not None:
+            for records in rendered:
+                if records is not None:
+                    self.pairs.count(inputs, records)
         if rendered.logged.values:
             await self._send_logged(inputs, rendered.logged)
         if rendered.unlogged is not None:

@@ -1,0 +1,166 @@
+"""Writes records together with marks that say up to which offset of another topic they count, atomically.
+
+THEORY OF OPERATION
+
+A worker counts the records of a topic that it reads in a group, and writes the counts every few seconds. If it is
+killed, the next one must know what the counts on the topic include. So a mark for each partition is written in the same
+Kafka transaction as the counts. The marks are offsets of a consumer group of their own, which nobody joins:
+``kafka-consumer-groups --describe`` shows them.
+
+A worker that was frozen may wake up and write after another has taken its partitions over. So the name of the writer
+stands with each mark. Who takes a partition over that another writer has not released *fences* that one: it begins with
+the other's transactional id, after which Kafka refuses the other's transactions (:class:`FencedError`). Then it reads
+the marks once more. A fenced worker that is alive makes a new writer, and asks who has its partitions.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import structlog
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
+
+from streams.kafka.connection import CALL_TIMEOUT_S, Connection, make_consumer, silent_logger
+
+log = structlog.get_logger("kubeweir.streams")
+
+_PRODUCER: Final = {
+    "transaction.timeout.ms": 20_000,
+    "delivery.timeout.ms": 15_000,
+    "compression.type": "zstd",
+    "partitioner": "murmur2_random",
+    "linger.ms": 20,
+    "batch.size": 900_000,
+    "message.max.bytes": 4 << 20,
+    "topic.metadata.propagation.max.ms": 5_000,
+}
+_FENCED: Final = frozenset({KafkaError._FENCED, KafkaError.INVALID_PRODUCER_EPOCH, KafkaError.PRODUCER_FENCED})
+_MAX_WRITER: Final = 64
+
+
+class MarkError(RuntimeError):
+    """Nothing was written, or it is not known whether it was. Writing the same once more does no harm."""
+
+    def __init__(self, error: KafkaError) -> None:
+        super().__init__(str(error.str()))
+        self.error = error
+
+
+class FencedError(MarkError):
+    """Another worker has taken a partition over, and this writer must not write any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """Up to where a partition is counted, and by whom."""
+
+    offset: int
+    """The first offset that is not counted."""
+    first: int
+    """The first offset that the partition still has."""
+    end: int
+    """The next offset to be written to the partition."""
+
+
+class MarkedWriter:
+    """The writer of one worker. Every method blocks; no two may run at once. ``close`` may be called at any time."""
+
+    def __init__(self, connection: Connection, group: str, topic: str) -> None:
+        """``group`` has the marks of the partitions of ``topic``. Its name with a dot begins the transactional id."""
+        self._connection, self._group, self._topic = connection, group, topic
+        self.name = secrets.token_hex(8)
+        self._producer: Producer | None = None
+        self._consumer: Consumer | None = None
+
+    def take_over(self, partitions: Collection[int]) -> dict[int, Mark | None]:
+        """Fence the writers that have not released these partitions; return the marks, None where there is none.
+
+        Raises :class:`MarkError`."""
+        try:
+            found = self._committed(partitions)
+            others = {one.metadata for one in found if one.offset >= 0 and one.metadata and one.metadata != self.name}
+            for other in sorted(others):
+                if len(other) <= _MAX_WRITER:
+                    log.info("another worker has not released its counts of pairs; it is fenced", writer=other)
+                    self._new_producer(other).init_transactions(CALL_TIMEOUT_S)
+            if others:
+                found = self._committed(partitions)
+            return {one.partition: self._mark(one) if one.offset >= 0 else None for one in found}
+        except KafkaException as error:
+            raise MarkError(error.args[0]) from error
+
+    def write(
+        self, records: Iterable[tuple[str, bytes, bytes]], marks: Mapping[int, int], released: Collection[int] = ()
+    ) -> None:
+        """Write records (topic, key and value) and marks, all or nothing. Partitions in ``released`` may be taken over
+        without fencing this writer. Raises :class:`MarkError`."""
+        errors: list[KafkaError] = []
+        try:
+            producer = self._begun()
+            for topic, key, value in records:
+                _produce(producer, topic, key, value, errors)
+            offsets = [
+                TopicPartition(self._topic, partition, offset, "" if partition in released else self.name)
+                for partition, offset in marks.items()
+            ]
+            group = self._reader().consumer_group_metadata()
+            producer.send_offsets_to_transaction(offsets, group, CALL_TIMEOUT_S)
+            producer.commit_transaction(CALL_TIMEOUT_S)
+        except KafkaException as error:
+            # The next write begins with a new producer of the same name, which ends what this one has begun.
+            self._producer = None
+            found: KafkaError = error.args[0]
+            if found.code() in _FENCED:
+                raise FencedError(found) from error
+            raise MarkError(errors[0] if errors else found) from error
+
+    def close(self) -> None:
+        """Forget the clients."""
+        self._producer = self._consumer = None
+
+    def _begun(self) -> Producer:
+        if self._producer is None:
+            producer = self._new_producer(self.name)
+            producer.init_transactions(CALL_TIMEOUT_S)
+            self._producer = producer
+        self._producer.begin_transaction()
+        return self._producer
+
+    def _new_producer(self, name: str) -> Producer:
+        own = {"transactional.id": f"{self._group}.{name}"}
+        return Producer({**self._connection, **_PRODUCER, **own}, logger=silent_logger())
+
+    def _reader(self) -> Consumer:
+        if self._consumer is None:
+            self._consumer = make_consumer(self._connection, self._group, {})
+        return self._consumer
+
+    def _committed(self, partitions: Collection[int]) -> list[Any]:
+        asked = [TopicPartition(self._topic, partition) for partition in sorted(partitions)]
+        found = self._reader().committed(asked, CALL_TIMEOUT_S)
+        for one in found:
+            if one.error is not None:
+                raise KafkaException(one.error)
+        return list(found)
+
+    def _mark(self, found: TopicPartition) -> Mark:
+        place = TopicPartition(self._topic, found.partition)
+        first, end = self._reader().get_watermark_offsets(place, CALL_TIMEOUT_S)
+        return Mark(found.offset, first, end)
+
+
+def _produce(producer: Producer, topic: str, key: bytes, value: bytes, errors: list[KafkaError]) -> None:
+    def on_delivery(error: KafkaError | None, _message: Any) -> None:
+        if error is not None:
+            errors.append(error)
+
+    while True:
+        try:
+            producer.produce(topic, value, key, on_delivery=on_delivery)
+        except BufferError:
+            producer.poll(0.05)
+        else:
+            return

@@ -1,0 +1,253 @@
+"""Counts pairs in memory, so that what is counted of a partition always ends at one offset.
+
+THEORY OF OPERATION
+
+The verdicts of an input get the numbers of their combinations when they are rendered, and these are kept with the
+input. They are added to the counts when the input is acknowledged, and inputs of a partition are acknowledged in the
+order of their offsets. So the counts of a partition have all verdicts before one offset, its *mark*, and none after it:
+an input of which one verdict still waits for its pod's name is not in the counts, nor is any later one.
+
+Counts and marks are written together (:mod:`streams.kafka.marked_writes`). A partition that this worker has got is
+counted from its mark on: inputs before it are in the counts of a former owner.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+
+from enrich.render.flow_columns import FlowColumns
+from enrich.render.merged_batch import MergedBatch
+from streams.metrics.roles import PairMetrics
+from streams.worker.inflight import TrackedInput
+from streams.worker.pair_limits import HourLimits
+from streams.worker.pair_segment import SECONDS_PER_HOUR, Changes, Counted, Segment
+
+SECOND_NS: Final = 1_000_000_000
+MAX_LATE_S: Final = 25 * SECONDS_PER_HOUR
+MAX_EARLY_S: Final = SECONDS_PER_HOUR
+SEGMENT_S: Final = 86_400.0
+MAX_BYTES: Final = 128 << 20
+"""Bytes of a segment; at more, a new one begins."""
+_MAX_CLUSTERS: Final = 16
+_ADD_AT: Final = 65_536
+"""So many acknowledged verdicts are added to the counts at once."""
+
+
+class CountedPart(NamedTuple):
+    """What was counted of some verdicts of an input."""
+
+    segment: Segment
+    counted: Counted
+
+
+@dataclass(slots=True)
+class _Partition:
+    """A partition that this worker counts."""
+
+    mark: int
+    """Up to where everything is counted, here or by a former owner."""
+    written: int | None = None
+    """The mark as this worker has written it last."""
+
+
+@dataclass(slots=True)
+class Write:
+    """What one transaction writes."""
+
+    records: list[tuple[bytes, bytes]]
+    marks: dict[int, int]
+    changes: list[tuple[Segment, Changes]] = field(default_factory=list)
+
+
+class PairCounter:
+    """The counts of one worker, on its event loop."""
+
+    def __init__(self, limit: int, metrics: PairMetrics, now: Callable[[], float] = time.time) -> None:
+        """``limit``: combinations that are told apart in an hour."""
+        self._metrics, self._now, self._limit = metrics, now, limit
+        self._limits = HourLimits(limit, lambda why: metrics.folded.labels(why).inc())
+        self._hour = 0
+        self._segments: dict[str, Segment] = {}
+        self._changed: dict[str, Segment] = {}
+        """Segments with counts that are not written yet, by id. The last ones may still be counted in."""
+        self._partitions: dict[int, _Partition] = {}
+        self._acknowledged: list[CountedPart] = []
+        self._unadded = 0
+
+    # --- verdicts
+
+    def count(self, inputs: Sequence[TrackedInput], columns: FlowColumns) -> None:
+        """Keep with each input what its records add to the counts."""
+        batch, clusters = columns.batch, {header.cluster for _, header, _ in columns.batch.parts()}
+        if len(clusters) > 1:
+            # Manifests without the namespace kube-system: every cluster's batches are taken.
+            own = np.array([header.cluster for header in batch.headers], object)[batch.owner]
+            for cluster in sorted(clusters):
+                self.count(inputs, columns.pick(own == cluster))
+            return
+        if not clusters:
+            return
+        segment = self._segment(clusters.pop())
+        counted = counted_of(batch, segment.combinations.numbers(columns))
+        for place, _, span in batch.parts():
+            tracked = inputs[place]
+            if tracked.pairs is None:
+                tracked.pairs = []
+            tracked.pairs.append(CountedPart(segment, counted[span]))
+
+    def finish(self, tracked: TrackedInput) -> None:
+        """Take what was kept with an input that is acknowledged."""
+        partition, parts, tracked.pairs = self._partitions.get(tracked.partition), tracked.pairs or (), None
+        if partition is None or tracked.offset < partition.mark:
+            return
+        partition.mark = tracked.offset + 1
+        for part in parts:
+            self._acknowledged.append(part)
+            self._unadded += len(part.counted)
+        if self._unadded > _ADD_AT:
+            self._add()
+
+    # --- partitions
+
+    def begin(self, partition: int, since: int) -> None:
+        """Count a partition from an offset on."""
+        self._partitions[partition] = _Partition(since)
+
+    def forget(self, partitions: Collection[int] = ()) -> None:
+        """Stop to count these partitions; what is not written is dropped by :meth:`abandon`."""
+        for partition in partitions:
+            self._partitions.pop(partition, None)
+
+    @property
+    def partitions(self) -> list[int]:
+        """The partitions that are counted."""
+        return list(self._partitions)
+
+    def counts(self, partition: int) -> bool:
+        """Return whether a partition is counted."""
+        return partition in self._partitions
+
+    def abandon(self) -> None:
+        """Drop all that is not written, with all partitions. What was written stays."""
+        self._partitions.clear()
+        self._segments.clear()
+        self._changed.clear()
+        self._acknowledged.clear()
+        self._unadded = 0
+
+    # --- writes
+
+    def take_write(self, released: Collection[int] = ()) -> Write | None:
+        """Return what is not written yet, and the marks that have moved or are to be released; None for nothing."""
+        self._add()
+        moved = {number: one.mark for number, one in self._partitions.items() if one.mark != one.written}
+        marks = moved | {number: self._partitions[number].mark for number in released if number in self._partitions}
+        write = Write([], marks)
+        for segment in self._changed.values():
+            changes, records = segment.take_changes()
+            write.records += records
+            write.changes.append((segment, changes))
+        self._changed.clear()
+        return write if write.records or write.marks else None
+
+    def written(self, write: Write) -> None:
+        """Note that Kafka has a write, and begin new segments where it is time."""
+        for number, mark in write.marks.items():
+            if number in self._partitions:
+                self._partitions[number].written = mark
+        self._metrics.written.inc(len(write.records))
+        for cluster, segment in list(self._segments.items()):
+            full = segment.memory > MAX_BYTES or segment.is_full or len(segment.combinations.keys) > self._limit
+            if full or self._now() - segment.began > SEGMENT_S or segment.combinations.classes > 4 * self._limit:
+                # Inputs in flight keep it until they are acknowledged.
+                del self._segments[cluster]
+
+    def not_written(self, write: Write) -> None:
+        """Keep what a failed write had for the next one."""
+        for segment, changes in write.changes:
+            segment.give_back(changes)
+            self._changed[segment.id] = segment
+
+    @property
+    def memory(self) -> int:
+        """About how many bytes of memory the counts take."""
+        held = {segment.id: segment for segment in (*self._segments.values(), *self._changed.values())}
+        return sum(segment.memory for segment in held.values())
+
+    @property
+    def combinations(self) -> int:
+        """How many combinations are in memory."""
+        return sum(len(segment.combinations.keys) for segment in self._segments.values())
+
+    # --- inside
+
+    def _segment(self, cluster: str) -> Segment:
+        hour = int(self._now()) // SECONDS_PER_HOUR
+        if hour != self._hour:
+            self._hour = hour
+            self._limits.begin_hour()
+            for one in self._segments.values():
+                one.combinations.begin_hour()
+        segment = self._segments.get(cluster)
+        if segment is None:
+            if len(self._segments) >= _MAX_CLUSTERS:
+                raise ValueError(f"pairs of more than {_MAX_CLUSTERS} clusters cannot be counted")
+            segment = self._segments[cluster] = Segment(cluster, self._limits, self._now())
+        return segment
+
+    def _add(self) -> None:
+        """Add what is acknowledged to the counts."""
+        by_segment: dict[str, list[CountedPart]] = {}
+        for part in self._acknowledged:
+            by_segment.setdefault(part.segment.id, []).append(part)
+        self._acknowledged, self._unadded = [], 0
+        now = self._now()
+        for number, parts in by_segment.items():
+            counted = parts[0].counted if len(parts) == 1 else np.concatenate([part.counted for part in parts])
+            fresh = (counted[:, 2] > now - MAX_LATE_S) & (counted[:, 2] < now + MAX_EARLY_S)
+            if not fresh.all():
+                self._metrics.missed.labels("late").inc(len(counted) - int(fresh.sum()))
+                counted = counted[fresh]
+            if len(counted):
+                parts[0].segment.add(counted)
+                self._changed[number] = parts[0].segment
+                self._metrics.counted.inc(len(counted))
+
+
+def counted_of(batch: MergedBatch, numbers: Any) -> Counted:
+    """Return what each verdict adds to the combination of its number."""
+    verdicts = batch.verdicts
+    counted = np.empty((len(verdicts), 4), np.uint32)
+    seconds = batch.wall // SECOND_NS
+    counted[:, 0], counted[:, 1], counted[:, 2] = numbers, verdicts["count"], np.clip(seconds, 0, (1 << 32) - 1)
+    spans = verdicts["span_ms"]
+    if spans.any():
+        last = (batch.wall + spans.astype(np.int64) * 1_000_000) // SECOND_NS
+        counted[:, 3] = np.clip(last, 0, (1 << 32) - 1)
+    else:
+        counted[:, 3] = counted[:, 2]
+    return counted
+
+
+def starts_of(
+    marks: Mapping[int, Any], committed: Mapping[int, int | None], max_replayed: int
+) -> dict[int, tuple[int, int]]:
+    """Return, for each partition, from which offset on it is counted, and how many offsets are missed before that.
+
+    ``committed`` has the offset from which on the partition is read."""
+    starts: dict[int, tuple[int, int]] = {}
+    for partition, offset in committed.items():
+        mark, read_from = marks.get(partition), offset or 0
+        if mark is None or mark.offset > mark.end:
+            # Nobody has counted it yet, or the topic was made again.
+            starts[partition] = read_from, 0
+            continue
+        earliest = max(mark.first, read_from - max_replayed)
+        since = mark.offset if mark.offset >= read_from else min(read_from, max(mark.offset, earliest))
+        starts[partition] = since, max(0, since - mark.offset)
+    return starts

@@ -1,0 +1,234 @@
+"""Gives each verdict of a merged batch the number of its combination, without looking at single verdicts.
+
+THEORY OF OPERATION
+
+The enricher has a template number and a peer number for each verdict already. Many templates differ only in the pod,
+and many peers are pods of one workload. So:
+
+1. Each template is mapped to a *subject class* once, and each peer to a *peer class*: numbers of what a combination has
+   of them.
+2. Subject class and peer class make one column of 64 bits, port and Service another.
+3. A table of 32,768 places, chosen by a hash of both columns, has the number of each combination that was met lately.
+   The columns of a place are compared as a whole, so two combinations are never taken for one.
+4. What the table does not have is looked up in a dictionary. A combination that is new in this hour passes the bounds
+   of :mod:`streams.worker.pair_limits`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Final, NamedTuple
+
+import msgspec
+import numpy as np
+
+from enrich.render.flow_columns import FlowColumns
+from enrich.render.fragments import RenderedEnd
+from enrich.render.interning import Int64Array, InternMap
+from enrich.render.template import Template
+from enrich.wire.batch import AGGREGATED, Reason
+from enrich.wire.flow import Dialled
+from enrich.wire.pair import MAX_EXAMPLES, MAX_RULES, PairEnd, PairKey
+from enrich.wire.pair_records import CHUNK
+from streams.worker.pair_limits import HourLimits, any_peer
+
+FIRST_EPHEMERAL_PORT: Final = 32_768
+"""Linux gives clients ports from here on (``net.ipv4.ip_local_port_range``)."""
+_PLACES_BITS: Final = 15
+_FACTORS: Final = (np.uint64(0x9E3779B97F4A7C15), np.uint64(0xC2B2AE3D27D4EB4F))
+_NOTHING: Final = np.int64(-1)
+_SERVICES: Final = 1 << 15
+_TCP, _DATAGRAM, _ICMP = 1, 2, 3
+_KINDS: Final = np.zeros(256, np.uint8)
+_KINDS[6], _KINDS[[17, 132]], _KINDS[[1, 58]] = _TCP, _DATAGRAM, _ICMP
+_SYN, _SYN_OR_ACK = 0x02, 0x12
+
+
+class _Subject(NamedTuple):
+    """What a combination has of a template."""
+
+    end: PairEnd
+    direction: Any
+    protocol: int
+    verdict: Any
+    reason: str
+    rules: tuple[Any, ...]
+
+
+class Combinations:
+    """The combinations of one segment, numbered from 0 on. Not thread safe."""
+
+    def __init__(self, limits: HourLimits) -> None:
+        self.keys: list[PairKey] = []
+        self.examples: list[tuple[str, ...]] = []
+        """For each combination, the ids of the first records that have it."""
+        self.changed_chunks: set[int] = set()
+        """Chunks with new combinations or new examples."""
+        self._limits = limits
+        self._number_of: dict[PairKey, int] = {}
+        self._subjects: dict[_Subject, int] = {}
+        self._subject_list: list[_Subject] = []
+        self._peers: dict[PairEnd, int] = {}
+        self._peer_list: list[PairEnd] = []
+        self._services: dict[str, int] = {"": 0}
+        self._service_list = [""]
+        self._service_of_text: dict[str, int] = {"": 0}
+        self._subject_of: InternMap[Template] = InternMap(self._map_subjects)
+        self._peer_of: InternMap[RenderedEnd] = InternMap(self._map_peers)
+        self.begin_hour()
+
+    def begin_hour(self) -> None:
+        """Let each combination pass the bounds once more."""
+        self._known: dict[tuple[int, int], int] = {}
+        self._place_ends = np.full(1 << _PLACES_BITS, _NOTHING)
+        self._place_ports = np.full(1 << _PLACES_BITS, _NOTHING)
+        self._place_numbers = np.zeros(1 << _PLACES_BITS, np.int64)
+
+    @property
+    def classes(self) -> int:
+        """How many classes of subjects and peers are in memory."""
+        return len(self._subject_list) + len(self._peer_list)
+
+    def numbers(self, columns: FlowColumns) -> Int64Array:
+        """Return the number of the combination of each record."""
+        ends = self._subject_of.of(columns.templates, columns.template) << 32
+        ends |= self._peer_of.of(columns.peers, columns.peer)
+        ports = server_ports(columns.batch.verdicts)
+        if columns.batch.verdicts["dialled_port"].any():
+            ports |= self._services_of(columns.dialled, columns.dialled_values) << 16
+        hashes = (ends.view(np.uint64) * _FACTORS[0]) ^ (ports.view(np.uint64) * _FACTORS[1])
+        places = (hashes >> np.uint64(64 - _PLACES_BITS)).astype(np.int64)
+        numbers = self._place_numbers[places]
+        missing = (self._place_ends[places] != ends) | (self._place_ports[places] != ports)
+        if missing.any():
+            at = np.flatnonzero(missing)
+            numbers[at] = self._look_up(columns, at, ends[at].tolist(), ports[at].tolist())
+            self._place_ends[places[at]], self._place_ports[places[at]] = ends[at], ports[at]
+            self._place_numbers[places[at]] = numbers[at]
+        return numbers
+
+    def _look_up(
+        self, columns: FlowColumns, places: Int64Array, ends: Sequence[int], ports: Sequence[int]
+    ) -> list[int]:
+        found = []
+        for place, key in zip(places.tolist(), zip(ends, ports, strict=True), strict=True):
+            number = self._known.get(key)
+            if number is None:
+                number = self._known[key] = self._number(*key)
+            if len(self.examples[number]) < MAX_EXAMPLES:
+                self._add_example(number, columns, place)
+            found.append(number)
+        return found
+
+    def _add_example(self, number: int, columns: FlowColumns, place: int) -> None:
+        batch = columns.batch
+        example = f"{batch.headers[batch.owner[place]].ring}-{batch.numbers[place]}"
+        if example not in self.examples[number]:
+            self.examples[number] += (example,)
+            self.changed_chunks.add(number // CHUNK)
+
+    def _number(self, ends: int, ports: int) -> int:
+        subject = self._subject_list[ends >> 32]
+        key = PairKey(
+            subject=subject.end, peer=self._peer_list[ends & 0xFFFFFFFF], direction=subject.direction,
+            protocol=subject.protocol, port=ports & 0xFFFF, verdict=subject.verdict, reason=subject.reason,
+            policies=subject.rules, service=self._service_list[ports >> 16],
+        )  # fmt: skip
+        if not _is_valid(key):
+            # One name that readers refuse would cost them the whole chunk.
+            self._limits.note_invalid()
+            key = any_peer(key, PairEnd(unknown=True))
+        key = self._limits.bounded(key)
+        number = self._number_of.get(key)
+        if number is None:
+            number = self._number_of[key] = len(self.keys)
+            self.keys.append(key)
+            self.examples.append(())
+            self.changed_chunks.add(number // CHUNK)
+        return number
+
+    def _map_subjects(self, templates: Sequence[Template]) -> Int64Array:
+        return np.array([self._class_of_subject(one) for one in templates], np.int64)
+
+    def _class_of_subject(self, template: Template) -> int:
+        decision = template.decision
+        subject = _Subject(
+            pair_end(template.subject), decision.direction, 0 if decision.aggregated else template.protocol,
+            decision.disposition, decision.reason, template.rules[:MAX_RULES],
+        )  # fmt: skip
+        number = self._subjects.setdefault(subject, len(self._subjects))
+        if number == len(self._subject_list):
+            self._subject_list.append(subject)
+        return number
+
+    def _map_peers(self, peers: Iterable[RenderedEnd]) -> Int64Array:
+        return np.array([self._class_of_peer(pair_end(one)) for one in peers], np.int64)
+
+    def _class_of_peer(self, end: PairEnd) -> int:
+        number = self._peers.setdefault(end, len(self._peers))
+        if number == len(self._peer_list):
+            self._peer_list.append(end)
+        return number
+
+    def _services_of(self, texts: Sequence[str], values: Any) -> Int64Array:
+        """Return the number of the Service that each record names as dialled; 0 for none."""
+        found = list(map(self._service_of_text.get, texts))
+        if None in found:
+            if len(self._service_of_text) > _SERVICES:
+                self._service_of_text = {"": 0}
+            for text in set(texts) - self._service_of_text.keys():
+                self._service_of_text[text] = self._service(values.get(text))
+            found = [self._service_of_text[text] for text in texts]
+        return np.array(found, np.int64)
+
+    def _service(self, dialled: Dialled | None) -> int:
+        path = dialled.service.path if dialled is not None and dialled.service is not None else ""
+        if path not in self._services and len(self._services) >= _SERVICES:
+            return 0
+        number = self._services.setdefault(path, len(self._services))
+        if number == len(self._service_list):
+            self._service_list.append(path)
+        return number
+
+
+def pair_end(rendered: RenderedEnd) -> PairEnd:
+    """Return what a combination has of an end."""
+    end = rendered.end
+    if end.ambiguous:
+        return PairEnd(unknown=True)
+    if end.pod_name:
+        known: dict[str, Any] = {"profile": rendered.profile} if rendered.profile else {"unknown": True}
+        return PairEnd(namespace=end.namespace, workload=end.workload, **known)
+    if end.node_name:
+        return PairEnd(node=end.node_name)
+    if end.instance:
+        return PairEnd(block=f"{end.instance}/{128 if ':' in end.instance else 32}")
+    return PairEnd(unknown=True)
+
+
+def server_ports(verdicts: np.ndarray[Any, Any]) -> Int64Array:
+    """Return the destination's port of each verdict; 0 where there is none, or where it may be a client's.
+
+    A packet's destination is the server if the packet opens the connection. A late reply that meets no entry of
+    conntrack is judged, too, and its destination is the client. A port below the ephemeral range is a server's; above,
+    the verdict must show who opened: by a SYN, by the node's conntrack, or by the Service that was dialled."""
+    kinds = _KINDS[verdicts["protocol"]]
+    ports: Int64Array = verdicts["destination_port"].astype(np.int64)
+    without = (kinds == 0) | (verdicts["flags"] & AGGREGATED != 0)
+    ports[without] = 0
+    high = (ports >= FIRST_EPHEMERAL_PORT) & (kinds != _ICMP)
+    if high.any():
+        sure = (kinds == _TCP) & (verdicts["tcp_flags"] & _SYN_OR_ACK == _SYN)
+        sure |= (verdicts["reason"] == Reason.ADOPTED) | (verdicts["dialled_port"] != 0)
+        # Both ends of some protocols, such as WireGuard, use the same port.
+        sure |= verdicts["source_port"] == verdicts["destination_port"]
+        ports[high & ~sure] = 0
+    return ports
+
+
+def _is_valid(key: PairKey) -> bool:
+    try:
+        msgspec.convert(msgspec.to_builtins(key), PairKey)
+    except msgspec.ValidationError:
+        return False
+    return True

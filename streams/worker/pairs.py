@@ -1,0 +1,267 @@
+"""Counts pairs beside the flows: takes partitions over, writes counts and marks, and never holds the flows up.
+
+THEORY OF OPERATION
+
+:mod:`streams.worker.pair_counter` counts in memory. Every ``WEIR_PAIRS_FLUSH`` seconds, what has changed is written
+together with a mark for each partition: "partition 3 is counted up to offset 1200". The offsets of the group are
+committed every second, so of a worker that is killed the mark is mostly behind. An example:
+
+1. Worker A has written the mark 1200 of partition 3, and its group has committed 1450. A is killed.
+2. Worker B gets partition 3. It fences A, reads the mark 1200, and lets Faust read from 1200 instead of 1450.
+3. Inputs 1200 to 1449 are only counted: their records are on Kafka already. From 1450 on, inputs are enriched and
+   counted as always.
+
+If B is killed before the commit but after the write, the mark is ahead of the commit. Then C enriches these inputs once
+more, and does not count them.
+
+Whatever goes wrong with the topic of pairs, the flows go on. Counts stay in memory until they can be written. What is
+surely not counted is said: by a metric, and by a record ``pairs_missed`` on the status topic.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, Final
+
+import structlog
+
+from enrich.render.enricher import Records
+from streams.kafka.marked_writes import FencedError, MarkedWriter, MarkError
+from streams.metrics.roles import PairMetrics
+from streams.settings import Settings
+from streams.worker.inflight import TrackedInput
+from streams.worker.pair_counter import PairCounter, Write, starts_of
+
+log = structlog.get_logger("kubeweir.streams")
+
+MAX_REPLAYED: Final = 20_000
+"""So many inputs of a partition are read once more to count them, at most. Flows wait meanwhile."""
+_TAKEOVER_S: Final = 6.0
+"""How long a rebalance waits for the marks."""
+_RELEASE_S: Final = 5.0
+_MAX_BACKOFF_S: Final = 60.0
+_TICK_S: Final = 0.2
+
+
+class Pairs:
+    """The counting of one worker, on its event loop."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        metrics: PairMetrics,
+        report: Callable[[dict[str, Any]], None],
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        """``report`` sends a record to the status topic."""
+        self.problem: str | None = None
+        """Why counts are not written, if they are not."""
+        self._settings, self._metrics, self._report = settings, metrics, report
+        self._counter = PairCounter(settings.pairs_limit, metrics, now)
+        metrics.bytes.set_function(lambda: self._counter.memory)
+        self._writer = self._new_writer()
+        self._turn = asyncio.Lock()
+        """Held while the writer is at work, in a thread."""
+        self._replayed_until: dict[int, int] = {}
+        self._seen: dict[int, int] = {}
+        """For each partition of this worker, the offset after the last input that was taken."""
+        self._waiting: set[int] = set()
+        """Partitions whose marks could not be read yet."""
+        self._committed_since_fence = True
+        self._failures = 0
+        self._failed = False
+
+    # --- inputs
+
+    def is_replayed(self, tracked: TrackedInput) -> bool:
+        """Return whether an input is read to count it only, because its records are on Kafka already."""
+        return tracked.offset < self._replayed_until.get(tracked.partition, 0)
+
+    def take(self, inputs: Sequence[TrackedInput]) -> None:
+        """Note inputs that are about to be enriched."""
+        for tracked in inputs:
+            self._seen[tracked.partition] = tracked.offset + 1
+
+    def count(self, inputs: Sequence[TrackedInput], records: Records) -> None:
+        """Count the records of some inputs."""
+        if records.columns is None:
+            return
+        try:
+            self._counter.count(inputs, records.columns)
+        except Exception as error:
+            # This is a bug. It costs counts, and must not cost records.
+            self._metrics.missed.labels("failed").inc(len(records.values))
+            if not self._failed:
+                log.error("pairs could not be counted", exc_info=error)
+            self._failed = True
+
+    def finish(self, tracked: TrackedInput) -> None:
+        """Add what was counted of an input that is acknowledged."""
+        self._counter.finish(tracked)
+
+    def on_commit(self) -> None:
+        """Note that Kafka has accepted a commit: this worker is a member of its group."""
+        self._committed_since_fence = True
+
+    # --- partitions
+
+    async def starts(self, committed: Mapping[int, int | None]) -> dict[int, int]:
+        """Take partitions over, before anything of them is read. ``committed`` has the offset from which on each is
+        read. Return those that are to be read from an earlier one."""
+        new = {partition: offset for partition, offset in committed.items() if not self._counter.counts(partition)}
+        self._replayed_until = {p: until for p, until in self._replayed_until.items() if p not in new}
+        if not new:
+            return {}
+        marks = await self._take_over(new.keys(), _TAKEOVER_S)
+        if marks is None:
+            self._waiting |= new.keys()
+            return {}
+        earlier = {}
+        for partition, (since, missed) in starts_of(marks, new, MAX_REPLAYED).items():
+            self._begin(partition, since, missed)
+            read_from = new[partition]
+            if read_from is not None and since < read_from:
+                earlier[partition] = since
+                self._replayed_until[partition] = read_from
+        if earlier:
+            log.info("counting pairs of inputs that were enriched already", partitions=sorted(earlier))
+        return earlier
+
+    async def release(self, partitions: Collection[int]) -> None:
+        """Write what is counted, and leave partitions to their next owner."""
+        own = {partition for partition in partitions if self._counter.counts(partition)}
+        is_written = not own or await self._write(own, _RELEASE_S)
+        self._counter.forget(partitions)
+        for partition in partitions:
+            self._waiting.discard(partition)
+            self._seen.pop(partition, None)
+            self._replayed_until.pop(partition, None)
+        if not is_written:
+            # The next owner counts what was not written, so this worker must not write it later.
+            self._begin_again()
+
+    async def release_all(self) -> None:
+        """Write what is counted, and leave all partitions: the worker ends."""
+        await self.release([*self._seen, *self._counter.partitions])
+
+    async def run(self) -> None:
+        """Write what has changed, again and again."""
+        wait_s = self._settings.pairs_flush
+        due = time.monotonic() + min(1.0, wait_s)
+        while True:
+            await asyncio.sleep(_TICK_S)
+            if time.monotonic() < due:
+                continue
+            if self._waiting and self._committed_since_fence:
+                await self._take_waiting_over()
+            await self._write()
+            backoff_s = min(2.0 ** min(self._failures, 6), _MAX_BACKOFF_S) if self._failures else 0
+            due = time.monotonic() + max(wait_s, backoff_s)
+
+    # --- inside
+
+    def _new_writer(self) -> MarkedWriter:
+        connection, group = self._settings.connection(), self._settings.group("pairs")
+        return MarkedWriter(connection, group, self._settings.topics.raw.name)
+
+    def _begin(self, partition: int, since: int, missed: int) -> None:
+        self._counter.begin(partition, since)
+        if missed:
+            self._metrics.missed_batches.inc(missed)
+            log.error("batches are not counted in pairs", partition=partition, batches=missed)
+            self._report({"type": "pairs_missed", "partition": partition, "batches": missed})
+
+    def _begin_again(self) -> None:
+        """Drop what is not written. The old writer may still be at work; nothing comes of it any more."""
+        self._counter.abandon()
+        self._writer = self._new_writer()
+        self._turn = asyncio.Lock()
+
+    async def _take_waiting_over(self) -> None:
+        waiting = set(self._waiting)
+        marks = await self._take_over(waiting, _MAX_BACKOFF_S)
+        if marks is None:
+            return
+        # Inputs were enriched meanwhile, and are not counted.
+        taken = {partition: self._seen.get(partition, 0) for partition in waiting & self._waiting}
+        for partition, (since, missed) in starts_of(marks, taken, 0).items():
+            self._begin(partition, since, missed)
+        self._waiting -= taken.keys()
+
+    async def _take_over(self, partitions: Collection[int], patience_s: float) -> Mapping[int, Any] | None:
+        """Return the marks of partitions; None if they cannot be read now."""
+        writer, wanted = self._writer, list(partitions)
+        found = await self._at_work(lambda: writer.take_over(wanted), patience_s)
+        return found if isinstance(found, dict) else None
+
+    async def _write(self, released: Collection[int] = (), patience_s: float = _MAX_BACKOFF_S) -> bool:
+        """Write what has changed. Return whether everything is written."""
+        taken: list[Write] = []
+        writer, topic = self._writer, self._settings.topics.pairs.name
+
+        def write() -> bool:
+            records = [(topic, key, value) for key, value in taken[0].records]
+            writer.write(records, taken[0].marks, released)
+            return True
+
+        def take() -> bool:
+            found = self._counter.take_write(released)
+            taken.extend([found] if found is not None else [])
+            return found is not None
+
+        done = await self._at_work(write, patience_s, take)
+        if not taken:
+            return done is not None
+        if done is not None and writer is self._writer:
+            self._counter.written(taken[0])
+            return True
+        if writer is self._writer:
+            self._counter.not_written(taken[0])
+        return False
+
+    async def _at_work(
+        self, work: Callable[[], Any], patience_s: float, before: Callable[[], bool] | None = None
+    ) -> Any:
+        """Do something with the writer in a thread, unless ``before`` returns False. Return its result; None if it
+        failed, or takes too long."""
+        turn = self._turn
+
+        async def take_turn() -> Any:
+            async with turn:
+                return True if before is not None and not before() else await asyncio.to_thread(work)
+
+        task = asyncio.ensure_future(take_turn())
+        try:
+            found = await asyncio.wait_for(asyncio.shield(task), patience_s)
+        except FencedError as error:
+            self._on_fenced(str(error))
+        except MarkError as error:
+            self._on_problem(str(error))
+        except TimeoutError:
+            task.add_done_callback(lambda done: done.cancelled() or done.exception())
+            self._on_problem("Kafka does not answer")
+        else:
+            self._on_success()
+            return found
+        return None
+
+    def _on_fenced(self, error: str) -> None:
+        """Begin again: another worker has taken over what this one had, or a part of it."""
+        log.warning("another worker has taken partitions over; counting pairs anew", error=error)
+        self._waiting |= set(self._counter.partitions)
+        self._committed_since_fence = False
+        self._begin_again()
+
+    def _on_problem(self, problem: str) -> None:
+        self._failures += 1
+        self._metrics.failed_writes.inc()
+        text = f"pairs are counted, but not written: {problem}"
+        if text != self.problem:
+            log.error("counts of pairs cannot be written; trying again", error=problem)
+            self._report({"type": "pairs_failed", "error": problem[:1000]})
+        self.problem = text
+
+    def _on_success(self) -> None:
+        self._failures, self.problem = 0, None
