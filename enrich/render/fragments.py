@@ -21,6 +21,8 @@ from enrich.index.intervals import FOREVER
 from enrich.index.pod_facts import PodFacts, facts_at, present_facts, present_since_ns, zone_at
 from enrich.model import Labels, Name, Owner, Pod
 from enrich.render.eviction import KEPT, victims
+from enrich.render.label_choice import DEFAULT_LABELS as DEFAULT_LABELS  # noqa: PLC0414 - modules import it from here
+from enrich.render.label_choice import LabelChoice as LabelChoice  # noqa: PLC0414 - as above
 from enrich.wire.batch import EndpointRef, Header, PolicyRef
 from enrich.wire.flow import Dialled, End, NamedPolicy, NamedService, encode
 
@@ -29,27 +31,6 @@ MAX_END_BYTES: Final = 160 << 20
 """Bytes of the rendered pods in memory; at more, a part is evicted. It is enough for 100,000 pods."""
 _KEPT_BYTES: Final = 500
 """What a rendered pod takes beside its end, about: what it was rendered from."""
-DEFAULT_LABELS: Final = ("app", "k8s-app", "app.kubernetes.io/*")
-
-
-@dataclass(frozen=True, slots=True)
-class LabelChoice:
-    """Which labels of a pod stand in a record: by key, by prefix, or all of them (the empty prefix)."""
-
-    keys: frozenset[str]
-    prefixes: tuple[str, ...]
-
-    @classmethod
-    def of(cls, chosen: Iterable[str]) -> LabelChoice:
-        """Make the choice from keys, prefixes that end in ``*``, or ``*`` alone, as WEIR_LABELS has them."""
-        listed = list(chosen)
-        return cls(
-            frozenset(k for k in listed if not k.endswith("*")), tuple(k[:-1] for k in listed if k.endswith("*"))
-        )
-
-    def pick(self, labels: Labels) -> dict[str, str]:
-        """Return the chosen labels."""
-        return {k: v for k, v in labels.items() if k in self.keys or k.startswith(self.prefixes or ("\0",))}
 
 
 def second_text(second: int) -> str:

@@ -11,7 +11,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -121,7 +121,8 @@ def _pipeline(
     settings: Settings, cluster: Cluster, source: Source, producer: RecordProducer, metrics: EnrichMetrics
 ) -> Pipeline:
     """Put together what happens to a batch, without the routes."""
-    enricher = Enricher(cluster, settings.labels, profile=_profile_number if settings.pairs else None)
+    profile = partial(_profile_number, frozenset(settings.profile_labels_left_out)) if settings.pairs else None
+    enricher = Enricher(cluster, settings.labels, profile=profile)
     pending = PendingVerdicts(
         enricher, source.synced_until_ns, int(settings.attribution_wait * 1e9), settings.pending_bytes, time.time_ns,
         cluster.addresses.reported_until_ns,
@@ -145,9 +146,9 @@ def _route(pipeline: Pipeline, worker: EnrichWorker, routing: Routing) -> Check:
     return routing.problem
 
 
-def _profile_number(pod: Pod, labels: Labels, workload: Owner | None) -> str:
+def _profile_number(left_out: Collection[str], pod: Pod, labels: Labels, workload: Owner | None) -> str:
     seen = pod if labels is pod.labels else msgspec.structs.replace(pod, labels=labels)
-    return number_of(profile_of(seen, workload))
+    return number_of(profile_of(seen, workload, left_out))
 
 
 def _prepare_topics(settings: Settings, own_topics: OwnTopics, stop: threading.Event) -> bool:

@@ -20,7 +20,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import signal
 import threading
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -30,7 +29,7 @@ import faust
 import structlog
 
 from enrich.runtime.dead_threads import dead_thread
-from enrich.runtime.process import Exit, StopRequest
+from enrich.runtime.process import Exit
 from streams.kafka.producer import RecordProducer
 from streams.kafka.records import TopicAndPartition
 from streams.metrics.roles import EnrichMetrics
@@ -39,6 +38,7 @@ from streams.worker.bounded_app import MAX_PARTITION_FETCH, bound
 from streams.worker.bounded_fetch import is_empty, unread
 from streams.worker.checkpoints import Checkpoints
 from streams.worker.credentials import kafka_credentials
+from streams.worker.enrich_app import EnrichApp, StoppableWorker
 from streams.worker.group_errors import join_again
 from streams.worker.inflight import InFlightTracker, TrackedInput
 from streams.worker.intake import Intake, QueuedInput
@@ -52,62 +52,6 @@ log = structlog.get_logger("kubeweir.streams")
 
 _LAG_EVERY_S: Final = 1.0
 _RELEASE_EVERY_S: Final = 0.02
-
-
-class EnrichApp(faust.App):  # type: ignore[misc]  # Faust has no types
-    """A Faust app that keeps nothing on disk, and calls ``before_commit`` before each commit."""
-
-    before_commit: Callable[[Mapping[Any, int]], Awaitable[Mapping[Any, int]]]
-    """Takes the offsets that are about to be committed; returns those that may be."""
-    after_commit: Callable[[], None]
-    """Called when Kafka has accepted a commit."""
-    earlier_starts: Callable[[Mapping[Any, int | None]], Awaitable[Mapping[Any, int]]]
-    """Takes the committed offsets of what was assigned; returns from where to read instead, if earlier."""
-
-    def _new_consumer(self) -> Any:
-        # Faust has no hook there.
-        consumer = super()._new_consumer()
-        commit = consumer._commit
-
-        async def commit_prepared(offsets: Mapping[Any, int]) -> bool:
-            prepared = await self.before_commit(offsets)
-            done = bool(await commit(prepared)) if prepared else True
-            if done and prepared:
-                self.after_commit()
-            return done
-
-        consumer._commit = commit_prepared
-        return consumer
-
-    def _create_directories(self) -> None:
-        """Create nothing. Faust would create folders for its tables in the working directory; there are no tables."""
-
-
-class _Worker(faust.Worker):  # type: ignore[misc]  # as above
-    """A Faust worker that also stops if the signal arrived before Faust had installed its handlers."""
-
-    def __init__(self, app: faust.App, stop: threading.Event, **options: Any) -> None:
-        super().__init__(app, **options)
-        self._stop_requested = stop
-        self.can_stop = threading.Event()
-        """Set once Faust has begun to start: it would not notice an earlier stop."""
-        self.spinner = None
-
-    def install_signal_handlers(self) -> None:
-        super().install_signal_handlers()
-        self.can_stop.set()
-        if self._stop_requested.is_set():
-            self.shut_down()
-
-    def shut_down(self) -> None:
-        """Stop, without a signal. The event loop calls it."""
-        super()._schedule_shutdown(signal.SIGTERM)
-
-    def _schedule_shutdown(self, number: signal.Signals) -> None:
-        if isinstance(self._stop_requested, StopRequest):
-            self._stop_requested.by_signal = True
-        self._stop_requested.set()
-        super()._schedule_shutdown(number)
 
 
 class EnrichWorker:
@@ -162,7 +106,7 @@ class EnrichWorker:
 
     def run(self) -> None:
         """Run until SIGTERM or SIGINT."""
-        worker = _Worker(
+        worker = StoppableWorker(
             self._app, self._stop, loop=self._loop, quiet=True, override_logging=False, redirect_stdouts=False
         )
         threading.Thread(target=self._watch_stop, args=(worker,), name="stop-watch", daemon=True).start()
@@ -322,7 +266,7 @@ class EnrichWorker:
         for partition in partitions:
             self._metrics.lag.remove(partition)  # the partition's next owner reports it
 
-    def _watch_stop(self, worker: _Worker) -> None:
+    def _watch_stop(self, worker: StoppableWorker) -> None:
         """Stop Faust when the process wants to stop. Exit when that takes too long: without Kafka, Faust would wait for
         acknowledgements for ever."""
         self._stop.wait()

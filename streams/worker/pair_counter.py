@@ -22,7 +22,7 @@ import numpy as np
 
 from enrich.render.flow_columns import FlowColumns
 from enrich.render.merged_batch import MergedBatch
-from streams.metrics.roles import PairMetrics
+from streams.metrics.pairs import PairMetrics
 from streams.worker.inflight import TrackedInput
 from streams.worker.pair_limits import HourLimits
 from streams.worker.pair_segment import SECONDS_PER_HOUR, Changes, Counted, Segment
@@ -98,7 +98,7 @@ class PairCounter:
             tracked = inputs[place]
             if tracked.pairs is None:
                 tracked.pairs = []
-            tracked.pairs.append(CountedPart(segment, counted[span]))
+            tracked.pairs.append(CountedPart(segment, counted[:, span]))
 
     def finish(self, tracked: TrackedInput) -> None:
         """Take what was kept with an input that is acknowledged."""
@@ -108,7 +108,7 @@ class PairCounter:
         partition.mark = tracked.offset + 1
         for part in parts:
             self._acknowledged.append(part)
-            self._unadded += len(part.counted)
+            self._unadded += part.counted.shape[1]
         if self._unadded > _ADD_AT:
             self._add()
 
@@ -197,7 +197,7 @@ class PairCounter:
         if segment is None:
             if len(self._segments) >= _MAX_CLUSTERS:
                 raise ValueError(f"pairs of more than {_MAX_CLUSTERS} clusters cannot be counted")
-            segment = self._segments[cluster] = Segment(cluster, self._limits, self._now())
+            segment = self._segments[cluster] = Segment(cluster, self._limits, self._now(), self._limit)
         return segment
 
     def _add(self) -> None:
@@ -208,29 +208,29 @@ class PairCounter:
         self._acknowledged, self._unadded = [], 0
         now = self._now()
         for number, parts in by_segment.items():
-            counted = parts[0].counted if len(parts) == 1 else np.concatenate([part.counted for part in parts])
-            fresh = (counted[:, 2] > now - MAX_LATE_S) & (counted[:, 2] < now + MAX_EARLY_S)
+            counted = parts[0].counted if len(parts) == 1 else np.concatenate([part.counted for part in parts], 1)
+            fresh = (counted[2] > now - MAX_LATE_S) & (counted[2] < now + MAX_EARLY_S)
             if not fresh.all():
-                self._metrics.missed.labels("late").inc(len(counted) - int(fresh.sum()))
-                counted = counted[fresh]
-            if len(counted):
+                self._metrics.missed.labels("late").inc(counted.shape[1] - int(fresh.sum()))
+                counted = counted[:, fresh]
+            if counted.shape[1]:
                 parts[0].segment.add(counted)
                 self._changed[number] = parts[0].segment
-                self._metrics.counted.inc(len(counted))
+                self._metrics.counted.inc(counted.shape[1])
 
 
 def counted_of(batch: MergedBatch, numbers: Any) -> Counted:
     """Return what each verdict adds to the combination of its number."""
     verdicts = batch.verdicts
-    counted = np.empty((len(verdicts), 4), np.uint32)
+    counted = np.empty((4, len(verdicts)), np.uint32)
     seconds = batch.wall // SECOND_NS
-    counted[:, 0], counted[:, 1], counted[:, 2] = numbers, verdicts["count"], np.clip(seconds, 0, (1 << 32) - 1)
+    counted[0], counted[1], counted[2] = numbers, verdicts["count"], np.clip(seconds, 0, (1 << 32) - 1)
     spans = verdicts["span_ms"]
     if spans.any():
         last = (batch.wall + spans.astype(np.int64) * 1_000_000) // SECOND_NS
-        counted[:, 3] = np.clip(last, 0, (1 << 32) - 1)
+        counted[3] = np.clip(last, 0, (1 << 32) - 1)
     else:
-        counted[:, 3] = counted[:, 2]
+        counted[3] = counted[2]
     return counted
 
 

@@ -8,14 +8,17 @@ and many peers are pods of one workload. So:
 1. Each template is mapped to a *subject class* once, and each peer to a *peer class*: numbers of what a combination has
    of them.
 2. Subject class and peer class make one column of 64 bits, port and Service another.
-3. A table of 32,768 places, chosen by a hash of both columns, has the number of each combination that was met lately.
-   The columns of a place are compared as a whole, so two combinations are never taken for one.
+3. A table, whose places are chosen by a hash of both columns, has the number of each combination that was met lately.
+   The columns of a place are compared as a whole, so two combinations are never taken for one. The table grows with
+   the combinations of the hour.
 4. What the table does not have is looked up in a dictionary. A combination that is new in this hour passes the bounds
    of :mod:`streams.worker.pair_limits`.
 """
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any, Final, NamedTuple
 
@@ -34,13 +37,15 @@ from streams.worker.pair_limits import HourLimits, any_peer
 
 FIRST_EPHEMERAL_PORT: Final = 32_768
 """Linux gives clients ports from here on (``net.ipv4.ip_local_port_range``)."""
-_PLACES_BITS: Final = 15
+_LEAST_BITS, _MOST_BITS = 15, 20
+_PLACES_OF_COMBINATION: Final = 8
 _FACTORS: Final = (np.uint64(0x9E3779B97F4A7C15), np.uint64(0xC2B2AE3D27D4EB4F))
 _NOTHING: Final = np.int64(-1)
 _SERVICES: Final = 1 << 15
 _TCP, _DATAGRAM, _ICMP = 1, 2, 3
 _KINDS: Final = np.zeros(256, np.uint8)
 _KINDS[6], _KINDS[[17, 132]], _KINDS[[1, 58]] = _TCP, _DATAGRAM, _ICMP
+_SERVICE_PATH: Final = re.compile(r"[a-z0-9][-a-z0-9]*/[a-z0-9][-a-z0-9.]*")
 _SYN, _SYN_OR_ACK = 0x02, 0x12
 
 
@@ -58,13 +63,14 @@ class _Subject(NamedTuple):
 class Combinations:
     """The combinations of one segment, numbered from 0 on. Not thread safe."""
 
-    def __init__(self, limits: HourLimits) -> None:
+    def __init__(self, limits: HourLimits, limit: int = 200_000) -> None:
+        """``limit``: combinations that pass the bounds in an hour; it also bounds what is kept of ends."""
         self.keys: list[PairKey] = []
         self.examples: list[tuple[str, ...]] = []
         """For each combination, the ids of the first records that have it."""
         self.changed_chunks: set[int] = set()
         """Chunks with new combinations or new examples."""
-        self._limits = limits
+        self._limits, self._limit = limits, limit
         self._number_of: dict[PairKey, int] = {}
         self._subjects: dict[_Subject, int] = {}
         self._subject_list: list[_Subject] = []
@@ -80,9 +86,16 @@ class Combinations:
     def begin_hour(self) -> None:
         """Let each combination pass the bounds once more."""
         self._known: dict[tuple[int, int], int] = {}
-        self._place_ends = np.full(1 << _PLACES_BITS, _NOTHING)
-        self._place_ports = np.full(1 << _PLACES_BITS, _NOTHING)
-        self._place_numbers = np.zeros(1 << _PLACES_BITS, np.int64)
+        self._known_of: Counter[int] = Counter()
+        """How many of them each class of subjects has."""
+        self._folded: dict[int, int] = {}
+        """For each class of subjects, the number of its combination with any peer."""
+        self._empty_table(_LEAST_BITS)
+
+    def _empty_table(self, bits: int) -> None:
+        self._bits = bits
+        self._place_ends, self._place_ports = np.full(1 << bits, _NOTHING), np.full(1 << bits, _NOTHING)
+        self._place_numbers = np.zeros(1 << bits, np.int64)
 
     @property
     def classes(self) -> int:
@@ -94,10 +107,10 @@ class Combinations:
         ends = self._subject_of.of(columns.templates, columns.template) << 32
         ends |= self._peer_of.of(columns.peers, columns.peer)
         ports = server_ports(columns.batch.verdicts)
-        if columns.batch.verdicts["dialled_port"].any():
+        if columns.batch.verdicts["dialled"].any():
             ports |= self._services_of(columns.dialled, columns.dialled_values) << 16
         hashes = (ends.view(np.uint64) * _FACTORS[0]) ^ (ports.view(np.uint64) * _FACTORS[1])
-        places = (hashes >> np.uint64(64 - _PLACES_BITS)).astype(np.int64)
+        places = (hashes >> np.uint64(64 - self._bits)).astype(np.int64)
         numbers = self._place_numbers[places]
         missing = (self._place_ends[places] != ends) | (self._place_ports[places] != ports)
         if missing.any():
@@ -105,6 +118,8 @@ class Combinations:
             numbers[at] = self._look_up(columns, at, ends[at].tolist(), ports[at].tolist())
             self._place_ends[places[at]], self._place_ports[places[at]] = ends[at], ports[at]
             self._place_numbers[places[at]] = numbers[at]
+            if len(self._known) * _PLACES_OF_COMBINATION > 1 << self._bits and self._bits < _MOST_BITS:
+                self._empty_table(self._bits + 1)
         return numbers
 
     def _look_up(
@@ -114,11 +129,30 @@ class Combinations:
         for place, key in zip(places.tolist(), zip(ends, ports, strict=True), strict=True):
             number = self._known.get(key)
             if number is None:
-                number = self._known[key] = self._number(*key)
+                number = self._new(*key)
             if len(self.examples[number]) < MAX_EXAMPLES:
                 self._add_example(number, columns, place)
             found.append(number)
         return found
+
+    def _new(self, ends: int, ports: int) -> int:
+        """Return the number of a combination that is new in this hour.
+
+        Whoever scans addresses or ports makes a new one with each packet, so what passes the bounds is itself bounded:
+        for each class of subjects, so that one scan does not change how others are counted."""
+        subject = ends >> 32
+        if self._known_of[subject] < self._limit // 10 and len(self._known) < 2 * self._limit:
+            self._known_of[subject] += 1
+            number = self._known[ends, ports] = self._number(ends, ports)
+            return number
+        folded = self._folded.get(subject)
+        if folded is None:
+            of = self._subject_list[subject]
+            key = PairKey(subject=of.end, peer=PairEnd(), direction=of.direction, protocol=0, verdict=of.verdict,
+                          reason=of.reason)  # fmt: skip
+            self._limits.note("workload")
+            folded = self._folded[subject] = self._number_of_key(any_peer(key, of.end))
+        return folded
 
     def _add_example(self, number: int, columns: FlowColumns, place: int) -> None:
         batch = columns.batch
@@ -134,11 +168,9 @@ class Combinations:
             protocol=subject.protocol, port=ports & 0xFFFF, verdict=subject.verdict, reason=subject.reason,
             policies=subject.rules, service=self._service_list[ports >> 16],
         )  # fmt: skip
-        if not _is_valid(key):
-            # One name that readers refuse would cost them the whole chunk.
-            self._limits.note_invalid()
-            key = any_peer(key, PairEnd(unknown=True))
-        key = self._limits.bounded(key)
+        return self._number_of_key(self._limits.bounded(key))
+
+    def _number_of_key(self, key: PairKey) -> int:
         number = self._number_of.get(key)
         if number is None:
             number = self._number_of[key] = len(self.keys)
@@ -156,6 +188,9 @@ class Combinations:
             pair_end(template.subject), decision.direction, 0 if decision.aggregated else template.protocol,
             decision.disposition, decision.reason, template.rules[:MAX_RULES],
         )  # fmt: skip
+        if not _is_valid(subject):
+            self._limits.note("invalid")
+            subject = subject._replace(end=PairEnd(unknown=True), rules=())
         number = self._subjects.setdefault(subject, len(self._subjects))
         if number == len(self._subject_list):
             self._subject_list.append(subject)
@@ -165,6 +200,16 @@ class Combinations:
         return np.array([self._class_of_peer(pair_end(one)) for one in peers], np.int64)
 
     def _class_of_peer(self, end: PairEnd) -> int:
+        if len(self._peers) > 2 * self._limit and end not in self._peers:
+            # Addresses outside the cluster are as many as somebody wants.
+            self._limits.note("addresses")
+            end = PairEnd(unknown=True, coarse=True)
+        elif end.block or end.node:
+            try:
+                msgspec.convert(msgspec.to_builtins(end), PairEnd)
+            except msgspec.ValidationError:
+                self._limits.note("invalid")
+                end = PairEnd(unknown=True)
         number = self._peers.setdefault(end, len(self._peers))
         if number == len(self._peer_list):
             self._peer_list.append(end)
@@ -183,6 +228,8 @@ class Combinations:
 
     def _service(self, dialled: Dialled | None) -> int:
         path = dialled.service.path if dialled is not None and dialled.service is not None else ""
+        if path and not _SERVICE_PATH.fullmatch(path):
+            path = ""
         if path not in self._services and len(self._services) >= _SERVICES:
             return 0
         number = self._services.setdefault(path, len(self._services))
@@ -215,9 +262,10 @@ def server_ports(verdicts: np.ndarray[Any, Any]) -> Int64Array:
     kinds = _KINDS[verdicts["protocol"]]
     ports: Int64Array = verdicts["destination_port"].astype(np.int64)
     without = (kinds == 0) | (verdicts["flags"] & AGGREGATED != 0)
-    ports[without] = 0
-    high = (ports >= FIRST_EPHEMERAL_PORT) & (kinds != _ICMP)
-    if high.any():
+    if without.any():
+        ports[without] = 0
+    if len(ports) and ports.max() >= FIRST_EPHEMERAL_PORT:
+        high = (ports >= FIRST_EPHEMERAL_PORT) & (kinds != _ICMP)
         sure = (kinds == _TCP) & (verdicts["tcp_flags"] & _SYN_OR_ACK == _SYN)
         sure |= (verdicts["reason"] == Reason.ADOPTED) | (verdicts["dialled_port"] != 0)
         # Both ends of some protocols, such as WireGuard, use the same port.
@@ -226,7 +274,12 @@ def server_ports(verdicts: np.ndarray[Any, Any]) -> Int64Array:
     return ports
 
 
-def _is_valid(key: PairKey) -> bool:
+def _is_valid(subject: _Subject) -> bool:
+    """Whether readers take it: one name that they refuse would cost them the whole chunk."""
+    key = PairKey(
+        subject=subject.end, peer=PairEnd(), direction=subject.direction, protocol=subject.protocol,
+        verdict=subject.verdict, reason=subject.reason, policies=subject.rules,
+    )  # fmt: skip
     try:
         msgspec.convert(msgspec.to_builtins(key), PairKey)
     except msgspec.ValidationError:

@@ -40,9 +40,9 @@ class HourLimits:
         self._keys: set[PairKey] = set()
         self._of_workload: Counter[PairEnd] = Counter()
 
-    def note_invalid(self) -> None:
-        """Count a combination that readers would refuse."""
-        self._on_folded("invalid")
+    def note(self, why: Folded) -> None:
+        """Count something that is counted in a coarser combination."""
+        self._on_folded(why)
 
     def bounded(self, key: PairKey) -> PairKey:
         """Return the combination in which verdicts of this one count."""

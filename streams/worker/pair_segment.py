@@ -28,7 +28,7 @@ COMBINATION_BYTES: Final = 1_000
 _HOUR_BYTES: Final = 32
 
 Counted = np.ndarray[Any, np.dtype[np.uint32]]
-"""What single verdicts add, a row for each: the combination's number, packets, first and last second of the epoch."""
+"""What single verdicts add, a column for each: the combination's number, packets, first and last second."""
 
 
 class _Hour:
@@ -60,10 +60,10 @@ class Changes(NamedTuple):
 class Segment:
     """What one worker counts of one cluster, from one start to the next."""
 
-    def __init__(self, cluster: str, limits: HourLimits, began: float) -> None:
+    def __init__(self, cluster: str, limits: HourLimits, began: float, limit: int = 200_000) -> None:
         self.cluster, self.began = cluster, began
         self.id = secrets.token_hex(8)
-        self.combinations = Combinations(limits)
+        self.combinations = Combinations(limits, limit)
         self._hours: dict[int, _Hour] = {}
 
     @property
@@ -79,10 +79,10 @@ class Segment:
 
     def add(self, counted: Counted) -> None:
         """Add what was counted."""
-        hours = counted[:, 2] // SECONDS_PER_HOUR
+        hours = counted[2] // SECONDS_PER_HOUR
         found = np.unique(hours)
         for hour in found.tolist():
-            self._add_to_hour(hour, counted if len(found) == 1 else counted[hours == hour])
+            self._add_to_hour(hour, counted if len(found) == 1 else counted[:, hours == hour])
 
     def take_changes(self) -> tuple[Changes, list[tuple[bytes, bytes]]]:
         """Return what has changed since the last call, also as records: keys and values."""
@@ -105,13 +105,13 @@ class Segment:
 
     def _add_to_hour(self, number: int, counted: Counted) -> None:
         hour = self._hours.setdefault(number, _Hour())
-        places = counted[:, 0].astype(np.int64)
+        places = counted[0].astype(np.int64)
         hour.grow(int(places.max()) + 1)
         begin = number * SECONDS_PER_HOUR
         np.add.at(hour.verdicts, places, 1)
-        np.add.at(hour.packets, places, counted[:, 1].astype(np.int64))
-        np.minimum.at(hour.first, places, counted[:, 2].astype(np.int64) - begin)
-        last = np.minimum(counted[:, 3].astype(np.int64) - begin, MAX_SECOND)
+        np.add.at(hour.packets, places, counted[1].astype(np.int64))
+        np.minimum.at(hour.first, places, counted[2].astype(np.int64) - begin)
+        last = np.minimum(counted[3].astype(np.int64) - begin, MAX_SECOND)
         np.maximum.at(hour.last, places, last)
         hour.changed_chunks.update(np.flatnonzero(np.bincount(places // CHUNK)).tolist())
 

@@ -29,7 +29,7 @@ import structlog
 
 from enrich.render.enricher import Records
 from streams.kafka.marked_writes import FencedError, MarkedWriter, MarkError
-from streams.metrics.roles import PairMetrics
+from streams.metrics.pairs import PairMetrics
 from streams.settings import Settings
 from streams.worker.inflight import TrackedInput
 from streams.worker.pair_counter import PairCounter, Write, starts_of
@@ -125,6 +125,8 @@ class Pairs:
             if read_from is not None and since < read_from:
                 earlier[partition] = since
                 self._replayed_until[partition] = read_from
+        # From now on, whoever takes these partitions over fences this worker first.
+        await self._write(patience_s=_TAKEOVER_S)
         if earlier:
             log.info("counting pairs of inputs that were enriched already", partitions=sorted(earlier))
         return earlier

@@ -23,22 +23,23 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple
 
 import structlog
 
 from enrich.render.enricher import Records
 from enrich.render.merged_batch import MergedBatch, merge
-from enrich.wire.batch import Batch, BatchError, Header, decode_batch
+from enrich.wire.batch import Batch, BatchError, Header
 from enrich.wire.topics import Topics
-from enrich.wire.whose import cluster_named, is_foreign
 from streams.kafka.dead_letter_form import Headers
 from streams.kafka.record_columns import RecordColumns
 from streams.metrics.roles import EnrichMetrics
 from streams.worker.accounting import account, heartbeat
 from streams.worker.checkpoint import Checkpoint
 from streams.worker.clock_skews import ClockSkews
+from streams.worker.decoding import Decoder
 from streams.worker.ended import EndedSender
+from streams.worker.further import PairsOfRecords, Routing
 from streams.worker.inflight import TrackedInput
 from streams.worker.losses import Loss, Losses
 from streams.worker.pending import PendingVerdicts
@@ -50,24 +51,6 @@ from streams.worker.unread import Unread, Value
 log = structlog.get_logger("kubeweir.streams")
 
 _MAX_ERROR_CHARACTERS: Final = 1000
-
-
-class Routing(Protocol):
-    """Chooses further topics for records; see :class:`streams.routes.topics.Routing`."""
-
-    def route(self, records: Records) -> Iterable[tuple[str, RecordColumns]]: ...
-
-    async def is_ready(self, topic: str) -> bool: ...
-
-    def take_failed(self) -> dict[str, str]: ...
-
-
-class PairsOfRecords(Protocol):
-    """Counts the pairs of records; see :class:`streams.worker.pairs.Pairs`."""
-
-    def count(self, inputs: Sequence[TrackedInput], records: Records) -> None: ...
-
-    def finish(self, tracked: TrackedInput) -> None: ...
 
 
 class _DecodedInput(NamedTuple):
@@ -95,7 +78,8 @@ class Pipeline:
         self.routing: Routing | None = None
         self.pairs: PairsOfRecords | None = None
         self.positions = RingPositions()
-        self._topics, self._cluster_id, self._enricher, self._node_of = topics, cluster_id, enricher, node_of
+        self._topics, self._cluster_id, self._enricher = topics, cluster_id, enricher
+        self._decoder = Decoder(cluster_id, node_of, metrics)
         self._worker, self._pending, self._metrics = worker, pending, metrics
         self._sender = Sender(producer, topics, metrics, worker)
         self._ended = EndedSender(enricher, self._sender, topics.ended.name, metrics)
@@ -157,7 +141,7 @@ class Pipeline:
     def count_only(self, tracked: TrackedInput, value: Value) -> None:
         """Count the pairs of an input of which Kafka has all records already, and close it."""
         try:
-            batch = None if isinstance(value, Unread) else self._decode(value)
+            batch = None if isinstance(value, Unread) else self._decoder.decode(value)
             if batch is not None and len(batch.verdicts) and self.pairs is not None:
                 merged = merge(batch)
                 found = self._enricher.lookup(merged)
@@ -196,7 +180,7 @@ class Pipeline:
         decoded: list[_DecodedInput] = []
         for tracked, value in inputs:
             try:
-                if (batch := self._decode(value)) is not None:
+                if (batch := self._decoder.decode(value)) is not None:
                     decoded.append(_DecodedInput(tracked, value or b"", batch))
             except BatchError as error:
                 await self._sender.send_dead_letter(tracked, value or b"", error.reason, str(error))
@@ -204,29 +188,6 @@ class Pipeline:
                 await self._on_bug(tracked, value or b"", error)
         if decoded:
             await self._enrich(decoded)
-
-    def _decode(self, value: bytes | None) -> Batch | None:
-        """Return the batch, None if it is another cluster's. Raises BatchError."""
-        if value is None:
-            raise BatchError("no_value", "the record has no value")
-        try:
-            batch = decode_batch(value)
-        except BatchError:
-            if not is_foreign(cluster_named(value.partition(b"\n")[0]), self._cluster_id):
-                raise
-            self._metrics.foreign_records.labels("batches").inc()
-            return None
-        header = batch.header
-        if is_foreign(header.cluster, self._cluster_id):
-            self._metrics.foreign_records.labels("batches").inc()
-            return None
-        for ref in header.endpoints.values():
-            node = self._node_of(ref.uid)
-            if node and node != header.node:
-                raise BatchError(
-                    "wrong_node", f"pod {ref.namespace}/{ref.pod} is on {node!r}, the batch says {header.node!r}"
-                )
-        return batch
 
     async def _enrich(self, inputs: Sequence[_DecodedInput]) -> None:
         tracked = [one.tracked for one in inputs]

@@ -41,6 +41,10 @@ _TIMEOUT_S: Final = 120.0
 _POLL_S: Final = 0.02
 _PLAIN: Final = "plain Faust, one JSON record per verdict"
 _OF_UNROUTED: Final = "times without routes"
+_WITHOUT_PAIRS: Final = "the same without counting pairs"
+_WITH_PAIRS: Final = "the same with pairs, written every second"
+_OF_WITHOUT_PAIRS: Final = "times without pairs"
+_AIM_PAIRS: Final = 0.95
 _WALL, _CPU = "verdicts/s", "verdicts/CPU s"
 _CPUCLOCK_SCHED: Final = 2
 _NOT_YET: Final = frozenset(
@@ -63,9 +67,10 @@ def measure(scale: Scale, folder: Path, servers: str) -> Part:
     how = (
         "A worker catches up with a full raw topic of 8 partitions; one record in ten is sent to flows.denied too. "
         "weir-streams: `weir-streams enrich` as a process. Plain Faust: the same index and the same records; it "
-        "receives one JSON verdict and calls topic.send once at a time. Ten routes: the same worker and batches of "
-        "1,000, with a file of ten routes to other topics; records that a route matches are produced once more. CPU is "
-        "the worker's; Kafka runs on the same cores. Records are counted by the end offsets of flows."
+        "receives one JSON verdict and calls topic.send once at a time. Pairs: of 6,000 combinations. Ten routes: the "
+        "same worker and batches of 1,000, with a file of ten routes to other topics; records that a route matches are "
+        "produced once more. CPU is the worker's; Kafka runs on the same cores. Records are counted by the end offsets "
+        "of flows."
     )
     return Part("Raw topic to one record per verdict", how, bench.figures(), bench.counts)
 
@@ -83,6 +88,7 @@ class _Bench:
         """Return the figures in the order in which they were first measured."""
         aims = {(_case(size), "times plain Faust"): aim for size, aim in _AIM_TIMES.items()}
         aims[_routed_case("some"), _OF_UNROUTED] = _AIM_ROUTED
+        aims[_WITH_PAIRS, _OF_WITHOUT_PAIRS] = _AIM_PAIRS
         return [Figure(*name, tuple(samples), aims.get(name)) for name, samples in self._samples.items()]
 
     def plain(self, count: int) -> tuple[float, float]:
@@ -104,9 +110,28 @@ class _Bench:
         self._add(_case(size), "times plain Faust", wall / plain[0])
         self._add(_case(size), "times plain Faust, CPU", cpu / plain[1])
         if size == _ROUTED_SIZE:
+            self._pairs(count)
             for matched in MATCHED:
                 say(f"streams: the same with ten routes {MATCHED[matched]}")
                 self._routed(matched, count, (wall, cpu))
+
+    def _pairs(self, count: int) -> None:
+        """Measure the same with and without pairs, in turn."""
+        say("streams: the same without and with pairs")
+        wall, cpu = self._thousands(_WITHOUT_PAIRS, count, WEIR_PAIRS="0")
+        counted_wall, counted_cpu = self._thousands(_WITH_PAIRS, count, WEIR_PAIRS_FLUSH="1")
+        self._add(_WITH_PAIRS, _OF_WITHOUT_PAIRS, counted_wall / wall)
+        self._add(_WITH_PAIRS, f"{_OF_WITHOUT_PAIRS}, CPU", counted_cpu / cpu)
+
+    def _thousands(self, case: str, count: int, **more: str) -> tuple[float, float]:
+        own_topics = self._make_topics()
+        share = count // len(NODES)
+        values = (
+            (key_of(node), v) for node in NODES for v in make_batches(node, make_verdicts(node, share), _ROUTED_SIZE)
+        )
+        self._fill(own_topics.raw, values)
+        command = [sys.executable, "-m", "streams.main", "enrich", "--alone"]
+        return self._catch_up(case, own_topics, command, share * len(NODES), **more)
 
     def _routed(self, matched: str, count: int, unrouted: tuple[float, float]) -> None:
         """Measure the same with ten routes, in comparison with the run without routes just before."""

@@ -25,6 +25,7 @@ DENIED: Final = 10
 _PODS_PER_NODE: Final = 25
 _NAMESPACES: Final = 10
 _RULES: Final = 20
+_PEERS_OF_POD: Final = 15
 _OUTSIDE: Final = 5
 """One verdict of this many has a peer outside the cluster."""
 _TCP: Final = 6
@@ -95,18 +96,20 @@ def make_verdicts(node: str, count: int) -> Verdicts:
     chance = np.random.default_rng(NODES.index(node))
     verdicts = np.zeros(count, VERDICT)
     own = chance.integers(0, _PODS_PER_NODE, count)
-    peers = chance.integers(0, len(NODES) * _PODS_PER_NODE, count)
-    outside = chance.integers(0, _OUTSIDE, count) == 0
-    inward = chance.integers(0, 2, count) == 0
+    # A pod talks to few others, and to each by one port.
+    talk = chance.integers(0, _PEERS_OF_POD, count)
+    peers = (own * 37 + talk * 41 + NODES.index(node)) % (len(NODES) * _PODS_PER_NODE)
+    outside = (own + talk) % _OUTSIDE == 0
+    inward = (own + talk) % 2 == 0
     denied = np.arange(count) % DENIED == 0
     local = _packed(NODES.index(node) * _PODS_PER_NODE + own)
     remote = np.where(outside[:, None], _packed(peers, prefix=(203, 0)), _packed(peers))
     verdicts["source"] = np.where(inward[:, None], remote, local)
     verdicts["destination"] = np.where(inward[:, None], local, remote)
     verdicts["source_port"] = chance.integers(32_768, 61_000, count)
-    verdicts["destination_port"] = chance.choice([53, 80, 443, 5432, 8080], count)
+    verdicts["destination_port"] = np.array([53, 80, 443, 5432, 8080])[talk % 5]
     verdicts["protocol"], verdicts["tcp_flags"], verdicts["count"] = _TCP, 2, 1
-    verdicts["endpoint"], verdicts["identity"], verdicts["rule"] = own + 1, peers, chance.integers(1, _RULES, count)
+    verdicts["endpoint"], verdicts["identity"], verdicts["rule"] = own + 1, peers, 1 + (own + talk) % _RULES
     verdicts["verdict"] = np.where(denied, Verdict.DENY, Verdict.ALLOW) | np.where(inward, INGRESS, 0)
     verdicts["reason"] = np.where(denied, Reason.DEFAULT_DENY, Reason.POLICY)
     verdicts["time_ns"] = time.monotonic_ns() - 10_000_000_000 + np.arange(count) * 1000

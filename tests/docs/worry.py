@@ -142,6 +142,21 @@ WORRY: Final[dict[str, str]] = {
         "Any increase but the first after an upgrade (WeirGapUnknown): a worker may not read or write checkpoints, or "
         "offsets were set."
     ),
+    "kubeweir_streams_pairs_counted_verdicts_total": "Stands still while kubeweir_streams_read_verdicts_total rises.",
+    "kubeweir_streams_pairs_missed_verdicts_total": (
+        "failed rises: report it, with the log. late rises: a probe was cut off for a day, or a node's clock is wrong."
+    ),
+    "kubeweir_streams_pairs_missed_batches_total": (
+        "Any increase: a worker ended while the topic of pairs could not be written. Sums of these hours are too low."
+    ),
+    "kubeweir_streams_pairs_folded_combinations_total": (
+        "workload or worker rises: somebody scans, or WEIR_PAIRS_LIMIT is too low for this cluster."
+    ),
+    "kubeweir_streams_pairs_written_records_total": "Stands still while verdicts are counted: see the failed writes.",
+    "kubeweir_streams_pairs_failed_writes_total": (
+        "Rises for minutes: /readyz says why. Counts are kept in memory, and a worker that ends loses them."
+    ),
+    "kubeweir_streams_pairs_bytes": "Above 300 MB: lower WEIR_PAIRS_LIMIT, or add workers.",
     "kubeweir_streams_heartbeats_total": "Stands still while a probe has no traffic: it is dead or cut off.",
     "kubeweir_streams_in_flight_bytes": "At WEIR_IN_FLIGHT_BYTES for minutes: Kafka acknowledges slowly.",
     "kubeweir_streams_in_flight_verdicts": "At WEIR_IN_FLIGHT_VERDICTS for minutes: Kafka acknowledges slowly.",

@@ -1,0 +1,313 @@
+"""Counts of pairs from columns, against a slow and plain count over records."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry
+
+from enrich.history.profile import number_of, profile_of
+from enrich.render.enricher import Enricher
+from enrich.render.merged_batch import merge
+from enrich.wire.batch import VERDICT, Batch
+from enrich.wire.flow import Flow
+from enrich.wire.pair import HOUR_NS, PairEnd, PairKey
+from enrich.wire.pair_records import decode_counts, decode_names, is_counts, pairs_of
+from streams.kafka.marked_writes import Mark
+from streams.metrics.pairs import PairMetrics
+from streams.worker.inflight import InFlightTracker, TrackedInput
+from streams.worker.pair_counter import PairCounter, starts_of
+from streams.worker.pair_keys import server_ports
+from streams.worker.pair_limits import MAX_PORTS, MAX_WORLD_PEERS, HourLimits, coarse
+from tests.enrich.flows import CLOCK, make_batch, make_cluster, rows_strategy
+
+NOW_S = CLOCK / 1e9
+NUMBERS = {"icmp": 1, "tcp": 6, "udp": 17, "icmpv6": 58, "sctp": 132, "": 0}
+
+
+def numbered(pod: Any, labels: Any, workload: Any) -> str:
+    return number_of(profile_of(pod, workload))
+
+
+class Worker:
+    """A counter, an enricher and inputs of one partition."""
+
+    def __init__(self, limit: int = 100_000, since: int = 0) -> None:
+        self.registry = CollectorRegistry()
+        self.metrics = PairMetrics(self.registry)
+        self.counter = PairCounter(limit, self.metrics, lambda: NOW_S)
+        self.counter.begin(0, since)
+        self.enricher = Enricher(make_cluster(), (), lambda: CLOCK, numbered)
+        self._tracker = InFlightTracker(10**9, 10**12, lambda step: step(), lambda *_: None)
+        self.written: dict[bytes, bytes] = {}
+        """As compaction leaves them."""
+        self.flows: list[Flow] = []
+
+    def take(self, offset: int, *batches: Batch) -> list[TrackedInput]:
+        inputs = [self._tracker.open(0, offset + place, 0, 0, lambda _: None) for place in range(len(batches))]
+        records = self.enricher.records(merge(*batches))
+        assert records.columns is not None
+        self.counter.count(inputs, records.columns)
+        self.flows += [records.columns.flow(place) for place in range(len(records.values))]
+        return inputs
+
+    def write(self) -> dict[int, int]:
+        write = self.counter.take_write()
+        if write is None:
+            return {}
+        self.written.update(write.records)
+        self.counter.written(write)
+        return write.marks
+
+    def pairs(self) -> dict[tuple[int, PairKey], tuple[int, ...]]:
+        names = {}
+        for key, value in self.written.items():
+            if not is_counts(key):
+                found = decode_names(value)
+                names[found.segment, found.chunk] = found
+        added: dict[tuple[int, PairKey], tuple[int, ...]] = {}
+        for key, value in self.written.items():
+            if is_counts(key):
+                counts = decode_counts(value)
+                for pair in pairs_of(names[counts.header.segment, counts.header.chunk], counts):
+                    seconds = pair.first_ns // 10**9, pair.last_ns // 10**9
+                    assert (pair.hour, pair.key) not in added
+                    added[pair.hour, pair.key] = (pair.verdicts, pair.packets, *seconds)
+        return added
+
+
+def end_of(end: Any) -> PairEnd:
+    if end.ambiguous:
+        return PairEnd(unknown=True)
+    if end.pod_name:
+        found = make_cluster().addresses.pod_by_uid(end.pod_uid)
+        if found is None:
+            return PairEnd(namespace=end.namespace, unknown=True)
+        workload = make_cluster().workload_of(found)
+        return PairEnd(profile=numbered(found, found.labels, workload), namespace=end.namespace, workload=end.workload)
+    if end.node_name:
+        return PairEnd(node=end.node_name)
+    if end.instance:
+        return PairEnd(block=f"{end.instance}/{128 if ':' in end.instance else 32}")
+    return PairEnd(unknown=True)
+
+
+def plainly(flows: list[Flow], batches: list[Batch]) -> dict[tuple[int, PairKey], tuple[int, ...]]:
+    """Count records one by one."""
+    found: dict[tuple[int, PairKey], tuple[int, ...]] = {}
+    verdicts = [(batch, verdict) for batch in batches for verdict in batch.verdicts]
+    for flow, (batch, verdict) in zip(flows, verdicts, strict=True):
+        wall = int(verdict["time_ns"]) + batch.header.clock
+        if not NOW_S - 25 * 3600 < wall // 10**9 < NOW_S + 3600:
+            continue
+        protocol = 0 if flow.aggregated else int(verdict["protocol"])
+        key = PairKey(
+            subject=end_of(flow.subject), peer=end_of(flow.peer), direction=flow.direction, protocol=protocol,
+            port=plain_port(verdict), verdict=flow.disposition, reason=flow.reason,  # type: ignore[arg-type]  # text
+            policies=tuple(batch.header.rules.get(str(verdict["rule"]), ())),
+            service=flow.dialled.service.path if flow.dialled and flow.dialled.service else "",
+        )  # fmt: skip
+        hour, first = wall // HOUR_NS, wall // 10**9
+        last = min((wall + int(verdict["span_ms"]) * 10**6) // 10**9, hour * 3600 + 65_535)
+        before = found.get((hour, key), (0, 0, first, last))
+        found[hour, key] = (
+            before[0] + 1, before[1] + int(verdict["count"]), min(before[2], first), max(before[3], last)
+        )  # fmt: skip
+    return found
+
+
+def plain_port(verdict: Any) -> int:
+    protocol, port = int(verdict["protocol"]), int(verdict["destination_port"])
+    if verdict["flags"] & 1 or protocol not in {1, 6, 17, 58, 132}:
+        return 0
+    opens = protocol == 6 and verdict["tcp_flags"] & 0x12 == 0x02
+    shown = opens or verdict["reason"] == 11 or verdict["dialled_port"] or verdict["source_port"] == port
+    return port if protocol in {1, 58} or port < 32768 or shown else 0
+
+
+@given(st.lists(rows_strategy, min_size=1, max_size=4))
+@settings(max_examples=150, derandomize=True, deadline=None)
+def test_columns_count_what_a_plain_count_over_records_counts(rows: list[list[dict[str, Any]]]) -> None:
+    worker = Worker()
+    batches = [make_batch(*some) for some in rows]
+
+    for tracked in worker.take(0, *batches):
+        worker.counter.finish(tracked)
+    marks = worker.write()
+
+    assert marks == {0: len(batches)}
+    assert worker.pairs() == plainly(worker.flows, batches)
+
+
+def fresh(*, at_s: float = 0.0, **fields: Any) -> dict[str, Any]:
+    return {"time_ns": int(at_s * 1e9), **fields}
+
+
+def totals(worker: Worker) -> Counter[str]:
+    found: Counter[str] = Counter()
+    for (_, key), (verdicts, *_) in worker.pairs().items():
+        found[key.peer.block] += verdicts
+    return found
+
+
+def test_counts_and_mark_end_at_one_offset() -> None:
+    worker = Worker()
+    first, second, third = worker.take(0, *(make_batch(fresh()) for _ in range(3)))
+
+    worker.counter.finish(first)
+    assert worker.write() == {0: 1}
+    assert [counted[0] for counted in worker.pairs().values()] == [1]
+
+    worker.counter.finish(second)
+    worker.counter.finish(third)
+    assert worker.write() == {0: 3}
+    assert [counted[0] for counted in worker.pairs().values()] == [3]
+    assert worker.write() == {}
+
+
+def test_inputs_before_the_mark_are_not_counted() -> None:
+    worker = Worker(since=2)
+
+    for tracked in worker.take(0, *(make_batch(fresh()) for _ in range(3))):
+        worker.counter.finish(tracked)
+    worker.write()
+
+    assert [counted[0] for counted in worker.pairs().values()] == [1]
+
+
+def test_a_failed_write_is_made_again_with_what_came_meanwhile() -> None:
+    worker = Worker()
+    first, second = worker.take(0, make_batch(fresh()), make_batch(fresh()))
+    worker.counter.finish(first)
+    failed = worker.counter.take_write()
+    assert failed is not None
+    worker.counter.finish(second)
+    worker.counter.not_written(failed)
+
+    assert worker.write() == {0: 2}
+    assert [counted[0] for counted in worker.pairs().values()] == [2]
+
+
+def test_what_was_dropped_is_not_counted_later() -> None:
+    worker = Worker()
+    first, second = worker.take(0, make_batch(fresh()), make_batch(fresh()))
+    worker.counter.finish(first)
+
+    worker.counter.abandon()
+    worker.counter.begin(0, 2)
+    worker.counter.finish(second)
+    (third,) = worker.take(2, make_batch(fresh()))
+    worker.counter.finish(third)
+    worker.write()
+
+    assert [counted[0] for counted in worker.pairs().values()] == [1]
+
+
+def world(number: int) -> str:
+    return f"198.{18 + number // 65536}.{number // 256 % 256}.{number % 256}"
+
+
+def test_further_peers_outside_the_cluster_are_counted_by_block() -> None:
+    worker = Worker()
+    many = [fresh(destination=world(number)) for number in range(MAX_WORLD_PEERS + 500)]
+
+    for offset in range(2):
+        for tracked in worker.take(offset, make_batch(*many)):
+            worker.counter.finish(tracked)
+    worker.write()
+
+    found = worker.pairs()
+    assert sum(counted[0] for counted in found.values()) == 2 * len(many)
+    single = [key for _, key in found if not key.peer.coarse]
+    blocks = {key.peer.block for _, key in found if key.peer.coarse}
+    assert len(single) == MAX_WORLD_PEERS
+    assert blocks == {coarse(f"{world(number)}/32") for number in range(MAX_WORLD_PEERS, len(many))}
+    assert all(block.endswith("/24") for block in blocks)
+    assert coarse("2001:db8:1:2:3::4/128") == "2001:db8:1:2::/64"
+
+
+def test_a_scan_of_ports_makes_few_combinations_and_loses_no_verdict() -> None:
+    worker = Worker()
+    many = [fresh(destination_port=port, tcp_flags=2) for port in range(1, 1000)]
+
+    (tracked,) = worker.take(0, make_batch(*many))
+    worker.counter.finish(tracked)
+    worker.write()
+
+    found = worker.pairs()
+    assert len(found) == MAX_PORTS + 1
+    assert {key.port: counted[0] for (_, key), counted in found.items()}[0] == len(many) - MAX_PORTS
+
+
+def test_a_workload_with_too_many_combinations_leaves_room_for_others() -> None:
+    worker = Worker(limit=1000)
+    peers = [fresh(destination=world(number)) for number in range(300)]
+
+    (tracked,) = worker.take(0, make_batch(*peers, fresh(endpoint=8)))
+    worker.counter.finish(tracked)
+    worker.write()
+
+    found = worker.pairs()
+    assert sum(counted[0] for counted in found.values()) == 301
+    (folded,) = [counted[0] for (_, key), counted in found.items() if key.peer.coarse]
+    assert folded == 200
+    assert [counted[0] for (_, key), counted in found.items() if key.subject.namespace == "gone"] == [1]
+
+
+def test_the_limit_of_a_worker_counts_by_namespace() -> None:
+    folded: list[str] = []
+    limits = HourLimits(1, folded.append)
+    first, second = (
+        PairKey(subject=PairEnd(namespace=name), peer=PairEnd(node="n"), direction="egress", protocol=6, port=1,
+                verdict="allow", reason="policy")
+        for name in ("a", "b")
+    )  # fmt: skip
+    limits._of_workload[first.subject] = -10  # a tenth of 1 is nothing
+
+    assert limits.bounded(first) == first
+    assert limits.bounded(first) == first
+    assert limits.bounded(second).subject == PairEnd(namespace="b", unknown=True)
+    assert folded == ["worker"]
+
+
+def test_old_verdicts_are_said_to_be_missed() -> None:
+    worker = Worker()
+    old = make_batch(fresh(), clock=CLOCK - 26 * HOUR_NS)
+
+    (tracked,) = worker.take(0, old)
+    worker.counter.finish(tracked)
+
+    assert worker.write() == {0: 1}
+    assert worker.pairs() == {}
+    assert worker.registry.get_sample_value("kubeweir_streams_pairs_missed_verdicts_total", {"reason": "late"}) == 1
+
+
+def test_only_a_server_gives_a_port() -> None:
+    verdicts = np.zeros(7, VERDICT)
+    verdicts["source_port"] = 53
+    verdicts["destination_port"] = [50_000, 50_000, 50_000, 443, 50_000, 0x0800, 50_000]
+    verdicts["protocol"] = [17, 6, 6, 6, 17, 1, 17]
+    verdicts["tcp_flags"] = [0, 0x02, 0x12, 0x10, 0, 0, 0]
+    verdicts["dialled_port"] = [0, 0, 0, 0, 50_000, 0, 0]
+    verdicts["flags"] = [0, 0, 0, 0, 0, 0, 1]
+
+    assert server_ports(verdicts).tolist() == [0, 50_000, 0, 443, 50_000, 0x0800, 0]
+
+
+def test_a_takeover_begins_at_the_mark() -> None:
+    marks = {0: Mark(120, 0, 500), 1: Mark(200, 0, 500), 2: None, 3: Mark(900, 0, 10), 4: Mark(5, 100, 500),
+             5: Mark(100, 0, 90_000)}  # fmt: skip
+    committed = {0: 150, 1: 150, 2: 150, 3: 7, 4: 150, 5: 50_000}
+
+    assert starts_of(marks, committed, 1000) == {
+        0: (120, 0),  # read again, to count
+        1: (200, 0),  # not counted up to there
+        2: (150, 0),
+        3: (7, 0),  # the topic was made again
+        4: (100, 95),  # retention was faster
+        5: (49_000, 48_900),  # too much to read again
+    }
