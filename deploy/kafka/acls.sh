@@ -28,6 +28,7 @@ allow "$readers" Read \
   --group "$prefix.alerts.reader" \
   --group "$prefix.dead.reader" \
   --group "$prefix.checkpoints.reader" \
+  --group "$prefix.pairs.reader" \
   --group "$prefix.journal.reader"
 allow "$readers" Read --resource-pattern-type prefixed \
   --group "$prefix.reader."
@@ -39,6 +40,7 @@ allow "$readers" Read \
   --topic "$prefix.alerts" \
   --topic "$prefix.dead" \
   --topic "$prefix.checkpoints" \
+  --topic "$prefix.pairs" \
   --topic "$prefix.journal"
 allow "$workers" DescribeConfigs \
   --topic "$prefix.verdicts.raw" \
@@ -52,7 +54,8 @@ allow "$workers" DescribeConfigs \
   --topic "$prefix.checkpoints" \
   --topic "$prefix.journal" \
   --topic "$prefix.flows.ended" \
-  --topic "$prefix.dead"
+  --topic "$prefix.dead" \
+  --topic "$prefix.pairs"
 allow "$workers" Read \
   --group "$prefix.endpoints.reader" \
   --group "$prefix.alerts.state.reader" \
@@ -81,7 +84,9 @@ allow "$workers" Write \
   --topic "$prefix.alerts.deltas" \
   --topic "$prefix.alerts.state" \
   --topic "$prefix.checkpoints" \
+  --topic "$prefix.pairs" \
   --topic "$prefix.journal"
 allow "$workers" Write --resource-pattern-type prefixed \
   --transactional-id "$prefix.$cluster.alerts." \
+  --transactional-id "$prefix.$cluster.pairs." \
   --transactional-id "$prefix.$cluster.journal."

@@ -99,7 +99,7 @@ class MarkedWriter:
         without fencing this writer. Raises :class:`MarkError`."""
         errors: list[KafkaError] = []
         try:
-            producer = self._begun()
+            producer = self._in_transaction()
             for topic, key, value in records:
                 _produce(producer, topic, key, value, errors)
             offsets = [
@@ -121,7 +121,7 @@ class MarkedWriter:
         """Forget the clients."""
         self._producer = self._consumer = None
 
-    def _begun(self) -> Producer:
+    def _in_transaction(self) -> Producer:
         if self._producer is None:
             producer = self._new_producer(self.name)
             producer.init_transactions(CALL_TIMEOUT_S)
@@ -139,8 +139,8 @@ class MarkedWriter:
         return self._consumer
 
     def _committed(self, partitions: Collection[int]) -> list[Any]:
-        asked = [TopicPartition(self._topic, partition) for partition in sorted(partitions)]
-        found = self._reader().committed(asked, CALL_TIMEOUT_S)
+        places = [TopicPartition(self._topic, partition) for partition in sorted(partitions)]
+        found = self._reader().committed(places, CALL_TIMEOUT_S)
         for one in found:
             if one.error is not None:
                 raise KafkaException(one.error)

@@ -176,8 +176,8 @@ class PairCounter:
     @property
     def memory(self) -> int:
         """About how many bytes of memory the counts take."""
-        held = {segment.id: segment for segment in (*self._segments.values(), *self._changed.values())}
-        return sum(segment.memory for segment in held.values())
+        kept = {segment.id: segment for segment in (*self._segments.values(), *self._changed.values())}
+        return sum(segment.memory for segment in kept.values())
 
     @property
     def combinations(self) -> int:

@@ -151,7 +151,7 @@ class Pairs:
     async def run(self) -> None:
         """Write what has changed, again and again."""
         wait_s = self._settings.pairs_flush
-        due = time.monotonic() + min(1.0, wait_s)
+        due = time.monotonic() + wait_s
         while True:
             await asyncio.sleep(_TICK_S)
             if time.monotonic() < due:
@@ -194,8 +194,8 @@ class Pairs:
 
     async def _take_over(self, partitions: Collection[int], patience_s: float) -> Mapping[int, Any] | None:
         """Return the marks of partitions; None if they cannot be read now."""
-        writer, wanted = self._writer, list(partitions)
-        found = await self._at_work(lambda: writer.take_over(wanted), patience_s)
+        writer, needed = self._writer, list(partitions)
+        found = await self._at_work(lambda: writer.take_over(needed), patience_s)
         return found if isinstance(found, dict) else None
 
     async def _write(self, released: Collection[int] = (), patience_s: float = _MAX_BACKOFF_S) -> bool:

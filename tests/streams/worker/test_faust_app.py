@@ -54,7 +54,7 @@ async def begin_to_join():
     await worker._on_revoked(None, [])
     print(worker.problem())
 
-settings = load(Settings, {"WEIR_KAFKA": "127.0.0.1:1"})
+settings = load(Settings, {"WEIR_KAFKA": "127.0.0.1:1", "WEIR_PAIRS": "0"})
 metrics = EnrichMetrics(CollectorRegistry())
 worker = EnrichWorker(settings, Forgetful(), None, metrics, threading.Event(), lambda: None)
 worker._takeover = Forgetful()
