@@ -53,6 +53,8 @@ class _Partition:
     """Up to where everything is counted, here or by a former owner."""
     written: int | None = None
     """The mark as this worker has written it last."""
+    is_released: bool = False
+    """The next owner counts what is not in the last write."""
 
 
 @dataclass(slots=True)
@@ -103,7 +105,7 @@ class PairCounter:
     def finish(self, tracked: TrackedInput) -> None:
         """Take what was kept with an input that is acknowledged."""
         partition, parts, tracked.pairs = self._partitions.get(tracked.partition), tracked.pairs or (), None
-        if partition is None or tracked.offset < partition.mark:
+        if partition is None or partition.is_released or tracked.offset < partition.mark:
             return
         partition.mark = tracked.offset + 1
         for part in parts:
@@ -147,6 +149,9 @@ class PairCounter:
         self._add()
         moved = {number: one.mark for number, one in self._partitions.items() if one.mark != one.written}
         marks = moved | {number: self._partitions[number].mark for number in released if number in self._partitions}
+        for number in released:
+            if number in self._partitions:
+                self._partitions[number].is_released = True
         write = Write([], marks)
         for segment in self._changed.values():
             changes, records = segment.take_changes()

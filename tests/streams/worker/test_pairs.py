@@ -169,6 +169,20 @@ def test_counts_and_mark_end_at_one_offset() -> None:
     assert worker.write() == {}
 
 
+def test_what_is_acknowledged_after_the_last_write_of_a_partition_is_left_to_its_next_owner() -> None:
+    worker = Worker()
+    first, second = worker.take(0, make_batch(fresh()), make_batch(fresh()))
+    worker.counter.finish(first)
+    last = worker.counter.take_write([0])
+    assert last is not None
+    assert last.marks == {0: 1}
+    worker.counter.finish(second)
+    worker.counter.written(last)
+    worker.counter.forget([0])
+
+    assert worker.counter.take_write() is None
+
+
 def test_inputs_before_the_mark_are_not_counted() -> None:
     worker = Worker(since=2)
 
