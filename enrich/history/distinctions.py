@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from enrich.history.profile import is_left_out
+from enrich.label_selector import Requirement
 from enrich.model import ClusterNetworkPolicy, ClusterRule, IPBlock, NetworkPolicy, Rule
 from enrich.policy.matching import PolicyView
 
@@ -35,16 +36,23 @@ class Distinctions:
             peers = [peer for rule in _rules(policy) for peer in rule.peers]
             blocks.update((net, None) for peer in peers if peer.ip_block for net in _networks(peer.ip_block))
             nodes = nodes or any(peer.nodes is not None for peer in peers)
-            for selector in (policy.pods, *(peer.pods for peer in peers if peer.pods)):
-                for one in selector.requirements:
-                    if is_left_out(one.key, left_out):
-                        labels.setdefault(one.key, {}).update(dict.fromkeys(one.values))
+            for one in left_out_requirements(policy, left_out):
+                labels.setdefault(one.key, {}).update(dict.fromkeys(one.values))
         return cls(tuple(blocks), {key: tuple(values) for key, values in labels.items()}, nodes)
 
     @property
     def label_text(self) -> str:
         """The labels as the end of a text."""
         return f": {', '.join(sorted(self.labels))}" if self.labels else ""
+
+
+def left_out_requirements(
+    policy: NetworkPolicy | ClusterNetworkPolicy, left_out: Collection[str]
+) -> Iterator[Requirement]:
+    """Yield what a policy asks of pods' labels that profiles leave out."""
+    peers = (peer for rule in _rules(policy) for peer in rule.peers)
+    for selector in (policy.pods, *(peer.pods for peer in peers if peer.pods)):
+        yield from (one for one in selector.requirements if is_left_out(one.key, left_out))
 
 
 def _policies(view: PolicyView, namespace: str) -> Iterator[NetworkPolicy | ClusterNetworkPolicy]:

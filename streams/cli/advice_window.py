@@ -15,7 +15,6 @@ import click
 
 from enrich.history.advice.traffic import Network
 from enrich.history.moments import moment
-from enrich.history.profile import LEFT_OUT
 from enrich.policy.matching import PolicyView
 from enrich.runtime.console import leave_stdout
 from enrich.runtime.settings import SettingsError, load
@@ -153,7 +152,7 @@ def _open(
 ) -> Window:
     """Read the journal, and find the pairs. Raises ReadError and CannotSayError."""
     since_ns, until_ns = span
-    past = load_past(connection, settings.topics, cluster, since_ns, LEFT_OUT, cidrs)
+    past = load_past(connection, settings.topics, cluster, since_ns, settings.profile_labels_left_out, cidrs)
     if why := past.timeline.unknown(None, until_ns, until_ns):
         raise CannotSayError(f"the policies at {moment(until_ns)}: {why}")
     hours = since_ns // HOUR_NS, until_ns // HOUR_NS + 1

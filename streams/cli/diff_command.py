@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
@@ -12,6 +12,7 @@ import click
 
 from enrich.history.advice.difference import Change, Difference, Ports, TooManyKindsError
 from enrich.history.advice.traffic import Evidence, Question, traffic_of
+from enrich.history.distinctions import left_out_requirements
 from enrich.history.judging import CANNOT_SAY, Judge
 from enrich.history.moments import moment
 from enrich.model import POLICY_API_VERSIONS, ClusterNetworkPolicy, Name, NetworkPolicy, Policy
@@ -116,6 +117,7 @@ def _compare(window: Window, old: _Side, new: _Side) -> _Found:
                 unclear += 1
             elif before.passes is allowed and after.passes is not allowed:
                 into[question] = evidence
+    window.notes += _assumed(views, known.left_out)
     if unclear:
         window.notes.append(f"nobody can say what the policies decide about {unclear} of the connections seen")
     for question, evidence in (*found.broken.items(), *found.opened.items()):
@@ -123,6 +125,19 @@ def _compare(window: Window, old: _Side, new: _Side) -> _Found:
             if difference.has(change, question):
                 found.used.setdefault(index, Evidence()).merge(evidence)
     return found
+
+
+def _assumed(views: Iterable[PolicyView], left_out: Collection[str]) -> list[str]:
+    """Return a note for each policy that asks for labels which nobody knows of the pods."""
+    found: dict[str, None] = {}
+    for view in views:
+        policies: list[Policy] = [*view.policies.values(), *view.cluster_policies.values()]
+        for policy in policies:
+            if keys := sorted({one.key for one in left_out_requirements(policy, left_out)}):
+                name = "/".join(part for part in (type(policy).__name__, *policy.key) if part)
+                text = f"asks for {', '.join(keys)}, which profiles leave out: pods are taken to be without"
+                found[f"{name} {text}"] = None
+    return list(found)
 
 
 def _with(view: PolicyView, side: _Side, named: frozenset[_Key]) -> PolicyView:

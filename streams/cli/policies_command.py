@@ -38,8 +38,9 @@ def policies(namespace: str | None, output: str, **given: Any) -> None:
     """
 
     def answer(window: Window) -> int:
-        profiles, versions = window.past.known.profiles, window.past.timeline.versions
-        found = usage(window.view, profiles, window.pairs(), versions, window.versions_known_since_ns(), namespace)
+        known, versions = window.past.known, window.past.timeline.versions
+        since_ns = window.versions_known_since_ns()
+        found = usage(window.view, known.profiles, window.pairs(), versions, since_ns, namespace, known.left_out)
         for rule in (rule for use in found for rule in use.rules):
             # Of the time before, nobody can say that it was not seen.
             rule.since_ns = max(rule.since_ns, window.complete_ns)

@@ -8,7 +8,7 @@ the change in it may be about either: then it is not said that the rule was not 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
@@ -95,14 +95,19 @@ def usage(
     versions: Versions,
     since_ns: int,
     namespace: str | None = None,
+    left_out: Collection[str] = LEFT_OUT,
 ) -> list[PolicyUse]:
-    """Return how each policy was used. ``namespace`` chooses its NetworkPolicies."""
+    """Return how each policy was used. ``namespace`` chooses its NetworkPolicies.
+
+    ``left_out``: the labels that profiles are made without."""
     chosen: list[Policy] = (
         [*view.policies.values(), *view.cluster_policies.values()]
         if namespace is None
         else [policy for policy in view.policies.values() if policy.namespace == namespace]
     )
-    found = [_policy_use(view, profiles, policy, versions, since_ns) for policy in chosen]
+    found = [
+        _policy_use(view, policy, _workloads(view, profiles, policy, left_out), versions, since_ns) for policy in chosen
+    ]
     _count(found, pairs)
     for use in found:
         for rule in use.rules:
@@ -111,11 +116,11 @@ def usage(
 
 
 def _policy_use(
-    view: PolicyView, profiles: Mapping[str, Profile], policy: Policy, versions: Versions, since_ns: int
+    view: PolicyView, policy: Policy, workloads: tuple[WorkloadKey, ...] | None, versions: Versions, since_ns: int
 ) -> PolicyUse:
     earlier = versions(type(policy).__name__, policy.key.namespace, policy.name)
     audited = is_audited(view, policy) if isinstance(policy, NetworkPolicy) else policy.audit
-    use = PolicyUse(policy, audited, _workloads(view, profiles, policy))
+    use = PolicyUse(policy, audited, workloads)
     for direction in (Direction.INGRESS, Direction.EGRESS):
         for index, rule in enumerate(rules_of(policy, direction)):
             name = rule.name if isinstance(rule, ClusterRule) else ""
@@ -131,8 +136,10 @@ def rules_of(policy: Policy, direction: Direction) -> Sequence[Rule | ClusterRul
     return rules_in(policy, direction) or ()
 
 
-def _workloads(view: PolicyView, profiles: Mapping[str, Profile], policy: Policy) -> tuple[WorkloadKey, ...] | None:
-    if any(is_left_out(one.key, LEFT_OUT) for one in policy.pods.requirements):
+def _workloads(
+    view: PolicyView, profiles: Mapping[str, Profile], policy: Policy, left_out: Collection[str]
+) -> tuple[WorkloadKey, ...] | None:
+    if any(is_left_out(one.key, left_out) for one in policy.pods.requirements):
         return None
     return tuple(
         sorted(

@@ -7,10 +7,11 @@ from click.testing import CliRunner
 
 from enrich.history.advice.difference import Ports
 from enrich.history.advice.usage import Versions, usage
+from enrich.history.profile import LEFT_OUT
 from enrich.wire.batch import Reason
 from enrich.wire.pair import HOUR_NS
 from enrich.wire.references import PolicyRef
-from streams.cli.diff_command import ports_text
+from streams.cli.diff_command import _assumed, ports_text
 from streams.cli.main import command
 from streams.cli.policies_command import lines
 from tests.enrich.history.advice.policies import cluster_policy, from_web, network_policy
@@ -59,6 +60,15 @@ def test_the_table_of_policies() -> None:
 )
 def test_ports_in_words(ports: list[Ports], text: str) -> None:
     assert ports_text(ports) == text
+
+
+def test_a_policy_that_asks_for_labels_that_profiles_leave_out_is_named() -> None:
+    asks = network_policy("hash", {"podSelector": {"matchLabels": {"pod-template-hash": "7f9c"}}})
+    views = [view(), view(policies={asks.key: asks})]
+    assert _assumed(views, LEFT_OUT) == [
+        "NetworkPolicy/shop/hash asks for pod-template-hash, which profiles leave out: pods are taken to be without"
+    ]
+    assert _assumed(views, ()) == []
 
 
 def test_what_is_neither_a_folder_nor_the_cluster_is_refused() -> None:

@@ -95,6 +95,9 @@ def test_of_labels_that_profiles_leave_out_nobody_can_say_whom_they_select() -> 
     found = use_of([network_policy("hash", spec)])["hash"]
     assert found.workloads is None
     assert rule_of(found).state == "not seen"
+    assert use_of([network_policy("hash", spec)], left_out=("app",))["hash"].workloads == ()
+    by_app = network_policy("app", {"podSelector": {"matchLabels": {"app": "web"}}})
+    assert use_of([by_app], left_out=("app",))["app"].workloads is None
 
 
 def test_a_rule_behind_a_wider_one_of_the_admin_tier_is_shadowed() -> None:
