@@ -146,7 +146,8 @@ def _subject_profile(known: Known, end: PairEnd) -> Profile:
 
 def _profile(known: Known, end: PairEnd) -> Profile:
     found = known.profiles.get(end.profile)
-    if found is None:
+    # Policies are chosen by the end's namespace, and pods made of the profile.
+    if found is None or found.namespace != end.namespace:
         raise UnsayableError(f"the journal does not have the labels of {end.namespace}/{end.workload or end.profile}")
     return found
 

@@ -25,6 +25,8 @@ may write anything.
 
 from __future__ import annotations
 
+import functools
+import ipaddress
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Final, Literal
 
@@ -178,10 +180,21 @@ def decode_names(value: bytes) -> Names:
         raise _refused(value, error) from error
     _check_version(record.v)
     try:
+        for end in record.ends:
+            _check_block(end.block)
         pairs = tuple((_key(record, pair), pair.examples) for pair in record.pairs)
     except IndexError as error:
         raise PairRecordError("a pair refers to an end or a rule that the record does not have") from error
+    except ValueError as error:
+        raise PairRecordError(str(error)) from error
     return Names(cluster=record.cluster, segment=record.segment, chunk=record.chunk, pairs=pairs)
+
+
+@functools.lru_cache(65_536)
+def _check_block(block: str) -> None:
+    """Raise ValueError for a block that has the characters of a network and is not one: ``1.2.3.4/99``."""
+    if block:
+        ipaddress.ip_network(block)
 
 
 def _key(record: _NamesRecord, pair: _NamedPair) -> PairKey:

@@ -188,7 +188,7 @@ def question_of(key: PairKey) -> Question:
 
 
 def _why_left_out(key: PairKey, profiles: Mapping[str, Profile]) -> LeftOut | None:
-    subject, peer = profiles.get(key.subject.profile), key.peer
+    subject, peer = _profile_of(key.subject, profiles), key.peer
     if key.verdict not in ("allow", "deny", "audit"):
         return LeftOut.VERDICT
     if key.verdict == "deny" and key.reason not in _BY_POLICY:
@@ -205,9 +205,16 @@ def _why_left_out(key: PairKey, profiles: Mapping[str, Profile]) -> LeftOut | No
         return LeftOut.PORT
     if peer.unknown or not (peer.profile or peer.node or _is_narrow(peer.block)):
         return LeftOut.PEER
-    if peer.profile and (peer.profile not in profiles or profiles[peer.profile].host_network):
+    if peer.profile and ((found := _profile_of(peer, profiles)) is None or found.host_network):
         return LeftOut.PEER_LABELS
     return None
+
+
+def _profile_of(end: PairEnd, profiles: Mapping[str, Profile]) -> Profile | None:
+    """Return the profile of an end. A worker writes it with its own namespace; a pair with another one is not a
+    worker's, and would put policies into that namespace."""
+    found = profiles.get(end.profile)
+    return found if found is not None and found.namespace == end.namespace else None
 
 
 def _is_narrow(block: str) -> bool:

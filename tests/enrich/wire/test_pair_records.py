@@ -134,6 +134,8 @@ def _with(at: int, value: Any) -> list[Any]:
         ({"pairs": [_with(9, ["a", "b", "c", "d"])]}, "Expected"),
         ({"ends": [{"profile": "x"}, {}, {}]}, "Expected"),
         ({"ends": [{"block": "0.0.0.0/0; drop"}, {}, {}]}, "Expected"),
+        ({"ends": [{"block": "198.51.100.7/33"}, {}, {}]}, "198.51.100.7/33"),
+        ({"ends": [{"block": "198.51.100.7/24"}, {}, {}]}, "has host bits set"),
         ({"chunk": -1}, "Expected"),
     ],
 )

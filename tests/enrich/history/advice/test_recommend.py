@@ -6,11 +6,14 @@ from dataclasses import replace
 from ipaddress import ip_network
 from typing import Any
 
+import msgspec
+
 from enrich.history.advice.manifest import document
 from enrich.history.advice.permits import Style
 from enrich.history.advice.proof import Proof, prove
 from enrich.history.advice.recommend import Advice, recommend
 from enrich.history.advice.traffic import LeftOut, traffic_of
+from enrich.history.judging import CANNOT_SAY, Judge
 from enrich.history.profile import number_of
 from enrich.history.stand_ins import Known
 from enrich.model import NetworkPolicy
@@ -261,3 +264,17 @@ def test_a_name_that_is_not_a_name_of_an_object_becomes_one() -> None:
     hostile: Profile = profile("shop", "Thing/../A\n---\nkind: X", {"app": "x"})
     found = advise(pair(hostile, "egress", DB, 5432), more=[hostile])
     assert list(specs(found)) == ["seen-a-kind-x"]
+
+
+def test_a_pair_whose_namespace_is_not_its_profiles_is_left_out() -> None:
+    seen = pair(WEB, "egress", DB, 5432)
+    subject = msgspec.structs.replace(seen.key.subject, namespace="edge")
+    peer = msgspec.structs.replace(seen.key.peer, namespace="edge")
+    forged = [
+        msgspec.structs.replace(seen, key=msgspec.structs.replace(seen.key, **change))
+        for change in ({"subject": subject}, {"peer": peer})
+    ]
+    assert not traffic_of(forged, PROFILES).allowed
+    assert [why for why, _ in traffic_of(forged, PROFILES).left_out] == [LeftOut.SUBJECT, LeftOut.PEER_LABELS]
+    judge = Judge(Known(PROFILES), view())
+    assert [judge.judge(one.key).verdict for one in forged] == [CANNOT_SAY, CANNOT_SAY]
