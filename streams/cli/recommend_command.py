@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -18,7 +18,7 @@ from enrich.history.advice.recommend import recommend as advise
 from enrich.history.advice.traffic import Traffic, traffic_of
 from enrich.model import NetworkPolicy
 from enrich.parse.manifest import read_manifest
-from streams.cli.advice_window import CannotSayError, Window, run_in_window, say, window_options
+from streams.cli.advice_window import CANNOT_SAY, CannotSayError, Window, run_in_window, say, window_options
 from streams.cli.recommended_json import as_json
 from streams.cli.recommended_text import Frame, UnfaithfulError, as_yaml, proof_lines, read_back
 
@@ -51,7 +51,8 @@ def recommend(
 
     \b
     Exit 0: they allow all that was allowed, and nothing that was denied. 1: they do not, and it says what.
-    2: the command is wrong. 3: nobody can say: Kafka cannot be read, or it has nothing of this window.
+    2: the command is wrong. 3: nobody can say: of something that was seen (it says of what), or because Kafka cannot be
+    read, or has nothing of this window.
     """
 
     def answer(window: Window) -> int:
@@ -79,7 +80,13 @@ def _answer(
         click.echo("".join(one.text for one in found), nl=False)
     if output == "json":
         click.echo(json.dumps([as_json(one.advice, one.traffic, one.proof, frame) for one in found]))
-    return 0 if all(one.proof.is_complete for one in found) else UNPROVEN
+    return _exit_code([one.proof for one in found])
+
+
+def _exit_code(proofs: Sequence[Proof]) -> int:
+    if not all(one.is_complete for one in proofs):
+        return UNPROVEN
+    return CANNOT_SAY if any(one.unclear for one in proofs) else 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -79,8 +79,9 @@ def proof_lines(proof: Proof, profiles: Mapping[str, Profile]) -> Iterator[str]:
     kept, broken = merged(proof.allowed.values()), merged(proof.broken.values())
     denied, opened = merged(proof.denied.values()), merged(proof.opened.values())
     share = "100 %" if not proof.broken else f"{100 * kept.connections / (kept.connections + broken.connections):.3f} %"
+    judged = " that can be judged" if proof.unclear else ""
     yield (
-        f"proof: allows {share} of the observed allows: {_count(kept.connections, 'connection')} "
+        f"proof: allows {share} of the observed allows{judged}: {_count(kept.connections, 'connection')} "
         f"({len(proof.allowed)} distinct); would deny {_count(broken.connections, 'connection')} ({len(proof.broken)})"
     )
     yield (

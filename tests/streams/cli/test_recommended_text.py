@@ -8,14 +8,15 @@ from typing import Any
 import pytest
 import yaml
 
-from enrich.history.advice.proof import prove
+from enrich.history.advice.proof import Proof, prove
 from enrich.history.advice.recommend import Advice, recommend
-from enrich.history.advice.traffic import Traffic, traffic_of
+from enrich.history.advice.traffic import Evidence, Question, Traffic, traffic_of
 from enrich.history.profile import number_of
 from enrich.history.stand_ins import Known
 from enrich.wire.batch import Reason
 from enrich.wire.pair import HOUR_NS, Pair
-from streams.cli.recommended_text import Frame, UnfaithfulError, as_yaml, read_back
+from streams.cli.recommend_command import _exit_code
+from streams.cli.recommended_text import Frame, UnfaithfulError, as_yaml, proof_lines, read_back
 from tests.enrich.history.advice.shop import (
     BACKUP,
     DB,
@@ -165,3 +166,11 @@ def test_long_lists_are_cut_in_comments_only() -> None:
     text, advice, _ = written(*(pair(WEB, "egress", block, 443) for block in blocks))
     assert "# to 10 more: 100 connections" in text
     assert len(read_back(text, advice, audit=False)[0].egress[0].peers) == 30  # type: ignore[index]
+
+
+def test_a_proof_that_cannot_say_of_everything_is_no_proof() -> None:
+    seen = {Question(pair(WEB, "egress", DB, 5432).key): Evidence(1)}
+    proven, broken = Proof(seen, {}, {}, {}, {}), Proof({}, seen, {}, {}, {})
+    unclear = Proof(seen, {}, {}, {}, seen)
+    assert [_exit_code(proofs) for proofs in ([proven], [proven, unclear], [unclear, broken])] == [0, 3, 1]
+    assert "of the observed allows that can be judged: 1 connection" in next(iter(proof_lines(unclear, PROFILES)))
