@@ -82,6 +82,8 @@ class Timeline:
             if entry.kind == GAP:
                 return
         # The next writer's clock may be behind the last one's. The order of the topic is the order of what happened.
+        if entry.seen_ns < self._last_ns:
+            self._add_turned_clock(entry.seen_ns)
         at = self._last_ns = max(self._last_ns, entry.seen_ns)
         if entry.kind == GAP:
             since = min(entry.since_ns, at)
@@ -90,6 +92,13 @@ class Timeline:
             self._add_profile(entry)
         elif (version := version_of(entry, entry.since_ns or at)) is not None:
             self._tracks[_group(entry.kind, entry.namespace, entry.name)].add(version)
+
+    def _add_turned_clock(self, seen_ns: int) -> None:
+        """Note that between ``seen_ns`` and the newest time so far, nobody can say what was true when."""
+        until = self._last_ns
+        if not self._gaps or self._gaps[-1].until_ns != until or self._gaps[-1].since_ns > seen_ns:
+            text = f"the clocks of the journal's writers do not agree from {moment(seen_ns)} to {moment(until)}"
+            self._gaps.append(Gap(seen_ns, until, text))
 
     def _add_profile(self, entry: JournalEntry) -> None:
         """Add a profile unless it cannot be read, or its number is another's. A pair of it then has an unknown end."""

@@ -51,6 +51,8 @@ KINDS: Final = (*JOURNALED, PROFILE)
 DAY_NS: Final = 86_400 * 1_000_000_000
 REPEAT_NS: Final = 30 * DAY_NS
 """After so long the writer writes a state again that has not changed."""
+MAX_AHEAD_NS: Final = 300 * 1_000_000_000
+"""The clock of a writer may be so far ahead of a reader's."""
 MAX_STATE_BYTES: Final = 900_000
 """A broker takes records of 1 MiB by default. etcd takes objects of 1.5 MiB, of which policy needs a part."""
 MAX_MANAGER: Final = 128
@@ -151,8 +153,11 @@ def encode_entry(entry: JournalEntry) -> bytes:
     return _encode(entry)
 
 
-def decode_entry(value: bytes, key: bytes) -> JournalEntry:
-    """Decode the value of the record with a key, and check its state. Raises :class:`JournalError`."""
+def decode_entry(value: bytes, key: bytes, now_ns: int | None = None) -> JournalEntry:
+    """Decode the value of the record with a key, and check its state. Raises :class:`JournalError`.
+
+    ``now_ns``: the reader's time. An entry from the future is refused, because the entries after it are never earlier
+    than it is: nobody would see a change before that time has come."""
     try:
         entry = _decode(value)
     except (ValueError, RecursionError) as error:
@@ -161,8 +166,22 @@ def decode_entry(value: bytes, key: bytes) -> JournalEntry:
         raise JournalError(f"version {entry.v}, but this reader knows only {VERSION}")
     if entry.key != key:
         raise JournalError(f"the key {key[:400]!r} is not that of the entry, {entry.key!r}")
+    if now_ns is not None and entry.seen_ns > now_ns + MAX_AHEAD_NS:
+        raise JournalError(f"its time is {(entry.seen_ns - now_ns) // 1_000_000_000} s in the future")
     _check(entry)
     return entry
+
+
+def unreadable_entry(key: bytes, seen_ns: int) -> JournalEntry | None:
+    """Return an entry in place of one that cannot be read: of the object that its key names, nothing is known from
+    ``seen_ns`` on. None if the key names none."""
+    parts = key.decode(errors="replace").rsplit("/", 3)
+    if len(parts) != 4 or parts[1] not in JOURNALED:
+        return None
+    cluster, kind, namespace, name = parts
+    return JournalEntry(
+        cluster=cluster, kind=kind, namespace=namespace, name=name, seen_ns=seen_ns, object=msgspec.Raw(b"{}")
+    )
 
 
 def state_of(entry: JournalEntry) -> Journaled | Profile | None:

@@ -13,7 +13,7 @@ from enrich.history.stand_ins import EVERYWHERE, Known
 from enrich.history.timeline import Timeline
 from enrich.history.versions import FOREVER_NS
 from enrich.wire.address_interval import AddressIntervalError, decode_interval_key
-from enrich.wire.journal import JournalEntry
+from enrich.wire.journal import JournalEntry, unreadable_entry
 from enrich.wire.topics import Topics
 from streams.journal.reading import read_journal
 from streams.kafka.connection import Connection, ReadError
@@ -47,11 +47,16 @@ def load_past(
     ``pod_cidrs``: where the addresses of pods are; empty: where the nodes say so, if no pod proves them wrong. Raises
     ReadError."""
     bad: list[str] = []
+    entries: list[JournalEntry] = []
 
-    def on_bad(_record: Record, why: str) -> None:
+    def on_bad(record: Record, why: str) -> None:
         bad.append(why)
+        # It may be an entry of a newer form, so that its object is not what it was. The order is that of the topic.
+        if entries and (one := unreadable_entry(record.key or b"", entries[-1].seen_ns)) is not None:
+            entries.append(one)
 
-    entries = list(read_journal(connection, topics, cluster, since_ns, on_bad))
+    for entry in read_journal(connection, topics, cluster, since_ns, on_bad):
+        entries.append(entry)
     if not entries:
         raise ReadError(
             f"{topics.journal.name} has nothing{f' of cluster {cluster}' if cluster else ''}: is the role journal of "

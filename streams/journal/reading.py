@@ -54,7 +54,7 @@ def _read(
     clusters: set[str] = set()
     for record in _records(reader, topic, starts, {one: end for one, (_, end) in bounds.items()}, patience_s):
         try:
-            entry = decode_entry(record.value, record.key)
+            entry = decode_entry(record.value, record.key, time.time_ns())
         except JournalError as error:
             on_bad(record, record.unread or str(error))
             continue

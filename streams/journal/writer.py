@@ -260,7 +260,7 @@ class JournalWriter:
         """Look at what is in the topic: this writer's own entries, those of other clusters, and what is none."""
         for record in records:
             try:
-                decode_entry(record.value, record.key)
+                decode_entry(record.value, record.key, self._now_ns())
             except JournalError as error:
                 self._on_bad(record, record.unread or str(error))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
@@ -67,7 +68,7 @@ def read_states(
         journal = Journal(cluster)
         for record in read(since_ms):
             try:
-                journal.apply(decode_entry(record.value, record.key))
+                journal.apply(decode_entry(record.value, record.key, time.time_ns()))
             except JournalError:
                 on_bad()
         needed_ms = max(0, journal.last_ns // _MS - BACK_MS)

@@ -81,8 +81,11 @@ def test_a_version_that_cannot_be_read_is_a_gap_of_its_namespace_only() -> None:
 
 
 def test_the_next_writers_clock_may_be_behind() -> None:
-    made = _timeline(entry(DENY, 10), entry(OPEN, 4))
-    assert made.view_at(at(10)).policies == {DENY.key: OPEN}
+    made = _timeline(entry(DENY, 10), entry(OPEN, 4), entry(OTHER, 5))
+    assert made.view_at(at(10)).policies == {DENY.key: OPEN, OTHER.key: OTHER}
+    assert "the clocks of the journal's writers do not agree" in made.unknown(SHOP, at(4), at(9))
+    assert len(made.gaps()) == 2
+    assert made.unknown(SHOP, at(0), at(3)) == made.unknown(SHOP, at(10), at(20)) == ""
 
 
 def test_another_clusters_entries_are_not_read() -> None:

@@ -28,6 +28,7 @@ from enrich.network_logging import LogClass, LoggingSpec, NetworkLogging
 from enrich.wire.journal import (
     GAP,
     HEARTBEAT,
+    MAX_AHEAD_NS,
     ContainerPort,
     JournalEntry,
     JournalError,
@@ -37,8 +38,9 @@ from enrich.wire.journal import (
     number_of,
     raw_state,
     state_of,
+    unreadable_entry,
 )
-from enrich.wire.journal_objects import Journaled
+from enrich.wire.journal_objects import JOURNALED, Journaled
 
 WEB = Selector((Requirement("app", Operator.IN, ("web",)),))
 POLICY = NetworkPolicy(
@@ -165,3 +167,28 @@ def test_unknown_kinds_and_deep_values_are_refused() -> None:
     for value in (b"", b"\xff", b"[" * 5000, b'{"object":' + b"[" * 5000):
         with pytest.raises(JournalError):
             decode_entry(value, b"")
+
+
+def test_an_entry_from_the_future_is_refused() -> None:
+    entry = JournalEntry(cluster="c1", kind=HEARTBEAT, seen_ns=MAX_AHEAD_NS + 7_000_000_000)
+    assert decode_entry(encode_entry(entry), entry.key, 7_000_000_000) == entry
+    with pytest.raises(JournalError, match="302 s in the future"):
+        decode_entry(encode_entry(entry), entry.key, 5_000_000_000)
+
+
+def test_of_an_entry_that_cannot_be_read_the_key_tells_the_object() -> None:
+    found = unreadable_entry(b"arn:aws:eks:eu/prod/NetworkPolicy/shop/db", 5)
+    assert found is not None
+    assert (found.cluster, found.namespace, found.name, found.seen_ns) == ("arn:aws:eks:eu/prod", "shop", "db", 5)
+    with pytest.raises(JournalError):
+        state_of(found)
+    assert unreadable_entry(b"c1/Profile/shop/0123456789abcdef", 5) is None
+    assert unreadable_entry(b"\xff", 5) is None
+
+
+@pytest.mark.parametrize("kind", JOURNALED)
+def test_of_no_kind_an_unreadable_entry_has_a_state(kind: str) -> None:
+    found = unreadable_entry(f"c1/{kind}//x".encode(), 5)
+    assert found is not None
+    with pytest.raises(JournalError):
+        state_of(found)
