@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import ipaddress
 import itertools
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -168,13 +168,18 @@ def _pods(profile: Profile, number: str, labels: Mapping[str, tuple[str, ...]]) 
     ports = tuple(
         NamedPort(port.name, port.port, Protocol(port.protocol)) for port in profile.ports if port.protocol in _PORTS_OF
     )
-    choices = [[None, *values, _OTHER] for values in labels.values()]
     made = []
-    for chosen in itertools.islice(itertools.product(*choices), MAX_CASES + 1):
-        extra = {key: value for key, value in zip(labels, chosen, strict=True) if value is not None}
+    for extra in itertools.islice(label_choices(labels), MAX_CASES + 1):
         name = profile.workload_name or number
         made.append(Pod(profile.namespace, name, number, {**profile.labels, **extra}, ports=ports))
     return made
+
+
+def label_choices(labels: Mapping[str, tuple[str, ...]]) -> Iterator[dict[str, str]]:
+    """Yield what a pod may have of labels that nobody knows of it: each without a value, with one of those that
+    selectors name, and with another."""
+    for chosen in itertools.product(*([None, *values, _OTHER] for values in labels.values())):
+        yield {key: value for key, value in zip(labels, chosen, strict=True) if value is not None}
 
 
 def stand_in(profile: Profile, number: str) -> Pod:

@@ -112,14 +112,17 @@ def explain_record(
                 break
     agreeing = [one for one in found if one[0]]
     chosen = agreeing or found
-    agrees, version_ns, then, pods = chosen[0]
+    agrees, version_ns, then, _ = chosen[0]
     if not agreeing and len({one[2].verdict for one in found}) > 1:
         text = "the labels that the pods had are not known, and the policies of that time tell them apart"
         then = unknown(ends, text, notes)
+    # Of pods that the record does not tell apart, today's policies may.
+    todays = [_today(timeline, scopes, one[3], now_ns, ends) for one in chosen]
+    is_sure = all(one is not None and todays[0] is not None and one.verdict == todays[0].verdict for one in todays)
     return PastExplanation(
         at=moment(version_ns), record=record, agrees=None if then.verdict == UNKNOWN else agrees, then=then,
         changes=tuple(_changes(timeline, scopes, version_ns, now_ns)),
-        today=_today(timeline, scopes, pods, now_ns, ends),
+        today=todays[0] if is_sure else None,
     )  # fmt: skip
 
 
@@ -218,8 +221,8 @@ def _later(seconds: float) -> str:
 # --- pods of the past
 
 
-def pods_at(intervals: Iterable[AddressInterval], known: Known, at_ns: int) -> dict[Name, Pod]:
-    """Return the pods that surely had an address at a time, with the named ports of the profiles of their labels."""
+def pods_at(intervals: Iterable[AddressInterval], at_ns: int) -> dict[Name, Pod]:
+    """Return the pods that surely had an address at a time. :func:`with_ports` says which named ports they had."""
     found: dict[str, Pod] = {}
     for interval in intervals:
         one = interval.corrected()
@@ -228,11 +231,15 @@ def pods_at(intervals: Iterable[AddressInterval], known: Known, at_ns: int) -> d
             before = found.get(pod.uid)
             ips = pod.ips if before is None else tuple(dict.fromkeys((*before.ips, *pod.ips)))
             found[pod.uid] = msgspec.structs.replace(pod, ips=ips, started_ns=one.start)
-    ports = _ports_by_labels(known)
-    return {
-        pod.key: msgspec.structs.replace(pod, ports=ports.get(_labels_key(pod.namespace, pod.labels, known), ()))
-        for pod in found.values()
-    }
+    return {pod.key: pod for pod in found.values()}
+
+
+def with_ports(pod: Pod, known: Known) -> list[Pod]:
+    """Return a pod with each choice of named ports that profiles of its labels have; with none if there is none."""
+    key = _labels_key(pod.namespace, pod.labels, known)
+    alike = (one for one in known.profiles.values() if one.namespace == pod.namespace and not one.host_network)
+    found = (named_ports(one) for one in alike if _labels_key(one.namespace, one.labels, known) == key)
+    return [msgspec.structs.replace(pod, ports=ports) for ports in dict.fromkeys(found) or ((),)]
 
 
 def profiles_of_workload(
@@ -253,14 +260,6 @@ def named_ports(profile: Profile) -> tuple[NamedPort, ...]:
     return tuple(
         NamedPort(one.name, one.port, Protocol(one.protocol)) for one in profile.ports if one.protocol in _PROTOCOLS
     )
-
-
-def _ports_by_labels(known: Known) -> dict[object, tuple[NamedPort, ...]]:
-    found: dict[object, tuple[NamedPort, ...]] = {}
-    for one in known.profiles.values():
-        key = _labels_key(one.namespace, one.labels, known)
-        found[key] = tuple(dict.fromkeys((*found.get(key, ()), *named_ports(one))))
-    return found
 
 
 def _labels_key(namespace: str, labels: Mapping[str, str], known: Known) -> object:

@@ -7,12 +7,15 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import Final
+from typing import Final, TypeVar
 
 import msgspec
 
+from enrich.explain.explanation import UNKNOWN
 from enrich.explain.query import EndQuery
-from enrich.history.stand_ins import Known
+from enrich.history.comparing import AFTER_NS, BEFORE_NS
+from enrich.history.distinctions import Distinctions
+from enrich.history.stand_ins import Known, label_choices
 from enrich.history.then import (
     PastExplanation,
     Recorded,
@@ -22,6 +25,7 @@ from enrich.history.then import (
     pods_at,
     profiles_of_workload,
     unknown,
+    with_ports,
 )
 from enrich.model import Name, Owner, Pod, Protocol
 from enrich.wire.address_interval import AddressInterval, AddressIntervalError, decode_interval
@@ -35,6 +39,7 @@ _MAX_CANDIDATES: Final = 16
 """Combinations of labels that the ends of a record may have had."""
 _PROGRESS_EVERY: Final = 100_000
 Progress = Callable[[str], None]
+_Choice = TypeVar("_Choice")
 
 
 def show_progress(text: str) -> None:
@@ -103,7 +108,7 @@ def at_time(
     past: Past, intervals: Sequence[AddressInterval], at_ns: int, ends: tuple[EndQuery, EndQuery]
 ) -> PastExplanation:
     """Return what policies said at a time about a connection of pods of that time."""
-    pods = pods_at(intervals, past.known, at_ns)
+    pods = pods_at(intervals, at_ns)
     notes = list(past.notes)
     for end in ends:
         if end.pod is not None and end.pod not in pods:
@@ -111,7 +116,23 @@ def at_time(
                 f"{end.pod} had no address then, as far as {len(intervals):,} address intervals go; these are kept a "
                 "day after a pod ends. For an older one, give the id of one of its records"
             )
-    return explain_at(past.timeline, pods, at_ns, time.time_ns(), ends, notes)
+    asked = [pod for pod in pods.values() if any(end.pod == pod.key or end.ip in pod.ips for end in ends)]
+    choices = list(_products([with_ports(pod, past.known) for pod in asked]))
+    now_ns = time.time_ns()
+    found = [
+        explain_at(past.timeline, {**pods, **{pod.key: pod for pod in chosen}}, at_ns, now_ns, ends, notes)
+        for chosen in choices[:_MAX_CANDIDATES]
+    ]
+    if len(choices) > _MAX_CANDIDATES or len({one.then.verdict for one in found}) > 1:
+        text = "which ports of the pods had which names is not known, and policies ask for names"
+        return PastExplanation(at=found[0].at, then=unknown(ends, text, notes), changes=found[0].changes)
+    is_sure = len({one.today.verdict if one.today else UNKNOWN for one in found}) == 1
+    return found[0] if is_sure else msgspec.structs.replace(found[0], today=None)
+
+
+def _products(choices: Sequence[Sequence[_Choice]]) -> Iterator[tuple[_Choice, ...]]:
+    """Yield one of each, in all combinations, up to one more than anybody looks at."""
+    return itertools.islice(itertools.product(*choices), _MAX_CANDIDATES + 1)
 
 
 def of_record(past: Past, intervals: Sequence[AddressInterval], flow: Flow) -> PastExplanation:
@@ -125,12 +146,14 @@ def of_record(past: Past, intervals: Sequence[AddressInterval], flow: Flow) -> P
     why = _unanswerable(flow)
     candidates: list[Mapping[Name, Pod]] = []
     if not why:
-        there = pods_at(intervals, past.known, at_ns)
-        choices = [_pods(flow, side, there, past.known) for side in (flow.src, flow.dest)]
+        there = pods_at(intervals, at_ns)
+        labels = _unknown_labels(past, at_ns, (flow.src.namespace, flow.dest.namespace))
+        choices = [_pods(flow, side, there, past.known, labels) for side in (flow.src, flow.dest)]
         missing = next((end for end, found in zip((flow.src, flow.dest), choices, strict=True) if not found), None)
         why = f"the labels that pod {missing.pod} had are not known" if missing else ""
-        products = itertools.islice(itertools.product(*choices), _MAX_CANDIDATES)
-        candidates = [{pod.key: pod for pod in chosen if pod is not None} for chosen in products]
+        candidates = [{pod.key: pod for pod in chosen if pod is not None} for chosen in _products(choices)]
+        if len(candidates) > _MAX_CANDIDATES:
+            why = f"its pods may have had more than {_MAX_CANDIDATES} combinations of labels and named ports"
     if why:
         then = unknown(ends, why, past.notes)
         return PastExplanation(at=flow.timestamp, record=record, then=then)
@@ -165,21 +188,37 @@ def _ends(flow: Flow) -> tuple[EndQuery, EndQuery]:
     return EndQuery(source, ip=source), EndQuery(destination, ip=destination, port=port, protocol=protocol)
 
 
-def _pods(flow: Flow, end: End, there: Mapping[Name, Pod], known: Known) -> list[Pod | None]:
-    """Return the pods that an end may have been, one for each set of labels; [None] if it was none."""
+def _unknown_labels(past: Past, at_ns: int, namespaces: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Return the labels that profiles leave out and that policies, of then or of today, ask for, with the values."""
+    times = (max(0, at_ns - BEFORE_NS), at_ns, at_ns + AFTER_NS, time.time_ns())
+    views = [past.timeline.view_at(one) for one in times]
+    found: dict[str, tuple[str, ...]] = {}
+    for namespace in namespaces:
+        for key, values in Distinctions.of(views, namespace, past.known.left_out).labels.items():
+            found[key] = tuple(dict.fromkeys((*found.get(key, ()), *values)))
+    return found
+
+
+def _pods(
+    flow: Flow, end: End, there: Mapping[Name, Pod], known: Known, labels: Mapping[str, tuple[str, ...]]
+) -> list[Pod | None]:
+    """Return the pods that an end may have been, one for each set of labels and ports; [None] if it was none."""
     if not end.pod_name:
         return [None]
     ip = flow.connection.src_ip if end is flow.src else flow.connection.dest_ip
     found = there.get(Name(end.namespace, end.pod_name))
     if found is not None and (not end.pod_uid or found.uid == end.pod_uid):
-        return [found if ip in found.ips else msgspec.structs.replace(found, ips=(*found.ips, ip))]
-    return list(_pods_of_profiles(end, ip, known))
+        placed = found if ip in found.ips else msgspec.structs.replace(found, ips=(*found.ips, ip))
+        return list(with_ports(placed, known))
+    return list(itertools.islice(_pods_of_profiles(end, ip, known, labels), _MAX_CANDIDATES + 1))
 
 
-def _pods_of_profiles(end: End, ip: str, known: Known) -> Iterator[Pod | None]:
-    workload = (end.workload_kind, end.workload_name)
-    for profile in profiles_of_workload(known, end.namespace, workload, end.labels or {}):
+def _pods_of_profiles(end: End, ip: str, known: Known, labels: Mapping[str, tuple[str, ...]]) -> Iterator[Pod | None]:
+    workload, recorded = (end.workload_kind, end.workload_name), end.labels or {}
+    unknown_labels = {key: values for key, values in labels.items() if key not in recorded}
+    profiles = profiles_of_workload(known, end.namespace, workload, recorded)
+    for profile, extra in itertools.product(profiles, label_choices(unknown_labels)):
         yield Pod(
-            end.namespace, end.pod_name, end.pod_uid, profile.labels, (ip,), end.node_name, ports=named_ports(profile),
-            owner=Owner(*workload) if end.workload_name else None,
+            end.namespace, end.pod_name, end.pod_uid, {**profile.labels, **recorded, **extra}, (ip,), end.node_name,
+            ports=named_ports(profile), owner=Owner(*workload) if end.workload_name else None,
         )  # fmt: skip

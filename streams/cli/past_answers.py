@@ -77,7 +77,7 @@ def _of_record(
         raise NoAnswerError(
             f"no record since {moment(since_ms * 1_000_000)} has the id {record_id}; --since looks further back"
         )
-    past = _past(settings, connection, cluster or flow.cluster, nanoseconds(flow.timestamp))
+    past = _past(settings, connection, flow.cluster or cluster, nanoseconds(flow.timestamp))
     return of_record(past, _intervals(settings, connection, past), flow)
 
 

@@ -1,0 +1,91 @@
+"""Explaining the past with what is left of its pods: what is not known of them is not guessed."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+from enrich.explain.query import parse_destination, parse_source
+from enrich.history.profile import LEFT_OUT
+from enrich.history.stand_ins import Known
+from enrich.history.then import PastExplanation
+from enrich.history.timeline import Timeline
+from enrich.wire.address_interval import AddressInterval
+from enrich.wire.flow import Flow, decode_flow
+from enrich.wire.journal import ContainerPort, Profile
+from streams.cli.explain_past import at_time, of_record
+from streams.cli.past import Past
+from tests.enrich.history.journals import CLUSTER, at, begin, entry, namespace, node, policy
+
+CLOSED = {"podSelector": {"matchLabels": {"app": "db"}}}
+FROM_WEB = {"from": [{"podSelector": {"matchLabels": {"app": "web"}}}]}
+INTERVALS = [
+    AddressInterval(
+        cluster=CLUSTER, node="n1", ip=f"10.0.0.{index}", uid=name, namespace="shop", pod=f"{name}-1", first=at(1),
+        start=at(1), labels={"app": name},
+    )
+    for index, name in enumerate(("web", "db"), 1)
+]  # fmt: skip
+
+
+def profile(name: str, *ports: ContainerPort, **labels: str) -> Profile:
+    return Profile(
+        namespace="shop", workload_kind="Deployment", workload_name=name, labels={"app": name, **labels}, ports=ports
+    )
+
+
+def past(spec: dict[str, Any], *profiles: Profile, later: dict[str, Any] | None = None) -> Past:
+    """Return a past with a policy of the database, which is changed after 1000 s."""
+    objects = (*profiles, namespace("shop"), node("n1", "192.168.0.1"), policy("db", {**CLOSED, **spec}))
+    changed = [entry(policy("db", {**CLOSED, **later}), 1000)] if later else []
+    made = Timeline(CLUSTER, [begin(), *(entry(one, 0) for one in objects), *changed])
+    return Past(made, Known(made.profiles, left_out=LEFT_OUT))
+
+
+def ask(found: Past) -> PastExplanation:
+    return at_time(found, INTERVALS, at(500), (parse_source("shop/web-1"), parse_destination("shop/db-1:5432")))
+
+
+def record() -> Flow:
+    """Return a denial whose pods nobody knows any more."""
+    when = datetime.fromtimestamp(at(500) / 1e9, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    end = {"namespace": "shop", "pod_namespace": "shop", "workload_kind": "Deployment", "node_name": "n1"}
+    return decode_flow(json.dumps({
+        "connection": {"src_ip": "10.0.0.1", "dest_ip": "10.0.0.2", "src_port": 40000, "dest_port": 5432,
+                       "protocol": "tcp", "direction": "ingress"},
+        "disposition": "deny", "reason": "default_deny", "policies": [],
+        "isolated_by": [{"kind": "NetworkPolicy", "namespace": "shop", "name": "db"}],
+        "src": {**end, "pod_name": "web-1", "pod_uid": "web", "workload_name": "web", "labels": {"app": "web"}},
+        "dest": {**end, "pod_name": "db-1", "pod_uid": "db", "workload_name": "db", "labels": {"app": "db"}},
+        "count": 1, "timestamp": when, "last_timestamp": when, "node_name": "n1", "cluster": CLUSTER, "schema": 1,
+        "id": "ring-1",
+    }).encode())  # fmt: skip
+
+
+def test_a_port_name_that_meant_two_ports_decides_nothing() -> None:
+    named = {"ingress": [{**FROM_WEB, "ports": [{"port": "postgres"}]}]}
+    two = (profile("db", ContainerPort("postgres", 5432, 6)), profile("db", ContainerPort("postgres", 5433, 6)))
+    assert ask(past(named, profile("web"), two[0])).then.verdict == "allow"
+    found = ask(past(named, profile("web"), *two))
+    assert found.then.verdict == "unknown"
+    assert "which ports of the pods had which names is not known" in found.then.text
+    assert found.today is None
+    assert ask(past({"ingress": [FROM_WEB]}, profile("web"), *two)).then.verdict == "allow"
+
+
+def test_a_label_that_profiles_leave_out_is_not_taken_to_be_missing() -> None:
+    hashed = {"from": [{"podSelector": {"matchLabels": {"app": "web", "pod-template-hash": "7f9c"}}}]}
+    found = of_record(past({}, profile("web"), profile("db"), later={"ingress": [hashed]}), [], record())
+    assert (found.agrees, found.then.verdict) == (True, "deny")
+    assert found.today is None, "it depends on the label"
+    found = of_record(past({}, profile("web"), profile("db"), later={"ingress": [FROM_WEB]}), [], record())
+    assert (found.agrees, found.today and found.today.verdict) == (True, "allow")
+
+
+def test_of_too_many_kinds_of_pods_nobody_can_say() -> None:
+    many = [profile("web", version=str(number)) for number in range(17)]
+    found = of_record(past({}, *many, profile("db")), [], record())
+    assert found.then.verdict == "unknown"
+    assert "more than 16 combinations" in found.then.text
+    assert of_record(past({}, *many[:16], profile("db")), [], record()).then.verdict == "deny"
