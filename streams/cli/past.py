@@ -20,7 +20,7 @@ from streams.kafka.connection import Connection, ReadError
 from streams.kafka.reading import TopicReader, read_committed
 from streams.kafka.records import Record
 
-SILENCE_NS: Final = 700 * 1_000_000_000
+SILENCE_NS: Final = 400 * 1_000_000_000
 """A writer of the journal says every five minutes that it is complete. After a longer silence it is not."""
 
 

@@ -14,6 +14,7 @@ from typing import Final, Literal
 
 from enrich.history.advice.containment import are_peers_in, are_ports_in, are_subjects_in
 from enrich.history.advice.permits import WorkloadKey, workload_of
+from enrich.history.comparing import AFTER_NS, BEFORE_NS
 from enrich.history.profile import LEFT_OUT, is_left_out
 from enrich.history.stand_ins import stand_in
 from enrich.history.versions import Version
@@ -69,6 +70,8 @@ class RuleUse:
     since_ns: int
     """From when on pairs count for it: the begin of the window, or when it became what it is."""
     uses: Uses = field(default_factory=Uses)
+    has_changed: bool = False
+    """Whether it became what it is in the window. The kernel has a change some time before or after the journal."""
     may_be_used: bool = False
     """A pair names it that may be about an earlier rule of the same index."""
     by: PolicyRef | None = None
@@ -124,8 +127,8 @@ def _policy_use(
     for direction in (Direction.INGRESS, Direction.EGRESS):
         for index, rule in enumerate(rules_of(policy, direction)):
             name = rule.name if isinstance(rule, ClusterRule) else ""
-            since = max(since_ns, _same_since(policy, direction, index, earlier))
-            use.rules.append(RuleUse(direction, index, name, since))
+            same_ns = _same_since(policy, direction, index, earlier)
+            use.rules.append(RuleUse(direction, index, name, max(since_ns, same_ns), has_changed=same_ns >= since_ns))
     return use
 
 
@@ -189,9 +192,9 @@ def _count(found: Iterable[PolicyUse], pairs: Iterable[Pair]) -> None:
                 policies[key].uses.add(pair)
         for ref in pair.key.policies:
             rule = None if ref.rule is None else rules[ref.kind, ref.namespace, ref.name].get((direction, ref.rule))
-            if rule is None or pair.last_ns < rule.since_ns:
+            if rule is None or pair.last_ns < rule.since_ns - (AFTER_NS if rule.has_changed else 0):
                 continue
-            if pair.first_ns < rule.since_ns:
+            if pair.first_ns < rule.since_ns + (BEFORE_NS if rule.has_changed else 0):
                 rule.may_be_used = True
             else:
                 rule.uses.add(pair)

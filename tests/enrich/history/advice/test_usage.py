@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import msgspec
+
 from enrich.history.advice.usage import PolicyUse, RuleUse, Versions, usage
 from enrich.history.versions import Version
 from enrich.model import Name, Policy
@@ -81,6 +83,23 @@ def test_a_pair_counts_only_for_the_rule_that_the_index_meant_then() -> None:
     assert rule_of(use_of([new], within, versions=versions)["db"]).state == "cannot say"
     assert rule_of(use_of([new], within, later, versions=versions)["db"]).state == "used"
     assert use_of([new], earlier, versions=versions)["db"].uses.allowed == 10
+
+
+def test_near_a_change_nobody_can_say_which_rule_the_kernel_had() -> None:
+    old, new = network_policy("db", from_web(3306)), network_policy("db", from_web())
+    changed, second_ns = HOUR * HOUR_NS, 1_000_000_000
+
+    def versions(_kind: str, _namespace: str, _name: str) -> list[Version]:
+        return [version(old, SINCE - 5), version(new, changed)]
+
+    def state(first_s: int, last_s: int) -> str:
+        times = {"first_ns": changed + first_s * second_ns, "last_ns": changed + last_s * second_ns}
+        seen = msgspec.structs.replace(allowed_by("db"), **times)
+        return rule_of(use_of([new], seen, versions=versions)["db"]).state
+
+    assert [state(-90, -40), state(-90, -20), state(10, 900), state(70, 900)] == [
+        "not seen", "cannot say", "cannot say", "used",
+    ]  # fmt: skip
 
 
 def test_a_policy_that_selects_nobody() -> None:
