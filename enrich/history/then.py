@@ -113,7 +113,7 @@ def explain_record(
     agreeing = [one for one in found if one[0]]
     chosen = agreeing or found
     agrees, version_ns, then, _ = chosen[0]
-    if not agreeing and len({one[2].verdict for one in found}) > 1:
+    if not agreeing and len({one[2].verdict for one in found if one[1] == at_ns}) > 1:
         text = "the labels that the pods had are not known, and the policies of that time tell them apart"
         then = unknown(ends, text, notes)
     # Of pods that the record does not tell apart, today's policies may.

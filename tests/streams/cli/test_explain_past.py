@@ -16,7 +16,7 @@ from enrich.wire.flow import Flow, decode_flow
 from enrich.wire.journal import ContainerPort, Profile
 from streams.cli.explain_past import at_time, of_record
 from streams.cli.past import Past
-from tests.enrich.history.journals import CLUSTER, at, begin, entry, namespace, node, policy
+from tests.enrich.history.journals import CLUSTER, at, begin, entry, gap, namespace, node, policy
 
 CLOSED = {"podSelector": {"matchLabels": {"app": "db"}}}
 FROM_WEB = {"from": [{"podSelector": {"matchLabels": {"app": "web"}}}]}
@@ -81,6 +81,14 @@ def test_a_label_that_profiles_leave_out_is_not_taken_to_be_missing() -> None:
     assert found.today is None, "it depends on the label"
     found = of_record(past({}, profile("web"), profile("db"), later={"ingress": [FROM_WEB]}), [], record())
     assert (found.agrees, found.today and found.today.verdict) == (True, "allow")
+
+
+def test_a_record_in_a_gap_is_not_blamed_on_labels() -> None:
+    states = [entry(one, 0) for one in (profile("web"), profile("db"), namespace("shop"), node("n1", "192.168.0.1"))]
+    made = Timeline(CLUSTER, [begin(), *states, gap(480, 520)])
+    found = of_record(Past(made, Known(made.profiles)), [], record())
+    assert (found.agrees, found.then.verdict) == (None, "unknown")
+    assert "nobody wrote the journal from" in found.then.text
 
 
 def test_of_too_many_kinds_of_pods_nobody_can_say() -> None:
