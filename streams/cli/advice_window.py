@@ -123,6 +123,9 @@ def run_in_window(given: Mapping[str, Any], answer: Callable[[Window], int]) -> 
     except BrokenPipeError:
         leave_stdout()
         code = CANNOT_SAY
+    except OSError as error:
+        click.echo(f"weir: the answer cannot be written: {printable(str(error))}", err=True)
+        code = CANNOT_SAY
     except Exception:
         traceback.print_exc()
         code = CANNOT_SAY

@@ -11,6 +11,8 @@ from enrich.history.profile import LEFT_OUT
 from enrich.wire.batch import Reason
 from enrich.wire.pair import HOUR_NS
 from enrich.wire.references import PolicyRef
+from streams.cli import advice_window
+from streams.cli.advice_window import Window
 from streams.cli.diff_command import _assumed, ports_text
 from streams.cli.main import command
 from streams.cli.policies_command import lines
@@ -82,6 +84,16 @@ def test_a_window_that_has_no_time_in_it_is_refused(arguments: list[str]) -> Non
     done = CliRunner().invoke(command, [*arguments, "--since", "1h", "--until", "2h"])
     assert done.exit_code == 2
     assert "--since 1h is not before the end of the window" in done.stderr
+
+
+def test_a_folder_that_cannot_be_written_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_given: object) -> Window:
+        raise PermissionError(13, "Permission denied", "policies/shop.yaml")
+
+    monkeypatch.setattr(advice_window, "_open", fail)
+    done = CliRunner().invoke(command, ["recommend"])
+    assert done.exit_code == 3
+    assert "weir: the answer cannot be written: [Errno 13] Permission denied: 'policies/shop.yaml'" in done.stderr
 
 
 @pytest.mark.parametrize("arguments", [["--since", "yesterday"], ["--pod-cidr", "10.0.0.0/99"]])
