@@ -142,21 +142,24 @@ class Batcher:
             self._due = min(self._due, now + wait) if before else now + wait
 
     def take(self, *, everything: bool = False) -> list[EncodedBatch]:
-        """Return the batches that are due; with ``everything``, all verdicts that wait."""
+        """Return the batches that are due; with ``everything``, all verdicts and reports that wait."""
         size = min(self._limits.verdicts, max(1, self._limits.bytes // VERDICT.itemsize))
         taken = []
-        self.ends.fill()
+        # Pods make reports all the time, so waiting until there are none would never end.
+        end = self.ends.end
+        self.ends.fill(end)
         while len(self._collected) >= size:
             taken.append(self._cut(size))
-        if (everything and self._has_any()) or self._clock() >= self._due or self.ends.is_due:
+            self.ends.fill(end)
+        if (everything and self._has_any(end)) or self._clock() >= self._due or self.ends.is_due:
             taken.append(self._cut(len(self._collected)))
-            while len(self._collected) or (everything and self._has_any()):
+            while len(self._collected) or (everything and self._has_any(end)):
                 taken.append(self._cut(len(self._collected)))
         return taken
 
-    def _has_any(self) -> bool:
-        """Return whether verdicts or reports wait."""
-        self.ends.fill()
+    def _has_any(self, end: int) -> bool:
+        """Return whether verdicts wait, or reports below a number."""
+        self.ends.fill(end)
         return bool(len(self._collected) or len(self.ends.waiting))
 
     def unreported_losses(self) -> list[EncodedBatch]:

@@ -30,11 +30,18 @@ class CollectedEnds:
         self.waiting: Ends = np.empty(0, END)
         """Those that are to be in the next batch."""
 
-    def fill(self) -> None:
-        """Read what is in the ring, as far as it has room in the next batch."""
-        if self._ring is None or len(self.waiting) >= MAX_IN_BATCH:
+    @property
+    def end(self) -> int:
+        """The number that the next report will get."""
+        return self._ring.producer_number if self._ring else 0
+
+    def fill(self, end: int) -> None:
+        """Read the reports below a number, as far as they have room in the next batch."""
+        waiting = len(self.waiting)
+        room = min(MAX_IN_BATCH, end - self._next) - waiting
+        if self._ring is None or room <= 0:
             return
-        _, more = self._ring.read_entries(MAX_IN_BATCH - len(self.waiting))
+        _, more = self._ring.read_entries(room)
         if len(more):
             self.waiting = np.concatenate([self.waiting, more]) if len(self.waiting) else more
 

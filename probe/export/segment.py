@@ -27,7 +27,7 @@ import numpy as np
 from enrich.runtime.private import open_private
 from enrich.wire.batch import VERDICT, Batch, BatchError, Header, Verdict, decode_batch, encode_batch
 from enrich.wire.numbering import SPOOL_FULL
-from probe.export.summary import covers, encode_summary, joined, summary_of
+from probe.export.summary import covers, encode_summary, joined, summary_of, without_ends
 
 HEAD: Final = struct.Struct("<III")
 """Length of the batch, verdicts removed from it, checksum."""
@@ -183,13 +183,17 @@ def verdicts_in_unreadable(value: bytes) -> int:
 
 
 def without_allows(stored: SpooledBatch) -> SpooledBatch:
-    """Return the batch with its denied and audited verdicts only; the header's ``kept`` lists their numbers."""
+    """Return the batch with its denied and audited verdicts only, without reports; the header's ``kept`` lists their
+    numbers."""
     batch = _batch_of(stored.value)
     if batch is None:
         return stored
     keep = (batch.verdicts["verdict"] & 0x7F) != Verdict.ALLOW
     if bool(keep.all()):
-        return stored
+        # Reports are about allowed connections, so they must not outlive denials either.
+        if batch.ends is None:
+            return stored
+        return stored._replace(value=encode_batch(without_ends(batch.header), batch.verdicts))
     numbers = batch.numbers()[keep].astype(np.int64)
     edges = np.flatnonzero(np.diff(numbers) != 1) + 1
     runs = [(int(run[0]), len(run)) for run in np.split(numbers, edges) if len(run)]
@@ -225,11 +229,11 @@ def without_verdicts(stored: Sequence[SpooledBatch]) -> list[SpooledBatch]:
 
 
 def summaries(stored: Iterable[SpooledBatch]) -> list[Header] | None:
-    """Return the headers of a segment's batches if none of them has a verdict; None if it is another segment."""
+    """Return the headers of a segment's batches if none has a verdict or a report; None if it is another segment."""
     found = []
     for batch in stored:
         header = header_of(batch.value)
-        if header is None or header.verdicts:
+        if header is None or header.verdicts or header.ends:
             return None
         found.append(header)
     return found

@@ -17,10 +17,10 @@ What a kill at each moment leaves for the next start:
   the ring position to 3000 before it reads.
 - After Kafka has B and before that is noted: B is sent again. Readers deduplicate by ring and verdict number.
 
-A full spool first removes the allows from its oldest batches that the publisher has not taken, then whole batches,
-oldest first. Each removal is counted in the stored entry that lost the verdicts, and the header of the next batch
-reports it. These counts are totals of the spool's life, which is longer than a ring's. What remains of the batches says
-which numbers were removed, so that readers do not take them for a gap.
+A full spool first removes allows and reports of connections from its oldest batches that the publisher has not taken,
+then whole batches, oldest first. Each removal is counted in the stored entry that lost the verdicts, and the header of
+the next batch reports it. These counts are totals of the spool's life, which is longer than a ring's. What remains of
+the batches says which numbers were removed, so that readers do not take them for a gap.
 """
 
 from __future__ import annotations

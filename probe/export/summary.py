@@ -18,15 +18,19 @@ from enrich.wire.ends import count_ends
 from enrich.wire.numbering import REFUSED
 
 
+def without_ends(header: Header) -> Header:
+    """Return the header without its reports of connections, which it counts as removed."""
+    ends = (header.ends_removed or 0) + (count_ends(header.ends) if header.ends else 0)
+    return msgspec.structs.replace(header, ends=msgspec.UNSET, ends_removed=ends or msgspec.UNSET)
+
+
 def summary_of(header: Header, reason: str) -> Header:
     """Return the header that stands for a batch of which all verdicts are removed."""
     begin, end = header.covered[:2]
     removed = (reason, begin, end - begin) if end > begin else msgspec.UNSET
-    ends = (header.ends_removed or 0) + (count_ends(header.ends) if header.ends else 0)
     return msgspec.structs.replace(
-        header, first=end, verdicts=0, kept=None, removed=removed, endpoints={}, rules={},
-        ends=msgspec.UNSET, ends_removed=ends or msgspec.UNSET,
-    )  # fmt: skip
+        without_ends(header), first=end, verdicts=0, kept=None, removed=removed, endpoints={}, rules={}
+    )
 
 
 def joined(before: Header, after: Header) -> Header | None:

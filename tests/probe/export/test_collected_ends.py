@@ -9,9 +9,10 @@ import msgspec
 import numpy as np
 import pytest
 
-from enrich.wire.batch import BatchError, decode_batch
+from enrich.wire.batch import BatchError, decode_batch, encode_batch
 from enrich.wire.ends import END_BYTES, MAX_ENDS, How, count_ends, decode_ends, encode_ends
-from probe.export.collected_ends import MAX_IN_BATCH
+from probe.export.batcher import Batcher, Limits
+from probe.export.collected_ends import MAX_IN_BATCH, CollectedEnds
 from probe.export.drain import Drain
 from probe.export.segment import SpooledBatch, without_allows, without_verdicts
 from probe.export.spool import Spool
@@ -30,6 +31,10 @@ class EndsRing:
         self.ends["number"], self.ends["how"] = np.arange(count), How.CLOSED
         self.consumer_number = self.next = 0
         self.releases: list[int] = []
+
+    @property
+    def producer_number(self) -> int:
+        return len(self.ends)
 
     def read_entries(self, most: int) -> tuple[int, Any]:
         first, found = self.next, self.ends[self.next : self.next + most]
@@ -82,6 +87,50 @@ def test_what_is_in_no_batch_yet_is_read_again(tmp_path: Path, monkeypatch: pyte
     drained(ring, ends, spool)
     assert released[0] == 0, "the spool has it first"
     assert ends.consumer_number == 5
+
+
+def test_pods_that_make_reports_all_the_time_do_not_keep_the_probe_from_stopping(tmp_path: Path) -> None:
+    class Busy(EndsRing):
+        def read_entries(self, most: int) -> tuple[int, Any]:
+            assert len(self.ends) < 100, "it never ends"
+            found = super().read_entries(most)
+            self.ends = np.concatenate([self.ends, self.ends[:1]])
+            return found
+
+    ends = Busy(5)
+    drained(Ring(make_rows(3)), ends, Spool(tmp_path))
+    assert 5 <= ends.consumer_number < 20
+    assert ends.consumer_number == ends.next, "the next start reads the others"
+
+
+def test_a_flood_of_verdicts_leaves_room_for_reports() -> None:
+    ends = EndsRing(3 * MAX_IN_BATCH)
+    batcher = Batcher(("c1", "n1", "r1"), NoReferences(), dict, {}, Limits(verdicts=10))
+    batcher.ends = CollectedEnds(ends)  # type: ignore[arg-type]
+    batcher.add(0, make_rows(40))
+    taken = [decode_batch(one.value).ends for one in batcher.take()]
+    assert [0 if one is None else len(one) for one in taken] == [MAX_IN_BATCH] * 3 + [0]
+
+
+def test_reports_do_not_outlive_denials_in_a_full_spool() -> None:
+    report = make_ends(make_rows(3))
+    for stored in (make_batch(7, 0, {"ends": report}), make_batch(7, 2, {"ends": report}, denied=True)):
+        before, after = decode_batch(stored), decode_batch(without_allows(SpooledBatch(stored)).value)
+        assert after.ends is None
+        assert after.header.ends_removed == 3
+        assert after.numbers().tolist() == before.numbers().tolist()
+        again = SpooledBatch(encode_batch(after.header, after.verdicts))
+        assert without_allows(again) == again
+
+
+def test_segments_that_have_reports_alone_are_kept_by_a_restart(tmp_path: Path) -> None:
+    """They have no verdict, and so look like the summaries of removed ones, which a kill may have left twice."""
+    spool = Spool(tmp_path, segment_bytes=1)
+    for number in range(3):
+        value = make_batch(7, 0, {"ends": make_ends(make_rows(1), part=number)})
+        spool.append(value, decode_batch(value).header)
+    spool.close()
+    assert [int(batch.ends["part"][0]) for batch in sent(Spool(tmp_path))] == [0, 1, 2]
 
 
 def test_a_thinned_or_refused_batch_says_how_many_it_had() -> None:
