@@ -6,9 +6,9 @@ A batch in the spool has the meanings of its numbers, so it needs the ledger no 
 
 1. When the ledger has grown, note the numbers that nothing refers to: the candidates.
 2. Ten minutes later, drop the candidates that are in use again. Packets and deny windows of the old policy are long
-   over; a window that is not, because the ring is full, is looked at. Note the ring's end: any verdict with a candidate
-   is before it, because nothing can make another.
-3. When the ring has been read up to there, forget the candidates that still nothing refers to.
+   over; a window that is not, because the ring is full, is looked at. Note the rings' ends: any verdict and any report
+   of a connection with a candidate is before them, because nothing can make another.
+3. When the rings have been read up to there, forget the candidates that still nothing refers to.
 
 Nothing of this is kept on disk. A probe that is restarted begins again at step 1.
 """
@@ -33,15 +33,15 @@ _REST_S: Final = 600.0
 
 
 class RingPosition(Protocol):
-    """How far the ring has been written and read, as numbers of verdicts."""
+    """How far a ring has been written and read, as numbers of its entries."""
 
     @property
     def consumer_number(self) -> int:
-        """The number of the first verdict that has not been released."""
+        """The number of the first entry that has not been released."""
 
     @property
     def producer_number(self) -> int:
-        """The number that the next verdict will get."""
+        """The number that the next entry will get."""
 
 
 class Holder(Protocol):
@@ -55,13 +55,20 @@ class LedgerCompaction:
     """The compaction of one ledger. The ledger's writer calls :meth:`step` now and then."""
 
     def __init__(
-        self, ledger: Ledger, ring: RingPosition, clock: Callable[[], float] = time.monotonic, grown: int = _GROWN
+        self,
+        ledger: Ledger,
+        ring: RingPosition,
+        clock: Callable[[], float] = time.monotonic,
+        grown: int = _GROWN,
+        ends: RingPosition | None = None,
     ) -> None:
-        self._ledger, self._ring, self._clock, self._grown = ledger, ring, clock, grown
+        """``ends``: the ring of reports of connections, if there is one."""
+        self._ledger, self._clock, self._grown = ledger, clock, grown
+        self._rings = [ring] if ends is None else [ring, ends]
         self._candidates: dict[str, set[int]] = {}
         self._noted_at = 0.0
-        self._end: int | None = None
-        """The ring's end at step 2."""
+        self._ends: list[int] | None = None
+        """The rings' ends at step 2."""
         self._in_use = 0
         """How many numbers were in use when it was last looked."""
 
@@ -74,11 +81,11 @@ class LedgerCompaction:
         if not self._candidates:
             if len(self._ledger) > 2 * self._in_use + self._grown:
                 self._note(holders)
-        elif self._end is None:
+        elif self._ends is None:
             if self._clock() - self._noted_at >= _REST_S:
                 self._drop(holders)
-                self._end = self._ring.producer_number
-        elif self._ring.consumer_number >= self._end:
+                self._ends = [ring.producer_number for ring in self._rings]
+        elif all(ring.consumer_number >= end for ring, end in zip(self._rings, self._ends, strict=True)):
             self._drop(holders)
             forget(self._candidates)
             self._forget()
@@ -96,7 +103,7 @@ class LedgerCompaction:
     def _forget(self) -> None:
         self._ledger.forget(self._candidates)
         log.info("ledger compacted", forgotten=sum(map(len, self._candidates.values())), kept=len(self._ledger))
-        self._candidates, self._end = {}, None
+        self._candidates, self._ends = {}, None
 
 
 def _together(holders: Sequence[Holder]) -> dict[str, set[int]]:

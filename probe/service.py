@@ -181,7 +181,7 @@ def _assemble(settings: Settings, source: Source, cluster: Cluster, stack: conte
     intervals.ahead_ns = publisher.clock.ahead_ns
     agent = Agent(settings.node, cluster, view, generation, ledger, intervals, MODES[settings.attach], _rules(settings))
     agent.logging.defaults = LoggingDefaults(settings.logging, settings.log_default_allow, settings.feeds_all())
-    agent.compaction = LedgerCompaction(ledger, ring)
+    agent.compaction = LedgerCompaction(ledger, ring, ends=ring.ends)
     tallies = Tallies(agent, source.age_s, ring, publisher, settings.heartbeat)
     drain = Drain(ring, LedgerReferences(ledger), spool, _limits(settings), earlier, lambda: publisher.clock.skew,
                   tallies.of, publisher.settled.note_appended)  # fmt: skip

@@ -114,6 +114,18 @@ def test_nothing_is_forgotten_before_the_ring_is_read(node: _Node) -> None:
     assert known(node.ledger) == {20}
 
 
+def test_nothing_is_forgotten_before_the_reports_of_connections_are_read(node: _Node) -> None:
+    ends = _Ring(producer_number=10)
+    node.compaction = LedgerCompaction(node.ledger, node.ring, lambda: node.now, grown=10, ends=ends)
+    node.step()
+    node.step(600)
+    node.step()
+    assert len(node.ledger) == 20
+    ends.consumer_number = 10
+    node.step()
+    assert known(node.ledger) == {20}
+
+
 def test_no_number_is_given_out_twice_not_even_by_the_next_process(node: _Node) -> None:
     node.step()
     node.step(600)
