@@ -5,6 +5,8 @@ from __future__ import annotations
 import struct
 from typing import Final
 
+import numpy as np
+
 from probe.kernel import bpf
 from probe.kernel.ends_layout import TRAFFIC_MAP, UNLOGGED
 from probe.kernel.layout import EXPIRE_PLACES, distinct
@@ -29,6 +31,12 @@ def references(maps: Maps) -> dict[str, set[int]]:
     """Return the numbers of the ledger in the verdicts of connections that are to be reported, by kind."""
     if TRAFFIC_MAP not in maps:
         return {}
-    _, traffic = maps[TRAFFIC_MAP].entries()
-    verdicts = traffic["verdict"][traffic["state"] != UNLOGGED]
-    return {kind: distinct(verdicts[kind]) for kind in ("identity", "rule", "endpoint")}
+    found: dict[str, set[int]] = {kind: set() for kind in ("identity", "rule", "endpoint")}
+    layout = maps[TRAFFIC_MAP].layout
+    # Part by part: the map of a large node has 90 MB.
+    for _, values in bpf.entries_of_hash(maps[TRAFFIC_MAP].fd, layout.key.itemsize, layout.value.itemsize):
+        traffic = np.frombuffer(values, layout.value)
+        verdicts = traffic["verdict"][traffic["state"] != UNLOGGED]
+        for kind in found:
+            found[kind] |= distinct(verdicts[kind])
+    return found
