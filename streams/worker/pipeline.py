@@ -207,6 +207,9 @@ class Pipeline:
         for one in inputs:
             try:
                 await self._ended.send(one.tracked, one.batch, self._pending.until_ns())
+            except Exception as error:
+                await self._on_bug(one.tracked, one.value, error)
+            try:
                 await self._account(one.tracked, one.batch.header)
             except Exception as error:
                 await self._on_bug(one.tracked, one.value, error)

@@ -24,7 +24,7 @@ from streams.worker.inflight import InFlightTracker, TrackedInput
 from streams.worker.pending import PendingVerdicts
 from streams.worker.pipeline import Pipeline
 from streams.worker.sender import event_time_ms
-from tests.kafka.batches import make_batch
+from tests.kafka.batches import make_batch, make_ends, make_rows
 
 TOPICS = topics("p", 4)
 
@@ -134,6 +134,16 @@ def test_a_batch_that_cannot_be_enriched_becomes_a_dead_letter_and_is_acknowledg
     assert (topic, key, body) == ("p.dead", b"p.verdicts.raw/2/77", value)
     assert headers["reason"] == b"enrich_failed"
     assert b"a bug" in headers["error"]
+    assert len(acked) == 1
+
+
+def test_a_batch_whose_reports_cannot_be_rendered_is_accounted_for() -> None:
+    value = make_batch(0, 1, {"lost": {"ring_full": (3, 3)}, "ends": make_ends(make_rows(1), number=4)})
+    producer, acked = run(value, enricher=Broken())
+    assert producer.of("p.flows") == [b"0"]
+    assert producer.of("p.dead") == [value]
+    [lost] = [orjson.loads(one) for one in producer.of("p.status")]
+    assert (lost["reason"], lost["verdicts"]) == ("ring_full", 3)
     assert len(acked) == 1
 
 
