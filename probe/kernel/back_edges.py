@@ -32,6 +32,10 @@ _JUMP, _JUMP32 = 0x05, 0x06
 _ALWAYS, _CALL, _EXIT = 0x00, 0x80, 0x90
 _GO_ON: Final = (_JUMP | _ALWAYS, 0, 0, 0)
 """``goto +0``."""
+_LONG_JUMP, _MAY_GOTO = 0x06, 0xE5
+"""Codes of jumps of newer kernels and compilers: ``gotol``, and one that the verifier may take out."""
+_LD_IMM64, _PSEUDO_FUNC = 0x18, 4
+"""The address of another function of the program, by its distance."""
 _PSEUDO_CALL: Final = 1
 """The source register of a call of another function of the program; ``imm`` is the distance."""
 
@@ -47,10 +51,23 @@ class _State(enum.Enum):
 def with_jumps_back(code: bytes) -> bytes:
     """Return the code with ``goto +0`` wherever an instruction that is not a jump falls back into a loop.
 
-    The rest of the code is the same, with adapted distances. Raises OverflowError if a distance exceeds 16 bits."""
+    The rest of the code is the same, with adapted distances. Raises OverflowError if a distance exceeds 16 bits, and
+    ValueError if there is an instruction with a distance that is not known here."""
     instructions: Code = np.frombuffer(code, INSN)
+    _refuse_unknown(instructions)
     places = sorted(_fallen_into(instructions))
     return _inserted(instructions, places).tobytes() if places else code
+
+
+def _refuse_unknown(code: Code) -> None:
+    """Raise ValueError for an instruction whose distance would stay as it is, so that it would lead elsewhere."""
+    unknown = np.isin(code["code"], [_LONG_JUMP, _MAY_GOTO])
+    unknown |= (code["code"] == _LD_IMM64) & (code["registers"] >> 4 == _PSEUDO_FUNC)
+    if unknown.any():
+        at = int(np.flatnonzero(unknown)[0])
+        raise ValueError(
+            f"instruction {at} ({int(code['code'][at]):#04x}) has a distance of a kind that is not known here"
+        )
 
 
 def _fallen_into(code: Code) -> set[int]:

@@ -102,6 +102,12 @@ def test_a_call_of_a_helper_is_no_distance() -> None:
     assert made[0] == (_CALL, 0, 0, 25)
 
 
+@pytest.mark.parametrize("unknown", [(0x06, 0, 0, 1), (0xE5, 0, 1, 0), (0x18, 0x40, 0, 1)])
+def test_a_distance_of_another_kind_is_refused_instead_of_leading_elsewhere(unknown: Instruction) -> None:
+    with pytest.raises(ValueError, match="instruction 0 "):
+        with_jumps_back(_code(unknown, *FALLS_BACK))
+
+
 def test_a_distance_that_no_longer_fits_is_refused() -> None:
     far = (*FALLS_BACK[:-1], *[(_ADD, 0, 0, 0)] * 0x7FFE, (_EXIT, 0, 0, 0))
     with pytest.raises(OverflowError, match="32768 instructions"):
