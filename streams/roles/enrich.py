@@ -154,10 +154,15 @@ def _profile_number(left_out: Collection[str], pod: Pod, labels: Labels, workloa
 def _prepare_topics(settings: Settings, own_topics: OwnTopics, stop: threading.Event) -> bool:
     """Create the topics; return False if stopped meanwhile. Raises StopServiceError."""
     topics = settings.topics
-    others = [(topics.checkpoints, "verdicts that vanish between two workers will not be noticed")]
+    others = [
+        (topics.checkpoints, "verdicts that vanish between two workers will not be noticed"),
+        (topics.ended, "reports of connections cannot be written: give the right before WEIR_ENDS is set"),
+        (topics.journal, "the role journal cannot keep what policies say"),
+    ]
     if settings.pairs:
         others.append((topics.pairs, "pairs will not be counted"))
-    if not own_topics.prepare(topic for topic in topics if topic not in (topics.checkpoints, topics.pairs)):
+    later = {topics.pairs.name, *(topic.name for topic, _ in others)}
+    if not own_topics.prepare(topic for topic in topics if topic.name not in later):
         return False
     for topic, consequence in others:
         try:
