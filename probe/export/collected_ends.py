@@ -13,6 +13,7 @@ import numpy as np
 
 from enrich.wire.ends import Ends
 from probe.export.ring_entries import RingEntries
+from probe.kernel.description import converted
 from probe.kernel.ends_layout import END
 
 MAX_IN_BATCH: Final = 1000
@@ -43,6 +44,8 @@ class CollectedEnds:
             return
         _, more = self._ring.read_entries(room)
         if len(more):
+            # The ring of another version has reports of its verdicts.
+            more = converted(more, END)
             self.waiting = np.concatenate([self.waiting, more]) if len(self.waiting) else more
 
     @property

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from enrich.wire.batch import VERDICT
+from enrich.wire.ends import end_dtype
 from probe.export.ring_entries import RingEntries
 from probe.kernel.description import converted
-from probe.kernel.ends_layout import END
 from probe.kernel.layout import Array, distinct
 from probe.kernel.maps import Maps
 
@@ -24,7 +24,7 @@ class Ring(RingEntries):
     def __init__(self, maps: Maps) -> None:
         super().__init__(maps.ring, maps.verdict)
         self.id = maps.ring_id
-        self.ends = None if maps.ends_ring is None else RingEntries(maps.ends_ring, END)
+        self.ends = None if maps.ends_ring is None else RingEntries(maps.ends_ring, end_dtype(maps.verdict))
         """The ring of reports of connections, if the programs make any (``bpf/ends.h``)."""
         self._maps = maps
 

@@ -9,8 +9,8 @@ import msgspec
 import numpy as np
 import pytest
 
-from enrich.wire.batch import BatchError, decode_batch, encode_batch
-from enrich.wire.ends import END_BYTES, MAX_ENDS, How, count_ends, decode_ends, encode_ends
+from enrich.wire.batch import VERDICT, BatchError, decode_batch, encode_batch
+from enrich.wire.ends import END_BYTES, MAX_ENDS, How, count_ends, decode_ends, encode_ends, end_dtype
 from probe.export.batcher import Batcher, Limits
 from probe.export.collected_ends import MAX_IN_BATCH, CollectedEnds
 from probe.export.drain import Drain
@@ -110,6 +110,21 @@ def test_a_flood_of_verdicts_leaves_room_for_reports() -> None:
     batcher.add(0, make_rows(40))
     taken = [decode_batch(one.value).ends for one in batcher.take()]
     assert [0 if one is None else len(one) for one in taken] == [MAX_IN_BATCH] * 3 + [0]
+
+
+def test_the_reports_of_another_version_have_its_verdicts() -> None:
+    """A later version may have longer verdicts, and its ring is read after a rollback."""
+    ring = EndsRing(2)
+    later = np.zeros(2, end_dtype(np.dtype([*VERDICT.descr, ("more", "<u8")])))
+    for name in ("number", "how"):
+        later[name] = ring.ends[name]
+    for name in VERDICT.names or ():
+        later["verdict"][name] = ring.ends["verdict"][name]
+    expected, ring.ends = ring.ends, later
+    collected = CollectedEnds(ring)  # type: ignore[arg-type]
+    collected.fill(collected.end)
+    assert collected.waiting.dtype == END
+    assert collected.waiting.tobytes() == expected.tobytes()
 
 
 def test_reports_do_not_outlive_denials_in_a_full_spool() -> None:
