@@ -11,6 +11,9 @@ A worker that was frozen may wake up and write after another has taken its parti
 stands with each mark. Who takes a partition over that another writer has not released *fences* that one: it begins with
 the other's transactional id, after which Kafka refuses the other's transactions (:class:`FencedError`). Then it reads
 the marks once more. A fenced worker that is alive makes a new writer, and asks who has its partitions.
+
+After a failed write, a writer begins with its own transactional id once more, and Kafka would not refuse that. So it
+looks whose names stand with the marks before it writes.
 """
 
 from __future__ import annotations
@@ -72,6 +75,9 @@ class MarkedWriter:
         """``group`` has the marks of the partitions of ``topic``. Its name with a dot begins the transactional id."""
         self._connection, self._group, self._topic = connection, group, topic
         self.name = secrets.token_hex(8)
+        self._fenced: KafkaError | None = None
+        self._names: dict[int, str] = {}
+        """For each partition, the name that stood with the mark when it was read or written last."""
         self._producer: Producer | None = None
         self._consumer: Consumer | None = None
 
@@ -88,6 +94,7 @@ class MarkedWriter:
                     self._new_producer(other).init_transactions(CALL_TIMEOUT_S)
             if others:
                 found = self._committed(partitions)
+            self._names |= {one.partition: one.metadata or "" for one in found}
             return {one.partition: self._mark(one) if one.offset >= 0 else None for one in found}
         except KafkaException as error:
             raise MarkError(error.args[0]) from error
@@ -96,10 +103,12 @@ class MarkedWriter:
         self, records: Iterable[tuple[str, bytes, bytes]], marks: Mapping[int, int], released: Collection[int] = ()
     ) -> None:
         """Write records (topic, key and value) and marks, all or nothing. Partitions in ``released`` may be taken over
-        without fencing this writer. Raises :class:`MarkError`."""
+        without fencing this writer. Raises :class:`MarkError`; after a :class:`FencedError`, always that one."""
+        if self._fenced is not None:
+            raise FencedError(self._fenced)
         errors: list[KafkaError] = []
         try:
-            producer = self._in_transaction()
+            producer = self._in_transaction(marks)
             for topic, key, value in records:
                 _produce(producer, topic, key, value, errors)
             offsets = [
@@ -109,11 +118,13 @@ class MarkedWriter:
             group = self._reader().consumer_group_metadata()
             producer.send_offsets_to_transaction(offsets, group, CALL_TIMEOUT_S)
             producer.commit_transaction(CALL_TIMEOUT_S)
+            self._names |= {one.partition: one.metadata or "" for one in offsets}
         except KafkaException as error:
             # The next write begins with a new producer of the same name, which ends what this one has begun.
             self._producer = None
             found: KafkaError = error.args[0]
             if found.code() in _FENCED:
+                self._fenced = found
                 raise FencedError(found) from error
             raise MarkError(errors[0] if errors else found) from error
 
@@ -121,22 +132,31 @@ class MarkedWriter:
         """Forget the clients."""
         self._producer = self._consumer = None
 
-    def _in_transaction(self) -> Producer:
-        if self._producer is None:
+    def _in_transaction(self, marks: Collection[int]) -> Producer:
+        producer = self._producer
+        if producer is None:
             producer = self._new_producer(self.name)
             producer.init_transactions(CALL_TIMEOUT_S)
+            self._check_names(marks)
             self._producer = producer
-        self._producer.begin_transaction()
-        return self._producer
+        producer.begin_transaction()
+        return producer
+
+    def _check_names(self, partitions: Collection[int]) -> None:
+        """Raise if another writer has taken one of the partitions over."""
+        for one in self._committed(partitions) if partitions else ():
+            if (one.metadata or "") not in {self.name, self._names.get(one.partition, "")}:
+                raise KafkaException(KafkaError(KafkaError._FENCED, f"partition {one.partition} has another writer"))
 
     def _new_producer(self, name: str) -> Producer:
         own = {"transactional.id": f"{self._group}.{name}"}
         return Producer({**self._connection, **_PRODUCER, **own}, logger=silent_logger())
 
     def _reader(self) -> Consumer:
-        if self._consumer is None:
-            self._consumer = make_consumer(self._connection, self._group, {})
-        return self._consumer
+        consumer = self._consumer
+        if consumer is None:
+            consumer = self._consumer = make_consumer(self._connection, self._group, {})
+        return consumer
 
     def _committed(self, partitions: Collection[int]) -> list[Any]:
         places = [TopicPartition(self._topic, partition) for partition in sorted(partitions)]

@@ -85,6 +85,8 @@ class PairCounter:
 
     def count(self, inputs: Sequence[TrackedInput], columns: FlowColumns) -> None:
         """Keep with each input what its records add to the counts."""
+        if not self._partitions:
+            return  # nothing of it would ever be written, and so the combinations would never be forgotten
         batch, clusters = columns.batch, {header.cluster for _, header, _ in columns.batch.parts()}
         if len(clusters) > 1:
             # Manifests without the namespace kube-system: every cluster's batches are taken.

@@ -69,7 +69,7 @@ class Segment:
     @property
     def memory(self) -> int:
         """About how many bytes of memory it takes."""
-        hours = sum(len(hour.verdicts) for hour in self._hours.values())
+        hours = sum(len(hour.verdicts) for hour in list(self._hours.values()))  # on any thread
         return len(self.combinations.keys) * COMBINATION_BYTES + hours * _HOUR_BYTES
 
     @property

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Any, Final
 
 import structlog
@@ -32,7 +32,7 @@ from streams.kafka.marked_writes import FencedError, MarkedWriter, MarkError
 from streams.metrics.pairs import PairMetrics
 from streams.settings import Settings
 from streams.worker.inflight import TrackedInput
-from streams.worker.pair_counter import PairCounter, Write, starts_of
+from streams.worker.pair_counter import MAX_BYTES, PairCounter, starts_of
 
 log = structlog.get_logger("kubeweir.streams")
 
@@ -43,6 +43,8 @@ _TAKEOVER_S: Final = 6.0
 _RELEASE_S: Final = 5.0
 _MAX_BACKOFF_S: Final = 60.0
 _TICK_S: Final = 0.2
+_MAX_UNWRITTEN_BYTES: Final = 2 * MAX_BYTES
+"""If counts that cannot be written take more memory, they are dropped."""
 
 
 class Pairs:
@@ -66,7 +68,8 @@ class Pairs:
         """Held while the writer is at work, in a thread."""
         self._replayed_until: dict[int, int] = {}
         self._seen: dict[int, int] = {}
-        """For each partition of this worker, the offset after the last input that was taken."""
+        """For each partition of this worker, the offset after the last input that was taken, or from which on it is
+        read."""
         self._waiting: set[int] = set()
         """Partitions whose marks could not be read yet."""
         self._committed_since_fence = True
@@ -99,7 +102,10 @@ class Pairs:
 
     def finish(self, tracked: TrackedInput) -> None:
         """Add what was counted of an input that is acknowledged."""
-        self._counter.finish(tracked)
+        try:
+            self._counter.finish(tracked)
+        except Exception as error:
+            self._on_bug(error)
 
     def on_commit(self) -> None:
         """Note that Kafka has accepted a commit: this worker is a member of its group."""
@@ -114,6 +120,7 @@ class Pairs:
         self._replayed_until = {p: until for p, until in self._replayed_until.items() if p not in new}
         if not new:
             return {}
+        self._seen |= {partition: offset or 0 for partition, offset in new.items()}
         marks = await self._take_over(new.keys(), _TAKEOVER_S)
         if marks is None:
             self._waiting |= new.keys()
@@ -123,8 +130,9 @@ class Pairs:
             self._begin(partition, since, missed)
             read_from = new[partition]
             if read_from is not None and since < read_from:
-                earlier[partition] = since
+                earlier[partition] = self._seen[partition] = since
                 self._replayed_until[partition] = read_from
+        self._waiting -= new.keys()
         # From now on, whoever takes these partitions over fences this worker first.
         await self._write(patience_s=_TAKEOVER_S)
         if earlier:
@@ -158,7 +166,9 @@ class Pairs:
                 continue
             if self._waiting and self._committed_since_fence:
                 await self._take_waiting_over()
-            await self._write()
+            if not await self._write() and self._counter.memory > _MAX_UNWRITTEN_BYTES:
+                log.error("counts of pairs that cannot be written take too much memory; they are dropped")
+                self._drop()
             backoff_s = min(2.0 ** min(self._failures, 6), _MAX_BACKOFF_S) if self._failures else 0
             due = time.monotonic() + max(wait_s, backoff_s)
 
@@ -178,6 +188,8 @@ class Pairs:
     def _begin_again(self) -> None:
         """Drop what is not written. The old writer may still be at work; nothing comes of it any more."""
         self._counter.abandon()
+        # librdkafka may take a while to end its clients, and the event loop must not wait for it.
+        asyncio.get_running_loop().run_in_executor(None, self._writer.close)
         self._writer = self._new_writer()
         self._turn = asyncio.Lock()
 
@@ -195,44 +207,40 @@ class Pairs:
     async def _take_over(self, partitions: Collection[int], patience_s: float) -> Mapping[int, Any] | None:
         """Return the marks of partitions; None if they cannot be read now."""
         writer, needed = self._writer, list(partitions)
-        found = await self._at_work(lambda: writer.take_over(needed), patience_s)
+        found = await self._at_work(lambda: asyncio.to_thread(writer.take_over, needed), patience_s)
         return found if isinstance(found, dict) else None
 
     async def _write(self, released: Collection[int] = (), patience_s: float = _MAX_BACKOFF_S) -> bool:
         """Write what has changed. Return whether everything is written."""
-        taken: list[Write] = []
         writer, topic = self._writer, self._settings.topics.pairs.name
 
-        def write() -> bool:
-            records = [(topic, key, value) for key, value in taken[0].records]
-            writer.write(records, taken[0].marks, released)
+        async def write() -> bool:
+            # The outcome is noted before the next write begins, because the marks of that one cover these counts, too.
+            taken = self._counter.take_write(released)
+            if taken is None:
+                return False
+            records = [(topic, key, value) for key, value in taken.records]
+            try:
+                await asyncio.to_thread(writer.write, records, taken.marks, released)
+            except Exception:
+                if writer is self._writer:
+                    self._counter.not_written(taken)
+                raise
+            if writer is self._writer:
+                self._counter.written(taken)
             return True
 
-        def take() -> bool:
-            found = self._counter.take_write(released)
-            taken.extend([found] if found is not None else [])
-            return found is not None
+        return await self._at_work(write, patience_s) is not None
 
-        done = await self._at_work(write, patience_s, take)
-        if not taken:
-            return done is not None
-        if done is not None and writer is self._writer:
-            self._counter.written(taken[0])
-            return True
-        if writer is self._writer:
-            self._counter.not_written(taken[0])
-        return False
-
-    async def _at_work(
-        self, work: Callable[[], Any], patience_s: float, before: Callable[[], bool] | None = None
-    ) -> Any:
-        """Do something with the writer in a thread, unless ``before`` returns False. Return its result; None if it
-        failed, or takes too long."""
-        turn = self._turn
+    async def _at_work(self, work: Callable[[], Awaitable[Any]], patience_s: float) -> Any:
+        """Do something with the writer when it is free. Return the result, which is False if there was nothing to do;
+        None if it failed, or takes too long."""
+        turn, writer, is_awaited = self._turn, self._writer, True
 
         async def take_turn() -> Any:
             async with turn:
-                return True if before is not None and not before() else await asyncio.to_thread(work)
+                # A write that begins after the caller has given up would write what the caller has left to others.
+                return await work() if is_awaited and writer is self._writer else None
 
         task = asyncio.ensure_future(take_turn())
         try:
@@ -242,18 +250,32 @@ class Pairs:
         except MarkError as error:
             self._on_problem(str(error))
         except TimeoutError:
+            is_awaited = False
             task.add_done_callback(lambda done: done.cancelled() or done.exception())
             self._on_problem("Kafka does not answer")
+        except Exception as error:
+            self._on_bug(error)
         else:
-            self._on_success()
+            if found:
+                self._failures, self.problem = 0, None
             return found
         return None
 
     def _on_fenced(self, error: str) -> None:
         """Begin again: another worker has taken over what this one had, or a part of it."""
         log.warning("another worker has taken partitions over; counting pairs anew", error=error)
-        self._waiting |= set(self._counter.partitions)
         self._committed_since_fence = False
+        self._drop()
+
+    def _on_bug(self, error: Exception) -> None:
+        """Begin again, because it is not known what is counted. This costs counts, and must not cost records."""
+        log.error("pairs could not be counted or written; counting them anew", exc_info=error)
+        self._on_problem(f"{type(error).__name__}: {error}")
+        self._drop()
+
+    def _drop(self) -> None:
+        """Drop what is not written. The marks will say how much that was when the partitions are taken over again."""
+        self._waiting |= set(self._counter.partitions)
         self._begin_again()
 
     def _on_problem(self, problem: str) -> None:
@@ -264,6 +286,3 @@ class Pairs:
             log.error("counts of pairs cannot be written; trying again", error=problem)
             self._report({"type": "pairs_failed", "error": problem[:1000]})
         self.problem = text
-
-    def _on_success(self) -> None:
-        self._failures, self.problem = 0, None
