@@ -204,7 +204,8 @@ class Combinations:
             # Addresses outside the cluster are as many as somebody wants.
             self._limits.note("addresses")
             end = PairEnd(unknown=True, coarse=True)
-        elif end.block or end.node:
+        elif end not in self._peers:
+            # Readers refuse the whole chunk for one such name, and whoever creates a pod chooses its owner's kind.
             try:
                 msgspec.convert(msgspec.to_builtins(end), PairEnd)
             except msgspec.ValidationError:

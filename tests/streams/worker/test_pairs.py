@@ -21,7 +21,7 @@ from streams.kafka.marked_writes import Mark
 from streams.metrics.pairs import PairMetrics
 from streams.worker.inflight import InFlightTracker, TrackedInput
 from streams.worker.pair_counter import PairCounter, starts_of
-from streams.worker.pair_keys import server_ports
+from streams.worker.pair_keys import Combinations, server_ports
 from streams.worker.pair_limits import MAX_PORTS, MAX_WORLD_PEERS, HourLimits, coarse
 from tests.enrich.flows import CLOCK, make_batch, make_cluster, rows_strategy
 
@@ -270,6 +270,17 @@ def test_a_workload_with_too_many_combinations_leaves_room_for_others() -> None:
     (folded,) = [counted[0] for (_, key), counted in found.items() if key.peer.coarse]
     assert folded == 200
     assert [counted[0] for (_, key), counted in found.items() if key.subject.namespace == "gone"] == [1]
+
+
+def test_an_end_that_readers_would_refuse_is_unknown() -> None:
+    folded: list[str] = []
+    combinations = Combinations(HourLimits(1000, folded.append))
+    refused, taken = PairEnd(namespace="shop", workload="K\u00efnd/web"), PairEnd(namespace="shop", workload="Kind/web")
+
+    numbers = [combinations._class_of_peer(end) for end in (refused, taken)]
+
+    assert [combinations._peer_list[number] for number in numbers] == [PairEnd(unknown=True), taken]
+    assert folded == ["invalid"]
 
 
 def test_the_limit_of_a_worker_counts_by_namespace() -> None:
