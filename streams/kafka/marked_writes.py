@@ -37,7 +37,8 @@ _PRODUCER: Final = {
     "partitioner": "murmur2_random",
     "linger.ms": 20,
     "batch.size": 900_000,
-    "message.max.bytes": 4 << 20,
+    # The broker limits the size of a record, by what compression leaves of it.
+    "message.max.bytes": 16 << 20,
     "topic.metadata.propagation.max.ms": 5_000,
 }
 _FENCED: Final = frozenset({KafkaError._FENCED, KafkaError.INVALID_PRODUCER_EPOCH, KafkaError.PRODUCER_FENCED})
