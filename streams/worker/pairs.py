@@ -43,7 +43,7 @@ _TAKEOVER_S: Final = 6.0
 _RELEASE_S: Final = 5.0
 _MAX_BACKOFF_S: Final = 60.0
 _TICK_S: Final = 0.2
-_MAX_UNWRITTEN_BYTES: Final = 2 * MAX_BYTES
+MAX_UNWRITTEN_BYTES: Final = 2 * MAX_BYTES
 """If counts that cannot be written take more memory, they are dropped."""
 
 
@@ -166,7 +166,7 @@ class Pairs:
                 continue
             if self._waiting and self._committed_since_fence:
                 await self._take_waiting_over()
-            if not await self._write() and self._counter.memory > _MAX_UNWRITTEN_BYTES:
+            if not await self._write() and self._counter.memory > MAX_UNWRITTEN_BYTES:
                 log.error("counts of pairs that cannot be written take too much memory; they are dropped")
                 self._drop()
             backoff_s = min(2.0 ** min(self._failures, 6), _MAX_BACKOFF_S) if self._failures else 0

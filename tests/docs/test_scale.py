@@ -25,6 +25,8 @@ from streams.settings import Settings
 from streams.worker.bounded_app import MAX_PARTITION_FETCH
 from streams.worker.bounded_fetch import MAX_FETCHED, MAX_POLL, MAX_READY, MAX_VALUE, SMALL_BATCH
 from streams.worker.inflate import MAX_INFLATED
+from streams.worker.pair_limits import NOTED_BYTES
+from streams.worker.pairs import MAX_UNWRITTEN_BYTES
 
 ROOT = Path(__file__).parents[2]
 MIB = 1 << 20
@@ -53,6 +55,7 @@ BOUNDS = {
     "records sent alone": QUEUE_OVERHEAD * MAX_RETRIED_KB * 1024,
     "intervals read ahead": MAX_READ_AHEAD_KB * 1024,
     "intervals inflated": GZIP * int(SMALL),
+    "pairs": MAX_UNWRITTEN_BYTES + NOTED_BYTES,
     "batches read ahead": Settings().partitions * MAX_PARTITION_FETCH
     + sum((MAX_FETCHED, MAX_VALUE, MAX_READY, MAX_POLL, MAX_VALUE)),
     "batches inflated": 3 * MAX_INFLATED + Settings().partitions * SMALL_BATCH,

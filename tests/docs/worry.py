@@ -21,7 +21,7 @@ WORRY: Final[dict[str, str]] = {
     "process_cpu_seconds_total": "A rate of 1 for minutes: one core is all that a Python process has.",
     "process_max_fds": "Never by itself.",
     "process_open_fds": "Near process_max_fds.",
-    "process_resident_memory_bytes": "Near the container's limit (deploy/kubernetes: probe 1 GiB, workers 2.5 GiB).",
+    "process_resident_memory_bytes": "Near the container's limit (deploy/kubernetes: probe 1 GiB, workers 3 GiB).",
     "process_start_time_seconds": "Changes often: the process restarts; its log says why.",
     "process_virtual_memory_bytes": "Never by itself.",
     # --- the probe

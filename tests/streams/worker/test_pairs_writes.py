@@ -175,7 +175,7 @@ def test_nothing_is_kept_of_what_cannot_be_counted(worker: Worker) -> None:
 def test_counts_that_cannot_be_written_are_dropped_when_they_take_too_much_memory(
     worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_MAX_UNWRITTEN_BYTES", 100)
+    monkeypatch.setattr(module, "MAX_UNWRITTEN_BYTES", 100)
 
     async def scenario() -> None:
         missed = asyncio.Event()
