@@ -201,6 +201,10 @@ class PairCounter:
             for one in self._segments.values():
                 one.combinations.begin_hour()
         segment = self._segments.get(cluster)
+        if segment is not None and self._now() - segment.began > SEGMENT_S:
+            # A worker without partitions has written nothing for long, and readers do not look for names so far back.
+            del self._segments[cluster]
+            segment = None
         if segment is None:
             if len(self._segments) >= _MAX_CLUSTERS:
                 raise ValueError(f"pairs of more than {_MAX_CLUSTERS} clusters cannot be counted")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from enrich.wire.pair_records import decode_counts, decode_names, is_counts, pai
 from streams.kafka.marked_writes import Mark
 from streams.metrics.pairs import PairMetrics
 from streams.worker.inflight import InFlightTracker, TrackedInput
-from streams.worker.pair_counter import PairCounter, starts_of
+from streams.worker.pair_counter import SEGMENT_S, PairCounter, starts_of
 from streams.worker.pair_keys import Combinations, server_ports
 from streams.worker.pair_limits import MAX_PORTS, MAX_WORLD_PEERS, HourLimits, coarse
 from tests.enrich.flows import CLOCK, make_batch, make_cluster, rows_strategy
@@ -181,6 +182,20 @@ def test_what_is_acknowledged_after_the_last_write_of_a_partition_is_left_to_its
     worker.counter.forget([0])
 
     assert worker.counter.take_write() is None
+
+
+def test_nothing_is_counted_in_a_segment_of_the_day_before() -> None:
+    worker = Worker()
+    for offset, later_s in enumerate((0, SEGMENT_S + 1)):
+        worker.counter._now = partial(float, NOW_S + later_s)
+        (tracked,) = worker.take(offset, make_batch(fresh()))
+        worker.counter.finish(tracked)
+        if not offset:
+            worker.write()  # and then the worker has no partition for a day
+
+    last = worker.counter.take_write()
+    assert last is not None
+    assert sorted(is_counts(key) for key, _ in last.records) == [False, True], "the names are written once more"
 
 
 def test_inputs_before_the_mark_are_not_counted() -> None:
