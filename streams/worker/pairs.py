@@ -59,7 +59,7 @@ class Pairs:
     ) -> None:
         """``report`` sends a record to the status topic."""
         self.problem: str | None = None
-        """Why counts are not written, if they are not."""
+        """Why pairs are not counted, or counts not written, if so."""
         self._settings, self._metrics, self._report = settings, metrics, report
         self._counter = PairCounter(settings.pairs_limit, metrics, now)
         metrics.bytes.set_function(lambda: self._counter.memory)
@@ -281,7 +281,8 @@ class Pairs:
     def _on_problem(self, problem: str) -> None:
         self._failures += 1
         self._metrics.failed_writes.inc()
-        text = f"pairs are counted, but not written: {problem}"
+        state = "counted, but not written" if self._counter.partitions else "not counted"
+        text = f"pairs are {state}: {problem}"
         if text != self.problem:
             log.error("counts of pairs cannot be written; trying again", error=problem)
             self._report({"type": "pairs_failed", "error": problem[:1000]})
