@@ -23,6 +23,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
 import structlog
@@ -64,6 +65,8 @@ class Pairs:
         self._counter = PairCounter(settings.pairs_limit, metrics, now)
         metrics.bytes.set_function(lambda: self._counter.memory)
         self._writer = self._new_writer()
+        # Not those of the event loop: what a Kafka that stands still keeps busy here, flows would wait for.
+        self._threads = ThreadPoolExecutor(4, "pairs")
         self._turn = asyncio.Lock()
         """Held while the writer is at work, in a thread."""
         self._replayed_until: dict[int, int] = {}
@@ -189,7 +192,7 @@ class Pairs:
         """Drop what is not written. The old writer may still be at work; nothing comes of it any more."""
         self._counter.abandon()
         # librdkafka may take a while to end its clients, and the event loop must not wait for it.
-        asyncio.get_running_loop().run_in_executor(None, self._writer.close)
+        self._in_thread(self._writer.close)
         self._writer = self._new_writer()
         self._turn = asyncio.Lock()
 
@@ -207,7 +210,7 @@ class Pairs:
     async def _take_over(self, partitions: Collection[int], patience_s: float) -> Mapping[int, Any] | None:
         """Return the marks of partitions; None if they cannot be read now."""
         writer, needed = self._writer, list(partitions)
-        found = await self._at_work(lambda: asyncio.to_thread(writer.take_over, needed), patience_s)
+        found = await self._at_work(lambda: self._in_thread(writer.take_over, needed), patience_s)
         return found if isinstance(found, dict) else None
 
     async def _write(self, released: Collection[int] = (), patience_s: float = _MAX_BACKOFF_S) -> bool:
@@ -221,7 +224,7 @@ class Pairs:
                 return False
             records = [(topic, key, value) for key, value in taken.records]
             try:
-                await asyncio.to_thread(writer.write, records, taken.marks, released)
+                await self._in_thread(writer.write, records, taken.marks, released)
             except Exception:
                 if writer is self._writer:
                     self._counter.not_written(taken)
@@ -231,6 +234,9 @@ class Pairs:
             return True
 
         return await self._at_work(write, patience_s) is not None
+
+    def _in_thread(self, work: Callable[..., Any], *arguments: Any) -> asyncio.Future[Any]:
+        return asyncio.get_running_loop().run_in_executor(self._threads, work, *arguments)
 
     async def _at_work(self, work: Callable[[], Awaitable[Any]], patience_s: float) -> Any:
         """Do something with the writer when it is free. Return the result, which is False if there was nothing to do;
