@@ -29,7 +29,8 @@ allow "$readers" Read \
   --group "$prefix.dead.reader" \
   --group "$prefix.checkpoints.reader" \
   --group "$prefix.pairs.reader" \
-  --group "$prefix.journal.reader"
+  --group "$prefix.journal.reader" \
+  --group "$prefix.endpoints.reader"
 allow "$readers" Read --resource-pattern-type prefixed \
   --group "$prefix.reader."
 allow "$readers" Read \
@@ -41,7 +42,8 @@ allow "$readers" Read \
   --topic "$prefix.dead" \
   --topic "$prefix.checkpoints" \
   --topic "$prefix.pairs" \
-  --topic "$prefix.journal"
+  --topic "$prefix.journal" \
+  --topic "$prefix.endpoints"
 allow "$workers" DescribeConfigs \
   --topic "$prefix.verdicts.raw" \
   --topic "$prefix.endpoints" \

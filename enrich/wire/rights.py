@@ -20,7 +20,7 @@ Operation = Literal["Read", "Write", "DescribeConfigs"]
 PRINCIPALS: Final[dict[Principal, str]] = {
     "probe": "`weir-probe`, on every node",
     "workers": "`weir-streams`, in every role",
-    "readers": "`weir observe`, log shippers and your own consumers",
+    "readers": "The command `weir`, log shippers and your own consumers",
 }
 _PROBE_WRITES: Final = {"verdicts.raw": "send batches of verdicts", "endpoints": "send address intervals"}
 _WORKER_READS: Final = {
@@ -58,6 +58,7 @@ _READER_READS: Final = {
     "checkpoints": "know which nodes were ever heard of (`weir status`)",
     "pairs": "answer questions about the past",
     "journal": "know what policy said at a time",
+    "endpoints": "know which pod had an address then (`weir explain --at`), and where pods have addresses",
 }
 
 _WITHOUT_A_GROUP: Final = "read the topic without a group, for which librdkafka asks all the same"

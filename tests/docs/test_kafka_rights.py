@@ -32,6 +32,16 @@ def test_the_page_has_every_right_under_its_principal() -> None:
     assert found == _LISTED
 
 
+def test_readers_may_read_each_topic_that_a_command_of_weir_reads() -> None:
+    sources = [*(ROOT / "streams" / "cli").glob("*.py"), ROOT / "streams" / "journal" / "reading.py"]
+    asked = {name for path in sources for name in re.findall(r"topics\.(\w+)\.name", path.read_text())}
+    assert {"flows", "journal", "pairs"} <= asked
+    names = {getattr(topics("kubeweir", 32), attribute).name for attribute in asked}
+    readers = {(resource, name) for principal, resource, name, _, operation in _LISTED
+               if principal == "readers" and operation == "Read"}  # fmt: skip
+    assert {("topic", name) for name in names} | {("group", f"{name}.reader") for name in names} <= readers
+
+
 def test_the_users_of_strimzi_have_the_same_rights() -> None:
     found = set()
     for user in yaml.safe_load_all((_KAFKA / "users.yaml").read_text()):
