@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import sys
 import traceback
@@ -21,16 +20,15 @@ from enrich.runtime.settings import SettingsError, load
 from enrich.sources.manifest_files import ManifestError
 from enrich.wire.pair import HOUR_NS, Pair
 from streams.cli.kafka_failure import needs_to_read, say_why
-from streams.cli.observe import parse_since
+from streams.cli.observe import parse_window
 from streams.cli.pairs_reading import PairsReading, read_pairs
-from streams.cli.past import Past, load_past
+from streams.cli.past import Past, load_past, parse_pod_cidrs
 from streams.cli.terminal import printable
 from streams.kafka.connection import Connection, ReadError, checked
 from streams.settings import EVERY_CLUSTER, Settings
 
 WRONG: Final = 2
 CANNOT_SAY: Final = 3
-_SECOND_NS: Final = 1_000_000_000
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 _OPTIONS: Final = (
@@ -102,8 +100,8 @@ def run_in_window(given: Mapping[str, Any], answer: Callable[[Window], int]) -> 
     try:
         settings = load(Settings, env)
         connection = checked(settings.connection())
-        span = _span(given["since"], given["until"])
-        cidrs = [ipaddress.ip_network(one) for one in given["pod_cidrs"]]
+        span = parse_window(given["since"], given["until"], datetime.now(UTC))
+        cidrs = parse_pod_cidrs(given["pod_cidrs"])
     except (SettingsError, ValueError) as error:
         raise click.UsageError(str(error)) from error
     cluster = "" if given["cluster"] in (None, EVERY_CLUSTER) else given["cluster"]
@@ -136,18 +134,6 @@ def say(notes: Sequence[str]) -> None:
     """Print notes for people on standard error. Names in them come from the cluster."""
     for note in notes:
         click.echo(f"weir: {printable(note)}", err=True)
-
-
-def _span(since: str, until: str | None) -> tuple[int, int]:
-    now = datetime.now(UTC)
-    since_ns, until_ns = (_nanoseconds(parse_since(one, now) if one else now) for one in (since, until))
-    if since_ns >= until_ns:
-        raise ValueError(f"--since {since} is not before the end of the window")
-    return since_ns, until_ns
-
-
-def _nanoseconds(when: datetime) -> int:
-    return max(0, int(when.timestamp() * _SECOND_NS))
 
 
 def _open(

@@ -44,7 +44,8 @@ def _named(text: str) -> tuple[str, str, str]:
     if kind not in KINDS:
         near = nearest(kind, KINDS)
         raise ChangeError(
-            f"--delete {text}: {kind} is not {', '.join(KINDS)}{f'; did you mean {near}?' if near else ''}"
+            f"--delete {text}: {kind!r} is not a kind of policy"
+            + (f"; did you mean {near}?" if near else f"; write {', '.join(KINDS[:-1])} or {KINDS[-1]}")
         )
     namespaced = kind == NetworkPolicy.__name__
     if len(rest) != 1 + namespaced or not all(rest):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import json
 import os
 import sys
@@ -28,16 +27,15 @@ from enrich.sources.manifest_files import ManifestError
 from enrich.wire.pair import HOUR_NS
 from streams.cli.backtest import ChangeError, as_json, lines, read_change
 from streams.cli.kafka_failure import needs_to_read, say_why
-from streams.cli.observe import parse_since
+from streams.cli.observe import parse_window
 from streams.cli.pairs_reading import read_pairs
-from streams.cli.past import Past, load_past
+from streams.cli.past import Past, load_past, parse_pod_cidrs
 from streams.cli.terminal import PipeConsole, printable
 from streams.kafka.connection import Connection, ReadError, checked
 from streams.settings import EVERY_CLUSTER, Settings
 
 DENIES: Final = 1
 CANNOT_SAY: Final = 3
-_SECOND_NS: Final = 1_000_000_000
 
 
 @click.command()
@@ -109,17 +107,13 @@ class _Asked:
 
 def _asked(settings: Settings, files: Sequence[Path], given: Mapping[str, Any]) -> _Asked:
     """Check the command line and the files. Raises ValueError, of which SettingsError and ManifestError are."""
-    now = datetime.now(UTC)
     change = read_change(files, given["deleted"], replace_all=given["replace_all"])
     if change == Change():
         raise ChangeError("name at least one FILE, or a policy with --delete")
-    since_ns = _nanoseconds(parse_since(given["since"], now))
-    until_ns = _nanoseconds(parse_since(given["until"], now) if given["until"] else now)
-    if since_ns >= until_ns:
-        raise ChangeError(f"--since {given['since']} is not before the end of the window")
+    since_ns, until_ns = parse_window(given["since"], given["until"], datetime.now(UTC))
     return _Asked(
         settings, checked(settings.connection()), "" if given["cluster"] in (None, EVERY_CLUSTER) else given["cluster"],
-        change, tuple(map(ipaddress.ip_network, given["pod_cidrs"])), since_ns, until_ns,
+        change, parse_pod_cidrs(given["pod_cidrs"]), since_ns, until_ns,
         given["output"], given["most"], given["strict"],
     )  # fmt: skip
 
@@ -185,7 +179,3 @@ def _notes(past: Past, change: Change, begins_ns: int, window: tuple[int, int]) 
     absent = change.absent(past.timeline.view_at(at) for at in (since_ns, until_ns))
     notes += [f"there was no {'/'.join(part for part in one if part)} to delete" for one in absent]
     return notes
-
-
-def _nanoseconds(when: datetime) -> int:
-    return max(0, int(when.timestamp() * _SECOND_NS))

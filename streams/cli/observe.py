@@ -78,6 +78,26 @@ def parse_since(text: str, now: datetime) -> datetime:
         raise ValueError(f"{text!r} is neither a duration like 90s, 5m, 2h, 3d nor a time like {now:%FT%TZ}") from None
 
 
+def parse_window(since: str, until: str | None, now: datetime) -> tuple[int, int]:
+    """Return begin and end of the window between ``--since`` and ``--until``, in nanoseconds since the epoch; without
+    ``--until`` it ends now.
+
+    Raises ValueError, which names the option."""
+    begins = _named("--since", since, now)
+    ends = _named("--until", until, now) if until else now
+    if begins >= ends:
+        raise ValueError(f"--since {since} is not before the end of the window")
+    since_ns, until_ns = (max(0, int(one.timestamp() * 1_000_000_000)) for one in (begins, ends))
+    return since_ns, until_ns
+
+
+def _named(option: str, text: str, now: datetime) -> datetime:
+    try:
+        return parse_since(text, now)
+    except ValueError as error:
+        raise ValueError(f"{option}: {error}") from error
+
+
 def parse_duration(text: str) -> timedelta:
     """Return the duration that ``text`` means, such as ``90s``, ``5m``, ``2h`` or ``3d``.
 

@@ -91,6 +91,14 @@ def _pod_ranges(connection: Connection, topic: str, timeline: Timeline) -> tuple
     return cidrs, ""
 
 
+def parse_pod_cidrs(texts: Sequence[str]) -> tuple[Network, ...]:
+    """Return the networks of ``--pod-cidr``. Raises ValueError, which names the option."""
+    try:
+        return tuple(map(ipaddress.ip_network, texts))
+    except ValueError as error:
+        raise ValueError(f"--pod-cidr: {error}; write it like 10.244.0.0/16") from error
+
+
 def ranges_of(timeline: Timeline) -> tuple[Network, ...]:
     """Return the ranges of pods' addresses that the nodes have; none if one of them says nothing."""
     nodes = timeline.all_nodes()

@@ -47,7 +47,9 @@ class NoAnswerError(Exception):
 def ask_past(source: str, destination: str | None, given: Mapping[str, Any]) -> PastExplanation:
     """Return what policies said. Raises SettingsError, QuerySyntaxError, NoAnswerError."""
     if given["now"] is not None:
-        raise QuerySyntaxError("--source and --timeout are about the cluster of now; the past is on Kafka")
+        raise QuerySyntaxError(
+            "--source and --timeout cannot be used with --at or the id of a record, which ask Kafka and not the cluster"
+        )
     env = {"WEIR_KAFKA": given["kafka"], "WEIR_TOPIC_PREFIX": given["prefix"]}
     settings = load(Settings, {**os.environ, **{key: value for key, value in env.items() if value}})
     connection = checked(settings.connection())
@@ -69,7 +71,7 @@ def _of_record(
     if given["at"]:
         raise QuerySyntaxError("--at needs SOURCE and DESTINATION; a record has its own time")
     if not _ID.fullmatch(record_id):
-        raise QuerySyntaxError(f"{record_id!r} is not the id of a record; or a DESTINATION is missing")
+        raise QuerySyntaxError(f"{record_id!r} is not the id of a record (RING-NUMBER), or a DESTINATION is missing")
     since_ms = _time(given["since"], "--since") // 1_000_000
     topics = settings.topics
     flow = find_record(connection, (topics.denied.name, topics.flows.name), record_id, since_ms)

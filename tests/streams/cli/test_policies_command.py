@@ -99,3 +99,19 @@ def test_a_folder_that_cannot_be_written_is_named(monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize("arguments", [["--since", "yesterday"], ["--pod-cidr", "10.0.0.0/99"]])
 def test_an_option_that_is_not_understood_is_refused(arguments: list[str]) -> None:
     assert CliRunner().invoke(command, ["policies", *arguments]).exit_code == 2
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["recommend"],
+        ["policies"],
+        ["diff", "cluster", "cluster"],
+        ["backtest", "--delete", "NetworkPolicy/shop/db"],
+    ],
+)
+@pytest.mark.parametrize(("option", "value"), [("--since", "x"), ("--until", "x"), ("--pod-cidr", "10.0.0.1/8")])
+def test_a_wrong_value_is_refused_with_the_name_of_its_option(arguments: list[str], option: str, value: str) -> None:
+    done = CliRunner().invoke(command, [*arguments, option, value])
+    assert done.exit_code == 2
+    assert f"{option}: '{value}'" in done.stderr or f"{option}: {value}" in done.stderr
