@@ -33,7 +33,7 @@ _FIXED_LINES: Final = 6
 
 
 @dataclass
-class Picture:
+class Snapshot:
     """What is shown at one moment."""
 
     at: datetime
@@ -49,7 +49,7 @@ class Picture:
     """Records that were not counted, because they came faster than they are counted."""
 
 
-Show = Callable[[Picture], None]
+Show = Callable[[Snapshot], None]
 
 
 @dataclass
@@ -72,7 +72,7 @@ class Top:
         self._rates = Rates()
 
     def run(self, show: Show, count: int | None = None) -> None:
-        """Show a picture after each tick, until interrupted, or ``count`` times."""
+        """Show a snapshot after each tick, until interrupted, or ``count`` times."""
         self._next = {partition: end for partition, (_, end) in self.reader.bounds().items()}
         self.reader.start(self._next)
         selection, due = Selection(self.choice), time.monotonic() + self.tick_s
@@ -85,7 +85,7 @@ class Top:
                         is_denied = shown.flow.disposition in {"deny", "audit"}
                         self._rates.add(row_of(self.columns, shown.flow), is_denied=is_denied)
             self._look_at_kafka()
-            show(self._picture())
+            show(self._snapshot())
             self._rates.next_tick()
             due = time.monotonic() + self.tick_s
             count = None if count is None else count - 1
@@ -105,66 +105,66 @@ class Top:
             self._next = ends
             self.reader.start(ends)
 
-    def _picture(self) -> Picture:
-        return Picture(
+    def _snapshot(self) -> Snapshot:
+        return Snapshot(
             datetime.now(UTC), list(self.columns), self._rates.total(), self._rates.highest(self.rows),
             len(self._rates), self._rates.window_s, self.tick_s, self._away_since, self._skipped,
         )  # fmt: skip
 
 
-def lines_of(picture: Picture, servers: str) -> list[str]:
+def lines_of(snapshot: Snapshot, servers: str) -> list[str]:
     """Return the lines above the table."""
-    total = picture.total
+    total = snapshot.total
     first = (
-        f"{picture.at:%H:%M:%S}  {total.records:,.1f} records/s, {total.denied:,.1f} denied/s, of the last "
-        f"{picture.window_s:,.0f} s, in {picture.groups:,} groups"
+        f"{snapshot.at:%H:%M:%S}  {total.records:,.1f} records/s, {total.denied:,.1f} denied/s, of the last "
+        f"{snapshot.window_s:,.0f} s, in {snapshot.groups:,} groups"
     )
     lines = [first]
-    if picture.away_since is not None:
-        since = f"{picture.away_since:%H:%M:%S}"
+    if snapshot.away_since is not None:
+        since = f"{snapshot.away_since:%H:%M:%S}"
         lines.append(
             f"Kafka at {servers} has not answered since {since} (UTC); the rates are of before, and go on then"
         )
-    if picture.skipped:
-        lines.append(f"{picture.skipped:,} records were skipped: they come faster than they are counted")
+    if snapshot.skipped:
+        lines.append(f"{snapshot.skipped:,} records were skipped: they come faster than they are counted")
     return lines
 
 
 def screen_of(screen: ScreenContext, console: Console, servers: str) -> Show:
-    """Return what shows pictures on a terminal, one in place of the other."""
+    """Return what shows snapshots on a terminal, one in place of the other."""
     is_plain = not console.encoding.startswith("utf")
 
-    def show(picture: Picture) -> None:
-        lines = Text("\n".join(lines_of(picture, servers)), style="bold")
+    def show(snapshot: Snapshot) -> None:
+        lines = Text("\n".join(lines_of(snapshot, servers)), style="bold")
         rows = max(1, console.height - _FIXED_LINES)
-        screen.update(Group(lines, _table(picture, rows, is_plain=is_plain)))
+        screen.update(Group(lines, _table(snapshot, rows, is_plain=is_plain)))
 
     return show
 
 
-def _table(picture: Picture, rows: int, *, is_plain: bool) -> Table:
+def _table(snapshot: Snapshot, rows: int, *, is_plain: bool) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     for heading in ("PER S", "DENIED"):
         table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column(f"LAST {picture.tick_s * TICKS:,.0f} S", no_wrap=True, width=TICKS)
-    for name in picture.names:
+    table.add_column(f"LAST {snapshot.tick_s * TICKS:,.0f} S", no_wrap=True, width=TICKS)
+    for name in snapshot.names:
         table.add_column(name.upper(), overflow="fold")
-    for rate in picture.rows[:rows]:
+    for rate in snapshot.rows[:rows]:
         # Whoever may write to the topic chooses texts, and a terminal obeys some.
         fields = [Text(printable(text) or "-") for text in rate.group]
-        fields += [Text("") for _ in picture.names[len(fields) :]]
+        fields += [Text("") for _ in snapshot.names[len(fields) :]]
         denied = Text(f"{rate.denied:,.1f}", style="bold red" if rate.denied else "dim")
         table.add_row(f"{rate.records:,.1f}", denied, Text(bars(rate.ticks, is_plain=is_plain)), *fields)
     return table
 
 
 def plain_lines(write: Callable[[str], None], servers: str) -> Show:
-    """Return what writes pictures one behind the other, for a file or a pipe."""
+    """Return what writes snapshots one behind the other, for a file or a pipe."""
 
-    def show(picture: Picture) -> None:
-        for line in lines_of(picture, servers):
+    def show(snapshot: Snapshot) -> None:
+        for line in lines_of(snapshot, servers):
             write(line)
-        for rate in picture.rows:
+        for rate in snapshot.rows:
             group = "  ".join(printable(text) or "-" for text in rate.group)
             write(f"{rate.records:>12,.1f}  {rate.denied:>12,.1f}  {bars(rate.ticks)}  {group}")
         write("")
@@ -173,19 +173,19 @@ def plain_lines(write: Callable[[str], None], servers: str) -> Show:
 
 
 def json_lines(write: Callable[[bytes], None]) -> Show:
-    """Return what writes each picture as a JSON object on a line."""
+    """Return what writes each snapshot as a JSON object on a line."""
 
-    def show(picture: Picture) -> None:
-        away = picture.away_since
+    def show(snapshot: Snapshot) -> None:
+        away = snapshot.away_since
         written: dict[str, Any] = {
-            "time": f"{picture.at:%Y-%m-%dT%H:%M:%S.%f}Z",
-            "window_s": picture.window_s,
-            "tick_s": picture.tick_s,
-            "groups": picture.groups,
+            "time": f"{snapshot.at:%Y-%m-%dT%H:%M:%S.%f}Z",
+            "window_s": snapshot.window_s,
+            "tick_s": snapshot.tick_s,
+            "groups": snapshot.groups,
             "kafka_away_since": None if away is None else f"{away:%Y-%m-%dT%H:%M:%S.%f}Z",
-            "skipped": picture.skipped,
-            "total": as_object((), picture.total),
-            "rates": [as_object(picture.names, rate) for rate in picture.rows],
+            "skipped": snapshot.skipped,
+            "total": as_object((), snapshot.total),
+            "rates": [as_object(snapshot.names, rate) for rate in snapshot.rows],
         }
         write(orjson.dumps(written))
 

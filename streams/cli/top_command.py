@@ -38,27 +38,27 @@ _ANSWER_S: Final = 2.0
 @conditions
 @click.option("--rows", type=click.IntRange(1, 1000), default=30, show_default=True, help="Groups that are shown.")
 @click.option(
-    "--every", type=click.FloatRange(0.2, 60), default=2.0, show_default=True, help="Seconds from picture to picture."
+    "--every", type=click.FloatRange(0.2, 60), default=2.0, show_default=True, help="Seconds between two snapshots."
 )
-@click.option("--count", type=click.IntRange(1), help="End after so many pictures.")
+@click.option("--count", type=click.IntRange(1), help="End after so many snapshots.")
 @click.option(
     "-o",
     "--output",
     type=click.Choice(["auto", "lines", "json"]),
     default="auto",
     show_default=True,
-    help="A screen in a terminal, else lines; or one JSON object for each picture.",
+    help="A screen in a terminal, else lines; or one JSON object for each snapshot.",
 )
 @click.option("--kafka", help="Kafka bootstrap servers. [WEIR_KAFKA, else 127.0.0.1:9092]")
 @click.option("--topic-prefix", "prefix", help="Prefix of the topics. [WEIR_TOPIC_PREFIX, else kubeweir]")
 def top(by: str, rows: int, every: float, count: int | None, output: str, **options: Any) -> None:
-    """Show who has the most flows right now: records per second, denied ones, and bars of the last 30 pictures.
+    """Show who has the most flows right now: records per second, denied ones, and bars of the last 30 snapshots.
 
     The conditions are those of weir observe, and --not leaves out what fits the one behind it. Records count when they
     arrive. While Kafka cannot be reached, the screen says since when, and goes on afterwards. Ctrl-C ends it.
 
     \b
-    Exit 0: --count pictures were shown. 1: Kafka cannot be read. 2: the command is wrong.
+    Exit 0: --count snapshots were shown. 1: Kafka cannot be read. 2: the command is wrong.
     """
     kafka, prefix = options.pop("kafka"), options.pop("prefix")
     env = {**os.environ, **{k: v for k, v in (("WEIR_KAFKA", kafka), ("WEIR_TOPIC_PREFIX", prefix)) if v}}

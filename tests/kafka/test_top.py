@@ -112,8 +112,8 @@ def test_a_screen_lives_through_an_outage_and_ctrl_c_gives_the_terminal_back(pla
         piped = subprocess.run(
             command(port, "--count", "2", "-o", "json"), capture_output=True, timeout=PATIENCE_S, check=True
         )
-        pictures = [json.loads(line) for line in piped.stdout.splitlines()]
-        assert [one["kafka_away_since"] for one in pictures] == [None, None]
+        snapshots = [json.loads(line) for line in piped.stdout.splitlines()]
+        assert [one["kafka_away_since"] for one in snapshots] == [None, None]
     finally:
         if terminal is not None:
             terminal.end()

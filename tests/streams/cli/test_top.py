@@ -19,7 +19,7 @@ from streams.cli.columns import read_columns
 from streams.cli.filters import Filters
 from streams.cli.main import command
 from streams.cli.rates import OTHERS, TICKS, Rates, bars
-from streams.cli.top import Picture, Top, json_lines, plain_lines, screen_of
+from streams.cli.top import Snapshot, Top, json_lines, plain_lines, screen_of
 from streams.kafka.connection import ReadError
 from streams.kafka.records import Record
 from tests.streams.cli.test_observe import make_value
@@ -86,7 +86,7 @@ def test_bars_are_as_high_as_the_counts() -> None:
 
 
 class Arriving:
-    """A topic in which some records arrive before each picture; an error stands for a broker that does not answer."""
+    """A topic in which some records arrive before each snapshot; an error stands for a broker that does not answer."""
 
     def __init__(self, *arriving: Sequence[bytes] | ReadError) -> None:
         self.arriving, self.end, self.started = list(arriving), 0, [dict[int, int]()]
@@ -119,9 +119,9 @@ class Arriving:
         return [Record(0, first + number, b"", value, 0) for number, value in enumerate(found)]
 
 
-def pictures(topic: Arriving, count: int, by: str = "workload,verdict", **filters: Any) -> list[Picture]:
+def snapshots(topic: Arriving, count: int, by: str = "workload,verdict", **filters: Any) -> list[Snapshot]:
     """Return what is shown, with a tick for each time that something arrives."""
-    found: list[Picture] = []
+    found: list[Snapshot] = []
     running = Top(topic, Choice(Filters(**filters)), read_columns("--by", by, counted=True), 10, 0.05)
     running.run(found.append, count)
     return found
@@ -133,21 +133,21 @@ def values(count: int, **changes: Any) -> list[bytes]:
 
 def test_what_arrives_is_counted_by_fields_and_conditions() -> None:
     arriving = [*values(3), *values(2, disposition="deny"), *values(4, disposition="audit", node_name="n2")]
-    (one,) = pictures(Arriving(arriving), 1)
+    (one,) = snapshots(Arriving(arriving), 1)
     assert [(rate.group, rate.ticks[-1], rate.denied > 0) for rate in one.rows] == [
         (("shop/Deployment/web", "audit"), 4, True),
         (("shop/Deployment/web", "allow"), 3, False),
         (("shop/Deployment/web", "deny"), 2, True),
     ]
-    (one,) = pictures(Arriving(arriving), 1, "namespace,port", nodes=["n1"])
+    (one,) = snapshots(Arriving(arriving), 1, "namespace,port", nodes=["n1"])
     assert [(rate.group, rate.ticks[-1]) for rate in one.rows] == [(("shop", "8080"), 5)]
-    (one,) = pictures(Arriving([*values(1), *values(1)]), 1)
+    (one,) = snapshots(Arriving([*values(1), *values(1)]), 1)
     assert one.rows[0].ticks[-1] == 1, "a repeat counts once"
 
 
 def test_while_kafka_is_away_the_screen_says_since_when_and_goes_on_afterwards() -> None:
     gone = ReadError("no")
-    before, away, longer, after = pictures(Arriving(values(3), gone, gone, values(2, node_name="n2")), 4)
+    before, away, longer, after = snapshots(Arriving(values(3), gone, gone, values(2, node_name="n2")), 4)
     assert before.away_since is None
     assert away.away_since is not None
     assert before.at - timedelta(seconds=1) < away.away_since <= before.at, "since the last answer"
@@ -166,7 +166,7 @@ def test_what_comes_faster_than_it_is_counted_is_skipped_and_said() -> None:
             return {0: (0, self.end + (600_000 if self.end == 1 else 0))}
 
     topic = Flooded(values(1), values(1, node_name="n2"))
-    first, second = pictures(topic, 2)
+    first, second = snapshots(topic, 2)
     assert (first.skipped, second.skipped) == (600_000, 600_000)
     assert topic.started[-1] == {0: 600_001}, "it goes on at the end"
     shown: list[str] = []
@@ -176,7 +176,7 @@ def test_what_comes_faster_than_it_is_counted_is_skipped_and_said() -> None:
 
 def test_a_screen_shows_rates_bars_and_groups_and_nothing_that_a_terminal_obeys() -> None:
     hostile = make_value(id="h-1", src={"pod_name": "a\x1b[2J", "namespace": "shop"})
-    (one,) = pictures(Arriving([*values(2), hostile]), 1, "src.pod,verdict")
+    (one,) = snapshots(Arriving([*values(2), hostile]), 1, "src.pod,verdict")
     out = io.StringIO()
     console = Console(file=out, force_terminal=True, width=120, height=20, color_system=None, _environ={})
     with console.screen() as screen:
@@ -190,10 +190,10 @@ def test_a_screen_shows_rates_bars_and_groups_and_nothing_that_a_terminal_obeys(
     assert "\x1b[?1049l" in text.rpartition("records/s")[2], "the screen is given back"
 
 
-def test_json_has_a_picture_on_a_line() -> None:
+def test_json_has_a_snapshot_on_a_line() -> None:
     written: list[bytes] = []
-    for picture in pictures(Arriving(values(2)), 1, "namespace,src.zone"):
-        json_lines(written.append)(picture)
+    for snapshot in snapshots(Arriving(values(2)), 1, "namespace,src.zone"):
+        json_lines(written.append)(snapshot)
     (one,) = [orjson.loads(line) for line in written]
     assert (one["kafka_away_since"], one["skipped"], one["groups"]) == (None, 0, 1)
     (rate,) = one["rates"]
