@@ -1,4 +1,4 @@
-"""`weir`: the command that people use to look at flows, policies, routes, alert rules and the chain of custody."""
+"""`weir`: the command that people use to ask about flows, policies and the past, and to check files and the log."""
 
 from __future__ import annotations
 
@@ -54,8 +54,8 @@ class _Commands(click.Group):
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(version_text(), prog_name="weir")
 def command() -> None:
-    """Look at what network policies decide and whether all of it arrived, check the files of routes and alert rules,
-    and send dead letters again."""
+    """Show what network policies decide and why, now and in the past; try, recommend and compare policies; check
+    whether everything is in the log, and the files of routes and alert rules; send dead letters again."""
 
 
 @command.command()
