@@ -34,9 +34,9 @@ from enrich.wire.pair import Pair, PairKey
 
 SECOND_NS: Final = 1_000_000_000
 BEFORE_NS: Final = 60 * SECOND_NS
-"""A policy may be in force so much later than the journal says."""
+"""How much later than the journal says a policy may be in force: the kernel learns of it last."""
 AFTER_NS: Final = 30 * SECOND_NS
-"""And so much earlier, because the journal learns of it like everybody else."""
+"""How much earlier it may be in force, because the journal may learn of a change later than a node does."""
 _MAX_REMEMBERED: Final = 500_000
 
 

@@ -53,7 +53,7 @@ class Collection:
         self._resource, self._index = resource, index
         self._observer = observer if observer is not None and resource.type in observer.kinds else None
         self._versions: dict[Name, Version] = {}
-        """Of the list that is not complete yet, for the observer."""
+        """The versions that the list has brought so far. The observer gets them when the list is complete."""
         self._reader = Reader(resource)
         self._last: LastState | None = None
         if resource.is_kept:

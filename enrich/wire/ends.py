@@ -35,7 +35,7 @@ class How(enum.IntEnum):
     """How a connection ended. A record has the name in lower case."""
 
     OPEN = 1
-    """It lives on: a heartbeat."""
+    """The connection lives on: an hourly report of what it has carried so far."""
     CLOSED = 2
     RESET = 3
     TIMEOUT = 4

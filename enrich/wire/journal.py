@@ -50,9 +50,9 @@ KINDS: Final = (*JOURNALED, PROFILE)
 """The kinds that have states."""
 DAY_NS: Final = 86_400 * 1_000_000_000
 REPEAT_NS: Final = 30 * DAY_NS
-"""After so long the writer writes a state again that has not changed."""
+"""The age at which the writer repeats a state that has not changed, before retention removes it."""
 MAX_AHEAD_NS: Final = 300 * 1_000_000_000
-"""The clock of a writer may be so far ahead of a reader's."""
+"""How far the clock of a writer may be ahead of a reader's."""
 MAX_STATE_BYTES: Final = 900_000
 """A broker takes records of 1 MiB by default. etcd takes objects of 1.5 MiB, of which policy needs a part."""
 MAX_MANAGER: Final = 128
@@ -96,7 +96,7 @@ class JournalEntry(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True
     Namespace, Node, Service, NetworkLogging, Profile; or Gap, or Heartbeat."""
     namespace: NamespaceOrNone = ""
     name: ObjectName = ""
-    """Of a profile its number, of a gap and a heartbeat nothing."""
+    """The name of the object; the number of a profile. Empty for a gap and a heartbeat."""
     uid: Uid = ""
     resource_version: _ResourceVersion = ""
     """Empty if the source has none, as for a folder of manifests."""

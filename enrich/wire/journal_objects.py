@@ -38,7 +38,7 @@ Journaled = Namespace | Node | Service | NetworkPolicy | ClusterNetworkPolicy | 
 
 _MAX_TEXT: Final = 4096
 _MAX_CHECKED: Final = 100_000
-"""So many addresses and networks are remembered as valid."""
+"""Limit of addresses and networks that are remembered as valid."""
 _Text = Annotated[str, Meta(max_length=_MAX_TEXT)]
 _Priority = Annotated[int, Meta(ge=0, le=1000)]
 _Labels = dict[bounds.LabelKey, bounds.LabelValue]

@@ -30,7 +30,7 @@ from enrich.wire.pair import PairEnd, PairKey
 MAX_LINES: Final = 20
 """Peers of a rule, or pairs that were left out for one reason, that comments list; the JSON has them all."""
 _MAX_CHARACTERS: Final = 400
-"""So much of a comment is kept. A name in it may be as long as somebody likes."""
+"""Longer comments are cut, because somebody chose the names in them."""
 _WIDTH: Final = 116
 
 

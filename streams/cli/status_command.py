@@ -36,7 +36,7 @@ from streams.settings import EVERY_CLUSTER, Settings
 from streams.worker.checkpoint import MERGED_RECORDS, newest
 
 _BEFORE_S: Final = 120.0
-"""So much before the window is read, for the last tally of each node before it."""
+"""How long before the window reading begins, so that the last tally of each node before it is found."""
 _MAX_OUTPUT: Final = 300
 _MAX_REFUSALS: Final = 1000
 _MAX_WORKERS: Final = 10_000

@@ -30,7 +30,7 @@ _MAX_QUEUED: Final = 50_000
 
 
 class Key(NamedTuple):
-    """Which object."""
+    """The kind, namespace and name of an object; of a profile its number as the name."""
 
     kind: str
     namespace: str

@@ -42,13 +42,14 @@ HEARTBEAT_NS: Final = 300 * _S
 _POLL_S: Final = 0.1
 _MAX_RECORDS: Final = 5000
 _MAX_ENTRIES: Final = 1000
-"""Entries of one transaction."""
+"""Limit of entries in one transaction."""
 _IDLE_COMMIT_S: Final = 5.0
-"""So often offsets are committed without an entry: the broker then says that this writer can still write."""
+"""Interval in which offsets are committed even without an entry, because the broker's answer shows whether this writer
+may still write."""
 _REPEATS_EVERY_S: Final = 60.0
 _FUTURE_MS: Final = 1 << 42
 SORTS: Final = ("version", "gone", "repeat", "gap", "heartbeat")
-"""Of entries, for metrics."""
+"""The sorts of entries, as a label of metrics has them."""
 
 
 class Transactions(Protocol):
@@ -257,7 +258,7 @@ class JournalWriter:
             self._count(_sort_of(entry))
 
     def _check(self, records: Sequence[Record]) -> None:
-        """Look at what is in the topic: this writer's own entries, those of other clusters, and what is none."""
+        """Decode the records of the topic, also those of other clusters, and report those that are not entries."""
         for record in records:
             try:
                 decode_entry(record.value, record.key, self._now_ns())

@@ -38,7 +38,7 @@ class Journal:
     """The time of the last entry; 0: there is none."""
 
     def apply(self, entry: JournalEntry) -> None:
-        """Note an entry that is in the journal. Those of other clusters are none of it."""
+        """Note an entry that is in the journal. Entries of other clusters are ignored."""
         if entry.cluster != self.cluster:
             return
         self.last_ns = max(self.last_ns, entry.seen_ns)

@@ -35,7 +35,7 @@ MAX_BYTES: Final = 128 << 20
 """Bytes of a segment; at more, a new one begins."""
 _MAX_CLUSTERS: Final = 16
 _ADD_AT: Final = 65_536
-"""So many acknowledged verdicts are added to the counts at once."""
+"""Acknowledged verdicts that are collected before they are added to the counts together."""
 
 
 class CountedPart(NamedTuple):
@@ -54,7 +54,7 @@ class _Partition:
     written: int | None = None
     """The mark as this worker has written it last."""
     is_released: bool = False
-    """The next owner counts what is not in the last write."""
+    """Whether the partition is given to another worker, which counts everything after the last write."""
 
 
 @dataclass(slots=True)

@@ -29,7 +29,7 @@ Folded = Literal["addresses", "ports", "workload", "worker", "invalid"]
 
 
 class HourLimits:
-    """What one worker has met in the hour that runs."""
+    """Counts the distinct combinations, peers and ports that one worker has met in the current hour."""
 
     def __init__(self, limit: int, on_folded: Callable[[Folded], None]) -> None:
         """``limit``: combinations that are told apart in an hour."""

@@ -38,7 +38,7 @@ from streams.worker.pair_counter import MAX_BYTES, PairCounter, starts_of
 log = structlog.get_logger("kubeweir.streams")
 
 MAX_REPLAYED: Final = 20_000
-"""So many inputs of a partition are read once more to count them, at most. Flows wait meanwhile."""
+"""Limit of inputs of a partition that are read once more to count them. Flows wait meanwhile."""
 _TAKEOVER_S: Final = 6.0
 """How long a rebalance waits for the marks."""
 _RELEASE_S: Final = 5.0

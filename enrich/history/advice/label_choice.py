@@ -40,7 +40,7 @@ _MAX_VALUES: Final = 8
 
 
 class _Rank(NamedTuple):
-    """How welcome a requirement is; the least is the best."""
+    """Orders requirements by how well they say what a pod is; the least is the best."""
 
     changing: bool
     form: int

@@ -30,7 +30,8 @@ class Proof:
     opened: Mapping[Question, Evidence]
     """Observed denies that would be allowed."""
     unclear: Mapping[Question, Evidence]
-    """Of these the reference cannot say: it depends on an address that the pair does not have."""
+    """Connections of which the reference cannot say whether they pass: it depends on an address that the pair does not
+    have."""
 
     @property
     def is_complete(self) -> bool:

@@ -81,7 +81,7 @@ class Advice:
     namespace: str
     policies: tuple[RecommendedPolicy, ...]
     replaced: tuple[str, ...]
-    """NetworkPolicies that the namespace has today, instead of which these are meant."""
+    """NetworkPolicies that the namespace has today, and that the recommended ones are meant to replace."""
     unable: Mapping[tuple[LeftOut, Question], Evidence]
     """Allowed connections that the policies do not allow, and why."""
     without_rule: Evidence

@@ -108,7 +108,8 @@ class Question:
     """A connection as policy sees it, without the answer."""
 
     key: PairKey
-    """With the answer only where that says what the peer is: of a node, whether it may be the subject's own."""
+    """Verdict, reason and policies are left out (allow, none), except where they say whether a node is the subject's
+    own."""
 
     @property
     def subject(self) -> str:

@@ -36,9 +36,9 @@ class Uses:
     """What pairs say of a policy or of a rule."""
 
     allowed: int = 0
-    """Connections."""
+    """Connections that it allowed."""
     denied: int = 0
-    """Packets."""
+    """Packets that it denied."""
     audited: int = 0
     """Connections that passed and that it would deny."""
     last_ns: int = 0
