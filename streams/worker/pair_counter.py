@@ -195,7 +195,9 @@ class PairCounter:
 
     def _segment(self, cluster: str) -> Segment:
         hour = int(self._now()) // SECONDS_PER_HOUR
-        if hour != self._hour:
+        # While writes fail, a segment does not end, and the combinations of each new hour would add to the ones before,
+        # until the worker has no memory left. So the limits of the last hour go on until there is room again.
+        if hour != self._hour and self.memory <= MAX_BYTES:
             self._hour = hour
             self._limits.begin_hour()
             for one in self._segments.values():

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
@@ -20,6 +21,7 @@ from enrich.wire.pair import HOUR_NS, PairEnd, PairKey
 from enrich.wire.pair_records import decode_counts, decode_names, is_counts, pairs_of
 from streams.kafka.marked_writes import Mark
 from streams.metrics.pairs import PairMetrics
+from streams.worker import pair_counter
 from streams.worker.inflight import InFlightTracker, TrackedInput
 from streams.worker.pair_counter import SEGMENT_S, PairCounter, starts_of
 from streams.worker.pair_keys import Combinations, server_ports
@@ -312,6 +314,29 @@ def test_the_limit_of_a_worker_counts_by_namespace() -> None:
     assert limits.bounded(first) == first
     assert limits.bounded(second).subject == PairEnd(namespace="b", unknown=True)
     assert folded == ["worker"]
+
+
+def test_hours_without_a_write_do_not_add_up_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pair_counter, "MAX_BYTES", 500_000)
+    worker = Worker(limit=10_000)
+
+    def scan(hour: int) -> None:
+        worker.counter._now = lambda: NOW_S + hour * 3600
+        peers = [fresh(destination=world(1000 * hour + number)) for number in range(900)]
+        (tracked,) = worker.take(hour, make_batch(*peers))
+        worker.counter.finish(tracked)
+
+    for hour in range(5):
+        scan(hour)
+        failed = worker.counter.take_write()
+        assert failed is not None
+        worker.counter.not_written(failed)
+    assert worker.counter.combinations <= 1001, "those of one hour, and one with any peer"
+
+    worker.write()
+    assert sum(counted[0] for counted in worker.pairs().values()) == 5 * 900
+    scan(5)
+    assert worker.counter.combinations == 900, "a written segment has made room for a new hour"
 
 
 def test_old_verdicts_are_said_to_be_missed() -> None:
