@@ -85,7 +85,7 @@ class Settings(MetricsSettings):
     """host:port of /metrics, /healthz and /readyz of the role enrich. The roles stdout, file, routes, alerts and
     journal use the next five ports, in this order, and /readyz of all that run together is on the one after them. Port
     0: any free port, and no common page."""
-    pairs: bool = setting("WEIR_PAIRS", default=True)
+    pairs: bool = setting("WEIR_PAIRS", default=False)
     """1: the role enrich counts the pairs of each hour, for questions about the past (docs/history.md). 0: it does
     not."""
     pairs_days: int = setting("WEIR_PAIRS_DAYS", PAIRS_DAYS, least=1)

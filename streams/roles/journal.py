@@ -16,6 +16,7 @@ from functools import partial
 import structlog
 from prometheus_client import CollectorRegistry
 
+from enrich.diagnosis.rights import Needs
 from enrich.diagnosis.watch import Diagnosis
 from enrich.index.cluster import Cluster
 from enrich.model import Pod, Workload
@@ -55,7 +56,8 @@ def run_journal(settings: Settings, stop: threading.Event) -> int:
     """Run until ``stop``; return the exit code. Raises StopServiceError."""
     registry = registry_with_credentials(settings)
     problems: list[Callable[[], str | None]] = [lambda: "Kafka has not been reached yet"]
-    diagnosis = Diagnosis(settings.connection, lambda: journal_needs(settings))
+    needs = [journal_needs(settings)]
+    diagnosis = Diagnosis(settings.connection, lambda: needs[0])
     checks = {"journal": diagnosis.named("journal", lambda: next(filter(None, (check() for check in problems)), None))}
     progress = ProgressMetrics(registry, CALLS_OF_JOURNAL)
     health = HealthServer(settings.metrics, registry, checks, details=progress.last_success.in_words,
@@ -67,7 +69,7 @@ def run_journal(settings: Settings, stop: threading.Event) -> int:
         stack.callback(diagnosis.stop)
         monitor = LagMonitor(settings.connection(), settings.stall, progress, diagnosis.causes)
         stack.callback(monitor.stop)  # after everything that the work adds
-        _work(settings, stop, registry, progress, monitor, problems, stack)
+        _work(settings, stop, registry, progress, monitor, problems, needs, stack)
     monitor.check()
     log.info("stopped", role="journal")
     return Exit.OK
@@ -80,6 +82,7 @@ def _work(
     progress: ProgressMetrics,
     monitor: LagMonitor,
     problems: list[Callable[[], str | None]],
+    needs: list[Needs],
     stack: contextlib.ExitStack,
 ) -> None:
     metrics = JournalMetrics(registry, SORTS)
@@ -87,6 +90,8 @@ def _work(
     own_cluster = OwnCluster(settings)
     problems.insert(0, own_cluster.problem)
     settings = own_cluster.find(stop)
+    # The names of the group and of the transactions have the cluster's id.
+    needs[:] = [journal_needs(settings)]
     own_topics = OwnTopics(settings, stop)
     problems.insert(0, own_topics.problem)
     if not own_topics.prepare((settings.topics.journal, settings.topics.dead)):

@@ -119,7 +119,7 @@ class _Bench:
         """Measure the same with and without pairs, in turn."""
         say("streams: the same without and with pairs")
         wall, cpu = self._thousands(_WITHOUT_PAIRS, count, WEIR_PAIRS="0")
-        counted_wall, counted_cpu = self._thousands(_WITH_PAIRS, count, WEIR_PAIRS_FLUSH="1")
+        counted_wall, counted_cpu = self._thousands(_WITH_PAIRS, count, WEIR_PAIRS="1", WEIR_PAIRS_FLUSH="1")
         self._add(_WITH_PAIRS, _OF_WITHOUT_PAIRS, counted_wall / wall)
         self._add(_WITH_PAIRS, f"{_OF_WITHOUT_PAIRS}, CPU", counted_cpu / cpu)
 

@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from confluent_kafka import Consumer, TopicPartition
@@ -59,6 +59,9 @@ spec:
   podSelector: {matchLabels: {app: server}}
   ingress: [{from: [{podSelector: {}}], ports: [{protocol: UDP, port: 10000, endPort: 65535}]}]
 """
+
+START_S: Final = 150.0
+"""A first start of the probe compiles the programs: 10 s of CPU, and a run has five processes for two."""
 
 
 class Broker:
@@ -146,7 +149,7 @@ class Probe:
         return until(look, f"the line {event!r} in {self.log}", patience_s)
 
     def get(self, path: str) -> tuple[int, str]:
-        return page_of(self.wait_for("started")["metrics_port"], path)
+        return page_of(self.wait_for("started", START_S)["metrics_port"], path)
 
     def metric(self, name: str) -> float:
         return next(float(line.split()[-1]) for line in self.get("/metrics")[1].splitlines() if line.startswith(name))

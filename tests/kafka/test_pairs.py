@@ -30,7 +30,7 @@ def verdicts_of(site: Site) -> int:
 
 
 def test_pairs_count_what_the_flows_have(site: Site) -> None:
-    service = site.start_enrich(WEIR_PAIRS_FLUSH="1")
+    service = site.start_enrich(WEIR_PAIRS="1", WEIR_PAIRS_FLUSH="1")
     for number in range(20):
         site.send(make_batch(number * 50, 50, destination_port=8080 + number % 2), f"c1/n1/r{number % 5}")
     rows = make_rows(30, denied=True, ingress=True)
@@ -93,18 +93,18 @@ def kill(service: Service) -> None:
 
 
 def test_verdicts_that_were_committed_and_not_written_are_counted_by_the_next_worker(site: Site) -> None:
-    service = site.start_enrich(WEIR_PAIRS_FLUSH="2")
+    service = site.start_enrich(WEIR_PAIRS="1", WEIR_PAIRS_FLUSH="2")
     send(site, range(40))
     until(lambda: verdicts_of(site) == 800, "the first 800")
     kill(service)
-    service = site.start_enrich(WEIR_PAIRS_FLUSH="600")
+    service = site.start_enrich(WEIR_PAIRS="1", WEIR_PAIRS_FLUSH="600")
     until(lambda: offsets(site, "pairs") == 40, "the marks")
     send(site, range(40, 100))
     until(lambda: offsets(site, "enrich") == 100, "the commits of all")
     assert offsets(site, "pairs") < 100
     kill(service)
 
-    site.start_enrich(WEIR_PAIRS_FLUSH="1")
+    site.start_enrich(WEIR_PAIRS="1", WEIR_PAIRS_FLUSH="1")
     send(site, range(100, 110))
 
     until(lambda: verdicts_of(site) == 2200, lambda: f"2200 verdicts: {verdicts_of(site)}")
@@ -113,13 +113,13 @@ def test_verdicts_that_were_committed_and_not_written_are_counted_by_the_next_wo
 
 
 def test_verdicts_that_were_written_and_not_committed_are_not_counted_again(site: Site) -> None:
-    service = site.start_enrich(WEIR_PAIRS_FLUSH="1")
+    service = site.start_enrich(WEIR_PAIRS="1", WEIR_PAIRS_FLUSH="1")
     send(site, range(40))
     until(lambda: offsets(site, "pairs") == 40, "the marks of all")
     kill(service)
     set_back(site)
 
-    site.start_enrich(WEIR_PAIRS_FLUSH="1")
+    site.start_enrich(WEIR_PAIRS="1", WEIR_PAIRS_FLUSH="1")
     send(site, range(40, 50))
 
     until(lambda: offsets(site, "pairs") == 50, "the marks")
@@ -127,12 +127,12 @@ def test_verdicts_that_were_written_and_not_committed_are_not_counted_again(site
 
 
 def test_a_worker_that_wakes_up_after_another_took_over_counts_nothing_twice(site: Site) -> None:
-    frozen = site.start_enrich(WEIR_PAIRS_FLUSH="3")
+    frozen = site.start_enrich(WEIR_PAIRS="1", WEIR_PAIRS_FLUSH="3")
     send(site, range(40))
     until(lambda: offsets(site, "enrich") == 40, "the commits")
     frozen.process.send_signal(signal.SIGSTOP)
     try:
-        second = site.start_enrich(WEIR_PAIRS_FLUSH="1")
+        second = site.start_enrich(WEIR_PAIRS="1", WEIR_PAIRS_FLUSH="1")
         send(site, range(40, 80))
         until(lambda: verdicts_of(site) == 1600, lambda: f"1600 verdicts: {verdicts_of(site)}")
     finally:
@@ -146,9 +146,9 @@ def test_a_worker_that_wakes_up_after_another_took_over_counts_nothing_twice(sit
 
 
 def test_two_workers_that_come_and_go_count_each_verdict_once(site: Site) -> None:
-    first = site.start_enrich(WEIR_PAIRS_FLUSH="2")
+    first = site.start_enrich(WEIR_PAIRS="1", WEIR_PAIRS_FLUSH="2")
     send(site, range(40))
-    second = site.start_enrich(WEIR_PAIRS_FLUSH="2")
+    second = site.start_enrich(WEIR_PAIRS="1", WEIR_PAIRS_FLUSH="2")
     send(site, range(40, 120))
     assert first.stop() == 0
     send(site, range(120, 200))
@@ -160,7 +160,7 @@ def test_two_workers_that_come_and_go_count_each_verdict_once(site: Site) -> Non
 
 
 def test_a_topic_of_pairs_that_cannot_be_written_holds_no_flow_up(site: Site) -> None:
-    service = site.start_enrich(WEIR_PAIRS_FLUSH="1")
+    service = site.start_enrich(WEIR_PAIRS="1", WEIR_PAIRS_FLUSH="1")
     until(lambda: service.get("/readyz") == (200, "ok\n"), "the first write")
     admin, topic = AdminClient(site.connection), f"{site.prefix}.pairs"
     admin.delete_topics([topic])[topic].result(30)
