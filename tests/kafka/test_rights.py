@@ -258,7 +258,8 @@ def _joins(connection: Connection, group: str, topic: str) -> bool:
 
 
 def _transacts(granted: Granted, name: str) -> bool:
-    group = f"{granted.prefix}.{_CLUSTER}.alerts.count"
+    # Each time a group that has read nothing yet, or there would be no record for it.
+    group = f"{granted.prefix}.{_CLUSTER}.alerts.count{secrets.token_hex(4)}"
     topic = f"{granted.prefix}.flows.denied"
     loop = ExactlyOnce(
         granted.connection("workers"), group, [topic], name, lambda _: int(time.time() * 1000), lambda _: None
