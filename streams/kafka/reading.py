@@ -16,6 +16,17 @@ from streams.kafka.errors import topic_error
 from streams.kafka.records import Record, records_of
 from streams.kafka.unreadable import Unreadable
 
+_LEADERS_MOVE = frozenset(
+    {
+        KafkaError.NOT_LEADER_FOR_PARTITION,
+        KafkaError.LEADER_NOT_AVAILABLE,
+        KafkaError.FENCED_LEADER_EPOCH,
+        KafkaError.UNKNOWN_LEADER_EPOCH,
+    }
+)
+"""A broker says so for a moment: when a topic is new, a broker starts, or leadership moves."""
+_AGAIN_S = 0.1
+
 
 def reader_group(topic: str) -> str:
     """Return the name by which a topic is read without a group. Kafka asks for a right on it all the same."""
@@ -115,11 +126,24 @@ class TopicReader:
         """Return the first offset at or after a time, by one request to each broker. Kafka takes OFFSET_BEGINNING and
         OFFSET_END for a time, too."""
         requests = [TopicPartition(self._topic, partition, timestamp_ms) for partition in self._partitions]
-        found = self._call(lambda: self._consumer.offsets_for_times(requests, timeout=self._timeout_s))
+        found = self._call(lambda: self._with_leaders(requests))
         for one in found:
             if one.error is not None:
                 raise ReadError(f"Kafka cannot be reached: {one.error.str()}")
         return {one.partition: one.offset for one in found}
+
+    def _with_leaders(self, requests: list[TopicPartition]) -> list[TopicPartition]:
+        """Ask for offsets, and again while the leaders of partitions move. librdkafka raises for this call at once."""
+        deadline = time.monotonic() + self._timeout_s
+        while True:
+            try:
+                found: list[TopicPartition] = self._consumer.offsets_for_times(requests, timeout=self._timeout_s)
+            except KafkaException as error:
+                if error.args[0].code() not in _LEADERS_MOVE or time.monotonic() >= deadline:
+                    raise
+                time.sleep(_AGAIN_S)
+            else:
+                return found
 
     def start(self, offsets: Mapping[int, int]) -> None:
         """Begin to read, each partition from its offset."""
