@@ -45,7 +45,7 @@ _WORKER_WRITES: Final = {
     "alerts.deltas": "hand on counts",
     "alerts.state": "keep what fires",
     "checkpoints": "note which verdicts are finished",
-    "pairs": "count the pairs of each hour (else they are not counted)",
+    "pairs": "count the pairs of each hour (`WEIR_PAIRS`)",
     "journal": "keep each version of policies and of what names",
 }
 _READER_READS: Final = {

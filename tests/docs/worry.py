@@ -142,7 +142,9 @@ WORRY: Final[dict[str, str]] = {
         "Any increase but the first after an upgrade (WeirGapUnknown): a worker may not read or write checkpoints, or "
         "offsets were set."
     ),
-    "kubeweir_streams_pairs_counted_verdicts_total": "Stands still while kubeweir_streams_read_verdicts_total rises.",
+    "kubeweir_streams_pairs_counted_verdicts_total": (
+        "Stands still with WEIR_PAIRS=1 while kubeweir_streams_read_verdicts_total rises."
+    ),
     "kubeweir_streams_pairs_missed_verdicts_total": (
         "failed rises: report it, with the log. late rises: a probe was cut off for a day, or a node's clock is wrong."
     ),
