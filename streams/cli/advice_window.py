@@ -21,7 +21,7 @@ from enrich.sources.manifest_files import ManifestError
 from enrich.wire.pair import HOUR_NS, Pair
 from streams.cli.kafka_failure import needs_to_read, say_why
 from streams.cli.observe import parse_window
-from streams.cli.pairs_reading import PairsReading, read_pairs
+from streams.cli.pairs_reading import ONLY_ON_REQUEST, PairsReading, read_pairs
 from streams.cli.past import Past, load_past, parse_pod_cidrs
 from streams.cli.terminal import printable
 from streams.kafka.connection import Connection, ReadError, checked
@@ -78,11 +78,15 @@ class Window:
 
     def pairs(self) -> Iterator[Pair]:
         """Yield the pairs of the window, once. Afterwards :attr:`complete_ns` says from when on all are there. Raises
-        :class:`~streams.kafka.connection.ReadError`."""
+        :class:`~streams.kafka.connection.ReadError`, and CannotSayError if pairs were not counted in the window."""
+        found = False
         for pair in self._reading:
             if pair.last_ns >= self.since_ns and pair.first_ns <= self.until_ns:
+                found = True
                 yield pair
         begins_ns = min(self._reading.complete_since_hour * HOUR_NS, self.until_ns)
+        if not found and begins_ns == self.until_ns:
+            raise CannotSayError(f"no pairs were counted in this window. {ONLY_ON_REQUEST}")
         if begins_ns > self.since_ns:
             self.notes.append(f"the pairs are complete from {moment(begins_ns)} on only")
             self.complete_ns = begins_ns

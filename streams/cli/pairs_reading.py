@@ -19,9 +19,10 @@ from enrich.wire.pair_records import (
     pairs_of,
 )
 from enrich.wire.topics import Topics
-from streams.kafka.connection import Connection
+from streams.kafka.connection import Connection, NoTopicError
 from streams.kafka.reading import TopicReader, read_committed
 
+ONLY_ON_REQUEST: Final = "Workers count pairs only with WEIR_PAIRS=1."
 _HOUR_MS: Final = 3_600_000
 _NAMES_MS: Final = 26 * _HOUR_MS
 """A segment's names are on the topic before its counts, by no more than the life of a segment, and may be written once
@@ -48,7 +49,10 @@ class PairsReading:
         self._counts: defaultdict[int, dict[tuple[str, str, int], Counts]] = defaultdict(dict)
         self._keys: dict[PairKey, PairKey] = {}
         """Each key once, so that equal keys of different hours are the same object."""
-        reader = TopicReader(connection, self._topic)
+        try:
+            reader = TopicReader(connection, self._topic)
+        except NoTopicError as error:
+            raise NoTopicError(f"{error} {ONLY_ON_REQUEST}") from error
         try:
             self._bounds = reader.bounds()
             self._starts = reader.at_time(max(0, since_hour * _HOUR_MS - _NAMES_MS))
