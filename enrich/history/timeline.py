@@ -87,14 +87,14 @@ class Timeline:
         at = self._last_ns = max(self._last_ns, entry.seen_ns)
         if entry.kind == GAP:
             since = min(entry.since_ns, at)
-            self._gaps.append(Gap(since, at, f"nobody wrote the journal from {moment(since)} to {moment(at)}"))
+            self._gaps.append(Gap(since, at, f"the journal was not written from {moment(since)} to {moment(at)}"))
         elif entry.kind == PROFILE:
             self._add_profile(entry)
         elif (version := version_of(entry, entry.since_ns or at)) is not None:
             self._tracks[_group(entry.kind, entry.namespace, entry.name)].add(version)
 
     def _add_turned_clock(self, seen_ns: int) -> None:
-        """Note that between ``seen_ns`` and the newest time so far, nobody can say what was true when."""
+        """Note that between ``seen_ns`` and the newest time so far, it is not known what was true when."""
         until = self._last_ns
         if not self._gaps or self._gaps[-1].until_ns != until or self._gaps[-1].since_ns > seen_ns:
             text = f"the clocks of the journal's writers do not agree from {moment(seen_ns)} to {moment(until)}"

@@ -46,7 +46,7 @@ CANNOT_SAY: Final = 3
 @click.option(
     "--delete", "deleted", multiple=True, metavar="KIND/NS/NAME", help="This policy is not in force. Repeatable."
 )
-@click.option("--strict", is_flag=True, help="Exit with 3 if of anything that was allowed nobody can say.")
+@click.option("--strict", is_flag=True, help="Exit with 3 if it cannot say of anything that was allowed.")
 @click.option(
     "--pod-cidr", "pod_cidrs", multiple=True, help="Where pods have their addresses. [spec.podCIDRs of nodes]"
 )
@@ -63,7 +63,7 @@ def backtest(files: Sequence[Path], kafka: str | None, prefix: str | None, **giv
 
     \b
     Exit 0: nothing that was allowed would be denied. 1: something would be. 2: the command or a file is wrong.
-    3: nobody can say: Kafka cannot be read, or it has nothing of this window.
+    3: it cannot say: Kafka cannot be read, or has nothing of this window.
     """
     env = {**os.environ, **{k: v for k, v in (("WEIR_KAFKA", kafka), ("WEIR_TOPIC_PREFIX", prefix)) if v}}
     try:

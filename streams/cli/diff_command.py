@@ -51,7 +51,7 @@ def diff(old: str, new: str, most: int, output: str, **given: Any) -> None:
 
     \b
     Exit 0: nothing that was used becomes denied. 1: something does. 2: the command or a file is wrong.
-    3: nobody can say: Kafka cannot be read, or it has nothing of this window.
+    3: it cannot say: Kafka cannot be read, or has nothing of this window.
     """
     try:
         sides = [_policies(one) for one in (old, new)]
@@ -119,7 +119,7 @@ def _compare(window: Window, old: _Side, new: _Side) -> _Found:
                 into[question] = evidence
     window.notes += _assumed(views, known.left_out)
     if unclear:
-        window.notes.append(f"nobody can say what the policies decide about {unclear} of the connections seen")
+        window.notes.append(f"what the policies decide is not known for {unclear} of the connections seen")
     for question, evidence in (*found.broken.items(), *found.opened.items()):
         for index, change in enumerate(found.changes):
             if difference.has(change, question):
@@ -128,7 +128,7 @@ def _compare(window: Window, old: _Side, new: _Side) -> _Found:
 
 
 def _assumed(views: Iterable[PolicyView], left_out: Collection[str]) -> list[str]:
-    """Return a note for each policy that asks for labels which nobody knows of the pods."""
+    """Return a note for each policy that asks for labels that profiles leave out."""
     found: dict[str, None] = {}
     for view in views:
         policies: list[Policy] = [*view.policies.values(), *view.cluster_policies.values()]

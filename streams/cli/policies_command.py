@@ -29,12 +29,12 @@ def policies(namespace: str | None, output: str, **given: Any) -> None:
     """Show for each policy and each of its rules whom it selects, how often it decided, and when last.
 
     The state of a rule is one of: used; not seen (in the window); cannot say (the rule was changed in the hour in which
-    it matched); shadowed (another rule always decides before); adds nothing (another rule allows the same); selects
-    nobody. Only verdicts that are logged can be seen. Times are UTC.
+    it matched); shadowed (another rule always decides before); adds nothing (another rule allows the same); selects no
+    pods. Only verdicts that are logged can be seen. Times are UTC.
 
     \b
-    Exit 0: the policies were shown. 2: the command is wrong. 3: nobody can say: Kafka cannot be read, or it has nothing
-    of this window.
+    Exit 0: the policies were shown. 2: the command is wrong. 3: it cannot say: Kafka cannot be read, or has nothing of
+    this window.
     """
 
     def answer(window: Window) -> int:
@@ -42,7 +42,7 @@ def policies(namespace: str | None, output: str, **given: Any) -> None:
         since_ns = window.versions_known_since_ns()
         found = usage(window.view, known.profiles, window.pairs(), versions, since_ns, namespace, known.left_out)
         for rule in (rule for use in found for rule in use.rules):
-            # Of the time before, nobody can say that it was not seen.
+            # Whether it was seen in the time before is not known.
             rule.since_ns = max(rule.since_ns, window.complete_ns)
         if output == "json":
             click.echo(json.dumps(as_json(found, window)))
@@ -114,7 +114,7 @@ def lines(found: Iterable[PolicyUse]) -> Iterator[str]:
 def _rows(use: PolicyUse) -> Iterator[tuple[str, ...]]:
     policy = use.policy
     kind = "" if isinstance(policy, NetworkPolicy) else f"{type(policy).__name__} "
-    state = "selects nobody" if use.workloads == () else "audited" if use.audited else ""
+    state = "selects no pods" if use.workloads == () else "audited" if use.audited else ""
     yield f"{kind}{policy.key}", "", _selects(use), *_cells(use.uses), state
     for rule in use.rules:
         name = f"{rule.direction.name.lower()} {rule.index}{f' {rule.name!r}' if rule.name else ''}"
@@ -127,7 +127,7 @@ def _selects(use: PolicyUse) -> str:
     own = isinstance(use.policy, NetworkPolicy)
     named = ", ".join(str(one) if own else f"{one.namespace} {one}" for one in use.workloads[:_MAX_NAMED])
     more = len(use.workloads) - _MAX_NAMED
-    return f"{named} and {more} more" if more > 0 else named or "nobody"
+    return f"{named} and {more} more" if more > 0 else named or "no pods"
 
 
 def _cells(uses: Uses) -> tuple[str, str, str, str]:

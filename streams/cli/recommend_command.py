@@ -51,7 +51,7 @@ def recommend(
 
     \b
     Exit 0: they allow all that was allowed, and nothing that was denied. 1: they do not, and it says what.
-    2: the command is wrong. 3: nobody can say: of something that was seen (it says of what), or because Kafka cannot be
+    2: the command is wrong. 3: it cannot say: of something that was seen (it says of what), or because Kafka cannot be
     read, or has nothing of this window.
     """
 

@@ -21,7 +21,7 @@ class JournalMetrics:
         self.entries = counter(
             "entries",
             "Entries that this worker has written. version: a state of an object. gone: its end. repeat: a state that "
-            "retention would remove. gap: nobody wrote before, or the API server could not be watched. "
+            "retention would remove. gap: the journal was not written before, or the API server could not be watched. "
             "heartbeat: nothing has changed",
             ("sort",),
         )

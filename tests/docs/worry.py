@@ -192,7 +192,7 @@ WORRY: Final[dict[str, str]] = {
     "kubeweir_streams_journal_bad_entries_total": "Any increase: something else writes to the journal.",
     "kubeweir_streams_journal_behind_seconds": "Above 60 for 2 minutes (WeirJournalBehind): the journal gets a gap.",
     "kubeweir_streams_journal_entries_total": (
-        "`gap` rises without a restart: nobody can say what policy said in that time. `version` by hundreds a minute: "
+        "`gap` rises without a restart: what policy said in that time is not known. `version` by hundreds a minute: "
         "something changes objects without need, and the topic grows."
     ),
     "kubeweir_streams_journal_lag_records": "Rises: the writer may write, and cannot read.",

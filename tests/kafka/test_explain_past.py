@@ -98,7 +98,7 @@ def test_in_a_gap_and_before_the_journal_nobody_can_say(site: Site) -> None:
     done = _run(site, "shop/web-1", "shop/db-1:5432", "--at", _time(1150))
     assert done.exit_code == 2
     assert "CANNOT SAY" in done.stdout
-    assert "nobody wrote the journal from" in done.stdout
+    assert "the journal was not written from" in done.stdout
     done = _run(site, "shop/web-1", "shop/db-1:5432", "--at", _time(-50))
     assert "the journal begins at" in done.stdout
     done = _run(site, "shop/gone", "shop/db-1:5432", "--at", _time(500))

@@ -181,7 +181,7 @@ def test_a_denial_that_no_policy_decided_stays_one() -> None:
 @pytest.mark.parametrize(
     ("journal", "first", "text"),
     [
-        ([gap(5, 100)], 10, "nobody wrote the journal from"),
+        ([gap(5, 100)], 10, "the journal was not written from"),
         ([], -50, "the journal begins at"),
         ([entry(DENY, 0)], 10, "the policies of its time decide otherwise than it was recorded"),
     ],

@@ -51,7 +51,7 @@ def test_nothing_is_known_before_the_journal_begins_and_in_a_gap() -> None:
     assert made.segments(SHOP, at(-50), at(-1)) == []
     assert "the journal begins at" in made.unknown(SHOP, at(-1), at(5))
     assert made.unknown(SHOP, at(0), at(99)) == ""
-    assert "nobody wrote the journal from" in made.unknown(SHOP, at(50), at(100))
+    assert "the journal was not written from" in made.unknown(SHOP, at(50), at(100))
     found = made.segments(SHOP, at(50), at(250))
     assert [(one.since_ns, one.until_ns) for one in found] == [(at(50), at(100)), (at(200), at(250) + 1)]
     assert made.segments(SHOP, at(120), at(150)) == []

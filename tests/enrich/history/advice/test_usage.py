@@ -106,7 +106,7 @@ def test_a_policy_that_selects_nobody() -> None:
     spec = {"podSelector": {"matchLabels": {"app": "nobody"}}, "ingress": [{}]}
     found = use_of([network_policy("none", spec)])["none"]
     assert found.workloads == ()
-    assert rule_of(found).state == "selects nobody"
+    assert rule_of(found).state == "selects no pods"
 
 
 def test_of_labels_that_profiles_leave_out_nobody_can_say_whom_they_select() -> None:
