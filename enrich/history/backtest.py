@@ -57,11 +57,11 @@ class Finding(msgspec.Struct, omit_defaults=True, kw_only=True):
     examples: tuple[str, ...] = ()
     """Ids of records."""
     would: str = ""
-    """The verdict that the changed policies give; empty if nobody can say."""
+    """The verdict that the changed policies give; empty if it is not known."""
     would_reason: str = ""
     would_policies: tuple[PolicyRef, ...] = ()
     text: str = ""
-    """Why nobody can say; or the new verdict in words."""
+    """Why the verdict is not known; or the new verdict in words."""
     failed: tuple[str, ...] = ()
     """For a new denial: each rule that does not match, and which of its terms fails."""
 

@@ -11,8 +11,8 @@ THEORY OF OPERATION
    taken.
 3. The kernel has a new policy some time after the API server, and the journal may learn of it before or after the
    kernel. So the stretches a little before and after the span are asked, too.
-4. If nothing explains the pair, its verdict disagrees with the policies of its time. Then nobody can say what another
-   policy would have done.
+4. If nothing explains the pair, its verdict disagrees with the policies of its time. Then what another policy
+   would have done is not known.
 5. What the change would decide is asked for those stretches and cases only.
 """
 
@@ -54,9 +54,9 @@ class Prediction:
     """What would have become of a pair."""
 
     passes: bool | None
-    """Whether its connections would pass; None: nobody can say."""
+    """Whether its connections would pass; None: it is not known."""
     text: str = ""
-    """Why nobody can say."""
+    """Why it is not known whether they would pass."""
     agreement: Agreement = Agreement.NOTHING
     """How far the policies of the time explain what was recorded."""
     decision: Decision | None = None

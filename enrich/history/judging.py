@@ -1,4 +1,4 @@
-"""Judges pairs by policies: what these would decide, or why nobody can say.
+"""Judges pairs by policies: what these would decide, or why that is not known.
 
 The judge is :func:`enrich.policy.decide.decide`, the reference for everything. A pair stands for several cases
 (:mod:`enrich.history.stand_ins`); it is decided if the policies decide all of them alike. What a pair recorded narrows
@@ -32,11 +32,11 @@ class Judgement:
     verdict: str
     """allow, deny, audit; or :data:`CANNOT_SAY`."""
     reason: str = ""
-    """As in a flow record; empty if the cases of the pair have several, or nobody can say."""
+    """As in a flow record; empty if the cases of the pair have several, or if the verdict is not known."""
     policies: tuple[PolicyRef, ...] = ()
     """As in a flow record: those of the first case."""
     text: str = ""
-    """Why nobody can say."""
+    """Why the verdict is not known."""
     case: Case | None = None
     """The first case, to explain the decision with."""
 

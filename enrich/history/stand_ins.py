@@ -1,7 +1,7 @@
 """Stand-ins for the ends of a pair: every kind of connection that a pair may stand for, as far as policies can tell.
 
 A pair keeps less than a packet has. A profile leaves labels out and has no address, a coarse block has many addresses,
-and of a node that is the peer nobody noted whether the subject ran there. So a pair stands for several *cases*, one for
+and a node as the peer does not show whether the subject ran there. So a pair stands for several *cases*, one for
 each combination that the policies in question can tell apart:
 
 - Addresses. The blocks of the policies cut a range into stretches in which all addresses are equal to them. One address
@@ -10,7 +10,7 @@ each combination that the policies in question can tell apart:
 - Labels that profiles leave out: without the label, with each value that a selector names, and with another value.
 - The own node, which its pods always reach: that the node is the subject's, or is not.
 
-If the policies decide all cases alike, the pair is decided. Otherwise nobody can say.
+If the policies decide all cases alike, the pair is decided. Otherwise the answer is not known.
 """
 
 from __future__ import annotations
@@ -176,7 +176,7 @@ def _pods(profile: Profile, number: str, labels: Mapping[str, tuple[str, ...]]) 
 
 
 def label_choices(labels: Mapping[str, tuple[str, ...]]) -> Iterator[dict[str, str]]:
-    """Yield what a pod may have of labels that nobody knows of it: each without a value, with one of those that
+    """Yield what a pod may have of labels that its profile leaves out: each without a value, with one of those that
     selectors name, and with another."""
     for chosen in itertools.product(*([None, *values, _OTHER] for values in labels.values())):
         yield {key: value for key, value in zip(labels, chosen, strict=True) if value is not None}

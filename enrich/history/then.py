@@ -72,7 +72,7 @@ class PastExplanation(msgspec.Struct, frozen=True, kw_only=True):
     """The time whose policies are asked; a record's own, or that of the version that explains it."""
     record: Recorded | None = None
     agrees: bool | None = None
-    """Whether the policies of the time say what was recorded; None if there is no record, or nobody can say."""
+    """Whether the policies of the time say what was recorded; None if there is no record, or if that is not known."""
     then: Explanation
     changes: tuple[Change, ...] = ()
     today: Explanation | None = None
@@ -127,7 +127,7 @@ def explain_record(
 
 
 def unknown(ends: tuple[EndQuery, EndQuery], text: str, notes: Iterable[str] = ()) -> Explanation:
-    """Return the explanation that says why nobody can say."""
+    """Return the explanation that says why there is no answer."""
     protocol = ends[1].protocol
     return Explanation(
         source=EndReport(UNKNOWN, ends[0].text), destination=EndReport(UNKNOWN, ends[1].text),

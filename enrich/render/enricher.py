@@ -110,7 +110,7 @@ class Enricher:
 
     def lookup(self, batch: MergedBatch, *, is_final: bool = False) -> Lookup:
         """Look up the peers of the verdicts, as far as the index knows them now. ``is_final``: the verdicts do not wait
-        for the index any more, so nobody asks which are unsettled."""
+        for the index any more, so which of them are unsettled is not noted."""
         self._refresh()
         return self._peers.lookup(batch, is_final=is_final)
 

@@ -50,7 +50,7 @@ class RenderedEnd:
     json: str
     end: End = field(compare=False)
     profile: str = field(default="", compare=False)
-    """The number of the pod's profile; empty if it is not a pod, if not all is known of it, or if nobody asks."""
+    """The number of the pod's profile; empty if it is not a pod or not fully known, or if pairs are not counted."""
 
     @property
     def cost(self) -> int:
@@ -120,8 +120,8 @@ class EndRenderer:
         return changed
 
     def evict(self) -> set[str]:
-        """Forget some pods if they take too much memory. Return their UIDs: whatever was made from one of them must be
-        forgotten as well, because a change of its node or workload is not noticed any more."""
+        """Forget some pods if they take too much memory. Return their UIDs: anything that was made from one of them
+        must be forgotten as well, because a change of its node or workload is not noticed any more."""
         if self.bytes <= MAX_END_BYTES:
             return set()
         uids = list(self._pods)

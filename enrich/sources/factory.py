@@ -17,7 +17,7 @@ def make_source(setting: str, cluster: Cluster, state: Path | None = None, obser
     """Make the source that fills ``cluster``; ``setting`` is ``kubernetes`` or ``manifests:FOLDER``.
 
     ``state`` is a folder in which the source may keep policies over a restart; None: there is none.
-    ``observer`` takes each version of an object that the source finds; None: nobody keeps them.
+    ``observer`` takes each version of an object that the source finds; None: versions are not kept.
     Raises :class:`SourceError` for any other text. The source is not started.
     """
     kind, _, rest = setting.partition(":")

@@ -35,7 +35,7 @@ class KubernetesSource:
         """``configure`` makes the API client; None: the one that the environment configures.
 
         ``state`` is a folder for the last state of policies of optional kinds; None: a restart loses it.
-        ``observer`` takes each version of an object; None: nobody keeps them."""
+        ``observer`` takes each version of an object; None: versions are not kept."""
         self._client = Client(configure)
         self._state = state
         self._stores: list[PolicyStore] = []

@@ -30,7 +30,7 @@ class ManifestSource:
     """A source that reads a folder at the start, and again whenever it changes."""
 
     def __init__(self, folder: Path, cluster: Cluster, observer: Observer | None = None) -> None:
-        """``observer`` takes each version of an object; None: nobody keeps them."""
+        """``observer`` takes each version of an object; None: versions are not kept."""
         self._folder, self._observer = folder, observer
         self._cluster = cluster
         self._watch = FolderWatch("manifests", folder, self.reload, recursive=True)

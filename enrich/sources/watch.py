@@ -82,7 +82,7 @@ class Watch:
     ) -> None:
         """``store`` keeps the last state of a kind that a cluster may do without; None: it is lost at a restart.
 
-        ``observer`` takes each version of an object; None: nobody keeps them."""
+        ``observer`` takes each version of an object; None: versions are not kept."""
         self.resource = resource
         self.problem: str | None = f"{resource.kind} not listed yet"
         """Why the kind may be stale or missing; None if it is current."""

@@ -6,9 +6,9 @@ THEORY OF OPERATION
    is what the last entry of each object up to that time says. So an object that never changes would fall out of the
    journal with its only entry; therefore the writer *repeats* a state that it wrote :data:`REPEAT_NS` ago. Whoever
    reads from ``T - REPEAT_NS`` on has every state as of ``T``.
-2. A *Gap* says that for some time nobody wrote the journal, or that the writer did not see the cluster. What happened
-   in it is known only by its outcome: the entries right after it have every object that differs. An object with the
-   same resource version before and after was not changed in between.
+2. A *Gap* says that for some time the journal was not written, or that the writer did not see the cluster. What
+   happened in it is known only by its outcome: the entries right after it have every object that differs. An object
+   with the same resource version before and after was not changed in between.
 3. A *Heartbeat* says that everything seen up to ``seen_ns`` is in the journal, although nothing changed.
 
 An example. Policy shop/db is made at 10:00, changed at 10:05, and the writer is down from 10:10 to 10:20; meanwhile
@@ -157,7 +157,7 @@ def decode_entry(value: bytes, key: bytes, now_ns: int | None = None) -> Journal
     """Decode the value of the record with a key, and check its state. Raises :class:`JournalError`.
 
     ``now_ns``: the reader's time. An entry from the future is refused, because the entries after it are never earlier
-    than it is: nobody would see a change before that time has come."""
+    than it is: no change would be seen before that time."""
     try:
         entry = _decode(value)
     except (ValueError, RecursionError) as error:

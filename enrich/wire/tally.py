@@ -61,7 +61,7 @@ class SpoolTally(msgspec.Struct, frozen=True, kw_only=True):
     """Verdicts that were removed from these batches, or refused with them."""
     appended: Count | None = None
     """The number after the last verdict that was appended to the spool; None while it has batches of an earlier start,
-    of which nobody has counted the verdicts."""
+    whose verdicts were not counted."""
     waiting: Count = 0
     """Verdicts that were appended and that Kafka has not answered about; counted when they were appended."""
 

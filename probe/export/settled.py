@@ -99,7 +99,7 @@ class SettledNumbers:
 
 
 def _with_waiting(tally: SpoolTally, appended: _Appended | None) -> SpoolTally:
-    """Return a tally with what waits, unless there are batches in between that nobody has counted: those that an
+    """Return a tally with what waits, unless there are batches in between that were not counted: those that an
     earlier probe has left in the spool."""
     if appended is None or tally.next < appended.first:
         return msgspec.structs.replace(tally, appended=None, waiting=0)

@@ -12,7 +12,7 @@ instruction, so that the body *falls* into it::
         goto 2
 
 A jump to the next instruction does nothing, and makes the same edge a jump's. So one is put in wherever a body falls
-back, whatever the compiler and the source look like.
+back, for any compiler and source.
 """
 
 from __future__ import annotations

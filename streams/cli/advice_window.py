@@ -96,7 +96,7 @@ class Window:
 
 def run_in_window(given: Mapping[str, Any], answer: Callable[[Window], int]) -> NoReturn:
     """Read what the options ask for, have it answered, and exit: with the code of ``answer``, or with
-    :data:`CANNOT_SAY`. Whatever fails does not exit with 1, which is an answer.
+    :data:`CANNOT_SAY`. A failure never exits with 1, which is an answer.
 
     ``answer`` raises CannotSayError if what is kept does not answer, and ManifestError for a file that is wrong."""
     chosen = (("WEIR_KAFKA", given["kafka"]), ("WEIR_TOPIC_PREFIX", given["prefix"]))

@@ -167,7 +167,7 @@ def nanoseconds(timestamp: str) -> int:
 
 
 def _unanswerable(flow: Flow) -> str:
-    """Return why nobody can explain a record; empty if somebody can."""
+    """Return why a record cannot be explained; empty if it can."""
     if flow.aggregated or not flow.connection.src_ip or not flow.connection.dest_ip:
         return "the record counts flows together, without addresses"
     if flow.src.ambiguous or flow.dest.ambiguous:

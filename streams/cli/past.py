@@ -69,7 +69,8 @@ def load_past(
 
 
 def timeline_of(entries: Sequence[JournalEntry], now_ns: int) -> Timeline:
-    """Return the timeline of entries of one cluster. It ends where they end, if nobody seems to write any more."""
+    """Return the timeline of entries of one cluster. It ends where they end, if the journal seems not to be
+    written any more."""
     last = max(entry.seen_ns for entry in entries)
     return Timeline(entries[-1].cluster, entries, last if now_ns - last > SILENCE_NS else FOREVER_NS)
 

@@ -86,7 +86,7 @@ def top(by: str, rows: int, every: float, count: int | None, output: str, **opti
 def _run(running: Top, servers: str, output: str, count: int | None) -> None:
     console = PipeConsole(highlight=False)
     if output == "auto" and console.is_terminal:
-        # The screen is given back as it was, whatever ends this.
+        # The screen is given back as it was, however this ends.
         with console.screen() as screen:
             running.run(screen_of(screen, console, servers), count)
     elif output == "json":

@@ -7,10 +7,10 @@ THEORY OF OPERATION
    and goes on later (:mod:`streams.kafka.exactly_once`).
 2. *Begin.* A new writer reads the last states that the journal has, and waits until its source has listed everything.
    Then it writes a gap, from the last entry until now, and each object that differs from its last state, or is gone.
-   So it writes no version twice, whatever was killed when.
+   So it writes no version twice, whenever a writer was killed.
 3. *Go on.* Ten times a second it writes the states that the source has observed since, in their order. After five
    minutes without any it writes a heartbeat, and when it stops, one more.
-4. *After an aborted transaction* the writer reads the journal again. If nobody else has written meanwhile, the states
+4. *After an aborted transaction* the writer reads the journal again. If no other has written meanwhile, the states
    that it observed are still complete: it goes on with those that the journal does not have, without a gap.
 5. *A gap of the source.* If the API server could not be watched for :data:`MAX_SILENCE_NS`, changes were seen late, so
    that time is a gap too.

@@ -4,7 +4,7 @@ THEORY OF OPERATION
 
 A worker counts the records of a topic that it reads in a group, and writes the counts every few seconds. If it is
 killed, the next one must know what the counts on the topic include. So a mark for each partition is written in the same
-Kafka transaction as the counts. The marks are offsets of a consumer group of their own, which nobody joins:
+Kafka transaction as the counts. The marks are offsets of a consumer group of their own, which has no members:
 ``kafka-consumer-groups --describe`` shows them.
 
 A worker that was frozen may wake up and write after another has taken its partitions over. So the name of the writer

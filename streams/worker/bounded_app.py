@@ -1,5 +1,5 @@
 """Faust's application with bounds on what it reads ahead, and on what it remembers of offsets; and with a way back to
-the beginning of partitions of which nobody has committed an offset."""
+the beginning of partitions without a committed offset."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ async def seek_to_committed(consumer: Any) -> Any:
 
     Faust drops what it has fetched while the group was balanced anew, and goes back by this call. A fetch that began
     before waits for the new partitions inside aiokafka, and often returns their first records too early. aiokafka's own
-    call leaves a partition where it is if nobody has committed an offset of it, so these records were never read."""
+    call leaves a partition where it is if it has no committed offset, so these records were never read."""
     committed = await consumer.seek_to_committed()
     new = [place for place, offset in committed.items() if not offset and place in consumer.assignment()]
     if new:

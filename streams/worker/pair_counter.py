@@ -257,7 +257,7 @@ def starts_of(
     for partition, offset in committed.items():
         mark, read_from = marks.get(partition), offset or 0
         if mark is None or mark.offset > mark.end:
-            # Nobody has counted it yet, or the topic was made again.
+            # It was not counted yet, or the topic was made again.
             starts[partition] = read_from, 0
             continue
         earliest = max(mark.first, read_from - max_replayed)

@@ -14,8 +14,8 @@ committed every second, so of a worker that is killed the mark is mostly behind.
 If B is killed before the commit but after the write, the mark is ahead of the commit. Then C enriches these inputs once
 more, and does not count them.
 
-Whatever goes wrong with the topic of pairs, the flows go on. Counts stay in memory until they can be written. What is
-surely not counted is said: by a metric, and by a record ``pairs_missed`` on the status topic.
+If anything goes wrong with the topic of pairs, the flows go on. Counts stay in memory until they can be written. What
+is surely not counted is said: by a metric, and by a record ``pairs_missed`` on the status topic.
 """
 
 from __future__ import annotations

@@ -104,7 +104,7 @@ def test_a_write_of_the_status_is_nobodys_change(api: ApiServer, journal: Journa
     api.patch("/api/v1/nodes/n7/status?fieldManager=kubelet", capacity)
     api.delete("/api/v1/nodes/n7")
     found = journal.until("Node", "n7", 3)
-    assert [one.gone for one in found] == [False, False, True], "the capacity is no version"
+    assert [one.gone for one in found] == [False, False, True], "a change of the capacity is not a version"
 
 
 def test_a_writer_that_lists_anew_writes_no_version_twice(api: ApiServer, journal: Journal) -> None:

@@ -66,8 +66,8 @@ def test_denies_read_back_after_a_kill_notify_nobody_again(site: Site, hook: Hoo
     send_denies(site, 0, 1)
     wait_for_count(service, "records", DENIES)
     until(lambda: len(hook.alerts) > FIRING or None, lambda: f"the digest: {len(hook.alerts)} alerts")
-    told = notifications(hook)
-    assert [status for _, status in told] == ["firing"] * (FIRING + 1)
+    sent = notifications(hook)
+    assert [status for _, status in sent] == ["firing"] * (FIRING + 1)
     until(lambda: has_committed(site) or None, "the commit of what was delivered")
     peak = peak_mib(service)
 
@@ -85,6 +85,6 @@ def test_denies_read_back_after_a_kill_notify_nobody_again(site: Site, hook: Hoo
             assert 'what="repeats"' not in "".join(counts(service))
         firing = f'kubeweir_streams_alerts_firing{{rule="ports"}} {float(FIRING + 1)}'
         until(lambda: firing in service.get("/metrics", "alerts")[1] or None, "what fires")  # noqa: B023 - called here
-        assert notifications(hook) == told
+        assert notifications(hook) == sent
         assert peak_mib(service) <= peak + 64
     assert service.stop() == 0

@@ -1,4 +1,4 @@
-"""The role `journal` against a real Kafka: one writer, no version twice, gaps, whatever is killed when."""
+"""The role `journal` against a real Kafka: one writer, no version twice, gaps, whenever something is killed."""
 
 from __future__ import annotations
 

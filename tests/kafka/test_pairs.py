@@ -1,4 +1,4 @@
-"""Pairs on real Kafka: each verdict is counted once, whatever happens to the workers."""
+"""Pairs on real Kafka: each verdict is counted once, also if workers are killed, frozen or replaced."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def test_verdicts_that_were_committed_and_not_written_are_counted_by_the_next_wo
 
     until(lambda: verdicts_of(site) == 2200, lambda: f"2200 verdicts: {verdicts_of(site)}")
     ids = [flow["id"] for flow in site.read_flows(2200)]
-    assert len(ids) == len(set(ids)) == 2200, "what was only counted is no record again"
+    assert len(ids) == len(set(ids)) == 2200, "an input that is only counted makes no second record"
 
 
 def test_verdicts_that_were_written_and_not_committed_are_not_counted_again(site: Site) -> None:

@@ -115,7 +115,7 @@ def test_it_says_from_when_on_the_answer_is_complete(written: Written) -> None:
     reading = read_pairs(written.connection, written.topics, HOUR - 5, HOUR + 1)
     assert [pair.hour for pair in reading] == [HOUR - 3]
 
-    # The topic begins in this hour, so that nobody knows what was before.
+    # The topic begins in this hour, so that what was before is not known.
     assert reading.complete_since_hour == HOUR + 1
 
 

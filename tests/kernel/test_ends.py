@@ -90,7 +90,7 @@ def counters(rig: Rig, pod: Space) -> np.ndarray[Any, np.dtype[np.int64]]:
 
 
 class Others:
-    """Counts what is no packet of a connection: ARP, neighbour discovery and multicast listener reports."""
+    """Counts what is not a packet of a connection: ARP, neighbour discovery and multicast listener reports."""
 
     def __init__(self, rig: Rig, pod: Space) -> None:
         self._socket = run_in(rig.node, lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3)))
@@ -138,7 +138,7 @@ class Others:
 
 
 def receiving(server: Space, family: int) -> socket.socket:
-    """Return a socket that takes datagrams, so that nobody answers that the port is closed."""
+    """Return a socket that takes datagrams, so that the host does not answer that the port is closed."""
     made = open_socket(server, family, socket.SOCK_DGRAM)
     made.bind((server.address(family), PORT))
     return made

@@ -43,7 +43,7 @@ class LastAct:
         self._switch("delegated", lambda: shutil.copyfile(OBJECT, self._object))
         known = {flow["id"] for flow in before}
         wrong, found = self._connect(ATTEMPTS, [one for one in ATTEMPTS if _is_asked_for(one)], known)
-        wrong += [f"logged although nobody asked: {_shown(flow)}" for flow in found if not _is_of_asking(flow)]
+        wrong += [f"logged without being asked for: {_shown(flow)}" for flow in found if not _is_of_asking(flow)]
         allowed, denied = (now - then for now, then in zip(self._cut(), (allowed, denied), strict=True))
         expected = sum(flow["disposition"] == "allow" for one in ATTEMPTS for flow in _of(one, before))
         if allowed != expected:

@@ -1,6 +1,6 @@
-"""Whether everything that one rule matches is matched by another rule, whatever pods and labels there are.
+"""Whether everything that one rule matches is matched by another rule, for all pods and labels.
 
-The answer is proven from the texts of the two rules alone, or it is no: a rule that happens to match nothing today may
+The answer is "yes" only with a proof from the texts of the two rules: a rule that happens to match nothing today may
 match something tomorrow. An example: ``app In (web)`` is contained in ``app In (web, api)``, and in ``app Exists``.
 """
 

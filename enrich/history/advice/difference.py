@@ -1,8 +1,8 @@
 """What two sets of policies decide differently, for all connections that there could be.
 
-Nobody can list all connections, but policies tell only a few kinds of them apart. For each class of subjects (pods that
-the same policies select) and each direction, the policies cut the peers into classes (those that the same peers of
-rules match) and the ports into ranges. One connection of each kind is judged by both sets, by the reference.
+There are too many connections to list, but policies tell only a few kinds of them apart. For each class of subjects
+(pods that the same policies select) and each direction, the policies cut the peers into classes (those that the same
+peers of rules match) and the ports into ranges. One connection of each kind is judged by both sets, by the reference.
 
 An example: the new set adds a policy that isolates ``app=db`` and allows ``app=web`` on 5432. The subjects are the pods
 of db, the peers web and all others, the ports 5432/TCP, the TCP ports below and above, and other protocols. From web

@@ -158,7 +158,7 @@ class PermitMaker:
         ports = []
         for number in group.protocols:
             protocol, port = Protocol(number), group.port
-            # DNS keeps its numbers: everybody knows 53, and nobody the names.
+            # DNS keeps its numbers: readers know 53, and not the names of its ports.
             named = isinstance(destination, PodScope) and len(group.protocols) == 1
             name = self._ground.common_name(destination, protocol, port) if named else None  # type: ignore[arg-type]
             ports.append(PolicyPort(protocol, name or port))

@@ -145,7 +145,7 @@ class Traffic:
     denied: dict[Question, Evidence]
     """Denied by policy."""
     always: dict[Question, Evidence]
-    """Passes whatever the policies are: a pod and itself, a pod and its own node."""
+    """Passes with any policies: between a pod and itself, and between a pod and its own node."""
     left_out: dict[tuple[LeftOut, PairKey], Evidence]
 
     def judged(self) -> Iterator[Question]:

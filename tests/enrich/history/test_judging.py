@@ -1,4 +1,4 @@
-"""Judging a pair says what the engine says about the real pod and address, or that nobody can say."""
+"""Judging a pair says what the engine says about the real pod and address, or that it is not known."""
 
 from __future__ import annotations
 

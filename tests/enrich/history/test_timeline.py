@@ -1,4 +1,4 @@
-"""The state as of a time, the stretches without a change, and the times of which nobody can say anything."""
+"""The state as of a time, the stretches without a change, and the times of which nothing is known."""
 
 from __future__ import annotations
 

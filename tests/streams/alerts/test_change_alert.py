@@ -1,4 +1,4 @@
-"""One change of a policy makes one alert, whatever it cuts off: its pairs, its state, and its end."""
+"""One change of a policy makes one alert for all that it cuts off: its pairs, its state, and its end."""
 
 from __future__ import annotations
 

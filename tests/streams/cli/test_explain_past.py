@@ -48,7 +48,7 @@ def ask(found: Past) -> PastExplanation:
 
 
 def record() -> Flow:
-    """Return a denial whose pods nobody knows any more."""
+    """Return a denial whose pods are not known any more."""
     when = datetime.fromtimestamp(at(500) / 1e9, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     end = {"namespace": "shop", "pod_namespace": "shop", "workload_kind": "Deployment", "node_name": "n1"}
     return decode_flow(json.dumps({

@@ -257,7 +257,7 @@ def test_a_writer_that_begins_anew_writes_nothing_where_another_has_taken_over(c
     client.errors = [KafkaError._TIMED_OUT]
     with pytest.raises(MarkError):
         writer.write([], {0: 7})
-    writer.write([], {0: 7})  # nobody has taken it over
+    writer.write([], {0: 7})  # no worker has taken it over
     client.errors = [KafkaError._TIMED_OUT]
     with pytest.raises(MarkError):
         writer.write([], {0: 8})
