@@ -36,7 +36,7 @@ class Answers:
         self._columns = np.zeros((3, _FIRST_PLACES), np.int64)
         """Number of the peer, since when, until when (not included)."""
         self._used = np.zeros(_FIRST_PLACES, bool)
-        """Which were used since the last eviction."""
+        """Whether each answer was used since the last eviction."""
         self._count = 0
         self._free: list[int] = []
         """Places of evicted answers."""

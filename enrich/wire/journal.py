@@ -111,8 +111,8 @@ class JournalEntry(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True
     """Who made this version, as the newest entry of the object's ``metadata.managedFields`` names its manager; several,
     separated by commas, if the API server's whole seconds do not tell them apart."""
     since_ns: Nanoseconds = 0
-    """Of a gap: when the last writer surely wrote; nothing is known between this and ``seen_ns``. 0: there was no
-    writer before. Of a state that is repeated: the ``seen_ns`` of its first entry; else 0."""
+    """In a gap: when the last writer surely wrote; nothing is known between this and ``seen_ns``. 0: there was no
+    writer before. In a state that is repeated: the ``seen_ns`` of its first entry. Otherwise 0."""
 
     @property
     def key(self) -> bytes:

@@ -63,7 +63,7 @@ class PairKey(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """The pod whose policy decided."""
     peer: PairEnd
     direction: Literal["ingress", "egress"]
-    """As the subject sees it."""
+    """The direction that the subject sees."""
     protocol: Octet
     """IANA number; 0 if it is not known."""
     port: Port = 0

@@ -29,7 +29,7 @@ class CollectedEnds:
         self._next = ring.consumer_number if ring else 0
         """The number of the first that waits."""
         self.waiting: Ends = np.empty(0, END)
-        """Those that are to be in the next batch."""
+        """Reports for the next batch."""
 
     @property
     def end(self) -> int:

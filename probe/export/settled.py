@@ -47,7 +47,7 @@ class SettledNumbers:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        """For the two threads that write."""
+        """It guards what both threads write."""
         self._appended: dict[str, _Appended] = {}
         self._rings: dict[str, SpoolTally] = {}
 

@@ -30,7 +30,7 @@ _SHORT: Final[Mapping[str, Read]] = {
     "namespace": FLOW_FIELDS["subject.namespace"],
     "workload": FLOW_FIELDS["subject.name"],
 }
-"""Of the subject, whose policy decided."""
+"""Short names for fields of the subject, whose policy decided."""
 NUMBERS: Final = frozenset({"count", "port"})
 """Fields that JSON has as numbers."""
 

@@ -18,7 +18,7 @@ _MAX_GROUPS: Final = 100_000
 _OTHERS: Final = "(others)"
 _HEADINGS: Final = ("RECORDS", "COUNT", "LAST")
 _NUMBERS: Final = 2
-"""So many columns are numbers, which stand at the right."""
+"""How many columns, from the left, are numbers and are aligned to the right."""
 
 
 class Count(msgspec.Struct):

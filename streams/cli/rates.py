@@ -16,7 +16,7 @@ _MAX_GROUPS: Final = 10_000
 """Groups that are counted each; further ones are counted together."""
 _BARS: Final = "▁▂▃▄▅▆▇█"
 _PLAIN_BARS: Final = "_.-=+*%#"
-"""For a terminal that does not show the others."""
+"""Bars for a terminal that does not show the others."""
 OTHERS: Final = "(others)"
 
 

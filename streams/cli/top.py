@@ -29,7 +29,7 @@ _RECORDS_PER_READ: Final = 1000
 _MAX_BEHIND: Final = 500_000
 """At more records that wait in Kafka, the ones before the latest are skipped: a rate is about now."""
 _FIXED_LINES: Final = 6
-"""Lines of a screen that are no rows of the table."""
+"""Lines of a screen that are not rows of the table."""
 
 
 @dataclass

@@ -31,7 +31,7 @@ class JournalMetrics:
             "refused_states",
             "States of objects and profiles that are not in the journal: they are outside the bounds of an entry",
         )
-        self.bad = counter("bad_entries", "Records of the journal that are no entries; dead letters")
+        self.bad = counter("bad_entries", "Records of the journal that are not entries; dead letters")
         self.restarts = counter(
             "restarts", "Restarts of the loop from its last commit: a transaction was aborted", ("loop",)
         )

@@ -132,7 +132,7 @@ def test_every_role_tells_the_truth_about_frozen_and_moved_brokers(
 
 
 def test_roles_are_not_ready_throughout_a_long_freeze_and_find_the_brokers_elsewhere_after_it(roles: Roles) -> None:
-    """Clients are replaced after five times WEIR_STALL, but not while Kafka answers nobody."""
+    """Clients are replaced after five times WEIR_STALL, but not while Kafka answers no client."""
     broker = roles.broker
     roles.send(10)
     roles.wait_until_all_is_well()

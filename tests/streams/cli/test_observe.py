@@ -394,6 +394,6 @@ def test_a_partition_is_left_where_its_records_have_become_later_for_good() -> N
     # A clock that is ahead makes a few late records among early ones.
     topic = Times(*[early] * 10, *[late] * 9_999, early, *[late] * 10_000, *[early] * 5)
     read = [record.offset for record in read_range(topic, {0: 0}, {0: 20_025}, 5_000)]
-    assert 10_009 in read, "9,999 late ones in a row are no end"
+    assert 10_009 in read, "9,999 late ones in a row do not end the range"
     assert max(read) == 20_009
     assert len(list(read_range(topic, {0: 0}, {0: 20_025}))) == 20_015
