@@ -21,7 +21,7 @@ from enrich.sources.manifest_files import ManifestError
 from enrich.wire.pair import HOUR_NS, Pair
 from streams.cli.kafka_failure import needs_to_read, say_why
 from streams.cli.observe import parse_window
-from streams.cli.pairs_reading import ONLY_ON_REQUEST, PairsReading, read_pairs
+from streams.cli.pairs_reading import PairsReading, not_counted, read_pairs
 from streams.cli.past import Past, load_past, parse_pod_cidrs
 from streams.cli.terminal import printable
 from streams.kafka.connection import Connection, ReadError, checked
@@ -85,10 +85,10 @@ class Window:
                 found = True
                 yield pair
         begins_ns = min(self._reading.complete_since_hour * HOUR_NS, self.until_ns)
-        if not found and begins_ns == self.until_ns:
-            raise CannotSayError(f"no pairs were counted in this window. {ONLY_ON_REQUEST}")
+        if why := not_counted(begins_ns, self.until_ns, found=found):
+            raise CannotSayError(why)
         if begins_ns > self.since_ns:
-            self.notes.append(f"the pairs are complete from {moment(begins_ns)} on only")
+            self.notes.append(f"the pairs are complete from {moment(begins_ns)} on, and not before")
             self.complete_ns = begins_ns
         if self._reading.unreadable:
             self.notes.append(f"{self._reading.unreadable} records of pairs cannot be read")

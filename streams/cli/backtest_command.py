@@ -28,7 +28,7 @@ from enrich.wire.pair import HOUR_NS
 from streams.cli.backtest import ChangeError, as_json, lines, read_change
 from streams.cli.kafka_failure import needs_to_read, say_why
 from streams.cli.observe import parse_window
-from streams.cli.pairs_reading import read_pairs
+from streams.cli.pairs_reading import not_counted, read_pairs
 from streams.cli.past import Past, load_past, parse_pod_cidrs
 from streams.cli.terminal import PipeConsole, printable
 from streams.kafka.connection import Connection, ReadError, checked
@@ -126,6 +126,8 @@ def _run(asked: _Asked) -> int:
     made, begins_ns = judge_window(asked.connection, asked.settings, past, asked.change, window)
     findings = list(made.findings())
     notes = [*past.notes, *_notes(past, asked.change, begins_ns, window)]
+    if why := not_counted(begins_ns, asked.until_ns, found=any(one.findings for one in made.sums.values())):
+        notes.append(why)
     if output_is_json := asked.output == "json":
         sys.stdout.buffer.write(json.dumps(as_json(made, findings, *window, notes)).encode() + b"\n")
         sys.stdout.buffer.flush()
@@ -170,12 +172,12 @@ def _notes(past: Past, change: Change, begins_ns: int, window: tuple[int, int]) 
     since_ns, until_ns = window
     notes = []
     if begins_ns > since_ns:
-        notes.append(f"the pairs are complete from {moment(begins_ns)} on only")
+        notes.append(f"the pairs are complete from {moment(begins_ns)} on, and not before")
     if past.timeline.begins_ns > since_ns:
-        notes.append(f"the journal can answer from {moment(past.timeline.begins_ns)} on only")
+        notes.append(f"the journal can answer from {moment(past.timeline.begins_ns)} on, and not before")
     for gap in past.timeline.gaps()[1:]:
         if gap.covers(since_ns, until_ns):
-            notes.append(f"{gap.text}: what was seen then only cannot be judged")
+            notes.append(f"{gap.text}: what was seen only then cannot be judged")
     absent = change.absent(past.timeline.view_at(at) for at in (since_ns, until_ns))
     notes += [f"there was no {'/'.join(part for part in one if part)} to delete" for one in absent]
     return notes

@@ -22,7 +22,7 @@ from enrich.wire.topics import Topics
 from streams.kafka.connection import Connection, NoTopicError
 from streams.kafka.reading import TopicReader, read_committed
 
-ONLY_ON_REQUEST: Final = "Workers count pairs only with WEIR_PAIRS=1."
+_ONLY_ON_REQUEST: Final = "Workers count pairs only with WEIR_PAIRS=1."
 _HOUR_MS: Final = 3_600_000
 _NAMES_MS: Final = 26 * _HOUR_MS
 """A segment's names are on the topic before its counts, by no more than the life of a segment, and may be written once
@@ -52,7 +52,7 @@ class PairsReading:
         try:
             reader = TopicReader(connection, self._topic)
         except NoTopicError as error:
-            raise NoTopicError(f"{error} {ONLY_ON_REQUEST}") from error
+            raise NoTopicError(f"{error} {_ONLY_ON_REQUEST}") from error
         try:
             self._bounds = reader.bounds()
             self._starts = reader.at_time(max(0, since_hour * _HOUR_MS - _NAMES_MS))
@@ -127,6 +127,13 @@ def read_pairs(
     reach the topic more than a day after their hour are not found. Raises
     :class:`~streams.kafka.connection.ReadError`."""
     return PairsReading(connection, topics, since_hour, until_hour, cluster)
+
+
+def not_counted(begins_ns: int, until_ns: int, *, found: bool) -> str:
+    """Return why a window has no pairs, if none was ``found`` and counting had not begun before its end; else empty.
+
+    ``begins_ns``: from when on the pairs are complete."""
+    return "" if found or begins_ns < until_ns else f"no pairs were counted in this window. {_ONLY_ON_REQUEST}"
 
 
 def _sum(one: Pair, other: Pair) -> Pair:
