@@ -125,7 +125,7 @@ def test_what_an_unknown_successor_sends_is_nobodys(site: Site, receiver: Receiv
 
 @pytest.mark.parametrize(
     ("site", "receiver"),
-    # Not behind a bridge: nothing there tells apart two ports that have one address (ARCHITECTURE.md, What NAT hides).
+    # Not behind a bridge: nothing there tells apart two ports that have one address (decision 002).
     [("routed", "to a pod of the node"), ("routed", "out of the node"), ("bridged", "to a pod of the node")],
     indirect=True,
 )
