@@ -59,7 +59,8 @@ def backtest(files: Sequence[Path], kafka: str | None, prefix: str | None, **giv
     """Say what would have changed, had the policies in FILEs been in force since then, with all else as it was.
 
     Each combination of ends and port that was seen is judged again by the policies of its time with this change. The
-    journal and the pairs of the window are read from Kafka; no policy is applied anywhere. Times are UTC.
+    journal and the pairs of the window are read from Kafka; workers count pairs if they have WEIR_PAIRS=1. No policy is
+    applied anywhere. Times are UTC.
 
     \b
     Exit 0: nothing that was allowed would be denied. 1: something would be. 2: the command or a file is wrong.

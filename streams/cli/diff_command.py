@@ -47,7 +47,8 @@ def diff(old: str, new: str, most: int, output: str, **given: Any) -> None:
 
     OLD and NEW are folders (or files) of manifests, or the word `cluster`: the policies as the cluster has them now.
     Policies that neither of the two names stay as they are in the cluster. So `weir diff cluster new/` is what
-    `kubectl apply -f new/` would change, and `weir diff old/ new/` deletes what only OLD has. Times are UTC.
+    `kubectl apply -f new/` would change, and `weir diff old/ new/` deletes what only OLD has. Workers note what
+    was used if they have WEIR_PAIRS=1. Times are UTC.
 
     \b
     Exit 0: nothing that was used becomes denied. 1: something does. 2: the command or a file is wrong.

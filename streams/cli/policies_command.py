@@ -30,7 +30,7 @@ def policies(namespace: str | None, output: str, **given: Any) -> None:
 
     The state of a rule is one of: used; not seen (in the window); cannot say (the rule was changed in the hour in which
     it matched); shadowed (another rule always decides before); adds nothing (another rule allows the same); selects no
-    pods. Only verdicts that are logged can be seen. Times are UTC.
+    pods. Only verdicts that are logged can be seen, and only while workers have WEIR_PAIRS=1. Times are UTC.
 
     \b
     Exit 0: the policies were shown. 2: the command is wrong. 3: it cannot say: Kafka cannot be read, or has nothing of

@@ -47,7 +47,8 @@ def recommend(
 
     They are meant instead of the NetworkPolicies that the namespace has now. Each rule has its evidence in a comment;
     what is left out is named with its reason. What was denied is never allowed. Before anything is printed, the
-    policies judge all that was seen; standard error has the result. Nothing is applied. Times are UTC.
+    policies judge all that was seen; standard error has the result. Nothing is applied. Workers note what was seen if
+    they have WEIR_PAIRS=1. Times are UTC.
 
     \b
     Exit 0: they allow all that was allowed, and nothing that was denied. 1: they do not, and it says what.
