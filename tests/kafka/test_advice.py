@@ -137,7 +137,7 @@ def test_a_file_that_is_wrong_is_named_with_its_field(site: Site, tmp_path: Path
     assert "a.yaml, document 1 (line 3): metadata.name" in done.stderr
 
 
-def test_without_a_journal_nobody_can_say(site: Site) -> None:
+def test_without_a_journal_there_is_no_answer(site: Site) -> None:
     for arguments in (["recommend"], ["policies"], ["diff", "cluster", "cluster"]):
         done = run(site, *arguments)
         assert done.exit_code == 3, done.output

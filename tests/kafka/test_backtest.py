@@ -109,7 +109,7 @@ def test_a_window_older_than_what_is_kept_says_from_when_on_it_can_answer(site: 
     assert "the pairs are complete from" in done.stderr
 
 
-def test_a_pair_of_which_nobody_can_say_fails_only_if_it_must(site: Site, file: Path) -> None:
+def test_a_pair_without_an_answer_fails_only_if_it_must(site: Site, file: Path) -> None:
     unknown = _key(DB, PairEnd(unknown=True))
     _past(site, [(FROM_WEB, 7), (unknown, 1)])
     assert _run(site, file).exit_code == 0
@@ -118,7 +118,7 @@ def test_a_pair_of_which_nobody_can_say_fails_only_if_it_must(site: Site, file: 
     assert "cannot say: it is not known which pod, if any, had the peer's address" in done.stdout
 
 
-def test_without_a_journal_nobody_can_say(site: Site, file: Path) -> None:
+def test_without_a_journal_there_is_no_answer(site: Site, file: Path) -> None:
     done = _run(site, file)
     assert done.exit_code == 3
     assert "journal" in done.stderr

@@ -93,7 +93,7 @@ def test_policies_are_asked_as_of_then_and_the_changes_since_are_named(site: Sit
     assert (found["then"]["verdict"], found["changes"], found["today"]["verdict"]) == ("allow", [], "allow")
 
 
-def test_in_a_gap_and_before_the_journal_nobody_can_say(site: Site) -> None:
+def test_in_a_gap_and_before_the_journal_it_cannot_say(site: Site) -> None:
     _write(site, [*JOURNAL, gap(1100, 1200)])
     done = _run(site, "shop/web-1", "shop/db-1:5432", "--at", _time(1150))
     assert done.exit_code == 2

@@ -186,7 +186,7 @@ def test_a_denial_that_no_policy_decided_stays_one() -> None:
         ([entry(DENY, 0)], 10, "the policies of its time decide otherwise than it was recorded"),
     ],
 )
-def test_nobody_can_say_where_the_past_is_not_known(journal: list[JournalEntry], first: float, text: str) -> None:
+def test_there_is_no_answer_where_the_past_is_not_known(journal: list[JournalEntry], first: float, text: str) -> None:
     _, found = findings(Change((ALLOW_WEB,)), journal, pair_of(ALLOWED, first, first + 10))
     assert [(one.outcome, one.would) for one in found] == [(Outcome.CANNOT_SAY, "")]
     assert text in found[0].text

@@ -89,7 +89,7 @@ def test_nothing_to_change_is_a_mistake_and_an_empty_folder_too(tmp_path: Path) 
     assert Change() != Change(replace_all=True)
 
 
-def test_without_a_broker_nobody_can_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_broker_there_is_no_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     give_up_after(0.2, 0.2, monkeypatch)
     (tmp_path / "db.yaml").write_text(POLICY)
     done = _run(tmp_path)

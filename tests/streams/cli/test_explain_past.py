@@ -91,7 +91,7 @@ def test_a_record_in_a_gap_is_not_blamed_on_labels() -> None:
     assert "the journal was not written from" in found.then.text
 
 
-def test_of_too_many_kinds_of_pods_nobody_can_say() -> None:
+def test_too_many_kinds_of_pods_have_no_answer() -> None:
     many = [profile("web", version=str(number)) for number in range(17)]
     found = of_record(past({}, *many, profile("db")), [], record())
     assert found.then.verdict == "unknown"

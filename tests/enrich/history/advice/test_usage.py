@@ -85,7 +85,7 @@ def test_a_pair_counts_only_for_the_rule_that_the_index_meant_then() -> None:
     assert use_of([new], earlier, versions=versions)["db"].uses.allowed == 10
 
 
-def test_near_a_change_nobody_can_say_which_rule_the_kernel_had() -> None:
+def test_near_a_change_it_is_not_known_which_rule_the_kernel_had() -> None:
     old, new = network_policy("db", from_web(3306)), network_policy("db", from_web())
     changed, second_ns = HOUR * HOUR_NS, 1_000_000_000
 
@@ -102,14 +102,14 @@ def test_near_a_change_nobody_can_say_which_rule_the_kernel_had() -> None:
     ]  # fmt: skip
 
 
-def test_a_policy_that_selects_nobody() -> None:
+def test_a_policy_that_selects_no_pods() -> None:
     spec = {"podSelector": {"matchLabels": {"app": "nobody"}}, "ingress": [{}]}
     found = use_of([network_policy("none", spec)])["none"]
     assert found.workloads == ()
     assert rule_of(found).state == "selects no pods"
 
 
-def test_of_labels_that_profiles_leave_out_nobody_can_say_whom_they_select() -> None:
+def test_whom_labels_select_that_profiles_leave_out_is_not_known() -> None:
     spec = {"podSelector": {"matchLabels": {"pod-template-hash": "7f9c"}}, "ingress": [{}]}
     found = use_of([network_policy("hash", spec)])["hash"]
     assert found.workloads is None
