@@ -18,16 +18,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-import structlog
-from prometheus_client import CollectorRegistry
-
-from enrich.diagnosis.rights import Needs
-from enrich.diagnosis.watch import Diagnosis
-from enrich.runtime.credentials import registry_with_credentials
-from enrich.runtime.health import HealthServer
 from enrich.runtime.process import Exit, StopServiceError
 from enrich.runtime.watching import export_watch
-from enrich.sources.token_review import metrics_guard
 from streams.alerts.count_loop import CountLoop
 from streams.alerts.deltas import OwnGroups
 from streams.alerts.engine import Engine
@@ -45,16 +37,13 @@ from streams.kafka.lag import LagMonitor
 from streams.kafka.reading import read_committed
 from streams.kafka.records import Record
 from streams.kafka.topics import partitions_of
-from streams.metrics.progress import CALLS_OF_ALERTS, ProgressMetrics
+from streams.metrics.progress import CALLS_OF_ALERTS
 from streams.metrics.roles import AlertMetrics, SinkMetrics
 from streams.roles.loop_thread import LoopThread
 from streams.roles.needs import alerts_needs
-from streams.roles.own_cluster import OwnCluster
-from streams.roles.own_topics import OwnTopics
+from streams.roles.running_role import RunningRole, run_role
 from streams.settings import Settings
 from streams.sinks.running_sinks import RunningSinks, check_definitions
-
-log = structlog.get_logger("kubeweir.streams")
 
 
 class _Rules:
@@ -66,49 +55,23 @@ class _Rules:
 
 def run_alerts(settings: Settings, stop: threading.Event) -> int:
     """Run until ``stop``; return the exit code. Raises StopServiceError."""
-    registry = registry_with_credentials(settings)
-    problems: list[Callable[[], str | None]] = [lambda: "Kafka has not been reached yet"]
-    needs = [Needs()]
-    diagnosis = Diagnosis(settings.connection, lambda: needs[0])
-    checks = {"alerts": diagnosis.named("alerts", lambda: next(filter(None, (check() for check in problems)), None))}
-    progress = ProgressMetrics(registry, CALLS_OF_ALERTS)
-    health = HealthServer(settings.metrics, registry, checks, details=progress.last_success.in_words,
-                          guard=metrics_guard(settings))  # fmt: skip
-    log.info("starting", role="alerts", metrics_port=health.port, kafka=settings.kafka, prefix=settings.prefix)
-    with contextlib.ExitStack() as stack:
-        stack.callback(health.close)
-        diagnosis.start()
-        stack.callback(diagnosis.stop)
-        monitor = LagMonitor(settings.connection(), settings.stall, progress, diagnosis.causes)
-        stack.callback(monitor.stop)  # after everything that the work adds
-        _work(settings, stop, registry, progress, monitor, problems, needs, stack)
-    monitor.check()
-    log.info("stopped", role="alerts")
-    return Exit.OK
+    return run_role("alerts", settings, stop, CALLS_OF_ALERTS, _work)
 
 
-def _work(
-    settings: Settings,
-    stop: threading.Event,
-    registry: CollectorRegistry,
-    progress: ProgressMetrics,
-    monitor: LagMonitor,
-    problems: list[Callable[[], str | None]],
-    needs: list[Needs],
-    stack: contextlib.ExitStack,
-) -> None:
-    metrics = AlertMetrics(registry)
+def _work(role: RunningRole) -> None:
+    metrics = AlertMetrics(role.registry)
     rules = _Rules()
+    settings, stop = role.settings, role.stop
     topics = settings.topics
     dead = DeadLetters(settings.connection(), topics.dead.name, stop)
-    open_reader = partial(GroupReader, settings.connection(), monitor=monitor, patience_s=settings.stall)
-    sinks = RunningSinks(open_reader, dead.send, SinkMetrics(registry, progress.note))
+    open_reader = partial(GroupReader, settings.connection(), monitor=role.monitor, patience_s=settings.stall)
+    sinks = RunningSinks(open_reader, dead.send, SinkMetrics(role.registry, role.progress.note))
 
     def apply(alerts: Alerts) -> Alerts:
         effective = in_force(alerts)
-        definitions = sink_definitions(effective, settings)
+        definitions = sink_definitions(effective, role.settings)
         sinks.apply(definitions)
-        needs[:] = [alerts_needs(settings, [(one.topic, one.group) for one in definitions])]
+        role.needs = alerts_needs(role.settings, [(one.topic, one.group) for one in definitions])
         rules.current = effective.rules
         return effective
 
@@ -117,38 +80,34 @@ def _work(
     # reached.
     first = file.read() if file else Alerts(version=1)
     check_definitions(sink_definitions(in_force(first), settings))
-    own_cluster = OwnCluster(settings)
-    problems.insert(0, own_cluster.problem)
-    settings = own_cluster.find(stop)
-    needed = (topics.denied, topics.status, topics.dead, topics.alerts, topics.deltas, topics.alert_state)
-    own_topics = OwnTopics(settings, stop)
-    problems.insert(0, own_topics.problem)
-    if not own_topics.prepare(needed):
+    role.find_cluster()
+    if not role.prepare_topics(
+        topics.denied, topics.status, topics.dead, topics.alerts, topics.deltas, topics.alert_state
+    ):
         return
     rules.current = in_force(first).rules
-    count_thread, engine_thread, engine_loop = _loop_threads(settings, rules, metrics, dead, stop, monitor)
+    count_thread, engine_thread, engine_loop = _loop_threads(role.settings, rules, metrics, dead, stop, role.monitor)
     watch = PolicyWatch(settings.source, engine_loop.add_policy_change)
-    stack.callback(watch.stop)
-    export_watch(registry, watch.source, progress.last_success)
-    stack.callback(sinks.stop)
+    role.stack.callback(watch.stop)
+    export_watch(role.registry, watch.source, role.progress.last_success)
+    role.stack.callback(sinks.stop)
     if file:
         file.start()
-        stack.callback(file.stop)
+        role.stack.callback(file.stop)
     else:
         apply(first)
     threads = (count_thread, engine_thread)
     for thread in threads:
         thread.start()
-        stack.callback(thread.stop)
-    problems[:] = [
+        role.stack.callback(thread.stop)
+    role.begin(
         *([file.problem] if file else []),
         watch.problem,
         count_thread.problem,
         engine_thread.problem,
         sinks.problem,
-        monitor.problem,
-    ]
-    monitor.start(stop.set)
+        role.monitor.problem,
+    )
     metrics.watch(lambda: (engine_loop.engine.groups(), engine_loop.engine.firing()))
     _watch_over(threads, sinks, stop)
 

@@ -5,28 +5,19 @@ Every worker observes the cluster; one of them writes (:mod:`streams.journal.wri
 
 from __future__ import annotations
 
-import contextlib
 import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 
-import structlog
-from prometheus_client import CollectorRegistry
-
-from enrich.diagnosis.rights import Needs
-from enrich.diagnosis.watch import Diagnosis
 from enrich.index.cluster import Cluster
 from enrich.model import Pod, Workload
-from enrich.runtime.credentials import registry_with_credentials
-from enrich.runtime.health import HealthServer
 from enrich.runtime.process import Exit, StopServiceError
 from enrich.runtime.watching import export_watch, watch_problem
 from enrich.sources.factory import make_source
 from enrich.sources.source import Source, SourceError
-from enrich.sources.token_review import metrics_guard
 from streams.journal.observed import OBJECT_KINDS, ObservedStates
 from streams.journal.profiles import Profiles
 from streams.journal.writer import SORTS, JournalWriter, Observation
@@ -38,14 +29,11 @@ from streams.kafka.offsets import newest_time_ms
 from streams.kafka.reading import read_committed
 from streams.kafka.records import Record
 from streams.metrics.journal import JournalMetrics
-from streams.metrics.progress import CALLS_OF_JOURNAL, ProgressMetrics
+from streams.metrics.progress import CALLS_OF_JOURNAL
 from streams.roles.loop_thread import LoopThread
 from streams.roles.needs import journal_needs
-from streams.roles.own_cluster import OwnCluster
-from streams.roles.own_topics import OwnTopics
+from streams.roles.running_role import RunningRole, run_role
 from streams.settings import Settings
-
-log = structlog.get_logger("kubeweir.streams")
 
 _KINDS = (*OBJECT_KINDS, Pod, Workload)
 _UNNAMED = "-"
@@ -54,68 +42,36 @@ _UNNAMED = "-"
 
 def run_journal(settings: Settings, stop: threading.Event) -> int:
     """Run until ``stop``; return the exit code. Raises StopServiceError."""
-    registry = registry_with_credentials(settings)
-    problems: list[Callable[[], str | None]] = [lambda: "Kafka has not been reached yet"]
-    needs = [journal_needs(settings)]
-    diagnosis = Diagnosis(settings.connection, lambda: needs[0])
-    checks = {"journal": diagnosis.named("journal", lambda: next(filter(None, (check() for check in problems)), None))}
-    progress = ProgressMetrics(registry, CALLS_OF_JOURNAL)
-    health = HealthServer(settings.metrics, registry, checks, details=progress.last_success.in_words,
-                          guard=metrics_guard(settings))  # fmt: skip
-    log.info("starting", role="journal", metrics_port=health.port, kafka=settings.kafka, prefix=settings.prefix)
-    with contextlib.ExitStack() as stack:
-        stack.callback(health.close)
-        diagnosis.start()
-        stack.callback(diagnosis.stop)
-        monitor = LagMonitor(settings.connection(), settings.stall, progress, diagnosis.causes)
-        stack.callback(monitor.stop)  # after everything that the work adds
-        _work(settings, stop, registry, progress, monitor, problems, needs, stack)
-    monitor.check()
-    log.info("stopped", role="journal")
-    return Exit.OK
+    return run_role("journal", settings, stop, CALLS_OF_JOURNAL, _work)
 
 
-def _work(
-    settings: Settings,
-    stop: threading.Event,
-    registry: CollectorRegistry,
-    progress: ProgressMetrics,
-    monitor: LagMonitor,
-    problems: list[Callable[[], str | None]],
-    needs: list[Needs],
-    stack: contextlib.ExitStack,
-) -> None:
-    metrics = JournalMetrics(registry, SORTS)
-    dead = DeadLetters(settings.connection(), settings.topics.dead.name, stop)
-    own_cluster = OwnCluster(settings)
-    problems.insert(0, own_cluster.problem)
-    settings = own_cluster.find(stop)
-    # The names of the group and of the transactions have the cluster's id.
-    needs[:] = [journal_needs(settings)]
-    own_topics = OwnTopics(settings, stop)
-    problems.insert(0, own_topics.problem)
-    if not own_topics.prepare((settings.topics.journal, settings.topics.dead)):
+def _work(role: RunningRole) -> None:
+    metrics = JournalMetrics(role.registry, SORTS)
+    dead = DeadLetters(role.settings.connection(), role.settings.topics.dead.name, role.stop)
+    role.find_cluster()
+    settings = role.settings
+    role.needs = journal_needs(settings)
+    if not role.prepare_topics(settings.topics.journal, settings.topics.dead):
         return
     cluster = Cluster(kinds=_KINDS)
     profiles = Profiles(cluster, settings.profile_labels_left_out, metrics.refused.inc)
     states = ObservedStates(profiles, metrics.refused.inc)
     source = _start_source(settings, cluster, states)
-    stack.callback(source.stop)
-    export_watch(registry, source, progress.last_success)
+    role.stack.callback(source.stop)
+    export_watch(role.registry, source, role.progress.last_success)
     observation = Observation(states, profiles, cluster.synced.is_set, source.synced_until_ns)
     writer = _writer(settings, observation, metrics, dead)
-    thread = _thread(settings, writer, metrics, monitor)
+    thread = _thread(settings, writer, metrics, role.monitor)
     thread.start()
-    stack.callback(thread.stop)
-    problems[:] = [
+    role.stack.callback(thread.stop)
+    role.begin(
         partial(watch_problem, cluster, source),
-        monitor.problem,
+        role.monitor.problem,
         thread.problem,
         partial(_behind, writer, settings.stall),
-    ]
-    monitor.start(stop.set)
+    )
     metrics.watch(lambda: (_behind_s(writer), writer.states))
-    while not stop.wait(0.1):
+    while not role.stop.wait(0.1):
         if thread.failed is not None:
             raise thread.failed
 
