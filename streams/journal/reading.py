@@ -9,13 +9,12 @@ from typing import Final
 from enrich.wire.journal import DAY_NS, GAP, REPEAT_NS, JournalEntry, JournalError, decode_entry
 from enrich.wire.topics import Topics
 from streams.kafka.connection import Connection, ReadError
+from streams.kafka.ranges import Reader, read_range
 from streams.kafka.reading import TopicReader
 from streams.kafka.records import Record
 
-_RECORDS_PER_READ: Final = 5000
 _PATIENCE_S: Final = 20.0
 """How long Kafka may send nothing before the end is reached."""
-_QUIET_S: Final = 0.2
 _MAX_NAMED: Final = 5
 OnBad = Callable[[Record, str], None]
 """Takes a record that is not an entry, and why."""
@@ -27,7 +26,6 @@ def read_journal(
     cluster: str = "",
     since_ns: int = 0,
     on_bad: OnBad = lambda _record, _why: None,
-    patience_s: float = _PATIENCE_S,
 ) -> Iterator[JournalEntry]:
     """Yield the entries of one cluster's journal in their order, to its end as of now.
 
@@ -36,23 +34,22 @@ def read_journal(
     the topic has only one. A record that cannot be read is handed to ``on_bad``, and the rest is read.
 
     Raises :class:`streams.kafka.connection.ReadError` (NoTopicError: there is no journal), also if Kafka sends nothing
-    for ``patience_s``."""
+    for 20 seconds."""
     reader = TopicReader(connection, topics.journal.name)
     try:
-        yield from _read(reader, topics.journal.name, cluster, since_ns, on_bad, patience_s)
+        yield from _read(reader, topics.journal.name, cluster, since_ns, on_bad)
     finally:
         reader.close()
 
 
-def _read(
-    reader: TopicReader, topic: str, cluster: str, since_ns: int, on_bad: OnBad, patience_s: float
-) -> Iterator[JournalEntry]:
+def _read(reader: Reader, topic: str, cluster: str, since_ns: int, on_bad: OnBad) -> Iterator[JournalEntry]:
     bounds = reader.bounds()
     from_ns = since_ns - REPEAT_NS - DAY_NS
     starts = reader.at_time(from_ns // 1_000_000) if from_ns > 0 else {one: first for one, (first, _) in bounds.items()}
     is_cut = any(starts[one] <= first and first > 0 for one, (first, _) in bounds.items())
     clusters: set[str] = set()
-    for record in _records(reader, topic, starts, {one: end for one, (_, end) in bounds.items()}, patience_s):
+    ends = {one: end for one, (_, end) in bounds.items()}
+    for record in read_range(reader, starts, ends, patience_s=_PATIENCE_S, topic=topic):
         try:
             entry = decode_entry(record.value, record.key, time.time_ns())
         except JournalError as error:
@@ -70,25 +67,3 @@ def _read(
             is_cut = False
             yield JournalEntry(cluster=entry.cluster, kind=GAP, seen_ns=entry.seen_ns + REPEAT_NS)
         yield entry
-
-
-def _records(
-    reader: TopicReader, topic: str, starts: dict[int, int], ends: dict[int, int], patience_s: float
-) -> Iterator[Record]:
-    """Yield the records from ``starts`` up to ``ends``, both by partition. Raises ReadError."""
-    left = {one for one, end in ends.items() if starts[one] < end}
-    reader.start({one: starts[one] for one in left})
-    deadline = time.monotonic() + patience_s
-    while left:
-        records = reader.take(_RECORDS_PER_READ, _QUIET_S)
-        for record in records:
-            if record.partition in left and record.offset < ends[record.partition]:
-                yield record
-            if record.offset >= ends[record.partition] - 1:
-                left.discard(record.partition)
-        # The last offset is that of a transaction's mark: no record ever comes from there.
-        left -= reader.ended()
-        if records:
-            deadline = time.monotonic() + patience_s
-        elif time.monotonic() > deadline:
-            raise ReadError(f"{topic} cannot be read to its end: Kafka has sent nothing for {patience_s:g} s")

@@ -11,7 +11,7 @@ from streams.kafka.connection import ReadError
 _RECORDS_PER_READ: Final = 5000
 _QUIET_S: Final = 0.2
 _PATIENCE_S: Final = 60.0
-"""How long nothing may come of a range that is not read to its end."""
+"""How long Kafka may send nothing of a range that is not read to its end."""
 _LATER_RECORDS: Final = 10_000
 """So many records one after the other that are later than the end of a time mean that the rest of a partition is later,
 too. Single ones do not: a node's clock may be ahead."""
@@ -53,26 +53,32 @@ class Reader(Protocol):
 
 
 def read_range(
-    reader: Reader, start: Mapping[int, int], ends: Mapping[int, int], until_ms: int | None = None
+    reader: Reader,
+    start: Mapping[int, int],
+    ends: Mapping[int, int],
+    until_ms: int | None = None,
+    patience_s: float = _PATIENCE_S,
+    topic: str = "the topic",
 ) -> Iterator[Any]:
     """Yield all records from ``start`` up to, not including, ``ends``. Both are offsets by partition.
 
     ``until_ms``: a partition is left where its records have become later than this Unix time, and stay later. Raises
-    ReadError if Kafka cannot be reached, or if nothing comes for a minute."""
+    ReadError if Kafka cannot be reached, or if it sends nothing for ``patience_s``; ``topic`` is its name
+    there."""
     left = {partition: end for partition, end in ends.items() if start[partition] < end}
     later = dict.fromkeys(left, 0)
     reader.start({partition: start[partition] for partition in left})
-    deadline = time.monotonic() + _PATIENCE_S
+    deadline = time.monotonic() + patience_s
     while left:
         taken = reader.take(_RECORDS_PER_READ, _QUIET_S)
         if taken:
-            deadline = time.monotonic() + _PATIENCE_S
+            deadline = time.monotonic() + patience_s
         else:
             # Records that retention has removed meanwhile never come. This also raises if Kafka is unreachable.
             bounds = reader.bounds()
             left = {partition: end for partition, end in left.items() if bounds[partition][0] < end}
         if time.monotonic() > deadline:
-            raise ReadError("the topic cannot be read to its end: nothing has come for a minute")
+            raise ReadError(f"{topic} cannot be read to its end: Kafka has sent nothing for {patience_s:g} s")
         for record in taken:
             end = left.get(record.partition)
             if end is None:
