@@ -36,6 +36,7 @@ from streams.kafka.connection import CALL_TIMEOUT_S, Connection, make_consumer, 
 from streams.kafka.errors import lacks_right
 from streams.kafka.followed import Followed
 from streams.kafka.lag import LagMonitor
+from streams.kafka.offsets import offsets_for_times
 from streams.kafka.records import Record, TopicAndPartition, take
 from streams.kafka.unreadable import Unreadable
 
@@ -233,7 +234,7 @@ class ExactlyOnce:
             (one.topic, one.partition): one.offset for one in consumer.committed(list(partitions), CALL_TIMEOUT_S)
         }
         since = [TopicPartition(one.topic, one.partition, self._replay_from_ms(one.topic)) for one in partitions]
-        replay = {(one.topic, one.partition): one.offset for one in consumer.offsets_for_times(since, CALL_TIMEOUT_S)}
+        replay = {(one.topic, one.partition): one.offset for one in offsets_for_times(consumer, since, CALL_TIMEOUT_S)}
         starts = []
         self._replayed_until.clear()
         self._next.clear()

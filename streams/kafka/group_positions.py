@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import OffsetSpec
@@ -11,7 +12,7 @@ from confluent_kafka.admin import OffsetSpec
 from streams.kafka.committed import CommittedOffsets
 from streams.kafka.connection import CALL_TIMEOUT_S, Connection, ReadError, admin_client
 from streams.kafka.errors import error_text
-from streams.kafka.offsets import first_or_last_offsets
+from streams.kafka.offsets import ask_while_leaders_move, first_or_last_offsets
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +38,10 @@ def group_positions(connection: Connection, groups: Sequence[str], topics: Seque
     try:
         known = admin.list_topics(timeout=CALL_TIMEOUT_S).topics
         places = [(topic, partition) for topic in topics if topic in known for partition in known[topic].partitions]
-        starts = first_or_last_offsets(admin, places, OffsetSpec.earliest())
-        ends = first_or_last_offsets(admin, places, OffsetSpec.latest())
+        starts, ends = (
+            ask_while_leaders_move(partial(first_or_last_offsets, admin, places, spec), CALL_TIMEOUT_S)
+            for spec in (OffsetSpec.earliest(), OffsetSpec.latest())
+        )
         found = []
         for group in groups:
             try:

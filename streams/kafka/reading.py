@@ -13,19 +13,9 @@ from enrich.runtime.process import StopServiceError
 from enrich.wire.topics import SMALL
 from streams.kafka.connection import CALL_TIMEOUT_S, Connection, NoTopicError, ReadError, make_consumer
 from streams.kafka.errors import topic_error
+from streams.kafka.offsets import offsets_for_times
 from streams.kafka.records import Record, records_of
 from streams.kafka.unreadable import Unreadable
-
-_LEADERS_MOVE = frozenset(
-    {
-        KafkaError.NOT_LEADER_FOR_PARTITION,
-        KafkaError.LEADER_NOT_AVAILABLE,
-        KafkaError.FENCED_LEADER_EPOCH,
-        KafkaError.UNKNOWN_LEADER_EPOCH,
-    }
-)
-"""A broker says so for a moment: when a topic is new, a broker starts, or leadership moves."""
-_AGAIN_S = 0.1
 
 
 def reader_group(topic: str) -> str:
@@ -49,7 +39,7 @@ def read_committed(
     try:
         requests = [TopicPartition(topic, partition, since_ms) for partition in missing]
         # A partition without a record that late begins at its end.
-        consumer.assign(consumer.offsets_for_times(requests, CALL_TIMEOUT_S) if since_ms else _beginning(requests))
+        consumer.assign(offsets_for_times(consumer, requests, CALL_TIMEOUT_S) if since_ms else _beginning(requests))
         while missing:
             found = consumer.consume(5000, 0.1)
             ends = [one for one in found if _is_end(one)]
@@ -126,24 +116,8 @@ class TopicReader:
         """Return the first offset at or after a time, by one request to each broker. Kafka takes OFFSET_BEGINNING and
         OFFSET_END for a time, too."""
         requests = [TopicPartition(self._topic, partition, timestamp_ms) for partition in self._partitions]
-        found = self._call(lambda: self._with_leaders(requests))
-        for one in found:
-            if one.error is not None:
-                raise ReadError(f"Kafka cannot be reached: {one.error.str()}")
+        found = self._call(lambda: offsets_for_times(self._consumer, requests, self._timeout_s))
         return {one.partition: one.offset for one in found}
-
-    def _with_leaders(self, requests: list[TopicPartition]) -> list[TopicPartition]:
-        """Ask for offsets, and again while the leaders of partitions move. librdkafka raises for this call at once."""
-        deadline = time.monotonic() + self._timeout_s
-        while True:
-            try:
-                found: list[TopicPartition] = self._consumer.offsets_for_times(requests, timeout=self._timeout_s)
-            except KafkaException as error:
-                if error.args[0].code() not in _LEADERS_MOVE or time.monotonic() >= deadline:
-                    raise
-                time.sleep(_AGAIN_S)
-            else:
-                return found
 
     def start(self, offsets: Mapping[int, int]) -> None:
         """Begin to read, each partition from its offset."""
