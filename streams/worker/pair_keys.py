@@ -33,7 +33,7 @@ from enrich.wire.batch import AGGREGATED, Reason
 from enrich.wire.flow import Dialled
 from enrich.wire.pair import MAX_EXAMPLES, MAX_RULES, PairEnd, PairKey
 from enrich.wire.pair_records import CHUNK
-from streams.worker.pair_limits import HourLimits, any_peer
+from streams.worker.pair_limits import WORKLOADS_SHARE, HourLimits, any_peer
 
 FIRST_EPHEMERAL_PORT: Final = 32_768
 """Linux gives clients ports from here on (``net.ipv4.ip_local_port_range``)."""
@@ -47,6 +47,7 @@ _KINDS: Final = np.zeros(256, np.uint8)
 _KINDS[6], _KINDS[[17, 132]], _KINDS[[1, 58]] = _TCP, _DATAGRAM, _ICMP
 _SERVICE_PATH: Final = re.compile(r"[a-z0-9][-a-z0-9]*/[a-z0-9][-a-z0-9.]*")
 _SYN, _SYN_OR_ACK = 0x02, 0x12
+_NO_PEER: Final = PairEnd()
 
 
 class _Subject(NamedTuple):
@@ -58,6 +59,13 @@ class _Subject(NamedTuple):
     verdict: Any
     reason: str
     rules: tuple[Any, ...]
+
+    def key(self, peer: PairEnd = _NO_PEER, port: int = 0, service: str = "") -> PairKey:
+        """Return the combination of the subject with a peer."""
+        return PairKey(
+            subject=self.end, peer=peer, direction=self.direction, protocol=self.protocol, port=port,
+            verdict=self.verdict, reason=self.reason, policies=self.rules, service=service,
+        )  # fmt: skip
 
 
 class Combinations:
@@ -141,17 +149,15 @@ class Combinations:
         Whoever scans addresses or ports makes a new one with each packet, so what passes the bounds is itself bounded:
         for each class of subjects, so that one scan does not change how others are counted."""
         subject = ends >> 32
-        if self._known_of[subject] < self._limit // 10 and len(self._known) < 2 * self._limit:
+        if self._known_of[subject] < self._limit // WORKLOADS_SHARE and len(self._known) < 2 * self._limit:
             self._known_of[subject] += 1
             number = self._known[ends, ports] = self._number(ends, ports)
             return number
         folded = self._folded.get(subject)
         if folded is None:
             of = self._subject_list[subject]
-            key = PairKey(subject=of.end, peer=PairEnd(), direction=of.direction, protocol=0, verdict=of.verdict,
-                          reason=of.reason)  # fmt: skip
             self._limits.note("workload")
-            folded = self._folded[subject] = self._number_of_key(any_peer(key, of.end))
+            folded = self._folded[subject] = self._number_of_key(any_peer(of.key(), of.end))
         return folded
 
     def _add_example(self, number: int, columns: FlowColumns, place: int) -> None:
@@ -162,12 +168,8 @@ class Combinations:
             self.changed_chunks.add(number // CHUNK)
 
     def _number(self, ends: int, ports: int) -> int:
-        subject = self._subject_list[ends >> 32]
-        key = PairKey(
-            subject=subject.end, peer=self._peer_list[ends & 0xFFFFFFFF], direction=subject.direction,
-            protocol=subject.protocol, port=ports & 0xFFFF, verdict=subject.verdict, reason=subject.reason,
-            policies=subject.rules, service=self._service_list[ports >> 16],
-        )  # fmt: skip
+        subject, peer = self._subject_list[ends >> 32], self._peer_list[ends & 0xFFFFFFFF]
+        key = subject.key(peer, ports & 0xFFFF, self._service_list[ports >> 16])
         return self._number_of_key(self._limits.bounded(key))
 
     def _number_of_key(self, key: PairKey) -> int:
@@ -188,7 +190,7 @@ class Combinations:
             pair_end(template.subject), decision.direction, 0 if decision.aggregated else template.protocol,
             decision.disposition, decision.reason, template.rules[:MAX_RULES],
         )  # fmt: skip
-        if not _is_valid(subject):
+        if not _is_readable(subject.key()):
             self._limits.note("invalid")
             subject = subject._replace(end=PairEnd(unknown=True), rules=())
         number = self._subjects.setdefault(subject, len(self._subjects))
@@ -204,13 +206,9 @@ class Combinations:
             # Addresses outside the cluster are as many as somebody wants.
             self._limits.note("addresses")
             end = PairEnd(unknown=True, coarse=True)
-        elif end not in self._peers:
-            # Readers refuse the whole chunk for one such name, and whoever creates a pod chooses its owner's kind.
-            try:
-                msgspec.convert(msgspec.to_builtins(end), PairEnd)
-            except msgspec.ValidationError:
-                self._limits.note("invalid")
-                end = PairEnd(unknown=True)
+        elif end not in self._peers and not _is_readable(end):
+            self._limits.note("invalid")
+            end = PairEnd(unknown=True)
         number = self._peers.setdefault(end, len(self._peers))
         if number == len(self._peer_list):
             self._peer_list.append(end)
@@ -275,14 +273,11 @@ def server_ports(verdicts: np.ndarray[Any, Any]) -> Int64Array:
     return ports
 
 
-def _is_valid(subject: _Subject) -> bool:
-    """Whether readers take it: one name that they refuse would cost them the whole chunk."""
-    key = PairKey(
-        subject=subject.end, peer=PairEnd(), direction=subject.direction, protocol=subject.protocol,
-        verdict=subject.verdict, reason=subject.reason, policies=subject.rules,
-    )  # fmt: skip
+def _is_readable(made: PairKey | PairEnd) -> bool:
+    """Return whether readers take it: one name that they refuse would cost them the whole chunk, and whoever creates a
+    pod chooses its owner's kind."""
     try:
-        msgspec.convert(msgspec.to_builtins(key), PairKey)
+        msgspec.convert(msgspec.to_builtins(made), type(made))
     except msgspec.ValidationError:
         return False
     return True

@@ -13,6 +13,8 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Final, Literal
 
+import msgspec
+
 from enrich.wire.pair import PairEnd, PairKey
 
 MAX_WORLD_PEERS: Final = 1_000
@@ -20,7 +22,8 @@ MAX_PORTS: Final = 128
 NOTED_BYTES: Final = 256 << 20
 """What a worker takes beside its counts, about, by the default limit: to tell combinations of an hour apart (180 MB,
 measured with 1,000,000 addresses in an hour), and to write all of them at once (80 MB)."""
-_WORKLOADS_SHARE: Final = 10
+WORKLOADS_SHARE: Final = 10
+"""A workload has a tenth of the combinations of a worker."""
 _COARSE_BITS: Final = {4: 24, 6: 64}
 _ANY: Final = PairEnd(unknown=True, coarse=True)
 
@@ -56,7 +59,7 @@ class HourLimits:
         if len(self._keys) >= self._limit:
             self._on_folded("worker")
             return any_peer(key, PairEnd(namespace=workload.namespace, unknown=True))
-        if self._of_workload[workload] >= self._limit // _WORKLOADS_SHARE:
+        if self._of_workload[workload] >= self._limit // WORKLOADS_SHARE:
             self._on_folded("workload")
             return any_peer(key, workload)
         self._keys.add(key)
@@ -74,7 +77,7 @@ class HourLimits:
             seen.add(block)
             return key
         self._on_folded("addresses")
-        return _with(key, peer=PairEnd(block=coarse(block), coarse=True))
+        return msgspec.structs.replace(key, peer=PairEnd(block=coarse(block), coarse=True))
 
     def _bounded_port(self, key: PairKey) -> PairKey:
         if not key.port:
@@ -86,7 +89,7 @@ class HourLimits:
             seen.add(key.port)
             return key
         self._on_folded("ports")
-        return _with(key, port=0)
+        return msgspec.structs.replace(key, port=0)
 
 
 def any_peer(key: PairKey, subject: PairEnd) -> PairKey:
@@ -99,11 +102,3 @@ def coarse(block: str) -> str:
     """Return the /24, or the /64, of an address."""
     address = ipaddress.ip_interface(block)
     return str(ipaddress.ip_network((address.ip, _COARSE_BITS[address.version]), strict=False))
-
-
-def _with(key: PairKey, *, peer: PairEnd | None = None, port: int | None = None) -> PairKey:
-    return PairKey(
-        subject=key.subject, peer=key.peer if peer is None else peer, direction=key.direction, protocol=key.protocol,
-        port=key.port if port is None else port, verdict=key.verdict, reason=key.reason, policies=key.policies,
-        service=key.service,
-    )  # fmt: skip

@@ -99,10 +99,6 @@ class Segment:
         for number, chunks in changes.hours.items():
             self._hours[number].changed_chunks |= chunks
 
-    def has_changes(self) -> bool:
-        """Whether anything is not written yet."""
-        return bool(self.combinations.changed_chunks) or any(hour.changed_chunks for hour in self._hours.values())
-
     def _add_to_hour(self, number: int, counted: Counted) -> None:
         hour = self._hours.setdefault(number, _Hour())
         places = counted[0].astype(np.int64)
