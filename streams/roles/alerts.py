@@ -117,8 +117,7 @@ def _watch_over(threads: Sequence[LoopThread], sinks: RunningSinks, stop: thread
     while not stop.wait(0.1):
         sinks.check()
         for thread in threads:
-            if thread.failed is not None:
-                raise thread.failed
+            thread.check()
 
 
 def _alerts_file(settings: Settings, apply: Callable[[Alerts], Alerts]) -> HotReloadedFile[Alerts, Alerts] | None:

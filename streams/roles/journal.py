@@ -72,8 +72,7 @@ def _work(role: RunningRole) -> None:
     )
     metrics.watch(lambda: (_behind_s(writer), writer.states))
     while not role.stop.wait(0.1):
-        if thread.failed is not None:
-            raise thread.failed
+        thread.check()
 
 
 def _start_source(settings: Settings, cluster: Cluster, states: ObservedStates) -> Source:

@@ -64,6 +64,11 @@ class LoopThread:
         if self._thread.ident is not None:
             self._thread.join()
 
+    def check(self) -> None:
+        """Raise StopServiceError if the loop has ended with a permanent error."""
+        if self.failed is not None:
+            raise self.failed
+
     def problem(self) -> str | None:
         """Return what keeps the loop from making progress, or None."""
         problem = self._problem or (self._transactions.problem if self._transactions else None)

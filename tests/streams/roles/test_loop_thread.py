@@ -1,7 +1,8 @@
-"""The thread of a loop of the alerts: how long it stays away after its transactions are aborted."""
+"""The thread of a loop: how long it stays away after its transactions are aborted, and what it says when it ends."""
 
 from __future__ import annotations
 
+import re
 import threading
 from pathlib import Path
 from typing import Any, cast
@@ -9,6 +10,7 @@ from typing import Any, cast
 import pytest
 from prometheus_client import CollectorRegistry
 
+from enrich.runtime.process import Exit, StopServiceError
 from streams.kafka.exactly_once import ExactlyOnce, TransactionAbortedError
 from streams.metrics.roles import AlertMetrics
 from streams.roles import loop_thread
@@ -52,6 +54,24 @@ def test_waiting_for_partitions_is_not_a_success(monkeypatch: pytest.MonkeyPatch
         assert loop.problem() == "count: no right"
     finally:
         loop.stop()
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [(StopServiceError("no right", Exit.KAFKA), "no right"), (ValueError("x"), "journal, write: ValueError('x')")],
+)
+def test_a_loop_that_has_ended_says_why(error: Exception, text: str) -> None:
+    def step(_transactions: Any) -> None:
+        raise error
+
+    made: Any = Transactions
+    metrics = AlertMetrics(CollectorRegistry())
+    loop = LoopThread("write", lambda: cast(ExactlyOnce, made()), step, metrics, role="journal")
+    loop.check()
+    loop.start()
+    until(lambda: loop.failed is not None)
+    with pytest.raises(StopServiceError, match=f"^{re.escape(text)}$"):
+        loop.check()
 
 
 def test_a_certificate_that_is_half_written_is_no_reason_to_end(tmp_path: Path) -> None:
