@@ -1,10 +1,10 @@
 """The ranges in which pods have or had addresses: an unknown address there is likely a pod's, too.
 
 A range is the /24 or /64 of a pod's address. A cluster has few, and they recur; but a cluster that gets new nodes for
-years has many, and whoever may publish address intervals can name any. So at most ``MAX_RANGES`` are kept. Those with
-an address in memory stay. Of the others, the ones that have been without for longest are forgotten, and then nothing is
-said any more of unknown addresses, of any range, before the moment since when the forgotten ones were without one: they
-may have been pods'.
+years has many, and anyone who may publish address intervals can name any. So at most ``MAX_RANGES`` are kept. Those
+with an address in memory stay. Of the others, the ones that have been without for longest are forgotten, and then
+nothing is said any more of unknown addresses, of any range, before the moment since when the forgotten ones were
+without one: they may have been pods'.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Which profiles of pods there are: made of pods, one after the other, as the source observes them.
 
 A profile has the workload's name, and the object that runs a pod may be observed after the pod. So a pod whose owner is
-not known waits for two seconds; then it gets the profile that its own fields give, and another one should the
-owner still come.
+not known waits for two seconds; then it gets the profile that its own fields give, and another one if the
+owner is observed later.
 
 A profile is gone when no pod has had it for :data:`LINGER_NS`: a job that runs every minute does not make two entries
 every minute.

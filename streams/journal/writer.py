@@ -7,11 +7,11 @@ THEORY OF OPERATION
    and goes on later (:mod:`streams.kafka.exactly_once`).
 2. *Begin.* A new writer reads the last states that the journal has, and waits until its source has listed everything.
    Then it writes a gap, from the last entry until now, and each object that differs from its last state, or is gone.
-   So it writes no version twice, whenever a writer was killed.
+   So it writes no version twice, even if a worker is killed at any moment.
 3. *Go on.* Ten times a second it writes the states that the source has observed since, in their order. After five
    minutes without any it writes a heartbeat, and when it stops, one more.
-4. *After an aborted transaction* the writer reads the journal again. If no other has written meanwhile, the states
-   that it observed are still complete: it goes on with those that the journal does not have, without a gap.
+4. *After an aborted transaction* the writer reads the journal again. If no other worker has written meanwhile, the
+   states that it observed are still complete: it goes on with those that the journal does not have, without a gap.
 5. *A gap of the source.* If the API server could not be watched for :data:`MAX_SILENCE_NS`, changes were seen late, so
    that time is a gap too.
 """
@@ -85,7 +85,7 @@ class JournalWriter:
         now_ns: Callable[[], int] = time.time_ns,
     ) -> None:
         """``read_journal`` reads the last states, and raises ReadError. ``on_bad`` takes records of the topic that are
-        no entries. ``count`` takes the sort of each entry that was written."""
+        not entries. ``count`` takes the sort of each entry that was written."""
         self._topic, self._observation, self._read_journal = topic, observation, read_journal
         self._on_bad, self._count, self._now_ns = on_bad, count, now_ns
         self._journal: Journal | None = None

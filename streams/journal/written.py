@@ -62,7 +62,7 @@ def read_states(
     """Read the last states of a cluster's journal. ``newest_ms`` is the time of the newest record of the topic (-1: it
     has none), and ``read`` reads it from a time on.
 
-    Whoever shares the topic may write for longer than this cluster's writer did; then it is read again from earlier."""
+    Another cluster on the same topic may have written for longer than this one; then it is read again from earlier."""
     since_ms = max(0, newest_ms - BACK_MS)
     while True:
         journal = Journal(cluster)

@@ -146,8 +146,8 @@ class Combinations:
     def _new(self, ends: int, ports: int) -> int:
         """Return the number of a combination that is new in this hour.
 
-        Whoever scans addresses or ports makes a new one with each packet, so what passes the bounds is itself bounded:
-        for each class of subjects, so that one scan does not change how others are counted."""
+        A pod that scans addresses or ports makes a new one with each packet, so what passes the bounds is itself
+        bounded: for each class of subjects, so that one scan does not change how others are counted."""
         subject = ends >> 32
         if self._known_of[subject] < self._limit // WORKLOADS_SHARE and len(self._known) < 2 * self._limit:
             self._known_of[subject] += 1

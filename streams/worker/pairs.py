@@ -14,8 +14,8 @@ committed every second, so of a worker that is killed the mark is mostly behind.
 If B is killed before the commit but after the write, the mark is ahead of the commit. Then C enriches these inputs once
 more, and does not count them.
 
-If anything goes wrong with the topic of pairs, the flows go on. Counts stay in memory until they can be written. What
-is surely not counted is said: by a metric, and by a record ``pairs_missed`` on the status topic.
+If writing to the topic of pairs fails, the flows go on all the same. Counts stay in memory until they can be written.
+Inputs that are surely not counted are reported, by a metric and by a record ``pairs_missed`` on the status topic.
 """
 
 from __future__ import annotations
@@ -136,7 +136,7 @@ class Pairs:
                 earlier[partition] = self._seen[partition] = since
                 self._replayed_until[partition] = read_from
         self._waiting -= new.keys()
-        # From now on, whoever takes these partitions over fences this worker first.
+        # From now on, a worker that takes these partitions over fences this one first.
         await self._write(patience_s=_TAKEOVER_S)
         if earlier:
             log.info("counting pairs of inputs that were enriched already", partitions=sorted(earlier))
@@ -189,7 +189,7 @@ class Pairs:
             self._report({"type": "pairs_missed", "partition": partition, "batches": missed})
 
     def _begin_again(self) -> None:
-        """Drop what is not written. The old writer may still be at work; nothing comes of it any more."""
+        """Drop what is not written. The old writer may still be at work, but its result is ignored."""
         self._counter.abandon()
         # librdkafka may take a while to end its clients, and the event loop must not wait for it.
         self._in_thread(self._writer.close)
