@@ -22,7 +22,7 @@ from enrich.wire.ends import NO_NUMBER, Ends, How
 from streams.kafka.record_columns import RecordColumns
 from streams.metrics.roles import EnrichMetrics
 from streams.worker.inflight import TrackedInput
-from streams.worker.rendering import Renderer
+from streams.worker.rendering import Renderer, look_up_finally
 from streams.worker.sender import Sender
 
 _NS_IN_MS: Final = 1_000_000
@@ -32,11 +32,9 @@ _HOW: Final = {how.value: how.name.lower() for how in How}
 def ended_records(renderer: Renderer, header: Header, ends: Ends, until_ns: int) -> RecordColumns:
     """Return the records of the reports in a batch.
 
-    ``until_ns``: up to when the index knows who had an address (:meth:`Renderer.mark_ambiguous`)."""
+    ``until_ns``: up to when the index knows who had an address (:func:`look_up_finally`)."""
     batch = merge(Batch(header, np.ascontiguousarray(ends["verdict"]), ends["number"].astype(np.uint64)))
-    found = renderer.lookup(batch)
-    renderer.mark_ambiguous(batch, found, until_ns)
-    records = renderer.records(batch, found)
+    records = renderer.records(batch, look_up_finally(renderer, batch, until_ns))
     times = np.minimum(ends["until_ns"].astype(np.int64) + header.clock, time.time_ns()).clip(0) // _NS_IN_MS
     values = _with_ends(_with_ids(records, header, ends), header, ends)
     return RecordColumns(records.keys, values, times.tolist(), records.owners)

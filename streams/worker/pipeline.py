@@ -43,7 +43,7 @@ from streams.worker.further import PairsOfRecords, Routing
 from streams.worker.inflight import TrackedInput
 from streams.worker.losses import Loss, Losses
 from streams.worker.pending import PendingVerdicts
-from streams.worker.rendering import Rendered, Renderer, render
+from streams.worker.rendering import Rendered, Renderer, look_up_finally, render
 from streams.worker.ring_positions import RingPositions
 from streams.worker.sender import Producer, Sender, reports_of
 from streams.worker.unread import Unread, Value
@@ -78,7 +78,8 @@ class Pipeline:
         self.routing: Routing | None = None
         self.pairs: PairsOfRecords | None = None
         self.positions = RingPositions()
-        self._topics, self._cluster_id, self._enricher = topics, cluster_id, enricher
+        self._topics, self._enricher = topics, enricher
+        self._own_cluster = {"cluster": cluster_id} if cluster_id else {}
         self._decoder = Decoder(cluster_id, node_of, metrics)
         self._worker, self._pending, self._metrics = worker, pending, metrics
         self._sender = Sender(producer, topics, metrics, worker)
@@ -144,8 +145,7 @@ class Pipeline:
             batch = None if isinstance(value, Unread) else self._decoder.decode(value)
             if batch is not None and len(batch.verdicts) and self.pairs is not None:
                 merged = merge(batch)
-                found = self._enricher.lookup(merged)
-                self._enricher.mark_ambiguous(merged, found, self._pending.until_ns())
+                found = look_up_finally(self._enricher, merged, self._pending.until_ns())
                 self.pairs.count([tracked], self._enricher.records(merged, found))
         except BatchError:
             pass  # a dead letter already
@@ -155,8 +155,7 @@ class Pipeline:
 
     def report(self, status: dict[str, Any]) -> None:
         """Send a record of this worker to the status topic that nothing waits for."""
-        cluster = {"cluster": self._cluster_id} if self._cluster_id else {}
-        self._sender.offer_status(self._worker, {**status, **cluster})
+        self._sender.offer_status(self._worker, status | self._own_cluster)
 
     async def report_expired(self, tracked: TrackedInput, batches: int) -> None:
         """Report that retention removed batches just before this input, unread."""
@@ -236,9 +235,7 @@ class Pipeline:
 
     async def _send_released(self, inputs: Sequence[TrackedInput], batch: MergedBatch) -> None:
         try:
-            until_ns = self._pending.until_ns()
-            found = self._enricher.lookup(batch, is_final=True)
-            self._enricher.mark_ambiguous(batch, found, until_ns)
+            found = look_up_finally(self._enricher, batch, self._pending.until_ns())
             rendered = render(self._enricher, batch, found)
         except Exception as error:
             log.exception("pending verdicts could not be enriched", verdicts=len(batch.verdicts))
@@ -282,8 +279,7 @@ class Pipeline:
                 await self._send_own_status(inputs[0], status)
 
     async def _send_own_status(self, tracked: TrackedInput, status: dict[str, Any]) -> None:
-        cluster = {"cluster": self._cluster_id} if self._cluster_id else {}
-        await self._sender.send_status(tracked, self._worker, status | cluster)
+        await self._sender.send_status(tracked, self._worker, status | self._own_cluster)
 
     async def _account(self, tracked: TrackedInput, header: Header) -> None:
         self._clocks.note(header)

@@ -26,6 +26,16 @@ class Rendered(NamedTuple):
     """Denials that are not logged."""
 
 
+def look_up_finally(renderer: Renderer, batch: MergedBatch, until_ns: int) -> Lookup:
+    """Look up the peers of verdicts that do not wait for the index any more.
+
+    ``until_ns``: up to when the index knew who had an address, read before the call, because what it learns during the
+    lookup is not in the result. Peers of later verdicts are ambiguous."""
+    found = renderer.lookup(batch, is_final=True)
+    renderer.mark_ambiguous(batch, found, until_ns)
+    return found
+
+
 def render(renderer: Renderer, batch: MergedBatch, found: Lookup) -> Rendered:
     """Render all verdicts of a batch."""
     cut = batch.cut()

@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry
 
 from enrich.index.cluster import KINDS, Change, Cluster
 from enrich.model import Pod
-from enrich.render.enricher import Enricher
+from enrich.render.enricher import Enricher, Records
 from enrich.render.merged_batch import MergedBatch
 from enrich.render.peer_lookup import Lookup
 from enrich.wire.address_interval import AddressInterval
@@ -204,6 +204,37 @@ def test_nobody_is_named_beyond_what_the_index_is_synced_to() -> None:
     assert ends[100] == {"instance": LATE.ips[0], "ambiguous": True}, "the pod may have disappeared since"
     assert ends[101] == {"instance": "203.0.113.9"}
     assert ends[102]["pod_name"] == "late"
+
+
+class Counted:
+    """Keeps the records whose pairs it is to count."""
+
+    def __init__(self) -> None:
+        self.records: list[dict[str, Any]] = []
+
+    def count(self, _inputs: Sequence[TrackedInput], records: Records) -> None:
+        self.records += [orjson.loads(value) for value in records.values]
+
+    def finish(self, tracked: TrackedInput) -> None: ...
+
+
+def test_what_the_index_learns_while_pairs_are_looked_up_makes_no_name_sure(monkeypatch: pytest.MonkeyPatch) -> None:
+    site = Site()
+    counted = site.pipeline.pairs = Counted()
+    site.cluster.apply([Change("set", LATE)])
+    site.until = site.now - 5 * S
+    lookup = Enricher.lookup
+
+    def learning(enricher: Enricher, batch: MergedBatch, *, is_final: bool = False) -> Lookup:
+        found = lookup(enricher, batch, is_final=is_final)
+        site.until = 1 << 62
+        return found
+
+    monkeypatch.setattr(Enricher, "lookup", learning)
+    batch = make_batch(verdict(1, destination=LATE.ips[0]), verdict(7, destination=LATE.ips[0]))
+    site.pipeline.count_only(site.tracker.open(0, 0, 2, 88, site._ack), batch.encode())
+    assert [one["dest"].get("pod_name") for one in counted.records] == [None, "late"]
+    assert site.acked == [0]
 
 
 def test_a_pending_verdict_is_looked_up_again_only_when_what_it_waits_for_changes(
