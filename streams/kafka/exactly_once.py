@@ -29,7 +29,7 @@ from functools import partial
 from typing import Final
 
 import structlog
-from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 
 from enrich.runtime.process import Exit, StopServiceError
 from streams.kafka.connection import CALL_TIMEOUT_S, Connection, make_consumer, report_unreachable, silent_logger
@@ -38,6 +38,7 @@ from streams.kafka.followed import Followed
 from streams.kafka.lag import LagMonitor
 from streams.kafka.offsets import offsets_for_times
 from streams.kafka.records import Record, TopicAndPartition, take
+from streams.kafka.send_one import send_in_transaction
 from streams.kafka.unreadable import Unreadable
 
 log = structlog.get_logger("kubeweir.streams")
@@ -166,7 +167,7 @@ class ExactlyOnce:
         try:
             self._producer.begin_transaction()
             for write in writes:
-                self._write(write, errors)
+                send_in_transaction(self._producer, write.topic, write.key, write.value, write.partition, errors)
             offsets = [TopicPartition(topic, partition, after) for (topic, partition), after in self._next.items()]
             metadata = self._consumer.consumer_group_metadata()
             _retry(lambda: self._producer.send_offsets_to_transaction(offsets, metadata, CALL_TIMEOUT_S))
@@ -198,21 +199,6 @@ class ExactlyOnce:
         except KafkaException as error:
             log.debug("no transaction was open", error=error.args[0].str())
         self._consumer.close()
-
-    def _write(self, write: Write, errors: list[KafkaError]) -> None:
-        def on_delivery(error: KafkaError | None, _message: Message) -> None:
-            if error is not None:
-                errors.append(error)
-
-        while True:
-            try:
-                self._producer.produce(
-                    write.topic, write.value, write.key, partition=write.partition, on_delivery=on_delivery
-                )
-            except BufferError:
-                self._producer.poll(0.05)
-            else:
-                return
 
     def _assign(self, consumer: Consumer, partitions: Sequence[TopicPartition]) -> None:
         # A KafkaException that the client raises inside this callback leaves consume() as a KafkaError, which is not an

@@ -27,6 +27,7 @@ import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 
 from streams.kafka.connection import CALL_TIMEOUT_S, Connection, make_consumer, silent_logger
+from streams.kafka.send_one import send_in_transaction
 
 log = structlog.get_logger("kubeweir.streams")
 
@@ -91,7 +92,9 @@ class MarkedWriter:
             others = {one.metadata for one in found if one.offset >= 0 and one.metadata and one.metadata != self.name}
             for other in sorted(others):
                 if len(other) <= _MAX_WRITER:
-                    log.info("another worker has not released its counts of pairs; it is fenced", writer=other)
+                    log.info(
+                        "another writer has not released its partitions; it is fenced", group=self._group, writer=other
+                    )
                     self._new_producer(other).init_transactions(CALL_TIMEOUT_S)
             if others:
                 found = self._committed(partitions)
@@ -111,7 +114,7 @@ class MarkedWriter:
         try:
             producer = self._in_transaction(marks)
             for topic, key, value in records:
-                _produce(producer, topic, key, value, errors)
+                send_in_transaction(producer, topic, key, value, -1, errors)
             offsets = [
                 TopicPartition(self._topic, partition, offset, "" if partition in released else self.name)
                 for partition, offset in marks.items()
@@ -171,17 +174,3 @@ class MarkedWriter:
         place = TopicPartition(self._topic, found.partition)
         first, end = self._reader().get_watermark_offsets(place, CALL_TIMEOUT_S)
         return Mark(found.offset, first, end)
-
-
-def _produce(producer: Producer, topic: str, key: bytes, value: bytes, errors: list[KafkaError]) -> None:
-    def on_delivery(error: KafkaError | None, _message: Any) -> None:
-        if error is not None:
-            errors.append(error)
-
-    while True:
-        try:
-            producer.produce(topic, value, key, on_delivery=on_delivery)
-        except BufferError:
-            producer.poll(0.05)
-        else:
-            return

@@ -1,10 +1,10 @@
-"""Sends a single record, and waits for Kafka's answer about it."""
+"""Sends single records: alone, with a wait for Kafka's answer, or in a transaction, which waits for all answers."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from confluent_kafka import KafkaError, KafkaException, Producer
+from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from streams.kafka.dead_letter_form import Headers
 
@@ -33,3 +33,23 @@ def send_one(
     except KafkaException as error:
         return [error.args[0]]
     return answers
+
+
+def send_in_transaction(
+    producer: Producer, topic: str, key: bytes | None, value: bytes | None, partition: int, errors: list[KafkaError]
+) -> None:
+    """Send a record in the transaction that is open, and wait while the producer has no room.
+
+    ``errors`` gets what Kafka answers if it refuses the record; then it refuses the commit, too."""
+
+    def on_delivery(error: KafkaError | None, _message: Message) -> None:
+        if error is not None:
+            errors.append(error)
+
+    while True:
+        try:
+            producer.produce(topic, value, key, partition=partition, on_delivery=on_delivery)
+        except BufferError:
+            producer.poll(0.05)
+        else:
+            return
