@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Iterator, Mapping
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 from streams.kafka.connection import ReadError
+from streams.kafka.records import Record
 
 _RECORDS_PER_READ: Final = 5000
 _QUIET_S: Final = 0.2
@@ -15,25 +16,6 @@ _PATIENCE_S: Final = 60.0
 _LATER_RECORDS: Final = 10_000
 """So many records one after the other that are later than the end of a time mean that the rest of a partition is later,
 too. Single ones do not: a node's clock may be ahead."""
-
-
-class Record(Protocol):
-    """A record as a reader gives it; see :class:`streams.kafka.records.Record`."""
-
-    @property
-    def partition(self) -> int: ...
-
-    @property
-    def offset(self) -> int: ...
-
-    @property
-    def key(self) -> bytes: ...
-
-    @property
-    def value(self) -> bytes: ...
-
-    @property
-    def timestamp_ms(self) -> int: ...
 
 
 class Reader(Protocol):
@@ -45,7 +27,7 @@ class Reader(Protocol):
 
     def start(self, offsets: Mapping[int, int]) -> None: ...
 
-    def take(self, most: int, wait_s: float) -> list[Any]: ...
+    def take(self, most: int, wait_s: float) -> list[Record]: ...
 
     def skip(self, partitions: Collection[int]) -> None: ...
 
@@ -59,7 +41,7 @@ def read_range(
     until_ms: int | None = None,
     patience_s: float = _PATIENCE_S,
     topic: str = "the topic",
-) -> Iterator[Any]:
+) -> Iterator[Record]:
     """Yield all records from ``start`` up to, not including, ``ends``. Both are offsets by partition.
 
     ``until_ms``: a partition is left where its records have become later than this Unix time, and stay later. Raises
