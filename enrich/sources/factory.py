@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from enrich.index.cluster import Cluster
+from enrich.runtime.process import Exit, StopServiceError
 from enrich.sources.source import Source, SourceError
 from enrich.sources.versions import Observer
 
@@ -30,6 +31,16 @@ def make_source(setting: str, cluster: Cluster, state: Path | None = None, obser
 
         return KubernetesSource(cluster, state=state, observer=observer)
     raise unknown_source(setting)
+
+
+def start_source(setting: str, cluster: Cluster, observer: Observer | None = None) -> Source:
+    """Make a source for a service, and start it; see :func:`make_source`. Raises StopServiceError."""
+    try:
+        source = make_source(setting, cluster, observer=observer)
+        source.start()
+    except SourceError as error:
+        raise StopServiceError(str(error), Exit.USAGE) from error
+    return source
 
 
 def unknown_source(setting: str) -> SourceError:

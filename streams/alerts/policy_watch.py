@@ -16,10 +16,8 @@ import msgspec
 
 from enrich.index.cluster import Cluster
 from enrich.model import POLICY_API_VERSIONS, Object, Policy
-from enrich.runtime.process import Exit, StopServiceError
 from enrich.runtime.watching import watch_problem
-from enrich.sources.factory import make_source
-from enrich.sources.source import Source, SourceError
+from enrich.sources.factory import start_source
 from enrich.sources.versions import Version
 from streams.alerts.policy_changes import MAX_BY, Policies, PolicyChange, diff_policies, policy_name
 
@@ -42,12 +40,8 @@ class PolicyWatch:
         self._waiting: list[PolicyChange] = []
         self._cluster = Cluster(kinds=POLICY_API_VERSIONS)
         self._cluster.subscribe(self._compare)
-        try:
-            self.source: Source = make_source(source, self._cluster, observer=self)
-            """What fills the index of policies."""
-            self.source.start()
-        except SourceError as error:
-            raise StopServiceError(str(error), Exit.USAGE) from error
+        self.source = start_source(source, self._cluster, self)
+        """What fills the index of policies."""
 
     def problem(self) -> str | None:
         """Return why changes are not seen at the moment, or None."""

@@ -14,10 +14,8 @@ from functools import partial
 
 from enrich.index.cluster import Cluster
 from enrich.model import Pod, Workload
-from enrich.runtime.process import Exit, StopServiceError
 from enrich.runtime.watching import export_watch, watch_problem
-from enrich.sources.factory import make_source
-from enrich.sources.source import Source, SourceError
+from enrich.sources.factory import start_source
 from streams.journal.observed import OBJECT_KINDS, ObservedStates
 from streams.journal.profiles import Profiles
 from streams.journal.writer import SORTS, JournalWriter, Observation
@@ -56,7 +54,7 @@ def _work(role: RunningRole) -> None:
     cluster = Cluster(kinds=_KINDS)
     profiles = Profiles(cluster, settings.profile_labels_left_out, metrics.refused.inc)
     states = ObservedStates(profiles, metrics.refused.inc)
-    source = _start_source(settings, cluster, states)
+    source = start_source(settings.source, cluster, states)
     role.stack.callback(source.stop)
     export_watch(role.registry, source, role.progress.last_success)
     observation = Observation(states, profiles, cluster.synced.is_set, source.synced_until_ns)
@@ -73,15 +71,6 @@ def _work(role: RunningRole) -> None:
     metrics.watch(lambda: (_behind_s(writer), writer.states))
     while not role.stop.wait(0.1):
         thread.check()
-
-
-def _start_source(settings: Settings, cluster: Cluster, states: ObservedStates) -> Source:
-    try:
-        source = make_source(settings.source, cluster, observer=states)
-        source.start()
-    except SourceError as error:
-        raise StopServiceError(str(error), Exit.USAGE) from error
-    return source
 
 
 def _writer(settings: Settings, observation: Observation, metrics: JournalMetrics, dead: DeadLetters) -> JournalWriter:

@@ -11,7 +11,8 @@ import pytest
 
 from enrich.index.cluster import Cluster
 from enrich.model import Name, NetworkPolicy, Pod
-from enrich.sources.factory import make_source
+from enrich.runtime.process import Exit, StopServiceError
+from enrich.sources.factory import make_source, start_source
 from enrich.sources.manifest_files import ManifestError, read_folder
 from enrich.sources.manifests import ManifestSource
 from enrich.sources.source import SourceError
@@ -282,6 +283,10 @@ def test_a_source_does_not_start_on_what_is_wrong(folder: Path, cluster: Cluster
         ManifestSource(folder, cluster).start()
     with pytest.raises(SourceError, match="is not a folder"):
         make_source(f"manifests:{folder}/none", cluster).start()
+    for setting, why in ((f"manifests:{folder}/none", "is not a folder"), ("etcd", "must be kubernetes")):
+        with pytest.raises(StopServiceError, match=why) as stopped:
+            start_source(setting, cluster)
+        assert stopped.value.code == Exit.USAGE
     assert not cluster.synced.is_set()
 
 

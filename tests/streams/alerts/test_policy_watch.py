@@ -22,9 +22,7 @@ class FakeSource:
 
     def __init__(self, _setting: str, cluster: Cluster, observer: Observer) -> None:
         self.cluster, self.observer = cluster, observer
-
-    def start(self) -> None:
-        self.cluster.replace_all({kind: [] for kind in POLICY_API_VERSIONS})
+        cluster.replace_all({kind: [] for kind in POLICY_API_VERSIONS})
 
     def stop(self) -> None:
         pass
@@ -32,7 +30,7 @@ class FakeSource:
 
 @pytest.fixture
 def found(monkeypatch: pytest.MonkeyPatch) -> list[PolicyChange]:
-    monkeypatch.setattr(policy_watch, "make_source", FakeSource)
+    monkeypatch.setattr(policy_watch, "start_source", FakeSource)
     return []
 
 
