@@ -58,9 +58,9 @@ class RenderedEnd:
         return 500 + 2 * len(self.json)
 
 
-def render_end(end: End) -> RenderedEnd:
-    """Render an end."""
-    return RenderedEnd(encode(end), end)
+def render_end(end: End, profile: str = "") -> RenderedEnd:
+    """Render an end. ``profile`` is the number of its pod's profile."""
+    return RenderedEnd(encode(end), end, profile)
 
 
 class RenderedPeer(NamedTuple):
@@ -265,10 +265,10 @@ class EndRenderer:
         return self._rendered(pod, facts), facts.since_ns, min(facts.until_ns, since)
 
     def _rendered(self, pod: Pod, facts: PodFacts) -> RenderedEnd:
-        end = self._end(pod, facts)
-        if self._profile is None or not facts.complete:
-            return render_end(end)
-        return RenderedEnd(encode(end), end, self._profile(pod, facts.labels, facts.workload))
+        profile = ""
+        if self._profile is not None and facts.complete:
+            profile = self._profile(pod, facts.labels, facts.workload)
+        return render_end(self._end(pod, facts), profile)
 
     def _end(self, pod: Pod, facts: PodFacts) -> End:
         return End(

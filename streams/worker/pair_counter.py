@@ -22,12 +22,12 @@ import numpy as np
 
 from enrich.render.flow_columns import FlowColumns
 from enrich.render.merged_batch import MergedBatch
+from enrich.wire.pair_records import SECOND_NS
 from streams.metrics.pairs import PairMetrics
 from streams.worker.inflight import TrackedInput
 from streams.worker.pair_limits import HourLimits
 from streams.worker.pair_segment import SECONDS_PER_HOUR, Changes, Counted, Segment
 
-SECOND_NS: Final = 1_000_000_000
 MAX_LATE_S: Final = 25 * SECONDS_PER_HOUR
 MAX_EARLY_S: Final = SECONDS_PER_HOUR
 SEGMENT_S: Final = 86_400.0
