@@ -13,12 +13,12 @@ from enrich.history.change import Change
 from enrich.history.moments import moment
 from enrich.model import POLICY_API_VERSIONS, NetworkPolicy, Policy
 from enrich.parse.spelling import nearest
+from enrich.render.template import PROTOCOLS
 from enrich.sources.manifest_files import read_files
 from enrich.wire.pair import PairEnd
 from enrich.wire.references import PolicyRef
 
 KINDS: Final = tuple(kind.__name__ for kind in POLICY_API_VERSIONS)
-_PROTOCOLS: Final = {1: "icmp", 6: "tcp", 17: "udp", 58: "icmpv6", 132: "sctp"}
 _ICMP: Final = (1, 58)
 _MAX_FAILED: Final = 3
 """Terms that fail listed behind one line; JSON has them all."""
@@ -153,7 +153,7 @@ def end_text(end: PairEnd) -> str:
 
 
 def _protocol(number: int) -> str:
-    return _PROTOCOLS.get(number, str(number))
+    return PROTOCOLS.get(number, str(number))
 
 
 def _why(reason: str, policies: Sequence[PolicyRef]) -> str:
