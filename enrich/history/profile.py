@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Final
 
-from enrich.model import Owner, Pod
+from enrich.model import NamedPort, Owner, Pod, Protocol
 from enrich.wire.journal import ContainerPort, Profile
 from enrich.wire.journal import number_of as number_of  # noqa: PLC0414 - modules import it from here
 
@@ -29,6 +29,8 @@ LEFT_OUT: Final = (
     "statefulset.kubernetes.io/pod-name",
 )
 """The labels that no profile has, by default. A ``*`` at the end stands for any rest."""
+PORT_PROTOCOLS: Final = frozenset(map(int, Protocol))
+"""The protocols whose ports policies name, by IANA number."""
 
 
 def is_left_out(label: str, left_out: Collection[str] = LEFT_OUT) -> bool:
@@ -48,4 +50,11 @@ def profile_of(pod: Pod, workload: Owner | None, left_out: Collection[str] = LEF
         labels=labels,
         ports=tuple(ContainerPort(*port) for port in ports),
         host_network=pod.host_network,
+    )
+
+
+def named_ports(profile: Profile) -> tuple[NamedPort, ...]:
+    """Return the named ports of a profile's pods."""
+    return tuple(
+        NamedPort(one.name, one.port, Protocol(one.protocol)) for one in profile.ports if one.protocol in PORT_PROTOCOLS
     )

@@ -24,15 +24,8 @@ from typing import Final
 import msgspec
 
 from enrich.history.distinctions import Distinctions, Network, stretches
-from enrich.history.profile import LEFT_OUT
-from enrich.model import (
-    Name,
-    NamedPort,
-    NetworkPolicy,
-    Node,
-    Pod,
-    Protocol,
-)
+from enrich.history.profile import LEFT_OUT, PORT_PROTOCOLS, named_ports
+from enrich.model import Name, NetworkPolicy, Node, Pod, Protocol
 from enrich.policy.matching import Direction, Endpoint, PolicyView
 from enrich.wire.journal import Profile
 from enrich.wire.pair import PairEnd, PairKey
@@ -43,8 +36,6 @@ MAX_CASES: Final = 512
 _NO_ADDRESS: Final = "0.0.0.0"  # noqa: S104 - stands for an address that no policy asks for
 _OTHER: Final = "~"
 """A value that no label can have, and therefore no selector names."""
-_PORTS_OF: Final = frozenset(map(int, Protocol))
-"""The protocols whose ports policies name."""
 _SELF: Final = "self"
 _NODE: Final = "node"
 
@@ -155,7 +146,7 @@ def _profile(known: Known, end: PairEnd) -> Profile:
 def _protocol_and_port(key: PairKey) -> tuple[Protocol | None, int]:
     if not key.protocol:
         raise UnsayableError("the protocol is not known")
-    if key.protocol not in _PORTS_OF:
+    if key.protocol not in PORT_PROTOCOLS:
         # Policies see no ports in ICMP, and cannot name other protocols.
         return None, 0
     if not key.port:
@@ -165,9 +156,7 @@ def _protocol_and_port(key: PairKey) -> tuple[Protocol | None, int]:
 
 def _pods(profile: Profile, number: str, labels: Mapping[str, tuple[str, ...]]) -> list[Pod]:
     """Return a pod of the profile for each choice of the labels that it leaves out."""
-    ports = tuple(
-        NamedPort(port.name, port.port, Protocol(port.protocol)) for port in profile.ports if port.protocol in _PORTS_OF
-    )
+    ports = named_ports(profile)
     made = []
     for extra in itertools.islice(label_choices(labels), MAX_CASES + 1):
         name = profile.workload_name or number

@@ -19,16 +19,15 @@ from enrich.explain.one_end import EndDecision
 from enrich.explain.query import EndQuery
 from enrich.history.comparing import AFTER_NS, BEFORE_NS
 from enrich.history.moments import moment
-from enrich.history.profile import is_left_out
+from enrich.history.profile import is_left_out, named_ports
 from enrich.history.stand_ins import Known
 from enrich.history.timeline import Scope, Timeline
 from enrich.history.versions import Version
-from enrich.model import Name, NamedPort, Pod, Protocol
+from enrich.model import Name, Pod
 from enrich.wire.address_interval import AddressInterval
 from enrich.wire.journal import Profile
 
 SECOND_NS: Final = 1_000_000_000
-_PROTOCOLS: Final = frozenset(map(int, Protocol))
 
 
 class Change(msgspec.Struct, frozen=True):
@@ -253,13 +252,6 @@ def profiles_of_workload(
         and not one.host_network
         and all(one.labels.get(key) == value for key, value in labels.items() if not is_left_out(key, known.left_out))
     ]
-
-
-def named_ports(profile: Profile) -> tuple[NamedPort, ...]:
-    """Return the named ports of a profile's pods."""
-    return tuple(
-        NamedPort(one.name, one.port, Protocol(one.protocol)) for one in profile.ports if one.protocol in _PROTOCOLS
-    )
 
 
 def _labels_key(namespace: str, labels: Mapping[str, str], known: Known) -> object:

@@ -15,13 +15,13 @@ from enrich.explain.explanation import UNKNOWN
 from enrich.explain.query import EndQuery
 from enrich.history.comparing import AFTER_NS, BEFORE_NS
 from enrich.history.distinctions import Distinctions
+from enrich.history.profile import named_ports
 from enrich.history.stand_ins import Known, label_choices
 from enrich.history.then import (
     PastExplanation,
     Recorded,
     explain_at,
     explain_record,
-    named_ports,
     pods_at,
     profiles_of_workload,
     unknown,

@@ -21,6 +21,7 @@ from typing import Final, NamedTuple
 from enrich.history.advice.permits import WorkloadKey, workload_of
 from enrich.history.advice.traffic import Network, Question, network
 from enrich.history.advice.usage import rules_of
+from enrich.history.profile import PORT_PROTOCOLS
 from enrich.history.stand_ins import stand_in
 from enrich.model import IPBlock, Name, Pod, Policy, Protocol
 from enrich.policy.decide import decide, isolates, selects
@@ -101,7 +102,7 @@ class Difference:
         """Return whether a connection is one of those that a change is about."""
         if question.subject not in change.subjects or question.direction is not change.direction:
             return False
-        protocol = question.protocol if question.protocol in Protocol._value2member_map_ else 0
+        protocol = question.protocol if question.protocol in PORT_PROTOCOLS else 0
         port = question.port if protocol else 0
         if not any(one.protocol == protocol and one.first <= port <= one.last for one in change.ports):
             return False

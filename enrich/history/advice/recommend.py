@@ -25,8 +25,9 @@ from enrich.history.advice.permits import PermitMaker, Style, WorkloadKey, workl
 from enrich.history.advice.scopes import EVERY_POD, BlockScope, Ground, PeerScope, Permit, PodScope
 from enrich.history.advice.traffic import Evidence, LeftOut, Question, Traffic, merged
 from enrich.history.judging import DENY, Judge
+from enrich.history.profile import PORT_PROTOCOLS
 from enrich.history.stand_ins import Known
-from enrich.model import NetworkPolicy, PolicyPort, Protocol, Rule
+from enrich.model import NetworkPolicy, PolicyPort, Rule
 from enrich.policy.matching import Direction, PolicyView
 from enrich.wire.batch import Reason
 
@@ -153,7 +154,7 @@ class _Namespace:
                 self._without_rule.merge(evidence)
             elif found.verdict == DENY and found.reason == _EXPLICIT:
                 self._unable[LeftOut.CLUSTER_POLICY, question] = evidence
-            elif question.protocol not in Protocol._value2member_map_:
+            elif question.protocol not in PORT_PROTOCOLS:
                 self._unable[LeftOut.PORTLESS, question] = evidence
             elif question.peer.node and not self._ground.networks(question):
                 self._unable[LeftOut.PEER_NODE, question] = evidence

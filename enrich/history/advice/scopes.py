@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from enrich.history.advice.traffic import Network, Question, inside, network
+from enrich.history.profile import PORT_PROTOCOLS
 from enrich.history.stand_ins import stand_in
 from enrich.label_selector import Operator, Requirement, Selector
 from enrich.model import IPBlock, Name, Node, Peer, PolicyPort, Protocol
@@ -129,7 +130,7 @@ class Ground:
         return scope.touches(networks) if in_part else scope.has(networks)
 
     def _has_port(self, permit: Permit, question: Question) -> bool:
-        if question.protocol not in Protocol._value2member_map_:
+        if question.protocol not in PORT_PROTOCOLS:
             return False
         ingress = question.direction is Direction.INGRESS
         number = question.subject if ingress else question.peer.profile

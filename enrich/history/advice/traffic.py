@@ -17,7 +17,7 @@ from typing import Final
 
 import msgspec
 
-from enrich.model import Protocol
+from enrich.history.profile import PORT_PROTOCOLS
 from enrich.policy.matching import Direction
 from enrich.wire.batch import Reason
 from enrich.wire.journal import Profile
@@ -27,7 +27,6 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 _BY_POLICY: Final = frozenset(reason.name.lower() for reason in (Reason.DEFAULT_DENY, Reason.EXPLICIT_DENY))
 _ALWAYS: Final = frozenset(reason.name.lower() for reason in (Reason.NODE, Reason.SELF))
-_WITH_PORTS: Final = frozenset(map(int, Protocol))
 _WIDEST: Final = {4: 24, 6: 64}
 """The widest block that stands for addresses outside the cluster, by IP version (:mod:`enrich.wire.pair`)."""
 _DIRECTIONS: Final = {"ingress": Direction.INGRESS, "egress": Direction.EGRESS}
@@ -202,7 +201,7 @@ def _why_left_out(key: PairKey, profiles: Mapping[str, Profile]) -> LeftOut | No
         return LeftOut.AUDIT
     if key.verdict == "allow" and key.reason in _ALWAYS:
         return None
-    if not key.protocol or (key.protocol in _WITH_PORTS and not key.port):
+    if not key.protocol or (key.protocol in PORT_PROTOCOLS and not key.port):
         return LeftOut.PORT
     if peer.unknown or not (peer.profile or peer.node or _is_narrow(peer.block)):
         return LeftOut.PEER
