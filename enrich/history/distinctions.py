@@ -34,7 +34,7 @@ class Distinctions:
         nodes = False
         for policy in itertools.chain.from_iterable(_policies(view, namespace) for view in views):
             peers = [peer for rule in _rules(policy) for peer in rule.peers]
-            blocks.update((net, None) for peer in peers if peer.ip_block for net in _networks(peer.ip_block))
+            blocks.update((net, None) for peer in peers if peer.ip_block for net in networks_of(peer.ip_block))
             nodes = nodes or any(peer.nodes is not None for peer in peers)
             for one in left_out_requirements(policy, left_out):
                 labels.setdefault(one.key, {}).update(dict.fromkeys(one.values))
@@ -65,7 +65,8 @@ def _rules(policy: NetworkPolicy | ClusterNetworkPolicy) -> Iterator[Rule | Clus
     yield from policy.egress or ()
 
 
-def _networks(block: IPBlock) -> Iterator[Network]:
+def networks_of(block: IPBlock) -> Iterator[Network]:
+    """Yield the block and its exceptions."""
     yield from map(ipaddress.ip_network, (block.cidr, *block.excepts))
 
 

@@ -33,7 +33,8 @@ from enrich.wire.pair import PairEnd, PairKey
 EVERYWHERE: Final[tuple[Network, ...]] = (ipaddress.ip_network("0.0.0.0/0"), ipaddress.ip_network("::/0"))
 MAX_CASES: Final = 512
 """More cases than this of one pair are not looked at."""
-_NO_ADDRESS: Final = "0.0.0.0"  # noqa: S104 - stands for an address that no policy asks for
+NO_ADDRESS: Final = "0.0.0.0"  # noqa: S104 - nothing is bound to it
+"""Stands for an address that no policy asks for."""
 _OTHER: Final = "~"
 """A value that no label can have, and therefore no selector names."""
 _SELF: Final = "self"
@@ -186,12 +187,12 @@ def _peers(
     if end.node:
         node = _node(views, end.node)
         named = dict.fromkeys((*node.ips, *node.tunnel_ips, *node.reserved_ips))
-        return [Endpoint(ip) for ip in named or (_NO_ADDRESS,)], f"which of its addresses {node.name} used"
+        return [Endpoint(ip) for ip in named or (NO_ADDRESS,)], f"which of its addresses {node.name} used"
     if end.profile:
         profile = _profile(known, end)
         if profile.host_network:
             raise UnsayableError("the peer is a pod of its node's network, and the node is not known")
-        ips = stretches(known.pod_ranges, distinctions.blocks) if distinctions.blocks else [_NO_ADDRESS]
+        ips = stretches(known.pod_ranges, distinctions.blocks) if distinctions.blocks else [NO_ADDRESS]
         pods = _pods(profile, end.profile, distinctions.labels)
         text = "the peer's address, because a policy has blocks of addresses among those of pods"
         if len(pods) > 1:

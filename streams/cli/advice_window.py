@@ -12,7 +12,7 @@ from typing import Any, Final, NoReturn, TypeVar
 
 import click
 
-from enrich.history.advice.traffic import Network
+from enrich.history.distinctions import Network
 from enrich.history.moments import moment
 from enrich.policy.matching import PolicyView
 from enrich.runtime.console import leave_stdout

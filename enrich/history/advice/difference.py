@@ -19,20 +19,19 @@ from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
 from enrich.history.advice.permits import WorkloadKey, workload_of
-from enrich.history.advice.traffic import Network, Question, network
+from enrich.history.advice.traffic import Question, network
 from enrich.history.advice.usage import rules_of
+from enrich.history.distinctions import networks_of, stretches
 from enrich.history.profile import PORT_PROTOCOLS
-from enrich.history.stand_ins import stand_in
-from enrich.model import IPBlock, Name, Pod, Policy, Protocol
+from enrich.history.stand_ins import EVERYWHERE, NO_ADDRESS, stand_in
+from enrich.model import Name, Pod, Policy, Protocol
 from enrich.policy.decide import decide, isolates, selects
 from enrich.policy.matching import Direction, Endpoint, PolicyView, peer_matches
 from enrich.wire.journal import Profile
 
 MAX_KINDS: Final = 500_000
 """More kinds of connections than this are not judged."""
-_NO_ADDRESS: Final = "0.0.0.0"  # noqa: S104 - stands for an address that no policy asks for
 _LAST_PORT: Final = 65_535
-_EVERYWHERE: Final = (ipaddress.ip_network("0.0.0.0/0"), ipaddress.ip_network("::/0"))
 
 
 class TooManyKindsError(Exception):
@@ -114,7 +113,7 @@ class Difference:
         peer = question.peer
         if peer.profile:
             if peer.profile in self._profiles:
-                yield Endpoint(_NO_ADDRESS, stand_in(self._profiles[peer.profile], peer.profile))
+                yield Endpoint(NO_ADDRESS, stand_in(self._profiles[peer.profile], peer.profile))
         elif peer.node:
             node = self._views[0].nodes.get(Name("", peer.node))
             yield from (Endpoint(ip) for ip in (node.ips if node else ()))
@@ -179,7 +178,7 @@ class _Kinds:
         for number, profile in sorted(self._profiles.items(), key=lambda item: workload_of(*item)):
             if not profile.host_network:
                 name = f"{profile.namespace} {workload_of(number, profile)}"
-                yield name, Endpoint(_NO_ADDRESS, stand_in(profile, number))
+                yield name, Endpoint(NO_ADDRESS, stand_in(profile, number))
 
     def _nodes(self) -> Iterator[tuple[str, Endpoint]]:
         for node in self._view.nodes.values():
@@ -187,16 +186,13 @@ class _Kinds:
 
     def _addresses(self) -> Iterator[tuple[str, Endpoint]]:
         """Yield an address of each stretch that the blocks of rules tell apart."""
-        blocks = {block for _, peer in self._peers if peer.ip_block for block in _networks(peer.ip_block)}
-        for whole in _EVERYWHERE:
-            own = [block for block in blocks if block.version == whole.version]
-            starts = {0, *(int(one[0]) for one in own), *(int(one[-1]) + 1 for one in own)}
-            for start in sorted(at for at in starts if at <= int(whole[-1])):
-                address = whole[start]
-                around = [block for block in own if address in block]
-                least = max(around, key=lambda block: block.prefixlen) if around else None
-                name = f"addresses of {least}" if least else f"any other IPv{whole.version} address"
-                yield name, Endpoint(str(address))
+        blocks = {block for _, peer in self._peers if peer.ip_block for block in networks_of(peer.ip_block)}
+        for ip in stretches(EVERYWHERE, blocks):
+            address = ipaddress.ip_address(ip)
+            around = [block for block in blocks if address in block]
+            least = max(around, key=lambda block: block.prefixlen, default=None)
+            name = f"addresses of {least}" if least else f"any other IPv{address.version} address"
+            yield name, Endpoint(ip)
 
     def ports(self, subject: Pod, end: Endpoint) -> Iterator[Ports]:
         """Yield the ranges of ports that the rules tell apart, of each protocol, and one for all other protocols."""
@@ -224,10 +220,6 @@ def _append(ranges: list[Ports], more: Ports) -> None:
         ranges[-1] = Ports(last.protocol, last.first, more.last)
     else:
         ranges.append(more)
-
-
-def _networks(block: IPBlock) -> Iterator[Network]:
-    yield from map(network, (block.cidr, *block.excepts))
 
 
 def _identity(policy: Policy) -> tuple[str, Name]:

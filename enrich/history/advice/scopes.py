@@ -6,7 +6,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from enrich.history.advice.traffic import Network, Question, inside, network
+from enrich.history.advice.traffic import Question, inside, network
+from enrich.history.distinctions import Network
 from enrich.history.profile import PORT_PROTOCOLS
 from enrich.history.stand_ins import stand_in
 from enrich.label_selector import Operator, Requirement, Selector

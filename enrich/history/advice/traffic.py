@@ -17,13 +17,12 @@ from typing import Final
 
 import msgspec
 
+from enrich.history.distinctions import Network
 from enrich.history.profile import PORT_PROTOCOLS
 from enrich.policy.matching import Direction
 from enrich.wire.batch import Reason
 from enrich.wire.journal import Profile
 from enrich.wire.pair import Pair, PairEnd, PairKey
-
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 _BY_POLICY: Final = frozenset(reason.name.lower() for reason in (Reason.DEFAULT_DENY, Reason.EXPLICIT_DENY))
 _ALWAYS: Final = frozenset(reason.name.lower() for reason in (Reason.NODE, Reason.SELF))
