@@ -111,6 +111,11 @@ class Node:
     """Addresses that name the node in records, and that no policy means: :mod:`enrich.parse.node_addresses`."""
 
     @property
+    def all_ips(self) -> tuple[str, ...]:
+        """All addresses that name the node in records."""
+        return (*self.ips, *self.tunnel_ips, *self.reserved_ips)
+
+    @property
     def key(self) -> Name:
         return Name("", self.name)
 

@@ -79,9 +79,7 @@ class Comparer:
 
     def __init__(self, timeline: Timeline, known: Known, change: Change) -> None:
         self._timeline, self._known, self._change = timeline, known, change
-        self._node_ips = frozenset(
-            ip for node in timeline.all_nodes() for ip in (*node.ips, *node.tunnel_ips, *node.reserved_ips)
-        )
+        self._node_ips = frozenset(ip for node in timeline.all_nodes() for ip in node.all_ips)
         self._views: dict[object, _Views] = {}
         self._remembered: dict[tuple[PairKey, object], Prediction] = {}
 

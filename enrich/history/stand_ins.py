@@ -186,7 +186,7 @@ def _peers(
         raise UnsayableError("it is not known which pod, if any, had the peer's address")
     if end.node:
         node = _node(views, end.node)
-        named = dict.fromkeys((*node.ips, *node.tunnel_ips, *node.reserved_ips))
+        named = dict.fromkeys(node.all_ips)
         return [Endpoint(ip) for ip in named or (NO_ADDRESS,)], f"which of its addresses {node.name} used"
     if end.profile:
         profile = _profile(known, end)
@@ -235,4 +235,4 @@ def _own_nodes(key: PairKey, views: Sequence[PolicyView], distinctions: Distinct
 
 def _with_address(node: Node, ip: str) -> Node:
     """Return the node with all its addresses: of its own pods it is the machine, not what the API lists of it."""
-    return replace(node, ips=tuple(dict.fromkeys((*node.ips, *node.tunnel_ips, *node.reserved_ips, ip))))
+    return replace(node, ips=tuple(dict.fromkeys((*node.all_ips, ip))))

@@ -111,7 +111,7 @@ def keys_of(made: Object | None) -> Iterable[Key]:
 
     Pods are left to :class:`enrich.index.addresses.Addresses`."""
     if isinstance(made, Node):
-        return Key("node", made.name), *address_keys((*made.ips, *made.tunnel_ips, *made.reserved_ips))
+        return Key("node", made.name), *address_keys(made.all_ips)
     if isinstance(made, Service):
         return *address_keys(made.addresses), *(Key("node_port", port) for port in made.node_ports)
     if isinstance(made, EndpointSlice):

@@ -113,7 +113,7 @@ class Ground:
     def node_networks(self, name: str) -> tuple[Network, ...]:
         """Return the addresses of a node; none of one that is not there."""
         node = self.nodes.get(Name("", name)) if name else None
-        return tuple(map(network, (*node.ips, *node.tunnel_ips, *node.reserved_ips))) if node else ()
+        return tuple(map(network, node.all_ips)) if node else ()
 
     def allows(self, permit: Permit, question: Question, *, in_part: bool = False) -> bool:
         """Return whether a rule made of the permit allows a connection; ``in_part``: any address of the peer's."""
