@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
+from typing import Final
+
+NAMESPACE_LABEL: Final = "kubernetes.io/metadata.name"
+"""The API server gives each namespace this label with its name."""
 
 
 class Operator(enum.Enum):
@@ -29,3 +33,8 @@ class Selector:
     """A LabelSelector. ``matchLabels`` become requirements ``In`` with one value. An empty one matches everything."""
 
     requirements: tuple[Requirement, ...] = ()
+
+
+def namespace_selector(name: str) -> Selector:
+    """Return the selector that selects the namespace of a name only."""
+    return Selector((Requirement(NAMESPACE_LABEL, Operator.IN, (name,)),))

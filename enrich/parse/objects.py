@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
+from enrich.label_selector import NAMESPACE_LABEL
 from enrich.model import (
     POLICY_API_VERSIONS,
     AdminNetworkPolicy,
@@ -38,7 +39,6 @@ from enrich.parse.node_addresses import reserved_addresses, tunnel_addresses
 
 __all__ = ["InvalidObjectError", "parse"]
 
-NAME_LABEL: Final = "kubernetes.io/metadata.name"
 _SERVICE_LABEL: Final = "kubernetes.io/service-name"
 _ZONE_LABEL: Final = "topology.kubernetes.io/zone"
 _MIRROR_ANNOTATION: Final = "kubernetes.io/config.mirror"
@@ -128,7 +128,7 @@ def _nanoseconds(field: Field) -> int:
 
 def _namespace(root: Field) -> Namespace:
     name = root["metadata"]["name"].name()
-    labels = {**labels_of(root), NAME_LABEL: name}
+    labels = {**labels_of(root), NAMESPACE_LABEL: name}
     return Namespace(name, uid_of(root, ""), labels, is_audited(root), annotation_of(root, DENY_LOGGING))
 
 

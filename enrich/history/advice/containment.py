@@ -10,11 +10,9 @@ from collections.abc import Iterable
 from typing import Final
 
 from enrich.history.advice.traffic import inside, network
-from enrich.label_selector import Operator, Requirement, Selector
+from enrich.label_selector import Operator, Requirement, Selector, namespace_selector
 from enrich.model import ClusterNetworkPolicy, IPBlock, NetworkPolicy, Peer, Policy, PolicyPort
 
-NAME_LABEL: Final = "kubernetes.io/metadata.name"
-"""The API server gives each namespace this label with its name."""
 _EVERYTHING: Final = Selector()
 
 
@@ -50,11 +48,7 @@ def are_subjects_in(inner: Policy, outer: Policy) -> bool:
 def _namespaces(policy: Policy) -> Selector:
     if isinstance(policy, ClusterNetworkPolicy):
         return policy.namespaces
-    return _namespace(policy.namespace)
-
-
-def _namespace(name: str) -> Selector:
-    return Selector((Requirement(NAME_LABEL, Operator.IN, (name,)),))
+    return namespace_selector(policy.namespace)
 
 
 def are_peers_in(inner: Policy, inner_peers: Iterable[Peer], outer: Policy, outer_peers: Iterable[Peer]) -> bool:

@@ -10,14 +10,12 @@ from enrich.history.advice.traffic import Question, inside, network
 from enrich.history.distinctions import Network
 from enrich.history.profile import PORT_PROTOCOLS
 from enrich.history.stand_ins import stand_in
-from enrich.label_selector import Operator, Requirement, Selector
+from enrich.label_selector import Selector, namespace_selector
 from enrich.model import IPBlock, Name, Node, Peer, PolicyPort, Protocol
 from enrich.policy import selectors
 from enrich.policy.matching import Direction, port_matches
 from enrich.wire.journal import Profile
 
-NAME_LABEL = "kubernetes.io/metadata.name"
-"""The API server gives each namespace this label with its name."""
 EVERY_POD = Selector()
 
 
@@ -40,8 +38,8 @@ class PodScope:
         """Return the scope as peers of a rule in a policy of ``own_namespace``."""
         if self.namespace == own_namespace:
             return (Peer(pods=self.selector),)
-        named = Selector((Requirement(NAME_LABEL, Operator.IN, (self.namespace,)),))
-        return (Peer(namespaces=named, pods=None if self.selector == EVERY_POD else self.selector),)
+        own = namespace_selector(self.namespace)
+        return (Peer(namespaces=own, pods=None if self.selector == EVERY_POD else self.selector),)
 
 
 @dataclass(frozen=True, slots=True)
