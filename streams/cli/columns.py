@@ -33,6 +33,8 @@ _SHORT: Final[Mapping[str, Read]] = {
 """Short names for fields of the subject, whose policy decided."""
 NUMBERS: Final = frozenset({"count", "port"})
 """Fields that JSON has as numbers."""
+OTHERS: Final = "(others)"
+"""Stands in the place of the fields of groups that are counted together, because there are too many."""
 
 
 class ColumnError(ValueError):

@@ -10,12 +10,11 @@ import orjson
 from rich.console import Console
 
 from enrich.wire.flow import Flow
-from streams.cli.columns import Read, as_object, row_of
+from streams.cli.columns import OTHERS, Read, as_object, row_of
 from streams.cli.terminal import printable
 
 _MAX_GROUPS: Final = 100_000
 """Combinations that are counted each; further ones are counted together."""
-_OTHERS: Final = "(others)"
 _HEADINGS: Final = ("RECORDS", "COUNT", "LAST")
 _NUMBERS: Final = 2
 """How many columns, from the left, are numbers and are aligned to the right."""
@@ -64,7 +63,7 @@ class Counts:
         """Yield the combinations, that with the most records first, and last what is counted together."""
         yield from sorted(self._found.items(), key=lambda pair: (-pair[1].records, pair[0]))
         if self._others.records:
-            yield (_OTHERS, *("" for _ in list(self._columns)[1:])), self._others
+            yield (OTHERS, *("" for _ in list(self._columns)[1:])), self._others
 
     def objects(self) -> Iterator[bytes]:
         """Yield a JSON object for each combination."""

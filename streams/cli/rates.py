@@ -10,6 +10,9 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
 
+from streams.cli import columns
+from streams.cli.columns import OTHERS
+
 TICKS: Final = 30
 """The ticks that a rate is of, and the bars of a row."""
 _MAX_GROUPS: Final = 10_000
@@ -17,7 +20,6 @@ _MAX_GROUPS: Final = 10_000
 _BARS: Final = "▁▂▃▄▅▆▇█"
 _PLAIN_BARS: Final = "_.-=+*%#"
 """Bars for a terminal that does not show the others."""
-OTHERS: Final = "(others)"
 
 
 class Rate(NamedTuple):
@@ -107,6 +109,6 @@ def bars(ticks: Sequence[int], *, is_plain: bool = False) -> str:
 def as_object(names: Sequence[str], rate: Rate) -> dict[str, Any]:
     """Return a group as a JSON object."""
     is_rest = rate.group == (OTHERS,)
-    fields = dict.fromkeys(names) if is_rest else {k: v or None for k, v in zip(names, rate.group, strict=True)}
+    fields = dict.fromkeys(names) if is_rest else columns.as_object(names, rate.group)
     numbers = {"per_s": round(rate.records, 3), "denied_per_s": round(rate.denied, 3), "ticks": list(rate.ticks)}
     return {**fields, **({"others": True} if is_rest else {}), **numbers}

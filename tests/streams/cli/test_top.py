@@ -15,10 +15,10 @@ from click.testing import CliRunner
 from rich.console import Console
 
 from streams.cli.choice import Choice
-from streams.cli.columns import read_columns
+from streams.cli.columns import OTHERS, read_columns
 from streams.cli.filters import Filters
 from streams.cli.main import command
-from streams.cli.rates import OTHERS, TICKS, Rates, bars
+from streams.cli.rates import TICKS, Rates, bars
 from streams.cli.top import Snapshot, Top, json_lines, plain_lines, screen_of
 from streams.kafka.connection import ReadError
 from streams.kafka.records import Record
@@ -192,12 +192,13 @@ def test_a_screen_shows_rates_bars_and_groups_and_nothing_that_a_terminal_obeys(
 
 def test_json_has_a_snapshot_on_a_line() -> None:
     written: list[bytes] = []
-    for snapshot in snapshots(Arriving(values(2)), 1, "namespace,src.zone"):
+    for snapshot in snapshots(Arriving(values(2)), 1, "namespace,port,src.zone"):
         json_lines(written.append)(snapshot)
     (one,) = [orjson.loads(line) for line in written]
     assert (one["kafka_away_since"], one["skipped"], one["groups"]) == (None, 0, 1)
     (rate,) = one["rates"]
     assert (rate["namespace"], rate["src.zone"], rate["ticks"][-1]) == ("shop", None, 2)
+    assert rate["port"] == 8080, "a number, as weir observe --by writes it"
     assert rate["per_s"] == pytest.approx(one["total"]["per_s"], rel=0.5)
     assert 0 < rate["per_s"] <= 2 / 0.05
 
