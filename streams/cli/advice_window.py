@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,16 +15,17 @@ from enrich.history.distinctions import Network
 from enrich.history.moments import moment
 from enrich.policy.matching import PolicyView
 from enrich.runtime.console import leave_stdout
-from enrich.runtime.settings import SettingsError, load
+from enrich.runtime.settings import SettingsError
 from enrich.sources.manifest_files import ManifestError
 from enrich.wire.pair import HOUR_NS, Pair
 from streams.cli.kafka_failure import needs_to_read, say_why
+from streams.cli.kafka_options import chosen_cluster, cluster_option, kafka_options, read_settings
 from streams.cli.observe import parse_window
 from streams.cli.pairs_reading import PairsReading, not_counted, read_pairs
 from streams.cli.past import Past, load_past, parse_pod_cidrs
 from streams.cli.terminal import printable
-from streams.kafka.connection import Connection, ReadError, checked
-from streams.settings import EVERY_CLUSTER, Settings
+from streams.kafka.connection import Connection, ReadError
+from streams.settings import Settings
 
 WRONG: Final = 2
 CANNOT_SAY: Final = 3
@@ -35,9 +35,8 @@ _OPTIONS: Final = (
     click.option("--since", default="7d", show_default=True, help="Begin of the window: 5m, 2h, 7d ago, or a time."),
     click.option("--until", help="End of the window, in the same forms. [now]"),
     click.option("--pod-cidr", "pod_cidrs", multiple=True, help="Where pods have addresses. [spec.podCIDRs of nodes]"),
-    click.option("--cluster", envvar="WEIR_CLUSTER", help="Cluster, where several share topics. [WEIR_CLUSTER]"),
-    click.option("--kafka", help="Kafka bootstrap servers. [WEIR_KAFKA, else 127.0.0.1:9092]"),
-    click.option("--topic-prefix", "prefix", help="Prefix of the topics. [WEIR_TOPIC_PREFIX, else kubeweir]"),
+    cluster_option,
+    kafka_options,
 )
 
 
@@ -99,16 +98,13 @@ def run_in_window(given: Mapping[str, Any], answer: Callable[[Window], int]) -> 
     :data:`CANNOT_SAY`. A failure never exits with 1, which is an answer.
 
     ``answer`` raises CannotSayError if what is kept does not answer, and ManifestError for a file that is wrong."""
-    chosen = (("WEIR_KAFKA", given["kafka"]), ("WEIR_TOPIC_PREFIX", given["prefix"]))
-    env = {**os.environ, **{key: value for key, value in chosen if value}}
     try:
-        settings = load(Settings, env)
-        connection = checked(settings.connection())
+        settings, connection = read_settings(given["kafka"], given["prefix"])
         span = parse_window(given["since"], given["until"], datetime.now(UTC))
         cidrs = parse_pod_cidrs(given["pod_cidrs"])
     except (SettingsError, ValueError) as error:
         raise click.UsageError(str(error)) from error
-    cluster = "" if given["cluster"] in (None, EVERY_CLUSTER) else given["cluster"]
+    cluster = chosen_cluster(given["cluster"])
     topics = settings.topics
     try:
         code = answer(_open(settings, connection, cluster, span, cidrs))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,16 +14,16 @@ import orjson
 
 from enrich.runtime.console import leave_stdout
 from enrich.runtime.process import Exit
-from enrich.runtime.settings import SettingsError, load
+from enrich.runtime.settings import SettingsError
 from enrich.wire.topics import Topics
 from streams.cli.dead_letters import Letter, Redriven, letter_of, mark_of, redriven_headers, why_not
 from streams.cli.kafka_failure import end, needs_to_read
-from streams.kafka.connection import Connection, ReadError, checked
+from streams.cli.kafka_options import kafka_options, read_settings
+from streams.kafka.connection import Connection, ReadError
 from streams.kafka.ranges import read_range
 from streams.kafka.reading import TopicReader
 from streams.kafka.redrive import Resender
 from streams.kafka.topics import partitions_of
-from streams.settings import Settings
 from streams.timestamps import rfc3339
 
 _LIMIT: Final = 1000
@@ -58,14 +57,11 @@ class _DeadTopic:
 def _opened(command: _Command) -> _Command:
     """Give a command the dead-letter topic as its first argument, and end it with the cause if Kafka refuses it."""
 
-    @click.option("--kafka", help="Kafka bootstrap servers. [WEIR_KAFKA, else 127.0.0.1:9092]")
-    @click.option("--topic-prefix", "prefix", help="Prefix of the topics. [WEIR_TOPIC_PREFIX, else kubeweir]")
+    @kafka_options
     @functools.wraps(command)
     def run(kafka: str | None, prefix: str | None, **options: Any) -> None:
-        given = {"WEIR_KAFKA": kafka, "WEIR_TOPIC_PREFIX": prefix}
         try:
-            settings = load(Settings, {**os.environ, **{name: text for name, text in given.items() if text}})
-            connection = checked(settings.connection())
+            settings, connection = read_settings(kafka, prefix)
         except SettingsError as error:
             raise click.UsageError(str(error)) from error
         try:

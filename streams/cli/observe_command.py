@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,13 +12,14 @@ import click
 
 from enrich.runtime.console import leave_stdout
 from enrich.runtime.process import Exit
-from enrich.runtime.settings import SettingsError, load
+from enrich.runtime.settings import SettingsError
 from streams.cli.choice import Choice
 from streams.cli.columns import Read, read_columns
 from streams.cli.conditions import conditions, without_not
 from streams.cli.counts import Counts
 from streams.cli.filter_options import read_choice
 from streams.cli.kafka_failure import end, needs_to_read
+from streams.cli.kafka_options import kafka_options, read_settings
 from streams.cli.limited import LimitedLines
 from streams.cli.narrowing import narrow
 from streams.cli.negation import NegatingCommand, split
@@ -36,7 +36,7 @@ from streams.cli.observe import (
 )
 from streams.cli.output import OUTPUTS, writer_of
 from streams.cli.terminal import PipeConsole
-from streams.kafka.connection import Connection, NoTopicError, ReadError, checked
+from streams.kafka.connection import Connection, NoTopicError, ReadError
 from streams.kafka.reading import TopicReader
 from streams.settings import Settings
 
@@ -73,8 +73,7 @@ class _Request:
     "--last", type=click.IntRange(0), help=f"Show the last N flows that fit. [{_LAST}, unless --since or -f is given]"
 )
 @click.option("-f", "--follow", "following", is_flag=True, help="Then show flows as they arrive, until Ctrl-C.")
-@click.option("--kafka", help="Kafka bootstrap servers. [WEIR_KAFKA, else 127.0.0.1:9092]")
-@click.option("--topic-prefix", "prefix", help="Prefix of the topics. [WEIR_TOPIC_PREFIX, else kubeweir]")
+@kafka_options
 def observe(kafka: str | None, prefix: str | None, **options: Any) -> None:
     """Show flows: who talked to whom, what was decided, and by which policies.
 
@@ -89,10 +88,8 @@ def observe(kafka: str | None, prefix: str | None, **options: Any) -> None:
     \b
     Exit 0: flows were shown, or none match. 1: Kafka cannot be read. 2: the command is wrong.
     """
-    env = {**os.environ, **{k: v for k, v in (("WEIR_KAFKA", kafka), ("WEIR_TOPIC_PREFIX", prefix)) if v}}
     try:
-        settings = load(Settings, env)
-        connection = checked(settings.connection())
+        settings, connection = read_settings(kafka, prefix)
         request = _read_request(options, datetime.now(UTC))
     except (SettingsError, ValueError) as error:
         raise click.UsageError(str(error)) from error

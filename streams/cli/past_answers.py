@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
@@ -15,16 +14,16 @@ from enrich.explain.query import QuerySyntaxError, parse_destination, parse_sour
 from enrich.history.moments import moment
 from enrich.history.stand_ins import EVERYWHERE
 from enrich.history.then import PastExplanation
-from enrich.runtime.settings import load
 from enrich.wire.address_interval import AddressInterval
 from streams.cli.explain_past import at_time, find_record, intervals_of, nanoseconds, of_record
 from streams.cli.explain_text import Line, lines
 from streams.cli.kafka_failure import needs_to_read, say_why
+from streams.cli.kafka_options import chosen_cluster, read_settings
 from streams.cli.observe import parse_since, unix_ms
 from streams.cli.past import Past, load_past
 from streams.cli.terminal import printable
-from streams.kafka.connection import Connection, ReadError, checked
-from streams.settings import EVERY_CLUSTER, Settings
+from streams.kafka.connection import Connection, ReadError
+from streams.settings import Settings
 
 _ID: Final = re.compile(r"[!-.0-~]{1,64}-[0-9]{1,20}")
 _MAX_CHANGES: Final = 10
@@ -50,10 +49,8 @@ def ask_past(source: str, destination: str | None, given: Mapping[str, Any]) -> 
         raise QuerySyntaxError(
             "--source and --timeout cannot be used with --at or the id of a record, which ask Kafka and not the cluster"
         )
-    env = {"WEIR_KAFKA": given["kafka"], "WEIR_TOPIC_PREFIX": given["prefix"]}
-    settings = load(Settings, {**os.environ, **{key: value for key, value in env.items() if value}})
-    connection = checked(settings.connection())
-    cluster = "" if given["cluster"] in (None, EVERY_CLUSTER) else str(given["cluster"])
+    settings, connection = read_settings(given["kafka"], given["prefix"])
+    cluster = chosen_cluster(given["cluster"])
     try:
         if destination is None:
             return _of_record(settings, connection, cluster, source, given)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import sys
 import time
 from collections import Counter, deque
@@ -18,21 +17,22 @@ import msgspec
 
 from enrich.runtime.console import leave_stdout
 from enrich.runtime.process import Exit
-from enrich.runtime.settings import SettingsError, load
+from enrich.runtime.settings import SettingsError
 from streams.cli.custody import NodeKey, Tallies
 from streams.cli.custody_sums import Heard, decode_failed_route, decode_tally
 from streams.cli.custody_text import Failure, Refusal, Report, SeenWorker, as_json, as_text
 from streams.cli.dead_letters import letter_of
 from streams.cli.kafka_failure import end, needs_to_read
+from streams.cli.kafka_options import chosen_cluster, cluster_option, kafka_options, read_settings
 from streams.cli.observe import parse_since
 from streams.cli.terminal import printable
-from streams.kafka.connection import Connection, NoTopicError, ReadError, checked
+from streams.kafka.connection import Connection, NoTopicError, ReadError
 from streams.kafka.consumer_groups import group_names
 from streams.kafka.group_positions import GroupPosition, group_positions
 from streams.kafka.ranges import read_range
 from streams.kafka.reading import TopicReader
 from streams.kafka.records import Record
-from streams.settings import EVERY_CLUSTER, Settings
+from streams.settings import Settings
 from streams.worker.checkpoint import MERGED_RECORDS, newest
 
 _BEFORE_S: Final = 120.0
@@ -48,10 +48,9 @@ _MAX_WORKERS: Final = 10_000
 @click.option(
     "--without", multiple=True, metavar="NODE", help="Leave a node out, which is gone on purpose. Repeatable."
 )
-@click.option("--cluster", envvar="WEIR_CLUSTER", help="Cluster, where several share the topics. [WEIR_CLUSTER]")
+@cluster_option
 @click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
-@click.option("--kafka", help="Kafka bootstrap servers. [WEIR_KAFKA, else 127.0.0.1:9092]")
-@click.option("--topic-prefix", "prefix", help="Prefix of the topics. [WEIR_TOPIC_PREFIX, else kubeweir]")
+@kafka_options
 def status(
     since: str, without: Collection[str], cluster: str | None, output: str, kafka: str | None, prefix: str | None
 ) -> None:
@@ -64,10 +63,8 @@ def status(
     Exit 0: all is accounted for. 1: something is missing without a reason, a node was not heard of, or Kafka cannot be
     read. 2: the command is wrong.
     """
-    env = {**os.environ, **{k: v for k, v in (("WEIR_KAFKA", kafka), ("WEIR_TOPIC_PREFIX", prefix)) if v}}
     try:
-        settings = load(Settings, env)
-        connection = checked(settings.connection())
+        settings, connection = read_settings(kafka, prefix)
         now = datetime.now(UTC)
         start = parse_since(since, now)
     except (SettingsError, ValueError) as error:
@@ -75,8 +72,7 @@ def status(
     if start > now:
         raise click.UsageError(f"--since {since} is in the future, of which nothing is known")
     try:
-        chosen = "" if cluster == EVERY_CLUSTER else cluster or ""
-        report = _report(settings, connection, start.timestamp(), chosen, without)
+        report = _report(settings, connection, start.timestamp(), chosen_cluster(cluster), without)
         # Whoever may write to a topic, or annotate an object, chooses texts, and a terminal obeys some.
         lines = as_text(report) if output == "text" else [json.dumps(as_json(report))]
         for line in lines:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from typing import Any, Final
 
@@ -10,18 +9,18 @@ import click
 
 from enrich.runtime.console import leave_stdout
 from enrich.runtime.process import Exit
-from enrich.runtime.settings import SettingsError, load
+from enrich.runtime.settings import SettingsError
 from streams.cli.columns import read_columns
 from streams.cli.conditions import conditions, without_not
 from streams.cli.filter_options import read_choice
 from streams.cli.kafka_failure import end, needs_to_read
+from streams.cli.kafka_options import kafka_options, read_settings
 from streams.cli.narrowing import narrow
 from streams.cli.negation import NegatingCommand, split
 from streams.cli.terminal import PipeConsole
 from streams.cli.top import Top, json_lines, plain_lines, screen_of
-from streams.kafka.connection import ReadError, checked
+from streams.kafka.connection import ReadError
 from streams.kafka.reading import TopicReader
-from streams.settings import Settings
 
 _ANSWER_S: Final = 2.0
 """How long an answer of Kafka's is waited for before it is said to be away."""
@@ -49,8 +48,7 @@ _ANSWER_S: Final = 2.0
     show_default=True,
     help="A screen in a terminal, else lines; or one JSON object for each snapshot.",
 )
-@click.option("--kafka", help="Kafka bootstrap servers. [WEIR_KAFKA, else 127.0.0.1:9092]")
-@click.option("--topic-prefix", "prefix", help="Prefix of the topics. [WEIR_TOPIC_PREFIX, else kubeweir]")
+@kafka_options
 def top(by: str, rows: int, every: float, count: int | None, output: str, **options: Any) -> None:
     """Show who has the most flows right now: records per second, denied ones, and bars of the last 30 snapshots.
 
@@ -60,11 +58,8 @@ def top(by: str, rows: int, every: float, count: int | None, output: str, **opti
     \b
     Exit 0: --count snapshots were shown. 1: Kafka cannot be read. 2: the command is wrong.
     """
-    kafka, prefix = options.pop("kafka"), options.pop("prefix")
-    env = {**os.environ, **{k: v for k, v in (("WEIR_KAFKA", kafka), ("WEIR_TOPIC_PREFIX", prefix)) if v}}
     try:
-        settings = load(Settings, env)
-        connection = checked(settings.connection())
+        settings, connection = read_settings(options.pop("kafka"), options.pop("prefix"))
         columns = read_columns("--by", by, counted=True)
         choice = read_choice(*split(without_not(options)))
     except (SettingsError, ValueError) as error:
