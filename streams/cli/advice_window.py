@@ -1,4 +1,4 @@
-"""What `weir recommend`, `weir policies` and `weir diff` have in common: options, what they read, how they end."""
+"""What `weir backtest`, `recommend`, `policies` and `diff` have in common: options, what they read, how they end."""
 
 from __future__ import annotations
 
@@ -58,7 +58,6 @@ class Window:
     since_ns: int
     until_ns: int
     past: Past
-    view: PolicyView
     _reading: PairsReading
     notes: list[str] = field(default_factory=list)
     """What a person must know about the answer."""
@@ -69,6 +68,12 @@ class Window:
     def cluster(self) -> str:
         """The cluster."""
         return self.past.timeline.cluster
+
+    def view(self) -> PolicyView:
+        """Return the policies at the end of the window. Raises CannotSayError."""
+        if why := self.past.timeline.unknown(None, self.until_ns, self.until_ns):
+            raise CannotSayError(f"the policies at {moment(self.until_ns)}: {why}")
+        return self.past.timeline.view_at(self.until_ns)
 
     def versions_known_since_ns(self) -> int:
         """Return from when on the journal has every version, up to the end of the window."""
@@ -97,7 +102,7 @@ def run_in_window(given: Mapping[str, Any], answer: Callable[[Window], int]) -> 
     """Read what the options ask for, have it answered, and exit: with the code of ``answer``, or with
     :data:`CANNOT_SAY`. A failure never exits with 1, which is an answer.
 
-    ``answer`` raises CannotSayError if what is kept does not answer, and ManifestError for a file that is wrong."""
+    ``answer`` raises CannotSayError if what is kept does not answer."""
     try:
         settings, connection = read_settings(given["kafka"], given["prefix"])
         span = parse_window(given["since"], given["until"], datetime.now(UTC))
@@ -115,9 +120,6 @@ def run_in_window(given: Mapping[str, Any], answer: Callable[[Window], int]) -> 
     except CannotSayError as error:
         click.echo(f"weir: cannot say: {printable(str(error))}", err=True)
         code = CANNOT_SAY
-    except ManifestError as error:
-        click.echo("\n".join(f"weir: {printable(problem)}" for problem in error.problems), err=True)
-        code = WRONG
     except BrokenPipeError:
         leave_stdout()
         code = CANNOT_SAY
@@ -130,6 +132,12 @@ def run_in_window(given: Mapping[str, Any], answer: Callable[[Window], int]) -> 
     sys.exit(code)
 
 
+def refuse_files(error: ManifestError) -> NoReturn:
+    """Say what is wrong with the files of a command, each problem on a line of its own, and exit."""
+    say(error.problems)
+    sys.exit(WRONG)
+
+
 def say(notes: Sequence[str]) -> None:
     """Print notes for people on standard error. Names in them come from the cluster."""
     for note in notes:
@@ -139,11 +147,9 @@ def say(notes: Sequence[str]) -> None:
 def _open(
     settings: Settings, connection: Connection, cluster: str, span: tuple[int, int], cidrs: Sequence[Network]
 ) -> Window:
-    """Read the journal, and find the pairs. Raises ReadError and CannotSayError."""
+    """Read the journal, and find the pairs. Raises ReadError."""
     since_ns, until_ns = span
     past = load_past(connection, settings.topics, cluster, since_ns, settings.profile_labels_left_out, cidrs)
-    if why := past.timeline.unknown(None, until_ns, until_ns):
-        raise CannotSayError(f"the policies at {moment(until_ns)}: {why}")
     hours = since_ns // HOUR_NS, until_ns // HOUR_NS + 1
     reading = read_pairs(connection, settings.topics, *hours, past.timeline.cluster)
-    return Window(since_ns, until_ns, past, past.timeline.view_at(until_ns), reading, list(past.notes))
+    return Window(since_ns, until_ns, past, reading, list(past.notes))

@@ -18,7 +18,7 @@ from enrich.history.moments import moment
 from enrich.model import POLICY_API_VERSIONS, ClusterNetworkPolicy, Name, NetworkPolicy, Policy
 from enrich.policy.matching import Direction, PolicyView
 from enrich.sources.manifest_files import ManifestError, read_files
-from streams.cli.advice_window import CannotSayError, Window, run_in_window, say, window_options
+from streams.cli.advice_window import CannotSayError, Window, refuse_files, run_in_window, say, window_options
 from streams.cli.recommended_json import counts, ends
 from streams.cli.recommended_text import Frame, evidence_text, question_text
 from streams.cli.terminal import printable
@@ -57,9 +57,7 @@ def diff(old: str, new: str, most: int, output: str, **given: Any) -> None:
     try:
         sides = [_policies(one) for one in (old, new)]
     except ManifestError as error:
-        for problem in error.problems:
-            click.echo(f"weir: {printable(problem)}", err=True)
-        raise click.exceptions.Exit(2) from error
+        refuse_files(error)
 
     def answer(window: Window) -> int:
         found = _compare(window, sides[0], sides[1])
@@ -101,7 +99,8 @@ class _Found:
 
 def _compare(window: Window, old: _Side, new: _Side) -> _Found:
     named = frozenset((*(old or ()), *(new or ())))
-    views = [_with(window.view, side, named) for side in (old, new)]
+    present = window.view()
+    views = [_with(present, side, named) for side in (old, new)]
     known = window.past.known
     difference = Difference(views[0], views[1], known.profiles)
     try:

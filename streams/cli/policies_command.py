@@ -40,7 +40,7 @@ def policies(namespace: str | None, output: str, **given: Any) -> None:
     def answer(window: Window) -> int:
         known, versions = window.past.known, window.past.timeline.versions
         since_ns = window.versions_known_since_ns()
-        found = usage(window.view, known.profiles, window.pairs(), versions, since_ns, namespace, known.left_out)
+        found = usage(window.view(), known.profiles, window.pairs(), versions, since_ns, namespace, known.left_out)
         for rule in (rule for use in found for rule in use.rules):
             # Whether it was seen in the time before is not known.
             rule.since_ns = max(rule.since_ns, window.complete_ns)

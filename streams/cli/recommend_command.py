@@ -16,8 +16,10 @@ from enrich.history.advice.proof import Proof, prove
 from enrich.history.advice.recommend import Advice
 from enrich.history.advice.recommend import recommend as advise
 from enrich.history.advice.traffic import Traffic, traffic_of
+from enrich.history.stand_ins import Known
 from enrich.model import NetworkPolicy
 from enrich.parse.manifest import read_manifest
+from enrich.policy.matching import PolicyView
 from streams.cli.advice_window import CANNOT_SAY, CannotSayError, Window, run_in_window, say, window_options
 from streams.cli.recommended_json import as_json
 from streams.cli.recommended_text import Frame, UnfaithfulError, as_yaml, proof_lines, read_back
@@ -65,13 +67,13 @@ def recommend(
 def _answer(
     window: Window, namespace: str | None, style: Style, folder: Path | None, output: str, *, audit: bool
 ) -> int:
-    traffic = traffic_of(window.pairs(), window.past.known.profiles, namespace)
-    advice = advise(window.view, window.past.known, traffic, style)
+    view, known = window.view(), window.past.known
+    traffic = traffic_of(window.pairs(), known.profiles, namespace)
+    advice = advise(view, known, traffic, style)
     if not advice:
         raise CannotSayError(f"nothing was seen that policies could be made of{_in(namespace)} in this window")
-    profiles = window.past.known.profiles
-    frame = Frame(window.cluster, window.since_ns, window.until_ns, profiles, audit, window.notes)
-    found = [_Printed.of(window, one, traffic.of(one.namespace), frame) for one in advice]
+    frame = Frame(window.cluster, window.since_ns, window.until_ns, known.profiles, audit, window.notes)
+    found = [_Printed.of(view, known, one, traffic.of(one.namespace), frame) for one in advice]
     say([*window.notes, *(line for one in found for line in one.lines(frame))])
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -100,11 +102,11 @@ class _Printed:
     text: str
 
     @classmethod
-    def of(cls, window: Window, advice: Advice, traffic: Traffic, frame: Frame) -> _Printed:
+    def of(cls, view: PolicyView, known: Known, advice: Advice, traffic: Traffic, frame: Frame) -> _Printed:
         """Prove the policies as the strict parser reads them, and write them."""
         documents = (manifest.document(policy, audit=frame.audit) for policy in advice.policies)
         parsed = [made for made, _ in map(read_manifest, documents) if isinstance(made, NetworkPolicy)]
-        proof = prove(window.view, window.past.known, traffic, parsed, [advice.namespace])
+        proof = prove(view, known, traffic, parsed, [advice.namespace])
         text = as_yaml(advice, traffic, proof, frame)
         if read_back(text, advice, audit=frame.audit) != parsed:
             raise UnfaithfulError(f"the YAML for namespace {advice.namespace} is not what was proven")

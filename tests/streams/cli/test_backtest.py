@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 from click.testing import CliRunner, Result
 
 from enrich.history.change import Change
+from enrich.history.profile import number_of
+from enrich.history.stand_ins import Known
+from enrich.history.timeline import Timeline
 from enrich.model import ClusterNetworkPolicy
-from enrich.wire.pair import PairEnd
+from enrich.wire.journal import Profile
+from enrich.wire.pair import HOUR_NS, Pair, PairEnd, PairKey
+from streams.cli import advice_window
 from streams.cli.backtest import ChangeError, end_text, read_change
 from streams.cli.main import command
+from streams.cli.past import Past
+from tests.enrich.history.journals import CLUSTER, at, begin, entry, namespace
 from tests.streams.cli.patience import give_up_after
 
 POLICY = """
@@ -110,3 +119,40 @@ def test_without_a_broker_there_is_no_answer(tmp_path: Path, monkeypatch: pytest
 )
 def test_ends_are_written_as_people_know_them(end: PairEnd, text: str) -> None:
     assert end_text(end) == text
+
+
+class Pairs:
+    """One pair of the first hour, as :class:`streams.cli.pairs_reading.PairsReading` gives it."""
+
+    unreadable = 1
+
+    def __init__(self, pair: Pair) -> None:
+        self._pair, self.complete_since_hour = pair, pair.hour
+
+    def __iter__(self) -> Iterator[Pair]:
+        return iter([self._pair, msgspec.structs.replace(self._pair, first_ns=1, last_ns=1)])
+
+
+def test_a_journal_that_has_ended_still_answers_for_what_was_seen_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "db.yaml").write_text(POLICY)
+    db = Profile(namespace="shop", workload_kind="Deployment", workload_name="db", labels={"app": "db"})
+    key = PairKey(
+        subject=PairEnd(profile=number_of(db), namespace="shop", workload="Deployment/db"), verdict="allow",
+        peer=PairEnd(block="198.51.100.7/32"), direction="ingress", protocol=6, port=5432, reason="no_policy",
+    )  # fmt: skip
+    pair = Pair(
+        cluster=CLUSTER, hour=at(60) // HOUR_NS, key=key, verdicts=7, packets=7, first_ns=at(60), last_ns=at(120)
+    )
+    timeline = Timeline(CLUSTER, [begin(), entry(db, 0), entry(namespace("shop"), 0)], at(3_600))
+    monkeypatch.setattr(advice_window, "load_past", lambda *_: Past(timeline, Known(timeline.profiles)))
+    monkeypatch.setattr(advice_window, "read_pairs", lambda *_: Pairs(pair))
+    done = _run(tmp_path)
+    assert done.exit_code == 1, done.output
+    assert "198.51.100.7 -> shop/db  tcp/5432  ingress  7 connections" in done.stdout
+    for note in ("the pairs are complete from", "1 records of pairs cannot be read", "the journal ends at"):
+        assert f"weir: {note}" in done.stderr
+    refused = CliRunner().invoke(command, ["policies"], env={"WEIR_KAFKA": "127.0.0.1:1"})
+    assert refused.exit_code == 3
+    assert "weir: cannot say: the policies at" in refused.stderr
