@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,10 +12,11 @@ import click
 
 from enrich.history.advice.difference import Change, Difference, Ports, TooManyKindsError
 from enrich.history.advice.traffic import Evidence, Question, traffic_of
+from enrich.history.change import Change as PolicyChange
 from enrich.history.distinctions import left_out_requirements
 from enrich.history.judging import CANNOT_SAY, Judge
 from enrich.history.moments import moment
-from enrich.model import POLICY_API_VERSIONS, ClusterNetworkPolicy, Name, NetworkPolicy, Policy
+from enrich.model import POLICY_API_VERSIONS, Policy
 from enrich.policy.matching import Direction, PolicyView
 from enrich.sources.manifest_files import ManifestError, read_files
 from streams.cli.advice_window import CannotSayError, Window, refuse_files, run_in_window, say, window_options
@@ -31,9 +32,8 @@ _MAX_NAMED: Final = 8
 """Peers or ports named in one line; the JSON has them all."""
 _LAST_PORT: Final = 65_535
 Json = dict[str, Any]
-_Key = tuple[str, Name]
-_Side = Mapping[_Key, Policy] | None
-"""The policies of a folder by kind and name; None for those of the cluster."""
+_Side = Mapping[tuple[str, str, str], Policy] | None
+"""The policies of a folder by kind, namespace and name; None for those of the cluster."""
 
 
 @click.command()
@@ -81,7 +81,7 @@ def _policies(side: str) -> _Side:
     if not path.exists():
         raise ManifestError([f"{side}: there is no such file or folder; for the cluster's policies write {CLUSTER}"])
     policies = (one for one in read_files([path], _KINDS) if isinstance(one, Policy))
-    return {(type(one).__name__, one.key): one for one in policies}
+    return {(type(one).__name__, *one.key): one for one in policies}
 
 
 @dataclass(slots=True)
@@ -98,9 +98,12 @@ class _Found:
 
 
 def _compare(window: Window, old: _Side, new: _Side) -> _Found:
+    # A policy that one of the sides names is only as this side has it.
     named = frozenset((*(old or ()), *(new or ())))
     present = window.view()
-    views = [_with(present, side, named) for side in (old, new)]
+    views = [
+        present if side is None else PolicyChange(tuple(side.values()), named).applied(present) for side in (old, new)
+    ]
     known = window.past.known
     difference = Difference(views[0], views[1], known.profiles)
     try:
@@ -138,20 +141,6 @@ def _assumed(views: Iterable[PolicyView], left_out: Collection[str]) -> list[str
                 text = f"asks for {', '.join(keys)}, which profiles leave out: pods are taken to be without"
                 found[f"{name} {text}"] = None
     return list(found)
-
-
-def _with(view: PolicyView, side: _Side, named: frozenset[_Key]) -> PolicyView:
-    """Return the cluster with the policies of one side: those that a side names are only as this side has them."""
-    present: list[Policy] = [*view.policies.values(), *view.cluster_policies.values()]
-    kept = [one for one in present if side is None or (type(one).__name__, one.key) not in named]
-    policies = [*kept, *(side or {}).values()]
-    return replace(
-        view,
-        policies={one.key: one for one in policies if isinstance(one, NetworkPolicy)},
-        cluster_policies={
-            Name(type(one).__name__, one.name): one for one in policies if isinstance(one, ClusterNetworkPolicy)
-        },
-    )
 
 
 def _lines(found: _Found, frame: Frame, most: int) -> Iterator[str]:
