@@ -30,12 +30,17 @@ class ChangeError(ValueError):
 
 def read_change(files: Sequence[Path], deleted: Iterable[str], *, replace_all: bool) -> Change:
     """Return the change. Raises :class:`enrich.sources.manifest_files.ManifestError`, :class:`ChangeError`."""
-    policies = tuple(one for one in read_files(files, KINDS) if isinstance(one, Policy))
+    policies = read_policies(files)
     names = frozenset(map(_named, deleted))
     both = names & {(type(one).__name__, one.key.namespace, one.name) for one in policies}
     if both:
         raise ChangeError(f"{'/'.join(part for part in min(both) if part)} is both in a file and in --delete")
     return Change(policies, names, replace_all)
+
+
+def read_policies(files: Sequence[Path]) -> tuple[Policy, ...]:
+    """Return the policies of files and folders. Raises :class:`enrich.sources.manifest_files.ManifestError`."""
+    return tuple(one for one in read_files(files, KINDS) if isinstance(one, Policy))
 
 
 def _named(text: str) -> tuple[str, str, str]:

@@ -10,27 +10,26 @@ from typing import Any, Final
 
 import click
 
+from enrich.history.advice.containment import LAST_PORT
 from enrich.history.advice.difference import Change, Difference, Ports, TooManyKindsError
 from enrich.history.advice.traffic import Evidence, Question, traffic_of
 from enrich.history.change import Change as PolicyChange
 from enrich.history.distinctions import left_out_requirements
 from enrich.history.judging import CANNOT_SAY, Judge
 from enrich.history.moments import moment
-from enrich.model import POLICY_API_VERSIONS, Policy
+from enrich.model import Policy, Protocol
 from enrich.policy.matching import Direction, PolicyView
-from enrich.sources.manifest_files import ManifestError, read_files
+from enrich.sources.manifest_files import ManifestError
 from streams.cli.advice_window import CannotSayError, Window, refuse_files, run_in_window, say, window_options
+from streams.cli.backtest import read_policies
 from streams.cli.recommended_json import counts, ends
 from streams.cli.recommended_text import Frame, evidence_text, question_text
 from streams.cli.terminal import printable
 
 CLUSTER: Final = "cluster"
 USED: Final = 1
-_KINDS: Final = tuple(kind.__name__ for kind in POLICY_API_VERSIONS)
-_PROTOCOLS: Final = {6: "TCP", 17: "UDP", 132: "SCTP"}
 _MAX_NAMED: Final = 8
 """Peers or ports named in one line; the JSON has them all."""
-_LAST_PORT: Final = 65_535
 Json = dict[str, Any]
 _Side = Mapping[tuple[str, str, str], Policy] | None
 """The policies of a folder by kind, namespace and name; None for those of the cluster."""
@@ -80,8 +79,7 @@ def _policies(side: str) -> _Side:
     path = Path(side)
     if not path.exists():
         raise ManifestError([f"{side}: there is no such file or folder; for the cluster's policies write {CLUSTER}"])
-    policies = (one for one in read_files([path], _KINDS) if isinstance(one, Policy))
-    return {(type(one).__name__, *one.key): one for one in policies}
+    return {(type(one).__name__, *one.key): one for one in read_policies([path])}
 
 
 @dataclass(slots=True)
@@ -171,16 +169,16 @@ def ports_text(ports: Sequence[Ports]) -> str:
     for one in ports:
         if not one.protocol:
             texts.append("ICMP and all other protocols")
-        elif (one.first, one.last) == (1, _LAST_PORT):
-            texts.append(f"all {_PROTOCOLS[one.protocol]} ports")
+        elif (one.first, one.last) == (1, LAST_PORT):
+            texts.append(f"all {Protocol(one.protocol).name} ports")
         else:
             span = str(one.first) if one.first == one.last else f"{one.first}-{one.last}"
-            texts.append(f"{span}/{_PROTOCOLS[one.protocol]}")
-    return "everything" if len(texts) == len(_PROTOCOLS) + 1 and _is_whole(ports) else _some(texts)
+            texts.append(f"{span}/{Protocol(one.protocol).name}")
+    return "everything" if len(texts) == len(Protocol) + 1 and _is_whole(ports) else _some(texts)
 
 
 def _is_whole(ports: Sequence[Ports]) -> bool:
-    return all(not one.protocol or (one.first, one.last) == (1, _LAST_PORT) for one in ports)
+    return all(not one.protocol or (one.first, one.last) == (1, LAST_PORT) for one in ports)
 
 
 def _some(texts: Sequence[str]) -> str:

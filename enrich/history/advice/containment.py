@@ -13,6 +13,7 @@ from enrich.history.advice.traffic import inside, network
 from enrich.label_selector import Operator, Requirement, Selector, namespace_selector
 from enrich.model import ClusterNetworkPolicy, IPBlock, NetworkPolicy, Peer, Policy, PolicyPort
 
+LAST_PORT: Final = 65_535
 _EVERYTHING: Final = Selector()
 
 
@@ -97,10 +98,7 @@ def _is_port_in(one: PolicyPort, other: PolicyPort) -> bool:
     if other.port is None:
         return True
     if one.port is None:
-        return other.port in (0, 1) and other.end_port == _LAST_PORT
+        return other.port in (0, 1) and other.end_port == LAST_PORT
     if isinstance(one.port, str) or isinstance(other.port, str):
         return one.port == other.port
     return other.port <= one.port and (one.end_port or one.port) <= (other.end_port or other.port)
-
-
-_LAST_PORT: Final = 65_535

@@ -18,6 +18,7 @@ from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
+from enrich.history.advice.containment import LAST_PORT
 from enrich.history.advice.permits import WorkloadKey, workload_of
 from enrich.history.advice.traffic import Question, network
 from enrich.history.advice.usage import rules_of
@@ -31,7 +32,6 @@ from enrich.wire.journal import Profile
 
 MAX_KINDS: Final = 500_000
 """More kinds of connections than this are not judged."""
-_LAST_PORT: Final = 65_535
 
 
 class TooManyKindsError(Exception):
@@ -198,7 +198,7 @@ class _Kinds:
         """Yield the ranges of ports that the rules tell apart, of each protocol, and one for all other protocols."""
         destination = end.pod if self._direction is Direction.EGRESS else subject
         for protocol in Protocol:
-            cuts = {1, _LAST_PORT + 1}
+            cuts = {1, LAST_PORT + 1}
             for port in self._ports:
                 if port.protocol is not protocol:
                     continue
@@ -207,7 +207,7 @@ class _Kinds:
                 elif isinstance(port.port, str) and destination is not None:
                     named = {one.port for one in destination.ports if one.name == port.port}
                     cuts |= named | {one + 1 for one in named}
-            bounds = sorted(cut for cut in cuts if 1 <= cut <= _LAST_PORT + 1)
+            bounds = sorted(cut for cut in cuts if 1 <= cut <= LAST_PORT + 1)
             for first, after in itertools.pairwise(bounds):
                 yield Ports(int(protocol), first, after - 1)
         yield Ports(0, 0, 0)
