@@ -41,6 +41,5 @@ class Change:
         """Return the policies to delete that none of the views has."""
         there = set()
         for view in views:
-            there |= {(type(one).__name__, one.namespace, one.name) for one in view.policies.values()}
-            there |= {(type(one).__name__, "", one.name) for one in view.cluster_policies.values()}
+            there |= {(type(one).__name__, *one.key) for one in view.all_policies()}
         return sorted(self.deleted - there)

@@ -25,6 +25,7 @@ from enrich.model import (
     Node,
     Peer,
     Pod,
+    Policy,
     PolicyPort,
     Protocol,
     Rule,
@@ -50,6 +51,10 @@ class PolicyView:
     cluster_policies: Mapping[Name, ClusterNetworkPolicy]
     own_node: str = ""
     """The node that the probe runs on; empty where no node decides."""
+
+    def all_policies(self) -> list[Policy]:
+        """Return the policies of every kind."""
+        return [*self.policies.values(), *self.cluster_policies.values()]
 
 
 @dataclass(frozen=True, slots=True)

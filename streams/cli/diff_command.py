@@ -132,8 +132,7 @@ def _assumed(views: Iterable[PolicyView], left_out: Collection[str]) -> list[str
     """Return a note for each policy that asks for labels that profiles leave out."""
     found: dict[str, None] = {}
     for view in views:
-        policies: list[Policy] = [*view.policies.values(), *view.cluster_policies.values()]
-        for policy in policies:
+        for policy in view.all_policies():
             if keys := sorted({one.key for one in left_out_requirements(policy, left_out)}):
                 name = "/".join(part for part in (type(policy).__name__, *policy.key) if part)
                 text = f"asks for {', '.join(keys)}, which profiles leave out: pods are taken to be without"

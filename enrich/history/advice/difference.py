@@ -21,12 +21,12 @@ from typing import Final, NamedTuple
 from enrich.history.advice.containment import LAST_PORT
 from enrich.history.advice.permits import WorkloadKey, workload_of
 from enrich.history.advice.traffic import Question, network
-from enrich.history.advice.usage import rules_of
+from enrich.history.advice.usage import does_select, rules_of
 from enrich.history.distinctions import networks_of, stretches
 from enrich.history.profile import PORT_PROTOCOLS
 from enrich.history.stand_ins import EVERYWHERE, NO_ADDRESS, stand_in
 from enrich.model import Name, Pod, Policy, Protocol
-from enrich.policy.decide import decide, isolates, selects
+from enrich.policy.decide import decide
 from enrich.policy.matching import Direction, Endpoint, PolicyView, peer_matches
 from enrich.wire.journal import Profile
 
@@ -81,8 +81,11 @@ class Difference:
         self._judged = 0
         changed = _changed(old, new)
         for number, profile in profiles.items():
-            policies = [policy for view in self._views for policy in _selecting(view, stand_in(profile, number))]
-            if not profile.host_network and any(_identity(policy) in changed for policy in policies):
+            if profile.host_network:
+                continue
+            pod = stand_in(profile, number)
+            policies = [one for view in self._views for one in view.all_policies() if does_select(view, one, pod)]
+            if any(_identity(policy) in changed for policy in policies):
                 self._subjects[number] = tuple(dict.fromkeys(policies))
 
     def changes(self) -> list[Change]:
@@ -230,20 +233,10 @@ def _changed(old: PolicyView, new: PolicyView) -> set[tuple[str, Name]]:
     """Return the policies that are in one view only, or differ in what is enforced."""
 
     def of(view: PolicyView) -> dict[tuple[str, Name], Policy]:
-        policies: list[Policy] = [*view.policies.values(), *view.cluster_policies.values()]
-        return {_identity(one): replace(one, uid="", logging=None) for one in policies}
+        return {_identity(one): replace(one, uid="", logging=None) for one in view.all_policies()}
 
     before, after = of(old), of(new)
     return {key for key in before.keys() | after.keys() if before.get(key) != after.get(key)}
-
-
-def _selecting(view: PolicyView, pod: Pod) -> Iterator[Policy]:
-    for policy in view.policies.values():
-        if any(isolates(policy, pod, direction) for direction in Direction):
-            yield policy
-    for tiered in view.cluster_policies.values():
-        if selects(view, tiered, pod):
-            yield tiered
 
 
 def _only(view: PolicyView, policies: Iterable[Policy]) -> PolicyView:

@@ -18,7 +18,7 @@ from enrich.history.comparing import AFTER_NS, BEFORE_NS
 from enrich.history.profile import LEFT_OUT, is_left_out
 from enrich.history.stand_ins import stand_in
 from enrich.history.versions import Version
-from enrich.model import Action, ClusterNetworkPolicy, ClusterRule, NetworkPolicy, Policy, Rule, Tier
+from enrich.model import Action, ClusterNetworkPolicy, ClusterRule, NetworkPolicy, Pod, Policy, Rule, Tier
 from enrich.policy.decide import cluster_rules_in, is_audited, isolates, policies_in_tier, rules_in, selects
 from enrich.policy.matching import Direction, PolicyView
 from enrich.wire.journal import Profile
@@ -103,13 +103,13 @@ def usage(
     """Return how each policy was used. ``namespace`` chooses its NetworkPolicies.
 
     ``left_out``: the labels that profiles are made without."""
-    chosen: list[Policy] = (
-        [*view.policies.values(), *view.cluster_policies.values()]
-        if namespace is None
-        else [policy for policy in view.policies.values() if policy.namespace == namespace]
-    )
+    chosen: Iterable[Policy] = view.all_policies()
+    if namespace is not None:
+        chosen = (policy for policy in view.policies.values() if policy.namespace == namespace)
+    pods = {number: stand_in(profile, number) for number, profile in profiles.items() if not profile.host_network}
     found = [
-        _policy_use(view, policy, _workloads(view, profiles, policy, left_out), versions, since_ns) for policy in chosen
+        _policy_use(view, policy, _workloads(view, profiles, pods, policy, left_out), versions, since_ns)
+        for policy in chosen
     ]
     _count(found, pairs)
     for use in found:
@@ -140,25 +140,20 @@ def rules_of(policy: Policy, direction: Direction) -> Sequence[Rule | ClusterRul
 
 
 def _workloads(
-    view: PolicyView, profiles: Mapping[str, Profile], policy: Policy, left_out: Collection[str]
+    view: PolicyView,
+    profiles: Mapping[str, Profile],
+    pods: Mapping[str, Pod],
+    policy: Policy,
+    left_out: Collection[str],
 ) -> tuple[WorkloadKey, ...] | None:
     if any(is_left_out(one.key, left_out) for one in policy.pods.requirements):
         return None
-    return tuple(
-        sorted(
-            {
-                workload_of(number, profile)
-                for number, profile in profiles.items()
-                if _does_select(view, policy, number, profile)
-            }
-        )
-    )
+    selected = (number for number, pod in pods.items() if does_select(view, policy, pod))
+    return tuple(sorted({workload_of(number, profiles[number]) for number in selected}))
 
 
-def _does_select(view: PolicyView, policy: Policy, number: str, profile: Profile) -> bool:
-    pod = stand_in(profile, number)
-    if profile.host_network:
-        return False
+def does_select(view: PolicyView, policy: Policy, pod: Pod) -> bool:
+    """Return whether a policy of any kind selects a pod."""
     if isinstance(policy, ClusterNetworkPolicy):
         return selects(view, policy, pod)
     return any(isolates(policy, pod, direction) for direction in Direction)
