@@ -37,6 +37,7 @@ NO_ADDRESS: Final = "0.0.0.0"  # noqa: S104 - nothing is bound to it
 """Stands for an address that no policy asks for."""
 _OTHER: Final = "~"
 """A value that no label can have, and therefore no selector names."""
+_DIRECTIONS: Final = {direction.name.lower(): direction for direction in Direction}
 _SELF: Final = "self"
 _NODE: Final = "node"
 
@@ -114,8 +115,7 @@ class CaseMaker:
             ips = (peer.ip,) if key.reason == _SELF else ()
             placed = msgspec.structs.replace(subject, node=node.name if node else "", ips=ips)
             made.append(Case(placed, peer, node, (at_subject, at_peer, at_own)))
-        direction = Direction.INGRESS if key.direction == "ingress" else Direction.EGRESS
-        return Cases(direction, protocol, port, tuple(made), dimensions)
+        return Cases(direction_of(key), protocol, port, tuple(made), dimensions)
 
     def _distinctions_in(self, namespace: str) -> Distinctions:
         found = self._distinctions.get(namespace)
@@ -124,7 +124,21 @@ class CaseMaker:
         return found
 
 
+def direction_of(key: PairKey) -> Direction:
+    """Return the direction of a pair, as its subject sees it."""
+    return _DIRECTIONS[key.direction]
+
+
 # --- ends
+
+
+def profile_at(end: PairEnd, profiles: Mapping[str, Profile]) -> Profile | None:
+    """Return the profile of an end; None if it is not known.
+
+    Policies are chosen by the end's namespace, and pods are made of the profile. A worker writes both with the same
+    namespace; a pair with another one is not a worker's, and would put policies into that namespace."""
+    found = profiles.get(end.profile)
+    return found if found is not None and found.namespace == end.namespace else None
 
 
 def _subject_profile(known: Known, end: PairEnd) -> Profile:
@@ -137,9 +151,8 @@ def _subject_profile(known: Known, end: PairEnd) -> Profile:
 
 
 def _profile(known: Known, end: PairEnd) -> Profile:
-    found = known.profiles.get(end.profile)
-    # Policies are chosen by the end's namespace, and pods made of the profile.
-    if found is None or found.namespace != end.namespace:
+    found = profile_at(end, known.profiles)
+    if found is None:
         raise UnsayableError(f"the journal does not have the labels of {end.namespace}/{end.workload or end.profile}")
     return found
 

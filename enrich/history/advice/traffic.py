@@ -19,6 +19,7 @@ import msgspec
 
 from enrich.history.distinctions import Network
 from enrich.history.profile import PORT_PROTOCOLS
+from enrich.history.stand_ins import direction_of, profile_at
 from enrich.policy.matching import Direction
 from enrich.wire.batch import Reason
 from enrich.wire.journal import Profile
@@ -28,7 +29,6 @@ _BY_POLICY: Final = frozenset(reason.name.lower() for reason in (Reason.DEFAULT_
 _ALWAYS: Final = frozenset(reason.name.lower() for reason in (Reason.NODE, Reason.SELF))
 _WIDEST: Final = {4: 24, 6: 64}
 """The widest block that stands for addresses outside the cluster, by IP version (:mod:`enrich.wire.pair`)."""
-_DIRECTIONS: Final = {"ingress": Direction.INGRESS, "egress": Direction.EGRESS}
 
 
 class LeftOut(enum.Enum):
@@ -117,7 +117,7 @@ class Question:
     @property
     def direction(self) -> Direction:
         """The direction, as the subject sees it."""
-        return _DIRECTIONS[self.key.direction]
+        return direction_of(self.key)
 
     @property
     def peer(self) -> PairEnd:
@@ -187,7 +187,7 @@ def question_of(key: PairKey) -> Question:
 
 
 def _why_left_out(key: PairKey, profiles: Mapping[str, Profile]) -> LeftOut | None:
-    subject, peer = _profile_of(key.subject, profiles), key.peer
+    subject, peer = profile_at(key.subject, profiles), key.peer
     if key.verdict not in ("allow", "deny", "audit"):
         return LeftOut.VERDICT
     if key.verdict == "deny" and key.reason not in _BY_POLICY:
@@ -204,16 +204,9 @@ def _why_left_out(key: PairKey, profiles: Mapping[str, Profile]) -> LeftOut | No
         return LeftOut.PORT
     if peer.unknown or not (peer.profile or peer.node or _is_narrow(peer.block)):
         return LeftOut.PEER
-    if peer.profile and ((found := _profile_of(peer, profiles)) is None or found.host_network):
+    if peer.profile and ((found := profile_at(peer, profiles)) is None or found.host_network):
         return LeftOut.PEER_LABELS
     return None
-
-
-def _profile_of(end: PairEnd, profiles: Mapping[str, Profile]) -> Profile | None:
-    """Return the profile of an end. A worker writes it with its own namespace; a pair with another one is not a
-    worker's, and would put policies into that namespace."""
-    found = profiles.get(end.profile)
-    return found if found is not None and found.namespace == end.namespace else None
 
 
 def _is_narrow(block: str) -> bool:

@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Literal
+from typing import Literal
 
 from enrich.history.advice.containment import are_peers_in, are_ports_in, are_subjects_in
 from enrich.history.advice.permits import WorkloadKey, workload_of
 from enrich.history.comparing import AFTER_NS, BEFORE_NS
 from enrich.history.profile import LEFT_OUT, is_left_out
-from enrich.history.stand_ins import stand_in
+from enrich.history.stand_ins import direction_of, stand_in
 from enrich.history.versions import Version
 from enrich.model import Action, ClusterNetworkPolicy, ClusterRule, NetworkPolicy, Pod, Policy, Rule, Tier
 from enrich.policy.decide import cluster_rules_in, is_audited, isolates, policies_in_tier, rules_in, selects
@@ -28,7 +28,6 @@ from enrich.wire.references import PolicyRef
 State = Literal["used", "not seen", "cannot say", "shadowed", "adds nothing", "selects no pods"]
 Versions = Callable[[str, str, str], Sequence[Version]]
 """Returns the versions of a policy by kind, namespace and name, the oldest first."""
-_DIRECTIONS: Final = {"ingress": Direction.INGRESS, "egress": Direction.EGRESS}
 
 
 @dataclass(slots=True)
@@ -181,7 +180,7 @@ def _count(found: Iterable[PolicyUse], pairs: Iterable[Pair]) -> None:
         policies[key] = use
         rules[key] = {(rule.direction, rule.index): rule for rule in use.rules}
     for pair in pairs:
-        direction = _DIRECTIONS[pair.key.direction]
+        direction = direction_of(pair.key)
         for key in {(ref.kind, ref.namespace, ref.name) for ref in pair.key.policies}:
             if key in policies:
                 policies[key].uses.add(pair)
