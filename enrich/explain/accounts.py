@@ -90,6 +90,11 @@ class NonSelectingPolicy(msgspec.Struct, frozen=True):
     text: str
 
 
+def display_name(one: PolicyAccount | NonSelectingPolicy | PolicyRef) -> str:
+    """Return the name of a policy as people read it: the namespace and the name, or else the kind and the name."""
+    return f"{one.namespace}/{one.name}" if one.namespace else f"{one.kind} {one.name}"
+
+
 def tier_accounts(view: PolicyView, traffic: Traffic, decision: Decision, *, audited: bool) -> tuple[TierAccount, ...]:
     """Return what each tier says of the traffic. If ``audited``, policies in audit mode count like all others."""
     decided = {(ref.kind, ref.namespace, ref.name) for ref in decision.policies}

@@ -8,7 +8,7 @@ from typing import Final
 
 import msgspec
 
-from enrich.explain.accounts import PolicyAccount
+from enrich.explain.accounts import PolicyAccount, display_name
 from enrich.explain.one_end import EndDecision, end_decision
 from enrich.history.comparing import Comparer, Prediction
 from enrich.history.judging import ALLOW, DENY
@@ -178,7 +178,7 @@ def _failed(explained: EndDecision) -> Iterator[str]:
 
 
 def _failed_rules(account: PolicyAccount) -> Iterator[str]:
-    name = f"{account.namespace}/{account.name}" if account.namespace else f"{account.kind} {account.name}"
+    name = display_name(account)
     if not account.rules:
         yield f"{name} has no rule of this direction, so it allows nothing"
     for rule in account.rules:

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import msgspec
 
+from enrich.explain.accounts import display_name
 from enrich.history.backtest import Backtest, Finding, Outcome, Question
 from enrich.history.change import Change
 from enrich.history.moments import moment
@@ -162,5 +163,5 @@ def _protocol(number: int) -> str:
 
 
 def _why(reason: str, policies: Sequence[PolicyRef]) -> str:
-    named = ", ".join(f"{one.namespace}/{one.name}" if one.namespace else f"{one.kind} {one.name}" for one in policies)
+    named = ", ".join(map(display_name, policies))
     return f"{reason.replace('_', ' ')}{f' ({named})' if named else ''}"

@@ -8,7 +8,7 @@ from typing import Final
 from rich.console import Console
 from rich.text import Text
 
-from enrich.explain.accounts import NonSelectingPolicy, PolicyAccount, RuleAccount, TierAccount
+from enrich.explain.accounts import PolicyAccount, RuleAccount, TierAccount, display_name
 from enrich.explain.explanation import ALLOW, AUDIT, DENY, MIXED, AddressPairAnswer, Explanation
 from enrich.explain.mismatch import Mismatch
 from enrich.explain.one_end import EndDecision
@@ -74,7 +74,7 @@ def _side(side: EndDecision, answer: AddressPairAnswer) -> Iterator[Line]:
     if others:
         yield 1, "dim", "policies that do not apply:"
     for other in others[:_MAX_LISTED]:
-        yield 2, "dim", f"{_display_name(other)}: {other.text}"
+        yield 2, "dim", f"{display_name(other)}: {other.text}"
     if len(others) > _MAX_LISTED:
         yield 2, "dim", f"and {len(others) - _MAX_LISTED} more (-o json lists them)"
 
@@ -94,15 +94,11 @@ def _outcome(tier: TierAccount) -> str:
             return "no rule matches" if tier.policies[0].kind != NetworkPolicy.__name__ else "nothing is enforced"
 
 
-def _display_name(one: PolicyAccount | NonSelectingPolicy) -> str:
-    return f"{one.namespace}/{one.name}" if one.namespace else f"{one.kind} {one.name}"
-
-
 def _policy(account: PolicyAccount, side: EndDecision, depth: int) -> Iterator[Line]:
     about = [] if account.priority is None else [f"priority {account.priority}"]
     if account.audit:
         about.append("audited, takes no part in this verdict" if account.left_out else "audited")
-    name = f"{_display_name(account)} ({', '.join(about)})" if about else _display_name(account)
+    name = f"{display_name(account)} ({', '.join(about)})" if about else display_name(account)
     if not account.rules:
         yield depth, "", f"{name}: has no {side.direction} rule, so it isolates and allows nothing"
         return

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import click
 
+from enrich.explain.accounts import display_name
 from enrich.history.advice.usage import PolicyUse, RuleUse, Uses, usage
 from enrich.history.moments import moment
 from enrich.model import NetworkPolicy
@@ -153,5 +154,4 @@ def _state(rule: RuleUse) -> str:
 def _named(ref: PolicyRef | None) -> str:
     if ref is None:
         return "another rule"
-    name = f"{ref.namespace}/{ref.name}" if ref.namespace else f"{ref.kind} {ref.name}"
-    return f"rule {ref.rule} of {name}"
+    return f"rule {ref.rule} of {display_name(ref)}"
