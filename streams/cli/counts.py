@@ -11,13 +11,13 @@ from rich.console import Console
 
 from enrich.wire.flow import Flow
 from streams.cli.columns import OTHERS, Read, as_object, row_of
-from streams.cli.terminal import printable
+from streams.cli.terminal import printable, table_lines
 
 _MAX_GROUPS: Final = 100_000
 """Combinations that are counted each; further ones are counted together."""
 _HEADINGS: Final = ("RECORDS", "COUNT", "LAST")
-_NUMBERS: Final = 2
-"""How many columns, from the left, are numbers and are aligned to the right."""
+_NUMBERS: Final = (0, 1)
+"""The columns that have numbers."""
 
 
 class Count(msgspec.Struct):
@@ -80,9 +80,5 @@ class Counts:
             numbers = [f"{count.records:,}", f"{count.count:,}", f"{count.last[:10]} {count.last[11:19]}"]
             # Whoever may write to the topic chooses texts, and a terminal obeys some.
             lines.append([*numbers, *(printable(text) or "-" for text in group)])
-        widths = [max(map(len, cells)) for cells in zip(*lines, strict=True)]
-        for number, line in enumerate(lines):
-            cells = [cell.rjust(width) for cell, width in zip(line[:_NUMBERS], widths, strict=False)]
-            cells += [cell.ljust(width) for cell, width in zip(line[_NUMBERS:], widths[_NUMBERS:], strict=True)]
-            text = "  ".join(cells).rstrip()
+        for number, text in enumerate(table_lines(lines, _NUMBERS)):
             console.print(text, style="" if number else "bold", soft_wrap=True, markup=False)

@@ -9,6 +9,7 @@ from typing import Any, Final, NamedTuple
 
 from streams.cli.custody import NodeCustody, Problem, in_all, time_text
 from streams.cli.custody_sums import STAGES, Sums
+from streams.cli.terminal import listed, table_lines
 from streams.kafka.group_positions import GroupPosition
 
 HEADINGS: Final = (
@@ -127,7 +128,7 @@ def as_text(report: Report) -> Iterator[str]:
     rows = [HEADINGS, *(_row(name, _as_of(node), node.sums) for name, node in nodes)]
     if len(nodes) > 1:
         rows.append(_row("in all", "", in_all(report.nodes)))
-    yield from _table(rows, left=2)
+    yield from table_lines(rows, range(2, len(HEADINGS)))
     yield ""
     yield from _UNITS
     yield from _section("Where the rest is", _reasons(nodes))
@@ -206,7 +207,7 @@ def _states(nodes: _NamedNodes) -> Iterator[str]:
         fullest = f"{table} {used:,} of {fit:,}" if table else "-"
         rows.append((name, state.version or "-", watch, f"{state.unenforced_pods:,}", fullest))
     if len(rows) > 1:
-        yield from _table(rows, left=5)
+        yield from table_lines(rows)
 
 
 def _unenforced(nodes: _NamedNodes) -> Iterator[str]:
@@ -224,8 +225,7 @@ def _workers(report: Report) -> Iterator[str]:
     """Yield which versions the workers have, with the workers of each."""
     for version in sorted({one.version for one in report.workers}):
         names = sorted(one.worker for one in report.workers if one.version == version)
-        more = f" and {len(names) - _NAMED_WORKERS} more" if len(names) > _NAMED_WORKERS else ""
-        yield f"{version or 'an earlier version'}: {', '.join(names[:_NAMED_WORKERS])}{more}"
+        yield f"{version or 'an earlier version'}: {listed(names, _NAMED_WORKERS)}"
 
 
 def _letters(refusal: Refusal, count: int) -> str:
@@ -239,7 +239,7 @@ def _positions(report: Report) -> Iterator[str]:
         counts = (one.error, "") if one.error else (f"{one.committed:,}", f"{one.waiting:,}")
         rows.append((one.group, one.topic, *counts, f"{report.refused_by(one.group):,}"))
     if len(rows) > 1:
-        yield from _table(rows, left=2)
+        yield from table_lines(rows, range(2, len(rows[0])))
 
 
 def _problems(report: Report) -> Iterator[str]:
@@ -254,15 +254,6 @@ def _section(title: str, lines: Iterable[str]) -> Iterator[str]:
         yield ""
         yield f"{title}:"
         yield from (f"  {line}" for line in found)
-
-
-def _table(rows: Sequence[tuple[str, ...]], left: int) -> Iterator[str]:
-    """Yield the lines of a table, of which the first ``left`` columns are texts, and the others numbers."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        cells = (cell.ljust(width) if place < left else cell.rjust(width)
-                 for place, (cell, width) in enumerate(zip(row, widths, strict=True)))  # fmt: skip
-        yield "  ".join(cells).rstrip()
 
 
 def _sums_json(sums: Sums) -> dict[str, Any]:

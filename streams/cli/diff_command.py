@@ -24,7 +24,7 @@ from streams.cli.advice_window import CannotSayError, Window, refuse_files, run_
 from streams.cli.backtest import read_policies
 from streams.cli.recommended_json import counts, ends
 from streams.cli.recommended_text import Frame, evidence_text, question_text
-from streams.cli.terminal import printable
+from streams.cli.terminal import listed, printable
 
 CLUSTER: Final = "cluster"
 USED: Final = 1
@@ -147,8 +147,8 @@ def _lines(found: _Found, frame: Frame, most: int) -> Iterator[str]:
     for index, change in enumerate(found.changes):
         arrow = "<-" if change.direction is Direction.INGRESS else "->"
         who = ", ".join(map(str, change.workloads))
-        names = [name for peer in change.peers for name in peer.names]
-        yield f"{change.becomes}: {change.namespace} {who} {arrow} {_some(names)}: {ports_text(change.ports)}"
+        peers = listed([name for peer in change.peers for name in peer.names], _MAX_NAMED)
+        yield f"{change.becomes}: {change.namespace} {who} {arrow} {peers}: {ports_text(change.ports)}"
         used = found.used.get(index)
         yield f"    seen in the window: {evidence_text(used)}" if used else "    not seen in the window"
     for what, questions in (("becomes denied", found.broken), ("becomes allowed", found.opened)):
@@ -173,16 +173,11 @@ def ports_text(ports: Sequence[Ports]) -> str:
         else:
             span = str(one.first) if one.first == one.last else f"{one.first}-{one.last}"
             texts.append(f"{span}/{Protocol(one.protocol).name}")
-    return "everything" if len(texts) == len(Protocol) + 1 and _is_whole(ports) else _some(texts)
+    return "everything" if len(texts) == len(Protocol) + 1 and _is_whole(ports) else listed(texts, _MAX_NAMED)
 
 
 def _is_whole(ports: Sequence[Ports]) -> bool:
     return all(not one.protocol or (one.first, one.last) == (1, LAST_PORT) for one in ports)
-
-
-def _some(texts: Sequence[str]) -> str:
-    more = len(texts) - _MAX_NAMED
-    return ", ".join(texts[:_MAX_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def _as_json(found: _Found, frame: Frame) -> Json:

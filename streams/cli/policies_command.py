@@ -14,7 +14,7 @@ from enrich.history.moments import moment
 from enrich.model import NetworkPolicy
 from enrich.wire.references import PolicyRef
 from streams.cli.advice_window import Window, run_in_window, say, window_options
-from streams.cli.terminal import printable
+from streams.cli.terminal import listed, printable, table_lines
 
 _HEADINGS: Final = ("POLICY", "RULE", "SELECTS", "ALLOWED", "DENIED", "AUDITED", "LAST MATCH", "STATE")
 _MAX_NAMED: Final = 3
@@ -105,11 +105,7 @@ def _uses(uses: Uses) -> Json:
 
 def lines(found: Iterable[PolicyUse]) -> Iterator[str]:
     """Yield the lines of the table."""
-    rows = [_HEADINGS, *(row for use in found for row in _rows(use))]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADINGS))]
-    for row in rows:
-        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        yield "  ".join(cells).rstrip()
+    yield from table_lines([_HEADINGS, *(row for use in found for row in _rows(use))])
 
 
 def _rows(use: PolicyUse) -> Iterator[tuple[str, ...]]:
@@ -126,9 +122,7 @@ def _selects(use: PolicyUse) -> str:
     if use.workloads is None:
         return "cannot say"
     own = isinstance(use.policy, NetworkPolicy)
-    named = ", ".join(str(one) if own else f"{one.namespace} {one}" for one in use.workloads[:_MAX_NAMED])
-    more = len(use.workloads) - _MAX_NAMED
-    return f"{named} and {more} more" if more > 0 else named or "no pods"
+    return listed([str(one) if own else f"{one.namespace} {one}" for one in use.workloads], _MAX_NAMED) or "no pods"
 
 
 def _cells(uses: Uses) -> tuple[str, str, str, str]:

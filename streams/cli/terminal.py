@@ -1,7 +1,9 @@
-"""Shared by the commands that print much: a console, an exit code, and the escape of what a terminal would obey."""
+"""Shared by the commands that print much: a console, an exit code, the escape of what a terminal would obey, and the
+form of tables and lists."""
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterator, Sequence
 from typing import Final
 
 from rich.console import Console
@@ -20,3 +22,20 @@ class PipeConsole(Console):
 def printable(text: str) -> str:
     """Return a text with its control characters escaped, which a terminal would obey."""
     return text if text.isprintable() else "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)
+
+
+def table_lines(rows: Sequence[Sequence[str]], numbers: Collection[int] = ()) -> Iterator[str]:
+    """Yield the lines of a table. ``numbers`` are the columns that have numbers, which stand at the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = (
+            cell.rjust(width) if column in numbers else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        yield "  ".join(cells).rstrip()
+
+
+def listed(texts: Sequence[str], most: int) -> str:
+    """Return the first ``most`` texts with commas between them, and how many more there are."""
+    more = len(texts) - most
+    return ", ".join(texts[:most]) + (f" and {more} more" if more > 0 else "")
