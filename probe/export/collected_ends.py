@@ -26,8 +26,6 @@ class CollectedEnds:
     def __init__(self, ring: RingEntries | None = None) -> None:
         """``ring``: None if the programs make no reports."""
         self._ring = ring
-        self._next = ring.consumer_number if ring else 0
-        """The number of the first that waits."""
         self.waiting: Ends = np.empty(0, END)
         """Reports for the next batch."""
 
@@ -38,10 +36,9 @@ class CollectedEnds:
 
     def fill(self, end: int) -> None:
         """Read the reports below a number, as far as they have room in the next batch."""
-        waiting = len(self.waiting)
-        room = min(MAX_IN_BATCH, end - self._next) - waiting
-        if self._ring is None or room <= 0:
+        if self._ring is None:
             return
+        room = min(MAX_IN_BATCH - len(self.waiting), end - self._ring.next_number)
         _, more = self._ring.read_entries(room)
         if len(more):
             # The ring of another version has reports of its verdicts.
@@ -55,8 +52,8 @@ class CollectedEnds:
 
     def take(self, count: int) -> int:
         """Count the first ``count`` as taken by a batch. Return the number of the next: as :meth:`release` takes it."""
-        self.waiting, self._next = self.waiting[count:], self._next + count
-        return self._next
+        self.waiting = self.waiting[count:]
+        return self._ring.next_number - len(self.waiting) if self._ring else 0
 
     def release(self, up_to_number: int) -> None:
         """Let the kernel write over the reports below a number: they are in the spool."""

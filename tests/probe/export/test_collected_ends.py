@@ -29,7 +29,7 @@ class EndsRing:
         self.ends: Any = np.zeros(count, END)
         self.ends["verdict"] = make_rows(count)
         self.ends["number"], self.ends["how"] = np.arange(count), How.CLOSED
-        self.consumer_number = self.next = 0
+        self.consumer_number = self.next_number = 0
         self.releases: list[int] = []
 
     @property
@@ -37,8 +37,8 @@ class EndsRing:
         return len(self.ends)
 
     def read_entries(self, most: int) -> tuple[int, Any]:
-        first, found = self.next, self.ends[self.next : self.next + most]
-        self.next += len(found)
+        first, found = self.next_number, self.ends[self.next_number : self.next_number + most]
+        self.next_number += len(found)
         return first, found
 
     def release(self, up_to_number: int) -> None:
@@ -47,7 +47,7 @@ class EndsRing:
 
 
 def drained(ring: Ring, ends: EndsRing, spool: Spool) -> None:
-    ends.next = ends.consumer_number
+    ends.next_number = ends.consumer_number
     ring.ends = ends
     draining = Drain(ring, NoReferences(), spool, LIMITS)  # type: ignore[arg-type]
     draining.start("c1", "n1")
@@ -100,7 +100,7 @@ def test_pods_that_make_reports_all_the_time_do_not_keep_the_probe_from_stopping
     ends = Busy(5)
     drained(Ring(make_rows(3)), ends, Spool(tmp_path))
     assert 5 <= ends.consumer_number < 20
-    assert ends.consumer_number == ends.next, "the next start reads the others"
+    assert ends.consumer_number == ends.next_number, "the next start reads the others"
 
 
 def test_a_flood_of_verdicts_leaves_room_for_reports() -> None:
