@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -31,19 +31,27 @@ def rig(_rig: Rig) -> Iterator[Rig]:
     _rig.reset()
 
 
+@pytest.fixture(scope="module")
+def own_sizes() -> Mapping[str, int]:
+    """Return the sizes of a module's own rig. A module that needs others has a fixture of this name."""
+    return SMALL
+
+
 @pytest.fixture(scope="module", params=["tcx", "clsact"])
-def _small(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
-    made = Rig(tmp_path_factory.mktemp("small"), request.param, sizes=SMALL)
+def _of_module(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, own_sizes: Mapping[str, int]
+) -> Iterator[Rig]:
+    made = Rig(tmp_path_factory.mktemp("module"), request.param, sizes=own_sizes)
     yield made
     made.close()
 
 
 @pytest.fixture
-def small(_small: Rig) -> Iterator[Rig]:
+def small(_of_module: Rig) -> Iterator[Rig]:
     """Return a rig with a small table of connections, for tests that fill it."""
-    _small.maps.configure(Config.POD_CONNECTIONS, SMALL_LIMIT)
-    yield _small
-    _small.reset()
+    _of_module.maps.configure(Config.POD_CONNECTIONS, SMALL_LIMIT)
+    yield _of_module
+    _of_module.reset()
 
 
 @pytest.fixture

@@ -26,6 +26,7 @@ from probe.export.ring import Ring
 from probe.kernel.attach import Attachments, Mode
 from probe.kernel.deny_windows import DenyWindows
 from probe.kernel.endpoints import Bound, Surroundings
+from probe.kernel.ends_layout import ENDS
 from probe.kernel.generations import open_generation
 from probe.kernel.installer import Installer
 from probe.kernel.layout import ENDPOINT_SIDES, Config
@@ -50,6 +51,8 @@ SIZES = {
     "FRAGMENTS": 16384,
     "LOCAL_ADDRESSES": 8192,
 }
+WITH_ENDS = {**SIZES, ENDS: 1}
+"""The programs that report connections (``bpf/ends.h``)."""
 SMALL = {**SIZES, "CONNECTIONS": 4096}
 """Places for 16 pods with the limit below, and a reserve of four for each account of 256 pods."""
 SMALL_LIMIT = 256

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import struct
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,10 @@ from netns import Space, connects, listen, open_socket, ping, run_in
 from enrich.wire.ends import How
 from probe.export.ring_entries import RingEntries
 from probe.kernel.ends import references, report_all
-from probe.kernel.ends_layout import END, ENDS_RING, TRAFFIC_MAP
+from probe.kernel.ends_layout import END, ENDS, ENDS_RING, TRAFFIC_MAP
 from probe.kernel.layout import Config, Counter
 from probe.kernel.place_expiry import PlaceExpiry
-from tests.kernel.rig import FAMILIES, SIZES, SMALL, Rig, both
+from tests.kernel.rig import FAMILIES, SIZES, SMALL, WITH_ENDS, Rig, both
 from tests.waiting import until
 
 pytestmark = pytest.mark.kernel
@@ -28,24 +28,21 @@ PORT = 8080
 SECOND_NS = 10**9
 QUIET_S = 11
 TCP, UDP, ICMP, ICMPV6 = 6, 17, 1, 58
-ENDS_SIZES = {**SIZES, "ENDS": 1}
 TO_CLIENT = {"podSelector": {"matchLabels": {"app": "client"}}}
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
-@pytest.fixture(scope="module", params=["tcx", "clsact"])
-def _ends(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
-    made = Rig(tmp_path_factory.mktemp("ends"), request.param, sizes=ENDS_SIZES)
-    yield made
-    made.close()
+@pytest.fixture(scope="module")
+def own_sizes() -> Mapping[str, int]:
+    return WITH_ENDS
 
 
 @pytest.fixture
-def rig(_ends: Rig) -> Iterator[Rig]:
-    yield _ends
-    _ends.reset()
-    report_all(_ends.maps)
-    reports(_ends)
+def rig(_of_module: Rig) -> Iterator[Rig]:
+    yield _of_module
+    _of_module.reset()
+    report_all(_of_module.maps)
+    reports(_of_module)
 
 
 def reports(rig: Rig) -> Array:
@@ -372,14 +369,14 @@ def test_without_the_switch_there_is_nothing_of_it(own: Rig) -> None:
 
 @pytest.mark.parametrize(
     ("sizes", "expected"),
-    [({**ENDS_SIZES, "RING_BYTES": 1 << 21}, ("timeout", [2, 0])), ({**SMALL, "ENDS": 1}, ("moved", [1, 0])),
+    [({**WITH_ENDS, "RING_BYTES": 1 << 21}, ("timeout", [2, 0])), ({**SMALL, ENDS: 1}, ("moved", [1, 0])),
      (SIZES, ("moved", [1, 0]))],
     ids=["another ring", "other places", "switched off"],
 )  # fmt: skip
 def test_another_generation_counts_on_or_the_report_says_that_it_does_not(
     tmp_path: Path, sizes: dict[str, int], expected: tuple[str, list[int]]
 ) -> None:
-    rig = Rig(tmp_path, "tcx", sizes=ENDS_SIZES)
+    rig = Rig(tmp_path, "tcx", sizes=WITH_ENDS)
     try:
         client, server = both(rig, "a/client", 1), both(rig, "a/server", 2)
         rig.apply()
