@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import shutil
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -15,11 +15,12 @@ import bpf as sources
 from probe.kernel import bpf, compiler, program
 from probe.kernel.back_edges import with_jumps_back
 from probe.kernel.bytecode import Bytecode
+from probe.kernel.ends_layout import TRAFFIC_MAP
 from probe.kernel.maps import Maps
 from probe.kernel.program import LoadError
 from probe.kernel.program_cache import ProgramCache
 from probe.kernel.source import joined
-from tests.kernel.rig import SIZES
+from tests.kernel.rig import SIZES, WITH_ENDS
 from tests.programs import CACHE
 
 pytestmark = pytest.mark.kernel
@@ -43,9 +44,9 @@ def _facts(descriptor: int) -> dict[str, str]:
     return {name: value for name, value in found.items() if name not in others}
 
 
-def _opened(folder: Path, cache: ProgramCache) -> dict[str, dict[str, str]]:
+def _opened(folder: Path, cache: ProgramCache, sizes: Mapping[str, int] = SIZES) -> dict[str, dict[str, str]]:
     """Open maps and programs as a start of the probe does. Return what the kernel says of all of them."""
-    Maps.open(folder, SIZES, cache=cache).close()
+    Maps.open(folder, sizes, cache=cache).close()
     found = {}
     for pin in sorted(folder.iterdir()):
         with bpf.closing(bpf.get(pin)) as descriptor:
@@ -83,9 +84,7 @@ def _refused_programs_are_compiled_again(
 ) -> None:
     """The kernel decides what is loaded, not the file."""
     cache = ProgramCache(files)
-    (name,) = [path.name for path in files.iterdir()]
-    good = cache.load(name)
-    assert good is not None
+    name, good = _only_one(files)
     # Without its last instruction, the exit, a program may not be loaded.
     one = good.programs["pod_egress"]
     bad = {**good.programs, "pod_egress": type(one)(one.code[:-8], one.references)}
@@ -100,12 +99,25 @@ def _refused_programs_are_compiled_again(
     assert cache.load(name) == good
 
 
-def _no_loop_is_closed_by_falling_back(files: Path) -> None:
-    """Kernels 5.10 and 6.1 refuse such a loop; that of the machine on which the tests run need not."""
+def _only_one(files: Path) -> tuple[str, Bytecode]:
+    """Return the name of the only file in the folder of a cache, and the compiled programs in it."""
     (name,) = [path.name for path in files.iterdir()]
     compiled = ProgramCache(files).load(name)
     assert compiled is not None
+    return name, compiled
+
+
+def _no_loop_is_closed_by_falling_back(files: Path) -> None:
+    """Kernels 5.10 and 6.1 refuse such a loop; that of the machine on which the tests run need not."""
+    _, compiled = _only_one(files)
     assert {name for name, one in compiled.programs.items() if with_jumps_back(one.code) != one.code} == set()
+
+
+def test_the_programs_that_report_connections_have_no_such_loop_either(pins: Path, tmp_path: Path) -> None:
+    opened = _opened(pins / "ends", ProgramCache(tmp_path), WITH_ENDS)
+    assert TRAFFIC_MAP in opened
+    assert {name for name, facts in opened.items() if "prog_tag" in facts} == set(program.PROGRAMS)
+    _no_loop_is_closed_by_falling_back(tmp_path)
 
 
 def test_a_signal_while_the_verifier_works_is_not_a_refusal(pins: Path, monkeypatch: pytest.MonkeyPatch) -> None:
