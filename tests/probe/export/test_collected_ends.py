@@ -168,13 +168,15 @@ def test_what_is_no_report_is_refused() -> None:
     good = make_ends(make_rows(1))
     assert count_ends(good) == len(decode_batch(make_batch(0, 1, {"ends": good})).ends or ()) == 1
     later = 1 << 62
-    bad = [
-        "!", good[:-4], make_ends(make_rows(1), how=0), make_ends(make_rows(1), how=9),
-        make_ends(make_rows(1, denied=True)), make_ends(make_rows(1), until_ns=later),
-        make_ends(make_rows(1, flags=1)), encode_ends(np.zeros(MAX_ENDS + 1, END)),
-    ]  # fmt: skip
-    for text in bad:
-        with pytest.raises(BatchError, match="bad_header"):
+    bad = {
+        "!": "is not base64", good[:-4]: "which are not reports", encode_ends(np.zeros(MAX_ENDS + 1, END)): "length",
+        make_ends(make_rows(1), how=0): "an unknown end: 0", make_ends(make_rows(1), how=9): "an unknown end: 9",
+        make_ends(make_rows(2), how=[0, 1]): "an unknown end: 0",
+        make_ends(make_rows(1, denied=True)): "does not allow", make_ends(make_rows(1, flags=1)): "does not allow",
+        make_ends(make_rows(1), until_ns=later): "out of range",
+    }  # fmt: skip
+    for text, why in bad.items():
+        with pytest.raises(BatchError, match=f"bad_header.*{why}"):
             decode_batch(make_batch(0, 1, {"ends": text}))
     assert not len(decode_ends("", END["verdict"], 0))
     assert END.itemsize == END_BYTES
