@@ -34,7 +34,7 @@ import msgspec
 import numpy as np
 import orjson
 
-from enrich.wire.bounds import Cluster, Count, LossReason, Node, Number, Offset, RingId
+from enrich.wire.bounds import Cluster, Count, LossReason, Node, Number, Offset, RingId, are_times
 from enrich.wire.cuts import Cuts
 from enrich.wire.ends import MAX_TEXT, Ends, decode_ends
 from enrich.wire.numbering import Numbers, problem_of
@@ -216,7 +216,6 @@ _decode_header = msgspec.json.Decoder(Header).decode
 _OWN_BYTES: Final = VERDICT.itemsize
 _MAX_DIGITS: Final = 10
 """The decimal digits of the largest number of 32 bits."""
-_MAX_TIME_NS: Final = 1 << 62
 
 
 def encode_batch(header: Header, verdicts: np.ndarray[Any, np.dtype[np.void]]) -> bytes:
@@ -281,5 +280,5 @@ def _check_times(header: Header, verdicts: np.ndarray[Any, np.dtype[np.void]]) -
         return
     times = verdicts["time_ns"]
     earliest, latest = int(times.min()), int(times.max())
-    if latest >= _MAX_TIME_NS or earliest + header.clock < 0:
+    if not are_times(earliest, latest, header.clock):
         raise BatchError("bad_verdict", f"a verdict's time is out of range: {earliest} to {latest}, {header.clock}")

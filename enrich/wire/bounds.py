@@ -23,11 +23,12 @@ Small = Annotated[int, Meta(ge=0, le=(1 << 32) - 1)]
 """What the kernel keeps in 32 bits."""
 Port = Annotated[int, Meta(ge=0, le=(1 << 16) - 1)]
 Octet = Annotated[int, Meta(ge=0, le=(1 << 8) - 1)]
-Nanoseconds = Annotated[int, Meta(ge=0, le=(1 << 62) - 1)]
+_TIME_LIMIT_NS: Final = 1 << 62
+Nanoseconds = Annotated[int, Meta(ge=0, le=_TIME_LIMIT_NS - 1)]
 """A time of the wall clock since the epoch. The sum of two fits 64 bits."""
 Seconds = Annotated[float, Meta(ge=0, lt=1 << 37)]
 """A time since the epoch; a later one has a year that RFC 3339 cannot write."""
-Offset = Annotated[int, Meta(gt=-(1 << 62), lt=1 << 62)]
+Offset = Annotated[int, Meta(gt=-_TIME_LIMIT_NS, lt=_TIME_LIMIT_NS)]
 """The difference of two clocks in nanoseconds."""
 
 Cluster = Annotated[str, Meta(min_length=1, max_length=253, pattern=r"\A[!-~]*\Z")]
@@ -46,3 +47,9 @@ Number = Annotated[str, Meta(max_length=10, pattern=r"\A[0-9]+\Z")]
 LossReason = Annotated[str, Meta(max_length=63, pattern=r"\A[a-z][a-z0-9_]*\Z")]
 LabelKey = Annotated[str, Meta(max_length=317, pattern=r"\A[A-Za-z0-9]([-A-Za-z0-9._/]*[A-Za-z0-9])?\Z")]
 LabelValue = Annotated[str, Meta(max_length=63, pattern=r"\A([A-Za-z0-9]([-A-Za-z0-9._]*[A-Za-z0-9])?)?\Z")]
+
+
+def are_times(earliest: int, latest: int, clock: int) -> bool:
+    """Return whether a kernel's times, with the offset of its clock, are those of the wall clock after 1970, so that
+    sums of them fit 64 bits."""
+    return latest < _TIME_LIMIT_NS and earliest + clock >= 0

@@ -18,6 +18,8 @@ from typing import Any, Final
 
 import numpy as np
 
+from enrich.wire.bounds import are_times
+
 END_BYTES: Final = 160
 MAX_ENDS: Final = 2000
 """The most reports in a batch."""
@@ -25,7 +27,6 @@ MAX_TEXT: Final = -(-MAX_ENDS * END_BYTES // 3) * 4
 """The most characters of them in base64."""
 NO_NUMBER: Final = (1 << 64) - 1
 """The number of a verdict whose number is not known."""
-_MAX_TIME_NS: Final = 1 << 62
 
 Ends = np.ndarray[Any, np.dtype[np.void]]
 
@@ -91,6 +92,6 @@ def decode_ends(text: str, verdict: np.dtype[Any], clock: int) -> Ends:
         raise ValueError(f"ends has an unknown end: {min(unknown)}")
     times = np.array([verdicts["time_ns"], ends["since_ns"], ends["until_ns"]])
     earliest, latest = int(times.min()), int(times.max())
-    if latest >= _MAX_TIME_NS or earliest + clock < 0:
+    if not are_times(earliest, latest, clock):
         raise ValueError(f"a time in ends is out of range: {earliest} to {latest}, {clock}")
     return ends
