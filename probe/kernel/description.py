@@ -21,7 +21,7 @@ import structlog
 
 from enrich.wire.batch import VERDICT
 from probe.kernel import bpf, released_layouts
-from probe.kernel.ends_layout import ENDS, ENDS_MAPS
+from probe.kernel.ends_layout import ENDS, ENDS_MAPS, TRAFFIC_MAP
 from probe.kernel.layout import ENDPOINT_SIDES, MAPS, RINGBUF, VERSION, Array, MapLayout
 
 log = structlog.get_logger("kubeweir.probe")
@@ -152,14 +152,20 @@ def _check(made: Description) -> None:
     missing = [name for name in _NEEDED if name not in made.maps]
     if missing:
         raise UnreadableError(f"it lacks {', '.join(missing)}")
-    windows = [made.maps[name] for name in _WINDOWS]
-    for dtype, fields in (
-        (made.verdict, {"endpoint", "identity", "rule"}),
-        *((window.key, {"endpoint", "rule"}) for window in windows),
-        *((window.value, {"identity", "count"}) for window in windows),
-    ):
+    for dtype, fields in _needed_fields(made):
         if not fields.issubset(dtype.names or ()):
-            raise UnreadableError("it lacks fields of verdicts or deny windows")
+            raise UnreadableError("it lacks fields of verdicts, deny windows or connections to be reported")
+
+
+def _needed_fields(made: Description) -> Iterator[tuple[np.dtype[Any], set[str]]]:
+    numbers = {"endpoint", "identity", "rule"}
+    yield made.verdict, numbers
+    for window in (made.maps[name] for name in _WINDOWS):
+        yield window.key, {"endpoint", "rule"}
+        yield window.value, {"identity", "count"}
+    if traffic := made.maps.get(TRAFFIC_MAP):
+        yield traffic.value, {"state", "verdict"}
+        yield traffic.value["verdict"], numbers
 
 
 def _check_pins(folder: Path, made: Description) -> None:

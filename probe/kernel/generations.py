@@ -98,6 +98,10 @@ class Predecessor:
         """Return the highest number of each kind in the policy maps, for a ledger that was lost."""
         return highest_numbers(self.maps, self.layout.maps)
 
+    def references(self) -> dict[str, set[int]]:
+        """Return the numbers of the ledger that are still to be reported, by kind, without those of shared maps."""
+        return self.windows.references() if self._shares_traffic else _references(self.windows, self.maps)
+
     def rotate(self) -> None:
         """Close the deny windows, unless that is done for good."""
         with self._lock:
@@ -160,8 +164,7 @@ class Generation:
 
     def references(self) -> dict[str, set[int]]:
         """Return the numbers of the ledger that open deny windows, and connections to be reported, have, by kind."""
-        windows, ends = self._windows.references(), ends_references(self.maps)
-        return {kind: windows.get(kind, set()) | ends.get(kind, set()) for kind in windows.keys() | ends.keys()}
+        return _references(self._windows, self.maps)
 
     def carry(self) -> None:
         """Carry over the connections that have changed since the last call."""
@@ -266,6 +269,11 @@ def _gather_links(folder: Path, links: Path) -> None:
             with bpf.closing(bpf.get(place)) as other:
                 bpf.link_detach(other)
         pin.rename(place)
+
+
+def _references(windows: DenyWindows, maps: Maps) -> dict[str, set[int]]:
+    ends = ends_references(maps)
+    return {kind: numbers | ends.get(kind, set()) for kind, numbers in windows.references().items()}
 
 
 def _unused_epoch(highest: int) -> int:

@@ -384,12 +384,15 @@ def test_another_generation_counts_on_or_the_report_says_that_it_does_not(
             out.sendto(b"x", (server.address(4), PORT))
             # To load the other programs may take longer than the entry lives.
             age(rig, -3600)
-            ring = rig.ring.id
+            ring, used = rig.ring.id, references(rig.maps)
             rig.crash()
             rig.sizes = sizes
             rig.open()
-            rig.apply()
             (earlier,) = rig.generation.predecessors
+            assert used["endpoint"]
+            for kind, numbers in used.items():
+                assert numbers <= earlier.references()[kind] | rig.generation.references()[kind]
+            rig.apply()
             until(earlier.retired.is_set)
             out.sendto(b"x", (server.address(4), PORT))
         age(rig, 3800)
