@@ -26,11 +26,10 @@ import numpy as np
 import structlog
 
 from probe.kernel import bpf
+from probe.kernel.description import WINDOWS
 from probe.kernel.layout import CLOSE_KEYS, Array, Config, distinct
 from probe.kernel.maps import Maps
 
-WINDOWS: Final = ("deny_windows_0", "deny_windows_1", "floods_0", "floods_1")
-"""The maps in which programs count denied packets."""
 _HEAD: Final = struct.Struct("=16x4I")
 """``struct close_request`` without its keys: parity, flood, number of keys, padding."""
 _RETRIES: Final = 100

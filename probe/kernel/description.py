@@ -27,8 +27,9 @@ from probe.kernel.layout import ENDPOINT_SIDES, MAPS, RINGBUF, VERSION, Array, M
 log = structlog.get_logger("kubeweir.probe")
 
 PIN: Final = "description"
-_WINDOWS: Final = ("deny_windows_0", "deny_windows_1", "floods_0", "floods_1")
-_NEEDED: Final = ("config", "endpoints", "connections", *_WINDOWS)
+WINDOWS: Final = ("deny_windows_0", "deny_windows_1", "floods_0", "floods_1")
+"""The maps in which programs count denied packets."""
+_NEEDED: Final = ("config", "endpoints", "connections", *WINDOWS)
 
 
 class _Stored(msgspec.Struct):
@@ -160,7 +161,7 @@ def _check(made: Description) -> None:
 def _needed_fields(made: Description) -> Iterator[tuple[np.dtype[Any], set[str]]]:
     numbers = {"endpoint", "identity", "rule"}
     yield made.verdict, numbers
-    for window in (made.maps[name] for name in _WINDOWS):
+    for window in (made.maps[name] for name in WINDOWS):
         yield window.key, {"endpoint", "rule"}
         yield window.value, {"identity", "count"}
     if traffic := made.maps.get(TRAFFIC_MAP):
