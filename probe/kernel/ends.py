@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import struct
-from typing import Final
-
 import numpy as np
 
 from probe.kernel import bpf
 from probe.kernel.ends_layout import TRAFFIC_MAP, UNLOGGED
 from probe.kernel.layout import EXPIRE_PLACES, distinct
 from probe.kernel.maps import Maps
-
-_LAST_REQUEST: Final = struct.Struct("=16xII8x")
-"""``struct expire_request``."""
+from probe.kernel.place_expiry import expire
 
 
 def report_all(maps: Maps) -> int:
@@ -23,8 +18,7 @@ def report_all(maps: Maps) -> int:
     if TRAFFIC_MAP not in maps or "expire_places" not in maps.programs:
         return 0
     places = range(0, maps["places"].max_entries, EXPIRE_PLACES)
-    program = maps.programs["expire_places"]
-    return sum(bpf.program_run(program, _LAST_REQUEST.pack(first, 1))[0] for first in places)
+    return sum(expire(maps, first, is_last=True) for first in places)
 
 
 def references(maps: Maps) -> dict[str, set[int]]:

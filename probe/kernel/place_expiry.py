@@ -12,7 +12,7 @@ from probe.kernel.ends_layout import TRAFFIC_MAP
 from probe.kernel.layout import EXPIRE_PLACES
 from probe.kernel.maps import Maps
 
-_REQUEST: Final = struct.Struct("=16xI12x")
+_REQUEST: Final = struct.Struct("=16xII8x")
 """``struct expire_request``."""
 _ROUND_S: Final = 60.0
 """How long it takes to look at every place. Connections expire after half a minute to six hours."""
@@ -40,5 +40,13 @@ class PlaceExpiry:
     def look_at(self, count: int) -> None:
         """Look at the next ``count`` places, or a few more."""
         for _ in range(-(-count // EXPIRE_PLACES)):
-            bpf.program_run(self._maps.programs["expire_places"], _REQUEST.pack(self._next))
+            expire(self._maps, self._next)
             self._next = (self._next + EXPIRE_PLACES) % self._size
+
+
+def expire(maps: Maps, first: int, *, is_last: bool = False) -> int:
+    """Empty those of ``EXPIRE_PLACES`` places that have expired, and return how many are in use.
+
+    ``is_last``: report all connections in them, and return how many their ring has no room for."""
+    found, _ = bpf.program_run(maps.programs["expire_places"], _REQUEST.pack(first, is_last))
+    return found
