@@ -20,8 +20,13 @@ from enrich.wire.numbering import REFUSED
 
 def without_ends(header: Header) -> Header:
     """Return the header without its reports of connections, which it counts as removed."""
-    ends = (header.ends_removed or 0) + (count_ends(header.ends) if header.ends else 0)
-    return msgspec.structs.replace(header, ends=msgspec.UNSET, ends_removed=ends or msgspec.UNSET)
+    more = count_ends(header.ends) if header.ends else 0
+    return msgspec.structs.replace(header, ends=msgspec.UNSET, ends_removed=_ends_removed(header, more=more))
+
+
+def _ends_removed(*headers: Header | None, more: int = 0) -> int | msgspec.UnsetType:
+    """Return how many reports these headers count as removed, and ``more``, as a header has it."""
+    return sum(header.ends_removed or 0 for header in headers if header) + more or msgspec.UNSET
 
 
 def summary_of(header: Header, reason: str) -> Header:
@@ -43,9 +48,8 @@ def joined(before: Header, after: Header) -> Header | None:
         return None
     reason = start.reason or end.reason
     removed = (reason, start.begin, end.end - start.begin) if reason else msgspec.UNSET
-    lost, cut = _sum(before.lost, after.lost), sum_of(before.cut, after.cut)
-    ends = (before.ends_removed or 0) + (after.ends_removed or 0)
-    return msgspec.structs.replace(after, removed=removed, lost=lost, cut=cut, ends_removed=ends or msgspec.UNSET)
+    lost, cut, ends_removed = _sum(before.lost, after.lost), sum_of(before.cut, after.cut), _ends_removed(before, after)
+    return msgspec.structs.replace(after, removed=removed, lost=lost, cut=cut, ends_removed=ends_removed)
 
 
 def _sum(before: Mapping[str, tuple[int, int]], after: Mapping[str, tuple[int, int]]) -> dict[str, tuple[int, int]]:
@@ -80,8 +84,7 @@ class RefusedNumbers:
         both = self._joined_to(summary_of(header, REFUSED))
         if both is None:
             return value
-        ends = (header.ends_removed or 0) + (self._last.ends_removed or 0 if self._last else 0)
-        behind = msgspec.structs.replace(header, removed=both.removed, ends_removed=ends or msgspec.UNSET)
+        behind = msgspec.structs.replace(header, removed=both.removed, ends_removed=_ends_removed(header, self._last))
         return orjson.dumps(msgspec.to_builtins(behind)) + b"\n" + value.partition(b"\n")[2]
 
     def _joined_to(self, summary: Header) -> Header | None:
