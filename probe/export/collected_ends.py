@@ -17,7 +17,7 @@ from probe.kernel.description import converted
 from probe.kernel.ends_layout import END
 
 MAX_IN_BATCH: Final = 1000
-"""Reports in one batch. More that wait make a batch due."""
+"""The most reports in one batch. When so many wait, a batch is due."""
 
 
 class CollectedEnds:

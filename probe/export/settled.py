@@ -26,15 +26,15 @@ _MAX_WAITING: Final = 100_000
 
 @dataclass(slots=True)
 class _Appended:
-    """What was appended of a ring and was not answered."""
+    """The batches of a ring that are in the spool and wait for Kafka's answer."""
 
     first: int
-    """The number from which on it is counted."""
+    """The number from which on batches are counted."""
     next: int
     batches: deque[tuple[int, int]] = field(default_factory=deque)
     """For each batch the number after its last verdict, and how many verdicts it has."""
     verdicts: int = 0
-    """In all of them."""
+    """How many verdicts all of these batches have."""
 
     def drop_to(self, number: int) -> None:
         """Forget the batches that are answered."""
@@ -47,7 +47,7 @@ class SettledNumbers:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        """It guards what both threads write."""
+        """Held by the thread that writes, of two."""
         self._appended: dict[str, _Appended] = {}
         self._rings: dict[str, SpoolTally] = {}
 
@@ -56,7 +56,7 @@ class SettledNumbers:
         return self._rings.get(ring)
 
     def note_appended(self, header: Header) -> None:
-        """Note that a batch is in the spool. Those of a ring come in order."""
+        """Note that a batch is in the spool. The batches of a ring are noted in order."""
         numbers = header.covered
         with self._lock:
             known = self._appended.get(header.ring)
@@ -74,7 +74,7 @@ class SettledNumbers:
                 self._rings = {**self._rings, header.ring: _with_waiting(answered, known)}
 
     def count(self, header: Header, *, refused: bool) -> None:
-        """Count a batch that Kafka has taken, or refused for good, as all before it. Those of a ring come in order."""
+        """Count a batch that Kafka has taken, or refused for good. The batches of a ring are counted in order."""
         numbers = header.covered
         with self._lock:
             known = self._rings.get(header.ring) or SpoolTally(begin=numbers.begin, next=numbers.begin, published=0)
@@ -99,8 +99,8 @@ class SettledNumbers:
 
 
 def _with_waiting(tally: SpoolTally, appended: _Appended | None) -> SpoolTally:
-    """Return a tally with what waits, unless there are batches in between that were not counted: those that an
-    earlier probe has left in the spool."""
+    """Return a tally with what waits. It is not known while batches of an earlier probe are in the spool: they were not
+    counted when they were appended."""
     if appended is None or tally.next < appended.first:
         return msgspec.structs.replace(tally, appended=None, waiting=0)
     appended.drop_to(tally.next)

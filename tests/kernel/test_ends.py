@@ -1,4 +1,4 @@
-"""What is reported of connections that end: real packets and the interface's own counters, both families and ways."""
+"""Reports of connections that end agree with real packets and with the interface's counters, in both families."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def counters(rig: Rig, pod: Space) -> np.ndarray[Any, np.dtype[np.int64]]:
 
 
 class Others:
-    """Counts what is not a packet of a connection: ARP, neighbour discovery and multicast listener reports."""
+    """Counts frames that belong to no connection: ARP, neighbour discovery and multicast listener reports."""
 
     def __init__(self, rig: Rig, pod: Space) -> None:
         self._socket = run_in(rig.node, lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3)))
@@ -114,7 +114,7 @@ class Others:
                 return found
 
     def _take(self) -> int:
-        """Take the frames that have come; return how many."""
+        """Take the frames that have arrived, and return how many there were."""
         frames = 0
         while True:
             try:
@@ -135,7 +135,7 @@ class Others:
 
 
 def receiving(server: Space, family: int) -> socket.socket:
-    """Return a socket that takes datagrams, so that the host does not answer that the port is closed."""
+    """Return a socket that takes datagrams, so that no ICMP error answers that the port is closed."""
     made = open_socket(server, family, socket.SOCK_DGRAM)
     made.bind((server.address(family), PORT))
     return made
@@ -192,7 +192,7 @@ def test_fin_both_ways_closes_and_the_report_has_its_verdict(rig: Rig, family: i
     first = rig.ring.next_number
     exchange(client, server, family, 10)
     sweep(rig)
-    assert not len(of_pod(rig, reports(rig), client)), "its last packets may come yet"
+    assert not len(of_pod(rig, reports(rig), client)), "its last packets may still arrive"
     age(rig, QUIET_S)
     sweep(rig)
     found = reports(rig)

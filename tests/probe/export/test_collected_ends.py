@@ -164,7 +164,7 @@ def test_a_thinned_or_refused_batch_says_how_many_it_had() -> None:
     assert len(marked.ends) == 2
 
 
-def test_what_is_no_report_is_refused() -> None:
+def test_a_text_that_is_not_valid_reports_is_refused() -> None:
     good = make_ends(make_rows(1))
     assert count_ends(good) == len(decode_batch(make_batch(0, 1, {"ends": good})).ends or ()) == 1
     later = 1 << 62
