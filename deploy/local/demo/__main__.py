@@ -112,7 +112,7 @@ class Demo:
         self._start_all()
         self._scan()
         self._observe()
-        wrong = self._traffic(report=True)
+        wrong = self._pods.attempt_all(ATTEMPTS) + self._reached()
         flows = self._settled()
         wrong += [
             f"{attempt.why} over IPv{family}: {problem}"
@@ -190,18 +190,6 @@ class Demo:
     def _start_probe(self) -> None:
         self._stack.start("probe", [script("weir-probe")], self._env("probe"))
 
-    def _traffic(self, *, report: bool) -> list[str]:
-        """Make every connection over both families and return what did not go as expected."""
-        wrong = []
-        for attempt in ATTEMPTS:
-            for family in (4, 6):
-                answered = self._pods.attempt(attempt, family)
-                if answered != attempt.allowed and report:
-                    wrong.append(f"{attempt.why} over IPv{family} {'got through' if answered else 'got no answer'}")
-        if report:
-            wrong += [f"{why} reached the server" for why in self._pods.reached_against_policy()]
-        return wrong
-
     def _settled(self) -> list[dict[str, object]]:
         """Return the records once no verdict of the traffic is still on its way."""
         time.sleep(WINDOW_S + 0.5)
@@ -222,7 +210,10 @@ class Demo:
         wrong = LastAct(self._pods, self._manifests, metrics, lambda: records(self._all_env()), say).play(flows)
         if count := lost(self._metrics()):
             wrong.append(f"{count} verdicts were lost")
-        return wrong + [f"{why} reached the server" for why in self._pods.reached_against_policy()]
+        return wrong + self._reached()
+
+    def _reached(self) -> list[str]:
+        return [f"{why} reached the server" for why in self._pods.reached_against_policy()]
 
     def _metrics(self) -> list[str]:
         return [self._url(name, "metrics") for name in ("probe", "streams")]
@@ -256,7 +247,7 @@ class Demo:
                 self._stack.wait_for("probe", self._url("probe", "readyz"), START_S)
                 say(f"weir-probe runs again with process id {self._stack.pid('probe')}")
             if time.monotonic() >= due:
-                self._traffic(report=False)
+                self._pods.attempt_all(ATTEMPTS)
                 due = time.monotonic() + ROUND_EVERY_S
 
     def _env(self, service: str) -> dict[str, str]:

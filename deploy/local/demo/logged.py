@@ -73,12 +73,7 @@ class LastAct:
     ) -> tuple[list[str], list[Mapping[str, Any]]]:
         """Make the connections, and return what did not go as expected, and the records that are not known yet, once
         there are some about all that are to be logged."""
-        wrong = [
-            f"{one.why} over IPv{family} {'got through' if answered else 'got no answer'} in the last act"
-            for one in attempts
-            for family in (4, 6)
-            if (answered := self._pods.attempt(one, family)) != one.allowed
-        ]
+        wrong = [f"{problem} in the last act" for problem in self._pods.attempt_all(attempts)]
         deadline = time.monotonic() + _SETTLE_S
         while True:
             found = [flow for flow in self._read() if flow["id"] not in known]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from netns import Net, Space, listen, open_socket, ping
@@ -98,6 +98,15 @@ class Pods:
                 return bool(client.recv(100))
             except OSError:
                 return False
+
+    def attempt_all(self, attempts: Sequence[Attempt]) -> list[str]:
+        """Make the connections over both families, and return what did not go as policy says."""
+        return [
+            f"{one.why} over IPv{family} {'got through' if answered else 'got no answer'}"
+            for one in attempts
+            for family in (4, 6)
+            if (answered := self.attempt(one, family)) != one.allowed
+        ]
 
     def scan(self) -> None:
         """Let one pod try many ports of the outside host at once, without waiting for any."""
