@@ -45,12 +45,12 @@ lint: setup ## check only format, lint, types and import contracts
 unit: setup ## run only the tests that need no kernel program, no Kafka and no API server
 	@$(PY) -m pytest -m "not kernel and not kafka and not cluster and not e2e"
 
-attack: setup ## attack the real programs on this machine's kernel, a line for each class; ROUNDS=10, ONLY='errors'
-	@$(PY) -m tests.attack --rounds $(or $(ROUNDS),10) --only '$(or $(ONLY),*)'
+attack: setup ## attack the real programs on this machine's kernel, a line for each class; ROUNDS=10, ONLY='errors', ENDS=1 for the programs of WEIR_ENDS=1
+	@$(PY) -m tests.attack --rounds $(or $(ROUNDS),10) --only '$(or $(ONLY),*)' $(if $(ENDS),--ends)
 
-kernels: setup ## attack the real programs on older kernels of Debian, emulated, an hour each; RELEASES='bullseye bookworm trixie', CPUS=4, ONLY as for attack
+kernels: setup ## attack the real programs on older kernels of Debian, emulated, an hour each; RELEASES='bullseye bookworm trixie', CPUS=4, ONLY and ENDS as for attack
 	@for release in $(or $(RELEASES),bullseye bookworm trixie); do \
-	  deploy/local/emulate --cpus $(or $(CPUS),4) $$release $(PY) -m tests.attack --rounds 1 --only '$(or $(ONLY),*)' || exit; done
+	  deploy/local/emulate --cpus $(or $(CPUS),4) $$release $(PY) -m tests.attack --rounds 1 --only '$(or $(ONLY),*)' $(if $(ENDS),--ends) || exit; done
 
 hunt: setup ## send malformed records (RECORDS=1000000), then search for broken properties (MINUTES=30); ONLY='tests/kernel' searches there alone
 	@$(if $(ONLY),,$(PY) -m tests.fuzz --records $(or $(RECORDS),1000000))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import traceback
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -12,23 +12,29 @@ from probe.kernel.attach import Mode
 from probe.kernel.program import LoadError
 from tests.attack.ground import Ground
 from tests.attack.tally import Attack, Tally
-from tests.kernel.rig import Rig
+from tests.kernel.rig import SIZES, Rig
 
 
 def run(
-    attacks: Iterable[Attack], modes: Sequence[Mode], rounds: int, say: Callable[[str], None], *, most: int = 2
+    attacks: Iterable[Attack],
+    modes: Sequence[Mode],
+    rounds: int,
+    say: Callable[[str], None],
+    *,
+    most: int = 2,
+    sizes: Mapping[str, int] = SIZES,
 ) -> bool:
     """Run all of them; return whether nothing got through and nothing was wrongly denied.
 
     The first ``most`` of the modes that the kernel has are used; TCX is left out, and said so, where it has none.
-    Raises LoadError if none is left."""
+    The programs are compiled with ``sizes``. Raises LoadError if no mode is left."""
     with ExitStack() as stack:
         rigs: list[Rig] = []
         for mode in modes:
             if len(rigs) == most:
                 break
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-            rig = Rig(folder, mode)
+            rig = Rig(folder, mode, sizes=sizes)
             stack.callback(rig.close)
             if mode == "tcx" and rig.attachments.supported() != "tcx":
                 say("this kernel has no TCX, which is there from 6.6 on: nothing is attached that way")
