@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -112,7 +112,8 @@ def _candidates(folder: Path) -> Iterator[tuple[Description | UnreadableError, d
             yield UnreadableError(str(error)), {}
     version = folder.name.partition("-")[0]
     if version == VERSION:
-        yield OWN, {}
+        # Without its sizes, it is not known whether it has these maps. Those that are not pinned are left out.
+        yield replace(OWN, maps={**OWN.maps, **ENDS_MAPS}), {}
     if version == released_layouts.VERSION:
         for maps in released_layouts.UNDESCRIBED:
             yield Description(version, VERDICT, maps), {}

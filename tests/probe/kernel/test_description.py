@@ -12,7 +12,7 @@ from enrich.wire.batch import VERDICT
 from probe.kernel import description
 from probe.kernel.description import Description, UnreadableError
 from probe.kernel.ends_layout import ENDS_MAPS, TRAFFIC, TRAFFIC_MAP
-from probe.kernel.layout import INDEX, MAPS, WORD, MapLayout
+from probe.kernel.layout import INDEX, MAPS, VERSION, WORD, MapLayout
 
 
 def _read(monkeypatch: pytest.MonkeyPatch, traffic: np.dtype[Any]) -> Description:
@@ -31,3 +31,11 @@ def test_connections_to_be_reported_have_a_state_and_a_verdict(monkeypatch: pyte
     ):  # fmt: skip
         with pytest.raises(UnreadableError, match="connections to be reported"):
             _read(monkeypatch, damaged)
+
+
+def test_connections_are_reported_of_a_generation_of_this_version_whose_description_is_missing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(description, "_check_pins", lambda *_: None)
+    layout, sizes = description.read(tmp_path / f"{VERSION}-01234567")
+    assert (layout.verdict, layout.maps, sizes) == (VERDICT, {**MAPS, **ENDS_MAPS}, {})
