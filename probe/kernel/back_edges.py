@@ -23,7 +23,7 @@ from typing import Final
 
 import numpy as np
 
-from probe.kernel.bytecode import INSN
+from probe.kernel.bytecode import INSN, LD_IMM64
 
 JUMPS_BACK: Final = 1
 """Which version of this module made a code."""
@@ -34,8 +34,8 @@ _GO_ON: Final = (_JUMP | _ALWAYS, 0, 0, 0)
 """``goto +0``."""
 _LONG_JUMP, _MAY_GOTO = 0x06, 0xE5
 """Codes of jumps of newer kernels and compilers: ``gotol``, and one that the verifier may take out."""
-_LD_IMM64, _PSEUDO_FUNC = 0x18, 4
-"""The address of another function of the program, by its distance."""
+_PSEUDO_FUNC: Final = 4
+"""The source register of an ``LD_IMM64`` that loads the address of another function of the program, by its distance."""
 _PSEUDO_CALL: Final = 1
 """The source register of a call of another function of the program; ``imm`` is the distance."""
 
@@ -62,7 +62,7 @@ def with_jumps_back(code: bytes) -> bytes:
 def _refuse_unknown(code: Code) -> None:
     """Raise ValueError for an instruction whose distance would stay as it is, so that it would lead elsewhere."""
     unknown = np.isin(code["code"], [_LONG_JUMP, _MAY_GOTO])
-    unknown |= (code["code"] == _LD_IMM64) & (code["registers"] >> 4 == _PSEUDO_FUNC)
+    unknown |= (code["code"] == LD_IMM64) & (code["registers"] >> 4 == _PSEUDO_FUNC)
     if unknown.any():
         at = int(np.flatnonzero(unknown)[0])
         raise ValueError(

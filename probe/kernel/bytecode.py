@@ -14,7 +14,8 @@ import numpy as np
 
 INSN: Final = np.dtype([("code", "u1"), ("registers", "u1"), ("offset", "<i2"), ("imm", "<i4")])
 """``struct bpf_insn``. The upper half of ``registers`` is the source register (on little-endian machines)."""
-_LD_IMM64, _PSEUDO_MAP_FD = 0x18, 1
+LD_IMM64: Final = 0x18
+_PSEUDO_MAP_FD: Final = 1
 
 
 class MapSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -82,7 +83,7 @@ class Bytecode(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def _refers_to_map(code: np.ndarray[tuple[int], np.dtype[np.void]]) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
-    found: np.ndarray[tuple[int], np.dtype[np.bool_]] = (code["code"] == _LD_IMM64) & (
+    found: np.ndarray[tuple[int], np.dtype[np.bool_]] = (code["code"] == LD_IMM64) & (
         code["registers"] >> 4 == _PSEUDO_MAP_FD
     )
     return found
