@@ -18,7 +18,7 @@ from tests.bench.machine import describe
 from tests.bench.report import print_table, write_json
 from tests.bench.result import BenchError, Part, say
 from tests.bench.scale import FULL, QUICK, Scale
-from tests.kafka.broker import run_broker
+from tests.kafka.broker import running_broker
 
 _ROOT: Final = Path(__file__).parents[2]
 PARTS: Final = ("packets", "evictions", "ring", "streams", "alerts", "churn")
@@ -111,7 +111,7 @@ def _subfolder(folder: Path, name: str) -> Path:
 def _kafka(folder: Path) -> Iterator[str]:
     say("starting Apache Kafka")
     try:
-        with contextlib.contextmanager(run_broker)(_subfolder(folder, "kafka")) as servers:
+        with running_broker(_subfolder(folder, "kafka")) as servers:
             yield servers
     except RuntimeError as error:
         raise BenchError(str(error)) from error

@@ -6,7 +6,6 @@ product writes it, then a day of changes at a simulated clock; what the broker h
 
 from __future__ import annotations
 
-import contextlib
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
@@ -42,7 +41,7 @@ from streams.journal.writer import JournalWriter, Observation
 from streams.journal.written import Journal
 from streams.kafka.exactly_once import Write
 from streams.kafka.records import Record
-from tests.kafka.broker import run_broker
+from tests.kafka.broker import log_bytes, running_broker
 
 S = 1_000_000_000
 DAY_S = 86_400
@@ -146,10 +145,7 @@ def change(kind: str, number: int) -> list[tuple[str, Object]]:
 
 def main() -> None:
     """Write the cluster and a day of changes, and print the sizes."""
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        contextlib.contextmanager(run_broker)(Path(folder)) as address,
-    ):
+    with tempfile.TemporaryDirectory() as folder, running_broker(Path(folder)) as address:
         _measure(address, Path(folder))
 
 
@@ -165,15 +161,12 @@ def _measure(address: str, folder: Path) -> None:
                            now_ns=lambda: clock[0])  # fmt: skip
     transactions = Transactions(address)
 
-    def size() -> int:
-        return sum(one.stat().st_size for one in folder.rglob("kubeweir.journal-0/*.log"))
-
     version = Version("812345678", 3, "argocd-application-controller")
     for made in first():
         states.set(made, version)
     writer.on_assigned([(names.journal.name, 0)])
     writer.step(transactions)
-    start = size()
+    start = log_bytes(folder, names.journal.name)
     print(f"the cluster: {writer.states:,} states, {start:,} bytes, {start / writer.states:.0f} a state")
     due = sorted((one * DAY_S // count, kind, one) for kind, count in CHANGES.items() for one in range(count))
     for at in range(0, DAY_S, 10):
@@ -184,7 +177,7 @@ def _measure(address: str, folder: Path) -> None:
         clock[0] += 10 * S
         writer.step(transactions)
     clock[0] += LINGER_NS
-    day = size() - start
+    day = log_bytes(folder, names.journal.name) - start
     began = time.monotonic()
     entries = sum(1 for _ in read_journal({"bootstrap.servers": address}, names))
     took = time.monotonic() - began

@@ -22,7 +22,7 @@ from confluent_kafka.admin import AdminClient, NewTopic
 from tests.bench.machine import describe
 from tests.bench.report import print_table, write_json
 from tests.bench.result import Figure, Part, expect, say
-from tests.kafka.broker import run_broker
+from tests.kafka.broker import running_broker
 
 _PODS: Final = 2_000
 _PARTITIONS: Final = 32
@@ -140,7 +140,7 @@ def command(counts: tuple[int, ...], path: Path) -> None:
     """Measure how long `weir observe` takes on a long past."""
     with tempfile.TemporaryDirectory(prefix="kubeweir-bench-") as folder:
         machine = describe(Path(folder))
-        for servers in run_broker(Path(folder)):
+        with running_broker(Path(folder)) as servers:
             parts = {f"observing-{count}": measure(servers, count) for count in counts}
     write_json(path, parts, machine, quick=False)
     print_table(parts, machine)

@@ -8,7 +8,6 @@ often, most of them seldom.
 
 from __future__ import annotations
 
-import contextlib
 import tempfile
 import threading
 import time
@@ -25,7 +24,7 @@ from enrich.wire.topics import topics
 from streams.kafka.topics import prepare_topics
 from streams.worker.pair_limits import HourLimits
 from streams.worker.pair_segment import SECONDS_PER_HOUR, Segment
-from tests.kafka.broker import run_broker
+from tests.kafka.broker import log_bytes, running_broker
 
 WORKLOADS: Final = 1_000
 PEERS: Final = 100
@@ -90,7 +89,7 @@ def command(workloads: int, hours: int) -> None:
     records = records_of_day(workloads, hours)
     pairs = workloads * PEERS * hours
     print(f"{pairs:,} combinations and hours in {len(records):,} records, {sum(len(v) for _, v in records):,} bytes")
-    with tempfile.TemporaryDirectory() as folder, contextlib.contextmanager(run_broker)(Path(folder)) as servers:
+    with tempfile.TemporaryDirectory() as folder, running_broker(Path(folder)) as servers:
         for compression in ("none", "lz4", "zstd"):
             size = _written(servers, Path(folder), compression, records)
             year = size / hours * _HOURS_OF_YEAR / 1e9
@@ -107,7 +106,7 @@ def _written(servers: str, folder: Path, compression: str, records: list[tuple[b
         producer.poll(0)
     producer.flush(60)
     time.sleep(1)
-    return sum(file.stat().st_size for file in folder.glob(f"**/{topic.name}-0/*.log"))
+    return log_bytes(folder, topic.name)
 
 
 if __name__ == "__main__":

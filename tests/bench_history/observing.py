@@ -3,14 +3,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from tests.bench.observing import QUESTIONS, ask, fill
 from tests.bench_history.row import Row
-from tests.kafka.broker import run_broker
+from tests.kafka.broker import running_broker
 
 
 def rows() -> Iterator[Row]:
@@ -18,7 +17,7 @@ def rows() -> Iterator[Row]:
     for records in (1_000_000, 10_000_000):
         with (
             tempfile.TemporaryDirectory(prefix="kubeweir-bench-") as folder,
-            contextlib.contextmanager(run_broker)(Path(folder)) as servers,
+            running_broker(Path(folder)) as servers,
         ):
             fill(servers, "observing", records)
             for question, arguments in QUESTIONS.items():

@@ -32,6 +32,15 @@ def run_broker(folder: Path, *options: str, client: dict[str, str] | None = None
         process.wait()
 
 
+running_broker = contextlib.contextmanager(run_broker)
+"""A broker for a ``with`` statement."""
+
+
+def log_bytes(folder: Path, topic: str) -> int:
+    """Return how many bytes a topic of one partition has in the folder of a broker."""
+    return sum(file.stat().st_size for file in folder.glob(f"**/{topic}-0/*.log"))
+
+
 def start_broker(folder: Path, port: int, *options: str) -> subprocess.Popen[bytes]:
     """Start a broker, whose data and log stay in the folder. :func:`wait_until_it_answers` waits for it."""
     log = folder / "broker.log"
