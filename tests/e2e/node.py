@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import yaml
 from confluent_kafka import Consumer, TopicPartition
 from netns import Net, open_socket
 from ports import free_port
@@ -195,6 +196,14 @@ class Node:
         self.server = self._net.pod(self.space, "10.244.0.2", "fd44::2")
         probe.wait_until_enforced()
         return probe
+
+    def delete_pods(self) -> None:
+        """Delete both pods, and their interfaces with them."""
+        manifests = self.folder / "manifests/all.yaml"
+        kept = [one for one in yaml.safe_load_all(manifests.read_text()) if one["kind"] != "Pod"]
+        manifests.write_text(yaml.safe_dump_all(kept))
+        for space in (self.client, self.server):
+            self._net.remove(space)
 
     def start(self, **settings: str) -> Probe:
         return self._run([], settings)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import yaml
 
 from enrich.wire.batch import Batch
 from enrich.wire.ends import How
@@ -29,8 +28,7 @@ def reports(batches: list[Batch]) -> dict[tuple[str, int, int], np.void]:
 @pytest.mark.timeout(300)
 def test_what_connections_carried_is_on_kafka_once_they_have_ended(node: Node) -> None:
     probe = node.begin(WEIR_ENDS="1", WEIR_HEARTBEAT="1")
-    with node.socket(server=True) as server, node.socket() as client:
-        del server
+    with node.socket() as client:
         receivers = [node.socket(OPEN + flow, server=True) for flow in range(FLOWS)]
         for packet in range(PACKETS):
             for flow in range(FLOWS):
@@ -42,12 +40,7 @@ def test_what_connections_carried_is_on_kafka_once_they_have_ended(node: Node) -
         for receiver in receivers:
             assert len([receiver.recv(1000) for _ in range(PACKETS)]) == PACKETS
             receiver.close()
-    # The pods are deleted, and their interfaces with them.
-    manifests = node.folder / "manifests/all.yaml"
-    kept = [one for one in yaml.safe_load_all(manifests.read_text()) if one["kind"] != "Pod"]
-    manifests.write_text(yaml.safe_dump_all(kept))
-    for space in (node.client, node.server):
-        node._net.remove(space)
+    node.delete_pods()
 
     def ended() -> list[Batch] | None:
         batches = node.batches()
