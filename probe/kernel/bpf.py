@@ -167,8 +167,8 @@ def keys(fd: int, key_size: int) -> Iterator[bytes]:
         yield following.raw
 
 
-def entries_of_hash(fd: int, key_size: int, value_size: int, batch: int = 4096) -> Iterator[tuple[bytes, bytes]]:
-    """Yield blocks of a hash's keys and values, each as joined bytes (MAP_LOOKUP_BATCH, kernel 5.6)."""
+def entry_blocks(fd: int, key_size: int, value_size: int, batch: int = 4096) -> Iterator[tuple[bytes, bytes]]:
+    """Yield blocks of the keys and values of a hash or array, each as joined bytes (MAP_LOOKUP_BATCH, kernel 5.6)."""
     cursor = ctypes.create_string_buffer(max(key_size, 8))
     key_block, value_block = (ctypes.create_string_buffer(batch * size) for size in (key_size, value_size))
     start = 0

@@ -28,7 +28,7 @@ def references(maps: Maps) -> dict[str, set[int]]:
     found: dict[str, set[int]] = {kind: set() for kind in ("identity", "rule", "endpoint")}
     layout = maps[TRAFFIC_MAP].layout
     # Part by part: the map of a large node has 90 MB.
-    for _, values in bpf.entries_of_hash(maps[TRAFFIC_MAP].fd, layout.key.itemsize, layout.value.itemsize):
+    for _, values in bpf.entry_blocks(maps[TRAFFIC_MAP].fd, layout.key.itemsize, layout.value.itemsize):
         traffic = np.frombuffer(values, layout.value)
         verdicts = traffic["verdict"][traffic["state"] != UNLOGGED]
         for kind in found:

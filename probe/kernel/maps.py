@@ -54,8 +54,8 @@ class Map:
         return {key: value for key, value in found if value is not None}
 
     def entries(self) -> tuple[Array, Array]:
-        """Return the keys and values of a hash as two arrays of equal length."""
-        runs = list(bpf.entries_of_hash(self.fd, self.layout.key.itemsize, self.layout.value.itemsize))
+        """Return the keys and values of a hash or an array as two numpy arrays of equal length."""
+        runs = list(bpf.entry_blocks(self.fd, self.layout.key.itemsize, self.layout.value.itemsize))
         keys = np.frombuffer(b"".join(run[0] for run in runs), self.layout.key)
         return keys, np.frombuffer(b"".join(run[1] for run in runs), self.layout.value)
 
