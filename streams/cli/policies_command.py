@@ -30,8 +30,8 @@ def policies(namespace: str | None, output: str, **given: Any) -> None:
     """Show for each policy and each of its rules whom it selects, how often it decided, and when last.
 
     The state of a rule is one of: used; not seen (in the window); cannot say (the rule was changed in the hour in which
-    it matched); shadowed (another rule always decides before); adds nothing (another rule allows the same); selects no
-    pods. Only verdicts that are logged can be seen, and only while workers have WEIR_PAIRS=1. Times are UTC.
+    it matched); shadowed (another rule always decides before); adds nothing (another rule allows the same); selects
+    nobody. Only verdicts that are logged can be seen, and only while workers have WEIR_PAIRS=1. Times are UTC.
 
     \b
     Exit 0: the policies were shown. 2: the command is wrong. 3: it cannot say: Kafka cannot be read, or has nothing of
@@ -111,7 +111,7 @@ def lines(found: Iterable[PolicyUse]) -> Iterator[str]:
 def _rows(use: PolicyUse) -> Iterator[tuple[str, ...]]:
     policy = use.policy
     kind = "" if isinstance(policy, NetworkPolicy) else f"{type(policy).__name__} "
-    state = "selects no pods" if use.workloads == () else "audited" if use.audited else ""
+    state = "selects nobody" if use.workloads == () else "audited" if use.audited else ""
     yield f"{kind}{policy.key}", "", _selects(use), *_cells(use.uses), state
     for rule in use.rules:
         name = f"{rule.direction.name.lower()} {rule.index}{f' {rule.name!r}' if rule.name else ''}"

@@ -25,7 +25,7 @@ from enrich.wire.journal import Profile
 from enrich.wire.pair import Pair
 from enrich.wire.references import PolicyRef
 
-State = Literal["used", "not seen", "cannot say", "shadowed", "adds nothing", "selects no pods"]
+State = Literal["used", "not seen", "cannot say", "shadowed", "adds nothing", "selects nobody"]
 Versions = Callable[[str, str, str], Sequence[Version]]
 """Returns the versions of a policy by kind, namespace and name, the oldest first."""
 
@@ -199,7 +199,7 @@ def _judge(view: PolicyView, use: PolicyUse, rule: RuleUse) -> None:
     rule.by = next(_deciding_before(view, use, rule), None)
     covering = None if rule.by else next(_covering(view, use, rule), None)
     if use.workloads == ():
-        rule.state = "selects no pods"
+        rule.state = "selects nobody"
     elif rule.by is not None:
         rule.state = "shadowed"
     elif rule.uses.is_used:

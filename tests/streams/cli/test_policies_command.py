@@ -44,7 +44,7 @@ def test_the_table_of_policies() -> None:
         f"shop/db StatefulSet/db 10 {last}",
         f"ingress 0 10 {last} used",
         "ingress 1 shadowed: rule 0 of ClusterNetworkPolicy no-ssh always decides before",
-        "shop/none no pods selects no pods",
+        "shop/none no pods selects nobody",
     ]
 
 

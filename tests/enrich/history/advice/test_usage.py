@@ -106,7 +106,7 @@ def test_a_policy_that_selects_no_pods() -> None:
     spec = {"podSelector": {"matchLabels": {"app": "nobody"}}, "ingress": [{}]}
     found = use_of([network_policy("none", spec)])["none"]
     assert found.workloads == ()
-    assert rule_of(found).state == "selects no pods"
+    assert rule_of(found).state == "selects nobody"
 
 
 def test_whom_labels_select_that_profiles_leave_out_is_not_known() -> None:
