@@ -29,7 +29,7 @@ class Reading:
 def window(reading: Any) -> Window:
     """Return the window of two hours and a half."""
     unused: Any = None
-    return Window(HOUR * HOUR_NS, (HOUR + 2) * HOUR_NS + HOUR_NS // 2, unused, unused, reading)
+    return Window(HOUR * HOUR_NS, (HOUR + 2) * HOUR_NS + HOUR_NS // 2, unused, reading)
 
 
 def test_a_window_in_which_nothing_was_counted_has_no_answer() -> None:
