@@ -17,7 +17,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from alerting import wait_until
-from logged import NAMESPACE, OBJECT, LastAct
+from logged import NAMESPACE, OBJECT, LoggingAct
+from past import Desk, PastAct
 from pods import ATTEMPTS, SCANNED, Pods
 from ports import free_ports
 from stack import HOME, PINS, ROOT, DemoError, Stack, script, sweep, wait_for_port
@@ -93,6 +94,7 @@ class Demo:
     """One run."""
 
     def __init__(self) -> None:
+        self._since = datetime.now(UTC).isoformat()
         self.passed = False
         """Whether every connection and every record was as expected."""
         self._stack = Stack()
@@ -130,7 +132,7 @@ class Demo:
         wait_until(self._alertmanager, fires=False)
         say("the alert port-scan is resolved in Alertmanager, because the scan is over")
         if not wrong and not missing:
-            wrong = self._play_last_act(flows)
+            wrong = self._play_logging(flows) or self._play_past()
             for problem in wrong:
                 say(f"WRONG: {problem}")
         if wrong or missing:
@@ -184,6 +186,9 @@ class Demo:
     def _observe(self) -> None:
         say(f"making {2 * len(ATTEMPTS)} connections, TCP, UDP and ICMP, over IPv4 and IPv6")
         say("the verdicts as they arrive (weir observe --follow --since TIME):\n")
+        self._follow()
+
+    def _follow(self) -> None:
         command = [script("weir"), "observe", "--follow", "--since", datetime.now(UTC).isoformat()]
         self._stack.start("observe", command, self._env("streams"), show=True)
 
@@ -204,13 +209,20 @@ class Demo:
                 return flows
             time.sleep(0.5)
 
-    def _play_last_act(self, flows: list[dict[str, object]]) -> list[str]:
+    def _play_logging(self, flows: list[dict[str, object]]) -> list[str]:
         """Show what is logged under a NetworkLogging and without it, and return what did not go as expected."""
         metrics = self._url("probe", "metrics")
-        wrong = LastAct(self._pods, self._manifests, metrics, lambda: records(self._all_env()), say).play(flows)
+        wrong = LoggingAct(self._pods, self._manifests, metrics, lambda: records(self._all_env()), say).play(flows)
         if count := lost(self._metrics()):
             wrong.append(f"{count} verdicts were lost")
         return wrong + self._reached()
+
+    def _play_past(self) -> list[str]:
+        """Ask about the past, make it so, and return what did not go as expected."""
+        self._stack.stop("observe")
+        env = self._all_env()
+        desk = Desk(self._pods, self._manifests, self._url("streams", "metrics"), env, lambda: records(env), say)
+        return PastAct(desk, self._since).play(records(env)) + self._reached()
 
     def _reached(self) -> list[str]:
         return [f"{why} reached the server" for why in self._pods.reached_against_policy()]
@@ -235,7 +247,9 @@ class Demo:
         say(f"  cp {OBJECT.relative_to(ROOT)} {logging}    (only denials of {NAMESPACE} are logged)")
         say(f"  rm {logging}    (all of it again)")
         say(f"  tail -f {HOME}/probe.log    (the log of weir-probe; it also names mistakes in a policy)")
+        say(f"  WEIR_KAFKA=127.0.0.1:{port} .venv/bin/weir policies --since 1h    (which policies and rules are used)")
         say(f"  kill -9 {self._stack.pid('probe')}    (enforcement stays, and the demo starts weir-probe again)")
+        self._follow()
         due = time.monotonic() + ROUND_EVERY_S
         while True:
             time.sleep(0.2)
@@ -263,6 +277,8 @@ class Demo:
             "WEIR_METRICS": f"127.0.0.1:{self._ports[service]}",
             "WEIR_DENY_WINDOW": str(WINDOW_S),
             "WEIR_PARTITIONS": "4",
+            "WEIR_PAIRS": "1",
+            "WEIR_PAIRS_FLUSH": "1",
             "WEIR_ALERTS": str(Path(__file__).with_name("alerts.yaml")),
             "WEIR_ALERTMANAGER": self._alertmanager,
             "WEIR_LOG_FORMAT": "json",

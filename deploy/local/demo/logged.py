@@ -1,4 +1,4 @@
-"""The demo's last act: what is logged changes while everything runs, and enforcement does not notice."""
+"""The demo's second act: what is logged changes while everything runs, and enforcement does not notice."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _CUT = "kubeweir_probe_cut_verdicts_total"
 Flows = Sequence[Mapping[str, Any]]
 
 
-class LastAct:
+class LoggingAct:
     """Puts a NetworkLogging beside the manifests, takes it away again, and checks each time what is logged."""
 
     def __init__(
@@ -37,7 +37,7 @@ class LastAct:
     def play(self, before: Flows) -> list[str]:
         """Play it, and return what did not go as expected. ``before`` are the records of the same connections while
         everything was logged."""
-        self._say("last act: what is logged. So far all of it was; now a NetworkLogging is saved beside the manifests:")
+        self._say("second act: what is logged. So far it was all; now a NetworkLogging is saved beside the manifests:")
         self._say(f"  allow: {{log: false}}, deny: {{log: true, delegate: true}}, and only namespace {NAMESPACE} asks")
         allowed, denied = self._cut()
         self._switch("delegated", lambda: shutil.copyfile(OBJECT, self._object))
@@ -73,13 +73,13 @@ class LastAct:
     ) -> tuple[list[str], list[Mapping[str, Any]]]:
         """Make the connections, and return what did not go as expected, and the records that are not known yet, once
         there are some about all that are to be logged."""
-        wrong = [f"{problem} in the last act" for problem in self._pods.attempt_all(attempts)]
+        wrong = [f"{problem} in the second act" for problem in self._pods.attempt_all(attempts)]
         deadline = time.monotonic() + _SETTLE_S
         while True:
             found = [flow for flow in self._read() if flow["id"] not in known]
             missing = [one for one in logged for family in (4, 6) if not records_of(one, family, found)]
             if not missing or time.monotonic() > deadline:
-                return wrong + [f"{one.why}: not logged in the last act" for one in missing], found
+                return wrong + [f"{one.why}: not logged in the second act" for one in missing], found
             time.sleep(0.2)
 
     def _cut(self) -> tuple[int, int]:

@@ -6,6 +6,7 @@ import contextlib
 import socket
 import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from netns import Net, Space, listen, open_socket, ping
@@ -107,6 +108,12 @@ class Pods:
             for family in (4, 6)
             if (answered := self.attempt(one, family)) != one.allowed
         ]
+
+    def attempt_at_once(self, attempts: Sequence[Attempt]) -> dict[tuple[Attempt, int], bool]:
+        """Make the connections over both families, all at once, and return which got an answer."""
+        tried = [(one, family) for one in attempts for family in (4, 6)]
+        with ThreadPoolExecutor(len(tried)) as threads:
+            return dict(zip(tried, threads.map(lambda one: self.attempt(*one), tried), strict=True))
 
     def scan(self) -> None:
         """Let one pod try many ports of the outside host at once, without waiting for any."""
