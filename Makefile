@@ -1,6 +1,6 @@
 # Each target has its help text behind `##`; `make` without a target lists them.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo image cluster cluster-down e2e test attack kernels test-cluster lint unit first-packets hunt chaos custody bench conformance bench-policy bench-watch bench-history docs clean
+.PHONY: help setup demo image cluster cluster-down e2e test attack kernels test-cluster lint unit first-packets hunt chaos custody applied bench conformance bench-policy bench-watch bench-history docs clean
 PY := .venv/bin/python
 
 help: ## list the targets
@@ -61,6 +61,9 @@ chaos: setup ## make faults at random in Kafka, roles, rights and the API, and a
 
 custody: setup ## prove the log against captured packets while policies, pods, probes and Kafka change; MINUTES=20, SEED=1
 	@$(PY) -m tests.custody --minutes $(or $(MINUTES),20) $(if $(SEED),--seed $(SEED))
+
+applied: setup ## prove backtests: predict a change of policies, put it in force, send the same packets again; PREDICTIONS=100000, SEED=1
+	@$(PY) -m tests.applied --predictions $(or $(PREDICTIONS),100000) $(if $(SEED),--seed $(SEED))
 
 bench: setup ## measure nanoseconds per packet, verdicts per second to Kafka and to records, seconds to an alert
 	@$(PY) -m tests.bench

@@ -243,7 +243,7 @@ class Rig:
         view = PolicyView(
             pods=pods,
             namespaces=dict(self.namespaces),
-            nodes=self.nodes | {node.key: node},
+            nodes={node.key: node} | self.nodes,
             policies=dict(self.policies),
             cluster_policies=dict(self.cluster_policies),
             own_node=NODE,

@@ -16,8 +16,7 @@ from enrich.history.change import Change
 from enrich.history.comparing import Comparer
 from enrich.history.stand_ins import Known
 from enrich.history.timeline import Timeline
-from enrich.history.versions import policy_key
-from enrich.model import ClusterNetworkPolicy, Name, Namespace, NetworkPolicy, Node, Owner, Pod, Policy, Protocol
+from enrich.model import ClusterNetworkPolicy, Namespace, NetworkPolicy, Node, Owner, Pod, Protocol
 from enrich.policy.decide import Decision
 from enrich.policy.matching import Direction, Endpoint, PolicyView
 from enrich.wire.batch import PolicyRef, Reason, Verdict
@@ -25,7 +24,8 @@ from enrich.wire.journal import JournalEntry
 from enrich.wire.pair import HOUR_NS, Pair, PairKey
 from tests.enrich.history.journals import CLUSTER, at, begin, entry, gap, gone, namespace, policy
 from tests.enrich.history.pairs_of_worlds import POD_RANGES, Asked, asked, decided, key_of, profiles_of
-from tests.probe.policy.random_clusters import World, changes, cluster_policies, network_policies, worlds
+from tests.enrich.history.random_changes import random_changes, real
+from tests.probe.policy.random_clusters import World, changes, worlds
 
 EXAMPLES = 20
 QUERIES = 60
@@ -55,37 +55,6 @@ def journal_of(before: World, after: World) -> list[JournalEntry]:
     found += [entry(one, 0) for one in old.values()]
     found += [entry(one, SWITCH) for key, one in new.items() if old.get(key) != one]
     return found + [gone(one, SWITCH) for key, one in old.items() if key not in new]
-
-
-@st.composite
-def random_changes(draw: st.DrawFn, view: PolicyView) -> Change:
-    drawn = draw(st.lists(st.one_of(network_policies("np1"), network_policies("new")), max_size=2))
-    drawn += draw(st.lists(st.one_of(cluster_policies("cnp1"), cluster_policies("cnp9")), max_size=1))
-    made: dict[tuple[str, Name], Policy] = {}
-    for one in drawn:
-        assert isinstance(one, NetworkPolicy | ClusterNetworkPolicy)
-        made[type(one).__name__, one.key] = one
-    there: list[Policy] = [*view.policies.values(), *view.cluster_policies.values()]
-    deleted = draw(st.lists(st.sampled_from(there), max_size=2)) if there else []
-    named = ((type(one).__name__, getattr(one, "namespace", ""), one.name) for one in deleted)
-    return Change(tuple(made.values()), frozenset(named), draw(st.integers(0, 4)) == 0)
-
-
-def real(change: Change, view: PolicyView) -> PolicyView:
-    """Apply a change by hand, as the cluster would have it."""
-    policies: dict[Any, Any] = {}
-    there: list[Policy] = [*view.policies.values(), *view.cluster_policies.values()]
-    for one in () if change.replace_all else there:
-        if (type(one).__name__, getattr(one, "namespace", ""), one.name) not in change.deleted:
-            policies[type(one).__name__, one.key] = one
-    policies.update({(type(one).__name__, one.key): one for one in change.policies})
-    networks = {one.key: one for one in policies.values() if isinstance(one, NetworkPolicy)}
-    tiers = {
-        policy_key(type(one).__name__, "", one.name): one
-        for one in policies.values()
-        if isinstance(one, ClusterNetworkPolicy)
-    }
-    return PolicyView(view.pods, view.namespaces, view.nodes, networks, tiers)
 
 
 @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
