@@ -25,7 +25,7 @@ HOME = Path("/run/kubeweir-demo")
 PINS = Path("/sys/fs/bpf/kubeweir-demo")
 SCHEMA = orjson.loads((ROOT / "enrich/schemas/flow.schema.json").read_bytes())
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(480)]
 
 
 class Run:
@@ -167,7 +167,7 @@ def assert_the_past_is_foretold(last_act: str) -> None:
 def test_the_demo_shows_both_verdicts_and_a_switch_of_logging_and_leaves_nothing(demo: Callable[..., Run]) -> None:
     links_before = links()
     run = demo()
-    assert run.end(timeout_s=240) == 0, run.output
+    assert run.end(timeout_s=400) == 0, run.output
     both = r"egress|ingress .*shop/api-\S+ +data/db-0 +tcp/5432 +allow +data/db-from-api, data/db-from-shop$"
     assert len(re.findall(rf"^\S+ +(?:{both})", run.output, re.MULTILINE)) >= 2
     before, rest = run.output.split("demo: second act: ")
@@ -191,7 +191,7 @@ def test_the_demo_shows_both_verdicts_and_a_switch_of_logging_and_leaves_nothing
 
 def test_with_keep_a_user_can_try_traffic_a_restart_and_a_policy(demo: Callable[..., Run]) -> None:
     run = demo(KEEP="1")
-    kafka = run.wait_for(r"kcat -C -b (\S+)", 240).group(1)
+    kafka = run.wait_for(r"kcat -C -b (\S+)", 400).group(1)
     second = demo()
     assert second.end() == 4
     assert "is already running" in second.output

@@ -10,6 +10,7 @@ import json
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -90,7 +91,9 @@ class PastAct:
     def _apply_proposal(self) -> list[str]:
         say, shown = self._desk.say, PROPOSAL.relative_to(ROOT)
         say(f"somebody proposes another batch/only-dns. What would it have denied? (weir backtest {shown})\n")
-        table, machine = self._weir("backtest", str(shown)), self._weir("backtest", str(shown), "-o", "json")
+        forms = [("backtest", str(shown)), ("backtest", str(shown), "-o", "json")]
+        with ThreadPoolExecutor(len(forms)) as threads:
+            table, machine = threads.map(lambda arguments: self._weir(*arguments), forms)
         print(table.stdout.rstrip("\n"), "\n", sep="\n", end="", flush=True)
         foretold = dict.fromkeys(_denied(json.loads(machine.stdout)), False) if machine.returncode == 1 else {}
         if table.returncode != 1 or not foretold:
@@ -125,16 +128,10 @@ class PastAct:
         self._recommended.unlink(missing_ok=True)
 
     def _is_named(self, attempt: Attempt, policy: str) -> bool:
-        """Make a connection and return whether a new record about it names the policy."""
-        known = {flow["id"] for flow in self._desk.read()}
+        """Make a connection and return whether a record about such a one names the policy."""
         self._desk.pods.attempt(attempt, 4)
-        deadline = time.monotonic() + _SETTLE_S
-        while time.monotonic() < deadline:
-            found = [flow for flow in records_of(attempt, 4, self._desk.read()) if flow["id"] not in known]
-            if found:
-                return any(one["name"] == policy for flow in found for one in flow["policies"])
-            time.sleep(0.2)
-        return False
+        found = records_of(attempt, 4, self._desk.read())
+        return any(one["name"] == policy for flow in found for one in flow["policies"])
 
     def _wait_until_counted(self, verdicts: int) -> None:
         self._wait_for(f"{verdicts} verdicts are counted", lambda: sample(self._desk.streams, _COUNTED) >= verdicts)
