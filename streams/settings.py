@@ -52,7 +52,8 @@ class Settings(MetricsSettings):
     not run, unless the command line names it."""
     profile_labels_left_out: tuple[str, ...] = setting("WEIR_PROFILE_LABELS_LEFT_OUT", LEFT_OUT)
     """Pod labels that profiles leave out, comma-separated, because each pod or rollout has another value: a profile
-    stands for all pods that differ in nothing else. A * at the end stands for a prefix. Equal for all workers."""
+    stands for all pods that differ in nothing else. A * at the end stands for a prefix. Equal for all workers; commands
+    judge by what the writer of a profile left out."""
     preset: Literal["none", "gke"] = setting("WEIR_PRESET", "none")
     """gke: the file of GKE's network policy logging. A setting that is given wins. The sink `file` still has to be
     run."""

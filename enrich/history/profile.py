@@ -7,12 +7,18 @@ answered ``cannot say``.
 
 An example: pod ``data/db-7f9c-x2x1`` with the labels ``app=db``, ``pod-template-hash=7f9c`` of the Deployment ``db``
 has the profile (data, Deployment/db, app=db, postgres 5432/TCP), and so has each pod that the next rollout makes.
+
+Which labels are left out is a setting of the workers. A profile that was made with another setting than the default
+says so, and has another number. So whoever reads it judges with the setting of its writer, also of a time before that
+was changed; and two workers with different settings never mean different pods by one number.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from typing import Final
+
+import msgspec
 
 from enrich.model import NamedPort, Owner, Pod, Protocol
 from enrich.wire.journal import ContainerPort, Profile
@@ -28,7 +34,9 @@ LEFT_OUT: Final = (
     "pod-template-hash",
     "statefulset.kubernetes.io/pod-name",
 )
-"""The labels that no profile has, by default. A ``*`` at the end stands for any rest."""
+"""The labels that no profile has, by default. A ``*`` at the end stands for any rest. A profile that was made so does
+not say so; therefore this list never changes. Another default would need a form of profiles of its own."""
+_STANDARD: Final = frozenset(LEFT_OUT)
 PORT_PROTOCOLS: Final = frozenset(map(int, Protocol))
 """The protocols whose ports policies name, by IANA number."""
 
@@ -50,7 +58,18 @@ def profile_of(pod: Pod, workload: Owner | None, left_out: Collection[str] = LEF
         labels=labels,
         ports=tuple(ContainerPort(*port) for port in ports),
         host_network=pod.host_network,
+        left_out=msgspec.UNSET if frozenset(left_out) == _STANDARD else tuple(sorted(set(left_out))),
     )
+
+
+def left_out_of(profile: Profile) -> tuple[str, ...]:
+    """Return the labels that a profile was made without: its writer's setting, which need not be the reader's."""
+    return LEFT_OUT if profile.left_out is msgspec.UNSET else profile.left_out
+
+
+def all_left_out(profiles: Iterable[Profile]) -> frozenset[str]:
+    """Return the labels that any of the profiles was made without."""
+    return frozenset(label for one in {left_out_of(profile) for profile in profiles} for label in one)
 
 
 def named_ports(profile: Profile) -> tuple[NamedPort, ...]:

@@ -17,14 +17,14 @@ from __future__ import annotations
 
 import ipaddress
 import itertools
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
 import msgspec
 
 from enrich.history.distinctions import Distinctions, Network, stretches
-from enrich.history.profile import LEFT_OUT, PORT_PROTOCOLS, named_ports
+from enrich.history.profile import PORT_PROTOCOLS, left_out_of, named_ports
 from enrich.model import Name, NetworkPolicy, Node, Pod, Protocol
 from enrich.policy.matching import Direction, Endpoint, PolicyView
 from enrich.wire.journal import Profile
@@ -53,8 +53,6 @@ class Known:
     profiles: Mapping[str, Profile]
     pod_ranges: tuple[Network, ...] = EVERYWHERE
     """Where the addresses of pods are."""
-    left_out: Collection[str] = LEFT_OUT
-    """The labels that profiles are made without."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,15 +89,17 @@ class CaseMaker:
     def __init__(self, known: Known, views: Sequence[PolicyView]) -> None:
         self._known = known
         self._views = views
-        self._distinctions: dict[str, Distinctions] = {}
+        self._distinctions: dict[tuple[str, tuple[str, ...]], Distinctions] = {}
 
     def cases_of(self, key: PairKey) -> Cases:
         """Return the cases of a pair that any of the views can tell apart. Raises :class:`UnsayableError`."""
         profile = _subject_profile(self._known, key.subject)
         protocol, port = _protocol_and_port(key)
-        distinctions = self._distinctions_in(profile.namespace)
+        distinctions = self._distinctions_of(profile.namespace, profile)
         subjects = _pods(profile, key.subject.profile, distinctions.labels)
-        peers, about_peers = _peers(self._known, key, self._views, distinctions)
+        peer_profile = profile_at(key.peer, self._known.profiles) or profile
+        about = self._distinctions_of(profile.namespace, peer_profile)
+        peers, about_peers = _peers(self._known, key, self._views, about)
         owns = _own_nodes(key, self._views, distinctions)
         dimensions = (
             f"labels of {key.subject.workload or 'the pod'} that profiles leave out{distinctions.label_text}",
@@ -117,10 +117,12 @@ class CaseMaker:
             made.append(Case(placed, peer, node, (at_subject, at_peer, at_own)))
         return Cases(direction_of(key), protocol, port, tuple(made), dimensions)
 
-    def _distinctions_in(self, namespace: str) -> Distinctions:
-        found = self._distinctions.get(namespace)
+    def _distinctions_of(self, namespace: str, profile: Profile) -> Distinctions:
+        """Return what the policies about a namespace tell apart of what is not known of the pods of a profile."""
+        place = namespace, left_out_of(profile)
+        found = self._distinctions.get(place)
         if found is None:
-            found = self._distinctions[namespace] = Distinctions.of(self._views, namespace, self._known.left_out)
+            found = self._distinctions[place] = Distinctions.of(self._views, *place)
         return found
 
 

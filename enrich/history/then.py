@@ -19,7 +19,7 @@ from enrich.explain.one_end import EndDecision
 from enrich.explain.query import EndQuery
 from enrich.history.comparing import AFTER_NS, BEFORE_NS
 from enrich.history.moments import moment
-from enrich.history.profile import is_left_out, named_ports
+from enrich.history.profile import is_left_out, left_out_of, named_ports
 from enrich.history.stand_ins import Known
 from enrich.history.timeline import Scope, Timeline
 from enrich.history.versions import Version
@@ -140,6 +140,9 @@ def _explain(
     ends: tuple[EndQuery, EndQuery], notes: Iterable[str],
 ) -> Explanation:  # fmt: skip
     why = next((text for scope in scopes if (text := timeline.unknown(scope, at_ns, at_ns))), "")
+    if not why and not all(_namespace(pods, end) for end in ends):
+        # The address of a Service would be taken for one outside the cluster.
+        why = timeline.unknown_services(at_ns)
     if why:
         return unknown(ends, why, notes)
     view = replace(timeline.view_at(at_ns), pods=pods)
@@ -235,9 +238,8 @@ def pods_at(intervals: Iterable[AddressInterval], at_ns: int) -> dict[Name, Pod]
 
 def with_ports(pod: Pod, known: Known) -> list[Pod]:
     """Return a pod with each choice of named ports that profiles of its labels have; with none if there is none."""
-    key = _labels_key(pod.namespace, pod.labels, known)
     alike = (one for one in known.profiles.values() if one.namespace == pod.namespace and not one.host_network)
-    found = (named_ports(one) for one in alike if _labels_key(one.namespace, one.labels, known) == key)
+    found = (named_ports(one) for one in alike if _kept(pod.labels, one) == one.labels)
     return [msgspec.structs.replace(pod, ports=ports) for ports in dict.fromkeys(found) or ((),)]
 
 
@@ -250,10 +252,11 @@ def profiles_of_workload(
         for one in known.profiles.values()
         if (one.namespace, one.workload_kind, one.workload_name) == (namespace, *workload)
         and not one.host_network
-        and all(one.labels.get(key) == value for key, value in labels.items() if not is_left_out(key, known.left_out))
+        and all(one.labels.get(key) == value for key, value in _kept(labels, one).items())
     ]
 
 
-def _labels_key(namespace: str, labels: Mapping[str, str], known: Known) -> object:
-    kept = ((key, value) for key, value in labels.items() if not is_left_out(key, known.left_out))
-    return namespace, frozenset(kept)
+def _kept(labels: Mapping[str, str], profile: Profile) -> dict[str, str]:
+    """Return the labels of a pod that its profile would have."""
+    left_out = left_out_of(profile)
+    return {key: value for key, value in labels.items() if not is_left_out(key, left_out)}

@@ -62,12 +62,14 @@ class Timeline:
         """``known_until_ns``: from here on nothing is known, because no writer of the journal is seen."""
         self.cluster = cluster
         self.profiles: dict[str, Profile] = {}
+        self.refused_profiles: dict[str, str] = {}
+        """The namespaces of profiles that do not fit an entry: pods that there were, and of which nothing is known."""
         self._tracks: defaultdict[tuple[str, str], Track] = defaultdict(Track)
         self._gaps: list[Gap] = []
         self._views: dict[tuple[Scope, tuple[int, ...]], PolicyView] = {}
         self._is_empty = True
         self._begins_ns = FOREVER_NS
-        self._last_ns = 0
+        self._first_ns = self._last_ns = 0
         for entry in entries:
             if entry.cluster == cluster:
                 self._add(entry)
@@ -78,6 +80,7 @@ class Timeline:
         is_first, self._is_empty = self._is_empty, False
         if is_first:
             # A reader that begins in the middle has every state after it has been repeated.
+            self._first_ns = entry.seen_ns
             self._begins_ns = entry.seen_ns if entry.kind == GAP else entry.seen_ns + REPEAT_NS
             if entry.kind == GAP:
                 return
@@ -91,7 +94,7 @@ class Timeline:
         elif entry.kind == PROFILE:
             self._add_profile(entry)
         elif (version := version_of(entry, entry.since_ns or at)) is not None:
-            self._tracks[_group(entry.kind, entry.namespace, entry.name)].add(version)
+            self._tracks[_group(entry.kind, entry.namespace, entry.name)].add(version, at, self._first_ns)
 
     def _add_turned_clock(self, seen_ns: int) -> None:
         """Note that between ``seen_ns`` and the newest time so far, it is not known what was true when."""
@@ -108,6 +111,8 @@ class Timeline:
             return
         if isinstance(profile, Profile) and number_of(profile) == entry.name:
             self.profiles[entry.name] = profile
+        elif entry.refused:
+            self.refused_profiles[entry.name] = entry.namespace
 
     # --- what is known
 
@@ -128,6 +133,11 @@ class Timeline:
         ``scope`` None asks for everything."""
         found = (gap.text for gap in self._gaps_of(self._tracks_of(scope)) if gap.covers(since_ns, until_ns))
         return next(found, "")
+
+    def unknown_services(self, at_ns: int) -> str:
+        """Return why it is not known which Services there were at a time; empty if it is known."""
+        tracks = [track for (group, _), track in self._tracks.items() if group == _SERVICE]
+        return next((gap.text for track in tracks for gap in track.gaps if gap.covers(at_ns, at_ns)), "")
 
     # --- states
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
 from enrich.history.moments import moment
@@ -30,13 +30,16 @@ class Version:
     state: Journaled | None
     """None: the object does not exist from here on, or this version cannot be read."""
     readable: bool = True
+    """Whether the state is known. It is not if its entry cannot be read, or if the writer refused the state."""
+    refused: str = ""
+    """Why the writer refused the state."""
     changed_by: str = ""
     resource_version: str = ""
     generation: int = 0
 
     def repeats(self, other: Version) -> bool:
         """Return whether this version is the one before, written again."""
-        mine, others = ((one.state, one.readable, one.resource_version) for one in (self, other))
+        mine, others = ((one.state, one.readable, one.refused, one.resource_version) for one in (self, other))
         return mine == others
 
     @property
@@ -76,7 +79,7 @@ def version_of(entry: JournalEntry, seen_ns: int) -> Version | None:
     if isinstance(state, Profile):
         return None
     return Version(
-        entry.kind, entry.namespace, entry.name, seen_ns, state, readable,
+        entry.kind, entry.namespace, entry.name, seen_ns, state, readable and not entry.refused, entry.refused,
         entry.changed_by, entry.resource_version, entry.generation,
     )  # fmt: skip
 
@@ -88,25 +91,41 @@ class Track:
         self.times: list[int] = []
         """When anything changed, rising, each time once."""
         self.gaps: list[Gap] = []
-        """While the newest version of an object cannot be read."""
+        """While the state of an object is not known."""
+        self._open: dict[Name, int] = {}
+        """The index of the gap that lasts until the next version of an object."""
         self._versions: dict[Name, list[Version]] = {}
         self._states: dict[int, dict[Name, Journaled]] = {}
 
-    def add(self, version: Version) -> None:
-        """Add a version that is not older than any other of its object, unless it is only repeated."""
+    def add(self, version: Version, at_ns: int, first_ns: int) -> None:
+        """Add a version whose entry is of ``at_ns``, unless it is only repeated. Entries come in the order of time, the
+        first of all of them at ``first_ns``.
+
+        A version that was first seen before its entry is the one before, written again. If it is not, or if its first
+        entry should be here and is not, the journal contradicts itself, and in between the state is not known."""
         versions = self._versions.setdefault(version.key, [])
-        if versions and version.repeats(versions[-1]):
+        before = versions[-1] if versions else None
+        if before is not None and version.repeats(before):
             return
-        if versions and not versions[-1].readable:
-            last = next(index for index, gap in enumerate(self.gaps) if gap.text == _unreadable_text(versions[-1]))
-            self.gaps[last] = self.gaps[last]._replace(until_ns=version.seen_ns)
+        if version.seen_ns < at_ns and (before is not None or version.seen_ns > first_ns):
+            since_ns = before.seen_ns if before is not None else version.seen_ns
+            self.gaps.append(Gap(since_ns, at_ns, _contradiction_text(version, at_ns)))
+            version = replace(version, seen_ns=at_ns)
+        self._close(version.key, version.seen_ns)
         if not version.readable:
-            self.gaps.append(Gap(version.seen_ns, FOREVER_NS, _unreadable_text(version)))
+            self._open[version.key] = len(self.gaps)
+            self.gaps.append(Gap(version.seen_ns, FOREVER_NS, _unknown_text(version)))
         versions.append(version)
         place = bisect_left(self.times, version.seen_ns)
         if self.times[place : place + 1] != [version.seen_ns]:
             self.times.insert(place, version.seen_ns)
         self._states.clear()
+
+    def _close(self, key: Name, at_ns: int) -> None:
+        """Note that the state of an object is known from here on."""
+        index = self._open.pop(key, None)
+        if index is not None:
+            self.gaps[index] = self.gaps[index]._replace(until_ns=at_ns)
 
     def index(self, at_ns: int) -> int:
         """Return the number of the state as of a time; equal numbers mean the same state."""
@@ -139,6 +158,14 @@ class Track:
                 yield key, state
 
 
-def _unreadable_text(version: Version) -> str:
-    named = f"{version.namespace}/{version.name}" if version.namespace else version.name
-    return f"the version of {version.kind} {named} of {moment(version.seen_ns)} cannot be read"
+def _unknown_text(version: Version) -> str:
+    text = f"the version of {_named(version)} of {moment(version.seen_ns)}"
+    return f"the journal does not have {text}: {version.refused}" if version.refused else f"{text} cannot be read"
+
+
+def _contradiction_text(version: Version, at_ns: int) -> str:
+    return f"the entry of {_named(version)} of {moment(at_ns)} contradicts those before"
+
+
+def _named(version: Version) -> str:
+    return f"{version.kind} {'/'.join(part for part in (version.namespace, version.name) if part)}"

@@ -9,7 +9,9 @@ THEORY OF OPERATION
 2. A *Gap* says that for some time the journal was not written, or that the writer did not see the cluster. What
    happened in it is known only by its outcome: the entries right after it have every object that differs. An object
    with the same resource version before and after was not changed in between.
-3. A *Heartbeat* says that everything seen up to ``seen_ns`` is in the journal, although nothing changed.
+3. A *refused* entry says that from ``seen_ns`` on the object exists in a state that is outside the bounds of an entry.
+   What it says is not known until its next entry; the earlier state is not true any more.
+4. A *Heartbeat* says that everything seen up to ``seen_ns`` is in the journal, although nothing changed.
 
 An example. Policy shop/db is made at 10:00, changed at 10:05, and the writer is down from 10:10 to 10:20; meanwhile
 somebody deletes the policy. The journal has: NetworkPolicy shop/db at 10:00, the same with another state at 10:05, Gap
@@ -57,9 +59,13 @@ MAX_STATE_BYTES: Final = 900_000
 """A broker takes records of 1 MiB by default. etcd takes objects of 1.5 MiB, of which policy needs a part."""
 MAX_MANAGER: Final = 128
 """Characters of the name of a manager, as the API server limits it."""
+MAX_REFUSED: Final = 200
+"""Characters of the text that says why a state is outside the bounds."""
 _NUMBER_BYTES: Final = 8
 _KindOrNone = Annotated[str, Meta(max_length=63, pattern=r"\A[A-Za-z0-9]*\Z")]
 _NameOrNone = Annotated[str, Meta(max_length=253, pattern=r"\A([A-Za-z0-9]([-A-Za-z0-9._:]*[A-Za-z0-9])?)?\Z")]
+_LabelPattern = Annotated[str, Meta(min_length=1, max_length=400)]
+"""A key of a label; with a ``*`` at the end, any key that begins so."""
 _ResourceVersion = Annotated[str, Meta(max_length=64, pattern=r"\A[!-~]*\Z")]
 
 
@@ -84,6 +90,8 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
     labels: dict[LabelKey, LabelValue]
     ports: tuple[ContainerPort, ...] = ()
     host_network: bool = False
+    left_out: Annotated[tuple[_LabelPattern, ...], Meta(max_length=256)] | msgspec.UnsetType = msgspec.UNSET
+    """The labels that it was made without, sorted, if they are not :data:`enrich.history.profile.LEFT_OUT`."""
 
 
 class JournalEntry(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
@@ -105,6 +113,9 @@ class JournalEntry(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True
     """When the writer learned of this state. Of a gap: when it ended."""
     gone: bool = False
     """The object does not exist from here on. Then there is no ``object``."""
+    refused: Annotated[str, Meta(max_length=MAX_REFUSED)] = ""
+    """Why the state is outside the bounds of an entry. From here on the object exists, and its state is not known. Then
+    there is no ``object``."""
     object: msgspec.Raw = msgspec.Raw(b"null")
     """The state: a value of :mod:`enrich.model` or a :class:`Profile`; :func:`state_of` decodes it."""
     changed_by: Annotated[str, Meta(max_length=MAX_MANAGER)] = ""
@@ -184,11 +195,27 @@ def unreadable_entry(key: bytes, seen_ns: int) -> JournalEntry | None:
     )
 
 
+def names_object(kind: str, namespace: str, name: str) -> bool:
+    """Return whether an entry can name an object."""
+    named = JournalEntry(cluster="-", kind=kind, namespace=namespace, name=name, seen_ns=0)
+    try:
+        _decode(_encode(named))
+    except ValueError:
+        return False
+    return bool(name)
+
+
+def refusal(error: JournalError) -> str:
+    """Return an error of :func:`raw_state` as :attr:`JournalEntry.refused` has it: it may quote the object."""
+    return "".join(one for one in str(error)[:MAX_REFUSED] if one.isprintable()) or "it cannot be encoded"
+
+
 def state_of(entry: JournalEntry) -> Journaled | Profile | None:
-    """Return the state that an entry has; None if the object is gone, and for a gap or a heartbeat.
+    """Return the state that an entry has; None if the object is gone or its state was refused, and for a gap or a
+    heartbeat.
 
     Raises :class:`JournalError`; never for an entry of :func:`decode_entry`."""
-    if entry.gone or entry.kind not in KINDS:
+    if entry.gone or entry.refused or entry.kind not in KINDS:
         return None
     try:
         if entry.kind == PROFILE:
@@ -204,13 +231,13 @@ def _check(entry: JournalEntry) -> None:
     if entry.since_ns > entry.seen_ns:
         raise JournalError("since_ns is later than seen_ns")
     if entry.kind in (GAP, HEARTBEAT):
-        if entry.name or entry.namespace or entry.gone or has_object:
+        if entry.name or entry.namespace or entry.gone or entry.refused or has_object:
             raise JournalError(f"a {entry.kind} has neither a name nor a state")
         return
     if entry.kind not in KINDS:
         raise JournalError(f"the journal has no kind {entry.kind}")
-    if not entry.name or entry.gone == has_object:
-        raise JournalError("an entry has a name, and either a state or gone")
+    if not entry.name or (entry.gone, bool(entry.refused), has_object).count(True) != 1:
+        raise JournalError("an entry has a name, and a state, or is gone or refused")
     made = state_of(entry)
     if isinstance(made, Profile):
         if number_of(made) != entry.name or entry.namespace != made.namespace:

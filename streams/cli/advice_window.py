@@ -149,7 +149,7 @@ def _open(
 ) -> Window:
     """Read the journal, and find the pairs. Raises ReadError."""
     since_ns, until_ns = span
-    past = load_past(connection, settings.topics, cluster, since_ns, settings.profile_labels_left_out, cidrs)
+    past = load_past(connection, settings.topics, cluster, since_ns, cidrs)
     hours = since_ns // HOUR_NS, until_ns // HOUR_NS + 1
     reading = read_pairs(connection, settings.topics, *hours, past.timeline.cluster)
     return Window(since_ns, until_ns, past, reading, list(past.notes))

@@ -17,6 +17,7 @@ from enrich.history.change import Change as PolicyChange
 from enrich.history.distinctions import left_out_requirements
 from enrich.history.judging import CANNOT_SAY, Judge
 from enrich.history.moments import moment
+from enrich.history.profile import all_left_out
 from enrich.model import Policy, Protocol
 from enrich.policy.matching import Direction, PolicyView
 from enrich.sources.manifest_files import ManifestError
@@ -118,7 +119,7 @@ def _compare(window: Window, old: _Side, new: _Side) -> _Found:
                 unclear += 1
             elif before.passes is allowed and after.passes is not allowed:
                 into[question] = evidence
-    window.notes += _assumed(views, known.left_out)
+    window.notes += _assumed(views, all_left_out(known.profiles.values()))
     if unclear:
         window.notes.append(f"what the policies decide is not known for {unclear} of the connections seen")
     for question, evidence in (*found.broken.items(), *found.opened.items()):

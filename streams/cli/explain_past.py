@@ -15,7 +15,7 @@ from enrich.explain.explanation import UNKNOWN
 from enrich.explain.query import EndQuery
 from enrich.history.comparing import AFTER_NS, BEFORE_NS
 from enrich.history.distinctions import Distinctions
-from enrich.history.profile import named_ports
+from enrich.history.profile import left_out_of, named_ports
 from enrich.history.stand_ins import Known, label_choices
 from enrich.history.then import (
     PastExplanation,
@@ -30,6 +30,7 @@ from enrich.history.then import (
 from enrich.model import Name, Owner, Pod, Protocol
 from enrich.wire.address_interval import AddressInterval, AddressIntervalError, decode_interval
 from enrich.wire.flow import End, Flow, decode_flow
+from enrich.wire.journal import Profile
 from streams.cli.past import Past
 from streams.kafka.connection import Connection, NoTopicError
 from streams.kafka.ranges import read_range
@@ -147,7 +148,7 @@ def of_record(past: Past, intervals: Sequence[AddressInterval], flow: Flow) -> P
     candidates: list[Mapping[Name, Pod]] = []
     if not why:
         there = pods_at(intervals, at_ns)
-        labels = _unknown_labels(past, at_ns, (flow.src.namespace, flow.dest.namespace))
+        labels = _UnknownLabels(past, at_ns, (flow.src.namespace, flow.dest.namespace))
         choices = [_pods(flow, side, there, past.known, labels) for side in (flow.src, flow.dest)]
         missing = next((end for end, found in zip((flow.src, flow.dest), choices, strict=True) if not found), None)
         why = f"the labels that pod {missing.pod} had are not known" if missing else ""
@@ -188,20 +189,28 @@ def _ends(flow: Flow) -> tuple[EndQuery, EndQuery]:
     return EndQuery(source, ip=source), EndQuery(destination, ip=destination, port=port, protocol=protocol)
 
 
-def _unknown_labels(past: Past, at_ns: int, namespaces: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """Return the labels that profiles leave out and that policies, of then or of today, ask for, with the values."""
-    times = (max(0, at_ns - BEFORE_NS), at_ns, at_ns + AFTER_NS, time.time_ns())
-    views = [past.timeline.view_at(one) for one in times]
-    found: dict[str, tuple[str, ...]] = {}
-    for namespace in namespaces:
-        for key, values in Distinctions.of(views, namespace, past.known.left_out).labels.items():
-            found[key] = tuple(dict.fromkeys((*found.get(key, ()), *values)))
-    return found
+class _UnknownLabels:
+    """The labels that profiles leave out and that policies, of then or of today, ask for, with the values."""
+
+    def __init__(self, past: Past, at_ns: int, namespaces: Sequence[str]) -> None:
+        times = (max(0, at_ns - BEFORE_NS), at_ns, at_ns + AFTER_NS, time.time_ns())
+        self._views = [past.timeline.view_at(one) for one in times]
+        self._namespaces = namespaces
+        self._found: dict[tuple[str, ...], dict[str, tuple[str, ...]]] = {}
+
+    def of(self, profile: Profile) -> Mapping[str, tuple[str, ...]]:
+        """Return those that a profile was made without."""
+        left_out = left_out_of(profile)
+        found = self._found.get(left_out)
+        if found is None:
+            found = self._found[left_out] = {}
+            for namespace in self._namespaces:
+                for key, values in Distinctions.of(self._views, namespace, left_out).labels.items():
+                    found[key] = tuple(dict.fromkeys((*found.get(key, ()), *values)))
+        return found
 
 
-def _pods(
-    flow: Flow, end: End, there: Mapping[Name, Pod], known: Known, labels: Mapping[str, tuple[str, ...]]
-) -> list[Pod | None]:
+def _pods(flow: Flow, end: End, there: Mapping[Name, Pod], known: Known, labels: _UnknownLabels) -> list[Pod | None]:
     """Return the pods that an end may have been, one for each set of labels and ports; [None] if it was none."""
     if not end.pod_name:
         return [None]
@@ -213,11 +222,15 @@ def _pods(
     return list(itertools.islice(_pods_of_profiles(end, ip, known, labels), _MAX_CANDIDATES + 1))
 
 
-def _pods_of_profiles(end: End, ip: str, known: Known, labels: Mapping[str, tuple[str, ...]]) -> Iterator[Pod | None]:
+def _pods_of_profiles(end: End, ip: str, known: Known, labels: _UnknownLabels) -> Iterator[Pod | None]:
     workload, recorded = (end.workload_kind, end.workload_name), end.labels or {}
-    unknown_labels = {key: values for key, values in labels.items() if key not in recorded}
     profiles = profiles_of_workload(known, end.namespace, workload, recorded)
-    for profile, extra in itertools.product(profiles, label_choices(unknown_labels)):
+    choices = (
+        (profile, extra)
+        for profile in profiles
+        for extra in label_choices({key: values for key, values in labels.of(profile).items() if key not in recorded})
+    )
+    for profile, extra in choices:
         yield Pod(
             end.namespace, end.pod_name, end.pod_uid, {**profile.labels, **recorded, **extra}, (ip,), end.node_name,
             ports=named_ports(profile), owner=Owner(*workload) if end.workload_name else None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -15,6 +15,7 @@ from enrich.history.versions import FOREVER_NS
 from enrich.wire.address_interval import AddressIntervalError, decode_interval_key
 from enrich.wire.journal import JournalEntry, unreadable_entry
 from enrich.wire.topics import Topics
+from streams.cli.terminal import listed
 from streams.journal.reading import read_journal
 from streams.kafka.connection import Connection, ReadError
 from streams.kafka.reading import TopicReader, read_committed
@@ -22,6 +23,9 @@ from streams.kafka.records import Record
 
 SILENCE_NS: Final = 400 * 1_000_000_000
 """A writer of the journal says every five minutes that it is complete. After a longer silence it is not."""
+
+
+_MAX_NAMED: Final = 5
 
 
 @dataclass(slots=True)
@@ -39,7 +43,6 @@ def load_past(
     topics: Topics,
     cluster: str,
     since_ns: int,
-    left_out: Collection[str],
     pod_cidrs: Sequence[Network] = (),
 ) -> Past:
     """Read the journal, early enough for the state as of ``since_ns``.
@@ -64,8 +67,13 @@ def load_past(
         )
     made = timeline_of(entries, time.time_ns())
     notes = [f"{len(bad)} records of the journal cannot be read: {bad[0]}"] if bad else []
+    if refused := made.refused_profiles:
+        named = listed(sorted(set(refused.values())), _MAX_NAMED)
+        notes.append(
+            f"{len(refused)} profiles of pods did not fit the journal: what pods of {named} are is not all known"
+        )
     ranges, note = (tuple(pod_cidrs), "") if pod_cidrs else _pod_ranges(connection, topics.endpoints.name, made)
-    return Past(made, Known(made.profiles, ranges, left_out), notes + ([note] if note else []))
+    return Past(made, Known(made.profiles, ranges), notes + ([note] if note else []))
 
 
 def timeline_of(entries: Sequence[JournalEntry], now_ns: int) -> Timeline:

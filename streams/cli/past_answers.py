@@ -93,7 +93,7 @@ def _time(text: str, option: str) -> int:
 
 def _past(settings: Settings, connection: Connection, cluster: str, at_ns: int) -> Past:
     # Pods have their addresses here, so that where those of others are does not matter.
-    return load_past(connection, settings.topics, cluster, at_ns, settings.profile_labels_left_out, EVERYWHERE)
+    return load_past(connection, settings.topics, cluster, at_ns, EVERYWHERE)
 
 
 def _intervals(settings: Settings, connection: Connection, past: Past) -> list[AddressInterval]:

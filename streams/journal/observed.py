@@ -6,6 +6,7 @@ journal keeps (a node's conditions, an annotation), and end here.
 
 from __future__ import annotations
 
+import hashlib
 import threading
 import time
 from collections import deque
@@ -17,7 +18,7 @@ import structlog
 from enrich.model import POLICY_API_VERSIONS, Namespace, Node, Object, Pod, Service
 from enrich.network_logging import NetworkLogging
 from enrich.sources.versions import UNKNOWN, Version
-from enrich.wire.journal import MAX_MANAGER, JournalError, raw_state
+from enrich.wire.journal import MAX_MANAGER, JournalError, names_object, raw_state, refusal
 from enrich.wire.journal_objects import Journaled
 
 log = structlog.get_logger("kubeweir.streams")
@@ -43,16 +44,26 @@ class Observed(NamedTuple):
     key: Key
     uid: str
     state: bytes
-    """As :func:`enrich.wire.journal.raw_state` encodes it; empty: the object is gone."""
+    """As :func:`enrich.wire.journal.raw_state` encodes it; empty: the object is gone, or its state was refused."""
     version: Version
     seen_ns: int
+    refused: str = ""
+    """Why the state is outside the bounds of an entry: the object exists, and its state is not known."""
+
+    @property
+    def exists(self) -> bool:
+        """Whether the object exists."""
+        return bool(self.state or self.refused)
 
     def differs(self, other: Observed | None) -> bool:
         """Return whether the journal keeps this state after the other one."""
         if other is None:
-            return bool(self.state)
+            return self.exists
+        if not self.state or self.version == UNKNOWN:
+            # One refused state after the other is not known either.
+            return (self.state, bool(self.refused)) != (other.state, bool(other.refused))
         mine, its = (self.uid, self.state, self.version.generation), (other.uid, other.state, other.version.generation)
-        return self.state != other.state if not self.state or self.version == UNKNOWN else mine != its
+        return mine != its
 
 
 class Pods(Protocol):
@@ -105,18 +116,19 @@ class ObservedStates:
             self._pods.deleted(made)
             return
         with self._lock:
-            self._end(Key(type(made).__name__, *made.key), version)
+            self._end(_key_of(made), version)
 
     def _take(self, made: Object, version: Version) -> Key:
-        key = Key(type(made).__name__, *made.key)
+        key, uid, state, refused = _key_of(made), made.uid, b"", ""
         try:
             state = bytes(raw_state(cast("Journaled", made)))
         except JournalError as error:
             self._on_refused()
-            log.error("an object is not in the journal: its state is outside the bounds of an entry", kind=key.kind,
-                      name=str(made.key), error=str(error))  # fmt: skip
-            return key
-        self._put(Observed(key, made.uid, state, _cleaned(version), self._now_ns()))
+            # Without an entry, the earlier state would stay true for readers.
+            uid, refused = "", refusal(error)
+            log.error("the state of an object is not in the journal: it is outside the bounds of an entry",
+                      kind=key.kind, name=str(made.key), error=refused)  # fmt: skip
+        self._put(Observed(key, uid, state, _cleaned(version), self._now_ns(), refused))
         return key
 
     def _put(self, found: Observed) -> None:
@@ -141,7 +153,7 @@ class ObservedStates:
         """Take states of profiles, which the writer's thread makes of pods."""
         with self._lock:
             for one in found:
-                if one.state:
+                if one.exists:
                     self._put(one)
                 else:
                     self._end(one.key, UNKNOWN)
@@ -159,6 +171,16 @@ class ObservedStates:
             self._queue.clear()
             self._has_overflowed = False
             return dict(self._current)
+
+
+def _key_of(made: Object) -> Key:
+    """Return the key of an object. One that no entry can name, as only a folder of manifests may have it, gets a name
+    that stands for it."""
+    key = Key(type(made).__name__, *made.key)
+    if names_object(*key):
+        return key
+    number = hashlib.blake2b(repr(key).encode(), digest_size=8).hexdigest()
+    return Key(key.kind, key.namespace if names_object(key.kind, key.namespace, "x") else "", f"unnamed-{number}")
 
 
 def _cleaned(version: Version) -> Version:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 import structlog
 
@@ -21,7 +21,7 @@ from enrich.history.profile import profile_of
 from enrich.index.cluster import Cluster, workload_key
 from enrich.model import Name, Pod
 from enrich.sources.versions import UNKNOWN
-from enrich.wire.journal import PROFILE, JournalError, number_of, raw_state
+from enrich.wire.journal import PROFILE, JournalError, names_object, number_of, raw_state, refusal
 from streams.journal.observed import Key, Observed
 
 log = structlog.get_logger("kubeweir.streams")
@@ -56,7 +56,7 @@ class Profiles:
         self._unowned: dict[Name, Pod] = {}
         """Settled pods whose owner the index did not know."""
         self._profiles: dict[str, _Counted] = {}
-        self._made: dict[object, tuple[str, bytes]] = {}
+        self._made: dict[object, _Made] = {}
 
     # --- the source's threads
 
@@ -124,12 +124,12 @@ class Profiles:
     def _settle_one(self, key: Name, pod: Pod | None, now_ns: int, found: list[Observed]) -> None:
         before = self._profile_of.pop(key, None)
         if pod is not None and (made := self._make(pod)) is not None:
-            number, state = made
+            number, state, refused = made
             self._profile_of[key] = number
             counted = self._profiles.get(number)
             if counted is None:
                 counted = self._profiles[number] = _Counted(Key(PROFILE, pod.namespace, number))
-                found.append(Observed(counted.key, "", state, UNKNOWN, now_ns))
+                found.append(Observed(counted.key, "", state, UNKNOWN, now_ns, refused))
             counted.pods += 1
             counted.unused_since_ns = 0
         if before is not None:
@@ -144,25 +144,36 @@ class Profiles:
                 del self._profiles[number]
                 found.append(Observed(counted.key, "", b"", UNKNOWN, now_ns))
 
-    def _make(self, pod: Pod) -> tuple[str, bytes] | None:
-        """Return number and state of a pod's profile; None if it is outside the bounds of an entry."""
+    def _make(self, pod: Pod) -> _Made | None:
+        """Return the profile of a pod; None if no entry can name it."""
         workload = self._cluster.workload_of(pod)
         runs = (workload.kind, workload.name) if workload else None
         parts = (pod.namespace, runs, tuple(sorted(pod.labels.items())), pod.ports, pod.host_network)
         made = self._made.get(parts)
         if made is None:
             profile = profile_of(pod, workload, self._left_out)
+            number = number_of(profile)
             try:
-                made = number_of(profile), bytes(raw_state(profile))
+                made = _Made(number, bytes(raw_state(profile)))
             except JournalError as error:
                 self._on_refused()
+                made = _Made(number, b"", refusal(error))
                 log.error("the profile of a pod is not in the journal: it is outside the bounds of an entry",
-                          pod=str(pod.key), error=str(error))  # fmt: skip
-                return None
+                          pod=str(pod.key), error=made.refused)  # fmt: skip
+                if not names_object(PROFILE, pod.namespace, number):
+                    return None
             if len(self._made) >= _MAX_MADE:
                 self._made.clear()
             self._made[parts] = made
         return made
+
+
+class _Made(NamedTuple):
+    """A profile, as :class:`streams.journal.observed.Observed` has it."""
+
+    number: str
+    state: bytes
+    refused: str = ""
 
 
 @dataclass(slots=True)

@@ -48,7 +48,7 @@ _IDLE_COMMIT_S: Final = 5.0
 may still write."""
 _REPEATS_EVERY_S: Final = 60.0
 _FUTURE_MS: Final = 1 << 42
-SORTS: Final = ("version", "gone", "repeat", "gap", "heartbeat")
+SORTS: Final = ("version", "gone", "refused", "repeat", "gap", "heartbeat")
 """The sorts of entries, as a label of metrics has them."""
 
 
@@ -179,7 +179,7 @@ class JournalWriter:
         entries = [self._mark(GAP, now, journal.last_ns)]
         for key, written in journal.states.items():
             if key not in found:
-                gone = written.last._replace(state=b"")
+                gone = written.last._replace(state=b"", refused="")
                 entries.append(self._entry(gone, now))
         for key, one in found.items():
             before = journal.states.get(key)
@@ -204,7 +204,7 @@ class JournalWriter:
                 continue
             last_ns = max(one.seen_ns, last_ns + 1)
             timed.append(one._replace(seen_ns=last_ns))
-            after[one.key] = timed[-1] if one.state else None
+            after[one.key] = timed[-1] if one.exists else None
             entries.append(self._entry(timed[-1], last_ns))
         self._unwritten = timed
         return entries
@@ -237,7 +237,8 @@ class JournalWriter:
             resource_version=one.version.resource_version,
             generation=one.version.generation,
             seen_ns=seen_ns,
-            gone=not one.state,
+            gone=not one.exists,
+            refused=one.refused,
             object=msgspec.Raw(one.state or b"null"),
             changed_by=one.version.changed_by,
             since_ns=since_ns,
@@ -269,4 +270,6 @@ class JournalWriter:
 def _sort_of(entry: JournalEntry) -> str:
     if entry.kind in (GAP, HEARTBEAT):
         return entry.kind.lower()
-    return "gone" if entry.gone else "repeat" if entry.since_ns else "version"
+    if entry.since_ns:
+        return "repeat"
+    return "gone" if entry.gone else "refused" if entry.refused else "version"

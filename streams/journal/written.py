@@ -49,7 +49,8 @@ class Journal:
             self.states.pop(key, None)
             return
         version = Version(entry.resource_version, entry.generation, entry.changed_by)
-        last = Observed(key, entry.uid, bytes(entry.object), version, entry.seen_ns)
+        state = b"" if entry.refused else bytes(entry.object)
+        last = Observed(key, entry.uid, state, version, entry.seen_ns, entry.refused)
         self.states[key] = Written(last, entry.since_ns or entry.seen_ns, entry.seen_ns)
 
 

@@ -20,7 +20,8 @@ class JournalMetrics:
 
         self.entries = counter(
             "entries",
-            "Entries that this worker has written. version: a state of an object. gone: its end. repeat: a state that "
+            "Entries that this worker has written. version: a state of an object. gone: its end. refused: a state that "
+            "is outside the bounds of an entry and not known to readers. repeat: a state that "
             "retention would remove. gap: the journal was not written before, or the API server could not be watched. "
             "heartbeat: nothing has changed",
             ("sort",),
@@ -29,7 +30,7 @@ class JournalMetrics:
             self.entries.labels(sort)
         self.refused = counter(
             "refused_states",
-            "States of objects and profiles that are not in the journal: they are outside the bounds of an entry",
+            "States of objects and profiles that are outside the bounds of an entry: readers know only that they exist",
         )
         self.bad = counter("bad_entries", "Records of the journal that are not entries; dead letters")
         self.restarts = counter(

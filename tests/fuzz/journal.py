@@ -24,6 +24,7 @@ class Journal(Reader):
     good = (
         *(encode_entry(entry_of(made, resource_version="7", changed_by="kubectl")) for made in (*STATES, PROFILE)),
         encode_entry(JournalEntry(cluster="c1", kind=GAP, seen_ns=9, since_ns=4)),
+        encode_entry(JournalEntry(cluster="c1", kind="Node", name="n1", seen_ns=9, refused="too large")),
         encode_entry(
             JournalEntry(cluster="c1", kind="NetworkPolicy", namespace="shop", name="db", seen_ns=9, gone=True)
         ),

@@ -16,7 +16,7 @@ from enrich.wire.address_interval import AddressInterval, OwnerRef, encode_inter
 from enrich.wire.journal import ContainerPort, JournalEntry, Profile
 from enrich.wire.topics import Topics
 from streams.cli.main import command
-from tests.enrich.history.journals import CLUSTER, at, begin, entry, gap, namespace, node, policy
+from tests.enrich.history.journals import CLUSTER, at, begin, entry, gap, namespace, node, policy, refused
 from tests.kafka.pasts import write_past
 from tests.kafka.site import Site
 
@@ -94,7 +94,13 @@ def test_policies_are_asked_as_of_then_and_the_changes_since_are_named(site: Sit
 
 
 def test_in_a_gap_and_before_the_journal_it_cannot_say(site: Site) -> None:
-    _write(site, [*JOURNAL, gap(1100, 1200)])
+    _write(site, [*JOURNAL, gap(1100, 1200), refused(CLOSED, 1300)])
+    done = _run(site, "shop/web-1", "shop/db-1:5432", "--at", _time(1350))
+    assert done.exit_code == 2
+    assert "the journal does not have the version of NetworkPolicy shop/db of" in done.stdout
+    done = _run(site, "shop/web-1", "shop/db-1:5432", "--at", _time(500))
+    assert done.exit_code == 1
+    assert "what policies say today is not known" in done.stdout
     done = _run(site, "shop/web-1", "shop/db-1:5432", "--at", _time(1150))
     assert done.exit_code == 2
     assert "CANNOT SAY" in done.stdout

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import pytest
 from confluent_kafka import Producer
 
+from enrich.history.timeline import Scope, Timeline
 from enrich.model import NetworkPolicy
 from enrich.wire.journal import GAP, HEARTBEAT, PROFILE, JournalEntry, Profile, state_of
 from enrich.wire.topics import topics
@@ -44,6 +45,12 @@ class Folder:
     def policy(self, port: int, name: str = "db") -> None:
         """Make a policy, or change it."""
         self._put(name, _POLICY.format(name=name, port=port))
+
+    def large_policy(self, name: str = "db") -> None:
+        """Make a policy whose state does not fit an entry."""
+        blocks = ", ".join(f"{{ipBlock: {{cidr: 10.{high}.{low}.0/24}}}}" for high in range(120) for low in range(256))
+        rule = f"ports: [{{port: 1}}], from: [{blocks}]"
+        self._put(name, _POLICY.format(name=name, port=1).replace("ports: [{port: 1}]", rule))
 
     def pod(self, name: str, app: str) -> None:
         """Make a pod."""
@@ -242,6 +249,31 @@ def metric(service: Service, name: str) -> float:
         if line.startswith(f"{name} "):
             return float(line.split()[-1])
     return 0.0
+
+
+def test_a_state_that_does_not_fit_is_written_as_refused_until_one_that_does(folder: Folder) -> None:
+    folder.policy(1)
+    service = folder.start()
+    folder.until_port(1)
+    folder.large_policy()
+
+    def refused() -> JournalEntry | None:
+        return next((one for one in folder.entries() if one.refused), None)
+
+    found = until(refused, "a refused state")
+    assert (found.kind, found.name, found.gone, state_of(found)) == ("NetworkPolicy", "db", False, None)
+    assert "more than 900000" in found.refused
+    folder.policy(2)
+    entries = folder.until_port(2)
+    assert ports(entries) == [1, 0, 2]
+    made = Timeline("c1", entries)
+    shop = Scope("shop")
+    assert "the journal does not have the version of NetworkPolicy shop/db" in made.unknown(
+        shop, found.seen_ns, found.seen_ns
+    )
+    assert made.unknown(shop, found.seen_ns - 1, found.seen_ns - 1) == ""
+    assert made.unknown(shop, entries[-1].seen_ns, entries[-1].seen_ns) == ""
+    assert metric(service, "kubeweir_streams_journal_refused_states_total") >= 1
 
 
 def test_a_record_that_is_no_entry_is_a_dead_letter_and_the_rest_goes_on(folder: Folder) -> None:

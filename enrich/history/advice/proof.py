@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from enrich.history.advice.recommend import with_recommended
 from enrich.history.advice.traffic import Evidence, Question, Traffic
 from enrich.history.judging import CANNOT_SAY, Judge
-from enrich.history.profile import is_left_out
+from enrich.history.profile import is_left_out, left_out_of
 from enrich.history.stand_ins import Known
 from enrich.label_selector import Selector
 from enrich.model import Labels, Name, NetworkPolicy
@@ -86,7 +86,7 @@ class _Judges:
         chosen = {
             policy.key: policy
             for policy in self._by_namespace[profile.namespace]
-            if may_select(policy.pods, profile.labels, self._known.left_out)
+            if may_select(policy.pods, profile.labels, left_out_of(profile))
         }
         found = self._judges.get(frozenset(chosen))
         if found is None:

@@ -15,12 +15,12 @@ from typing import Literal
 from enrich.history.advice.containment import are_peers_in, are_ports_in, are_subjects_in
 from enrich.history.advice.permits import WorkloadKey, workload_of
 from enrich.history.comparing import AFTER_NS, BEFORE_NS
-from enrich.history.profile import LEFT_OUT, is_left_out
+from enrich.history.profile import all_left_out, is_left_out
 from enrich.history.stand_ins import direction_of, stand_in
 from enrich.history.versions import Version
 from enrich.model import Action, ClusterNetworkPolicy, ClusterRule, NetworkPolicy, Pod, Policy, Rule, Tier
 from enrich.policy.decide import cluster_rules_in, is_audited, isolates, policies_in_tier, rules_in, selects
-from enrich.policy.matching import Direction, PolicyView
+from enrich.policy.matching import Direction, PolicyView, namespace_matches
 from enrich.wire.journal import Profile
 from enrich.wire.pair import Pair
 from enrich.wire.references import PolicyRef
@@ -85,7 +85,8 @@ class PolicyUse:
     policy: Policy
     audited: bool
     workloads: tuple[WorkloadKey, ...] | None
-    """The workloads whose pods it selects; None: it asks for a label that profiles do not have."""
+    """The workloads whose pods it selects; None: it asks for a label that profiles do not have, or there are pods of
+    which the journal knows nothing."""
     uses: Uses = field(default_factory=Uses)
     rules: list[RuleUse] = field(default_factory=list)
 
@@ -97,17 +98,18 @@ def usage(
     versions: Versions,
     since_ns: int,
     namespace: str | None = None,
-    left_out: Collection[str] = LEFT_OUT,
+    refused: Collection[str] = (),
 ) -> list[PolicyUse]:
     """Return how each policy was used. ``namespace`` chooses its NetworkPolicies.
 
-    ``left_out``: the labels that profiles are made without."""
+    ``refused``: the namespaces of pods whose profiles did not fit the journal."""
     chosen: Iterable[Policy] = view.all_policies()
     if namespace is not None:
         chosen = (policy for policy in view.policies.values() if policy.namespace == namespace)
     pods = {number: stand_in(profile, number) for number, profile in profiles.items() if not profile.host_network}
+    left_out = all_left_out(profiles.values())
     found = [
-        _policy_use(view, policy, _workloads(view, profiles, pods, policy, left_out), versions, since_ns)
+        _policy_use(view, policy, _workloads(view, profiles, pods, policy, left_out, refused), versions, since_ns)
         for policy in chosen
     ]
     _count(found, pairs)
@@ -144,11 +146,20 @@ def _workloads(
     pods: Mapping[str, Pod],
     policy: Policy,
     left_out: Collection[str],
+    refused: Collection[str],
 ) -> tuple[WorkloadKey, ...] | None:
     if any(is_left_out(one.key, left_out) for one in policy.pods.requirements):
         return None
+    if any(_is_about(view, policy, namespace) for namespace in refused):
+        return None
     selected = (number for number, pod in pods.items() if does_select(view, policy, pod))
     return tuple(sorted({workload_of(number, profiles[number]) for number in selected}))
+
+
+def _is_about(view: PolicyView, policy: Policy, namespace: str) -> bool:
+    if isinstance(policy, ClusterNetworkPolicy):
+        return namespace_matches(view, policy.namespaces, namespace)
+    return policy.namespace == namespace
 
 
 def does_select(view: PolicyView, policy: Policy, pod: Pod) -> bool:

@@ -49,6 +49,12 @@ def gone(made: Any, seconds: float, by: str = "") -> JournalEntry:
     return msgspec.structs.replace(entry(made, seconds, by), gone=True, object=msgspec.Raw(b"null"))
 
 
+def refused(made: Any, seconds: float, **rest: Any) -> JournalEntry:
+    """Return an entry of an object whose state was outside the bounds."""
+    why = "its state has 1000000 bytes, more than 900000"
+    return msgspec.structs.replace(entry(made, seconds, **rest), refused=why, object=msgspec.Raw(b"null"))
+
+
 def policy(name: str, spec: dict[str, Any], namespace: str = "shop", **annotations: str) -> NetworkPolicy:
     made = parse({
         "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "spec": spec,

@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from enrich.history.judging import CANNOT_SAY, Judge
+from enrich.history.profile import LEFT_OUT, number_of, profile_of
 from enrich.history.stand_ins import Known
 from enrich.model import Name, NetworkPolicy, Node, Pod
 from enrich.parse.objects import parse
@@ -87,6 +88,26 @@ def test_a_label_that_is_left_out_does_not_matter_if_all_its_values_are_decided_
         _policy({"podSelector": {}, "policyTypes": ["Egress"]}, "all"),
     )
     assert _judged(view, TO_DB)[0] == "deny"
+
+
+def test_a_pair_is_judged_by_what_its_writer_left_out_of_profiles() -> None:
+    by_team = _view(_policy({"podSelector": {"matchLabels": {"team": "x"}}, "policyTypes": ["Egress"]}))
+    by_hash = _view(_policy({"podSelector": {"matchLabels": {"pod-template-hash": "7f9c"}}, "policyTypes": ["Egress"]}))
+    pod = Pod("shop", "web-1", "web", {"app": "web", "team": "x", "pod-template-hash": "7f9c"}, ("10.0.0.1",), "n0")
+
+    def judged(view: PolicyView, *left_out: str) -> str:
+        """Judge a pair that a worker with a setting counted: the reader has none."""
+        profile = profile_of(pod, None, left_out)
+        number = number_of(profile)
+        known = _known(DB)
+        key = key_of(view, (pod, *TO_DB[1:]), ALLOWED)
+        key = msgspec.structs.replace(key, subject=msgspec.structs.replace(key.subject, profile=number))
+        return Judge(Known({**known.profiles, number: profile}, known.pod_ranges), view).judge(key).verdict
+
+    assert judged(by_team, "team") == CANNOT_SAY
+    assert judged(by_team, "pod-template-hash") == "deny"
+    assert judged(by_hash, "team") == "deny"
+    assert judged(by_hash, *LEFT_OUT) == CANNOT_SAY
 
 
 OUTSIDE = {"to": [{"ipBlock": {"cidr": "0.0.0.0/0", "except": ["10.0.0.0/8"]}}]}

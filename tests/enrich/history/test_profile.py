@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from enrich.history.profile import is_left_out, number_of, profile_of
+from enrich.history.profile import LEFT_OUT, all_left_out, is_left_out, left_out_of, number_of, profile_of
 from enrich.model import NamedPort, Owner, Pod, Protocol
 from enrich.wire.journal import Profile
 
@@ -42,3 +42,20 @@ def test_a_star_stands_for_any_rest() -> None:
     assert is_left_out("batch.kubernetes.io/controller-uid")
     assert not is_left_out("batch.example.com/controller-uid")
     assert is_left_out("build", ["build"])
+
+
+def test_a_profile_says_what_it_was_made_without_if_that_is_not_the_default() -> None:
+    pod = _pod("db-1", {"app": "db", "team": "x"})
+    usual, same, other = (
+        profile_of(pod, DB, left_out) for left_out in (LEFT_OUT, LEFT_OUT[::-1], ("team", "pod-template-hash"))
+    )
+    assert left_out_of(usual) == LEFT_OUT
+    assert number_of(same) == number_of(usual)
+    assert b"left_out" not in msgspec.json.encode(usual)
+    assert left_out_of(other) == ("pod-template-hash", "team")
+    # A pod without the label is another pod than one whose label was left out.
+    bare = profile_of(_pod("db-1", {"app": "db"}), DB)
+    assert (bare.labels, other.labels) == ({"app": "db"}, {"app": "db"})
+    assert number_of(bare) != number_of(other)
+    assert all_left_out([usual, other]) == {*LEFT_OUT, "team"}
+    assert all_left_out([]) == set()

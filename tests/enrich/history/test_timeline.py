@@ -7,7 +7,7 @@ import msgspec
 from enrich.history.timeline import Scope, Timeline
 from enrich.model import Name
 from enrich.wire.journal import REPEAT_NS, JournalEntry, Profile
-from tests.enrich.history.journals import CLUSTER, at, begin, entry, gap, gone, namespace, node, policy
+from tests.enrich.history.journals import CLUSTER, at, begin, entry, gap, gone, namespace, node, policy, refused
 
 DENY = policy("deny", {"podSelector": {}})
 OPEN = policy("deny", {"podSelector": {}, "ingress": [{}]})
@@ -68,8 +68,9 @@ def test_a_repeated_state_is_no_change() -> None:
     made = _timeline(entry(DENY, 10, version="7"), repeated)
     assert len(made.segments(SHOP, at(50), at(100))) == 1
     assert [one.seen_ns for one in made.versions("NetworkPolicy", "shop", "deny")] == [at(10)]
-    # The first entry may be gone: then the repetition says since when.
-    assert [one.seen_ns for one in _timeline(repeated).versions("NetworkPolicy", "shop", "deny")] == [at(10)]
+    # The first entry may be from before the first one that was read: then the repetition says since when.
+    repeated = entry(DENY, 90, version="7", since_ns=at(-10))
+    assert [one.seen_ns for one in _timeline(repeated).versions("NetworkPolicy", "shop", "deny")] == [at(-10)]
 
 
 def test_a_version_that_cannot_be_read_is_a_gap_of_its_namespace_only() -> None:
@@ -105,3 +106,46 @@ def test_what_is_known_ends_where_no_writer_is_seen() -> None:
     made = Timeline(CLUSTER, [begin(), entry(DENY, 1)], known_until_ns=at(60))
     assert made.unknown(SHOP, at(50), at(59)) == ""
     assert "the journal ends at" in made.unknown(SHOP, at(50), at(60))
+
+
+def test_a_refused_state_ends_the_one_before_until_one_that_fits() -> None:
+    made = _timeline(entry(OPEN, 10), entry(OTHER, 15), refused(OPEN, 20), refused(OPEN, 30), entry(DENY, 40))
+    assert made.unknown(SHOP, at(10), at(19)) == ""
+    for seconds in (20, 29, 30, 39):
+        assert "the journal does not have the version of NetworkPolicy shop/deny" in made.unknown(
+            SHOP, at(seconds), at(seconds)
+        )
+    assert "more than 900000" in made.unknown(None, at(25), at(25))
+    assert made.unknown(SHOP, at(40), at(99)) == ""
+    assert made.unknown(Scope("data"), at(0), at(99)) == "", "another namespace does not depend on it"
+    assert made.view_at(at(41)).policies[DENY.key] == DENY
+    assert [one.refused != "" for one in made.versions("NetworkPolicy", "shop", "deny")] == [False, True, True, False]
+
+
+def test_two_versions_of_a_second_that_cannot_be_read_end_with_the_next_one() -> None:
+    bad = msgspec.structs.replace(entry(OPEN, 20), object=msgspec.Raw(b"{}"))
+    again = msgspec.structs.replace(bad, seen_ns=at(20.5), resource_version="x")
+    made = _timeline(entry(OPEN, 10), bad, again, entry(OPEN, 30))
+    assert "cannot be read" in made.unknown(SHOP, at(25), at(25))
+    assert made.unknown(SHOP, at(30), at(99)) == ""
+
+
+def test_a_repeat_of_what_was_not_there_does_not_change_the_past() -> None:
+    lie = msgspec.structs.replace(entry(OPEN, 50), since_ns=at(5))
+    made = _timeline(entry(DENY, 10), lie)
+    assert made.view_at(at(20)).policies == {DENY.key: DENY}
+    assert "contradicts those before" in made.unknown(SHOP, at(20), at(20))
+    assert made.unknown(SHOP, at(5), at(9)) == ""
+    assert made.unknown(SHOP, at(50), at(60)) == ""
+    new = _timeline(entry(OTHER, 10), lie)
+    assert "contradicts those before" in new.unknown(SHOP, at(20), at(20)), "its first entry should be here"
+    true = _timeline(
+        entry(OPEN, 10, version="7"), msgspec.structs.replace(entry(OPEN, 50, version="7"), since_ns=at(10))
+    )
+    assert true.unknown(SHOP, at(0), at(60)) == ""
+
+
+def test_a_refused_profile_is_known_to_be_unknown() -> None:
+    made = _timeline(refused(Profile(namespace="shop", labels={"app": "web"}), 10))
+    assert list(made.refused_profiles.values()) == ["shop"]
+    assert not made.profiles

@@ -7,7 +7,6 @@ from datetime import UTC, datetime
 from typing import Any
 
 from enrich.explain.query import parse_destination, parse_source
-from enrich.history.profile import LEFT_OUT
 from enrich.history.stand_ins import Known
 from enrich.history.then import PastExplanation
 from enrich.history.timeline import Timeline
@@ -40,7 +39,7 @@ def past(spec: dict[str, Any], *profiles: Profile, later: dict[str, Any] | None 
     objects = (*profiles, namespace("shop"), node("n1", "192.168.0.1"), policy("db", {**CLOSED, **spec}))
     changed = [entry(policy("db", {**CLOSED, **later}), 1000)] if later else []
     made = Timeline(CLUSTER, [begin(), *(entry(one, 0) for one in objects), *changed])
-    return Past(made, Known(made.profiles, left_out=LEFT_OUT))
+    return Past(made, Known(made.profiles))
 
 
 def ask(found: Past) -> PastExplanation:

@@ -98,5 +98,7 @@ def test_a_profile_that_fits_no_entry_is_counted() -> None:
     refused: list[int] = []
     profiles = Profiles(Cluster(), (), lambda: refused.append(1))
     profiles.set(Pod("shop", "a", "u", {"not a key!": "x"}))
-    assert profiles.settle(S) == []
+    (found,) = profiles.settle(S)
+    assert (found.key.namespace, found.state, found.exists) == ("shop", b"", True)
+    assert found.refused
     assert refused == [1]

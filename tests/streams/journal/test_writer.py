@@ -276,8 +276,52 @@ def test_a_state_outside_the_bounds_is_counted_and_the_rest_is_written() -> None
     ground = begun()
     ground.states.set(Node("n1", "u2", {}, ("not an address",)), UNKNOWN)
     ground.set("b")
-    assert texts(ground.step()) == ["shop b"]
+    refused, shop = ground.step()
+    assert (refused.kind, refused.name, refused.gone, bytes(refused.object)) == ("Node", "n1", False, b"null")
+    assert "does not appear to be an IPv4 or IPv6 address" in refused.refused
+    assert shop.name == "shop"
     assert ground.refused == 1
+
+
+def test_a_refused_state_is_written_once_and_ends_with_one_that_fits() -> None:
+    ground = begun()
+    ground.states.set(Namespace("shop", "u1", {"not a key!": "1"}), Version("2", 0, "kubectl"))
+    assert [bool(one.refused) for one in ground.step()] == [True]
+    ground.states.set(Namespace("shop", "u1", {"not a key!": "2"}), Version("3", 0, "kubectl"))
+    ground.states.listed(Namespace, [(Namespace("shop", "u1", {"not a key!": "2"}), UNKNOWN)])
+    assert ground.step() == [], "it is not known either"
+    other = Ground(ground.log)
+    other.states.set(Namespace("shop", "u1", {"not a key!": "2"}), UNKNOWN)
+    other.begin()
+    assert texts(other.step()) == [GAP], "a new writer knows that it is written"
+    other.set("a")
+    assert texts(other.step()) == ["shop a"]
+    other.states.set(Namespace("shop", "u1", {"not a key!": "2"}), UNKNOWN)
+    other.step()
+    other.states.deleted(Namespace("shop", "u1", {}), Version("8"))
+    assert texts(other.step()) == ["shop gone"]
+
+
+def test_a_refused_state_is_repeated_and_its_end_is_found_by_the_next_writer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("streams.journal.writer._REPEATS_EVERY_S", 0)
+    ground = begun()
+    ground.states.set(Node("n1", "u2", {}, ("not an address",)), UNKNOWN)
+    (first,) = ground.step()
+    (repeat,) = [one for one in ground.step(REPEAT_NS / S) if one.kind == "Node"]
+    assert (repeat.refused, repeat.since_ns) == (first.refused, first.seen_ns)
+    other = begun(ground.log)
+    assert [(one.name, one.gone) for one in other.log.entries[-1:]] == [("n1", True)]
+
+
+def test_an_object_that_no_entry_can_name_has_a_name_that_stands_for_it() -> None:
+    ground = begun()
+    odd = Namespace("Not A Name", "u2", {})
+    ground.states.set(odd, UNKNOWN)
+    (entry,) = ground.step()
+    assert entry.name.startswith("unnamed-")
+    assert entry.refused
+    ground.states.deleted(odd, UNKNOWN)
+    assert texts(ground.step()) == [f"{entry.name} gone"]
 
 
 def test_a_profile_is_written_once_and_gone_when_no_pod_had_it_for_long() -> None:

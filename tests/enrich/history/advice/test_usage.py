@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,10 +13,11 @@ from enrich.history.versions import Version
 from enrich.model import Name, Policy
 from enrich.policy.matching import Direction
 from enrich.wire.batch import Reason
+from enrich.wire.journal import Profile
 from enrich.wire.pair import HOUR_NS, Pair
 from enrich.wire.references import PolicyRef
 from tests.enrich.history.advice.policies import cluster_policy, from_web, network_policy
-from tests.enrich.history.advice.shop import BACKUP, DB, HOUR, PROFILES, WEB, pair, profile, view
+from tests.enrich.history.advice.shop import BACKUP, DB, HOUR, NAME_LABEL, PROFILES, WEB, pair, profile, view
 
 SINCE = (HOUR - 10) * HOUR_NS
 DENY_22 = {
@@ -31,12 +32,16 @@ DENY_22 = {
 
 
 def use_of(
-    policies: Sequence[Policy], *pairs: Pair, versions: Versions = lambda _kind, _namespace, _name: (), **more: Any
+    policies: Sequence[Policy],
+    *pairs: Pair,
+    versions: Versions = lambda _kind, _namespace, _name: (),
+    profiles: Mapping[str, Profile] = PROFILES,
+    **more: Any,
 ) -> dict[str, PolicyUse]:
     own = {one.key: one for one in policies if one.key.namespace}
     tiers = {one.key: one for one in policies if not one.key.namespace}
     state = view(policies=own, cluster_policies=tiers)
-    return {one.policy.name: one for one in usage(state, PROFILES, pairs, versions, SINCE, **more)}
+    return {one.policy.name: one for one in usage(state, profiles, pairs, versions, SINCE, **more)}
 
 
 def rule_of(use: PolicyUse, index: int = 0, direction: Direction = Direction.INGRESS) -> RuleUse:
@@ -114,9 +119,22 @@ def test_whom_labels_select_that_profiles_leave_out_is_not_known() -> None:
     found = use_of([network_policy("hash", spec)])["hash"]
     assert found.workloads is None
     assert rule_of(found).state == "not seen"
-    assert use_of([network_policy("hash", spec)], left_out=("app",))["hash"].workloads == ()
     by_app = network_policy("app", {"podSelector": {"matchLabels": {"app": "web"}}})
-    assert use_of([by_app], left_out=("app",))["app"].workloads is None
+    assert use_of([by_app])["app"].workloads
+    # Earlier in the window the workers left out another label.
+    without = profile("shop", "Deployment/web", {}, left_out=("app",))
+    found = use_of([network_policy("hash", spec)], profiles={"n": without})["hash"]
+    assert found.workloads == (), "this writer did not leave it out"
+    assert use_of([by_app], profiles={**PROFILES, "n": without})["app"].workloads is None
+
+
+def test_whom_a_policy_selects_is_not_known_where_a_profile_did_not_fit_the_journal() -> None:
+    spec = {"podSelector": {"matchLabels": {"app": "nobody"}}, "ingress": [{}]}
+    assert use_of([network_policy("none", spec)], refused=["shop"])["none"].workloads is None
+    assert use_of([network_policy("none", spec)], refused=["edge"])["none"].workloads == ()
+    in_shop = {"subject": {"namespaces": {"matchLabels": {NAME_LABEL: "shop"}}}, **DENY_22}
+    assert use_of([cluster_policy("c", in_shop)], refused=["shop"])["c"].workloads is None
+    assert use_of([cluster_policy("c", in_shop)], refused=["edge"])["c"].workloads
 
 
 def test_a_rule_behind_a_wider_one_of_the_admin_tier_is_shadowed() -> None:
