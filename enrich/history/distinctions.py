@@ -8,8 +8,9 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from enrich.history.profile import is_left_out
-from enrich.label_selector import Requirement
-from enrich.model import ClusterNetworkPolicy, ClusterRule, IPBlock, NetworkPolicy, Rule
+from enrich.label_selector import Requirement, Selector
+from enrich.model import ClusterNetworkPolicy, ClusterRule, IPBlock, Labels, NetworkPolicy, Rule
+from enrich.policy import selectors
 from enrich.policy.matching import PolicyView
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -53,6 +54,13 @@ def left_out_requirements(
     peers = (peer for rule in _rules(policy) for peer in rule.peers)
     for selector in (policy.pods, *(peer.pods for peer in peers if peer.pods)):
         yield from (one for one in selector.requirements if is_left_out(one.key, left_out))
+
+
+def may_select(selector: Selector, labels: Labels, left_out: Collection[str]) -> bool:
+    """Return whether a selector may match pods with these labels and any of those that profiles leave out."""
+    return all(
+        is_left_out(one.key, left_out) or selectors.requirement_matches(one, labels) for one in selector.requirements
+    )
 
 
 def _policies(view: PolicyView, namespace: str) -> Iterator[NetworkPolicy | ClusterNetworkPolicy]:

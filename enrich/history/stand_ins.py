@@ -234,6 +234,7 @@ def _own_nodes(key: PairKey, views: Sequence[PolicyView], distinctions: Distinct
 
     A verdict mostly shows it: a pod's own node always reaches it, with the reason ``node``, and no NetworkPolicy
     decides about a connection to the own node."""
+    possible = may_be_own_node(key)
     if key.reason == _NODE:
         if key.peer.node:
             return [_node(views, key.peer.node)]
@@ -241,11 +242,18 @@ def _own_nodes(key: PairKey, views: Sequence[PolicyView], distinctions: Distinct
             # An address that the node has, and that the API does not list, is noted without the node's name.
             raise UnsayableError("it is not known which node this is, and a policy selects nodes by their labels")
         return [Node("own node", "", {})]
+    return [_node(views, key.peer.node) if is_own else None for is_own in possible]
+
+
+def may_be_own_node(key: PairKey) -> tuple[bool, ...]:
+    """Return whether the peer of a pair is the subject's own node, or both answers where either may be."""
+    if key.reason == _NODE:
+        return (True,)
     if not key.peer.node or key.direction == "ingress" or key.reason in ("default_deny", "no_policy"):
-        return [None]
+        return (False,)
     if any(ref.kind == NetworkPolicy.__name__ for ref in key.policies):
-        return [None]
-    return [None, _node(views, key.peer.node)]
+        return (False,)
+    return False, True
 
 
 def _with_address(node: Node, ip: str) -> Node:

@@ -27,6 +27,7 @@ from streams.cli.terminal import printable
 from streams.kafka.connection import Connection, ReadError
 from streams.settings import Settings
 
+DENIES: Final = 1
 WRONG: Final = 2
 CANNOT_SAY: Final = 3
 _Command = TypeVar("_Command", bound=Callable[..., Any])
@@ -37,6 +38,11 @@ _OPTIONS: Final = (
     click.option("--pod-cidr", "pod_cidrs", multiple=True, help="Where pods have addresses. [spec.podCIDRs of nodes]"),
     cluster_option,
     kafka_options,
+)
+
+
+strict_option = click.option(
+    "--strict", is_flag=True, help="Exit with 3 if it cannot say of anything that was allowed."
 )
 
 
@@ -130,6 +136,12 @@ def run_in_window(given: Mapping[str, Any], answer: Callable[[Window], int]) -> 
         traceback.print_exc()
         code = CANNOT_SAY
     sys.exit(code)
+
+
+def exit_code(*, denies: bool, said: bool, doubts: bool) -> int:
+    """Return the exit code of a command that says what a change denies. ``denies``: something that was allowed.
+    ``said``: whether there is an answer for anything that was seen. ``doubts``: whether what has none fails, too."""
+    return DENIES if denies else CANNOT_SAY if doubts or not said else 0
 
 
 def refuse_files(error: ManifestError) -> NoReturn:

@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import click
 from rich.text import Text
@@ -15,13 +15,20 @@ from rich.text import Text
 from enrich.history.backtest import Backtest, Outcome
 from enrich.history.change import Change
 from enrich.history.comparing import Comparer
+from enrich.history.judging import DENY
 from enrich.history.moments import moment
 from enrich.sources.manifest_files import ManifestError
-from streams.cli.advice_window import CANNOT_SAY, Window, refuse_files, run_in_window, say, window_options
+from streams.cli.advice_window import (
+    Window,
+    exit_code,
+    refuse_files,
+    run_in_window,
+    say,
+    strict_option,
+    window_options,
+)
 from streams.cli.backtest import ChangeError, as_json, lines, read_change
 from streams.cli.terminal import PipeConsole, printable
-
-DENIES: Final = 1
 
 
 @click.command()
@@ -30,7 +37,7 @@ DENIES: Final = 1
 @click.option(
     "--delete", "deleted", multiple=True, metavar="KIND/NS/NAME", help="This policy is not in force. Repeatable."
 )
-@click.option("--strict", is_flag=True, help="Exit with 3 if it cannot say of anything that was allowed.")
+@strict_option
 @click.option("--show", "most", type=click.IntRange(0), default=50, show_default=True, help="Findings in a table.")
 @click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table", show_default=True)
 @window_options
@@ -74,7 +81,7 @@ def backtest(
             for style, line in lines(made, findings, most):
                 console.print(Text(printable(line), style=style), soft_wrap=True)
             say(notes)
-        return exit_code(made, strict=strict)
+        return _exit_code(made, strict=strict)
 
     run_in_window(given, answer)
 
@@ -90,13 +97,10 @@ def _judged(window: Window, change: Change) -> Backtest:
     return made
 
 
-def exit_code(made: Backtest, *, strict: bool) -> int:
-    """Return the exit code of a result."""
-    if made.sums[Outcome.NEWLY_DENIED].findings:
-        return DENIES
+def _exit_code(made: Backtest, *, strict: bool) -> int:
     said = sum(found.findings for outcome, found in made.sums.items() if outcome is not Outcome.CANNOT_SAY)
-    doubts = strict and any(one.verdict != "deny" for one in made.findings() if one.outcome is Outcome.CANNOT_SAY)
-    return CANNOT_SAY if not said or doubts else 0
+    doubts = strict and any(one.verdict != DENY for one in made.findings() if one.outcome is Outcome.CANNOT_SAY)
+    return exit_code(denies=made.sums[Outcome.NEWLY_DENIED].findings > 0, said=said > 0, doubts=doubts)
 
 
 def _notes(window: Window, change: Change) -> Iterator[str]:

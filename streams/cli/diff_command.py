@@ -12,23 +12,31 @@ import click
 
 from enrich.history.advice.containment import LAST_PORT
 from enrich.history.advice.difference import Change, Difference, Ports, TooManyKindsError
-from enrich.history.advice.traffic import Evidence, Question, traffic_of
+from enrich.history.advice.traffic import Evidence, LeftOut, Question, Traffic, question_of, traffic_of
 from enrich.history.change import Change as PolicyChange
 from enrich.history.distinctions import left_out_requirements
-from enrich.history.judging import CANNOT_SAY, Judge
+from enrich.history.judging import CANNOT_SAY, DENY, Judge
 from enrich.history.moments import moment
 from enrich.history.profile import all_left_out
 from enrich.model import Policy, Protocol
 from enrich.policy.matching import Direction, PolicyView
 from enrich.sources.manifest_files import ManifestError
-from streams.cli.advice_window import CannotSayError, Window, refuse_files, run_in_window, say, window_options
+from streams.cli.advice_window import (
+    CannotSayError,
+    Window,
+    exit_code,
+    refuse_files,
+    run_in_window,
+    say,
+    strict_option,
+    window_options,
+)
 from streams.cli.backtest import read_policies
 from streams.cli.recommended_json import counts, ends
 from streams.cli.recommended_text import Frame, evidence_text, question_text
 from streams.cli.terminal import listed, printable
 
 CLUSTER: Final = "cluster"
-USED: Final = 1
 _MAX_NAMED: Final = 8
 """Peers or ports named in one line; the JSON has them all."""
 Json = dict[str, Any]
@@ -39,10 +47,11 @@ _Side = Mapping[tuple[str, str, str], Policy] | None
 @click.command()
 @click.argument("old")
 @click.argument("new")
+@strict_option
 @click.option("--show", "most", type=click.IntRange(0), default=20, show_default=True, help="Connections in a list.")
 @click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
 @window_options
-def diff(old: str, new: str, most: int, output: str, **given: Any) -> None:
+def diff(old: str, new: str, most: int, output: str, *, strict: bool, **given: Any) -> None:
     """Say what becomes allowed or denied when the policies of OLD become those of NEW, and what of that was used.
 
     OLD and NEW are folders (or files) of manifests, or the word `cluster`: the policies as the cluster has them now.
@@ -52,7 +61,8 @@ def diff(old: str, new: str, most: int, output: str, **given: Any) -> None:
 
     \b
     Exit 0: nothing that was used becomes denied. 1: something does. 2: the command or a file is wrong.
-    3: it cannot say: Kafka cannot be read, or has nothing of this window.
+    3: it cannot say: Kafka cannot be read, or has nothing of this window; with --strict also if it cannot say of
+    something that was allowed whether it becomes denied.
     """
     try:
         sides = [_policies(one) for one in (old, new)]
@@ -68,7 +78,9 @@ def diff(old: str, new: str, most: int, output: str, **given: Any) -> None:
             for line in _lines(found, frame, most):
                 click.echo(printable(line))
             say(window.notes)
-        return USED if found.broken else 0
+        return exit_code(
+            denies=bool(found.broken), said=found.is_said or not found.changes, doubts=strict and found.has_doubts
+        )
 
     run_in_window(given, answer)
 
@@ -94,6 +106,17 @@ class _Found:
     """Seen allowed, and denied by the new policies."""
     opened: dict[Question, Evidence] = field(default_factory=dict)
     """Seen denied, and allowed by the new policies."""
+    unclear: dict[str, int] = field(default_factory=dict)
+    """How many of the connections seen have no answer, by the reason."""
+    is_said: bool = False
+    """Whether there is an answer for anything that was seen."""
+    has_doubts: bool = False
+    """Whether there is none for something that was allowed."""
+
+    def leave_open(self, why: str, *, passed: bool) -> None:
+        """Note that there is no answer for a connection that was seen, which ``passed`` or was denied."""
+        self.unclear[why] = self.unclear.get(why, 0) + 1
+        self.has_doubts |= passed
 
 
 def _compare(window: Window, old: _Side, new: _Side) -> _Found:
@@ -109,24 +132,37 @@ def _compare(window: Window, old: _Side, new: _Side) -> _Found:
         found = _Found(difference.changes())
     except TooManyKindsError as error:
         raise CannotSayError(str(error)) from error
-    seen = traffic_of(window.pairs(), known.profiles)
-    judges = [Judge(known, view) for view in views]
-    unclear = 0
-    for questions, into, allowed in ((seen.allowed, found.broken, True), (seen.denied, found.opened, False)):
-        for question, evidence in questions.items():
-            before, after = (judge.judge(question.key) for judge in judges)
-            if CANNOT_SAY in (before.verdict, after.verdict):
-                unclear += 1
-            elif before.passes is allowed and after.passes is not allowed:
-                into[question] = evidence
+    _judge_seen(found, difference, [Judge(known, view) for view in views], traffic_of(window.pairs(), known.profiles))
     window.notes += _assumed(views, all_left_out(known.profiles.values()))
-    if unclear:
-        window.notes.append(f"what the policies decide is not known for {unclear} of the connections seen")
+    window.notes += [f"cannot say for {count} of the connections seen: {why}" for why, count in found.unclear.items()]
     for question, evidence in (*found.broken.items(), *found.opened.items()):
         for index, change in enumerate(found.changes):
             if difference.has(change, question):
                 found.used.setdefault(index, Evidence()).merge(evidence)
     return found
+
+
+def _judge_seen(found: _Found, difference: Difference, judges: Sequence[Judge], seen: Traffic) -> None:
+    """Judge everything that was seen by both sides, as far as the change is about it."""
+    # What passes with any policy of a namespace may be denied by one of the tiers: a pod that dials its own node.
+    passed = {**seen.allowed, **seen.always}
+    for (reason, key), evidence in seen.left_out.items():
+        if reason is LeftOut.AUDIT:
+            passed.setdefault(question_of(key), Evidence()).merge(evidence)
+        elif reason is not LeftOut.NOT_POLICY and difference.concerns(key.subject.profile):
+            found.leave_open(reason.value, passed=key.verdict != DENY)
+    for questions, into, passes in ((passed, found.broken, True), (seen.denied, found.opened, False)):
+        for question, evidence in questions.items():
+            if not difference.concerns(question.subject):
+                found.is_said = True
+                continue
+            before, after = (judge.judge(question.key) for judge in judges)
+            if CANNOT_SAY in (before.verdict, after.verdict):
+                found.leave_open(before.text or after.text, passed=passes)
+                continue
+            found.is_said = True
+            if before.passes is passes and after.passes is not passes:
+                into[question] = evidence
 
 
 def _assumed(views: Iterable[PolicyView], left_out: Collection[str]) -> list[str]:

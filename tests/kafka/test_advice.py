@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import yaml
 from click.testing import CliRunner, Result
@@ -127,6 +128,45 @@ def test_what_a_change_denies_that_was_used_is_an_error(site: Site, tmp_path: Pa
     assert [one["text"] for one in back["becomes_allowed"]] == ["shop Deployment/db <- shop Deployment/spy, 5432/TCP"]
     same = run(site, "diff", "cluster", "cluster", "--since", "1d")
     assert (same.exit_code, same.stdout.splitlines()[0]) == (0, "nothing becomes allowed or denied")
+
+
+def test_what_a_change_may_deny_fails_only_if_it_must(site: Site, tmp_path: Path) -> None:
+    write_past(site, JOURNAL, [*SEEN, (key(DB, PairEnd(unknown=True)), 4)])
+    text = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: NAME, namespace: shop}\nspec:\n"
+    rules = (
+        "  podSelector: {matchLabels: {app: NAME}}\n  ingress: [{from: [{podSelector: {matchLabels: {app: web}}}]}]\n"
+    )
+    for name in ("db", "spy"):
+        (tmp_path / f"{name}.yaml").write_text((text + rules).replace("NAME", name))
+    about_db, about_spy = (["diff", "cluster", tmp_path / f"{name}.yaml", "--since", "1d"] for name in ("db", "spy"))
+    assert run(site, *about_db).exit_code == 0
+    strict = run(site, *about_db, "--strict")
+    assert strict.exit_code == 3
+    assert "cannot say for 1 of the connections seen: the other end is not known for certain" in strict.stderr
+    assert run(site, *about_spy, "--strict").exit_code == 0, "the change is not about that pod"
+
+
+def test_a_pod_that_dials_its_own_node_is_denied_only_by_a_tier(site: Site, tmp_path: Path) -> None:
+    dialled = msgspec.structs.replace(key(WEB, PairEnd(node="n1"), direction="egress", reason="node"), policies=())
+    write_past(site, JOURNAL, [*SEEN, (dialled, 6)])
+    new = tmp_path / "new.yaml"
+    new.write_text(
+        "apiVersion: policy.networking.k8s.io/v1alpha2\nkind: ClusterNetworkPolicy\nmetadata: {name: no-nodes}\n"
+        "spec: {tier: Admin, priority: 1, subject: {namespaces: {}}, egress: [{action: Deny, to: [{nodes: {}}]}]}\n"
+    )
+    done = run(site, "diff", "cluster", new, "--since", "1d")
+    assert done.exit_code == 1, done.output
+    assert "own node n1" in done.stdout
+    assert "shop Deployment/web -> node n1, 5432/TCP: 6 connections" in done.stdout
+    isolates = tmp_path / "web.yaml"
+    isolates.write_text(
+        "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: web, namespace: shop}\n"
+        "spec: {podSelector: {matchLabels: {app: web}}, policyTypes: [Egress], "
+        "egress: [{to: [{ipBlock: {cidr: 198.51.100.7/32}}]}]}\n"
+    )
+    done = run(site, "diff", "cluster", isolates, "--since", "1d")
+    assert done.exit_code == 0, done.output
+    assert "own node n1" not in done.stdout
 
 
 def test_a_file_that_is_wrong_is_named_with_its_field(site: Site, tmp_path: Path) -> None:

@@ -7,6 +7,9 @@ peers of rules match) and the ports into ranges. One connection of each kind is 
 An example: the new set adds a policy that isolates ``app=db`` and allows ``app=web`` on 5432. The subjects are the pods
 of db, the peers web and all others, the ports 5432/TCP, the TCP ports below and above, and other protocols. From web
 all but 5432/TCP becomes denied, and from all others everything.
+
+A node is two kinds of peers: the subject's own, which always reaches the pod and which only policies of the tiers keep
+it from dialling, and any other.
 """
 
 from __future__ import annotations
@@ -18,13 +21,15 @@ from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
+import msgspec
+
 from enrich.history.advice.containment import LAST_PORT
 from enrich.history.advice.permits import WorkloadKey, workload_of
 from enrich.history.advice.traffic import Question, network
-from enrich.history.advice.usage import does_select, rules_of
-from enrich.history.distinctions import networks_of, stretches
-from enrich.history.profile import PORT_PROTOCOLS
-from enrich.history.stand_ins import EVERYWHERE, NO_ADDRESS, stand_in
+from enrich.history.advice.usage import does_select, is_about, rules_of
+from enrich.history.distinctions import may_select, networks_of, stretches
+from enrich.history.profile import PORT_PROTOCOLS, left_out_of
+from enrich.history.stand_ins import EVERYWHERE, NO_ADDRESS, may_be_own_node, stand_in
 from enrich.model import Name, Pod, Policy, Protocol
 from enrich.policy.decide import decide
 from enrich.policy.matching import Direction, Endpoint, PolicyView, peer_matches
@@ -79,13 +84,13 @@ class Difference:
         self._profiles = profiles
         self._subjects: dict[str, tuple[Policy, ...]] = {}
         self._judged = 0
-        changed = _changed(old, new)
+        self._changed = _changed(old, new)
         for number, profile in profiles.items():
             if profile.host_network:
                 continue
             pod = stand_in(profile, number)
             policies = [one for view in self._views for one in view.all_policies() if does_select(view, one, pod)]
-            if any(_identity(policy) in changed for policy in policies):
+            if any(_identity(policy) in self._changed for policy in policies):
                 self._subjects[number] = tuple(dict.fromkeys(policies))
 
     def changes(self) -> list[Change]:
@@ -109,19 +114,34 @@ class Difference:
         if not any(one.protocol == protocol and one.first <= port <= one.last for one in change.ports):
             return False
         kinds = _Kinds(self._views[0], self._profiles, self._subjects[question.subject], change.direction)
-        signatures = {kinds.signature(end) for end in self._ends(question)}
+        signatures = {kinds.signature(end, own) for end, own in self._ends(question)}
         return bool(signatures & {peer.signature for peer in change.peers})
 
-    def _ends(self, question: Question) -> Iterator[Endpoint]:
+    def concerns(self, number: str) -> bool:
+        """Return whether policies that differ may decide about pods of a profile."""
+        profile = self._profiles.get(number)
+        if profile is None:
+            return bool(self._changed)
+        return not profile.host_network and any(
+            _identity(one) in self._changed
+            and is_about(view, one, profile.namespace)
+            and may_select(one.pods, profile.labels, left_out_of(profile))
+            for view in self._views
+            for one in view.all_policies()
+        )
+
+    def _ends(self, question: Question) -> Iterator[tuple[Endpoint, str]]:
+        """Yield the ends that the peer may be, with the name of the node if it is the subject's own."""
         peer = question.peer
         if peer.profile:
             if peer.profile in self._profiles:
-                yield Endpoint(NO_ADDRESS, stand_in(self._profiles[peer.profile], peer.profile))
+                yield Endpoint(NO_ADDRESS, stand_in(self._profiles[peer.profile], peer.profile)), ""
         elif peer.node:
             node = self._views[0].nodes.get(Name("", peer.node))
-            yield from (Endpoint(ip) for ip in (node.ips if node else ()))
+            for is_own, ip in itertools.product(may_be_own_node(question.key), node.all_ips if node else ()):
+                yield Endpoint(ip), peer.node if is_own else ""
         elif peer.block:
-            yield Endpoint(str(network(peer.block)[0]))
+            yield Endpoint(str(network(peer.block)[0])), ""
 
     def _changes_of(self, numbers: list[str], direction: Direction) -> Iterator[Change]:
         """Yield the changes of one class of subjects in one direction."""
@@ -130,13 +150,15 @@ class Difference:
         subject = stand_in(self._profiles[numbers[0]], numbers[0])
         views = [_only(view, policies) for view in self._views]
         ranges: defaultdict[tuple[str, PeerClass], list[Ports]] = defaultdict(list)
-        for peer, end in kinds.peers():
+        for peer, end, own in kinds.peers():
+            placed = msgspec.structs.replace(subject, node=own)
+            around = [_with_machine(view, own) for view in views]
             for ports in kinds.ports(subject, end):
                 self._judged += 1
                 if self._judged > MAX_KINDS:
                     raise TooManyKindsError(f"the policies tell more than {MAX_KINDS:,} kinds of connections apart")
                 protocol = Protocol(ports.protocol) if ports.protocol else None
-                old, new = (decide(view, subject, direction, end, protocol, ports.first).allowed for view in views)
+                old, new = (decide(view, placed, direction, end, protocol, ports.first).allowed for view in around)
                 if old is not new:
                     _append(ranges["allowed" if new else "denied", peer], ports)
         alike: defaultdict[tuple[str, tuple[Ports, ...]], list[PeerClass]] = defaultdict(list)
@@ -162,32 +184,36 @@ class _Kinds:
         )
         self._ports = tuple(dict.fromkeys(port for _, rule in rules for port in rule.ports))
 
-    def signature(self, end: Endpoint) -> Hashable:
-        """Return what the policies see of an end: which peers of rules match it and, of a pod that is dialled, what its
-        port names mean."""
+    def signature(self, end: Endpoint, own: str) -> Hashable:
+        """Return what the policies see of an end: which peers of rules match it, whether it is the subject's node and,
+        of a pod that is dialled, what its port names mean."""
         matched = tuple(peer_matches(self._view, namespace, peer, end) for namespace, peer in self._peers)
-        return matched, end.pod is not None, end.pod.ports if end.pod and self._direction is Direction.EGRESS else ()
+        named_ports = end.pod.ports if end.pod and self._direction is Direction.EGRESS else ()
+        return matched, bool(own), end.pod is not None, named_ports
 
-    def peers(self) -> Iterator[tuple[PeerClass, Endpoint]]:
-        """Yield each class of peers, with one of it."""
-        found: dict[Hashable, tuple[dict[str, None], Endpoint]] = {}
-        for name, end in (*self._pods(), *self._nodes(), *self._addresses()):
-            names, _ = found.setdefault(self.signature(end), ({}, end))
+    def peers(self) -> Iterator[tuple[PeerClass, Endpoint, str]]:
+        """Yield each class of peers, with one of it, and its name if it is the subject's own node."""
+        found: dict[Hashable, tuple[dict[str, None], Endpoint, str]] = {}
+        for name, end, own in (*self._pods(), *self._nodes(), *self._addresses()):
+            names, _, _ = found.setdefault(self.signature(end, own), ({}, end, own))
             names[name] = None
-        for signature, (names, end) in found.items():
-            yield PeerClass(tuple(names), signature), end
+        for signature, (names, end, own) in found.items():
+            yield PeerClass(tuple(names), signature), end, own
 
-    def _pods(self) -> Iterator[tuple[str, Endpoint]]:
+    def _pods(self) -> Iterator[tuple[str, Endpoint, str]]:
         for number, profile in sorted(self._profiles.items(), key=lambda item: workload_of(*item)):
             if not profile.host_network:
                 name = f"{profile.namespace} {workload_of(number, profile)}"
-                yield name, Endpoint(NO_ADDRESS, stand_in(profile, number))
+                yield name, Endpoint(NO_ADDRESS, stand_in(profile, number)), ""
 
-    def _nodes(self) -> Iterator[tuple[str, Endpoint]]:
+    def _nodes(self) -> Iterator[tuple[str, Endpoint, str]]:
+        """Yield each address of each node, as one of another node than the subject's and as one of its own."""
         for node in self._view.nodes.values():
-            yield from ((f"node {node.name}", Endpoint(ip)) for ip in node.ips)
+            for ip in node.all_ips:
+                yield f"node {node.name}", Endpoint(ip), ""
+                yield f"own node {node.name}", Endpoint(ip), node.name
 
-    def _addresses(self) -> Iterator[tuple[str, Endpoint]]:
+    def _addresses(self) -> Iterator[tuple[str, Endpoint, str]]:
         """Yield an address of each stretch that the blocks of rules tell apart."""
         blocks = {block for _, peer in self._peers if peer.ip_block for block in networks_of(peer.ip_block)}
         for ip in stretches(EVERYWHERE, blocks):
@@ -195,7 +221,7 @@ class _Kinds:
             around = [block for block in blocks if address in block]
             least = max(around, key=lambda block: block.prefixlen, default=None)
             name = f"addresses of {least}" if least else f"any other IPv{address.version} address"
-            yield name, Endpoint(ip)
+            yield name, Endpoint(ip), ""
 
     def ports(self, subject: Pod, end: Endpoint) -> Iterator[Ports]:
         """Yield the ranges of ports that the rules tell apart, of each protocol, and one for all other protocols."""
@@ -237,6 +263,12 @@ def _changed(old: PolicyView, new: PolicyView) -> set[tuple[str, Name]]:
 
     before, after = of(old), of(new)
     return {key for key in before.keys() | after.keys() if before.get(key) != after.get(key)}
+
+
+def _with_machine(view: PolicyView, name: str) -> PolicyView:
+    """Return the view with all addresses of a node: of its own pods it is the machine, not what the API lists of it."""
+    node = view.nodes.get(Name("", name))
+    return view if node is None else replace(view, nodes={**view.nodes, node.key: replace(node, ips=node.all_ips)})
 
 
 def _only(view: PolicyView, policies: Iterable[Policy]) -> PolicyView:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from enrich.history.advice.recommend import with_recommended
 from enrich.history.advice.traffic import Evidence, Question, Traffic
+from enrich.history.distinctions import may_select
 from enrich.history.judging import CANNOT_SAY, Judge
-from enrich.history.profile import is_left_out, left_out_of
+from enrich.history.profile import left_out_of
 from enrich.history.stand_ins import Known
-from enrich.label_selector import Selector
-from enrich.model import Labels, Name, NetworkPolicy
-from enrich.policy import selectors
+from enrich.model import Name, NetworkPolicy
 from enrich.policy.matching import PolicyView
 
 
@@ -93,10 +92,3 @@ class _Judges:
             made = Judge(self._known, replace(self._view, policies=chosen))
             found = self._judges[frozenset(chosen)] = made
         return found
-
-
-def may_select(selector: Selector, labels: Labels, left_out: Collection[str]) -> bool:
-    """Return whether a selector may match pods with these labels and any of those that profiles leave out."""
-    return all(
-        is_left_out(one.key, left_out) or selectors.requirement_matches(one, labels) for one in selector.requirements
-    )

@@ -150,13 +150,14 @@ def _workloads(
 ) -> tuple[WorkloadKey, ...] | None:
     if any(is_left_out(one.key, left_out) for one in policy.pods.requirements):
         return None
-    if any(_is_about(view, policy, namespace) for namespace in refused):
+    if any(is_about(view, policy, namespace) for namespace in refused):
         return None
     selected = (number for number, pod in pods.items() if does_select(view, policy, pod))
     return tuple(sorted({workload_of(number, profiles[number]) for number in selected}))
 
 
-def _is_about(view: PolicyView, policy: Policy, namespace: str) -> bool:
+def is_about(view: PolicyView, policy: Policy, namespace: str) -> bool:
+    """Return whether a policy of any kind can select pods of a namespace."""
     if isinstance(policy, ClusterNetworkPolicy):
         return namespace_matches(view, policy.namespaces, namespace)
     return policy.namespace == namespace

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import cast
 
 import pytest
@@ -14,12 +15,14 @@ from enrich.history.advice.difference import Change, Difference, Ports, TooManyK
 from enrich.history.advice.traffic import Question, question_of
 from enrich.history.profile import number_of
 from enrich.history.stand_ins import stand_in
-from enrich.model import ClusterNetworkPolicy, NetworkPolicy, Policy, Protocol
+from enrich.model import ClusterNetworkPolicy, NetworkPolicy, Node, Policy, Protocol
 from enrich.policy.decide import decide
 from enrich.policy.matching import Direction, Endpoint, PolicyView
+from enrich.wire.batch import Reason
 from enrich.wire.journal import Profile
+from enrich.wire.references import PolicyRef
 from tests.enrich.history.advice.policies import cluster_policy, from_web, network_policy
-from tests.enrich.history.advice.shop import BACKUP, DB, ICMP, PROFILES, TCP, UDP, WEB, pair, profile, view
+from tests.enrich.history.advice.shop import BACKUP, DB, ICMP, INGRESS, PROFILES, TCP, UDP, WEB, pair, profile, view
 from tests.probe.policy.random_clusters import NAMES, PORTS, cluster_policies, network_policies
 
 
@@ -88,6 +91,53 @@ def test_a_connection_that_was_seen_belongs_to_its_change() -> None:
     assert len(hits(DB, "ingress", "203.0.113.9/32", 5432)) == 1
     assert len(hits(DB, "ingress", "node:n1", 5432)) == 1
     assert not hits(WEB, "ingress", DB, 80)
+
+
+NO_NODES = {"egress": [{"action": "Deny", "to": [{"nodes": {}}]}]}
+
+
+def test_the_own_node_is_another_peer_than_a_node() -> None:
+    by_pods = [one for one in changes([], [network_policy("db", from_web())]) if "node n1" in names(one)]
+    assert by_pods
+    assert not any(name.startswith("own node") for one in by_pods for name in names(one)), "it always reaches its pods"
+    dialling = changes([], [cluster_policy("c", NO_NODES)])
+    assert {"own node n1", "node n1"} <= {name for one in dialling for name in names(one)}
+    assert {one.direction for one in dialling} == {Direction.EGRESS}
+
+
+def test_a_tunnel_address_is_one_of_the_node() -> None:
+    node = Node("n1", "n1", {}, ("192.168.0.1",), tunnel_ips=("10.244.1.0",))
+    block = {"to": [{"ipBlock": {"cidr": "10.244.1.0/32"}}]}
+    spec = {"podSelector": {"matchLabels": {"app": "web"}}, "policyTypes": ["Egress"]}
+    views = [
+        replace(state([network_policy("web", {**spec, "egress": rules})]), nodes={node.key: node})
+        for rules in ([block], [])
+    ]
+    difference = Difference(views[0], views[1], PROFILES)
+    (found,) = difference.changes()
+    assert "node n1" in names(found)
+    refs = (PolicyRef("NetworkPolicy", "shop", "web", 0),)
+    seen = question_of(pair(WEB, "egress", "node:n1", 80, reason=Reason.POLICY, policies=refs).key)
+    assert difference.has(found, seen)
+
+
+def test_connections_that_were_seen_with_the_own_node_belong_to_its_changes() -> None:
+    difference = Difference(state([]), state([cluster_policy("c", NO_NODES)]), PROFILES)
+    own = question_of(pair(WEB, "egress", "node:n1", 10_250, reason=Reason.NODE).key)
+    other = question_of(pair(WEB, "egress", "node:n1", 10_250, reason=Reason.NO_POLICY).key)
+    found = difference.changes()
+    for question, name in ((own, "own node n1"), (other, "node n1")):
+        (hit,) = [one for one in found if difference.has(one, question)]
+        assert name in names(hit)
+
+
+def test_what_a_change_is_about_may_depend_on_labels_that_profiles_leave_out() -> None:
+    by_hash = network_policy("hash", {"podSelector": {"matchLabels": {"pod-template-hash": "7f9c"}}})
+    difference = Difference(state([]), state([by_hash]), PROFILES)
+    assert difference.concerns(number_of(WEB))
+    assert not difference.concerns(number_of(INGRESS)), "it is in another namespace"
+    assert difference.concerns("not known")
+    assert not Difference(state([by_hash]), state([by_hash]), PROFILES).concerns("not known")
 
 
 def test_too_many_kinds_are_not_judged(monkeypatch: pytest.MonkeyPatch) -> None:
