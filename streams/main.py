@@ -71,7 +71,7 @@ def command(roles: Sequence[str], alone: bool) -> None:
         settings = load(Settings, os.environ)
         configure_logs(settings.log_level, settings.log_format)
         chosen = list(dict.fromkeys(roles or default_roles(settings)))
-        _check(chosen, alone=alone)
+        _check(chosen, settings, alone=alone)
         stop = stop_on_signals()
         code = _run_alone(chosen[0], settings, stop) if alone else _supervise(chosen, settings, stop)
     except SettingsError as error:
@@ -134,10 +134,13 @@ def default_roles(settings: Settings) -> list[str]:
     return ["enrich", *settings.sinks, *routes, *alerts, *(["journal"] if settings.journal_days else [])]
 
 
-def _check(roles: Sequence[str], *, alone: bool) -> None:
+def _check(roles: Sequence[str], settings: Settings, *, alone: bool) -> None:
     unknown = [role for role in roles if role not in ROLES]
     if unknown:
         raise StopServiceError(f"WEIR_SINKS: there is no sink {unknown[0]!r}; use stdout or file", Exit.USAGE)
+    if "journal" in roles and not settings.journal_days:
+        text = "the role journal cannot run with WEIR_JOURNAL_DAYS=0, which says that no journal is kept"
+        raise StopServiceError(f"{text}: set how many days it answers for, or leave the role out", Exit.USAGE)
     if alone and len(roles) != 1:
         raise StopServiceError(f"--alone takes exactly one ROLE, not {len(roles)}", Exit.USAGE)
 

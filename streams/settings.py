@@ -48,8 +48,8 @@ class Settings(MetricsSettings):
     """Seconds for which a new rule of the kind `first` learns quietly, from the first start with it: groups that appear
     become known and make no alert."""
     journal_days: int = setting("WEIR_JOURNAL_DAYS", JOURNAL_DAYS, most=36_500)
-    """Days for which the journal says what policies and names were, when its topic is created. 0: the role journal does
-    not run, unless the command line names it."""
+    """Days for which the journal says what policies and names were, when its topic is created. 0: no journal is kept.
+    Then the role journal does not run, and the topic is not made."""
     profile_labels_left_out: tuple[str, ...] = setting("WEIR_PROFILE_LABELS_LEFT_OUT", LEFT_OUT)
     """Pod labels that profiles leave out, comma-separated, because each pod or rollout has another value: a profile
     stands for all pods that differ in nothing else. A * at the end stands for a prefix. Equal for all workers; commands

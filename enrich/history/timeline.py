@@ -74,7 +74,9 @@ class Timeline:
             if entry.cluster == cluster:
                 self._add(entry)
         if known_until_ns != FOREVER_NS:
-            self._gaps.append(Gap(known_until_ns, FOREVER_NS, f"the journal ends at {moment(known_until_ns)}"))
+            self._gaps.append(
+                Gap(known_until_ns, FOREVER_NS, f"the journal ends at {moment(known_until_ns)}: nobody writes it")
+            )
 
     def _add(self, entry: JournalEntry) -> None:
         is_first, self._is_empty = self._is_empty, False

@@ -16,7 +16,7 @@ from enrich.wire.address_interval import AddressIntervalError, decode_interval_k
 from enrich.wire.journal import JournalEntry, unreadable_entry
 from enrich.wire.topics import Topics
 from streams.cli.terminal import listed
-from streams.journal.reading import read_journal
+from streams.journal.reading import OFF, read_journal
 from streams.kafka.connection import Connection, ReadError
 from streams.kafka.reading import TopicReader, read_committed
 from streams.kafka.records import Record
@@ -63,7 +63,7 @@ def load_past(
     if not entries:
         raise ReadError(
             f"{topics.journal.name} has nothing{f' of cluster {cluster}' if cluster else ''}: is the role journal of "
-            "weir-streams running?"
+            f"weir-streams running? {OFF}"
         )
     made = timeline_of(entries, time.time_ns())
     notes = [f"{len(bad)} records of the journal cannot be read: {bad[0]}"] if bad else []

@@ -8,7 +8,7 @@ from typing import Final
 
 from enrich.wire.journal import DAY_NS, GAP, REPEAT_NS, JournalEntry, JournalError, decode_entry
 from enrich.wire.topics import Topics
-from streams.kafka.connection import Connection, ReadError
+from streams.kafka.connection import Connection, NoTopicError, ReadError
 from streams.kafka.ranges import Reader, read_range
 from streams.kafka.reading import TopicReader
 from streams.kafka.records import Record
@@ -16,6 +16,7 @@ from streams.kafka.records import Record
 _PATIENCE_S: Final = 20.0
 """How long Kafka may send nothing before the end is reached."""
 _MAX_NAMED: Final = 5
+OFF: Final = "The journal is off where workers have WEIR_JOURNAL_DAYS=0."
 OnBad = Callable[[Record, str], None]
 """Takes a record that is not an entry, and why."""
 
@@ -35,7 +36,10 @@ def read_journal(
 
     Raises :class:`streams.kafka.connection.ReadError` (NoTopicError: there is no journal), also if Kafka sends nothing
     for 20 seconds."""
-    reader = TopicReader(connection, topics.journal.name)
+    try:
+        reader = TopicReader(connection, topics.journal.name)
+    except NoTopicError as error:
+        raise NoTopicError(f"{error} {OFF}") from error
     try:
         yield from _read(reader, topics.journal.name, cluster, since_ns, on_bad)
     finally:

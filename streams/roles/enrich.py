@@ -157,11 +157,12 @@ def _prepare_topics(settings: Settings, own_topics: OwnTopics, stop: threading.E
     others = [
         (topics.checkpoints, "verdicts that vanish between two workers will not be noticed"),
         (topics.ended, "reports of connections cannot be written: give the right before WEIR_ENDS is set"),
-        (topics.journal, "the role journal cannot keep what policies say"),
     ]
+    if settings.journal_days:
+        others.append((topics.journal, "the role journal cannot keep what policies say"))
     if settings.pairs:
         others.append((topics.pairs, "pairs will not be counted"))
-    later = {topics.pairs.name, *(topic.name for topic, _ in others)}
+    later = {topics.journal.name, topics.pairs.name, *(topic.name for topic, _ in others)}
     if not own_topics.prepare(topic for topic in topics if topic.name not in later):
         return False
     for topic, consequence in others:

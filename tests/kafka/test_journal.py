@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import pytest
 from confluent_kafka import Producer
+from confluent_kafka.admin import AdminClient
 
 from enrich.history.timeline import Scope, Timeline
 from enrich.model import NetworkPolicy
@@ -274,6 +275,17 @@ def test_a_state_that_does_not_fit_is_written_as_refused_until_one_that_does(fol
     assert made.unknown(shop, found.seen_ns - 1, found.seen_ns - 1) == ""
     assert made.unknown(shop, entries[-1].seen_ns, entries[-1].seen_ns) == ""
     assert metric(service, "kubeweir_streams_journal_refused_states_total") >= 1
+
+
+def test_without_a_journal_no_topic_is_made_and_commands_say_so(folder: Folder) -> None:
+    service = folder.site.start_enrich(WEIR_JOURNAL_DAYS="0")
+    until(lambda: service.get("/readyz")[0] == 200, "the enricher is ready")
+    assert not [line for line in service.lines() if "journal" in str(line)]
+    there = AdminClient(folder.site.connection).list_topics(timeout=30).topics
+    assert f"{folder.site.prefix}.flows" in there
+    assert f"{folder.site.prefix}.journal" not in there
+    with pytest.raises(NoTopicError, match="The journal is off where workers have WEIR_JOURNAL_DAYS=0"):
+        next(read_journal(folder.site.connection, topics(folder.site.prefix, 4), "c1"))
 
 
 def test_a_record_that_is_no_entry_is_a_dead_letter_and_the_rest_goes_on(folder: Folder) -> None:

@@ -38,4 +38,18 @@ def test_topics_that_an_earlier_version_did_not_have_are_not_waited_for(monkeypa
     assert {"p.verdicts.raw", "p.flows", "p.flows.denied", "p.status", "p.dead"} <= own.needed
     assert not own.needed & later
     assert set(tried) <= later
-    assert "p.flows.ended" in tried
+    assert {"p.flows.ended", "p.journal"} <= set(tried)
+
+
+def test_no_topic_of_a_journal_is_made_if_none_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: set[str] = set()
+
+    def take(_connection: Any, topics: Iterable[Topic], *_: Any) -> bool:
+        made.update(topic.name for topic in topics)
+        return True
+
+    monkeypatch.setattr("streams.roles.enrich.prepare_topics", take)
+    own, settings = _OwnTopics(), Settings(kafka="127.0.0.1:1", prefix="p", journal_days=0)
+    assert _prepare_topics(settings, own, threading.Event())  # type: ignore[arg-type]
+    assert "p.flows" in own.needed
+    assert "p.journal" not in made | own.needed
