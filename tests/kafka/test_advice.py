@@ -138,7 +138,9 @@ def test_what_a_change_may_deny_fails_only_if_it_must(site: Site, tmp_path: Path
     )
     for name in ("db", "spy"):
         (tmp_path / f"{name}.yaml").write_text((text + rules).replace("NAME", name))
-    about_db, about_spy = (["diff", "cluster", tmp_path / f"{name}.yaml", "--since", "1d"] for name in ("db", "spy"))
+    about_db, about_spy = (
+        ["diff", "cluster", str(tmp_path / f"{name}.yaml"), "--since", "1d"] for name in ("db", "spy")
+    )
     assert run(site, *about_db).exit_code == 0
     strict = run(site, *about_db, "--strict")
     assert strict.exit_code == 3
