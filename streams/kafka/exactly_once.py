@@ -35,6 +35,7 @@ from enrich.runtime.process import Exit, StopServiceError
 from streams.kafka.connection import CALL_TIMEOUT_S, Connection, make_consumer, report_unreachable, silent_logger
 from streams.kafka.errors import lacks_right
 from streams.kafka.followed import Followed
+from streams.kafka.hanging_calls import send_offsets
 from streams.kafka.lag import LagMonitor
 from streams.kafka.offsets import offsets_for_times
 from streams.kafka.records import Record, TopicAndPartition, take
@@ -100,6 +101,7 @@ class ExactlyOnce:
         """Topics that are written, and prefixes of transactional ids; see :class:`streams.kafka.followed.Followed`."""
         self.problem: str | None = "Kafka has not been reached yet"
         self.has_committed = False
+        self._is_closing = False
         self._topics, self._replay_from_ms, self._on_assigned = topics, replay_from_ms, on_assigned
         self._replayed_until: dict[TopicAndPartition, int] = {}
         """Offsets that were committed when the partition was assigned."""
@@ -162,7 +164,7 @@ class ExactlyOnce:
     def commit(self, writes: Iterable[Write]) -> None:
         """Commit the writes and the offsets of everything taken since the last commit, atomically.
 
-        Raises TransactionAbortedError; then neither is committed."""
+        Raises TransactionAbortedError, then neither is committed; StopServiceError if too many calls hang."""
         errors: list[KafkaError] = []
         try:
             self._producer.begin_transaction()
@@ -170,7 +172,7 @@ class ExactlyOnce:
                 send_in_transaction(self._producer, write.topic, write.key, write.value, write.partition, errors)
             offsets = [TopicPartition(topic, partition, after) for (topic, partition), after in self._next.items()]
             metadata = self._consumer.consumer_group_metadata()
-            _retry(lambda: self._producer.send_offsets_to_transaction(offsets, metadata, CALL_TIMEOUT_S))
+            _retry(lambda: send_offsets(self._producer, offsets, metadata))
             _retry(lambda: self._producer.commit_transaction(CALL_TIMEOUT_S))
         except KafkaException as error:
             raise TransactionAbortedError((errors[0] if errors else error.args[0]).str()) from error
@@ -192,6 +194,7 @@ class ExactlyOnce:
 
     def close(self) -> None:
         """Leave the group. The broker aborts an open transaction after its timeout if it cannot be aborted now."""
+        self._is_closing = True
         if self._monitor is not None:
             self._monitor.forget(self._group)
         try:
@@ -203,6 +206,9 @@ class ExactlyOnce:
     def _assign(self, consumer: Consumer, partitions: Sequence[TopicPartition]) -> None:
         # A KafkaException that the client raises inside this callback leaves consume() as a KafkaError, which is not an
         # exception and cannot be caught. Exceptions of our own pass through.
+        if self._is_closing:
+            # close() serves an assignment that has waited; nothing will be read, so Kafka is not asked.
+            return
         try:
             self._take_over(consumer, partitions)
         except KafkaException as error:

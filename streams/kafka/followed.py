@@ -1,4 +1,4 @@
-"""The state of a group whose lag is measured; see :mod:`streams.kafka.lag`."""
+"""The state of what is measured: groups, and threads that work with Kafka; see :mod:`streams.kafka.lag`."""
 
 from __future__ import annotations
 
@@ -44,6 +44,24 @@ class Followed:
     def depends_on(self, name: str) -> bool:
         """Return whether it needs the topic, group or transactional id."""
         return name == self.group or name in self.topics or name in self.needs
+
+
+@dataclass(slots=True)
+class WatchedThread:
+    """A thread that calls Kafka's client again and again. A call may hang, and every attempt may fail."""
+
+    name: str
+    turns: Callable[[], int]
+    """Return a number that rises as long as the thread works."""
+    needs: Collection[str]
+    """Its group, the topics that it reads and writes, and prefixes of transactional ids."""
+    stall: Stall = field(default_factory=lambda: Stall(0.0))
+    seen: int = -1
+    """How many turns the last look found."""
+
+    def depends_on(self, name: str) -> bool:
+        """Return whether it needs the topic, group or transactional id."""
+        return name in self.needs
 
 
 @dataclass(slots=True)

@@ -12,6 +12,9 @@ nothing wrong. So a thread with a client of its own asks, every few seconds, for
    is not ready; after 5 times that, its process ends, and is restarted with new clients (:mod:`enrich.runtime.stall`).
    So it is if a topic is gone, because the role makes its topics when it starts; and at once if a topic was made
    again (:mod:`streams.kafka.topic_ids`).
+5. Does each thread that works by transactions still take its turns? One whose call of the client never returns, or that
+   fails at each attempt, has left its group, or has nothing to read, so that 1 to 4 find nothing wrong. It counts as
+   stalled like a group, after 6 seconds at least, because a healthy one may need so long to begin again.
 
 If Kafka does not answer for ``WEIR_STALL`` seconds, the role is not ready either. It is not restarted then, nor because
 of a group for which a missing right or another cause is known: a restart would change neither. Each group is measured
@@ -37,7 +40,7 @@ from streams.kafka.committed import CommittedOffsets
 from streams.kafka.connection import Connection, admin_client
 from streams.kafka.consumer_groups import GroupCoordinators
 from streams.kafka.errors import error_text
-from streams.kafka.followed import Followed, FollowedPartition
+from streams.kafka.followed import Followed, FollowedPartition, WatchedThread
 from streams.kafka.next_record import has_record
 from streams.kafka.offsets import first_or_last_offsets
 from streams.kafka.records import TopicAndPartition
@@ -47,6 +50,9 @@ log = structlog.get_logger("kubeweir.streams")
 
 _MEASURE_EVERY_S: Final = 5.0
 _TIMEOUT_S: Final = 5.0
+_THREAD_STALL_S: Final = 6.0
+"""A thread is stalled after this time at least. 5 times that is how long a healthy one may take to join its group and
+to learn what is committed there: Kafka ends a transaction that somebody has left open after up to 20 s."""
 _REWIND_S: Final = 8.0
 """A supervisor kills a role soon after its WEIR_STOP_TIMEOUT, if somebody stops it meanwhile."""
 
@@ -73,6 +79,7 @@ class LagMonitor:
         self._connection, self._stall_s, self._metrics, self._causes = connection, stall_s, metrics, causes
         self._every_s = min(_MEASURE_EVERY_S, stall_s / 5)
         self._followed: dict[str, Followed] = {}
+        self._watched: list[WatchedThread] = []
         self._lock = threading.Lock()
         self._admin: AdminClient | None = None
         self._committed, self._groups = CommittedOffsets(connection, _TIMEOUT_S), GroupCoordinators(connection)
@@ -95,6 +102,11 @@ class LagMonitor:
         with self._lock:
             self._followed.pop(group, None)
         self._metrics.forget(group)
+
+    def watch(self, watched: WatchedThread) -> None:
+        """Watch from now on whether a thread takes its turns. Call it before :meth:`start`."""
+        watched.stall.limit_s = max(self._stall_s, _THREAD_STALL_S)
+        self._watched.append(watched)
 
     def start(self, end: Callable[[], None]) -> None:
         """Start to measure. ``end`` is called when the process is to end; then :meth:`check` says why."""
@@ -127,6 +139,7 @@ class LagMonitor:
             return f"Kafka has not answered for {silent_s:.0f} s at {servers}{self._cause}"
         with self._lock:
             found = [text for one in self._followed.values() if (text := self._stalled(one))]
+        found += [text for watched in self._watched if (text := self._hanging(watched))]
         return "; ".join(found) or None
 
     def _stalled(self, followed: Followed) -> str | None:
@@ -147,6 +160,12 @@ class LagMonitor:
         )
 
     @staticmethod
+    def _hanging(watched: WatchedThread) -> str | None:
+        if not watched.stall.is_stalled:
+            return None
+        return f"{watched.name} has not worked for {watched.stall.seconds:.0f} s, although Kafka answers"
+
+    @staticmethod
     def _own(followed: Followed) -> list[FollowedPartition]:
         return [one for one in dict(followed.partitions).values() if one.is_own]
 
@@ -158,23 +177,31 @@ class LagMonitor:
         for stall in (stall for one in followed for stall in self._stalls(one)):
             stall.needs_new_clients(lambda: False)
 
+    def _postpone_all(self, followed: Sequence[Followed]) -> None:
+        self._postpone(followed)
+        for watched in self._watched:
+            watched.stall.needs_new_clients(lambda: False)
+
     def _run(self) -> None:
         while not self._stop.wait(self._every_s):
             with self._lock:
                 followed = list(self._followed.values())
+            self._look_at_threads()
             try:
                 self._measure(followed)
             except (KafkaException, TimeoutError) as error:
                 self._cause = f" ({error.args[0].str()})" if isinstance(error, KafkaException) else self._cause
                 self._admin = None  # the next one asks the bootstrap servers again
                 self._committed.keep(())
-                self._postpone(followed)
+                self._postpone_all(followed)
             else:
                 self._answered_at, self._cause = time.monotonic(), ""
 
     def _measure(self, followed: Sequence[Followed]) -> None:
         self._admin = self._admin or admin_client(self._connection)
         self._committed.keep([one.group for one in followed])
+        if self._watched and not followed:
+            self._admin.list_topics(timeout=_TIMEOUT_S)  # raises if Kafka does not answer
         for one in followed:
             self._try_to_measure(self._admin, one)
             if one.ids.remade:
@@ -182,6 +209,20 @@ class LagMonitor:
         # Only now: the role may end at once, and then it rewinds the groups that are noted.
         for one in followed:
             self._recover(one)
+        for watched in self._watched:
+            # Kafka has just answered a client that is not the thread's.
+            if watched.stall.needs_new_clients(partial(self._may_recover, watched)):
+                problem = self._hanging(watched) or f"{watched.name} has not worked"
+                self._fail(f"{problem}; restarting, with new clients")
+
+    def _look_at_threads(self) -> None:
+        for watched in self._watched:
+            turns = watched.turns()
+            watched.stall.update(waits=True, progressed=turns != watched.seen)
+            watched.seen = turns
+
+    def _may_recover(self, watched: WatchedThread) -> bool:
+        return not self._is_refused(watched)
 
     def _try_to_measure(self, admin: AdminClient, followed: Followed) -> None:
         """Measure a group, or note why that fails. Raises KafkaException and TimeoutError if Kafka answers nothing."""
@@ -262,12 +303,13 @@ class LagMonitor:
             problem = self._stalled(followed) or f"{followed.group} has made no progress"
             self._fail(f"{problem}; restarting, with new clients")
 
-    def _is_refused(self, followed: Followed) -> bool:
-        """Return whether a known cause keeps this group from its work. One that is about no group is about all."""
+    def _is_refused(self, work: Followed | WatchedThread) -> bool:
+        """Return whether a known cause keeps this group or thread from its work. A cause about none is about all."""
         with self._lock:
-            others = [one for one in self._followed.values() if one is not followed]
+            everything: list[Followed | WatchedThread] = [*self._followed.values(), *self._watched]
+        others = [one for one in everything if one is not work]
         return any(
-            followed.depends_on(cause.about) or not any(one.depends_on(cause.about) for one in others)
+            work.depends_on(cause.about) or not any(one.depends_on(cause.about) for one in others)
             for cause in self._causes()
         )
 

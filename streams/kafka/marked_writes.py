@@ -27,6 +27,7 @@ import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 
 from streams.kafka.connection import CALL_TIMEOUT_S, Connection, make_consumer, silent_logger
+from streams.kafka.hanging_calls import send_offsets
 from streams.kafka.send_one import send_in_transaction
 
 log = structlog.get_logger("kubeweir.streams")
@@ -120,7 +121,7 @@ class MarkedWriter:
                 for partition, offset in marks.items()
             ]
             group = self._reader().consumer_group_metadata()
-            producer.send_offsets_to_transaction(offsets, group, CALL_TIMEOUT_S)
+            send_offsets(producer, offsets, group)
             producer.commit_transaction(CALL_TIMEOUT_S)
             self._names |= {one.partition: one.metadata or "" for one in offsets}
         except KafkaException as error:

@@ -32,6 +32,7 @@ from streams.config.hot_reload import HotReloadedFile
 from streams.kafka.connection import ReadError
 from streams.kafka.dead_letters import DeadLetters
 from streams.kafka.exactly_once import ExactlyOnce
+from streams.kafka.followed import WatchedThread
 from streams.kafka.group import GroupReader
 from streams.kafka.lag import LagMonitor
 from streams.kafka.reading import read_committed
@@ -146,21 +147,27 @@ def _loop_threads(
     )
     engine_loop = _engine_loop(settings, rules, partitions, metrics, dead)
 
-    def transactions(
+    def loop_thread(
         name: str, read_topics: Sequence[str], written: Sequence[str], loop: CountLoop | EngineLoop
-    ) -> ExactlyOnce:
+    ) -> LoopThread:
         group, needs = settings.group(f"alerts.{name}"), (*written, settings.group("alerts."))
-        writer = f"{group}.{worker}.{uuid.uuid4().hex[:8]}"
-        back, number = loop.replay_from_ms, loop.replay_records
-        made = ExactlyOnce(connection, group, read_topics, writer, back, loop.on_assigned, monitor, number)
-        made.needs = needs
-        return made
+
+        def transactions() -> ExactlyOnce:
+            writer = f"{group}.{worker}.{uuid.uuid4().hex[:8]}"
+            back, number = loop.replay_from_ms, loop.replay_records
+            made = ExactlyOnce(connection, group, read_topics, writer, back, loop.on_assigned, monitor, number)
+            made.needs = needs
+            return made
+
+        thread = LoopThread(name, transactions, loop.step, metrics)
+        monitor.watch(WatchedThread(f"the loop {name}", lambda: thread.turns, (group, *read_topics, *needs)))
+        return thread
 
     sources, deltas = (topics.denied.name, topics.status.name), (topics.deltas.name,)
     written = (topics.alerts.name, topics.alert_state.name, topics.status.name)
     return (
-        LoopThread("count", lambda: transactions("count", sources, deltas, count_loop), count_loop.step, metrics),
-        LoopThread("engine", lambda: transactions("engine", deltas, written, engine_loop), engine_loop.step, metrics),
+        loop_thread("count", sources, deltas, count_loop),
+        loop_thread("engine", deltas, written, engine_loop),
         engine_loop,
     )
 

@@ -22,6 +22,7 @@ from streams.journal.writer import SORTS, JournalWriter, Observation
 from streams.journal.written import Journal, read_states
 from streams.kafka.dead_letters import DeadLetters
 from streams.kafka.exactly_once import ExactlyOnce
+from streams.kafka.followed import WatchedThread
 from streams.kafka.lag import LagMonitor
 from streams.kafka.offsets import newest_time_ms
 from streams.kafka.reading import read_committed
@@ -100,7 +101,10 @@ def _thread(settings: Settings, writer: JournalWriter, metrics: JournalMetrics, 
         made.needs = (topic, settings.group("journal."))
         return made
 
-    return LoopThread("journal", transactions, writer.step, metrics, role="journal", finish=writer.finish)
+    thread = LoopThread("journal", transactions, writer.step, metrics, role="journal", finish=writer.finish)
+    needs = (group, topic, settings.group("journal."))
+    monitor.watch(WatchedThread("the loop journal", lambda: thread.turns, needs))
+    return thread
 
 
 def _behind_s(writer: JournalWriter) -> float | None:

@@ -46,6 +46,8 @@ class LoopThread:
     ) -> None:
         """``finish`` is called after the last step when the thread is stopped."""
         self.failed: StopServiceError | None = None
+        self.turns = 0
+        """How many steps have ended while nothing kept the loop from making progress. Stands still if a call hangs."""
         self._name, self._make, self._step, self._metrics = name, make, step, metrics
         self._role, self._finish = role, finish
         self._problem: str | None = "Kafka has not been reached yet"
@@ -100,6 +102,7 @@ class LoopThread:
                 idle = assigned_at is not None and time.monotonic() - assigned_at > _PROVEN_S
                 if transactions.has_committed or idle:
                     self._problem, self._delay_s = None, 0.0
+                self.turns += self._problem is None
                 lag = transactions.lag()
                 if lag is not None:
                     self._metrics.lag.labels(self._name).set(lag)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 from unittest.mock import MagicMock
 
@@ -15,7 +15,7 @@ from enrich.runtime.process import StopServiceError
 from streams.kafka import lag
 from streams.kafka.committed import CommittedOffsets
 from streams.kafka.consumer_groups import GroupCoordinators
-from streams.kafka.followed import Followed
+from streams.kafka.followed import Followed, WatchedThread
 from streams.kafka.lag import LagMonitor
 from streams.kafka.records import TopicAndPartition
 from streams.kafka.topic_ids import TopicIds
@@ -141,3 +141,69 @@ def test_a_group_that_cannot_be_measured_hides_no_other_one(kafka: Kafka, monkey
         monitor._measure(followed)
         assert [monitor._stalled(one) for one in followed] == [shown, None]
     assert measured == ["b", "b"]
+
+
+class Thread:
+    """A thread that takes its turns, or hangs."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, causes: Sequence[Cause] = (), stall_s: float = 0.0) -> None:
+        monkeypatch.setattr(lag, "_THREAD_STALL_S", 0.0)
+        self.turns, self.ended = 0, 0
+        self.monitor = LagMonitor({}, stall_s, Metrics(), lambda: causes)
+        self.monitor._end = self.end
+        self.monitor.watch(WatchedThread("the loop a", lambda: self.turns, ["group_of_a", "written_by_a"]))
+        self.monitor.watch(WatchedThread("the loop b", lambda: self.turns, ["group_of_b"]))
+
+    def end(self) -> None:
+        self.ended += 1
+
+    def look(self, turns: int) -> None:
+        """Let the thread take some turns, and the monitor look at it."""
+        self.turns += turns
+        self.monitor._look_at_threads()
+        self.monitor._measure([])
+
+
+def test_a_thread_that_hangs_ends_the_role_although_it_has_no_group_any_more(
+    kafka: Kafka, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A loop leaves its group before it begins again, and librdkafka may not return from that."""
+    thread = Thread(monkeypatch, stall_s=3600.0)
+    thread.look(1)
+    thread.look(0)
+    assert (thread.monitor.problem(), thread.ended) == (None, 0)
+    thread.monitor._watched[0].stall.limit_s = 0.0
+    thread.look(0)
+    text = "the loop a has not worked for 0 s, although Kafka answers"
+    assert thread.monitor.problem() == text
+    with pytest.raises(StopServiceError, match=f"^{text}; restarting, with new clients$"):
+        thread.monitor.check()
+    assert thread.ended == 1
+
+
+def test_a_thread_that_waits_for_kafka_does_not_end_the_role(kafka: Kafka, monkeypatch: pytest.MonkeyPatch) -> None:
+    def is_away(**_: object) -> None:
+        raise KafkaException(KafkaError(KafkaError._TRANSPORT))
+
+    thread = Thread(monkeypatch)
+    admin = MagicMock()
+    admin.list_topics = is_away
+    monkeypatch.setattr(lag, "admin_client", lambda _: admin)
+    with pytest.raises(KafkaException):
+        thread.look(0)
+    thread.monitor.check()
+
+
+@pytest.mark.parametrize(
+    ("about", "ends"), [("group_of_a", "b"), ("written_by_a", "b"), ("group_of_b", "a"), ("", None), ("other", None)]
+)
+def test_a_cause_keeps_only_the_threads_that_it_is_about_from_their_recovery(
+    kafka: Kafka, monkeypatch: pytest.MonkeyPatch, about: str, ends: str | None
+) -> None:
+    thread = Thread(monkeypatch, [Cause("no right", about)])
+    thread.look(0)
+    if ends is None:
+        thread.monitor.check()
+    else:
+        with pytest.raises(StopServiceError, match=f"^the loop {ends} has not worked"):
+            thread.monitor.check()

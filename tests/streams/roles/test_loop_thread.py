@@ -52,6 +52,9 @@ def test_waiting_for_partitions_is_not_a_success(monkeypatch: pytest.MonkeyPatch
     try:
         until(lambda: loop._delay_s >= 0.03)
         assert loop.problem() == "count: no right"
+        turns = loop.turns
+        until(lambda: loop._delay_s >= 0.1)
+        assert loop.turns == turns, "nothing was done: to begin again and again is no work"
     finally:
         loop.stop()
 

@@ -1,0 +1,62 @@
+"""Calls of librdkafka that may never return, although they take a timeout.
+
+Theory of operation. ``Producer.send_offsets_to_transaction`` waits for its answer without a limit. librdkafka sends the
+request once the group's coordinator is connected, and looks again only when the connection to some broker comes or
+goes. Say a broker comes back at another address: if all connections are there by then, nothing changes any more, and
+the call waits for ever (librdkafka issue 5511). No other thread can end it.
+
+So the call runs on a thread of its own, and its caller waits as long as the call should take. Then the caller gives the
+producer up and makes another one. The thread stays behind with the old producer until the call returns, if it ever
+does. The broker aborts the transaction after ``transaction.timeout.ms``, and refuses offsets that come after that. A
+process with several threads of this kind ends, so that its supervisor starts it anew.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any, Final
+
+from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
+
+from enrich.runtime.process import Exit, StopServiceError
+from enrich.runtime.work_thread import start_work
+from streams.kafka.connection import CALL_TIMEOUT_S
+
+_GRACE_S: Final = 5.0
+"""How much longer than its timeout a call may take, for instance because the machine is busy."""
+_MAX_LEFT: Final = 8
+"""How many calls of a process may hang at the same time. Each keeps a producer with its threads."""
+
+_left: list[Future[Any]] = []
+_lock = threading.Lock()
+
+
+def send_offsets(
+    producer: Producer, offsets: list[TopicPartition], group: object, timeout_s: float = CALL_TIMEOUT_S
+) -> None:
+    """Add offsets of a group to the producer's transaction.
+
+    Raises KafkaException: ``_TIMED_OUT``, which is not retriable, if the call hangs. Then the producer is of no use any
+    more. Raises StopServiceError if too many calls of this process hang."""
+    bounded(lambda: producer.send_offsets_to_transaction(offsets, group, timeout_s), timeout_s + _GRACE_S)
+
+
+def bounded(call: Callable[[], object], limit_s: float) -> None:
+    """Run a call that may never return. Raises what it raises, and otherwise as :func:`send_offsets`."""
+    work = start_work(call, "kafka-call")
+    try:
+        work.result(limit_s)
+    except TimeoutError:
+        _leave(work)
+        text = f"a call to Kafka has not returned for {limit_s:.0f} s, although its timeout is shorter"
+        raise KafkaException(KafkaError(KafkaError._TIMED_OUT, text)) from None
+
+
+def _leave(work: Future[Any]) -> None:
+    with _lock:
+        _left[:] = [one for one in (*_left, work) if not one.done()]
+        hanging = len(_left)
+    if hanging > _MAX_LEFT:
+        raise StopServiceError(f"{hanging} calls to Kafka hang; restarting, with new clients", Exit.UNEXPECTED)
