@@ -130,21 +130,6 @@ _decode_header = msgspec.json.Decoder(CountsHeader).decode
 _decode_version = msgspec.json.Decoder(dict[str, Any]).decode
 
 
-def names_key(cluster: str, segment: str, chunk: int) -> bytes:
-    """Return the Kafka key of a record of names."""
-    return f"{cluster}/{segment}/names/{chunk}".encode()
-
-
-def counts_key(cluster: str, segment: str, hour: int, chunk: int) -> bytes:
-    """Return the Kafka key of a record of counts."""
-    return f"{cluster}/{segment}/{hour}/{chunk}".encode()
-
-
-def is_counts(key: bytes | None) -> bool:
-    """Return whether a record has counts, by its key; else it has names."""
-    return b"/names/" not in (key or b"")
-
-
 def encode_names(names: Names) -> bytes:
     """Encode the names of a chunk as a Kafka value."""
     ends: dict[PairEnd, int] = {}

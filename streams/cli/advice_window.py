@@ -13,6 +13,7 @@ import click
 
 from enrich.history.distinctions import Network
 from enrich.history.moments import moment
+from enrich.history.pair_hours import TooManyPairsError
 from enrich.policy.matching import PolicyView
 from enrich.runtime.console import leave_stdout
 from enrich.runtime.settings import SettingsError
@@ -90,10 +91,13 @@ class Window:
         """Yield the pairs of the window, once. Afterwards :attr:`complete_ns` says from when on all are there. Raises
         :class:`~streams.kafka.connection.ReadError`, and CannotSayError if pairs were not counted in the window."""
         found = False
-        for pair in self._reading:
-            if pair.last_ns >= self.since_ns and pair.first_ns <= self.until_ns:
-                found = True
-                yield pair
+        try:
+            for pair in self._reading:
+                if pair.last_ns >= self.since_ns and pair.first_ns <= self.until_ns:
+                    found = True
+                    yield pair
+        except TooManyPairsError as error:
+            raise CannotSayError(str(error)) from error
         begins_ns = min(self._reading.complete_since_hour * HOUR_NS, self.until_ns)
         if why := not_counted(begins_ns, self.until_ns, found=found):
             raise CannotSayError(why)
@@ -102,6 +106,8 @@ class Window:
             self.complete_ns = begins_ns
         if self._reading.unreadable:
             self.notes.append(f"{self._reading.unreadable} records of pairs cannot be read")
+        if self._reading.late:
+            self.notes.append(f"{self._reading.late} records of pairs were written over a day late, and are left out")
 
 
 def run_in_window(given: Mapping[str, Any], answer: Callable[[Window], int]) -> NoReturn:

@@ -8,17 +8,8 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-from enrich.wire.pair_records import (
-    CHUNK,
-    MAX_CHUNKS,
-    MAX_SECOND,
-    CountsHeader,
-    Names,
-    counts_key,
-    encode_counts,
-    encode_names,
-    names_key,
-)
+from enrich.wire.pair_place import counts_key, names_key
+from enrich.wire.pair_records import CHUNK, MAX_CHUNKS, MAX_SECOND, CountsHeader, Names, encode_counts, encode_names
 from streams.worker.pair_keys import Combinations
 from streams.worker.pair_limits import HourLimits
 

@@ -12,7 +12,8 @@ from confluent_kafka import Producer
 
 from enrich.wire.journal import HEARTBEAT, JournalEntry, encode_entry
 from enrich.wire.pair import HOUR_NS, PairKey
-from enrich.wire.pair_records import CountsHeader, Names, counts_key, encode_counts, encode_names, names_key
+from enrich.wire.pair_place import counts_key, names_key
+from enrich.wire.pair_records import CountsHeader, Names, encode_counts, encode_names
 from enrich.wire.topics import Topics, topics
 from streams.kafka.topics import prepare_topics
 from tests.enrich.history.journals import CLUSTER, START_NS

@@ -5,23 +5,19 @@ from __future__ import annotations
 import secrets
 import threading
 import time
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 from confluent_kafka import Producer
 
+from enrich.history import pair_hours
 from enrich.wire.pair import PairEnd, PairKey
-from enrich.wire.pair_records import (
-    CountsHeader,
-    Names,
-    counts_key,
-    encode_counts,
-    encode_names,
-    names_key,
-)
+from enrich.wire.pair_place import counts_key, names_key
+from enrich.wire.pair_records import CountsHeader, Names, encode_counts, encode_names
 from enrich.wire.topics import Topics, topics
-from streams.cli.pairs_reading import read_pairs
+from streams.cli.pairs_reading import PairsReading, read_pairs
 from streams.kafka.connection import NoTopicError
 from streams.kafka.topics import prepare_topics
 
@@ -42,17 +38,18 @@ ONE, TWO = key_to("198.51.100.1/32"), key_to("198.51.100.2/32")
 class Written:
     """A topic of pairs with a prefix of its own."""
 
-    def __init__(self, broker: str) -> None:
+    def __init__(self, broker: str, partitions: int = 1) -> None:
         self.connection = {"bootstrap.servers": broker}
         self.topics: Topics = topics(f"pairs{secrets.token_hex(3)}", 1)
-        assert prepare_topics(self.connection, [self.topics.pairs], 0, threading.Event())
+        topic = replace(self.topics.pairs, partitions=partitions)
+        assert prepare_topics(self.connection, [topic], 0, threading.Event())
         self._producer = Producer({**self.connection, "transactional.id": secrets.token_hex(4)})
         self._producer.init_transactions(30)
 
-    def write(self, records: list[tuple[bytes, bytes]], *, commit: bool = True) -> None:
+    def write(self, records: list[tuple[bytes, bytes]], partition: int = 0, *, commit: bool = True) -> None:
         self._producer.begin_transaction()
         for key, value in records:
-            self._producer.produce(self.topics.pairs.name, value, key)
+            self._producer.produce(self.topics.pairs.name, value, key, partition)
         if commit:
             self._producer.commit_transaction(30)
         else:
@@ -121,12 +118,39 @@ def test_it_says_from_when_on_the_answer_is_complete(written: Written) -> None:
 
 def test_malformed_records_are_skipped_and_counted(written: Written) -> None:
     good = [names("a", ONE), counts("a", HOUR, 5)]
-    written.write([(b"x", b"x"), (b"c1/a/names/9", b"{}"), *good, (b"c1/a/1/0", good[0][1])])
+    hour = b"%d" % HOUR
+    written.write([
+        (b"x", b"x"),
+        (b"c1/b/names/0", b"{}"), counts("b", HOUR, 7),
+        *good,
+        (b"c1/c/" + hour + b"/0", good[0][1]),
+        (b"c1/d/" + hour + b"/0", good[1][1]),
+    ])  # fmt: skip
 
     reading = read_pairs(written.connection, written.topics, HOUR, HOUR + 1)
 
     assert [pair.verdicts for pair in reading] == [5]
-    assert reading.unreadable == 3
+    assert reading.unreadable == 4, "no key; no names; names instead of counts; the counts of another segment"
+
+
+def test_the_pairs_of_an_hour_are_there_before_the_topic_is_read_further(
+    written: Written, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is read is kept for a day and two hours of the topic, not for all of it."""
+    monkeypatch.setattr(pair_hours, "LATE_MS", -4 * pair_hours.HOUR_MS)  # so hours end before they begin
+    written.write([names("a", ONE), counts("a", HOUR, 5), counts("a", HOUR + 1, 6), counts("a", HOUR, 7)])
+
+    reading = PairsReading(written.connection, written.topics, HOUR, HOUR + 2)
+    assert list(reading) == []
+    assert reading.late == 3
+
+
+def test_a_topic_of_several_partitions_is_read_in_the_order_of_time(broker: str) -> None:
+    written = Written(broker, 3)
+    for number in range(6):
+        written.write([names(f"s{number}", ONE), counts(f"s{number}", HOUR, 1)], number % 3)
+
+    assert written.read() == {(HOUR, ONE): 6}
 
 
 def test_a_topic_that_does_not_exist_is_named(broker: str) -> None:

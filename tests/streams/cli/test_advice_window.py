@@ -17,6 +17,7 @@ class Reading:
     """Pairs as read from Kafka, which are complete from an hour on."""
 
     unreadable = 0
+    late = 0
 
     def __init__(self, complete_since_hour: int, *pairs: Any) -> None:
         self.complete_since_hour = complete_since_hour

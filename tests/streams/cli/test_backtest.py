@@ -125,6 +125,7 @@ class Pairs:
     """One pair of the first hour, as :class:`streams.cli.pairs_reading.PairsReading` gives it."""
 
     unreadable = 1
+    late = 0
 
     def __init__(self, pair: Pair) -> None:
         self._pair, self.complete_since_hour = pair, pair.hour

@@ -18,7 +18,8 @@ from enrich.render.merged_batch import merge
 from enrich.wire.batch import VERDICT, Batch
 from enrich.wire.flow import Flow
 from enrich.wire.pair import HOUR_NS, PairEnd, PairKey
-from enrich.wire.pair_records import decode_counts, decode_names, is_counts, pairs_of
+from enrich.wire.pair_place import place_of
+from enrich.wire.pair_records import decode_counts, decode_names, pairs_of
 from streams.kafka.marked_writes import Mark
 from streams.metrics.pairs import PairMetrics
 from streams.worker import pair_counter
@@ -34,6 +35,12 @@ NUMBERS = {"icmp": 1, "tcp": 6, "udp": 17, "icmpv6": 58, "sctp": 132, "": 0}
 
 def numbered(pod: Any, labels: Any, workload: Any) -> str:
     return number_of(profile_of(pod, workload))
+
+
+def kind_of(key: bytes) -> str:
+    place = place_of(key)
+    assert place is not None
+    return place.kind
 
 
 class Worker:
@@ -69,12 +76,12 @@ class Worker:
     def pairs(self) -> dict[tuple[int, PairKey], tuple[int, ...]]:
         names = {}
         for key, value in self.written.items():
-            if not is_counts(key):
+            if kind_of(key) == "names":
                 found = decode_names(value)
                 names[found.segment, found.chunk] = found
         added: dict[tuple[int, PairKey], tuple[int, ...]] = {}
         for key, value in self.written.items():
-            if is_counts(key):
+            if kind_of(key) == "counts":
                 counts = decode_counts(value)
                 for pair in pairs_of(names[counts.header.segment, counts.header.chunk], counts):
                     seconds = pair.first_ns // 10**9, pair.last_ns // 10**9
@@ -197,7 +204,7 @@ def test_nothing_is_counted_in_a_segment_of_the_day_before() -> None:
 
     last = worker.counter.take_write()
     assert last is not None
-    assert sorted(is_counts(key) for key, _ in last.records) == [False, True], "the names are written once more"
+    assert sorted(kind_of(key) for key, _ in last.records) == ["counts", "names"], "the names are written once more"
 
 
 def test_inputs_before_the_mark_are_not_counted() -> None:

@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry
 
 from enrich.render.enricher import Enricher, Records
 from enrich.render.merged_batch import merge
-from enrich.wire.pair_records import is_counts
+from enrich.wire.pair_place import place_of
 from streams.kafka import marked_writes
 from streams.kafka.marked_writes import FencedError, Mark, MarkedWriter, MarkError
 from streams.metrics.pairs import PairMetrics
@@ -49,7 +49,8 @@ class Writer:
             raise outcome
         if outcome is not None:
             assert outcome.wait(10)
-        self.written.append((sum(is_counts(key) for _, key, _ in records), marks))
+        places = [place_of(key) for _, key, _ in records]
+        self.written.append((sum(place is not None and place.kind == "counts" for place in places), marks))
 
     def close(self) -> None:
         pass
