@@ -47,6 +47,8 @@ _KINDS: Final = np.zeros(256, np.uint8)
 _KINDS[6], _KINDS[[17, 132]], _KINDS[[1, 58]] = _TCP, _DATAGRAM, _ICMP
 _SERVICE_PATH: Final = re.compile(r"[a-z0-9][-a-z0-9]*/[a-z0-9][-a-z0-9.]*")
 _SYN, _SYN_OR_ACK = 0x02, 0x12
+SUBJECT_BYTES, PEER_BYTES, RULE_BYTES, SERVICE_BYTES = 500, 280, 160, 140
+"""What a class of subjects or peers takes beside its names, a rule of a subject, and a Service, about: measured."""
 _NO_PEER: Final = PairEnd()
 
 
@@ -84,6 +86,9 @@ class Combinations:
         self._subject_list: list[_Subject] = []
         self._peers: dict[PairEnd, int] = {}
         self._peer_list: list[PairEnd] = []
+        self.class_bytes = 0
+        """About how many bytes the classes and Services take. They are made of ends, which may be many more than the
+        combinations that pass the bounds."""
         self._services: dict[str, int] = {"": 0}
         self._service_list = [""]
         self._service_of_text: dict[str, int] = {"": 0}
@@ -196,6 +201,7 @@ class Combinations:
         number = self._subjects.setdefault(subject, len(self._subjects))
         if number == len(self._subject_list):
             self._subject_list.append(subject)
+            self.class_bytes += SUBJECT_BYTES + _length(subject.end) + RULE_BYTES * len(subject.rules)
         return number
 
     def _map_peers(self, peers: Iterable[RenderedEnd]) -> Int64Array:
@@ -212,6 +218,7 @@ class Combinations:
         number = self._peers.setdefault(end, len(self._peers))
         if number == len(self._peer_list):
             self._peer_list.append(end)
+            self.class_bytes += PEER_BYTES + _length(end)
         return number
 
     def _services_of(self, texts: Sequence[str], values: Any) -> Int64Array:
@@ -234,6 +241,7 @@ class Combinations:
         number = self._services.setdefault(path, len(self._services))
         if number == len(self._service_list):
             self._service_list.append(path)
+            self.class_bytes += SERVICE_BYTES + len(path)
         return number
 
 
@@ -250,6 +258,10 @@ def pair_end(rendered: RenderedEnd) -> PairEnd:
     if end.instance:
         return PairEnd(block=f"{end.instance}/{128 if ':' in end.instance else 32}")
     return PairEnd(unknown=True)
+
+
+def _length(end: PairEnd) -> int:
+    return len(end.namespace) + len(end.workload) + len(end.node) + len(end.profile)
 
 
 def server_ports(verdicts: np.ndarray[Any, Any]) -> Int64Array:

@@ -14,8 +14,8 @@ from streams.worker.pair_keys import Combinations
 from streams.worker.pair_limits import HourLimits
 
 SECONDS_PER_HOUR: Final = 3_600
-COMBINATION_BYTES: Final = 1_000
-"""What a combination takes, about: its names, its examples, its places in the dictionaries."""
+COMBINATION_BYTES: Final = 800
+"""What a combination takes, about: its key, its examples, its places in the dictionaries. Its ends are classes."""
 _HOUR_BYTES: Final = 32
 
 Counted = np.ndarray[Any, np.dtype[np.uint32]]
@@ -61,7 +61,8 @@ class Segment:
     def memory(self) -> int:
         """About how many bytes of memory it takes."""
         hours = sum(len(hour.verdicts) for hour in list(self._hours.values()))  # on any thread
-        return len(self.combinations.keys) * COMBINATION_BYTES + hours * _HOUR_BYTES
+        made = self.combinations
+        return len(made.keys) * COMBINATION_BYTES + made.class_bytes + hours * _HOUR_BYTES
 
     @property
     def is_full(self) -> bool:

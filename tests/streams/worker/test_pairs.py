@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections import Counter
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -27,6 +29,7 @@ from streams.worker.inflight import InFlightTracker, TrackedInput
 from streams.worker.pair_counter import SEGMENT_S, PairCounter, starts_of
 from streams.worker.pair_keys import Combinations, server_ports
 from streams.worker.pair_limits import MAX_PORTS, MAX_WORLD_PEERS, HourLimits, coarse
+from streams.worker.pair_segment import Segment
 from tests.enrich.flows import CLOCK, make_batch, make_cluster, rows_strategy
 
 NOW_S = CLOCK / 1e9
@@ -383,3 +386,36 @@ def test_a_takeover_begins_at_the_mark() -> None:
         4: (100, 95),  # retention was faster
         5: (49_000, 48_900),  # too much to read again
     }
+
+
+def template_of(number: int) -> Any:
+    """Return what a combination has of a template whose subject is a workload of its own."""
+    end = SimpleNamespace(
+        ambiguous=False, pod_name="p", namespace=f"team-{number}", workload=f"Deployment/app-{number}"
+    )
+    decision = SimpleNamespace(direction="egress", aggregated=False, disposition="allow", reason="policy")
+    subject = SimpleNamespace(end=end, profile=f"{number:016x}")
+    return SimpleNamespace(decision=decision, protocol=6, rules=(), subject=subject)
+
+
+def test_the_memory_of_a_segment_counts_what_it_really_takes() -> None:
+    """Ends are kept also if none of their combinations passes the bounds: a scan of addresses makes many."""
+    segment = Segment("c1", HourLimits(10**6, lambda _: None), NOW_S, 10**6)
+    made = segment.combinations
+    tracemalloc.start()
+    try:
+        for step in ("peers", "subjects", "combinations"):
+            before, counted = tracemalloc.get_traced_memory()[0], segment.memory
+            for number in range(20_000):
+                if step == "peers":
+                    made._class_of_peer(PairEnd(block=f"10.0.{number >> 8}.{number & 255}/32"))
+                elif step == "subjects":
+                    made._class_of_subject(template_of(number))
+                else:
+                    made._number(number << 32 | number, 443)
+                    made.examples[number] = tuple(f"4be0a7c9-{number + more}" for more in range(3))
+            made._limits.begin_hour()
+            taken, counted = tracemalloc.get_traced_memory()[0] - before, segment.memory - counted
+            assert 0.8 * taken < counted < 3 * taken, step
+    finally:
+        tracemalloc.stop()
