@@ -92,7 +92,8 @@ class Backtest:
         self._comparer = comparer
         self._findings: dict[_Place, Finding] = {}
         self._predictions: dict[_Place, Prediction] = {}
-        self._unchanged: set[Question] = set()
+        self._unchanged: set[int] = set()
+        """Hashes of the questions whose answer is unchanged, to count them: there are far more than of the others."""
         self.sums = {outcome: Sum() for outcome in Outcome}
         self.audited = 0
         """Connections that would newly be audited: they pass, and are among the unchanged."""
@@ -105,8 +106,8 @@ class Backtest:
         self.sums[outcome].connections += pair.verdicts
         question = _question(key)
         if outcome is Outcome.UNCHANGED:
-            if question not in self._unchanged:
-                self._unchanged.add(question)
+            if (number := hash(question)) not in self._unchanged:
+                self._unchanged.add(number)
                 self.sums[outcome].findings += 1
             audited = prediction.decision is not None and prediction.decision.verdict is Verdict.AUDIT
             self.audited += pair.verdicts if audited and key.verdict == ALLOW else 0

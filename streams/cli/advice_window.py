@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ from typing import Any, Final, NoReturn, TypeVar
 
 import click
 
+from enrich.history.counted_time import BEHIND_S, Stretch
 from enrich.history.distinctions import Network
 from enrich.history.moments import moment
 from enrich.history.pair_hours import TooManyPairsError
@@ -19,6 +21,7 @@ from enrich.runtime.console import leave_stdout
 from enrich.runtime.settings import SettingsError
 from enrich.sources.manifest_files import ManifestError
 from enrich.wire.pair import HOUR_NS, Pair
+from enrich.wire.pair_records import SECOND_NS
 from streams.cli.kafka_failure import needs_to_read, say_why
 from streams.cli.kafka_options import chosen_cluster, cluster_option, kafka_options, read_settings
 from streams.cli.observe import parse_window
@@ -43,7 +46,9 @@ _OPTIONS: Final = (
 
 
 strict_option = click.option(
-    "--strict", is_flag=True, help="Exit with 3 if it cannot say of anything that was allowed."
+    "--strict",
+    is_flag=True,
+    help="Exit with 3 if it cannot say of anything that was allowed, or if pairs were not counted in between.",
 )
 
 
@@ -70,6 +75,8 @@ class Window:
     """What a person must know about the answer."""
     complete_ns: int = 0
     """From here on everything that was logged is in the pairs."""
+    holes: list[Stretch] = field(default_factory=list)
+    """When pairs were not counted, or not all, after counting had begun."""
 
     @property
     def cluster(self) -> str:
@@ -89,25 +96,43 @@ class Window:
 
     def pairs(self) -> Iterator[Pair]:
         """Yield the pairs of the window, once. Afterwards :attr:`complete_ns` says from when on all are there. Raises
-        :class:`~streams.kafka.connection.ReadError`, and CannotSayError if pairs were not counted in the window."""
+        :class:`~streams.kafka.connection.ReadError`, TooManyPairsError, and CannotSayError if pairs were not counted in
+        the window."""
         found = False
-        try:
-            for pair in self._reading:
-                if pair.last_ns >= self.since_ns and pair.first_ns <= self.until_ns:
-                    found = True
-                    yield pair
-        except TooManyPairsError as error:
-            raise CannotSayError(str(error)) from error
-        begins_ns = min(self._reading.complete_since_hour * HOUR_NS, self.until_ns)
+        for pair in self._reading:
+            if pair.last_ns >= self.since_ns and pair.first_ns <= self.until_ns:
+                found = True
+                yield pair
+        self._note_what_is_missing(found=found)
+
+    def _note_what_is_missing(self, *, found: bool) -> None:
+        """Say which part of the window is not in the pairs. Raises CannotSayError if that is all of it."""
+        reading = self._reading
+        begins_ns = min(reading.complete_since_hour * HOUR_NS, self.until_ns)
+        since_s, until_s = self.since_ns // SECOND_NS, min(self.until_ns // SECOND_NS, int(time.time()) - BEHIND_S)
+        self.holes = reading.counted.holes(self.cluster, since_s, until_s)
+        if self.holes and self.holes[0].since_s <= max(since_s, begins_ns // SECOND_NS):
+            # Nobody counted before.
+            begins_ns = max(begins_ns, min(self.holes.pop(0).until_s * SECOND_NS, self.until_ns))
+            begins_ns = self.until_ns if begins_ns // SECOND_NS >= until_s else begins_ns
         if why := not_counted(begins_ns, self.until_ns, found=found):
             raise CannotSayError(why)
         if begins_ns > self.since_ns:
             self.notes.append(f"the pairs are complete from {moment(begins_ns)} on, and not before")
             self.complete_ns = begins_ns
-        if self._reading.unreadable:
-            self.notes.append(f"{self._reading.unreadable} records of pairs cannot be read")
-        if self._reading.late:
-            self.notes.append(f"{self._reading.late} records of pairs were written over a day late, and are left out")
+        for hole in self.holes:
+            since_ns, end_ns = hole.since_s * SECOND_NS, hole.until_s * SECOND_NS
+            self.notes.append(f"pairs were not counted, or not all, from {moment(since_ns)} to {moment(end_ns)}")
+            self.complete_ns = end_ns
+        if missed := reading.counted.missed(self.cluster, since_s, until_s):
+            first, last = moment(missed.since_s * SECOND_NS), moment(missed.until_s * SECOND_NS)
+            self.notes.append(
+                f"{missed.verdicts} verdicts from {first} to {last} came over a day late, and are in no pair"
+            )
+        if reading.unreadable:
+            self.notes.append(f"{reading.unreadable} records of pairs cannot be read")
+        if reading.late:
+            self.notes.append(f"{reading.late} records of pairs were written over a day late, and are left out")
 
 
 def run_in_window(given: Mapping[str, Any], answer: Callable[[Window], int]) -> NoReturn:
@@ -129,7 +154,7 @@ def run_in_window(given: Mapping[str, Any], answer: Callable[[Window], int]) -> 
     except ReadError as error:
         say_why(error, connection, needs_to_read(topics.journal.name, topics.pairs.name))
         code = CANNOT_SAY
-    except CannotSayError as error:
+    except (CannotSayError, TooManyPairsError) as error:
         click.echo(f"weir: cannot say: {printable(str(error))}", err=True)
         code = CANNOT_SAY
     except BrokenPipeError:

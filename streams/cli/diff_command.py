@@ -79,7 +79,9 @@ def diff(old: str, new: str, most: int, output: str, *, strict: bool, **given: A
                 click.echo(printable(line))
             say(window.notes)
         return exit_code(
-            denies=bool(found.broken), said=found.is_said or not found.changes, doubts=strict and found.has_doubts
+            denies=bool(found.broken),
+            said=found.is_said or not found.changes,
+            doubts=strict and (found.has_doubts or bool(window.holes)),
         )
 
     run_in_window(given, answer)

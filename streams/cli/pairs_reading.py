@@ -6,6 +6,7 @@ import heapq
 from collections.abc import Iterator
 from typing import Final
 
+from enrich.history.counted_time import CountedTime
 from enrich.history.pair_hours import HOUR_MS, LATE_MS, PairHours
 from enrich.wire.pair import Pair
 from enrich.wire.topics import Topics
@@ -55,6 +56,11 @@ class PairsReading:
     def late(self) -> int:
         """Records of counts that were written more than a day after their hour, and were skipped."""
         return self._hours.late
+
+    @property
+    def counted(self) -> CountedTime:
+        """When pairs were counted, after all have been read."""
+        return self._hours.counted
 
     def __iter__(self) -> Iterator[Pair]:
         # Compaction keeps the last record of a key, which may have been written much later than the first one.

@@ -24,10 +24,11 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import structlog
-from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
+from confluent_kafka import OFFSET_END, Consumer, KafkaError, KafkaException, Producer, TopicPartition
 
 from streams.kafka.connection import CALL_TIMEOUT_S, Connection, make_consumer, silent_logger
 from streams.kafka.hanging_calls import send_offsets
+from streams.kafka.offsets import offsets_for_times
 from streams.kafka.send_one import send_in_transaction
 
 log = structlog.get_logger("kubeweir.streams")
@@ -103,6 +104,16 @@ class MarkedWriter:
             return {one.partition: self._mark(one) if one.offset >= 0 else None for one in found}
         except KafkaException as error:
             raise MarkError(error.args[0]) from error
+
+    def ends(self) -> dict[int, int]:
+        """Return the end of each partition of the topic. Raises :class:`MarkError`."""
+        try:
+            found = self._reader().list_topics(self._topic, CALL_TIMEOUT_S).topics[self._topic]
+            places = [TopicPartition(self._topic, partition, OFFSET_END) for partition in found.partitions]
+            ends = offsets_for_times(self._reader(), places, CALL_TIMEOUT_S) if places else []
+        except KafkaException as error:
+            raise MarkError(error.args[0]) from error
+        return {one.partition: one.offset for one in ends if one.error is None and one.offset >= 0}
 
     def write(
         self, records: Iterable[tuple[str, bytes, bytes]], marks: Mapping[int, int], released: Collection[int] = ()

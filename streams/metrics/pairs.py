@@ -39,6 +39,18 @@ class PairMetrics:
         )
         self.written = counter("written_records", "Records written to the topic of pairs")
         self.failed_writes = counter("failed_writes", "Writes of counts that failed; each is retried with backoff")
+        self.restarts = counter(
+            "restarts",
+            "How often a worker dropped what it had not written and began to count anew: another worker has taken its "
+            "partitions over, counts that could not be written took too much memory, or a bug. What was dropped is "
+            "read once more if it is not too much",
+        )
+        self.behind = Gauge(
+            "kubeweir_streams_pairs_behind_seconds",
+            "Seconds up to now of which what had reached Kafka is not counted in pairs, of the partition of this "
+            "worker that is furthest behind",
+            registry=registry,
+        )
         self.bytes = Gauge("kubeweir_streams_pairs_bytes", "Bytes of counts of pairs in memory", registry=registry)
         for reason in ("late", "failed"):
             self.missed.labels(reason)

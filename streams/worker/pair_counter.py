@@ -22,11 +22,13 @@ import numpy as np
 
 from enrich.render.flow_columns import FlowColumns
 from enrich.render.merged_batch import MergedBatch
+from enrich.wire.pair_coverage import ALL_CLUSTERS
 from enrich.wire.pair_records import SECOND_NS
 from streams.metrics.pairs import PairMetrics
 from streams.worker.inflight import TrackedInput
 from streams.worker.pair_limits import HourLimits
 from streams.worker.pair_segment import SECONDS_PER_HOUR, Changes, Counted, Segment
+from streams.worker.pair_spans import Spans
 
 MAX_LATE_S: Final = 25 * SECONDS_PER_HOUR
 MAX_EARLY_S: Final = SECONDS_PER_HOUR
@@ -69,8 +71,12 @@ class Write:
 class PairCounter:
     """The counts of one worker, on its event loop."""
 
-    def __init__(self, limit: int, metrics: PairMetrics, now: Callable[[], float] = time.time) -> None:
-        """``limit``: combinations that are told apart in an hour."""
+    def __init__(
+        self, limit: int, metrics: PairMetrics, now: Callable[[], float] = time.time, cluster: str = ""
+    ) -> None:
+        """``limit``: combinations that are told apart in an hour. ``cluster``: the only one whose batches are counted;
+        empty: all are."""
+        self.spans = Spans(cluster or ALL_CLUSTERS, now)
         self._metrics, self._now, self._limit = metrics, now, limit
         self._limits = HourLimits(limit, lambda why: metrics.folded.labels(why).inc())
         self._hour = 0
@@ -121,11 +127,13 @@ class PairCounter:
     def begin(self, partition: int, since: int) -> None:
         """Count a partition from an offset on."""
         self._partitions[partition] = _Partition(since)
+        self.spans.begin(partition, since)
 
     def forget(self, partitions: Collection[int] = ()) -> None:
         """Stop to count these partitions; what is not written is dropped by :meth:`abandon`."""
         for partition in partitions:
-            self._partitions.pop(partition, None)
+            known = self._partitions.pop(partition, None)
+            self.spans.end(partition, known.written if known is not None else None)
 
     @property
     def partitions(self) -> list[int]:
@@ -139,6 +147,7 @@ class PairCounter:
     def abandon(self) -> None:
         """Drop all that is not written, with all partitions. What was written stays."""
         self._partitions.clear()
+        self.spans.clear()
         self._segments.clear()
         self._changed.clear()
         self._acknowledged.clear()
@@ -149,7 +158,14 @@ class PairCounter:
     def take_write(self, released: Collection[int] = ()) -> Write | None:
         """Return what is not written yet, and the marks that have moved or are to be released; None for nothing."""
         self._add()
-        moved = {number: one.mark for number, one in self._partitions.items() if one.mark != one.written}
+        own = {number: one.mark for number, one in self._partitions.items()}
+        self.spans.advance(own)
+        is_due = self.spans.is_due
+        moved = {
+            number: one.mark
+            for number, one in self._partitions.items()
+            if one.mark != one.written or (is_due and not one.is_released)
+        }
         marks = moved | {number: self._partitions[number].mark for number in released if number in self._partitions}
         for number in released:
             if number in self._partitions:
@@ -160,7 +176,10 @@ class PairCounter:
             write.records += records
             write.changes.append((segment, changes))
         self._changed.clear()
-        return write if write.records or write.marks else None
+        if not write.records and not write.marks:
+            return None
+        write.records.append(self.spans.record(own))
+        return write
 
     def written(self, write: Write) -> None:
         """Note that Kafka has a write, and begin new segments where it is time."""
@@ -168,6 +187,7 @@ class PairCounter:
             if number in self._partitions:
                 self._partitions[number].written = mark
         self._metrics.written.inc(len(write.records))
+        self.spans.written({number: one.mark for number, one in self._partitions.items()})
         for cluster, segment in list(self._segments.items()):
             full = segment.memory > MAX_BYTES or segment.is_full or len(segment.combinations.keys) > self._limit
             if full or self._now() - segment.began > SEGMENT_S or segment.combinations.classes > 4 * self._limit:
@@ -225,6 +245,7 @@ class PairCounter:
             fresh = (counted[2] > now - MAX_LATE_S) & (counted[2] < now + MAX_EARLY_S)
             if not fresh.all():
                 self._metrics.missed.labels("late").inc(counted.shape[1] - int(fresh.sum()))
+                self.spans.note_missed(counted[2][~fresh])
                 counted = counted[:, fresh]
             if counted.shape[1]:
                 parts[0].segment.add(counted)

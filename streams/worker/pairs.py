@@ -34,6 +34,7 @@ from streams.metrics.pairs import PairMetrics
 from streams.settings import Settings
 from streams.worker.inflight import TrackedInput
 from streams.worker.pair_counter import MAX_BYTES, PairCounter, starts_of
+from streams.worker.pair_reports import PairReports
 
 log = structlog.get_logger("kubeweir.streams")
 
@@ -42,8 +43,10 @@ MAX_REPLAYED: Final = 20_000
 _TAKEOVER_S: Final = 6.0
 """How long a rebalance waits for the marks."""
 _RELEASE_S: Final = 5.0
-_MAX_BACKOFF_S: Final = 60.0
+_WRITE_S: Final = 60.0
 _TICK_S: Final = 0.2
+_ASK_S: Final = 20.0
+"""How often Kafka is asked where the partitions of the raw topic end."""
 MAX_UNWRITTEN_BYTES: Final = 2 * MAX_BYTES
 """If counts that cannot be written take more memory, they are dropped."""
 
@@ -59,11 +62,11 @@ class Pairs:
         now: Callable[[], float] = time.time,
     ) -> None:
         """``report`` sends a record to the status topic."""
-        self.problem: str | None = None
-        """Why pairs are not counted, or counts not written, if so."""
-        self._settings, self._metrics, self._report = settings, metrics, report
-        self._counter = PairCounter(settings.pairs_limit, metrics, now)
+        self._settings, self._metrics, self._now = settings, metrics, now
+        self._reports = PairReports(metrics, report)
+        self._counter = PairCounter(settings.pairs_limit, metrics, now, settings.cluster)
         metrics.bytes.set_function(lambda: self._counter.memory)
+        metrics.behind.set_function(self._counter.spans.behind_s)
         self._writer = self._new_writer()
         # Not those of the event loop: what a Kafka that stands still keeps busy here, flows would wait for.
         self._threads = ThreadPoolExecutor(4, "pairs")
@@ -71,13 +74,16 @@ class Pairs:
         """Held while the writer is at work, in a thread."""
         self._replayed_until: dict[int, int] = {}
         self._seen: dict[int, int] = {}
-        """For each partition of this worker, the offset after the last input that was taken, or from which on it is
-        read."""
+        """For each partition of this worker, the offset after the last input taken, or from which on it is read."""
         self._waiting: set[int] = set()
         """Partitions whose marks could not be read yet."""
         self._committed_since_fence = True
-        self._failures = 0
-        self._failed = False
+        self._asked_at = float("-inf")
+
+    @property
+    def problem(self) -> str | None:
+        """Why pairs are not counted, or counts not written, if so."""
+        return self._reports.problem
 
     # --- inputs
 
@@ -97,11 +103,7 @@ class Pairs:
         try:
             self._counter.count(inputs, records.columns)
         except Exception as error:
-            # This is a bug. It costs counts, and must not cost records.
-            self._metrics.missed.labels("failed").inc(len(records.values))
-            if not self._failed:
-                log.error("pairs could not be counted", exc_info=error)
-            self._failed = True
+            self._reports.on_uncounted(len(records.values), error)
 
     def finish(self, tracked: TrackedInput) -> None:
         """Add what was counted of an input that is acknowledged."""
@@ -127,6 +129,7 @@ class Pairs:
         marks = await self._take_over(new.keys(), _TAKEOVER_S)
         if marks is None:
             self._waiting |= new.keys()
+            self._counter.spans.wait(new)
             return {}
         earlier = {}
         for partition, (since, missed) in starts_of(marks, new, MAX_REPLAYED).items():
@@ -172,8 +175,7 @@ class Pairs:
             if not await self._write() and self._counter.memory > MAX_UNWRITTEN_BYTES:
                 log.error("counts of pairs that cannot be written take too much memory; they are dropped")
                 self._drop()
-            backoff_s = min(2.0 ** min(self._failures, 6), _MAX_BACKOFF_S) if self._failures else 0
-            due = time.monotonic() + max(wait_s, backoff_s)
+            due = time.monotonic() + max(wait_s, self._reports.backoff_s)
 
     # --- inside
 
@@ -183,13 +185,11 @@ class Pairs:
 
     def _begin(self, partition: int, since: int, missed: int) -> None:
         self._counter.begin(partition, since)
-        if missed:
-            self._metrics.missed_batches.inc(missed)
-            log.error("batches are not counted in pairs", partition=partition, batches=missed)
-            self._report({"type": "pairs_missed", "partition": partition, "batches": missed})
+        self._reports.on_missed(partition, missed)
 
     def _begin_again(self) -> None:
         """Drop what is not written. The old writer may still be at work, but its result is ignored."""
+        self._metrics.restarts.inc()
         self._counter.abandon()
         # librdkafka may take a while to end its clients, and the event loop must not wait for it.
         self._in_thread(self._writer.close)
@@ -198,7 +198,7 @@ class Pairs:
 
     async def _take_waiting_over(self) -> None:
         waiting = set(self._waiting)
-        marks = await self._take_over(waiting, _MAX_BACKOFF_S)
+        marks = await self._take_over(waiting, _WRITE_S)
         if marks is None:
             return
         # Inputs were enriched meanwhile, and are not counted.
@@ -213,11 +213,12 @@ class Pairs:
         found = await self._at_work(lambda: self._in_thread(writer.take_over, needed), patience_s)
         return found if isinstance(found, dict) else None
 
-    async def _write(self, released: Collection[int] = (), patience_s: float = _MAX_BACKOFF_S) -> bool:
+    async def _write(self, released: Collection[int] = (), patience_s: float = _WRITE_S) -> bool:
         """Write what has changed. Return whether everything is written."""
         writer, topic = self._writer, self._settings.topics.pairs.name
 
         async def write() -> bool:
+            await self._ask_for_ends(writer)
             # The outcome is noted before the next write begins, because the marks of that one cover these counts, too.
             taken = self._counter.take_write(released)
             if taken is None:
@@ -235,12 +236,23 @@ class Pairs:
 
         return await self._at_work(write, patience_s) is not None
 
+    async def _ask_for_ends(self, writer: MarkedWriter) -> None:
+        """Ask Kafka where the partitions end, so that readers can be told up to when everything is counted."""
+        if time.monotonic() - self._asked_at < _ASK_S:
+            return
+        self._asked_at, asked_at = time.monotonic(), self._now()
+        try:
+            ends = await self._in_thread(writer.ends)
+        except MarkError as error:
+            log.warning("the ends of the raw topic cannot be read", error=str(error))
+        else:
+            self._counter.spans.note_ends(asked_at, ends)
+
     def _in_thread(self, work: Callable[..., Any], *arguments: Any) -> asyncio.Future[Any]:
         return asyncio.get_running_loop().run_in_executor(self._threads, work, *arguments)
 
     async def _at_work(self, work: Callable[[], Awaitable[Any]], patience_s: float) -> Any:
-        """Do something with the writer when it is free. Return the result, which is False if there was nothing to do;
-        None if it failed, or takes too long."""
+        """Work with the writer when it is free. Return the result, None if it failed, or takes too long."""
         turn, writer, is_awaited = self._turn, self._writer, True
 
         async def take_turn() -> Any:
@@ -263,7 +275,7 @@ class Pairs:
             self._on_bug(error)
         else:
             if found:
-                self._failures, self.problem = 0, None
+                self._reports.on_success()
             return found
         return None
 
@@ -285,11 +297,4 @@ class Pairs:
         self._begin_again()
 
     def _on_problem(self, problem: str) -> None:
-        self._failures += 1
-        self._metrics.failed_writes.inc()
-        state = "counted, but not written" if self._counter.partitions else "not counted"
-        text = f"pairs are {state}: {problem}"
-        if text != self.problem:
-            log.error("counts of pairs cannot be written; trying again", error=problem)
-            self._report({"type": "pairs_failed", "error": problem[:1000]})
-        self.problem = text
+        self._reports.on_problem(problem, is_counting=bool(self._counter.partitions))

@@ -149,7 +149,8 @@ WORRY: Final[dict[str, str]] = {
         "failed rises: report it, with the log. late rises: a probe was cut off for a day, or a node's clock is wrong."
     ),
     "kubeweir_streams_pairs_missed_batches_total": (
-        "Any increase: a worker ended while the topic of pairs could not be written. Sums of these hours are too low."
+        "Any increase (WeirPairsMissed): a worker ended while the topic of pairs could not be written. Sums of these "
+        "hours are too low."
     ),
     "kubeweir_streams_pairs_folded_combinations_total": (
         "workload or worker rises: somebody scans, or WEIR_PAIRS_LIMIT is too low for this cluster."
@@ -157,6 +158,12 @@ WORRY: Final[dict[str, str]] = {
     "kubeweir_streams_pairs_written_records_total": "Stands still while verdicts are counted: see the failed writes.",
     "kubeweir_streams_pairs_failed_writes_total": (
         "Rises for minutes: /readyz says why. Counts are kept in memory, and a worker that ends loses them."
+    ),
+    "kubeweir_streams_pairs_behind_seconds": (
+        "Above 600 for 10 minutes (WeirPairsBehind): hours are not complete, and after a day they stay so."
+    ),
+    "kubeweir_streams_pairs_restarts_total": (
+        "More than 5 an hour (WeirPairsRestarting) without rebalances or restarts of Kafka: the log says why."
     ),
     "kubeweir_streams_pairs_bytes": "Above 300 MB: lower WEIR_PAIRS_LIMIT, or add workers.",
     "kubeweir_streams_heartbeats_total": "Stands still while a probe has no traffic: it is dead or cut off.",

@@ -9,6 +9,7 @@ import pytest
 from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
+from enrich.history.counted_time import Stretch
 from enrich.wire.batch import encode_batch
 from enrich.wire.pair import Pair
 from enrich.wire.topics import topics
@@ -157,6 +158,70 @@ def test_two_workers_that_come_and_go_count_each_verdict_once(site: Site) -> Non
 
     assert offsets(site, "pairs") == 200, "a stop writes what is counted"
     assert verdicts_of(site) == 4000
+
+
+def holes_of(site: Site, since: float) -> list[Stretch]:
+    """Return when pairs were not counted, from a time up to now."""
+    hour = int(time.time()) // 3600
+    reading = read_pairs(site.connection, topics(site.prefix, 4), hour - 2, hour + 2)
+    assert list(reading)
+    return reading.counted.holes("c1", int(since), int(time.time()))
+
+
+def forget_marks(site: Site) -> None:
+    """Forget the marks, as Kafka does a week after the last worker that counts has stopped."""
+    group, admin = f"{site.prefix}.c1.pairs", AdminClient(site.connection)
+
+    def is_done() -> bool:
+        try:
+            admin.delete_consumer_groups([group])[group].result(10)
+        except KafkaException:
+            return False
+        return True
+
+    until(is_done, "the marks forgotten")
+
+
+def test_a_worker_that_did_not_count_leaves_no_hole_if_the_next_one_can_count_its_inputs(site: Site) -> None:
+    began = time.time() - 600
+    service = site.start_enrich(WEIR_PAIRS="1", WEIR_PAIRS_FLUSH="1")
+    send(site, range(40))
+    until(lambda: verdicts_of(site) == 800, "the first 800")
+    assert service.stop() == 0
+    service = site.start_enrich(WEIR_PAIRS="0")
+    send(site, range(40, 80))
+    until(lambda: offsets(site, "enrich") == 80, "the commits")
+    assert service.stop() == 0
+    turned_on = time.time()
+
+    site.start_enrich(WEIR_PAIRS="1", WEIR_PAIRS_FLUSH="1")
+    until(lambda: verdicts_of(site) == 1600, lambda: f"1600 verdicts: {verdicts_of(site)}")
+
+    assert all(hole.since_s >= int(turned_on) for hole in holes_of(site, began)), "only the last moments"
+
+
+def test_a_time_whose_marks_kafka_has_forgotten_is_said_not_to_be_counted(site: Site) -> None:
+    began = time.time() - 600
+    service = site.start_enrich(WEIR_PAIRS="1", WEIR_PAIRS_FLUSH="1")
+    send(site, range(40))
+    until(lambda: verdicts_of(site) == 800, "the first 800")
+    assert service.stop() == 0
+    turned_off = time.time()
+    service = site.start_enrich(WEIR_PAIRS="0")
+    send(site, range(40, 80))
+    until(lambda: offsets(site, "enrich") == 80, "the commits")
+    assert service.stop() == 0
+    forget_marks(site)
+    turned_on = time.time()
+
+    site.start_enrich(WEIR_PAIRS="1", WEIR_PAIRS_FLUSH="1")
+    until(lambda: offsets(site, "pairs") == 80, "new marks")
+    send(site, range(80, 88))
+    until(lambda: verdicts_of(site) == 960, lambda: f"960 verdicts, none of those between: {verdicts_of(site)}")
+
+    first = holes_of(site, began)[0]
+    assert began < first.since_s <= turned_off
+    assert first.until_s >= int(turned_on)
 
 
 def test_a_topic_of_pairs_that_cannot_be_written_holds_no_flow_up(site: Site) -> None:

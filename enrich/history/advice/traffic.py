@@ -18,6 +18,8 @@ from typing import Final
 import msgspec
 
 from enrich.history.distinctions import Network
+from enrich.history.moments import moment
+from enrich.history.pair_hours import TooManyPairsError
 from enrich.history.profile import PORT_PROTOCOLS
 from enrich.history.stand_ins import direction_of, profile_at
 from enrich.policy.matching import Direction
@@ -29,6 +31,9 @@ _BY_POLICY: Final = frozenset(reason.name.lower() for reason in (Reason.DEFAULT_
 _ALWAYS: Final = frozenset(reason.name.lower() for reason in (Reason.NODE, Reason.SELF))
 _WIDEST: Final = {4: 24, 6: 64}
 """The widest block that stands for addresses outside the cluster, by IP version (:mod:`enrich.wire.pair`)."""
+
+MAX_DISTINCT: Final = 1_000_000
+"""Combinations whose evidence is kept, up to 1.5 kB each."""
 
 
 class LeftOut(enum.Enum):
@@ -162,12 +167,24 @@ class Traffic:
         return Traffic(own(self.allowed), own(self.denied), own(self.always), left_out)
 
 
-def traffic_of(pairs: Iterable[Pair], profiles: Mapping[str, Profile], namespace: str | None = None) -> Traffic:
-    """Sort pairs by what advice can do with them. ``namespace`` chooses those whose subject is in it."""
+def traffic_of(
+    pairs: Iterable[Pair],
+    profiles: Mapping[str, Profile],
+    namespace: str | None = None,
+    max_distinct: int = MAX_DISTINCT,
+) -> Traffic:
+    """Sort pairs by what advice can do with them. ``namespace`` chooses those whose subject is in it.
+
+    Raises :class:`~enrich.history.pair_hours.TooManyPairsError` for more than ``max_distinct`` combinations."""
     by_key: defaultdict[PairKey, Evidence] = defaultdict(Evidence)
     for pair in pairs:
         if namespace is None or pair.key.subject.namespace == namespace:
             by_key[pair.key].add(pair)
+            if len(by_key) > max_distinct:
+                raise TooManyPairsError(
+                    f"more than {max_distinct:,} distinct combinations were seen up to {moment(pair.last_ns)}: "
+                    "ask about a namespace, or about a shorter window"
+                )
     found = Traffic({}, {}, {}, {})
     for key, evidence in by_key.items():
         if (reason := _why_left_out(key, profiles)) is not None:

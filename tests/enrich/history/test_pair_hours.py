@@ -9,7 +9,6 @@ import msgspec
 import numpy as np
 import pytest
 
-from enrich.history import pair_hours
 from enrich.history.pair_hours import HOUR_MS, LATE_MS, PairHours, TooManyPairsError
 from enrich.wire.pair import Pair, PairEnd, PairKey
 from enrich.wire.pair_place import counts_key, names_key
@@ -55,9 +54,8 @@ def sums(pairs: list[Pair]) -> dict[tuple[int, str, PairKey], tuple[int, ...]]:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_hours_have_what_a_sum_of_all_records_has(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hours_have_what_a_sum_of_all_records_has(seed: int) -> None:
     """Random segments that number common combinations anew, and write their counts again and again."""
-    monkeypatch.setattr(pair_hours, "MAX_DECODED", 100 if seed % 2 else 10**6)
     chance = random.Random(seed)  # noqa: S311 - not a secret
     records: list[Record] = []
     last: dict[tuple[str, str, int], tuple[list[PairKey], Rows]] = {}
@@ -80,7 +78,7 @@ def test_hours_have_what_a_sum_of_all_records_has(seed: int, monkeypatch: pytest
             plain[hour, cluster, keys[place]] = (
                 old[0] + one[0], old[1] + one[1], min(old[2], one[2]), max(old[3], one[3])
             )  # fmt: skip
-    hours = PairHours(HOUR - 5, HOUR + 100)
+    hours = PairHours(HOUR - 5, HOUR + 100, max_decoded=20 if seed % 2 else 10**6)
 
     found = list(read(hours, sorted(records, key=lambda record: record[2])))
 

@@ -10,12 +10,14 @@ import pytest
 from click.testing import CliRunner, Result
 
 from enrich.history.change import Change
+from enrich.history.counted_time import CountedTime
 from enrich.history.profile import number_of
 from enrich.history.stand_ins import Known
 from enrich.history.timeline import Timeline
 from enrich.model import ClusterNetworkPolicy
 from enrich.wire.journal import Profile
 from enrich.wire.pair import HOUR_NS, Pair, PairEnd, PairKey
+from enrich.wire.pair_coverage import CountedSpan, Coverage
 from streams.cli import advice_window
 from streams.cli.backtest import ChangeError, end_text, read_change
 from streams.cli.main import command
@@ -129,6 +131,11 @@ class Pairs:
 
     def __init__(self, pair: Pair) -> None:
         self._pair, self.complete_since_hour = pair, pair.hour
+        self.counted = CountedTime()
+        spans = tuple(
+            CountedSpan(0, begin, begin + 1, at(begin) // 10**9, at(begin + 60) // 10**9) for begin in (0, 200)
+        )
+        self.counted.take(Coverage(cluster=CLUSTER, segment="a", partitions=1, spans=spans))
 
     def __iter__(self) -> Iterator[Pair]:
         return iter([self._pair, msgspec.structs.replace(self._pair, first_ns=1, last_ns=1)])
@@ -154,6 +161,11 @@ def test_a_journal_that_has_ended_still_answers_for_what_was_seen_before(
     assert "198.51.100.7 -> shop/db  tcp/5432  ingress  7 connections" in done.stdout
     for note in ("the pairs are complete from", "1 records of pairs cannot be read", "the journal ends at"):
         assert f"weir: {note}" in done.stderr
+    # What was not counted may have been allowed, and be denied now.
+    (tmp_path / "db.yaml").unlink()
+    deleted = ["backtest", "--delete", "NetworkPolicy/shop/other"]
+    assert [CliRunner().invoke(command, [*deleted, *more], env={"WEIR_KAFKA": "127.0.0.1:1"}).exit_code
+            for more in ((), ("--strict",))] == [0, 3]  # fmt: skip
     refused = CliRunner().invoke(command, ["policies"], env={"WEIR_KAFKA": "127.0.0.1:1"})
     assert refused.exit_code == 3
     assert "weir: cannot say: the policies at" in refused.stderr

@@ -207,7 +207,9 @@ def test_nothing_is_counted_in_a_segment_of_the_day_before() -> None:
 
     last = worker.counter.take_write()
     assert last is not None
-    assert sorted(kind_of(key) for key, _ in last.records) == ["counts", "names"], "the names are written once more"
+    assert sorted(kind_of(key) for key, _ in last.records) == ["counts", "coverage", "names"], (
+        "the names are written once more"
+    )
 
 
 def test_inputs_before_the_mark_are_not_counted() -> None:

@@ -30,6 +30,7 @@ class Writer:
 
     def __init__(self) -> None:
         self.marks: dict[int, Mark | None] | MarkError = {}
+        self.end: int | MarkError = 0
         self.outcomes: list[BaseException | threading.Event] = []
         self.began = threading.Semaphore(0)
         self.written: list[tuple[int, Mapping[int, int]]] = []
@@ -39,6 +40,11 @@ class Writer:
         if isinstance(self.marks, MarkError):
             raise self.marks
         return {partition: self.marks.get(partition) for partition in partitions}
+
+    def ends(self) -> dict[int, int]:
+        if isinstance(self.end, MarkError):
+            raise self.end
+        return {0: self.end}
 
     def write(
         self, records: Iterable[tuple[str, bytes, bytes]], marks: Mapping[int, int], _released: Collection[int] = ()
@@ -180,7 +186,7 @@ def test_counts_that_cannot_be_written_are_dropped_when_they_take_too_much_memor
 
     async def scenario() -> None:
         missed = asyncio.Event()
-        worker.pairs._report = lambda one: missed.set() if one["type"] == "pairs_missed" else None
+        worker.pairs._reports._report = lambda one: missed.set() if one["type"] == "pairs_missed" else None
         await worker.pairs.starts({0: 0})
         worker.take(0)
         worker.writer.marks = {0: Mark(0, 0, 1)}
