@@ -21,7 +21,7 @@ from typing import Final, NamedTuple
 
 from enrich.history.counted_time import CountedTime
 from enrich.history.moments import moment
-from enrich.history.pair_sums import MAX_DECODED, DecodedNames, Place, Rows, summed
+from enrich.history.pair_sums import MAX_DECODED, DecodedNames, NamedCounts, Place, summed
 from enrich.wire.pair import HOUR_NS, Pair
 from enrich.wire.pair_coverage import decode_coverage
 from enrich.wire.pair_place import RecordPlace, place_of
@@ -163,23 +163,23 @@ class PairHours:
             self._names_cache.forget(place)
 
     def _pairs(self, hour: int, found: Mapping[Place, _Record]) -> Iterator[Pair]:
-        rows: defaultdict[str, list[Rows]] = defaultdict(list)
+        parts: defaultdict[str, list[NamedCounts]] = defaultdict(list)
         size = 0
         for place, record in found.items():
-            one = self._rows(hour, place, record)
+            one = self._named_counts(hour, place, record)
             if one is None:
                 continue
-            rows[place[0]].append(one)
+            parts[place[0]].append(one)
             size += len(one[1].numbers)
             if size > self._max_decoded:
-                yield from summed(hour, rows)
-                rows.clear()
+                yield from summed(hour, parts)
+                parts.clear()
                 size = 0
                 self._names_cache.make_room()
-        yield from summed(hour, rows)
+        yield from summed(hour, parts)
         self._names_cache.make_room()
 
-    def _rows(self, hour: int, place: Place, record: _Record) -> Rows | None:
+    def _named_counts(self, hour: int, place: Place, record: _Record) -> NamedCounts | None:
         """Return the counts of a chunk and its names; None if one of them is not there, or cannot be read."""
         try:
             counts = decode_counts(zlib.decompress(record.packed))

@@ -29,7 +29,7 @@ class Chunk(NamedTuple):
     """The ids of records of each combination, in one text with spaces."""
 
 
-Rows = tuple[Counts, Chunk]
+NamedCounts = tuple[Counts, Chunk]
 """What was counted of a chunk in an hour, and its names."""
 
 
@@ -101,19 +101,19 @@ def _objects(values: list[Any]) -> Any:
     return found
 
 
-def summed(hour: int, rows: Mapping[str, list[Rows]]) -> Iterator[Pair]:
-    """Yield the pairs of an hour. ``rows`` are by cluster; what several segments counted is added up."""
-    for cluster, own in rows.items():
+def summed(hour: int, parts: Mapping[str, list[NamedCounts]]) -> Iterator[Pair]:
+    """Yield the pairs of an hour. ``parts`` are by cluster; what several segments counted is added up."""
+    for cluster, own in parts.items():
         yield from _of_cluster(cluster, hour, own)
 
 
-def _of_cluster(cluster: str, hour: int, rows: list[Rows]) -> Iterator[Pair]:
+def _of_cluster(cluster: str, hour: int, parts: list[NamedCounts]) -> Iterator[Pair]:
     """Add up what several segments counted of the same combination."""
-    named = [(one, chunk, one.columns["place"] < len(chunk.numbers)) for one, chunk in rows]
+    named = [(one, chunk, one.columns["place"] < len(chunk.numbers)) for one, chunk in parts]
     places = [(chunk, one.columns["place"][known]) for one, chunk, known in named]
 
     # So that sums of counts that no worker writes stay in 64 bits.
-    most = np.uint64(MAX_COUNT // len(rows))
+    most = np.uint64(MAX_COUNT // len(parts))
 
     def column(name: str) -> Any:
         found = np.concatenate([one.columns[name][known] for one, _, known in named])

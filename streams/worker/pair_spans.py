@@ -35,7 +35,7 @@ class _Span:
     since_offset: int
     since_s: int
     until_s: int
-    asked: tuple[int, int] | None = None
+    pending_end: tuple[int, int] | None = None
     """When Kafka was asked, and where the partition ended then; None if everything up to there is counted."""
 
 
@@ -74,12 +74,12 @@ class Spans:
         if span is not None and mark is not None:
             self._closed.append(_counted(partition, span, mark))
 
-    def note_ends(self, asked_at: float, ends: Mapping[int, int]) -> None:
+    def note_ends(self, at: float, ends: Mapping[int, int]) -> None:
         """Take the ends of all partitions of the raw topic, as Kafka had them at a time or later."""
         self._partitions = len(ends)
         for partition, span in self._open.items():
-            if span.asked is None and partition in ends:
-                span.asked = int(asked_at), ends[partition]
+            if span.pending_end is None and partition in ends:
+                span.pending_end = int(at), ends[partition]
 
     def note_missed(self, seconds: Any) -> None:
         """Take the times of verdicts that were read and are not counted."""
@@ -92,8 +92,8 @@ class Spans:
         """Note up to which offset each partition is counted."""
         for partition, mark in marks.items():
             span = self._open.get(partition)
-            if span is not None and span.asked is not None and mark >= span.asked[1]:
-                span.until_s, span.asked = max(span.until_s, span.asked[0]), None
+            if span is not None and span.pending_end is not None and mark >= span.pending_end[1]:
+                span.until_s, span.pending_end = max(span.until_s, span.pending_end[0]), None
 
     @property
     def is_due(self) -> bool:
