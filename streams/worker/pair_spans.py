@@ -48,6 +48,7 @@ class Spans:
         self._waiting: dict[int, float] = {}
         """Since when partitions of this worker are not counted, because it cannot take them over."""
         self._partitions = 0
+        self._missed = self._missed_since = self._missed_until = 0
         self._begin_record()
 
     def clear(self) -> None:
@@ -127,8 +128,8 @@ class Spans:
         self._segment = secrets.token_hex(8)
         self._began = self._now()
         self._written_at = 0.0
-        self._closed: list[CountedSpan] = []
         self._missed = self._missed_since = self._missed_until = 0
+        self._closed: list[CountedSpan] = []
 
 
 def _counted(partition: int, span: _Span, mark: int) -> CountedSpan:

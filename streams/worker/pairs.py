@@ -78,7 +78,7 @@ class Pairs:
         self._waiting: set[int] = set()
         """Partitions whose marks could not be read yet."""
         self._committed_since_fence = True
-        self._asked_at = float("-inf")
+        self._queried_at = float("-inf")
 
     @property
     def problem(self) -> str | None:
@@ -238,15 +238,15 @@ class Pairs:
 
     async def _ask_for_ends(self, writer: MarkedWriter) -> None:
         """Ask Kafka where the partitions end, so that readers can be told up to when everything is counted."""
-        if time.monotonic() - self._asked_at < _ASK_S:
+        if time.monotonic() - self._queried_at < _ASK_S:
             return
-        self._asked_at, asked_at = time.monotonic(), self._now()
+        self._queried_at, queried_at = time.monotonic(), self._now()
         try:
             ends = await self._in_thread(writer.ends)
         except MarkError as error:
             log.warning("the ends of the raw topic cannot be read", error=str(error))
         else:
-            self._counter.spans.note_ends(asked_at, ends)
+            self._counter.spans.note_ends(queried_at, ends)
 
     def _in_thread(self, work: Callable[..., Any], *arguments: Any) -> asyncio.Future[Any]:
         return asyncio.get_running_loop().run_in_executor(self._threads, work, *arguments)
