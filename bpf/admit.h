@@ -58,6 +58,7 @@ struct assessment {
 	bool known_source; /* w->origin says who sent it */
 	bool forward;	   /* from the pod that opened the connection */
 	bool pending;	   /* no exit has admitted the connection yet */
+	bool elsewhere;	   /* an exit of another generation has, and has logged it */
 	bool judging;	   /* there is no verdict of the current epoch */
 	bool masked;	   /* a masquerade hides who opened the connection */
 	bool to_exit;	   /* the exit hook judges it too */
@@ -78,7 +79,7 @@ static __always_inline u32 direction_of(const enum hook hook)
 
 /* Return the entry if the packet continues its connection, else 0. */
 static __always_inline struct connection *current_connection(struct connection *connection, const struct work *w,
-							     const struct assessment *c, const enum hook hook)
+							     struct assessment *c, const enum hook hook)
 {
 	if (!connection || is_expired(connection, w->key.protocol, w->now) ||
 	    !continues(connection, &w->packet, direction_of(hook)))
@@ -95,8 +96,10 @@ static __always_inline struct connection *current_connection(struct connection *
 	}
 	if (connection->verdict == VERDICT_PENDING) {
 		/* No exit has admitted it, so this is not a reply, unless DNAT chose the node itself as backend. */
-		if (!c->node)
-			return 0;
+		if (!c->node) {
+			c->elsewhere = take_backend(connection, w);
+			return c->elsewhere ? connection : 0;
+		}
 		connection->state |= CONNECTION_FROM_NODE;
 		return connection;
 	}
@@ -400,7 +403,7 @@ static __always_inline bool admit(struct __sk_buff *skb, struct work *w, struct 
 	judge_mid_flow(&c, w, endpoint, hook);
 	if (c.connection && !c.adopted) {
 		update_connection(skb, &c, w, hook);
-		is_logged = !c.pending && !c.log_now;
+		is_logged = (!c.pending || c.elsewhere) && !c.log_now;
 		if (hook != DEVICE_EXIT && !c.judging && passes(w->decision.verdict) &&
 		    (!c.checking || c.connection->check & CHECK_DUE))
 			remember_passing(skb, w, direction_of(hook), c.to_exit || c.checking);

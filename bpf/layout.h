@@ -232,6 +232,14 @@ struct connection {
 
 #define VERDICT_PENDING 0
 
+/* The backend to which an exit has admitted a connection that is not in its generation's table, by the dialled address. */
+struct backend {
+	u64 time_ns;
+	u8 address[16];
+	u16 port;
+	u16 padding[3];
+};
+
 #define CONNECTION_REPLIED 0x01
 #define CONNECTION_CLOSING 0x02
 #define CONNECTION_FROM_NODE 0x04 /* the node opened it, or the node answers it */

@@ -64,6 +64,11 @@ PINNED("percpu_array", u32, u32, cursors, 1, 0);
 PINNED("lru_hash", u32, struct origin, origins, CONNECTION_ENTRIES, 0);
 /* By the last bits of skb->hash: of interfaces without an endpoint, which have no connections (unready.h). */
 PINNED("array", u32, struct origin, unready_origins, UNREADY_ORIGINS, 0);
+/*
+ * Backends of connections that were dialled while another generation takes over (stamps.h). Who dials more than fit has
+ * its answers later, as without this map.
+ */
+PINNED("lru_hash", struct connection_key, struct backend, backends, 4096 + LRU_SPARE, 0);
 
 /* What bcc's BPF_RINGBUF_OUTPUT declares, with a size in bytes instead of pages. */
 struct ring_table {

@@ -25,6 +25,10 @@
  *   5. The verdict is written to the connection to the dialled address too (confirm),
  *      so that replies, which come from 10.96.0.10 again, follow it.
  *   6. The exit hook clears tc_index: the far side must not see it.
+ *   7. While one generation of maps takes over from another (probe/kernel/generations.py),
+ *      the exit may belong to the other one, in whose table step 5 finds no connection to the
+ *      dialled address. It leaves 203.0.113.9:8080 in the map backends, which all generations
+ *      share. The answer finds that there, and is judged by the pod's own generation.
  *
  * Any address may be changed by DNAT: by a rule for a hostPort, by a Service whose
  * external IP is a pod's address. So the pod's hook judges what is not a Service's
@@ -239,14 +243,55 @@ static __always_inline void fill_dialled(struct work *w)
 	w->dialled_port = w->key.role ? 0 : origin->destination_port;
 }
 
-/* Return the connection to the dialled address, which replies follow; at an exit, w->key has the backend's address. */
-static __always_inline struct connection *dialled_connection(const struct work *w)
+/* Return the key of the connection to the dialled address, which replies follow; at an exit, w->key has the backend's. */
+static __always_inline struct connection_key dialled_key(const struct work *w)
 {
 	struct connection_key dialled = w->key;
 
 	__builtin_memcpy(dialled.remote, w->dialled, 16);
 	dialled.remote_port = w->key.role ? 0 : w->dialled_port;
+	return dialled;
+}
+
+static __always_inline struct connection *dialled_connection(const struct work *w)
+{
+	struct connection_key dialled = dialled_key(w);
+
 	return connections.lookup(&dialled);
+}
+
+static __always_inline void set_backend(struct connection *connection, const u8 *address, u16 port)
+{
+	__builtin_memcpy(connection->other, address, 16);
+	connection->other_port = port;
+	connection->state |= CONNECTION_OTHER | CONNECTION_DIALLED | CONNECTION_EXIT;
+	connection->state &= ~CONNECTION_FROM_NODE;
+	connection->check = 0;
+}
+
+/* The table has no connection to the dialled address: leave the backend where the pod's hook finds it. */
+static __always_inline void leave_backend(const struct work *w)
+{
+	struct connection_key dialled = dialled_key(w);
+	struct backend backend = {.time_ns = w->now, .port = w->key.remote_port};
+
+	__builtin_memcpy(backend.address, w->key.remote, 16);
+	backends.update(&dialled, &backend);
+}
+
+/*
+ * An answer meets a connection that no exit of this generation has confirmed. If one of another generation has admitted
+ * the last packet that the pod has sent, the connection gets its backend. It stays pending until the answer is judged by
+ * that, so the other generation's verdict admits nothing here. Return 0 otherwise.
+ */
+static __always_inline bool take_backend(struct connection *connection, const struct work *w)
+{
+	struct backend *backend = backends.lookup((struct connection_key *)&w->key);
+
+	if (!backend || backend->time_ns < connection->last_ns)
+		return 0;
+	set_backend(connection, backend->address, backend->port);
+	return 1;
 }
 
 /* Copy the exit's verdict and the backend to the connection to the dialled address, which goes to the exit from now on. */
@@ -254,13 +299,14 @@ static __always_inline void confirm(struct work *w)
 {
 	struct connection *connection = dialled_connection(w);
 
-	if (!connection || connection->direction != EGRESS)
+	if (!connection) {
+		if (passes(w->decision.verdict))
+			leave_backend(w);
 		return;
-	__builtin_memcpy(connection->other, w->key.remote, 16);
-	connection->other_port = w->key.remote_port;
-	connection->state |= CONNECTION_OTHER | CONNECTION_DIALLED | CONNECTION_EXIT;
-	connection->state &= ~CONNECTION_FROM_NODE;
-	connection->check = 0;
+	}
+	if (connection->direction != EGRESS)
+		return;
+	set_backend(connection, w->key.remote, w->key.remote_port);
 	connection->rule = w->decision.rule;
 	connection->identity = w->decision.identity;
 	connection->verdict = w->decision.verdict;

@@ -56,6 +56,7 @@ _SHARED: Final = {
     ("fragments", "fragment_places"): ("FRAGMENTS", "ENDPOINTS"),
     ("slots", "cursors"): (),
     ("unready_origins",): (),
+    ("backends",): (),
 }
 """Maps that refer to each other and are shared together, and the sizes on which their contents depend."""
 _EPOCHS_PER_S: Final = 64

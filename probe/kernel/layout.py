@@ -213,6 +213,7 @@ ORIGIN: Final = np.dtype(
         ("padding", "u1", (5,)),
     ]
 )
+BACKEND: Final = np.dtype([("time_ns", "<u8"), ("address", "u1", (16,)), ("port", "<u2"), ("padding", "<u2", (3,))])
 PLACE: Final = np.dtype([("key", CONNECTION_KEY), ("payer", "<u4"), ("account", "<u4")])
 UNKNOWN_FLOW: Final = np.dtype(
     [
@@ -279,6 +280,7 @@ MAPS: Final = {
     "cursors": MapLayout(_PERCPU_ARRAY, INDEX, INDEX),
     "origins": MapLayout(_LRU_HASH, INDEX, ORIGIN),
     "unready_origins": MapLayout(_ARRAY, INDEX, ORIGIN),
+    "backends": MapLayout(_LRU_HASH, CONNECTION_KEY, BACKEND),
     "looked_up": MapLayout(_LRU_HASH, CONNECTION_KEY, WORD),
 }
 """Layout by map name, which is also the name of the pin. The ring buffers are not listed."""

@@ -42,6 +42,7 @@ _STRUCTS = {
     "usage": layout.USAGE,
     "budget": layout.BUDGET,
     "place": layout.PLACE,
+    "backend": layout.BACKEND,
     "local_key": layout.LOCAL_KEY,
     "origin": layout.ORIGIN,
     "unknown_flow": layout.UNKNOWN_FLOW,

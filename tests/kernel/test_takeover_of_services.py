@@ -1,0 +1,155 @@
+"""A takeover with another table of connections: answers of a connection to a Service that was dialled meanwhile.
+
+The pod's hook and the exit that judges the connection then belong to two generations, which share no connections.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from typing import Literal
+
+import pytest
+from netns import Space, connects, listen, open_socket
+
+from tests.kernel.rig import Rig, both, of
+from tests.kernel.site import VIP, Site, service
+from tests.kernel.stepping import Killed
+from tests.kernel.takeover import restart
+from tests.waiting import until
+
+pytestmark = pytest.mark.kernel
+
+Backend = Literal["local", "remote"]
+_LESS_THAN_A_RETRY_S = 0.8
+"""TCP sends a SYN again after a second. The test is about the first one."""
+_PORT = 8080
+
+
+class _Cluster:
+    """A client, a Service with one backend, and a takeover that has moved the interfaces of one end."""
+
+    def __init__(self, rig: Rig, backend: Backend, moved: str) -> None:
+        self.rig, self.site = rig, Site(rig, "routed")
+        rig.services += VIP.values()
+        # A probe moves the interfaces of pods in this sequence, and other devices after them.
+        names = ["a/client", "a/server"] if moved == "client" else ["a/server", "a/client"]
+        made = {name: both(rig, name, number) for number, name in enumerate(names, 1)}
+        self.client = made["a/client"]
+        self.server: Space = made["a/server"] if backend == "local" else self.site.remote
+        rig.elsewhere("a/far", *self.site.remote.addresses)
+
+    def allow(self, *apps: str) -> None:
+        """Let the client reach these apps only, and nobody the client."""
+        peers = [{"podSelector": {"matchLabels": {"app": app}}} for app in apps]
+        ports = [{"port": _PORT, "protocol": protocol} for protocol in ("TCP", "UDP")]
+        rules = [{"to": peers, "ports": ports}] if apps else []
+        selector = {"matchLabels": {"app": "client"}}
+        self.rig.policy("a/out", podSelector=selector, policyTypes=["Egress", "Ingress"], egress=rules)
+        self.rig.apply()
+
+    def serve(self, family: int) -> None:
+        """Have the Service lead to the backend."""
+        protocols = ("tcp", "udp")
+        self.site.proxy(*(service(family, self.server, to=_PORT, protocol=one) for one in protocols))
+
+    def move_one_end(self) -> None:
+        """Start a takeover with a larger table of connections, and kill it when one interface is moved."""
+        restart(self.rig, CONNECTIONS=1 << 17)
+        attach = self.rig.attachments.attach
+
+        def once(index: int) -> bool:
+            attach(index)
+            raise Killed
+
+        self.rig.attachments.attach = once  # type: ignore[method-assign]
+        with pytest.raises(Killed):
+            self.rig.apply()
+
+    def asks(self, family: int) -> bool:
+        """Return whether a datagram to the Service is answered."""
+        with (
+            open_socket(self.client, family, socket.SOCK_DGRAM) as out,
+            open_socket(self.server, family, socket.SOCK_DGRAM) as served,
+        ):
+            served.bind(("", _PORT))
+            served.settimeout(_LESS_THAN_A_RETRY_S)
+            out.settimeout(_LESS_THAN_A_RETRY_S)
+            out.sendto(b"question", (VIP[family], 80))
+            try:
+                _, peer = served.recvfrom(64)
+                served.sendto(b"answer", peer)
+                return out.recv(64) == b"answer"
+            except TimeoutError:
+                return False
+
+    def connects(self, family: int) -> bool:
+        """Return whether the first SYN to the Service is answered."""
+        with listen(self.server, family, _PORT):
+            return connects(self.client, VIP[family], 80, _LESS_THAN_A_RETRY_S)
+
+
+@pytest.fixture
+def cluster(own: Rig, backend: Backend, moved: str) -> Iterator[_Cluster]:
+    made = _Cluster(own, backend, moved)
+    yield made
+    made.site.close()
+
+
+_CASES = [
+    ("tcx", "local", "client", 4),
+    ("tcx", "local", "server", 6),
+    ("tcx", "remote", "client", 6),
+    ("clsact", "local", "server", 4),
+    ("clsact", "remote", "client", 4),
+]
+
+
+@pytest.mark.parametrize(("own", "backend", "moved", "family"), _CASES, indirect=["own"])
+def test_a_service_dialled_during_a_takeover_answers_at_once(cluster: _Cluster, backend: Backend, family: int) -> None:
+    cluster.serve(family)
+    cluster.allow("server", "far")
+    cluster.move_one_end()
+    assert cluster.connects(family)
+    assert cluster.asks(family)
+    # The exit has logged each; the answer, which the other generation has judged, is not logged again.
+    allowed = of(cluster.rig.seen(), subject="a/client", direction="egress", verdict="allow")
+    assert [(row.port, row.dialled) for row in allowed] == [(_PORT, VIP[family])] * 2
+
+
+@pytest.mark.parametrize(("own", "backend", "moved", "family"), _CASES[1:3], indirect=["own"])
+def test_a_backend_that_is_denied_is_not_reached(cluster: _Cluster, family: int) -> None:
+    cluster.serve(family)
+    cluster.allow()
+    cluster.move_one_end()
+    assert not cluster.connects(family)
+    assert not cluster.asks(family)
+    assert not of(cluster.rig.seen(), subject="a/client", verdict="allow")
+
+
+@pytest.mark.parametrize(("own", "backend", "moved", "family"), [("tcx", "local", "client", 4)], indirect=["own"])
+def test_an_answer_of_another_backend_is_not_taken_for_the_admitted_ones(cluster: _Cluster, family: int) -> None:
+    rig, server = cluster.rig, cluster.server
+    other = both(rig, "a/other", 7)
+    cluster.serve(family)
+    cluster.allow("server")
+    cluster.move_one_end()
+    with (
+        open_socket(cluster.client, family, socket.SOCK_DGRAM) as out,
+        open_socket(server, family, socket.SOCK_DGRAM) as served,
+        open_socket(other, family, socket.SOCK_DGRAM) as hostile,
+    ):
+        out.bind(("", 4000))
+        for one in (served, hostile):
+            one.bind(("", _PORT))
+        out.sendto(b"question", (VIP[family], 80))
+        _, peer = served.recvfrom(64)
+        # The Service leads to another backend now, to which the exit does not let the next packet pass.
+        cluster.site.proxy(service(family, other, to=_PORT, protocol="udp"))
+        cluster.site.forget_flows()
+        out.sendto(b"question", (VIP[family], 80))
+        until(lambda: of(rig.seen(), subject="a/client", verdict="deny", port=_PORT))
+        out.settimeout(0.5)
+        hostile.sendto(b"answer", peer)
+        with pytest.raises(TimeoutError):
+            out.recv(64)
