@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import itertools
 import socket
+import time
 from collections.abc import Iterator, Sequence
 
 from netns import Space, open_socket
 
 from probe.kernel.layout import Config
 from tests.attack.ground import Ground, Shot, any_number, fragment
+from tests.attack.pace import check_kept
 from tests.attack.tally import Tally, attack
 from tests.kernel.ear import new_mark
 from tests.kernel.frames import udp
-from tests.kernel.rig import FAMILIES, SIZES, Rig, both
+from tests.kernel.rig import FAMILIES, SIZES, both
 
 _NOWHERE = {4: "10.244.9.9", 6: "fd44::999"}
 _WAITING = 40
@@ -21,19 +23,21 @@ _WAITING = 40
 _PORTS = range(1000, 32_000)
 """Of the pod that waits, these are open to all. Sockets that wait for answers have higher ones."""
 _FRAGMENTED = 20
+_UNANSWERED_S = 30.0
+"""TIMEOUT_UNANSWERED of ``bpf/connections.h``. First fragments of IPv4 are kept as long (``bpf/fragments.h``)."""
 _CLIENT = {"podSelector": {"matchLabels": {"app": "client"}}}
 
 
 class _Asking:
     """A closed pod that waits for the answers to what it has asked a server: nobody else lets them in."""
 
-    def __init__(self, rig: Rig, client: Space, server: Space) -> None:
-        self._rig = rig
+    def __init__(self, ground: Ground, client: Space, server: Space) -> None:
+        self._ground, self._asked = ground, time.monotonic()
         self._there = {family: open_socket(server, family, socket.SOCK_DGRAM) for family in FAMILIES}
         self._here = []
         for family, there in self._there.items():
             there.bind((server.address(family), 53))
-            there.settimeout(5)
+            there.settimeout(ground.patience(5))
             for _ in range(_WAITING):
                 here = open_socket(client, family, socket.SOCK_DGRAM)
                 here.connect((server.address(family), 53))
@@ -45,15 +49,19 @@ class _Asking:
         for there in self._there.values():
             for _ in range(_WAITING):
                 there.sendto(b"!", there.recvfrom(10)[1])
-        return sum(not _has_answer(here) for here in self._here)
+        took = time.monotonic() - self._asked
+        lost = sum(not _has_answer(here, self._ground.patience(0.5)) for here in self._here)
+        if lost:
+            check_kept("a connection without an answer", _UNANSWERED_S, took)
+        return lost
 
     def close(self) -> None:
         for one in (*self._here, *self._there.values()):
             one.close()
 
 
-def _has_answer(here: socket.socket) -> bool:
-    here.settimeout(0.5)
+def _has_answer(here: socket.socket, seconds: float) -> bool:
+    here.settimeout(seconds)
     try:
         return here.recv(10) == b"!"
     except TimeoutError:
@@ -87,7 +95,7 @@ def connections(ground: Ground) -> Iterator[Tally]:
     rig.maps.configure(Config.POD_CONNECTIONS, SIZES["CONNECTIONS"])
     for _, family in itertools.product(range(ground.rounds), FAMILIES):
         to = (_NOWHERE[family], server.address(family), client.address(family))
-        asking = _Asking(rig, client, server)
+        asking = _Asking(ground, client, server)
         # A flow to another pod makes two entries, so these are twice as many as the table holds.
         for target in to:
             _flood(evil, family, target, _PORTS)
@@ -104,7 +112,7 @@ def connections_from_outside(ground: Ground) -> Iterator[Tally]:
     world = ground.world()
     rig.apply()
     for _, family in itertools.product(range(ground.rounds), FAMILIES):
-        asking = _Asking(rig, client, server)
+        asking = _Asking(ground, client, server)
         _flood(world, family, client.address(family), range(1000, 12_000))
         lost = asking.lost()
         asking.close()
@@ -122,6 +130,7 @@ def fragment_flood(ground: Ground) -> Iterator[Tally]:
     for _, family in itertools.product(range(ground.rounds), FAMILIES):
         ends, start = (client.address(family), server.address(family)), any_number()
         numbers = [(start + number) & 0xFFFF for number in range(_FRAGMENTED)]
+        began = time.monotonic()
         for number in numbers:
             wire.send(fragment(family, ends, 17, udp(1000, data=bytes(24))[:16], 0, number, more=True))
         false = evil.address(family), receiver.address(family)
@@ -131,7 +140,10 @@ def fragment_flood(ground: Ground) -> Iterator[Tally]:
         for number in numbers:
             mark = new_mark()
             later.append(Shot([fragment(family, ends, 17, mark, 16, number, more=False)], mark))
+        took = time.monotonic() - began
         counted = ground.volley(wire, ear, [], later)
+        if counted.lost:
+            check_kept("a first fragment", _UNANSWERED_S, took)
         yield Tally(1, counted.lost, counted.allowed, counted.lost)
 
 

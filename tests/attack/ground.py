@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from netns import Space, open_socket
 
+from tests.attack import pace
 from tests.attack.tally import Tally
 from tests.kernel.ear import Ear, new_mark
 from tests.kernel.frames import Wire, ipv4, ipv6, udp
@@ -37,6 +38,7 @@ class Ground:
 
     def __init__(self, rig: Rig, rounds: int) -> None:
         self.rig, self.rounds = rig, rounds
+        self._pace = pace.measured()
         self._stack = ExitStack()
         self._ears: dict[str, Ear] = {}
         self._wires: dict[tuple[str, str], Wire] = {}
@@ -44,6 +46,10 @@ class Ground:
     def folder(self) -> Path:
         """Return a new folder for files of an agent."""
         return Path(self._stack.enter_context(tempfile.TemporaryDirectory()))
+
+    def patience(self, seconds: float) -> float:
+        """Return how long to wait on this machine for what arrives within ``seconds`` on an idle one."""
+        return seconds * self._pace
 
     def site(self, wiring: Wiring) -> Site:
         """Connect the node to another one, and its pods by routes or by a bridge."""
@@ -100,7 +106,7 @@ class Ground:
             return allowed[-1] in frame
 
         with suppress(TimeoutError):
-            ear.frames_until(is_last, _ARRIVAL_S)
+            ear.frames_until(is_last, self.patience(_ARRIVAL_S))
         heard = [sum(any(mark in frame for frame in frames) for mark in marks) for marks in (attacks, allowed)]
         return heard[0], heard[1]
 

@@ -53,15 +53,15 @@ def lookups(ground: Ground) -> Iterator[Tally]:
                 ]
                 stack.enter_context(_flood(rig, ground.wire(attacker), attacker, client, family))
                 forget_entries(rig)
-                lost = _unheard(pairs)
+                lost = _unheard(pairs, ground.patience(_HEARD_S))
             yield Tally(1, min(lost, 1), len(pairs), lost)
 
 
-def _unheard(pairs: Sequence[Pair]) -> int:
-    """Have the servers of all pairs speak; return how many are not heard in time."""
+def _unheard(pairs: Sequence[Pair], seconds: float) -> int:
+    """Have the servers of all pairs speak; return how many are not heard within ``seconds``."""
     for pair in pairs:
         pair.speak(answerer_speaks=True)
-    end = time.monotonic() + _HEARD_S
+    end = time.monotonic() + seconds
     return sum(not pair.is_heard(answerer_speaks=True, seconds=max(0.01, end - time.monotonic())) for pair in pairs)
 
 

@@ -55,8 +55,8 @@ def opened_before(ground: Ground) -> Iterator[Tally]:
             to_server = {"podSelector": {"matchLabels": {"app": f"s{number}-{family}"}}}
             rig.policy("a/in", **to_server, policyTypes=["Ingress"], ingress=[{"ports": [{"port": 81}]}])
             rig.apply(older=True)
-            lost = [not good.hears(answerer_speaks=first) for first in (True, False)]
-            through = [bad.hears(answerer_speaks=first, seconds=0.5) for first in (True, False)]
+            lost = [not good.hears(answerer_speaks=first, seconds=ground.patience(5)) for first in (True, False)]
+            through = [bad.hears(answerer_speaks=first, seconds=ground.patience(0.5)) for first in (True, False)]
             yield Tally(2, sum(through), 2, sum(lost))
         for pod in ("c", "s"):
             rig.net.remove(rig.pods.pop(f"a/{pod}{number}-{family}"))
