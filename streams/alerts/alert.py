@@ -158,7 +158,7 @@ def _template_values(
         "policy": alert.policy,
         "change": alert.change,
         "changed_by": alert.changed_by,
-        **dict.fromkeys(("pairs", "worst", "explain"), ""),
+        **dict.fromkeys(("pairs", "worst", "explain", "backtest"), ""),
         "example": examples[0].sentence() if examples else "",
     }
 

@@ -18,6 +18,7 @@ is chosen so that the state lies in the partition to which all deltas of the clu
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -39,6 +40,7 @@ _MAX_PAIRS: Final = 10_000
 _SAME_CHANGE_S: Final = 30.0
 _LISTED: Final = 10
 _EXPLAINED: Final = 3
+_NAMED: Final = re.compile(r"[A-Za-z]{1,63}(/[a-z0-9][-a-z0-9.]{0,252}){1,2}")
 _SEVERAL: Final = "several"
 Pair = tuple[str, ...]
 
@@ -102,6 +104,7 @@ class ChangeAlert:
             "pairs": f"{len(self.amounts):,}",
             "worst": worst,
             "explain": "; ".join(lines),
+            "backtest": backtest_line(self.alert.policy, self.alert.change),
         }
 
 
@@ -130,6 +133,16 @@ def explain_line(example: Example) -> str:
     destination = f"[{ends[1]}]" if ":" in ends[1] else ends[1]
     protocol = "" if connection.protocol == "tcp" else f"/{connection.protocol.upper()}"
     return f"weir explain {ends[0]} {destination}:{connection.dest_port}{protocol}"
+
+
+def backtest_line(policy: str, change: str) -> str:
+    """Return the command that says what the last hour would have been like without a policy; of one that was deleted,
+    with the file of its earlier version. Empty if it cannot be asked about."""
+    if change == "deleted":
+        return "weir backtest FILE --since 1h"
+    named = policy.replace(" ", "/")
+    # Whoever may write the state of alerts chooses the text, and somebody will paste the line.
+    return f"weir backtest --delete {named} --since 1h" if _NAMED.fullmatch(named) else ""
 
 
 def _text(pair: Pair) -> str:

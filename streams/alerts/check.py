@@ -21,7 +21,7 @@ _BUILT_IN_LABELS: Final = frozenset({"alertname", "severity", "policy", "change"
 _FIELDS_OF_KIND: Final = {
     "above": ("threshold", "window"),
     "first": (),
-    "after_change": ("policy", "change", "changed_by", "pairs", "worst", "explain"),
+    "after_change": ("policy", "change", "changed_by", "pairs", "worst", "explain", "backtest"),
 }
 """What the templates of a rule may name because of its condition."""
 

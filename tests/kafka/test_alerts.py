@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 from importlib import resources
 from pathlib import Path
@@ -227,6 +228,34 @@ def test_the_built_in_rules_report_denials_after_a_policy_change_and_losses(site
     assert [pair["port"] for pair in found["denied-after-change"]["pairs"]] == ["8080"]
     assert found["pipeline-loss"]["group"]["kind"] == "gap"
     assert found["pipeline-loss"]["count"] == 10
+    assert service.stop() == 0
+
+
+def test_a_change_that_cuts_forty_pairs_makes_one_alert_and_a_new_cluster_is_quiet(site: Site) -> None:
+    manifests = site.folder / "manifests"
+    policy = {"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
+              "metadata": {"namespace": "shop", "name": "web-allow-api", "uid": "u1"},
+              "spec": {"podSelector": {}, "egress": [{}], "policyTypes": ["Egress"]}}  # fmt: skip
+    (manifests / "policy.json").write_text(json.dumps(policy))
+    service = site.start()  # with every built-in rule, and WEIR_ALERT_LEARN as it is
+    service.wait_for("partitions assigned")
+    service.wait_for("alert partitions assigned")
+    policy["spec"] = {"podSelector": {}, "egress": [], "policyTypes": ["Egress"]}
+    (manifests / "policy.json").write_text(json.dumps(policy))
+    # The forty are distinct ports; the last one is denied most.
+    send(site, 0, 40, destination_port=np.arange(9000, 9040), count=np.arange(1, 41))
+    fired = next(one for one in alerts(site, 1) if one["rule"] == "denied-after-change")
+    assert (fired["pairs_total"], fired["count"]) == (40, sum(range(1, 41)))
+    assert [one["port"] for one in fired["pairs"][:2]] == ["9039", "9038"]
+    assert fired["annotations"]["backtest"] == "weir backtest --delete NetworkPolicy/shop/web-allow-api --since 1h"
+    assert fired["annotations"]["explain"].startswith("weir explain shop/web-0 shop/api-0:90")
+    learned = re.compile(r'events_total\{rule="first-deny",what="learned"\} ([0-9.]+)')
+    found = until(lambda: learned.search(service.get("/metrics", "alerts")[1]), "what first-deny has learned")
+    assert float(found[1]) == 1
+    # What has a window of a minute fires as well; the change makes one alert, and the first denial none.
+    rules = [one["rule"] for one in alerts(site, 1) if one["status"] == "firing"]
+    assert rules.count("denied-after-change") == 1
+    assert "first-deny" not in rules
     assert service.stop() == 0
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from streams.alerts.change_alert import explain_line, group_of
+from streams.alerts.change_alert import backtest_line, explain_line, group_of
 from streams.alerts.counting import RecordCounter
 from streams.alerts.deltas import encode, fingerprint, partition_of
 from streams.alerts.example import decode_example, shorten
@@ -63,6 +63,7 @@ def test_a_change_that_cuts_forty_pairs_makes_one_alert_with_the_worst_of_them()
     assert fired["annotations"]["explain"].split("; ") == [
         f"weir explain shop/web-0 data/db{number}-0:5432" for number in (39, 38, 37)
     ]  # fmt: skip
+    assert fired["annotations"]["backtest"] == f"weir backtest --delete {POLICY.replace(' ', '/')} --since 1h"
     assert len(fired["examples"]) == 3
 
 
@@ -188,3 +189,18 @@ def test_all_groups_of_a_cluster_and_the_state_of_the_alert_are_in_one_partition
 )  # fmt: skip
 def test_a_line_asks_why(changes: dict[str, Any], line: str) -> None:
     assert explain_line(decode_example(bytes(shorten(make_value(**changes))))) == line
+
+
+@pytest.mark.parametrize(
+    ("policy", "change", "line"),
+    [
+        ("NetworkPolicy shop/db", "created", "weir backtest --delete NetworkPolicy/shop/db --since 1h"),
+        ("ClusterNetworkPolicy guard", "updated", "weir backtest --delete ClusterNetworkPolicy/guard --since 1h"),
+        ("NetworkPolicy shop/db", "deleted", "weir backtest FILE --since 1h"),
+        ("NetworkPolicy shop/$(reboot)", "created", ""),
+        ("NetworkPolicy shop/db; reboot", "created", ""),
+        ("", "", ""),
+    ],
+)
+def test_a_line_asks_what_would_be_without_the_change(policy: str, change: str, line: str) -> None:
+    assert backtest_line(policy, change) == line
