@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import itertools
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Final, NamedTuple
 
 from enrich.history.moments import moment
@@ -74,9 +74,17 @@ class Timeline:
             if entry.cluster == cluster:
                 self._add(entry)
         if known_until_ns != FOREVER_NS:
-            self._gaps.append(
-                Gap(known_until_ns, FOREVER_NS, f"the journal ends at {moment(known_until_ns)}: nobody writes it")
-            )
+            self.end(known_until_ns)
+
+    def lose(self, at_ns: int) -> None:
+        """Note that entries of a time cannot be read, of whatever objects: until all states have been repeated, nothing
+        is known."""
+        text = f"entries of the journal of {moment(at_ns)} cannot be read, and any object may have changed in them"
+        self._gaps.append(Gap(at_ns, at_ns + REPEAT_NS, text))
+
+    def end(self, at_ns: int) -> None:
+        """Note that from here on nothing is known."""
+        self._gaps.append(Gap(at_ns, FOREVER_NS, f"the journal ends at {moment(at_ns)}: nobody writes it"))
 
     def _add(self, entry: JournalEntry) -> None:
         is_first, self._is_empty = self._is_empty, False
@@ -135,6 +143,18 @@ class Timeline:
         ``scope`` None asks for everything."""
         found = (gap.text for gap in self._gaps_of(self._tracks_of(scope)) if gap.covers(since_ns, until_ns))
         return next(found, "")
+
+    def unknown_policies(self, namespaces: Collection[str] | None, at_ns: int) -> str:
+        """Return why it is not known what policies decide about pods of some namespaces; empty if it is known.
+
+        ``namespaces`` None asks for all. The peers may be in any namespace, and on any node."""
+        tracks = [
+            track
+            for (group, namespace), track in self._tracks.items()
+            if group in (_TIERS, _NAMESPACE, _NODE)
+            or (group == _NETWORK_POLICY and (namespaces is None or namespace in namespaces))
+        ]
+        return next((gap.text for gap in self._gaps_of(tracks) if gap.covers(at_ns, at_ns)), "")
 
     def unknown_services(self, at_ns: int) -> str:
         """Return why it is not known which Services there were at a time; empty if it is known."""

@@ -187,7 +187,7 @@ def unreadable_entry(key: bytes, seen_ns: int) -> JournalEntry | None:
     """Return an entry in place of one that cannot be read: of the object that its key names, nothing is known from
     ``seen_ns`` on. None if the key names none."""
     parts = key.decode(errors="replace").rsplit("/", 3)
-    if len(parts) != 4 or parts[1] not in JOURNALED:
+    if len(parts) != 4 or parts[1] not in JOURNALED or not names_object(*parts[1:]):
         return None
     cluster, kind, namespace, name = parts
     return JournalEntry(

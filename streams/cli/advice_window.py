@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final, NoReturn, TypeVar
@@ -34,6 +34,7 @@ from streams.settings import Settings
 DENIES: Final = 1
 WRONG: Final = 2
 CANNOT_SAY: Final = 3
+_OF_ONE: Final = " (-n NAMESPACE, where a command has it, asks about others)"
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 _OPTIONS: Final = (
@@ -83,10 +84,18 @@ class Window:
         """The cluster."""
         return self.past.timeline.cluster
 
-    def view(self) -> PolicyView:
-        """Return the policies at the end of the window. Raises CannotSayError."""
-        if why := self.past.timeline.unknown(None, self.until_ns, self.until_ns):
-            raise CannotSayError(f"the policies at {moment(self.until_ns)}: {why}")
+    @property
+    def has_losses(self) -> bool:
+        """Whether nothing is known of some connections: they were not counted, or their records cannot be read. Ask
+        after :meth:`pairs`."""
+        return bool(self.holes) or self._reading.unreadable > 0
+
+    def view(self, namespaces: Collection[str] | None = None) -> PolicyView:
+        """Return the policies at the end of the window. ``namespaces``: whose pods are asked about; None: all. The
+        NetworkPolicies of others may be missing. Raises CannotSayError."""
+        if why := self.past.timeline.unknown_policies(namespaces, self.until_ns):
+            hint = "" if self.past.timeline.unknown_policies((), self.until_ns) else _OF_ONE
+            raise CannotSayError(f"the policies at {moment(self.until_ns)}: {why}{hint}")
         return self.past.timeline.view_at(self.until_ns)
 
     def versions_known_since_ns(self) -> int:

@@ -81,7 +81,7 @@ def backtest(
             for style, line in lines(made, findings, most):
                 console.print(Text(printable(line), style=style), soft_wrap=True)
             say(notes)
-        return _exit_code(made, strict=strict, has_holes=bool(window.holes))
+        return _exit_code(made, strict=strict, has_losses=window.has_losses)
 
     run_in_window(given, answer)
 
@@ -97,12 +97,11 @@ def _judged(window: Window, change: Change) -> Backtest:
     return made
 
 
-def _exit_code(made: Backtest, *, strict: bool, has_holes: bool) -> int:
+def _exit_code(made: Backtest, *, strict: bool, has_losses: bool) -> int:
     said = sum(found.findings for outcome, found in made.sums.items() if outcome is not Outcome.CANNOT_SAY)
     unsaid = any(one.verdict != DENY for one in made.findings() if one.outcome is Outcome.CANNOT_SAY)
-    return exit_code(
-        denies=made.sums[Outcome.NEWLY_DENIED].findings > 0, said=said > 0, doubts=strict and (unsaid or has_holes)
-    )
+    doubts = strict and (unsaid or has_losses)
+    return exit_code(denies=made.sums[Outcome.NEWLY_DENIED].findings > 0, said=said > 0, doubts=doubts)
 
 
 def _notes(window: Window, change: Change) -> Iterator[str]:

@@ -18,7 +18,7 @@ from enrich.history.distinctions import left_out_requirements
 from enrich.history.judging import CANNOT_SAY, DENY, Judge
 from enrich.history.moments import moment
 from enrich.history.profile import all_left_out
-from enrich.model import Policy, Protocol
+from enrich.model import NetworkPolicy, Policy, Protocol
 from enrich.policy.matching import Direction, PolicyView
 from enrich.sources.manifest_files import ManifestError
 from streams.cli.advice_window import (
@@ -78,11 +78,8 @@ def diff(old: str, new: str, most: int, output: str, *, strict: bool, **given: A
             for line in _lines(found, frame, most):
                 click.echo(printable(line))
             say(window.notes)
-        return exit_code(
-            denies=bool(found.broken),
-            said=found.is_said or not found.changes,
-            doubts=strict and (found.has_doubts or bool(window.holes)),
-        )
+        doubts = strict and (found.has_doubts or window.has_losses)
+        return exit_code(denies=bool(found.broken), said=found.is_said or not found.changes, doubts=doubts)
 
     run_in_window(given, answer)
 
@@ -124,7 +121,8 @@ class _Found:
 def _compare(window: Window, old: _Side, new: _Side) -> _Found:
     # A policy that one of the sides names is only as this side has it.
     named = frozenset((*(old or ()), *(new or ())))
-    present = window.view()
+    has_tiers = any(kind != NetworkPolicy.__name__ for kind, _, _ in named)
+    present = window.view(None if has_tiers else {namespace for _, namespace, _ in named})
     views = [
         present if side is None else PolicyChange(tuple(side.values()), named).applied(present) for side in (old, new)
     ]

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import ipaddress
+import itertools
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 from enrich.history.distinctions import Network
 from enrich.history.stand_ins import EVERYWHERE, Known
 from enrich.history.timeline import Timeline
-from enrich.history.versions import FOREVER_NS
 from enrich.wire.address_interval import AddressIntervalError, decode_interval_key
-from enrich.wire.journal import JournalEntry, unreadable_entry
+from enrich.wire.journal import MAX_AHEAD_NS, JournalEntry, unreadable_entry
 from enrich.wire.topics import Topics
 from streams.cli.terminal import listed
-from streams.journal.reading import OFF, read_journal
+from streams.journal.reading import OFF, read_journal, within_memory
 from streams.kafka.connection import Connection, ReadError
 from streams.kafka.reading import TopicReader, read_committed
 from streams.kafka.records import Record
@@ -26,6 +26,8 @@ SILENCE_NS: Final = 400 * 1_000_000_000
 
 
 _MAX_NAMED: Final = 5
+_MAX_WAITING: Final = 100_000
+"""Objects whose records cannot be read, between two entries."""
 
 
 @dataclass(slots=True)
@@ -49,24 +51,17 @@ def load_past(
 
     ``pod_cidrs``: where the addresses of pods are; empty: where the nodes say so, if no pod proves them wrong. Raises
     ReadError."""
-    bad: list[str] = []
-    entries: list[JournalEntry] = []
-
-    def on_bad(record: Record, why: str) -> None:
-        bad.append(why)
-        # It may be an entry of a newer form, so that its object is not what it was. The order is that of the topic.
-        if entries and (one := unreadable_entry(record.key or b"", entries[-1].seen_ns)) is not None:
-            entries.append(one)
-
-    for entry in read_journal(connection, topics, cluster, since_ns, on_bad):
-        entries.append(entry)
-    if not entries:
+    unreadable = _Unreadable()
+    entries = read_journal(connection, topics, cluster, since_ns, unreadable.add)
+    made = timeline_of(within_memory(unreadable.placed(entries), topics.journal.name), time.time_ns())
+    if made is None:
         raise ReadError(
             f"{topics.journal.name} has nothing{f' of cluster {cluster}' if cluster else ''}: is the role journal of "
             f"weir-streams running? {OFF}"
         )
-    made = timeline_of(entries, time.time_ns())
-    notes = [f"{len(bad)} records of the journal cannot be read: {bad[0]}"] if bad else []
+    for lost_ns in unreadable.lost_ns:
+        made.lose(lost_ns)
+    notes = unreadable.notes()
     if refused := made.refused_profiles:
         named = listed(sorted(set(refused.values())), _MAX_NAMED)
         notes.append(
@@ -76,11 +71,59 @@ def load_past(
     return Past(made, Known(made.profiles, ranges), notes + ([note] if note else []))
 
 
-def timeline_of(entries: Sequence[JournalEntry], now_ns: int) -> Timeline:
-    """Return the timeline of entries of one cluster. It ends where they end, if the journal seems not to be
-    written any more."""
-    last = max(entry.seen_ns for entry in entries)
-    return Timeline(entries[-1].cluster, entries, last if now_ns - last > SILENCE_NS else FOREVER_NS)
+class _Unreadable:
+    """Records of the journal that are not entries, on their way into the timeline."""
+
+    def __init__(self) -> None:
+        self._count, self._first = 0, ""
+        self._waiting: dict[bytes, None] = {}
+        self._is_batch = False
+        self.lost_ns: list[int] = []
+        """When batches begin that cannot be read: any object may have changed in them."""
+
+    def add(self, record: Record, why: str) -> None:
+        """Take a record, before the entry that follows it."""
+        self._first = self._first or why
+        self._count += 1
+        self._is_batch = self._is_batch or bool(record.unread)
+        if len(self._waiting) < _MAX_WAITING:
+            self._waiting[record.key or b""] = None
+
+    def placed(self, entries: Iterable[JournalEntry]) -> Iterator[JournalEntry]:
+        """Yield entries in the order of the topic, with one in place of each record that cannot be read: that may be an
+        entry of a newer form, so that its object is not what it was."""
+        last: JournalEntry | None = None
+        for entry in itertools.chain(entries, [None]):
+            keys, self._waiting = self._waiting, {}
+            if len(keys) >= _MAX_WAITING:
+                raise ReadError(f"the journal has more than {_MAX_WAITING:,} records in a row that cannot be read")
+            if last is not None:
+                if self._is_batch:
+                    self.lost_ns.append(last.seen_ns)
+                found = (unreadable_entry(key, last.seen_ns) for key in keys)
+                yield from (one for one in found if one is not None and one.cluster == last.cluster)
+            self._is_batch = False
+            if entry is not None:
+                last = entry
+                yield entry
+
+    def notes(self) -> list[str]:
+        """Return what a reader of the answer must know."""
+        return [f"{self._count} records of the journal cannot be read: {self._first}"] if self._count else []
+
+
+def timeline_of(entries: Iterable[JournalEntry], now_ns: int) -> Timeline | None:
+    """Return the timeline of entries of one cluster; None if there are none. It ends where they end, if the journal
+    seems not to be written any more."""
+    rest = iter(entries)
+    first = next(rest, None)
+    if first is None:
+        return None
+    made = Timeline(first.cluster, itertools.chain([first], rest))
+    last_ns = max(made.last_ns, first.seen_ns if first.seen_ns <= now_ns + MAX_AHEAD_NS else 0)
+    if now_ns - last_ns > SILENCE_NS:
+        made.end(last_ns)
+    return made
 
 
 def _pod_ranges(connection: Connection, topic: str, timeline: Timeline) -> tuple[tuple[Network, ...], str]:

@@ -41,7 +41,8 @@ def policies(namespace: str | None, output: str, **given: Any) -> None:
     def answer(window: Window) -> int:
         known, versions = window.past.known, window.past.timeline.versions
         since_ns, refused = window.versions_known_since_ns(), window.past.timeline.refused_profiles.values()
-        found = usage(window.view(), known.profiles, window.pairs(), versions, since_ns, namespace, refused)
+        view = window.view(None if namespace is None else [namespace])
+        found = usage(view, known.profiles, window.pairs(), versions, since_ns, namespace, refused)
         for rule in (rule for use in found for rule in use.rules):
             # Whether it was seen in the time before is not known.
             rule.since_ns = max(rule.since_ns, window.complete_ns)

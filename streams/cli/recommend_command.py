@@ -67,7 +67,7 @@ def recommend(
 def _answer(
     window: Window, namespace: str | None, style: Style, folder: Path | None, output: str, *, audit: bool
 ) -> int:
-    view, known = window.view(), window.past.known
+    view, known = window.view(None if namespace is None else [namespace]), window.past.known
     traffic = traffic_of(window.pairs(), known.profiles, namespace)
     advice = advise(view, known, traffic, style)
     if not advice:

@@ -165,6 +165,11 @@ class ObservedStates:
             has_overflowed, self._has_overflowed = self._has_overflowed, False
         return None if has_overflowed else list(queue)
 
+    def current(self, key: Key) -> Observed | None:
+        """Return the state of an object; None if it does not exist."""
+        with self._lock:
+            return self._current.get(key)
+
     def snapshot(self) -> dict[Key, Observed]:
         """Return the state of every object that exists, and forget what waits."""
         with self._lock:

@@ -12,7 +12,8 @@ THEORY OF OPERATION
    minutes without any it writes a heartbeat, and when it stops, one more.
 4. *After an aborted transaction* the writer reads the journal again. If no other worker has written meanwhile, the
    states that it observed are still complete: it goes on with those that the journal does not have, without a gap.
-5. *A gap of the source.* If the API server could not be watched for :data:`MAX_SILENCE_NS`, changes were seen late, so
+5. *Somebody else writes.* Then there is a gap, and the true states again (:mod:`streams.journal.read_back`).
+6. *A gap of the source.* If the API server could not be watched for :data:`MAX_SILENCE_NS`, changes were seen late, so
    that time is a gap too.
 """
 
@@ -26,9 +27,10 @@ from typing import Final, Protocol
 import msgspec
 import structlog
 
-from enrich.wire.journal import GAP, HEARTBEAT, REPEAT_NS, JournalEntry, JournalError, decode_entry, encode_entry
+from enrich.wire.journal import GAP, HEARTBEAT, REPEAT_NS, JournalEntry, encode_entry
 from streams.journal.observed import Key, Observed, ObservedStates
 from streams.journal.profiles import Profiles
+from streams.journal.read_back import ReadBack
 from streams.journal.written import Journal
 from streams.kafka.connection import ReadError
 from streams.kafka.exactly_once import TransactionAbortedError, Write
@@ -85,9 +87,10 @@ class JournalWriter:
         now_ns: Callable[[], int] = time.time_ns,
     ) -> None:
         """``read_journal`` reads the last states, and raises ReadError. ``on_bad`` takes records of the topic that are
-        not entries. ``count`` takes the sort of each entry that was written."""
+        not entries, or not this writer's. ``count`` takes the sort of each entry that was written."""
         self._topic, self._observation, self._read_journal = topic, observation, read_journal
-        self._on_bad, self._count, self._now_ns = on_bad, count, now_ns
+        self._count, self._now_ns = count, now_ns
+        self._read_back = ReadBack(on_bad, now_ns)
         self._journal: Journal | None = None
         """What the journal has; None while another worker writes it."""
         self._is_continuous = False
@@ -125,6 +128,7 @@ class JournalWriter:
         except ReadError as error:
             raise TransactionAbortedError(str(error)) from error
         self._cluster, last_ns = self._journal.cluster, self._journal.last_ns
+        self._read_back.begin()
         if last_ns not in self._own_ends:
             self._is_continuous, self._complete_ns = False, last_ns
         # A transaction that failed for this client may have been committed.
@@ -133,7 +137,7 @@ class JournalWriter:
 
     def step(self, transactions: Transactions) -> None:
         """Write what is due. Raises TransactionAbortedError, StopServiceError."""
-        self._check(transactions.take(_MAX_RECORDS, _POLL_S))
+        self._read_back.check(transactions.take(_MAX_RECORDS, _POLL_S), self._journal)
         if self._journal is None:
             return
         if self._observation.is_synced():
@@ -143,6 +147,7 @@ class JournalWriter:
             for start in range(0, len(entries), _MAX_ENTRIES):
                 self._commit(transactions, entries[start : start + _MAX_ENTRIES])
             self._unwritten.clear()
+            self._read_back.made_up()
             self._is_continuous, self._complete_ns = True, max(self._complete_ns, complete_ns)
         if time.monotonic() - self._committed_at > _IDLE_COMMIT_S:
             self._commit(transactions, [])
@@ -158,7 +163,7 @@ class JournalWriter:
         """Return the entries to write now. They are noted when they are committed."""
         now, states = self._now_ns(), self._observation.states
         states.put_profiles(self._observation.profiles.settle(now, patient=self._is_continuous))
-        taken = states.take() if self._is_continuous else None
+        taken = states.take() if self._is_continuous and not self._read_back.is_disturbed else None
         if taken is None:
             self._is_continuous = False
             self._unwritten.clear()
@@ -167,6 +172,7 @@ class JournalWriter:
             self._unwritten += taken
             entries = self._silence(journal, complete_ns)
             entries += self._in_order(journal, entries[-1].seen_ns if entries else journal.last_ns)
+            entries += self._doubted(journal, entries)
         entries += self._repeats(journal, now, entries)
         if not entries and complete_ns - journal.last_ns > HEARTBEAT_NS:
             entries = [self._mark(HEARTBEAT, complete_ns)]
@@ -186,6 +192,16 @@ class JournalWriter:
             if one.differs(before.last if before else None):
                 entries.append(self._entry(one, now))
         return entries
+
+    def _doubted(self, journal: Journal, entries: Sequence[JournalEntry]) -> list[JournalEntry]:
+        """Return the states again that readers do not know, unless they change now."""
+        seen_ns = max(self._now_ns(), journal.last_ns + 1, entries[-1].seen_ns if entries else 0)
+        changing = {Key(one.kind, one.namespace, one.name) for one in entries}
+        found = []
+        for key in journal.doubted - changing:
+            gone = journal.states[key].last._replace(state=b"", refused="")
+            found.append(self._entry(self._observation.states.current(key) or gone, seen_ns))
+        return found
 
     def _silence(self, journal: Journal, complete_ns: int) -> list[JournalEntry]:
         """Return a gap if the source has been silent for long."""
@@ -246,10 +262,12 @@ class JournalWriter:
 
     def _commit(self, transactions: Transactions, entries: Sequence[JournalEntry]) -> None:
         """Write entries in one transaction, and note them. Raises TransactionAbortedError."""
+        writes = [Write(self._topic, one.key, encode_entry(one), 0) for one in entries]
         if entries:
             # Even if it fails, Kafka may have them.
             self._own_ends.add(entries[-1].seen_ns)
-        transactions.commit([Write(self._topic, one.key, encode_entry(one), 0) for one in entries])
+            self._read_back.wrote(writes)
+        transactions.commit(writes)
         self._committed_at = time.monotonic()
         if self._journal is None or not entries:
             return
@@ -257,14 +275,6 @@ class JournalWriter:
         for entry in entries:
             self._journal.apply(entry)
             self._count(_sort_of(entry))
-
-    def _check(self, records: Sequence[Record]) -> None:
-        """Decode the records of the topic, also those of other clusters, and report those that are not entries."""
-        for record in records:
-            try:
-                decode_entry(record.value, record.key, self._now_ns())
-            except JournalError as error:
-                self._on_bad(record, record.unread or str(error))
 
 
 def _sort_of(entry: JournalEntry) -> str:

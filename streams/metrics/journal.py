@@ -32,7 +32,10 @@ class JournalMetrics:
             "refused_states",
             "States of objects and profiles that are outside the bounds of an entry: readers know only that they exist",
         )
-        self.bad = counter("bad_entries", "Records of the journal that are not entries; dead letters")
+        self.bad = counter(
+            "bad_entries",
+            "Records of the journal that are not entries, or that this worker did not write; dead letters",
+        )
         self.restarts = counter(
             "restarts", "Restarts of the loop from its last commit: a transaction was aborted", ("loop",)
         )

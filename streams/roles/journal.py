@@ -9,7 +9,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator
 from functools import partial
 
 from enrich.index.cluster import Cluster
@@ -78,8 +78,8 @@ def _writer(settings: Settings, observation: Observation, metrics: JournalMetric
     connection, topic = settings.connection(), settings.topics.journal.name
 
     def read_journal() -> Journal:
-        def read(since_ms: int) -> Sequence[Record]:
-            return list(read_committed(connection, topic, [0], since_ms))
+        def read(since_ms: int) -> Iterator[Record]:
+            return read_committed(connection, topic, [0], since_ms)
 
         return read_states(settings.cluster or _UNNAMED, newest_time_ms(connection, topic, 0), read, metrics.bad.inc)
 

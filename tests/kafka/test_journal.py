@@ -8,13 +8,15 @@ import signal
 from collections import defaultdict
 from collections.abc import Sequence
 
+import msgspec
 import pytest
 from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient
 
 from enrich.history.timeline import Scope, Timeline
+from enrich.label_selector import Selector
 from enrich.model import NetworkPolicy
-from enrich.wire.journal import GAP, HEARTBEAT, PROFILE, JournalEntry, Profile, state_of
+from enrich.wire.journal import GAP, HEARTBEAT, PROFILE, JournalEntry, Profile, encode_entry, raw_state, state_of
 from enrich.wire.topics import topics
 from streams.journal.reading import read_journal
 from streams.kafka.connection import NoTopicError
@@ -33,6 +35,7 @@ kind: Pod
 metadata: {{name: {name}, namespace: shop, labels: {{app: {app}}}}}
 spec: {{nodeName: n1, containers: [{{name: main, image: none}}]}}
 """
+ALL = Selector()
 FIRST = {"Namespace//shop", "Namespace//kube-system", "Node//n1"}
 
 
@@ -298,5 +301,32 @@ def test_a_record_that_is_no_entry_is_a_dead_letter_and_the_rest_goes_on(folder:
     (letter,) = folder.site.read("dead", lambda found: len(found) >= 1)
     assert dict(letter.headers() or ())["reason"] == b"bad_entry"
     folder.policy(2)
-    assert ports(folder.until_port(2)) == [1, 2]
+    # Readers do not know the state after such a record, so it is written again.
+    assert ports(folder.until_port(2)) == [1, 1, 2]
+    assert metric(service, "kubeweir_streams_journal_bad_entries_total") == 1
+
+
+def test_an_entry_of_somebody_else_is_told_and_made_up_for(folder: Folder) -> None:
+    folder.policy(1)
+    service = folder.start()
+    true = folder.until_port(1)
+    (db,) = (one for one in true if one.name == "db")
+    lie = msgspec.structs.replace(
+        db, seen_ns=db.seen_ns + 1, object=raw_state(NetworkPolicy("shop", "db", db.uid, ALL))
+    )
+    producer = Producer(folder.site.connection)
+    producer.produce(f"{folder.site.prefix}.journal", encode_entry(lie), lie.key, partition=0)
+    assert producer.flush(30) == 0
+    (letter,) = folder.site.read("dead", lambda found: len(found) >= 1)
+    assert dict(letter.headers() or ())["error"] == b"this worker writes the journal, and has not written this entry"
+    entries = until(lambda: found if len(gaps(found := folder.entries())) == 2 else None, "a gap")
+    assert ports(entries)[-1] == 1
+    made = Timeline("c1", entries)
+    state = state_of(db)
+    for at_ns in (lie.seen_ns, (lie.seen_ns + entries[-1].seen_ns) // 2, entries[-1].seen_ns):
+        assert made.unknown(Scope("shop"), at_ns, at_ns) or made.view_at(at_ns).policies == {("shop", "db"): state}
+    assert made.unknown(Scope("shop"), entries[-1].seen_ns, entries[-1].seen_ns) == ""
+    folder.policy(2)
+    assert ports(folder.until_port(2))[-2:] == [1, 2]
+    assert len(gaps(folder.entries())) == 2
     assert metric(service, "kubeweir_streams_journal_bad_entries_total") == 1

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import msgspec
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from enrich.history.timeline import Scope, Timeline
-from enrich.model import Name
+from enrich.model import Name, Service
 from enrich.wire.journal import REPEAT_NS, JournalEntry, Profile
 from tests.enrich.history.journals import CLUSTER, at, begin, entry, gap, gone, namespace, node, policy, refused
 
@@ -122,6 +126,18 @@ def test_a_refused_state_ends_the_one_before_until_one_that_fits() -> None:
     assert [one.refused != "" for one in made.versions("NetworkPolicy", "shop", "deny")] == [False, True, True, False]
 
 
+def test_what_is_not_known_of_one_namespace_is_not_asked_for_another() -> None:
+    service = Service("shop", "db", "u1", ("10.96.0.9",))
+    made = _timeline(entry(OPEN, 10), refused(OTHER, 20), refused(service, 20))
+    assert "NetworkPolicy data/other" in made.unknown_policies(None, at(25))
+    assert "NetworkPolicy data/other" in made.unknown_policies(["data"], at(25))
+    assert made.unknown_policies(["shop"], at(25)) == ""
+    assert "Service shop/db" in made.unknown_services(at(25))
+    assert made.unknown_services(at(15)) == ""
+    for other in (node("n1"), namespace("x")):
+        assert _timeline(refused(other, 20)).unknown_policies(["shop"], at(25))
+
+
 def test_two_versions_of_a_second_that_cannot_be_read_end_with_the_next_one() -> None:
     bad = msgspec.structs.replace(entry(OPEN, 20), object=msgspec.Raw(b"{}"))
     again = msgspec.structs.replace(bad, seen_ns=at(20.5), resource_version="x")
@@ -149,3 +165,46 @@ def test_a_refused_profile_is_known_to_be_unknown() -> None:
     made = _timeline(refused(Profile(namespace="shop", labels={"app": "web"}), 10))
     assert list(made.refused_profiles.values()) == ["shop"]
     assert not made.profiles
+
+
+def test_nothing_is_known_where_entries_of_any_object_are_lost() -> None:
+    made = _timeline(entry(DENY, 10))
+    made.lose(at(20))
+    assert made.unknown(SHOP, at(10), at(19)) == ""
+    assert "any object may have changed" in made.unknown(SHOP, at(20), at(20))
+    assert made.unknown(SHOP, at(20) + REPEAT_NS, at(20) + REPEAT_NS) == ""
+
+
+HONEST = [entry(namespace("shop"), 0), entry(DENY, 10), entry(OTHER, 15), entry(OPEN, 20), entry(node("n1"), 30)]
+
+
+@st.composite
+def lies(draw: st.DrawFn) -> JournalEntry:
+    """Return what somebody writes who may write anything that can be decoded."""
+    states = [DENY, OPEN, OTHER, policy("evil", {"podSelector": {}}), namespace("shop", team="x"), node("n2")]
+    made, seen = draw(st.sampled_from(states)), draw(st.integers(-1000, 300))
+    makers: list[Callable[..., JournalEntry]] = [entry, gone, refused]
+    one = draw(st.sampled_from(makers))(made, seen)
+    since = draw(st.sampled_from([0, at(seen), at(seen - 5), at(5), at(15), 1]))
+    version = draw(st.sampled_from(["10", "20", "x"]))
+    uid = draw(st.sampled_from([one.uid, "other"]))
+    changed = msgspec.structs.replace(one, since_ns=min(since, one.seen_ns), resource_version=version, uid=uid)
+    marks = [
+        gap(seen - draw(st.integers(0, 500)), seen),
+        JournalEntry(cluster=CLUSTER, kind="Heartbeat", seen_ns=at(seen)),
+    ]
+    chosen: list[JournalEntry] = [changed, changed, changed, *marks]
+    return draw(st.sampled_from(chosen))
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(lies(), max_size=6))
+def test_what_is_written_later_does_not_change_what_was(found: list[JournalEntry]) -> None:
+    honest, disturbed = _timeline(*HONEST), _timeline(*HONEST, *found)
+    for scope in (SHOP, Scope("data"), Scope("shop", nodes=True)):
+        for seconds in (-1, 0, 5, 10, 12, 15, 19, 20, 25, 29, 30):
+            time_ns = at(seconds) if seconds < 30 else at(30) - 1
+            for segment in disturbed.segments(scope, time_ns, time_ns):
+                (true,) = honest.segments(scope, time_ns, time_ns)
+                assert segment.view == true.view
+    disturbed.changes(None, 0, at(1000))

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping
 import pytest
 
 from enrich.model import Namespace
-from enrich.wire.journal import JournalEntry, encode_entry, raw_state
+from enrich.wire.journal import JournalEntry, decode_entry, encode_entry, raw_state
 from enrich.wire.topics import topics
-from streams.journal.reading import read_journal
+from streams.journal.reading import read_journal, within_memory
 from streams.kafka.connection import ReadError
 from streams.kafka.records import Record
 
@@ -64,3 +64,11 @@ def test_an_end_that_does_not_come_is_an_error_that_names_the_topic(monkeypatch:
     with pytest.raises(ReadError, match=r"^p\.journal cannot be read to its end: Kafka has sent nothing for 0 s$"):
         list(read(monkeypatch, reader))
     assert reader.is_closed
+
+
+def test_more_than_fits_in_memory_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    entries = [decode_entry(one.value, one.key) for one in map(record, range(10))]
+    assert list(within_memory(iter(entries), "p.journal")) == entries
+    monkeypatch.setattr("streams.journal.reading._MAX_MEMORY", 10_000)
+    with pytest.raises(ReadError, match=r"p\.journal has more versions than fit in memory"):
+        list(within_memory(iter(entries), "p.journal"))

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import msgspec
 import pytest
 
+from enrich.history.timeline import Scope, Timeline
 from enrich.index.cluster import Cluster
-from enrich.model import Namespace, Node, Pod
+from enrich.model import Name, Namespace, Node, Pod
 from enrich.sources.versions import UNKNOWN, Version
-from enrich.wire.journal import GAP, HEARTBEAT, REPEAT_NS, JournalEntry, decode_entry, encode_entry
+from enrich.wire.journal import GAP, HEARTBEAT, REPEAT_NS, JournalEntry, decode_entry, encode_entry, raw_state
 from streams.journal.observed import Key, ObservedStates
 from streams.journal.profiles import LINGER_NS, Profiles
 from streams.journal.writer import HEARTBEAT_NS, MAX_SILENCE_NS, JournalWriter, Observation
@@ -270,6 +272,116 @@ def test_a_record_that_is_no_entry_is_reported() -> None:
     ground.step()
     assert len(ground.bad) == 2
     assert ground.bad[1] == "damaged"
+
+
+def records_of(*entries: JournalEntry, first: int = 100) -> list[Record]:
+    """Return entries as the topic has them."""
+    return [Record(0, first + place, one.key, encode_entry(one), 0) for place, one in enumerate(entries)]
+
+
+def foreign(ground: Ground, team: str, later_s: float = 0) -> JournalEntry:
+    """Return an entry of the namespace shop that somebody else writes."""
+    made = Namespace("shop", "u1", {"team": team})
+    seen_ns = ground.now + int(later_s * S)
+    return JournalEntry(cluster="c1", kind="Namespace", name="shop", uid="u1", seen_ns=seen_ns, object=raw_state(made))
+
+
+def test_what_the_writer_reads_back_is_its_own() -> None:
+    ground = begun()
+    ground.set("b")
+    ground.step()
+    ground.log.foreign = records_of(*ground.log.entries)
+    assert ground.step() == []
+    assert ground.bad == []
+
+
+@pytest.mark.parametrize("later_s", [-500, 0, 200])
+def test_an_entry_of_somebody_else_is_reported_and_made_up_for(later_s: float) -> None:
+    ground = begun()
+    lie = foreign(ground, "evil", later_s)
+    ground.log.entries.append(lie)
+    ground.log.foreign = records_of(lie)
+    last_ns = ground.log.entries[1].seen_ns
+    gap, shop = ground.step()
+    assert (gap.kind, gap.since_ns) == (GAP, last_ns)
+    assert texts([shop]) == ["shop a"]
+    assert ground.bad == ["this worker writes the journal, and has not written this entry"]
+    assert ground.step() == []
+    # A reader never takes the lie for true.
+    made = Timeline("c1", ground.log.entries)
+    for at_ns in range(last_ns, ground.now + 300 * S, S // 4):
+        view = made.view_at(at_ns)
+        assert made.unknown(Scope("shop"), at_ns, at_ns) or view.namespaces[Name("", "shop")].labels == {"team": "a"}
+    assert made.unknown(Scope("shop"), ground.now + 300 * S, ground.now + 300 * S) == ""
+
+
+def test_a_writer_that_was_frozen_does_not_report_the_next_one() -> None:
+    ground = begun()
+    ground.log.foreign = records_of(foreign(ground, "b"))
+    ground.log.aborts = 1
+    ground.step_in_vain()
+    ground.log.foreign = []
+    ground.step()
+    assert ground.bad == []
+
+
+def test_an_object_that_somebody_else_invents_is_gone_again() -> None:
+    ground = begun()
+    ground.log.foreign = records_of(msgspec.structs.replace(foreign(ground, "x"), name="evil", object=raw_state(
+        Namespace("evil", "u1", {})
+    )))  # fmt: skip
+    assert texts(ground.step()) == [GAP, "evil gone"]
+
+
+def test_what_was_written_before_this_worker_or_of_another_cluster_is_not_made_up_for() -> None:
+    ground = begun()
+    assert ground.writer._journal is not None
+    ground.writer._journal.end_offset = 100
+    other = msgspec.structs.replace(foreign(ground, "x"), cluster="c2")
+    ground.log.foreign = [*records_of(foreign(ground, "b")), *records_of(other, first=101)]
+    assert ground.step() == []
+    assert ground.bad == []
+
+
+def test_an_object_whose_record_is_no_entry_is_written_again() -> None:
+    ground = begun()
+    bad = [Record(0, 100, f"c1/{key}".encode(), b"{", 0) for key in ("Namespace//shop", "Node//none", "X//y", "")]
+    ground.log.foreign = bad
+    found = ground.step()
+    assert sorted(texts(found)) == ["none gone", "shop a"]
+    assert len(ground.bad) == 4
+    assert ground.step() == []
+    ground.log.foreign = bad[:1]
+    ground.log.aborts = 1
+    ground.step_in_vain()
+    ground.log.foreign = []
+    assert ground.step() == [], "nothing was lost: the topic has no such record here"
+
+
+def test_a_journal_that_is_larger_than_any_cluster_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("streams.journal.written._MAX_SIZE", 100_000)
+    ground = begun()
+    many = [
+        msgspec.structs.replace(
+            foreign(ground, "x"), name=f"n{number}", object=raw_state(Namespace(f"n{number}", "u1", {}))
+        )
+        for number in range(200)
+    ]
+    again = [foreign(ground, str(number)) for number in range(200)]
+    assert read_states("c1", 1, lambda _: records_of(*again), lambda: None).states
+    with pytest.raises(ReadError, match="somebody else writes to its topic"):
+        read_states("c1", 1, lambda _: records_of(*many), lambda: None)
+
+
+def test_a_new_writer_knows_what_readers_do_not() -> None:
+    ground = begun()
+    records = [*records_of(*ground.log.entries), Record(0, 900, b"c1/Namespace//shop", b"{", 0)]
+    found = read_states("c1", 1, lambda _: records, lambda: None)
+    assert found.doubted == {Key("Namespace", "", "shop")}
+    assert found.end_offset == 900
+    ground.writer._read_journal = lambda: found
+    ground.begin()
+    assert texts(ground.step()) == ["shop a"], "the same worker goes on without a gap"
 
 
 def test_a_state_outside_the_bounds_is_counted_and_the_rest_is_written() -> None:
