@@ -28,6 +28,9 @@ _PODS: Final = 2_000
 _PARTITIONS: Final = 32
 _DAY_S: Final = 86_400
 _POD: Final = "shop-7/web-1007"
+CLUSTER: Final = "8a5e2c1d-0f6b-4c7e-9a13-2d4e5f607182"
+RECORD_ID: Final = "4be0a7c9-%d"
+"""The ids of the records, which are numbered from 0 in the order of time."""
 QUESTIONS: Final = {
     "--subject, last hour": ("--subject", _POD, "--since", "1h"),
     "--pod, last hour": ("--pod", _POD, "--since", "1h"),
@@ -41,7 +44,7 @@ _RECORD: Final = (
     '{"app":"web","pod-template-hash":"7d9c5b6f4"},"node_name":"node-1"},"dest":{"pod_name":"api-%d","namespace":'
     '"back","pod_namespace":"back","workload_kind":"Deployment","workload_name":"api","labels":{"app":"api"},'
     '"node_name":"node-2"},"count":1,"timestamp":"%s%09dZ","last_timestamp":"%s%09dZ","node_name":"node-1",'
-    '"cluster":"8a5e2c1d-0f6b-4c7e-9a13-2d4e5f607182","schema":1,"id":"4be0a7c9-%d"}'
+    f'"cluster":"{CLUSTER}","schema":1,"id":"{RECORD_ID}"}}'
 )
 
 

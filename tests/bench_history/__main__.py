@@ -11,20 +11,25 @@ import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from tests.bench_history import backtests, observing
+from tests.bench_history import backtests, commands, observing
 from tests.bench_history.row import Row
 
-_MODULES: tuple[Callable[[], Iterator[Row]], ...] = (backtests.rows, observing.rows)
+_MODULES: dict[str, Callable[[], Iterator[Row]]] = {
+    "backtests": backtests.rows,
+    "commands": commands.rows,
+    "observing": observing.rows,
+}
 
 
 def main() -> None:
     """Measure, print, and write JSON if that is asked for."""
     parser = argparse.ArgumentParser(prog="make bench-history")
     parser.add_argument("--json", type=Path, default=None)
+    parser.add_argument("--only", choices=list(_MODULES), default=None, help="measure a part")
     chosen = parser.parse_args()
     found = []
-    for rows in _MODULES:
-        for row in rows():
+    for name, rows in _MODULES.items():
+        for row in rows() if chosen.only in (None, name) else ():
             found.append(row)
             rate = row.number / row.seconds if row.seconds else 0.0
             print(f"{row.name:48} {row.seconds:9.2f} s {rate:14,.0f} a second   {row.about}", flush=True)

@@ -9,7 +9,6 @@ from typing import Any
 from enrich.history.backtest import Backtest, Outcome
 from enrich.history.change import Change
 from enrich.history.comparing import Comparer
-from enrich.history.profile import number_of
 from enrich.history.stand_ins import Known
 from enrich.history.timeline import Timeline
 from enrich.wire.journal import JournalEntry, Profile
@@ -21,7 +20,7 @@ from tests.enrich.history.journals import CLUSTER, START_NS, begin, entry, names
 NAMESPACES = 50
 WORKLOADS = 20
 HOURS = 168
-_PER_PAIR = 60
+VERDICTS = 60
 """Connections of a combination in an hour: one a minute."""
 
 
@@ -32,12 +31,12 @@ def rows() -> Iterator[Row]:
 
 
 def _row(connections: int) -> Row:
-    pairs = connections // _PER_PAIR
-    timeline = Timeline(CLUSTER, _journal())
+    pairs = connections // VERDICTS
+    timeline = Timeline(CLUSTER, journal())
     change = Change((policy("allow", {"podSelector": {}, "ingress": [_FROM_WEB]}, "ns-1"),))
     started = time.perf_counter()
     made = Backtest(Comparer(timeline, Known(timeline.profiles), change))
-    for pair in _pairs(list(timeline.profiles.items()), pairs):
+    for pair in _pairs(pairs):
         made.add(pair)
     found = list(made.findings())
     seconds = time.perf_counter() - started
@@ -51,7 +50,8 @@ _FROM_WEB: dict[str, Any] = {"from": [{"podSelector": {"matchLabels": {"app": "a
 _ALLOW: dict[str, Any] = {"podSelector": {}, "ingress": [{"from": [{"namespaceSelector": {}}]}]}
 
 
-def _journal() -> Iterator[JournalEntry]:
+def journal() -> Iterator[JournalEntry]:
+    """Yield the journal of a week."""
     yield begin()
     for space in range(NAMESPACES):
         name = f"ns-{space}"
@@ -67,21 +67,26 @@ def _journal() -> Iterator[JournalEntry]:
         yield entry(policy("allow", {**_ALLOW, "policyTypes": ["Ingress"]}, name), hour * 3600.0)
 
 
-def _pairs(profiles: list[tuple[str, Profile]], count: int) -> Iterator[Pair]:
+def keys(count: int) -> list[PairKey]:
+    """Return so many combinations of the journal's workloads."""
+    profiles = Timeline(CLUSTER, journal()).profiles
     ends = [
         PairEnd(profile=number, namespace=one.namespace, workload=f"{one.workload_kind}/{one.workload_name}")
-        for number, one in profiles
+        for number, one in profiles.items()
     ]
-    assert profiles[0][0] == number_of(profiles[0][1])
+    return [
+        _key(ends[number % len(ends)], ends[(7 * number + number // len(ends)) % len(ends)]) for number in range(count)
+    ]
+
+
+def _pairs(count: int) -> Iterator[Pair]:
     each = max(1, count // HOURS)
-    keys = [
-        _key(ends[number % len(ends)], ends[(7 * number + number // len(ends)) % len(ends)]) for number in range(each)
-    ]
+    seen = keys(each)
     for number in range(count):
         hour = min(number // each, HOURS - 1)
         first = START_NS + hour * HOUR_NS + 2_000_000_000_000
         yield Pair(
-            cluster=CLUSTER, hour=first // HOUR_NS, key=keys[number % each], verdicts=_PER_PAIR, packets=_PER_PAIR,
+            cluster=CLUSTER, hour=first // HOUR_NS, key=seen[number % each], verdicts=VERDICTS, packets=VERDICTS,
             first_ns=first, last_ns=first + 1_000_000_000_000,
         )  # fmt: skip
 
