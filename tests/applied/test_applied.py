@@ -17,6 +17,8 @@ pytestmark = [pytest.mark.kernel, pytest.mark.timeout(300)]
 
 SEED = 16
 TRIALS = 10
+PACKETS = 300
+"""Of a trial, each sent twice."""
 KINDS = {
     "IPv4", "IPv6", "ingress", "egress", "Service", "node", "pod to pod", "audited", "ICMP", "cluster policy",
     "named port", "replaced policies",
@@ -32,7 +34,7 @@ def ground(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
 
 def test_nothing_is_predicted_wrongly(ground: Ground) -> None:
     account = Account()
-    run_round(ground, SEED, account, TRIALS)
+    run_round(ground, SEED, account, TRIALS, PACKETS)
     text = "\n".join(account.lines())
     assert not account.wrong, text
     assert account.predictions > 2_000, text
@@ -51,5 +53,5 @@ def test_a_change_that_is_not_put_in_force_makes_predictions_wrong(
         run_trial(ground, replace(case, after=case.before), count, account)
 
     monkeypatch.setattr("tests.applied.search.run_trial", run_without_change)
-    run_round(ground, SEED, account, 4)
+    run_round(ground, SEED, account, 4, PACKETS)
     assert account.wrong
