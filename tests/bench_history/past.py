@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import threading
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Final
 
 import msgspec
@@ -13,7 +14,8 @@ from confluent_kafka import Producer
 
 from enrich.wire.journal import HEARTBEAT, JournalEntry, encode_entry
 from enrich.wire.pair import HOUR_NS, PairKey
-from enrich.wire.pair_records import CHUNK, CountsHeader, Names, counts_key, encode_counts, encode_names, names_key
+from enrich.wire.pair_place import counts_key, names_key
+from enrich.wire.pair_records import CHUNK, CountsHeader, Names, encode_counts, encode_names
 from enrich.wire.topics import topics
 from streams.kafka.topics import prepare_topics
 
@@ -25,8 +27,9 @@ def write_journal(servers: str, prefix: str, entries: Iterable[JournalEntry], cl
     """Make the topics of a prefix, and write the journal, whose writer lives until a time."""
     connection = {"bootstrap.servers": servers}
     names = topics(prefix, 1)
-    made = [names.journal, names.pairs, names.endpoints, names.denied]
-    assert prepare_topics(connection, made, 0, threading.Event())
+    # The broker would note when the past is written here, and readers pass over counts that are a day late.
+    pairs = replace(names.pairs, config={**names.pairs.config, "message.timestamp.type": "CreateTime"})
+    assert prepare_topics(connection, [names.journal, pairs, names.endpoints, names.denied], 0, threading.Event())
     alive = JournalEntry(cluster=cluster, kind=HEARTBEAT, seen_ns=until_ns)
     producer = Producer(connection)
     for one in (*entries, alive):
