@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import itertools
+from bisect import bisect_right
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -91,3 +92,20 @@ def stretches(ranges: Iterable[Network], blocks: Iterable[Network]) -> list[str]
         inside = (at for at in sorted(starts) if int(one.network_address) <= at <= int(one.broadcast_address))
         found.update((str(make(at)), None) for at in inside)
     return list(found)
+
+
+class Distinguished:
+    """What some policies tell apart, to be asked about one address after the other."""
+
+    def __init__(self, distinctions: Distinctions) -> None:
+        self.labels = distinctions.labels
+        """Labels that profiles leave out and that a selector asks for, with the values that it names."""
+        edges: dict[int, set[int]] = {4: set(), 6: set()}
+        for block in distinctions.blocks:
+            edges[block.version] |= {int(block.network_address), int(block.broadcast_address) + 1}
+        self._edges = {version: sorted(found) for version, found in edges.items()}
+
+    def stretch(self, ip: str) -> tuple[int, int]:
+        """Return the stretch of addresses that one is in: no block tells those of one stretch apart."""
+        address = ipaddress.ip_address(ip)
+        return address.version, bisect_right(self._edges[address.version], int(address))

@@ -145,8 +145,7 @@ class Window:
 
 
 def run_in_window(given: Mapping[str, Any], answer: Callable[[Window], int]) -> NoReturn:
-    """Read what the options ask for, have it answered, and exit: with the code of ``answer``, or with
-    :data:`CANNOT_SAY`. A failure never exits with 1, which is an answer.
+    """Read what the options ask for, have it answered, and exit as :func:`end_with` says.
 
     ``answer`` raises CannotSayError if what is kept does not answer."""
     try:
@@ -157,11 +156,21 @@ def run_in_window(given: Mapping[str, Any], answer: Callable[[Window], int]) -> 
         raise click.UsageError(str(error)) from error
     cluster = chosen_cluster(given["cluster"])
     topics = settings.topics
+    end_with(
+        lambda: answer(_open(settings, connection, cluster, span, cidrs)),
+        connection,
+        (topics.journal.name, topics.pairs.name),
+    )
+
+
+def end_with(answer: Callable[[], int], connection: Connection, reads: Sequence[str]) -> NoReturn:
+    """Exit with the code of ``answer``, which reads some topics, or with :data:`CANNOT_SAY`. A failure never exits with
+    1, which is an answer."""
     try:
-        code = answer(_open(settings, connection, cluster, span, cidrs))
+        code = answer()
         sys.stdout.flush()
     except ReadError as error:
-        say_why(error, connection, needs_to_read(topics.journal.name, topics.pairs.name))
+        say_why(error, connection, needs_to_read(*reads))
         code = CANNOT_SAY
     except (CannotSayError, TooManyPairsError) as error:
         click.echo(f"weir: cannot say: {printable(str(error))}", err=True)

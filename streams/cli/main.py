@@ -20,6 +20,7 @@ _MODULES: Final = {
     "recommend": "recommend_command",
     "policies": "policies_command",
     "diff": "diff_command",
+    "verify": "verify_command",
     "routes": "routes",
     "alerts": "alerts",
     "dead": "dead_command",

@@ -19,6 +19,7 @@ from streams.cli.dead_letters import Redriven, letter_of, why_not
 from streams.cli.filters import Filters
 from streams.cli.observe import Selection
 from streams.cli.table import WIDE, flow_cells
+from streams.cli.verifying import Account
 from streams.forms import FORMS
 from streams.kafka.dead_letter_form import headers_of
 from streams.kafka.records import Record
@@ -26,6 +27,8 @@ from streams.sinks.alertmanager import AlertmanagerSink
 from streams.sinks.feed import is_own_alert, is_own_record
 from streams.sinks.otlp import attributes
 from streams.sinks.sink import RefusedError
+from tests.enrich.history.flows_of_worlds import timestamp
+from tests.enrich.history.test_verifying import BASE, DENIED, PODS, WINDOW, verifier_of
 from tests.fuzz.enricher import FRESH, TOPICS
 from tests.fuzz.reader import Reader
 from tests.streams.alerts.makers import T0, flow, loss, rule, stamp
@@ -39,6 +42,8 @@ class Flows(Reader):
     good = (
         orjson.dumps(flow()),
         orjson.dumps(flow(connection={"src_ip": "fd00::1", "dest_ip": "fd00::2", "direction": "ingress"})),
+        # Of a time and of pods that `weir verify` knows.
+        msgspec.json.encode(msgspec.structs.replace(DENIED, timestamp=timestamp(500), last_timestamp=timestamp(500))),
     )
 
     def __init__(self) -> None:
@@ -49,12 +54,14 @@ class Flows(Reader):
         self._counter = RecordCounter(RULES)
         self._selection = Selection(Choice(Filters(), Filters(networks=["10.0.0.0/8"])))
         self._columns = read_columns("--by", "hour,policy,service,workload,peer.name,src.labels.app")
+        self._account = Account(verifier_of(BASE, PODS), "c1", WINDOW)
 
     def __call__(self, value: bytes) -> None:
         self._count += 1
         if self._count % FRESH == 0:
             self._renew()
         is_own_record("c1", value)
+        self._account.add([value])
         try:
             self._counter.count_flow(self._counter.read_flow(value))
         except ValueError:

@@ -76,6 +76,7 @@ def test_without_a_broker_each_command_exits_with_1_and_says_why(
         ("dead", "list", "--nothing"),
         ("alerts", "check", "/nowhere"), ("alerts", "test", "/nowhere"), ("routes", "check", "/nowhere"),
         ("routes", "groups", "/nowhere"), ("routes", "try", "/nowhere"), ("explain", "x"), ("nothing",),
+        ("verify", "--since", "x"), ("verify", "--delay", "x"), ("verify", "--until", "2d"),
         ("backtest",), ("backtest", "/nowhere"), ("backtest", "--delete", "Pod/a/b"), ("backtest", "--since", "x"),
     ],
 )  # fmt: skip

@@ -1,0 +1,201 @@
+"""Judges flow records again: whether the policies of their time decide what was recorded.
+
+THEORY OF OPERATION
+
+1. A record has the subject, the peer with its address, the protocol and the port, so one call of
+   :func:`enrich.policy.decide.decide` judges it. Which labels and named ports its pods had, their address intervals and
+   the profiles of the journal say (:mod:`enrich.history.record_pods`); where several are possible, each is judged.
+2. The kernel has a version of a policy some time after the API server, and the journal may learn of it before or after
+   the kernel. So a record agrees if the policies of *any* moment from ``delay_ns`` before it to half as long after it
+   decide what was recorded. If those of its own moment do not, it agrees *late*, and is counted apart. An example: a
+   policy is deleted at 10:00:00, and a denial by it is recorded at 10:00:02. It agrees late. One of 10:05:00
+   disagrees.
+3. Verdict, reason and policies are compared. A record may name fewer policies than decide: NetworkLogging leaves those
+   out that are not to be logged. A rule's index is not in a record.
+4. What policies do not decide, such as a forged source address, is not judged, and counted by its reason. An allowed
+   connection that is older than its programs (``adopted``) must be one that policies allow; if they do not, it cannot
+   be said, because it may have been opened before they were changed.
+5. The kernel sees that a packet is its own node's, whatever its address. A record that says so (``node``) is believed
+   if the address may be that node's: the API lists it, or it is in the node's range of pods, and no pod's.
+6. A record *disagrees* only if everything that the answer depends on is known: all of the time around it is in the
+   journal, and no possible pod would have been decided as recorded. Otherwise nothing is said.
+
+Equal questions are asked once. The time around a record matters only through the changes in it, so the answer holds
+for a span of time (:class:`Judged`).
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from itertools import product
+from typing import Final
+
+from enrich.history.comparing import BEFORE_NS
+from enrich.history.distinctions import Distinctions, Distinguished
+from enrich.history.judging import DENY, JUDGED
+from enrich.history.moments import moment
+from enrich.history.record_pods import Choice, RecordPods
+from enrich.history.record_question import (
+    NODE,
+    REASONS,
+    Judged,
+    Outcome,
+    Question,
+    Stretches,
+    connection_of,
+    decided,
+    fits,
+    in_words,
+)
+from enrich.history.stand_ins import UnsayableError
+from enrich.history.timeline import Scope, Timeline
+from enrich.history.versions import FOREVER_NS
+from enrich.wire.flow import Flow
+
+_MAX_REMEMBERED: Final = 100_000
+"""Questions that are asked once."""
+
+
+class Verifier:
+    """Judges the records of one cluster and one window of time."""
+
+    def __init__(
+        self, timeline: Timeline, pods: RecordPods, window: tuple[int, int], delay_ns: int = BEFORE_NS
+    ) -> None:
+        self._timeline, self._pods, self._window = timeline, pods, window
+        self.delay_ns, self.after_ns = delay_ns, delay_ns // 2
+        self._node_ips = frozenset(ip for node in timeline.all_nodes() for ip in node.all_ips)
+        self._stretches: dict[Scope, Stretches] = {}
+        self._questions: dict[object, Question] = {}
+        self._distinguished: dict[str, Distinguished] = {}
+
+    def forget(self) -> None:
+        """Forget all questions, and what was kept of the records that they are about."""
+        self._questions.clear()
+        self._pods.forget()
+
+    def judge(self, flow: Flow, at_ns: int, last_ns: int = 0) -> Judged:
+        """Return whether the policies of a record's time decide what was recorded; see :meth:`answer`."""
+        return self.answer(self.question(flow), at_ns, last_ns)
+
+    def answer(self, question: Question, at_ns: int, last_ns: int = 0) -> Judged:
+        """Return whether the policies of a time decide what was recorded then.
+
+        ``at_ns``: the time of the first packet that a record counts; ``last_ns``: that of the last one. If the two are
+        far apart, policies may have changed in between, and the span of the answer is this moment alone."""
+        if question.said is not None:
+            return question.said
+        since, until = 0, FOREVER_NS
+        if question.is_held:
+            ends = (question.subject_ip, question.flow.subject), (question.peer_ip, question.flow.peer)
+            held = [self._pods.held(ip, end, at_ns) for ip, end in ends]
+            since, until = max(one.since_ns for one in held), min(one.until_ns for one in held)
+            if other := held[0].other or held[1].other:
+                return Judged(Outcome.CANNOT_SAY, since, until, other)
+        if last_ns - at_ns > self.after_ns:
+            outcome, text = self._outcome(question, at_ns, last_ns)
+            return Judged(outcome, at_ns, at_ns + 1, text)
+        bounds = question.stretches.bounds
+        place = bisect_right(bounds, at_ns)
+        found = question.answers.get(place)
+        if found is None:
+            found = question.answers[place] = self._outcome(question, at_ns, at_ns)
+        since = max(since, bounds[place - 1]) if place else since
+        until = min(until, bounds[place]) if place < len(bounds) else until
+        return Judged(found[0], since, until, found[1])
+
+    # --- what is asked
+
+    def question(self, flow: Flow) -> Question:
+        """Return what is asked about a record: the same for all that policies cannot tell apart."""
+        if flow.disposition == DENY and flow.reason in REASONS - JUDGED:
+            return self._said(flow, Outcome.NOT_JUDGED, flow.reason)
+        try:
+            key, made = self._asked(flow)
+        except UnsayableError as error:
+            return self._said(flow, Outcome.CANNOT_SAY, str(error))
+        return self._remembered(key, made)
+
+    def _said(self, flow: Flow, outcome: Outcome, text: str) -> Question:
+        return self._remembered((outcome, text), Question(flow, Judged(outcome, 0, FOREVER_NS, text)))
+
+    def _remembered(self, key: object, made: Question) -> Question:
+        if len(self._questions) >= _MAX_REMEMBERED:
+            self._questions.clear()
+        return self._questions.setdefault(key, made)
+
+    def _asked(self, flow: Flow) -> tuple[object, Question]:
+        """Return the question about a record, and what it depends on. Raises UnsayableError."""
+        subject, peer = flow.subject, flow.peer
+        protocol, subject_ip, peer_ip = connection_of(flow)
+        apart = self._apart(subject.namespace)
+        subjects = self._pods.choices(subject, subject_ip, apart.labels)
+        peers: tuple[Choice | None, ...] = (None,)
+        if peer.pod_name:
+            peers = self._pods.choices(peer, peer_ip, apart.labels)
+        # A pod is never a node.
+        is_node = not peer.pod_name and (bool(peer.node_name) or peer_ip in self._node_ips or flow.reason == NODE)
+        scope = Scope(subject.namespace, peer.namespace if peer.pod_name else "", is_node)
+        is_held = not (self._pods.is_surely(subject_ip, subject) and self._pods.is_surely(peer_ip, peer))
+        place = peer_ip if is_node else apart.stretch(peer_ip)
+        key = (
+            scope, tuple(one.kind for one in subjects), tuple(one.kind if one else -1 for one in peers), place,
+            subject_ip == peer_ip, flow.connection.direction, protocol, flow.connection.dest_port, flow.protocol,
+            flow.disposition, flow.reason, flow.policies, flow.isolated_by, is_node and flow.node_name,
+            is_held and (subject_ip, subject.pod_uid, peer_ip, peer.pod_uid),
+        )  # fmt: skip
+        stretches = self._stretches_of(scope)
+        return key, Question(
+            flow, None, subjects, peers, subject_ip, peer_ip, protocol, scope, stretches, is_held
+        )  # fmt: skip
+
+    def _apart(self, namespace: str) -> Distinguished:
+        """Return what the policies of the window tell apart."""
+        found = self._distinguished.get(namespace)
+        if found is None:
+            views = [one.view for one in self._stretches_of(Scope(namespace, nodes=True)).segments]
+            distinctions = Distinctions.of(views, namespace, self._pods.left_out)
+            found = self._distinguished[namespace] = Distinguished(distinctions)
+        return found
+
+    # --- what the policies of the time say
+
+    def _stretches_of(self, scope: Scope) -> Stretches:
+        found = self._stretches.get(scope)
+        if found is None:
+            since, until = max(0, self._window[0] - self.delay_ns), self._window[1] + self.after_ns
+            segments = self._timeline.segments(scope, since, until)
+            # The end of what the journal has is a border, too: later, it cannot be said that something disagrees.
+            edges = {edge for one in segments for edge in one[:2]} | {self._timeline.last_ns}
+            bounds = {edge + shift for edge in edges for shift in (0, self.delay_ns, -self.after_ns)}
+            found = self._stretches[scope] = Stretches(segments, sorted(bounds))
+        return found
+
+    def _outcome(self, question: Question, at_ns: int, last_ns: int) -> tuple[Outcome, str]:
+        since, until = max(0, at_ns - self.delay_ns), last_ns + self.after_ns
+        near = [one for one in question.stretches.segments if one.since_ns <= until and since < one.until_ns]
+        doubt, first = "", None
+        # The record's own moment first: what agrees with it is not late.
+        for segment in sorted(near, key=lambda one: not one.since_ns <= at_ns < one.until_ns):
+            found = [decided(question, segment.view, *pair) for pair in product(question.subjects, question.peers)]
+            agreeing = [fits(decision, question.flow) for decision in found]
+            if all(agreeing):
+                own = segment.since_ns <= at_ns < segment.until_ns
+                return (Outcome.AGREES if own else Outcome.LATE), ""
+            if any(agreeing):
+                doubt = "it depends on which labels or named ports its pods had"
+            first = first or found[0]
+        why = doubt or self._unknown(question, since, until)
+        if why or first is None:
+            return Outcome.CANNOT_SAY, why or "nothing is known of its time"
+        return Outcome.DISAGREES, f"the policies of its time: {in_words(first)}"
+
+    def _unknown(self, question: Question, since_ns: int, until_ns: int) -> str:
+        """Return why a record that nothing explains cannot be said to disagree; empty if it can."""
+        if question.flow.reason not in JUDGED:
+            return f"{question.flow.reason}: policies do not allow it now, and it may be older than they are"
+        if question.flow.reason == NODE:
+            return f"the API does not say that {question.peer_ip} is an address of node {question.flow.node_name}"
+        if until_ns > self._timeline.last_ns:
+            return f"the journal is known to be complete up to {moment(self._timeline.last_ns)}, and not later"
+        return self._timeline.unknown(question.scope, since_ns, until_ns)

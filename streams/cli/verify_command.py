@@ -1,0 +1,165 @@
+"""`weir verify`: whether the verdicts in the log are those of the policies of their time."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from itertools import islice
+from typing import Any, Final
+
+import click
+from rich.text import Text
+
+from enrich.history.moments import moment
+from enrich.history.record_pods import RecordPods
+from enrich.history.record_question import Outcome
+from enrich.history.stand_ins import EVERYWHERE
+from enrich.history.verifying import Verifier
+from enrich.runtime.settings import SettingsError
+from enrich.wire.address_interval import AddressInterval
+from streams.cli.advice_window import CANNOT_SAY, CannotSayError, end_with, say
+from streams.cli.explain_past import intervals_of, show_progress
+from streams.cli.kafka_options import chosen_cluster, cluster_option, kafka_options, read_settings
+from streams.cli.observe import parse_duration, parse_window
+from streams.cli.past import Past, load_past
+from streams.cli.terminal import PipeConsole, printable
+from streams.cli.verify_text import as_json, lines
+from streams.cli.verifying import Account, Sums
+from streams.kafka.connection import Connection, ReadError
+from streams.kafka.ranges import read_range
+from streams.kafka.reading import TopicReader
+from streams.settings import Settings
+
+DISAGREES: Final = 1
+_AT_ONCE: Final = 5_000
+_LATE_MS: Final = 600_000
+"""Workers may write a record so long after its packet."""
+
+
+@click.command()
+@click.option("--since", default="1h", show_default=True, help="Begin of the window: 5m, 2h, 1d ago, or a time.")
+@click.option("--until", help="End of the window, in the same forms. [now]")
+@click.option("-n", "--namespace", "namespaces", multiple=True, help="Only pods of this namespace. Repeatable.")
+@click.option(
+    "--delay",
+    default="60s",
+    show_default=True,
+    help="So long a node may have a change after the journal, or half as long before it.",
+)
+@click.option("--strict", is_flag=True, help="Exit with 3 if it cannot say of any record.")
+@click.option("--show", "most", type=click.IntRange(0), default=20, show_default=True, help="Findings in a table.")
+@click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table", show_default=True)
+@cluster_option
+@kafka_options
+def verify(
+    since: str, until: str | None, namespaces: Sequence[str], delay: str, most: int, output: str, *,
+    strict: bool, **given: Any,
+) -> None:  # fmt: skip
+    """Judge the records of the log again, by the policies of their time, and report those that disagree.
+
+    The records are those on the topic of flows. The journal and the address intervals say what policies and labels were
+    at their time. A node has a change of policies some time after it was made: a record agrees if the policies of any
+    moment shortly before it do. Times are UTC.
+
+    \b
+    Exit 0: all records that can be judged agree. 1: some disagree. 2: the command is wrong.
+    3: it cannot say: Kafka cannot be read, or has no record that can be judged.
+    """
+    try:
+        settings, connection = read_settings(given["kafka"], given["prefix"])
+        window = parse_window(since, until, datetime.now(UTC))
+        delay_ns = _delay(delay)
+    except (SettingsError, ValueError) as error:
+        raise click.UsageError(str(error)) from error
+    topics = settings.topics
+    cluster = chosen_cluster(given["cluster"])
+
+    def answer() -> int:
+        past = load_past(connection, topics, cluster, window[0], EVERYWHERE)
+        pods = _pods(connection, settings, past)
+        verifier = Verifier(past.timeline, pods, window, delay_ns)
+        account = Account(verifier, past.timeline.cluster, window, frozenset(namespaces))
+        sums = _read(connection, topics.flows.name, window, account)
+        notes = [*past.notes, *_notes(past, sums, window)]
+        if output == "json":
+            click.echo(json.dumps(as_json(sums, window, notes)))
+        else:
+            console = PipeConsole(highlight=False)
+            for style, line in lines(sums, most):
+                console.print(Text(printable(line), style=style), soft_wrap=True)
+            say(notes)
+        if not sums.judged:
+            raise CannotSayError(_nothing(sums, topics.flows.name))
+        return exit_code(sums, strict=strict)
+
+    end_with(answer, connection, (topics.journal.name, topics.endpoints.name, topics.flows.name))
+
+
+def exit_code(sums: Sums, *, strict: bool) -> int:
+    """Return the exit code of a result."""
+    if sums.outcomes[Outcome.DISAGREES]:
+        return DISAGREES
+    doubts = sums.outcomes[Outcome.CANNOT_SAY] or sums.unreadable
+    return CANNOT_SAY if not sums.judged or (strict and doubts) else 0
+
+
+def _delay(text: str) -> int:
+    try:
+        return int(parse_duration(text).total_seconds() * 1e9)
+    except (ValueError, OverflowError) as error:
+        raise ValueError(f"--delay: {error}") from error
+
+
+def _pods(connection: Connection, settings: Settings, past: Past) -> RecordPods:
+    intervals: Sequence[AddressInterval] = ()
+    try:
+        intervals = intervals_of(connection, settings.topics.endpoints.name, past.timeline.cluster)
+    except ReadError as error:
+        past.notes.append(f"which pods had which addresses cannot be read: {error}")
+    return RecordPods(past.known, intervals, past.timeline.refused_profiles.values())
+
+
+def _read(connection: Connection, topic: str, window: tuple[int, int], account: Account) -> Sums:
+    """Judge all records of a window. Raises ReadError."""
+    reader = TopicReader(connection, topic)
+    try:
+        ends = {partition: end for partition, (_, end) in reader.bounds().items()}
+        starts = reader.at_time(window[0] // 1_000_000)
+        total = sum(end - starts[partition] for partition, end in ends.items())
+        values = (one.value for one in read_range(reader, starts, ends, window[1] // 1_000_000 + _LATE_MS, topic=topic))
+        shown = time.monotonic()
+        while part := list(islice(values, _AT_ONCE)):
+            account.add(part)
+            if time.monotonic() - shown > 1:
+                shown = time.monotonic()
+                show_progress(f"{account.sums.read:,} of {total:,} records")
+    finally:
+        reader.close()
+        if sys.stderr.isatty():
+            sys.stderr.write("\r\033[K")
+    return account.finish()
+
+
+def _notes(past: Past, sums: Sums, window: tuple[int, int]) -> Iterator[str]:
+    """Yield what a person must know about the answer."""
+    yield (
+        f"{sums.read:,} records read, {sums.combinations:,} distinct combinations judged, from {moment(window[0])} to "
+        f"{moment(window[1])}"
+    )
+    if sums.unreadable:
+        yield f"{sums.unreadable:,} records cannot be read"
+    timeline = past.timeline
+    if timeline.begins_ns > window[0]:
+        yield f"the journal can answer from {moment(timeline.begins_ns)} on, and not before"
+    for gap in timeline.gaps()[1:]:
+        if gap.covers(*window):
+            yield gap.text
+
+
+def _nothing(sums: Sums, topic: str) -> str:
+    if not sums.read:
+        return f"{topic} has no record of this window"
+    return "no record of the window can be judged"
