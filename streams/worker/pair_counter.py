@@ -93,7 +93,8 @@ class PairCounter:
         """Keep with each input what its records add to the counts."""
         if not self._partitions:
             return  # nothing of it would ever be written, and so the combinations would never be forgotten
-        batch, clusters = columns.batch, {header.cluster for _, header, _ in columns.batch.parts()}
+        batch, parts = columns.batch, list(columns.batch.parts())
+        clusters = {header.cluster for _, header, _ in parts}
         if len(clusters) > 1:
             # Manifests without the namespace kube-system: every cluster's batches are taken.
             own = np.array([header.cluster for header in batch.headers], object)[batch.owner]
@@ -104,7 +105,7 @@ class PairCounter:
             return
         segment = self._segment(clusters.pop())
         counted = counted_of(batch, segment.combinations.numbers(columns))
-        for place, _, span in batch.parts():
+        for place, _, span in parts:
             tracked = inputs[place]
             if tracked.pairs is None:
                 tracked.pairs = []
@@ -242,8 +243,8 @@ class PairCounter:
         now = self._now()
         for number, parts in by_segment.items():
             counted = parts[0].counted if len(parts) == 1 else np.concatenate([part.counted for part in parts], 1)
-            fresh = (counted[2] > now - MAX_LATE_S) & (counted[2] < now + MAX_EARLY_S)
-            if not fresh.all():
+            if counted[2].min() <= now - MAX_LATE_S or counted[2].max() >= now + MAX_EARLY_S:
+                fresh = (counted[2] > now - MAX_LATE_S) & (counted[2] < now + MAX_EARLY_S)
                 self._metrics.missed.labels("late").inc(counted.shape[1] - int(fresh.sum()))
                 self.spans.note_missed(counted[2][~fresh])
                 counted = counted[:, fresh]

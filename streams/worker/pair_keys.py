@@ -9,14 +9,15 @@ and many peers are pods of one workload. So:
    of them.
 2. Subject class and peer class make one column of 64 bits, port and Service another.
 3. A table, whose places are chosen by a hash of both columns, has the number of each combination that was met lately.
-   The columns of a place are compared as a whole, so two combinations are never taken for one. The table grows with
-   the combinations of the hour.
-4. What the table does not have is looked up in a dictionary. A combination that is new in this hour passes the bounds
+   The columns of a place are compared as a whole, so two combinations are never taken for one. A second table has
+   those whose place was taken. Both grow with the combinations of the hour.
+4. What the tables do not have is looked up in a dictionary. A combination that is new in this hour passes the bounds
    of :mod:`streams.worker.pair_limits`.
 """
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -29,24 +30,18 @@ from enrich.render.flow_columns import FlowColumns
 from enrich.render.fragments import RenderedEnd
 from enrich.render.interning import Int64Array, InternMap
 from enrich.render.template import Template
-from enrich.wire.batch import AGGREGATED, Reason
 from enrich.wire.flow import Dialled
 from enrich.wire.pair import MAX_EXAMPLES, MAX_RULES, PairEnd, PairKey
 from enrich.wire.pair_records import CHUNK
 from streams.worker.pair_limits import WORKLOADS_SHARE, HourLimits, any_peer
+from streams.worker.pair_ports import server_ports
+from streams.worker.pair_table import PairTable
 
-FIRST_EPHEMERAL_PORT: Final = 32_768
-"""Linux gives clients ports from here on (``net.ipv4.ip_local_port_range``)."""
 _LEAST_BITS, _MOST_BITS = 15, 20
 _PLACES_OF_COMBINATION: Final = 8
 _FACTORS: Final = (np.uint64(0x9E3779B97F4A7C15), np.uint64(0xC2B2AE3D27D4EB4F))
-_NOTHING: Final = np.int64(-1)
 _SERVICES: Final = 1 << 15
-_TCP, _DATAGRAM, _ICMP = 1, 2, 3
-_KINDS: Final = np.zeros(256, np.uint8)
-_KINDS[6], _KINDS[[17, 132]], _KINDS[[1, 58]] = _TCP, _DATAGRAM, _ICMP
 _SERVICE_PATH: Final = re.compile(r"[a-z0-9][-a-z0-9]*/[a-z0-9][-a-z0-9.]*")
-_SYN, _SYN_OR_ACK = 0x02, 0x12
 SUBJECT_BYTES, PEER_BYTES, RULE_BYTES, SERVICE_BYTES = 500, 280, 160, 140
 """What a class of subjects or peers takes beside its names, a rule of a subject, and a Service, about: measured."""
 _NO_PEER: Final = PairEnd()
@@ -103,12 +98,11 @@ class Combinations:
         """How many of them each class of subjects has."""
         self._folded: dict[int, int] = {}
         """For each class of subjects, the number of its combination with any peer."""
-        self._empty_table(_LEAST_BITS)
+        self._empty_tables(_LEAST_BITS)
 
-    def _empty_table(self, bits: int) -> None:
+    def _empty_tables(self, bits: int) -> None:
         self._bits = bits
-        self._place_ends, self._place_ports = np.full(1 << bits, _NOTHING), np.full(1 << bits, _NOTHING)
-        self._place_numbers = np.zeros(1 << bits, np.int64)
+        self._first, self._second = PairTable(bits), PairTable(bits)
 
     @property
     def classes(self) -> int:
@@ -120,20 +114,32 @@ class Combinations:
         ends = self._subject_of.of(columns.templates, columns.template) << 32
         ends |= self._peer_of.of(columns.peers, columns.peer)
         ports = server_ports(columns.batch.verdicts)
-        if columns.batch.verdicts["dialled"].any():
+        # An address that is not zero has a low half that is not: the high one of IPv4 is.
+        if columns.batch.verdicts["dialled"].view("<u8")[:, 1].any():
             ports |= self._services_of(columns.dialled, columns.dialled_values) << 16
         hashes = (ends.view(np.uint64) * _FACTORS[0]) ^ (ports.view(np.uint64) * _FACTORS[1])
-        places = (hashes >> np.uint64(64 - self._bits)).astype(np.int64)
-        numbers = self._place_numbers[places]
-        missing = (self._place_ends[places] != ends) | (self._place_ports[places] != ports)
-        if missing.any():
-            at = np.flatnonzero(missing)
-            numbers[at] = self._look_up(columns, at, ends[at].tolist(), ports[at].tolist())
-            self._place_ends[places[at]], self._place_ports[places[at]] = ends[at], ports[at]
-            self._place_numbers[places[at]] = numbers[at]
-            if len(self._known) * _PLACES_OF_COMBINATION > 1 << self._bits and self._bits < _MOST_BITS:
-                self._empty_table(self._bits + 1)
+        numbers, missing = self._first.find((hashes >> np.uint64(64 - self._bits)).view(np.int64), ends, ports)
+        if len(missing):
+            self._find_elsewhere(columns, numbers, missing, hashes, ends, ports)
         return numbers
+
+    def _find_elsewhere(
+        self, columns: FlowColumns, numbers: Int64Array, missing: Int64Array, hashes: Any, ends: Any, ports: Any
+    ) -> None:
+        """Fill in the numbers that the first table does not have."""
+        ends, ports, bits = ends[missing], ports[missing], np.uint64(self._bits)
+        places = (hashes[missing] << bits >> np.uint64(64 - self._bits)).view(np.int64)
+        found, still = self._second.find(places, ends, ports)
+        if len(still):
+            new_ends, new_ports = ends[still], ports[still]
+            found[still] = self._look_up(columns, missing[still], new_ends.tolist(), new_ports.tolist())
+            first = (hashes[missing[still]] >> np.uint64(64 - self._bits)).view(np.int64)
+            is_free = self._first.is_free(first)
+            for table, at, chosen in ((self._first, first, is_free), (self._second, places[still], ~is_free)):
+                table.put(at[chosen], new_ends[chosen], new_ports[chosen], found[still][chosen])
+            if len(self._known) * _PLACES_OF_COMBINATION > 1 << self._bits and self._bits < _MOST_BITS:
+                self._empty_tables(self._bits + 1)
+        numbers[missing] = found
 
     def _look_up(
         self, columns: FlowColumns, places: Int64Array, ends: Sequence[int], ports: Sequence[int]
@@ -223,14 +229,18 @@ class Combinations:
 
     def _services_of(self, texts: Sequence[str], values: Any) -> Int64Array:
         """Return the number of the Service that each record names as dialled; 0 for none."""
-        found = list(map(self._service_of_text.get, texts))
-        if None in found:
+        found = self._known_services(texts)
+        if len(found) and found.min() < 0:
             if len(self._service_of_text) > _SERVICES:
                 self._service_of_text = {"": 0}
             for text in set(texts) - self._service_of_text.keys():
                 self._service_of_text[text] = self._service(values.get(text))
-            found = [self._service_of_text[text] for text in texts]
-        return np.array(found, np.int64)
+            found = self._known_services(texts)
+        return found
+
+    def _known_services(self, texts: Sequence[str]) -> Int64Array:
+        known = self._service_of_text.get
+        return np.fromiter(map(known, texts, itertools.repeat(-1)), np.int64, len(texts))
 
     def _service(self, dialled: Dialled | None) -> int:
         path = dialled.service.path if dialled is not None and dialled.service is not None else ""
@@ -262,27 +272,6 @@ def pair_end(rendered: RenderedEnd) -> PairEnd:
 
 def _length(end: PairEnd) -> int:
     return len(end.namespace) + len(end.workload) + len(end.node) + len(end.profile)
-
-
-def server_ports(verdicts: np.ndarray[Any, Any]) -> Int64Array:
-    """Return the destination's port of each verdict; 0 where there is none, or where it may be a client's.
-
-    A packet's destination is the server if the packet opens the connection. A late reply that meets no entry of
-    conntrack is judged, too, and its destination is the client. A port below the ephemeral range is a server's; above,
-    the verdict must show who opened: by a SYN, by the node's conntrack, or by the Service that was dialled."""
-    kinds = _KINDS[verdicts["protocol"]]
-    ports: Int64Array = verdicts["destination_port"].astype(np.int64)
-    without = (kinds == 0) | (verdicts["flags"] & AGGREGATED != 0)
-    if without.any():
-        ports[without] = 0
-    if len(ports) and ports.max() >= FIRST_EPHEMERAL_PORT:
-        high = (ports >= FIRST_EPHEMERAL_PORT) & (kinds != _ICMP)
-        sure = (kinds == _TCP) & (verdicts["tcp_flags"] & _SYN_OR_ACK == _SYN)
-        sure |= (verdicts["reason"] == Reason.ADOPTED) | (verdicts["dialled_port"] != 0)
-        # Both ends of some protocols, such as WireGuard, use the same port.
-        sure |= verdicts["source_port"] == verdicts["destination_port"]
-        ports[high & ~sure] = 0
-    return ports
 
 
 def _is_readable(made: PairKey | PairEnd) -> bool:

@@ -71,10 +71,13 @@ class Segment:
 
     def add(self, counted: Counted) -> None:
         """Add what was counted."""
+        first, last = (int(one) // SECONDS_PER_HOUR for one in (counted[2].min(), counted[2].max()))
+        if first == last:
+            self._add_to_hour(first, counted)
+            return
         hours = counted[2] // SECONDS_PER_HOUR
-        found = np.unique(hours)
-        for hour in found.tolist():
-            self._add_to_hour(hour, counted if len(found) == 1 else counted[:, hours == hour])
+        for hour in np.unique(hours).tolist():
+            self._add_to_hour(hour, counted[:, hours == hour])
 
     def take_changes(self) -> tuple[Changes, list[tuple[bytes, bytes]]]:
         """Return what has changed since the last call, also as records: keys and values."""

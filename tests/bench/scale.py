@@ -23,6 +23,8 @@ class Scale:
     streams_rounds: int
     streams_verdicts: dict[int, int]
     """Verdicts in the raw topic, by batch size."""
+    pair_turns: int
+    """In each round: runs with and without counting pairs."""
     plain_verdicts: int
     """Verdicts in the raw topic for plain Faust, each a JSON record."""
     alert_groups: int
@@ -46,6 +48,7 @@ FULL: Final = Scale(
     ring_batches=80,
     streams_rounds=3,
     streams_verdicts={10: 60_000, 100: 250_000, 1000: 600_000},
+    pair_turns=2,
     plain_verdicts=24_000,
     alert_groups=100_000,
     denies_a_second=10_000,
@@ -64,6 +67,7 @@ QUICK: Final = Scale(
     ring_batches=10,
     streams_rounds=1,
     streams_verdicts={10: 1000, 100: 4000, 1000: 16_000},
+    pair_turns=1,
     plain_verdicts=1000,
     alert_groups=1000,
     denies_a_second=800,

@@ -64,10 +64,12 @@ def measure(scale: Scale, folder: Path, servers: str) -> Part:
         for size, count in scale.streams_verdicts.items():
             say(f"streams: {title}, batches of {size:,}, {count:,} verdicts")
             bench.batches(size, count, plain)
+        bench.pairs(scale.streams_verdicts[_ROUTED_SIZE], scale.pair_turns)
     how = (
         "A worker catches up with a full raw topic of 8 partitions; one record in ten is sent to flows.denied too. "
         "weir-streams: `weir-streams enrich` as a process. Plain Faust: the same index and the same records; it "
-        "receives one JSON verdict and calls topic.send once at a time. Pairs: of 6,000 combinations. Ten routes: the "
+        "receives one JSON verdict and calls topic.send once at a time. Pairs: of 6,000 combinations, in turns with "
+        "and without. Ten routes: the "
         "same worker and batches of 1,000, with a file of ten routes to other topics; records that a route matches are "
         "produced once more. CPU is the worker's; Kafka runs on the same cores. Records are counted by the end offsets "
         "of flows."
@@ -110,18 +112,22 @@ class _Bench:
         self._add(_case(size), "times plain Faust", wall / plain[0])
         self._add(_case(size), "times plain Faust, CPU", cpu / plain[1])
         if size == _ROUTED_SIZE:
-            self._pairs(count)
             for matched in MATCHED:
                 say(f"streams: the same with ten routes {MATCHED[matched]}")
                 self._routed(matched, count, (wall, cpu))
 
-    def _pairs(self, count: int) -> None:
-        """Measure the same with and without pairs, in turn."""
-        say("streams: the same without and with pairs")
-        wall, cpu = self._thousands(_WITHOUT_PAIRS, count, WEIR_PAIRS="0")
-        counted_wall, counted_cpu = self._thousands(_WITH_PAIRS, count, WEIR_PAIRS="1", WEIR_PAIRS_FLUSH="1")
-        self._add(_WITH_PAIRS, _OF_WITHOUT_PAIRS, counted_wall / wall)
-        self._add(_WITH_PAIRS, f"{_OF_WITHOUT_PAIRS}, CPU", counted_cpu / cpu)
+    def pairs(self, count: int, turns: int) -> None:
+        """Measure the same with and without pairs, in turns: each ratio is of two runs one after the other, and every
+        second time the one with pairs comes first, because a machine gets faster or slower in between."""
+        for turn in range(turns):
+            say(f"streams: without and with pairs, turn {turn + 1} of {turns}")
+            cases = [(_WITHOUT_PAIRS, "0"), (_WITH_PAIRS, "1")]
+            found = {
+                case: self._thousands(case, count, WEIR_PAIRS=pairs, WEIR_PAIRS_FLUSH="1")
+                for case, pairs in (cases if turn % 2 == 0 else cases[::-1])
+            }
+            for number, unit in enumerate((_OF_WITHOUT_PAIRS, f"{_OF_WITHOUT_PAIRS}, CPU")):
+                self._add(_WITH_PAIRS, unit, found[_WITH_PAIRS][number] / found[_WITHOUT_PAIRS][number])
 
     def _thousands(self, case: str, count: int, **more: str) -> tuple[float, float]:
         own_topics = self._make_topics()

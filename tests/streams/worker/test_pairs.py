@@ -24,11 +24,12 @@ from enrich.wire.pair_place import place_of
 from enrich.wire.pair_records import decode_counts, decode_names, pairs_of
 from streams.kafka.marked_writes import Mark
 from streams.metrics.pairs import PairMetrics
-from streams.worker import pair_counter
+from streams.worker import pair_counter, pair_keys
 from streams.worker.inflight import InFlightTracker, TrackedInput
 from streams.worker.pair_counter import SEGMENT_S, PairCounter, starts_of
-from streams.worker.pair_keys import Combinations, server_ports
+from streams.worker.pair_keys import Combinations
 from streams.worker.pair_limits import MAX_PORTS, MAX_WORLD_PEERS, HourLimits, coarse
+from streams.worker.pair_ports import server_ports
 from streams.worker.pair_segment import Segment
 from tests.enrich.flows import CLOCK, make_batch, make_cluster, rows_strategy
 
@@ -210,6 +211,20 @@ def test_nothing_is_counted_in_a_segment_of_the_day_before() -> None:
     assert sorted(kind_of(key) for key, _ in last.records) == ["counts", "coverage", "names"], (
         "the names are written once more"
     )
+
+
+def test_combinations_that_share_a_place_of_the_tables_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("_LEAST_BITS", "_MOST_BITS"):
+        monkeypatch.setattr(pair_keys, name, 2)
+    worker = Worker()
+    for offset in range(4):
+        batch = make_batch(*({**fresh(), "destination_port": 8000 + number} for number in range(40)))
+        (tracked,) = worker.take(offset, batch)
+        worker.counter.finish(tracked)
+    worker.write()
+
+    found = {key.port: counted[0] for (_, key), counted in worker.pairs().items()}
+    assert found == dict.fromkeys(range(8000, 8040), 4)
 
 
 def test_inputs_before_the_mark_are_not_counted() -> None:

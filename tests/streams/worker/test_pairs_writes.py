@@ -127,6 +127,7 @@ def test_a_write_that_nobody_waits_for_any_more_does_not_begin(worker: Worker, m
         worker.take(0)
         end.set()
         await slow
+        monkeypatch.setattr(module, "_RELEASE_S", 60.0)
         await worker.pairs.release([0])
 
     asyncio.run(scenario())
