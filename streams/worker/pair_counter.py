@@ -259,7 +259,9 @@ def counted_of(batch: MergedBatch, numbers: Any) -> Counted:
     verdicts = batch.verdicts
     counted = np.empty((4, len(verdicts)), np.uint32)
     seconds = batch.wall // SECOND_NS
-    counted[0], counted[1], counted[2] = numbers, verdicts["count"], np.clip(seconds, 0, (1 << 32) - 1)
+    if len(seconds) and (seconds.min() < 0 or seconds.max() >= 1 << 32):
+        seconds = np.clip(seconds, 0, (1 << 32) - 1)
+    counted[0], counted[1], counted[2] = numbers, verdicts["count"], seconds
     spans = verdicts["span_ms"]
     if spans.any():
         last = (batch.wall + spans.astype(np.int64) * 1_000_000) // SECOND_NS

@@ -37,8 +37,8 @@ from streams.worker.pair_limits import WORKLOADS_SHARE, HourLimits, any_peer
 from streams.worker.pair_ports import server_ports
 from streams.worker.pair_table import PairTable
 
-_LEAST_BITS, _MOST_BITS = 15, 20
-_PLACES_OF_COMBINATION: Final = 8
+_LEAST_BITS, _MOST_BITS = 14, 19
+_PLACES_OF_COMBINATION: Final = 4
 _FACTORS: Final = (np.uint64(0x9E3779B97F4A7C15), np.uint64(0xC2B2AE3D27D4EB4F))
 _SERVICES: Final = 1 << 15
 _SERVICE_PATH: Final = re.compile(r"[a-z0-9][-a-z0-9]*/[a-z0-9][-a-z0-9.]*")
