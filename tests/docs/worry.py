@@ -196,14 +196,16 @@ WORRY: Final[dict[str, str]] = {
     "kubeweir_streams_alerts_lag_records": "Above 100,000 for 5 minutes (WeirAlertsBehind): late records fire nothing.",
     "kubeweir_streams_alerts_restarts_total": "More than a few an hour without rule changes or rebalances.",
     # --- the journal
-    "kubeweir_streams_journal_bad_entries_total": "Any increase: something else writes to the journal.",
+    "kubeweir_streams_journal_bad_entries_total": (
+        "Any increase (WeirJournalDoubtful): something else writes to the journal."
+    ),
     "kubeweir_streams_journal_behind_seconds": "Above 60 for 2 minutes (WeirJournalBehind): the journal gets a gap.",
     "kubeweir_streams_journal_entries_total": (
         "`gap` rises without a restart: what policy said in that time is not known. `version` by hundreds a minute: "
         "something changes objects without need, and the topic grows."
     ),
     "kubeweir_streams_journal_lag_records": "Rises: the writer may write, and cannot read.",
-    "kubeweir_streams_journal_refused_states_total": "Any increase: the log names the object.",
+    "kubeweir_streams_journal_refused_states_total": ("Any increase (WeirJournalDoubtful): the log names the object."),
     "kubeweir_streams_journal_restarts_total": "More than a few an hour without rebalances.",
     "kubeweir_streams_journal_states": "Never by itself.",
     "kubeweir_streams_journal_writer": "No worker has 1 for 2 minutes (WeirJournalBehind).",

@@ -210,6 +210,7 @@ def test_killed_at_any_moment_it_writes_no_version_twice(folder: Folder) -> None
     check_once(entries)
     found = ports(entries)
     assert found == sorted(set(found))
+    assert metric(service, "kubeweir_streams_journal_bad_entries_total") == 0
     assert len(gaps(entries)) >= 2
     assert gaps(entries)[0][0] == 0
     # What was written before a gap is not later than its begin.
@@ -240,6 +241,10 @@ def test_of_two_writers_one_writes_and_a_frozen_one_is_fenced(folder: Folder) ->
     entries = folder.entries()
     assert ports(entries) == [1, 2, 3, 4]
     check_once(entries)
+    for one in (frozen, other):
+        assert metric(one, "kubeweir_streams_journal_bad_entries_total") == 0, (
+            "neither takes the other for somebody else"
+        )
 
 
 def is_writer(service: Service) -> bool:
