@@ -98,6 +98,8 @@ enum counter {
 	COUNT_LIMITED_ALLOWED = 17, /* allowed connections that are not logged because of the limit (limits.h) */
 	COUNT_LIMITED_DENIED = 18,  /* denied packets and audited connections that are not logged because of theirs */
 	COUNT_ENDS_LOST = 19,	    /* reports of connections lost: no room in their ring (ends.h) */
+	COUNT_ENDS_UNPLACED = 20,   /* reports lost: their connection got no place, so that nothing counts for it */
+	COUNT_ENDS_UNCERTAIN = 21,  /* reports withheld: CPUs met at their place, and might have mixed two connections */
 	/* The tally of decisions (verdicts.h): one is an allowed or audited connection, or a denied packet. */
 	COUNT_DECIDED = 28,	  /* decisions that a verdict is due for, before anything is cut */
 	COUNT_WRITTEN = 29,	  /* decisions that the verdicts in the ring count */
@@ -363,12 +365,15 @@ struct place {
  * it. Key: the place's number. What every packet changes comes first.
  */
 struct traffic {
-	u64 lately[2]; /* packets, and in the lower 40 bits their bytes: one atomic addition changes both */
-	u32 serial; /* another one for each connection that has the place */
-	u8 fin[2];  /* a FIN has passed, by direction */
-	u8 reset;   /* an RST has passed */
-	u8 revoked; /* policy allows it no longer */
-	u64 since_ns; /* the verdict, or the last report */
+	u64 lately[2]; /* packets and their bytes, and the sum of their tags: one atomic addition changes all */
+	u64 marks;     /* the same of FIN and RST: how many have passed, and the sum of their tags */
+	u64 owner;     /* a hash of the key of the connection that has the place; 0: none, or it is not counted */
+	u32 serial;    /* another one for each connection that has the place: its last byte is the tag */
+	u8 fin[2];     /* a FIN has passed, by direction */
+	u8 reset;      /* an RST has passed */
+	u8 uncertain;  /* something here belongs to another connection */
+	u64 reset_at;  /* the serial, and when the last RST passed, in units of 2^30 ns */
+	u64 since_ns;  /* the verdict, or the last report */
 	u64 ring;     /* id of the ring that has its verdict */
 	u64 number;   /* of its verdict, or NO_NUMBER */
 	/* What was counted before, which only who has claimed the place changes. */
@@ -402,9 +407,9 @@ struct connection_end {
 /* How a connection ended. A record has the name in lower case (enrich.wire.ends.How). */
 #define END_OPEN 1    /* it lives on */
 #define END_CLOSED 2  /* FIN both ways */
-#define END_RESET 3   /* RST */
+#define END_RESET 3   /* a credible RST, and nothing after it */
 #define END_TIMEOUT 4 /* quiet for too long */
-#define END_REVOKED 5 /* policy denied a later packet */
+#define END_REVOKED 5 /* policy allows it no longer */
 #define END_POD_GONE 6
 #define END_EVICTED 7 /* its entry made room for another one */
 #define END_MOVED 8   /* it lives on in another generation of maps, and is not counted there */

@@ -28,6 +28,7 @@ verdicts: readers are upgraded before probes. No code here looks at a single ver
 from __future__ import annotations
 
 import enum
+from collections.abc import Sequence
 from typing import Annotated, Any, Final
 
 import msgspec
@@ -36,7 +37,7 @@ import orjson
 
 from enrich.wire.bounds import Cluster, Count, LossReason, Node, Number, Offset, RingId, are_times
 from enrich.wire.cuts import Cuts
-from enrich.wire.ends import MAX_TEXT, Ends, decode_ends
+from enrich.wire.ends import MAX_TEXT, Ends, RefusedEnds, decode_ends
 from enrich.wire.numbering import Numbers, problem_of
 from enrich.wire.references import EndpointRef as EndpointRef  # noqa: PLC0414 - modules import it from here
 from enrich.wire.references import PolicyRef as PolicyRef  # noqa: PLC0414 - as above
@@ -113,6 +114,9 @@ class Reason(enum.IntEnum):
     POLICY_INCOMPLETE = 17
 
 
+_Losses = Annotated[dict[LossReason, tuple[Count, Count]], msgspec.Meta(max_length=64)]
+
+
 class Header(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=False):
     """The header of a batch. Unknown keys are ignored."""
 
@@ -137,7 +141,7 @@ class Header(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=False):
     """The pod of each endpoint number (in decimal) in these verdicts."""
     rules: dict[Number, list[PolicyRef]] = {}
     """The policies of each rule number (in decimal) in these verdicts."""
-    lost: Annotated[dict[LossReason, tuple[Count, Count]], msgspec.Meta(max_length=64)] = {}
+    lost: _Losses = {}
     """The verdicts lost for each reason: since the last batch, and in all. The second number counts for the life of the
     ring if the kernel lost them, and for the life of the spool if the probe did."""
     kept: list[tuple[Count, Count]] | None = None
@@ -152,8 +156,12 @@ class Header(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=False):
     """What the probe says of the ring so far; set once in some seconds."""
     ends: Annotated[str, msgspec.Meta(max_length=MAX_TEXT)] | msgspec.UnsetType = msgspec.UNSET
     """Reports of connections (:mod:`enrich.wire.ends`); unset if there are none."""
-    ends_removed: Count | msgspec.UnsetType = msgspec.UNSET
-    """How many such reports were removed from the batch; unset if none."""
+    ends_first: Count | msgspec.UnsetType = msgspec.UNSET
+    """The number in their ring of the first report that the batch has or had; unset if none are made."""
+    ends_removed: Annotated[dict[LossReason, Count], msgspec.Meta(max_length=64)] | msgspec.UnsetType = msgspec.UNSET
+    """How many reports were removed from the batch, by reason. Their numbers come before those that it has."""
+    ends_lost: _Losses | msgspec.UnsetType = msgspec.UNSET
+    """The reports that the kernel could not make or write, as in ``lost``."""
 
     @property
     def covered(self) -> Numbers:
@@ -175,6 +183,8 @@ class Batch(msgspec.Struct, frozen=True):
     """The numbers of the verdicts, if they are only a part of those that the header announces."""
     ends: Ends | None = None
     """The reports of connections in the header; None if there are none, and in a part of a batch."""
+    refused_ends: Sequence[RefusedEnds] = ()
+    """The reports in the header that are left out, because this version does not understand them."""
 
     def pick(self, verdicts: np.ndarray[Any, Any]) -> Batch:
         """Return the part that consists of these verdicts, chosen by a mask or by indexes."""
@@ -187,7 +197,8 @@ class Batch(msgspec.Struct, frozen=True):
         kept = [(int(run[0]), len(run)) for run in np.split(numbers, starts[1:])]
         header = msgspec.structs.replace(
             self.header, first=kept[0][0], verdicts=len(self.verdicts), verdict_bytes=VERDICT.itemsize, kept=kept,
-            removed=msgspec.UNSET, ends=msgspec.UNSET,
+            removed=msgspec.UNSET, ends=msgspec.UNSET, ends_first=msgspec.UNSET, ends_removed=msgspec.UNSET,
+            ends_lost=msgspec.UNSET,
         )  # fmt: skip
         return encode_batch(header, np.ascontiguousarray(self.verdicts))
 
@@ -243,10 +254,8 @@ def decode_batch(value: bytes) -> Batch:
     _check_times(header, verdicts)
     if header.ends is msgspec.UNSET:
         return Batch(header, verdicts)
-    try:
-        return Batch(header, verdicts, ends=decode_ends(header.ends, VERDICT, header.clock))
-    except ValueError as error:
-        raise BatchError("bad_header", str(error)) from error
+    ends, refused = decode_ends(header.ends, VERDICT, header.clock)
+    return Batch(header, verdicts, ends=ends, refused_ends=refused)
 
 
 def _bad_header(text: bytes, error: Exception) -> BatchError:

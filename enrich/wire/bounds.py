@@ -9,8 +9,9 @@ Names have the form that the Kubernetes API gives them (RFC 1123 labels and subd
 
 from __future__ import annotations
 
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
+import numpy as np
 from msgspec import Meta
 
 # ``\A`` and ``\Z``, because msgspec searches, and ``$`` also matches before a newline at the end.
@@ -53,3 +54,10 @@ def are_times(earliest: int, latest: int, clock: int) -> bool:
     """Return whether a kernel's times, with the offset of its clock, are those of the wall clock after 1970, so that
     sums of them fit 64 bits."""
     return latest < _TIME_LIMIT_NS and earliest + clock >= 0
+
+
+def are_in_time(times: np.ndarray[Any, Any], clock: int) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """Return the same of each of many times."""
+    earliest = np.uint64(max(0, -clock))
+    found: np.ndarray[Any, np.dtype[np.bool_]] = (times >= earliest) & (times < np.uint64(_TIME_LIMIT_NS))
+    return found

@@ -8,17 +8,22 @@ without.
 An example: verdict 5001 of ring 9f3c allowed a connection. Ten minutes later a header has a report with this ring and
 number, part 0, how "closed", 1,234 bytes in 6 packets out of the pod and 40,321 bytes in 9 packets into it. A report
 may be repeated after a crash; ``(ring, number, part)`` is the same then.
+
+Reports are numbered in their own ring, so what is lost on the way shows: ``ends_first`` is the number of the header's
+first report. What was removed from the batch is counted in ``ends_removed``, and comes before its reports. What the
+kernel has lost never had a number, and is in ``ends_lost``. A report that this version does not understand is left out
+and named (:class:`RefusedEnds`); the other reports and the verdicts of the batch go on.
 """
 
 from __future__ import annotations
 
 import base64
 import enum
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-from enrich.wire.bounds import are_times
+from enrich.wire.bounds import are_in_time
 
 END_BYTES: Final = 160
 MAX_ENDS: Final = 2000
@@ -44,6 +49,16 @@ class How(enum.IntEnum):
     EVICTED = 7
     MOVED = 8
     """It lives on in another generation of the probe's maps, and is not counted there."""
+
+
+class RefusedEnds(NamedTuple):
+    """Reports of a batch that are left out."""
+
+    reason: str
+    """unknown_end, unknown_verdict, bad_time, or unreadable."""
+    reports: int
+    text: str
+    """What is wrong with the first of them, and which one it is."""
 
 
 def end_dtype(verdict: np.dtype[Any]) -> np.dtype[Any]:
@@ -74,24 +89,34 @@ def count_ends(text: str) -> int:
     return len(base64.b64decode(text)) // END_BYTES
 
 
-def decode_ends(text: str, verdict: np.dtype[Any], clock: int) -> Ends:
-    """Return the reports in a header with this clock. Raises ValueError, with the reason, if they are not valid."""
+def decode_ends(text: str, verdict: np.dtype[Any], clock: int) -> tuple[Ends, list[RefusedEnds]]:
+    """Return the valid reports in a header with this clock, and those that are left out."""
+    layout = end_dtype(verdict)
     try:
         raw = base64.b64decode(text, validate=True)
     except ValueError as error:
-        raise ValueError(f"ends is not base64: {error}") from error
+        return np.empty(0, layout), [_unreadable(len(text) * 3 // 4, f"ends is not base64: {error}")]
     if len(raw) % END_BYTES or len(raw) > MAX_ENDS * END_BYTES:
-        raise ValueError(f"ends has {len(raw)} bytes, which are not reports of {END_BYTES} bytes, {MAX_ENDS} at most")
-    ends: Ends = np.frombuffer(raw, end_dtype(verdict))
-    if not len(ends):
-        return ends
+        why = f"ends has {len(raw)} bytes, which are not reports of {END_BYTES} bytes, {MAX_ENDS} at most"
+        return np.empty(0, layout), [_unreadable(len(raw), why)]
+    ends: Ends = np.frombuffer(raw, layout)
     verdicts = ends["verdict"]
-    if bool(np.any((verdicts["verdict"] & 0x7F) != 1)) or bool(np.any(verdicts["flags"] & 1)):
-        raise ValueError("ends has a report of a verdict that does not allow a connection")
-    if unknown := set(np.unique(ends["how"]).tolist()) - set(How):
-        raise ValueError(f"ends has an unknown end: {min(unknown)}")
     times = np.array([verdicts["time_ns"], ends["since_ns"], ends["until_ns"]])
-    earliest, latest = int(times.min()), int(times.max())
-    if not are_times(earliest, latest, clock):
-        raise ValueError(f"a time in ends is out of range: {earliest} to {latest}, {clock}")
-    return ends
+    left = np.ones(len(ends), np.bool_)
+    refused = []
+    for reason, is_bad, named in (
+        ("unknown_end", ~np.isin(ends["how"], list(How)), ends["how"]),
+        ("unknown_verdict", ((verdicts["verdict"] & 0x7F) != 1) | (verdicts["flags"] & 1 != 0), verdicts["verdict"]),
+        ("bad_time", ~are_in_time(times, clock).all(axis=0), times.max(axis=0, initial=0)),
+    ):
+        found = np.flatnonzero(is_bad & left)
+        left &= ~is_bad
+        if len(found):
+            first = found[0]
+            text = f"{named[first]} in the report of verdict {ends['ring'][first]:016x}-{ends['number'][first]}"
+            refused.append(RefusedEnds(reason, len(found), text))
+    return (ends[left] if refused else ends), refused
+
+
+def _unreadable(size: int, why: str) -> RefusedEnds:
+    return RefusedEnds("unreadable", min(max(1, size // END_BYTES), MAX_ENDS), why)

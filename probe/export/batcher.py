@@ -164,7 +164,8 @@ class Batcher:
 
     def unreported_losses(self) -> list[EncodedBatch]:
         """Return an empty batch if verdicts were lost or cut that no batch reports. Only if no verdict waits."""
-        if dict(self._lost()) == self._reported and not self.cut_report.has_more():
+        is_all = dict(self._lost()) == self._reported and not self.ends.has_unreported_losses
+        if is_all and not self.cut_report.has_more():
             return []
         self.cut_report.cuts(now=True)
         return [self._cut(0)]
@@ -185,6 +186,7 @@ class Batcher:
             batch = self._encode(self._collected[:count], lost, cut, ends)
         batch = replace(batch, ends_end=self.ends.take(len(ends)))
         self.cut_report.mark_reported()
+        self.ends.mark_reported(batch.header.ends_lost or {})
         self._reported, self._given = lost, batch.header.tally or self._given
         self._collected, self._first = self._collected[count:], batch.end
         now = self._clock()
@@ -216,6 +218,8 @@ class Batcher:
             cut=cut,
             tally=msgspec.UNSET if tally is None or tally is self._given else tally,
             ends=encode_ends(ends) if len(ends) else msgspec.UNSET,
+            ends_first=msgspec.UNSET if self.ends.first is None else self.ends.first,
+            ends_lost=self.ends.losses() or msgspec.UNSET,
         )
 
 

@@ -7,6 +7,7 @@ are sent twice, with the same ring, number and part.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Final
 
 import numpy as np
@@ -23,11 +24,36 @@ MAX_IN_BATCH: Final = 1000
 class CollectedEnds:
     """The reports of one ring that are in no batch yet."""
 
-    def __init__(self, ring: RingEntries | None = None) -> None:
-        """``ring``: None if the programs make no reports."""
+    def __init__(
+        self,
+        ring: RingEntries | None = None,
+        lost: Callable[[], Mapping[str, int]] = dict,
+        reported: Mapping[str, int] | None = None,
+    ) -> None:
+        """``ring``: None if the programs make no reports. ``lost`` returns the total of reports that were not written,
+        by reason; ``reported`` are the totals in the last batch of the process before."""
         self._ring = ring
+        self._lost, self._reported = lost, dict(reported or {})
         self.waiting: Ends = np.empty(0, END)
         """Reports for the next batch."""
+
+    @property
+    def first(self) -> int | None:
+        """The number of the first report for the next batch; None if the programs make no reports."""
+        return self._ring.next_number - len(self.waiting) if self._ring else None
+
+    @property
+    def has_unreported_losses(self) -> bool:
+        """Whether reports were lost that no batch says."""
+        return dict(self._lost()) != self._reported
+
+    def losses(self) -> dict[str, tuple[int, int]]:
+        """Return what was lost, as a header has it: since the last batch, and in all."""
+        return {reason: (total - self._reported.get(reason, 0), total) for reason, total in self._lost().items()}
+
+    def mark_reported(self, losses: Mapping[str, tuple[int, int]]) -> None:
+        """Note what a batch says of losses."""
+        self._reported = {reason: total for reason, (_, total) in losses.items()}
 
     @property
     def end(self) -> int:

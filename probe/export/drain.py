@@ -155,7 +155,8 @@ class Drain:
         )  # fmt: skip
         source = CutSource(ring.cut, ring.take_limited, self._references.endpoint)
         batcher.cut_report = CutReport(source, by_kind(last.cut) if last and self._has_last(ring) else {})
-        batcher.ends = CollectedEnds(ring.ends)
+        reported = last.ends_lost if last and self._has_last(ring) and last.ends_lost else {}
+        batcher.ends = CollectedEnds(ring.ends, ring.ends_lost, {name: total for name, (_, total) in reported.items()})
         batcher.start_at(ring.consumer_number)
         return batcher
 

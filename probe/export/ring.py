@@ -48,6 +48,10 @@ class Ring(RingEntries):
         """Return how many verdicts the kernel could not write to the ring, as totals of its life by reason."""
         return self._maps.lost()
 
+    def ends_lost(self) -> dict[str, int]:
+        """Return how many reports of connections the kernel did not write, as totals of the ring's life by reason."""
+        return {} if self.ends is None else self._maps.ends_lost()
+
     def cut(self) -> dict[tuple[str, str], int]:
         """Return how many verdicts the kernel did not write on purpose, as totals of the ring's life by kind."""
         return self._maps.cut()

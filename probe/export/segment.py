@@ -193,7 +193,7 @@ def without_allows(stored: SpooledBatch) -> SpooledBatch:
         # Reports are about allowed connections, so they must not outlive denials either.
         if batch.ends is None:
             return stored
-        return stored._replace(value=encode_batch(without_ends(batch.header), batch.verdicts))
+        return stored._replace(value=encode_batch(without_ends(batch.header, SPOOL_FULL), batch.verdicts))
     numbers = batch.numbers()[keep].astype(np.int64)
     edges = np.flatnonzero(np.diff(numbers) != 1) + 1
     runs = [(int(run[0]), len(run)) for run in np.split(numbers, edges) if len(run)]

@@ -13,20 +13,25 @@ import numpy as np
 import orjson
 
 from enrich.wire.batch import VERDICT, Header, encode_batch
+from enrich.wire.bounds import MAX_COUNT
 from enrich.wire.cuts import sum_of
 from enrich.wire.ends import count_ends
 from enrich.wire.numbering import REFUSED
 
 
-def without_ends(header: Header) -> Header:
+def without_ends(header: Header, reason: str) -> Header:
     """Return the header without its reports of connections, which it counts as removed."""
-    more = count_ends(header.ends) if header.ends else 0
-    return msgspec.structs.replace(header, ends=msgspec.UNSET, ends_removed=_ends_removed(header, more=more))
+    more = {reason: count_ends(header.ends)} if header.ends else {}
+    return msgspec.structs.replace(header, ends=msgspec.UNSET, ends_removed=_ends_removed(header.ends_removed, more))
 
 
-def _ends_removed(*headers: Header | None, more: int = 0) -> int | msgspec.UnsetType:
-    """Return how many reports these headers count as removed, and ``more``, as a header has it."""
-    return sum(header.ends_removed or 0 for header in headers if header) + more or msgspec.UNSET
+def _ends_removed(*removed: Mapping[str, int] | msgspec.UnsetType) -> dict[str, int] | msgspec.UnsetType:
+    """Return how many reports these count as removed, as a header has it."""
+    found: dict[str, int] = {}
+    for one in removed:
+        for reason, count in (one or {}).items():
+            found[reason] = min(found.get(reason, 0) + count, MAX_COUNT)
+    return found or msgspec.UNSET
 
 
 def summary_of(header: Header, reason: str) -> Header:
@@ -34,7 +39,7 @@ def summary_of(header: Header, reason: str) -> Header:
     begin, end = header.covered[:2]
     removed = (reason, begin, end - begin) if end > begin else msgspec.UNSET
     return msgspec.structs.replace(
-        without_ends(header), first=end, verdicts=0, kept=None, removed=removed, endpoints={}, rules={}
+        without_ends(header, reason), first=end, verdicts=0, kept=None, removed=removed, endpoints={}, rules={}
     )
 
 
@@ -48,8 +53,15 @@ def joined(before: Header, after: Header) -> Header | None:
         return None
     reason = start.reason or end.reason
     removed = (reason, start.begin, end.end - start.begin) if reason else msgspec.UNSET
-    lost, cut, ends_removed = _sum(before.lost, after.lost), sum_of(before.cut, after.cut), _ends_removed(before, after)
-    return msgspec.structs.replace(after, removed=removed, lost=lost, cut=cut, ends_removed=ends_removed)
+    return msgspec.structs.replace(
+        after,
+        removed=removed,
+        lost=_sum(before.lost, after.lost),
+        cut=sum_of(before.cut, after.cut),
+        ends_first=after.ends_first if before.ends_first is msgspec.UNSET else before.ends_first,
+        ends_removed=_ends_removed(before.ends_removed, after.ends_removed),
+        ends_lost=_sum(before.ends_lost or {}, after.ends_lost or {}) or msgspec.UNSET,
+    )
 
 
 def _sum(before: Mapping[str, tuple[int, int]], after: Mapping[str, tuple[int, int]]) -> dict[str, tuple[int, int]]:
@@ -84,7 +96,11 @@ class RefusedNumbers:
         both = self._joined_to(summary_of(header, REFUSED))
         if both is None:
             return value
-        behind = msgspec.structs.replace(header, removed=both.removed, ends_removed=_ends_removed(header, self._last))
+        last = self._last or header
+        behind = msgspec.structs.replace(
+            header, removed=both.removed, ends_first=both.ends_first,
+            ends_removed=_ends_removed(last.ends_removed, header.ends_removed),
+        )  # fmt: skip
         return orjson.dumps(msgspec.to_builtins(behind)) + b"\n" + value.partition(b"\n")[2]
 
     def _joined_to(self, summary: Header) -> Header | None:

@@ -9,6 +9,12 @@ from probe.kernel.layout import Counter
 
 LOST: Final = (Counter.RING_FULL, Counter.DENY_WINDOWS_FULL)
 """Verdicts of allowed connections, and denied packets that no window could count."""
+ENDS_LOST: Final = {
+    "ring_full": Counter.ENDS_LOST,
+    "no_place": Counter.ENDS_UNPLACED,
+    "uncertain": Counter.ENDS_UNCERTAIN,
+}
+"""Reports of connections that were not written, by reason."""
 CUT: Final = {
     (LOGGING, ALLOWED): Counter.CUT_ALLOWED,
     (LOGGING, DENIED): Counter.CUT_DENIED,

@@ -60,6 +60,8 @@ class Counter(enum.IntEnum):
     LIMITED_ALLOWED = 17
     LIMITED_DENIED = 18
     ENDS_LOST = 19
+    ENDS_UNPLACED = 20
+    ENDS_UNCERTAIN = 21
     DECIDED = 28
     WRITTEN = 29
     RING_VERDICTS = 30

@@ -15,7 +15,7 @@ from typing import Any, Self
 import numpy as np
 
 from probe.kernel import bpf, description, program
-from probe.kernel.counter_kinds import CUT, LOST
+from probe.kernel.counter_kinds import CUT, ENDS_LOST, LOST
 from probe.kernel.ends_layout import ENDS_RING, maps_of
 from probe.kernel.layout import CHUNKS, RINGBUF, Array, Config, Counter, MapLayout
 from probe.kernel.program_cache import ProgramCache
@@ -147,6 +147,11 @@ class Maps:
         """Return how many verdicts and packets are missing from the log since the maps were created, by reason."""
         totals = self.counters()
         return {counter.name.lower(): totals[counter] for counter in LOST}
+
+    def ends_lost(self) -> dict[str, int]:
+        """Return how many reports of connections were not written since the maps were created, by reason."""
+        totals = self.counters()
+        return {reason: totals[counter] for reason, counter in ENDS_LOST.items()}
 
     def cut(self) -> dict[tuple[str, str], int]:
         """Return how many verdicts were cut since the maps were created, by kind (:mod:`enrich.wire.cuts`)."""

@@ -7,7 +7,7 @@ from typing import Annotated, Final, Literal, NamedTuple
 
 import msgspec
 
-from enrich.wire.bounds import Cluster, Count, Node, RingId
+from enrich.wire.bounds import Cluster, Count, LossReason, Node, RingId
 from enrich.wire.tally import Reasons, Tally
 
 STAGES: Final = ("kernel", "ring", "spool", "arrival", "enrichment", "flows")
@@ -61,6 +61,18 @@ class FailedRoute(msgspec.Struct, frozen=True):
     cluster: Cluster = ""
 
 
+class LostEnds(msgspec.Struct, frozen=True):
+    """A record of the status topic about reports of connections that are lost or left out."""
+
+    type: Literal["ends_lost"]
+    node: Node
+    reason: LossReason
+    reports: Count
+    cluster: Cluster = ""
+
+
+decode_lost_ends = msgspec.json.Decoder(LostEnds).decode
+"""Decode a record of the status topic. Raises msgspec.DecodeError for any other than of lost reports."""
 decode_failed_route = msgspec.json.Decoder(FailedRoute).decode
 """Decode a record of the status topic. Raises msgspec.DecodeError for any other than of a failed route."""
 decode_tally = msgspec.json.Decoder(TallyRecord).decode

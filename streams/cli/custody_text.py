@@ -50,6 +50,14 @@ class SeenWorker(NamedTuple):
     at: float
 
 
+class LostReports(NamedTuple):
+    """Of which node reports of connections are lost, and why."""
+
+    cluster: str
+    node: str
+    reason: str
+
+
 @dataclass(frozen=True, slots=True)
 class Report:
     """Everything that `weir status` has found."""
@@ -67,6 +75,8 @@ class Report:
     failed_routes: Mapping[str, Failure] = field(default_factory=dict)
     """By topic, the last one in the window."""
     workers: Sequence[SeenWorker] = ()
+    lost_ends: Mapping[LostReports, int] = field(default_factory=dict)
+    """How many reports of connections were lost in the window."""
 
     @property
     def adds_up(self) -> bool:
@@ -115,6 +125,7 @@ def as_json(report: Report) -> dict[str, Any]:
             {"topic": topic, "error": one.error, "at": time_text(one.at)}
             for topic, one in sorted(report.failed_routes.items())
         ],
+        "lost_ends": [{**one._asdict(), "reports": count} for one, count in sorted(report.lost_ends.items())],
         "dead_letters": report.dead_letters,
         "unknown": list(report.unknown),
     }
@@ -132,6 +143,8 @@ def as_text(report: Report) -> Iterator[str]:
     yield ""
     yield from _UNITS
     yield from _section("Where the rest is", _reasons(nodes))
+    lost = [f"{one.node}: {count:,} by {one.reason}" for one, count in sorted(report.lost_ends.items())]
+    yield from _section("Reports of connections (WEIR_ENDS) that are lost", lost)
     yield from _section("Nodes", _states(nodes))
     yield from _section("Not enforced", _unenforced(nodes))
     yield from _section("Annotations that ask for nothing, because their value is not 'true'", _annotations(report))

@@ -19,8 +19,8 @@ from enrich.runtime.console import leave_stdout
 from enrich.runtime.process import Exit
 from enrich.runtime.settings import SettingsError
 from streams.cli.custody import NodeKey, Tallies
-from streams.cli.custody_sums import Heard, decode_failed_route, decode_tally
-from streams.cli.custody_text import Failure, Refusal, Report, SeenWorker, as_json, as_text
+from streams.cli.custody_sums import Heard, decode_failed_route, decode_lost_ends, decode_tally
+from streams.cli.custody_text import Failure, LostReports, Refusal, Report, SeenWorker, as_json, as_text
 from streams.cli.dead_letters import letter_of
 from streams.cli.kafka_failure import end, needs_to_read
 from streams.cli.kafka_options import chosen_cluster, cluster_option, kafka_options, read_settings
@@ -40,6 +40,7 @@ _BEFORE_S: Final = 120.0
 _MAX_OUTPUT: Final = 300
 _MAX_REFUSALS: Final = 1000
 _MAX_WORKERS: Final = 10_000
+_MAX_LOST_REPORTS: Final = 20_000
 """Whoever may write to the topics may invent outputs, reasons and workers."""
 
 
@@ -124,8 +125,10 @@ def _report(settings: Settings, connection: Connection, start: float, cluster: s
     nodes = tallies.nodes(now)
     problems = [*(one for node in nodes for one in node.problems), *tallies.unheard(seen)]
     return Report(
-        start, now, nodes, problems, positions, dict(refusals), unknown, read.failed_routes, list(read.workers.values())
-    )
+        start, now, nodes, problems, positions, dict(refusals), unknown, read.failed_routes,
+        list(read.workers.values()),
+        dict(read.lost_ends),
+    )  # fmt: skip
 
 
 class _StatusTopic:
@@ -137,6 +140,7 @@ class _StatusTopic:
         self.failed_routes: dict[str, Failure] = {}
         """The last failure of each topic of routes."""
         self.workers: dict[str, SeenWorker] = {}
+        self.lost_ends = Counter[LostReports]()
 
     def add(self, record: Record) -> None:
         """Take a record, of any type."""
@@ -149,6 +153,16 @@ class _StatusTopic:
             failed = decode_failed_route(record.value)
             if at >= self._start and self._is_chosen((failed.cluster, "")):
                 self.failed_routes[failed.reason] = Failure(at, failed.error)
+            return
+        with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            lost = decode_lost_ends(record.value)
+            key = LostReports(lost.cluster, lost.node, lost.reason)
+            if (
+                at >= self._start
+                and self._is_chosen(key[:2])
+                and (key in self.lost_ends or len(self.lost_ends) < _MAX_LOST_REPORTS)
+            ):
+                self.lost_ends[key] += lost.reports
 
     def _add_tally(self, heard: Heard) -> None:
         found = heard.record

@@ -28,6 +28,11 @@ DEAD_LETTER_REASONS: Final = (
 LOSS_REASONS: Final = ("ring_full", "deny_windows_full", "spool_full", "refused", "enrich_failed")
 """Why verdicts are lost, as far as this version knows. A newer probe may report further reasons, of which the first
 ones get a label of their own (:class:`streams.worker.losses.Losses`)."""
+ENDS_LOSS_REASONS: Final = (
+    "ring_full", "no_place", "uncertain", "spool_full", "refused", "gap", "unknown_end", "unknown_verdict", "bad_time",
+    "unreadable",
+)  # fmt: skip
+"""Why reports of connections are lost or left out."""
 _MAX_NAMESPACES: Final = 100
 """Namespaces with a label of their own, of verdicts that a limit has cut."""
 
@@ -73,6 +78,7 @@ class EnrichMetrics:
         for labelled, values in (
             (self.dead_letters, DEAD_LETTER_REASONS),
             (self.lost_verdicts, LOSS_REASONS),
+            (self.lost_ends, ENDS_LOSS_REASONS),
             (self.pending_verdicts, ("settled", "late", "full")),
             (self.foreign_records, ("batches", "address_intervals")),
             (self.refused_intervals, ("forged_interval",)),
@@ -96,10 +102,9 @@ class EnrichMetrics:
             "gap_verdicts", "Verdicts whose numbers are missing between two batches of a ring: lost without a report"
         )
         self.ends = counter("ended_connections", "Records of reports of connections, on the topic flows.ended")
-        self.removed_ends = counter(
-            "removed_ends", "Reports of connections that probes have removed, because their spool was full or Kafka "
-            "refused the batch"
-        )  # fmt: skip
+        self.lost_ends = counter(
+            "lost_ends", "Reports of connections that are lost or left out, by reason", ("reason",)
+        )
         self.unknown_gaps = counter(
             "unknown_gaps",
             "Times that verdicts may be missing before the first batch of a ring or a partition, because nothing says "

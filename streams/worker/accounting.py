@@ -24,12 +24,22 @@ def account(found: Loss | Cut, header: Header, metrics: EnrichMetrics) -> dict[s
         metrics.gap_verdicts.inc(found.verdicts)
     elif found.kind == "gap_unknown":
         metrics.unknown_gaps.inc()
+    elif found.kind == "ends_lost":
+        return _account_ends(found, ring, metrics)
     else:
         metrics.lost_verdicts.labels(found.reason).inc(found.verdicts)
     described: dict[str, Any] = {"reason": found.reason, "verdicts": found.verdicts}
     described |= {} if found.first is None else {"first": found.first}
     log.warning("verdicts lost", **ring, kind=found.kind, **described)
     return {"type": found.kind, **described, **ring}
+
+
+def _account_ends(found: Loss, ring: dict[str, Any], metrics: EnrichMetrics) -> dict[str, Any]:
+    metrics.lost_ends.labels(found.reason).inc(found.verdicts)
+    described: dict[str, Any] = {"reason": found.reason, "reports": found.verdicts}
+    described |= {"error": found.text} if found.text else {}
+    log.warning("reports of connections lost", **ring, **described)
+    return {"type": "ends_lost", **described, **ring}
 
 
 def heartbeat(header: Header, metrics: EnrichMetrics) -> dict[str, Any]:

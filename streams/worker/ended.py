@@ -82,8 +82,6 @@ class EndedSender:
 
     async def send(self, tracked: TrackedInput, batch: Batch, until_ns: int) -> None:
         """Send the records of a batch that is being processed."""
-        if batch.header.ends_removed:
-            self._metrics.removed_ends.inc(batch.header.ends_removed)
         if batch.ends is None or not len(batch.ends):
             return
         records = ended_records(self._renderer, batch.header, batch.ends, until_ns)

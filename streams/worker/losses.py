@@ -27,6 +27,7 @@ from streams.metrics.label_values import OTHER, LabelValues
 from streams.metrics.roles import LOSS_REASONS
 from streams.worker.checkpoint import Checkpoint
 from streams.worker.cuts import named_cuts, new_cut
+from streams.worker.ends_losses import EndsLosses
 
 MAX_RINGS: Final = 20_000
 """Rings that are remembered. A ring that is forgotten shows no gap before its next batch."""
@@ -40,12 +41,15 @@ class Loss:
 
     kind: str
     """"gap": numbers are missing between two batches. "lost": the probe reported it, or they could not be enriched.
-    "gap_unknown": numbers are missing, and it is not known whether another worker has finished them."""
+    "gap_unknown": numbers are missing, and it is not known whether another worker has finished them. "ends_lost": not
+    verdicts, but reports of connections (:mod:`enrich.wire.ends`)."""
     reason: str
     verdicts: int
-    """How many; for gap_unknown, at most."""
+    """How many; for gap_unknown, at most; for ends_lost, reports."""
     first: int | None = None
     """The number of the first missing verdict, if it is known."""
+    text: str = ""
+    """More about it, for people."""
 
 
 @dataclass(slots=True)
@@ -67,6 +71,7 @@ class Losses:
         """Partitions of which every ring is known that had verdicts before they were taken over."""
         self._max_rings = max_rings
         self._reasons = LabelValues(_MAX_OTHER_REASONS, LOSS_REASONS)
+        self._ends = EndsLosses()
 
     def detect(self, partition: int, header: Header) -> list[Loss | Cut]:
         """Return what this batch shows to be lost, and what it says was cut. A repeated batch shows nothing."""
@@ -88,6 +93,8 @@ class Losses:
         for name, one in cut.items():
             if (new := _count_new(ring.totals, name, one.verdicts, one.total, is_new=is_new)) > 0:
                 found.append(new_cut(one, new))
+        for reason, reports in self._ends.new(ring.totals, header).items():
+            found.append(Loss("ends_lost", reason, reports))
         ring.next_number = max(ring.next_number, numbers.end)
         return found
 
@@ -110,6 +117,8 @@ class Losses:
         if numbers.begin > expected and (outdated or key[0] in self._known):
             reason = "old_checkpoint" if outdated else "ring_not_seen"
             found.insert(0, Loss("gap_unknown", reason, numbers.begin - expected, expected))
+        ends = self._ends.new(self._rings[key].totals, header, is_first=True)
+        found += [Loss("ends_lost", reason, reports) for reason, reports in ends.items()]
         return [*found, *(one for one in cut.values() if one.verdicts)]
 
     def take_over(self, partition: int, checkpoint: Checkpoint, *, is_current: bool) -> None:

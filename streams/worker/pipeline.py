@@ -29,7 +29,7 @@ import structlog
 
 from enrich.render.enricher import Records
 from enrich.render.merged_batch import MergedBatch, merge
-from enrich.wire.batch import Batch, BatchError, Header
+from enrich.wire.batch import Batch, BatchError
 from enrich.wire.topics import Topics
 from streams.kafka.dead_letter_form import Headers
 from streams.kafka.record_columns import RecordColumns
@@ -209,7 +209,7 @@ class Pipeline:
             except Exception as error:
                 await self._on_bug(one.tracked, one.value, error)
             try:
-                await self._account(one.tracked, one.batch.header)
+                await self._account(one.tracked, one.batch)
             except Exception as error:
                 await self._on_bug(one.tracked, one.value, error)
 
@@ -281,12 +281,14 @@ class Pipeline:
     async def _send_own_status(self, tracked: TrackedInput, status: dict[str, Any]) -> None:
         await self._sender.send_status(tracked, self._worker, status | self._own_cluster)
 
-    async def _account(self, tracked: TrackedInput, header: Header) -> None:
+    async def _account(self, tracked: TrackedInput, batch: Batch) -> None:
+        header = batch.header
         self._clocks.note(header)
         partition, before = tracked.partition, self._losses.next_number(tracked.partition, header)
         losses = self._losses.detect(partition, header)
         if tracked.dead and (before is None or header.covered.end > before):  # a repeat was counted already
             losses.append(Loss("lost", "enrich_failed", tracked.dead, header.first))
+        losses += [Loss("ends_lost", *one[:2], text=one.text) for one in batch.refused_ends]
         # Before anything is sent: the partition may be revoked, and its rings forgotten, meanwhile.
         self.positions.note(tracked, header, *self._losses.position(partition, header), before, losses)
         for found in losses:

@@ -137,7 +137,9 @@ WORRY: Final[dict[str, str]] = {
     "kubeweir_streams_clock_offset_seconds": "A node is there: its clock is wrong. Names are corrected, times are not.",
     "kubeweir_streams_refused_clock_offsets_total": "Any increase: a node's clock is off by a day, or lies.",
     "kubeweir_streams_ended_connections_total": "Stands still with WEIR_ENDS=1 while connections are logged.",
-    "kubeweir_streams_removed_ends_total": "Any increase: a probe's spool was full, or Kafka refused a batch.",
+    "kubeweir_streams_lost_ends_total": (
+        "Any increase of another reason than `uncertain`: [what each reason means](status.md#reports-of-connections)."
+    ),
     "kubeweir_streams_unknown_gaps_total": (
         "Any increase but the first after an upgrade (WeirGapUnknown): a worker may not read or write checkpoints, or "
         "offsets were set."
@@ -257,6 +259,14 @@ KERNEL_EVENTS: Final[dict[str, tuple[str, str]]] = {
     "ends_lost": (
         "Reports of connections (`WEIR_ENDS`) that their ring buffer had no room for.",
         "Any increase: raise WEIR_RING_BYTES, of which it has a quarter.",
+    ),
+    "ends_unplaced": (
+        "Reports of connections (`WEIR_ENDS`) that are lost because their connection got no place in the table.",
+        "Any increase: `connections_full` rises as well.",
+    ),
+    "ends_uncertain": (
+        "Reports of connections (`WEIR_ENDS`) that were withheld because processors met at their place.",
+        "Never by itself.",
     ),
     "limited_allowed": (
         "Allowed connections that were not logged because of `WEIR_LIMIT_ALLOWED`.",

@@ -52,7 +52,16 @@ class Raw(Reader):
         make_batch(5, 3, {"lost": {"ring_full": (1, 40)}, "kept": [(5, 1), (7, 2)]}),
         make_batch(0, 2, denied=True, ingress=True),
         make_batch(9, 0),
-        make_batch(9, 1, {"ends": make_ends(make_rows(3)), "ends_removed": 4}),
+        make_batch(
+            9,
+            1,
+            {
+                "ends": make_ends(make_rows(3)),
+                "ends_first": 2,
+                "ends_removed": {"refused": 4},
+                "ends_lost": {"ring_full": [1, 2]},
+            },
+        ),
     )
 
     def __init__(self) -> None:

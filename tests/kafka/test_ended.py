@@ -46,19 +46,25 @@ def test_a_report_becomes_the_record_of_its_verdict_with_what_was_carried(site: 
     assert service.stop() == 0
 
 
-def test_a_repeated_report_has_the_same_id_and_part_and_a_bad_one_is_a_dead_letter(site: Site) -> None:
-    site.start_enrich()
-    rows = make_rows(1)
-    batch = make_batch(5, 1, {"ends": make_ends(rows, part=3)})
+def test_a_repeated_report_has_the_same_id_and_part_and_one_that_is_not_understood_is_left_out(site: Site) -> None:
+    service = site.start_enrich()
+    rows = make_rows(2)
+    batch = make_batch(5, 1, {"ends": make_ends(rows, part=3, how=[How.CLOSED, 77]), "ends_first": 10})
     site.send(batch)
     site.send(batch)
-    site.send(make_batch(6, 1, {"ends": make_ends(make_rows(1, denied=True))}))
-    site.send(make_batch(7, 1, {"ends": make_ends(rows)[:-8]}))
+    site.send(make_batch(6, 1, {"ends": make_ends(rows)[:-8], "ends_first": 12}))
+    site.send(make_batch(7, 1, {"ends_first": 20, "ends_lost": {"ring_full": [2, 2]}, "ends_removed": {"refused": 4}}))
     site.flush()
     sent = site.read("flows.ended", lambda found: len(found) >= 2)
     first, second = (orjson.loads(one.value() or b"") for one in sent)
     assert first == second
     assert first["ended"]["part"] == 3
-    dead = site.read("dead", lambda found: len(found) >= 2)
-    assert {dict(one.headers() or [])["reason"] for one in dead} == {b"bad_header"}
-    assert all(orjson.loads((one.value() or b"").partition(b"\n")[0])["first"] in (6, 7) for one in dead)
+    assert [flow["id"] for flow in site.read_flows(4)] == ["r1-5", "r1-5", "r1-6", "r1-7"], "no verdict suffers"
+    told = [orjson.loads(one.value() or b"") for one in site.read("status", lambda found: len(found) >= 6)]
+    lost = {one["reason"]: one for one in told if one["type"] == "ends_lost"}
+    for one in lost.values():
+        validator(load("status")).validate(one)
+    assert "77 in the report of verdict 0000000000000010-1" in lost["unknown_end"]["error"]
+    expected = {"unknown_end": 1, "unreadable": 1, "ring_full": 2, "gap": 7, "refused": 4}
+    assert {reason: one["reports"] for reason, one in lost.items()} == expected
+    assert service.stop() == 0

@@ -88,7 +88,8 @@ def test_what_is_written_is_what_the_schemas_say() -> None:
     header = make_header(
         7, 3, kept=[(7, 2), (10, 1)], removed=("spool_full", 7, 4), lost={"ring_full": (1, 2)},
         endpoints={"7": EndpointRef("shop", "web-0", "u")}, rules={"1": [PolicyRef("NetworkPolicy", "shop", "a", 0)]},
-        tally=TALLY, ends=make_ends(make_rows(1)), ends_removed=2,
+        tally=TALLY, ends=make_ends(make_rows(1)), ends_first=3, ends_removed={"refused": 2},
+        ends_lost={"ring_full": (1, 2)},
     )  # fmt: skip
     found = orjson.loads(msgspec.json.encode(header))
     validator(load("batch"), closed=True).validate(found)
@@ -149,7 +150,7 @@ def test_every_status_record_fits_and_together_they_have_every_key() -> None:
         "cut": [Cut("limit", "denied", 40, 40, 1000, [CutPart("shop", "deny", 30)])],
     }
     found = status_of(make_batch(0, 5), make_batch(9, 5, {"lost": {"ring_full": (3, 3)}}), make_batch(14, 0, cut))
-    assert [one["type"] for one in found] == ["expired", "gap", "lost", "cut", "heartbeat", "tally"]
+    assert [one["type"] for one in found] == ["expired", "gap", "lost", "cut", "ends_lost", "heartbeat", "tally"]
     for one in found:
         validator(load("status"), closed=True).validate(one)
     # tests/streams/alerts/test_engine_loop.py has the record of evicted groups, which the engine loop of alerts writes;

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from enrich.wire.batch import VERDICT, BatchError, decode_batch, encode_batch
-from enrich.wire.ends import END_BYTES, MAX_ENDS, How, count_ends, decode_ends, encode_ends, end_dtype
+from enrich.wire.ends import END_BYTES, MAX_ENDS, MAX_TEXT, How, count_ends, decode_ends, encode_ends, end_dtype
 from probe.export.batcher import Batcher, Limits
 from probe.export.collected_ends import MAX_IN_BATCH, CollectedEnds
 from probe.export.drain import Drain
@@ -132,7 +132,7 @@ def test_reports_do_not_outlive_denials_in_a_full_spool() -> None:
     for stored in (make_batch(7, 0, {"ends": report}), make_batch(7, 2, {"ends": report}, denied=True)):
         before, after = decode_batch(stored), decode_batch(without_allows(SpooledBatch(stored)).value)
         assert after.ends is None
-        assert after.header.ends_removed == 3
+        assert after.header.ends_removed == {"spool_full": 3}
         assert after.numbers().tolist() == before.numbers().tolist()
         again = SpooledBatch(encode_batch(after.header, after.verdicts))
         assert without_allows(again) == again
@@ -153,30 +153,81 @@ def test_a_thinned_or_refused_batch_says_how_many_it_had() -> None:
     later = SpooledBatch(make_batch(3, 2, {"ends": make_ends(make_rows(2))}))
     for thinned in (without_allows(stored), *without_verdicts([stored])):
         header = decode_batch(thinned.value).header
-        assert (header.ends, header.ends_removed) == (msgspec.UNSET, 3)
+        assert (header.ends, header.ends_removed) == (msgspec.UNSET, {"spool_full": 3})
     (both,) = without_verdicts([stored, later])
-    assert decode_batch(both.value).header.ends_removed == 5
+    assert decode_batch(both.value).header.ends_removed == {"spool_full": 5}
     refused = RefusedNumbers()
     refused.note(decode_batch(stored.value).header)
     marked = decode_batch(refused.marked(later.value, decode_batch(later.value).header))
-    assert marked.header.ends_removed == 3
+    assert marked.header.ends_removed == {"refused": 3}
     assert marked.ends is not None
     assert len(marked.ends) == 2
 
 
-def test_a_text_that_is_not_valid_reports_is_refused() -> None:
+def test_headers_number_the_reports_and_say_what_the_kernel_has_lost() -> None:
+    lost = {"ring_full": 7, "uncertain": 0}
+    ends = EndsRing(5)
+    batcher = Batcher(("c1", "n1", "r1"), NoReferences(), dict, {}, Limits(verdicts=10))
+    batcher.ends = CollectedEnds(ends, lambda: lost, {"ring_full": 4})  # type: ignore[arg-type]
+    (first,) = batcher.take(everything=True)
+    assert first.header.ends_first == 0
+    assert first.header.ends_lost == {"ring_full": (3, 7), "uncertain": (0, 0)}
+    assert batcher.unreported_losses() == []
+    lost["uncertain"] = 1
+    (last,) = batcher.unreported_losses()
+    assert last.header.ends_first == 5
+    assert last.header.ends_lost == {"ring_full": (0, 7), "uncertain": (1, 1)}
+
+
+def test_a_batch_that_stands_for_others_has_the_number_of_their_first_report() -> None:
+    lost = {"ring_full": [2, 9]}
+    first = SpooledBatch(make_batch(0, 3, {"ends": make_ends(make_rows(3)), "ends_first": 40, "ends_lost": lost}))
+    later = SpooledBatch(make_batch(3, 2, {"ends": make_ends(make_rows(2)), "ends_first": 43, "ends_lost": lost}))
+    (both,) = without_verdicts([first, later])
+    header = decode_batch(both.value).header
+    assert (header.ends_first, header.ends_removed) == (40, {"spool_full": 5})
+    assert header.ends_lost == {"ring_full": (4, 9)}
+    refused = RefusedNumbers()
+    refused.note(decode_batch(first.value).header)
+    marked = decode_batch(refused.marked(later.value, decode_batch(later.value).header)).header
+    assert (marked.ends_first, marked.ends_removed) == (40, {"refused": 3})
+
+
+def test_a_report_that_is_not_valid_is_left_out_and_named_and_the_others_go_on() -> None:
     good = make_ends(make_rows(1))
     assert count_ends(good) == len(decode_batch(make_batch(0, 1, {"ends": good})).ends or ()) == 1
     later = 1 << 62
     bad = {
-        "!": "is not base64", good[:-4]: "which are not reports", encode_ends(np.zeros(MAX_ENDS + 1, END)): "length",
-        make_ends(make_rows(1), how=0): "an unknown end: 0", make_ends(make_rows(1), how=9): "an unknown end: 9",
-        make_ends(make_rows(2), how=[0, 1]): "an unknown end: 0",
-        make_ends(make_rows(1, denied=True)): "does not allow", make_ends(make_rows(1, flags=1)): "does not allow",
-        make_ends(make_rows(1), until_ns=later): "out of range",
+        make_ends(make_rows(3), how=[2, 9, 200]): ("unknown_end", 2, "9 in the report of verdict 0000000000000010-1"),
+        make_ends(make_rows(2), how=[0, 1]): ("unknown_end", 1, "0 in the report of verdict 0000000000000010-0"),
+        make_ends(make_rows(1, denied=True)): ("unknown_verdict", 1, "2 in the report"),
+        make_ends(make_rows(1, flags=1)): ("unknown_verdict", 1, "in the report"),
+        make_ends(make_rows(2), until_ns=[later, later - 1]): ("bad_time", 1, "in the report"),
+    }
+    for text, (reason, reports, named) in bad.items():
+        batch = decode_batch(make_batch(0, 4, {"ends": text}))
+        (refused,) = batch.refused_ends
+        assert (refused.reason, refused.reports) == (reason, reports)
+        assert named in refused.text
+        assert len(batch.ends if batch.ends is not None else ()) == count_ends(text) - reports
+        assert len(batch.verdicts) == 4
+
+
+def test_reports_that_cannot_be_read_cost_no_verdict() -> None:
+    good = make_ends(make_rows(4))
+    bad = {
+        "!": "is not base64", good[:-4]: "which are not reports", encode_ends(np.zeros(MAX_ENDS, END)) + good: "not",
     }  # fmt: skip
     for text, why in bad.items():
-        with pytest.raises(BatchError, match=f"bad_header.*{why}"):
-            decode_batch(make_batch(0, 1, {"ends": text}))
-    assert not len(decode_ends("", END["verdict"], 0))
+        if len(text) > MAX_TEXT:
+            with pytest.raises(BatchError, match=r"bad_header.*length"):
+                decode_batch(make_batch(0, 1, {"ends": text}))
+            continue
+        batch = decode_batch(make_batch(0, 2, {"ends": text}))
+        (refused,) = batch.refused_ends
+        assert refused.reason == "unreadable"
+        assert refused.reports >= 1
+        assert why in refused.text
+        assert (len(batch.verdicts), len(batch.ends if batch.ends is not None else "none")) == (2, 0)
+    assert not len(decode_ends("", END["verdict"], 0)[0])
     assert END.itemsize == END_BYTES

@@ -63,6 +63,9 @@ class Ring:
     def cut(self) -> dict[tuple[str, str], int]:
         return {("logging", "allowed"): self.cut_allowed, ("logging", "denied"): 0}
 
+    def ends_lost(self) -> dict[str, int]:
+        return {}
+
     def take_limited(self) -> list[tuple[int, int, int]]:
         return []
 
